@@ -12,10 +12,10 @@ cfg.read(root / 'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
 
 class BuildWithRuns(build_py):
-    "Copy `nbs/runs/*.ipynb` to `aurl/runs` in the build, so that an installed aurl can run them."
+    "Copy `nbs/runs/*.ipynb` to `aurl/notebooks` in the build, so that an installed aurl can run them."
     def run(self):
         super().run()
-        dest = Path(self.build_lib) / 'aurl' / 'runs'
+        dest = Path(self.build_lib) / 'aurl' / 'notebooks'
         if self.editable_mode: return
         dest.mkdir(parents=True, exist_ok=True)
         for nb in sorted((root / 'nbs' / 'runs').glob('*.ipynb')): shutil.copy2(nb, dest / nb.name)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
            'MissingExtra', 'need', 'atomic_path', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of',
-           'aurl_home', 'rng', 'seed_everything']
+           'aurl_home', 'rng', 'seed_everything', 'shared_data']
 
-# %% ../nbs/00_core.ipynb #53f4c644
+# %% ../nbs/00_core.ipynb #3a2ee5b8
 import contextlib, hashlib, json, os, random, shutil, tempfile
 from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/00_core.ipynb #90a9cc88
+# %% ../nbs/00_core.ipynb #aab73d9d
 class AurlError(Exception):
     "What went wrong, where, and the way out."
     def __init__(self,
@@ -28,7 +28,7 @@ class AurlError(Exception):
         where = f'{self.path}: ' if self.path else ''
         return where + self.what + (f' → {self.way_out}' if self.way_out else '')
 
-# %% ../nbs/00_core.ipynb #609dc364
+# %% ../nbs/00_core.ipynb #3fb2a245
 class ConfigError(AurlError): "A key, value or preset that does not exist or does not fit."
 class MidiError(AurlError): "Bytes that hold no readable music."
 class CorpusError(AurlError): "A folder, archive or list without usable pieces."
@@ -38,7 +38,7 @@ class ModelError(AurlError): "A model that cannot be built, or weights that do n
 class CheckpointError(AurlError): "A checkpoint that is missing, damaged or of another kind."
 class MissingExtra(AurlError): "An optional package that is not installed."
 
-# %% ../nbs/00_core.ipynb #a2d62425
+# %% ../nbs/00_core.ipynb #75fba637
 def need(
     module:str, # module to import, such as 'optuna'
     extra:str,  # the extra of aurl that brings it
@@ -49,7 +49,7 @@ def need(
     except ImportError as e:
         raise MissingExtra(f'{module} is not installed', way_out=f"pip install 'aurl[{extra}]'") from e
 
-# %% ../nbs/00_core.ipynb #a5ff3bfe
+# %% ../nbs/00_core.ipynb #63c963d9
 def _sync_folder(folder):
     "Make a rename inside `folder` durable (where the system lets a folder be synced)."
     try: fd = os.open(folder, os.O_RDONLY)
@@ -76,13 +76,13 @@ def atomic_path(
         _sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #705cb7c2
+# %% ../nbs/00_core.ipynb #fa8cede8
 def _umask():
     "The permission bits this process withholds."
     mask = os.umask(0); os.umask(mask)
     return mask
 
-# %% ../nbs/00_core.ipynb #de93d5ed
+# %% ../nbs/00_core.ipynb #d510d5b4
 @contextlib.contextmanager
 def atomic_dir(
     path, # where the folder shall be; it must not exist yet
@@ -101,7 +101,7 @@ def atomic_dir(
         _sync_folder(path.parent)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #fbcc9884
+# %% ../nbs/00_core.ipynb #537b3fb8
 def _plain(o):
     "`o` in types that JSON knows."
     if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
@@ -133,7 +133,7 @@ def read_json(path):
     except FileNotFoundError as e: raise AurlError('no such file', path=path) from e
     except ValueError as e: raise AurlError(f'not JSON ({e})', path=path, way_out='restore it from a copy, or make it again') from e
 
-# %% ../nbs/00_core.ipynb #217e7e5d
+# %% ../nbs/00_core.ipynb #9e6b9c96
 def sha256_of(
     what, # a path, or bytes
 )->str:
@@ -141,14 +141,14 @@ def sha256_of(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_core.ipynb #151b0340
+# %% ../nbs/00_core.ipynb #9cc3cbf4
 def aurl_home()->Path:
     "The folder for what aurl keeps between runs: `AURL_HOME`, or the user's cache folder."
     if home := os.environ.get('AURL_HOME'): return Path(home).expanduser()
     base = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
     return Path(base)/'aurl'
 
-# %% ../nbs/00_core.ipynb #65f30e0d
+# %% ../nbs/00_core.ipynb #d60854bd
 def rng(
     seed:int, # the seed of the run
     *names,   # what the numbers are for: strings and integers
@@ -157,7 +157,7 @@ def rng(
     key = hashlib.blake2b(repr((int(seed),) + tuple(str(n) for n in names)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
-# %% ../nbs/00_core.ipynb #45d430d0
+# %% ../nbs/00_core.ipynb #9b5c49e0
 def seed_everything(
     seed:int, # the seed of the run
 ):
@@ -166,3 +166,14 @@ def seed_everything(
     np.random.seed(seed % 2**32)
     import torch
     torch.manual_seed(seed)
+
+# %% ../nbs/00_core.ipynb #84df8d79
+def shared_data(
+    name:str='', # a folder in it, such as 'pop909'
+):
+    "The developers' real MIDI (`../shared/data` beside the checkout, or `AURL_SHARED_DATA`), or None with a word printed."
+    here = Path.cwd().resolve()
+    spots = [Path(p) for p in [os.environ.get('AURL_SHARED_DATA')] if p]
+    spots += [d/'shared'/'data' for d in (here, *here.parents)]
+    if found := next((s/name for s in spots if (s/name).exists()), None): return found
+    print(f'skipped: no shared data ({name or "any"}) beside this checkout')
