@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['family_names', 'codecs', 'CodecReport', 'encode_report', 'encode', 'decode', 'Codec', 'EventCodec', 'get_codec']
 
-# %% ../../nbs/31_tokens.codec.ipynb #a40727d6
+# %% ../../nbs/31_tokens.codec.ipynb #0b22dc66
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,7 @@ from symusic import Note, Pedal, Score, Tempo, Track
 from ..core import CodecError, sha256_of, to_json
 from .vocab import Kind, vocab
 
-# %% ../../nbs/31_tokens.codec.ipynb #659f8351
+# %% ../../nbs/31_tokens.codec.ipynb #8b9b1723
 class CodecReport(NamedTuple):
     "What happened to the notes of a score on their way into ids."
     notes:int      # notes in the score
@@ -27,7 +27,7 @@ class CodecReport(NamedTuple):
     pedals:int     # pedal spans in the ids
     tempos:int     # tempo changes in the ids
 
-# %% ../../nbs/31_tokens.codec.ipynb #9e4ac647
+# %% ../../nbs/31_tokens.codec.ipynb #0250b0e9
 _STEP, _VELO = 23, 5                                  # bits of a step (36 hours) and of a velocity bin
 _SLOT = 7                                             # bits of a key or any other place within a block
 _RANKS = [Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON, Kind.NOTE_ON]   # the order at one instant
@@ -37,7 +37,7 @@ _AT = 4 + _SLOT + _VELO + 3                           # where the step begins in
 _MASK = (1 << _STEP) - 1
 _BIN = vocab.velocity_bin(np.clip(np.arange(256).astype(np.int8), 1, 127))   # of every signed byte; 0 counts as 1
 
-# %% ../../nbs/31_tokens.codec.ipynb #c4bacf7a
+# %% ../../nbs/31_tokens.codec.ipynb #0efcd229
 def _unit(score): return type(score.ttype).__name__
 
 def _clock(score):
@@ -58,7 +58,7 @@ def _clock(score):
         return start[i] + (x - at[i])*pace[i]
     return clock
 
-# %% ../../nbs/31_tokens.codec.ipynb #b300284f
+# %% ../../nbs/31_tokens.codec.ipynb #0f6b630c
 def _tempos(score):
     "Times and microseconds per beat of the tempo events, in order of time."
     t = score.tempos.numpy()
@@ -76,7 +76,7 @@ def _steps(x):
 
 def _family(t): return vocab.drums if t.is_drum else min(t.program, 127)//8
 
-# %% ../../nbs/31_tokens.codec.ipynb #194c91a8
+# %% ../../nbs/31_tokens.codec.ipynb #bcaa482f
 def _columns(score, clock):
     "Onset step, end step, family, pitch and velocity of every note."
     tracks = [(_family(t), t.notes.numpy()) for t in score.tracks if len(t.notes)]
@@ -86,7 +86,7 @@ def _columns(score, clock):
     fam = np.repeat([f for f,_ in tracks], [len(c['time']) for _,c in tracks])
     return on, end, fam, join('pitch'), join('velocity')
 
-# %% ../../nbs/31_tokens.codec.ipynb #908a760e
+# %% ../../nbs/31_tokens.codec.ipynb #9d6b06d8
 def _notes(on, end, fam, pitch, velocity):
     "NOTE_ON and NOTE_OFF events of the notes, re-strikes settled, and the counts."
     n = len(on)
@@ -112,7 +112,7 @@ def _notes(on, end, fam, pitch, velocity):
     ons = (start & _MASK) << _AT | (_ON << (4 + _SLOT + _VELO) | group) | k & (1 << _VELO) - 1
     return offs, ons, (n, len(k), n - inside, inside - len(k), int(n_cut), int(lengthened))
 
-# %% ../../nbs/31_tokens.codec.ipynb #c6ea0ce8
+# %% ../../nbs/31_tokens.codec.ipynb #610d954b
 def _pedals(score, clock):
     "SUSTAIN events: per family the union of its tracks' spans; spans that only touch are a re-pedalling and stay two."
     spans = [(_family(t), t.pedals.numpy()) for t in score.tracks if len(t.pedals)]
@@ -129,7 +129,7 @@ def _pedals(score, clock):
     event = lambda x, rank: (x & _MASK) << _AT | rank << (4 + _SLOT + _VELO) | (x >> _STEP) << (_SLOT + _VELO)
     return np.concatenate([event(reach[ends], _UP), event(on[new], _DOWN)])
 
-# %% ../../nbs/31_tokens.codec.ipynb #53fbf948
+# %% ../../nbs/31_tokens.codec.ipynb #18b51c82
 def _tempo_events(score, clock):
     "TEMPO events: the last of each step, where the bin changes."
     if not len(score.tempos): return np.zeros(0, np.int64)
@@ -142,7 +142,7 @@ def _tempo_events(score, clock):
         step, bin = step[keep], bin[keep]
     return step << _AT | (_TEMPO << (4 + _SLOT + _VELO)) | bin << _VELO
 
-# %% ../../nbs/31_tokens.codec.ipynb #bd8e3634
+# %% ../../nbs/31_tokens.codec.ipynb #f8e7a630
 def _write(ev):
     "The ids of sorted events, with the TIME_SHIFT, INSTRUMENT and VELOCITY that they need before them."
     step, rank = ev >> _AT, ev >> (4 + _SLOT + _VELO) & 7
@@ -173,7 +173,7 @@ def _write(ev):
         ids[np.repeat(at[far] - 2, n) - back] = vocab.TIME_SHIFT + vocab.max_shift - 1
     return ids
 
-# %% ../../nbs/31_tokens.codec.ipynb #7374925f
+# %% ../../nbs/31_tokens.codec.ipynb #1df6acf3
 def encode_report(
     score, # symusic.Score in ticks, quarters or seconds; it stays as it is
 ):         # (ids, CodecReport)
@@ -201,11 +201,11 @@ def encode(
     "The ids of `score`."
     return encode_report(score)[0]
 
-# %% ../../nbs/31_tokens.codec.ipynb #91387551
+# %% ../../nbs/31_tokens.codec.ipynb #c3a5c445
 family_names = ('Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
                 'Synth Lead', 'Synth Pad', 'Synth Effects', 'Ethnic', 'Drums', 'Sound Effects')
 
-# %% ../../nbs/31_tokens.codec.ipynb #385aba3a
+# %% ../../nbs/31_tokens.codec.ipynb #24179220
 def _checked(ids):
     "`ids` as a flat array of this vocabulary, or a CodecError."
     ids = np.asarray(ids)
@@ -217,7 +217,7 @@ def _checked(ids):
         raise CodecError(f'id {bad} is not among the {len(vocab)} of this vocabulary', way_out='another codec made these ids, or they are damaged')
     return ids
 
-# %% ../../nbs/31_tokens.codec.ipynb #b49208ff
+# %% ../../nbs/31_tokens.codec.ipynb #226ae526
 _SHIFT = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index.astype(np.int64) + 1, 0)      # steps that pass at each id
 _HELD = 40                                                                                # velocity and family sit above the time
 
@@ -232,7 +232,7 @@ def _states(ids):
         if len(w): w[0] += int(first) << bits
     return np.cumsum(w, out=w)
 
-# %% ../../nbs/31_tokens.codec.ipynb #174b3a62
+# %% ../../nbs/31_tokens.codec.ipynb #45277d45
 _IS = {k:vocab.kind == k for k in Kind}
 _PRESS = _IS[Kind.NOTE_ON] | _IS[Kind.NOTE_OFF] | _IS[Kind.SUSTAIN_ON] | _IS[Kind.SUSTAIN_OFF]
 _KEY = np.zeros(len(vocab), np.int64)                                                     # slot<<1 | down: a pedal is one more key
@@ -255,7 +255,7 @@ def _spans(ids, states):
     d = np.flatnonzero(long)                                     # what takes no time is not heard
     return time[d], long[d], fam[d], k[d] >> 1, velo[d]
 
-# %% ../../nbs/31_tokens.codec.ipynb #424680c3
+# %% ../../nbs/31_tokens.codec.ipynb #51b5a0ef
 _LOUD = vocab.bin_velocity(np.arange(vocab.n_velocities)).astype(np.int8)
 
 def _track(f, time, long, slot, velo):
@@ -268,7 +268,106 @@ def _track(f, time, long, slot, velo):
     t.notes = Note.from_numpy(time, long, (slot + vocab.pitch_lo).astype(np.int8), _LOUD[velo], 'Second')
     return t
 
-# %% ../../nbs/31_tokens.codec.ipynb #b9e7a73f
+# %% ../../nbs/31_tokens.codec.ipynb #d1fc6bc1
+_ROOTS = np.exp(2j*np.pi*np.arange(256)/256)
+_EDGES = vocab.bin_tempo(np.arange(vocab.n_tempos + 1) - .5)             # between one tempo bin and the next
+_LO, _HI = _EDGES[:-1]*(1 + 1e-5), _EDGES[1:]*(1 - 1e-5)
+_LO[0], _HI[-1] = .88*_LO[0], 1.12*_HI[-1]                               # the outer bins are open
+
+def _beats(x, at, bpm):
+    "Beats from the start to steps `x`, where `bpm` holds from steps `at` on."
+    pace = bpm/(60*vocab.steps_per_second)
+    if len(at) == 1: return x*pace[0]
+    start = np.append(0, np.cumsum(np.diff(at)*pace[:-1]))
+    i = np.searchsorted(at, x, 'right') - 1
+    return start[i] + (x - at[i])*pace[i]
+
+def _pulse(u, k):
+    "For each beat, the sum of the pointers of its onsets on a clock that turns `k` times a beat."
+    z, s = _ROOTS[(u*(256*k) + .5).astype(np.int64) & 255], u.astype(np.int64)
+    return np.bincount(s, z.real) + 1j*np.bincount(s, z.imag)
+
+# %% ../../nbs/31_tokens.codec.ipynb #0b0a7c48
+def _steady(pulse, k, lo, hi):
+    "The factor of tempo, `lo` … `hi`, that makes the pointers of all beats agree, and the length of their sum."
+    size = 1 << int(4*len(pulse)).bit_length()
+    a, b = int(np.ceil(k*(lo - 1)*size)), int(k*(hi - 1)*size)
+    power = np.abs(np.fft.ifft(pulse, size)[np.arange(a, b + 1)])*size
+    j = int(power.argmax())
+    x = a + j
+    if 0 < j < len(power) - 1:
+        p, q, r = power[j-1:j+2]
+        x += .5*(p - r)/(p - 2*q + r)                                    # the top of the parabola through three points
+    return 1 + x/(k*size), power[j]
+
+def _constant(u, bpm, lo, hi, bar=0):
+    "The one tempo of `lo` … `hi` on whose 16ths or triplets the onsets lie, or None without evidence."
+    best = 0, None, None
+    for k in (4, 3):
+        pulse = _pulse(u, k)
+        f, power = _steady(pulse, k, lo/bpm, hi/bpm)
+        if power > best[0] and power >= bar*np.abs(pulse).sum(): best = power, f, k
+        if power > .6*len(u): break
+    power, f, k = best
+    if not f or power < max(.35*len(u), 2.5*len(u)**.5): return None
+    whole = round(bpm*f)                                                 # people choose whole numbers
+    near = abs(whole/bpm - f)*(u[-1] - u[0])*k < .15 and lo < whole < hi
+    return whole if near else min(max(bpm*f, lo), hi)
+
+# %% ../../nbs/31_tokens.codec.ipynb #95728ea7
+def _late(u):
+    "How many beats the count is ahead of the pulse, at each beat; None where there is no pulse."
+    best = .5, None
+    near = lambda x: np.convolve(x, (1, 2, 1))[1:-1]
+    count = near(np.bincount(u.astype(np.int64)))
+    for k in (4, 3):
+        pulse = near(_pulse(u, k))
+        size = np.abs(pulse)
+        clear = np.flatnonzero(size > .3*np.maximum(count, 1))
+        strength = size.sum()/count.sum()
+        if strength > best[0] and len(clear) > 2:
+            best = strength, np.interp(np.arange(len(size)), clear, np.unwrap(np.angle(pulse[clear]))/(2*np.pi*k))
+        if strength > .8: break
+    return best[1]
+
+def _bend(u, at, bpm, lo, hi):
+    "Tempo by beats, inside the bins, that follows the pulse: steps and beats per minute."
+    late = _late(u) if len(u) > 3 else None
+    if late is None: return at, bpm
+    edge = _beats(at, at, bpm)
+    here = np.append(0, np.arange(len(late)) + .5)                       # from the middle of one beat to the next
+    grow = 1 - np.diff(np.append(0, late))/np.diff(here)
+    i = np.searchsorted(edge, here, 'right') - 1
+    knot = np.rint(at[i] + (here - edge[i])*(60*vocab.steps_per_second)/bpm[i]).astype(np.int64)
+    steps = np.unique(np.concatenate([at, knot]))
+    i = np.searchsorted(at, steps, 'right') - 1
+    j = np.minimum(np.searchsorted(knot, steps, 'right') - 1, len(grow) - 1)
+    out = np.clip(bpm[i]*grow[j], lo[i], hi[i])
+    keep = np.append(True, out[1:] != out[:-1]) | (at[i] == steps)
+    return steps[keep], out[keep]
+
+# %% ../../nbs/31_tokens.codec.ipynb #94cdba37
+def _refine(x, at, bin):
+    "Tempo changes inside the bins, so that the onsets `x` lie on the beat: steps and beats per minute."
+    first, alone = at[0], len(at) == 1
+    bpm, lo, hi = vocab.bin_tempo(bin), _LO[bin], _HI[bin]
+    if first: at, bpm, lo, hi = np.append(0, at), *(np.append(vocab.default_bpm, b) for b in (bpm, lo, hi))
+    x = x[np.append(True, x[1:] != x[:-1])[:len(x)]]                     # a chord counts once
+    u, edge = _beats(x, at, bpm), _beats(at, at, bpm)
+    steps, out = (at, bpm.copy()) if alone else _bend(u, at, bpm, lo, hi)
+    span = np.diff(np.append(edge, max(edge[-1], u[-1] if len(u) else 0)))
+    for i in np.flatnonzero((span >= (0 if alone else 16)) & (hi > lo)):
+        own = slice(*np.searchsorted(x, (at[i], at[i+1] if i+1 < len(at) else np.inf)))
+        own = u[own] - int(edge[i])
+        f = _constant(own, bpm[i], lo[i], hi[i], 0 if alone else .9) if len(own) > 7 else None
+        if f is None and alone and lo[i] < vocab.default_bpm < hi[i]: f = vocab.default_bpm
+        if f is None: continue
+        keep = (steps <= at[i]) | (steps >= (at[i+1] if i+1 < len(at) else np.inf))
+        steps, out = steps[keep], out[keep]
+        out[np.searchsorted(steps, at[i])] = f
+    return steps[steps >= first], out[steps >= first]
+
+# %% ../../nbs/31_tokens.codec.ipynb #112af952
 def decode(
     ids, # integers of this vocabulary, well-formed or not
 )->Score: # in seconds, on the grid of 1/64 s; one track per family
@@ -288,10 +387,11 @@ def decode(
         when = states[at] & (1 << _HELD) - 1
         keep = np.append(when[1:] != when[:-1], True)
         bin = ids[at[keep]].astype(np.int64) - vocab.TEMPO
-        score.tempos = Tempo.from_numpy(when[keep].astype(np.float32)*second, np.rint(6e7/vocab.bin_tempo(bin)).astype(np.int32), 'Second')
+        when, bpm = _refine(time[slot < vocab.n_pitches], when[keep], bin)
+        score.tempos = Tempo.from_numpy(when.astype(np.float32)*second, np.rint(6e7/bpm).astype(np.int32), 'Second')
     return score
 
-# %% ../../nbs/31_tokens.codec.ipynb #39fbb0b9
+# %% ../../nbs/31_tokens.codec.ipynb #de1b3c2b
 @runtime_checkable
 class Codec(Protocol):
     "What stores and models ask of a codec."
