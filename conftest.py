@@ -1,0 +1,54 @@
+"""Every notebook is a test: `pytest nbs/30_tokens.vocab.ipynb` runs its cells with nbdev's runner, in a process of its own.
+
+nbdev decides what runs: cells with `#| eval: false` or a flag of `tst_flags` in settings.ini stay out, notebooks with `skip_exec: true` are
+skipped, and a folder with a `.notest` file in it is not looked at. `pytest --flags "slow cuda"` runs what is marked so as well.
+"""
+import os, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).parent
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # two workers on two cores: one thread each, here and in what they start
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+
+def pytest_addoption(parser):
+    parser.addoption('--flags', default='', help='flags of settings.ini whose cells run too, such as "slow"')
+    parser.addoption('--notebook-timeout', type=float, default=900, help='seconds that one notebook may take')
+
+
+def pytest_collect_file(file_path, parent):
+    if file_path.suffix == '.ipynb' and not hidden(file_path): return Notebook.from_parent(parent, path=file_path)
+
+
+def hidden(path):
+    "Is `path` in a folder with `.notest`, or in one that no tool should read?"
+    folders = [d for d in path.parents if d.is_relative_to(root) and d != root]
+    return any((d / '.notest').exists() or d.name[0] in '._' for d in folders) or path.name[0] in '._'
+
+
+class Notebook(pytest.File):
+    def collect(self): yield NotebookItem.from_parent(self, name='cells')
+
+
+class NotebookFailed(Exception):
+    "A cell that raised; the message is what the reader shall see."
+
+
+class NotebookItem(pytest.Item):
+    def runtest(self):
+        limit = self.config.getoption('--notebook-timeout')
+        env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in [str(root), os.environ.get('PYTHONPATH')] if p)}
+        command = [sys.executable, str(root / 'tests' / 'run_notebook.py'), str(self.path), self.config.getoption('--flags')]
+        try: done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, errors='replace', timeout=limit)
+        except subprocess.TimeoutExpired as e: raise NotebookFailed(f'{self.path.name} took more than {limit:g} s') from e
+        if 'aurl-notebook: skipped' in done.stdout: pytest.skip('skip_exec')
+        self.add_report_section('call', 'stdout', done.stdout)
+        if done.returncode: raise NotebookFailed(done.stderr[-20_000:] or f'the notebook ended with code {done.returncode}')
+
+    def repr_failure(self, excinfo):
+        if isinstance(excinfo.value, NotebookFailed): return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+    def reportinfo(self): return self.path, None, str(self.path.relative_to(root))
