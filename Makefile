@@ -22,8 +22,8 @@ test: $(VENV)/.dev ## every notebook, run and check; args="-k vocab" for a part
 lab: $(VENV)/.dev ## JupyterLab on the notebooks
 	@cd nbs && ../$(VENV)/bin/jupyter lab $(args)
 
-docs: $(VENV)/.docs ## the documentation as a site that works from its files
-	@$(PY) docs/build.py $(args)
+docs: $(VENV)/.dev ## the documentation as a site that works from its files
+	@$(PY) docs/build.py --out _docs $(args)
 
 prepare: $(VENV)/.dev ## before you push: export, test, clean, README
 	@$(VENV)/bin/nbdev_export
@@ -54,7 +54,3 @@ $(VENV)/.run: $(VENV)/.python $(PINS)
 $(VENV)/.dev: $(VENV)/.python $(PINS)
 	@$(PY) .ci/venv.py $(VENV) dev
 	@touch $@ $(VENV)/.run
-
-$(VENV)/.docs: $(VENV)/.dev
-	@$(PY) .ci/venv.py $(VENV) docs
-	@touch $@

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make or refresh the environment of this checkout: .ci/venv.py FOLDER STAGE, where STAGE is python, run, dev or docs.
+"""Make or refresh the environment of this checkout: .ci/venv.py FOLDER STAGE, where STAGE is python, run or dev.
 
 Standard library alone, because it runs before anything is installed. The Makefile calls it once for each stage and leaves a stamp
 behind, so a second `make` does not come here at all.
@@ -27,7 +27,9 @@ class Env:
         return subprocess.run([str(self.python), *map(str, args)], cwd=root, text=True, **hush, **kwargs)
 
     def pip(self, *args, **kwargs): return self.run('-m', 'pip', '--disable-pip-version-check', '--no-input', *args, **kwargs)
-    def install(self, *args): return self.pip('install', '--quiet', '--constraint', root / 'constraints.txt', *args).returncode == 0
+    def install(self, *args):
+        calm = {**os.environ, 'PYTHONWARNINGS': 'ignore'}  # setuptools has opinions on editable installs
+        return self.pip('install', '--quiet', '--constraint', root / 'constraints.txt', *args, env=calm).returncode == 0
 
     def version(self, package):
         "The installed version of `package`, or ''."
@@ -118,9 +120,8 @@ def main(folder, stage):
         install_aurl(env)
     if stage == 'dev':
         install_torch(env)
-        install_aurl(env, 'dev')
+        install_aurl(env, 'dev,docs')
         install_hooks(env)
-    if stage == 'docs': install_aurl(env, 'dev,docs')
 
 
 if __name__ == '__main__': main(*sys.argv[1:])
