@@ -1,0 +1,71 @@
+"""Each run notebook, executed by papermill from its first cell to its last with the tiny parameters of tests/tiny.yaml."""
+import os, re
+from pathlib import Path
+
+import pytest
+import yaml
+from common import root
+
+folder = root / 'nbs' / 'runs'
+notebooks = sorted(p.stem for p in folder.glob('*.ipynb') if p.name[0] not in '._')
+tiny = yaml.safe_load((root / 'tests' / 'tiny.yaml').read_text(encoding='utf-8')) or {}
+
+
+@pytest.fixture(scope='session')
+def midi(tmp_path_factory):
+    "A folder with six short pieces: a scale up and down over a bass, each in another key and tempo."
+    from symusic import Note, Score, Tempo, TimeSignature, Track
+    where = tmp_path_factory.mktemp('midi')
+    for i in range(6):
+        score = Score(480)
+        score.tempos.append(Tempo(0, qpm=90 + 10 * i))
+        score.time_signatures.append(TimeSignature(0, 4, 4))
+        melody, bass = Track(program=0, name='melody'), Track(program=32, name='bass')
+        for n in range(48): melody.notes.append(Note(n * 240, 220, 60 + i + [0, 2, 4, 5, 7, 9, 11, 12][abs(n % 14 - 7)], 64 + n % 32))
+        for n in range(12): bass.notes.append(Note(n * 960, 900, 36 + i + [0, 5, 7, 0][n % 4], 80))
+        score.tracks.extend([melody, bass])
+        score.dump_midi(where / f'piece{i}.mid')
+    return where
+
+
+@pytest.fixture(scope='session')
+def run(midi, tmp_path_factory):
+    "Execute a run notebook, once a session; gives the folder it wrote to."
+    import papermill
+    done = {}
+
+    def place(text, out):
+        words = {'midi': lambda: midi, 'out': lambda: out, **{n: lambda n=n: result(execute(n)) for n in notebooks}}
+        return re.sub(r'\{(\w+)\}', lambda m: str(words[m.group(1)]()) if m.group(1) in words else m.group(0), text)
+
+    def execute(name):
+        if name in done: return done[name]
+        out = tmp_path_factory.mktemp(name)
+        filled = yaml.safe_load(place(yaml.safe_dump(tiny[name]), out)) or {}
+        papermill.execute_notebook(str(folder / f'{name}.ipynb'), str(out.parent / f'{out.name}.ipynb'), parameters=filled, progress_bar=False,
+                                   kernel_name='python3', cwd=str(folder), execution_timeout=600)
+        done[name] = out
+        return out
+    old, paths = os.environ.get('PYTHONPATH'), [str(root), os.environ.get('PYTHONPATH')]
+    os.environ['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
+    yield execute
+    os.environ.pop('PYTHONPATH') if old is None else os.environ.__setitem__('PYTHONPATH', old)
+
+
+def result(out):
+    "The one folder in `out`, or `out` itself."
+    inside = [p for p in Path(out).iterdir() if p.is_dir()]
+    return inside[0] if len(inside) == 1 else out
+
+
+@pytest.mark.parametrize('name', notebooks)
+def test_run(name, run):
+    assert name in tiny, f'nbs/runs/{name}.ipynb has no line in tests/tiny.yaml; say there with which tiny parameters it runs'
+    assert any(run(name).iterdir()), f'{name} wrote nothing to its folder'
+
+
+@pytest.mark.parametrize('name', notebooks)
+def test_parameters_cell(name):
+    import nbformat
+    cells = nbformat.read(folder / f'{name}.ipynb', 4).cells
+    assert sum('parameters' in c.metadata.get('tags', []) for c in cells) == 1, 'one cell must be tagged `parameters`'

@@ -1,0 +1,128 @@
+"""The built wheel, in an environment of its own where only what settings.ini asks for can be imported: no nbdev, no extras, no checkout.
+
+Installing torch and all the rest again would take minutes and prove little more, so the fresh environment looks into this one for
+them, through a door that lets in the requirements of the wheel, theirs, and nobody else.
+"""
+import json, os, re, subprocess, sys, zipfile
+from configparser import ConfigParser
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from pathlib import Path
+
+import pytest
+from common import copy_tree, modules, root
+
+packaging = pytest.importorskip('packaging.requirements')
+
+door = '''
+"Only the packages that aurl asks for may come in from the environment that runs the tests."
+import importlib.abc, sys
+class Door(importlib.abc.MetaPathFinder):
+    closed = set({closed!r})
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in self.closed: raise ModuleNotFoundError(f'No module named {{name!r}} (not among the requirements of aurl)', name=name)
+sys.meta_path.insert(0, Door())
+'''
+
+
+def plain(name): return re.sub(r'[-_.]+', '-', name).lower()
+
+
+def closure(requirements):
+    "The distributions that `requirements` bring in this environment."
+    todo, seen = [packaging.Requirement(r) for r in requirements], set()
+    while todo:
+        r = todo.pop()
+        if (plain(r.name), frozenset(r.extras)) in seen: continue
+        seen.add((plain(r.name), frozenset(r.extras)))
+        try: needs = distribution(r.name).requires or []
+        except PackageNotFoundError: continue
+        for q in map(packaging.Requirement, needs):
+            if q.marker is None or any(q.marker.evaluate(dict(extra=e)) for e in ['', *r.extras]): todo.append(q)
+    return {name for name, _ in seen}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel, built from a copy of the tree."
+    tmp = tmp_path_factory.mktemp('wheel')
+    tree = copy_tree(tmp / 'tree')
+    try: modern = int(distribution('setuptools').version.split('.')[0]) >= 64 and distribution('wheel')
+    except PackageNotFoundError: modern = False
+    args = ['--no-build-isolation'] if modern else []
+    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', *args, '--wheel-dir', str(tmp), str(tree)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(tmp.glob('aurl-*.whl'))
+
+
+@pytest.fixture(scope='module')
+def fresh(wheel, tmp_path_factory):
+    "A fresh environment with the wheel in it; a function that runs something there."
+    folder = tmp_path_factory.mktemp('fresh')
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(folder / 'venv')], check=True)
+    bin = folder / 'venv' / ('Scripts' if os.name == 'nt' else 'bin')
+    done = subprocess.run([sys.executable, '-m', 'pip', '--python', str(bin / 'python'), 'install', '--quiet', '--no-deps', '--no-index', str(wheel)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    site = Path(subprocess.run([str(bin / 'python'), '-c', 'import site; print(site.getsitepackages()[0])'], capture_output=True, text=True).stdout.strip())
+    allowed = closure(requirements(wheel)) | {'pip', 'setuptools'}
+    closed = {top for top, owners in packages_distributions().items() if not {plain(o) for o in owners} & (allowed | {'aurl'})}
+    assert 'nbdev' in closed and 'execnb' in closed and 'torch' not in closed
+    (site / 'sitecustomize.py').write_text(door.format(closed=sorted(closed)))
+    (site / 'requirements.pth').write_text('\n'.join(p for p in sys.path if Path(p).name == 'site-packages') + '\n')
+    env = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'AURL'))} | dict(HOME=str(folder), AURL_HOME=str(folder / 'home'), OMP_NUM_THREADS='1')
+
+    def run(*command, **kwargs): return subprocess.run([str(bin / command[0]), *command[1:]], cwd=folder, env=env, capture_output=True, text=True, timeout=300, **kwargs)
+    return run
+
+
+def requirements(wheel, extra=''):
+    "What the wheel asks for without extras."
+    with zipfile.ZipFile(wheel) as z: text = z.read(next(n for n in z.namelist() if n.endswith('METADATA'))).decode()
+    asked = [packaging.Requirement(l.removeprefix('Requires-Dist: ')) for l in text.splitlines() if l.startswith('Requires-Dist: ')]
+    return [str(r).split(';')[0] for r in asked if r.marker is None or r.marker.evaluate(dict(extra=extra))]
+
+
+def test_what_is_inside(wheel):
+    with zipfile.ZipFile(wheel) as z: names = set(z.namelist())
+    want = {f'aurl/{n}' for n in modules()}
+    want |= {f'aurl/notebooks/{p.name}' for p in (root / 'nbs' / 'runs').glob('*.ipynb')}
+    want |= {f'aurl/{p.relative_to(root / "aurl")}' for p in (root / 'aurl' / 'presets').rglob('*.yaml')}
+    assert not want - names
+    assert any(n.endswith('LICENSE') for n in names)
+    assert not [n for n in names if not n.startswith(('aurl/', 'aurl-'))], 'something beside aurl would be installed'
+    assert not [n for n in names if n.endswith(('.mid', '.midi'))], 'no music travels in the wheel'
+
+
+def test_what_it_asks_for(wheel):
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(root / 'settings.ini', encoding='utf-8')
+    want = {plain(packaging.Requirement(r).name) for r in cfg['DEFAULT']['requirements'].split()}
+    got = {plain(packaging.Requirement(r).name) for r in requirements(wheel)}
+    assert got == want and not got & {'nbdev', 'execnb', 'pytest'}
+    assert 'nbdev' in {plain(packaging.Requirement(r).name) for r in requirements(wheel, 'dev')}
+
+
+def test_every_module_imports(fresh):
+    names = ['aurl.' + n.removesuffix('.py').replace('/', '.') for n in modules()]
+    done = fresh('python', '-c', 'import importlib, sys, aurl; [importlib.import_module(n) for n in sys.argv[1:]]; print(aurl.__file__)', *names)
+    assert done.returncode == 0, done.stderr
+    assert 'fresh' in done.stdout and str(root) not in done.stdout, 'the checkout was imported, not the wheel'
+
+
+def test_nbdev_is_absent(fresh):
+    assert 'not among the requirements' in fresh('python', '-c', 'import nbdev').stderr
+
+
+@pytest.mark.skipif(not (root / 'aurl' / 'cli.py').exists(), reason='the command line has not been written yet')
+def test_doctor(fresh):
+    done = fresh('aurl', 'doctor')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'Traceback' not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not (root / 'aurl' / 'cli.py').exists(), reason='the command line has not been written yet')
+def test_help_starts_at_once(fresh):
+    "In CPU seconds, which a busy machine does not stretch."
+    code = 'import resource, subprocess, sys; r = subprocess.run(sys.argv[1:], capture_output=True).returncode; u = resource.getrusage(resource.RUSAGE_CHILDREN); print(r, u.ru_utime+u.ru_stime)'
+    aurl = fresh('python', '-c', 'import shutil, sys, pathlib; print(pathlib.Path(sys.executable).parent/"aurl")').stdout.strip()
+    code, seconds = fresh('python', '-c', code, aurl, '--help').stdout.split()
+    assert code == '0' and float(seconds) < 1.5
