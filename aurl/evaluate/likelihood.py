@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['melodic', 'shift_range', 'transpose_ids', 'Cover', 'NGram', 'piece_nll', 'LikelihoodTable', 'baselines']
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #3cce5db4
+# %% ../../nbs/64_evaluate.likelihood.ipynb #cf67369b
 import math
 from html import escape
 
@@ -15,7 +15,7 @@ from fastcore.basics import patch, store_attr
 from ..core import ModelError, rng
 from ..tokens.vocab import vocab, Kind
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #c7bbd6d8
+# %% ../../nbs/64_evaluate.likelihood.ipynb #2c9d91b8
 def melodic(
     ids, # ids of one piece
 )->np.ndarray:
@@ -26,7 +26,7 @@ def melodic(
     family = np.where(spot >= 0, vocab.index[ids[spot]], 0)
     return ((kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF)) & (family != vocab.drums)
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #2f1cfda7
+# %% ../../nbs/64_evaluate.likelihood.ipynb #f71d796c
 def shift_range(
     ids,       # ids of one piece
     widest=12, # semitones down and up
@@ -45,7 +45,7 @@ def transpose_ids(
     if not lo <= semitones <= hi: raise ModelError(f'{semitones:+} semitones leave the keyboard', way_out=f'this piece can move by {lo:+} … {hi:+}')
     return (np.asarray(ids, dtype=np.int64) + melodic(ids)*int(semitones)).astype(np.uint16)
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #dd865b90
+# %% ../../nbs/64_evaluate.likelihood.ipynb #29fd196e
 class Cover:
     "The total weight of the stretches of a class that cover a pitch."
     def __init__(self,
@@ -58,7 +58,7 @@ class Cover:
         self.sums = np.concatenate([np.bincount(inv, np.concatenate([weight, -weight]), len(self.at)).cumsum(), [0.]])
     def __call__(self, cls, pitch): return self.sums[np.searchsorted(self.at, (cls << 8) | pitch, 'right') - 1]
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #32fade0d
+# %% ../../nbs/64_evaluate.likelihood.ipynb #1e6f1b40
 def _spread(pieces, widest):
     "`pieces` with the range each may move in; those with drums are written out key by key."
     out = []
@@ -80,7 +80,7 @@ class _Line:
         self.note, self.off = (kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF), kind == Kind.NOTE_OFF
         self.pitch = vocab.index[self.ids].astype(np.int64)
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #8bf04250
+# %% ../../nbs/64_evaluate.likelihood.ipynb #641c284a
 _SPAN = 256                                             # room for an interval, up and down
 _BITS = (len(vocab) + 2*_SPAN).bit_length()
 
@@ -91,7 +91,7 @@ def _grow(line, start, cls, base, k):
     sign = np.where(line.note[t], len(vocab) + line.off[t]*_SPAN + line.pitch[t] - base + _SPAN//2, line.ids[t])
     return np.where(cls < 0, -1, (cls << _BITS) | sign), base
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #9465b577
+# %% ../../nbs/64_evaluate.likelihood.ipynb #04728aee
 class NGram:
     "Interpolated Witten–Bell n-grams of orders 0 … `order`, counted on every transposition of the training pieces."
     def __init__(self,
@@ -112,7 +112,7 @@ class NGram:
         part = f' of {self.n_given:,}' if self.n_pieces < self.n_given else ''
         return f'NGram(order {self.order}, {self.n_pieces:,}{part} pieces, {self.n_tokens:,} tokens in every key within ±{self.widest})'
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #8b4669c3
+# %% ../../nbs/64_evaluate.likelihood.ipynb #5c9c866d
 @patch
 def _count(self:NGram, spread):
     "Fill one table for each order."
@@ -143,7 +143,7 @@ def _followers(cls, a, b, ctx, cbase):
     free = cbase[o] < 0                                           # a context without a pitch is followed by notes of many pitches
     return Cover(ctx[o], np.where(free, 0, a), np.where(free, 1, b), np.where(free, b - a, 1))
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #2529819b
+# %% ../../nbs/64_evaluate.likelihood.ipynb #78b5eff8
 @patch
 def nll(self:NGram,
     pieces, # ids of the pieces to foresee
@@ -166,7 +166,7 @@ def nll(self:NGram,
     cuts = line.n.cumsum()[:-1]
     return [[piece[1:] for piece in np.split(row, cuts)] for row in out]
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #f630b922
+# %% ../../nbs/64_evaluate.likelihood.ipynb #870d13a1
 def piece_nll(
     model,             # called as `model(ids, state=state)`, gives an object with `.logits` (batch, time, 774)
     pieces,            # ids of the pieces to foresee
@@ -192,7 +192,7 @@ def piece_nll(
         if was: model.train()
     return out
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #8a6cbc6b
+# %% ../../nbs/64_evaluate.likelihood.ipynb #0678f6f3
 def _batch_nll(model, pieces, window, device, grammar):
     "`piece_nll` of one batch, longest piece first."
     import torch
@@ -202,15 +202,16 @@ def _batch_nll(model, pieces, window, device, grammar):
     full, nats = full.to(device), np.zeros((len(pieces), int(n[0])))
     state, half, first = grammar.start(len(pieces), device=device), max(1, window//2), 0
     while True:
-        ids, target = full[:, first:first+window][:, :n[0]-1-first], full[:, first+1:first+1+window]
-        logits = model(ids, state=state).logits[:, :target.shape[1]].float()
-        skip = half if first else 0                      # the first half of a later window was foreseen by the one before
+        m = int((n - 1 > first).sum())                   # pieces that go on; they come first
+        state, ids = state[:m], full[:m, first:first+window][:, :n[0]-1-first]
+        target, skip = full[:m, first+1:first+1+ids.shape[1]], half if first else 0   # the first half of a later window was foreseen by the one before
+        logits = model(ids, state=state).logits.float()
         got = torch.nn.functional.cross_entropy(logits[:, skip:].flatten(0, 1), target[:, skip:].flatten(), reduction='none')
-        nats[:, first+1+skip:first+1+target.shape[1]] = got.view(len(pieces), -1).double().cpu().numpy()
+        nats[:m, first+1+skip:first+1+ids.shape[1]] = got.view(m, -1).double().cpu().numpy()
         if first + window >= n[0] - 1: return [row[1:k] for row,k in zip(nats, n)]
-        state, first = grammar.advance(state, full[:, first:first+half]), first + half
+        state, first = grammar.advance(state, full[:m, first:first+half]), first + half
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #913e34f4
+# %% ../../nbs/64_evaluate.likelihood.ipynb #bd955567
 class LikelihoodTable:
     "Who foresees `pieces` how well; lower is better."
     def __init__(self,
@@ -224,7 +225,7 @@ class LikelihoodTable:
         n = len(pieces)
         self.draws = rng(seed, 'bootstrap').multinomial(n, np.full(n, 1/max(n, 1)), size=draws) if n else np.zeros((1, 0))
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #c07baac3
+# %% ../../nbs/64_evaluate.likelihood.ipynb #222ac8c4
 @patch
 def add(self:LikelihoodTable,
     name:str, # who foresaw
@@ -246,7 +247,7 @@ def __getitem__(self:LikelihoodTable, name):
     "The row of `name`."
     return next(r for r in self.rows if r['name'] == name)
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #fcf5b736
+# %% ../../nbs/64_evaluate.likelihood.ipynb #cc4a7490
 @patch
 def difference(self:LikelihoodTable,
     a:str, # a row
@@ -270,7 +271,7 @@ def verdict(self:LikelihoodTable,
     if lo > 0: return f'{name} beats {what}.'
     return f'{name} does not beat {what}.' if d <= 0 else f'{name} is ahead of {what}, which is within chance.'
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #68fb9278
+# %% ../../nbs/64_evaluate.likelihood.ipynb #dbaf7a56
 @patch
 def __repr__(self:LikelihoodTable):
     wide = max([len(r['name']) for r in self.rows] + [4])
@@ -287,7 +288,7 @@ def _repr_html_(self:LikelihoodTable):
     return (f'<table><thead><tr><th></th><th>nats per token</th><th>95 % interval</th><th>bits per note</th></tr></thead><tbody>{rows}</tbody></table>'
             f'<p>{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces</p>')
 
-# %% ../../nbs/64_evaluate.likelihood.ipynb #cf5099d0
+# %% ../../nbs/64_evaluate.likelihood.ipynb #f56eebb6
 def baselines(
     train,          # ids of the training pieces
     test,           # ids of the held-out pieces
