@@ -6,7 +6,7 @@
 __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'feature_sizes', 'FeedForward', 'Block',
            'musical_features', 'state_roll', 'scan_roll', 'MusicEmbedding']
 
-# %% ../../nbs/41_models.blocks.ipynb #bfb3c302
+# %% ../../nbs/41_models.blocks.ipynb #68e17dc3
 import math
 
 import torch
@@ -18,7 +18,7 @@ from .attention import KVCache, Rotary, attentions
 from ..tokens.grammar import Grammar, State, beat_unit, grammar, n_keys, pedal
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/41_models.blocks.ipynb #fc693eec
+# %% ../../nbs/41_models.blocks.ipynb #6cf1a4ce
 class FeedForward(nn.Sequential):
     "Widen, bend, narrow: the same at every position."
     def __init__(self,
@@ -28,7 +28,7 @@ class FeedForward(nn.Sequential):
     ):
         super().__init__(nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout))
 
-# %% ../../nbs/41_models.blocks.ipynb #4f90da5e
+# %% ../../nbs/41_models.blocks.ipynb #c2f74835
 class Block(nn.Module):
     "One pre-norm layer: attention, then a feed-forward network, each added to its input."
     def __init__(self,
@@ -47,7 +47,7 @@ class Block(nn.Module):
         x = x + self.attention(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
-# %% ../../nbs/41_models.blocks.ipynb #6acf202f
+# %% ../../nbs/41_models.blocks.ipynb #77b7b946
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
 beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
 age_steps, echo_steps = (12., 48.), (16., 64.)            # time constants, in steps
@@ -62,7 +62,7 @@ def _phases(x, periods):
 
 def _one_hot(x, n): return [F.one_hot(x, n).float()]
 
-# %% ../../nbs/41_models.blocks.ipynb #8e9d641e
+# %% ../../nbs/41_models.blocks.ipynb #dfaedd72
 def musical_features(
     m,               # a moment, or many: `State`, or what `grammar.scan` gives
     roll:Tensor,     # (…, 88) how many instruments hold each key
@@ -78,7 +78,7 @@ def musical_features(
     for name in names: out += make[name]()
     return torch.cat(out, -1) if out else roll[...,:0]
 
-# %% ../../nbs/41_models.blocks.ipynb #19cafe4b
+# %% ../../nbs/41_models.blocks.ipynb #a35af029
 def state_roll(
     s:State, # (batch)
 )->Tensor:   # (batch, 88)
@@ -93,7 +93,7 @@ def scan_roll(
     out = torch.zeros(b, t, n_keys, device=r.sounds.device)
     return out.index_add_(2, r.columns % n_keys, r.sounds.float())[:,:,:pedal]
 
-# %% ../../nbs/41_models.blocks.ipynb #946fcc73
+# %% ../../nbs/41_models.blocks.ipynb #868f83f1
 class MusicEmbedding(nn.Module):
     "Ids and musical features to vectors; vectors to scores."
     def __init__(self,
@@ -119,7 +119,7 @@ class MusicEmbedding(nn.Module):
         "(…, d_model) to (…, 774): how well each id would fit."
         return F.linear(x, self.table.weight)
 
-# %% ../../nbs/41_models.blocks.ipynb #d1438044
+# %% ../../nbs/41_models.blocks.ipynb #7b4566ff
 @patch
 def look(self:MusicEmbedding,
     ids:Tensor,       # (batch, time) int64
