@@ -58,12 +58,12 @@ def api_page(pages, names):
         if not own: continue
         out += [f'## {GROUPS.get(g, g.capitalize())}', '']
         for p in own:
-            out += [f'### `{p.module}`', '', f'[{p.title}]({p.doc}.ipynb)' + (f': {names.link(p.lead, p)}' if p.lead else ''), '', '| | |', '|---|---|']
+            out += [f'### `{p.module}`', '', f'[{p.title}]({p.doc}.ipynb)' + (f': {names.link(p.lead, p)}' if p.lead else ''), '', '::::{div} api-table', '| Name | What it is |', '|---|---|']
             for a in p.apis:
                 doc = (inspect.getdoc(a.obj) if a.obj is not None and getattr(a.obj, '__doc__', None) else '') or ''
                 line = ' '.join(doc.split('\n\n')[0].split()).replace('|', '\\|')
                 out.append(f'| {{py:obj}}`{a.name} <{a.full}>` | {names.link(line, p)} |')
-            out.append('')
+            out += ['::::', '']
     return '\n'.join(out)
 
 def make_source(nbs, work):

@@ -11,7 +11,7 @@ class Page(HTMLParser):
     def __init__(self):
         super().__init__(convert_charrefs=True)
         self.ids, self.links, self.loads, self.text, self.skip, self.depth = set(), [], [], [], 0, 0
-        self.title, self.in_title = '', False
+        self.title, self.in_title, self.objects, self.box = '', False, {}, None
     def handle_starttag(self, tag, attrs):
         d = dict(attrs)
         if d.get('id'): self.ids.add(d['id'])
@@ -24,13 +24,17 @@ class Page(HTMLParser):
         if tag in ('script', 'style', 'svg'): self.skip += 1
         if tag in ('p', 'li', 'h1', 'h2', 'h3', 'h4', 'td', 'dt', 'pre', 'div'): self.text.append(' ')
         if tag == 'title': self.in_title = True
+        if tag == 'dt' and 'sig' in d.get('class', '').split() and d.get('id'): self.box, self.objects[d['id']] = [d['id'], False], []
+        if tag == 'dd' and self.box: self.box[1] = True
     def handle_endtag(self, tag):
         if tag == 'article': self.depth -= 1
         if tag in ('script', 'style', 'svg'): self.skip -= 1
         if tag == 'title': self.in_title = False
+        if tag == 'dd' and self.box and self.box[1]: self.box = None
     def handle_data(self, data):
         if self.in_title: self.title += data
         if self.depth > 0 and self.skip <= 0: self.text.append(data)
+        if self.box and self.box[1]: self.objects[self.box[0]].append(data)
 
 def read(path):
     p = Page()
@@ -71,5 +75,8 @@ def write_excerpts(site, limit=20_000):
     for f in sorted(site.rglob('*.html')):
         rel = f.relative_to(site)
         if rel.parts[0] in ('_static', '_modules') or rel.name in ('search.html', 'genindex.html', 'py-modindex.html'): continue
-        out[rel.with_suffix('').as_posix()] = ' '.join(''.join(read(f).text).replace('¶', ' ').split())[:limit]
+        p, doc = read(f), rel.with_suffix('').as_posix()
+        line = lambda s: ' '.join(s.replace('¶', ' ').split())
+        out[doc] = line(''.join(p.text))[:limit]
+        for k,v in p.objects.items(): out[f'{doc}#{k}'] = line(' '.join(v))[:240]
     (site/'_static'/'excerpts.js').write_text('window.aurlExcerpts = ' + json.dumps(out, ensure_ascii=False).replace('</', '<\\/') + ';\n', encoding='utf-8')

@@ -57,12 +57,13 @@
     const add = li => {
       const a = li.querySelector('a');
       if (!a || li.querySelector('.excerpt')) return;
-      const doc = decodeURI(a.href.slice(base.length)).split(/[?#]/)[0].replace(/\.html$/, '');
-      const text = window.aurlExcerpts[doc];
+      const [file, hash] = decodeURI(a.href.slice(base.length)).replace(/\?[^#]*/, '').split('#');
+      const doc = file.replace(/\.html$/, ''), box = window.aurlExcerpts[doc + '#' + hash];
+      const text = box || window.aurlExcerpts[doc];
       if (!text) return;
       const low = text.toLowerCase();
       const at = words.map(w => low.indexOf(w)).filter(i => i >= 0);
-      const mid = at.length ? Math.min(...at) : 0;
+      const mid = at.length && !box ? Math.min(...at) : 0;
       const from = Math.max(0, low.lastIndexOf(' ', Math.max(0, mid - 80))), part = text.slice(from, from + 240);
       const p = document.createElement('p');
       p.className = 'excerpt';
