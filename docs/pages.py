@@ -222,6 +222,7 @@ def _anno(a):
     elif isinstance(a, (list, tuple)): s = ' | '.join(_anno(o) for o in a)
     else: s = getattr(a, '__name__', None) if inspect.isfunction(a) or inspect.isbuiltin(a) else str(a)
     s = re.sub(r'\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])', '', s or '')
+    s = re.sub(r'(\w+)Factory\(\)', r'\1', s)  # symusic.Score is an object that makes scores
     return 'None' if s == 'NoneType' else s if '<' not in s else ''
 
 def _default(d):
@@ -296,7 +297,7 @@ def api_markdown(a, page, names, seen):
         cls = inspect.isclass(o)
         ps, ret = _params(f, kind in ('method', 'property') and not isinstance(o, staticmethod))
         if cls: ret = EMPTY
-        if cls and (issubclass(o, Enum) or '__init__' not in vars(o) and not ps): ps = []
+        if cls and (issubclass(o, Enum) or [p.kind for p in ps] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD] and getattr(o, '_is_protocol', False)): ps = []
         if cls and doc == (inspect.getdoc(object) or ''): doc = ''
         sig, table = _signature(ps, ret), _table(f, ps, ret)
         if kind == 'property':
