@@ -195,7 +195,7 @@ class Names:
 
     def _sub(self, m, page):
         name = m[1]
-        if a := self.find(name, page): return f'{{py:obj}}`{name} <{a.full}>`'
+        if a := self.find(name, page): return f'{{py:obj}}`{a.name if name == a.full else name} <{a.full}>`'
         if (p := self.page.get(name)) and p is not page: return f'[`{name}`]({page.to(p.doc)}.ipynb)'
         return m[0]
 
@@ -282,6 +282,13 @@ def _table(f, ps, ret):
     if r and (r[1] or r[3]): lines.append('| ' + ' | '.join(['**Returns**'] + [_cell(x) if i == 3 else code(x) for i,x in enumerate(r) if i in cols]) + ' |')
     return '\n'.join(lines)
 
+def _same_as_base(cls, names):
+    "The documented parent that `cls` is made like, when it adds no parameter of its own."
+    for b in cls.__mro__[1:]:
+        if (a := names.full.get(f'{b.__module__}.{b.__qualname__}')) and cls.__init__ is b.__init__:
+            try: return a if str(inspect.signature(cls)) == str(inspect.signature(b)) else None
+            except (TypeError, ValueError): return None
+
 def api_markdown(a, page, names, seen):
     "The box of one object: a Sphinx directive with its signature, docstring and table; findable by the name nbdev gives it, too."
     kind, f = _kind(a)
@@ -300,6 +307,7 @@ def api_markdown(a, page, names, seen):
         if cls and (issubclass(o, Enum) or [p.kind for p in ps] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD] and getattr(o, '_is_protocol', False)): ps = []
         if cls and doc == (inspect.getdoc(object) or ''): doc = ''
         sig, table = _signature(ps, ret), _table(f, ps, ret)
+        if cls and (b := _same_as_base(o, names)): sig, table = '', f'Made like its parent `{b.full}`.'
         if kind == 'property':
             sig = ''
             if t := _anno(ret): opts.append(f':type: {t}')
