@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['git_state', 'git_diff', 'environment', 'Experiment', 'find_runs']
 
-# %% ../../nbs/70_experiments.run.ipynb #b10213e8
+# %% ../../nbs/70_experiments.run.ipynb #af2b7347
 import dataclasses, datetime, math, os, platform, re, socket, subprocess, sys, threading, time, traceback, warnings
 from html import escape
 from importlib import metadata
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np, yaml
 from fastcore.basics import patch
 
-from ..core import AurlError, read_json, to_json, write_json
+from ..core import AurlError, atomic_path, read_json, to_json, write_json
 
-# %% ../../nbs/70_experiments.run.ipynb #a3a0095b
+# %% ../../nbs/70_experiments.run.ipynb #00656ae2
 def _git(*args, cwd=None, most=1<<20):
     "What git prints (at most `most` bytes of it), or None when there is no git here."
     env = dict(os.environ, GIT_OPTIONAL_LOCKS='0', LC_ALL='C')
@@ -47,7 +47,7 @@ def git_state(
     return dict(commit=commit.strip(), short=commit[:7], branch=(_git('rev-parse', '--abbrev-ref', 'HEAD', cwd=cwd) or '').strip(),
                 dirty=bool(new or changed), changed=changed[:1000], untracked=new[:1000])
 
-# %% ../../nbs/70_experiments.run.ipynb #3d10650d
+# %% ../../nbs/70_experiments.run.ipynb #55f15f4c
 def git_diff(
     state,         # of `git_state`
     cwd=None,
@@ -58,7 +58,7 @@ def git_diff(
     if len(diff.encode()) >= most: diff += f'\n(cut here, after {most:,} bytes)\n'
     return ''.join(f'untracked: {f}\n' for f in state['untracked']) + diff
 
-# %% ../../nbs/70_experiments.run.ipynb #71284775
+# %% ../../nbs/70_experiments.run.ipynb #dcb071ce
 def _cpu():
     "The processor in words, and its instruction sets that matter here."
     try: text = Path('/proc/cpuinfo').read_text()
@@ -81,7 +81,7 @@ def environment()->dict:
         env |= dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
     return env | dict(packages=dict(sorted({d.name.lower():d.version for d in metadata.distributions() if d.name}.items())))
 
-# %% ../../nbs/70_experiments.run.ipynb #f94925de
+# %% ../../nbs/70_experiments.run.ipynb #ed70e04c
 def _new_dir(root, name, short):
     "A directory of its own for a run called `name`."
     slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
@@ -95,7 +95,7 @@ def _new_dir(root, name, short):
         except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=root, way_out='give another folder with out=FOLDER') from e
     raise AurlError(f'{i:,} runs of this name in one second', path=root)
 
-# %% ../../nbs/70_experiments.run.ipynb #35cba342
+# %% ../../nbs/70_experiments.run.ipynb #679aaf30
 def _as_dict(config):
     "`config` as plain dicts and lists."
     if config is None: return {}
@@ -115,18 +115,19 @@ class Experiment:
         cwd=None,     # a folder of the code's repository; None: the current one
     ):
         git = git_state(cwd, ignore=Path(path).parent if path else root)
-        self.path = Path(path) if path else _new_dir(Path(root), name, git['short'])
+        self.path = Path(path).absolute() if path else _new_dir(Path(root).absolute(), name, git['short'])   # a notebook may change its folder
         if (self.path/'config.yaml').exists(): raise AurlError('a run is there already', path=self.path, way_out='Experiment.open(path) continues it')
         self.name, self.config = name, _as_dict(config)
         self._set_up()
-        from aurl.core import atomic_path
-        with atomic_path(self.path/'config.yaml') as p: p.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding='utf-8')
-        write_json(self.path/'environment.json', environment() | dict(seeds=seeds or {}, data=data or {}))
-        write_json(self.path/'git.json', git)
-        if git['dirty']: (self.path/'git.diff').write_text(git_diff(git, cwd), encoding='utf-8')
+        try:
+            with atomic_path(self.path/'config.yaml') as p: p.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding='utf-8')
+            write_json(self.path/'environment.json', environment() | dict(seeds=seeds or {}, data=data or {}))
+            write_json(self.path/'git.json', git)
+            if git['dirty']: (self.path/'git.diff').write_text(git_diff(git, cwd), encoding='utf-8')
+        except OSError as e: raise AurlError(f'the run cannot be written down ({e.strerror})', path=self.path, way_out='make room on the disk, or give another folder') from e
         self._mark('running', name=name, started=_now())
 
-# %% ../../nbs/70_experiments.run.ipynb #b3cf068f
+# %% ../../nbs/70_experiments.run.ipynb #e4cc7c82
 def _now(): return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
 
 @patch
@@ -155,22 +156,26 @@ def _soft(self:Experiment, what, f):
 @patch
 def _mark(self:Experiment, status, **more):
     "Write `status` down."
-    file = self.path/'status.json'
-    old = read_json(file) if file.exists() else {}
-    self._soft('status.json', lambda: write_json(file, old | dict(status=status, pid=os.getpid(), where=_here()) | more))
+    self._soft('status.json', lambda: write_json(self.path/'status.json', self._status() | dict(status=status, pid=os.getpid(), where=_here()) | more))
+
+@patch
+def _status(self:Experiment):
+    "What `status.json` says, if it can."
+    try: return read_json(self.path/'status.json')
+    except AurlError: return {}
 
 def _here(): 
     "A mark of this machine that does not tell its name."
     import hashlib
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
-# %% ../../nbs/70_experiments.run.ipynb #aba28c60
+# %% ../../nbs/70_experiments.run.ipynb #6ce1f53b
 def _number(v):
-    "A tensor or array of one number as that number."
-    if hasattr(v, 'item') and getattr(v, 'size', 1) not in (0,):
+    "A tensor or array of one number as that number; what JSON cannot hold in words."
+    if hasattr(v, 'item') and hasattr(v, 'tolist'):
         try: return v.item()
         except (ValueError, RuntimeError): return v.tolist()
-    return v
+    return v if v is None or isinstance(v, (bool, int, float, str, list, tuple, dict)) else str(v)
 
 @patch
 def log(self:Experiment,
@@ -196,7 +201,7 @@ def _append(self:Experiment, name, line):
         finally: os.close(fd)
     with self._lock: self._soft(name, go)
 
-# %% ../../nbs/70_experiments.run.ipynb #9d62144f
+# %% ../../nbs/70_experiments.run.ipynb #87eab159
 @patch
 def metrics(self:Experiment)->list:
     "All lines of `metrics.jsonl` as dicts; what a crash tore is left out."
@@ -219,7 +224,7 @@ def series(self:Experiment,
     got = [(m[by], m[key]) for m in self.metrics() if m.get(key) is not None and m.get(by) is not None]
     return tuple(np.array(got, dtype=float).reshape(-1, 2).T)
 
-# %% ../../nbs/70_experiments.run.ipynb #9c68498d
+# %% ../../nbs/70_experiments.run.ipynb #88aa1fc6
 @patch
 def say(self:Experiment,
     message:str, # one line, for people
@@ -245,17 +250,18 @@ def progress(self:Experiment,
         os.replace(tmp, self.path/'progress.json')
     self._soft('progress.json', go)
 
-# %% ../../nbs/70_experiments.run.ipynb #2229e71c
+# %% ../../nbs/70_experiments.run.ipynb #d10557a6
 @patch
 def record(self:Experiment,
     **facts, # dicts are merged: record(data=dict(store='9f86d0…'))
 ):
     "Add `facts` to `environment.json`."
-    env = read_json(self.path/'environment.json')
+    try: env = read_json(self.path/'environment.json')
+    except AurlError: env = {}
     for k,v in facts.items(): env[k] = env[k] | v if isinstance(v, dict) and isinstance(env.get(k), dict) else v
     self._soft('environment.json', lambda: write_json(self.path/'environment.json', env))
 
-# %% ../../nbs/70_experiments.run.ipynb #45da7358
+# %% ../../nbs/70_experiments.run.ipynb #82f5a4d2
 @patch
 def finish(self:Experiment,
     lines=(),       # what a person shall read last
@@ -274,36 +280,36 @@ def __enter__(self:Experiment): return self
 def __exit__(self:Experiment, kind, error, tb):
     "Note how it ended; errors go on their way."
     if kind is None:
-        if read_json(self.path/'status.json').get('status') == 'running': self._mark('finished', ended=_now())
+        if self._status().get('status') == 'running': self._mark('finished', ended=_now())
         return
     status = 'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'
     for line in traceback.format_exception(kind, error, tb): 
         for l in line.splitlines(): self.say(l)
     self._mark(status, ended=_now(), error=f'{kind.__name__}: {error}')
 
-# %% ../../nbs/70_experiments.run.ipynb #77945d36
+# %% ../../nbs/70_experiments.run.ipynb #f70cfc18
 @patch(as_prop=True)
 def status(self:Experiment)->str:
     "running, finished, failed, interrupted, or lost: still marked as running by a process that is gone."
-    s = read_json(self.path/'status.json') if (self.path/'status.json').exists() else {}
+    s = self._status()
     if s.get('status') == 'running' and s.get('where') == _here() and s['pid'] != os.getpid():
         try: os.kill(s['pid'], 0)
         except ProcessLookupError: return 'lost'
         except OSError: pass
     return s.get('status', 'unknown')
 
-# %% ../../nbs/70_experiments.run.ipynb #9c15b2b0
+# %% ../../nbs/70_experiments.run.ipynb #3e59e4d3
 @patch(cls_method=True)
 def open(cls:Experiment,
     path, # the directory of a run
 )->Experiment:
     "The run in `path`, to read or to continue."
-    self, path = cls.__new__(cls), Path(path)
+    self, path = cls.__new__(cls), Path(path).absolute()
     try: config = yaml.safe_load((path/'config.yaml').read_text(encoding='utf-8'))
     except OSError as e: raise AurlError('no run is there', path=path, way_out='give the directory that holds config.yaml') from e
     except yaml.YAMLError as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path) from e
-    status = read_json(path/'status.json') if (path/'status.json').exists() else {}
-    self.path, self.config, self.name = path, config or {}, status.get('name', path.name)
+    self.path, self.config = path, config or {}
+    self.name = self._status().get('name', path.name)
     self._set_up()
     return self
 
@@ -320,7 +326,7 @@ def find_runs(
     there = [p.parent for p in Path(root).glob('*/config.yaml')]
     return sorted(there, key=lambda p: ((p/'config.yaml').stat().st_mtime_ns, p.name), reverse=True)
 
-# %% ../../nbs/70_experiments.run.ipynb #a57f9681
+# %% ../../nbs/70_experiments.run.ipynb #88c66c2c
 def _size(n):
     for unit in ('B', 'kB', 'MB'):
         if n < 1000: return f'{n:.0f} {unit}'
