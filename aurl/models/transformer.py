@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Memory', 'Transformer', 'n_parameters']
 
-# %% ../../nbs/42_models.transformer.ipynb #29080e15
+# %% ../../nbs/42_models.transformer.ipynb #6579c862
 import math
 
 import torch
@@ -18,7 +18,7 @@ from .blocks import Block, MusicEmbedding, feature_sizes
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/42_models.transformer.ipynb #44c348d4
+# %% ../../nbs/42_models.transformer.ipynb #a70015e2
 class Memory:
     "What the model keeps between steps: a `KVCache` for each layer, and the automaton's `State`."
     def __init__(self,
@@ -34,7 +34,7 @@ class Memory:
         if self.state is not None: self.state = self.state[rows]
         return self
 
-# %% ../../nbs/42_models.transformer.ipynb #619654b9
+# %% ../../nbs/42_models.transformer.ipynb #d9851190
 class Transformer(nn.Module):
     "A causal transformer over the ids of `vocab`."
     def __init__(self,
@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         if memory is not None: memory.state = end
         return self.embed.scores(self.norm(x))
 
-# %% ../../nbs/42_models.transformer.ipynb #d7280478
+# %% ../../nbs/42_models.transformer.ipynb #13e51be3
 def n_parameters(model:nn.Module)->int:
     "Numbers that are learned, shared ones once."
     return sum(p.numel() for p in model.parameters())
