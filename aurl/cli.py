@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #ac145ee8
+# %% ../nbs/99_cli.ipynb #9b6ed84d
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #b7e090cf
+# %% ../nbs/99_cli.ipynb #b80361bc
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #29220308
+# %% ../nbs/99_cli.ipynb #f9c89fd9
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #4f56fc47
+# %% ../nbs/99_cli.ipynb #21d8b2ca
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -70,7 +70,7 @@ class Execution:
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #5f1e47bc
+# %% ../nbs/99_cli.ipynb #c9817697
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -83,7 +83,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #e2374736
+# %% ../nbs/99_cli.ipynb #cf48ca5a
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -100,15 +100,15 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #8892db14
+# %% ../nbs/99_cli.ipynb #1ff13e41
 class _Bar:
     "Progress in a terminal: one live line."
-    def __init__(self):
+    def __init__(self, **kwargs):
         from rich.markup import escape
         from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
         self.escape = escape
         self.bar = Progress(SpinnerColumn(), TextColumn('{task.description}'), BarColumn(bar_width=28), TaskProgressColumn(), TimeElapsedColumn(),
-                            TextColumn('{task.fields[message]}'), refresh_per_second=4, transient=True)
+                            TextColumn('{task.fields[message]}'), refresh_per_second=4, transient=True, **kwargs)
         self.task = self.bar.add_task('starting', total=None, message='')
     def __enter__(self): self.bar.start(); return self
     def __exit__(self, *args): self.bar.stop()
@@ -116,7 +116,7 @@ class _Bar:
         self.bar.tasks[0].total = None if fraction is None else 1  # None moves to and fro
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #92d5fe3c
+# %% ../nbs/99_cli.ipynb #6da9cfd4
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -139,7 +139,7 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #756fec0a
+# %% ../nbs/99_cli.ipynb #4ea2043c
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -158,7 +158,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #6a3d78d5
+# %% ../nbs/99_cli.ipynb #fe66f79f
 def _recipes():
     "The recipes, by name of the command."
     from aurl.recipes import RECIPES
@@ -169,7 +169,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #a2055bdf
+# %% ../nbs/99_cli.ipynb #e374ad4e
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -190,7 +190,7 @@ def run_recipe(
     watch(run, run_dir, say)
     return _farewell(run, run_dir, say, debug)
 
-# %% ../nbs/99_cli.ipynb #0892f5d4
+# %% ../nbs/99_cli.ipynb #c53b1fb8
 def _farewell(run, run_dir, say, debug):
     "The last lines."
     code, line = verdict_on(run)
@@ -214,7 +214,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #3c5223c4
+# %% ../nbs/99_cli.ipynb #64c1a699
 def _versions():
     "What is installed."
     import platform
@@ -231,6 +231,7 @@ def _extras():
     try: asked = metadata.requires('aurl') or []
     except metadata.PackageNotFoundError: asked = []
     found = {}
+    if not asked: yield 'unknown', 'aurl is not installed as a package'
     for line in asked:
         if m := re.match(r'([\w.-]+).*extra\s*==\s*["\'](\w+)["\']', line): found.setdefault(m[2], []).append(m[1])
     for extra, names in sorted(found.items()):
@@ -243,7 +244,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #37d072b0
+# %% ../nbs/99_cli.ipynb #928ffd18
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -253,7 +254,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #81f78774
+# %% ../nbs/99_cli.ipynb #c6c34d5d
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -277,7 +278,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #1e01b3ef
+# %% ../nbs/99_cli.ipynb #b4850e46
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -303,7 +304,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #20bbce69
+# %% ../nbs/99_cli.ipynb #3a284caf
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -315,7 +316,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #af66d2c0
+# %% ../nbs/99_cli.ipynb #12dba5fc
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -334,7 +335,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #c93b2a8b
+# %% ../nbs/99_cli.ipynb #e514d62c
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -357,7 +358,7 @@ def _show_keys(name, say=print):
         if not hasattr(default, 'flat'): say(f'{key}={default}'.ljust(32) + (field.description or ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #055d0095
+# %% ../nbs/99_cli.ipynb #4f657292
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -375,7 +376,7 @@ for _name, _help in dict(
     generate='Write new pieces with a trained model.',
     evaluate='Measure a model or its pieces against real music.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #f9c0c30c
+# %% ../nbs/99_cli.ipynb #07795d04
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 

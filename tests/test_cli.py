@@ -1,0 +1,169 @@
+"""The program in a process of its own, with real signals and a real terminal: one line for every mistake, and Ctrl-C loses nothing."""
+import json, os, signal, subprocess, sys, textwrap, time
+from pathlib import Path
+
+import pytest
+from common import root
+
+if not (root / 'aurl' / 'cli.py').exists(): pytest.skip('the command line has not been written yet', allow_module_level=True)
+pytestmark = pytest.mark.skipif(os.name == 'nt', reason='signals of POSIX')
+
+driver = '''
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from aurl import cli
+from aurl.config import Config
+class Toy(Config):
+    x:int = 1
+    out:Path = Path('.')
+here = Path(sys.argv.pop(1))
+recipe = lambda name: SimpleNamespace(config_cls=Toy, notebook=str(here/f'{name}.ipynb'), out=lambda cfg: here/'runs'/name)
+cli._recipes = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'))
+cli.main()
+'''
+cells = dict(
+    patient=['''
+        import os, time
+        from pathlib import Path
+        from aurl.core import write_json
+        run = Path(run_dir)
+        write_json(run/'progress.json', dict(stage='train', fraction=.25, message='loss [1.5]'))
+        (run/'pid').write_text(str(os.getpid()))
+        try:
+            (run/'busy').touch()
+            time.sleep(60)
+            kept = 'nothing'
+        except KeyboardInterrupt: kept = 'the best model'
+        ''', "write_json(run/'summary.json', dict(lines=[f'kept {kept}', f'look into {run.name}']))"],
+    sour=['from aurl.core import CorpusError', "raise CorpusError('no MIDI file in it', path='songs', way_out='give another folder')"],
+    dies=['import os; os._exit(1)'],
+    broken=['1/0'])
+
+
+@pytest.fixture(scope='module')
+def here(tmp_path_factory):
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+    folder = tmp_path_factory.mktemp('cli')
+    for name, sources in cells.items():
+        nb = new_notebook(cells=[new_code_cell('x = 1\nout = "."\nrun_dir = None', metadata=dict(tags=['parameters'])), *(new_code_cell(textwrap.dedent(s).strip()) for s in sources)])
+        nbformat.write(nb, folder / f'{name}.ipynb')
+    (folder / 'driver.py').write_text(driver)
+    return folder
+
+
+def start(here, *args, **kwargs):
+    "`aurl args` as a shell would start it: in a process group of its own, so that a signal to the group is what Ctrl-C sends."
+    env = {**os.environ, 'PYTHONPATH': str(root)}
+    kwargs = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | kwargs
+    return subprocess.Popen([sys.executable, str(here / 'driver.py'), str(here), *args], cwd=here, env=env, start_new_session=True, **kwargs)
+
+
+def aurl(here, *args):
+    process = start(here, *args)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it never came'
+        time.sleep(.05)
+
+
+@pytest.fixture
+def patient(here):
+    "A run whose long cell has begun; gives its process, and a question whether its kernel lives."
+    import shutil
+    shutil.rmtree(here / 'runs', ignore_errors=True)
+    run = here / 'runs' / 'patient'
+    process = start(here, 'song')
+    until(lambda: (run / 'busy').exists() or process.poll() is not None)
+    pid = int((run / 'pid').read_text())
+
+    def alive():
+        try: os.kill(pid, 0)
+        except ProcessLookupError: return False
+        return not Path(f'/proc/{pid}/stat').exists() or Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0] != 'Z'  # dead and not yet buried
+    alive.pid = pid
+    yield process, alive
+    if process.poll() is None: process.kill()
+
+
+def test_ctrl_c_once(patient, here):
+    process, alive = patient
+    time.sleep(.5)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-2:] == ['kept the best model', 'look into patient']
+    assert 'Ctrl-C again ends at once' in out and 'Traceback' not in out + err
+    until(lambda: not alive(), 10)
+    done = json.loads((here / 'runs' / 'patient' / 'patient.ipynb').read_text())
+    assert all(c['metadata']['papermill']['status'] == 'completed' for c in done['cells'])
+
+
+def test_ctrl_c_twice(patient):
+    process, alive = patient
+    os.kill(alive.pid, signal.SIGSTOP)  # a kernel that does not listen
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(.5)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == 'aurl: stopped before the end' and 'Traceback' not in out + err
+    until(lambda: not alive(), 10)
+
+
+@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL])
+def test_no_kernel_is_left(patient, how):
+    process, alive = patient
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    until(lambda: not alive(), 20)
+
+
+def test_an_error_of_ours_is_one_line(here):
+    assert aurl(here, 'train') == (1, '', 'aurl: songs: no MIDI file in it → give another folder\n')
+    assert not (here / 'runs' / 'sour').exists()
+    code, out, err = aurl(here, 'train', '--debug')
+    assert code == 1 and 'Traceback' in err and err.splitlines()[-1].startswith('aurl: songs')
+
+
+def test_other_errors(here):
+    code, out, err = aurl(here, 'generate')
+    assert code == 1 and len(err.splitlines()) == 1 and 'memory' in err
+    code, out, err = aurl(here, 'evaluate')
+    assert code == 1 and err.startswith('aurl: ZeroDivisionError: division by zero') and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('args, says', [(['y=3'], "unknown key 'y'; known are x, out"), (['x=many'], 'x=many'), (['x'], "'x' is not key=value"),
+                                        (['--preset', 'no-such'], "no preset 'no-such' for song"), (['x=[1'], 'YAML')])
+def test_a_slip_is_one_line(here, args, says):
+    code, out, err = aurl(here, 'song', *args)
+    assert code == 2 and out == '' and len(err.splitlines()) == 1 and says in err
+
+
+def test_keys(here):
+    code, out, err = aurl(here, 'song', '--keys')
+    assert (code, [l.split() for l in out.splitlines()]) == (0, [['x=1'], ['out=.']])
+
+
+def test_a_terminal_sees_a_bar(here):
+    import pty, shutil
+    shutil.rmtree(here / 'runs', ignore_errors=True)
+    ours, theirs = pty.openpty()
+    process = start(here, 'song', stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b''
+    try:
+        while b'25%' not in seen: seen += os.read(ours, 4096)
+        os.killpg(process.pid, signal.SIGINT)
+        while True: seen += os.read(ours, 4096)
+    except OSError: pass  # the terminal is closed: the program has ended
+    assert process.wait(30) == 0
+    text = seen.decode(errors='replace')
+    assert 'train' in text and 'loss [1.5]' in text and 'kept the best model' in text and 'Traceback' not in text
