@@ -193,21 +193,22 @@ class Names:
         if a := self.full.get(f'{self.lib}.{name}'): return a
         if found := self.short.get(name): return next((a for a in found if a.module == page.module), found[0])
 
-    def _sub(self, m, page):
+    def _sub(self, m, page, skip=()):
         name = m[1]
+        if name in skip: return m[0]
         if a := self.find(name, page): return f'{{py:obj}}`{a.name if name == a.full else name} <{a.full}>`'
         if (p := self.page.get(name)) and p is not page: return f'[`{name}`]({page.to(p.doc)}.ipynb)'
         return m[0]
 
-    def link(self, text, page):
-        "`text` in Markdown with its names linked; fences, headings and indented code stay as they are."
+    def link(self, text, page, skip=()):
+        "`text` in Markdown with its names linked, but those in `skip`; fences, headings and indented code stay as they are."
         out, fence = [], None
         for l in text.split('\n'):
             if m := re.match(r'\s*(`{3,}|~{3,})', l):
                 if fence is None: fence = m[1]
                 elif m[1].startswith(fence): fence = None
             elif fence is None and not l.startswith(('    ', '#')):
-                l = ''.join(s if i % 2 else _tick.sub(lambda m: self._sub(m, page), s) for i,s in enumerate(_linked.split(l)))
+                l = ''.join(s if i % 2 else _tick.sub(lambda m: self._sub(m, page, skip), s) for i,s in enumerate(_linked.split(l)))
             out.append(l)
         return '\n'.join(out)
 
@@ -277,8 +278,9 @@ def _table(f, ps, ret):
     cols = [i for i in (1, 2, 3) if any(x[i] for x in rows + ([r] if r else []))]
     head = ['', 'Type', 'Default', 'Details']
     lines = ['| ' + ' | '.join([' '] + [head[i] for i in cols]) + ' |', '|' + '---|' * (len(cols)+1)]
-    code = lambda s: f'`{_cell(s)}`' if s else ''
-    for x in rows: lines.append('| ' + ' | '.join([code(x[0])] + [_cell(x[i]) if i == 3 else code(x[i]) for i in cols]) + ' |')
+    code = lambda s: f'`{_cell(s)}`' if s else ''      # a type may become a link,
+    plain = lambda s: f'`` {_cell(s)} ``' if s else ''  # a parameter or a default never does
+    for x in rows: lines.append('| ' + ' | '.join([plain(x[0])] + [(plain, code, plain, _cell)[i](x[i]) for i in cols]) + ' |')
     if r and (r[1] or r[3]): lines.append('| ' + ' | '.join(['**Returns**'] + [_cell(x) if i == 3 else code(x) for i,x in enumerate(r) if i in cols]) + ' |')
     return '\n'.join(lines)
 
@@ -292,7 +294,7 @@ def _same_as_base(cls, names):
 def api_markdown(a, page, names, seen):
     "The box of one object: a Sphinx directive with its signature, docstring and table; findable by the name nbdev gives it, too."
     kind, f = _kind(a)
-    opts, table, o = [], '', a.obj
+    opts, table, o, own = [], '', a.obj, set()
     if f is None and a.node is not None:
         doc = ast.get_docstring(a.node) or ''
         args = getattr(a.node, 'args', None)
@@ -304,6 +306,7 @@ def api_markdown(a, page, names, seen):
         cls = inspect.isclass(o)
         ps, ret = _params(f, kind in ('method', 'property') and not isinstance(o, staticmethod))
         if cls: ret = EMPTY
+        own = {p.name for p in ps}  # in its own docstring, a parameter is not the function of the same name
         if cls and (issubclass(o, Enum) or [p.kind for p in ps] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD] and getattr(o, '_is_protocol', False)): ps = []
         if cls and doc == (inspect.getdoc(object) or ''): doc = ''
         sig, table = _signature(ps, ret), _table(f, ps, ret)
@@ -317,7 +320,7 @@ def api_markdown(a, page, names, seen):
     if a.full in seen: opts.append(':no-index:')
     seen.add(a.full)
     anchor = f'<span id="{html.escape(a.name.lower())}" class="nb-anchor"></span>\n\n' if ':no-index:' not in opts else ''
-    body = names.link('\n\n'.join(s for s in (doc, table) if s), page)
+    body = names.link('\n\n'.join(s for s in (doc, table) if s), page, own)
     return f'{anchor}``````{{py:{kind}}} {a.name}{sig}\n' + ''.join(o + '\n' for o in opts) + '\n' + body + '\n``````'
 
 # ---------------------------------------------------------------- prose
