@@ -1,5 +1,5 @@
 "From the notebooks of `nbs/` to pages for Sphinx: nbdev's processors first, then what Sphinx wants said differently."
-import ast, hashlib, html, importlib, inspect, json, os, re, shutil, typing
+import ast, hashlib, html, importlib, inspect, io, json, os, re, shutil, textwrap, tokenize, typing
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -267,11 +267,22 @@ def _signature(ps, ret):
 
 def _cell(s): return re.sub(r'(?<!\\)\|', r'\\|', ' '.join(str(s).split()))
 
+def _field_comments(cls):
+    "The comments beside the fields of a class, and of its parents."
+    out = {}
+    for c in reversed(cls.__mro__):
+        try: src = textwrap.dedent(inspect.getsource(c)); tree = ast.parse(src).body[0]
+        except (OSError, TypeError, SyntaxError, IndexError): continue
+        said = {t.start[0]:t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type == tokenize.COMMENT}
+        out |= {n.target.id:said[n.end_lineno] for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and n.end_lineno in said}
+    return out
+
 def _table(f, ps, ret):
     "nbdev's table of docments: one row a parameter."
     try: dm = docments(f, full=True)
     except Exception: dm = {}
-    doc = lambda k: (dm.get(k) or {}).get('docment') or ''
+    fields = _field_comments(f) if inspect.isclass(f) else {}
+    doc = lambda k: (dm.get(k) or {}).get('docment') or fields.get(k) or ''
     rows = [(p.name, _anno(p.annotation), _default(p.default), doc(p.name)) for p in ps]
     r = ('return', _anno(ret), '', doc('return')) if ret is not EMPTY else None
     if not any(x[3] for x in rows) and not (r and r[3]): return ''
