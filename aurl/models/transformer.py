@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Memory', 'Transformer', 'n_parameters']
 
-# %% ../../nbs/42_models.transformer.ipynb #6579c862
+# %% ../../nbs/42_models.transformer.ipynb #1a8fbda6
 import math
 
 import torch
@@ -14,11 +14,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .attention import KVCache, Rotary
-from .blocks import Block, MusicEmbedding, feature_sizes
+from .blocks import Block, Keyboard, MusicEmbedding, feature_sizes
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/42_models.transformer.ipynb #a70015e2
+# %% ../../nbs/42_models.transformer.ipynb #d3cc0118
 class Memory:
     "What the model keeps between steps: a `KVCache` for each layer, and the automaton's `State`."
     def __init__(self,
@@ -34,7 +34,7 @@ class Memory:
         if self.state is not None: self.state = self.state[rows]
         return self
 
-# %% ../../nbs/42_models.transformer.ipynb #d9851190
+# %% ../../nbs/42_models.transformer.ipynb #cdb4eba6
 class Transformer(nn.Module):
     "A causal transformer over the ids of `vocab`."
     def __init__(self,
@@ -45,6 +45,7 @@ class Transformer(nn.Module):
         dropout:float=0.,      # everywhere
         attention:str='full',  # kind of attention
         features:tuple=tuple(feature_sizes), # musical features
+        keyboard:int=16,       # findings of the network that slides over the keyboard; 0 for none
     ):
         super().__init__()
         self.embed = MusicEmbedding(d_model, features)
@@ -52,6 +53,7 @@ class Transformer(nn.Module):
         self.rotary = Rotary(d_model//n_heads)
         self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4*d_model, dropout, attention) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model, bias=False)
+        self.keyboard = Keyboard(d_model, keyboard) if keyboard else None
         self._init(n_layers)
 
     def _init(self, n_layers):
@@ -73,9 +75,12 @@ class Transformer(nn.Module):
         angles = self.rotary.angles(start, ids.shape[1])
         for i,block in enumerate(self.blocks): x = block(x, self.rotary, angles, memory.layers[i] if memory is not None else None)
         if memory is not None: memory.state = end
-        return self.embed.scores(self.norm(x))
+        x = self.norm(x)
+        scores = self.embed.scores(x)
+        if self.keyboard is None: return scores
+        return torch.cat([scores[...,:vocab.NOTE_ON], scores[...,vocab.NOTE_ON:vocab.TIME_SHIFT] + self.keyboard(x, feats), scores[...,vocab.TIME_SHIFT:]], -1)
 
-# %% ../../nbs/42_models.transformer.ipynb #13e51be3
+# %% ../../nbs/42_models.transformer.ipynb #4c74cfd1
 def n_parameters(model:nn.Module)->int:
     "Numbers that are learned, shared ones once."
     return sum(p.numel() for p in model.parameters())

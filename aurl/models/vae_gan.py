@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #8fbd8e8b
+# %% ../../nbs/46_models.vae_gan.ipynb #d4c0f383
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #7369f900
+# %% ../../nbs/46_models.vae_gan.ipynb #7315a83e
 class ModelConfig(Config):
     "Everything that decides what a model is."
     mode: Literal['transformer'] = 'transformer' # what is built around the transformer
@@ -39,6 +39,8 @@ class ModelConfig(Config):
     dropout: float = Field(0., ge=0, lt=1)       # everywhere
     attention: str = 'full'                      # a kind of attention
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
+
+    keyboard: int = Field(16, ge=0)              # findings of the network that slides over the keyboard; 0 for none
 
     @field_validator('attention')
     @classmethod
@@ -56,9 +58,10 @@ class ModelConfig(Config):
     def _divides(self):
         if self.d_model % self.n_heads or self.d_model//self.n_heads % 2:
             raise ValueError(f'd_model={self.d_model} does not give n_heads={self.n_heads} heads of an even width')
+        if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #122ad586
+# %% ../../nbs/46_models.vae_gan.ipynb #9f0a1069
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
@@ -76,7 +79,7 @@ class MusicTransformerVAEGAN(nn.Module):
         values = config.to_dict() if isinstance(config, Config) else dict(config or {})
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
         self.codec = get_codec(c.codec)
-        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features)
+        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard)
 
     @property
     def device(self): return next(self.parameters()).device
@@ -94,7 +97,7 @@ class MusicTransformerVAEGAN(nn.Module):
         if isinstance(state, dict): state = State(**state)
         return ModelOutput(self.trunk(ids, cache, state), z, cache)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #62bb0376
+# %% ../../nbs/46_models.vae_gan.ipynb #914c03e9
 @patch(cls_method=True)
 def from_preset(cls:MusicTransformerVAEGAN,
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
@@ -108,7 +111,7 @@ def __repr__(self:MusicTransformerVAEGAN):
     c = self.config
     return f'MusicTransformerVAEGAN({c.mode}, {n_parameters(self)/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads)'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #51ea4023
+# %% ../../nbs/46_models.vae_gan.ipynb #abab6fa1
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -140,7 +143,7 @@ def _remove(folder):
     import shutil
     if folder: shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #d5d5f0b2
+# %% ../../nbs/46_models.vae_gan.ipynb #be94d3dc
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it
