@@ -25,11 +25,11 @@ lab: $(VENV)/.dev ## JupyterLab on the notebooks
 docs: $(VENV)/.dev ## the documentation as a site that works from its files
 	@$(PY) docs/build.py --out _docs $(args)
 
-prepare: $(VENV)/.dev ## before you push: export, test, clean, README
+prepare: $(VENV)/.dev ## before you push: export, clean, README, test
 	@$(VENV)/bin/nbdev_export
-	@$(PY) -m pytest $(args)
 	@$(VENV)/bin/nbdev_clean
 	@if [ -f docs/readme.py ]; then $(PY) docs/readme.py; fi
+	@$(PY) -m pytest $(args)
 
 run: $(VENV)/.dev ## execute one notebook in place: make run nb=nbs/30_tokens.vocab.ipynb
 	@test -n "$(nb)" || { echo 'say which: make run nb=nbs/30_tokens.vocab.ipynb'; exit 1; }
