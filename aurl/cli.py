@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #9b6ed84d
+# %% ../nbs/99_cli.ipynb #1a5ea534
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #b80361bc
+# %% ../nbs/99_cli.ipynb #d6ed2f1a
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #f9c89fd9
+# %% ../nbs/99_cli.ipynb #c7f3d542
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #21d8b2ca
+# %% ../nbs/99_cli.ipynb #aa9e658f
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -70,7 +70,7 @@ class Execution:
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #c9817697
+# %% ../nbs/99_cli.ipynb #d2ba40a6
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -83,7 +83,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #cf48ca5a
+# %% ../nbs/99_cli.ipynb #287efefc
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -100,7 +100,7 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #1ff13e41
+# %% ../nbs/99_cli.ipynb #b45f1e24
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -116,7 +116,7 @@ class _Bar:
         self.bar.tasks[0].total = None if fraction is None else 1  # None moves to and fro
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #6da9cfd4
+# %% ../nbs/99_cli.ipynb #e3172955
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -139,7 +139,7 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #4ea2043c
+# %% ../nbs/99_cli.ipynb #005ae026
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -158,7 +158,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #fe66f79f
+# %% ../nbs/99_cli.ipynb #61cc87fd
 def _recipes():
     "The recipes, by name of the command."
     from aurl.recipes import RECIPES
@@ -169,7 +169,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #e374ad4e
+# %% ../nbs/99_cli.ipynb #04bfd53e
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -190,7 +190,7 @@ def run_recipe(
     watch(run, run_dir, say)
     return _farewell(run, run_dir, say, debug)
 
-# %% ../nbs/99_cli.ipynb #c53b1fb8
+# %% ../nbs/99_cli.ipynb #c212f897
 def _farewell(run, run_dir, say, debug):
     "The last lines."
     code, line = verdict_on(run)
@@ -214,7 +214,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #64c1a699
+# %% ../nbs/99_cli.ipynb #723e7d4f
 def _versions():
     "What is installed."
     import platform
@@ -244,7 +244,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #928ffd18
+# %% ../nbs/99_cli.ipynb #209ca135
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -254,7 +254,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #c6c34d5d
+# %% ../nbs/99_cli.ipynb #52b525af
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -278,7 +278,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #b4850e46
+# %% ../nbs/99_cli.ipynb #ca4fee3f
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -304,7 +304,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #3a284caf
+# %% ../nbs/99_cli.ipynb #d931b1c8
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -316,7 +316,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #12dba5fc
+# %% ../nbs/99_cli.ipynb #62090208
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -335,7 +335,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #e514d62c
+# %% ../nbs/99_cli.ipynb #39035ee0
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -351,14 +351,12 @@ def _guard(work, debug):
 
 def _show_keys(name, say=print):
     "Every key of a command, with its default and what it is."
-    from aurl.config import _known as keys
-    recipe = _recipes()[name]
-    for key, field in keys(recipe.config_cls):
-        default = '' if field.is_required() else field.get_default(call_default_factory=True)
-        if not hasattr(default, 'flat'): say(f'{key}={default}'.ljust(32) + (field.description or ''))
+    from aurl.config import explain, make_config
+    cls = _recipes()[name].config_cls
+    for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #4f657292
+# %% ../nbs/99_cli.ipynb #6e90c5ad
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -376,7 +374,7 @@ for _name, _help in dict(
     generate='Write new pieces with a trained model.',
     evaluate='Measure a model or its pieces against real music.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #07795d04
+# %% ../nbs/99_cli.ipynb #a5b7e059
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 
