@@ -92,6 +92,7 @@ class ApiCells(Processor):
                 if not isinstance(t, P._def_types) or (t.name[0] == '_' and t.name[:2] != '__'): continue
                 nm = showdoc_nm(t)
                 for n in [nm] if isinstance(nm, str) else nm:
+                    if t.name[:2] == '__' and not ast.get_docstring(t): continue  # a repr or a len tells nothing new
                     if n not in said: out.append(_mk_api(Api(n, page.module, t)))
         nb.cells = out
         for i,c in enumerate(nb.cells): c.idx_ = i
@@ -240,6 +241,7 @@ def _kind(a):
     if o is None: return ('class' if isinstance(a.node, ast.ClassDef) else 'method' if dotted else 'function'), None
     if inspect.isclass(o): return ('exception' if issubclass(o, BaseException) else 'class'), o
     if isinstance(o, property): return 'property', o.fget
+    if type(o).__name__ == '_clsmethod': a.obj = o = classmethod(o.f)  # fastcore's, from @patch(cls_method=True)
     if isinstance(o, (classmethod, staticmethod)): return 'method', o.__func__
     f = getattr(o, 'func', o)
     return ('method' if dotted else 'function'), inspect.unwrap(f) if callable(f) and not hasattr(f, '__signature__') else f
@@ -279,7 +281,7 @@ def _field_comments(cls):
 
 def _table(f, ps, ret):
     "nbdev's table of docments: one row a parameter."
-    try: dm = docments(f, full=True)
+    try: dm = docments(f, full=True, args_kwargs=True)
     except Exception: dm = {}
     fields = _field_comments(f) if inspect.isclass(f) else {}
     doc = lambda k: (dm.get(k) or {}).get('docment') or fields.get(k) or ''
