@@ -6,7 +6,7 @@
 __all__ = ['family_names', 'event_codec', 'codecs', 'CodecReport', 'encode_report', 'encode', 'decode', 'Codec', 'EventCodec',
            'get_codec']
 
-# %% ../../nbs/31_tokens.codec.ipynb #34144f6d
+# %% ../../nbs/31_tokens.codec.ipynb #1d5786e1
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +16,7 @@ from symusic import Note, Pedal, Score, Tempo, Track
 from ..core import CodecError, sha256_of, to_json
 from .vocab import Kind, vocab
 
-# %% ../../nbs/31_tokens.codec.ipynb #870648a0
+# %% ../../nbs/31_tokens.codec.ipynb #d9df3d02
 def _tempos(score):
     "Times and microseconds per beat of the tempo changes, in order."
     t = score.tempos.numpy()
@@ -26,7 +26,7 @@ def _tempos(score):
         at, mspq = at[o], mspq[o]
     return at, mspq
 
-# %% ../../nbs/31_tokens.codec.ipynb #203aae5e
+# %% ../../nbs/31_tokens.codec.ipynb #54a72ac7
 def _clock(score):
     "The function from the score's own time to steps of 1/64 s, in float64 throughout."
     unit, rate = type(score.ttype).__name__, float(vocab.steps_per_second)
@@ -44,7 +44,7 @@ def _clock(score):
         return start[i] + (x - at[i])*pace[i]
     return clock
 
-# %% ../../nbs/31_tokens.codec.ipynb #3e86250e
+# %% ../../nbs/31_tokens.codec.ipynb #09c4f849
 _TIME = 23                                        # bits of a step
 
 def _steps(x):
@@ -54,7 +54,7 @@ def _steps(x):
         raise CodecError(f'a time of {x.max()/vocab.steps_per_second:.0f} s', way_out='split the score: a sequence holds 36 hours')
     return np.maximum(x, 0).astype(np.int64)
 
-# %% ../../nbs/31_tokens.codec.ipynb #902f51f8
+# %% ../../nbs/31_tokens.codec.ipynb #0547b1b0
 _LOUD, _SLOT, _FAM, _RANK = 5, 7, 4, 3            # bits of a velocity bin, a place in its block, a family, a rank
 _PLACE = _FAM + _SLOT
 _AT = _LOUD + _PLACE + _RANK
@@ -63,11 +63,23 @@ _OFF, _TEMPO, _UP, _DOWN, _ON = range(5)
 
 def _low(x, bits): return x & (1 << bits) - 1
 
+def _first(x):
+    "Where a run of equal values begins."
+    out = np.ones(len(x), bool)
+    np.not_equal(x[1:], x[:-1], out=out[1:])
+    return out
+
+def _last(x):
+    "Where a run of equal values ends."
+    out = np.ones(len(x), bool)
+    np.not_equal(x[1:], x[:-1], out=out[:-1])
+    return out
+
 def _event(step, rank, place, loud=0):
     "One integer for each event; `place` is family and slot."
     return step << _AT | rank << (_LOUD + _PLACE) | place << _LOUD | loud
 
-# %% ../../nbs/31_tokens.codec.ipynb #1bb96c6a
+# %% ../../nbs/31_tokens.codec.ipynb #181268af
 def _family(t): return vocab.drums if t.is_drum else min(t.program, 127)//8
 
 def _columns(tracks, clock):
@@ -78,21 +90,21 @@ def _columns(tracks, clock):
     time = time.astype(np.float64)
     return _steps(clock(time)), _steps(clock(time + long)), fam, pitch.astype(np.int64), velocity.astype(np.int64)
 
-# %% ../../nbs/31_tokens.codec.ipynb #fd09ed24
+# %% ../../nbs/31_tokens.codec.ipynb #efb6951d
 _BIN = vocab.velocity_bin(np.clip(np.arange(256).astype(np.int8), 1, 127))   # for a signed byte, negative ones last; 0 counts as 1
 
 def _settle(k):
     "Sorted notes with one string a key: onset and end, each under family and key, velocity bin, and how many were cut."
     k = np.sort(k)
     on = k >> (_TIME + _LOUD)
-    last = np.append(on[1:] != on[:-1], True)[:len(on)]
+    last = _last(on)
     if not last.all(): k, on = k[last], on[last]
     end = on >> _TIME << _TIME | _low(k >> _LOUD, _TIME)
     cut = np.count_nonzero(end[:-1] > on[1:])
     if cut: end[:-1] = np.minimum(end[:-1], on[1:])
     return on, end, _low(k, _LOUD), cut
 
-# %% ../../nbs/31_tokens.codec.ipynb #cdddf777
+# %% ../../nbs/31_tokens.codec.ipynb #0d1fe0e6
 def _notes(on, end, fam, pitch, velocity):
     "NOTE_OFF and NOTE_ON events, by key, and what became of the notes."
     key, short = pitch - vocab.pitch_lo, end <= on
@@ -104,7 +116,7 @@ def _notes(on, end, fam, pitch, velocity):
     counts = len(pitch), len(on), len(pitch) - len(k), len(k) - len(on), int(cut), int(np.count_nonzero(short))
     return _event(_low(end, _TIME), _OFF, place), _event(_low(on, _TIME), _ON, place, loud), counts
 
-# %% ../../nbs/31_tokens.codec.ipynb #3ca54790
+# %% ../../nbs/31_tokens.codec.ipynb #f925d988
 def _pedals(tracks, clock):
     "SUSTAIN_OFF and SUSTAIN_ON events: per family the union of its spans."
     spans = [(_family(t), t.pedals.numpy()) for t in tracks if len(t.pedals)]
@@ -119,25 +131,25 @@ def _pedals(tracks, clock):
     on, off = on[new], off[np.append(new[1:], True)[:len(k)]]
     return np.concatenate([_event(_low(x, _TIME), rank, x >> _TIME << _SLOT) for x,rank in ((off, _UP), (on, _DOWN))])
 
-# %% ../../nbs/31_tokens.codec.ipynb #5b1b58f9
+# %% ../../nbs/31_tokens.codec.ipynb #a9d01ed9
 def _tempo_events(score, clock):
     "TEMPO events."
     at, mspq = _tempos(score)
     if not len(at): return np.zeros(0, np.int64)
     step, bin = _steps(clock(at)), vocab.tempo_bin(6e7/np.maximum(mspq, 1))
-    keep = np.append(step[1:] != step[:-1], True)
+    keep = _last(step)
     step, bin = step[keep], bin[keep]
-    keep = np.append(True, bin[1:] != bin[:-1])
+    keep = _first(bin)
     return _event(step[keep], _TEMPO, bin[keep])
 
-# %% ../../nbs/31_tokens.codec.ipynb #00d55e83
+# %% ../../nbs/31_tokens.codec.ipynb #fdb5faf5
 def _in_order(ev):
     "Events by time; they are given in the order of ranks and places."
     step = ev >> _AT
     if step.max(initial=0) < 1 << 16: return ev.take(np.argsort(step.astype(np.uint16), kind='stable'))
     return np.sort(ev)
 
-# %% ../../nbs/31_tokens.codec.ipynb #40f8b7f0
+# %% ../../nbs/31_tokens.codec.ipynb #6901b41a
 _BASE = np.array([vocab.blocks[k].start for k in _RANKS])
 
 def _changes(ev):
@@ -145,30 +157,30 @@ def _changes(ev):
     rank = _low(ev >> (_LOUD + _PLACE), _RANK)
     on, who = np.flatnonzero(rank == _ON), np.flatnonzero(rank != _TEMPO)
     loud, fam = _low(ev.take(on), _LOUD), _low(ev.take(who) >> (_LOUD + _SLOT), _FAM)
-    return on[np.append(True, loud[1:] != loud[:-1])[:len(on)]], who[np.append(fam[:1] != 0, fam[1:] != fam[:-1])]
+    turn = _first(fam)
+    turn[:1] = fam[:1] != 0
+    return on[_first(loud)], who[turn]
 
 def _write(ev):
     "The ids of events in order."
-    full = vocab.max_shift
-    gap = np.diff(ev >> _AT, prepend=0)
-    loud, turn = _changes(ev)
-    room = (gap + (full - 1))//full + 1                               # its shifts and itself
-    room[loud] += 1; room[turn] += 1
+    gap, full = ev >> _AT, vocab.max_shift
+    gap[1:] -= gap[:-1].copy()
+    (loud, turn), w, far = _changes(ev), np.flatnonzero(gap > 0), np.flatnonzero(gap > full)
+    n = (gap[far] - 1)//full                                          # full shifts before the last one
+    room = np.ones_like(gap)
+    for who,more in ((w, 1), (loud, 1), (turn, 1), (far, n)): room[who] += more
     at = np.cumsum(room)                                              # START has place 0
-    ids = np.empty(at[-1] + 2, np.uint16)
+    ids = np.full(at[-1] + 2, vocab.TIME_SHIFT + full - 1)            # the places left over are full shifts
     ids[0], ids[-1] = vocab.START, vocab.END
     ids[at] = _BASE.take(_low(ev >> (_LOUD + _PLACE), _RANK)) + _low(ev >> _LOUD, _SLOT)
-    for who, base, value in ((loud, vocab.VELOCITY, lambda e: _low(e, _LOUD)), (turn, vocab.INSTRUMENT, lambda e: _low(e >> (_LOUD + _SLOT), _FAM))):
+    for who, base, value in ((loud, vocab.VELOCITY, _low(ev.take(loud), _LOUD)), (turn, vocab.INSTRUMENT, _low(ev.take(turn) >> (_LOUD + _SLOT), _FAM))):
         at[who] -= 1
-        ids[at[who]] = base + value(ev[who])
-    w = np.flatnonzero(gap)
-    ids[at[w] - 1] = vocab.TIME_SHIFT + (gap[w] - 1) % full
-    w = w[gap[w] > full]
-    n = (gap[w] - 1)//full                                            # full shifts before the last one
-    ids[np.repeat(at[w] - 1 - n, n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)] = vocab.time_shift(full)
-    return ids
+        ids[at.take(who)] = base + value
+    gap[far] -= n*full
+    ids[at.take(w) - 1] = vocab.TIME_SHIFT - 1 + gap.take(w)
+    return ids.astype(np.uint16)
 
-# %% ../../nbs/31_tokens.codec.ipynb #4bc8587c
+# %% ../../nbs/31_tokens.codec.ipynb #ab8d09b3
 class CodecReport(NamedTuple):
     "What became of a score on its way into ids."
     notes:int      # notes in the score
@@ -193,14 +205,14 @@ def encode_report(
     ids = _write(ev) if len(ev) else np.array([vocab.START, vocab.END], np.uint16)
     return ids, CodecReport(*counts, len(pedals)//2, len(tempos))
 
-# %% ../../nbs/31_tokens.codec.ipynb #c09d5510
+# %% ../../nbs/31_tokens.codec.ipynb #c85b4538
 def encode(
     score,      # symusic.Score in ticks, quarters or seconds; it stays as it is
 )->np.ndarray:  # uint16, from START to END
     "The ids of `score`."
     return encode_report(score)[0]
 
-# %% ../../nbs/31_tokens.codec.ipynb #d0a849d0
+# %% ../../nbs/31_tokens.codec.ipynb #6aa896de
 def _checked(ids):
     "`ids` as a flat int64 array, when all of them are of this vocabulary."
     ids = np.asarray(ids)
@@ -212,44 +224,45 @@ def _checked(ids):
         raise CodecError(f'id {bad} is not among the {len(vocab)} of this vocabulary', way_out='another codec made these ids, or they are damaged')
     return ids.astype(np.int64)
 
-# %% ../../nbs/31_tokens.codec.ipynb #f994cd2a
-_IS = {k:vocab.kind == k for k in Kind}                               # for each id, is it of this kind?
-_SHIFT = np.where(_IS[Kind.TIME_SHIFT], vocab.index.astype(np.int64) + 1, 0)
+# %% ../../nbs/31_tokens.codec.ipynb #b4968b87
+_SHIFT = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index.astype(np.int64) + 1, 0)
 _HELD = 40                                                            # bits of time; velocity and family sit above
 
-def _states(ids):
+def _states(ids, kinds):
     "At each id: family | velocity bin | steps passed."
     w = _SHIFT.take(ids)
     for kind, bits, first in ((Kind.VELOCITY, _HELD, int(vocab.velocity_bin(64))), (Kind.INSTRUMENT, _HELD + _LOUD, 0)):
-        at = np.flatnonzero(_IS[kind].take(ids))
-        now = ids[at]
-        w[at] = (now - np.append(vocab.blocks[kind].start + first, now[:-1])[:len(now)]) << bits
+        at = np.flatnonzero(kinds == kind)
+        if len(at):
+            x = ids.take(at) - vocab.blocks[kind].start
+            x[1:] -= x[:-1].copy()
+            x[0] -= first
+            w[at] = x << bits
         w[0] += first << bits
     return np.cumsum(w, out=w)
 
-# %% ../../nbs/31_tokens.codec.ipynb #fbfffa1d
+# %% ../../nbs/31_tokens.codec.ipynb #25d124f9
 _KEY = np.full(len(vocab), -1)                                        # slot << 1 | down; a pedal is one more key
 for _k in (Kind.NOTE_OFF, Kind.NOTE_ON): _KEY[vocab.blocks[_k]] = np.arange(vocab.n_pitches) << 1 | (_k == Kind.NOTE_ON)
 for _k in (Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON): _KEY[vocab.blocks[_k]] = vocab.n_pitches << 1 | (_k == Kind.SUSTAIN_ON)
-_PRESS = _KEY >= 0
+_PRESS = np.isin(np.arange(len(Kind)), (Kind.NOTE_ON, Kind.NOTE_OFF, Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF))
 
-def _spans(ids, states):
+def _spans(ids, kinds, states):
     "Onset, duration, family, slot and velocity bin of all that was pressed, in the order of the ids."
-    at = np.flatnonzero(_PRESS.take(ids))
+    at = np.flatnonzero(_PRESS.take(kinds))
     s, k = states.take(at), _KEY.take(ids.take(at))
-    time, fam = _low(s, _HELD), s >> (_HELD + _LOUD)
-    group = (fam << _SLOT | k >> 1).astype(np.uint16)
+    time, group = _low(s, _HELD), (s >> (_HELD + _LOUD) << _SLOT | k >> 1).astype(np.uint16)
     o = np.argsort(group, kind='stable')                              # by key, then in order
-    t, g = time.take(o), group.take(o)
-    end = np.append(t[1:], 0)[:len(t)]
-    end[np.append(g[1:] != g[:-1], True)[:len(g)]] = _low(states[-1], _HELD)
+    t, end = time.take(o), np.empty_like(time)
+    end[:-1] = t[1:]
+    end[_last(group.take(o))] = _low(states[-1], _HELD)
     long = np.empty_like(time)
     long[o] = end - t
     d = np.flatnonzero(_low(k, 1).astype(bool) & (long > 0))          # what takes no time is not heard
     s = s.take(d)
-    return time.take(d), long.take(d), fam.take(d), k.take(d) >> 1, _low(s >> _HELD, _LOUD)
+    return time.take(d), long.take(d), s >> (_HELD + _LOUD), k.take(d) >> 1, _low(s >> _HELD, _LOUD)
 
-# %% ../../nbs/31_tokens.codec.ipynb #c5b6b975
+# %% ../../nbs/31_tokens.codec.ipynb #1852d355
 _EDGES = vocab.bin_tempo(np.arange(vocab.n_tempos + 1) - .5)          # between one tempo bin and the next
 _LO, _HI = _EDGES[:-1]*(1 + 1e-5), _EDGES[1:]*(1 - 1e-5)
 _LO[0], _HI[-1] = .88*_LO[0], 1.12*_HI[-1]                            # the outer bins are open
@@ -263,12 +276,15 @@ def _beats(x, at, bpm):
     i = np.searchsorted(at, x, 'right') - 1
     return start[i] + (x - at[i])*pace[i]
 
-def _pulse(u, k):
-    "For each beat the sum of its onsets' pointers, on a clock that turns `k` times a beat."
-    z, beat = _ROOTS.take((u*(256*k) + .5).astype(np.int64) & 255), u.astype(np.int64)
-    return np.bincount(beat, z.real) + 1j*np.bincount(beat, z.imag)
+def _pulse(u):
+    "For each beat the sum of its onsets' pointers, on clocks that turn four times and three times a beat; and how many onsets."
+    beat, pulses = u.astype(np.int64), {}
+    for k in (4, 3):
+        z = _ROOTS.take((u*(256*k) + .5).astype(np.int64) & 255)
+        pulses[k] = np.bincount(beat, z.real) + 1j*np.bincount(beat, z.imag)
+    return pulses, np.bincount(beat)
 
-# %% ../../nbs/31_tokens.codec.ipynb #8fdfdec8
+# %% ../../nbs/31_tokens.codec.ipynb #4dd4aa7f
 def _steady(pulse, k, lo, hi):
     "The factor of tempo between `lo` and `hi` at which the pointers agree, and how far they reach together."
     size = 1 << int(4*len(pulse)).bit_length()
@@ -281,27 +297,27 @@ def _steady(pulse, k, lo, hi):
         x += .5*(p - r)/(p - 2*q + r)                                 # the top of the parabola through three points
     return 1 + x/(k*size), power[j]
 
-def _constant(u, bpm, lo, hi, bar=0):
-    "The one tempo between `lo` and `hi` on whose grid the onsets lie (counted at `bpm`), or None."
-    best = 0, None, None
-    for k in (4, 3):
-        pulse = _pulse(u, k)
+def _constant(pulses, count, bpm, lo, hi, bar=0):
+    "The one tempo between `lo` and `hi` at which the `count` onsets a beat, counted at `bpm`, agree; or None."
+    n, best = int(count.sum()), (0, None, None)
+    if n < 8: return None
+    for k,pulse in pulses.items():
         f, power = _steady(pulse, k, lo/bpm, hi/bpm)
         if power > best[0] and (not bar or power >= bar*np.abs(pulse).sum()): best = power, f, k
-        if power > .6*len(u): break
+        if power > .6*n: break
     power, f, k = best
-    if not f or power < max(.35*len(u), 2.5*len(u)**.5): return None
+    if not f or power < max(.35*n, 2.5*n**.5): return None
     whole = round(bpm*f)
-    near = abs(whole/bpm - f)*(u[-1] - u[0])*k < .15                  # less than a sixth of a turn, over the whole length
+    near = abs(whole/bpm - f)*len(count)*k < .15                      # less than a sixth of a turn, over the whole length
     return whole if near and lo < whole < hi else min(max(bpm*f, lo), hi)
 
-# %% ../../nbs/31_tokens.codec.ipynb #ca91adcb
-def _late(u):
+# %% ../../nbs/31_tokens.codec.ipynb #0b87171c
+def _late(pulses, count):
     "How many beats the count is ahead of the pulse, at each beat; None where there is no pulse."
     near = lambda x: np.convolve(x, (1, 2, 1))[1:-1]
-    count, best, late = near(np.bincount(u.astype(np.int64))), .5, None
-    for k in (4, 3):
-        pulse = near(_pulse(u, k))
+    count, best, late = near(count), .5, None
+    for k,pulse in pulses.items():
+        pulse = near(pulse)
         size = np.abs(pulse)
         clear, strength = np.flatnonzero(size > .3*np.maximum(count, 1)), size.sum()/count.sum()
         if strength > best and len(clear) > 2:
@@ -309,11 +325,9 @@ def _late(u):
         if strength > .8: break
     return late
 
-# %% ../../nbs/31_tokens.codec.ipynb #a2cca72a
-def _bend(u, at, bpm, lo, hi):
-    "Tempi by beats that follow the pulse inside the bins: steps and beats per minute."
-    late = _late(u) if len(u) > 3 else None
-    if late is None: return at, bpm
+# %% ../../nbs/31_tokens.codec.ipynb #0cf9ca82
+def _bend(late, at, bpm, lo, hi):
+    "Tempi by beats, inside the bins, that make up for being `late`: steps and beats per minute."
     edge = _beats(at, at, bpm)
     here = np.append(0, np.arange(len(late)) + .5)                    # from the middle of one beat to the next
     grow = 1 - np.diff(np.append(0, late))/np.diff(here)
@@ -322,22 +336,22 @@ def _bend(u, at, bpm, lo, hi):
     steps = np.unique(np.concatenate([at, knot]))
     i, j = np.searchsorted(at, steps, 'right') - 1, np.searchsorted(knot, steps, 'right') - 1
     out = np.clip(bpm[i]*grow[np.minimum(j, len(grow) - 1)], lo[i], hi[i])
-    keep = np.append(True, out[1:] != out[:-1]) | (at[i] == steps)
+    keep = _first(out) | (at[i] == steps)
     return steps[keep], out[keep]
 
-# %% ../../nbs/31_tokens.codec.ipynb #ba9d38e0
+# %% ../../nbs/31_tokens.codec.ipynb #9affaaec
 def _refine(x, at, bin):
     "Tempi inside the bins that put the onsets `x` on the beat: steps and beats per minute, from the first TEMPO on."
     first, alone = at[0], len(at) == 1
     bpm, lo, hi = vocab.bin_tempo(bin), _LO[bin], _HI[bin]
     if first: at, bpm, lo, hi = np.append(0, at), *(np.append(vocab.default_bpm, b) for b in (bpm, lo, hi))   # nothing may change before it
-    x = x[np.append(True, x[1:] != x[:-1])[:len(x)]]                  # a chord counts once
-    u, edge = _beats(x, at, bpm), np.append(_beats(at, at, bpm), np.inf)
-    steps, out = (at, bpm.copy()) if alone else _bend(u, at, bpm, lo, hi)
-    ends = np.minimum(edge[1:], max(edge[-2], u[-1] if len(u) else 0))
-    for i in np.flatnonzero((ends - edge[:-1] >= (0 if alone else 16)) & (hi > lo)):
-        own = u[(u >= edge[i]) & (u < edge[i+1])] - int(edge[i])
-        f = _constant(own, bpm[i], lo[i], hi[i], 0 if alone else .9) if len(own) > 7 else None
+    pulses, count = _pulse(_beats(x[_first(x)], at, bpm))             # a chord counts once
+    late = None if alone or not len(x) else _late(pulses, count)
+    steps, out = (at, bpm.copy()) if late is None else _bend(late, at, bpm, lo, hi)
+    edge = np.append(np.minimum(np.ceil(_beats(at, at, bpm)), len(count)), len(count)).astype(np.int64)       # whole beats of each stretch
+    for i in np.flatnonzero((np.diff(edge) >= (0 if alone else 16)) & (hi > lo)):
+        own = slice(edge[i], edge[i+1])
+        f = _constant({k:p[own] for k,p in pulses.items()}, count[own], bpm[i], lo[i], hi[i], 0 if alone else .9)
         if f is None and alone and lo[i] < vocab.default_bpm < hi[i]: f = vocab.default_bpm
         if f is None: continue
         keep = (steps <= at[i]) | (steps >= (at[i+1] if i+1 < len(at) else np.inf))
@@ -345,7 +359,7 @@ def _refine(x, at, bin):
         out[np.searchsorted(steps, at[i])] = f
     return steps[steps >= first], out[steps >= first]
 
-# %% ../../nbs/31_tokens.codec.ipynb #16f54aa0
+# %% ../../nbs/31_tokens.codec.ipynb #14cccf0c
 family_names = ('Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
                 'Synth Lead', 'Synth Pad', 'Synth Effects', 'Ethnic', 'Drums', 'Sound Effects')
 _CENTRE = vocab.bin_velocity(np.arange(vocab.n_velocities)).astype(np.int8)
@@ -361,34 +375,35 @@ def _track(f, time, long, slot, loud):
     t.notes = Note.from_numpy(time, long, (slot + vocab.pitch_lo).astype(np.int8), _CENTRE.take(loud), 'Second')
     return t
 
-# %% ../../nbs/31_tokens.codec.ipynb #8a79a1de
-def _tempo_list(ids, states, onsets):
+# %% ../../nbs/31_tokens.codec.ipynb #31c601fb
+def _tempo_list(ids, kinds, states, onsets):
     "The tempi that `ids` tell, refined by the onsets."
-    at = np.flatnonzero(_IS[Kind.TEMPO].take(ids))
+    at = np.flatnonzero(kinds == Kind.TEMPO)
     when, bin = _low(states[at], _HELD), vocab.index[ids[at]].astype(np.int64)
-    keep = np.append(when[1:] != when[:-1], True)[:len(at)]
-    if not len(at): return Tempo.from_numpy(np.zeros(0, np.float32), np.zeros(0, np.int32), 'Second')
-    when, bpm = _refine(onsets, when[keep], bin[keep])
+    keep = _last(when)
+    when, bpm = _refine(onsets, when[keep], bin[keep]) if len(at) else (when, when)
     return Tempo.from_numpy((when/vocab.steps_per_second).astype(np.float32), np.rint(6e7/bpm).astype(np.int32), 'Second')
 
-# %% ../../nbs/31_tokens.codec.ipynb #9e9b15be
+# %% ../../nbs/31_tokens.codec.ipynb #8f616234
 def decode(
     ids,  # integers of this vocabulary, well-formed or not
 )->Score: # in seconds, on the grid of 1/64 s, with one track for each family
     "The score of `ids`."
     ids, score = _checked(ids), Score(480, ttype='Second')
     if not len(ids): return score
-    states = _states(ids)
-    time, long, fam, slot, loud = _spans(ids, states)
+    kinds = vocab.kind.take(ids)
+    states = _states(ids, kinds)
+    time, long, fam, slot, loud = _spans(ids, kinds, states)
     second = np.float32(1/vocab.steps_per_second)                     # a power of two: float32 holds the grid exactly, for three days
     start, length = time.astype(np.float32)*second, long.astype(np.float32)*second
-    for f in np.flatnonzero(np.bincount(fam)).tolist():
-        w = slice(None) if (fam == f).all() else fam == f
+    families = np.flatnonzero(np.bincount(fam)).tolist()
+    for f in families:
+        w = fam == f if len(families) > 1 else slice(None)
         score.tracks.append(_track(f, start[w], length[w], slot[w], loud[w]))
-    score.tempos = _tempo_list(ids, states, time[slot < vocab.n_pitches])
+    score.tempos = _tempo_list(ids, kinds, states, time[slot < vocab.n_pitches])
     return score
 
-# %% ../../nbs/31_tokens.codec.ipynb #01316f30
+# %% ../../nbs/31_tokens.codec.ipynb #f09f30a8
 @runtime_checkable
 class Codec(Protocol):
     "What stores and models ask of a codec."
@@ -409,7 +424,7 @@ class EventCodec:
     def decode(self, ids): return decode(ids)
     def __repr__(self): return f'EventCodec(version {self.version}, {len(vocab)} ids, fingerprint {self.fingerprint[:8]})'
 
-# %% ../../nbs/31_tokens.codec.ipynb #7c539f30
+# %% ../../nbs/31_tokens.codec.ipynb #e9cba10d
 event_codec = EventCodec()
 codecs = {event_codec.name: event_codec}
 
