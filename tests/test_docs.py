@@ -174,6 +174,13 @@ def test_browser_draws_figure_player_formula(watch):
     page.wait_for_selector('mjx-container svg')
     assert page.locator('mjx-container').count() >= 2
 
+def test_browser_plays_our_own_player(watch, site):
+    "The player of `score.show`, as its notebook saved it."
+    if not (site/'score.show.html').exists(): pytest.skip('no notebook score.show')
+    page = watch.open('score.show.html')
+    page.wait_for_function('[...document.querySelectorAll("audio")].some(a => a.readyState >= 1 && a.duration > 0)')
+    assert page.locator('div.cell_output img, div.cell_output svg').count() > 0
+
 def test_browser_shows_every_page(watch, site):
     "No page of the site has an error or asks for what is not there."
     for f in sorted(site.rglob('*.html')):
