@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['n_keys', 'pedal', 'n_columns', 'never', 'beat_unit', 'grammar', 'State', 'Grammar', 'Verdict', 'verdict']
 
-# %% ../../nbs/32_tokens.grammar.ipynb #d6a8ff8c
+# %% ../../nbs/32_tokens.grammar.ipynb #13178b94
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32_tokens.grammar.ipynb #3b008e48
+# %% ../../nbs/32_tokens.grammar.ipynb #eec554d6
 n_keys = vocab.n_pitches + 1            # the keys of a family: 88 pitches and the pedal
 pedal = vocab.n_pitches                 # the pedal's column among them
 n_columns = vocab.n_families * n_keys   # columns of the sounding table
@@ -44,7 +44,7 @@ class State:
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
     def __repr__(self): return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
 
-# %% ../../nbs/32_tokens.grammar.ipynb #1685fa50
+# %% ../../nbs/32_tokens.grammar.ipynb #6e849cc4
 _rank = {Kind.NOTE_OFF:0, Kind.TEMPO:1, Kind.SUSTAIN_OFF:2, Kind.SUSTAIN_ON:3, Kind.NOTE_ON:4}
 
 class Grammar:
@@ -69,7 +69,7 @@ class Grammar:
         if device not in self._on: self._on[device] = SimpleNamespace(**{k:v.to(device) for k,v in self.tables.items()})
         return self._on[device]
 
-# %% ../../nbs/32_tokens.grammar.ipynb #3791b4dd
+# %% ../../nbs/32_tokens.grammar.ipynb #87e72780
 @patch
 def start(self:Grammar,
     batch:int=1,  # sequences
@@ -81,7 +81,7 @@ def start(self:Grammar,
                  released=full(never, vocab.n_pitches, dtype=torch.int32), time=full(0), beat=full(0), tempo=full(-1), velocity=full(-1),
                  family=full(0), order=full(-1), last=full(len(vocab)), notes=full(0))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #f346f08e
+# %% ../../nbs/32_tokens.grammar.ipynb #5057674d
 @patch
 def step(self:Grammar,
     s:State,    # (batch) states
@@ -106,7 +106,7 @@ def step(self:Grammar,
                  velocity=torch.where(kind == Kind.VELOCITY, index, s.velocity), family=family, order=order,
                  last=torch.where(t.silent[ids], s.last, ids), notes=s.notes + (kind == Kind.NOTE_ON))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #60b7e617
+# %% ../../nbs/32_tokens.grammar.ipynb #500d4398
 def _allowed(t, row, count, pedals, open_, s):
     "Mask (n, vocab) of what may follow `n` moments; `row` (n, 89): keys of the current family that sound."
     kind, order = t.kind[s.last], s.order[:,None]
@@ -137,7 +137,7 @@ def _allowed(t, row, count, pedals, open_, s):
 
 def _other(value, n): return torch.arange(n, device=value.device) != value[:,None]
 
-# %% ../../nbs/32_tokens.grammar.ipynb #c108d0f2
+# %% ../../nbs/32_tokens.grammar.ipynb #5f25edf7
 @patch
 def allowed(self:Grammar,
     s:State, # (batch) states
@@ -147,7 +147,7 @@ def allowed(self:Grammar,
     row = table.gather(1, s.family[:,None,None].expand(-1, 1, n_keys))[:,0]
     return _allowed(self.on(s.time.device), row, table[:,:,:pedal].sum(2), table[:,:,pedal], table.sum((1,2)), s)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #85857c86
+# %% ../../nbs/32_tokens.grammar.ipynb #8c981f51
 def _latest(mask, before=-1):
     "Position of the latest True up to each position, (batch, time); `before` where there was none."
     at = torch.arange(mask.shape[1], device=mask.device)
@@ -158,7 +158,7 @@ def _carry(values, mask, first):
     at = _latest(mask)
     return torch.where(at >= 0, values.gather(1, at.clamp(min=0)), first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #9b3d5b3b
+# %% ../../nbs/32_tokens.grammar.ipynb #56779a0f
 @patch
 def scan(self:Grammar,
     ids:Tensor,         # (batch, time) int64
@@ -196,7 +196,7 @@ def scan(self:Grammar,
     r.released = _when(_last_at(key, kind == Kind.NOTE_OFF, vocab.n_pitches), time, s.released)
     return r
 
-# %% ../../nbs/32_tokens.grammar.ipynb #834682c6
+# %% ../../nbs/32_tokens.grammar.ipynb #408d6881
 def _last_at(column, mask, n, first=None):
     "(batch, time, n) int32: the latest position at which each column was hit; `first` (batch, n), or -1, before."
     b, t = column.shape
@@ -214,7 +214,7 @@ def _when(at, time, first):
     when = time.gather(1, at.clamp(min=0).long().view(b, t*n)).view(b, t, n).to(torch.int32)
     return torch.where(at >= 0, when, first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #07a399b7
+# %% ../../nbs/32_tokens.grammar.ipynb #d1f86ea5
 @patch
 def masks(self:Grammar,
     ids:Tensor,       # (batch, time) int64
@@ -233,7 +233,7 @@ def masks(self:Grammar,
     of = (owner[:,None] == torch.arange(vocab.n_families, device=ids.device)).float()
     return _allowed(self.on(ids.device), row, (sounds.float() @ of), pedals, sounds.sum(1), flat).view(*ids.shape, len(vocab))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #0eefce9a
+# %% ../../nbs/32_tokens.grammar.ipynb #e5bea08d
 @patch
 def advance(self:Grammar,
     state:State, # (batch) states
@@ -249,7 +249,7 @@ def advance(self:Grammar,
     onset[:,r.columns] = torch.where(r.sounds[:,-1], began, -1).to(torch.int32)
     return State(onset=onset, **end)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #1e48eda1
+# %% ../../nbs/32_tokens.grammar.ipynb #03407a6f
 @patch
 def to_close(self:Grammar, s:State)->Tensor:
     "An upper bound (batch,) on the tokens from here to END."
@@ -281,7 +281,7 @@ def closing(self:Grammar,
     out = out & allowed
     return torch.where(out.any(1, keepdim=True), out, allowed)     # an INSTRUMENT or VELOCITY that was just told gets its event first
 
-# %% ../../nbs/32_tokens.grammar.ipynb #fedfbc3d
+# %% ../../nbs/32_tokens.grammar.ipynb #7103e554
 @dataclass
 class Verdict:
     "The grammar's word on a sequence."
@@ -298,11 +298,12 @@ _why = {Kind.NOTE_OFF:'releases a key that is silent, or stands out of order', K
     Kind.VELOCITY:'changes nothing, or no note can follow it', Kind.TEMPO:'changes nothing, or stands out of order', Kind.INSTRUMENT:'changes nothing, or nothing can follow it',
     Kind.SUSTAIN_ON:'presses a pedal that is down, or stands out of order', Kind.SUSTAIN_OFF:'lifts a pedal that is up, or stands out of order'}
 
-# %% ../../nbs/32_tokens.grammar.ipynb #5a145a03
+# %% ../../nbs/32_tokens.grammar.ipynb #177a96f3
 @patch
 def verdict(self:Grammar,
     ids,            # (n,) integers
     block:int=4096, # positions looked at together
+    whole:bool=True,# must it have come to its end? A beginning need not
 )->Verdict:
     "Whether `ids` is a valid piece, how good it is, and what is wrong with it."
     raw = np.asarray(ids).astype(np.int64).reshape(-1)
@@ -321,24 +322,24 @@ def verdict(self:Grammar,
         s = self.advance(s, part)
     lawful = torch.cat(lawful) if lawful else torch.zeros(0, dtype=torch.bool)
     hanging = int((s.onset.view(-1, n_keys)[:,:pedal] >= 0).sum())
-    return _judge(raw, known, lawful, int(s.notes), orphans, doubles, hanging)
+    return _judge(raw, known, lawful, int(s.notes), orphans, doubles, hanging, whole)
 
-def _judge(raw, known, lawful, notes, orphans, doubles, hanging):
+def _judge(raw, known, lawful, notes, orphans, doubles, hanging, whole=True):
     "The verdict from what was counted."
     n = len(raw)
-    whole = lambda i: n > 0 and known[i]
-    framed = bool(whole(0) and raw[0] == vocab.START) + bool(whole(-1) and raw[-1] == vocab.END)
+    is_at = lambda i, what: n > 0 and bool(known[i]) and raw[i] == what
+    framed = int(is_at(0, vocab.START)) + int(is_at(-1, vocab.END))
     pairing = max(0., 1 - (orphans + doubles + hanging)/max(1, notes + orphans)) if notes else 0.
-    reasons = [] if notes else ['there are no notes']
-    if hanging: reasons.append(f'{hanging} keys never go up')
-    if n == 0 or raw[-1] != vocab.END: reasons.append('END does not come last')
+    reasons = [] if notes or not whole else ['there are no notes']
+    if hanging and whole: reasons.append(f'{hanging} keys never go up')
+    if whole and not is_at(-1, vocab.END): reasons.append('END does not come last')
     for i in (~lawful).nonzero()[:10,0].tolist():
         if not known[i]: reasons.append(f'{i}: {raw[i]} is no id of this vocabulary')
         else: reasons.append(f'{i}: {vocab.name(raw[i])} ' + ('comes where START should' if i == 0 else _why.get(Kind(vocab.kind[raw[i]]), 'has no place here')))
     share = float(lawful.float().mean()) if n else 0.
     return Verdict(valid=not reasons, score=pairing*(1 - .2*(1-share) - .05*(2-framed)), reasons=reasons[:10], notes=notes, pairing=pairing, lawful=share)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #768409c6
+# %% ../../nbs/32_tokens.grammar.ipynb #f23b8084
 grammar = Grammar()
 
 def verdict(
