@@ -6,7 +6,7 @@
 __all__ = ['family_names', 'event_codec', 'codecs', 'CodecReport', 'encode_report', 'encode', 'decode', 'Codec', 'EventCodec',
            'get_codec']
 
-# %% ../../nbs/31_tokens.codec.ipynb #d9c381e9
+# %% ../../nbs/31_tokens.codec.ipynb #a5204baf
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +16,7 @@ from symusic import Note, Pedal, Score, Tempo, Track
 from ..core import CodecError, sha256_of, to_json
 from .vocab import Kind, vocab
 
-# %% ../../nbs/31_tokens.codec.ipynb #91841378
+# %% ../../nbs/31_tokens.codec.ipynb #c54e7524
 def _tempos(score):
     "Times and microseconds per beat of the tempo changes, in order."
     t = score.tempos.numpy()
@@ -26,7 +26,7 @@ def _tempos(score):
         at, mspq = at[o], mspq[o]
     return at, mspq
 
-# %% ../../nbs/31_tokens.codec.ipynb #444a5b58
+# %% ../../nbs/31_tokens.codec.ipynb #05d4ff9b
 def _clock(score):
     "The function from the score's own time to steps of 1/64 s, in float64 throughout."
     unit, rate = type(score.ttype).__name__, float(vocab.steps_per_second)
@@ -44,7 +44,7 @@ def _clock(score):
         return start[i] + (x - at[i])*pace[i]
     return clock
 
-# %% ../../nbs/31_tokens.codec.ipynb #052ebee5
+# %% ../../nbs/31_tokens.codec.ipynb #84ed40d2
 _TIME = 23                                        # bits of a step
 
 def _steps(x):
@@ -54,7 +54,7 @@ def _steps(x):
         raise CodecError(f'a time of {x.max()/vocab.steps_per_second:.0f} s', way_out='split the score: a sequence holds 36 hours')
     return np.maximum(x, 0).astype(np.int64)
 
-# %% ../../nbs/31_tokens.codec.ipynb #e29d3c3c
+# %% ../../nbs/31_tokens.codec.ipynb #3d9e6ba3
 _LOUD, _SLOT, _FAM, _RANK = 5, 7, 4, 3            # bits of a velocity bin, a place in its block, a family, a rank
 _PLACE = _FAM + _SLOT
 _AT = _LOUD + _PLACE + _RANK
@@ -79,7 +79,7 @@ def _event(step, rank, place, loud=0):
     "One integer for each event; `place` is family and slot."
     return step << _AT | rank << (_LOUD + _PLACE) | place << _LOUD | loud
 
-# %% ../../nbs/31_tokens.codec.ipynb #2df2e206
+# %% ../../nbs/31_tokens.codec.ipynb #40206f9c
 def _family(t): return vocab.drums if t.is_drum else min(t.program, 127)//8
 
 def _columns(tracks, clock):
@@ -90,7 +90,7 @@ def _columns(tracks, clock):
     time = time.astype(np.float64)
     return _steps(clock(time)), _steps(clock(time + long)), fam, pitch.astype(np.int64), velocity.astype(np.int64)
 
-# %% ../../nbs/31_tokens.codec.ipynb #81a0593a
+# %% ../../nbs/31_tokens.codec.ipynb #f761fd20
 _BIN = vocab.velocity_bin(np.clip(np.arange(256).astype(np.int8), 1, 127))   # for a signed byte, negative ones last; 0 counts as 1
 
 def _settle(k):
@@ -104,7 +104,7 @@ def _settle(k):
     if cut: end[:-1] = np.minimum(end[:-1], on[1:])
     return on, end, _low(k, _LOUD), cut
 
-# %% ../../nbs/31_tokens.codec.ipynb #5d8e81d8
+# %% ../../nbs/31_tokens.codec.ipynb #78068a41
 def _notes(on, end, fam, pitch, velocity):
     "NOTE_OFF and NOTE_ON events, by key, and what became of the notes."
     key, short = pitch - vocab.pitch_lo, end <= on
@@ -116,7 +116,7 @@ def _notes(on, end, fam, pitch, velocity):
     counts = len(pitch), len(on), len(pitch) - len(k), len(k) - len(on), int(cut), int(np.count_nonzero(short))
     return _event(_low(end, _TIME), _OFF, place), _event(_low(on, _TIME), _ON, place, loud), counts
 
-# %% ../../nbs/31_tokens.codec.ipynb #7079485b
+# %% ../../nbs/31_tokens.codec.ipynb #d8340bf6
 def _pedals(tracks, clock):
     "SUSTAIN_OFF and SUSTAIN_ON events: per family the union of its spans."
     spans = [(_family(t), t.pedals.numpy()) for t in tracks if len(t.pedals)]
@@ -131,7 +131,7 @@ def _pedals(tracks, clock):
     on, off = on[new], off[np.append(new[1:], True)[:len(k)]]
     return np.concatenate([_event(_low(x, _TIME), rank, x >> _TIME << _SLOT) for x,rank in ((off, _UP), (on, _DOWN))])
 
-# %% ../../nbs/31_tokens.codec.ipynb #49e0a39b
+# %% ../../nbs/31_tokens.codec.ipynb #f7c017db
 def _tempo_events(score, clock):
     "TEMPO events."
     at, mspq = _tempos(score)
@@ -142,14 +142,14 @@ def _tempo_events(score, clock):
     keep = _first(bin)
     return _event(step[keep], _TEMPO, bin[keep])
 
-# %% ../../nbs/31_tokens.codec.ipynb #2c000551
+# %% ../../nbs/31_tokens.codec.ipynb #87b6b8e5
 def _in_order(ev):
     "Events by time; they are given in the order of ranks and places."
     step = ev >> _AT
     if step.max(initial=0) < 1 << 16: return ev.take(np.argsort(step.astype(np.uint16), kind='stable'))
     return np.sort(ev)
 
-# %% ../../nbs/31_tokens.codec.ipynb #4c73c82b
+# %% ../../nbs/31_tokens.codec.ipynb #b8c67651
 _BASE = np.array([vocab.blocks[k].start for k in _RANKS])
 
 def _changes(ev):
@@ -180,7 +180,7 @@ def _write(ev):
     ids[at.take(w) - 1] = vocab.TIME_SHIFT - 1 + gap.take(w)
     return ids.astype(np.uint16)
 
-# %% ../../nbs/31_tokens.codec.ipynb #fb125005
+# %% ../../nbs/31_tokens.codec.ipynb #703c1a35
 class CodecReport(NamedTuple):
     "What became of a score on its way into ids."
     notes:int      # notes in the score
@@ -205,14 +205,14 @@ def encode_report(
     ids = _write(ev) if len(ev) else np.array([vocab.START, vocab.END], np.uint16)
     return ids, CodecReport(*counts, len(pedals)//2, len(tempos))
 
-# %% ../../nbs/31_tokens.codec.ipynb #23ec9287
+# %% ../../nbs/31_tokens.codec.ipynb #80816ee8
 def encode(
     score,      # symusic.Score in ticks, quarters or seconds; it stays as it is
 )->np.ndarray:  # uint16, from START to END
     "The ids of `score`."
     return encode_report(score)[0]
 
-# %% ../../nbs/31_tokens.codec.ipynb #35da6191
+# %% ../../nbs/31_tokens.codec.ipynb #bae8475a
 def _checked(ids):
     "`ids` as a flat int64 array, when all of them are of this vocabulary."
     ids = np.asarray(ids)
@@ -224,7 +224,7 @@ def _checked(ids):
         raise CodecError(f'id {bad} is not among the {len(vocab)} of this vocabulary', way_out='another codec made these ids, or they are damaged')
     return ids.astype(np.int64)
 
-# %% ../../nbs/31_tokens.codec.ipynb #0ac564c2
+# %% ../../nbs/31_tokens.codec.ipynb #03d79aa3
 _SHIFT = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index.astype(np.int64) + 1, 0)
 _HELD = 40                                                            # bits of time; velocity and family sit above
 
@@ -241,7 +241,7 @@ def _states(ids, kinds):
         w[0] += first << bits
     return np.cumsum(w, out=w)
 
-# %% ../../nbs/31_tokens.codec.ipynb #110c6739
+# %% ../../nbs/31_tokens.codec.ipynb #7eb8645f
 _KEY = np.full(len(vocab), -1)                                        # slot << 1 | down; a pedal is one more key
 for _k in (Kind.NOTE_OFF, Kind.NOTE_ON): _KEY[vocab.blocks[_k]] = np.arange(vocab.n_pitches) << 1 | (_k == Kind.NOTE_ON)
 for _k in (Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON): _KEY[vocab.blocks[_k]] = vocab.n_pitches << 1 | (_k == Kind.SUSTAIN_ON)
@@ -262,7 +262,7 @@ def _spans(ids, kinds, states):
     s = s.take(d)
     return time.take(d), long.take(d), s >> (_HELD + _LOUD), k.take(d) >> 1, _low(s >> _HELD, _LOUD)
 
-# %% ../../nbs/31_tokens.codec.ipynb #c9dfcf4c
+# %% ../../nbs/31_tokens.codec.ipynb #6dd9a209
 _EDGES = vocab.bin_tempo(np.arange(vocab.n_tempos + 1) - .5)          # between one tempo bin and the next
 _LO, _HI = _EDGES[:-1]*(1 + 1e-5), _EDGES[1:]*(1 - 1e-5)
 _LO[0], _HI[-1] = .88*_LO[0], 1.12*_HI[-1]                            # the outer bins are open
@@ -284,7 +284,7 @@ def _pulse(u):
         pulses[k] = np.bincount(beat, z.real) + 1j*np.bincount(beat, z.imag)
     return pulses, np.bincount(beat)
 
-# %% ../../nbs/31_tokens.codec.ipynb #57d113b4
+# %% ../../nbs/31_tokens.codec.ipynb #63791e08
 def _steady(pulse, k, lo, hi):
     "The factor of tempo between `lo` and `hi` at which the pointers agree, and how far they reach together."
     size = 1 << int(4*len(pulse)).bit_length()
@@ -311,7 +311,7 @@ def _constant(pulses, count, bpm, lo, hi, bar=0):
     near = abs(whole/bpm - f)*len(count)*k < (.15 if whole % 10 else 1)   # in turns, over the whole length
     return whole if near and lo < whole < hi else min(max(bpm*f, lo), hi)
 
-# %% ../../nbs/31_tokens.codec.ipynb #0a3b2349
+# %% ../../nbs/31_tokens.codec.ipynb #1ff7033e
 def _late(pulses, count):
     "How many beats the count is ahead of the pulse, at each beat; None where there is no pulse."
     near = lambda x: np.convolve(x, (1, 2, 1))[1:-1]
@@ -325,7 +325,7 @@ def _late(pulses, count):
         if strength > .8: break
     return late
 
-# %% ../../nbs/31_tokens.codec.ipynb #72431bb7
+# %% ../../nbs/31_tokens.codec.ipynb #dc43e372
 def _bend(late, at, bpm, lo, hi):
     "Tempi by beats, inside the bins, that make up for being `late`: steps and beats per minute."
     edge = _beats(at, at, bpm)
@@ -339,7 +339,7 @@ def _bend(late, at, bpm, lo, hi):
     keep = _first(out) | (at[i] == steps)
     return steps[keep], out[keep]
 
-# %% ../../nbs/31_tokens.codec.ipynb #d07b1320
+# %% ../../nbs/31_tokens.codec.ipynb #d0c0294a
 def _refine(x, at, bin):
     "Tempi inside the bins that put the onsets `x` on the beat: steps and beats per minute, from the first TEMPO on."
     first, alone = at[0], len(at) == 1
@@ -359,7 +359,7 @@ def _refine(x, at, bin):
         out[np.searchsorted(steps, at[i])] = f
     return steps[steps >= first], out[steps >= first]
 
-# %% ../../nbs/31_tokens.codec.ipynb #d9a43257
+# %% ../../nbs/31_tokens.codec.ipynb #13549764
 family_names = ('Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
                 'Synth Lead', 'Synth Pad', 'Synth Effects', 'Ethnic', 'Drums', 'Sound Effects')
 _CENTRE = vocab.bin_velocity(np.arange(vocab.n_velocities)).astype(np.int8)
@@ -375,7 +375,7 @@ def _track(f, time, long, slot, loud):
     t.notes = Note.from_numpy(time, long, (slot + vocab.pitch_lo).astype(np.int8), _CENTRE.take(loud), 'Second')
     return t
 
-# %% ../../nbs/31_tokens.codec.ipynb #0184a14e
+# %% ../../nbs/31_tokens.codec.ipynb #bc38d8bc
 def _tempo_list(ids, kinds, states, onsets):
     "The tempi that `ids` tell, refined by the onsets."
     at = np.flatnonzero(kinds == Kind.TEMPO)
@@ -384,7 +384,7 @@ def _tempo_list(ids, kinds, states, onsets):
     when, bpm = _refine(onsets, when[keep], bin[keep]) if len(at) else (when, when)
     return Tempo.from_numpy((when/vocab.steps_per_second).astype(np.float32), np.rint(6e7/bpm).astype(np.int32), 'Second')
 
-# %% ../../nbs/31_tokens.codec.ipynb #3afa27c4
+# %% ../../nbs/31_tokens.codec.ipynb #ce4c17ba
 def decode(
     ids,  # integers of this vocabulary, well-formed or not
 )->Score: # in seconds, on the grid of 1/64 s, with one track for each family
@@ -403,7 +403,7 @@ def decode(
     score.tempos = _tempo_list(ids, kinds, states, time[slot < vocab.n_pitches])
     return score
 
-# %% ../../nbs/31_tokens.codec.ipynb #6c3fb65a
+# %% ../../nbs/31_tokens.codec.ipynb #806c841c
 @runtime_checkable
 class Codec(Protocol):
     "What stores and models ask of a codec."
@@ -424,7 +424,7 @@ class EventCodec:
     def decode(self, ids): return decode(ids)
     def __repr__(self): return f'EventCodec(version {self.version}, {len(vocab)} ids, fingerprint {self.fingerprint[:8]})'
 
-# %% ../../nbs/31_tokens.codec.ipynb #5dd08777
+# %% ../../nbs/31_tokens.codec.ipynb #dfd567e3
 event_codec = EventCodec()
 codecs = {event_codec.name: event_codec}
 
