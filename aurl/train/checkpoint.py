@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'bare', 'weights_of', 'save_checkpoint', 'verify_checkpoint', 'Checkpoint', 'load_checkpoint',
-           'latest_checkpoint', 'best_checkpoint', 'prune_checkpoints']
+           'latest_checkpoint', 'best_checkpoint', 'prune_checkpoints', 'Checkpoints']
 
-# %% ../../nbs/85_train.checkpoint.ipynb #917c3fac
+# %% ../../nbs/85_train.checkpoint.ipynb #587c5ae1
 import contextlib, datetime, os, re, shutil, time, warnings
 from pathlib import Path
 
 import numpy as np, torch
+from fastai.callback.core import Callback
 from fastcore.basics import patch, store_attr
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from torch import nn
 
 from ..core import AurlError, CheckpointError, atomic_dir, read_json, sha256_of, write_json
 
-# %% ../../nbs/85_train.checkpoint.ipynb #c085855f
+# %% ../../nbs/85_train.checkpoint.ipynb #6f875d9d
 def pack(
     tree,         # dicts, lists, tuples, numbers, words, tensors, arrays
     tensors:dict, # tensors are put here, by the place they come from
@@ -52,7 +53,7 @@ def unpack(tree, tensors:dict):
     if '$dict' in tree: return {unpack(k, tensors):unpack(v, tensors) for k,v in tree['$dict']}
     return {k:unpack(v, tensors) for k,v in tree.items()}
 
-# %% ../../nbs/85_train.checkpoint.ipynb #dceaae42
+# %% ../../nbs/85_train.checkpoint.ipynb #c3103f32
 def bare(
     model:nn.Module, # perhaps compiled or wrapped for several devices
 )->nn.Module:
@@ -72,7 +73,7 @@ def weights_of(model:nn.Module)->tuple:
         else: seen[key], out[name] = name, t.detach().to('cpu', copy=True).contiguous()
     return out, shared
 
-# %% ../../nbs/85_train.checkpoint.ipynb #baec41a5
+# %% ../../nbs/85_train.checkpoint.ipynb #2297d80b
 _FORMAT, _VERSION = 'aurl-checkpoint', 1
 
 def _siblings(folder):
@@ -112,7 +113,7 @@ def save_checkpoint(
         raise CheckpointError(f'not saved ({getattr(e, "strerror", None) or e})', path=path, way_out='make room on the disk; earlier checkpoints are untouched') from e
     return path
 
-# %% ../../nbs/85_train.checkpoint.ipynb #4dbb5e8d
+# %% ../../nbs/85_train.checkpoint.ipynb #a95a72fa
 @contextlib.contextmanager
 def _in_place(path):
     "`atomic_dir`, also where an older directory is in the way."
@@ -137,7 +138,7 @@ def _read_tree(d, name):
     file = d/f'{name}.safetensors'
     return unpack(read_json(d/f'{name}.json'), load_file(file) if file.exists() else {})
 
-# %% ../../nbs/85_train.checkpoint.ipynb #63653a50
+# %% ../../nbs/85_train.checkpoint.ipynb #6863232f
 def verify_checkpoint(
     path,           # a checkpoint
     deep:bool=True, # compare contents, not only sizes
@@ -158,7 +159,7 @@ def verify_checkpoint(
         if deep and sha256_of(path/name) != want['sha256']: raise CheckpointError(f'{name} has changed since it was written', path=path, way_out='use an earlier checkpoint')
     return m
 
-# %% ../../nbs/85_train.checkpoint.ipynb #e9deaa22
+# %% ../../nbs/85_train.checkpoint.ipynb #5ef21fbb
 class Checkpoint:
     "A checkpoint that was read and verified."
     def __init__(self, path, manifest, tree, weights): 
@@ -182,7 +183,7 @@ def _check_weights(path, have, model):
         if t.shape != want[name].shape: _refuse(path, f'shape of {name}', list(t.shape), list(want[name].shape), way)
         if t.is_floating_point() != want[name].is_floating_point(): _refuse(path, f'kind of {name}', t.dtype, want[name].dtype, way)
 
-# %% ../../nbs/85_train.checkpoint.ipynb #177fdace
+# %% ../../nbs/85_train.checkpoint.ipynb #e94d355d
 def load_checkpoint(
     path,                  # a checkpoint
     model:nn.Module=None,  # gets the weights
@@ -205,7 +206,7 @@ def load_checkpoint(
     if model is not None: bare(model).load_state_dict(weights)
     return ck
 
-# %% ../../nbs/85_train.checkpoint.ipynb #17edd604
+# %% ../../nbs/85_train.checkpoint.ipynb #829033e5
 def _load_optimizer(path, manifest, optimizer):
     "Fill `optimizer`, when it is of the build that was saved."
     if 'optimizer.json' not in manifest['files']: raise CheckpointError('there is no optimiser in it', path=path, way_out='load the model alone')
@@ -222,7 +223,7 @@ def _load_optimizer(path, manifest, optimizer):
     try: optimizer.load_state_dict(saved)
     except (ValueError, KeyError, AssertionError, RuntimeError, AttributeError) as e: raise CheckpointError(f'the optimiser does not fit ({e})', path=path, way_out=way) from e
 
-# %% ../../nbs/85_train.checkpoint.ipynb #5a9ed1ad
+# %% ../../nbs/85_train.checkpoint.ipynb #968de458
 def _newest_first(folder):
     "Checkpoints of `folder`; those whose manifest is lost count as newest."
     def key(p):
@@ -247,7 +248,7 @@ def best_checkpoint(
         try: verify_checkpoint(p); return p
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
 
-# %% ../../nbs/85_train.checkpoint.ipynb #840a535b
+# %% ../../nbs/85_train.checkpoint.ipynb #4066ac95
 def prune_checkpoints(
     folder,      # where the checkpoints are
     keep:int=3,  # how many of the newest stay (1 at least)
@@ -267,3 +268,36 @@ def prune_checkpoints(
     for p in folder.glob('.*.tmp'):                               # what a process left that was killed an hour ago or more
         if p.is_dir() and time.time() - p.stat().st_mtime > 3600: shutil.rmtree(p, ignore_errors=True)
     return gone
+
+# %% ../../nbs/85_train.checkpoint.ipynb #cd978b9a
+class Checkpoints(Callback):
+    "Saves to `folder` every `every` steps and at the end; keeps the newest `keep` and the best."
+    order = 59
+    def __init__(self,
+        folder,      # where the checkpoints go
+        every:int,   # steps between two
+        keep:int=3,  # newest ones that stay
+        config=None, # how to build the model again
+        codec=None,  # fingerprint of its codec
+        start:int=0, # steps that were done before
+        **state      # what else to remember, such as the seed
+    ): store_attr(); self.state = state
+    def before_fit(self): self.step, self.saved = self.start, self.start
+    def after_batch(self):
+        if not self.training: return
+        self.step += 1
+        if self.step % self.every == 0: self.save()
+    def after_fit(self): self.save()
+    def after_cancel_fit(self): self.save()
+
+    def save(self):
+        "Save now, unless this step is saved already; a full disk is said once and stops nothing."
+        if self.step == self.saved: return
+        state = dict(self.state, step=self.step, epoch=self.learn.epoch)
+        try:
+            save_checkpoint(Path(self.folder)/f'step_{self.step:08d}', self.model, self.config, self.codec, self.learn.opt, state, getattr(self.learn, 'valid_nats', None))
+            prune_checkpoints(self.folder, self.keep)
+        except (OSError, CheckpointError) as e:
+            if not getattr(self, 'warned', False): warnings.warn(f'no checkpoint at step {self.step}: {e}; the training goes on')
+            self.warned = True
+        self.saved = self.step
