@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #1a5ea534
+# %% ../nbs/99_cli.ipynb #8c378654
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #d6ed2f1a
+# %% ../nbs/99_cli.ipynb #0f873bda
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #c7f3d542
+# %% ../nbs/99_cli.ipynb #d8f2158c
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #aa9e658f
+# %% ../nbs/99_cli.ipynb #24608378
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -70,7 +70,7 @@ class Execution:
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #d2ba40a6
+# %% ../nbs/99_cli.ipynb #964a498b
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -83,7 +83,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #287efefc
+# %% ../nbs/99_cli.ipynb #bbc35263
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -100,7 +100,7 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #b45f1e24
+# %% ../nbs/99_cli.ipynb #66d99aad
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -116,7 +116,7 @@ class _Bar:
         self.bar.tasks[0].total = None if fraction is None else 1  # None moves to and fro
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #e3172955
+# %% ../nbs/99_cli.ipynb #a0dfc4a6
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -139,7 +139,7 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #005ae026
+# %% ../nbs/99_cli.ipynb #b827fad8
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -158,7 +158,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #61cc87fd
+# %% ../nbs/99_cli.ipynb #45972c82
 def _recipes():
     "The recipes, by name of the command."
     from aurl.recipes import RECIPES
@@ -169,7 +169,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #04bfd53e
+# %% ../nbs/99_cli.ipynb #07da98f1
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -190,7 +190,7 @@ def run_recipe(
     watch(run, run_dir, say)
     return _farewell(run, run_dir, say, debug)
 
-# %% ../nbs/99_cli.ipynb #c212f897
+# %% ../nbs/99_cli.ipynb #c85df6cd
 def _farewell(run, run_dir, say, debug):
     "The last lines."
     code, line = verdict_on(run)
@@ -214,7 +214,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #723e7d4f
+# %% ../nbs/99_cli.ipynb #68a295a4
 def _versions():
     "What is installed."
     import platform
@@ -244,7 +244,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #209ca135
+# %% ../nbs/99_cli.ipynb #b2805deb
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -254,7 +254,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #52b525af
+# %% ../nbs/99_cli.ipynb #62002f44
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -278,7 +278,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #ca4fee3f
+# %% ../nbs/99_cli.ipynb #14d0eba9
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -290,7 +290,7 @@ def _model(have):
     return f'{sum(p.numel() for p in model.parameters()):,} parameters'
 
 def _generate(have):
-    from aurl.generate.engine import generate_ids
+    from aurl.generate.sampling import generate_ids
     from aurl.tokens.grammar import verdict
     ids = have['new'] = generate_ids(have['model'], n=1, max_tokens=96, seed=0)[0]
     assert verdict(ids).valid, str(verdict(ids).reasons)
@@ -304,7 +304,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #d931b1c8
+# %% ../nbs/99_cli.ipynb #b48b29a0
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -316,7 +316,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #62090208
+# %% ../nbs/99_cli.ipynb #23f9cb92
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -335,7 +335,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #39035ee0
+# %% ../nbs/99_cli.ipynb #1ddbfaf6
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -356,7 +356,7 @@ def _show_keys(name, say=print):
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #6e90c5ad
+# %% ../nbs/99_cli.ipynb #861e7b19
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -374,7 +374,7 @@ for _name, _help in dict(
     generate='Write new pieces with a trained model.',
     evaluate='Measure a model or its pieces against real music.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #a5b7e059
+# %% ../nbs/99_cli.ipynb #61fe154f
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 
