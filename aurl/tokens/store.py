@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['melodic', 'shift_range', 'transpose_ids', 'StoreConfig', 'prepare', 'TokenStore']
 
-# %% ../../nbs/33_tokens.store.ipynb #8e61ddd3
+# %% ../../nbs/33_tokens.store.ipynb #10a157c6
 import contextlib, importlib, multiprocessing, os, shutil, sys, tempfile
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +23,7 @@ from ..score.midi import read_midi
 from .codec import get_codec
 from .vocab import Kind, vocab
 
-# %% ../../nbs/33_tokens.store.ipynb #79e52372
+# %% ../../nbs/33_tokens.store.ipynb #2a61f53b
 def melodic(
     ids, # ids of one piece
 )->np.ndarray:
@@ -38,7 +38,7 @@ def _held(mask, values, first):
     at = np.flatnonzero(mask)
     return np.repeat(np.append(first, values[at]).astype(values.dtype), np.diff(np.concatenate([[0], at, [len(mask)]])))
 
-# %% ../../nbs/33_tokens.store.ipynb #e5500104
+# %% ../../nbs/33_tokens.store.ipynb #39d41f57
 def shift_range(
     ids,       # ids of one piece
     widest=12, # semitones down and up
@@ -57,7 +57,7 @@ def transpose_ids(
     if not lo <= semitones <= hi: raise CodecError(f'{semitones:+} semitones leave the keyboard', way_out=f'this piece can move by {lo:+} … {hi:+}')
     return (np.asarray(ids, dtype=np.int64) + melodic(ids)*int(semitones)).astype(np.uint16)
 
-# %% ../../nbs/33_tokens.store.ipynb #fcaa1482
+# %% ../../nbs/33_tokens.store.ipynb #d2c27d18
 _KEYS = vocab.n_pitches + 1                       # keys of a family: the pitches and the pedal
 _COLUMNS = vocab.n_families*_KEYS                 # columns of the sounding table
 _NEVER = -(1 << 30)                               # a step before every piece
@@ -70,7 +70,7 @@ _RANK = np.select([_is(k) for k in (Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF,
 _MOVE = _is(Kind.TIME_SHIFT, Kind.START)          # a new instant begins
 _BEATS = np.rint(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm)/60/vocab.steps_per_second*2**20).astype(np.int64)
 
-# %% ../../nbs/33_tokens.store.ipynb #d7ed0536
+# %% ../../nbs/33_tokens.store.ipynb #eaad96e3
 _MARKS = 4*vocab.n_pitches
 _CODES = _COLUMNS + _MARKS
 _of = np.arange(_COLUMNS)
@@ -79,7 +79,7 @@ _MOVES = np.concatenate([(_of % _KEYS < vocab.n_pitches) & (_of//_KEYS != vocab.
 _row = np.dtype([('first', '<i8'), ('beat', '<i8'), ('time', '<i4'), ('notes', '<i4'), ('entries', '<i2'), ('order', '<i2'),
                  ('tempo', 'i1'), ('velocity', 'i1'), ('family', 'i1'), ('unused', 'i1')])       # 32 bytes a snapshot
 
-# %% ../../nbs/33_tokens.store.ipynb #a6f1b54f
+# %% ../../nbs/33_tokens.store.ipynb #d3860370
 def _snapshots(ids, every):
     "Rows, codes and steps of the states before positions `every`, 2·`every`, …"
     n = (len(ids) - 1)//every
@@ -116,7 +116,7 @@ def _entries(ids, column, time, every, n):
     o = np.argsort(shot, kind='stable')
     return np.repeat(code, times)[o], np.repeat(value, times)[o].astype(np.int32), np.bincount(shot, minlength=n)
 
-# %% ../../nbs/33_tokens.store.ipynb #f3d28aff
+# %% ../../nbs/33_tokens.store.ipynb #cb97b98f
 def _piece(
     piece:Piece, # what to read
     codec:str,   # name of the codec
@@ -154,7 +154,7 @@ def _paired(ids):
     first = np.repeat(np.flatnonzero(new), np.diff(np.append(np.flatnonzero(new), len(at))))
     return bool((down == ((np.arange(len(at)) - first) % 2 == 0)).all() and not down[np.append(new[1:], True)[:len(at)]].any())
 
-# %% ../../nbs/33_tokens.store.ipynb #503ac58a
+# %% ../../nbs/33_tokens.store.ipynb #25d94889
 _bundle = 16 # pieces handed over at once
 
 def _pieces(pieces, *args):
@@ -188,7 +188,7 @@ class _Pool:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/33_tokens.store.ipynb #3c67d52b
+# %% ../../nbs/33_tokens.store.ipynb #274a4249
 def _read_all(pieces, workers, args):
     "What `_piece` says of each of `pieces`, in their order."
     if workers < 1 or len(pieces) <= _bundle:
@@ -216,7 +216,7 @@ def _one_by_one(pieces, args):
             yield dict(name=p.name, source=p.where, group=p.group, kind='Crash', reason='the process that read it died')
     pool.close()
 
-# %% ../../nbs/33_tokens.store.ipynb #efb70a14
+# %% ../../nbs/33_tokens.store.ipynb #32fb7772
 class StoreConfig(Config):
     "What decides the content of a store."
     codec:str = 'event'  # how music becomes ids
@@ -234,7 +234,7 @@ def _columns():
                            drums=pa.bool_(), valid=pa.bool_(), sha256=text, source=text)),
             pa.schema(dict(name=text, kind=text, reason=text, sha256=text, source=text)))
 
-# %% ../../nbs/33_tokens.store.ipynb #542fa303
+# %% ../../nbs/33_tokens.store.ipynb #e37f3690
 def _write(folder, results, total, progress):
     "Fill `folder` with what `results` bring; the counts."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -259,7 +259,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #96615cfa
+# %% ../../nbs/33_tokens.store.ipynb #7fa80860
 def _stamp(corpus):
     "A fingerprint of the places of the pieces, without reading them."
     def seen(p):
@@ -276,7 +276,7 @@ def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
 
-# %% ../../nbs/33_tokens.store.ipynb #2fa2de56
+# %% ../../nbs/33_tokens.store.ipynb #5c399950
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
@@ -310,7 +310,7 @@ def _aside(dest):
     old = Path(tempfile.mkdtemp(dir=dest.parent, prefix=f'.{dest.name}.', suffix='.old'))
     return dest.rename(old/dest.name).parent
 
-# %% ../../nbs/33_tokens.store.ipynb #262e8bfb
+# %% ../../nbs/33_tokens.store.ipynb #3dd52aa9
 def _reuse(dest, cfg, pieces, stamp, overwrite):
     "The store at `dest` when it is the one wanted; None when it may be replaced."
     if not (dest/'manifest.json').is_file():
@@ -327,7 +327,7 @@ def _reuse(dest, cfg, pieces, stamp, overwrite):
     if overwrite: return None
     raise StoreError('holds a store made ' + (f'with {", ".join(changed)}' if changed else f"from other files ({src['words']})"), dest, 'give another place, or overwrite=True')
 
-# %% ../../nbs/33_tokens.store.ipynb #a3b696c9
+# %% ../../nbs/33_tokens.store.ipynb #60611205
 class TokenStore:
     "The ids of a corpus, piece by piece, without ever being loaded whole."
     def __init__(self,
@@ -343,7 +343,7 @@ class TokenStore:
         self.drums, self.every = self.pieces['drums'].to_numpy(), m['config']['every']
         self.ids, self._states, self._codes, self._steps = (self._mapped(f, t) for f,t in (('ids', '<u2'), ('states', _row), ('codes', '<u2'), ('steps', '<i4')))
         shots = (self.length - 1)//self.every
-        self._shot = shots.cumsum() - shots
+        self._shot, self._any_drums = shots.cumsum() - shots, bool(self.drums.any())
         if len(self.ids) != self.length.sum() or len(self._states) != shots.sum() or (self.offset != self.length.cumsum() - self.length).any():
             raise StoreError('table and ids do not fit each other', self.path, 'prepare the store again')
 
@@ -353,7 +353,7 @@ class TokenStore:
     def __reduce__(self): return TokenStore, (str(self.path),)
     def __len__(self): return len(self.length)
 
-# %% ../../nbs/33_tokens.store.ipynb #769cf3d7
+# %% ../../nbs/33_tokens.store.ipynb #111af7fb
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -377,7 +377,7 @@ def _table(self:TokenStore, name):
     try: return pq.read_table(self.path/f'{name}.parquet')
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', self.path/f'{name}.parquet', 'prepare the store again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #ff65c311
+# %% ../../nbs/33_tokens.store.ipynb #dfd44bbd
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -402,7 +402,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine(self:TokenStore): return self._table('quarantine')
 
-# %% ../../nbs/33_tokens.store.ipynb #6f63dcca
+# %% ../../nbs/33_tokens.store.ipynb #ee784567
 @patch
 def verify(self:TokenStore):
     "Compare every file with the manifest; a StoreError names the one that differs."
@@ -411,7 +411,7 @@ def verify(self:TokenStore):
         if got != want['sha256']: raise StoreError(f"its sha256 is {got[:12]}…, the manifest says {want['sha256'][:12]}…", self.path/f, 'prepare the store again')
     return self
 
-# %% ../../nbs/33_tokens.store.ipynb #274fbdb8
+# %% ../../nbs/33_tokens.store.ipynb #bbbd5b4b
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -422,7 +422,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #0726952a
+# %% ../../nbs/33_tokens.store.ipynb #10e0701b
 _SHIFT = _NOTE.astype(np.uint16)
 
 @patch
@@ -445,6 +445,11 @@ def windows(self:TokenStore,
     return out
 
 @patch
+def _slices(self:TokenStore, array, first, n):
+    "Stretches of a mapped array, end to end."
+    return np.concatenate([array[a:b] for a,b in zip(first.tolist(), (first + n).tolist())]) if len(n) else array[:0]
+
+@patch
 def _sliding(self:TokenStore, length):
     "All windows of the line, as a view."
     if getattr(self, '_view', (0,))[0] != length: self._view = length, np.lib.stride_tricks.sliding_window_view(self.ids, length)
@@ -457,17 +462,32 @@ def _transpose(self:TokenStore, out, pieces, starts, semitones):
     up = np.where(drums, 0, semitones).astype(np.int16).view(np.uint16)
     out += _SHIFT[out]*up[:,None]                                        # uint16 wraps, so adding 65535 is going down
     if not drums.any(): return
-    some, at = out[drums], np.arange(out.shape[1])
-    told = np.maximum.accumulate(np.where(vocab.kind[some] == Kind.INSTRUMENT, at, -1), 1)
-    family = np.where(told >= 0, vocab.index[np.take_along_axis(some, np.maximum(told, 0), 1)], self._replay(pieces[drums], starts[drums])['family'][:,None])
+    some, n = out[drums], out.shape[1]
+    at = np.flatnonzero(vocab.kind[some] == Kind.INSTRUMENT)
+    family = _carried(np.arange(len(some))*n, self._families(pieces[drums], starts[drums]), at, vocab.index[some.flat[at]], some.size).reshape(some.shape)
     out[drums] = some + _SHIFT[some]*(family != vocab.drums)*semitones[drums].astype(np.int16).view(np.uint16)[:,None]
 
-# %% ../../nbs/33_tokens.store.ipynb #ea306193
-@patch
-def _slices(self:TokenStore, array, first, n):
-    "Stretches of a mapped array, end to end."
-    return np.concatenate([array[a:b] for a,b in zip(first.tolist(), (first + n).tolist())]) if len(n) else array[:0]
+def _carried(first, values, at, told, n):
+    "Values along a line of `n`: those of rows that begin at `first`, until others are told `at` places."
+    start = np.append(first, at)
+    o = np.argsort(start, kind='stable')                                 # what is told at a row's first place comes after the row
+    return np.repeat(np.append(values, told)[o], np.diff(np.append(start[o], n)))
 
+@patch
+def _families(self:TokenStore, pieces, starts):
+    "The instrument family at the start of each window."
+    family, shot = np.zeros(len(pieces), np.int64), starts//self.every
+    has = np.flatnonzero(shot)
+    family[has] = self._states['family'][self._shot[pieces[has]] + shot[has] - 1]
+    n = starts - shot*self.every
+    x = self._slices(self.ids, self.offset[pieces] + shot*self.every, n)
+    at, upto = np.flatnonzero(vocab.kind[x] == Kind.INSTRUMENT), n.cumsum()
+    upto = np.searchsorted(at, upto)
+    row = np.flatnonzero(np.diff(upto, prepend=0))
+    family[row] = vocab.index[x[at[upto[row] - 1]]]
+    return family
+
+# %% ../../nbs/33_tokens.store.ipynb #114395f6
 @patch
 def _replay(self:TokenStore, pieces, starts, semitones=None):
     "The fields of `State` at `starts`, as arrays."
@@ -479,7 +499,8 @@ def _replay(self:TokenStore, pieces, starts, semitones=None):
     rows['order'] = rows['tempo'] = rows['velocity'] = -1
     rows[has] = self._states[self._shot[pieces[has]] + shot[has] - 1]
     x = self._slices(self.ids, self.offset[pieces] + shot*self.every, n)
-    end = n.cumsum(); first = end - n
+    x, end = x.astype(np.int64), n.cumsum()
+    first = end - n
     s = {k:rows[k].astype(np.int64) for k in ('time', 'beat', 'tempo', 'velocity', 'family', 'order', 'notes')}
     clock = _STEPS[x].cumsum(dtype=np.int64)
     behind = np.append(0, clock)
@@ -491,52 +512,64 @@ def _replay(self:TokenStore, pieces, starts, semitones=None):
     marks = table[B*_COLUMNS:].reshape(B, 4, vocab.n_pitches)
     return dict(onset=table[:B*_COLUMNS].reshape(B, _COLUMNS), struck=np.maximum(marks[:,0], marks[:,1]), released=np.maximum(marks[:,2], marks[:,3]), **s)
 
-# %% ../../nbs/33_tokens.store.ipynb #e1df8549
+# %% ../../nbs/33_tokens.store.ipynb #c4c9054c
 @patch
 def _tell(self:TokenStore, s, x, first, end, clock, base, rows):
     "Bring family, velocity, tempo and beat up to date; the family at every id, or None where it never changes."
-    kind, B = vocab.kind[x], len(first)
+    kind = vocab.kind[x]
     def told(k):
         at = np.flatnonzero(kind == k)
-        return at, np.searchsorted(end, at, 'right'), vocab.index[x[at]].astype(np.int64)
+        upto = np.searchsorted(at, end)                                  # how many there are up to the end of each row
+        return at, upto, np.flatnonzero(np.diff(upto, prepend=0))
+    index = lambda at: vocab.index[x[at]].astype(np.int64)
     s['beat'] += (s['time'] - rows['time'])*_BEATS[s['tempo']]
-    at, row, bin = told(Kind.TEMPO)
+    at, upto, row = told(Kind.TEMPO)
     if len(at):
-        was = np.where(np.append(True, row[1:] != row[:-1]), s['tempo'][row], np.append(0, bin[:-1]))
-        np.add.at(s['beat'], row, (s['time'][row] - base[row] - clock[at])*(_BEATS[bin] - _BEATS[was]))
-        s['tempo'][row] = bin
-    at, row, bin = told(Kind.VELOCITY)
-    s['velocity'][row] = bin
-    at, row, bin = told(Kind.INSTRUMENT)
+        bin, whose = index(at), np.repeat(row, np.diff(upto, prepend=0)[row])
+        was = np.where(np.append(True, whose[1:] != whose[:-1]), s['tempo'][whose], np.append(0, bin[:-1]))
+        np.add.at(s['beat'], whose, (s['time'][whose] - base[whose] - clock[at])*(_BEATS[bin] - _BEATS[was]))
+        s['tempo'][row] = bin[upto[row] - 1]
+    at, upto, row = told(Kind.VELOCITY)
+    s['velocity'][row] = index(at[upto[row] - 1])
+    at, upto, row = told(Kind.INSTRUMENT)
     if not len(at): return None
-    start = np.append(first[first < len(x)], at)
-    o = np.argsort(start, kind='stable')                                 # an INSTRUMENT at a row's first id comes after the row
-    values = np.append(s['family'][first < len(x)], bin)[o]
-    s['family'][row] = bin
-    return np.repeat(values, np.diff(np.append(start[o], len(x))))
+    along = _carried(first, s['family'], at, index(at), len(x))
+    s['family'][row] = index(at[upto[row] - 1])
+    return along
 
-# %% ../../nbs/33_tokens.store.ipynb #48c834c3
+# %% ../../nbs/33_tokens.store.ipynb #d8b25923
+_SCALE = np.where(np.arange(_CODES) < _COLUMNS, _COLUMNS, _MARKS)                                  # from one row to the next, for each code
+_MARK = _COLUMNS + np.where(_ON, 0, 2*vocab.n_pitches) + _KEY                                      # an id's code among the marks
+
 @patch
 def _write_keys(self:TokenStore, rows, has, x, end, clock, base, family, semitones, s):
-    "Sounding keys (row by row) and marks (row by row), written in order."
+    "Sounding keys (row by row), then marks (row by row), written in order."
     B = len(rows)
     table = np.empty(B*_CODES, np.int32)
     table[:B*_COLUMNS], table[B*_COLUMNS:] = -1, _NEVER
-    def place(row, code): return np.where(code < _COLUMNS, row*_COLUMNS, row*_MARKS + (B - 1)*_COLUMNS) + code + (0 if semitones is None else _MOVES[code]*semitones[row])
     e = rows['entries'][has].astype(np.int64)
-    code = self._slices(self._codes, rows['first'][has], e).astype(np.int64)
-    table[place(np.repeat(has, e), code)] = self._slices(self._steps, rows['first'][has], e)
+    row, code = np.repeat(has, e), self._slices(self._codes, rows['first'][has], e).astype(np.int64)
+    place = row*_SCALE[code] + code + (B - 1)*_COLUMNS*(code >= _COLUMNS)
+    if semitones is not None: place += _MOVES[code]*semitones[row]
+    table[place] = self._slices(self._steps, rows['first'][has], e)
     at = np.flatnonzero(_PRESS[x])
-    row = np.repeat(np.arange(B), np.diff(np.searchsorted(at, end), prepend=0))
-    ids, when, who = x[at], clock[at] + base[row], s['family'][row] if family is None else family[at]
-    column, on, note = who*_KEYS + _KEY[ids], _ON[ids], _NOTE[ids]
-    table[place(row, column)] = np.where(_DOWN[ids], when, -1)
-    mark = _COLUMNS + (2*~on + (who == vocab.drums))*vocab.n_pitches + _KEY[ids]
-    table[place(row[note], mark[note])] = when[note]
-    s['notes'] += np.bincount(row[on], minlength=B)
+    upto = np.searchsorted(at, end)
+    row = np.repeat(np.arange(B), np.diff(upto, prepend=0))
+    ids, when = x[at], clock[at] + base[row]
+    column = (s['family'][row] if family is None else family[at])*_KEYS + _KEY[ids]
+    place, mark = row*_COLUMNS + column, row*_MARKS + B*_COLUMNS - _COLUMNS + _MARK[ids]
+    if semitones is not None:
+        up = _MOVES[column]*semitones[row]
+        place += up; mark += up
+    table[place] = np.where(_DOWN[ids], when, -1)
+    if self._any_drums: mark += (column//_KEYS == vocab.drums)*vocab.n_pitches
+    note = _NOTE[ids]
+    if not note.all(): mark, when = mark[note], when[note]               # a pedal leaves no mark
+    table[mark] = when
+    s['notes'] += np.diff(np.append(0, _ON[ids].cumsum())[upto], prepend=0)
     return table
 
-# %% ../../nbs/33_tokens.store.ipynb #6400d158
+# %% ../../nbs/33_tokens.store.ipynb #f937aadd
 _EVENT = _MOVE | (_RANK >= 0)
 
 @patch
@@ -557,7 +590,7 @@ def _last(self:TokenStore, s, x, first, n, family, at, starts, semitones):
     order += np.where((order >= 0) & ((rank == 0) | (rank == 4)), _MOVES[column]*semitones, 0)
     s['last'] += np.where(np.append(_NOTE, False)[s['last']] & (s['family'] != vocab.drums), semitones, 0)
 
-# %% ../../nbs/33_tokens.store.ipynb #30e938f9
+# %% ../../nbs/33_tokens.store.ipynb #ddb2d8ca
 @patch
 def states(self:TokenStore,
     pieces,         # (n,) numbers of pieces
@@ -569,7 +602,7 @@ def states(self:TokenStore,
     semitones = None if semitones is None else np.asarray(semitones, np.int64)
     return {k:torch.from_numpy(v) for k,v in self._replay(pieces, starts, semitones).items()}
 
-# %% ../../nbs/33_tokens.store.ipynb #60ceb8cc
+# %% ../../nbs/33_tokens.store.ipynb #7ddc4fb0
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']
