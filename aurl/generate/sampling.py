@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['Sampling', 'chances', 'pick_one', 'darts', 'generate_ids', 'generate']
 
-# %% ../../nbs/51_generate.sampling.ipynb #fae47b58
+# %% ../../nbs/51_generate.sampling.ipynb #bbbfdcc0
 import numpy as np
 import torch
 from pydantic import Field
 
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError, rng
-from .engine import as_prompt, library, play
-from ..models.decoder import Decoder
+from .engine import as_prompt, play
+from ..models.decoder import decoder_for
 from ..tokens.codec import decode
-from ..tokens.grammar import grammar
+from ..tokens.grammar import grammar, library
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51_generate.sampling.ipynb #41ed417b
+# %% ../../nbs/51_generate.sampling.ipynb #ec2d28f9
 class Sampling(Config):
     "How the next id is chosen."
     temperature: float = Field(1., ge=0, le=100) # below 1 safer, above 1 wilder; 0 always takes the best
@@ -26,7 +26,7 @@ class Sampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # only the best that together have this chance
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
-# %% ../../nbs/51_generate.sampling.ipynb #845d6421
+# %% ../../nbs/51_generate.sampling.ipynb #dd3c2112
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -44,7 +44,7 @@ def chances(
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
 
-# %% ../../nbs/51_generate.sampling.ipynb #04755faa
+# %% ../../nbs/51_generate.sampling.ipynb #1aafabcb
 def pick_one(
     p,    # (batch, 774), not negative
     dart, # (batch,) float64, 0 … 1
@@ -54,7 +54,7 @@ def pick_one(
     line = xp.cumsum(p, -1, dtype=xp.float64)
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
-# %% ../../nbs/51_generate.sampling.ipynb #f219ed95
+# %% ../../nbs/51_generate.sampling.ipynb #4e3da1ea
 _short = 1 - 2.**-40                                                     # keeps a dart from falling on the very end
 
 def darts(
@@ -65,7 +65,7 @@ def darts(
     "Where the darts of each piece fall."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_short
 
-# %% ../../nbs/51_generate.sampling.ipynb #e020f45d
+# %% ../../nbs/51_generate.sampling.ipynb #c7e87a52
 class _Ask(Config):
     "What else may be asked for."
     n: int = Field(ge=0)
@@ -96,21 +96,22 @@ def generate_ids(
         return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how)]
     finally: model.train(was)
 
-# %% ../../nbs/51_generate.sampling.ipynb #49940d64
+# %% ../../nbs/51_generate.sampling.ipynb #fbb33b68
 def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     "The pieces of these numbers."
-    decoder = Decoder(model, window=window)
+    decoder = decoder_for(model, window=window)
     scores = decoder.read(torch.from_numpy(start.astype(np.int64))[None].to(model.device))
-    if not scores.isfinite().all(): raise ModelError('the scores of the model are not numbers', way_out='its training went wrong; take an earlier checkpoint')
+    xp = library(scores)
+    here = lambda x: xp.asarray(x, device=scores.device)
+    if not xp.isfinite(scores).all(): raise ModelError('the scores of the model are not numbers', way_out='its training went wrong; take an earlier checkpoint')
     if mask and room < (need := int(grammar.to_close(decoder.state).max())):
         raise ConfigError(f'max_tokens={room} does not suffice to end the piece', way_out=f'give it at least {need + 1}')
-    rows = torch.zeros(len(pieces), dtype=torch.int64, device=model.device)
+    rows, fall = here(np.zeros(len(pieces), np.int64)), here(darts(seed, pieces, room))
     decoder.pick(rows)
-    fall = torch.from_numpy(darts(seed, pieces, room)).to(model.device)
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
-    return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask)]
+    with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask)]
 
-# %% ../../nbs/51_generate.sampling.ipynb #e5277a62
+# %% ../../nbs/51_generate.sampling.ipynb #da3ef8c8
 def generate(
     model,    # a `MusicTransformerVAEGAN`
     *args,    # of `generate_ids`

@@ -7,7 +7,7 @@ __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'feature_
            'musical_features', 'state_roll', 'scan_roll', 'MusicEmbedding', 'Keyboard']
 
 # %% ../../nbs/41_models.blocks.ipynb #22c31737
-import math
+import functools, math
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .attention import KVCache, Rotary, attentions
-from ..tokens.grammar import Grammar, State, beat_unit, grammar, n_keys, pedal
+from ..tokens.grammar import Grammar, State, beat_unit, grammar, library, n_keys, pedal
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/41_models.blocks.ipynb #76fcc366
@@ -50,17 +50,22 @@ class Block(nn.Module):
 # %% ../../nbs/41_models.blocks.ipynb #219b9c8a
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
 beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
+_beat_units = tuple(round(p*beat_unit) for p in beat_periods)
 age_steps, echo_steps = (12., 48.), (16., 64.)            # time constants, in steps
 feature_sizes = dict(clock=2*len(clock_periods), beat=2*len(beat_periods), tempo=vocab.n_tempos+1, velocity=vocab.n_velocities+1,
                      family=vocab.n_families, roll=vocab.n_pitches, age=len(age_steps)*vocab.n_pitches, echo=len(echo_steps)*vocab.n_pitches)
 
+@functools.cache
+def _numbers(values, xp, device): return xp.asarray(values, device=device)
+
 def _phases(x, periods):
     "Sines and cosines (…, 2·periods) of integers `x` at integer `periods`; the remainder first, so that hours stay exact."
-    p = torch.tensor(periods, device=x.device)
-    angle = (x[...,None] % p).float() * (2*math.pi/p.float())
-    return [angle.sin(), angle.cos()]
+    xp = library(x)
+    p = _numbers(periods, xp, x.device)
+    angle = (x[...,None] % p) * (2*math.pi/p)
+    return [xp.sin(angle), xp.cos(angle)]
 
-def _one_hot(x, n): return [F.one_hot(x, n).float()]
+def _one_hot(x, n): return [library(x).where(x[...,None] == _numbers(range(n), library(x), x.device), 1., 0.)]
 
 # %% ../../nbs/41_models.blocks.ipynb #5fa3573c
 def musical_features(
@@ -69,21 +74,21 @@ def musical_features(
     names:tuple=tuple(feature_sizes), # which features
 )->Tensor:           # (…, their sizes)
     "What a musician would know at each moment."
-    now, silent, out = m.time[...,None], (roll == 0).float(), []
-    fade = lambda since, taus: [torch.exp((since - now).clamp(max=0).float()/tau) for tau in taus]
-    make = dict(clock=lambda: _phases(m.time, clock_periods), beat=lambda: _phases(m.beat, [round(p*beat_unit) for p in beat_periods]),
+    xp, now, out = library(roll), m.time[...,None], []
+    fade = lambda since, taus, where: [xp.where(where, xp.exp(xp.clip(since - now, None, 0)/tau), 0.) for tau in taus]
+    make = dict(clock=lambda: _phases(m.time, clock_periods), beat=lambda: _phases(m.beat, _beat_units),
         tempo=lambda: _one_hot(m.tempo+1, vocab.n_tempos+1), velocity=lambda: _one_hot(m.velocity+1, vocab.n_velocities+1),
         family=lambda: _one_hot(m.family, vocab.n_families), roll=lambda: [roll],
-        age=lambda: [(1-silent)*f for f in fade(m.struck, age_steps)], echo=lambda: [silent*f for f in fade(m.released, echo_steps)])
+        age=lambda: fade(m.struck, age_steps, roll > 0), echo=lambda: fade(m.released, echo_steps, roll == 0))
     for name in names: out += make[name]()
-    return torch.cat(out, -1) if out else roll[...,:0]
+    return xp.concatenate(out, -1) if out else roll[...,:0]
 
 # %% ../../nbs/41_models.blocks.ipynb #3041b12c
 def state_roll(
     s:State, # (batch)
 )->Tensor:   # (batch, 88)
     "How many instruments hold each key, in each state."
-    return (s.onset.view(len(s), vocab.n_families, n_keys)[:,:,:pedal] >= 0).sum(1).float()
+    return (s.onset.reshape(len(s), vocab.n_families, n_keys)[:,:,:pedal] >= 0).sum(1)*1.
 
 def scan_roll(
     r, # what `grammar.scan` gives
