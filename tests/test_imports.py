@@ -14,8 +14,8 @@ def numbers(folder):
     found = {}
     for path in sorted(folder.glob('*.ipynb')):
         source = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
-        name, module = re.match(r'(\d+)', path.name), re.search(r'^#\s*\|\s*default_exp\s+(\S+)', source, re.M)
-        if name and module: found[module.group(1)] = int(name.group(1))
+        name, module = re.match(r'(\d+)([a-z]?)_', path.name), re.search(r'^#\s*\|\s*default_exp\s+(\S+)', source, re.M)
+        if name and module: found[module.group(1)] = int(name[1]) + (ord(name[2]) - 96 if name[2] else 0)/100  # 32b lies between 32 and 33
     return found
 
 
