@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report',
-           'find_model', 'resume_run']
+           'find_model', 'resume_run', 'train_run', 'evaluation_pieces', 'judges']
 
-# %% ../nbs/96_recipes.ipynb #96a3172d
+# %% ../nbs/96_recipes.ipynb #5a549d5d
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from .generate.engine import first_seconds
 from .generate.sampling import generate_ids
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN
 from .score.midi import write_midi
-from .score.show import roll_svg, save_roll, write_wav
+from .score.show import clip_bytes, save_roll, write_wav
 from .tokens.codec import decode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.store import TokenStore, prepare
@@ -33,7 +33,7 @@ from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import music_learner
 
-# %% ../nbs/96_recipes.ipynb #e373cde2
+# %% ../nbs/96_recipes.ipynb #61a6bc0b
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -55,7 +55,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #8b13bba6
+# %% ../nbs/96_recipes.ipynb #4fe8ff18
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -85,7 +85,7 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #32a8f47e
+# %% ../nbs/96_recipes.ipynb #f3db860f
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -115,7 +115,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #723919d3
+# %% ../nbs/96_recipes.ipynb #4363c425
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -146,7 +146,7 @@ def start_run(
 RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: new_run_dir(n, cfg)) for n,c in dict(
     song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}
 
-# %% ../nbs/96_recipes.ipynb #2142007c
+# %% ../nbs/96_recipes.ipynb #10571e56
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -159,7 +159,7 @@ def store_of(
     key = data if data == 'chorales' else f'{path.stem or "music"}-{sha256_of(str(path.absolute()).encode())[:10]}'
     return prepare(data if data == 'chorales' else path, aurl_home()/'stores'/key, workers=workers, progress=tell, overwrite=True)
 
-# %% ../nbs/96_recipes.ipynb #bf2d5d8b
+# %% ../nbs/96_recipes.ipynb #f9ddafc8
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -179,7 +179,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #e4ef283a
+# %% ../nbs/96_recipes.ipynb #086c0f8f
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -206,13 +206,14 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #75a79f62
+# %% ../nbs/96_recipes.ipynb #d3833df8
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
     store:TokenStore,       # the music
     table:LikelihoodTable,  # the judges
     rows:list,              # from `write_samples`
+    pieces:dict,            # name: ids, as they were written
     model,                  # that was trained
     continued:str,          # name of the piece that was continued
 )->Path:
@@ -225,7 +226,7 @@ def song_report(
     for row in rows:
         base = Path(row['file']).with_suffix('')
         what = f'It begins like {continued}, which the model had never seen, and goes its own way after {cfg.prompt_seconds:g} seconds.' if row['name'] == 'continuation' else ''
-        r.add_piece(row['name'].capitalize(), base.with_suffix('.svg').read_text(encoding='utf-8'), base.with_suffix('.wav'), base.with_suffix('.mid'),
+        r.add_piece(row['name'].capitalize(), base.with_suffix('.svg').read_text(encoding='utf-8'), clip_bytes(decode(pieces[row['name']]), 16000, seconds=120), base.with_suffix('.mid'),
                     f"{row['notes']} notes, {row['seconds']:g} seconds, {'valid' if row['valid'] else 'not valid'}. {what}")
     r.add_text('## How well it foresees music it has never seen\n\n' + table.verdict('model'))
     r.add_figure(loss_chart(curve, {x['name']: x['nats_per_token'] for x in table.rows if 'model' not in x['name']}),
@@ -238,7 +239,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #ab85be78
+# %% ../nbs/96_recipes.ipynb #6dc3d1fa
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -251,12 +252,58 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #3e5a04a2
+# %% ../nbs/96_recipes.ipynb #b882a94c
 def resume_run(
-    resume:str,  # the run
-)->tuple:        # run, its configuration, its newest checkpoint
+    resume:str,      # the run
+    asked:TrainConfig # what was asked; more steps or minutes than the run had are taken over
+)->tuple:            # run, its configuration, its newest checkpoint or None
     "Open a training run to go on with it."
-    path = Path(resume).expanduser()
-    run = Experiment.open(path)
-    cfg = make_config(TrainConfig, overrides={k:v for k,v in run.config.items() if k != 'resume'})
-    return run.resume() or run, cfg, latest_checkpoint(path/'checkpoints')
+    run = Experiment.open(Path(resume).expanduser())
+    known = {k:v for k,v in run.config.items() if k in TrainConfig.model_fields and k != 'resume'}
+    cfg = make_config(TrainConfig, overrides=known)
+    if asked.steps != TrainConfig().steps: cfg = cfg.changed(steps=asked.steps)
+    return run.resume(), cfg, latest_checkpoint(run.path/'checkpoints')
+
+def train_run(
+    learn,           # from `music_learner`
+    run:Experiment,  # its directory
+    cfg:TrainConfig, # what was asked
+    last=None        # a checkpoint to go on from
+)->float:            # nats per token on the held-out windows
+    "Train with checkpoints, from the start or from `last`."
+    done, cbs = 0, []
+    if last is not None:
+        learn.create_opt()
+        c = load_checkpoint(last, learn.model, learn.opt, codec=learn.model.codec.fingerprint)
+        done = c.step
+        learn.epoch_order.offset = c.state.get('epoch', 0) + 1
+        run.say(f'going on from step {done}')
+        if cfg.steps and done >= cfg.steps: return learn.validate()[0]
+    if cfg.checkpoint_every:
+        cbs.append(Checkpoints(run.path/'checkpoints', cfg.checkpoint_every, cfg.keep, learn.model.config.to_dict(), learn.model.codec.fingerprint, start=done, seed=cfg.seed))
+    return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, start=done, run=run, cbs=cbs)
+
+# %% ../nbs/96_recipes.ipynb #9b7ec57a
+def evaluation_pieces(
+    cfg:EvaluateConfig, # what was asked
+    where:Path,         # folder of the model's run
+    run=None            # an `Experiment` whose progress shows the preparation
+)->tuple:               # ids to count, ids to foresee, and the window of the training
+    "The pieces that the run held out, or those of `cfg.data`."
+    try: told = Experiment.open(where).config
+    except AurlError: told = {}
+    sees = cfg.window or told.get('length', 512)
+    if not (data := cfg.data or told.get('data')): raise ConfigError('which music? this model has no run that knows', way_out='say data=FOLDER')
+    store = store_of(data, cfg.workers, run)
+    share = cfg.valid or (told.get('valid', .1) if not cfg.data or cfg.data == told.get('data') else 0)
+    if not share: return [], list(store), sees
+    train, held = store.split(share, told.get('seed', cfg.seed))
+    return [store[int(i)] for i in train], [store[int(i)] for i in held], sees
+
+def judges(
+    train,      # ids to count, perhaps none
+    test,       # ids to foresee
+    seed:int=0, # of the intervals
+)->LikelihoodTable:
+    "The baselines on `test`; an empty table when there is nothing to count."
+    return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)

@@ -48,7 +48,9 @@ def run(midi, tmp_path_factory):
         return out
     old, paths = os.environ.get('PYTHONPATH'), [str(root), os.environ.get('PYTHONPATH')]
     os.environ['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
+    home, os.environ['AURL_HOME'] = os.environ.get('AURL_HOME'), str(tmp_path_factory.mktemp('home'))
     yield execute
+    os.environ.pop('AURL_HOME') if home is None else os.environ.__setitem__('AURL_HOME', home)
     os.environ.pop('PYTHONPATH') if old is None else os.environ.__setitem__('PYTHONPATH', old)
 
 

@@ -234,7 +234,7 @@ def verdict(self:LikelihoodTable,
     name:str, # the row it is about
 )->str:
     "One sentence: does `name` beat all the others?"
-    others = [r for r in self.rows if r['name'] != name]
+    others = [r for r in self.rows if not r['name'].startswith(name)]  # 'model under the grammar' is no other
     if not others: return f'{name} has nobody to compare with.'
     best = min(others, key=lambda r: r['nats_per_token'])
     d, lo, hi = self.difference(name, best['name'])
