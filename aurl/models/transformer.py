@@ -77,8 +77,8 @@ class Transformer(nn.Module):
         if memory is not None: memory.state = end
         x = self.norm(x)
         scores = self.embed.scores(x)
-        if self.keyboard is None: return scores
-        return torch.cat([scores[...,:vocab.NOTE_ON], scores[...,vocab.NOTE_ON:vocab.TIME_SHIFT] + self.keyboard(x, feats), scores[...,vocab.TIME_SHIFT:]], -1)
+        if self.keyboard is not None: scores[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
+        return scores
 
 # %% ../../nbs/42_models.transformer.ipynb #4c74cfd1
 def n_parameters(model:nn.Module)->int:
