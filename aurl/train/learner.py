@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
-           'KeepBest', 'RunLog']
+           'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #8aa76999
-import contextlib, math, time
+# %% ../../nbs/81_train.learner.ipynb #bff75f25
+import contextlib, math, signal, threading, time
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #bc157865
+# %% ../../nbs/81_train.learner.ipynb #0a299f1a
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the first group of parameters, AdamW for the others."
     def __init__(self,
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #0e2a7d77
+# %% ../../nbs/81_train.learner.ipynb #b01dd1d1
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -65,7 +65,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for p in model.parameters() if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #42993aed
+# %% ../../nbs/81_train.learner.ipynb #675d1ea6
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -84,14 +84,14 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #0df341d1
+# %% ../../nbs/81_train.learner.ipynb #0f053dc7
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order = -8
     def __init__(self, offset=0): self.offset = offset
     def before_train(self): self.learn.dls.train.set_epoch(self.epoch + self.offset)
 
-# %% ../../nbs/81_train.learner.ipynb #a30fa768
+# %% ../../nbs/81_train.learner.ipynb #c00896eb
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -103,7 +103,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #e8fcffba
+# %% ../../nbs/81_train.learner.ipynb #ab0154da
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -133,7 +133,7 @@ def music_learner(
                    opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
 
-# %% ../../nbs/81_train.learner.ipynb #6f245e4b
+# %% ../../nbs/81_train.learner.ipynb #b3c2e635
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -154,10 +154,16 @@ class Budget(Callback):
         start:int=0         # steps that were done before
     ):
         if not steps and not minutes: raise ConfigError('a budget needs steps or minutes', way_out='say steps=200, or minutes=4')
-        self.steps, self.minutes, self.done = steps, minutes, start
+        self.steps, self.minutes, self.done, self.asked = steps, minutes, start, False
+
+    def ask(self, *args):
+        "End after the step that is on; asked again, at once."
+        if self.asked: raise KeyboardInterrupt
+        self.asked = True
 
     @property
     def used(self):
+        if self.asked: return 1.
         by_time = (time.monotonic() - self.began)/60/self.minutes if self.minutes else 0
         return max(by_time, self.done/self.steps if self.steps else 0)
     def before_fit(self): self.began, self.full = time.monotonic(), [h['lr'] for h in self.opt.hypers]
@@ -170,7 +176,7 @@ class Budget(Callback):
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #8ac631c3
+# %% ../../nbs/81_train.learner.ipynb #aa93f0f5
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order = 57
@@ -191,7 +197,7 @@ class KeepBest(Callback):
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
 
-# %% ../../nbs/81_train.learner.ipynb #f831f385
+# %% ../../nbs/81_train.learner.ipynb #7b384c3a
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order = 58
@@ -215,7 +221,18 @@ class RunLog(Callback):
     def after_validate(self):
         self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #07fdfd14
+# %% ../../nbs/81_train.learner.ipynb #dab7803c
+@contextlib.contextmanager
+def hearing(
+    ask, # called instead of a KeyboardInterrupt
+):
+    "Within the block, Ctrl-C calls `ask`; in a thread, which hears no signals, nothing changes."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    before = signal.signal(signal.SIGINT, ask)
+    try: yield
+    finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+# %% ../../nbs/81_train.learner.ipynb #41c0d31a
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
@@ -226,13 +243,16 @@ def fit_budget(self:Learner,
     cbs=(),             # more callbacks
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
-    best = KeepBest()
+    best, budget = KeepBest(), Budget(steps, minutes, start)
     log = [RunLog(run, log_every)] if run is not None else []
-    with self.no_bar(), self.no_logging():
-        try: self.fit(1_000_000, cbs=[Budget(steps, minutes, start), best, *log, *cbs])
+    with self.no_bar(), self.no_logging(), hearing(budget.ask):
+        try: self.fit(1_000_000, cbs=[budget, best, *log, *cbs])
         except KeyboardInterrupt:
+            budget.asked = True
             best.restore(self.model)
-            if run is not None: run.say('stopped by hand; the best weights are kept')
-        finally: self.model.eval()
+        finally:
+            for c in self.cbs.filter(lambda c: isinstance(c, Autocast)): c.leave()
+            self.model.eval()
+    if budget.asked and run is not None: run.say('stopped by hand; the best weights are kept')
     self.valid_curve = best.curve
     return best.best
