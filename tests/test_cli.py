@@ -167,3 +167,19 @@ def test_a_terminal_sees_a_bar(here):
     assert process.wait(30) == 0
     text = seen.decode(errors='replace')
     assert 'train' in text and 'loss [1.5]' in text and 'kept the best model' in text and 'Traceback' not in text
+
+
+def test_ctrl_c_in_a_real_training(midi, tmp_path):
+    "The best model so far is kept, a checkpoint is written, and so are the samples."
+    command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'train', f'data={midi}', f'out={tmp_path}', 'steps=100000', 'model=tiny',
+               'length=64', 'batch_size=4', 'checkpoint_every=100000', 'valid=0.3', 'workers=0']
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root)}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def learning(): return process.poll() is not None or any('valid_loss' in p.read_text() for p in tmp_path.glob('*/metrics.jsonl'))
+    until(learning, 120)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, ''), out + err
+    run = next(p for p in tmp_path.iterdir() if p.is_dir())
+    assert list(run.glob('checkpoints/step_*')) and list(run.glob('samples/*.mid')) and list(run.glob('model/*.safetensors'))
+    assert 'stopped by hand' in (run / 'training.log').read_text()
