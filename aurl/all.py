@@ -8,56 +8,57 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_c
            'from_pretty_midi', 'to_music21', 'from_music21', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
            'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Kind', 'vocab', 'EventCodec',
            'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare',
-           'music_loaders', 'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'save_checkpoint',
-           'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate', 'generate_ids',
-           'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
+           'music_loaders', 'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner',
+           'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate',
+           'generate_ids', 'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
 
-# %% ../nbs/98_all.ipynb #65d6fd76
+# %% ../nbs/98_all.ipynb #50ab596c
 from .core import AurlError, aurl_home, rng, seed_everything
 from .config import Config, make_config, save_config
 from .device import autocast, describe_device, pick_device
 
-# %% ../nbs/98_all.ipynb #ce1eb3fe
+# %% ../nbs/98_all.ipynb #932a1524
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast', 'describe_device', 'pick_device']
 
-# %% ../nbs/98_all.ipynb #544e6629
+# %% ../nbs/98_all.ipynb #6f61033d
 from .score.midi import from_music21, from_pretty_midi, inspect_midi, read_midi, to_music21, to_pretty_midi, write_midi
 from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
 from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 
-# %% ../nbs/98_all.ipynb #b8f46e18
+# %% ../nbs/98_all.ipynb #01205737
 _all_ = ['read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21',
          'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll', 'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces']
 
-# %% ../nbs/98_all.ipynb #a4da2e15
+# %% ../nbs/98_all.ipynb #66de4f32
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
 from .tokens.store import TokenStore, prepare
 from .tokens.loaders import music_loaders
 
-# %% ../nbs/98_all.ipynb #38ec4dad
+# %% ../nbs/98_all.ipynb #009d5c46
 _all_ = ['Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'music_loaders']
 
-# %% ../nbs/98_all.ipynb #a4998be2
+# %% ../nbs/98_all.ipynb #78b7c425
 from .models.vae_gan import ModelConfig, MusicTransformerVAEGAN
 from .train.losses import MusicLoss, grammar_loss
+from .train.learner import music_learner
 from .train.checkpoint import best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 
-# %% ../nbs/98_all.ipynb #f2bebe5a
-_all_ = ['ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint']
+# %% ../nbs/98_all.ipynb #4d455994
+_all_ = ['ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint']
 
-# %% ../nbs/98_all.ipynb #8f33e875
+# %% ../nbs/98_all.ipynb #c370ffd0
 from .generate.engine import first_bars
 from .generate.sampling import Sampling, generate, generate_ids
 
-# %% ../nbs/98_all.ipynb #9dceb716
+# %% ../nbs/98_all.ipynb #fb3575c1
 _all_ = ['Sampling', 'generate', 'generate_ids', 'first_bars']
 
-# %% ../nbs/98_all.ipynb #7e9239a9
+# %% ../nbs/98_all.ipynb #f9327b0d
 from .experiments.run import Experiment, find_runs
 from .evaluate.likelihood import baselines, piece_nll
 from .evaluate.report import Report
 
-# %% ../nbs/98_all.ipynb #ddcd3e5a
+# %% ../nbs/98_all.ipynb #0ba26333
 _all_ = ['Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
