@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['snapshot_row', 'melodic', 'shift_range', 'transpose_ids', 'snapshots', 'describe', 'paired', 'Line', 'line_of']
 
-# %% ../../nbs/32b_tokens.line.ipynb #2ef8c42a
+# %% ../../nbs/32b_tokens.line.ipynb #ec6e201f
 import numpy as np
 from fastcore.basics import patch
 
 from ..core import CodecError
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32b_tokens.line.ipynb #92cf3b5b
+# %% ../../nbs/32b_tokens.line.ipynb #b04f176d
 def _held(mask, values, first):
     "At each position the value at the latest True up to it; `first` where there was none."
     at = np.flatnonzero(mask)
@@ -27,7 +27,7 @@ def melodic(
     family = _held(kind == Kind.INSTRUMENT, vocab.index[ids], 0)
     return ((kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF)) & (family != vocab.drums)
 
-# %% ../../nbs/32b_tokens.line.ipynb #7d7f5c93
+# %% ../../nbs/32b_tokens.line.ipynb #733abb91
 def shift_range(
     ids,       # ids of one piece
     widest=12, # semitones down and up
@@ -46,7 +46,7 @@ def transpose_ids(
     if not lo <= semitones <= hi: raise CodecError(f'{semitones:+} semitones leave the keyboard', way_out=f'this piece can move by {lo:+} … {hi:+}')
     return (np.asarray(ids, dtype=np.int64) + melodic(ids)*int(semitones)).astype(np.uint16)
 
-# %% ../../nbs/32b_tokens.line.ipynb #becb7074
+# %% ../../nbs/32b_tokens.line.ipynb #874bc43b
 _KEYS = vocab.n_pitches + 1                       # keys of a family: the pitches and the pedal
 _COLUMNS = vocab.n_families*_KEYS                 # columns of the sounding table
 _NEVER = -(1 << 30)                               # a step before every piece
@@ -59,7 +59,7 @@ _RANK = np.select([_is(k) for k in (Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF,
 _MOVE = _is(Kind.TIME_SHIFT, Kind.START)          # a new instant begins
 _BEATS = np.rint(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm)/60/vocab.steps_per_second*2**20).astype(np.int64)
 
-# %% ../../nbs/32b_tokens.line.ipynb #62a31dab
+# %% ../../nbs/32b_tokens.line.ipynb #ce89bd90
 _MARKS = 4*vocab.n_pitches
 _CODES = _COLUMNS + _MARKS
 _of = np.arange(_COLUMNS)
@@ -68,7 +68,7 @@ _MOVES = np.concatenate([(_of % _KEYS < vocab.n_pitches) & (_of//_KEYS != vocab.
 snapshot_row = np.dtype([('first', '<i8'), ('beat', '<i8'), ('time', '<i4'), ('notes', '<i4'), ('entries', '<i2'), ('order', '<i2'),
                          ('tempo', 'i1'), ('velocity', 'i1'), ('family', 'i1'), ('unused', 'i1')]) # 32 bytes a snapshot
 
-# %% ../../nbs/32b_tokens.line.ipynb #fe5c6ca7
+# %% ../../nbs/32b_tokens.line.ipynb #fb481561
 def snapshots(
     ids,       # of one piece
     every:int, # ids from one snapshot to the next
@@ -90,7 +90,7 @@ def snapshots(
     rows['first'] = rows['entries'].cumsum(dtype=np.int64) - rows['entries']
     return rows, codes, steps
 
-# %% ../../nbs/32b_tokens.line.ipynb #22e8c4b5
+# %% ../../nbs/32b_tokens.line.ipynb #4cc98688
 def _entries(ids, column, time, every, n):
     "The lists of `n` snapshots, one after the other, and their lengths."
     press, note = np.flatnonzero(_PRESS[ids]), np.flatnonzero(_NOTE[ids])
@@ -109,7 +109,7 @@ def _entries(ids, column, time, every, n):
     o = np.argsort(shot, kind='stable')
     return np.repeat(code, times)[o], np.repeat(value, times)[o].astype(np.int32), np.bincount(shot, minlength=n)
 
-# %% ../../nbs/32b_tokens.line.ipynb #ab1b09f2
+# %% ../../nbs/32b_tokens.line.ipynb #08251e81
 def describe(
     ids, # of one piece
 )->dict:
@@ -129,7 +129,7 @@ def paired(ids):
     first = np.repeat(np.flatnonzero(new), np.diff(np.append(np.flatnonzero(new), len(at))))
     return bool((down == ((np.arange(len(at)) - first) % 2 == 0)).all() and not down[np.append(new[1:], True)].any())
 
-# %% ../../nbs/32b_tokens.line.ipynb #7d7a7283
+# %% ../../nbs/32b_tokens.line.ipynb #ca490972
 class Line:
     "Pieces end to end, with snapshots of the automaton."
     def __init__(self,
@@ -158,7 +158,7 @@ def line_of(
     drums = [bool((_NOTE[p] & ~melodic(p)).any()) for p in pieces]
     return Line(np.concatenate(pieces), np.array([len(p) for p in pieces]), np.array(drums), every, rows, np.concatenate(codes), np.concatenate(steps))
 
-# %% ../../nbs/32b_tokens.line.ipynb #dbd8d366
+# %% ../../nbs/32b_tokens.line.ipynb #0fbbb061
 _SHIFT = _NOTE.astype(np.uint16)
 
 @patch
@@ -185,7 +185,7 @@ def _sliding(self:Line, length):
     if getattr(self, '_view', (0,))[0] != length: self._view = length, np.lib.stride_tricks.sliding_window_view(self.ids, length)
     return self._view[1]
 
-# %% ../../nbs/32b_tokens.line.ipynb #c1ac2ac8
+# %% ../../nbs/32b_tokens.line.ipynb #9dbd3ac9
 @patch
 def _transpose(self:Line, out, pieces, starts, semitones):
     "Move the notes of windows, in place."
@@ -204,7 +204,7 @@ def _carried(first, values, at, told, n):
     o = np.argsort(start, kind='stable')                                 # what is told at a row's first place comes after the row
     return np.repeat(np.append(values, told)[o], np.diff(np.append(start[o], n)))
 
-# %% ../../nbs/32b_tokens.line.ipynb #c085cbc8
+# %% ../../nbs/32b_tokens.line.ipynb #6f4bad8d
 @patch
 def _slices(self:Line, array, first, n):
     "Stretches of an array, end to end."
@@ -223,7 +223,16 @@ def _families(self:Line, pieces, starts):
     family[row] = vocab.index[x[at[upto[row] - 1]]]
     return family
 
-# %% ../../nbs/32b_tokens.line.ipynb #4a5a03b7
+# %% ../../nbs/32b_tokens.line.ipynb #dd38bd82
+_bit = dict(press=17, down=18, on=19, note=20, event=21, tempo=22, velocity=23, instrument=24)   # above 10 bits of steps and 7 of key
+_facts = dict(press=_PRESS, down=_DOWN, on=_ON, note=_NOTE, event=_MOVE | (_RANK >= 0), tempo=_is(Kind.TEMPO), velocity=_is(Kind.VELOCITY), instrument=_is(Kind.INSTRUMENT))
+_PACK = (_STEPS | _KEY << 10 | sum(v.astype(np.int64) << _bit[k] for k,v in _facts.items())).astype(np.int32)
+
+def _when(packed, fact):
+    "Where `fact` holds."
+    return np.flatnonzero((packed & (1 << _bit[fact])) != 0)
+
+# %% ../../nbs/32b_tokens.line.ipynb #4b06c96e
 @patch
 def replay(self:Line,
     pieces,         # (n,) numbers of pieces
@@ -238,96 +247,99 @@ def replay(self:Line,
     rows = np.zeros(B, snapshot_row)
     rows['order'] = rows['tempo'] = rows['velocity'] = -1
     rows[has] = self._rows[self._shot[pieces[has]] + shot[has] - 1]
-    x = self._slices(self.ids, self.offset[pieces] + shot*self.every, n).astype(np.int64)
-    end = n.cumsum(); first = end - n                                    # row r reads x[first[r]:end[r]]
+    x = self._slices(self.ids, self.offset[pieces] + shot*self.every, n)
+    w, end = _PACK[x], n.cumsum()                                        # row r reads x[end[r]-n[r]:end[r]]
     s = {k:rows[k].astype(np.int64) for k in ('time', 'beat', 'tempo', 'velocity', 'family', 'order', 'notes')}
-    clock = _STEPS[x].cumsum(dtype=np.int64)
-    behind = np.append(0, clock)
-    base = s['time'] - behind[first]                                     # a row's step minus the running clock
-    s['time'] = base + behind[end]
-    family = self._tell(s, x, first, end, clock, base, rows)
-    table = self._write_keys(rows, has, x, end, clock, base, family, semitones, s)
-    self._finish(s, x, first, n, family, self.offset[pieces] + starts, starts, semitones)
+    clock = np.append(np.int32(0), (w & 1023).cumsum(dtype=np.int32))    # steps before each id, row after row
+    base = rows['time'] - clock[end - n]                                 # to be added in each row
+    s['time'] += clock[end] - clock[end - n]
+    family = self._tell(s, x, w, end - n, end, clock, base, rows)
+    table = self._write_keys(rows, has, w, end, clock, base, family, semitones, s, bool(self._any_drums and self.drums[pieces].any()))
+    self._finish(s, x, w, end, n, family, self.offset[pieces] + starts, starts, semitones)
     marks = table[B*_COLUMNS:].reshape(B, 4, vocab.n_pitches)
     return dict(onset=table[:B*_COLUMNS].reshape(B, _COLUMNS), struck=np.maximum(marks[:,0], marks[:,1]), released=np.maximum(marks[:,2], marks[:,3]), **s)
 
-# %% ../../nbs/32b_tokens.line.ipynb #ca420b4d
+# %% ../../nbs/32b_tokens.line.ipynb #603c8958
 @patch
-def _tell(self:Line, s, x, first, end, clock, base, rows):
+def _tell(self:Line, s, x, w, first, end, clock, base, rows):
     "Bring family, velocity, tempo and beat up to date; the family at every id, or None where it never changes."
-    kind = vocab.kind[x]
-    def told(k):
-        at = np.flatnonzero(kind == k)
+    def told(fact):
+        at = _when(w, fact)
         upto = np.searchsorted(at, end)                                  # how many there are up to the end of each row
         return at, upto, np.flatnonzero(np.diff(upto, prepend=0))
     index = lambda at: vocab.index[x[at]].astype(np.int64)
     s['beat'] += (s['time'] - rows['time'])*_BEATS[s['tempo']]
-    at, upto, row = told(Kind.TEMPO)
+    at, upto, row = told('tempo')
     if len(at):
         bin, whose = index(at), np.repeat(row, np.diff(upto, prepend=0)[row])
         was = np.where(np.append(True, whose[1:] != whose[:-1]), s['tempo'][whose], np.append(0, bin[:-1]))
         np.add.at(s['beat'], whose, (s['time'][whose] - base[whose] - clock[at])*(_BEATS[bin] - _BEATS[was]))
         s['tempo'][row] = bin[upto[row] - 1]
-    at, upto, row = told(Kind.VELOCITY)
+    at, upto, row = told('velocity')
     s['velocity'][row] = index(at[upto[row] - 1])
-    at, upto, row = told(Kind.INSTRUMENT)
+    at, upto, row = told('instrument')
     if not len(at): return None
     along = _carried(first, s['family'], at, index(at), len(x))
     s['family'][row] = index(at[upto[row] - 1])
     return along
 
-# %% ../../nbs/32b_tokens.line.ipynb #a816f62d
-_SCALE = np.where(np.arange(_CODES) < _COLUMNS, _COLUMNS, _MARKS)        # from one row to the next, for each code
-_MARK = _COLUMNS + np.where(_ON, 0, 2*vocab.n_pitches) + _KEY            # an id's code among the marks
-
+# %% ../../nbs/32b_tokens.line.ipynb #5ba6d860
 @patch
-def _write_keys(self:Line, rows, has, x, end, clock, base, family, semitones, s):
+def _write_keys(self:Line, rows, has, w, end, clock, base, family, semitones, s, drums):
     "Sounding keys (row by row), then marks (row by row), written in order."
     B = len(rows)
-    table = np.empty(B*_CODES, np.int32)
+    table, rest = np.empty(B*_CODES, np.int32), (B - 1)*_COLUMNS         # a mark's code begins after the columns
     table[:B*_COLUMNS], table[B*_COLUMNS:] = -1, _NEVER
     e = rows['entries'][has].astype(np.int64)
-    row, code = np.repeat(has, e), self._slices(self._codes, rows['first'][has], e).astype(np.int64)
-    place = row*_SCALE[code] + code + (B - 1)*_COLUMNS*(code >= _COLUMNS)
-    if semitones is not None: place += _MOVES[code]*semitones[row]
-    table[place] = self._slices(self._steps, rows['first'][has], e)
-    at = np.flatnonzero(_PRESS[x])
+    source = np.repeat(rows['first'][has] - e.cumsum() + e, e) + np.arange(e.sum())
+    code = self._codes[source].astype(np.int64)
+    place = code + np.where(code < _COLUMNS, np.repeat(has*_COLUMNS, e), np.repeat(has*_MARKS + rest, e))
+    if semitones is not None: place += _MOVES[code]*np.repeat(semitones[has], e)
+    table[place] = self._steps[source]
+    at = _when(w, 'press')
     upto = np.searchsorted(at, end)
-    row, ids = np.repeat(np.arange(B), np.diff(upto, prepend=0)), x[at]
-    when, column = clock[at] + base[row], (s['family'][row] if family is None else family[at])*_KEYS + _KEY[ids]
-    place, mark = row*_COLUMNS + column, row*_MARKS + (B - 1)*_COLUMNS + _MARK[ids]
+    n, w, row = np.diff(upto, prepend=0), w[at], np.arange(B)            # events of each row
+    key, on, when = w >> 10 & 127, w >> _bit['on'] & 1, clock[at] + np.repeat(base, n)
+    column = key + (np.repeat(s['family']*_KEYS, n) if family is None else family[at]*_KEYS)
+    place, mark = column + np.repeat(row*_COLUMNS, n), key + np.repeat(row*_MARKS + rest + _COLUMNS + 2*vocab.n_pitches, n) - 2*vocab.n_pitches*on
+    if drums: mark += (column//_KEYS == vocab.drums)*vocab.n_pitches
     if semitones is not None:
-        up = _MOVES[column]*semitones[row]
+        up = _MOVES[column]*np.repeat(semitones, n)
         place += up; mark += up
-    table[place] = np.where(_DOWN[ids], when, -1)
-    if self._any_drums: mark += (column//_KEYS == vocab.drums)*vocab.n_pitches
-    note = _NOTE[ids]
+    table[place] = np.where(w & (1 << _bit['down']), when, -1)
+    note = (w & (1 << _bit['note'])) != 0
     if not note.all(): mark, when = mark[note], when[note]               # a pedal leaves no mark
     table[mark] = when
-    s['notes'] += np.diff(np.append(0, _ON[ids].cumsum())[upto], prepend=0)
+    s['notes'] += np.diff(np.append(0, on.cumsum())[upto], prepend=0)
     return table
 
-# %% ../../nbs/32b_tokens.line.ipynb #b3efa850
-_EVENT = _MOVE | (_RANK >= 0)
+# %% ../../nbs/32b_tokens.line.ipynb #3003cf8f
+_KEYED = (_RANK >= 0) & (_RANK != 1)                                     # events that have a family
+_ORDER = np.where(_RANK < 0, -1, _RANK*_COLUMNS + np.where(_KEYED, _KEY, 0))
 
 @patch
-def _finish(self:Line, s, x, first, n, family, at, starts, semitones):
+def _finish(self:Line, s, x, w, end, n, family, at, starts, semitones):
     "Bring order number and last id up to date."
-    order, seek, back = s['order'], np.arange(len(n)), 1
-    while len(seek := seek[n[seek] >= back]):
-        p = first[seek] + n[seek] - back
-        hit = _EVENT[x[p]]
-        row, p, back = seek[hit], p[hit], back + 1
-        who, rank = s['family'][row] if family is None else family[p], _RANK[x[p]]
-        order[row] = np.where(rank < 0, -1, rank*_COLUMNS + np.where(rank == 1, 0, who*_KEYS + _KEY[x[p]]))
-        seek = seek[~hit]
-    s['last'] = np.where(starts > 0, self.ids[at - 1], len(vocab)).astype(np.int64)
+    order, seek, back = s['order'], np.flatnonzero(n), 1
+    while len(seek):
+        p = end[seek] - back
+        hit = (w[p] & (1 << _bit['event'])) != 0
+        row, q = (seek, p) if hit.all() else (seek[hit], p[hit])
+        who, id = s['family'][row] if family is None else family[q], x[q]
+        order[row] = _ORDER[id] + np.where(_KEYED[id], who*_KEYS, 0)
+        if len(row) == len(seek): break
+        back, seek = back + 1, seek[~hit]
+        seek = seek[n[seek] >= back]
+    s['last'] = np.full(len(n), len(vocab))
+    s['last'][n > 0] = x[end[n > 0] - 1]
+    just = (n == 0) & (starts > 0)                                       # a snapshot is exactly here
+    s['last'][just] = self.ids[at[just] - 1]
     if semitones is None: return
     rank, column = order//_COLUMNS, order % _COLUMNS
     order += np.where((order >= 0) & ((rank == 0) | (rank == 4)), _MOVES[column]*semitones, 0)
     s['last'] += np.where(np.append(_NOTE, False)[s['last']] & (s['family'] != vocab.drums), semitones, 0)
 
-# %% ../../nbs/32b_tokens.line.ipynb #8639b2ba
+# %% ../../nbs/32b_tokens.line.ipynb #eeff1537
 @patch
 def states(self:Line,
     pieces,         # (n,) numbers of pieces

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StoreConfig', 'prepare', 'TokenStore']
 
-# %% ../../nbs/33_tokens.store.ipynb #c3a50825
+# %% ../../nbs/33_tokens.store.ipynb #bf479a90
 import contextlib, importlib, multiprocessing, os, shutil, sys, tempfile
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +23,7 @@ from ..score.midi import read_midi
 from .codec import get_codec
 from .line import Line, describe, snapshot_row, snapshots
 
-# %% ../../nbs/33_tokens.store.ipynb #132ef3e6
+# %% ../../nbs/33_tokens.store.ipynb #5e741ad7
 def _piece(
     piece:Piece, # what to read
     codec:str,   # name of the codec
@@ -42,7 +42,7 @@ def _piece(
     except AurlError as e: return {**row, 'kind':type(e).__name__, 'reason':e.what}
     except Exception as e: return {**row, 'kind':type(e).__name__, 'reason':str(e) or 'no reason given'}
 
-# %% ../../nbs/33_tokens.store.ipynb #b0f7fed7
+# %% ../../nbs/33_tokens.store.ipynb #a7b2e85f
 _bundle = 16 # pieces handed over at once
 
 def _pieces(pieces, *args):
@@ -76,7 +76,7 @@ class _Pool:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/33_tokens.store.ipynb #c2332851
+# %% ../../nbs/33_tokens.store.ipynb #603c5516
 def _read_all(pieces, workers, args):
     "What `_piece` says of each of `pieces`, in their order."
     if workers < 1 or len(pieces) <= _bundle:
@@ -104,7 +104,7 @@ def _one_by_one(pieces, args):
             yield dict(name=p.name, source=p.where, group=p.group, kind='Crash', reason='the process that read it died')
     pool.close()
 
-# %% ../../nbs/33_tokens.store.ipynb #0ad7f8e9
+# %% ../../nbs/33_tokens.store.ipynb #8f49e41c
 class StoreConfig(Config):
     "What decides the content of a store."
     codec:str = 'event'  # how music becomes ids
@@ -122,7 +122,7 @@ def _columns():
                            drums=pa.bool_(), valid=pa.bool_(), sha256=text, source=text)),
             pa.schema(dict(name=text, kind=text, reason=text, sha256=text, source=text)))
 
-# %% ../../nbs/33_tokens.store.ipynb #977c880c
+# %% ../../nbs/33_tokens.store.ipynb #363bc5df
 def _write(folder, results, total, progress):
     "Fill `folder` with what `results` bring; the counts."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -147,7 +147,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #f695c822
+# %% ../../nbs/33_tokens.store.ipynb #3183defc
 def _stamp(corpus):
     "A fingerprint of the places of the pieces, without reading them."
     def seen(p):
@@ -164,7 +164,7 @@ def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
 
-# %% ../../nbs/33_tokens.store.ipynb #88b2ebb4
+# %% ../../nbs/33_tokens.store.ipynb #83ca7796
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
@@ -178,6 +178,7 @@ def prepare(
     codec = get_codec(cfg.codec)
     pieces, stamp = sorted(corpus, key=lambda p: p.name), _stamp(corpus)
     if dest.exists() and (made := _reuse(dest, cfg, pieces, stamp, overwrite)): return made
+    old = None
     try:
         with atomic_dir(dest) as tmp:
             rows, left = _write(tmp, _read_all(pieces, workers, (cfg.codec, cfg.every, cfg.min_notes)), len(pieces), progress)
@@ -188,7 +189,11 @@ def prepare(
                 counts=dict(pieces=len(rows), tokens=sum(r['length'] for r in rows), notes=sum(r['notes'] for r in rows), seconds=sum(r['seconds'] for r in rows), quarantined=len(left)),
                 files={f:dict(bytes=(tmp/f).stat().st_size, sha256=sha256_of(tmp/f)) for f in _files}), indent=1) + '\n', encoding='utf-8')
             old = _aside(dest)
-    except OSError as e: raise StoreError(f'cannot be written ({e.strerror})', dest, 'free some space, or give another place') from e
+    except BaseException as e:
+        if old and not dest.exists(): (old/dest.name).rename(dest); old.rmdir()                  # what was there comes back
+        if not isinstance(e, OSError): raise
+        if dest.exists() and (made := _reuse(dest, cfg, pieces, stamp, False)): return made       # another process was faster
+        raise StoreError(f'cannot be written ({e.strerror})', dest, 'free some space, or give another place') from e
     if old: shutil.rmtree(old, ignore_errors=True)
     return TokenStore(dest)
 
@@ -198,7 +203,7 @@ def _aside(dest):
     old = Path(tempfile.mkdtemp(dir=dest.parent, prefix=f'.{dest.name}.', suffix='.old'))
     return dest.rename(old/dest.name).parent
 
-# %% ../../nbs/33_tokens.store.ipynb #a949c77e
+# %% ../../nbs/33_tokens.store.ipynb #0c21b0e2
 def _reuse(dest, cfg, pieces, stamp, overwrite):
     "The store at `dest` when it is the one wanted; None when it may be replaced."
     if not (dest/'manifest.json').is_file():
@@ -215,7 +220,7 @@ def _reuse(dest, cfg, pieces, stamp, overwrite):
     if overwrite: return None
     raise StoreError('holds a store made ' + (f'with {", ".join(changed)}' if changed else f"from other files ({src['words']})"), dest, 'give another place, or overwrite=True')
 
-# %% ../../nbs/33_tokens.store.ipynb #a9b11b28
+# %% ../../nbs/33_tokens.store.ipynb #1adcfbb3
 class TokenStore(Line):
     "The ids of a corpus, piece by piece, without ever being loaded whole."
     def __init__(self,
@@ -237,7 +242,7 @@ class TokenStore(Line):
         return np.memmap(f, dtype, 'r').view(np.ndarray) if f.stat().st_size else np.zeros(0, dtype)
     def __reduce__(self): return TokenStore, (str(self.path),)
 
-# %% ../../nbs/33_tokens.store.ipynb #64a16f58
+# %% ../../nbs/33_tokens.store.ipynb #e800ccf2
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -261,7 +266,7 @@ def _table(self:TokenStore, name):
     try: return pq.read_table(self.path/f'{name}.parquet')
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', self.path/f'{name}.parquet', 'prepare the store again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #ffc167df
+# %% ../../nbs/33_tokens.store.ipynb #4809d538
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -284,7 +289,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine(self:TokenStore): return self._table('quarantine')
 
-# %% ../../nbs/33_tokens.store.ipynb #4d7b5fa7
+# %% ../../nbs/33_tokens.store.ipynb #7ac3f640
 @patch
 def verify(self:TokenStore):
     "Compare every file with the manifest; a StoreError names the one that differs."
@@ -293,7 +298,7 @@ def verify(self:TokenStore):
         if got != want['sha256']: raise StoreError(f"its sha256 is {got[:12]}…, the manifest says {want['sha256'][:12]}…", self.path/f, 'prepare the store again')
     return self
 
-# %% ../../nbs/33_tokens.store.ipynb #53e6615e
+# %% ../../nbs/33_tokens.store.ipynb #9784a993
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -304,7 +309,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #126e168f
+# %% ../../nbs/33_tokens.store.ipynb #4d14b88f
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']
