@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['snapshot_row', 'melodic', 'shift_range', 'transpose_ids', 'snapshots', 'describe', 'paired', 'Line', 'line_of']
 
-# %% ../../nbs/32b_tokens.line.ipynb #ec6e201f
+# %% ../../nbs/32b_tokens.line.ipynb #f6ff3c0f
 import numpy as np
 from fastcore.basics import patch
 
 from ..core import CodecError
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32b_tokens.line.ipynb #b04f176d
+# %% ../../nbs/32b_tokens.line.ipynb #232095bf
 def _held(mask, values, first):
     "At each position the value at the latest True up to it; `first` where there was none."
     at = np.flatnonzero(mask)
@@ -27,7 +27,7 @@ def melodic(
     family = _held(kind == Kind.INSTRUMENT, vocab.index[ids], 0)
     return ((kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF)) & (family != vocab.drums)
 
-# %% ../../nbs/32b_tokens.line.ipynb #733abb91
+# %% ../../nbs/32b_tokens.line.ipynb #b5c4a266
 def shift_range(
     ids,       # ids of one piece
     widest=12, # semitones down and up
@@ -46,7 +46,7 @@ def transpose_ids(
     if not lo <= semitones <= hi: raise CodecError(f'{semitones:+} semitones leave the keyboard', way_out=f'this piece can move by {lo:+} … {hi:+}')
     return (np.asarray(ids, dtype=np.int64) + melodic(ids)*int(semitones)).astype(np.uint16)
 
-# %% ../../nbs/32b_tokens.line.ipynb #874bc43b
+# %% ../../nbs/32b_tokens.line.ipynb #c7ca2691
 _KEYS = vocab.n_pitches + 1                       # keys of a family: the pitches and the pedal
 _COLUMNS = vocab.n_families*_KEYS                 # columns of the sounding table
 _NEVER = -(1 << 30)                               # a step before every piece
@@ -59,7 +59,7 @@ _RANK = np.select([_is(k) for k in (Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF,
 _MOVE = _is(Kind.TIME_SHIFT, Kind.START)          # a new instant begins
 _BEATS = np.rint(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm)/60/vocab.steps_per_second*2**20).astype(np.int64)
 
-# %% ../../nbs/32b_tokens.line.ipynb #ce89bd90
+# %% ../../nbs/32b_tokens.line.ipynb #a48c7bf5
 _MARKS = 4*vocab.n_pitches
 _CODES = _COLUMNS + _MARKS
 _of = np.arange(_COLUMNS)
@@ -68,7 +68,7 @@ _MOVES = np.concatenate([(_of % _KEYS < vocab.n_pitches) & (_of//_KEYS != vocab.
 snapshot_row = np.dtype([('first', '<i8'), ('beat', '<i8'), ('time', '<i4'), ('notes', '<i4'), ('entries', '<i2'), ('order', '<i2'),
                          ('tempo', 'i1'), ('velocity', 'i1'), ('family', 'i1'), ('unused', 'i1')]) # 32 bytes a snapshot
 
-# %% ../../nbs/32b_tokens.line.ipynb #fb481561
+# %% ../../nbs/32b_tokens.line.ipynb #1b29db43
 def snapshots(
     ids,       # of one piece
     every:int, # ids from one snapshot to the next
@@ -90,7 +90,7 @@ def snapshots(
     rows['first'] = rows['entries'].cumsum(dtype=np.int64) - rows['entries']
     return rows, codes, steps
 
-# %% ../../nbs/32b_tokens.line.ipynb #4cc98688
+# %% ../../nbs/32b_tokens.line.ipynb #3a330f9b
 def _entries(ids, column, time, every, n):
     "The lists of `n` snapshots, one after the other, and their lengths."
     press, note = np.flatnonzero(_PRESS[ids]), np.flatnonzero(_NOTE[ids])
@@ -109,7 +109,7 @@ def _entries(ids, column, time, every, n):
     o = np.argsort(shot, kind='stable')
     return np.repeat(code, times)[o], np.repeat(value, times)[o].astype(np.int32), np.bincount(shot, minlength=n)
 
-# %% ../../nbs/32b_tokens.line.ipynb #08251e81
+# %% ../../nbs/32b_tokens.line.ipynb #ec81a403
 def describe(
     ids, # of one piece
 )->dict:
@@ -129,7 +129,7 @@ def paired(ids):
     first = np.repeat(np.flatnonzero(new), np.diff(np.append(np.flatnonzero(new), len(at))))
     return bool((down == ((np.arange(len(at)) - first) % 2 == 0)).all() and not down[np.append(new[1:], True)].any())
 
-# %% ../../nbs/32b_tokens.line.ipynb #ca490972
+# %% ../../nbs/32b_tokens.line.ipynb #f151a2eb
 class Line:
     "Pieces end to end, with snapshots of the automaton."
     def __init__(self,
@@ -158,7 +158,7 @@ def line_of(
     drums = [bool((_NOTE[p] & ~melodic(p)).any()) for p in pieces]
     return Line(np.concatenate(pieces), np.array([len(p) for p in pieces]), np.array(drums), every, rows, np.concatenate(codes), np.concatenate(steps))
 
-# %% ../../nbs/32b_tokens.line.ipynb #0fbbb061
+# %% ../../nbs/32b_tokens.line.ipynb #d6ddf40d
 _SHIFT = _NOTE.astype(np.uint16)
 
 @patch
@@ -185,7 +185,7 @@ def _sliding(self:Line, length):
     if getattr(self, '_view', (0,))[0] != length: self._view = length, np.lib.stride_tricks.sliding_window_view(self.ids, length)
     return self._view[1]
 
-# %% ../../nbs/32b_tokens.line.ipynb #9dbd3ac9
+# %% ../../nbs/32b_tokens.line.ipynb #cbcb2719
 @patch
 def _transpose(self:Line, out, pieces, starts, semitones):
     "Move the notes of windows, in place."
@@ -204,7 +204,7 @@ def _carried(first, values, at, told, n):
     o = np.argsort(start, kind='stable')                                 # what is told at a row's first place comes after the row
     return np.repeat(np.append(values, told)[o], np.diff(np.append(start[o], n)))
 
-# %% ../../nbs/32b_tokens.line.ipynb #6f4bad8d
+# %% ../../nbs/32b_tokens.line.ipynb #ed7b3968
 @patch
 def _slices(self:Line, array, first, n):
     "Stretches of an array, end to end."
@@ -223,7 +223,7 @@ def _families(self:Line, pieces, starts):
     family[row] = vocab.index[x[at[upto[row] - 1]]]
     return family
 
-# %% ../../nbs/32b_tokens.line.ipynb #dd38bd82
+# %% ../../nbs/32b_tokens.line.ipynb #2f68b8a2
 _bit = dict(press=17, down=18, on=19, note=20, event=21, tempo=22, velocity=23, instrument=24)   # above 10 bits of steps and 7 of key
 _facts = dict(press=_PRESS, down=_DOWN, on=_ON, note=_NOTE, event=_MOVE | (_RANK >= 0), tempo=_is(Kind.TEMPO), velocity=_is(Kind.VELOCITY), instrument=_is(Kind.INSTRUMENT))
 _PACK = (_STEPS | _KEY << 10 | sum(v.astype(np.int64) << _bit[k] for k,v in _facts.items())).astype(np.int32)
@@ -232,7 +232,7 @@ def _when(packed, fact):
     "Where `fact` holds."
     return np.flatnonzero((packed & (1 << _bit[fact])) != 0)
 
-# %% ../../nbs/32b_tokens.line.ipynb #4b06c96e
+# %% ../../nbs/32b_tokens.line.ipynb #151157a2
 @patch
 def replay(self:Line,
     pieces,         # (n,) numbers of pieces
@@ -259,7 +259,7 @@ def replay(self:Line,
     marks = table[B*_COLUMNS:].reshape(B, 4, vocab.n_pitches)
     return dict(onset=table[:B*_COLUMNS].reshape(B, _COLUMNS), struck=np.maximum(marks[:,0], marks[:,1]), released=np.maximum(marks[:,2], marks[:,3]), **s)
 
-# %% ../../nbs/32b_tokens.line.ipynb #603c8958
+# %% ../../nbs/32b_tokens.line.ipynb #a2659181
 @patch
 def _tell(self:Line, s, x, w, first, end, clock, base, rows):
     "Bring family, velocity, tempo and beat up to date; the family at every id, or None where it never changes."
@@ -283,7 +283,7 @@ def _tell(self:Line, s, x, w, first, end, clock, base, rows):
     s['family'][row] = index(at[upto[row] - 1])
     return along
 
-# %% ../../nbs/32b_tokens.line.ipynb #5ba6d860
+# %% ../../nbs/32b_tokens.line.ipynb #9d65e001
 @patch
 def _write_keys(self:Line, rows, has, w, end, clock, base, family, semitones, s, drums):
     "Sounding keys (row by row), then marks (row by row), written in order."
@@ -313,7 +313,7 @@ def _write_keys(self:Line, rows, has, w, end, clock, base, family, semitones, s,
     s['notes'] += np.diff(np.append(0, on.cumsum())[upto], prepend=0)
     return table
 
-# %% ../../nbs/32b_tokens.line.ipynb #3003cf8f
+# %% ../../nbs/32b_tokens.line.ipynb #29ad3951
 _KEYED = (_RANK >= 0) & (_RANK != 1)                                     # events that have a family
 _ORDER = np.where(_RANK < 0, -1, _RANK*_COLUMNS + np.where(_KEYED, _KEY, 0))
 
@@ -339,7 +339,7 @@ def _finish(self:Line, s, x, w, end, n, family, at, starts, semitones):
     order += np.where((order >= 0) & ((rank == 0) | (rank == 4)), _MOVES[column]*semitones, 0)
     s['last'] += np.where(np.append(_NOTE, False)[s['last']] & (s['family'] != vocab.drums), semitones, 0)
 
-# %% ../../nbs/32b_tokens.line.ipynb #eeff1537
+# %% ../../nbs/32b_tokens.line.ipynb #1dc8662c
 @patch
 def states(self:Line,
     pieces,         # (n,) numbers of pieces

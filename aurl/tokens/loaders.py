@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WindowLoader', 'music_loaders']
 
-# %% ../../nbs/34_tokens.loaders.ipynb #797c89a3
+# %% ../../nbs/34_tokens.loaders.ipynb #f80e1eb8
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from ..core import ConfigError, StoreError, rng
 from .store import TokenStore, prepare
 from .vocab import vocab
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ae83cb6e
+# %% ../../nbs/34_tokens.loaders.ipynb #e1f898c5
 def _counts(
     n,          # (pieces,) targets in each piece
     length:int, # targets in a window
@@ -39,7 +39,7 @@ def _tiles(
     stop = np.where(i == m[piece] - 1, n[piece], cut[piece] + i*length)
     return piece, np.where(i == 0, 0, np.append(0, stop[:-1])), stop
 
-# %% ../../nbs/34_tokens.loaders.ipynb #59770ca0
+# %% ../../nbs/34_tokens.loaders.ipynb #b53fe0d4
 class WindowLoader:
     "Batches of windows of a store, the same for the same seed and epoch."
     n_inp = 4 # ids, z, cache, state; then the targets
@@ -73,7 +73,7 @@ def _key_range(transpose):
     if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
 
-# %% ../../nbs/34_tokens.loaders.ipynb #eea9eee1
+# %% ../../nbs/34_tokens.loaders.ipynb #a7c8cce3
 @patch
 def plan(self:WindowLoader,
     epoch:int, # its number
@@ -92,7 +92,7 @@ def plan(self:WindowLoader,
     order = rng(self.seed, 'windows', 'order', epoch).permutation(len(piece))
     return {k:v[order] for k,v in w.items()}
 
-# %% ../../nbs/34_tokens.loaders.ipynb #c927eb45
+# %% ../../nbs/34_tokens.loaders.ipynb #8bbd67c9
 _together = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
@@ -121,7 +121,7 @@ def _make(self:WindowLoader, w):
         for r in np.flatnonzero((first > 0) | (stop < self.length)): targets[r,:first[r]] = targets[r,stop[r]:] = vocab.PAD
     return torch.from_numpy(x[:,:-1].astype(np.int64)), torch.from_numpy(targets), self.store.states(w['piece'], w['start'], key) if self.state else None
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ee123ce4
+# %% ../../nbs/34_tokens.loaders.ipynb #de0a0d3a
 @patch
 def __iter__(self:WindowLoader):
     epoch = self.epoch
@@ -156,7 +156,7 @@ def new(self:WindowLoader, dataset=None, shuffle=None, **kwargs):
                once=self.once, drop_last=self.drop_last, device=self.device)
     return type(self)(dataset or self.store, **{**now, **{k:v for k,v in kwargs.items() if k in now}})
 
-# %% ../../nbs/34_tokens.loaders.ipynb #354cc956
+# %% ../../nbs/34_tokens.loaders.ipynb #006cfd3d
 def music_loaders(
     store:TokenStore,  # where the pieces are
     valid=0.1,         # the share to hold out, or the numbers of the pieces to train on and of those held out
