@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['may_follow', 'play', 'as_prompt', 'first_seconds', 'first_bars']
 
-# %% ../../nbs/50_generate.engine.ipynb #b71c6891
+# %% ../../nbs/50_generate.engine.ipynb #b154b05c
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..tokens.codec import decode, encode
 from ..tokens.grammar import beat_unit, grammar, library
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/50_generate.engine.ipynb #9dfa15b7
+# %% ../../nbs/50_generate.engine.ipynb #6a7128a0
 _slack = 3                                   # what one free step can take from the budget and add to the need
 
 def may_follow(
@@ -32,7 +32,7 @@ def may_follow(
     due = grammar.to_close(state) + _slack > left
     return library(mask).where(due[:,None], grammar.closing(state, mask), mask)
 
-# %% ../../nbs/50_generate.engine.ipynb #7021f97f
+# %% ../../nbs/50_generate.engine.ipynb #64efa074
 @torch.inference_mode()
 def play(
     decoder,        # has read the beginning
@@ -67,7 +67,7 @@ def _to_end(ids):
     end = np.flatnonzero(ids == vocab.END)
     return ids[:end[0]+1] if len(end) else ids
 
-# %% ../../nbs/50_generate.engine.ipynb #e130c1ab
+# %% ../../nbs/50_generate.engine.ipynb #8e885c75
 def as_prompt(
     prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
     mask:bool=True, # must the grammar allow it?
@@ -82,7 +82,7 @@ def as_prompt(
     if mask and (v := grammar.verdict(ids, whole=False)).reasons: raise CodecError(f'the prompt is no music: {v.reasons[0]}', way_out='give what encode gave, cut where you like')
     return ids.astype(np.uint16)
 
-# %% ../../nbs/50_generate.engine.ipynb #ad4df734
+# %% ../../nbs/50_generate.engine.ipynb #afd221e3
 def _before(ids, clock, limit):
     "The ids that stand before `clock`, counted from the first, reaches `limit`."
     return ids[:int(np.searchsorted(np.cumsum(clock), limit))]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sampling', 'chances', 'pick_one', 'darts', 'generate_ids', 'generate']
 
-# %% ../../nbs/51_generate.sampling.ipynb #bbbfdcc0
+# %% ../../nbs/51_generate.sampling.ipynb #85491e98
 import numpy as np
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from ..tokens.codec import decode
 from ..tokens.grammar import grammar, library
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51_generate.sampling.ipynb #ec2d28f9
+# %% ../../nbs/51_generate.sampling.ipynb #d036045b
 class Sampling(Config):
     "How the next id is chosen."
     temperature: float = Field(1., ge=0, le=100) # below 1 safer, above 1 wilder; 0 always takes the best
@@ -26,7 +26,7 @@ class Sampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # only the best that together have this chance
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
-# %% ../../nbs/51_generate.sampling.ipynb #dd3c2112
+# %% ../../nbs/51_generate.sampling.ipynb #cb1fb178
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -44,7 +44,7 @@ def chances(
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
 
-# %% ../../nbs/51_generate.sampling.ipynb #1aafabcb
+# %% ../../nbs/51_generate.sampling.ipynb #81a5ba9b
 def pick_one(
     p,    # (batch, 774), not negative
     dart, # (batch,) float64, 0 … 1
@@ -54,7 +54,7 @@ def pick_one(
     line = xp.cumsum(p, -1, dtype=xp.float64)
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
-# %% ../../nbs/51_generate.sampling.ipynb #4e3da1ea
+# %% ../../nbs/51_generate.sampling.ipynb #c2ea5fa8
 _short = 1 - 2.**-40                                                     # keeps a dart from falling on the very end
 
 def darts(
@@ -65,7 +65,7 @@ def darts(
     "Where the darts of each piece fall."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_short
 
-# %% ../../nbs/51_generate.sampling.ipynb #c7e87a52
+# %% ../../nbs/51_generate.sampling.ipynb #0d8cbae9
 class _Ask(Config):
     "What else may be asked for."
     n: int = Field(ge=0)
@@ -96,7 +96,7 @@ def generate_ids(
         return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how)]
     finally: model.train(was)
 
-# %% ../../nbs/51_generate.sampling.ipynb #fbb33b68
+# %% ../../nbs/51_generate.sampling.ipynb #d52e3050
 def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     "The pieces of these numbers."
     decoder = decoder_for(model, window=window)
@@ -111,7 +111,7 @@ def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
     with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask)]
 
-# %% ../../nbs/51_generate.sampling.ipynb #da3ef8c8
+# %% ../../nbs/51_generate.sampling.ipynb #62d6eae0
 def generate(
     model,    # a `MusicTransformerVAEGAN`
     *args,    # of `generate_ids`

@@ -8,6 +8,7 @@ __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'feature_
 
 # %% ../../nbs/41_models.blocks.ipynb #22c31737
 import functools, math
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -56,16 +57,23 @@ feature_sizes = dict(clock=2*len(clock_periods), beat=2*len(beat_periods), tempo
                      family=vocab.n_families, roll=vocab.n_pitches, age=len(age_steps)*vocab.n_pitches, echo=len(echo_steps)*vocab.n_pitches)
 
 @functools.cache
-def _numbers(values, xp, device): return xp.asarray(values, device=device)
+def _tables(xp, device):
+    "What the features look things up in."
+    like = lambda x: xp.asarray(x, device=device)
+    return SimpleNamespace(clock=like(clock_periods), beat=like(_beat_units), age=like([[-1/t] for t in age_steps]), echo=like([[-1/t] for t in echo_steps]),
+        tempo=xp.eye(vocab.n_tempos+1, device=device)[like([*range(1, vocab.n_tempos+1), 0])], family=xp.eye(vocab.n_families, device=device),
+        velocity=xp.eye(vocab.n_velocities+1, device=device)[like([*range(1, vocab.n_velocities+1), 0])])   # the last row, [-1], is for none yet
 
 def _phases(x, periods):
     "Sines and cosines (…, 2·periods) of integers `x` at integer `periods`; the remainder first, so that hours stay exact."
-    xp = library(x)
-    p = _numbers(periods, xp, x.device)
-    angle = (x[...,None] % p) * (2*math.pi/p)
+    angle, xp = (x[...,None] % periods) * (2*math.pi/periods), library(x)
     return [xp.sin(angle), xp.cos(angle)]
 
-def _one_hot(x, n): return [library(x).where(x[...,None] == _numbers(range(n), library(x), x.device), 1., 0.)]
+def _fade(age, slopes, where):
+    "exp(-age/τ) of each key, (…, τ·88), and 0 but `where`."
+    xp = library(age)
+    out = xp.where(where[...,None,:], xp.exp(age[...,None,:]*slopes), 0.)
+    return [out.reshape(*out.shape[:-2], -1)]
 
 # %% ../../nbs/41_models.blocks.ipynb #5fa3573c
 def musical_features(
@@ -75,11 +83,9 @@ def musical_features(
 )->Tensor:           # (…, their sizes)
     "What a musician would know at each moment."
     xp, now, out = library(roll), m.time[...,None], []
-    fade = lambda since, taus, where: [xp.where(where, xp.exp(xp.clip(since - now, None, 0)/tau), 0.) for tau in taus]
-    make = dict(clock=lambda: _phases(m.time, clock_periods), beat=lambda: _phases(m.beat, _beat_units),
-        tempo=lambda: _one_hot(m.tempo+1, vocab.n_tempos+1), velocity=lambda: _one_hot(m.velocity+1, vocab.n_velocities+1),
-        family=lambda: _one_hot(m.family, vocab.n_families), roll=lambda: [roll],
-        age=lambda: fade(m.struck, age_steps, roll > 0), echo=lambda: fade(m.released, echo_steps, roll == 0))
+    t = _tables(xp, roll.device)
+    make = dict(clock=lambda: _phases(m.time, t.clock), beat=lambda: _phases(m.beat, t.beat), tempo=lambda: [t.tempo[m.tempo]], velocity=lambda: [t.velocity[m.velocity]],
+        family=lambda: [t.family[m.family]], roll=lambda: [roll], age=lambda: _fade(now - m.struck, t.age, roll > 0), echo=lambda: _fade(now - m.released, t.echo, roll == 0))
     for name in names: out += make[name]()
     return xp.concatenate(out, -1) if out else roll[...,:0]
 

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Decoder', 'Weights', 'NumpyDecoder', 'decoder_for']
 
-# %% ../../nbs/49_models.decoder.ipynb #7851e4fe
+# %% ../../nbs/49_models.decoder.ipynb #4f4fd871
 import contextlib, functools
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/49_models.decoder.ipynb #fd02a0cd
+# %% ../../nbs/49_models.decoder.ipynb #fdc59709
 class Decoder:
     "Reads ids for a batch of pieces, and remembers."
     def __init__(self,
@@ -43,7 +44,7 @@ class Decoder:
         self.state, self.n = self.memory.state, self.n + ids.shape[1]
         return scores
 
-# %% ../../nbs/49_models.decoder.ipynb #be451bc6
+# %% ../../nbs/49_models.decoder.ipynb #dd3dcfaa
 @patch
 @torch.inference_mode()
 def read(self:Decoder,
@@ -69,7 +70,7 @@ def pick(self:Decoder,
     self.kept = [k[rows] for k in self.kept]
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #9288698f
+# %% ../../nbs/49_models.decoder.ipynb #e6ecb1f7
 def _level(m): return m - m.mean(-1, keepdims=True)
 
 class Weights:
@@ -77,55 +78,75 @@ class Weights:
     def __init__(self, trunk):
         left = dict(trunk.named_parameters())
         take = lambda name: left.pop(name).detach().numpy()
-        into = lambda name, norm: np.ascontiguousarray((take(name)*take(norm)).T)                   # reads the stream
-        onto = lambda name: np.ascontiguousarray(_level(take(name).T))                              # writes to it
-        table = take('embed.table.weight')
-        self.features = trunk.embed.features
-        self.table, self.project = _level(table), onto('embed.project.weight') if self.features else None
-        self.layers = [(into(f'blocks.{i}.attention.qkv.weight', f'blocks.{i}.norm1.weight'), onto(f'blocks.{i}.attention.out.weight'),
-                        into(f'blocks.{i}.feed.0.weight', f'blocks.{i}.norm2.weight'), onto(f'blocks.{i}.feed.2.weight')) for i in range(len(trunk.blocks))]
-        for qkv,*_ in self.layers: qkv[:,:len(qkv)] *= trunk.rotary.speed.numel()**-.5/2**.5         # of the queries
-        last = take('norm.weight')
-        self.scores, self.rotary = np.ascontiguousarray((table*last).T), trunk.rotary
-        if trunk.keyboard:
-            look = take('keyboard.look.weight')                                                     # (maps, channels, keys around)
-            self.look, self.around, self.look_bias = look.reshape(len(look), -1).T.copy(), look.shape[2], take('keyboard.look.bias')
-            weigh, bias = take('keyboard.weigh.weight')*last, take('keyboard.weigh.bias')
-            self.weigh, self.weigh_bias = np.ascontiguousarray(weigh.T), bias
-        self.keyboard, self.unknown = trunk.keyboard is not None, list(left)
+        d, h = trunk.embed.table.weight.shape[1], trunk.blocks[0].attention.n_heads
+        pairs = np.arange(d).reshape(h, 2, -1).swapaxes(1, 2).reshape(-1)                           # number i of a head beside number i + dim/2
+        self.order, self.layers, self.features = pairs[:d//h], [], trunk.embed.features
+        for i in range(len(trunk.blocks)):
+            get = lambda name: take(f'blocks.{i}.{name}.weight')
+            qkv, up = get('attention.qkv')*get('norm1')*d**.5, get('feed.0')*get('norm2')*d**.5     # they read the stream
+            out, down = _level(get('attention.out').T), _level(get('feed.2').T)                     # and they write to it
+            qkv = np.concatenate([qkv[pairs]*(d/h)**-.5, qkv[d+pairs], qkv[2*d:]])
+            self.layers.append([qkv.T, out, up.T, down, down.T])
+        last, table = take('norm.weight')*d**.5, take('embed.table.weight')
+        self.table, self.scores, self.project = _level(table), (table*last).T, _level(take('embed.project.weight').T) if self.features else None
+        self._keyboard(trunk.keyboard, take, last)
+        self.layers, self.unknown = _together(self.layers), list(left)
 
-# %% ../../nbs/49_models.decoder.ipynb #7c97cac4
+    def _keyboard(self, net, take, last):
+        self.around = net.look.weight.shape[2] if net else 0                                        # keys it looks at
+        if not net: return
+        look = take('keyboard.look.weight')
+        self.look, self.look_bias = np.ascontiguousarray(look.reshape(len(look), -1).T), take('keyboard.look.bias')
+        self.weigh, self.weigh_bias = np.ascontiguousarray((take('keyboard.weigh.weight')*last).T), take('keyboard.weigh.bias')
+
+def _together(layers):
+    "The same matrices in one block of memory."
+    block, at = np.empty(sum(m.size for l in layers for m in l), np.float32), 0
+    def put(m):
+        nonlocal at
+        here = block[at:at+m.size].reshape(m.shape)
+        here[:], at = m, at + m.size
+        return here
+    return [(qkv, out, up, down, slim.T) for qkv, out, up, down, slim in ([put(m) for m in l] for l in layers)]
+
+# %% ../../nbs/49_models.decoder.ipynb #588423e6
 def _unit(x):
     "What is left of a norm."
-    return x * (np.vecdot(x, x)/x.shape[-1] + 1e-5)[:,None]**-.5
+    return x/np.sqrt(np.vecdot(x, x) + np.float32(1e-5*x.shape[1]))[:,None]
 
-def _gelu(x): return F.gelu(torch.from_numpy(x)).numpy()
+def _gelu(x):
+    "A number times the chance that a normal one is below it; for many torch is faster."
+    return x*ndtr(x) if x.size < 4096 else F.gelu(torch.from_numpy(x)).numpy()
 
-def _layer(x, w, kv, n, cos, sin):
+def _layer(x, w, kv, n, turn):
     "One layer, for one new position `n` of each piece."
-    qkv, out, up, down = w
-    b, (_, _, h, _, d) = len(x), kv.shape
-    a = (_unit(x) @ qkv).reshape(b, 3, h, 2, d//2)
-    a[:,:2] = a[:,:2]*cos + a[:,:2,:,::-1]*sin
-    a = a.reshape(b, 3, h, 1, d)
+    qkv, out, up, down, slim = w
+    _, b, h, _, d = kv.shape
+    a = (_unit(x) @ qkv).reshape(b, 3, h, 1, d)
+    z = a[:,:2].view(np.complex64)
+    z *= turn
     kv[:,:,:,n:n+1] = a[:,1:].swapaxes(0, 1)
     k, v = kv[:,:,:,:n+1]
     s = a[:,0] @ k.swapaxes(2, 3)
-    e = np.exp(s - s.max(-1, keepdims=True))
-    x = x + (e @ v / e.sum(-1, keepdims=True)).reshape(b, -1) @ out
-    return x + _gelu(_unit(x) @ up) @ down
+    s -= np.maximum.reduce(s, 3, keepdims=True)
+    np.exp(s, out=s)
+    x = x + (s @ v / np.add.reduce(s, 3, keepdims=True)).reshape(b, -1) @ out
+    return x + _gelu(_unit(x) @ up) @ (slim if b < 4 else down)
 
-# %% ../../nbs/49_models.decoder.ipynb #02acda31
-def _slide(w, x, features, keys):
-    "Scores (batch, 2·88) of the keys; `keys` is the padded array."
-    b, c, wide = keys.shape
-    r = w.around//2
-    keys[:,:,r:wide-r] = features[:,-c*vocab.n_pitches:].reshape(b, c, -1)
-    around = np.lib.stride_tricks.as_strided(keys, (b, vocab.n_pitches, c, w.around), tuple(keys.strides[i] for i in (0, 2, 1, 2)))
-    found = _gelu(around.reshape(b*vocab.n_pitches, -1) @ w.look + w.look_bias).reshape(b, vocab.n_pitches, -1)
-    return ((x @ w.weigh + w.weigh_bias).reshape(b, 2, -1) @ found.swapaxes(1, 2)).reshape(b, -1)
+# %% ../../nbs/49_models.decoder.ipynb #50d6da2f
+def _padded(batch, around):
+    "Room for the keys and what lies beyond the keyboard, and a view of it, (batch, 88, channels, around): what is around each key."
+    keys = np.zeros((batch, n_channels, vocab.n_pitches + around - 1), np.float32)
+    return keys, np.lib.stride_tricks.sliding_window_view(keys, around, 2).swapaxes(1, 2)
 
-# %% ../../nbs/49_models.decoder.ipynb #5e76c6ae
+def _slide(w, x, features, keys, view):
+    "Scores (batch, 2·88) of the keys."
+    b, p, c, wide = view.shape
+    keys[:,:,wide//2:-(wide//2)] = features[:,-c*p:].reshape(b, c, p)
+    found = _gelu(view.reshape(b*p, c*wide) @ w.look + w.look_bias).reshape(b, p, -1)
+    return ((x @ w.weigh + w.weigh_bias).reshape(b, 2, -1) @ found.swapaxes(1, 2)).reshape(b, 2*p)
+
+# %% ../../nbs/49_models.decoder.ipynb #6b49b284
 class NumpyDecoder(Decoder):
     "A `Decoder` whose single steps are done in NumPy."
     def __init__(self, model, batch=1, window=None,
@@ -147,7 +168,7 @@ class NumpyDecoder(Decoder):
         layers, self.state = self.memory.layers, self.state.numpy()
         b, h, _, d = layers[0].k.shape
         self.kv = np.zeros((len(layers), 2, b, h, self.n + 256, d), np.float32)
-        for kv, c in zip(self.kv, layers): kv[0,:,:,:self.n], kv[1,:,:,:self.n] = c.k[:,:,:self.n], c.v[:,:,:self.n]
+        for kv, c in zip(self.kv, layers): kv[0,:,:,:self.n], kv[1,:,:,:self.n] = c.k[:,:,:self.n].numpy()[...,self.weights.order], c.v[:,:,:self.n]
         self.memory = None
         self._make_room()
 
@@ -155,11 +176,10 @@ class NumpyDecoder(Decoder):
         "As much again of `kv` if it is full, and all that goes with its shape."
         *_, b, h, room, d = self.kv.shape
         if self.n == room: self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)], 4)
-        cos, sin = (a.numpy()[:,None] for a in self.weights.rotary.angles(0, self.kv.shape[4]))
-        self.cos, self.sin = np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)
-        if self.weights.keyboard: self.keys = np.zeros((b, n_channels, vocab.n_pitches + self.weights.around - 1), np.float32)
+        self.turn = torch.complex(*self.model.trunk.rotary.angles(0, self.kv.shape[4])).numpy()
+        if self.weights.around: self.keys = _padded(b, self.weights.around)
 
-# %% ../../nbs/49_models.decoder.ipynb #c9ea75f9
+# %% ../../nbs/49_models.decoder.ipynb #b1e9338c
 @patch
 def _step(self:NumpyDecoder, ids):
     "Read one id of each piece."
@@ -169,10 +189,10 @@ def _step(self:NumpyDecoder, ids):
     if w.features:
         f = musical_features(self.state, state_roll(self.state), w.features).astype(np.float32)
         x = x + f @ w.project
-    for layer, kv in zip(w.layers, self.kv): x = _layer(x, layer, kv, self.n, self.cos[self.n], self.sin[self.n])
+    for layer, kv in zip(w.layers, self.kv): x = _layer(x, layer, kv, self.n, self.turn[self.n])
     x = _unit(x)
     scores = x @ w.scores
-    if w.keyboard: scores[:,vocab.NOTE_ON:vocab.TIME_SHIFT] += _slide(w, x, f, self.keys)
+    if w.around: scores[:,vocab.NOTE_ON:vocab.TIME_SHIFT] += _slide(w, x, f, *self.keys)
     self.n += 1
     return scores
 
@@ -184,7 +204,7 @@ def pick(self:NumpyDecoder, rows):
     self._make_room()
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #c95414f0
+# %% ../../nbs/49_models.decoder.ipynb #d5745738
 def decoder_for(
     model:MusicTransformerVAEGAN, # in eval mode
     batch:int=1,                  # pieces side by side
@@ -198,7 +218,7 @@ def decoder_for(
         if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights)
     return Decoder(model, batch, window)
 
-# %% ../../nbs/49_models.decoder.ipynb #03467f87
+# %% ../../nbs/49_models.decoder.ipynb #1c1e9caf
 @functools.cache
 def _blas(): return ThreadpoolController()
 

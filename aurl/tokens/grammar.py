@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['n_keys', 'pedal', 'n_columns', 'never', 'beat_unit', 'grammar', 'library', 'State', 'Grammar', 'Verdict', 'verdict']
 
-# %% ../../nbs/32_tokens.grammar.ipynb #edae6891
+# %% ../../nbs/32_tokens.grammar.ipynb #78e3f23f
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32_tokens.grammar.ipynb #913c2211
+# %% ../../nbs/32_tokens.grammar.ipynb #91b267f0
 n_keys = vocab.n_pitches + 1            # the keys of a family: 88 pitches and the pedal
 pedal = vocab.n_pitches                 # the pedal's column among them
 n_columns = vocab.n_families * n_keys   # columns of the sounding table
@@ -49,7 +49,7 @@ class State:
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
     def __repr__(self): return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
 
-# %% ../../nbs/32_tokens.grammar.ipynb #951acdb7
+# %% ../../nbs/32_tokens.grammar.ipynb #0c39740f
 def _follows(before, after):
     "(len(before), len(after)) bool: may an id of the one kind stand right after one of the other?"
     event = [Kind.NOTE_ON, Kind.NOTE_OFF, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON]
@@ -79,7 +79,19 @@ class Grammar:
         bpm = torch.tensor(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm))
         tables['beats'] = (bpm/60/vocab.steps_per_second*beat_unit).round().long()    # of a step; the last entry, [-1], is for no tempo yet
         tables['follows'] = _follows(tables['kind'], kind)
+        tables['does'] = self._does(**tables)
+        tables['place'] = tables['rank']*n_columns + tables['key']                    # in the order of an instant, for family 0
         self.tables, self._on = tables, {}
+
+    def _does(self, kind, index, steps, down, up, key, rank, silent, **_):
+        "(ids + 1, 11): what an id does, as one row of numbers."
+        told = lambda k: torch.where(kind == k, index, -1)
+        way = lambda up, down: (kind == up).long() - (kind == down).long()
+        moment = torch.where((kind == Kind.TIME_SHIFT) | (kind == Kind.START), -1, -2)                # -1: a new instant, -2: no event
+        return torch.stack([steps, told(Kind.INSTRUMENT), told(Kind.TEMPO), told(Kind.VELOCITY),      # what passes, what is told
+            key, key % pedal, down.long() - up.long(), way(Kind.NOTE_ON, Kind.NOTE_OFF),              # column, pitch; what goes down (1) or up (-1)
+            torch.where(rank >= 0, rank*n_columns, moment), ((rank >= 0) & (rank != 1)).long(),       # its place in the instant: where its rank begins, and whether its column counts
+            silent.long()], 1)
 
     def on(self, x):
         "The tables where `x` is: an array, a tensor or a device."
@@ -87,7 +99,7 @@ class Grammar:
         if here not in self._on: self._on[here] = SimpleNamespace(**{k:v.numpy() if here == 'numpy' else v.to(here) for k,v in self.tables.items()})
         return self._on[here]
 
-# %% ../../nbs/32_tokens.grammar.ipynb #2d961377
+# %% ../../nbs/32_tokens.grammar.ipynb #cc54ba65
 @patch
 def start(self:Grammar,
     batch:int=1,  # sequences
@@ -99,7 +111,7 @@ def start(self:Grammar,
                  released=full(never, vocab.n_pitches, dtype=torch.int32), time=full(0), beat=full(0), tempo=full(-1), velocity=full(-1),
                  family=full(0), order=full(-1), last=full(len(vocab)), notes=full(0))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #db9f452e
+# %% ../../nbs/32_tokens.grammar.ipynb #2746d3ca
 def _get(table, at):
     "`table[i, at[i]]` for each row."
     return table[np.arange(len(at)), at] if library(table) is np else table.gather(1, at[:,None])[:,0]
@@ -118,43 +130,38 @@ def step(self:Grammar,
 )->State:
     "The states after reading `ids`; PAD and UNK change nothing."
     t, where = self.on(ids), library(ids).where
-    kind, index, key, rank, steps = t.kind[ids], t.index[ids], t.key[ids], t.rank[ids], t.steps[ids]
-    is_ = lambda k: kind == int(k)
-    time, family, on = s.time + steps, where(is_(Kind.INSTRUMENT), index, s.family), is_(Kind.NOTE_ON)
-    column, pitch = family*n_keys + key, key % pedal
-    onset = where(t.down[ids], time, where(t.up[ids], -1, _get(s.onset, column)))
-    order = where(rank >= 0, rank*n_columns + where(rank == 1, 0, column), s.order)
-    return State(onset=_put(s.onset, column, onset), time=time, family=family,
+    steps, family, tempo, velocity, key, pitch, press, note, rank, counts, silent = t.does[ids].T
+    time, keep = s.time + steps, lambda new, old: where(new >= 0, new, old)
+    family, on, off = keep(family, s.family), note > 0, note < 0
+    column = family*n_keys + key
+    onset = where(press > 0, time, where(press < 0, -1, _get(s.onset, column)))
+    return State(onset=_put(s.onset, column, onset), time=time, family=family, tempo=keep(tempo, s.tempo), velocity=keep(velocity, s.velocity),
                  struck=_put(s.struck, pitch, where(on, time, _get(s.struck, pitch))),
-                 released=_put(s.released, pitch, where(is_(Kind.NOTE_OFF), time, _get(s.released, pitch))),
-                 beat=s.beat + steps*t.beats[s.tempo], tempo=where(is_(Kind.TEMPO), index, s.tempo),
-                 velocity=where(is_(Kind.VELOCITY), index, s.velocity), order=where((steps > 0) | is_(Kind.START), -1, order),
-                 last=where(t.silent[ids], s.last, ids), notes=s.notes + on)
+                 released=_put(s.released, pitch, where(off, time, _get(s.released, pitch))),
+                 beat=s.beat + steps*t.beats[s.tempo], order=where(rank > -2, rank + counts*column, s.order),
+                 last=where(silent > 0, s.last, ids), notes=s.notes + on)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #7de091c3
+# %% ../../nbs/32_tokens.grammar.ipynb #45ebd393
+_ids = {k:slice(r.start, r.stop) for k,r in vocab.blocks.items()}
+_notes, _pedals = slice(vocab.NOTE_ON, vocab.TIME_SHIFT), slice(vocab.SUSTAIN_ON, vocab.TEMPO)        # both ways
+
 def _allowed(t, row, full, pedals, idle, s):
     "Mask (n, vocab) of what may follow `n` moments; `row` (n, 89): keys of the current family that sound."
-    numbers = library(row).arange(len(vocab), device=row.device)
-    other = lambda value, n: numbers[:n] != value[:,None]
-    order, first = s.order[:,None], (s.family*n_keys)[:,None]      # `first`: order number of the family's first key, within a rank
-    column = first + numbers[:pedal]
-    up = ~row[:,:pedal] & (column + 4*n_columns > order)           # keys that can go down now
-    out = t.follows[s.last]
-    def only(k, m):
-        part = out[:,vocab.blocks[k].start:vocab.blocks[k].stop]
+    out, order, family = t.follows[s.last], s.order[:,None], (s.family*n_keys)[:,None]
+    other = lambda value, k: t.index[_ids[k]] != value[:,None]
+    def only(ids, m):
+        part = out[:,ids]
         part &= m
-    only(Kind.NOTE_ON, up & (s.velocity >= 0)[:,None])
-    only(Kind.NOTE_OFF, row[:,:pedal] & (column > order))
-    only(Kind.SUSTAIN_OFF, row[:,pedal:] & (first + 2*n_columns > order))
-    only(Kind.SUSTAIN_ON, ~row[:,pedal:] & (first + 3*n_columns > order))
-    only(Kind.VELOCITY, up.any(1)[:,None] & other(s.velocity, vocab.n_velocities))
-    only(Kind.TEMPO, (order < n_columns) & other(s.tempo, vocab.n_tempos))
-    ahead = order - n_keys*numbers[:vocab.n_families]              # less than a rank: something of it can still come, in each family
-    only(Kind.INSTRUMENT, (~full & (ahead < 4*n_columns) | ~pedals & (ahead < 3*n_columns) | (ahead < 2*n_columns)) & other(s.family, vocab.n_families))
-    only(Kind.END, (idle & (s.notes > 0))[:,None])
+    for i in (_notes, _pedals): only(i, (family + t.place[i] > order) & (row[:,t.key[i]] != t.down[i])) # in order; what is up goes down, what is down up
+    only(_ids[Kind.VELOCITY], out[:,_ids[Kind.NOTE_ON]].any(1)[:,None] & other(s.velocity, Kind.VELOCITY))
+    only(_ids[Kind.NOTE_ON], (s.velocity >= 0)[:,None])
+    only(_ids[Kind.TEMPO], (order < n_columns) & other(s.tempo, Kind.TEMPO))
+    last = library(row).where(full, 3*n_columns - n_columns*pedals, 4*n_columns)                      # of a family in this instant: a key, a pedal down, or up
+    only(_ids[Kind.INSTRUMENT], (order - n_keys*t.index[_ids[Kind.INSTRUMENT]] < last) & other(s.family, Kind.INSTRUMENT))
+    only(_ids[Kind.END], (idle & (s.notes > 0))[:,None])
     return out
 
-# %% ../../nbs/32_tokens.grammar.ipynb #e4406c8b
+# %% ../../nbs/32_tokens.grammar.ipynb #e72f1e81
 def _by_family(s):
     "`s.onset` as (batch, 16, 89)."
     return s.onset.reshape(len(s), vocab.n_families, n_keys)
@@ -169,7 +176,7 @@ def allowed(self:Grammar,
     full, idle = xp.amin(table[:,:,:pedal], 2) >= 0, xp.amax(s.onset, 1) < 0
     return _allowed(self.on(s.time), row, full, table[:,:,pedal] >= 0, idle, s)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #4cdfe1bf
+# %% ../../nbs/32_tokens.grammar.ipynb #0340a413
 def _latest(mask, before=-1):
     "Position of the latest True up to each position, (batch, time); `before` where there was none."
     at = torch.arange(mask.shape[1], device=mask.device)
@@ -180,7 +187,7 @@ def _carry(values, mask, first):
     at = _latest(mask)
     return torch.where(at >= 0, values.gather(1, at.clamp(min=0)), first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #1f08075d
+# %% ../../nbs/32_tokens.grammar.ipynb #d98b8d08
 @patch
 def scan(self:Grammar,
     ids:Tensor,         # (batch, time) int64
@@ -218,7 +225,7 @@ def scan(self:Grammar,
     r.released = _when(_last_at(key, kind == Kind.NOTE_OFF, vocab.n_pitches), time, s.released)
     return r
 
-# %% ../../nbs/32_tokens.grammar.ipynb #3eac2adc
+# %% ../../nbs/32_tokens.grammar.ipynb #0ff78da4
 def _last_at(column, mask, n, first=None):
     "(batch, time, n) int32: the latest position at which each column was hit; `first` (batch, n), or -1, before."
     b, t = column.shape
@@ -236,7 +243,7 @@ def _when(at, time, first):
     when = time.gather(1, at.clamp(min=0).long().view(b, t*n)).view(b, t, n).to(torch.int32)
     return torch.where(at >= 0, when, first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #e5f1c550
+# %% ../../nbs/32_tokens.grammar.ipynb #88ea42e1
 @patch
 def masks(self:Grammar,
     ids:Tensor,       # (batch, time) int64
@@ -255,7 +262,7 @@ def masks(self:Grammar,
     of = (owner[:,None] == torch.arange(vocab.n_families, device=ids.device)).float()
     return _allowed(self.on(ids), row, sounds.float() @ of == vocab.n_pitches, pedals, ~sounds.any(1), flat).view(*ids.shape, len(vocab))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #93416941
+# %% ../../nbs/32_tokens.grammar.ipynb #b416b3e1
 @patch
 def advance(self:Grammar,
     state:State, # (batch) states
@@ -271,7 +278,7 @@ def advance(self:Grammar,
     onset[:,r.columns] = torch.where(r.sounds[:,-1], began, -1).to(torch.int32)
     return State(onset=onset, **end)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #859066b4
+# %% ../../nbs/32_tokens.grammar.ipynb #19145334
 @patch
 def to_close(self:Grammar, s:State):
     "An upper bound (batch,) on the ids from here to END."
@@ -298,7 +305,7 @@ def closing(self:Grammar,
     out = xp.where(nothing, xp.where(allowed[:,vocab.END:vocab.END+1], ids == vocab.END, sing), out) & allowed
     return xp.where(out.any(1)[:,None], out, allowed)             # an INSTRUMENT or VELOCITY that was just told gets its event first
 
-# %% ../../nbs/32_tokens.grammar.ipynb #f42b01f0
+# %% ../../nbs/32_tokens.grammar.ipynb #1b575ca8
 @dataclass
 class Verdict:
     "The grammar's word on a sequence."
@@ -315,7 +322,7 @@ _why = {Kind.NOTE_OFF:'releases a key that is silent, or stands out of order', K
     Kind.VELOCITY:'changes nothing, or no note can follow it', Kind.TEMPO:'changes nothing, or stands out of order', Kind.INSTRUMENT:'changes nothing, or nothing can follow it',
     Kind.SUSTAIN_ON:'presses a pedal that is down, or stands out of order', Kind.SUSTAIN_OFF:'lifts a pedal that is up, or stands out of order'}
 
-# %% ../../nbs/32_tokens.grammar.ipynb #f07c0f7d
+# %% ../../nbs/32_tokens.grammar.ipynb #9496d725
 @patch
 def verdict(self:Grammar,
     ids,            # (n,) integers
@@ -356,7 +363,7 @@ def _judge(raw, known, lawful, notes, orphans, doubles, hanging, whole=True):
     share = float(lawful.float().mean()) if n else 0.
     return Verdict(valid=not reasons, score=pairing*(1 - .2*(1-share) - .05*(2-framed)), reasons=reasons[:10], notes=notes, pairing=pairing, lawful=share)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #94c1c966
+# %% ../../nbs/32_tokens.grammar.ipynb #7bc59ba9
 grammar = Grammar()
 
 def verdict(
