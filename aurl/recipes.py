@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
-           'start_run', 'store_of', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report',
-           'find_model', 'resume_run', 'train_run', 'evaluation_pieces', 'judges']
+           'start_run', 'store_of', 'sides', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening',
+           'song_report', 'find_model', 'resume_run', 'train_run', 'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #5a549d5d
+# %% ../nbs/96_recipes.ipynb #e91cff48
+import os, shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +19,25 @@ import torch
 from pydantic import Field
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, ConfigError, ModelError, aurl_home, sha256_of
+from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, sha256_of
+from .device import pick_device
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
 from .experiments.run import Experiment
 from .generate.engine import first_seconds
 from .generate.sampling import generate_ids
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN
-from .score.midi import write_midi
+from .score.corpus import corpus_from
+from .score.midi import read_midi, write_midi
 from .score.show import clip_bytes, save_roll, write_wav
-from .tokens.codec import decode
+from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.store import TokenStore, prepare
 from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
-from .train.learner import music_learner
+from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #61a6bc0b
+# %% ../nbs/96_recipes.ipynb #8f528a33
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -55,7 +59,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #4fe8ff18
+# %% ../nbs/96_recipes.ipynb #d7d54564
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -85,7 +89,7 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #f3db860f
+# %% ../nbs/96_recipes.ipynb #b60dca55
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -115,13 +119,14 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #4363c425
+# %% ../nbs/96_recipes.ipynb #25b7cd9a
 @dataclass
 class Recipe:
     "What a command needs to know."
     config_cls: type        # its configuration
     notebook: str           # its notebook in nbs/runs
     out: Callable           # from a configuration to a new run directory
+    check: Callable = lambda cfg: None # refuses a configuration that cannot work
 
 def new_run_dir(
     name:str,  # of the command
@@ -141,12 +146,15 @@ def start_run(
     **kwargs       # for `Experiment`
 )->Experiment:
     "The run's directory and log."
-    return Experiment(name, cfg, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
+    told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
+    return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: new_run_dir(n, cfg)) for n,c in dict(
-    song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}
+# %% ../nbs/96_recipes.ipynb #74b84530
+def _place(data):
+    "`data` with its folder written out, so that it means the same from everywhere."
+    return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #10571e56
+# %% ../nbs/96_recipes.ipynb #d22041f0
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -155,11 +163,29 @@ def store_of(
     "The token store of `data`, prepared on first use."
     tell = (lambda done, total: run.progress('prepare', done/max(1, total), f'{done} of {total} pieces')) if run is not None else None
     path = Path(data).expanduser()
-    if (path/'manifest.json').exists(): return TokenStore(path)
+    if (path/'manifest.json').exists(): return TokenStore(path).verify()
     key = data if data == 'chorales' else f'{path.stem or "music"}-{sha256_of(str(path.absolute()).encode())[:10]}'
-    return prepare(data if data == 'chorales' else path, aurl_home()/'stores'/key, workers=workers, progress=tell, overwrite=True)
+    make = partial(prepare, data if data == 'chorales' else path, dest := aurl_home()/'stores'/key, workers=workers, progress=tell, overwrite=True)
+    try: return make().verify()
+    except StoreError:
+        if not (dest/'manifest.json').exists(): raise
+    shutil.rmtree(dest)  # it was damaged, and can be made again
+    return make()
 
-# %% ../nbs/96_recipes.ipynb #f9ddafc8
+def sides(
+    store:TokenStore, # of the music
+    valid:float,      # share of the pieces held out
+    seed:int=0,       # another seed, another split
+)->tuple:             # numbers of the pieces to train on, and of those held out
+    "The split of `store`; neither side may be empty."
+    train, held = store.split(valid, seed)
+    if len(train) and len(held): return train, held
+    raise _too_few(len(store), store.manifest['source']['words'])
+
+def _too_few(n, where):
+    return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
+
+# %% ../nbs/96_recipes.ipynb #2e355f0f
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -179,7 +205,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #086c0f8f
+# %% ../nbs/96_recipes.ipynb #4c2cc2f0
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -206,7 +232,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #d3833df8
+# %% ../nbs/96_recipes.ipynb #d0c0f70c
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -239,7 +265,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #6dc3d1fa
+# %% ../nbs/96_recipes.ipynb #9f4645b8
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -252,17 +278,41 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #b882a94c
+# %% ../nbs/96_recipes.ipynb #931b7dd9
+def _open_train(resume):
+    "The training run in `resume`, if one can go on with it."
+    run = Experiment.open(Path(resume).expanduser())
+    if run.name != 'train': raise ConfigError(f'this is a run of aurl {run.name}, and only those of aurl train can be resumed', run.path, 'give another run')
+    if run.status == 'running' and (pid := run._status().get('pid')) != os.getpid():
+        raise ConfigError(f'this run is still going on (process {pid})', run.path, 'wait for its end, or end it first')
+    return run
+
+def _newest(run):
+    "The newest checkpoint of `run`; None when there never was one."
+    folder = run.path/'checkpoints'
+    if (last := latest_checkpoint(folder)) or not any(folder.iterdir()): return last
+    raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
+
+# %% ../nbs/96_recipes.ipynb #f62dd65e
+_may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
+
+def _continued(run, asked):
+    "The configuration of `run`, with what may change as it was `asked`."
+    known = make_config(TrainConfig, overrides={k:v for k,v in run.config.items() if k in TrainConfig.model_fields})
+    new = {k:v for k,v in asked.to_dict().items() if v != getattr(TrainConfig(), k) and k not in ('resume', 'out') and v != getattr(known, k)}
+    if bad := [k for k in new if k not in _may_change]:
+        raise ConfigError(f'{bad[0]}={new[bad[0]]} cannot change on the way; this run has {bad[0]}={getattr(known, bad[0])}', run.path, 'leave it out, or start a new run')
+    return known.changed(**new)
+
 def resume_run(
     resume:str,      # the run
-    asked:TrainConfig # what was asked; more steps or minutes than the run had are taken over
+    asked:TrainConfig # what was asked
 )->tuple:            # run, its configuration, its newest checkpoint or None
     "Open a training run to go on with it."
-    run = Experiment.open(Path(resume).expanduser())
-    known = {k:v for k,v in run.config.items() if k in TrainConfig.model_fields and k != 'resume'}
-    cfg = make_config(TrainConfig, overrides=known)
-    if asked.steps != TrainConfig().steps: cfg = cfg.changed(steps=asked.steps)
-    return run.resume(), cfg, latest_checkpoint(run.path/'checkpoints')
+    run = _open_train(resume)
+    cfg, last = _continued(run, asked), _newest(run)
+    if last is None: run.say('there is no checkpoint yet: from the start')
+    return run.resume(), cfg, last
 
 def train_run(
     learn,           # from `music_learner`
@@ -283,21 +333,26 @@ def train_run(
         cbs.append(Checkpoints(run.path/'checkpoints', cfg.checkpoint_every, cfg.keep, learn.model.config.to_dict(), learn.model.codec.fingerprint, start=done, seed=cfg.seed))
     return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, start=done, run=run, cbs=cbs)
 
-# %% ../nbs/96_recipes.ipynb #9b7ec57a
+# %% ../nbs/96_recipes.ipynb #ec4b2d2d
+def _which_music(cfg, where):
+    "The music to evaluate on, and what the run of the model tells."
+    try: told = Experiment.open(where).config
+    except AurlError: told = {}
+    if not (data := cfg.data or told.get('data')): raise ConfigError('which music? this model has no run that knows', way_out='say data=FOLDER')
+    return _place(data), told
+
 def evaluation_pieces(
     cfg:EvaluateConfig, # what was asked
     where:Path,         # folder of the model's run
     run=None            # an `Experiment` whose progress shows the preparation
 )->tuple:               # ids to count, ids to foresee, and the window of the training
     "The pieces that the run held out, or those of `cfg.data`."
-    try: told = Experiment.open(where).config
-    except AurlError: told = {}
+    data, told = _which_music(cfg, where)
     sees = cfg.window or told.get('length', 512)
-    if not (data := cfg.data or told.get('data')): raise ConfigError('which music? this model has no run that knows', way_out='say data=FOLDER')
     store = store_of(data, cfg.workers, run)
-    share = cfg.valid or (told.get('valid', .1) if not cfg.data or cfg.data == told.get('data') else 0)
+    share = cfg.valid or (told.get('valid', .1) if data == _place(told.get('data', '')) else 0)
     if not share: return [], list(store), sees
-    train, held = store.split(share, told.get('seed', cfg.seed))
+    train, held = sides(store, share, told.get('seed', cfg.seed))
     return [store[int(i)] for i in train], [store[int(i)] for i in held], sees
 
 def judges(
@@ -307,3 +362,52 @@ def judges(
 )->LikelihoodTable:
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
+
+# %% ../nbs/96_recipes.ipynb #bfc8d0c2
+def _check_music(data, two=False):
+    "Is there music in `data`? With `two`: enough to hold some out?"
+    if data == 'chorales': return
+    path = Path(data).expanduser()
+    if (path/'manifest.json').exists(): n = len(TokenStore(path))
+    else:
+        corpus = corpus_from(path)
+        n = len(corpus)
+        if n == 1: corpus.read(0)
+    if two and n < 2: raise _too_few(n, path)
+
+def _check_room(place, megabytes):
+    "Is there room on the disk of `place`?"
+    place = Path(place).expanduser().absolute()
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir())).free/2**20
+    if free < megabytes: raise AurlError(f'the disk is full: {free:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
+
+# %% ../nbs/96_recipes.ipynb #0b2322e1
+def _check_prompt(cfg):
+    "Is the prompt music, and does it leave room for more?"
+    opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
+    if len(opening) >= cfg.max_tokens:
+        raise ConfigError(f'the first {cfg.prompt_seconds:g} seconds are {len(opening):,} ids, and max_tokens={cfg.max_tokens:,}', cfg.prompt, 'give fewer prompt_seconds, or more max_tokens')
+
+def check_request(
+    cfg:Config, # of a command
+):
+    "Refuse now what cannot work later."
+    learns = isinstance(cfg, (SongConfig, TrainConfig))
+    if getattr(cfg, 'resume', ''):
+        run = _open_train(cfg.resume)
+        cfg = _continued(run, cfg)
+        _newest(run)
+    if hasattr(cfg, 'device'): pick_device(cfg.device)
+    if learns:
+        Budget(cfg.steps or None, cfg.minutes or None)
+        make_config(ModelConfig, preset=cfg.model, group='model')
+        _check_music(cfg.data, two=True)
+    elif hasattr(cfg, 'model'):
+        model, where = find_model(cfg.model, cfg.out)
+        if hasattr(cfg, 'data'): _check_music(_which_music(cfg, where)[0])
+        elif cfg.prompt: _check_prompt(cfg)
+    else: _check_music(cfg.data)
+    for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
+
+RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: new_run_dir(n, cfg), check_request) for n,c in dict(
+    song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}

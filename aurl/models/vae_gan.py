@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #d4c0f383
+# %% ../../nbs/46_models.vae_gan.ipynb #1628d652
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #7315a83e
+# %% ../../nbs/46_models.vae_gan.ipynb #bf5f8723
 class ModelConfig(Config):
     "Everything that decides what a model is."
     mode: Literal['transformer'] = 'transformer' # what is built around the transformer
@@ -61,7 +61,7 @@ class ModelConfig(Config):
         if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #9f0a1069
+# %% ../../nbs/46_models.vae_gan.ipynb #13de354b
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
@@ -97,7 +97,7 @@ class MusicTransformerVAEGAN(nn.Module):
         if isinstance(state, dict): state = State(**state)
         return ModelOutput(self.trunk(ids, cache, state), z, cache)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #914c03e9
+# %% ../../nbs/46_models.vae_gan.ipynb #b5b79ab8
 @patch(cls_method=True)
 def from_preset(cls:MusicTransformerVAEGAN,
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
@@ -111,7 +111,7 @@ def __repr__(self:MusicTransformerVAEGAN):
     c = self.config
     return f'MusicTransformerVAEGAN({c.mode}, {n_parameters(self)/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads)'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #abab6fa1
+# %% ../../nbs/46_models.vae_gan.ipynb #e5290f86
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -119,31 +119,32 @@ def save_pretrained(self:MusicTransformerVAEGAN,
 )->Path:
     "Write the model to the folder `path`."
     path = Path(path)
-    old = _retire(path)
+    if path.exists() and not (path/'config.json').exists() and any(path.iterdir()):
+        raise ModelError('is there already, and is no saved model', path=path, way_out='choose another folder')
+    new = path.with_name(f'.{path.name}.new')
     try:
-        with atomic_dir(path) as d:
+        _remove(new)
+        with atomic_dir(new) as d:
             safetensors.torch.save_file({k:v.detach().cpu().contiguous() for k,v in self.state_dict().items()}, d/'model.safetensors')
             write_json(d/'config.json', dict(model=self.config.to_dict(), fingerprint=self.codec.fingerprint, vocab=len(vocab), notes=notes,
                                              sha256=sha256_of(d/'model.safetensors')))
-    except BaseException:
-        if old: old.rename(path)
-        raise
-    _remove(old)
+        _swap(new, path)
+    except (OSError, SafetensorError) as e: raise ModelError(f'the model is not saved ({getattr(e, "strerror", None) or e})', path=path, way_out='make room on the disk, or choose another folder') from e
     return path
 
-def _retire(path):
-    "Move a saved model that stands at `path` aside; nothing else may stand there."
-    if not path.exists(): return None
-    if not (path/'config.json').exists() and any(path.iterdir()): raise ModelError('is there already, and is no saved model', path=path, way_out='choose another folder')
+def _swap(new, path):
+    "Put the folder `new` in the place of `path`."
     old = path.with_name(f'.{path.name}.old')
     _remove(old)
-    return path.rename(old)
+    if path.exists(): path.rename(old)
+    new.rename(path)
+    _remove(old)
 
 def _remove(folder):
     import shutil
-    if folder: shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #be94d3dc
+# %% ../../nbs/46_models.vae_gan.ipynb #4a3dda78
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it

@@ -6,8 +6,8 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #bff75f25
-import contextlib, math, signal, threading, time
+# %% ../../nbs/81_train.learner.ipynb #4d142aa1
+import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #0a299f1a
+# %% ../../nbs/81_train.learner.ipynb #65dc9373
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the first group of parameters, AdamW for the others."
     def __init__(self,
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #b01dd1d1
+# %% ../../nbs/81_train.learner.ipynb #e636affe
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -65,7 +65,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for p in model.parameters() if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #675d1ea6
+# %% ../../nbs/81_train.learner.ipynb #9fb1af79
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -84,14 +84,14 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #0f053dc7
+# %% ../../nbs/81_train.learner.ipynb #f314a614
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order = -8
     def __init__(self, offset=0): self.offset = offset
     def before_train(self): self.learn.dls.train.set_epoch(self.epoch + self.offset)
 
-# %% ../../nbs/81_train.learner.ipynb #c00896eb
+# %% ../../nbs/81_train.learner.ipynb #a12a6e3e
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -103,7 +103,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #ab0154da
+# %% ../../nbs/81_train.learner.ipynb #9f3e8608
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -133,7 +133,7 @@ def music_learner(
                    opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
 
-# %% ../../nbs/81_train.learner.ipynb #b3c2e635
+# %% ../../nbs/81_train.learner.ipynb #697d3d76
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -176,11 +176,14 @@ class Budget(Callback):
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #aa93f0f5
+# %% ../../nbs/81_train.learner.ipynb #882667f4
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order = 57
-    def __init__(self): self.best, self.weights, self.curve = math.inf, None, []
+    def __init__(self,
+        to=None,       # a folder for the best model so far
+        every:float=20 # seconds between two copies
+    ): self.best, self.weights, self.curve, self.to, self.every, self.saved = math.inf, None, [], to, every, -math.inf
     def before_validate(self): self.sum, self.n = 0., 0
     def after_batch(self):
         if self.training: return
@@ -192,12 +195,20 @@ class KeepBest(Callback):
         if self.valid_nats < self.best:
             self.best = self.valid_nats
             self.weights = {k:v.detach().cpu().clone() for k,v in self.model.state_dict().items()}
+            if self.to is not None and time.monotonic() - self.saved > self.every: self.save()
+    def save(self):
+        "A copy on the disk; a disk that is full is said once and stops nothing."
+        try: self.model.save_pretrained(self.to, valid_loss=self.best, so_far=True)
+        except AurlError as e:
+            warnings.warn(f'no copy of the best model so far: {e}; the training goes on')
+            self.to = None
+        self.saved = time.monotonic()
     def restore(self, model):
         "Put the best weights back into `model`, if there are any."
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
 
-# %% ../../nbs/81_train.learner.ipynb #7b384c3a
+# %% ../../nbs/81_train.learner.ipynb #af054409
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order = 58
@@ -221,7 +232,7 @@ class RunLog(Callback):
     def after_validate(self):
         self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #dab7803c
+# %% ../../nbs/81_train.learner.ipynb #0adb28ce
 @contextlib.contextmanager
 def hearing(
     ask, # called instead of a KeyboardInterrupt
@@ -232,7 +243,7 @@ def hearing(
     try: yield
     finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
-# %% ../../nbs/81_train.learner.ipynb #41c0d31a
+# %% ../../nbs/81_train.learner.ipynb #d4f59021
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
@@ -243,7 +254,8 @@ def fit_budget(self:Learner,
     cbs=(),             # more callbacks
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
-    best, budget = KeepBest(), Budget(steps, minutes, start)
+    keep = run.path/'model' if run is not None and hasattr(self.model, 'save_pretrained') else None
+    best, budget = KeepBest(keep), Budget(steps, minutes, start)
     log = [RunLog(run, log_every)] if run is not None else []
     with self.no_bar(), self.no_logging(), hearing(budget.ask):
         try: self.fit(1_000_000, cbs=[budget, best, *log, *cbs])
