@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['suffixes', 'organ', 'Piece', 'Corpus', 'chorale_score', 'corpus_from', 'split_pieces']
 
-# %% ../../nbs/14_score.corpus.ipynb #6adb62ee
+# %% ../../nbs/14_score.corpus.ipynb #02ed10b9
 import hashlib, html, json, os, shutil, subprocess, sys, tempfile, time, zipfile, zlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from symusic import Score
 from ..core import CorpusError, MidiError, atomic_dir, aurl_home, read_json, sha256_of, write_json
 from .midi import from_music21, read_midi, write_midi
 
-# %% ../../nbs/14_score.corpus.ipynb #9c869c45
+# %% ../../nbs/14_score.corpus.ipynb #3bb065cd
 @dataclass
 class Piece:
     "One piece of music: its name, and where it lies."
@@ -54,7 +54,7 @@ class Piece:
     @cached_property
     def sha256(self): return self.meta.get('sha256') or sha256_of(self.bytes())
 
-# %% ../../nbs/14_score.corpus.ipynb #21438221
+# %% ../../nbs/14_score.corpus.ipynb #5f2a038e
 class Corpus:
     "Pieces of music, in order of their names."
     def __init__(self,
@@ -81,7 +81,7 @@ class Corpus:
         return self[i].read()
     def __repr__(self): return f'Corpus of {len(self)} piece{"s"*(len(self)!=1)} from {self.source}: ' + ', '.join(self.names[:3]) + (' …' if len(self) > 3 else '')
 
-# %% ../../nbs/14_score.corpus.ipynb #bd92d94f
+# %% ../../nbs/14_score.corpus.ipynb #00a24976
 suffixes = ('.mid', '.midi', '.smf', '.kar', '.rmi')
 
 def _is_music(name):
@@ -103,7 +103,7 @@ def _from_folder(folder):
     if not (music := sorted(f for f in files if _is_music(f))): raise _nothing_in(files, folder, 'folder')
     return [Piece(f, folder/f) for f in music]
 
-# %% ../../nbs/14_score.corpus.ipynb #c96ca8e8
+# %% ../../nbs/14_score.corpus.ipynb #3b7b1483
 def _safe(member):
     "`member` as a relative path that stays where it is put."
     parts = [p for p in member.replace('\\', '/').split('/') if p not in ('', '.', '..') and not p.endswith(':')]
@@ -120,7 +120,7 @@ def _from_zip(path):
     if not music: raise _nothing_in(names, path, 'zip')
     return [Piece(safe, Path(path), member=n) for safe,n in music.items()]
 
-# %% ../../nbs/14_score.corpus.ipynb #23e649d7
+# %% ../../nbs/14_score.corpus.ipynb #d2583010
 def _chorale_list():
     "Number, file in the music21 corpus, catalogue number and title of each chorale of the Riemenschneider edition."
     from music21 import corpus
@@ -128,7 +128,7 @@ def _chorale_list():
     works = list(corpus.chorales.Iterator(returnType='filename'))
     return [dict(number=n, work=w, bwv=by[n]['bwv'], title=by[n]['title'].replace('’', "'")) for n,w in zip(sorted(by), works)]
 
-# %% ../../nbs/14_score.corpus.ipynb #e6cd78a6
+# %% ../../nbs/14_score.corpus.ipynb #181f1278
 organ = 19  # General MIDI's church organ
 
 def _choir(score):
@@ -150,7 +150,7 @@ def chorale_score(
         s.tracks.append(t)
     return s
 
-# %% ../../nbs/14_score.corpus.ipynb #54c4a450
+# %% ../../nbs/14_score.corpus.ipynb #c57832a0
 def _tune(score, n=6):
     "The top voice of `score` as a set of `n` successive melodic steps."
     top = max(score.tracks, key=lambda t: t.notes.numpy()['pitch'].mean())
@@ -161,7 +161,7 @@ def _tune(score, n=6):
 
 def _shared(a, b): return len(a & b)/max(min(len(a), len(b)), 1)
 
-# %% ../../nbs/14_score.corpus.ipynb #bb3a8997
+# %% ../../nbs/14_score.corpus.ipynb #9175b527
 def _groups(
     tunes:list,      # a set of words for each piece
     titles:list,     # its title
@@ -179,7 +179,7 @@ def _groups(
                 first[b] = a
     return [root(i) for i in range(len(tunes))]
 
-# %% ../../nbs/14_score.corpus.ipynb #c1d697f6
+# %% ../../nbs/14_score.corpus.ipynb #ea9d24b7
 def _work(folder):
     "What a helper process does: convert the works named on standard input."
     for w in json.load(sys.stdin): write_midi(chorale_score(w), Path(folder)/f'{w.split("/")[-1]}.mid')
@@ -204,7 +204,7 @@ def _convert(works, folder, progress, workers=2):
     finally:
         for p in procs: p.poll() is None and p.kill(); p.wait()
 
-# %% ../../nbs/14_score.corpus.ipynb #c3561a7f
+# %% ../../nbs/14_score.corpus.ipynb #c131cc27
 _made = 1  # the version of what `_make_chorales` writes
 
 def _make_chorales(folder, progress):
@@ -236,7 +236,7 @@ def _chorales(progress):
         made = index()  # another process may have been faster
     return [Piece(r['name'], folder/r['file'], group=r['group'], meta=r) for r in made['pieces']]
 
-# %% ../../nbs/14_score.corpus.ipynb #01ed47eb
+# %% ../../nbs/14_score.corpus.ipynb #4ed3bd65
 def corpus_from(
     source,        # 'chorales', a folder, a zip, a MIDI file, a list of files, or a `Corpus`
     progress=None, # called with (done, total) while the chorales are converted; None prints a line
@@ -261,9 +261,9 @@ def _from_list(paths):
     if not paths: raise CorpusError('an empty list of files', way_out='give at least one MIDI file')
     if gone := [p for p in paths if not p.is_file()]: raise CorpusError(f'{len(gone)} of {len(paths)} files do not exist', gone[0], 'check the paths')
     top = Path(os.path.commonpath([p.parent for p in paths]))
-    return Corpus([Piece(p.relative_to(top).as_posix(), p) for p in paths], top)
+    return Corpus([Piece(p.relative_to(top).as_posix(), p) for p in paths], top if len(paths) > 1 else paths[0])
 
-# %% ../../nbs/14_score.corpus.ipynb #d84c367a
+# %% ../../nbs/14_score.corpus.ipynb #8841bd4b
 def split_pieces(
     names:list,       # names of pieces
     valid:float=0.1,  # the share to hold out, about
@@ -279,7 +279,7 @@ def split_pieces(
     if len(held) == len(place) > 1: held.remove(max(place, key=place.get))
     return [n for n,g in zip(names, groups) if g not in held], [n for n,g in zip(names, groups) if g in held]
 
-# %% ../../nbs/14_score.corpus.ipynb #6bd862ee
+# %% ../../nbs/14_score.corpus.ipynb #ed06da4a
 @patch
 def subset(self:Corpus,
     names, # names to keep
@@ -302,7 +302,7 @@ def unique(self:Corpus)->Corpus:
     "The corpus without copies: of pieces with the same bytes the first stays."
     return Corpus({p.sha256:p for p in reversed(self.pieces)}.values().__reversed__(), self.source)
 
-# %% ../../nbs/14_score.corpus.ipynb #d593cb41
+# %% ../../nbs/14_score.corpus.ipynb #2775e6ea
 @patch
 def _repr_html_(self:Corpus):
     titles = [p.meta.get('title', '') for p in self.pieces[:6]]

@@ -6,7 +6,7 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #4d142aa1
+# %% ../../nbs/81_train.learner.ipynb #22d3f784
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #65dc9373
+# %% ../../nbs/81_train.learner.ipynb #c925ca78
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the first group of parameters, AdamW for the others."
     def __init__(self,
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #e636affe
+# %% ../../nbs/81_train.learner.ipynb #cb23b3c3
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -65,7 +65,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for p in model.parameters() if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #9fb1af79
+# %% ../../nbs/81_train.learner.ipynb #9b485730
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -84,14 +84,14 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #f314a614
+# %% ../../nbs/81_train.learner.ipynb #704570ed
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order = -8
     def __init__(self, offset=0): self.offset = offset
     def before_train(self): self.learn.dls.train.set_epoch(self.epoch + self.offset)
 
-# %% ../../nbs/81_train.learner.ipynb #a12a6e3e
+# %% ../../nbs/81_train.learner.ipynb #8d652e28
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -103,7 +103,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #9f3e8608
+# %% ../../nbs/81_train.learner.ipynb #38227fd2
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -133,7 +133,7 @@ def music_learner(
                    opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
 
-# %% ../../nbs/81_train.learner.ipynb #697d3d76
+# %% ../../nbs/81_train.learner.ipynb #138aa283
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -176,7 +176,7 @@ class Budget(Callback):
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #882667f4
+# %% ../../nbs/81_train.learner.ipynb #d3c194ff
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order = 57
@@ -208,7 +208,7 @@ class KeepBest(Callback):
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
 
-# %% ../../nbs/81_train.learner.ipynb #af054409
+# %% ../../nbs/81_train.learner.ipynb #6d5b8b50
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order = 58
@@ -232,7 +232,7 @@ class RunLog(Callback):
     def after_validate(self):
         self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #0adb28ce
+# %% ../../nbs/81_train.learner.ipynb #76a6a9c8
 @contextlib.contextmanager
 def hearing(
     ask, # called instead of a KeyboardInterrupt
@@ -243,7 +243,7 @@ def hearing(
     try: yield
     finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
-# %% ../../nbs/81_train.learner.ipynb #d4f59021
+# %% ../../nbs/81_train.learner.ipynb #3686e51a
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
@@ -266,5 +266,5 @@ def fit_budget(self:Learner,
             for c in self.cbs.filter(lambda c: isinstance(c, Autocast)): c.leave()
             self.model.eval()
     if budget.asked and run is not None: run.say('stopped by hand; the best weights are kept')
-    self.valid_curve = best.curve
+    self.valid_curve, self.stopped = best.curve, budget.asked
     return best.best
