@@ -8,6 +8,8 @@ __all__ = ['pick_device', 'bf16_pays', 'amp_dtype', 'autocast', 'can_compile', '
 # %% ../nbs/02_device.ipynb #3364fd27
 import contextlib, functools, os, platform, shutil, time
 
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # before torch: see below
+
 import torch
 
 from .core import ConfigError
