@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
-           'start_run', 'store_of', 'sides', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening',
-           'song_report', 'find_model', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces', 'judges',
-           'check_request']
+           'start_run', 'store_of', 'left_out', 'sides', 'UnderGrammar', 'score_model', 'write_samples',
+           'held_out_opening', 'song_report', 'find_model', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces',
+           'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #44141552
+# %% ../nbs/96_recipes.ipynb #2ae1bc9b
 import os, shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #64c65034
+# %% ../nbs/96_recipes.ipynb #d9ca7a68
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -60,7 +60,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #c7ce7691
+# %% ../nbs/96_recipes.ipynb #75229370
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -90,7 +90,7 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #5dd3fb0d
+# %% ../nbs/96_recipes.ipynb #fca02a1f
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -120,7 +120,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #4b25a3aa
+# %% ../nbs/96_recipes.ipynb #dfffcbf7
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -150,12 +150,12 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #54f60a74
+# %% ../nbs/96_recipes.ipynb #fb3c409c
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #80150a05
+# %% ../nbs/96_recipes.ipynb #eff19c23
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -173,6 +173,14 @@ def store_of(
     shutil.rmtree(dest)  # it was damaged, and can be made again
     return make()
 
+def left_out(
+    store:TokenStore, # of the music
+)->list:
+    "A line for people when some files could not be read, or none."
+    q = store.quarantine.to_pylist()
+    some = ', '.join(f"{r['name']} ({r['reason']})" for r in q[:3])
+    return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.path/'quarantine.parquet'}" if len(q) > 3 else '')] if q else []
+
 def sides(
     store:TokenStore, # of the music
     valid:float,      # share of the pieces held out
@@ -186,7 +194,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #a1841672
+# %% ../nbs/96_recipes.ipynb #c7b9d1a3
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -206,7 +214,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #b9f797b2
+# %% ../nbs/96_recipes.ipynb #5e221a20
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -233,7 +241,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #4f18b8dc
+# %% ../nbs/96_recipes.ipynb #26508c65
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -266,7 +274,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #92ae4bcd
+# %% ../nbs/96_recipes.ipynb #572b81c4
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -279,7 +287,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #f65a18c4
+# %% ../nbs/96_recipes.ipynb #9b086a8a
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -294,7 +302,7 @@ def _newest(run):
     if (last := latest_checkpoint(folder)) or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #a9e45d47
+# %% ../nbs/96_recipes.ipynb #081aff45
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -340,7 +348,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #bb134465
+# %% ../nbs/96_recipes.ipynb #a1ce3880
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -370,7 +378,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #5b7a2d62
+# %% ../nbs/96_recipes.ipynb #a26b5556
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if data == 'chorales': return
@@ -382,13 +390,18 @@ def _check_music(data, two=False):
         if n == 1: corpus.read(0)
     if two and n < 2: raise _too_few(n, path)
 
+def _check_home():
+    "Can prepared music be kept?"
+    try: (aurl_home()/'stores').mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise AurlError(f'prepared music cannot be kept there ({e.strerror})', aurl_home(), 'let the variable AURL_HOME name another folder') from e
+
 def _check_room(place, megabytes):
     "Is there room on the disk of `place`?"
     place = Path(place).expanduser().absolute()
-    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir())).free/2**20
-    if free < megabytes: raise AurlError(f'the disk is full: {free:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
+    disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
+    if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #8798f712
+# %% ../nbs/96_recipes.ipynb #79da7be6
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -409,6 +422,7 @@ def check_request(
         Budget(cfg.steps or None, cfg.minutes or None)
         make_config(ModelConfig, preset=cfg.model, group='model')
         _check_music(cfg.data, two=True)
+        _check_home()
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)
         if hasattr(cfg, 'data'): _check_music(_which_music(cfg, where)[0])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #1628d652
+# %% ../../nbs/46_models.vae_gan.ipynb #48f134b1
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..config import Config, make_config
-from ..core import ConfigError, ModelError, atomic_dir, read_json, sha256_of, write_json
+from ..core import CodecError, ConfigError, ModelError, atomic_dir, read_json, sha256_of, write_json
 from .attention import attentions
 from .blocks import feature_sizes
 from .transformer import Memory, Transformer, n_parameters
@@ -27,7 +27,7 @@ from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #bf5f8723
+# %% ../../nbs/46_models.vae_gan.ipynb #e89523ee
 class ModelConfig(Config):
     "Everything that decides what a model is."
     mode: Literal['transformer'] = 'transformer' # what is built around the transformer
@@ -61,7 +61,7 @@ class ModelConfig(Config):
         if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #13de354b
+# %% ../../nbs/46_models.vae_gan.ipynb #b5e15c21
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
@@ -97,7 +97,7 @@ class MusicTransformerVAEGAN(nn.Module):
         if isinstance(state, dict): state = State(**state)
         return ModelOutput(self.trunk(ids, cache, state), z, cache)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #b5b79ab8
+# %% ../../nbs/46_models.vae_gan.ipynb #9de6bd65
 @patch(cls_method=True)
 def from_preset(cls:MusicTransformerVAEGAN,
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
@@ -111,7 +111,7 @@ def __repr__(self:MusicTransformerVAEGAN):
     c = self.config
     return f'MusicTransformerVAEGAN({c.mode}, {n_parameters(self)/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads)'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #e5290f86
+# %% ../../nbs/46_models.vae_gan.ipynb #eb1cce25
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -144,7 +144,7 @@ def _remove(folder):
     import shutil
     shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #4a3dda78
+# %% ../../nbs/46_models.vae_gan.ipynb #63ff3f87
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it
@@ -156,8 +156,10 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
     if not (path/'config.json').exists(): raise ModelError('no saved model here', path=path, way_out='give the folder that save_pretrained or a run wrote')
     told = read_json(path/'config.json')
     if not isinstance(told, dict) or 'model' not in told: raise ModelError('config.json is not that of a model', path=path)
-    config = make_config(ModelConfig, overrides=told['model'])
-    get_codec(config.codec, told.get('fingerprint'))
+    try: config = make_config(ModelConfig, overrides=told['model'])
+    except ConfigError as e: raise ModelError(e.what, path=path/'config.json', way_out='use the version of aurl that trained it') from e
+    try: get_codec(config.codec, told.get('fingerprint'))
+    except CodecError as e: raise CodecError(e.what, path=path, way_out='use the version of aurl that trained it, or train it again') from e
     model = cls(config)
     _load_weights(model, path/'model.safetensors', told.get('sha256'))
     return model.to(device).eval()
