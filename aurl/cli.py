@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #f7a12152
+# %% ../nbs/99_cli.ipynb #17d4f88a
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #654a5238
+# %% ../nbs/99_cli.ipynb #2e7dbcfd
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #82529166
+# %% ../nbs/99_cli.ipynb #ab4dc7af
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #ea6c02ea
+# %% ../nbs/99_cli.ipynb #30c5e332
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -46,7 +46,7 @@ class Execution:
         log=os.devnull,  # where the kernel's own output goes
     ):
         self.notebook, self.dest, self.parameters, self.log = notebook, Path(dest), parameters, log
-        self.km, self.error, self.begun, self.stops = None, None, False, 0
+        self.km, self.error, self.begun, self.stops, self.signal = None, None, False, 0, signal.SIGINT
         self.thread = threading.Thread(target=self._run, daemon=True, name='papermill')
 
     def _run(self):
@@ -70,11 +70,11 @@ class Execution:
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #26bd456e
+# %% ../nbs/99_cli.ipynb #b6577537
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
-    self.stops += 1
+    self.stops += 1 if self.begun else 2  # nothing to interrupt yet, and nothing to lose
     process = getattr(getattr(self.km, 'provisioner', None), 'process', None)
     if process is None: return
     try:
@@ -83,7 +83,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #e7fcb1d8
+# %% ../nbs/99_cli.ipynb #7e91e7fa
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -100,7 +100,7 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #dd8cec83
+# %% ../nbs/99_cli.ipynb #3b75f14b
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -116,7 +116,7 @@ class _Bar:
         self.bar.tasks[0].total = None if fraction is None else 1  # None moves to and fro
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #cb93374d
+# %% ../nbs/99_cli.ipynb #d281a409
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -124,6 +124,7 @@ def watch(
 ):
     "Run to the end, with progress, ready for Ctrl-C."
     def on_signal(number, frame):
+        run.signal = number
         if number != signal.SIGINT: run.stops = max(run.stops, 1)  # whoever sends these does not wait
         run.stop()
         if run.stops < 3: say(_stopping(run, _read(Path(run_dir)/'progress.json').get('stage')))
@@ -139,14 +140,14 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #7dede51b
+# %% ../nbs/99_cli.ipynb #88234314
 def _stopping(run, stage):
     "What to say to a Ctrl-C."
     if run.stops > 1 or not run.begun: return 'stopped'
     if stage == 'train': return 'stopping: the best model so far is kept, and the rest follows; Ctrl-C again ends at once'
     return 'stopping; Ctrl-C again ends at once'
 
-# %% ../nbs/99_cli.ipynb #ca2621e4
+# %% ../nbs/99_cli.ipynb #1173ee07
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -160,13 +161,13 @@ def verdict_on(
     e = run.error
     if e is None: return 0, None
     name, value = getattr(e, 'ename', type(e).__name__), ' '.join(str(getattr(e, 'evalue', e)).split())
-    if run.stops > 1 or name == 'KeyboardInterrupt' or (run.stops and name == 'DeadKernelError'): return 130, 'stopped before the end'
+    if run.stops > 1 or name == 'KeyboardInterrupt' or (run.stops and name == 'DeadKernelError'): return 128 + run.signal, 'stopped before the end'
     if kind := _known(name): return (2 if kind.__name__ == 'ConfigError' else 1), value
     if '[Errno 28]' in value: return 1, f'the disk is full ({value}) → make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music'
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #06173150
+# %% ../nbs/99_cli.ipynb #c3957581
 def _recipes():
     "The recipes, by name of the command."
     from aurl.recipes import RECIPES
@@ -177,7 +178,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #b3d82478
+# %% ../nbs/99_cli.ipynb #2d8df08d
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -206,13 +207,13 @@ def _run_dir(recipe, cfg):
         return run_dir, not any(run_dir.iterdir())
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=run_dir, way_out='give another folder with out=FOLDER') from e
 
-# %% ../nbs/99_cli.ipynb #01feef34
+# %% ../nbs/99_cli.ipynb #c98b16c1
 def _farewell(run, run_dir, new, say, debug):
     "The last lines; of the `new` folders, those with nothing in them that is worth keeping go."
     code, line = verdict_on(run)
     if debug and run.error: _traceback(run.error)
     log = run_dir/'kernel.log'
-    if log.exists() and code == 0: _remove(log)
+    if code == 0 or code > 128 or log.exists() and not log.stat().st_size: _remove(log)
     if line is not None: print(f'aurl: {line}', file=sys.stderr)
     if code == 0:
         for l in _read(run_dir/'summary.json').get('lines') or [f'done: {run_dir}']: say(l)
@@ -222,7 +223,7 @@ def _farewell(run, run_dir, new, say, debug):
 
 def _in_vain(run, run_dir, code):
     "Is there nothing in `run_dir` but what every run begins with?"
-    said_all = code == 130 or _known(getattr(run.error, 'ename', type(run.error).__name__))
+    said_all = code > 128 or _known(getattr(run.error, 'ename', type(run.error).__name__))
     ours = {run.dest.name, 'kernel.log'}
     begins = {'config.yaml', 'environment.json', 'git.json', 'git.diff', 'status.json', 'progress.json', 'training.log'} if said_all else set()
     files = {p.relative_to(run_dir).as_posix() for p in run_dir.rglob('*') if p.is_file() and not p.name.endswith('.tmp')}
@@ -246,7 +247,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #0638e0f5
+# %% ../nbs/99_cli.ipynb #3b8b4b4c
 def _versions():
     "What is installed."
     import platform
@@ -276,7 +277,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #f25c9eba
+# %% ../nbs/99_cli.ipynb #323b7a9e
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -286,7 +287,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #59fe6c02
+# %% ../nbs/99_cli.ipynb #1ed402ad
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -310,7 +311,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #1689ef06
+# %% ../nbs/99_cli.ipynb #9e64da5b
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -336,7 +337,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #acc23316
+# %% ../nbs/99_cli.ipynb #7a7e97c0
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -348,7 +349,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #57882b5e
+# %% ../nbs/99_cli.ipynb #4f053f44
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -367,7 +368,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #e4daddfa
+# %% ../nbs/99_cli.ipynb #5f606dc2
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -388,7 +389,7 @@ def _show_keys(name, say=print):
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #989aab15
+# %% ../nbs/99_cli.ipynb #7c4a897b
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -406,7 +407,7 @@ for _name, _help in dict(
     generate='Write new pieces with a trained model.',
     evaluate='Measure a model or its pieces against real music.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #26fbc167
+# %% ../nbs/99_cli.ipynb #f8d8810a
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 

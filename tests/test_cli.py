@@ -122,7 +122,7 @@ def test_no_kernel_is_left(patient, how):
     process, alive = patient
     process.send_signal(how)
     process.communicate(timeout=30)
-    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 128 + how)
     until(lambda: not alive(), 20)
 
 
