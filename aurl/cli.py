@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #17d4f88a
+# %% ../nbs/99_cli.ipynb #5d4692bc
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #2e7dbcfd
+# %% ../nbs/99_cli.ipynb #f46b4ad0
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #ab4dc7af
+# %% ../nbs/99_cli.ipynb #97f5297d
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #30c5e332
+# %% ../nbs/99_cli.ipynb #e7ddb119
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -70,7 +70,7 @@ class Execution:
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #b6577537
+# %% ../nbs/99_cli.ipynb #4105d886
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -83,7 +83,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #7e91e7fa
+# %% ../nbs/99_cli.ipynb #a03cc3ab
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -100,7 +100,7 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #3b75f14b
+# %% ../nbs/99_cli.ipynb #46196a54
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -116,7 +116,7 @@ class _Bar:
         self.bar.tasks[0].total = None if fraction is None else 1  # None moves to and fro
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #d281a409
+# %% ../nbs/99_cli.ipynb #6189bb0e
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -140,14 +140,14 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #88234314
+# %% ../nbs/99_cli.ipynb #a579f4c8
 def _stopping(run, stage):
     "What to say to a Ctrl-C."
     if run.stops > 1 or not run.begun: return 'stopped'
     if stage == 'train': return 'stopping: the best model so far is kept, and the rest follows; Ctrl-C again ends at once'
     return 'stopping; Ctrl-C again ends at once'
 
-# %% ../nbs/99_cli.ipynb #1173ee07
+# %% ../nbs/99_cli.ipynb #c40ba7b1
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -167,7 +167,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #c3957581
+# %% ../nbs/99_cli.ipynb #66d9df56
 def _recipes():
     "The recipes, by name of the command."
     from aurl.recipes import RECIPES
@@ -178,7 +178,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #2d8df08d
+# %% ../nbs/99_cli.ipynb #fb069267
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -195,8 +195,11 @@ def run_recipe(
     new_root = not root.exists()
     run_dir, fresh = _run_dir(recipe, cfg)
     run = Execution(notebooks_dir()/recipe.notebook, _free(run_dir/Path(recipe.notebook).name), cfg.to_dict() | dict(run_dir=str(run_dir)), run_dir/'kernel.log')
+    _remove(run_dir/'progress.json')  # of an earlier sitting
     watch(run, run_dir, say)
-    return _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
+    code = _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
+    if code and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: aurl {name} resume={run_dir}')
+    return code
 
 def _run_dir(recipe, cfg):
     "The run directory, and whether it is new."
@@ -207,7 +210,7 @@ def _run_dir(recipe, cfg):
         return run_dir, not any(run_dir.iterdir())
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=run_dir, way_out='give another folder with out=FOLDER') from e
 
-# %% ../nbs/99_cli.ipynb #c98b16c1
+# %% ../nbs/99_cli.ipynb #9c2bd447
 def _farewell(run, run_dir, new, say, debug):
     "The last lines; of the `new` folders, those with nothing in them that is worth keeping go."
     code, line = verdict_on(run)
@@ -247,7 +250,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #3b8b4b4c
+# %% ../nbs/99_cli.ipynb #8af185b7
 def _versions():
     "What is installed."
     import platform
@@ -277,7 +280,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #323b7a9e
+# %% ../nbs/99_cli.ipynb #75265ab2
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -287,7 +290,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #1ed402ad
+# %% ../nbs/99_cli.ipynb #c3373c9a
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -311,7 +314,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #9e64da5b
+# %% ../nbs/99_cli.ipynb #b2c416a0
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -337,7 +340,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #7a7e97c0
+# %% ../nbs/99_cli.ipynb #58a6fa9a
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -349,7 +352,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #4f053f44
+# %% ../nbs/99_cli.ipynb #b72df6cc
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -368,7 +371,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #5f606dc2
+# %% ../nbs/99_cli.ipynb #b3632221
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -389,7 +392,7 @@ def _show_keys(name, say=print):
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #7c4a897b
+# %% ../nbs/99_cli.ipynb #8aab126b
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -407,7 +410,7 @@ for _name, _help in dict(
     generate='Write new pieces with a trained model.',
     evaluate='Measure a model or its pieces against real music.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #f8d8810a
+# %% ../nbs/99_cli.ipynb #f6af3f57
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 

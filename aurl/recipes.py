@@ -8,8 +8,8 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'held_out_opening', 'song_report', 'find_model', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces',
            'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #2ae1bc9b
-import os, shutil
+# %% ../nbs/96_recipes.ipynb #f887302c
+import math, os, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, sha256_of
+from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, sha256_of
 from .device import pick_device
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
@@ -38,7 +38,7 @@ from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #d9ca7a68
+# %% ../nbs/96_recipes.ipynb #045d9589
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -60,7 +60,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #75229370
+# %% ../nbs/96_recipes.ipynb #f5412d9a
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -90,7 +90,7 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #fca02a1f
+# %% ../nbs/96_recipes.ipynb #f0b85e19
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -120,7 +120,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #dfffcbf7
+# %% ../nbs/96_recipes.ipynb #f8313510
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -150,12 +150,12 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #fb3c409c
+# %% ../nbs/96_recipes.ipynb #931a9c31
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #eff19c23
+# %% ../nbs/96_recipes.ipynb #3df04aae
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -194,7 +194,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #c7b9d1a3
+# %% ../nbs/96_recipes.ipynb #f065e713
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -214,7 +214,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #5e221a20
+# %% ../nbs/96_recipes.ipynb #84141738
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -241,7 +241,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #26508c65
+# %% ../nbs/96_recipes.ipynb #29f8f103
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -274,7 +274,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #572b81c4
+# %% ../nbs/96_recipes.ipynb #64b701a5
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -287,7 +287,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #9b086a8a
+# %% ../nbs/96_recipes.ipynb #1f2be26f
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -296,13 +296,17 @@ def _open_train(resume):
         raise ConfigError(f'this run is still going on (process {pid})', run.path, 'wait for its end, or end it first')
     return run
 
-def _newest(run):
-    "The newest checkpoint of `run`; None when there never was one."
+def _newest(run, say=lambda line: None):
+    "The newest checkpoint of `run`; None when there never was one. What is damaged is passed over, and said."
     folder = run.path/'checkpoints'
-    if (last := latest_checkpoint(folder)) or not any(folder.iterdir()): return last
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        last = latest_checkpoint(folder)
+    for w in said: say(w.message)
+    if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #081aff45
+# %% ../nbs/96_recipes.ipynb #c09f4ff4
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -319,9 +323,14 @@ def resume_run(
 )->tuple:            # run, its configuration, its newest checkpoint or None
     "Open a training run to go on with it."
     run = _open_train(resume)
-    cfg, last = _continued(run, asked), _newest(run)
+    cfg, last = _continued(run, asked), _newest(run, run.say)
     if last is None: run.say('there is no checkpoint yet: from the start')
     return run.resume(), cfg, last
+
+def _best_so_far(run):
+    "Nats per token and weights of the model that `run` has kept, or nothing."
+    try: return read_json(run.path/'model/config.json')['notes']['valid_loss'] or math.inf, MusicTransformerVAEGAN.from_pretrained(run.path/'model').state_dict()
+    except (AurlError, KeyError, TypeError): return ()
 
 def train_run(
     learn,           # from `music_learner`
@@ -330,17 +339,23 @@ def train_run(
     last=None        # a checkpoint to go on from
 )->float:            # nats per token on the held-out windows
     "Train with checkpoints, from the start or from `last`."
-    done, cbs = 0, []
+    done, cbs, before = 0, [], _best_so_far(run)
     if last is not None:
         learn.create_opt()
         c = load_checkpoint(last, learn.model, learn.opt, codec=learn.model.codec.fingerprint)
         done = c.step
         learn.epoch_order.offset = c.state.get('epoch', 0) + 1
         run.say(f'going on from step {done}')
-        if cfg.steps and done >= cfg.steps: return learn.validate()[0]
+        if cfg.steps and done >= cfg.steps: return _as_it_was(learn, before)
     if cfg.checkpoint_every:
         cbs.append(Checkpoints(run.path/'checkpoints', cfg.checkpoint_every, cfg.keep, learn.model.config.to_dict(), learn.model.codec.fingerprint, start=done, seed=cfg.seed))
-    return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, start=done, run=run, cbs=cbs)
+    return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, start=done, run=run, cbs=cbs, before=before)
+
+def _as_it_was(learn, before):
+    "Nothing is left to do: the best model there was."
+    if not before: return learn.validate()[0]
+    learn.model.load_state_dict(before[1])
+    return before[0]
 
 
 def by_hand(learn, run)->list:
@@ -348,7 +363,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #a1ce3880
+# %% ../nbs/96_recipes.ipynb #ca97e49a
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -378,7 +393,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #a26b5556
+# %% ../nbs/96_recipes.ipynb #f3b074bb
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if data == 'chorales': return
@@ -401,7 +416,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #79da7be6
+# %% ../nbs/96_recipes.ipynb #943e9756
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['git_state', 'git_diff', 'environment', 'Experiment', 'find_runs']
 
-# %% ../../nbs/70_experiments.run.ipynb #af2b7347
+# %% ../../nbs/70_experiments.run.ipynb #b906450a
 import dataclasses, datetime, math, os, platform, re, socket, subprocess, sys, threading, time, traceback, warnings
 from html import escape
 from importlib import metadata
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import AurlError, atomic_path, read_json, to_json, write_json
 
-# %% ../../nbs/70_experiments.run.ipynb #00656ae2
+# %% ../../nbs/70_experiments.run.ipynb #0203dd5e
 def _git(*args, cwd=None, most=1<<20):
     "What git prints (at most `most` bytes of it), or None when there is no git here."
     env = dict(os.environ, GIT_OPTIONAL_LOCKS='0', LC_ALL='C')
@@ -47,7 +47,7 @@ def git_state(
     return dict(commit=commit.strip(), short=commit[:7], branch=(_git('rev-parse', '--abbrev-ref', 'HEAD', cwd=cwd) or '').strip(),
                 dirty=bool(new or changed), changed=changed[:1000], untracked=new[:1000])
 
-# %% ../../nbs/70_experiments.run.ipynb #55f15f4c
+# %% ../../nbs/70_experiments.run.ipynb #8069c244
 def git_diff(
     state,         # of `git_state`
     cwd=None,
@@ -58,7 +58,7 @@ def git_diff(
     if len(diff.encode()) >= most: diff += f'\n(cut here, after {most:,} bytes)\n'
     return ''.join(f'untracked: {f}\n' for f in state['untracked']) + diff
 
-# %% ../../nbs/70_experiments.run.ipynb #dcb071ce
+# %% ../../nbs/70_experiments.run.ipynb #0c775790
 def _cpu():
     "The processor in words, and its instruction sets that matter here."
     try: text = Path('/proc/cpuinfo').read_text()
@@ -81,7 +81,7 @@ def environment()->dict:
         env |= dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
     return env | dict(packages=dict(sorted({d.name.lower():d.version for d in metadata.distributions() if d.name}.items())))
 
-# %% ../../nbs/70_experiments.run.ipynb #ed70e04c
+# %% ../../nbs/70_experiments.run.ipynb #e0bb72ef
 def _new_dir(root, name, short):
     "A directory of its own for a run called `name`."
     slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
@@ -95,7 +95,7 @@ def _new_dir(root, name, short):
         except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=root, way_out='give another folder with out=FOLDER') from e
     raise AurlError(f'{i:,} runs of this name in one second', path=root)
 
-# %% ../../nbs/70_experiments.run.ipynb #679aaf30
+# %% ../../nbs/70_experiments.run.ipynb #ba78777b
 def _as_dict(config):
     "`config` as plain dicts and lists."
     if config is None: return {}
@@ -127,7 +127,7 @@ class Experiment:
         except OSError as e: raise AurlError(f'the run cannot be written down ({e.strerror})', path=self.path, way_out='make room on the disk, or give another folder') from e
         self._mark('running', name=name, started=_now())
 
-# %% ../../nbs/70_experiments.run.ipynb #e4cc7c82
+# %% ../../nbs/70_experiments.run.ipynb #351e5d0d
 def _now(): return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
 
 @patch
@@ -169,7 +169,7 @@ def _here():
     import hashlib
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
-# %% ../../nbs/70_experiments.run.ipynb #6ce1f53b
+# %% ../../nbs/70_experiments.run.ipynb #289c81ca
 def _number(v):
     "A tensor or array of one number as that number; what JSON cannot hold in words."
     if hasattr(v, 'item') and hasattr(v, 'tolist'):
@@ -201,7 +201,7 @@ def _append(self:Experiment, name, line):
         finally: os.close(fd)
     with self._lock: self._soft(name, go)
 
-# %% ../../nbs/70_experiments.run.ipynb #87eab159
+# %% ../../nbs/70_experiments.run.ipynb #13c3bcdc
 @patch
 def metrics(self:Experiment)->list:
     "All lines of `metrics.jsonl` as dicts; what a crash tore is left out."
@@ -224,7 +224,7 @@ def series(self:Experiment,
     got = [(m[by], m[key]) for m in self.metrics() if m.get(key) is not None and m.get(by) is not None]
     return tuple(np.array(got, dtype=float).reshape(-1, 2).T)
 
-# %% ../../nbs/70_experiments.run.ipynb #88aa1fc6
+# %% ../../nbs/70_experiments.run.ipynb #af97e12b
 @patch
 def say(self:Experiment,
     message:str, # one line, for people
@@ -246,11 +246,13 @@ def progress(self:Experiment,
     self._shown = (stage, now)
     def go():
         tmp = self.path/f'.progress.{os.getpid()}.tmp'
-        tmp.write_text(to_json(dict(stage=stage, fraction=fraction, message=message, time=round(self.elapsed, 3))), encoding='utf-8')
-        os.replace(tmp, self.path/'progress.json')
+        try:
+            tmp.write_text(to_json(dict(stage=stage, fraction=fraction, message=message, time=round(self.elapsed, 3))), encoding='utf-8')
+            os.replace(tmp, self.path/'progress.json')
+        finally: tmp.unlink(missing_ok=True)
     self._soft('progress.json', go)
 
-# %% ../../nbs/70_experiments.run.ipynb #d10557a6
+# %% ../../nbs/70_experiments.run.ipynb #14089696
 @patch
 def record(self:Experiment,
     **facts, # dicts are merged: record(data=dict(store='9f86d0…'))
@@ -261,7 +263,7 @@ def record(self:Experiment,
     for k,v in facts.items(): env[k] = env[k] | v if isinstance(v, dict) and isinstance(env.get(k), dict) else v
     self._soft('environment.json', lambda: write_json(self.path/'environment.json', env))
 
-# %% ../../nbs/70_experiments.run.ipynb #82f5a4d2
+# %% ../../nbs/70_experiments.run.ipynb #83a8493c
 @patch
 def finish(self:Experiment,
     lines=(),       # what a person shall read last
@@ -287,7 +289,7 @@ def __exit__(self:Experiment, kind, error, tb):
         for l in line.splitlines(): self.say(l)
     self._mark(status, ended=_now(), error=f'{kind.__name__}: {error}')
 
-# %% ../../nbs/70_experiments.run.ipynb #f70cfc18
+# %% ../../nbs/70_experiments.run.ipynb #3465c0ae
 @patch(as_prop=True)
 def status(self:Experiment)->str:
     "running, finished, failed, interrupted, or lost: still marked as running by a process that is gone."
@@ -298,7 +300,7 @@ def status(self:Experiment)->str:
         except OSError: pass
     return s.get('status', 'unknown')
 
-# %% ../../nbs/70_experiments.run.ipynb #3e59e4d3
+# %% ../../nbs/70_experiments.run.ipynb #c05196d5
 @patch(cls_method=True)
 def open(cls:Experiment,
     path, # the directory of a run
@@ -307,7 +309,8 @@ def open(cls:Experiment,
     self, path = cls.__new__(cls), Path(path).absolute()
     try: config = yaml.safe_load((path/'config.yaml').read_text(encoding='utf-8'))
     except OSError as e: raise AurlError('no run is there', path=path, way_out='give the directory that holds config.yaml') from e
-    except yaml.YAMLError as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path) from e
+    except (yaml.YAMLError, ValueError) as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path) from e
+    if not isinstance(config, dict | None): raise AurlError('config.yaml is not that of a run', path=path)
     self.path, self.config = path, config or {}
     self.name = self._status().get('name', path.name)
     self._set_up()
@@ -326,7 +329,7 @@ def find_runs(
     there = [p.parent for p in Path(root).glob('*/config.yaml')]
     return sorted(there, key=lambda p: ((p/'config.yaml').stat().st_mtime_ns, p.name), reverse=True)
 
-# %% ../../nbs/70_experiments.run.ipynb #88c66c2c
+# %% ../../nbs/70_experiments.run.ipynb #4f0bcfc5
 def _size(n):
     for unit in ('B', 'kB', 'MB'):
         if n < 1000: return f'{n:.0f} {unit}'

@@ -6,7 +6,7 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #22d3f784
+# %% ../../nbs/81_train.learner.ipynb #9f15fd22
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #c925ca78
+# %% ../../nbs/81_train.learner.ipynb #866ae84f
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the first group of parameters, AdamW for the others."
     def __init__(self,
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #cb23b3c3
+# %% ../../nbs/81_train.learner.ipynb #d1c26f01
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -65,7 +65,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for p in model.parameters() if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #9b485730
+# %% ../../nbs/81_train.learner.ipynb #3e32990f
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -84,14 +84,14 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #704570ed
+# %% ../../nbs/81_train.learner.ipynb #55cd388c
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order = -8
     def __init__(self, offset=0): self.offset = offset
     def before_train(self): self.learn.dls.train.set_epoch(self.epoch + self.offset)
 
-# %% ../../nbs/81_train.learner.ipynb #8d652e28
+# %% ../../nbs/81_train.learner.ipynb #14cdfab6
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -103,7 +103,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #38227fd2
+# %% ../../nbs/81_train.learner.ipynb #cf5617de
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -133,7 +133,7 @@ def music_learner(
                    opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
 
-# %% ../../nbs/81_train.learner.ipynb #138aa283
+# %% ../../nbs/81_train.learner.ipynb #2778ef87
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -176,14 +176,16 @@ class Budget(Callback):
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #d3c194ff
+# %% ../../nbs/81_train.learner.ipynb #3d522a1b
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order = 57
     def __init__(self,
         to=None,       # a folder for the best model so far
-        every:float=20 # seconds between two copies
-    ): self.best, self.weights, self.curve, self.to, self.every, self.saved = math.inf, None, [], to, every, -math.inf
+        every:float=20, # seconds between two copies
+        best=math.inf, # of an earlier sitting
+        weights=None   # that had it
+    ): self.best, self.weights, self.curve, self.to, self.every, self.saved = best, weights, [], to, every, -math.inf
     def before_validate(self): self.sum, self.n = 0., 0
     def after_batch(self):
         if self.training: return
@@ -208,7 +210,7 @@ class KeepBest(Callback):
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
 
-# %% ../../nbs/81_train.learner.ipynb #6d5b8b50
+# %% ../../nbs/81_train.learner.ipynb #089b28d3
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order = 58
@@ -232,7 +234,7 @@ class RunLog(Callback):
     def after_validate(self):
         self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #76a6a9c8
+# %% ../../nbs/81_train.learner.ipynb #ace21d3c
 @contextlib.contextmanager
 def hearing(
     ask, # called instead of a KeyboardInterrupt
@@ -243,7 +245,7 @@ def hearing(
     try: yield
     finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
-# %% ../../nbs/81_train.learner.ipynb #3686e51a
+# %% ../../nbs/81_train.learner.ipynb #c692082a
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
@@ -252,10 +254,11 @@ def fit_budget(self:Learner,
     run=None,           # an `Experiment` to log to
     log_every:int=10,   # steps between two lines of the log
     cbs=(),             # more callbacks
+    before=(),          # nats per token and weights of the best model of an earlier sitting
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
     keep = run.path/'model' if run is not None and hasattr(self.model, 'save_pretrained') else None
-    best, budget = KeepBest(keep), Budget(steps, minutes, start)
+    best, budget = KeepBest(keep, 20, *before), Budget(steps, minutes, start)
     log = [RunLog(run, log_every)] if run is not None else []
     with self.no_bar(), self.no_logging(), hearing(budget.ask):
         try: self.fit(1_000_000, cbs=[budget, best, *log, *cbs])
