@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['may_follow', 'play', 'as_prompt', 'first_seconds', 'first_bars']
 
-# %% ../../nbs/50_generate.engine.ipynb #b154b05c
+# %% ../../nbs/50_generate.engine.ipynb #5f5384f9
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core import CodecError, ConfigError
-from ..models.decoder import Decoder, decoder_for
+from ..models.decoder import Decoder, NumpyDecoder, decoder_for
 from ..score.midi import read_midi
 from ..tokens.codec import decode, encode
 from ..tokens.grammar import beat_unit, grammar, library
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/50_generate.engine.ipynb #6a7128a0
+# %% ../../nbs/50_generate.engine.ipynb #b0c42df7
 _slack = 3                                   # what one free step can take from the budget and add to the need
 
 def may_follow(
@@ -32,7 +32,7 @@ def may_follow(
     due = grammar.to_close(state) + _slack > left
     return library(mask).where(due[:,None], grammar.closing(state, mask), mask)
 
-# %% ../../nbs/50_generate.engine.ipynb #64efa074
+# %% ../../nbs/50_generate.engine.ipynb #7686fc40
 @torch.inference_mode()
 def play(
     decoder,        # has read the beginning
@@ -40,10 +40,11 @@ def play(
     choose,         # function of scores (batch, 774), the rows they belong to and the step, to ids (batch,)
     max_tokens:int, # at most so many ids follow
     mask:bool=True, # choose only what the grammar allows
+    every:int=None, # look every so many steps whether pieces have ended; 1 on a CPU, 16 elsewhere
 )->list:            # for each piece an array of the ids that follow, up to END
     "Let `decoder` continue until all its pieces have ended."
-    xp, device = library(scores), scores.device
-    every, look = (1 if str(device) == 'cpu' else 16), 0
+    xp, device, look = library(scores), scores.device, 0
+    every = every or (1 if str(device) == 'cpu' else 16)
     rows = xp.arange(len(scores), device=device)
     said = xp.full((len(scores), max_tokens), vocab.PAD, device=device)
     for i in range(max_tokens):
@@ -67,7 +68,7 @@ def _to_end(ids):
     end = np.flatnonzero(ids == vocab.END)
     return ids[:end[0]+1] if len(end) else ids
 
-# %% ../../nbs/50_generate.engine.ipynb #8e885c75
+# %% ../../nbs/50_generate.engine.ipynb #4967be17
 def as_prompt(
     prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
     mask:bool=True, # must the grammar allow it?
@@ -82,7 +83,7 @@ def as_prompt(
     if mask and (v := grammar.verdict(ids, whole=False)).reasons: raise CodecError(f'the prompt is no music: {v.reasons[0]}', way_out='give what encode gave, cut where you like')
     return ids.astype(np.uint16)
 
-# %% ../../nbs/50_generate.engine.ipynb #afd221e3
+# %% ../../nbs/50_generate.engine.ipynb #b043238e
 def _before(ids, clock, limit):
     "The ids that stand before `clock`, counted from the first, reaches `limit`."
     return ids[:int(np.searchsorted(np.cumsum(clock), limit))]

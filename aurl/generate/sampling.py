@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sampling', 'chances', 'pick_one', 'darts', 'generate_ids', 'generate']
 
-# %% ../../nbs/51_generate.sampling.ipynb #85491e98
+# %% ../../nbs/51_generate.sampling.ipynb #d4231a39
 import numpy as np
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from ..tokens.codec import decode
 from ..tokens.grammar import grammar, library
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51_generate.sampling.ipynb #d036045b
+# %% ../../nbs/51_generate.sampling.ipynb #c2161dcf
 class Sampling(Config):
     "How the next id is chosen."
     temperature: float = Field(1., ge=0, le=100) # below 1 safer, above 1 wilder; 0 always takes the best
@@ -26,7 +26,7 @@ class Sampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # only the best that together have this chance
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
-# %% ../../nbs/51_generate.sampling.ipynb #cb1fb178
+# %% ../../nbs/51_generate.sampling.ipynb #6d29544f
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -39,22 +39,21 @@ def chances(
     up = getattr(up, 'values', up)
     if how.top_k: up = xp.where(up >= up[:,-min(how.top_k, up.shape[1]),None], up, 0.)
     if how.min_p: up = xp.where(up >= how.min_p, up, 0.)
-    line = xp.cumsum(up, -1, dtype=xp.float64)
+    line = up.cumsum(-1, dtype=xp.float64)
     up = xp.where(line > (1-how.top_p)*line[:,-1:], up, 0.)
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
 
-# %% ../../nbs/51_generate.sampling.ipynb #81a5ba9b
+# %% ../../nbs/51_generate.sampling.ipynb #db8bff38
 def pick_one(
     p,    # (batch, 774), not negative
     dart, # (batch,) float64, 0 … 1
 ):        # (batch,) ids
     "The id that each dart hits."
-    xp = library(p)
-    line = xp.cumsum(p, -1, dtype=xp.float64)
+    line = p.cumsum(-1, dtype=library(p).float64)
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
-# %% ../../nbs/51_generate.sampling.ipynb #c2ea5fa8
+# %% ../../nbs/51_generate.sampling.ipynb #23e40f28
 _short = 1 - 2.**-40                                                     # keeps a dart from falling on the very end
 
 def darts(
@@ -65,7 +64,7 @@ def darts(
     "Where the darts of each piece fall."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_short
 
-# %% ../../nbs/51_generate.sampling.ipynb #0d8cbae9
+# %% ../../nbs/51_generate.sampling.ipynb #5a94584e
 class _Ask(Config):
     "What else may be asked for."
     n: int = Field(ge=0)
@@ -96,7 +95,7 @@ def generate_ids(
         return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how)]
     finally: model.train(was)
 
-# %% ../../nbs/51_generate.sampling.ipynb #d52e3050
+# %% ../../nbs/51_generate.sampling.ipynb #94c10e85
 def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     "The pieces of these numbers."
     decoder = decoder_for(model, window=window)
@@ -105,13 +104,13 @@ def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     here = lambda x: xp.asarray(x, device=scores.device)
     if not xp.isfinite(scores).all(): raise ModelError('the scores of the model are not numbers', way_out='its training went wrong; take an earlier checkpoint')
     if mask and room < (need := int(grammar.to_close(decoder.state).max())):
-        raise ConfigError(f'max_tokens={room} does not suffice to end the piece', way_out=f'give it at least {need + 1}')
+        raise ConfigError(f'{room} more ids may not suffice to end the piece, which takes up to {need}', way_out='raise max_tokens')
     rows, fall = here(np.zeros(len(pieces), np.int64)), here(darts(seed, pieces, room))
     decoder.pick(rows)
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
     with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask)]
 
-# %% ../../nbs/51_generate.sampling.ipynb #62d6eae0
+# %% ../../nbs/51_generate.sampling.ipynb #f5e5755b
 def generate(
     model,    # a `MusicTransformerVAEGAN`
     *args,    # of `generate_ids`

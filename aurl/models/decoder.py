@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Decoder', 'Weights', 'NumpyDecoder', 'decoder_for']
 
-# %% ../../nbs/49_models.decoder.ipynb #4f4fd871
+# %% ../../nbs/49_models.decoder.ipynb #d0735a65
 import contextlib, functools
 
 import numpy as np
@@ -21,7 +21,7 @@ from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/49_models.decoder.ipynb #fdc59709
+# %% ../../nbs/49_models.decoder.ipynb #3a597dda
 class Decoder:
     "Reads ids for a batch of pieces, and remembers."
     def __init__(self,
@@ -44,7 +44,7 @@ class Decoder:
         self.state, self.n = self.memory.state, self.n + ids.shape[1]
         return scores
 
-# %% ../../nbs/49_models.decoder.ipynb #dd3dcfaa
+# %% ../../nbs/49_models.decoder.ipynb #a7e4daa3
 @patch
 @torch.inference_mode()
 def read(self:Decoder,
@@ -70,7 +70,7 @@ def pick(self:Decoder,
     self.kept = [k[rows] for k in self.kept]
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #e6ecb1f7
+# %% ../../nbs/49_models.decoder.ipynb #00335774
 def _level(m): return m - m.mean(-1, keepdims=True)
 
 class Weights:
@@ -88,9 +88,12 @@ class Weights:
             qkv = np.concatenate([qkv[pairs]*(d/h)**-.5, qkv[d+pairs], qkv[2*d:]])
             self.layers.append([qkv.T, out, up.T, down, down.T])
         last, table = take('norm.weight')*d**.5, take('embed.table.weight')
-        self.table, self.scores, self.project = _level(table), (table*last).T, _level(take('embed.project.weight').T) if self.features else None
+        self.table, ends = _level(table), [(table*last).T]
+        if self.features: ends.append(_level(take('embed.project.weight').T))
         self._keyboard(trunk.keyboard, take, last)
-        self.layers, self.unknown = _together(self.layers), list(left)
+        *layers, ends = _together([*self.layers, ends])
+        self.layers = [(qkv, out, up, down, slim.T) for qkv, out, up, down, slim in layers]
+        self.scores, self.project, self.unknown = ends[0], ends[-1], list(left)
 
     def _keyboard(self, net, take, last):
         self.around = net.look.weight.shape[2] if net else 0                                        # keys it looks at
@@ -99,17 +102,17 @@ class Weights:
         self.look, self.look_bias = np.ascontiguousarray(look.reshape(len(look), -1).T), take('keyboard.look.bias')
         self.weigh, self.weigh_bias = np.ascontiguousarray((take('keyboard.weigh.weight')*last).T), take('keyboard.weigh.bias')
 
-def _together(layers):
-    "The same matrices in one block of memory."
-    block, at = np.empty(sum(m.size for l in layers for m in l), np.float32), 0
+def _together(lists):
+    "Lists of the same matrices, in one block of memory."
+    block, at = np.empty(sum(m.size for l in lists for m in l), np.float32), 0
     def put(m):
         nonlocal at
         here = block[at:at+m.size].reshape(m.shape)
         here[:], at = m, at + m.size
         return here
-    return [(qkv, out, up, down, slim.T) for qkv, out, up, down, slim in ([put(m) for m in l] for l in layers)]
+    return [[put(m) for m in l] for l in lists]
 
-# %% ../../nbs/49_models.decoder.ipynb #588423e6
+# %% ../../nbs/49_models.decoder.ipynb #b6529b0f
 def _unit(x):
     "What is left of a norm."
     return x/np.sqrt(np.vecdot(x, x) + np.float32(1e-5*x.shape[1]))[:,None]
@@ -133,7 +136,7 @@ def _layer(x, w, kv, n, turn):
     x = x + (s @ v / np.add.reduce(s, 3, keepdims=True)).reshape(b, -1) @ out
     return x + _gelu(_unit(x) @ up) @ (slim if b < 4 else down)
 
-# %% ../../nbs/49_models.decoder.ipynb #50d6da2f
+# %% ../../nbs/49_models.decoder.ipynb #f34710fe
 def _padded(batch, around):
     "Room for the keys and what lies beyond the keyboard, and a view of it, (batch, 88, channels, around): what is around each key."
     keys = np.zeros((batch, n_channels, vocab.n_pitches + around - 1), np.float32)
@@ -146,7 +149,7 @@ def _slide(w, x, features, keys, view):
     found = _gelu(view.reshape(b*p, c*wide) @ w.look + w.look_bias).reshape(b, p, -1)
     return ((x @ w.weigh + w.weigh_bias).reshape(b, 2, -1) @ found.swapaxes(1, 2)).reshape(b, 2*p)
 
-# %% ../../nbs/49_models.decoder.ipynb #6b49b284
+# %% ../../nbs/49_models.decoder.ipynb #9c7aff55
 class NumpyDecoder(Decoder):
     "A `Decoder` whose single steps are done in NumPy."
     def __init__(self, model, batch=1, window=None,
@@ -179,7 +182,7 @@ class NumpyDecoder(Decoder):
         self.turn = torch.complex(*self.model.trunk.rotary.angles(0, self.kv.shape[4])).numpy()
         if self.weights.around: self.keys = _padded(b, self.weights.around)
 
-# %% ../../nbs/49_models.decoder.ipynb #b1e9338c
+# %% ../../nbs/49_models.decoder.ipynb #ab725491
 @patch
 def _step(self:NumpyDecoder, ids):
     "Read one id of each piece."
@@ -204,7 +207,7 @@ def pick(self:NumpyDecoder, rows):
     self._make_room()
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #d5745738
+# %% ../../nbs/49_models.decoder.ipynb #47784b44
 def decoder_for(
     model:MusicTransformerVAEGAN, # in eval mode
     batch:int=1,                  # pieces side by side
@@ -218,7 +221,7 @@ def decoder_for(
         if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights)
     return Decoder(model, batch, window)
 
-# %% ../../nbs/49_models.decoder.ipynb #1c1e9caf
+# %% ../../nbs/49_models.decoder.ipynb #ee15cb26
 @functools.cache
 def _blas(): return ThreadpoolController()
 

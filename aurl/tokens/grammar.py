@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['n_keys', 'pedal', 'n_columns', 'never', 'beat_unit', 'grammar', 'library', 'State', 'Grammar', 'Verdict', 'verdict']
 
-# %% ../../nbs/32_tokens.grammar.ipynb #78e3f23f
+# %% ../../nbs/32_tokens.grammar.ipynb #0049dfc9
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32_tokens.grammar.ipynb #91b267f0
+# %% ../../nbs/32_tokens.grammar.ipynb #6ac87c94
 n_keys = vocab.n_pitches + 1            # the keys of a family: 88 pitches and the pedal
 pedal = vocab.n_pitches                 # the pedal's column among them
 n_columns = vocab.n_families * n_keys   # columns of the sounding table
@@ -49,7 +49,7 @@ class State:
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
     def __repr__(self): return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
 
-# %% ../../nbs/32_tokens.grammar.ipynb #0c39740f
+# %% ../../nbs/32_tokens.grammar.ipynb #4e419002
 def _follows(before, after):
     "(len(before), len(after)) bool: may an id of the one kind stand right after one of the other?"
     event = [Kind.NOTE_ON, Kind.NOTE_OFF, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON]
@@ -80,7 +80,8 @@ class Grammar:
         tables['beats'] = (bpm/60/vocab.steps_per_second*beat_unit).round().long()    # of a step; the last entry, [-1], is for no tempo yet
         tables['follows'] = _follows(tables['kind'], kind)
         tables['does'] = self._does(**tables)
-        tables['place'] = tables['rank']*n_columns + tables['key']                    # in the order of an instant, for family 0
+        tables['place'] = torch.where(tables['kind'] == Kind.INSTRUMENT, tables['index']*n_keys, tables['rank']*n_columns + tables['key'])  # order number, in family 0
+        tables['ways'] = torch.tensor([[True], [False]])                              # NOTE_ON goes down, NOTE_OFF does not
         self.tables, self._on = tables, {}
 
     def _does(self, kind, index, steps, down, up, key, rank, silent, **_):
@@ -99,7 +100,7 @@ class Grammar:
         if here not in self._on: self._on[here] = SimpleNamespace(**{k:v.numpy() if here == 'numpy' else v.to(here) for k,v in self.tables.items()})
         return self._on[here]
 
-# %% ../../nbs/32_tokens.grammar.ipynb #cc54ba65
+# %% ../../nbs/32_tokens.grammar.ipynb #9441c971
 @patch
 def start(self:Grammar,
     batch:int=1,  # sequences
@@ -111,7 +112,11 @@ def start(self:Grammar,
                  released=full(never, vocab.n_pitches, dtype=torch.int32), time=full(0), beat=full(0), tempo=full(-1), velocity=full(-1),
                  family=full(0), order=full(-1), last=full(len(vocab)), notes=full(0))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #2746d3ca
+# %% ../../nbs/32_tokens.grammar.ipynb #11bc0117
+def _rows(table, at):
+    "`table[at]`, the quick way."
+    return table.take(at, 0) if library(table) is np else table[at]
+
 def _get(table, at):
     "`table[i, at[i]]` for each row."
     return table[np.arange(len(at)), at] if library(table) is np else table.gather(1, at[:,None])[:,0]
@@ -130,7 +135,7 @@ def step(self:Grammar,
 )->State:
     "The states after reading `ids`; PAD and UNK change nothing."
     t, where = self.on(ids), library(ids).where
-    steps, family, tempo, velocity, key, pitch, press, note, rank, counts, silent = t.does[ids].T
+    steps, family, tempo, velocity, key, pitch, press, note, rank, counts, silent = _rows(t.does, ids).T
     time, keep = s.time + steps, lambda new, old: where(new >= 0, new, old)
     family, on, off = keep(family, s.family), note > 0, note < 0
     column = family*n_keys + key
@@ -141,42 +146,42 @@ def step(self:Grammar,
                  beat=s.beat + steps*t.beats[s.tempo], order=where(rank > -2, rank + counts*column, s.order),
                  last=where(silent > 0, s.last, ids), notes=s.notes + on)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #45ebd393
-_ids = {k:slice(r.start, r.stop) for k,r in vocab.blocks.items()}
-_notes, _pedals = slice(vocab.NOTE_ON, vocab.TIME_SHIFT), slice(vocab.SUSTAIN_ON, vocab.TEMPO)        # both ways
+# %% ../../nbs/32_tokens.grammar.ipynb #f81fa4ed
+_at = SimpleNamespace(**{k.name:slice(r.start, r.stop) for k,r in vocab.blocks.items()})             # where the ids of a kind stand
+_both = (slice(vocab.NOTE_ON, vocab.TIME_SHIFT), slice(0, pedal)), (slice(vocab.SUSTAIN_ON, vocab.TEMPO), slice(pedal, n_keys)) # down and up, and the columns
 
 def _allowed(t, row, full, pedals, idle, s):
-    "Mask (n, vocab) of what may follow `n` moments; `row` (n, 89): keys of the current family that sound."
-    out, order, family = t.follows[s.last], s.order[:,None], (s.family*n_keys)[:,None]
-    other = lambda value, k: t.index[_ids[k]] != value[:,None]
+    "Mask (n, vocab) of what may follow `n` moments; `row` (n, 1, 89): keys of the current family that sound."
+    out, order = _rows(t.follows, s.last), s.order[:,None]
+    n, over, other = len(row), order - (s.family*n_keys)[:,None], lambda value, ids: t.index[ids] != value[:,None]
     def only(ids, m):
         part = out[:,ids]
         part &= m
-    for i in (_notes, _pedals): only(i, (family + t.place[i] > order) & (row[:,t.key[i]] != t.down[i])) # in order; what is up goes down, what is down up
-    only(_ids[Kind.VELOCITY], out[:,_ids[Kind.NOTE_ON]].any(1)[:,None] & other(s.velocity, Kind.VELOCITY))
-    only(_ids[Kind.NOTE_ON], (s.velocity >= 0)[:,None])
-    only(_ids[Kind.TEMPO], (order < n_columns) & other(s.tempo, Kind.TEMPO))
-    last = library(row).where(full, 3*n_columns - n_columns*pedals, 4*n_columns)                      # of a family in this instant: a key, a pedal down, or up
-    only(_ids[Kind.INSTRUMENT], (order - n_keys*t.index[_ids[Kind.INSTRUMENT]] < last) & other(s.family, Kind.INSTRUMENT))
-    only(_ids[Kind.END], (idle & (s.notes > 0))[:,None])
+    for ids, keys in _both:
+        part = out[:,ids].reshape(n, 2, -1)
+        part &= row[:,:,keys] != t.ways                           # what is up goes down, what is down goes up
+        only(ids, t.place[ids] > over)                            # in order
+    only(_at.VELOCITY, out[:,_at.NOTE_ON].any(1)[:,None] & other(s.velocity, _at.VELOCITY))
+    only(_at.NOTE_ON, (s.velocity >= 0)[:,None])
+    only(_at.TEMPO, (order < n_columns) & other(s.tempo, _at.TEMPO))
+    last = library(row).where(full, 3*n_columns - n_columns*pedals, 4*n_columns)              # what a family can still do: a key down, a pedal down, a pedal up
+    only(_at.INSTRUMENT, (order < last + t.place[_at.INSTRUMENT]) & other(s.family, _at.INSTRUMENT))
+    only(_at.END, (idle & (s.notes > 0))[:,None])
     return out
 
-# %% ../../nbs/32_tokens.grammar.ipynb #e72f1e81
-def _by_family(s):
-    "`s.onset` as (batch, 16, 89)."
-    return s.onset.reshape(len(s), vocab.n_families, n_keys)
+# %% ../../nbs/32_tokens.grammar.ipynb #eaea2356
+def _sounds(s): return (s.onset >= 0).reshape(len(s), vocab.n_families, n_keys)
 
 @patch
 def allowed(self:Grammar,
     s:State, # (batch) states
 ):           # (batch, 774) bool
     "Which ids may come next, in a constant number of operations."
-    table, xp = _by_family(s), library(s.time)
-    row = table[xp.arange(len(s), device=s.time.device), s.family] >= 0
-    full, idle = xp.amin(table[:,:,:pedal], 2) >= 0, xp.amax(s.onset, 1) < 0
-    return _allowed(self.on(s.time), row, full, table[:,:,pedal] >= 0, idle, s)
+    table, step = _sounds(s), vocab.n_families
+    row = _rows(table.reshape(-1, 1, n_keys), s.family + library(table).arange(0, step*len(s), step, device=s.time.device))
+    return _allowed(self.on(s.time), row, table[:,:,:pedal].all(2), table[:,:,pedal], ~table.reshape(len(s), -1).any(1), s)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #0340a413
+# %% ../../nbs/32_tokens.grammar.ipynb #80d1c221
 def _latest(mask, before=-1):
     "Position of the latest True up to each position, (batch, time); `before` where there was none."
     at = torch.arange(mask.shape[1], device=mask.device)
@@ -187,7 +192,7 @@ def _carry(values, mask, first):
     at = _latest(mask)
     return torch.where(at >= 0, values.gather(1, at.clamp(min=0)), first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #d98b8d08
+# %% ../../nbs/32_tokens.grammar.ipynb #f7a440a4
 @patch
 def scan(self:Grammar,
     ids:Tensor,         # (batch, time) int64
@@ -225,7 +230,7 @@ def scan(self:Grammar,
     r.released = _when(_last_at(key, kind == Kind.NOTE_OFF, vocab.n_pitches), time, s.released)
     return r
 
-# %% ../../nbs/32_tokens.grammar.ipynb #0ff78da4
+# %% ../../nbs/32_tokens.grammar.ipynb #8be4b5d0
 def _last_at(column, mask, n, first=None):
     "(batch, time, n) int32: the latest position at which each column was hit; `first` (batch, n), or -1, before."
     b, t = column.shape
@@ -243,7 +248,7 @@ def _when(at, time, first):
     when = time.gather(1, at.clamp(min=0).long().view(b, t*n)).view(b, t, n).to(torch.int32)
     return torch.where(at >= 0, when, first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #88ea42e1
+# %% ../../nbs/32_tokens.grammar.ipynb #bfe66c5b
 @patch
 def masks(self:Grammar,
     ids:Tensor,       # (batch, time) int64
@@ -256,13 +261,13 @@ def masks(self:Grammar,
     sounds = r.sounds.reshape(n, C)
     flat = SimpleNamespace(**{k:getattr(r, k).reshape(n) for k in ('family', 'velocity', 'tempo', 'order', 'last', 'notes')})
     padded = torch.cat([sounds, sounds.new_zeros(n, 1)], 1)
-    row = padded.gather(1, r.place[flat.family[:,None]*n_keys + torch.arange(n_keys, device=ids.device)])
+    row = padded.gather(1, r.place[flat.family[:,None]*n_keys + torch.arange(n_keys, device=ids.device)])[:,None]
     pedals = padded[:, r.place[torch.arange(vocab.n_families, device=ids.device)*n_keys + pedal]]
     owner = torch.where(r.columns % n_keys == pedal, -1, r.columns//n_keys)
     of = (owner[:,None] == torch.arange(vocab.n_families, device=ids.device)).float()
     return _allowed(self.on(ids), row, sounds.float() @ of == vocab.n_pitches, pedals, ~sounds.any(1), flat).view(*ids.shape, len(vocab))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #b416b3e1
+# %% ../../nbs/32_tokens.grammar.ipynb #b6221100
 @patch
 def advance(self:Grammar,
     state:State, # (batch) states
@@ -278,11 +283,11 @@ def advance(self:Grammar,
     onset[:,r.columns] = torch.where(r.sounds[:,-1], began, -1).to(torch.int32)
     return State(onset=onset, **end)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #19145334
+# %% ../../nbs/32_tokens.grammar.ipynb #159a651a
 @patch
 def to_close(self:Grammar, s:State):
     "An upper bound (batch,) on the ids from here to END."
-    table = _by_family(s) >= 0
+    table = _sounds(s)
     return table.sum(2).sum(1) + table[:,:,:pedal].any(2).sum(1) + table[:,:,pedal].sum(1) + 10
 
 @patch
@@ -305,7 +310,7 @@ def closing(self:Grammar,
     out = xp.where(nothing, xp.where(allowed[:,vocab.END:vocab.END+1], ids == vocab.END, sing), out) & allowed
     return xp.where(out.any(1)[:,None], out, allowed)             # an INSTRUMENT or VELOCITY that was just told gets its event first
 
-# %% ../../nbs/32_tokens.grammar.ipynb #1b575ca8
+# %% ../../nbs/32_tokens.grammar.ipynb #3028c316
 @dataclass
 class Verdict:
     "The grammar's word on a sequence."
@@ -322,7 +327,7 @@ _why = {Kind.NOTE_OFF:'releases a key that is silent, or stands out of order', K
     Kind.VELOCITY:'changes nothing, or no note can follow it', Kind.TEMPO:'changes nothing, or stands out of order', Kind.INSTRUMENT:'changes nothing, or nothing can follow it',
     Kind.SUSTAIN_ON:'presses a pedal that is down, or stands out of order', Kind.SUSTAIN_OFF:'lifts a pedal that is up, or stands out of order'}
 
-# %% ../../nbs/32_tokens.grammar.ipynb #9496d725
+# %% ../../nbs/32_tokens.grammar.ipynb #bf37e5cf
 @patch
 def verdict(self:Grammar,
     ids,            # (n,) integers
@@ -363,7 +368,7 @@ def _judge(raw, known, lawful, notes, orphans, doubles, hanging, whole=True):
     share = float(lawful.float().mean()) if n else 0.
     return Verdict(valid=not reasons, score=pairing*(1 - .2*(1-share) - .05*(2-framed)), reasons=reasons[:10], notes=notes, pairing=pairing, lawful=share)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #7bc59ba9
+# %% ../../nbs/32_tokens.grammar.ipynb #e6d301b3
 grammar = Grammar()
 
 def verdict(
