@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['may_follow', 'play', 'as_prompt', 'first_seconds', 'first_bars']
 
-# %% ../../nbs/50_generate.engine.ipynb #5f5384f9
+# %% ../../nbs/50_generate.engine.ipynb #30368dcf
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..tokens.codec import decode, encode
 from ..tokens.grammar import beat_unit, grammar, library
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/50_generate.engine.ipynb #b0c42df7
+# %% ../../nbs/50_generate.engine.ipynb #663e76b8
 _slack = 3                                   # what one free step can take from the budget and add to the need
 
 def may_follow(
@@ -32,7 +32,9 @@ def may_follow(
     due = grammar.to_close(state) + _slack > left
     return library(mask).where(due[:,None], grammar.closing(state, mask), mask)
 
-# %% ../../nbs/50_generate.engine.ipynb #7686fc40
+# %% ../../nbs/50_generate.engine.ipynb #f4266462
+_crowd = 7/8                                 # when an eighth have ended they leave
+
 @torch.inference_mode()
 def play(
     decoder,        # has read the beginning
@@ -46,7 +48,7 @@ def play(
     xp, device, look = library(scores), scores.device, 0
     every = every or (1 if str(device) == 'cpu' else 16)
     rows = xp.arange(len(scores), device=device)
-    said = xp.full((len(scores), max_tokens), vocab.PAD, device=device)
+    said, going = xp.full((len(scores), max_tokens), vocab.PAD, device=device), rows >= 0
     for i in range(max_tokens):
         left = max_tokens - i
         if mask:
@@ -55,11 +57,12 @@ def play(
         ids = choose(scores, rows, i)
         said[rows,i] = ids
         if (i+1) % every == 0:
-            going = (said[rows,i+1-every:i+1] != vocab.END).all(1)
-            if not going.all():
-                rows, ids = rows[going], ids[going]
-                if not len(rows): break
+            going &= (said[rows,i+1-every:i+1] != vocab.END).all(1)
+            on = int(going.sum())
+            if on == 0: break
+            if on <= len(rows)*_crowd:
                 decoder.pick(going)
+                rows, ids, going = rows[going], ids[going], going[going]
         if left > 1: scores = decoder.read(ids[:,None])
     return [_to_end(x) for x in torch.as_tensor(said).cpu().numpy().astype(np.uint16)]
 
@@ -68,7 +71,7 @@ def _to_end(ids):
     end = np.flatnonzero(ids == vocab.END)
     return ids[:end[0]+1] if len(end) else ids
 
-# %% ../../nbs/50_generate.engine.ipynb #4967be17
+# %% ../../nbs/50_generate.engine.ipynb #3d7b24fd
 def as_prompt(
     prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
     mask:bool=True, # must the grammar allow it?
@@ -83,7 +86,7 @@ def as_prompt(
     if mask and (v := grammar.verdict(ids, whole=False)).reasons: raise CodecError(f'the prompt is no music: {v.reasons[0]}', way_out='give what encode gave, cut where you like')
     return ids.astype(np.uint16)
 
-# %% ../../nbs/50_generate.engine.ipynb #b043238e
+# %% ../../nbs/50_generate.engine.ipynb #cadbacdf
 def _before(ids, clock, limit):
     "The ids that stand before `clock`, counted from the first, reaches `limit`."
     return ids[:int(np.searchsorted(np.cumsum(clock), limit))]

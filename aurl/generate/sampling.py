@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sampling', 'chances', 'pick_one', 'darts', 'generate_ids', 'generate']
 
-# %% ../../nbs/51_generate.sampling.ipynb #d4231a39
+# %% ../../nbs/51_generate.sampling.ipynb #d9169619
 import numpy as np
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from ..tokens.codec import decode
 from ..tokens.grammar import grammar, library
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51_generate.sampling.ipynb #c2161dcf
+# %% ../../nbs/51_generate.sampling.ipynb #4be290d7
 class Sampling(Config):
     "How the next id is chosen."
     temperature: float = Field(1., ge=0, le=100) # below 1 safer, above 1 wilder; 0 always takes the best
@@ -26,7 +26,7 @@ class Sampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # only the best that together have this chance
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
-# %% ../../nbs/51_generate.sampling.ipynb #6d29544f
+# %% ../../nbs/51_generate.sampling.ipynb #59e8f92d
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -44,7 +44,7 @@ def chances(
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
 
-# %% ../../nbs/51_generate.sampling.ipynb #db8bff38
+# %% ../../nbs/51_generate.sampling.ipynb #073c3be3
 def pick_one(
     p,    # (batch, 774), not negative
     dart, # (batch,) float64, 0 … 1
@@ -53,7 +53,7 @@ def pick_one(
     line = p.cumsum(-1, dtype=library(p).float64)
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
-# %% ../../nbs/51_generate.sampling.ipynb #23e40f28
+# %% ../../nbs/51_generate.sampling.ipynb #67ce8abc
 _short = 1 - 2.**-40                                                     # keeps a dart from falling on the very end
 
 def darts(
@@ -64,7 +64,7 @@ def darts(
     "Where the darts of each piece fall."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_short
 
-# %% ../../nbs/51_generate.sampling.ipynb #5a94584e
+# %% ../../nbs/51_generate.sampling.ipynb #d234290f
 class _Ask(Config):
     "What else may be asked for."
     n: int = Field(ge=0)
@@ -95,7 +95,7 @@ def generate_ids(
         return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how)]
     finally: model.train(was)
 
-# %% ../../nbs/51_generate.sampling.ipynb #94c10e85
+# %% ../../nbs/51_generate.sampling.ipynb #53b4b7ac
 def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     "The pieces of these numbers."
     decoder = decoder_for(model, window=window)
@@ -110,7 +110,7 @@ def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
     with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask)]
 
-# %% ../../nbs/51_generate.sampling.ipynb #f5e5755b
+# %% ../../nbs/51_generate.sampling.ipynb #2ac7411f
 def generate(
     model,    # a `MusicTransformerVAEGAN`
     *args,    # of `generate_ids`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Decoder', 'Weights', 'NumpyDecoder', 'decoder_for']
 
-# %% ../../nbs/49_models.decoder.ipynb #d0735a65
+# %% ../../nbs/49_models.decoder.ipynb #01bffed1
 import contextlib, functools
 
 import numpy as np
@@ -21,7 +21,7 @@ from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/49_models.decoder.ipynb #3a597dda
+# %% ../../nbs/49_models.decoder.ipynb #d2f6c898
 class Decoder:
     "Reads ids for a batch of pieces, and remembers."
     def __init__(self,
@@ -44,7 +44,7 @@ class Decoder:
         self.state, self.n = self.memory.state, self.n + ids.shape[1]
         return scores
 
-# %% ../../nbs/49_models.decoder.ipynb #a7e4daa3
+# %% ../../nbs/49_models.decoder.ipynb #d553d56e
 @patch
 @torch.inference_mode()
 def read(self:Decoder,
@@ -70,7 +70,7 @@ def pick(self:Decoder,
     self.kept = [k[rows] for k in self.kept]
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #00335774
+# %% ../../nbs/49_models.decoder.ipynb #709d7d36
 def _level(m): return m - m.mean(-1, keepdims=True)
 
 class Weights:
@@ -112,7 +112,7 @@ def _together(lists):
         return here
     return [[put(m) for m in l] for l in lists]
 
-# %% ../../nbs/49_models.decoder.ipynb #b6529b0f
+# %% ../../nbs/49_models.decoder.ipynb #13240d27
 def _unit(x):
     "What is left of a norm."
     return x/np.sqrt(np.vecdot(x, x) + np.float32(1e-5*x.shape[1]))[:,None]
@@ -136,7 +136,7 @@ def _layer(x, w, kv, n, turn):
     x = x + (s @ v / np.add.reduce(s, 3, keepdims=True)).reshape(b, -1) @ out
     return x + _gelu(_unit(x) @ up) @ (slim if b < 4 else down)
 
-# %% ../../nbs/49_models.decoder.ipynb #f34710fe
+# %% ../../nbs/49_models.decoder.ipynb #b894d75d
 def _padded(batch, around):
     "Room for the keys and what lies beyond the keyboard, and a view of it, (batch, 88, channels, around): what is around each key."
     keys = np.zeros((batch, n_channels, vocab.n_pitches + around - 1), np.float32)
@@ -149,7 +149,7 @@ def _slide(w, x, features, keys, view):
     found = _gelu(view.reshape(b*p, c*wide) @ w.look + w.look_bias).reshape(b, p, -1)
     return ((x @ w.weigh + w.weigh_bias).reshape(b, 2, -1) @ found.swapaxes(1, 2)).reshape(b, 2*p)
 
-# %% ../../nbs/49_models.decoder.ipynb #9c7aff55
+# %% ../../nbs/49_models.decoder.ipynb #076dbad1
 class NumpyDecoder(Decoder):
     "A `Decoder` whose single steps are done in NumPy."
     def __init__(self, model, batch=1, window=None,
@@ -182,7 +182,7 @@ class NumpyDecoder(Decoder):
         self.turn = torch.complex(*self.model.trunk.rotary.angles(0, self.kv.shape[4])).numpy()
         if self.weights.around: self.keys = _padded(b, self.weights.around)
 
-# %% ../../nbs/49_models.decoder.ipynb #ab725491
+# %% ../../nbs/49_models.decoder.ipynb #36d2df40
 @patch
 def _step(self:NumpyDecoder, ids):
     "Read one id of each piece."
@@ -203,11 +203,13 @@ def _step(self:NumpyDecoder, ids):
 def pick(self:NumpyDecoder, rows):
     here = torch.as_tensor(rows)
     self.before, self.state, self.kept = self.before[here], self.state[np.asarray(rows)], [k[here] for k in self.kept]
-    self.kv = np.ascontiguousarray(self.kv[:,:,rows])
+    old, n = self.kv, self.n
+    self.kv = np.empty((*old.shape[:2], len(self.state), *old.shape[3:]), np.float32)
+    for new, kv in zip(self.kv, old): new[:,:,:,:n] = kv[:,rows,:,:n]
     self._make_room()
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #47784b44
+# %% ../../nbs/49_models.decoder.ipynb #3b41794f
 def decoder_for(
     model:MusicTransformerVAEGAN, # in eval mode
     batch:int=1,                  # pieces side by side
@@ -221,7 +223,7 @@ def decoder_for(
         if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights)
     return Decoder(model, batch, window)
 
-# %% ../../nbs/49_models.decoder.ipynb #ee15cb26
+# %% ../../nbs/49_models.decoder.ipynb #eef4b62f
 @functools.cache
 def _blas(): return ThreadpoolController()
 
