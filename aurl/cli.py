@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #5d4692bc
+# %% ../nbs/99_cli.ipynb #c6d1f591
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #f46b4ad0
+# %% ../nbs/99_cli.ipynb #fe2dbfc8
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #97f5297d
+# %% ../nbs/99_cli.ipynb #d0d2d418
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #e7ddb119
+# %% ../nbs/99_cli.ipynb #523027e5
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -70,7 +70,7 @@ class Execution:
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #4105d886
+# %% ../nbs/99_cli.ipynb #b83aa216
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -83,7 +83,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #a03cc3ab
+# %% ../nbs/99_cli.ipynb #78f5ba32
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -100,23 +100,27 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #46196a54
+# %% ../nbs/99_cli.ipynb #1e771d56
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
         from rich.markup import escape
         from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
         self.escape = escape
-        self.bar = Progress(SpinnerColumn(), TextColumn('{task.description}'), BarColumn(bar_width=28), TaskProgressColumn(), TimeElapsedColumn(),
+        self.bar = Progress(SpinnerColumn(), TextColumn('{task.description}'), width := BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
                             TextColumn('{task.fields[message]}'), refresh_per_second=4, transient=True, **kwargs)
+        width.bar_width = 28 if self.bar.console.width >= 100 else 12
+        self.taken = width.bar_width + 30 # what stands before the message; the line never fills the terminal, which a ^C would make two of
         self.task = self.bar.add_task('starting', total=None, message='')
     def __enter__(self): self.bar.start(); return self
     def __exit__(self, *args): self.bar.stop()
     def show(self, stage, fraction, message):
         self.bar.tasks[0].total = None if fraction is None else 1  # None moves to and fro
+        room = max(0, self.bar.console.width - self.taken)
+        if len(message) > room: message = message[:max(0, room-1)] + '…'
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #6189bb0e
+# %% ../nbs/99_cli.ipynb #c662a4c8
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -140,14 +144,14 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #a579f4c8
+# %% ../nbs/99_cli.ipynb #473aa16a
 def _stopping(run, stage):
     "What to say to a Ctrl-C."
     if run.stops > 1 or not run.begun: return 'stopped'
     if stage == 'train': return 'stopping: the best model so far is kept, and the rest follows; Ctrl-C again ends at once'
     return 'stopping; Ctrl-C again ends at once'
 
-# %% ../nbs/99_cli.ipynb #c40ba7b1
+# %% ../nbs/99_cli.ipynb #caa18dc9
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -167,7 +171,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #66d9df56
+# %% ../nbs/99_cli.ipynb #711ed894
 def _recipes():
     "The recipes, by name of the command."
     from aurl.recipes import RECIPES
@@ -178,7 +182,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #fb069267
+# %% ../nbs/99_cli.ipynb #5ffd472c
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -210,7 +214,7 @@ def _run_dir(recipe, cfg):
         return run_dir, not any(run_dir.iterdir())
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=run_dir, way_out='give another folder with out=FOLDER') from e
 
-# %% ../nbs/99_cli.ipynb #9c2bd447
+# %% ../nbs/99_cli.ipynb #3830ada3
 def _farewell(run, run_dir, new, say, debug):
     "The last lines; of the `new` folders, those with nothing in them that is worth keeping go."
     code, line = verdict_on(run)
@@ -250,7 +254,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #8af185b7
+# %% ../nbs/99_cli.ipynb #0c13477d
 def _versions():
     "What is installed."
     import platform
@@ -280,7 +284,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #75265ab2
+# %% ../nbs/99_cli.ipynb #5b2b0fed
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -290,7 +294,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #c3373c9a
+# %% ../nbs/99_cli.ipynb #2f5e5087
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -314,7 +318,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #b2c416a0
+# %% ../nbs/99_cli.ipynb #913026d5
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -340,7 +344,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #58a6fa9a
+# %% ../nbs/99_cli.ipynb #ac42e14f
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -352,7 +356,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #b72df6cc
+# %% ../nbs/99_cli.ipynb #0a6450a5
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -371,7 +375,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #b3632221
+# %% ../nbs/99_cli.ipynb #7c0438fc
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -392,7 +396,7 @@ def _show_keys(name, say=print):
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #8aab126b
+# %% ../nbs/99_cli.ipynb #cc0d7812
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -410,7 +414,7 @@ for _name, _help in dict(
     generate='Write new pieces with a trained model.',
     evaluate='Measure a model or its pieces against real music.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #f6af3f57
+# %% ../nbs/99_cli.ipynb #05e7cb45
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 

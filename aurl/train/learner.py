@@ -6,7 +6,7 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #9f15fd22
+# %% ../../nbs/81_train.learner.ipynb #a94f3145
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #866ae84f
+# %% ../../nbs/81_train.learner.ipynb #f802ec1a
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the first group of parameters, AdamW for the others."
     def __init__(self,
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #d1c26f01
+# %% ../../nbs/81_train.learner.ipynb #66efcb2c
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -65,7 +65,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for p in model.parameters() if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #3e32990f
+# %% ../../nbs/81_train.learner.ipynb #372c62a4
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -84,14 +84,14 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #55cd388c
+# %% ../../nbs/81_train.learner.ipynb #c7e9c625
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order = -8
     def __init__(self, offset=0): self.offset = offset
     def before_train(self): self.learn.dls.train.set_epoch(self.epoch + self.offset)
 
-# %% ../../nbs/81_train.learner.ipynb #14cdfab6
+# %% ../../nbs/81_train.learner.ipynb #ed6d109b
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -103,7 +103,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #cf5617de
+# %% ../../nbs/81_train.learner.ipynb #07b1d510
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -133,7 +133,7 @@ def music_learner(
                    opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
 
-# %% ../../nbs/81_train.learner.ipynb #2778ef87
+# %% ../../nbs/81_train.learner.ipynb #14829ffb
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -176,7 +176,7 @@ class Budget(Callback):
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #3d522a1b
+# %% ../../nbs/81_train.learner.ipynb #ae5a4f40
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order = 57
@@ -210,7 +210,7 @@ class KeepBest(Callback):
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
 
-# %% ../../nbs/81_train.learner.ipynb #089b28d3
+# %% ../../nbs/81_train.learner.ipynb #c50e3eff
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order = 58
@@ -229,12 +229,12 @@ class RunLog(Callback):
         speed, self.tokens, self.since = self.tokens/max(1e-9, now - self.since), 0, now
         more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
         self.run.log(step=self.step, train_loss=self.loss.item(), lr=self.opt.hypers[0]['lr'], epoch=self.epoch, tokens_per_second=round(speed), **more)
-        best = next((f', {c.best:.3f} on held-out music' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
-        self.run.progress('train', self.budget.used if self.budget else None, f'step {self.step}: {self.loss.item():.3f} nats per token{best}')
+        best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
+        self.run.progress('train', self.budget.used if self.budget else None, f'step {self.step}: {self.loss.item():.3f} nats{best}')
     def after_validate(self):
         self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #ace21d3c
+# %% ../../nbs/81_train.learner.ipynb #3717692a
 @contextlib.contextmanager
 def hearing(
     ask, # called instead of a KeyboardInterrupt
@@ -245,7 +245,7 @@ def hearing(
     try: yield
     finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
-# %% ../../nbs/81_train.learner.ipynb #c692082a
+# %% ../../nbs/81_train.learner.ipynb #a30ce7e2
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
