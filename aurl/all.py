@@ -21,7 +21,9 @@ from .device import autocast, describe_device, pick_device
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast', 'describe_device', 'pick_device']
 
 # %% ../nbs/98_all.ipynb #6f61033d
-from .score.midi import from_music21, from_pretty_midi, inspect_midi, read_midi, to_music21, to_pretty_midi, write_midi
+from .score.midi import inspect_midi, read_midi
+from .score.write import write_midi
+from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
 from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
 from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 

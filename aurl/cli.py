@@ -338,7 +338,8 @@ def _generate(have):
 
 def _files(have):
     import tempfile
-    from aurl.score.midi import read_midi, write_midi
+    from aurl.score.midi import read_midi
+    from aurl.score.write import write_midi
     from aurl.tokens.codec import decode
     with tempfile.TemporaryDirectory() as d:
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')

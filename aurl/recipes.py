@@ -29,7 +29,8 @@ from .generate.engine import first_seconds
 from .generate.sampling import generate_ids
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN
 from .score.corpus import corpus_from
-from .score.midi import read_midi, write_midi
+from .score.midi import read_midi
+from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict

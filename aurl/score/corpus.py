@@ -17,7 +17,9 @@ from fastcore.basics import patch
 from symusic import Score
 
 from ..core import CorpusError, MidiError, atomic_dir, aurl_home, read_json, sha256_of, write_json
-from .midi import from_music21, read_midi, write_midi
+from .midi import read_midi
+from .write import write_midi
+from .bridges import from_music21
 
 # %% ../../nbs/14_score.corpus.ipynb #3bb065cd
 @dataclass

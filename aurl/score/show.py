@@ -16,7 +16,8 @@ import numpy as np
 from symusic import Note, Score, Track
 
 from ..core import ConfigError, MidiError, atomic_path
-from .midi import families, family_of, read_midi, write_midi
+from .midi import families, family_of, read_midi
+from .write import write_midi
 
 # %% ../../nbs/13_score.show.ipynb #52f10685
 def _ticks(score): return 'tick' in str(score.ttype).lower()
