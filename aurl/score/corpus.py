@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['suffixes', 'organ', 'Piece', 'Corpus', 'chorale_score', 'corpus_from', 'split_pieces']
 
-# %% ../../nbs/14_score.corpus.ipynb #02ed10b9
+# %% ../../nbs/14_score.corpus.ipynb #bf443667
 import hashlib, html, json, os, shutil, subprocess, sys, tempfile, time, zipfile, zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -17,11 +17,12 @@ from fastcore.basics import patch
 from symusic import Score
 
 from ..core import CorpusError, MidiError, atomic_dir, aurl_home, read_json, sha256_of, write_json
+from .metadata import FIELDS, folder_meta, folder_pattern, full_meta, match_table, parse_table
 from .midi import read_midi
 from .write import write_midi
 from .bridges import from_music21
 
-# %% ../../nbs/14_score.corpus.ipynb #3bb065cd
+# %% ../../nbs/14_score.corpus.ipynb #77ebcd8a
 @dataclass
 class Piece:
     "One piece of music: its name, and where it lies."
@@ -29,7 +30,7 @@ class Piece:
     path:Path                 # the file, or the zip that holds it
     member:str=None           # its name in the zip
     group:str=None            # pieces of a group stay on one side of a split; None: those with the same bytes
-    meta:dict=field(default_factory=dict) # what else is known: title, number, …
+    meta:dict=field(default_factory=dict) # what a table and the folders tell: title, composer, … (see `13c_score.metadata`)
 
     @property
     def where(self): return f'{self.path}!{self.member}' if self.member else str(self.path)
@@ -53,10 +54,21 @@ class Piece:
         try: return read_midi(self.bytes(max_bytes), max_bytes)
         except MidiError as e: raise MidiError(e.what, e.path or self.where, e.way_out) from e
 
+    def metadata(self,
+        score:Score=None,  # the music, when it is read already
+        data:bytes=None,   # and its bytes
+    )->dict:               # all of `FIELDS`, `key_from`, and the further columns of a table
+        "Everything known about the piece: by a table, its folders, its file, and a key by estimate when none is told."
+        data = self.bytes() if data is None else data
+        told = {k:v for k,v in self.meta.items() if k not in _own}
+        return full_meta(told, data, self.read() if score is None else score, self.where)
+
     @cached_property
     def sha256(self): return self.meta.get('sha256') or sha256_of(self.bytes())
 
-# %% ../../nbs/14_score.corpus.ipynb #5f2a038e
+_own = ('name', 'file', 'group', 'sha256', 'notes')  # what a prepared corpus keeps beside a piece for itself
+
+# %% ../../nbs/14_score.corpus.ipynb #7faf015c
 class Corpus:
     "Pieces of music, in order of their names."
     def __init__(self,
@@ -83,7 +95,7 @@ class Corpus:
         return self[i].read()
     def __repr__(self): return f'Corpus of {len(self)} piece{"s"*(len(self)!=1)} from {self.source}: ' + ', '.join(self.names[:3]) + (' …' if len(self) > 3 else '')
 
-# %% ../../nbs/14_score.corpus.ipynb #00a24976
+# %% ../../nbs/14_score.corpus.ipynb #b760bd7c
 suffixes = ('.mid', '.midi', '.smf', '.kar', '.rmi')
 
 def _is_music(name):
@@ -97,15 +109,24 @@ def _nothing_in(names, where, what):
     found = ', '.join(f'{n} {k}' for k,n in kinds.most_common(6))
     return CorpusError(f'no MIDI file in this {what}; ' + (f'it holds {found}' if names else 'it is empty'), where, f'give a {what} with files that end in {", ".join(suffixes)}')
 
-def _from_folder(folder):
+def _unreadable(e): raise CorpusError(f'cannot be read ({e.strerror})', e.filename, 'give yourself the right to read it, or move it away') from e
+
+def _files_in(folder):
+    "Relative paths of the files in `folder` and below, without hidden folders."
     files = []
-    for root,dirs,names in os.walk(folder):
+    for root,dirs,names in os.walk(folder, onerror=_unreadable):
         dirs[:] = sorted(d for d in dirs if not d.startswith('.') and d != '__MACOSX')
         files += [(Path(root)/n).relative_to(folder).as_posix() for n in names]
-    if not (music := sorted(f for f in files if _is_music(f))): raise _nothing_in(files, folder, 'folder')
-    return [Piece(f, folder/f) for f in music]
+    return files
 
-# %% ../../nbs/14_score.corpus.ipynb #3b7b1483
+def _utf8(name): return name.encode('utf-8', 'backslashreplace').decode()  # a file name of other bytes becomes one that can be written down
+
+def _from_folder(folder):
+    files = _files_in(folder)
+    if not (music := sorted(f for f in files if _is_music(f))): raise _nothing_in(files, folder, 'folder')
+    return [Piece(_utf8(f), folder/f) for f in music]
+
+# %% ../../nbs/14_score.corpus.ipynb #b770b1fc
 def _safe(member):
     "`member` as a relative path that stays where it is put."
     parts = [p for p in member.replace('\\', '/').split('/') if p not in ('', '.', '..') and not p.endswith(':')]
@@ -122,7 +143,7 @@ def _from_zip(path):
     if not music: raise _nothing_in(names, path, 'zip')
     return [Piece(safe, Path(path), member=n) for safe,n in music.items()]
 
-# %% ../../nbs/14_score.corpus.ipynb #d2583010
+# %% ../../nbs/14_score.corpus.ipynb #43e7a648
 def _chorale_list():
     "Number, file in the music21 corpus, catalogue number and title of each chorale of the Riemenschneider edition."
     from music21 import corpus
@@ -130,7 +151,7 @@ def _chorale_list():
     works = list(corpus.chorales.Iterator(returnType='filename'))
     return [dict(number=n, work=w, bwv=by[n]['bwv'], title=by[n]['title'].replace('’', "'")) for n,w in zip(sorted(by), works)]
 
-# %% ../../nbs/14_score.corpus.ipynb #181f1278
+# %% ../../nbs/14_score.corpus.ipynb #670b7421
 organ = 19  # General MIDI's church organ
 
 def _choir(score):
@@ -152,7 +173,7 @@ def chorale_score(
         s.tracks.append(t)
     return s
 
-# %% ../../nbs/14_score.corpus.ipynb #c57832a0
+# %% ../../nbs/14_score.corpus.ipynb #8bf5cb23
 def _tune(score, n=6):
     "The top voice of `score` as a set of `n` successive melodic steps."
     top = max(score.tracks, key=lambda t: t.notes.numpy()['pitch'].mean())
@@ -163,7 +184,7 @@ def _tune(score, n=6):
 
 def _shared(a, b): return len(a & b)/max(min(len(a), len(b)), 1)
 
-# %% ../../nbs/14_score.corpus.ipynb #9175b527
+# %% ../../nbs/14_score.corpus.ipynb #13763f37
 def _groups(
     tunes:list,      # a set of words for each piece
     titles:list,     # its title
@@ -181,7 +202,7 @@ def _groups(
                 first[b] = a
     return [root(i) for i in range(len(tunes))]
 
-# %% ../../nbs/14_score.corpus.ipynb #ea9d24b7
+# %% ../../nbs/14_score.corpus.ipynb #45aaaa40
 def _work(folder):
     "What a helper process does: convert the works named on standard input."
     for w in json.load(sys.stdin): write_midi(chorale_score(w), Path(folder)/f'{w.split("/")[-1]}.mid')
@@ -206,7 +227,7 @@ def _convert(works, folder, progress, workers=2):
     finally:
         for p in procs: p.poll() is None and p.kill(); p.wait()
 
-# %% ../../nbs/14_score.corpus.ipynb #c131cc27
+# %% ../../nbs/14_score.corpus.ipynb #6613ae4e
 _made = 1  # the version of what `_make_chorales` writes
 
 def _make_chorales(folder, progress):
@@ -236,22 +257,75 @@ def _chorales(progress):
         except OSError as e:
             if not index(): raise CorpusError(f'the chorales could not be kept ({e.strerror})', folder, 'free some space, or move AURL_HOME') from e
         made = index()  # another process may have been faster
-    return [Piece(r['name'], folder/r['file'], group=r['group'], meta=r) for r in made['pieces']]
+    same = dict(composer='Johann Sebastian Bach', genre='chorale', source='music21 corpus', licence='public domain; sheets as the music21 corpus has them')
+    return [Piece(r['name'], folder/r['file'], group=r['group'], meta=same | r) for r in made['pieces']]
 
-# %% ../../nbs/14_score.corpus.ipynb #4ed3bd65
+# %% ../../nbs/14_score.corpus.ipynb #7a3a329b
+_tables = ('metadata.csv', 'metadata.tsv')
+
+def _small(f, where):
+    "The bytes of a table, which is no gigabyte."
+    data = f.read(64*2**20 + 1)
+    if len(data) > 64*2**20: raise CorpusError('more than 64 MB', where, 'that is no table of metadata; give another')
+    return data
+
+def _table_beside(top):
+    "Path and bytes of the table of a folder or zip, or None."
+    if top is None or not Path(top).exists(): return None
+    if Path(top).is_dir():
+        if len(found := [p for n in _tables if (p := Path(top)/n).is_file()]) > 1: raise CorpusError('two tables', found[0], f'keep this or {found[1].name}')
+        return _read_table(found[0]) if found else None
+    with zipfile.ZipFile(top) as z:
+        if len(found := [n for n in _tables if n in z.namelist()]) > 1: raise CorpusError('two tables', f'{top}!{found[0]}', f'keep this or {found[1]}')
+        try: return (f'{top}!{found[0]}', _small(z.open(found[0]), top)) if found else None
+        except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as e: raise CorpusError(f'cannot be read ({e})', f'{top}!{found[0]}', 'pack the zip again') from e
+
+def _read_table(path):
+    path = Path(path).expanduser()
+    try:
+        with open(path, 'rb') as f: return path, _small(f, path)
+    except OSError as e: raise CorpusError(f'cannot be read ({e.strerror})', path, 'give the path of a CSV or TSV file') from e
+
+# %% ../../nbs/14_score.corpus.ipynb #e4569e61
+@patch
+def tell(self:Corpus,
+    table=None,        # path of a CSV or TSV
+    folders:str='',    # what the folders mean, such as '{composer}/{title}'
+    table_extra:bool=False, # the table may know pieces that are not here
+)->Corpus:
+    "This corpus with what a table and the folders say in `Piece.meta`."
+    pattern = folder_pattern(folders) if folders else None
+    if isinstance(table, (str, Path)): table = _read_table(table)
+    rows = match_table(parse_table(table[1], table[0]), self.names, table[0], table_extra) if table else {}
+    def meta(p):
+        by_folder, by_table = folder_meta(p.name, pattern), rows.get(p.name, {})
+        said = {} if 'key' not in by_folder | by_table else dict(key_from='table' if 'key' in by_table else 'folders')
+        return p.meta | by_folder | by_table | said
+    return Corpus([replace(p, meta=meta(p)) for p in self.pieces], self.source)
+
+# %% ../../nbs/14_score.corpus.ipynb #ce2025ae
 def corpus_from(
     source,        # 'chorales', a folder, a zip, a MIDI file, a list of files, or a `Corpus`
     progress=None, # called with (done, total) while the chorales are converted; None prints a line
+    table=None,    # a CSV or TSV about the pieces; None: `metadata.csv` or `metadata.tsv` beside them
+    folders:str='',# what the folders mean, such as '{composer}/{title}'
+    table_extra:bool=False, # the table may know pieces that are not here
 )->Corpus:
-    "The pieces of `source`."
-    if isinstance(source, Corpus): return source
-    if isinstance(source, (list, tuple, set)): return _from_list(source)
-    if str(source) == 'chorales': return Corpus(_chorales(progress or _say), 'the music21 corpus: Bach chorales')
+    "The pieces of `source`, with what is told about them."
+    corpus, top = _pieces_of(source, progress)
+    table = table or _table_beside(top)
+    return corpus if top is None and not table and not folders else corpus.tell(table, folders, table_extra)
+
+def _pieces_of(source, progress):
+    "The pieces of `source`, and the folder or zip in which a table may be."
+    if isinstance(source, Corpus): return source, None
+    if isinstance(source, (list, tuple, set)): return _from_list(source), None
+    if str(source) == 'chorales': return Corpus(_chorales(progress or _say), 'the music21 corpus: Bach chorales'), None
     path = Path(source).expanduser()
-    if path.is_dir(): return Corpus(_from_folder(path), path)
+    if path.is_dir(): return Corpus(_from_folder(path), path), path
     if not path.exists(): raise CorpusError('no such folder or file', path, "give a folder, a zip, MIDI files, or 'chorales'")
-    if path.suffix.lower() in suffixes: return _from_list([path])
-    return Corpus(_from_zip(path), path)
+    if path.suffix.lower() in suffixes: return _from_list([path]), None
+    return Corpus(_from_zip(path), path), path
 
 def _say(done, total):
     "Progress without a bar: a word at the start and the end."
@@ -265,7 +339,7 @@ def _from_list(paths):
     top = Path(os.path.commonpath([p.parent for p in paths]))
     return Corpus([Piece(p.relative_to(top).as_posix(), p) for p in paths], top if len(paths) > 1 else paths[0])
 
-# %% ../../nbs/14_score.corpus.ipynb #8841bd4b
+# %% ../../nbs/14_score.corpus.ipynb #3d8772db
 def split_pieces(
     names:list,       # names of pieces
     valid:float=0.1,  # the share to hold out, about
@@ -281,7 +355,7 @@ def split_pieces(
     if len(held) == len(place) > 1: held.remove(max(place, key=place.get))
     return [n for n,g in zip(names, groups) if g not in held], [n for n,g in zip(names, groups) if g in held]
 
-# %% ../../nbs/14_score.corpus.ipynb #ed06da4a
+# %% ../../nbs/14_score.corpus.ipynb #c2ec7a52
 @patch
 def subset(self:Corpus,
     names, # names to keep
@@ -304,7 +378,19 @@ def unique(self:Corpus)->Corpus:
     "The corpus without copies: of pieces with the same bytes the first stays."
     return Corpus({p.sha256:p for p in reversed(self.pieces)}.values().__reversed__(), self.source)
 
-# %% ../../nbs/14_score.corpus.ipynb #2775e6ea
+# %% ../../nbs/14_score.corpus.ipynb #e030c3a2
+@patch
+def where(self:Corpus,
+    ask=None,   # a function of a piece's meta
+    **values    # field: a value, or a list, set or range of values
+)->Corpus:
+    "The pieces whose meta answers."
+    fits = lambda m: (ask is None or ask(m)) and all(m.get(k) in v if isinstance(v, (list, tuple, set, range)) else m.get(k) == v for k,v in values.items())
+    known = {k for p in self.pieces for k in p.meta} | set(FIELDS)
+    if gone := [k for k in values if k not in known]: raise CorpusError(f'no piece has {gone[0]!r}', self.source, f'there are {", ".join(sorted(known))}')
+    return Corpus([p for p in self.pieces if fits(p.meta)], self.source)
+
+# %% ../../nbs/14_score.corpus.ipynb #30b7ac17
 @patch
 def _repr_html_(self:Corpus):
     titles = [p.meta.get('title', '') for p in self.pieces[:6]]
