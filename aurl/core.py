@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
-           'MissingExtra', 'need', 'atomic_path', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of',
-           'aurl_home', 'rng', 'seed_everything', 'shared_data']
+           'MissingExtra', 'need', 'atomic_path', 'sweep', 'atomic_dir', 'to_json', 'write_json', 'read_json',
+           'sha256_of', 'aurl_home', 'rng', 'seed_everything', 'shared_data']
 
-# %% ../nbs/00_core.ipynb #3a2ee5b8
-import contextlib, hashlib, json, os, random, shutil, tempfile
+# %% ../nbs/00_core.ipynb #a5ffc511
+import contextlib, hashlib, json, os, random, re, secrets, shutil, stat, time
 from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/00_core.ipynb #aab73d9d
+# %% ../nbs/00_core.ipynb #63fced32
 class AurlError(Exception):
     "What went wrong, where, and the way out."
     def __init__(self,
@@ -28,7 +28,7 @@ class AurlError(Exception):
         where = f'{self.path}: ' if self.path else ''
         return where + self.what + (f' → {self.way_out}' if self.way_out else '')
 
-# %% ../nbs/00_core.ipynb #3fb2a245
+# %% ../nbs/00_core.ipynb #74520c70
 class ConfigError(AurlError): "A key, value or preset that does not exist or does not fit."
 class MidiError(AurlError): "Bytes that hold no readable music."
 class CorpusError(AurlError): "A folder, archive or list without usable pieces."
@@ -38,7 +38,7 @@ class ModelError(AurlError): "A model that cannot be built, or weights that do n
 class CheckpointError(AurlError): "A checkpoint that is missing, damaged or of another kind."
 class MissingExtra(AurlError): "An optional package that is not installed."
 
-# %% ../nbs/00_core.ipynb #75fba637
+# %% ../nbs/00_core.ipynb #95d64bc0
 def need(
     module:str, # module to import, such as 'optuna'
     extra:str,  # the extra of aurl that brings it
@@ -49,7 +49,7 @@ def need(
     except ImportError as e:
         raise MissingExtra(f'{module} is not installed', way_out=f"pip install 'aurl[{extra}]'") from e
 
-# %% ../nbs/00_core.ipynb #63c963d9
+# %% ../nbs/00_core.ipynb #5657ed68
 def _sync_folder(folder):
     "Make a rename inside `folder` durable (where the system lets a folder be synced)."
     try: fd = os.open(folder, os.O_RDONLY)
@@ -58,6 +58,13 @@ def _sync_folder(folder):
     except OSError: pass
     finally: os.close(fd)
 
+def _beside(path, make):
+    "A new hidden name beside `path`, and what `make` gave for it."
+    while True:
+        tmp = path.with_name(f'.{path.name}.aurl-{secrets.token_hex(4)}.tmp')
+        try: return tmp, make(tmp)
+        except FileExistsError: continue
+
 @contextlib.contextmanager
 def atomic_path(
     path, # where the file shall be
@@ -65,24 +72,66 @@ def atomic_path(
     "A temporary path to write to; it becomes `path` when the block ends well and vanishes when it does not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+    tmp, fd = _beside(path, lambda p: os.open(p, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)                            # what the umask left of 666
     os.close(fd)
-    tmp = Path(name)
     try:
         yield tmp
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
-        os.chmod(tmp, 0o666 & ~_umask())
+        os.chmod(tmp, mode)                                              # a writer may have put a file of its own there
         os.replace(tmp, path)
         _sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #fa8cede8
-def _umask():
-    "The permission bits this process withholds."
-    mask = os.umask(0); os.umask(mask)
-    return mask
+# %% ../nbs/00_core.ipynb #0887c8cb
+try: import fcntl
+except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/00_core.ipynb #d510d5b4
+def _hold(
+    folder, # a folder that is there
+):          # what holds it, or None when somebody else does
+    "Lock `folder` for this process, until it ends or closes what is returned."
+    if fcntl is None: return -1
+    try: fd = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError: return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = os.stat(folder)
+        if (same.st_dev, same.st_ino) == (os.fstat(fd).st_dev, os.fstat(fd).st_ino): return fd
+    except (BlockingIOError, FileNotFoundError): pass
+    except OSError: return fd                                            # a file system without locks
+    os.close(fd)
+
+def _let_go(held):
+    "The end of a `_hold`."
+    if held is not None and held >= 0: os.close(held)
+
+# %% ../nbs/00_core.ipynb #06695c29
+_left_behind = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
+
+def sweep(
+    folder, # where temporary folders may lie
+)->list:    # the names of those that are gone now
+    "Remove the temporary folders of processes that were killed."
+    gone = []
+    for d in os.scandir(folder):
+        if not (_left_behind.fullmatch(d.name) and d.is_dir(follow_symlinks=False)): continue
+        if fcntl is None and time.time() - d.stat().st_mtime < 86_400: continue   # no locks here: a day is long enough
+        if (held := _hold(d.path)) is None: continue
+        shutil.rmtree(d.path, ignore_errors=True); _let_go(held)
+        gone.append(d.name)
+    return gone
+
+# %% ../nbs/00_core.ipynb #f30bbdb7
+def _open_up(folder):
+    "Give all in `folder` the permissions that the umask left to `folder` itself, and make it durable."
+    mode = stat.S_IMODE(os.stat(folder).st_mode)
+    for f in Path(folder).rglob('*'):
+        if f.is_symlink(): continue
+        os.chmod(f, mode if f.is_dir() or f.stat().st_mode & 0o100 else mode & 0o666)
+        if f.is_file():
+            with open(f, 'rb+') as h: os.fsync(h.fileno())
+
 @contextlib.contextmanager
 def atomic_dir(
     path, # where the folder shall be; it must not exist yet
@@ -90,18 +139,21 @@ def atomic_dir(
     "A temporary folder to fill; it becomes `path` when the block ends well and vanishes when it does not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'))
+    sweep(path.parent)
+    held = None
+    while held is None:
+        tmp, _ = _beside(path, lambda p: p.mkdir(0o777))
+        held = _hold(tmp)                                                # None: a sweeper was quicker than we
     try:
         yield tmp
-        for f in tmp.rglob('*'):
-            if f.is_file():
-                with open(f, 'rb+') as h: os.fsync(h.fileno())
-        os.chmod(tmp, 0o777 & ~_umask())
+        _open_up(tmp)
         os.rename(tmp, path)
         _sync_folder(path.parent)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+        _let_go(held)
 
-# %% ../nbs/00_core.ipynb #537b3fb8
+# %% ../nbs/00_core.ipynb #bac4a107
 def _plain(o):
     "`o` in types that JSON knows."
     if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
@@ -133,7 +185,7 @@ def read_json(path):
     except FileNotFoundError as e: raise AurlError('no such file', path=path) from e
     except ValueError as e: raise AurlError(f'not JSON ({e})', path=path, way_out='restore it from a copy, or make it again') from e
 
-# %% ../nbs/00_core.ipynb #9e6b9c96
+# %% ../nbs/00_core.ipynb #ebcc150d
 def sha256_of(
     what, # a path, or bytes
 )->str:
@@ -141,14 +193,14 @@ def sha256_of(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_core.ipynb #9cc3cbf4
+# %% ../nbs/00_core.ipynb #4a09b650
 def aurl_home()->Path:
     "The folder for what aurl keeps between runs: `AURL_HOME`, or the user's cache folder."
     if home := os.environ.get('AURL_HOME'): return Path(home).expanduser()
     base = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
     return Path(base)/'aurl'
 
-# %% ../nbs/00_core.ipynb #d60854bd
+# %% ../nbs/00_core.ipynb #9cdb01d0
 def rng(
     seed:int, # the seed of the run
     *names,   # what the numbers are for: strings and integers
@@ -157,7 +209,7 @@ def rng(
     key = hashlib.blake2b(repr((int(seed),) + tuple(str(n) for n in names)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
-# %% ../nbs/00_core.ipynb #9b5c49e0
+# %% ../nbs/00_core.ipynb #9b5e309d
 def seed_everything(
     seed:int, # the seed of the run
 ):
@@ -167,7 +219,7 @@ def seed_everything(
     import torch
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #84df8d79
+# %% ../nbs/00_core.ipynb #102c1183
 def shared_data(
     name:str='', # a folder in it, such as 'pop909'
 ):
