@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['low_key', 'high_key', 'percussion', 'fit_transpose', 'pitch_range', 'key_after', 'loudness_curve', 'can_swing']
 
-# %% ../../nbs/12_score.vary.ipynb #7cc04334
+# %% ../../nbs/12_score.vary.ipynb #1b2ef37f
 import numpy as np
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Tempo, TimeSignature
 
 from ..core import rng
 from .midi import family_of
 
-# %% ../../nbs/12_score.vary.ipynb #fc17d0d8
+# %% ../../nbs/12_score.vary.ipynb #2aaf6ad6
 low_key, high_key = 21, 108   # the ends of a piano
 percussion = 14               # the family of drums, which have no key
 
@@ -27,7 +27,7 @@ def fit_transpose(
     same = [t for t in range(down, up + 1) if (t - semitones) % 12 == 0]
     return min(same, key=lambda t: abs(t - semitones)) if same else min(max(semitones, down), up)
 
-# %% ../../nbs/12_score.vary.ipynb #65c072ae
+# %% ../../nbs/12_score.vary.ipynb #42e915c1
 def _moved(
     semitones:int, # after `fit_transpose`
 )->np.ndarray:     # (128,) int8: where each pitch goes
@@ -47,7 +47,7 @@ def pitch_range(
     p = p[(p >= low_key) & (p <= high_key)]
     return (int(p.min()), int(p.max())) if len(p) else None
 
-# %% ../../nbs/12_score.vary.ipynb #9b1c3f65
+# %% ../../nbs/12_score.vary.ipynb #1922db14
 def key_after(
     sharps,        # of a key signature; flats are negative
     semitones:int, # how far the music goes up
@@ -55,7 +55,7 @@ def key_after(
     "The key signature of music in `sharps` after a transposition."
     return sharps if semitones % 12 == 0 else (sharps + 7*semitones + 5) % 12 - 5
 
-# %% ../../nbs/12_score.vary.ipynb #ac9fff94
+# %% ../../nbs/12_score.vary.ipynb #d1b083b5
 def _unit(s): return type(s.ttype).__name__
 
 def _edit(track, unit, **columns):
@@ -74,7 +74,7 @@ def _transpose(s, semitones):
     if len(k['time']): s.key_signatures = KeySignature.from_numpy(k['time'], key_after(k['key'].astype(np.int64), t).astype(np.int8), k['tonality'], _unit(s))
     return t
 
-# %% ../../nbs/12_score.vary.ipynb #c4e4402a
+# %% ../../nbs/12_score.vary.ipynb #47055158
 _TIMED = dict(pedals=Pedal, controls=ControlChange, pitch_bends=PitchBend)
 _MARKS = dict(tempos=Tempo, time_signatures=TimeSignature, key_signatures=KeySignature)
 
@@ -96,7 +96,7 @@ def _relist(events, kind, clock, unit):
     else: n['time'] = _stored(clock(n['time'].astype(np.float64)), unit)
     return kind.from_numpy(*(np.ascontiguousarray(v) for v in n.values()), unit)
 
-# %% ../../nbs/12_score.vary.ipynb #62684617
+# %% ../../nbs/12_score.vary.ipynb #64ad4fb3
 def _retime(s, clock, marks):
     "Take all of `s` to a new clock, in place; with `marks` also tempi, metres, keys and markers."
     unit = _unit(s)
@@ -119,7 +119,7 @@ def _stretch(s, factor):
     if unit != 'Second' and not (len(at) and at.min() <= 0): at, us = np.append(at.dtype.type(0), at), np.append(np.rint(5e5*factor), us)
     s.tempos = Tempo.from_numpy(at, us.astype(np.int32), unit)
 
-# %% ../../nbs/12_score.vary.ipynb #64aac0eb
+# %% ../../nbs/12_score.vary.ipynb #01a707f2
 def loudness_curve(
     factor:float, # how many times as loud soft notes become
     peak:int,     # the loudest velocity there is
@@ -136,7 +136,7 @@ def _loudness(s, factor):
     table = loudness_curve(factor, max((int(v.max()) for v in velocity), default=1))
     for t,v in zip(parts, velocity): _edit(t, _unit(s), velocity=table[np.maximum(v, 0)])
 
-# %% ../../nbs/12_score.vary.ipynb #3e7e63af
+# %% ../../nbs/12_score.vary.ipynb #c494c573
 _FAMILIES = [[p for p in range(8*f, 8*f + 8) if p not in (47, 55)] if f not in (percussion, 15) else [] for f in range(16)]
 
 def _programs(
@@ -154,7 +154,7 @@ def _instruments(s, steps):
     for t in s.tracks:
         if not t.is_drum: t.program = table[t.program & 127]
 
-# %% ../../nbs/12_score.vary.ipynb #454f15b2
+# %% ../../nbs/12_score.vary.ipynb #f992fb90
 def _bent(
     beat,   # positions in beats
     swing,  # where 0.5 goes
@@ -171,7 +171,7 @@ def _bent(
     new = np.minimum(starts[i] + whole + part, np.append(starts[1:], np.inf)[i])       # a metre that begins within a beat
     return np.where(simple[i], new, beat)
 
-# %% ../../nbs/12_score.vary.ipynb #c884a95f
+# %% ../../nbs/12_score.vary.ipynb #166cfc86
 def _tempi(s):
     "Times and microseconds a beat of the tempi of `s`, from 0 on."
     t = s.tempos.numpy()
@@ -190,13 +190,15 @@ def _beat_clock(s):
     along = lambda x, a, b, rate: (lambda i: b[i] + (x - a[i])*rate[i])(np.maximum(np.searchsorted(a, x, 'right') - 1, 0))
     return (lambda x: along(x, at, beat, pace)), (lambda b: along(b, beat, at, 1/pace))
 
-# %% ../../nbs/12_score.vary.ipynb #85ab682c
+# %% ../../nbs/12_score.vary.ipynb #1422ff12
 def _metres(s, there):
     "Where the metres of `s` begin, in beats, and whether each divides its beat by two."
     m = s.time_signatures.numpy()
     o = np.argsort(m['time'], kind='stable')
     starts, simple = there(m['time'][o].astype(np.float64)), m['denominator'][o] <= 4
     return (starts, simple) if len(starts) and starts[0] <= 0 else (np.append(0., starts), np.append(True, simple))
+
+_CIRCLE = np.exp(2j*np.pi*np.arange(256)/256)
 
 def can_swing(
     score, # in any unit
@@ -205,8 +207,9 @@ def can_swing(
     there, _ = _beat_clock(score)
     on = [t.notes.numpy()['time'] for t in score.tracks if len(t.notes)]
     if not on: return False
-    turn = lambda k: np.abs(np.exp(2j*np.pi*k*there(np.concatenate(on).astype(np.float64))).mean())
-    return bool(turn(4) > .5 and turn(4) >= turn(3))
+    beat = there(np.concatenate(on).astype(np.float64))
+    turn = lambda k: np.abs(_CIRCLE.take((beat*(256*k) + .5).astype(np.int64) & 255).mean())
+    return bool(turn(4) > .5 and turn(4) >= turn(3) - 1e-9)
 
 def _swing(s, swing):
     "Let `s` swing, in place, if it can."
@@ -215,7 +218,7 @@ def _swing(s, swing):
     starts, simple = _metres(s, there)
     _retime(s, lambda x: back(_bent(there(x), swing, starts, simple)), marks=False)
 
-# %% ../../nbs/12_score.vary.ipynb #2440df03
+# %% ../../nbs/12_score.vary.ipynb #28945a8a
 def _gaps(n):
     "The order of notes by key and time, and from each onset the distance to the one before and to the one after on its key."
     o = np.lexsort((n['time'], n['pitch']))
@@ -234,7 +237,7 @@ def _uneven(n, shift, unit):
     short = np.isfinite(after) & (n['duration'] <= after) & (n['duration'] > room)
     return new, np.where(short, room, n['duration']).astype(n['duration'].dtype)
 
-# %% ../../nbs/12_score.vary.ipynb #bd2e05a8
+# %% ../../nbs/12_score.vary.ipynb #e3b6eaae
 def _humanise(s, seconds, touch, noise):
     "Uneven onsets and velocities, in place."
     unit, (at, us) = _unit(s), _tempi(s)

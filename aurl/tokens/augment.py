@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['transposition', 'tempi_of', 'augment_ids', 'AugmentedLine', 'augmented_piece']
 
-# %% ../../nbs/32c_tokens.augment.ipynb #807e394b
+# %% ../../nbs/32c_tokens.augment.ipynb #6ec65ef3
 import numpy as np
-from fastcore.basics import patch
+from symusic import Score, Tempo
 
 from ..core import CodecError
 from ..score.augment import Augmentation, AugmentConfig, as_record, augment, draw
 from ..score.vary import fit_transpose, loudness_curve
-from .codec import _checked, _event, _first, _in_order, _last, _low, _settle, _spans, _states, _tempo_list, _write, decode, encode
+from .codec import _checked, _event, _first, _in_order, _last, _low, _settle, _spans, _states, _tempo_list, _track, _write, decode, encode
 from .codec import _DOWN, _LOUD, _OFF, _ON, _SLOT, _TEMPO, _TIME, _UP
-from .line import Line, melodic, snapshots
+from .line import Line, melodic, snapshots, _COLUMNS, _MOVES
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32c_tokens.augment.ipynb #575cdcb3
+# %% ../../nbs/32c_tokens.augment.ipynb #1a49ce19
 _ids = np.arange(len(vocab), dtype=np.uint16)
 _block = lambda kind: slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
 _DRUMS = int(vocab.instrument(vocab.drums))
@@ -45,7 +45,7 @@ def _fitted(ids, many, semitones):
     p = np.flatnonzero(many[_block(Kind.NOTE_ON)]) + vocab.pitch_lo
     return (fit_transpose(int(p[0]), int(p[-1]), semitones) if len(p) else 0), which
 
-# %% ../../nbs/32c_tokens.augment.ipynb #e3f08996
+# %% ../../nbs/32c_tokens.augment.ipynb #66d5ec53
 def _louder(many, factor):
     "A table of ids with velocities scaled, and whether two of them have become one."
     used = np.flatnonzero(many[_block(Kind.VELOCITY)])
@@ -75,7 +75,7 @@ def _key_and_loudness(ids, many, semitones, factor):
     if t and which is not None: out[which] += np.array(t).astype(np.uint16)
     return _without_repeats(out) if merged else out
 
-# %% ../../nbs/32c_tokens.augment.ipynb #b336cd37
+# %% ../../nbs/32c_tokens.augment.ipynb #b891e7e7
 def _shifts(ids, factor):
     "Where shifts stand, which of them end a run, and the instants there on the new clock; None where the short way does not lead."
     at = np.flatnonzero(ids - np.uint16(vocab.TIME_SHIFT) < vocab.max_shift)
@@ -100,7 +100,7 @@ def _rewritten(ids, at, last, new):
     out[room.cumsum()[at[last]] - 1] = rest
     return out
 
-# %% ../../nbs/32c_tokens.augment.ipynb #b56d6b3c
+# %% ../../nbs/32c_tokens.augment.ipynb #3b12d13f
 def tempi_of(
     ids, # of one piece
 ):       # steps of 1/64 s, and microseconds per beat from there on
@@ -122,7 +122,7 @@ def _tempo_bins(tempi, factor):
     keep = _first(bin)
     return step[keep], bin[keep]
 
-# %% ../../nbs/32c_tokens.augment.ipynb #e6ca9b46
+# %% ../../nbs/32c_tokens.augment.ipynb #fd0361b7
 def _short_way(ids, factor, tempi):
     "`ids` stretched, where their order stays; else None."
     shifts = _shifts(ids, factor)
@@ -136,7 +136,7 @@ def _short_way(ids, factor, tempi):
         ids = ids.copy(); ids[told] = vocab.TEMPO + bin
     return _rewritten(ids, at, last, new)
 
-# %% ../../nbs/32c_tokens.augment.ipynb #1e9983ad
+# %% ../../nbs/32c_tokens.augment.ipynb #4eb19bcc
 def _on_new_clock(on, end, factor):
     "Onset and end in steps, as a score in seconds would have them."
     start = (on*factor).astype(np.float32).astype(np.float64)
@@ -168,7 +168,22 @@ def _long_way(ids, factor, tempi):
     ev = _in_order(np.concatenate([offs, tempos, pedals, ons]))
     return _write(ev) if len(ev) else np.array([vocab.START, vocab.END], np.uint16)
 
-# %% ../../nbs/32c_tokens.augment.ipynb #51c6299f
+# %% ../../nbs/32c_tokens.augment.ipynb #2f434cd3
+def _decoded(ids, tempi):
+    "`decode(ids)`, where its tempi are known."
+    ids, s = ids.astype(np.int64), Score(480, ttype='Second')
+    if not len(ids): return s
+    kinds = vocab.kind.take(ids)
+    on, long, fam, slot, loud = _spans(ids, kinds, _states(ids, kinds))
+    rate = np.float32(vocab.steps_per_second)
+    on, long = on.astype(np.float32)/rate, long.astype(np.float32)/rate
+    for f in np.flatnonzero(np.bincount(fam)).tolist():
+        w = fam == f
+        s.tracks.append(_track(f, on[w], long[w], slot[w], loud[w]))
+    s.tempos = Tempo.from_numpy(tempi[0].astype(np.float32)/rate, tempi[1].astype(np.int32), 'Second')
+    return s
+
+# %% ../../nbs/32c_tokens.augment.ipynb #704b675d
 def augment_ids(
     ids,               # of one piece, as `encode` writes them
     record,            # an `Augmentation`, or its dict
@@ -177,14 +192,16 @@ def augment_ids(
     "`encode(augment(decode(ids), record))`."
     r = as_record(record)
     ids, many = _flat(ids)
-    if r.swing != .5 or r.humanise or r.touch: return encode(augment(decode(ids), r))    # rhythm is a matter of beats: through the score
+    if _is_rhythm(r): return encode(augment(decode(ids) if tempi is None else _decoded(ids, tempi), r))
     if r.transpose or r.velocity != 1: ids = _key_and_loudness(ids, many, r.transpose, r.velocity)
     if r.stretch == 1: return ids
     if tempi is None: tempi = tempi_of(ids)
     out = _short_way(ids, r.stretch, tempi)
     return _long_way(ids, r.stretch, tempi) if out is None else out
 
-# %% ../../nbs/32c_tokens.augment.ipynb #83d86a50
+def _is_rhythm(r): return r.swing != .5 or r.humanise > 0 or r.touch > 0
+
+# %% ../../nbs/32c_tokens.augment.ipynb #5d8538d7
 class AugmentedLine(Line):
     "The pieces of a line as they are in one epoch."
     def __init__(self,
@@ -213,18 +230,27 @@ def augmented_piece(
     tempi:dict=None,     # what is known of tempi, by number of the piece; more is added
 ):                       # ids; rows, codes and steps of its snapshots, as `snapshots` gives them
     "Ids and snapshots of piece `i` as `record` has it."
-    ids, tempi = line[i], {} if tempi is None else tempi
-    if not set(record.kinds) - {'programs'}: return ids, *_its_snapshots(line, i)
-    if record.stretch != 1 and i not in tempi: tempi[i] = tempi_of(ids)
-    ids = augment_ids(ids, record, tempi.get(i))
+    old, tempi, kinds = line[i], {} if tempi is None else tempi, set(record.kinds) - {'programs'}
+    if not kinds: return old, *_its_snapshots(line, i)
+    if kinds - {'transpose', 'velocity'} and i not in tempi: tempi[i] = tempi_of(old)
+    ids = augment_ids(old, record, tempi.get(i))
+    if kinds <= {'transpose', 'velocity'} and len(ids) == len(old): return ids, *_its_snapshots(line, i, old, record)
     return ids, *snapshots(ids, line.every)
 
 _piece = augmented_piece
 
-def _its_snapshots(line, i):
-    "The snapshots of piece `i`, counted from its first entry."
+def _its_snapshots(line, i, ids=None, record=None):
+    "The snapshots of piece `i`, counted from its first entry; in another key and loudness, where a record says so."
     rows = line._rows[line._shot[i]:line._shot[i] + (line.length[i] - 1)//line.every].copy()
     if not len(rows): return rows, line._codes[:0], line._steps[:0]
     a = int(rows['first'][0]); b = int(rows['first'][-1] + rows['entries'][-1])
     rows['first'] -= a
-    return rows, line._codes[a:b], line._steps[a:b]
+    codes, steps = line._codes[a:b], line._steps[a:b]
+    if record is None: return rows, codes, steps
+    ids, many = _flat(ids)
+    t = _fitted(ids, many, record.transpose)[0]
+    order, loud = rows['order'], rows['velocity'] >= 0
+    note = (order >= 0) & np.isin(order//_COLUMNS, (_OFF, _ON))
+    rows['order'] = order + note*_MOVES[order % _COLUMNS]*t
+    if record.velocity != 1: rows['velocity'][loud] = vocab.index[_louder(many, record.velocity)[0][vocab.VELOCITY + rows['velocity'][loud].astype(np.int64)]]
+    return rows, (codes + _MOVES[codes]*t).astype(codes.dtype), steps
