@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'held_out_opening', 'song_report', 'find_model', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces',
            'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #f887302c
+# %% ../nbs/96_recipes.ipynb #ae532208
 import math, os, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #045d9589
+# %% ../nbs/96_recipes.ipynb #09067195
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -53,6 +53,7 @@ class SongConfig(Config):
     lr: float = Field(4e-3, gt=0, description='learning rate')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     prompt_seconds: float = Field(8., gt=0, description='how much of the held-out piece is given')
+    min_tokens: int = Field(256, ge=0, description='shortest piece')
     max_tokens: int = Field(1200, ge=64, description='longest piece')
     temperature: float = Field(1., gt=0, description='below 1 plays safe, above 1 dares')
     top_p: float = Field(.98, gt=0, le=1, description='share of the chances that is kept')
@@ -61,7 +62,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #f5412d9a
+# %% ../nbs/96_recipes.ipynb #24fa5eeb
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -91,13 +92,14 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #f0b85e19
+# %% ../nbs/96_recipes.ipynb #67292765
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
     pieces: int = Field(4, ge=1, description='how many')
     prompt: str = Field('', description='a MIDI file to continue')
     prompt_seconds: float = Field(8., gt=0, description='how much of it is given')
+    min_tokens: int = Field(0, ge=0, description='shortest piece')
     max_tokens: int = Field(1024, ge=64, description='longest piece')
     mask: bool = Field(True, description='only what the grammar allows')
     temperature: float = Field(1., ge=0, description='below 1 plays safe, above 1 dares; 0 takes the best')
@@ -121,7 +123,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #f8313510
+# %% ../nbs/96_recipes.ipynb #b80fcbbb
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -151,12 +153,12 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #931a9c31
+# %% ../nbs/96_recipes.ipynb #d417d94e
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #3df04aae
+# %% ../nbs/96_recipes.ipynb #0b1ba4e0
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -195,7 +197,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #f065e713
+# %% ../nbs/96_recipes.ipynb #c5b40683
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -215,7 +217,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #84141738
+# %% ../nbs/96_recipes.ipynb #4ec2fd8c
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -242,7 +244,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #29f8f103
+# %% ../nbs/96_recipes.ipynb #cfb68f1d
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -275,7 +277,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #64b701a5
+# %% ../nbs/96_recipes.ipynb #a0766867
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -288,7 +290,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #1f2be26f
+# %% ../nbs/96_recipes.ipynb #cfb61da4
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -307,7 +309,7 @@ def _newest(run, say=lambda line: None):
     if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #c09f4ff4
+# %% ../nbs/96_recipes.ipynb #cad03670
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -364,7 +366,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #ca97e49a
+# %% ../nbs/96_recipes.ipynb #1531c8f8
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -394,7 +396,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #f3b074bb
+# %% ../nbs/96_recipes.ipynb #7dfd034e
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if data == 'chorales': return
@@ -417,7 +419,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #943e9756
+# %% ../nbs/96_recipes.ipynb #36a5cac5
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)

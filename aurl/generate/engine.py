@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['may_follow', 'play', 'as_prompt', 'first_seconds', 'first_bars']
 
-# %% ../../nbs/50_generate.engine.ipynb #30368dcf
+# %% ../../nbs/50_generate.engine.ipynb #fc84a493
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..tokens.codec import decode, encode
 from ..tokens.grammar import beat_unit, grammar, library
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/50_generate.engine.ipynb #663e76b8
+# %% ../../nbs/50_generate.engine.ipynb #6f2dd028
 _slack = 3                                   # what one free step can take from the budget and add to the need
 
 def may_follow(
@@ -32,8 +32,14 @@ def may_follow(
     due = grammar.to_close(state) + _slack > left
     return library(mask).where(due[:,None], grammar.closing(state, mask), mask)
 
-# %% ../../nbs/50_generate.engine.ipynb #f4266462
+# %% ../../nbs/50_generate.engine.ipynb #256f2b95
 _crowd = 7/8                                 # when an eighth have ended they leave
+
+def _go_on(scores):
+    "The scores without END, where anything else may follow."
+    xp, rest = library(scores), scores + 0
+    rest[:,vocab.END] = -np.inf
+    return xp.where(xp.isfinite(rest).any(-1)[:,None], rest, scores)
 
 @torch.inference_mode()
 def play(
@@ -43,6 +49,7 @@ def play(
     max_tokens:int, # at most so many ids follow
     mask:bool=True, # choose only what the grammar allows
     every:int=None, # look every so many steps whether pieces have ended; 1 on a CPU, 16 elsewhere
+    min_tokens:int=0, # END comes no sooner than as the id of this number, unless nothing else may follow
 )->list:            # for each piece an array of the ids that follow, up to END
     "Let `decoder` continue until all its pieces have ended."
     xp, device, look = library(scores), scores.device, 0
@@ -54,6 +61,7 @@ def play(
         if mask:
             if near := i >= look: look = i + max(1, (left - _slack - int(grammar.to_close(decoder.state).max()))//3 + 1)
             scores = xp.where(may_follow(decoder.state, left, near), scores, -np.inf)
+        if i+1 < min_tokens: scores = _go_on(scores)
         ids = choose(scores, rows, i)
         said[rows,i] = ids
         if (i+1) % every == 0:
@@ -71,7 +79,7 @@ def _to_end(ids):
     end = np.flatnonzero(ids == vocab.END)
     return ids[:end[0]+1] if len(end) else ids
 
-# %% ../../nbs/50_generate.engine.ipynb #3d7b24fd
+# %% ../../nbs/50_generate.engine.ipynb #4e80e5d1
 def as_prompt(
     prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
     mask:bool=True, # must the grammar allow it?
@@ -86,7 +94,7 @@ def as_prompt(
     if mask and (v := grammar.verdict(ids, whole=False)).reasons: raise CodecError(f'the prompt is no music: {v.reasons[0]}', way_out='give what encode gave, cut where you like')
     return ids.astype(np.uint16)
 
-# %% ../../nbs/50_generate.engine.ipynb #cadbacdf
+# %% ../../nbs/50_generate.engine.ipynb #a573c952
 def _before(ids, clock, limit):
     "The ids that stand before `clock`, counted from the first, reaches `limit`."
     return ids[:int(np.searchsorted(np.cumsum(clock), limit))]

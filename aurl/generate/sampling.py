@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sampling', 'chances', 'pick_one', 'darts', 'generate_ids', 'generate']
 
-# %% ../../nbs/51_generate.sampling.ipynb #d9169619
+# %% ../../nbs/51_generate.sampling.ipynb #a7347b94
 import numpy as np
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from ..tokens.codec import decode
 from ..tokens.grammar import grammar, library
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51_generate.sampling.ipynb #4be290d7
+# %% ../../nbs/51_generate.sampling.ipynb #60161eb7
 class Sampling(Config):
     "How the next id is chosen."
     temperature: float = Field(1., ge=0, le=100) # below 1 safer, above 1 wilder; 0 always takes the best
@@ -26,7 +26,7 @@ class Sampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # only the best that together have this chance
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
-# %% ../../nbs/51_generate.sampling.ipynb #59e8f92d
+# %% ../../nbs/51_generate.sampling.ipynb #5785c144
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -44,7 +44,7 @@ def chances(
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
 
-# %% ../../nbs/51_generate.sampling.ipynb #073c3be3
+# %% ../../nbs/51_generate.sampling.ipynb #fdf6f5b1
 def pick_one(
     p,    # (batch, 774), not negative
     dart, # (batch,) float64, 0 … 1
@@ -53,7 +53,7 @@ def pick_one(
     line = p.cumsum(-1, dtype=library(p).float64)
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
-# %% ../../nbs/51_generate.sampling.ipynb #67ce8abc
+# %% ../../nbs/51_generate.sampling.ipynb #b72e0721
 _short = 1 - 2.**-40                                                     # keeps a dart from falling on the very end
 
 def darts(
@@ -64,11 +64,12 @@ def darts(
     "Where the darts of each piece fall."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_short
 
-# %% ../../nbs/51_generate.sampling.ipynb #d234290f
+# %% ../../nbs/51_generate.sampling.ipynb #73589031
 class _Ask(Config):
     "What else may be asked for."
     n: int = Field(ge=0)
     max_tokens: int = Field(ge=1)
+    min_tokens: int = Field(ge=0)
     seed: int
     window: int|None = Field(ge=2)
     batch: int = Field(ge=1)
@@ -82,21 +83,22 @@ def generate_ids(
     mask:bool=True,      # only what the grammar allows? False shows the model unaided
     window:int=None,     # let the model look back at most so many ids, such as the window it was trained on
     batch:int=64,        # pieces played side by side
+    min_tokens:int=0,    # at least so many, as long as `max_tokens` leaves room to close what sounds
     **sampling           # `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # of uint16 arrays, from START to END
     "New pieces, as ids."
     how = make_config(Sampling, overrides=sampling)
     start = as_prompt(prompt, mask)
     room = max_tokens - (prompt is None)                                 # START is one of them
-    make_config(_Ask, overrides=dict(n=n, max_tokens=max_tokens, seed=seed, window=window, batch=batch))
+    make_config(_Ask, overrides=dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, window=window, batch=batch))
     was = model.training
     try:
         model.eval()
-        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how)]
+        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None))]
     finally: model.train(was)
 
-# %% ../../nbs/51_generate.sampling.ipynb #53b4b7ac
-def _side_by_side(model, start, pieces, room, seed, mask, window, how):
+# %% ../../nbs/51_generate.sampling.ipynb #a77468a2
+def _side_by_side(model, start, pieces, room, seed, mask, window, how, least):
     "The pieces of these numbers."
     decoder = decoder_for(model, window=window)
     scores = decoder.read(torch.from_numpy(start.astype(np.int64))[None].to(model.device))
@@ -108,9 +110,9 @@ def _side_by_side(model, start, pieces, room, seed, mask, window, how):
     rows, fall = here(np.zeros(len(pieces), np.int64)), here(darts(seed, pieces, room))
     decoder.pick(rows)
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
-    with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask)]
+    with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask, min_tokens=least)]
 
-# %% ../../nbs/51_generate.sampling.ipynb #2ac7411f
+# %% ../../nbs/51_generate.sampling.ipynb #aa06bedb
 def generate(
     model,    # a `MusicTransformerVAEGAN`
     *args,    # of `generate_ids`
