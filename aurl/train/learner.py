@@ -6,14 +6,14 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #a94f3145
+# %% ../../nbs/81_train.learner.ipynb #1ba8e1f5
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
 
 import fastai.callback.progress, fastai.callback.schedule
 import torch
-from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException
+from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException, CancelValidException
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -28,7 +28,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #f802ec1a
+# %% ../../nbs/81_train.learner.ipynb #3e9cf12c
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the first group of parameters, AdamW for the others."
     def __init__(self,
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #66efcb2c
+# %% ../../nbs/81_train.learner.ipynb #86f6d08c
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -65,7 +65,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for p in model.parameters() if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #372c62a4
+# %% ../../nbs/81_train.learner.ipynb #1a7a8d4a
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -84,14 +84,14 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #c7e9c625
+# %% ../../nbs/81_train.learner.ipynb #e9097efe
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order = -8
     def __init__(self, offset=0): self.offset = offset
     def before_train(self): self.learn.dls.train.set_epoch(self.epoch + self.offset)
 
-# %% ../../nbs/81_train.learner.ipynb #ed6d109b
+# %% ../../nbs/81_train.learner.ipynb #0a2bafe6
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -103,7 +103,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #07b1d510
+# %% ../../nbs/81_train.learner.ipynb #24d25665
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -133,7 +133,7 @@ def music_learner(
                    opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
 
-# %% ../../nbs/81_train.learner.ipynb #14829ffb
+# %% ../../nbs/81_train.learner.ipynb #76860cd4
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -151,10 +151,12 @@ class Budget(Callback):
     def __init__(self,
         steps:int=None,     # training steps
         minutes:float=None, # time, validation included
-        start:int=0         # steps that were done before
+        start:int=0,        # steps that were done before
+        clock=time.monotonic # tells seconds
     ):
         if not steps and not minutes: raise ConfigError('a budget needs steps or minutes', way_out='say steps=200, or minutes=4')
-        self.steps, self.minutes, self.done, self.asked = steps, minutes, start, False
+        self.steps, self.minutes, self.done, self.asked, self.clock = steps, minutes, start, False, clock
+        self.longest, self.cap = (minutes or math.inf)*60/10, None  # seconds of a validation, and the batches that fit in
 
     def ask(self, *args):
         "End after the step that is on; asked again, at once."
@@ -162,21 +164,32 @@ class Budget(Callback):
         self.asked = True
 
     @property
+    def spent(self): return self.clock() - self.began
+    @property
     def used(self):
         if self.asked: return 1.
-        by_time = (time.monotonic() - self.began)/60/self.minutes if self.minutes else 0
+        by_time = (self.spent + self.check)/60/self.minutes if self.minutes else 0   # the last validation takes time as well
         return max(by_time, self.done/self.steps if self.steps else 0)
-    def before_fit(self): self.began, self.full = time.monotonic(), [h['lr'] for h in self.opt.hypers]
+
+    def before_fit(self): self.began, self.full, self.check, self.first = self.clock(), [h['lr'] for h in self.opt.hypers], 0., self.done
     def before_batch(self):
         if self.training: self.opt.set_hyper('lr', [lr*rate_at(self.used) for lr in self.full])
     def after_batch(self):
-        if not self.training: return
+        if not self.training: return self._checked()
         self.done += 1
+        if self.minutes and not self.check_known: self.check = min(self.longest, self.spent/(self.done - self.first)/3*len(self.dls.valid))  # a guess
         if self.used >= 1: raise CancelTrainException   # the epoch is cut short; it is still validated
+    def before_validate(self): self.seen, self.since = 0, self.clock()
+    def _checked(self):
+        self.seen += 1
+        if self.cap is None and self.clock() - self.since >= self.longest: self.cap = self.seen
+        if self.cap and self.seen >= self.cap: raise CancelValidException
+    def after_validate(self): self.check, self.check_known = self.clock() - self.since, True
+    check_known = False
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #ae5a4f40
+# %% ../../nbs/81_train.learner.ipynb #5505e49e
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order = 57
@@ -210,7 +223,7 @@ class KeepBest(Callback):
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
 
-# %% ../../nbs/81_train.learner.ipynb #c50e3eff
+# %% ../../nbs/81_train.learner.ipynb #6aa9fd3e
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order = 58
@@ -234,7 +247,7 @@ class RunLog(Callback):
     def after_validate(self):
         self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #3717692a
+# %% ../../nbs/81_train.learner.ipynb #97f34b56
 @contextlib.contextmanager
 def hearing(
     ask, # called instead of a KeyboardInterrupt
@@ -245,7 +258,7 @@ def hearing(
     try: yield
     finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
-# %% ../../nbs/81_train.learner.ipynb #a30ce7e2
+# %% ../../nbs/81_train.learner.ipynb #e8bd3b97
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
