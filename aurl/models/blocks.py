@@ -6,7 +6,7 @@
 __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'elapsed_steps', 'feature_sizes', 'n_channels',
            'FeedForward', 'Block', 'musical_features', 'state_roll', 'scan_roll', 'MusicEmbedding', 'Keyboard']
 
-# %% ../../nbs/41_models.blocks.ipynb #d413ecda
+# %% ../../nbs/41_models.blocks.ipynb #28910bdc
 import functools, math
 from types import SimpleNamespace
 
@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .attention import KVCache, Rotary, attentions
+from .attention import Rotary
+from .local import Attention, Reach    # and with it, all kinds of attention
 from ..tokens.grammar import Grammar, State, beat_unit, grammar, library, n_keys, pedal
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/41_models.blocks.ipynb #f64e4f63
+# %% ../../nbs/41_models.blocks.ipynb #3f717171
 class FeedForward(nn.Sequential):
     "Widen, bend, narrow: the same at every position."
     def __init__(self,
@@ -29,7 +30,7 @@ class FeedForward(nn.Sequential):
     ):
         super().__init__(nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout))
 
-# %% ../../nbs/41_models.blocks.ipynb #cf34c34c
+# %% ../../nbs/41_models.blocks.ipynb #e1bf39cb
 class Block(nn.Module):
     "One pre-norm layer: attention, then a feed-forward network, each added to its input."
     def __init__(self,
@@ -38,17 +39,18 @@ class Block(nn.Module):
         d_ff:int,              # width of the feed-forward network
         dropout:float=0.,      # of both parts
         attention:str='full',  # a kind of attention
+        reach:Reach=Reach(),   # how far it looks, if it does not look at everything
     ):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(d_model, bias=False), nn.LayerNorm(d_model, bias=False)
-        self.attention = attentions[attention](d_model, n_heads, dropout)
+        self.attention = Attention(d_model, n_heads, dropout, attention, reach)
         self.feed = FeedForward(d_model, d_ff, dropout)
 
     def forward(self, x, rotary, angles, cache=None):
         x = x + self.attention(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
-# %% ../../nbs/41_models.blocks.ipynb #1d9ab317
+# %% ../../nbs/41_models.blocks.ipynb #6d2c6105
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
 beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
 _beat_units = tuple(round(p*beat_unit) for p in beat_periods)
@@ -76,7 +78,7 @@ def _fade(age, slopes, where):
     out = xp.where(where[...,None,:], xp.exp(age[...,None,:]*slopes), 0.)
     return [out.reshape(*out.shape[:-2], -1)]
 
-# %% ../../nbs/41_models.blocks.ipynb #1a5f7ac2
+# %% ../../nbs/41_models.blocks.ipynb #c1df009b
 def musical_features(
     m,               # a moment, or many: `State`, or what `grammar.scan` gives
     roll:Tensor,     # (…, 88) how many instruments hold each key
@@ -90,7 +92,7 @@ def musical_features(
     for name in names: out += make[name]()
     return xp.concatenate(out, -1) if out else roll[...,:0]
 
-# %% ../../nbs/41_models.blocks.ipynb #e0d6b404
+# %% ../../nbs/41_models.blocks.ipynb #163783f6
 def state_roll(
     s:State, # (batch)
 )->Tensor:   # (batch, 88)
@@ -105,7 +107,7 @@ def scan_roll(
     out = torch.zeros(b, t, n_keys, device=r.sounds.device)
     return out.index_add_(2, r.columns % n_keys, r.sounds.float())[:,:,:pedal]
 
-# %% ../../nbs/41_models.blocks.ipynb #bb8da8d7
+# %% ../../nbs/41_models.blocks.ipynb #f4122f8a
 class MusicEmbedding(nn.Module):
     "Ids and musical features to vectors; vectors to scores."
     def __init__(self,
@@ -131,7 +133,7 @@ class MusicEmbedding(nn.Module):
         "(…, d_model) to (…, 774): how well each id would fit."
         return F.linear(x, self.table.weight)
 
-# %% ../../nbs/41_models.blocks.ipynb #27d90a10
+# %% ../../nbs/41_models.blocks.ipynb #98ae4279
 @patch
 def look(self:MusicEmbedding,
     ids:Tensor,       # (batch, time) int64
@@ -148,7 +150,7 @@ def look(self:MusicEmbedding,
     r = grammar.scan(ids, state)
     return musical_features(r, scan_roll(r), self.features), end
 
-# %% ../../nbs/41_models.blocks.ipynb #0ddd879c
+# %% ../../nbs/41_models.blocks.ipynb #b14649c1
 n_channels = 1 + len(age_steps) + len(echo_steps)  # what is known of each key: roll, ages, echoes
 
 class Keyboard(nn.Module):

@@ -5,28 +5,28 @@
 # %% auto #0
 __all__ = ['Memory', 'Transformer', 'n_parameters']
 
-# %% ../../nbs/42_models.transformer.ipynb #1a8fbda6
+# %% ../../nbs/42_models.transformer.ipynb #1b8cf465
 import math
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .attention import KVCache, Rotary
+from .attention import Reach, Rotary, attentions
 from .blocks import Block, Keyboard, MusicEmbedding, feature_sizes
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/42_models.transformer.ipynb #d3cc0118
+# %% ../../nbs/42_models.transformer.ipynb #60bd393c
 class Memory:
-    "What the model keeps between steps: a `KVCache` for each layer, and the automaton's `State`."
+    "What the model keeps between steps: a cache for each layer, and the automaton's `State`."
     def __init__(self,
-        n_layers:int,     # caches to keep
+        layers:list,      # a cache for each layer, of its kind of attention
         state:State=None, # at the start; the start of a piece by default
-        room:int=256,     # positions to make room for at first
     ):
-        self.layers, self.state = [KVCache(room) for _ in range(n_layers)], state
+        self.layers, self.state = layers, state
     def __len__(self): return len(self.layers[0])
     def pick(self, rows:Tensor):
         "Keep `rows` of the batch."
@@ -34,7 +34,7 @@ class Memory:
         if self.state is not None: self.state = self.state[rows]
         return self
 
-# %% ../../nbs/42_models.transformer.ipynb #cdb4eba6
+# %% ../../nbs/42_models.transformer.ipynb #726668d4
 class Transformer(nn.Module):
     "A causal transformer over the ids of `vocab`."
     def __init__(self,
@@ -46,20 +46,34 @@ class Transformer(nn.Module):
         attention:str='full',  # kind of attention
         features:tuple=tuple(feature_sizes), # musical features
         keyboard:int=16,       # findings of the network that slides over the keyboard; 0 for none
+        reach:Reach=Reach(),   # how far attention looks, if it does not look at everything
+        checkpoint:bool=False, # compute a layer again in the backward pass rather than remember it
     ):
         super().__init__()
         self.embed = MusicEmbedding(d_model, features)
         self.drop = nn.Dropout(dropout)
         self.rotary = Rotary(d_model//n_heads)
-        self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4*d_model, dropout, attention) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4*d_model, dropout, attention, reach) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.keyboard = Keyboard(d_model, keyboard) if keyboard else None
+        self.checkpoint = checkpoint
         self._init(n_layers)
 
     def _init(self, n_layers):
         "Small normal weights; what a layer adds to the stream is smaller the more layers add to it (GPT-2)."
         for name, p in self.blocks.named_parameters():
             if p.ndim == 2: nn.init.normal_(p, std=.02/math.sqrt(2*n_layers) if name.endswith(('out.weight', '2.weight')) else .02)
+
+    def memory(self,
+        room:int=256,     # positions to make room for at first
+        state:State=None, # the automaton's at the start; the start of a piece by default
+    )->Memory:
+        "An empty memory."
+        return Memory([b.attention.look.cache(room) for b in self.blocks], state)
+
+    def _through(self, block, x, angles, cache):
+        if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(block, x, self.rotary, angles, cache, use_reentrant=False)
+        return block(x, self.rotary, angles, cache)
 
     def forward(self,
         ids:Tensor,          # (batch, time) int64
@@ -73,14 +87,14 @@ class Transformer(nn.Module):
         x = self.embed(ids, feats)
         x = self.drop(x if add is None else x + add)
         angles = self.rotary.angles(start, ids.shape[1])
-        for i,block in enumerate(self.blocks): x = block(x, self.rotary, angles, memory.layers[i] if memory is not None else None)
+        for i,block in enumerate(self.blocks): x = self._through(block, x, angles, memory.layers[i] if memory is not None else None)
         if memory is not None: memory.state = end
         x = self.norm(x)
         scores = self.embed.scores(x)
         if self.keyboard is not None: scores[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
         return scores
 
-# %% ../../nbs/42_models.transformer.ipynb #4c74cfd1
+# %% ../../nbs/42_models.transformer.ipynb #da45797b
 def n_parameters(model:nn.Module)->int:
     "Numbers that are learned, shared ones once."
     return sum(p.numel() for p in model.parameters())

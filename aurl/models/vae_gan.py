@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #48f134b1
+# %% ../../nbs/46_models.vae_gan.ipynb #a7b0282d
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from ..config import Config, make_config
 from ..core import CodecError, ConfigError, ModelError, atomic_dir, read_json, sha256_of, write_json
-from .attention import attentions
+from .attention import Reach, attentions
 from .blocks import feature_sizes
 from .transformer import Memory, Transformer, n_parameters
 from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #e89523ee
+# %% ../../nbs/46_models.vae_gan.ipynb #c37ee45d
 class ModelConfig(Config):
     "Everything that decides what a model is."
     mode: Literal['transformer'] = 'transformer' # what is built around the transformer
@@ -38,6 +38,10 @@ class ModelConfig(Config):
     d_ff: int = Field(0, ge=0)                   # width of the feed-forward networks; 0 for four times the width
     dropout: float = Field(0., ge=0, lt=1)       # everywhere
     attention: str = 'full'                      # a kind of attention
+    window: int = Field(512, ge=1)               # positions that sliding-window attention looks at
+    block: int = Field(256, ge=1)                # block of hierarchical attention
+    summary: int = Field(64, ge=1)               # positions that hierarchical attention makes one summary of
+    checkpoint: bool = False                     # compute layers again in the backward pass: less memory, more time
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
 
     keyboard: int = Field(16, ge=0)              # findings of the network that slides over the keyboard; 0 for none
@@ -58,10 +62,12 @@ class ModelConfig(Config):
     def _divides(self):
         if self.d_model % self.n_heads or self.d_model//self.n_heads % 2:
             raise ValueError(f'd_model={self.d_model} does not give n_heads={self.n_heads} heads of an even width')
+        if self.attention in ('hierarchical', 'multi_scale') and self.block % self.summary: raise ValueError(f'block={self.block} does not hold whole summaries of summary={self.summary}')
+        if self.attention == 'multi_scale' and self.n_heads < 2: raise ValueError('multi_scale attention needs n_heads=2 at least')
         if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #b5e15c21
+# %% ../../nbs/46_models.vae_gan.ipynb #a4ec713a
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
@@ -79,14 +85,14 @@ class MusicTransformerVAEGAN(nn.Module):
         values = config.to_dict() if isinstance(config, Config) else dict(config or {})
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
         self.codec = get_codec(c.codec)
-        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard)
+        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard, Reach(c.window, c.block, c.summary), c.checkpoint)
 
     @property
     def device(self): return next(self.parameters()).device
 
     def new_cache(self, room=256)->Memory:
         "An empty memory; it is filled as ids are read with `cache=`."
-        return Memory(self.config.n_layers, room=room)
+        return self.trunk.memory(room)
 
     def forward(self,
         ids:Tensor,    # (batch, time) int64
@@ -97,7 +103,7 @@ class MusicTransformerVAEGAN(nn.Module):
         if isinstance(state, dict): state = State(**state)
         return ModelOutput(self.trunk(ids, cache, state), z, cache)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #9de6bd65
+# %% ../../nbs/46_models.vae_gan.ipynb #d9cc9200
 @patch(cls_method=True)
 def from_preset(cls:MusicTransformerVAEGAN,
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
@@ -111,7 +117,7 @@ def __repr__(self:MusicTransformerVAEGAN):
     c = self.config
     return f'MusicTransformerVAEGAN({c.mode}, {n_parameters(self)/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads)'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #eb1cce25
+# %% ../../nbs/46_models.vae_gan.ipynb #ca4bc7ed
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -144,7 +150,7 @@ def _remove(folder):
     import shutil
     shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #63ff3f87
+# %% ../../nbs/46_models.vae_gan.ipynb #2eda8127
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it
