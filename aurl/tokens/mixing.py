@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mixture', 'mix', 'shares', 'stretch']
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #df5772da
+# %% ../../nbs/33f_tokens.mixing.ipynb #94c30902
 import difflib
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core import ConfigError, StoreError
 from .store import TokenStore
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #c82ebc42
+# %% ../../nbs/33f_tokens.mixing.ipynb #900654e9
 class Mixture:
     "Several stores that look like one."
     def __init__(self,
@@ -32,11 +32,15 @@ class Mixture:
         self.length, self.low, self.high, self.drums = (np.concatenate([getattr(s, k) for s in self.parts]) for k in ('length', 'low', 'high', 'drums'))
     def __len__(self): return int(self.first[-1])
     def __repr__(self): return 'Mixture(' + ', '.join(f'{k}: {len(s):,} pieces, {int(s.length.sum()):,} ids' for k,s in self.stores.items()) + ')'
+    def whose(self, piece):
+        "The store that has a piece, and its number there."
+        k = int(self.corpus(piece))
+        return self.parts[k], int(piece - self.first[k])
     def corpus(self, piece): return np.searchsorted(self.first, piece, 'right') - 1
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f'piece {i} of {len(self)}')
-        k = int(self.corpus(i := i % len(self)))
-        return self.parts[k][int(i - self.first[k])]
+        store, i = self.whose(i % len(self))
+        return store[i]
 
 def mix(
     **stores, # name=store, or name=folder of one
@@ -44,7 +48,7 @@ def mix(
     "Several stores as one, for `WindowLoader(mix(...), weights=...)`."
     return Mixture(stores)
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #b70a58cd
+# %% ../../nbs/33f_tokens.mixing.ipynb #4dfb2d5e
 @patch(as_prop=True)
 def names(self:Mixture)->list: return [f'{k}/{n}' for k,s in self.stores.items() for n in s.names]
 @patch(as_prop=True)
@@ -67,7 +71,7 @@ def split(self:Mixture, valid:float=.1, seed:int=0):
 @patch
 def __reduce__(self:Mixture): return Mixture, (self.stores,)
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #591b3423
+# %% ../../nbs/33f_tokens.mixing.ipynb #290b5619
 def _answers(self, ask, pieces, starts, semitones):
     "What the stores answer, and for which rows."
     pieces, starts = np.asarray(pieces), np.asarray(starts)
@@ -97,7 +101,7 @@ def states(self:Mixture, pieces, starts, semitones=None)->dict:
     import torch
     return {k:torch.from_numpy(v) for k,v in self.replay(pieces, starts, semitones).items()}
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #353d82c1
+# %% ../../nbs/33f_tokens.mixing.ipynb #e9259969
 def shares(
     weights:dict, # name: weight, 0 or more
     names,        # of the corpora
@@ -117,7 +121,7 @@ def shares(
     n[np.argsort(n - want, kind='stable')[:total - n.sum()]] += 1         # the largest remainders
     return n
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #dbb12f8a
+# %% ../../nbs/33f_tokens.mixing.ipynb #9b326dda
 def stretch(
     epoch:int, # counted from 0
     quota:int, # windows the epoch takes
