@@ -46,6 +46,11 @@ class State:
     def to(self, device): return State(**{k:v.to(device, non_blocking=True) for k,v in self.tensors().items()})
     def numpy(self): return State(**{k:v.cpu().numpy() for k,v in self.tensors().items()})
     def tensors(self)->dict: return {f.name:getattr(self, f.name) for f in fields(self)}
+    @classmethod
+    def of(cls, told):
+        "The state in `told`: a `State`, or a dict that may say other things too; None where there is none."
+        if not isinstance(told, dict): return told
+        return cls(**{f.name:told[f.name] for f in fields(cls)}) if 'time' in told else None
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
     def __repr__(self): return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
 

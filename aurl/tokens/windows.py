@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['truncations', 'quarters', 'Lines', 'lines_of', 'truncate', 'check_truncation']
 
-# %% ../../nbs/33d_tokens.windows.ipynb #c25ea807
+# %% ../../nbs/33d_tokens.windows.ipynb #cae76e43
 import numpy as np
 
 from ..core import ConfigError
 from .line import _BEATS, _STEPS, _held
 from .vocab import Kind, vocab
 
-# %% ../../nbs/33d_tokens.windows.ipynb #e42350cb
+# %% ../../nbs/33d_tokens.windows.ipynb #558f2cee
 def _counts(
     n,      # (pieces,) targets in each piece
     length, # targets in a window; a number, or one for each piece
@@ -42,7 +42,7 @@ def _numbered(m):
     piece = np.repeat(np.arange(len(m)), m)
     return piece, np.arange(len(piece)) - np.repeat(m.cumsum() - m, m)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #e5e4bd3a
+# %% ../../nbs/33d_tokens.windows.ipynb #10de808c
 def _slide(
     n,      # (pieces,) targets in each piece
     length, # (pieces,) targets in a window
@@ -56,7 +56,7 @@ def _slide(
     piece, i = _numbered(m)
     return piece, np.clip(i*step[piece] - shift[piece], 0, np.maximum(n - length, 0)[piece])
 
-# %% ../../nbs/33d_tokens.windows.ipynb #389bea72
+# %% ../../nbs/33d_tokens.windows.ipynb #8d9c8120
 def _anywhere(
     n,      # (pieces,) targets in each piece
     length, # (pieces,) targets in a window
@@ -68,7 +68,7 @@ def _anywhere(
     at = 1 - length + (u(len(piece))*(n + length - 1)).astype(np.int64)
     return piece, np.clip(at, 0, np.maximum(n - length, 0)), np.maximum(at, 0), np.minimum(at + length, n)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #ba0bfda7
+# %% ../../nbs/33d_tokens.windows.ipynb #79787f0c
 def _capped(
     piece,  # (windows,) the piece of each, ascending
     most:int, # windows of a piece that stay
@@ -84,7 +84,7 @@ def _capped(
     rank[order] = i
     return rank < most
 
-# %% ../../nbs/33d_tokens.windows.ipynb #734b9348
+# %% ../../nbs/33d_tokens.windows.ipynb #f3a90f5e
 def quarters(
     metre,        # such as '3/4'; None where it is not known
     default=4.,   # beats in a bar then
@@ -96,6 +96,8 @@ def quarters(
         return bar if bar > 0 else float(default)
     except (ValueError, ZeroDivisionError): return float(default)
 
+_beat, _early = 1 << 20, 1 << 16 # units of a beat; what begins a 64th note early is on the line, as the grid and players are not exact
+
 def _reached(line, pieces, beats):
     "For the ids of `pieces`, end to end: how many multiples of `beats` were reached before each, and whether it is the first of its piece."
     x = np.concatenate([line[p] for p in pieces])
@@ -103,14 +105,13 @@ def _reached(line, pieces, beats):
     start = vocab.kind[x] == Kind.START
     steps = _STEPS[x].astype(np.int64)
     tempo = _held((vocab.kind[x] == Kind.TEMPO) | start, np.where(start, -1, vocab.index[x]), -1)
-    pace = _BEATS[np.append(-1, tempo[:-1])]                              # a shift goes at the tempo before it
-    beat = np.append(0, (steps*pace).cumsum()[:-1])                       # before each id
+    beat = np.append(0, (steps*_BEATS[np.append(-1, tempo[:-1])]).cumsum()[:-1]) # before each id; a shift goes at the tempo before it
     first = n.cumsum() - n
     beat -= np.repeat(beat[first], n)
-    unit = np.repeat(np.rint(np.broadcast_to(beats, n.shape)*2**20).astype(np.int64), n)
-    return (beat + pace//2)//unit, first                                  # half a step is how far the grid may be off
+    unit = np.repeat(np.rint(np.broadcast_to(beats, n.shape)*_beat).astype(np.int64), n)
+    return (beat + _early)//unit, first
 
-# %% ../../nbs/33d_tokens.windows.ipynb #1841302d
+# %% ../../nbs/33d_tokens.windows.ipynb #b55954e1
 class Lines:
     "Places in pieces where a window may begin."
     def __init__(self,
@@ -131,7 +132,7 @@ class Lines:
         line = self.at[np.searchsorted(self.at, i, 'right') - 1]
         return np.where((i - line <= reach) & (at < self.n[piece]), line - self.base[piece], at)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #2c939eb8
+# %% ../../nbs/33d_tokens.windows.ipynb #0c864977
 _at_once = 1 << 20 # ids, about
 
 def lines_of(
@@ -154,7 +155,7 @@ def lines_of(
         at.append(i - first[piece[i]]); count.append(np.bincount(piece[i], minlength=len(some)))
     return Lines(size - 1, np.concatenate(at), np.concatenate(count))
 
-# %% ../../nbs/33d_tokens.windows.ipynb #ea6e3918
+# %% ../../nbs/33d_tokens.windows.ipynb #55150714
 truncations = 'tile', 'sliding', 'first', 'adaptive', 'random'
 
 def truncate(
@@ -188,7 +189,7 @@ def truncate(
 
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
-# %% ../../nbs/33d_tokens.windows.ipynb #ed063259
+# %% ../../nbs/33d_tokens.windows.ipynb #a74f20c5
 def _on_lines(w, how, lines, length, room, n):
     "Move starts back to the lines; tiles also end there."
     p = w['piece']
