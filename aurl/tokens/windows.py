@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['truncations', 'quarters', 'Lines', 'lines_of', 'truncate', 'check_truncation']
 
-# %% ../../nbs/33d_tokens.windows.ipynb #cae76e43
+# %% ../../nbs/33d_tokens.windows.ipynb #2cdfd61a
 import numpy as np
 
 from ..core import ConfigError
 from .line import _BEATS, _STEPS, _held
 from .vocab import Kind, vocab
 
-# %% ../../nbs/33d_tokens.windows.ipynb #558f2cee
+# %% ../../nbs/33d_tokens.windows.ipynb #64435851
 def _counts(
     n,      # (pieces,) targets in each piece
     length, # targets in a window; a number, or one for each piece
@@ -42,7 +42,7 @@ def _numbered(m):
     piece = np.repeat(np.arange(len(m)), m)
     return piece, np.arange(len(piece)) - np.repeat(m.cumsum() - m, m)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #10de808c
+# %% ../../nbs/33d_tokens.windows.ipynb #2419fa12
 def _slide(
     n,      # (pieces,) targets in each piece
     length, # (pieces,) targets in a window
@@ -56,7 +56,7 @@ def _slide(
     piece, i = _numbered(m)
     return piece, np.clip(i*step[piece] - shift[piece], 0, np.maximum(n - length, 0)[piece])
 
-# %% ../../nbs/33d_tokens.windows.ipynb #8d9c8120
+# %% ../../nbs/33d_tokens.windows.ipynb #64f0c0bf
 def _anywhere(
     n,      # (pieces,) targets in each piece
     length, # (pieces,) targets in a window
@@ -68,7 +68,7 @@ def _anywhere(
     at = 1 - length + (u(len(piece))*(n + length - 1)).astype(np.int64)
     return piece, np.clip(at, 0, np.maximum(n - length, 0)), np.maximum(at, 0), np.minimum(at + length, n)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #79787f0c
+# %% ../../nbs/33d_tokens.windows.ipynb #71c4ff7f
 def _capped(
     piece,  # (windows,) the piece of each, ascending
     most:int, # windows of a piece that stay
@@ -84,7 +84,7 @@ def _capped(
     rank[order] = i
     return rank < most
 
-# %% ../../nbs/33d_tokens.windows.ipynb #f3a90f5e
+# %% ../../nbs/33d_tokens.windows.ipynb #0a0ba7aa
 def quarters(
     metre,        # such as '3/4'; None where it is not known
     default=4.,   # beats in a bar then
@@ -111,7 +111,7 @@ def _reached(line, pieces, beats):
     unit = np.repeat(np.rint(np.broadcast_to(beats, n.shape)*_beat).astype(np.int64), n)
     return (beat + _early)//unit, first
 
-# %% ../../nbs/33d_tokens.windows.ipynb #b55954e1
+# %% ../../nbs/33d_tokens.windows.ipynb #36fd86b7
 class Lines:
     "Places in pieces where a window may begin."
     def __init__(self,
@@ -132,7 +132,7 @@ class Lines:
         line = self.at[np.searchsorted(self.at, i, 'right') - 1]
         return np.where((i - line <= reach) & (at < self.n[piece]), line - self.base[piece], at)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #0c864977
+# %% ../../nbs/33d_tokens.windows.ipynb #a45fcee6
 _at_once = 1 << 20 # ids, about
 
 def lines_of(
@@ -155,7 +155,7 @@ def lines_of(
         at.append(i - first[piece[i]]); count.append(np.bincount(piece[i], minlength=len(some)))
     return Lines(size - 1, np.concatenate(at), np.concatenate(count))
 
-# %% ../../nbs/33d_tokens.windows.ipynb #55150714
+# %% ../../nbs/33d_tokens.windows.ipynb #d4e54e1d
 truncations = 'tile', 'sliding', 'first', 'adaptive', 'random'
 
 def truncate(
@@ -189,7 +189,7 @@ def truncate(
 
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
-# %% ../../nbs/33d_tokens.windows.ipynb #a74f20c5
+# %% ../../nbs/33d_tokens.windows.ipynb #0c002a87
 def _on_lines(w, how, lines, length, room, n):
     "Move starts back to the lines; tiles also end there."
     p = w['piece']
