@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['low_key', 'high_key', 'percussion', 'fit_transpose', 'pitch_range', 'key_after', 'loudness_curve', 'can_swing']
 
-# %% ../../nbs/12_score.vary.ipynb #1b2ef37f
+# %% ../../nbs/12_score.vary.ipynb #d786ae00
 import numpy as np
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Tempo, TimeSignature
 
 from ..core import rng
 from .midi import family_of
 
-# %% ../../nbs/12_score.vary.ipynb #2aaf6ad6
+# %% ../../nbs/12_score.vary.ipynb #cd3a62e9
 low_key, high_key = 21, 108   # the ends of a piano
 percussion = 14               # the family of drums, which have no key
 
@@ -27,7 +27,7 @@ def fit_transpose(
     same = [t for t in range(down, up + 1) if (t - semitones) % 12 == 0]
     return min(same, key=lambda t: abs(t - semitones)) if same else min(max(semitones, down), up)
 
-# %% ../../nbs/12_score.vary.ipynb #42e915c1
+# %% ../../nbs/12_score.vary.ipynb #09b69ae1
 def _moved(
     semitones:int, # after `fit_transpose`
 )->np.ndarray:     # (128,) int8: where each pitch goes
@@ -47,7 +47,7 @@ def pitch_range(
     p = p[(p >= low_key) & (p <= high_key)]
     return (int(p.min()), int(p.max())) if len(p) else None
 
-# %% ../../nbs/12_score.vary.ipynb #1922db14
+# %% ../../nbs/12_score.vary.ipynb #e5eeffbc
 def key_after(
     sharps,        # of a key signature; flats are negative
     semitones:int, # how far the music goes up
@@ -55,7 +55,7 @@ def key_after(
     "The key signature of music in `sharps` after a transposition."
     return sharps if semitones % 12 == 0 else (sharps + 7*semitones + 5) % 12 - 5
 
-# %% ../../nbs/12_score.vary.ipynb #d1b083b5
+# %% ../../nbs/12_score.vary.ipynb #664e43cc
 def _unit(s): return type(s.ttype).__name__
 
 def _edit(track, unit, **columns):
@@ -74,7 +74,7 @@ def _transpose(s, semitones):
     if len(k['time']): s.key_signatures = KeySignature.from_numpy(k['time'], key_after(k['key'].astype(np.int64), t).astype(np.int8), k['tonality'], _unit(s))
     return t
 
-# %% ../../nbs/12_score.vary.ipynb #47055158
+# %% ../../nbs/12_score.vary.ipynb #7211195e
 _TIMED = dict(pedals=Pedal, controls=ControlChange, pitch_bends=PitchBend)
 _MARKS = dict(tempos=Tempo, time_signatures=TimeSignature, key_signatures=KeySignature)
 
@@ -96,7 +96,7 @@ def _relist(events, kind, clock, unit):
     else: n['time'] = _stored(clock(n['time'].astype(np.float64)), unit)
     return kind.from_numpy(*(np.ascontiguousarray(v) for v in n.values()), unit)
 
-# %% ../../nbs/12_score.vary.ipynb #64ad4fb3
+# %% ../../nbs/12_score.vary.ipynb #774b0e70
 def _retime(s, clock, marks):
     "Take all of `s` to a new clock, in place; with `marks` also tempi, metres, keys and markers."
     unit = _unit(s)
@@ -119,7 +119,17 @@ def _stretch(s, factor):
     if unit != 'Second' and not (len(at) and at.min() <= 0): at, us = np.append(at.dtype.type(0), at), np.append(np.rint(5e5*factor), us)
     s.tempos = Tempo.from_numpy(at, us.astype(np.int32), unit)
 
-# %% ../../nbs/12_score.vary.ipynb #01a707f2
+# %% ../../nbs/12_score.vary.ipynb #f0864dec
+_fine = 480 # ticks a beat that can tell milliseconds apart
+
+def _finer(s):
+    "Give `s`, in place, a clock of at least 480 ticks a beat, where it counts in ticks."
+    if _unit(s) != 'Tick' or s.ticks_per_quarter >= _fine or s.end() >= 2**31//_fine: return
+    k = -(-_fine//s.ticks_per_quarter)
+    _retime(s, lambda x: x*k, marks=True)
+    s.ticks_per_quarter = s.ticks_per_quarter*k
+
+# %% ../../nbs/12_score.vary.ipynb #7ad668f0
 def loudness_curve(
     factor:float, # how many times as loud soft notes become
     peak:int,     # the loudest velocity there is
@@ -136,7 +146,7 @@ def _loudness(s, factor):
     table = loudness_curve(factor, max((int(v.max()) for v in velocity), default=1))
     for t,v in zip(parts, velocity): _edit(t, _unit(s), velocity=table[np.maximum(v, 0)])
 
-# %% ../../nbs/12_score.vary.ipynb #c494c573
+# %% ../../nbs/12_score.vary.ipynb #038dfb80
 _FAMILIES = [[p for p in range(8*f, 8*f + 8) if p not in (47, 55)] if f not in (percussion, 15) else [] for f in range(16)]
 
 def _programs(
@@ -154,7 +164,7 @@ def _instruments(s, steps):
     for t in s.tracks:
         if not t.is_drum: t.program = table[t.program & 127]
 
-# %% ../../nbs/12_score.vary.ipynb #f992fb90
+# %% ../../nbs/12_score.vary.ipynb #54990e6d
 def _bent(
     beat,   # positions in beats
     swing,  # where 0.5 goes
@@ -171,7 +181,7 @@ def _bent(
     new = np.minimum(starts[i] + whole + part, np.append(starts[1:], np.inf)[i])       # a metre that begins within a beat
     return np.where(simple[i], new, beat)
 
-# %% ../../nbs/12_score.vary.ipynb #166cfc86
+# %% ../../nbs/12_score.vary.ipynb #3070e7bc
 def _tempi(s):
     "Times and microseconds a beat of the tempi of `s`, from 0 on."
     t = s.tempos.numpy()
@@ -190,7 +200,7 @@ def _beat_clock(s):
     along = lambda x, a, b, rate: (lambda i: b[i] + (x - a[i])*rate[i])(np.maximum(np.searchsorted(a, x, 'right') - 1, 0))
     return (lambda x: along(x, at, beat, pace)), (lambda b: along(b, beat, at, 1/pace))
 
-# %% ../../nbs/12_score.vary.ipynb #1422ff12
+# %% ../../nbs/12_score.vary.ipynb #87bf72c3
 def _metres(s, there):
     "Where the metres of `s` begin, in beats, and whether each divides its beat by two."
     m = s.time_signatures.numpy()
@@ -214,11 +224,12 @@ def can_swing(
 def _swing(s, swing):
     "Let `s` swing, in place, if it can."
     if not can_swing(s): return
+    _finer(s)
     there, back = _beat_clock(s)
     starts, simple = _metres(s, there)
     _retime(s, lambda x: back(_bent(there(x), swing, starts, simple)), marks=False)
 
-# %% ../../nbs/12_score.vary.ipynb #28945a8a
+# %% ../../nbs/12_score.vary.ipynb #0a3f184e
 def _gaps(n):
     "The order of notes by key and time, and from each onset the distance to the one before and to the one after on its key."
     o = np.lexsort((n['time'], n['pitch']))
@@ -237,9 +248,10 @@ def _uneven(n, shift, unit):
     short = np.isfinite(after) & (n['duration'] <= after) & (n['duration'] > room)
     return new, np.where(short, room, n['duration']).astype(n['duration'].dtype)
 
-# %% ../../nbs/12_score.vary.ipynb #e3b6eaae
+# %% ../../nbs/12_score.vary.ipynb #fdcd5ea2
 def _humanise(s, seconds, touch, noise):
     "Uneven onsets and velocities, in place."
+    if seconds: _finer(s)
     unit, (at, us) = _unit(s), _tempi(s)
     per = 1e6*(s.ticks_per_quarter if unit == 'Tick' else 1)
     for k,t in enumerate(s.tracks):
