@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Clock', 'carried', 'kind_of', 'on_beats']
 
-# %% ../../nbs/10m_score.clock.ipynb #6a4b3512
+# %% ../../nbs/10m_score.clock.ipynb #db926ce3
 import numpy as np
 from fastcore.basics import patch
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, Tempo, TextMeta, TimeSignature, Track
 
 from ..core import MidiError
 
-# %% ../../nbs/10m_score.clock.ipynb #a3c0619d
+# %% ../../nbs/10m_score.clock.ipynb #6cac7a4d
 class Clock:
     "Beats (quarter notes) and seconds of the moments of a score, by its own tempo map."
     def __init__(self,
@@ -30,7 +30,7 @@ class Clock:
         self.at_beat, self.at_second = (other, at) if self.unit == 'Second' else (at, other)
         self.pace = pace # seconds in a beat, from each change on
 
-# %% ../../nbs/10m_score.clock.ipynb #e4b0b100
+# %% ../../nbs/10m_score.clock.ipynb #7ddeaa55
 def _along(x, at, to, rate):
     "`x`, measured from the last of `at`, in steps of `rate` from `to`."
     if len(at) == 1: return to[0] + (x - at[0])*rate[0]
@@ -46,7 +46,7 @@ def beats(self:Clock,
     if self.unit == 'Second': return _along(x, self.at_second, self.at_beat, 1/self.pace)
     return x/self.tpq if self.unit == 'Tick' else x
 
-# %% ../../nbs/10m_score.clock.ipynb #b0944b57
+# %% ../../nbs/10m_score.clock.ipynb #a60ebff3
 @patch
 def seconds(self:Clock,
     time, # moments as the score counts them
@@ -62,9 +62,9 @@ def time(self:Clock,
     "Moments as the score counts them; whole numbers where those are ticks."
     x = np.asarray(beats, np.float64)
     if self.unit == 'Second': return _along(x, self.at_beat, self.at_second, self.pace).astype(np.float32)
-    return np.rint(x*self.tpq).astype(np.int32) if self.unit == 'Tick' else x.astype(np.float32)
+    return np.floor(x*self.tpq + (.5 + 1e-6)).astype(np.int32) if self.unit == 'Tick' else x.astype(np.float32)
 
-# %% ../../nbs/10m_score.clock.ipynb #2beb32ba
+# %% ../../nbs/10m_score.clock.ipynb #b2c53d5a
 @patch
 def metres(self:Clock,
     score, # the score of this clock
@@ -81,7 +81,7 @@ def metres(self:Clock,
         else: start.append(at); bar.append(new[1]); unit.append(new[2])
     return np.array(start), np.array(bar)
 
-# %% ../../nbs/10m_score.clock.ipynb #c30e0b11
+# %% ../../nbs/10m_score.clock.ipynb #57d55f2a
 def carried(
     track, # whose notes have been dealt with
     move,  # a function from times to times that never turns round
@@ -104,29 +104,31 @@ def kind_of(x):
     "'tick', 'quarter' or 'second': what `x` counts in."
     return type(x.ttype).__name__.lower()
 
-# %% ../../nbs/10m_score.clock.ipynb #1c975cdb
+# %% ../../nbs/10m_score.clock.ipynb #5dcc85c2
 def on_beats(
     score,         # a performance
     beats,         # seconds at which its beats fall, rising
-    each:float=1., # quarter notes from one beat to the next
+    each=1.,       # quarter notes from one beat to the next; a number, or one for each step from beat to beat
     tpq:int=480,   # ticks per quarter note of the result
-)->Score:          # in ticks; the first beat lies on a whole beat
+)->Score:          # in ticks; the first beat lies a whole number of beats after the start
     "The same sounds at the same seconds, with a tempo map that goes through `beats`."
     b = np.asarray(beats, np.float64)
     if len(b) < 2 or (np.diff(b) <= 0).any() or b[0] < 0:
         raise MidiError('beats are two moments or more, from 0 on, each later than the one before', way_out='sort them and leave out those told twice')
+    each = np.broadcast_to(np.asarray(each, np.float64), len(b) - 1)
     n = int(np.ceil(b[0]/(b[1] - b[0]) - 1e-9))                   # beats before the first that was marked
     marks = np.append(np.arange(n)*(b[0]/max(n, 1)), b)
-    pace = np.append(np.diff(marks), b[-1] - b[-2])               # seconds from beat to beat
+    step = np.concatenate([np.full(n, each[0]), each, each[-1:]])*tpq
+    tick = np.append(0, np.cumsum(step[:-1]))
+    pace = np.append(np.diff(marks), b[-1] - b[-2])/step          # seconds in a tick
     clock = Clock(score)
     def to_tick(t):
         x = clock.seconds(t)
         i = np.clip(np.searchsorted(marks, x, 'right') - 1, 0, None)
-        return np.maximum(np.rint((i + (x - marks[i])/pace[i])*each*tpq), 0).astype(np.int32)
-    tempi = Tempo.from_numpy(np.rint(np.arange(len(marks))*each*tpq).astype(np.int32), np.rint(pace/each*1e6).astype(np.int32), 'tick')
-    return _laid(score, to_tick, tempi, tpq)
+        return np.maximum(np.rint(tick[i] + (x - marks[i])/pace[i]), 0).astype(np.int32)
+    return _laid(score, to_tick, Tempo.from_numpy(np.rint(tick).astype(np.int32), np.rint(pace*tpq*1e6).astype(np.int32), 'tick'), tpq)
 
-# %% ../../nbs/10m_score.clock.ipynb #4791a4e2
+# %% ../../nbs/10m_score.clock.ipynb #28f22496
 def _laid(score, to_tick, tempi, tpq):
     "`score` in ticks, every moment where `to_tick` puts it."
     out, at = Score(tpq), lambda events: to_tick(np.array([e.time for e in events])).tolist()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PolyphonyConfig', 'sounding', 'reduce_voices', 'reduce_polyphony']
 
-# %% ../../nbs/10p_score.polyphony.ipynb #05d9427e
+# %% ../../nbs/10p_score.polyphony.ipynb #bdc577f4
 from typing import Literal
 
 import numpy as np
@@ -15,13 +15,13 @@ from symusic import Note
 from ..config import Config
 from .clock import Clock, kind_of
 
-# %% ../../nbs/10p_score.polyphony.ipynb #dca053bb
+# %% ../../nbs/10p_score.polyphony.ipynb #dabea464
 class PolyphonyConfig(Config):
     "How many notes of a part may sound at once, and which."
     mode:Literal['none', 'musical', 'velocity', 'pitch', 'newest'] = 'none' # what decides between the notes that are neither bass nor melody; none: no limit
     voices:int = Field(6, ge=2) # notes of one part that sound together at most; drums have no limit
 
-# %% ../../nbs/10p_score.polyphony.ipynb #e0bd8a54
+# %% ../../nbs/10p_score.polyphony.ipynb #355a6002
 def sounding(
     on,  # when notes begin
     off, # when they end
@@ -30,7 +30,7 @@ def sounding(
     t = np.unique(on)
     return t, np.searchsorted(np.sort(on), t, 'right') - np.searchsorted(np.sort(off), t, 'right')
 
-# %% ../../nbs/10p_score.polyphony.ipynb #04ba2ec7
+# %% ../../nbs/10p_score.polyphony.ipynb #8693df33
 def _rows(t, on, off):
     "Pairs (index of a moment of `t`, index of a note sounding then)."
     lo, hi = np.searchsorted(t, on, 'left'), np.searchsorted(t, off, 'left')
@@ -38,7 +38,7 @@ def _rows(t, on, off):
     note = np.repeat(np.arange(len(on)), n)
     return np.arange(len(note)) - np.repeat(np.cumsum(n) - n, n) + lo[note], note
 
-# %% ../../nbs/10p_score.polyphony.ipynb #299ec85d
+# %% ../../nbs/10p_score.polyphony.ipynb #574229dc
 def _wish(mode, at, t, on, off, pitch, velocity):
     "How much each row (a note at a moment `at`, in seconds) deserves to sound."
     if mode == 'velocity': return velocity/128
@@ -46,21 +46,22 @@ def _wish(mode, at, t, on, off, pitch, velocity):
     if mode == 'newest': return -(at - on)
     return .3*velocity/127 + .2*np.minimum((off - at)/2, 1) + .2*(at - on < .5)
 
-def _ranked(moment, pitch, velocity, wish):
+def _ranked(moment, pitch, on, velocity, wish):
     "The rank of each row within its moment; the lowest and the highest pitch come first."
-    o = np.lexsort((velocity, pitch, moment))
-    m = moment[o]
-    new = np.append(True, m[1:] != m[:-1])
-    end = np.append(new[1:], True)
+    o = np.lexsort((velocity, on, pitch, moment))
+    m, p = moment[o], pitch[o]
+    begin = np.flatnonzero(np.append(True, m[1:] != m[:-1]))
+    n = np.diff(np.append(begin, len(o)))
+    top = np.append(m[1:] != m[:-1], True)                             # the last of the highest key
+    low = (np.append(p[1:] != p[:-1], True) | top) & (p == np.repeat(p[begin], n))  # and of the lowest
     first = np.empty(len(o), bool)
-    first[o] = new | end
+    first[o] = top | low
     o = np.lexsort((np.arange(len(o)), -velocity, -wish, ~first, moment))
-    begin = np.flatnonzero(np.append(True, np.diff(moment[o]) > 0))
     rank = np.empty(len(o), np.int64)
-    rank[o] = np.arange(len(o)) - np.repeat(begin, np.diff(np.append(begin, len(o))))
+    rank[o] = np.arange(len(o)) - np.repeat(begin, n)
     return rank
 
-# %% ../../nbs/10p_score.polyphony.ipynb #be4fb0a5
+# %% ../../nbs/10p_score.polyphony.ipynb #37f6d82b
 _stretch = 30_000 # rows of a table
 
 def reduce_voices(
@@ -82,12 +83,12 @@ def reduce_voices(
         at, i = _rows(t, on[live], off[live])
         i = live[i]
         wish = _wish(mode, seconds(t)[at], t[at], seconds(on)[i], seconds(off)[i], pitch[i], velocity[i]) if mode in ('musical', 'newest') else _wish(mode, None, None, None, None, pitch[i], velocity[i])
-        lost = _ranked(at, pitch[i], velocity[i], wish) >= voices
+        lost = _ranked(at, pitch[i], on[i], velocity[i], wish) >= voices
         ends = off.copy()
         np.minimum.at(ends, i[lost], t[at[lost]])
         off, since = ends, t[-1]
 
-# %% ../../nbs/10p_score.polyphony.ipynb #f57e832a
+# %% ../../nbs/10p_score.polyphony.ipynb #4da8d452
 def reduce_polyphony(
     score,                                  # in ticks, quarters or seconds; stays as it is
     config:PolyphonyConfig=PolyphonyConfig(), # how

@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['grids', 'QuantiseConfig', 'settled', 'nearest', 'groove', 'find_beat', 'quantise']
 
-# %% ../../nbs/10q_score.quantise.ipynb #73830681
+# %% ../../nbs/10q_score.quantise.ipynb #41cbe6f4
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
-from symusic import Note, Score
+from symusic import Note, Score, Tempo
 
 from ..config import Config
 from .clock import Clock, carried, kind_of
 
-# %% ../../nbs/10q_score.quantise.ipynb #1c0132f9
+# %% ../../nbs/10q_score.quantise.ipynb #6fd3b302
 grids = {'whole':4., 'half':2., 'quarter':1., '8th':1/2, '16th':1/4, '32nd':1/8, '64th':1/16,
          'triplet quarter':2/3, 'triplet 8th':1/3, 'triplet 16th':1/6, 'triplet 32nd':1/12} # quarter notes from line to line
 
-# %% ../../nbs/10q_score.quantise.ipynb #460296d6
+# %% ../../nbs/10q_score.quantise.ipynb #30772b20
 class QuantiseConfig(Config):
     "How notes are brought to the beat."
     mode:Literal['none', 'strict', 'groove', 'adaptive'] = 'none' # none leaves notes alone; strict: on the grid; groove: nearer to it, with the player's own timing; adaptive: on the grid that fits, found beat by beat
@@ -28,6 +29,7 @@ class QuantiseConfig(Config):
     micro:float|None = Field(None, ge=0, le=1) # share kept of what is always early or late at one place of the bar; null: 0 for strict, 1 for groove and adaptive
     swing:float = Field(.5, ge=.5, le=.75) # where the second of two grid steps falls: 0.5 in the middle, 0.67 as triplets have it
     phase:float|Literal['find']|None = None # quarter notes by which the beats lie after the grid of the file; null: 0, or found where adaptive
+    align:bool = False # move the whole piece so that its beats lie on those of the file
     ends:Literal['grid', 'follow', 'keep']|None = None # ends go to the grid, or with the onsets around them, or lengths stay; null: follow for groove, else grid
 
     @model_validator(mode='after')
@@ -36,7 +38,8 @@ class QuantiseConfig(Config):
             raise ValueError(f'swing={self.swing} needs mode strict or groove and a grid of two, not {self.mode} with {self.grid}; triplets and adaptive carry their swing in the grid')
         return self
 
-# %% ../../nbs/10q_score.quantise.ipynb #84ad68ed
+# %% ../../nbs/10q_score.quantise.ipynb #72be2810
+@lru_cache(64)
 def settled(
     config:QuantiseConfig,
 )->QuantiseConfig: # with a value in every field
@@ -45,7 +48,7 @@ def settled(
     told = {k:v for k,v in config.to_dict().items() if v is not None}
     return QuantiseConfig(**{**dict(zip(('strength', 'micro', 'phase', 'ends'), own)), **told})
 
-# %% ../../nbs/10q_score.quantise.ipynb #c26569e3
+# %% ../../nbs/10q_score.quantise.ipynb #c9744c75
 def nearest(
     x,        # moments in quarter notes
     step,     # from line to line, a number or an array
@@ -58,7 +61,7 @@ def nearest(
     r = x - low
     return low + np.where(r < at/2 - 1e-9, 0, np.where(r < (at + pair)/2 - 1e-9, at, pair))
 
-# %% ../../nbs/10q_score.quantise.ipynb #5d9c046b
+# %% ../../nbs/10q_score.quantise.ipynb #2513a8a7
 def _lines(x, step, clock, score, phase=0., swing=.5):
     "The line nearest to each moment `x` of a grid that begins anew with each metre, `phase` after its beginning."
     start, _ = clock.metres(score)
@@ -68,7 +71,7 @@ def _lines(x, step, clock, score, phase=0., swing=.5):
     p = nearest(x - lo, step, swing) + lo
     return np.maximum(np.minimum(p, np.append(start + phase, np.inf)[i+1]), 0)
 
-# %% ../../nbs/10q_score.quantise.ipynb #4cd9a74c
+# %% ../../nbs/10q_score.quantise.ipynb #8f8455b8
 def groove(
     x,       # moments in quarter notes
     line,    # the line of each
@@ -85,41 +88,46 @@ def groove(
     out[o] = np.repeat(habit, n)
     return out
 
-# %% ../../nbs/10q_score.quantise.ipynb #b6d75ad5
-_names = sorted(grids, key=lambda k: -grids[k])                                  # coarse to fine
+# %% ../../nbs/10q_score.quantise.ipynb #bd0766e6
+_names = sorted(grids, key=lambda k: -grids[k]) + ['32nd', '64th', 'triplet 16th', 'triplet 32nd'] # coarse to fine; then for runs, where all lines are equal
 _steps = np.array([grids[k] for k in _names])
-_weight = {4.:1., 2.:.9, 1.:.8, 1/2:.5, 1/4:.25, 1/8:.05, 1/16:.02, 2/3:.25, 1/3:.25, 1/6:.08, 1/12:.02} # of the lines that a step adds
+_weight = {4.:1., 2.:.9, 1.:.8, 1/2:.5, 1/4:.25, 1/8:.03, 1/16:.01, 2/3:.25, 1/3:.25, 1/6:.05, 1/12:.01} # of the lines that a step adds
 _block = 192                                                                     # places in four quarters: 48 each, a multiple of all
 
-def _mass():
-    "log of the share of the onsets that each place of four quarters gets, for every grid."
+def _masses():
+    "Share of the onsets that each place of four quarters gets, for every grid."
     at, out = np.arange(_block)/48, []
-    on = lambda s: np.abs(at/s - np.rint(at/s)) < 1e-6
-    for s in _steps:
-        w = np.zeros(_block)
-        for t in (t for t in _steps if t >= s - 1e-9 and abs(t/s - round(t/s)) < 1e-6): w[on(t) & (w == 0)] = _weight[min(_weight, key=lambda k: abs(k - t))]
+    within = lambda a, b: np.abs(a/b - np.rint(a/b)) < 1e-6
+    two = lambda s: within(np.log2(s), 1)
+    for k,s in enumerate(_steps):
+        w = np.zeros(_block) if k < len(grids) else within(at, s)*1.
+        for t in _steps[within(_steps, s)]:                                      # coarse to fine: a place belongs to the first that has it
+            if two(t) and t < .5 and not two(s): t = s                           # a sixteenth among triplets is no strong place
+            w[within(at, t) & (w == 0)] = _weight[float(t)]
         out.append(w/w.sum())
-    return np.log(np.maximum(np.array(out), 1e-12))
+    return np.array(out, np.float32)
 
-_log_mass = _mass()
+_mass, _column = _masses(), np.arange(len(_steps))
 
-# %% ../../nbs/10q_score.quantise.ipynb #887d54ab
+# %% ../../nbs/10q_score.quantise.ipynb #ad418a00
 _dust = .02 # share of onsets that belong to no grid
+_of = np.array([list(grids.values()).index(s) for s in _steps])                  # which of the eleven steps a column has
+_eleven = np.array(list(grids.values()))
 
 def _cost(x, spread):
     "For each moment and grid: minus the log of its likelihood, and the line it would go to."
-    line = np.floor(x[:,None]/_steps + .5)*_steps
+    line = np.floor(x[:,None]/_eleven + .5)*_eleven
     place = np.rint(line*48).astype(np.int64) % _block
-    like = _log_mass[np.arange(len(_steps)), place] - ((x[:,None] - line)/spread)**2/2 - np.log(spread*np.sqrt(2*np.pi))
-    return -np.logaddexp(like + np.log(1 - _dust), np.log(_dust/4)), line
+    bell = np.exp(((x[:,None] - line)/spread).astype(np.float32)**2*np.float32(-.5))*np.float32((1 - _dust)/(spread*np.sqrt(2*np.pi)))
+    return -np.log(_mass[_column, place[:,_of]]*bell[:,_of] + np.float32(_dust/4)), line[:,_of]
 
-# %% ../../nbs/10q_score.quantise.ipynb #e78a0415
-_price = np.log(len(_steps)) + 2. # of choosing a grid once more
+# %% ../../nbs/10q_score.quantise.ipynb #43d98dc5
+_price = np.log(len(_steps)) + 3. # of choosing a grid once more
 
 def _choose(beat, cost):
     "The grid (an index) for each moment; `beat` is its beat, in order, and `cost` a row for each moment."
     first = np.flatnonzero(np.append(True, np.diff(beat) > 0))
-    ids, one = beat[first] - min(beat[0]//4*4, 0), np.add.reduceat(cost, first)
+    ids, one = beat[first] - min(beat[0]//4*4, 0), np.add.reduceat(cost, first, dtype=np.float64)
     best, pick = one.min(1) + _price, one.argmin(1)
     spans, up = [(np.arange(len(ids)), pick)], ids
     owner = np.arange(len(ids))                                       # the group of each beat
@@ -134,29 +142,33 @@ def _choose(beat, cost):
         best = np.minimum(together, apart)
     return np.repeat(pick, np.diff(np.append(first, len(beat)))), float(best.sum())
 
-# %% ../../nbs/10q_score.quantise.ipynb #bebd4504
-_bins, _blurs = 480, np.array([.004, .008, .016, .03, .05, .08])
-def _shapes():
-    "log of the density of onsets within a beat, for every blur."
-    at = np.arange(_bins)/_bins
-    w = {0:.4, 1/2:.26, 1/4:.09, 3/4:.09, 1/3:.03, 2/3:.04, 1/6:.01, 5/6:.01, **{k/8:.0125 for k in (1, 3, 5, 7)}}
-    far = lambda k: (at - k + .5) % 1 - .5
-    return np.log(np.array([_dust + sum(v*np.exp(-(far(k)/b)**2/2)/(b*np.sqrt(2*np.pi)) for k,v in w.items()) for b in _blurs]))
+# %% ../../nbs/10q_score.quantise.ipynb #0f20cbf6
+_bins, _blurs = 480, (.004, .008, .016, .03, .05, .08)
+_beat = {0:.4, 1/2:.26, 1/4:.09, 3/4:.09, 1/3:.03, 2/3:.04, 1/6:.01, 5/6:.01, **{k/8:.0125 for k in (1, 3, 5, 7)}}
+_runs = [{k/16:1/16 for k in range(16)}, {k/12:1/12 for k in range(12)}] # where a beat is full of notes, only precise ones tell
 
-_shape = _shapes()
+def _shapes():
+    "Rows of (blur, log of the density of onsets within a beat)."
+    far = lambda k: (np.arange(_bins)/_bins - k + .5) % 1 - .5
+    for w,blurs in ((_beat, _blurs), *((r, _blurs[:2]) for r in _runs)):
+        for b in blurs: yield b, np.log(_dust + (1 - _dust)*sum(v*np.exp(-(far(k)/b)**2/2)/(b*np.sqrt(2*np.pi)) for k,v in w.items()))
+
+_blur, _shape = (np.array(x) for x in zip(*_shapes()))
 _spectrum = np.conj(np.fft.rfft(_shape, axis=1))
 
 def find_beat(
-    x, # moments in quarter notes
-):     # quarter notes by which the beats lie after whole numbers, within ±0.5; and the blur
+    x,           # moments in quarter notes
+    weight=None, # of each; the notes of a moment and their lengths are a good one
+):               # quarter notes by which the beats lie after whole numbers, within ±0.5; and the blur
     "Where in `x` the beats are, and how far onsets stray from their lines."
-    h = np.bincount(np.rint(x*_bins).astype(np.int64) % _bins, minlength=_bins)
+    if weight is not None: weight = weight*len(x)/weight.sum()
+    h = np.bincount(np.rint(x*_bins).astype(np.int64) % _bins, weight, minlength=_bins)
     like = np.fft.irfft(np.fft.rfft(h)*_spectrum, _bins, axis=1)
     b, s = np.unravel_index(like.argmax(), like.shape)
     if like[b, s] - like[:,0].max() < 10 + .02*len(x): b, s = like[:,0].argmax(), 0
-    return ((s + _bins//2) % _bins - _bins//2)/_bins, float(_blurs[b])
+    return ((s + _bins//2) % _bins - _bins//2)/_bins, 1.3*float(_blur[b]) # the shape is narrower than life
 
-# %% ../../nbs/10q_score.quantise.ipynb #0ed29bd2
+# %% ../../nbs/10q_score.quantise.ipynb #907fc330
 def _apart(q, x, strike, step, tick):
     "New times `q` of moments `x`, with the strikes of one key apart; `strike` holds pairs of moments at which one key is struck in turn."
     base = np.append(True, np.diff(q) > tick/2)                        # a cluster: moments with one new time
@@ -180,10 +192,10 @@ def _apart(q, x, strike, step, tick):
     if tick > 1e-6: d = np.maximum(np.floor(d/tick + 1e-6), level)*tick
     return q + np.where(level > 0, d, 0), int(len(a))
 
-# %% ../../nbs/10q_score.quantise.ipynb #c883e4a1
-def _plan(x, cfg, clock, score):
+# %% ../../nbs/10q_score.quantise.ipynb #fd04da27
+def _plan(x, cfg, clock, score, weight=None):
     "Line and step of each moment, and what was found on the way."
-    phase, blur = find_beat(x) if cfg.phase == 'find' or cfg.mode == 'adaptive' else (0., None)
+    phase, blur = find_beat(x, weight) if cfg.phase == 'find' or cfg.mode == 'adaptive' else (0., None)
     if cfg.phase != 'find': phase = float(cfg.phase)
     if cfg.mode != 'adaptive':
         step = np.full(len(x), grids[cfg.grid])
@@ -194,25 +206,25 @@ def _plan(x, cfg, clock, score):
     beat = np.maximum.accumulate(np.floor(x - phase + 1/24).astype(np.int64))
     pick, total = _choose(beat, cost)
     fit = np.log(4) - total/len(x)                                     # nats a moment, beside onsets anywhere
-    share = np.bincount(pick, minlength=len(_names))/len(x)
-    found = dict(grid=_names[int(share.argmax())], phase=phase, blur=blur, fit=float(fit), grids={k:round(float(v), 4) for k,v in zip(_names, share) if v})
-    if fit < _least: return x, _steps[pick], {**found, 'grid':None}
+    share = dict(zip(grids, (np.bincount(_of[pick], minlength=len(grids))/len(x)).tolist()))
+    found = dict(grid=max(share, key=share.get), phase=phase, blur=blur, fit=float(fit), grids={k:round(v, 4) for k,v in share.items() if v})
+    if fit*len(x) < _least: return x, _steps[pick], {**found, 'grid':None}
     return np.maximum.accumulate(np.maximum(line[np.arange(len(x)), pick] + lo, 0)), _steps[pick], found
 
-_least = .25 # nats a moment that a grid must be better than none
+_least = 3. # nats by which a grid must be better than none
 
-# %% ../../nbs/10q_score.quantise.ipynb #dc463f7e
-def _aim(x, cfg, clock, score):
+# %% ../../nbs/10q_score.quantise.ipynb #3f212fb9
+def _aim(x, cfg, clock, score, weight=None):
     "Where each moment goes, the step of its grid, and what was found."
-    line, step, found = _plan(x, cfg, clock, score)
+    line, step, found = _plan(x, cfg, clock, score, weight)
     if cfg.micro and found['grid']:
         start, bar = clock.metres(score)
         i = np.maximum(np.searchsorted(start, line + 1e-6, 'right') - 1, 0)
         line = line + cfg.micro*groove(x, line, (line - found['phase'] - start[i]) % bar[i])
     return np.maximum.accumulate(np.maximum(x + cfg.strength*(line - x), 0)), step, found
 
-# %% ../../nbs/10q_score.quantise.ipynb #4fac29b7
-def _ends(end, on, new, i, x, q, step, cfg, found, swing):
+# %% ../../nbs/10q_score.quantise.ipynb #9b390b8d
+def _ends(end, on, new, i, x, q, step, cfg, found, tick):
     "New ends of notes that ended at `end`, began at `on` = x[i] and now begin at `new` = q[i]."
     if cfg.ends == 'keep' or not found['grid']: return new + (end - on)
     if cfg.ends == 'follow':
@@ -220,11 +232,11 @@ def _ends(end, on, new, i, x, q, step, cfg, found, swing):
         return np.maximum(moved, new + np.minimum(end - on, step[i]/4))
     fine = step[np.maximum(np.searchsorted(x, end, 'right') - 1, 0)]
     if cfg.mode == 'adaptive': fine = np.minimum(fine/2, .25)
-    line = nearest(end - found['phase'], fine, swing) + found['phase']
+    line = nearest(end - found['phase'], fine, cfg.swing) + found['phase']
     moved = end + cfg.strength*(line - end)
-    return np.where(moved > new + 1e-9, np.maximum(moved, new + np.minimum(end - on, fine/2)), new + fine)
+    return np.where(moved > new + tick, np.maximum(moved, new + np.minimum(end - on, fine/2)), nearest(new + fine - found['phase'], fine, cfg.swing) + found['phase'])
 
-# %% ../../nbs/10q_score.quantise.ipynb #e73647ce
+# %% ../../nbs/10q_score.quantise.ipynb #86636c27
 def _until(end, new_end, key, on, new):
     "`new_end`, no later than the key is struck next, where that was so before; `key` and `on` are sorted."
     same = np.append(key[1:] == key[:-1], False)
@@ -232,7 +244,7 @@ def _until(end, new_end, key, on, new):
     free = same & (end <= nxt + 1e-9) & (nxt > on)
     return np.where(free, np.minimum(new_end, nxt_new), new_end)
 
-# %% ../../nbs/10q_score.quantise.ipynb #3fec2e45
+# %% ../../nbs/10q_score.quantise.ipynb #eed82566
 def quantise(
     score,                          # in ticks, quarters or seconds; stays as it is
     config:QuantiseConfig=QuantiseConfig(), # how
@@ -246,35 +258,44 @@ def quantise(
     time, long, pitch = (np.concatenate([n[k] for n in notes]) for k in ('time', 'duration', 'pitch'))
     at, i = np.unique(time, return_inverse=True)
     x, tick = np.maximum(clock.beats(at), 0), 1/clock.tpq if clock.unit == 'Tick' else 1e-7
-    q, step, found = _aim(x, cfg, clock, score)
+    end = clock.beats(time.astype(np.float64) + long)
+    q, step, found = _aim(x, cfg, clock, score, np.bincount(i, np.clip(end - x[i], 1/16, 2)))
+    if clock.unit == 'Tick': q = clock.time(q)/clock.tpq
     key = np.repeat(np.arange(len(tracks)), count)*256 + pitch
     o = np.lexsort((time, key))
-    key, i = key[o], i[o]
+    key, i, end = key[o], i[o], end[o]
     again = (key[1:] == key[:-1]) & (i[1:] > i[:-1])
-    q, apart = _apart(q, x, np.stack([i[:-1][again], i[1:][again]]), step, tick)
-    end = clock.beats(time[o].astype(np.float64) + long[o])
+    q, apart = _apart(q, x, np.stack([i[:-1][again], i[1:][again]]), step*2*(1 - cfg.swing), tick)
+    shift = _align(out, clock, q, found) if cfg.align else 0.
     drum = np.repeat([t.is_drum for t in tracks], count)[o]
-    new, new_end = q[i], _ends(end, x[i], q[i], i, x, q, step, cfg, found, cfg.swing)
+    new, new_end = q[i], _ends(end, x[i], q[i], i, x, q, step, cfg, found, tick)
     new_end = np.where(drum, new + (end - x[i]), new_end)
     new_end = _until(end, new_end, key, x[i], new)
-    return _told(out, tracks, notes, count, o, clock, (at, x, q), (new, new_end), found, apart)
+    return _told(out, tracks, notes, count, o, clock, (at, x, q), (new, new_end), shift, dict(found, apart=apart))
 
-# %% ../../nbs/10q_score.quantise.ipynb #9a5224e7
-def _told(out, tracks, notes, count, o, clock, moments, new, found, apart):
+# %% ../../nbs/10q_score.quantise.ipynb #6f7b15bd
+def _align(out, clock, q, found):
+    "Quarter notes by which the piece has to move for its beats to lie on the file's; its later tempi move at once."
+    shift = -found['phase']
+    if q[0] + shift < -1e-9: shift += 1
+    t = out.tempos.numpy()
+    at = np.where(t['time'] > 0, np.maximum(clock.time(clock.beats(t['time']) + shift), 0), t['time']).astype(t['time'].dtype)
+    if len(at): out.tempos = Tempo.from_numpy(at, t['mspq'], kind_of(out))
+    return shift
+
+def _told(out, tracks, notes, count, o, clock, moments, new, shift, found):
     "Write the new times into the tracks of `out`; what was done, in numbers."
     at, x, q = moments
+    on = clock.time(new[0] + shift)
+    long = np.maximum(clock.time(new[1] + shift) - on, 1 if clock.unit == 'Tick' else 1e-4).astype(on.dtype)
     back = np.empty(len(o), np.int64); back[o] = np.arange(len(o))
-    on = clock.time(new[0])
-    least = 1 if clock.unit == 'Tick' else 1e-4
-    long = np.maximum(clock.time(new[1]) - on, least).astype(on.dtype)
     on, long, a = on[back], long[back], 0
-    move = lambda t: np.maximum(clock.time((b := clock.beats(t)) + np.interp(b, x, q - x)), 0)
-    shift, ms, held = np.abs(q - x), 0., 0
+    def move(t):
+        b = clock.beats(t)
+        return clock.time(np.maximum(b + np.interp(b, x, q - x) + shift, 0))
     for t,n,k in zip(tracks, notes, count):
-        held += int(np.count_nonzero(np.abs(long[a:a+k] - n['duration']) > 1e-5))
         t.notes = Note.from_numpy(on[a:a+k], long[a:a+k], n['pitch'], n['velocity'], kind_of(t))
         carried(t, move)
         a += k
-    ms = np.abs(clock.seconds(clock.time(q)) - clock.seconds(at))*1000
-    return out, dict(found, notes=len(o), moved=int(np.count_nonzero(np.abs(on - np.concatenate([n['time'] for n in notes])) > 1e-5)), lengths=held,
-                     mean_ms=float(ms.mean()), max_ms=float(ms.max()), mean_shift=float(shift.mean()), max_shift=float(shift.max()), apart=apart)
+    ms, differ = np.abs(clock.seconds(clock.time(q)) - clock.seconds(at))*1000, lambda new, k: int(np.count_nonzero(np.abs(new - np.concatenate([n[k] for n in notes])) > 1e-5))
+    return out, dict(found, notes=len(o), moved=differ(on, 'time'), lengths=differ(long, 'duration'), mean_ms=float(ms.mean()), max_ms=float(ms.max()), shift=float(shift))

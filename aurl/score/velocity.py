@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VelocityConfig', 'bend', 'global_table', 'relative_table', 'phrases', 'normalise']
 
-# %% ../../nbs/10v_score.velocity.ipynb #541c6c41
+# %% ../../nbs/10v_score.velocity.ipynb #76d08458
 from typing import Literal
 
 import numpy as np
@@ -15,14 +15,14 @@ from symusic import Note
 from ..config import Config
 from .clock import Clock, kind_of
 
-# %% ../../nbs/10v_score.velocity.ipynb #5abbcd27
+# %% ../../nbs/10v_score.velocity.ipynb #19768755
 class VelocityConfig(Config):
     "How loudness is brought into one range."
     mode:Literal['none', 'global', 'piece_relative', 'style_preserving'] = 'none' # none; one mean and spread for all; the whole range for each piece; phrase by phrase
     low:int = Field(20, ge=1, le=127) # softest velocity
     high:int = Field(110, ge=1, le=127) # loudest
     mean:float = Field(64., ge=1, le=127) # of a piece (global, style_preserving)
-    spread:float = Field(20., gt=0, le=60) # standard deviation about it (global); at most, within a phrase (style_preserving)
+    spread:float = Field(20., gt=0, le=60) # standard deviation about it (global); of a phrase at most, and half of it at least (style_preserving)
     levels:float = Field(12., ge=0, le=60) # phrases keep their order of loudness; their levels deviate by no more than this (style_preserving)
     pause:float = Field(1., gt=0) # seconds from onset to onset that end a phrase
     least:int = Field(8, ge=2) # notes in a phrase; shorter ones join their neighbour
@@ -33,9 +33,10 @@ class VelocityConfig(Config):
     def _fits(self):
         if self.low >= self.high: raise ValueError(f'low={self.low} is not below high={self.high}')
         if not self.low < self.mean < self.high: raise ValueError(f'mean={self.mean:g} is not between low={self.low} and high={self.high}')
+        if 4*self.spread > self.high - self.low: raise ValueError(f'spread={self.spread:g} needs a range of {4*self.spread:g} velocities, and {self.low} … {self.high} has {self.high - self.low}')
         return self
 
-# %% ../../nbs/10v_score.velocity.ipynb #957e41be
+# %% ../../nbs/10v_score.velocity.ipynb #eea0b057
 def bend(
     curve:str, # linear, logarithmic or exponential
 )->np.ndarray: # (128,) floats
@@ -44,7 +45,7 @@ def bend(
     y = dict(linear=x, logarithmic=np.log1p(9*x)/np.log(10), exponential=(10**x - 1)/9)[curve]
     return np.maximum(y*127, [0] + [1]*127)
 
-# %% ../../nbs/10v_score.velocity.ipynb #eda4006c
+# %% ../../nbs/10v_score.velocity.ipynb #16ce4365
 _most = 4. # times that differences of loudness are stretched at most
 
 def _affine(v, gain, centre, cfg): return np.clip(np.rint(cfg.mean + gain*(v - centre)), cfg.low, cfg.high)
@@ -57,19 +58,21 @@ def global_table(
     v, n = bend(cfg.curve), h.sum()
     stats = lambda y: (m := (h*y).sum()/n, np.sqrt((h*(y - m)**2).sum()/n))
     mean, sd = stats(v)
-    if abs(mean - cfg.mean) <= .5 and abs(sd - cfg.spread) <= .5: return np.clip(np.rint(v), cfg.low, cfg.high)
-    gain, centre = min(cfg.spread/max(sd, 1e-9), 99.), mean
-    flat = gain > _most
-    if flat: gain = 1.
-    for _ in range(20):
-        m, s = stats(_affine(v, gain, centre, cfg))
-        if abs(m - cfg.mean) <= .4 and (flat or abs(s - cfg.spread) <= .4): break
+    near = lambda m, s: abs(m - cfg.mean) <= .6 and abs(s - cfg.spread) <= .6
+    if near(mean, sd): return np.clip(np.rint(v), cfg.low, cfg.high)
+    gain, centre = cfg.spread/max(sd, 1e-9), mean
+    for _ in range(30):
+        if gain > _most: break
+        m, s = stats(y := _affine(v, gain, centre, cfg))
+        if near(m, s): return y
         centre += (m - cfg.mean)/gain
-        if not flat: gain *= np.clip(cfg.spread/max(s, 1e-9), .5, 2)
-        if gain > _most: flat, gain, centre = True, 1., mean
-    return _affine(v, gain, centre, cfg)
+        gain *= np.clip(cfg.spread/max(s, 1e-9), .5, 2)
+    y, centre = np.clip(np.rint(v), cfg.low, cfg.high), mean           # flat: only the level moves
+    if abs(stats(y)[0] - cfg.mean) <= .6: return y
+    for _ in range(8): centre += stats(_affine(v, 1., centre, cfg))[0] - cfg.mean
+    return _affine(v, 1., centre, cfg)
 
-# %% ../../nbs/10v_score.velocity.ipynb #1aa50642
+# %% ../../nbs/10v_score.velocity.ipynb #c64025bf
 def relative_table(
     h,                    # (128,) how many notes have each velocity
     cfg:VelocityConfig,
@@ -80,7 +83,7 @@ def relative_table(
     if hi - lo < 1: return np.clip(np.rint(v), cfg.low, cfg.high)
     return np.clip(np.rint(cfg.low + (v - lo)/(hi - lo)*(cfg.high - cfg.low)), cfg.low, cfg.high)
 
-# %% ../../nbs/10v_score.velocity.ipynb #ef8aca40
+# %% ../../nbs/10v_score.velocity.ipynb #b4dddb19
 def phrases(
     seconds,     # onsets, in order
     pause:float, # from onset to onset, that ends a phrase
@@ -96,7 +99,7 @@ def phrases(
     out[keep] = 1
     return np.cumsum(out)
 
-# %% ../../nbs/10v_score.velocity.ipynb #9920a3ce
+# %% ../../nbs/10v_score.velocity.ipynb #279381f8
 def _by_phrase(x, phrase, cfg):
     "Velocities `x` of phrases (rising indices), brought to the targets of `cfg`."
     n = np.bincount(phrase)
@@ -109,7 +112,7 @@ def _by_phrase(x, phrase, cfg):
     gain = np.where(sd < half/2, 1, np.where(sd < half, half/np.maximum(sd, 1e-9), np.minimum(1, cfg.spread/np.maximum(sd, 1e-9))))
     return new_level[phrase] + (x - level[phrase])*gain[phrase]
 
-# %% ../../nbs/10v_score.velocity.ipynb #150ba2d5
+# %% ../../nbs/10v_score.velocity.ipynb #8d260c13
 def _smoothed(x, phrase, amount):
     "`x` drawn to the mean of two notes on either side in its phrase, where they differ little."
     def window(y):
@@ -121,7 +124,7 @@ def _smoothed(x, phrase, amount):
     m = window(x)
     return x + amount/(1 + np.maximum(window(x**2) - m**2, 0)/16)*(m - x)
 
-# %% ../../nbs/10v_score.velocity.ipynb #ac65ae21
+# %% ../../nbs/10v_score.velocity.ipynb #13ab3c2c
 def normalise(
     score,                              # in ticks, quarters or seconds; stays as it is
     config:VelocityConfig=VelocityConfig(), # how
