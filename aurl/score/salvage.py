@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'damage', 'places', 'presses']
 
-# %% ../../nbs/09_score.salvage.ipynb #af749482
+# %% ../../nbs/09_score.salvage.ipynb #7cee9ff5
 import heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back
 
-# %% ../../nbs/09_score.salvage.ipynb #b2610702
+# %% ../../nbs/09_score.salvage.ipynb #2b51a25e
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match; all, if there are none."
     out, down = [], set()
@@ -32,7 +32,7 @@ def _in_step(evs, block=24):
         if odd <= 4: out += some
     return out or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #cbe70db9
+# %% ../../nbs/09_score.salvage.ipynb #6fc592d4
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
@@ -68,7 +68,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #3b9e7d53
+# %% ../../nbs/09_score.salvage.ipynb #3da21877
 def _cost(self, e, down, end):
     "The cost of event `e` while the keys in the bits of `down` sound, and the keys that sound after it."
     nx, _, n, s, a, v, w = e
@@ -91,7 +91,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #199d735d
+# %% ../../nbs/09_score.salvage.ipynb #b1416cac
 def _odd(self, e, down, end):
     "Is `e` an event such as damage makes?"
     nx, _, n, s, a, v, w = e
@@ -105,7 +105,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #a238aed6
+# %% ../../nbs/09_score.salvage.ipynb #f00b9e3f
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _readings(b, i, end, run, usual):
@@ -125,7 +125,7 @@ def _readings(b, i, end, run, usual):
                 if e and e[3] < 0xf0 and j < e[0] > gone: out.append(((i+e[0]-gone, *e[1:]), _GONE if gone else _WRONG, 'gone' if gone else 'wrong'))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #fe067964
+# %% ../../nbs/09_score.salvage.ipynb #482f2760
 _WIDE, _SLACK, _AHEAD, _BACK = 8, 24., 60, 8
 
 def _thin(states):
@@ -167,7 +167,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #51313e3c
+# %% ../../nbs/09_score.salvage.ipynb #1447c241
 @dataclass
 class _Part:
     "What was read of a part."
@@ -217,7 +217,7 @@ def _held(e, down):
     key = 1 << ((e[3] & 15) << 7 | e[4])
     return down | key if e[3] >= 0x90 and e[5] else down & ~key
 
-# %% ../../nbs/09_score.salvage.ipynb #2b807085
+# %% ../../nbs/09_score.salvage.ipynb #e0da7c8b
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -239,11 +239,13 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #65bccdc1
+# %% ../../nbs/09_score.salvage.ipynb #a8e64bcc
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
     return bytes(out[::-1])
+
+def _is_exclusive(payload): return payload[-1:] == b'\xf7' and max(payload[:-1], default=0) < 128
 
 def _chunk(timed, b, film):
     "A chunk of (time, event) pairs, payloads taken from `b`."
@@ -251,6 +253,7 @@ def _chunk(timed, b, film):
     if film: out += b'\0\xff\x51\3' + film.to_bytes(3, 'big')
     for t,(_,_,_,s,a,v,_) in timed:
         if 0xf0 < s < 0xf7 or 0xf7 < s < 0xff or s == 0xff and (a == 0x2f or film and a == 0x51): continue
+        if s in (0xf0, 0xf7) and (s == 0xf7 or not _is_exclusive(b[v[0]:v[1]])): continue
         t = max(t, now)
         out += _vlq(min(t - now, (1 << 28) - 1)); now = t
         if s < 0xf0: out += bytes((s, a, v)) if _LEN[s] == 2 else bytes((s, a))
@@ -258,7 +261,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #e37ffa97
+# %% ../../nbs/09_score.salvage.ipynb #827543f9
 @dataclass
 class Salvaged:
     "A file mended."
@@ -280,7 +283,7 @@ def _parts(b, chunks):
         out.append(_walk(b, a, z, u, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #3078ff34
+# %% ../../nbs/09_score.salvage.ipynb #a9c3eba5
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -309,7 +312,7 @@ def salvage(
     midi = b'MThd' + struct.pack('>IHHH', 6, min(1, len(out)), len(out), h.tpq) + b''.join(out)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped))
 
-# %% ../../nbs/09_score.salvage.ipynb #4092d608
+# %% ../../nbs/09_score.salvage.ipynb #fa037be6
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -322,7 +325,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #ed993027
+# %% ../../nbs/09_score.salvage.ipynb #df67f164
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -346,7 +349,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #13c81445
+# %% ../../nbs/09_score.salvage.ipynb #57ea4b8e
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
