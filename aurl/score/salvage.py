@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'damage', 'places', 'presses']
 
-# %% ../../nbs/09_score.salvage.ipynb #7cee9ff5
+# %% ../../nbs/09_score.salvage.ipynb #4f73a090
 import heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back
 
-# %% ../../nbs/09_score.salvage.ipynb #2b51a25e
+# %% ../../nbs/09_score.salvage.ipynb #133621e3
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match; all, if there are none."
     out, down = [], set()
@@ -32,7 +32,7 @@ def _in_step(evs, block=24):
         if odd <= 4: out += some
     return out or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #6fc592d4
+# %% ../../nbs/09_score.salvage.ipynb #19cfd534
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
@@ -68,7 +68,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #3da21877
+# %% ../../nbs/09_score.salvage.ipynb #47c2e4c5
 def _cost(self, e, down, end):
     "The cost of event `e` while the keys in the bits of `down` sound, and the keys that sound after it."
     nx, _, n, s, a, v, w = e
@@ -91,7 +91,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #b1416cac
+# %% ../../nbs/09_score.salvage.ipynb #30bab57b
 def _odd(self, e, down, end):
     "Is `e` an event such as damage makes?"
     nx, _, n, s, a, v, w = e
@@ -105,7 +105,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #f00b9e3f
+# %% ../../nbs/09_score.salvage.ipynb #06267e95
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _readings(b, i, end, run, usual):
@@ -123,10 +123,12 @@ def _readings(b, i, end, run, usual):
                 x = w[:j] + bytes((f,)) + w[j+1-gone:]
                 e = event_at(x, 0, len(x), run)
                 if e and e[3] < 0xf0 and j < e[0] > gone: out.append(((i+e[0]-gone, *e[1:]), _GONE if gone else _WRONG, 'gone' if gone else 'wrong'))
-    return out
+    once = {}
+    for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
+    return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #482f2760
-_WIDE, _SLACK, _AHEAD, _BACK = 8, 24., 60, 8
+# %% ../../nbs/09_score.salvage.ipynb #bb878f2f
+_WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
 
 def _thin(states):
     "The cheapest of ways that agree in running status and keys."
@@ -138,7 +140,7 @@ def _thin(states):
 
 def _through(b, start, run, down, zone, stop, end, usual, work):
     "The cheapest reading from `start` to behind `stop`, with accidents up to `zone`: (steps, next, accidents), or None."
-    front, heap, best, lead = {start: [(0., run, down, None, 0)]}, [start], None, math.inf
+    front, heap, best, lead, known = {start: [(0., run, down, None, 0)]}, [start], None, math.inf, {}
     def add(j, state):
         if j not in front: front[j] = []; heapq.heappush(heap, j)
         front[j].append(state)
@@ -153,12 +155,13 @@ def _through(b, start, run, down, zone, stop, end, usual, work):
             if par > lead + _SLACK or best and c > best[0] + 25: continue
             ways = [(e, 0., None)] if (e := event_at(b, i, end, run)) else []
             if i <= zone and acc < 3 and work[0] > 0:
-                work[0] -= 1
-                ways += _readings(b, i, end, run, usual)
+                if (i, run) not in known: known[i, run] = _readings(b, i, end, run, usual); work[0] -= 1
+                ways += known[i, run]
                 if i + 1 < end: add(i+1, (c + _EXTRA + _NOISE, run, down, (path, i, None, 'extra'), acc+1))
             for e,x,kind in ways:
                 if e[0] <= i: continue
                 d, after = usual.cost(e, down, end)
+                if c + d + x - (e[0] - start)*3. > lead + _SLACK: continue
                 add(e[0], (c + d + x, e[1], after, (path, i, e, kind), acc + (kind is not None)))
     return best and (_steps(best[2]), best[1], best[3])
 
@@ -167,7 +170,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #1447c241
+# %% ../../nbs/09_score.salvage.ipynb #d2e00a2b
 @dataclass
 class _Part:
     "What was read of a part."
@@ -217,7 +220,7 @@ def _held(e, down):
     key = 1 << ((e[3] & 15) << 7 | e[4])
     return down | key if e[3] >= 0x90 and e[5] else down & ~key
 
-# %% ../../nbs/09_score.salvage.ipynb #e0da7c8b
+# %% ../../nbs/09_score.salvage.ipynb #566ee171
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -239,7 +242,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #a8e64bcc
+# %% ../../nbs/09_score.salvage.ipynb #7ca0a15b
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -261,7 +264,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #827543f9
+# %% ../../nbs/09_score.salvage.ipynb #e9660f72
 @dataclass
 class Salvaged:
     "A file mended."
@@ -283,7 +286,7 @@ def _parts(b, chunks):
         out.append(_walk(b, a, z, u, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #a9c3eba5
+# %% ../../nbs/09_score.salvage.ipynb #f5e121ed
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -312,7 +315,7 @@ def salvage(
     midi = b'MThd' + struct.pack('>IHHH', 6, min(1, len(out)), len(out), h.tpq) + b''.join(out)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped))
 
-# %% ../../nbs/09_score.salvage.ipynb #fa037be6
+# %% ../../nbs/09_score.salvage.ipynb #a4755052
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -325,7 +328,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #df67f164
+# %% ../../nbs/09_score.salvage.ipynb #add88985
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -349,7 +352,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #57ea4b8e
+# %% ../../nbs/09_score.salvage.ipynb #79c3a8e3
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
