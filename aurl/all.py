@@ -8,9 +8,10 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_c
            'from_pretty_midi', 'to_music21', 'from_music21', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
            'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Kind', 'vocab', 'EventCodec',
            'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare',
-           'music_loaders', 'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner',
-           'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate',
-           'generate_ids', 'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
+           'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix', 'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss',
+           'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint',
+           'best_checkpoint', 'Sampling', 'generate', 'generate_ids', 'first_bars', 'Experiment', 'find_runs',
+           'baselines', 'piece_nll', 'Report']
 
 # %% ../nbs/98_all.ipynb #50ab596c
 from .core import AurlError, aurl_home, rng, seed_everything
@@ -36,10 +37,10 @@ from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
 from .tokens.store import TokenStore, prepare
-from .tokens.loaders import music_loaders
+from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
 # %% ../nbs/98_all.ipynb #009d5c46
-_all_ = ['Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'music_loaders']
+_all_ = ['Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix']
 
 # %% ../nbs/98_all.ipynb #78b7c425
 from .models.vae_gan import ModelConfig, MusicTransformerVAEGAN

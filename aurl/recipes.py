@@ -34,6 +34,7 @@ from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
+from .tokens.loaders import LoaderConfig
 from .tokens.store import TokenStore, prepare
 from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
@@ -82,6 +83,7 @@ class TrainConfig(Config):
     transpose: int = Field(6, ge=0, le=24, description='windows move by at most so many semitones')
     lr: float = Field(4e-3, gt=0, description='learning rate')
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
+    loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
@@ -202,9 +204,8 @@ class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, ids, z=None, cache=None, state=None):
-        if isinstance(state, dict): state = State(**state)
         out = self.model(ids, z, cache, state)
-        return ModelOutput(out.logits.float().masked_fill(~grammar.masks(ids, state), -torch.inf), out.z, out.cache)
+        return ModelOutput(out.logits.float().masked_fill(~grammar.masks(ids, State.of(state)), -torch.inf), out.z, out.cache)
 
 def score_model(
     table:LikelihoodTable, # of the baselines, or an empty one
@@ -315,9 +316,10 @@ _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'worker
 def _continued(run, asked):
     "The configuration of `run`, with what may change as it was `asked`."
     known = make_config(TrainConfig, overrides={k:v for k,v in run.config.items() if k in TrainConfig.model_fields})
-    new = {k:v for k,v in asked.to_dict().items() if v != getattr(TrainConfig(), k) and k not in ('resume', 'out') and v != getattr(known, k)}
+    plain, was = TrainConfig().flat(), known.flat()
+    new = {k:v for k,v in asked.flat().items() if v != plain.get(k) and k not in ('resume', 'out') and v != was.get(k)}
     if bad := [k for k in new if k not in _may_change]:
-        raise ConfigError(f'{bad[0]}={new[bad[0]]} cannot change on the way; this run has {bad[0]}={getattr(known, bad[0])}', run.path, 'leave it out, or start a new run')
+        raise ConfigError(f'{bad[0]}={new[bad[0]]} cannot change on the way; this run has {bad[0]}={was.get(bad[0])}', run.path, 'leave it out, or start a new run')
     return known.changed(**new)
 
 def resume_run(
@@ -347,7 +349,8 @@ def train_run(
         learn.create_opt()
         c = load_checkpoint(last, learn.model, learn.opt, codec=learn.model.codec.fingerprint)
         done = c.step
-        learn.epoch_order.offset = c.state.get('epoch', 0) + 1
+        if 'loader' in c.state: learn.epoch_order.offset = learn.dls.train.load_state_dict(c.state['loader']).epoch   # with the very next batch
+        else: learn.epoch_order.offset = c.state.get('epoch', 0) + 1
         run.say(f'going on from step {done}')
         if cfg.steps and done >= cfg.steps: return _as_it_was(learn, before)
     if cfg.checkpoint_every:

@@ -46,8 +46,9 @@ class Block(nn.Module):
         self.attention = Attention(d_model, n_heads, dropout, attention, reach)
         self.feed = FeedForward(d_model, d_ff, dropout)
 
-    def forward(self, x, rotary, angles, cache=None):
-        x = x + self.attention(self.norm1(x), rotary, angles, cache)
+    def forward(self, x, rotary, angles, cache=None, apart=None):
+        look = self.attention if apart is None else apart.each(self.attention)   # in packed rows each window looks at itself
+        x = x + look(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
 # %% ../../nbs/41_models.blocks.ipynb #6d2c6105

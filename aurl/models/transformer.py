@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Reach, Rotary, attentions
 from .blocks import Block, Keyboard, MusicEmbedding, feature_sizes
+from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
@@ -71,23 +72,25 @@ class Transformer(nn.Module):
         "An empty memory."
         return Memory([b.attention.look.cache(room) for b in self.blocks], state)
 
-    def _through(self, block, x, angles, cache):
-        if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(block, x, self.rotary, angles, cache, use_reentrant=False)
-        return block(x, self.rotary, angles, cache)
+    def _through(self, block, x, angles, cache, apart=None):
+        if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(block, x, self.rotary, angles, cache, apart, use_reentrant=False)
+        return block(x, self.rotary, angles, cache, apart)
 
     def forward(self,
         ids:Tensor,          # (batch, time) int64
         memory:Memory=None,  # of the positions before; it is brought up to date
         state:State=None,    # before the first id, when there is no memory
         add=None,            # (batch, time or 1, d_model) added to the embedding, such as a latent
+        apart:Segments=None, # of packed rows: which window each position belongs to; `state` has a row for each window
     ):                       # scores (batch, time, 774)
         start = len(memory) if memory is not None else 0
         if memory is not None and memory.state is not None: state = memory.state
-        feats, end = self.embed.look(ids, state, after=memory is not None)
+        if apart is None: feats, end = self.embed.look(ids, state, after=memory is not None)
+        else: feats, end = apart.each(lambda i: self.embed.look(i, state)[0], vocab.PAD)(ids), None
         x = self.embed(ids, feats)
         x = self.drop(x if add is None else x + add)
-        angles = self.rotary.angles(start, ids.shape[1])
-        for i,block in enumerate(self.blocks): x = self._through(block, x, angles, memory.layers[i] if memory is not None else None)
+        angles = self.rotary.angles(start, ids.shape[1] if apart is None else apart.size[1])
+        for i,block in enumerate(self.blocks): x = self._through(block, x, angles, memory.layers[i] if memory is not None else None, apart)
         if memory is not None: memory.state = end
         x = self.norm(x)
         scores = self.embed.scores(x)

@@ -24,6 +24,7 @@ from .attention import Reach, attentions
 from .blocks import feature_sizes
 from .transformer import Memory, Transformer, n_parameters
 from ..tokens.codec import get_codec
+from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
@@ -98,10 +99,11 @@ class MusicTransformerVAEGAN(nn.Module):
         ids:Tensor,    # (batch, time) int64
         z=None,        # the latent, in the modes that have one
         cache:Memory=None, # of the ids before these; it is brought up to date
-        state=None,    # automaton before the first id, for a window from inside a piece: a `State`, or its tensors by name
+        state=None,    # automaton before the first id, for a window from inside a piece: a `State`, or what a loader tells of a batch
     )->ModelOutput:
-        if isinstance(state, dict): state = State(**state)
-        return ModelOutput(self.trunk(ids, cache, state), z, cache)
+        apart = Segments.of(state)
+        if apart is not None and cache is not None: raise ModelError('a packed batch with a cache', way_out='give packed batches to a training, and one piece in a row to a cache')
+        return ModelOutput(self.trunk(ids, cache, State.of(state), apart=apart), z, cache)
 
 # %% ../../nbs/46_models.vae_gan.ipynb #d9cc9200
 @patch(cls_method=True)

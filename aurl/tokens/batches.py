@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['growths', 'Batches', 'batched', 'Segments', 'dealt', 'length_at']
 
-# %% ../../nbs/33e_tokens.batches.ipynb #f3c57bde
+# %% ../../nbs/33e_tokens.batches.ipynb #30f90e81
 import math
 
 import numpy as np
 
 from ..core import ConfigError
 
-# %% ../../nbs/33e_tokens.batches.ipynb #f226c9c3
+# %% ../../nbs/33e_tokens.batches.ipynb #bbefb891
 class Batches:
     "Which windows are in which batch, and where."
     def __init__(self,
@@ -37,7 +37,7 @@ def _grouped(order, rows, width):
     i = np.arange(len(order))
     return order, i % rows, np.zeros_like(i), np.append(np.arange(0, len(order), rows), len(order)), np.full(-(-len(order)//rows), width)
 
-# %% ../../nbs/33e_tokens.batches.ipynb #634873dc
+# %% ../../nbs/33e_tokens.batches.ipynb #36746403
 def _buckets(width, length, batch_size, tokens, bucket):
     "Windows of about one length together."
     edge = np.minimum(-(-width//bucket)*bucket, length)
@@ -48,7 +48,7 @@ def _buckets(width, length, batch_size, tokens, bucket):
     order, row, col, first, wide = map(np.concatenate, zip(*parts))
     return Batches(order, row, col, np.append(first, at), wide)
 
-# %% ../../nbs/33e_tokens.batches.ipynb #c6df1336
+# %% ../../nbs/33e_tokens.batches.ipynb #2ee7f979
 _pack_at_once = 4096 # windows
 
 def _fit(width, length):
@@ -80,7 +80,7 @@ def _packed(width, length, rows, u):
     col = before - np.repeat(before[begins], np.diff(np.append(np.flatnonzero(begins), len(row))))
     return Batches(order, row % rows, col, np.append(np.searchsorted(row, np.arange(0, n, rows)), len(row)), np.full(-(-n//rows), length))
 
-# %% ../../nbs/33e_tokens.batches.ipynb #27d58656
+# %% ../../nbs/33e_tokens.batches.ipynb #b8a10eec
 def batched(
     width,            # (windows,) ids each window needs
     length:int,       # ids in the longest
@@ -102,7 +102,7 @@ def batched(
     if drop_last: b = b.pick(np.flatnonzero(b.rows == (np.maximum(1, tokens//b.width) if tokens and bucket and not pack else rows)))
     return b.pick(np.argsort(u(len(b)), kind='stable')) if bucket and u and not pack else b
 
-# %% ../../nbs/33e_tokens.batches.ipynb #ccc37ec4
+# %% ../../nbs/33e_tokens.batches.ipynb #3f35d121
 class Segments:
     "Which window each place of packed rows belongs to."
     def __init__(self,
@@ -130,12 +130,19 @@ class Segments:
         out = x.new_full((self.number.numel(), *x.shape[2:]), fill)
         out[self.places] = x[self.window, self.at]
         return out.unflatten(0, self.number.shape)
-    def mask(self):
-        "(batch, 1, time, time) bool: which places (last) each place may look at: those of its own window, up to itself."
-        n = self.number
-        return ((n[:,:,None] == n[:,None,:]) & n.new_ones(n.shape[1], n.shape[1]).tril().bool())[:,None]
+    def each(self,
+        f,      # from rows (batch, time, …), and perhaps more, to rows (batch, time, …) or None
+        fill=0, # behind the end of a window
+    ):          # the same for packed rows
+        "`f`, which sees one window in a row and not what is packed beside it."
+        def apart(x, *args): return None if (y := f(self.apart(x, fill), *args)) is None else self.together(y)
+        return apart
+    @classmethod
+    def of(cls, state):
+        "The segments that the state of a batch tells of, or None."
+        return cls(state['segments']) if isinstance(state, dict) and 'segments' in state else None
 
-# %% ../../nbs/33e_tokens.batches.ipynb #7d2aec26
+# %% ../../nbs/33e_tokens.batches.ipynb #0063bb3c
 def dealt(
     rows,      # (batches,) rows in each
     at:int,    # batches that are done already
@@ -162,7 +169,7 @@ def _split(batches, n):
     out = [(i, p, k) for i,k in parts.items() for p in range(k)]
     return out + [out[-1]]*(n - len(out))
 
-# %% ../../nbs/33e_tokens.batches.ipynb #dbe237f6
+# %% ../../nbs/33e_tokens.batches.ipynb #176fec74
 growths = 'linear', 'exponential', 'cosine', 'step'
 
 def length_at(

@@ -294,6 +294,7 @@ class Checkpoints(Callback):
         "Save now, unless this step is saved already; a full disk is said once and stops nothing."
         if self.step == self.saved: return
         state = dict(self.state, step=self.step, epoch=self.learn.epoch)
+        if hasattr(loader := self.learn.dls.train, 'state_dict'): state['loader'] = loader.state_dict()   # so that the next batch is the one that would have come
         try:
             save_checkpoint(Path(self.folder)/f'step_{self.step:08d}', self.model, self.config, self.codec, self.learn.opt, state, getattr(self.learn, 'valid_nats', None))
             prune_checkpoints(self.folder, self.keep)

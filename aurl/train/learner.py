@@ -24,6 +24,7 @@ from torch import nn
 from ..core import AurlError, ConfigError, seed_everything
 from ..device import amp_dtype, autocast, pick_device
 from ..tokens.grammar import State
+from ..tokens.batches import Segments
 from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
@@ -98,8 +99,9 @@ class GrammarLoss(Callback):
     def after_loss(self):
         if not self.training: return
         state = self.xb[3] if len(self.xb) > 3 else None
-        if isinstance(state, dict): state = State(**state)
-        self.learn.waste = grammar_loss(self.pred, self.xb[0], state, self.yb[0])
+        pred, ids, targets, apart = self.pred, self.xb[0], self.yb[0], Segments.of(state)
+        if apart is not None: pred, ids, targets = apart.apart(pred), apart.apart(ids, vocab.PAD), apart.apart(targets, vocab.PAD)
+        self.learn.waste = grammar_loss(pred, ids, State.of(state), targets)
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
@@ -119,6 +121,7 @@ def music_learner(
     dtype='auto',         # auto, bf16 or fp32
     device='auto',        # auto, cpu, cuda …
     seed:int=0,           # decides everything
+    loader=None,          # a `LoaderConfig`, or a dict of its fields: how windows are cut, batched and mixed
     cbs=(),               # more callbacks
     **kwargs              # passed on to fastai's Learner
 )->Learner:
@@ -126,7 +129,7 @@ def music_learner(
     seed_everything(seed)
     device = pick_device(device)
     train, held = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
-    make = partial(WindowLoader, store, length=length, batch_size=batch_size, seed=seed)
+    make = partial(WindowLoader, store, length=length, batch_size=batch_size, seed=seed, config=loader)
     dls = DataLoaders(make(train, train=True, once=False, transpose=transpose), make(held, train=False), device=device)
     extra = [GrammarLoss(grammar_weight)] if grammar_weight else []
     return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing), lr=lr, splitter=matrices_first,
