@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'clean_text', 'clean_value', 'folder_pattern', 'folder_meta', 'midi_words', 'file_meta', 'file_metre',
            'parse_table', 'match_table', 'full_meta']
 
-# %% ../../nbs/13c_score.metadata.ipynb #083272ad
+# %% ../../nbs/13c_score.metadata.ipynb #801d28cb
 import csv, difflib, io, re, unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -16,10 +16,10 @@ from symusic import Score
 from ..core import CorpusError
 from .keys import estimate_key, file_key, key_names, key_number
 
-# %% ../../nbs/13c_score.metadata.ipynb #79d5d84d
+# %% ../../nbs/13c_score.metadata.ipynb #e83cb103
 FIELDS = ('title', 'composer', 'genre', 'year', 'key', 'metre', 'licence', 'source')
 
-# %% ../../nbs/13c_score.metadata.ipynb #56e8df61
+# %% ../../nbs/13c_score.metadata.ipynb #13b5aae0
 _nothing = ('', '?', '-', '–', 'n/a', 'na', 'none', 'null', 'nan', 'unknown')
 
 def clean_text(
@@ -54,11 +54,12 @@ def clean_value(
     if field not in FIELDS and re.fullmatch(r'[-+]?(\d+\.\d*|\.\d+)(e[-+]?\d+)?', text, re.I): return float(text)
     return text
 
-# %% ../../nbs/13c_score.metadata.ipynb #7cacdd26
+# %% ../../nbs/13c_score.metadata.ipynb #f66f8bc7
 def folder_pattern(
-    pattern:str, # such as '{composer}/{year} {title}', read from the top folder down; * stands for anything
+    pattern:str, # such as 'composer/title' or '{composer}/{year} {title}', read from the top folder down; * stands for anything
 ):               # a function from a piece's name to what its folders say
     "What the names of the folders mean."
+    if '{' not in pattern: pattern = re.sub(r'[A-Za-z]\w*', r'{\g<0>}', pattern)
     def level(text):
         parts, seen = re.split(r'(\{[^{}]*\}|\*)', text), []
         for p in parts[1::2]:
@@ -80,7 +81,7 @@ def _nearest_field(name):
     if name.lower() in FIELDS: return None
     return next(iter(difflib.get_close_matches(name.lower(), FIELDS, 1, .75)), None)
 
-# %% ../../nbs/13c_score.metadata.ipynb #a07c9be5
+# %% ../../nbs/13c_score.metadata.ipynb #30afe4aa
 def folder_meta(
     name:str,      # of a piece, a relative path
     pattern=None,  # from `folder_pattern`
@@ -94,7 +95,7 @@ def folder_meta(
         except CorpusError: pass  # a folder that is no year, key or metre does not speak of one
     return out
 
-# %% ../../nbs/13c_score.metadata.ipynb #f0368179
+# %% ../../nbs/13c_score.metadata.ipynb #fa0b7254
 def _varint(b, i):
     n = 0
     for _ in range(4):
@@ -129,7 +130,7 @@ def _decoded(raw):
     try: return clean_text(raw.decode('utf-8'))
     except UnicodeDecodeError: return clean_text(raw.decode('cp1252', errors='replace'))
 
-# %% ../../nbs/13c_score.metadata.ipynb #8682002a
+# %% ../../nbs/13c_score.metadata.ipynb #a88458bb
 _dull = re.compile(r'(?i)(midi|track|staff|conductor|tempo|control|untitled|unnamed|sequence|new|song|score|piano|meta|unbenannt|master|time ?sig|no ?name|instrument|voice|melody)[\W\d_a-z]{0,12}|[\W\d_]*')
 
 def file_meta(
@@ -158,7 +159,7 @@ def file_metre(
     for a,b in zip(t, [x.time for x in t[1:]] + [max(score.end(), t[-1].time)]): lasts[f'{a.numerator}/{a.denominator}'] += b - a.time
     return lasts.most_common(1)[0][0]
 
-# %% ../../nbs/13c_score.metadata.ipynb #ae934cc5
+# %% ../../nbs/13c_score.metadata.ipynb #87193c64
 _key_columns = ('file', 'filename', 'file_name', 'midi_filename', 'path', 'midi', 'name', 'id')
 _aliases = dict(artist='composer', author='composer', canonical_composer='composer', canonical_title='title', song='title', style='genre', date='year', meter='metre', time_signature='metre', timesig='metre', license='licence',
                 rights='licence', copyright='licence', origin='source', key_signature='key')
@@ -188,7 +189,7 @@ def _rows(text, where):
     if not out: raise CorpusError('the table is empty', where, "its first line names the columns, such as: file,title,composer")
     return out
 
-# %% ../../nbs/13c_score.metadata.ipynb #0de359b1
+# %% ../../nbs/13c_score.metadata.ipynb #af82d5a0
 def _header(names, where):
     "The column with the pieces, and the name of each column."
     lower = [re.sub(r'\W+', '_', n.lower()).strip('_') for n in names]
@@ -219,7 +220,7 @@ def parse_table(
     if not out: raise CorpusError('the table has no rows', where, 'one line for each piece')
     return out
 
-# %% ../../nbs/13c_score.metadata.ipynb #cf82f995
+# %% ../../nbs/13c_score.metadata.ipynb #ee4e97b6
 def match_table(
     table:dict,       # from `parse_table`
     names:list,       # of the pieces
@@ -249,7 +250,7 @@ def _nobody(key, line, names, where):
     near = difflib.get_close_matches(key, names[:5000] if len(names) > 5000 else names, 1, .6)
     return CorpusError(f'line {line}: no piece is called {key!r}', where, (f'did you mean {near[0]!r}? ' if near else f'pieces are called like {names[0]!r}. ' if names else '') + 'Or let the table know more than there is: table_extra=true')
 
-# %% ../../nbs/13c_score.metadata.ipynb #4ef4b41b
+# %% ../../nbs/13c_score.metadata.ipynb #5ce24472
 def full_meta(
     told:dict,   # by table and folders
     data:bytes,  # of the MIDI file

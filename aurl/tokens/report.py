@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Chart', 'histogram', 'ranking', 'DataReport']
 
-# %% ../../nbs/36_tokens.report.ipynb #e12bd63d
+# %% ../../nbs/36_tokens.report.ipynb #2d20db90
 import base64, io, math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .store import TokenStore
 from .survey import duplicates_in, keys_of, survey
 from .vocab import vocab
 
-# %% ../../nbs/36_tokens.report.ipynb #ae670788
+# %% ../../nbs/36_tokens.report.ipynb #9c750f69
 @dataclass
 class Chart:
     "Bars with a sentence."
@@ -70,7 +70,7 @@ def ranking(
     rows = [(str(k), n) for k,n in known] + ([(f'{len(c) - most} others', rest)] if rest else []) + ([(unknown, none)] if none else [])
     return Chart(title, [k for k,_ in rows], {'':[n for _,n in rows]}, xlabel, ylabel='', across=True, **kw)
 
-# %% ../../nbs/36_tokens.report.ipynb #9f5af0a6
+# %% ../../nbs/36_tokens.report.ipynb #58740e52
 @patch
 def draw(self:Chart, ax):
     "Draw with matplotlib."
@@ -96,7 +96,7 @@ def _own_names(x):
     seen = Counter()
     return [k + ' '*(seen.update([k]) or seen[k] - 1) for k in map(str, x)]   # two bars of one name are two bars
 
-# %% ../../nbs/36_tokens.report.ipynb #a72cff67
+# %% ../../nbs/36_tokens.report.ipynb #873f0647
 @patch
 def plotly(self:Chart):
     "A plotly figure. Names are shown as they are, whatever is in them."
@@ -123,18 +123,19 @@ def _marks(lo, hi):
     steps = (1, 2, 5) if hi/lo < 3000 else (1,)
     return [m for d in range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1) for s in steps if lo <= (m := s*10.**d) <= hi] or [lo, hi]
 
-# %% ../../nbs/36_tokens.report.ipynb #f2540345
+# %% ../../nbs/36_tokens.report.ipynb #b50fe259
 class DataReport:
     "What is in a store, in charts, tables and a few sentences."
     def __init__(self,
         store:TokenStore,  # to show
         limit:int=100_000, # pieces whose ids are looked at, at most
+        left=(),           # rows of name, kind and reason for what was left out before
         progress=None,     # called with (done, total)
     ):
         self.store, self.table = store, store.pieces
         self.survey = survey(store, limit, progress=progress)
         self.twins = duplicates_in(store, self.survey) if self.survey.whole else None
-        self.quarantine = store.quarantine.to_pylist() if store.quarantine is not None else []
+        self.quarantine = [*left, *(store.quarantine.to_pylist() if store.quarantine is not None else [])]
         self.charts = [c for make in _charts for c in [make(self)] if c is not None]
 
     def column(self, name):
@@ -144,7 +145,7 @@ class DataReport:
 _charts = []
 def _chart(f): _charts.append(f); return f
 
-# %% ../../nbs/36_tokens.report.ipynb #d34751ba
+# %% ../../nbs/36_tokens.report.ipynb #98730a4e
 def _length(s): return f'{s:.0f} s' if s < 120 else f'{s/60:.0f} min' if s < 5400 else f'{s/3600:.1f} h'
 def _half(v, say):
     if len(v) < 4: return ''
@@ -173,7 +174,7 @@ def _metres(r): return None if (v := r.column('metre')) is None else ranking('Me
 def _tempi(r):
     v = r.survey.tempo; none = int(np.isnan(v).sum())
     c = histogram('Tempo', v, 'quarter notes a minute', bins=np.arange(20, 261, 10), says=_half(v[~np.isnan(v)], lambda x: f'{x:.0f}'))
-    c.says += f' Told by none of {none:,}.' if none else ''
+    c.says += f' Without: {none:,}.' if none else ''
     return c
 
 @_chart
@@ -184,7 +185,7 @@ def _instruments(r):
     return Chart('Instruments', names, {'':notes}, 'notes', ylabel='', across=True,
                  says=', '.join(f'{family_names[i].lower()} in {r.survey.having[i]:,} pieces ({r.survey.family[i]/all_:.0%} of the notes)' for i in o[:3]) + '.')
 
-# %% ../../nbs/36_tokens.report.ipynb #3cad1153
+# %% ../../nbs/36_tokens.report.ipynb #3f334231
 @_chart
 def _pitches(r):
     p = r.survey.pitch; at = np.flatnonzero(p)
@@ -216,7 +217,7 @@ def _years(r): return None if not any(v := r.column('year') or []) else histogra
 @_chart
 def _licences(r): return None if not any(v := r.column('licence') or []) else ranking('Licence', v, says='Look at it before you publish a model.')
 
-# %% ../../nbs/36_tokens.report.ipynb #4121ab39
+# %% ../../nbs/36_tokens.report.ipynb #d30ffa4e
 @patch(as_prop=True)
 def facts(self:DataReport)->dict:
     "The figures at the head of the page."
@@ -241,7 +242,7 @@ def repeats(self:DataReport)->list:
     n = self.twins.names
     return [{'piece':n[t.a], 'and':n[t.b], 'the second is':t.words, 'figures shared':f'{t.share:.0%}'} for t in sorted(self.twins.pairs, key=lambda t: (self.twins.group[t.a], t.a, t.b))]
 
-# %% ../../nbs/36_tokens.report.ipynb #aba3fe2e
+# %% ../../nbs/36_tokens.report.ipynb #14124918
 @patch
 def overview(self:DataReport, columns=4):
     "All charts on one matplotlib figure."
@@ -260,7 +261,7 @@ def _repr_html_(self:DataReport):
 @patch
 def __repr__(self:DataReport): return 'DataReport: ' + ', '.join(f'{v} {k}' for k,v in self.facts.items())
 
-# %% ../../nbs/36_tokens.report.ipynb #de13c61c
+# %% ../../nbs/36_tokens.report.ipynb #0a94ee1e
 _style = '''
 :root{color-scheme:light;--ink:#222;--soft:#667;--line:#e3e5ea;--accent:#3b6fb6}*{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);margin:0;background:#f5f6f8}main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}
@@ -288,7 +289,7 @@ def _html_table(rows, id, most=500):
     return (find + f'<div class="scroll"><table id="{id}"><thead><tr>' + ''.join(f'<th>{escape(k)}</th>' for k in rows[0]) + '</tr></thead><tbody>'
             + ''.join('<tr>' + ''.join(map(cell, r.values())) + '</tr>' for r in rows[:most]) + f'</tbody></table></div>{more}')
 
-# %% ../../nbs/36_tokens.report.ipynb #19ec28d9
+# %% ../../nbs/36_tokens.report.ipynb #64b0f39e
 @patch
 def html(self:DataReport,
     title:str=None, # of the page; None: what the store was made of
