@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
-           'MissingExtra', 'need', 'atomic_path', 'sweep', 'atomic_dir', 'to_json', 'write_json', 'read_json',
-           'sha256_of', 'aurl_home', 'rng', 'seed_everything', 'shared_data']
+           'MissingExtra', 'need', 'atomic_path', 'hold', 'let_go', 'sweep', 'atomic_dir', 'to_json', 'write_json',
+           'read_json', 'sha256_of', 'aurl_home', 'rng', 'seed_everything', 'shared_data']
 
-# %% ../nbs/00_core.ipynb #a5ffc511
+# %% ../nbs/00_core.ipynb #05cedfa3
 import contextlib, hashlib, json, os, random, re, secrets, shutil, stat, time
 from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/00_core.ipynb #63fced32
+# %% ../nbs/00_core.ipynb #c2c837ff
 class AurlError(Exception):
     "What went wrong, where, and the way out."
     def __init__(self,
@@ -28,7 +28,7 @@ class AurlError(Exception):
         where = f'{self.path}: ' if self.path else ''
         return where + self.what + (f' → {self.way_out}' if self.way_out else '')
 
-# %% ../nbs/00_core.ipynb #74520c70
+# %% ../nbs/00_core.ipynb #b4e2e75c
 class ConfigError(AurlError): "A key, value or preset that does not exist or does not fit."
 class MidiError(AurlError): "Bytes that hold no readable music."
 class CorpusError(AurlError): "A folder, archive or list without usable pieces."
@@ -38,7 +38,7 @@ class ModelError(AurlError): "A model that cannot be built, or weights that do n
 class CheckpointError(AurlError): "A checkpoint that is missing, damaged or of another kind."
 class MissingExtra(AurlError): "An optional package that is not installed."
 
-# %% ../nbs/00_core.ipynb #95d64bc0
+# %% ../nbs/00_core.ipynb #f7484276
 def need(
     module:str, # module to import, such as 'optuna'
     extra:str,  # the extra of aurl that brings it
@@ -49,7 +49,7 @@ def need(
     except ImportError as e:
         raise MissingExtra(f'{module} is not installed', way_out=f"pip install 'aurl[{extra}]'") from e
 
-# %% ../nbs/00_core.ipynb #5657ed68
+# %% ../nbs/00_core.ipynb #ccf3c291
 def _sync_folder(folder):
     "Make a rename inside `folder` durable (where the system lets a folder be synced)."
     try: fd = os.open(folder, os.O_RDONLY)
@@ -83,11 +83,11 @@ def atomic_path(
         _sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #0887c8cb
+# %% ../nbs/00_core.ipynb #0f9e86d3
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-def _hold(
+def hold(
     folder, # a folder that is there
 ):          # what holds it, or None when somebody else does
     "Lock `folder` for this process, until it ends or closes what is returned."
@@ -102,11 +102,11 @@ def _hold(
     except OSError: return fd                                            # a file system without locks
     os.close(fd)
 
-def _let_go(held):
-    "The end of a `_hold`."
+def let_go(held):
+    "The end of a `hold`."
     if held is not None and held >= 0: os.close(held)
 
-# %% ../nbs/00_core.ipynb #06695c29
+# %% ../nbs/00_core.ipynb #ddc85df5
 _left_behind = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
 def sweep(
@@ -117,12 +117,12 @@ def sweep(
     for d in os.scandir(folder):
         if not (_left_behind.fullmatch(d.name) and d.is_dir(follow_symlinks=False)): continue
         if fcntl is None and time.time() - d.stat().st_mtime < 86_400: continue   # no locks here: a day is long enough
-        if (held := _hold(d.path)) is None: continue
-        shutil.rmtree(d.path, ignore_errors=True); _let_go(held)
+        if (held := hold(d.path)) is None: continue
+        shutil.rmtree(d.path, ignore_errors=True); let_go(held)
         gone.append(d.name)
     return gone
 
-# %% ../nbs/00_core.ipynb #f30bbdb7
+# %% ../nbs/00_core.ipynb #915bda0f
 def _open_up(folder):
     "Give all in `folder` the permissions that the umask left to `folder` itself, and make it durable."
     mode = stat.S_IMODE(os.stat(folder).st_mode)
@@ -143,7 +143,7 @@ def atomic_dir(
     held = None
     while held is None:
         tmp, _ = _beside(path, lambda p: p.mkdir(0o777))
-        held = _hold(tmp)                                                # None: a sweeper was quicker than we
+        held = hold(tmp)                                                # None: a sweeper was quicker than we
     try:
         yield tmp
         _open_up(tmp)
@@ -151,9 +151,9 @@ def atomic_dir(
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-        _let_go(held)
+        let_go(held)
 
-# %% ../nbs/00_core.ipynb #bac4a107
+# %% ../nbs/00_core.ipynb #5cf600a5
 def _plain(o):
     "`o` in types that JSON knows."
     if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
@@ -185,7 +185,7 @@ def read_json(path):
     except FileNotFoundError as e: raise AurlError('no such file', path=path) from e
     except ValueError as e: raise AurlError(f'not JSON ({e})', path=path, way_out='restore it from a copy, or make it again') from e
 
-# %% ../nbs/00_core.ipynb #ebcc150d
+# %% ../nbs/00_core.ipynb #be3992c0
 def sha256_of(
     what, # a path, or bytes
 )->str:
@@ -193,14 +193,14 @@ def sha256_of(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_core.ipynb #4a09b650
+# %% ../nbs/00_core.ipynb #326c92f4
 def aurl_home()->Path:
     "The folder for what aurl keeps between runs: `AURL_HOME`, or the user's cache folder."
     if home := os.environ.get('AURL_HOME'): return Path(home).expanduser()
     base = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
     return Path(base)/'aurl'
 
-# %% ../nbs/00_core.ipynb #9cdb01d0
+# %% ../nbs/00_core.ipynb #8b53163d
 def rng(
     seed:int, # the seed of the run
     *names,   # what the numbers are for: strings and integers
@@ -209,7 +209,7 @@ def rng(
     key = hashlib.blake2b(repr((int(seed),) + tuple(str(n) for n in names)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
-# %% ../nbs/00_core.ipynb #9b5e309d
+# %% ../nbs/00_core.ipynb #93784747
 def seed_everything(
     seed:int, # the seed of the run
 ):
@@ -219,7 +219,7 @@ def seed_everything(
     import torch
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #102c1183
+# %% ../nbs/00_core.ipynb #03440f84
 def shared_data(
     name:str='', # a folder in it, such as 'pop909'
 ):

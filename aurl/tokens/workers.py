@@ -6,7 +6,7 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_piece', 'Part', 'join', 'part_of', 'read_bundle', 'Died', 'Alone',
            'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #b43e1199
+# %% ../../nbs/32d_tokens.workers.ipynb #effab46a
 import contextlib, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -18,11 +18,12 @@ from fastcore.basics import patch
 
 from ..core import AurlError, ConfigError, StoreError, need, sha256_of
 from ..score.corpus import Piece
+from ..score.metadata import full_meta
 from ..score.midi import read_midi
 from .codec import get_codec
 from .line import describe, snapshot_row, snapshots
 
-# %% ../../nbs/32d_tokens.workers.ipynb #ffcbd9e8
+# %% ../../nbs/32d_tokens.workers.ipynb #ebcc21b9
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -30,6 +31,7 @@ class Errand(NamedTuple):
     every:int=512        # ids between two snapshots of the automaton
     min_notes:int=1      # fewer are not kept
     change:object=None   # what is done to the score before, a function that can be pickled; None: nothing
+    meta:str='none'      # what the file says about itself: 'none', 'file', 'estimate' (a key by estimate too)
     measures:tuple=()    # 'module:name' of functions of (score, ids, row) that give further columns
     keep:tuple=()        # conditions such as 'seconds >= 20'
 
@@ -41,7 +43,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #f5ee121a
+# %% ../../nbs/32d_tokens.workers.ipynb #18ed6755
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -68,7 +70,7 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #d7268626
+# %% ../../nbs/32d_tokens.workers.ipynb #cd063cf1
 def read_piece(
     piece:Piece,   # what to read
     errand:Errand, # what to do with it
@@ -84,15 +86,18 @@ def read_piece(
         row |= describe(ids)
         if row['notes'] < max(errand.min_notes, 1): return _left(row, 'Empty', f"{row['notes']} notes, and min_notes={errand.min_notes}"), None
         for place in errand.measures: row |= function_at(place)(score, ids, row)
+        if errand.meta != 'none': row['meta'] = _told(full_meta({}, data, score, estimate=errand.meta == 'estimate'))
         if why := unmet(row, errand.keep): return _left(row, 'Filtered', why), None
         return row, (ids, *snapshots(ids, errand.every))
     except ConfigError: raise
     except AurlError as e: return _left(row, type(e).__name__, e.what), None
     except Exception as e: return _left(row, type(e).__name__, str(e) or 'no reason given'), None
 
+def _told(meta): return {k:v for k,v in meta.items() if v is not None}
+
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #9f89e43a
+# %% ../../nbs/32d_tokens.workers.ipynb #937f7ccb
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -121,7 +126,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #196a26d7
+# %% ../../nbs/32d_tokens.workers.ipynb #5b610bd1
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -133,7 +138,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*read_piece(p, errand)) for p in pieces)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #996734b2
+# %% ../../nbs/32d_tokens.workers.ipynb #b60e58b4
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -146,7 +151,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #446eec16
+# %% ../../nbs/32d_tokens.workers.ipynb #e45cd1b0
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -183,7 +188,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #0880ae67
+# %% ../../nbs/32d_tokens.workers.ipynb #ae363979
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -205,7 +210,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #ad167ace
+# %% ../../nbs/32d_tokens.workers.ipynb #8438bd5b
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -241,7 +246,7 @@ class Cluster:
         if self.own: self.client.close()
         if self.cluster is not None: self.cluster.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #b4db2798
+# %% ../../nbs/32d_tokens.workers.ipynb #db8fc0f1
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
