@@ -6,7 +6,7 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_piece', 'Part', 'join', 'part_of', 'read_bundle', 'Died', 'Alone',
            'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #effab46a
+# %% ../../nbs/32d_tokens.workers.ipynb #db4430e7
 import contextlib, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +23,7 @@ from ..score.midi import read_midi
 from .codec import get_codec
 from .line import describe, snapshot_row, snapshots
 
-# %% ../../nbs/32d_tokens.workers.ipynb #ebcc21b9
+# %% ../../nbs/32d_tokens.workers.ipynb #dfd1fa6e
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -43,7 +43,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #18ed6755
+# %% ../../nbs/32d_tokens.workers.ipynb #7048518e
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -70,7 +70,7 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #cd063cf1
+# %% ../../nbs/32d_tokens.workers.ipynb #e1634193
 def read_piece(
     piece:Piece,   # what to read
     errand:Errand, # what to do with it
@@ -97,7 +97,7 @@ def _told(meta): return {k:v for k,v in meta.items() if v is not None}
 
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #937f7ccb
+# %% ../../nbs/32d_tokens.workers.ipynb #8f52694c
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -126,7 +126,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #5b610bd1
+# %% ../../nbs/32d_tokens.workers.ipynb #a5618d31
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -138,7 +138,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*read_piece(p, errand)) for p in pieces)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #b60e58b4
+# %% ../../nbs/32d_tokens.workers.ipynb #efd39dfa
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -151,7 +151,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #e45cd1b0
+# %% ../../nbs/32d_tokens.workers.ipynb #7703fc18
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -188,7 +188,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #ae363979
+# %% ../../nbs/32d_tokens.workers.ipynb #a3e6b5dd
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -210,7 +210,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #8438bd5b
+# %% ../../nbs/32d_tokens.workers.ipynb #c7ebb54f
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -246,7 +246,7 @@ class Cluster:
         if self.own: self.client.close()
         if self.cluster is not None: self.cluster.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #db8fc0f1
+# %% ../../nbs/32d_tokens.workers.ipynb #cd705ab2
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
