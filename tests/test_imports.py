@@ -5,7 +5,7 @@ import pytest
 from common import modules, root
 
 development = ['nbdev', 'execnb', 'ghapi', 'fastgit', 'pytest', 'hypothesis', 'jupytext', 'jupyterlab', 'mido']
-extras = ['optuna', 'wandb', 'mlflow', 'tensorboard', 'accelerate', 'dask', 'pytorch_optimizer', 'zuko', 'onnx', 'onnxscript', 'onnxruntime',
+extras = ['optuna', 'wandb', 'mlflow', 'tensorboard', 'accelerate', 'dask', 'distributed', 'pytorch_optimizer', 'zuko', 'onnx', 'onnxscript', 'onnxruntime',
           'torchao', 'fastapi', 'verovio', 'pypandoc', 'typst', 'miditok', 'sphinx', 'playwright']
 
 
