@@ -184,7 +184,7 @@ def left_out(
     "A line for people when some files could not be read, or none."
     q = store.quarantine.to_pylist()
     some = ', '.join(f"{r['name']} ({r['reason']})" for r in q[:3])
-    return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.path/'quarantine.parquet'}" if len(q) > 3 else '')] if q else []
+    return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.quarantine_file}" if len(q) > 3 else '')] if q else []
 
 def sides(
     store:TokenStore, # of the music
