@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['files', 'log_file', 'shard_pieces', 'shard_bytes', 'Shards', 'shards_of']
 
-# %% ../../nbs/32e_tokens.shards.ipynb #87eeba11
+# %% ../../nbs/32e_tokens.shards.ipynb #6e8ed5c8
 import json, os
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..core import StoreError, sha256_of, to_json
 from .line import snapshot_row
 from .workers import Part, join
 
-# %% ../../nbs/32e_tokens.shards.ipynb #508c0eff
+# %% ../../nbs/32e_tokens.shards.ipynb #73ccbdbf
 _files = dict(ids='ids.bin', states='states.bin', codes='codes.bin', steps='steps.bin')
 files = (*_files.values(), 'rows.jsonl') # what shards are made of
 log_file = 'shards.jsonl'
@@ -32,7 +32,7 @@ def _counts(rows):
     kept = [r for r in rows if 'length' in r]
     return dict(pieces=len(kept), left=len(rows) - len(kept), tokens=sum(r['length'] for r in kept), notes=sum(r['notes'] for r in kept), seconds=sum(r['seconds'] for r in kept))
 
-# %% ../../nbs/32e_tokens.shards.ipynb #eaf89f8d
+# %% ../../nbs/32e_tokens.shards.ipynb #cb0b25be
 class Shards:
     "The shards in a folder."
     def __init__(self,
@@ -68,7 +68,7 @@ def _wrong(self:Shards, s):
         except OSError: return f
         if len(got) != b - a or sha256_of(got) != sha: return f
 
-# %% ../../nbs/32e_tokens.shards.ipynb #9f9b243e
+# %% ../../nbs/32e_tokens.shards.ipynb #77b559d4
 @patch
 def cut(self:Shards,
     k:int, # shards to keep
@@ -102,7 +102,7 @@ def settle(self:Shards):
         with open(self.path/f, 'rb+') as h: os.fsync(h.fileno())
     return self
 
-# %% ../../nbs/32e_tokens.shards.ipynb #a894a3b1
+# %% ../../nbs/32e_tokens.shards.ipynb #e928d629
 @patch
 def damaged(self:Shards)->list:
     "Number and file of each shard that is not what the log says."
@@ -129,7 +129,7 @@ def mend(self:Shards,
     for f,data in new.items():
         with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h: h.seek(s['files'][f][0]); h.write(data); h.flush(); os.fsync(h.fileno())
 
-# %% ../../nbs/32e_tokens.shards.ipynb #cc714324
+# %% ../../nbs/32e_tokens.shards.ipynb #625ef0f9
 shard_pieces, shard_bytes = 256, 2**21 # a shard has at most so many pieces, and about so many bytes of files
 
 def shards_of(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StoreConfig', 'errand_of', 'TokenStore', 'prepare', 'to_plain', 'repair_store']
 
-# %% ../../nbs/33_tokens.store.ipynb #0e8dca21
+# %% ../../nbs/33_tokens.store.ipynb #2fe4853e
 import contextlib, os, shutil, time, zipfile
 from dataclasses import replace
 from functools import cached_property, partial
@@ -26,7 +26,7 @@ from .line import Line, snapshot_row
 from .shards import Shards, files, log_file, shards_of
 from .workers import Alone, Cluster, Errand, Processes, condition, function_at, in_order, join, read_bundle
 
-# %% ../../nbs/33_tokens.store.ipynb #bd11ae44
+# %% ../../nbs/33_tokens.store.ipynb #2fbcf653
 class StoreConfig(Config):
     "What decides the content of a store."
     codec:str = 'event'  # how music becomes ids
@@ -57,7 +57,7 @@ def errand_of(
     change = None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean)
     return Errand(cfg.codec, get_codec(cfg.codec).fingerprint, cfg.every, cfg.min_notes, change, cfg.meta, cfg.measures, cfg.keep)
 
-# %% ../../nbs/33_tokens.store.ipynb #c233cfba
+# %% ../../nbs/33_tokens.store.ipynb #5c8d12b2
 def _columns():
     "The columns that every table of pieces has, and those of the quarantine."
     import pyarrow as pa
@@ -83,7 +83,7 @@ def _stamp(pieces, seen):
     "A fingerprint of all that the tables say of the pieces beside their music."
     return sha256_of(to_json([[p.name, p.where, p.group, p.meta, *s] for p,s in zip(pieces, seen)]).encode())
 
-# %% ../../nbs/33_tokens.store.ipynb #737ef964
+# %% ../../nbs/33_tokens.store.ipynb #97458e90
 def _words(
     row:dict,    # what the shards know of a piece
     piece:Piece, # what the corpus knows
@@ -111,7 +111,7 @@ def _column(values, name=''):
     if kinds <= {int, float} and (kinds or name == 'key_sure'): return pa.array([None if v is None else float(v) for v in values], pa.float64())
     return pa.array([None if v is None else str(v) for v in values], pa.string())
 
-# %% ../../nbs/33_tokens.store.ipynb #239f236c
+# %% ../../nbs/33_tokens.store.ipynb #07589c92
 def _stack(tables, schema):
     "Tables end to end."
     import pyarrow as pa
@@ -141,7 +141,7 @@ def _tables(shards, pieces, seen):
         if len(kept) > 8192 or k == len(shards) - 1: out.append(_table(kept, _columns()[0])); kept = []
     return _stack(out, _columns()[0]), _table(sorted(left.values(), key=lambda r: r['name']), _columns()[1])
 
-# %% ../../nbs/33_tokens.store.ipynb #93320948
+# %% ../../nbs/33_tokens.store.ipynb #25150960
 _kind, _version = 'aurl token store', 2
 
 class TokenStore(Line):
@@ -168,7 +168,7 @@ class TokenStore(Line):
 
 _mending = 'make the damaged part again with repair_store(path), or the whole with overwrite=True'
 
-# %% ../../nbs/33_tokens.store.ipynb #f1724089
+# %% ../../nbs/33_tokens.store.ipynb #6d7a634c
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -194,7 +194,7 @@ def _table(self:TokenStore, name, columns=None):
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #559c741b
+# %% ../../nbs/33_tokens.store.ipynb #8333be9d
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -219,7 +219,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
 
-# %% ../../nbs/33_tokens.store.ipynb #ecb4185c
+# %% ../../nbs/33_tokens.store.ipynb #ef081342
 def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
@@ -254,7 +254,7 @@ def _standing(dest, cfg, overwrite):
     if overwrite: return None
     raise StoreError(f'holds a store made with {", ".join(changed)}', dest, 'give another place, or overwrite=True')
 
-# %% ../../nbs/33_tokens.store.ipynb #a0fed183
+# %% ../../nbs/33_tokens.store.ipynb #b26b222d
 @contextlib.contextmanager
 def _alone(folder):
     "`folder` for this process alone; waits while another has it."
@@ -285,7 +285,7 @@ def _still(shards, trusted, pieces):
         done += [r['name'] for r in rows]
     return set(done)
 
-# %% ../../nbs/33_tokens.store.ipynb #5cc4a891
+# %% ../../nbs/33_tokens.store.ipynb #8cdabad2
 _bundle = 16 # pieces handed over at once
 
 def _fill(shards, pieces, sizes, errand, workers, dask, tell):
@@ -312,7 +312,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #d568981c
+# %% ../../nbs/33_tokens.store.ipynb #27cf6211
 def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     "Write tables and manifest for the `shards` in `folder`."
     import pyarrow.parquet as pq
@@ -329,7 +329,7 @@ def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
         if f.name not in tables.values(): f.unlink()                     # of the generation before
     (folder/'begun.json').unlink(missing_ok=True)
 
-# %% ../../nbs/33_tokens.store.ipynb #44c876f2
+# %% ../../nbs/33_tokens.store.ipynb #55d7ba9e
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
@@ -363,7 +363,7 @@ def _same(dest, cfg, stamp):
     except StoreError: return None
     return m if m.manifest['config'] == cfg.to_dict() and m.manifest['source']['stamp'] == stamp else None
 
-# %% ../../nbs/33_tokens.store.ipynb #5aad4125
+# %% ../../nbs/33_tokens.store.ipynb #19cc3b9e
 def _write(hidden, dest, old, new, pieces, seen, cfg, errand, words, workers, dask, progress):
     "Read what is new, and make the store of it."
     folder, trusted = (dest, old.manifest['shards']['count']) if old else (hidden, 0)
@@ -405,7 +405,7 @@ def _bring_back(dest):
     aside = dest.with_name(f'.{dest.name}.old')
     if aside.exists(): shutil.rmtree(aside, ignore_errors=True) if dest.exists() else aside.rename(dest)
 
-# %% ../../nbs/33_tokens.store.ipynb #931212af
+# %% ../../nbs/33_tokens.store.ipynb #79d31af3
 @patch
 def verify(self:TokenStore):
     "Compare every shard with the log, and log and tables with the manifest; a StoreError names what differs."
@@ -414,7 +414,7 @@ def verify(self:TokenStore):
     if bad := Shards(self.path, m['shards']['count'], only=True).damaged():
         k, f = bad[0]
         names = Shards(self.path, m['shards']['count'], only=True).log[k]['names']
-        raise StoreError(f"{len(bad)} shard{'s' if len(bad) > 1 else ''} damaged, the first is shard {k} ({names[0]} … {names[-1]})", self.path/f, 'make it again with repair_store(path)')
+        raise StoreError(f"by sha256, {len(bad)} shard{'s are' if len(bad) > 1 else ' is'} damaged, the first is shard {k} ({names[0]} … {names[-1]})", self.path/f, 'make it again with repair_store(path)')
     for f,want in m['files'].items():
         if 'sha256' in want and sha256_of(self.path/f) != want['sha256']: raise StoreError('its bytes are not what was written', self.path/f, 'make it again with repair_store(path, source)')
     return self
@@ -424,7 +424,7 @@ def _sound_log(path, m):
         with open(path/log_file, 'rb') as h: return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
     except OSError: return False
 
-# %% ../../nbs/33_tokens.store.ipynb #2674c6de
+# %% ../../nbs/33_tokens.store.ipynb #eac5ae0a
 def repair_store(
     path,        # the folder of the store
     source=None, # where the music is; None: where it was
@@ -455,7 +455,7 @@ def _where(store):
     "The pieces of a store as its tables know them."
     return [Piece(r['name'], Path(r['file']), r['member']) for t in ('pieces', 'quarantine') for r in store._table(t, ['name', 'file', 'member']).to_pylist()]
 
-# %% ../../nbs/33_tokens.store.ipynb #b472157b
+# %% ../../nbs/33_tokens.store.ipynb #acd5c5ac
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -466,7 +466,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #c40706c8
+# %% ../../nbs/33_tokens.store.ipynb #e4b3ac93
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']

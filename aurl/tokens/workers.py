@@ -6,7 +6,7 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_piece', 'Part', 'join', 'part_of', 'read_bundle', 'Died', 'Alone',
            'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #db4430e7
+# %% ../../nbs/32d_tokens.workers.ipynb #262776a5
 import contextlib, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -21,9 +21,9 @@ from ..score.corpus import Piece
 from ..score.metadata import full_meta
 from ..score.midi import read_midi
 from .codec import get_codec
-from .line import describe, snapshot_row, snapshots
+from .line import analyse, snapshot_row
 
-# %% ../../nbs/32d_tokens.workers.ipynb #dfd1fa6e
+# %% ../../nbs/32d_tokens.workers.ipynb #380f86f4
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -43,7 +43,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7048518e
+# %% ../../nbs/32d_tokens.workers.ipynb #b4391708
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -70,7 +70,7 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #e1634193
+# %% ../../nbs/32d_tokens.workers.ipynb #d66a70ee
 def read_piece(
     piece:Piece,   # what to read
     errand:Errand, # what to do with it
@@ -83,12 +83,13 @@ def read_piece(
         score = read_midi(data)
         if errand.change is not None: score = errand.change(score)
         ids = get_codec(errand.codec).encode(score)
-        row |= describe(ids)
+        said, shots = analyse(ids, errand.every)
+        row |= said
         if row['notes'] < max(errand.min_notes, 1): return _left(row, 'Empty', f"{row['notes']} notes, and min_notes={errand.min_notes}"), None
         for place in errand.measures: row |= function_at(place)(score, ids, row)
         if errand.meta != 'none': row['meta'] = _told(full_meta({}, data, score, estimate=errand.meta == 'estimate'))
         if why := unmet(row, errand.keep): return _left(row, 'Filtered', why), None
-        return row, (ids, *snapshots(ids, errand.every))
+        return row, (ids, *shots)
     except ConfigError: raise
     except AurlError as e: return _left(row, type(e).__name__, e.what), None
     except Exception as e: return _left(row, type(e).__name__, str(e) or 'no reason given'), None
@@ -97,7 +98,7 @@ def _told(meta): return {k:v for k,v in meta.items() if v is not None}
 
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #8f52694c
+# %% ../../nbs/32d_tokens.workers.ipynb #f8b2f07e
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -126,7 +127,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #a5618d31
+# %% ../../nbs/32d_tokens.workers.ipynb #c7586bfa
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -138,7 +139,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*read_piece(p, errand)) for p in pieces)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #efd39dfa
+# %% ../../nbs/32d_tokens.workers.ipynb #33fa8cb9
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -151,7 +152,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7703fc18
+# %% ../../nbs/32d_tokens.workers.ipynb #0e62c32f
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -188,7 +189,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #a3e6b5dd
+# %% ../../nbs/32d_tokens.workers.ipynb #46518101
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -210,7 +211,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #c7ebb54f
+# %% ../../nbs/32d_tokens.workers.ipynb #3a23e51b
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -246,7 +247,7 @@ class Cluster:
         if self.own: self.client.close()
         if self.cluster is not None: self.cluster.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #cd705ab2
+# %% ../../nbs/32d_tokens.workers.ipynb #2168b5ab
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
