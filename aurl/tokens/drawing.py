@@ -17,8 +17,8 @@ from fastcore.basics import patch
 from ..score.augment import Augmentation, AugmentConfig, draw, fit_transpose
 from .augment import _piece as augmented_piece
 from .line import Line
-from .store import _calm
 from .windows import lines_of
+from .workers import calm
 
 # %% ../../nbs/33g_tokens.drawing.ipynb #7c113cd2
 class Drawing:
@@ -148,7 +148,7 @@ class Hands:
 
     def _submit(self, job):
         m = importlib.import_module('aurl.tokens.drawing')                # by their names, so that a notebook can send them too
-        with _calm():
+        with calm():
             if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context('spawn'), initializer=m._begin, initargs=(self.drawing,))
             try: return self.pool.submit(m._work, job)
             except BrokenProcessPool as e: return _Failed(e)
