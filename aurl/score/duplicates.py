@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['figures', 'notes_of', 'Sketch', 'sketch', 'alike', 'candidates', 'Twins', 'compare', 'Duplicates', 'find_duplicates']
 
-# %% ../../nbs/14b_score.duplicates.ipynb #7e70ab97
+# %% ../../nbs/14b_score.duplicates.ipynb #2cac65e6
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from symusic import Score
 from ..core import CorpusError, MidiError
 from .corpus import Corpus
 
-# %% ../../nbs/14b_score.duplicates.ipynb #7e2bb5a8
+# %% ../../nbs/14b_score.duplicates.ipynb #55c51876
 def _mix(h):
     "Spread the bits of 64-bit numbers (splitmix64)."
     h = (h ^ h >> np.uint64(30))*np.uint64(0xbf58476d1ce4e5b9)
@@ -36,7 +36,7 @@ def _chords(onset, pitch, apart):
     new = np.ones(len(pitch), bool); new[1:] = (np.diff(chord) > 0) | (np.diff(pitch) > 0)
     return chord[new], pitch[new], onset[new]
 
-# %% ../../nbs/14b_score.duplicates.ipynb #ebcd3d5d
+# %% ../../nbs/14b_score.duplicates.ipynb #59190588
 def figures(
     onset,          # seconds at which notes begin
     pitch,          # their MIDI pitches
@@ -64,7 +64,7 @@ def notes_of(
     if not arrays: return np.zeros(0), np.zeros(0, np.int64)
     return np.concatenate([a['time'] for a in arrays]).astype(float), np.concatenate([a['pitch'] for a in arrays]).astype(np.int64)
 
-# %% ../../nbs/14b_score.duplicates.ipynb #a11d44ed
+# %% ../../nbs/14b_score.duplicates.ipynb #347f86c5
 @dataclass
 class Sketch:
     "A sample of the figures of a piece."
@@ -87,7 +87,7 @@ def sketch(
     limit = 2**64 - 1 if keep == len(h) else max(2**64//share, int(h[keep-1]))
     return Sketch(h[:keep], p[:keep].astype(np.int16), o[:keep].astype(np.float32), limit, len(h))
 
-# %% ../../nbs/14b_score.duplicates.ipynb #ce605f77
+# %% ../../nbs/14b_score.duplicates.ipynb #ad754b08
 def alike(
     a:Sketch, # a piece
     b:Sketch, # another
@@ -97,7 +97,7 @@ def alike(
     x, y = (s.hash[:np.searchsorted(s.hash, limit, 'right')] for s in (a, b))
     return len(np.intersect1d(x, y, assume_unique=True))/max(1, min(len(x), len(y)))
 
-# %% ../../nbs/14b_score.duplicates.ipynb #ff1c3a37
+# %% ../../nbs/14b_score.duplicates.ipynb #df9db4b0
 def _meetings(h, who, crowd):
     "Pairs of pieces that meet in a figure, as one number each: who*2**32 + other."
     at = np.lexsort((who, h)); h, who = h[at], who[at]
@@ -125,7 +125,7 @@ def candidates(
     pair = pair[often >= meet]
     return np.stack([pair >> np.uint64(32), pair & np.uint64(2**32 - 1)], 1).astype(np.int64)
 
-# %% ../../nbs/14b_score.duplicates.ipynb #6bbed2cc
+# %% ../../nbs/14b_score.duplicates.ipynb #cb1fe1b0
 @dataclass(frozen=True)
 class Twins:
     "Two pieces that are one."
@@ -156,7 +156,7 @@ def compare(
     one, two = span(a.onset[x]), span(b.onset[y])
     return Twins(int(i), int(j), alike(a, b), int(up[n.argmax()]) if len(up) else 0, float(one/two) if one > 0 and two > 0 else 1., min(a.size, b.size)/max(a.size, b.size, 1))
 
-# %% ../../nbs/14b_score.duplicates.ipynb #94c2dd35
+# %% ../../nbs/14b_score.duplicates.ipynb #8914a8e0
 @dataclass
 class Duplicates:
     "Which of some pieces are the same."
@@ -195,7 +195,7 @@ def find_duplicates(
     first = np.unique(part, return_index=True)[1]
     return Duplicates(sorted(pairs, key=lambda t: (t.a, t.b)), first[part] if n else part, names)
 
-# %% ../../nbs/14b_score.duplicates.ipynb #32793b34
+# %% ../../nbs/14b_score.duplicates.ipynb #b21bf065
 @patch
 def duplicates(self:Corpus,
     share:float=.18, # of the smaller one's figures that twins share
@@ -219,7 +219,7 @@ def grouped(self:Corpus,
     key = {int(g[0]):min(self[int(i)].sha256 for i in g) for g in found.groups}
     return Corpus([replace(p, group=p.group or key.get(int(g))) for p,g in zip(self.pieces, found.group)], self.source)
 
-# %% ../../nbs/14b_score.duplicates.ipynb #6d298f02
+# %% ../../nbs/14b_score.duplicates.ipynb #f1505582
 @patch
 def __repr__(self:Duplicates):
     return f'{len(self.groups)} groups of duplicates among {len(self.group):,} pieces, {len(self.copies):,} pieces more than needed' + ''.join(f'\n  {self.names[t.a] if self.names else t.a} = {self.names[t.b] if self.names else t.b}: {t.words} ({t.share:.0%})' for t in self.pairs[:12]) + ('\n  …' if len(self.pairs) > 12 else '')
