@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CleanConfig', 'CleanReport', 'clean']
 
-# %% ../../nbs/11_score.clean.ipynb #965d284f
+# %% ../../nbs/11_score.clean.ipynb #fc3aa370
 import html
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from .polyphony import PolyphonyConfig, reduce_polyphony
 from .quantise import QuantiseConfig, quantise
 from .velocity import VelocityConfig, normalise
 
-# %% ../../nbs/11_score.clean.ipynb #7a9be2c8
+# %% ../../nbs/11_score.clean.ipynb #9dfcf3de
 class CleanConfig(Config):
     "What cleaning does; by default nothing."
     quantise:QuantiseConfig = QuantiseConfig() # notes to their beats
@@ -28,7 +28,7 @@ class CleanConfig(Config):
     @classmethod
     def _mode_alone(cls, value): return dict(mode=value) if isinstance(value, str) else value
 
-# %% ../../nbs/11_score.clean.ipynb #686d35ab
+# %% ../../nbs/11_score.clean.ipynb #94a3d5ae
 @dataclass
 class CleanReport:
     "What cleaning found and did, in numbers; a part that did nothing is empty."
@@ -48,7 +48,7 @@ class CleanReport:
     __repr__ = __str__
     def _repr_html_(self): return '<br>'.join(html.escape(l) for l in self.lines()) or 'nothing was asked'
 
-# %% ../../nbs/11_score.clean.ipynb #ec2ad72b
+# %% ../../nbs/11_score.clean.ipynb #2ef2f61f
 def clean(
     score,                           # in ticks, quarters or seconds; stays as it is
     config:CleanConfig=CleanConfig(), # what to do

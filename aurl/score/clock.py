@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Clock', 'carried', 'kind_of', 'on_beats']
 
-# %% ../../nbs/10m_score.clock.ipynb #db926ce3
+# %% ../../nbs/10m_score.clock.ipynb #641075f6
 import numpy as np
 from fastcore.basics import patch
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, Tempo, TextMeta, TimeSignature, Track
 
 from ..core import MidiError
 
-# %% ../../nbs/10m_score.clock.ipynb #6cac7a4d
+# %% ../../nbs/10m_score.clock.ipynb #132b2bd7
 class Clock:
     "Beats (quarter notes) and seconds of the moments of a score, by its own tempo map."
     def __init__(self,
@@ -30,7 +30,7 @@ class Clock:
         self.at_beat, self.at_second = (other, at) if self.unit == 'Second' else (at, other)
         self.pace = pace # seconds in a beat, from each change on
 
-# %% ../../nbs/10m_score.clock.ipynb #7ddeaa55
+# %% ../../nbs/10m_score.clock.ipynb #c5b1ae81
 def _along(x, at, to, rate):
     "`x`, measured from the last of `at`, in steps of `rate` from `to`."
     if len(at) == 1: return to[0] + (x - at[0])*rate[0]
@@ -46,7 +46,7 @@ def beats(self:Clock,
     if self.unit == 'Second': return _along(x, self.at_second, self.at_beat, 1/self.pace)
     return x/self.tpq if self.unit == 'Tick' else x
 
-# %% ../../nbs/10m_score.clock.ipynb #a60ebff3
+# %% ../../nbs/10m_score.clock.ipynb #c045353b
 @patch
 def seconds(self:Clock,
     time, # moments as the score counts them
@@ -62,9 +62,9 @@ def time(self:Clock,
     "Moments as the score counts them; whole numbers where those are ticks."
     x = np.asarray(beats, np.float64)
     if self.unit == 'Second': return _along(x, self.at_beat, self.at_second, self.pace).astype(np.float32)
-    return np.floor(x*self.tpq + (.5 + 1e-6)).astype(np.int32) if self.unit == 'Tick' else x.astype(np.float32)
+    return np.minimum(np.floor(x*self.tpq + (.5 + 1e-6)), 2**31 - 1).astype(np.int32) if self.unit == 'Tick' else x.astype(np.float32)
 
-# %% ../../nbs/10m_score.clock.ipynb #b2c53d5a
+# %% ../../nbs/10m_score.clock.ipynb #bfcda1c2
 @patch
 def metres(self:Clock,
     score, # the score of this clock
@@ -81,7 +81,7 @@ def metres(self:Clock,
         else: start.append(at); bar.append(new[1]); unit.append(new[2])
     return np.array(start), np.array(bar)
 
-# %% ../../nbs/10m_score.clock.ipynb #57d55f2a
+# %% ../../nbs/10m_score.clock.ipynb #777215b5
 def carried(
     track, # whose notes have been dealt with
     move,  # a function from times to times that never turns round
@@ -90,7 +90,7 @@ def carried(
     if len(track.pedals):
         p = track.pedals.numpy()
         on = move(p['time'])
-        track.pedals = Pedal.from_numpy(on, np.maximum(move(p['time'] + p['duration']) - on, 0).astype(on.dtype), kind_of(track))
+        track.pedals = Pedal.from_numpy(on, np.maximum(move(p['time'].astype(np.float64) + p['duration']) - on, 0).astype(on.dtype), kind_of(track))
     if len(track.controls):
         c = track.controls.numpy()
         track.controls = ControlChange.from_numpy(move(c['time']), c['number'], c['value'], kind_of(track))
@@ -104,7 +104,7 @@ def kind_of(x):
     "'tick', 'quarter' or 'second': what `x` counts in."
     return type(x.ttype).__name__.lower()
 
-# %% ../../nbs/10m_score.clock.ipynb #5dcc85c2
+# %% ../../nbs/10m_score.clock.ipynb #1fcf17a4
 def on_beats(
     score,         # a performance
     beats,         # seconds at which its beats fall, rising
@@ -128,7 +128,7 @@ def on_beats(
         return np.maximum(np.rint(tick[i] + (x - marks[i])/pace[i]), 0).astype(np.int32)
     return _laid(score, to_tick, Tempo.from_numpy(np.rint(tick).astype(np.int32), np.rint(pace*tpq*1e6).astype(np.int32), 'tick'), tpq)
 
-# %% ../../nbs/10m_score.clock.ipynb #28f22496
+# %% ../../nbs/10m_score.clock.ipynb #995e1e9e
 def _laid(score, to_tick, tempi, tpq):
     "`score` in ticks, every moment where `to_tick` puts it."
     out, at = Score(tpq), lambda events: to_tick(np.array([e.time for e in events])).tolist()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PolyphonyConfig', 'sounding', 'reduce_voices', 'reduce_polyphony']
 
-# %% ../../nbs/10p_score.polyphony.ipynb #bdc577f4
+# %% ../../nbs/10p_score.polyphony.ipynb #9402eb55
 from typing import Literal
 
 import numpy as np
@@ -15,13 +15,13 @@ from symusic import Note
 from ..config import Config
 from .clock import Clock, kind_of
 
-# %% ../../nbs/10p_score.polyphony.ipynb #dabea464
+# %% ../../nbs/10p_score.polyphony.ipynb #94a02574
 class PolyphonyConfig(Config):
     "How many notes of a part may sound at once, and which."
     mode:Literal['none', 'musical', 'velocity', 'pitch', 'newest'] = 'none' # what decides between the notes that are neither bass nor melody; none: no limit
     voices:int = Field(6, ge=2) # notes of one part that sound together at most; drums have no limit
 
-# %% ../../nbs/10p_score.polyphony.ipynb #355a6002
+# %% ../../nbs/10p_score.polyphony.ipynb #37eab4c4
 def sounding(
     on,  # when notes begin
     off, # when they end
@@ -30,7 +30,7 @@ def sounding(
     t = np.unique(on)
     return t, np.searchsorted(np.sort(on), t, 'right') - np.searchsorted(np.sort(off), t, 'right')
 
-# %% ../../nbs/10p_score.polyphony.ipynb #8693df33
+# %% ../../nbs/10p_score.polyphony.ipynb #9d0fd16d
 def _rows(t, on, off):
     "Pairs (index of a moment of `t`, index of a note sounding then)."
     lo, hi = np.searchsorted(t, on, 'left'), np.searchsorted(t, off, 'left')
@@ -38,8 +38,8 @@ def _rows(t, on, off):
     note = np.repeat(np.arange(len(on)), n)
     return np.arange(len(note)) - np.repeat(np.cumsum(n) - n, n) + lo[note], note
 
-# %% ../../nbs/10p_score.polyphony.ipynb #574229dc
-def _wish(mode, at, t, on, off, pitch, velocity):
+# %% ../../nbs/10p_score.polyphony.ipynb #70b2435e
+def _wish(mode, at, on, off, pitch, velocity):
     "How much each row (a note at a moment `at`, in seconds) deserves to sound."
     if mode == 'velocity': return velocity/128
     if mode == 'pitch': return pitch/128
@@ -61,34 +61,47 @@ def _ranked(moment, pitch, on, velocity, wish):
     rank[o] = np.arange(len(o)) - np.repeat(begin, n)
     return rank
 
-# %% ../../nbs/10p_score.polyphony.ipynb #37f6d82b
-_stretch = 30_000 # rows of a table
+# %% ../../nbs/10p_score.polyphony.ipynb #2b704cc6
+_rows_most, _notes_most = 30_000, 5_000 # of a table, of a stretch
 
-def reduce_voices(
-    on, off,         # when notes begin and end, as the score counts
-    pitch, velocity, # of each
-    voices:int,      # how many may sound
-    mode:str,        # musical, velocity, pitch or newest
-    seconds,         # a function from moments to seconds
-):                   # new ends; where one equals the beginning, the note is left out
-    "Ends of notes such that no more than `voices` sound at once."
-    off, since = off.copy(), -np.inf
+def _crowd(on, off, pitch, velocity, voices, mode, seconds):
+    "`reduce_voices` of a stretch."
+    since = -np.inf
     while True:
         live = np.flatnonzero((off > since) & (off > on))
         t, n = sounding(on[live], off[live])
         crowd = (n > voices) & (t > since)
         t, n = t[crowd], n[crowd]
         if not len(t): return off
-        t = t[:max(np.searchsorted(np.cumsum(n), _stretch), 1)]
+        t = t[:max(np.searchsorted(np.cumsum(n), _rows_most), 1)]
         at, i = _rows(t, on[live], off[live])
         i = live[i]
-        wish = _wish(mode, seconds(t)[at], t[at], seconds(on)[i], seconds(off)[i], pitch[i], velocity[i]) if mode in ('musical', 'newest') else _wish(mode, None, None, None, None, pitch[i], velocity[i])
-        lost = _ranked(at, pitch[i], on[i], velocity[i], wish) >= voices
-        ends = off.copy()
-        np.minimum.at(ends, i[lost], t[at[lost]])
-        off, since = ends, t[-1]
+        times = (seconds(t)[at], seconds(on[i]), seconds(off[i])) if mode in ('musical', 'newest') else (None,)*3
+        lost = _ranked(at, pitch[i], on[i], velocity[i], _wish(mode, *times, pitch[i], velocity[i])) >= voices
+        off = off.copy()
+        np.minimum.at(off, i[lost], t[at[lost]])
+        since = t[-1]
 
-# %% ../../nbs/10p_score.polyphony.ipynb #4da8d452
+# %% ../../nbs/10p_score.polyphony.ipynb #82d93693
+def reduce_voices(
+    on, off,         # when notes begin and end, as the score counts
+    pitch, velocity, # of each
+    voices:int,      # how many may sound
+    mode:str,        # musical, velocity, pitch or newest
+    seconds,         # a function from moments to seconds
+)->np.ndarray:       # new ends; where one equals the beginning, the note is left out
+    "Ends of notes such that no more than `voices` sound at once."
+    off, o = off.copy(), np.argsort(on, kind='stable')
+    starts, held, a = on[o], o[:0], 0
+    while a < len(o):
+        last = starts[min(a + _notes_most, len(o)) - 1]
+        b = np.searchsorted(starts, last, 'right')
+        i = np.concatenate([held, o[a:b]])
+        off[i] = _crowd(on[i], off[i], pitch[i], velocity[i], voices, mode, seconds)
+        held, a = i[off[i] > last], b
+    return off
+
+# %% ../../nbs/10p_score.polyphony.ipynb #06da762d
 def reduce_polyphony(
     score,                                  # in ticks, quarters or seconds; stays as it is
     config:PolyphonyConfig=PolyphonyConfig(), # how
@@ -101,7 +114,7 @@ def reduce_polyphony(
         n = t.notes.numpy()
         did['notes'] += len(n['time'])
         if t.is_drum or not len(n['time']): continue
-        on = n['time'] if kind_of(t) == 'tick' else n['time'].astype(np.float64)
+        on = n['time'].astype(np.int64 if kind_of(t) == 'tick' else np.float64)
         off = on + n['duration']
         top = int(sounding(on, off)[1].max())
         did['most'][0] = max(did['most'][0], top)

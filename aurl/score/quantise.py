@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grids', 'QuantiseConfig', 'settled', 'nearest', 'groove', 'find_beat', 'quantise']
 
-# %% ../../nbs/10q_score.quantise.ipynb #41cbe6f4
+# %% ../../nbs/10q_score.quantise.ipynb #58883d5c
 from functools import lru_cache
 from typing import Literal
 
@@ -16,11 +16,11 @@ from symusic import Note, Score, Tempo
 from ..config import Config
 from .clock import Clock, carried, kind_of
 
-# %% ../../nbs/10q_score.quantise.ipynb #6fd3b302
+# %% ../../nbs/10q_score.quantise.ipynb #d0508a59
 grids = {'whole':4., 'half':2., 'quarter':1., '8th':1/2, '16th':1/4, '32nd':1/8, '64th':1/16,
          'triplet quarter':2/3, 'triplet 8th':1/3, 'triplet 16th':1/6, 'triplet 32nd':1/12} # quarter notes from line to line
 
-# %% ../../nbs/10q_score.quantise.ipynb #30772b20
+# %% ../../nbs/10q_score.quantise.ipynb #20469885
 class QuantiseConfig(Config):
     "How notes are brought to the beat."
     mode:Literal['none', 'strict', 'groove', 'adaptive'] = 'none' # none leaves notes alone; strict: on the grid; groove: nearer to it, with the player's own timing; adaptive: on the grid that fits, found beat by beat
@@ -38,7 +38,7 @@ class QuantiseConfig(Config):
             raise ValueError(f'swing={self.swing} needs mode strict or groove and a grid of two, not {self.mode} with {self.grid}; triplets and adaptive carry their swing in the grid')
         return self
 
-# %% ../../nbs/10q_score.quantise.ipynb #72be2810
+# %% ../../nbs/10q_score.quantise.ipynb #f450d1df
 @lru_cache(64)
 def settled(
     config:QuantiseConfig,
@@ -48,7 +48,7 @@ def settled(
     told = {k:v for k,v in config.to_dict().items() if v is not None}
     return QuantiseConfig(**{**dict(zip(('strength', 'micro', 'phase', 'ends'), own)), **told})
 
-# %% ../../nbs/10q_score.quantise.ipynb #c9744c75
+# %% ../../nbs/10q_score.quantise.ipynb #67d6cb36
 def nearest(
     x,        # moments in quarter notes
     step,     # from line to line, a number or an array
@@ -61,7 +61,7 @@ def nearest(
     r = x - low
     return low + np.where(r < at/2 - 1e-9, 0, np.where(r < (at + pair)/2 - 1e-9, at, pair))
 
-# %% ../../nbs/10q_score.quantise.ipynb #2513a8a7
+# %% ../../nbs/10q_score.quantise.ipynb #efc2f4e9
 def _lines(x, step, clock, score, phase=0., swing=.5):
     "The line nearest to each moment `x` of a grid that begins anew with each metre, `phase` after its beginning."
     start, _ = clock.metres(score)
@@ -71,7 +71,7 @@ def _lines(x, step, clock, score, phase=0., swing=.5):
     p = nearest(x - lo, step, swing) + lo
     return np.maximum(np.minimum(p, np.append(start + phase, np.inf)[i+1]), 0)
 
-# %% ../../nbs/10q_score.quantise.ipynb #8f8455b8
+# %% ../../nbs/10q_score.quantise.ipynb #15a52704
 def groove(
     x,       # moments in quarter notes
     line,    # the line of each
@@ -88,7 +88,7 @@ def groove(
     out[o] = np.repeat(habit, n)
     return out
 
-# %% ../../nbs/10q_score.quantise.ipynb #bd0766e6
+# %% ../../nbs/10q_score.quantise.ipynb #dfb2b9d1
 _names = sorted(grids, key=lambda k: -grids[k]) + ['32nd', '64th', 'triplet 16th', 'triplet 32nd'] # coarse to fine; then for runs, where all lines are equal
 _steps = np.array([grids[k] for k in _names])
 _weight = {4.:1., 2.:.9, 1.:.8, 1/2:.5, 1/4:.25, 1/8:.03, 1/16:.01, 2/3:.25, 1/3:.25, 1/6:.05, 1/12:.01} # of the lines that a step adds
@@ -109,7 +109,7 @@ def _masses():
 
 _mass, _column = _masses(), np.arange(len(_steps))
 
-# %% ../../nbs/10q_score.quantise.ipynb #ad418a00
+# %% ../../nbs/10q_score.quantise.ipynb #497a53ac
 _dust = .02 # share of onsets that belong to no grid
 _of = np.array([list(grids.values()).index(s) for s in _steps])                  # which of the eleven steps a column has
 _eleven = np.array(list(grids.values()))
@@ -121,7 +121,7 @@ def _cost(x, spread):
     bell = np.exp(((x[:,None] - line)/spread).astype(np.float32)**2*np.float32(-.5))*np.float32((1 - _dust)/(spread*np.sqrt(2*np.pi)))
     return -np.log(_mass[_column, place[:,_of]]*bell[:,_of] + np.float32(_dust/4)), line[:,_of]
 
-# %% ../../nbs/10q_score.quantise.ipynb #43d98dc5
+# %% ../../nbs/10q_score.quantise.ipynb #0a4db38b
 _price = np.log(len(_steps)) + 3. # of choosing a grid once more
 
 def _choose(beat, cost):
@@ -142,7 +142,7 @@ def _choose(beat, cost):
         best = np.minimum(together, apart)
     return np.repeat(pick, np.diff(np.append(first, len(beat)))), float(best.sum())
 
-# %% ../../nbs/10q_score.quantise.ipynb #0f20cbf6
+# %% ../../nbs/10q_score.quantise.ipynb #7bf0ee67
 _bins, _blurs = 480, (.004, .008, .016, .03, .05, .08)
 _beat = {0:.4, 1/2:.26, 1/4:.09, 3/4:.09, 1/3:.03, 2/3:.04, 1/6:.01, 5/6:.01, **{k/8:.0125 for k in (1, 3, 5, 7)}}
 _runs = [{k/16:1/16 for k in range(16)}, {k/12:1/12 for k in range(12)}] # where a beat is full of notes, only precise ones tell
@@ -168,7 +168,7 @@ def find_beat(
     if like[b, s] - like[:,0].max() < 10 + .02*len(x): b, s = like[:,0].argmax(), 0
     return ((s + _bins//2) % _bins - _bins//2)/_bins, 1.3*float(_blur[b]) # the shape is narrower than life
 
-# %% ../../nbs/10q_score.quantise.ipynb #907fc330
+# %% ../../nbs/10q_score.quantise.ipynb #5050af35
 def _apart(q, x, strike, step, tick):
     "New times `q` of moments `x`, with the strikes of one key apart; `strike` holds pairs of moments at which one key is struck in turn."
     base = np.append(True, np.diff(q) > tick/2)                        # a cluster: moments with one new time
@@ -192,7 +192,7 @@ def _apart(q, x, strike, step, tick):
     if tick > 1e-6: d = np.maximum(np.floor(d/tick + 1e-6), level)*tick
     return q + np.where(level > 0, d, 0), int(len(a))
 
-# %% ../../nbs/10q_score.quantise.ipynb #fd04da27
+# %% ../../nbs/10q_score.quantise.ipynb #9d2332ef
 def _plan(x, cfg, clock, score, weight=None):
     "Line and step of each moment, and what was found on the way."
     phase, blur = find_beat(x, weight) if cfg.phase == 'find' or cfg.mode == 'adaptive' else (0., None)
@@ -213,7 +213,7 @@ def _plan(x, cfg, clock, score, weight=None):
 
 _least = 3. # nats by which a grid must be better than none
 
-# %% ../../nbs/10q_score.quantise.ipynb #3f212fb9
+# %% ../../nbs/10q_score.quantise.ipynb #272c6a06
 def _aim(x, cfg, clock, score, weight=None):
     "Where each moment goes, the step of its grid, and what was found."
     line, step, found = _plan(x, cfg, clock, score, weight)
@@ -223,7 +223,7 @@ def _aim(x, cfg, clock, score, weight=None):
         line = line + cfg.micro*groove(x, line, (line - found['phase'] - start[i]) % bar[i])
     return np.maximum.accumulate(np.maximum(x + cfg.strength*(line - x), 0)), step, found
 
-# %% ../../nbs/10q_score.quantise.ipynb #9b390b8d
+# %% ../../nbs/10q_score.quantise.ipynb #3a705ce1
 def _ends(end, on, new, i, x, q, step, cfg, found, tick):
     "New ends of notes that ended at `end`, began at `on` = x[i] and now begin at `new` = q[i]."
     if cfg.ends == 'keep' or not found['grid']: return new + (end - on)
@@ -236,7 +236,7 @@ def _ends(end, on, new, i, x, q, step, cfg, found, tick):
     moved = end + cfg.strength*(line - end)
     return np.where(moved > new + tick, np.maximum(moved, new + np.minimum(end - on, fine/2)), nearest(new + fine - found['phase'], fine, cfg.swing) + found['phase'])
 
-# %% ../../nbs/10q_score.quantise.ipynb #86636c27
+# %% ../../nbs/10q_score.quantise.ipynb #855184a2
 def _until(end, new_end, key, on, new):
     "`new_end`, no later than the key is struck next, where that was so before; `key` and `on` are sorted."
     same = np.append(key[1:] == key[:-1], False)
@@ -244,7 +244,7 @@ def _until(end, new_end, key, on, new):
     free = same & (end <= nxt + 1e-9) & (nxt > on)
     return np.where(free, np.minimum(new_end, nxt_new), new_end)
 
-# %% ../../nbs/10q_score.quantise.ipynb #eed82566
+# %% ../../nbs/10q_score.quantise.ipynb #6fd2856c
 def quantise(
     score,                          # in ticks, quarters or seconds; stays as it is
     config:QuantiseConfig=QuantiseConfig(), # how
@@ -262,7 +262,7 @@ def quantise(
     q, step, found = _aim(x, cfg, clock, score, np.bincount(i, np.clip(end - x[i], 1/16, 2)))
     if clock.unit == 'Tick': q = clock.time(q)/clock.tpq
     key = np.repeat(np.arange(len(tracks)), count)*256 + pitch
-    o = np.lexsort((time, key))
+    o = np.argsort(key*len(at) + i)
     key, i, end = key[o], i[o], end[o]
     again = (key[1:] == key[:-1]) & (i[1:] > i[:-1])
     q, apart = _apart(q, x, np.stack([i[:-1][again], i[1:][again]]), step*2*(1 - cfg.swing), tick)
@@ -273,7 +273,7 @@ def quantise(
     new_end = _until(end, new_end, key, x[i], new)
     return _told(out, tracks, notes, count, o, clock, (at, x, q), (new, new_end), shift, dict(found, apart=apart))
 
-# %% ../../nbs/10q_score.quantise.ipynb #6f7b15bd
+# %% ../../nbs/10q_score.quantise.ipynb #bced0daf
 def _align(out, clock, q, found):
     "Quarter notes by which the piece has to move for its beats to lie on the file's; its later tempi move at once."
     shift = -found['phase']
