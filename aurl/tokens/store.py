@@ -24,7 +24,7 @@ from ..score.metadata import FIELDS
 from .codec import get_codec
 from .line import Line, snapshot_row
 from .shards import Shards, files, log_file, shards_of
-from .workers import Alone, Cluster, Errand, Processes, condition, function_at, in_order, join, read_bundle
+from .workers import Alone, Cluster, Errand, Processes, calm as _calm, condition, function_at, in_order, join
 
 # %% ../../nbs/33_tokens.store.ipynb #2fbcf653
 class StoreConfig(Config):
