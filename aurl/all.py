@@ -6,12 +6,12 @@
 __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast',
            'describe_device', 'pick_device', 'read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi',
            'from_pretty_midi', 'to_music21', 'from_music21', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
-           'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Kind', 'vocab', 'EventCodec',
-           'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare',
-           'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix', 'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss',
-           'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint',
-           'best_checkpoint', 'Sampling', 'generate', 'generate_ids', 'first_bars', 'Experiment', 'find_runs',
-           'baselines', 'piece_nll', 'Report']
+           'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'CleanConfig', 'CleanReport',
+           'clean', 'Clock', 'on_beats', 'Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict',
+           'grammar', 'verdict', 'TokenStore', 'prepare', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix',
+           'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint',
+           'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate', 'generate_ids',
+           'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
 
 # %% ../nbs/98_all.ipynb #50ab596c
 from .core import AurlError, aurl_home, rng, seed_everything
@@ -31,6 +31,13 @@ from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 # %% ../nbs/98_all.ipynb #01205737
 _all_ = ['read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21',
          'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll', 'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces']
+
+# %% ../nbs/98_all.ipynb #84c36f61
+from .score.clean import CleanConfig, CleanReport, clean
+from .score.clock import Clock, on_beats
+
+# %% ../nbs/98_all.ipynb #c11fd006
+_all_ = ['CleanConfig', 'CleanReport', 'clean', 'Clock', 'on_beats']
 
 # %% ../nbs/98_all.ipynb #66de4f32
 from .tokens.vocab import Kind, vocab
