@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'damage', 'places', 'presses']
 
-# %% ../../nbs/09_score.salvage.ipynb #6f68edd3
+# %% ../../nbs/09_score.salvage.ipynb #1f819c48
 import heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back, surely
 
-# %% ../../nbs/09_score.salvage.ipynb #6c072e6b
+# %% ../../nbs/09_score.salvage.ipynb #a4e2d11d
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match; all, if there are none."
     out, down = [], set()
@@ -32,7 +32,7 @@ def _in_step(evs, block=24):
         if odd <= 4: out += some
     return out or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #a3923630
+# %% ../../nbs/09_score.salvage.ipynb #35f0c0d8
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
@@ -68,7 +68,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #7d918a9a
+# %% ../../nbs/09_score.salvage.ipynb #212c40c0
 def _cost(self, e, down, end):
     "The cost of event `e` while the keys in the bits of `down` sound, and the keys that sound after it."
     nx, _, n, s, a, v, w = e
@@ -91,7 +91,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #fa363c7d
+# %% ../../nbs/09_score.salvage.ipynb #83673355
 def _odd(self, e, down, end):
     "Is `e` an event such as damage makes?"
     nx, _, n, s, a, v, w = e
@@ -105,7 +105,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #d6e0d8b0
+# %% ../../nbs/09_score.salvage.ipynb #ae0d76fb
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _readings(b, i, end, run, usual):
@@ -127,7 +127,7 @@ def _readings(b, i, end, run, usual):
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #4099c7a4
+# %% ../../nbs/09_score.salvage.ipynb #6da9e47f
 _WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
 
 def _thin(states):
@@ -170,7 +170,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #5012425a
+# %% ../../nbs/09_score.salvage.ipynb #501bf9ef
 @dataclass
 class _Part:
     "What was read of a part."
@@ -220,7 +220,7 @@ def _held(e, down):
     key = 1 << ((e[3] & 15) << 7 | e[4])
     return down | key if e[3] >= 0x90 and e[5] else down & ~key
 
-# %% ../../nbs/09_score.salvage.ipynb #5bc61032
+# %% ../../nbs/09_score.salvage.ipynb #33f8af02
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -242,7 +242,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #a9e5b44f
+# %% ../../nbs/09_score.salvage.ipynb #d0c1d8a9
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -264,12 +264,13 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #72c288c0
+# %% ../../nbs/09_score.salvage.ipynb #9c9e5ba5
 @dataclass
 class Salvaged:
     "A file mended."
     midi:bytes                                 # a clean file of the same music
     findings:list = field(default_factory=list)# what was wrong and what was done, of `Finding`
+    parts:int = 0                              # chunks with events
     @property
     def mended(self): return sum(f.count for f in self.findings if f.kind in ('wrong bytes', 'missing bytes', 'extra bytes', 'skipped bytes', 'slipped'))
 
@@ -286,7 +287,7 @@ def _parts(b, chunks):
         out.append(_walk(b, a, z, u, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #bb8f5ddc
+# %% ../../nbs/09_score.salvage.ipynb #fa012288
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -313,9 +314,9 @@ def salvage(
         timed, plus, minus = _closed(t.tolist(), p.events, h.tpq//2)
         out.append(_chunk(timed, b, h.film if k == 0 else None)); added += plus; dropped += minus
     midi = b'MThd' + struct.pack('>IHHH', 6, min(1, len(out)), len(out), h.tpq) + b''.join(out)
-    return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped))
+    return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped), len(parts))
 
-# %% ../../nbs/09_score.salvage.ipynb #8bda7a34
+# %% ../../nbs/09_score.salvage.ipynb #a0d63be3
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -328,7 +329,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #6b305832
+# %% ../../nbs/09_score.salvage.ipynb #c8f8ab2e
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -352,7 +353,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #7ed97242
+# %% ../../nbs/09_score.salvage.ipynb #33da7820
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
