@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Limits', 'within']
 
-# %% ../../nbs/09d_score.limits.ipynb #5fd0169f
+# %% ../../nbs/09d_score.limits.ipynb #794c8d32
 import numpy as np
 from pydantic import Field
 from symusic import Note, Pedal, Score
@@ -14,7 +14,7 @@ from ..config import Config
 from ..core import MidiError
 from .chunks import Finding
 
-# %% ../../nbs/09d_score.limits.ipynb #ee61dc08
+# %% ../../nbs/09d_score.limits.ipynb #2c8a2070
 class Limits(Config):
     "What a score may hold at most."
     max_bytes:int = Field(64*2**20, description='of a file, and of what an archive may unfold to', ge=1)
@@ -27,7 +27,7 @@ class Limits(Config):
     min_bpm:float = Field(1., description='slowest tempo in quarter notes a minute', gt=0)
     max_bpm:float = Field(1000., description='fastest tempo', gt=0)
 
-# %% ../../nbs/09d_score.limits.ipynb #e677e3d0
+# %% ../../nbs/09d_score.limits.ipynb #423ab4dc
 def _pedal_spans(track):
     "Start and end of each pedal of `track`, from its controllers 64."
     c = track.controls.numpy()
@@ -47,7 +47,7 @@ def _mend_pedals(score):
         p = t.pedals.numpy()
         if len(p['time']) != len(on) or (p['time'] != on).any() or (p['duration'] != off - on).any(): t.pedals = Pedal.from_numpy(on, off - on, 'tick')
 
-# %% ../../nbs/09d_score.limits.ipynb #5f7e8d4a
+# %% ../../nbs/09d_score.limits.ipynb #d0b65b50
 def _is_metre(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
 
 def _mend_marks(score, limits):
@@ -56,16 +56,17 @@ def _mend_marks(score, limits):
     for what,events,ok in [('tempi of no length', score.tempos, lambda t: t.mspq > 0),
                            ('impossible time signatures', score.time_signatures, lambda t: _is_metre(t.numerator, t.denominator)),
                            ('impossible key signatures', score.key_signatures, lambda k: abs(k.key) <= 7 and k.tonality in (0, 1))]:
-        if bad := sum(not ok(e) for e in events):
+        if len(events) and (bad := sum(not ok(e) for e in events) if events is not score.tempos else int((score.tempos.numpy()['mspq'] <= 0).sum())):
             found.append(Finding('mended', f'{bad} {what} left out', bad))
             events.filter(ok, inplace=True)
     lo, hi = int(60e6/limits.max_bpm), int(60e6/limits.min_bpm)
-    if out := sum(not lo <= t.mspq <= hi for t in score.tempos):
+    us = score.tempos.numpy()['mspq']
+    if out := int(((us < lo) | (us > hi)).sum()):
         for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
         found.append(Finding('mended', f'{out} tempi outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm bounded', out))
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #4446bb9a
+# %% ../../nbs/09d_score.limits.ipynb #c63c4ca9
 def _arrays(score): return [t.notes.numpy() for t in score.tracks]
 
 def _cut_holds(score, longest):
@@ -97,7 +98,7 @@ def _cut_silence(score, gap):
         for e in getattr(score, kind): e.time = int(back(e.time))
     return [Finding('mended', f'{len(at)} silences longer than {gap:,} ticks were shortened', len(at))]
 
-# %% ../../nbs/09d_score.limits.ipynb #c58b2b53
+# %% ../../nbs/09d_score.limits.ipynb #6fc50019
 def _too_many(what, n, most, name, path): raise MidiError(f'{n:,} {what}, more than {name}={most:,}', path, f'read it with Limits({name}=…) if that is meant')
 
 def within(
@@ -119,12 +120,13 @@ def within(
 
 _DEFAULT = Limits()
 
-# %% ../../nbs/09d_score.limits.ipynb #416b78a2
-def _seconds(score):
-    "Length of `score` in seconds, until its last note."
+# %% ../../nbs/09d_score.limits.ipynb #79390fa4
+def _end(score): return max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _arrays(score) if len(a['time'])), default=0)
+
+def _seconds(score, end):
+    "Length of `score` in seconds, until the tick `end`."
     at, us = (score.tempos.numpy()[k].astype(np.float64) for k in ('time', 'mspq'))
     o = np.argsort(at, kind='stable'); at, us = np.append(0, at[o]), np.append(500_000, us[o])
-    end = max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _arrays(score) if len(a['time'])), default=0)
     return float((np.diff(np.minimum(np.append(at, end), end))*us).sum()/score.ticks_per_quarter/1e6)
 
 def _in_time(score, limits, tpq, path):
@@ -135,9 +137,9 @@ def _in_time(score, limits, tpq, path):
         if a['time'].min() < 0 or a['duration'].min() < 0: raise MidiError('its time runs beyond what 32 bits can count', path, 'the file is damaged; leave it out')
         longest = max(longest, int(a['duration'].max())); end = max(end, int(a['time'].max()))
     if longest > limits.hold*tpq: found += _cut_holds(score, int(limits.hold*tpq))
-    if end > limits.quarters*tpq or _seconds(score) > limits.seconds:
+    if end > limits.quarters*tpq or _seconds(score, end) > limits.seconds:
         found += _cut_silence(score, 64*tpq)
-        end = max((int(a['time'].max()) for a in _arrays(score) if len(a['time'])), default=0)
+        end = _end(score)
         if end > limits.quarters*tpq: raise MidiError(f'{end/tpq:,.0f} quarter notes long, more than quarters={limits.quarters:g}', path, 'read it with Limits(quarters=…) if that is meant')
-        if (s := _seconds(score)) > limits.seconds: raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path, 'read it with Limits(seconds=…) if that is meant')
+        if (s := _seconds(score, end)) > limits.seconds: raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path, 'read it with Limits(seconds=…) if that is meant')
     return found

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['families', 'read_midi', 'family_of', 'MidiReport', 'inspect_midi']
 
-# %% ../../nbs/10_score.midi.ipynb #eb1ae823
+# %% ../../nbs/10_score.midi.ipynb #dc47b67e
 import html, struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from .limits import Limits, _is_metre, _pedal_spans, within
 from .salvage import damage, places, presses, salvage
 from .slips import Line, surely
 
-# %% ../../nbs/10_score.midi.ipynb #d0ed0570
+# %% ../../nbs/10_score.midi.ipynb #e2cca11b
 def _load(
     source,        # a path, or the bytes of a file
     max_bytes:int, # refuse more than this
@@ -40,7 +40,7 @@ def _load(
 def _too_large(size, max_bytes, path):
     raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
 
-# %% ../../nbs/10_score.midi.ipynb #2f778dd4
+# %% ../../nbs/10_score.midi.ipynb #45491b4e
 def _faults(data):
     "What is wrong with the header and the chunks of `data`; [] for a sound file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
@@ -56,7 +56,7 @@ def _faults(data):
         at = end
     return out + (['bytes behind the end'] if at != len(data) else []) + (['number of chunks'] if seen != n else [])
 
-# %% ../../nbs/10_score.midi.ipynb #858fa9b9
+# %% ../../nbs/10_score.midi.ipynb #fb4ec1a3
 def _left_raster(t, g):
     "Do onsets `t` keep one phase of `g` ticks for a while and then another?"
     if len(t) < 24: return False
@@ -72,7 +72,7 @@ def _suspicious(score):
     for t in score.tracks:
         a = t.notes.numpy()
         if not len(a['time']): continue
-        if a['duration'].max() > 64*tpq or np.diff(a['time']).max(initial=0) > 256*tpq: return True
+        if a['duration'].max() > 256*tpq or np.diff(a['time']).max(initial=0) > 512*tpq: return True
         on.append(a['time'])
     return len(on) > 1 and tpq >= 120 and any(_left_raster(t, tpq//4) for t in on) and bool(surely([_line(t) for t in score.tracks], tpq))
 
@@ -80,7 +80,7 @@ def _line(track):
     a = track.notes.numpy(); o = np.argsort(a['time'], kind='stable')
     return Line(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
 
-# %% ../../nbs/10_score.midi.ipynb #de126330
+# %% ../../nbs/10_score.midi.ipynb #86f35c38
 def _symusic(data, sanitize=False):
     "symusic's reading, or what it said instead."
     try: return Score.from_midi(data, sanitize_data=sanitize), ''
@@ -99,7 +99,7 @@ def _mended(data, path, limits, plain, clamped, why):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path, 'export or download it again, or leave it out')
     return score, s.findings
 
-# %% ../../nbs/10_score.midi.ipynb #f2ccfd98
+# %% ../../nbs/10_score.midi.ipynb #5e2d557a
 def _parse(data, path, limits):
     "The score in `data` and findings on all that was done to read it."
     faults, whole = _faults(data), len(data) <= _LONG
@@ -123,9 +123,10 @@ def read_midi(
     limits = _limits(limits)
     return _parse(*_load(source, limits.max_bytes), limits)[0]
 
-def _limits(limits): return Limits() if limits is None else Limits(max_bytes=limits) if isinstance(limits, int) else limits
+_DEFAULT = Limits()
+def _limits(limits): return _DEFAULT if limits is None else Limits(max_bytes=limits) if isinstance(limits, int) else limits
 
-# %% ../../nbs/10_score.midi.ipynb #a70bf21b
+# %% ../../nbs/10_score.midi.ipynb #562f0b73
 families = ('Piano', 'Chromatic percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
             'Synth lead', 'Synth pad', 'Synth effects', 'Ethnic', 'Percussion', 'Sound effects')
 
@@ -133,7 +134,7 @@ def family_of(track)->int:
     "The General MIDI family of `track`; all drums are family 14."
     return 14 if track.is_drum else track.program//8
 
-# %% ../../nbs/10_score.midi.ipynb #9f6e8d19
+# %% ../../nbs/10_score.midi.ipynb #71d04b40
 @dataclass
 class MidiReport:
     "What a MIDI file holds, and what is odd about it."
@@ -159,7 +160,7 @@ class MidiReport:
         "How many events a finding of `kind` concerns; 0 when there is none."
         return sum(f.count for f in self.findings if f.kind == kind)
 
-# %% ../../nbs/10_score.midi.ipynb #ed92ae05
+# %% ../../nbs/10_score.midi.ipynb #ccf30c67
 _majors = ('C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯')  # from seven flats to seven sharps
 _minors = ('A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯')
 def _key_name(k): return f'{_minors[k.key+7]} minor' if k.tonality else f'{_majors[k.key+7]} major'
@@ -173,7 +174,7 @@ def _knots(track):
     return np.array([(off <= on).sum(), (same & (on[1:] == on[:-1])).sum(), (same & (on[1:] > on[:-1]) & (on[1:] < off[:-1])).sum(),
                      ((p < 21) | (p > 108)).sum() * (not track.is_drum)])
 
-# %% ../../nbs/10_score.midi.ipynb #ab4c46a8
+# %% ../../nbs/10_score.midi.ipynb #3c234f61
 def _oddities(score, fmt):
     "The findings in a score that could be read."
     length, copy, overlap, off = sum((_knots(t) for t in score.tracks), np.zeros(4, int)).tolist()
@@ -184,7 +185,7 @@ def _oddities(score, fmt):
              ('no metre', some and not len(score.time_signatures), 'no time signature')]
     return [Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind,count,say in asked if count]
 
-# %% ../../nbs/10_score.midi.ipynb #636ef69d
+# %% ../../nbs/10_score.midi.ipynb #7e52fd26
 def inspect_midi(
     source,             # a path, or the bytes of a file
     limits:Limits=None, # what it may hold at most
@@ -216,7 +217,7 @@ def _describe(r, score, found):
     r.mended, r.findings = bool(found), list(found) + _oddities(score, r.format)
     return r
 
-# %% ../../nbs/10_score.midi.ipynb #d70785a1
+# %% ../../nbs/10_score.midi.ipynb #52bf9e55
 def _several(x, unit=''):
     "The values of `x` in a few words."
     x = list(dict.fromkeys(x))
