@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Limits', 'within']
 
-# %% ../../nbs/09d_score.limits.ipynb #794c8d32
+# %% ../../nbs/09d_score.limits.ipynb #a5416bb5
 import numpy as np
 from pydantic import Field
 from symusic import Note, Pedal, Score
@@ -14,7 +14,7 @@ from ..config import Config
 from ..core import MidiError
 from .chunks import Finding
 
-# %% ../../nbs/09d_score.limits.ipynb #2c8a2070
+# %% ../../nbs/09d_score.limits.ipynb #c2acb152
 class Limits(Config):
     "What a score may hold at most."
     max_bytes:int = Field(64*2**20, description='of a file, and of what an archive may unfold to', ge=1)
@@ -27,7 +27,7 @@ class Limits(Config):
     min_bpm:float = Field(1., description='slowest tempo in quarter notes a minute', gt=0)
     max_bpm:float = Field(1000., description='fastest tempo', gt=0)
 
-# %% ../../nbs/09d_score.limits.ipynb #423ab4dc
+# %% ../../nbs/09d_score.limits.ipynb #c0b7d6d3
 def _pedal_spans(track):
     "Start and end of each pedal of `track`, from its controllers 64."
     c = track.controls.numpy()
@@ -47,7 +47,7 @@ def _mend_pedals(score):
         p = t.pedals.numpy()
         if len(p['time']) != len(on) or (p['time'] != on).any() or (p['duration'] != off - on).any(): t.pedals = Pedal.from_numpy(on, off - on, 'tick')
 
-# %% ../../nbs/09d_score.limits.ipynb #d0b65b50
+# %% ../../nbs/09d_score.limits.ipynb #c7933dcb
 def _is_metre(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
 
 def _mend_marks(score, limits):
@@ -56,7 +56,7 @@ def _mend_marks(score, limits):
     for what,events,ok in [('tempi of no length', score.tempos, lambda t: t.mspq > 0),
                            ('impossible time signatures', score.time_signatures, lambda t: _is_metre(t.numerator, t.denominator)),
                            ('impossible key signatures', score.key_signatures, lambda k: abs(k.key) <= 7 and k.tonality in (0, 1))]:
-        if len(events) and (bad := sum(not ok(e) for e in events) if events is not score.tempos else int((score.tempos.numpy()['mspq'] <= 0).sum())):
+        if len(events) and (bad := int((events.numpy()['mspq'] <= 0).sum()) if 'tempi' in what else sum(not ok(e) for e in events)):
             found.append(Finding('mended', f'{bad} {what} left out', bad))
             events.filter(ok, inplace=True)
     lo, hi = int(60e6/limits.max_bpm), int(60e6/limits.min_bpm)
@@ -66,7 +66,7 @@ def _mend_marks(score, limits):
         found.append(Finding('mended', f'{out} tempi outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm bounded', out))
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #c63c4ca9
+# %% ../../nbs/09d_score.limits.ipynb #ad5fbea3
 def _arrays(score): return [t.notes.numpy() for t in score.tracks]
 
 def _cut_holds(score, longest):
@@ -98,7 +98,7 @@ def _cut_silence(score, gap):
         for e in getattr(score, kind): e.time = int(back(e.time))
     return [Finding('mended', f'{len(at)} silences longer than {gap:,} ticks were shortened', len(at))]
 
-# %% ../../nbs/09d_score.limits.ipynb #6fc50019
+# %% ../../nbs/09d_score.limits.ipynb #bfce033c
 def _too_many(what, n, most, name, path): raise MidiError(f'{n:,} {what}, more than {name}={most:,}', path, f'read it with Limits({name}=…) if that is meant')
 
 def within(
@@ -120,7 +120,7 @@ def within(
 
 _DEFAULT = Limits()
 
-# %% ../../nbs/09d_score.limits.ipynb #79390fa4
+# %% ../../nbs/09d_score.limits.ipynb #dbc6ca82
 def _end(score): return max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _arrays(score) if len(a['time'])), default=0)
 
 def _seconds(score, end):
