@@ -6,7 +6,7 @@
 __all__ = ['augment_types', 'Augmentation', 'augment', 'as_record', 'TransposeRange', 'StretchRange', 'LoudnessRange',
            'InstrumentChance', 'SwingRange', 'HumaniseRange', 'Schedule', 'AugmentConfig', 'draw']
 
-# %% ../../nbs/12b_score.augment.ipynb #69822934
+# %% ../../nbs/12b_score.augment.ipynb #575e9693
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..config import Config, make_config
 from ..core import ConfigError, MidiError, rng
 from .vary import _FAMILIES, _humanise, _instruments, _loudness, _stretch, _swing, _transpose, can_swing, fit_transpose, key_after, loudness_curve, pitch_range
 
-# %% ../../nbs/12b_score.augment.ipynb #0261f2d2
+# %% ../../nbs/12b_score.augment.ipynb #6ff0471e
 class Augmentation(Config):
     "What is done to a piece; all of it, so that it can be done again."
     transpose:int = Field(0, ge=-127, le=127)      # semitones up; negative is down
@@ -33,7 +33,7 @@ class Augmentation(Config):
     seed:int|None = None                           # and from
     epoch:int|None = None                          # and when
 
-# %% ../../nbs/12b_score.augment.ipynb #0bf8d936
+# %% ../../nbs/12b_score.augment.ipynb #3d90a4cb
 def augment(
     score,               # symusic.Score in any unit; it stays as it is
     record:Augmentation, # or the dict that it was saved as
@@ -57,7 +57,7 @@ def as_record(
     if not isinstance(record, dict): raise ConfigError(f'a {type(record).__name__} is no record of an augmentation', way_out='give what `draw` gave, or the dict of its JSON')
     return make_config(Augmentation, overrides=record)
 
-# %% ../../nbs/12b_score.augment.ipynb #89f1f079
+# %% ../../nbs/12b_score.augment.ipynb #9e0171f2
 _chance = lambda p: Field(p, ge=0, le=1)
 
 def _ordered(self):
@@ -86,7 +86,7 @@ class LoudnessRange(Config):
     high:float = Field(1.2, ge=.3, le=1.9)   # the loudest
     _check = model_validator(mode='after')(_ordered)
 
-# %% ../../nbs/12b_score.augment.ipynb #5a1ff40b
+# %% ../../nbs/12b_score.augment.ipynb #62d76fc6
 class InstrumentChance(Config):
     "Whether instruments are exchanged for others of their family."
     probability:float = _chance(.3)          # of this type
@@ -104,7 +104,7 @@ class HumaniseRange(Config):
     seconds:float = Field(.02, ge=0, le=.1)  # onsets move by at most this much
     touch:float = Field(3., ge=0, le=20)     # standard deviation of velocities
 
-# %% ../../nbs/12b_score.augment.ipynb #4f70beed
+# %% ../../nbs/12b_score.augment.ipynb #6c51ef73
 class Schedule(Config):
     "What the probability is multiplied by, over a training."
     kind:Literal['constant', 'warmup', 'decay', 'warmup_decay', 'steps'] = 'constant' # how it goes
@@ -123,7 +123,7 @@ class Schedule(Config):
         if any(not 0 <= v <= 1 for _,v in self.steps): raise ValueError('the value of a step is a share between 0 and 1')
         return self
 
-# %% ../../nbs/12b_score.augment.ipynb #bb7faecb
+# %% ../../nbs/12b_score.augment.ipynb #9d56a93b
 @patch
 def at(self:Schedule,
     epoch,         # number of the epoch, from 0; parts of one count too
@@ -138,7 +138,7 @@ def at(self:Schedule,
     if t < warmup: return self.low + (self.high - self.low)*t/warmup
     return self.high if self.kind == 'warmup' else max(self.low, self.high*self.decay**(t - warmup))
 
-# %% ../../nbs/12b_score.augment.ipynb #9592df45
+# %% ../../nbs/12b_score.augment.ipynb #3daff967
 class AugmentConfig(Config):
     "What may be done to a piece, and how often."
     probability:float = _chance(.5)          # share of the pieces that are augmented at all, an epoch
@@ -153,7 +153,7 @@ class AugmentConfig(Config):
 
 augment_types = ('transpose', 'stretch', 'velocity', 'programs', 'swing', 'humanise')
 
-# %% ../../nbs/12b_score.augment.ipynb #ff528ac7
+# %% ../../nbs/12b_score.augment.ipynb #cdbede59
 _grain = 99 # stretches are multiples of its inverse
 
 def _one_of(values, u): return values[int(u*len(values))]
@@ -168,7 +168,7 @@ def _chosen(c, many, u, order):
     came = [k for k,x in zip(augment_types, u) if x < getattr(c, k).probability]
     return sorted(came, key=lambda k: order[augment_types.index(k)])[:many]
 
-# %% ../../nbs/12b_score.augment.ipynb #bdb3e768
+# %% ../../nbs/12b_score.augment.ipynb #1d5fd2e7
 def draw(
     config:AugmentConfig, # what may happen
     seed:int,             # of the run

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['transposition', 'tempi_of', 'augment_ids', 'AugmentedLine', 'augmented_piece']
 
-# %% ../../nbs/32c_tokens.augment.ipynb #92b01e1e
+# %% ../../nbs/32c_tokens.augment.ipynb #f2ff4de9
 import numpy as np
 from symusic import Score, Tempo
 
@@ -17,7 +17,7 @@ from .codec import _DOWN, _LOUD, _OFF, _ON, _SLOT, _TEMPO, _TIME, _UP
 from .line import Line, melodic, snapshots, _COLUMNS, _MOVES
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32c_tokens.augment.ipynb #fbb07fd1
+# %% ../../nbs/32c_tokens.augment.ipynb #6af1e6ca
 _ids = np.arange(len(vocab), dtype=np.uint16)
 _block = lambda kind: slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
 _DRUMS = int(vocab.instrument(vocab.drums))
@@ -45,7 +45,7 @@ def _fitted(ids, many, semitones):
     p = np.flatnonzero(many[_block(Kind.NOTE_ON)]) + vocab.pitch_lo
     return (fit_transpose(int(p[0]), int(p[-1]), semitones) if len(p) else 0), which
 
-# %% ../../nbs/32c_tokens.augment.ipynb #bf5d107d
+# %% ../../nbs/32c_tokens.augment.ipynb #db41e3fd
 def _louder(many, factor):
     "A table of ids with velocities scaled, and whether two of them have become one."
     used = np.flatnonzero(many[_block(Kind.VELOCITY)])
@@ -75,7 +75,7 @@ def _key_and_loudness(ids, many, semitones, factor):
     if t and which is not None: out[which] += np.array(t).astype(np.uint16)
     return _without_repeats(out) if merged else out
 
-# %% ../../nbs/32c_tokens.augment.ipynb #572e4f83
+# %% ../../nbs/32c_tokens.augment.ipynb #d639a3aa
 def _shifts(ids, factor):
     "Where shifts stand, which of them end a run, and the instants there on the new clock; None where the short way does not lead."
     at = np.flatnonzero(ids - np.uint16(vocab.TIME_SHIFT) < vocab.max_shift)
@@ -100,7 +100,7 @@ def _rewritten(ids, at, last, new):
     out[room.cumsum()[at[last]] - 1] = rest
     return out
 
-# %% ../../nbs/32c_tokens.augment.ipynb #f3d4cf6d
+# %% ../../nbs/32c_tokens.augment.ipynb #e5e4b37d
 def tempi_of(
     ids, # of one piece
 ):       # steps of 1/64 s, and microseconds per beat from there on
@@ -122,7 +122,7 @@ def _tempo_bins(tempi, factor):
     keep = _first(bin)
     return step[keep], bin[keep]
 
-# %% ../../nbs/32c_tokens.augment.ipynb #b955b6a7
+# %% ../../nbs/32c_tokens.augment.ipynb #05c17939
 _OTHER = np.ones(len(vocab), bool)                                    # neither a shift nor a TEMPO
 _OTHER[_block(Kind.TIME_SHIFT)] = _OTHER[_block(Kind.TEMPO)] = False
 _RELEASE = np.zeros(len(vocab), bool); _RELEASE[_block(Kind.NOTE_OFF)] = True
@@ -152,7 +152,7 @@ def _retold(ids, at, last, new, tempo):
     told = here < len(ids) - 1                                        # nothing but END follows: nobody hears it
     return _spelled(np.insert(ids, here[told], vocab.TEMPO + tempo[1][told]), np.insert(step, here[told], tempo[0][told]))
 
-# %% ../../nbs/32c_tokens.augment.ipynb #dc7191ff
+# %% ../../nbs/32c_tokens.augment.ipynb #cd602d07
 def _short_way(ids, factor, tempi):
     "`ids` stretched, where their order stays; else None."
     shifts = _shifts(ids, factor)
@@ -165,7 +165,7 @@ def _short_way(ids, factor, tempi):
         ids = ids.copy(); ids[told] = vocab.TEMPO + tempo[1]
     return _rewritten(ids, at, last, new)
 
-# %% ../../nbs/32c_tokens.augment.ipynb #3b6c0c86
+# %% ../../nbs/32c_tokens.augment.ipynb #40270042
 def _on_new_clock(on, end, factor):
     "Onset and end in steps, as a score in seconds would have them."
     start = (on*factor).astype(np.float32).astype(np.float64)
@@ -197,7 +197,7 @@ def _long_way(ids, factor, tempi):
     ev = _in_order(np.concatenate([offs, tempos, pedals, ons]))
     return _write(ev) if len(ev) else np.array([vocab.START, vocab.END], np.uint16)
 
-# %% ../../nbs/32c_tokens.augment.ipynb #e5b43cbe
+# %% ../../nbs/32c_tokens.augment.ipynb #4cebe4be
 def _decoded(ids, tempi):
     "`decode(ids)`, where its tempi are known."
     ids, s = ids.astype(np.int64), Score(480, ttype='Second')
@@ -212,7 +212,7 @@ def _decoded(ids, tempi):
     s.tempos = Tempo.from_numpy(tempi[0].astype(np.float32)/rate, tempi[1].astype(np.int32), 'Second')
     return s
 
-# %% ../../nbs/32c_tokens.augment.ipynb #366b448e
+# %% ../../nbs/32c_tokens.augment.ipynb #bdada624
 def augment_ids(
     ids,               # of one piece, as `encode` writes them
     record,            # an `Augmentation`, or its dict
@@ -230,7 +230,7 @@ def augment_ids(
 
 def _is_rhythm(r): return r.swing != .5 or r.humanise > 0 or r.touch > 0
 
-# %% ../../nbs/32c_tokens.augment.ipynb #b272069b
+# %% ../../nbs/32c_tokens.augment.ipynb #68bbb2a1
 class AugmentedLine(Line):
     "The pieces of a line as they are in one epoch."
     def __init__(self,
