@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawing', 'Hands']
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #923338e9
+# %% ../../nbs/33g_tokens.drawing.ipynb #e2ad2a7a
 import importlib, multiprocessing, warnings
 from collections import OrderedDict, deque
 from concurrent.futures import ProcessPoolExecutor
@@ -17,10 +17,10 @@ from fastcore.basics import patch
 from ..score.augment import Augmentation, AugmentConfig, draw, fit_transpose
 from .augment import _piece as augmented_piece
 from .line import Line
-from .windows import lines_of
+from .windows import lines_of, told_bars
 from .workers import calm
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #7c113cd2
+# %% ../../nbs/33g_tokens.drawing.ipynb #fe56754a
 class Drawing:
     "Makes the windows of a plan."
     def __init__(self,
@@ -30,10 +30,11 @@ class Drawing:
         seed:int=0,   # of that
         epochs:int=0, # of the whole training, where the schedule of `augment` is by share
         bars=None,    # (pieces,) beats from one line to the next, where windows begin on lines
+        told=None,    # (pieces,) words of the column `bars`, if there is one
         tile:bool=True, # windows that stand side by side also end on lines
         room:int=1 << 25, # ids of augmented pieces that are kept for the next windows
     ):
-        self.store, self.state, self.augment, self.seed, self.epochs, self.bars, self.tile, self.room = store, state, augment, seed, epochs, bars, tile, room
+        self.store, self.state, self.augment, self.seed, self.epochs, self.bars, self.told, self.tile, self.room = store, state, augment, seed, epochs, bars, told, tile, room
         self._names = self._low = None
         self._kept, self._tempi, self._size = OrderedDict(), {}, 0
 
@@ -51,7 +52,7 @@ class Drawing:
 
     def __getstate__(self): return dict(self.__dict__, _kept=OrderedDict(), _tempi={}, _size=0, _names=None)
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #2cf72eac
+# %% ../../nbs/33g_tokens.drawing.ipynb #d5e24301
 _grows = dict(stretch=1.08, swing=1.2, humanise=1.6) # how many times as many ids a piece has at most, as seen on real music
 
 @patch
@@ -94,7 +95,19 @@ def _made(self:Drawing, piece, epoch):
     while self._size > self.room: self._size -= len(self._kept.popitem(last=False)[1][0])
     return made
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #67c9c022
+# %% ../../nbs/33g_tokens.drawing.ipynb #0fd25f6e
+@patch
+def known(self:Drawing,
+    pieces,         # numbers of pieces
+    epoch:int=None, # augmented as in this epoch; None: as they are
+):                  # for `lines_of`, which counts them 0, 1, 2 …; or None
+    "The bars of pieces, where the store was told of them."
+    if self.told is None: return None
+    def known(k):
+        at = told_bars(self.told[int(pieces[k])])
+        return at if at is None or epoch is None else np.rint(at*self.record(int(pieces[k]), epoch).stretch).astype(np.int64)
+    return known
+
 @patch
 def _augmented(self:Drawing, w, epoch, length):
     "A line of the augmented pieces, the rows in it, and the piece of each there."
@@ -107,7 +120,7 @@ def _augmented(self:Drawing, w, epoch, length):
     place = lambda x: (2*x*now + was)//(2*was)                            # the same share of the piece, rounded
     start, a, b = (place(w['start'] + x) for x in (0, w['first'], w['stop']))
     if self.bars is not None:
-        lines = lines_of(line, np.arange(len(piece)), self.bars[piece])
+        lines = lines_of(line, np.arange(len(piece)), self.bars[piece], self.known(piece, epoch))
         reach = lines.room(length)[at]
         start, b = lines.snap(at, start, reach), lines.snap(at, b, reach) if self.tile else b
         a = start if self.tile else a
@@ -116,7 +129,7 @@ def _augmented(self:Drawing, w, epoch, length):
     a = np.clip(a, start, b)
     return line, dict(w, start=start, first=a - start, stop=b - start, key=w['key'] + self.moved(w['piece'], epoch)), at
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #64b9d46a
+# %% ../../nbs/33g_tokens.drawing.ipynb #94169179
 class Hands:
     "Processes that draw windows ahead."
     def __init__(self,
@@ -164,7 +177,7 @@ class _Failed:
     def result(self): raise self.error
     def cancel(self): pass
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #77e44de0
+# %% ../../nbs/33g_tokens.drawing.ipynb #d6082ec0
 _mine = {}
 def _begin(drawing):
     "What a process keeps."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LoaderConfig', 'WindowLoader', 'music_loaders']
 
-# %% ../../nbs/34_tokens.loaders.ipynb #aef0d20e
+# %% ../../nbs/34_tokens.loaders.ipynb #5f3303bf
 import weakref, zlib
 from typing import Literal
 
@@ -25,7 +25,7 @@ from .store import TokenStore, prepare
 from .vocab import vocab
 from .windows import check_truncation, lines_of, quarters, truncate, truncations
 
-# %% ../../nbs/34_tokens.loaders.ipynb #d2b0e83c
+# %% ../../nbs/34_tokens.loaders.ipynb #1afbe49e
 class LoaderConfig(Config):
     "How windows are cut, batched and mixed."
     windows: Literal[truncations] = Field('tile', description='where a piece is cut: side by side, overlapping, only the first window, adaptive, anywhere')
@@ -49,7 +49,7 @@ class LoaderConfig(Config):
 
     def still(self): return self.changed(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, augment=None, workers=0)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #718d51fc
+# %% ../../nbs/34_tokens.loaders.ipynb #63b68e31
 class WindowLoader:
     "Batches of windows of a store, the same for the same seed and epoch."
     n_inp = 4 # ids, z, cache, state; then the targets
@@ -84,7 +84,7 @@ class WindowLoader:
         self.conditions = Conditions(store, asked.conditions, classes, features, self.pieces)
         self.classes, self._given = self.conditions.classes, (classes, features)
         c = self.config
-        self.drawing = Drawing(store, state, c.augment, seed, c.epochs, self._beats(), c.windows == 'tile')
+        self.drawing = Drawing(store, state, c.augment, seed, c.epochs, self._beats(), self._column('bars') if c.align == 'bar' else None, c.windows == 'tile')
         self.hands = Hands(self.drawing, c.workers)
         weakref.finalize(self, Hands.close, self.hands)
         self.epoch, self.at, self._from, self._made, self._planned = 0, 0, None, None, None
@@ -94,7 +94,7 @@ def _key_range(transpose):
     if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ba071ee6
+# %% ../../nbs/34_tokens.loaders.ipynb #9707157a
 @patch
 def _chosen(self:WindowLoader, pieces):
     "The numbers of the pieces, checked."
@@ -128,10 +128,14 @@ def _beats(self:WindowLoader):
     c = self.config
     if c.align == 'id': return None
     if c.align == 'beat': return np.ones(len(self.store))
-    metre = self.store.pieces['metre'].to_pylist() if 'metre' in self.store.pieces.column_names else [None]*len(self.store)
-    return np.array([quarters(m, c.bar) for m in metre])
+    return np.array([quarters(m, c.bar) for m in self._column('metre') or [None]*len(self.store)])
 
-# %% ../../nbs/34_tokens.loaders.ipynb #86068cf5
+@patch
+def _column(self:WindowLoader, name):
+    "A column of the table of pieces, or None."
+    return self.store.pieces[name].to_pylist() if name in self.store.pieces.column_names else None
+
+# %% ../../nbs/34_tokens.loaders.ipynb #bf6454f6
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
 @patch
@@ -140,7 +144,7 @@ def _cut(self:WindowLoader, pieces, length, draw, epoch):
     c = self.config
     n, lines, room = self.store.length[pieces] - 1, None, 0
     if self.drawing.bars is not None:
-        if (key := hash(pieces.tobytes())) not in self._lines: self._lines[key] = lines_of(self.store, pieces, self.drawing.bars[pieces])
+        if (key := hash(pieces.tobytes())) not in self._lines: self._lines[key] = lines_of(self.store, pieces, self.drawing.bars[pieces], self.drawing.known(np.arange(len(self.store))))
         lines = self._lines[key]
     if c.augment is not None:
         grow = self.drawing.growth(pieces, epoch)
@@ -172,7 +176,7 @@ def _windows(self:WindowLoader, epoch, length):
              for i,a,b in stretch(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ba692f2c
+# %% ../../nbs/34_tokens.loaders.ipynb #93bb2a8f
 @patch
 def plan(self:WindowLoader,
     epoch:int, # its number
@@ -200,7 +204,7 @@ def _plan(self:WindowLoader, epoch):
     if self._planned is None or self._planned[0] != epoch: self.plan(epoch)
     return self._planned[1:]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #a9b508a7
+# %% ../../nbs/34_tokens.loaders.ipynb #a97662dd
 @patch
 def __len__(self:WindowLoader):
     b = self._plan(self.epoch)[1]
@@ -219,7 +223,7 @@ def __repr__(self:WindowLoader):
     return (f'WindowLoader({self.n:,} windows of {b.width.max() if len(b) else self.length} from {len(self.pieces):,} pieces, {len(self):,} batches of {size}; {full:.0%} of the positions are targets'
             + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '') + ')')
 
-# %% ../../nbs/34_tokens.loaders.ipynb #7c14b31d
+# %% ../../nbs/34_tokens.loaders.ipynb #3bb44ca0
 _together = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
@@ -243,7 +247,7 @@ def _job(self:WindowLoader, epoch, steps):
     rows['row'] = np.concatenate([b.row[a]//k for a,(_,_,k) in zip(at, steps)])
     return rows, np.cumsum([0, *map(len, at)])
 
-# %% ../../nbs/34_tokens.loaders.ipynb #85deb77b
+# %% ../../nbs/34_tokens.loaders.ipynb #7b818a24
 @patch
 def _finished(self:WindowLoader, w, first, made, width):
     "The batches of some steps, from what was drawn for them."
@@ -276,7 +280,7 @@ def _laid(ids, targets, row, col, wide, width):
     lay = lambda x, fill: torch.full((n*width,), fill).index_copy_(0, place, x).view(n, width)
     return lay(ids[window, j], vocab.PAD), lay(targets[window, j], vocab.PAD), lay(window, -1)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #a07a4bed
+# %% ../../nbs/34_tokens.loaders.ipynb #15f0fabc
 @patch
 def _groups(self:WindowLoader, epoch, at):
     "Steps that are made together."
@@ -318,7 +322,7 @@ def batch(self:WindowLoader,
         self._made = epoch, groups, g, batches
     return batches[k]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ee1990dd
+# %% ../../nbs/34_tokens.loaders.ipynb #69002348
 @patch
 def __iter__(self:WindowLoader):
     epoch, at, self._from = self.epoch, (self._from or 0), None
@@ -354,7 +358,7 @@ def _order(self:WindowLoader):
     said = zlib.crc32(to_json([c, self.length, self.bs, self.train, self.keys, self.drop_last]).encode())
     return zlib.crc32(self.store.length[self.pieces].tobytes(), zlib.crc32(self.pieces.tobytes(), said))
 
-# %% ../../nbs/34_tokens.loaders.ipynb #80603a22
+# %% ../../nbs/34_tokens.loaders.ipynb #7869c742
 @patch
 def _moved(self:WindowLoader, b):
     "`b` on the loader's device."
@@ -397,7 +401,7 @@ def records(self:WindowLoader,
     _, moved, _ = self.drawing._augmented(w, epoch, self._length(epoch))
     return [dict(o, **{k:int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')}, augment=self.drawing.record(o['piece'], epoch).to_dict()) for r,o in enumerate(out)]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #7cae7c70
+# %% ../../nbs/34_tokens.loaders.ipynb #278b3c0c
 def music_loaders(
     store:TokenStore,  # where the pieces are
     valid=0.1,         # the share to hold out, or the numbers of the pieces to train on and of those held out
