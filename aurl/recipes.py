@@ -34,7 +34,7 @@ from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
-from .tokens.loaders import LoaderConfig
+from .tokens.loaders import LoaderConfig, check_loader
 from .tokens.store import TokenStore, prepare
 from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
@@ -165,13 +165,15 @@ def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
     run=None,       # an `Experiment` whose progress shows it
+    loader=None,    # a `LoaderConfig`: for windows on bars the store is told where those are
 )->TokenStore:
     "The token store of `data`, prepared on first use."
     tell = (lambda done, total: run.progress('prepare', done/max(1, total), f'{done} of {total} pieces')) if run is not None else None
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): return TokenStore(path).verify()
     key = data if data == 'chorales' else f'{path.stem or "music"}-{sha256_of(str(path.absolute()).encode())[:10]}'
-    make = partial(prepare, data if data == 'chorales' else path, dest := aurl_home()/'stores'/key, workers=workers, progress=tell, overwrite=True)
+    more = dict(measures='aurl.tokens.windows:bar_lines') if loader is not None and loader.align == 'bar' else {}
+    make = partial(prepare, data if data == 'chorales' else path, dest := aurl_home()/'stores'/(key + '-bars'*bool(more)), workers=workers, progress=tell, overwrite=True, **more)
     try: return make().verify()
     except StoreError:
         if not (dest/'manifest.json').exists(): raise
@@ -442,6 +444,7 @@ def check_request(
     if learns:
         Budget(cfg.steps or None, cfg.minutes or None)
         make_config(ModelConfig, preset=cfg.model, group='model')
+        if isinstance(cfg, TrainConfig): check_loader(cfg.loader, cfg.length, (-cfg.transpose, cfg.transpose))
         _check_music(cfg.data, two=True)
         _check_home()
     elif hasattr(cfg, 'model'):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawing', 'Hands']
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #e2ad2a7a
+# %% ../../nbs/33g_tokens.drawing.ipynb #cdb293e5
 import importlib, multiprocessing, warnings
 from collections import OrderedDict, deque
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +20,7 @@ from .line import Line
 from .windows import lines_of, told_bars
 from .workers import calm
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #fe56754a
+# %% ../../nbs/33g_tokens.drawing.ipynb #0b8f8d56
 class Drawing:
     "Makes the windows of a plan."
     def __init__(self,
@@ -52,7 +52,7 @@ class Drawing:
 
     def __getstate__(self): return dict(self.__dict__, _kept=OrderedDict(), _tempi={}, _size=0, _names=None)
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #d5e24301
+# %% ../../nbs/33g_tokens.drawing.ipynb #75e3f6e4
 _grows = dict(stretch=1.08, swing=1.2, humanise=1.6) # how many times as many ids a piece has at most, as seen on real music
 
 @patch
@@ -95,7 +95,7 @@ def _made(self:Drawing, piece, epoch):
     while self._size > self.room: self._size -= len(self._kept.popitem(last=False)[1][0])
     return made
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #0fd25f6e
+# %% ../../nbs/33g_tokens.drawing.ipynb #d3cdcf8c
 @patch
 def known(self:Drawing,
     pieces,         # numbers of pieces
@@ -129,7 +129,7 @@ def _augmented(self:Drawing, w, epoch, length):
     a = np.clip(a, start, b)
     return line, dict(w, start=start, first=a - start, stop=b - start, key=w['key'] + self.moved(w['piece'], epoch)), at
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #94169179
+# %% ../../nbs/33g_tokens.drawing.ipynb #e8e0a0d5
 class Hands:
     "Processes that draw windows ahead."
     def __init__(self,
@@ -177,7 +177,7 @@ class _Failed:
     def result(self): raise self.error
     def cancel(self): pass
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #d6082ec0
+# %% ../../nbs/33g_tokens.drawing.ipynb #9b11fc51
 _mine = {}
 def _begin(drawing):
     "What a process keeps."
