@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['small_cluster']
 
-# %% ../../nbs/33b_tokens.cluster.ipynb #ab649764
+# %% ../../nbs/33b_tokens.cluster.ipynb #7f4bc656
 import contextlib, json, os, subprocess, sys, tempfile, time
 
 from ..core import need
 
-# %% ../../nbs/33b_tokens.cluster.ipynb #8bcf6095
+# %% ../../nbs/33b_tokens.cluster.ipynb #bfedcac0
 @contextlib.contextmanager
 def small_cluster(
     workers:int=2, # processes with one thread each

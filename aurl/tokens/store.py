@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StoreConfig', 'errand_of', 'TokenStore', 'prepare', 'to_plain', 'repair_store']
 
-# %% ../../nbs/33_tokens.store.ipynb #2fe4853e
+# %% ../../nbs/33_tokens.store.ipynb #c07de2ea
 import contextlib, os, shutil, time, zipfile
 from dataclasses import replace
 from functools import cached_property, partial
@@ -26,7 +26,7 @@ from .line import Line, snapshot_row
 from .shards import Shards, files, log_file, shards_of
 from .workers import Alone, Cluster, Errand, Processes, calm as _calm, condition, function_at, in_order, join
 
-# %% ../../nbs/33_tokens.store.ipynb #2fbcf653
+# %% ../../nbs/33_tokens.store.ipynb #d39ab20f
 class StoreConfig(Config):
     "What decides the content of a store."
     codec:str = 'event'  # how music becomes ids
@@ -57,7 +57,7 @@ def errand_of(
     change = None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean)
     return Errand(cfg.codec, get_codec(cfg.codec).fingerprint, cfg.every, cfg.min_notes, change, cfg.meta, cfg.measures, cfg.keep)
 
-# %% ../../nbs/33_tokens.store.ipynb #5c8d12b2
+# %% ../../nbs/33_tokens.store.ipynb #b3cd39a3
 def _columns():
     "The columns that every table of pieces has, and those of the quarantine."
     import pyarrow as pa
@@ -83,7 +83,7 @@ def _stamp(pieces, seen):
     "A fingerprint of all that the tables say of the pieces beside their music."
     return sha256_of(to_json([[p.name, p.where, p.group, p.meta, *s] for p,s in zip(pieces, seen)]).encode())
 
-# %% ../../nbs/33_tokens.store.ipynb #97458e90
+# %% ../../nbs/33_tokens.store.ipynb #4f197851
 def _words(
     row:dict,    # what the shards know of a piece
     piece:Piece, # what the corpus knows
@@ -111,7 +111,7 @@ def _column(values, name=''):
     if kinds <= {int, float} and (kinds or name == 'key_sure'): return pa.array([None if v is None else float(v) for v in values], pa.float64())
     return pa.array([None if v is None else str(v) for v in values], pa.string())
 
-# %% ../../nbs/33_tokens.store.ipynb #07589c92
+# %% ../../nbs/33_tokens.store.ipynb #6eff44b8
 def _stack(tables, schema):
     "Tables end to end."
     import pyarrow as pa
@@ -141,7 +141,7 @@ def _tables(shards, pieces, seen):
         if len(kept) > 8192 or k == len(shards) - 1: out.append(_table(kept, _columns()[0])); kept = []
     return _stack(out, _columns()[0]), _table(sorted(left.values(), key=lambda r: r['name']), _columns()[1])
 
-# %% ../../nbs/33_tokens.store.ipynb #25150960
+# %% ../../nbs/33_tokens.store.ipynb #69fc99c5
 _kind, _version = 'aurl token store', 2
 
 class TokenStore(Line):
@@ -168,7 +168,7 @@ class TokenStore(Line):
 
 _mending = 'make the damaged part again with repair_store(path), or the whole with overwrite=True'
 
-# %% ../../nbs/33_tokens.store.ipynb #6d7a634c
+# %% ../../nbs/33_tokens.store.ipynb #85982b42
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -194,7 +194,7 @@ def _table(self:TokenStore, name, columns=None):
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #8333be9d
+# %% ../../nbs/33_tokens.store.ipynb #eb9e698c
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -219,7 +219,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
 
-# %% ../../nbs/33_tokens.store.ipynb #ef081342
+# %% ../../nbs/33_tokens.store.ipynb #ef59f753
 def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
@@ -254,7 +254,7 @@ def _standing(dest, cfg, overwrite):
     if overwrite: return None
     raise StoreError(f'holds a store made with {", ".join(changed)}', dest, 'give another place, or overwrite=True')
 
-# %% ../../nbs/33_tokens.store.ipynb #b26b222d
+# %% ../../nbs/33_tokens.store.ipynb #f4877519
 @contextlib.contextmanager
 def _alone(folder):
     "`folder` for this process alone; waits while another has it."
@@ -285,14 +285,14 @@ def _still(shards, trusted, pieces):
         done += [r['name'] for r in rows]
     return set(done)
 
-# %% ../../nbs/33_tokens.store.ipynb #8cdabad2
-_bundle = 16 # pieces handed over at once
+# %% ../../nbs/33_tokens.store.ipynb #7c2bd629
+_bundle = 32 # pieces handed over at once
 
 def _fill(shards, pieces, sizes, errand, workers, dask, tell):
     "Read `pieces` into new shards."
     plan = [pieces[s] for s in shards_of(sizes)]
     bundles = [[p[i:i+_bundle] for i in range(0, len(p), _bundle)] for p in plan]
-    crew = Cluster(errand, dask, workers) if dask else Alone(errand) if workers < 1 or len(pieces) <= _bundle else Processes(errand, workers)
+    crew = Cluster(errand, dask, workers) if dask else Alone(errand) if workers < 1 or len(pieces) <= 16 else Processes(errand, workers)
     try:
         parts = in_order([b for s in bundles for b in s], crew)
         for s in bundles:
@@ -312,7 +312,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #27cf6211
+# %% ../../nbs/33_tokens.store.ipynb #a93a4e26
 def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     "Write tables and manifest for the `shards` in `folder`."
     import pyarrow.parquet as pq
@@ -329,7 +329,7 @@ def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
         if f.name not in tables.values(): f.unlink()                     # of the generation before
     (folder/'begun.json').unlink(missing_ok=True)
 
-# %% ../../nbs/33_tokens.store.ipynb #55d7ba9e
+# %% ../../nbs/33_tokens.store.ipynb #15927cd5
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
@@ -363,7 +363,7 @@ def _same(dest, cfg, stamp):
     except StoreError: return None
     return m if m.manifest['config'] == cfg.to_dict() and m.manifest['source']['stamp'] == stamp else None
 
-# %% ../../nbs/33_tokens.store.ipynb #19cc3b9e
+# %% ../../nbs/33_tokens.store.ipynb #3550bc42
 def _write(hidden, dest, old, new, pieces, seen, cfg, errand, words, workers, dask, progress):
     "Read what is new, and make the store of it."
     folder, trusted = (dest, old.manifest['shards']['count']) if old else (hidden, 0)
@@ -405,7 +405,7 @@ def _bring_back(dest):
     aside = dest.with_name(f'.{dest.name}.old')
     if aside.exists(): shutil.rmtree(aside, ignore_errors=True) if dest.exists() else aside.rename(dest)
 
-# %% ../../nbs/33_tokens.store.ipynb #79d31af3
+# %% ../../nbs/33_tokens.store.ipynb #a87c2e85
 @patch
 def verify(self:TokenStore):
     "Compare every shard with the log, and log and tables with the manifest; a StoreError names what differs."
@@ -424,7 +424,7 @@ def _sound_log(path, m):
         with open(path/log_file, 'rb') as h: return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
     except OSError: return False
 
-# %% ../../nbs/33_tokens.store.ipynb #eac5ae0a
+# %% ../../nbs/33_tokens.store.ipynb #1439fdc8
 def repair_store(
     path,        # the folder of the store
     source=None, # where the music is; None: where it was
@@ -455,7 +455,7 @@ def _where(store):
     "The pieces of a store as its tables know them."
     return [Piece(r['name'], Path(r['file']), r['member']) for t in ('pieces', 'quarantine') for r in store._table(t, ['name', 'file', 'member']).to_pylist()]
 
-# %% ../../nbs/33_tokens.store.ipynb #acd5c5ac
+# %% ../../nbs/33_tokens.store.ipynb #d925f7a8
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -466,7 +466,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #e4b3ac93
+# %% ../../nbs/33_tokens.store.ipynb #cc3a1730
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']
