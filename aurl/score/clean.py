@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CleanConfig', 'CleanReport', 'clean']
 
-# %% ../../nbs/11_score.clean.ipynb #553b9f2b
+# %% ../../nbs/11_score.clean.ipynb #4f343dce
 import html
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from .polyphony import PolyphonyConfig, reduce_polyphony
 from .quantise import QuantiseConfig, quantise
 from .velocity import VelocityConfig, normalise
 
-# %% ../../nbs/11_score.clean.ipynb #9cb9dbc1
+# %% ../../nbs/11_score.clean.ipynb #b7454960
 class CleanConfig(Config):
     "What cleaning does; by default nothing."
     quantise:QuantiseConfig = QuantiseConfig() # notes to their beats
@@ -28,7 +28,7 @@ class CleanConfig(Config):
     @classmethod
     def _mode_alone(cls, value): return dict(mode=value) if isinstance(value, str) else value
 
-# %% ../../nbs/11_score.clean.ipynb #f7ed9b59
+# %% ../../nbs/11_score.clean.ipynb #c4f6d3a5
 @dataclass
 class CleanReport:
     "What cleaning found and did, in numbers; a part that did nothing is empty."
@@ -48,7 +48,7 @@ class CleanReport:
     __repr__ = __str__
     def _repr_html_(self): return '<br>'.join(html.escape(l) for l in self.lines()) or 'nothing was asked'
 
-# %% ../../nbs/11_score.clean.ipynb #4d7d0fd4
+# %% ../../nbs/11_score.clean.ipynb #a3ee0bad
 def clean(
     score,                           # in ticks, quarters or seconds; stays as it is
     config:CleanConfig=CleanConfig(), # what to do

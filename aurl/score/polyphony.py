@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PolyphonyConfig', 'sounding', 'reduce_voices', 'reduce_polyphony']
 
-# %% ../../nbs/10p_score.polyphony.ipynb #9402eb55
+# %% ../../nbs/10p_score.polyphony.ipynb #3c0de49d
 from typing import Literal
 
 import numpy as np
@@ -15,13 +15,13 @@ from symusic import Note
 from ..config import Config
 from .clock import Clock, kind_of
 
-# %% ../../nbs/10p_score.polyphony.ipynb #94a02574
+# %% ../../nbs/10p_score.polyphony.ipynb #8f634f66
 class PolyphonyConfig(Config):
     "How many notes of a part may sound at once, and which."
     mode:Literal['none', 'musical', 'velocity', 'pitch', 'newest'] = 'none' # what decides between the notes that are neither bass nor melody; none: no limit
     voices:int = Field(6, ge=2) # notes of one part that sound together at most; drums have no limit
 
-# %% ../../nbs/10p_score.polyphony.ipynb #37eab4c4
+# %% ../../nbs/10p_score.polyphony.ipynb #603e05bd
 def sounding(
     on,  # when notes begin
     off, # when they end
@@ -30,7 +30,7 @@ def sounding(
     t = np.unique(on)
     return t, np.searchsorted(np.sort(on), t, 'right') - np.searchsorted(np.sort(off), t, 'right')
 
-# %% ../../nbs/10p_score.polyphony.ipynb #9d0fd16d
+# %% ../../nbs/10p_score.polyphony.ipynb #b763424e
 def _rows(t, on, off):
     "Pairs (index of a moment of `t`, index of a note sounding then)."
     lo, hi = np.searchsorted(t, on, 'left'), np.searchsorted(t, off, 'left')
@@ -38,7 +38,7 @@ def _rows(t, on, off):
     note = np.repeat(np.arange(len(on)), n)
     return np.arange(len(note)) - np.repeat(np.cumsum(n) - n, n) + lo[note], note
 
-# %% ../../nbs/10p_score.polyphony.ipynb #70b2435e
+# %% ../../nbs/10p_score.polyphony.ipynb #f0d47197
 def _wish(mode, at, on, off, pitch, velocity):
     "How much each row (a note at a moment `at`, in seconds) deserves to sound."
     if mode == 'velocity': return velocity/128
@@ -61,7 +61,7 @@ def _ranked(moment, pitch, on, velocity, wish):
     rank[o] = np.arange(len(o)) - np.repeat(begin, n)
     return rank
 
-# %% ../../nbs/10p_score.polyphony.ipynb #2b704cc6
+# %% ../../nbs/10p_score.polyphony.ipynb #258f7571
 _rows_most, _notes_most = 30_000, 5_000 # of a table, of a stretch
 
 def _crowd(on, off, pitch, velocity, voices, mode, seconds):
@@ -82,7 +82,7 @@ def _crowd(on, off, pitch, velocity, voices, mode, seconds):
         np.minimum.at(off, i[lost], t[at[lost]])
         since = t[-1]
 
-# %% ../../nbs/10p_score.polyphony.ipynb #82d93693
+# %% ../../nbs/10p_score.polyphony.ipynb #46e28d23
 def reduce_voices(
     on, off,         # when notes begin and end, as the score counts
     pitch, velocity, # of each
@@ -101,7 +101,7 @@ def reduce_voices(
         held, a = i[off[i] > last], b
     return off
 
-# %% ../../nbs/10p_score.polyphony.ipynb #06da762d
+# %% ../../nbs/10p_score.polyphony.ipynb #c779fe81
 def reduce_polyphony(
     score,                                  # in ticks, quarters or seconds; stays as it is
     config:PolyphonyConfig=PolyphonyConfig(), # how
