@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sampling', 'chances', 'pick_one', 'darts', 'generate_ids', 'generate']
 
-# %% ../../nbs/51_generate.sampling.ipynb #a7347b94
+# %% ../../nbs/51_generate.sampling.ipynb #0dd9f6ee
 import numpy as np
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from ..tokens.codec import decode
 from ..tokens.grammar import grammar, library
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51_generate.sampling.ipynb #60161eb7
+# %% ../../nbs/51_generate.sampling.ipynb #4df20884
 class Sampling(Config):
     "How the next id is chosen."
     temperature: float = Field(1., ge=0, le=100) # below 1 safer, above 1 wilder; 0 always takes the best
@@ -26,7 +26,7 @@ class Sampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # only the best that together have this chance
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
-# %% ../../nbs/51_generate.sampling.ipynb #5785c144
+# %% ../../nbs/51_generate.sampling.ipynb #3d0a6fee
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -44,7 +44,7 @@ def chances(
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
 
-# %% ../../nbs/51_generate.sampling.ipynb #fdf6f5b1
+# %% ../../nbs/51_generate.sampling.ipynb #a05e987b
 def pick_one(
     p,    # (batch, 774), not negative
     dart, # (batch,) float64, 0 … 1
@@ -53,7 +53,7 @@ def pick_one(
     line = p.cumsum(-1, dtype=library(p).float64)
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
-# %% ../../nbs/51_generate.sampling.ipynb #b72e0721
+# %% ../../nbs/51_generate.sampling.ipynb #bca91946
 _short = 1 - 2.**-40                                                     # keeps a dart from falling on the very end
 
 def darts(
@@ -64,7 +64,7 @@ def darts(
     "Where the darts of each piece fall."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_short
 
-# %% ../../nbs/51_generate.sampling.ipynb #73589031
+# %% ../../nbs/51_generate.sampling.ipynb #f16d4fe7
 class _Ask(Config):
     "What else may be asked for."
     n: int = Field(ge=0)
@@ -84,6 +84,7 @@ def generate_ids(
     window:int=None,     # let the model look back at most so many ids, such as the window it was trained on
     batch:int=64,        # pieces played side by side
     min_tokens:int=0,    # at least so many, as long as `max_tokens` leaves room to close what sounds
+    z=None,              # (n, size): a latent for each piece, in the modes that have one; None: `model.dream(n, seed)`
     **sampling           # `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # of uint16 arrays, from START to END
     "New pieces, as ids."
@@ -91,28 +92,41 @@ def generate_ids(
     start = as_prompt(prompt, mask)
     room = max_tokens - (prompt is None)                                 # START is one of them
     make_config(_Ask, overrides=dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, window=window, batch=batch))
+    z = _latents(model, z, n, seed)
     was = model.training
     try:
         model.eval()
-        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None))]
+        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None), z)]
     finally: model.train(was)
 
-# %% ../../nbs/51_generate.sampling.ipynb #a77468a2
-def _side_by_side(model, start, pieces, room, seed, mask, window, how, least):
+# %% ../../nbs/51_generate.sampling.ipynb #bb5ea503
+def _latents(model, z, n, seed):
+    "A latent for each piece, on the device of the model; None in a mode without."
+    if model.latent is None:
+        if z is not None: raise ModelError(f'a model of mode {model.config.mode} has no latent', way_out='leave z out')
+        return None
+    if z is None: return model.dream(n, seed)
+    z = torch.as_tensor(z, dtype=torch.float32, device=model.device)
+    z = z.expand(n, -1) if z.ndim == 2 and len(z) == 1 else z
+    if z.shape != (n, model.latent.size): raise ModelError(f'latents of shape {tuple(z.shape)} for {n} pieces', way_out=f'give (1, {model.latent.size}) or ({n}, {model.latent.size})')
+    return z
+
+def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z):
     "The pieces of these numbers."
-    decoder = decoder_for(model, window=window)
-    scores = decoder.read(torch.from_numpy(start.astype(np.int64))[None].to(model.device))
+    alike = 1 if z is None else len(pieces)                              # pieces with latents of their own hear the prompt each in its way
+    decoder = decoder_for(model, alike, window, None if z is None else z[list(pieces)])
+    scores = decoder.read(torch.from_numpy(start.astype(np.int64))[None].expand(alike, -1).to(model.device))
     xp = library(scores)
     here = lambda x: xp.asarray(x, device=scores.device)
     if not xp.isfinite(scores).all(): raise ModelError('the scores of the model are not numbers', way_out='its training went wrong; take an earlier checkpoint')
     if mask and room < (need := int(grammar.to_close(decoder.state).max())):
         raise ConfigError(f'{room} more ids may not suffice to end the piece, which takes up to {need}', way_out='raise max_tokens')
-    rows, fall = here(np.zeros(len(pieces), np.int64)), here(darts(seed, pieces, room))
+    rows, fall = here(np.arange(len(pieces)) % alike), here(darts(seed, pieces, room))
     decoder.pick(rows)
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
     with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask, min_tokens=least)]
 
-# %% ../../nbs/51_generate.sampling.ipynb #aa06bedb
+# %% ../../nbs/51_generate.sampling.ipynb #e348c59d
 def generate(
     model,    # a `MusicTransformerVAEGAN`
     *args,    # of `generate_ids`

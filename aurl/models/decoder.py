@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Decoder', 'Weights', 'NumpyDecoder', 'decoder_for']
 
-# %% ../../nbs/49_models.decoder.ipynb #01bffed1
+# %% ../../nbs/49_models.decoder.ipynb #29a65341
 import contextlib, functools
 
 import numpy as np
@@ -21,15 +21,16 @@ from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/49_models.decoder.ipynb #d2f6c898
+# %% ../../nbs/49_models.decoder.ipynb #1246890e
 class Decoder:
     "Reads ids for a batch of pieces, and remembers."
     def __init__(self,
         model:MusicTransformerVAEGAN, # in eval mode
         batch:int=1,                  # pieces side by side
         window:int=None,              # look back at most this many ids; None for no limit
+        z=None,                       # (batch, size): a latent for each piece, in the modes that have one
     ):
-        self.model, self.window = model, window
+        self.model, self.window, self.z = model, window, z
         self._forget(grammar.start(batch, model.device))
     def __len__(self): return len(self.state)
 
@@ -37,14 +38,14 @@ class Decoder:
         "Nothing is in memory; `state` is the automaton's before the next id."
         self.before, self.state, self.kept, self.n = state, state, [], 0
         self.memory = self.model.new_cache()
-        self.memory.state = state
+        self.memory.state, self.memory.z = state, self.z
 
     def _read(self, ids):
         scores = self.model(ids, cache=self.memory).logits[:,-1]
         self.state, self.n = self.memory.state, self.n + ids.shape[1]
         return scores
 
-# %% ../../nbs/49_models.decoder.ipynb #d553d56e
+# %% ../../nbs/49_models.decoder.ipynb #b363836a
 @patch
 @torch.inference_mode()
 def read(self:Decoder,
@@ -66,11 +67,11 @@ def pick(self:Decoder,
 )->Decoder:
     "Keep `rows` of the batch."
     self.memory.pick(rows)
-    self.before, self.state = self.before[rows], self.memory.state
+    self.before, self.state, self.z = self.before[rows], self.memory.state, self.memory.z
     self.kept = [k[rows] for k in self.kept]
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #709d7d36
+# %% ../../nbs/49_models.decoder.ipynb #1c8a1889
 def _level(m): return m - m.mean(-1, keepdims=True)
 
 class Weights:
@@ -112,7 +113,7 @@ def _together(lists):
         return here
     return [[put(m) for m in l] for l in lists]
 
-# %% ../../nbs/49_models.decoder.ipynb #13240d27
+# %% ../../nbs/49_models.decoder.ipynb #0c9af63c
 def _unit(x):
     "What is left of a norm."
     return x/np.sqrt(np.vecdot(x, x) + np.float32(1e-5*x.shape[1]))[:,None]
@@ -136,7 +137,7 @@ def _layer(x, w, kv, n, turn):
     x = x + (s @ v / np.add.reduce(s, 3, keepdims=True)).reshape(b, -1) @ out
     return x + _gelu(_unit(x) @ up) @ (slim if b < 4 else down)
 
-# %% ../../nbs/49_models.decoder.ipynb #b894d75d
+# %% ../../nbs/49_models.decoder.ipynb #9ccc1101
 def _padded(batch, around):
     "Room for the keys and what lies beyond the keyboard, and a view of it, (batch, 88, channels, around): what is around each key."
     keys = np.zeros((batch, n_channels, vocab.n_pitches + around - 1), np.float32)
@@ -149,7 +150,7 @@ def _slide(w, x, features, keys, view):
     found = _gelu(view.reshape(b*p, c*wide) @ w.look + w.look_bias).reshape(b, p, -1)
     return ((x @ w.weigh + w.weigh_bias).reshape(b, 2, -1) @ found.swapaxes(1, 2)).reshape(b, 2*p)
 
-# %% ../../nbs/49_models.decoder.ipynb #076dbad1
+# %% ../../nbs/49_models.decoder.ipynb #b236b83b
 class NumpyDecoder(Decoder):
     "A `Decoder` whose single steps are done in NumPy."
     def __init__(self, model, batch=1, window=None,
@@ -182,7 +183,7 @@ class NumpyDecoder(Decoder):
         self.turn = torch.complex(*self.model.trunk.rotary.angles(0, self.kv.shape[4])).numpy()
         if self.weights.around: self.keys = _padded(b, self.weights.around)
 
-# %% ../../nbs/49_models.decoder.ipynb #36d2df40
+# %% ../../nbs/49_models.decoder.ipynb #26706417
 @patch
 def _step(self:NumpyDecoder, ids):
     "Read one id of each piece."
@@ -209,11 +210,12 @@ def pick(self:NumpyDecoder, rows):
     self._make_room()
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #3b41794f
+# %% ../../nbs/49_models.decoder.ipynb #f26329d4
 def decoder_for(
     model:MusicTransformerVAEGAN, # in eval mode
     batch:int=1,                  # pieces side by side
     window:int=None,              # look back at most this many ids
+    z=None,                       # (batch, size): a latent for each piece, in the modes that have one
 )->Decoder:
     "The faster decoder for `model`."
     p, c = next(model.parameters()), model.config
@@ -221,9 +223,9 @@ def decoder_for(
         try: weights = Weights(model.trunk)
         except KeyError: weights = None                                    # a part is not where it is expected
         if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights)
-    return Decoder(model, batch, window)
+    return Decoder(model, batch, window, z)
 
-# %% ../../nbs/49_models.decoder.ipynb #eef4b62f
+# %% ../../nbs/49_models.decoder.ipynb #6ad9b80d
 @functools.cache
 def _blas(): return ThreadpoolController()
 

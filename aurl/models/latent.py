@@ -6,7 +6,7 @@
 __all__ = ['priors', 'schedules', 'Cloud', 'register_prior', 'Prior', 'StandardPrior', 'MixturePrior', 'FlowPrior', 'Level',
            'levels_of', 'closeness', 'Listener', 'Teller', 'Price', 'price_of', 'Beta', 'active_units']
 
-# %% ../../nbs/43_models.latent.ipynb #6dd173c7
+# %% ../../nbs/43_models.latent.ipynb #2afd7213
 import math
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, need
 
-# %% ../../nbs/43_models.latent.ipynb #a080a05b
+# %% ../../nbs/43_models.latent.ipynb #6d3447fc
 class Cloud(NamedTuple):
     "A Gaussian for each number of a latent."
     mean:Tensor    # (…, size)
@@ -31,7 +31,7 @@ class Cloud(NamedTuple):
         "(…): how likely `z` is under it, in nats."
         return -.5*((z - self.mean)**2/self.logvar.exp() + self.logvar + math.log(2*math.pi)).sum(-1)
 
-# %% ../../nbs/43_models.latent.ipynb #9ab32b1d
+# %% ../../nbs/43_models.latent.ipynb #02e33eca
 priors = {}  # the kinds of prior, by name
 
 def register_prior(
@@ -73,7 +73,7 @@ class StandardPrior(Prior):
         "(…): the exact nats that a latent tells."
         return self.by_number(q).sum(-1)
 
-# %% ../../nbs/43_models.latent.ipynb #d37f76f1
+# %% ../../nbs/43_models.latent.ipynb #fa890bcb
 @register_prior('mixture')
 class MixturePrior(Prior):
     "Several clouds."
@@ -95,7 +95,7 @@ class MixturePrior(Prior):
         which = torch.multinomial(self.weight.softmax(0), math.prod(shape), replacement=True, generator=generator).view(shape)
         return Cloud(self.mean[which], self.logvar[which]).draw(generator)
 
-# %% ../../nbs/43_models.latent.ipynb #61b60ee0
+# %% ../../nbs/43_models.latent.ipynb #94f738b4
 @register_prior('flow')
 class FlowPrior(Prior):
     "A round cloud, bent by a normalising flow."
@@ -117,7 +117,7 @@ class FlowPrior(Prior):
         z = torch.randn(*shape, self.size, generator=generator)
         return self.flow().transform.inv(z)
 
-# %% ../../nbs/43_models.latent.ipynb #ddc9efb9
+# %% ../../nbs/43_models.latent.ipynb #0616d71e
 class Level(NamedTuple):
     "One level of a latent."
     name:str     # what it is called
@@ -143,7 +143,7 @@ def closeness(
     middle = (torch.arange(regions, device=position.device) + .5)/regions
     return -sharp*((position[...,None] - middle)*regions)**2
 
-# %% ../../nbs/43_models.latent.ipynb #2420c5e1
+# %% ../../nbs/43_models.latent.ipynb #59157e6e
 class Listener(nn.Module):
     "Clouds for each region of each level, from what an encoder made of a piece."
     def __init__(self,
@@ -154,7 +154,10 @@ class Listener(nn.Module):
         self.levels = levels
         self.interest = nn.ModuleDict({l.name:nn.Linear(d_model, 1) for l in levels})
         self.state = nn.ModuleDict({l.name:nn.Linear(d_model, 2*l.size) for l in levels})
-        for m in self.state.values(): nn.init.normal_(m.weight, std=.02); nn.init.zeros_(m.bias)
+        for l in levels:
+            mean, logvar = self.state[l.name].weight.chunk(2)
+            nn.init.normal_(mean, std=d_model**-.5); nn.init.zeros_(logvar)
+            nn.init.zeros_(self.state[l.name].bias[:l.size]); nn.init.constant_(self.state[l.name].bias[l.size:], -3.)
 
     def forward(self,
         heard:Tensor,    # (batch, time, d_model)
@@ -170,7 +173,7 @@ class Listener(nn.Module):
             out[l.name] = Cloud(mean, logvar.clamp(-8, 4))
         return out
 
-# %% ../../nbs/43_models.latent.ipynb #d2c522d0
+# %% ../../nbs/43_models.latent.ipynb #ab8a03d1
 class Teller(nn.Module):
     "What the latents say at each musical position."
     def __init__(self,
@@ -187,7 +190,7 @@ class Teller(nn.Module):
         "A vector for each position, to be added to what the decoder reads."
         return sum(closeness(position, l.regions).softmax(-1) @ self.say[l.name](z[l.name]) for l in self.levels)
 
-# %% ../../nbs/43_models.latent.ipynb #1c4f6cc1
+# %% ../../nbs/43_models.latent.ipynb #0e19ba71
 class Price(NamedTuple):
     "What the latents of a batch cost."
     paid:Tensor   # nats per piece after free bits: the term of the loss, before beta
@@ -211,7 +214,7 @@ def price_of(
             paid = paid + nats[name].clamp(min=free*q.mean[0].numel())
     return Price(paid, nats)
 
-# %% ../../nbs/43_models.latent.ipynb #ed790bbb
+# %% ../../nbs/43_models.latent.ipynb #0f574aa4
 schedules = ('constant', 'linear', 'cosine', 'cyclical', 'adaptive')
 
 class Beta:
@@ -240,7 +243,7 @@ class Beta:
         rise = min(1., u/self.warm)
         return self.most*((1 - math.cos(math.pi*rise))/2 if self.kind == 'cosine' else rise)
 
-# %% ../../nbs/43_models.latent.ipynb #7ac593e4
+# %% ../../nbs/43_models.latent.ipynb #c9349d3f
 def active_units(
     means:Tensor,       # (pieces, …): means of the clouds of many pieces
     above:float=.01     # variance from which a number is in use

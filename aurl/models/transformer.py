@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Memory', 'Transformer', 'n_parameters']
 
-# %% ../../nbs/42_models.transformer.ipynb #1b8cf465
+# %% ../../nbs/42_models.transformer.ipynb #83acb4ad
 import math
 
 import torch
@@ -20,22 +20,23 @@ from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/42_models.transformer.ipynb #60bd393c
+# %% ../../nbs/42_models.transformer.ipynb #3a7cc3da
 class Memory:
     "What the model keeps between steps: a cache for each layer, and the automaton's `State`."
     def __init__(self,
         layers:list,      # a cache for each layer, of its kind of attention
         state:State=None, # at the start; the start of a piece by default
     ):
-        self.layers, self.state = layers, state
+        self.layers, self.state, self.z = layers, state, None   # z: a latent, (batch, size), where there is one
     def __len__(self): return len(self.layers[0])
     def pick(self, rows:Tensor):
         "Keep `rows` of the batch."
         for c in self.layers: c.pick(rows)
         if self.state is not None: self.state = self.state[rows]
+        if self.z is not None: self.z = self.z[rows]
         return self
 
-# %% ../../nbs/42_models.transformer.ipynb #726668d4
+# %% ../../nbs/42_models.transformer.ipynb #9b0040f7
 class Transformer(nn.Module):
     "A causal transformer over the ids of `vocab`."
     def __init__(self,
@@ -72,6 +73,11 @@ class Transformer(nn.Module):
         "An empty memory."
         return Memory([b.attention.look.cache(room) for b in self.blocks], state)
 
+    def _hide(self, x, feats, blind):
+        "What it reads, and the features, without the ids that are hidden."
+        b = blind[...,None]
+        return torch.where(b, self.embed.table.weight[vocab.UNK].to(x.dtype), x), None if feats is None else feats.masked_fill(b, 0.)
+
     def _through(self, block, x, angles, cache, apart=None):
         if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(block, x, self.rotary, angles, cache, apart, use_reentrant=False)
         return block(x, self.rotary, angles, cache, apart)
@@ -80,7 +86,8 @@ class Transformer(nn.Module):
         ids:Tensor,          # (batch, time) int64
         memory:Memory=None,  # of the positions before; it is brought up to date
         state:State=None,    # before the first id, when there is no memory
-        add=None,            # (batch, time or 1, d_model) added to the embedding, such as a latent
+        add=None,            # (batch, time or 1, d_model) added to the embedding, such as a latent; or a list: one for each of the first layers
+        blind:Tensor=None,   # (batch, time) bool: ids that are hidden from it, with all that the features would tell of them (word dropout)
         apart:Segments=None, # of packed rows: which window each position belongs to; `state` has a row for each window
     ):                       # scores (batch, time, 774)
         start = len(memory) if memory is not None else 0
@@ -88,16 +95,20 @@ class Transformer(nn.Module):
         if apart is None: feats, end = self.embed.look(ids, state, after=memory is not None)
         else: feats, end = apart.each(lambda i: self.embed.look(i, state)[0], vocab.PAD)(ids), None
         x = self.embed(ids, feats)
-        x = self.drop(x if add is None else x + add)
+        if blind is not None: x, feats = self._hide(x, feats, blind)
+        add = add if isinstance(add, (list, tuple)) else [add]
+        x = self.drop(x if add[0] is None else x + add[0])
         angles = self.rotary.angles(start, ids.shape[1] if apart is None else apart.size[1])
-        for i,block in enumerate(self.blocks): x = self._through(block, x, angles, memory.layers[i] if memory is not None else None, apart)
+        for i,block in enumerate(self.blocks):
+            if 0 < i < len(add): x = x + add[i]
+            x = self._through(block, x, angles, memory.layers[i] if memory is not None else None, apart)
         if memory is not None: memory.state = end
         x = self.norm(x)
         scores = self.embed.scores(x)
         if self.keyboard is not None: scores[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
         return scores
 
-# %% ../../nbs/42_models.transformer.ipynb #da45797b
+# %% ../../nbs/42_models.transformer.ipynb #12463d15
 def n_parameters(model:nn.Module)->int:
     "Numbers that are learned, shared ones once."
     return sum(p.numel() for p in model.parameters())

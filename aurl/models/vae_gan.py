@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #a7b0282d
+# %% ../../nbs/46_models.vae_gan.ipynb #99677f15
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +19,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..config import Config, make_config
-from ..core import CodecError, ConfigError, ModelError, atomic_dir, read_json, sha256_of, write_json
+from ..core import CodecError, ConfigError, ModelError, atomic_dir, read_json, rng, sha256_of, write_json
 from .attention import Reach, attentions
 from .blocks import feature_sizes
+from .latent import Price, levels_of, priors
 from .transformer import Memory, Transformer, n_parameters
-from ..tokens.codec import get_codec
+from .vae import Latent, moments
 from ..tokens.batches import Segments
+from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #c37ee45d
+# %% ../../nbs/46_models.vae_gan.ipynb #f450dc44
 class ModelConfig(Config):
     "Everything that decides what a model is."
-    mode: Literal['transformer'] = 'transformer' # what is built around the transformer
+    mode: Literal['transformer', 'vae'] = 'transformer' # what is built around the transformer
     codec: str = 'event'                         # what its ids mean
     d_model: int = Field(192, ge=8)              # width
     n_layers: int = Field(6, ge=1)               # layers
@@ -42,6 +44,13 @@ class ModelConfig(Config):
     window: int = Field(512, ge=1)               # positions that sliding-window attention looks at
     block: int = Field(256, ge=1)                # block of hierarchical attention
     summary: int = Field(64, ge=1)               # positions that hierarchical attention makes one summary of
+    latent: tuple[int, int, int] = (32, 8, 4)    # vae: numbers of the global, of each local and of each fine region
+    regions: tuple[int, int, int] = (1, 8, 32)   # vae: how many of them
+    prior: str = 'standard'                      # vae: a kind of prior
+    encoder_layers: int = Field(4, ge=1)         # vae: layers that listen
+    free_bits: float = Field(.1, ge=0)           # vae: nats for each number of the latent that cost nothing
+    word_dropout: float = Field(0., ge=0, lt=1)  # vae: share of its own past that is hidden from the decoder in training
+    skip: bool = True                            # vae: tell the latent to every layer, not only to the first
     checkpoint: bool = False                     # compute layers again in the backward pass: less memory, more time
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
 
@@ -51,6 +60,12 @@ class ModelConfig(Config):
     @classmethod
     def _kind(cls, v):
         if v not in attentions: raise ValueError(f'there is {", ".join(attentions)}')
+        return v
+
+    @field_validator('prior')
+    @classmethod
+    def _prior(cls, v):
+        if v not in priors: raise ValueError(f'there is {", ".join(priors)}')
         return v
 
     @field_validator('features')
@@ -65,16 +80,22 @@ class ModelConfig(Config):
             raise ValueError(f'd_model={self.d_model} does not give n_heads={self.n_heads} heads of an even width')
         if self.attention in ('hierarchical', 'multi_scale') and self.block % self.summary: raise ValueError(f'block={self.block} does not hold whole summaries of summary={self.summary}')
         if self.attention == 'multi_scale' and self.n_heads < 2: raise ValueError('multi_scale attention needs n_heads=2 at least')
+        if self.mode != 'transformer':
+            try: levels = levels_of(self.latent, self.regions)
+            except ConfigError as e: raise ValueError(f'latent={self.latent}, regions={self.regions}: {e.what}') from e
+            if self.prior == 'flow' and min(l.size for l in levels) < 2: raise ValueError(f'latent={self.latent}: prior=flow needs two numbers or more in a region, or 0')
         if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #a4ec713a
+# %% ../../nbs/46_models.vae_gan.ipynb #9d3ccb37
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
     logits:Tensor        # (batch, time, 774): how well each id would fit next
     z:Tensor=None        # the latent, in the modes that have one; it can be passed back in
     cache:Memory=None    # of everything read so far; pass it back in with the next ids
+    clouds:dict=None     # what the piece is like, a Cloud for each level, if it was heard
+    price:Price=None     # what saying that costs
 
 class MusicTransformerVAEGAN(nn.Module):
     "A model of music over the ids of a codec."
@@ -87,6 +108,9 @@ class MusicTransformerVAEGAN(nn.Module):
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
         self.codec = get_codec(c.codec)
         self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard, Reach(c.window, c.block, c.summary), c.checkpoint)
+        self.latent = None
+        if c.mode != 'transformer':
+            self.latent = Latent(c.d_model, c.n_layers, c.n_heads, c.latent, c.regions, c.prior, c.encoder_layers, c.free_bits, c.skip, c.dropout, c.features)
 
     @property
     def device(self): return next(self.parameters()).device
@@ -101,11 +125,54 @@ class MusicTransformerVAEGAN(nn.Module):
         cache:Memory=None, # of the ids before these; it is brought up to date
         state=None,    # automaton before the first id, for a window from inside a piece: a `State`, or what a loader tells of a batch
     )->ModelOutput:
-        apart = Segments.of(state)
-        if apart is not None and cache is not None: raise ModelError('a packed batch with a cache', way_out='give packed batches to a training, and one piece in a row to a cache')
-        return ModelOutput(self.trunk(ids, cache, State.of(state), apart=apart), z, cache)
+        apart, state = Segments.of(state), State.of(state)
+        if apart is not None and (cache is not None or self.latent is not None):
+            raise ModelError('a packed batch with a cache' if cache is not None else f'a packed batch for a model of mode {self.config.mode}', way_out='let each piece have a row of its own: say pack=False')
+        if self.latent is None: return ModelOutput(self.trunk(ids, cache, state, apart=apart), z, cache)
+        z, clouds, price = self._hear(ids, z, cache)
+        time = moments(ids) + (cache.state.time[:,None] if cache is not None and cache.state is not None else 0)
+        blind = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout if self.training and self.config.word_dropout else None
+        return ModelOutput(self.trunk(ids, cache, state, self.latent.told(z, time), blind), z, cache, clouds, price)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #d9cc9200
+# %% ../../nbs/46_models.vae_gan.ipynb #208b2e3d
+@patch
+def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
+    "The latent to play from; clouds and price if the ids were heard for it."
+    clouds = price = None
+    if z is None and cache is not None:
+        z = cache.z
+        if z is None: raise ModelError('to play step by step, this model must be told a latent', way_out='pass z=model.encode(ids) of a piece, or z=model.dream(n)')
+    if z is None:
+        clouds, seconds = self.latent.hear(ids)
+        if self.training: self.latent.remember(seconds.detach())
+        z = self.latent.choose(clouds, seconds, draw=self.training)
+        price = self.latent.price(clouds, z)
+    if cache is not None: cache.z = z
+    return z, clouds, price
+
+@patch
+def _must_listen(self:MusicTransformerVAEGAN):
+    if self.latent is None: raise ModelError(f'a model of mode {self.config.mode} has no latent', way_out='train one with mode=vae')
+
+@patch
+@torch.inference_mode()
+def encode(self:MusicTransformerVAEGAN,
+    ids:Tensor, # (batch, time) int64: whole pieces, PAD after their end
+)->Tensor:      # (batch, size)
+    "The latents of pieces: the means of their clouds."
+    self._must_listen()
+    return self.latent.choose(*self.latent.hear(ids.to(self.device)))
+
+@patch
+def dream(self:MusicTransformerVAEGAN,
+    n:int=1,   # how many
+    seed:int=0 # the same seed, the same latents
+)->Tensor:     # (n, size)
+    "Latents of pieces that nobody has heard."
+    self._must_listen()
+    return torch.cat([self.latent.dream(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63)))) for i in range(n)]) if n else torch.zeros(0, self.latent.size)
+
+# %% ../../nbs/46_models.vae_gan.ipynb #5ecd26a7
 @patch(cls_method=True)
 def from_preset(cls:MusicTransformerVAEGAN,
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
@@ -119,7 +186,7 @@ def __repr__(self:MusicTransformerVAEGAN):
     c = self.config
     return f'MusicTransformerVAEGAN({c.mode}, {n_parameters(self)/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads)'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #ca4bc7ed
+# %% ../../nbs/46_models.vae_gan.ipynb #a9e09316
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -152,7 +219,7 @@ def _remove(folder):
     import shutil
     shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #2eda8127
+# %% ../../nbs/46_models.vae_gan.ipynb #4ada4dd7
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it
