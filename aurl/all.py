@@ -6,69 +6,76 @@
 __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast',
            'describe_device', 'pick_device', 'read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi',
            'from_pretty_midi', 'to_music21', 'from_music21', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
-           'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'CleanConfig', 'CleanReport',
-           'clean', 'Clock', 'on_beats', 'Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict',
-           'grammar', 'verdict', 'TokenStore', 'prepare', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix',
-           'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint',
-           'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate', 'generate_ids',
-           'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
+           'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates',
+           'find_duplicates', 'Split', 'make_split', 'read_split', 'CleanConfig', 'CleanReport', 'clean', 'Clock',
+           'on_beats', 'Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar',
+           'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'DataReport', 'music_loaders',
+           'LoaderConfig', 'WindowLoader', 'mix', 'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss',
+           'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling',
+           'generate', 'generate_ids', 'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
 
-# %% ../nbs/98_all.ipynb #50ab596c
+# %% ../nbs/98_all.ipynb #6b2e8739
 from .core import AurlError, aurl_home, rng, seed_everything
 from .config import Config, make_config, save_config
 from .device import autocast, describe_device, pick_device
 
-# %% ../nbs/98_all.ipynb #932a1524
+# %% ../nbs/98_all.ipynb #d05149af
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast', 'describe_device', 'pick_device']
 
-# %% ../nbs/98_all.ipynb #6f61033d
+# %% ../nbs/98_all.ipynb #effb921a
 from .score.midi import inspect_midi, read_midi
 from .score.write import write_midi
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
 from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
+from .score.keys import estimate_key
 from .score.corpus import Corpus, Piece, corpus_from, split_pieces
+from .score.duplicates import Duplicates, find_duplicates
+from .score.splits import Split, make_split, read_split
 
-# %% ../nbs/98_all.ipynb #01205737
+# %% ../nbs/98_all.ipynb #b05fe440
 _all_ = ['read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21',
-         'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll', 'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces']
+         'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll', 'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split']
 
-# %% ../nbs/98_all.ipynb #84c36f61
+# %% ../nbs/98_all.ipynb #64995e69
 from .score.clean import CleanConfig, CleanReport, clean
 from .score.clock import Clock, on_beats
 
-# %% ../nbs/98_all.ipynb #c11fd006
+# %% ../nbs/98_all.ipynb #ab1c44bf
 _all_ = ['CleanConfig', 'CleanReport', 'clean', 'Clock', 'on_beats']
 
-# %% ../nbs/98_all.ipynb #66de4f32
+# %% ../nbs/98_all.ipynb #444d0b19
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
 from .tokens.store import TokenStore, prepare
+from .tokens.quality import quality
+from .tokens.survey import duplicates_in, split_store
+from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
-# %% ../nbs/98_all.ipynb #009d5c46
-_all_ = ['Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix']
+# %% ../nbs/98_all.ipynb #3dd25a25
+_all_ = ['Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'DataReport', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix']
 
-# %% ../nbs/98_all.ipynb #78b7c425
+# %% ../nbs/98_all.ipynb #8d460126
 from .models.vae_gan import ModelConfig, MusicTransformerVAEGAN
 from .train.losses import MusicLoss, grammar_loss
 from .train.learner import music_learner
 from .train.checkpoint import best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 
-# %% ../nbs/98_all.ipynb #4d455994
+# %% ../nbs/98_all.ipynb #02d95268
 _all_ = ['ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint']
 
-# %% ../nbs/98_all.ipynb #c370ffd0
+# %% ../nbs/98_all.ipynb #0d0ab153
 from .generate.engine import first_bars
 from .generate.sampling import Sampling, generate, generate_ids
 
-# %% ../nbs/98_all.ipynb #fb3575c1
+# %% ../nbs/98_all.ipynb #f0806ebd
 _all_ = ['Sampling', 'generate', 'generate_ids', 'first_bars']
 
-# %% ../nbs/98_all.ipynb #f9327b0d
+# %% ../nbs/98_all.ipynb #3521ff52
 from .experiments.run import Experiment, find_runs
 from .evaluate.likelihood import baselines, piece_nll
 from .evaluate.report import Report
 
-# %% ../nbs/98_all.ipynb #0ba26333
+# %% ../nbs/98_all.ipynb #4952c7ac
 _all_ = ['Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
-           'start_run', 'store_of', 'left_out', 'sides', 'UnderGrammar', 'score_model', 'write_samples',
-           'held_out_opening', 'song_report', 'find_model', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces',
-           'judges', 'check_request']
+           'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
+           'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
+           'resume_run', 'train_run', 'by_hand', 'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #ae532208
+# %% ../nbs/96_recipes.ipynb #344c7f8f
 import math, os, shutil, warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .config import Config, config_from, make_config
 from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, sha256_of
@@ -28,19 +29,23 @@ from .experiments.run import Experiment
 from .generate.engine import first_seconds
 from .generate.sampling import generate_ids
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN
-from .score.corpus import corpus_from
+from .score.clean import CleanConfig
+from .score.corpus import Corpus, corpus_from
 from .score.midi import read_midi
 from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
-from .tokens.store import TokenStore, prepare
+from .tokens.quality import conditions
+from .tokens.report import DataReport
+from .tokens.store import StoreConfig, TokenStore, prepare
+from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #09067195
+# %% ../nbs/96_recipes.ipynb #014243f4
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -63,14 +68,31 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #24fa5eeb
+# %% ../nbs/96_recipes.ipynb #6318b3d1
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
     dest: str = Field('store', description='folder of the store')
+    table: str = Field('', description='a CSV or TSV about the pieces; a metadata.csv beside them is found by itself')
+    table_extra: bool = Field(False, description='the table may know pieces that are not there')
+    folders: str = Field('', description='what the folders mean, such as composer/title')
+    cleaning: CleanConfig = Field(CleanConfig(), description='what is done to the music first')
+    duplicates: Literal['keep', 'drop'] = Field('keep', description='pieces that are there twice: keep them on one side of a split, or drop them')
+    min_notes: int = Field(1, ge=1, description='leave out pieces with fewer notes')
+    min_quality: float | None = Field(None, ge=0, le=1, description='leave out pieces of less quality, 0 to 1')
+    min_seconds: float | None = Field(None, ge=0, description='leave out shorter pieces')
+    max_seconds: float | None = Field(None, ge=0, description='leave out longer pieces')
+    max_density: float | None = Field(None, ge=0, description='leave out pieces with more notes a second')
+    max_silence: float | None = Field(None, ge=0, le=1, description='leave out pieces that are silent for more of the time')
+    keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20"')
     workers: int = Field(2, ge=0, description='processes that read files')
+    dask: str = Field('', description='read on a Dask cluster: the address of its scheduler, or local')
     overwrite: bool = Field(False, description='replace a store that was made otherwise')
     out: str = Field('runs', description='folder of the runs')
+
+    @field_validator('keep', mode='before')
+    @classmethod
+    def _one(cls, value): return (value,) if isinstance(value, str) else value
 
 class TrainConfig(Config):
     "A training run."
@@ -94,7 +116,7 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #67292765
+# %% ../nbs/96_recipes.ipynb #6b8ef2bd
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -125,7 +147,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #b80fcbbb
+# %% ../nbs/96_recipes.ipynb #d780dbfb
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -155,12 +177,12 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #d417d94e
+# %% ../nbs/96_recipes.ipynb #1ebc6f0e
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #0b1ba4e0
+# %% ../nbs/96_recipes.ipynb #b026f055
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -193,15 +215,53 @@ def sides(
     valid:float,      # share of the pieces held out
     seed:int=0,       # another seed, another split
 )->tuple:             # numbers of the pieces to train on, and of those held out
-    "The split of `store`; neither side may be empty."
-    train, held = store.split(valid, seed)
+    "The split of `store`, which keeps groups and twins together; neither side may be empty."
+    train, held = split_store(store, valid, seed)
     if len(train) and len(held): return train, held
     raise _too_few(len(store), store.manifest['source']['words'])
 
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #c5b40683
+# %% ../nbs/96_recipes.ipynb #348c576b
+def music_for(
+    cfg:PrepareConfig, # what was asked
+)->Corpus:
+    "The pieces of `cfg.data` with what the table and the folders tell."
+    return corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folders, table_extra=cfg.table_extra)
+
+def without_twins(
+    corpus:Corpus,  # pieces
+    progress=None,  # called with (done, total)
+)->tuple:           # those that are left, and rows for those that are not
+    "The first of each set of twins."
+    found = corpus.duplicates(progress=progress)
+    copies, why = set(found.copies.tolist()), {}
+    for t in found.pairs: why.setdefault(t.b, t)
+    row = lambda i: dict(name=corpus[i].name, kind='Duplicate', reason=f'{why[i].words if i in why else "related"}: there as {corpus[int(found.group[i])].name}')
+    return Corpus([p for i,p in enumerate(corpus) if i not in copies], corpus.source), [row(i) for i in sorted(copies)]
+
+def store_options(
+    cfg:PrepareConfig, # what was asked
+)->dict:
+    "What `prepare` is told."
+    limits = conditions(**{k:getattr(cfg, k) for k in ('min_quality', 'min_seconds', 'max_seconds', 'max_density', 'max_silence')})
+    return dict(min_notes=cfg.min_notes, clean=cfg.cleaning.to_dict(), meta='estimate', measures=('aurl.tokens.quality:quality_columns', 'aurl.tokens.windows:bar_lines'), keep=(*limits, *cfg.keep))
+
+def prepare_run(
+    cfg:PrepareConfig, # what was asked
+    run:Experiment,    # where the report goes
+)->DataReport:         # with its store
+    "Make the store, and write `report.html` into the run."
+    tell = lambda word, first=0., last=1.: lambda done, total: run.progress('prepare', first + (last - first)*done/max(1, total), f'{done} of {total} pieces {word}')
+    corpus, twins = music_for(cfg), []
+    if cfg.duplicates == 'drop': corpus, twins = without_twins(corpus, tell('compared', 0, .3))
+    store = prepare(corpus, Path(cfg.dest).expanduser(), workers=cfg.workers, dask=cfg.dask or None, overwrite=cfg.overwrite, progress=tell('read', .3 if twins else 0, .9), **store_options(cfg))
+    report = DataReport(store, left=twins, progress=tell('surveyed', .9, 1))
+    report.write(run.path/'report.html')
+    return report
+
+# %% ../nbs/96_recipes.ipynb #89170249
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -220,7 +280,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #4ec2fd8c
+# %% ../nbs/96_recipes.ipynb #ead71722
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -247,7 +307,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #cfb68f1d
+# %% ../nbs/96_recipes.ipynb #8a4e232a
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -280,7 +340,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #a0766867
+# %% ../nbs/96_recipes.ipynb #3efe7239
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -293,7 +353,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #cfb61da4
+# %% ../nbs/96_recipes.ipynb #a5f3e6b9
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -312,7 +372,7 @@ def _newest(run, say=lambda line: None):
     if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #cad03670
+# %% ../nbs/96_recipes.ipynb #9d21f5c9
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -371,7 +431,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #1531c8f8
+# %% ../nbs/96_recipes.ipynb #214cad2d
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -401,7 +461,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #7dfd034e
+# %% ../nbs/96_recipes.ipynb #31d2be26
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if data == 'chorales': return
@@ -424,7 +484,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #36a5cac5
+# %% ../nbs/96_recipes.ipynb #10143c44
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -451,7 +511,9 @@ def check_request(
         model, where = find_model(cfg.model, cfg.out)
         if hasattr(cfg, 'data'): _check_music(_which_music(cfg, where)[0])
         elif cfg.prompt: _check_prompt(cfg)
-    else: _check_music(cfg.data)
+    else:
+        make_config(StoreConfig, overrides=store_options(cfg))
+        if len(corpus := music_for(cfg)) == 1: corpus.read(0)
     for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
 
 RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: new_run_dir(n, cfg), check_request) for n,c in dict(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Chart', 'histogram', 'ranking', 'DataReport']
 
-# %% ../../nbs/36_tokens.report.ipynb #2d20db90
-import base64, io, math
+# %% ../../nbs/36_tokens.report.ipynb #f0899e45
+import base64, io, math, re
 from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
@@ -23,7 +23,7 @@ from .store import TokenStore
 from .survey import duplicates_in, keys_of, survey
 from .vocab import vocab
 
-# %% ../../nbs/36_tokens.report.ipynb #9c750f69
+# %% ../../nbs/36_tokens.report.ipynb #daeba814
 @dataclass
 class Chart:
     "Bars with a sentence."
@@ -70,7 +70,7 @@ def ranking(
     rows = [(str(k), n) for k,n in known] + ([(f'{len(c) - most} others', rest)] if rest else []) + ([(unknown, none)] if none else [])
     return Chart(title, [k for k,_ in rows], {'':[n for _,n in rows]}, xlabel, ylabel='', across=True, **kw)
 
-# %% ../../nbs/36_tokens.report.ipynb #58740e52
+# %% ../../nbs/36_tokens.report.ipynb #8419253f
 @patch
 def draw(self:Chart, ax):
     "Draw with matplotlib."
@@ -96,7 +96,7 @@ def _own_names(x):
     seen = Counter()
     return [k + ' '*(seen.update([k]) or seen[k] - 1) for k in map(str, x)]   # two bars of one name are two bars
 
-# %% ../../nbs/36_tokens.report.ipynb #873f0647
+# %% ../../nbs/36_tokens.report.ipynb #5a333a34
 @patch
 def plotly(self:Chart):
     "A plotly figure. Names are shown as they are, whatever is in them."
@@ -108,9 +108,9 @@ def plotly(self:Chart):
             said = [f'{a:,.4g} – {b:,.4g}: {int(n):,} {self.ylabel}' for a,b,n in zip(self.edges[:-1], self.edges[1:], h)]
             at, wide = (np.log10(self.edges), 'log') if self.log else (np.asarray(self.edges), 'lin')
             fig.add_bar(x=((at[1:] + at[:-1])/2).tolist(), y=h, width=(np.diff(at)*.96).tolist(), hovertext=said, hoverinfo='text', marker_color=colour, name=name)
-        elif self.across: fig.add_bar(y=safe(_own_names(self.x)), x=h, orientation='h', marker_color=colour, name=name, hovertemplate='%{y}: %{x:,}<extra></extra>')
+        elif self.across: fig.add_bar(y=safe(_own_names(self.x)), x=h, orientation='h', marker_color=colour, name=name, width=.7, hovertemplate='%{y}: %{x:,}<extra></extra>')
         else: fig.add_bar(x=safe(self.x), y=h, marker_color=colour, name=name, hovertemplate='%{x}: %{y:,} ' + name + '<extra></extra>')
-    fig.update_layout(barmode='stack', bargap=.08, height=280 if not self.across else max(180, 60 + 22*len(self.x)), margin=dict(l=8, r=8, t=8, b=8), template='none', showlegend=len(self.bars) > 1, font=dict(family='system-ui, sans-serif', size=12, color='#333'),
+    fig.update_layout(barmode='stack', bargap=.08, height=280 if not self.across else max(176, 60 + 22*len(self.x)), margin=dict(l=8, r=8, t=30, b=8), template='none', showlegend=len(self.bars) > 1, font=dict(family='system-ui, sans-serif', size=12, color='#333'),
                       legend=dict(orientation='h', y=1.12), modebar=dict(bgcolor='rgba(0,0,0,0)', color='#aaa', activecolor='#333'), paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
                       xaxis=dict(title=dict(text=self.xlabel), automargin=True, gridcolor='#eee'), yaxis=dict(title=dict(text=self.ylabel), automargin=True, gridcolor='#eee'))
     if self.across: fig.update_yaxes(autorange='reversed', type='category')
@@ -123,7 +123,7 @@ def _marks(lo, hi):
     steps = (1, 2, 5) if hi/lo < 3000 else (1,)
     return [m for d in range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1) for s in steps if lo <= (m := s*10.**d) <= hi] or [lo, hi]
 
-# %% ../../nbs/36_tokens.report.ipynb #b50fe259
+# %% ../../nbs/36_tokens.report.ipynb #1cf61142
 class DataReport:
     "What is in a store, in charts, tables and a few sentences."
     def __init__(self,
@@ -145,7 +145,7 @@ class DataReport:
 _charts = []
 def _chart(f): _charts.append(f); return f
 
-# %% ../../nbs/36_tokens.report.ipynb #98730a4e
+# %% ../../nbs/36_tokens.report.ipynb #e556cb32
 def _length(s): return f'{s:.0f} s' if s < 120 else f'{s/60:.0f} min' if s < 5400 else f'{s/3600:.1f} h'
 def _half(v, say):
     if len(v) < 4: return ''
@@ -165,6 +165,7 @@ def _keys(r):
     told = Counter(k for k,w in zip(key, whence) if k and w != 'estimate'); guess = Counter(k for k,w in zip(key, whence) if k and w == 'estimate')
     n = sum(guess.values()); unknown = sum(k is None for k in key)
     says = f'{n/max(1, len(key)):.0%} of the keys are estimates (by key profiles; about 9 of 10 are right on labelled folk and classical pieces, 17 of 20 on pop songs).' if n else 'All of them were told by a table, the folders or the file.'
+    if m := sum(w == 'file, mode estimated' for w in whence): says += f' In {m:,} the file tells a signature of major, and minor was estimated.'
     return Chart('Key', list(key_names), {k:[c[n] for n in key_names] for k,c in (('told', told), ('estimated', guess)) if c}, '', says=says + (f' Without: {unknown:,}.' if unknown else ''))
 
 @_chart
@@ -174,7 +175,7 @@ def _metres(r): return None if (v := r.column('metre')) is None else ranking('Me
 def _tempi(r):
     v = r.survey.tempo; none = int(np.isnan(v).sum())
     c = histogram('Tempo', v, 'quarter notes a minute', bins=np.arange(20, 261, 10), says=_half(v[~np.isnan(v)], lambda x: f'{x:.0f}'))
-    c.says += f' Without: {none:,}.' if none else ''
+    c.says = 'No piece tells one.' if none == len(v) else c.says + (f' Without: {none:,}.' if none else '')
     return c
 
 @_chart
@@ -185,7 +186,7 @@ def _instruments(r):
     return Chart('Instruments', names, {'':notes}, 'notes', ylabel='', across=True,
                  says=', '.join(f'{family_names[i].lower()} in {r.survey.having[i]:,} pieces ({r.survey.family[i]/all_:.0%} of the notes)' for i in o[:3]) + '.')
 
-# %% ../../nbs/36_tokens.report.ipynb #3f334231
+# %% ../../nbs/36_tokens.report.ipynb #a2621d6d
 @_chart
 def _pitches(r):
     p = r.survey.pitch; at = np.flatnonzero(p)
@@ -217,7 +218,7 @@ def _years(r): return None if not any(v := r.column('year') or []) else histogra
 @_chart
 def _licences(r): return None if not any(v := r.column('licence') or []) else ranking('Licence', v, says='Look at it before you publish a model.')
 
-# %% ../../nbs/36_tokens.report.ipynb #d30ffa4e
+# %% ../../nbs/36_tokens.report.ipynb #c7e68f62
 @patch(as_prop=True)
 def facts(self:DataReport)->dict:
     "The figures at the head of the page."
@@ -227,12 +228,16 @@ def facts(self:DataReport)->dict:
     if copies is not None: out['there again'] = f'{copies:,}'
     return out
 
+def _alike(reason):
+    "A reason without the numbers that differ from file to file: of a condition the limit stays, of a duplicate not the other's name."
+    said, and_, limit = reason.partition(', and ')
+    return re.sub(r'\d+(\.\d+)?', '…', said.partition(': there as ')[0]) + and_ + limit
+
 @patch(as_prop=True)
 def reasons(self:DataReport)->list:
     "Why pieces were left out: rows of kind, reason, number and an example."
-    import re
     seen = {}
-    for q in self.quarantine: seen.setdefault((q['kind'], re.sub(r'\d[\d,.]*', 'N', q['reason'] or '')), []).append(q)
+    for q in self.quarantine: seen.setdefault((q['kind'], _alike(q['reason'] or '')), []).append(q)
     return [dict(kind=k, reason=rows[0]['reason'] if len({q['reason'] for q in rows}) == 1 else why, pieces=len(rows), example=rows[0]['name']) for (k,why),rows in sorted(seen.items(), key=lambda x: -len(x[1]))]
 
 @patch(as_prop=True)
@@ -242,7 +247,7 @@ def repeats(self:DataReport)->list:
     n = self.twins.names
     return [{'piece':n[t.a], 'and':n[t.b], 'the second is':t.words, 'figures shared':f'{t.share:.0%}'} for t in sorted(self.twins.pairs, key=lambda t: (self.twins.group[t.a], t.a, t.b))]
 
-# %% ../../nbs/36_tokens.report.ipynb #14124918
+# %% ../../nbs/36_tokens.report.ipynb #cfe3a2e1
 @patch
 def overview(self:DataReport, columns=4):
     "All charts on one matplotlib figure."
@@ -261,7 +266,7 @@ def _repr_html_(self:DataReport):
 @patch
 def __repr__(self:DataReport): return 'DataReport: ' + ', '.join(f'{v} {k}' for k,v in self.facts.items())
 
-# %% ../../nbs/36_tokens.report.ipynb #0a94ee1e
+# %% ../../nbs/36_tokens.report.ipynb #ea9bc8a0
 _style = '''
 :root{color-scheme:light;--ink:#222;--soft:#667;--line:#e3e5ea;--accent:#3b6fb6}*{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);margin:0;background:#f5f6f8}main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}
@@ -279,6 +284,8 @@ for(const [i,c] of charts.entries())Plotly.newPlot('chart'+i,c.data,c.layout,{re
 for(const box of document.querySelectorAll('input[data-for]'))box.addEventListener('input',()=>{const w=box.value.toLowerCase();
  for(const r of document.getElementById(box.dataset.for).tBodies[0].rows)r.hidden=!r.textContent.toLowerCase().includes(w)});'''
 
+def _one(c): return f'All of them: {_shown(c.x[0], 200)}. ' if len(c.x) == 1 else ''   # one bar is no chart
+
 def _json_in_html(obj): return to_json(obj).replace('&', '\\u0026').replace('<', '\\u003c').replace('>', '\\u003e').replace('\u2028', '\\u2028').replace('\u2029', '\\u2029')
 
 def _html_table(rows, id, most=500):
@@ -289,7 +296,7 @@ def _html_table(rows, id, most=500):
     return (find + f'<div class="scroll"><table id="{id}"><thead><tr>' + ''.join(f'<th>{escape(k)}</th>' for k in rows[0]) + '</tr></thead><tbody>'
             + ''.join('<tr>' + ''.join(map(cell, r.values())) + '</tr>' for r in rows[:most]) + f'</tbody></table></div>{more}')
 
-# %% ../../nbs/36_tokens.report.ipynb #64b0f39e
+# %% ../../nbs/36_tokens.report.ipynb #e4f2aa30
 @patch
 def html(self:DataReport,
     title:str=None, # of the page; None: what the store was made of
@@ -299,14 +306,15 @@ def html(self:DataReport,
     words = str(self.store.manifest.get('source', {}).get('words', '')) if hasattr(self.store, 'manifest') else ''
     title = title or f'The data: {Path(words).name if words.startswith("/") else words or self.store.path.name}'
     some = '' if self.survey.whole else f' Pitch, velocity, tempo, keys and instruments are from a sample of {len(self.survey.pieces):,} pieces, evenly spread.'
-    cards = ''.join(f'<div class="card"><h3>{escape(c.title)}</h3><p>{escape(c.says)}</p><div class="plot" id="chart{i}"></div></div>' for i,c in enumerate(self.charts))
+    drawn = [c for c in self.charts if len(c.x) > 1]
+    cards = ''.join(f'<div class="card"><h3>{escape(c.title)}</h3><p>{escape(_one(c) + c.says)}</p>' + (f'<div class="plot" id="chart{drawn.index(c)}"></div>' if c in drawn else '') + '</div>' for c in self.charts)
     facts = ''.join(f'<div><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k,v in self.facts.items())
     left = [{k:q.get(k) for k in ('name', 'kind', 'reason')} for q in self.quarantine]
     out = '<p>Every file could be used.</p>' if not left else _html_table(self.reasons, 'reasons') + '<h3>One by one</h3>' + _html_table(left, 'left') + f'<p class="soft">All of them, with their fingerprints: {escape(str(self.store.path/"quarantine.parquet"))}</p>'
     if self.twins is None: same = '<p>Not looked for in so large a store; <code>duplicates_in(store)</code> does.</p>'
     elif not self.repeats: same = '<p>No piece is there twice: no copies, none transposed, at another tempo, cut or edited.</p>'
     else: same = f'<p>{len(self.twins.groups):,} groups; {len(self.twins.copies):,} pieces could be missed. Twins stay on one side of a split.</p>' + _html_table(self.repeats, 'same')
-    data = _json_in_html([c.plotly().to_plotly_json() for c in self.charts])
+    data = _json_in_html([c.plotly().to_plotly_json() for c in drawn])
     return f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
 <title>{escape(title)}</title><style>{_style}</style></head><body><main><h1>{escape(title)}</h1><p class="soft">{escape(words)} → {escape(str(self.store.path))}.{escape(some)}</p>

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_notes', 'Survey', 'survey', 'keys_of', 'duplicates_in', 'groups_of', 'split_store']
 
-# %% ../../nbs/35b_tokens.survey.ipynb #fc6c36ed
+# %% ../../nbs/35b_tokens.survey.ipynb #e79bee13
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .quality import quality
 from .store import TokenStore
 from .vocab import Kind, vocab
 
-# %% ../../nbs/35b_tokens.survey.ipynb #352d763d
+# %% ../../nbs/35b_tokens.survey.ipynb #52b702e3
 _step = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index + 1, 0).astype(np.int64)
 
 def _latest(mask, values, first):
@@ -52,7 +52,7 @@ def read_notes(
     with np.errstate(invalid='ignore', divide='ignore'): tempo = np.bincount(who, told*bpm, len(pieces))/np.bincount(who, told, len(pieces))
     return _Notes(who[on], time[on]/vocab.steps_per_second, index[on] + vocab.pitch_lo, velocity[on], family[on], tempo)
 
-# %% ../../nbs/35b_tokens.survey.ipynb #0900469d
+# %% ../../nbs/35b_tokens.survey.ipynb #d28d3366
 @dataclass
 class Survey:
     "What a store holds, counted."
@@ -97,7 +97,7 @@ def _count(out, first, n, twins):
     o, p, cut = n.onset[melodic], n.pitch[melodic], np.searchsorted(n.piece[melodic], np.arange(size + 1))
     out.sketches += [sketch(o[a:b], p[a:b]) for a,b in zip(cut[:-1], cut[1:])]
 
-# %% ../../nbs/35b_tokens.survey.ipynb #cb524398
+# %% ../../nbs/35b_tokens.survey.ipynb #6e515a49
 def keys_of(
     store:TokenStore, # with or without a column `key`
     found:Survey,     # of it
@@ -110,7 +110,7 @@ def keys_of(
         if key[i] is None and (name := estimate_key(c).name): key[i], whence[i] = name, 'estimate'
     return key, whence
 
-# %% ../../nbs/35b_tokens.survey.ipynb #7036d8be
+# %% ../../nbs/35b_tokens.survey.ipynb #bc0fba1a
 def duplicates_in(
     store:TokenStore,  # to look into
     found:Survey=None, # with sketches of all pieces, when there is one already
@@ -137,7 +137,7 @@ def _content(store):
     for s in store.pieces['sha256'].to_pylist(): h.update((s or '-').encode())
     return h.hexdigest()
 
-# %% ../../nbs/35b_tokens.survey.ipynb #d5da7aa8
+# %% ../../nbs/35b_tokens.survey.ipynb #fab8c350
 def groups_of(
     store:TokenStore, # to divide
 )->list:              # for each piece the name of its group
