@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21']
 
-# %% ../../nbs/10c_score.bridges.ipynb #fe270bc0
+# %% ../../nbs/10c_score.bridges.ipynb #8d9b66c7
 import io
 from fractions import Fraction
 
 import numpy as np
-from symusic import KeySignature, Note, Score, Tempo, TimeSignature, Track
+from symusic import KeySignature, Note, Score, Tempo, TextMeta, TimeSignature, Track
 
 from ..core import MidiError
 from .midi import read_midi
+from .timing import in_ticks
 from .write import write_midi
 
-# %% ../../nbs/10c_score.bridges.ipynb #839f9a9c
+# %% ../../nbs/10c_score.bridges.ipynb #037bb09f
 def to_pretty_midi(
     score, # in any unit
 ):
@@ -36,78 +37,131 @@ def from_pretty_midi(
     except Exception as e: raise MidiError(f'pretty_midi cannot write its notes ({e})', way_out='look for pitches or velocities outside 0 … 127') from e
     return read_midi(out.getvalue())
 
-# %% ../../nbs/10c_score.bridges.ipynb #034c5ec9
+# %% ../../nbs/10c_score.bridges.ipynb #6401e3d4
+def _staff(part, notes, q):
+    "`notes` (start, end, pitch, velocity, in ticks) into the music21 `part`."
+    from music21 import chord, note
+    chords = {}
+    for on,off,p,v in notes: chords.setdefault((on, off), []).append((p, v))
+    for (on,off),ns in chords.items():
+        one = [note.Note(p, quarterLength=q(off - on)) for p,_ in ns]
+        for x,(_,v) in zip(one, ns): x.volume.velocity = v
+        part.coreInsert(q(on), one[0] if len(one) == 1 else chord.Chord(one, quarterLength=q(off - on)))
+    part.coreElementsChanged()
+    return part
+
+def _sing(part, lyrics, q):
+    "`lyrics` under the notes of `part` that begin with them."
+    words = {q(x.time):x.text for x in lyrics}
+    for n in part.notes:
+        if (w := words.pop(n.offset, None)): n.lyric = w
+
+def _signs(score, part, q):
+    "Tempo, metre, key and markers of `score` into `part`, the first."
+    from music21 import expressions, key, meter, note, tempo
+    for t in score.tempos: part.insert(q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration))
+    for t in score.time_signatures: part.insert(q(t.time), meter.TimeSignature(f'{t.numerator}/{t.denominator}'))
+    for k in score.key_signatures: part.insert(q(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
+    for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
+
+# %% ../../nbs/10c_score.bridges.ipynb #8e4b7b3a
+def _wide(track):
+    "Does a keyboard part need both clefs?"
+    p = track.notes.numpy()['pitch']
+    return not track.is_drum and track.program < 24 and len(p) > 1 and p.min() < 55 and p.max() > 64
+
 def to_music21(
-    score, # in any unit
+    score,                 # in any unit
+    title:str='',          # of the piece
+    composer:str='',       # of the piece
+    two_staves:bool=False, # keyboard parts that need both clefs get two staves
 ):
     "`score` as a `music21.stream.Score`: a part for each track."
-    from music21 import chord, instrument, key, meter, note, stream, tempo
-    if 'tick' not in str(score.ttype).lower(): score = read_midi(write_midi(score))
+    from music21 import instrument, layout, metadata, stream
+    score = in_ticks(score)
     q = lambda ticks: Fraction(int(ticks), score.ticks_per_quarter)
     whole = stream.Score()
+    if title or composer: whole.metadata = metadata.Metadata(title=title, composer=composer)
     for i,track in enumerate(list(score.tracks) or [Track()]):
-        part, n = stream.Part(id=track.name or f'part {i+1}'), track.notes.numpy()
-        part.partName = track.name
-        inst = instrument.UnpitchedPercussion() if track.is_drum else instrument.instrumentFromMidiProgram(track.program)
-        inst.midiProgram, inst.midiChannel = track.program, 9 if track.is_drum else None
-        part.insert(0, inst)
-        if i == 0:
-            for t in score.tempos: part.insert(q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration))
-            for t in score.time_signatures: part.insert(q(t.time), meter.TimeSignature(f'{t.numerator}/{t.denominator}'))
-            for k in score.key_signatures: part.insert(q(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
-        chords = {}
-        for on,dur,p,v in zip(*(n[k].tolist() for k in ('time', 'duration', 'pitch', 'velocity'))): chords.setdefault((on, dur), []).append((p, v))
-        for (on,dur),ns in chords.items():
-            one = [note.Note(p, quarterLength=q(dur)) for p,_ in ns]
-            for x,(_,v) in zip(one, ns): x.volume.velocity = v
-            part.coreInsert(q(on), one[0] if len(one) == 1 else chord.Chord(one, quarterLength=q(dur)))
-        part.coreElementsChanged()
-        whole.insert(0, part)
+        n = track.notes.numpy()
+        notes = list(zip(n['time'].tolist(), (n['time'] + n['duration']).tolist(), n['pitch'].tolist(), n['velocity'].tolist()))
+        halves = [[x for x in notes if x[2] >= 60], [x for x in notes if x[2] < 60]] if two_staves and _wide(track) else [notes]
+        staves = []
+        for k,h in enumerate(halves):
+            part = (stream.PartStaff if len(halves) > 1 else stream.Part)(id=f'P{i+1}' + ('-RL'[k+1] if len(halves) > 1 else ''))
+            part.partName = track.name
+            inst = instrument.UnpitchedPercussion() if track.is_drum else instrument.instrumentFromMidiProgram(track.program)
+            inst.midiProgram, inst.midiChannel, inst.partName = track.program, 9 if track.is_drum else None, track.name
+            part.insert(0, inst)
+            if i == 0 and k == 0: _signs(score, part, q)
+            _sing(_staff(part, h, q), track.lyrics, q)
+            whole.insert(0, part); staves.append(part)
+        if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
     return whole
 
-# %% ../../nbs/10c_score.bridges.ipynb #a1e94ef3
+# %% ../../nbs/10c_score.bridges.ipynb #8ee224e7
 def _tied(part):
-    "Notes of a music21 stream as [start, end, pitch, velocity], ties joined."
-    notes, held = [], {}
+    "Notes of a music21 stream as [start, end, pitch, velocity], ties joined, and its lyrics as (start, text)."
+    notes, held, words = [], {}, []
     for e in part.flatten().notes:
         if e.duration.isGrace or e.quarterLength == 0 or 'Harmony' in e.classSet or 'ChordSymbol' in e.classSet: continue
         on = e.offset; off = on + e.quarterLength
+        if e.lyric: words.append((on, str(e.lyric)))
         for n in e.notes if e.isChord else (e,):
-            p = n.displayPitch() if 'Unpitched' in e.classSet else n.pitch
+            p = n.displayPitch() if 'Unpitched' in e.classSet or 'Unpitched' in n.classSet else n.pitch
             p, tie = round(p.ps), n.tie or e.tie
             if tie and tie.type in ('stop', 'continue') and p in held and held[p][1] >= on: held[p][1] = max(held[p][1], off)
             else: notes.append([on, off, p, (n.volume.velocity if n.hasVolumeInformation() else None) or (e.volume.velocity if e.hasVolumeInformation() else None) or 80]); held[p] = notes[-1]
             if not tie or tie.type == 'stop': held.pop(p, None)
-    return notes
+    return notes, words
 
-# %% ../../nbs/10c_score.bridges.ipynb #9386bc1f
+# %% ../../nbs/10c_score.bridges.ipynb #e197bbab
+def _players(stream):
+    "The parts of `stream`, the staves of one keyboard together."
+    parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
+    groups = [list(g.getSpannedElements()) for g in stream.getElementsByClass('StaffGroup')] if hasattr(stream, 'getElementsByClass') else []
+    for p in parts:
+        if id(p) in seen: continue
+        staves = next((g for g in groups if 'PartStaff' in p.classSet and p in g), [p])
+        seen |= {id(x) for x in staves}
+        yield staves
+
+def _track(staves, t):
+    "The track of `staves`, with times through `t`."
+    insts = [i for p in staves for i in p.flatten().getElementsByClass('Instrument')]
+    inst = next((i for i in insts if i.midiProgram is not None or i.midiChannel == 9), None)
+    drum = inst is not None and (inst.midiChannel == 9 or 'UnpitchedPercussion' in inst.classSet)
+    track = Track(str(getattr(staves[0], 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum)
+    both = [_tied(p) for p in staves]
+    if n := [x for notes,_ in both for x in notes if 0 <= x[2] <= 127]:
+        a = np.array([(t(on), max(t(off)-t(on), 1), k, min(max(v, 1), 127)) for on,off,k,v in n], np.int32)
+        a = a[np.lexsort((a[:,2], a[:,0]))] if len(staves) > 1 else a
+        track.notes = Note.from_numpy(a[:,0].copy(), a[:,1].copy(), a[:,2].astype(np.int8), a[:,3].astype(np.int8), 'tick')
+    for on,text in sorted({(t(on), text) for _,words in both for on,text in words}): track.lyrics.append(TextMeta(on, text))
+    return track
+
+# %% ../../nbs/10c_score.bridges.ipynb #8086198e
 def from_music21(
     stream,                    # a Score, a Part or any other stream
     ticks_per_quarter:int=480, # resolution of the result
 )->Score:
-    "The notes of a music21 stream: a track for each part, with tempo, metre and key."
-    t = lambda quarters: round(quarters*ticks_per_quarter)
+    "The music of a music21 stream: a track for each part, with tempo, metre, key, lyrics and marks."
+    t = lambda quarters: max(round(quarters*ticks_per_quarter), 0)
     try:
-        s, parts = Score(ticks_per_quarter), list(getattr(stream, 'parts', ())) or [stream]
-        for p in parts:
-            inst = next((i for i in p.flatten().getElementsByClass('Instrument') if i.midiProgram is not None or i.midiChannel == 9), None)
-            drum = inst is not None and (inst.midiChannel == 9 or 'UnpitchedPercussion' in inst.classSet)
-            track = Track(str(getattr(p, 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum)
-            if n := _tied(p):
-                a = np.array([(t(on), max(t(off)-t(on), 1), k, v) for on,off,k,v in n], np.int32)
-                track.notes = Note.from_numpy(a[:,0].copy(), a[:,1].copy(), a[:,2].astype(np.int8), a[:,3].astype(np.int8), 'tick')
-            s.tracks.append(track)
+        s = Score(ticks_per_quarter)
+        for staves in _players(stream): s.tracks.append(_track(staves, t))
         _marks(s, stream, t)
     except MidiError: raise
     except Exception as e: raise MidiError(f'music21 stream cannot be read ({type(e).__name__}: {e})', way_out='give a Score or a Part that music21 can show') from e
     return s
 
 def _marks(s, stream, t):
-    "Tempo, metre and key of `stream` into `s`."
+    "Tempo, metre, key and rehearsal marks of `stream` into `s`."
     flat = stream.flatten()
     once = lambda rows: sorted(dict.fromkeys(rows))
     bpm = lambda m: m.getQuarterBPM()
-    for on,b in once((t(m.offset), float(bpm(m))) for m in flat.getElementsByClass('MetronomeMark') if bpm(m)): s.tempos.append(Tempo(on, qpm=b))
+    for on,b in once((t(m.offset), float(bpm(m))) for m in flat.getElementsByClass('MetronomeMark') if bpm(m) and 3.6 <= bpm(m) <= 6e7): s.tempos.append(Tempo(on, qpm=b))
     for on,a,b in once((t(m.offset), m.numerator, m.denominator) for m in flat.getElementsByClass('TimeSignature')): s.time_signatures.append(TimeSignature(on, a, b))
-    keys = once((t(k.offset), k.sharps, int(getattr(k, 'mode', None) == 'minor')) for k in flat.getElementsByClass('KeySignature') if k.sharps is not None)
+    keys = once((t(k.offset), k.sharps, int(getattr(k, 'mode', None) == 'minor')) for k in flat.getElementsByClass('KeySignature') if k.sharps is not None and abs(k.sharps) <= 7)
     for on,n,minor in keys: s.key_signatures.append(KeySignature(on, n, minor))
+    for on,text in once((t(m.offset), str(m.content)) for m in flat.getElementsByClass('RehearsalMark')): s.markers.append(TextMeta(on, text))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grids', 'tick_clock', 'in_ticks', 'grid_step', 'quantise', 'merge_rests', 'legato', 'swing', 'humanise']
 
-# %% ../../nbs/10a_score.timing.ipynb #e1d47e9f
+# %% ../../nbs/10a_score.timing.ipynb #b96cb712
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +13,7 @@ from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, 
 
 from ..core import ConfigError, MidiError, rng
 
-# %% ../../nbs/10a_score.timing.ipynb #e5570009
+# %% ../../nbs/10a_score.timing.ipynb #5729fdfe
 def tick_clock(
     score,   # in ticks, quarters or seconds
     tpq:int, # ticks per quarter note wanted
@@ -32,7 +32,9 @@ def _unit(score):
     "'tick', 'quarter' or 'second'."
     return str(score.ttype).split('.')[-1].lower()
 
-# %% ../../nbs/10a_score.timing.ipynb #e2c37d2d
+def _tpq(score): return score.ticks_per_quarter if _unit(score) == 'tick' else 480
+
+# %% ../../nbs/10a_score.timing.ipynb #84ebfc39
 def _second_clock(at, us, tpq):
     "`tick_clock` for a score in seconds, whose tempi of `us` microseconds start `at` these seconds."
     ticks, marks, rates = [0], [0], [500_000]         # a mark is the exact time of a tick, in microseconds × tpq
@@ -46,7 +48,7 @@ def _second_clock(at, us, tpq):
         return ticks[i] + np.rint((x - marks[i])/rates[i]).astype(np.int64)
     return clock, ticks[1:], rates[1:]
 
-# %% ../../nbs/10a_score.timing.ipynb #c9239e40
+# %% ../../nbs/10a_score.timing.ipynb #16217ed0
 _kinds = dict(notes=Note, pedals=Pedal, controls=ControlChange, pitch_bends=PitchBend)
 
 def _moved(cls, events, on, off=None):
@@ -64,13 +66,13 @@ def _times(events):
     on = a['time'].astype(np.float64)
     return on, on + a['duration'] if 'duration' in a else None
 
-# %% ../../nbs/10a_score.timing.ipynb #8d059971
+# %% ../../nbs/10a_score.timing.ipynb #d57db8b1
 def in_ticks(
     score,        # in ticks, quarters or seconds
     tpq:int=None, # ticks per quarter note; None: as many as it has, or 480
 )->Score:
     "A copy of `score` in ticks, every event at its nearest tick of its own tempo map."
-    tpq = tpq or (score.ticks_per_quarter if _unit(score) == 'tick' else 480)
+    tpq = tpq or _tpq(score)
     if _unit(score) == 'tick' and tpq == score.ticks_per_quarter: return score.copy()
     (clock, at, us), s = tick_clock(score, tpq), Score(tpq)
     last = np.append(at[1:] != at[:-1], True)[:len(at)]
@@ -87,7 +89,7 @@ def in_ticks(
         s.tracks.append(new)
     return s
 
-# %% ../../nbs/10a_score.timing.ipynb #4db91d34
+# %% ../../nbs/10a_score.timing.ipynb #5713a01f
 grids = {'whole':4, 'half':2, 'quarter':1, '8th':Fraction(1,2), '16th':Fraction(1,4), '32nd':Fraction(1,8), '64th':Fraction(1,16),
          'triplet quarter':Fraction(2,3), 'triplet 8th':Fraction(1,3), 'triplet 16th':Fraction(1,6), 'triplet 32nd':Fraction(1,12)}
 
@@ -101,7 +103,7 @@ def grid_step(
     if not 0 < step <= 1024: raise ConfigError(f'grid {grid!r} is unknown', way_out=f'one of {", ".join(grids)}, or quarter notes above 0')
     return step
 
-# %% ../../nbs/10a_score.timing.ipynb #bb9c28b3
+# %% ../../nbs/10a_score.timing.ipynb #ca3ae274
 def _on_notes(score, move):
     "`score` in ticks, the notes of each track put through `move(track number, start, end, pitch, velocity) -> start, end, velocity`."
     s = in_ticks(score)
@@ -112,10 +114,11 @@ def _on_notes(score, move):
         t.notes = Note.from_numpy(on.astype(np.int32), np.maximum(off - on, 1).astype(np.int32), n['pitch'], velocity.astype(np.int8), ttype='tick')
     return s
 
-def _snap(x, steps, tpq):
-    "The nearest line to each of `x`, in ticks."
-    lines = np.stack([np.rint(np.rint(x/float(s*tpq))*float(s*tpq)) for s in steps])
-    return np.take_along_axis(lines, np.abs(lines - x).argmin(0)[None], 0)[0].astype(np.int64)
+def _steps(on, steps, tpq):
+    "For each beat the step, in ticks, of the grid that the starts `on` lie nearest to; the first of `steps` where none starts."
+    beat = on//tpq
+    off = [np.bincount(beat, np.abs(on - np.rint(on/s)*s)) for s in steps]
+    return np.array(steps)[np.argmin(np.round(off, 6), 0)]
 
 def quantise(
     score,             # in any unit
@@ -124,15 +127,18 @@ def quantise(
 )->Score:              # in ticks
     "`score` with its notes on, or nearer to, the lines of a grid."
     if not 0 <= strength <= 1: raise ConfigError(f'strength={strength} is outside 0 … 1', way_out='1 puts notes on the grid')
-    steps = [grid_step(g) for g in (grid if isinstance(grid, (tuple, list)) else (grid,))]
+    steps = [float(grid_step(g)*_tpq(score)) for g in (grid if isinstance(grid, (tuple, list)) else (grid,))]
     def move(_, on, off, pitch, velocity):
-        a = _snap(on, steps, tpq)
-        b = np.maximum(_snap(off, steps, tpq), a + round(min(steps)*tpq))
+        best = _steps(on, steps, tpq)
+        step = lambda x: best[np.minimum(x//tpq, len(best) - 1)] if len(steps) > 1 else steps[0]  # of the beat of `x`
+        snap = lambda x: np.rint(np.rint(x/step(x))*step(x)).astype(np.int64)
+        a = snap(on)
+        b = np.maximum(snap(off), np.rint(a + step(a)).astype(np.int64))
         return on + np.rint(strength*(a - on)).astype(np.int64), off + np.rint(strength*(b - off)).astype(np.int64), velocity
-    tpq = score.ticks_per_quarter if _unit(score) == 'tick' else 480
+    tpq = _tpq(score)
     return _on_notes(score, move)
 
-# %% ../../nbs/10a_score.timing.ipynb #df9ba2f5
+# %% ../../nbs/10a_score.timing.ipynb #bba6401d
 def merge_rests(
     score,        # in any unit
     up_to='16th', # the longest rest that is closed: a name of `grids`, or quarter notes
@@ -149,7 +155,7 @@ def merge_rests(
         return on, np.array([new.get(x, x) for x in off.tolist()]), velocity
     return _on_notes(s, move)
 
-# %% ../../nbs/10a_score.timing.ipynb #28448852
+# %% ../../nbs/10a_score.timing.ipynb #6b6e4c4f
 def legato(
     score,         # in any unit
     up_to='whole', # the longest gap that is closed: a name of `grids`, or quarter notes
@@ -164,7 +170,7 @@ def legato(
         return on, np.where((after > off) & (after - off <= most), after, off), velocity
     return _on_notes(s, move)
 
-# %% ../../nbs/10a_score.timing.ipynb #445c24c4
+# %% ../../nbs/10a_score.timing.ipynb #f5dcf30d
 def _swung(x, pair, ratio, starts, bends):
     "Times `x` with pairs of `pair` ticks bent, counted from `starts`, where `bends` says so."
     i = np.searchsorted(starts, x, side='right') - 1
@@ -193,7 +199,7 @@ def swing(
         for e in t.lyrics: e.time = int(bent(e.time))
     return s
 
-# %% ../../nbs/10a_score.timing.ipynb #0b21b3f4
+# %% ../../nbs/10a_score.timing.ipynb #031821a0
 def _room(on, pitch, order):
     "How far each note may move so that notes of one key keep their order; in ticks."
     o = order[np.lexsort((on[order], pitch[order]))]
