@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21']
 
-# %% ../../nbs/10c_score.bridges.ipynb #8d9b66c7
+# %% ../../nbs/10c_score.bridges.ipynb #15322b20
 import io
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from .midi import read_midi
 from .timing import in_ticks
 from .write import write_midi
 
-# %% ../../nbs/10c_score.bridges.ipynb #037bb09f
+# %% ../../nbs/10c_score.bridges.ipynb #feb52c31
 def to_pretty_midi(
     score, # in any unit
 ):
@@ -37,7 +37,7 @@ def from_pretty_midi(
     except Exception as e: raise MidiError(f'pretty_midi cannot write its notes ({e})', way_out='look for pitches or velocities outside 0 … 127') from e
     return read_midi(out.getvalue())
 
-# %% ../../nbs/10c_score.bridges.ipynb #6401e3d4
+# %% ../../nbs/10c_score.bridges.ipynb #2f4915d0
 def _staff(part, notes, q):
     "`notes` (start, end, pitch, velocity, in ticks) into the music21 `part`."
     from music21 import chord, note
@@ -64,7 +64,7 @@ def _signs(score, part, q):
     for k in score.key_signatures: part.insert(q(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
     for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
 
-# %% ../../nbs/10c_score.bridges.ipynb #8e4b7b3a
+# %% ../../nbs/10c_score.bridges.ipynb #a233efc0
 def _wide(track):
     "Does a keyboard part need both clefs?"
     p = track.notes.numpy()['pitch']
@@ -99,7 +99,7 @@ def to_music21(
         if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
     return whole
 
-# %% ../../nbs/10c_score.bridges.ipynb #8ee224e7
+# %% ../../nbs/10c_score.bridges.ipynb #a04a8a84
 def _tied(part):
     "Notes of a music21 stream as [start, end, pitch, velocity], ties joined, and its lyrics as (start, text)."
     notes, held, words = [], {}, []
@@ -115,7 +115,7 @@ def _tied(part):
             if not tie or tie.type == 'stop': held.pop(p, None)
     return notes, words
 
-# %% ../../nbs/10c_score.bridges.ipynb #e197bbab
+# %% ../../nbs/10c_score.bridges.ipynb #55251d63
 def _players(stream):
     "The parts of `stream`, the staves of one keyboard together."
     parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
@@ -129,8 +129,8 @@ def _players(stream):
 def _track(staves, t):
     "The track of `staves`, with times through `t`."
     insts = [i for p in staves for i in p.flatten().getElementsByClass('Instrument')]
-    inst = next((i for i in insts if i.midiProgram is not None or i.midiChannel == 9), None)
-    drum = inst is not None and (inst.midiChannel == 9 or 'UnpitchedPercussion' in inst.classSet)
+    inst = next((i for i in insts if i.midiProgram is not None or i.midiChannel == 9 or i.classes[0] == 'UnpitchedPercussion'), None)
+    drum = inst is not None and (inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion') or any('Unpitched' in e.classSet for p in staves for e in p.flatten().notes)
     track = Track(str(getattr(staves[0], 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum)
     both = [_tied(p) for p in staves]
     if n := [x for notes,_ in both for x in notes if 0 <= x[2] <= 127]:
@@ -140,7 +140,7 @@ def _track(staves, t):
     for on,text in sorted({(t(on), text) for _,words in both for on,text in words}): track.lyrics.append(TextMeta(on, text))
     return track
 
-# %% ../../nbs/10c_score.bridges.ipynb #8086198e
+# %% ../../nbs/10c_score.bridges.ipynb #63ce7064
 def from_music21(
     stream,                    # a Score, a Part or any other stream
     ticks_per_quarter:int=480, # resolution of the result
