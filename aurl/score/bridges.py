@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21']
 
-# %% ../../nbs/10c_score.bridges.ipynb #15322b20
+# %% ../../nbs/10c_score.bridges.ipynb #53fb9da4
 import io
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from .midi import read_midi
 from .timing import in_ticks
 from .write import write_midi
 
-# %% ../../nbs/10c_score.bridges.ipynb #feb52c31
+# %% ../../nbs/10c_score.bridges.ipynb #2e3e9d98
 def to_pretty_midi(
     score, # in any unit
 ):
@@ -37,7 +37,7 @@ def from_pretty_midi(
     except Exception as e: raise MidiError(f'pretty_midi cannot write its notes ({e})', way_out='look for pitches or velocities outside 0 … 127') from e
     return read_midi(out.getvalue())
 
-# %% ../../nbs/10c_score.bridges.ipynb #2f4915d0
+# %% ../../nbs/10c_score.bridges.ipynb #09a95ead
 def _staff(part, notes, q):
     "`notes` (start, end, pitch, velocity, in ticks) into the music21 `part`."
     from music21 import chord, note
@@ -56,15 +56,16 @@ def _sing(part, lyrics, q):
     for n in part.notes:
         if (w := words.pop(n.offset, None)): n.lyric = w
 
-def _signs(score, part, q):
-    "Tempo, metre, key and markers of `score` into `part`, the first."
+def _signs(score, part, q, first):
+    "Metre and key of `score` into `part`, tempo and markers if it is the `first`."
     from music21 import expressions, key, meter, note, tempo
-    for t in score.tempos: part.insert(q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration))
     for t in score.time_signatures: part.insert(q(t.time), meter.TimeSignature(f'{t.numerator}/{t.denominator}'))
     for k in score.key_signatures: part.insert(q(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
+    if not first: return
+    for t in score.tempos: part.insert(q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration))
     for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
 
-# %% ../../nbs/10c_score.bridges.ipynb #a233efc0
+# %% ../../nbs/10c_score.bridges.ipynb #848176e7
 def _wide(track):
     "Does a keyboard part need both clefs?"
     p = track.notes.numpy()['pitch']
@@ -93,13 +94,13 @@ def to_music21(
             inst = instrument.UnpitchedPercussion() if track.is_drum else instrument.instrumentFromMidiProgram(track.program)
             inst.midiProgram, inst.midiChannel, inst.partName = track.program, 9 if track.is_drum else None, track.name
             part.insert(0, inst)
-            if i == 0 and k == 0: _signs(score, part, q)
+            _signs(score, part, q, i == k == 0)
             _sing(_staff(part, h, q), track.lyrics, q)
             whole.insert(0, part); staves.append(part)
         if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
     return whole
 
-# %% ../../nbs/10c_score.bridges.ipynb #a04a8a84
+# %% ../../nbs/10c_score.bridges.ipynb #3e146281
 def _tied(part):
     "Notes of a music21 stream as [start, end, pitch, velocity], ties joined, and its lyrics as (start, text)."
     notes, held, words = [], {}, []
@@ -115,7 +116,7 @@ def _tied(part):
             if not tie or tie.type == 'stop': held.pop(p, None)
     return notes, words
 
-# %% ../../nbs/10c_score.bridges.ipynb #55251d63
+# %% ../../nbs/10c_score.bridges.ipynb #4a68787e
 def _players(stream):
     "The parts of `stream`, the staves of one keyboard together."
     parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
@@ -140,7 +141,7 @@ def _track(staves, t):
     for on,text in sorted({(t(on), text) for _,words in both for on,text in words}): track.lyrics.append(TextMeta(on, text))
     return track
 
-# %% ../../nbs/10c_score.bridges.ipynb #63ce7064
+# %% ../../nbs/10c_score.bridges.ipynb #2220f581
 def from_music21(
     stream,                    # a Score, a Part or any other stream
     ticks_per_quarter:int=480, # resolution of the result

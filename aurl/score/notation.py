@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['music_kind', 'split_tunes', 'read_music', 'inspect_music', 'write_musicxml']
 
-# %% ../../nbs/10e_score.notation.ipynb #0ad03aa0
-import io, re, warnings, zipfile
+# %% ../../nbs/10e_score.notation.ipynb #5f4e9317
+import contextlib, io, re, warnings, zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from symusic import Note, Score
@@ -18,7 +19,7 @@ from .midi import Finding, MidiReport, _key_name, _load, _mend, _oddities, famil
 from .timing import quantise
 from .write import untangle
 
-# %% ../../nbs/10e_score.notation.ipynb #7c546cd6
+# %% ../../nbs/10e_score.notation.ipynb #be0b6737
 def music_kind(
     data:bytes, # of a file
 )->str:
@@ -26,7 +27,7 @@ def music_kind(
     if b'MThd' in data[:512]: return 'midi'
     if data.startswith(b'PK\x03\x04'): return 'mxl' if re.search(rb'META-INF/container\.xml|\.(musicxml|xml)', data[:4096] + data[-4096:]) else ''
     text = _decoded(data[:2**16])
-    if re.search(r'<score-(partwise|timewise)[\s>]', text): return 'musicxml'
+    if re.search(r'<score-(partwise|timewise)[\s/>]', text): return 'musicxml'
     if re.search(r'^\*\*kern\b', text, re.M): return 'kern'
     return 'abc' if re.search(r'^X:\s*\d', text, re.M) and re.search(r'^K:', text, re.M) else ''
 
@@ -36,7 +37,7 @@ def _decoded(data):
         try: return data.decode(code, 'strict' if code != 'utf-16' else 'replace').replace('\r\n', '\n').replace('\r', '\n')
         except UnicodeDecodeError: pass
 
-# %% ../../nbs/10e_score.notation.ipynb #f3b62fd7
+# %% ../../nbs/10e_score.notation.ipynb #cd213e08
 def _unzip(data, most, path):
     "The score inside the `.mxl` of `data`, of at most `most` bytes."
     try:
@@ -59,7 +60,7 @@ def _harmless(data, path):
     if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data): raise MidiError('an XML document with entities of its own', path, 'export it again from a notation program')
     return data
 
-# %% ../../nbs/10e_score.notation.ipynb #ecf4a10e
+# %% ../../nbs/10e_score.notation.ipynb #b80dd24a
 def split_tunes(
     data:bytes, # of an ABC file
 )->list:        # of bytes, one for each tune
@@ -68,7 +69,7 @@ def split_tunes(
     head = '\n'.join(l for l in head.splitlines() if re.match(r'[A-WYZa-z]:|%%', l))
     return [(head + '\n' + t if head else t).strip('\n').encode() + b'\n' for t in tunes]
 
-# %% ../../nbs/10e_score.notation.ipynb #f07c421d
+# %% ../../nbs/10e_score.notation.ipynb #359d0f92
 def _stream(data, kind, path, most, number, repeats):
     "The music21 stream of `data`."
     from music21 import converter
@@ -81,13 +82,13 @@ def _stream(data, kind, path, most, number, repeats):
         if not 1 <= (number or 1) <= len(tunes): raise MidiError(f'number={number} of {len(tunes)} tunes', path, 'count from 1')
         data = _decoded(tunes[(number or 1) - 1])
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # music21 talks; the report says what matters
             warnings.simplefilter('ignore')
             s = converter.parseData(data, format={'kern':'humdrum'}.get(kind, kind))
-            if repeats: s = s.expandRepeats()
-        return s
     except RecursionError as e: raise MidiError('nested too deeply', path, 'the file is damaged; leave it out') from e
     except Exception as e: raise MidiError(f'damaged {_names[kind]} ({type(e).__name__}: {str(e).strip()[:120]})', path, 'open it in a notation program and export it again, or leave it out') from e
+    try: return s.expandRepeats() if repeats else s
+    except Exception as e: raise MidiError(f'its repeats cannot be played out ({str(e)[:120]})', path, 'read it as it stands, without repeats=True') from e
 
 _names = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
 
@@ -101,7 +102,7 @@ def _music(source, max_bytes, number, repeats, tpq):
     except MidiError as e: raise MidiError(e.what.replace('music21 stream', _names[kind]), path, 'open it in a notation program and export it again, or leave it out') from e
     return data, path, kind, stream, score
 
-# %% ../../nbs/10e_score.notation.ipynb #4990cb7f
+# %% ../../nbs/10e_score.notation.ipynb #b81f049c
 def read_music(
     source,                    # a path, or the bytes of a file
     number:int=None,           # which tune of an ABC book, from 1
@@ -114,7 +115,7 @@ def read_music(
     _mend(score)
     return score
 
-# %% ../../nbs/10e_score.notation.ipynb #0cc62301
+# %% ../../nbs/10e_score.notation.ipynb #171715e3
 def _unkept(stream):
     "Findings on what of a music21 stream a `Score` does not keep."
     every = list(stream.recurse())
@@ -147,7 +148,7 @@ def inspect_music(
     r.findings = [Finding('notation', f'{_names[kind]}, read through music21')] + [Finding('mended', s) for s in said] + _oddities(score, None) + _unkept(stream)
     return r
 
-# %% ../../nbs/10e_score.notation.ipynb #708bf5a7
+# %% ../../nbs/10e_score.notation.ipynb #917b639a
 def _playable(score, grid):
     "`score` on `grid`, with one string a key."
     s = quantise(score, grid)
@@ -158,16 +159,29 @@ def _playable(score, grid):
     return s
 
 def _xml(stream):
-    "The MusicXML of a music21 stream, with the loudness of each note."
+    "The MusicXML of a music21 stream."
     from music21.musicxml.m21ToXml import GeneralObjectExporter
     for e in stream.recurse().notes:
         for n in e.notes if e.isChord else (e,): n.id = f'v{n.volume.velocity or e.volume.velocity or 80}'
-    xml = GeneralObjectExporter(stream).parse().decode()
-    loud = lambda m: f'<note{re.sub(chr(32) + "dynamics=.[^ >]*", "", m[1] + m[3])} dynamics="{int(m[2])/.9:.2f}">'
-    xml = re.sub(r'<note\b([^>]*) id="v(\d+)"([^>]*)>', loud, xml)
-    return re.sub(r'\s*<encoding-date>.*?</encoding-date>', '', xml).encode()
+    root, ids = ElementTree.fromstring(GeneralObjectExporter(stream).parse()), {}
+    for e in root.iter():
+        if e.tag == 'note' and re.fullmatch(r'v\d+', e.get('id', '')): e.set('dynamics', f'{int(e.attrib.pop("id")[1:])/.9:.2f}')
+        elif 'id' in e.attrib: e.set('id', ids.setdefault(e.get('id'), f'{e.get("id")[0]}{len(ids) + 1}'))  # music21 draws new ones each time
+        for old in e.findall('encoding-date'): e.remove(old)
+    for part in root.iter('score-part'):
+        if part.findtext('score-instrument/instrument-name') == 'Percussion': part.find('midi-instrument/midi-channel').text = '10'  # music21 finds another for the second kit
+    for measure in root.iter('measure'): _show_rests(measure)
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" "http://www.musicxml.org/dtds/partwise.dtd">\n' + ElementTree.tostring(root)
 
-# %% ../../nbs/10e_score.notation.ipynb #af77544c
+def _show_rests(measure):
+    "Rests that music21 hid are shown on staves with one voice."
+    notes = measure.findall('note')
+    staff, voices = lambda n: n.findtext('staff', '1'), {}
+    for n in notes: voices.setdefault(staff(n), set()).add(n.findtext('voice', '1'))
+    for n in notes:
+        if n.find('rest') is not None and len(voices[staff(n)]) == 1: n.attrib.pop('print-object', None); n.attrib.pop('print-spacing', None)
+
+# %% ../../nbs/10e_score.notation.ipynb #ef2bbc5b
 def write_musicxml(
     score,                         # in any unit
     path=None,                     # where to, .musicxml, .xml or .mxl (zipped); None gives the bytes
@@ -177,7 +191,7 @@ def write_musicxml(
     two_staves:bool=True,          # for keyboard parts that need both clefs
 ):
     "`score` as MusicXML: its `Path`, or its bytes when `path` is None."
-    try: 
+    try:
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); data = _xml(to_music21(_playable(score, grid), title or ' ', composer or ' ', two_staves))
     except AurlError: raise
     except Exception as e: raise MidiError(f'music21 cannot write this score down ({type(e).__name__}: {str(e)[:120]})', path, "try a coarser grid, such as grid='8th'") from e
