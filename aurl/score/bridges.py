@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21']
 
-# %% ../../nbs/10c_score.bridges.ipynb #53fb9da4
+# %% ../../nbs/10c_score.bridges.ipynb #5e82dcd6
 import io
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from .midi import read_midi
 from .timing import in_ticks
 from .write import write_midi
 
-# %% ../../nbs/10c_score.bridges.ipynb #2e3e9d98
+# %% ../../nbs/10c_score.bridges.ipynb #3f54b7d6
 def to_pretty_midi(
     score, # in any unit
 ):
@@ -37,7 +37,7 @@ def from_pretty_midi(
     except Exception as e: raise MidiError(f'pretty_midi cannot write its notes ({e})', way_out='look for pitches or velocities outside 0 … 127') from e
     return read_midi(out.getvalue())
 
-# %% ../../nbs/10c_score.bridges.ipynb #09a95ead
+# %% ../../nbs/10c_score.bridges.ipynb #42a7b91e
 def _staff(part, notes, q):
     "`notes` (start, end, pitch, velocity, in ticks) into the music21 `part`."
     from music21 import chord, note
@@ -65,7 +65,7 @@ def _signs(score, part, q, first):
     for t in score.tempos: part.insert(q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration))
     for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
 
-# %% ../../nbs/10c_score.bridges.ipynb #848176e7
+# %% ../../nbs/10c_score.bridges.ipynb #5cf9ad05
 def _wide(track):
     "Does a keyboard part need both clefs?"
     p = track.notes.numpy()['pitch']
@@ -100,7 +100,7 @@ def to_music21(
         if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
     return whole
 
-# %% ../../nbs/10c_score.bridges.ipynb #3e146281
+# %% ../../nbs/10c_score.bridges.ipynb #7608cf59
 def _tied(part):
     "Notes of a music21 stream as [start, end, pitch, velocity], ties joined, and its lyrics as (start, text)."
     notes, held, words = [], {}, []
@@ -108,7 +108,7 @@ def _tied(part):
         if e.duration.isGrace or e.quarterLength == 0 or 'Harmony' in e.classSet or 'ChordSymbol' in e.classSet: continue
         on = e.offset; off = on + e.quarterLength
         if e.lyric: words.append((on, str(e.lyric)))
-        for n in e.notes if e.isChord else (e,):
+        for n in getattr(e, 'notes', None) or (e,):  # a chord, of drums too
             p = n.displayPitch() if 'Unpitched' in e.classSet or 'Unpitched' in n.classSet else n.pitch
             p, tie = round(p.ps), n.tie or e.tie
             if tie and tie.type in ('stop', 'continue') and p in held and held[p][1] >= on: held[p][1] = max(held[p][1], off)
@@ -116,7 +116,7 @@ def _tied(part):
             if not tie or tie.type == 'stop': held.pop(p, None)
     return notes, words
 
-# %% ../../nbs/10c_score.bridges.ipynb #4a68787e
+# %% ../../nbs/10c_score.bridges.ipynb #27f976aa
 def _players(stream):
     "The parts of `stream`, the staves of one keyboard together."
     parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
@@ -131,7 +131,7 @@ def _track(staves, t):
     "The track of `staves`, with times through `t`."
     insts = [i for p in staves for i in p.flatten().getElementsByClass('Instrument')]
     inst = next((i for i in insts if i.midiProgram is not None or i.midiChannel == 9 or i.classes[0] == 'UnpitchedPercussion'), None)
-    drum = inst is not None and (inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion') or any('Unpitched' in e.classSet for p in staves for e in p.flatten().notes)
+    drum = inst is not None and (inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion') or any(e.classSet & {'Unpitched', 'PercussionChord'} for p in staves for e in p.flatten().notes)
     track = Track(str(getattr(staves[0], 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum)
     both = [_tied(p) for p in staves]
     if n := [x for notes,_ in both for x in notes if 0 <= x[2] <= 127]:
@@ -141,7 +141,7 @@ def _track(staves, t):
     for on,text in sorted({(t(on), text) for _,words in both for on,text in words}): track.lyrics.append(TextMeta(on, text))
     return track
 
-# %% ../../nbs/10c_score.bridges.ipynb #2220f581
+# %% ../../nbs/10c_score.bridges.ipynb #60c716c8
 def from_music21(
     stream,                    # a Score, a Part or any other stream
     ticks_per_quarter:int=480, # resolution of the result

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['music_kind', 'split_tunes', 'read_music', 'inspect_music', 'write_musicxml']
 
-# %% ../../nbs/10e_score.notation.ipynb #5f4e9317
+# %% ../../nbs/10e_score.notation.ipynb #c0907c59
 import contextlib, io, re, warnings, zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,7 +19,7 @@ from .midi import Finding, MidiReport, _key_name, _load, _mend, _oddities, famil
 from .timing import quantise
 from .write import untangle
 
-# %% ../../nbs/10e_score.notation.ipynb #be0b6737
+# %% ../../nbs/10e_score.notation.ipynb #72b9c4cb
 def music_kind(
     data:bytes, # of a file
 )->str:
@@ -37,7 +37,7 @@ def _decoded(data):
         try: return data.decode(code, 'strict' if code != 'utf-16' else 'replace').replace('\r\n', '\n').replace('\r', '\n')
         except UnicodeDecodeError: pass
 
-# %% ../../nbs/10e_score.notation.ipynb #cd213e08
+# %% ../../nbs/10e_score.notation.ipynb #49727659
 def _unzip(data, most, path):
     "The score inside the `.mxl` of `data`, of at most `most` bytes."
     try:
@@ -60,7 +60,7 @@ def _harmless(data, path):
     if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data): raise MidiError('an XML document with entities of its own', path, 'export it again from a notation program')
     return data
 
-# %% ../../nbs/10e_score.notation.ipynb #b80dd24a
+# %% ../../nbs/10e_score.notation.ipynb #11c43219
 def split_tunes(
     data:bytes, # of an ABC file
 )->list:        # of bytes, one for each tune
@@ -69,7 +69,7 @@ def split_tunes(
     head = '\n'.join(l for l in head.splitlines() if re.match(r'[A-WYZa-z]:|%%', l))
     return [(head + '\n' + t if head else t).strip('\n').encode() + b'\n' for t in tunes]
 
-# %% ../../nbs/10e_score.notation.ipynb #359d0f92
+# %% ../../nbs/10e_score.notation.ipynb #1b6a01af
 def _stream(data, kind, path, most, number, repeats):
     "The music21 stream of `data`."
     from music21 import converter
@@ -102,7 +102,7 @@ def _music(source, max_bytes, number, repeats, tpq):
     except MidiError as e: raise MidiError(e.what.replace('music21 stream', _names[kind]), path, 'open it in a notation program and export it again, or leave it out') from e
     return data, path, kind, stream, score
 
-# %% ../../nbs/10e_score.notation.ipynb #b81f049c
+# %% ../../nbs/10e_score.notation.ipynb #77155538
 def read_music(
     source,                    # a path, or the bytes of a file
     number:int=None,           # which tune of an ABC book, from 1
@@ -115,7 +115,7 @@ def read_music(
     _mend(score)
     return score
 
-# %% ../../nbs/10e_score.notation.ipynb #171715e3
+# %% ../../nbs/10e_score.notation.ipynb #4cea1529
 def _unkept(stream):
     "Findings on what of a music21 stream a `Score` does not keep."
     every = list(stream.recurse())
@@ -148,7 +148,7 @@ def inspect_music(
     r.findings = [Finding('notation', f'{_names[kind]}, read through music21')] + [Finding('mended', s) for s in said] + _oddities(score, None) + _unkept(stream)
     return r
 
-# %% ../../nbs/10e_score.notation.ipynb #917b639a
+# %% ../../nbs/10e_score.notation.ipynb #6d1800ab
 def _playable(score, grid):
     "`score` on `grid`, with one string a key."
     s = quantise(score, grid)
@@ -162,7 +162,7 @@ def _xml(stream):
     "The MusicXML of a music21 stream."
     from music21.musicxml.m21ToXml import GeneralObjectExporter
     for e in stream.recurse().notes:
-        for n in e.notes if e.isChord else (e,): n.id = f'v{n.volume.velocity or e.volume.velocity or 80}'
+        for n in getattr(e, 'notes', None) or (e,): n.id = f'v{n.volume.velocity or e.volume.velocity or 80}'
     root, ids = ElementTree.fromstring(GeneralObjectExporter(stream).parse()), {}
     for e in root.iter():
         if e.tag == 'note' and re.fullmatch(r'v\d+', e.get('id', '')): e.set('dynamics', f'{int(e.attrib.pop("id")[1:])/.9:.2f}')
@@ -181,7 +181,7 @@ def _show_rests(measure):
     for n in notes:
         if n.find('rest') is not None and len(voices[staff(n)]) == 1: n.attrib.pop('print-object', None); n.attrib.pop('print-spacing', None)
 
-# %% ../../nbs/10e_score.notation.ipynb #ef2bbc5b
+# %% ../../nbs/10e_score.notation.ipynb #28e2ce13
 def write_musicxml(
     score,                         # in any unit
     path=None,                     # where to, .musicxml, .xml or .mxl (zipped); None gives the bytes
