@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['small_cluster']
 
-# %% ../../nbs/33b_tokens.cluster.ipynb #7f4bc656
+# %% ../../nbs/33b_tokens.cluster.ipynb #917a56f4
 import contextlib, json, os, subprocess, sys, tempfile, time
 
 from ..core import need
 
-# %% ../../nbs/33b_tokens.cluster.ipynb #bfedcac0
+# %% ../../nbs/33b_tokens.cluster.ipynb #522d07be
 @contextlib.contextmanager
 def small_cluster(
-    workers:int=2, # processes with one thread each
-):                 # yields address and the processes of the workers
+    workers:int=2,  # processes with one thread each
+    nanny:bool=False, # start a worker that died anew
+    failures:int=3, # so many workers may die of a task before it is given up
+):                  # yields address and the processes of the workers
     "A Dask scheduler and workers on this machine, each a process of its own, as the commands `dask scheduler` and `dask worker` start them."
     need('distributed', 'scale')
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), DASK_DISTRIBUTED__WORKER__DAEMON='true')
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=str(failures))
     quiet = dict(env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as home:
         dask = [sys.executable, '-m', 'dask']
@@ -25,7 +27,7 @@ def small_cluster(
         crew = []
         try:
             address = _address(f'{home}/scheduler.json', scheduler)
-            crew += [subprocess.Popen([*dask, 'worker', address, '--host', '127.0.0.1', '--nthreads', '1', '--no-nanny', '--no-dashboard', '--name', str(i), '--local-directory', home], **quiet) for i in range(workers)]
+            crew += [subprocess.Popen([*dask, 'worker', address, '--host', '127.0.0.1', '--nthreads', '1', '--nanny' if nanny else '--no-nanny', '--no-dashboard', '--name', str(i), '--local-directory', home], **quiet) for i in range(workers)]
             yield address, crew
         finally:
             for p in [*crew, scheduler]:

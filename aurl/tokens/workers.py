@@ -6,7 +6,7 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_pieces', 'Part', 'join', 'part_of', 'read_bundle', 'Died',
            'Alone', 'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #691f3748
+# %% ../../nbs/32d_tokens.workers.ipynb #683182e0
 import contextlib, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +24,7 @@ from ..score.midi import read_midi
 from .codec import get_codec
 from .line import analyse, snapshot_row
 
-# %% ../../nbs/32d_tokens.workers.ipynb #84f64d47
+# %% ../../nbs/32d_tokens.workers.ipynb #aa85550d
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -44,7 +44,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #ceb1b0b5
+# %% ../../nbs/32d_tokens.workers.ipynb #234eae1e
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -71,7 +71,7 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #4f77c32e
+# %% ../../nbs/32d_tokens.workers.ipynb #7173e147
 def _open(w, e):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
@@ -94,7 +94,7 @@ def _judge(w, e):
 
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #95752f7b
+# %% ../../nbs/32d_tokens.workers.ipynb #abeb0d24
 def read_pieces(
     pieces,        # a few
     errand:Errand, # what to do with them
@@ -110,7 +110,7 @@ def read_pieces(
             except Exception as e: w.row = _left(w.row, type(e).__name__, str(e) or 'no reason given')
     return [(w.row, None if 'kind' in w.row else (w.ids, *w.shots)) for w in works]
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7885421a
+# %% ../../nbs/32d_tokens.workers.ipynb #9b541a34
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -139,7 +139,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #2b0bf015
+# %% ../../nbs/32d_tokens.workers.ipynb #df9991ea
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -151,7 +151,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*r) for r in read_pieces(pieces, errand))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #aab14027
+# %% ../../nbs/32d_tokens.workers.ipynb #5e063176
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -164,7 +164,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #89591a28
+# %% ../../nbs/32d_tokens.workers.ipynb #b1a2bf34
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -201,7 +201,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #9743622a
+# %% ../../nbs/32d_tokens.workers.ipynb #8700f31d
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -223,7 +223,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #bd503963
+# %% ../../nbs/32d_tokens.workers.ipynb #7bcb7af1
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -239,9 +239,10 @@ class Cluster:
         patience=60.,  # seconds without any worker before that is an error
     ):
         self.errand, self.patience, self.distributed = errand, patience, need('distributed', 'scale')
-        self.own, self.cluster, self.count = not hasattr(dask, 'submit'), None, 0
+        self.own, self.cluster, self.count, self.stack = not hasattr(dask, 'submit'), None, 0, contextlib.ExitStack()
         if str(dask) == 'local':
-            with calm(): self.cluster = dask = self.distributed.LocalCluster(n_workers=max(workers, 1), threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR)
+            self.stack.enter_context(calm())                             # as long as a worker may have to be started anew
+            self.cluster = dask = self.distributed.LocalCluster(n_workers=max(workers, 1), threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR)
         try: self.client = self.distributed.Client(dask, timeout=10, set_as_default=False) if self.own else dask
         except (OSError, ValueError, RuntimeError) as e: raise StoreError(f'no Dask scheduler answers at {dask} ({type(e).__name__})', way_out='start one with `dask scheduler`, and workers with `dask worker ADDRESS`') from e
         self.name = str(getattr(self.client.scheduler, 'address', dask))
@@ -258,8 +259,9 @@ class Cluster:
     def close(self):
         if self.own: self.client.close()
         if self.cluster is not None: self.cluster.close()
+        self.stack.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #20f2cee0
+# %% ../../nbs/32d_tokens.workers.ipynb #1da408b5
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
