@@ -6,7 +6,7 @@
 __all__ = ['priors', 'schedules', 'Cloud', 'register_prior', 'Prior', 'StandardPrior', 'MixturePrior', 'FlowPrior', 'Level',
            'levels_of', 'closeness', 'Listener', 'Teller', 'Price', 'price_of', 'Beta', 'active_units']
 
-# %% ../../nbs/43_models.latent.ipynb #2afd7213
+# %% ../../nbs/43_models.latent.ipynb #c5ff733c
 import math
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, need
 
-# %% ../../nbs/43_models.latent.ipynb #6d3447fc
+# %% ../../nbs/43_models.latent.ipynb #ac81bd07
 class Cloud(NamedTuple):
     "A Gaussian for each number of a latent."
     mean:Tensor    # (…, size)
@@ -31,7 +31,7 @@ class Cloud(NamedTuple):
         "(…): how likely `z` is under it, in nats."
         return -.5*((z - self.mean)**2/self.logvar.exp() + self.logvar + math.log(2*math.pi)).sum(-1)
 
-# %% ../../nbs/43_models.latent.ipynb #02e33eca
+# %% ../../nbs/43_models.latent.ipynb #5cf2cfa1
 priors = {}  # the kinds of prior, by name
 
 def register_prior(
@@ -73,7 +73,7 @@ class StandardPrior(Prior):
         "(…): the exact nats that a latent tells."
         return self.by_number(q).sum(-1)
 
-# %% ../../nbs/43_models.latent.ipynb #fa890bcb
+# %% ../../nbs/43_models.latent.ipynb #42e16355
 @register_prior('mixture')
 class MixturePrior(Prior):
     "Several clouds."
@@ -95,7 +95,7 @@ class MixturePrior(Prior):
         which = torch.multinomial(self.weight.softmax(0), math.prod(shape), replacement=True, generator=generator).view(shape)
         return Cloud(self.mean[which], self.logvar[which]).draw(generator)
 
-# %% ../../nbs/43_models.latent.ipynb #94f738b4
+# %% ../../nbs/43_models.latent.ipynb #1d5ff1c6
 @register_prior('flow')
 class FlowPrior(Prior):
     "A round cloud, bent by a normalising flow."
@@ -117,7 +117,7 @@ class FlowPrior(Prior):
         z = torch.randn(*shape, self.size, generator=generator)
         return self.flow().transform.inv(z)
 
-# %% ../../nbs/43_models.latent.ipynb #0616d71e
+# %% ../../nbs/43_models.latent.ipynb #3cf3308a
 class Level(NamedTuple):
     "One level of a latent."
     name:str     # what it is called
@@ -143,7 +143,7 @@ def closeness(
     middle = (torch.arange(regions, device=position.device) + .5)/regions
     return -sharp*((position[...,None] - middle)*regions)**2
 
-# %% ../../nbs/43_models.latent.ipynb #59157e6e
+# %% ../../nbs/43_models.latent.ipynb #03ba0d20
 class Listener(nn.Module):
     "Clouds for each region of each level, from what an encoder made of a piece."
     def __init__(self,
@@ -173,7 +173,7 @@ class Listener(nn.Module):
             out[l.name] = Cloud(mean, logvar.clamp(-8, 4))
         return out
 
-# %% ../../nbs/43_models.latent.ipynb #ab8a03d1
+# %% ../../nbs/43_models.latent.ipynb #8a978b53
 class Teller(nn.Module):
     "What the latents say at each musical position."
     def __init__(self,
@@ -190,7 +190,7 @@ class Teller(nn.Module):
         "A vector for each position, to be added to what the decoder reads."
         return sum(closeness(position, l.regions).softmax(-1) @ self.say[l.name](z[l.name]) for l in self.levels)
 
-# %% ../../nbs/43_models.latent.ipynb #0e19ba71
+# %% ../../nbs/43_models.latent.ipynb #3f369a8e
 class Price(NamedTuple):
     "What the latents of a batch cost."
     paid:Tensor   # nats per piece after free bits: the term of the loss, before beta
@@ -214,7 +214,7 @@ def price_of(
             paid = paid + nats[name].clamp(min=free*q.mean[0].numel())
     return Price(paid, nats)
 
-# %% ../../nbs/43_models.latent.ipynb #0f574aa4
+# %% ../../nbs/43_models.latent.ipynb #485093da
 schedules = ('constant', 'linear', 'cosine', 'cyclical', 'adaptive')
 
 class Beta:
@@ -243,7 +243,7 @@ class Beta:
         rise = min(1., u/self.warm)
         return self.most*((1 - math.cos(math.pi*rise))/2 if self.kind == 'cosine' else rise)
 
-# %% ../../nbs/43_models.latent.ipynb #c9349d3f
+# %% ../../nbs/43_models.latent.ipynb #9329dbab
 def active_units(
     means:Tensor,       # (pieces, …): means of the clouds of many pieces
     above:float=.01     # variance from which a number is in use
