@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QuantiseConfig', 'settled', 'groove', 'quantise']
 
-# %% ../../nbs/10r_score.quantise.ipynb #00daa67d
+# %% ../../nbs/10r_score.quantise.ipynb #c49db7bd
 from functools import lru_cache
 from typing import Literal
 
@@ -17,7 +17,7 @@ from ..config import Config
 from .clock import Clock, carried, kind_of
 from .grid import find_beat, fit_grid, grids, nearest
 
-# %% ../../nbs/10r_score.quantise.ipynb #9a70545d
+# %% ../../nbs/10r_score.quantise.ipynb #aa946591
 class QuantiseConfig(Config):
     "How notes are brought to the beat."
     mode:Literal['none', 'strict', 'groove', 'adaptive'] = 'none' # none leaves notes alone; strict: on the grid; groove: nearer to it, with the player's own timing; adaptive: on the grid that fits, found beat by beat
@@ -35,7 +35,7 @@ class QuantiseConfig(Config):
             raise ValueError(f'swing={self.swing} needs mode strict or groove and a grid of two, not {self.mode} with {self.grid}; triplets and adaptive carry their swing in the grid')
         return self
 
-# %% ../../nbs/10r_score.quantise.ipynb #1e145139
+# %% ../../nbs/10r_score.quantise.ipynb #7743ff2a
 @lru_cache(64)
 def settled(
     config:QuantiseConfig,
@@ -45,7 +45,7 @@ def settled(
     told = {k:v for k,v in config.to_dict().items() if v is not None}
     return QuantiseConfig(**{**dict(zip(('strength', 'micro', 'phase', 'ends'), own)), **told})
 
-# %% ../../nbs/10r_score.quantise.ipynb #c87ba06f
+# %% ../../nbs/10r_score.quantise.ipynb #afd49e49
 def _lines(x, step, clock, score, phase=0., swing=.5):
     "The line nearest to each moment `x` of a grid that begins anew with each metre, `phase` after its beginning."
     start, _ = clock.metres(score)
@@ -55,7 +55,7 @@ def _lines(x, step, clock, score, phase=0., swing=.5):
     p = nearest(x - lo, step, swing) + lo
     return np.maximum(np.minimum(p, np.append(start + phase, np.inf)[i+1]), 0)
 
-# %% ../../nbs/10r_score.quantise.ipynb #3c6e4ed4
+# %% ../../nbs/10r_score.quantise.ipynb #f2c769b6
 def groove(
     x,       # moments in quarter notes
     line,    # the line of each
@@ -72,7 +72,7 @@ def groove(
     out[o] = np.repeat(habit, n)
     return out
 
-# %% ../../nbs/10r_score.quantise.ipynb #6ba907b0
+# %% ../../nbs/10r_score.quantise.ipynb #053a1920
 def _apart(q, x, strike, step, tick):
     "New times `q` of moments `x`, with the strikes of one key apart; `strike` holds pairs of moments at which one key is struck in turn."
     base = np.append(True, np.diff(q) > tick/2)                        # a cluster: moments with one new time
@@ -94,9 +94,18 @@ def _apart(q, x, strike, step, tick):
     since = since[np.maximum.accumulate(np.where(turn | base, np.arange(len(q)), 0))]  # where its level began
     d = np.minimum(since, level*room/(2*top))
     if tick > 1e-6: d = np.maximum(np.floor(d/tick + 1e-6), level)*tick
-    return q + np.where(level > 0, d, 0), int(len(a))
+    return _in_turn(q + np.where(level > 0, d, 0), strike, tick), int(len(a))
 
-# %% ../../nbs/10r_score.quantise.ipynb #2a647c0c
+def _in_turn(q, strike, tick):
+    "`q`, where lines lie too close for what falls on them: each moment pushed on until order stands and strikes of a key differ."
+    a, b = strike
+    if (np.diff(q) >= -tick/2).all() and (q[b] - q[a] > tick/2).all(): return q
+    q, after = q.tolist(), {}
+    for i,j in zip(a.tolist(), b.tolist()): after.setdefault(j, []).append(i)
+    for j in range(1, len(q)): q[j] = max(q[j], q[j-1], *(q[i] + tick for i in after.get(j, ())))
+    return np.array(q)
+
+# %% ../../nbs/10r_score.quantise.ipynb #138ea0a1
 def _plan(x, cfg, clock, score, weight=None):
     "Line and step of each moment, and what was found on the way."
     phase, blur = find_beat(x, weight) if cfg.phase == 'find' or cfg.mode == 'adaptive' else (0., None)
@@ -113,7 +122,7 @@ def _plan(x, cfg, clock, score, weight=None):
 
 _least = 3. # nats by which a grid must be better than none
 
-# %% ../../nbs/10r_score.quantise.ipynb #2ef8552e
+# %% ../../nbs/10r_score.quantise.ipynb #1b0b6b8a
 def _aim(x, cfg, clock, score, weight=None):
     "Where each moment goes, the step of its grid, and what was found."
     line, step, found = _plan(x, cfg, clock, score, weight)
@@ -123,7 +132,7 @@ def _aim(x, cfg, clock, score, weight=None):
         line = line + cfg.micro*groove(x, line, (line - found['phase'] - start[i]) % bar[i])
     return np.maximum.accumulate(np.maximum(x + cfg.strength*(line - x), 0)), step, found
 
-# %% ../../nbs/10r_score.quantise.ipynb #0dbea81e
+# %% ../../nbs/10r_score.quantise.ipynb #efa58ce2
 def _ends(end, on, new, i, x, q, step, cfg, found, tick, lines):
     "New ends of notes that ended at `end`, began at `on` = x[i] and now begin at `new` = q[i]."
     if cfg.ends == 'keep' or not found['grid']: return new + (end - on)
@@ -135,7 +144,7 @@ def _ends(end, on, new, i, x, q, step, cfg, found, tick, lines):
     moved = end + cfg.strength*(lines(end, fine) - end)
     return np.where(moved > new + tick, np.maximum(moved, new + np.minimum(end - on, fine/2)), lines(new + fine, fine))
 
-# %% ../../nbs/10r_score.quantise.ipynb #bd1e64a7
+# %% ../../nbs/10r_score.quantise.ipynb #98a8b8c4
 def _until(end, new_end, key, on, new):
     "`new_end`, no later than the key is struck next, where that was so before; `key` and `on` are sorted."
     first = np.flatnonzero(np.append(True, (key[1:] != key[:-1]) | (on[1:] > on[:-1])))
@@ -144,7 +153,7 @@ def _until(end, new_end, key, on, new):
     free = ~last & (key[nxt] == key) & (end <= on[nxt] + 1e-9)
     return np.where(free, np.minimum(new_end, new[nxt]), new_end)
 
-# %% ../../nbs/10r_score.quantise.ipynb #a7441769
+# %% ../../nbs/10r_score.quantise.ipynb #303f17bd
 def quantise(
     score,                          # in ticks, quarters or seconds; stays as it is
     config:QuantiseConfig=QuantiseConfig(), # how
@@ -174,7 +183,7 @@ def quantise(
     new_end = _until(end, new_end, key, x[i], new)
     return _told(out, tracks, notes, count, o, clock, (at, x, q), (new, new_end), shift, dict(found, apart=apart))
 
-# %% ../../nbs/10r_score.quantise.ipynb #ef59599c
+# %% ../../nbs/10r_score.quantise.ipynb #75c52b58
 def _align(out, clock, q, found):
     "Quarter notes by which the piece has to move for its beats to lie on the file's; its later tempi move at once."
     shift = -found['phase'] if found['grid'] else 0.
