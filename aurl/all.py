@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast',
            'describe_device', 'pick_device', 'read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi',
-           'from_pretty_midi', 'to_music21', 'from_music21', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
+           'from_pretty_midi', 'to_music21', 'from_music21', 'read_music', 'inspect_music', 'split_tunes',
+           'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
            'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates',
            'find_duplicates', 'Split', 'make_split', 'read_split', 'CleanConfig', 'CleanReport', 'clean', 'Clock',
            'on_beats', 'Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar',
@@ -26,6 +27,8 @@ _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_con
 from .score.midi import inspect_midi, read_midi
 from .score.write import write_midi
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
+from .score.notation import inspect_music, read_music, split_tunes, write_musicxml
+from .score.engrave import Sheet, engrave, save_sheet
 from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
 from .score.keys import estimate_key
 from .score.corpus import Corpus, Piece, corpus_from, split_pieces
@@ -34,6 +37,7 @@ from .score.splits import Split, make_split, read_split
 
 # %% ../nbs/98_all.ipynb #b05fe440
 _all_ = ['read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21',
+         'read_music', 'inspect_music', 'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet',
          'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll', 'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split']
 
 # %% ../nbs/98_all.ipynb #64995e69

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['music_kind', 'split_tunes', 'read_music', 'inspect_music', 'write_musicxml']
 
-# %% ../../nbs/10e_score.notation.ipynb #c0907c59
+# %% ../../nbs/10e_score.notation.ipynb #34e4a5c0
 import contextlib, io, re, warnings, zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,11 +15,13 @@ from symusic import Note, Score
 
 from ..core import AurlError, MidiError, atomic_path
 from .bridges import from_music21, to_music21
-from .midi import Finding, MidiReport, _key_name, _load, _mend, _oddities, families, family_of, inspect_midi, read_midi
+from .chunks import Finding
+from .limits import Limits, within
+from .midi import MidiReport, _describe, _limits, _load, inspect_midi, read_midi
 from .timing import quantise
 from .write import untangle
 
-# %% ../../nbs/10e_score.notation.ipynb #72b9c4cb
+# %% ../../nbs/10e_score.notation.ipynb #f0c91fea
 def music_kind(
     data:bytes, # of a file
 )->str:
@@ -37,7 +39,7 @@ def _decoded(data):
         try: return data.decode(code, 'strict' if code != 'utf-16' else 'replace').replace('\r\n', '\n').replace('\r', '\n')
         except UnicodeDecodeError: pass
 
-# %% ../../nbs/10e_score.notation.ipynb #49727659
+# %% ../../nbs/10e_score.notation.ipynb #7c8a0cdb
 def _unzip(data, most, path):
     "The score inside the `.mxl` of `data`, of at most `most` bytes."
     try:
@@ -60,7 +62,7 @@ def _harmless(data, path):
     if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data): raise MidiError('an XML document with entities of its own', path, 'export it again from a notation program')
     return data
 
-# %% ../../nbs/10e_score.notation.ipynb #11c43219
+# %% ../../nbs/10e_score.notation.ipynb #37e2f68f
 def split_tunes(
     data:bytes, # of an ABC file
 )->list:        # of bytes, one for each tune
@@ -69,7 +71,7 @@ def split_tunes(
     head = '\n'.join(l for l in head.splitlines() if re.match(r'[A-WYZa-z]:|%%', l))
     return [(head + '\n' + t if head else t).strip('\n').encode() + b'\n' for t in tunes]
 
-# %% ../../nbs/10e_score.notation.ipynb #1b6a01af
+# %% ../../nbs/10e_score.notation.ipynb #d507202b
 def _stream(data, kind, path, most, number, repeats):
     "The music21 stream of `data`."
     from music21 import converter
@@ -92,63 +94,55 @@ def _stream(data, kind, path, most, number, repeats):
 
 _names = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
 
-def _music(source, max_bytes, number, repeats, tpq):
-    "Bytes, path, kind, stream and score of `source`; the stream of a MIDI file is None."
-    data, path = _load(source, max_bytes)
-    kind = music_kind(data)
-    if kind in ('midi', ''): return data, path, 'midi', None, read_midi(source, max_bytes)
-    stream = _stream(data, kind, path, max_bytes, number, repeats)
+def _music(data, path, kind, limits, number, repeats, tpq):
+    "The music21 stream of `data`, its score, and findings on what had to be mended."
+    stream = _stream(data, kind, path, limits.max_bytes, number, repeats)
     try: score = from_music21(stream, tpq)
     except MidiError as e: raise MidiError(e.what.replace('music21 stream', _names[kind]), path, 'open it in a notation program and export it again, or leave it out') from e
-    return data, path, kind, stream, score
+    return stream, score, within(score, limits, path)
 
-# %% ../../nbs/10e_score.notation.ipynb #77155538
+# %% ../../nbs/10e_score.notation.ipynb #1d708a04
 def read_music(
     source,                    # a path, or the bytes of a file
     number:int=None,           # which tune of an ABC book, from 1
     repeats:bool=False,        # play repeats and endings out
     ticks_per_quarter:int=480, # resolution of the result; a MIDI file keeps its own
-    max_bytes:int=64*2**20,    # refuse more than this, unzipped too
+    limits:Limits=None,        # what it may hold at most; None: the defaults; a number: of bytes, unzipped too
 )->Score:                      # in ticks
     "The music of a MIDI, MusicXML, ABC or kern file, known by its content; anything unreadable is a `MidiError`."
-    *_, score = _music(source, max_bytes, number, repeats, ticks_per_quarter)
-    _mend(score)
-    return score
+    limits = _limits(limits)
+    data, path = _load(source, limits.max_bytes)
+    if (kind := music_kind(data)) in ('midi', ''): return read_midi(source, limits)
+    return _music(data, path, kind, limits, number, repeats, ticks_per_quarter)[1]
 
-# %% ../../nbs/10e_score.notation.ipynb #4cea1529
+# %% ../../nbs/10e_score.notation.ipynb #3a7bde95
 def _unkept(stream):
     "Findings on what of a music21 stream a `Score` does not keep."
     every = list(stream.recurse())
     has = lambda name: sum(name in e.classSet for e in every)
     asked = [('grace', sum(getattr(getattr(e, 'duration', None), 'isGrace', False) for e in every), 'grace notes, which take no time, left out'),
              ('harmony', has('ChordSymbol'), 'chord symbols left out'), ('repeat', has('RepeatMark') + has('RepeatBracket'), 'repeat marks and endings; the music is read as it stands, repeats=True plays it out')]
-    return [Finding(kind, f'{say}: {n:,}', n) for kind,n,say in asked if n]
+    return [Finding(kind, f'{say}: {n:,}', n, lost=kind != 'repeat') for kind,n,say in asked if n]
 
 def inspect_music(
-    source,                 # a path, or the bytes of a file
-    number:int=None,        # which tune of an ABC book, from 1
-    max_bytes:int=64*2**20, # refuse more than this, unzipped too
+    source,             # a path, or the bytes of a file
+    number:int=None,    # which tune of an ABC book, from 1
+    limits:Limits=None, # what it may hold at most
 )->MidiReport:
-    "What a MIDI, MusicXML, ABC or kern file holds and what is odd about it."
-    data, path = _load(source, max_bytes)
-    kind = music_kind(data)
-    if kind in ('midi', ''): return inspect_midi(source, max_bytes)
+    "What a MIDI, MusicXML, ABC or kern file holds, what was wrong, what was done and what is lost."
+    limits = _limits(limits)
+    data, path = _load(source, limits.max_bytes)
+    if (kind := music_kind(data)) in ('midi', ''): return inspect_midi(source, limits)
     r = MidiReport(path and str(path), len(data))
-    try: *_, stream, score = _music(source, max_bytes, number, False, 480)
+    try: stream, score, found = _music(data, path, kind, limits, number, False, 480)
     except MidiError as e:
-        r.findings = [Finding('unreadable', f'{e.what}; {e.way_out}')]
+        r.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]
         return r
-    said = _mend(score)
-    r.ticks_per_quarter, r.seconds, r.quarters, r.notes = 480, float(score.to('second').end()), score.end()/480, score.note_num()
-    for t in score.tracks:
-        p = t.notes.numpy()['pitch'].tolist()
-        r.parts.append(dict(name=t.name, program=t.program, family=families[family_of(t)], notes=len(p), low=min(p, default=None), high=max(p, default=None), pedals=0))
-    r.tempi, r.time_signatures = [round(t.qpm, 2) for t in score.tempos], [f'{t.numerator}/{t.denominator}' for t in score.time_signatures]
-    r.key_signatures = [_key_name(k) for k in score.key_signatures]
-    r.findings = [Finding('notation', f'{_names[kind]}, read through music21')] + [Finding('mended', s) for s in said] + _oddities(score, None) + _unkept(stream)
+    r = _describe(r, score, found)
+    r.findings = [Finding('notation', f'{_names[kind]}, read through music21'), *r.findings, *_unkept(stream)]
     return r
 
-# %% ../../nbs/10e_score.notation.ipynb #6d1800ab
+# %% ../../nbs/10e_score.notation.ipynb #f0520098
 def _playable(score, grid):
     "`score` on `grid`, with one string a key."
     s = quantise(score, grid)
@@ -181,7 +175,7 @@ def _show_rests(measure):
     for n in notes:
         if n.find('rest') is not None and len(voices[staff(n)]) == 1: n.attrib.pop('print-object', None); n.attrib.pop('print-spacing', None)
 
-# %% ../../nbs/10e_score.notation.ipynb #28e2ce13
+# %% ../../nbs/10e_score.notation.ipynb #231e656b
 def write_musicxml(
     score,                         # in any unit
     path=None,                     # where to, .musicxml, .xml or .mxl (zipped); None gives the bytes
