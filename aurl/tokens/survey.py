@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_notes', 'Survey', 'survey', 'keys_of', 'duplicates_in', 'groups_of', 'units_of', 'split_store']
 
-# %% ../../nbs/35b_tokens.survey.ipynb #a7145948
+# %% ../../nbs/35b_tokens.survey.ipynb #20232a32
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .quality import quality
 from .store import TokenStore
 from .vocab import Kind, vocab
 
-# %% ../../nbs/35b_tokens.survey.ipynb #daac2b63
+# %% ../../nbs/35b_tokens.survey.ipynb #09246ffa
 _step = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index + 1, 0).astype(np.int64)
 
 def _latest(mask, values, first):
@@ -53,7 +53,7 @@ def read_notes(
     with np.errstate(invalid='ignore', divide='ignore'): tempo = np.bincount(who, told*bpm, len(pieces))/np.bincount(who, told, len(pieces))
     return _Notes(who[on], time[on]/vocab.steps_per_second, index[on] + vocab.pitch_lo, velocity[on], family[on], tempo)
 
-# %% ../../nbs/35b_tokens.survey.ipynb #2e5b90f4
+# %% ../../nbs/35b_tokens.survey.ipynb #0b241142
 @dataclass
 class Survey:
     "What a store holds, counted."
@@ -98,7 +98,7 @@ def _count(out, first, n, twins):
     o, p, cut = n.onset[melodic], n.pitch[melodic], np.searchsorted(n.piece[melodic], np.arange(size + 1))
     out.sketches += [sketch(o[a:b], p[a:b]) for a,b in zip(cut[:-1], cut[1:])]
 
-# %% ../../nbs/35b_tokens.survey.ipynb #3dc423a0
+# %% ../../nbs/35b_tokens.survey.ipynb #4c768901
 def keys_of(
     store:TokenStore, # with or without a column `key`
     found:Survey,     # of it
@@ -111,7 +111,7 @@ def keys_of(
         if key[i] is None and (name := estimate_key(c).name): key[i], whence[i] = name, 'estimate'
     return key, whence
 
-# %% ../../nbs/35b_tokens.survey.ipynb #6c7765bd
+# %% ../../nbs/35b_tokens.survey.ipynb #4ff78bfe
 def duplicates_in(
     store:TokenStore,  # to look into
     found:Survey=None, # with sketches of all pieces, when there is one already
@@ -138,7 +138,7 @@ def _content(store):
     for s in store.pieces['sha256'].to_pylist(): h.update((s or '-').encode())
     return h.hexdigest()
 
-# %% ../../nbs/35b_tokens.survey.ipynb #a49926bd
+# %% ../../nbs/35b_tokens.survey.ipynb #cfb2fa5d
 def groups_of(
     store:TokenStore, # to divide
 )->list:              # for each piece the name of its group
@@ -146,11 +146,12 @@ def groups_of(
     group, sha = store.pieces['group'].to_pylist(), store.pieces['sha256'].to_pylist()
     alone = [g is None or g == s for g,s in zip(group, sha)]
     if not any(alone): return group
+    given_group = list(group)
     for g in duplicates_in(store).groups:
         mine = [int(i) for i in g if alone[i]]
         given = sorted({group[i] for i in g if not alone[i]})
         for i in mine: group[i] = given[0] if given else min(sha[j] for j in mine)
-    return group
+    return group if len(set(group)) > 1 else given_group      # versions of one piece, all of them: then a version is what is new
 
 def units_of(
     store:TokenStore, # to divide
