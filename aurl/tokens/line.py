@@ -6,14 +6,14 @@
 __all__ = ['snapshot_row', 'melodic', 'shift_range', 'transpose_ids', 'analyse', 'snapshots', 'describe', 'paired', 'Line',
            'line_of']
 
-# %% ../../nbs/32b_tokens.line.ipynb #c20f919c
+# %% ../../nbs/32b_tokens.line.ipynb #8baf2575
 import numpy as np
 from fastcore.basics import patch
 
 from ..core import CodecError
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32b_tokens.line.ipynb #3c48a68c
+# %% ../../nbs/32b_tokens.line.ipynb #3c296c17
 def _held(mask, values, first):
     "At each position the value at the latest True up to it; `first` where there was none."
     at = np.flatnonzero(mask)
@@ -28,7 +28,7 @@ def melodic(
     family = _held(kind == Kind.INSTRUMENT, vocab.index[ids], 0)
     return ((kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF)) & (family != vocab.drums)
 
-# %% ../../nbs/32b_tokens.line.ipynb #fa56065f
+# %% ../../nbs/32b_tokens.line.ipynb #ea3a825c
 def shift_range(
     ids,       # ids of one piece
     widest=12, # semitones down and up
@@ -47,7 +47,7 @@ def transpose_ids(
     if not lo <= semitones <= hi: raise CodecError(f'{semitones:+} semitones leave the keyboard', way_out=f'this piece can move by {lo:+} … {hi:+}')
     return (np.asarray(ids, dtype=np.int64) + melodic(ids)*int(semitones)).astype(np.uint16)
 
-# %% ../../nbs/32b_tokens.line.ipynb #5a43f26c
+# %% ../../nbs/32b_tokens.line.ipynb #af675455
 _KEYS = vocab.n_pitches + 1                       # keys of a family: the pitches and the pedal
 _COLUMNS = vocab.n_families*_KEYS                 # columns of the sounding table
 _NEVER = -(1 << 30)                               # a step before every piece
@@ -60,7 +60,7 @@ _RANK = np.select([_is(k) for k in (Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF,
 _MOVE = _is(Kind.TIME_SHIFT, Kind.START)          # a new instant begins
 _BEATS = np.rint(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm)/60/vocab.steps_per_second*2**20).astype(np.int64)
 
-# %% ../../nbs/32b_tokens.line.ipynb #d23c00ce
+# %% ../../nbs/32b_tokens.line.ipynb #220be66d
 _MARKS = 4*vocab.n_pitches
 _CODES = _COLUMNS + _MARKS
 _of = np.arange(_COLUMNS)
@@ -69,7 +69,7 @@ _MOVES = np.concatenate([(_of % _KEYS < vocab.n_pitches) & (_of//_KEYS != vocab.
 snapshot_row = np.dtype([('first', '<i8'), ('beat', '<i8'), ('time', '<i4'), ('notes', '<i4'), ('entries', '<i2'), ('order', '<i2'),
                          ('tempo', 'i1'), ('velocity', 'i1'), ('family', 'i1'), ('unused', 'i1')]) # 32 bytes a snapshot
 
-# %% ../../nbs/32b_tokens.line.ipynb #dd3ada7f
+# %% ../../nbs/32b_tokens.line.ipynb #ab90d504
 _bit = dict(press=17, down=18, on=19, note=20, event=21, tempo=22, velocity=23, instrument=24)   # above 10 bits of steps and 7 of key
 _facts = dict(press=_PRESS, down=_DOWN, on=_ON, note=_NOTE, event=_MOVE | (_RANK >= 0), tempo=_is(Kind.TEMPO), velocity=_is(Kind.VELOCITY), instrument=_is(Kind.INSTRUMENT))
 _PACK = (_STEPS | _KEY << 10 | sum(v.astype(np.int64) << _bit[k] for k,v in _facts.items())).astype(np.int32)
@@ -78,7 +78,12 @@ def _when(packed, fact):
     "Where `fact` holds."
     return np.flatnonzero((packed & (1 << _bit[fact])) != 0)
 
-# %% ../../nbs/32b_tokens.line.ipynb #fccf7b6d
+# %% ../../nbs/32b_tokens.line.ipynb #a1347038
+def _after(first, values):
+    out = np.empty(len(values) + 1, np.int64)
+    out[0], out[1:] = first, values
+    return out
+
 def _presses(ids):
     "All that is pressed or released in `ids`, and what is told between."
     w = _PACK.take(ids)
@@ -87,26 +92,26 @@ def _presses(ids):
     told = w.take(tells)
     for k in ('instrument', 'tempo', 'velocity'): r[k] = tells[(told & (1 << _bit[k])) != 0]
     w = w.take(at)
-    r |= dict(key=w >> 10 & 127, family=vocab.index.take(ids.take(r['instrument'])).astype(np.int32), on=w >> _bit['on'] & 1, down=w >> _bit['down'] & 1, note=w >> _bit['note'] & 1)
-    r['along'] = np.repeat(np.append(np.int32(0), r['family']), np.diff(np.searchsorted(at, r['instrument']), prepend=0, append=len(at))) if len(r['family']) else None
+    r |= dict(key=(w >> 10 & 127).astype(np.int64), family=vocab.index.take(ids.take(r['instrument'])).astype(np.int64), on=w >> _bit['on'] & 1, down=w >> _bit['down'] & 1, note=w >> _bit['note'] & 1)
+    r['along'] = np.repeat(_after(0, r['family']), np.diff(np.searchsorted(at, r['instrument']), prepend=0, append=len(at))) if len(r['family']) else None
     r['column'] = r['key'] if r['along'] is None else r['key'] + r['along']*_KEYS
     return r
 
 _TELLS = sum(1 << _bit[k] for k in ('instrument', 'tempo', 'velocity'))
 
-# %% ../../nbs/32b_tokens.line.ipynb #0080470a
+# %% ../../nbs/32b_tokens.line.ipynb #d46e48e6
 def _rows(r, every, n):
     "The numbers in `n` snapshots."
     rows, edge = np.zeros(n, snapshot_row), np.arange(1, n + 1)*every
     index = lambda at: vocab.index.take(r['ids'].take(at)).astype(np.int64)
     rows['time'], r['upto'] = r['clock'].take(edge - 1), np.searchsorted(r['at'], edge)
-    rows['notes'] = np.append(0, np.cumsum(r['on'])).take(r['upto'])
-    rows['velocity'] = np.append(-1, index(r['velocity'])).take(np.searchsorted(r['velocity'], edge))
-    tempo, i = np.append(-1, index(r['tempo'])), np.searchsorted(r['tempo'], edge)
-    start, pace = np.append(0, r['clock'].take(r['tempo']).astype(np.int64)), _BEATS[tempo]
+    rows['notes'] = _after(0, np.cumsum(r['on'])).take(r['upto'])
+    rows['velocity'] = _after(-1, index(r['velocity'])).take(np.searchsorted(r['velocity'], edge))
+    tempo, i = _after(-1, index(r['tempo'])), np.searchsorted(r['tempo'], edge)
+    start, pace = _after(0, r['clock'].take(r['tempo'])), _BEATS[tempo]
     rows['tempo'] = tempo.take(i)
-    rows['beat'] = np.append(0, np.cumsum(np.diff(start)*pace[:-1])).take(i) + (rows['time'] - start.take(i))*pace.take(i)
-    family = np.append(0, r['family'])
+    rows['beat'] = _after(0, np.cumsum(np.diff(start)*pace[:-1])).take(i) + (rows['time'] - start.take(i))*pace.take(i)
+    family = _after(0, r['family'])
     rows['family'] = family.take(np.searchsorted(r['instrument'], edge))
     last = edge - 1
     while len(quiet := np.flatnonzero((r['w'].take(last) & (1 << _bit['event'])) == 0)): last[quiet] -= 1
@@ -117,7 +122,7 @@ def _rows(r, every, n):
 _KEYED = (_RANK >= 0) & (_RANK != 1)                                     # events that have a family
 _ORDER = np.where(_RANK < 0, -1, _RANK*_COLUMNS + np.where(_KEYED, _KEY, 0))
 
-# %% ../../nbs/32b_tokens.line.ipynb #6de1da8a
+# %% ../../nbs/32b_tokens.line.ipynb #17e1cbff
 def _entries(r, n):
     "Codes and steps of `n` snapshots, and how many each of them has."
     m = int(r['upto'][-1])
@@ -137,7 +142,7 @@ def _entries(r, n):
     full = np.flatnonzero(held)
     return codes.astype(np.uint16).take(full % max(len(codes), 1)), flat.take(full), np.count_nonzero(held, axis=1)
 
-# %% ../../nbs/32b_tokens.line.ipynb #baf08b1b
+# %% ../../nbs/32b_tokens.line.ipynb #392ce11b
 _BARE = _is(Kind.PAD, Kind.UNK, Kind.START, Kind.END)                    # what may not stand within a piece
 
 def _described(r):
@@ -153,7 +158,7 @@ def _paired(r):
     down, column = r['down'].take(o), r['column'].take(o)
     return bool(down[::2].all() and not down[1::2].any() and (column[::2] == column[1::2]).all())
 
-# %% ../../nbs/32b_tokens.line.ipynb #f723677b
+# %% ../../nbs/32b_tokens.line.ipynb #a27e37c2
 def analyse(
     ids,       # of one piece
     every:int, # ids from one snapshot to the next
@@ -185,7 +190,7 @@ def paired(
     "START … END, nothing unknown, and every key goes down and up in turn."
     return _paired(_presses(np.asarray(ids, np.uint16)))
 
-# %% ../../nbs/32b_tokens.line.ipynb #1398a0f2
+# %% ../../nbs/32b_tokens.line.ipynb #b183d305
 class Line:
     "Pieces end to end, with snapshots of the automaton."
     def __init__(self,
@@ -214,7 +219,7 @@ def line_of(
     drums = [bool((_NOTE[p] & ~melodic(p)).any()) for p in pieces]
     return Line(np.concatenate(pieces), np.array([len(p) for p in pieces]), np.array(drums), every, rows, np.concatenate(codes), np.concatenate(steps))
 
-# %% ../../nbs/32b_tokens.line.ipynb #169f2016
+# %% ../../nbs/32b_tokens.line.ipynb #1ade3bf1
 _SHIFT = _NOTE.astype(np.uint16)
 
 @patch
@@ -241,7 +246,7 @@ def _sliding(self:Line, length):
     if getattr(self, '_view', (0,))[0] != length: self._view = length, np.lib.stride_tricks.sliding_window_view(self.ids, length)
     return self._view[1]
 
-# %% ../../nbs/32b_tokens.line.ipynb #a7c62658
+# %% ../../nbs/32b_tokens.line.ipynb #a13547b9
 @patch
 def _transpose(self:Line, out, pieces, starts, semitones):
     "Move the notes of windows, in place."
@@ -260,7 +265,7 @@ def _carried(first, values, at, told, n):
     o = np.argsort(start, kind='stable')                                 # what is told at a row's first place comes after the row
     return np.repeat(np.append(values, told)[o], np.diff(np.append(start[o], n)))
 
-# %% ../../nbs/32b_tokens.line.ipynb #89f3c826
+# %% ../../nbs/32b_tokens.line.ipynb #783f1838
 @patch
 def _slices(self:Line, array, first, n):
     "Stretches of an array, end to end."
@@ -279,7 +284,7 @@ def _families(self:Line, pieces, starts):
     family[row] = vocab.index[x[at[upto[row] - 1]]]
     return family
 
-# %% ../../nbs/32b_tokens.line.ipynb #7fc3393e
+# %% ../../nbs/32b_tokens.line.ipynb #9ee9651e
 @patch
 def replay(self:Line,
     pieces,         # (n,) numbers of pieces
@@ -306,7 +311,7 @@ def replay(self:Line,
     marks = table[B*_COLUMNS:].reshape(B, 4, vocab.n_pitches)
     return dict(onset=table[:B*_COLUMNS].reshape(B, _COLUMNS), struck=np.maximum(marks[:,0], marks[:,1]), released=np.maximum(marks[:,2], marks[:,3]), **s)
 
-# %% ../../nbs/32b_tokens.line.ipynb #f1f43734
+# %% ../../nbs/32b_tokens.line.ipynb #92325e00
 @patch
 def _tell(self:Line, s, x, w, first, end, clock, base, rows):
     "Bring family, velocity, tempo and beat up to date; the family at every id, or None where it never changes."
@@ -330,7 +335,7 @@ def _tell(self:Line, s, x, w, first, end, clock, base, rows):
     s['family'][row] = index(at[upto[row] - 1])
     return along
 
-# %% ../../nbs/32b_tokens.line.ipynb #99c6a2d4
+# %% ../../nbs/32b_tokens.line.ipynb #4a2f2fe2
 @patch
 def _write_keys(self:Line, rows, has, w, end, clock, base, family, semitones, s, drums):
     "Sounding keys (row by row), then marks (row by row), written in order."
@@ -360,7 +365,7 @@ def _write_keys(self:Line, rows, has, w, end, clock, base, family, semitones, s,
     s['notes'] += np.diff(np.append(0, on.cumsum())[upto], prepend=0)
     return table
 
-# %% ../../nbs/32b_tokens.line.ipynb #3926f7e9
+# %% ../../nbs/32b_tokens.line.ipynb #f74c06e4
 @patch
 def _finish(self:Line, s, x, w, end, n, family, at, starts, semitones):
     "Bring order number and last id up to date."
@@ -383,7 +388,7 @@ def _finish(self:Line, s, x, w, end, n, family, at, starts, semitones):
     order += np.where((order >= 0) & ((rank == 0) | (rank == 4)), _MOVES[column]*semitones, 0)
     s['last'] += np.where(np.append(_NOTE, False)[s['last']] & (s['family'] != vocab.drums), semitones, 0)
 
-# %% ../../nbs/32b_tokens.line.ipynb #e80cd53c
+# %% ../../nbs/32b_tokens.line.ipynb #c63ab237
 @patch
 def states(self:Line,
     pieces,         # (n,) numbers of pieces

@@ -6,8 +6,8 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_pieces', 'Part', 'join', 'part_of', 'read_bundle', 'Died',
            'Alone', 'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #683182e0
-import contextlib, importlib, json, logging, multiprocessing, os, re, sys, time
+# %% ../../nbs/32d_tokens.workers.ipynb #c4577671
+import contextlib, gc, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +24,7 @@ from ..score.midi import read_midi
 from .codec import get_codec
 from .line import analyse, snapshot_row
 
-# %% ../../nbs/32d_tokens.workers.ipynb #aa85550d
+# %% ../../nbs/32d_tokens.workers.ipynb #3e77d9e7
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -44,7 +44,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #234eae1e
+# %% ../../nbs/32d_tokens.workers.ipynb #93cbf09d
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -71,7 +71,7 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7173e147
+# %% ../../nbs/32d_tokens.workers.ipynb #be66b8d2
 def _open(w, e):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
@@ -94,7 +94,7 @@ def _judge(w, e):
 
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #abeb0d24
+# %% ../../nbs/32d_tokens.workers.ipynb #6e1b1d93
 def read_pieces(
     pieces,        # a few
     errand:Errand, # what to do with them
@@ -110,7 +110,7 @@ def read_pieces(
             except Exception as e: w.row = _left(w.row, type(e).__name__, str(e) or 'no reason given')
     return [(w.row, None if 'kind' in w.row else (w.ids, *w.shots)) for w in works]
 
-# %% ../../nbs/32d_tokens.workers.ipynb #9b541a34
+# %% ../../nbs/32d_tokens.workers.ipynb #535ac358
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -139,7 +139,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #df9991ea
+# %% ../../nbs/32d_tokens.workers.ipynb #027ad33d
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -151,7 +151,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*r) for r in read_pieces(pieces, errand))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #5e063176
+# %% ../../nbs/32d_tokens.workers.ipynb #297257e5
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -164,7 +164,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #b1a2bf34
+# %% ../../nbs/32d_tokens.workers.ipynb #29b3c7c0
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -181,13 +181,17 @@ def calm():
 
 def _by_name(f): return getattr(importlib.import_module('aurl.tokens.workers'), f.__name__) # so that a notebook can send it too
 
+def _ready():
+    "What a new process does first: what it has now stays, and a search for garbage among it now and then would cost a twentieth of its time."
+    gc.freeze(); gc.set_threshold(100_000, 50, 100)
+
 class Processes:
     "Processes of this machine read."
     def __init__(self, errand, workers):
         self.errand, self.workers, self.ahead, self.pool = errand, workers, 3*workers, None
     def submit(self, pieces):
         with calm():
-            if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context('spawn'))
+            if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context('spawn'), initializer=_by_name(_ready))
             try: return self.pool.submit(_by_name(read_bundle), pieces, tuple(self.errand))
             except BrokenProcessPool: return None                        # it broke a moment ago; `result` says so
     def result(self, future):
@@ -201,7 +205,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #8700f31d
+# %% ../../nbs/32d_tokens.workers.ipynb #dfa39602
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -223,7 +227,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7bcb7af1
+# %% ../../nbs/32d_tokens.workers.ipynb #9444b990
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -261,7 +265,7 @@ class Cluster:
         if self.cluster is not None: self.cluster.close()
         self.stack.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #1da408b5
+# %% ../../nbs/32d_tokens.workers.ipynb #ee47cc78
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
