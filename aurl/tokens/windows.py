@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['truncations', 'quarters', 'Lines', 'lines_of', 'bar_steps', 'bar_lines', 'told_bars', 'truncate', 'check_truncation']
 
-# %% ../../nbs/33d_tokens.windows.ipynb #f2867e9f
+# %% ../../nbs/33d_tokens.windows.ipynb #5d6fdd95
 import numpy as np
 
 from ..core import ConfigError
 from .line import _BEATS, _STEPS, _held
 from .vocab import Kind, vocab
 
-# %% ../../nbs/33d_tokens.windows.ipynb #195240dd
+# %% ../../nbs/33d_tokens.windows.ipynb #89fc3e3e
 def _counts(
     n,      # (pieces,) targets in each piece
     length, # targets in a window; a number, or one for each piece
@@ -42,7 +42,7 @@ def _numbered(m):
     piece = np.repeat(np.arange(len(m)), m)
     return piece, np.arange(len(piece)) - np.repeat(m.cumsum() - m, m)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #6e21406f
+# %% ../../nbs/33d_tokens.windows.ipynb #e87dcacf
 def _slide(
     n,      # (pieces,) targets in each piece
     length, # (pieces,) targets in a window
@@ -56,7 +56,7 @@ def _slide(
     piece, i = _numbered(m)
     return piece, np.clip(i*step[piece] - shift[piece], 0, np.maximum(n - length, 0)[piece])
 
-# %% ../../nbs/33d_tokens.windows.ipynb #d2c56bc2
+# %% ../../nbs/33d_tokens.windows.ipynb #cc69b0fa
 def _anywhere(
     n,      # (pieces,) targets in each piece
     length, # (pieces,) targets in a window
@@ -68,7 +68,7 @@ def _anywhere(
     at = 1 - length + (u(len(piece))*(n + length - 1)).astype(np.int64)
     return piece, np.clip(at, 0, np.maximum(n - length, 0)), np.maximum(at, 0), np.minimum(at + length, n)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #c476fe46
+# %% ../../nbs/33d_tokens.windows.ipynb #1ad474c3
 def _capped(
     piece,  # (windows,) the piece of each, ascending
     most:int, # windows of a piece that stay
@@ -84,7 +84,7 @@ def _capped(
     rank[order] = i
     return rank < most
 
-# %% ../../nbs/33d_tokens.windows.ipynb #c9635852
+# %% ../../nbs/33d_tokens.windows.ipynb #157aeb18
 def quarters(
     metre,        # such as '3/4'; None where it is not known
     default=4.,   # beats in a bar then
@@ -116,7 +116,7 @@ def _reached(line, pieces, beats, known):
             q[here] = np.searchsorted(at, np.append(0, steps[here].cumsum()[:-1]) + 1, 'right')   # a step early is on the line too
     return q, first
 
-# %% ../../nbs/33d_tokens.windows.ipynb #28763f75
+# %% ../../nbs/33d_tokens.windows.ipynb #dfc9a367
 class Lines:
     "Places in pieces where a window may begin."
     def __init__(self,
@@ -137,7 +137,7 @@ class Lines:
         line = self.at[np.searchsorted(self.at, i, 'right') - 1]
         return np.where((i - line <= reach) & (at < self.n[piece]), line - self.base[piece], at)
 
-# %% ../../nbs/33d_tokens.windows.ipynb #031eec05
+# %% ../../nbs/33d_tokens.windows.ipynb #d2e3715a
 _at_once = 1 << 20 # ids, about
 
 def lines_of(
@@ -160,7 +160,7 @@ def lines_of(
         at.append(i - first[piece[i]]); count.append(np.bincount(piece[i], minlength=len(some)))
     return Lines(size - 1, np.concatenate(at), np.concatenate(count))
 
-# %% ../../nbs/33d_tokens.windows.ipynb #e508d2cc
+# %% ../../nbs/33d_tokens.windows.ipynb #1423fa49
 def bar_steps(
     score, # symusic.Score in ticks or quarters
 )->np.ndarray: # steps of 1/64 s, ascending
@@ -190,7 +190,7 @@ def told_bars(
     parts = [w.partition('*') for w in text.split()]
     return np.repeat([int(g) for g,_,_ in parts], [int(n or 1) for _,_,n in parts]).cumsum()
 
-# %% ../../nbs/33d_tokens.windows.ipynb #6fedd6ed
+# %% ../../nbs/33d_tokens.windows.ipynb #fc4ba7af
 truncations = 'tile', 'sliding', 'first', 'adaptive', 'random'
 
 def truncate(
@@ -224,7 +224,7 @@ def truncate(
 
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
-# %% ../../nbs/33d_tokens.windows.ipynb #4c0ccae2
+# %% ../../nbs/33d_tokens.windows.ipynb #66071800
 def _on_lines(w, how, lines, length, room, n):
     "Move starts back to the lines; tiles also end there."
     p = w['piece']
