@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'damage', 'places', 'presses', 'hostile']
 
-# %% ../../nbs/09_score.salvage.ipynb #90cce44f
+# %% ../../nbs/09_score.salvage.ipynb #dfad5924
 import gzip, heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back, surely
 
-# %% ../../nbs/09_score.salvage.ipynb #b68c32b2
+# %% ../../nbs/09_score.salvage.ipynb #a98d5186
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match; all, if there are none."
     out, down = [], set()
@@ -32,34 +32,43 @@ def _in_step(evs, block=24):
         if odd <= 4: out += some
     return out or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #eabea4f8
+# %% ../../nbs/09_score.salvage.ipynb #87ed3b44
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
 
+def _count(evs):
+    "How often each status, wait, key, loudness and controller comes in a part."
+    c = {k: np.zeros(n) for k,n in dict(status=256, waits=1 << 14, ctl=128, key=128, val=128, meta=128, loud=256, written=2, big=1).items()}
+    for _,_,n,s,a,v,w in _in_step(evs):
+        if w: c['status'][s] += 1
+        if n < 1 << 14: c['waits'][n] += 1
+        else: c['big'][0] += 1
+        if s < 0xf0: c['written'][w] += 1
+        if s < 0xa0:
+            c['loud'][v if s >= 0x90 else 128 + v] += 1
+            if s >= 0x90 and v: c['key'][a] += 1
+        elif 0xb0 <= s < 0xc0: c['ctl'][a] += 1; c['val'][v] += 1
+        elif s == 0xff: c['meta'][a] += 1
+    return c
+
 class Usual:
-    "What is usual in a file, as costs in nats."
+    "What is usual in a part of a file, as costs in nats."
     def __init__(self,
-        parts:list, # the events of each part, as `skim` gives them
-        this:list,  # the part that is going to be read
+        counts:list, # of each part, as `_count` gives them
+        part:int,    # the part that is going to be read
+        like=None,   # a `Usual` of another part of the file, which shares most
     ):
-        status, self.waits = np.zeros(256), np.zeros(1 << 14)
-        ctl, key, val, meta = (np.zeros(128) for _ in range(4)); loud, written, big = np.zeros(256), np.ones(2), 1.
-        for evs in parts:
-            for _,_,n,s,a,v,w in _in_step(evs):
-                if w: status[s] += 1 if evs is this else .3             # each part has its own channel
-                if n < 1 << 14: self.waits[n] += 1
-                else: big += 1
-                if s < 0xf0: written[w] += 1
-                if s < 0xa0:
-                    loud[v if s >= 0x90 else 128 + v] += 1
-                    if s >= 0x90 and v: key[a] += 1
-                elif 0xb0 <= s < 0xc0: ctl[a] += 1; val[v] += 1
-                elif s == 0xff: meta[a] += 1
-        self.rare, self.status, self.ctl, self.key = (status < 2.5).tolist(), _nats(status, .02), _nats(ctl, .02), _nats(key, .1)
-        self.meta, self.loud, self.val, self.written = _nats(meta, .02), _nats(loud, .1), _nats(val, .3), _nats(written, .5)
-        self.top = [s for s,_ in Counter(e[3] for e in this if e[3] < 0xf0).most_common(6)] or [0x90, 0x80]
-        self._weigh(big)
+        if like is None:
+            t = {k: sum(c[k] for c in counts) for k in counts[0]}
+            self.ctl, self.key, self.meta, self.loud = _nats(t['ctl'], .02), _nats(t['key'], .1), _nats(t['meta'], .02), _nats(t['loud'], .1)
+            self.val, self.written, self.waits, self.all = _nats(t['val'], .3), _nats(t['written'] + 1, .5), t['waits'], t['status']
+            self._weigh(t['big'][0] + 1)
+        else: self.__dict__.update(like.__dict__)
+        status = .3*self.all + .7*counts[part]['status']                # each part has its own channel
+        self.rare, self.status = (status < 2.5).tolist(), _nats(status, .02)
+        voices = counts[part]['status'][:0xf0] if counts[part]['status'][:0xf0].any() else self.all[:0xf0]
+        self.top = [int(x) for x in np.argsort(-voices)[:6] if voices[x]] or [0x90, 0x80]
 
     def _weigh(self, big):
         "Costs of waits: half their own count, half that of waits of their size."
@@ -68,7 +77,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #b48c1544
+# %% ../../nbs/09_score.salvage.ipynb #fe335578
 def _cost(self, e, down, end):
     "The cost of event `e` while the keys in the bits of `down` sound, and the keys that sound after it."
     nx, _, n, s, a, v, w = e
@@ -91,7 +100,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #5f02c7fd
+# %% ../../nbs/09_score.salvage.ipynb #6c916d99
 def _odd(self, e, down, end):
     "Is `e` an event such as damage makes?"
     nx, _, n, s, a, v, w = e
@@ -105,7 +114,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #badcc579
+# %% ../../nbs/09_score.salvage.ipynb #b13f773e
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _readings(b, i, end, run, usual):
@@ -127,7 +136,7 @@ def _readings(b, i, end, run, usual):
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #74fb8fdf
+# %% ../../nbs/09_score.salvage.ipynb #62df22bb
 _WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
 
 def _thin(states):
@@ -155,7 +164,8 @@ def _through(b, start, run, down, zone, stop, end, usual, work):
             if par > lead + _SLACK or best and c > best[0] + 25: continue
             ways = [(e, 0., None)] if (e := event_at(b, i, end, run)) else []
             if i <= zone and acc < 3 and work[0] > 0:
-                if (i, run) not in known: known[i, run] = _readings(b, i, end, run, usual); work[0] -= 1
+                work[0] -= 1
+                if (i, run) not in known: known[i, run] = _readings(b, i, end, run, usual); work[0] -= 3
                 ways += known[i, run]
                 if i + 1 < end: add(i+1, (c + _EXTRA + _NOISE, run, down, (path, i, None, 'extra'), acc+1))
             for e,x,kind in ways:
@@ -170,7 +180,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #9311d12e
+# %% ../../nbs/09_score.salvage.ipynb #b33ea124
 @dataclass
 class _Part:
     "What was read of a part."
@@ -220,7 +230,7 @@ def _held(e, down):
     key = 1 << ((e[3] & 15) << 7 | e[4])
     return down | key if e[3] >= 0x90 and e[5] else down & ~key
 
-# %% ../../nbs/09_score.salvage.ipynb #b28106e7
+# %% ../../nbs/09_score.salvage.ipynb #5326f425
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -242,7 +252,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #b7ad4985
+# %% ../../nbs/09_score.salvage.ipynb #10f34e6d
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -264,7 +274,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #9d92d36a
+# %% ../../nbs/09_score.salvage.ipynb #23e0d828
 @dataclass
 class Salvaged:
     "A file mended."
@@ -274,20 +284,19 @@ class Salvaged:
     @property
     def mended(self): return sum(f.count for f in self.findings if f.kind in ('wrong bytes', 'missing bytes', 'extra bytes', 'skipped bytes', 'slipped'))
 
-_FULL, _MOST, _WORK = 1 << 18, 1 << 20, 2500   # read with doubt, read at all, readings tried
+_FULL, _MOST, _WORK = 1 << 18, 1 << 20, 6000   # read with doubt, read at all, readings tried
 
 def _parts(b, chunks):
     "Each part read: with doubt where the file is not too long for that."
     skimmed = [skim(b, *c) for c in chunks]
     if sum(z - a for a,z in chunks) > _FULL: return [_Part(e, lost=n) for e,n in skimmed], None
-    work, out, usual = [_WORK], [], None
-    for (a,z),(mine,_) in zip(chunks, skimmed):
-        u = Usual([e for e,_ in skimmed], mine)
-        if usual is None or len(mine) > most: usual, most = u, len(mine)
-        out.append(_walk(b, a, z, u, work))
+    work, out, usual, counts = [_WORK], [], None, [_count(e) for e,_ in skimmed]
+    for k,(a,z) in enumerate(chunks):
+        usual = Usual(counts, k, usual)
+        out.append(_walk(b, a, z, usual, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #ba9ff6c3
+# %% ../../nbs/09_score.salvage.ipynb #98ae9d8c
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -316,7 +325,7 @@ def salvage(
     midi = b'MThd' + struct.pack('>IHHH', 6, min(1, len(out)), len(out), h.tpq) + b''.join(out)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped), len(parts))
 
-# %% ../../nbs/09_score.salvage.ipynb #7d8ef818
+# %% ../../nbs/09_score.salvage.ipynb #8b4c434d
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -329,7 +338,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #1544b3f9
+# %% ../../nbs/09_score.salvage.ipynb #462b2991
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -346,6 +355,7 @@ def damage(
         return bytes(b[:at]), kind, at
     first = len(b)
     for _ in range(int(draw.integers(1, most + 1))):
+        if len(b) < 2: break
         how, i = kind if kind != 'mixed' else DAMAGES[(0, 2, 3)[draw.integers(3)]], int(draw.integers(len(b)))
         first = min(first, i)
         if how == 'flip': b[i] ^= int(draw.integers(1, 256)) if draw.random() < .5 else 1 << int(draw.integers(8))
@@ -353,7 +363,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #2eeae23d
+# %% ../../nbs/09_score.salvage.ipynb #4329287b
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
@@ -374,7 +384,7 @@ def presses(
             if 0x90 <= s < 0xa0 and v and nx <= before: out[now, a] += 1
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #24caae0d
+# %% ../../nbs/09_score.salvage.ipynb #473ba8d9
 def _crafted(d):
     "A malicious file drawn with the generator `d`."
     n = int(d.integers(1, 4000)); noise = d.integers(0, 256, n, np.uint8).tobytes(); same = bytes([int(d.integers(256))])
