@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'damage', 'places', 'presses', 'hostile']
 
-# %% ../../nbs/09_score.salvage.ipynb #dfad5924
+# %% ../../nbs/09_score.salvage.ipynb #d7ab7ee4
 import gzip, heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back, surely
 
-# %% ../../nbs/09_score.salvage.ipynb #a98d5186
+# %% ../../nbs/09_score.salvage.ipynb #585a4d89
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match; all, if there are none."
     out, down = [], set()
@@ -32,7 +32,7 @@ def _in_step(evs, block=24):
         if odd <= 4: out += some
     return out or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #87ed3b44
+# %% ../../nbs/09_score.salvage.ipynb #3a4ae7ba
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
@@ -77,7 +77,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #fe335578
+# %% ../../nbs/09_score.salvage.ipynb #c8cb1623
 def _cost(self, e, down, end):
     "The cost of event `e` while the keys in the bits of `down` sound, and the keys that sound after it."
     nx, _, n, s, a, v, w = e
@@ -100,7 +100,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #6c916d99
+# %% ../../nbs/09_score.salvage.ipynb #7a90a729
 def _odd(self, e, down, end):
     "Is `e` an event such as damage makes?"
     nx, _, n, s, a, v, w = e
@@ -114,7 +114,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #b13f773e
+# %% ../../nbs/09_score.salvage.ipynb #0f805b30
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _readings(b, i, end, run, usual):
@@ -136,7 +136,7 @@ def _readings(b, i, end, run, usual):
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #62df22bb
+# %% ../../nbs/09_score.salvage.ipynb #78eb9222
 _WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
 
 def _thin(states):
@@ -180,7 +180,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #b33ea124
+# %% ../../nbs/09_score.salvage.ipynb #c86cb0cb
 @dataclass
 class _Part:
     "What was read of a part."
@@ -230,7 +230,7 @@ def _held(e, down):
     key = 1 << ((e[3] & 15) << 7 | e[4])
     return down | key if e[3] >= 0x90 and e[5] else down & ~key
 
-# %% ../../nbs/09_score.salvage.ipynb #5326f425
+# %% ../../nbs/09_score.salvage.ipynb #d81d5048
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -252,7 +252,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #10f34e6d
+# %% ../../nbs/09_score.salvage.ipynb #3d2b462a
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -274,7 +274,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #23e0d828
+# %% ../../nbs/09_score.salvage.ipynb #43cb637c
 @dataclass
 class Salvaged:
     "A file mended."
@@ -284,19 +284,19 @@ class Salvaged:
     @property
     def mended(self): return sum(f.count for f in self.findings if f.kind in ('wrong bytes', 'missing bytes', 'extra bytes', 'skipped bytes', 'slipped'))
 
-_FULL, _MOST, _WORK = 1 << 18, 1 << 20, 6000   # read with doubt, read at all, readings tried
+_FULL, _MOST, _WORK = 1 << 18, 1 << 20, 16_000   # bytes read with doubt, bytes read at all, readings tried
 
 def _parts(b, chunks):
     "Each part read: with doubt where the file is not too long for that."
     skimmed = [skim(b, *c) for c in chunks]
     if sum(z - a for a,z in chunks) > _FULL: return [_Part(e, lost=n) for e,n in skimmed], None
-    work, out, usual, counts = [_WORK], [], None, [_count(e) for e,_ in skimmed]
+    work, out, usual, counts = [min(_WORK, 3000 + sum(z - a for a,z in chunks))], [], None, [_count(e) for e,_ in skimmed]
     for k,(a,z) in enumerate(chunks):
         usual = Usual(counts, k, usual)
         out.append(_walk(b, a, z, usual, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #98ae9d8c
+# %% ../../nbs/09_score.salvage.ipynb #f210e69c
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -325,7 +325,7 @@ def salvage(
     midi = b'MThd' + struct.pack('>IHHH', 6, min(1, len(out)), len(out), h.tpq) + b''.join(out)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped), len(parts))
 
-# %% ../../nbs/09_score.salvage.ipynb #8b4c434d
+# %% ../../nbs/09_score.salvage.ipynb #eaa71226
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -338,7 +338,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #462b2991
+# %% ../../nbs/09_score.salvage.ipynb #4267a4c2
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -363,7 +363,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #4329287b
+# %% ../../nbs/09_score.salvage.ipynb #7d5e7690
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
@@ -384,7 +384,7 @@ def presses(
             if 0x90 <= s < 0xa0 and v and nx <= before: out[now, a] += 1
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #473ba8d9
+# %% ../../nbs/09_score.salvage.ipynb #50a0e3b5
 def _crafted(d):
     "A malicious file drawn with the generator `d`."
     n = int(d.integers(1, 4000)); noise = d.integers(0, 256, n, np.uint8).tobytes(); same = bytes([int(d.integers(256))])
