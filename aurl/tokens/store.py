@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TokenStore', 'prepare', 'to_plain', 'repair_store']
 
-# %% ../../nbs/33_tokens.store.ipynb #062ea3e1
+# %% ../../nbs/33_tokens.store.ipynb #76c4ed2d
 import contextlib, shutil, time
 from dataclasses import replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from .shards import Shards, files, log_file, shards_of
 from .tables import StoreConfig, _seen, _stamp, _tables, errand_of
 from .workers import Alone, Cluster, Processes, calm as _calm, in_order, join
 
-# %% ../../nbs/33_tokens.store.ipynb #1af34d20
+# %% ../../nbs/33_tokens.store.ipynb #dcf40cf2
 _kind, _version = 'aurl token store', 2
 
 class TokenStore(Line):
@@ -51,7 +51,7 @@ class TokenStore(Line):
 
 _mending = 'make the damaged part again with repair_store(path), or the whole with overwrite=True'
 
-# %% ../../nbs/33_tokens.store.ipynb #5bd0d631
+# %% ../../nbs/33_tokens.store.ipynb #2bb9342e
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -77,7 +77,7 @@ def _table(self:TokenStore, name, columns=None):
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #3ef38590
+# %% ../../nbs/33_tokens.store.ipynb #99b3f6e5
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -102,7 +102,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
 
-# %% ../../nbs/33_tokens.store.ipynb #7c717f8e
+# %% ../../nbs/33_tokens.store.ipynb #f57998cb
 def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
@@ -137,7 +137,7 @@ def _standing(dest, cfg, overwrite):
     if overwrite: return None
     raise StoreError(f'holds a store made with {", ".join(changed)}', dest, 'give another place, or overwrite=True')
 
-# %% ../../nbs/33_tokens.store.ipynb #299b8a87
+# %% ../../nbs/33_tokens.store.ipynb #89547ed0
 @contextlib.contextmanager
 def _alone(folder):
     "`folder` for this process alone; waits while another has it."
@@ -168,7 +168,7 @@ def _still(shards, trusted, pieces):
         done += [r['name'] for r in rows]
     return set(done)
 
-# %% ../../nbs/33_tokens.store.ipynb #5fc18ae6
+# %% ../../nbs/33_tokens.store.ipynb #521bace3
 _bundle = 32 # pieces handed over at once
 
 def _fill(shards, pieces, sizes, errand, workers, dask, tell):
@@ -195,7 +195,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #e25b5eed
+# %% ../../nbs/33_tokens.store.ipynb #815b52b2
 def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     "Write tables and manifest for the `shards` in `folder`."
     import pyarrow.parquet as pq
@@ -210,9 +210,8 @@ def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
         counts={k:sum(s[k] for s in shards.log) for k in ('pieces', 'tokens', 'notes', 'seconds')} | dict(quarantined=len(left))))
     for f in folder.glob('*.parquet'):
         if f.name not in tables.values(): f.unlink()                     # of the generation before
-    (folder/'begun.json').unlink(missing_ok=True)
 
-# %% ../../nbs/33_tokens.store.ipynb #fe610a17
+# %% ../../nbs/33_tokens.store.ipynb #b7c30a55
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
@@ -246,7 +245,7 @@ def _same(dest, cfg, stamp):
     except StoreError: return None
     return m if m.manifest['config'] == cfg.to_dict() and m.manifest['source']['stamp'] == stamp else None
 
-# %% ../../nbs/33_tokens.store.ipynb #5d3d12ca
+# %% ../../nbs/33_tokens.store.ipynb #fe6a4f90
 def _write(hidden, dest, old, new, pieces, seen, cfg, errand, words, workers, dask, progress):
     "Read what is new, and make the store of it."
     folder, trusted = (dest, old.manifest['shards']['count']) if old else (hidden, 0)
@@ -281,6 +280,7 @@ def _put(hidden, dest):
     if dest.exists(): shutil.rmtree(aside, ignore_errors=True); dest.rename(aside)
     try: hidden.rename(dest)
     except BaseException: _bring_back(dest); raise
+    (dest/'begun.json').unlink(missing_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
 
 def _bring_back(dest):
@@ -288,7 +288,7 @@ def _bring_back(dest):
     aside = dest.with_name(f'.{dest.name}.old')
     if aside.exists(): shutil.rmtree(aside, ignore_errors=True) if dest.exists() else aside.rename(dest)
 
-# %% ../../nbs/33_tokens.store.ipynb #570cae60
+# %% ../../nbs/33_tokens.store.ipynb #bcb520bc
 @patch
 def verify(self:TokenStore):
     "Compare every shard with the log, and log and tables with the manifest; a StoreError names what differs."
@@ -307,7 +307,7 @@ def _sound_log(path, m):
         with open(path/log_file, 'rb') as h: return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
     except OSError: return False
 
-# %% ../../nbs/33_tokens.store.ipynb #5d88a9ff
+# %% ../../nbs/33_tokens.store.ipynb #7a7197bf
 def repair_store(
     path,        # the folder of the store
     source=None, # where the music is; None: where it was
@@ -338,7 +338,7 @@ def _where(store):
     "The pieces of a store as its tables know them."
     return [Piece(r['name'], Path(r['file']), r['member']) for t in ('pieces', 'quarantine') for r in store._table(t, ['name', 'file', 'member']).to_pylist()]
 
-# %% ../../nbs/33_tokens.store.ipynb #d50cc44d
+# %% ../../nbs/33_tokens.store.ipynb #40caf5e2
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -349,7 +349,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #59f1396c
+# %% ../../nbs/33_tokens.store.ipynb #0c4b7a05
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']
