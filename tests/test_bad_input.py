@@ -92,8 +92,8 @@ def until(process, condition, seconds=120):
 
 
 slips = [  # what is asked, the exit code, what the line must name
-    (['song', 'data=empty'], 1, 'empty: no MIDI file in this folder; it is empty →'),
-    (['song', 'data=words'], 1, 'words: no MIDI file in this folder; it holds 1 .txt →'),
+    (['song', 'data=empty'], 1, 'empty: no music in this folder; it is empty →'),
+    (['song', 'data=words'], 1, 'words: no music in this folder; it holds 1 .txt →'),
     (['song', 'data=nowhere'], 1, 'nowhere: no such folder or file →'),
     (['song', 'data=mixed/bad.mid'], 1, 'mixed/bad.mid: not a MIDI file →'),
     (['song', 'data=one'], 1, 'one: 1 piece'),

@@ -6,7 +6,7 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_pieces', 'Part', 'join', 'part_of', 'read_bundle', 'Died',
            'Alone', 'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #c4577671
+# %% ../../nbs/32d_tokens.workers.ipynb #3be4a178
 import contextlib, gc, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -21,10 +21,11 @@ from ..core import AurlError, ConfigError, StoreError, need, sha256_of
 from ..score.corpus import Piece
 from ..score.metadata import full_meta
 from ..score.midi import read_midi
+from ..score.notation import read_music
 from .codec import get_codec
 from .line import analyse, snapshot_row
 
-# %% ../../nbs/32d_tokens.workers.ipynb #3e77d9e7
+# %% ../../nbs/32d_tokens.workers.ipynb #2874a164
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -44,7 +45,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #93cbf09d
+# %% ../../nbs/32d_tokens.workers.ipynb #99ec0cf0
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -71,13 +72,13 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #be66b8d2
+# %% ../../nbs/32d_tokens.workers.ipynb #35eb0d42
 def _open(w, e):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
 
 def _listen(w, e):
-    w.score = read_midi(w.data)
+    w.score = read_music(w.data)
     if e.change is not None: w.score = e.change(w.score)
 
 def _encode(w, e): w.ids = get_codec(e.codec).encode(w.score)
@@ -94,7 +95,7 @@ def _judge(w, e):
 
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #6e1b1d93
+# %% ../../nbs/32d_tokens.workers.ipynb #b79a5389
 def read_pieces(
     pieces,        # a few
     errand:Errand, # what to do with them
@@ -110,7 +111,7 @@ def read_pieces(
             except Exception as e: w.row = _left(w.row, type(e).__name__, str(e) or 'no reason given')
     return [(w.row, None if 'kind' in w.row else (w.ids, *w.shots)) for w in works]
 
-# %% ../../nbs/32d_tokens.workers.ipynb #535ac358
+# %% ../../nbs/32d_tokens.workers.ipynb #7daaeecb
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -139,7 +140,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #027ad33d
+# %% ../../nbs/32d_tokens.workers.ipynb #f60074ad
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -151,7 +152,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*r) for r in read_pieces(pieces, errand))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #297257e5
+# %% ../../nbs/32d_tokens.workers.ipynb #0298c28b
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -164,7 +165,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #29b3c7c0
+# %% ../../nbs/32d_tokens.workers.ipynb #42521c45
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -205,7 +206,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #dfa39602
+# %% ../../nbs/32d_tokens.workers.ipynb #f737eefa
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -227,7 +228,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #9444b990
+# %% ../../nbs/32d_tokens.workers.ipynb #7dc7ec9f
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -265,7 +266,7 @@ class Cluster:
         if self.cluster is not None: self.cluster.close()
         self.stack.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #ee47cc78
+# %% ../../nbs/32d_tokens.workers.ipynb #50d1603e
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
