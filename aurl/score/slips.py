@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['raster', 'phases', 'Line', 'Break', 'put_back', 'surely']
 
-# %% ../../nbs/08_score.slips.ipynb #b8a07f65
+# %% ../../nbs/08_score.slips.ipynb #d7318e4b
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# %% ../../nbs/08_score.slips.ipynb #1e27b2b4
+# %% ../../nbs/08_score.slips.ipynb #7a00f8ad
 def raster(
     onsets:list, # for each part its onsets in ticks
     tpq:int,     # ticks per quarter note
@@ -24,7 +24,7 @@ def raster(
     f = {g: x for g,x in f.items() if x > max(.3, 6/g)}
     return next(((g, x) for g,x in f.items() if x > .75*max(f.values())), (0, 0.))
 
-# %% ../../nbs/08_score.slips.ipynb #b1491ffe
+# %% ../../nbs/08_score.slips.ipynb #dcd63ceb
 def phases(
     on,      # onsets in ticks, in order
     g:int,   # raster
@@ -47,7 +47,7 @@ def phases(
         if back[i, s]: s = top[i]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #e22aff66
+# %% ../../nbs/08_score.slips.ipynb #291f0027
 def _runs(ph):
     "(phase, from, to) of each stretch of equal phases."
     cut = np.flatnonzero(np.append(True, ph[1:] != ph[:-1]))
@@ -63,7 +63,7 @@ def _settled(runs, home):
         out.append((p, a, runs[back][2])); runs = runs[back+1:]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #e064259a
+# %% ../../nbs/08_score.slips.ipynb #6f9afbba
 @dataclass
 class Line:
     "One part as `put_back` needs it."
@@ -86,7 +86,7 @@ class Break:
     phase:int=None            # the phase that follows; None: as before
     damaged:bool=False        # were bytes wrong there?
 
-# %% ../../nbs/08_score.slips.ipynb #728ab0de
+# %% ../../nbs/08_score.slips.ipynb #bbf4aed8
 def _stretches(lines, g, strict):
     "For each part with enough notes: indices of its chords' first notes, and their runs of phases."
     out = {}
@@ -110,7 +110,7 @@ def _home(found):
     best = max(vote, key=lambda p: (vote[p], many[p]))
     return best, vote[best]
 
-# %% ../../nbs/08_score.slips.ipynb #2ea85d63
+# %% ../../nbs/08_score.slips.ipynb #1c5494a8
 def _breaks_of(k, l, i1, rs, own, g):
     "Breaks of one part."
     out = []
@@ -120,7 +120,7 @@ def _breaks_of(k, l, i1, rs, own, g):
         near = [s for s in l.sus if l.idx[max(i1[a]-4, 0)] - 2 <= s <= hi + 1]
         on = l.on[i1[a:z]] % g == p
         if near: out.append(Break(k, near[0], near[-1], p, True))
-        elif on.sum() >= 6 and on.mean() >= .55: out.append(Break(k, lo, hi, p))
+        elif on.sum() >= 6 and on.mean() >= .55 and 2 < (p - own) % g < g - 2: out.append(Break(k, lo, hi, p))   # a tick or two may be meant
     out += [Break(k, s, s, None, True) for s in l.sus if s <= l.idx[-1] and not any(b.lo <= s <= b.hi for b in out)]
     return out
 
@@ -138,7 +138,7 @@ def _breaks(lines, g, strict, tpq):
     out = [b for b in out if b.damaged or not any(twin(b, c) for c in out)]
     return sorted(out, key=lambda b: lines[b.part].time[b.lo]), own
 
-# %% ../../nbs/08_score.slips.ipynb #42d66602
+# %% ../../nbs/08_score.slips.ipynb #7ba3ca07
 def _sevens(n): return np.stack([n >> 21, n >> 14 & 127, n >> 7 & 127, n & 127], -1)
 def _width(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
 
@@ -149,12 +149,12 @@ def _by_bytes(l, b, c, cost):
     new = d[:,None] + c
     usual = np.where(new <= top, cost[np.clip(new, 0, top)], 30.) - cost[np.clip(d, 0, top)][:,None]
     one = ((_sevens(new) != _sevens(d)[:,None]).sum(-1) <= 1) & (_width(new) == _width(d)[:,None])
-    odds = usual + (np.where(one, 2, 5) if b.damaged else np.where(one, 5, 1e9))
+    odds = usual + (np.where(one, 2, 5) if b.damaged else np.where(one, 5, 1e9)) + (8 if b.phase is None else 0)   # most damage moves nothing
     odds = np.where(c == 0, 0., np.where(new >= 0, odds, 1e9))
     j = odds.argmin(0)
     return -odds[j, np.arange(len(c))], ev[j]
 
-# %% ../../nbs/08_score.slips.ipynb #8c37c75f
+# %% ../../nbs/08_score.slips.ipynb #16ad6d4b
 def _odds(hit, inside):
     "Log odds of each row of `hit`, where the usual row shows what chance does."
     f = hit.sum(1)/np.maximum(inside.sum(1), 1)
@@ -178,7 +178,7 @@ def _by_bar(x, c, known, home, g, tpq):
     h = np.bincount((known - home)//g % n, minlength=n) + .5
     return .5*np.log(h/h.sum())[((x[None] + c[:,None] - home)//g) % n].sum(1)
 
-# %% ../../nbs/08_score.slips.ipynb #a74430f6
+# %% ../../nbs/08_score.slips.ipynb #f525409e
 def put_back(
     lines:list,     # of `Line`, all parts of a piece
     tpq:int,        # ticks per quarter note
@@ -199,7 +199,7 @@ def put_back(
         if s: out.append((b.part, int(event), int(s)))
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #a1a79259
+# %% ../../nbs/08_score.slips.ipynb #76060020
 def _shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     "The event and the shift of break `b`, which moves the notes from `a`; `z` is where the next break is."
     x, keys = fixed[b.part][a:z], l.key[a:z]
@@ -219,7 +219,7 @@ def _shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     best = int(score.argmax())
     return (event[best], c[best]) if score[best] > -1e8 else (b.hi, 0)
 
-# %% ../../nbs/08_score.slips.ipynb #bde8f501
+# %% ../../nbs/08_score.slips.ipynb #7009e7a0
 def _kept(on, p, g): return float(np.mean(np.unique(on) % g == p)) if len(on) else 0.
 
 def _strictly(lines, g, k, a, shift, tpq):
