@@ -8,12 +8,13 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_c
            'from_pretty_midi', 'to_music21', 'from_music21', 'read_music', 'inspect_music', 'split_tunes',
            'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
            'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates',
-           'find_duplicates', 'Split', 'make_split', 'read_split', 'CleanConfig', 'CleanReport', 'clean', 'Clock',
-           'on_beats', 'Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar',
-           'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'DataReport', 'music_loaders',
-           'LoaderConfig', 'WindowLoader', 'mix', 'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss',
-           'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling',
-           'generate', 'generate_ids', 'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
+           'find_duplicates', 'Split', 'make_split', 'read_split', 'CleanConfig', 'CleanReport', 'clean',
+           'AugmentConfig', 'Augmentation', 'augment', 'read_many', 'Clock', 'on_beats', 'Kind', 'vocab', 'EventCodec',
+           'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality',
+           'duplicates_in', 'split_store', 'DataReport', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix',
+           'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint',
+           'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate', 'generate_ids',
+           'first_bars', 'Experiment', 'find_runs', 'baselines', 'piece_nll', 'Report']
 
 # %% ../nbs/98_all.ipynb #6b2e8739
 from .core import AurlError, aurl_home, rng, seed_everything
@@ -42,10 +43,12 @@ _all_ = ['read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi', 'from_pret
 
 # %% ../nbs/98_all.ipynb #64995e69
 from .score.clean import CleanConfig, CleanReport, clean
+from .score.augment import AugmentConfig, Augmentation, augment
+from .score.batch import read_many
 from .score.clock import Clock, on_beats
 
 # %% ../nbs/98_all.ipynb #ab1c44bf
-_all_ = ['CleanConfig', 'CleanReport', 'clean', 'Clock', 'on_beats']
+_all_ = ['CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'read_many', 'Clock', 'on_beats']
 
 # %% ../nbs/98_all.ipynb #444d0b19
 from .tokens.vocab import Kind, vocab

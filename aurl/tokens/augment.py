@@ -266,8 +266,6 @@ def augmented_piece(
     if kinds <= {'transpose', 'velocity'} and len(ids) == len(old): return ids, *_its_snapshots(line, i, old, record)
     return ids, *snapshots(ids, line.every)
 
-_piece = augmented_piece
-
 def _its_snapshots(line, i, ids=None, record=None):
     "The snapshots of piece `i`, counted from its first entry; in another key and loudness, where a record says so."
     rows = line._rows[line._shot[i]:line._shot[i] + (line.length[i] - 1)//line.every].copy()
