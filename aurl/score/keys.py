@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['key_names', 'key_number', 'signature_key', 'pitch_classes', 'key_scores', 'KeyEstimate', 'estimate_key', 'file_key']
 
-# %% ../../nbs/13b_score.keys.ipynb #6a33df9c
+# %% ../../nbs/13b_score.keys.ipynb #64cb4c91
+import functools
 import re
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from symusic import Score
 
 from ..core import AurlError, CorpusError
 
-# %% ../../nbs/13b_score.keys.ipynb #77f76839
+# %% ../../nbs/13b_score.keys.ipynb #c42a835f
 key_names = tuple([f'{n} major' for n in 'C Db D Eb E F F# G Ab A Bb B'.split()] + [f'{n} minor' for n in 'C C# D Eb E F F# G G# A Bb B'.split()])
 
 _modes = {'major':0, 'maj':0, 'M':0, 'ionian':0, 'lydian':0, 'mixolydian':0, 'lyd':0, 'mix':0, 'dur':0,
@@ -32,7 +33,7 @@ def key_number(
     if mode is None: raise CorpusError(f'{text!r} is not a key', way_out="write it as in 'C major', 'F# minor', 'Bb' or 'gm'")
     return (_tonic[m[1].upper()] + m[2].count('#') - m[2].count('b')) % 12 + mode
 
-# %% ../../nbs/13b_score.keys.ipynb #69a8464b
+# %% ../../nbs/13b_score.keys.ipynb #4a06c847
 def signature_key(
     sharps:int,     # −7 … 7; flats are negative
     minor:int=0,    # 1 for minor
@@ -40,7 +41,7 @@ def signature_key(
     "The key of a key signature."
     return (7*int(sharps)) % 12 if not minor else (7*int(sharps) + 9) % 12 + 12
 
-# %% ../../nbs/13b_score.keys.ipynb #8229468e
+# %% ../../nbs/13b_score.keys.ipynb #04cece46
 def pitch_classes(
     score:Score, # in ticks or seconds
 )->np.ndarray:   # (12,) whole notes, or seconds/2, that each pitch class sounds
@@ -53,12 +54,13 @@ def pitch_classes(
         heard += np.bincount(a['pitch'].astype(np.int64) % 12, np.minimum(a['duration']/whole, 1), 12)
     return heard
 
-# %% ../../nbs/13b_score.keys.ipynb #aea2ec70
+# %% ../../nbs/13b_score.keys.ipynb #bd9ae003
 _profiles = dict(
     albrecht=([.238,.006,.111,.006,.137,.094,.016,.214,.009,.080,.008,.081], [.220,.006,.104,.123,.019,.103,.012,.214,.062,.022,.061,.052]),
     krumhansl=([6.35,2.23,3.48,2.33,4.38,4.09,2.52,5.19,2.39,3.66,2.29,2.88], [6.33,2.68,3.52,5.38,2.60,3.53,2.54,4.75,3.98,2.69,3.34,3.17]),
     temperley=([.748,.060,.488,.082,.670,.460,.096,.715,.104,.366,.057,.400], [.712,.084,.474,.618,.049,.460,.105,.747,.404,.067,.133,.330]))
 
+@functools.cache
 def _templates(profile):
     "The 24 turned profiles, of mean 0 and length 1."
     if profile not in _profiles: raise CorpusError(f'no key profile is called {profile!r}', way_out=f'there are {", ".join(_profiles)}')
@@ -76,7 +78,7 @@ def key_scores(
     size = np.linalg.norm(h, axis=-1, keepdims=True)
     return np.divide(h, size, out=np.zeros_like(h), where=size > 1e-9) @ _templates(profile).T
 
-# %% ../../nbs/13b_score.keys.ipynb #c7c41971
+# %% ../../nbs/13b_score.keys.ipynb #5ad01887
 @dataclass(frozen=True)
 class KeyEstimate:
     "A guess at a key."
@@ -95,7 +97,7 @@ def estimate_key(
     a, b = np.argsort(-fit, kind='stable')[:2]
     return KeyEstimate(int(a), float(fit[a] - fit[b]), int(b)) if fit[a] > 1e-9 else KeyEstimate(-1, 0., -1)
 
-# %% ../../nbs/13b_score.keys.ipynb #14b336c5
+# %% ../../nbs/13b_score.keys.ipynb #cc14c48d
 def file_key(
     score:Score,     # in ticks or seconds
     margin:float=.05,# how much better the relative minor must fit to be believed
