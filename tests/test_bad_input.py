@@ -97,7 +97,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['song', 'data=nowhere'], 1, 'nowhere: no such folder or file →'),
     (['song', 'data=mixed/bad.mid'], 1, 'mixed/bad.mid: not a MIDI file →'),
     (['song', 'data=one'], 1, 'one: 1 piece'),
-    (['prepare', 'data=empty'], 1, 'empty: no MIDI file'),
+    (['prepare', 'data=empty'], 1, 'empty: no music'),
     (['song', 'data=music', 'stepps=3'], 2, "unknown key 'stepps'; did you mean 'steps'?"),
     (['song', 'data=music', 'steps=many'], 2, 'steps=many: '),
     (['song', 'data=music', 'valid=2'], 2, 'valid=2: '),
@@ -122,7 +122,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['generate', 'model=model', 'prompt=mixed/bad.mid'], 1, 'mixed/bad.mid: not a MIDI file →'),
     (['generate', 'model=model', 'prompt=music'], 1, 'music: a folder, not a MIDI file →'),
     (['evaluate', 'model=model'], 2, 'which music?'),
-    (['evaluate', 'model=model', 'data=empty'], 1, 'empty: no MIDI file'),
+    (['evaluate', 'model=model', 'data=empty'], 1, 'empty: no music'),
     (['song', 'data=music', 'out=words/song.txt'], 1, 'words/song.txt: no run can be kept there'),
     (['song', 'data=music', 'out=words/song.txt/runs'], 1, 'no run can be kept there')]
 

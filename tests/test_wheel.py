@@ -58,9 +58,10 @@ def wheel(tmp_path_factory):
 def fresh(wheel, tmp_path_factory):
     "A fresh environment with the wheel in it; a function that runs something there."
     folder = tmp_path_factory.mktemp('fresh')
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'AURL'))}  # with the checkout on its path pip would find aurl installed already
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(folder / 'venv')], check=True)
     bin = folder / 'venv' / ('Scripts' if os.name == 'nt' else 'bin')
-    done = subprocess.run([sys.executable, '-m', 'pip', '--python', str(bin / 'python'), 'install', '--quiet', '--no-deps', '--no-index', str(wheel)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'pip', '--python', str(bin / 'python'), 'install', '--quiet', '--no-deps', '--no-index', str(wheel)], capture_output=True, text=True, env=clean)
     assert done.returncode == 0, done.stderr
     site = Path(subprocess.run([str(bin / 'python'), '-c', 'import site; print(site.getsitepackages()[0])'], capture_output=True, text=True).stdout.strip())
     allowed = closure(requirements(wheel)) | {'pip', 'setuptools'}
@@ -68,7 +69,7 @@ def fresh(wheel, tmp_path_factory):
     assert 'nbdev' in closed and 'execnb' in closed and 'torch' not in closed
     (site / 'sitecustomize.py').write_text(door.format(closed=sorted(closed)))
     (site / 'requirements.pth').write_text('\n'.join(p for p in sys.path if Path(p).name == 'site-packages') + '\n')
-    env = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'AURL'))} | dict(HOME=str(folder), AURL_HOME=str(folder / 'home'), OMP_NUM_THREADS='1')
+    env = clean | dict(HOME=str(folder), AURL_HOME=str(folder / 'home'), OMP_NUM_THREADS='1')
 
     def run(*command, **kwargs): return subprocess.run([str(bin / command[0]), *command[1:]], cwd=folder, env=env, capture_output=True, text=True, timeout=300, **kwargs)
     return run

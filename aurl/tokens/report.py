@@ -310,7 +310,7 @@ def html(self:DataReport,
     cards = ''.join(f'<div class="card"><h3>{escape(c.title)}</h3><p>{escape(_one(c) + c.says)}</p>' + (f'<div class="plot" id="chart{drawn.index(c)}"></div>' if c in drawn else '') + '</div>' for c in self.charts)
     facts = ''.join(f'<div><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k,v in self.facts.items())
     left = [{k:q.get(k) for k in ('name', 'kind', 'reason')} for q in self.quarantine]
-    out = '<p>Every file could be used.</p>' if not left else _html_table(self.reasons, 'reasons') + '<h3>One by one</h3>' + _html_table(left, 'left') + f'<p class="soft">All of them, with their fingerprints: {escape(str(self.store.path/"quarantine.parquet"))}</p>'
+    out = '<p>Every file could be used.</p>' if not left else _html_table(self.reasons, 'reasons') + '<h3>One by one</h3>' + _html_table(left, 'left') + f'<p class="soft">All of them, with their fingerprints: {escape(str(self.store.quarantine_file))}</p>'
     if self.twins is None: same = '<p>Not looked for in so large a store; <code>duplicates_in(store)</code> does.</p>'
     elif not self.repeats: same = '<p>No piece is there twice: no copies, none transposed, at another tempo, cut or edited.</p>'
     else: same = f'<p>{len(self.twins.groups):,} groups; {len(self.twins.copies):,} pieces could be missed. Twins stay on one side of a split.</p>' + _html_table(self.repeats, 'same')
