@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['families', 'read_midi', 'family_of', 'MidiReport', 'inspect_midi']
 
-# %% ../../nbs/10_score.midi.ipynb #dc47b67e
+# %% ../../nbs/10_score.midi.ipynb #eb7909ac
 import html, struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,10 @@ from symusic import Score
 from ..core import MidiError
 from .chunks import Finding, chunks_of, header_of, unwrap
 from .limits import Limits, _is_metre, _pedal_spans, within
-from .salvage import damage, places, presses, salvage
+from .salvage import clamped, damage, places, presses, salvage
 from .slips import Line, surely
 
-# %% ../../nbs/10_score.midi.ipynb #e2cca11b
+# %% ../../nbs/10_score.midi.ipynb #1e78db7d
 def _load(
     source,        # a path, or the bytes of a file
     max_bytes:int, # refuse more than this
@@ -40,7 +40,7 @@ def _load(
 def _too_large(size, max_bytes, path):
     raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
 
-# %% ../../nbs/10_score.midi.ipynb #45491b4e
+# %% ../../nbs/10_score.midi.ipynb #2f3f7eab
 def _faults(data):
     "What is wrong with the header and the chunks of `data`; [] for a sound file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
@@ -56,7 +56,31 @@ def _faults(data):
         at = end
     return out + (['bytes behind the end'] if at != len(data) else []) + (['number of chunks'] if seen != n else [])
 
-# %% ../../nbs/10_score.midi.ipynb #fb4ec1a3
+# %% ../../nbs/10_score.midi.ipynb #d04a210f
+_UP = {0x90 | c: b'\0' + bytes((0x80 | c,)) + b'\0'.join(bytes((k, 0)) for k in range(128)) for c in range(16)}   # all keys of a channel
+
+def _all_released(data):
+    "A sound file in which every key is released before the end of each part."
+    at = 8 + int.from_bytes(data[4:8], 'big'); out = [data[:at]]
+    up = b'\x80\0\0' + b''.join(keys for status,keys in _UP.items() if status in data) + b'\0\xff\x2f\0'
+    while at < len(data):
+        end = at + 8 + int.from_bytes(data[at+4:at+8], 'big')
+        body = data[at+8:end-3] + up if data[at:at+4] == b'MTrk' else data[at+8:end]
+        out += [data[at:at+4], struct.pack('>I', len(body)), body]; at = end
+    return b''.join(out)
+
+def _drops(data, score, sanitize=False):
+    "Did symusic drop notes of the sound file `data` when it read `score`?"
+    if data.count(b'MTrk') > 64: return False
+    full, _ = _symusic(_all_released(data), sanitize)
+    return full is not None and full.note_num() > score.note_num()
+
+def _symusic(data, sanitize=False):
+    "symusic's reading, or what it said instead."
+    try: return Score.from_midi(data, sanitize_data=sanitize), ''
+    except Exception as e: return None, str(e).removeprefix('MiniMidi: ').removesuffix(': iostream error')
+
+# %% ../../nbs/10_score.midi.ipynb #24867fd0
 def _left_raster(t, g):
     "Do onsets `t` keep one phase of `g` ticks for a while and then another?"
     if len(t) < 24: return False
@@ -66,49 +90,56 @@ def _left_raster(t, g):
     first, second = np.flatnonzero(p == a), np.flatnonzero(p == b)
     return bool(np.mean(first > np.median(second)) in (0., 1.) and np.mean(second > np.median(first)) in (0., 1.))
 
-def _suspicious(score):
-    "Has `score`, read from a sound file, a sign of damage?"
-    tpq, on = score.ticks_per_quarter, []
+def _suspicious(score, data):
+    "Has `score`, read from the sound file `data`, a sign of damage?"
+    if _drops(data, score): return True
+    tpq, on, far = score.ticks_per_quarter, [], False
     for t in score.tracks:
         a = t.notes.numpy()
         if not len(a['time']): continue
-        if a['duration'].max() > 256*tpq or np.diff(a['time']).max(initial=0) > 512*tpq: return True
+        far |= bool(a['duration'].max() > 256*tpq or np.diff(a['time']).max(initial=0) > 512*tpq)
         on.append(a['time'])
+    if far and (s := salvage(data, doubt=False)).pairs < s.notes: return True
     return len(on) > 1 and tpq >= 120 and any(_left_raster(t, tpq//4) for t in on) and bool(surely([_line(t) for t in score.tracks], tpq))
 
 def _line(track):
     a = track.notes.numpy(); o = np.argsort(a['time'], kind='stable')
     return Line(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
 
-# %% ../../nbs/10_score.midi.ipynb #86f35c38
-def _symusic(data, sanitize=False):
-    "symusic's reading, or what it said instead."
-    try: return Score.from_midi(data, sanitize_data=sanitize), ''
-    except Exception as e: return None, str(e).removeprefix('MiniMidi: ').removesuffix(': iostream error')
-
+# %% ../../nbs/10_score.midi.ipynb #e1506945
 _HABIT = 16                                               # so many places in one file are no accident
 
-def _mended(data, path, limits, plain, clamped, why):
-    "The better reading of damaged `data`, and findings; `plain` and `clamped` are symusic's own, or None."
-    s = salvage(data, path, limits.max_bytes)
+def _ways(data, path, limits, sound):
+    "What the bytes may have meant, of `Salvaged`, and how many of them were clamped."
+    mended = salvage(data, path, limits.max_bytes)
+    if not sound: return [mended], 0
+    data, n = clamped(data)
+    plain = salvage(data, path, limits.max_bytes, doubt=False)
+    ways = [mended, plain]
+    if 0 < n <= _HABIT and mended.pairs < plain.pairs: ways.insert(1, salvage(data, path, limits.max_bytes))
+    return ways, n
+
+def _mended(data, path, limits, plain, why, sound):
+    "The best reading of damaged `data`, and findings; `plain` is symusic's own, or None."
+    ways, n = _ways(data, path, limits, sound)
+    s = max(ways, key=lambda s: (s.pairs, s.notes))
     score, also = _symusic(s.midi)
-    if clamped is not None and (s.mended > _HABIT or score is None or score.note_num() < clamped.note_num()):
-        return clamped, [Finding('mended', 'data bytes above 127 were clamped')]
+    if n and (ways[0].mended > _HABIT and n > _HABIT or score is None) and (habit := _symusic(data, True)[0]) is not None:
+        return habit, [Finding('mended', f'{n} data bytes above 127 were clamped', n)]
     if plain is not None and (score is None or not s.mended and score.note_num() <= plain.note_num()): return plain, s.findings
     if score is None or not score.note_num() and (len(data) <= 22 or s.mended or not s.parts):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path, 'export or download it again, or leave it out')
-    return score, s.findings
+    return score, s.findings + ([Finding('mended', f'{n} data bytes above 127 were clamped', n)] if n and s is not ways[0] else [])
 
-# %% ../../nbs/10_score.midi.ipynb #5e2d557a
+# %% ../../nbs/10_score.midi.ipynb #a28fd558
 def _parse(data, path, limits):
     "The score in `data` and findings on all that was done to read it."
     faults, whole = _faults(data), len(data) <= _LONG
     plain, why = _symusic(data)
-    clamped = _symusic(data, True)[0] if plain is None and not faults else None
-    if faults == ['no header'] or plain is None or whole and (faults or _suspicious(plain)):
-        try: score, found = _mended(data, path, limits, plain, clamped, why)
+    if faults == ['no header'] or plain is None or whole and (faults or _suspicious(plain, data)):
+        try: score, found = _mended(data, path, limits, plain, why, not faults)
         except MidiError:
-            if (score := plain or clamped) is None: raise
+            if (score := plain or not faults and _symusic(data, True)[0] or None) is None: raise
             found = []
     else: score, found = plain, [Finding('damaged', f'{f}: not as it should be') for f in faults]
     return score, found + within(score, limits, path)
@@ -126,7 +157,7 @@ def read_midi(
 _DEFAULT = Limits()
 def _limits(limits): return _DEFAULT if limits is None else Limits(max_bytes=limits) if isinstance(limits, int) else limits
 
-# %% ../../nbs/10_score.midi.ipynb #562f0b73
+# %% ../../nbs/10_score.midi.ipynb #61707f8f
 families = ('Piano', 'Chromatic percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
             'Synth lead', 'Synth pad', 'Synth effects', 'Ethnic', 'Percussion', 'Sound effects')
 
@@ -134,7 +165,7 @@ def family_of(track)->int:
     "The General MIDI family of `track`; all drums are family 14."
     return 14 if track.is_drum else track.program//8
 
-# %% ../../nbs/10_score.midi.ipynb #71d04b40
+# %% ../../nbs/10_score.midi.ipynb #7ac6cdff
 @dataclass
 class MidiReport:
     "What a MIDI file holds, and what is odd about it."
@@ -160,7 +191,7 @@ class MidiReport:
         "How many events a finding of `kind` concerns; 0 when there is none."
         return sum(f.count for f in self.findings if f.kind == kind)
 
-# %% ../../nbs/10_score.midi.ipynb #ccf30c67
+# %% ../../nbs/10_score.midi.ipynb #848fb308
 _majors = ('C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯')  # from seven flats to seven sharps
 _minors = ('A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯')
 def _key_name(k): return f'{_minors[k.key+7]} minor' if k.tonality else f'{_majors[k.key+7]} major'
@@ -174,7 +205,7 @@ def _knots(track):
     return np.array([(off <= on).sum(), (same & (on[1:] == on[:-1])).sum(), (same & (on[1:] > on[:-1]) & (on[1:] < off[:-1])).sum(),
                      ((p < 21) | (p > 108)).sum() * (not track.is_drum)])
 
-# %% ../../nbs/10_score.midi.ipynb #3c234f61
+# %% ../../nbs/10_score.midi.ipynb #26e82ac5
 def _oddities(score, fmt):
     "The findings in a score that could be read."
     length, copy, overlap, off = sum((_knots(t) for t in score.tracks), np.zeros(4, int)).tolist()
@@ -185,7 +216,7 @@ def _oddities(score, fmt):
              ('no metre', some and not len(score.time_signatures), 'no time signature')]
     return [Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind,count,say in asked if count]
 
-# %% ../../nbs/10_score.midi.ipynb #7e52fd26
+# %% ../../nbs/10_score.midi.ipynb #34c53b43
 def inspect_midi(
     source,             # a path, or the bytes of a file
     limits:Limits=None, # what it may hold at most
@@ -217,7 +248,7 @@ def _describe(r, score, found):
     r.mended, r.findings = bool(found), list(found) + _oddities(score, r.format)
     return r
 
-# %% ../../nbs/10_score.midi.ipynb #52bf9e55
+# %% ../../nbs/10_score.midi.ipynb #3f999235
 def _several(x, unit=''):
     "The values of `x` in a few words."
     x = list(dict.fromkeys(x))

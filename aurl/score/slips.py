@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['raster', 'phases', 'Line', 'Break', 'put_back', 'surely']
 
-# %% ../../nbs/08_score.slips.ipynb #d7318e4b
+# %% ../../nbs/08_score.slips.ipynb #3503c6c3
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# %% ../../nbs/08_score.slips.ipynb #7a00f8ad
+# %% ../../nbs/08_score.slips.ipynb #f4dac20b
 def raster(
     onsets:list, # for each part its onsets in ticks
     tpq:int,     # ticks per quarter note
@@ -24,7 +24,7 @@ def raster(
     f = {g: x for g,x in f.items() if x > max(.3, 6/g)}
     return next(((g, x) for g,x in f.items() if x > .75*max(f.values())), (0, 0.))
 
-# %% ../../nbs/08_score.slips.ipynb #dcd63ceb
+# %% ../../nbs/08_score.slips.ipynb #9ffd3660
 def phases(
     on,      # onsets in ticks, in order
     g:int,   # raster
@@ -47,7 +47,7 @@ def phases(
         if back[i, s]: s = top[i]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #291f0027
+# %% ../../nbs/08_score.slips.ipynb #8c06c835
 def _runs(ph):
     "(phase, from, to) of each stretch of equal phases."
     cut = np.flatnonzero(np.append(True, ph[1:] != ph[:-1]))
@@ -63,7 +63,7 @@ def _settled(runs, home):
         out.append((p, a, runs[back][2])); runs = runs[back+1:]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #6f9afbba
+# %% ../../nbs/08_score.slips.ipynb #c3e841c9
 @dataclass
 class Line:
     "One part as `put_back` needs it."
@@ -86,7 +86,7 @@ class Break:
     phase:int=None            # the phase that follows; None: as before
     damaged:bool=False        # were bytes wrong there?
 
-# %% ../../nbs/08_score.slips.ipynb #bbf4aed8
+# %% ../../nbs/08_score.slips.ipynb #b9235792
 def _stretches(lines, g, strict):
     "For each part with enough notes: indices of its chords' first notes, and their runs of phases."
     out = {}
@@ -110,7 +110,7 @@ def _home(found):
     best = max(vote, key=lambda p: (vote[p], many[p]))
     return best, vote[best]
 
-# %% ../../nbs/08_score.slips.ipynb #1c5494a8
+# %% ../../nbs/08_score.slips.ipynb #72a17def
 def _breaks_of(k, l, i1, rs, own, g):
     "Breaks of one part."
     out = []
@@ -138,7 +138,7 @@ def _breaks(lines, g, strict, tpq):
     out = [b for b in out if b.damaged or not any(twin(b, c) for c in out)]
     return sorted(out, key=lambda b: lines[b.part].time[b.lo]), own
 
-# %% ../../nbs/08_score.slips.ipynb #7ba3ca07
+# %% ../../nbs/08_score.slips.ipynb #ccbdb7da
 def _sevens(n): return np.stack([n >> 21, n >> 14 & 127, n >> 7 & 127, n & 127], -1)
 def _width(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
 
@@ -149,12 +149,12 @@ def _by_bytes(l, b, c, cost):
     new = d[:,None] + c
     usual = np.where(new <= top, cost[np.clip(new, 0, top)], 30.) - cost[np.clip(d, 0, top)][:,None]
     one = ((_sevens(new) != _sevens(d)[:,None]).sum(-1) <= 1) & (_width(new) == _width(d)[:,None])
-    odds = usual + (np.where(one, 2, 5) if b.damaged else np.where(one, 5, 1e9)) + (8 if b.phase is None else 0)   # most damage moves nothing
+    odds = 1.5*usual + (np.where(one, 2, 11) if b.damaged else np.where(one, 5, 1e9)) + (8 if b.phase is None else 0)   # most damage moves nothing
     odds = np.where(c == 0, 0., np.where(new >= 0, odds, 1e9))
     j = odds.argmin(0)
     return -odds[j, np.arange(len(c))], ev[j]
 
-# %% ../../nbs/08_score.slips.ipynb #16ad6d4b
+# %% ../../nbs/08_score.slips.ipynb #cef79cbd
 def _odds(hit, inside):
     "Log odds of each row of `hit`, where the usual row shows what chance does."
     f = hit.sum(1)/np.maximum(inside.sum(1), 1)
@@ -170,15 +170,15 @@ def _by_others(x, keys, c, ref, refkeys, tpq):
     inside = (y >= u[0] - 4*tpq) & (y <= u[-1] + 4*tpq)
     same = (u[np.searchsorted(u, y).clip(0, len(u)-1)] == y) & inside
     sounds = beat[np.clip(y//tpq, 0, len(beat)-1), (keys % 12)[None]] & inside
-    return _odds(same, inside) + .7*_odds(sounds, inside)
+    return .7*_odds(same, inside) + 1.4*_odds(sounds, inside)
 
 def _by_bar(x, c, known, home, g, tpq):
     "For each shift in `c`: log odds that onsets `x` stand where in the bar onsets stand."
     n = 4*tpq//g
     h = np.bincount((known - home)//g % n, minlength=n) + .5
-    return .5*np.log(h/h.sum())[((x[None] + c[:,None] - home)//g) % n].sum(1)
+    return .2*np.log(h/h.sum())[((x[None] + c[:,None] - home)//g) % n].sum(1)
 
-# %% ../../nbs/08_score.slips.ipynb #f525409e
+# %% ../../nbs/08_score.slips.ipynb #09e46ac0
 def put_back(
     lines:list,     # of `Line`, all parts of a piece
     tpq:int,        # ticks per quarter note
@@ -199,7 +199,7 @@ def put_back(
         if s: out.append((b.part, int(event), int(s)))
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #76060020
+# %% ../../nbs/08_score.slips.ipynb #f3769c2c
 def _shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     "The event and the shift of break `b`, which moves the notes from `a`; `z` is where the next break is."
     x, keys = fixed[b.part][a:z], l.key[a:z]
@@ -210,7 +210,7 @@ def _shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     span = 6*tpq//g
     c = (home - now) % g + g*np.arange(-max(span, min(int(l.wait[b.lo:b.hi+1].max()), 1 << 16)//g + 1), span + 1)
     score, event = _by_bytes(l, b, c, cost)
-    x, keys = x[on][:400], keys[on][:400]
+    x, keys = x[on][:600], keys[on][:600]
     others = [(f[m], o.key[m]) for k,(f,m,o) in enumerate(zip(fixed, sure, lines)) if k != b.part]
     ref, refkeys = (np.concatenate(v) for v in zip(*others)) if others else (np.zeros(0), np.zeros(0))
     if len(x) and len(ref) > 8: score = score + _by_others(x, keys, c, ref, refkeys, tpq)
@@ -219,12 +219,14 @@ def _shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     best = int(score.argmax())
     return (event[best], c[best]) if score[best] > -1e8 else (b.hi, 0)
 
-# %% ../../nbs/08_score.slips.ipynb #7009e7a0
+# %% ../../nbs/08_score.slips.ipynb #19a19d32
 def _kept(on, p, g): return float(np.mean(np.unique(on) % g == p)) if len(on) else 0.
 
-def _strictly(lines, g, k, a, shift, tpq):
-    "Do the witnesses agree that part `k` slipped at its onset `a`?"
+def _strictly(lines, g, k, e, a, shift, tpq):
+    "Do the witnesses agree that part `k` slipped at its event `e`, onset `a`?"
     l, others = lines[k].on, [o.on for j,o in enumerate(lines) if j != k and len(o.on)]
+    wait = lines[k].wait
+    if (wait == wait[e] + shift).sum() < 3 or (wait == wait[e]).sum() > 1: return False    # a slip makes an odd wait of a usual one
     before, after = l[:a], l[a:]
     if min(len(np.unique(before)), len(np.unique(after))) < 12 or not others: return False
     if any(abs(shift) % d in (0, 1, d-1) for d in (tpq//16, tpq//24)): return False
@@ -243,4 +245,4 @@ def surely(
     g = tpq//4
     if g < 30: return []
     out = [(k, e, s, int(np.searchsorted(lines[k].idx, e))) for k,e,s in put_back(lines, tpq)]
-    return [(k, e, s) for k,e,s,a in out] if out and len({k for k,*_ in out}) == len(out) and all(_strictly(lines, g, k, a, s, tpq) for k,_,s,a in out) else []
+    return [(k, e, s) for k,e,s,a in out] if out and len({k for k,*_ in out}) == len(out) and all(_strictly(lines, g, k, e, a, s, tpq) for k,e,s,a in out) else []

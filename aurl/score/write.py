@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['untangle', 'write_midi']
 
-# %% ../../nbs/10b_score.write.ipynb #8a9c8b78
+# %% ../../nbs/10b_score.write.ipynb #20ee1aa3
 import struct
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .midi import _is_metre, _pedal_spans
 from . import timing
 from .timing import _times, in_ticks
 
-# %% ../../nbs/10b_score.write.ipynb #1aa6dbfd
+# %% ../../nbs/10b_score.write.ipynb #7ce308c9
 def untangle(
     on,       # start of each note in ticks
     off,      # end of each note
@@ -35,7 +35,7 @@ def untangle(
     o = np.lexsort((pitch, on))
     return on[o], off[o], pitch[o], velocity[o]
 
-# %% ../../nbs/10b_score.write.ipynb #7db04b2e
+# %% ../../nbs/10b_score.write.ipynb #213deecf
 _NAME, _BANK, _OFF, _LIFT, _PRESS, _CONTROL, _BEND, _PROGRAM, _ON, _TEXT = range(10)  # the order of events on the same tick
 
 def _block(tick, rank, *columns):
@@ -49,7 +49,7 @@ def _vlq(n):
     b[:,:3] |= 128
     return b.astype(np.uint8), 1 + (n >= 1<<7) + (n >= 1<<14) + (n >= 1<<21)
 
-# %% ../../nbs/10b_score.write.ipynb #d7944d94
+# %% ../../nbs/10b_score.write.ipynb #404ea74d
 def _pieces(start, length):
     "Indices of the stretches from `start`, one after the other."
     ends = np.cumsum(length)
@@ -71,7 +71,7 @@ def _chunk(blocks):
     body = np.concatenate([vlq.ravel(), pool])[_pieces(starts, np.stack([used, length[o]], 1).ravel())].tobytes() + end
     return b'MTrk' + struct.pack('>I', len(body)) + body
 
-# %% ../../nbs/10b_score.write.ipynb #cc454510
+# %% ../../nbs/10b_score.write.ipynb #0271e362
 def _meta(tick, rank, kind, data:bytes):
     "One meta event."
     vlq, used = _vlq(np.array([len(data)]))
@@ -94,7 +94,7 @@ def _conductor(score, title=''):
             *([_block(at, _BANK, 0xff, 0x51, 3, us >> 16, us >> 8 & 255, us & 255)] if len(at) else []),
             *_texts(score.markers, 0x06)]
 
-# %% ../../nbs/10b_score.write.ipynb #f98bd1fa
+# %% ../../nbs/10b_score.write.ipynb #c48b4d9e
 def _busy(track):
     "Does it touch more of its channel than notes, program and bank?"
     return bool(len(track.pedals) or len(track.pitch_bends) or (~np.isin(track.controls.numpy()['number'], (0, 32))).any())
@@ -113,7 +113,7 @@ def _channels(tracks):
         if i not in seat: seat[i] = left[order.setdefault(tracks[i].program, len(order)) % len(left)]
     return [seat.get(i, 9 if speaks[i] else None) for i in range(len(tracks))]
 
-# %% ../../nbs/10b_score.write.ipynb #3a9e5f61
+# %% ../../nbs/10b_score.write.ipynb #21fdd6dc
 def _banks(track):
     "Ticks, numbers and values of the bank controllers of `track`."
     c = track.controls.numpy()
@@ -134,7 +134,7 @@ def _turns(channels, sounds, acts):
         for i in who: told[i] = t[turn & (part == i)]
     return told
 
-# %% ../../nbs/10b_score.write.ipynb #fd9657c5
+# %% ../../nbs/10b_score.write.ipynb #71159f1a
 def _programs(tracks, channels, onsets):
     "For each part its program changes as ticks, and the bank controllers to tell again as ticks, numbers and values."
     banks = [_banks(t) for t in tracks]
@@ -147,7 +147,7 @@ def _programs(tracks, channels, onsets):
         out.append((np.unique(np.concatenate([[0], b[0], turn])).astype(np.int64), np.array(again, np.int64).reshape(-1, 3).T))
     return out
 
-# %% ../../nbs/10b_score.write.ipynb #ce15c7d9
+# %% ../../nbs/10b_score.write.ipynb #594e3aca
 def _spans(on, off):
     "Pedal spans without overlaps; one that begins where another ends is a new pedal."
     keep = off > on
@@ -165,7 +165,7 @@ def _pedals(track):
     if len(dn) == len(on) and (abs(dn - on) <= 1).all() and (abs(up - off) <= 1).all(): return [], False
     return [_block(off, _LIFT, 0, 64, 0), _block(on, _PRESS, 0, 64, 127)], True
 
-# %% ../../nbs/10b_score.write.ipynb #48341600
+# %% ../../nbs/10b_score.write.ipynb #ef31512e
 def _notes(track):
     "`untangle`d notes of `track`."
     n = track.notes.numpy()
@@ -195,7 +195,7 @@ def _part(track, channel, notes, told):
     for _,_,rows in blocks: rows[:,0] |= channel
     return name + blocks + _texts(track.lyrics, 0x05)
 
-# %% ../../nbs/10b_score.write.ipynb #5111c37b
+# %% ../../nbs/10b_score.write.ipynb #807cd903
 def _moves(score, asked, seed):
     "`score` after the moves of `asked`, in their order."
     for name,value in asked.items():
@@ -224,7 +224,7 @@ def _bytes(score, tpq, title):
     if len(chunks) >= 2**16: raise MidiError(f'{len(chunks):,} tracks, more than a MIDI file can hold', way_out='join some')
     return b'MThd' + struct.pack('>IHHH', 6, 1, len(chunks), tpq) + b''.join(chunks)
 
-# %% ../../nbs/10b_score.write.ipynb #af6b2884
+# %% ../../nbs/10b_score.write.ipynb #15c66038
 def write_midi(
     score,                     # in ticks, quarters or seconds
     path=None,                 # where to; None gives the bytes
