@@ -133,7 +133,7 @@ def quantise(
         step = lambda x: best[np.minimum(x//tpq, len(best) - 1)] if len(steps) > 1 else steps[0]  # of the beat of `x`
         snap = lambda x: np.rint(np.rint(x/step(x))*step(x)).astype(np.int64)
         a = snap(on)
-        b = np.maximum(snap(off), np.rint(a + step(a)).astype(np.int64))
+        b = np.maximum(snap(off), np.rint((np.rint(a/step(a)) + 1)*step(a)).astype(np.int64))   # the next line at least
         return on + np.rint(strength*(a - on)).astype(np.int64), off + np.rint(strength*(b - off)).astype(np.int64), velocity
     tpq = _tpq(score)
     return _on_notes(score, move)
