@@ -235,8 +235,8 @@ class RunLog(Callback):
         every:int=10 # steps between two lines
     ): self.run, self.every, self.step = run, every, 0
     def before_fit(self):
-        self.budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
-        self.step, self.tokens, self.since, self.seen = getattr(self.budget, 'done', 0), 0, time.monotonic(), 0
+        self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
+        self.step, self.tokens, self.since, self.seen = getattr(self.until, 'done', 0), 0, time.monotonic(), 0
     def after_batch(self):
         if not self.training: return
         self.step += 1; self.tokens += self.yb[0].numel()
@@ -246,7 +246,7 @@ class RunLog(Callback):
         more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
         self.run.log(step=self.step, train_loss=self.loss.item(), lr=self.opt.hypers[0]['lr'], epoch=self.epoch, tokens_per_second=round(speed), **more)
         best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
-        self.run.progress('train', self.budget.used if self.budget else None, f'step {self.step}: {self.loss.item():.3f} nats{best}')
+        self.run.progress('train', self.until.used if self.until else None, f'step {self.step}: {self.loss.item():.3f} nats{best}')
     def after_validate(self):
         self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
