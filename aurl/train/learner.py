@@ -6,7 +6,7 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #1ba8e1f5
+# %% ../../nbs/81_train.learner.ipynb #c56eede9
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #3e9cf12c
+# %% ../../nbs/81_train.learner.ipynb #0a801b22
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the first group of parameters, AdamW for the others."
     def __init__(self,
@@ -57,7 +57,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #86f6d08c
+# %% ../../nbs/81_train.learner.ipynb #727382ad
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -66,7 +66,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for p in model.parameters() if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #1a7a8d4a
+# %% ../../nbs/81_train.learner.ipynb #1eb8360f
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -85,14 +85,32 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #e9097efe
+# %% ../../nbs/81_train.learner.ipynb #851a89c6
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
-    order = -8
-    def __init__(self, offset=0): self.offset = offset
-    def before_train(self): self.learn.dls.train.set_epoch(self.epoch + self.offset)
+    order, goes_back = -8, False
+    def __init__(self, offset=0): self.offset, self.going, self.due, self.inside = offset, None, False, False
+    def before_fit(self): self.inside = self.due = False
+    def before_train(self):
+        self.inside, due, going = True, self.due, self.going
+        if going: self.offset, self.going = going['epoch'] - self.epoch, None
+        if due: raise CancelTrainException      # all of this epoch was heard, and its validation is due
+        if going: self.learn.pct_train = going['pct']
+        self.learn.dls.train.set_epoch(self.epoch + self.offset)
+    def after_batch(self):
+        if self.training: self.due = getattr(self.dls.train, 'at', None) == 0
+    def before_validate(self): self.inside = self.due = False
 
-# %% ../../nbs/81_train.learner.ipynb #0a2bafe6
+# %% ../../nbs/81_train.learner.ipynb #56439a5a
+@patch
+def state_dict(self:EpochOrder): return dict(epoch=getattr(self.dls.train, 'epoch', 0) - self.due, due=self.due, pct=float(self.learn.pct_train))
+
+@patch
+def load_state_dict(self:EpochOrder, state):
+    if self.inside: self.offset = state['epoch'] + state['due'] - self.epoch   # in the middle of an epoch: the loader jumps
+    else: self.going, self.due = state, state['due']
+
+# %% ../../nbs/81_train.learner.ipynb #bd84e40e
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -105,7 +123,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #24d25665
+# %% ../../nbs/81_train.learner.ipynb #bf978d0d
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -136,7 +154,7 @@ def music_learner(
                    opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
 
-# %% ../../nbs/81_train.learner.ipynb #76860cd4
+# %% ../../nbs/81_train.learner.ipynb #b05ae043
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -150,7 +168,7 @@ def rate_at(
 
 class Budget(Callback):
     "Ends the training after `steps` or `minutes`; the learning rate follows what is used."
-    order = 60  # after all others have seen the step
+    order, goes_back = 60, False  # after all others have seen the step
     def __init__(self,
         steps:int=None,     # training steps
         minutes:float=None, # time, validation included
@@ -192,10 +210,21 @@ class Budget(Callback):
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #5505e49e
+# %% ../../nbs/81_train.learner.ipynb #578aac74
+_kept = ('done', 'first', 'full', 'check', 'check_known', 'cap')
+
+@patch
+def state_dict(self:Budget): return dict(spent=self.spent, **{k:getattr(self, k) for k in _kept})
+
+@patch
+def load_state_dict(self:Budget, state):
+    self.began = self.clock() - state['spent']
+    for k in _kept: setattr(self, k, state[k])
+
+# %% ../../nbs/81_train.learner.ipynb #3613abab
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
-    order = 57
+    order, goes_back = 57, False
     def __init__(self,
         to=None,       # a folder for the best model so far
         every:float=20, # seconds between two copies
@@ -225,15 +254,19 @@ class KeepBest(Callback):
         "Put the best weights back into `model`, if there are any."
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
+    def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights)
+    def load_state_dict(self, state): self.best, self.curve, self.weights = state['best'], list(state['curve']), state['weights']
 
-# %% ../../nbs/81_train.learner.ipynb #6aa9fd3e
+# %% ../../nbs/81_train.learner.ipynb #afa3e587
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
-    order = 58
+    order, goes_back = 58, False
     def __init__(self,
         run,         # an `Experiment`
         every:int=10 # steps between two lines
-    ): self.run, self.every, self.step = run, every, 0
+    ): self.to, self.every, self.step = run, every, 0
+    def state_dict(self): return dict(step=self.step)
+    def load_state_dict(self, state): self.step = state['step']
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
         self.step, self.tokens, self.since, self.seen = getattr(self.until, 'done', 0), 0, time.monotonic(), 0
@@ -244,13 +277,13 @@ class RunLog(Callback):
         now = time.monotonic()
         speed, self.tokens, self.since = self.tokens/max(1e-9, now - self.since), 0, now
         more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
-        self.run.log(step=self.step, train_loss=self.loss.item(), lr=self.opt.hypers[0]['lr'], epoch=self.epoch, tokens_per_second=round(speed), **more)
+        self.to.log(step=self.step, train_loss=self.loss.item(), lr=self.opt.hypers[0]['lr'], epoch=self.epoch, tokens_per_second=round(speed), **more)
         best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
-        self.run.progress('train', self.until.used if self.until else None, f'step {self.step}: {self.loss.item():.3f} nats{best}')
+        self.to.progress('train', self.until.used if self.until else None, f'step {self.step}: {self.loss.item():.3f} nats{best}')
     def after_validate(self):
-        self.run.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
+        self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #97f34b56
+# %% ../../nbs/81_train.learner.ipynb #efc8c299
 @contextlib.contextmanager
 def hearing(
     ask, # called instead of a KeyboardInterrupt
@@ -261,7 +294,7 @@ def hearing(
     try: yield
     finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
-# %% ../../nbs/81_train.learner.ipynb #e8bd3b97
+# %% ../../nbs/81_train.learner.ipynb #56045429
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
