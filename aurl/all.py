@@ -9,22 +9,23 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_c
            'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll',
            'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates',
            'find_duplicates', 'Split', 'make_split', 'read_split', 'CleanConfig', 'CleanReport', 'clean',
-           'AugmentConfig', 'Augmentation', 'augment', 'read_many', 'Clock', 'on_beats', 'Kind', 'vocab', 'EventCodec',
-           'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality',
-           'duplicates_in', 'split_store', 'DataReport', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix',
-           'ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint',
-           'load_checkpoint', 'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate', 'generate_ids',
-           'first_bars', 'Experiment', 'find_runs', 'DistanceTable', 'baselines', 'piece_nll', 'Report']
+           'AugmentConfig', 'Augmentation', 'augment', 'read_many', 'Clock', 'on_beats', 'features', 'measure_all',
+           'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report',
+           'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store',
+           'DataReport', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix', 'ModelConfig',
+           'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint',
+           'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate', 'generate_ids', 'first_bars', 'Experiment',
+           'find_runs', 'DistanceTable', 'baselines', 'piece_nll', 'Report']
 
-# %% ../nbs/98_all.ipynb #99accf53
+# %% ../nbs/98_all.ipynb #a72ca011
 from .core import AurlError, aurl_home, rng, seed_everything
 from .config import Config, make_config, save_config
 from .device import autocast, describe_device, pick_device
 
-# %% ../nbs/98_all.ipynb #5cea9e81
+# %% ../nbs/98_all.ipynb #68c26668
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast', 'describe_device', 'pick_device']
 
-# %% ../nbs/98_all.ipynb #176aaacf
+# %% ../nbs/98_all.ipynb #6bbe48ba
 from .score.midi import inspect_midi, read_midi
 from .score.write import write_midi
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
@@ -36,21 +37,27 @@ from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 from .score.duplicates import Duplicates, find_duplicates
 from .score.splits import Split, make_split, read_split
 
-# %% ../nbs/98_all.ipynb #07cbe756
+# %% ../nbs/98_all.ipynb #7c7d699e
 _all_ = ['read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21',
          'read_music', 'inspect_music', 'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet',
          'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll', 'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split']
 
-# %% ../nbs/98_all.ipynb #142cd578
+# %% ../nbs/98_all.ipynb #3bd446d9
 from .score.clean import CleanConfig, CleanReport, clean
 from .score.augment import AugmentConfig, Augmentation, augment
 from .score.batch import read_many
 from .score.clock import Clock, on_beats
 
-# %% ../nbs/98_all.ipynb #aba21a8e
+# %% ../nbs/98_all.ipynb #9267b5ef
 _all_ = ['CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'read_many', 'Clock', 'on_beats']
 
-# %% ../nbs/98_all.ipynb #64247756
+# %% ../nbs/98_all.ipynb #ecb56eb1
+from .studies.features import features, measure_all, measure_each, register_feature
+
+# %% ../nbs/98_all.ipynb #68d0c190
+_all_ = ['features', 'measure_all', 'measure_each', 'register_feature']
+
+# %% ../nbs/98_all.ipynb #2a73e2e1
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
@@ -60,30 +67,30 @@ from .tokens.survey import duplicates_in, split_store
 from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
-# %% ../nbs/98_all.ipynb #1a1ce274
+# %% ../nbs/98_all.ipynb #6294aeb0
 _all_ = ['Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'DataReport', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix']
 
-# %% ../nbs/98_all.ipynb #becb0d50
+# %% ../nbs/98_all.ipynb #ea5ec798
 from .models.vae_gan import ModelConfig, MusicTransformerVAEGAN
 from .train.losses import MusicLoss, grammar_loss
 from .train.learner import music_learner
 from .train.checkpoint import best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 
-# %% ../nbs/98_all.ipynb #964e59ec
+# %% ../nbs/98_all.ipynb #dee751b6
 _all_ = ['ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint']
 
-# %% ../nbs/98_all.ipynb #807c16c7
+# %% ../nbs/98_all.ipynb #432a695e
 from .generate.engine import first_bars
 from .generate.sampling import Sampling, generate, generate_ids
 
-# %% ../nbs/98_all.ipynb #07dd5881
+# %% ../nbs/98_all.ipynb #5b16aeae
 _all_ = ['Sampling', 'generate', 'generate_ids', 'first_bars']
 
-# %% ../nbs/98_all.ipynb #8a4c9bc7
+# %% ../nbs/98_all.ipynb #147fe29a
 from .experiments.run import Experiment, find_runs
 from .evaluate.distance import DistanceTable
 from .evaluate.likelihood import baselines, piece_nll
 from .evaluate.report import Report
 
-# %% ../nbs/98_all.ipynb #bf2a89f7
+# %% ../nbs/98_all.ipynb #486096a6
 _all_ = ['Experiment', 'find_runs', 'DistanceTable', 'baselines', 'piece_nll', 'Report']
