@@ -31,18 +31,21 @@ from .losses import MusicLoss, grammar_loss
 
 # %% ../../nbs/81_train.learner.ipynb #0a801b22
 class MuonAdamW(torch.optim.Optimizer):
-    "Muon for the first group of parameters, AdamW for the others."
+    "Muon for the matrices inside the layers, AdamW for everything else."
     def __init__(self,
-        params,           # groups: the matrices inside the layers first
+        params,           # groups: those with `muon=True` first; where none says so, the first is for Muon
         lr:float=4e-3,    # learning rate, for all
         betas=(.9,.95),   # momentum, and memory of AdamW's second moment
         wd:float=.02,     # decoupled weight decay of the matrices
     ):
-        params = [p if isinstance(p, dict) else dict(params=p) for p in params]
+        params = [dict(p) if isinstance(p, dict) else dict(params=p) for p in params]
+        muon = [p.pop('muon', False) for p in params]
+        n = max(1, sum(muon))
+        if any(muon[n:]): raise ValueError('the groups for Muon come first')
         scale = dict(momentum=betas[0], adjust_lr_fn='match_rms_adamw')
-        self.parts = [torch.optim.Muon(params[0]['params'], lr=lr, weight_decay=wd, **scale)]
-        if params[1:]: self.parts.append(torch.optim.AdamW(params[1:], lr=lr, betas=betas, weight_decay=0., fused=_fused(params)))
-        self.parts[0].param_groups[0]['betas'] = betas                           # so that a schedule of momentum reaches both
+        self.parts = [torch.optim.Muon(params[:n], lr=lr, weight_decay=wd, **scale)]
+        if params[n:]: self.parts.append(torch.optim.AdamW(params[n:], lr=lr, betas=betas, weight_decay=0., fused=_fused(params)))
+        for g in self.parts[0].param_groups: g['betas'] = betas                  # so that a schedule of momentum reaches both
         super().__init__([g for o in self.parts for g in o.param_groups], {})
 
     @torch.no_grad()
@@ -131,15 +134,17 @@ def music_learner(
     length:int=384,       # ids in a window
     batch_size:int=16,    # windows in a batch
     transpose:int=6,      # training windows are moved up or down by at most this many semitones
-    lr:float=4e-3,        # learning rate
+    lr:float=0,           # learning rate; 0 for the optimiser's own: 4e-3 for `MuonAdamW`
     wd:float=.02,         # weight decay of the matrices
+    optimizer=None,       # another way to go down: an `Optimizer` of `81d_train.optimise`
     grammar_weight:float=0., # weight of the grammar loss
     smoothing:float=0.,   # label smoothing
-    clip:float=1.,        # largest norm of the gradient
+    clip=1.,              # largest norm of the gradient, 0 for none; or a callback that holds it
     dtype='auto',         # auto, bf16 or fp32
     device='auto',        # auto, cpu, cuda …
     seed:int=0,           # decides everything
     loader=None,          # a `LoaderConfig`, or a dict of its fields: how windows are cut, batched and mixed
+    windows=WindowLoader, # what makes the loader of the training windows
     cbs=(),               # more callbacks
     **kwargs              # passed on to fastai's Learner
 )->Learner:
@@ -147,12 +152,13 @@ def music_learner(
     seed_everything(seed)
     device = pick_device(device)
     train, held = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
-    make = partial(WindowLoader, store, length=length, batch_size=batch_size, seed=seed, config=loader)
-    dls = DataLoaders(make(train, train=True, once=False, transpose=transpose), make(held, train=False), device=device)
+    make = dict(length=length, batch_size=batch_size, seed=seed, config=loader)
+    dls = DataLoaders(windows(store, train, train=True, once=False, transpose=transpose, **make), WindowLoader(store, held, train=False, **make), device=device)
+    how = optimizer.learning(model, lr) if optimizer is not None else dict(lr=lr or 4e-3, splitter=matrices_first, opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)))
     extra = [GrammarLoss(grammar_weight)] if grammar_weight else []
-    return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing), lr=lr, splitter=matrices_first,
-                   opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)),
-                   cbs=[Autocast(dtype), Logits(), EpochOrder(), GradientClip(clip), *extra, *cbs], **kwargs)
+    held_back = [clip if isinstance(clip, Callback) else GradientClip(clip)] if clip else []
+    return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing),
+                   cbs=[Autocast(dtype), Logits(), EpochOrder(), *held_back, *extra, *how.pop('cbs', ()), *cbs], **{**how, **kwargs})
 
 # %% ../../nbs/81_train.learner.ipynb #b05ae043
 def rate_at(
@@ -173,10 +179,11 @@ class Budget(Callback):
         steps:int=None,     # training steps
         minutes:float=None, # time, validation included
         start:int=0,        # steps that were done before
-        clock=time.monotonic # tells seconds
+        clock=time.monotonic, # tells seconds
+        rate=rate_at        # share of the full learning rate at a share of the budget
     ):
         if not steps and not minutes: raise ConfigError('a budget needs steps or minutes', way_out='say steps=200, or minutes=4')
-        self.steps, self.minutes, self.done, self.asked, self.clock = steps, minutes, start, False, clock
+        self.steps, self.minutes, self.done, self.asked, self.clock, self.rate = steps, minutes, start, False, clock, rate
         self.longest, self.cap = (minutes or math.inf)*60/10, None  # seconds of a validation, and the batches that fit in
 
     def ask(self, *args):
@@ -194,7 +201,7 @@ class Budget(Callback):
 
     def before_fit(self): self.began, self.full, self.check, self.first = self.clock(), [h['lr'] for h in self.opt.hypers], 0., self.done
     def before_batch(self):
-        if self.training: self.opt.set_hyper('lr', [lr*rate_at(self.used) for lr in self.full])
+        if self.training: self.opt.set_hyper('lr', [lr*self.rate(self.used) for lr in self.full])
     def after_batch(self):
         if not self.training: return self._checked()
         self.done += 1
@@ -303,11 +310,12 @@ def fit_budget(self:Learner,
     run=None,           # an `Experiment` to log to
     log_every:int=10,   # steps between two lines of the log
     cbs=(),             # more callbacks
+    rate=rate_at,       # share of the full learning rate at a share of the budget; `81e_train.schedules` has more
     before=(),          # nats per token and weights of the best model of an earlier sitting
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
     keep = run.path/'model' if run is not None and hasattr(self.model, 'save_pretrained') else None
-    best, budget = KeepBest(keep, 20, *before), Budget(steps, minutes, start)
+    best, budget = KeepBest(keep, 20, *before), Budget(steps, minutes, start, rate=rate)
     log = [RunLog(run, log_every)] if run is not None else []
     with self.no_bar(), self.no_logging(), hearing(budget.ask):
         try: self.fit(1_000_000, cbs=[budget, best, *log, *cbs])
