@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['features', 'Music', 'Feature', 'register_feature', 'find_feature', 'note_density', 'duration', 'register',
-           'pitch_range', 'polyphony', 'polyphony_rate', 'chord_size', 'silence', 'pitch_class_entropy',
+           'pitch_range', 'polyphony', 'polyphony_rate', 'chord_size', 'rests', 'pitch_class_entropy',
            'scale_consistency', 'pitch_classes', 'key_clarity', 'major', 'leaps', 'velocity', 'velocity_range',
            'velocity_spread', 'tempo', 'syncopation', 'rhythm_entropy', 'groove', 'note_length', 'articulation',
-           'repetition', 'pedal', 'drums', 'instruments', 'measure_all', 'measure_each', 'feature_list']
+           'repetition', 'pedal', 'drum_share', 'instruments', 'measure_all', 'measure_each', 'feature_list']
 
-# %% ../../nbs/20_studies.features.ipynb #4d97c7b8
-import difflib
+# %% ../../nbs/20_studies.features.ipynb #93eff923
+import difflib, importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +24,7 @@ from ..score.clock import Clock
 from ..score.keys import key_scores
 from ..score.midi import family_of
 
-# %% ../../nbs/20_studies.features.ipynb #705b9c12
+# %% ../../nbs/20_studies.features.ipynb #29c337a7
 class Music:
     "The notes of a score as arrays."
     def __init__(self,
@@ -44,7 +44,7 @@ class Music:
         if name.startswith('_') or name == 'score': raise AttributeError(name)
         return getattr(self.score, name)
 
-# %% ../../nbs/20_studies.features.ipynb #717aec07
+# %% ../../nbs/20_studies.features.ipynb #f0ca1217
 @patch(as_prop=True)
 def seconds(self:Music)->float: return float(self.end.max() - self.onset.min())
 
@@ -59,7 +59,7 @@ _cached('beat', lambda m: np.asarray(m.clock.beats(m._time), np.float64))
 _cached('beat_end', lambda m: np.asarray(m.clock.beats(m._time + m._long), np.float64))
 _cached('cell', lambda m: np.rint(m.beat*12).astype(np.int64))
 
-# %% ../../nbs/20_studies.features.ipynb #7c7c945f
+# %% ../../nbs/20_studies.features.ipynb #8bbd80ab
 def _top(m):
     "Numbers of the notes of the skyline, in order."
     on = np.flatnonzero(m.tuned)
@@ -77,7 +77,7 @@ def _top(m):
 
 _cached('top', _top)
 
-# %% ../../nbs/20_studies.features.ipynb #5119423a
+# %% ../../nbs/20_studies.features.ipynb #13ea025d
 @dataclass(frozen=True)
 class Feature:
     "A number that a piece of music has."
@@ -96,11 +96,11 @@ class Feature:
         "The number for a piece."
         m = music if isinstance(music, Music) else Music(music)
         return float(self.f(m)) if len(m) else float('nan')
-    def __reduce__(self): return find_feature, (self.name,)
+    def __reduce__(self): return _feature_at, (self.name, self.f.__module__)
 
 features = {} # name: `Feature`
 
-# %% ../../nbs/20_studies.features.ipynb #a314476d
+# %% ../../nbs/20_studies.features.ipynb #9bac8b5f
 def register_feature(
     name:str,       # letters, digits and _
     unit:str='',    # of the number, such as notes/s
@@ -126,7 +126,16 @@ def find_feature(
     near = difflib.get_close_matches(str(name), features, 1)
     raise ConfigError(f'there is no feature {name!r}', way_out=(f'did you mean {near[0]!r}? ' if near else '') + f"there is {', '.join(features)}")
 
-# %% ../../nbs/20_studies.features.ipynb #e1fa2e5d
+# %% ../../nbs/20_studies.features.ipynb #d39c79e2
+def _feature_at(name, module):
+    "The feature `name`, which `module` registers."
+    if name not in features:
+        try: importlib.import_module(module)
+        except ImportError: pass
+    if name not in features: raise ConfigError(f'another process does not know the feature {name!r} of {module}', way_out='register it in a module that can be imported there, or let this process do the work: workers=0')
+    return features[name]
+
+# %% ../../nbs/20_studies.features.ipynb #90c19e97
 _muspy = 'MusPy, Dong et al., ISMIR 2020'
 _jsymbolic = 'jSymbolic, McKay et al., ISMIR 2018'
 
@@ -144,7 +153,7 @@ def pitch_range(m): "From the lowest to the highest pitch, drums apart."; return
 
 def _mean(x): return x.mean() if len(x) else np.nan
 
-# %% ../../nbs/20_studies.features.ipynb #59875a29
+# %% ../../nbs/20_studies.features.ipynb #68a5fd5b
 def _union(on, end):
     "For how long anything sounds."
     if not len(on): return 0.
@@ -159,7 +168,7 @@ def _several(on, end, least=2):
     o = np.lexsort((d, t))
     return float(np.diff(t[o], append=t.max(initial=0)) @ (np.cumsum(d[o]) >= least))
 
-# %% ../../nbs/20_studies.features.ipynb #1e7a0581
+# %% ../../nbs/20_studies.features.ipynb #57ccc1bb
 @register_feature('polyphony', 'notes', _muspy)
 def polyphony(m):
     "Notes that sound together on average, while any sounds; drums apart."
@@ -180,10 +189,10 @@ def chord_size(m):
     c = m.cell[m.tuned]
     return len(c)/len(np.unique(c)) if len(c) else np.nan
 
-@register_feature('silence', 'share', _muspy)
-def silence(m): "Share of the time in which nothing sounds."; return 1 - _union(m.onset, m.end)/m.seconds if m.seconds else np.nan
+@register_feature('rests', 'share', _muspy)
+def rests(m): "Share of the time in which nothing sounds."; return 1 - _union(m.onset, m.end)/m.seconds if m.seconds else np.nan
 
-# %% ../../nbs/20_studies.features.ipynb #1b87ceee
+# %% ../../nbs/20_studies.features.ipynb #9e1dc4f5
 _scales = np.array([np.roll(np.isin(np.arange(12), s), k) for s in ([0,2,4,5,7,9,11], [0,2,3,5,7,8,10]) for k in range(12)], float)
 
 def _classes(m): return np.bincount(m.pitch[m.tuned] % 12, minlength=12).astype(float)
@@ -202,7 +211,7 @@ def scale_consistency(m): "Share of the notes that belong to the best major or m
 @register_feature('pitch_classes', 'pitch classes', _muspy)
 def pitch_classes(m): "Different pitch classes."; return (_classes(m) > 0).sum() if m.tuned.any() else np.nan
 
-# %% ../../nbs/20_studies.features.ipynb #c58cc446
+# %% ../../nbs/20_studies.features.ipynb #c608b850
 _keys = 'Krumhansl 1990; profiles of Albrecht & Shanahan 2013'
 
 def _fit(m):
@@ -219,7 +228,7 @@ def major(m): "By how much the best major key fits better than the best minor ke
 @register_feature('leaps', 'semitones', _jsymbolic)
 def leaps(m): "Mean size of the steps of the melody, which is the highest that sounds."; return _mean(np.abs(np.diff(m.pitch[m.top])))
 
-# %% ../../nbs/20_studies.features.ipynb #0d31ed15
+# %% ../../nbs/20_studies.features.ipynb #3e90f66b
 @register_feature('velocity', 'MIDI velocity', _jsymbolic)
 def velocity(m): "Mean velocity of the notes."; return m.velocity.mean()
 
@@ -234,7 +243,7 @@ def tempo(m):
     "Quarter notes a minute, on average over the music."
     return 60*(m.beat_end.max() - m.beat.min())/m.seconds if m.seconds else np.nan
 
-# %% ../../nbs/20_studies.features.ipynb #4ecf68b5
+# %% ../../nbs/20_studies.features.ipynb #5de97baa
 _place = np.array([0, 0, 3, 3, 4, 6, 6, 6, 8, 9, 9, 12])                   # the sixteenth or third next to each twelfth of a beat
 _weight = np.array([0, 0, 0, -2, -1, 0, -1, 0, -1, -2, 0, 0])              # of those places
 
@@ -254,7 +263,7 @@ def syncopation(m):
     if len(c) < 2: return 0.
     return np.maximum(_strongest(c[:-1], c[1:]) - _weight[c[:-1] % 12], 0).mean()
 
-# %% ../../nbs/20_studies.features.ipynb #c8a377b4
+# %% ../../nbs/20_studies.features.ipynb #c48cb26d
 @register_feature('rhythm_entropy', 'bits')
 def rhythm_entropy(m):
     "How varied the times between beginnings are, in twelfths of a beat."
@@ -286,7 +295,7 @@ def articulation(m):
     gap = np.diff(m.beat[t])
     return _mean(np.minimum((m.beat_end - m.beat)[t[:-1]][gap > 0]/gap[gap > 0], 1)) if len(t) > 1 else np.nan
 
-# %% ../../nbs/20_studies.features.ipynb #525ff9f0
+# %% ../../nbs/20_studies.features.ipynb #f7b0b92e
 _run = 7 # steps between eight notes
 
 @register_feature('repetition', 'share')
@@ -312,13 +321,13 @@ def pedal(m):
     a, b = (np.clip(m.clock.seconds(t), m.onset.min(), m.end.max()) for t in (on, on + long))
     return _union(a, b)/m.seconds if m.seconds else 0.
 
-@register_feature('drums', 'share')
-def drums(m): "Share of the notes that drums play."; return 1 - m.tuned.mean()
+@register_feature('drum_share', 'share')
+def drum_share(m): "Share of the notes that drums play."; return 1 - m.tuned.mean()
 
 @register_feature('instruments', 'families', _jsymbolic)
 def instruments(m): "Families of General MIDI that play."; return len(np.unique(m.family))
 
-# %% ../../nbs/20_studies.features.ipynb #f3edd572
+# %% ../../nbs/20_studies.features.ipynb #d240acbf
 def measure_all(
     music,      # a `Score`
     names=None, # of features; None: all of the registry
