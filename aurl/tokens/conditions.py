@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['key_names', 'key_class', 'move_key', 'Conditions']
 
-# %% ../../nbs/33h_tokens.conditions.ipynb #fa300c74
+# %% ../../nbs/33h_tokens.conditions.ipynb #ff1744f8
 import difflib, re
 from collections.abc import Callable
 
 import numpy as np
 
 from ..core import ConfigError
+from ..studies.features import features as registry
+from .features import feature_values
 
-# %% ../../nbs/33h_tokens.conditions.ipynb #aafd1f4b
+# %% ../../nbs/33h_tokens.conditions.ipynb #8f1bc0f0
 _tonic = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11, h=11)
 _spelt = 'C', 'Db', 'D', 'Eb', 'E', 'F', 'Gb', 'G', 'Ab', 'A', 'Bb', 'B'
 key_names = [f'{n} {mode}' for mode in ('major', 'minor') for n in _spelt]  # of the classes 1 … 24
@@ -36,26 +38,25 @@ def move_key(
     "Key classes after a transposition."
     return np.where(key == 0, 0, (key - 1)//12*12 + (key - 1 + np.asarray(semitones)) % 12 + 1)
 
-# %% ../../nbs/33h_tokens.conditions.ipynb #cb420374
+# %% ../../nbs/33h_tokens.conditions.ipynb #7fcdafbd
 class Conditions:
     "Values for windows, from what is known about their pieces."
     def __init__(self,
         store,        # a `TokenStore` or `Mixture`
-        names=(),     # columns of `store.pieces`, or names in `features`
+        names=(),     # columns of `store.pieces`, features of the registry, or names in `features`
         classes=None, # name: words, for columns of words; None: those of the store
         features=None, # name: function from the ids of a piece to a number
         pieces=None,  # numbers of the pieces that will be asked for; None: all
     ):
-        self.names, self.classes, self.values = tuple(names), {}, {}
+        self.names, self.classes, self.values, self.measured = tuple(names), {}, {}, {}
         if not names: return
         table, features, classes = store.pieces, dict(features or {}), dict(classes or {})
+        self.measured = {n:registry[n] for n in names if n in registry and n not in features and n not in table.column_names}
         for n in names:
             if n in features: self.values[n] = _computed(store, n, features[n], pieces)
             elif n in table.column_names: self._column(n, table[n].to_pylist(), classes.get(n))
-            else:
-                known = [*features, *table.column_names]
-                near = difflib.get_close_matches(n, known, 1)
-                raise ConfigError(f'conditions: there is no column or feature {n!r}', getattr(store, 'path', None), f'did you mean {near[0]!r}?' if near else f"there is {', '.join(known)}")
+            elif n not in self.measured: raise _unknown(n, features, table.column_names, getattr(store, 'path', None))
+        self.values |= feature_values(store, self.measured, pieces) if self.measured else {}
 
     def _column(self, name, values, words):
         told = [v for v in values if v is not None]
@@ -69,9 +70,17 @@ class Conditions:
     def take(self,
         piece, # (n,) the piece of each window
         key,   # (n,) by how many semitones it is moved
+        told=None, # name: (n,) numbers that are known better, of pieces that were changed
     )->dict:   # name: (n,) int64 classes or float32 numbers
         "The values for some windows."
-        return {n:move_key(v[piece], key) if n == 'key' else v[piece] for n,v in self.values.items()}
+        one = lambda n, v: move_key(v[piece], key) if n == 'key' else v[piece] if n not in self.measured else (v[piece] + np.float32(self.measured[n].up)*key).astype(np.float32)
+        return {n:told[n] if n in (told or ()) else one(n, self.values[n]) for n in self.names}
+
+def _unknown(name, given, columns, path):
+    "The error for a name that is nowhere."
+    near = difflib.get_close_matches(name, [*given, *columns, *registry], 1)
+    return ConfigError(f'conditions: there is no column or feature {name!r}', path,
+                       (f'did you mean {near[0]!r}? ' if near else '') + f"there are the columns {', '.join(columns)} and the features {', '.join([*given, *registry])}")
 
 def _computed(store, name, f, pieces):
     "The number that `f` gives for each piece."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawing', 'Hands']
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #670b6128
+# %% ../../nbs/33g_tokens.drawing.ipynb #99342d58
 import importlib, multiprocessing, warnings
 from collections import OrderedDict, deque
 from concurrent.futures import ProcessPoolExecutor
@@ -15,12 +15,14 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..score.augment import Augmentation, AugmentConfig, draw, fit_transpose
+from ..studies.features import Music
 from .augment import augmented_piece
+from .codec import decode
 from .line import Line
 from .windows import lines_of, told_bars
 from .workers import calm
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #d1e8bdcb
+# %% ../../nbs/33g_tokens.drawing.ipynb #f78b9fbe
 class Drawing:
     "Makes the windows of a plan."
     def __init__(self,
@@ -33,8 +35,10 @@ class Drawing:
         told=None,    # (pieces,) words of the column `bars`, if there is one
         tile:bool=True, # windows that stand side by side also end on lines
         room:int=1 << 25, # ids of augmented pieces that are kept for the next windows
+        features=(),  # `Feature`s to measure on augmented pieces
     ):
         self.store, self.state, self.augment, self.seed, self.epochs, self.bars, self.told, self.tile, self.room = store, state, augment, seed, epochs, bars, told, tile, room
+        self.features = tuple(features)
         self._names = self._low = None
         self._kept, self._tempi, self._size = OrderedDict(), {}, 0
 
@@ -42,17 +46,17 @@ class Drawing:
         w,          # rows of a plan: `piece`, `start`, `first`, `stop`, `key`, `wide`, ids there is room for, and `long`, targets of the piece in the plan
         epoch:int,  # its number
         length:int, # ids in the longest window of that epoch
-    )->dict:        # `ids` (n, widest + 1) uint16, `first`, `stop`, `key`, and the `state`
+    )->dict:        # `ids` (n, widest + 1) uint16, `first`, `stop`, `key`, the `state`, and the features `told` of augmented pieces
         "Ids, targets' range and states."
-        line, piece, key = self.store, w['piece'], w['key']
-        if self.augment is not None: line, w, piece = self._augmented(w, epoch, length)
+        line, piece, key, told = self.store, w['piece'], w['key'], {}
+        if self.augment is not None: told, (line, w, piece) = self._told(w, epoch), self._augmented(w, epoch, length)
         up = key if key.any() else None
         ids = line.windows(piece, w['start'], int(w['wide'].max()) + 1, up)
-        return dict(ids=ids, first=w['first'], stop=w['stop'], key=w['key'], state=line.replay(piece, w['start'], up) if self.state else None)
+        return dict(ids=ids, first=w['first'], stop=w['stop'], key=w['key'], state=line.replay(piece, w['start'], up) if self.state else None, told=told)
 
     def __getstate__(self): return dict(self.__dict__, _kept=OrderedDict(), _tempi={}, _size=0, _names=None)
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #e1188b24
+# %% ../../nbs/33g_tokens.drawing.ipynb #5909ef0d
 def _bounds(c):
     "How many times as many ids a piece has at most, by kind of change: on real music up to 1.09, 1.15, and 1.45 for a light touch or 1.9 for the heaviest."
     light = c.humanise.seconds <= .02 and c.humanise.touch <= 3
@@ -95,11 +99,12 @@ def _made(self:Drawing, piece, epoch):
     if (piece, epoch) in self._kept: self._kept.move_to_end((piece, epoch)); return self._kept[piece, epoch]
     whose, i = self.store.whose(piece) if hasattr(self.store, 'whose') else (self.store, piece)
     made = augmented_piece(whose, i, self.record(piece, epoch), self._tempi.setdefault(id(whose), {}))
+    if self.features: made = *made, {f.name:f(m) for m in [Music(decode(made[0]))] for f in self.features}
     self._kept[piece, epoch], self._size = made, self._size + len(made[0])
     while self._size > self.room: self._size -= len(self._kept.popitem(last=False)[1][0])
     return made
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #9c1ec248
+# %% ../../nbs/33g_tokens.drawing.ipynb #a952ef17
 @patch
 def known(self:Drawing,
     pieces,         # numbers of pieces
@@ -113,10 +118,16 @@ def known(self:Drawing,
     return known
 
 @patch
+def _told(self:Drawing, w, epoch):
+    "The features of the pieces as they are in an epoch, in the key of each window."
+    measured = {p:self._made(p, epoch)[4] for p in set(w['piece'].tolist())} if self.features else {}
+    return {f.name:np.array([measured[p][f.name] for p in w['piece'].tolist()], np.float32) + np.float32(f.up)*w['key'] for f in self.features}
+
+@patch
 def _augmented(self:Drawing, w, epoch, length):
     "A line of the augmented pieces, the rows in it, and the piece of each there."
     piece, at = np.unique(w['piece'], return_inverse=True)
-    ids, shots, codes, steps = zip(*(self._made(p, epoch) for p in piece.tolist()))
+    ids, shots, codes, steps = zip(*(self._made(p, epoch)[:4] for p in piece.tolist()))
     shots = [r.copy() for r in shots]
     for r,f in zip(shots, np.cumsum([0, *map(len, codes)])): r['first'] += f
     line = Line(np.concatenate(ids), np.array([len(x) for x in ids]), self.store.drums[piece], self.store.every, *map(np.concatenate, (shots, codes, steps)))
@@ -134,7 +145,7 @@ def _augmented(self:Drawing, w, epoch, length):
     a = np.clip(a, start, b)
     return line, dict(w, start=start, first=a - start, stop=b - start, key=w['key'] + self.moved(w['piece'], epoch)), at
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #094d1120
+# %% ../../nbs/33g_tokens.drawing.ipynb #2e5c49e1
 class Hands:
     "Processes that draw windows ahead."
     def __init__(self,
@@ -182,7 +193,7 @@ class _Failed:
     def result(self): raise self.error
     def cancel(self): pass
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #f752c4bc
+# %% ../../nbs/33g_tokens.drawing.ipynb #a20b02f4
 _mine = {}
 def _begin(drawing):
     "What a process keeps."
