@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['n_keys', 'pedal', 'n_columns', 'never', 'beat_unit', 'grammar', 'library', 'State', 'Grammar', 'Verdict', 'verdict']
 
-# %% ../../nbs/32_tokens.grammar.ipynb #0049dfc9
+# %% ../../nbs/32_tokens.grammar.ipynb #cd20869e
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32_tokens.grammar.ipynb #6ac87c94
+# %% ../../nbs/32_tokens.grammar.ipynb #75e0911f
 n_keys = vocab.n_pitches + 1            # the keys of a family: 88 pitches and the pedal
 pedal = vocab.n_pitches                 # the pedal's column among them
 n_columns = vocab.n_families * n_keys   # columns of the sounding table
@@ -54,7 +54,7 @@ class State:
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
     def __repr__(self): return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
 
-# %% ../../nbs/32_tokens.grammar.ipynb #4e419002
+# %% ../../nbs/32_tokens.grammar.ipynb #be65d6a3
 def _follows(before, after):
     "(len(before), len(after)) bool: may an id of the one kind stand right after one of the other?"
     event = [Kind.NOTE_ON, Kind.NOTE_OFF, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON]
@@ -105,7 +105,7 @@ class Grammar:
         if here not in self._on: self._on[here] = SimpleNamespace(**{k:v.numpy() if here == 'numpy' else v.to(here) for k,v in self.tables.items()})
         return self._on[here]
 
-# %% ../../nbs/32_tokens.grammar.ipynb #9441c971
+# %% ../../nbs/32_tokens.grammar.ipynb #41f903be
 @patch
 def start(self:Grammar,
     batch:int=1,  # sequences
@@ -117,7 +117,7 @@ def start(self:Grammar,
                  released=full(never, vocab.n_pitches, dtype=torch.int32), time=full(0), beat=full(0), tempo=full(-1), velocity=full(-1),
                  family=full(0), order=full(-1), last=full(len(vocab)), notes=full(0))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #11bc0117
+# %% ../../nbs/32_tokens.grammar.ipynb #f016bbb6
 def _rows(table, at):
     "`table[at]`, the quick way."
     return table.take(at, 0) if library(table) is np else table[at]
@@ -151,7 +151,7 @@ def step(self:Grammar,
                  beat=s.beat + steps*t.beats[s.tempo], order=where(rank > -2, rank + counts*column, s.order),
                  last=where(silent > 0, s.last, ids), notes=s.notes + on)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #f81fa4ed
+# %% ../../nbs/32_tokens.grammar.ipynb #067f9404
 _at = SimpleNamespace(**{k.name:slice(r.start, r.stop) for k,r in vocab.blocks.items()})             # where the ids of a kind stand
 _both = (slice(vocab.NOTE_ON, vocab.TIME_SHIFT), slice(0, pedal)), (slice(vocab.SUSTAIN_ON, vocab.TEMPO), slice(pedal, n_keys)) # down and up, and the columns
 
@@ -174,7 +174,7 @@ def _allowed(t, row, full, pedals, idle, s):
     only(_at.END, (idle & (s.notes > 0))[:,None])
     return out
 
-# %% ../../nbs/32_tokens.grammar.ipynb #eaea2356
+# %% ../../nbs/32_tokens.grammar.ipynb #dd3139f2
 def _sounds(s): return (s.onset >= 0).reshape(len(s), vocab.n_families, n_keys)
 
 @patch
@@ -186,7 +186,7 @@ def allowed(self:Grammar,
     row = _rows(table.reshape(-1, 1, n_keys), s.family + library(table).arange(0, step*len(s), step, device=s.time.device))
     return _allowed(self.on(s.time), row, table[:,:,:pedal].all(2), table[:,:,pedal], ~table.reshape(len(s), -1).any(1), s)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #80d1c221
+# %% ../../nbs/32_tokens.grammar.ipynb #bb451f5d
 def _latest(mask, before=-1):
     "Position of the latest True up to each position, (batch, time); `before` where there was none."
     at = torch.arange(mask.shape[1], device=mask.device)
@@ -197,7 +197,7 @@ def _carry(values, mask, first):
     at = _latest(mask)
     return torch.where(at >= 0, values.gather(1, at.clamp(min=0)), first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #f7a440a4
+# %% ../../nbs/32_tokens.grammar.ipynb #8a092daa
 @patch
 def scan(self:Grammar,
     ids:Tensor,         # (batch, time) int64
@@ -235,7 +235,7 @@ def scan(self:Grammar,
     r.released = _when(_last_at(key, kind == Kind.NOTE_OFF, vocab.n_pitches), time, s.released)
     return r
 
-# %% ../../nbs/32_tokens.grammar.ipynb #8be4b5d0
+# %% ../../nbs/32_tokens.grammar.ipynb #bdf3fa1b
 def _last_at(column, mask, n, first=None):
     "(batch, time, n) int32: the latest position at which each column was hit; `first` (batch, n), or -1, before."
     b, t = column.shape
@@ -253,7 +253,7 @@ def _when(at, time, first):
     when = time.gather(1, at.clamp(min=0).long().view(b, t*n)).view(b, t, n).to(torch.int32)
     return torch.where(at >= 0, when, first[:,None])
 
-# %% ../../nbs/32_tokens.grammar.ipynb #bfe66c5b
+# %% ../../nbs/32_tokens.grammar.ipynb #81a8f360
 @patch
 def masks(self:Grammar,
     ids:Tensor,       # (batch, time) int64
@@ -272,7 +272,7 @@ def masks(self:Grammar,
     of = (owner[:,None] == torch.arange(vocab.n_families, device=ids.device)).float()
     return _allowed(self.on(ids), row, sounds.float() @ of == vocab.n_pitches, pedals, ~sounds.any(1), flat).view(*ids.shape, len(vocab))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #b6221100
+# %% ../../nbs/32_tokens.grammar.ipynb #7683ad7d
 @patch
 def advance(self:Grammar,
     state:State, # (batch) states
@@ -288,7 +288,7 @@ def advance(self:Grammar,
     onset[:,r.columns] = torch.where(r.sounds[:,-1], began, -1).to(torch.int32)
     return State(onset=onset, **end)
 
-# %% ../../nbs/32_tokens.grammar.ipynb #159a651a
+# %% ../../nbs/32_tokens.grammar.ipynb #35cb608b
 @patch
 def to_close(self:Grammar, s:State):
     "An upper bound (batch,) on the ids from here to END."
@@ -315,7 +315,7 @@ def closing(self:Grammar,
     out = xp.where(nothing, xp.where(allowed[:,vocab.END:vocab.END+1], ids == vocab.END, sing), out) & allowed
     return xp.where(out.any(1)[:,None], out, allowed)             # an INSTRUMENT or VELOCITY that was just told gets its event first
 
-# %% ../../nbs/32_tokens.grammar.ipynb #3028c316
+# %% ../../nbs/32_tokens.grammar.ipynb #82fd7fbe
 @dataclass
 class Verdict:
     "The grammar's word on a sequence."
@@ -325,14 +325,44 @@ class Verdict:
     notes:int      # notes begun
     pairing:float  # share of note events whose partner is there
     lawful:float   # share of ids that were allowed where they stand
+    timing:float=0.     # share of lawful TIME_SHIFTs; less when time hardly moves between notes
+    velocity:float=0.   # share of notes that are told how loud to be, and can be heard
+    repetition:float=0. # 1: nothing goes round in circles; 0: something goes round and round
     def __bool__(self): return self.valid
+    @property
+    def health(self)->float:
+        "0 … 1: how much of it is music at all; nothing where one of the five is nothing."
+        return self.pairing*(self.lawful*self.timing*self.velocity*self.repetition)**.5
 
 _why = {Kind.NOTE_OFF:'releases a key that is silent, or stands out of order', Kind.NOTE_ON:'strikes a key that sounds, has no VELOCITY yet, or stands out of order',
     Kind.TIME_SHIFT:'follows a shift that was not the longest, or an unfinished INSTRUMENT or VELOCITY', Kind.END:'comes while something sounds, or not right after the last release',
     Kind.VELOCITY:'changes nothing, or no note can follow it', Kind.TEMPO:'changes nothing, or stands out of order', Kind.INSTRUMENT:'changes nothing, or nothing can follow it',
     Kind.SUSTAIN_ON:'presses a pedal that is down, or stands out of order', Kind.SUSTAIN_OFF:'lifts a pedal that is up, or stands out of order'}
 
-# %% ../../nbs/32_tokens.grammar.ipynb #bf37e5cf
+# %% ../../nbs/32_tokens.grammar.ipynb #fff31517
+_crowd, _soft, _longest_round = 8, 20, 16                            # notes at a time, velocity, ids
+
+def _rounds(ids):
+    "How often the most stubborn pattern comes round in a row; one of three ids or more counts half."
+    most = 1.
+    for p in range(1, min(_longest_round, len(ids)-1) + 1):
+        turns = np.flatnonzero(np.diff(np.concatenate([[0], ids[p:] == ids[:-p], [0]])))
+        if len(turns): most = max(most, ((turns[1::2] - turns[::2]).max()/p + 1)/(1 + (p > 2)))
+    return most
+
+def _manners(ids, lawful):
+    "The shares timing, velocity and repetition of `ids`."
+    kind, n = vocab.kind[ids], len(ids)
+    note, shift = kind == Kind.NOTE_ON, kind == Kind.TIME_SHIFT
+    if not note.any(): return dict(timing=0., velocity=0., repetition=0.)
+    moves = 1 + int((shift & ~np.append(False, shift[:-1])).sum())
+    told = np.maximum.accumulate(np.where(kind == Kind.VELOCITY, np.arange(n), -1))
+    loud = (told >= 0) & (vocab.bin_velocity(vocab.index[np.where(told >= 0, ids[told], vocab.VELOCITY)]) > _soft)
+    rounds = _rounds(ids)
+    return dict(timing=float(lawful[shift].mean() if shift.any() else 1.)*min(1., _crowd*moves/int(note.sum())), velocity=float(loud[note].mean()),
+                repetition=next((v for most,v in ((3, 1.), (5, .7), (10, .3)) if rounds <= most), 0.))
+
+# %% ../../nbs/32_tokens.grammar.ipynb #565b7fbd
 @patch
 def verdict(self:Grammar,
     ids,            # (n,) integers
@@ -363,7 +393,7 @@ def _judge(raw, known, lawful, notes, orphans, doubles, hanging, whole=True):
     n = len(raw)
     is_at = lambda i, what: n > 0 and bool(known[i]) and raw[i] == what
     framed = int(is_at(0, vocab.START)) + int(is_at(-1, vocab.END))
-    pairing = max(0., 1 - (orphans + doubles + hanging)/max(1, notes + orphans)) if notes else 0.
+    pairing = max(0., 1 - (orphans + doubles + hanging*whole)/max(1, notes + orphans)) if notes else 0.   # what hangs in a beginning may still end
     reasons = [] if notes or not whole else ['there are no notes']
     if hanging and whole: reasons.append(f'{hanging} keys never go up')
     if whole and not is_at(-1, vocab.END): reasons.append('END does not come last')
@@ -371,9 +401,10 @@ def _judge(raw, known, lawful, notes, orphans, doubles, hanging, whole=True):
         if not known[i]: reasons.append(f'{i}: {raw[i]} is no id of this vocabulary')
         else: reasons.append(f'{i}: {vocab.name(raw[i])} ' + ('comes where START should' if i == 0 else _why.get(Kind(vocab.kind[raw[i]]), 'has no place here')))
     share = float(lawful.float().mean()) if n else 0.
-    return Verdict(valid=not reasons, score=pairing*(1 - .2*(1-share) - .05*(2-framed)), reasons=reasons[:10], notes=notes, pairing=pairing, lawful=share)
+    return Verdict(valid=not reasons, score=pairing*(1 - .2*(1-share) - .05*(2-framed)), reasons=reasons[:10], notes=notes, pairing=pairing, lawful=share,
+                   **_manners(raw[known], lawful.numpy()[known]))
 
-# %% ../../nbs/32_tokens.grammar.ipynb #e6d301b3
+# %% ../../nbs/32_tokens.grammar.ipynb #7ded4f1e
 grammar = Grammar()
 
 def verdict(
