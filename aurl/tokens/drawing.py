@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawing', 'Hands']
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #99342d58
+# %% ../../nbs/33g_tokens.drawing.ipynb #686b012e
 import importlib, multiprocessing, warnings
 from collections import OrderedDict, deque
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +22,7 @@ from .line import Line
 from .windows import lines_of, told_bars
 from .workers import calm
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #f78b9fbe
+# %% ../../nbs/33g_tokens.drawing.ipynb #f9f67dd1
 class Drawing:
     "Makes the windows of a plan."
     def __init__(self,
@@ -56,7 +56,7 @@ class Drawing:
 
     def __getstate__(self): return dict(self.__dict__, _kept=OrderedDict(), _tempi={}, _size=0, _names=None)
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #5909ef0d
+# %% ../../nbs/33g_tokens.drawing.ipynb #6d571bba
 def _bounds(c):
     "How many times as many ids a piece has at most, by kind of change: on real music up to 1.09, 1.15, and 1.45 for a light touch or 1.9 for the heaviest."
     light = c.humanise.seconds <= .02 and c.humanise.touch <= 3
@@ -104,7 +104,7 @@ def _made(self:Drawing, piece, epoch):
     while self._size > self.room: self._size -= len(self._kept.popitem(last=False)[1][0])
     return made
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #a952ef17
+# %% ../../nbs/33g_tokens.drawing.ipynb #731e45af
 @patch
 def known(self:Drawing,
     pieces,         # numbers of pieces
@@ -145,7 +145,7 @@ def _augmented(self:Drawing, w, epoch, length):
     a = np.clip(a, start, b)
     return line, dict(w, start=start, first=a - start, stop=b - start, key=w['key'] + self.moved(w['piece'], epoch)), at
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #2e5c49e1
+# %% ../../nbs/33g_tokens.drawing.ipynb #2bb8586a
 class Hands:
     "Processes that draw windows ahead."
     def __init__(self,
@@ -193,7 +193,7 @@ class _Failed:
     def result(self): raise self.error
     def cancel(self): pass
 
-# %% ../../nbs/33g_tokens.drawing.ipynb #a20b02f4
+# %% ../../nbs/33g_tokens.drawing.ipynb #6da9d3c1
 _mine = {}
 def _begin(drawing):
     "What a process keeps."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LoaderConfig', 'WindowLoader', 'check_loader', 'music_loaders']
 
-# %% ../../nbs/34_tokens.loaders.ipynb #32462ae2
+# %% ../../nbs/34_tokens.loaders.ipynb #15f73b35
 import weakref, zlib
 from typing import Literal
 
@@ -25,7 +25,7 @@ from .store import TokenStore, prepare
 from .vocab import vocab
 from .windows import check_truncation, lines_of, quarters, truncate, truncations
 
-# %% ../../nbs/34_tokens.loaders.ipynb #2ca78567
+# %% ../../nbs/34_tokens.loaders.ipynb #d540c6cb
 class LoaderConfig(Config):
     "How windows are cut, batched and mixed."
     windows: Literal[truncations] = Field('tile', description='where a piece is cut: side by side, overlapping, only the first window, adaptive, anywhere')
@@ -49,7 +49,7 @@ class LoaderConfig(Config):
 
     def still(self): return self.changed(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, augment=None, workers=0)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ded789cb
+# %% ../../nbs/34_tokens.loaders.ipynb #0b7abb4b
 class WindowLoader:
     "Batches of windows of a store, the same for the same seed and epoch."
     n_inp = 4 # ids, z, cache, state; then the targets
@@ -94,7 +94,7 @@ def _key_range(transpose):
     if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
 
-# %% ../../nbs/34_tokens.loaders.ipynb #98acc1a7
+# %% ../../nbs/34_tokens.loaders.ipynb #3749b7d5
 @patch
 def _chosen(self:WindowLoader, pieces):
     "The numbers of the pieces, checked."
@@ -144,7 +144,7 @@ def _column(self:WindowLoader, name):
     "A column of the table of pieces, or None."
     return self.store.pieces[name].to_pylist() if name in self.store.pieces.column_names else None
 
-# %% ../../nbs/34_tokens.loaders.ipynb #1997a4a8
+# %% ../../nbs/34_tokens.loaders.ipynb #ed66c6a0
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
 @patch
@@ -185,7 +185,7 @@ def _windows(self:WindowLoader, epoch, length):
              for i,a,b in stretch(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
 
-# %% ../../nbs/34_tokens.loaders.ipynb #6a99f9a7
+# %% ../../nbs/34_tokens.loaders.ipynb #4a245d7a
 @patch
 def plan(self:WindowLoader,
     epoch:int, # its number
@@ -213,7 +213,7 @@ def _plan(self:WindowLoader, epoch):
     if self._planned is None or self._planned[0] != epoch: self.plan(epoch)
     return self._planned[1:]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #1a3f352d
+# %% ../../nbs/34_tokens.loaders.ipynb #f596655e
 @patch
 def __len__(self:WindowLoader):
     b = self._plan(self.epoch)[1]
@@ -232,7 +232,7 @@ def __repr__(self:WindowLoader):
     return (f'WindowLoader({self.n:,} windows of {b.width.max() if len(b) else self.length} from {len(self.pieces):,} pieces, {len(self):,} batches of {size}; {full:.0%} of the positions are targets'
             + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '') + ')')
 
-# %% ../../nbs/34_tokens.loaders.ipynb #a0d913df
+# %% ../../nbs/34_tokens.loaders.ipynb #c77a609a
 _together = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
@@ -256,7 +256,7 @@ def _job(self:WindowLoader, epoch, steps):
     rows['row'] = np.concatenate([b.row[a]//k for a,(_,_,k) in zip(at, steps)])
     return rows, np.cumsum([0, *map(len, at)])
 
-# %% ../../nbs/34_tokens.loaders.ipynb #5b739641
+# %% ../../nbs/34_tokens.loaders.ipynb #3943eb7e
 @patch
 def _finished(self:WindowLoader, w, first, made, width):
     "The batches of some steps, from what was drawn for them."
@@ -290,7 +290,7 @@ def _laid(ids, targets, row, wide, width):
         return torch.from_numpy(out)
     return lay(ids.numpy()[have], vocab.PAD), lay(targets.numpy()[have], vocab.PAD), lay(np.repeat(np.arange(len(wide)), wide), -1)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #5acdee68
+# %% ../../nbs/34_tokens.loaders.ipynb #7b32502b
 @patch
 def _groups(self:WindowLoader, epoch, at):
     "Steps that are made together."
@@ -332,7 +332,7 @@ def batch(self:WindowLoader,
         self._made = epoch, groups, g, batches
     return batches[k]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #f1c98dd4
+# %% ../../nbs/34_tokens.loaders.ipynb #9cf3fbf6
 @patch
 def __iter__(self:WindowLoader):
     epoch, at, self._from = self.epoch, (self._from or 0), None
@@ -368,7 +368,7 @@ def _order(self:WindowLoader):
     said = zlib.crc32(to_json([c, self.length, self.bs, self.train, self.keys, self.drop_last]).encode())
     return zlib.crc32(self.store.length[self.pieces].tobytes(), zlib.crc32(self.pieces.tobytes(), said))
 
-# %% ../../nbs/34_tokens.loaders.ipynb #3ddb8e0c
+# %% ../../nbs/34_tokens.loaders.ipynb #98104288
 @patch
 def _moved(self:WindowLoader, b):
     "`b` on the loader's device."
@@ -411,7 +411,7 @@ def records(self:WindowLoader,
     _, moved, _ = self.drawing._augmented(w, epoch, self._length(epoch))
     return [dict(o, **{k:int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')}, augment=self.drawing.record(o['piece'], epoch).to_dict()) for r,o in enumerate(out)]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #1f37fbf4
+# %% ../../nbs/34_tokens.loaders.ipynb #be8dc252
 def music_loaders(
     store:TokenStore,  # where the pieces are
     valid=0.1,         # the share to hold out, or the numbers of the pieces to train on and of those held out
