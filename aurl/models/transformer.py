@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Memory', 'Transformer', 'n_parameters']
 
-# %% ../../nbs/42_models.transformer.ipynb #83acb4ad
+# %% ../../nbs/42_models.transformer.ipynb #1379c348
 import math
 
 import torch
@@ -20,7 +20,7 @@ from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/42_models.transformer.ipynb #3a7cc3da
+# %% ../../nbs/42_models.transformer.ipynb #babcfa9d
 class Memory:
     "What the model keeps between steps: a cache for each layer, and the automaton's `State`."
     def __init__(self,
@@ -36,7 +36,7 @@ class Memory:
         if self.z is not None: self.z = self.z[rows]
         return self
 
-# %% ../../nbs/42_models.transformer.ipynb #9b0040f7
+# %% ../../nbs/42_models.transformer.ipynb #cf4a5923
 class Transformer(nn.Module):
     "A causal transformer over the ids of `vocab`."
     def __init__(self,
@@ -89,12 +89,14 @@ class Transformer(nn.Module):
         add=None,            # (batch, time or 1, d_model) added to the embedding, such as a latent; or a list: one for each of the first layers
         blind:Tensor=None,   # (batch, time) bool: ids that are hidden from it, with all that the features would tell of them (word dropout)
         apart:Segments=None, # of packed rows: which window each position belongs to; `state` has a row for each window
+        given=None,          # vectors, features and the state after the last id, for whoever has looked `ids` up already; see `46d_models.rollout`
     ):                       # scores (batch, time, 774)
         start = len(memory) if memory is not None else 0
         if memory is not None and memory.state is not None: state = memory.state
-        if apart is None: feats, end = self.embed.look(ids, state, after=memory is not None)
+        if given is not None: x, feats, end = given
+        elif apart is None: feats, end = self.embed.look(ids, state, after=memory is not None)
         else: feats, end = apart.each(lambda i: self.embed.look(i, state)[0], vocab.PAD)(ids), None
-        x = self.embed(ids, feats)
+        if given is None: x = self.embed(ids, feats)
         if blind is not None: x, feats = self._hide(x, feats, blind)
         add = add if isinstance(add, (list, tuple)) else [add]
         x = self.drop(x if add[0] is None else x + add[0])
@@ -108,7 +110,7 @@ class Transformer(nn.Module):
         if self.keyboard is not None: scores[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
         return scores
 
-# %% ../../nbs/42_models.transformer.ipynb #12463d15
+# %% ../../nbs/42_models.transformer.ipynb #13f245db
 def n_parameters(model:nn.Module)->int:
     "Numbers that are learned, shared ones once."
     return sum(p.numel() for p in model.parameters())

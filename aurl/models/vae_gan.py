@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #99677f15
+# %% ../../nbs/46_models.vae_gan.ipynb #74048dfe
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..config import Config, make_config
 from ..core import CodecError, ConfigError, ModelError, atomic_dir, read_json, rng, sha256_of, write_json
 from .attention import Reach, attentions
 from .blocks import feature_sizes
+from .discriminator import Discriminator, check_critic, combined
 from .latent import Price, levels_of, priors
 from .transformer import Memory, Transformer, n_parameters
 from .vae import Latent, moments
@@ -30,10 +31,10 @@ from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #f450dc44
+# %% ../../nbs/46_models.vae_gan.ipynb #5f44e457
 class ModelConfig(Config):
     "Everything that decides what a model is."
-    mode: Literal['transformer', 'vae'] = 'transformer' # what is built around the transformer
+    mode: Literal['transformer', 'vae', 'vae_gan'] = 'transformer' # what is built around the transformer
     codec: str = 'event'                         # what its ids mean
     d_model: int = Field(192, ge=8)              # width
     n_layers: int = Field(6, ge=1)               # layers
@@ -51,9 +52,12 @@ class ModelConfig(Config):
     free_bits: float = Field(.1, ge=0)           # vae: nats for each number of the latent that cost nothing
     word_dropout: float = Field(0., ge=0, lt=1)  # vae: share of its own past that is hidden from the decoder in training
     skip: bool = True                            # vae: tell the latent to every layer, not only to the first
+    critic_width: int = Field(64, ge=0)          # vae_gan: width of the critic, a multiple of 8
+    critic_layers: int = Field(2, ge=0)          # vae_gan: layers of each of its scales
+    critic_weights: tuple[float, float, float] = combined # vae_gan: how much its local, phrase and global scale count; their sum is 1
+    critic_dropout: float = Field(0., ge=0, lt=1) # vae_gan: before its scores
     checkpoint: bool = False                     # compute layers again in the backward pass: less memory, more time
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
-
     keyboard: int = Field(16, ge=0)              # findings of the network that slides over the keyboard; 0 for none
 
     @field_validator('attention')
@@ -84,10 +88,13 @@ class ModelConfig(Config):
             try: levels = levels_of(self.latent, self.regions)
             except ConfigError as e: raise ValueError(f'latent={self.latent}, regions={self.regions}: {e.what}') from e
             if self.prior == 'flow' and min(l.size for l in levels) < 2: raise ValueError(f'latent={self.latent}: prior=flow needs two numbers or more in a region, or 0')
+        if self.mode == 'vae_gan':
+            try: check_critic(self.critic_width, self.critic_layers, self.critic_weights)
+            except ConfigError as e: raise ValueError(f'mode=vae_gan needs a critic, and this is {e.what}; {e.way_out}') from e
         if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #9d3ccb37
+# %% ../../nbs/46_models.vae_gan.ipynb #1a05af7e
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
@@ -111,6 +118,7 @@ class MusicTransformerVAEGAN(nn.Module):
         self.latent = None
         if c.mode != 'transformer':
             self.latent = Latent(c.d_model, c.n_layers, c.n_heads, c.latent, c.regions, c.prior, c.encoder_layers, c.free_bits, c.skip, c.dropout, c.features)
+        self.critic = Discriminator(c.critic_width, c.critic_layers, c.critic_weights, c.critic_dropout) if c.mode == 'vae_gan' else None
 
     @property
     def device(self): return next(self.parameters()).device
@@ -124,17 +132,18 @@ class MusicTransformerVAEGAN(nn.Module):
         z=None,        # the latent, in the modes that have one
         cache:Memory=None, # of the ids before these; it is brought up to date
         state=None,    # automaton before the first id, for a window from inside a piece: a `State`, or what a loader tells of a batch
+        given=None,    # vectors, features and the state after the last id, for whoever has looked `ids` up already
     )->ModelOutput:
         apart, state = Segments.of(state), State.of(state)
         if apart is not None and (cache is not None or self.latent is not None):
             raise ModelError('a packed batch with a cache' if cache is not None else f'a packed batch for a model of mode {self.config.mode}', way_out='let each piece have a row of its own: say pack=False')
-        if self.latent is None: return ModelOutput(self.trunk(ids, cache, state, apart=apart), z, cache)
+        if self.latent is None: return ModelOutput(self.trunk(ids, cache, state, apart=apart, given=given), z, cache)
         z, clouds, price = self._hear(ids, z, cache)
         time = moments(ids) + (cache.state.time[:,None] if cache is not None and cache.state is not None else 0)
         blind = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout if self.training and self.config.word_dropout else None
-        return ModelOutput(self.trunk(ids, cache, state, self.latent.told(z, time), blind), z, cache, clouds, price)
+        return ModelOutput(self.trunk(ids, cache, state, self.latent.told(z, time), blind, given=given), z, cache, clouds, price)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #208b2e3d
+# %% ../../nbs/46_models.vae_gan.ipynb #b732a765
 @patch
 def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
     "The latent to play from; clouds and price if the ids were heard for it."
@@ -172,7 +181,18 @@ def dream(self:MusicTransformerVAEGAN,
     self._must_listen()
     return torch.cat([self.latent.dream(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63)))) for i in range(n)]) if n else torch.zeros(0, self.latent.size)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #5ecd26a7
+# %% ../../nbs/46_models.vae_gan.ipynb #1e74a79d
+@patch
+def generator_parameters(self:MusicTransformerVAEGAN):
+    "Parameters of all that plays: everything but the critic."
+    return [p for n,p in self.named_parameters() if not n.startswith('critic.')]
+
+@patch
+def critic_parameters(self:MusicTransformerVAEGAN):
+    "Parameters of the critic; none in the modes without one."
+    return [] if self.critic is None else list(self.critic.parameters())
+
+# %% ../../nbs/46_models.vae_gan.ipynb #e509242b
 @patch(cls_method=True)
 def from_preset(cls:MusicTransformerVAEGAN,
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
@@ -183,10 +203,11 @@ def from_preset(cls:MusicTransformerVAEGAN,
 
 @patch
 def __repr__(self:MusicTransformerVAEGAN):
-    c = self.config
-    return f'MusicTransformerVAEGAN({c.mode}, {n_parameters(self)/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads)'
+    c, n = self.config, sum(p.numel() for p in self.generator_parameters())
+    beside = '' if self.critic is None else f'; a critic of {n_parameters(self.critic)/1e6:.2f}M'
+    return f'MusicTransformerVAEGAN({c.mode}, {n/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads{beside})'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #a9e09316
+# %% ../../nbs/46_models.vae_gan.ipynb #0a90abb8
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -219,11 +240,12 @@ def _remove(folder):
     import shutil
     shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #4ada4dd7
+# %% ../../nbs/46_models.vae_gan.ipynb #8795f46a
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it
     device='cpu', # where it shall be
+    **overrides   # fields of `ModelConfig` to change, such as mode='vae_gan': a new model, which takes over all weights that it has a place for
 )->MusicTransformerVAEGAN:
     "The model in the folder `path`, ready to play."
     path = Path(path)
@@ -233,10 +255,15 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
     if not isinstance(told, dict) or 'model' not in told: raise ModelError('config.json is not that of a model', path=path)
     try: config = make_config(ModelConfig, overrides=told['model'])
     except ConfigError as e: raise ModelError(e.what, path=path/'config.json', way_out='use the version of aurl that trained it') from e
+    if told.get('vocab', len(vocab)) != len(vocab): raise ModelError(f'it was made for {told["vocab"]} ids, and there are {len(vocab)}', path=path, way_out='use the version of aurl that trained it')
     try: get_codec(config.codec, told.get('fingerprint'))
     except CodecError as e: raise CodecError(e.what, path=path, way_out='use the version of aurl that trained it, or train it again') from e
     model = cls(config)
     _load_weights(model, path/'model.safetensors', told.get('sha256'))
+    if overrides:
+        new = cls(config, **overrides)
+        new.take_over(model)
+        model = new
     return model.to(device).eval()
 
 def _load_weights(model, file, sha=None):
@@ -250,3 +277,21 @@ def _load_weights(model, file, sha=None):
     for k in sorted(want.keys() | have.keys()):
         if want.get(k) != have.get(k): raise ModelError(f'{k}: the file has {have.get(k, "nothing")}, the model {want.get(k, "nothing")}', path=file, way_out='use the configuration it was trained with')
     model.load_state_dict(safetensors.torch.load_file(file))
+
+# %% ../../nbs/46_models.vae_gan.ipynb #f2019e92
+@patch
+def take_over(self:MusicTransformerVAEGAN,
+    other:MusicTransformerVAEGAN, # a trained model, perhaps of another mode
+)->dict:                          # parts that were taken, and parts that stay as they were made
+    "Copy the weights of `other` into this model, part by part."
+    if other.codec.fingerprint != self.codec.fingerprint: raise ModelError(f'weights for the codec {other.config.codec!r} in a model for {self.config.codec!r}', way_out='their ids mean different things; choose the same codec')
+    have, want = other.state_dict(), self.state_dict()
+    parts = lambda d: {k.split('.')[0] for k in d}
+    both = parts(have) & parts(want)
+    take = {k:v for k,v in have.items() if k.split('.')[0] in both}
+    need = {k:v for k,v in want.items() if k.split('.')[0] in both}
+    for k in sorted(take.keys() | need.keys()):
+        a, b = (tuple(d[k].shape) if k in d else 'nothing' for d in (take, need))
+        if a != b: raise ModelError(f'{k}: there is {a}, this model has {b}', way_out='give both the same width, layers, latent and features; nothing was changed')
+    self.load_state_dict(take, strict=False)
+    return dict(taken=sorted(both), new=sorted(parts(want) - both))

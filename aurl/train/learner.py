@@ -6,7 +6,7 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #c56eede9
+# %% ../../nbs/81_train.learner.ipynb #c495c014
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #0a801b22
+# %% ../../nbs/81_train.learner.ipynb #a316fa3d
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the matrices inside the layers, AdamW for everything else."
     def __init__(self,
@@ -60,16 +60,17 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #727382ad
+# %% ../../nbs/81_train.learner.ipynb #95a707b1
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
-    "The groups of parameters that `MuonAdamW` expects."
-    inner = [p for n,p in model.named_parameters() if p.ndim == 2 and '.blocks.' in f'.{n}']
+    "The groups of parameters that `MuonAdamW` expects; those of a critic are moved by its own optimiser (`82_train.adversarial`)."
+    named = [(n, p) for n,p in model.named_parameters() if not n.startswith('critic.')]
+    inner = [p for n,p in named if p.ndim == 2 and '.blocks.' in f'.{n}']
     ids = {id(p) for p in inner}
-    return [inner, [p for p in model.parameters() if id(p) not in ids]]
+    return [inner, [p for _,p in named if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #1eb8360f
+# %% ../../nbs/81_train.learner.ipynb #de1724b9
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -88,7 +89,7 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #851a89c6
+# %% ../../nbs/81_train.learner.ipynb #3065cfd4
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order, goes_back = -8, False
@@ -104,7 +105,7 @@ class EpochOrder(Callback):
         if self.training: self.due = getattr(self.dls.train, 'at', None) == 0
     def before_validate(self): self.inside = self.due = False
 
-# %% ../../nbs/81_train.learner.ipynb #56439a5a
+# %% ../../nbs/81_train.learner.ipynb #0e3f0ae1
 @patch
 def state_dict(self:EpochOrder): return dict(epoch=getattr(self.dls.train, 'epoch', 0) - self.due, due=self.due, pct=float(self.learn.pct_train))
 
@@ -113,7 +114,7 @@ def load_state_dict(self:EpochOrder, state):
     if self.inside: self.offset = state['epoch'] + state['due'] - self.epoch   # in the middle of an epoch: the loader jumps
     else: self.going, self.due = state, state['due']
 
-# %% ../../nbs/81_train.learner.ipynb #bd84e40e
+# %% ../../nbs/81_train.learner.ipynb #6a08763d
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -126,7 +127,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #bf978d0d
+# %% ../../nbs/81_train.learner.ipynb #003c898a
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -160,7 +161,7 @@ def music_learner(
     return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), *held_back, *extra, *how.pop('cbs', ()), *cbs], **{**how, **kwargs})
 
-# %% ../../nbs/81_train.learner.ipynb #b05ae043
+# %% ../../nbs/81_train.learner.ipynb #568d4976
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -217,7 +218,7 @@ class Budget(Callback):
     def after_epoch(self):
         if self.used >= 1: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #578aac74
+# %% ../../nbs/81_train.learner.ipynb #274af031
 _kept = ('done', 'first', 'full', 'check', 'check_known', 'cap')
 
 @patch
@@ -228,7 +229,7 @@ def load_state_dict(self:Budget, state):
     self.began = self.clock() - state['spent']
     for k in _kept: setattr(self, k, state[k])
 
-# %% ../../nbs/81_train.learner.ipynb #3613abab
+# %% ../../nbs/81_train.learner.ipynb #8aac2768
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order, goes_back = 57, False
@@ -264,7 +265,7 @@ class KeepBest(Callback):
     def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights)
     def load_state_dict(self, state): self.best, self.curve, self.weights = state['best'], list(state['curve']), state['weights']
 
-# %% ../../nbs/81_train.learner.ipynb #afa3e587
+# %% ../../nbs/81_train.learner.ipynb #d5d460dd
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order, goes_back = 58, False
@@ -290,7 +291,7 @@ class RunLog(Callback):
     def after_validate(self):
         self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #efc8c299
+# %% ../../nbs/81_train.learner.ipynb #475997ef
 @contextlib.contextmanager
 def hearing(
     ask, # called instead of a KeyboardInterrupt
@@ -301,7 +302,7 @@ def hearing(
     try: yield
     finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
-# %% ../../nbs/81_train.learner.ipynb #56045429
+# %% ../../nbs/81_train.learner.ipynb #2c8584a7
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
