@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['bar_quarters', 'cut_phrases', 'phrase_corpus', 'grid_score']
 
-# %% ../../nbs/15_score.phrases.ipynb #7adafc53
-from dataclasses import replace
+# %% ../../nbs/15_score.phrases.ipynb #d135fd60
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from symusic import Note, Score, Tempo, TimeSignature, Track
 
-from ..core import AurlError, CorpusError, MidiError, atomic_dir
+from ..core import CorpusError, MidiError, atomic_dir
 from .corpus import Corpus, Piece, corpus_from
 from .quantise import QuantiseConfig, quantise
 from .write import write_midi
 
-# %% ../../nbs/15_score.phrases.ipynb #fba185df
+# %% ../../nbs/15_score.phrases.ipynb #30334468
 def _per_quarter(score): return score.ticks_per_quarter if type(score.ttype).__name__ == 'Tick' else 1
 
 def bar_quarters(
@@ -32,7 +31,7 @@ def bar_quarters(
     lines = [np.arange(a, b - 1e-9, told[a]) for a,b in zip(at, [*at[1:], max(end, at[-1]) + told[at[-1]]])]
     return np.unique(np.concatenate(lines).round(6))
 
-# %% ../../nbs/15_score.phrases.ipynb #900dd9da
+# %% ../../nbs/15_score.phrases.ipynb #622b5c00
 def _parts(score, track):
     "(onset, end, pitch, velocity) of the notes of each track, in quarter notes, and the track."
     tpq = _per_quarter(score)
@@ -45,14 +44,16 @@ def _parts(score, track):
         out.append((t, np.stack([on, on + n['duration']/tpq, n['pitch'], n['velocity']], 1)))
     return out
 
-def _excerpt(parts, start, stop, tempo, even, ticks=480):
+def _excerpt(parts, start, stop, tempo, even, hold, ticks=480):
     "The notes of `parts` between two moments, as a score of its own."
     new = Score(ticks)
     new.tempos.append(Tempo(0, tempo)); new.time_signatures.append(TimeSignature(0, 4, 4))
     inside = [(t, n[(n[:,1] > start + 1e-6) & (n[:,0] < stop - 1e-6)]) for t,n in parts]
-    loud = np.concatenate([n[:,3] for _,n in inside]) if inside else np.zeros(0)
+    loud, last = (np.concatenate([n[:,i] for _,n in inside]) if inside else np.zeros(0) for i in (3, 1))
+    last = last.max(initial=start)
     for t,n in inside:
         if not len(n): continue
+        if hold: n[n[:,1] > last - 1e-6,1] = stop
         on, end = (np.rint((n[:,:2].clip(start, stop) - start)*ticks)).astype(np.int32).T
         velocity = np.full(len(n), loud.mean()) if even else n[:,3]
         track = Track(name=t.name, program=t.program, is_drum=t.is_drum)
@@ -60,7 +61,7 @@ def _excerpt(parts, start, stop, tempo, even, ticks=480):
         new.tracks.append(track)
     return new
 
-# %% ../../nbs/15_score.phrases.ipynb #7750f5c6
+# %% ../../nbs/15_score.phrases.ipynb #47c032cb
 def cut_phrases(
     score,          # symusic.Score in ticks or quarters
     bars:int=4,     # in a phrase
@@ -70,6 +71,7 @@ def cut_phrases(
     track:str='',   # only the tracks of this name
     grid:str='',    # bring notes to this grid first, such as '16th'; '': leave them
     even:bool=False, # give all notes of a phrase one loudness, the mean of theirs
+    hold:bool=False, # let the last note sound to the end of its phrase, so that all are equally long
     least:int=4,    # leave out phrases with fewer notes
 )->list:            # (number of its first bar, symusic.Score)
     "The phrases of a song."
@@ -82,15 +84,15 @@ def cut_phrases(
                 if score.tracks[i].name.strip().lower() != track.lower(): score.tracks.pop(i)
         if any(len(t.notes) for t in score.tracks): score, _ = quantise(score, QuantiseConfig(mode='strict', grid=grid, phase='find'))
     parts, lines = _parts(score, track), bar_quarters(score, beats)
-    found = ((i, _excerpt(parts, lines[i], lines[i+bars], tempo, even)) for i in range(0, len(lines) - bars, every or bars))
+    found = ((i, _excerpt(parts, lines[i], lines[i+bars], tempo, even, hold)) for i in range(0, len(lines) - bars, every or bars))
     return [(i, s) for i,s in found if s.note_num() >= least]
 
-# %% ../../nbs/15_score.phrases.ipynb #a82f26ff
+# %% ../../nbs/15_score.phrases.ipynb #59120d4d
 def phrase_corpus(
     source,     # what `corpus_from` takes, or a `Corpus`
     dest,       # folder to make, for the phrases as MIDI files
     progress=None, # called with (done, total)
-    **how       # of `cut_phrases`: bars, every, beats, tempo, track, grid, even, least
+    **how       # of `cut_phrases`: bars, every, beats, tempo, track, grid, even, hold, least
 )->Corpus:      # pieces named SONG/BAR.mid, each in the group of its song
     "The phrases of all songs of a corpus. What cannot be read or has no phrase is left out."
     corpus, pieces, why = corpus_from(source), [], []
@@ -108,7 +110,7 @@ def phrase_corpus(
         if not pieces: raise CorpusError(f'no phrase in {len(corpus)} pieces' + (f'; {why[0].what}' if why else ''), corpus.source, 'ask for fewer bars, a smaller least, or another track')
     return Corpus(pieces, f'phrases of {corpus.source}')
 
-# %% ../../nbs/15_score.phrases.ipynb #38cfd3fc
+# %% ../../nbs/15_score.phrases.ipynb #3265763b
 def grid_score(
     rows,            # (time, voices) pitches; below 1 is a rest
     step:float=.25,  # quarter notes from row to row
