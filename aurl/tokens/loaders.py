@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LoaderConfig', 'WindowLoader', 'check_loader', 'music_loaders']
 
-# %% ../../nbs/34_tokens.loaders.ipynb #15f73b35
+# %% ../../nbs/34_tokens.loaders.ipynb #81ff4859
 import weakref, zlib
 from typing import Literal
 
@@ -25,7 +25,7 @@ from .store import TokenStore, prepare
 from .vocab import vocab
 from .windows import check_truncation, lines_of, quarters, truncate, truncations
 
-# %% ../../nbs/34_tokens.loaders.ipynb #d540c6cb
+# %% ../../nbs/34_tokens.loaders.ipynb #03c5a360
 class LoaderConfig(Config):
     "How windows are cut, batched and mixed."
     windows: Literal[truncations] = Field('tile', description='where a piece is cut: side by side, overlapping, only the first window, adaptive, anywhere')
@@ -33,6 +33,7 @@ class LoaderConfig(Config):
     most: int = Field(0, ge=0, description='windows of a piece in an epoch; 0 for all')
     slide_up_to: int = Field(3, ge=1, description='adaptive: pieces of so many windows are heard whole, of longer ones the first window')
     min_length: int = Field(0, ge=0, description='pieces with fewer ids are left out')
+    whole: bool = Field(False, description='only pieces that fit into a window from START to END, for models that hear a piece before they play it')
     align: Literal['id', 'beat', 'bar'] = Field('id', description='windows begin at any id, on a beat or on a bar')
     bar: float = Field(4., gt=0, description='quarter notes in a bar where the metre of a piece is not known')
     batch_tokens: int = Field(0, ge=0, description='ids in a batch at most, padding included, instead of a batch size; 0 for none')
@@ -49,7 +50,7 @@ class LoaderConfig(Config):
 
     def still(self): return self.changed(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, augment=None, workers=0)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #0b7abb4b
+# %% ../../nbs/34_tokens.loaders.ipynb #b38e8668
 class WindowLoader:
     "Batches of windows of a store, the same for the same seed and epoch."
     n_inp = 4 # ids, z, cache, state; then the targets
@@ -94,7 +95,7 @@ def _key_range(transpose):
     if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
 
-# %% ../../nbs/34_tokens.loaders.ipynb #3749b7d5
+# %% ../../nbs/34_tokens.loaders.ipynb #d46c0f17
 @patch
 def _chosen(self:WindowLoader, pieces):
     "The numbers of the pieces, checked."
@@ -104,7 +105,10 @@ def _chosen(self:WindowLoader, pieces):
     if pieces.min() < 0 or pieces.max() >= n: raise StoreError(f'piece {pieces.max() if pieces.max() >= n else pieces.min()} of {n}', path, 'give numbers of pieces, as store.split does')
     long = self.store.length[pieces]
     if long.max() < max(least, 2): raise StoreError(f'no piece has min_length={least} ids; the longest has {long.max()}', path, 'ask for less, or add music')
-    return pieces[long >= max(least, 2)]
+    pieces, long = pieces[long >= max(least, 2)], long[long >= max(least, 2)]
+    if not self.config.whole: return pieces
+    if long.min() > self.length + 1: raise StoreError(f'no piece fits into a window of length={self.length}; the shortest has {long.min()} ids', path, 'give a greater length, or phrases: aurl prepare phrases=4')
+    return pieces[long <= self.length + 1]
 
 def check_loader(
     c:LoaderConfig, # what is asked
@@ -113,6 +117,7 @@ def check_loader(
 ):
     "Refuse what cannot work, whatever the music."
     check_truncation(length, c.windows, c.overlap, c.most)
+    if c.whole and (c.windows not in ('tile', 'first') or c.start_length): raise ConfigError(f'whole pieces, and start_length={c.start_length}' if c.start_length else f'whole pieces, and windows={c.windows}', way_out='leave one of the two out')
     if c.start_length > length: raise ConfigError(f'start_length={c.start_length} is more than length={length}', way_out='windows grow, so begin with less')
     if c.start_length and c.overlap >= c.start_length: raise ConfigError(f'overlap={c.overlap} with start_length={c.start_length}: windows would not move on', way_out='begin with longer windows, or a smaller overlap')
     if c.batch_tokens and c.batch_tokens < length: raise ConfigError(f'batch_tokens={c.batch_tokens} is less than one row of length={length}', way_out=f'a budget of {length} or more, such as {16*length}, or shorter windows')
@@ -144,7 +149,7 @@ def _column(self:WindowLoader, name):
     "A column of the table of pieces, or None."
     return self.store.pieces[name].to_pylist() if name in self.store.pieces.column_names else None
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ed66c6a0
+# %% ../../nbs/34_tokens.loaders.ipynb #185641fd
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
 @patch
@@ -185,7 +190,7 @@ def _windows(self:WindowLoader, epoch, length):
              for i,a,b in stretch(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
 
-# %% ../../nbs/34_tokens.loaders.ipynb #4a245d7a
+# %% ../../nbs/34_tokens.loaders.ipynb #4e03770a
 @patch
 def plan(self:WindowLoader,
     epoch:int, # its number
@@ -213,7 +218,7 @@ def _plan(self:WindowLoader, epoch):
     if self._planned is None or self._planned[0] != epoch: self.plan(epoch)
     return self._planned[1:]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #f596655e
+# %% ../../nbs/34_tokens.loaders.ipynb #bbae07e5
 @patch
 def __len__(self:WindowLoader):
     b = self._plan(self.epoch)[1]
@@ -232,7 +237,7 @@ def __repr__(self:WindowLoader):
     return (f'WindowLoader({self.n:,} windows of {b.width.max() if len(b) else self.length} from {len(self.pieces):,} pieces, {len(self):,} batches of {size}; {full:.0%} of the positions are targets'
             + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '') + ')')
 
-# %% ../../nbs/34_tokens.loaders.ipynb #c77a609a
+# %% ../../nbs/34_tokens.loaders.ipynb #b614f178
 _together = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
@@ -256,7 +261,7 @@ def _job(self:WindowLoader, epoch, steps):
     rows['row'] = np.concatenate([b.row[a]//k for a,(_,_,k) in zip(at, steps)])
     return rows, np.cumsum([0, *map(len, at)])
 
-# %% ../../nbs/34_tokens.loaders.ipynb #3943eb7e
+# %% ../../nbs/34_tokens.loaders.ipynb #9676c561
 @patch
 def _finished(self:WindowLoader, w, first, made, width):
     "The batches of some steps, from what was drawn for them."
@@ -290,7 +295,7 @@ def _laid(ids, targets, row, wide, width):
         return torch.from_numpy(out)
     return lay(ids.numpy()[have], vocab.PAD), lay(targets.numpy()[have], vocab.PAD), lay(np.repeat(np.arange(len(wide)), wide), -1)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #7b32502b
+# %% ../../nbs/34_tokens.loaders.ipynb #888b62f2
 @patch
 def _groups(self:WindowLoader, epoch, at):
     "Steps that are made together."
@@ -332,7 +337,7 @@ def batch(self:WindowLoader,
         self._made = epoch, groups, g, batches
     return batches[k]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #9cf3fbf6
+# %% ../../nbs/34_tokens.loaders.ipynb #f05a1a1b
 @patch
 def __iter__(self:WindowLoader):
     epoch, at, self._from = self.epoch, (self._from or 0), None
@@ -368,7 +373,7 @@ def _order(self:WindowLoader):
     said = zlib.crc32(to_json([c, self.length, self.bs, self.train, self.keys, self.drop_last]).encode())
     return zlib.crc32(self.store.length[self.pieces].tobytes(), zlib.crc32(self.pieces.tobytes(), said))
 
-# %% ../../nbs/34_tokens.loaders.ipynb #98104288
+# %% ../../nbs/34_tokens.loaders.ipynb #279fcd12
 @patch
 def _moved(self:WindowLoader, b):
     "`b` on the loader's device."
@@ -411,7 +416,7 @@ def records(self:WindowLoader,
     _, moved, _ = self.drawing._augmented(w, epoch, self._length(epoch))
     return [dict(o, **{k:int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')}, augment=self.drawing.record(o['piece'], epoch).to_dict()) for r,o in enumerate(out)]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #be8dc252
+# %% ../../nbs/34_tokens.loaders.ipynb #a30ea093
 def music_loaders(
     store:TokenStore,  # where the pieces are
     valid=0.1,         # the share to hold out, or the numbers of the pieces to train on and of those held out
