@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
-           'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
-           'resume_run', 'train_run', 'by_hand', 'evaluation_pieces', 'judges', 'check_request']
+           'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model', 'model_of',
+           'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #344c7f8f
+# %% ../nbs/96_recipes.ipynb #2a61a27b
 import math, os, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,16 +18,18 @@ from typing import Literal
 
 import numpy as np
 import torch
+from fastai.learner import Learner
 from pydantic import Field, field_validator
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, sha256_of
-from .device import pick_device
+from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of
+from .device import autocast, pick_device
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
 from .experiments.run import Experiment
 from .generate.engine import first_seconds
 from .generate.sampling import generate_ids
+from .models.size import footprint
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN
 from .score.clean import CleanConfig
 from .score.corpus import Corpus, corpus_from
@@ -45,7 +47,7 @@ from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #014243f4
+# %% ../nbs/96_recipes.ipynb #50bf649c
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -68,7 +70,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #6318b3d1
+# %% ../nbs/96_recipes.ipynb #b185e238
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -116,7 +118,7 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #6b8ef2bd
+# %% ../nbs/96_recipes.ipynb #891099b8
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -147,7 +149,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #d780dbfb
+# %% ../nbs/96_recipes.ipynb #213cddbf
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -177,12 +179,12 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #1ebc6f0e
+# %% ../nbs/96_recipes.ipynb #9db64346
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #b026f055
+# %% ../nbs/96_recipes.ipynb #73af957f
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -223,7 +225,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #348c576b
+# %% ../nbs/96_recipes.ipynb #08b171ab
 def music_for(
     cfg:PrepareConfig, # what was asked
 )->Corpus:
@@ -261,7 +263,7 @@ def prepare_run(
     report.write(run.path/'report.html')
     return report
 
-# %% ../nbs/96_recipes.ipynb #89170249
+# %% ../nbs/96_recipes.ipynb #c230d6ed
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -280,7 +282,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #ead71722
+# %% ../nbs/96_recipes.ipynb #f9a0b0a6
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -307,7 +309,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #8a4e232a
+# %% ../nbs/96_recipes.ipynb #4aca0424
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -340,7 +342,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #3efe7239
+# %% ../nbs/96_recipes.ipynb #a0e6d189
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -353,7 +355,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #a5f3e6b9
+# %% ../nbs/96_recipes.ipynb #cf0912d1
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -372,7 +374,32 @@ def _newest(run, say=lambda line: None):
     if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #9d21f5c9
+# %% ../nbs/96_recipes.ipynb #6c92794c
+def model_of(
+    cfg:TrainConfig, # what was asked
+)->MusicTransformerVAEGAN:
+    "A new model; the seed decides its first weights."
+    seed_everything(cfg.seed)
+    return MusicTransformerVAEGAN.from_preset(cfg.model, dropout=cfg.dropout)
+
+def learner_of(
+    cfg:TrainConfig,  # what was asked
+    store:TokenStore, # the music
+    train, held,      # numbers of the pieces on each side
+    model=None,       # a new one, if not given
+)->Learner:
+    "The learner of a training, with all that was asked for."
+    return music_learner(store, model if model is not None else model_of(cfg), valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
+                         lr=cfg.lr, grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed, loader=cfg.loader)
+
+def needs(
+    learn, # of `learner_of`
+)->str:
+    "A line for people: parameters and memory, before the training begins."
+    loader = learn.dls.train
+    return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
+
+# %% ../nbs/96_recipes.ipynb #401c9fd1
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -431,7 +458,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #214cad2d
+# %% ../nbs/96_recipes.ipynb #80c99b56
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -461,7 +488,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #31d2be26
+# %% ../nbs/96_recipes.ipynb #d08524a1
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if data == 'chorales': return
@@ -484,7 +511,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #10143c44
+# %% ../nbs/96_recipes.ipynb #6391ea52
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
