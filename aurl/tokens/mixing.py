@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mixture', 'mix', 'shares', 'stretch']
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #94c30902
+# %% ../../nbs/33f_tokens.mixing.ipynb #59ae5063
 import difflib
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core import ConfigError, StoreError
 from .store import TokenStore
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #900654e9
+# %% ../../nbs/33f_tokens.mixing.ipynb #039f9459
 class Mixture:
     "Several stores that look like one."
     def __init__(self,
@@ -48,7 +48,7 @@ def mix(
     "Several stores as one, for `WindowLoader(mix(...), weights=...)`."
     return Mixture(stores)
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #4dfb2d5e
+# %% ../../nbs/33f_tokens.mixing.ipynb #24b40500
 @patch(as_prop=True)
 def names(self:Mixture)->list: return [f'{k}/{n}' for k,s in self.stores.items() for n in s.names]
 @patch(as_prop=True)
@@ -63,6 +63,18 @@ def pieces(self:Mixture):
     import pyarrow as pa
     named = [s.pieces.append_column('corpus', pa.array([k]*len(s), pa.string())) for k,s in self.stores.items()]
     return pa.concat_tables(named, promote_options='default')
+@patch(as_prop=True)
+def quarantine(self:Mixture):
+    "What was left out of each."
+    import pyarrow as pa
+    return pa.concat_tables([s.quarantine.append_column('corpus', pa.array([k]*len(s.quarantine), pa.string())) for k,s in self.stores.items()], promote_options='default')
+@patch(as_prop=True)
+def quarantine_file(self:Mixture): return next((s.quarantine_file for s in self.parts if len(s.quarantine)), self.parts[0].quarantine_file)
+@patch
+def verify(self:Mixture):
+    "As `TokenStore.verify`, for each."
+    for s in self.parts: s.verify()
+    return self
 @patch
 def split(self:Mixture, valid:float=.1, seed:int=0):
     "Each corpus is split as it would be alone."
@@ -71,7 +83,7 @@ def split(self:Mixture, valid:float=.1, seed:int=0):
 @patch
 def __reduce__(self:Mixture): return Mixture, (self.stores,)
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #290b5619
+# %% ../../nbs/33f_tokens.mixing.ipynb #99b8a405
 def _answers(self, ask, pieces, starts, semitones):
     "What the stores answer, and for which rows."
     pieces, starts = np.asarray(pieces), np.asarray(starts)
@@ -101,7 +113,7 @@ def states(self:Mixture, pieces, starts, semitones=None)->dict:
     import torch
     return {k:torch.from_numpy(v) for k,v in self.replay(pieces, starts, semitones).items()}
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #e9259969
+# %% ../../nbs/33f_tokens.mixing.ipynb #3c105a86
 def shares(
     weights:dict, # name: weight, 0 or more
     names,        # of the corpora
@@ -121,7 +133,7 @@ def shares(
     n[np.argsort(n - want, kind='stable')[:total - n.sum()]] += 1         # the largest remainders
     return n
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #9b326dda
+# %% ../../nbs/33f_tokens.mixing.ipynb #16073318
 def stretch(
     epoch:int, # counted from 0
     quota:int, # windows the epoch takes

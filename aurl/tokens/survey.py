@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_notes', 'Survey', 'survey', 'keys_of', 'duplicates_in', 'groups_of', 'units_of', 'split_store']
 
-# %% ../../nbs/35b_tokens.survey.ipynb #20232a32
+# %% ../../nbs/35b_tokens.survey.ipynb #02a267c1
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .quality import quality
 from .store import TokenStore
 from .vocab import Kind, vocab
 
-# %% ../../nbs/35b_tokens.survey.ipynb #09246ffa
+# %% ../../nbs/35b_tokens.survey.ipynb #0bbc2a8b
 _step = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index + 1, 0).astype(np.int64)
 
 def _latest(mask, values, first):
@@ -53,7 +53,7 @@ def read_notes(
     with np.errstate(invalid='ignore', divide='ignore'): tempo = np.bincount(who, told*bpm, len(pieces))/np.bincount(who, told, len(pieces))
     return _Notes(who[on], time[on]/vocab.steps_per_second, index[on] + vocab.pitch_lo, velocity[on], family[on], tempo)
 
-# %% ../../nbs/35b_tokens.survey.ipynb #0b241142
+# %% ../../nbs/35b_tokens.survey.ipynb #e9ed3059
 @dataclass
 class Survey:
     "What a store holds, counted."
@@ -98,7 +98,7 @@ def _count(out, first, n, twins):
     o, p, cut = n.onset[melodic], n.pitch[melodic], np.searchsorted(n.piece[melodic], np.arange(size + 1))
     out.sketches += [sketch(o[a:b], p[a:b]) for a,b in zip(cut[:-1], cut[1:])]
 
-# %% ../../nbs/35b_tokens.survey.ipynb #4c768901
+# %% ../../nbs/35b_tokens.survey.ipynb #41b3dc5d
 def keys_of(
     store:TokenStore, # with or without a column `key`
     found:Survey,     # of it
@@ -111,15 +111,15 @@ def keys_of(
         if key[i] is None and (name := estimate_key(c).name): key[i], whence[i] = name, 'estimate'
     return key, whence
 
-# %% ../../nbs/35b_tokens.survey.ipynb #4ff78bfe
+# %% ../../nbs/35b_tokens.survey.ipynb #f84d9fca
 def duplicates_in(
     store:TokenStore,  # to look into
     found:Survey=None, # with sketches of all pieces, when there is one already
     progress=None,     # called with (done, total)
 )->Duplicates:
     "Which pieces of `store` are the same music."
-    path, names = store.path/'twins.json', store.names
-    stamp = dict(version=1, content=_content(store))
+    names, stamp = store.names, dict(version=1, content=_content(store))
+    path = store.path/(f"twins-{stamp['content'][:12]}.json" if hasattr(store, 'parts') else 'twins.json')   # of a mixture: beside its first store
     try: kept = read_json(path) if path.is_file() else {}
     except AurlError: kept = {}
     if kept.get('stamp') == stamp:
@@ -138,7 +138,7 @@ def _content(store):
     for s in store.pieces['sha256'].to_pylist(): h.update((s or '-').encode())
     return h.hexdigest()
 
-# %% ../../nbs/35b_tokens.survey.ipynb #cfb2fa5d
+# %% ../../nbs/35b_tokens.survey.ipynb #9d1f8815
 def groups_of(
     store:TokenStore, # to divide
 )->list:              # for each piece the name of its group
