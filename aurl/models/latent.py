@@ -6,7 +6,7 @@
 __all__ = ['priors', 'schedules', 'Cloud', 'register_prior', 'Prior', 'StandardPrior', 'MixturePrior', 'FlowPrior', 'Level',
            'levels_of', 'closeness', 'Listener', 'Teller', 'Price', 'price_of', 'Beta', 'active_units']
 
-# %% ../../nbs/43_models.latent.ipynb #c5ff733c
+# %% ../../nbs/43_models.latent.ipynb #809d1b86
 import math
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, need
 
-# %% ../../nbs/43_models.latent.ipynb #ac81bd07
+# %% ../../nbs/43_models.latent.ipynb #026e0f42
 class Cloud(NamedTuple):
     "A Gaussian for each number of a latent."
     mean:Tensor    # (…, size)
@@ -31,7 +31,7 @@ class Cloud(NamedTuple):
         "(…): how likely `z` is under it, in nats."
         return -.5*((z - self.mean)**2/self.logvar.exp() + self.logvar + math.log(2*math.pi)).sum(-1)
 
-# %% ../../nbs/43_models.latent.ipynb #5cf2cfa1
+# %% ../../nbs/43_models.latent.ipynb #2fa81dbe
 priors = {}  # the kinds of prior, by name
 
 def register_prior(
@@ -73,7 +73,7 @@ class StandardPrior(Prior):
         "(…): the exact nats that a latent tells."
         return self.by_number(q).sum(-1)
 
-# %% ../../nbs/43_models.latent.ipynb #42e16355
+# %% ../../nbs/43_models.latent.ipynb #a2a213a5
 @register_prior('mixture')
 class MixturePrior(Prior):
     "Several clouds."
@@ -95,7 +95,7 @@ class MixturePrior(Prior):
         which = torch.multinomial(self.weight.softmax(0), math.prod(shape), replacement=True, generator=generator).view(shape)
         return Cloud(self.mean[which], self.logvar[which]).draw(generator)
 
-# %% ../../nbs/43_models.latent.ipynb #1d5ff1c6
+# %% ../../nbs/43_models.latent.ipynb #932731da
 @register_prior('flow')
 class FlowPrior(Prior):
     "A round cloud, bent by a normalising flow."
@@ -117,7 +117,7 @@ class FlowPrior(Prior):
         z = torch.randn(*shape, self.size, generator=generator)
         return self.flow().transform.inv(z)
 
-# %% ../../nbs/43_models.latent.ipynb #3cf3308a
+# %% ../../nbs/43_models.latent.ipynb #8bd383c3
 class Level(NamedTuple):
     "One level of a latent."
     name:str     # what it is called
@@ -143,7 +143,7 @@ def closeness(
     middle = (torch.arange(regions, device=position.device) + .5)/regions
     return -sharp*((position[...,None] - middle)*regions)**2
 
-# %% ../../nbs/43_models.latent.ipynb #03ba0d20
+# %% ../../nbs/43_models.latent.ipynb #5c02948d
 class Listener(nn.Module):
     "Clouds for each region of each level, from what an encoder made of a piece."
     def __init__(self,
@@ -169,11 +169,11 @@ class Listener(nn.Module):
         for l in self.levels:
             w = self.interest[l.name](heard) + closeness(position, l.regions)
             w = w.masked_fill(~mask[...,None], -math.inf).softmax(1)
-            mean, logvar = self.state[l.name](torch.einsum('btr,btd->brd', w, heard)).chunk(2, -1)
+            mean, logvar = self.state[l.name](torch.einsum('btr,btd->brd', w, heard)).float().chunk(2, -1)
             out[l.name] = Cloud(mean, logvar.clamp(-8, 4))
         return out
 
-# %% ../../nbs/43_models.latent.ipynb #8a978b53
+# %% ../../nbs/43_models.latent.ipynb #c46c91ea
 class Teller(nn.Module):
     "What the latents say at each musical position."
     def __init__(self,
@@ -190,7 +190,7 @@ class Teller(nn.Module):
         "A vector for each position, to be added to what the decoder reads."
         return sum(closeness(position, l.regions).softmax(-1) @ self.say[l.name](z[l.name]) for l in self.levels)
 
-# %% ../../nbs/43_models.latent.ipynb #3f369a8e
+# %% ../../nbs/43_models.latent.ipynb #98ea64e7
 class Price(NamedTuple):
     "What the latents of a batch cost."
     paid:Tensor   # nats per piece after free bits: the term of the loss, before beta
@@ -214,7 +214,7 @@ def price_of(
             paid = paid + nats[name].clamp(min=free*q.mean[0].numel())
     return Price(paid, nats)
 
-# %% ../../nbs/43_models.latent.ipynb #485093da
+# %% ../../nbs/43_models.latent.ipynb #89393c57
 schedules = ('constant', 'linear', 'cosine', 'cyclical', 'adaptive')
 
 class Beta:
@@ -243,7 +243,16 @@ class Beta:
         rise = min(1., u/self.warm)
         return self.most*((1 - math.cos(math.pi*rise))/2 if self.kind == 'cosine' else rise)
 
-# %% ../../nbs/43_models.latent.ipynb #9329dbab
+    def in_the_end(self,
+        nats, # per piece, a number or a tensor
+    ):
+        "What `nats` cost when the schedule is through: what models of different moments are compared by."
+        return self.most*(nats - self.target if nats > self.target else 0.*nats) if self.kind == 'adaptive' else self.most*nats
+
+    def state_dict(self): return dict(now=self.now)
+    def load_state_dict(self, state): self.now = state['now']
+
+# %% ../../nbs/43_models.latent.ipynb #ed887b0f
 def active_units(
     means:Tensor,       # (pieces, …): means of the clouds of many pieces
     above:float=.01     # variance from which a number is in use
