@@ -1,0 +1,13 @@
+"""Every loss in the register keeps its promises: differentiable on chances, finite for the worst scores, deaf to padding."""
+import pytest
+
+import aurl.train.objectives  # noqa: F401  (whose imports fill the register)
+from aurl.train.losses import check_loss, losses
+
+
+@pytest.mark.parametrize('name', sorted(losses))
+def test_a_loss_keeps_its_promises(name): check_loss(name)
+
+
+@pytest.mark.parametrize('name', sorted(losses))
+def test_a_loss_says_what_it_is(name): assert losses[name].doc and losses[name].unit
