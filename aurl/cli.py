@@ -174,7 +174,7 @@ def verdict_on(
 # %% ../nbs/99_cli.ipynb #711ed894
 def _recipes():
     "The recipes, by name of the command."
-    from aurl.recipes import RECIPES
+    from aurl.campaigns import RECIPES
     return RECIPES
 
 def _free(path):
@@ -413,7 +413,8 @@ for _name, _help in dict(
     prepare='Turn a folder of MIDI files into a token store.',
     train='Train a model, or go on with one: resume=RUN.',
     generate='Write new pieces with a trained model.',
-    evaluate='Measure a model or its pieces against real music.').items(): app.command(_name, help=_help)(_command(_name))
+    evaluate='Measure a model or its pieces against real music.',
+    sweep='Find the best settings of a training: many short ones, and a preset with the answer.').items(): app.command(_name, help=_help)(_command(_name))
 
 # %% ../nbs/99_cli.ipynb #05e7cb45
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')

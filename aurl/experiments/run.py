@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['git_state', 'git_diff', 'environment', 'Experiment', 'find_runs']
 
-# %% ../../nbs/70_experiments.run.ipynb #b906450a
-import dataclasses, datetime, math, os, platform, re, socket, subprocess, sys, threading, time, traceback, warnings
+# %% ../../nbs/70_experiments.run.ipynb #c898cc01
+import dataclasses, datetime, json, math, os, platform, re, socket, subprocess, sys, threading, time, traceback, warnings
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import AurlError, atomic_path, read_json, to_json, write_json
 
-# %% ../../nbs/70_experiments.run.ipynb #0203dd5e
+# %% ../../nbs/70_experiments.run.ipynb #7e7652b7
 def _git(*args, cwd=None, most=1<<20):
     "What git prints (at most `most` bytes of it), or None when there is no git here."
     env = dict(os.environ, GIT_OPTIONAL_LOCKS='0', LC_ALL='C')
@@ -47,7 +47,7 @@ def git_state(
     return dict(commit=commit.strip(), short=commit[:7], branch=(_git('rev-parse', '--abbrev-ref', 'HEAD', cwd=cwd) or '').strip(),
                 dirty=bool(new or changed), changed=changed[:1000], untracked=new[:1000])
 
-# %% ../../nbs/70_experiments.run.ipynb #8069c244
+# %% ../../nbs/70_experiments.run.ipynb #75525da1
 def git_diff(
     state,         # of `git_state`
     cwd=None,
@@ -58,7 +58,7 @@ def git_diff(
     if len(diff.encode()) >= most: diff += f'\n(cut here, after {most:,} bytes)\n'
     return ''.join(f'untracked: {f}\n' for f in state['untracked']) + diff
 
-# %% ../../nbs/70_experiments.run.ipynb #0c775790
+# %% ../../nbs/70_experiments.run.ipynb #9fe2231b
 def _cpu():
     "The processor in words, and its instruction sets that matter here."
     try: text = Path('/proc/cpuinfo').read_text()
@@ -81,7 +81,7 @@ def environment()->dict:
         env |= dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
     return env | dict(packages=dict(sorted({d.name.lower():d.version for d in metadata.distributions() if d.name}.items())))
 
-# %% ../../nbs/70_experiments.run.ipynb #e0bb72ef
+# %% ../../nbs/70_experiments.run.ipynb #cc776405
 def _new_dir(root, name, short):
     "A directory of its own for a run called `name`."
     slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
@@ -95,13 +95,13 @@ def _new_dir(root, name, short):
         except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=root, way_out='give another folder with out=FOLDER') from e
     raise AurlError(f'{i:,} runs of this name in one second', path=root)
 
-# %% ../../nbs/70_experiments.run.ipynb #ba78777b
+# %% ../../nbs/70_experiments.run.ipynb #be71d7fe
 def _as_dict(config):
     "`config` as plain dicts and lists."
     if config is None: return {}
     if hasattr(config, 'model_dump'): config = config.model_dump(mode='json')
     if dataclasses.is_dataclass(config): config = dataclasses.asdict(config)
-    return yaml.safe_load(to_json(dict(config)))
+    return json.loads(to_json(dict(config)))
 
 class Experiment:
     "A run and its directory."
@@ -127,7 +127,7 @@ class Experiment:
         except OSError as e: raise AurlError(f'the run cannot be written down ({e.strerror})', path=self.path, way_out='make room on the disk, or give another folder') from e
         self._mark('running', name=name, started=_now())
 
-# %% ../../nbs/70_experiments.run.ipynb #351e5d0d
+# %% ../../nbs/70_experiments.run.ipynb #05005868
 def _now(): return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
 
 @patch
@@ -169,7 +169,7 @@ def _here():
     import hashlib
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
-# %% ../../nbs/70_experiments.run.ipynb #289c81ca
+# %% ../../nbs/70_experiments.run.ipynb #5eeeaffe
 def _number(v):
     "A tensor or array of one number as that number; what JSON cannot hold in words."
     if hasattr(v, 'item') and hasattr(v, 'tolist'):
@@ -201,7 +201,7 @@ def _append(self:Experiment, name, line):
         finally: os.close(fd)
     with self._lock: self._soft(name, go)
 
-# %% ../../nbs/70_experiments.run.ipynb #13c3bcdc
+# %% ../../nbs/70_experiments.run.ipynb #5dcd0b3b
 @patch
 def metrics(self:Experiment)->list:
     "All lines of `metrics.jsonl` as dicts; what a crash tore is left out."
@@ -224,7 +224,7 @@ def series(self:Experiment,
     got = [(m[by], m[key]) for m in self.metrics() if m.get(key) is not None and m.get(by) is not None]
     return tuple(np.array(got, dtype=float).reshape(-1, 2).T)
 
-# %% ../../nbs/70_experiments.run.ipynb #af97e12b
+# %% ../../nbs/70_experiments.run.ipynb #fb260520
 @patch
 def say(self:Experiment,
     message:str, # one line, for people
@@ -252,7 +252,7 @@ def progress(self:Experiment,
         finally: tmp.unlink(missing_ok=True)
     self._soft('progress.json', go)
 
-# %% ../../nbs/70_experiments.run.ipynb #14089696
+# %% ../../nbs/70_experiments.run.ipynb #08113406
 @patch
 def record(self:Experiment,
     **facts, # dicts are merged: record(data=dict(store='9f86d0…'))
@@ -263,7 +263,7 @@ def record(self:Experiment,
     for k,v in facts.items(): env[k] = env[k] | v if isinstance(v, dict) and isinstance(env.get(k), dict) else v
     self._soft('environment.json', lambda: write_json(self.path/'environment.json', env))
 
-# %% ../../nbs/70_experiments.run.ipynb #83a8493c
+# %% ../../nbs/70_experiments.run.ipynb #262fabd7
 @patch
 def finish(self:Experiment,
     lines=(),       # what a person shall read last
@@ -289,7 +289,7 @@ def __exit__(self:Experiment, kind, error, tb):
         for l in line.splitlines(): self.say(l)
     self._mark(status, ended=_now(), error=f'{kind.__name__}: {error}')
 
-# %% ../../nbs/70_experiments.run.ipynb #3465c0ae
+# %% ../../nbs/70_experiments.run.ipynb #db73b471
 @patch(as_prop=True)
 def status(self:Experiment)->str:
     "running, finished, failed, interrupted, or lost: still marked as running by a process that is gone."
@@ -300,7 +300,7 @@ def status(self:Experiment)->str:
         except OSError: pass
     return s.get('status', 'unknown')
 
-# %% ../../nbs/70_experiments.run.ipynb #c05196d5
+# %% ../../nbs/70_experiments.run.ipynb #ebe8b536
 @patch(cls_method=True)
 def open(cls:Experiment,
     path, # the directory of a run
@@ -329,7 +329,7 @@ def find_runs(
     there = [p.parent for p in Path(root).glob('*/config.yaml')]
     return sorted(there, key=lambda p: ((p/'config.yaml').stat().st_mtime_ns, p.name), reverse=True)
 
-# %% ../../nbs/70_experiments.run.ipynb #4f0bcfc5
+# %% ../../nbs/70_experiments.run.ipynb #02c06e04
 def _size(n):
     for unit in ('B', 'kB', 'MB'):
         if n < 1000: return f'{n:.0f} {unit}'
