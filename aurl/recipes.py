@@ -8,8 +8,8 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model', 'model_of',
            'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #2a61a27b
-import math, os, shutil, warnings
+# %% ../nbs/96_recipes.ipynb #ca4e628e
+import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,15 +39,17 @@ from .score.show import clip_bytes, save_roll, write_wav
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
+from .tokens.mixing import mix, shares
 from .tokens.quality import conditions
 from .tokens.report import DataReport
 from .tokens.store import StoreConfig, TokenStore, prepare
+from .tokens.split import is_list, split_as
 from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #50bf649c
+# %% ../nbs/96_recipes.ipynb #76a49c93
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -70,7 +72,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #b185e238
+# %% ../nbs/96_recipes.ipynb #376bcba1
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -98,7 +100,8 @@ class PrepareConfig(Config):
 
 class TrainConfig(Config):
     "A training run."
-    data: str = Field('chorales', description='a folder or zip of MIDI files, chorales, or a store')
+    data: str | dict[str, str] = Field('chorales', description='a folder or zip of MIDI files, chorales, or a store; several as {bach: chorales, pop: FOLDER}, mixed by loader.weights')
+    split: str = Field('group', description='what is held out: group, piece, a column such as composer, composer=Chopin, or a .json or .txt file of names')
     steps: int = Field(2000, ge=0, description='training steps; 0 for as many as the minutes allow')
     minutes: float = Field(0., ge=0, description='time to train; 0 for no limit')
     model: str = Field('song', description='preset of the model')
@@ -118,7 +121,15 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #891099b8
+    @field_validator('data', mode='before')
+    @classmethod
+    def _places(cls, value):
+        if not isinstance(value, dict): return str(value) if type(value) in (int, float) else value
+        if not value: raise ValueError('no corpus; such as {bach: chorales, pop: FOLDER}')
+        if bad := [k for k in value if not re.fullmatch(r'\w+', str(k))]: raise ValueError(f'{bad[0]!r} is no name for a corpus; letters, digits and _ make one')
+        return {str(k):str(v) for k,v in value.items()}
+
+# %% ../nbs/96_recipes.ipynb #f9a3ced9
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -149,7 +160,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #213cddbf
+# %% ../nbs/96_recipes.ipynb #b896564c
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -179,19 +190,21 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #9db64346
+# %% ../nbs/96_recipes.ipynb #85907172
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
+    if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #73af957f
+# %% ../nbs/96_recipes.ipynb #4f5b4201
 def store_of(
-    data:str,       # 'chorales', a folder, a zip, or a store
+    data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
     run=None,       # an `Experiment` whose progress shows it
     loader=None,    # a `LoaderConfig`: for windows on bars the store is told where those are
-)->TokenStore:
+):                  # `TokenStore`, or a `Mixture` of several
     "The token store of `data`, prepared on first use."
+    if isinstance(data, dict): return mix(**{k:store_of(v, workers, run, loader) for k,v in data.items()})
     tell = (lambda done, total: run.progress('prepare', done/max(1, total), f'{done} of {total} pieces')) if run is not None else None
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): return TokenStore(path).verify()
@@ -213,19 +226,21 @@ def left_out(
     return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.quarantine_file}" if len(q) > 3 else '')] if q else []
 
 def sides(
-    store:TokenStore, # of the music
+    store,            # `TokenStore` or `Mixture` of the music
     valid:float,      # share of the pieces held out
     seed:int=0,       # another seed, another split
+    split:str='group',# what is held out, see `split_as`
 )->tuple:             # numbers of the pieces to train on, and of those held out
     "The split of `store`, which keeps groups and twins together; neither side may be empty."
+    if split != 'group': return split_store(store, by=split_as(store, split, valid, seed))
     train, held = split_store(store, valid, seed)
     if len(train) and len(held): return train, held
-    raise _too_few(len(store), store.manifest['source']['words'])
+    raise _too_few(len(store), ', '.join(s.manifest['source']['words'] for s in getattr(store, 'parts', [store])))
 
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #08b171ab
+# %% ../nbs/96_recipes.ipynb #136b1eb2
 def music_for(
     cfg:PrepareConfig, # what was asked
 )->Corpus:
@@ -263,7 +278,7 @@ def prepare_run(
     report.write(run.path/'report.html')
     return report
 
-# %% ../nbs/96_recipes.ipynb #c230d6ed
+# %% ../nbs/96_recipes.ipynb #cbd17e95
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -282,7 +297,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #f9a0b0a6
+# %% ../nbs/96_recipes.ipynb #41cb8419
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -309,7 +324,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #4aca0424
+# %% ../nbs/96_recipes.ipynb #9b2348d7
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -342,7 +357,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #a0e6d189
+# %% ../nbs/96_recipes.ipynb #836835b5
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -355,7 +370,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #cf0912d1
+# %% ../nbs/96_recipes.ipynb #5a93e885
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -374,7 +389,7 @@ def _newest(run, say=lambda line: None):
     if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #6c92794c
+# %% ../nbs/96_recipes.ipynb #de80efe3
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -399,7 +414,7 @@ def needs(
     loader = learn.dls.train
     return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
 
-# %% ../nbs/96_recipes.ipynb #401c9fd1
+# %% ../nbs/96_recipes.ipynb #7c580b4b
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -458,7 +473,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #80c99b56
+# %% ../nbs/96_recipes.ipynb #28675f5d
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -477,7 +492,7 @@ def evaluation_pieces(
     store = store_of(data, cfg.workers, run)
     share = cfg.valid or (told.get('valid', .1) if data == _place(told.get('data', '')) else 0)
     if not share: return [], list(store), sees
-    train, held = sides(store, share, told.get('seed', cfg.seed))
+    train, held = sides(store, share, told.get('seed', cfg.seed), told.get('split', 'group') if data == _place(told.get('data', '')) else 'group')
     return [store[int(i)] for i in train], [store[int(i)] for i in held], sees
 
 def judges(
@@ -488,9 +503,12 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #d08524a1
+# %% ../nbs/96_recipes.ipynb #e4605b6e
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
+    if isinstance(data, dict):
+        for place in data.values(): _check_music(place, two and len(data) == 1)
+        return
     if data == 'chorales': return
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): n = len(TokenStore(path))
@@ -499,6 +517,15 @@ def _check_music(data, two=False):
         n = len(corpus)
         if n == 1: corpus.read(0)
     if two and n < 2: raise _too_few(n, path)
+
+def _check_mix(cfg):
+    "Do weights and split fit the corpora?"
+    weights, data = cfg.loader.weights, cfg.data
+    if weights and not isinstance(data, dict): raise ConfigError(f'loader.weights={weights}, and there is one corpus', way_out='name several: data={bach: chorales, pop: FOLDER}')
+    if weights: shares(weights, data, 1)
+    places = data.values() if isinstance(data, dict) else [data]
+    if all((Path(p).expanduser()/'manifest.json').exists() for p in places): sides(store_of(data, 0), cfg.valid, cfg.seed, cfg.split)
+    elif is_list(cfg.split) and not Path(cfg.split).expanduser().is_file(): raise ConfigError(f'split={cfg.split}: no such file', way_out='give a .json file with train and valid, or a .txt file with the name of a held-out piece on each line')
 
 def _check_home():
     "Can prepared music be kept?"
@@ -511,7 +538,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #6391ea52
+# %% ../nbs/96_recipes.ipynb #1654af8d
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -533,6 +560,7 @@ def check_request(
         make_config(ModelConfig, preset=cfg.model, group='model')
         if isinstance(cfg, TrainConfig): check_loader(cfg.loader, cfg.length, (-cfg.transpose, cfg.transpose))
         _check_music(cfg.data, two=True)
+        if isinstance(cfg, TrainConfig): _check_mix(cfg)
         _check_home()
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_list', 'split_as']
 
-# %% ../../nbs/35c_tokens.split.ipynb #b5bcab85
+# %% ../../nbs/35c_tokens.split.ipynb #b55671e8
 import difflib
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..core import CorpusError
 from ..score.splits import Split, read_split
 from .survey import groups_of, split_store, units_of
 
-# %% ../../nbs/35c_tokens.split.ipynb #590408ee
+# %% ../../nbs/35c_tokens.split.ipynb #56099652
 def _column(store, name):
     "A column of the table of pieces."
     if name in store.pieces.column_names: return store.pieces[name].to_pylist()
@@ -37,11 +37,12 @@ def _of_value(store, how):
     for w in want:
         if w in values: continue
         known = sorted({*values} - {''})
+        if not known: raise CorpusError(f'split={how}: no piece has a {name}', store.path, 'a table metadata.csv beside the music tells it')
         near = difflib.get_close_matches(w, known, 1, .5)
         raise CorpusError(f'split={how}: no piece has {name}={w}', store.path, (f'did you mean {near[0]!r}? ' if near else '') + f"there is {', '.join(known[:20])}{' …' if len(known) > 20 else ''}")
     return _holding(store, {i for i,v in enumerate(values) if v in want}, how)
 
-# %% ../../nbs/35c_tokens.split.ipynb #eaa6e946
+# %% ../../nbs/35c_tokens.split.ipynb #a39dc20d
 def _list(store, path):
     "The split that a file tells."
     if path.suffix == '.json': return read_split(path)
@@ -62,7 +63,7 @@ def _all_there(names, store, path):
     raise CorpusError(f'it names {gone[0]!r}' + (f' and {len(gone) - 1} more that are not there' if len(gone) > 1 else ', which is not there'), path,
                       (f'did you mean {near[0]!r}? ' if near else '') + f'names look like {next(iter(known))!r}')
 
-# %% ../../nbs/35c_tokens.split.ipynb #5f2a9785
+# %% ../../nbs/35c_tokens.split.ipynb #e7f86492
 def is_list(
     how:str, # what was asked
 )->bool:
