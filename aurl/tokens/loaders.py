@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LoaderConfig', 'WindowLoader', 'check_loader', 'music_loaders']
 
-# %% ../../nbs/34_tokens.loaders.ipynb #6e4cbfbc
+# %% ../../nbs/34_tokens.loaders.ipynb #c804e2dd
 import weakref, zlib
 from typing import Literal
 
@@ -25,7 +25,7 @@ from .store import TokenStore, prepare
 from .vocab import vocab
 from .windows import check_truncation, lines_of, quarters, truncate, truncations
 
-# %% ../../nbs/34_tokens.loaders.ipynb #8394fabe
+# %% ../../nbs/34_tokens.loaders.ipynb #862fc88f
 class LoaderConfig(Config):
     "How windows are cut, batched and mixed."
     windows: Literal[truncations] = Field('tile', description='where a piece is cut: side by side, overlapping, only the first window, adaptive, anywhere')
@@ -50,7 +50,7 @@ class LoaderConfig(Config):
 
     def still(self): return make_config(type(self), overrides={**self.to_dict(), **dict(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, augment=None, workers=0)})
 
-# %% ../../nbs/34_tokens.loaders.ipynb #4dd6c856
+# %% ../../nbs/34_tokens.loaders.ipynb #28e5c5f6
 class WindowLoader:
     "Batches of windows of a store, the same for the same seed and epoch."
     n_inp = 4 # ids, z, cache, state; then the targets
@@ -95,7 +95,7 @@ def _key_range(transpose):
     if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
 
-# %% ../../nbs/34_tokens.loaders.ipynb #74fd7fb2
+# %% ../../nbs/34_tokens.loaders.ipynb #599dca2e
 @patch
 def _chosen(self:WindowLoader, pieces):
     "The numbers of the pieces, checked."
@@ -149,7 +149,7 @@ def _column(self:WindowLoader, name):
     "A column of the table of pieces, or None."
     return self.store.pieces[name].to_pylist() if name in self.store.pieces.column_names else None
 
-# %% ../../nbs/34_tokens.loaders.ipynb #8bd0d696
+# %% ../../nbs/34_tokens.loaders.ipynb #a3f826b1
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
 @patch
@@ -190,7 +190,7 @@ def _windows(self:WindowLoader, epoch, length):
              for i,a,b in stretch(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
 
-# %% ../../nbs/34_tokens.loaders.ipynb #1ff1f168
+# %% ../../nbs/34_tokens.loaders.ipynb #a7045fcd
 @patch
 def plan(self:WindowLoader,
     epoch:int, # its number
@@ -218,7 +218,7 @@ def _plan(self:WindowLoader, epoch):
     if self._planned is None or self._planned[0] != epoch: self.plan(epoch)
     return self._planned[1:]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #306f2b28
+# %% ../../nbs/34_tokens.loaders.ipynb #10f1d368
 @patch
 def __len__(self:WindowLoader):
     b = self._plan(self.epoch)[1]
@@ -237,7 +237,7 @@ def __repr__(self:WindowLoader):
     return (f'WindowLoader({self.n:,} windows of {b.width.max() if len(b) else self.length} from {len(self.pieces):,} pieces, {len(self):,} batches of {size}; {full:.0%} of the positions are targets'
             + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '') + ')')
 
-# %% ../../nbs/34_tokens.loaders.ipynb #8efb735a
+# %% ../../nbs/34_tokens.loaders.ipynb #edfcfbb6
 _together = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
@@ -261,7 +261,7 @@ def _job(self:WindowLoader, epoch, steps):
     rows['row'] = np.concatenate([b.row[a]//k for a,(_,_,k) in zip(at, steps)])
     return rows, np.cumsum([0, *map(len, at)])
 
-# %% ../../nbs/34_tokens.loaders.ipynb #5712ad4a
+# %% ../../nbs/34_tokens.loaders.ipynb #e85a88f4
 @patch
 def _finished(self:WindowLoader, w, first, made, width):
     "The batches of some steps, from what was drawn for them."
@@ -295,7 +295,7 @@ def _laid(ids, targets, row, wide, width):
         return torch.from_numpy(out)
     return lay(ids.numpy()[have], vocab.PAD), lay(targets.numpy()[have], vocab.PAD), lay(np.repeat(np.arange(len(wide)), wide), -1)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #ab78658b
+# %% ../../nbs/34_tokens.loaders.ipynb #10bb3822
 @patch
 def _groups(self:WindowLoader, epoch, at):
     "Steps that are made together."
@@ -337,7 +337,7 @@ def batch(self:WindowLoader,
         self._made = epoch, groups, g, batches
     return batches[k]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #08de9329
+# %% ../../nbs/34_tokens.loaders.ipynb #b4c73684
 @patch
 def __iter__(self:WindowLoader):
     epoch, at, self._from = self.epoch, (self._from or 0), None
@@ -373,7 +373,7 @@ def _order(self:WindowLoader):
     said = zlib.crc32(to_json([c, self.length, self.bs, self.train, self.keys, self.drop_last]).encode())
     return zlib.crc32(self.store.length[self.pieces].tobytes(), zlib.crc32(self.pieces.tobytes(), said))
 
-# %% ../../nbs/34_tokens.loaders.ipynb #7785ca37
+# %% ../../nbs/34_tokens.loaders.ipynb #92277607
 @patch
 def _moved(self:WindowLoader, b):
     "`b` on the loader's device."
@@ -416,7 +416,7 @@ def records(self:WindowLoader,
     _, moved, _ = self.drawing._augmented(w, epoch, self._length(epoch))
     return [dict(o, **{k:int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')}, augment=self.drawing.record(o['piece'], epoch).to_dict()) for r,o in enumerate(out)]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #55a3fa1c
+# %% ../../nbs/34_tokens.loaders.ipynb #f35f3213
 def music_loaders(
     store:TokenStore,  # where the pieces are
     valid=0.1,         # the share to hold out, or the numbers of the pieces to train on and of those held out
