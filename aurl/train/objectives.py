@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ways', 'balances', 'Ramp', 'ramp', 'Uncertainty', 'heard_by', 'check_losses', 'MusicLosses']
 
-# %% ../../nbs/81d_train.objectives.ipynb #20577441
+# %% ../../nbs/81d_train.objectives.ipynb #0e2e6701
 import math
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 from . import musical, rules, texture, tidy   # whose losses join the register
-from .learner import Budget
+from .learner import Budget, RunLog
 from .losses import Heard, find_loss, losses
 
-# %% ../../nbs/81d_train.objectives.ipynb #e935ea15
+# %% ../../nbs/81d_train.objectives.ipynb #03b71371
 ways = ('linear', 'cosine', 'step')
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def ramp(
     if told.get('way', 'linear') not in ways: raise bad(f"way={told['way']!r}; there is {', '.join(ways)}")
     return Ramp(**told)
 
-# %% ../../nbs/81d_train.objectives.ipynb #9f7627e0
+# %% ../../nbs/81d_train.objectives.ipynb #a8fa3cd0
 class Uncertainty(nn.Module):
     "A learned precision for each of several losses."
     least, most = -math.log(100.), -math.log(1e-4)   # of s
@@ -81,7 +81,7 @@ class Uncertainty(nn.Module):
     @property
     def precisions(self): return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
 
-# %% ../../nbs/81d_train.objectives.ipynb #a851bb04
+# %% ../../nbs/81d_train.objectives.ipynb #912f508f
 def heard_by(
     learn, # a Learner, after its loss
 )->Heard:
@@ -102,7 +102,7 @@ def check_losses(
     if blind: raise ConfigError(f'the loss {blind[0]!r} needs a latent, and a model of mode {mode} has none', way_out='say mode=vae, or leave it out')
     return out
 
-# %% ../../nbs/81d_train.objectives.ipynb #bb5cfef0
+# %% ../../nbs/81d_train.objectives.ipynb #1b220c83
 balances = ('fixed', 'uncertainty')
 
 class MusicLosses(Callback):
@@ -112,18 +112,20 @@ class MusicLosses(Callback):
         weights:dict,          # name of a loss: its weight, or a schedule (see `ramp`)
         balance:str='fixed',   # fixed: as they are; uncertainty: weights that are learned, times those given
         every:int=10,          # steps between two lines of the log
-        to=None,               # an `Experiment` to log to
+        to=None,               # an `Experiment` to log to; by default that of `fit_budget`
         rate:float=.01,        # of the learned weights
     ):
         if balance not in balances: raise ConfigError(f'balance={balance!r}', way_out=f"one of {', '.join(balances)}")
         self.weights, self.balance, self.every, self.to, self.history, self.step = check_losses(weights), balance, every, to, [], 0
+        self.until = None
         self.names = list(self.weights)
         self.uncertainty = Uncertainty(['main', *self.names]) if balance == 'uncertainty' else None
         self.learns = torch.optim.Adam(self.uncertainty.parameters(), lr=rate, betas=(.9, .99)) if self.uncertainty else None
 
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
-        if self.until: self.step = self.until.done
+        self.step = self.until.done if self.until else self.step
+        if self.to is None: self.to = next((c.to for c in self.cbs if isinstance(c, RunLog)), None)
         if self.uncertainty: self.uncertainty.to(self.dls.device)
 
     def after_loss(self):
@@ -141,7 +143,7 @@ class MusicLosses(Callback):
         values = torch.stack([main, *(parts[n].to(main) if n in parts else main.new_zeros(()) for n in self.names)])
         return self.uncertainty(values, main.new_tensor([1., *(now[n] for n in self.names)]))
 
-# %% ../../nbs/81d_train.objectives.ipynb #b535ff39
+# %% ../../nbs/81d_train.objectives.ipynb #7ed43215
 @patch
 def before_step(self:MusicLosses): self.called_off = False
 
@@ -160,7 +162,7 @@ def after_step(self:MusicLosses):
 @patch
 def after_batch(self:MusicLosses):
     if not self.training: return
-    self.step += 1
+    self.step = self.until.done + 1 if self.until else self.step + 1
     if self.step % self.every and self.step > 1: return
     parts, now = self.now
     line = dict(step=self.step, **{f'loss_{n}':v.item() for n,v in parts.items()}, **{f'weight_{n}':w for n,w in now.items() if self.weights[n].start != self.weights[n].end})
@@ -183,11 +185,10 @@ def after_validate(self:MusicLosses):
     if self.to is not None and self.names: self.to.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
 @patch
-def state_dict(self:MusicLosses): return dict(step=self.step) | (dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict()) if self.uncertainty else {})
+def state_dict(self:MusicLosses): return dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict()) if self.uncertainty else {}
 
 @patch
 def load_state_dict(self:MusicLosses, state):
-    self.step = state['step']
-    if self.uncertainty:
+    if self.uncertainty and state:
         with torch.no_grad(): self.uncertainty.s.copy_(state['s'])
         self.learns.load_state_dict(state['learns'])
