@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model', 'model_of',
            'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #5759ee25
+# %% ../nbs/96_recipes.ipynb #60a1c53a
 import math, os, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.learner import Budget, music_learner
 from .train.objectives import MusicLosses, check_losses
 
-# %% ../nbs/96_recipes.ipynb #fbacf746
+# %% ../nbs/96_recipes.ipynb #f090e06d
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -71,7 +71,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #900f0d6f
+# %% ../nbs/96_recipes.ipynb #138d1631
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -121,7 +121,7 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #500593f9
+# %% ../nbs/96_recipes.ipynb #065c8521
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -152,7 +152,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #1f99fdee
+# %% ../nbs/96_recipes.ipynb #f2d2d004
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -182,12 +182,12 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #d57c7919
+# %% ../nbs/96_recipes.ipynb #a6fab3a4
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #cd09e685
+# %% ../nbs/96_recipes.ipynb #32c2ad19
 def store_of(
     data:str,       # 'chorales', a folder, a zip, or a store
     workers:int=2,  # processes that read
@@ -228,7 +228,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #73ba8781
+# %% ../nbs/96_recipes.ipynb #617f2310
 def music_for(
     cfg:PrepareConfig, # what was asked
 )->Corpus:
@@ -266,7 +266,7 @@ def prepare_run(
     report.write(run.path/'report.html')
     return report
 
-# %% ../nbs/96_recipes.ipynb #6b29415f
+# %% ../nbs/96_recipes.ipynb #f9b4b9d3
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -285,7 +285,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #df951d5c
+# %% ../nbs/96_recipes.ipynb #4c0362ae
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -312,7 +312,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #8cbe0ad0
+# %% ../nbs/96_recipes.ipynb #ac1e1273
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -345,7 +345,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #8a450808
+# %% ../nbs/96_recipes.ipynb #c0a2fe26
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -358,7 +358,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #85abcbab
+# %% ../nbs/96_recipes.ipynb #7f879eba
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -377,7 +377,7 @@ def _newest(run, say=lambda line: None):
     if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #a7534791
+# %% ../nbs/96_recipes.ipynb #763c78fe
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -403,7 +403,7 @@ def needs(
     loader = learn.dls.train
     return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
 
-# %% ../nbs/96_recipes.ipynb #d2cbb2d0
+# %% ../nbs/96_recipes.ipynb #97073de6
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -462,7 +462,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #c41ed0b2
+# %% ../nbs/96_recipes.ipynb #1fc8a3fc
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -492,7 +492,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #d646f622
+# %% ../nbs/96_recipes.ipynb #486d8924
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if data == 'chorales': return
@@ -515,7 +515,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #e59dc0e9
+# %% ../nbs/96_recipes.ipynb #cb1cdaf9
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
