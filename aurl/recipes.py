@@ -6,15 +6,16 @@
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
            'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model', 'model_of',
-           'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'evaluation_pieces', 'judges', 'check_request']
+           'net_of', 'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'latents_for', 'evaluation_pieces',
+           'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #60a1c53a
-import math, os, shutil, warnings
+# %% ../nbs/96_recipes.ipynb #bdd519d0
+import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,33 +23,37 @@ from fastai.learner import Learner
 from pydantic import Field, field_validator
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of
+from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of, to_json
 from .device import autocast, pick_device
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
 from .experiments.run import Experiment
 from .generate.engine import first_seconds
+from .generate.latent import latents_between, latents_like, latents_of
 from .generate.sampling import generate_ids
-from .models.size import footprint
-from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN
+from .models.size import counted, footprint
+from .models.vae_gan import ModelConfig, preset_config, ModelOutput, MusicTransformerVAEGAN
 from .score.clean import CleanConfig
 from .score.corpus import Corpus, corpus_from
 from .score.midi import read_midi
+from .score.phrases import PhraseConfig, phrase_corpus
 from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
+from .tokens.mixing import mix, shares
 from .tokens.quality import conditions
 from .tokens.report import DataReport
 from .tokens.store import StoreConfig, TokenStore, prepare
+from .tokens.split import is_list, split_as
 from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
 from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
+from .train.latent import LatentConfig, latent_callbacks
 from .train.learner import Budget, music_learner
-from .train.objectives import MusicLosses, check_losses
 
-# %% ../nbs/96_recipes.ipynb #f090e06d
+# %% ../nbs/96_recipes.ipynb #0e4320f7
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -71,7 +76,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #138d1631
+# %% ../nbs/96_recipes.ipynb #2aca9dab
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -79,6 +84,8 @@ class PrepareConfig(Config):
     table: str = Field('', description='a CSV or TSV about the pieces; a metadata.csv beside them is found by itself')
     table_extra: bool = Field(False, description='the table may know pieces that are not there')
     folders: str = Field('', description='what the folders mean, such as composer/title')
+    phrases: int = Field(0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs')
+    phrase: PhraseConfig = Field(PhraseConfig(), description='how phrases are cut')
     cleaning: CleanConfig = Field(CleanConfig(), description='what is done to the music first')
     duplicates: Literal['keep', 'drop'] = Field('keep', description='pieces that are there twice: keep them on one side of a split, or drop them')
     min_notes: int = Field(1, ge=1, description='leave out pieces with fewer notes')
@@ -99,17 +106,19 @@ class PrepareConfig(Config):
 
 class TrainConfig(Config):
     "A training run."
-    data: str = Field('chorales', description='a folder or zip of MIDI files, chorales, or a store')
+    data: str | dict[str, str] = Field('chorales', description='a folder or zip of MIDI files, chorales, or a store; several as {bach: chorales, pop: FOLDER}, mixed by loader.weights')
+    split: str = Field('group', description='what is held out: group, piece, a column such as composer, composer=Chopin, or a .json or .txt file of names')
     steps: int = Field(2000, ge=0, description='training steps; 0 for as many as the minutes allow')
     minutes: float = Field(0., ge=0, description='time to train; 0 for no limit')
+    mode: Literal['transformer', 'vae', 'vae_gan'] = Field('transformer', description='what is built around the transformer')
     model: str = Field('song', description='preset of the model')
+    net: dict[str, Any] = Field({}, description='fields of the model to change, such as net.d_model=128 or net.latent=[32,8,4]')
+    latent: LatentConfig = Field(LatentConfig(), description='modes with a latent: what it costs, and what its numbers shall mean')
     length: int = Field(384, ge=16, description='ids in a window')
     batch_size: int = Field(16, ge=1, description='windows in a batch')
     transpose: int = Field(6, ge=0, le=24, description='windows move by at most so many semitones')
     lr: float = Field(4e-3, gt=0, description='learning rate')
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
-    losses: dict = Field({}, description='more losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
-    balance: Literal['fixed', 'uncertainty'] = Field('fixed', description='weights of the losses: fixed, or learned from there on')
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
@@ -121,13 +130,24 @@ class TrainConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #065c8521
+    @field_validator('data', mode='before')
+    @classmethod
+    def _places(cls, value):
+        if not isinstance(value, dict): return str(value) if type(value) in (int, float) else value
+        if not value: raise ValueError('no corpus; such as {bach: chorales, pop: FOLDER}')
+        if bad := [k for k in value if not re.fullmatch(r'\w+', str(k))]: raise ValueError(f'{bad[0]!r} is no name for a corpus; letters, digits and _ make one')
+        return {str(k):str(v) for k,v in value.items()}
+
+# %% ../nbs/96_recipes.ipynb #e27c5f86
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
     pieces: int = Field(4, ge=1, description='how many')
     prompt: str = Field('', description='a MIDI file to continue')
-    prompt_seconds: float = Field(8., gt=0, description='how much of it is given')
+    prompt_seconds: float = Field(8., gt=0, description='how much of it is given, or heard of like and between')
+    like: str = Field('', description='models with a latent: a MIDI file to vary')
+    spread: float = Field(.5, ge=0, le=1, description='how far variations stray from it: 0 is the piece itself, 1 a dream')
+    between: tuple[str, ...] = Field((), description='models with a latent: two MIDI files, as in between=A.mid,B.mid, and pieces go from one to the other')
     min_tokens: int = Field(0, ge=0, description='shortest piece')
     max_tokens: int = Field(1024, ge=64, description='longest piece')
     mask: bool = Field(True, description='only what the grammar allows')
@@ -138,6 +158,13 @@ class GenerateConfig(Config):
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='same seed, same tunes')
     out: str = Field('runs', description='folder of the runs')
+
+    @field_validator('between', mode='before')
+    @classmethod
+    def _two(cls, value):
+        names = tuple(n.strip() for n in value.split(',') if n.strip()) if isinstance(value, str) else tuple(value)
+        if len(names) not in (0, 2): raise ValueError(f'{len(names)} files; two, with a comma between')
+        return names
 
 class EvaluateConfig(Config):
     "How well a model foresees held-out music, and how valid it is unaided."
@@ -152,7 +179,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #f2d2d004
+# %% ../nbs/96_recipes.ipynb #7d04fe5a
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -182,19 +209,21 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #a6fab3a4
+# %% ../nbs/96_recipes.ipynb #4309fc3f
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
+    if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #32c2ad19
+# %% ../nbs/96_recipes.ipynb #206901e0
 def store_of(
-    data:str,       # 'chorales', a folder, a zip, or a store
+    data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
     run=None,       # an `Experiment` whose progress shows it
     loader=None,    # a `LoaderConfig`: for windows on bars the store is told where those are
-)->TokenStore:
+):                  # `TokenStore`, or a `Mixture` of several
     "The token store of `data`, prepared on first use."
+    if isinstance(data, dict): return mix(**{k:store_of(v, workers, run, loader) for k,v in data.items()})
     tell = (lambda done, total: run.progress('prepare', done/max(1, total), f'{done} of {total} pieces')) if run is not None else None
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): return TokenStore(path).verify()
@@ -216,24 +245,35 @@ def left_out(
     return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.quarantine_file}" if len(q) > 3 else '')] if q else []
 
 def sides(
-    store:TokenStore, # of the music
+    store,            # `TokenStore` or `Mixture` of the music
     valid:float,      # share of the pieces held out
     seed:int=0,       # another seed, another split
+    split:str='group',# what is held out, see `split_as`
 )->tuple:             # numbers of the pieces to train on, and of those held out
     "The split of `store`, which keeps groups and twins together; neither side may be empty."
+    if split != 'group': return split_store(store, by=split_as(store, split, valid, seed))
     train, held = split_store(store, valid, seed)
     if len(train) and len(held): return train, held
-    raise _too_few(len(store), store.manifest['source']['words'])
+    raise _too_few(len(store), ', '.join(s.manifest['source']['words'] for s in getattr(store, 'parts', [store])))
 
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #617f2310
+# %% ../nbs/96_recipes.ipynb #c43e0682
 def music_for(
     cfg:PrepareConfig, # what was asked
+    whole:bool=False,  # the songs, even where phrases were asked for
 )->Corpus:
-    "The pieces of `cfg.data` with what the table and the folders tell."
-    return corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folders, table_extra=cfg.table_extra)
+    "The pieces of `cfg.data` with what the table and the folders tell, or the phrases of them."
+    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folders, table_extra=cfg.table_extra)
+    return corpus if not cfg.phrases or whole else _phrases(corpus, cfg)
+
+def _phrases(corpus, cfg):
+    "Phrases of `corpus`, kept under `aurl_home()`."
+    how = dict(bars=cfg.phrases, **cfg.phrase.to_dict())
+    key = sha256_of(to_json([_place(cfg.data), how]).encode())[:10]
+    shutil.rmtree(dest := aurl_home()/'phrases'/key, ignore_errors=True)
+    return phrase_corpus(corpus, dest, **how)
 
 def without_twins(
     corpus:Corpus,  # pieces
@@ -266,7 +306,7 @@ def prepare_run(
     report.write(run.path/'report.html')
     return report
 
-# %% ../nbs/96_recipes.ipynb #f9b4b9d3
+# %% ../nbs/96_recipes.ipynb #5cf476f9
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -285,7 +325,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #4c0362ae
+# %% ../nbs/96_recipes.ipynb #d96dcd9f
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -312,7 +352,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #ac1e1273
+# %% ../nbs/96_recipes.ipynb #e54768dd
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -345,7 +385,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #c0a2fe26
+# %% ../nbs/96_recipes.ipynb #f9f2d517
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -358,7 +398,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #7f879eba
+# %% ../nbs/96_recipes.ipynb #a6d2d0ac
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -377,24 +417,35 @@ def _newest(run, say=lambda line: None):
     if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #763c78fe
+# %% ../nbs/96_recipes.ipynb #ba830d21
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
     "A new model; the seed decides its first weights."
     seed_everything(cfg.seed)
-    return MusicTransformerVAEGAN.from_preset(cfg.model, dropout=cfg.dropout)
+    return MusicTransformerVAEGAN(net_of(cfg))
+
+def net_of(
+    cfg:TrainConfig, # what was asked
+)->ModelConfig:
+    "The configuration of its model."
+    for k in ('mode', 'dropout'):
+        if k in cfg.net: raise ConfigError(f'net.{k}={cfg.net[k]}', way_out=f'say {k}={cfg.net[k]}')
+    return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **cfg.net})
 
 def learner_of(
     cfg:TrainConfig,  # what was asked
     store:TokenStore, # the music
     train, held,      # numbers of the pieces on each side
     model=None,       # a new one, if not given
+    run=None,         # an `Experiment` that logs what a latent says
 )->Learner:
     "The learner of a training, with all that was asked for."
-    return music_learner(store, model if model is not None else model_of(cfg), valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
-                         lr=cfg.lr, grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed, loader=cfg.loader,
-                         cbs=[MusicLosses(cfg.losses, cfg.balance)] if cfg.losses else [])
+    model = model if model is not None else model_of(cfg)
+    hears = model.latent is not None
+    return music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
+                         lr=cfg.lr, grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed,
+                         loader=cfg.loader.changed(whole=True) if hears else cfg.loader, cbs=latent_callbacks(cfg.latent, run) if hears else ())
 
 def needs(
     learn, # of `learner_of`
@@ -403,7 +454,7 @@ def needs(
     loader = learn.dls.train
     return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
 
-# %% ../nbs/96_recipes.ipynb #97073de6
+# %% ../nbs/96_recipes.ipynb #274d0adf
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -462,7 +513,19 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #1fc8a3fc
+# %% ../nbs/96_recipes.ipynb #5d88d295
+def latents_for(
+    model,               # of a run
+    cfg:GenerateConfig,  # what was asked
+):                       # (pieces, size), or None where nothing was said of a latent
+    "The latents to play from."
+    if not (cfg.like or cfg.between): return None
+    if cfg.like and cfg.between: raise ConfigError('both like and between', way_out='say one of them')
+    model._must_listen()
+    z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
+    return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
+
+# %% ../nbs/96_recipes.ipynb #b77836d5
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -481,7 +544,7 @@ def evaluation_pieces(
     store = store_of(data, cfg.workers, run)
     share = cfg.valid or (told.get('valid', .1) if data == _place(told.get('data', '')) else 0)
     if not share: return [], list(store), sees
-    train, held = sides(store, share, told.get('seed', cfg.seed))
+    train, held = sides(store, share, told.get('seed', cfg.seed), told.get('split', 'group') if data == _place(told.get('data', '')) else 'group')
     return [store[int(i)] for i in train], [store[int(i)] for i in held], sees
 
 def judges(
@@ -492,9 +555,12 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #486d8924
+# %% ../nbs/96_recipes.ipynb #b030bcbd
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
+    if isinstance(data, dict):
+        for place in data.values(): _check_music(place, two and len(data) == 1)
+        return
     if data == 'chorales': return
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): n = len(TokenStore(path))
@@ -503,6 +569,15 @@ def _check_music(data, two=False):
         n = len(corpus)
         if n == 1: corpus.read(0)
     if two and n < 2: raise _too_few(n, path)
+
+def _check_mix(cfg):
+    "Do weights and split fit the corpora?"
+    weights, data = cfg.loader.weights, cfg.data
+    if weights and not isinstance(data, dict): raise ConfigError(f'loader.weights={weights}, and there is one corpus', way_out='name several: data={bach: chorales, pop: FOLDER}')
+    if weights: shares(weights, data, 1)
+    places = data.values() if isinstance(data, dict) else [data]
+    if all((Path(p).expanduser()/'manifest.json').exists() for p in places): sides(store_of(data, 0), cfg.valid, cfg.seed, cfg.split)
+    elif is_list(cfg.split) and not Path(cfg.split).expanduser().is_file(): raise ConfigError(f'split={cfg.split}: no such file', way_out='give a .json file with train and valid, or a .txt file with the name of a held-out piece on each line')
 
 def _check_home():
     "Can prepared music be kept?"
@@ -515,7 +590,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #cb1cdaf9
+# %% ../nbs/96_recipes.ipynb #0c40377c
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -534,19 +609,21 @@ def check_request(
     if hasattr(cfg, 'device'): pick_device(cfg.device)
     if learns:
         Budget(cfg.steps or None, cfg.minutes or None)
-        made = make_config(ModelConfig, preset=cfg.model, group='model')
         if isinstance(cfg, TrainConfig):
-            check_loader(cfg.loader, cfg.length, (-cfg.transpose, cfg.transpose))
-            check_losses(cfg.losses, made.mode)
+            hears = net_of(cfg).mode != 'transformer'
+            check_loader(cfg.loader.changed(whole=True) if hears else cfg.loader, cfg.length, (-cfg.transpose, cfg.transpose))
+        else: make_config(ModelConfig, preset=cfg.model, group='model')
         _check_music(cfg.data, two=True)
+        if isinstance(cfg, TrainConfig): _check_mix(cfg)
         _check_home()
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)
         if hasattr(cfg, 'data'): _check_music(_which_music(cfg, where)[0])
         elif cfg.prompt: _check_prompt(cfg)
+        if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): latents_for(model, cfg)
     else:
         make_config(StoreConfig, overrides=store_options(cfg))
-        if len(corpus := music_for(cfg)) == 1: corpus.read(0)
+        if len(corpus := music_for(cfg, whole=True)) == 1: corpus.read(0)
     for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
 
 RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: new_run_dir(n, cfg), check_request) for n,c in dict(
