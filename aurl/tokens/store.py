@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TokenStore', 'prepare', 'to_plain', 'repair_store']
 
-# %% ../../nbs/33_tokens.store.ipynb #76c4ed2d
-import contextlib, shutil, time
+# %% ../../nbs/33_tokens.store.ipynb #a532e6b1
+import contextlib, shutil, time, warnings
 from dataclasses import replace
 from functools import cached_property
 from html import escape
@@ -24,7 +24,7 @@ from .shards import Shards, files, log_file, shards_of
 from .tables import StoreConfig, _seen, _stamp, _tables, errand_of
 from .workers import Alone, Cluster, Processes, calm as _calm, in_order, join
 
-# %% ../../nbs/33_tokens.store.ipynb #dcf40cf2
+# %% ../../nbs/33_tokens.store.ipynb #ea98300f
 _kind, _version = 'aurl token store', 2
 
 class TokenStore(Line):
@@ -51,7 +51,7 @@ class TokenStore(Line):
 
 _mending = 'make the damaged part again with repair_store(path), or the whole with overwrite=True'
 
-# %% ../../nbs/33_tokens.store.ipynb #2bb9342e
+# %% ../../nbs/33_tokens.store.ipynb #3e81e675
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -77,7 +77,7 @@ def _table(self:TokenStore, name, columns=None):
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #99b3f6e5
+# %% ../../nbs/33_tokens.store.ipynb #347a92b0
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -102,7 +102,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
 
-# %% ../../nbs/33_tokens.store.ipynb #f57998cb
+# %% ../../nbs/33_tokens.store.ipynb #7b6638f1
 def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
@@ -122,22 +122,37 @@ def _news(
         elif (str(p.path), p.member, *s) != was[:4] and (was[4] is None or _sha_or_none(p) != was[4]): (new if p.name in left else other).append(p)
     return new, [p.name for p in other] + list(have)
 
+class _Otherwise(Exception):
+    "The store that is there was made with other settings, and stays."
+
+def _differs(m, cfg):
+    "What the store of manifest `m` was made with, where `cfg` says something else."
+    try: was = make_config(StoreConfig, overrides=m['config']).flat()
+    except (AurlError, KeyError, TypeError): return []
+    here = get_codec(cfg.codec)
+    codec = m.get('codec', {}).get('fingerprint', here.fingerprint)
+    return [f'{k}={was.get(k)}, not {v}' for k,v in cfg.flat().items() if was.get(k) != v] or [f'another version of the codec {cfg.codec}']*(codec != here.fingerprint)
+
+def _beside(dest, cfg):
+    "The place for a store of other settings than that at `dest`: always the same for the same settings."
+    return dest.with_name(f'{dest.name}-{sha256_of(to_json([cfg.to_dict(), get_codec(cfg.codec).fingerprint]).encode())[:8]}')
+
 def _standing(dest, cfg, overwrite):
     "The store at `dest` that may grow; None where a new one is to be made."
     if not dest.exists(): return None
     if not (dest/'manifest.json').is_file():
         if dest.is_dir() and not any(dest.iterdir()): dest.rmdir(); return None
         raise StoreError('there is something here that is not a store', dest, 'give another place')
-    try: made = TokenStore(dest)
+    try: m = read_json(dest/'manifest.json')
+    except AurlError: m = None
+    if isinstance(m, dict) and m.get('kind') == _kind and m.get('version') == _version and (changed := _differs(m, cfg)):
+        if overwrite: return None
+        raise _Otherwise(', '.join(changed))
+    try: return TokenStore(dest)
     except StoreError:
         if not overwrite: raise
-        return None
-    was, now = make_config(StoreConfig, overrides=made.manifest['config']).flat(), cfg.flat()
-    if not (changed := [f'{k}={was.get(k)}, not {v}' for k,v in now.items() if was.get(k) != v]): return made
-    if overwrite: return None
-    raise StoreError(f'holds a store made with {", ".join(changed)}', dest, 'give another place, or overwrite=True')
 
-# %% ../../nbs/33_tokens.store.ipynb #89547ed0
+# %% ../../nbs/33_tokens.store.ipynb #1cf29a10
 @contextlib.contextmanager
 def _alone(folder):
     "`folder` for this process alone; waits while another has it."
@@ -168,7 +183,7 @@ def _still(shards, trusted, pieces):
         done += [r['name'] for r in rows]
     return set(done)
 
-# %% ../../nbs/33_tokens.store.ipynb #521bace3
+# %% ../../nbs/33_tokens.store.ipynb #1659d4ee
 _bundle = 32 # pieces handed over at once
 
 def _fill(shards, pieces, sizes, errand, workers, dask, tell):
@@ -195,7 +210,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #815b52b2
+# %% ../../nbs/33_tokens.store.ipynb #5f1085fe
 def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     "Write tables and manifest for the `shards` in `folder`."
     import pyarrow.parquet as pq
@@ -211,13 +226,13 @@ def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     for f in folder.glob('*.parquet'):
         if f.name not in tables.values(): f.unlink()                     # of the generation before
 
-# %% ../../nbs/33_tokens.store.ipynb #b7c30a55
+# %% ../../nbs/33_tokens.store.ipynb #3b0a98d4
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
     workers:int=2,     # processes that read; 0: this one
     progress=None,     # called with (done, total)
-    overwrite:bool=False, # replace a store that was made otherwise
+    overwrite:bool=False, # replace a store that was made otherwise, instead of making another beside it
     dask=None,         # read on a Dask cluster: address of its scheduler, 'local', or a `Client`
     **config,          # of `StoreConfig`
 ):                     # -> TokenStore
@@ -236,6 +251,9 @@ def prepare(
                 raise StoreError(f"made from other files ({old.manifest['source']['words']}): {len(other)} of its pieces are gone or have changed, such as {other[0]}", dest, 'give another place, or overwrite=True')
             if other: old, new = None, pieces
             _write(hidden, dest, old, new, pieces, seen, cfg, errand, corpus.source, workers, dask, progress)
+    except _Otherwise as e:
+        warnings.warn(f'{dest} was made with {e}; it stays, and the store you asked for is {_beside(dest, cfg)} (overwrite=True replaces instead)', stacklevel=2)
+        return prepare(corpus, _beside(dest, cfg), workers, progress, False, dask, **config)
     except OSError as e: raise StoreError(f'cannot be written ({e.strerror})', dest, 'free some space or give another place, and prepare again; whole shards are kept') from e
     return TokenStore(dest)
 
@@ -245,7 +263,7 @@ def _same(dest, cfg, stamp):
     except StoreError: return None
     return m if m.manifest['config'] == cfg.to_dict() and m.manifest['source']['stamp'] == stamp else None
 
-# %% ../../nbs/33_tokens.store.ipynb #fe6a4f90
+# %% ../../nbs/33_tokens.store.ipynb #68c459d1
 def _write(hidden, dest, old, new, pieces, seen, cfg, errand, words, workers, dask, progress):
     "Read what is new, and make the store of it."
     folder, trusted = (dest, old.manifest['shards']['count']) if old else (hidden, 0)
@@ -288,7 +306,7 @@ def _bring_back(dest):
     aside = dest.with_name(f'.{dest.name}.old')
     if aside.exists(): shutil.rmtree(aside, ignore_errors=True) if dest.exists() else aside.rename(dest)
 
-# %% ../../nbs/33_tokens.store.ipynb #bcb520bc
+# %% ../../nbs/33_tokens.store.ipynb #67960aba
 @patch
 def verify(self:TokenStore):
     "Compare every shard with the log, and log and tables with the manifest; a StoreError names what differs."
@@ -307,7 +325,7 @@ def _sound_log(path, m):
         with open(path/log_file, 'rb') as h: return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
     except OSError: return False
 
-# %% ../../nbs/33_tokens.store.ipynb #7a7197bf
+# %% ../../nbs/33_tokens.store.ipynb #94c85075
 def repair_store(
     path,        # the folder of the store
     source=None, # where the music is; None: where it was
@@ -338,7 +356,7 @@ def _where(store):
     "The pieces of a store as its tables know them."
     return [Piece(r['name'], Path(r['file']), r['member']) for t in ('pieces', 'quarantine') for r in store._table(t, ['name', 'file', 'member']).to_pylist()]
 
-# %% ../../nbs/33_tokens.store.ipynb #40caf5e2
+# %% ../../nbs/33_tokens.store.ipynb #9c9d77f3
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -349,7 +367,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #0c4b7a05
+# %% ../../nbs/33_tokens.store.ipynb #e2358a0e
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']
