@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
-           'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model', 'model_of',
-           'net_of', 'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'latents_for', 'evaluation_pieces',
-           'judges', 'check_request']
+           'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
+           'model_of', 'net_of', 'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'latents_for',
+           'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #bdd519d0
+# %% ../nbs/96_recipes.ipynb #3e7808d6
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.latent import LatentConfig, latent_callbacks
 from .train.learner import Budget, music_learner
 
-# %% ../nbs/96_recipes.ipynb #0e4320f7
+# %% ../nbs/96_recipes.ipynb #e7246367
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -76,7 +76,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #2aca9dab
+# %% ../nbs/96_recipes.ipynb #a20a21ce
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -97,7 +97,7 @@ class PrepareConfig(Config):
     keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20"')
     workers: int = Field(2, ge=0, description='processes that read files')
     dask: str = Field('', description='read on a Dask cluster: the address of its scheduler, or local')
-    overwrite: bool = Field(False, description='replace a store that was made otherwise')
+    overwrite: bool = Field(False, description='replace a store that was made otherwise, instead of making another beside it')
     out: str = Field('runs', description='folder of the runs')
 
     @field_validator('keep', mode='before')
@@ -138,7 +138,7 @@ class TrainConfig(Config):
         if bad := [k for k in value if not re.fullmatch(r'\w+', str(k))]: raise ValueError(f'{bad[0]!r} is no name for a corpus; letters, digits and _ make one')
         return {str(k):str(v) for k,v in value.items()}
 
-# %% ../nbs/96_recipes.ipynb #e27c5f86
+# %% ../nbs/96_recipes.ipynb #4d4c4fc1
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -179,7 +179,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #7d04fe5a
+# %% ../nbs/96_recipes.ipynb #2d79a5d7
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -209,13 +209,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #4309fc3f
+# %% ../nbs/96_recipes.ipynb #4c3fddbd
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #206901e0
+# %% ../nbs/96_recipes.ipynb #61aa1a12
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -259,7 +259,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #c43e0682
+# %% ../nbs/96_recipes.ipynb #87c35f16
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -301,12 +301,22 @@ def prepare_run(
     tell = lambda word, first=0., last=1.: lambda done, total: run.progress('prepare', first + (last - first)*done/max(1, total), f'{done} of {total} pieces {word}')
     corpus, twins = music_for(cfg), []
     if cfg.duplicates == 'drop': corpus, twins = without_twins(corpus, tell('compared', 0, .3))
-    store = prepare(corpus, Path(cfg.dest).expanduser(), workers=cfg.workers, dask=cfg.dask or None, overwrite=cfg.overwrite, progress=tell('read', .3 if twins else 0, .9), **store_options(cfg))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always', UserWarning)
+        store = prepare(corpus, Path(cfg.dest).expanduser(), workers=cfg.workers, dask=cfg.dask or None, overwrite=cfg.overwrite, progress=tell('read', .3 if twins else 0, .9), **store_options(cfg))
+    for w in said: run.say(w.message)
     report = DataReport(store, left=twins, progress=tell('surveyed', .9, 1))
     report.write(run.path/'report.html')
     return report
 
-# %% ../nbs/96_recipes.ipynb #5cf476f9
+def elsewhere(
+    cfg:PrepareConfig, # what was asked
+    store:TokenStore,  # what came of it
+)->list:
+    "A line for people when the store is not where it was asked for, or none."
+    return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
+
+# %% ../nbs/96_recipes.ipynb #0cc3c557
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -325,7 +335,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #d96dcd9f
+# %% ../nbs/96_recipes.ipynb #b05c0f5c
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -352,7 +362,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #e54768dd
+# %% ../nbs/96_recipes.ipynb #2122320b
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -385,7 +395,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #f9f2d517
+# %% ../nbs/96_recipes.ipynb #a2c71430
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -398,7 +408,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #a6d2d0ac
+# %% ../nbs/96_recipes.ipynb #69544d05
 def _open_train(resume):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
@@ -417,7 +427,7 @@ def _newest(run, say=lambda line: None):
     if last or not any(folder.iterdir()): return last
     raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
 
-# %% ../nbs/96_recipes.ipynb #ba830d21
+# %% ../nbs/96_recipes.ipynb #fccd82e4
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -454,7 +464,7 @@ def needs(
     loader = learn.dls.train
     return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
 
-# %% ../nbs/96_recipes.ipynb #274d0adf
+# %% ../nbs/96_recipes.ipynb #8c076930
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
 
 def _continued(run, asked):
@@ -513,7 +523,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #5d88d295
+# %% ../nbs/96_recipes.ipynb #82e404ed
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -525,7 +535,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #b77836d5
+# %% ../nbs/96_recipes.ipynb #9548104e
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -555,7 +565,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #b030bcbd
+# %% ../nbs/96_recipes.ipynb #16f83d6a
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -590,7 +600,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #0c40377c
+# %% ../nbs/96_recipes.ipynb #4f7451eb
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
