@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['slope', 'scales', 'combined', 'Glance', 'Scale', 'CriticOutput', 'check_critic', 'Discriminator', 'judge_loss',
-           'deceive_loss', 'feature_distance', 'r1_penalty', 'gradient_penalty']
+           'deceive_loss', 'feature_distance', 'musical_distance', 'r1_penalty', 'gradient_penalty']
 
-# %% ../../nbs/45_models.discriminator.ipynb #aebb8bf9
+# %% ../../nbs/45_models.discriminator.ipynb #58a0b457
 import math
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from .attention import Rotary
 from .expected import expected, expected_sizes
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/45_models.discriminator.ipynb #21c12891
+# %% ../../nbs/45_models.discriminator.ipynb #4c19072e
 slope = .2   # of LeakyReLU below zero
 
 class Glance(nn.Module):
@@ -45,7 +45,7 @@ class Glance(nn.Module):
         w = w.masked_fill(~there[:,None,None], torch.finfo(w.dtype).min).softmax(-1)     # in plain products: its slope can have a slope
         return x + self.out((w @ v).transpose(1, 2).reshape(b, n, d))
 
-# %% ../../nbs/45_models.discriminator.ipynb #daedd3ba
+# %% ../../nbs/45_models.discriminator.ipynb #7e0d24c3
 def _places(x, there, stride):
     "Means (batch, places, width) over `stride` positions each, of those that are there."
     if stride == 1: return x*there[...,None], there
@@ -87,7 +87,7 @@ class Scale(nn.Module):
         if self.glance is not None: features.append(x := self.glance(x, there)*there[...,None])
         return self.loud.exp()*self.head(self.drop(F.leaky_relu(x, slope)))[...,0], there, features
 
-# %% ../../nbs/45_models.discriminator.ipynb #039d8fd0
+# %% ../../nbs/45_models.discriminator.ipynb #14633f92
 scales = dict(local=(1, 16), phrase=(4, 64), **{'global':(16, None)})   # ids in a place, and how many it hears back
 combined = .4, .4, .2                                                     # what each says counts so much
 
@@ -97,6 +97,8 @@ class CriticOutput:
     logits:dict   # scale -> (batch, places): above zero where the music sounds real
     counts:dict   # scale -> (batch, places) bool: which of them count
     features:dict # scale -> list of (batch, places, width), layer by layer
+    judged:Tensor # (batch, time) bool: positions that count
+    music:dict=None # what it heard of rhythm, harmony, melody and dynamics at each position
     weights:tuple = combined # of the scales
 
     def by_scale(self)->dict: # of (batch,)
@@ -108,7 +110,7 @@ class CriticOutput:
         "One score for each piece: its scales combined."
         return sum(w*s for w,s in zip(weights or self.weights, self.by_scale().values()))
 
-# %% ../../nbs/45_models.discriminator.ipynb #05b57f18
+# %% ../../nbs/45_models.discriminator.ipynb #6c3b139d
 def check_critic(
     width:int,    # as for `Discriminator`
     layers:int,   # likewise
@@ -147,13 +149,14 @@ class Discriminator(nn.Module):
     )->CriticOutput:
         if there is None: there = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if x.is_floating_point() else x != vocab.PAD
         judge, y = there if judge is None else judge & there, self.embed(x)
-        out = CriticOutput({}, {}, {}, self.weights)
+        out = CriticOutput({}, {}, {}, judge, weights=self.weights)
         for k,s in self.scales.items():
-            out.logits[k], there_, out.features[k] = s(y, expected(x, s.reach, before), there)
+            out.music = expected(x, s.reach, before)                 # in the end that of the global scale, which hears everything
+            out.logits[k], there_, out.features[k] = s(y, out.music, there)
             out.counts[k] = _places(judge[...,None].to(y.dtype), judge, s.stride)[1] & there_
         return out
 
-# %% ../../nbs/45_models.discriminator.ipynb #48ec9978
+# %% ../../nbs/45_models.discriminator.ipynb #f596af7d
 def _mean(x, counts): return (x*counts).sum()/counts.sum().clamp(min=1)
 
 def judge_loss(
@@ -171,18 +174,30 @@ def deceive_loss(
     "What the model lowers: nats of surprise if it were real."
     return sum(w*_mean(F.softplus(-fake.logits[k]), fake.counts[k]) for w,k in zip(weights or fake.weights, fake.logits) if w)
 
-# %% ../../nbs/45_models.discriminator.ipynb #52863de5
+# %% ../../nbs/45_models.discriminator.ipynb #24234d63
+def _apart(real, fake):
+    "How far the means over places that count are apart; each is (values (batch, places, n), counts (batch, places))."
+    mean = lambda x, c: (x*c[...,None]).sum((0, 1))/c.sum().clamp(min=1)
+    return (mean(*real).detach() - mean(*fake)).abs().mean()
+
 def feature_distance(
     real:CriticOutput, # of real music
     fake:CriticOutput, # of the model's
     weights=None,      # of the scales
 )->Tensor:             # ()
     "How far the two are apart on average in what the critic hears, layer by layer."
-    def mean(o, k, f): return (f*o.counts[k][...,None]).sum((0, 1))/o.counts[k].sum().clamp(min=1)
-    return sum(w*sum((mean(real, k, a).detach() - mean(fake, k, b)).abs().mean() for a,b in zip(real.features[k], fake.features[k]))/len(real.features[k])
+    return sum(w*sum(_apart((a, real.counts[k]), (b, fake.counts[k])) for a,b in zip(real.features[k], fake.features[k]))/len(real.features[k])
                for w,k in zip(weights or real.weights, real.logits) if w)
 
-# %% ../../nbs/45_models.discriminator.ipynb #a8949aa4
+def musical_distance(
+    real:CriticOutput, # of real music
+    fake:CriticOutput, # of the model's
+    groups=('rhythm', 'harmony', 'melody'), # of `expected`
+)->Tensor:             # ()
+    "How far the two are apart on average in rhythm, harmony and melody; the critic has no part in it."
+    return sum(_apart((real.music[g], real.judged), (fake.music[g], fake.judged)) for g in groups)
+
+# %% ../../nbs/45_models.discriminator.ipynb #b601cd27
 def _slope(critic, x, **kwargs):
     "The gradient (batch, …) of the critic's scores at `x`, which has a gradient itself."
     if not x.is_floating_point(): raise ModelError('a penalty on ids, which have no slope', way_out='give chances: one_hot(ids, 774).float()')
