@@ -197,7 +197,7 @@ def plan(self:WindowLoader,
 )->dict:       # for each window, in order: `piece`, `start`, its targets `first` … `stop`-1 (counted from start), `key` in semitones; its `batch`, `row` and `col`
     "The windows of an epoch."
     c, s = self.config, self.store
-    length = length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth)
+    length = self._length(epoch)
     w, draw = self._windows(epoch, length), self._draw(epoch)
     piece = w['piece']
     lo, hi = np.maximum(self.keys[0], vocab.pitch_lo - s.low[piece]), np.minimum(self.keys[1], vocab.pitch_hi - s.high[piece])

@@ -29,7 +29,7 @@ from ..tokens.vocab import Kind, vocab
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
-        smoothing:float=0. # share of the target that is spread evenly over the vocabulary
+        smoothing:float=0. # share of the target that is spread evenly over the vocabulary while it learns; what is measured is plain
     ):
         super().__init__()
         self.smoothing = smoothing
@@ -38,7 +38,7 @@ class MusicLoss(nn.Module):
         logits:Tensor,  # (batch, time, 774)
         targets:Tensor, # (batch, time) int64: the id that came next
     )->Tensor:          # ()
-        return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, label_smoothing=self.smoothing)
+        return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.)
 
     def decodes(self, logits): return logits.argmax(-1)
     def activation(self, logits): return logits.softmax(-1)
