@@ -181,7 +181,7 @@ class Budget(Callback):
         minutes:float=None, # time, validation included
         start:int=0,        # steps that were done before
         clock=time.monotonic, # tells seconds
-        rate=rate_at        # share of the full learning rate at a share of the budget
+        rate=None           # share of the full learning rate at a share of the budget; None: what a callback with `rate_at` says, or `rate_at`
     ):
         if not steps and not minutes: raise ConfigError('a budget needs steps or minutes', way_out='say steps=200, or minutes=4')
         self.steps, self.minutes, self.done, self.asked, self.clock, self.rate = steps, minutes, start, False, clock, rate
@@ -200,7 +200,9 @@ class Budget(Callback):
         by_time = (self.spent + self.check)/60/self.minutes if self.minutes else 0   # the last validation takes time as well
         return max(by_time, self.done/self.steps if self.steps else 0)
 
-    def before_fit(self): self.began, self.full, self.check, self.first = self.clock(), [h['lr'] for h in self.opt.hypers], 0., self.done
+    def before_fit(self):
+        self.rate = self.rate or next((c.rate_at for c in self.cbs if hasattr(type(c), 'rate_at')), rate_at)
+        self.began, self.full, self.check, self.first = self.clock(), [h['lr'] for h in self.opt.hypers], 0., self.done
     def before_batch(self):
         if self.training: self.opt.set_hyper('lr', [lr*self.rate(self.used) for lr in self.full])
     def after_batch(self):
@@ -311,7 +313,7 @@ def fit_budget(self:Learner,
     run=None,           # an `Experiment` to log to
     log_every:int=10,   # steps between two lines of the log
     cbs=(),             # more callbacks
-    rate=rate_at,       # share of the full learning rate at a share of the budget; `81e_train.schedules` has more
+    rate=None,          # share of the full learning rate at a share of the budget; None: what a callback with `rate_at` says (`81e_train.schedules`), or `rate_at`
     before=(),          # nats per token and weights of the best model of an earlier sitting
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."

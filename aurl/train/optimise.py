@@ -66,7 +66,8 @@ _torch = {n.lower():n for n in ('Adadelta', 'Adafactor', 'Adagrad', 'Adam', 'Ada
 _known = ('lion', 'sophia', 'lamb', 'lars', 'adan', 'soap', 'ademamix', 'adopt', 'adabelief', 'prodigy', 'ranger', 'schedulefreeadamw', 'stableadamw', 'came', 'mars', 'laprop', 'tiger', 'yogi', 'adamp', 'grams', 'normuon', 'adamuon')
 _unfit = dict(lbfgs='calls the loss several times a step', alig='needs the loss in its step', sparseadam='is for sparse gradients', adahessian='needs the gradient of the gradient; sophia does not',
               lomo='takes the step while it goes back', adalomo='takes the step while it goes back', adammini='needs names of parameters', bsam='needs the number of pieces', ranger21='needs the number of steps; ranger does not',
-              demo='is for many machines', distributedmuon='is for many machines', lorarite='is for adapters', spectralsphere='takes matrices alone', sophiah='is called sophia here', adago='stands still in the embedding', muonclip='needs the attention scores')
+              demo='is for many machines', distributedmuon='is for many machines', lorarite='is for adapters', spectralsphere='takes matrices alone', sophiah='is called sophia here', adago='stands still in the embedding', muonclip='needs the attention scores',
+              **dict.fromkeys(('adashift', 'conda', 'kron', 'rose', 'scalableshampoo'), 'keeps what cannot be written down without pickle'), magma='does not go on from where it was')
 
 def optimizer_names()->list:
     "Every optimiser that can be asked for here."
