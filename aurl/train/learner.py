@@ -137,7 +137,7 @@ def music_learner(
     transpose:int=6,      # training windows are moved up or down by at most this many semitones
     lr:float=0,           # learning rate; 0 for the optimiser's own: 4e-3 for `MuonAdamW`
     wd:float=.02,         # weight decay of the matrices
-    optimizer=None,       # another way to go down: an `Optimizer` of `81d_train.optimise`
+    optimizer=None,       # another way to go down: an `Optimizer` of `81e_train.optimise`
     grammar_weight:float=0., # weight of the grammar loss
     smoothing:float=0.,   # label smoothing
     clip=1.,              # largest norm of the gradient, 0 for none; or a callback that holds it
@@ -313,7 +313,7 @@ def fit_budget(self:Learner,
     run=None,           # an `Experiment` to log to
     log_every:int=10,   # steps between two lines of the log
     cbs=(),             # more callbacks
-    rate=None,          # share of the full learning rate at a share of the budget; None: what a callback with `rate_at` says (`81e_train.schedules`), or `rate_at`
+    rate=None,          # share of the full learning rate at a share of the budget; None: what a callback with `rate_at` says (`81f_train.schedules`), or `rate_at`
     before=(),          # nats per token and weights of the best model of an earlier sitting
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
