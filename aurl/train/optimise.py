@@ -6,7 +6,7 @@
 __all__ = ['parts', 'own_rates', 'depths', 'param_groups', 'optimizer_names', 'check_name', 'drawn_curvature', 'Curvature',
            'Optimizer', 'MusicOptim', 'EvalWeights']
 
-# %% ../../nbs/81e_train.optimise.ipynb #756addf0
+# %% ../../nbs/81e_train.optimise.ipynb #dc26ee00
 import difflib, inspect, re
 from contextlib import nullcontext
 from functools import partial
@@ -24,7 +24,7 @@ from ..device import autocast
 from ..tokens.vocab import vocab
 from .learner import Autocast, MuonAdamW, matrices_first
 
-# %% ../../nbs/81e_train.optimise.ipynb #5d5bc1a8
+# %% ../../nbs/81e_train.optimise.ipynb #6e5a74a8
 parts = dict(embedding=r'\bembed\b', attention=r'\battention\b', feed=r'\bfeed\b', norm=r'\bnorm\d?\b', output=r'\bkeyboard\b|^trunk\.norm\b', latent=r'^latent\b', decoder=r'^trunk\b')
 
 def depths(
@@ -39,7 +39,7 @@ def depths(
     low = tops.get('trunk.blocks', -1) + 1          # the embedding is below all layers
     return {n:tops[a[0]] - a[1] if a else low if re.search(r'^trunk\.embed\b', n) else 0 for n,a in at.items()}
 
-# %% ../../nbs/81e_train.optimise.ipynb #ecf4442e
+# %% ../../nbs/81e_train.optimise.ipynb #1551d2e5
 def param_groups(
     model:nn.Module,      # a `MusicTransformerVAEGAN`, or any module
     layer_decay:float=1., # rate of a layer relative to the one above it
@@ -61,7 +61,7 @@ def _meant(word, names):
     near = difflib.get_close_matches(str(word).lower(), list(names), 1, .6)
     return f'; did you mean {near[0]!r}?' if near else ''
 
-# %% ../../nbs/81e_train.optimise.ipynb #af875428
+# %% ../../nbs/81e_train.optimise.ipynb #b5a9d84a
 _torch = {n.lower():n for n in ('Adadelta', 'Adafactor', 'Adagrad', 'Adam', 'AdamW', 'Adamax', 'ASGD', 'NAdam', 'RAdam', 'RMSprop', 'Rprop', 'SGD')}
 _known = ('lion', 'sophia', 'lamb', 'lars', 'adan', 'soap', 'ademamix', 'adopt', 'adabelief', 'prodigy', 'ranger', 'schedulefreeadamw', 'stableadamw', 'came', 'mars', 'laprop', 'tiger', 'yogi', 'adamp', 'grams', 'normuon', 'adamuon')
 _unfit = dict(lbfgs='calls the loss several times a step', alig='needs the loss in its step', sparseadam='is for sparse gradients', adahessian='needs the gradient of the gradient; sophia does not',
@@ -86,7 +86,7 @@ def check_name(
     if key in _known: need('pytorch_optimizer', 'optim')
     raise ConfigError(f'there is no optimizer {name!r}{_meant(key, {*there, *_known})}', way_out=f"there are {', '.join(['muon', *_torch, *_known])} and others of pytorch-optimizer")
 
-# %% ../../nbs/81e_train.optimise.ipynb #e012ddc9
+# %% ../../nbs/81e_train.optimise.ipynb #28d9ca26
 def drawn_curvature(
     logits, # (…, vocabulary), of a model whose gradients are wanted
     params, # what to differentiate by
@@ -98,7 +98,7 @@ def drawn_curvature(
     grads = torch.autograd.grad(nn.functional.cross_entropy(x, drawn), params, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g.square()*len(x) for p,g in zip(params, grads)]
 
-# %% ../../nbs/81e_train.optimise.ipynb #6ccc5bc8
+# %% ../../nbs/81e_train.optimise.ipynb #07683000
 class Curvature(Callback):
     "Gives Sophia a new estimate of the curvature every `every` steps."
     order = 30                                   # after gradients are gathered and clipped
@@ -121,7 +121,7 @@ def _sophia():
             return super().step(hessian=given)
     return Sophia
 
-# %% ../../nbs/81e_train.optimise.ipynb #65558a19
+# %% ../../nbs/81e_train.optimise.ipynb #f1244023
 own_rates = dict(muon=4e-3, adamw=4e-3, adam=4e-3, nadam=4e-3, radam=8e-3, adamax=8e-3, adafactor=1e-2, sgd=.5, rmsprop=1e-3, adagrad=2e-2, adadelta=1., lion=5e-4, sophia=.1, lamb=2e-2, lars=.5, adan=8e-3, soap=4e-3, ademamix=2e-3,
                  adopt=4e-3, adabelief=4e-3, prodigy=1., ranger=8e-3, schedulefreeadamw=8e-3, stableadamw=4e-3, normuon=4e-3, adamuon=4e-3)
 _coupled = {'adam', 'adamax', 'nadam', 'radam', 'sgd', 'rmsprop', 'adagrad', 'adadelta', 'asgd', 'rprop'}
@@ -150,7 +150,7 @@ class Optimizer(Config):
         if bad := [k for k in v if not v[k] >= 0]: raise ValueError(f'{bad[0]}={v[bad[0]]}, and a factor is 0 or more')
         return v
 
-# %% ../../nbs/81e_train.optimise.ipynb #79029cf9
+# %% ../../nbs/81e_train.optimise.ipynb #6152bb80
 @patch
 def make(self:Optimizer,
     groups:list,   # of `param_groups`
@@ -179,7 +179,7 @@ def own_rate(self:Optimizer)->float:
     "The learning rate that it has when nobody asks for one."
     return own_rates.get(self.name, 1e-3)
 
-# %% ../../nbs/81e_train.optimise.ipynb #e14a2117
+# %% ../../nbs/81e_train.optimise.ipynb #e131e384
 class MusicOptim(OptimWrapper):
     "fastai's wrapper; what an optimiser does not have cannot be set, and `clear_state` clears all of it."
     @property
