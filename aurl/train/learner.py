@@ -244,7 +244,7 @@ class KeepBest(Callback):
     def before_validate(self): self.sum, self.n = 0., 0
     def after_batch(self):
         if self.training: return
-        n = getattr(self.learn, 'heard', None) or int((self.yb[0] != vocab.PAD).sum())   # several ranks hear more than this one
+        n = getattr(self.learn, 'targets_of_all', None) or int((self.yb[0] != vocab.PAD).sum())   # several ranks hear more than this one
         self.sum, self.n = self.sum + self.loss.item()*n, self.n + n
     def after_validate(self):
         self.learn.valid_nats = self.sum/max(1, self.n)
