@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['phases', 'Stopwatch', 'memory_limit', 'memory', 'gpu_use']
 
-# %% ../../nbs/83e_train.stopwatch.ipynb #35947518
+# %% ../../nbs/83e_train.stopwatch.ipynb #a0682464
 import ctypes, os, time
 from collections import defaultdict
 from functools import cache
@@ -15,7 +15,7 @@ import torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 
-# %% ../../nbs/83e_train.stopwatch.ipynb #8266fd34
+# %% ../../nbs/83e_train.stopwatch.ipynb #cec72708
 phases = 'data forward backward optimizer callbacks validation other'.split()
 _then = dict(before_train='data', after_batch='data', before_batch='forward', after_pred='forward', after_loss='forward', before_backward='backward', after_backward='optimizer',
              before_step='optimizer', after_step='optimizer', after_cancel_step='optimizer', after_cancel_backward='optimizer', after_cancel_batch='data')
@@ -47,7 +47,10 @@ class Stopwatch(Callback):
     def after_batch(self):
         if self.training: self.tokens += self.yb[0].numel(); self.windows += len(self.yb[0]); self.batches += 1
 
-# %% ../../nbs/83e_train.stopwatch.ipynb #f052b593
+# %% ../../nbs/83e_train.stopwatch.ipynb #12522b1f
+def _name(cb): return _names.get(type(cb)) or _names.setdefault(type(cb), cb.name)
+_names = {}                                                               # fastai makes a name anew each time it is asked
+
 @patch
 def call_one(self:Stopwatch,
     event:str # of fastai's loop
@@ -58,7 +61,7 @@ def call_one(self:Stopwatch,
     try:
         for cb in self.learn.cbs.sorted('order'):
             try: cb(event)
-            finally: self._book(self.by, cb.name)
+            finally: self._book(self.by, _name(cb))
     finally:
         if event in ('before_validate', 'after_validate'): self.checking = event == 'before_validate'
     self.phase = _then.get(event, 'other')
@@ -76,7 +79,7 @@ def load_state_dict(self:Stopwatch, d):
     self.parts, self.by = defaultdict(float, d['parts']), defaultdict(float, d['by'])
     self.tokens, self.windows, self.batches = d['tokens'], d['windows'], d['batches']
 
-# %% ../../nbs/83e_train.stopwatch.ipynb #17d6dabc
+# %% ../../nbs/83e_train.stopwatch.ipynb #85323c9e
 _remedy = dict(data='the loop waits for data: more loader workers, a store on a faster disk, less augmentation on the fly',
     forward='the model itself: bfloat16 where the processor has it, torch.compile, shorter windows, a smaller model', backward='the gradient: bfloat16, torch.compile; switch off `checkpoint`, which computes layers again to save memory',
     optimizer='the optimiser\'s step: a larger batch or accumulation makes steps rarer, a fused or simpler optimiser makes them cheaper', callbacks='callbacks: {most} takes the most of it; let it act more rarely',
@@ -100,7 +103,7 @@ def report(self:Stopwatch,
     named = sorted(self.by.items(), key=lambda x: -x[1])[:callbacks]
     return rows + [dict(what=f'callbacks: {n}', seconds=round(v, 3), share=round(v/all_, 4)) for n,v in named]
 
-# %% ../../nbs/83e_train.stopwatch.ipynb #97dcd5ff
+# %% ../../nbs/83e_train.stopwatch.ipynb #6f36070d
 @patch
 def throughput(self:Stopwatch)->dict: # tokens, samples and batches a second of training; validation does not count
     "How fast the training is."
@@ -123,7 +126,7 @@ def figure(self:Stopwatch, ax=None):
 def after_epoch(self:Stopwatch):
     if self.to is not None: self.to.log(**{f'seconds_{k}':round(v, 3) for k,v in self.seconds().items()}, **{k:round(v, 2) for k,v in self.throughput().items()}, **memory(self.learn.dls.device))
 
-# %% ../../nbs/83e_train.stopwatch.ipynb #ad81644c
+# %% ../../nbs/83e_train.stopwatch.ipynb #327bdb20
 def _number_in(path, key=None):
     "The first number in a file, or in its line `key`; None where there is none."
     try: lines = Path(path).read_text().splitlines()
@@ -152,7 +155,7 @@ def memory(
         out = dict(memory=rss and rss*1024, memory_capacity=memory_limit())
     return {k:v for k,v in out.items() if v is not None}
 
-# %% ../../nbs/83e_train.stopwatch.ipynb #e2b9af9f
+# %% ../../nbs/83e_train.stopwatch.ipynb #a7d104a2
 @cache
 def _nvml():
     try: lib = ctypes.CDLL('libnvidia-ml.so.1')
