@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'together', 'Together', 'share', 'launch']
 
-# %% ../../nbs/89_train.parallel.ipynb #c593da13
+# %% ../../nbs/89_train.parallel.ipynb #8b6e681b
 import contextlib, datetime, os, re, signal, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from ..device import pick_device
 from ..tokens.vocab import vocab
 from .learner import Budget
 
-# %% ../../nbs/89_train.parallel.ipynb #7e46092a
+# %% ../../nbs/89_train.parallel.ipynb #ff7777fb
 @dataclass(frozen=True)
 class Place:
     "Which one of how many this process is."
@@ -47,7 +47,7 @@ def together(
     try: yield Place(dist.get_rank(), dist.get_world_size(), here)
     finally: dist.destroy_process_group()
 
-# %% ../../nbs/89_train.parallel.ipynb #b5c80dff
+# %% ../../nbs/89_train.parallel.ipynb #74236c1c
 class Together(Callback):
     "Ranks learn as one: gradients are averaged by tokens, and time and stops are agreed on."
     order, goes_back = 50, False       # the loss is whole by now, and the optimiser has not moved
@@ -85,7 +85,7 @@ class Together(Callback):
     def after_cancel_batch(self): self.learn.model = self.own
     def after_fit(self): self.learn.model, self.learn.targets_of_all = self.own, None
 
-# %% ../../nbs/89_train.parallel.ipynb #d1da254c
+# %% ../../nbs/89_train.parallel.ipynb #32a916db
 def share(
     learn,       # from `music_learner`
     place:Place, # of this process
@@ -96,7 +96,7 @@ def share(
     learn.dls.to(place.device); learn.model.to(place.device)
     return learn.add_cb(Together(place))
 
-# %% ../../nbs/89_train.parallel.ipynb #60e30b68
+# %% ../../nbs/89_train.parallel.ipynb #873d1acc
 def launch(
     command:list,      # a script or ['-m', module], with its arguments
     gpus:int=1,        # processes on this machine: one for each card, or as many as it has cores
@@ -136,5 +136,5 @@ def _waited(process, seconds):
 def _reason(words):
     "The line that most likely says what went wrong."
     said = [l.split(']:')[-1].strip() for l in words if re.search(r'\w(Error|Exception): |Signal \d+ \(SIG', l) and 'ChildFailedError' not in l]
-    said.sort(key=lambda l: 'Signal' not in l)                  # who was killed is the cause, who missed him is not
+    said.sort(key=lambda l: 'SIGTERM' in l)                     # torchrun's own, for those that were left
     return said[0][:300] if said else (words[-1] if words else 'without a word')
