@@ -129,7 +129,7 @@ def watch(
     "Run to the end, with progress, ready for Ctrl-C."
     def on_signal(number, frame):
         run.signal = number
-        if number != signal.SIGINT: run.stops = max(run.stops, 1)  # whoever sends these does not wait
+        if number == getattr(signal, 'SIGHUP', None): run.stops = max(run.stops, 1)  # whoever hangs up does not wait
         run.stop()
         if run.stops < 3: say(_stopping(run, _read(Path(run_dir)/'progress.json').get('stage')))
     names = [n for n in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, n)]
@@ -163,7 +163,7 @@ def verdict_on(
 )->tuple:          # exit code, and the line to show (or None)
     "How `run` ended."
     e = run.error
-    if e is None: return 0, None
+    if e is None: return 128 + run.signal if run.stops and run.signal == signal.SIGTERM else 0, None   # who sent SIGTERM asks whether all was done
     name, value = getattr(e, 'ename', type(e).__name__), ' '.join(str(getattr(e, 'evalue', e)).split())
     if run.stops > 1 or name == 'KeyboardInterrupt' or (run.stops and name == 'DeadKernelError'): return 128 + run.signal, 'stopped before the end'
     if kind := _known(name): return (2 if kind.__name__ == 'ConfigError' else 1), value
@@ -198,11 +198,12 @@ def run_recipe(
     root = Path(getattr(cfg, 'out', '.')).expanduser()
     new_root = not root.exists()
     run_dir, fresh = _run_dir(recipe, cfg)
+    if not fresh and getattr(cfg, 'resume', '') == 'auto': say(f'going on with {run_dir}, which was stopped; resume=no begins anew')
     run = Execution(notebooks_dir()/recipe.notebook, _free(run_dir/Path(recipe.notebook).name), cfg.to_dict() | dict(run_dir=str(run_dir)), run_dir/'kernel.log')
     _remove(run_dir/'progress.json')  # of an earlier sitting
     watch(run, run_dir, say)
     code = _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
-    if code and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: aurl {name} resume={run_dir}')
+    if (code or run.stops) and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: the same command again, or aurl {name} resume={run_dir}')
     return code
 
 def _run_dir(recipe, cfg):
@@ -222,7 +223,7 @@ def _farewell(run, run_dir, new, say, debug):
     log = run_dir/'kernel.log'
     if code == 0 or code > 128 or log.exists() and not log.stat().st_size: _remove(log)
     if line is not None: print(f'aurl: {line}', file=sys.stderr)
-    if code == 0:
+    if run.error is None:
         for l in _read(run_dir/'summary.json').get('lines') or [f'done: {run_dir}']: say(l)
     elif run_dir in new and _in_vain(run, run_dir, code): _sweep(run_dir, *new)
     else: say(f'what there is so far: {run_dir}')

@@ -6,10 +6,10 @@
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
            'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
-           'model_of', 'net_of', 'learner_of', 'needs', 'resume_run', 'train_run', 'by_hand', 'latents_for',
-           'evaluation_pieces', 'judges', 'check_request']
+           'run_to_resume', 'model_of', 'net_of', 'learner_of', 'needs', 'resume_run', 'open_run', 'train_run',
+           'ending', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #3e7808d6
+# %% ../nbs/96_recipes.ipynb #e5cd5077
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelErr
 from .device import autocast, pick_device
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
-from .experiments.run import Experiment
+from .experiments.run import Experiment, find_runs
 from .generate.engine import first_seconds
 from .generate.latent import latents_between, latents_like, latents_of
 from .generate.sampling import generate_ids
@@ -49,11 +49,12 @@ from .tokens.store import StoreConfig, TokenStore, prepare
 from .tokens.split import is_list, split_as
 from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
-from .train.checkpoint import Checkpoints, latest_checkpoint, load_checkpoint
 from .train.latent import LatentConfig, latent_callbacks
 from .train.learner import Budget, music_learner
+from .train.saving import Checkpoints, newest
+from .train.snapshot import GoOn
 
-# %% ../nbs/96_recipes.ipynb #e7246367
+# %% ../nbs/96_recipes.ipynb #0a8db6dd
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -71,12 +72,14 @@ class SongConfig(Config):
     max_tokens: int = Field(1200, ge=64, description='longest piece')
     temperature: float = Field(1., gt=0, description='below 1 plays safe, above 1 dares')
     top_p: float = Field(.98, gt=0, le=1, description='share of the chances that is kept')
+    checkpoint_every: int = Field(100, ge=0, description='steps between two checkpoints; 0 for none')
+    resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #a20a21ce
+# %% ../nbs/96_recipes.ipynb #1d226a63
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -124,7 +127,7 @@ class TrainConfig(Config):
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
     keep: int = Field(3, ge=1, description='newest checkpoints to keep')
-    resume: str = Field('', description='a run to go on with')
+    resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='decides everything')
@@ -138,7 +141,7 @@ class TrainConfig(Config):
         if bad := [k for k in value if not re.fullmatch(r'\w+', str(k))]: raise ValueError(f'{bad[0]!r} is no name for a corpus; letters, digits and _ make one')
         return {str(k):str(v) for k,v in value.items()}
 
-# %% ../nbs/96_recipes.ipynb #4d4c4fc1
+# %% ../nbs/96_recipes.ipynb #a3b01f20
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -179,7 +182,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #2d79a5d7
+# %% ../nbs/96_recipes.ipynb #bab414c9
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -195,7 +198,6 @@ def new_run_dir(
     "A directory for a new run in `cfg.out`."
     from aurl.experiments.run import _new_dir, git_state
     root = Path(cfg.out).expanduser().absolute()
-    if getattr(cfg, 'resume', ''): return Path(cfg.resume).expanduser().absolute()
     try: return _new_dir(root, name, git_state(None, ignore=root)['short'])
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=root, way_out='give another folder with out=FOLDER') from e
 
@@ -209,13 +211,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #4c3fddbd
+# %% ../nbs/96_recipes.ipynb #c524db79
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #61aa1a12
+# %% ../nbs/96_recipes.ipynb #62c66f71
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -259,7 +261,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #87c35f16
+# %% ../nbs/96_recipes.ipynb #060b5749
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -316,7 +318,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #0cc3c557
+# %% ../nbs/96_recipes.ipynb #1510c154
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -335,7 +337,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #b05c0f5c
+# %% ../nbs/96_recipes.ipynb #9ab3c142
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -362,7 +364,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #2122320b
+# %% ../nbs/96_recipes.ipynb #e9f969b3
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -395,7 +397,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #a2c71430
+# %% ../nbs/96_recipes.ipynb #0006816e
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -408,26 +410,45 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #69544d05
-def _open_train(resume):
+# %% ../nbs/96_recipes.ipynb #e8948889
+_configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
+
+def _open_train(resume, kind=None):
     "The training run in `resume`, if one can go on with it."
     run = Experiment.open(Path(resume).expanduser())
-    if run.name != 'train': raise ConfigError(f'this is a run of aurl {run.name}, and only those of aurl train can be resumed', run.path, 'give another run')
+    if run.name not in _configs: raise ConfigError(f'this is a run of aurl {run.name}, and only those of aurl train and aurl song can be resumed', run.path, 'give another run')
+    if kind is not None and kind is not _configs[run.name]: raise ConfigError(f'this is a run of aurl {run.name}', run.path, f'say aurl {run.name} resume={run.path}')
     if run.status == 'running' and (pid := run._status().get('pid')) != os.getpid():
         raise ConfigError(f'this run is still going on (process {pid})', run.path, 'wait for its end, or end it first')
     return run
 
-def _newest(run, say=lambda line: None):
-    "The newest checkpoint of `run`; None when there never was one. What is damaged is passed over, and said."
-    folder = run.path/'checkpoints'
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter('always')
-        last = latest_checkpoint(folder)
-    for w in said: say(w.message)
-    if last or not any(folder.iterdir()): return last
-    raise CheckpointError('none of the checkpoints of this run is whole', folder, 'copy one back, or start a new run')
+def _known_config(run):
+    "The configuration of `run`."
+    cls = _configs[run.name]
+    return make_config(cls, overrides={k:v for k,v in run.config.items() if k in cls.model_fields})
 
-# %% ../nbs/96_recipes.ipynb #fccd82e4
+def _same_words(run, cfg):
+    "Was `run` begun with what `cfg` says?"
+    plain = lambda c: {k:v for k,v in c.flat().items() if k.partition('.')[0] not in ('resume', 'out', 'data')} | dict(data=_place(c.data))
+    try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
+    except ConfigError: return False
+
+# %% ../nbs/96_recipes.ipynb #00faeff2
+def run_to_resume(
+    cfg:Config, # what was asked
+)->Path:        # None: a new run
+    "The run that `cfg.resume` means."
+    resume = getattr(cfg, 'resume', '') if type(cfg) in _configs.values() else ''
+    if resume in ('', 'no'): return None
+    if resume != 'auto': return Path(resume).expanduser().absolute()
+    for path in find_runs(Path(cfg.out).expanduser().absolute()):
+        try:
+            if read_json(path/'status.json').get('status') not in ('running', 'failed', 'interrupted', 'stopped') or not any(path.glob('checkpoints/*/manifest.json')): continue
+            run = Experiment.open(path)
+            if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and newest(run.checkpoints, lambda line: None): return path
+        except AurlError: continue
+
+# %% ../nbs/96_recipes.ipynb #fb91dd9d
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -464,27 +485,36 @@ def needs(
     loader = learn.dls.train
     return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
 
-# %% ../nbs/96_recipes.ipynb #8c076930
-_may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers')
+# %% ../nbs/96_recipes.ipynb #cf6cad43
+_may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _continued(run, asked):
     "The configuration of `run`, with what may change as it was `asked`."
-    known = make_config(TrainConfig, overrides={k:v for k,v in run.config.items() if k in TrainConfig.model_fields})
-    plain, was = TrainConfig().flat(), known.flat()
+    known = _known_config(run)
+    plain, was = type(known)().flat(), known.flat()
     new = {k:v for k,v in asked.flat().items() if v != plain.get(k) and k not in ('resume', 'out') and v != was.get(k)}
     if bad := [k for k in new if k not in _may_change]:
         raise ConfigError(f'{bad[0]}={new[bad[0]]} cannot change on the way; this run has {bad[0]}={was.get(bad[0])}', run.path, 'leave it out, or start a new run')
     return known.changed(**new)
 
 def resume_run(
-    resume:str,      # the run
-    asked:TrainConfig # what was asked
-)->tuple:            # run, its configuration, its newest checkpoint or None
+    resume:str,   # the run
+    asked:Config, # what was asked
+)->tuple:         # run, its configuration, its newest checkpoint or None
     "Open a training run to go on with it."
-    run = _open_train(resume)
-    cfg, last = _continued(run, asked), _newest(run, run.say)
+    run = _open_train(resume, type(asked))
+    cfg, last = _continued(run, asked), newest(run.checkpoints, run.say)
     if last is None: run.say('there is no checkpoint yet: from the start')
     return run.resume(), cfg, last
+
+def open_run(
+    name:str,    # of the command
+    cfg:Config,  # what was asked
+    run_dir=None # where the command line wants it: a new folder, or a run to go on with
+)->tuple:        # run, its configuration, a checkpoint to go on from or None
+    "A new run, or the one that `cfg.resume` means."
+    there = run_to_resume(cfg) if run_dir is None else Path(run_dir) if (Path(run_dir)/'config.yaml').exists() else None
+    return resume_run(there, cfg) if there is not None else (start_run(name, cfg, run_dir), cfg, None)
 
 def _best_so_far(run):
     "Nats per token and weights of the model that `run` has kept, or nothing."
@@ -494,28 +524,28 @@ def _best_so_far(run):
 def train_run(
     learn,           # from `music_learner`
     run:Experiment,  # its directory
-    cfg:TrainConfig, # what was asked
-    last=None        # a checkpoint to go on from
+    cfg:Config,      # what was asked
+    last=None,       # a `Checkpoint` to go on from
+    **kwargs         # for `fit_budget`
 )->float:            # nats per token on the held-out windows
     "Train with checkpoints, from the start or from `last`."
-    done, cbs, before = 0, [], _best_so_far(run)
+    cbs, codec = list(kwargs.pop('cbs', ())), learn.model.codec.fingerprint
     if last is not None:
-        learn.create_opt()
-        c = load_checkpoint(last, learn.model, learn.opt, codec=learn.model.codec.fingerprint)
-        done = c.step
-        if 'loader' in c.state: learn.epoch_order.offset = learn.dls.train.load_state_dict(c.state['loader']).epoch   # with the very next batch
-        else: learn.epoch_order.offset = c.state.get('epoch', 0) + 1
-        run.say(f'going on from step {done}')
-        if cfg.steps and done >= cfg.steps: return _as_it_was(learn, before)
+        if last.codec != codec: raise CheckpointError(f'codec: the checkpoint has {last.codec}, wanted is {codec}', last.path, 'prepare the data with the codec of the checkpoint')
+        run.say(f'going on from step {last.step}')
+        cbs.append(GoOn(last.snapshot()))
     if cfg.checkpoint_every:
-        cbs.append(Checkpoints(run.path/'checkpoints', cfg.checkpoint_every, cfg.keep, learn.model.config.to_dict(), learn.model.codec.fingerprint, start=done, seed=cfg.seed))
-    return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, start=done, run=run, cbs=cbs, before=before)
+        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, say=run.say, seed=cfg.seed))
+    try: return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, cbs=cbs, before=_best_so_far(run), **kwargs)
+    finally:
+        for c in cbs:
+            if isinstance(c, Checkpoints): c.close()
 
-def _as_it_was(learn, before):
-    "Nothing is left to do: the best model there was."
-    if not before: return learn.validate()[0]
-    learn.model.load_state_dict(before[1])
-    return before[0]
+def ending(learn, run)->str:
+    "How a training ended, for `run.finish`; a song that is done needs its checkpoints no more."
+    if getattr(learn, 'stopped', False): return 'stopped'
+    if run.name == 'song': shutil.rmtree(run.checkpoints, ignore_errors=True); run.checkpoints.mkdir(exist_ok=True)
+    return 'finished'
 
 
 def by_hand(learn, run)->list:
@@ -523,7 +553,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #82e404ed
+# %% ../nbs/96_recipes.ipynb #d6cbfb95
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -535,7 +565,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #9548104e
+# %% ../nbs/96_recipes.ipynb #bb1fe8a5
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -565,7 +595,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #16f83d6a
+# %% ../nbs/96_recipes.ipynb #aeea92d7
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -600,7 +630,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #4f7451eb
+# %% ../nbs/96_recipes.ipynb #d09f9a14
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -612,10 +642,10 @@ def check_request(
 ):
     "Refuse now what cannot work later."
     learns = isinstance(cfg, (SongConfig, TrainConfig))
-    if getattr(cfg, 'resume', ''):
-        run = _open_train(cfg.resume)
+    if (there := run_to_resume(cfg)) is not None:
+        run = _open_train(there, type(cfg))
         cfg = _continued(run, cfg)
-        _newest(run)
+        newest(run.checkpoints, lambda line: None)
     if hasattr(cfg, 'device'): pick_device(cfg.device)
     if learns:
         Budget(cfg.steps or None, cfg.minutes or None)
@@ -636,5 +666,5 @@ def check_request(
         if len(corpus := music_for(cfg, whole=True)) == 1: corpus.read(0)
     for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
 
-RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: new_run_dir(n, cfg), check_request) for n,c in dict(
+RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request) for n,c in dict(
     song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}

@@ -117,12 +117,23 @@ def test_ctrl_c_twice(patient):
     until(lambda: not alive(), 10)
 
 
-@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_no_kernel_is_left(patient, how):
     process, alive = patient
+    time.sleep(.5)
     process.send_signal(how)
-    process.communicate(timeout=30)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == (-9 if how == signal.SIGKILL else 128 + how)
+    until(lambda: not alive(), 20)
+    if how == signal.SIGTERM: assert out.splitlines()[-2:] == ['kept the best model', 'look into patient'], out + err   # as after Ctrl-C, and the code says that it was asked
+
+
+def test_sigterm_twice(patient):
+    process, alive = patient
+    os.kill(alive.pid, signal.SIGSTOP)
+    for _ in range(2): process.send_signal(signal.SIGTERM); time.sleep(.5)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
     until(lambda: not alive(), 20)
 
 
@@ -183,3 +194,31 @@ def test_ctrl_c_in_a_real_training(midi, tmp_path):
     run = next(p for p in tmp_path.iterdir() if p.is_dir())
     assert list(run.glob('checkpoints/step_*')) and list(run.glob('samples/*.mid')) and list(run.glob('model/*.safetensors'))
     assert 'stopped by hand' in (run / 'training.log').read_text()
+    assert 'to go on: the same command again' in out
+
+
+def step_of(run): return max((json.loads(l).get('step') or 0 for l in (run / 'metrics.jsonl').read_text().splitlines()), default=0) if (run / 'metrics.jsonl').exists() else 0
+
+
+def test_a_song_is_killed_and_goes_on(midi, tmp_path):
+    "kill -9, SIGTERM and then in peace: one run, which ends with its report; the losses are those of a song that nobody disturbed."
+    def song(out, wait_for=None, how=None):
+        command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'song', f'data={midi}', f'out={tmp_path / out}', 'steps=60', 'minutes=9', 'model=tiny', 'length=64', 'batch_size=4',
+                   'checkpoint_every=5', 'valid=0.3', 'workers=0', 'pieces=1', 'max_tokens=64', 'prompt_seconds=2']
+        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root), 'AURL_HOME': str(tmp_path / 'home')}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if wait_for:
+            until(lambda: process.poll() is not None or any(int(p.name[5:]) >= wait_for for p in (tmp_path / out).glob('*/checkpoints/step_*')), 120)
+            process.send_signal(how)
+        out, err = process.communicate(timeout=180)
+        return process.returncode, out + err
+    assert song('one', 10, signal.SIGKILL)[0] == -9
+    code, said = song('one', 25, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM and 'going on with' in said and 'report.html' in said, said
+    code, said = song('one')
+    assert code == 0 and 'going on with' in said, said
+    assert song('two')[0] == 0
+    one, two = (next((tmp_path / d).iterdir()) for d in ('one', 'two'))
+    assert len(list((tmp_path / 'one').iterdir())) == 1 and (one / 'report.html').exists() and json.loads((one / 'status.json').read_text())['status'] == 'finished'
+    losses = lambda run: {m['step']: m['train_loss'] for m in map(json.loads, (run / 'metrics.jsonl').read_text().splitlines()) if 'train_loss' in m}
+    a, b = losses(one), losses(two)
+    assert max(a) == max(b) == 60 and all(a[s] == b[s] for s in a.keys() & b.keys()) and len(a.keys() & b.keys()) >= 6

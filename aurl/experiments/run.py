@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['git_state', 'git_diff', 'environment', 'Experiment', 'find_runs']
 
-# %% ../../nbs/70_experiments.run.ipynb #c898cc01
+# %% ../../nbs/70_experiments.run.ipynb #d55042f9
 import dataclasses, datetime, json, math, os, platform, re, socket, subprocess, sys, threading, time, traceback, warnings
 from html import escape
 from importlib import metadata
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import AurlError, atomic_path, read_json, to_json, write_json
 
-# %% ../../nbs/70_experiments.run.ipynb #7e7652b7
+# %% ../../nbs/70_experiments.run.ipynb #452bead0
 def _git(*args, cwd=None, most=1<<20):
     "What git prints (at most `most` bytes of it), or None when there is no git here."
     env = dict(os.environ, GIT_OPTIONAL_LOCKS='0', LC_ALL='C')
@@ -47,7 +47,7 @@ def git_state(
     return dict(commit=commit.strip(), short=commit[:7], branch=(_git('rev-parse', '--abbrev-ref', 'HEAD', cwd=cwd) or '').strip(),
                 dirty=bool(new or changed), changed=changed[:1000], untracked=new[:1000])
 
-# %% ../../nbs/70_experiments.run.ipynb #75525da1
+# %% ../../nbs/70_experiments.run.ipynb #397d9de5
 def git_diff(
     state,         # of `git_state`
     cwd=None,
@@ -58,7 +58,7 @@ def git_diff(
     if len(diff.encode()) >= most: diff += f'\n(cut here, after {most:,} bytes)\n'
     return ''.join(f'untracked: {f}\n' for f in state['untracked']) + diff
 
-# %% ../../nbs/70_experiments.run.ipynb #9fe2231b
+# %% ../../nbs/70_experiments.run.ipynb #b0391049
 def _cpu():
     "The processor in words, and its instruction sets that matter here."
     try: text = Path('/proc/cpuinfo').read_text()
@@ -81,7 +81,7 @@ def environment()->dict:
         env |= dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
     return env | dict(packages=dict(sorted({d.name.lower():d.version for d in metadata.distributions() if d.name}.items())))
 
-# %% ../../nbs/70_experiments.run.ipynb #cc776405
+# %% ../../nbs/70_experiments.run.ipynb #31dc6c99
 def _new_dir(root, name, short):
     "A directory of its own for a run called `name`."
     slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
@@ -95,7 +95,7 @@ def _new_dir(root, name, short):
         except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=root, way_out='give another folder with out=FOLDER') from e
     raise AurlError(f'{i:,} runs of this name in one second', path=root)
 
-# %% ../../nbs/70_experiments.run.ipynb #be71d7fe
+# %% ../../nbs/70_experiments.run.ipynb #528d70fa
 def _as_dict(config):
     "`config` as plain dicts and lists."
     if config is None: return {}
@@ -127,7 +127,7 @@ class Experiment:
         except OSError as e: raise AurlError(f'the run cannot be written down ({e.strerror})', path=self.path, way_out='make room on the disk, or give another folder') from e
         self._mark('running', name=name, started=_now())
 
-# %% ../../nbs/70_experiments.run.ipynb #05005868
+# %% ../../nbs/70_experiments.run.ipynb #8aad7310
 def _now(): return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
 
 @patch
@@ -156,7 +156,7 @@ def _soft(self:Experiment, what, f):
 @patch
 def _mark(self:Experiment, status, **more):
     "Write `status` down."
-    self._soft('status.json', lambda: write_json(self.path/'status.json', self._status() | dict(status=status, pid=os.getpid(), where=_here()) | more))
+    self._soft('status.json', lambda: write_json(self.path/'status.json', self._status() | dict(status=status, pid=os.getpid(), since=_since(os.getpid()), where=_here()) | more))
 
 @patch
 def _status(self:Experiment):
@@ -164,12 +164,17 @@ def _status(self:Experiment):
     try: return read_json(self.path/'status.json')
     except AurlError: return {}
 
+def _since(pid):
+    "When process `pid` began, in the words of this machine; None where it does not say."
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19] + Path('/proc/sys/kernel/random/boot_id').read_text()[:8]
+    except (OSError, IndexError): return None
+
 def _here(): 
     "A mark of this machine that does not tell its name."
     import hashlib
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
-# %% ../../nbs/70_experiments.run.ipynb #5eeeaffe
+# %% ../../nbs/70_experiments.run.ipynb #5b89ef85
 def _number(v):
     "A tensor or array of one number as that number; what JSON cannot hold in words."
     if hasattr(v, 'item') and hasattr(v, 'tolist'):
@@ -201,7 +206,7 @@ def _append(self:Experiment, name, line):
         finally: os.close(fd)
     with self._lock: self._soft(name, go)
 
-# %% ../../nbs/70_experiments.run.ipynb #5dcd0b3b
+# %% ../../nbs/70_experiments.run.ipynb #d4a4c462
 @patch
 def metrics(self:Experiment)->list:
     "All lines of `metrics.jsonl` as dicts; what a crash tore is left out."
@@ -224,7 +229,7 @@ def series(self:Experiment,
     got = [(m[by], m[key]) for m in self.metrics() if m.get(key) is not None and m.get(by) is not None]
     return tuple(np.array(got, dtype=float).reshape(-1, 2).T)
 
-# %% ../../nbs/70_experiments.run.ipynb #fb260520
+# %% ../../nbs/70_experiments.run.ipynb #ed0f5e98
 @patch
 def say(self:Experiment,
     message:str, # one line, for people
@@ -252,7 +257,7 @@ def progress(self:Experiment,
         finally: tmp.unlink(missing_ok=True)
     self._soft('progress.json', go)
 
-# %% ../../nbs/70_experiments.run.ipynb #08113406
+# %% ../../nbs/70_experiments.run.ipynb #1cd2e907
 @patch
 def record(self:Experiment,
     **facts, # dicts are merged: record(data=dict(store='9f86d0…'))
@@ -263,7 +268,7 @@ def record(self:Experiment,
     for k,v in facts.items(): env[k] = env[k] | v if isinstance(v, dict) and isinstance(env.get(k), dict) else v
     self._soft('environment.json', lambda: write_json(self.path/'environment.json', env))
 
-# %% ../../nbs/70_experiments.run.ipynb #262fabd7
+# %% ../../nbs/70_experiments.run.ipynb #63a37446
 @patch
 def finish(self:Experiment,
     lines=(),       # what a person shall read last
@@ -289,27 +294,36 @@ def __exit__(self:Experiment, kind, error, tb):
         for l in line.splitlines(): self.say(l)
     self._mark(status, ended=_now(), error=f'{kind.__name__}: {error}')
 
-# %% ../../nbs/70_experiments.run.ipynb #db73b471
+# %% ../../nbs/70_experiments.run.ipynb #3a0f47c2
 @patch(as_prop=True)
 def status(self:Experiment)->str:
-    "running, finished, failed, interrupted, or lost: still marked as running by a process that is gone."
+    "running, finished, stopped (by hand), failed, interrupted, or lost: still marked as running by a process that is gone."
     s = self._status()
-    if s.get('status') == 'running' and s.get('where') == _here() and s['pid'] != os.getpid():
-        try: os.kill(s['pid'], 0)
-        except ProcessLookupError: return 'lost'
-        except OSError: pass
-    return s.get('status', 'unknown')
+    return 'lost' if s.get('status') == 'running' and not self._alive(s) else s.get('status', 'unknown')
 
-# %% ../../nbs/70_experiments.run.ipynb #ebe8b536
+@patch
+def _alive(self:Experiment, s):
+    "Does the process that wrote `s` still live, as far as one can tell from here?"
+    if s.get('where') != _here():                                          # another machine: has it given a sign in ten minutes?
+        signs = [f.stat().st_mtime for n in ('status.json', 'progress.json', 'metrics.jsonl') if (f := self.path/n).exists()]
+        return time.time() - max(signs, default=0) < 600
+    try: os.kill(s['pid'], 0)
+    except ProcessLookupError: return False
+    except (OSError, KeyError, TypeError): return True
+    return s.get('since') in (None, _since(s['pid']))                      # or is it another process, with the same number?
+
+# %% ../../nbs/70_experiments.run.ipynb #476632df
 @patch(cls_method=True)
 def open(cls:Experiment,
     path, # the directory of a run
 )->Experiment:
     "The run in `path`, to read or to continue."
     self, path = cls.__new__(cls), Path(path).absolute()
-    try: config = yaml.safe_load((path/'config.yaml').read_text(encoding='utf-8'))
+    try:
+        if (f := path/'config.yaml').is_file() and f.stat().st_size > 1<<18: raise ValueError(f'{f.stat().st_size:,} bytes')
+        config = yaml.safe_load(f.read_text(encoding='utf-8')) if f.is_file() or not f.exists() else 'a pipe'
     except OSError as e: raise AurlError('no run is there', path=path, way_out='give the directory that holds config.yaml') from e
-    except (yaml.YAMLError, ValueError) as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path) from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path) from e
     if not isinstance(config, dict | None): raise AurlError('config.yaml is not that of a run', path=path)
     self.path, self.config = path, config or {}
     self.name = self._status().get('name', path.name)
@@ -329,7 +343,7 @@ def find_runs(
     there = [p.parent for p in Path(root).glob('*/config.yaml')]
     return sorted(there, key=lambda p: ((p/'config.yaml').stat().st_mtime_ns, p.name), reverse=True)
 
-# %% ../../nbs/70_experiments.run.ipynb #02c06e04
+# %% ../../nbs/70_experiments.run.ipynb #fd97169a
 def _size(n):
     for unit in ('B', 'kB', 'MB'):
         if n < 1000: return f'{n:.0f} {unit}'

@@ -348,6 +348,7 @@ def __iter__(self:WindowLoader):
             left, at = left - 1, min(at + self.ranks, total)
             self.epoch, self.at = (epoch, at) if left else (epoch + self.train, 0)   # with the last batch this epoch is over
             yield self._moved(b)
+            if self._from is not None: return (yield from self)                      # somebody said: go on from there
 
 @patch
 def state_dict(self:WindowLoader)->dict:

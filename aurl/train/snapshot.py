@@ -6,7 +6,7 @@
 __all__ = ['copied', 'bare', 'weights_of', 'random_state', 'set_random_state', 'Snapshot', 'take', 'check_weights', 'put_back',
            'GoOn']
 
-# %% ../../nbs/81c_train.snapshot.ipynb #3e1adb69
+# %% ../../nbs/81c_train.snapshot.ipynb #d41a25cd
 import hashlib, random
 
 import numpy as np, torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core import CheckpointError
 
-# %% ../../nbs/81c_train.snapshot.ipynb #4e4208ff
+# %% ../../nbs/81c_train.snapshot.ipynb #91b920dc
 def copied(
     tree,       # dicts, lists, tuples, numbers, words, tensors, arrays
     at:str='the state', # its name, for the error
@@ -32,7 +32,7 @@ def copied(
     if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'): return [copied(v, f'{at}/{i}') for i,v in enumerate(tree)]   # fastcore's L too
     raise CheckpointError(f'{at} is a {type(tree).__name__}, which a snapshot cannot hold', way_out='give numbers, words, tensors, and lists and dicts of them')
 
-# %% ../../nbs/81c_train.snapshot.ipynb #e765351b
+# %% ../../nbs/81c_train.snapshot.ipynb #d6a2afc5
 def bare(
     model:nn.Module, # perhaps compiled or wrapped for several devices
 )->nn.Module:
@@ -52,7 +52,7 @@ def weights_of(model:nn.Module)->tuple:
         else: seen[key], out[name] = name, copied(t)
     return out, shared
 
-# %% ../../nbs/81c_train.snapshot.ipynb #dcae6403
+# %% ../../nbs/81c_train.snapshot.ipynb #d699527e
 def random_state()->dict:
     "Where every random generator stands."
     version, inner, gauss = random.getstate()
@@ -71,7 +71,7 @@ def set_random_state(
     torch.set_rng_state(state['torch'])
     for i,s in enumerate(state['cuda'][:torch.cuda.device_count()]): torch.cuda.set_rng_state(s, i)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #a8bf1afc
+# %% ../../nbs/81c_train.snapshot.ipynb #c373b31e
 _numbers = dict(GradientAccumulation=['count'], TrackerCallback=['best'], EarlyStoppingCallback=['best', 'wait'], SaveModelCallback=['best'], ReduceLROnPlateau=['best', 'wait'])
 
 def _state_of(cb):
@@ -84,7 +84,7 @@ def _fill(cb, state):
     else:
         for k,v in state.items(): setattr(cb, k, v)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #ab89a6bb
+# %% ../../nbs/81c_train.snapshot.ipynb #d5b34ebe
 class Snapshot:
     "All that a training was at a moment: `parts`, a dict of dicts, lists, numbers, words and tensors on the CPU."
     def __init__(self, parts:dict): self.parts = parts
@@ -92,7 +92,7 @@ class Snapshot:
     def step(self): return self.parts['progress']['step']
     @property
     def numbers(self): return sum(t.numel() for t in _tensors(self.parts))
-    def __repr__(self): return f"Snapshot(step {self.step}, {self.numbers:,} numbers; {', '.join(f'{n}' for n,_ in self.parts['callbacks']) or 'no callbacks'})"
+    def __repr__(self): return f"Snapshot(step {self.step}, {self.numbers:,} numbers; {', '.join(n for n,*_ in self.parts['callbacks']) or 'no callbacks'})"
 
 def _tensors(tree):
     if isinstance(tree, torch.Tensor): yield tree
@@ -105,15 +105,15 @@ def take(
     "All of `learn` that the next step depends on."
     weights, shared = weights_of(learn.model)
     grads = {n:p.grad for n,p in bare(learn.model).named_parameters() if p.grad is not None and p.grad.any()}
-    cbs = [[type(c).__name__, s] for c in learn.cbs if (s := _state_of(c)) is not None]
+    cbs = [[type(c).__name__, s, getattr(type(c), 'goes_back', True)] for c in learn.cbs if (s := _state_of(c)) is not None]
     scaler, loader, loss = getattr(learn, 'scaler', None), learn.dls.train, learn.loss_func
     parts = dict(optimizer=learn.opt.state_dict() if learn.opt is not None else None, grads=grads, callbacks=cbs,
                  scaler=scaler.state_dict() if scaler is not None else None, loss=loss.state_dict() if isinstance(loss, nn.Module) else None,
                  random=random_state(), loader=loader.state_dict() if callable(getattr(type(loader), 'state_dict', None)) else None,
-                 progress=dict(step=getattr(learn, 'train_iter', 0), pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0)))
+                 progress=dict(model=type(bare(learn.model)).__name__, step=getattr(learn, 'train_iter', 0), pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0)))
     return Snapshot(dict(weights=weights, shared=shared) | {k:copied(v, k) for k,v in parts.items()})
 
-# %% ../../nbs/81c_train.snapshot.ipynb #3de19c71
+# %% ../../nbs/81c_train.snapshot.ipynb #189a9017
 def _unfit(what, got, wanted, way='build the learner as it was when the snapshot was taken'):
     raise CheckpointError(f'{what}: the snapshot has {got}, wanted is {wanted}', way_out=way)
 
@@ -134,13 +134,13 @@ def check_weights(
 def _partners(learn, snap):
     "Each state of a callback with the callback it belongs to: the first of its class goes to the first, and so on."
     left, out = list(learn.cbs), []
-    for name,state in snap.parts['callbacks']:
+    for name,state,learned in snap.parts['callbacks']:
         cb = next((c for c in left if type(c).__name__ == name), None)
-        if cb is None: _unfit('callback', name, 'none of that name', 'add the callback that the training had')
-        left.remove(cb); out.append((cb, state))
+        if cb is not None: left.remove(cb); out.append((cb, state))
+        elif learned: _unfit('callback', name, 'none of that name', 'add the callback that the training had')
     return out
 
-# %% ../../nbs/81c_train.snapshot.ipynb #ac1462e5
+# %% ../../nbs/81c_train.snapshot.ipynb #90052362
 def _fill_optimizer(opt, state):
     "Give `opt` a copy of `state`: torch would keep and change the tensors it is given."
     if opt is None or state is None: return
@@ -172,14 +172,14 @@ def put_back(
     if p['loader'] is not None: learn.dls.train.load_state_dict(p['loader'])
     set_random_state(p['random'])
 
-# %% ../../nbs/81c_train.snapshot.ipynb #2b367f9a
+# %% ../../nbs/81c_train.snapshot.ipynb #40b86f08
 class GoOn(Callback):
     "Begins a training where `snap` was taken."
     order = 1000
     def __init__(self, snap:Snapshot): self.snap = snap
     def before_fit(self): put_back(self.learn, self.snap)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #bc99656d
+# %% ../../nbs/81c_train.snapshot.ipynb #a5d2bd96
 @patch
 def digest(self:Snapshot,
     *parts # some of the parts; none: weights, optimizer and random
