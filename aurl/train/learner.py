@@ -184,32 +184,35 @@ class Budget(Callback):
         rate=None           # share of the full learning rate at a share of the budget; None: what a callback with `rate_at` says, or `rate_at`
     ):
         if not steps and not minutes: raise ConfigError('a budget needs steps or minutes', way_out='say steps=200, or minutes=4')
-        self.steps, self.minutes, self.done, self.asked, self.clock, self.rate = steps, minutes, start, False, clock, rate
+        self.steps, self.minutes, self.done, self.asked, self.clock, self.rate = steps, minutes, start, None, clock, rate
         self.longest, self.cap = (minutes or math.inf)*60/10, None  # seconds of a validation, and the batches that fit in
 
-    def ask(self, *args):
-        "End after the step that is on; asked again, at once."
-        if self.asked: raise KeyboardInterrupt
-        self.asked = True
+    def ask(self, number=signal.SIGINT, frame=None):
+        "End after the step that is on; asked again by the same signal, at once."
+        if self.asked == number: raise KeyboardInterrupt
+        self.asked = number
 
     @property
     def spent(self): return self.clock() - self.began
     @property
+    def over(self): return self.asked is not None or self.used >= 1
+    @property
     def used(self):
-        if self.asked: return 1.
         by_time = (self.spent + self.check)/60/self.minutes if self.minutes else 0   # the last validation takes time as well
         return max(by_time, self.done/self.steps if self.steps else 0)
 
     def before_fit(self):
         self.rate = self.rate or next((c.rate_at for c in self.cbs if hasattr(type(c), 'rate_at')), rate_at)
         self.began, self.full, self.check, self.first = self.clock(), [h['lr'] for h in self.opt.hypers], 0., self.done
+    def before_train(self):
+        if self.over: raise CancelTrainException        # a training that goes on had nothing left but its validation
     def before_batch(self):
         if self.training: self.opt.set_hyper('lr', [lr*self.rate(self.used) for lr in self.full])
     def after_batch(self):
         if not self.training: return self._checked()
         self.done += 1
         if self.minutes and not self.check_known: self.check = min(self.longest, self.spent/(self.done - self.first)/3*len(self.dls.valid))  # a guess
-        if self.used >= 1: raise CancelTrainException   # the epoch is cut short; it is still validated
+        if self.over: raise CancelTrainException        # the epoch is cut short; it is still validated
     def before_validate(self): self.seen, self.since = 0, self.clock()
     def _checked(self):
         self.seen += 1
@@ -218,7 +221,7 @@ class Budget(Callback):
     def after_validate(self): self.check, self.check_known = self.clock() - self.since, True
     check_known = False
     def after_epoch(self):
-        if self.used >= 1: raise CancelFitException
+        if self.over: raise CancelFitException
 
 # %% ../../nbs/81_train.learner.ipynb #274af031
 _kept = ('done', 'first', 'full', 'check', 'check_known', 'cap')
@@ -265,7 +268,9 @@ class KeepBest(Callback):
         if self.weights is not None: model.load_state_dict(self.weights)
     def after_fit(self): self.restore(self.model)
     def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights)
-    def load_state_dict(self, state): self.best, self.curve, self.weights = state['best'], list(state['curve']), state['weights']
+    def load_state_dict(self, state):
+        self.curve = list(state['curve'])
+        if state['best'] < self.best or self.weights is None: self.best, self.weights = state['best'], state['weights']
 
 # %% ../../nbs/81_train.learner.ipynb #d5d460dd
 class RunLog(Callback):
@@ -296,13 +301,14 @@ class RunLog(Callback):
 # %% ../../nbs/81_train.learner.ipynb #475997ef
 @contextlib.contextmanager
 def hearing(
-    ask, # called instead of a KeyboardInterrupt
+    ask, # called with the number of the signal
 ):
-    "Within the block, Ctrl-C calls `ask`; in a thread, which hears no signals, nothing changes."
+    "Within the block, Ctrl-C and SIGTERM call `ask`; in a thread, which hears no signals, nothing changes."
     if threading.current_thread() is not threading.main_thread(): yield; return
-    before = signal.signal(signal.SIGINT, ask)
+    before = {n:signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try: yield
-    finally: signal.signal(signal.SIGINT, before or signal.default_int_handler)
+    finally:
+        for n,old in before.items(): signal.signal(n, old or (signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL))
 
 # %% ../../nbs/81_train.learner.ipynb #2c8584a7
 @patch
@@ -323,11 +329,11 @@ def fit_budget(self:Learner,
     with self.no_bar(), self.no_logging(), hearing(budget.ask):
         try: self.fit(1_000_000, cbs=[budget, best, *log, *cbs])
         except KeyboardInterrupt:
-            budget.asked = True
+            budget.asked = signal.SIGINT
             best.restore(self.model)
         finally:
             for c in self.cbs.filter(lambda c: isinstance(c, Autocast)): c.leave()
             self.model.eval()
-    if budget.asked and run is not None: run.say('stopped by hand; the best weights are kept')
-    self.valid_curve, self.stopped = best.curve, budget.asked
+    if budget.asked is not None and run is not None: run.say('stopped by hand; the best weights are kept')
+    self.valid_curve, self.stopped = best.curve, budget.asked is not None
     return best.best
