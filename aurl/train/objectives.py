@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ways', 'balances', 'Ramp', 'ramp', 'Uncertainty', 'heard_by', 'check_losses', 'MusicLosses']
 
-# %% ../../nbs/81d_train.objectives.ipynb #0e2e6701
+# %% ../../nbs/81d_train.objectives.ipynb #38708a2d
 import math
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from . import musical, rules, texture, tidy   # whose losses join the register
 from .learner import Budget, RunLog
 from .losses import Heard, find_loss, losses
 
-# %% ../../nbs/81d_train.objectives.ipynb #03b71371
+# %% ../../nbs/81d_train.objectives.ipynb #54250b4f
 ways = ('linear', 'cosine', 'step')
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def ramp(
     if told.get('way', 'linear') not in ways: raise bad(f"way={told['way']!r}; there is {', '.join(ways)}")
     return Ramp(**told)
 
-# %% ../../nbs/81d_train.objectives.ipynb #a8fa3cd0
+# %% ../../nbs/81d_train.objectives.ipynb #166111c3
 class Uncertainty(nn.Module):
     "A learned precision for each of several losses."
     least, most = -math.log(100.), -math.log(1e-4)   # of s
@@ -81,7 +81,7 @@ class Uncertainty(nn.Module):
     @property
     def precisions(self): return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
 
-# %% ../../nbs/81d_train.objectives.ipynb #912f508f
+# %% ../../nbs/81d_train.objectives.ipynb #436f2c1f
 def heard_by(
     learn, # a Learner, after its loss
 )->Heard:
@@ -102,7 +102,7 @@ def check_losses(
     if blind: raise ConfigError(f'the loss {blind[0]!r} needs a latent, and a model of mode {mode} has none', way_out='say mode=vae, or leave it out')
     return out
 
-# %% ../../nbs/81d_train.objectives.ipynb #1b220c83
+# %% ../../nbs/81d_train.objectives.ipynb #ecd16424
 balances = ('fixed', 'uncertainty')
 
 class MusicLosses(Callback):
@@ -117,7 +117,7 @@ class MusicLosses(Callback):
     ):
         if balance not in balances: raise ConfigError(f'balance={balance!r}', way_out=f"one of {', '.join(balances)}")
         self.weights, self.balance, self.every, self.to, self.history, self.step = check_losses(weights), balance, every, to, [], 0
-        self.until = None
+        self.until = self.book = None
         self.names = list(self.weights)
         self.uncertainty = Uncertainty(['main', *self.names]) if balance == 'uncertainty' else None
         self.learns = torch.optim.Adam(self.uncertainty.parameters(), lr=rate, betas=(.9, .99)) if self.uncertainty else None
@@ -125,7 +125,7 @@ class MusicLosses(Callback):
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
         self.step = self.until.done if self.until else self.step
-        if self.to is None: self.to = next((c.to for c in self.cbs if isinstance(c, RunLog)), None)
+        self.book = self.to if self.to is not None else next((c.to for c in self.cbs if isinstance(c, RunLog)), None)
         if self.uncertainty: self.uncertainty.to(self.dls.device)
 
     def after_loss(self):
@@ -143,7 +143,7 @@ class MusicLosses(Callback):
         values = torch.stack([main, *(parts[n].to(main) if n in parts else main.new_zeros(()) for n in self.names)])
         return self.uncertainty(values, main.new_tensor([1., *(now[n] for n in self.names)]))
 
-# %% ../../nbs/81d_train.objectives.ipynb #7ed43215
+# %% ../../nbs/81d_train.objectives.ipynb #17322abf
 @patch
 def before_step(self:MusicLosses): self.called_off = False
 
@@ -168,7 +168,7 @@ def after_batch(self:MusicLosses):
     line = dict(step=self.step, **{f'loss_{n}':v.item() for n,v in parts.items()}, **{f'weight_{n}':w for n,w in now.items() if self.weights[n].start != self.weights[n].end})
     if self.uncertainty: line |= {f'precision_{n}':p for n,p in self.uncertainty.precisions.items()}
     self.history.append(line)
-    if self.to is not None: self.to.log(**line)
+    if self.book is not None: self.book.log(**line)
 
 @patch
 def before_validate(self:MusicLosses): self.held, self.n = {n:0. for n in self.names}, 0
@@ -182,7 +182,7 @@ def _book(self:MusicLosses, h):
 @patch
 def after_validate(self:MusicLosses):
     self.valid = {n:v/max(1, self.n) for n,v in self.held.items()}
-    if self.to is not None and self.names: self.to.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
+    if self.book is not None and self.names: self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
 @patch
 def state_dict(self:MusicLosses): return dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict()) if self.uncertainty else {}
