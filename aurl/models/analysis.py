@@ -6,7 +6,7 @@
 __all__ = ['traverse', 'in_a_row', 'lerp', 'slerp', 'AttributeVector', 'attribute_vector', 'spearman', 'mutual_information',
            'gap', 'mig', 'explained', 'sap', 'LatentReport', 'latent_report', 'Map', 'map_of']
 
-# %% ../../nbs/44b_models.analysis.ipynb #9eb2d31e
+# %% ../../nbs/44b_models.analysis.ipynb #0a04a61f
 import math
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ModelError
+from ..core import ModelError, rng
 from .latent import active_units
 
-# %% ../../nbs/44b_models.analysis.ipynb #b405d1eb
+# %% ../../nbs/44b_models.analysis.ipynb #489a2389
 def traverse(
     z:Tensor,    # (size,) or (1, size): where the walk starts
     number:int,  # which number moves
@@ -30,7 +30,7 @@ def traverse(
     rows[:,number] = values.to(rows)
     return rows
 
-# %% ../../nbs/44b_models.analysis.ipynb #128cff7a
+# %% ../../nbs/44b_models.analysis.ipynb #ac259f69
 def in_a_row(
     scores,        # of symusic.Score, in one unit
     pause:float=.5 # seconds between them; quarter notes for scores in ticks and quarters
@@ -49,7 +49,7 @@ def in_a_row(
         at = s.end()
     return new
 
-# %% ../../nbs/44b_models.analysis.ipynb #5204d798
+# %% ../../nbs/44b_models.analysis.ipynb #dc5cc01d
 def lerp(
     a:Tensor, # (…, size)
     b:Tensor, # (…, size)
@@ -75,7 +75,7 @@ def slerp(
     turn = (((1 - t)*angle).sin()*a/la.clamp(min=1e-9) + (t*angle).sin()*b/lb.clamp(min=1e-9))/s*(la + t*(lb - la))
     return turn.where(~flat, a + t*(b - a))
 
-# %% ../../nbs/44b_models.analysis.ipynb #5f362ca7
+# %% ../../nbs/44b_models.analysis.ipynb #40b27054
 class AttributeVector(NamedTuple):
     "A direction in a latent with a musical name."
     move:Tensor     # (size,): added to a latent, it makes the expected attribute one unit more
@@ -113,7 +113,7 @@ def attribute_vector(
     fit = 1 - ((y - x @ w.double())**2).mean()/(y**2).mean()
     return AttributeVector(along/(along @ w), w, float(value.mean() - (z.mean(0) @ w.double())), float(fit))
 
-# %% ../../nbs/44b_models.analysis.ipynb #c424f9f5
+# %% ../../nbs/44b_models.analysis.ipynb #b9fcefe8
 def _ranks(x):
     "Ranks from 0, equal values sharing theirs."
     order, new = np.argsort(x, kind='stable'), np.empty(len(x))
@@ -133,7 +133,7 @@ def spearman(
     x, y = x - x.mean(), y - y.mean()
     return float(x @ y/math.sqrt((x @ x)*(y @ y))) if x.any() and y.any() else 0.
 
-# %% ../../nbs/44b_models.analysis.ipynb #95bd43dd
+# %% ../../nbs/44b_models.analysis.ipynb #b2a92d61
 def _binned(x, bins):
     "Which of `bins` about equally full bins each number falls into; equal numbers stay together."
     return np.minimum((_ranks(x)/len(x)*bins).astype(np.int64), bins - 1)
@@ -175,7 +175,7 @@ def mig(
     "Mutual information gap of an attribute, about 0 … 1."
     return gap(mutual_information(z, value, bins))
 
-# %% ../../nbs/44b_models.analysis.ipynb #aa525f91
+# %% ../../nbs/44b_models.analysis.ipynb #fef08d15
 def explained(
     z,     # (pieces, size)
     value, # (pieces,): an attribute
@@ -192,7 +192,7 @@ def sap(
     "Separated attribute predictability: the gap between the best and the second best straight line, 0 … 1."
     return gap(explained(z, value))
 
-# %% ../../nbs/44b_models.analysis.ipynb #c0a55586
+# %% ../../nbs/44b_models.analysis.ipynb #d828cfcf
 class LatentReport(NamedTuple):
     "How a latent is ordered."
     active:int      # numbers in use
@@ -214,7 +214,7 @@ def latent_report(
         return int(told.argmax()), gap(told), sap(z, v), attribute_vector(z, v).fit
     return LatentReport(int(active_units(torch.as_tensor(z)).sum()), z.shape[1], {k:row(v) for k,v in values.items()})
 
-# %% ../../nbs/44b_models.analysis.ipynb #1e2ba2da
+# %% ../../nbs/44b_models.analysis.ipynb #fad68258
 class Map(NamedTuple):
     "Two directions of a latent, or more, and where pieces lie on them."
     points:Tensor # (pieces, dims)
