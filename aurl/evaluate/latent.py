@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['note_f1', 'edit_distance', 'padded', 'surprise', 'others', 'Listening', 'listening', 'Reconstruction', 'reconstruct',
-           'Ways', 'ways', 'Control', 'control', 'named_number']
+           'Ways', 'ways', 'Control', 'control', 'named_number', 'calibrated']
 
-# %% ../../nbs/62_evaluate.latent.ipynb #2d003cfc
+# %% ../../nbs/62_evaluate.latent.ipynb #c9db93f7
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..models.attributes import attribute_values
 from ..tokens.codec import decode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/62_evaluate.latent.ipynb #27736a18
+# %% ../../nbs/62_evaluate.latent.ipynb #c065d2ea
 def _notes(ids):
     "(pitch, onset in steps) of the notes of a piece, in order of pitch and time."
     tracks = [t.notes.numpy() for t in decode(ids).tracks]
@@ -47,7 +47,7 @@ def note_f1(
             else: j += 1
     return 2*found/(len(a) + len(b))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #88bbed2d
+# %% ../../nbs/62_evaluate.latent.ipynb #3fac2fa9
 def edit_distance(
     a, b,   # ids of two pieces
 )->float:   # 0: the same … 1: nothing in common
@@ -61,7 +61,7 @@ def edit_distance(
         row = np.minimum.accumulate(new - at) + at
     return float(row[-1]/max(len(a), len(b)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #fc013bae
+# %% ../../nbs/62_evaluate.latent.ipynb #dedcd1bf
 def padded(pieces)->Tensor: # (pieces, time)
     "Ids of pieces as one tensor."
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD)
@@ -126,7 +126,7 @@ def listening(
     costs = [surprise(model, ids, w).sum().item()/tokens for w in (z, drawn, others(z, groups, seed), none)]
     return Listening(*costs, {k:v.item()/np.log(2) for k,v in nats.items()}, tokens/len(pieces))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #30d8b0ad
+# %% ../../nbs/62_evaluate.latent.ipynb #e48a0f96
 @dataclass
 class Reconstruction:
     "How well pieces come back from their latents."
@@ -156,7 +156,7 @@ def reconstruct(
     return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
                           float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #9c353ad2
+# %% ../../nbs/62_evaluate.latent.ipynb #b83ef53f
 @dataclass
 class Ways:
     "Edit distances along ways between pieces."
@@ -193,7 +193,7 @@ def ways(
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
     return Ways(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #810b7f46
+# %% ../../nbs/62_evaluate.latent.ipynb #709f3d90
 @dataclass
 class Control:
     "What was asked for and what came."
@@ -237,3 +237,14 @@ def named_number(
     move, weights = torch.zeros(z.shape[1]), torch.zeros(z.shape[1])
     move[number], weights[number] = 1/(slope or 1e-9), slope
     return AttributeVector(move, weights, float(value.mean() - slope*z[:,number].mean()), float((x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)))
+
+# %% ../../nbs/62_evaluate.latent.ipynb #d88086e7
+def calibrated(
+    vector:AttributeVector, # how to ask
+    tried:Control,          # what came of asking so, of pieces of the training
+)->AttributeVector:
+    "A vector that asks for more by as much as the decoder holds back: its values are those that come, on average."
+    x, y = np.tile(tried.asked, len(tried.got)).astype(float), tried.got.ravel().astype(float)
+    slope = np.cov(x, y, bias=True)[0,1]/x.var() if x.var() else 0.
+    if slope < .05: raise ModelError(f'{tried.name} does not follow what is asked (slope {slope:.2f})', way_out='train longer, with latent.attributes or a smaller latent.beta')
+    return AttributeVector(vector.move/slope, vector.weights*slope, vector.bias*slope + y.mean() - slope*x.mean(), vector.fit)
