@@ -6,10 +6,10 @@
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
            'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
-           'run_to_resume', 'model_of', 'net_of', 'learner_of', 'needs', 'resume_run', 'open_run', 'train_run',
-           'ending', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
+           'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes', 'learner_of', 'needs', 'resume_run',
+           'open_run', 'train_run', 'ending', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #e5cd5077
+# %% ../nbs/96_recipes.ipynb #529f5683
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,11 +50,13 @@ from .tokens.split import is_list, split_as
 from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
 from .train.latent import LatentConfig, latent_callbacks
+from .train.distill import Distill, check_distill
 from .train.learner import Budget, music_learner
+from .train.objectives import MusicLosses, check_losses
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn
 
-# %% ../nbs/96_recipes.ipynb #0a8db6dd
+# %% ../nbs/96_recipes.ipynb #0bf56ed2
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -79,7 +81,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #1d226a63
+# %% ../nbs/96_recipes.ipynb #246518bc
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -122,6 +124,10 @@ class TrainConfig(Config):
     transpose: int = Field(6, ge=0, le=24, description='windows move by at most so many semitones')
     lr: float = Field(4e-3, gt=0, description='learning rate')
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
+    losses: dict[str, Any] = Field({}, description='more losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
+    balance: Literal['fixed', 'uncertainty'] = Field('fixed', description='weights of the losses: fixed, or learned from there on')
+    teacher: str = Field('', description='a run, or a folder with a saved model, to learn from beside the music')
+    distill: dict[str, Any] = Field({}, description='what to learn from the teacher: {output: 0.7, hard: 0.3, feature: 0.5}')
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
@@ -141,7 +147,7 @@ class TrainConfig(Config):
         if bad := [k for k in value if not re.fullmatch(r'\w+', str(k))]: raise ValueError(f'{bad[0]!r} is no name for a corpus; letters, digits and _ make one')
         return {str(k):str(v) for k,v in value.items()}
 
-# %% ../nbs/96_recipes.ipynb #a3b01f20
+# %% ../nbs/96_recipes.ipynb #66fe305e
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -182,7 +188,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #bab414c9
+# %% ../nbs/96_recipes.ipynb #86f81485
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -211,13 +217,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #c524db79
+# %% ../nbs/96_recipes.ipynb #3a1e8690
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #62c66f71
+# %% ../nbs/96_recipes.ipynb #df3f76e0
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -261,7 +267,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #060b5749
+# %% ../nbs/96_recipes.ipynb #b9fb4939
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -318,7 +324,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #1510c154
+# %% ../nbs/96_recipes.ipynb #c2c1329a
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -337,7 +343,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #9ab3c142
+# %% ../nbs/96_recipes.ipynb #ab172bc3
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -364,7 +370,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #e9f969b3
+# %% ../nbs/96_recipes.ipynb #1ae0b444
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -397,7 +403,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #0006816e
+# %% ../nbs/96_recipes.ipynb #b3f74fd4
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -410,7 +416,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #e8948889
+# %% ../nbs/96_recipes.ipynb #f3f33ddf
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 
 def _open_train(resume, kind=None):
@@ -433,7 +439,7 @@ def _same_words(run, cfg):
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #00faeff2
+# %% ../nbs/96_recipes.ipynb #5bbd893d
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -448,7 +454,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and newest(run.checkpoints, lambda line: None): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #fb91dd9d
+# %% ../nbs/96_recipes.ipynb #1a7749c1
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -464,6 +470,22 @@ def net_of(
         if k in cfg.net: raise ConfigError(f'net.{k}={cfg.net[k]}', way_out=f'say {k}={cfg.net[k]}')
     return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **cfg.net})
 
+def wished(
+    cfg:TrainConfig, # what was asked
+)->list:             # of callbacks
+    "The losses and the teacher of a training."
+    out = [MusicLosses(cfg.losses, cfg.balance)] if cfg.losses else []
+    return out + ([Distill(find_model(cfg.teacher)[0], cfg.distill)] if cfg.teacher else [])
+
+def check_wishes(
+    cfg:TrainConfig, # what was asked
+    mode:str,        # of its model
+):
+    "Refuse losses and teachers that cannot be had."
+    check_losses(cfg.losses, mode)
+    if cfg.distill and not cfg.teacher: raise ConfigError('distill, and no teacher', way_out='say teacher=RUN, or leave distill out')
+    if cfg.teacher: Distill(find_model(cfg.teacher)[0], cfg.distill)
+
 def learner_of(
     cfg:TrainConfig,  # what was asked
     store:TokenStore, # the music
@@ -474,9 +496,10 @@ def learner_of(
     "The learner of a training, with all that was asked for."
     model = model if model is not None else model_of(cfg)
     hears = model.latent is not None
+    cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *wished(cfg)]
     return music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
                          lr=cfg.lr, grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed,
-                         loader=cfg.loader.changed(whole=True) if hears else cfg.loader, cbs=latent_callbacks(cfg.latent, run) if hears else ())
+                         loader=cfg.loader.changed(whole=True) if hears else cfg.loader, cbs=cbs)
 
 def needs(
     learn, # of `learner_of`
@@ -485,7 +508,7 @@ def needs(
     loader = learn.dls.train
     return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
 
-# %% ../nbs/96_recipes.ipynb #cf6cad43
+# %% ../nbs/96_recipes.ipynb #fc8cda7e
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _continued(run, asked):
@@ -553,7 +576,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #d6cbfb95
+# %% ../nbs/96_recipes.ipynb #49ab443b
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -565,7 +588,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #bb1fe8a5
+# %% ../nbs/96_recipes.ipynb #3648d1d4
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -595,7 +618,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #aeea92d7
+# %% ../nbs/96_recipes.ipynb #bc648135
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -630,7 +653,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #d09f9a14
+# %% ../nbs/96_recipes.ipynb #8a679368
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -650,7 +673,8 @@ def check_request(
     if learns:
         Budget(cfg.steps or None, cfg.minutes or None)
         if isinstance(cfg, TrainConfig):
-            hears = net_of(cfg).mode != 'transformer'
+            hears = (mode := net_of(cfg).mode) != 'transformer'
+            check_wishes(cfg, mode)
             check_loader(cfg.loader.changed(whole=True) if hears else cfg.loader, cfg.length, (-cfg.transpose, cfg.transpose))
         else: make_config(ModelConfig, preset=cfg.model, group='model')
         _check_music(cfg.data, two=True)
