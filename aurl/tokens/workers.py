@@ -6,7 +6,7 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_pieces', 'Part', 'join', 'part_of', 'read_bundle', 'Died',
            'Alone', 'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #3be4a178
+# %% ../../nbs/32d_tokens.workers.ipynb #40084a4f
 import contextlib, gc, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -22,10 +22,11 @@ from ..score.corpus import Piece
 from ..score.metadata import full_meta
 from ..score.midi import read_midi
 from ..score.notation import read_music
-from .codec import get_codec
+from .bundles import _at_once, analyse_many, encode_many, keep_memory
+from .codec import event_codec, get_codec
 from .line import analyse, snapshot_row
 
-# %% ../../nbs/32d_tokens.workers.ipynb #2874a164
+# %% ../../nbs/32d_tokens.workers.ipynb #bc5966c5
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -45,7 +46,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #99ec0cf0
+# %% ../../nbs/32d_tokens.workers.ipynb #f41db274
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -72,7 +73,7 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #35eb0d42
+# %% ../../nbs/32d_tokens.workers.ipynb #a62cd732
 def _open(w, e):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
@@ -81,10 +82,11 @@ def _listen(w, e):
     w.score = read_music(w.data)
     if e.change is not None: w.score = e.change(w.score)
 
-def _encode(w, e): w.ids = get_codec(e.codec).encode(w.score)
+def _encode(w, e):
+    if not hasattr(w, 'ids'): w.ids = get_codec(e.codec).encode(w.score)
 
 def _describe(w, e):
-    said, w.shots = analyse(w.ids, e.every)
+    said, w.shots = getattr(w, 'said', None) or analyse(w.ids, e.every)
     w.row |= said
     if said['notes'] < max(e.min_notes, 1): w.row = _left(w.row, 'Empty', f"{said['notes']} notes, and min_notes={e.min_notes}")
 
@@ -95,23 +97,36 @@ def _judge(w, e):
 
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #b79a5389
+def _encode_some(works, e):
+    if get_codec(e.codec) is event_codec:
+        for w,ids in zip(works, encode_many([w.score for w in works])): w.ids = ids
+
+def _describe_some(works, e):
+    for w,said in zip(works, analyse_many([w.ids for w in works], e.every)): w.said = said
+
+def _few_at_once(works, e, do):
+    "Do something for a few pieces together; where one of them is in the way, nothing, and each has its own turn afterwards."
+    for i in range(0, len(works) if len(works) > 1 else 0, _at_once):
+        with contextlib.suppress(Exception): do(works[i:i+_at_once], e)
+
+# %% ../../nbs/32d_tokens.workers.ipynb #463d997d
 def read_pieces(
     pieces,        # a few
     errand:Errand, # what to do with them
 )->list:           # for each its row, and ids and snapshots when it is kept
     "What is known of each of `pieces`, or why it is left out."
     works = [SimpleNamespace(piece=p, row=dict(name=p.name)) for p in pieces]
-    for step in (_open, _listen, _encode, _describe, _judge):
-        for w in works:
-            if 'kind' in w.row: continue
+    for step,together in ((_open, None), (_listen, None), (_encode, _encode_some), (_describe, _describe_some), (_judge, None)):
+        left = [w for w in works if 'kind' not in w.row]
+        if together: _few_at_once(left, errand, together)
+        for w in left:
             try: step(w, errand)
             except ConfigError: raise
             except AurlError as e: w.row = _left(w.row, type(e).__name__, e.what)
             except Exception as e: w.row = _left(w.row, type(e).__name__, str(e) or 'no reason given')
     return [(w.row, None if 'kind' in w.row else (w.ids, *w.shots)) for w in works]
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7daaeecb
+# %% ../../nbs/32d_tokens.workers.ipynb #00c13661
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -140,7 +155,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #f60074ad
+# %% ../../nbs/32d_tokens.workers.ipynb #fc6be9af
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -152,7 +167,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*r) for r in read_pieces(pieces, errand))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #0298c28b
+# %% ../../nbs/32d_tokens.workers.ipynb #2352dc3a
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -165,7 +180,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #42521c45
+# %% ../../nbs/32d_tokens.workers.ipynb #9838348e
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -184,7 +199,7 @@ def _by_name(f): return getattr(importlib.import_module('aurl.tokens.workers'), 
 
 def _ready():
     "What a new process does first: what it has now stays, and a search for garbage among it now and then would cost a twentieth of its time."
-    gc.freeze(); gc.set_threshold(100_000, 50, 100)
+    gc.freeze(); gc.set_threshold(100_000, 50, 100); keep_memory()
 
 class Processes:
     "Processes of this machine read."
@@ -206,7 +221,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #f737eefa
+# %% ../../nbs/32d_tokens.workers.ipynb #aa8448c0
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -228,7 +243,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7dc7ec9f
+# %% ../../nbs/32d_tokens.workers.ipynb #78bdb1fd
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -266,7 +281,7 @@ class Cluster:
         if self.cluster is not None: self.cluster.close()
         self.stack.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #50d1603e
+# %% ../../nbs/32d_tokens.workers.ipynb #ca49abd6
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
