@@ -7,7 +7,8 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
            'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
            'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes', 'learner_of', 'needs', 'resume_run',
-           'open_run', 'train_run', 'ending', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
+           'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges',
+           'check_request']
 
 # %% ../nbs/96_recipes.ipynb #529f5683
 import math, os, re, shutil, warnings
@@ -51,7 +52,9 @@ from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
 from .train.latent import LatentConfig, latent_callbacks
 from .train.distill import Distill, check_distill
+from .train.descent import Descent, descent
 from .train.learner import Budget, music_learner
+from .train.stages import handed_over, run_stages, stages_of
 from .train.objectives import MusicLosses, check_losses
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn
@@ -109,7 +112,7 @@ class PrepareConfig(Config):
     @classmethod
     def _one(cls, value): return (value,) if isinstance(value, str) else value
 
-class TrainConfig(Config):
+class TrainConfig(Descent):
     "A training run."
     data: str | dict[str, str] = Field('chorales', description='a folder or zip of MIDI files, chorales, or a store; several as {bach: chorales, pop: FOLDER}, mixed by loader.weights')
     split: str = Field('group', description='what is held out: group, piece, a column such as composer, composer=Chopin, or a .json or .txt file of names')
@@ -122,7 +125,8 @@ class TrainConfig(Config):
     length: int = Field(384, ge=16, description='ids in a window')
     batch_size: int = Field(16, ge=1, description='windows in a batch')
     transpose: int = Field(6, ge=0, le=24, description='windows move by at most so many semitones')
-    lr: float = Field(4e-3, gt=0, description='learning rate')
+    recompute: bool = Field(False, description='compute layers again in the backward pass: less memory, more time')
+    stages: str | tuple[dict[str, Any], ...] = Field('', description='several trainings in a row, as a list of {name: …, share: …, and what changes}, or a preset: musical, grow')
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
     losses: dict[str, Any] = Field({}, description='more losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
     balance: Literal['fixed', 'uncertainty'] = Field('fixed', description='weights of the losses: fixed, or learned from there on')
@@ -448,10 +452,11 @@ def run_to_resume(
     if resume in ('', 'no'): return None
     if resume != 'auto': return Path(resume).expanduser().absolute()
     for path in find_runs(Path(cfg.out).expanduser().absolute()):
+        staged = False
         try:
-            if read_json(path/'status.json').get('status') not in ('running', 'failed', 'interrupted', 'stopped') or not any(path.glob('checkpoints/*/manifest.json')): continue
+            if read_json(path/'status.json').get('status') not in ('running', 'failed', 'interrupted', 'stopped') or not (any(path.glob('checkpoints/*/manifest.json')) or (staged := any(path.glob('stages/*/checkpoints/*/manifest.json')))): continue
             run = Experiment.open(path)
-            if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and newest(run.checkpoints, lambda line: None): return path
+            if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
 # %% ../nbs/96_recipes.ipynb #1a7749c1
@@ -468,7 +473,7 @@ def net_of(
     "The configuration of its model."
     for k in ('mode', 'dropout'):
         if k in cfg.net: raise ConfigError(f'net.{k}={cfg.net[k]}', way_out=f'say {k}={cfg.net[k]}')
-    return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **cfg.net})
+    return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.net})
 
 def wished(
     cfg:TrainConfig, # what was asked
@@ -497,9 +502,10 @@ def learner_of(
     model = model if model is not None else model_of(cfg)
     hears = model.latent is not None
     cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *wished(cfg)]
+    how = descent(cfg)
     return music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
-                         lr=cfg.lr, grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed,
-                         loader=cfg.loader.changed(whole=True) if hears else cfg.loader, cbs=cbs)
+                         grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed,
+                         loader=cfg.loader.changed(whole=True) if hears else cfg.loader, **{**how, 'cbs': [*how['cbs'], *cbs]})
 
 def needs(
     learn, # of `learner_of`
@@ -527,7 +533,7 @@ def resume_run(
     "Open a training run to go on with it."
     run = _open_train(resume, type(asked))
     cfg, last = _continued(run, asked), newest(run.checkpoints, run.say)
-    if last is None: run.say('there is no checkpoint yet: from the start')
+    if last is None and not getattr(cfg, 'stages', ''): run.say('there is no checkpoint yet: from the start')
     return run.resume(), cfg, last
 
 def open_run(
@@ -570,6 +576,20 @@ def ending(learn, run)->str:
     if run.name == 'song': shutil.rmtree(run.checkpoints, ignore_errors=True); run.checkpoints.mkdir(exist_ok=True)
     return 'finished'
 
+def train_all(
+    run:Experiment,   # its directory
+    cfg:TrainConfig,  # what was asked
+    store:TokenStore, # the music
+    train, held,      # numbers of the pieces on each side
+    last=None,        # a checkpoint to go on from, where there are no stages: those have their own
+)->tuple:             # the learner, and nats per token on the held-out windows
+    "A whole training: one, or stage after stage."
+    if not (stages := stages_of(cfg)):
+        learn = learner_of(cfg, store, train, held, run=run)
+        run.say(needs(learn))
+        return learn, train_run(learn, run, cfg, last)
+    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(model_of(stage.cfg), before, r.say), r)
+    return run_stages(run, stages, build, train_run, MusicTransformerVAEGAN.from_pretrained, lambda r: newest(r.checkpoints, r.say))
 
 def by_hand(learn, run)->list:
     "A line for people when the training was stopped by Ctrl-C, or none."
@@ -673,9 +693,10 @@ def check_request(
     if learns:
         Budget(cfg.steps or None, cfg.minutes or None)
         if isinstance(cfg, TrainConfig):
-            hears = (mode := net_of(cfg).mode) != 'transformer'
-            check_wishes(cfg, mode)
-            check_loader(cfg.loader.changed(whole=True) if hears else cfg.loader, cfg.length, (-cfg.transpose, cfg.transpose))
+            for c in [s.cfg for s in stages_of(cfg)] or [cfg]:
+                hears = (mode := net_of(c).mode) != 'transformer'
+                check_wishes(c, mode)
+                check_loader(c.loader.changed(whole=True) if hears else c.loader, c.length, (-c.transpose, c.transpose))
         else: make_config(ModelConfig, preset=cfg.model, group='model')
         _check_music(cfg.data, two=True)
         if isinstance(cfg, TrainConfig): _check_mix(cfg)

@@ -12,6 +12,7 @@ import torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 from pydantic import Field, model_validator
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from ..config import Config
@@ -43,22 +44,28 @@ def _ema(decay, ramp):
         torch._foreach_lerp_(list(mean), list(now), 1 - d)
     return go
 
+class _Weights(nn.Module):
+    "The weights that an optimiser moves, for `AveragedModel`."
+    def __init__(self, params): super().__init__(); self.values = nn.ParameterList(params)
+
 class Averages(Callback):
     "Keeps a mean of the weights, and puts it in their place while held-out windows are measured and at the end."
     order = 57.5                                        # the best is kept (57) while the mean is in place
-    def __init__(self, config:AverageConfig): self.config, self.mean, self.steps, self.swapped, self._given = config, None, 0, False, None
+    def __init__(self, config:AverageConfig): self.config, self.mean, self.steps, self.swapped = config, None, 0, False
 
     def before_fit(self):
         c, self.swapped = self.config, False
         self.until = next((b for b in self.cbs if isinstance(b, Budget)), None)
-        if self.mean is None: self.mean = AveragedModel(bare(self.model), multi_avg_fn=_ema(c.decay, c.ramp) if c.kind == 'ema' else get_swa_multi_avg_fn())
+        mine = {id(p) for ps in self.opt.param_lists for p in ps}               # a critic has weights of its own
+        self.live = _Weights([p for p in bare(self.model).parameters() if id(p) in mine])
+        if self.mean is None: self.mean = AveragedModel(self.live, multi_avg_fn=_ema(c.decay, c.ramp) if c.kind == 'ema' else get_swa_multi_avg_fn())
         self.mean.requires_grad_(False)
 
     def after_step(self):
         self.steps += 1
         used = self.until.used if self.until else self.pct_train
         if self.config.kind == 'swa' and used < self.config.start or self.steps % self.config.every: return
-        self.mean.update_parameters(bare(self.model))
+        self.mean.update_parameters(self.live)
 
 # %% ../../nbs/81g_train.averages.ipynb #4b52baf0
 @patch
@@ -66,7 +73,7 @@ class Averages(Callback):
 def swap(self:Averages):
     "The mean where the weights are, and the weights where the mean is."
     if not self.swapped and not int(self.mean.n_averaged): return          # there is none yet
-    for p,m in zip(bare(self.model).parameters(), self.mean.module.parameters(), strict=True): p.data, m.data = m.data, p.data
+    for p,m in zip(self.live.parameters(), self.mean.module.parameters(), strict=True): p.data, m.data = m.data, p.data
     self.swapped = not self.swapped
 
 @patch
@@ -81,23 +88,16 @@ def after_fit(self:Averages):
     if not any(type(c).__name__ == 'KeepBest' and c.weights is not None for c in self.cbs): self.finish()
 
 @patch
+@torch.no_grad()
 def finish(self:Averages):
     "Leave the mean in the model."
-    if int(self.mean.n_averaged): bare(self.model).load_state_dict(self.weights())
-
-@patch
-def weights(self:Averages)->dict:
-    "The mean by the names of the model; buffers are the model's own."
-    if self.mean is None: return {}
-    own, where = bare(self.model), self.model if self.swapped else self.mean.module
-    mean = dict((bare(where)).named_parameters())
-    return {k:mean[k].detach() if k in mean else v.detach() for k,v in own.state_dict().items() if k in mean or k not in dict(own.named_parameters())}
+    if int(self.mean.n_averaged): torch._foreach_copy_(list(self.live.parameters()), list(self.mean.module.parameters()))
 
 # %% ../../nbs/81g_train.averages.ipynb #0b1d52e4
 @patch
 def state_dict(self:Averages)->dict:
     if self.mean is None: return dict(steps=self.steps, n=0, mean=[])
-    holder = bare(self.model) if self.swapped else self.mean.module
+    holder = self.live if self.swapped else self.mean.module
     return dict(steps=self.steps, n=int(self.mean.n_averaged), mean=[p.detach() for p in holder.parameters()])
 
 @patch
