@@ -7,13 +7,13 @@ __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError',
            'MissingExtra', 'need', 'atomic_path', 'hold', 'let_go', 'sweep', 'atomic_dir', 'to_json', 'write_json',
            'read_json', 'sha256_of', 'aurl_home', 'rng', 'seed_everything', 'shared_data']
 
-# %% ../nbs/00_core.ipynb #05cedfa3
+# %% ../nbs/00_core.ipynb #1636fede
 import contextlib, hashlib, json, os, random, re, secrets, shutil, stat, time
 from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/00_core.ipynb #c2c837ff
+# %% ../nbs/00_core.ipynb #3883c0e3
 class AurlError(Exception):
     "What went wrong, where, and the way out."
     def __init__(self,
@@ -28,7 +28,7 @@ class AurlError(Exception):
         where = f'{self.path}: ' if self.path else ''
         return where + self.what + (f' → {self.way_out}' if self.way_out else '')
 
-# %% ../nbs/00_core.ipynb #b4e2e75c
+# %% ../nbs/00_core.ipynb #544d400b
 class ConfigError(AurlError): "A key, value or preset that does not exist or does not fit."
 class MidiError(AurlError): "Bytes that hold no readable music."
 class CorpusError(AurlError): "A folder, archive or list without usable pieces."
@@ -38,7 +38,7 @@ class ModelError(AurlError): "A model that cannot be built, or weights that do n
 class CheckpointError(AurlError): "A checkpoint that is missing, damaged or of another kind."
 class MissingExtra(AurlError): "An optional package that is not installed."
 
-# %% ../nbs/00_core.ipynb #f7484276
+# %% ../nbs/00_core.ipynb #b3fae8b5
 def need(
     module:str, # module to import, such as 'optuna'
     extra:str,  # the extra of aurl that brings it
@@ -49,7 +49,7 @@ def need(
     except ImportError as e:
         raise MissingExtra(f'{module} is not installed', way_out=f"pip install 'aurl[{extra}]'") from e
 
-# %% ../nbs/00_core.ipynb #ccf3c291
+# %% ../nbs/00_core.ipynb #67a4ea6f
 def _sync_folder(folder):
     "Make a rename inside `folder` durable (where the system lets a folder be synced)."
     try: fd = os.open(folder, os.O_RDONLY)
@@ -83,7 +83,7 @@ def atomic_path(
         _sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #0f9e86d3
+# %% ../nbs/00_core.ipynb #dc8b7717
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
@@ -106,7 +106,7 @@ def let_go(held):
     "The end of a `hold`."
     if held is not None and held >= 0: os.close(held)
 
-# %% ../nbs/00_core.ipynb #ddc85df5
+# %% ../nbs/00_core.ipynb #5dbbc636
 _left_behind = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
 def sweep(
@@ -122,7 +122,7 @@ def sweep(
         gone.append(d.name)
     return gone
 
-# %% ../nbs/00_core.ipynb #915bda0f
+# %% ../nbs/00_core.ipynb #b73ea437
 def _open_up(folder):
     "Give all in `folder` the permissions that the umask left to `folder` itself, and make it durable."
     mode = stat.S_IMODE(os.stat(folder).st_mode)
@@ -153,7 +153,7 @@ def atomic_dir(
         shutil.rmtree(tmp, ignore_errors=True)
         let_go(held)
 
-# %% ../nbs/00_core.ipynb #5cf600a5
+# %% ../nbs/00_core.ipynb #6600e0b2
 def _plain(o):
     "`o` in types that JSON knows."
     if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
@@ -173,7 +173,9 @@ def to_json(
     indent=None, # spaces for people, None for one line
 )->str:
     "`obj` as JSON; what is not finite becomes null."
-    return json.dumps(_finite(obj), default=_plain, indent=indent, allow_nan=False, ensure_ascii=False)
+    told = dict(default=_plain, indent=indent, allow_nan=False, ensure_ascii=False)
+    try: return json.dumps(obj, **told)
+    except ValueError: return json.dumps(_finite(obj), **told)               # something in it is not finite
 
 def write_json(path, obj):
     "Write `obj` to `path`, atomically."
@@ -185,7 +187,7 @@ def read_json(path):
     except FileNotFoundError as e: raise AurlError('no such file', path=path) from e
     except ValueError as e: raise AurlError(f'not JSON ({e})', path=path, way_out='restore it from a copy, or make it again') from e
 
-# %% ../nbs/00_core.ipynb #be3992c0
+# %% ../nbs/00_core.ipynb #a332faf9
 def sha256_of(
     what, # a path, or bytes
 )->str:
@@ -193,14 +195,14 @@ def sha256_of(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_core.ipynb #326c92f4
+# %% ../nbs/00_core.ipynb #73a56452
 def aurl_home()->Path:
     "The folder for what aurl keeps between runs: `AURL_HOME`, or the user's cache folder."
     if home := os.environ.get('AURL_HOME'): return Path(home).expanduser()
     base = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
     return Path(base)/'aurl'
 
-# %% ../nbs/00_core.ipynb #8b53163d
+# %% ../nbs/00_core.ipynb #7c33cfe7
 def rng(
     seed:int, # the seed of the run
     *names,   # what the numbers are for: strings and integers
@@ -209,7 +211,7 @@ def rng(
     key = hashlib.blake2b(repr((int(seed),) + tuple(str(n) for n in names)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
-# %% ../nbs/00_core.ipynb #93784747
+# %% ../nbs/00_core.ipynb #90afaa6d
 def seed_everything(
     seed:int, # the seed of the run
 ):
@@ -219,7 +221,7 @@ def seed_everything(
     import torch
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #03440f84
+# %% ../nbs/00_core.ipynb #ca016c51
 def shared_data(
     name:str='', # a folder in it, such as 'pop909'
 ):
