@@ -119,7 +119,7 @@ class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
     def after_loss(self):
-        if not self.training: return
+        if not self.training or not self.weight: return
         state = self.xb[3] if len(self.xb) > 3 else None
         pred, ids, targets, apart = self.pred, self.xb[0], self.yb[0], Segments.of(state)
         if apart is not None: pred, ids, targets = apart.apart(pred), apart.apart(ids, vocab.PAD), apart.apart(targets, vocab.PAD)
@@ -294,7 +294,8 @@ class RunLog(Callback):
         more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
         self.to.log(step=self.step, train_loss=self.loss.item(), lr=self.opt.hypers[0]['lr'], epoch=self.epoch, tokens_per_second=round(speed), **more)
         best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
-        self.to.progress('train', self.until.used if self.until else None, f'step {self.step}: {self.loss.item():.3f} nats{best}')
+        words = ''.join(f', {w}' for c in self.cbs if hasattr(type(c), 'in_short') and (w := c.in_short))   # what others have to say in a few words
+        self.to.progress('train', self.until.used if self.until else None, f'step {self.step}: {self.loss.item():.3f} nats{best}{words}')
     def after_validate(self):
         self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
