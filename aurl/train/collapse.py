@@ -157,6 +157,7 @@ class Rescue(Callback):
         if self.plain: self.opt.set_hyper('lr', self.plain); self.plain = None       # for who has no schedule
     def after_loss(self):
         if self.training: self.losses.append(self.learn.loss.detach())
+        if len(self.losses) > 2000: del self.losses[:1000]                          # nobody asks
     def before_step(self):
         if self.factor == 1: return
         self.plain = [h['lr'] for h in self.opt.hypers]
