@@ -50,6 +50,7 @@ from .tokens.store import StoreConfig, TokenStore, prepare
 from .tokens.split import is_list, split_as
 from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
+from .train.adversarial import AdversarialConfig, adversarial_callbacks, meeting_losses
 from .train.latent import LatentConfig, latent_callbacks
 from .train.distill import Distill, check_distill
 from .train.descent import Descent, descent
@@ -122,6 +123,7 @@ class TrainConfig(Descent):
     model: str = Field('song', description='preset of the model')
     net: dict[str, Any] = Field({}, description='fields of the model to change, such as net.d_model=128 or net.latent=[32,8,4]')
     latent: LatentConfig = Field(LatentConfig(), description='modes with a latent: what it costs, and what its numbers shall mean')
+    adversarial: AdversarialConfig = Field(AdversarialConfig(), description='mode vae_gan: how its critic is heard')
     length: int = Field(384, ge=16, description='ids in a window')
     batch_size: int = Field(16, ge=1, description='windows in a batch')
     transpose: int = Field(6, ge=0, le=24, description='windows move by at most so many semitones')
@@ -487,6 +489,8 @@ def check_wishes(
     mode:str,        # of its model
 ):
     "Refuse losses and teachers that cannot be had."
+    if k := next((k for k in cfg.losses if k in meeting_losses), None): raise ConfigError(f'the loss {k!r} needs a critic to listen', way_out=f'say mode=vae_gan adversarial.losses={{{k}: 1}}')
+    if mode != 'vae_gan' and cfg.adversarial != AdversarialConfig(): raise ConfigError(f'adversarial options in mode={mode}, which has no critic', way_out='say mode=vae_gan, or leave them out')
     check_losses(cfg.losses, mode)
     if cfg.distill and not cfg.teacher: raise ConfigError('distill, and no teacher', way_out='say teacher=RUN, or leave distill out')
     if cfg.teacher: Distill(find_model(cfg.teacher)[0], cfg.distill)
@@ -496,12 +500,12 @@ def learner_of(
     store:TokenStore, # the music
     train, held,      # numbers of the pieces on each side
     model=None,       # a new one, if not given
-    run=None,         # an `Experiment` that logs what a latent says
+    run=None,         # an `Experiment` that logs what a latent and a critic say
 )->Learner:
     "The learner of a training, with all that was asked for."
     model = model if model is not None else model_of(cfg)
     hears = model.latent is not None
-    cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *wished(cfg)]
+    cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()), *wished(cfg)]
     how = descent(cfg)
     return music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
                          grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed,
