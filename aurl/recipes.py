@@ -113,8 +113,8 @@ class PrepareConfig(Config):
     @classmethod
     def _one(cls, value): return (value,) if isinstance(value, str) else value
 
-class TrainConfig(Descent):
-    "A training run."
+class _Training(Config):
+    "What a training run is about; `Descent` says how it learns."
     data: str | dict[str, str] = Field('chorales', description='a folder or zip of MIDI files, chorales, or a store; several as {bach: chorales, pop: FOLDER}, mixed by loader.weights')
     split: str = Field('group', description='what is held out: group, piece, a column such as composer, composer=Chopin, or a .json or .txt file of names')
     steps: int = Field(2000, ge=0, description='training steps; 0 for as many as the minutes allow')
@@ -152,6 +152,8 @@ class TrainConfig(Descent):
         if not value: raise ValueError('no corpus; such as {bach: chorales, pop: FOLDER}')
         if bad := [k for k in value if not re.fullmatch(r'\w+', str(k))]: raise ValueError(f'{bad[0]!r} is no name for a corpus; letters, digits and _ make one')
         return {str(k):str(v) for k,v in value.items()}
+
+class TrainConfig(Descent, _Training): "A training run."
 
 # %% ../nbs/96_recipes.ipynb #66fe305e
 class GenerateConfig(Config):
