@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Finding', 'unwrap', 'chunks_of', 'Header', 'header_of', 'event_at', 'skim']
 
-# %% ../../nbs/08b_score.chunks.ipynb #17018e73
+# %% ../../nbs/08b_score.chunks.ipynb #0525c84e
 import struct, zlib
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core import MidiError
 
-# %% ../../nbs/08b_score.chunks.ipynb #f09d10b6
+# %% ../../nbs/08b_score.chunks.ipynb #d0e4da61
 @dataclass
 class Finding:
     "One thing that is odd about a file."
@@ -22,7 +22,7 @@ class Finding:
     count:int=1 # how many events or bytes it concerns
     lost:bool=False # is something gone for good?
 
-# %% ../../nbs/08b_score.chunks.ipynb #2c676487
+# %% ../../nbs/08b_score.chunks.ipynb #71c93ae6
 _looks = {b'PK\x03\x04':'a zip archive (perhaps compressed MusicXML)', b'RIFF':'RIFF audio', b'ID3':'an MP3', b'\xff\xfb':'an MP3', b'OggS':'Ogg audio',
           b'fLaC':'FLAC audio', b'<?xml':'XML (perhaps MusicXML)', b'%PDF':'a PDF', b'\x89PNG':'a picture', b'<':'HTML or XML'}
 
@@ -38,7 +38,7 @@ def _gunzip(data, most):
 
 def _near(b, i, name): return i + 4 <= len(b) and sum(x == y for x,y in zip(b[i:i+4], name)) >= 3
 
-# %% ../../nbs/08b_score.chunks.ipynb #27632e36
+# %% ../../nbs/08b_score.chunks.ipynb #77eb46a8
 def unwrap(
     data:bytes,           # a file
     path=None,            # where it lies, for the error
@@ -60,7 +60,7 @@ def unwrap(
     if at: found.append(Finding('wrapped', f'{at} bytes before the header' + (' (RIFF)' if data[:4] == b'RIFF' else ''), at))
     return data[at:], found
 
-# %% ../../nbs/08b_score.chunks.ipynb #37d1eee3
+# %% ../../nbs/08b_score.chunks.ipynb #7d6b4766
 def _heads(b):
     "Where chunks of events begin, and how many of their names were damaged."
     exact, p = [], b.find(b'MTrk')
@@ -79,7 +79,7 @@ def _ends_there(b, end):
     "Is `end` the end of a chunk: an end of track, with another chunk or nothing behind?"
     return b[end-3:end] == b'\xff\x2f\x00' and (end == len(b) or b[end:end+4].isalpha())
 
-# %% ../../nbs/08b_score.chunks.ipynb #3a417b10
+# %% ../../nbs/08b_score.chunks.ipynb #17bf2009
 def chunks_of(
     b:bytes, # a file from its header on
 ):
@@ -98,7 +98,7 @@ def chunks_of(
     if lies: found.append(Finding('chunk length', f'{lies} chunks with a wrong length', lies))
     return out, found
 
-# %% ../../nbs/08b_score.chunks.ipynb #0d28a84a
+# %% ../../nbs/08b_score.chunks.ipynb #b1848128
 @dataclass
 class Header:
     "What the first bytes of a file say, or should have said."
@@ -124,7 +124,7 @@ def header_of(
         return Header(fmt, (30 if fps == 29 else fps)*per, 1_001_000 if fps == 29 else 1_000_000), found + [Finding('film time', f'time is counted in film frames ({fps} a second, {per} ticks each); it is told as seconds')]
     return Header(fmt), found + [Finding('resolution', f'a resolution of {tpq} ticks; 480 are assumed', lost=True)]
 
-# %% ../../nbs/08b_score.chunks.ipynb #bb572341
+# %% ../../nbs/08b_score.chunks.ipynb #ba0d44d4
 _LEN = {s: 1 if 0xc0 <= s < 0xe0 else 2 for s in range(0x80, 0xf0)}                                     # data bytes after a status
 _LEN |= {0xf1:1, 0xf2:2, 0xf3:1} | {s: 0 for s in (0xf4, 0xf5, 0xf6, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe)}
 _FIXED = {0x00:2, 0x20:1, 0x21:1, 0x2f:0, 0x51:3, 0x54:5, 0x58:4, 0x59:2}                               # metas whose length is known
@@ -151,7 +151,7 @@ def event_at(b, i, end, run):
         return (k, s, n, s, b[j], b[k-1] if k-j == 2 else 0, written) if k <= end and b[j] < 128 and b[k-1] < 128 else None
     return _system(b, j, end, run, n, s)
 
-# %% ../../nbs/08b_score.chunks.ipynb #71b37365
+# %% ../../nbs/08b_score.chunks.ipynb #29172622
 def _system(b, j, end, run, n, s):
     "The rest of `event_at` for metas, system exclusive and real-time bytes."
     a, k = 0, j
@@ -165,11 +165,11 @@ def _system(b, j, end, run, n, s):
     if m < 0 or k + m > end or (s == 0xff and _FIXED.get(a, m) != m): return None
     return k + m, run, n, s, a, (k, k+m), 1
 
-def skim(b, i, end):
-    "Events from `i`, leaping over bytes that cannot be one, and how many those were."
+def skim(b, i, end, only=None):
+    "Events from `i`, leaping over bytes that cannot be one (or that are notes of another status than `only`), and how many those were."
     out, run, lost = [], 0, 0
     while i < end:
         e = event_at(b, i, end, run)
-        if e is None: i += 1; lost += 1
+        if e is None or only and 0x80 <= e[3] < 0xa0 and e[3] not in only: i += 1; lost += 1
         else: out.append(e); i, run = e[0], e[1]
     return out, lost

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Limits', 'within', 'breaches']
 
-# %% ../../nbs/09d_score.limits.ipynb #43e938ab
+# %% ../../nbs/09d_score.limits.ipynb #428bec48
 import numpy as np
 from pydantic import Field
 from symusic import Note, Pedal, Score
@@ -14,7 +14,7 @@ from ..config import Config
 from ..core import MidiError
 from .chunks import Finding
 
-# %% ../../nbs/09d_score.limits.ipynb #c5c4d006
+# %% ../../nbs/09d_score.limits.ipynb #edce42ca
 class Limits(Config):
     "What a score may hold at most."
     max_bytes:int = Field(64*2**20, description='of a file, and of what an archive may unfold to', ge=1)
@@ -27,46 +27,52 @@ class Limits(Config):
     min_bpm:float = Field(1., description='slowest tempo in quarter notes a minute', gt=0)
     max_bpm:float = Field(1000., description='fastest tempo', gt=0)
 
-# %% ../../nbs/09d_score.limits.ipynb #2b21d19e
+# %% ../../nbs/09d_score.limits.ipynb #cc2fdc70
 def _pedal_spans(track):
     "Start and end of each pedal of `track`, from its controllers 64."
     c = track.controls.numpy()
-    cc = np.flatnonzero(c['number'] == 64)
-    cc = cc[np.argsort(c['time'][cc], kind='stable')]
-    t, down = c['time'][cc], c['value'][cc] >= 64
-    turn = down != np.append(False, down[:-1])[:len(down)]
-    on, off = t[turn & down], t[turn & ~down]
-    if len(on) > len(off): off = np.append(off, np.maximum(t[-1], track.end()).astype(off.dtype))
-    return on[off > on], off[off > on]
+    t, down, cc = c['time'], c['value'] > 63, c['number'] == 64
+    if not cc.all(): t, down = t[cc], down[cc]
+    if not len(t): return t, t
+    if (t[1:] < t[:-1]).any(): o = np.argsort(t, kind='stable'); t, down = t[o], down[o]
+    turn = np.flatnonzero(down[1:] != down[:-1]) + 1
+    at = t[np.append(0, turn) if down[0] else turn]                     # down, up, down, up …
+    if len(at) % 2: at = np.append(at, np.maximum(t[-1], track.end()).astype(at.dtype))
+    on, off = at[::2], at[1::2]
+    return (on, off) if (off > on).all() else (on[off > on], off[off > on])
 
 def _mend_pedals(score):
     "The pedals of `score` as its controllers say, in place."
     for t in score.tracks:
-        if not len(t.pedals) and not len(t.controls): continue
+        n = len(t.pedals)
+        if not n and not len(t.controls): continue
         on, off = _pedal_spans(t)
-        p = t.pedals.numpy()
-        if len(p['time']) != len(on) or (p['time'] != on).any() or (p['duration'] != off - on).any(): t.pedals = Pedal.from_numpy(on, off - on, 'tick')
+        if not n == len(on) == 0:
+            p = t.pedals.numpy()
+            if n != len(on) or (p['time'] != on).any() or (p['duration'] != off - on).any(): t.pedals = Pedal.from_numpy(on, off - on, 'tick')
 
-# %% ../../nbs/09d_score.limits.ipynb #3f2115a0
+
+
+# %% ../../nbs/09d_score.limits.ipynb #71c01c92
 def _is_metre(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
 
 def _mend_marks(score, limits):
     "Impossible tempi, metres and keys out, odd tempi bounded; findings."
-    found = []
+    found, us = [], score.tempos.numpy()['mspq']
     for what,events,ok in [('tempi of no length', score.tempos, lambda t: t.mspq > 0),
                            ('impossible time signatures', score.time_signatures, lambda t: _is_metre(t.numerator, t.denominator)),
                            ('impossible key signatures', score.key_signatures, lambda k: abs(k.key) <= 7 and k.tonality in (0, 1))]:
-        if len(events) and (bad := int((events.numpy()['mspq'] <= 0).sum()) if 'tempi' in what else sum(not ok(e) for e in events)):
+        if len(events) and (bad := int((us <= 0).sum()) if 'tempi' in what else sum(not ok(e) for e in events)):
             found.append(Finding('mended', f'{bad} {what} left out', bad))
-            events.filter(ok, inplace=True)
+            events.filter(ok, inplace=True); us = score.tempos.numpy()['mspq']
     lo, hi = int(60e6/limits.max_bpm), int(60e6/limits.min_bpm)
-    us = score.tempos.numpy()['mspq']
-    if out := int(((us < lo) | (us > hi)).sum()):
+    if len(us) and (us.min() < lo or us.max() > hi):
+        out = int(((us < lo) | (us > hi)).sum())
         for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
         found.append(Finding('mended', f'{out} tempi outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm bounded', out))
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #41db0900
+# %% ../../nbs/09d_score.limits.ipynb #ec5a3bcb
 def _arrays(score): return [t.notes.numpy() for t in score.tracks]
 
 def _cut_holds(score, longest):
@@ -98,7 +104,7 @@ def _cut_silence(score, gap):
         for e in getattr(score, kind): e.time = int(back(e.time))
     return [Finding('mended', f'{len(at)} silences longer than {gap:,} ticks were shortened', len(at))]
 
-# %% ../../nbs/09d_score.limits.ipynb #6a042a63
+# %% ../../nbs/09d_score.limits.ipynb #c2d78ac7
 def _too_many(what, n, most, name, path): raise MidiError(f'{n:,} {what}, more than {name}={most:,}', path, f'read it with Limits({name}=…) if that is meant')
 
 def within(
@@ -120,7 +126,7 @@ def within(
 
 _DEFAULT = Limits()
 
-# %% ../../nbs/09d_score.limits.ipynb #ad8cc26b
+# %% ../../nbs/09d_score.limits.ipynb #58042c67
 def _end(score): return max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _arrays(score) if len(a['time'])), default=0)
 
 def _seconds(score, end):
@@ -131,11 +137,13 @@ def _seconds(score, end):
 
 def _in_time(score, limits, tpq, path):
     "Times and durations within `limits`; findings."
-    found, end, longest = [], 0, 0
-    for a in _arrays(score):
-        if not len(a['time']): continue
-        if a['time'].min() < 0 or a['duration'].min() < 0: raise MidiError('its time runs beyond what 32 bits can count', path, 'the file is damaged; leave it out')
-        longest = max(longest, int(a['duration'].max())); end = max(end, int(a['time'].max()))
+    end = score.end()
+    if score.start() >= 0 and end <= tpq*min(limits.hold, limits.quarters) and end*60 <= limits.seconds*limits.min_bpm*tpq: return []
+    found, arrays = [], _arrays(score)
+    if not any(len(a['time']) for a in arrays): return found
+    time, length = (np.concatenate([a[k] for a in arrays]) for k in ('time', 'duration'))
+    if time.min() < 0 or length.min() < 0: raise MidiError('its time runs beyond what 32 bits can count', path, 'the file is damaged; leave it out')
+    longest, end = int(length.max()), int(time.max())
     if longest > limits.hold*tpq: found += _cut_holds(score, int(limits.hold*tpq))
     if end > limits.quarters*tpq or _seconds(score, end) > limits.seconds:
         found += _cut_silence(score, 64*tpq)
@@ -144,7 +152,7 @@ def _in_time(score, limits, tpq, path):
         if (s := _seconds(score, end)) > limits.seconds: raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path, 'read it with Limits(seconds=…) if that is meant')
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #1342e787
+# %% ../../nbs/09d_score.limits.ipynb #e66a0062
 def breaches(
     score:Score,        # in ticks
     limits:Limits=None, # None: the defaults

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['families', 'read_midi', 'family_of', 'MidiReport', 'inspect_midi']
 
-# %% ../../nbs/10_score.midi.ipynb #eb7909ac
+# %% ../../nbs/10_score.midi.ipynb #595983c8
 import html, struct
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from symusic import Score
 
 from ..core import MidiError
 from .chunks import Finding, chunks_of, header_of, unwrap
-from .limits import Limits, _is_metre, _pedal_spans, within
+from .limits import Limits, _arrays, _is_metre, _pedal_spans, within
 from .salvage import clamped, damage, places, presses, salvage
 from .slips import Line, surely
 
-# %% ../../nbs/10_score.midi.ipynb #1e78db7d
+# %% ../../nbs/10_score.midi.ipynb #182da36d
 def _load(
     source,        # a path, or the bytes of a file
     max_bytes:int, # refuse more than this
@@ -40,7 +41,7 @@ def _load(
 def _too_large(size, max_bytes, path):
     raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
 
-# %% ../../nbs/10_score.midi.ipynb #2f3f7eab
+# %% ../../nbs/10_score.midi.ipynb #b402b7a2
 def _faults(data):
     "What is wrong with the header and the chunks of `data`; [] for a sound file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
@@ -56,57 +57,71 @@ def _faults(data):
         at = end
     return out + (['bytes behind the end'] if at != len(data) else []) + (['number of chunks'] if seen != n else [])
 
-# %% ../../nbs/10_score.midi.ipynb #d04a210f
-_UP = {0x90 | c: b'\0' + bytes((0x80 | c,)) + b'\0'.join(bytes((k, 0)) for k in range(128)) for c in range(16)}   # all keys of a channel
+# %% ../../nbs/10_score.midi.ipynb #189c25d4
+_UP = {0x90 | c: bytes((0, 0x80 | c)) + b'\0'.join(bytes((k, 0)) for k in range(128)) for c in range(16)}   # all keys of a channel
+_HELD, _OTHERS = 1 << 21, bytes({*range(256)} - _UP.keys())
 
 def _all_released(data):
-    "A sound file in which every key is released before the end of each part."
+    "A sound file in which every key is released `_HELD` ticks behind the end of each part."
     at = 8 + int.from_bytes(data[4:8], 'big'); out = [data[:at]]
-    up = b'\x80\0\0' + b''.join(keys for status,keys in _UP.items() if status in data) + b'\0\xff\x2f\0'
     while at < len(data):
-        end = at + 8 + int.from_bytes(data[at+4:at+8], 'big')
-        body = data[at+8:end-3] + up if data[at:at+4] == b'MTrk' else data[at+8:end]
-        out += [data[at:at+4], struct.pack('>I', len(body)), body]; at = end
+        end = at + 8 + int.from_bytes(data[at+4:at+8], 'big'); body = data[at+8:end]
+        if data[at:at+4] == b'MTrk' and (on := set(body.translate(None, _OTHERS))):
+            body = b''.join((body[:-3], b'\xf0\1\xf7\x81\x80\x80\0\xf0\1\xf7', *(_UP[s] for s in on), b'\0\xff\x2f\0'))
+            out += (data[at:at+4], len(body).to_bytes(4, 'big'), body)
+        else: out.append(data[at:end])
+        at = end
     return b''.join(out)
-
-def _drops(data, score, sanitize=False):
-    "Did symusic drop notes of the sound file `data` when it read `score`?"
-    if data.count(b'MTrk') > 64: return False
-    full, _ = _symusic(_all_released(data), sanitize)
-    return full is not None and full.note_num() > score.note_num()
 
 def _symusic(data, sanitize=False):
     "symusic's reading, or what it said instead."
     try: return Score.from_midi(data, sanitize_data=sanitize), ''
     except Exception as e: return None, str(e).removeprefix('MiniMidi: ').removesuffix(': iostream error')
 
-# %% ../../nbs/10_score.midi.ipynb #24867fd0
-def _left_raster(t, g):
-    "Do onsets `t` keep one phase of `g` ticks for a while and then another?"
-    if len(t) < 24: return False
-    p = t % g
-    c = np.bincount(p, minlength=g); a = int(c.argmax()); c[a] = 0; b = int(c.argmax())
-    if c[b] < max(12, len(t)//12): return False
-    first, second = np.flatnonzero(p == a), np.flatnonzero(p == b)
-    return bool(np.mean(first > np.median(second)) in (0., 1.) and np.mean(second > np.median(first)) in (0., 1.))
+def _sound(data):
+    "symusic's reading of the sound file `data`, what it said instead, and whether keys were never released."
+    if int.from_bytes(data[10:12], 'big') <= 64:
+        full, why = _symusic(_all_released(data))
+        if full is not None and (full.end() < _HELD or not any(len(a['time']) and a['duration'].max() >= _HELD for a in _arrays(full))): return full, why, False
+        plain, why = _symusic(data)
+        return plain, why, full is not None and plain is not None and full.note_num() > plain.note_num()
+    return *_symusic(data), False
+
+# %% ../../nbs/10_score.midi.ipynb #30e4b321
+def _left_raster(notes, g, some=32):
+    "Do notes in the beginning and late in a part keep different phases of `g` ticks? Both, or None."
+    if len(notes) < some: return None
+    end = len(notes)*7//8                                                # at the very end players slow down
+    early, late = notes[:some].numpy()['time'], notes[max(end-some, 0):end].numpy()['time']
+    if int(((late - early[0]) % g == 0).sum()) > some//2: return None    # as most files, and quickly told
+    (a, m), (b, n) = (Counter((t % g).tolist()).most_common(1)[0] for t in (early, late))
+    return (a, b) if a != b and min(m, n) >= some//3 else None
+
+def _alone(score, k, a, b, g):
+    "Do the onsets of part `k` in phase `b` fall together with those of other parts only when they are put back to phase `a`?"
+    x = np.unique(score.tracks[k].notes.numpy()['time']); there = x % g == b
+    if there[there.cumsum() > 2].mean() < .65: return False              # it does not stay
+    ref, x = np.concatenate([t.notes.numpy()['time'] for j,t in enumerate(score.tracks) if j != k and len(t.notes)]), x[there]
+    now, then = np.isin(x, ref).sum(), max(np.isin(x + (a - b) % g - d, ref).sum() for d in (0, g))
+    return bool(then >= 12 and then > 10*now and then > len(x)/5)
 
 def _suspicious(score, data):
     "Has `score`, read from the sound file `data`, a sign of damage?"
-    if _drops(data, score): return True
-    tpq, on, far = score.ticks_per_quarter, [], False
-    for t in score.tracks:
-        a = t.notes.numpy()
-        if not len(a['time']): continue
-        far |= bool(a['duration'].max() > 256*tpq or np.diff(a['time']).max(initial=0) > 512*tpq)
-        on.append(a['time'])
-    if far and (s := salvage(data, doubt=False)).pairs < s.notes: return True
-    return len(on) > 1 and tpq >= 120 and any(_left_raster(t, tpq//4) for t in on) and bool(surely([_line(t) for t in score.tracks], tpq))
+    tpq = score.ticks_per_quarter; far, g = 512*tpq, tpq//4
+    if score.end() > far and any(len(a['time']) and (a['duration'].max() > far or np.diff(a['time'], prepend=0).max() > far) for a in _arrays(score)):
+        s = salvage(data, doubt=False)
+        if s.pairs < s.notes: return True
+    parts = [k for k,t in enumerate(score.tracks) if len(t.notes)]
+    if len(parts) < 2 or tpq < 120: return False
+    left = [(k, ab) for k in parts if (ab := _left_raster(score.tracks[k].notes, g))]
+    if len(left) in (0, len(parts)): return False                        # where all go, music does
+    return any(_alone(score, k, *ab, g) for k,ab in left) and bool(surely([_line(t) for t in score.tracks], tpq))
 
 def _line(track):
     a = track.notes.numpy(); o = np.argsort(a['time'], kind='stable')
     return Line(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
 
-# %% ../../nbs/10_score.midi.ipynb #e1506945
+# %% ../../nbs/10_score.midi.ipynb #a6fd4243
 _HABIT = 16                                               # so many places in one file are no accident
 
 def _ways(data, path, limits, sound):
@@ -131,12 +146,12 @@ def _mended(data, path, limits, plain, why, sound):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path, 'export or download it again, or leave it out')
     return score, s.findings + ([Finding('mended', f'{n} data bytes above 127 were clamped', n)] if n and s is not ways[0] else [])
 
-# %% ../../nbs/10_score.midi.ipynb #a28fd558
+# %% ../../nbs/10_score.midi.ipynb #a73468ec
 def _parse(data, path, limits):
     "The score in `data` and findings on all that was done to read it."
     faults, whole = _faults(data), len(data) <= _LONG
-    plain, why = _symusic(data)
-    if faults == ['no header'] or plain is None or whole and (faults or _suspicious(plain, data)):
+    plain, why, stuck = _sound(data) if whole and not faults else (*_symusic(data), False)
+    if faults == ['no header'] or plain is None or whole and (faults or stuck or _suspicious(plain, data)):
         try: score, found = _mended(data, path, limits, plain, why, not faults)
         except MidiError:
             if (score := plain or not faults and _symusic(data, True)[0] or None) is None: raise
@@ -157,7 +172,7 @@ def read_midi(
 _DEFAULT = Limits()
 def _limits(limits): return _DEFAULT if limits is None else Limits(max_bytes=limits) if isinstance(limits, int) else limits
 
-# %% ../../nbs/10_score.midi.ipynb #61707f8f
+# %% ../../nbs/10_score.midi.ipynb #2318d903
 families = ('Piano', 'Chromatic percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
             'Synth lead', 'Synth pad', 'Synth effects', 'Ethnic', 'Percussion', 'Sound effects')
 
@@ -165,7 +180,7 @@ def family_of(track)->int:
     "The General MIDI family of `track`; all drums are family 14."
     return 14 if track.is_drum else track.program//8
 
-# %% ../../nbs/10_score.midi.ipynb #7ac6cdff
+# %% ../../nbs/10_score.midi.ipynb #a6f7eb24
 @dataclass
 class MidiReport:
     "What a MIDI file holds, and what is odd about it."
@@ -191,7 +206,7 @@ class MidiReport:
         "How many events a finding of `kind` concerns; 0 when there is none."
         return sum(f.count for f in self.findings if f.kind == kind)
 
-# %% ../../nbs/10_score.midi.ipynb #848fb308
+# %% ../../nbs/10_score.midi.ipynb #d1e86173
 _majors = ('C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯')  # from seven flats to seven sharps
 _minors = ('A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯')
 def _key_name(k): return f'{_minors[k.key+7]} minor' if k.tonality else f'{_majors[k.key+7]} major'
@@ -205,7 +220,7 @@ def _knots(track):
     return np.array([(off <= on).sum(), (same & (on[1:] == on[:-1])).sum(), (same & (on[1:] > on[:-1]) & (on[1:] < off[:-1])).sum(),
                      ((p < 21) | (p > 108)).sum() * (not track.is_drum)])
 
-# %% ../../nbs/10_score.midi.ipynb #26e82ac5
+# %% ../../nbs/10_score.midi.ipynb #211696bf
 def _oddities(score, fmt):
     "The findings in a score that could be read."
     length, copy, overlap, off = sum((_knots(t) for t in score.tracks), np.zeros(4, int)).tolist()
@@ -216,7 +231,7 @@ def _oddities(score, fmt):
              ('no metre', some and not len(score.time_signatures), 'no time signature')]
     return [Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind,count,say in asked if count]
 
-# %% ../../nbs/10_score.midi.ipynb #34c53b43
+# %% ../../nbs/10_score.midi.ipynb #42aa7cd4
 def inspect_midi(
     source,             # a path, or the bytes of a file
     limits:Limits=None, # what it may hold at most
@@ -248,7 +263,7 @@ def _describe(r, score, found):
     r.mended, r.findings = bool(found), list(found) + _oddities(score, r.format)
     return r
 
-# %% ../../nbs/10_score.midi.ipynb #3f999235
+# %% ../../nbs/10_score.midi.ipynb #aab0e134
 def _several(x, unit=''):
     "The values of `x` in a few words."
     x = list(dict.fromkeys(x))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'clamped', 'damage', 'places', 'presses', 'hostile']
 
-# %% ../../nbs/09_score.salvage.ipynb #58a9d1c8
+# %% ../../nbs/09_score.salvage.ipynb #77347ab0
 import gzip, heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from statistics import median
 import numpy as np
 
 from ..core import MidiError, rng
-from .chunks import _LEN, _number, Finding, chunks_of, event_at, header_of, skim, unwrap
+from .chunks import _LEN, _number, _system, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back, surely
 
-# %% ../../nbs/09_score.salvage.ipynb #0d23354f
+# %% ../../nbs/09_score.salvage.ipynb #582d8991
 def _in_step(evs, block=24):
-    "The events of those blocks in which presses and releases of keys match; all, if there are none."
+    "The events of those blocks in which presses and releases of keys match."
     out, down = [], set()
     for i in range(0, len(evs), block):
         odd, some = 0, evs[i:i+block]
@@ -30,17 +30,27 @@ def _in_step(evs, block=24):
             elif k in down: down.remove(k)
             else: odd += 1
         if odd <= 4: out += some
-    return out or evs
+    return out
 
-# %% ../../nbs/09_score.salvage.ipynb #fc2e1006
+def _careless(b, i, end):
+    "The events of `b[i:end]` that a quick reading gives in step. Where these are few, a status may be noise: then only the first of them counts."
+    evs, _ = skim(b, i, end)
+    good = _in_step(evs)
+    if len(good) < .9*len(evs) and (first := next((e[3] for e in evs if 0x90 <= e[3] < 0xa0), 0)):
+        again = _in_step(skim(b, i, end, (first, first - 16))[0])
+        if len(again) > len(good): good = again
+    return good or evs
+
+# %% ../../nbs/09_score.salvage.ipynb #3d64f952
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
 
 def _count(evs):
     "How often each status, wait, key, loudness and controller comes in a part."
-    c = {k: np.zeros(n) for k,n in dict(status=256, waits=1 << 14, ctl=128, key=128, val=128, meta=128, loud=256, written=2, big=1).items()}
-    for _,_,n,s,a,v,w in _in_step(evs):
+    c = {k: np.zeros(n) for k,n in dict(status=256, waits=1 << 14, ctl=128, key=128, val=128, meta=128, loud=256, written=2, big=1, first=256).items()}
+    c['first'][next((e[3] for e in evs if 0x90 <= e[3] < 0xa0), 0)] = 1
+    for _,_,n,s,a,v,w in evs:
         if w: c['status'][s] += 1
         if n < 1 << 14: c['waits'][n] += 1
         else: c['big'][0] += 1
@@ -54,6 +64,7 @@ def _count(evs):
 
 class Usual:
     "What is usual in a part of a file, as costs in nats."
+    rate, doubt = 4., dict(wrong=0., gone=0., extra=0.)                 # of a byte; of calling one wrong, gone or extra
     def __init__(self,
         counts:list, # of each part, as `_count` gives them
         part:int,    # the part that is going to be read
@@ -67,6 +78,8 @@ class Usual:
         else: self.__dict__.update(like.__dict__)
         status = .3*self.all + .7*counts[part]['status']                # each part has its own channel
         self.rare, self.status = (status < 2.5).tolist(), _nats(status, .02)
+        own = counts[part]['first'] + counts[part]['status']*(counts[part]['status'] > 2)
+        self.strange = [5.*(own[s] == 0 and own[0x80:0xa0].any()) if s < 0xa0 else (12. if 0xc0 <= s < 0xe0 else 6.)*(own[s] == 0) for s in range(256)]   # of repeating a status that stands there by accident
         voices = counts[part]['status'][:0xf0] if counts[part]['status'][:0xf0].any() else self.all[:0xf0]
         self.top = [int(x) for x in np.argsort(-voices)[:6] if voices[x]] or [0x90, 0x80]
 
@@ -77,19 +90,21 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #eab9286d
+# %% ../../nbs/09_score.salvage.ipynb #6cea9925
+_TWICE = 2048                                                           # where in the bits the keys stand that are down twice
+
 def _cost(self, e, down, end):
     "The cost of event `e` while the keys in the bits of `down` sound, and the keys that sound after it."
     nx, _, n, s, a, v, w = e
     c = self.wait[n] if n < 1 << 14 else self.long + (25 if n >= 1 << 21 else 10 if n >= 1 << 16 else 0)
-    if not down and c > 9 and n < 1 << 16: c = 9.                       # a long wait while nothing sounds is a rest
+    if not down and c > 9 and n < 1 << 18 and (s < 0xc0 or s == 0xff and a >= 0x51): c = 9. if n < 1 << 16 else 11.                       # a long wait while nothing sounds is a rest
     if w: c += self.status[s]
-    if s < 0xf0: c += self.written[w]
+    if s < 0xf0: c += self.written[w] if w else self.written[w] + self.strange[s]
     if s < 0xa0:
         key = 1 << ((s & 15) << 7 | a)
-        if s >= 0x90 and v: return c + self.loud[v] + self.key[a] + (5 if down & key else 0), down | key
+        if s >= 0x90 and v: return c + self.loud[v] + self.key[a] + (5 if down & key else 0), down | key << (_TWICE if down & key else 0)
         c += self.loud[128 + v if s < 0x90 else 0]
-        return (c + 1.2, down & ~key) if down & key else (c + 9, down)
+        return (c + 1.2, down & ~(key << _TWICE if down >> _TWICE & key else key)) if down & key else (c + 9, down)
     if s < 0xb0: return c + self.key[a] + 4, down
     if s < 0xc0: return c + self.ctl[a] + self.val[v], down
     if s < 0xf0: return c + (4.9 if s < 0xe0 else 8), down
@@ -100,22 +115,51 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #4595406f
+# %% ../../nbs/09_score.salvage.ipynb #46fe36a7
+def _rate_of(self, evs, some=400):
+    "Nats that a byte of the events `evs` costs, as a rule."
+    out, down = [], 0
+    for i in range(0, len(evs), max(len(evs)//some, 1)*16):
+        total, size = 0., 0
+        for e in evs[i:i+16]:
+            if e[3] >= 0xf0: continue
+            c, down = self.cost(e, down, 1 << 30)
+            total += c; size += 2 + e[6] + (e[2] > 127)*1
+        if size: out.append(total/size)
+    return median(out) if out else 4.
+
+Usual.rate_of = _rate_of
+
+# %% ../../nbs/09_score.salvage.ipynb #f68f9280
 def _odd(self, e, down, end):
-    "Is `e` an event such as damage makes?"
+    "Why `e` may be an event that damage made, in a word; None for an ordinary one."
     nx, _, n, s, a, v, w = e
-    if n >= 1 << 16 or n >= 1 << 13 and down and (n >= 1 << 14 or self.wait[n] > 13): return True
+    if n >= 1 << 18 or n >= 1 << 16 and s >= 0xc0 and not (s == 0xff and a >= 0x51) or n >= 1 << 13 and down and (n >= 1 << 14 or self.wait[n] > 13): return 'wait'
     if s < 0xa0:
         key = 1 << ((s & 15) << 7 | a)
-        if s < 0x90 or not v: return not down & key
-        return bool(down & key) or self.key[a] > 7.5 or bool(w and self.rare[s])
-    if s == 0xff: return a == 0x2f and nx < end or self.meta[a] > 6 or v[1] - v[0] > 64
-    return s >= 0xf0 and self.status[s] > 6 or bool(w and self.rare[s]) or 0xb0 <= s < 0xc0 and self.ctl[a] > 6.5
+        if not w and self.strange[s]: return 'strange'
+        if s < 0x90 or not v: return None if down & key else 'up'
+        return 'down' if down & key else f'key {a}' if self.key[a] > 7.5 else f'status {s}' if w and self.rare[s] else None
+    if s == 0xff: return 'end' if a == 0x2f and nx < end else f'meta {a}' if self.meta[a] > 6 or v[1] - v[0] > 64 else None
+    if s >= 0xf0: return f'status {s}' if self.status[s] > 6 else None
+    if s < 0xb0 or s >= 0xd0: return f'status {s}' if w and self.rare[s] else None
+    return f'control {a}' if s < 0xc0 and self.ctl[a] > 6.5 else None
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #b5859b79
+# %% ../../nbs/09_score.salvage.ipynb #a2d74dc9
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
+
+def _texts(b, i, end, run):
+    "Other readings of a text or mark at `i`: its wait was damaged, or some of its letters came or went."
+    out = []
+    for j,x,kind in ((0, _GONE, 'gone'), (1, _WRONG, 'wrong')):
+        if b[i+j:i+j+1] == b'\xff' and (e := _system(b, i+j+1, end, run, 0, 0xff)): out.append((e, x, kind))
+    for e,x,_ in [(event_at(b, i, end, run), 0, '')] + out:
+        if e and e[3] == 0xff and e[4] in range(1, 10):
+            for d in (-3, -2, -1, 1, 2, 3):
+                if i + 4 < e[0] + d <= end: out.append(((e[0]+d, *e[1:5], (e[5][0], max(e[5][1]+d, e[5][0])), 1), x + (_GONE if d < 0 else _EXTRA) + 3*abs(d), 'gone' if d < 0 else 'extra'))
+    return out
 
 def _readings(b, i, end, run, usual):
     "Events that may have stood at `i`, had one byte not been damaged: (event, cost, kind)."
@@ -126,18 +170,21 @@ def _readings(b, i, end, run, usual):
     for k in (2, 3, 4):                                                 # several that do not belong here
         e = event_at(b, i+k, end, run) if i+k < end else None
         if e: out.append((e, _EXTRA + _NOISE*k + 1, 'extra'))
-    for j in range(min(4, len(w))):                                     # another byte j, or one before it
-        for f in (0, 1, 0x81) if j == 0 else (0x81, 40, 64, *usual.top):
+    for j in range(min(5, len(w))):                                     # another byte j, or one before it
+        for f in (0, 1, 0x81) if j == 0 else {0, 0x81, 40, 64, w[j] & 127, *usual.top}:
             for gone in (0, 1):
                 x = w[:j] + bytes((f,)) + w[j+1-gone:]
                 e = event_at(x, 0, len(x), run)
                 if e and e[3] < 0xf0 and j < e[0] > gone: out.append(((i+e[0]-gone, *e[1:]), _GONE if gone else _WRONG, 'gone' if gone else 'wrong'))
+    out += _texts(b, i, end, run)
+    if now := event_at(b, i, end, run): out = [way for way in out if not (way[0][:4] == now[:4] and now[3] < 0xa0)]     # another key or loudness: which one, no byte tells
     once = {}
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #8c2dd128
+# %% ../../nbs/09_score.salvage.ipynb #79a48220
 _WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
+_PATIENCE = {'none':10_000, 'up':12, 'strange':12, 'down':3, 'wait':4}
 
 def _thin(states):
     "The cheapest of ways that agree in running status and keys."
@@ -156,22 +203,22 @@ def _through(b, start, run, down, zone, stop, end, usual, work):
     while heap:
         i = heapq.heappop(heap)
         for c,run,down,path,acc in _thin(front.pop(i)):
-            par = c - (i - start)*3.
+            par = c - (i - start)*usual.rate
             lead = min(lead, par)
             if i >= stop:
-                if best is None or c - (i-stop)*4. < best[0]: best = c - (i-stop)*4., i, path, acc
+                if best is None or par < best[0]: best = par, i, path, acc
                 continue
-            if par > lead + _SLACK or best and c > best[0] + 25: continue
+            if par > lead + _SLACK or best and par > best[0] + 25: continue
             ways = [(e, 0., None)] if (e := event_at(b, i, end, run)) else []
             if i <= zone and acc < 3 and work[0] > 0:
                 work[0] -= 1
-                if (i, run) not in known: known[i, run] = _readings(b, i, end, run, usual); work[0] -= 3
+                if (i, run) not in known: known[i, run] = [(e, x + usual.doubt[kind], kind) for e,x,kind in _readings(b, i, end, run, usual)]; work[0] -= 3
                 ways += known[i, run]
-                if i + 1 < end: add(i+1, (c + _EXTRA + _NOISE, run, down, (path, i, None, 'extra'), acc+1))
+                if i + 1 < end: add(i+1, (c + _EXTRA + _NOISE + usual.doubt['extra'], run, down, (path, i, None, 'extra'), acc+1))
             for e,x,kind in ways:
                 if e[0] <= i: continue
                 d, after = usual.cost(e, down, end)
-                if c + d + x - (e[0] - start)*3. > lead + _SLACK: continue
+                if c + d + x - (e[0] - start)*usual.rate > lead + _SLACK: continue
                 add(e[0], (c + d + x, e[1], after, (path, i, e, kind), acc + (kind is not None)))
     return best and (_steps(best[2]), best[1], best[3])
 
@@ -180,7 +227,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #8d05ce14
+# %% ../../nbs/09_score.salvage.ipynb #cce0063a
 @dataclass
 class _Part:
     "What was read of a part."
@@ -191,18 +238,19 @@ class _Part:
 
 def _walk(b, start, end, usual, work):
     "The events of `b[start:end]`, read with doubt."
-    p, i, run, down, trail, quiet, clear = _Part([]), start, 0, 0, [], 0, start
+    p, i, run, down, trail, quiet, clear = _Part([]), start, 0, 0, [], Counter(), start
     while i < end:
         e = event_at(b, i, end, run)
         if e is None and end - i < 5: p.lost += end - i; break          # cut off in the middle of an event
-        if work[0] > 0 and (e is None or i >= clear and quiet < 20 and usual.odd(e, down, end)):
+        why = i >= clear and usual.odd(e, down, end) if e else 'none'
+        if work[0] > 0 and why and quiet[why] < _PATIENCE.get(why, 2):
             back = [t for t in trail[-_BACK:] if t[0] >= clear or e is None and t[0] >= clear - 1] or [(i, run, down, len(p.events))]
             at, run0, down0, k = back[0]
             got = _through(b, at, run0, down0, i + 6, min(i + _AHEAD, end), end, usual, work)
-            if got and not got[2] and e is not None: quiet += 1; got = None     # nothing is wrong
+            if not (got and got[2]) and e is not None: quiet[why] += 1; got = None     # nothing is wrong
             if got:
                 steps, nx, accidents = got
-                quiet = max(quiet - 3, 0)
+                quiet[why] = 0
                 last = max((n for n,(_,_,kind) in enumerate(steps) if kind), default=0)
                 steps, nx = (steps[:last+1], steps[last+1][0]) if last + 1 < len(steps) else (steps, nx)   # what follows is read afresh
                 clear = max(nx, i + 1)
@@ -228,9 +276,10 @@ def _walk(b, start, end, usual, work):
 
 def _held(e, down):
     key = 1 << ((e[3] & 15) << 7 | e[4])
-    return down | key if e[3] >= 0x90 and e[5] else down & ~key
+    if e[3] >= 0x90 and e[5]: return down | key << (_TWICE if down & key else 0)
+    return down & ~(key << _TWICE if down >> _TWICE & key else key)
 
-# %% ../../nbs/09_score.salvage.ipynb #915057ad
+# %% ../../nbs/09_score.salvage.ipynb #00453f28
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -252,7 +301,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #e23c0c57
+# %% ../../nbs/09_score.salvage.ipynb #debedb6d
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -274,7 +323,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #a92c3be5
+# %% ../../nbs/09_score.salvage.ipynb #e5925f83
 @dataclass
 class Salvaged:
     "A file mended."
@@ -286,19 +335,25 @@ class Salvaged:
     @property
     def mended(self): return sum(f.count for f in self.findings if f.kind in ('wrong bytes', 'missing bytes', 'extra bytes', 'skipped bytes', 'slipped'))
 
-_FULL, _MOST, _WORK = 1 << 18, 1 << 20, 16_000   # bytes read with doubt, bytes read at all, readings tried
+_FULL, _MOST, _WORK = 1 << 18, 1 << 20, 10_000   # bytes read with doubt, bytes read at all, readings tried
+
+def _doubts(b, chunks):
+    "For each part what it costs more to call bytes wrong, gone or extra, in the light of the length that its head gives."
+    more = [z - a - int.from_bytes(b[a-4:a], 'big') for a,z in chunks]
+    cut = bool(more) and more[-1] < 0 and b[-3:] != b'\xff\x2f\x00' and not any(more[:-1])     # only the end is missing: all before it is whole
+    return [dict(wrong=8.*cut, gone=8.*(d == 0 or cut) + 4.*(0 < d < 9), extra=8.*(d == 0 or cut) + 4.*(-9 < d < 0)) for d in more]
 
 def _parts(b, chunks, doubt=True):
     "Each part read: with doubt where the file is not too long for that."
-    skimmed = [skim(b, *c) for c in chunks]
-    if not doubt or sum(z - a for a,z in chunks) > _FULL: return [_Part(e, lost=n) for e,n in skimmed], None
-    work, out, usual, counts = [min(_WORK, 3000 + sum(z - a for a,z in chunks))], [], None, [_count(e) for e,_ in skimmed]
+    if not doubt or sum(z - a for a,z in chunks) > _FULL: return [_Part(e, lost=n) for e,n in (skim(b, *c) for c in chunks)], None
+    quick, doubts = [_careless(b, *c) for c in chunks], _doubts(b, chunks)
+    work, out, usual, counts = [min(_WORK, 3000 + sum(z - a for a,z in chunks))], [], None, [_count(e) for e in quick]
     for k,(a,z) in enumerate(chunks):
-        usual = Usual(counts, k, usual)
+        usual = Usual(counts, k, usual); usual.rate, usual.doubt = usual.rate_of(quick[k]), doubts[k]
         out.append(_walk(b, a, z, usual, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #414e7662
+# %% ../../nbs/09_score.salvage.ipynb #909950a6
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -329,7 +384,7 @@ def salvage(
     notes = sum(0x90 <= e[3] < 0xa0 and e[5] > 0 for p in parts for e in p.events)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped), len(parts), notes, notes - added - dropped)
 
-# %% ../../nbs/09_score.salvage.ipynb #c9db1bd2
+# %% ../../nbs/09_score.salvage.ipynb #9f0be569
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -342,7 +397,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #265656bf
+# %% ../../nbs/09_score.salvage.ipynb #1051a907
 def clamped(
     data:bytes, # a file whose chunks are as long as they say
 ):
@@ -362,7 +417,7 @@ def clamped(
             else: i, run = e[0], e[1]
     return bytes(b), n
 
-# %% ../../nbs/09_score.salvage.ipynb #a876a6d4
+# %% ../../nbs/09_score.salvage.ipynb #f81b2b3e
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -387,7 +442,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #dccab497
+# %% ../../nbs/09_score.salvage.ipynb #040db071
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
@@ -408,7 +463,7 @@ def presses(
             if 0x90 <= s < 0xa0 and v and nx <= before: out[now, a] += 1
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #2a2da50c
+# %% ../../nbs/09_score.salvage.ipynb #1e8c5212
 def _crafted(d):
     "A malicious file drawn with the generator `d`."
     n = int(d.integers(1, 4000)); noise = d.integers(0, 256, n, np.uint8).tobytes(); same = bytes([int(d.integers(256))])

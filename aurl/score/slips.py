@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['raster', 'phases', 'Line', 'Break', 'put_back', 'surely']
 
-# %% ../../nbs/08_score.slips.ipynb #3503c6c3
+# %% ../../nbs/08_score.slips.ipynb #b66dec25
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# %% ../../nbs/08_score.slips.ipynb #f4dac20b
+# %% ../../nbs/08_score.slips.ipynb #d1716aa0
 def raster(
     onsets:list, # for each part its onsets in ticks
     tpq:int,     # ticks per quarter note
@@ -24,7 +24,7 @@ def raster(
     f = {g: x for g,x in f.items() if x > max(.3, 6/g)}
     return next(((g, x) for g,x in f.items() if x > .75*max(f.values())), (0, 0.))
 
-# %% ../../nbs/08_score.slips.ipynb #9ffd3660
+# %% ../../nbs/08_score.slips.ipynb #c8dadff9
 def phases(
     on,      # onsets in ticks, in order
     g:int,   # raster
@@ -47,7 +47,7 @@ def phases(
         if back[i, s]: s = top[i]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #8c06c835
+# %% ../../nbs/08_score.slips.ipynb #d72dc515
 def _runs(ph):
     "(phase, from, to) of each stretch of equal phases."
     cut = np.flatnonzero(np.append(True, ph[1:] != ph[:-1]))
@@ -63,7 +63,7 @@ def _settled(runs, home):
         out.append((p, a, runs[back][2])); runs = runs[back+1:]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #c3e841c9
+# %% ../../nbs/08_score.slips.ipynb #295bf61d
 @dataclass
 class Line:
     "One part as `put_back` needs it."
@@ -86,7 +86,7 @@ class Break:
     phase:int=None            # the phase that follows; None: as before
     damaged:bool=False        # were bytes wrong there?
 
-# %% ../../nbs/08_score.slips.ipynb #b9235792
+# %% ../../nbs/08_score.slips.ipynb #a2c90019
 def _stretches(lines, g, strict):
     "For each part with enough notes: indices of its chords' first notes, and their runs of phases."
     out = {}
@@ -110,7 +110,7 @@ def _home(found):
     best = max(vote, key=lambda p: (vote[p], many[p]))
     return best, vote[best]
 
-# %% ../../nbs/08_score.slips.ipynb #72a17def
+# %% ../../nbs/08_score.slips.ipynb #1b4b7289
 def _breaks_of(k, l, i1, rs, own, g):
     "Breaks of one part."
     out = []
@@ -120,7 +120,7 @@ def _breaks_of(k, l, i1, rs, own, g):
         near = [s for s in l.sus if l.idx[max(i1[a]-4, 0)] - 2 <= s <= hi + 1]
         on = l.on[i1[a:z]] % g == p
         if near: out.append(Break(k, near[0], near[-1], p, True))
-        elif on.sum() >= 6 and on.mean() >= .55 and 2 < (p - own) % g < g - 2: out.append(Break(k, lo, hi, p))   # a tick or two may be meant
+        elif on.sum() >= 6 and on.mean() >= .55: out.append(Break(k, lo, hi, p))
     out += [Break(k, s, s, None, True) for s in l.sus if s <= l.idx[-1] and not any(b.lo <= s <= b.hi for b in out)]
     return out
 
@@ -138,47 +138,55 @@ def _breaks(lines, g, strict, tpq):
     out = [b for b in out if b.damaged or not any(twin(b, c) for c in out)]
     return sorted(out, key=lambda b: lines[b.part].time[b.lo]), own
 
-# %% ../../nbs/08_score.slips.ipynb #ccbdb7da
+# %% ../../nbs/08_score.slips.ipynb #87d90da3
 def _sevens(n): return np.stack([n >> 21, n >> 14 & 127, n >> 7 & 127, n & 127], -1)
 def _width(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
 
 def _by_bytes(l, b, c, cost):
-    "For each shift in `c`: log odds that bytes did it, and at which event."
+    "For each shift in `c`: how usual it makes a wait, whether one byte suffices, how small it is, whether there is room for it, and at which event."
     ev = np.arange(b.lo, b.hi + 1)[:40]
     d, top = l.wait[ev], len(cost) - 1
     new = d[:,None] + c
     usual = np.where(new <= top, cost[np.clip(new, 0, top)], 30.) - cost[np.clip(d, 0, top)][:,None]
     one = ((_sevens(new) != _sevens(d)[:,None]).sum(-1) <= 1) & (_width(new) == _width(d)[:,None])
-    odds = 1.5*usual + (np.where(one, 2, 11) if b.damaged else np.where(one, 5, 1e9)) + (8 if b.phase is None else 0)   # most damage moves nothing
-    odds = np.where(c == 0, 0., np.where(new >= 0, odds, 1e9))
-    j = odds.argmin(0)
-    return -odds[j, np.arange(len(c))], ev[j]
+    odds = 1.5*usual + np.where(one, 0, 9 if b.damaged else 30) + 1e6*(new < 0)
+    j, i = np.where(c == 0, 0, odds.argmin(0)), np.arange(len(c))
+    return np.where(c == 0, 0, -usual[j, i]), (c != 0)*(one[j, i] - 1.), (c != 0)*-np.log2(1 + np.abs(c)/240), -1.*(new[j, i] < 0), ev[j]
 
-# %% ../../nbs/08_score.slips.ipynb #cef79cbd
-def _odds(hit, inside):
-    "Log odds of each row of `hit`, where the usual row shows what chance does."
-    f = hit.sum(1)/np.maximum(inside.sum(1), 1)
-    q0 = float(np.median(f)); q1 = min(max(f.max(), q0 + .02), .97); q0 = min(max(q0, .02), .95)
-    if q1 <= q0: return np.zeros(len(f))
-    return .5*(hit.sum(1)*math.log(q1/q0) + (inside & ~hit).sum(1)*math.log((1-q1)/(1-q0)))
+
+
+# %% ../../nbs/08_score.slips.ipynb #38a9a006
+def _share(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
 
 def _by_others(x, keys, c, ref, refkeys, tpq):
-    "For each shift in `c`: log odds that onsets `x` of `keys` belong to the onsets of other parts."
+    "For each shift in `c`: how many of the onsets `x` of `keys` fall together with onsets of other parts, and in beats that hold their pitch classes."
     u = np.unique(ref)
     beat = np.zeros((u[-1]//tpq + 4, 12), bool); beat[ref//tpq, refkeys % 12] = True
     y = x[None] + c[:,None]
     inside = (y >= u[0] - 4*tpq) & (y <= u[-1] + 4*tpq)
     same = (u[np.searchsorted(u, y).clip(0, len(u)-1)] == y) & inside
     sounds = beat[np.clip(y//tpq, 0, len(beat)-1), (keys % 12)[None]] & inside
-    return .7*_odds(same, inside) + 1.4*_odds(sounds, inside)
+    return _share(same, inside), _share(sounds, inside)
 
 def _by_bar(x, c, known, home, g, tpq):
-    "For each shift in `c`: log odds that onsets `x` stand where in the bar onsets stand."
+    "For each shift in `c`: do onsets `x` stand where in the bar onsets stand?"
     n = 4*tpq//g
     h = np.bincount((known - home)//g % n, minlength=n) + .5
-    return .2*np.log(h/h.sum())[((x[None] + c[:,None] - home)//g) % n].sum(1)
+    return np.log(h/h.sum())[((x[None] + c[:,None] - home)//g) % n].sum(1)*min(1, 100/len(x))
 
-# %% ../../nbs/08_score.slips.ipynb #09e46ac0
+def _by_itself(x, keys, c, known, knownkeys, tpq):
+    "For each shift in `c`: which share of the notes at `x` then repeats what `known` notes of the part say bars before or after."
+    if not len(known): return np.zeros(len(c))
+    o = np.argsort(knownkeys, kind='stable'); known, knownkeys = known[o], knownkeys[o]
+    lo, hi = np.searchsorted(knownkeys, keys), np.searchsorted(knownkeys, keys, 'right')
+    lag = np.concatenate([x[i] - known[lo[i]:hi[i]] for i in range(len(x))])
+    bars, bar = np.arange(-100, 101), 4*tpq
+    u, n = np.unique(lag, return_counts=True)
+    want = bar*bars[None] - c[:,None]
+    at = np.searchsorted(u, want).clip(0, max(len(u)-1, 0))
+    return np.where(u[at] == want, n[at], 0).max(1)/len(x)*min(len(x), 100) if len(u) else np.zeros(len(c))
+
+# %% ../../nbs/08_score.slips.ipynb #d1bdf535
 def put_back(
     lines:list,     # of `Line`, all parts of a piece
     tpq:int,        # ticks per quarter note
@@ -195,54 +203,88 @@ def put_back(
     for b,a in zip(breaks, at):
         z = min([o for c,o in zip(breaks, at) if c.part == b.part and o > a], default=len(fixed[b.part]))
         event, s = _shift(b, lines[b.part], a, z, fixed, sure, lines, gone[b.part], own[b.part], g, tpq, cost)
+        if s and not b.damaged and not _borne_out(b.part, a, z, s, fixed, sure, g): s = 0
         fixed[b.part][a:] += s; gone[b.part] += s; sure[b.part][a:z] = True
         if s: out.append((b.part, int(event), int(s)))
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #f3769c2c
+# %% ../../nbs/08_score.slips.ipynb #384cbc8c
+def _borne_out(k, a, z, shift, fixed, sure, g):
+    "Do other parts bear out that onsets `a` to `z` of part `k`, where no byte looks wrong, belong `shift` ticks later?"
+    ref = [f[m] for j,(f,m) in enumerate(zip(fixed, sure)) if j != k and m.any()]
+    if not ref: return False
+    ref, x, before = np.unique(np.concatenate(ref)), np.unique(fixed[k][a:z]), np.unique(fixed[k][:a])
+    x = x[(x + shift >= ref[0]) & (x + shift <= ref[-1])]
+    now, then = np.isin(x, ref).sum(), np.isin(x + shift, ref).sum()
+    was = before[(before >= ref[0]) & (before <= ref[-1])]
+    return bool(len(before) >= 8 and then >= 8 and then >= 5*now and then >= .3*np.isin(was, ref).mean()*len(x) if len(was) >= 8 else then >= 12 and then >= 6*now and then >= .25*len(x))
+
+# %% ../../nbs/08_score.slips.ipynb #36539457
+def _candidates(b, l, now, home, g, tpq):
+    "Shifts that may put right what break `b` did to a part in phase `now`."
+    near, far = 6*tpq//g, 32*tpq//g
+    most = 16384//g if b.hi <= l.idx[0] else near
+    long = int(l.wait[b.lo:b.hi+1].max())
+    k = np.arange(-most, most + 1)
+    if long > most*g: k = np.concatenate([np.arange(-(long//g) - 1, min(far - long//g, -most)), k]) if long > (most + far)*g else np.arange(-(long//g) - 1, most + 1)
+    return np.unique(np.append((home - now) % g + g*k, 0))
+
+_WEIGHTS = np.array([.28, .27, 1.22, 3.65, .99, .12, .19, .08, .087, .015])
+
 def _shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     "The event and the shift of break `b`, which moves the notes from `a`; `z` is where the next break is."
     x, keys = fixed[b.part][a:z], l.key[a:z]
     if not len(x): return b.hi, 0
     now = int(np.bincount(x % g, minlength=g).argmax()) if b.phase is None else (b.phase + gone) % g
-    on = x % g == now
-    if b.phase is None and (len(x) < 3 or on.mean() < .5): now, on = home, x % g == home
-    span = 6*tpq//g
-    c = (home - now) % g + g*np.arange(-max(span, min(int(l.wait[b.lo:b.hi+1].max()), 1 << 16)//g + 1), span + 1)
-    score, event = _by_bytes(l, b, c, cost)
-    x, keys = x[on][:600], keys[on][:600]
+    if b.phase is None and (len(x) < 3 or (x % g == now).mean() < .5): now = home
+    c = _candidates(b, l, now, home, g, tpq)
+    told, event = _witnesses(b, l, c, x[:400], keys[:400], fixed, sure, lines, home, g, tpq, cost)
+    best = int((_WEIGHTS @ told).argmax())
+    return event[best], c[best]
+
+def _witnesses(b, l, c, x, keys, fixed, sure, lines, home, g, tpq, cost):
+    "What speaks for each shift in `c`, a row for each witness; and the event at which it happened."
+    usual, one, small, room, event = _by_bytes(l, b, c, cost)
     others = [(f[m], o.key[m]) for k,(f,m,o) in enumerate(zip(fixed, sure, lines)) if k != b.part]
     ref, refkeys = (np.concatenate(v) for v in zip(*others)) if others else (np.zeros(0), np.zeros(0))
-    if len(x) and len(ref) > 8: score = score + _by_others(x, keys, c, ref, refkeys, tpq)
     known = np.concatenate([f[m] for f,m in zip(fixed, sure)])
-    if len(x) and len(known) > 16: score = score + _by_bar(x, c, known, home, g, tpq)
-    best = int(score.argmax())
-    return (event[best], c[best]) if score[best] > -1e8 else (b.hi, 0)
+    none = np.zeros(len(c))
+    same, sounds = _by_others(x, keys, c, ref, refkeys, tpq) if len(ref) > 8 else (none, none)
+    bar = _by_bar(x, c, known, home, g, tpq) if len(known) > 16 else none
+    m = sure[b.part]
+    again = _by_itself(x, keys, c, fixed[b.part][m], l.key[m], tpq)
+    grid = ((x[None] + c[:,None]) % g == home).mean(1)*min(len(x), 100)
+    told = np.stack([usual, one, small, room, -1.*(c != 0)*(b.phase is None), same, sounds, bar, again, grid])
+    return np.maximum(told - told.max(1, keepdims=True), -200), event
 
-# %% ../../nbs/08_score.slips.ipynb #19a19d32
+
+
+# %% ../../nbs/08_score.slips.ipynb #6a71100d
 def _kept(on, p, g): return float(np.mean(np.unique(on) % g == p)) if len(on) else 0.
 
-def _strictly(lines, g, k, e, a, shift, tpq):
-    "Do the witnesses agree that part `k` slipped at its event `e`, onset `a`?"
-    l, others = lines[k].on, [o.on for j,o in enumerate(lines) if j != k and len(o.on)]
-    wait = lines[k].wait
-    if (wait == wait[e] + shift).sum() < 3 or (wait == wait[e]).sum() > 1: return False    # a slip makes an odd wait of a usual one
-    before, after = l[:a], l[a:]
+def _strictly(on, g, k, a, z, shift, tpq):
+    "Do the witnesses agree that part `k`, with the onsets `on[k]`, slipped from its onset `a` to `z`?"
+    before, after, others = on[k][:a], on[k][a:z], [o for j,o in enumerate(on) if j != k and len(o)]
     if min(len(np.unique(before)), len(np.unique(after))) < 12 or not others: return False
-    if any(abs(shift) % d in (0, 1, d-1) for d in (tpq//16, tpq//24)): return False
+    if any(shift % d == 0 for d in (tpq//16, tpq//24)): return False       # a division of the beat may be meant
     ref = np.unique(np.concatenate(others))
     p = int(np.bincount(before % g).argmax()); q = (p - shift) % g
-    there = ref[ref > after[0]]
-    together = lambda x: float(np.isin(np.unique(x), ref).mean())
-    return (_kept(before, p, g) > .8 and _kept(after, q, g) > .8 and len(there) >= 12 and _kept(there, p, g) > .8
-            and together(after) < .1 and together(after + shift) > .25)
+    there = ref[(ref > after[0]) & (ref <= after[-1])]
+    now, then = (np.isin(np.unique(after) + x, ref).sum() for x in (0, shift))
+    share = then/len(np.unique(after))
+    return (_kept(before, p, g) > .8 and _kept(after, q, g) > .7 and len(there) >= 12 and (_kept(there, p, g) > .7 or share > .4)
+            and then >= 12 and then > 10*now and share > .2)
 
 def surely(
     lines:list, # of `Line`
     tpq:int,    # ticks per quarter note
 ):
     "Slips of a file without a damaged byte to be seen, if there is no doubt about them."
-    g = tpq//4
+    g, on = tpq//4, [l.on.copy() for l in lines]
     if g < 30: return []
-    out = [(k, e, s, int(np.searchsorted(lines[k].idx, e))) for k,e,s in put_back(lines, tpq)]
-    return [(k, e, s) for k,e,s,a in out] if out and len({k for k,*_ in out}) == len(out) and all(_strictly(lines, g, k, e, a, s, tpq) for k,e,s,a in out) else []
+    out = put_back(lines, tpq)
+    at = [int(np.searchsorted(lines[k].idx, e)) for k,e,_ in out]
+    for (k,e,s),a in zip(out, at):
+        if not _strictly(on, g, k, a, min([b for (j,*_),b in zip(out, at) if j == k and b > a], default=len(on[k])), s, tpq): return []
+        on[k][a:] += s
+    return out
