@@ -13,19 +13,20 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_c
            'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report',
            'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store',
            'DataReport', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix', 'ModelConfig',
-           'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint',
-           'latest_checkpoint', 'best_checkpoint', 'Sampling', 'generate', 'generate_ids', 'first_bars', 'Experiment',
-           'find_runs', 'DistanceTable', 'baselines', 'piece_nll', 'Report']
+           'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'Heard', 'register_loss', 'find_loss', 'check_loss',
+           'music_learner', 'MusicLosses', 'Distill', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint',
+           'best_checkpoint', 'Sampling', 'generate', 'generate_ids', 'first_bars', 'Experiment', 'find_runs',
+           'DistanceTable', 'baselines', 'piece_nll', 'Report']
 
-# %% ../nbs/98_all.ipynb #a72ca011
+# %% ../nbs/98_all.ipynb #1de40e99
 from .core import AurlError, aurl_home, rng, seed_everything
 from .config import Config, make_config, save_config
 from .device import autocast, describe_device, pick_device
 
-# %% ../nbs/98_all.ipynb #68c26668
+# %% ../nbs/98_all.ipynb #fecd6f7f
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'make_config', 'save_config', 'autocast', 'describe_device', 'pick_device']
 
-# %% ../nbs/98_all.ipynb #6bbe48ba
+# %% ../nbs/98_all.ipynb #e4b0dbe2
 from .score.midi import inspect_midi, read_midi
 from .score.write import write_midi
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
@@ -37,27 +38,27 @@ from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 from .score.duplicates import Duplicates, find_duplicates
 from .score.splits import Split, make_split, read_split
 
-# %% ../nbs/98_all.ipynb #7c7d699e
+# %% ../nbs/98_all.ipynb #a5cfcee2
 _all_ = ['read_midi', 'inspect_midi', 'write_midi', 'to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21',
          'read_music', 'inspect_music', 'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet',
          'PianoRoll', 'Player', 'show', 'roll_svg', 'save_roll', 'synthesize', 'write_wav', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'estimate_key', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split']
 
-# %% ../nbs/98_all.ipynb #3bd446d9
+# %% ../nbs/98_all.ipynb #d2a3e7e5
 from .score.clean import CleanConfig, CleanReport, clean
 from .score.augment import AugmentConfig, Augmentation, augment
 from .score.batch import read_many
 from .score.clock import Clock, on_beats
 
-# %% ../nbs/98_all.ipynb #9267b5ef
+# %% ../nbs/98_all.ipynb #214f19dd
 _all_ = ['CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'read_many', 'Clock', 'on_beats']
 
-# %% ../nbs/98_all.ipynb #ecb56eb1
+# %% ../nbs/98_all.ipynb #5cb34653
 from .studies.features import features, measure_all, measure_each, register_feature
 
-# %% ../nbs/98_all.ipynb #68d0c190
+# %% ../nbs/98_all.ipynb #1d6a2594
 _all_ = ['features', 'measure_all', 'measure_each', 'register_feature']
 
-# %% ../nbs/98_all.ipynb #2a73e2e1
+# %% ../nbs/98_all.ipynb #b8a4ad4f
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
@@ -67,30 +68,32 @@ from .tokens.survey import duplicates_in, split_store
 from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
-# %% ../nbs/98_all.ipynb #6294aeb0
+# %% ../nbs/98_all.ipynb #bd9951e4
 _all_ = ['Kind', 'vocab', 'EventCodec', 'encode', 'decode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'DataReport', 'music_loaders', 'LoaderConfig', 'WindowLoader', 'mix']
 
-# %% ../nbs/98_all.ipynb #ea5ec798
+# %% ../nbs/98_all.ipynb #2238b7ac
 from .models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from .train.losses import MusicLoss, grammar_loss
+from .train.losses import Heard, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
 from .train.learner import music_learner
+from .train.objectives import MusicLosses
+from .train.distill import Distill
 from .train.checkpoint import best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 
-# %% ../nbs/98_all.ipynb #dee751b6
-_all_ = ['ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'music_learner', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint']
+# %% ../nbs/98_all.ipynb #c7428e80
+_all_ = ['ModelConfig', 'MusicTransformerVAEGAN', 'MusicLoss', 'grammar_loss', 'Heard', 'register_loss', 'find_loss', 'check_loss', 'music_learner', 'MusicLosses', 'Distill', 'save_checkpoint', 'load_checkpoint', 'latest_checkpoint', 'best_checkpoint']
 
-# %% ../nbs/98_all.ipynb #432a695e
+# %% ../nbs/98_all.ipynb #7ee109cc
 from .generate.engine import first_bars
 from .generate.sampling import Sampling, generate, generate_ids
 
-# %% ../nbs/98_all.ipynb #5b16aeae
+# %% ../nbs/98_all.ipynb #08aa1aa6
 _all_ = ['Sampling', 'generate', 'generate_ids', 'first_bars']
 
-# %% ../nbs/98_all.ipynb #147fe29a
+# %% ../nbs/98_all.ipynb #293bb548
 from .experiments.run import Experiment, find_runs
 from .evaluate.distance import DistanceTable
 from .evaluate.likelihood import baselines, piece_nll
 from .evaluate.report import Report
 
-# %% ../nbs/98_all.ipynb #486096a6
+# %% ../nbs/98_all.ipynb #d0dd1dac
 _all_ = ['Experiment', 'find_runs', 'DistanceTable', 'baselines', 'piece_nll', 'Report']

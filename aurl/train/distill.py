@@ -6,7 +6,7 @@
 __all__ = ['kinds_with_maps', 'terms', 'default_terms', 'teacher_output', 'teacher_harmony', 'teacher_rhythm', 'teacher_form',
            'teacher_feature', 'teacher_attention', 'attention_map', 'Tap', 'paired', 'check_distill', 'Distill']
 
-# %% ../../nbs/87_train.distill.ipynb #b7cc4dbb
+# %% ../../nbs/87_train.distill.ipynb #3131e967
 import math
 from types import SimpleNamespace
 
@@ -28,7 +28,7 @@ from .musical import pitch_classes
 from .objectives import MusicLosses, check_losses, heard_by, ramp
 from .texture import form_parts, likeness, strikes
 
-# %% ../../nbs/87_train.distill.ipynb #8a774f25
+# %% ../../nbs/87_train.distill.ipynb #d10c34bf
 def _taught():
     "A few bars and the opinion of some teacher."
     h = small_heard()
@@ -42,7 +42,7 @@ def teacher_output(h:Heard):
     theirs, ours = (h.more['teacher'].to(h.scores)/t).log_softmax(-1), (h.scores/t).log_softmax(-1)
     return t*t*h.mean((theirs.exp()*(theirs - ours)).sum(-1))
 
-# %% ../../nbs/87_train.distill.ipynb #37b9d03e
+# %% ../../nbs/87_train.distill.ipynb #c2f45ca1
 def _of_teacher(h): return Heard(h.more['teacher'].to(h.scores), h.ids, h.targets, h.state)
 
 @register_loss('teacher_harmony', unit='1 - cosine', needs='teacher', sample=_taught)
@@ -66,7 +66,7 @@ def teacher_form(h:Heard):
     ours, theirs = (likeness(strikes(x, form_parts)[0]) for x in (h, _of_teacher(h)))
     return (ours - theirs).pow(2).mean()
 
-# %% ../../nbs/87_train.distill.ipynb #0b2646aa
+# %% ../../nbs/87_train.distill.ipynb #d4ac907e
 def _unit(x): return F.layer_norm(x, x.shape[-1:])
 
 def _featured():
@@ -91,7 +91,7 @@ def teacher_attention(h:Heard):
     keep = h.counts[:,h.more['rows']].expand_as(each)
     return torch.where(keep, each, 0.).sum()/keep.sum().clamp(min=1)
 
-# %% ../../nbs/87_train.distill.ipynb #07787a4e
+# %% ../../nbs/87_train.distill.ipynb #a045b6f5
 kinds_with_maps = Full, SlidingWindow
 
 def attention_map(
@@ -111,7 +111,7 @@ def attention_map(
     w = ((q @ k.transpose(-1, -2))*q.shape[-1]**-.5).masked_fill(unseen, -1e9).softmax(-1).mean(1)
     return (w + 1e-9).log()
 
-# %% ../../nbs/87_train.distill.ipynb #c890d72c
+# %% ../../nbs/87_train.distill.ipynb #8cb7d3c9
 class Tap:
     "Catches what passes through some layers of a model."
     def __init__(self,
@@ -138,9 +138,9 @@ def paired(
     depths = sorted({max(1, round(n_student*(i+1)/n)) for i in range(min(n, n_student))})
     return [(s - 1, max(1, round(s*n_teacher/n_student)) - 1) for s in depths]
 
-# %% ../../nbs/87_train.distill.ipynb #042e89e6
+# %% ../../nbs/87_train.distill.ipynb #6f85f561
 terms = dict(output='what it expects', harmony='the pitch classes it expects', rhythm='the durations it expects', form='the self-similarity it expects', feature='its vectors', attention='where it looks')
-default_terms = dict(output=.7)
+default_terms = dict(output=.7, feature=1.)
 
 def check_distill(
     told:dict, # terms and their weights or schedules; `hard` and `temperature` likewise
@@ -173,11 +173,11 @@ class Distill(MusicLosses):
         super().__init__(weights, every=every, to=to)
         if getattr(teacher, 'latent', None) is not None: raise ModelError(f'a teacher of mode {teacher.config.mode} hears the whole piece before it speaks', way_out='let a model of mode transformer teach')
         self.teacher, self.hard, self.n_layers, self.rows, self.rate = teacher.eval().requires_grad_(False), ramp(told.get('hard', .3), 'hard'), layers, rows, rate
-        self.temperature = ramp(told.get('temperature', dict(start=4, end=1, way='cosine')), 'temperature')
+        self.temperature = ramp(told.get('temperature', 1.), 'temperature')
         self.projections = self.learns_projection = self._kept = None
         self.feature, self.attention = (f'teacher_{k}' in weights for k in ('feature', 'attention'))
 
-# %% ../../nbs/87_train.distill.ipynb #ccc679e5
+# %% ../../nbs/87_train.distill.ipynb #6c17f910
 @patch
 def before_fit(self:Distill):
     super(Distill, self).before_fit()
@@ -203,7 +203,7 @@ def _project(self:Distill, n, d, d_teacher):
 def after_fit(self:Distill):
     for t in self.taps: t.remove()
 
-# %% ../../nbs/87_train.distill.ipynb #69c70591
+# %% ../../nbs/87_train.distill.ipynb #d03bcd2c
 @patch
 def _ask(self:Distill):
     "What the teacher says about the batch, for `Heard.more`."
