@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['note_f1', 'edit_distance', 'padded', 'surprise', 'others', 'Listening', 'listening', 'Reconstruction', 'reconstruct',
-           'Ways', 'ways', 'Control', 'control', 'named_number', 'calibrated']
+           'Ways', 'ways', 'Control', 'control', 'named_number', 'calibrated', 'Study', 'asked_in_steps', 'study']
 
-# %% ../../nbs/62_evaluate.latent.ipynb #c9db93f7
+# %% ../../nbs/62_evaluate.latent.ipynb #e73d2ced
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import ModelError, rng
-from ..generate.latent import latents_between
+from ..generate.latent import attribute_of, latents_between
 from ..generate.sampling import generate_ids
-from ..models.analysis import AttributeVector, spearman
+from ..models.analysis import AttributeVector, LatentReport, latent_report, spearman
 from ..models.attributes import attribute_values
 from ..tokens.codec import decode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/62_evaluate.latent.ipynb #c065d2ea
+# %% ../../nbs/62_evaluate.latent.ipynb #4a8dfac0
 def _notes(ids):
     "(pitch, onset in steps) of the notes of a piece, in order of pitch and time."
     tracks = [t.notes.numpy() for t in decode(ids).tracks]
@@ -47,7 +47,7 @@ def note_f1(
             else: j += 1
     return 2*found/(len(a) + len(b))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #3fac2fa9
+# %% ../../nbs/62_evaluate.latent.ipynb #1814b984
 def edit_distance(
     a, b,   # ids of two pieces
 )->float:   # 0: the same … 1: nothing in common
@@ -61,7 +61,7 @@ def edit_distance(
         row = np.minimum.accumulate(new - at) + at
     return float(row[-1]/max(len(a), len(b)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #dedcd1bf
+# %% ../../nbs/62_evaluate.latent.ipynb #7e5f7fca
 def padded(pieces)->Tensor: # (pieces, time)
     "Ids of pieces as one tensor."
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD)
@@ -126,7 +126,7 @@ def listening(
     costs = [surprise(model, ids, w).sum().item()/tokens for w in (z, drawn, others(z, groups, seed), none)]
     return Listening(*costs, {k:v.item()/np.log(2) for k,v in nats.items()}, tokens/len(pieces))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #e48a0f96
+# %% ../../nbs/62_evaluate.latent.ipynb #8921b140
 @dataclass
 class Reconstruction:
     "How well pieces come back from their latents."
@@ -156,7 +156,7 @@ def reconstruct(
     return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
                           float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #b83ef53f
+# %% ../../nbs/62_evaluate.latent.ipynb #d8cc7dcc
 @dataclass
 class Ways:
     "Edit distances along ways between pieces."
@@ -193,7 +193,7 @@ def ways(
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
     return Ways(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #709f3d90
+# %% ../../nbs/62_evaluate.latent.ipynb #839ef56f
 @dataclass
 class Control:
     "What was asked for and what came."
@@ -238,7 +238,7 @@ def named_number(
     move[number], weights[number] = 1/(slope or 1e-9), slope
     return AttributeVector(move, weights, float(value.mean() - slope*z[:,number].mean()), float((x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #d88086e7
+# %% ../../nbs/62_evaluate.latent.ipynb #85b1d765
 def calibrated(
     vector:AttributeVector, # how to ask
     tried:Control,          # what came of asking so, of pieces of the training
@@ -248,3 +248,63 @@ def calibrated(
     slope = np.cov(x, y, bias=True)[0,1]/x.var() if x.var() else 0.
     if slope < .05: raise ModelError(f'{tried.name} does not follow what is asked (slope {slope:.2f})', way_out='train longer, with latent.attributes or a smaller latent.beta')
     return AttributeVector(vector.move/slope, vector.weights*slope, vector.bias*slope + y.mean() - slope*x.mean(), vector.fit)
+
+# %% ../../nbs/62_evaluate.latent.ipynb #a3aaddfb
+@dataclass
+class Study:
+    "What a latent is good for."
+    listening:Listening
+    reconstructions:list # from greedy to sampled
+    report:LatentReport  # on pieces of the training
+    controls:dict        # name: (by vector, by the named number or None)
+    around:Ways
+    straight:Ways
+    z:Tensor             # (pieces, size) of pieces of the training
+    values:dict          # name: (pieces,) their attributes
+    def figures(self)->dict:
+        "The figures alone, for a file."
+        best, sampled = self.reconstructions[0], self.reconstructions[-1]
+        return dict(nats=self.listening.own, other=self.listening.other - self.listening.own, none=self.listening.none - self.listening.own, bits=sum(self.listening.bits.values()), f1=best.f1.mean(), f1_sampled=sampled.f1.mean(), chance=sampled.chance,
+                    **{f'ask_{k}':c.order() for k,(c, _) in self.controls.items()}, **{f'ask_{k}_each':c.each() for k,(c, _) in self.controls.items()},
+                    around=self.around.order(), straight=self.straight.order(), active=self.report.active)
+
+def asked_in_steps(
+    model, z, value,      # latents of pieces of the training, and an attribute of each
+    held:Tensor,          # (pieces, size): latents of held-out ones
+    name:str,             # of `attributes`
+    number:int=None,      # that was named for it
+    steps:int=5,          # from the 10th to the 90th percentile
+    **playing             # of `control`
+):                        # Control by attribute vector, and by the named number
+    "Ask held-out pieces for an attribute, calibrated on pieces of the training."
+    asked, some = value.quantile(torch.linspace(.1, .9, steps)), z[:len(held)]
+    def by(vector):
+        tried = control(model, some, name, vector, asked, **playing)
+        try: vector = calibrated(vector, tried)
+        except ModelError: pass                                                     # it does not follow; the figures will say so
+        return control(model, held, name, vector, asked, **playing)
+    return by(attribute_of(z, value)), None if number is None else by(named_number(z, value, number))
+
+def study(
+    model,            # of a mode with a latent
+    known,            # ids of pieces of the training
+    held,             # ids of held-out pieces
+    groups=None,      # of the held-out ones, such as their songs
+    names=('register', 'note_density', 'velocity'), # attributes to ask for
+    named=(),         # the first numbers of the global level, if they were named in training
+    pairs:int=16,     # ways between held-out pieces
+    steps:int=9,      # of a way
+    temperature:float=1., # of the sampling
+    seed:int=0,       # of everything
+)->Study:
+    "Ask a trained model all questions."
+    longest = 2*max(map(len, (*known, *held)))
+    ids = padded(known)
+    z, values = torch.cat([model.encode(x) for x in ids.split(64)]).clone(), dict(zip(names, attribute_values(ids, names).T))
+    values = {k:v for k,v in values.items() if v.std() > 1e-3}
+    mine = model.encode(padded(held)).clone()
+    playing = dict(temperature=temperature, seed=seed, max_tokens=longest)
+    controls = {k:asked_in_steps(model, z, v, mine[:24], k, named.index(k) if k in named else None, **playing) for k,v in values.items()}
+    walk = lambda straight: ways(model, mine[:2*pairs], steps, straight, seed=seed, max_tokens=longest)
+    return Study(listening(model, held, groups, seed), [reconstruct(model, held, t, seed=seed) for t in (0., .5*temperature, temperature)], latent_report(z, values),
+                 controls, walk(False), walk(True), z, values)
