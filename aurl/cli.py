@@ -174,6 +174,7 @@ def verdict_on(
 # %% ../nbs/99_cli.ipynb #711ed894
 def _recipes():
     "The recipes, by name of the command."
+    import aurl.latents
     from aurl.campaigns import RECIPES
     return RECIPES
 
@@ -415,6 +416,7 @@ for _name, _help in dict(
     train='Train a model, or go on with one: resume=RUN.',
     generate='Write new pieces with a trained model.',
     evaluate='Measure a model or its pieces against real music.',
+    latent='Ask a trained latent what it is good for: reconstruction, control, interpolation, a map.',
     sweep='Find the best settings of a training: many short ones, and a preset with the answer.').items(): app.command(_name, help=_help)(_command(_name))
 
 # %% ../nbs/99_cli.ipynb #05e7cb45

@@ -18,14 +18,14 @@ def run(midi, tmp_path_factory):
     done = {}
 
     def place(text, out):
-        words = {'midi': lambda: midi, 'out': lambda: out, **{n: lambda n=n: result(execute(n)) for n in notebooks}}
+        words = {'midi': lambda: midi, 'out': lambda: out, **{n: lambda n=n: result(execute(n)) for n in (*notebooks, *tiny)}}
         return re.sub(r'\{(\w+)\}', lambda m: str(words[m.group(1)]()) if m.group(1) in words else m.group(0), text)
 
     def execute(name):
         if name in done: return done[name]
         out = tmp_path_factory.mktemp(name)
         filled = yaml.safe_load(place(yaml.safe_dump(tiny[name]), out)) or {}
-        papermill.execute_notebook(str(folder / f'{name}.ipynb'), str(out.parent / f'{out.name}.ipynb'), parameters=filled, progress_bar=False,
+        papermill.execute_notebook(str(folder / f'{filled.pop("notebook", name)}.ipynb'), str(out.parent / f'{out.name}.ipynb'), parameters=filled, progress_bar=False,
                                    kernel_name='python3', cwd=str(folder), execution_timeout=600)
         done[name] = out
         return out

@@ -6,7 +6,7 @@
 __all__ = ['note_f1', 'edit_distance', 'padded', 'surprise', 'others', 'Listening', 'listening', 'Reconstruction', 'reconstruct',
            'Ways', 'ways', 'Control', 'control', 'named_number', 'calibrated', 'Study', 'asked_in_steps', 'study']
 
-# %% ../../nbs/62_evaluate.latent.ipynb #e73d2ced
+# %% ../../nbs/62_evaluate.latent.ipynb #6ec04508
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..models.attributes import attribute_values
 from ..tokens.codec import decode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/62_evaluate.latent.ipynb #4a8dfac0
+# %% ../../nbs/62_evaluate.latent.ipynb #e59a4e8e
 def _notes(ids):
     "(pitch, onset in steps) of the notes of a piece, in order of pitch and time."
     tracks = [t.notes.numpy() for t in decode(ids).tracks]
@@ -47,7 +47,7 @@ def note_f1(
             else: j += 1
     return 2*found/(len(a) + len(b))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #1814b984
+# %% ../../nbs/62_evaluate.latent.ipynb #97389bd3
 def edit_distance(
     a, b,   # ids of two pieces
 )->float:   # 0: the same … 1: nothing in common
@@ -61,7 +61,7 @@ def edit_distance(
         row = np.minimum.accumulate(new - at) + at
     return float(row[-1]/max(len(a), len(b)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #7e5f7fca
+# %% ../../nbs/62_evaluate.latent.ipynb #ba8e41b3
 def padded(pieces)->Tensor: # (pieces, time)
     "Ids of pieces as one tensor."
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD)
@@ -126,7 +126,7 @@ def listening(
     costs = [surprise(model, ids, w).sum().item()/tokens for w in (z, drawn, others(z, groups, seed), none)]
     return Listening(*costs, {k:v.item()/np.log(2) for k,v in nats.items()}, tokens/len(pieces))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #8921b140
+# %% ../../nbs/62_evaluate.latent.ipynb #2e467535
 @dataclass
 class Reconstruction:
     "How well pieces come back from their latents."
@@ -156,7 +156,7 @@ def reconstruct(
     return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
                           float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #d8cc7dcc
+# %% ../../nbs/62_evaluate.latent.ipynb #5b11e547
 @dataclass
 class Ways:
     "Edit distances along ways between pieces."
@@ -193,7 +193,7 @@ def ways(
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
     return Ways(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #839ef56f
+# %% ../../nbs/62_evaluate.latent.ipynb #48ac441f
 @dataclass
 class Control:
     "What was asked for and what came."
@@ -238,7 +238,7 @@ def named_number(
     move[number], weights[number] = 1/(slope or 1e-9), slope
     return AttributeVector(move, weights, float(value.mean() - slope*z[:,number].mean()), float((x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #85b1d765
+# %% ../../nbs/62_evaluate.latent.ipynb #654d7956
 def calibrated(
     vector:AttributeVector, # how to ask
     tried:Control,          # what came of asking so, of pieces of the training
@@ -249,7 +249,7 @@ def calibrated(
     if slope < .05: raise ModelError(f'{tried.name} does not follow what is asked (slope {slope:.2f})', way_out='train longer, with latent.attributes or a smaller latent.beta')
     return AttributeVector(vector.move/slope, vector.weights*slope, vector.bias*slope + y.mean() - slope*x.mean(), vector.fit)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #a3aaddfb
+# %% ../../nbs/62_evaluate.latent.ipynb #bb65c45f
 @dataclass
 class Study:
     "What a latent is good for."
@@ -273,11 +273,11 @@ def asked_in_steps(
     held:Tensor,          # (pieces, size): latents of held-out ones
     name:str,             # of `attributes`
     number:int=None,      # that was named for it
-    steps:int=5,          # from the 10th to the 90th percentile
+    steps:int=5,          # from the 5th to the 95th percentile
     **playing             # of `control`
 ):                        # Control by attribute vector, and by the named number
     "Ask held-out pieces for an attribute, calibrated on pieces of the training."
-    asked, some = value.quantile(torch.linspace(.1, .9, steps)), z[:len(held)]
+    asked, some = value.quantile(torch.linspace(.05, .95, steps)), z[:len(held)]
     def by(vector):
         tried = control(model, some, name, vector, asked, **playing)
         try: vector = calibrated(vector, tried)
@@ -294,7 +294,7 @@ def study(
     named=(),         # the first numbers of the global level, if they were named in training
     pairs:int=16,     # ways between held-out pieces
     steps:int=9,      # of a way
-    temperature:float=1., # of the sampling
+    temperature:float=1., # of the sampling; what is asked for is played at half of it
     seed:int=0,       # of everything
 )->Study:
     "Ask a trained model all questions."
@@ -303,8 +303,8 @@ def study(
     z, values = torch.cat([model.encode(x) for x in ids.split(64)]).clone(), dict(zip(names, attribute_values(ids, names).T))
     values = {k:v for k,v in values.items() if v.std() > 1e-3}
     mine = model.encode(padded(held)).clone()
-    playing = dict(temperature=temperature, seed=seed, max_tokens=longest)
-    controls = {k:asked_in_steps(model, z, v, mine[:24], k, named.index(k) if k in named else None, **playing) for k,v in values.items()}
+    playing = dict(temperature=temperature/2, seed=seed, max_tokens=longest)
+    controls = {k:asked_in_steps(model, z, v, mine[:20], k, named.index(k) if k in named else None, **playing) for k,v in values.items()}
     walk = lambda straight: ways(model, mine[:2*pairs], steps, straight, seed=seed, max_tokens=longest)
     return Study(listening(model, held, groups, seed), [reconstruct(model, held, t, seed=seed) for t in (0., .5*temperature, temperature)], latent_report(z, values),
                  controls, walk(False), walk(True), z, values)
