@@ -6,7 +6,7 @@
 __all__ = ['pack', 'unpack', 'save_checkpoint', 'verify_checkpoint', 'Checkpoint', 'load_checkpoint', 'latest_checkpoint',
            'best_checkpoint', 'prune_checkpoints', 'average_checkpoints']
 
-# %% ../../nbs/85_train.checkpoint.ipynb #632ea039
+# %% ../../nbs/85_train.checkpoint.ipynb #9929f016
 import contextlib, datetime, json, math, os, re, shutil, stat, time, warnings
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import nn
 from ..core import CheckpointError, atomic_dir, atomic_path, read_json, sha256_of, to_json, write_json
 from .snapshot import Snapshot, bare, check_weights, weights_of
 
-# %% ../../nbs/85_train.checkpoint.ipynb #74d1caa4
+# %% ../../nbs/85_train.checkpoint.ipynb #280a8169
 def pack(
     tree,         # dicts, lists, tuples, numbers, words, tensors, arrays
     tensors:dict, # tensors are put here, by the place they come from
@@ -57,7 +57,7 @@ def unpack(tree, tensors:dict):
     if '$dict' in tree: return {unpack(k, tensors):unpack(v, tensors) for k,v in tree['$dict']}
     return {k:unpack(v, tensors) for k,v in tree.items()}
 
-# %% ../../nbs/85_train.checkpoint.ipynb #d37e6e5f
+# %% ../../nbs/85_train.checkpoint.ipynb #5f5a56dd
 _FORMAT, _VERSION = 'aurl-checkpoint', 2
 
 def _siblings(folder):
@@ -118,7 +118,7 @@ def save_checkpoint(
         raise CheckpointError(f'not saved ({getattr(e, "strerror", None) or e})', path=path, way_out='make room on the disk; earlier checkpoints are untouched') from e
     return path
 
-# %% ../../nbs/85_train.checkpoint.ipynb #025bfdaf
+# %% ../../nbs/85_train.checkpoint.ipynb #c8a0c7c6
 @contextlib.contextmanager
 def _in_place(path):
     "`atomic_dir`, also where an older directory is in the way."
@@ -152,7 +152,7 @@ def _read_tree(d, name, files):
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, MemoryError) as e:
         raise CheckpointError(f'{name} is not readable ({type(e).__name__}: {str(e)[:200]})', path=d, way_out='use an earlier checkpoint') from e
 
-# %% ../../nbs/85_train.checkpoint.ipynb #9a5de58c
+# %% ../../nbs/85_train.checkpoint.ipynb #dc076017
 def verify_checkpoint(
     path,           # a checkpoint
     deep:bool=True, # compare contents, not only sizes
@@ -185,7 +185,7 @@ def _check_file(path, name, want):
     with open(path/name, 'rb') as f: header = int.from_bytes(f.read(8), 'little')
     if header > min(_HEADER, s.st_size): raise bad(f'is not readable (a header of {header:,} bytes)')
 
-# %% ../../nbs/85_train.checkpoint.ipynb #0d6d46de
+# %% ../../nbs/85_train.checkpoint.ipynb #b9109243
 class Checkpoint:
     "A checkpoint that was read and verified."
     def __init__(self, path, manifest, tree, weights): 
@@ -214,7 +214,7 @@ def _check_header(path, model):
         if k in most and s != most[k]: _refuse(path, f'shape of {k}', list(s), list(most[k]), 'build the model from the configuration in the checkpoint')
         if k not in most and math.prod(s) > max(1 << 20, 2*room): _refuse(path, k, list(s), 'no such weight', 'build the model from the configuration in the checkpoint')
 
-# %% ../../nbs/85_train.checkpoint.ipynb #6157fda4
+# %% ../../nbs/85_train.checkpoint.ipynb #d41d0ed1
 def load_checkpoint(
     path,                  # a checkpoint
     model:nn.Module=None,  # gets the weights
@@ -239,7 +239,7 @@ def load_checkpoint(
     if model is not None: bare(model).load_state_dict(weights)
     return ck
 
-# %% ../../nbs/85_train.checkpoint.ipynb #8d59b9d6
+# %% ../../nbs/85_train.checkpoint.ipynb #0ce73d2a
 def _load_optimizer(path, manifest, optimizer):
     "Fill `optimizer`, when it is of the build that was saved."
     if 'optimizer.json' not in manifest['files']: raise CheckpointError('there is no optimiser in it', path=path, way_out='load the model alone')
@@ -256,7 +256,7 @@ def _load_optimizer(path, manifest, optimizer):
     try: optimizer.load_state_dict(saved)
     except (ValueError, KeyError, AssertionError, RuntimeError, AttributeError) as e: raise CheckpointError(f'the optimiser does not fit ({e})', path=path, way_out=way) from e
 
-# %% ../../nbs/85_train.checkpoint.ipynb #d8536e2b
+# %% ../../nbs/85_train.checkpoint.ipynb #721d9b38
 @patch
 def snapshot(self:Checkpoint)->Snapshot:
     "The training that was saved, for `put_back`."
@@ -269,7 +269,7 @@ def snapshot(self:Checkpoint)->Snapshot:
         else: own[k] = t
     return Snapshot(dict(weights=own, shared=shared, optimizer=_read_tree(self.path, 'optimizer', files) if 'optimizer.json' in files else None) | training)
 
-# %% ../../nbs/85_train.checkpoint.ipynb #68701ecb
+# %% ../../nbs/85_train.checkpoint.ipynb #d65a56ba
 def _newest_first(folder):
     "Checkpoints of `folder`; those whose manifest is lost count as newest."
     _recover(folder)
@@ -295,7 +295,7 @@ def best_checkpoint(
         try: verify_checkpoint(p); return p
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
 
-# %% ../../nbs/85_train.checkpoint.ipynb #b2d47c39
+# %% ../../nbs/85_train.checkpoint.ipynb #e70f2153
 def prune_checkpoints(
     folder,      # where the checkpoints are
     keep:int=3,  # how many of the newest stay (1 at least)
@@ -313,11 +313,13 @@ def prune_checkpoints(
         except OSError: continue
         shutil.rmtree(trash, ignore_errors=True)
         gone.append(p)
+    _recover(folder)
+    for p in [*folder.glob('.*.gone.tmp'), *folder.glob('.*.old.tmp')]: shutil.rmtree(p, ignore_errors=True)   # of a process that was killed here
     for p in folder.glob('.*.tmp'):                               # what a process left that was killed an hour ago or more
         if p.is_dir() and time.time() - p.stat().st_mtime > 3600: shutil.rmtree(p, ignore_errors=True)
     return gone
 
-# %% ../../nbs/85_train.checkpoint.ipynb #2e6e984e
+# %% ../../nbs/85_train.checkpoint.ipynb #0e6396c4
 def average_checkpoints(
     paths,                # checkpoints of one model
     model:nn.Module=None, # gets the weights
