@@ -313,6 +313,12 @@ def _alive(self:Experiment, s):
     return s.get('since') in (None, _since(s['pid']))                      # or is it another process, with the same number?
 
 # %% ../../nbs/70_experiments.run.ipynb #476632df
+class _Plain(yaml.SafeLoader):
+    "YAML as a run writes it: no tags, and no aliases, of which a few lines can unfold to gigabytes."
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent): raise yaml.YAMLError('it has aliases, which a run never writes')
+        return super().compose_node(parent, index)
+
 @patch(cls_method=True)
 def open(cls:Experiment,
     path, # the directory of a run
@@ -321,7 +327,7 @@ def open(cls:Experiment,
     self, path = cls.__new__(cls), Path(path).absolute()
     try:
         if (f := path/'config.yaml').is_file() and f.stat().st_size > 1<<18: raise ValueError(f'{f.stat().st_size:,} bytes')
-        config = yaml.safe_load(f.read_text(encoding='utf-8')) if f.is_file() or not f.exists() else 'a pipe'
+        config = yaml.load(f.read_text(encoding='utf-8'), _Plain) if f.is_file() or not f.exists() else 'a pipe'
     except OSError as e: raise AurlError('no run is there', path=path, way_out='give the directory that holds config.yaml') from e
     except (yaml.YAMLError, ValueError, RecursionError) as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path) from e
     if not isinstance(config, dict | None): raise AurlError('config.yaml is not that of a run', path=path)
