@@ -57,6 +57,7 @@ from .train.descent import Descent, descent
 from .train.learner import Budget, music_learner
 from .train.stages import handed_over, run_stages, stages_of
 from .train.objectives import MusicLosses, check_losses
+from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn
 
@@ -143,6 +144,7 @@ class _Training(Config):
     workers: int = Field(2, ge=0, description='processes that read files')
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='decides everything')
+    reproducible: Literal[levels] = Field('seeded', description='seeded; deterministic: only operations that give the same bits each time; verified: and hashes of the state in the log')
     out: str = Field('runs', description='folder of the runs')
 
     @field_validator('data', mode='before')
@@ -564,14 +566,17 @@ def train_run(
     **kwargs         # for `fit_budget`
 )->float:            # nats per token on the held-out windows
     "Train with checkpoints, from the start or from `last`."
-    cbs, codec = list(kwargs.pop('cbs', ())), learn.model.codec.fingerprint
+    cbs, codec, level = list(kwargs.pop('cbs', ())), learn.model.codec.fingerprint, getattr(cfg, 'reproducible', 'seeded')
     if last is not None:
         if last.codec != codec: raise CheckpointError(f'codec: the checkpoint has {last.codec}, wanted is {codec}', last.path, 'prepare the data with the codec of the checkpoint')
         run.say(f'going on from step {last.step}')
-        cbs.append(GoOn(last.snapshot()))
+        cbs.append(GoOn(snap := last.snapshot()))
+        if level == 'verified': check_state(snap, run)
+    if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
     if cfg.checkpoint_every:
         cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, say=run.say, seed=cfg.seed))
-    try: return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, cbs=cbs, before=_best_so_far(run), **kwargs)
+    try:
+        with reproducible(level): return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, cbs=cbs, before=_best_so_far(run), **kwargs)
     finally:
         for c in cbs:
             if isinstance(c, Checkpoints): c.close()
