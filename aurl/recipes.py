@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges',
            'check_request']
 
-# %% ../nbs/96_recipes.ipynb #529f5683
+# %% ../nbs/96_recipes.ipynb #84cd4390
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from pydantic import Field, field_validator
 from .config import Config, config_from, make_config
 from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of, to_json
 from .device import autocast, pick_device
+from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
 from .experiments.run import Experiment, find_runs
@@ -61,7 +62,7 @@ from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn
 
-# %% ../nbs/96_recipes.ipynb #0bf56ed2
+# %% ../nbs/96_recipes.ipynb #7a08298f
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -86,7 +87,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #246518bc
+# %% ../nbs/96_recipes.ipynb #a7cb7099
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -157,7 +158,7 @@ class _Training(Config):
 
 class TrainConfig(Descent, _Training): "A training run."
 
-# %% ../nbs/96_recipes.ipynb #66fe305e
+# %% ../nbs/96_recipes.ipynb #33e60933
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -198,7 +199,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #86f81485
+# %% ../nbs/96_recipes.ipynb #4af19160
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -227,13 +228,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #3a1e8690
+# %% ../nbs/96_recipes.ipynb #88dbcbaf
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #df3f76e0
+# %% ../nbs/96_recipes.ipynb #f6983a94
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -277,7 +278,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #b9fb4939
+# %% ../nbs/96_recipes.ipynb #51489ee3
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -334,7 +335,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #c2c1329a
+# %% ../nbs/96_recipes.ipynb #3147c67d
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -348,12 +349,15 @@ def score_model(
     pieces,                # ids of the held-out pieces
     window:int             # ids it sees at once
 )->LikelihoodTable:
-    "Add `model` to the table, alone and under the grammar."
+    "Add `model` to the table, alone and under the grammar; one with a latent by its bound."
+    if getattr(model, 'latent', None) is not None:                            # it hears a piece first, and what it is told counts
+        table.add('model', total_nats(model, pieces))
+        return table
     table.add('model', piece_nll(model, pieces, window))
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #ab172bc3
+# %% ../nbs/96_recipes.ipynb #1994b3e9
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -380,7 +384,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #1ae0b444
+# %% ../nbs/96_recipes.ipynb #6b1fc6bf
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -413,7 +417,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #b3f74fd4
+# %% ../nbs/96_recipes.ipynb #1d59cf6b
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -426,7 +430,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #f3f33ddf
+# %% ../nbs/96_recipes.ipynb #d17aa6be
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 
 def _open_train(resume, kind=None):
@@ -449,7 +453,7 @@ def _same_words(run, cfg):
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #5bbd893d
+# %% ../nbs/96_recipes.ipynb #f1d8ae28
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -465,7 +469,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #1a7749c1
+# %% ../nbs/96_recipes.ipynb #cd480fa7
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -522,7 +526,7 @@ def needs(
     loader = learn.dls.train
     return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
 
-# %% ../nbs/96_recipes.ipynb #fc8cda7e
+# %% ../nbs/96_recipes.ipynb #055618fc
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _continued(run, asked):
@@ -607,7 +611,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #49ab443b
+# %% ../nbs/96_recipes.ipynb #9e8d868d
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -619,7 +623,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #3648d1d4
+# %% ../nbs/96_recipes.ipynb #5bb467fa
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -649,7 +653,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #bc648135
+# %% ../nbs/96_recipes.ipynb #a15c508c
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -684,7 +688,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #8a679368
+# %% ../nbs/96_recipes.ipynb #727efb31
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
