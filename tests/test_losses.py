@@ -1,7 +1,7 @@
 """Every loss in the register keeps its promises: differentiable on chances, finite for the worst scores, deaf to padding."""
 import pytest
 
-import aurl.train.objectives  # noqa: F401  (whose imports fill the register)
+import aurl.train.adversarial, aurl.train.distill, aurl.train.objectives  # noqa: F401  (whose imports fill the register)
 from aurl.train.losses import check_loss, losses
 
 
