@@ -6,7 +6,7 @@
 __all__ = ['slope', 'scales', 'combined', 'Glance', 'Scale', 'CriticOutput', 'check_critic', 'Discriminator', 'judge_loss',
            'deceive_loss', 'feature_distance', 'musical_distance', 'r1_penalty', 'gradient_penalty']
 
-# %% ../../nbs/45_models.discriminator.ipynb #168ae041
+# %% ../../nbs/45_models.discriminator.ipynb #4c2e5f63
 import math
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from .attention import Rotary
 from .expected import expected, expected_sizes
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/45_models.discriminator.ipynb #981ab397
+# %% ../../nbs/45_models.discriminator.ipynb #952b6d7e
 slope = .2   # of LeakyReLU below zero
 
 class Glance(nn.Module):
@@ -45,7 +45,7 @@ class Glance(nn.Module):
         w = w.masked_fill(~there[:,None,None], torch.finfo(w.dtype).min).softmax(-1)     # in plain products: its slope can have a slope
         return x + self.out((w @ v).transpose(1, 2).reshape(b, n, d))
 
-# %% ../../nbs/45_models.discriminator.ipynb #3e7e5b1b
+# %% ../../nbs/45_models.discriminator.ipynb #82337fc9
 def _places(x, there, stride):
     "Means (batch, places, width) over `stride` positions each, of those that are there."
     if stride == 1: return x*there[...,None], there
@@ -87,7 +87,7 @@ class Scale(nn.Module):
         if self.glance is not None: features.append(x := self.glance(x, there)*there[...,None])
         return self.loud.exp()*self.head(self.drop(F.leaky_relu(x, slope)))[...,0], there, features
 
-# %% ../../nbs/45_models.discriminator.ipynb #4b330631
+# %% ../../nbs/45_models.discriminator.ipynb #bd59bf05
 scales = dict(local=(1, 16), phrase=(4, 64), **{'global':(16, None)})   # ids in a place, and how many it hears back
 combined = .4, .4, .2                                                     # what each says counts so much
 
@@ -110,7 +110,7 @@ class CriticOutput:
         "One score for each piece: its scales combined."
         return sum(w*s for w,s in zip(weights or self.weights, self.by_scale().values()))
 
-# %% ../../nbs/45_models.discriminator.ipynb #b8be5bfb
+# %% ../../nbs/45_models.discriminator.ipynb #6b06ea21
 def check_critic(
     width:int,    # as for `Discriminator`
     layers:int,   # likewise
@@ -156,7 +156,7 @@ class Discriminator(nn.Module):
             out.counts[k] = _places(judge[...,None].to(y.dtype), judge, s.stride)[1] & there_
         return out
 
-# %% ../../nbs/45_models.discriminator.ipynb #56c17242
+# %% ../../nbs/45_models.discriminator.ipynb #68ac2698
 def _mean(x, counts): return (x*counts).sum()/counts.sum().clamp(min=1)
 
 def judge_loss(
@@ -174,7 +174,7 @@ def deceive_loss(
     "What the model lowers: nats of surprise if it were real."
     return sum(w*_mean(F.softplus(-fake.logits[k]), fake.counts[k]) for w,k in zip(weights or fake.weights, fake.logits) if w)
 
-# %% ../../nbs/45_models.discriminator.ipynb #372b52b2
+# %% ../../nbs/45_models.discriminator.ipynb #b471eac2
 def _apart(real, fake):
     "How far the means over places that count are apart; each is (values (batch, places, n), counts (batch, places))."
     mean = lambda x, c: (x*c[...,None]).sum((0, 1))/c.sum().clamp(min=1)
@@ -197,7 +197,7 @@ def musical_distance(
     "How far the two are apart on average in rhythm, harmony and melody; the critic has no part in it."
     return sum(_apart((real.music[g], real.judged), (fake.music[g], fake.judged)) for g in groups)
 
-# %% ../../nbs/45_models.discriminator.ipynb #5faf898f
+# %% ../../nbs/45_models.discriminator.ipynb #2507ef11
 def _slope(critic, x, **kwargs):
     "The gradient (batch, …) of the critic's scores at `x`, which has a gradient itself."
     if not x.is_floating_point(): raise ModelError('a penalty on ids, which have no slope', way_out='give chances: one_hot(ids, 774).float()')
