@@ -122,8 +122,8 @@ def _sophia():
     return Sophia
 
 # %% ../../nbs/81e_train.optimise.ipynb #f1244023
-own_rates = dict(muon=4e-3, adamw=4e-3, adam=4e-3, nadam=4e-3, radam=8e-3, adamax=8e-3, adafactor=1e-2, sgd=.5, rmsprop=1e-3, adagrad=2e-2, adadelta=1., lion=5e-4, sophia=.1, lamb=2e-2, lars=.5, adan=8e-3, soap=4e-3, ademamix=2e-3,
-                 adopt=4e-3, adabelief=4e-3, prodigy=1., ranger=8e-3, schedulefreeadamw=8e-3, stableadamw=4e-3, normuon=4e-3, adamuon=4e-3)
+own_rates = dict(muon=4e-3, adamw=4e-3, adam=4e-3, nadam=4e-3, radam=2e-2, adamax=8e-3, adafactor=3e-2, sgd=.25, rmsprop=1e-3, adagrad=2e-2, adadelta=1., lion=1e-3, sophia=.1, lamb=2e-2, lars=.5, adan=8e-3, soap=8e-3, ademamix=2e-3,
+                 adopt=4e-3, adabelief=4e-3, prodigy=1., ranger=3e-2, schedulefreeadamw=8e-3, stableadamw=4e-3, normuon=4e-3, adamuon=4e-3)
 _coupled = {'adam', 'adamax', 'nadam', 'radam', 'sgd', 'rmsprop', 'adagrad', 'adadelta', 'asgd', 'rprop'}
 _options = dict(sgd=dict(momentum=.9, nesterov=True), sophia=dict(p=.04, betas=(.965, .99)), adamw=dict(betas=(.9, .95)))
 
