@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Clock', 'carried', 'kind_of', 'on_beats']
 
-# %% ../../nbs/10m_score.clock.ipynb #641075f6
+# %% ../../nbs/10m_score.clock.ipynb #5b0faccc
 import numpy as np
 from fastcore.basics import patch
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, Tempo, TextMeta, TimeSignature, Track
 
 from ..core import MidiError
 
-# %% ../../nbs/10m_score.clock.ipynb #132b2bd7
+# %% ../../nbs/10m_score.clock.ipynb #5482d449
 class Clock:
     "Beats (quarter notes) and seconds of the moments of a score, by its own tempo map."
     def __init__(self,
@@ -30,7 +30,7 @@ class Clock:
         self.at_beat, self.at_second = (other, at) if self.unit == 'Second' else (at, other)
         self.pace = pace # seconds in a beat, from each change on
 
-# %% ../../nbs/10m_score.clock.ipynb #c5b1ae81
+# %% ../../nbs/10m_score.clock.ipynb #ab96b279
 def _along(x, at, to, rate):
     "`x`, measured from the last of `at`, in steps of `rate` from `to`."
     if len(at) == 1: return to[0] + (x - at[0])*rate[0]
@@ -46,7 +46,7 @@ def beats(self:Clock,
     if self.unit == 'Second': return _along(x, self.at_second, self.at_beat, 1/self.pace)
     return x/self.tpq if self.unit == 'Tick' else x
 
-# %% ../../nbs/10m_score.clock.ipynb #c045353b
+# %% ../../nbs/10m_score.clock.ipynb #9a27f0fa
 @patch
 def seconds(self:Clock,
     time, # moments as the score counts them
@@ -56,15 +56,31 @@ def seconds(self:Clock,
     return x if self.unit == 'Second' else _along(self.beats(x), self.at_beat, self.at_second, self.pace)
 
 @patch
+def moments(self:Clock,
+    beats, # quarter notes since the beginning
+):
+    "Moments as the score counts them, unrounded."
+    x = np.asarray(beats, np.float64)
+    if self.unit == 'Second': return _along(x, self.at_beat, self.at_second, self.pace)
+    return x*self.tpq if self.unit == 'Tick' else x
+
+@patch
 def time(self:Clock,
     beats, # quarter notes since the beginning
 ):
     "Moments as the score counts them; whole numbers where those are ticks."
-    x = np.asarray(beats, np.float64)
-    if self.unit == 'Second': return _along(x, self.at_beat, self.at_second, self.pace).astype(np.float32)
-    return np.minimum(np.floor(x*self.tpq + (.5 + 1e-6)), 2**31 - 1).astype(np.int32) if self.unit == 'Tick' else x.astype(np.float32)
+    x = self.moments(beats)
+    return np.minimum(np.floor(x + (.5 + 1e-6)), 2**31 - 1).astype(np.int32) if self.unit == 'Tick' else x.astype(np.float32)
 
-# %% ../../nbs/10m_score.clock.ipynb #bfcda1c2
+@patch
+def second(self:Clock,
+    time, # moments as the score counts them
+):
+    "Seconds that a unit of the score's time lasts there."
+    if self.unit == 'Second': return np.ones(np.shape(time))
+    return self.pace[np.maximum(np.searchsorted(self.at_beat, self.beats(time), 'right') - 1, 0)]/(self.tpq if self.unit == 'Tick' else 1)
+
+# %% ../../nbs/10m_score.clock.ipynb #22815752
 @patch
 def metres(self:Clock,
     score, # the score of this clock
@@ -81,7 +97,7 @@ def metres(self:Clock,
         else: start.append(at); bar.append(new[1]); unit.append(new[2])
     return np.array(start), np.array(bar)
 
-# %% ../../nbs/10m_score.clock.ipynb #777215b5
+# %% ../../nbs/10m_score.clock.ipynb #de0edb9d
 def carried(
     track, # whose notes have been dealt with
     move,  # a function from times to times that never turns round
@@ -104,7 +120,7 @@ def kind_of(x):
     "'tick', 'quarter' or 'second': what `x` counts in."
     return type(x.ttype).__name__.lower()
 
-# %% ../../nbs/10m_score.clock.ipynb #1fcf17a4
+# %% ../../nbs/10m_score.clock.ipynb #55a6b459
 def on_beats(
     score,         # a performance
     beats,         # seconds at which its beats fall, rising
@@ -128,7 +144,7 @@ def on_beats(
         return np.maximum(np.rint(tick[i] + (x - marks[i])/pace[i]), 0).astype(np.int32)
     return _laid(score, to_tick, Tempo.from_numpy(np.rint(tick).astype(np.int32), np.rint(pace*tpq*1e6).astype(np.int32), 'tick'), tpq)
 
-# %% ../../nbs/10m_score.clock.ipynb #995e1e9e
+# %% ../../nbs/10m_score.clock.ipynb #ccb167ab
 def _laid(score, to_tick, tempi, tpq):
     "`score` in ticks, every moment where `to_tick` puts it."
     out, at = Score(tpq), lambda events: to_tick(np.array([e.time for e in events])).tolist()

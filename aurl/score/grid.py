@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['grids', 'nearest', 'find_beat', 'fit_grid']
 
-# %% ../../nbs/10q_score.grid.ipynb #df7b4906
+# %% ../../nbs/10q_score.grid.ipynb #cfd4c9fd
 import numpy as np
 
-# %% ../../nbs/10q_score.grid.ipynb #c4b8f78a
-grids = {'whole':4., 'half':2., 'quarter':1., '8th':1/2, '16th':1/4, '32nd':1/8, '64th':1/16,
-         'triplet quarter':2/3, 'triplet 8th':1/3, 'triplet 16th':1/6, 'triplet 32nd':1/12} # quarter notes from line to line
+from .timing import grids as fractions
 
-# %% ../../nbs/10q_score.grid.ipynb #5734ab6f
+# %% ../../nbs/10q_score.grid.ipynb #256c3f60
+grids = {k:float(v) for k,v in fractions.items()} # quarter notes from line to line
+
+# %% ../../nbs/10q_score.grid.ipynb #4a004336
 def nearest(
     x,        # moments in quarter notes
     step,     # from line to line, a number or an array
@@ -25,7 +26,7 @@ def nearest(
     r = x - low
     return low + np.where(r < at/2 - 1e-9, 0, np.where(r < (at + pair)/2 - 1e-9, at, pair))
 
-# %% ../../nbs/10q_score.grid.ipynb #45cddc84
+# %% ../../nbs/10q_score.grid.ipynb #eceae678
 _names = sorted(grids, key=lambda k: -grids[k]) + ['32nd', '64th', 'triplet 16th', 'triplet 32nd'] # coarse to fine; then for runs, where all lines are equal
 _steps = np.array([grids[k] for k in _names])
 _weight = {4.:1., 2.:.9, 1.:.8, 1/2:.5, 1/4:.25, 1/8:.03, 1/16:.01, 2/3:.25, 1/3:.25, 1/6:.05, 1/12:.01} # of the lines that a step adds
@@ -46,7 +47,7 @@ def _masses():
 
 _mass, _column = _masses(), np.arange(len(_steps))
 
-# %% ../../nbs/10q_score.grid.ipynb #0b8b47ae
+# %% ../../nbs/10q_score.grid.ipynb #bb867d3b
 _dust = .02 # share of onsets that belong to no grid
 _of = np.array([list(grids.values()).index(s) for s in _steps])                  # which of the eleven steps a column has
 _eleven = np.array(list(grids.values()))
@@ -58,7 +59,7 @@ def _cost(x, spread):
     bell = np.exp(((x[:,None] - line)/spread).astype(np.float32)**2*np.float32(-.5))*np.float32((1 - _dust)/(spread*np.sqrt(2*np.pi)))
     return -np.log(_mass[_column, place[:,_of]]*bell[:,_of] + np.float32(_dust/4)), line[:,_of]
 
-# %% ../../nbs/10q_score.grid.ipynb #7b938886
+# %% ../../nbs/10q_score.grid.ipynb #82da67f5
 _price = np.log(len(_steps)) + 3. # of choosing a grid once more
 
 def _choose(beat, cost):
@@ -79,7 +80,7 @@ def _choose(beat, cost):
         best = np.minimum(together, apart)
     return np.repeat(pick, np.diff(np.append(first, len(beat)))), float(best.sum())
 
-# %% ../../nbs/10q_score.grid.ipynb #212a6088
+# %% ../../nbs/10q_score.grid.ipynb #24ac42c7
 _bins, _blurs = 480, (.004, .008, .016, .03, .05, .08)
 _beat = {0:.4, 1/2:.26, 1/4:.09, 3/4:.09, 1/3:.03, 2/3:.04, 1/6:.01, 5/6:.01, **{k/8:.0125 for k in (1, 3, 5, 7)}}
 _runs = [{k/16:1/16 for k in range(16)}, {k/12:1/12 for k in range(12)}] # where a beat is full of notes, only precise ones tell
@@ -105,7 +106,7 @@ def find_beat(
     if like[b, s] - like[:,0].max() < 10 + .02*len(x): b, s = like[:,0].argmax(), 0
     return ((s + _bins//2) % _bins - _bins//2)/_bins, 1.3*float(_blur[b]) # the shape is narrower than life
 
-# %% ../../nbs/10q_score.grid.ipynb #e7201117
+# %% ../../nbs/10q_score.grid.ipynb #08391407
 def fit_grid(
     x,          # moments in quarter notes, in order; beats are whole numbers
     blur:float, # how far they stray, as `find_beat` says

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['low_key', 'high_key', 'percussion', 'fit_transpose', 'pitch_range', 'key_after', 'loudness_curve', 'can_swing']
 
-# %% ../../nbs/12_score.vary.ipynb #d786ae00
+# %% ../../nbs/12_score.vary.ipynb #ca9a2329
 import numpy as np
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Tempo, TimeSignature
 
 from ..core import rng
+from .clock import Clock
 from .midi import family_of
+from .timing import swung
 
-# %% ../../nbs/12_score.vary.ipynb #cd3a62e9
+# %% ../../nbs/12_score.vary.ipynb #a27309e3
 low_key, high_key = 21, 108   # the ends of a piano
 percussion = 14               # the family of drums, which have no key
 
@@ -27,7 +29,7 @@ def fit_transpose(
     same = [t for t in range(down, up + 1) if (t - semitones) % 12 == 0]
     return min(same, key=lambda t: abs(t - semitones)) if same else min(max(semitones, down), up)
 
-# %% ../../nbs/12_score.vary.ipynb #09b69ae1
+# %% ../../nbs/12_score.vary.ipynb #f2bd5608
 def _moved(
     semitones:int, # after `fit_transpose`
 )->np.ndarray:     # (128,) int8: where each pitch goes
@@ -47,7 +49,7 @@ def pitch_range(
     p = p[(p >= low_key) & (p <= high_key)]
     return (int(p.min()), int(p.max())) if len(p) else None
 
-# %% ../../nbs/12_score.vary.ipynb #e5eeffbc
+# %% ../../nbs/12_score.vary.ipynb #596be5d5
 def key_after(
     sharps,        # of a key signature; flats are negative
     semitones:int, # how far the music goes up
@@ -55,7 +57,7 @@ def key_after(
     "The key signature of music in `sharps` after a transposition."
     return sharps if semitones % 12 == 0 else (sharps + 7*semitones + 5) % 12 - 5
 
-# %% ../../nbs/12_score.vary.ipynb #664e43cc
+# %% ../../nbs/12_score.vary.ipynb #25db927b
 def _unit(s): return type(s.ttype).__name__
 
 def _edit(track, unit, **columns):
@@ -74,7 +76,7 @@ def _transpose(s, semitones):
     if len(k['time']): s.key_signatures = KeySignature.from_numpy(k['time'], key_after(k['key'].astype(np.int64), t).astype(np.int8), k['tonality'], _unit(s))
     return t
 
-# %% ../../nbs/12_score.vary.ipynb #7211195e
+# %% ../../nbs/12_score.vary.ipynb #36147956
 _TIMED = dict(pedals=Pedal, controls=ControlChange, pitch_bends=PitchBend)
 _MARKS = dict(tempos=Tempo, time_signatures=TimeSignature, key_signatures=KeySignature)
 
@@ -96,7 +98,7 @@ def _relist(events, kind, clock, unit):
     else: n['time'] = _stored(clock(n['time'].astype(np.float64)), unit)
     return kind.from_numpy(*(np.ascontiguousarray(v) for v in n.values()), unit)
 
-# %% ../../nbs/12_score.vary.ipynb #774b0e70
+# %% ../../nbs/12_score.vary.ipynb #f584a1a9
 def _retime(s, clock, marks):
     "Take all of `s` to a new clock, in place; with `marks` also tempi, metres, keys and markers."
     unit = _unit(s)
@@ -119,7 +121,7 @@ def _stretch(s, factor):
     if unit != 'Second' and not (len(at) and at.min() <= 0): at, us = np.append(at.dtype.type(0), at), np.append(np.rint(5e5*factor), us)
     s.tempos = Tempo.from_numpy(at, us.astype(np.int32), unit)
 
-# %% ../../nbs/12_score.vary.ipynb #f0864dec
+# %% ../../nbs/12_score.vary.ipynb #5d0e2dad
 _fine = 480 # ticks a beat that can tell milliseconds apart
 
 def _finer(s):
@@ -129,7 +131,7 @@ def _finer(s):
     _retime(s, lambda x: x*k, marks=True)
     s.ticks_per_quarter = s.ticks_per_quarter*k
 
-# %% ../../nbs/12_score.vary.ipynb #7ad668f0
+# %% ../../nbs/12_score.vary.ipynb #f0d0cae2
 def loudness_curve(
     factor:float, # how many times as loud soft notes become
     peak:int,     # the loudest velocity there is
@@ -146,7 +148,7 @@ def _loudness(s, factor):
     table = loudness_curve(factor, max((int(v.max()) for v in velocity), default=1))
     for t,v in zip(parts, velocity): _edit(t, _unit(s), velocity=table[np.maximum(v, 0)])
 
-# %% ../../nbs/12_score.vary.ipynb #038dfb80
+# %% ../../nbs/12_score.vary.ipynb #6579d466
 _FAMILIES = [[p for p in range(8*f, 8*f + 8) if p not in (47, 55)] if f not in (percussion, 15) else [] for f in range(16)]
 
 def _programs(
@@ -164,43 +166,12 @@ def _instruments(s, steps):
     for t in s.tracks:
         if not t.is_drum: t.program = table[t.program & 127]
 
-# %% ../../nbs/12_score.vary.ipynb #54990e6d
-def _bent(
-    beat,   # positions in beats
-    swing,  # where 0.5 goes
-    starts, # beats at which metres begin, the first of them 0
-    simple, # whether each divides its beat by two
-):
-    "Positions in a swung measure."
-    i = np.searchsorted(starts, beat, 'right') - 1
-    i = np.maximum(i, 0)
-    x = beat - starts[i]
-    whole = np.floor(x)
-    part = x - whole
-    part = np.where(part < .5, 2*swing*part, 1 - 2*(1 - swing)*(1 - part))
-    new = np.minimum(starts[i] + whole + part, np.append(starts[1:], np.inf)[i])       # a metre that begins within a beat
-    return np.where(simple[i], new, beat)
+# %% ../../nbs/12_score.vary.ipynb #a384b91f
+def _bent(beat, swing, starts, simple):
+    "Positions `beat` in a swung measure; metres begin at `starts`, and `simple` ones divide their beat by two."
+    return swung(beat, 1., swing, starts, simple)
 
-# %% ../../nbs/12_score.vary.ipynb #3070e7bc
-def _tempi(s):
-    "Times and microseconds a beat of the tempi of `s`, from 0 on."
-    t = s.tempos.numpy()
-    o = np.argsort(t['time'], kind='stable')
-    at, us = t['time'][o].astype(np.float64).clip(0), t['mspq'][o].astype(np.float64).clip(1)
-    return (at, us) if len(at) and at[0] == 0 else (np.append(0, at), np.append(5e5, us))
-
-def _beat_clock(s):
-    "Two functions: from the time of `s` to beats, and back."
-    if _unit(s) != 'Second':
-        n = s.ticks_per_quarter if _unit(s) == 'Tick' else 1
-        return (lambda x: x/n), (lambda b: b*n)
-    at, us = _tempi(s)
-    pace = 1e6/us
-    beat = np.append(0, np.cumsum(np.diff(at)*pace[:-1]))
-    along = lambda x, a, b, rate: (lambda i: b[i] + (x - a[i])*rate[i])(np.maximum(np.searchsorted(a, x, 'right') - 1, 0))
-    return (lambda x: along(x, at, beat, pace)), (lambda b: along(b, beat, at, 1/pace))
-
-# %% ../../nbs/12_score.vary.ipynb #87bf72c3
+# %% ../../nbs/12_score.vary.ipynb #5f25358b
 def _metres(s, there):
     "Where the metres of `s` begin, in beats, and whether each divides its beat by two."
     m = s.time_signatures.numpy()
@@ -214,10 +185,9 @@ def can_swing(
     score, # in any unit
 )->bool:
     "Whether the onsets of `score` lie on a grid of semiquavers."
-    there, _ = _beat_clock(score)
     on = [t.notes.numpy()['time'] for t in score.tracks if len(t.notes)]
     if not on: return False
-    beat = there(np.concatenate(on).astype(np.float64))
+    beat = Clock(score).beats(np.concatenate(on).astype(np.float64))
     turn = lambda k: np.abs(_CIRCLE.take((beat*(256*k) + .5).astype(np.int64) & 255).mean())
     return bool(turn(4) > .5 and turn(4) >= turn(3) - 1e-9)
 
@@ -225,11 +195,11 @@ def _swing(s, swing):
     "Let `s` swing, in place, if it can."
     if not can_swing(s): return
     _finer(s)
-    there, back = _beat_clock(s)
-    starts, simple = _metres(s, there)
-    _retime(s, lambda x: back(_bent(there(x), swing, starts, simple)), marks=False)
+    clock = Clock(s)
+    starts, simple = _metres(s, clock.beats)
+    _retime(s, lambda x: clock.moments(_bent(clock.beats(x), swing, starts, simple)), marks=False)
 
-# %% ../../nbs/12_score.vary.ipynb #0a3f184e
+# %% ../../nbs/12_score.vary.ipynb #184cc483
 def _gaps(n):
     "The order of notes by key and time, and from each onset the distance to the one before and to the one after on its key."
     o = np.lexsort((n['time'], n['pitch']))
@@ -248,17 +218,15 @@ def _uneven(n, shift, unit):
     short = np.isfinite(after) & (n['duration'] <= after) & (n['duration'] > room)
     return new, np.where(short, room, n['duration']).astype(n['duration'].dtype)
 
-# %% ../../nbs/12_score.vary.ipynb #fdcd5ea2
+# %% ../../nbs/12_score.vary.ipynb #29e38413
 def _humanise(s, seconds, touch, noise):
     "Uneven onsets and velocities, in place."
     if seconds: _finer(s)
-    unit, (at, us) = _unit(s), _tempi(s)
-    per = 1e6*(s.ticks_per_quarter if unit == 'Tick' else 1)
+    unit, clock = _unit(s), Clock(s)
     for k,t in enumerate(s.tracks):
         if not len(t.notes): continue
         n = t.notes.numpy()
         z, w = rng(noise, 'humanise', k).standard_normal((2, len(n['time'])))
-        one = 1. if unit == 'Second' else us[np.maximum(np.searchsorted(at, n['time'], 'right') - 1, 0)]/per      # seconds in the score's unit
-        new, long = _uneven(n, (z*seconds/3).clip(-seconds, seconds)/one, unit)
+        new, long = _uneven(n, (z*seconds/3).clip(-seconds, seconds)/clock.second(n['time']), unit)
         velocity = np.rint(n['velocity'] + w.clip(-3, 3)*touch).clip(1, 127).astype(np.int8)
         _edit(t, unit, time=new, duration=long, velocity=velocity)
