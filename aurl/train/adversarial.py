@@ -306,7 +306,7 @@ class AdversarialConfig(Config):
     @field_validator('losses')
     @classmethod
     def _known(cls, v):
-        if bad := [k for k in v if k not in meeting_losses]: raise ValueError(f'{bad[0]!r} needs no critic; there is {", ".join(meeting_losses)}')
+        if bad := [k for k in v if k not in meeting_losses]: raise ValueError(f'{bad[0]!r} is no loss of a critic; there is {", ".join(meeting_losses)}')
         if bad := [k for k in v if v[k] < 0]: raise ValueError(f'{bad[0]}={v[bad[0]]}; give 0 or more')
         return v
 
