@@ -56,6 +56,7 @@ from .train.latent import LatentConfig, latent_callbacks
 from .train.distill import Distill, check_distill
 from .train.descent import Descent, descent
 from .train.learner import Budget, music_learner
+from .train.watch import WatchConfig, watching, watch_words
 from .train.stages import handed_over, run_stages, stages_of
 from .train.objectives import MusicLosses, check_losses
 from .train.repeat import StateLog, check_state, levels, reproducible
@@ -139,6 +140,7 @@ class _Training(Config):
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
+    watch: WatchConfig = Field(WatchConfig(), description='what watches it: watch.every=50, watch.measures=[note_density]; watch.on=false for nobody')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
     keep: int = Field(3, ge=1, description='newest checkpoints to keep')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
@@ -571,6 +573,8 @@ def train_run(
 )->float:            # nats per token on the held-out windows
     "Train with checkpoints, from the start or from `last`."
     cbs, codec, level = list(kwargs.pop('cbs', ())), learn.model.codec.fingerprint, getattr(cfg, 'reproducible', 'seeded')
+    learn.watched = watching(cfg.watch, run, cfg.seed) if hasattr(cfg, 'watch') else []
+    cbs += learn.watched
     if last is not None:
         if last.codec != codec: raise CheckpointError(f'codec: the checkpoint has {last.codec}, wanted is {codec}', last.path, 'prepare the data with the codec of the checkpoint')
         run.say(f'going on from step {last.step}')
@@ -584,6 +588,7 @@ def train_run(
     finally:
         for c in cbs:
             if isinstance(c, Checkpoints): c.close()
+        for line in watch_words(learn.watched): run.say(line)
 
 def ending(learn, run)->str:
     "How a training ended, for `run.finish`; a song that is done needs its checkpoints no more."

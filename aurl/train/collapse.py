@@ -197,7 +197,7 @@ def _loss(self:Rescue, step):
 def remember(self:Rescue, step:int):
     "This moment is good."
     m = take(self.learn)
-    m.parts['callbacks'] = [[n, s] for n,s in m.parts['callbacks'] if n in {type(c).__name__ for c in self.cbs if getattr(type(c), 'goes_back', True)}]
+    m.parts['callbacks'] = [c for c in m.parts['callbacks'] if c[2]]                           # accounts of what was done do not go back
     level = float(np.mean(self.collapse.means[-self.collapse.wide:])) if self.collapse.means else 0.
     self.moments = [*self.moments, (step, m)][-self.keep:]
     if self.finest is None or level >= self.finest[2]: self.finest = (step, m, level)
@@ -225,8 +225,8 @@ def roll_back(self:Rescue,
     return to
 
 @patch
-def state_dict(self:Rescue): return dict(factor=self.factor, times=self.times, used=self.used, collapse=self.collapse.state_dict(), jump=self.jump.state_dict())
+def state_dict(self:Rescue): return dict(factor=self.factor, times=self.times, used=self.used, collapse=self.collapse.state_dict(), jump=self.jump.state_dict(), losses=[float(x) for x in self.losses], fresh=self.fresh)
 @patch
 def load_state_dict(self:Rescue, d):
-    self.factor, self.times, self.used = d['factor'], list(d['times']), d['used']
+    self.factor, self.times, self.used, self.losses, self.fresh = d['factor'], list(d['times']), d['used'], list(d['losses']), d['fresh']
     self.collapse.load_state_dict(d['collapse']); self.jump.load_state_dict(d['jump'])

@@ -6,7 +6,7 @@
 __all__ = ['measures', 'unaided', 'grammar_measures', 'Measure', 'register_measure', 'measure_of', 'look_at', 'Pace',
            'GrammarWatch']
 
-# %% ../../nbs/83_train.grammar.ipynb #51905dc2
+# %% ../../nbs/83_train.grammar.ipynb #93cd0ab1
 import contextlib, math, time
 from dataclasses import dataclass
 from collections.abc import Callable
@@ -20,12 +20,13 @@ from fastcore.basics import patch
 from ..core import ConfigError, ModelError, rng
 from ..generate.sampling import generate_ids
 from ..models.vae_gan import MusicTransformerVAEGAN
+from ..studies.features import features
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar
 from ..tokens.vocab import Kind, vocab
 from .learner import Budget
 
-# %% ../../nbs/83_train.grammar.ipynb #2397b2c4
+# %% ../../nbs/83_train.grammar.ipynb #3a23baf8
 def unaided(
     model,         # a `MusicTransformerVAEGAN`
     n:int=4,       # beginnings
@@ -37,7 +38,7 @@ def unaided(
     "What the model plays without the mask."
     return generate_ids(model, n=n, max_tokens=tokens, seed=int(rng(seed, 'unaided', step, look).integers(2**31)), mask=False)
 
-# %% ../../nbs/83_train.grammar.ipynb #9a0f768a
+# %% ../../nbs/83_train.grammar.ipynb #5c9bb96f
 def grammar_measures(
     pieces, # list of ids: beginnings, or whole pieces
 )->dict:    # grammar (the health), pairing, lawful, timing, velocity, repetition, validity: 0 … 1
@@ -46,7 +47,7 @@ def grammar_measures(
     mean = lambda f: float(np.mean([f(v) for v in verdicts])) if verdicts else 0.
     return dict(grammar=mean(lambda v: v.health), validity=mean(lambda v: v.valid and v.notes > 0), **{k:mean(lambda v: getattr(v, k)) for k in ('pairing', 'lawful', 'timing', 'velocity', 'repetition')})
 
-# %% ../../nbs/83_train.grammar.ipynb #879e31cd
+# %% ../../nbs/83_train.grammar.ipynb #0a610e26
 @dataclass
 class Measure:
     "A named measure of a piece."
@@ -74,7 +75,7 @@ def register_measure(
         return fn
     return keep
 
-# %% ../../nbs/83_train.grammar.ipynb #d55aede0
+# %% ../../nbs/83_train.grammar.ipynb #72be2121
 @register_measure('length')
 def _length(ids): return len(ids)
 
@@ -84,15 +85,16 @@ def _variety(ids):
     return len({tuple(ids[i:i+4]) for i in range(len(ids)-3)})/(len(ids)-3) if len(ids) > 3 else None
 
 def measure_of(
-    what, # a name of `measures`; or (name, function of ids); or a `Measure`
+    what, # a name of `measures` or of a feature; or (name, function of ids); or a `Measure`
 )->Measure:
     "The measure that is meant."
     if isinstance(what, Measure): return what
     if isinstance(what, tuple): return Measure(*what)
     if what in measures: return measures[what]
-    raise ConfigError(f'there is no measure {what!r}', way_out=f'there is {", ".join(measures)}; register_measure adds one')
+    if what in features: return Measure(what, features[what], 'score')
+    raise ConfigError(f'there is no measure {what!r}', way_out=f'there is {", ".join([*measures, *features])}; register_measure adds one')
 
-# %% ../../nbs/83_train.grammar.ipynb #35a13119
+# %% ../../nbs/83_train.grammar.ipynb #ce284ba2
 def look_at(
     model,         # a `MusicTransformerVAEGAN`
     more=(),       # further measures: names, (name, function) or `Measure`
@@ -105,7 +107,7 @@ def look_at(
     except ModelError as e: return grammar_measures([]) | dict(broken=e.what)
     return grammar_measures(pieces) | {m.name:m(pieces) for m in map(measure_of, more)}
 
-# %% ../../nbs/83_train.grammar.ipynb #043eeb76
+# %% ../../nbs/83_train.grammar.ipynb #58568e89
 class Pace:
     "When to look next, so that looking takes `share` of the time."
     def __init__(self,
@@ -136,7 +138,7 @@ class Pace:
         for k,v in d.items(): setattr(self, k, v)
         if self.since is not None: self.since = self.clock()
 
-# %% ../../nbs/83_train.grammar.ipynb #dfae9a53
+# %% ../../nbs/83_train.grammar.ipynb #d721534c
 @patch
 def plan(self:Pace,
     step:int,   # where the training is
@@ -162,7 +164,7 @@ def due(self:Pace,
     self.steps += 1
     return step >= self.next
 
-# %% ../../nbs/83_train.grammar.ipynb #a900d0e9
+# %% ../../nbs/83_train.grammar.ipynb #a8d70757
 class GrammarWatch(Callback):
     "Lets the model play unaided now and then, and says how well."
     order, goes_back = 49, False          # before fastai's recorder and the log; an account of what was done
@@ -196,7 +198,7 @@ class GrammarWatch(Callback):
     @property
     def in_short(self): return f'grammar {self.now["grammar"]:.2f}' if self.now else ''
 
-# %% ../../nbs/83_train.grammar.ipynb #57203b76
+# %% ../../nbs/83_train.grammar.ipynb #76562908
 @patch
 def _see(self:GrammarWatch, look=0, n=None, tokens=None):
     return look_at(self.model, self.more, n or self.n, tokens or self.tokens, self.seed, self.at, look)
@@ -213,14 +215,19 @@ def _estimate(self:GrammarWatch, some=8):
 def look(self:GrammarWatch)->dict: # the measures
     "Look now."
     t = self.pace.clock()
-    with self.pace.spending():
-        self.now = self._see()
-        self.history.append(dict(step=self.at, **self.now))
-        for f in self.heard: f(self.at, self.now)
-    self.pace.price = self.pace.clock() - t
-    self.pace.plan(self.at)
-    if self.to is not None: self.to.log(step=self.at, watch_share=round(self.pace.cost, 5), **{k if k == 'grammar' or k in {m.name for m in self.more} else f'grammar_{k}':v for k,v in self.now.items()})
+    try:
+        with self.pace.spending():
+            self.now = self._see()
+            self.history.append(dict(step=self.at, **self.now))
+            for f in self.heard: f(self.at, self.now)
+    finally:                                      # who has heard may end the training
+        self.pace.price = self.pace.clock() - t
+        self.pace.plan(self.at)
+        if self.to is not None: self.to.log(step=self.at, watch_share=round(self.pace.cost, 5), **{self._called(k):v for k,v in self.now.items()})
     return self.now
+
+@patch
+def _called(self:GrammarWatch, name): return name if name == 'grammar' or name in {m.name for m in self.more} else f'grammar_{name}'
 
 @patch
 def again(self:GrammarWatch,

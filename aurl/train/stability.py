@@ -8,7 +8,7 @@ __all__ = ['severities', 'advice', 'remedies', 'detectors', 'shapes', 'spread', 
            'loss_plateau', 'rhythm', 'loss_oscillation', 'memory_overflow', 'throughput_degradation',
            'learning_rate_issue', 'overfitting', 'underfitting', 'check', 'stationary', 'Stability']
 
-# %% ../../nbs/86_train.stability.ipynb #18fe97e1
+# %% ../../nbs/86_train.stability.ipynb #09310110
 import math, time
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from .learner import Budget
 from .stopwatch import memory
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/86_train.stability.ipynb #d20e728a
+# %% ../../nbs/86_train.stability.ipynb #ce61be35
 def spread(
     x, # numbers
 )->float:
@@ -37,12 +37,13 @@ def spread(
 def beyond(
     x,            # the past
     sure:float=8., # how many spreads are out of the question
+    times:float=2.5, # and how many times the farthest there was
 )->float:         # so far from the median
-    "How far from the median chance does not reach: many spreads, and two and a half times the farthest there was."
+    "How far from the median chance does not reach: many spreads, and some times the farthest there was."
     x = np.asarray(x, float)
-    return max(sure*spread(x), 2.5*float(np.abs(x - np.median(x)).max()))
+    return max(sure*spread(x), times*float(np.abs(x - np.median(x)).max()))
 
-# %% ../../nbs/86_train.stability.ipynb #55fa5a72
+# %% ../../nbs/86_train.stability.ipynb #3d3a9bd0
 severities = ('info', 'warning', 'critical', 'fatal')
 
 @dataclass
@@ -60,7 +61,7 @@ class Anomaly:
         number = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
         return f'{self.kind} ({self.severity}): ' + ', '.join(f'{k} {number(v)}' for k,v in self.evidence.items()) + '; try: ' + '; '.join(f'{what} {way} ({why})' if way != 'look' else f'look at {what} ({why})' for what,way,why in self.advice[:3])
 
-# %% ../../nbs/86_train.stability.ipynb #ab5ff468
+# %% ../../nbs/86_train.stability.ipynb #049eaebb
 advice = dict(
     gradient_explosion=[('lr', 'down', 'steps are too long where the loss is steep'), ('clip', 'down', 'a lower limit on the norm holds single batches back'), ('warm-up', 'up', 'the first steps are the riskiest'), ('batch', 'look', 'a broken piece gives such gradients too')],
     gradient_vanishing=[('precision', 'look', 'in float16 small gradients become 0: bfloat16 or a loss scale'), ('initialisation', 'look', 'a layer that starts at 0 may stay there'), ('targets', 'look', 'a batch that is all padding has no gradient'), ('depth', 'look', 'residual paths and norms must be in place')],
@@ -77,7 +78,7 @@ advice = dict(
 
 remedies = dict(gradient_explosion='skip', loss_spike='skip', nan_values='back', training_divergence='back', loss_oscillation='slower')
 
-# %% ../../nbs/86_train.stability.ipynb #3f75a0a3
+# %% ../../nbs/86_train.stability.ipynb #a504edcf
 class Past:
     "The last values of each series."
     def __init__(self, size:int=200, **facts): # such as trivial: nats per token of who only counts ids
@@ -100,14 +101,14 @@ def detector(f):
     detectors[f.__name__] = f
     return f
 
-# %% ../../nbs/86_train.stability.ipynb #965075ad
+# %% ../../nbs/86_train.stability.ipynb #a3c7fa38
 @detector
 def nan_values(p):
     "A loss or gradient that is no number."
     bad = {k:int((~np.isfinite(p[k][-10:])).sum()) for k in ('loss', 'norm') if len(p[k])}
     if any(bad.values()): return 'fatal' if max(bad.values()) >= 3 else 'critical', {f'{k} not finite, of the last 10':n for k,n in bad.items() if n}
 
-# %% ../../nbs/86_train.stability.ipynb #ed9d28f8
+# %% ../../nbs/86_train.stability.ipynb #365d7f97
 @detector
 def gradient_explosion(p, limit=100.):
     "Gradients far larger than usual."
@@ -129,27 +130,27 @@ def gradient_vanishing(p, limit=1e-6):
     if (last < math.log(limit)).all(): return 'warning', told
     if len(past) >= 20 and (last < np.median(past) - max(math.log(100), beyond(past))).all(): return 'info', told | {'usual':float(np.exp(np.median(past)))}
 
-# %% ../../nbs/86_train.stability.ipynb #087d11bd
+# %% ../../nbs/86_train.stability.ipynb #0fa4c1fb
 @detector
 def loss_spike(p):
     "A single loss far above the usual."
     x = p.fine('loss')
-    if len(x) < 21: return
-    past, now = x[:-1][-100:], x[-1]
+    if len(x) < 30: return
+    past, now = x[:-10][-100:], x[-10:].max()                              # of all the losses since the last check
     usual = np.median(past)
-    far = max(beyond(past), .1*abs(usual))
+    far = max(beyond(past, times=5), .1*abs(usual))
     if now > usual + far: return 'warning' if now < usual + 3*far else 'critical', {'loss':float(now), 'usual':float(usual), 'spreads':float((now - usual)/max(spread(past), 1e-9))}
 
 @detector
 def training_divergence(p, wide=5):
     "The loss has left its best level, upwards."
     x = p.fine('checked')
-    if len(x) < 4*wide: return
+    if len(x) < 2*wide + 2: return
     means = np.convolve(x, np.ones(wide)/wide, 'valid')
     best, now, noise = means[:-wide].min(), means[-1], spread(np.diff(x))
     if x[-wide:].min() > best and now - best > max(.15*abs(best), 8*noise): return 'fatal' if now > 1.5*best + .5 else 'critical', {'mean loss':float(now), 'best':float(best)}
 
-# %% ../../nbs/86_train.stability.ipynb #60eec868
+# %% ../../nbs/86_train.stability.ipynb #2c8128ca
 def trend(x)->tuple:
     "The change over the whole of `x`, and its standard error; neighbours that resemble each other count less."
     n = len(x); t = np.arange(n) - (n-1)/2
@@ -170,7 +171,7 @@ def loss_plateau(p, wide=50, flat=.02):
     change, se = trend(last)
     if fell > max(.05*abs(level), 6*noise) and abs(change) + 2*se < flat*abs(level): return 'info', {'change over the last 50 checks':change, 'level':float(level), 'fell before':float(fell)}
 
-# %% ../../nbs/86_train.stability.ipynb #d2e519ff
+# %% ../../nbs/86_train.stability.ipynb #fd8496ce
 def rhythm(x)->tuple: # the strongest frequency's share of the power, and its number
     "Does one frequency rule?"
     x = x - np.polyval(np.polyfit(np.arange(len(x)), x, 1), np.arange(len(x)))
@@ -187,7 +188,7 @@ def loss_oscillation(p, wide=64, share=.5):
     swing = float(np.std(x[-wide:])*math.sqrt(8)/max(abs(np.mean(x[-wide:])), 1e-9))
     if min(a, b) > share and abs(f - h) <= 1 and swing > .02: return 'warning', {'share of one frequency':min(a, b), 'steps in a swing':wide/(h + 2), 'swing':swing}
 
-# %% ../../nbs/86_train.stability.ipynb #1c94d370
+# %% ../../nbs/86_train.stability.ipynb #3fc50e51
 @detector
 def memory_overflow(p):
     "Little is left of the memory."
@@ -216,7 +217,7 @@ def learning_rate_issue(p):
     if moved[-3:].min() > 1/3: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
     if left and moved[-3:].max() < 1e-7: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
 
-# %% ../../nbs/86_train.stability.ipynb #7924cf3f
+# %% ../../nbs/86_train.stability.ipynb #8f47c0f4
 @detector
 def overfitting(p, wide=3):
     "It learns by heart."
@@ -244,7 +245,7 @@ def check(
     found = [Anomaly(n, *r, step) for n,f in detectors.items() if (r := f(past))]
     return sorted(found, key=lambda a: -severities.index(a.severity))
 
-# %% ../../nbs/86_train.stability.ipynb #6e319d46
+# %% ../../nbs/86_train.stability.ipynb #c75fb339
 def stationary(
     g,          # a generator
     n:int,      # values
@@ -260,7 +261,7 @@ def stationary(
                 skewed=lambda: g.exponential(1, n) - 1, coarse=lambda: g.integers(-2, 3, n)/1.4)[shape]()
 shapes = ('normal', 'uniform', 'exponential', 'student', 'skewed', 'coarse', 'memory 0.5', 'memory 0.9')
 
-# %% ../../nbs/86_train.stability.ipynb #e9a9cc0e
+# %% ../../nbs/86_train.stability.ipynb #b248a011
 class Stability(Callback):
     "Says when the training goes wrong; with `recover`, does something about it."
     order, goes_back = -4, False           # hears the plain loss, and the gradient before it is clipped
@@ -272,7 +273,7 @@ class Stability(Callback):
     ):
         self.every, self.recover, self.to, self.clock = every, recover, to, clock
         self.past, self.found, self.standing, self.steps, self.skipped, self.seen = Past(), [], {}, 0, 0, torch.zeros(0)
-        self.losses, self.norms, self.moved, self.tokens, self.lately, self.row = [], [], None, 0, [], 0
+        self.losses, self.norms, self.moved, self.tokens, self.lately, self.row, self.gone = [], [], None, 0, [], 0, False
 
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
@@ -290,7 +291,7 @@ class Stability(Callback):
         self.losses.append(self.learn.loss.detach())
         if self.recover is not None and self._strange(float(self.losses[-1])): raise CancelBatchException
 
-# %% ../../nbs/86_train.stability.ipynb #3daf5dc1
+# %% ../../nbs/86_train.stability.ipynb #da8e8b74
 @patch
 def _strange(self:Stability, loss, row=5):
     "Skip this batch? At most `row` in a row: then it is not the batch."
@@ -298,8 +299,18 @@ def _strange(self:Stability, loss, row=5):
     usual = np.median(x) if len(x) else 0.
     strange = not math.isfinite(loss) or len(x) >= 20 and loss > usual + max(beyond(x), .5*abs(usual))
     self.row = self.row + 1 if strange else 0
-    if skip := strange and self.row <= row: self.skipped += 1
+    self.gone = self.row > row
+    if skip := strange and not self.gone: self.skipped += 1
     return skip
+
+@patch
+def _back(self:Stability, why):
+    "To the last good moment, if there is one; what is usual must be learned anew."
+    self.gone, self.row = False, 0
+    if not self.recover.moments: return
+    self.past.series.update({k:[] for k in ('loss', 'norm', 'checked')})
+    self.losses, self.norms = [], []
+    self.recover.roll_back(self.steps, why)
 
 @patch
 def before_step(self:Stability):
@@ -320,13 +331,14 @@ def after_step(self:Stability):
     if self.before: self.moved = float(sum((p - b).pow(2).sum() for p,b in self.before).sqrt()/sum(b.pow(2).sum() for _,b in self.before).sqrt().clamp(min=1e-12))
     self.before = None
 
-# %% ../../nbs/86_train.stability.ipynb #ccb3a142
+# %% ../../nbs/86_train.stability.ipynb #e293848a
 @patch
 def after_batch(self:Stability):
     if not self.training: return
     self.steps += 1; self.tokens += self.yb[0].numel()
     if self.steps <= 20 or not len(self.seen): self._count(self.yb[0])
-    if self.steps % self.every == 0: self.ask()
+    if self.gone: self._back('the loss stays out of the question')
+    elif self.steps % self.every == 0: self.ask()
 
 @patch
 def _count(self:Stability, targets):
@@ -351,7 +363,7 @@ def ask(self:Stability)->list: # of `Anomaly`: all that stands
     if self.recover is not None: self._act(found)
     return found
 
-# %% ../../nbs/86_train.stability.ipynb #55a0e605
+# %% ../../nbs/86_train.stability.ipynb #d19b28b3
 @patch
 def _tell(self:Stability, a):
     "Say what is new."
@@ -369,14 +381,15 @@ def _act(self:Stability, found):
     r = self.recover
     bad = [a for a in found if a.remedy == 'back' and severities.index(a.severity) >= 2]
     if bad and r.moments and not (bad[0].kind == 'nan_values' and self.row == 0 and bad[0].severity != 'fatal'):    # a skipped batch is dealt with
-        self.past.series.update({k:[] for k in ('loss', 'norm', 'checked')})
-        r.roll_back(self.steps, bad[0].kind.replace('_', ' '))
+        self._back(bad[0].kind.replace('_', ' '))
     elif any(a.remedy == 'slower' and self.standing[a.kind][1] == self.steps for a in found) and self.found[-1]['step'] == self.steps: r.factor *= r.slower
     elif not found and self.steps % (10*self.every) == 0 and not any(isinstance(c, GrammarWatch) for c in self.cbs): r.remember(self.steps)
 
 @patch
-def state_dict(self:Stability): return dict(past=self.past.state_dict(), found=self.found[-100:], standing={k:list(v) for k,v in self.standing.items()}, steps=self.steps, skipped=self.skipped, lately=self.lately[-1000:], seen=self.seen)
+def state_dict(self:Stability): return dict(past=self.past.state_dict(), found=self.found[-100:], standing={k:list(v) for k,v in self.standing.items()}, steps=self.steps, skipped=self.skipped, lately=self.lately[-1000:], seen=self.seen,
+                losses=[float(x) for x in self.losses], norms=[float(x) for x in self.norms], row=self.row)
 @patch
 def load_state_dict(self:Stability, d):
     self.past.load_state_dict(d['past'])
     self.found, self.standing, self.steps, self.skipped, self.lately, self.seen = list(d['found']), {k:tuple(v) for k,v in d['standing'].items()}, d['steps'], d['skipped'], list(d['lately']), d['seen']
+    self.losses, self.norms, self.row = list(d['losses']), list(d['norms']), d['row']

@@ -82,7 +82,7 @@ def load_state_dict(self:Stopwatch, d):
 # %% ../../nbs/83e_train.stopwatch.ipynb #85323c9e
 _remedy = dict(data='the loop waits for data: more loader workers, a store on a faster disk, less augmentation on the fly',
     forward='the model itself: bfloat16 where the processor has it, torch.compile, shorter windows, a smaller model', backward='the gradient: bfloat16, torch.compile; switch off `checkpoint`, which computes layers again to save memory',
-    optimizer='the optimiser\'s step: a larger batch or accumulation makes steps rarer, a fused or simpler optimiser makes them cheaper', callbacks='callbacks: {most} takes the most of it; let it act more rarely',
+    optimizer='the optimiser\'s step: a larger batch or accumulation makes steps rarer, a fused or simpler optimiser makes them cheaper', callbacks='{most} takes the most of it; let it act more rarely',
     validation='validation: hold out less, or measure it more rarely', other='between the phases: the beginning and the end; a longer training makes it small')
 
 @patch
