@@ -535,7 +535,8 @@ def _continued(run, asked):
     "The configuration of `run`, with what may change as it was `asked`."
     known = _known_config(run)
     plain, was = type(known)().flat(), known.flat()
-    new = {k:v for k,v in asked.flat().items() if v != plain.get(k) and k not in ('resume', 'out') and v != was.get(k)}
+    said = asked.changed(data=_place(asked.data)).flat()                  # a folder is the same wherever it is named from
+    new = {k:v for k,v in said.items() if v != plain.get(k) and k not in ('resume', 'out') and v != was.get(k)}
     if bad := [k for k in new if k not in _may_change]:
         raise ConfigError(f'{bad[0]}={new[bad[0]]} cannot change on the way; this run has {bad[0]}={was.get(bad[0])}', run.path, 'leave it out, or start a new run')
     return known.changed(**new)
