@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEASURES', 'RECIPES', 'SweepConfig', 'definition_of', 'check_sweep', 'train_trial', 'sweep_run']
 
-# %% ../nbs/97_campaigns.ipynb #984e221a
+# %% ../nbs/97_campaigns.ipynb #132c6bef
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from .recipes import RECIPES, Recipe, TrainConfig, check_request, learner_of, ne
 from .train.space import search_space
 from .train.sweep import Definition, PruneTrial, Pruned, Sweep, work_together
 
-# %% ../nbs/97_campaigns.ipynb #eed9300a
+# %% ../nbs/97_campaigns.ipynb #0c3562e9
 class SweepConfig(Config):
     "Which settings of a training are best?"
     train: TrainConfig = Field(TrainConfig(steps=200, checkpoint_every=0), description='what all trials have in common')
@@ -46,7 +46,7 @@ def definition_of(
     space = search_space(TrainConfig, cfg.space, fixed=_own, base=cfg.train.to_dict())
     return Definition(space, cfg.goals, cfg.sampler, cfg.pruner, cfg.trials, cfg.seed)
 
-# %% ../nbs/97_campaigns.ipynb #7fd47153
+# %% ../nbs/97_campaigns.ipynb #4f4779bb
 def check_sweep(
     cfg:SweepConfig # what was asked
 ):
@@ -68,8 +68,8 @@ def train_trial(
     cfg = make_config(TrainConfig, overrides=merge(base, trial.overrides))
     with Experiment('train', cfg, path=trial.path, seeds=dict(seed=cfg.seed)) as run:
         store = store_of(cfg.data, cfg.workers, run, cfg.loader)
-        train, held = sides(store, cfg.valid, cfg.seed)
-        learn, prune = learner_of(cfg, store, train, held), PruneTrial(trial)
+        train, held = sides(store, cfg.valid, cfg.seed, cfg.split)
+        learn, prune = learner_of(cfg, store, train, held, run=run), PruneTrial(trial)
         learn.add_cb(prune)
         run.say(needs(learn))
         best = train_run(learn, run, cfg)
@@ -79,7 +79,7 @@ def train_trial(
         run.finish([f'{best:.3f} nats per token on held-out windows'], out)
     return out
 
-# %% ../nbs/97_campaigns.ipynb #de917393
+# %% ../nbs/97_campaigns.ipynb #837aa5be
 def sweep_run(
     cfg:SweepConfig, # what was asked
     run:Experiment,  # its directory
@@ -101,5 +101,5 @@ def _best_words(sweep):
     except AurlError: return ''
     return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, t.values))
 
-# %% ../nbs/97_campaigns.ipynb #fb0cb175
+# %% ../nbs/97_campaigns.ipynb #236daee5
 RECIPES |= dict(sweep=Recipe(SweepConfig, 'sweep.ipynb', lambda cfg: new_run_dir('sweep', cfg), check_sweep))
