@@ -6,7 +6,7 @@
 __all__ = ['MEASURES', 'better', 'RECIPES', 'measure_model', 'wasted', 'AblationConfig', 'variants_of', 'train_variant',
            'ablation_run', 'Ablation', 'check_ablation']
 
-# %% ../nbs/97b_ablation.ipynb #11168dac
+# %% ../nbs/97b_ablation.ipynb #35a27063
 import math, shutil
 from html import escape
 from pathlib import Path
@@ -31,7 +31,7 @@ from .tokens.grammar import grammar, verdict
 from .tokens.store import prepare
 from .train.losses import waste
 
-# %% ../nbs/97b_ablation.ipynb #8cacb72a
+# %% ../nbs/97b_ablation.ipynb #ae66f27d
 MEASURES = ('nats_per_token', 'valid', 'grammar', 'waste', *histograms)     # figures of a variant
 better = dict(nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histograms, 'lower'))
 
@@ -67,7 +67,7 @@ def wasted(
             total, n = total + float(waste(model(ids).logits, grammar.masks(ids)).sum()), n + ids.shape[1]
     return total/max(n, 1)
 
-# %% ../nbs/97b_ablation.ipynb #7db86f1a
+# %% ../nbs/97b_ablation.ipynb #3f44a2a3
 _kinds = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode': 'vae_gan'}}
 
 class AblationConfig(Config):
@@ -104,7 +104,7 @@ def variants_of(
 
 def _generator(net): return sum(n for k,n in counted(net).items() if k not in ('total', 'critic'))
 
-# %% ../nbs/97b_ablation.ipynb #34a35e88
+# %% ../nbs/97b_ablation.ipynb #c656c6f3
 def _folder(name, seed): return f'{"".join(c if c.isalnum() or c in "-_+" else "_" for c in name)}_{seed}'
 
 def train_variant(
@@ -158,7 +158,7 @@ def _plain(x):
     from aurl.core import to_json
     return json.loads(to_json(x))
 
-# %% ../nbs/97b_ablation.ipynb #94ddaa4b
+# %% ../nbs/97b_ablation.ipynb #42772667
 class Ablation:
     "The figures of all variants, as they stand in the folder of an ablation."
     def __init__(self,
@@ -191,7 +191,7 @@ class Ablation:
         "The distance that other real pieces have."
         return float(np.mean([f['floor'][measure] for n in self.names for f in self.figures[n]]))
 
-# %% ../nbs/97b_ablation.ipynb #32e57b2d
+# %% ../nbs/97b_ablation.ipynb #083430ed
 @patch
 def _cells(self:Ablation):
     say = lambda m, h: f'{m:.3f}' + (f' ± {h:.3f}' if h == h else '')
@@ -238,7 +238,7 @@ def plot(self:Ablation):
     plt.close(fig)
     return fig
 
-# %% ../nbs/97b_ablation.ipynb #cdf29e26
+# %% ../nbs/97b_ablation.ipynb #6ea2c9e8
 def check_ablation(
     cfg:AblationConfig # what was asked
 ):
