@@ -597,6 +597,16 @@ def ending(learn, run)->str:
     if run.name == 'song': shutil.rmtree(run.checkpoints, ignore_errors=True); run.checkpoints.mkdir(exist_ok=True)
     return 'finished'
 
+def _net_at(stages, stage):
+    "The configuration of the model of a stage: where modes differ, of the size that the last of them has, so that weights can go over."
+    own, nets = net_of(stage.cfg), [net_of(s.cfg) for s in stages]
+    if len({c.mode for c in nets}) == 1: return own
+    return max(nets, key=lambda c: ('transformer', 'vae', 'vae_gan').index(c.mode)).changed(mode=own.mode, dropout=own.dropout, checkpoint=own.checkpoint)
+
+def _model_at(stages, stage):
+    seed_everything(stage.cfg.seed)
+    return MusicTransformerVAEGAN(_net_at(stages, stage))
+
 def train_all(
     run:Experiment,   # its directory
     cfg:TrainConfig,  # what was asked
@@ -609,7 +619,7 @@ def train_all(
         learn = learner_of(cfg, store, train, held, run=run)
         run.say(needs(learn))
         return learn, train_run(learn, run, cfg, last)
-    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(model_of(stage.cfg), before, r.say), r)
+    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage), before, r.say), r)
     return run_stages(run, stages, build, train_run, MusicTransformerVAEGAN.from_pretrained, lambda r: newest(r.checkpoints, r.say))
 
 def by_hand(learn, run)->list:
