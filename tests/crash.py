@@ -189,9 +189,9 @@ class Events:
         def go(*args, **kwargs):
             me = len(self.seen); self.seen.append(name)
             if me == self.at and not self.after: os.kill(os.getpid(), signal.SIGKILL)
-            out = f(*args, **kwargs)
-            if me == self.at: os.kill(os.getpid(), signal.SIGKILL)
-            return out
+            try: return f(*args, **kwargs)
+            finally:
+                if me == self.at: os.kill(os.getpid(), signal.SIGKILL)
         return go
 
 
