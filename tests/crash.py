@@ -150,12 +150,13 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
     while done < kills:
         here, stopped = folder / f'chain{chain}', True
         while stopped and done < kills:
-            pid = child(lambda: train_in(store, here, steps, every))
+            start, pid = time.monotonic(), child(lambda: train_in(store, here, steps, every))
             time.sleep(draw.random() * usual)
             gone, status = os.waitpid(pid, os.WNOHANG)
             if not gone:
                 os.kill(pid, signal.SIGKILL); _, status = os.waitpid(pid, 0); done += 1
             stopped = os.WIFSIGNALED(status)
+            if gone: usual = max(.1, .5 * usual + .4 * (time.monotonic() - start))      # it was over before: sooner next time
             if not stopped and os.WEXITSTATUS(status): wrong.append(f'chain {chain}: ended with {os.WEXITSTATUS(status)}')
         if stopped:
             pid = child(lambda: train_in(store, here, steps, every)); _, status = os.waitpid(pid, 0)    # the last one may end in peace
