@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['raster', 'phases', 'Line', 'Break', 'put_back', 'surely']
 
-# %% ../../nbs/08_score.slips.ipynb #b66dec25
+# %% ../../nbs/08_score.slips.ipynb #aa96da18
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# %% ../../nbs/08_score.slips.ipynb #d1716aa0
+# %% ../../nbs/08_score.slips.ipynb #86bcd00b
 def raster(
     onsets:list, # for each part its onsets in ticks
     tpq:int,     # ticks per quarter note
@@ -24,7 +24,7 @@ def raster(
     f = {g: x for g,x in f.items() if x > max(.3, 6/g)}
     return next(((g, x) for g,x in f.items() if x > .75*max(f.values())), (0, 0.))
 
-# %% ../../nbs/08_score.slips.ipynb #c8dadff9
+# %% ../../nbs/08_score.slips.ipynb #0d6b2b65
 def phases(
     on,      # onsets in ticks, in order
     g:int,   # raster
@@ -47,7 +47,7 @@ def phases(
         if back[i, s]: s = top[i]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #d72dc515
+# %% ../../nbs/08_score.slips.ipynb #c7ee6ce4
 def _runs(ph):
     "(phase, from, to) of each stretch of equal phases."
     cut = np.flatnonzero(np.append(True, ph[1:] != ph[:-1]))
@@ -63,7 +63,7 @@ def _settled(runs, home):
         out.append((p, a, runs[back][2])); runs = runs[back+1:]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #295bf61d
+# %% ../../nbs/08_score.slips.ipynb #e577e860
 @dataclass
 class Line:
     "One part as `put_back` needs it."
@@ -86,7 +86,7 @@ class Break:
     phase:int=None            # the phase that follows; None: as before
     damaged:bool=False        # were bytes wrong there?
 
-# %% ../../nbs/08_score.slips.ipynb #a2c90019
+# %% ../../nbs/08_score.slips.ipynb #c1f0eaa1
 def _stretches(lines, g, strict):
     "For each part with enough notes: indices of its chords' first notes, and their runs of phases."
     out = {}
@@ -110,7 +110,7 @@ def _home(found):
     best = max(vote, key=lambda p: (vote[p], many[p]))
     return best, vote[best]
 
-# %% ../../nbs/08_score.slips.ipynb #1b4b7289
+# %% ../../nbs/08_score.slips.ipynb #9244c1cb
 def _breaks_of(k, l, i1, rs, own, g):
     "Breaks of one part."
     out = []
@@ -138,7 +138,7 @@ def _breaks(lines, g, strict, tpq):
     out = [b for b in out if b.damaged or not any(twin(b, c) for c in out)]
     return sorted(out, key=lambda b: lines[b.part].time[b.lo]), own
 
-# %% ../../nbs/08_score.slips.ipynb #87d90da3
+# %% ../../nbs/08_score.slips.ipynb #90a15f40
 def _sevens(n): return np.stack([n >> 21, n >> 14 & 127, n >> 7 & 127, n & 127], -1)
 def _width(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
 
@@ -155,7 +155,7 @@ def _by_bytes(l, b, c, cost):
 
 
 
-# %% ../../nbs/08_score.slips.ipynb #38a9a006
+# %% ../../nbs/08_score.slips.ipynb #c060a36c
 def _share(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
 
 def _by_others(x, keys, c, ref, refkeys, tpq):
@@ -186,7 +186,9 @@ def _by_itself(x, keys, c, known, knownkeys, tpq):
     at = np.searchsorted(u, want).clip(0, max(len(u)-1, 0))
     return np.where(u[at] == want, n[at], 0).max(1)/len(x)*min(len(x), 100) if len(u) else np.zeros(len(c))
 
-# %% ../../nbs/08_score.slips.ipynb #d1bdf535
+# %% ../../nbs/08_score.slips.ipynb #749a2723
+_MANY = 60                                                                # where so much is broken, no witness is left
+
 def put_back(
     lines:list,     # of `Line`, all parts of a piece
     tpq:int,        # ticks per quarter note
@@ -195,8 +197,9 @@ def put_back(
     "Where the parts slipped and by how many ticks they go back: (part, event, shift)."
     cost = np.full(1 << 14, 7.) if wait_cost is None else wait_cost
     g, share = raster([l.on for l in lines], tpq)
-    if not g or sum(len(l.on) for l in lines) > 50_000: return []
+    if not g or (n := sum(len(l.on) for l in lines)) > 30_000 or n*g > 10_000_000: return []
     breaks, own = _breaks(lines, g, min(max(math.sqrt(share), .7), .95), tpq)
+    if len(breaks) > _MANY: return []
     at = [int(np.searchsorted(lines[b.part].idx, b.hi if b.phase is not None else b.lo)) for b in breaks]
     fixed, sure, gone, out = [l.on.copy() for l in lines], [np.ones(len(l.on), bool) for l in lines], [0]*len(lines), []
     for b,a in zip(breaks, at): sure[b.part][a:] = False
@@ -208,7 +211,7 @@ def put_back(
         if s: out.append((b.part, int(event), int(s)))
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #384cbc8c
+# %% ../../nbs/08_score.slips.ipynb #3286db60
 def _borne_out(k, a, z, shift, fixed, sure, g):
     "Do other parts bear out that onsets `a` to `z` of part `k`, where no byte looks wrong, belong `shift` ticks later?"
     ref = [f[m] for j,(f,m) in enumerate(zip(fixed, sure)) if j != k and m.any()]
@@ -219,14 +222,14 @@ def _borne_out(k, a, z, shift, fixed, sure, g):
     was = before[(before >= ref[0]) & (before <= ref[-1])]
     return bool(len(before) >= 8 and then >= 8 and then >= 5*now and then >= .3*np.isin(was, ref).mean()*len(x) if len(was) >= 8 else then >= 12 and then >= 6*now and then >= .25*len(x))
 
-# %% ../../nbs/08_score.slips.ipynb #36539457
+# %% ../../nbs/08_score.slips.ipynb #b13fe7ab
 def _candidates(b, l, now, home, g, tpq):
     "Shifts that may put right what break `b` did to a part in phase `now`."
     near, far = 6*tpq//g, 32*tpq//g
-    most = 16384//g if b.hi <= l.idx[0] else near
+    most = min(16384//g, 200) if b.hi <= l.idx[0] else near
     long = int(l.wait[b.lo:b.hi+1].max())
     k = np.arange(-most, most + 1)
-    if long > most*g: k = np.concatenate([np.arange(-(long//g) - 1, min(far - long//g, -most)), k]) if long > (most + far)*g else np.arange(-(long//g) - 1, most + 1)
+    if long > most*g: k = np.append(np.arange(-(long//g) - 1, min(far - long//g, -most)), k)
     return np.unique(np.append((home - now) % g + g*k, 0))
 
 _WEIGHTS = np.array([.28, .27, 1.22, 3.65, .99, .12, .19, .08, .087, .015])
@@ -238,7 +241,8 @@ def _shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     now = int(np.bincount(x % g, minlength=g).argmax()) if b.phase is None else (b.phase + gone) % g
     if b.phase is None and (len(x) < 3 or (x % g == now).mean() < .5): now = home
     c = _candidates(b, l, now, home, g, tpq)
-    told, event = _witnesses(b, l, c, x[:400], keys[:400], fixed, sure, lines, home, g, tpq, cost)
+    some = min(400, 120_000//len(c) + 20)                                   # a bound on the work of one question
+    told, event = _witnesses(b, l, c, x[:some], keys[:some], fixed, sure, lines, home, g, tpq, cost)
     best = int((_WEIGHTS @ told).argmax())
     return event[best], c[best]
 
@@ -259,7 +263,7 @@ def _witnesses(b, l, c, x, keys, fixed, sure, lines, home, g, tpq, cost):
 
 
 
-# %% ../../nbs/08_score.slips.ipynb #6a71100d
+# %% ../../nbs/08_score.slips.ipynb #ce52ba77
 def _kept(on, p, g): return float(np.mean(np.unique(on) % g == p)) if len(on) else 0.
 
 def _strictly(on, g, k, a, z, shift, tpq):
