@@ -164,7 +164,8 @@ def test_ctrl_c_in_the_first_steps(here):
     code, out, err = finish(p)
     assert code == 0, err
     run = next((here / 'song').iterdir())
-    assert any('the best model so far is kept, and the rest follows' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' == out[-1]
+    assert any('the best model so far is kept, and the rest follows' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' in out
+    assert out[-1].startswith('to go on: the same command again')
     assert any(line.startswith('stopped by hand after ') for line in out)
     assert any(line.startswith('2 files left out: bad.mid (not a MIDI file), cut.mid') for line in out)
     assert len(list(run.glob('samples/*.mid'))) == 2 and (run / 'report.html').exists() and (run / 'model' / 'model.safetensors').exists()
@@ -179,7 +180,7 @@ def test_killed_and_resumed(here):
     os.kill(json.loads((run / 'status.json').read_text())['pid'], signal.SIGKILL)
     code, out, err = finish(p)
     assert code == 1 and len(err) == 1 and 'ended from outside' in err[0]
-    assert out[-1] == f'to go on: aurl train resume={run}'
+    assert out[-1] == f'to go on: the same command again, or aurl train resume={run}'
     assert (run / 'model' / 'model.safetensors').exists()
     flip(max(run.glob('checkpoints/step_*')) / 'model.safetensors')  # the newest checkpoint is damaged as well
     code, out, err = finish(start(here, 'train', f'resume={run}'))
