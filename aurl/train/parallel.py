@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'together', 'Together', 'share', 'launch']
 
-# %% ../../nbs/89_train.parallel.ipynb #8b6e681b
+# %% ../../nbs/89_train.parallel.ipynb #76f70d0d
 import contextlib, datetime, os, re, signal, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from ..device import pick_device
 from ..tokens.vocab import vocab
 from .learner import Budget
 
-# %% ../../nbs/89_train.parallel.ipynb #ff7777fb
+# %% ../../nbs/89_train.parallel.ipynb #7db562ca
 @dataclass(frozen=True)
 class Place:
     "Which one of how many this process is."
@@ -47,7 +47,7 @@ def together(
     try: yield Place(dist.get_rank(), dist.get_world_size(), here)
     finally: dist.destroy_process_group()
 
-# %% ../../nbs/89_train.parallel.ipynb #74236c1c
+# %% ../../nbs/89_train.parallel.ipynb #baed00b9
 class Together(Callback):
     "Ranks learn as one: gradients are averaged by tokens, and time and stops are agreed on."
     order, goes_back = 50, False       # the loss is whole by now, and the optimiser has not moved
@@ -65,10 +65,10 @@ class Together(Callback):
 
     def _agree(self):
         "Rank 0 says what time it is; whoever wants to stop is heard by all."
-        t = torch.tensor([time.monotonic() if self.place.first else 0., float(self.until is not None and self.until.asked)], dtype=torch.float64, device=self.place.device)
+        t = torch.tensor([time.monotonic() if self.place.first else 0., float(getattr(self.until, 'asked', None) or 0)], dtype=torch.float64, device=self.place.device)
         dist.all_reduce(t)
         self.now = t[0].item()
-        if t[1] > 0: self.until.asked = True
+        if t[1] > 0: self.until.asked = self.until.asked or signal.SIGTERM
 
     def before_validate(self): self._agree()
     def before_batch(self):
@@ -85,7 +85,7 @@ class Together(Callback):
     def after_cancel_batch(self): self.learn.model = self.own
     def after_fit(self): self.learn.model, self.learn.targets_of_all = self.own, None
 
-# %% ../../nbs/89_train.parallel.ipynb #32a916db
+# %% ../../nbs/89_train.parallel.ipynb #eef19b02
 def share(
     learn,       # from `music_learner`
     place:Place, # of this process
@@ -96,7 +96,7 @@ def share(
     learn.dls.to(place.device); learn.model.to(place.device)
     return learn.add_cb(Together(place))
 
-# %% ../../nbs/89_train.parallel.ipynb #873d1acc
+# %% ../../nbs/89_train.parallel.ipynb #16fdf48a
 def launch(
     command:list,      # a script or ['-m', module], with its arguments
     gpus:int=1,        # processes on this machine: one for each card, or as many as it has cores
