@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
-           'MissingExtra', 'need', 'atomic_path', 'hold', 'let_go', 'sweep', 'atomic_dir', 'to_json', 'write_json',
-           'read_json', 'sha256_of', 'aurl_home', 'rng', 'seed_everything', 'shared_data']
+           'MissingExtra', 'meant', 'need', 'atomic_path', 'hold', 'let_go', 'sweep', 'atomic_dir', 'to_json',
+           'write_json', 'read_json', 'sha256_of', 'aurl_home', 'rng', 'seed_everything', 'shared_data']
 
-# %% ../nbs/00_core.ipynb #1636fede
-import contextlib, hashlib, json, os, random, re, secrets, shutil, stat, time
+# %% ../nbs/00_core.ipynb #04c4d870
+import contextlib, difflib, hashlib, itertools, json, os, random, re, secrets, shutil, stat, time
 from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/00_core.ipynb #3883c0e3
+# %% ../nbs/00_core.ipynb #86411e6c
 class AurlError(Exception):
     "What went wrong, where, and the way out."
     def __init__(self,
@@ -28,7 +28,7 @@ class AurlError(Exception):
         where = f'{self.path}: ' if self.path else ''
         return where + self.what + (f' → {self.way_out}' if self.way_out else '')
 
-# %% ../nbs/00_core.ipynb #544d400b
+# %% ../nbs/00_core.ipynb #1d24c976
 class ConfigError(AurlError): "A key, value or preset that does not exist or does not fit."
 class MidiError(AurlError): "Bytes that hold no readable music."
 class CorpusError(AurlError): "A folder, archive or list without usable pieces."
@@ -38,7 +38,18 @@ class ModelError(AurlError): "A model that cannot be built, or weights that do n
 class CheckpointError(AurlError): "A checkpoint that is missing, damaged or of another kind."
 class MissingExtra(AurlError): "An optional package that is not installed."
 
-# %% ../nbs/00_core.ipynb #b3fae8b5
+# %% ../nbs/00_core.ipynb #35ead095
+def meant(
+    word,            # what was said
+    names,           # what there is
+    like:float=.6,   # how like it must be, 0 … 1: the ratio of `difflib`
+)->str:              # words to put behind the refusal
+    "'; did you mean …?' with the nearest of `names`, or nothing."
+    names = {str(n).lower():str(n) for n in itertools.islice(names, 5000)}
+    near = difflib.get_close_matches(str(word).lower(), names, 1, like)
+    return f'; did you mean {names[near[0]]!r}?' if near else ''
+
+# %% ../nbs/00_core.ipynb #e5d74e13
 def need(
     module:str, # module to import, such as 'optuna'
     extra:str,  # the extra of aurl that brings it
@@ -49,7 +60,7 @@ def need(
     except ImportError as e:
         raise MissingExtra(f'{module} is not installed', way_out=f"pip install 'aurl[{extra}]'") from e
 
-# %% ../nbs/00_core.ipynb #67a4ea6f
+# %% ../nbs/00_core.ipynb #3b8e3166
 def _sync_folder(folder):
     "Make a rename inside `folder` durable (where the system lets a folder be synced)."
     try: fd = os.open(folder, os.O_RDONLY)
@@ -83,7 +94,7 @@ def atomic_path(
         _sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #dc8b7717
+# %% ../nbs/00_core.ipynb #943495eb
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
@@ -106,7 +117,7 @@ def let_go(held):
     "The end of a `hold`."
     if held is not None and held >= 0: os.close(held)
 
-# %% ../nbs/00_core.ipynb #5dbbc636
+# %% ../nbs/00_core.ipynb #f0d61293
 _left_behind = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
 def sweep(
@@ -122,7 +133,7 @@ def sweep(
         gone.append(d.name)
     return gone
 
-# %% ../nbs/00_core.ipynb #b73ea437
+# %% ../nbs/00_core.ipynb #fa33e2a8
 def _open_up(folder):
     "Give all in `folder` the permissions that the umask left to `folder` itself, and make it durable."
     mode = stat.S_IMODE(os.stat(folder).st_mode)
@@ -153,7 +164,7 @@ def atomic_dir(
         shutil.rmtree(tmp, ignore_errors=True)
         let_go(held)
 
-# %% ../nbs/00_core.ipynb #6600e0b2
+# %% ../nbs/00_core.ipynb #af9e7704
 def _plain(o):
     "`o` in types that JSON knows."
     if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
@@ -187,7 +198,7 @@ def read_json(path):
     except FileNotFoundError as e: raise AurlError('no such file', path=path) from e
     except ValueError as e: raise AurlError(f'not JSON ({e})', path=path, way_out='restore it from a copy, or make it again') from e
 
-# %% ../nbs/00_core.ipynb #a332faf9
+# %% ../nbs/00_core.ipynb #fd147fd3
 def sha256_of(
     what, # a path, or bytes
 )->str:
@@ -195,14 +206,14 @@ def sha256_of(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_core.ipynb #73a56452
+# %% ../nbs/00_core.ipynb #a02a3fda
 def aurl_home()->Path:
     "The folder for what aurl keeps between runs: `AURL_HOME`, or the user's cache folder."
     if home := os.environ.get('AURL_HOME'): return Path(home).expanduser()
     base = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
     return Path(base)/'aurl'
 
-# %% ../nbs/00_core.ipynb #7c33cfe7
+# %% ../nbs/00_core.ipynb #19860754
 def rng(
     seed:int, # the seed of the run
     *names,   # what the numbers are for: strings and integers
@@ -211,7 +222,7 @@ def rng(
     key = hashlib.blake2b(repr((int(seed),) + tuple(str(n) for n in names)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
-# %% ../nbs/00_core.ipynb #90afaa6d
+# %% ../nbs/00_core.ipynb #cc752e46
 def seed_everything(
     seed:int, # the seed of the run
 ):
@@ -221,7 +232,7 @@ def seed_everything(
     import torch
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #ca016c51
+# %% ../nbs/00_core.ipynb #e28d3275
 def shared_data(
     name:str='', # a folder in it, such as 'pop909'
 ):

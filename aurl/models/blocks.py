@@ -6,7 +6,7 @@
 __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'elapsed_steps', 'feature_sizes', 'n_channels',
            'FeedForward', 'Block', 'musical_features', 'state_roll', 'scan_roll', 'MusicEmbedding', 'Keyboard']
 
-# %% ../../nbs/41_models.blocks.ipynb #28910bdc
+# %% ../../nbs/41_models.blocks.ipynb #cca76be2
 import functools, math
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ from .local import Attention, Reach    # and with it, all kinds of attention
 from ..tokens.grammar import Grammar, State, beat_unit, grammar, library, n_keys, pedal
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/41_models.blocks.ipynb #3f717171
+# %% ../../nbs/41_models.blocks.ipynb #72fbc064
 class FeedForward(nn.Sequential):
     "Widen, bend, narrow: the same at every position."
     def __init__(self,
@@ -30,7 +30,7 @@ class FeedForward(nn.Sequential):
     ):
         super().__init__(nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout))
 
-# %% ../../nbs/41_models.blocks.ipynb #e1bf39cb
+# %% ../../nbs/41_models.blocks.ipynb #c4302ee0
 class Block(nn.Module):
     "One pre-norm layer: attention, then a feed-forward network, each added to its input."
     def __init__(self,
@@ -51,7 +51,7 @@ class Block(nn.Module):
         x = x + look(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
-# %% ../../nbs/41_models.blocks.ipynb #6d2c6105
+# %% ../../nbs/41_models.blocks.ipynb #3d4e85dc
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
 beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
 _beat_units = tuple(round(p*beat_unit) for p in beat_periods)
@@ -79,7 +79,7 @@ def _fade(age, slopes, where):
     out = xp.where(where[...,None,:], xp.exp(age[...,None,:]*slopes), 0.)
     return [out.reshape(*out.shape[:-2], -1)]
 
-# %% ../../nbs/41_models.blocks.ipynb #c1df009b
+# %% ../../nbs/41_models.blocks.ipynb #4578812d
 def musical_features(
     m,               # a moment, or many: `State`, or what `grammar.scan` gives
     roll:Tensor,     # (…, 88) how many instruments hold each key
@@ -93,7 +93,7 @@ def musical_features(
     for name in names: out += make[name]()
     return xp.concatenate(out, -1) if out else roll[...,:0]
 
-# %% ../../nbs/41_models.blocks.ipynb #163783f6
+# %% ../../nbs/41_models.blocks.ipynb #5b403705
 def state_roll(
     s:State, # (batch)
 )->Tensor:   # (batch, 88)
@@ -108,7 +108,7 @@ def scan_roll(
     out = torch.zeros(b, t, n_keys, device=r.sounds.device)
     return out.index_add_(2, r.columns % n_keys, r.sounds.float())[:,:,:pedal]
 
-# %% ../../nbs/41_models.blocks.ipynb #f4122f8a
+# %% ../../nbs/41_models.blocks.ipynb #f5d7e5d4
 class MusicEmbedding(nn.Module):
     "Ids and musical features to vectors; vectors to scores."
     def __init__(self,
@@ -134,7 +134,7 @@ class MusicEmbedding(nn.Module):
         "(…, d_model) to (…, 774): how well each id would fit."
         return F.linear(x, self.table.weight)
 
-# %% ../../nbs/41_models.blocks.ipynb #98ae4279
+# %% ../../nbs/41_models.blocks.ipynb #5b269c4f
 @patch
 def look(self:MusicEmbedding,
     ids:Tensor,       # (batch, time) int64
@@ -151,7 +151,7 @@ def look(self:MusicEmbedding,
     r = grammar.scan(ids, state)
     return musical_features(r, scan_roll(r), self.features), end
 
-# %% ../../nbs/41_models.blocks.ipynb #b14649c1
+# %% ../../nbs/41_models.blocks.ipynb #afd56a82
 n_channels = 1 + len(age_steps) + len(echo_steps)  # what is known of each key: roll, ages, echoes
 
 class Keyboard(nn.Module):

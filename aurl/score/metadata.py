@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from symusic import Score
 
-from ..core import CorpusError
+from ..core import CorpusError, meant
 from .keys import estimate_key, file_key, key_names, key_number
 
 # %% ../../nbs/13c_score.metadata.ipynb #e83cb103
@@ -247,8 +247,7 @@ def match_table(
     return out
 
 def _nobody(key, line, names, where):
-    near = difflib.get_close_matches(key, names[:5000] if len(names) > 5000 else names, 1, .6)
-    return CorpusError(f'line {line}: no piece is called {key!r}', where, (f'did you mean {near[0]!r}? ' if near else f'pieces are called like {names[0]!r}. ' if names else '') + 'Or let the table know more than there is: table_extra=true')
+    return CorpusError(f'line {line}: no piece is called {key!r}{meant(key, names)}', where, (f'pieces are called like {names[0]!r}; or ' if names else '') + 'let the table know more than there is: table_extra=true')
 
 # %% ../../nbs/13c_score.metadata.ipynb #5ce24472
 def full_meta(

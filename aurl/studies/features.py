@@ -10,7 +10,7 @@ __all__ = ['features', 'Music', 'Feature', 'register_feature', 'find_feature', '
            'repetition', 'pedal', 'drum_share', 'instruments', 'measure_all', 'measure_each', 'feature_list']
 
 # %% ../../nbs/20_studies.features.ipynb #93eff923
-import difflib, importlib
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,7 @@ import numpy as np
 from fastcore.basics import patch
 from symusic import Score
 
-from ..core import ConfigError
+from ..core import ConfigError, meant
 from ..score.clock import Clock
 from ..score.keys import key_scores
 from ..score.midi import family_of
@@ -123,8 +123,7 @@ def find_feature(
 )->Feature:
     "The feature of that name."
     if name in features: return features[name]
-    near = difflib.get_close_matches(str(name), features, 1)
-    raise ConfigError(f'there is no feature {name!r}', way_out=(f'did you mean {near[0]!r}? ' if near else '') + f"there is {', '.join(features)}")
+    raise ConfigError(f'there is no feature {name!r}{meant(name, features)}', way_out=f"there is {', '.join(features)}")
 
 # %% ../../nbs/20_studies.features.ipynb #d39c79e2
 def _feature_at(name, module):

@@ -6,12 +6,12 @@
 __all__ = ['key_names', 'key_class', 'move_key', 'Conditions']
 
 # %% ../../nbs/33h_tokens.conditions.ipynb #ff1744f8
-import difflib, re
+import re
 from collections.abc import Callable
 
 import numpy as np
 
-from ..core import ConfigError
+from ..core import ConfigError, meant
 from ..studies.features import features as registry
 from .features import feature_values
 
@@ -78,9 +78,8 @@ class Conditions:
 
 def _unknown(name, given, columns, path):
     "The error for a name that is nowhere."
-    near = difflib.get_close_matches(name, [*given, *columns, *registry], 1)
-    return ConfigError(f'conditions: there is no column or feature {name!r}', path,
-                       (f'did you mean {near[0]!r}? ' if near else '') + f"there are the columns {', '.join(columns)} and the features {', '.join([*given, *registry])}")
+    return ConfigError(f'conditions: there is no column or feature {name!r}{meant(name, [*given, *columns, *registry])}', path,
+                       f"there are the columns {', '.join(columns)} and the features {', '.join([*given, *registry])}")
 
 def _computed(store, name, f, pieces):
     "The number that `f` gives for each piece."

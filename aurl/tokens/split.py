@@ -5,21 +5,19 @@
 # %% auto #0
 __all__ = ['is_list', 'split_as']
 
-# %% ../../nbs/35c_tokens.split.ipynb #b55671e8
-import difflib
+# %% ../../nbs/35c_tokens.split.ipynb #a536aece
 from pathlib import Path
 
-from ..core import CorpusError
+from ..core import CorpusError, meant
 from ..score.splits import Split, read_split
 from .survey import groups_of, split_store, units_of
 
-# %% ../../nbs/35c_tokens.split.ipynb #56099652
+# %% ../../nbs/35c_tokens.split.ipynb #8d84b7d7
 def _column(store, name):
     "A column of the table of pieces."
     if name in store.pieces.column_names: return store.pieces[name].to_pylist()
     known = store.pieces.column_names
-    near = difflib.get_close_matches(name, ['group', 'piece', *known], 1)
-    raise CorpusError(f'split={name}: the pieces have no column {name!r}', store.path, (f'did you mean {near[0]!r}? ' if near else '') + f"split by group, piece, or one of {', '.join(known)}; column=value holds out one value; a file ends in .json or .txt")
+    raise CorpusError(f"split={name}: the pieces have no column {name!r}{meant(name, ['group', 'piece', *known])}", store.path, f"split by group, piece, or one of {', '.join(known)}; column=value holds out one value; a file ends in .json or .txt")
 
 def _holding(store, held, how):
     "The split that holds out the pieces whose numbers are in `held`."
@@ -38,11 +36,10 @@ def _of_value(store, how):
         if w in values: continue
         known = sorted({*values} - {''})
         if not known: raise CorpusError(f'split={how}: no piece has a {name}', store.path, 'a table metadata.csv beside the music tells it')
-        near = difflib.get_close_matches(w, known, 1, .5)
-        raise CorpusError(f'split={how}: no piece has {name}={w}', store.path, (f'did you mean {near[0]!r}? ' if near else '') + f"there is {', '.join(known[:20])}{' …' if len(known) > 20 else ''}")
+        raise CorpusError(f'split={how}: no piece has {name}={w}{meant(w, known, .5)}', store.path, f"there is {', '.join(known[:20])}{' …' if len(known) > 20 else ''}")
     return _holding(store, {i for i,v in enumerate(values) if v in want}, how)
 
-# %% ../../nbs/35c_tokens.split.ipynb #a39dc20d
+# %% ../../nbs/35c_tokens.split.ipynb #4665640d
 def _list(store, path):
     "The split that a file tells."
     if path.suffix == '.json': return read_split(path)
@@ -59,11 +56,10 @@ def _all_there(names, store, path):
     q = store.quarantine
     known = dict.fromkeys([*store.names, *([f'{c}/{n}' for c,n in zip(q['corpus'].to_pylist(), q['name'].to_pylist())] if 'corpus' in q.column_names else q['name'].to_pylist())])
     if not (gone := [n for n in names if n not in known]): return
-    near = difflib.get_close_matches(gone[0], list(known), 1)
-    raise CorpusError(f'it names {gone[0]!r}' + (f' and {len(gone) - 1} more that are not there' if len(gone) > 1 else ', which is not there'), path,
-                      (f'did you mean {near[0]!r}? ' if near else '') + f'names look like {next(iter(known))!r}')
+    raise CorpusError(f'it names {gone[0]!r}' + (f' and {len(gone) - 1} more that are not there' if len(gone) > 1 else ', which is not there') + meant(gone[0], known), path,
+                      f'names look like {next(iter(known))!r}')
 
-# %% ../../nbs/35c_tokens.split.ipynb #e7f86492
+# %% ../../nbs/35c_tokens.split.ipynb #bd350292
 def is_list(
     how:str, # what was asked
 )->bool:

@@ -7,7 +7,7 @@ __all__ = ['aspects', 'rhythm', 'harmony', 'melody', 'structure', 'complexity', 
            'AdaptivePace', 'paced']
 
 # %% ../../nbs/84_train.curriculum.ipynb #16ba74ed
-import difflib, zlib
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
-from ..core import ConfigError, to_json
+from ..core import ConfigError, meant, to_json
 from ..score.polyphony import _rows
 from ..studies.features import Music, features, find_feature
 from ..tokens.batches import growths, length_at
@@ -77,8 +77,7 @@ def _known(name):
     if name in ('length', 'complexity', 'musical', *aspects): return name
     if name in features: return name
     names = ['length', 'complexity', 'musical', *aspects, *features]
-    near = difflib.get_close_matches(str(name), names, 1, .6)
-    raise ConfigError(f'there is no curriculum by {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''), way_out=f"there is {', '.join(names)}")
+    raise ConfigError(f'there is no curriculum by {name!r}{meant(name, names)}', way_out=f"there is {', '.join(names)}")
 
 def difficulties(
     store,         # a `TokenStore`

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core import ConfigError, ModelError
+from ..core import ConfigError, ModelError, meant
 from ..device import autocast
 from ..models.attention import Full
 from ..models.local import SlidingWindow
@@ -149,9 +149,7 @@ def check_distill(
     if not isinstance(told, dict): raise ConfigError(f'distill={told!r}', way_out="terms and weights, such as distill='{output: 0.7, hard: 0.3}'")
     for k in told:
         if k not in terms and k not in ('hard', 'temperature'):
-            import difflib
-            near = difflib.get_close_matches(str(k), [*terms, 'hard', 'temperature'], 1)
-            raise ConfigError(f'a teacher has no {k!r}' + (f'; did you mean {near[0]!r}?' if near else ''), way_out=f"there is {', '.join(terms)}; beside them hard and temperature")
+            raise ConfigError(f"a teacher has no {k!r}{meant(k, [*terms, 'hard', 'temperature'])}", way_out=f"there is {', '.join(terms)}; beside them hard and temperature")
     heat = ramp(told.get('temperature', 1.), 'temperature')
     if min(heat.start, heat.end) <= 0: raise ConfigError(f"temperature={told['temperature']}", way_out='a temperature is above 0')
     out = {k:v for k,v in told.items() if k in terms} or default_terms

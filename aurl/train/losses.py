@@ -9,7 +9,7 @@ __all__ = ['spoilings', 'losses', 'perceived', 'pulses', 'pulse_weight', 'MusicL
            'small_heard', 'check_loss']
 
 # %% ../../nbs/80_train.losses.ipynb #ab127420
-import difflib, math
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core import ConfigError
+from ..core import ConfigError, meant
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import Kind, vocab
 
@@ -221,8 +221,7 @@ def find_loss(
 )->Loss:
     "The loss of that name; who misspells it is told the nearest."
     if name in losses: return losses[name]
-    near = difflib.get_close_matches(str(name), losses, 1)
-    raise ConfigError(f'there is no loss {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''), way_out=f"there is {', '.join(sorted(losses))}")
+    raise ConfigError(f'there is no loss {name!r}{meant(name, losses)}', way_out=f"there is {', '.join(sorted(losses))}")
 
 # %% ../../nbs/80_train.losses.ipynb #b4b287a9
 @register_loss('reconstruction', unit='nats per token')

@@ -7,7 +7,7 @@ __all__ = ['parts', 'own_rates', 'depths', 'param_groups', 'optimizer_names', 'c
            'Optimizer', 'MusicOptim', 'EvalWeights']
 
 # %% ../../nbs/81e_train.optimise.ipynb #dc26ee00
-import difflib, inspect, re
+import inspect, re
 from contextlib import nullcontext
 from functools import partial
 
@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from ..config import Config
-from ..core import ConfigError, need
+from ..core import ConfigError, meant, need
 from ..device import autocast
 from ..tokens.vocab import vocab
 from .learner import Autocast, MuonAdamW, matrices_first
@@ -47,7 +47,7 @@ def param_groups(
 )->list:                  # dicts of `params`, `rate` (a factor) and `muon` (matrices inside the layers); those come first
     "The numbers of `model`, in groups of those that are treated alike."
     scales = scales or {}
-    if bad := [k for k in scales if k not in parts]: raise ConfigError(f'{bad[0]!r} is no part of a model{_meant(bad[0], parts)}', way_out=f"there are {', '.join(parts)}")
+    if bad := [k for k in scales if k not in parts]: raise ConfigError(f'{bad[0]!r} is no part of a model{meant(bad[0], parts)}', way_out=f"there are {', '.join(parts)}")
     inner, rest = matrices_first(model)
     kind, deep, groups = {**{id(p):True for p in inner}, **{id(p):False for p in rest}}, depths(model), {}
     for n,p in model.named_parameters():
@@ -56,10 +56,6 @@ def param_groups(
         for k,f in scales.items(): rate *= f if re.search(parts[k], n) else 1
         groups.setdefault((kind[id(p)], round(rate, 9)), []).append(p)
     return [dict(params=ps, rate=rate, muon=muon) for (muon, rate),ps in sorted(groups.items(), key=lambda g: not g[0][0])]
-
-def _meant(word, names):
-    near = difflib.get_close_matches(str(word).lower(), list(names), 1, .6)
-    return f'; did you mean {near[0]!r}?' if near else ''
 
 # %% ../../nbs/81e_train.optimise.ipynb #b5a9d84a
 _torch = {n.lower():n for n in ('Adadelta', 'Adafactor', 'Adagrad', 'Adam', 'AdamW', 'Adamax', 'ASGD', 'NAdam', 'RAdam', 'RMSprop', 'Rprop', 'SGD')}
@@ -84,7 +80,7 @@ def check_name(
     if key in (there := optimizer_names()): return key
     if key in _unfit: raise ConfigError(f'optimizer={name} {_unfit[key]}, and cannot be used here', way_out=f"there are {', '.join(['muon', *_torch, *_known])}")
     if key in _known: need('pytorch_optimizer', 'optim')
-    raise ConfigError(f'there is no optimizer {name!r}{_meant(key, {*there, *_known})}', way_out=f"there are {', '.join(['muon', *_torch, *_known])} and others of pytorch-optimizer")
+    raise ConfigError(f'there is no optimizer {name!r}{meant(key, {*there, *_known})}', way_out=f"there are {', '.join(['muon', *_torch, *_known])} and others of pytorch-optimizer")
 
 # %% ../../nbs/81e_train.optimise.ipynb #28d9ca26
 def drawn_curvature(
@@ -146,7 +142,7 @@ class Optimizer(Config):
     @field_validator('scales')
     @classmethod
     def _scales(cls, v):
-        if bad := [k for k in v if k not in parts]: raise ValueError(f'{bad[0]!r} is no part of a model{_meant(bad[0], parts)}; there are {", ".join(parts)}')
+        if bad := [k for k in v if k not in parts]: raise ValueError(f'{bad[0]!r} is no part of a model{meant(bad[0], parts)}; there are {", ".join(parts)}')
         if bad := [k for k in v if not v[k] >= 0]: raise ValueError(f'{bad[0]}={v[bad[0]]}, and a factor is 0 or more')
         return v
 
@@ -171,7 +167,7 @@ def make(self:Optimizer,
             del g['muon']
         if 'fused' in inspect.signature(cls).parameters and self.name in ('adam', 'adamw', 'sgd'): options.setdefault('fused', True)
     if bad := [k for k in self.options if k not in (known := inspect.signature(cls).parameters)]:
-        raise ConfigError(f'optimizer.options.{bad[0]}: {self.name} takes no such thing{_meant(bad[0], known)}', way_out=f"it takes {', '.join(k for k in known if k not in ('params', 'kwargs', 'wd'))}")
+        raise ConfigError(f'optimizer.options.{bad[0]}: {self.name} takes no such thing{meant(bad[0], known)}', way_out=f"it takes {', '.join(k for k in known if k not in ('params', 'kwargs', 'wd'))}")
     return cls(groups, lr=lr, **options)
 
 @patch(as_prop=True)
@@ -186,7 +182,7 @@ class MusicOptim(OptimWrapper):
     def hypers(self): return [{'mom': 0., **h} for h in super().hypers]
     def _set_hyper(self, k, v):
         if k in self.bwd_map: super()._set_hyper(k, v)
-        elif k not in ('mom', 'sqr_mom', 'wd', 'eps'): raise ConfigError(f'{type(self.opt).__name__} has no {k}{_meant(k, self.bwd_map)}', way_out=f"it has {', '.join(self.bwd_map)}")
+        elif k not in ('mom', 'sqr_mom', 'wd', 'eps'): raise ConfigError(f'{type(self.opt).__name__} has no {k}{meant(k, self.bwd_map)}', way_out=f"it has {', '.join(self.bwd_map)}")
     def clear_state(self):
         for o in getattr(self.opt, 'parts', [self.opt]): o.state.clear()
 

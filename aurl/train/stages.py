@@ -6,7 +6,7 @@
 __all__ = ['StageEnd', 'Exit', 'Stage', 'stages_of', 'StageRun', 'run_stages', 'handed_over']
 
 # %% ../../nbs/84c_train.stages.ipynb #2d825f38
-import difflib, math
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
