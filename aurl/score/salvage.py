@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'clamped', 'damage', 'places', 'presses', 'hostile']
 
-# %% ../../nbs/09_score.salvage.ipynb #77347ab0
+# %% ../../nbs/09_score.salvage.ipynb #c969ee17
 import gzip, heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, _number, _system, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back, surely
 
-# %% ../../nbs/09_score.salvage.ipynb #582d8991
+# %% ../../nbs/09_score.salvage.ipynb #704baf34
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match."
     out, down = [], set()
@@ -41,7 +41,7 @@ def _careless(b, i, end):
         if len(again) > len(good): good = again
     return good or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #3d64f952
+# %% ../../nbs/09_score.salvage.ipynb #ade45a56
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
@@ -90,7 +90,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #6cea9925
+# %% ../../nbs/09_score.salvage.ipynb #681942ee
 _TWICE = 2048                                                           # where in the bits the keys stand that are down twice
 
 def _cost(self, e, down, end):
@@ -115,7 +115,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #46fe36a7
+# %% ../../nbs/09_score.salvage.ipynb #e3ff8a04
 def _rate_of(self, evs, some=400):
     "Nats that a byte of the events `evs` costs, as a rule."
     out, down = [], 0
@@ -130,7 +130,7 @@ def _rate_of(self, evs, some=400):
 
 Usual.rate_of = _rate_of
 
-# %% ../../nbs/09_score.salvage.ipynb #f68f9280
+# %% ../../nbs/09_score.salvage.ipynb #d1577c20
 def _odd(self, e, down, end):
     "Why `e` may be an event that damage made, in a word; None for an ordinary one."
     nx, _, n, s, a, v, w = e
@@ -147,7 +147,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #a2d74dc9
+# %% ../../nbs/09_score.salvage.ipynb #ad95da19
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _texts(b, i, end, run):
@@ -177,12 +177,14 @@ def _readings(b, i, end, run, usual):
                 e = event_at(x, 0, len(x), run)
                 if e and e[3] < 0xf0 and j < e[0] > gone: out.append(((i+e[0]-gone, *e[1:]), _GONE if gone else _WRONG, 'gone' if gone else 'wrong'))
     out += _texts(b, i, end, run)
-    if now := event_at(b, i, end, run): out = [way for way in out if not (way[0][:4] == now[:4] and now[3] < 0xa0)]     # another key or loudness: which one, no byte tells
+    if now := event_at(b, i, end, run):                                 # another key or loudness: which one, no byte tells; at most that a press was a release
+        out = [way if way[0][:4] != now[:4] or now[3] >= 0xa0 else (way[0], way[1] + 10, way[2]) for way in out
+               if way[0][:4] != now[:4] or now[3] >= 0xa0 or 0x90 <= now[3] and now[5] > way[0][5] == 0 and way[0][4] == now[4]]
     once = {}
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #79a48220
+# %% ../../nbs/09_score.salvage.ipynb #28314f36
 _WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
 _PATIENCE = {'none':10_000, 'up':12, 'strange':12, 'down':3, 'wait':4}
 
@@ -227,14 +229,31 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #cce0063a
+# %% ../../nbs/09_score.salvage.ipynb #749be2cf
 @dataclass
 class _Part:
     "What was read of a part."
     events:list
     sus:list = field(default_factory=list)        # events at which bytes were damaged
+    kept:list = field(default_factory=list)       # those of them whose time was not
     said:Counter = field(default_factory=Counter) # accidents by kind
     lost:int = 0                                  # bytes that belong to no event
+
+def _bounded(b, i, end, run, down):
+    "The event at `i` with data above 127 bounded, if its status stands and an event follows; None otherwise. A key that is down is released."
+    n, j = _number(b, i, end)
+    if n < 0 or j >= end: return None
+    s, written = (b[j], 1) if b[j] >= 0x80 else (run, 0)
+    j += written; k = j + _LEN[s] if 0x80 <= s < 0xf0 else end + 1
+    if k >= end or event_at(b, k, end, s) is None: return None
+    x, y = min(b[j], 127), min(b[k-1], 127) if k - j == 2 else 0
+    if 0x90 <= s < 0xa0 and b[k-1] > 127 and down >> ((s & 15) << 7 | x) & 1: y = 0
+    return k, s, n, s, x, y, written
+
+def _in_time(b, i, end, e):
+    "Do the bytes at `i` have the wait and the length of `e`, so that no more than its status, key or value was wrong?"
+    n, j = _number(b, i, end)
+    return e is not None and n == e[2] and e[3] < 0xf0 and e[0] == j + e[6] + _LEN[e[3]]
 
 def _walk(b, start, end, usual, work):
     "The events of `b[start:end]`, read with doubt."
@@ -254,15 +273,18 @@ def _walk(b, start, end, usual, work):
                 last = max((n for n,(_,_,kind) in enumerate(steps) if kind), default=0)
                 steps, nx = (steps[:last+1], steps[last+1][0]) if last + 1 < len(steps) else (steps, nx)   # what follows is read afresh
                 clear = max(nx, i + 1)
-                p.events[k:], p.sus, run, down = [], [s for s in p.sus if s < k], run0, down0
+                p.events[k:], p.sus, p.kept, run, down = [], [s for s in p.sus if s < k], [s for s in p.kept if s < k], run0, down0
                 trail = [t for t in trail if t[3] < k]
                 for q,e,kind in steps:
                     trail.append((q, run, down, len(p.events)))
-                    if kind: p.sus.append(len(p.events)); p.said[kind] += 1
+                    if kind:
+                        p.sus.append(len(p.events)); p.said[kind] += 1
+                        if kind == 'wrong' and _in_time(b, q, end, e): p.kept.append(len(p.events))
                     if e is None: continue
                     p.events.append(e); run = e[1]; down = usual.cost(e, down, end)[1]
                 i = nx
                 continue
+        if e is None and (e := _bounded(b, i, end, run, down)): p.said['wrong'] += 1
         if e is None:
             i += 1; p.lost += 1
             if p.sus[-1:] != [len(p.events)]: p.sus.append(len(p.events))
@@ -279,7 +301,7 @@ def _held(e, down):
     if e[3] >= 0x90 and e[5]: return down | key << (_TWICE if down & key else 0)
     return down & ~(key << _TWICE if down >> _TWICE & key else key)
 
-# %% ../../nbs/09_score.salvage.ipynb #00453f28
+# %% ../../nbs/09_score.salvage.ipynb #a832faa3
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -301,7 +323,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #debedb6d
+# %% ../../nbs/09_score.salvage.ipynb #2a60e261
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -323,7 +345,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #e5925f83
+# %% ../../nbs/09_score.salvage.ipynb #fa952cb0
 @dataclass
 class Salvaged:
     "A file mended."
@@ -353,12 +375,12 @@ def _parts(b, chunks, doubt=True):
         out.append(_walk(b, a, z, usual, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #909950a6
+# %% ../../nbs/09_score.salvage.ipynb #7e4532dd
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
     if film or usual is None and sum(len(p.events) for p in parts) > _FULL//8: return times, []
-    lines = [Line(t, [0x90 <= e[3] < 0xa0 and e[5] > 0 for e in p.events], [e[4] for e in p.events], p.sus) for t,p in zip(times, parts)]
+    lines = [Line(t, [0x90 <= e[3] < 0xa0 and e[5] > 0 for e in p.events], [e[4] for e in p.events], p.sus, p.kept) for t,p in zip(times, parts)]
     slips = put_back(lines, tpq, np.array(usual.wait)) if any(p.sus for p in parts) else surely(lines, tpq)
     for k,e,s in slips: times[k][e:] += s
     return [np.maximum.accumulate(np.maximum(t, 0)) if len(t) else t for t in times], slips
@@ -384,7 +406,7 @@ def salvage(
     notes = sum(0x90 <= e[3] < 0xa0 and e[5] > 0 for p in parts for e in p.events)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped), len(parts), notes, notes - added - dropped)
 
-# %% ../../nbs/09_score.salvage.ipynb #9f0be569
+# %% ../../nbs/09_score.salvage.ipynb #4bde964c
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -397,7 +419,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #1051a907
+# %% ../../nbs/09_score.salvage.ipynb #66bcfd2e
 def clamped(
     data:bytes, # a file whose chunks are as long as they say
 ):
@@ -417,7 +439,7 @@ def clamped(
             else: i, run = e[0], e[1]
     return bytes(b), n
 
-# %% ../../nbs/09_score.salvage.ipynb #f81b2b3e
+# %% ../../nbs/09_score.salvage.ipynb #0772da50
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -442,7 +464,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #040db071
+# %% ../../nbs/09_score.salvage.ipynb #b73ac2c0
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
@@ -463,7 +485,7 @@ def presses(
             if 0x90 <= s < 0xa0 and v and nx <= before: out[now, a] += 1
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #1e8c5212
+# %% ../../nbs/09_score.salvage.ipynb #bb50d081
 def _crafted(d):
     "A malicious file drawn with the generator `d`."
     n = int(d.integers(1, 4000)); noise = d.integers(0, 256, n, np.uint8).tobytes(); same = bytes([int(d.integers(256))])

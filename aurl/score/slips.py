@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['raster', 'phases', 'Line', 'Break', 'put_back', 'surely']
 
-# %% ../../nbs/08_score.slips.ipynb #aa96da18
+# %% ../../nbs/08_score.slips.ipynb #622c1114
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# %% ../../nbs/08_score.slips.ipynb #86bcd00b
+# %% ../../nbs/08_score.slips.ipynb #a8ff78c5
 def raster(
     onsets:list, # for each part its onsets in ticks
     tpq:int,     # ticks per quarter note
@@ -24,7 +24,7 @@ def raster(
     f = {g: x for g,x in f.items() if x > max(.3, 6/g)}
     return next(((g, x) for g,x in f.items() if x > .75*max(f.values())), (0, 0.))
 
-# %% ../../nbs/08_score.slips.ipynb #0d6b2b65
+# %% ../../nbs/08_score.slips.ipynb #84a661e6
 def phases(
     on,      # onsets in ticks, in order
     g:int,   # raster
@@ -47,7 +47,7 @@ def phases(
         if back[i, s]: s = top[i]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #c7ee6ce4
+# %% ../../nbs/08_score.slips.ipynb #af77d333
 def _runs(ph):
     "(phase, from, to) of each stretch of equal phases."
     cut = np.flatnonzero(np.append(True, ph[1:] != ph[:-1]))
@@ -63,7 +63,7 @@ def _settled(runs, home):
         out.append((p, a, runs[back][2])); runs = runs[back+1:]
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #e577e860
+# %% ../../nbs/08_score.slips.ipynb #8f32db6a
 @dataclass
 class Line:
     "One part as `put_back` needs it."
@@ -71,6 +71,7 @@ class Line:
     onset:np.ndarray # is it a note's beginning?
     pitch:np.ndarray # its key, where it is
     sus:list = field(default_factory=list) # events whose bytes were damaged
+    kept:list = field(default_factory=list) # those of them whose wait stands as it was
     def __post_init__(self):
         self.time = np.asarray(self.time, np.int64)
         self.wait = np.diff(self.time, prepend=0)
@@ -86,7 +87,7 @@ class Break:
     phase:int=None            # the phase that follows; None: as before
     damaged:bool=False        # were bytes wrong there?
 
-# %% ../../nbs/08_score.slips.ipynb #c1f0eaa1
+# %% ../../nbs/08_score.slips.ipynb #bb288b81
 def _stretches(lines, g, strict):
     "For each part with enough notes: indices of its chords' first notes, and their runs of phases."
     out = {}
@@ -110,7 +111,7 @@ def _home(found):
     best = max(vote, key=lambda p: (vote[p], many[p]))
     return best, vote[best]
 
-# %% ../../nbs/08_score.slips.ipynb #9244c1cb
+# %% ../../nbs/08_score.slips.ipynb #c019b011
 def _breaks_of(k, l, i1, rs, own, g):
     "Breaks of one part."
     out = []
@@ -138,7 +139,7 @@ def _breaks(lines, g, strict, tpq):
     out = [b for b in out if b.damaged or not any(twin(b, c) for c in out)]
     return sorted(out, key=lambda b: lines[b.part].time[b.lo]), own
 
-# %% ../../nbs/08_score.slips.ipynb #90a15f40
+# %% ../../nbs/08_score.slips.ipynb #82c77e42
 def _sevens(n): return np.stack([n >> 21, n >> 14 & 127, n >> 7 & 127, n & 127], -1)
 def _width(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
 
@@ -155,7 +156,7 @@ def _by_bytes(l, b, c, cost):
 
 
 
-# %% ../../nbs/08_score.slips.ipynb #c060a36c
+# %% ../../nbs/08_score.slips.ipynb #7ccb5316
 def _share(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
 
 def _by_others(x, keys, c, ref, refkeys, tpq):
@@ -186,7 +187,7 @@ def _by_itself(x, keys, c, known, knownkeys, tpq):
     at = np.searchsorted(u, want).clip(0, max(len(u)-1, 0))
     return np.where(u[at] == want, n[at], 0).max(1)/len(x)*min(len(x), 100) if len(u) else np.zeros(len(c))
 
-# %% ../../nbs/08_score.slips.ipynb #749a2723
+# %% ../../nbs/08_score.slips.ipynb #db938b99
 _MANY = 60                                                                # where so much is broken, no witness is left
 
 def put_back(
@@ -206,12 +207,19 @@ def put_back(
     for b,a in zip(breaks, at):
         z = min([o for c,o in zip(breaks, at) if c.part == b.part and o > a], default=len(fixed[b.part]))
         event, s = _shift(b, lines[b.part], a, z, fixed, sure, lines, gone[b.part], own[b.part], g, tpq, cost)
-        if s and not b.damaged and not _borne_out(b.part, a, z, s, fixed, sure, g): s = 0
+        if s and b.phase is None and b.lo in lines[b.part].kept: s = 0
+        if s and not b.damaged and (any(_together(b, c, lines, gone, g, tpq) for c in breaks) or not _borne_out(b.part, a, z, s, fixed, sure, g)): s = 0
         fixed[b.part][a:] += s; gone[b.part] += s; sure[b.part][a:z] = True
         if s: out.append((b.part, int(event), int(s)))
     return out
 
-# %% ../../nbs/08_score.slips.ipynb #3286db60
+def _together(b, c, lines, gone, g, tpq):
+    "Does another part, put right so far, go to the phase of break `b` at about the same time? Then music does."
+    if c.part == b.part or None in (b.phase, c.phase): return False
+    d = (c.phase + gone[c.part] - b.phase - gone[b.part] + 1) % g
+    return d <= 2 and abs(int(lines[b.part].time[b.hi]) + gone[b.part] - int(lines[c.part].time[c.hi]) - gone[c.part]) <= 8*tpq
+
+# %% ../../nbs/08_score.slips.ipynb #decc0647
 def _borne_out(k, a, z, shift, fixed, sure, g):
     "Do other parts bear out that onsets `a` to `z` of part `k`, where no byte looks wrong, belong `shift` ticks later?"
     ref = [f[m] for j,(f,m) in enumerate(zip(fixed, sure)) if j != k and m.any()]
@@ -222,7 +230,7 @@ def _borne_out(k, a, z, shift, fixed, sure, g):
     was = before[(before >= ref[0]) & (before <= ref[-1])]
     return bool(len(before) >= 8 and then >= 8 and then >= 5*now and then >= .3*np.isin(was, ref).mean()*len(x) if len(was) >= 8 else then >= 12 and then >= 6*now and then >= .25*len(x))
 
-# %% ../../nbs/08_score.slips.ipynb #b13fe7ab
+# %% ../../nbs/08_score.slips.ipynb #8d762842
 def _candidates(b, l, now, home, g, tpq):
     "Shifts that may put right what break `b` did to a part in phase `now`."
     near, far = 6*tpq//g, 32*tpq//g
@@ -263,7 +271,7 @@ def _witnesses(b, l, c, x, keys, fixed, sure, lines, home, g, tpq, cost):
 
 
 
-# %% ../../nbs/08_score.slips.ipynb #ce52ba77
+# %% ../../nbs/08_score.slips.ipynb #4fcdbeae
 def _kept(on, p, g): return float(np.mean(np.unique(on) % g == p)) if len(on) else 0.
 
 def _strictly(on, g, k, a, z, shift, tpq):
