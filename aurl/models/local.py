@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['attend_band', 'RecentCache', 'SlidingWindow', 'OutlineCache', 'Hierarchical', 'BothCaches', 'MultiScale']
 
-# %% ../../nbs/40b_models.local.ipynb #ff18b97e
+# %% ../../nbs/40b_models.local.ipynb #376c0261
 import math
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..core import ConfigError
 from .attention import Attention, KVCache, Reach, Rotary, attend, attentions, register_attention
+from .flex import attend_flex, quicker_band
 
-# %% ../../nbs/40b_models.local.ipynb #8b0e77e5
+# %% ../../nbs/40b_models.local.ipynb #551099a2
 def _banded(steps, keys, window, like):
     "(steps, keys): 0 where a query may look that stands `keys - steps` keys after the first, -inf where it may not."
     at, key = torch.arange(keys - steps, keys, device=like.device)[:,None], torch.arange(keys, device=like.device)
@@ -33,7 +34,7 @@ def _one_by_one(q, k, v, window, block):
     return torch.cat([F.scaled_dot_product_attention(q[:,:,i], k[:,:,j], v[:,:,j], attn_mask=_banded(i.stop - i.start, j.stop - j.start, window, q))
                       for i,j in _slices(q.shape[2], k.shape[2], window, block)], 2)
 
-# %% ../../nbs/40b_models.local.ipynb #15502564
+# %% ../../nbs/40b_models.local.ipynb #eb79f2df
 _ahead, _back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 class _Band(torch.autograd.Function):
@@ -57,7 +58,7 @@ class _Band(torch.autograd.Function):
             to_v[:,:,j] += b
         return to_q, to_k, to_v, None, None
 
-# %% ../../nbs/40b_models.local.ipynb #152fa5b4
+# %% ../../nbs/40b_models.local.ipynb #2f4a1a98
 def _cut(x, first, blocks, n, size):
     "Blocks `i … i+n-1` of `x` (rows, time, dim), one after the other, for i < `blocks`; the first begins at `first`, zeros where there is nothing."
     x = F.pad(x[:,max(first, 0):], (0, 0, max(-first, 0), 0))
@@ -78,6 +79,8 @@ def _at_once(q, k, v, window, block):
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=_banded(block, n*block, window, q))
     return torch.cat([head, out.reshape(b, h, -1, d)[:,:,:late]], 2)
 
+_ways = dict(strips=lambda q, k, v, window: _at_once(q, k, v, window, 256), flex=attend_flex)
+
 def attend_band(
     q:Tensor,       # (batch, heads, new, dim) queries of the newest positions
     k:Tensor,       # (batch, heads, time, dim) keys: of all positions so far, or of the last `window + new - 1` at least
@@ -89,10 +92,12 @@ def attend_band(
     new, time = q.shape[2], k.shape[2]
     if time <= window: return attend(q, k, v)
     if new == 1: return F.scaled_dot_product_attention(q, k[:,:,-window:], v[:,:,-window:])
-    if q.device.type != 'cpu': return _at_once(q, k, v, window, block)
+    if q.device.type != 'cpu':
+        way = quicker_band(_ways, q, k, v, window) if q.is_cuda and torch.is_grad_enabled() else 'strips'
+        return _ways[way](q, k, v, window)
     return _Band.apply(q, k, v, window, block) if torch.is_grad_enabled() else _one_by_one(q, k, v, window, block)
 
-# %% ../../nbs/40b_models.local.ipynb #54eb20f2
+# %% ../../nbs/40b_models.local.ipynb #95f4a24c
 class RecentCache:
     "Keys and values of the last positions, for one layer."
     def __init__(self, keep:int): self.keep, self.n, self.k, self.v = keep, 0, None, None
@@ -113,7 +118,7 @@ class RecentCache:
         if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
         return self
 
-# %% ../../nbs/40b_models.local.ipynb #d5dafeb1
+# %% ../../nbs/40b_models.local.ipynb #a718307f
 @register_attention('sliding_window')
 class SlidingWindow(nn.Module):
     "Every position looks at the last `reach.window`."
@@ -133,7 +138,7 @@ class SlidingWindow(nn.Module):
         if cache is not None: k, v = cache.append(k, v)
         return attend_band(q, k, v, self.window)
 
-# %% ../../nbs/40b_models.local.ipynb #66ec62ec
+# %% ../../nbs/40b_models.local.ipynb #47d2b7b1
 class OutlineCache:
     "Keys and values of the last blocks, summaries of all before, and the keys that wait to be summarised."
     def __init__(self): self.n, self.k, self.v, self.waiting, self.far = 0, None, None, None, None
@@ -180,7 +185,7 @@ class Hierarchical(nn.Module):
         (nk, nv), (far_k, far_v), first = self._remember(k, v, rotary, angles, cache, start)
         return self._look(rotary(q, angles), nk, nv, far_k, far_v, start, first)
 
-# %% ../../nbs/40b_models.local.ipynb #6281df29
+# %% ../../nbs/40b_models.local.ipynb #12cbcafc
 @patch
 def _remember(self:Hierarchical, k, v, rotary, angles, cache, start):
     "Near keys and values, summaries, and the position of the first near one; the cache is brought up to date."
@@ -225,7 +230,7 @@ def _mask(self:Hierarchical, low, high, seen, like):
     near = (key <= at) & ((key >= size) | (blocks > 0))                       # before the first block there is none
     return torch.zeros((), dtype=like.dtype, device=like.device).masked_fill(~torch.cat([far, near], -1), -math.inf)
 
-# %% ../../nbs/40b_models.local.ipynb #f0248e81
+# %% ../../nbs/40b_models.local.ipynb #f2888240
 class BothCaches(list):
     "A cache for each part of the heads."
     def __len__(self): return len(self[0])
