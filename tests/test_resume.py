@@ -35,3 +35,37 @@ def test_damage_is_seen_and_said(store, tmp_path):
 def test_full_disk(store, tmp_path):
     wrong, said = crash.full_disk(store, tmp_path / 'full')
     assert not wrong and len(said) == 2
+
+
+def test_stages_go_on(store, tmp_path, monkeypatch):
+    "The same command again goes on in the middle of the second of three stages, and ends where an undisturbed run ends."
+    import signal
+
+    from aurl import recipes as r
+    from aurl.config import make_config
+    from aurl.train.learner import Budget
+
+    def sitting(out, stop=0):
+        asked = make_config(r.TrainConfig, overrides=dict(
+            data=str(store.path), model='tiny', steps=16, length=256, batch_size=2, checkpoint_every=3, workers=0, watch=dict(on=False), out=str(tmp_path / out),
+            stages=[dict(name='pretrain', share=.5), dict(name='listen', mode='vae', share=.25), dict(name='polish', mode='vae', share=.25, lr=.001)]))
+        run, cfg, last = r.open_run('train', asked)
+        music = r.store_of(cfg.data, cfg.workers, run, cfg.loader)
+        train, held = r.sides(music, cfg.valid, cfg.seed, cfg.split)
+        seen, real = [], Budget.after_batch
+
+        def heard(self):
+            real(self)
+            if self.training:
+                seen.append(1)
+                if len(seen) == stop: self.asked = signal.SIGTERM
+        with monkeypatch.context() as m:
+            m.setattr(Budget, 'after_batch', heard)
+            learn, best = r.train_all(run, cfg, music, train, held, last)
+        run.finish([], {}, r.ending(learn, run))
+        return run.path, run.status, best, {k: v.sum().item() for k, v in learn.model.state_dict().items()}
+
+    whole = sitting('whole')
+    first, second = sitting('cut', stop=10), sitting('cut')
+    assert first[:2] == (second[0], 'stopped')
+    assert second[1:] == ('finished', *whole[2:])
