@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21']
 
-# %% ../../nbs/10c_score.bridges.ipynb #5e82dcd6
+# %% ../../nbs/10c_score.bridges.ipynb #e05977ef
 import io
 from fractions import Fraction
 
@@ -13,11 +13,12 @@ import numpy as np
 from symusic import KeySignature, Note, Score, Tempo, TextMeta, TimeSignature, Track
 
 from ..core import MidiError
+from .kit import drum_key, drum_note
 from .midi import read_midi
 from .timing import in_ticks
 from .write import write_midi
 
-# %% ../../nbs/10c_score.bridges.ipynb #3f54b7d6
+# %% ../../nbs/10c_score.bridges.ipynb #7a956dcc
 def to_pretty_midi(
     score, # in any unit
 ):
@@ -37,16 +38,17 @@ def from_pretty_midi(
     except Exception as e: raise MidiError(f'pretty_midi cannot write its notes ({e})', way_out='look for pitches or velocities outside 0 … 127') from e
     return read_midi(out.getvalue())
 
-# %% ../../nbs/10c_score.bridges.ipynb #42a7b91e
-def _staff(part, notes, q):
-    "`notes` (start, end, pitch, velocity, in ticks) into the music21 `part`."
-    from music21 import chord, note
-    chords = {}
+# %% ../../nbs/10c_score.bridges.ipynb #e00c4785
+def _staff(part, notes, q, program=None):
+    "`notes` (start, end, pitch, velocity, in ticks) into the music21 `part`; drums of the kit `program` if there is one."
+    from music21 import chord, note, percussion
+    chords, kit = {}, {}
+    several = chord.Chord if program is None else percussion.PercussionChord
     for on,off,p,v in notes: chords.setdefault((on, off), []).append((p, v))
     for (on,off),ns in chords.items():
-        one = [note.Note(p, quarterLength=q(off - on)) for p,_ in ns]
+        one = [note.Note(p, quarterLength=q(off - on)) if program is None else drum_note(p, q(off - on), kit, program) for p,_ in ns]
         for x,(_,v) in zip(one, ns): x.volume.velocity = v
-        part.coreInsert(q(on), one[0] if len(one) == 1 else chord.Chord(one, quarterLength=q(off - on)))
+        part.coreInsert(q(on), one[0] if len(one) == 1 else several(one, quarterLength=q(off - on)))
     part.coreElementsChanged()
     return part
 
@@ -65,7 +67,7 @@ def _signs(score, part, q, first):
     for t in score.tempos: part.insert(q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration))
     for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
 
-# %% ../../nbs/10c_score.bridges.ipynb #5cf9ad05
+# %% ../../nbs/10c_score.bridges.ipynb #820105d3
 def _wide(track):
     "Does a keyboard part need both clefs?"
     p = track.notes.numpy()['pitch']
@@ -78,7 +80,7 @@ def to_music21(
     two_staves:bool=False, # keyboard parts that need both clefs get two staves
 ):
     "`score` as a `music21.stream.Score`: a part for each track."
-    from music21 import instrument, layout, metadata, stream
+    from music21 import clef, instrument, layout, metadata, stream
     score = in_ticks(score)
     q = lambda ticks: Fraction(int(ticks), score.ticks_per_quarter)
     whole = stream.Score()
@@ -94,13 +96,14 @@ def to_music21(
             inst = instrument.UnpitchedPercussion() if track.is_drum else instrument.instrumentFromMidiProgram(track.program)
             inst.midiProgram, inst.midiChannel, inst.partName = track.program, 9 if track.is_drum else None, track.name
             part.insert(0, inst)
+            if track.is_drum: part.insert(0, clef.PercussionClef())
             _signs(score, part, q, i == k == 0)
-            _sing(_staff(part, h, q), track.lyrics, q)
+            _sing(_staff(part, h, q, track.program if track.is_drum else None), track.lyrics, q)
             whole.insert(0, part); staves.append(part)
         if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
     return whole
 
-# %% ../../nbs/10c_score.bridges.ipynb #7608cf59
+# %% ../../nbs/10c_score.bridges.ipynb #a1ea9b02
 def _tied(part):
     "Notes of a music21 stream as [start, end, pitch, velocity], ties joined, and its lyrics as (start, text)."
     notes, held, words = [], {}, []
@@ -109,14 +112,13 @@ def _tied(part):
         on = e.offset; off = on + e.quarterLength
         if e.lyric: words.append((on, str(e.lyric)))
         for n in getattr(e, 'notes', None) or (e,):  # a chord, of drums too
-            p = n.displayPitch() if 'Unpitched' in e.classSet or 'Unpitched' in n.classSet else n.pitch
-            p, tie = round(p.ps), n.tie or e.tie
+            p, tie = drum_key(n) if 'Unpitched' in n.classSet else round(n.pitch.ps), n.tie or e.tie
             if tie and tie.type in ('stop', 'continue') and p in held and held[p][1] >= on: held[p][1] = max(held[p][1], off)
             else: notes.append([on, off, p, (n.volume.velocity if n.hasVolumeInformation() else None) or (e.volume.velocity if e.hasVolumeInformation() else None) or 80]); held[p] = notes[-1]
             if not tie or tie.type == 'stop': held.pop(p, None)
     return notes, words
 
-# %% ../../nbs/10c_score.bridges.ipynb #27f976aa
+# %% ../../nbs/10c_score.bridges.ipynb #cc481410
 def _players(stream):
     "The parts of `stream`, the staves of one keyboard together."
     parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
@@ -141,7 +143,7 @@ def _track(staves, t):
     for on,text in sorted({(t(on), text) for _,words in both for on,text in words}): track.lyrics.append(TextMeta(on, text))
     return track
 
-# %% ../../nbs/10c_score.bridges.ipynb #60c716c8
+# %% ../../nbs/10c_score.bridges.ipynb #c9e7e55e
 def from_music21(
     stream,                    # a Score, a Part or any other stream
     ticks_per_quarter:int=480, # resolution of the result

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['music_kind', 'split_tunes', 'read_music', 'inspect_music', 'write_musicxml']
 
-# %% ../../nbs/10e_score.notation.ipynb #34e4a5c0
+# %% ../../nbs/10e_score.notation.ipynb #95e960c6
 import contextlib, io, re, warnings, zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,12 +16,13 @@ from symusic import Note, Score
 from ..core import AurlError, MidiError, atomic_path
 from .bridges import from_music21, to_music21
 from .chunks import Finding
+from .kit import drum_key, pitched_kit, tell_kit
 from .limits import Limits, within
 from .midi import MidiReport, _describe, _limits, _load, inspect_midi, read_midi
 from .timing import quantise
 from .write import untangle
 
-# %% ../../nbs/10e_score.notation.ipynb #f0c91fea
+# %% ../../nbs/10e_score.notation.ipynb #5b47ba0d
 def music_kind(
     data:bytes, # of a file
 )->str:
@@ -39,7 +40,7 @@ def _decoded(data):
         try: return data.decode(code, 'strict' if code != 'utf-16' else 'replace').replace('\r\n', '\n').replace('\r', '\n')
         except UnicodeDecodeError: pass
 
-# %% ../../nbs/10e_score.notation.ipynb #7c8a0cdb
+# %% ../../nbs/10e_score.notation.ipynb #a23d9dfa
 def _unzip(data, most, path):
     "The score inside the `.mxl` of `data`, of at most `most` bytes."
     try:
@@ -62,7 +63,7 @@ def _harmless(data, path):
     if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data): raise MidiError('an XML document with entities of its own', path, 'export it again from a notation program')
     return data
 
-# %% ../../nbs/10e_score.notation.ipynb #37e2f68f
+# %% ../../nbs/10e_score.notation.ipynb #472cdd9f
 def split_tunes(
     data:bytes, # of an ABC file
 )->list:        # of bytes, one for each tune
@@ -71,12 +72,12 @@ def split_tunes(
     head = '\n'.join(l for l in head.splitlines() if re.match(r'[A-WYZa-z]:|%%', l))
     return [(head + '\n' + t if head else t).strip('\n').encode() + b'\n' for t in tunes]
 
-# %% ../../nbs/10e_score.notation.ipynb #d507202b
+# %% ../../nbs/10e_score.notation.ipynb #06546c56
 def _stream(data, kind, path, most, number, repeats):
     "The music21 stream of `data`."
     from music21 import converter
     if kind == 'mxl': data = _unzip(data, most, path); kind = 'musicxml'
-    if kind == 'musicxml': data = _harmless(data, path)
+    if kind == 'musicxml': data = _keyed(_harmless(data, path), path)
     else: data = _decoded(data)
     if kind == 'abc':
         tunes = split_tunes(data.encode())
@@ -92,6 +93,11 @@ def _stream(data, kind, path, most, number, repeats):
     try: return s.expandRepeats() if repeats else s
     except Exception as e: raise MidiError(f'its repeats cannot be played out ({str(e)[:120]})', path, 'read it as it stands, without repeats=True') from e
 
+def _keyed(data, path):
+    "`data` with the keys of its drums; one that is no XML is told so later."
+    try: return pitched_kit(data)
+    except (ElementTree.ParseError, LookupError, ValueError) as e: raise MidiError(f'damaged MusicXML ({type(e).__name__}: {str(e)[:120]})', path, 'open it in a notation program and export it again, or leave it out') from e
+
 _names = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
 
 def _music(data, path, kind, limits, number, repeats, tpq):
@@ -101,7 +107,7 @@ def _music(data, path, kind, limits, number, repeats, tpq):
     except MidiError as e: raise MidiError(e.what.replace('music21 stream', _names[kind]), path, 'open it in a notation program and export it again, or leave it out') from e
     return stream, score, within(score, limits, path)
 
-# %% ../../nbs/10e_score.notation.ipynb #1d708a04
+# %% ../../nbs/10e_score.notation.ipynb #9f17252d
 def read_music(
     source,                    # a path, or the bytes of a file
     number:int=None,           # which tune of an ABC book, from 1
@@ -115,7 +121,7 @@ def read_music(
     if (kind := music_kind(data)) in ('midi', ''): return read_midi(source, limits)
     return _music(data, path, kind, limits, number, repeats, ticks_per_quarter)[1]
 
-# %% ../../nbs/10e_score.notation.ipynb #3a7bde95
+# %% ../../nbs/10e_score.notation.ipynb #79676be6
 def _unkept(stream):
     "Findings on what of a music21 stream a `Score` does not keep."
     every = list(stream.recurse())
@@ -142,7 +148,7 @@ def inspect_music(
     r.findings = [Finding('notation', f'{_names[kind]}, read through music21'), *r.findings, *_unkept(stream)]
     return r
 
-# %% ../../nbs/10e_score.notation.ipynb #f0520098
+# %% ../../nbs/10e_score.notation.ipynb #dd7c7c91
 def _playable(score, grid):
     "`score` on `grid`, with one string a key."
     s = quantise(score, grid)
@@ -156,14 +162,17 @@ def _xml(stream):
     "The MusicXML of a music21 stream."
     from music21.musicxml.m21ToXml import GeneralObjectExporter
     for e in stream.recurse().notes:
-        for n in getattr(e, 'notes', None) or (e,): n.id = f'v{n.volume.velocity or e.volume.velocity or 80}'
-    root, ids = ElementTree.fromstring(GeneralObjectExporter(stream).parse()), {}
+        for n in getattr(e, 'notes', None) or (e,): n.id = f'v{n.volume.velocity or e.volume.velocity or 80}' + (f'k{drum_key(n)}' if 'Unpitched' in n.classSet else '')
+    root, ids, keys = ElementTree.fromstring(GeneralObjectExporter(stream).parse()), {}, {}
     for e in root.iter():
-        if e.tag == 'note' and re.fullmatch(r'v\d+', e.get('id', '')): e.set('dynamics', f'{int(e.attrib.pop("id")[1:])/.9:.2f}')
+        if e.tag == 'note' and (told := re.fullmatch(r'v(\d+)(?:k(\d+))?', e.get('id', ''))):
+            del e.attrib['id']; e.set('dynamics', f'{int(told[1])/.9:.2f}')
+            if told[2]: keys[e] = int(told[2])
         elif 'id' in e.attrib: e.set('id', ids.setdefault(e.get('id'), f'{e.get("id")[0]}{len(ids) + 1}'))  # music21 draws new ones each time
         for old in e.findall('encoding-date'): e.remove(old)
     for part in root.iter('score-part'):
         if part.findtext('score-instrument/instrument-name') == 'Percussion': part.find('midi-instrument/midi-channel').text = '10'  # music21 finds another for the second kit
+    tell_kit(root, keys)
     for measure in root.iter('measure'): _show_rests(measure)
     return b'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" "http://www.musicxml.org/dtds/partwise.dtd">\n' + ElementTree.tostring(root)
 
@@ -175,7 +184,7 @@ def _show_rests(measure):
     for n in notes:
         if n.find('rest') is not None and len(voices[staff(n)]) == 1: n.attrib.pop('print-object', None); n.attrib.pop('print-spacing', None)
 
-# %% ../../nbs/10e_score.notation.ipynb #231e656b
+# %% ../../nbs/10e_score.notation.ipynb #bb043250
 def write_musicxml(
     score,                         # in any unit
     path=None,                     # where to, .musicxml, .xml or .mxl (zipped); None gives the bytes
