@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'clamped', 'damage', 'places', 'presses', 'hostile']
 
-# %% ../../nbs/09_score.salvage.ipynb #c969ee17
+# %% ../../nbs/09_score.salvage.ipynb #8fb9fb87
 import gzip, heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, _number, _system, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back, surely
 
-# %% ../../nbs/09_score.salvage.ipynb #704baf34
+# %% ../../nbs/09_score.salvage.ipynb #c14a3bda
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match."
     out, down = [], set()
@@ -41,7 +41,7 @@ def _careless(b, i, end):
         if len(again) > len(good): good = again
     return good or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #ade45a56
+# %% ../../nbs/09_score.salvage.ipynb #916a2b5d
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
@@ -90,7 +90,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #681942ee
+# %% ../../nbs/09_score.salvage.ipynb #149457a4
 _TWICE = 2048                                                           # where in the bits the keys stand that are down twice
 
 def _cost(self, e, down, end):
@@ -115,7 +115,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #e3ff8a04
+# %% ../../nbs/09_score.salvage.ipynb #fca29776
 def _rate_of(self, evs, some=400):
     "Nats that a byte of the events `evs` costs, as a rule."
     out, down = [], 0
@@ -130,7 +130,7 @@ def _rate_of(self, evs, some=400):
 
 Usual.rate_of = _rate_of
 
-# %% ../../nbs/09_score.salvage.ipynb #d1577c20
+# %% ../../nbs/09_score.salvage.ipynb #b815df82
 def _odd(self, e, down, end):
     "Why `e` may be an event that damage made, in a word; None for an ordinary one."
     nx, _, n, s, a, v, w = e
@@ -147,7 +147,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #ad95da19
+# %% ../../nbs/09_score.salvage.ipynb #ac5b93d3
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _texts(b, i, end, run):
@@ -178,13 +178,13 @@ def _readings(b, i, end, run, usual):
                 if e and e[3] < 0xf0 and j < e[0] > gone: out.append(((i+e[0]-gone, *e[1:]), _GONE if gone else _WRONG, 'gone' if gone else 'wrong'))
     out += _texts(b, i, end, run)
     if now := event_at(b, i, end, run):                                 # another key or loudness: which one, no byte tells; at most that a press was a release
-        out = [way if way[0][:4] != now[:4] or now[3] >= 0xa0 else (way[0], way[1] + 10, way[2]) for way in out
+        out = [way if way[0][:4] != now[:4] or now[3] >= 0xa0 else (way[0], way[1] + 16, way[2]) for way in out
                if way[0][:4] != now[:4] or now[3] >= 0xa0 or 0x90 <= now[3] and now[5] > way[0][5] == 0 and way[0][4] == now[4]]
     once = {}
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #28314f36
+# %% ../../nbs/09_score.salvage.ipynb #4228e938
 _WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
 _PATIENCE = {'none':10_000, 'up':12, 'strange':12, 'down':3, 'wait':4}
 
@@ -229,7 +229,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #749be2cf
+# %% ../../nbs/09_score.salvage.ipynb #329f74aa
 @dataclass
 class _Part:
     "What was read of a part."
@@ -257,7 +257,7 @@ def _in_time(b, i, end, e):
 
 def _walk(b, start, end, usual, work):
     "The events of `b[start:end]`, read with doubt."
-    p, i, run, down, trail, quiet, clear = _Part([]), start, 0, 0, [], Counter(), start
+    p, i, run, down, trail, quiet, clear, whole = _Part([]), start, 0, 0, [], Counter(), start, usual.doubt['gone'] > 4
     while i < end:
         e = event_at(b, i, end, run)
         if e is None and end - i < 5: p.lost += end - i; break          # cut off in the middle of an event
@@ -279,12 +279,12 @@ def _walk(b, start, end, usual, work):
                     trail.append((q, run, down, len(p.events)))
                     if kind:
                         p.sus.append(len(p.events)); p.said[kind] += 1
-                        if kind == 'wrong' and _in_time(b, q, end, e): p.kept.append(len(p.events))
+                        if kind == 'wrong' and whole and _in_time(b, q, end, e): p.kept.append(len(p.events))
                     if e is None: continue
                     p.events.append(e); run = e[1]; down = usual.cost(e, down, end)[1]
                 i = nx
                 continue
-        if e is None and (e := _bounded(b, i, end, run, down)): p.said['wrong'] += 1
+        if e is None and whole and (e := _bounded(b, i, end, run, down)): p.said['wrong'] += 1
         if e is None:
             i += 1; p.lost += 1
             if p.sus[-1:] != [len(p.events)]: p.sus.append(len(p.events))
@@ -301,7 +301,7 @@ def _held(e, down):
     if e[3] >= 0x90 and e[5]: return down | key << (_TWICE if down & key else 0)
     return down & ~(key << _TWICE if down >> _TWICE & key else key)
 
-# %% ../../nbs/09_score.salvage.ipynb #a832faa3
+# %% ../../nbs/09_score.salvage.ipynb #fb419fed
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -323,7 +323,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #2a60e261
+# %% ../../nbs/09_score.salvage.ipynb #88c262f2
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -345,7 +345,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #fa952cb0
+# %% ../../nbs/09_score.salvage.ipynb #e032e487
 @dataclass
 class Salvaged:
     "A file mended."
@@ -375,7 +375,7 @@ def _parts(b, chunks, doubt=True):
         out.append(_walk(b, a, z, usual, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #7e4532dd
+# %% ../../nbs/09_score.salvage.ipynb #5dded991
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -406,7 +406,7 @@ def salvage(
     notes = sum(0x90 <= e[3] < 0xa0 and e[5] > 0 for p in parts for e in p.events)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped), len(parts), notes, notes - added - dropped)
 
-# %% ../../nbs/09_score.salvage.ipynb #4bde964c
+# %% ../../nbs/09_score.salvage.ipynb #d0112785
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -419,7 +419,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #66bcfd2e
+# %% ../../nbs/09_score.salvage.ipynb #54b99cef
 def clamped(
     data:bytes, # a file whose chunks are as long as they say
 ):
@@ -439,7 +439,7 @@ def clamped(
             else: i, run = e[0], e[1]
     return bytes(b), n
 
-# %% ../../nbs/09_score.salvage.ipynb #0772da50
+# %% ../../nbs/09_score.salvage.ipynb #b4d28f2d
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -464,7 +464,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #b73ac2c0
+# %% ../../nbs/09_score.salvage.ipynb #fe89447f
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
@@ -485,7 +485,7 @@ def presses(
             if 0x90 <= s < 0xa0 and v and nx <= before: out[now, a] += 1
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #bb50d081
+# %% ../../nbs/09_score.salvage.ipynb #f8cc2834
 def _crafted(d):
     "A malicious file drawn with the generator `d`."
     n = int(d.integers(1, 4000)); noise = d.integers(0, 256, n, np.uint8).tobytes(); same = bytes([int(d.integers(256))])
