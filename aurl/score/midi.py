@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['families', 'read_midi', 'family_of', 'MidiReport', 'inspect_midi']
 
-# %% ../../nbs/10_score.midi.ipynb #595983c8
+# %% ../../nbs/10_score.midi.ipynb #6e2a1f3b
 import html, struct
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from symusic import Score
+from symusic import ControlChange, Score
 
 from ..core import MidiError
-from .chunks import Finding, chunks_of, header_of, unwrap
+from .chunks import Finding, chunks_of, header_of, skim, unwrap
 from .limits import Limits, _arrays, _is_metre, _pedal_spans, within
 from .salvage import clamped, damage, places, presses, salvage
 from .slips import Line, surely
 
-# %% ../../nbs/10_score.midi.ipynb #182da36d
+# %% ../../nbs/10_score.midi.ipynb #ab7e47ef
 def _load(
     source,        # a path, or the bytes of a file
     max_bytes:int, # refuse more than this
@@ -41,7 +41,7 @@ def _load(
 def _too_large(size, max_bytes, path):
     raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
 
-# %% ../../nbs/10_score.midi.ipynb #b402b7a2
+# %% ../../nbs/10_score.midi.ipynb #3c866802
 def _faults(data):
     "What is wrong with the header and the chunks of `data`; [] for a sound file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
@@ -57,7 +57,7 @@ def _faults(data):
         at = end
     return out + (['bytes behind the end'] if at != len(data) else []) + (['number of chunks'] if seen != n else [])
 
-# %% ../../nbs/10_score.midi.ipynb #189c25d4
+# %% ../../nbs/10_score.midi.ipynb #865e3b9a
 _UP = {0x90 | c: bytes((0, 0x80 | c)) + b'\0'.join(bytes((k, 0)) for k in range(128)) for c in range(16)}   # all keys of a channel
 _HELD, _OTHERS = 1 << 21, bytes({*range(256)} - _UP.keys())
 
@@ -87,13 +87,13 @@ def _sound(data):
         return plain, why, full is not None and plain is not None and full.note_num() > plain.note_num()
     return *_symusic(data), False
 
-# %% ../../nbs/10_score.midi.ipynb #30e4b321
-def _left_raster(notes, g, some=32):
-    "Do notes in the beginning and late in a part keep different phases of `g` ticks? Both, or None."
-    if len(notes) < some: return None
-    end = len(notes)*7//8                                                # at the very end players slow down
-    early, late = notes[:some].numpy()['time'], notes[max(end-some, 0):end].numpy()['time']
-    if int(((late - early[0]) % g == 0).sum()) > some//2: return None    # as most files, and quickly told
+# %% ../../nbs/10_score.midi.ipynb #9d77a301
+def _left_raster(time, g, some=32):
+    "Do the onsets `time` of a part keep different phases of `g` ticks in the beginning and late? Both, or None."
+    if len(time) < some: return None
+    end = len(time)*7//8                                                 # at the very end players slow down
+    early, late = time[:some], time[max(end-some, 0):end]
+    if np.count_nonzero((late - early[0]) % g) < some - some//2: return None    # as most files, and quickly told
     (a, m), (b, n) = (Counter((t % g).tolist()).most_common(1)[0] for t in (early, late))
     return (a, b) if a != b and min(m, n) >= some//3 else None
 
@@ -113,7 +113,7 @@ def _suspicious(score, data):
         if s.pairs < s.notes: return True
     parts = [k for k,t in enumerate(score.tracks) if len(t.notes)]
     if len(parts) < 2 or tpq < 120: return False
-    left = [(k, ab) for k in parts if (ab := _left_raster(score.tracks[k].notes, g))]
+    left = [(k, ab) for k in parts if (ab := _left_raster(score.tracks[k].notes.numpy()['time'], g))]
     if len(left) in (0, len(parts)): return False                        # where all go, music does
     return any(_alone(score, k, *ab, g) for k,ab in left) and bool(surely([_line(t) for t in score.tracks], tpq))
 
@@ -121,7 +121,34 @@ def _line(track):
     a = track.notes.numpy(); o = np.argsort(a['time'], kind='stable')
     return Line(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
 
-# %% ../../nbs/10_score.midi.ipynb #a6fd4243
+# %% ../../nbs/10_score.midi.ipynb #6f1dde89
+def _misplaced(data):
+    "Banks told right before a change of program: tick, number, value, channel, both programs, and the note that follows as (tick, key)."
+    out = []
+    for a,z in chunks_of(data)[0]:
+        now, program, told, waiting = 0, {}, {}, {}
+        for _,_,n,s,x,v,_ in skim(data, a, z)[0]:
+            now += n; c = s & 15
+            if 0xb0 <= s < 0xc0 and x in (0, 32): told.setdefault(c, []).append((now, x, v))
+            elif 0xc0 <= s < 0xd0:
+                if told.get(c) and program.get(c, x) != x: waiting[c] = [(*t, c, program[c], x) for t in told[c]]
+                program[c] = x; told.pop(c, None)
+            elif 0x90 <= s < 0xa0 and v: out += [(*w, (now, x)) for w in waiting.pop(c, ())]; told.pop(c, None)
+    return out
+
+def _mend_banks(score, data):
+    "Banks of `score`, read from the sound file `data`, go to the parts for which they were told."
+    names = [(t.name, t.is_drum) for t in score.tracks]
+    if len(set(names)) == len(names) or not any(len(t.controls) and np.isin(t.controls.numpy()['number'], (0, 32)).any() for t in score.tracks): return
+    for at,number,value,c,old,new,note in _misplaced(data):
+        same = lambda e: (e.time, e.number, e.value) == (at, number, value)
+        here = next((t for t in score.tracks if (t.program, t.is_drum) == (old, c == 9) and any(map(same, t.controls))), None)
+        there = next((t for t in score.tracks if (t.program, t.is_drum) == (new, c == 9) and (here is None or t.name == here.name) and any((e.time, e.pitch) == note for e in t.notes)), None)
+        if here is None or there is None: continue
+        here.controls.filter(lambda e: not same(e), inplace=True)
+        there.controls.append(ControlChange(at, number, value)); there.controls.sort(inplace=True)
+
+# %% ../../nbs/10_score.midi.ipynb #6a4ea52d
 _HABIT = 16                                               # so many places in one file are no accident
 
 def _ways(data, path, limits, sound):
@@ -146,7 +173,7 @@ def _mended(data, path, limits, plain, why, sound):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path, 'export or download it again, or leave it out')
     return score, s.findings + ([Finding('mended', f'{n} data bytes above 127 were clamped', n)] if n and s is not ways[0] else [])
 
-# %% ../../nbs/10_score.midi.ipynb #a73468ec
+# %% ../../nbs/10_score.midi.ipynb #b3f9835c
 def _parse(data, path, limits):
     "The score in `data` and findings on all that was done to read it."
     faults, whole = _faults(data), len(data) <= _LONG
@@ -156,7 +183,9 @@ def _parse(data, path, limits):
         except MidiError:
             if (score := plain or not faults and _symusic(data, True)[0] or None) is None: raise
             found = []
-    else: score, found = plain, [Finding('damaged', f'{f}: not as it should be') for f in faults]
+    else:
+        score, found = plain, [Finding('damaged', f'{f}: not as it should be') for f in faults]
+        if whole: _mend_banks(score, data)
     return score, found + within(score, limits, path)
 
 _LONG = 1 << 20
@@ -172,7 +201,7 @@ def read_midi(
 _DEFAULT = Limits()
 def _limits(limits): return _DEFAULT if limits is None else Limits(max_bytes=limits) if isinstance(limits, int) else limits
 
-# %% ../../nbs/10_score.midi.ipynb #2318d903
+# %% ../../nbs/10_score.midi.ipynb #c5c003c7
 families = ('Piano', 'Chromatic percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
             'Synth lead', 'Synth pad', 'Synth effects', 'Ethnic', 'Percussion', 'Sound effects')
 
@@ -180,7 +209,7 @@ def family_of(track)->int:
     "The General MIDI family of `track`; all drums are family 14."
     return 14 if track.is_drum else track.program//8
 
-# %% ../../nbs/10_score.midi.ipynb #a6f7eb24
+# %% ../../nbs/10_score.midi.ipynb #7cfbdf57
 @dataclass
 class MidiReport:
     "What a MIDI file holds, and what is odd about it."
@@ -206,7 +235,7 @@ class MidiReport:
         "How many events a finding of `kind` concerns; 0 when there is none."
         return sum(f.count for f in self.findings if f.kind == kind)
 
-# %% ../../nbs/10_score.midi.ipynb #d1e86173
+# %% ../../nbs/10_score.midi.ipynb #5acfdf1b
 _majors = ('C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯')  # from seven flats to seven sharps
 _minors = ('A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯')
 def _key_name(k): return f'{_minors[k.key+7]} minor' if k.tonality else f'{_majors[k.key+7]} major'
@@ -220,7 +249,7 @@ def _knots(track):
     return np.array([(off <= on).sum(), (same & (on[1:] == on[:-1])).sum(), (same & (on[1:] > on[:-1]) & (on[1:] < off[:-1])).sum(),
                      ((p < 21) | (p > 108)).sum() * (not track.is_drum)])
 
-# %% ../../nbs/10_score.midi.ipynb #211696bf
+# %% ../../nbs/10_score.midi.ipynb #a0ca18fb
 def _oddities(score, fmt):
     "The findings in a score that could be read."
     length, copy, overlap, off = sum((_knots(t) for t in score.tracks), np.zeros(4, int)).tolist()
@@ -231,7 +260,7 @@ def _oddities(score, fmt):
              ('no metre', some and not len(score.time_signatures), 'no time signature')]
     return [Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind,count,say in asked if count]
 
-# %% ../../nbs/10_score.midi.ipynb #42aa7cd4
+# %% ../../nbs/10_score.midi.ipynb #5a6cec4e
 def inspect_midi(
     source,             # a path, or the bytes of a file
     limits:Limits=None, # what it may hold at most
@@ -263,7 +292,7 @@ def _describe(r, score, found):
     r.mended, r.findings = bool(found), list(found) + _oddities(score, r.format)
     return r
 
-# %% ../../nbs/10_score.midi.ipynb #aab0e134
+# %% ../../nbs/10_score.midi.ipynb #04faaea8
 def _several(x, unit=''):
     "The values of `x` in a few words."
     x = list(dict.fromkeys(x))
