@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mixture', 'mix', 'shares', 'stretch']
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #59ae5063
+# %% ../../nbs/33f_tokens.mixing.ipynb #83c3338e
 import difflib
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core import ConfigError, StoreError
 from .store import TokenStore
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #039f9459
+# %% ../../nbs/33f_tokens.mixing.ipynb #541a3f4b
 class Mixture:
     "Several stores that look like one."
     def __init__(self,
@@ -48,7 +48,7 @@ def mix(
     "Several stores as one, for `WindowLoader(mix(...), weights=...)`."
     return Mixture(stores)
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #24b40500
+# %% ../../nbs/33f_tokens.mixing.ipynb #acbe8de0
 @patch(as_prop=True)
 def names(self:Mixture)->list: return [f'{k}/{n}' for k,s in self.stores.items() for n in s.names]
 @patch(as_prop=True)
@@ -83,7 +83,7 @@ def split(self:Mixture, valid:float=.1, seed:int=0):
 @patch
 def __reduce__(self:Mixture): return Mixture, (self.stores,)
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #99b8a405
+# %% ../../nbs/33f_tokens.mixing.ipynb #c3b82f07
 def _answers(self, ask, pieces, starts, semitones):
     "What the stores answer, and for which rows."
     pieces, starts = np.asarray(pieces), np.asarray(starts)
@@ -113,7 +113,7 @@ def states(self:Mixture, pieces, starts, semitones=None)->dict:
     import torch
     return {k:torch.from_numpy(v) for k,v in self.replay(pieces, starts, semitones).items()}
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #3c105a86
+# %% ../../nbs/33f_tokens.mixing.ipynb #dd47c388
 def shares(
     weights:dict, # name: weight, 0 or more
     names,        # of the corpora
@@ -133,7 +133,7 @@ def shares(
     n[np.argsort(n - want, kind='stable')[:total - n.sum()]] += 1         # the largest remainders
     return n
 
-# %% ../../nbs/33f_tokens.mixing.ipynb #16073318
+# %% ../../nbs/33f_tokens.mixing.ipynb #8e1b6825
 def stretch(
     epoch:int, # counted from 0
     quota:int, # windows the epoch takes

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StoreConfig', 'errand_of']
 
-# %% ../../nbs/32f_tokens.tables.ipynb #04eb80c5
+# %% ../../nbs/32f_tokens.tables.ipynb #b2b613b9
 import os, zipfile
 from functools import partial
 
@@ -19,7 +19,7 @@ from ..score.metadata import FIELDS
 from .codec import get_codec
 from .workers import Errand, condition, function_at
 
-# %% ../../nbs/32f_tokens.tables.ipynb #9d4b5f89
+# %% ../../nbs/32f_tokens.tables.ipynb #7e989fd0
 class StoreConfig(Config):
     "What decides the content of a store."
     codec:str = 'event'  # how music becomes ids
@@ -50,7 +50,7 @@ def errand_of(
     change = None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean)
     return Errand(cfg.codec, get_codec(cfg.codec).fingerprint, cfg.every, cfg.min_notes, change, cfg.meta, cfg.measures, cfg.keep)
 
-# %% ../../nbs/32f_tokens.tables.ipynb #688d46c2
+# %% ../../nbs/32f_tokens.tables.ipynb #3be21525
 def _columns():
     "The columns that every table of pieces has, and those of the quarantine."
     import pyarrow as pa
@@ -76,7 +76,7 @@ def _stamp(pieces, seen):
     "A fingerprint of all that the tables say of the pieces beside their music."
     return sha256_of(to_json([[p.name, p.where, p.group, p.meta, *s] for p,s in zip(pieces, seen)]).encode())
 
-# %% ../../nbs/32f_tokens.tables.ipynb #3296e4c8
+# %% ../../nbs/32f_tokens.tables.ipynb #f0532bcf
 def _words(
     row:dict,    # what the shards know of a piece
     piece:Piece, # what the corpus knows
@@ -104,7 +104,7 @@ def _column(values, name=''):
     if kinds <= {int, float} and (kinds or name == 'key_sure'): return pa.array([None if v is None else float(v) for v in values], pa.float64())
     return pa.array([None if v is None else str(v) for v in values], pa.string())
 
-# %% ../../nbs/32f_tokens.tables.ipynb #7e337050
+# %% ../../nbs/32f_tokens.tables.ipynb #426d054a
 def _stack(tables, schema):
     "Tables end to end."
     import pyarrow as pa
