@@ -25,7 +25,7 @@ from .evaluate.distance import DistanceTable, histograms
 from .experiments.run import Experiment
 from .generate.sampling import generate_ids
 from .models.size import counted, same_size
-from .recipes import Recipe, TrainConfig, check_request, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
+from .recipes import Recipe, TrainConfig, check_alone, check_request, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
 from .score.phrases import phrase_corpus
 from .tokens.grammar import grammar, verdict
 from .tokens.store import prepare
@@ -243,6 +243,6 @@ def check_ablation(
     cfg:AblationConfig # what was asked
 ):
     "Refuse now what cannot work later."
-    for c in variants_of(cfg).values(): check_request(c)
+    for c in variants_of(cfg).values(): check_request(c); check_alone(c)
 
 RECIPES |= dict(ablation=Recipe(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation))

@@ -16,7 +16,7 @@ from pydantic import Field
 from .config import Config, config_from, make_config, merge
 from .core import AurlError, ConfigError, read_json
 from .experiments.run import Experiment
-from .recipes import RECIPES, Recipe, TrainConfig, check_request, learner_of, needs, new_run_dir, sides, store_of, train_run
+from .recipes import RECIPES, Recipe, TrainConfig, check_alone, check_request, learner_of, needs, new_run_dir, sides, store_of, train_run
 from .train.space import search_space
 from .train.sweep import Definition, PruneTrial, Pruned, Sweep, work_together
 
@@ -53,6 +53,7 @@ def check_sweep(
     "Refuse now what cannot work later."
     space = definition_of(cfg).space
     check_request(cfg.train)
+    check_alone(cfg.train)
     for k,s in space.items():
         for v in s.ends: check_request(make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), _at(k, v))))
 

@@ -6,9 +6,9 @@
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
            'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
-           'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes', 'learner_of', 'needs', 'resume_run',
-           'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges',
-           'check_request']
+           'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes', 'check_ranks', 'check_alone', 'learner_of',
+           'needs', 'resume_run', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
+           'evaluation_pieces', 'judges', 'check_request']
 
 # %% ../nbs/96_recipes.ipynb #84cd4390
 import math, os, re, shutil, warnings
@@ -41,6 +41,7 @@ from .score.midi import read_midi
 from .score.phrases import PhraseConfig, phrase_corpus
 from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
+from .ranks import from_first, is_sharded, rank, ranks
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
@@ -57,11 +58,12 @@ from .train.distill import Distill, check_distill
 from .train.descent import Descent, descent
 from .train.learner import Budget, music_learner
 from .train.watch import WatchConfig, watching, watch_words
+from .train.parallel import share
 from .train.stages import handed_over, run_stages, stages_of
 from .train.objectives import MusicLosses, check_losses
 from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.saving import Checkpoints, newest
-from .train.snapshot import GoOn
+from .train.snapshot import GoOn, Snapshot
 
 # %% ../nbs/96_recipes.ipynb #7a08298f
 class SongConfig(Config):
@@ -141,11 +143,18 @@ class _Training(Config):
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     watch: WatchConfig = Field(WatchConfig(), description='what watches it: watch.every=50, watch.measures=[note_density]; watch.on=false for nobody')
+    log_every: int = Field(10, ge=1, description='steps between two lines of the log')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
     keep: int = Field(3, ge=1, description='newest checkpoints to keep')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
     device: str = Field('auto', description='auto, cpu, cuda')
+    dtype: Literal['auto', 'bf16', 'fp32'] = Field('auto', description='numbers in matrix products: bf16 where that is faster, or always, or never')
+    gpus: int = Field(1, ge=1, description='processes on this machine that train together, each with a card of its own where there are cards; they share every batch')
+    nodes: int = Field(1, ge=1, description='machines that train together; the same command is given on each, with its own node=')
+    node: int = Field(0, ge=0, description='which of the machines this is, from 0')
+    meet: str = Field('', description='several machines: HOST:PORT of machine 0, where they find each other')
+    shard: bool = Field(False, description='each process holds a part of the model instead of the whole: less memory, more talk')
     seed: int = Field(0, description='decides everything')
     reproducible: Literal[levels] = Field('seeded', description='seeded; deterministic: only operations that give the same bits each time; verified: and hashes of the state in the log')
     out: str = Field('runs', description='folder of the runs')
@@ -434,6 +443,7 @@ def find_model(
 
 # %% ../nbs/96_recipes.ipynb #d17aa6be
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
+_who = ('gpus', 'nodes', 'node', 'meet', 'shard')                         # who does the work, which changes nothing in what is learned
 
 def _open_train(resume, kind=None):
     "The training run in `resume`, if one can go on with it."
@@ -451,7 +461,7 @@ def _known_config(run):
 
 def _same_words(run, cfg):
     "Was `run` begun with what `cfg` says?"
-    plain = lambda c: {k:v for k,v in c.flat().items() if k.partition('.')[0] not in ('resume', 'out', 'data')} | dict(data=_place(c.data))
+    plain = lambda c: {k:v for k,v in c.flat().items() if k.partition('.')[0] not in ('resume', 'out', 'data', *_who)} | dict(data=_place(c.data))
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
@@ -461,7 +471,7 @@ def run_to_resume(
 )->Path:        # None: a new run
     "The run that `cfg.resume` means."
     resume = getattr(cfg, 'resume', '') if type(cfg) in _configs.values() else ''
-    if resume in ('', 'no'): return None
+    if resume in ('', 'no') or getattr(cfg, 'node', 0): return None      # machine 0 knows, and tells the others
     if resume != 'auto': return Path(resume).expanduser().absolute()
     for path in find_runs(Path(cfg.out).expanduser().absolute()):
         staged = False
@@ -505,6 +515,34 @@ def check_wishes(
     if cfg.distill and not cfg.teacher: raise ConfigError('distill, and no teacher', way_out='say teacher=RUN, or leave distill out')
     if cfg.teacher: Distill(find_model(cfg.teacher)[0], cfg.distill)
 
+def check_ranks(
+    cfg:TrainConfig, # what was asked
+    mode:str,        # of its model
+):
+    "Refuse what several processes cannot do together."
+    many = cfg.gpus*cfg.nodes
+    def refuse(what, way): raise ConfigError(what, way_out=way)
+    if cfg.node >= cfg.nodes: refuse(f'node={cfg.node} of nodes={cfg.nodes}', f'machines are counted from 0 to {cfg.nodes - 1}')
+    if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.meet): refuse(f'nodes={cfg.nodes} and meet={cfg.meet!r}: where do they meet?', 'say meet=HOST:PORT of machine 0')
+    if many == 1: return refuse('shard=true for one process, which holds the whole model', 'say gpus=2 or more, or leave shard out') if cfg.shard else None
+    if pick_device(cfg.device).type == 'cuda' and cfg.gpus > torch.cuda.device_count(): refuse(f'gpus={cfg.gpus}, and this machine has {torch.cuda.device_count()}', f'say gpus={torch.cuda.device_count()}, or device=cpu')
+    if cfg.batch_size % many and not cfg.loader.batch_tokens: refuse(f'batch_size={cfg.batch_size} for {many} processes: it is what all of them hear together', f'say batch_size={-(-cfg.batch_size//many)*many}, or another multiple of {many}')
+    if cfg.perturb: refuse(f'perturb={cfg.perturb:g} on {many} processes: its second backward pass would not be shared', 'leave perturb out, or train on one')
+    if cfg.optimizer.name == 'sophia': refuse(f'optimizer=sophia on {many} processes: each would draw a curvature of its own', 'take another optimizer, such as muon or adamw, or train on one')
+    if cfg.watch.on and cfg.watch.recover: refuse(f'watch.recover on {many} processes: each would skip other batches', 'say watch.recover=false; after a collapse all of them go back together in any case')
+    if not cfg.shard: return
+    if mode != 'transformer': refuse(f'shard=true for mode={mode}: the parts that hear are called outside the forward pass, where their weights are not gathered', 'leave shard out, or say mode=transformer')
+    if cfg.ema.kind != 'none': refuse(f'shard=true and ema={cfg.ema.kind}: the mean is not kept in parts', 'leave one of them out')
+    if cfg.teacher: refuse('shard=true and a teacher: its layers are compared with those of the student outside the forward pass', 'leave one of them out')
+    if cfg.clip.kind not in ('none', 'norm'): refuse(f'shard=true and clip={cfg.clip.kind}: a gradient in parts is held by its norm alone', 'say clip=norm')
+    if cfg.optimizer.name not in ('muon', 'adamw'): refuse(f'shard=true and optimizer={cfg.optimizer.name}, which was not tried with models in parts', 'say optimizer=muon or adamw')
+
+def check_alone(
+    cfg:TrainConfig, # what was asked
+):
+    "Refuse several processes where one trains."
+    if cfg.gpus*cfg.nodes > 1: raise ConfigError(f'gpus={cfg.gpus}, nodes={cfg.nodes}, and here one process trains', way_out='several are started by aurl train alone; trials of a sweep and variants of an ablation are trained by one each')
+
 def learner_of(
     cfg:TrainConfig,  # what was asked
     store:TokenStore, # the music
@@ -513,20 +551,23 @@ def learner_of(
     run=None,         # an `Experiment` that logs what a latent and a critic say
 )->Learner:
     "The learner of a training, with all that was asked for."
+    if cfg.gpus*cfg.nodes != ranks(): check_alone(cfg)
     model = model if model is not None else model_of(cfg)
     hears = model.latent is not None
     cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()), *wished(cfg)]
     how = descent(cfg)
-    return music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
-                         grammar_weight=cfg.grammar_weight, device=cfg.device, seed=cfg.seed,
-                         loader=cfg.loader.changed(whole=True) if hears else cfg.loader, **{**how, 'cbs': [*how['cbs'], *cbs]})
+    learn = music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
+                          grammar_weight=cfg.grammar_weight, device=cfg.device, dtype=cfg.dtype, seed=cfg.seed,
+                          loader=cfg.loader.changed(whole=True) if hears else cfg.loader, **{**how, 'cbs': [*how['cbs'], *cbs]})
+    return share(learn, sharded=cfg.shard)
 
 def needs(
     learn, # of `learner_of`
 )->str:
     "A line for people: parameters and memory, before the training begins."
     loader = learn.dls.train
-    return str(footprint(learn.model, loader.bs, loader.length, context=partial(autocast, learn.dls.device)))
+    if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
+    return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
 # %% ../nbs/96_recipes.ipynb #055618fc
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
@@ -536,10 +577,10 @@ def _continued(run, asked):
     known = _known_config(run)
     plain, was = type(known)().flat(), known.flat()
     said = asked.changed(data=_place(asked.data)).flat()                  # a folder is the same wherever it is named from
-    new = {k:v for k,v in said.items() if v != plain.get(k) and k not in ('resume', 'out') and v != was.get(k)}
+    new = {k:v for k,v in said.items() if v != plain.get(k) and k not in ('resume', 'out', *_who) and v != was.get(k)}
     if bad := [k for k in new if k not in _may_change]:
         raise ConfigError(f'{bad[0]}={new[bad[0]]} cannot change on the way; this run has {bad[0]}={was.get(bad[0])}', run.path, 'leave it out, or start a new run')
-    return known.changed(**new)
+    return known.changed(**new, **{k:getattr(asked, k) for k in _who if hasattr(known, k)})    # whoever asks says who does the work
 
 def resume_run(
     resume:str,   # the run
@@ -565,6 +606,26 @@ def _best_so_far(run):
     try: return read_json(run.path/'model/config.json')['notes']['valid_loss'] or math.inf, MusicTransformerVAEGAN.from_pretrained(run.path/'model').state_dict()
     except (AurlError, KeyError, TypeError): return ()
 
+def _hollow(x):
+    "A tree without its larger tensors."
+    if isinstance(x, torch.Tensor): return x if x.numel() == 1 else None
+    if isinstance(x, dict): return {k:_hollow(v) for k,v in x.items()}
+    return type(x)(_hollow(v) for v in x) if isinstance(x, (list, tuple)) else x
+
+def _to_all(snap, parts):
+    "The snapshot that rank 0 has read, on every rank; where each holds a part of the model, the large tensors stay with rank 0."
+    if ranks() == 1: return snap
+    mine = snap.parts if snap is not None else None
+    if mine is not None and parts: mine = mine | {k:_hollow(mine[k]) for k in ('weights', 'optimizer', 'grads')} | dict(callbacks=[[n, _hollow(s) if n == 'KeepBest' else s, l] for n,s,l in mine['callbacks']])
+    got = from_first(mine)
+    return snap if rank() == 0 or got is None else Snapshot(got)
+
+def _best_to_all(best, parts):
+    "Nats per token and weights of the best model so far, on every rank."
+    if ranks() == 1: return best
+    got = from_first(_hollow(best) if parts else best)
+    return best if rank() == 0 else got
+
 def train_run(
     learn,           # from `music_learner`
     run:Experiment,  # its directory
@@ -574,18 +635,20 @@ def train_run(
 )->float:            # nats per token on the held-out windows
     "Train with checkpoints, from the start or from `last`."
     cbs, codec, level = list(kwargs.pop('cbs', ())), learn.model.codec.fingerprint, getattr(cfg, 'reproducible', 'seeded')
-    learn.watched = watching(cfg.watch, run, cfg.seed) if hasattr(cfg, 'watch') else []
+    learn.watched = watching(cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch, run, cfg.seed) if hasattr(cfg, 'watch') else []
     cbs += learn.watched
+    quiet, snap = getattr(run, 'quiet', False), None
     if last is not None:
         if last.codec != codec: raise CheckpointError(f'codec: the checkpoint has {last.codec}, wanted is {codec}', last.path, 'prepare the data with the codec of the checkpoint')
         run.say(f'going on from step {last.step}')
-        cbs.append(GoOn(snap := last.snapshot()))
+        snap = last.snapshot()
         if level == 'verified': check_state(snap, run)
+    if (snap := _to_all(snap, is_sharded(learn.model))) is not None: cbs.append(GoOn(snap))
     if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
     if cfg.checkpoint_every:
-        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, say=run.say, seed=cfg.seed))
+        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, say=run.say, quiet=quiet, seed=cfg.seed))
     try:
-        with reproducible(level): return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, cbs=cbs, before=_best_so_far(run), **kwargs)
+        with reproducible(level): return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), **kwargs)
     finally:
         for c in cbs:
             if isinstance(c, Checkpoints): c.close()
@@ -620,7 +683,15 @@ def train_all(
         run.say(needs(learn))
         return learn, train_run(learn, run, cfg, last)
     build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage), before, r.say), r)
-    return run_stages(run, stages, build, train_run, MusicTransformerVAEGAN.from_pretrained, lambda r: newest(r.checkpoints, r.say))
+    return run_stages(run, stages, build, train_run, _saved, lambda r: newest(r.checkpoints, r.say))
+
+def _saved(path):
+    "The model in a folder, read by rank 0."
+    one = MusicTransformerVAEGAN.from_pretrained(path) if rank() == 0 else None
+    if ranks() == 1: return one
+    config, weights = from_first((one.config.to_dict(), one.state_dict()) if one is not None else None)
+    if one is None: (one := MusicTransformerVAEGAN(make_config(ModelConfig, overrides=config))).load_state_dict(weights)
+    return one
 
 def by_hand(learn, run)->list:
     "A line for people when the training was stopped by Ctrl-C, or none."
@@ -727,6 +798,7 @@ def check_request(
             for c in [s.cfg for s in stages_of(cfg)] or [cfg]:
                 hears = (mode := net_of(c).mode) != 'transformer'
                 check_wishes(c, mode)
+                check_ranks(c, mode)
                 check_loader(c.loader.changed(whole=True) if hears else c.loader, c.length, (-c.transpose, c.transpose))
         else: make_config(ModelConfig, preset=cfg.model, group='model')
         _check_music(cfg.data, two=True)

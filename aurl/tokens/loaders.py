@@ -89,6 +89,7 @@ class WindowLoader:
         self.hands = Hands(self.drawing, c.workers)
         weakref.finalize(self, Hands.close, self.hands)
         self.epoch, self.at, self._from, self._made, self._planned = 0, 0, None, None, None
+        self.part, self.parts = 0, 1                                 # see `take_rows`
 
 def _key_range(transpose):
     lo, hi = (-abs(transpose), abs(transpose)) if isinstance(transpose, int) else map(int, transpose)
@@ -244,7 +245,7 @@ _together = 128 # windows made at once, about: more do not fit in a processor's 
 def _steps(self:WindowLoader, epoch, at):
     "What this rank has from batch `at` of an epoch on: (batch, part, parts) for each step."
     b = self._plan(epoch)[1]
-    if self.ranks == 1: return [(i, 0, 1) for i in range(at, len(b))]
+    if self.ranks == 1: return [(i, self.part, self.parts) for i in range(at, len(b))]
     return [r[self.rank] for r in dealt(b.rows, at, self.ranks, self.drop_last)]
 
 @patch
@@ -256,14 +257,14 @@ def _job(self:WindowLoader, epoch, steps):
         first = b.first[steps[0][0]:steps[-1][0] + 2]
         return _rows(w, slice(first[0], first[-1])), first - first[0]
     at = [np.arange(b.first[i], b.first[i+1]) for i,_,_ in steps]
-    at = [a[b.row[a] % k == p] for a,(_,p,k) in zip(at, steps)]
+    at = [a[b.row[a] % k == p] if p < b.rows[i] else a[b.row[a] == 0] for a,(i,p,k) in zip(at, steps)]     # no row is left: the first, and nobody counts it
     rows = _rows(w, np.concatenate(at))
     rows['row'] = np.concatenate([b.row[a]//k for a,(_,_,k) in zip(at, steps)])
     return rows, np.cumsum([0, *map(len, at)])
 
 # %% ../../nbs/34_tokens.loaders.ipynb #e85a88f4
 @patch
-def _finished(self:WindowLoader, w, first, made, width):
+def _finished(self:WindowLoader, w, first, made, width, mute):
     "The batches of some steps, from what was drawn for them."
     x, out = made['ids'], []
     extra = {k:torch.from_numpy(v) for k,v in made['state'].items()} if self.state else {}
@@ -271,11 +272,12 @@ def _finished(self:WindowLoader, w, first, made, width):
     targets = x[:,1:].astype(np.int64)
     if self.once or self.config.pack: self._hide(targets, made, w)
     ids, targets = torch.from_numpy(x[:,:-1].astype(np.int64)), torch.from_numpy(targets)
-    for a,b,wide in zip(first[:-1].tolist(), first[1:].tolist(), width):
+    for a,b,wide,none in zip(first[:-1].tolist(), first[1:].tolist(), width, mute):
         state = {k:v[a:b] for k,v in extra.items()}
         if told: state['conditions'] = {k:v[a:b] for k,v in told.items()}
         i, t = ids[a:b,:wide], targets[a:b,:wide]
         if self.config.pack: i, t, state['segments'] = _laid(i, t, w['row'][a:b], w['wide'][a:b], wide)
+        if none: t = torch.full_like(t, vocab.PAD)
         out.append((i, None, None, state or None, t))
     return out
 
@@ -317,7 +319,13 @@ def _batches(self:WindowLoader, epoch, groups):
     sent = []
     for made in self.hands.draw_all(jobs()):
         g, w, first = sent.pop(0)
-        yield self._finished(w, first, made, [int(self._plan(epoch)[1].width[i]) for i,_,_ in g])
+        yield self._finished(w, first, made, *self._sizes(epoch, g))
+
+@patch
+def _sizes(self:WindowLoader, epoch, steps):
+    "The widths of some steps, and whether there is a row for this part."
+    b = self._plan(epoch)[1]
+    return [int(b.width[i]) for i,_,_ in steps], [p >= b.rows[i] for i,p,_ in steps]
 
 @patch
 def batch(self:WindowLoader,
@@ -333,7 +341,7 @@ def batch(self:WindowLoader,
     if g != have:
         w, first = self._job(epoch, groups[g])
         made = self.drawing(w, epoch, self._length(epoch))
-        batches = self._finished(w, first, made, [int(self._plan(epoch)[1].width[j]) for j,_,_ in groups[g]])
+        batches = self._finished(w, first, made, *self._sizes(epoch, groups[g]))
         self._made = epoch, groups, g, batches
     return batches[k]
 
@@ -387,6 +395,12 @@ def one_batch(self:WindowLoader):
     "The first batch of the present epoch."
     if not len(self): raise StoreError(f'{self.n} windows do not fill a batch of {self.bs}', self.store.path, 'choose a smaller batch_size, or drop_last=False')
     return self._moved(self.batch(0))
+
+@patch
+def take_rows(self:WindowLoader, part:int, parts:int):
+    "Give only the rows `part`, `part + parts`, … of each batch: so several processes hear one batch together, and the order is that of one."
+    self.part, self.parts, self._made = part, parts, None
+    return self
 
 @patch
 def to(self:WindowLoader, device): self.device = device; return self

@@ -22,6 +22,7 @@ from ..core import ConfigError, ModelError
 from ..models.blocks import state_roll
 from ..models.discriminator import Discriminator, deceive_loss, feature_distance, judge_loss, musical_distance, r1_penalty
 from ..models.rollout import rollout, straight
+from ..ranks import average_grads, ranks, sum_of_all
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import vocab
 from .learner import Budget, RunLog
@@ -242,6 +243,7 @@ def teach_critic(self:AdversarialTraining, m:Meeting):
     self.critic_opt.zero_grad()
     for g in self.critic_opt.param_groups: g['lr'] = self.rate*self.balance.critic
     total.backward()
+    average_grads(critic.parameters())                                 # several ranks have one critic
     norm = nn.utils.clip_grad_norm_(critic.parameters(), self.clip or math.inf)
     if norm.isfinite(): self.critic_opt.step()
     self.critic_opt.zero_grad()
@@ -274,7 +276,7 @@ def after_loss(self:AdversarialTraining):
     term = self.teach_model(m, heard)
     m.critic.train(was)
     self.meetings += 1
-    if 'adversarial' in self.now: self.balance.hear(self.now['adversarial'], critic)
+    if 'adversarial' in self.now: self.balance.hear(*(x/ranks() for x in sum_of_all(self.now['adversarial'], critic)))
     self.now |= dict(ratio=self.balance.ratio, hold_critic=self.balance.critic, push_model=self.balance.model)
     if not term.isfinite(): return
     self.learn.loss_grad = self.loss_grad + self.weight*self.balance.model*term

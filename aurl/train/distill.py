@@ -20,6 +20,7 @@ from ..device import autocast
 from ..models.attention import Full
 from ..models.local import SlidingWindow
 from ..models.vae_gan import MusicTransformerVAEGAN
+from ..ranks import average_grads
 from ..tokens.batches import Segments
 from ..tokens.vocab import Kind, vocab
 from .learner import Autocast
@@ -237,6 +238,7 @@ def _sum(self:Distill, main, parts, now):
 @patch
 def after_step(self:Distill):
     if self.learns_projection is None: return
+    average_grads(self.projections.parameters())
     if not self.called_off: self.learns_projection.step()
     self.learns_projection.zero_grad()
 

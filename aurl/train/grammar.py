@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from ..core import ConfigError, ModelError, rng
 from ..generate.sampling import generate_ids
 from ..models.vae_gan import MusicTransformerVAEGAN
+from ..ranks import all_agree, in_one_piece
 from ..studies.features import features
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar
@@ -192,7 +193,7 @@ class GrammarWatch(Callback):
     def after_batch(self):
         if not self.training: return
         self.at += 1
-        if not self.pace.due(self.at): return
+        if not all_agree(self.pace.due(self.at)): return      # the clock of rank 0 counts for all
         if not self.pace.asked: self._estimate()
         else: self.look()
     @property
@@ -201,7 +202,7 @@ class GrammarWatch(Callback):
 # %% ../../nbs/83_train.grammar.ipynb #76562908
 @patch
 def _see(self:GrammarWatch, look=0, n=None, tokens=None):
-    return look_at(self.model, self.more, n or self.n, tokens or self.tokens, self.seed, self.at, look)
+    return look_at(in_one_piece(self.model), self.more, n or self.n, tokens or self.tokens, self.seed, self.at, look)
 
 @patch
 def _estimate(self:GrammarWatch, some=8):

@@ -17,6 +17,7 @@ from ..config import Config
 from ..core import ConfigError, ModelError
 from ..models.attributes import attribute_values, attributes, order_loss
 from ..models.latent import Beta, active_units, schedules
+from ..ranks import from_all, ranks, sum_of_all
 from ..tokens.vocab import vocab
 from .learner import Budget
 
@@ -63,10 +64,12 @@ class LatentCost(Callback):
         self.learn.loss_grad = self.loss_grad + beta*price.paid/tokens
         self.learn.loss = self.loss_grad.detach().clone()
         self.told = sum(n.item() for n in price.nats.values())
+        if ranks() > 1: self.told = (s := sum_of_all(self.told*len(self.yb[0]), len(self.yb[0])))[0]/s[1]
         self.now = dict(beta=beta, **{f'nats_{k}':n.item() for k,n in price.nats.items()})
 
     def _judge(self, nats, tokens):
         n = len(self.yb[0])
+        if not tokens: return                       # a rank for which no row was left
         self.seen.append((n, tokens.item()*n, self.loss.item()*tokens.item()*n, {k:v.item()*n for k,v in nats.items()}))
         self.learn.loss = self.loss + self.beta.in_the_end(sum(nats.values()))/tokens
 
@@ -92,6 +95,7 @@ def after_pred(self:LatentCost):
 
 @patch
 def after_validate(self:LatentCost):
+    self.means, self.seen = (sum(from_all(x), []) for x in (self.means, self.seen))    # of all ranks
     if not self.means: return
     self.active = {k:int(active_units(torch.cat([m[k] for m in self.means])).sum()) for k in self.means[0]}
     pieces, tokens, nats = (sum(s[i] for s in self.seen) for i in range(3))

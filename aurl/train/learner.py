@@ -23,6 +23,7 @@ from torch import nn
 
 from ..core import AurlError, ConfigError, seed_everything
 from ..device import amp_dtype, autocast, pick_device
+from ..ranks import all_agree, in_full, in_one_piece, is_sharded, laid_out, rank, ranks
 from ..tokens.grammar import State
 from ..tokens.batches import Segments
 from ..tokens.loaders import WindowLoader
@@ -235,6 +236,11 @@ def load_state_dict(self:Budget, state):
     for k in _kept: setattr(self, k, state[k])
 
 # %% ../../nbs/81_train.learner.ipynb #8aac2768
+def _kept_weights(model):
+    "A copy on the CPU; of a sharded model rank 0 alone has it."
+    copy, alone = {k:in_full(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
+    return {k:None if alone else v.cpu().clone() for k,v in copy.items()}
+
 class KeepBest(Callback):
     "Measures nats per token on the held-out windows; `restore` puts the best weights back."
     order, goes_back = 57, False
@@ -254,18 +260,18 @@ class KeepBest(Callback):
         self.curve.append(self.valid_nats)
         if self.valid_nats < self.best:
             self.best = self.valid_nats
-            self.weights = {k:v.detach().cpu().clone() for k,v in self.model.state_dict().items()}
+            self.weights = _kept_weights(self.model)
             if self.to is not None and time.monotonic() - self.saved > self.every: self.save()
     def save(self):
         "A copy on the disk; a disk that is full is said once and stops nothing."
-        try: self.model.save_pretrained(self.to, valid_loss=self.best, so_far=True)
+        try: in_one_piece(self.model, self.weights).save_pretrained(self.to, valid_loss=self.best, so_far=True)
         except AurlError as e:
             warnings.warn(f'no copy of the best model so far: {e}; the training goes on')
             self.to = None
         self.saved = time.monotonic()
     def restore(self, model):
         "Put the best weights back into `model`, if there are any."
-        if self.weights is not None: model.load_state_dict(self.weights)
+        if self.weights is not None: model.load_state_dict({k:laid_out(self.weights[k], v) for k,v in model.state_dict().items()})
     def after_fit(self): self.restore(self.model)
     def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights)
     def load_state_dict(self, state):
@@ -287,7 +293,7 @@ class RunLog(Callback):
         self.step, self.tokens, self.since, self.seen = getattr(self.until, 'done', 0), 0, time.monotonic(), 0
     def after_batch(self):
         if not self.training: return
-        self.step += 1; self.tokens += self.yb[0].numel()
+        self.step += 1; self.tokens += self.yb[0].numel()*ranks()
         if self.step % self.every and self.step > 1: return
         now = time.monotonic()
         speed, self.tokens, self.since = self.tokens/max(1e-9, now - self.since), 0, now
@@ -324,7 +330,7 @@ def fit_budget(self:Learner,
     before=(),          # nats per token and weights of the best model of an earlier sitting
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
-    keep = run.path/'model' if run is not None and hasattr(self.model, 'save_pretrained') else None
+    keep = run.path/'model' if run is not None and not getattr(run, 'quiet', False) and hasattr(self.model, 'save_pretrained') else None
     best, budget = KeepBest(keep, 20, *before), Budget(steps, minutes, start, rate=rate)
     log = [RunLog(run, log_every)] if run is not None else []
     with self.no_bar(), self.no_logging(), hearing(budget.ask):
@@ -335,6 +341,6 @@ def fit_budget(self:Learner,
         finally:
             for c in self.cbs.filter(lambda c: isinstance(c, Autocast)): c.leave()
             self.model.eval()
-    if budget.asked is not None and run is not None: run.say('stopped by hand; the best weights are kept')
-    self.valid_curve, self.stopped = best.curve, budget.asked is not None
+    self.valid_curve, self.stopped, self.steps_done = best.curve, all_agree(budget.asked is not None, anybody=True), budget.done
+    if self.stopped and run is not None: run.say('stopped by hand; the best weights are kept')
     return best.best

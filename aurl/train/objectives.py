@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core import ConfigError
+from ..ranks import sum_of_all
 from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
@@ -176,12 +177,14 @@ def before_validate(self:MusicLosses): self.held, self.n = {n:0. for n in self.n
 @patch
 def _book(self:MusicLosses, h):
     n = int(h.counts.sum())
+    if not n: return
     self.n += n
     for name in self.names: self.held[name] += losses[name](h).item()*n
 
 @patch
 def after_validate(self:MusicLosses):
-    self.valid = {n:v/max(1, self.n) for n,v in self.held.items()}
+    n, *held = sum_of_all(self.n, *self.held.values())                       # of all ranks
+    self.valid = {k:v/max(1, n) for k,v in zip(self.held, held)}
     if self.book is not None and self.names: self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
 @patch

@@ -74,8 +74,10 @@ class Checkpoints(Callback):
         higher=(),   # those of them for which higher is better
         patience:float=.25, # seconds to wait for the disk
         say=None,    # called with a line for people
+        quiet=False, # one of several ranks, of which another writes
         **state      # what else to remember, such as the seed
     ):
+        self.quiet = quiet
         self.folder, self.every, self.keep, self.config, self.codec, self.patience, self.say, self.state = Path(folder), every, keep, config, codec, patience, say or (lambda line: None), state
         self.best, self.higher = dict(best or dict(valid_loss=1.)), tuple(higher)
         score_of({}, self.best, self.higher)
@@ -122,6 +124,7 @@ def flush(self:Checkpoints):
 @patch
 def _write(self:Checkpoints, name, snap, score=None):
     "Hand `snap` to the thread."
+    if self.quiet: return
     def job():
         save_checkpoint(self.folder/name, snap, self.config, self.codec, state=dict(self.state, step=snap.step), score=score)
         prune_checkpoints(self.folder, self.keep)

@@ -16,20 +16,24 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core import CheckpointError
+from ..ranks import from_all, laid_out, rank, ranks, is_sharded, in_full
 
 # %% ../../nbs/81c_train.snapshot.ipynb #91b920dc
 def copied(
     tree,       # dicts, lists, tuples, numbers, words, tensors, arrays
     at:str='the state', # its name, for the error
+    keep=True,  # False: no tensors
 ):
     "A copy of `tree` that shares nothing with it, tensors on the CPU."
     if tree is None or isinstance(tree, (bool, int, float, str)): return tree
-    if isinstance(tree, torch.Tensor): return tree.detach().to('cpu', copy=True).contiguous()
+    if isinstance(tree, torch.Tensor):
+        t = in_full(tree.detach())
+        return t.to('cpu', copy=True).contiguous() if keep else None
     if isinstance(tree, np.generic): return tree.item()
     if isinstance(tree, np.ndarray) and tree.dtype.kind in 'biuf': return tree.copy()
-    if isinstance(tree, dict): return {k:copied(v, f'{at}/{k}') for k,v in tree.items()}
-    if isinstance(tree, tuple): return tuple(copied(v, f'{at}/{i}') for i,v in enumerate(tree))
-    if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'): return [copied(v, f'{at}/{i}') for i,v in enumerate(tree)]   # fastcore's L too
+    if isinstance(tree, dict): return {k:copied(v, f'{at}/{k}', keep) for k,v in tree.items()}
+    if isinstance(tree, tuple): return tuple(copied(v, f'{at}/{i}', keep) for i,v in enumerate(tree))
+    if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'): return [copied(v, f'{at}/{i}', keep) for i,v in enumerate(tree)]   # fastcore's L too
     raise CheckpointError(f'{at} is a {type(tree).__name__}, which a snapshot cannot hold', way_out='give numbers, words, tensors, and lists and dicts of them')
 
 # %% ../../nbs/81c_train.snapshot.ipynb #d6a2afc5
@@ -43,13 +47,17 @@ def bare(
         if inner is None: return model
         model = inner
 
-def weights_of(model:nn.Module)->tuple:
+def weights_of(
+    model:nn.Module, # perhaps sharded: then all ranks must ask
+    keep=True        # False: only the names
+)->tuple:
     "Weights by name, each tensor once and on the CPU, and the names that share one: {other: kept}."
     out, shared, seen = {}, {}, {}
     for name,t in bare(model).state_dict().items():
-        key = (t.data_ptr(), tuple(t.shape), t.stride(), t.dtype, t.device) if t.numel() else name
+        own = t.to_local() if hasattr(t, 'to_local') else t
+        key = (own.data_ptr(), tuple(t.shape), t.stride(), t.dtype, t.device) if own.numel() else name
         if key in seen: shared[name] = seen[key]
-        else: seen[key], out[name] = name, copied(t)
+        else: seen[key], out[name] = name, copied(t, keep=keep)
     return out, shared
 
 # %% ../../nbs/81c_train.snapshot.ipynb #d699527e
@@ -103,15 +111,16 @@ def take(
     learn, # a fastai Learner, in the middle of a `fit` or after it
 )->Snapshot:
     "All of `learn` that the next step depends on."
-    weights, shared = weights_of(learn.model)
-    grads = {n:p.grad for n,p in bare(learn.model).named_parameters() if p.grad is not None and p.grad.any()}
+    keep = rank() == 0 or not is_sharded(learn.model)
+    weights, shared = weights_of(learn.model, keep)
+    grads = {n:g for n,p in bare(learn.model).named_parameters() if p.grad is not None and (g := in_full(p.grad)).any()}
     cbs = [[type(c).__name__, s, getattr(type(c), 'goes_back', True)] for c in learn.cbs if (s := _state_of(c)) is not None]
     scaler, loader, loss = getattr(learn, 'scaler', None), learn.dls.train, learn.loss_func
-    parts = dict(optimizer=learn.opt.state_dict() if learn.opt is not None else None, grads=grads, callbacks=cbs,
+    parts = dict(others=from_all(random_state())[1:], optimizer=learn.opt.state_dict() if learn.opt is not None else None, grads=grads, callbacks=cbs,
                  scaler=scaler.state_dict() if scaler is not None else None, loss=loss.state_dict() if isinstance(loss, nn.Module) else None,
                  random=random_state(), loader=loader.state_dict() if callable(getattr(type(loader), 'state_dict', None)) else None,
-                 progress=dict(model=type(bare(learn.model)).__name__, step=getattr(learn, 'train_iter', 0), pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0)))
-    return Snapshot(dict(weights=weights, shared=shared) | {k:copied(v, k) for k,v in parts.items()})
+                 progress=dict(model=type(bare(learn.model)).__name__.removeprefix('FSDP'), step=getattr(learn, 'train_iter', 0), pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0)))
+    return Snapshot(dict(weights=weights, shared=shared) | {k:copied(v, k, keep) for k,v in parts.items()})
 
 # %% ../../nbs/81c_train.snapshot.ipynb #189a9017
 def _unfit(what, got, wanted, way='build the learner as it was when the snapshot was taken'):
@@ -127,6 +136,7 @@ def check_weights(
     for name in want:
         if name not in have: refuse(name, 'no such weight', list(want[name].shape))
     for name,t in have.items():
+        if t is None: continue                                   # rank 0 has it
         if name not in want: refuse(name, list(t.shape), 'no such weight')
         if t.shape != want[name].shape: refuse(f'shape of {name}', list(t.shape), list(want[name].shape))
         if t.is_floating_point() != want[name].is_floating_point(): refuse(f'kind of {name}', t.dtype, want[name].dtype)
@@ -149,6 +159,10 @@ def _fill_optimizer(opt, state):
         for (p,*_),s in zip(opt.all_params(), state['state']): s.update({k:v.to(p.device) for k,v in s.items() if isinstance(v, torch.Tensor)})
     try: opt.load_state_dict(state)
     except (ValueError, KeyError, AssertionError, RuntimeError, TypeError) as e: raise CheckpointError(f'the optimiser does not fit ({e})', way_out='make the optimiser as it was') from e
+    inner = getattr(opt, 'opt', opt)
+    for o in getattr(inner, 'parts', [inner]):
+        for p,s in getattr(o, 'state', {}).items():
+            if hasattr(p, 'full_tensor'): s.update({k:laid_out(v, p) for k,v in s.items() if isinstance(v, torch.Tensor) and v.shape == p.shape or v is None})
 
 def put_back(
     learn,          # a Learner like the one it was taken of
@@ -162,8 +176,8 @@ def put_back(
     partners = [(c, s) for c,s in _partners(learn, snap) if progress or getattr(type(c), 'goes_back', True)]
     if learn.opt is None: learn.create_opt()
     _fill_optimizer(learn.opt, p['optimizer'])
-    bare(learn.model).load_state_dict(weights)
-    for n,q in bare(learn.model).named_parameters(): q.grad = p['grads'][n].to(q.device, copy=True) if n in p['grads'] else None
+    bare(learn.model).load_state_dict({k:laid_out(weights[k], v) for k,v in bare(learn.model).state_dict().items()})
+    for n,q in bare(learn.model).named_parameters(): q.grad = laid_out(p['grads'][n], q).to(q.device, copy=True) if n in p['grads'] else None
     if p['scaler'] and getattr(learn, 'scaler', None) is not None: learn.scaler.load_state_dict(p['scaler'])
     if p['loss'] and isinstance(learn.loss_func, nn.Module): learn.loss_func.load_state_dict(p['loss'])
     for cb,state in partners: _fill(cb, copied(state))
@@ -171,6 +185,8 @@ def put_back(
     learn.train_iter, learn.pct_train = p['progress']['step'], p['progress']['pct_train']
     if p['loader'] is not None: learn.dls.train.load_state_dict(p['loader'])
     set_random_state(p['random'])
+    if rank() and rank() <= len(p.get('others') or ()): set_random_state(p['others'][rank()-1])
+    elif rank(): torch.manual_seed(p['progress']['step']*ranks() + rank())               # there was no such rank: it throws dice of its own
 
 # %% ../../nbs/81c_train.snapshot.ipynb #40b86f08
 class GoOn(Callback):

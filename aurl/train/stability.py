@@ -18,6 +18,7 @@ from fastai.callback.core import Callback, CancelBatchException, CancelStepExcep
 from fastcore.basics import patch
 
 from ..core import ConfigError
+from ..ranks import in_full
 from .collapse import Rescue
 from .grammar import GrammarWatch
 from .learner import Budget
@@ -315,7 +316,7 @@ def _back(self:Stability, why):
 @patch
 def before_step(self:Stability):
     ps = [p for p in self.learn.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in ps]) if ps else torch.zeros(())
+    norm = in_full(torch.nn.utils.get_total_norm([p.grad for p in ps])) if ps else torch.zeros(())
     self.norms.append(norm.detach())
     if (self.steps + 1) % self.every == 0: self.before = [(p, p.detach().clone()) for p in sorted((p for p in ps if p.ndim > 1), key=lambda p: -p.numel())[:4]]
     if self.recover is None: return
@@ -328,7 +329,8 @@ def before_step(self:Stability):
 @patch
 @torch.no_grad()
 def after_step(self:Stability):
-    if self.before: self.moved = float(sum((p - b).pow(2).sum() for p,b in self.before).sqrt()/sum(b.pow(2).sum() for _,b in self.before).sqrt().clamp(min=1e-12))
+    length = lambda xs: in_full(sum(x.pow(2).sum() for x in xs)).sqrt()
+    if self.before: self.moved = float(length(p - b for p,b in self.before)/length(b for _,b in self.before).clamp(min=1e-12))
     self.before = None
 
 # %% ../../nbs/86_train.stability.ipynb #e293848a

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ..config import Config, load_preset, make_config, presets
 from ..core import AurlError, ConfigError, read_json, write_json
+from ..ranks import from_first, in_one_piece, rank
 from .learner import Budget
 
 # %% ../../nbs/84c_train.stages.ipynb #b4b9bf88
@@ -128,7 +129,7 @@ def run_stages(
     model, done, learn, best = None, 0, None, math.inf
     for s in stages:
         r = StageRun(run, s, done)
-        if over := r.over:
+        if over := from_first(r.over):
             done, best, model = done + over['steps'], over['valid_loss'], load(r.path/'model')
             if s is not stages[-1]: continue
             return build(s, r, model), best                                   # all are over
@@ -138,16 +139,15 @@ def run_stages(
         learn.add_cb(exit)
         best = train(learn, r, s.cfg, last)
         if getattr(learn, 'stopped', False): return learn, best              # by hand: it is not over
-        steps, model = _steps(run, done, s), learn.model
-        model.save_pretrained(r.path/'model', valid_loss=best, stage=s.name)
-        write_json(r.path/'done.json', dict(name=s.name, steps=steps, valid_loss=best, why=exit.why or 'the budget was used'))
+        steps, model = learn.steps_done, in_one_piece(learn.model)
+        if rank() == 0:                                                       # one of several writes
+            model.save_pretrained(r.path/'model', valid_loss=best, stage=s.name)
+            write_json(r.path/'done.json', dict(name=s.name, steps=steps, valid_loss=best, why=exit.why or 'the budget was used'))
         run.say(f'{s.name} is over after {steps} steps: {exit.why or "its budget is used"}; {best:.3f} nats per token')
         done += steps
     return learn, best
 
-def _steps(run, before, stage):
-    "Steps of a stage, by the log."
-    return max((m.get('step') or 0 for m in run.metrics() if m.get('stage') == stage.name), default=before) - before
+
 
 # %% ../../nbs/84c_train.stages.ipynb #0baf28a8
 def handed_over(

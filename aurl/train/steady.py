@@ -18,6 +18,7 @@ from torch import nn
 
 from ..config import Config
 from ..core import ConfigError
+from ..ranks import in_full
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/81h_train.steady.ipynb #751f9084
@@ -56,7 +57,7 @@ class Clip(Callback):
     def before_step(self):
         c, ps = self.config, stepped(self.learn)
         norm = nn.utils.get_total_norm([p.grad for p in ps])
-        self.learn.grad_norm = norm.item()
+        self.learn.grad_norm = in_full(norm).item()
         if c.kind == 'norm': nn.utils.clip_grads_with_norm_(ps, c.limit, norm)
         elif c.kind == 'value': nn.utils.clip_grad_value_(ps, c.limit)
         elif c.kind == 'layer': _by_layer(ps, c.limit)
@@ -89,7 +90,7 @@ class Accumulate(Callback):
 
     def before_batch(self): self.learn.loss_scale = 1.
     def before_backward(self):
-        self.learn.loss_scale = float((self.yb[0] != vocab.PAD).sum())   # others who go backward in this batch scale with it
+        self.learn.loss_scale = float(getattr(self.learn, 'targets_of_all', None) or (self.yb[0] != vocab.PAD).sum())   # others who go backward in this batch scale with it; several ranks share it
         self.learn.loss_grad = self.loss_grad*self.loss_scale
     def before_step(self):
         self.batches, self.targets = self.batches + 1, self.targets + self.loss_scale
