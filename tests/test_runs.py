@@ -49,6 +49,12 @@ def test_run(name, run):
     assert any(run(name).iterdir()), f'{name} wrote nothing to its folder'
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='processes of POSIX')
+def test_two_processes(run):
+    out = result(run('ranks'))
+    assert (out / 'model' / 'config.json').exists() and any(out.glob('checkpoints/step_*4/manifest.json')) and '"ranks": 2' in (out / 'outcome.json').read_text(encoding='utf-8')
+
+
 @pytest.mark.parametrize('name', notebooks)
 def test_parameters_cell(name):
     import nbformat

@@ -195,6 +195,6 @@ def _waited(process, seconds):
 
 def _reason(words):
     "The line that most likely says what went wrong."
-    said = [l.split(']:')[-1].strip() for l in words if re.search(r'\w(Error|Exception): |Signal \d+ \(SIG', l) and 'ChildFailedError' not in l]
-    said.sort(key=lambda l: 'SIGTERM' in l or 'DistNetworkError' in l or 'gloo' in l)                     # torchrun's own, for those that were left
+    said = [l.split(']:')[-1].strip().removeprefix('traceback : ') for l in words if re.search(r'\w(Error|Exception): |Signal \d+ \(SIG', l) and 'ChildFailedError' not in l]
+    said.sort(key=lambda l: 'SIGKILL' not in l and 2 + ('SIGTERM' in l or 'Exception occured' in l or 'gloo' in l.lower()))                     # torchrun's own, for those that were left
     return said[0][:300] if said else (words[-1] if words else 'without a word')
