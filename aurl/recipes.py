@@ -33,6 +33,7 @@ from .experiments.run import Experiment, find_runs
 from .generate.engine import first_seconds
 from .generate.latent import latents_between, latents_like, latents_of
 from .generate.sampling import generate_ids
+from .models.compiled import compile_layers
 from .models.size import counted, footprint
 from .models.vae_gan import ModelConfig, preset_config, ModelOutput, MusicTransformerVAEGAN
 from .score.clean import CleanConfig
@@ -133,6 +134,7 @@ class _Training(Config):
     batch_size: int = Field(16, ge=1, description='windows in a batch')
     transpose: int = Field(6, ge=0, le=24, description='windows move by at most so many semitones')
     recompute: bool = Field(False, description='compute layers again in the backward pass: less memory, more time')
+    compile: Literal['auto', True, False] = Field('auto', description='let torch compile the layers; auto: on a graphics card')
     stages: str | tuple[dict[str, Any], ...] = Field('', description='several trainings in a row, as a list of {name: …, share: …, and what changes}, or a preset: musical, grow')
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
     losses: dict[str, Any] = Field({}, description='more losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
@@ -559,6 +561,7 @@ def learner_of(
     learn = music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
                           grammar_weight=cfg.grammar_weight, device=cfg.device, dtype=cfg.dtype, seed=cfg.seed,
                           loader=cfg.loader.changed(whole=True) if hears else cfg.loader, **{**how, 'cbs': [*how['cbs'], *cbs]})
+    compile_layers(learn.model, cfg.compile)
     return share(learn, sharded=cfg.shard)
 
 def needs(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Memory', 'Transformer', 'n_parameters']
 
-# %% ../../nbs/42_models.transformer.ipynb #1379c348
+# %% ../../nbs/42_models.transformer.ipynb #93d93c3f
 import math
 
 import torch
@@ -20,7 +20,7 @@ from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/42_models.transformer.ipynb #babcfa9d
+# %% ../../nbs/42_models.transformer.ipynb #719f3a1b
 class Memory:
     "What the model keeps between steps: a cache for each layer, and the automaton's `State`."
     def __init__(self,
@@ -36,7 +36,7 @@ class Memory:
         if self.z is not None: self.z = self.z[rows]
         return self
 
-# %% ../../nbs/42_models.transformer.ipynb #cf4a5923
+# %% ../../nbs/42_models.transformer.ipynb #a11dea1a
 class Transformer(nn.Module):
     "A causal transformer over the ids of `vocab`."
     def __init__(self,
@@ -79,8 +79,9 @@ class Transformer(nn.Module):
         return torch.where(b, self.embed.table.weight[vocab.UNK].to(x.dtype), x), None if feats is None else feats.masked_fill(b, 0.)
 
     def _through(self, block, x, angles, cache, apart=None):
-        if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(block, x, self.rotary, angles, cache, apart, use_reentrant=False)
-        return block(x, self.rotary, angles, cache, apart)
+        run = block if torch.is_grad_enabled() and cache is None and apart is None else block._call_impl   # what is compiled serves training (`46c_models.compiled`)
+        if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(run, x, self.rotary, angles, cache, apart, use_reentrant=False)
+        return run(x, self.rotary, angles, cache, apart)
 
     def forward(self,
         ids:Tensor,          # (batch, time) int64
@@ -110,7 +111,7 @@ class Transformer(nn.Module):
         if self.keyboard is not None: scores[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
         return scores
 
-# %% ../../nbs/42_models.transformer.ipynb #13f245db
+# %% ../../nbs/42_models.transformer.ipynb #9902fcbe
 def n_parameters(model:nn.Module)->int:
     "Numbers that are learned, shared ones once."
     return sum(p.numel() for p in model.parameters())
