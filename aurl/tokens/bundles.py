@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_many', 'analyse_many', 'keep_memory']
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #11d698d1
+# %% ../../nbs/32b_tokens.bundles.ipynb #d860d76a
 import ctypes
 from functools import lru_cache
 
@@ -16,7 +16,7 @@ from .codec import encode
 from .line import analyse, snapshot_row
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #5bac3e89
+# %% ../../nbs/32b_tokens.bundles.ipynb #8bc88106
 def _starts(n): return np.cumsum(n) - n
 
 def _settled(k, n):
@@ -41,7 +41,7 @@ def _pressed(on, end, fam, pitch, velocity, n):
     place = _c._low(on >> _c._TIME, _c._PLACE)
     return _c._event(_c._low(end, _c._TIME), _c._OFF, place), _c._event(_c._low(on, _c._TIME), _c._ON, place, loud), n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #a5b19623
+# %% ../../nbs/32b_tokens.bundles.ipynb #c7b6b402
 _unit = {'Second':lambda s: None, 'Quarter':lambda s: 1, 'Tick':lambda s: s.ticks_per_quarter}
 
 @lru_cache(4096)
@@ -73,7 +73,7 @@ def _columns(scores, tracks, paces):
     on, end = _c._steps(steps)
     return on, end, fam, pitch.astype(np.int64), velocity.astype(np.int64), n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #c05bac4a
+# %% ../../nbs/32b_tokens.bundles.ipynb #800b584c
 def _held(tracks, paces):
     "As `_pedals` of the codec, for several scores: SUSTAIN_OFF and SUSTAIN_ON events, and where those of each piece begin and end."
     spans = [(i, _c._family(t), t.pedals.numpy()) for i,ts in enumerate(tracks) for t in ts if len(t.pedals)]
@@ -94,7 +94,7 @@ def _held(tracks, paces):
     cut = np.searchsorted(on >> _c._TIME + _c._FAM, np.arange(len(tracks) + 1)).tolist()
     return *(_c._event(_c._low(x, _c._TIME), rank, _c._low(x >> _c._TIME, _c._FAM) << _c._SLOT) for x,rank in ((off, _c._UP), (on, _c._DOWN))), cut
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #8609f66b
+# %% ../../nbs/32b_tokens.bundles.ipynb #0a02cb21
 def _events(scores):
     "The events of each score, in order."
     tracks, paces = [list(s.tracks) for s in scores], [_pace(s) for s in scores]
@@ -116,7 +116,7 @@ def _turns(ev, first):
     at = np.searchsorted(who, first); at = at[at < len(who)]; turn[at] = fam[at] != 0
     return on[new], who[turn]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #f7588521
+# %% ../../nbs/32b_tokens.bundles.ipynb #494480f9
 def _written(events):
     "As `_write`, for the events of several pieces: the ids of each."
     n = np.array([len(e) for e in events])
@@ -148,7 +148,7 @@ def encode_many(
     "The ids of each score, as `encode` gives them."
     return _written(_events(scores)) if len(scores) else []
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #0a3cc8fa
+# %% ../../nbs/32b_tokens.bundles.ipynb #c7552a49
 _RESET = _l._is(Kind.START)
 _tells = {k:_l._is(getattr(Kind, k.upper())) | _RESET for k in ('instrument', 'tempo', 'velocity')}
 _value = {k:np.where(_RESET, first, vocab.index).astype(np.int64) for k,first in (('instrument', 0), ('tempo', -1), ('velocity', -1))}
@@ -174,7 +174,7 @@ def _heard(pieces):
     r['column'] = r['key'].astype(np.int64) if r['family'] is None else r['key'] + r['family']*_l._KEYS
     return r
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #8ed0768b
+# %% ../../nbs/32b_tokens.bundles.ipynb #740b9a88
 def _shots(r, every):
     "The numbers in the snapshots of all pieces; and for each its piece."
     m = np.maximum((r['n'] - 1)//every, 0)
@@ -197,7 +197,7 @@ def _shots(r, every):
     rows['order'] = _l._ORDER.take(id) + np.where(_l._KEYED.take(id), latest('instrument', last, 'right')*_l._KEYS, 0)
     return rows, piece
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #b1e0ac48
+# %% ../../nbs/32b_tokens.bundles.ipynb #c6c25ca0
 def _sounding(r, piece):
     "Codes and steps of the snapshots, one after the other, and how many each has."
     n, m = len(piece), int(r['upto'][-1])
@@ -222,7 +222,7 @@ def _sounding(r, piece):
     when = r['clock'].take(r['at'].take(flat.take(full))) - np.repeat(r['base'].take(piece), count)
     return codes.astype(np.uint16).take(full % max(len(codes), 1)), when.astype(np.int32), count
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #e4329a10
+# %% ../../nbs/32b_tokens.bundles.ipynb #6650b8d9
 def _said(r):
     "As `_described`, for each piece."
     P, who = len(r['n']), np.repeat(np.arange(len(r['n'])), np.diff(r['press']))
@@ -247,7 +247,7 @@ def _lawful(r, column, who, end):
     bad = (r['down'].take(o) == odd) | ((odd == 0) & np.append(column[1:] != column[:-1], True)[:n])
     return (bare == 2) & (r['ids'].take(end) == vocab.END) & (r['n'] > 1) & (m > 0) & (m % 2 == 0) & (np.bincount(who[bad], minlength=len(m)) == 0)
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #4fc02f17
+# %% ../../nbs/32b_tokens.bundles.ipynb #168dd288
 _at_once = 8 # pieces: their numbers and columns have 16 bits together
 assert _at_once*_l._COLUMNS < 2**16
 
@@ -268,7 +268,7 @@ def analyse_many(
     rows['first'] = upto[:-1] - upto[cut[:-1]][piece]
     return [(d, (rows[a:b], codes[upto[a]:upto[b]], steps[upto[a]:upto[b]])) for d,a,b in zip(said, cut[:-1].tolist(), cut[1:].tolist())]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #e58fb45d
+# %% ../../nbs/32b_tokens.bundles.ipynb #a7371b54
 def keep_memory():
     "Let freed memory stay with this process, for the next array."
     try:
