@@ -638,7 +638,7 @@ def train_run(
 )->float:            # nats per token on the held-out windows
     "Train with checkpoints, from the start or from `last`."
     cbs, codec, level = list(kwargs.pop('cbs', ())), learn.model.codec.fingerprint, getattr(cfg, 'reproducible', 'seeded')
-    learn.watched = watching(cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch, run, cfg.seed) if hasattr(cfg, 'watch') else []
+    learn.watched = watching(cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch, run, cfg.seed, steady=level != 'seeded') if hasattr(cfg, 'watch') else []
     cbs += learn.watched
     quiet, snap = getattr(run, 'quiet', False), None
     if last is not None:
@@ -798,6 +798,7 @@ def check_request(
     if learns:
         Budget(cfg.steps or None, cfg.minutes or None)
         if isinstance(cfg, TrainConfig):
+            if cfg.minutes and cfg.reproducible != 'seeded': raise ConfigError(f'minutes={cfg.minutes:g} ends a training by the clock, and reproducible={cfg.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
             for c in [s.cfg for s in stages_of(cfg)] or [cfg]:
                 hears = (mode := net_of(c).mode) != 'transformer'
                 check_wishes(c, mode)

@@ -30,12 +30,12 @@ _net = lambda d, layers, heads: dict(d_model=d, n_layers=layers, n_heads=heads)
 class ScalingConfig(Config):
     "How does the loss fall with parameters and with music?"
     train: TrainConfig = Field(TrainConfig(model='tiny', length=256, batch_size=4, checkpoint_every=0, watch=dict(on=False)), description='what all trainings have in common')
-    sizes: tuple[dict, ...] = Field((_net(32, 2, 2), _net(64, 3, 2), _net(96, 4, 3), _net(128, 5, 4)), min_length=3, description='fields of the model that make its sizes, smallest first')
-    tokens: tuple[int, ...] = Field((50_000, 120_000, 300_000, 750_000), min_length=3, description='ids to learn from, at each size')
+    sizes: tuple[dict, ...] = Field((_net(16, 2, 1), _net(32, 2, 2), _net(64, 3, 2), _net(96, 4, 3)), min_length=3, description='fields of the model that make its sizes, smallest first')
+    tokens: tuple[int, ...] = Field((20_000, 50_000, 120_000, 300_000), min_length=3, description='ids to learn from, at each size')
     seeds: tuple[int, ...] = Field((0,), min_length=1, description='each training is done from each of them')
-    larger: dict = Field(dict(net=_net(160, 6, 5), tokens=1_500_000), description='the training that the law must foresee; {} for none')
-    held: int = Field(16, ge=1, description='held-out pieces that losses are measured on, at most')
-    draws: int = Field(400, ge=20, description='of the bootstrap')
+    larger: dict = Field(dict(net=_net(128, 5, 4), tokens=600_000), description='the training that the law must foresee; {} for none')
+    held: int = Field(8, ge=1, description='held-out pieces that losses are measured on, at most')
+    draws: int = Field(200, ge=20, description='of the bootstrap')
     dest: str = Field('', description='folder of the study, to go on with it; the run itself by default')
     out: str = Field('runs', description='folder of the runs')
 
@@ -52,7 +52,7 @@ def trainings_of(
     out = {name(c):(c, False) for c in sorted(grid, key=lambda c: (c.seed, _size(c)*c.steps))}
     if len(out) < len(grid): raise ConfigError('two of the trainings are the same', way_out='name each size, amount and seed once')
     if cfg.larger:
-        if set(cfg.larger) != {'net', 'tokens'}: raise ConfigError(f'larger={cfg.larger}', way_out='say larger={net: {d_model: 160}, tokens: 1500000}')
+        if set(cfg.larger) != {'net', 'tokens'}: raise ConfigError(f'larger={cfg.larger}', way_out='say larger={net: {d_model: 128}, tokens: 600000}')
         big = one(cfg.larger['net'], cfg.larger['tokens'], cfg.seeds[0])
         if _size(big)*big.steps <= max(_size(c)*c.steps for c in grid): raise ConfigError('larger: this training is not larger than the others', way_out='give it more parameters or more tokens')
         out[name(big)] = (big, True)
@@ -107,7 +107,7 @@ class ScalingStudy:
     "The trainings of a study, and the law through them."
     def __init__(self,
         rows,          # of `results.jsonl`
-        draws:int=400, # of the bootstrap
+        draws:int=200, # of the bootstrap
     ):
         self.rows, self.larger = [r for r in rows if not r['larger']], next((r for r in rows if r['larger']), None)
         self.fit = ScalingFit(*zip(*[(r['parameters'], r['ids'], r['nats']) for r in self.rows]), draws=draws)

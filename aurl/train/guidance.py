@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['strength_at', 'softened', 'guided', 'Guidance', 'Held']
 
-# %% ../../nbs/83c_train.guidance.ipynb #ab4f1d08
+# %% ../../nbs/83c_train.guidance.ipynb #25e711e4
 import numpy as np
 import torch
 from fastai.callback.core import Callback
@@ -21,7 +21,7 @@ from .grammar import GrammarWatch
 from .learner import GrammarLoss
 from .objectives import MusicLosses
 
-# %% ../../nbs/83c_train.guidance.ipynb #d37fb783
+# %% ../../nbs/83c_train.guidance.ipynb #5a909fb2
 def strength_at(
     validity:float, # share of unaided beginnings without a fault, 0 … 1
     low:float=.2,   # full strength up to here
@@ -30,7 +30,7 @@ def strength_at(
     "How tightly to hold."
     return float(min(1., max(0., (high - validity)/(high - low))))
 
-# %% ../../nbs/83c_train.guidance.ipynb #83942f7a
+# %% ../../nbs/83c_train.guidance.ipynb #d728db86
 def softened(
     p,       # (batch, 774) chances, not negative
     allowed, # (batch, 774) bool
@@ -63,7 +63,7 @@ def guided(
         with decoder.threads(): return [np.concatenate([as_prompt(), ids]) for ids in play(decoder, scores, choose, room, mask=False)]
     finally: model.train(was)
 
-# %% ../../nbs/83c_train.guidance.ipynb #ac3afcf9
+# %% ../../nbs/83c_train.guidance.ipynb #87e625b9
 class Guidance(Callback):
     "The weight of the grammar loss falls as the model plays better unaided."
     order, goes_back = 48.5, False
@@ -97,7 +97,7 @@ class Held:
     def __init__(self, ramp, guidance): self.ramp, self.guidance = ramp, guidance
     def at(self, used): return self.ramp.at(used)*self.guidance.strength
 
-# %% ../../nbs/83c_train.guidance.ipynb #089ff2b6
+# %% ../../nbs/83c_train.guidance.ipynb #fcb55d57
 @patch
 def heard(self:Guidance,
     step:int, # where the training is

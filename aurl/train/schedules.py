@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kinds', 'Schedule', 'Rate']
 
-# %% ../../nbs/81f_train.schedules.ipynb #73d984b4
+# %% ../../nbs/81f_train.schedules.ipynb #05755f4d
 import math
 from typing import Literal
 
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from ..config import Config
 from .learner import Budget, rate_at
 
-# %% ../../nbs/81f_train.schedules.ipynb #a096e80e
+# %% ../../nbs/81f_train.schedules.ipynb #ab83ba50
 _hold = dict(wsd=.3, trapezoid=.8)                                     # where the way down begins, unless it is said
 kinds = ('wsd', 'trapezoid', 'cosine', 'linear', 'polynomial', 'exponential', 'inverse_sqrt', 'constant', 'step', 'one_cycle', 'cyclical', 'plateau')
 
@@ -42,7 +42,7 @@ class Schedule(Config):
         if any(not 0 < s < 1 for s in self.steps) or list(self.steps) != sorted(self.steps): raise ValueError(f'steps={list(self.steps)}: shares of the budget, in order')
         return self
 
-# %% ../../nbs/81f_train.schedules.ipynb #78eb90c8
+# %% ../../nbs/81f_train.schedules.ipynb #21c932fa
 def _cosine(t): return (1 + math.cos(math.pi*t))/2
 
 _down = dict(wsd=_cosine, cosine=_cosine, trapezoid=lambda t: 1-t, linear=lambda t: 1-t)
@@ -78,10 +78,10 @@ def _one_cycle(used, final, top=.25):
     if used < top: return 1/25 + (1 - 1/25)*(1 - _cosine(t)), .85 + .1*_cosine(t)
     return final/25 + (1 - final/25)*_cosine(t), .95 - .1*_cosine(t)
 
-# %% ../../nbs/81f_train.schedules.ipynb #409e9b95
+# %% ../../nbs/81f_train.schedules.ipynb #85d686b7
 class Rate(Callback):
     "A `Schedule` in a training: the budget follows `rate_at`, this moves the momentum and listens for a plateau."
-    order = 57.2                                             # after the held-out windows are measured, before the budget looks
+    order, name = 57.2, 'scheduled'                          # learn.rate would hide the `rate` of others; after the held-out windows are measured, before the budget looks
     def __init__(self, schedule:Schedule): self.schedule, self.share, self.least, self.waited = schedule, 1., math.inf, 0
     def rate_at(self, used): return self.share*self.schedule.at(used)
     def before_fit(self): self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
