@@ -175,7 +175,7 @@ def verdict_on(
 def _recipes():
     "The recipes, by name of the command."
     import aurl.latents
-    from aurl.ablation import RECIPES
+    from aurl.scaling import RECIPES
     return RECIPES
 
 def _free(path):
@@ -418,7 +418,8 @@ for _name, _help in dict(
     evaluate='Measure a model or its pieces against real music.',
     latent='Ask a trained latent what it is good for: reconstruction, control, interpolation, a map.',
     sweep='Find the best settings of a training: many short ones, and a preset with the answer.',
-    ablation='What each part of the model brings: variants of one size, several seeds, intervals.').items(): app.command(_name, help=_help)(_command(_name))
+    ablation='What each part of the model brings: variants of one size, several seeds, intervals.',
+    scaling='How the loss falls with parameters and music: small trainings, a law, a larger one foreseen.').items(): app.command(_name, help=_help)(_command(_name))
 
 # %% ../nbs/99_cli.ipynb #05e7cb45
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
