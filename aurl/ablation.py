@@ -72,7 +72,7 @@ _kinds = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode': 'vae_ga
 
 class AblationConfig(Config):
     "What does each part of the model bring?"
-    train: TrainConfig = Field(TrainConfig(model='tiny', steps=400, checkpoint_every=0, loader=dict(whole=True)), description='what all variants have in common')
+    train: TrainConfig = Field(TrainConfig(model='tiny', steps=300, checkpoint_every=0, watch=dict(on=False), loader=dict(whole=True)), description='what all variants have in common')
     variants: dict = Field({f'{k}{" + grammar" if g else ""}': {**v, 'grammar_weight': g} for g in (0., .5) for k,v in _kinds.items()}, description='names, and the settings in which each differs')
     phrases: int = Field(4, ge=0, description='cut the music into phrases of so many bars, which all fit into a window; 0: take the pieces as they are')
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description='each variant is trained from each of them')
