@@ -88,7 +88,7 @@ class WindowLoader:
         self.drawing = Drawing(store, state, c.augment, seed, c.epochs, self._beats(), self._column('bars') if c.align == 'bar' else None, c.windows == 'tile', features=self.conditions.measured.values())
         self.hands = Hands(self.drawing, c.workers)
         weakref.finalize(self, Hands.close, self.hands)
-        self.epoch, self.at, self._from, self._made, self._planned = 0, 0, None, None, None
+        self.epoch, self.at, self.round, self._from, self._made, self._planned = 0, 0, 0, None, None, None
         self.part, self.parts = 0, 1                                 # see `take_rows`
 
 def _key_range(transpose):
@@ -242,11 +242,19 @@ def __repr__(self:WindowLoader):
 _together = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
-def _steps(self:WindowLoader, epoch, at):
-    "What this rank has from batch `at` of an epoch on: (batch, part, parts) for each step."
+def _steps(self:WindowLoader, epoch, at, done=0):
+    "What this rank has from batch `at` of an epoch on, and `done` rounds: (batch, part, parts) for each step."
     b = self._plan(epoch)[1]
     if self.ranks == 1: return [(i, self.part, self.parts) for i in range(at, len(b))]
-    return [r[self.rank] for r in dealt(b.rows, at, self.ranks, self.drop_last)]
+    return [r[self.rank] for r in dealt(b.rows, at, self.ranks, self.drop_last)[done:]]
+
+@patch
+def _whole(self:WindowLoader, epoch, at):
+    "How many rounds from batch `at` on give each rank a batch of its own; in those after them batches are divided."
+    b = self._plan(epoch)[1]
+    if self.ranks == 1: return len(b)
+    rounds = dealt(b.rows, at, self.ranks, self.drop_last)
+    return next((j for j,r in enumerate(rounds) if r != [(at + j*self.ranks + k, 0, 1) for k in range(self.ranks)]), len(rounds))
 
 @patch
 def _job(self:WindowLoader, epoch, steps):
@@ -299,9 +307,9 @@ def _laid(ids, targets, row, wide, width):
 
 # %% ../../nbs/34_tokens.loaders.ipynb #10bb3822
 @patch
-def _groups(self:WindowLoader, epoch, at):
+def _groups(self:WindowLoader, epoch, at, done=0):
     "Steps that are made together."
-    steps, b = self._steps(epoch, at), self._plan(epoch)[1]
+    steps, b = self._steps(epoch, at, done), self._plan(epoch)[1]
     per = max(1, int((len(b.order)/max(1, len(b)))))
     many = max(1, _together//per)
     return [steps[i:i+many] for i in range(0, len(steps), many)]
@@ -348,20 +356,20 @@ def batch(self:WindowLoader,
 # %% ../../nbs/34_tokens.loaders.ipynb #b4c73684
 @patch
 def __iter__(self:WindowLoader):
-    epoch, at, self._from = self.epoch, (self._from or 0), None
-    groups, total = self._groups(epoch, at), len(self._plan(epoch)[1])
+    epoch, (at, n), self._from = self.epoch, (self._from or (0, 0)), None
+    groups, total, whole = self._groups(epoch, at, n), len(self._plan(epoch)[1]), self._whole(epoch, at)
     left = sum(map(len, groups))
     for batches in self._batches(epoch, groups):
         for b in batches:
-            left, at = left - 1, min(at + self.ranks, total)
-            self.epoch, self.at = (epoch, at) if left else (epoch + self.train, 0)   # with the last batch this epoch is over
+            left, n = left - 1, n + 1
+            self.epoch, self.at, self.round = (epoch, min(at + min(n, whole)*self.ranks, total), max(0, n - whole)) if left else (epoch + self.train, 0, 0)   # with the last batch this epoch is over
             yield self._moved(b)
             if self._from is not None: return (yield from self)                      # somebody said: go on from there
 
 @patch
 def state_dict(self:WindowLoader)->dict:
-    "Where the order is: `epoch`, `batch` (done, by all ranks), `seed`, and `order`, a fingerprint of what decides it."
-    return dict(epoch=self.epoch, batch=self.at, seed=self.seed, order=self._order())
+    "Where the order is: `epoch`, `batch` (done, by all ranks), `seed`, and `order`, a fingerprint of what decides it; where batches are being divided among `ranks`, the `round` that is done."
+    return dict(epoch=self.epoch, batch=self.at, seed=self.seed, order=self._order()) | (dict(round=self.round, ranks=self.ranks) if self.round else {})
 
 @patch
 def load_state_dict(self:WindowLoader,
@@ -371,8 +379,8 @@ def load_state_dict(self:WindowLoader,
     if missing := [k for k in ('epoch', 'batch', 'seed', 'order') if not isinstance(state.get(k), int)]: raise ConfigError(f'{missing[0]} is missing in the state of a loader', way_out='give what state_dict() gave')
     if state['seed'] != self.seed: raise ConfigError(f"seed={state['seed']} in the state, seed={self.seed} here", way_out='make the loader with the seed of the state')
     if state['order'] != self._order(): raise ConfigError('the state is of a loader with other pieces, windows or batches', self.store.path, 'make the loader as it was; workers, ranks and device may differ')
-    self.epoch, self.at = state['epoch'], state['batch']
-    self._from = self.at
+    self.epoch, self.at, self.round = state['epoch'], state['batch'], state.get('round', 0) if state.get('ranks') == self.ranks else 0
+    self._from = self.at, self.round
     return self
 
 @patch
@@ -407,7 +415,7 @@ def to(self:WindowLoader, device): self.device = device; return self
 @patch
 def set_epoch(self:WindowLoader, epoch:int):
     "Go to the beginning of an epoch; where it is going on already, stay."
-    if int(epoch) != self.epoch: self.epoch, self.at, self._from = int(epoch), 0, None
+    if int(epoch) != self.epoch: self.epoch, self.at, self.round, self._from = int(epoch), 0, 0, None
     return self
 @patch(as_prop=True)
 def dataset(self:WindowLoader): return self.store
