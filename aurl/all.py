@@ -22,10 +22,10 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_p
            'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig',
            'GrammarWatch', 'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability',
            'Distill', 'Snapshot', 'put_back', 'take', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint',
-           'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs', 'reproducible', 'first_bars',
-           'first_seconds', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of',
-           'Experiment', 'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats',
-           'DistanceTable', 'Study', 'study', 'Report']
+           'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs', 'first_bars', 'first_seconds',
+           'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of', 'Experiment',
+           'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
+           'Study', 'study', 'Report']
 
 # %% ../nbs/98_all.ipynb #73c2cd47
 from .core import AurlError, aurl_home, rng, seed_everything
@@ -120,14 +120,14 @@ from .train.distill import Distill
 from .train.snapshot import Snapshot, put_back, take
 from .train.checkpoint import average_checkpoints, best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from .train.saving import Checkpoints
-from .train.repeat import compare_runs, reproducible
+from .train.repeat import compare_runs
 
 # %% ../nbs/98_all.ipynb #bd0137d4
 _all_ = ['Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig',
          'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule',
          'AverageConfig', 'Averages', 'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig', 'GrammarWatch',
          'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability', 'Distill', 'Snapshot', 'put_back', 'take',
-         'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs', 'reproducible']
+         'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs']
 
 # %% ../nbs/98_all.ipynb #61983fac
 from .generate.engine import first_bars, first_seconds
