@@ -27,16 +27,16 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_p
            'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
            'Study', 'study', 'Report']
 
-# %% ../nbs/98_all.ipynb #73c2cd47
+# %% ../nbs/98_all.ipynb #4aab6acd
 from .core import AurlError, aurl_home, rng, seed_everything
 from .config import Config, load_preset, make_config, save_config
 from .device import autocast, describe_device, pick_device
 
-# %% ../nbs/98_all.ipynb #7406c960
+# %% ../nbs/98_all.ipynb #eb09c04c
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'save_config', 'autocast', 'describe_device',
          'pick_device']
 
-# %% ../nbs/98_all.ipynb #f06bc926
+# %% ../nbs/98_all.ipynb #61bc422f
 from .score.midi import inspect_midi, read_midi
 from .score.write import write_midi
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
@@ -47,12 +47,12 @@ from .score.batch import read_many
 from .score.clock import Clock, on_beats
 from .score.keys import estimate_key
 
-# %% ../nbs/98_all.ipynb #84ebea3f
+# %% ../nbs/98_all.ipynb #63dfa343
 _all_ = ['inspect_midi', 'read_midi', 'write_midi', 'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
          'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav',
          'read_many', 'Clock', 'on_beats', 'estimate_key']
 
-# %% ../nbs/98_all.ipynb #481f0785
+# %% ../nbs/98_all.ipynb #f5d5ccbe
 from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 from .score.duplicates import Duplicates, find_duplicates
 from .score.splits import Split, make_split, read_split
@@ -60,17 +60,17 @@ from .score.phrases import PhraseConfig, phrase_corpus
 from .score.clean import CleanConfig, CleanReport, clean
 from .score.augment import AugmentConfig, Augmentation, augment
 
-# %% ../nbs/98_all.ipynb #bf73e90c
+# %% ../nbs/98_all.ipynb #5e96f467
 _all_ = ['Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig',
          'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment']
 
-# %% ../nbs/98_all.ipynb #5f9d0bc2
+# %% ../nbs/98_all.ipynb #b7b93e85
 from .studies.features import features, find_feature, measure_all, measure_each, register_feature
 
-# %% ../nbs/98_all.ipynb #d9d4713b
+# %% ../nbs/98_all.ipynb #060c82b8
 _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_feature']
 
-# %% ../nbs/98_all.ipynb #46753575
+# %% ../nbs/98_all.ipynb #46cac6c1
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
@@ -81,11 +81,11 @@ from .tokens.split import split_as
 from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
-# %% ../nbs/98_all.ipynb #77a275c3
+# %% ../nbs/98_all.ipynb #429df4de
 _all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality',
          'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders']
 
-# %% ../nbs/98_all.ipynb #99759b20
+# %% ../nbs/98_all.ipynb #c7ca39d5
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN, preset_config
 from .models.size import Footprint, counted, footprint, same_size
 from .models.discriminator import Discriminator
@@ -93,11 +93,11 @@ from .models.latent import register_prior
 from .models.attributes import register_attribute
 from .models.analysis import Map, attribute_vector, latent_report, lerp, map_of, slerp, traverse
 
-# %% ../nbs/98_all.ipynb #67ef658c
+# %% ../nbs/98_all.ipynb #1565632b
 _all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'Discriminator',
          'register_prior', 'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse']
 
-# %% ../nbs/98_all.ipynb #66df5bb9
+# %% ../nbs/98_all.ipynb #f350cf7f
 from .train.losses import Heard, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
 from .train.learner import KeepBest, RunLog, music_learner
 from .train.latent import LatentConfig, latent_callbacks
@@ -122,22 +122,22 @@ from .train.checkpoint import average_checkpoints, best_checkpoint, latest_check
 from .train.saving import Checkpoints
 from .train.repeat import compare_runs
 
-# %% ../nbs/98_all.ipynb #bd0137d4
+# %% ../nbs/98_all.ipynb #b93943c5
 _all_ = ['Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig',
          'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule',
          'AverageConfig', 'Averages', 'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig', 'GrammarWatch',
          'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability', 'Distill', 'Snapshot', 'put_back', 'take',
          'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs']
 
-# %% ../nbs/98_all.ipynb #61983fac
+# %% ../nbs/98_all.ipynb #5cab77c9
 from .generate.engine import first_bars, first_seconds
 from .generate.sampling import Sampling, generate, generate_ids
 from .generate.latent import latents_between, latents_like, latents_of
 
-# %% ../nbs/98_all.ipynb #93d25e67
+# %% ../nbs/98_all.ipynb #844ccb20
 _all_ = ['first_bars', 'first_seconds', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of']
 
-# %% ../nbs/98_all.ipynb #51511a96
+# %% ../nbs/98_all.ipynb #026974ea
 from .experiments.run import Experiment, find_runs
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
@@ -145,5 +145,5 @@ from .evaluate.distance import DistanceTable
 from .evaluate.latent import Study, study
 from .evaluate.report import Report
 
-# %% ../nbs/98_all.ipynb #406e97b4
+# %% ../nbs/98_all.ipynb #701bba9c
 _all_ = ['Experiment', 'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
