@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['compile_layers', 'layers_of', 'is_compiled']
 
-# %% ../../nbs/46c_models.compiled.ipynb #9f7e9e49
+# %% ../../nbs/46c_models.compiled.ipynb #108a7412
 from torch import nn
 
 from ..device import maybe_compile
 from .blocks import Block
 
-# %% ../../nbs/46c_models.compiled.ipynb #b405f8b4
+# %% ../../nbs/46c_models.compiled.ipynb #d14b2128
 def compile_layers(
     model:nn.Module, # a `MusicTransformerVAEGAN`
     on='auto',       # auto: on a graphics card with a compiler; True: wherever there is one; False
