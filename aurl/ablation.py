@@ -17,9 +17,9 @@ from fastcore.basics import patch, store_attr
 from pydantic import Field
 from scipy.stats import t as student
 
-from .campaigns import RECIPES
+from .campaigns import RECIPES, same_question
 from .config import Config, make_config, merge
-from .core import AurlError, ConfigError, read_json, rng, write_json
+from .core import AurlError, ConfigError, read_json, rng
 from .evaluate.bound import total_nats
 from .evaluate.distance import DistanceTable, histograms
 from .experiments.run import Experiment
@@ -140,9 +140,7 @@ def ablation_run(
     "Train and measure all variants that have no results yet."
     root, variants = (Path(cfg.dest).expanduser() if cfg.dest else run.path)/'variants', variants_of(cfg)
     said = dict(train=cfg.train.to_dict(), variants=cfg.variants, parameters=cfg.parameters, phrases=cfg.phrases, pieces=cfg.pieces, max_tokens=cfg.max_tokens, draws=cfg.draws)
-    if (root/'asked.json').exists() and read_json(root/'asked.json') != _plain(said): raise ConfigError('another ablation is there', root, 'give another dest, or ask the same')
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(root/'asked.json', said)
+    same_question(root, said, 'ablation')
     data = _music(cfg, root.parent)
     jobs = [(n, s) for s in cfg.seeds for n in variants]
     for i,(name, seed) in enumerate(jobs):
@@ -152,11 +150,6 @@ def ablation_run(
         shutil.rmtree(path, ignore_errors=True)
         train_variant(variants[name].changed(seed=seed, data=data), path, cfg)
     return Ablation(root, list(variants), cfg.seeds)
-
-def _plain(x):
-    import json
-    from aurl.core import to_json
-    return json.loads(to_json(x))
 
 # %% ../nbs/97b_ablation.ipynb #42772667
 class Ablation:

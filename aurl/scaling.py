@@ -16,8 +16,9 @@ from fastcore.basics import patch
 from pydantic import Field
 
 from .ablation import RECIPES
+from .campaigns import same_question
 from .config import Config, make_config, merge
-from .core import ConfigError, read_json, to_json, write_json
+from .core import ConfigError, write_json
 from .experiments.run import Experiment
 from .models.size import counted
 from .recipes import Recipe, TrainConfig, check_request, learner_of, net_of, new_run_dir, sides, store_of, train_run
@@ -120,10 +121,7 @@ def scaling_run(
 )->ScalingStudy:
     "Do the trainings that have no result yet, the larger one last, and fit the law."
     root, jobs = Path(cfg.dest).expanduser() if cfg.dest else run.path/'study', trainings_of(cfg)
-    said = json.loads(to_json({k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'draws')}))
-    if (root/'asked.json').exists() and read_json(root/'asked.json') != said: raise ConfigError('another study is there', root, 'give another dest, or ask the same')
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(root/'asked.json', said)
+    same_question(root, {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'draws')}, 'study')
     done, rows = 0, {r['name']:r for r in lines_of(root/'results.jsonl')}
     work = sum(_size(c)*c.steps for c,_ in jobs.values())
     for name,(c, larger) in jobs.items():

@@ -92,7 +92,7 @@ def train_anywhere(
         learn.words = watch_words(learn.watched)
         return learn, best
     check_ranks(cfg, net_of(cfg).mode)
-    for name in ('outcome.json',): (run.path/name).unlink(missing_ok=True)
+    (run.path/'outcome.json').unlink(missing_ok=True)
     write_json(run.path/'workers.json', dict(config=cfg.to_dict(), run=str(run.path)))
     run.say(f'{cfg.gpus*cfg.nodes} processes train together' + f', {cfg.gpus} of them here'*(cfg.nodes > 1))
     try: launch(['-m', 'aurl.workers', run.path/'workers.json'], cfg.gpus, cfg.nodes, cfg.node, cfg.meet, log=run.path/'workers.log', tell=_teller(run))
