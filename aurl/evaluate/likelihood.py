@@ -13,7 +13,7 @@ import numpy as np
 from fastcore.basics import patch, store_attr
 
 from ..core import ModelError, rng
-from ..tokens.line import melodic, shift_range, transpose_ids
+from ..tokens.snapshots import melodic, shift_range, transpose_ids
 from ..tokens.vocab import vocab, Kind
 
 # %% ../../nbs/64_evaluate.likelihood.ipynb #29fd196e

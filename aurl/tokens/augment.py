@@ -14,7 +14,8 @@ from ..score.augment import Augmentation, AugmentConfig, as_record, augment, dra
 from ..score.vary import fit_transpose, loudness_curve
 from .codec import _checked, _event, _first, _in_order, _last, _low, _settle, _spans, _states, _tempo_list, _track, _write, decode, encode
 from .codec import _DOWN, _LOUD, _OFF, _ON, _SLOT, _TEMPO, _TIME, _UP
-from .line import Line, melodic, snapshots, _COLUMNS, _MOVES
+from .line import Line
+from .snapshots import melodic, snapshots, _COLUMNS, _MOVES
 from .vocab import Kind, vocab
 
 # %% ../../nbs/32c_tokens.augment.ipynb #6af1e6ca

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from . import codec as _c, line as _l
+from . import codec as _c, snapshots as _l
 from .codec import encode
-from .line import analyse, snapshot_row
+from .snapshots import analyse, snapshot_row
 from .vocab import Kind, vocab
 
 # %% ../../nbs/32b_tokens.bundles.ipynb #8bc88106

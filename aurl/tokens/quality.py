@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from ..core import ConfigError
 from .grammar import verdict
-from .line import melodic, paired
+from .snapshots import melodic, paired
 from .vocab import Kind, vocab
 
 # %% ../../nbs/35_tokens.quality.ipynb #08f32a4b

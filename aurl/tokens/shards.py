@@ -13,7 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import StoreError, sha256_of, to_json
-from .line import snapshot_row
+from .snapshots import snapshot_row
 from .workers import Part, join
 
 # %% ../../nbs/32e_tokens.shards.ipynb #73ccbdbf

@@ -19,7 +19,8 @@ from ..config import make_config
 from ..core import AurlError, CodecError, StoreError, _open_up, hold, let_go, read_json, sha256_of, sweep, to_json, write_json
 from ..score.corpus import Corpus, Piece, corpus_from, split_pieces
 from .codec import get_codec
-from .line import Line, snapshot_row
+from .line import Line
+from .snapshots import snapshot_row
 from .shards import Shards, files, log_file, shards_of
 from .tables import StoreConfig, _seen, _stamp, _tables, errand_of
 from .workers import Alone, Cluster, Processes, calm as _calm, in_order, join

@@ -9,7 +9,7 @@ __all__ = ['truncations', 'quarters', 'Lines', 'lines_of', 'bar_steps', 'bar_lin
 import numpy as np
 
 from ..core import ConfigError
-from .line import _BEATS, _STEPS, _held
+from .snapshots import _BEATS, _STEPS, _held
 from .vocab import Kind, vocab
 
 # %% ../../nbs/33d_tokens.windows.ipynb #89fc3e3e

@@ -24,7 +24,7 @@ from ..score.midi import read_midi
 from ..score.notation import read_music
 from .bundles import _at_once, analyse_many, encode_many, keep_memory
 from .codec import event_codec, get_codec
-from .line import analyse, snapshot_row
+from .snapshots import analyse, snapshot_row
 
 # %% ../../nbs/32d_tokens.workers.ipynb #bc5966c5
 class Errand(NamedTuple):
