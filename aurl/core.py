@@ -9,6 +9,7 @@ __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError',
 
 # %% ../nbs/00_core.ipynb #04c4d870
 import contextlib, difflib, hashlib, itertools, json, os, random, re, secrets, shutil, stat, time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -184,9 +185,11 @@ def to_json(
     indent=None, # spaces for people, None for one line
 )->str:
     "`obj` as JSON; what is not finite becomes null."
-    told = dict(default=_plain, indent=indent, allow_nan=False, ensure_ascii=False)
-    try: return json.dumps(obj, **told)
-    except ValueError: return json.dumps(_finite(obj), **told)               # something in it is not finite
+    try: return _encoder(indent).encode(obj)
+    except ValueError: return _encoder(indent).encode(_finite(obj))           # something in it is not finite
+
+@lru_cache
+def _encoder(indent): return json.JSONEncoder(default=_plain, indent=indent, allow_nan=False, ensure_ascii=False)
 
 def write_json(path, obj):
     "Write `obj` to `path`, atomically."

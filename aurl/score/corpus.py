@@ -101,8 +101,8 @@ suffixes = ('.mid', '.midi', '.smf', '.kar', '.rmi', '.musicxml', '.mxl', '.xml'
 
 def _is_music(name):
     "Whether `name` (a relative path) is a MIDI file's, and no part of it is hidden."
-    parts = PurePosixPath(name.replace('\\', '/')).parts
-    return bool(parts) and parts[-1].lower().endswith(suffixes) and not any(p.startswith('.') or p == '__MACOSX' for p in parts if p not in ('.', '..', '/'))
+    parts = [p for p in name.replace('\\', '/').split('/') if p not in ('', '.')]
+    return bool(parts) and parts[-1].lower().endswith(suffixes) and not any(p.startswith('.') or p == '__MACOSX' for p in parts if p != '..')
 
 def _nothing_in(names, where, what):
     "The error for a `what` that holds no music."
@@ -117,7 +117,8 @@ def _files_in(folder):
     files = []
     for root,dirs,names in os.walk(folder, onerror=_unreadable):
         dirs[:] = sorted(d for d in dirs if not d.startswith('.') and d != '__MACOSX')
-        files += [(Path(root)/n).relative_to(folder).as_posix() for n in names]
+        here = Path(root).relative_to(folder).as_posix()
+        files += names if here == '.' else [f'{here}/{n}' for n in names]
     return files
 
 def _utf8(name): return name.encode('utf-8', 'backslashreplace').decode()  # a file name of other bytes becomes one that can be written down
@@ -302,8 +303,8 @@ def tell(self:Corpus,
     def meta(p):
         by_folder, by_table = folder_meta(p.name, pattern), rows.get(p.name, {})
         said = {} if 'key' not in by_folder | by_table else dict(key_from='table' if 'key' in by_table else 'folders')
-        return p.meta | by_folder | by_table | said
-    return Corpus([replace(p, meta=meta(p)) for p in self.pieces], self.source)
+        return by_folder | by_table | said
+    return Corpus([replace(p, meta=p.meta | more) if (more := meta(p)) else p for p in self.pieces], self.source)
 
 # %% ../../nbs/14_score.corpus.ipynb #987cc330
 def corpus_from(

@@ -87,7 +87,7 @@ def folder_meta(
     pattern=None,  # from `folder_pattern`
 )->dict:
     "What the folders of `name` say: `key=value` folders, and the pattern."
-    found = {m[1].lower():m[2].replace('_', ' ') for part in PurePosixPath(name).parts[:-1] if (m := re.fullmatch(r'([A-Za-z]\w*)=(.+)', part))}
+    found = {m[1].lower():m[2].replace('_', ' ') for part in (PurePosixPath(name).parts[:-1] if '=' in name else ()) if (m := re.fullmatch(r'([A-Za-z]\w*)=(.+)', part))}
     if pattern: found |= pattern(name)
     out = {}
     for k,v in found.items():

@@ -25,7 +25,9 @@ def _bytes(part, entries):
     "What each file gets of `part`, when `entries` codes are there already."
     states = part.states.copy(); states['first'] += entries
     lines = ''.join(to_json(r) + '\n' for r in part.rows)
-    return {'ids.bin':part.ids.tobytes(), 'states.bin':states.tobytes(), 'codes.bin':part.codes.tobytes(), 'steps.bin':part.steps.tobytes(), 'rows.jsonl':lines.encode()}
+    return {'ids.bin':_raw(part.ids), 'states.bin':_raw(states), 'codes.bin':_raw(part.codes), 'steps.bin':_raw(part.steps), 'rows.jsonl':lines.encode()}
+
+def _raw(array): return np.ascontiguousarray(array).view(np.uint8).data   # its bytes where they lie
 
 def _counts(rows):
     "Sums over the rows of a shard."

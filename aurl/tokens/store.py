@@ -6,7 +6,7 @@
 __all__ = ['TokenStore', 'prepare', 'to_plain', 'repair_store']
 
 # %% ../../nbs/33_tokens.store.ipynb #a532e6b1
-import contextlib, shutil, time, warnings
+import contextlib, os, shutil, time, warnings
 from dataclasses import replace
 from functools import cached_property
 from html import escape
@@ -22,7 +22,7 @@ from .codec import get_codec
 from .line import Line
 from .snapshots import snapshot_row
 from .shards import Shards, files, log_file, shards_of
-from .tables import StoreConfig, _seen, _stamp, _tables, errand_of
+from .tables import StoreConfig, _seen, _stamp, _tables, errand_of, to_numpy
 from .workers import Alone, Cluster, Processes, calm as _calm, in_order, join
 
 # %% ../../nbs/33_tokens.store.ipynb #ea98300f
@@ -39,8 +39,7 @@ class TokenStore(Line):
             got = (self.path/f).stat().st_size if (self.path/f).is_file() else None
             if got is None or got < want['bytes'] or ('sha256' in want and got > want['bytes']):
                 raise StoreError('is missing' if got is None else f"{got:,} bytes, not {want['bytes']:,}", self.path/f, _mending)
-        few = self._table('pieces', ['length', 'drums', 'low', 'high', 'offset'])
-        length, drums, self.low, self.high, offset = (few[c].to_numpy() for c in few.column_names)
+        length, drums, self.low, self.high, offset = map(to_numpy, self._table('pieces', ['length', 'drums', 'low', 'high', 'offset']).columns)
         super().__init__(self._mapped('ids', '<u2'), length, drums, m['config']['every'], *(self._mapped(f, t) for f,t in (('states', snapshot_row), ('codes', '<u2'), ('steps', '<i4'))))
         if len(self.ids) != length.sum() or len(self._rows) != ((length - 1)//self.every).sum() or (offset != self.offset).any():
             raise StoreError('table and ids do not fit each other', self.path, _mending)
@@ -74,7 +73,8 @@ def _manifest(self:TokenStore):
 def _table(self:TokenStore, name, columns=None):
     import pyarrow as pa, pyarrow.parquet as pq
     f = self.path/self.manifest['tables'][name]
-    try: return pq.read_table(f, columns=columns)
+    try:
+        with pq.ParquetFile(f) as h: return h.read(columns).select(columns) if columns else h.read()
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
 
@@ -202,7 +202,8 @@ def _fill(shards, pieces, sizes, errand, workers, dask, tell):
 
 def _light(p):
     "`p` for a worker: without what it need not know, and with a path that means the same everywhere."
-    return replace(p, path=Path(p.path).absolute(), meta={}, group=None)
+    path = p.path if os.path.isabs(p.path) else Path(p.path).absolute()
+    return p if path is p.path and not p.meta and p.group is None else replace(p, path=path, meta={}, group=None)
 
 def _say_why(left, source):
     "The error for a source of which nothing can be used."
