@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'save_config', 'autocast',
-           'describe_device', 'pick_device', 'inspect_midi', 'read_midi', 'write_midi', 'from_music21',
-           'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music', 'split_tunes',
-           'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show',
-           'synthesize', 'write_wav', 'read_many', 'Clock', 'on_beats', 'estimate_key', 'Corpus', 'Piece',
-           'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split',
+           'describe_device', 'pick_device', 'inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_place',
+           'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
+           'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg',
+           'save_roll', 'show', 'synthesize', 'write_wav', 'read_many', 'Clock', 'on_beats', 'estimate_key', 'Corpus',
+           'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split',
            'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation',
            'augment', 'features', 'find_feature', 'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab',
            'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare',
@@ -27,18 +27,19 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_p
            'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
            'Study', 'study', 'Report']
 
-# %% ../nbs/98_all.ipynb #4aab6acd
+# %% ../nbs/98_all.ipynb #a8c52cee
 from .core import AurlError, aurl_home, rng, seed_everything
 from .config import Config, load_preset, make_config, save_config
 from .device import autocast, describe_device, pick_device
 
-# %% ../nbs/98_all.ipynb #eb09c04c
+# %% ../nbs/98_all.ipynb #b49372ad
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'save_config', 'autocast', 'describe_device',
          'pick_device']
 
-# %% ../nbs/98_all.ipynb #61bc422f
+# %% ../nbs/98_all.ipynb #9760e3ca
 from .score.midi import inspect_midi, read_midi
 from .score.write import write_midi
+from .score.kit import drum_name, drum_place
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
 from .score.notation import inspect_music, read_music, split_tunes, write_musicxml
 from .score.engrave import Sheet, engrave, save_sheet
@@ -47,12 +48,12 @@ from .score.batch import read_many
 from .score.clock import Clock, on_beats
 from .score.keys import estimate_key
 
-# %% ../nbs/98_all.ipynb #63dfa343
-_all_ = ['inspect_midi', 'read_midi', 'write_midi', 'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
+# %% ../nbs/98_all.ipynb #24cfbe35
+_all_ = ['inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_place', 'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
          'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav',
          'read_many', 'Clock', 'on_beats', 'estimate_key']
 
-# %% ../nbs/98_all.ipynb #f5d5ccbe
+# %% ../nbs/98_all.ipynb #275afffb
 from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 from .score.duplicates import Duplicates, find_duplicates
 from .score.splits import Split, make_split, read_split
@@ -60,17 +61,17 @@ from .score.phrases import PhraseConfig, phrase_corpus
 from .score.clean import CleanConfig, CleanReport, clean
 from .score.augment import AugmentConfig, Augmentation, augment
 
-# %% ../nbs/98_all.ipynb #5e96f467
+# %% ../nbs/98_all.ipynb #b8397af7
 _all_ = ['Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig',
          'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment']
 
-# %% ../nbs/98_all.ipynb #b7b93e85
+# %% ../nbs/98_all.ipynb #54fb4318
 from .studies.features import features, find_feature, measure_all, measure_each, register_feature
 
-# %% ../nbs/98_all.ipynb #060c82b8
+# %% ../nbs/98_all.ipynb #94b72ea1
 _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_feature']
 
-# %% ../nbs/98_all.ipynb #46cac6c1
+# %% ../nbs/98_all.ipynb #7b1ce655
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
@@ -81,11 +82,11 @@ from .tokens.split import split_as
 from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
-# %% ../nbs/98_all.ipynb #429df4de
+# %% ../nbs/98_all.ipynb #a6c26803
 _all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality',
          'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders']
 
-# %% ../nbs/98_all.ipynb #c7ca39d5
+# %% ../nbs/98_all.ipynb #187332b2
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN, preset_config
 from .models.size import Footprint, counted, footprint, same_size
 from .models.discriminator import Discriminator
@@ -93,11 +94,11 @@ from .models.latent import register_prior
 from .models.attributes import register_attribute
 from .models.analysis import Map, attribute_vector, latent_report, lerp, map_of, slerp, traverse
 
-# %% ../nbs/98_all.ipynb #1565632b
+# %% ../nbs/98_all.ipynb #adc08d5d
 _all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'Discriminator',
          'register_prior', 'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse']
 
-# %% ../nbs/98_all.ipynb #f350cf7f
+# %% ../nbs/98_all.ipynb #3082d874
 from .train.losses import Heard, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
 from .train.learner import KeepBest, RunLog, music_learner
 from .train.latent import LatentConfig, latent_callbacks
@@ -122,22 +123,22 @@ from .train.checkpoint import average_checkpoints, best_checkpoint, latest_check
 from .train.saving import Checkpoints
 from .train.repeat import compare_runs
 
-# %% ../nbs/98_all.ipynb #b93943c5
+# %% ../nbs/98_all.ipynb #9a81f4c7
 _all_ = ['Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig',
          'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule',
          'AverageConfig', 'Averages', 'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig', 'GrammarWatch',
          'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability', 'Distill', 'Snapshot', 'put_back', 'take',
          'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs']
 
-# %% ../nbs/98_all.ipynb #5cab77c9
+# %% ../nbs/98_all.ipynb #5ae1ffea
 from .generate.engine import first_bars, first_seconds
 from .generate.sampling import Sampling, generate, generate_ids
 from .generate.latent import latents_between, latents_like, latents_of
 
-# %% ../nbs/98_all.ipynb #844ccb20
+# %% ../nbs/98_all.ipynb #49eb04e4
 _all_ = ['first_bars', 'first_seconds', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of']
 
-# %% ../nbs/98_all.ipynb #026974ea
+# %% ../nbs/98_all.ipynb #bae1e6f9
 from .experiments.run import Experiment, find_runs
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
@@ -145,5 +146,5 @@ from .evaluate.distance import DistanceTable
 from .evaluate.latent import Study, study
 from .evaluate.report import Report
 
-# %% ../nbs/98_all.ipynb #701bba9c
+# %% ../nbs/98_all.ipynb #f531261f
 _all_ = ['Experiment', 'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
