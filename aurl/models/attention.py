@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['attentions', 'Rotary', 'attend', 'KVCache', 'Reach', 'register_attention', 'Full', 'Attention']
 
-# %% ../../nbs/40_models.attention.ipynb #25a60cac
+# %% ../../nbs/40_models.attention.ipynb #d02e493a
 import math
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-# %% ../../nbs/40_models.attention.ipynb #c6b3931c
+# %% ../../nbs/40_models.attention.ipynb #495275a2
 class Rotary(nn.Module):
     "Turns queries and keys by their position."
     def __init__(self,
@@ -46,19 +46,16 @@ class Rotary(nn.Module):
         a, b = x.chunk(2, -1)
         return torch.cat([a*cos - b*sin, a*sin + b*cos], -1)
 
-# %% ../../nbs/40_models.attention.ipynb #8e506e39
+# %% ../../nbs/40_models.attention.ipynb #5c208171
 def attend(
-    q:Tensor,          # (batch, heads, new, dim) queries of the newest positions
-    k:Tensor,          # (batch, heads, time, dim) keys of all positions so far
-    v:Tensor,          # (batch, heads, time, dim) values
-    longest_plain=448  # up to this many positions the plain products are considered
-)->Tensor:             # (batch, heads, new, dim)
+    q:Tensor,           # (batch, heads, new, dim) queries of the newest positions
+    k:Tensor,           # (batch, heads, time, dim) keys of all positions so far
+    v:Tensor,           # (batch, heads, time, dim) values
+    longest_stairs=2048 # up to this many positions the staircase is considered: it keeps half the table for the way back
+)->Tensor:              # (batch, heads, new, dim)
     "Causal scaled-dot-product attention of the `new` last positions over all positions up to their own."
     new, time = q.shape[2], k.shape[2]
-    plain = q.device.type == 'cpu' and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and time <= longest_plain
-    if plain:
-        w = (q * q.shape[-1]**-.5) @ k.transpose(-1, -2)
-        return (w + _future(new, time, w)).softmax(-1, dtype=q.dtype) @ v
+    if q.device.type == 'cpu' and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and time <= longest_stairs: return _stairs(q, k, v)
     if new == 1: return F.scaled_dot_product_attention(q, k, v)
     if new == time: return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_future(new, time, q))
@@ -67,7 +64,18 @@ def _future(new, time, like):
     "(new, time): 0 where a position may look, -inf where it may not."
     return torch.full((new, time), -math.inf, dtype=like.dtype, device=like.device).triu(time-new+1)
 
-# %% ../../nbs/40_models.attention.ipynb #28736987
+def _stairs(q, k, v, step=256, cache=2**20):
+    "`attend` by plain products: `step` queries at a time, of as many heads as fill the processor's `cache` (bytes)."
+    new, time = q.shape[2], k.shape[2]
+    heads = max(1, cache//(2*min(step, new)*time))
+    masks = {i: _future(min(step, new-i), time-new+min(i+step, new), q) for i in range(0, new, step)}
+    def climb(q, k, v):
+        weigh = lambda i, mask: torch.baddbmm(mask, q[:,i:i+step], k[:,:mask.shape[1]].mT).softmax(-1, dtype=q.dtype)
+        return torch.cat([weigh(i, m) @ v[:,:m.shape[1]] for i,m in masks.items()], 1)
+    parts = zip(*(x.flatten(0, 1).split(heads) for x in (q*q.shape[-1]**-.5, k, v)))
+    return torch.cat([climb(*p) for p in parts]).view(q.shape)
+
+# %% ../../nbs/40_models.attention.ipynb #b49c2d91
 class KVCache:
     "Keys and values of the positions so far, for one layer."
     def __init__(self, room:int=64): self.room, self.n, self.k, self.v = room, 0, None, None
@@ -91,7 +99,7 @@ class KVCache:
             if old is not None: new[:,:,:self.n] = old[:,:,:self.n]
             setattr(self, name, new)
 
-# %% ../../nbs/40_models.attention.ipynb #8bf89fd1
+# %% ../../nbs/40_models.attention.ipynb #f3100dbb
 @patch
 def pick(self:KVCache,
     rows:Tensor, # (n,) int64: which sequences go on, in which order
@@ -100,7 +108,7 @@ def pick(self:KVCache,
     if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
     return self
 
-# %% ../../nbs/40_models.attention.ipynb #a7420c78
+# %% ../../nbs/40_models.attention.ipynb #90979229
 class Reach(NamedTuple):
     "How far the bounded kinds of attention look, in positions."
     window:int = 512  # of the sliding window, a position's own included
@@ -141,7 +149,7 @@ class Full(nn.Module):
         if cache is not None: k, v = cache.append(k, v)
         return attend(q, k, v)
 
-# %% ../../nbs/40_models.attention.ipynb #e4b9527f
+# %% ../../nbs/40_models.attention.ipynb #21a07774
 class Attention(nn.Module):
     "Queries, keys and values from one matrix; a kind of attention; what the heads found from another."
     def __init__(self,

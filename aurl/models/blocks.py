@@ -6,7 +6,7 @@
 __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'elapsed_steps', 'feature_sizes', 'n_channels',
            'FeedForward', 'Block', 'musical_features', 'state_roll', 'scan_roll', 'MusicEmbedding', 'Keyboard']
 
-# %% ../../nbs/41_models.blocks.ipynb #cca76be2
+# %% ../../nbs/41_models.blocks.ipynb #ead22cec
 import functools, math
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ from .local import Attention, Reach    # and with it, all kinds of attention
 from ..tokens.grammar import Grammar, State, beat_unit, grammar, library, n_keys, pedal
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/41_models.blocks.ipynb #72fbc064
+# %% ../../nbs/41_models.blocks.ipynb #4b8a740a
 class FeedForward(nn.Sequential):
     "Widen, bend, narrow: the same at every position."
     def __init__(self,
@@ -30,7 +30,7 @@ class FeedForward(nn.Sequential):
     ):
         super().__init__(nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout))
 
-# %% ../../nbs/41_models.blocks.ipynb #c4302ee0
+# %% ../../nbs/41_models.blocks.ipynb #831ce6ac
 class Block(nn.Module):
     "One pre-norm layer: attention, then a feed-forward network, each added to its input."
     def __init__(self,
@@ -51,7 +51,7 @@ class Block(nn.Module):
         x = x + look(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
-# %% ../../nbs/41_models.blocks.ipynb #3d4e85dc
+# %% ../../nbs/41_models.blocks.ipynb #f9b802a2
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
 beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
 _beat_units = tuple(round(p*beat_unit) for p in beat_periods)
@@ -79,7 +79,7 @@ def _fade(age, slopes, where):
     out = xp.where(where[...,None,:], xp.exp(age[...,None,:]*slopes), 0.)
     return [out.reshape(*out.shape[:-2], -1)]
 
-# %% ../../nbs/41_models.blocks.ipynb #4578812d
+# %% ../../nbs/41_models.blocks.ipynb #ad9cd2a1
 def musical_features(
     m,               # a moment, or many: `State`, or what `grammar.scan` gives
     roll:Tensor,     # (…, 88) how many instruments hold each key
@@ -93,7 +93,7 @@ def musical_features(
     for name in names: out += make[name]()
     return xp.concatenate(out, -1) if out else roll[...,:0]
 
-# %% ../../nbs/41_models.blocks.ipynb #5b403705
+# %% ../../nbs/41_models.blocks.ipynb #bcc2ab2e
 def state_roll(
     s:State, # (batch)
 )->Tensor:   # (batch, 88)
@@ -108,7 +108,7 @@ def scan_roll(
     out = torch.zeros(b, t, n_keys, device=r.sounds.device)
     return out.index_add_(2, r.columns % n_keys, r.sounds.float())[:,:,:pedal]
 
-# %% ../../nbs/41_models.blocks.ipynb #f5d7e5d4
+# %% ../../nbs/41_models.blocks.ipynb #ab706d10
 class MusicEmbedding(nn.Module):
     "Ids and musical features to vectors; vectors to scores."
     def __init__(self,
@@ -134,7 +134,7 @@ class MusicEmbedding(nn.Module):
         "(…, d_model) to (…, 774): how well each id would fit."
         return F.linear(x, self.table.weight)
 
-# %% ../../nbs/41_models.blocks.ipynb #5b269c4f
+# %% ../../nbs/41_models.blocks.ipynb #a7f3b2f0
 @patch
 def look(self:MusicEmbedding,
     ids:Tensor,       # (batch, time) int64
@@ -151,7 +151,7 @@ def look(self:MusicEmbedding,
     r = grammar.scan(ids, state)
     return musical_features(r, scan_roll(r), self.features), end
 
-# %% ../../nbs/41_models.blocks.ipynb #afd56a82
+# %% ../../nbs/41_models.blocks.ipynb #4f689df2
 n_channels = 1 + len(age_steps) + len(echo_steps)  # what is known of each key: roll, ages, echoes
 
 class Keyboard(nn.Module):
@@ -165,11 +165,23 @@ class Keyboard(nn.Module):
         self.look, self.weigh = nn.Conv1d(n_channels, maps, 2*reach+1, padding=reach), nn.Linear(d_model, 2*maps)
         nn.init.zeros_(self.weigh.weight); nn.init.zeros_(self.weigh.bias)
 
+    def found(self,
+        keys:Tensor, # (n, channels·88)
+    )->Tensor:       # (n, maps, 88)
+        "What the sliding network finds at each key."
+        if len(keys) >= 256: return F.linear(keys, self.matrix(), self.look.bias.repeat_interleave(vocab.n_pitches)).unflatten(1, (-1, vocab.n_pitches))
+        return self.look(keys.unflatten(1, (n_channels, vocab.n_pitches)))
+
+    def matrix(self)->Tensor: # (maps·88, channels·88)
+        "Every slide at once: the weight between each key found and each key heard; 0 beyond its reach."
+        n, reach = vocab.n_pitches, self.look.padding[0]
+        far = F.pad(self.look.weight, (n-1-reach,)*2)                         # by distance, 87 keys below … 87 above
+        return far.unfold(-1, n, 1).flip(2).transpose(1, 2).flatten(2).flatten(0, 1)
+
     def forward(self,
         x:Tensor,        # (batch, time, d_model)
         features:Tensor, # (batch, time, size): musical features, roll, age and echo last
     )->Tensor:           # (batch, time, 2·88) for NOTE_ON and NOTE_OFF
         b, t, _ = x.shape
-        keys = features[...,-n_channels*vocab.n_pitches:].reshape(b*t, n_channels, vocab.n_pitches)
-        found = F.gelu(self.look(keys))
+        found = F.gelu(self.found(features[...,-n_channels*vocab.n_pitches:].flatten(0, 1)))
         return (self.weigh(x).view(b*t, 2, -1) @ found).view(b, t, 2*vocab.n_pitches)
