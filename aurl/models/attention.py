@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['attentions', 'Rotary', 'attend', 'KVCache', 'Reach', 'register_attention', 'Full', 'Attention']
 
-# %% ../../nbs/40_models.attention.ipynb #d02e493a
+# %% ../../nbs/40_models.attention.ipynb #c40ee792
 import math
 from typing import NamedTuple
 
@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-# %% ../../nbs/40_models.attention.ipynb #495275a2
+# %% ../../nbs/40_models.attention.ipynb #5eb835d3
 class Rotary(nn.Module):
     "Turns queries and keys by their position."
     def __init__(self,
@@ -46,7 +47,7 @@ class Rotary(nn.Module):
         a, b = x.chunk(2, -1)
         return torch.cat([a*cos - b*sin, a*sin + b*cos], -1)
 
-# %% ../../nbs/40_models.attention.ipynb #5c208171
+# %% ../../nbs/40_models.attention.ipynb #fcda6d81
 def attend(
     q:Tensor,           # (batch, heads, new, dim) queries of the newest positions
     k:Tensor,           # (batch, heads, time, dim) keys of all positions so far
@@ -55,7 +56,7 @@ def attend(
 )->Tensor:              # (batch, heads, new, dim)
     "Causal scaled-dot-product attention of the `new` last positions over all positions up to their own."
     new, time = q.shape[2], k.shape[2]
-    if q.device.type == 'cpu' and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and time <= longest_stairs: return _stairs(q, k, v)
+    if q.device.type == 'cpu' and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and time <= longest_stairs: return _Stairs.apply(q, k, v, 128, 2**20)
     if new == 1: return F.scaled_dot_product_attention(q, k, v)
     if new == time: return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_future(new, time, q))
@@ -64,18 +65,43 @@ def _future(new, time, like):
     "(new, time): 0 where a position may look, -inf where it may not."
     return torch.full((new, time), -math.inf, dtype=like.dtype, device=like.device).triu(time-new+1)
 
-def _stairs(q, k, v, step=256, cache=2**20):
-    "`attend` by plain products: `step` queries at a time, of as many heads as fill the processor's `cache` (bytes)."
-    new, time = q.shape[2], k.shape[2]
-    heads = max(1, cache//(2*min(step, new)*time))
-    masks = {i: _future(min(step, new-i), time-new+min(i+step, new), q) for i in range(0, new, step)}
-    def climb(q, k, v):
-        weigh = lambda i, mask: torch.baddbmm(mask, q[:,i:i+step], k[:,:mask.shape[1]].mT).softmax(-1, dtype=q.dtype)
-        return torch.cat([weigh(i, m) @ v[:,:m.shape[1]] for i,m in masks.items()], 1)
-    parts = zip(*(x.flatten(0, 1).split(heads) for x in (q*q.shape[-1]**-.5, k, v)))
-    return torch.cat([climb(*p) for p in parts]).view(q.shape)
+# %% ../../nbs/40_models.attention.ipynb #b78be401
+def _steps(heads, new, time, step, cache):
+    "Which heads, which queries, which keys: as many heads at once as fill `cache` (bytes)."
+    some = max(1, cache//(2*min(step, new)*time))
+    for h in range(0, heads, some):
+        for i in range(0, new, step): yield slice(h, h+some), slice(i, i+step), slice(0, time-new+min(i+step, new))
 
-# %% ../../nbs/40_models.attention.ipynb #b49c2d91
+class _Stairs(torch.autograd.Function):
+    "`attend` by plain products, step by step."
+    @staticmethod
+    def forward(ctx, q, k, v, step, cache):
+        ctx.shape, ctx.sizes = q.shape, (step, cache)
+        q, k, v = (x.flatten(0, 1) for x in (q*q.shape[-1]**-.5, k, v))
+        out, weights = torch.empty_like(q), []
+        for h,i,j in _steps(*q.shape[:2], k.shape[1], step, cache):
+            scores = q[h,i] @ k[h,j].mT
+            n = scores.shape[1]
+            scores[:,:,-n:] += _future(n, n, q)
+            weights.append(scores.softmax(-1, dtype=q.dtype))
+            torch.bmm(weights[-1], v[h,j], out=out[h,i])
+        ctx.save_for_backward(q, k, v, *weights)
+        return out.view(ctx.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        q, k, v, *weights = ctx.saved_tensors
+        grad, to_q, to_k, to_v = grad.flatten(0, 1), torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for w,(h,i,j) in zip(weights, _steps(*q.shape[:2], k.shape[1], *ctx.sizes)):
+            to_v[h,j].baddbmm_(w.mT, grad[h,i])
+            to_scores = torch._softmax_backward_data(grad[h,i] @ v[h,j].mT, w, -1, w.dtype)
+            torch.bmm(to_scores, k[h,j], out=to_q[h,i])
+            to_k[h,j].baddbmm_(to_scores.mT, q[h,i])
+        b, heads, _, d = ctx.shape
+        return to_q.mul_(d**-.5).view(ctx.shape), to_k.view(b, heads, -1, d), to_v.view(b, heads, -1, d), None, None
+
+# %% ../../nbs/40_models.attention.ipynb #878ebf9b
 class KVCache:
     "Keys and values of the positions so far, for one layer."
     def __init__(self, room:int=64): self.room, self.n, self.k, self.v = room, 0, None, None
@@ -99,7 +125,7 @@ class KVCache:
             if old is not None: new[:,:,:self.n] = old[:,:,:self.n]
             setattr(self, name, new)
 
-# %% ../../nbs/40_models.attention.ipynb #f3100dbb
+# %% ../../nbs/40_models.attention.ipynb #5bf78a05
 @patch
 def pick(self:KVCache,
     rows:Tensor, # (n,) int64: which sequences go on, in which order
@@ -108,7 +134,7 @@ def pick(self:KVCache,
     if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
     return self
 
-# %% ../../nbs/40_models.attention.ipynb #90979229
+# %% ../../nbs/40_models.attention.ipynb #e75d6f85
 class Reach(NamedTuple):
     "How far the bounded kinds of attention look, in positions."
     window:int = 512  # of the sliding window, a position's own included
@@ -149,7 +175,7 @@ class Full(nn.Module):
         if cache is not None: k, v = cache.append(k, v)
         return attend(q, k, v)
 
-# %% ../../nbs/40_models.attention.ipynb #21a07774
+# %% ../../nbs/40_models.attention.ipynb #2f9cf9b5
 class Attention(nn.Module):
     "Queries, keys and values from one matrix; a kind of attention; what the heads found from another."
     def __init__(self,

@@ -6,10 +6,11 @@
 __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'elapsed_steps', 'feature_sizes', 'n_channels',
            'FeedForward', 'Block', 'musical_features', 'state_roll', 'scan_roll', 'MusicEmbedding', 'Keyboard']
 
-# %% ../../nbs/41_models.blocks.ipynb #ead22cec
+# %% ../../nbs/41_models.blocks.ipynb #9e5f830f
 import functools, math
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -20,7 +21,7 @@ from .local import Attention, Reach    # and with it, all kinds of attention
 from ..tokens.grammar import Grammar, State, beat_unit, grammar, library, n_keys, pedal
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/41_models.blocks.ipynb #4b8a740a
+# %% ../../nbs/41_models.blocks.ipynb #651e343a
 class FeedForward(nn.Sequential):
     "Widen, bend, narrow: the same at every position."
     def __init__(self,
@@ -30,7 +31,7 @@ class FeedForward(nn.Sequential):
     ):
         super().__init__(nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout))
 
-# %% ../../nbs/41_models.blocks.ipynb #831ce6ac
+# %% ../../nbs/41_models.blocks.ipynb #5bde911e
 class Block(nn.Module):
     "One pre-norm layer: attention, then a feed-forward network, each added to its input."
     def __init__(self,
@@ -51,7 +52,7 @@ class Block(nn.Module):
         x = x + look(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
-# %% ../../nbs/41_models.blocks.ipynb #f9b802a2
+# %% ../../nbs/41_models.blocks.ipynb #a64b05ac
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
 beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
 _beat_units = tuple(round(p*beat_unit) for p in beat_periods)
@@ -60,11 +61,16 @@ elapsed_steps = (256., 1024., 4096.)
 feature_sizes = dict(clock=2*len(clock_periods), elapsed=len(elapsed_steps), beat=2*len(beat_periods), tempo=vocab.n_tempos+1, velocity=vocab.n_velocities+1,
                      family=vocab.n_families, roll=vocab.n_pitches, age=len(age_steps)*vocab.n_pitches, echo=len(echo_steps)*vocab.n_pitches)
 
+def _faded(constants):
+    "exp(-age/τ) of every age in steps until it is nothing, (τ, ages); the last is 0."
+    out = np.exp(-np.arange(70*max(constants))/np.array(constants)[:,None])
+    return np.where(out > 1e-30, out, 0.).astype(np.float32)*(np.arange(out.shape[1]) < out.shape[1]-1)
+
 @functools.cache
 def _tables(xp, device):
     "What the features look things up in."
     like = lambda x: xp.asarray(x, device=device)
-    return SimpleNamespace(clock=like(clock_periods), beat=like(_beat_units), elapsed=like([-1/t for t in elapsed_steps]), age=like([[-1/t] for t in age_steps]), echo=like([[-1/t] for t in echo_steps]),
+    return SimpleNamespace(clock=like(clock_periods), beat=like(_beat_units), elapsed=like([-1/t for t in elapsed_steps]), age=like(_faded(age_steps)), echo=like(_faded(echo_steps)),
         tempo=xp.eye(vocab.n_tempos+1, device=device)[like([*range(1, vocab.n_tempos+1), 0])], family=xp.eye(vocab.n_families, device=device),
         velocity=xp.eye(vocab.n_velocities+1, device=device)[like([*range(1, vocab.n_velocities+1), 0])])   # the last row, [-1], is for none yet
 
@@ -73,13 +79,13 @@ def _phases(x, periods):
     angle, xp = (x[...,None] % periods) * (2*math.pi/periods), library(x)
     return [xp.sin(angle), xp.cos(angle)]
 
-def _fade(age, slopes, where):
-    "exp(-age/τ) of each key, (…, τ·88), and 0 but `where`."
-    xp = library(age)
-    out = xp.where(where[...,None,:], xp.exp(age[...,None,:]*slopes), 0.)
-    return [out.reshape(*out.shape[:-2], -1)]
+def _fade(age, table, where):
+    "exp(-age/τ) of each key, (…, 88) for each τ, and 0 but `where`; looked up."
+    xp, oldest = library(age), table.shape[1] - 1
+    age = xp.clip(xp.where(where, age, oldest), 0, oldest)
+    return [xp.take(row, age) for row in table]
 
-# %% ../../nbs/41_models.blocks.ipynb #ad9cd2a1
+# %% ../../nbs/41_models.blocks.ipynb #bebdc282
 def musical_features(
     m,               # a moment, or many: `State`, or what `grammar.scan` gives
     roll:Tensor,     # (…, 88) how many instruments hold each key
@@ -93,7 +99,7 @@ def musical_features(
     for name in names: out += make[name]()
     return xp.concatenate(out, -1) if out else roll[...,:0]
 
-# %% ../../nbs/41_models.blocks.ipynb #bcc2ab2e
+# %% ../../nbs/41_models.blocks.ipynb #a1185ed0
 def state_roll(
     s:State, # (batch)
 )->Tensor:   # (batch, 88)
@@ -108,7 +114,7 @@ def scan_roll(
     out = torch.zeros(b, t, n_keys, device=r.sounds.device)
     return out.index_add_(2, r.columns % n_keys, r.sounds.float())[:,:,:pedal]
 
-# %% ../../nbs/41_models.blocks.ipynb #ab706d10
+# %% ../../nbs/41_models.blocks.ipynb #62232d8b
 class MusicEmbedding(nn.Module):
     "Ids and musical features to vectors; vectors to scores."
     def __init__(self,
@@ -134,7 +140,7 @@ class MusicEmbedding(nn.Module):
         "(…, d_model) to (…, 774): how well each id would fit."
         return F.linear(x, self.table.weight)
 
-# %% ../../nbs/41_models.blocks.ipynb #a7f3b2f0
+# %% ../../nbs/41_models.blocks.ipynb #cb980a82
 @patch
 def look(self:MusicEmbedding,
     ids:Tensor,       # (batch, time) int64
@@ -151,7 +157,7 @@ def look(self:MusicEmbedding,
     r = grammar.scan(ids, state)
     return musical_features(r, scan_roll(r), self.features), end
 
-# %% ../../nbs/41_models.blocks.ipynb #4f689df2
+# %% ../../nbs/41_models.blocks.ipynb #06dbb0e4
 n_channels = 1 + len(age_steps) + len(echo_steps)  # what is known of each key: roll, ages, echoes
 
 class Keyboard(nn.Module):
