@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['attentions', 'Rotary', 'attend', 'KVCache', 'Reach', 'register_attention', 'Full', 'Attention']
 
-# %% ../../nbs/40_models.attention.ipynb #c40ee792
+# %% ../../nbs/40_models.attention.ipynb #ac2dddc4
 import math
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# %% ../../nbs/40_models.attention.ipynb #5eb835d3
+# %% ../../nbs/40_models.attention.ipynb #740780bb
 class Rotary(nn.Module):
     "Turns queries and keys by their position."
     def __init__(self,
@@ -43,11 +43,11 @@ class Rotary(nn.Module):
         x:Tensor,     # (…, time, dim)
         angles:tuple, # from `angles`
     )->Tensor:
-        cos, sin = (a.to(x.dtype) for a in angles)
-        a, b = x.chunk(2, -1)
-        return torch.cat([a*cos - b*sin, a*sin + b*cos], -1)
+        cos, sin = angles
+        cos, sin = torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
+        return torch.addcmul(x*cos, x.roll(x.shape[-1]//2, -1), sin)    # (a, b) to (a·cos - b·sin, b·cos + a·sin)
 
-# %% ../../nbs/40_models.attention.ipynb #fcda6d81
+# %% ../../nbs/40_models.attention.ipynb #5f1b8da8
 def attend(
     q:Tensor,           # (batch, heads, new, dim) queries of the newest positions
     k:Tensor,           # (batch, heads, time, dim) keys of all positions so far
@@ -65,7 +65,7 @@ def _future(new, time, like):
     "(new, time): 0 where a position may look, -inf where it may not."
     return torch.full((new, time), -math.inf, dtype=like.dtype, device=like.device).triu(time-new+1)
 
-# %% ../../nbs/40_models.attention.ipynb #b78be401
+# %% ../../nbs/40_models.attention.ipynb #75313113
 def _steps(heads, new, time, step, cache):
     "Which heads, which queries, which keys: as many heads at once as fill `cache` (bytes)."
     some = max(1, cache//(2*min(step, new)*time))
@@ -78,11 +78,11 @@ class _Stairs(torch.autograd.Function):
     def forward(ctx, q, k, v, step, cache):
         ctx.shape, ctx.sizes = q.shape, (step, cache)
         q, k, v = (x.flatten(0, 1) for x in (q*q.shape[-1]**-.5, k, v))
-        out, weights = torch.empty_like(q), []
+        out, weights, mask = torch.empty_like(q), [], _future(step, step, q)
         for h,i,j in _steps(*q.shape[:2], k.shape[1], step, cache):
-            scores = q[h,i] @ k[h,j].mT
+            scores = torch.bmm(q[h,i], k[h,j].mT)
             n = scores.shape[1]
-            scores[:,:,-n:] += _future(n, n, q)
+            scores[:,:,-n:] += mask[:n,:n]
             weights.append(scores.softmax(-1, dtype=q.dtype))
             torch.bmm(weights[-1], v[h,j], out=out[h,i])
         ctx.save_for_backward(q, k, v, *weights)
@@ -95,13 +95,13 @@ class _Stairs(torch.autograd.Function):
         grad, to_q, to_k, to_v = grad.flatten(0, 1), torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for w,(h,i,j) in zip(weights, _steps(*q.shape[:2], k.shape[1], *ctx.sizes)):
             to_v[h,j].baddbmm_(w.mT, grad[h,i])
-            to_scores = torch._softmax_backward_data(grad[h,i] @ v[h,j].mT, w, -1, w.dtype)
+            to_scores = torch._softmax_backward_data(torch.bmm(grad[h,i], v[h,j].mT), w, -1, w.dtype)
             torch.bmm(to_scores, k[h,j], out=to_q[h,i])
             to_k[h,j].baddbmm_(to_scores.mT, q[h,i])
         b, heads, _, d = ctx.shape
         return to_q.mul_(d**-.5).view(ctx.shape), to_k.view(b, heads, -1, d), to_v.view(b, heads, -1, d), None, None
 
-# %% ../../nbs/40_models.attention.ipynb #878ebf9b
+# %% ../../nbs/40_models.attention.ipynb #59f81397
 class KVCache:
     "Keys and values of the positions so far, for one layer."
     def __init__(self, room:int=64): self.room, self.n, self.k, self.v = room, 0, None, None
@@ -125,7 +125,7 @@ class KVCache:
             if old is not None: new[:,:,:self.n] = old[:,:,:self.n]
             setattr(self, name, new)
 
-# %% ../../nbs/40_models.attention.ipynb #5bf78a05
+# %% ../../nbs/40_models.attention.ipynb #5f7e33c8
 @patch
 def pick(self:KVCache,
     rows:Tensor, # (n,) int64: which sequences go on, in which order
@@ -134,7 +134,7 @@ def pick(self:KVCache,
     if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
     return self
 
-# %% ../../nbs/40_models.attention.ipynb #e75d6f85
+# %% ../../nbs/40_models.attention.ipynb #5fd7a2de
 class Reach(NamedTuple):
     "How far the bounded kinds of attention look, in positions."
     window:int = 512  # of the sliding window, a position's own included
@@ -175,7 +175,7 @@ class Full(nn.Module):
         if cache is not None: k, v = cache.append(k, v)
         return attend(q, k, v)
 
-# %% ../../nbs/40_models.attention.ipynb #2f9cf9b5
+# %% ../../nbs/40_models.attention.ipynb #8cfffba5
 class Attention(nn.Module):
     "Queries, keys and values from one matrix; a kind of attention; what the heads found from another."
     def __init__(self,
