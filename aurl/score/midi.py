@@ -101,8 +101,9 @@ def _alone(score, k, a, b, g):
     "Do the onsets of part `k` in phase `b` fall together with those of other parts only when they are put back to phase `a`?"
     x = np.unique(score.tracks[k].notes.numpy()['time']); there = x % g == b
     if there[there.cumsum() > 2].mean() < .65: return False              # it does not stay
-    ref, x = np.concatenate([t.notes.numpy()['time'] for j,t in enumerate(score.tracks) if j != k and len(t.notes)]), x[there]
-    now, then = np.isin(x, ref).sum(), max(np.isin(x + (a - b) % g - d, ref).sum() for d in (0, g))
+    ref, x = np.sort(np.concatenate([t.notes.numpy()['time'] for j,t in enumerate(score.tracks) if j != k and len(t.notes)])), x[there]
+    meet = lambda x: np.count_nonzero(ref.take(np.searchsorted(ref, x), mode='clip') == x)
+    now, then = meet(x), max(meet(x + (a - b) % g - d) for d in (0, g))
     return bool(then >= 12 and then > 10*now and then > len(x)/5)
 
 def _suspicious(score, data):

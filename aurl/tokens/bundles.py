@@ -102,7 +102,7 @@ def _events(scores):
     out = []
     for (*_,tempos),a,b,c,d in zip(paces, _starts(n).tolist(), n.cumsum().tolist(), cut, cut[1:]):
         off, up, down = offs[a:b], ups[c:d], downs[c:d]
-        if len(tempos): tempos = tempos[tempos < max(off.max(initial=-1), up.max(initial=-1), down.max(initial=-1))]
+        if len(tempos) and not (len(off) and tempos[-1] < off[-1]): tempos = tempos[tempos < max(off.max(initial=-1), up.max(initial=-1), down.max(initial=-1))]
         out.append(_c._in_order(np.concatenate([off, tempos, up, down, ons[a:b]])))
     return out
 
@@ -131,7 +131,7 @@ def _written(events):
     at = np.cumsum(room)
     have = np.diff(np.append(0, at)[np.append(first, len(ev))]) + 2
     at += 2*piece
-    ids = np.full(have.sum(), vocab.TIME_SHIFT + full - 1)
+    ids = np.full(have.sum(), vocab.TIME_SHIFT + full - 1, np.uint16)
     start = _starts(have)
     ids[start], ids[start + have - 1] = vocab.START, vocab.END
     ids[at] = _c._BASE.take(_c._low(ev >> (_c._LOUD + _c._PLACE), _c._RANK)) + _c._low(ev >> _c._LOUD, _c._SLOT)
@@ -140,7 +140,7 @@ def _written(events):
         ids[at.take(who)] = base + value
     gap[far] -= more*full
     ids[at.take(w) - 1] = vocab.TIME_SHIFT - 1 + gap.take(w)
-    return np.split(ids.astype(np.uint16), start[1:])
+    return np.split(ids, start[1:])
 
 def encode_many(
     scores, # a few, in any unit
