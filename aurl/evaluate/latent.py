@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['note_f1', 'edit_distance', 'padded', 'surprise', 'others', 'Listening', 'listening', 'Reconstruction', 'reconstruct',
-           'Ways', 'ways', 'Control', 'control', 'named_number', 'calibrated', 'Study', 'asked_in_steps', 'study']
+           'Ways', 'ways', 'loosened', 'Control', 'control', 'named_number', 'calibrated', 'Study', 'asked_in_steps',
+           'study']
 
-# %% ../../nbs/62_evaluate.latent.ipynb #6ec04508
+# %% ../../nbs/62_evaluate.latent.ipynb #c6e5bc79
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..models.attributes import attribute_values
 from ..tokens.codec import decode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/62_evaluate.latent.ipynb #e59a4e8e
+# %% ../../nbs/62_evaluate.latent.ipynb #e7b74713
 def _notes(ids):
     "(pitch, onset in steps) of the notes of a piece, in order of pitch and time."
     tracks = [t.notes.numpy() for t in decode(ids).tracks]
@@ -47,7 +48,7 @@ def note_f1(
             else: j += 1
     return 2*found/(len(a) + len(b))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #97389bd3
+# %% ../../nbs/62_evaluate.latent.ipynb #659ecb41
 def edit_distance(
     a, b,   # ids of two pieces
 )->float:   # 0: the same … 1: nothing in common
@@ -61,7 +62,7 @@ def edit_distance(
         row = np.minimum.accumulate(new - at) + at
     return float(row[-1]/max(len(a), len(b)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #ba8e41b3
+# %% ../../nbs/62_evaluate.latent.ipynb #3d2ae705
 def padded(pieces)->Tensor: # (pieces, time)
     "Ids of pieces as one tensor."
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD)
@@ -126,7 +127,7 @@ def listening(
     costs = [surprise(model, ids, w).sum().item()/tokens for w in (z, drawn, others(z, groups, seed), none)]
     return Listening(*costs, {k:v.item()/np.log(2) for k,v in nats.items()}, tokens/len(pieces))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #2e467535
+# %% ../../nbs/62_evaluate.latent.ipynb #e25236b5
 @dataclass
 class Reconstruction:
     "How well pieces come back from their latents."
@@ -156,7 +157,7 @@ def reconstruct(
     return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
                           float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #5b11e547
+# %% ../../nbs/62_evaluate.latent.ipynb #4f641ee8
 @dataclass
 class Ways:
     "Edit distances along ways between pieces."
@@ -193,7 +194,18 @@ def ways(
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
     return Ways(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #48ac441f
+# %% ../../nbs/62_evaluate.latent.ipynb #75efc6a7
+def loosened(
+    model,          # of a mode with a latent
+    z:Tensor,       # (pieces, size)
+    keep:float=0.,  # of the details: 1 as they are, 0 none
+)->Tensor:          # (pieces, size)
+    "The same outlines, with details that are held less firmly."
+    levels, seconds = model.latent.parts(z)
+    first = model.latent.levels[0].name
+    return model.latent.flat({k:v if k == first else v*keep for k,v in levels.items()}, seconds)
+
+# %% ../../nbs/62_evaluate.latent.ipynb #deaa4182
 @dataclass
 class Control:
     "What was asked for and what came."
@@ -219,10 +231,12 @@ def control(
     temperature:float=1., # of the playing
     seed:int=0,           # of it
     max_tokens:int=512,   # longest piece
+    keep:float=1.,        # how firmly the details of the pieces are held, see `loosened`
 )->Control:
     "Ask pieces for an attribute, in steps, and measure what comes."
     asked = torch.as_tensor(asked, dtype=torch.float32)
     rows = torch.stack([vector.ask(z, a) for a in asked], 1).flatten(0, 1)
+    if keep != 1: rows = loosened(model, rows, keep)
     played = generate_ids(model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed)
     return Control(name, asked.numpy(), attribute_values(padded(played), (name,))[:,0].view(len(z), -1).numpy())
 
@@ -238,7 +252,7 @@ def named_number(
     move[number], weights[number] = 1/(slope or 1e-9), slope
     return AttributeVector(move, weights, float(value.mean() - slope*z[:,number].mean()), float((x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #654d7956
+# %% ../../nbs/62_evaluate.latent.ipynb #1bd87c98
 def calibrated(
     vector:AttributeVector, # how to ask
     tried:Control,          # what came of asking so, of pieces of the training
@@ -249,14 +263,14 @@ def calibrated(
     if slope < .05: raise ModelError(f'{tried.name} does not follow what is asked (slope {slope:.2f})', way_out='train longer, with latent.attributes or a smaller latent.beta')
     return AttributeVector(vector.move/slope, vector.weights*slope, vector.bias*slope + y.mean() - slope*x.mean(), vector.fit)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #bb65c45f
+# %% ../../nbs/62_evaluate.latent.ipynb #a293dbaa
 @dataclass
 class Study:
     "What a latent is good for."
     listening:Listening
     reconstructions:list # from greedy to sampled
     report:LatentReport  # on pieces of the training
-    controls:dict        # name: (by vector, by the named number or None)
+    controls:dict        # name: {way of asking: Control}
     around:Ways
     straight:Ways
     z:Tensor             # (pieces, size) of pieces of the training
@@ -265,7 +279,7 @@ class Study:
         "The figures alone, for a file."
         best, sampled = self.reconstructions[0], self.reconstructions[-1]
         return dict(nats=self.listening.own, other=self.listening.other - self.listening.own, none=self.listening.none - self.listening.own, bits=sum(self.listening.bits.values()), f1=best.f1.mean(), f1_sampled=sampled.f1.mean(), chance=sampled.chance,
-                    **{f'ask_{k}':c.order() for k,(c, _) in self.controls.items()}, **{f'ask_{k}_each':c.each() for k,(c, _) in self.controls.items()},
+                    **{f'ask_{k}{way}':v for k,c in self.controls.items() for way,v in (('', c['by vector'].order()), ('_each', c['by vector'].each()), ('_loose', c['by vector, loosened'].order()))},
                     around=self.around.order(), straight=self.straight.order(), active=self.report.active)
 
 def asked_in_steps(
@@ -275,15 +289,16 @@ def asked_in_steps(
     number:int=None,      # that was named for it
     steps:int=5,          # from the 5th to the 95th percentile
     **playing             # of `control`
-):                        # Control by attribute vector, and by the named number
-    "Ask held-out pieces for an attribute, calibrated on pieces of the training."
+)->dict:                  # way of asking: Control
+    "Ask held-out pieces for an attribute, calibrated on pieces of the training: by attribute vector, the same with their details loosened, and by the named number."
     asked, some = value.quantile(torch.linspace(.05, .95, steps)), z[:len(held)]
-    def by(vector):
-        tried = control(model, some, name, vector, asked, **playing)
+    def by(vector, **how):
+        tried = control(model, some, name, vector, asked, **playing, **how)
         try: vector = calibrated(vector, tried)
         except ModelError: pass                                                     # it does not follow; the figures will say so
-        return control(model, held, name, vector, asked, **playing)
-    return by(attribute_of(z, value)), None if number is None else by(named_number(z, value, number))
+        return control(model, held, name, vector, asked, **playing, **how)
+    v = attribute_of(z, value)
+    return {'by vector':by(v), 'by vector, loosened':by(v, keep=0.), **({} if number is None else {'by number':by(named_number(z, value, number))})}
 
 def study(
     model,            # of a mode with a latent
@@ -304,7 +319,7 @@ def study(
     values = {k:v for k,v in values.items() if v.std() > 1e-3}
     mine = model.encode(padded(held)).clone()
     playing = dict(temperature=temperature/2, seed=seed, max_tokens=longest)
-    controls = {k:asked_in_steps(model, z, v, mine[:20], k, named.index(k) if k in named else None, **playing) for k,v in values.items()}
+    controls = {k:asked_in_steps(model, z, v, mine[:40], k, named.index(k) if k in named else None, **playing) for k,v in values.items()}
     walk = lambda straight: ways(model, mine[:2*pairs], steps, straight, seed=seed, max_tokens=longest)
     return Study(listening(model, held, groups, seed), [reconstruct(model, held, t, seed=seed) for t in (0., .5*temperature, temperature)], latent_report(z, values),
                  controls, walk(False), walk(True), z, values)

@@ -258,4 +258,4 @@ def active_units(
     above:float=.01     # variance from which a number is in use
 )->Tensor:              # (…) bool
     "Which numbers of a latent tell pieces apart."
-    return means.var(0) > above
+    return means.var(0, correction=0) > above
