@@ -84,7 +84,7 @@ class _Stairs(torch.autograd.Function):
             n = scores.shape[1]
             scores[:,:,-n:] += mask[:n,:n]
             weights.append(scores.softmax(-1, dtype=q.dtype))
-            torch.bmm(weights[-1], v[h,j], out=out[h,i])
+            out[h,i] = torch.bmm(weights[-1], v[h,j])
         ctx.save_for_backward(q, k, v, *weights)
         return out.view(ctx.shape)
 
@@ -96,7 +96,7 @@ class _Stairs(torch.autograd.Function):
         for w,(h,i,j) in zip(weights, _steps(*q.shape[:2], k.shape[1], *ctx.sizes)):
             to_v[h,j].baddbmm_(w.mT, grad[h,i])
             to_scores = torch._softmax_backward_data(torch.bmm(grad[h,i], v[h,j].mT), w, -1, w.dtype)
-            torch.bmm(to_scores, k[h,j], out=to_q[h,i])
+            to_q[h,i] = torch.bmm(to_scores, k[h,j])
             to_k[h,j].baddbmm_(to_scores.mT, q[h,i])
         b, heads, _, d = ctx.shape
         return to_q.mul_(d**-.5).view(ctx.shape), to_k.view(b, heads, -1, d), to_v.view(b, heads, -1, d), None, None
