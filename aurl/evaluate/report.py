@@ -108,7 +108,8 @@ def loss_chart(
     pts = [(float(t), float(v)) for t,v in curve if v is not None and math.isfinite(float(v)) and float(v) > 0]
     lines = [(k, float(v)) for k,v in dict(baselines).items() if v is not None and math.isfinite(float(v)) and float(v) > 0]
     if not pts and not lines: return _svg(*size, _text(size[0]/2, size[1]/2, 'nothing was measured', 'middle'), 'an empty chart')
-    (w, h), left, right, top, bottom = size, 52, 150, 26, 44
+    (w, h), left, top, bottom = size, 52, 26, 44
+    right = max(150, 24 + 7.4*max(len(f'{k} 0.00') for k in [name, *(k for k,_ in lines)]))                  # room for the longest name
     vs, end = [v for _,v in pts] + [v for _,v in lines], max([t for t,_ in pts] + [1e-9])
     lo, hi = min(vs)/1.12, max(vs)*1.08
     X = lambda t: left + (w-left-right)*t/end
