@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Collapse', 'copy_of', 'noises', 'Jump', 'Rescue', 'bytes_of']
 
-# %% ../../nbs/83b_train.collapse.ipynb #e588b569
+# %% ../../nbs/83b_train.collapse.ipynb #82ff5947
 import math
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..core import AurlError
 from .grammar import GrammarWatch
 from .snapshot import _tensors, put_back, take
 
-# %% ../../nbs/83b_train.collapse.ipynb #deaa05d3
+# %% ../../nbs/83b_train.collapse.ipynb #b89cfae7
 class Collapse:
     "Tells a bad end from a bad draw, in numbers of which higher is better."
     def __init__(self,
@@ -45,7 +45,7 @@ class Collapse:
         level, noise = self.limits()
         return level >= self.low and value < level - max(self.drop, self.sure*noise)
 
-# %% ../../nbs/83b_train.collapse.ipynb #5fb0b66f
+# %% ../../nbs/83b_train.collapse.ipynb #9484cf01
 @patch
 def hear(self:Collapse,
     value:float, # what this look gave; None or NaN: no numbers at all
@@ -84,7 +84,7 @@ def load_state_dict(self:Collapse, d):
     for k,v in d.items(): setattr(self, k, copy_of(v))
 def copy_of(v): return list(v) if isinstance(v, list) else v
 
-# %% ../../nbs/83b_train.collapse.ipynb #71ebe76c
+# %% ../../nbs/83b_train.collapse.ipynb #3dd99884
 def noises()->dict: # name: function of a generator and a shape
     "Kinds of white noise in 0 … 1, to try detectors on."
     clip = lambda x: np.clip(x, 0, 1)
@@ -93,7 +93,7 @@ def noises()->dict: # name: function of a generator and a shape
     return out | {'uniform':lambda g, n: g.random(n), 'upper half':lambda g, n: .5 + g.random(n)/2, 'piled up':lambda g, n: g.beta(.5, .5, n),
                   'double exponential':lambda g, n: clip(g.laplace(.8, .07, n)), 'Student, 3 degrees':lambda g, n: clip(.8 + .05*g.standard_t(3, n))}
 
-# %% ../../nbs/83b_train.collapse.ipynb #69032b95
+# %% ../../nbs/83b_train.collapse.ipynb #64f1de7c
 class Jump:
     "Tells a loss that has jumped from a strange batch."
     def __init__(self,
@@ -122,7 +122,7 @@ class Jump:
             else: self.high, self.seen = 0, (self.seen + [v])[-self.memory:]
         return 'perhaps' if self.high else ''
 
-# %% ../../nbs/83b_train.collapse.ipynb #28825b8d
+# %% ../../nbs/83b_train.collapse.ipynb #1cec6a0b
 @patch
 def accept(self:Jump, losses):
     "These losses are usual from now on."
@@ -132,7 +132,7 @@ def state_dict(self:Jump): return dict(seen=list(self.seen), high=self.high)
 @patch
 def load_state_dict(self:Jump, d): self.seen, self.high = list(d['seen']), d['high']
 
-# %% ../../nbs/83b_train.collapse.ipynb #9d867d42
+# %% ../../nbs/83b_train.collapse.ipynb #69724b50
 class Rescue(Callback):
     "Goes back to the last good moment when the model collapses; after `most` times it ends the training there."
     order, goes_back = -5, False            # it hears the loss before others add to it
@@ -173,7 +173,7 @@ class Rescue(Callback):
         for step in self.shelved: self.shelf.drop(step)
         self.shelved = set()
 
-# %% ../../nbs/83b_train.collapse.ipynb #689ca7c3
+# %% ../../nbs/83b_train.collapse.ipynb #8b9313fe
 @patch
 def heard(self:Rescue,
     step:int, # where the training is
@@ -239,7 +239,7 @@ def bytes_of(
     "What its tensors take in memory."
     return sum(t.numel()*t.element_size() for t in _tensors(snap.parts))
 
-# %% ../../nbs/83b_train.collapse.ipynb #39cc9dbe
+# %% ../../nbs/83b_train.collapse.ipynb #dcd85b1a
 @patch
 def roll_back(self:Rescue,
     step:int,       # where the training is

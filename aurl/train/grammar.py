@@ -6,7 +6,7 @@
 __all__ = ['measures', 'unaided', 'grammar_measures', 'Measure', 'register_measure', 'measure_of', 'look_at', 'Pace',
            'GrammarWatch']
 
-# %% ../../nbs/83_train.grammar.ipynb #93cd0ab1
+# %% ../../nbs/83_train.grammar.ipynb #e3fb5fe4
 import contextlib, math, time
 from dataclasses import dataclass
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from ..tokens.grammar import grammar
 from ..tokens.vocab import Kind, vocab
 from .learner import Budget
 
-# %% ../../nbs/83_train.grammar.ipynb #3a23baf8
+# %% ../../nbs/83_train.grammar.ipynb #064deb8d
 def unaided(
     model,         # a `MusicTransformerVAEGAN`
     n:int=4,       # beginnings
@@ -39,7 +39,7 @@ def unaided(
     "What the model plays without the mask."
     return generate_ids(model, n=n, max_tokens=tokens, seed=int(rng(seed, 'unaided', step, look).integers(2**31)), mask=False)
 
-# %% ../../nbs/83_train.grammar.ipynb #5c9bb96f
+# %% ../../nbs/83_train.grammar.ipynb #175887c0
 def grammar_measures(
     pieces, # list of ids: beginnings, or whole pieces
 )->dict:    # grammar (the health), pairing, lawful, timing, velocity, repetition, validity: 0 … 1
@@ -48,7 +48,7 @@ def grammar_measures(
     mean = lambda f: float(np.mean([f(v) for v in verdicts])) if verdicts else 0.
     return dict(grammar=mean(lambda v: v.health), validity=mean(lambda v: v.valid and v.notes > 0), **{k:mean(lambda v: getattr(v, k)) for k in ('pairing', 'lawful', 'timing', 'velocity', 'repetition')})
 
-# %% ../../nbs/83_train.grammar.ipynb #0a610e26
+# %% ../../nbs/83_train.grammar.ipynb #31e8228d
 @dataclass
 class Measure:
     "A named measure of a piece."
@@ -76,7 +76,7 @@ def register_measure(
         return fn
     return keep
 
-# %% ../../nbs/83_train.grammar.ipynb #72be2121
+# %% ../../nbs/83_train.grammar.ipynb #0ce7086b
 @register_measure('length')
 def _length(ids): return len(ids)
 
@@ -95,7 +95,7 @@ def measure_of(
     if what in features: return Measure(what, features[what], 'score')
     raise ConfigError(f'there is no measure {what!r}', way_out=f'there is {", ".join([*measures, *features])}; register_measure adds one')
 
-# %% ../../nbs/83_train.grammar.ipynb #ce284ba2
+# %% ../../nbs/83_train.grammar.ipynb #e0bcb73e
 def look_at(
     model,         # a `MusicTransformerVAEGAN`
     more=(),       # further measures: names, (name, function) or `Measure`
@@ -108,7 +108,7 @@ def look_at(
     except ModelError as e: return grammar_measures([]) | dict(broken=e.what)
     return grammar_measures(pieces) | {m.name:m(pieces) for m in map(measure_of, more)}
 
-# %% ../../nbs/83_train.grammar.ipynb #58568e89
+# %% ../../nbs/83_train.grammar.ipynb #33f9c451
 class Pace:
     "When to look next, so that looking takes `share` of the time."
     def __init__(self,
@@ -139,7 +139,7 @@ class Pace:
         for k,v in d.items(): setattr(self, k, v)
         if self.since is not None: self.since = self.clock()
 
-# %% ../../nbs/83_train.grammar.ipynb #d721534c
+# %% ../../nbs/83_train.grammar.ipynb #70272c01
 @patch
 def plan(self:Pace,
     step:int,   # where the training is
@@ -165,7 +165,7 @@ def due(self:Pace,
     self.steps += 1
     return step >= self.next
 
-# %% ../../nbs/83_train.grammar.ipynb #a8d70757
+# %% ../../nbs/83_train.grammar.ipynb #cf6684ba
 class GrammarWatch(Callback):
     "Lets the model play unaided now and then, and says how well."
     order, goes_back = 49, False          # before fastai's recorder and the log; an account of what was done
@@ -199,7 +199,7 @@ class GrammarWatch(Callback):
     @property
     def in_short(self): return f'grammar {self.now["grammar"]:.2f}' if self.now else ''
 
-# %% ../../nbs/83_train.grammar.ipynb #76562908
+# %% ../../nbs/83_train.grammar.ipynb #743d7f17
 @patch
 def _see(self:GrammarWatch, look=0, n=None, tokens=None):
     return look_at(in_one_piece(self.model), self.more, n or self.n, tokens or self.tokens, self.seed, self.at, look)

@@ -8,7 +8,7 @@ __all__ = ['severities', 'advice', 'remedies', 'detectors', 'shapes', 'spread', 
            'loss_plateau', 'rhythm', 'loss_oscillation', 'memory_overflow', 'throughput_degradation',
            'learning_rate_issue', 'overfitting', 'underfitting', 'check', 'stationary', 'Stability']
 
-# %% ../../nbs/86_train.stability.ipynb #09310110
+# %% ../../nbs/86_train.stability.ipynb #2b603fe8
 import math, time
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from .learner import Budget
 from .stopwatch import memory
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/86_train.stability.ipynb #ce61be35
+# %% ../../nbs/86_train.stability.ipynb #68bdc1c9
 def spread(
     x, # numbers
 )->float:
@@ -44,7 +44,7 @@ def beyond(
     x = np.asarray(x, float)
     return max(sure*spread(x), times*float(np.abs(x - np.median(x)).max()))
 
-# %% ../../nbs/86_train.stability.ipynb #3d3a9bd0
+# %% ../../nbs/86_train.stability.ipynb #0e79d214
 severities = ('info', 'warning', 'critical', 'fatal')
 
 @dataclass
@@ -62,7 +62,7 @@ class Anomaly:
         number = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
         return f'{self.kind} ({self.severity}): ' + ', '.join(f'{k} {number(v)}' for k,v in self.evidence.items()) + '; try: ' + '; '.join(f'{what} {way} ({why})' if way != 'look' else f'look at {what} ({why})' for what,way,why in self.advice[:3])
 
-# %% ../../nbs/86_train.stability.ipynb #049eaebb
+# %% ../../nbs/86_train.stability.ipynb #d6f1bcef
 advice = dict(
     gradient_explosion=[('lr', 'down', 'steps are too long where the loss is steep'), ('clip', 'down', 'a lower limit on the norm holds single batches back'), ('warm-up', 'up', 'the first steps are the riskiest'), ('batch', 'look', 'a broken piece gives such gradients too')],
     gradient_vanishing=[('precision', 'look', 'in float16 small gradients become 0: bfloat16 or a loss scale'), ('initialisation', 'look', 'a layer that starts at 0 may stay there'), ('targets', 'look', 'a batch that is all padding has no gradient'), ('depth', 'look', 'residual paths and norms must be in place')],
@@ -79,7 +79,7 @@ advice = dict(
 
 remedies = dict(gradient_explosion='skip', loss_spike='skip', nan_values='back', training_divergence='back', loss_oscillation='slower')
 
-# %% ../../nbs/86_train.stability.ipynb #a504edcf
+# %% ../../nbs/86_train.stability.ipynb #883e904f
 class Past:
     "The last values of each series."
     def __init__(self, size:int=200, **facts): # such as trivial: nats per token of who only counts ids
@@ -102,14 +102,14 @@ def detector(f):
     detectors[f.__name__] = f
     return f
 
-# %% ../../nbs/86_train.stability.ipynb #a3c7fa38
+# %% ../../nbs/86_train.stability.ipynb #79061906
 @detector
 def nan_values(p):
     "A loss or gradient that is no number."
     bad = {k:int((~np.isfinite(p[k][-10:])).sum()) for k in ('loss', 'norm') if len(p[k])}
     if any(bad.values()): return 'fatal' if max(bad.values()) >= 3 else 'critical', {f'{k} not finite, of the last 10':n for k,n in bad.items() if n}
 
-# %% ../../nbs/86_train.stability.ipynb #365d7f97
+# %% ../../nbs/86_train.stability.ipynb #b92b4b3d
 @detector
 def gradient_explosion(p, limit=100.):
     "Gradients far larger than usual."
@@ -131,7 +131,7 @@ def gradient_vanishing(p, limit=1e-6):
     if (last < math.log(limit)).all(): return 'warning', told
     if len(past) >= 20 and (last < np.median(past) - max(math.log(100), beyond(past))).all(): return 'info', told | {'usual':float(np.exp(np.median(past)))}
 
-# %% ../../nbs/86_train.stability.ipynb #0fa4c1fb
+# %% ../../nbs/86_train.stability.ipynb #3250b0bd
 @detector
 def loss_spike(p):
     "A single loss far above the usual."
@@ -151,7 +151,7 @@ def training_divergence(p, wide=5):
     best, now, noise = means[:-wide].min(), means[-1], spread(np.diff(x))
     if x[-wide:].min() > best and now - best > max(.15*abs(best), 8*noise): return 'fatal' if now > 1.5*best + .5 else 'critical', {'mean loss':float(now), 'best':float(best)}
 
-# %% ../../nbs/86_train.stability.ipynb #2c8128ca
+# %% ../../nbs/86_train.stability.ipynb #ef7c1d0b
 def trend(x)->tuple:
     "The change over the whole of `x`, and its standard error; neighbours that resemble each other count less."
     n = len(x); t = np.arange(n) - (n-1)/2
@@ -172,7 +172,7 @@ def loss_plateau(p, wide=50, flat=.02):
     change, se = trend(last)
     if fell > max(.05*abs(level), 6*noise) and abs(change) + 2*se < flat*abs(level): return 'info', {'change over the last 50 checks':change, 'level':float(level), 'fell before':float(fell)}
 
-# %% ../../nbs/86_train.stability.ipynb #fd8496ce
+# %% ../../nbs/86_train.stability.ipynb #2c8cd273
 def rhythm(x)->tuple: # the strongest frequency's share of the power, and its number
     "Does one frequency rule?"
     x = x - np.polyval(np.polyfit(np.arange(len(x)), x, 1), np.arange(len(x)))
@@ -189,7 +189,7 @@ def loss_oscillation(p, wide=64, share=.5):
     swing = float(np.std(x[-wide:])*math.sqrt(8)/max(abs(np.mean(x[-wide:])), 1e-9))
     if min(a, b) > share and abs(f - h) <= 1 and swing > .02: return 'warning', {'share of one frequency':min(a, b), 'steps in a swing':wide/(h + 2), 'swing':swing}
 
-# %% ../../nbs/86_train.stability.ipynb #3fc50e51
+# %% ../../nbs/86_train.stability.ipynb #4b86e3bd
 @detector
 def memory_overflow(p):
     "Little is left of the memory."
@@ -218,7 +218,7 @@ def learning_rate_issue(p):
     if moved[-3:].min() > 1/3: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
     if left and moved[-3:].max() < 1e-7: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
 
-# %% ../../nbs/86_train.stability.ipynb #8f47c0f4
+# %% ../../nbs/86_train.stability.ipynb #047f4b41
 @detector
 def overfitting(p, wide=3):
     "It learns by heart."
@@ -246,7 +246,7 @@ def check(
     found = [Anomaly(n, *r, step) for n,f in detectors.items() if (r := f(past))]
     return sorted(found, key=lambda a: -severities.index(a.severity))
 
-# %% ../../nbs/86_train.stability.ipynb #c75fb339
+# %% ../../nbs/86_train.stability.ipynb #8b3166a9
 def stationary(
     g,          # a generator
     n:int,      # values
@@ -262,7 +262,7 @@ def stationary(
                 skewed=lambda: g.exponential(1, n) - 1, coarse=lambda: g.integers(-2, 3, n)/1.4)[shape]()
 shapes = ('normal', 'uniform', 'exponential', 'student', 'skewed', 'coarse', 'memory 0.5', 'memory 0.9')
 
-# %% ../../nbs/86_train.stability.ipynb #b248a011
+# %% ../../nbs/86_train.stability.ipynb #dac8f90a
 class Stability(Callback):
     "Says when the training goes wrong; with `recover`, does something about it."
     order, goes_back = -4, False           # hears the plain loss, and the gradient before it is clipped
@@ -292,7 +292,7 @@ class Stability(Callback):
         self.losses.append(self.learn.loss.detach())
         if self.recover is not None and self._strange(float(self.losses[-1])): raise CancelBatchException
 
-# %% ../../nbs/86_train.stability.ipynb #da8e8b74
+# %% ../../nbs/86_train.stability.ipynb #e44ab8f2
 @patch
 def _strange(self:Stability, loss, row=5):
     "Skip this batch? At most `row` in a row: then it is not the batch."
@@ -333,7 +333,7 @@ def after_step(self:Stability):
     if self.before: self.moved = float(length(p - b for p,b in self.before)/length(b for _,b in self.before).clamp(min=1e-12))
     self.before = None
 
-# %% ../../nbs/86_train.stability.ipynb #e293848a
+# %% ../../nbs/86_train.stability.ipynb #333d2b3b
 @patch
 def after_batch(self:Stability):
     if not self.training: return
@@ -365,7 +365,7 @@ def ask(self:Stability)->list: # of `Anomaly`: all that stands
     if self.recover is not None: self._act(found)
     return found
 
-# %% ../../nbs/86_train.stability.ipynb #d19b28b3
+# %% ../../nbs/86_train.stability.ipynb #8d45c620
 @patch
 def _tell(self:Stability, a):
     "Say what is new."
