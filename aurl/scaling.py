@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'ScalingConfig', 'trainings_of', 'Heard', 'train_one', 'lines_of', 'ScalingStudy', 'scaling_run',
            'check_scaling']
 
-# %% ../nbs/97d_scaling.ipynb #969750b8
+# %% ../nbs/97d_scaling.ipynb #4cf85dec
 import json, os, shutil
 from html import escape
 from pathlib import Path
@@ -25,18 +25,18 @@ from .recipes import Recipe, TrainConfig, check_request, learner_of, net_of, new
 from .tokens.vocab import vocab
 from .train.scaling import ScalingFit
 
-# %% ../nbs/97d_scaling.ipynb #c8ab5923
+# %% ../nbs/97d_scaling.ipynb #43054abf
 _net = lambda d, layers, heads: dict(d_model=d, n_layers=layers, n_heads=heads)
 
 class ScalingConfig(Config):
     "How does the loss fall with parameters and with music?"
     train: TrainConfig = Field(TrainConfig(model='tiny', length=256, batch_size=4, checkpoint_every=0, watch=dict(on=False)), description='what all trainings have in common')
     sizes: tuple[dict, ...] = Field((_net(16, 2, 1), _net(32, 2, 2), _net(64, 3, 2), _net(96, 4, 3)), min_length=3, description='fields of the model that make its sizes, smallest first')
-    tokens: tuple[int, ...] = Field((20_000, 50_000, 120_000, 300_000), min_length=3, description='ids to learn from, at each size')
+    tokens: tuple[int, ...] = Field((60_000, 150_000, 400_000, 1_000_000), min_length=3, description='ids to learn from, at each size')
     seeds: tuple[int, ...] = Field((0,), min_length=1, description='each training is done from each of them')
-    larger: dict = Field(dict(net=_net(128, 5, 4), tokens=600_000), description='the training that the law must foresee; {} for none')
+    larger: dict = Field(dict(net=_net(128, 5, 4), tokens=1_500_000), description='the training that the law must foresee; {} for none')
     held: int = Field(8, ge=1, description='held-out pieces that losses are measured on, at most')
-    draws: int = Field(200, ge=20, description='of the bootstrap')
+    draws: int = Field(400, ge=20, description='curves that fit about as well, for the intervals')
     dest: str = Field('', description='folder of the study, to go on with it; the run itself by default')
     out: str = Field('runs', description='folder of the runs')
 
@@ -61,7 +61,7 @@ def trainings_of(
 
 def _size(cfg): return counted(net_of(cfg))['layers']
 
-# %% ../nbs/97d_scaling.ipynb #250776eb
+# %% ../nbs/97d_scaling.ipynb #217a81e2
 class Heard(Callback):
     "Counts the ids that were learned from."
     order = 59
@@ -103,12 +103,12 @@ def _add(path, row):
     torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b'\n')
     with open(path, 'a') as f: f.write('\n'*torn + json.dumps(row) + '\n'); f.flush(); os.fsync(f.fileno())
 
-# %% ../nbs/97d_scaling.ipynb #507f114f
+# %% ../nbs/97d_scaling.ipynb #c6418921
 class ScalingStudy:
     "The trainings of a study, and the law through them."
     def __init__(self,
         rows,          # of `results.jsonl`
-        draws:int=200, # of the bootstrap
+        draws:int=400, # curves that fit about as well, for the intervals
     ):
         self.rows, self.larger = [r for r in rows if not r['larger']], next((r for r in rows if r['larger']), None)
         self.fit = ScalingFit(*zip(*[(r['parameters'], r['ids'], r['nats']) for r in self.rows]), draws=draws)
@@ -137,7 +137,7 @@ def _foresee(cfg, rows, larger, path):
     expected, low, high = ScalingStudy(rows, cfg.draws).fit.foresee(_size(larger), larger.steps*larger.length*larger.batch_size)
     write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
 
-# %% ../nbs/97d_scaling.ipynb #89f8bb67
+# %% ../nbs/97d_scaling.ipynb #cb0c64db
 @patch
 def words(self:ScalingStudy)->list:
     "What the study says, in sentences."
@@ -166,7 +166,7 @@ def plot(self:ScalingStudy):
     "The trainings, the law, and the larger training beside what was foreseen."
     return self.fit.plot([(self.larger['parameters'], self.larger['ids'], self.larger['nats'])] if self.larger else [])
 
-# %% ../nbs/97d_scaling.ipynb #0e392a52
+# %% ../nbs/97d_scaling.ipynb #72982266
 def check_scaling(
     cfg:ScalingConfig # what was asked
 ):

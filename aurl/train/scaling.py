@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ScalingLaw', 'ScalingFit']
 
-# %% ../../nbs/88c_train.scaling.ipynb #513e1b1d
+# %% ../../nbs/88c_train.scaling.ipynb #574b9ef1
 import math
 from itertools import product
 
@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from ..core import AurlError, rng
 
-# %% ../../nbs/88c_train.scaling.ipynb #87d31b31
+# %% ../../nbs/88c_train.scaling.ipynb #8aa259cf
 class ScalingLaw:
     "The curve L(N, D) = E + A/N^a + B/D^b, in nats."
     names = ('E', 'A', 'a', 'B', 'b')
@@ -41,7 +41,7 @@ def _curve(x, n, d):
     w = np.exp(terms - out)
     return out, np.stack([w[0], -w[0]*n, w[1], -w[1]*d, w[2]], 1)
 
-# %% ../../nbs/88c_train.scaling.ipynb #71878c49
+# %% ../../nbs/88c_train.scaling.ipynb #e570d2f7
 _low, _high = np.array([-10., 0., -10., 0., -7.]), np.array([40., 2., 40., 2., 3.])
 _starts = list(product((1., 5., 10.), (.2, .5, 1.), (1., 5., 10.), (.2, .5, 1.), (-3., -.5, .5)))
 
@@ -59,9 +59,9 @@ class ScalingFit:
     "A fitted `ScalingLaw` and how sure it is."
     def __init__(self,
         N, D, L,           # parameters, ids and nats of each training
-        draws:int=400,     # of the bootstrap
+        draws:int=400,     # curves that fit about as well, for the intervals
         delta:float=1e-2,  # residuals of the logarithm beyond it count less
-        seed:int=0,        # of the bootstrap
+        seed:int=0,        # of the draws
     ):
         self.N, self.D, self.L = (np.asarray(v, float) for v in (N, D, L))
         self._refuse()
@@ -69,11 +69,8 @@ class ScalingFit:
         end = _best(n, d, y, delta, _starts, 24)
         self.law, fitted = _law(end.x), _curve(end.x, n, d)[0]
         self.residuals = y - fitted                                       # of the logarithm
-        wide = self.residuals*math.sqrt(len(y)/max(1, len(y) - 5))        # five numbers were fitted to them
-        g = rng(seed, 'scaling')
-        self.noise = float(np.sqrt(np.mean(wide**2)))
-        again = [_best(n, d, fitted + g.choice(wide, len(y)), delta, [end.x, *(end.x + g.normal(0, .3, (2, 5)))], 3).x for _ in range(draws)]
-        self.laws, self.rng = [_law(x) for x in again], g
+        self.noise = float(np.sqrt(np.sum(self.residuals**2)/max(1, len(y) - 5)))   # five numbers were fitted to them
+        self.laws = [_law(x) for x in self._others(end.x, n, d, y, draws, rng(seed, 'scaling'))]
 
 @patch
 def _refuse(self:ScalingFit):
@@ -82,7 +79,37 @@ def _refuse(self:ScalingFit):
     if len(self.L) < 6 or len(set(self.N)) < 3 or len(set(self.D)) < 3:
         raise AurlError(f'{len(self.L)} trainings of {len(set(self.N))} sizes with {len(set(self.D))} amounts of music do not tell five numbers', way_out='train three sizes or more, with three amounts or more each')
 
-# %% ../../nbs/88c_train.scaling.ipynb #f03dc100
+# %% ../../nbs/88c_train.scaling.ipynb #e1363969
+def _stretch(
+    at,     # (walkers, dim) where they begin
+    log_p,  # (walkers, dim) to (walkers): how likely, as a logarithm
+    steps,  # of each
+    g,      # random numbers
+):          # yields (walkers, dim) after every step
+    "Walkers that come by each place as often as it is likely: one half steps along lines through the other."
+    half, dim, now = len(at)//2, at.shape[1], log_p(at)
+    for _ in range(steps):
+        for mine, yours in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+            z, partner = (1 + g.random(half))**2/2, at[yours][g.integers(half, size=half)]
+            there = partner + z[:,None]*(at[mine] - partner)
+            then = log_p(there)
+            go = np.log(g.random(half)) < (dim - 1)*np.log(z) + then - now[mine]
+            at[mine][go], now[mine][go] = there[go], then[go]
+        yield at.copy()
+
+@patch
+def _others(self:ScalingFit, x, n, d, y, draws, g, walkers=64, steps=3000):
+    "So many curves `x`, each as often as the trainings speak for it."
+    def log_p(x):
+        terms = np.stack([x[:,:1] - x[:,1:2]*n, x[:,2:3] - x[:,3:4]*d, np.broadcast_to(x[:,4:], (len(x), len(n)))])
+        z = ((logsumexp(terms, axis=0) - y)/self.delta)**2
+        cost = np.where(z <= 1, z, 2*np.sqrt(z) - 1).sum(1)
+        return np.where(((x >= _low) & (x <= _high)).all(1), -len(y)/2*np.log(cost + 1e-12), -np.inf)
+    begin = np.clip(x + g.normal(0, 1e-2, (walkers, 5)), _low + 1e-6, _high - 1e-6)
+    places = [p for i,p in enumerate(_stretch(begin, log_p, steps, g)) if i >= steps//3 and i % 20 == 0]
+    return g.permutation(np.concatenate(places))[:draws]
+
+# %% ../../nbs/88c_train.scaling.ipynb #df1ceccf
 @patch
 def interval(self:ScalingFit,
     name:str,        # E, A, a, B or b
@@ -98,7 +125,9 @@ def foresee(self:ScalingFit,
 )->tuple:            # nats: what is expected, from, to
     "The loss that a training will end with."
     g = np.random.default_rng(0)
-    there = np.log([l(N, D) for l in self.laws]) + g.choice(self.residuals, len(self.laws))*math.sqrt(len(self.L)/max(1, len(self.L) - 5))
+    free, draws = max(1, len(self.L) - 5), len(self.laws)
+    own = g.choice(self.residuals, draws)*np.sqrt(len(self.L)/g.chisquare(free, draws))   # five numbers were fitted to them, and so few tell only roughly how large they are
+    there = np.log([l(N, D) for l in self.laws]) + own
     low, high = np.exp(np.quantile(there, [(1-sure)/2, (1+sure)/2]))
     return float(self.law(N, D)), float(low), float(high)
 
@@ -107,7 +136,7 @@ def __repr__(self:ScalingFit):
     said = ', '.join(f'{n} {getattr(self.law, n):.3g} ({self.interval(n)[0]:.3g} … {self.interval(n)[1]:.3g})' for n in ScalingLaw.names)
     return f'{self.law}\n{said}\n{len(self.L)} trainings, {self.noise:.2%} from the curve on average'
 
-# %% ../../nbs/88c_train.scaling.ipynb #62b5c024
+# %% ../../nbs/88c_train.scaling.ipynb #93cdcae7
 @patch
 def best_for(self:ScalingLaw,
     C:float # operations, 6 for each parameter and id
@@ -116,7 +145,7 @@ def best_for(self:ScalingLaw,
     G = (self.a*self.A/(self.b*self.B))**(1/(self.a + self.b))
     return G*(C/6)**(self.b/(self.a + self.b)), (C/6)**(self.a/(self.a + self.b))/G
 
-# %% ../../nbs/88c_train.scaling.ipynb #8e746849
+# %% ../../nbs/88c_train.scaling.ipynb #9bb3985e
 @patch
 def plot(self:ScalingFit,
     more=() # further trainings, (N, D, L), that were not fitted
