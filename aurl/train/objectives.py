@@ -155,9 +155,10 @@ def after_cancel_step(self:MusicLosses): self.called_off = True
 def after_step(self:MusicLosses):
     if self.uncertainty is None or self.called_off: return
     s = self.uncertainty.s
-    if s.grad is not None and torch.isfinite(s.grad).all():
-        if torch.distributed.is_initialized(): torch.distributed.all_reduce(s.grad, torch.distributed.ReduceOp.AVG)
-        self.learns.step(); self.uncertainty.hold()
+    fine = s.grad is not None and bool(torch.isfinite(s.grad).all())
+    grad = torch.cat([s.grad, s.new_ones(1)]) if fine else s.new_zeros(len(s) + 1)     # and from how many ranks; a rank may have heard nothing
+    if torch.distributed.is_initialized(): torch.distributed.all_reduce(grad)
+    if grad[-1]: s.grad = grad[:-1]/grad[-1]; self.learns.step(); self.uncertainty.hold()
     self.learns.zero_grad()
 
 @patch
