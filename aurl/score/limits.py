@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Limits', 'within', 'breaches']
 
-# %% ../../nbs/09d_score.limits.ipynb #428bec48
+# %% ../../nbs/09d_score.limits.ipynb #745f145d
 import numpy as np
 from pydantic import Field
 from symusic import Note, Pedal, Score
@@ -14,7 +14,7 @@ from ..config import Config
 from ..core import MidiError
 from .chunks import Finding
 
-# %% ../../nbs/09d_score.limits.ipynb #edce42ca
+# %% ../../nbs/09d_score.limits.ipynb #90c418f4
 class Limits(Config):
     "What a score may hold at most."
     max_bytes:int = Field(64*2**20, description='of a file, and of what an archive may unfold to', ge=1)
@@ -27,7 +27,7 @@ class Limits(Config):
     min_bpm:float = Field(1., description='slowest tempo in quarter notes a minute', gt=0)
     max_bpm:float = Field(1000., description='fastest tempo', gt=0)
 
-# %% ../../nbs/09d_score.limits.ipynb #cc2fdc70
+# %% ../../nbs/09d_score.limits.ipynb #217ba276
 def _pedal_spans(track):
     "Start and end of each pedal of `track`, from its controllers 64."
     c = track.controls.numpy()
@@ -35,8 +35,8 @@ def _pedal_spans(track):
     if not cc.all(): t, down = t[cc], down[cc]
     if not len(t): return t, t
     if (t[1:] < t[:-1]).any(): o = np.argsort(t, kind='stable'); t, down = t[o], down[o]
-    turn = np.flatnonzero(down[1:] != down[:-1]) + 1
-    at = t[np.append(0, turn) if down[0] else turn]                     # down, up, down, up …
+    turn = down.copy(); np.not_equal(down[1:], down[:-1], out=turn[1:])
+    at = t[turn]                                                        # down, up, down, up …
     if len(at) % 2: at = np.append(at, np.maximum(t[-1], track.end()).astype(at.dtype))
     on, off = at[::2], at[1::2]
     return (on, off) if (off > on).all() else (on[off > on], off[off > on])
@@ -53,26 +53,26 @@ def _mend_pedals(score):
 
 
 
-# %% ../../nbs/09d_score.limits.ipynb #71c01c92
+# %% ../../nbs/09d_score.limits.ipynb #4726a4f1
 def _is_metre(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
 
 def _mend_marks(score, limits):
     "Impossible tempi, metres and keys out, odd tempi bounded; findings."
-    found, us = [], score.tempos.numpy()['mspq']
+    found, us = [], score.tempos.numpy()['mspq'].tolist()
     for what,events,ok in [('tempi of no length', score.tempos, lambda t: t.mspq > 0),
                            ('impossible time signatures', score.time_signatures, lambda t: _is_metre(t.numerator, t.denominator)),
                            ('impossible key signatures', score.key_signatures, lambda k: abs(k.key) <= 7 and k.tonality in (0, 1))]:
-        if len(events) and (bad := int((us <= 0).sum()) if 'tempi' in what else sum(not ok(e) for e in events)):
+        if len(events) and (bad := sum(u <= 0 for u in us) if 'tempi' in what else sum(not ok(e) for e in events)):
             found.append(Finding('mended', f'{bad} {what} left out', bad))
-            events.filter(ok, inplace=True); us = score.tempos.numpy()['mspq']
+            events.filter(ok, inplace=True); us = score.tempos.numpy()['mspq'].tolist()
     lo, hi = int(60e6/limits.max_bpm), int(60e6/limits.min_bpm)
-    if len(us) and (us.min() < lo or us.max() > hi):
-        out = int(((us < lo) | (us > hi)).sum())
+    if us and (min(us) < lo or max(us) > hi):
+        out = sum(u < lo or u > hi for u in us)
         for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
         found.append(Finding('mended', f'{out} tempi outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm bounded', out))
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #ec5a3bcb
+# %% ../../nbs/09d_score.limits.ipynb #7c645c62
 def _arrays(score): return [t.notes.numpy() for t in score.tracks]
 
 def _cut_holds(score, longest):
@@ -104,7 +104,7 @@ def _cut_silence(score, gap):
         for e in getattr(score, kind): e.time = int(back(e.time))
     return [Finding('mended', f'{len(at)} silences longer than {gap:,} ticks were shortened', len(at))]
 
-# %% ../../nbs/09d_score.limits.ipynb #c2d78ac7
+# %% ../../nbs/09d_score.limits.ipynb #98b7f29f
 def _too_many(what, n, most, name, path): raise MidiError(f'{n:,} {what}, more than {name}={most:,}', path, f'read it with Limits({name}=…) if that is meant')
 
 def within(
@@ -126,7 +126,7 @@ def within(
 
 _DEFAULT = Limits()
 
-# %% ../../nbs/09d_score.limits.ipynb #58042c67
+# %% ../../nbs/09d_score.limits.ipynb #75ca8284
 def _end(score): return max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _arrays(score) if len(a['time'])), default=0)
 
 def _seconds(score, end):
@@ -152,7 +152,7 @@ def _in_time(score, limits, tpq, path):
         if (s := _seconds(score, end)) > limits.seconds: raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path, 'read it with Limits(seconds=…) if that is meant')
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #e66a0062
+# %% ../../nbs/09d_score.limits.ipynb #42a66f22
 def breaches(
     score:Score,        # in ticks
     limits:Limits=None, # None: the defaults

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['families', 'read_midi', 'family_of', 'MidiReport', 'inspect_midi']
 
-# %% ../../nbs/10_score.midi.ipynb #6e2a1f3b
+# %% ../../nbs/10_score.midi.ipynb #86c81c42
 import html, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from .limits import Limits, _arrays, _is_metre, _pedal_spans, within
 from .salvage import clamped, damage, places, presses, salvage
 from .slips import Line, surely
 
-# %% ../../nbs/10_score.midi.ipynb #ab7e47ef
+# %% ../../nbs/10_score.midi.ipynb #12bffe9d
 def _load(
     source,        # a path, or the bytes of a file
     max_bytes:int, # refuse more than this
@@ -41,7 +41,7 @@ def _load(
 def _too_large(size, max_bytes, path):
     raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
 
-# %% ../../nbs/10_score.midi.ipynb #3c866802
+# %% ../../nbs/10_score.midi.ipynb #028dadaa
 def _faults(data):
     "What is wrong with the header and the chunks of `data`; [] for a sound file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
@@ -57,18 +57,18 @@ def _faults(data):
         at = end
     return out + (['bytes behind the end'] if at != len(data) else []) + (['number of chunks'] if seen != n else [])
 
-# %% ../../nbs/10_score.midi.ipynb #865e3b9a
+# %% ../../nbs/10_score.midi.ipynb #56e84317
 _UP = {0x90 | c: bytes((0, 0x80 | c)) + b'\0'.join(bytes((k, 0)) for k in range(128)) for c in range(16)}   # all keys of a channel
-_HELD, _OTHERS = 1 << 21, bytes({*range(256)} - _UP.keys())
+_HELD = 1 << 21
 
 def _all_released(data):
     "A sound file in which every key is released `_HELD` ticks behind the end of each part."
     at = 8 + int.from_bytes(data[4:8], 'big'); out = [data[:at]]
     while at < len(data):
         end = at + 8 + int.from_bytes(data[at+4:at+8], 'big'); body = data[at+8:end]
-        if data[at:at+4] == b'MTrk' and (on := set(body.translate(None, _OTHERS))):
-            body = b''.join((body[:-3], b'\xf0\1\xf7\x81\x80\x80\0\xf0\1\xf7', *(_UP[s] for s in on), b'\0\xff\x2f\0'))
-            out += (data[at:at+4], len(body).to_bytes(4, 'big'), body)
+        if data[at:at+4] == b'MTrk' and (up := b''.join([up for s,up in _UP.items() if s in body])):
+            up = b'\xf0\1\xf7\x81\x80\x80\0\xf0\1\xf7' + up + b'\0\xff\x2f\0'
+            out += (b'MTrk', (len(body) - 3 + len(up)).to_bytes(4, 'big'), body[:-3], up)
         else: out.append(data[at:end])
         at = end
     return b''.join(out)
@@ -87,13 +87,18 @@ def _sound(data):
         return plain, why, full is not None and plain is not None and full.note_num() > plain.note_num()
     return *_symusic(data), False
 
-# %% ../../nbs/10_score.midi.ipynb #9d77a301
+# %% ../../nbs/10_score.midi.ipynb #18c41833
+def _on_raster(notes, g, some=32):
+    "Are most late `notes` of a part in the phase of `g` ticks in which it begins? As in most files, and quickly told without arrays."
+    end, first = len(notes)*7//8, notes[0].time                          # at the very end players slow down
+    return len(notes) < some or sum((n.time - first) % g != 0 for n in notes[max(end-some, 0):end]) < some - some//2
+
 def _left_raster(time, g, some=32):
     "Do the onsets `time` of a part keep different phases of `g` ticks in the beginning and late? Both, or None."
     if len(time) < some: return None
-    end = len(time)*7//8                                                 # at the very end players slow down
+    end = len(time)*7//8
     early, late = time[:some], time[max(end-some, 0):end]
-    if np.count_nonzero((late - early[0]) % g) < some - some//2: return None    # as most files, and quickly told
+    if np.count_nonzero((late - early[0]) % g) < some - some//2: return None
     (a, m), (b, n) = (Counter((t % g).tolist()).most_common(1)[0] for t in (early, late))
     return (a, b) if a != b and min(m, n) >= some//3 else None
 
@@ -112,9 +117,9 @@ def _suspicious(score, data):
     if score.end() > far and any(len(a['time']) and (a['duration'].max() > far or np.diff(a['time'], prepend=0).max() > far) for a in _arrays(score)):
         s = salvage(data, doubt=False)
         if s.pairs < s.notes: return True
-    parts = [k for k,t in enumerate(score.tracks) if len(t.notes)]
+    parts = [(k, notes) for k,t in enumerate(score.tracks) if len(notes := t.notes)]
     if len(parts) < 2 or tpq < 120: return False
-    left = [(k, ab) for k in parts if (ab := _left_raster(score.tracks[k].notes.numpy()['time'], g))]
+    left = [(k, ab) for k,notes in parts if not _on_raster(notes, g) and (ab := _left_raster(notes.numpy()['time'], g))]
     if len(left) in (0, len(parts)): return False                        # where all go, music does
     return any(_alone(score, k, *ab, g) for k,ab in left) and bool(surely([_line(t) for t in score.tracks], tpq))
 
@@ -122,7 +127,7 @@ def _line(track):
     a = track.notes.numpy(); o = np.argsort(a['time'], kind='stable')
     return Line(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
 
-# %% ../../nbs/10_score.midi.ipynb #6f1dde89
+# %% ../../nbs/10_score.midi.ipynb #878bf125
 def _misplaced(data):
     "Banks told right before a change of program: tick, number, value, channel, both programs, and the note that follows as (tick, key)."
     out = []
@@ -149,7 +154,7 @@ def _mend_banks(score, data):
         here.controls.filter(lambda e: not same(e), inplace=True)
         there.controls.append(ControlChange(at, number, value)); there.controls.sort(inplace=True)
 
-# %% ../../nbs/10_score.midi.ipynb #6a4ea52d
+# %% ../../nbs/10_score.midi.ipynb #62bd992d
 _HABIT = 16                                               # so many places in one file are no accident
 
 def _ways(data, path, limits, sound):
@@ -174,7 +179,7 @@ def _mended(data, path, limits, plain, why, sound):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path, 'export or download it again, or leave it out')
     return score, s.findings + ([Finding('mended', f'{n} data bytes above 127 were clamped', n)] if n and s is not ways[0] else [])
 
-# %% ../../nbs/10_score.midi.ipynb #b3f9835c
+# %% ../../nbs/10_score.midi.ipynb #baccb4cc
 def _parse(data, path, limits):
     "The score in `data` and findings on all that was done to read it."
     faults, whole = _faults(data), len(data) <= _LONG
@@ -202,7 +207,7 @@ def read_midi(
 _DEFAULT = Limits()
 def _limits(limits): return _DEFAULT if limits is None else Limits(max_bytes=limits) if isinstance(limits, int) else limits
 
-# %% ../../nbs/10_score.midi.ipynb #c5c003c7
+# %% ../../nbs/10_score.midi.ipynb #f6b7e403
 families = ('Piano', 'Chromatic percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
             'Synth lead', 'Synth pad', 'Synth effects', 'Ethnic', 'Percussion', 'Sound effects')
 
@@ -210,7 +215,7 @@ def family_of(track)->int:
     "The General MIDI family of `track`; all drums are family 14."
     return 14 if track.is_drum else track.program//8
 
-# %% ../../nbs/10_score.midi.ipynb #7cfbdf57
+# %% ../../nbs/10_score.midi.ipynb #14d7cd56
 @dataclass
 class MidiReport:
     "What a MIDI file holds, and what is odd about it."
@@ -236,7 +241,7 @@ class MidiReport:
         "How many events a finding of `kind` concerns; 0 when there is none."
         return sum(f.count for f in self.findings if f.kind == kind)
 
-# %% ../../nbs/10_score.midi.ipynb #5acfdf1b
+# %% ../../nbs/10_score.midi.ipynb #dfe3a4cd
 _majors = ('C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯')  # from seven flats to seven sharps
 _minors = ('A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯')
 def _key_name(k): return f'{_minors[k.key+7]} minor' if k.tonality else f'{_majors[k.key+7]} major'
@@ -250,7 +255,7 @@ def _knots(track):
     return np.array([(off <= on).sum(), (same & (on[1:] == on[:-1])).sum(), (same & (on[1:] > on[:-1]) & (on[1:] < off[:-1])).sum(),
                      ((p < 21) | (p > 108)).sum() * (not track.is_drum)])
 
-# %% ../../nbs/10_score.midi.ipynb #a0ca18fb
+# %% ../../nbs/10_score.midi.ipynb #6036c224
 def _oddities(score, fmt):
     "The findings in a score that could be read."
     length, copy, overlap, off = sum((_knots(t) for t in score.tracks), np.zeros(4, int)).tolist()
@@ -261,7 +266,7 @@ def _oddities(score, fmt):
              ('no metre', some and not len(score.time_signatures), 'no time signature')]
     return [Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind,count,say in asked if count]
 
-# %% ../../nbs/10_score.midi.ipynb #5a6cec4e
+# %% ../../nbs/10_score.midi.ipynb #93f89770
 def inspect_midi(
     source,             # a path, or the bytes of a file
     limits:Limits=None, # what it may hold at most
@@ -293,7 +298,7 @@ def _describe(r, score, found):
     r.mended, r.findings = bool(found), list(found) + _oddities(score, r.format)
     return r
 
-# %% ../../nbs/10_score.midi.ipynb #04faaea8
+# %% ../../nbs/10_score.midi.ipynb #f881cff5
 def _several(x, unit=''):
     "The values of `x` in a few words."
     x = list(dict.fromkeys(x))
