@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stairs', 'attentions', 'Rotary', 'attend', 'KVCache', 'Reach', 'register_attention', 'Full', 'Attention']
 
-# %% ../../nbs/40_models.attention.ipynb #ac2dddc4
+# %% ../../nbs/40_models.attention.ipynb #27039c07
 import math
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# %% ../../nbs/40_models.attention.ipynb #740780bb
+# %% ../../nbs/40_models.attention.ipynb #fbcfe55d
 class Rotary(nn.Module):
     "Turns queries and keys by their position."
     def __init__(self,
@@ -30,25 +30,26 @@ class Rotary(nn.Module):
         start:int, # position of the first
         n:int      # how many
     ):
-        "Cosines and sines (n, dim/2) for positions `start` … `start+n-1`."
+        "Cosines and sines (n, dim) for positions `start` … `start+n-1`."
         return self.at(torch.arange(start, start+n, device=self.speed.device))
 
     def at(self,
         positions:Tensor, # (n,)
     ):
-        "Cosines and sines (n, dim/2) for these positions."
+        "Cosines and sines (n, dim) for these positions, as precise as the layers compute."
         a = positions[:,None] * self.speed
-        return a.cos(), a.sin()
+        cos, sin, kind = a.cos(), a.sin(), a.device.type
+        to = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else a.dtype
+        return torch.cat([cos, cos], -1).to(to), torch.cat([-sin, sin], -1).to(to)
 
     def forward(self,
         x:Tensor,     # (…, time, dim)
         angles:tuple, # from `angles`
     )->Tensor:
-        cos, sin = angles
-        cos, sin = torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
+        cos, sin = (a.to(x.dtype) for a in angles)                      # they are already, but where somebody mixes
         return torch.addcmul(x*cos, x.roll(x.shape[-1]//2, -1), sin)    # (a, b) to (a·cos - b·sin, b·cos + a·sin)
 
-# %% ../../nbs/40_models.attention.ipynb #5f1b8da8
+# %% ../../nbs/40_models.attention.ipynb #ac8d9747
 stairs = SimpleNamespace(longest=2048)   # positions; 0 where a processor is to count as a card does
 
 def attend(
@@ -68,7 +69,7 @@ def _future(new, time, like):
     "(new, time): 0 where a position may look, -inf where it may not."
     return torch.full((new, time), -math.inf, dtype=like.dtype, device=like.device).triu(time-new+1)
 
-# %% ../../nbs/40_models.attention.ipynb #75313113
+# %% ../../nbs/40_models.attention.ipynb #e9dddf42
 def _steps(heads, new, time, step, cache):
     "Which heads, which queries, which keys: as many heads at once as fill `cache` (bytes)."
     some = max(1, cache//(2*min(step, new)*time))
@@ -104,7 +105,7 @@ class _Stairs(torch.autograd.Function):
         b, heads, _, d = ctx.shape
         return to_q.mul_(d**-.5).view(ctx.shape), to_k.view(b, heads, -1, d), to_v.view(b, heads, -1, d), None, None
 
-# %% ../../nbs/40_models.attention.ipynb #59f81397
+# %% ../../nbs/40_models.attention.ipynb #2d4a12dc
 class KVCache:
     "Keys and values of the positions so far, for one layer."
     def __init__(self, room:int=64): self.room, self.n, self.k, self.v = room, 0, None, None
@@ -128,7 +129,7 @@ class KVCache:
             if old is not None: new[:,:,:self.n] = old[:,:,:self.n]
             setattr(self, name, new)
 
-# %% ../../nbs/40_models.attention.ipynb #5f7e33c8
+# %% ../../nbs/40_models.attention.ipynb #7fd4a2e8
 @patch
 def pick(self:KVCache,
     rows:Tensor, # (n,) int64: which sequences go on, in which order
@@ -137,7 +138,7 @@ def pick(self:KVCache,
     if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
     return self
 
-# %% ../../nbs/40_models.attention.ipynb #5fd7a2de
+# %% ../../nbs/40_models.attention.ipynb #76cfe22a
 class Reach(NamedTuple):
     "How far the bounded kinds of attention look, in positions."
     window:int = 512  # of the sliding window, a position's own included
@@ -178,7 +179,7 @@ class Full(nn.Module):
         if cache is not None: k, v = cache.append(k, v)
         return attend(q, k, v)
 
-# %% ../../nbs/40_models.attention.ipynb #8cfffba5
+# %% ../../nbs/40_models.attention.ipynb #7656c162
 class Attention(nn.Module):
     "Queries, keys and values from one matrix; a kind of attention; what the heads found from another."
     def __init__(self,

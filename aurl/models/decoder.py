@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Decoder', 'Weights', 'NumpyDecoder', 'decoder_for']
 
-# %% ../../nbs/49_models.decoder.ipynb #7e5b8150
+# %% ../../nbs/49_models.decoder.ipynb #6d14afb2
 import contextlib, functools
 
 import numpy as np
@@ -21,7 +21,7 @@ from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/49_models.decoder.ipynb #a3c48425
+# %% ../../nbs/49_models.decoder.ipynb #b7c23321
 class Decoder:
     "Reads ids for a batch of pieces, and remembers."
     def __init__(self,
@@ -45,7 +45,7 @@ class Decoder:
         self.state, self.n = self.memory.state, self.n + ids.shape[1]
         return scores
 
-# %% ../../nbs/49_models.decoder.ipynb #afab41e8
+# %% ../../nbs/49_models.decoder.ipynb #5f465638
 @patch
 @torch.inference_mode()
 def read(self:Decoder,
@@ -71,7 +71,7 @@ def pick(self:Decoder,
     self.kept = [k[rows] for k in self.kept]
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #72a186fb
+# %% ../../nbs/49_models.decoder.ipynb #d9334b12
 def _level(m): return m - m.mean(-1, keepdims=True)
 
 class Weights:
@@ -113,7 +113,7 @@ def _together(lists):
         return here
     return [[put(m) for m in l] for l in lists]
 
-# %% ../../nbs/49_models.decoder.ipynb #d832d4c2
+# %% ../../nbs/49_models.decoder.ipynb #6100b2c9
 def _unit(x):
     "What is left of a norm."
     return x/np.sqrt(np.vecdot(x, x) + np.float32(1e-5*x.shape[1]))[:,None]
@@ -121,6 +121,11 @@ def _unit(x):
 def _gelu(x):
     "A number times the chance that a normal one is below it; for many torch is faster."
     return x*ndtr(x) if x.size < 4096 else F.gelu(torch.from_numpy(x)).numpy()
+
+def _turns(rotary, n):
+    "How the positions before `n` turn queries and keys, as complex numbers (n, dim/2)."
+    a = torch.arange(n)[:,None]*rotary.speed
+    return torch.polar(torch.ones_like(a), a).numpy()
 
 def _layer(x, w, kv, n, turn):
     "One layer, for one new position `n` of each piece."
@@ -137,7 +142,7 @@ def _layer(x, w, kv, n, turn):
     x = x + (s @ v / np.add.reduce(s, 3, keepdims=True)).reshape(b, -1) @ out
     return x + _gelu(_unit(x) @ up) @ (slim if b < 4 else down)
 
-# %% ../../nbs/49_models.decoder.ipynb #979acc56
+# %% ../../nbs/49_models.decoder.ipynb #fdba7748
 def _padded(batch, around):
     "Room for the keys and what lies beyond the keyboard, and a view of it, (batch, 88, channels, around): what is around each key."
     keys = np.zeros((batch, n_channels, vocab.n_pitches + around - 1), np.float32)
@@ -150,7 +155,7 @@ def _slide(w, x, features, keys, view):
     found = _gelu(view.reshape(b*p, c*wide) @ w.look + w.look_bias).reshape(b, p, -1)
     return ((x @ w.weigh + w.weigh_bias).reshape(b, 2, -1) @ found.swapaxes(1, 2)).reshape(b, 2*p)
 
-# %% ../../nbs/49_models.decoder.ipynb #405de0ad
+# %% ../../nbs/49_models.decoder.ipynb #e30bf561
 class NumpyDecoder(Decoder):
     "A `Decoder` whose single steps are done in NumPy."
     def __init__(self, model, batch=1, window=None,
@@ -180,10 +185,10 @@ class NumpyDecoder(Decoder):
         "As much again of `kv` if it is full, and all that goes with its shape."
         *_, b, h, room, d = self.kv.shape
         if self.n == room: self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)], 4)
-        self.turn = torch.complex(*self.model.trunk.rotary.angles(0, self.kv.shape[4])).numpy()
+        self.turn = _turns(self.model.trunk.rotary, self.kv.shape[4])
         if self.weights.around: self.keys = _padded(b, self.weights.around)
 
-# %% ../../nbs/49_models.decoder.ipynb #0e862804
+# %% ../../nbs/49_models.decoder.ipynb #b24358f9
 @patch
 def _step(self:NumpyDecoder, ids):
     "Read one id of each piece."
@@ -210,7 +215,7 @@ def pick(self:NumpyDecoder, rows):
     self._make_room()
     return self
 
-# %% ../../nbs/49_models.decoder.ipynb #ab7779a7
+# %% ../../nbs/49_models.decoder.ipynb #d56a73c5
 def decoder_for(
     model:MusicTransformerVAEGAN, # in eval mode
     batch:int=1,                  # pieces side by side
@@ -225,7 +230,7 @@ def decoder_for(
         if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights)
     return Decoder(model, batch, window, z)
 
-# %% ../../nbs/49_models.decoder.ipynb #de797903
+# %% ../../nbs/49_models.decoder.ipynb #8b80882f
 @functools.cache
 def _blas(): return ThreadpoolController()
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['per_parameter', 'activations', 'Plan', 'plan']
 
-# %% ../../nbs/89c_train.plan.ipynb #5d2f7724
+# %% ../../nbs/89c_train.plan.ipynb #7b2a2561
 import contextlib
 from dataclasses import dataclass
 
@@ -13,12 +13,11 @@ import torch
 
 from ..core import ConfigError
 from ..models.attention import stairs
-from ..models.size import config_of, counted, saved_bytes
+from ..models.size import config_of, counted, saved_line
 from ..models.vae_gan import MusicTransformerVAEGAN
-from ..tokens.vocab import vocab
 from .learner import matrices_first
 
-# %% ../../nbs/89c_train.plan.ipynb #d817a2f6
+# %% ../../nbs/89c_train.plan.ipynb #4c0474ec
 def per_parameter(
     config,           # a `ModelConfig`, the name of a preset, or a dict of fields
     optimizer='muon', # muon or adamw
@@ -32,7 +31,7 @@ def _matrices(config):
     "Numbers in the matrices inside the layers."
     with torch.device('meta'): return sum(p.numel() for p in matrices_first(MusicTransformerVAEGAN(config_of(config)))[0])
 
-# %% ../../nbs/89c_train.plan.ipynb #40251c14
+# %% ../../nbs/89c_train.plan.ipynb #b1597f53
 def activations(
     config,          # a `ModelConfig`, the name of a preset, or a dict of fields
     length:int=512,  # ids in a window
@@ -54,19 +53,16 @@ def activations(
 
 def _line(config, length, recompute, context):
     "Bytes whatever the batch, and bytes for each window."
-    two, three = (_kept(MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train(), n, length, context) for n in (2, 3))
-    return 3*two - 2*three, three - two
+    with _as_on_cards(): return saved_line(MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train(), length, context)
 
-def _kept(model, windows, length, context):
-    "Bytes that autograd keeps."
-    ids = torch.full((windows, length), vocab.START)
-    was, stairs.longest = stairs.longest, 0                # the plan is for cards, which keep no table of attention
-    try:
-        with saved_bytes(model) as kept, context(): torch.nn.functional.cross_entropy(model(ids).logits.float().flatten(0, 1), ids.flatten())
+@contextlib.contextmanager
+def _as_on_cards():
+    "No tables of attention are kept, as a processor does."
+    was, stairs.longest = stairs.longest, 0
+    try: yield
     finally: stairs.longest = was
-    return sum(kept)
 
-# %% ../../nbs/89c_train.plan.ipynb #09d6662a
+# %% ../../nbs/89c_train.plan.ipynb #89937240
 @dataclass
 class Plan:
     "What one of many cards holds, says and does in a step."
