@@ -7,7 +7,7 @@ __all__ = ['note_f1', 'edit_distance', 'padded', 'surprise', 'others', 'Listenin
            'Ways', 'ways', 'loosened', 'Control', 'control', 'named_number', 'calibrated', 'Study', 'asked_in_steps',
            'study']
 
-# %% ../../nbs/62_evaluate.latent.ipynb #c6e5bc79
+# %% ../../nbs/62_evaluate.latent.ipynb #214d7b3e
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..models.attributes import attribute_values
 from ..tokens.codec import decode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/62_evaluate.latent.ipynb #e7b74713
+# %% ../../nbs/62_evaluate.latent.ipynb #6d15f1fe
 def _notes(ids):
     "(pitch, onset in steps) of the notes of a piece, in order of pitch and time."
     tracks = [t.notes.numpy() for t in decode(ids).tracks]
@@ -48,7 +48,7 @@ def note_f1(
             else: j += 1
     return 2*found/(len(a) + len(b))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #659ecb41
+# %% ../../nbs/62_evaluate.latent.ipynb #9b996ee6
 def edit_distance(
     a, b,   # ids of two pieces
 )->float:   # 0: the same … 1: nothing in common
@@ -62,7 +62,7 @@ def edit_distance(
         row = np.minimum.accumulate(new - at) + at
     return float(row[-1]/max(len(a), len(b)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #3d2ae705
+# %% ../../nbs/62_evaluate.latent.ipynb #c8a60c67
 def padded(pieces)->Tensor: # (pieces, time)
     "Ids of pieces as one tensor."
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD)
@@ -127,7 +127,7 @@ def listening(
     costs = [surprise(model, ids, w).sum().item()/tokens for w in (z, drawn, others(z, groups, seed), none)]
     return Listening(*costs, {k:v.item()/np.log(2) for k,v in nats.items()}, tokens/len(pieces))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #e25236b5
+# %% ../../nbs/62_evaluate.latent.ipynb #13a6663e
 @dataclass
 class Reconstruction:
     "How well pieces come back from their latents."
@@ -157,7 +157,7 @@ def reconstruct(
     return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
                           float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #4f641ee8
+# %% ../../nbs/62_evaluate.latent.ipynb #39274340
 @dataclass
 class Ways:
     "Edit distances along ways between pieces."
@@ -174,9 +174,15 @@ class Ways:
     def monotone(self)->bool:
         "Do the mean distances grow and shrink at every step?"
         return bool((np.diff(self.first.mean(0)) > 0).all() and (np.diff(self.last.mean(0)) < 0).all())
+    def back(self)->tuple:
+        "The largest step of a mean distance that leads the wrong way, and its standard error over ways; (0, 0) if there is none."
+        d = np.concatenate([-np.diff(self.first), np.diff(self.last)], 1)
+        i = d.mean(0).argmax()
+        return (float(d[:,i].mean()), float(d[:,i].std(ddof=1)/len(d)**.5) if len(d) > 1 else np.nan) if d[:,i].mean() > 0 else (0., 0.)
     def __repr__(self):
         say = lambda x: ' '.join(f'{v:.2f}' for v in x.mean(0))
-        return f'{len(self.first)} ways; mean distance to the first end {say(self.first)}, to the last {say(self.last)}: {"monotone" if self.monotone() else "not monotone"}; {self.right():.0%} of the steps go the right way, Spearman {self.order():.3f}'
+        how = 'monotone' if self.monotone() else 'monotone but for {:.4f} ± {:.4f} at most'.format(*self.back())
+        return f'{len(self.first)} ways; mean distance to the first end {say(self.first)}, to the last {say(self.last)}: {how}; {self.right():.0%} of the steps go the right way, Spearman {self.order():.3f}'
 
 def ways(
     model,               # of a mode with a latent
@@ -194,7 +200,7 @@ def ways(
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
     return Ways(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #75efc6a7
+# %% ../../nbs/62_evaluate.latent.ipynb #7612b9cf
 def loosened(
     model,          # of a mode with a latent
     z:Tensor,       # (pieces, size)
@@ -205,7 +211,7 @@ def loosened(
     first = model.latent.levels[0].name
     return model.latent.flat({k:v if k == first else v*keep for k,v in levels.items()}, seconds)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #deaa4182
+# %% ../../nbs/62_evaluate.latent.ipynb #3d8c8f7a
 @dataclass
 class Control:
     "What was asked for and what came."
@@ -252,7 +258,7 @@ def named_number(
     move[number], weights[number] = 1/(slope or 1e-9), slope
     return AttributeVector(move, weights, float(value.mean() - slope*z[:,number].mean()), float((x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #1bd87c98
+# %% ../../nbs/62_evaluate.latent.ipynb #9a83d986
 def calibrated(
     vector:AttributeVector, # how to ask
     tried:Control,          # what came of asking so, of pieces of the training
@@ -263,7 +269,7 @@ def calibrated(
     if slope < .05: raise ModelError(f'{tried.name} does not follow what is asked (slope {slope:.2f})', way_out='train longer, with latent.attributes or a smaller latent.beta')
     return AttributeVector(vector.move/slope, vector.weights*slope, vector.bias*slope + y.mean() - slope*x.mean(), vector.fit)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #a293dbaa
+# %% ../../nbs/62_evaluate.latent.ipynb #a1954c4c
 @dataclass
 class Study:
     "What a latent is good for."

@@ -8,7 +8,7 @@ __all__ = ['spoilings', 'losses', 'perceived', 'pulses', 'pulse_weight', 'MusicL
            'perceptual_reconstruction', 'structure_emphasis', 'smoothed', 'confidence', 'focal', 'grammar_waste',
            'small_heard', 'check_loss']
 
-# %% ../../nbs/80_train.losses.ipynb #ab127420
+# %% ../../nbs/80_train.losses.ipynb #dee9cfd5
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from ..core import ConfigError, meant
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/80_train.losses.ipynb #cf10a164
+# %% ../../nbs/80_train.losses.ipynb #881c84cf
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
@@ -43,7 +43,7 @@ class MusicLoss(nn.Module):
     def decodes(self, logits): return logits.argmax(-1)
     def activation(self, logits): return logits.softmax(-1)
 
-# %% ../../nbs/80_train.losses.ipynb #5605f3b9
+# %% ../../nbs/80_train.losses.ipynb #fbe08426
 def token_nll(
     logits:Tensor,  # (batch, time, 774)
     targets:Tensor, # (batch, time) int64
@@ -51,7 +51,7 @@ def token_nll(
     "The surprise at each position, in nats."
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, reduction='none').view(targets.shape)
 
-# %% ../../nbs/80_train.losses.ipynb #be2197b4
+# %% ../../nbs/80_train.losses.ipynb #a4351cfc
 def waste(
     logits:Tensor,  # (batch, time, 774)
     allowed:Tensor, # (batch, time, 774) bool, from `grammar.masks`
@@ -69,7 +69,7 @@ def grammar_loss(
     w = waste(logits, grammar.masks(ids, state))
     return w.mean() if targets is None else w[targets != vocab.PAD].mean()
 
-# %% ../../nbs/80_train.losses.ipynb #b64f6e61
+# %% ../../nbs/80_train.losses.ipynb #8c47f11e
 @dataclass
 class Heard:
     "What a model read, what it expects, and what came."
@@ -79,6 +79,7 @@ class Heard:
     state:State=None      # automaton before the first id; the start of a piece by default
     output:object=None    # the `ModelOutput`, for losses that ask for more than its logits
     more:dict=field(default_factory=dict) # whatever a callback adds
+    taken:list=field(default_factory=list, repr=False) # of how many values each mean was taken, since somebody emptied the list
 
     @cached_property
     def scores(self): return self.logits.float() if self.logits.dtype in (torch.float16, torch.bfloat16) else self.logits
@@ -97,7 +98,7 @@ class Heard:
     @cached_property
     def allowed(self): return grammar.masks(self.ids, self.state, self.scanned) # (batch, time, 774) bool
 
-# %% ../../nbs/80_train.losses.ipynb #69b04df9
+# %% ../../nbs/80_train.losses.ipynb #d124260b
 @patch
 def mean(self:Heard,
     x:Tensor,         # (batch, time)
@@ -105,7 +106,17 @@ def mean(self:Heard,
 )->Tensor:            # ()
     "The mean of `x` over positions that count."
     w = self.counts if where is None else where*self.counts
-    return torch.where(w != 0, x*w, 0.).sum()/w.sum().clamp(min=1e-9) if w.is_floating_point() else torch.where(w, x, 0.).sum()/w.sum().clamp(min=1)
+    n = w.sum()
+    self.taken.append(n)
+    return torch.where(w != 0, x*w, 0.).sum()/n.clamp(min=1e-9) if w.is_floating_point() else torch.where(w, x, 0.).sum()/n.clamp(min=1)
+
+@patch
+def over(self:Heard,
+    x:Tensor, # (n,)
+)->Tensor:    # ()
+    "The mean of `x`, which has a value for each position, note or window that counts; 0 if there are none."
+    self.taken.append(torch.tensor(len(x), device=x.device))
+    return x.sum()/max(1, len(x))
 
 @patch
 def came(self:Heard,
@@ -135,7 +146,7 @@ def given(self:Heard,
     "Which of its kind, at the positions `where`, if it is one."
     return self.scores[self.came(kind) if where is None else where][:,block(kind)].softmax(-1)
 
-# %% ../../nbs/80_train.losses.ipynb #6687d780
+# %% ../../nbs/80_train.losses.ipynb #d6f09b23
 def believing(
     ids,           # (time,) or (batch, time) int64: music that is read
     believed=None, # of the shape of its targets: what is thought to come next; by default what does
@@ -150,7 +161,7 @@ def believing(
     if logits is None: logits = torch.log((1 - sure)/len(vocab) + sure*F.one_hot(believed, len(vocab)).float())
     return Heard(logits, read, targets)
 
-# %% ../../nbs/80_train.losses.ipynb #6d71b2d5
+# %% ../../nbs/80_train.losses.ipynb #753c895c
 spoilings = ('notes', 'leaps', 'time', 'loudness', 'stuck')
 
 def spoilt(
@@ -184,7 +195,7 @@ def _stuck(ids, kind):
         out = torch.where((kind == k) & (at >= 0), ids.gather(-1, at.clamp(min=0)), out)
     return out
 
-# %% ../../nbs/80_train.losses.ipynb #7b5e3c7f
+# %% ../../nbs/80_train.losses.ipynb #c1c1a6cb
 @dataclass
 class Loss:
     "A named loss."
@@ -223,7 +234,7 @@ def find_loss(
     if name in losses: return losses[name]
     raise ConfigError(f'there is no loss {name!r}{meant(name, losses)}', way_out=f"there is {', '.join(sorted(losses))}")
 
-# %% ../../nbs/80_train.losses.ipynb #b4b287a9
+# %% ../../nbs/80_train.losses.ipynb #dd9c297e
 @register_loss('reconstruction', unit='nats per token')
 def reconstruction(h:Heard):
     "Surprise at what came: the cross-entropy."
@@ -248,7 +259,7 @@ def structure_emphasis(h:Heard):
     "Surprise at the notes that begin, and at nothing else."
     return h.mean(h.nll, h.came(Kind.NOTE_ON))
 
-# %% ../../nbs/80_train.losses.ipynb #accc1189
+# %% ../../nbs/80_train.losses.ipynb #dcb65e13
 @register_loss('smoothed', unit='nats per token')
 def smoothed(h:Heard, share=.1):
     "Surprise when a tenth of the truth is spread over what the grammar allows."
@@ -272,7 +283,7 @@ def grammar_waste(h:Heard):
     "The chance that falls on ids which may not follow."
     return h.mean((h.probs*~h.allowed).sum(-1))
 
-# %% ../../nbs/80_train.losses.ipynb #5e487e64
+# %% ../../nbs/80_train.losses.ipynb #1af0fd6d
 _figure = ('NOTE_ON 60', 'TIME_SHIFT 16', 'NOTE_OFF 60', 'NOTE_ON 64', 'TIME_SHIFT 16', 'NOTE_OFF 64')      # comes twice and a half, and is left
 _knocks = ('NOTE_ON 67', 'TIME_SHIFT 3', 'NOTE_OFF 67')                                                          # four times
 _phrase = ('START', 'TEMPO 96', 'VELOCITY 80', 'NOTE_ON 60', 'NOTE_ON 64', 'TIME_SHIFT 20', 'NOTE_OFF 60', 'VELOCITY 40', 'NOTE_ON 67', 'TIME_SHIFT 90', 'NOTE_OFF 64', 'NOTE_OFF 67',
@@ -293,7 +304,7 @@ def small_heard(
     price = SimpleNamespace(paid=z.pow(2).sum(1).mean()/2, nats={'global':z.pow(2).sum(1).mean()/2})
     return Heard(new(len(ids), ids.shape[1]-1, len(vocab)), ids[:,:-1], ids[:,1:], output=SimpleNamespace(z=z, clouds=clouds, price=price))
 
-# %% ../../nbs/80_train.losses.ipynb #2ee1c0d3
+# %% ../../nbs/80_train.losses.ipynb #970bf5f9
 def _inputs(h):
     "The tensors a loss may be differentiated by."
     return [h.logits, *([h.output.z] if getattr(h.output, 'z', None) is not None else [])] + [v for v in h.more.values() if isinstance(v, Tensor) and v.is_floating_point()]
@@ -335,7 +346,7 @@ def check_loss(
         if 0 in used and y.requires_grad: assert torch.isfinite(torch.autograd.grad(y, t)[0]).all(), f'the gradient of {name} is not finite for {case}'
     _deaf(name, loss, h, of(*x).item())
 
-# %% ../../nbs/80_train.losses.ipynb #7d9af369
+# %% ../../nbs/80_train.losses.ipynb #072d8c5d
 def _extremes(h):
     "Scores that break what can be broken."
     flat, b, t = h.logits.detach().float(), *h.targets.shape

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pitch_classes', 'near_miss', 'apart', 'rhythm', 'melody', 'harmony', 'dynamics', 'tempo', 'contour']
 
-# %% ../../nbs/80b_train.musical.ipynb #34790e94
+# %% ../../nbs/80b_train.musical.ipynb #1ed613a5
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..tokens.vocab import Kind, vocab
 from .losses import Heard, block, losses, register_loss
 
-# %% ../../nbs/80b_train.musical.ipynb #7a76f687
+# %% ../../nbs/80b_train.musical.ipynb #94f1abd8
 def near_miss(
     p:Tensor,        # (n, k) chances
     y:Tensor,        # (n,) what came
@@ -32,14 +32,13 @@ def apart(
     d = (v[:,None] - v).abs()
     return d if circle is None else torch.minimum(d % circle, circle - d % circle)
 
-# %% ../../nbs/80b_train.musical.ipynb #ea751e6f
+# %% ../../nbs/80b_train.musical.ipynb #65e8282b
 def _miss(h, kind, distance, fold=None):
     "The mean near miss where something of `kind` came; `fold` (ids, k) gathers them into classes first."
     where = h.came(kind)
-    if not where.any(): return h.scores.sum()*0.
     p, y = h.given(kind, where), h.targets[where] - vocab.blocks[kind].start
     if fold is not None: p, y = p @ fold.to(p), fold.argmax(1).to(y.device)[y]
-    return near_miss(p, y, distance.to(p.device)).mean()
+    return h.over(near_miss(p, y, distance.to(p.device)))
 
 pitch_classes = torch.eye(12)[(np.arange(vocab.n_pitches) + vocab.pitch_lo) % 12]                # (88, 12): which class a key is of
 _durations = apart(np.log2(np.arange(1, vocab.max_shift + 1)))
@@ -48,7 +47,7 @@ _fifths = apart(np.arange(12)*7 % 12, circle=12)                                
 _velocities = apart(vocab.bin_velocity(np.arange(vocab.n_velocities)))
 _tempi = apart(np.log2(vocab.bin_tempo(np.arange(vocab.n_tempos))))
 
-# %% ../../nbs/80b_train.musical.ipynb #42526f79
+# %% ../../nbs/80b_train.musical.ipynb #92f5a85a
 @register_loss('rhythm', unit='octaves of duration')
 def rhythm(h:Heard):
     "How far durations are missed."
@@ -74,7 +73,7 @@ def tempo(h:Heard):
     "How far the tempo is missed."
     return _miss(h, Kind.TEMPO, _tempi)
 
-# %% ../../nbs/80b_train.musical.ipynb #0586f0f1
+# %% ../../nbs/80b_train.musical.ipynb #9b2c3139
 def _last_pitch(h):
     "(batch, time) int64: the key struck last, up to each position; -1 before the first."
     on = (h.ids >= vocab.NOTE_ON) & (h.ids < vocab.NOTE_OFF)
@@ -86,8 +85,7 @@ def contour(h:Heard):
     "Surprise at whether the next note goes up, down, or stays."
     last = _last_pitch(h)
     where = h.came(Kind.NOTE_ON) & (last >= 0)
-    if not where.any(): return h.scores.sum()*0.
     keys, y = torch.arange(vocab.n_pitches, device=last.device), h.targets[where] - vocab.NOTE_ON
     way, went = (keys - last[where][:,None]).sign(), (y - last[where]).sign()
     scores = h.scores[where][:,block(Kind.NOTE_ON)]
-    return (scores.logsumexp(-1) - scores.masked_fill(way != went[:,None], -torch.inf).logsumexp(-1)).mean()
+    return h.over(scores.logsumexp(-1) - scores.masked_fill(way != went[:,None], -torch.inf).logsumexp(-1))

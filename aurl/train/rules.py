@@ -6,7 +6,7 @@
 __all__ = ['roughness', 'held', 'pairing', 'coherence', 'heard_before', 'repetition', 'runs', 'excess', 'velocity', 'timing',
            'voice_leading', 'dissonance', 'tritones']
 
-# %% ../../nbs/80d_train.rules.ipynb #63202d7f
+# %% ../../nbs/80d_train.rules.ipynb #26ca1296
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..tokens.grammar import grammar, n_keys, pedal
 from ..tokens.vocab import Kind, vocab
 from .losses import Heard, block, losses, register_loss
 
-# %% ../../nbs/80d_train.rules.ipynb #1b09526e
+# %% ../../nbs/80d_train.rules.ipynb #3891cc24
 def held(
     h:Heard, # a batch
 )->tuple:    # (batch, time, 88) bool keys of the current family that are down, and (batch, time) bool whether anything is
@@ -34,7 +34,7 @@ def pairing(h:Heard):
     orphan, double = (p[...,block(Kind.NOTE_OFF)]*~down).sum(-1), (p[...,block(Kind.NOTE_ON)]*down).sum(-1)
     return h.mean(2*orphan + .5*double + 1.5*p[...,vocab.END]*any_)
 
-# %% ../../nbs/80d_train.rules.ipynb #3f978b07
+# %% ../../nbs/80d_train.rules.ipynb #9d469f4d
 def _never(h, kind):
     "(batch,) the chance that nothing of `kind` comes in a window; 0 where nothing came either."
     p = (h.chance(kind)*h.counts).clamp(max=1 - 1e-6)
@@ -43,9 +43,9 @@ def _never(h, kind):
 @register_loss('coherence', unit='weighted chance')
 def coherence(h:Heard):
     "The chance that a window has no note (5), and that no time passes (2)."
-    return (5*_never(h, Kind.NOTE_ON) + 2*_never(h, Kind.TIME_SHIFT)).mean()
+    return h.over((5*_never(h, Kind.NOTE_ON) + 2*_never(h, Kind.TIME_SHIFT))[h.counts.any(1)])
 
-# %% ../../nbs/80d_train.rules.ipynb #0b61196d
+# %% ../../nbs/80d_train.rules.ipynb #f3cdf885
 def heard_before(
     ids:Tensor, # (batch, time) int64
     n:int,      # how many ids must agree
@@ -73,10 +73,10 @@ def repetition(h:Heard, lengths=(4, 8, 16)):
         where = h.counts & (again >= 0) & (again != h.targets)
         s, c = h.scores[where], again[where][:,None]
         miss = s.logsumexp(-1) - s.scatter(1, c, -torch.inf).logsumexp(-1)                      # −log(1−p), exact also where p is 1
-        total = total + miss.sum()/where.sum().clamp(min=1)
+        total = total + h.over(miss)
     return total/len(lengths)
 
-# %% ../../nbs/80d_train.rules.ipynb #76eb356e
+# %% ../../nbs/80d_train.rules.ipynb #cc09b6c2
 def _run(ids):
     "(batch, time): the note struck last, and how often in a row it was; (-1, 0) before the first."
     on = (ids >= vocab.NOTE_ON) & (ids < vocab.NOTE_OFF)
@@ -98,7 +98,7 @@ def runs(h:Heard, free=3, most=8):
     p = h.probs.gather(2, note.clamp(min=0)[...,None])[...,0]
     return h.mean(p*(run.clamp(max=most) - free + 1)**2*where)
 
-# %% ../../nbs/80d_train.rules.ipynb #bb00da94
+# %% ../../nbs/80d_train.rules.ipynb #6bb8e252
 def excess(
     p:Tensor,    # (n, k) chances
     cost:Tensor, # (k,) or (n, k): what each possibility costs
@@ -120,8 +120,7 @@ _brief = _steps_cost((10, 50, 100), (2., .5, .1), 1000*np.arange(1, vocab.max_sh
 
 def _excess_of(h, kind, cost):
     where = h.came(kind)
-    if not where.any(): return h.scores.sum()*0.
-    return excess(h.given(kind, where), cost.to(h.ids.device), h.targets[where] - vocab.blocks[kind].start).mean()
+    return h.over(excess(h.given(kind, where), cost.to(h.ids.device), h.targets[where] - vocab.blocks[kind].start))
 
 @register_loss('velocity', unit='penalty points')
 def velocity(h:Heard):
@@ -133,7 +132,7 @@ def timing(h:Heard):
     "Expecting times too short to be meant (up to 10 ms: 2, to 50: 0.5, to 100: 0.1), beyond what the music has."
     return _excess_of(h, Kind.TIME_SHIFT, _brief)
 
-# %% ../../nbs/80d_train.rules.ipynb #8be61d71
+# %% ../../nbs/80d_train.rules.ipynb #f618ba2c
 def _distance_to(there):
     "(n, k) semitones from each key to the nearest of `there` (n, k) bool; `far` where there is none."
     n, k = there.shape
@@ -150,11 +149,10 @@ def voice_leading(h:Heard, step=2):
     last = torch.where(struck < now, struck, -1).amax(1, keepdim=True)
     there = ((struck == last) & (last >= 0)) | ((scan_roll(r)[where] > 0) & (struck < now))
     known = there.any(1)
-    if not known.any(): return h.scores.sum()*0.
     p, y = h.given(Kind.NOTE_ON, where)[known], (h.targets[where] - vocab.NOTE_ON)[known]
-    return excess(p, _distance_to(there[known]), y, free=step).mean()
+    return h.over(excess(p, _distance_to(there[known]), y, free=step))
 
-# %% ../../nbs/80d_train.rules.ipynb #89b080b5
+# %% ../../nbs/80d_train.rules.ipynb #9b625a08
 roughness = (0., .9, .7, .2, .1, .3, .8, .1, .2, .2, .4, .5)                       # of 0 … 11 semitones
 _keys = torch.arange(vocab.n_pitches)
 _rough = torch.tensor(roughness)[(_keys[:,None] - _keys).abs() % 12]                # (88, 88)
@@ -165,16 +163,14 @@ def dissonance(h:Heard):
     where = h.came(Kind.NOTE_ON)
     down = scan_roll(h.scanned)[where] > 0
     known = down.any(1)
-    if not known.any(): return h.scores.sum()*0.
     down = down[known].to(h.scores)
     rough = (down @ _rough.to(down))/down.sum(1, keepdim=True)
-    return excess(h.given(Kind.NOTE_ON, where)[known], rough, (h.targets[where] - vocab.NOTE_ON)[known]).mean()
+    return h.over(excess(h.given(Kind.NOTE_ON, where)[known], rough, (h.targets[where] - vocab.NOTE_ON)[known]))
 
 @register_loss('tritones', unit='share of the chance')
 def tritones(h:Heard):
     "The chance that the next note is a tritone from the one struck just before it, unless the music has one."
     note, _ = _run(h.ids)
     where = h.came(Kind.NOTE_ON) & (note >= 0)
-    if not where.any(): return h.scores.sum()*0.
     away = (_keys.to(note.device) - (note[where] - vocab.NOTE_ON)[:,None]).abs() % 12 == 6
-    return excess(h.given(Kind.NOTE_ON, where), away, h.targets[where] - vocab.NOTE_ON).mean()
+    return h.over(excess(h.given(Kind.NOTE_ON, where), away, h.targets[where] - vocab.NOTE_ON))

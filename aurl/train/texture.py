@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['form_parts', 'tallies', 'strikes', 'density', 'register', 'divergence', 'pitch_profile', 'likeness', 'form']
 
-# %% ../../nbs/80c_train.texture.ipynb #0d7388cb
+# %% ../../nbs/80c_train.texture.ipynb #ac4ebd25
 import math
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..tokens.vocab import Kind, vocab
 from .losses import Heard, block, losses, register_loss
 from .musical import pitch_classes
 
-# %% ../../nbs/80c_train.texture.ipynb #1d8beef7
+# %% ../../nbs/80c_train.texture.ipynb #eeb641ba
 def tallies(
     h:Heard, # a batch
 )->tuple:    # two times (notes (batch,), steps (batch,)): expected, and what came
@@ -38,7 +38,7 @@ def strikes(
     came = F.one_hot(torch.where(h.came(Kind.NOTE_ON), h.targets - vocab.NOTE_ON, vocab.n_pitches), vocab.n_pitches + 1)[...,:-1].to(keys)
     return torch.einsum('btk,btp->bpk', keys, part), torch.einsum('btk,btp->bpk', came, part)
 
-# %% ../../nbs/80c_train.texture.ipynb #403513b4
+# %% ../../nbs/80c_train.texture.ipynb #9067f004
 @register_loss('density', unit='squared octaves of density')
 def density(h:Heard):
     "How far the expected notes per second are from those that came."
@@ -46,7 +46,7 @@ def density(h:Heard):
     second = vocab.steps_per_second
     rows = h.counts.any(1)
     miss = (torch.log2((n + 1)/(m + 1)) - torch.log2((t + second)/(u + second)))**2
-    return torch.where(rows, miss, 0.).sum()/rows.sum().clamp(min=1)
+    return h.over(miss[rows])
 
 @register_loss('register', unit='squared octaves')
 def register(h:Heard):
@@ -55,9 +55,9 @@ def register(h:Heard):
     octaves = torch.arange(vocab.n_pitches, device=e.device).to(e)/12
     mean = lambda x: (x*octaves).sum(1)/x.sum(1).clamp(min=1e-6)
     rows = c.sum(1) > 0
-    return torch.where(rows, (mean(e) - mean(c))**2, 0.).sum()/rows.sum().clamp(min=1)
+    return h.over(((mean(e) - mean(c))**2)[rows])
 
-# %% ../../nbs/80c_train.texture.ipynb #bb8128fe
+# %% ../../nbs/80c_train.texture.ipynb #937b3966
 def divergence(
     p:Tensor, # (…, k) chances, or counts
     q:Tensor, # (…, k)
@@ -72,9 +72,9 @@ def pitch_profile(h:Heard):
     "How far the expected use of the twelve pitch classes is from what came."
     e, c = (x[:,0] @ pitch_classes.to(x) for x in strikes(h))
     rows = c.sum(1) > 0
-    return torch.where(rows, divergence(e + 1e-6, c + 1e-6), 0.).sum()/rows.sum().clamp(min=1)
+    return h.over(divergence(e + 1e-6, c + 1e-6)[rows])
 
-# %% ../../nbs/80c_train.texture.ipynb #a77e0fef
+# %% ../../nbs/80c_train.texture.ipynb #343b94fa
 form_parts = 16 # of a window
 
 def likeness(
@@ -89,4 +89,4 @@ def likeness(
 def form(h:Heard):
     "How far the expected self-similarity is from that of what came."
     e, c = (likeness(x) for x in strikes(h, form_parts))
-    return (e - c).pow(2).mean()
+    return h.over((e - c).pow(2).mean((1, 2))[h.counts.any(1)])

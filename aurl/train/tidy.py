@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['kl', 'sparsity', 'decorrelation', 'orthogonality', 'window_attributes', 'attributes']
 
-# %% ../../nbs/80e_train.tidy.ipynb #4ec5d168
+# %% ../../nbs/80e_train.tidy.ipynb #bf427169
 import torch
 from torch import Tensor
 
 from ..tokens.vocab import Kind, vocab
 from .losses import Heard, losses, register_loss
 
-# %% ../../nbs/80e_train.tidy.ipynb #ef7f9fa7
+# %% ../../nbs/80e_train.tidy.ipynb #3387619a
 def _standard(z):
     "Each column with mean 0 and variance 1 over the batch."
     z = (z if z.is_floating_point() and z.dtype not in (torch.float16, torch.bfloat16) else z.float()).flatten(1)
@@ -27,9 +27,10 @@ def kl(h:Heard):
 @register_loss('sparsity', unit='mean size of a number', needs='z')
 def sparsity(h:Heard):
     "The mean absolute value of the latent: a number that says nothing should be 0."
-    return h.output.z.float().abs().mean() if h.output.z.dtype in (torch.float16, torch.bfloat16) else h.output.z.abs().mean()
+    z = h.output.z.float() if h.output.z.dtype in (torch.float16, torch.bfloat16) else h.output.z
+    return h.over(z.flatten(1).abs().mean(1))
 
-# %% ../../nbs/80e_train.tidy.ipynb #89ceb659
+# %% ../../nbs/80e_train.tidy.ipynb #6d66fe61
 def _correlation(a, b):
     "Squared correlations (k, l) over the batch, less what chance alone gives."
     n = len(a)
@@ -50,7 +51,7 @@ def orthogonality(h:Heard):
     if not pairs or len(levels[0]) < 3: return levels[0].sum()*0.
     return sum(_correlation(a, b).mean() for a,b in pairs)/len(pairs)
 
-# %% ../../nbs/80e_train.tidy.ipynb #a231e83e
+# %% ../../nbs/80e_train.tidy.ipynb #ad86952a
 def window_attributes(
     h:Heard, # a batch
 )->Tensor:   # (batch, 3): notes a second, mean MIDI pitch, mean MIDI velocity; NaN where there is none
