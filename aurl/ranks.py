@@ -6,11 +6,11 @@
 __all__ = ['ranks', 'rank', 'from_first', 'from_all', 'all_agree', 'sum_of_all', 'average_grads', 'is_sharded', 'in_full',
            'laid_out', 'in_one_piece']
 
-# %% ../nbs/02b_ranks.ipynb #219861f9
+# %% ../nbs/02b_ranks.ipynb #942de4a0
 import torch
 import torch.distributed as dist
 
-# %% ../nbs/02b_ranks.ipynb #0f3905c5
+# %% ../nbs/02b_ranks.ipynb #b3421b5a
 def ranks()->int:
     "How many processes train together."
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -37,7 +37,7 @@ def from_all(
     dist.all_gather_object(out, what)
     return out
 
-# %% ../nbs/02b_ranks.ipynb #c543e62c
+# %% ../nbs/02b_ranks.ipynb #9233089f
 def all_agree(
     yes:bool,          # what this rank thinks
     anybody:bool=False, # True: one who says yes is enough; False: rank 0 decides
@@ -63,14 +63,16 @@ def _place(): return 'cuda' if 'gloo' not in str(dist.get_backend_config()) else
 def average_grads(
     params, # parameters that only their owner moves: a critic's, projections
 ):
-    "Let each gradient be the mean of those of all ranks."
-    grads = [p.grad for p in params if p.grad is not None]
-    if ranks() == 1 or not grads: return
-    flat = torch.cat([g.flatten() for g in grads])
+    "Let each gradient be the mean of those of all ranks; where a rank has none, because it heard nothing, it counts as 0."
+    params = list(params)
+    if ranks() == 1 or not params: return
+    flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params), params[0].new_tensor([p.grad is not None for p in params])])
     dist.all_reduce(flat)
-    for g, mean in zip(grads, (flat/ranks()).split([g.numel() for g in grads])): g.copy_(mean.view_as(g))
+    *sums, who = flat.split([*(p.numel() for p in params), len(params)])
+    for p,s,some in zip(params, sums, who.tolist()):
+        if some: p.grad = (s/ranks()).view_as(p)
 
-# %% ../nbs/02b_ranks.ipynb #f1ee2804
+# %% ../nbs/02b_ranks.ipynb #fa31873a
 def is_sharded(
     model, # a module
 )->bool:

@@ -6,7 +6,7 @@
 __all__ = ['kinds_with_maps', 'terms', 'default_terms', 'teacher_output', 'teacher_harmony', 'teacher_rhythm', 'teacher_form',
            'teacher_feature', 'teacher_attention', 'attention_map', 'Tap', 'paired', 'check_distill', 'Distill']
 
-# %% ../../nbs/87_train.distill.ipynb #3131e967
+# %% ../../nbs/87_train.distill.ipynb #427c328a
 import math
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ from .musical import pitch_classes
 from .objectives import MusicLosses, check_losses, heard_by, ramp
 from .texture import form_parts, likeness, strikes
 
-# %% ../../nbs/87_train.distill.ipynb #d10c34bf
+# %% ../../nbs/87_train.distill.ipynb #10d6d4b8
 def _taught():
     "A few bars and the opinion of some teacher."
     h = small_heard()
@@ -43,7 +43,7 @@ def teacher_output(h:Heard):
     theirs, ours = (h.more['teacher'].to(h.scores)/t).log_softmax(-1), (h.scores/t).log_softmax(-1)
     return t*t*h.mean((theirs.exp()*(theirs - ours)).sum(-1))
 
-# %% ../../nbs/87_train.distill.ipynb #c2f45ca1
+# %% ../../nbs/87_train.distill.ipynb #a0b44244
 def _of_teacher(h): return Heard(h.more['teacher'].to(h.scores), h.ids, h.targets, h.state)
 
 @register_loss('teacher_harmony', unit='1 - cosine', needs='teacher', sample=_taught)
@@ -65,9 +65,9 @@ def teacher_rhythm(h:Heard):
 def teacher_form(h:Heard):
     "How far the self-similarity of the window is from what the teacher expects."
     ours, theirs = (likeness(strikes(x, form_parts)[0]) for x in (h, _of_teacher(h)))
-    return (ours - theirs).pow(2).mean()
+    return h.over((ours - theirs).pow(2).mean((1, 2))[h.counts.any(1)])
 
-# %% ../../nbs/87_train.distill.ipynb #d4ac907e
+# %% ../../nbs/87_train.distill.ipynb #6bf75554
 def _unit(x): return F.layer_norm(x, x.shape[-1:])
 
 def _featured():
@@ -89,10 +89,9 @@ def teacher_attention(h:Heard):
     "How far the attention, the mean over heads, is from the teacher's, in some rows of its map."
     ours, theirs = h.more['maps'].log_softmax(-1), h.more['teacher_maps'].to(h.more['maps']).log_softmax(-1)
     each = (theirs.exp()*(theirs - ours)).sum(-1)                                                    # (layers, batch, rows)
-    keep = h.counts[:,h.more['rows']].expand_as(each)
-    return torch.where(keep, each, 0.).sum()/keep.sum().clamp(min=1)
+    return h.over(each[h.counts[:,h.more['rows']].expand_as(each)])
 
-# %% ../../nbs/87_train.distill.ipynb #a045b6f5
+# %% ../../nbs/87_train.distill.ipynb #50ac4781
 kinds_with_maps = Full, SlidingWindow
 
 def attention_map(
@@ -112,7 +111,7 @@ def attention_map(
     w = ((q @ k.transpose(-1, -2))*q.shape[-1]**-.5).masked_fill(unseen, -1e9).softmax(-1).mean(1)
     return (w + 1e-9).log()
 
-# %% ../../nbs/87_train.distill.ipynb #8cb7d3c9
+# %% ../../nbs/87_train.distill.ipynb #1920a690
 class Tap:
     "Catches what passes through some layers of a model."
     def __init__(self,
@@ -139,7 +138,7 @@ def paired(
     depths = sorted({max(1, round(n_student*(i+1)/n)) for i in range(min(n, n_student))})
     return [(s - 1, max(1, round(s*n_teacher/n_student)) - 1) for s in depths]
 
-# %% ../../nbs/87_train.distill.ipynb #6f85f561
+# %% ../../nbs/87_train.distill.ipynb #d4160af6
 terms = dict(output='what it expects', harmony='the pitch classes it expects', rhythm='the durations it expects', form='the self-similarity it expects', feature='its vectors', attention='where it looks')
 default_terms = dict(output=.7, feature=1.)
 
@@ -176,7 +175,7 @@ class Distill(MusicLosses):
         self.projections = self.learns_projection = self._kept = None
         self.feature, self.attention = (f'teacher_{k}' in weights for k in ('feature', 'attention'))
 
-# %% ../../nbs/87_train.distill.ipynb #6c17f910
+# %% ../../nbs/87_train.distill.ipynb #e6199f61
 @patch
 def before_fit(self:Distill):
     super(Distill, self).before_fit()
@@ -202,7 +201,7 @@ def _project(self:Distill, n, d, d_teacher):
 def after_fit(self:Distill):
     for t in self.taps: t.remove()
 
-# %% ../../nbs/87_train.distill.ipynb #d03bcd2c
+# %% ../../nbs/87_train.distill.ipynb #a57ef842
 @patch
 def _ask(self:Distill):
     "What the teacher says about the batch, for `Heard.more`."
