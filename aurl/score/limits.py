@@ -5,29 +5,36 @@
 # %% auto #0
 __all__ = ['Limits', 'within', 'breaches']
 
-# %% ../../nbs/09d_score.limits.ipynb #745f145d
+# %% ../../nbs/09d_score.limits.ipynb #d6037ba6
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+
 import numpy as np
-from pydantic import Field
 from symusic import Note, Pedal, Score
 
-from ..config import Config
-from ..core import MidiError
+from ..core import ConfigError, MidiError
 from .chunks import Finding
 
-# %% ../../nbs/09d_score.limits.ipynb #90c418f4
-class Limits(Config):
+# %% ../../nbs/09d_score.limits.ipynb #53765f3f
+@dataclass(frozen=True)
+class Limits:
     "What a score may hold at most."
-    max_bytes:int = Field(64*2**20, description='of a file, and of what an archive may unfold to', ge=1)
-    notes:int = Field(2_000_000, description='of all parts', ge=1)
-    tracks:int = Field(1024, description='parts', ge=1)
-    tempos:int = Field(100_000, description='changes of tempo', ge=1)
-    quarters:float = Field(100_000., description='length in quarter notes', gt=0)
-    seconds:float = Field(86_400., description='length in seconds', gt=0)
-    hold:float = Field(1024., description='longest note in quarter notes', gt=0)
-    min_bpm:float = Field(1., description='slowest tempo in quarter notes a minute', gt=0)
-    max_bpm:float = Field(1000., description='fastest tempo', gt=0)
+    max_bytes:int = 64*2**20     # of a file, and of what an archive may unfold to
+    notes:int = 2_000_000        # of all parts
+    tracks:int = 1024            # parts
+    tempos:int = 100_000         # changes of tempo
+    quarters:float = 100_000.    # length in quarter notes
+    seconds:float = 86_400.      # length in seconds
+    hold:float = 1024.           # longest note in quarter notes
+    min_bpm:float = 1.           # slowest tempo in quarter notes a minute
+    max_bpm:float = 1000.        # fastest tempo
 
-# %% ../../nbs/09d_score.limits.ipynb #217ba276
+    def __post_init__(self):
+        for f in fields(self):
+            v, kind = getattr(self, f.name), Integral if f.type is int else Real
+            if isinstance(v, bool) or not isinstance(v, kind) or not v > 0: raise ConfigError(f'{f.name}={v!r} is no limit', way_out=f"give a {'whole ' if kind is Integral else ''}number above 0")
+
+# %% ../../nbs/09d_score.limits.ipynb #f7d2951d
 def _pedal_spans(track):
     "Start and end of each pedal of `track`, from its controllers 64."
     c = track.controls.numpy()
@@ -53,7 +60,7 @@ def _mend_pedals(score):
 
 
 
-# %% ../../nbs/09d_score.limits.ipynb #4726a4f1
+# %% ../../nbs/09d_score.limits.ipynb #a26d9d30
 def _is_metre(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
 
 def _mend_marks(score, limits):
@@ -72,7 +79,7 @@ def _mend_marks(score, limits):
         found.append(Finding('mended', f'{out} tempi outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm bounded', out))
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #7c645c62
+# %% ../../nbs/09d_score.limits.ipynb #451f1d47
 def _arrays(score): return [t.notes.numpy() for t in score.tracks]
 
 def _cut_holds(score, longest):
@@ -104,7 +111,7 @@ def _cut_silence(score, gap):
         for e in getattr(score, kind): e.time = int(back(e.time))
     return [Finding('mended', f'{len(at)} silences longer than {gap:,} ticks were shortened', len(at))]
 
-# %% ../../nbs/09d_score.limits.ipynb #98b7f29f
+# %% ../../nbs/09d_score.limits.ipynb #f02fe94b
 def _too_many(what, n, most, name, path): raise MidiError(f'{n:,} {what}, more than {name}={most:,}', path, f'read it with Limits({name}=…) if that is meant')
 
 def within(
@@ -126,7 +133,7 @@ def within(
 
 _DEFAULT = Limits()
 
-# %% ../../nbs/09d_score.limits.ipynb #75ca8284
+# %% ../../nbs/09d_score.limits.ipynb #910e8122
 def _end(score): return max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _arrays(score) if len(a['time'])), default=0)
 
 def _seconds(score, end):
@@ -152,7 +159,7 @@ def _in_time(score, limits, tpq, path):
         if (s := _seconds(score, end)) > limits.seconds: raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path, 'read it with Limits(seconds=…) if that is meant')
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #42a66f22
+# %% ../../nbs/09d_score.limits.ipynb #184bdb20
 def breaches(
     score:Score,        # in ticks
     limits:Limits=None, # None: the defaults

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_many', 'analyse_many', 'read_many', 'keep_memory']
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #59879193
+# %% ../../nbs/32b_tokens.bundles.ipynb #73770613
 import ctypes
 
 import numpy as np
@@ -16,7 +16,7 @@ from .codec import encode
 from .snapshots import analyse, snapshot_row
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #3835c668
+# %% ../../nbs/32b_tokens.bundles.ipynb #b6125cb3
 _FAMILY, _LOUDNESS = 10, 14                       # where family and velocity bin begin in what an event says; its id comes first
 _place = np.arange(1 << _c._PLACE)
 _ON, _OFF = ((_place >> _c._SLOT << _FAMILY | vocab.blocks[k].start + _c._low(_place, _c._SLOT)).astype(np.int32) for k in (Kind.NOTE_ON, Kind.NOTE_OFF))
@@ -44,7 +44,7 @@ def _pressed(on, end, part, pitch, velocity, n):
     place = _c._low(on >> _c._TIME, _c._PLACE)
     return (_step(end), _OFF.take(place)), (_step(on), _ON.take(place) | loud.astype(np.int32) << _LOUDNESS), n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #bc7a7b62
+# %% ../../nbs/32b_tokens.bundles.ipynb #62e809a8
 _unit = {'Second':lambda s: None, 'Quarter':lambda s: 1, 'Tick':lambda s: s.ticks_per_quarter}
 
 def _pace(score):
@@ -67,15 +67,14 @@ def _on_grid(time, long, n, paces):
         if not p and b > a: steps[:,a:b] = clock(both[:,a:b])
     return _c._steps(steps)
 
-def _columns(tracks, paces):
-    "As `_columns` of the codec, for the tracks of several scores, each with the number of its score; and the notes of each score. Family and slot come as one."
-    notes = [t.notes.numpy() for _,t in tracks]
+def _columns(tracks, notes, paces):
+    "As `_columns` of the codec, for the tracks of several scores, each with the number of its score, and their notes; and how many each score has. Family and slot come as one."
     each = [len(a['time']) for a in notes]
     time, long, pitch, velocity = (np.concatenate([a[k] for a in notes] or [np.zeros(0, np.int8)]) for k in ('time', 'duration', 'pitch', 'velocity'))
     n = np.bincount(np.array([i for i,_ in tracks], np.int64), each, len(paces)).astype(np.int64)
     return *_on_grid(time, long, n, paces), np.repeat(np.array([_c._family(t) << _c._SLOT for _,t in tracks], np.int64), each), pitch, velocity, n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #ddc6e3c2
+# %% ../../nbs/32b_tokens.bundles.ipynb #1ba4cf0d
 def _held(tracks, paces):
     "As `_pedals` of the codec, for several scores: steps of SUSTAIN_OFFs and what they say; the same of SUSTAIN_ONs; and where each piece begins and ends in them."
     spans = [(i, _c._family(t), t.pedals.numpy()) for i,t in tracks if len(t.pedals)]
@@ -101,7 +100,7 @@ def _tempi(paces):
     keep = np.flatnonzero(_c._first(who << 8 | bin))
     return (step.take(keep).astype(np.int32), bin.take(keep).astype(np.int32) + vocab.TEMPO), np.searchsorted(who.take(keep), np.arange(len(n) + 1))
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #ff0b1c0f
+# %% ../../nbs/32b_tokens.bundles.ipynb #f563c535
 def _in_turn(step, n):
     "The order of events by step; the last of each piece, its END, stays the last."
     last, kind = n.cumsum() - 1, np.uint16 if step.max() < 2**16 else np.int32       # sixteen bits sort fastest
@@ -110,10 +109,11 @@ def _in_turn(step, n):
 
 _begin, _end = (np.array([[0], [id]], np.int32) for id in (vocab.START, vocab.END))   # step, and what it says
 
-def _events(scores):
+def _events(scores, notes=None):
     "Steps of the events of several scores, in order, and what they say; and how many each score has."
     tracks, paces = [(i, t) for i,s in enumerate(scores) for t in s.tracks], [_pace(s) for s in scores]
-    (off, on, n), (up, down, pedals), (tempo, tempi) = _pressed(*_columns(tracks, paces)), _held(tracks, paces), _tempi(paces)
+    notes = [t.notes.numpy() for _,t in tracks] if notes is None else [a for arrays in notes for a in arrays]
+    (off, on, n), (up, down, pedals), (tempo, tempi) = _pressed(*_columns(tracks, notes, paces)), _held(tracks, paces), _tempi(paces)
     places = list(zip(*([slice(a, b) for a,b in zip(cut.tolist(), cut[1:].tolist())] for cut in (np.append(0, n.cumsum()), pedals, tempi))))
     step, says = (np.concatenate([x for a,b,c in places for x in (_begin[i], off[i][a], tempo[i][c], up[i][b], down[i][b], on[i][a], _end[i])]) for i in (0, 1))
     n = 2*n + 2*np.diff(pedals) + np.diff(tempi) + 2
@@ -126,7 +126,7 @@ def _events(scores):
 
 _IS_TEMPO = _l._is(Kind.TEMPO)
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #29441095
+# %% ../../nbs/32b_tokens.bundles.ipynb #f31457b7
 _HOLE, _full = len(vocab), vocab.max_shift
 _SHIFT = np.append(_HOLE, np.arange(_full) + vocab.TIME_SHIFT).astype(np.uint16)                  # the last shift before an event
 _SAYS = (_l._PACK | _l._is(Kind.START).astype(np.int32) << 25).astype(np.int32)                  # what an id is, and whether it is a START
@@ -174,7 +174,7 @@ def encode_many(
     ids, e = _written(*_events(scores))
     return np.split(ids, e['at'].take(e['first'])[1:])
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #e99c63ae
+# %% ../../nbs/32b_tokens.bundles.ipynb #376a1cc6
 _kind = np.arange(1 << _LOUDNESS)
 _is_id = _c._low(_kind, _FAMILY) < len(vocab)
 _id, _of, _SPARE = np.where(_is_id, _c._low(_kind, _FAMILY), vocab.PAD), _kind >> _FAMILY, _l._CODES
@@ -182,7 +182,7 @@ _COLUMN = np.where(_l._PRESS[_id], _l._KEY[_id] + _of*_l._KEYS, _SPARE)         
 _MARK = np.where(_l._NOTE[_id], _l._COLUMNS + 2*vocab.n_pitches*(1 - _l._ON[_id]) + vocab.n_pitches*(_of == vocab.drums) + _l._KEY[_id], _SPARE)
 _DOWN = _l._DOWN[_id]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #7cf8e958
+# %% ../../nbs/32b_tokens.bundles.ipynb #9d81356e
 _RESET = _l._is(Kind.START)
 _MINOR = 1 << _l._bit['velocity'] | 1 << _l._bit['instrument']
 _tells = {k:1 << _l._bit[k] | 1 << 25 for k in ('instrument', 'tempo', 'velocity')}
@@ -212,7 +212,7 @@ def _lawful(r, who):
     bad = (_DOWN.take(kind.take(o)) == odd) | ((odd == 0) & np.append(column[1:] != column[:-1], True)[:len(o)])
     return (bare == 2) & (r['ids'].take(end) == vocab.END) & (r['n'] > 1) & (m > 0) & (m % 2 == 0) & (np.bincount(who[bad], minlength=len(m)) == 0)
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #d96db6fe
+# %% ../../nbs/32b_tokens.bundles.ipynb #a117d868
 def _known(ids, e):
     "What `_heard` hears in ids, known from their events."
     at, first = e['at'], e['first']
@@ -232,7 +232,7 @@ def _clock_at(e, x):
     gap, read = e['gap'].take(i), x - e['at'].take(i) + e['room'].take(i)
     return e['step'].take(i) - gap + np.minimum(read*_full, gap)         # shifts come first, and all but the last are full
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #6e0428d4
+# %% ../../nbs/32b_tokens.bundles.ipynb #1b848bb8
 def _shots(r, every):
     "The numbers in the snapshots of all pieces; and for each its piece."
     m = np.maximum((r['n'] - 1)//every, 0)
@@ -255,7 +255,7 @@ def _shots(r, every):
     rows['order'] = _l._ORDER.take(id) + np.where(_l._KEYED.take(id), latest('instrument', last, 'right')*_l._KEYS, 0)
     return rows, piece
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #30cb9107
+# %% ../../nbs/32b_tokens.bundles.ipynb #9d79f966
 def _sounding(r, piece):
     "Codes and steps of the snapshots, one after the other, and how many each has."
     n, m = len(piece), int(r['upto'][-1])
@@ -277,7 +277,7 @@ def _sounding(r, piece):
     full, count = np.flatnonzero(pressed), np.count_nonzero(pressed, axis=1)
     return codes.astype(np.uint16).take(full % len(codes)), r['step'].take(flat.take(full)), count
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #628e6149
+# %% ../../nbs/32b_tokens.bundles.ipynb #d71a4435
 def _said(r):
     "As `_described`, for each piece."
     P, kind = len(r['n']), r['kind'].take(r['on'])
@@ -291,7 +291,7 @@ def _said(r):
     rows = zip(r['n'].tolist(), notes.tolist(), seconds.tolist(), np.where(some, low + vocab.pitch_lo, 0).tolist(), np.where(some, high + vocab.pitch_lo, 0).tolist(), drums.tolist(), r['valid'].tolist())
     return [dict(zip(('length', 'notes', 'seconds', 'low', 'high', 'drums', 'valid'), row)) for row in rows]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #75caaa93
+# %% ../../nbs/32b_tokens.bundles.ipynb #723fd10a
 _at_once = 16
 assert _at_once*_l._COLUMNS < 2**16
 
@@ -316,16 +316,16 @@ def analyse_many(
     return _analysed(_heard(pieces), every)
 
 def read_many(
-    scores,    # a few, in any unit
-    every:int, # ids from one snapshot to the next
-)->list:       # for each its ids, what can be said of them, and their snapshots
+    scores,     # a few, in any unit
+    every:int,  # ids from one snapshot to the next
+    notes=None, # of each score the arrays of the notes of its tracks, where they are at hand
+)->list:        # for each its ids, what can be said of them, and their snapshots
     "`encode` and `analyse` of several scores, in one go."
-    if len(scores) > _at_once: return [a for i in range(0, len(scores), _at_once) for a in read_many(scores[i:i+_at_once], every)]
     if not len(scores): return []
-    r = _known(*_written(*_events(scores)))
+    r = _known(*_written(*_events(scores, notes)))
     return [(ids, *a) for ids,a in zip(np.split(r['ids'], r['start'][1:]), _analysed(r, every))]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #0b7182f0
+# %% ../../nbs/32b_tokens.bundles.ipynb #6a34a8c0
 def keep_memory():
     "Let freed memory stay with this process, for the next array."
     try:

@@ -6,7 +6,7 @@
 __all__ = ['Errand', 'function_at', 'condition', 'unmet', 'read_pieces', 'Part', 'part_of', 'join', 'read_bundle', 'Died',
            'Alone', 'calm', 'Processes', 'in_order', 'read_each', 'Cluster']
 
-# %% ../../nbs/32d_tokens.workers.ipynb #b6cd6332
+# %% ../../nbs/32d_tokens.workers.ipynb #280c8a4a
 import contextlib, gc, importlib, json, logging, multiprocessing, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -20,13 +20,13 @@ from fastcore.basics import patch
 from ..core import AurlError, ConfigError, StoreError, need, sha256_of
 from ..score.corpus import Piece
 from ..score.metadata import full_meta
-from ..score.midi import read_midi
-from ..score.notation import read_music
+from ..score.midi import read_with_notes
+from ..score.notation import music_kind, read_music
 from .bundles import _at_once, analyse_many, keep_memory, read_many
 from .codec import event_codec, get_codec
 from .snapshots import analyse, snapshot_row
 
-# %% ../../nbs/32d_tokens.workers.ipynb #7b2ae620
+# %% ../../nbs/32d_tokens.workers.ipynb #a3c8e651
 class Errand(NamedTuple):
     "What is done with each piece."
     codec:str='event'    # how music becomes ids
@@ -38,7 +38,7 @@ class Errand(NamedTuple):
     measures:tuple=()    # 'module:name' of functions of (score, ids, row) that give further columns
     keep:tuple=()        # conditions such as 'seconds >= 20'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #9972b3e9
+# %% ../../nbs/32d_tokens.workers.ipynb #c472a23d
 def function_at(
     place:str, # 'module:name'
 ):
@@ -47,7 +47,7 @@ def function_at(
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'measures={place}: no such function ({e})', way_out="name it as 'module:function'; every worker must be able to import it") from e
 
-# %% ../../nbs/32d_tokens.workers.ipynb #3660d13f
+# %% ../../nbs/32d_tokens.workers.ipynb #33e57ddd
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _compare = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
 
@@ -74,14 +74,14 @@ def unmet(
         except TypeError: ok = False
         if not ok: return f'{column}={row[column]}, and {text}'
 
-# %% ../../nbs/32d_tokens.workers.ipynb #78a8a6ae
+# %% ../../nbs/32d_tokens.workers.ipynb #d116703a
 def _open(w, e):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
 
 def _listen(w, e):
-    w.score = read_music(w.data)
-    if e.change is not None: w.score = e.change(w.score)
+    w.score, w.notes = read_with_notes(w.data) if music_kind(w.data) == 'midi' else (read_music(w.data), None)
+    if e.change is not None: w.score, w.notes = e.change(w.score), None
 
 def _encode(w, e):
     if not hasattr(w, 'ids'): w.ids = get_codec(e.codec).encode(w.score)
@@ -98,10 +98,11 @@ def _judge(w, e):
 
 def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #e9a06158
+# %% ../../nbs/32d_tokens.workers.ipynb #d0f9869d
 def _encode_some(works, e):
     if get_codec(e.codec) is event_codec:
-        for w,(ids, *said) in zip(works, read_many([w.score for w in works], e.every)): w.ids, w.said = ids, said
+        notes = [w.notes or [t.notes.numpy() for t in w.score.tracks] for w in works]
+        for w,(ids, *said) in zip(works, read_many([w.score for w in works], e.every, notes)): w.ids, w.said = ids, said
 
 def _describe_some(works, e):
     works = [w for w in works if not hasattr(w, 'said')]
@@ -112,7 +113,7 @@ def _few_at_once(works, e, do):
     for i in range(0, len(works) if len(works) > 1 else 0, _at_once):
         with contextlib.suppress(Exception): do(works[i:i+_at_once], e)
 
-# %% ../../nbs/32d_tokens.workers.ipynb #28bb6a1b
+# %% ../../nbs/32d_tokens.workers.ipynb #aecf206e
 def read_pieces(
     pieces,        # a few
     errand:Errand, # what to do with them
@@ -129,7 +130,7 @@ def read_pieces(
             except Exception as e: w.row = _left(w.row, type(e).__name__, str(e) or 'no reason given')
     return [(w.row, None if 'kind' in w.row else (w.ids, *w.shots)) for w in works]
 
-# %% ../../nbs/32d_tokens.workers.ipynb #8f8d9323
+# %% ../../nbs/32d_tokens.workers.ipynb #c2a79775
 class Part(NamedTuple):
     "What is known of some pieces: rows, and the arrays of those kept."
     rows:list
@@ -147,7 +148,7 @@ def part_of(
     "A single piece as a part."
     return Part([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #55176d05
+# %% ../../nbs/32d_tokens.workers.ipynb #a5d5695f
 def join(
     parts, # of `Part`
 )->Part:
@@ -159,7 +160,7 @@ def join(
     cat = lambda k: np.concatenate([np.zeros(0, _types[k]), *(getattr(p, k) for p in parts)]).astype(_types[k], copy=False)
     return Part([r for p in parts for r in p.rows], cat('ids'), states, cat('codes'), cat('steps'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #54e7f7aa
+# %% ../../nbs/32d_tokens.workers.ipynb #fd82f79f
 def read_bundle(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -171,7 +172,7 @@ def read_bundle(
         raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, and {errand.fingerprint[:8]} is asked for", way_out='give all workers the same version of aurl')
     return join(part_of(*r) for r in read_pieces(pieces, errand))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #50c43b80
+# %% ../../nbs/32d_tokens.workers.ipynb #3ed1ad2d
 class Died(Exception):
     "The process that read a bundle is no more."
 
@@ -184,7 +185,7 @@ class Alone:
     def lost(self, sent): return 0 # how many of those sent died together with one
     def close(self): pass
 
-# %% ../../nbs/32d_tokens.workers.ipynb #a7f7d008
+# %% ../../nbs/32d_tokens.workers.ipynb #37cfbde7
 @contextlib.contextmanager
 def calm():
     "While this lasts, new processes neither run the caller's script again nor use more than one thread."
@@ -199,7 +200,7 @@ def calm():
             if v is None: os.environ.pop(k, None)
             else: os.environ[k] = v
 
-# %% ../../nbs/32d_tokens.workers.ipynb #e3d294fc
+# %% ../../nbs/32d_tokens.workers.ipynb #1d3d9692
 def _by_name(f): return getattr(importlib.import_module('aurl.tokens.workers'), f.__name__) # so that a notebook can send it too
 
 def _ready():
@@ -226,7 +227,7 @@ class Processes:
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
-# %% ../../nbs/32d_tokens.workers.ipynb #29041a06
+# %% ../../nbs/32d_tokens.workers.ipynb #263b84ea
 def in_order(
     bundles, # lists of pieces
     crew,    # who reads
@@ -248,7 +249,7 @@ def _one_by_one(pieces, crew):
         try: yield crew.result(crew.submit([p]))
         except Died: yield part_of(_left(dict(name=p.name), 'Crash', 'the process that read it died'))
 
-# %% ../../nbs/32d_tokens.workers.ipynb #f68d15f1
+# %% ../../nbs/32d_tokens.workers.ipynb #ee0a4418
 def read_each(
     pieces,        # a few
     errand:Errand, # what to do with each
@@ -256,7 +257,7 @@ def read_each(
     "What a worker on another machine is asked for: the part of each piece."
     return [read_bundle([p], errand) for p in pieces]
 
-# %% ../../nbs/32d_tokens.workers.ipynb #4a303d27
+# %% ../../nbs/32d_tokens.workers.ipynb #ce72301d
 class Cluster:
     "The workers of a Dask scheduler read."
     def __init__(self, errand,
@@ -287,7 +288,7 @@ class Cluster:
         if self.cluster is not None: self.cluster.close()
         self.stack.close()
 
-# %% ../../nbs/32d_tokens.workers.ipynb #d4465dc2
+# %% ../../nbs/32d_tokens.workers.ipynb #83efaef1
 @patch
 def result(self:Cluster, sent):
     "The part that was sent for; `Died` when its workers died of it."
