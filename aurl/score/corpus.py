@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['suffixes', 'organ', 'Piece', 'Corpus', 'chorale_score', 'corpus_from', 'split_pieces']
 
-# %% ../../nbs/14_score.corpus.ipynb #6559b6f1
+# %% ../../nbs/14_score.corpus.ipynb #5b8b723b
 import hashlib, html, json, os, shutil, subprocess, sys, tempfile, time, zipfile, zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from .notation import read_music
 from .write import write_midi
 from .bridges import from_music21
 
-# %% ../../nbs/14_score.corpus.ipynb #0ce41287
+# %% ../../nbs/14_score.corpus.ipynb #1786ee67
 @dataclass
 class Piece:
     "One piece of music: its name, and where it lies."
@@ -69,7 +69,7 @@ class Piece:
 
 _own = ('name', 'file', 'group', 'sha256', 'notes')  # what a prepared corpus keeps beside a piece for itself
 
-# %% ../../nbs/14_score.corpus.ipynb #d04933b6
+# %% ../../nbs/14_score.corpus.ipynb #cde01e50
 class Corpus:
     "Pieces of music, in order of their names."
     def __init__(self,
@@ -96,7 +96,7 @@ class Corpus:
         return self[i].read()
     def __repr__(self): return f'Corpus of {len(self)} piece{"s"*(len(self)!=1)} from {self.source}: ' + ', '.join(self.names[:3]) + (' …' if len(self) > 3 else '')
 
-# %% ../../nbs/14_score.corpus.ipynb #71d8a50b
+# %% ../../nbs/14_score.corpus.ipynb #ad6d76cf
 suffixes = ('.mid', '.midi', '.smf', '.kar', '.rmi', '.musicxml', '.mxl', '.xml', '.abc', '.krn')  # what is in a file is decided by its content
 
 def _is_music(name):
@@ -126,9 +126,9 @@ def _utf8(name): return name.encode('utf-8', 'backslashreplace').decode()  # a f
 def _from_folder(folder):
     files = _files_in(folder)
     if not (music := sorted(f for f in files if _is_music(f))): raise _nothing_in(files, folder, 'folder')
-    return [Piece(_utf8(f), folder/f) for f in music]
+    return [Piece(_utf8(f), Path(f'{folder}/{f}')) for f in music]
 
-# %% ../../nbs/14_score.corpus.ipynb #0214d537
+# %% ../../nbs/14_score.corpus.ipynb #fe10cf01
 def _safe(member):
     "`member` as a relative path that stays where it is put."
     parts = [p for p in member.replace('\\', '/').split('/') if p not in ('', '.', '..') and not p.endswith(':')]
@@ -145,7 +145,7 @@ def _from_zip(path):
     if not music: raise _nothing_in(names, path, 'zip')
     return [Piece(safe, Path(path), member=n) for safe,n in music.items()]
 
-# %% ../../nbs/14_score.corpus.ipynb #1be1cdba
+# %% ../../nbs/14_score.corpus.ipynb #3e5deb56
 def _chorale_list():
     "Number, file in the music21 corpus, catalogue number and title of each chorale of the Riemenschneider edition."
     from music21 import corpus
@@ -153,7 +153,7 @@ def _chorale_list():
     works = list(corpus.chorales.Iterator(returnType='filename'))
     return [dict(number=n, work=w, bwv=by[n]['bwv'], title=by[n]['title'].replace('’', "'")) for n,w in zip(sorted(by), works)]
 
-# %% ../../nbs/14_score.corpus.ipynb #7dd12f89
+# %% ../../nbs/14_score.corpus.ipynb #db9e315f
 organ = 19  # General MIDI's church organ
 
 def _choir(score):
@@ -175,7 +175,7 @@ def chorale_score(
         s.tracks.append(t)
     return s
 
-# %% ../../nbs/14_score.corpus.ipynb #771ea38a
+# %% ../../nbs/14_score.corpus.ipynb #82f4e0dc
 def _tune(score, n=6):
     "The top voice of `score` as a set of `n` successive melodic steps."
     voices = [a for t in score.tracks if len((a := t.notes.numpy())['pitch'])]
@@ -187,7 +187,7 @@ def _tune(score, n=6):
 
 def _shared(a, b): return len(a & b)/max(min(len(a), len(b)), 1)
 
-# %% ../../nbs/14_score.corpus.ipynb #3a9291b9
+# %% ../../nbs/14_score.corpus.ipynb #c02c24f2
 def _groups(
     tunes:list,      # a set of words for each piece
     titles:list,     # its title
@@ -205,7 +205,7 @@ def _groups(
                 first[b] = a
     return [root(i) for i in range(len(tunes))]
 
-# %% ../../nbs/14_score.corpus.ipynb #8bca7e9c
+# %% ../../nbs/14_score.corpus.ipynb #e257dc4f
 def _work(folder):
     "What a helper process does: convert the works named on standard input."
     for w in json.load(sys.stdin): write_midi(chorale_score(w), Path(folder)/f'{w.split("/")[-1]}.mid')
@@ -230,7 +230,7 @@ def _convert(works, folder, progress, workers=2):
     finally:
         for p in procs: p.poll() is None and p.kill(); p.wait()
 
-# %% ../../nbs/14_score.corpus.ipynb #1f13db23
+# %% ../../nbs/14_score.corpus.ipynb #8e88cbea
 _made = 1  # the version of what `_make_chorales` writes
 
 def _make_chorales(folder, progress):
@@ -263,7 +263,7 @@ def _chorales(progress):
     same = dict(composer='Johann Sebastian Bach', genre='chorale', source='music21 corpus', licence='public domain; sheets as the music21 corpus has them')
     return [Piece(r['name'], folder/r['file'], group=r['group'], meta=same | r) for r in made['pieces']]
 
-# %% ../../nbs/14_score.corpus.ipynb #9fed1f80
+# %% ../../nbs/14_score.corpus.ipynb #673527f0
 _tables = ('metadata.csv', 'metadata.tsv')
 
 def _small(f, where):
@@ -289,7 +289,7 @@ def _read_table(path):
         with open(path, 'rb') as f: return path, _small(f, path)
     except OSError as e: raise CorpusError(f'cannot be read ({e.strerror})', path, 'give the path of a CSV or TSV file') from e
 
-# %% ../../nbs/14_score.corpus.ipynb #f579934a
+# %% ../../nbs/14_score.corpus.ipynb #5bbf65f4
 @patch
 def tell(self:Corpus,
     table=None,        # path of a CSV or TSV
@@ -306,7 +306,7 @@ def tell(self:Corpus,
         return by_folder | by_table | said
     return Corpus([replace(p, meta=p.meta | more) if (more := meta(p)) else p for p in self.pieces], self.source)
 
-# %% ../../nbs/14_score.corpus.ipynb #987cc330
+# %% ../../nbs/14_score.corpus.ipynb #d4eb4087
 def corpus_from(
     source,        # 'chorales', a folder, a zip, a MIDI file, a list of files, or a `Corpus`
     progress=None, # called with (done, total) while the chorales are converted; None prints a line
@@ -342,7 +342,7 @@ def _from_list(paths):
     top = Path(os.path.commonpath([p.parent for p in paths]))
     return Corpus([Piece(p.relative_to(top).as_posix(), p) for p in paths], top if len(paths) > 1 else paths[0])
 
-# %% ../../nbs/14_score.corpus.ipynb #fea7a8c4
+# %% ../../nbs/14_score.corpus.ipynb #0fb10056
 def split_pieces(
     names:list,       # names of pieces
     valid:float=0.1,  # the share to hold out, about
@@ -358,7 +358,7 @@ def split_pieces(
     if len(held) == len(place) > 1: held.remove(max(place, key=place.get))
     return [n for n,g in zip(names, groups) if g not in held], [n for n,g in zip(names, groups) if g in held]
 
-# %% ../../nbs/14_score.corpus.ipynb #f6a1dcd9
+# %% ../../nbs/14_score.corpus.ipynb #b45c92b4
 @patch
 def subset(self:Corpus,
     names, # names to keep
@@ -381,7 +381,7 @@ def unique(self:Corpus)->Corpus:
     "The corpus without copies: of pieces with the same bytes the first stays."
     return Corpus({p.sha256:p for p in reversed(self.pieces)}.values().__reversed__(), self.source)
 
-# %% ../../nbs/14_score.corpus.ipynb #102683e5
+# %% ../../nbs/14_score.corpus.ipynb #b2b32b62
 @patch
 def where(self:Corpus,
     ask=None,   # a function of a piece's meta
@@ -393,7 +393,7 @@ def where(self:Corpus,
     if gone := [k for k in values if k not in known]: raise CorpusError(f'no piece has {gone[0]!r}', self.source, f'there are {", ".join(sorted(known))}')
     return Corpus([p for p in self.pieces if fits(p.meta)], self.source)
 
-# %% ../../nbs/14_score.corpus.ipynb #23bd71ff
+# %% ../../nbs/14_score.corpus.ipynb #084258ce
 @patch
 def _repr_html_(self:Corpus):
     titles = [p.meta.get('title', '') for p in self.pieces[:6]]

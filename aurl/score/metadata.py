@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'clean_text', 'clean_value', 'folder_pattern', 'folder_meta', 'midi_words', 'file_meta', 'file_metre',
            'parse_table', 'match_table', 'full_meta']
 
-# %% ../../nbs/13c_score.metadata.ipynb #801d28cb
+# %% ../../nbs/13c_score.metadata.ipynb #c5eb2772
 import csv, difflib, io, re, unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -16,10 +16,10 @@ from symusic import Score
 from ..core import CorpusError, meant
 from .keys import estimate_key, file_key, key_names, key_number
 
-# %% ../../nbs/13c_score.metadata.ipynb #e83cb103
+# %% ../../nbs/13c_score.metadata.ipynb #e1f7bd32
 FIELDS = ('title', 'composer', 'genre', 'year', 'key', 'metre', 'licence', 'source')
 
-# %% ../../nbs/13c_score.metadata.ipynb #13b5aae0
+# %% ../../nbs/13c_score.metadata.ipynb #17b47e33
 _nothing = ('', '?', '-', '–', 'n/a', 'na', 'none', 'null', 'nan', 'unknown')
 
 def clean_text(
@@ -54,7 +54,7 @@ def clean_value(
     if field not in FIELDS and re.fullmatch(r'[-+]?(\d+\.\d*|\.\d+)(e[-+]?\d+)?', text, re.I): return float(text)
     return text
 
-# %% ../../nbs/13c_score.metadata.ipynb #f66f8bc7
+# %% ../../nbs/13c_score.metadata.ipynb #3c0d95f7
 def folder_pattern(
     pattern:str, # such as 'composer/title' or '{composer}/{year} {title}', read from the top folder down; * stands for anything
 ):               # a function from a piece's name to what its folders say
@@ -81,7 +81,7 @@ def _nearest_field(name):
     if name.lower() in FIELDS: return None
     return next(iter(difflib.get_close_matches(name.lower(), FIELDS, 1, .75)), None)
 
-# %% ../../nbs/13c_score.metadata.ipynb #30afe4aa
+# %% ../../nbs/13c_score.metadata.ipynb #b7332503
 def folder_meta(
     name:str,      # of a piece, a relative path
     pattern=None,  # from `folder_pattern`
@@ -95,7 +95,7 @@ def folder_meta(
         except CorpusError: pass  # a folder that is no year, key or metre does not speak of one
     return out
 
-# %% ../../nbs/13c_score.metadata.ipynb #fa0b7254
+# %% ../../nbs/13c_score.metadata.ipynb #c225251e
 def _varint(b, i):
     n = 0
     for _ in range(4):
@@ -130,7 +130,7 @@ def _decoded(raw):
     try: return clean_text(raw.decode('utf-8'))
     except UnicodeDecodeError: return clean_text(raw.decode('cp1252', errors='replace'))
 
-# %% ../../nbs/13c_score.metadata.ipynb #a88458bb
+# %% ../../nbs/13c_score.metadata.ipynb #b31d3127
 _dull = re.compile(r'(?i)(midi|track|staff|conductor|tempo|control|untitled|unnamed|sequence|new|song|score|piano|meta|unbenannt|master|time ?sig|no ?name|instrument|voice|melody)[\W\d_a-z]{0,12}|[\W\d_]*')
 
 def file_meta(
@@ -155,11 +155,12 @@ def file_metre(
 ):               # such as '4/4', None where the file says nothing
     "The metre in force longest."
     if not (t := [x for x in score.time_signatures if x.numerator and x.denominator]): return None
+    if len(t) == 1: return f'{t[0].numerator}/{t[0].denominator}'
     lasts = Counter()
     for a,b in zip(t, [x.time for x in t[1:]] + [max(score.end(), t[-1].time)]): lasts[f'{a.numerator}/{a.denominator}'] += b - a.time
     return lasts.most_common(1)[0][0]
 
-# %% ../../nbs/13c_score.metadata.ipynb #87193c64
+# %% ../../nbs/13c_score.metadata.ipynb #2a56aac5
 _key_columns = ('file', 'filename', 'file_name', 'midi_filename', 'path', 'midi', 'name', 'id')
 _aliases = dict(artist='composer', author='composer', canonical_composer='composer', canonical_title='title', song='title', style='genre', date='year', meter='metre', time_signature='metre', timesig='metre', license='licence',
                 rights='licence', copyright='licence', origin='source', key_signature='key')
@@ -189,7 +190,7 @@ def _rows(text, where):
     if not out: raise CorpusError('the table is empty', where, "its first line names the columns, such as: file,title,composer")
     return out
 
-# %% ../../nbs/13c_score.metadata.ipynb #af82d5a0
+# %% ../../nbs/13c_score.metadata.ipynb #fa5e3e74
 def _header(names, where):
     "The column with the pieces, and the name of each column."
     lower = [re.sub(r'\W+', '_', n.lower()).strip('_') for n in names]
@@ -220,7 +221,7 @@ def parse_table(
     if not out: raise CorpusError('the table has no rows', where, 'one line for each piece')
     return out
 
-# %% ../../nbs/13c_score.metadata.ipynb #ee4e97b6
+# %% ../../nbs/13c_score.metadata.ipynb #6221ce4a
 def match_table(
     table:dict,       # from `parse_table`
     names:list,       # of the pieces
@@ -249,7 +250,7 @@ def match_table(
 def _nobody(key, line, names, where):
     return CorpusError(f'line {line}: no piece is called {key!r}{meant(key, names)}', where, (f'pieces are called like {names[0]!r}; or ' if names else '') + 'let the table know more than there is: table_extra=true')
 
-# %% ../../nbs/13c_score.metadata.ipynb #5ce24472
+# %% ../../nbs/13c_score.metadata.ipynb #9f5c7f42
 def full_meta(
     told:dict,   # by table and folders
     data:bytes,  # of the MIDI file

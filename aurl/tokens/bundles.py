@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_many', 'analyse_many', 'read_many', 'keep_memory']
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #73770613
+# %% ../../nbs/32b_tokens.bundles.ipynb #5d0a4a97
 import ctypes
 
 import numpy as np
@@ -16,7 +16,7 @@ from .codec import encode
 from .snapshots import analyse, snapshot_row
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #b6125cb3
+# %% ../../nbs/32b_tokens.bundles.ipynb #ac2dc80b
 _FAMILY, _LOUDNESS = 10, 14                       # where family and velocity bin begin in what an event says; its id comes first
 _place = np.arange(1 << _c._PLACE)
 _ON, _OFF = ((_place >> _c._SLOT << _FAMILY | vocab.blocks[k].start + _c._low(_place, _c._SLOT)).astype(np.int32) for k in (Kind.NOTE_ON, Kind.NOTE_OFF))
@@ -44,19 +44,29 @@ def _pressed(on, end, part, pitch, velocity, n):
     place = _c._low(on >> _c._TIME, _c._PLACE)
     return (_step(end), _OFF.take(place)), (_step(on), _ON.take(place) | loud.astype(np.int32) << _LOUDNESS), n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #62e809a8
+# %% ../../nbs/32b_tokens.bundles.ipynb #22d92052
 _unit = {'Second':lambda s: None, 'Quarter':lambda s: 1, 'Tick':lambda s: s.ticks_per_quarter}
 
 def _pace(score):
     "Steps in a unit of time of a score of one tempo, its clock if it has more; steps and microseconds per beat of its tempi."
-    t = score.tempos.numpy(); mspq = t['mspq']
-    if len(mspq) > 1 or (len(mspq) and t['time'][0] > 0): clock, (at, mspq) = _c._clock(score), _c._tempos(score); return 0., clock, clock(at), mspq
-    tpq, rate = _unit[type(score.ttype).__name__](score), float(vocab.steps_per_second)
+    t = score.tempos.numpy(); at, mspq = t['time'], t['mspq']
+    tpq, rate, n = _unit[type(score.ttype).__name__](score), float(vocab.steps_per_second), len(mspq)
     if tpq is not None and tpq <= 0: _c._clock(score)                     # which says what is wrong
-    pace = rate if tpq is None else float(mspq[0])*(rate/1e6/tpq) if len(mspq) else 60/vocab.default_bpm * rate/tpq
-    return pace, None, _zeros[:len(mspq)], mspq
+    if n and (at[0] > 0 or n > 1 and tpq is None): clock, (at, mspq) = _c._clock(score), _c._tempos(score); return 0., clock, clock(at), mspq
+    if n > 1: return 0., *_clock(*_c._tempos(score), rate/1e6/tpq)
+    return rate if tpq is None else float(mspq[0])*(rate/1e6/tpq) if n else 60/vocab.default_bpm * rate/tpq, None, _zeros[:n], mspq
 
 _zeros = np.zeros(1)
+
+def _clock(at, mspq, pace):
+    "As the clock of the codec, of tempi from the start on; and their steps and microseconds per beat."
+    pace = mspq*pace
+    start = np.zeros(len(at)); np.cumsum((at[1:] - at[:-1])*pace[:-1], out=start[1:])
+    def clock(x):
+        i = np.searchsorted(at[1:], x, 'right')
+        y = x - at.take(i); y *= pace.take(i); y += start.take(i)
+        return y
+    return clock, start, mspq
 
 def _on_grid(time, long, n, paces):
     "The steps at which things begin and end that several scores hold, `n` of each."
@@ -74,7 +84,7 @@ def _columns(tracks, notes, paces):
     n = np.bincount(np.array([i for i,_ in tracks], np.int64), each, len(paces)).astype(np.int64)
     return *_on_grid(time, long, n, paces), np.repeat(np.array([_c._family(t) << _c._SLOT for _,t in tracks], np.int64), each), pitch, velocity, n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #1ba4cf0d
+# %% ../../nbs/32b_tokens.bundles.ipynb #cf6001bc
 def _held(tracks, paces):
     "As `_pedals` of the codec, for several scores: steps of SUSTAIN_OFFs and what they say; the same of SUSTAIN_ONs; and where each piece begins and ends in them."
     spans = [(i, _c._family(t), t.pedals.numpy()) for i,t in tracks if len(t.pedals)]
@@ -100,7 +110,7 @@ def _tempi(paces):
     keep = np.flatnonzero(_c._first(who << 8 | bin))
     return (step.take(keep).astype(np.int32), bin.take(keep).astype(np.int32) + vocab.TEMPO), np.searchsorted(who.take(keep), np.arange(len(n) + 1))
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #f563c535
+# %% ../../nbs/32b_tokens.bundles.ipynb #1bf804e3
 def _in_turn(step, n):
     "The order of events by step; the last of each piece, its END, stays the last."
     last, kind = n.cumsum() - 1, np.uint16 if step.max() < 2**16 else np.int32       # sixteen bits sort fastest
@@ -126,7 +136,7 @@ def _events(scores, notes=None):
 
 _IS_TEMPO = _l._is(Kind.TEMPO)
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #f31457b7
+# %% ../../nbs/32b_tokens.bundles.ipynb #081ba327
 _HOLE, _full = len(vocab), vocab.max_shift
 _SHIFT = np.append(_HOLE, np.arange(_full) + vocab.TIME_SHIFT).astype(np.uint16)                  # the last shift before an event
 _SAYS = (_l._PACK | _l._is(Kind.START).astype(np.int32) << 25).astype(np.int32)                  # what an id is, and whether it is a START
@@ -174,7 +184,7 @@ def encode_many(
     ids, e = _written(*_events(scores))
     return np.split(ids, e['at'].take(e['first'])[1:])
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #376a1cc6
+# %% ../../nbs/32b_tokens.bundles.ipynb #17849659
 _kind = np.arange(1 << _LOUDNESS)
 _is_id = _c._low(_kind, _FAMILY) < len(vocab)
 _id, _of, _SPARE = np.where(_is_id, _c._low(_kind, _FAMILY), vocab.PAD), _kind >> _FAMILY, _l._CODES
@@ -182,7 +192,7 @@ _COLUMN = np.where(_l._PRESS[_id], _l._KEY[_id] + _of*_l._KEYS, _SPARE)         
 _MARK = np.where(_l._NOTE[_id], _l._COLUMNS + 2*vocab.n_pitches*(1 - _l._ON[_id]) + vocab.n_pitches*(_of == vocab.drums) + _l._KEY[_id], _SPARE)
 _DOWN = _l._DOWN[_id]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #9d81356e
+# %% ../../nbs/32b_tokens.bundles.ipynb #9c51e307
 _RESET = _l._is(Kind.START)
 _MINOR = 1 << _l._bit['velocity'] | 1 << _l._bit['instrument']
 _tells = {k:1 << _l._bit[k] | 1 << 25 for k in ('instrument', 'tempo', 'velocity')}
@@ -212,7 +222,7 @@ def _lawful(r, who):
     bad = (_DOWN.take(kind.take(o)) == odd) | ((odd == 0) & np.append(column[1:] != column[:-1], True)[:len(o)])
     return (bare == 2) & (r['ids'].take(end) == vocab.END) & (r['n'] > 1) & (m > 0) & (m % 2 == 0) & (np.bincount(who[bad], minlength=len(m)) == 0)
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #a117d868
+# %% ../../nbs/32b_tokens.bundles.ipynb #6dec53bc
 def _known(ids, e):
     "What `_heard` hears in ids, known from their events."
     at, first = e['at'], e['first']
@@ -232,7 +242,7 @@ def _clock_at(e, x):
     gap, read = e['gap'].take(i), x - e['at'].take(i) + e['room'].take(i)
     return e['step'].take(i) - gap + np.minimum(read*_full, gap)         # shifts come first, and all but the last are full
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #1b848bb8
+# %% ../../nbs/32b_tokens.bundles.ipynb #8a23e3a5
 def _shots(r, every):
     "The numbers in the snapshots of all pieces; and for each its piece."
     m = np.maximum((r['n'] - 1)//every, 0)
@@ -255,7 +265,7 @@ def _shots(r, every):
     rows['order'] = _l._ORDER.take(id) + np.where(_l._KEYED.take(id), latest('instrument', last, 'right')*_l._KEYS, 0)
     return rows, piece
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #9d79f966
+# %% ../../nbs/32b_tokens.bundles.ipynb #68e9b59d
 def _sounding(r, piece):
     "Codes and steps of the snapshots, one after the other, and how many each has."
     n, m = len(piece), int(r['upto'][-1])
@@ -277,7 +287,7 @@ def _sounding(r, piece):
     full, count = np.flatnonzero(pressed), np.count_nonzero(pressed, axis=1)
     return codes.astype(np.uint16).take(full % len(codes)), r['step'].take(flat.take(full)), count
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #d71a4435
+# %% ../../nbs/32b_tokens.bundles.ipynb #06fd70fb
 def _said(r):
     "As `_described`, for each piece."
     P, kind = len(r['n']), r['kind'].take(r['on'])
@@ -291,7 +301,7 @@ def _said(r):
     rows = zip(r['n'].tolist(), notes.tolist(), seconds.tolist(), np.where(some, low + vocab.pitch_lo, 0).tolist(), np.where(some, high + vocab.pitch_lo, 0).tolist(), drums.tolist(), r['valid'].tolist())
     return [dict(zip(('length', 'notes', 'seconds', 'low', 'high', 'drums', 'valid'), row)) for row in rows]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #723fd10a
+# %% ../../nbs/32b_tokens.bundles.ipynb #5f3b708a
 _at_once = 16
 assert _at_once*_l._COLUMNS < 2**16
 
@@ -325,7 +335,7 @@ def read_many(
     r = _known(*_written(*_events(scores, notes)))
     return [(ids, *a) for ids,a in zip(np.split(r['ids'], r['start'][1:]), _analysed(r, every))]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #6a34a8c0
+# %% ../../nbs/32b_tokens.bundles.ipynb #73229447
 def keep_memory():
     "Let freed memory stay with this process, for the next array."
     try:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['files', 'log_file', 'shard_pieces', 'shard_bytes', 'Shards', 'shards_of']
 
-# %% ../../nbs/32e_tokens.shards.ipynb #6e8ed5c8
+# %% ../../nbs/32e_tokens.shards.ipynb #11579c5d
 import json, os
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..core import StoreError, sha256_of, to_json
 from .snapshots import snapshot_row
 from .workers import Part, join
 
-# %% ../../nbs/32e_tokens.shards.ipynb #73ccbdbf
+# %% ../../nbs/32e_tokens.shards.ipynb #c7603d20
 _files = dict(ids='ids.bin', states='states.bin', codes='codes.bin', steps='steps.bin')
 files = (*_files.values(), 'rows.jsonl') # what shards are made of
 log_file = 'shards.jsonl'
@@ -34,7 +34,7 @@ def _counts(rows):
     kept = [r for r in rows if 'length' in r]
     return dict(pieces=len(kept), left=len(rows) - len(kept), tokens=sum(r['length'] for r in kept), notes=sum(r['notes'] for r in kept), seconds=sum(r['seconds'] for r in kept))
 
-# %% ../../nbs/32e_tokens.shards.ipynb #cb0b25be
+# %% ../../nbs/32e_tokens.shards.ipynb #cf745af8
 class Shards:
     "The shards in a folder."
     def __init__(self,
@@ -70,7 +70,7 @@ def _wrong(self:Shards, s):
         except OSError: return f
         if len(got) != b - a or sha256_of(got) != sha: return f
 
-# %% ../../nbs/32e_tokens.shards.ipynb #77b559d4
+# %% ../../nbs/32e_tokens.shards.ipynb #b9fe250d
 @patch
 def cut(self:Shards,
     k:int, # shards to keep
@@ -104,7 +104,7 @@ def settle(self:Shards):
         with open(self.path/f, 'rb+') as h: os.fsync(h.fileno())
     return self
 
-# %% ../../nbs/32e_tokens.shards.ipynb #e928d629
+# %% ../../nbs/32e_tokens.shards.ipynb #1660ad11
 @patch
 def damaged(self:Shards)->list:
     "Number and file of each shard that is not what the log says."
@@ -116,7 +116,7 @@ def rows(self:Shards,
 )->list:   # a dict for each piece
     "What is known of the pieces of shard `k`."
     a, b, _ = self.log[k]['files']['rows.jsonl']
-    with open(self.path/'rows.jsonl', 'rb') as h: h.seek(a); return [json.loads(l) for l in h.read(b - a).splitlines()]
+    with open(self.path/'rows.jsonl', 'rb') as h: h.seek(a); return json.loads(b'[' + b','.join(h.read(b - a).splitlines()) + b']')
 
 @patch
 def mend(self:Shards,
@@ -131,7 +131,7 @@ def mend(self:Shards,
     for f,data in new.items():
         with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h: h.seek(s['files'][f][0]); h.write(data); h.flush(); os.fsync(h.fileno())
 
-# %% ../../nbs/32e_tokens.shards.ipynb #625ef0f9
+# %% ../../nbs/32e_tokens.shards.ipynb #5bf5233d
 shard_pieces, shard_bytes = 256, 2**21 # a shard has at most so many pieces, and about so many bytes of files
 
 def shards_of(

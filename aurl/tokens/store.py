@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TokenStore', 'prepare', 'to_plain', 'repair_store']
 
-# %% ../../nbs/33_tokens.store.ipynb #a532e6b1
+# %% ../../nbs/33_tokens.store.ipynb #159fcecf
 import contextlib, os, shutil, time, warnings
 from dataclasses import replace
 from functools import cached_property
@@ -25,7 +25,7 @@ from .shards import Shards, files, log_file, shards_of
 from .tables import StoreConfig, _seen, _stamp, _tables, errand_of, to_numpy
 from .workers import Alone, Cluster, Processes, calm as _calm, in_order, join
 
-# %% ../../nbs/33_tokens.store.ipynb #ea98300f
+# %% ../../nbs/33_tokens.store.ipynb #feaa2cab
 _kind, _version = 'aurl token store', 2
 
 class TokenStore(Line):
@@ -51,7 +51,7 @@ class TokenStore(Line):
 
 _mending = 'make the damaged part again with repair_store(path), or the whole with overwrite=True'
 
-# %% ../../nbs/33_tokens.store.ipynb #3e81e675
+# %% ../../nbs/33_tokens.store.ipynb #be18932b
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -78,7 +78,7 @@ def _table(self:TokenStore, name, columns=None):
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #347a92b0
+# %% ../../nbs/33_tokens.store.ipynb #9015c3b7
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -103,7 +103,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
 
-# %% ../../nbs/33_tokens.store.ipynb #7b6638f1
+# %% ../../nbs/33_tokens.store.ipynb #66511c30
 def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
@@ -153,7 +153,7 @@ def _standing(dest, cfg, overwrite):
     except StoreError:
         if not overwrite: raise
 
-# %% ../../nbs/33_tokens.store.ipynb #1cf29a10
+# %% ../../nbs/33_tokens.store.ipynb #4e422adc
 @contextlib.contextmanager
 def _alone(folder):
     "`folder` for this process alone; waits while another has it."
@@ -184,8 +184,8 @@ def _still(shards, trusted, pieces):
         done += [r['name'] for r in rows]
     return set(done)
 
-# %% ../../nbs/33_tokens.store.ipynb #1659d4ee
-_bundle = 32 # pieces handed over at once
+# %% ../../nbs/33_tokens.store.ipynb #a6fec5ea
+_bundle = 64 # pieces handed over at once
 
 def _fill(shards, pieces, sizes, errand, workers, dask, tell):
     "Read `pieces` into new shards."
@@ -201,9 +201,8 @@ def _fill(shards, pieces, sizes, errand, workers, dask, tell):
     finally: crew.close()
 
 def _light(p):
-    "`p` for a worker: without what it need not know, and with a path that means the same everywhere."
-    path = p.path if os.path.isabs(p.path) else Path(p.path).absolute()
-    return p if path is p.path and not p.meta and p.group is None else replace(p, path=path, meta={}, group=None)
+    "`p` for a worker: without what it need not know, and with a path that means the same everywhere, in plain letters, which travel lightly."
+    return replace(p, path=str(Path(p.path).absolute() if not os.path.isabs(p.path) else p.path), meta={}, group=None)
 
 def _say_why(left, source):
     "The error for a source of which nothing can be used."
@@ -212,7 +211,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #5f1085fe
+# %% ../../nbs/33_tokens.store.ipynb #1fc28f26
 def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     "Write tables and manifest for the `shards` in `folder`."
     import pyarrow.parquet as pq
@@ -228,7 +227,7 @@ def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     for f in folder.glob('*.parquet'):
         if f.name not in tables.values(): f.unlink()                     # of the generation before
 
-# %% ../../nbs/33_tokens.store.ipynb #3b0a98d4
+# %% ../../nbs/33_tokens.store.ipynb #518d5436
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
@@ -265,7 +264,7 @@ def _same(dest, cfg, stamp):
     except StoreError: return None
     return m if m.manifest['config'] == cfg.to_dict() and m.manifest['source']['stamp'] == stamp else None
 
-# %% ../../nbs/33_tokens.store.ipynb #68c459d1
+# %% ../../nbs/33_tokens.store.ipynb #3871138c
 def _write(hidden, dest, old, new, pieces, seen, cfg, errand, words, workers, dask, progress):
     "Read what is new, and make the store of it."
     folder, trusted = (dest, old.manifest['shards']['count']) if old else (hidden, 0)
@@ -308,7 +307,7 @@ def _bring_back(dest):
     aside = dest.with_name(f'.{dest.name}.old')
     if aside.exists(): shutil.rmtree(aside, ignore_errors=True) if dest.exists() else aside.rename(dest)
 
-# %% ../../nbs/33_tokens.store.ipynb #67960aba
+# %% ../../nbs/33_tokens.store.ipynb #58839b9d
 @patch
 def verify(self:TokenStore):
     "Compare every shard with the log, and log and tables with the manifest; a StoreError names what differs."
@@ -327,7 +326,7 @@ def _sound_log(path, m):
         with open(path/log_file, 'rb') as h: return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
     except OSError: return False
 
-# %% ../../nbs/33_tokens.store.ipynb #94c85075
+# %% ../../nbs/33_tokens.store.ipynb #04dcfa99
 def repair_store(
     path,        # the folder of the store
     source=None, # where the music is; None: where it was
@@ -358,7 +357,7 @@ def _where(store):
     "The pieces of a store as its tables know them."
     return [Piece(r['name'], Path(r['file']), r['member']) for t in ('pieces', 'quarantine') for r in store._table(t, ['name', 'file', 'member']).to_pylist()]
 
-# %% ../../nbs/33_tokens.store.ipynb #9c9d77f3
+# %% ../../nbs/33_tokens.store.ipynb #d8fad16b
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -369,7 +368,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #e2358a0e
+# %% ../../nbs/33_tokens.store.ipynb #c4d81b63
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StoreConfig', 'errand_of', 'to_column', 'to_numpy']
 
-# %% ../../nbs/32f_tokens.tables.ipynb #dd41b3a7
+# %% ../../nbs/32f_tokens.tables.ipynb #c575491a
 import os, zipfile
 from functools import partial
 
@@ -20,7 +20,7 @@ from ..score.metadata import FIELDS
 from .codec import get_codec
 from .workers import Errand, condition, function_at
 
-# %% ../../nbs/32f_tokens.tables.ipynb #597b83e7
+# %% ../../nbs/32f_tokens.tables.ipynb #ca72425f
 class StoreConfig(Config):
     "What decides the content of a store."
     codec:str = 'event'  # how music becomes ids
@@ -51,7 +51,7 @@ def errand_of(
     change = None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean)
     return Errand(cfg.codec, get_codec(cfg.codec).fingerprint, cfg.every, cfg.min_notes, change, cfg.meta, cfg.measures, cfg.keep)
 
-# %% ../../nbs/32f_tokens.tables.ipynb #7a234ed0
+# %% ../../nbs/32f_tokens.tables.ipynb #378a959c
 def to_column(
     values, # numbers, booleans or words; None where there is none
     kind,   # of pyarrow
@@ -79,7 +79,7 @@ def to_numpy(
     if column.null_count: raise StoreError(f'{column.null_count} values of a column are missing', way_out='repair_store(path, source) makes the table again')
     return np.concatenate([one(a) for a in column.chunks] or [np.zeros(0, str(column.type))])
 
-# %% ../../nbs/32f_tokens.tables.ipynb #56452f36
+# %% ../../nbs/32f_tokens.tables.ipynb #dcecbeb9
 def _columns():
     "The columns that every table of pieces has, and those of the quarantine."
     import pyarrow as pa
@@ -105,7 +105,7 @@ def _stamp(pieces, seen):
     "A fingerprint of all that the tables say of the pieces beside their music."
     return sha256_of(to_json([[p.name, p.where, p.group, p.meta, *s] for p,s in zip(pieces, seen)]).encode())
 
-# %% ../../nbs/32f_tokens.tables.ipynb #7b347aab
+# %% ../../nbs/32f_tokens.tables.ipynb #f05305ba
 def _words(
     row:dict,    # what the shards know of a piece
     piece:Piece, # what the corpus knows
@@ -133,7 +133,7 @@ def _column(values, name=''):
     if kinds <= {int, float} and (kinds or name == 'key_sure'): return to_column([None if v is None else float(v) for v in values], pa.float64())
     return to_column([None if v is None else str(v) for v in values], pa.string())
 
-# %% ../../nbs/32f_tokens.tables.ipynb #c2af65fe
+# %% ../../nbs/32f_tokens.tables.ipynb #282020a2
 def _stack(tables, schema):
     "Tables end to end."
     import pyarrow as pa
@@ -158,8 +158,8 @@ def _tables(shards, pieces, seen):
             place = dict(file=str(p.path), member=p.member, bytes=s[0], mtime=s[1])
             if 'length' not in r: left[r['name']] = {**r, **place}; continue
             left.pop(r['name'], None)                                    # it can be used now
-            words = {k:v for k,v in _words(r, p).items() if k not in r and k not in place and k not in ('group', 'offset')}
-            kept.append({**words, **{k:v for k,v in r.items() if k != 'meta'}, **place, 'group':p.group or r['sha256'], 'offset':offset})
+            words = _words(r, p); r.pop('meta', None)
+            kept.append(words | r | place | dict(group=p.group or r['sha256'], offset=offset))
             offset += r['length']
         if len(kept) > 8192 or k == len(shards) - 1: out.append(_table(kept, _columns()[0])); kept = []
     return _stack(out, _columns()[0]), _table(sorted(left.values(), key=lambda r: r['name']), _columns()[1])
