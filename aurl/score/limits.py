@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Limits', 'within', 'breaches']
 
-# %% ../../nbs/09d_score.limits.ipynb #d6037ba6
+# %% ../../nbs/09d_score.limits.ipynb #a74ea62d
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
@@ -15,7 +15,7 @@ from symusic import Note, Pedal, Score
 from ..core import ConfigError, MidiError
 from .chunks import Finding
 
-# %% ../../nbs/09d_score.limits.ipynb #53765f3f
+# %% ../../nbs/09d_score.limits.ipynb #e446b8a4
 @dataclass(frozen=True)
 class Limits:
     "What a score may hold at most."
@@ -34,7 +34,7 @@ class Limits:
             v, kind = getattr(self, f.name), Integral if f.type is int else Real
             if isinstance(v, bool) or not isinstance(v, kind) or not v > 0: raise ConfigError(f'{f.name}={v!r} is no limit', way_out=f"give a {'whole ' if kind is Integral else ''}number above 0")
 
-# %% ../../nbs/09d_score.limits.ipynb #f7d2951d
+# %% ../../nbs/09d_score.limits.ipynb #b0e888e4
 def _pedal_spans(track):
     "Start and end of each pedal of `track`, from its controllers 64."
     c = track.controls.numpy()
@@ -51,16 +51,9 @@ def _pedal_spans(track):
 def _mend_pedals(score):
     "The pedals of `score` as its controllers say, in place."
     for t in score.tracks:
-        n = len(t.pedals)
-        if not n and not len(t.controls): continue
-        on, off = _pedal_spans(t)
-        if not n == len(on) == 0:
-            p = t.pedals.numpy()
-            if n != len(on) or (p['time'] != on).any() or (p['duration'] != off - on).any(): t.pedals = Pedal.from_numpy(on, off - on, 'tick')
+        if len(t.pedals) or len(t.controls): on, off = _pedal_spans(t); t.pedals = Pedal.from_numpy(on, off - on, 'tick')
 
-
-
-# %% ../../nbs/09d_score.limits.ipynb #a26d9d30
+# %% ../../nbs/09d_score.limits.ipynb #98582c99
 def _is_metre(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
 
 def _mend_marks(score, limits):
@@ -79,7 +72,7 @@ def _mend_marks(score, limits):
         found.append(Finding('mended', f'{out} tempi outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm bounded', out))
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #451f1d47
+# %% ../../nbs/09d_score.limits.ipynb #3d5150a4
 def _arrays(score): return [t.notes.numpy() for t in score.tracks]
 
 def _cut_holds(score, longest):
@@ -111,7 +104,7 @@ def _cut_silence(score, gap):
         for e in getattr(score, kind): e.time = int(back(e.time))
     return [Finding('mended', f'{len(at)} silences longer than {gap:,} ticks were shortened', len(at))]
 
-# %% ../../nbs/09d_score.limits.ipynb #f02fe94b
+# %% ../../nbs/09d_score.limits.ipynb #b1d28dd4
 def _too_many(what, n, most, name, path): raise MidiError(f'{n:,} {what}, more than {name}={most:,}', path, f'read it with Limits({name}=…) if that is meant')
 
 def within(
@@ -133,7 +126,7 @@ def within(
 
 _DEFAULT = Limits()
 
-# %% ../../nbs/09d_score.limits.ipynb #910e8122
+# %% ../../nbs/09d_score.limits.ipynb #63b6a2e8
 def _end(score): return max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _arrays(score) if len(a['time'])), default=0)
 
 def _seconds(score, end):
@@ -159,7 +152,7 @@ def _in_time(score, limits, tpq, path):
         if (s := _seconds(score, end)) > limits.seconds: raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path, 'read it with Limits(seconds=…) if that is meant')
     return found
 
-# %% ../../nbs/09d_score.limits.ipynb #184bdb20
+# %% ../../nbs/09d_score.limits.ipynb #010429c2
 def breaches(
     score:Score,        # in ticks
     limits:Limits=None, # None: the defaults

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TokenStore', 'prepare', 'to_plain', 'repair_store']
 
-# %% ../../nbs/33_tokens.store.ipynb #159fcecf
+# %% ../../nbs/33_tokens.store.ipynb #f69cf940
 import contextlib, os, shutil, time, warnings
 from dataclasses import replace
 from functools import cached_property
@@ -25,7 +25,7 @@ from .shards import Shards, files, log_file, shards_of
 from .tables import StoreConfig, _seen, _stamp, _tables, errand_of, to_numpy
 from .workers import Alone, Cluster, Processes, calm as _calm, in_order, join
 
-# %% ../../nbs/33_tokens.store.ipynb #feaa2cab
+# %% ../../nbs/33_tokens.store.ipynb #dd6ef4f3
 _kind, _version = 'aurl token store', 2
 
 class TokenStore(Line):
@@ -51,7 +51,7 @@ class TokenStore(Line):
 
 _mending = 'make the damaged part again with repair_store(path), or the whole with overwrite=True'
 
-# %% ../../nbs/33_tokens.store.ipynb #be18932b
+# %% ../../nbs/33_tokens.store.ipynb #067fa141
 @patch
 def _manifest(self:TokenStore):
     "The manifest, when it is one of ours."
@@ -78,7 +78,7 @@ def _table(self:TokenStore, name, columns=None):
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
     except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
 
-# %% ../../nbs/33_tokens.store.ipynb #9015c3b7
+# %% ../../nbs/33_tokens.store.ipynb #061b435d
 @patch
 def __getitem__(self:TokenStore,
     i, # number of a piece, or its name
@@ -103,7 +103,7 @@ def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
 
-# %% ../../nbs/33_tokens.store.ipynb #66511c30
+# %% ../../nbs/33_tokens.store.ipynb #dd8ea598
 def _sha_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
@@ -153,7 +153,7 @@ def _standing(dest, cfg, overwrite):
     except StoreError:
         if not overwrite: raise
 
-# %% ../../nbs/33_tokens.store.ipynb #4e422adc
+# %% ../../nbs/33_tokens.store.ipynb #ba639379
 @contextlib.contextmanager
 def _alone(folder):
     "`folder` for this process alone; waits while another has it."
@@ -184,7 +184,7 @@ def _still(shards, trusted, pieces):
         done += [r['name'] for r in rows]
     return set(done)
 
-# %% ../../nbs/33_tokens.store.ipynb #a6fec5ea
+# %% ../../nbs/33_tokens.store.ipynb #a02770a6
 _bundle = 64 # pieces handed over at once
 
 def _fill(shards, pieces, sizes, errand, workers, dask, tell):
@@ -211,7 +211,7 @@ def _say_why(left, source):
     said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'give a source with readable music')
 
-# %% ../../nbs/33_tokens.store.ipynb #1fc28f26
+# %% ../../nbs/33_tokens.store.ipynb #c7f08fe5
 def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     "Write tables and manifest for the `shards` in `folder`."
     import pyarrow.parquet as pq
@@ -227,7 +227,7 @@ def _seal(folder, shards, pieces, seen, cfg, words, generation=0):
     for f in folder.glob('*.parquet'):
         if f.name not in tables.values(): f.unlink()                     # of the generation before
 
-# %% ../../nbs/33_tokens.store.ipynb #518d5436
+# %% ../../nbs/33_tokens.store.ipynb #fc245ca4
 def prepare(
     source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
     dest,              # the folder of the store
@@ -241,11 +241,12 @@ def prepare(
     cfg, dest, corpus = make_config(StoreConfig, overrides=config), Path(dest).expanduser(), corpus_from(source)
     errand, pieces = errand_of(cfg), sorted(corpus, key=lambda p: p.name)
     seen = _seen(pieces)
+    stamp = _stamp(pieces, seen)
     try:
-        if (made := _same(dest, cfg, _stamp(pieces, seen))): return made
+        if (made := _same(dest, cfg, stamp)): return made
         with _alone(dest.with_name(f'.{dest.name}.making')) as hidden:
             sweep(dest.parent); _bring_back(dest)
-            if (made := _same(dest, cfg, _stamp(pieces, seen))): return made                    # another process was faster
+            if (made := _same(dest, cfg, stamp)): return made                                   # another process was faster
             old = _standing(dest, cfg, overwrite)
             new, other = _news(old, pieces, seen) if old else (pieces, [])
             if other and not overwrite:
@@ -264,7 +265,7 @@ def _same(dest, cfg, stamp):
     except StoreError: return None
     return m if m.manifest['config'] == cfg.to_dict() and m.manifest['source']['stamp'] == stamp else None
 
-# %% ../../nbs/33_tokens.store.ipynb #3871138c
+# %% ../../nbs/33_tokens.store.ipynb #69eba11c
 def _write(hidden, dest, old, new, pieces, seen, cfg, errand, words, workers, dask, progress):
     "Read what is new, and make the store of it."
     folder, trusted = (dest, old.manifest['shards']['count']) if old else (hidden, 0)
@@ -307,7 +308,7 @@ def _bring_back(dest):
     aside = dest.with_name(f'.{dest.name}.old')
     if aside.exists(): shutil.rmtree(aside, ignore_errors=True) if dest.exists() else aside.rename(dest)
 
-# %% ../../nbs/33_tokens.store.ipynb #58839b9d
+# %% ../../nbs/33_tokens.store.ipynb #20d0b90a
 @patch
 def verify(self:TokenStore):
     "Compare every shard with the log, and log and tables with the manifest; a StoreError names what differs."
@@ -326,7 +327,7 @@ def _sound_log(path, m):
         with open(path/log_file, 'rb') as h: return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
     except OSError: return False
 
-# %% ../../nbs/33_tokens.store.ipynb #04dcfa99
+# %% ../../nbs/33_tokens.store.ipynb #6305cb41
 def repair_store(
     path,        # the folder of the store
     source=None, # where the music is; None: where it was
@@ -357,7 +358,7 @@ def _where(store):
     "The pieces of a store as its tables know them."
     return [Piece(r['name'], Path(r['file']), r['member']) for t in ('pieces', 'quarantine') for r in store._table(t, ['name', 'file', 'member']).to_pylist()]
 
-# %% ../../nbs/33_tokens.store.ipynb #d8fad16b
+# %% ../../nbs/33_tokens.store.ipynb #4c4c0e4d
 @patch
 def split(self:TokenStore,
     valid:float=0.1, # the share to hold out, about
@@ -368,7 +369,7 @@ def split(self:TokenStore,
     side = np.array([n in held for n in self.names], bool)
     return np.flatnonzero(~side), np.flatnonzero(side)
 
-# %% ../../nbs/33_tokens.store.ipynb #c4d81b63
+# %% ../../nbs/33_tokens.store.ipynb #85105c32
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']
