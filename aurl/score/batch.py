@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['read_many', 'stream_midi']
 
-# %% ../../nbs/10d_score.batch.ipynb #f445b13c
-import mmap, os, selectors, signal, struct, subprocess, sys, time
+# %% ../../nbs/10d_score.batch.ipynb #7a024242
+import json, mmap, os, selectors, signal, struct, subprocess, sys, time
 from collections import Counter, deque
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .chunks import chunks_of, event_at, header_of
 from .limits import Limits, _mend_pedals
 from .midi import read_midi
 
-# %% ../../nbs/10d_score.batch.ipynb #2cb77ae7
+# %% ../../nbs/10d_score.batch.ipynb #e7639a93
 _KIND = type(Score(480))
 
 def _frame(b): return struct.pack('>I', len(b)) + b
@@ -36,7 +36,7 @@ def _serve():
     def frame():
         head = inp.read(4)
         return inp.read(struct.unpack('>I', head)[0]) if len(head) == 4 else None
-    limits, memory = Limits.model_validate_json(frame()), int(frame())
+    limits, memory = Limits(**json.loads(frame())), int(frame())
     if memory:
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -51,7 +51,7 @@ def _said(path, b):
     what, way = b[1:].decode('utf-8', 'replace').split('\0')
     return MidiError(what, path, way)
 
-# %% ../../nbs/10d_score.batch.ipynb #c9786e93
+# %% ../../nbs/10d_score.batch.ipynb #c4b59d88
 class _Worker:
     "A process that reads files, and what lies on its desk."
     def __init__(self, limits, memory, serve='from aurl.score.batch import _serve; _serve()'):
@@ -59,7 +59,7 @@ class _Worker:
         self.proc = subprocess.Popen([sys.executable, '-c', serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                      bufsize=0, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
         self.desk, self.buf, self.since = deque(), bytearray(), time.monotonic()
-        self._write(_frame(limits.model_dump_json().encode()) + _frame(str(memory).encode()))
+        self._write(_frame(json.dumps(vars(limits)).encode()) + _frame(str(memory).encode()))
     def _write(self, b):
         try: self.proc.stdin.write(b)
         except OSError: pass                                            # it is dead; its output will say so
@@ -78,7 +78,7 @@ class _Worker:
         self.proc.kill(); self.proc.stdin.close(); self.proc.stdout.close()
         return self.proc.wait()
 
-# %% ../../nbs/10d_score.batch.ipynb #7aee54a1
+# %% ../../nbs/10d_score.batch.ipynb #a4363613
 def read_many(
     paths,              # of MIDI files; any iterable
     workers:int=2,      # processes
@@ -109,7 +109,7 @@ class _Desk:
         for w in self.workers: w.end()
         self.sel.close()
 
-# %% ../../nbs/10d_score.batch.ipynb #ed713cf5
+# %% ../../nbs/10d_score.batch.ipynb #959087d9
 def _died(code): return f'ended the process that read it ({signal.Signals(-code).name if code and code < 0 else f"exit code {code}"})'
 
 def _run(self, todo):
@@ -134,7 +134,7 @@ def _run(self, todo):
 
 _Desk.run = _run
 
-# %% ../../nbs/10d_score.batch.ipynb #9d999bb8
+# %% ../../nbs/10d_score.batch.ipynb #0787712a
 class _Reel:
     "One part of a mapped file, read event by event."
     def __init__(self, b, start, end):
@@ -152,7 +152,7 @@ class _Reel:
             self.ahead, (self.i, self.run) = None, e[:2]
             yield self.now, *e[3:6]
 
-# %% ../../nbs/10d_score.batch.ipynb #bdfabaf3
+# %% ../../nbs/10d_score.batch.ipynb #583ed095
 def _marks(score, t, a, p):
     "A tempo or metre event into `score`."
     if a == 0x51 and (us := int.from_bytes(p, 'big')): score.tempos.append(Tempo(t, mspq=us))
@@ -191,7 +191,7 @@ def _score_of(score, tracks, touched):
     _mend_pedals(score)
     return score
 
-# %% ../../nbs/10d_score.batch.ipynb #ac9c98bb
+# %% ../../nbs/10d_score.batch.ipynb #bc6c558b
 def stream_midi(
     path,                # of a MIDI file, of any length
     quarters:float=256., # length of a span in quarter notes
