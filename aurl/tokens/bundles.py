@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_many', 'analyse_many', 'read_many', 'keep_memory']
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #83f31a44
+# %% ../../nbs/32b_tokens.bundles.ipynb #548f07ba
 import ctypes
 
 import numpy as np
@@ -16,7 +16,7 @@ from .codec import encode
 from .snapshots import analyse, snapshot_row
 from .vocab import Kind, vocab
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #8293876d
+# %% ../../nbs/32b_tokens.bundles.ipynb #4b8c5874
 _FAMILY, _LOUDNESS = 10, 14                       # where family and velocity bin begin in what an event says; its id comes first
 _place = np.arange(1 << _c._PLACE)
 _ON, _OFF = ((_place >> _c._SLOT << _FAMILY | vocab.blocks[k].start + _c._low(_place, _c._SLOT)).astype(np.int32) for k in (Kind.NOTE_ON, Kind.NOTE_OFF))
@@ -44,7 +44,7 @@ def _pressed(on, end, part, pitch, velocity, n):
     place = _c._low(on >> _c._TIME, _c._PLACE)
     return (_step(end), _OFF.take(place)), (_step(on), _ON.take(place) | loud.astype(np.int32) << _LOUDNESS), n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #6d2e686f
+# %% ../../nbs/32b_tokens.bundles.ipynb #0073d7c4
 _unit = {'Second':lambda s: None, 'Quarter':lambda s: 1, 'Tick':lambda s: s.ticks_per_quarter}
 
 def _pace(score):
@@ -84,7 +84,7 @@ def _columns(tracks, notes, paces):
     n = np.bincount(np.array([i for i,_ in tracks], np.int64), each, len(paces)).astype(np.int64)
     return *_on_grid(time, long, n, paces), np.repeat(np.array([_c._family(t) << _c._SLOT for _,t in tracks], np.int64), each), pitch, velocity, n
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #2bfa7914
+# %% ../../nbs/32b_tokens.bundles.ipynb #a64d5cd6
 def _held(tracks, paces):
     "As `_pedals` of the codec, for several scores: steps of SUSTAIN_OFFs and what they say; the same of SUSTAIN_ONs; and where each piece begins and ends in them."
     spans = [(i, _c._family(t), t.pedals.numpy()) for i,t in tracks if len(t.pedals)]
@@ -110,7 +110,7 @@ def _tempi(paces):
     keep = np.flatnonzero(_c._first(who << 8 | bin))
     return (step.take(keep).astype(np.int32), bin.take(keep).astype(np.int32) + vocab.TEMPO), np.searchsorted(who.take(keep), np.arange(len(n) + 1))
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #537c9089
+# %% ../../nbs/32b_tokens.bundles.ipynb #c38a5e1d
 def _in_turn(step, n):
     "The order of events by step; the last of each piece, its END, stays the last."
     last, kind = n.cumsum() - 1, np.uint16 if step.max() < 2**16 else np.int32       # sixteen bits sort fastest
@@ -136,7 +136,7 @@ def _events(scores, notes=None):
 
 _IS_TEMPO = _l._is(Kind.TEMPO)
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #4937a6c2
+# %% ../../nbs/32b_tokens.bundles.ipynb #f741e666
 _HOLE, _full = len(vocab), vocab.max_shift
 _SHIFT = np.append(_HOLE, np.arange(_full) + vocab.TIME_SHIFT).astype(np.uint16)                  # the last shift before an event
 _SAYS = (_l._PACK | _l._is(Kind.START).astype(np.int32) << 25).astype(np.int32)                  # what an id is, and whether it is a START
@@ -184,7 +184,7 @@ def encode_many(
     ids, e = _written(*_events(scores))
     return np.split(ids, e['at'].take(e['first'])[1:])
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #9a3ae3dc
+# %% ../../nbs/32b_tokens.bundles.ipynb #28a6c287
 _kind = np.arange(1 << _LOUDNESS)
 _is_id = _c._low(_kind, _FAMILY) < len(vocab)
 _id, _of, _SPARE = np.where(_is_id, _c._low(_kind, _FAMILY), vocab.PAD), _kind >> _FAMILY, _l._CODES
@@ -192,7 +192,7 @@ _COLUMN = np.where(_l._PRESS[_id], _l._KEY[_id] + _of*_l._KEYS, _SPARE)         
 _MARK = np.where(_l._NOTE[_id], _l._COLUMNS + 2*vocab.n_pitches*(1 - _l._ON[_id]) + vocab.n_pitches*(_of == vocab.drums) + _l._KEY[_id], _SPARE)
 _DOWN = _l._DOWN[_id]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #4cfd89ee
+# %% ../../nbs/32b_tokens.bundles.ipynb #887bdfd4
 _RESET = _l._is(Kind.START)
 _MINOR = 1 << _l._bit['velocity'] | 1 << _l._bit['instrument']
 _tells = {k:1 << _l._bit[k] | 1 << 25 for k in ('instrument', 'tempo', 'velocity')}
@@ -222,7 +222,7 @@ def _lawful(r, who):
     bad = (_DOWN.take(kind.take(o)) == odd) | ((odd == 0) & np.append(column[1:] != column[:-1], True)[:len(o)])
     return (bare == 2) & (r['ids'].take(end) == vocab.END) & (r['n'] > 1) & (m > 0) & (m % 2 == 0) & (np.bincount(who[bad], minlength=len(m)) == 0)
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #b555b5db
+# %% ../../nbs/32b_tokens.bundles.ipynb #73d5b740
 def _known(ids, e):
     "What `_heard` hears in ids, known from their events."
     at, first = e['at'], e['first']
@@ -243,7 +243,7 @@ def _clock_at(e, x):
     gap, read = e['gap'].take(i), x - e['at'].take(i) + e['room'].take(i)
     return e['step'].take(i) - gap + np.minimum(read*_full, gap)         # shifts come first, and all but the last are full
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #4e013d4b
+# %% ../../nbs/32b_tokens.bundles.ipynb #7ae66b86
 def _shots(r, every):
     "The numbers in the snapshots of all pieces; and for each its piece."
     m = np.maximum((r['n'] - 1)//every, 0)
@@ -266,7 +266,7 @@ def _shots(r, every):
     rows['order'] = _l._ORDER.take(id) + np.where(_l._KEYED.take(id), latest('instrument', last, 'right')*_l._KEYS, 0)
     return rows, piece
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #ccbba639
+# %% ../../nbs/32b_tokens.bundles.ipynb #622f0066
 def _sounding(r, piece):
     "Codes and steps of the snapshots, one after the other, and how many each has."
     n, m = len(piece), int(r['upto'][-1])
@@ -288,7 +288,7 @@ def _sounding(r, piece):
     full, count = np.flatnonzero(pressed), np.count_nonzero(pressed, axis=1)
     return codes.astype(np.uint16).take(full % len(codes)), r['step'].take(flat.take(full)), count
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #4c65c472
+# %% ../../nbs/32b_tokens.bundles.ipynb #0215c197
 def _said(r):
     "As `_described`, for each piece."
     P, kind = len(r['n']), r['kind'].take(r['on'])
@@ -302,8 +302,8 @@ def _said(r):
     rows = zip(r['n'].tolist(), notes.tolist(), seconds.tolist(), np.where(some, low + vocab.pitch_lo, 0).tolist(), np.where(some, high + vocab.pitch_lo, 0).tolist(), drums.tolist(), r['valid'].tolist())
     return [dict(zip(('length', 'notes', 'seconds', 'low', 'high', 'drums', 'valid'), row)) for row in rows]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #68dad26a
-_at_once = 16
+# %% ../../nbs/32b_tokens.bundles.ipynb #35343a5f
+_at_once = 32 # pieces
 assert _at_once*_l._COLUMNS < 2**16
 
 def _analysed(r, every):
@@ -327,7 +327,7 @@ def analyse_many(
     return _analysed(_heard(pieces), every)
 
 def read_many(
-    scores,     # a few, in any unit
+    scores,     # a few (`_at_once` of them are best), in any unit
     every:int,  # ids from one snapshot to the next
     notes=None, # of each score the arrays of the notes of its tracks, where they are at hand
 )->list:        # for each its ids, what can be said of them, and their snapshots
@@ -336,7 +336,7 @@ def read_many(
     r = _known(*_written(*_events(scores, notes)))
     return [(ids, *a) for ids,a in zip(np.split(r['ids'], r['start'][1:]), _analysed(r, every))]
 
-# %% ../../nbs/32b_tokens.bundles.ipynb #f5268112
+# %% ../../nbs/32b_tokens.bundles.ipynb #169fe8f0
 def keep_memory():
     "Let freed memory stay with this process, for the next array."
     try:
