@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Finding', 'unwrap', 'chunks_of', 'Header', 'header_of', 'event_at', 'skim']
 
-# %% ../../nbs/08b_score.chunks.ipynb #7b97ae65
+# %% ../../nbs/08b_score.chunks.ipynb #99533ad1
 import struct, zlib
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core import MidiError
 
-# %% ../../nbs/08b_score.chunks.ipynb #7799b144
+# %% ../../nbs/08b_score.chunks.ipynb #0677fac2
 @dataclass
 class Finding:
     "One thing that is odd about a file."
@@ -22,7 +22,7 @@ class Finding:
     count:int=1 # how many events or bytes it concerns
     lost:bool=False # is something gone for good?
 
-# %% ../../nbs/08b_score.chunks.ipynb #9b8b0c04
+# %% ../../nbs/08b_score.chunks.ipynb #beae8845
 _looks = {b'PK\x03\x04':'a zip archive (perhaps compressed MusicXML)', b'RIFF':'RIFF audio', b'ID3':'an MP3', b'\xff\xfb':'an MP3', b'OggS':'Ogg audio',
           b'fLaC':'FLAC audio', b'<?xml':'XML (perhaps MusicXML)', b'%PDF':'a PDF', b'\x89PNG':'a picture', b'<':'HTML or XML'}
 
@@ -38,7 +38,7 @@ def _gunzip(data, most):
 
 def _near(b, i, name): return i + 4 <= len(b) and sum(x == y for x,y in zip(b[i:i+4], name)) >= 3
 
-# %% ../../nbs/08b_score.chunks.ipynb #bda493cb
+# %% ../../nbs/08b_score.chunks.ipynb #752c85c1
 def unwrap(
     data:bytes,           # a file
     path=None,            # where it lies, for the error
@@ -60,7 +60,7 @@ def unwrap(
     if at: found.append(Finding('wrapped', f'{at} bytes before the header' + (' (RIFF)' if data[:4] == b'RIFF' else ''), at))
     return data[at:], found
 
-# %% ../../nbs/08b_score.chunks.ipynb #8808f8c7
+# %% ../../nbs/08b_score.chunks.ipynb #960c4d0a
 def _heads(b):
     "Where chunks of events begin, and how many of their names were damaged."
     exact, p = [], b.find(b'MTrk')
@@ -75,7 +75,7 @@ def _heads(b):
         p = b.find(b'\xff\x2f\x00', q)
     return sorted(heads), len(heads) - len(exact)
 
-# %% ../../nbs/08b_score.chunks.ipynb #e7225606
+# %% ../../nbs/08b_score.chunks.ipynb #85c6b213
 def _ends_there(b, end):
     "Is `end` the end of a chunk: an end of track, with another chunk or nothing behind?"
     return b[end-3:end] == b'\xff\x2f\x00' and (end == len(b) or b[end:end+4].isalpha())
@@ -98,7 +98,7 @@ def chunks_of(
     if lies: found.append(Finding('chunk length', f'{lies} chunks with a wrong length', lies))
     return out, found
 
-# %% ../../nbs/08b_score.chunks.ipynb #c457be3f
+# %% ../../nbs/08b_score.chunks.ipynb #4efb44d3
 @dataclass
 class Header:
     "What the first bytes of a file say, or should have said."
@@ -111,7 +111,7 @@ def _film(tpq):
     fps, per = -(tpq >> 8), tpq & 255
     if fps in (24, 25, 29, 30) and per: return (30 if fps == 29 else fps)*per, 1_001_000 if fps == 29 else 1_000_000, fps, per
 
-# %% ../../nbs/08b_score.chunks.ipynb #9f2df57e
+# %% ../../nbs/08b_score.chunks.ipynb #37381235
 def header_of(
     b:bytes,         # a file from its header on
     first:int=None,  # where the first chunk's name stands
@@ -130,7 +130,7 @@ def header_of(
         return Header(fmt, *quarter), found + [Finding('film time', f'time is counted in film frames ({fps} a second, {per} ticks each); it is told as seconds')]
     return Header(fmt), found + [Finding('resolution', f'a resolution of {tpq} ticks; 480 are assumed', lost=True)]
 
-# %% ../../nbs/08b_score.chunks.ipynb #8c0a532b
+# %% ../../nbs/08b_score.chunks.ipynb #5dd2b2da
 _LEN = {s: 1 if 0xc0 <= s < 0xe0 else 2 for s in range(0x80, 0xf0)}                                     # data bytes after a status
 _LEN |= {0xf1:1, 0xf2:2, 0xf3:1} | {s: 0 for s in (0xf4, 0xf5, 0xf6, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe)}
 _FIXED = {0x00:2, 0x20:1, 0x21:1, 0x2f:0, 0x51:3, 0x54:5, 0x58:4, 0x59:2}                               # metas whose length is known
@@ -145,7 +145,8 @@ def _number(b, i, end):
 
 def event_at(b, i, end, run):
     "The event at `i` of `b[:end]` under running status `run`: (next, running, wait, status, a, b, written), or None."
-    n, j = _number(b, i, end)
+    if i < end and b[i] < 128: n, j = b[i], i + 1                        # as most waits are
+    else: n, j = _number(b, i, end)
     if n < 0 or j >= end: return None
     s, written = b[j], 1
     if s < 0x80:
@@ -157,7 +158,7 @@ def event_at(b, i, end, run):
         return (k, s, n, s, b[j], b[k-1] if k-j == 2 else 0, written) if k <= end and b[j] < 128 and b[k-1] < 128 else None
     return _system(b, j, end, run, n, s)
 
-# %% ../../nbs/08b_score.chunks.ipynb #faf76e50
+# %% ../../nbs/08b_score.chunks.ipynb #59e51214
 def _system(b, j, end, run, n, s):
     "The rest of `event_at` for metas, system exclusive and real-time bytes."
     a, k = 0, j

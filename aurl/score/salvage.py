@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGES', 'Usual', 'Salvaged', 'salvage', 'clamped', 'damage', 'places', 'presses', 'hostile']
 
-# %% ../../nbs/09_score.salvage.ipynb #8fb9fb87
+# %% ../../nbs/09_score.salvage.ipynb #6aec7739
 import gzip, heapq, math, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import MidiError, rng
 from .chunks import _LEN, _number, _system, Finding, chunks_of, event_at, header_of, skim, unwrap
 from .slips import Line, put_back, surely
 
-# %% ../../nbs/09_score.salvage.ipynb #c14a3bda
+# %% ../../nbs/09_score.salvage.ipynb #a8a205b2
 def _in_step(evs, block=24):
     "The events of those blocks in which presses and releases of keys match."
     out, down = [], set()
@@ -41,7 +41,7 @@ def _careless(b, i, end):
         if len(again) > len(good): good = again
     return good or evs
 
-# %% ../../nbs/09_score.salvage.ipynb #916a2b5d
+# %% ../../nbs/09_score.salvage.ipynb #b9b19975
 def _nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # what was seen once may be the damage itself
     return (-np.log(c/c.sum())).tolist()
@@ -90,7 +90,7 @@ class Usual:
         p = .7*np.maximum(self.waits - 1, 0)/(total + 1) + .3*(wide/wide.sum()/np.bincount(size, minlength=15))[size]
         self.wait, self.long = (-np.log(p)).tolist(), 14.5 - math.log(big/(total + 2))
 
-# %% ../../nbs/09_score.salvage.ipynb #149457a4
+# %% ../../nbs/09_score.salvage.ipynb #dbe22588
 _TWICE = 2048                                                           # where in the bits the keys stand that are down twice
 
 def _cost(self, e, down, end):
@@ -115,7 +115,7 @@ def _cost(self, e, down, end):
 
 Usual.cost = _cost
 
-# %% ../../nbs/09_score.salvage.ipynb #fca29776
+# %% ../../nbs/09_score.salvage.ipynb #6e386ae7
 def _rate_of(self, evs, some=400):
     "Nats that a byte of the events `evs` costs, as a rule."
     out, down = [], 0
@@ -130,7 +130,7 @@ def _rate_of(self, evs, some=400):
 
 Usual.rate_of = _rate_of
 
-# %% ../../nbs/09_score.salvage.ipynb #b815df82
+# %% ../../nbs/09_score.salvage.ipynb #579ba048
 def _odd(self, e, down, end):
     "Why `e` may be an event that damage made, in a word; None for an ordinary one."
     nx, _, n, s, a, v, w = e
@@ -147,7 +147,7 @@ def _odd(self, e, down, end):
 
 Usual.odd = _odd
 
-# %% ../../nbs/09_score.salvage.ipynb #ac5b93d3
+# %% ../../nbs/09_score.salvage.ipynb #a8768de3
 _WRONG, _GONE, _EXTRA, _NOISE = 14., 13., 10., 4.85
 
 def _texts(b, i, end, run):
@@ -161,6 +161,8 @@ def _texts(b, i, end, run):
                 if i + 4 < e[0] + d <= end: out.append(((e[0]+d, *e[1:5], (e[5][0], max(e[5][1]+d, e[5][0])), 1), x + (_GONE if d < 0 else _EXTRA) + 3*abs(d), 'gone' if d < 0 else 'extra'))
     return out
 
+_BYTE = [bytes((f,)) for f in range(256)]
+
 def _readings(b, i, end, run, usual):
     "Events that may have stood at `i`, had one byte not been damaged: (event, cost, kind)."
     out, w = [], bytes(b[i:min(i+7, end)])
@@ -171,9 +173,10 @@ def _readings(b, i, end, run, usual):
         e = event_at(b, i+k, end, run) if i+k < end else None
         if e: out.append((e, _EXTRA + _NOISE*k + 1, 'extra'))
     for j in range(min(5, len(w))):                                     # another byte j, or one before it
+        head, tails = w[:j], (w[j+1:], w[j:])
         for f in (0, 1, 0x81) if j == 0 else {0, 0x81, 40, 64, w[j] & 127, *usual.top}:
             for gone in (0, 1):
-                x = w[:j] + bytes((f,)) + w[j+1-gone:]
+                x = head + _BYTE[f] + tails[gone]
                 e = event_at(x, 0, len(x), run)
                 if e and e[3] < 0xf0 and j < e[0] > gone: out.append(((i+e[0]-gone, *e[1:]), _GONE if gone else _WRONG, 'gone' if gone else 'wrong'))
     out += _texts(b, i, end, run)
@@ -184,7 +187,7 @@ def _readings(b, i, end, run, usual):
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
 
-# %% ../../nbs/09_score.salvage.ipynb #4228e938
+# %% ../../nbs/09_score.salvage.ipynb #2fdcd398
 _WIDE, _SLACK, _AHEAD, _BACK = 12, 45., 60, 8
 _PATIENCE = {'none':10_000, 'up':12, 'strange':12, 'down':3, 'wait':4}
 
@@ -196,9 +199,9 @@ def _thin(states):
         if len(keep) == _WIDE: break
     return keep
 
-def _through(b, start, run, down, zone, stop, end, usual, work):
+def _through(b, start, run, down, zone, stop, end, usual, work, known):
     "The cheapest reading from `start` to behind `stop`, with accidents up to `zone`: (steps, next, accidents), or None."
-    front, heap, best, lead, known = {start: [(0., run, down, None, 0)]}, [start], None, math.inf, {}
+    front, heap, best, lead, asked = {start: [(0., run, down, None, 0)]}, [start], None, math.inf, set()
     def add(j, state):
         if j not in front: front[j] = []; heapq.heappush(heap, j)
         front[j].append(state)
@@ -214,7 +217,8 @@ def _through(b, start, run, down, zone, stop, end, usual, work):
             ways = [(e, 0., None)] if (e := event_at(b, i, end, run)) else []
             if i <= zone and acc < 3 and work[0] > 0:
                 work[0] -= 1
-                if (i, run) not in known: known[i, run] = [(e, x + usual.doubt[kind], kind) for e,x,kind in _readings(b, i, end, run, usual)]; work[0] -= 3
+                if (i, run) not in asked: asked.add((i, run)); work[0] -= 3
+                if (i, run) not in known: known[i, run] = [(e, x + usual.doubt[kind], kind) for e,x,kind in _readings(b, i, end, run, usual)]   # of a search before, perhaps
                 ways += known[i, run]
                 if i + 1 < end: add(i+1, (c + _EXTRA + _NOISE + usual.doubt['extra'], run, down, (path, i, None, 'extra'), acc+1))
             for e,x,kind in ways:
@@ -229,7 +233,7 @@ def _steps(path):
     while path: path, *step = path; out.append(step)
     return out[::-1]
 
-# %% ../../nbs/09_score.salvage.ipynb #329f74aa
+# %% ../../nbs/09_score.salvage.ipynb #8d682c23
 @dataclass
 class _Part:
     "What was read of a part."
@@ -257,7 +261,7 @@ def _in_time(b, i, end, e):
 
 def _walk(b, start, end, usual, work):
     "The events of `b[start:end]`, read with doubt."
-    p, i, run, down, trail, quiet, clear, whole = _Part([]), start, 0, 0, [], Counter(), start, usual.doubt['gone'] > 4
+    p, i, run, down, trail, quiet, clear, whole, known = _Part([]), start, 0, 0, [], Counter(), start, usual.doubt['gone'] > 4, {}
     while i < end:
         e = event_at(b, i, end, run)
         if e is None and end - i < 5: p.lost += end - i; break          # cut off in the middle of an event
@@ -265,7 +269,7 @@ def _walk(b, start, end, usual, work):
         if work[0] > 0 and why and quiet[why] < _PATIENCE.get(why, 2):
             back = [t for t in trail[-_BACK:] if t[0] >= clear or e is None and t[0] >= clear - 1] or [(i, run, down, len(p.events))]
             at, run0, down0, k = back[0]
-            got = _through(b, at, run0, down0, i + 6, min(i + _AHEAD, end), end, usual, work)
+            got = _through(b, at, run0, down0, i + 6, min(i + _AHEAD, end), end, usual, work, known)
             if not (got and got[2]) and e is not None: quiet[why] += 1; got = None     # nothing is wrong
             if got:
                 steps, nx, accidents = got
@@ -301,7 +305,7 @@ def _held(e, down):
     if e[3] >= 0x90 and e[5]: return down | key << (_TWICE if down & key else 0)
     return down & ~(key << _TWICE if down >> _TWICE & key else key)
 
-# %% ../../nbs/09_score.salvage.ipynb #fb419fed
+# %% ../../nbs/09_score.salvage.ipynb #04916dac
 def _closed(times, events, usual_length):
     "(time, event) in order with a release for each press; how many releases were added, and how many dropped."
     surplus = Counter()
@@ -323,7 +327,7 @@ def _closed(times, events, usual_length):
         for t in held: up(t + max(int(typical), 1), k); added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
-# %% ../../nbs/09_score.salvage.ipynb #88c262f2
+# %% ../../nbs/09_score.salvage.ipynb #ee1f73b7
 def _vlq(n):
     out = [n & 127]
     while n := n >> 7: out.append(n & 127 | 128)
@@ -345,7 +349,7 @@ def _chunk(timed, b, film):
     out += b'\0\xff\x2f\0'
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
-# %% ../../nbs/09_score.salvage.ipynb #e032e487
+# %% ../../nbs/09_score.salvage.ipynb #9fc1072d
 @dataclass
 class Salvaged:
     "A file mended."
@@ -375,7 +379,7 @@ def _parts(b, chunks, doubt=True):
         out.append(_walk(b, a, z, usual, work))
     return out, usual
 
-# %% ../../nbs/09_score.salvage.ipynb #5dded991
+# %% ../../nbs/09_score.salvage.ipynb #bc9e27d1
 def _times(parts, usual, tpq, film):
     "Time of each event of each part, slips put back; and the slips."
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events else np.zeros(0, np.int64) for p in parts]
@@ -406,7 +410,7 @@ def salvage(
     notes = sum(0x90 <= e[3] < 0xa0 and e[5] > 0 for p in parts for e in p.events)
     return Salvaged(midi, found + heads + more + _words(parts, slips, added, dropped), len(parts), notes, notes - added - dropped)
 
-# %% ../../nbs/09_score.salvage.ipynb #d0112785
+# %% ../../nbs/09_score.salvage.ipynb #30fa5232
 def _words(parts, slips, added, dropped):
     "Findings on what was mended in the events."
     said, out = sum((p.said for p in parts), Counter()), []
@@ -419,7 +423,7 @@ def _words(parts, slips, added, dropped):
     if dropped: out.append(Finding('not pressed', f'{dropped} releases of keys that were not down were dropped', dropped, True))
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #54b99cef
+# %% ../../nbs/09_score.salvage.ipynb #28c688d1
 def clamped(
     data:bytes, # a file whose chunks are as long as they say
 ):
@@ -439,7 +443,7 @@ def clamped(
             else: i, run = e[0], e[1]
     return bytes(b), n
 
-# %% ../../nbs/09_score.salvage.ipynb #b4d28f2d
+# %% ../../nbs/09_score.salvage.ipynb #27edc688
 DAMAGES = ('flip', 'cut', 'insert', 'delete', 'mixed')
 
 def damage(
@@ -464,7 +468,7 @@ def damage(
         else: del b[i:i+int(draw.integers(1, 3))]
     return bytes(b), kind, first
 
-# %% ../../nbs/09_score.salvage.ipynb #fe89447f
+# %% ../../nbs/09_score.salvage.ipynb #57b8a346
 def places(score): 
     "How often a note of each pitch begins at each tick."
     out = Counter()
@@ -485,7 +489,7 @@ def presses(
             if 0x90 <= s < 0xa0 and v and nx <= before: out[now, a] += 1
     return out
 
-# %% ../../nbs/09_score.salvage.ipynb #f8cc2834
+# %% ../../nbs/09_score.salvage.ipynb #52b3a6c1
 def _crafted(d):
     "A malicious file drawn with the generator `d`."
     n = int(d.integers(1, 4000)); noise = d.integers(0, 256, n, np.uint8).tobytes(); same = bytes([int(d.integers(256))])
