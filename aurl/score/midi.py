@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['families', 'read_midi', 'read_with_notes', 'family_of', 'MidiReport', 'inspect_midi']
 
-# %% ../../nbs/10_score.midi.ipynb #c0003e14
+# %% ../../nbs/10_score.midi.ipynb #e0a76dcf
 import html, struct
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from .limits import Limits, _arrays, _is_metre, _pedal_spans, within
 from .salvage import clamped, damage, places, presses, salvage
 from .slips import Line, surely
 
-# %% ../../nbs/10_score.midi.ipynb #e32e158d
+# %% ../../nbs/10_score.midi.ipynb #19aa81d6
 def _load(
     source,        # a path, or the bytes of a file
     max_bytes:int, # refuse more than this
@@ -41,7 +41,7 @@ def _load(
 def _too_large(size, max_bytes, path):
     raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
 
-# %% ../../nbs/10_score.midi.ipynb #d2ec6d38
+# %% ../../nbs/10_score.midi.ipynb #e42069da
 def _faults(data):
     "What is wrong with the header and the chunks of `data`; [] for a sound file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
@@ -57,7 +57,7 @@ def _faults(data):
         at = end
     return out + (['bytes behind the end'] if at != len(data) else []) + (['number of chunks'] if seen != n else [])
 
-# %% ../../nbs/10_score.midi.ipynb #9fbef184
+# %% ../../nbs/10_score.midi.ipynb #357516d6
 _UP = {0x90 | c: bytes((0, 0x80 | c)) + b'\0'.join(bytes((k, 0)) for k in range(128)) for c in range(16)}   # all keys of a channel
 _HELD = 1 << 21
 
@@ -87,7 +87,7 @@ def _sound(data):
         return plain, why, full is not None and plain is not None and full.note_num() > plain.note_num()
     return *_symusic(data), False
 
-# %% ../../nbs/10_score.midi.ipynb #c0e4b185
+# %% ../../nbs/10_score.midi.ipynb #75976fd5
 def _left_raster(time, g, some=32):
     "Do the onsets `time` of a part keep different phases of `g` ticks in the beginning and late? Both, or None."
     if len(time) < some: return None
@@ -122,7 +122,7 @@ def _line(track):
     a = track.notes.numpy(); o = np.argsort(a['time'], kind='stable')
     return Line(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
 
-# %% ../../nbs/10_score.midi.ipynb #a5c3be74
+# %% ../../nbs/10_score.midi.ipynb #8367e215
 def _misplaced(data):
     "Banks told right before a change of program: tick, number, value, channel, both programs, and the note that follows as (tick, key)."
     out = []
@@ -149,7 +149,7 @@ def _mend_banks(score, data):
         here.controls.filter(lambda e: not same(e), inplace=True)
         there.controls.append(ControlChange(at, number, value)); there.controls.sort(inplace=True)
 
-# %% ../../nbs/10_score.midi.ipynb #f18f4e8f
+# %% ../../nbs/10_score.midi.ipynb #5412958b
 _HABIT = 16                                               # so many places in one file are no accident
 
 def _ways(data, path, limits, sound):
@@ -174,7 +174,7 @@ def _mended(data, path, limits, plain, why, sound):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path, 'export or download it again, or leave it out')
     return score, s.findings + ([Finding('mended', f'{n} data bytes above 127 were clamped', n)] if n and s is not ways[0] else [])
 
-# %% ../../nbs/10_score.midi.ipynb #7658e7f0
+# %% ../../nbs/10_score.midi.ipynb #576684e7
 def _parse(data, path, limits):
     "The score in `data`, findings on all that was done to read it, and the arrays of its notes where nothing was."
     faults, whole = _faults(data), len(data) <= _LONG
@@ -212,7 +212,7 @@ def read_with_notes(
 _DEFAULT = Limits()
 def _limits(limits): return _DEFAULT if limits is None else Limits(max_bytes=limits) if isinstance(limits, int) else limits
 
-# %% ../../nbs/10_score.midi.ipynb #d82395a7
+# %% ../../nbs/10_score.midi.ipynb #b7338eb6
 families = ('Piano', 'Chromatic percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
             'Synth lead', 'Synth pad', 'Synth effects', 'Ethnic', 'Percussion', 'Sound effects')
 
@@ -220,7 +220,7 @@ def family_of(track)->int:
     "The General MIDI family of `track`; all drums are family 14."
     return 14 if track.is_drum else track.program//8
 
-# %% ../../nbs/10_score.midi.ipynb #76c56ef8
+# %% ../../nbs/10_score.midi.ipynb #79e8f17c
 @dataclass
 class MidiReport:
     "What a MIDI file holds, and what is odd about it."
@@ -246,7 +246,7 @@ class MidiReport:
         "How many events a finding of `kind` concerns; 0 when there is none."
         return sum(f.count for f in self.findings if f.kind == kind)
 
-# %% ../../nbs/10_score.midi.ipynb #1747586d
+# %% ../../nbs/10_score.midi.ipynb #7d184b3f
 _majors = ('C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯')  # from seven flats to seven sharps
 _minors = ('A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯')
 def _key_name(k): return f'{_minors[k.key+7]} minor' if k.tonality else f'{_majors[k.key+7]} major'
@@ -260,7 +260,7 @@ def _knots(track):
     return np.array([(off <= on).sum(), (same & (on[1:] == on[:-1])).sum(), (same & (on[1:] > on[:-1]) & (on[1:] < off[:-1])).sum(),
                      ((p < 21) | (p > 108)).sum() * (not track.is_drum)])
 
-# %% ../../nbs/10_score.midi.ipynb #711be3c7
+# %% ../../nbs/10_score.midi.ipynb #48fcbbc3
 def _oddities(score, fmt):
     "The findings in a score that could be read."
     length, copy, overlap, off = sum((_knots(t) for t in score.tracks), np.zeros(4, int)).tolist()
@@ -271,7 +271,7 @@ def _oddities(score, fmt):
              ('no metre', some and not len(score.time_signatures), 'no time signature')]
     return [Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind,count,say in asked if count]
 
-# %% ../../nbs/10_score.midi.ipynb #d0325e90
+# %% ../../nbs/10_score.midi.ipynb #7d5ac192
 def inspect_midi(
     source,             # a path, or the bytes of a file
     limits:Limits=None, # what it may hold at most
@@ -303,7 +303,7 @@ def _describe(r, score, found):
     r.mended, r.findings = bool(found), list(found) + _oddities(score, r.format)
     return r
 
-# %% ../../nbs/10_score.midi.ipynb #2580191b
+# %% ../../nbs/10_score.midi.ipynb #15a8916a
 def _several(x, unit=''):
     "The values of `x` in a few words."
     x = list(dict.fromkeys(x))
