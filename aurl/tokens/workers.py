@@ -22,7 +22,7 @@ from ..score.corpus import Piece
 from ..score.metadata import full_meta
 from ..score.midi import read_with_notes
 from ..score.notation import music_kind, read_music
-from .bundles import _at_once, analyse_many, keep_memory, read_many
+from .bundles import _at_once, analyse_many, keep_memory, analyse_scores
 from .codec import event_codec, get_codec
 from .snapshots import analyse, snapshot_row
 
@@ -102,7 +102,7 @@ def _left(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha2
 def _encode_some(works, e):
     if get_codec(e.codec) is event_codec:
         notes = [w.notes or [t.notes.numpy() for t in w.score.tracks] for w in works]
-        for w,(ids, *said) in zip(works, read_many([w.score for w in works], e.every, notes)): w.ids, w.said = ids, said
+        for w,(ids, *said) in zip(works, analyse_scores([w.score for w in works], e.every, notes)): w.ids, w.said = ids, said
 
 def _describe_some(works, e):
     works = [w for w in works if not hasattr(w, 'said')]
