@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ways', 'balances', 'Ramp', 'ramp', 'Uncertainty', 'heard_by', 'check_losses', 'measured', 'of_all', 'MusicLosses']
 
-# %% ../../nbs/81d_train.objectives.ipynb #95e08309
+# %% ../../nbs/81d_train.objectives.ipynb #7aa7c5dd
 import math
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from . import musical, rules, texture, tidy   # whose losses join the register
 from .learner import Budget, RunLog
 from .losses import Heard, find_loss, losses
 
-# %% ../../nbs/81d_train.objectives.ipynb #9e328f41
+# %% ../../nbs/81d_train.objectives.ipynb #24dda6d7
 ways = ('linear', 'cosine', 'step')
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def ramp(
     if told.get('way', 'linear') not in ways: raise bad(f"way={told['way']!r}; there is {', '.join(ways)}")
     return Ramp(**told)
 
-# %% ../../nbs/81d_train.objectives.ipynb #a001f789
+# %% ../../nbs/81d_train.objectives.ipynb #c825dd0e
 class Uncertainty(nn.Module):
     "A learned precision for each of several losses."
     least, most = -math.log(100.), -math.log(1e-4)   # of s
@@ -82,7 +82,7 @@ class Uncertainty(nn.Module):
     @property
     def precisions(self): return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
 
-# %% ../../nbs/81d_train.objectives.ipynb #06a321bf
+# %% ../../nbs/81d_train.objectives.ipynb #5aa6e0aa
 def heard_by(
     learn, # a Learner, after its loss
 )->Heard:
@@ -103,7 +103,7 @@ def check_losses(
     if blind: raise ConfigError(f'the loss {blind[0]!r} needs a latent, and a model of mode {mode} has none', way_out='say mode=vae, or leave it out')
     return out
 
-# %% ../../nbs/81d_train.objectives.ipynb #3b01380b
+# %% ../../nbs/81d_train.objectives.ipynb #50e7b65d
 def measured(
     h:Heard, # what was heard
     names,   # of losses
@@ -132,7 +132,7 @@ def of_all(
     torch.distributed.all_reduce(sums)
     return out, {n:s.to(told[n].dtype) for n,s in zip(out, sums)}
 
-# %% ../../nbs/81d_train.objectives.ipynb #3342913e
+# %% ../../nbs/81d_train.objectives.ipynb #c65a33e1
 balances = ('fixed', 'uncertainty')
 
 class MusicLosses(Callback):
@@ -174,7 +174,7 @@ class MusicLosses(Callback):
         values = torch.stack([main, *(parts[n].to(main) if n in parts else main.new_zeros(()) for n in self.names)])
         return self.uncertainty(values, main.new_tensor([1., *(now[n] for n in self.names)]))
 
-# %% ../../nbs/81d_train.objectives.ipynb #6c29f04d
+# %% ../../nbs/81d_train.objectives.ipynb #f006bdef
 @patch
 def before_step(self:MusicLosses): self.called_off = False
 
@@ -208,8 +208,9 @@ def before_validate(self:MusicLosses): self.held, self.many = ({n:0. for n in se
 @patch
 def _book(self:MusicLosses, h):
     if not h.counts.any(): return
-    for name,v in zip(self.names, (m := measured(h, self.names))[0].values()):
-        n = float(h.counts.sum() if m[1][name] is None else m[1][name])
+    values, many = measured(h, self.names)
+    for name,v in values.items():
+        n = float(h.counts.sum() if many[name] is None else many[name])
         self.held[name] += v.item()*n; self.many[name] += n
 
 @patch
