@@ -7,36 +7,36 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_p
            'describe_device', 'pick_device', 'inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_place',
            'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
            'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg',
-           'save_roll', 'show', 'synthesize', 'write_wav', 'read_many', 'Clock', 'on_beats', 'estimate_key', 'Corpus',
-           'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split',
-           'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation',
-           'augment', 'features', 'find_feature', 'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab',
-           'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare',
-           'quality', 'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix',
-           'music_loaders', 'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint',
-           'counted', 'footprint', 'same_size', 'Discriminator', 'register_prior', 'register_attribute', 'Map',
-           'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse', 'Heard', 'MusicLoss',
-           'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner',
-           'LatentConfig', 'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining',
-           'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule', 'AverageConfig', 'Averages',
-           'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig',
-           'GrammarWatch', 'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability',
-           'Distill', 'Snapshot', 'put_back', 'take', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint',
-           'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs', 'first_bars', 'first_seconds',
-           'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of', 'Experiment',
-           'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
-           'Study', 'study', 'Report']
+           'save_roll', 'show', 'synthesize', 'write_wav', 'read_many', 'stream_midi', 'Clock', 'on_beats',
+           'estimate_key', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split',
+           'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean',
+           'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature', 'measure_all', 'measure_each',
+           'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar',
+           'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'split_as', 'DataReport',
+           'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput',
+           'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'Discriminator',
+           'register_prior', 'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of',
+           'slerp', 'traverse', 'Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss',
+           'KeepBest', 'RunLog', 'music_learner', 'LatentConfig', 'latent_callbacks', 'MusicLosses',
+           'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'Optimizer', 'optimizer_names',
+           'Schedule', 'AverageConfig', 'Averages', 'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout',
+           'Descent', 'descent', 'CurriculumConfig', 'GrammarWatch', 'look_at', 'register_measure', 'Rescue',
+           'Guidance', 'EarlyStop', 'Stopwatch', 'Stability', 'Distill', 'Snapshot', 'put_back', 'take',
+           'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint',
+           'Checkpoints', 'compare_runs', 'first_bars', 'first_seconds', 'Sampling', 'generate', 'generate_ids',
+           'latents_between', 'latents_like', 'latents_of', 'Experiment', 'find_runs', 'LikelihoodTable', 'baselines',
+           'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
 
-# %% ../nbs/98_all.ipynb #a8c52cee
+# %% ../nbs/98_all.ipynb #25fd0c78
 from .core import AurlError, aurl_home, rng, seed_everything
 from .config import Config, load_preset, make_config, save_config
 from .device import autocast, describe_device, pick_device
 
-# %% ../nbs/98_all.ipynb #b49372ad
+# %% ../nbs/98_all.ipynb #55f768b5
 _all_ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'save_config', 'autocast', 'describe_device',
          'pick_device']
 
-# %% ../nbs/98_all.ipynb #9760e3ca
+# %% ../nbs/98_all.ipynb #d81887e6
 from .score.midi import inspect_midi, read_midi
 from .score.write import write_midi
 from .score.kit import drum_name, drum_place
@@ -44,16 +44,16 @@ from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty
 from .score.notation import inspect_music, read_music, split_tunes, write_musicxml
 from .score.engrave import Sheet, engrave, save_sheet
 from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
-from .score.batch import read_many
+from .score.batch import read_many, stream_midi
 from .score.clock import Clock, on_beats
 from .score.keys import estimate_key
 
-# %% ../nbs/98_all.ipynb #24cfbe35
+# %% ../nbs/98_all.ipynb #b352fd11
 _all_ = ['inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_place', 'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
          'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav',
-         'read_many', 'Clock', 'on_beats', 'estimate_key']
+         'read_many', 'stream_midi', 'Clock', 'on_beats', 'estimate_key']
 
-# %% ../nbs/98_all.ipynb #275afffb
+# %% ../nbs/98_all.ipynb #cd6271e5
 from .score.corpus import Corpus, Piece, corpus_from, split_pieces
 from .score.duplicates import Duplicates, find_duplicates
 from .score.splits import Split, make_split, read_split
@@ -61,17 +61,17 @@ from .score.phrases import PhraseConfig, phrase_corpus
 from .score.clean import CleanConfig, CleanReport, clean
 from .score.augment import AugmentConfig, Augmentation, augment
 
-# %% ../nbs/98_all.ipynb #b8397af7
+# %% ../nbs/98_all.ipynb #24b66962
 _all_ = ['Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig',
          'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment']
 
-# %% ../nbs/98_all.ipynb #54fb4318
+# %% ../nbs/98_all.ipynb #3cf5b033
 from .studies.features import features, find_feature, measure_all, measure_each, register_feature
 
-# %% ../nbs/98_all.ipynb #94b72ea1
+# %% ../nbs/98_all.ipynb #5370a587
 _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_feature']
 
-# %% ../nbs/98_all.ipynb #7b1ce655
+# %% ../nbs/98_all.ipynb #7975d587
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
@@ -82,11 +82,11 @@ from .tokens.split import split_as
 from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
-# %% ../nbs/98_all.ipynb #a6c26803
+# %% ../nbs/98_all.ipynb #005ffb71
 _all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality',
          'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders']
 
-# %% ../nbs/98_all.ipynb #187332b2
+# %% ../nbs/98_all.ipynb #5ced51ec
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN, preset_config
 from .models.size import Footprint, counted, footprint, same_size
 from .models.discriminator import Discriminator
@@ -94,11 +94,11 @@ from .models.latent import register_prior
 from .models.attributes import register_attribute
 from .models.analysis import Map, attribute_vector, latent_report, lerp, map_of, slerp, traverse
 
-# %% ../nbs/98_all.ipynb #adc08d5d
+# %% ../nbs/98_all.ipynb #b0bbeb5f
 _all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'Discriminator',
          'register_prior', 'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse']
 
-# %% ../nbs/98_all.ipynb #3082d874
+# %% ../nbs/98_all.ipynb #92fc7271
 from .train.losses import Heard, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
 from .train.learner import KeepBest, RunLog, music_learner
 from .train.latent import LatentConfig, latent_callbacks
@@ -123,22 +123,22 @@ from .train.checkpoint import average_checkpoints, best_checkpoint, latest_check
 from .train.saving import Checkpoints
 from .train.repeat import compare_runs
 
-# %% ../nbs/98_all.ipynb #9a81f4c7
+# %% ../nbs/98_all.ipynb #38a1904c
 _all_ = ['Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig',
          'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule',
          'AverageConfig', 'Averages', 'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig', 'GrammarWatch',
          'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability', 'Distill', 'Snapshot', 'put_back', 'take',
          'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs']
 
-# %% ../nbs/98_all.ipynb #5ae1ffea
+# %% ../nbs/98_all.ipynb #c29dd83e
 from .generate.engine import first_bars, first_seconds
 from .generate.sampling import Sampling, generate, generate_ids
 from .generate.latent import latents_between, latents_like, latents_of
 
-# %% ../nbs/98_all.ipynb #49eb04e4
+# %% ../nbs/98_all.ipynb #08b32f2a
 _all_ = ['first_bars', 'first_seconds', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of']
 
-# %% ../nbs/98_all.ipynb #bae1e6f9
+# %% ../nbs/98_all.ipynb #ae62a12b
 from .experiments.run import Experiment, find_runs
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
@@ -146,5 +146,5 @@ from .evaluate.distance import DistanceTable
 from .evaluate.latent import Study, study
 from .evaluate.report import Report
 
-# %% ../nbs/98_all.ipynb #f531261f
+# %% ../nbs/98_all.ipynb #6c92ef41
 _all_ = ['Experiment', 'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
