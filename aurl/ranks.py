@@ -6,11 +6,11 @@
 __all__ = ['ranks', 'rank', 'from_first', 'from_all', 'all_agree', 'sum_of_all', 'average_grads', 'is_sharded', 'in_full',
            'laid_out', 'in_one_piece']
 
-# %% ../nbs/02b_ranks.ipynb #942de4a0
+# %% ../nbs/02b_ranks.ipynb #abeb3ea3
 import torch
 import torch.distributed as dist
 
-# %% ../nbs/02b_ranks.ipynb #b3421b5a
+# %% ../nbs/02b_ranks.ipynb #78bcee03
 def ranks()->int:
     "How many processes train together."
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -37,7 +37,7 @@ def from_all(
     dist.all_gather_object(out, what)
     return out
 
-# %% ../nbs/02b_ranks.ipynb #9233089f
+# %% ../nbs/02b_ranks.ipynb #934ef1d8
 def all_agree(
     yes:bool,          # what this rank thinks
     anybody:bool=False, # True: one who says yes is enough; False: rank 0 decides
@@ -62,17 +62,18 @@ def _place(): return 'cuda' if 'gloo' not in str(dist.get_backend_config()) else
 @torch.no_grad()
 def average_grads(
     params, # parameters that only their owner moves: a critic's, projections
+    share:float=1., # how much this rank's count beside those of the others; 0 if it has heard nothing that counts
 ):
-    "Let each gradient be the mean of those of all ranks; where a rank has none, because it heard nothing, it counts as 0."
+    "Let each gradient be the mean of those of all ranks; where a rank has none, it counts as 0."
     params = list(params)
     if ranks() == 1 or not params: return
-    flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params), params[0].new_tensor([p.grad is not None for p in params])])
+    has = [p.grad is not None and share > 0 for p in params]
+    flat = torch.cat([*((p.grad*share if h else torch.zeros_like(p)).flatten() for p,h in zip(params, has)), params[0].new_tensor([*has, share])])
     dist.all_reduce(flat)
-    *sums, who = flat.split([*(p.numel() for p in params), len(params)])
-    for p,s,some in zip(params, sums, who.tolist()):
-        if some: p.grad = (s/ranks()).view_as(p)
+    *sums, who, whole = flat.split([*(p.numel() for p in params), len(params), 1])
+    for p,s,some in zip(params, sums, who.tolist()): p.grad = (s/whole).view_as(p) if some else None
 
-# %% ../nbs/02b_ranks.ipynb #fa31873a
+# %% ../nbs/02b_ranks.ipynb #7872513e
 def is_sharded(
     model, # a module
 )->bool:

@@ -6,7 +6,7 @@
 __all__ = ['meeting_losses', 'stages', 'Meeting', 'met', 'adversarial', 'feature_matching', 'perceptual', 'stage_at', 'Balance',
            'AdversarialTraining', 'AdversarialConfig', 'adversarial_callbacks']
 
-# %% ../../nbs/82_train.adversarial.ipynb #09cde3dd
+# %% ../../nbs/82_train.adversarial.ipynb #9fdf5bff
 import copy, math
 from collections import deque
 
@@ -22,13 +22,13 @@ from ..core import ConfigError, ModelError
 from ..models.blocks import state_roll
 from ..models.discriminator import Discriminator, deceive_loss, feature_distance, judge_loss, musical_distance, r1_penalty
 from ..models.rollout import rollout, straight
-from ..ranks import average_grads, ranks, sum_of_all
+from ..ranks import average_grads, sum_of_all
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import vocab
 from .learner import Budget, RunLog
 from .losses import Heard, find_loss, register_loss
 
-# %% ../../nbs/82_train.adversarial.ipynb #8c02e0af
+# %% ../../nbs/82_train.adversarial.ipynb #86d3a41c
 class Meeting:
     "Real music and a model's, side by side before a critic."
     def __init__(self,
@@ -41,6 +41,7 @@ class Meeting:
         weights:tuple=None,   # of the scales
     ):
         self.critic, self.real, self.fake, self.there, self.own, self.before, self.weights = critic, real, fake, there, own, before, weights
+        self.share = 1.                                                # of what all ranks hear together, when there are several
     def of_real(self): return self.critic(self.real, judge=self.own, before=self.before)
     def of_fake(self, fake=None): return self.critic(self.fake if fake is None else fake, self.there, self.own, self.before)
 
@@ -52,7 +53,7 @@ def met(h:Heard)->tuple:
         h.met = real, m.of_fake(fake.to(next(m.critic.parameters()).dtype))
     return h.met
 
-# %% ../../nbs/82_train.adversarial.ipynb #586f48ba
+# %% ../../nbs/82_train.adversarial.ipynb #49159200
 def _sample():
     "A critic and two short pieces to try a loss on."
     with torch.random.fork_rng(devices=[]):
@@ -78,10 +79,10 @@ def perceptual(h:Heard):
     "How far it is from real music in rhythm, harmony and melody as they are expected on average; no critic is asked."
     return musical_distance(*met(h))
 
-# %% ../../nbs/82_train.adversarial.ipynb #959cd924
+# %% ../../nbs/82_train.adversarial.ipynb #2c081ccc
 meeting_losses = 'adversarial', 'feature_matching', 'perceptual'
 
-# %% ../../nbs/82_train.adversarial.ipynb #bf574fda
+# %% ../../nbs/82_train.adversarial.ipynb #c1c999cd
 stages = dict(local=(1., 0., 0.), phrase=(.6, .4, 0.), whole=(.4, .4, .2))  # weights of the scales, stage by stage
 
 def stage_at(
@@ -94,7 +95,7 @@ def stage_at(
     u = (used - warm)/max(1 - warm, 1e-9)
     return [*stages][sum(u >= e for e in ends)]
 
-# %% ../../nbs/82_train.adversarial.ipynb #76b8e257
+# %% ../../nbs/82_train.adversarial.ipynb #027d6e21
 class Balance:
     "Holds back the side that is ahead."
     def __init__(self,
@@ -126,7 +127,7 @@ class Balance:
     def state_dict(self): return dict(model=self.model, critic=self.critic, paid=[list(p) for p in self.paid])
     def load_state_dict(self, d): self.model, self.critic, self.paid = d['model'], d['critic'], deque(map(tuple, d['paid']), maxlen=self.memory)
 
-# %% ../../nbs/82_train.adversarial.ipynb #dc22daa7
+# %% ../../nbs/82_train.adversarial.ipynb #66881b93
 class AdversarialTraining(Callback):
     "Lets the critic of a vae_gan listen and be heard."
     order = 20    # after `LatentCost`, before the gradient is clipped
@@ -161,7 +162,7 @@ class AdversarialTraining(Callback):
         for k in self.losses: find_loss(k)
         self.critic_opt, self.saved, self.step, self.meetings, self.history, self.now, self.book = None, None, 0, 0, [], {}, None
 
-# %% ../../nbs/82_train.adversarial.ipynb #0a13f34a
+# %% ../../nbs/82_train.adversarial.ipynb #cfed158c
 @patch
 def before_fit(self:AdversarialTraining):
     if getattr(self.model, 'critic', None) is None: raise ModelError('there is no critic that could listen', way_out='make the model with mode=vae_gan')
@@ -186,7 +187,7 @@ def load_state_dict(self:AdversarialTraining, d):
     self.step, self.meetings, self.saved = d['step'], d['meetings'], copy.deepcopy(d['optimizer'])
     if self.critic_opt is not None and self.saved is not None: self.critic_opt.load_state_dict(self.saved); self.saved = None
 
-# %% ../../nbs/82_train.adversarial.ipynb #aa75132a
+# %% ../../nbs/82_train.adversarial.ipynb #695b88e6
 @patch
 def _place(self:AdversarialTraining, ids):
     "Rows (n,), and how many of their ids are real."
@@ -206,7 +207,7 @@ def _guessed(self:AdversarialTraining, logits, ids, real, long):
     mine = where[None] & (truth != vocab.PAD)
     return torch.where(mine[...,None], straight(scores, masks, self.temperature)[1], F.one_hot(truth, len(vocab)).to(scores.dtype)), mine
 
-# %% ../../nbs/82_train.adversarial.ipynb #7f252fe4
+# %% ../../nbs/82_train.adversarial.ipynb #c636cb2a
 @patch
 def meet(self:AdversarialTraining,
     ids:Tensor,    # (batch, time) int64: what the model read
@@ -228,7 +229,7 @@ def meet(self:AdversarialTraining,
     fake = torch.cat([fake, torch.cat([fake[:,:real-first].detach(), y], 1)])
     return Meeting(self.model.critic, truth.repeat(2, 1), fake, torch.cat([there, truth != vocab.PAD]), torch.cat([own, F.pad(mine, (real - first, 0))]), before.repeat(2, 1))
 
-# %% ../../nbs/82_train.adversarial.ipynb #a0b3c166
+# %% ../../nbs/82_train.adversarial.ipynb #882646e3
 @patch
 def teach_critic(self:AdversarialTraining, m:Meeting):
     "One step of the critic, which hears what was played without a way back; what it paid."
@@ -243,7 +244,7 @@ def teach_critic(self:AdversarialTraining, m:Meeting):
     self.critic_opt.zero_grad()
     for g in self.critic_opt.param_groups: g['lr'] = self.rate*self.balance.critic
     total.backward()
-    average_grads(critic.parameters())                                 # several ranks have one critic
+    average_grads(critic.parameters(), m.share)                        # several ranks have one critic
     norm = nn.utils.clip_grad_norm_(critic.parameters(), self.clip or math.inf)
     if norm.isfinite(): self.critic_opt.step()
     self.critic_opt.zero_grad()
@@ -260,7 +261,7 @@ def teach_model(self:AdversarialTraining, m:Meeting, heard:Heard):
     self.now |= {k:t.item() for k,t in terms.items()}
     return sum(self.losses[k]*t for k,t in terms.items())
 
-# %% ../../nbs/82_train.adversarial.ipynb #6d71406a
+# %% ../../nbs/82_train.adversarial.ipynb #d165b613
 @patch
 def after_loss(self:AdversarialTraining):
     if not self.training: return
@@ -269,18 +270,24 @@ def after_loss(self:AdversarialTraining):
     if stage is None or self.step % self.every: return
     out, state = self.learn.output, self.xb[3] if len(self.xb) > 3 else None
     m = self.meet(self.xb[0], out.logits, out.z, state)
-    m.weights = stages[stage]
+    m.weights, m.share = stages[stage], float(((m.real != vocab.PAD) & m.own).sum()) if (self.yb[0] != vocab.PAD).any() else 0.
     was, self.now = self.model.critic.training, dict(stage=stage)
     critic = self.teach_critic(m)
     heard = Heard(out.logits, self.xb[0], self.yb[0], State.of(state), out, dict(fake=m.fake, meeting=m))
     term = self.teach_model(m, heard)
     m.critic.train(was)
     self.meetings += 1
-    if 'adversarial' in self.now: self.balance.hear(*(x/ranks() for x in sum_of_all(self.now['adversarial'], critic)))
+    if 'adversarial' in self.now: self._weigh(self.now['adversarial'], critic, m.share)
     self.now |= dict(ratio=self.balance.ratio, hold_critic=self.balance.critic, push_model=self.balance.model)
     if not term.isfinite(): return
     self.learn.loss_grad = self.loss_grad + self.weight*self.balance.model*term
     self.learn.loss = self.loss_grad.detach().clone()
+
+@patch
+def _weigh(self:AdversarialTraining, model, critic, share):
+    "Tell the balance what the sides paid, on average over all ranks."
+    *paid, whole = sum_of_all(*(x*share if share else 0. for x in (model, critic)), share)
+    if whole: self.balance.hear(*(x/whole for x in paid))
 
 @patch
 def after_batch(self:AdversarialTraining):
@@ -290,7 +297,7 @@ def after_batch(self:AdversarialTraining):
     self.history.append(dict(step=self.step, **self.now))
     if self.book is not None: self.book.log(**self.history[-1])
 
-# %% ../../nbs/82_train.adversarial.ipynb #6ad76c0c
+# %% ../../nbs/82_train.adversarial.ipynb #d9afe5c7
 class AdversarialConfig(Config):
     "How a critic is heard."
     weight: float = Field(.1, ge=0, description='of what the critic says, beside the surprise in nats per token')
