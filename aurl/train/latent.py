@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LatentConfig', 'LatentCost', 'NamedNumbers', 'latent_callbacks']
 
-# %% ../../nbs/81b_train.latent.ipynb #598375ab
+# %% ../../nbs/81b_train.latent.ipynb #6d07d7ac
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from ..ranks import from_all, ranks, sum_of_all
 from ..tokens.vocab import vocab
 from .learner import Budget
 
-# %% ../../nbs/81b_train.latent.ipynb #fd02683d
+# %% ../../nbs/81b_train.latent.ipynb #a16f4afc
 class LatentConfig(Config):
     "How a latent is learned."
     schedule: Literal[schedules] = Field('linear', description='how the price of a nat rises')
@@ -40,7 +40,7 @@ class LatentConfig(Config):
 
     def price(self)->Beta: return Beta(self.schedule, self.beta, self.warm, self.cycles, self.target)
 
-# %% ../../nbs/81b_train.latent.ipynb #3ebe3229
+# %% ../../nbs/81b_train.latent.ipynb #49da77f2
 class LatentCost(Callback):
     "Adds beta times the nats of the latents to the loss, and keeps book."
     order = 10   # after `Logits`, before the gradient is clipped
@@ -64,7 +64,8 @@ class LatentCost(Callback):
         self.learn.loss_grad = self.loss_grad + beta*price.paid/tokens
         self.learn.loss = self.loss_grad.detach().clone()
         self.told = sum(n.item() for n in price.nats.values())
-        if ranks() > 1: self.told = (s := sum_of_all(self.told*len(self.yb[0]), len(self.yb[0])))[0]/s[1]
+        n = int((self.yb[0] != vocab.PAD).any(1).sum())                            # 0 for a rank for which no row was left
+        if ranks() > 1: self.told = (s := sum_of_all(self.told*n, n))[0]/max(1, s[1])
         self.now = dict(beta=beta, **{f'nats_{k}':n.item() for k,n in price.nats.items()})
 
     def _judge(self, nats, tokens):
@@ -85,7 +86,7 @@ class LatentCost(Callback):
         self.step, self.told = state['step'], state['told']
         self.beta.load_state_dict(state['beta'])
 
-# %% ../../nbs/81b_train.latent.ipynb #ff039068
+# %% ../../nbs/81b_train.latent.ipynb #1c1ed33d
 @patch
 def before_validate(self:LatentCost): self.means, self.seen = [], []
 
@@ -102,7 +103,7 @@ def after_validate(self:LatentCost):
     self.held = {f'valid_nats_{k}':sum(s[3][k] for s in self.seen)/pieces for k in self.active} | dict(valid_reconstruction=nats/tokens)
     if self.to is not None: self.to.log(step=self.step, **{f'active_{k}':n for k,n in self.active.items()}, **self.held)
 
-# %% ../../nbs/81b_train.latent.ipynb #80c67cbe
+# %% ../../nbs/81b_train.latent.ipynb #5fc6863c
 class NamedNumbers(Callback):
     "Ties the first numbers of the global level to attributes of the pieces."
     order = 11

@@ -8,7 +8,7 @@ __all__ = ['spoilings', 'losses', 'perceived', 'pulses', 'pulse_weight', 'MusicL
            'perceptual_reconstruction', 'structure_emphasis', 'smoothed', 'confidence', 'focal', 'grammar_waste',
            'small_heard', 'check_loss']
 
-# %% ../../nbs/80_train.losses.ipynb #dee9cfd5
+# %% ../../nbs/80_train.losses.ipynb #64f4ef00
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from ..core import ConfigError, meant
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/80_train.losses.ipynb #881c84cf
+# %% ../../nbs/80_train.losses.ipynb #94c794ed
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
@@ -43,7 +43,7 @@ class MusicLoss(nn.Module):
     def decodes(self, logits): return logits.argmax(-1)
     def activation(self, logits): return logits.softmax(-1)
 
-# %% ../../nbs/80_train.losses.ipynb #fbe08426
+# %% ../../nbs/80_train.losses.ipynb #97b5ec48
 def token_nll(
     logits:Tensor,  # (batch, time, 774)
     targets:Tensor, # (batch, time) int64
@@ -51,7 +51,7 @@ def token_nll(
     "The surprise at each position, in nats."
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, reduction='none').view(targets.shape)
 
-# %% ../../nbs/80_train.losses.ipynb #a4351cfc
+# %% ../../nbs/80_train.losses.ipynb #2911d733
 def waste(
     logits:Tensor,  # (batch, time, 774)
     allowed:Tensor, # (batch, time, 774) bool, from `grammar.masks`
@@ -69,7 +69,7 @@ def grammar_loss(
     w = waste(logits, grammar.masks(ids, state))
     return w.mean() if targets is None else w[targets != vocab.PAD].mean()
 
-# %% ../../nbs/80_train.losses.ipynb #8c47f11e
+# %% ../../nbs/80_train.losses.ipynb #1ccc8736
 @dataclass
 class Heard:
     "What a model read, what it expects, and what came."
@@ -98,7 +98,7 @@ class Heard:
     @cached_property
     def allowed(self): return grammar.masks(self.ids, self.state, self.scanned) # (batch, time, 774) bool
 
-# %% ../../nbs/80_train.losses.ipynb #d124260b
+# %% ../../nbs/80_train.losses.ipynb #971722f0
 @patch
 def mean(self:Heard,
     x:Tensor,         # (batch, time)
@@ -146,7 +146,7 @@ def given(self:Heard,
     "Which of its kind, at the positions `where`, if it is one."
     return self.scores[self.came(kind) if where is None else where][:,block(kind)].softmax(-1)
 
-# %% ../../nbs/80_train.losses.ipynb #d6f09b23
+# %% ../../nbs/80_train.losses.ipynb #e7ee300e
 def believing(
     ids,           # (time,) or (batch, time) int64: music that is read
     believed=None, # of the shape of its targets: what is thought to come next; by default what does
@@ -161,7 +161,7 @@ def believing(
     if logits is None: logits = torch.log((1 - sure)/len(vocab) + sure*F.one_hot(believed, len(vocab)).float())
     return Heard(logits, read, targets)
 
-# %% ../../nbs/80_train.losses.ipynb #753c895c
+# %% ../../nbs/80_train.losses.ipynb #a0b2328c
 spoilings = ('notes', 'leaps', 'time', 'loudness', 'stuck')
 
 def spoilt(
@@ -195,22 +195,25 @@ def _stuck(ids, kind):
         out = torch.where((kind == k) & (at >= 0), ids.gather(-1, at.clamp(min=0)), out)
     return out
 
-# %% ../../nbs/80_train.losses.ipynb #c1c1a6cb
+# %% ../../nbs/80_train.losses.ipynb #a103bbb0
 @dataclass
 class Loss:
     "A named loss."
     name:str           # what a configuration calls it
-    fn:Callable        # of a `Heard`, gives a scalar
+    fn:Callable        # of a `Heard`, gives a scalar; or a list of means that count alike
     unit:str           # what one of it is
     needs:str=''       # what must be there beside the logits: a field of `ModelOutput`, or a name in `more`
     sample:Callable=None # gives a small `Heard` to check it on, for losses that need more
 
     @property
     def doc(self): return self.fn.__doc__ or ''
-    def __call__(self, heard:Heard)->Tensor:
+    def parts(self, heard:Heard)->list:
+        "The means it is the mean of; most losses are one."
         if self.needs and getattr(heard.output, self.needs, None) is None and self.needs not in heard.more:
             raise ConfigError(f'the loss {self.name!r} needs {self.needs!r}, and this model gives none', way_out=_ways_out.get(self.needs, f'leave {self.name} out'))
-        return self.fn(heard)
+        y = self.fn(heard)
+        return y if isinstance(y, list) else [y]
+    def __call__(self, heard:Heard)->Tensor: return sum(parts := self.parts(heard))/len(parts)
 
 _ways_out = dict(z='make the model with mode=vae, or leave it out', price='make the model with mode=vae, or leave it out', clouds='make the model with mode=vae, or leave it out')
 losses = {}  # every loss, by name
@@ -234,7 +237,7 @@ def find_loss(
     if name in losses: return losses[name]
     raise ConfigError(f'there is no loss {name!r}{meant(name, losses)}', way_out=f"there is {', '.join(sorted(losses))}")
 
-# %% ../../nbs/80_train.losses.ipynb #dd9c297e
+# %% ../../nbs/80_train.losses.ipynb #3631f8e5
 @register_loss('reconstruction', unit='nats per token')
 def reconstruction(h:Heard):
     "Surprise at what came: the cross-entropy."
@@ -259,7 +262,7 @@ def structure_emphasis(h:Heard):
     "Surprise at the notes that begin, and at nothing else."
     return h.mean(h.nll, h.came(Kind.NOTE_ON))
 
-# %% ../../nbs/80_train.losses.ipynb #dcb65e13
+# %% ../../nbs/80_train.losses.ipynb #4f35863e
 @register_loss('smoothed', unit='nats per token')
 def smoothed(h:Heard, share=.1):
     "Surprise when a tenth of the truth is spread over what the grammar allows."
@@ -283,7 +286,7 @@ def grammar_waste(h:Heard):
     "The chance that falls on ids which may not follow."
     return h.mean((h.probs*~h.allowed).sum(-1))
 
-# %% ../../nbs/80_train.losses.ipynb #1af0fd6d
+# %% ../../nbs/80_train.losses.ipynb #ccc36809
 _figure = ('NOTE_ON 60', 'TIME_SHIFT 16', 'NOTE_OFF 60', 'NOTE_ON 64', 'TIME_SHIFT 16', 'NOTE_OFF 64')      # comes twice and a half, and is left
 _knocks = ('NOTE_ON 67', 'TIME_SHIFT 3', 'NOTE_OFF 67')                                                          # four times
 _phrase = ('START', 'TEMPO 96', 'VELOCITY 80', 'NOTE_ON 60', 'NOTE_ON 64', 'TIME_SHIFT 20', 'NOTE_OFF 60', 'VELOCITY 40', 'NOTE_ON 67', 'TIME_SHIFT 90', 'NOTE_OFF 64', 'NOTE_OFF 67',
@@ -304,7 +307,7 @@ def small_heard(
     price = SimpleNamespace(paid=z.pow(2).sum(1).mean()/2, nats={'global':z.pow(2).sum(1).mean()/2})
     return Heard(new(len(ids), ids.shape[1]-1, len(vocab)), ids[:,:-1], ids[:,1:], output=SimpleNamespace(z=z, clouds=clouds, price=price))
 
-# %% ../../nbs/80_train.losses.ipynb #970bf5f9
+# %% ../../nbs/80_train.losses.ipynb #adf634ef
 def _inputs(h):
     "The tensors a loss may be differentiated by."
     return [h.logits, *([h.output.z] if getattr(h.output, 'z', None) is not None else [])] + [v for v in h.more.values() if isinstance(v, Tensor) and v.is_floating_point()]
@@ -346,7 +349,7 @@ def check_loss(
         if 0 in used and y.requires_grad: assert torch.isfinite(torch.autograd.grad(y, t)[0]).all(), f'the gradient of {name} is not finite for {case}'
     _deaf(name, loss, h, of(*x).item())
 
-# %% ../../nbs/80_train.losses.ipynb #072d8c5d
+# %% ../../nbs/80_train.losses.ipynb #37edc1bf
 def _extremes(h):
     "Scores that break what can be broken."
     flat, b, t = h.logits.detach().float(), *h.targets.shape

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['ways', 'balances', 'Ramp', 'ramp', 'Uncertainty', 'heard_by', 'check_losses', 'measured', 'of_all', 'MusicLosses']
 
-# %% ../../nbs/81d_train.objectives.ipynb #7aa7c5dd
+# %% ../../nbs/81d_train.objectives.ipynb #bda3997a
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core import ConfigError
-from ..ranks import ranks, sum_of_all
+from ..ranks import from_all, ranks
 from ..tokens.batches import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
@@ -23,7 +24,7 @@ from . import musical, rules, texture, tidy   # whose losses join the register
 from .learner import Budget, RunLog
 from .losses import Heard, find_loss, losses
 
-# %% ../../nbs/81d_train.objectives.ipynb #24dda6d7
+# %% ../../nbs/81d_train.objectives.ipynb #1570dec6
 ways = ('linear', 'cosine', 'step')
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def ramp(
     if told.get('way', 'linear') not in ways: raise bad(f"way={told['way']!r}; there is {', '.join(ways)}")
     return Ramp(**told)
 
-# %% ../../nbs/81d_train.objectives.ipynb #c825dd0e
+# %% ../../nbs/81d_train.objectives.ipynb #8c1d552e
 class Uncertainty(nn.Module):
     "A learned precision for each of several losses."
     least, most = -math.log(100.), -math.log(1e-4)   # of s
@@ -82,7 +83,7 @@ class Uncertainty(nn.Module):
     @property
     def precisions(self): return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
 
-# %% ../../nbs/81d_train.objectives.ipynb #5aa6e0aa
+# %% ../../nbs/81d_train.objectives.ipynb #b67b42ca
 def heard_by(
     learn, # a Learner, after its loss
 )->Heard:
@@ -103,36 +104,35 @@ def check_losses(
     if blind: raise ConfigError(f'the loss {blind[0]!r} needs a latent, and a model of mode {mode} has none', way_out='say mode=vae, or leave it out')
     return out
 
-# %% ../../nbs/81d_train.objectives.ipynb #50e7b65d
+# %% ../../nbs/81d_train.objectives.ipynb #6d5621b1
 def measured(
     h:Heard, # what was heard
     names,   # of losses
-)->tuple:    # {name: loss}, {name: of how many values it is the mean; None if it is no single mean}
+)->dict:     # {name: its means, each with the number of values it was taken of, or None where nobody knows}
     "Losses, and what they are means of."
-    values, many = {}, {}
+    out = {}
     for n in names:
-        h.taken.clear(); values[n] = losses[n](h)
-        many[n] = h.taken[0] if len(h.taken) == 1 else None
-    return values, many
+        h.taken.clear(); parts = losses[n].parts(h)
+        out[n] = list(zip(parts, h.taken if len(h.taken) == len(parts) else [None]*len(parts)))
+    return out
 
 def of_all(
-    h:Heard,     # what this process has heard
-    values:dict, # {name: loss}
-    many:dict,   # {name: of how many values; None}
-)->tuple:        # {name: loss, such that a mean over all processes by tokens is the mean over all that counts}, {name: that mean, without gradient}
+    h:Heard,       # what this process has heard
+    measured:dict, # {name: its means, each with the number of values it was taken of}
+)->tuple:          # {name: loss, such that a mean over all processes by tokens is the mean over all that counts}, {name: that mean, without gradient}
     "The losses of this process as parts of those of all."
-    told = {n:v.detach() for n,v in values.items()}
-    if ranks() == 1: return values, told
-    here = torch.stack([h.counts.sum(), *(torch.as_tensor(math.nan if m is None else m, device=h.ids.device) for m in many.values())]).double()
+    whole = lambda parts: {n:sum(parts[n])/len(parts[n]) for n in parts}
+    if ranks() == 1: return (out := whole({n:[v for v,_ in m] for n,m in measured.items()})), {n:v.detach() for n,v in out.items()}
+    here = torch.stack([h.counts.sum(), *(torch.as_tensor(math.nan if k is None else k, device=h.ids.device) for m in measured.values() for _,k in m)]).double()
     total = here.clone(); torch.distributed.all_reduce(total)
     share = here[0]/total[0].clamp(min=1)
-    more = (here[1:]/total[1:]/share).nan_to_num(1., 1., 1.)
-    out = {n:v*m.to(v.dtype) for (n,v),m in zip(values.items(), more)}
+    more = iter((here[1:]/total[1:]/share).nan_to_num(1., 1., 1.))
+    out = whole({n:[v*next(more).to(v.dtype) for v,_ in m] for n,m in measured.items()})
     sums = torch.stack([torch.where(share > 0, v.detach().double()*share, 0.) for v in out.values()])
     torch.distributed.all_reduce(sums)
-    return out, {n:s.to(told[n].dtype) for n,s in zip(out, sums)}
+    return out, {n:s.to(v.dtype) for (n,v),s in zip(out.items(), sums)}
 
-# %% ../../nbs/81d_train.objectives.ipynb #c65a33e1
+# %% ../../nbs/81d_train.objectives.ipynb #b7fe3b94
 balances = ('fixed', 'uncertainty')
 
 class MusicLosses(Callback):
@@ -163,8 +163,7 @@ class MusicLosses(Callback):
         if not self.training: return self._book(h)
         used = self.until.used if self.until else self.pct_train
         now = {n:r.at(used) for n,r in self.weights.items()}
-        parts, taken = measured(h, [n for n,w in now.items() if w])
-        parts, told = of_all(h, dict(main=self.loss_grad, **parts), dict(main=h.counts.sum(), **taken))
+        parts, told = of_all(h, dict(main=[(self.loss_grad, h.counts.sum())], **measured(h, [n for n,w in now.items() if w])))
         self.now = told, now
         self.learn.loss_grad = self._sum(parts.pop('main'), parts, now)
         self.learn.loss = self.learn.loss_grad.detach().clone()
@@ -174,7 +173,7 @@ class MusicLosses(Callback):
         values = torch.stack([main, *(parts[n].to(main) if n in parts else main.new_zeros(()) for n in self.names)])
         return self.uncertainty(values, main.new_tensor([1., *(now[n] for n in self.names)]))
 
-# %% ../../nbs/81d_train.objectives.ipynb #f006bdef
+# %% ../../nbs/81d_train.objectives.ipynb #54cc7abc
 @patch
 def before_step(self:MusicLosses): self.called_off = False
 
@@ -203,20 +202,20 @@ def after_batch(self:MusicLosses):
     if self.book is not None: self.book.log(**line)
 
 @patch
-def before_validate(self:MusicLosses): self.held, self.many = ({n:0. for n in self.names} for _ in range(2))
+def before_validate(self:MusicLosses): self.held = {}
 
 @patch
 def _book(self:MusicLosses, h):
     if not h.counts.any(): return
-    values, many = measured(h, self.names)
-    for name,v in values.items():
-        n = float(h.counts.sum() if many[name] is None else many[name])
-        self.held[name] += v.item()*n; self.many[name] += n
+    for name,means in measured(h, self.names).items():
+        many = [float(h.counts.sum() if k is None else k) for _,k in means]
+        self.held[name] = self.held.get(name, 0.) + np.array([(v.item()*k, k) for (v,_),k in zip(means, many)])
 
 @patch
 def after_validate(self:MusicLosses):
-    all = sum_of_all(*self.held.values(), *self.many.values())               # of all ranks
-    self.valid = {k:v/max(1, n) for k,v,n in zip(self.names, all, all[len(self.names):])}
+    held = from_all(self.held)                                               # of all ranks
+    sums = {n:sum(h[n] for h in held if n in h) for n in self.names if any(n in h for h in held)}
+    self.valid = {n:(sums[n][:,0]/sums[n][:,1].clip(min=1)).mean().item() if n in sums else 0. for n in self.names}
     if self.book is not None and self.names: self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
 @patch

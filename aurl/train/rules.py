@@ -6,7 +6,7 @@
 __all__ = ['roughness', 'held', 'pairing', 'coherence', 'heard_before', 'repetition', 'runs', 'excess', 'velocity', 'timing',
            'voice_leading', 'dissonance', 'tritones']
 
-# %% ../../nbs/80d_train.rules.ipynb #26ca1296
+# %% ../../nbs/80d_train.rules.ipynb #a3911c5a
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..tokens.grammar import grammar, n_keys, pedal
 from ..tokens.vocab import Kind, vocab
 from .losses import Heard, block, losses, register_loss
 
-# %% ../../nbs/80d_train.rules.ipynb #3891cc24
+# %% ../../nbs/80d_train.rules.ipynb #50d228a5
 def held(
     h:Heard, # a batch
 )->tuple:    # (batch, time, 88) bool keys of the current family that are down, and (batch, time) bool whether anything is
@@ -34,7 +34,7 @@ def pairing(h:Heard):
     orphan, double = (p[...,block(Kind.NOTE_OFF)]*~down).sum(-1), (p[...,block(Kind.NOTE_ON)]*down).sum(-1)
     return h.mean(2*orphan + .5*double + 1.5*p[...,vocab.END]*any_)
 
-# %% ../../nbs/80d_train.rules.ipynb #9d469f4d
+# %% ../../nbs/80d_train.rules.ipynb #317e260a
 def _never(h, kind):
     "(batch,) the chance that nothing of `kind` comes in a window; 0 where nothing came either."
     p = (h.chance(kind)*h.counts).clamp(max=1 - 1e-6)
@@ -45,7 +45,7 @@ def coherence(h:Heard):
     "The chance that a window has no note (5), and that no time passes (2)."
     return h.over((5*_never(h, Kind.NOTE_ON) + 2*_never(h, Kind.TIME_SHIFT))[h.counts.any(1)])
 
-# %% ../../nbs/80d_train.rules.ipynb #f3cdf885
+# %% ../../nbs/80d_train.rules.ipynb #2acc8afc
 def heard_before(
     ids:Tensor, # (batch, time) int64
     n:int,      # how many ids must agree
@@ -67,16 +67,16 @@ def heard_before(
 @register_loss('repetition', unit='nats')
 def repetition(h:Heard, lengths=(4, 8, 16)):
     "Unlikelihood of going round in a loop: −log(1−p) of what would prolong a long repetition that the music leaves."
-    total = 0.
+    means = []
     for n in lengths:
         again = heard_before(h.ids, n)
         where = h.counts & (again >= 0) & (again != h.targets)
         s, c = h.scores[where], again[where][:,None]
         miss = s.logsumexp(-1) - s.scatter(1, c, -torch.inf).logsumexp(-1)                      # −log(1−p), exact also where p is 1
-        total = total + h.over(miss)
-    return total/len(lengths)
+        means.append(h.over(miss))
+    return means
 
-# %% ../../nbs/80d_train.rules.ipynb #cc09b6c2
+# %% ../../nbs/80d_train.rules.ipynb #c53d81d4
 def _run(ids):
     "(batch, time): the note struck last, and how often in a row it was; (-1, 0) before the first."
     on = (ids >= vocab.NOTE_ON) & (ids < vocab.NOTE_OFF)
@@ -98,7 +98,7 @@ def runs(h:Heard, free=3, most=8):
     p = h.probs.gather(2, note.clamp(min=0)[...,None])[...,0]
     return h.mean(p*(run.clamp(max=most) - free + 1)**2*where)
 
-# %% ../../nbs/80d_train.rules.ipynb #6bb8e252
+# %% ../../nbs/80d_train.rules.ipynb #3e45dc00
 def excess(
     p:Tensor,    # (n, k) chances
     cost:Tensor, # (k,) or (n, k): what each possibility costs
@@ -132,7 +132,7 @@ def timing(h:Heard):
     "Expecting times too short to be meant (up to 10 ms: 2, to 50: 0.5, to 100: 0.1), beyond what the music has."
     return _excess_of(h, Kind.TIME_SHIFT, _brief)
 
-# %% ../../nbs/80d_train.rules.ipynb #f618ba2c
+# %% ../../nbs/80d_train.rules.ipynb #0062baef
 def _distance_to(there):
     "(n, k) semitones from each key to the nearest of `there` (n, k) bool; `far` where there is none."
     n, k = there.shape
@@ -152,7 +152,7 @@ def voice_leading(h:Heard, step=2):
     p, y = h.given(Kind.NOTE_ON, where)[known], (h.targets[where] - vocab.NOTE_ON)[known]
     return h.over(excess(p, _distance_to(there[known]), y, free=step))
 
-# %% ../../nbs/80d_train.rules.ipynb #9b625a08
+# %% ../../nbs/80d_train.rules.ipynb #776116c4
 roughness = (0., .9, .7, .2, .1, .3, .8, .1, .2, .2, .4, .5)                       # of 0 … 11 semitones
 _keys = torch.arange(vocab.n_pitches)
 _rough = torch.tensor(roughness)[(_keys[:,None] - _keys).abs() % 12]                # (88, 88)

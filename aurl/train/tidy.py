@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['kl', 'sparsity', 'decorrelation', 'orthogonality', 'window_attributes', 'attributes']
 
-# %% ../../nbs/80e_train.tidy.ipynb #bf427169
+# %% ../../nbs/80e_train.tidy.ipynb #4438c6a0
 import torch
 from torch import Tensor
 
 from ..tokens.vocab import Kind, vocab
 from .losses import Heard, losses, register_loss
 
-# %% ../../nbs/80e_train.tidy.ipynb #3387619a
+# %% ../../nbs/80e_train.tidy.ipynb #2c9fb08f
 def _standard(z):
     "Each column with mean 0 and variance 1 over the batch."
     z = (z if z.is_floating_point() and z.dtype not in (torch.float16, torch.bfloat16) else z.float()).flatten(1)
@@ -28,9 +28,9 @@ def kl(h:Heard):
 def sparsity(h:Heard):
     "The mean absolute value of the latent: a number that says nothing should be 0."
     z = h.output.z.float() if h.output.z.dtype in (torch.float16, torch.bfloat16) else h.output.z
-    return h.over(z.flatten(1).abs().mean(1))
+    return h.over(z.flatten(1).abs().mean(1)[h.counts.any(1)])
 
-# %% ../../nbs/80e_train.tidy.ipynb #6d66fe61
+# %% ../../nbs/80e_train.tidy.ipynb #0d010e09
 def _correlation(a, b):
     "Squared correlations (k, l) over the batch, less what chance alone gives."
     n = len(a)
@@ -51,7 +51,7 @@ def orthogonality(h:Heard):
     if not pairs or len(levels[0]) < 3: return levels[0].sum()*0.
     return sum(_correlation(a, b).mean() for a,b in pairs)/len(pairs)
 
-# %% ../../nbs/80e_train.tidy.ipynb #ad86952a
+# %% ../../nbs/80e_train.tidy.ipynb #4fcc1ee8
 def window_attributes(
     h:Heard, # a batch
 )->Tensor:   # (batch, 3): notes a second, mean MIDI pitch, mean MIDI velocity; NaN where there is none
