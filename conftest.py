@@ -3,7 +3,7 @@
 nbdev decides what runs: cells with `#| eval: false` or a flag of `tst_flags` in settings.ini stay out, notebooks with `skip_exec: true` are
 skipped, and a folder with a `.notest` file in it is not looked at. `pytest --flags "slow cuda"` runs what is marked so as well.
 """
-import os, subprocess, sys
+import getpass, os, subprocess, sys, tempfile
 from pathlib import Path
 
 import pytest
@@ -40,9 +40,11 @@ class NotebookItem(pytest.Item):
     def runtest(self):
         limit = self.config.getoption('--notebook-timeout')
         env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in [str(root), os.environ.get('PYTHONPATH')] if p)}
+        env.setdefault('TORCHINDUCTOR_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'torchinductor_{getpass.getuser()}'))  # what was compiled serves all of them
         command = [sys.executable, str(root / 'tests' / 'run_notebook.py'), str(self.path), self.config.getoption('--flags')]
-        try: done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, errors='replace', timeout=limit)
-        except subprocess.TimeoutExpired as e: raise NotebookFailed(f'{self.path.name} took more than {limit:g} s') from e
+        with tempfile.TemporaryDirectory(prefix='nb-', ignore_cleanup_errors=True) as room:  # temporary files of a notebook go with it, whatever became of it
+            try: done = subprocess.run(command, cwd=root, env={**env, 'TMPDIR': room}, capture_output=True, text=True, errors='replace', timeout=limit)
+            except subprocess.TimeoutExpired as e: raise NotebookFailed(f'{self.path.name} took more than {limit:g} s') from e
         if 'aurl-notebook: skipped' in done.stdout: pytest.skip('skip_exec')
         self.add_report_section('call', 'stdout', done.stdout)
         if done.returncode: raise NotebookFailed(done.stderr[-20_000:] or f'the notebook ended with code {done.returncode}')

@@ -6,7 +6,7 @@
 __all__ = ['MEASURES', 'better', 'RECIPES', 'measure_model', 'wasted', 'AblationConfig', 'variants_of', 'train_variant',
            'ablation_run', 'Ablation', 'check_ablation']
 
-# %% ../nbs/97b_ablation.ipynb #35a27063
+# %% ../nbs/97b_ablation.ipynb #b112b0eb
 import math, shutil
 from html import escape
 from pathlib import Path
@@ -17,7 +17,7 @@ from fastcore.basics import patch, store_attr
 from pydantic import Field
 from scipy.stats import t as student
 
-from .campaigns import RECIPES, same_question
+from .campaigns import RECIPES, one_at_a_time, same_question
 from .config import Config, make_config, merge
 from .core import AurlError, ConfigError, read_json, rng
 from .evaluate.bound import total_nats
@@ -31,7 +31,7 @@ from .tokens.grammar import grammar, verdict
 from .tokens.store import prepare
 from .train.losses import waste
 
-# %% ../nbs/97b_ablation.ipynb #ae66f27d
+# %% ../nbs/97b_ablation.ipynb #78bd4b3b
 MEASURES = ('nats_per_token', 'valid', 'grammar', 'waste', *histograms)     # figures of a variant
 better = dict(nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histograms, 'lower'))
 
@@ -67,7 +67,7 @@ def wasted(
             total, n = total + float(waste(model(ids).logits, grammar.masks(ids)).sum()), n + ids.shape[1]
     return total/max(n, 1)
 
-# %% ../nbs/97b_ablation.ipynb #3f44a2a3
+# %% ../nbs/97b_ablation.ipynb #f54e2149
 _kinds = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode': 'vae_gan'}}
 
 class AblationConfig(Config):
@@ -83,11 +83,15 @@ class AblationConfig(Config):
     dest: str = Field('', description='folder of the ablation, to go on with it; the run itself by default')
     out: str = Field('runs', description='folder of the runs')
 
+def _folder(name, seed): return f'{"".join(c if c.isalnum() or c in "-_+" else "_" for c in name)}_{seed}'
+
 def variants_of(
     cfg:AblationConfig # what was asked
 )->dict:               # a `TrainConfig` for each name, all of one size
     "The trainings that are compared."
     if len(cfg.variants) < 2: raise ConfigError(f'variants: {len(cfg.variants)} cannot be compared', way_out='name two or more')
+    if len({_folder(n, 0) for n in cfg.variants}) < len(cfg.variants): raise ConfigError(f'variants: two names differ in signs alone: {", ".join(cfg.variants)}', way_out='give them names that differ in letters or digits')
+    if len(set(cfg.seeds)) < len(cfg.seeds): raise ConfigError(f'seeds={list(cfg.seeds)}: the same one twice would count as two', way_out='name each seed once')
     def one(name, values):
         if not isinstance(values, dict): raise ConfigError(f'variants: {name}={values}', way_out='say what is different, such as {mode: vae}')
         try: return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), values))
@@ -104,9 +108,7 @@ def variants_of(
 
 def _generator(net): return sum(n for k,n in counted(net).items() if k not in ('total', 'critic'))
 
-# %% ../nbs/97b_ablation.ipynb #c656c6f3
-def _folder(name, seed): return f'{"".join(c if c.isalnum() or c in "-_+" else "_" for c in name)}_{seed}'
-
+# %% ../nbs/97b_ablation.ipynb #9a9013ee
 def train_variant(
     cfg:TrainConfig,     # the variant
     path:Path,           # its run directory
@@ -119,6 +121,7 @@ def train_variant(
         learn = learner_of(cfg, store, train, held, run=run)
         run.say(needs(learn))
         train_run(learn, run, cfg)
+        if learn.stopped: raise KeyboardInterrupt                            # half a training cannot be compared
         model = learn.model.eval()
         figures = measure_model(model, [store[int(i)] for i in held], [store[int(i)] for i in train], asked.pieces, asked.max_tokens, cfg.length, asked.draws, asked.train.seed)
         figures |= dict(parameters=_generator(model.config), seconds=run.elapsed)
@@ -140,18 +143,19 @@ def ablation_run(
     "Train and measure all variants that have no results yet."
     root, variants = (Path(cfg.dest).expanduser() if cfg.dest else run.path)/'variants', variants_of(cfg)
     said = dict(train=cfg.train.to_dict(), variants=cfg.variants, parameters=cfg.parameters, phrases=cfg.phrases, pieces=cfg.pieces, max_tokens=cfg.max_tokens, draws=cfg.draws)
-    same_question(root, said, 'ablation')
-    data = _music(cfg, root.parent)
-    jobs = [(n, s) for s in cfg.seeds for n in variants]
-    for i,(name, seed) in enumerate(jobs):
-        run.progress('ablation', i/len(jobs), f'{name}, seed {seed}')
-        path = root/_folder(name, seed)
-        if (path/'results.json').exists(): continue
-        shutil.rmtree(path, ignore_errors=True)
-        train_variant(variants[name].changed(seed=seed, data=data), path, cfg)
+    with one_at_a_time(root, 'ablation'):
+        same_question(root, said, 'ablation')
+        data = _music(cfg, root.parent)
+        jobs = [(n, s) for s in cfg.seeds for n in variants]
+        for i,(name, seed) in enumerate(jobs):
+            run.progress('ablation', i/len(jobs), f'{name}, seed {seed}')
+            path = root/_folder(name, seed)
+            if (path/'results.json').exists(): continue
+            shutil.rmtree(path, ignore_errors=True)
+            train_variant(variants[name].changed(seed=seed, data=data), path, cfg)
     return Ablation(root, list(variants), cfg.seeds)
 
-# %% ../nbs/97b_ablation.ipynb #42772667
+# %% ../nbs/97b_ablation.ipynb #1213232e
 class Ablation:
     "The figures of all variants, as they stand in the folder of an ablation."
     def __init__(self,
@@ -184,7 +188,7 @@ class Ablation:
         "The distance that other real pieces have."
         return float(np.mean([f['floor'][measure] for n in self.names for f in self.figures[n]]))
 
-# %% ../nbs/97b_ablation.ipynb #083430ed
+# %% ../nbs/97b_ablation.ipynb #7a369e72
 @patch
 def _cells(self:Ablation):
     say = lambda m, h: f'{m:.3f}' + (f' ± {h:.3f}' if h == h else '')
@@ -231,11 +235,11 @@ def plot(self:Ablation):
     plt.close(fig)
     return fig
 
-# %% ../nbs/97b_ablation.ipynb #6ea2c9e8
+# %% ../nbs/97b_ablation.ipynb #4630eaa1
 def check_ablation(
     cfg:AblationConfig # what was asked
 ):
     "Refuse now what cannot work later."
     for c in variants_of(cfg).values(): check_request(c); check_alone(c)
 
-RECIPES |= dict(ablation=Recipe(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation))
+RECIPES |= dict(ablation=Recipe(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation, ''))

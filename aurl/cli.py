@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #c6d1f591
+# %% ../nbs/99_cli.ipynb #07fbe13c
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #fe2dbfc8
+# %% ../nbs/99_cli.ipynb #2bed871e
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #d0d2d418
+# %% ../nbs/99_cli.ipynb #f1244322
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #523027e5
+# %% ../nbs/99_cli.ipynb #90f7a353
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -64,13 +64,15 @@ class Execution:
             def execute_managed_notebook(cls, notes, kernel_name, log=self.log, **kwargs):
                 notes.save = _calm(notes.save)
                 self.km = _kernel()
-                with open(log, 'ab') as f: PapermillNotebookClient(notes, km=self.km, timeout=None, startup_timeout=120, on_cell_execute=self._cell).execute(stdout=f, stderr=f)
+                try:
+                    with open(log, 'ab') as f: PapermillNotebookClient(notes, km=self.km, timeout=None, startup_timeout=120, on_cell_execute=self._cell).execute(cleanup_kc=True, stdout=f, stderr=f)
+                finally: self.km.cleanup_connection_file()  # of a kernel that was killed
         papermill_engines.register('aurl', Ours)
         papermill.execute_notebook(str(self.notebook), str(self.dest), self.parameters, engine_name='aurl', kernel_name='python3', language='python', progress_bar=False)
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #b83aa216
+# %% ../nbs/99_cli.ipynb #2a3c78c1
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -83,7 +85,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #78f5ba32
+# %% ../nbs/99_cli.ipynb #d15e342f
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -100,7 +102,7 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #1e771d56
+# %% ../nbs/99_cli.ipynb #3cbdc12b
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -120,7 +122,7 @@ class _Bar:
         if len(message) > room: message = message[:max(0, room-1)] + '…'
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #c662a4c8
+# %% ../nbs/99_cli.ipynb #15ad8646
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -144,14 +146,14 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #473aa16a
+# %% ../nbs/99_cli.ipynb #da02496f
 def _stopping(run, stage):
     "What to say to a Ctrl-C."
     if run.stops > 1 or not run.begun: return 'stopped'
     if stage == 'train': return 'stopping: the best model so far is kept, and the rest follows; Ctrl-C again ends at once'
     return 'stopping; Ctrl-C again ends at once'
 
-# %% ../nbs/99_cli.ipynb #caa18dc9
+# %% ../nbs/99_cli.ipynb #3bf1a9bb
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -171,7 +173,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #711ed894
+# %% ../nbs/99_cli.ipynb #a6d7ceea
 def _recipes():
     "The recipes, by name of the command."
     import aurl.latents
@@ -183,7 +185,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #5ffd472c
+# %% ../nbs/99_cli.ipynb #a0da0103
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -205,6 +207,8 @@ def run_recipe(
     watch(run, run_dir, say)
     code = _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
     if (code or run.stops) and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: the same command again, or aurl {name} resume={run_dir}')
+    if code and (part := getattr(recipe, 'part', None)) is not None and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir/part).is_dir():
+        say('to go on: the same command again' + (f', with dest={kept}' if not cfg.dest else ''))
     return code
 
 def _run_dir(recipe, cfg):
@@ -216,7 +220,7 @@ def _run_dir(recipe, cfg):
         return run_dir, not any(run_dir.iterdir())
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=run_dir, way_out='give another folder with out=FOLDER') from e
 
-# %% ../nbs/99_cli.ipynb #3830ada3
+# %% ../nbs/99_cli.ipynb #9a219089
 def _farewell(run, run_dir, new, say, debug):
     "The last lines; of the `new` folders, those with nothing in them that is worth keeping go."
     code, line = verdict_on(run)
@@ -256,7 +260,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #0c13477d
+# %% ../nbs/99_cli.ipynb #e960155d
 def _versions():
     "What is installed."
     import platform
@@ -286,7 +290,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #5b2b0fed
+# %% ../nbs/99_cli.ipynb #aef99199
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -296,7 +300,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #2f5e5087
+# %% ../nbs/99_cli.ipynb #8d60af0b
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -320,7 +324,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #913026d5
+# %% ../nbs/99_cli.ipynb #41f86a77
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -347,7 +351,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #ac42e14f
+# %% ../nbs/99_cli.ipynb #fd395d84
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -359,7 +363,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #0a6450a5
+# %% ../nbs/99_cli.ipynb #f2d94c8c
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -378,7 +382,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #7c0438fc
+# %% ../nbs/99_cli.ipynb #23b4e07d
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -399,7 +403,7 @@ def _show_keys(name, say=print):
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #cc0d7812
+# %% ../nbs/99_cli.ipynb #910f5a30
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -421,7 +425,7 @@ for _name, _help in dict(
     ablation='What each part of the model brings: variants of one size, several seeds, intervals.',
     scaling='How the loss falls with parameters and music: small trainings, a law, a larger one foreseen.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #05e7cb45
+# %% ../nbs/99_cli.ipynb #faace7fe
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 

@@ -6,7 +6,7 @@
 __all__ = ['parse_overrides', 'Config', 'explain', 'presets_dir', 'presets', 'merge', 'load_preset', 'make_config', 'save_config',
            'config_from']
 
-# %% ../nbs/01_config.ipynb #5fb5fbe0
+# %% ../nbs/01_config.ipynb #150a8794
 import difflib, inspect, re, typing
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 import aurl
 from .core import ConfigError, atomic_path
 
-# %% ../nbs/01_config.ipynb #59be80e1
+# %% ../nbs/01_config.ipynb #e7c73acb
 class _Loader(yaml.SafeLoader):
     "YAML with the scalars of version 1.2: data only, no aliases, no key twice."
     yaml_implicit_resolvers = {}
@@ -29,13 +29,13 @@ class _Loader(yaml.SafeLoader):
         if twice := [n for n in names if names.count(n) > 1]: raise yaml.YAMLError(f'key {twice[0]!r} stands there twice')
         return super().construct_mapping(node, deep=deep)
 
-# %% ../nbs/01_config.ipynb #c6df8456
+# %% ../nbs/01_config.ipynb #634ee5c6
 _float = r'[-+]?((\.\d+|\d+\.\d*)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)|\.nan'
 for _tag, _pattern, _first in [('null', '~|null|', '~nN'), ('bool', 'true|false', 'tTfF'),
                                ('int', r'[-+]?(0|[1-9][\d_]*)', '-+0123456789'), ('float', _float, '-+.0123456789')]:
     _Loader.add_implicit_resolver(f'tag:yaml.org,2002:{_tag}', re.compile(f'^(?:{_pattern})$', re.I|re.A), [*_first, ''])
 
-# %% ../nbs/01_config.ipynb #719b3ed2
+# %% ../nbs/01_config.ipynb #1de2a8d5
 def _yaml(
     text:str,  # a value or a file
     path=None, # where it comes from, for the error
@@ -46,7 +46,7 @@ def _yaml(
         raise ConfigError(f'not readable as YAML ({" ".join(str(e).split())})', path=path,
                           way_out='values are numbers, true, false, null, words, [lists] and {key: value}') from e
 
-# %% ../nbs/01_config.ipynb #189e78d7
+# %% ../nbs/01_config.ipynb #22b892cc
 def parse_overrides(
     items, # strings `key=value` or `key.key=value`
 )->dict:   # nested, with typed values
@@ -65,10 +65,10 @@ def parse_overrides(
         except ConfigError as e: raise ConfigError(f'{item!r}: {e.what}', way_out=e.way_out) from e
     return out
 
-# %% ../nbs/01_config.ipynb #87d63694
+# %% ../nbs/01_config.ipynb #c95ce951
 class Config(BaseModel):
     "Named, typed values; a subclass lists them."
-    model_config = ConfigDict(extra='forbid', frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(extra='forbid', frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=())
 
     @field_validator('*', mode='before')
     @classmethod
@@ -77,7 +77,7 @@ class Config(BaseModel):
         if isinstance(value, bool) and not kinds & {bool, typing.Any, typing.Literal}: raise ValueError(f'{str(value).lower()} is not {_told(kinds)}')
         return value
 
-# %% ../nbs/01_config.ipynb #5a268915
+# %% ../nbs/01_config.ipynb #0f1375e2
 def _options(annotation):
     "The types that `annotation` lets in."
     args = typing.get_args(annotation)
@@ -89,7 +89,7 @@ def _told(kinds):
     words = {int:'a whole number', float:'a number', str:'a word', bool:'true or false', Path:'a path', list:'a list', tuple:'a list', type(None):'null'}
     return ' or '.join(words.get(k, getattr(k, '__name__', str(k))) for k in sorted(kinds, key=lambda k: k is type(None)))
 
-# %% ../nbs/01_config.ipynb #76063de9
+# %% ../nbs/01_config.ipynb #ee190559
 @patch
 def to_dict(self:Config)->dict:
     "Plain nested values, as YAML and JSON know them."
@@ -110,7 +110,7 @@ def __repr__(self:Config):
     wide = max(map(len, rows), default=0)
     return '\n'.join([type(self).__name__, *(f'  {k:<{wide}}  {"null" if v is None else v}' for k,v in rows.items())])
 
-# %% ../nbs/01_config.ipynb #8469667d
+# %% ../nbs/01_config.ipynb #a4fd25f9
 def _known(cls, at=''):
     "Every dotted key of `cls`, with its field."
     for name, field in cls.model_fields.items():
@@ -126,7 +126,7 @@ def _nearest(word, names):
     if close := difflib.get_close_matches(word, names, 1, 0.6): return close[0]
     return next((last[n] for n in difflib.get_close_matches(tail, last, 1, 0.6)), None)
 
-# %% ../nbs/01_config.ipynb #3d4c64a8
+# %% ../nbs/01_config.ipynb #5931dae2
 def _sentence(cls, finding):
     "One of pydantic's findings, in a sentence."
     key, known = '.'.join(map(str, finding['loc'])), dict(_known(cls))
@@ -146,7 +146,7 @@ def _shown(value):
     text = 'null' if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else text[:57] + '...'
 
-# %% ../nbs/01_config.ipynb #bbac42a4
+# %% ../nbs/01_config.ipynb #a6269d14
 def _comments(cls):
     "The comments behind the fields in the source of `cls` and of what it stands on."
     found = {}
@@ -169,7 +169,7 @@ def explain(
             if isinstance(t, type) and issubclass(t, Config): out |= explain(t, f'{_at}{name}.')
     return out
 
-# %% ../nbs/01_config.ipynb #1e4ff70b
+# %% ../nbs/01_config.ipynb #94b72fe9
 def _checked(cls, values, source=None):
     "An instance of `cls`, or one `ConfigError` with everything that is wrong."
     try: return cls.model_validate(values)
@@ -179,7 +179,7 @@ def _checked(cls, values, source=None):
         about = explain(cls).get(key)
         raise ConfigError('; '.join(said), path=source, way_out=f'{key}: {about}' if about else '') from e
 
-# %% ../nbs/01_config.ipynb #a9f18ec8
+# %% ../nbs/01_config.ipynb #3384cd8d
 def presets_dir()->Path:
     "The folder of the presets that come with aurl."
     return Path(aurl.__file__).parent/'presets'
@@ -190,7 +190,7 @@ def presets(
     "Names of the presets of `group`."
     return sorted(p.stem for p in (presets_dir()/group).glob('*.yaml'))
 
-# %% ../nbs/01_config.ipynb #f4fab177
+# %% ../nbs/01_config.ipynb #b7394511
 def _preset_file(group, name, beside=None):
     "The file that `name` means: a path, a neighbour of the preset that asks, or a preset of aurl."
     name = str(name)
@@ -203,7 +203,7 @@ def _preset_file(group, name, beside=None):
     raise ConfigError(f'no preset {name!r}' + (f' for {group}' if group else '') + (f'; did you mean {near!r}?' if near else ''),
                       way_out=f"there are: {', '.join(here)}; or give the path of a .yaml file" if here else 'give the path of a .yaml file')
 
-# %% ../nbs/01_config.ipynb #b5adc43a
+# %% ../nbs/01_config.ipynb #586b4bd9
 def merge(
     low:dict,  # values
     high:dict, # values that win
@@ -212,7 +212,7 @@ def merge(
     both = {k: merge(low[k], v) if isinstance(v, dict) and isinstance(low.get(k), dict) else v for k,v in high.items()}
     return {**low, **both}
 
-# %% ../nbs/01_config.ipynb #667e3e7c
+# %% ../nbs/01_config.ipynb #ca10cf11
 def load_preset(
     group,       # what it is for, such as 'song'; None when `name` is a path
     name,        # its name, or the path of a .yaml file
@@ -231,7 +231,7 @@ def load_preset(
     base = values.pop('base', None)
     return values if base is None else merge(load_preset(group, base, chain, path.parent), values)
 
-# %% ../nbs/01_config.ipynb #3856da6c
+# %% ../nbs/01_config.ipynb #f4cf2ca0
 def make_config(
     cls,           # a subclass of `Config`
     preset=None,   # name or path of a preset
@@ -242,7 +242,15 @@ def make_config(
     low = load_preset(group, preset) if preset else {}
     over = dict(overrides) if isinstance(overrides, dict) else parse_overrides(overrides)
     if low: _checked(cls, _worded(cls, low), source=preset)  # so that the error names the file that is wrong
-    return _checked(cls, _worded(cls, merge(low, over)))
+    return _checked(cls, _worded(cls, _on_own(cls, merge(low, over))))
+
+def _on_own(cls, values):
+    "`values`, with each group laid over what `cls` itself says of it: who changes one key of a group does not lose the others."
+    out = dict(values)
+    for k,v in values.items():
+        own = cls.model_fields[k].default if k in cls.model_fields else None
+        if isinstance(own, Config) and isinstance(v, dict): out[k] = _on_own(type(own), merge(own.model_dump(mode='json', exclude_unset=True), v))
+    return out
 
 def _worded(cls, values):
     "`values` with numbers turned into words where the field takes words alone."
@@ -255,7 +263,7 @@ def _worded(cls, values):
         out[k] = v
     return out
 
-# %% ../nbs/01_config.ipynb #4d939f88
+# %% ../nbs/01_config.ipynb #e8b55c18
 def save_config(
     cfg:Config, # what to keep
     path,       # a .yaml file
@@ -271,7 +279,7 @@ def changed(self:Config,
     "A copy with other `values`, checked."
     return make_config(type(self), overrides=merge(self.to_dict(), values))
 
-# %% ../nbs/01_config.ipynb #dfecf677
+# %% ../nbs/01_config.ipynb #313a214a
 def config_from(
     cls,        # a subclass of `Config`
     names:dict, # usually `globals()`

@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'needs', 'resume_run', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
            'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #84cd4390
+# %% ../nbs/96_recipes.ipynb #d1b30eac
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn, Snapshot
 
-# %% ../nbs/96_recipes.ipynb #7a08298f
+# %% ../nbs/96_recipes.ipynb #98943278
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -91,7 +91,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #a7cb7099
+# %% ../nbs/96_recipes.ipynb #9fb93e89
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -171,7 +171,7 @@ class _Training(Config):
 
 class TrainConfig(Descent, _Training): "A training run."
 
-# %% ../nbs/96_recipes.ipynb #33e60933
+# %% ../nbs/96_recipes.ipynb #d31c1c8b
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -212,7 +212,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #4af19160
+# %% ../nbs/96_recipes.ipynb #61281ade
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -220,6 +220,7 @@ class Recipe:
     notebook: str           # its notebook in nbs/runs
     out: Callable           # from a configuration to a new run directory
     check: Callable = lambda cfg: None # refuses a configuration that cannot work
+    part: str = None        # what of a run that was stopped goes on with dest=; None: nothing does
 
 def new_run_dir(
     name:str,  # of the command
@@ -241,13 +242,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #88dbcbaf
+# %% ../nbs/96_recipes.ipynb #c31bedb3
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #f6983a94
+# %% ../nbs/96_recipes.ipynb #46b78175
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -291,7 +292,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #51489ee3
+# %% ../nbs/96_recipes.ipynb #4d3e1956
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -348,7 +349,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #3147c67d
+# %% ../nbs/96_recipes.ipynb #92b59414
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -370,7 +371,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #1994b3e9
+# %% ../nbs/96_recipes.ipynb #891651c8
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -397,7 +398,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #6b1fc6bf
+# %% ../nbs/96_recipes.ipynb #c1b4b8e6
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -430,7 +431,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #1d59cf6b
+# %% ../nbs/96_recipes.ipynb #4773c859
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -443,7 +444,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #d17aa6be
+# %% ../nbs/96_recipes.ipynb #510152f1
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 _who = ('gpus', 'nodes', 'node', 'meet', 'shard')                         # who does the work, which changes nothing in what is learned
 
@@ -467,7 +468,7 @@ def _same_words(run, cfg):
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #f1d8ae28
+# %% ../nbs/96_recipes.ipynb #816243c5
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -483,7 +484,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #cd480fa7
+# %% ../nbs/96_recipes.ipynb #c20462cd
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -542,8 +543,9 @@ def check_ranks(
 def check_alone(
     cfg:TrainConfig, # what was asked
 ):
-    "Refuse several processes where one trains."
+    "Refuse several processes, and several stages, where one process does one training."
     if cfg.gpus*cfg.nodes > 1: raise ConfigError(f'gpus={cfg.gpus}, nodes={cfg.nodes}, and here one process trains', way_out='several are started by aurl train alone; trials of a sweep and variants of an ablation are trained by one each')
+    if cfg.stages: raise ConfigError(f'stages={cfg.stages}, and here a training has one', way_out='leave stages out; aurl train knows them')
 
 def learner_of(
     cfg:TrainConfig,  # what was asked
@@ -572,7 +574,7 @@ def needs(
     if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
-# %% ../nbs/96_recipes.ipynb #055618fc
+# %% ../nbs/96_recipes.ipynb #1b247da5
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _continued(run, asked):
@@ -701,7 +703,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #9e8d868d
+# %% ../nbs/96_recipes.ipynb #c8e0f97e
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -713,7 +715,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #5bb467fa
+# %% ../nbs/96_recipes.ipynb #47551bfb
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -743,7 +745,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #a15c508c
+# %% ../nbs/96_recipes.ipynb #e4ad3d70
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -778,7 +780,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #727efb31
+# %% ../nbs/96_recipes.ipynb #da7cf80b
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)

@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'ScalingConfig', 'trainings_of', 'Heard', 'train_one', 'lines_of', 'ScalingStudy', 'scaling_run',
            'check_scaling']
 
-# %% ../nbs/97d_scaling.ipynb #4cf85dec
+# %% ../nbs/97d_scaling.ipynb #0123eb90
 import json, os, shutil
 from html import escape
 from pathlib import Path
@@ -16,16 +16,16 @@ from fastcore.basics import patch
 from pydantic import Field
 
 from .ablation import RECIPES
-from .campaigns import same_question
+from .campaigns import one_at_a_time, same_question
 from .config import Config, make_config, merge
 from .core import ConfigError, write_json
 from .experiments.run import Experiment
 from .models.size import counted
-from .recipes import Recipe, TrainConfig, check_request, learner_of, net_of, new_run_dir, sides, store_of, train_run
+from .recipes import Recipe, TrainConfig, check_alone, check_request, learner_of, net_of, new_run_dir, sides, store_of, train_run
 from .tokens.vocab import vocab
 from .train.scaling import ScalingFit
 
-# %% ../nbs/97d_scaling.ipynb #43054abf
+# %% ../nbs/97d_scaling.ipynb #4f794f54
 _net = lambda d, layers, heads: dict(d_model=d, n_layers=layers, n_heads=heads)
 
 class ScalingConfig(Config):
@@ -61,7 +61,7 @@ def trainings_of(
 
 def _size(cfg): return counted(net_of(cfg))['layers']
 
-# %% ../nbs/97d_scaling.ipynb #217a81e2
+# %% ../nbs/97d_scaling.ipynb #55ef44af
 class Heard(Callback):
     "Counts the ids that were learned from."
     order = 59
@@ -83,6 +83,7 @@ def train_one(
         train, kept = sides(store, cfg.valid, 0, cfg.split)                 # the same pieces for every seed
         learn, heard = learner_of(cfg, store, train, kept[:held], run=run), Heard()
         nats = train_run(learn, run, cfg, cbs=[heard])
+        if learn.stopped: raise KeyboardInterrupt                           # half a training is no point of the law
         out = dict(name=name, parameters=_size(cfg), ids=heard.ids, nats=nats, seconds=round(run.elapsed, 1), larger=larger)
         run.finish([f'{nats:.3f} nats per id'], out)
     return out
@@ -103,7 +104,7 @@ def _add(path, row):
     torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b'\n')
     with open(path, 'a') as f: f.write('\n'*torn + json.dumps(row) + '\n'); f.flush(); os.fsync(f.fileno())
 
-# %% ../nbs/97d_scaling.ipynb #c6418921
+# %% ../nbs/97d_scaling.ipynb #5b34440f
 class ScalingStudy:
     "The trainings of a study, and the law through them."
     def __init__(self,
@@ -121,23 +122,24 @@ def scaling_run(
 )->ScalingStudy:
     "Do the trainings that have no result yet, the larger one last, and fit the law."
     root, jobs = Path(cfg.dest).expanduser() if cfg.dest else run.path/'study', trainings_of(cfg)
-    same_question(root, {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'draws')}, 'study')
-    done, rows = 0, {r['name']:r for r in lines_of(root/'results.jsonl')}
-    work = sum(_size(c)*c.steps for c,_ in jobs.values())
-    for name,(c, larger) in jobs.items():
-        run.progress('scaling', done/work, f'{name.replace("_", " parameters, ", 1).replace("_", " ids, seed ")}')
-        if name not in rows:
-            if larger: _foresee(cfg, list(rows.values()), c, root/'foreseen.json')
-            rows[name] = train_one(name, c, root/'trainings'/name, cfg.held, larger)
-            _add(root/'results.jsonl', rows[name])
-        done += _size(c)*c.steps
+    with one_at_a_time(root, 'study'):
+        same_question(root, {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'draws')}, 'study')
+        done, rows = 0, {r['name']:r for r in lines_of(root/'results.jsonl')}
+        work = sum(_size(c)*c.steps for c,_ in jobs.values())
+        for name,(c, larger) in jobs.items():
+            run.progress('scaling', done/work, f'{name.replace("_", " parameters, ", 1).replace("_", " ids, seed ")}')
+            if name not in rows:
+                if larger: _foresee(cfg, list(rows.values()), c, root/'foreseen.json')
+                rows[name] = train_one(name, c, root/'trainings'/name, cfg.held, larger)
+                _add(root/'results.jsonl', rows[name])
+            done += _size(c)*c.steps
     return ScalingStudy([rows[n] for n in jobs], cfg.draws)
 
 def _foresee(cfg, rows, larger, path):
     expected, low, high = ScalingStudy(rows, cfg.draws).fit.foresee(_size(larger), larger.steps*larger.length*larger.batch_size)
     write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
 
-# %% ../nbs/97d_scaling.ipynb #cb0c64db
+# %% ../nbs/97d_scaling.ipynb #7e65920f
 @patch
 def words(self:ScalingStudy)->list:
     "What the study says, in sentences."
@@ -166,11 +168,11 @@ def plot(self:ScalingStudy):
     "The trainings, the law, and the larger training beside what was foreseen."
     return self.fit.plot([(self.larger['parameters'], self.larger['ids'], self.larger['nats'])] if self.larger else [])
 
-# %% ../nbs/97d_scaling.ipynb #72982266
+# %% ../nbs/97d_scaling.ipynb #07f53958
 def check_scaling(
     cfg:ScalingConfig # what was asked
 ):
     "Refuse now what cannot work later."
-    for c,_ in trainings_of(cfg).values(): check_request(c)
+    for c,_ in trainings_of(cfg).values(): check_request(c); check_alone(c)
 
-RECIPES |= dict(scaling=Recipe(ScalingConfig, 'scaling.ipynb', lambda cfg: new_run_dir('scaling', cfg), check_scaling))
+RECIPES |= dict(scaling=Recipe(ScalingConfig, 'scaling.ipynb', lambda cfg: new_run_dir('scaling', cfg), check_scaling, 'study'))

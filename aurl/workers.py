@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Quiet', 'work', 'Learned', 'train_anywhere']
 
-# %% ../nbs/96a_workers.ipynb #5c8da0f0
+# %% ../nbs/96a_workers.ipynb #7fe82102
 import math, os, shutil, sys, tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,13 @@ from .train.parallel import launch, together
 from .train.saving import newest
 from .train.watch import watch_words
 
-# %% ../nbs/96a_workers.ipynb #de1e889a
+# %% ../nbs/96a_workers.ipynb #a7d2f1b9
 class Quiet:
     "A run that keeps nothing."
     quiet, name, elapsed = True, 'train', 0.
     def __init__(self):
-        self.path = Path(tempfile.mkdtemp(prefix='aurl-rank-'))
+        room = os.path.dirname(os.environ.get('AURL_WISH', ''))                 # of whoever has started this one, who clears it in any case
+        self.path = Path(tempfile.mkdtemp(prefix='aurl-rank-', dir=room if os.path.isdir(room) else None))
         self.checkpoints = self.path/'checkpoints'
     def log(self, step=None, **values): pass
     def say(self, line): pass
@@ -33,7 +34,7 @@ class Quiet:
     def metrics(self): return []
     def close(self): shutil.rmtree(self.path, ignore_errors=True)
 
-# %% ../nbs/96a_workers.ipynb #30663954
+# %% ../nbs/96a_workers.ipynb #11132621
 def work(
     told, # the file that says what to do
 ):
@@ -57,7 +58,7 @@ def work(
 def _numbers(model): return sha256_of(b''.join(p.detach().cpu().numpy().tobytes() for p in model.parameters()))
 def _music(store, train, held): return sha256_of(store.length.tobytes() + train.tobytes() + held.tobytes() + str(getattr(store, 'names', '')).encode())
 
-# %% ../nbs/96a_workers.ipynb #8fe46a58
+# %% ../nbs/96a_workers.ipynb #df25e115
 def _leave(learn, best, run, place, path):
     "The model, and how it ended, in the run of each machine."
     model, lines = in_one_piece(learn.model), from_first(run.metrics())
@@ -69,7 +70,7 @@ def _leave(learn, best, run, place, path):
 
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('workers.py'): work(sys.argv[1])
 
-# %% ../nbs/96a_workers.ipynb #be518d27
+# %% ../nbs/96a_workers.ipynb #eef88dc5
 @dataclass
 class Learned:
     "What is left of a learner when others have trained."
@@ -104,7 +105,7 @@ def train_anywhere(
     model = MusicTransformerVAEGAN.from_pretrained(run.path/'model')
     return Learned(model, out['stopped'], out['steps'], out['words']), out['valid_loss'] if out['valid_loss'] is not None else math.inf
 
-# %% ../nbs/96a_workers.ipynb #2f392105
+# %% ../nbs/96a_workers.ipynb #ec30386c
 def _teller(run):
     "Shows the progress of a run in a notebook; None where there is none."
     try:

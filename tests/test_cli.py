@@ -55,7 +55,8 @@ def here(tmp_path_factory):
 
 def start(here, *args, **kwargs):
     "`aurl args` as a shell would start it: in a process group of its own, so that a signal to the group is what Ctrl-C sends."
-    env = {**os.environ, 'PYTHONPATH': str(root)}
+    env = {**os.environ, 'PYTHONPATH': str(root), 'TMPDIR': str(here / 'tmp')}
+    (here / 'tmp').mkdir(exist_ok=True)
     kwargs = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | kwargs
     return subprocess.Popen([sys.executable, str(here / 'driver.py'), str(here), *args], cwd=here, env=env, start_new_session=True, **kwargs)
 
@@ -226,3 +227,8 @@ def test_a_song_is_killed_and_goes_on(midi, tmp_path):
     losses = lambda run: {m['step']: m['train_loss'] for m in map(json.loads, (run / 'metrics.jsonl').read_text().splitlines()) if 'train_loss' in m}
     a, b = losses(one), losses(two)
     assert max(a) == max(b) == 200 and all(a[s] == b[s] for s in a.keys() & b.keys()) and len(a.keys() & b.keys()) >= 6
+
+
+def test_nothing_stays_behind(here):
+    "Kernels that ended, were interrupted, killed or died: none has left its connection file."
+    assert not list((here / 'tmp').glob('*.json'))

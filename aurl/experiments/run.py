@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['git_state', 'git_diff', 'environment', 'Experiment', 'find_runs']
 
-# %% ../../nbs/70_experiments.run.ipynb #d55042f9
+# %% ../../nbs/70_experiments.run.ipynb #803c8383
 import dataclasses, datetime, json, math, os, platform, re, socket, subprocess, sys, threading, time, traceback, warnings
 from html import escape
 from importlib import metadata
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import AurlError, atomic_path, read_json, to_json, write_json
 
-# %% ../../nbs/70_experiments.run.ipynb #452bead0
+# %% ../../nbs/70_experiments.run.ipynb #cf9ea9bc
 def _git(*args, cwd=None, most=1<<20):
     "What git prints (at most `most` bytes of it), or None when there is no git here."
     env = dict(os.environ, GIT_OPTIONAL_LOCKS='0', LC_ALL='C')
@@ -47,7 +47,7 @@ def git_state(
     return dict(commit=commit.strip(), short=commit[:7], branch=(_git('rev-parse', '--abbrev-ref', 'HEAD', cwd=cwd) or '').strip(),
                 dirty=bool(new or changed), changed=changed[:1000], untracked=new[:1000])
 
-# %% ../../nbs/70_experiments.run.ipynb #397d9de5
+# %% ../../nbs/70_experiments.run.ipynb #12c1efd7
 def git_diff(
     state,         # of `git_state`
     cwd=None,
@@ -58,7 +58,7 @@ def git_diff(
     if len(diff.encode()) >= most: diff += f'\n(cut here, after {most:,} bytes)\n'
     return ''.join(f'untracked: {f}\n' for f in state['untracked']) + diff
 
-# %% ../../nbs/70_experiments.run.ipynb #b0391049
+# %% ../../nbs/70_experiments.run.ipynb #7b6dc1f5
 def _cpu():
     "The processor in words, and its instruction sets that matter here."
     try: text = Path('/proc/cpuinfo').read_text()
@@ -81,7 +81,7 @@ def environment()->dict:
         env |= dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
     return env | dict(packages=dict(sorted({d.name.lower():d.version for d in metadata.distributions() if d.name}.items())))
 
-# %% ../../nbs/70_experiments.run.ipynb #31dc6c99
+# %% ../../nbs/70_experiments.run.ipynb #3112f3fc
 def _new_dir(root, name, short):
     "A directory of its own for a run called `name`."
     slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
@@ -95,7 +95,7 @@ def _new_dir(root, name, short):
         except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=root, way_out='give another folder with out=FOLDER') from e
     raise AurlError(f'{i:,} runs of this name in one second', path=root)
 
-# %% ../../nbs/70_experiments.run.ipynb #528d70fa
+# %% ../../nbs/70_experiments.run.ipynb #078d87f3
 def _as_dict(config):
     "`config` as plain dicts and lists."
     if config is None: return {}
@@ -127,7 +127,7 @@ class Experiment:
         except OSError as e: raise AurlError(f'the run cannot be written down ({e.strerror})', path=self.path, way_out='make room on the disk, or give another folder') from e
         self._mark('running', name=name, started=_now())
 
-# %% ../../nbs/70_experiments.run.ipynb #8aad7310
+# %% ../../nbs/70_experiments.run.ipynb #aecefbe6
 def _now(): return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
 
 @patch
@@ -174,7 +174,7 @@ def _here():
     import hashlib
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
-# %% ../../nbs/70_experiments.run.ipynb #5b89ef85
+# %% ../../nbs/70_experiments.run.ipynb #4415b9ac
 def _number(v):
     "A tensor or array of one number as that number; what JSON cannot hold in words."
     if hasattr(v, 'item') and hasattr(v, 'tolist'):
@@ -206,7 +206,7 @@ def _append(self:Experiment, name, line):
         finally: os.close(fd)
     with self._lock: self._soft(name, go)
 
-# %% ../../nbs/70_experiments.run.ipynb #d4a4c462
+# %% ../../nbs/70_experiments.run.ipynb #065d2ca9
 @patch
 def metrics(self:Experiment)->list:
     "All lines of `metrics.jsonl` as dicts; what a crash tore is left out."
@@ -229,7 +229,7 @@ def series(self:Experiment,
     got = [(m[by], m[key]) for m in self.metrics() if m.get(key) is not None and m.get(by) is not None]
     return tuple(np.array(got, dtype=float).reshape(-1, 2).T)
 
-# %% ../../nbs/70_experiments.run.ipynb #ed0f5e98
+# %% ../../nbs/70_experiments.run.ipynb #1336ca42
 @patch
 def say(self:Experiment,
     message:str, # one line, for people
@@ -257,7 +257,7 @@ def progress(self:Experiment,
         finally: tmp.unlink(missing_ok=True)
     self._soft('progress.json', go)
 
-# %% ../../nbs/70_experiments.run.ipynb #1cd2e907
+# %% ../../nbs/70_experiments.run.ipynb #7efb6f85
 @patch
 def record(self:Experiment,
     **facts, # dicts are merged: record(data=dict(store='9f86d0…'))
@@ -268,7 +268,7 @@ def record(self:Experiment,
     for k,v in facts.items(): env[k] = env[k] | v if isinstance(v, dict) and isinstance(env.get(k), dict) else v
     self._soft('environment.json', lambda: write_json(self.path/'environment.json', env))
 
-# %% ../../nbs/70_experiments.run.ipynb #63a37446
+# %% ../../nbs/70_experiments.run.ipynb #c2708d43
 @patch
 def finish(self:Experiment,
     lines=(),       # what a person shall read last
@@ -294,7 +294,7 @@ def __exit__(self:Experiment, kind, error, tb):
         for l in line.splitlines(): self.say(l)
     self._mark(status, ended=_now(), error=f'{kind.__name__}: {error}')
 
-# %% ../../nbs/70_experiments.run.ipynb #3a0f47c2
+# %% ../../nbs/70_experiments.run.ipynb #91bd3e64
 @patch(as_prop=True)
 def status(self:Experiment)->str:
     "running, finished, stopped (by hand), failed, interrupted, or lost: still marked as running by a process that is gone."
@@ -312,7 +312,7 @@ def _alive(self:Experiment, s):
     except (OSError, KeyError, TypeError): return True
     return s.get('since') in (None, _since(s['pid']))                      # or is it another process, with the same number?
 
-# %% ../../nbs/70_experiments.run.ipynb #476632df
+# %% ../../nbs/70_experiments.run.ipynb #82f03147
 class _Plain(yaml.SafeLoader):
     "YAML as a run writes it: no tags, and no aliases, of which a few lines can unfold to gigabytes."
     def compose_node(self, parent, index):
@@ -329,10 +329,11 @@ def open(cls:Experiment,
         if (f := path/'config.yaml').is_file() and f.stat().st_size > 1<<18: raise ValueError(f'{f.stat().st_size:,} bytes')
         config = yaml.load(f.read_text(encoding='utf-8'), _Plain) if f.is_file() or not f.exists() else 'a pipe'
     except OSError as e: raise AurlError('no run is there', path=path, way_out='give the directory that holds config.yaml') from e
-    except (yaml.YAMLError, ValueError, RecursionError) as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path) from e
-    if not isinstance(config, dict | None): raise AurlError('config.yaml is not that of a run', path=path)
-    self.path, self.config = path, config or {}
-    self.name = self._status().get('name', path.name)
+    except (yaml.YAMLError, ValueError, RecursionError) as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path, way_out='restore it from a copy, or begin a new run') from e
+    if config is None: raise AurlError('config.yaml is empty', path=path, way_out='restore it from a copy, or begin a new run')   # a run without settings writes {}
+    if not isinstance(config, dict): raise AurlError('config.yaml is not that of a run', path=path)
+    self.path, self.config = path, config
+    self.name = self._status().get('name') or re.sub(r'_\d{8}_\d{6}_.*', '', path.name)   # killed before it had a status
     self._set_up()
     return self
 
@@ -349,7 +350,7 @@ def find_runs(
     there = [p.parent for p in Path(root).glob('*/config.yaml')]
     return sorted(there, key=lambda p: ((p/'config.yaml').stat().st_mtime_ns, p.name), reverse=True)
 
-# %% ../../nbs/70_experiments.run.ipynb #fd97169a
+# %% ../../nbs/70_experiments.run.ipynb #d96d996f
 def _size(n):
     for unit in ('B', 'kB', 'MB'):
         if n < 1000: return f'{n:.0f} {unit}'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Range', 'Choice', 'search_space', 'nested', 'grid_of']
 
-# %% ../../nbs/88_train.space.ipynb #f029568f
+# %% ../../nbs/88_train.space.ipynb #e7608612
 import itertools, math
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..config import Config, _known, _nearest, make_config
 from ..core import ConfigError
 
-# %% ../../nbs/88_train.space.ipynb #a72b0293
+# %% ../../nbs/88_train.space.ipynb #79070022
 @dataclass(frozen=True)
 class Range:
     "Numbers from `low` to `high`, both included."
@@ -50,7 +50,7 @@ class Choice:
     @property
     def ends(self): return list(self.values)
 
-# %% ../../nbs/88_train.space.ipynb #ac4a17d1
+# %% ../../nbs/88_train.space.ipynb #df0a8002
 def _flat(values, at=''):
     "Dotted keys and what was said of them."
     for k,v in values.items():
@@ -73,6 +73,7 @@ def _range(key, said, whole):
     number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
     for k,x in dict(low=low, high=high, step=step or 1, points=points or 1).items():
         if not number(x): raise ConfigError(f'space: {key}: {k}={x} is no number')
+    if log not in (None, True, False): raise ConfigError(f'space: {key}: log={log}', way_out='say true or false')
     if low >= high: raise ConfigError(f'space: {key}: low={low} is not below high={high}')
     if log and low <= 0: raise ConfigError(f'space: {key}: log from low={low}', way_out='a logarithmic range begins above 0')
     if log and step: raise ConfigError(f'space: {key} has both log and step', way_out='leave one of them out')
@@ -81,7 +82,15 @@ def _range(key, said, whole):
     if whole and any(x is not None and x != int(x) for x in (low, high, step)): raise ConfigError(f'space: {key} takes whole numbers, not {low} … {high}' + (f' in steps of {step}' if step else ''))
     return Range(low, high, bool(log), step, points, whole)
 
-# %% ../../nbs/88_train.space.ipynb #1b4bb6ea
+
+def _choice(key, values):
+    "The `Choice` of a list."
+    plain = lambda x: x is None or isinstance(x, (str, int, float))
+    for x in values:
+        if not (plain(x) or isinstance(x, tuple) and all(map(plain, x))): raise ConfigError(f'space: {key} has {x}', way_out='words, numbers, or lists of these; of a group vary its keys one by one, such as space.optimizer.name=[muon, adamw]')
+    return Choice(tuple(dict.fromkeys(values)))
+
+# %% ../../nbs/88_train.space.ipynb #3312c5b6
 def search_space(
     cls,         # the `Config` that the values will be filled into
     values:dict, # what may vary, by key
@@ -95,7 +104,7 @@ def search_space(
         field = _field(cls, key)
         if key in fixed or key.split('.')[0] in fixed: raise ConfigError(f'space: {key} belongs to the sweep itself and cannot vary')
         if isinstance(said, dict): out[key] = _range(key, said, field.annotation is int if field else all(isinstance(said.get(k), int) for k in ('low', 'high')) and isinstance(said.get('step') or 1, int) and not said.get('log'))
-        elif isinstance(said, (list, tuple)) and len(said): out[key] = Choice(tuple(dict.fromkeys(tuple(x) if isinstance(x, list) else x for x in said)))
+        elif isinstance(said, (list, tuple)) and len(said): out[key] = _choice(key, [tuple(x) if isinstance(x, list) else x for x in said])
         else: raise ConfigError(f'space: {key}={said}', way_out='say [one, or, another], or {low: 1, high: 9}')
         for v in out[key].ends: _fits(cls, base or {}, key, v)
     return out
@@ -118,7 +127,7 @@ def _fits(cls, base, key, value):
     try: make_config(cls, overrides=merge(base, nested({key: value})))
     except ConfigError as e: raise ConfigError(f'space: {e.what}', way_out=e.way_out) from e
 
-# %% ../../nbs/88_train.space.ipynb #1c2289ac
+# %% ../../nbs/88_train.space.ipynb #052aa3cc
 def grid_of(
     space:dict # from `search_space`
 )->list:       # of dicts: dotted keys and values

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'PRUNERS', 'Pruned', 'Definition', 'Sweep', 'Trial', 'work_together', 'PruneTrial']
 
-# %% ../../nbs/88b_train.sweep.ipynb #230a8d32
+# %% ../../nbs/88b_train.sweep.ipynb #0656bb97
 import contextlib, importlib, json, math, os, subprocess, sys, time, traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core import AurlError, ConfigError, atomic_path, hold, let_go, need, read
 from .learner import Budget
 from .space import Choice, Range, grid_of, nested, search_space
 
-# %% ../../nbs/88b_train.sweep.ipynb #f17860e2
+# %% ../../nbs/88b_train.sweep.ipynb #9cc940b0
 SAMPLERS = ('grid', 'random', 'tpe', 'nsga2')           # how the next trial is chosen
 PRUNERS = ('none', 'median', 'halving', 'hyperband')    # when a bad one is ended early
 
@@ -49,7 +49,7 @@ class Definition:
         word = lambda s: dict(values=[list(v) if isinstance(v, tuple) else v for v in s.values]) if isinstance(s, Choice) else {k:v for k,v in vars(s).items() if v is not None}
         return dict(space={k:word(s) for k,s in self.space.items()}, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
-# %% ../../nbs/88b_train.sweep.ipynb #783d4a89
+# %% ../../nbs/88b_train.sweep.ipynb #76fd1793
 class Sweep:
     "A sweep in a folder."
     def __init__(self,
@@ -65,7 +65,8 @@ class Sweep:
             definition = Definition({k:Choice(tuple(tuple(x) if isinstance(x, list) else x for x in s['values'])) if 'values' in s else Range(**s) for k,s in said['space'].items()},
                                     said['goals'], said['sampler'], said['pruner'], said['trials'], said['seed'])
         self.definition = definition
-        (self.path/'trials').mkdir(parents=True, exist_ok=True)
+        try: (self.path/'trials').mkdir(parents=True, exist_ok=True)
+        except OSError as e: raise AurlError(f'no sweep can be kept there ({e.strerror})', self.path, 'give another folder') from e
         with self._alone():
             if there.exists(): _same(read_json(there), definition.to_dict(), self.path)
             write_json(there, definition.to_dict() | dict(trials=definition.trials))
@@ -83,7 +84,7 @@ def _same(was, now, path):
     for k,v in now.items():
         if was.get(k) != v: raise ConfigError(f'a sweep with another {k} is there: {was.get(k)}, not {v}', path, 'give another folder, or the same words as before')
 
-# %% ../../nbs/88b_train.sweep.ipynb #91e42c21
+# %% ../../nbs/88b_train.sweep.ipynb #ca77bd00
 @patch
 def _open(self:Sweep):
     "The study in the journal, with the trials of a grid waiting in it."
@@ -121,7 +122,7 @@ def _pruner(self:Sweep):
     return dict(none=p.NopPruner, median=lambda: p.MedianPruner(n_startup_trials=4, n_warmup_steps=4), halving=lambda: p.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
                 hyperband=lambda: p.HyperbandPruner(min_resource=2, max_resource=20, reduction_factor=3))[self.definition.pruner]()
 
-# %% ../../nbs/88b_train.sweep.ipynb #731ef1c0
+# %% ../../nbs/88b_train.sweep.ipynb #6023a788
 @dataclass
 class Trial:
     "One setting to try."
@@ -185,7 +186,7 @@ def _failed(self:Sweep, number, why, again=False, values=None):
         self.study.enqueue_trial(values, user_attrs=dict(second=True))
     self.study.tell(number, state=TrialState.FAIL)
 
-# %% ../../nbs/88b_train.sweep.ipynb #43dcc0a5
+# %% ../../nbs/88b_train.sweep.ipynb #d1a7ac31
 @patch
 def work(self:Sweep,
     objective,        # called with a `Trial`; gives measures by name
@@ -235,7 +236,7 @@ def over(self:Sweep)->int:
     "Trials that are over, those that will be tried again not counted."
     return sum(t.state.is_finished() and not t.user_attrs.get('again') for t in self.study.get_trials(deepcopy=False))
 
-# %% ../../nbs/88b_train.sweep.ipynb #66bef981
+# %% ../../nbs/88b_train.sweep.ipynb #0b81d010
 @patch
 def table(self:Sweep)->list:
     "A row for each trial: number, state, values, measures, seconds, error."
@@ -269,7 +270,7 @@ def write_best(self:Sweep,
         out.append(file)
     return out
 
-# %% ../../nbs/88b_train.sweep.ipynb #d3a43f44
+# %% ../../nbs/88b_train.sweep.ipynb #af49501e
 @patch
 def plot(self:Sweep):
     "Pictures of the sweep: how the best got better, and each setting against the first goal; for two goals, the front."
@@ -293,7 +294,7 @@ def plot(self:Sweep):
     plt.close(fig)
     return fig
 
-# %% ../../nbs/88b_train.sweep.ipynb #c2083d33
+# %% ../../nbs/88b_train.sweep.ipynb #638dbbf8
 def _named(name):
     "The function that `module:function` means."
     module, _, function = name.partition(':')
@@ -333,7 +334,7 @@ def work_together(
         raise AurlError(f'all {workers} processes ended, and {sweep.over} of {sweep.definition.trials} trials are over' + (f'; the last error: {why[-1]}' if why else ''), path, 'see worker-0.log there; the same command goes on')
     return sweep
 
-# %% ../../nbs/88b_train.sweep.ipynb #54532daf
+# %% ../../nbs/88b_train.sweep.ipynb #cd5a4cac
 class PruneTrial(Callback):
     "Ends the training of a trial that lags behind the others."
     order = 62   # after `Budget`
