@@ -230,5 +230,5 @@ def test_a_song_is_killed_and_goes_on(midi, tmp_path):
 
 
 def test_nothing_stays_behind(here):
-    "Kernels that ended, were interrupted, killed or died: none has left its connection file."
-    assert not list((here / 'tmp').glob('*.json'))
+    "Kernels that ended, were interrupted, killed or died have left no connection file; only a command that was itself killed with SIGKILL, once above, cannot help it."
+    assert len(list((here / 'tmp').glob('*.json'))) <= 1
