@@ -6,7 +6,7 @@
 __all__ = ['MEASURES', 'RECIPES', 'SweepConfig', 'definition_of', 'check_sweep', 'train_trial', 'same_question', 'one_at_a_time',
            'sweep_run']
 
-# %% ../nbs/97_campaigns.ipynb #030648bc
+# %% ../nbs/97_campaigns.ipynb #861f59d6
 import contextlib, json
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from .recipes import RECIPES, Recipe, TrainConfig, _place, check_alone, check_re
 from .train.space import search_space
 from .train.sweep import Definition, PruneTrial, Pruned, Sweep, work_together
 
-# %% ../nbs/97_campaigns.ipynb #b86abba7
+# %% ../nbs/97_campaigns.ipynb #f05c4fa9
 class SweepConfig(Config):
     "Which settings of a training are best?"
     train: TrainConfig = Field(TrainConfig(steps=200, checkpoint_every=0), description='what all trials have in common')
@@ -48,7 +48,7 @@ def definition_of(
     space = search_space(TrainConfig, cfg.space, fixed=_own, base=cfg.train.to_dict())
     return Definition(space, cfg.goals, cfg.sampler, cfg.pruner, cfg.trials, cfg.seed)
 
-# %% ../nbs/97_campaigns.ipynb #75a90b5e
+# %% ../nbs/97_campaigns.ipynb #4c182bce
 def check_sweep(
     cfg:SweepConfig # what was asked
 ):
@@ -85,7 +85,7 @@ def train_trial(
         run.finish([f'{best:.3f} nats per token on held-out windows'], out)
     return out
 
-# %% ../nbs/97_campaigns.ipynb #ab878d4d
+# %% ../nbs/97_campaigns.ipynb #d3a7ce45
 def same_question(
     root, # folder of the campaign
     said, # what is asked, as a dict; `train` is that of a `TrainConfig`
@@ -101,7 +101,7 @@ def same_question(
     Path(root).mkdir(parents=True, exist_ok=True)
     write_json(file, said)
 
-# %% ../nbs/97_campaigns.ipynb #1acd6e67
+# %% ../nbs/97_campaigns.ipynb #0f1f6292
 @contextlib.contextmanager
 def one_at_a_time(
     root, # folder of the campaign
@@ -114,7 +114,7 @@ def one_at_a_time(
     try: yield
     finally: let_go(held)
 
-# %% ../nbs/97_campaigns.ipynb #5358f508
+# %% ../nbs/97_campaigns.ipynb #f6a72300
 def sweep_run(
     cfg:SweepConfig, # what was asked
     run:Experiment,  # its directory
@@ -138,5 +138,5 @@ def _best_words(sweep):
     except AurlError: return ''
     return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, t.values))
 
-# %% ../nbs/97_campaigns.ipynb #34b33b30
+# %% ../nbs/97_campaigns.ipynb #b4952304
 RECIPES |= dict(sweep=Recipe(SweepConfig, 'sweep.ipynb', lambda cfg: new_run_dir('sweep', cfg), check_sweep, 'sweep'))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'PRUNERS', 'Pruned', 'Definition', 'Sweep', 'Trial', 'work_together', 'PruneTrial']
 
-# %% ../../nbs/88b_train.sweep.ipynb #0656bb97
+# %% ../../nbs/88b_train.sweep.ipynb #5a3f9e2b
 import contextlib, importlib, json, math, os, subprocess, sys, time, traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core import AurlError, ConfigError, atomic_path, hold, let_go, need, read
 from .learner import Budget
 from .space import Choice, Range, grid_of, nested, search_space
 
-# %% ../../nbs/88b_train.sweep.ipynb #9cc940b0
+# %% ../../nbs/88b_train.sweep.ipynb #3e73dcc7
 SAMPLERS = ('grid', 'random', 'tpe', 'nsga2')           # how the next trial is chosen
 PRUNERS = ('none', 'median', 'halving', 'hyperband')    # when a bad one is ended early
 
@@ -49,7 +49,7 @@ class Definition:
         word = lambda s: dict(values=[list(v) if isinstance(v, tuple) else v for v in s.values]) if isinstance(s, Choice) else {k:v for k,v in vars(s).items() if v is not None}
         return dict(space={k:word(s) for k,s in self.space.items()}, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
-# %% ../../nbs/88b_train.sweep.ipynb #76fd1793
+# %% ../../nbs/88b_train.sweep.ipynb #eedbe889
 class Sweep:
     "A sweep in a folder."
     def __init__(self,
@@ -84,7 +84,7 @@ def _same(was, now, path):
     for k,v in now.items():
         if was.get(k) != v: raise ConfigError(f'a sweep with another {k} is there: {was.get(k)}, not {v}', path, 'give another folder, or the same words as before')
 
-# %% ../../nbs/88b_train.sweep.ipynb #ca77bd00
+# %% ../../nbs/88b_train.sweep.ipynb #54500e7e
 @patch
 def _open(self:Sweep):
     "The study in the journal, with the trials of a grid waiting in it."
@@ -122,7 +122,7 @@ def _pruner(self:Sweep):
     return dict(none=p.NopPruner, median=lambda: p.MedianPruner(n_startup_trials=4, n_warmup_steps=4), halving=lambda: p.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
                 hyperband=lambda: p.HyperbandPruner(min_resource=2, max_resource=20, reduction_factor=3))[self.definition.pruner]()
 
-# %% ../../nbs/88b_train.sweep.ipynb #6023a788
+# %% ../../nbs/88b_train.sweep.ipynb #ce5bcc37
 @dataclass
 class Trial:
     "One setting to try."
@@ -141,7 +141,8 @@ class Trial:
         used:float,   # share of the trial that is done, 0 … 1
         value:float,  # the measure so far
     ):
-        "Tell how it goes; `Pruned` if that is not well enough."
+        "Tell how it goes; `Pruned` if that is not well enough. With several goals there is nothing to tell: Optuna ends no such trial early."
+        if len(self.inner.study.directions) > 1: return
         self.inner.report(float(value), round(20*used))
         if self.inner.should_prune(): raise Pruned
 
@@ -186,20 +187,21 @@ def _failed(self:Sweep, number, why, again=False, values=None):
         self.study.enqueue_trial(values, user_attrs=dict(second=True))
     self.study.tell(number, state=TrialState.FAIL)
 
-# %% ../../nbs/88b_train.sweep.ipynb #d1a7ac31
+# %% ../../nbs/88b_train.sweep.ipynb #efc84953
 @patch
 def work(self:Sweep,
     objective,        # called with a `Trial`; gives measures by name
     worker:int=0,     # number of this process
     progress=None,    # called with (trials that are over, trials in all, the sweep)
+    wanted=lambda: True, # asked before each trial: is anybody waiting for it?
 ):
     "Try settings until all trials are over."
-    while (got := self.ask(worker)) is not None:
+    while wanted() and (got := self.ask(worker)) is not None:
         trial, held = got
         try: self._try(trial, objective)
         finally: let_go(held)
         if progress: progress(self.over, self.definition.trials, self)
-        bad = [t.user_attrs.get('error') for t in self.study.get_trials(deepcopy=False) if t.state.is_finished()]
+        bad = [t.user_attrs.get('error') for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and not t.user_attrs.get('again')]
         if len(bad) >= 3 and all(bad): raise AurlError(f'the first {len(bad)} trials failed; the last one: {bad[-1]}', self.path, 'see error.txt in the folder of each')
     return self
 
@@ -236,7 +238,7 @@ def over(self:Sweep)->int:
     "Trials that are over, those that will be tried again not counted."
     return sum(t.state.is_finished() and not t.user_attrs.get('again') for t in self.study.get_trials(deepcopy=False))
 
-# %% ../../nbs/88b_train.sweep.ipynb #0b81d010
+# %% ../../nbs/88b_train.sweep.ipynb #13985cb8
 @patch
 def table(self:Sweep)->list:
     "A row for each trial: number, state, values, measures, seconds, error."
@@ -266,11 +268,12 @@ def write_best(self:Sweep,
         from aurl.config import merge
         file = self.path/('best.yaml' if alone else f'front_{t.number:04d}.yaml')
         said = ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.goals, t.values))
-        with atomic_path(file) as p: p.write_text(f'# trial {t.number} of {self.over}: {said}\n' + yaml.safe_dump(merge(base or {}, nested(t.params)), sort_keys=False), encoding='utf-8')
+        with atomic_path(file) as p: p.write_text(f'# trial {t.number}, {self.over} are over: {said}\n' + yaml.safe_dump(merge(base or {}, nested(t.params)), sort_keys=False), encoding='utf-8')
         out.append(file)
+    for f in set(self.path.glob('front_*.yaml')) - {*out}: f.unlink(missing_ok=True)      # a trial that was on the front and is beaten now
     return out
 
-# %% ../../nbs/88b_train.sweep.ipynb #af49501e
+# %% ../../nbs/88b_train.sweep.ipynb #65423bec
 @patch
 def plot(self:Sweep):
     "Pictures of the sweep: how the best got better, and each setting against the first goal; for two goals, the front."
@@ -294,17 +297,17 @@ def plot(self:Sweep):
     plt.close(fig)
     return fig
 
-# %% ../../nbs/88b_train.sweep.ipynb #638dbbf8
+# %% ../../nbs/88b_train.sweep.ipynb #94a35abf
 def _named(name):
     "The function that `module:function` means."
     module, _, function = name.partition(':')
     try: return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as e: raise ConfigError(f'no function {name!r} ({e})', way_out='say module:function') from e
 
-def _worker(path, name, told, number):
-    "What a process does."
+def _worker(path, name, told, number, parent):
+    "What a process does; without the one that has started it, it takes no more trials."
     f = _named(name)
-    Sweep(path).work((lambda trial: f(trial, **told)) if told else f, number)
+    Sweep(path).work((lambda trial: f(trial, **told)) if told else f, number, wanted=lambda: os.getppid() == parent)
 
 def work_together(
     path,                # folder of a sweep
@@ -318,7 +321,7 @@ def work_together(
     sweep = Sweep(path)
     _named(objective)
     logs = [open(sweep.path/f'worker-{i}.log', 'ab') for i in range(workers)]
-    ps = [subprocess.Popen([sys.executable, '-c', 'import sys, json; from aurl.train.sweep import _worker; _worker(*json.loads(sys.argv[1]))', json.dumps([str(path), objective, told or {}, i])],
+    ps = [subprocess.Popen([sys.executable, '-c', 'import sys, json; from aurl.train.sweep import _worker; _worker(*json.loads(sys.argv[1]))', json.dumps([str(path), objective, told or {}, i, os.getpid()])],
                            stdout=f, stderr=f) for i,f in enumerate(logs)]
     try:
         while any(p.poll() is None for p in ps):
@@ -334,7 +337,7 @@ def work_together(
         raise AurlError(f'all {workers} processes ended, and {sweep.over} of {sweep.definition.trials} trials are over' + (f'; the last error: {why[-1]}' if why else ''), path, 'see worker-0.log there; the same command goes on')
     return sweep
 
-# %% ../../nbs/88b_train.sweep.ipynb #cd5a4cac
+# %% ../../nbs/88b_train.sweep.ipynb #a9e583e3
 class PruneTrial(Callback):
     "Ends the training of a trial that lags behind the others."
     order = 62   # after `Budget`
