@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'here', 'together', 'Counted', 'Together', 'shard', 'share', 'launch']
 
-# %% ../../nbs/89_train.parallel.ipynb #914e38cc
+# %% ../../nbs/89_train.parallel.ipynb #126ad736
 import contextlib, datetime, os, re, signal, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..ranks import rank, ranks
 from ..tokens.vocab import vocab
 from .learner import Budget, hearing
 
-# %% ../../nbs/89_train.parallel.ipynb #061c5624
+# %% ../../nbs/89_train.parallel.ipynb #756734e7
 @dataclass(frozen=True)
 class Place:
     "Which one of how many this process is."
@@ -32,7 +32,7 @@ class Place:
         "Is it this process that writes and speaks?"
         return self.rank == 0
 
-# %% ../../nbs/89_train.parallel.ipynb #ed131716
+# %% ../../nbs/89_train.parallel.ipynb #cf2bc60b
 _here = Place()
 
 def here()->Place:
@@ -59,7 +59,7 @@ def together(
         _here = Place()
         torch.distributed.destroy_process_group()
 
-# %% ../../nbs/89_train.parallel.ipynb #d878e995
+# %% ../../nbs/89_train.parallel.ipynb #4c592a89
 class Counted(Callback):
     "Counts the targets of all ranks, and lets those who judge the loss hear that of all."
     order, goes_back = -6, False
@@ -96,7 +96,7 @@ class Together(Callback):
     def after_cancel_batch(self): self.learn.model = self.own
     def after_fit(self): self.learn.model = self.own
 
-# %% ../../nbs/89_train.parallel.ipynb #50912d34
+# %% ../../nbs/89_train.parallel.ipynb #2f12d9b7
 @patch
 def _agree(self:Together):
     "Rank 0 says what time it is; whoever wants to stop is heard by all."
@@ -124,7 +124,7 @@ def _wish():
     except (KeyError, PermissionError): pass
     return signal.SIGTERM if os.getppid() != _parent else None
 
-# %% ../../nbs/89_train.parallel.ipynb #913cfd88
+# %% ../../nbs/89_train.parallel.ipynb #780fd83b
 def shard(
     model,       # a `MusicTransformerVAEGAN`
     place:Place, # of this process
@@ -150,7 +150,7 @@ def share(
     torch.manual_seed(int(torch.initial_seed()) + place.rank)                      # the weights are the same by now; each throws dice of its own
     return learn.add_cbs([Counted(), Together(place, not sharded)])
 
-# %% ../../nbs/89_train.parallel.ipynb #c8b4c581
+# %% ../../nbs/89_train.parallel.ipynb #7bbafc98
 def launch(
     command:list,      # a script or ['-m', module], with its arguments
     gpus:int=1,        # processes on this machine: one for each card, or as many as it has cores
@@ -174,6 +174,7 @@ def launch(
             if number in asked: raise KeyboardInterrupt
             asked.append(number); wish.touch()
         out = stack.enter_context(open(log, 'ab+') if log else tempfile.TemporaryFile())
+        begin = out.seek(0, os.SEEK_END)                         # what stands there is of an earlier sitting
         told = {**os.environ, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'), 'AURL_WISH': str(wish), 'AURL_ASKER': str(os.getpid()), **(env or {})}
         p = subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', *where, f'--log-dir={room}', f'--nproc-per-node={gpus}', *map(str, command)], stdout=out, stderr=subprocess.STDOUT, env=told, start_new_session=True)
         stack.enter_context(hearing(ask))
@@ -185,7 +186,7 @@ def launch(
             if _waited(p, stop_seconds) is None: os.killpg(p.pid, signal.SIGKILL)
             raise
         if code == 0 or asked: return code
-        out.seek(0)
+        out.seek(begin)
         words = [l for l in out.read().decode(errors='replace').splitlines() if l.strip()]
     raise AurlError(f'a process of {gpus*nodes} ended with an error ({_reason(words)})', log, 'a run with checkpoints goes on with resume=RUN')
 
