@@ -6,7 +6,7 @@
 __all__ = ['MEASURES', 'better', 'RECIPES', 'measure_model', 'wasted', 'AblationConfig', 'variants_of', 'train_variant',
            'ablation_run', 'Ablation', 'check_ablation']
 
-# %% ../nbs/97b_ablation.ipynb #b112b0eb
+# %% ../nbs/97b_ablation.ipynb #231a3ec2
 import math, shutil
 from html import escape
 from pathlib import Path
@@ -29,9 +29,11 @@ from .recipes import Recipe, TrainConfig, check_alone, check_request, learner_of
 from .score.phrases import phrase_corpus
 from .tokens.grammar import grammar, verdict
 from .tokens.store import prepare
+from .train.adversarial import AdversarialConfig
+from .train.latent import LatentConfig
 from .train.losses import waste
 
-# %% ../nbs/97b_ablation.ipynb #78bd4b3b
+# %% ../nbs/97b_ablation.ipynb #71311c4f
 MEASURES = ('nats_per_token', 'valid', 'grammar', 'waste', *histograms)     # figures of a variant
 better = dict(nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histograms, 'lower'))
 
@@ -67,7 +69,7 @@ def wasted(
             total, n = total + float(waste(model(ids).logits, grammar.masks(ids)).sum()), n + ids.shape[1]
     return total/max(n, 1)
 
-# %% ../nbs/97b_ablation.ipynb #f54e2149
+# %% ../nbs/97b_ablation.ipynb #3267023d
 _kinds = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode': 'vae_gan'}}
 
 class AblationConfig(Config):
@@ -96,7 +98,7 @@ def variants_of(
         if not isinstance(values, dict): raise ConfigError(f'variants: {name}={values}', way_out='say what is different, such as {mode: vae}')
         try: return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), values))
         except ConfigError as e: raise ConfigError(f'variants: {name}: {e.what}', way_out=e.way_out) from e
-    asked = {n:one(n, v) for n,v in cfg.variants.items()}
+    asked = _fitting({n:one(n, v) for n,v in cfg.variants.items()}, cfg.variants)
     own = {n:_generator(net_of(c)) for n,c in asked.items()}
     size = cfg.parameters or max(own.values())
     out = {}
@@ -106,9 +108,16 @@ def variants_of(
         out[n] = c.changed(net=c.net | dict(d_ff=same_size(net, size + extra, within=.02).d_ff))
     return out
 
+def _fitting(asked, variants):
+    "Options for a latent or a critic are for those variants that have one, if any has."
+    mode, out = {n:net_of(c).mode for n,c in asked.items()}, dict(asked)
+    for part, have, none in (('latent', ('vae', 'vae_gan'), LatentConfig()), ('adversarial', ('vae_gan',), AdversarialConfig())):
+        if {*mode.values()} & {*have}: out = {n:c if mode[n] in have or part in variants[n] else c.changed(**{part:none}) for n,c in out.items()}
+    return out
+
 def _generator(net): return sum(n for k,n in counted(net).items() if k not in ('total', 'critic'))
 
-# %% ../nbs/97b_ablation.ipynb #9a9013ee
+# %% ../nbs/97b_ablation.ipynb #a238506e
 def train_variant(
     cfg:TrainConfig,     # the variant
     path:Path,           # its run directory
@@ -155,7 +164,7 @@ def ablation_run(
             train_variant(variants[name].changed(seed=seed, data=data), path, cfg)
     return Ablation(root, list(variants), cfg.seeds)
 
-# %% ../nbs/97b_ablation.ipynb #1213232e
+# %% ../nbs/97b_ablation.ipynb #c4bae9da
 class Ablation:
     "The figures of all variants, as they stand in the folder of an ablation."
     def __init__(self,
@@ -188,7 +197,7 @@ class Ablation:
         "The distance that other real pieces have."
         return float(np.mean([f['floor'][measure] for n in self.names for f in self.figures[n]]))
 
-# %% ../nbs/97b_ablation.ipynb #7a369e72
+# %% ../nbs/97b_ablation.ipynb #b99a670f
 @patch
 def _cells(self:Ablation):
     say = lambda m, h: f'{m:.3f}' + (f' ± {h:.3f}' if h == h else '')
@@ -235,7 +244,7 @@ def plot(self:Ablation):
     plt.close(fig)
     return fig
 
-# %% ../nbs/97b_ablation.ipynb #4630eaa1
+# %% ../nbs/97b_ablation.ipynb #c9160884
 def check_ablation(
     cfg:AblationConfig # what was asked
 ):

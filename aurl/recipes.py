@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'needs', 'resume_run', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
            'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #d1b30eac
+# %% ../nbs/96_recipes.ipynb #672d08a4
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ from .tokens.split import is_list, split_as
 from .tokens.survey import split_store
 from .tokens.vocab import Kind, vocab
 from .train.adversarial import AdversarialConfig, adversarial_callbacks, meeting_losses
-from .train.latent import LatentConfig, latent_callbacks
+from .train.latent import LatentConfig, check_names, latent_callbacks
 from .train.distill import Distill, check_distill
 from .train.descent import Descent, descent
 from .train.learner import Budget, music_learner
@@ -66,7 +66,7 @@ from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn, Snapshot
 
-# %% ../nbs/96_recipes.ipynb #98943278
+# %% ../nbs/96_recipes.ipynb #026df8b0
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -91,7 +91,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #9fb93e89
+# %% ../nbs/96_recipes.ipynb #f7bbfa6d
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -171,7 +171,7 @@ class _Training(Config):
 
 class TrainConfig(Descent, _Training): "A training run."
 
-# %% ../nbs/96_recipes.ipynb #d31c1c8b
+# %% ../nbs/96_recipes.ipynb #a7454073
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -212,7 +212,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #61281ade
+# %% ../nbs/96_recipes.ipynb #267028f8
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -242,13 +242,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #c31bedb3
+# %% ../nbs/96_recipes.ipynb #bb966fc3
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #46b78175
+# %% ../nbs/96_recipes.ipynb #5375633b
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -292,7 +292,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #4d3e1956
+# %% ../nbs/96_recipes.ipynb #917c7b98
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -349,7 +349,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #92b59414
+# %% ../nbs/96_recipes.ipynb #a35742a8
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -371,7 +371,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #891651c8
+# %% ../nbs/96_recipes.ipynb #c809d23f
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -398,7 +398,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #c1b4b8e6
+# %% ../nbs/96_recipes.ipynb #454e3c81
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -431,7 +431,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #4773c859
+# %% ../nbs/96_recipes.ipynb #15a09ebe
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -444,7 +444,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #510152f1
+# %% ../nbs/96_recipes.ipynb #fb1cf702
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 _who = ('gpus', 'nodes', 'node', 'meet', 'shard')                         # who does the work, which changes nothing in what is learned
 
@@ -468,7 +468,7 @@ def _same_words(run, cfg):
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #816243c5
+# %% ../nbs/96_recipes.ipynb #60496d54
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -484,7 +484,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #c20462cd
+# %% ../nbs/96_recipes.ipynb #3056e7cc
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -510,10 +510,15 @@ def wished(
 def check_wishes(
     cfg:TrainConfig, # what was asked
     mode:str,        # of its model
+    others=(),       # modes of the other stages, which may have been meant
 ):
-    "Refuse losses and teachers that cannot be had."
+    "Refuse losses, teachers and options that cannot be had."
     if k := next((k for k in cfg.losses if k in meeting_losses), None): raise ConfigError(f'the loss {k!r} needs a critic to listen', way_out=f'say mode=vae_gan adversarial.losses={{{k}: 1}}')
-    if mode != 'vae_gan' and cfg.adversarial != AdversarialConfig(): raise ConfigError(f'adversarial options in mode={mode}, which has no critic', way_out='say mode=vae_gan, or leave them out')
+    if 'vae_gan' not in (mode, *others) and cfg.adversarial != AdversarialConfig(): raise ConfigError(f'adversarial options in mode={mode}, which has no critic', way_out='say mode=vae_gan, or leave them out')
+    if {mode, *others} == {'transformer'} and cfg.latent != LatentConfig(): raise ConfigError('latent options in mode=transformer, which has no latent', way_out='say mode=vae, or leave them out')
+    if mode != 'transformer':
+        check_names(cfg.latent.attributes, net_of(cfg).latent[0])
+        if cfg.loader.pack: raise ConfigError(f'loader.pack=true in mode={mode}, where each piece has a row of its own', way_out='leave pack out')
     check_losses(cfg.losses, mode)
     if cfg.distill and not cfg.teacher: raise ConfigError('distill, and no teacher', way_out='say teacher=RUN, or leave distill out')
     if cfg.teacher: Distill(find_model(cfg.teacher)[0], cfg.distill)
@@ -574,7 +579,7 @@ def needs(
     if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
-# %% ../nbs/96_recipes.ipynb #1b247da5
+# %% ../nbs/96_recipes.ipynb #756de028
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _continued(run, asked):
@@ -703,7 +708,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #c8e0f97e
+# %% ../nbs/96_recipes.ipynb #e20ce862
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -715,7 +720,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #47551bfb
+# %% ../nbs/96_recipes.ipynb #2b67c46e
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -745,7 +750,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #e4ad3d70
+# %% ../nbs/96_recipes.ipynb #fd647d94
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -780,7 +785,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #da7cf80b
+# %% ../nbs/96_recipes.ipynb #f2233e13
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -801,9 +806,10 @@ def check_request(
         Budget(cfg.steps or None, cfg.minutes or None)
         if isinstance(cfg, TrainConfig):
             if cfg.minutes and cfg.reproducible != 'seeded': raise ConfigError(f'minutes={cfg.minutes:g} ends a training by the clock, and reproducible={cfg.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
-            for c in [s.cfg for s in stages_of(cfg)] or [cfg]:
+            parts = [s.cfg for s in stages_of(cfg)] or [cfg]
+            for c in parts:
                 hears = (mode := net_of(c).mode) != 'transformer'
-                check_wishes(c, mode)
+                check_wishes(c, mode, [net_of(o).mode for o in parts])
                 check_ranks(c, mode)
                 check_loader(c.loader.changed(whole=True) if hears else c.loader, c.length, (-c.transpose, c.transpose))
         else: make_config(ModelConfig, preset=cfg.model, group='model')

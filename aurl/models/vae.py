@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['moments', 'musical_position', 'Everywhere', 'PieceEncoder', 'Latent']
 
-# %% ../../nbs/44_models.vae.ipynb #9817ebfd
+# %% ../../nbs/44_models.vae.ipynb #f3643506
 import math
 
 import torch
@@ -20,7 +20,7 @@ from .latent import Cloud, Listener, Price, Teller, closeness, levels_of, price_
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/44_models.vae.ipynb #16f1e2e0
+# %% ../../nbs/44_models.vae.ipynb #71f878f2
 def moments(
     ids:Tensor, # (batch, time) int64, from the start of a piece
 )->Tensor:      # (batch, time) int64
@@ -34,7 +34,7 @@ def musical_position(
     "Where in the piece that is."
     return (time/(seconds[:,None]*vocab.steps_per_second).clamp(min=1)).clamp(max=1.)
 
-# %% ../../nbs/44_models.vae.ipynb #7877aaaa
+# %% ../../nbs/44_models.vae.ipynb #74611bbf
 class Everywhere(nn.Module):
     "Attention in both directions; where a causal kind takes a cache it takes a mask of what is there."
     def forward(self, q, k, v, rotary, angles, there=None):
@@ -65,7 +65,7 @@ class PieceEncoder(nn.Module):
         for b in self.blocks: x = b(x, self.rotary, angles, there)
         return self.norm(x)
 
-# %% ../../nbs/44_models.vae.ipynb #e82d77ed
+# %% ../../nbs/44_models.vae.ipynb #f0a8b0e4
 class Latent(nn.Module):
     "Hears a piece, states what it was like, and tells a decoder."
     def __init__(self,
@@ -106,7 +106,7 @@ class Latent(nn.Module):
         *zs, log = z.split([*(l.regions*l.size for l in self.levels), 1], 1)
         return {l.name:x.view(-1, l.regions, l.size) for l,x in zip(self.levels, zs)}, log[:,0].exp()
 
-# %% ../../nbs/44_models.vae.ipynb #2c19e1aa
+# %% ../../nbs/44_models.vae.ipynb #d282d2ed
 @patch
 def hear(self:Latent,
     ids:Tensor, # (batch, time) int64: pieces from their start, PAD after their end
@@ -156,8 +156,11 @@ def told(self:Latent,
 
 @patch
 def price(self:Latent,
-    clouds:dict, # a Cloud for each level
-    z:Tensor,    # (batch, size): the latent that was drawn
+    clouds:dict,   # a Cloud for each level
+    z:Tensor=None, # (batch, size): the latent that was drawn; None: a few points of the clouds, always the same
 )->Price:
-    "Nats per piece that the latent tells."
-    return price_of(clouds, self.priors, self.parts(z)[0], self.free)
+    "Nats per piece that the latent tells. Where there is no closed form they are an estimate, which needs points that were *drawn*: at the mean of a cloud it is too high."
+    if z is not None: return price_of(clouds, self.priors, self.parts(z)[0], self.free)
+    g, n = torch.Generator(self.lengths.device).manual_seed(0), 1 if all(hasattr(p, 'by_number') for p in self.priors.values()) else 16
+    some = [price_of(clouds, self.priors, {k:c.draw(g) for k,c in clouds.items()}, self.free) for _ in range(n)]
+    return Price(sum(p.paid for p in some)/n, {k:sum(p.nats[k] for p in some)/n for k in clouds})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #108a384c
+# %% ../../nbs/46_models.vae_gan.ipynb #411aa95a
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #0bae99e2
+# %% ../../nbs/46_models.vae_gan.ipynb #4def4b2a
 class ModelConfig(Config):
     "Everything that decides what a model is."
     mode: Literal['transformer', 'vae', 'vae_gan'] = 'transformer' # what is built around the transformer
@@ -94,7 +94,7 @@ class ModelConfig(Config):
         if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #16eb9e21
+# %% ../../nbs/46_models.vae_gan.ipynb #092fa0e7
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
@@ -143,7 +143,7 @@ class MusicTransformerVAEGAN(nn.Module):
         blind = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout if self.training and self.config.word_dropout else None
         return ModelOutput(self.trunk(ids, cache, state, self.latent.told(z, time), blind, given=given), z, cache, clouds, price)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #30c4701d
+# %% ../../nbs/46_models.vae_gan.ipynb #84295c25
 @patch
 def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
     "The latent to play from; clouds and price if the ids were heard for it."
@@ -155,7 +155,7 @@ def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
         clouds, seconds = self.latent.hear(ids)
         if self.training: self.latent.remember(seconds.detach())
         z = self.latent.choose(clouds, seconds, draw=self.training)
-        price = self.latent.price(clouds, z)
+        price = self.latent.price(clouds, z if self.training else None)
     if cache is not None: cache.z = z
     return z, clouds, price
 
@@ -181,7 +181,7 @@ def dream(self:MusicTransformerVAEGAN,
     self._must_listen()
     return torch.cat([self.latent.dream(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63)))) for i in range(n)]) if n else torch.zeros(0, self.latent.size)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #ba5bbc4e
+# %% ../../nbs/46_models.vae_gan.ipynb #229940ac
 @patch
 def generator_parameters(self:MusicTransformerVAEGAN):
     "Parameters of all that plays: everything but the critic."
@@ -192,7 +192,7 @@ def critic_parameters(self:MusicTransformerVAEGAN):
     "Parameters of the critic; none in the modes without one."
     return [] if self.critic is None else list(self.critic.parameters())
 
-# %% ../../nbs/46_models.vae_gan.ipynb #990b2197
+# %% ../../nbs/46_models.vae_gan.ipynb #8b61ed71
 def preset_config(
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
     **overrides    # fields of `ModelConfig` to change
@@ -217,7 +217,7 @@ def __repr__(self:MusicTransformerVAEGAN):
     beside = '' if self.critic is None else f'; a critic of {n_parameters(self.critic)/1e6:.2f}M'
     return f'MusicTransformerVAEGAN({c.mode}, {n/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads{beside})'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #3a500649
+# %% ../../nbs/46_models.vae_gan.ipynb #a6c75f89
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -250,7 +250,7 @@ def _remove(folder):
     import shutil
     shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #b7609065
+# %% ../../nbs/46_models.vae_gan.ipynb #bc609f7a
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it
@@ -288,7 +288,7 @@ def _load_weights(model, file, sha=None):
         if want.get(k) != have.get(k): raise ModelError(f'{k}: the file has {have.get(k, "nothing")}, the model {want.get(k, "nothing")}', path=file, way_out='use the configuration it was trained with')
     model.load_state_dict(safetensors.torch.load_file(file))
 
-# %% ../../nbs/46_models.vae_gan.ipynb #8f5e8cd7
+# %% ../../nbs/46_models.vae_gan.ipynb #f7808542
 @patch
 def take_over(self:MusicTransformerVAEGAN,
     other:MusicTransformerVAEGAN, # a trained model, perhaps of another mode

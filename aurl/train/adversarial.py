@@ -6,7 +6,7 @@
 __all__ = ['meeting_losses', 'stages', 'Meeting', 'met', 'adversarial', 'feature_matching', 'perceptual', 'stage_at', 'Balance',
            'AdversarialTraining', 'AdversarialConfig', 'adversarial_callbacks']
 
-# %% ../../nbs/82_train.adversarial.ipynb #9fdf5bff
+# %% ../../nbs/82_train.adversarial.ipynb #93439bf3
 import copy, math
 from collections import deque
 
@@ -28,7 +28,7 @@ from ..tokens.vocab import vocab
 from .learner import Budget, RunLog
 from .losses import Heard, find_loss, register_loss
 
-# %% ../../nbs/82_train.adversarial.ipynb #86d3a41c
+# %% ../../nbs/82_train.adversarial.ipynb #50867fbb
 class Meeting:
     "Real music and a model's, side by side before a critic."
     def __init__(self,
@@ -38,7 +38,7 @@ class Meeting:
         there:Tensor,         # (batch, time) bool: what is music in it
         own:Tensor,           # (batch, time) bool: what is the model's
         before:Tensor=None,   # (batch, 88): keys that sound before both
-        weights:tuple=None,   # of the scales
+        weights:tuple=None,   # of the scales; None: those of the critic
     ):
         self.critic, self.real, self.fake, self.there, self.own, self.before, self.weights = critic, real, fake, there, own, before, weights
         self.share = 1.                                                # of what all ranks hear together, when there are several
@@ -53,7 +53,7 @@ def met(h:Heard)->tuple:
         h.met = real, m.of_fake(fake.to(next(m.critic.parameters()).dtype))
     return h.met
 
-# %% ../../nbs/82_train.adversarial.ipynb #49159200
+# %% ../../nbs/82_train.adversarial.ipynb #fb3bd129
 def _sample():
     "A critic and two short pieces to try a loss on."
     with torch.random.fork_rng(devices=[]):
@@ -79,11 +79,11 @@ def perceptual(h:Heard):
     "How far it is from real music in rhythm, harmony and melody as they are expected on average; no critic is asked."
     return musical_distance(*met(h))
 
-# %% ../../nbs/82_train.adversarial.ipynb #2c081ccc
+# %% ../../nbs/82_train.adversarial.ipynb #dc0eaa5b
 meeting_losses = 'adversarial', 'feature_matching', 'perceptual'
 
-# %% ../../nbs/82_train.adversarial.ipynb #c1c999cd
-stages = dict(local=(1., 0., 0.), phrase=(.6, .4, 0.), whole=(.4, .4, .2))  # weights of the scales, stage by stage
+# %% ../../nbs/82_train.adversarial.ipynb #d14b22fc
+stages = dict(local=(1., 0., 0.), phrase=(.6, .4, 0.), whole=None)  # weights of the scales, stage by stage; None: those of the critic itself, 0.4, 0.4 and 0.2 unless `critic_weights` says otherwise
 
 def stage_at(
     used:float,       # share of the training that is over, 0 … 1
@@ -95,7 +95,7 @@ def stage_at(
     u = (used - warm)/max(1 - warm, 1e-9)
     return [*stages][sum(u >= e for e in ends)]
 
-# %% ../../nbs/82_train.adversarial.ipynb #027d6e21
+# %% ../../nbs/82_train.adversarial.ipynb #fc6a2817
 class Balance:
     "Holds back the side that is ahead."
     def __init__(self,
@@ -127,7 +127,7 @@ class Balance:
     def state_dict(self): return dict(model=self.model, critic=self.critic, paid=[list(p) for p in self.paid])
     def load_state_dict(self, d): self.model, self.critic, self.paid = d['model'], d['critic'], deque(map(tuple, d['paid']), maxlen=self.memory)
 
-# %% ../../nbs/82_train.adversarial.ipynb #66881b93
+# %% ../../nbs/82_train.adversarial.ipynb #64e5af14
 class AdversarialTraining(Callback):
     "Lets the critic of a vae_gan listen and be heard."
     order = 20    # after `LatentCost`, before the gradient is clipped
@@ -160,9 +160,10 @@ class AdversarialTraining(Callback):
             if v < 1: raise ConfigError(f'{k}={v} of adversarial training', way_out='give 1 or more')
         if not 0 <= warm < 1: raise ConfigError(f'warm={warm} of adversarial training', way_out='give a share from 0 to less than 1')
         for k in self.losses: find_loss(k)
+        if not any(self.losses.values()): raise ConfigError(f'losses={self.losses} of adversarial training: none of them counts', way_out='give one of them more than 0; with weight=0 the critic learns alone')
         self.critic_opt, self.saved, self.step, self.meetings, self.history, self.now, self.book = None, None, 0, 0, [], {}, None
 
-# %% ../../nbs/82_train.adversarial.ipynb #cfed158c
+# %% ../../nbs/82_train.adversarial.ipynb #a547f1fa
 @patch
 def before_fit(self:AdversarialTraining):
     if getattr(self.model, 'critic', None) is None: raise ModelError('there is no critic that could listen', way_out='make the model with mode=vae_gan')
@@ -187,7 +188,7 @@ def load_state_dict(self:AdversarialTraining, d):
     self.step, self.meetings, self.saved = d['step'], d['meetings'], copy.deepcopy(d['optimizer'])
     if self.critic_opt is not None and self.saved is not None: self.critic_opt.load_state_dict(self.saved); self.saved = None
 
-# %% ../../nbs/82_train.adversarial.ipynb #695b88e6
+# %% ../../nbs/82_train.adversarial.ipynb #ec9c8d8d
 @patch
 def _place(self:AdversarialTraining, ids):
     "Rows (n,), and how many of their ids are real."
@@ -207,7 +208,7 @@ def _guessed(self:AdversarialTraining, logits, ids, real, long):
     mine = where[None] & (truth != vocab.PAD)
     return torch.where(mine[...,None], straight(scores, masks, self.temperature)[1], F.one_hot(truth, len(vocab)).to(scores.dtype)), mine
 
-# %% ../../nbs/82_train.adversarial.ipynb #c636cb2a
+# %% ../../nbs/82_train.adversarial.ipynb #4ef23fa5
 @patch
 def meet(self:AdversarialTraining,
     ids:Tensor,    # (batch, time) int64: what the model read
@@ -229,7 +230,7 @@ def meet(self:AdversarialTraining,
     fake = torch.cat([fake, torch.cat([fake[:,:real-first].detach(), y], 1)])
     return Meeting(self.model.critic, truth.repeat(2, 1), fake, torch.cat([there, truth != vocab.PAD]), torch.cat([own, F.pad(mine, (real - first, 0))]), before.repeat(2, 1))
 
-# %% ../../nbs/82_train.adversarial.ipynb #882646e3
+# %% ../../nbs/82_train.adversarial.ipynb #93e9de20
 @patch
 def teach_critic(self:AdversarialTraining, m:Meeting):
     "One step of the critic, which hears what was played without a way back; what it paid."
@@ -261,7 +262,7 @@ def teach_model(self:AdversarialTraining, m:Meeting, heard:Heard):
     self.now |= {k:t.item() for k,t in terms.items()}
     return sum(self.losses[k]*t for k,t in terms.items())
 
-# %% ../../nbs/82_train.adversarial.ipynb #d165b613
+# %% ../../nbs/82_train.adversarial.ipynb #3f4087c6
 @patch
 def after_loss(self:AdversarialTraining):
     if not self.training: return
@@ -271,7 +272,7 @@ def after_loss(self:AdversarialTraining):
     out, state = self.learn.output, self.xb[3] if len(self.xb) > 3 else None
     m = self.meet(self.xb[0], out.logits, out.z, state)
     m.weights, m.share = stages[stage], float(((m.real != vocab.PAD) & m.own).sum()) if (self.yb[0] != vocab.PAD).any() else 0.
-    was, self.now = self.model.critic.training, dict(stage=stage)
+    was, self.now = self.model.critic.training, dict({k:v for k,v in self.now.items() if k == 'r1'}, stage=stage)     # what was paid last
     critic = self.teach_critic(m)
     heard = Heard(out.logits, self.xb[0], self.yb[0], State.of(state), out, dict(fake=m.fake, meeting=m))
     term = self.teach_model(m, heard)
@@ -297,7 +298,7 @@ def after_batch(self:AdversarialTraining):
     self.history.append(dict(step=self.step, **self.now))
     if self.book is not None: self.book.log(**self.history[-1])
 
-# %% ../../nbs/82_train.adversarial.ipynb #d9afe5c7
+# %% ../../nbs/82_train.adversarial.ipynb #4cc8ab49
 class AdversarialConfig(Config):
     "How a critic is heard."
     weight: float = Field(.1, ge=0, description='of what the critic says, beside the surprise in nats per token')
@@ -317,6 +318,7 @@ class AdversarialConfig(Config):
     def _known(cls, v):
         if bad := [k for k in v if k not in meeting_losses]: raise ValueError(f'{bad[0]!r} is no loss of a critic; there is {", ".join(meeting_losses)}')
         if bad := [k for k in v if v[k] < 0]: raise ValueError(f'{bad[0]}={v[bad[0]]}; give 0 or more')
+        if not any(v.values()): raise ValueError('none of them counts; give one more than 0, or say weight=0 for a critic that learns alone')
         return v
 
 def adversarial_callbacks(
