@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #4d5328a2
+# %% ../nbs/99_cli.ipynb #b8c00a69
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #b8a2c592
+# %% ../nbs/99_cli.ipynb #d458a8ca
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #a9e23d00
+# %% ../nbs/99_cli.ipynb #b9b73d05
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,7 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #03d84615
+# %% ../nbs/99_cli.ipynb #bdc56e90
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -72,7 +72,7 @@ class Execution:
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #c025d9f1
+# %% ../nbs/99_cli.ipynb #3d39a693
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -85,7 +85,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #2c0a2063
+# %% ../nbs/99_cli.ipynb #d881793d
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -102,7 +102,7 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #3891cfdc
+# %% ../nbs/99_cli.ipynb #6ce80030
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -122,7 +122,7 @@ class _Bar:
         if len(message) > room: message = message[:max(0, room-1)] + '…'
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #2124fa86
+# %% ../nbs/99_cli.ipynb #cb64c83f
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -146,14 +146,14 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #d88a66d5
+# %% ../nbs/99_cli.ipynb #d22ea8f8
 def _stopping(run, stage):
     "What to say to a Ctrl-C."
     if run.stops > 1 or not run.begun: return 'stopped'
     if stage == 'train': return 'stopping: the best model so far is kept, and the rest follows; Ctrl-C again ends at once'
     return 'stopping; Ctrl-C again ends at once'
 
-# %% ../nbs/99_cli.ipynb #3fe90c96
+# %% ../nbs/99_cli.ipynb #e0684ca3
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -173,7 +173,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #753a9aa3
+# %% ../nbs/99_cli.ipynb #fb3aa4a0
 def _recipes():
     "The recipes, by name of the command."
     import aurl.latents
@@ -185,7 +185,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #07a70593
+# %% ../nbs/99_cli.ipynb #bc0d7c56
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -202,7 +202,7 @@ def run_recipe(
     new_root = not root.exists()
     run_dir, fresh = _run_dir(recipe, cfg)
     if not fresh and getattr(cfg, 'resume', '') == 'auto': say(f'going on with {run_dir}, which was stopped; resume=no begins anew')
-    run = Execution(notebooks_dir()/recipe.notebook, _free(run_dir/Path(recipe.notebook).name), cfg.to_dict() | dict(run_dir=str(run_dir)), run_dir/'kernel.log')
+    run = Execution(notebooks_dir()/recipe.notebook, _free(run_dir/Path(recipe.notebook).name), getattr(recipe, 'told', lambda cfg: cfg)(cfg).to_dict() | dict(run_dir=str(run_dir)), run_dir/'kernel.log')
     _remove(run_dir/'progress.json')  # of an earlier sitting
     watch(run, run_dir, say)
     code = _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
@@ -221,7 +221,7 @@ def _run_dir(recipe, cfg):
         return run_dir, not any(run_dir.iterdir())
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=run_dir, way_out='give another folder with out=FOLDER') from e
 
-# %% ../nbs/99_cli.ipynb #4c548c65
+# %% ../nbs/99_cli.ipynb #6c4f1793
 def _farewell(run, run_dir, new, say, debug):
     "The last lines; of the `new` folders, those with nothing in them that is worth keeping go."
     code, line = verdict_on(run)
@@ -261,7 +261,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #8edb28de
+# %% ../nbs/99_cli.ipynb #c6bd0c73
 def _versions():
     "What is installed."
     import platform
@@ -291,7 +291,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #1eda90e2
+# %% ../nbs/99_cli.ipynb #3a1ba58a
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -301,7 +301,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #0773b3c6
+# %% ../nbs/99_cli.ipynb #2b6ea810
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -325,7 +325,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #76a35dea
+# %% ../nbs/99_cli.ipynb #baf775ca
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -352,7 +352,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #53a71e67
+# %% ../nbs/99_cli.ipynb #2452c9b8
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -364,7 +364,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #7ec15b04
+# %% ../nbs/99_cli.ipynb #81a3f837
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -383,7 +383,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #29dd5ee7
+# %% ../nbs/99_cli.ipynb #94aed33d
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -404,7 +404,7 @@ def _show_keys(name, say=print):
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #a2a13b42
+# %% ../nbs/99_cli.ipynb #e43089fd
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -426,7 +426,7 @@ for _name, _help in dict(
     ablation='What each part of the model brings: variants of one size, several seeds, intervals.',
     scaling='How the loss falls with parameters and music: small trainings, a law, a larger one foreseen.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #d5a9c7ec
+# %% ../nbs/99_cli.ipynb #3ebc1e77
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 

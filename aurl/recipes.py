@@ -7,10 +7,10 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
            'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
            'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes', 'check_ranks', 'check_alone', 'learner_of',
-           'needs', 'resume_run', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
+           'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
            'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #672d08a4
+# %% ../nbs/96_recipes.ipynb #dc23840d
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn, Snapshot
 
-# %% ../nbs/96_recipes.ipynb #026df8b0
+# %% ../nbs/96_recipes.ipynb #631370b5
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -91,7 +91,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #f7bbfa6d
+# %% ../nbs/96_recipes.ipynb #517a09c3
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -171,7 +171,7 @@ class _Training(Config):
 
 class TrainConfig(Descent, _Training): "A training run."
 
-# %% ../nbs/96_recipes.ipynb #a7454073
+# %% ../nbs/96_recipes.ipynb #725ef7eb
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -212,7 +212,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #267028f8
+# %% ../nbs/96_recipes.ipynb #e5d3b744
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -221,6 +221,7 @@ class Recipe:
     out: Callable           # from a configuration to a new run directory
     check: Callable = lambda cfg: None # refuses a configuration that cannot work
     part: str = None        # what of a run that was stopped goes on with dest=; None: nothing does
+    told: Callable = lambda cfg: cfg   # from a configuration to that of the notebook
 
 def new_run_dir(
     name:str,  # of the command
@@ -242,13 +243,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #bb966fc3
+# %% ../nbs/96_recipes.ipynb #f4f0d8c7
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #5375633b
+# %% ../nbs/96_recipes.ipynb #4fa20aa2
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -292,7 +293,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #917c7b98
+# %% ../nbs/96_recipes.ipynb #30884de2
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -349,7 +350,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #a35742a8
+# %% ../nbs/96_recipes.ipynb #02aee0d9
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -371,7 +372,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #c809d23f
+# %% ../nbs/96_recipes.ipynb #f959bcec
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -398,7 +399,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #454e3c81
+# %% ../nbs/96_recipes.ipynb #4b43d2d7
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -431,7 +432,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #15a09ebe
+# %% ../nbs/96_recipes.ipynb #cdcbaf56
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -444,7 +445,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #fb1cf702
+# %% ../nbs/96_recipes.ipynb #dc054990
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 _who = ('gpus', 'nodes', 'node', 'meet', 'shard')                         # who does the work, which changes nothing in what is learned
 
@@ -468,7 +469,7 @@ def _same_words(run, cfg):
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #60496d54
+# %% ../nbs/96_recipes.ipynb #d722da19
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -484,7 +485,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #3056e7cc
+# %% ../nbs/96_recipes.ipynb #08fb9c95
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -520,6 +521,9 @@ def check_wishes(
         check_names(cfg.latent.attributes, net_of(cfg).latent[0])
         if cfg.loader.pack: raise ConfigError(f'loader.pack=true in mode={mode}, where each piece has a row of its own', way_out='leave pack out')
     check_losses(cfg.losses, mode)
+    if cfg.balance != 'fixed' and not cfg.losses: raise ConfigError(f'balance={cfg.balance}, and there are no losses to balance', way_out="name some, such as losses='{rhythm: 0.1, grammar: 0.5}', or leave it out")
+    if cfg.watch.let_go and not cfg.grammar_weight and 'grammar' not in cfg.losses: raise ConfigError('watch.let_go, and there is no grammar loss whose weight could fall', way_out='say grammar_weight=1 as well, or leave it out')
+    cfg.optimizer.make([dict(params=[torch.nn.Parameter(torch.zeros(2, 2))], rate=1., muon=True), dict(params=[torch.nn.Parameter(torch.zeros(2))], rate=1., muon=False)])   # does it take its options?
     if cfg.distill and not cfg.teacher: raise ConfigError('distill, and no teacher', way_out='say teacher=RUN, or leave distill out')
     if cfg.teacher: Distill(find_model(cfg.teacher)[0], cfg.distill)
 
@@ -579,15 +583,20 @@ def needs(
     if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
-# %% ../nbs/96_recipes.ipynb #756de028
+# %% ../nbs/96_recipes.ipynb #31a82022
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
-def _continued(run, asked):
-    "The configuration of `run`, with what may change as it was `asked`."
+def _given(cfg, at=''):
+    "Dotted keys that were said, and not left at their defaults."
+    for k in cfg.model_fields_set: yield from _given(v, f'{at}{k}.') if isinstance(v := getattr(cfg, k), Config) else (at + k,)
+
+def _continued(run, asked, exact=False):
+    "The configuration of `run`, with what may change as it was `asked`; a default counts as asked for only where that is `exact`."
     known = _known_config(run)
-    plain, was = type(known)().flat(), known.flat()
+    plain, was, given = type(known)().flat(), known.flat(), set(_given(asked))
     said = asked.changed(data=_place(asked.data)).flat()                  # a folder is the same wherever it is named from
-    new = {k:v for k,v in said.items() if v != plain.get(k) and k not in ('resume', 'out', *_who) and v != was.get(k)}
+    meant = lambda k: any(k == g or k.startswith(g + '.') for g in given) if exact else said[k] != plain.get(k)
+    new = {k:v for k,v in said.items() if k not in ('resume', 'out', *_who) and v != was.get(k) and meant(k)}
     if bad := [k for k in new if k not in _may_change]:
         raise ConfigError(f'{bad[0]}={new[bad[0]]} cannot change on the way; this run has {bad[0]}={was.get(bad[0])}', run.path, 'leave it out, or start a new run')
     return known.changed(**new, **{k:getattr(asked, k) for k in _who if hasattr(known, k)})    # whoever asks says who does the work
@@ -595,12 +604,20 @@ def _continued(run, asked):
 def resume_run(
     resume:str,   # the run
     asked:Config, # what was asked
+    exact=False,  # is a default a wish, too? Not in a notebook, whose cell of parameters is full of them
 )->tuple:         # run, its configuration, its newest checkpoint or None
     "Open a training run to go on with it."
     run = _open_train(resume, type(asked))
-    cfg, last = _continued(run, asked), newest(run.checkpoints, run.say)
+    cfg, last = _continued(run, asked, exact), newest(run.checkpoints, run.say)
     if last is None and not getattr(cfg, 'stages', ''): run.say('there is no checkpoint yet: from the start')
     return run.resume(), cfg, last
+
+def settled(
+    cfg:Config, # of a command, as its words were
+)->Config:      # for its notebook
+    "Where `cfg` names a run to go on with: the configuration of that run, with what was said to change."
+    if getattr(cfg, 'resume', 'no') in ('', 'no', 'auto') or (there := run_to_resume(cfg)) is None: return cfg
+    return _continued(_open_train(there, type(cfg)), cfg, exact=True).changed(resume=str(there))
 
 def open_run(
     name:str,    # of the command
@@ -609,11 +626,13 @@ def open_run(
 )->tuple:        # run, its configuration, a checkpoint to go on from or None
     "A new run, or the one that `cfg.resume` means."
     there = run_to_resume(cfg) if run_dir is None else Path(run_dir) if (Path(run_dir)/'config.yaml').exists() else None
-    return resume_run(there, cfg) if there is not None else (start_run(name, cfg, run_dir), cfg, None)
+    return resume_run(there, cfg, exact=run_dir is not None and cfg.resume not in ('', 'no', 'auto')) if there is not None else (start_run(name, cfg, run_dir), cfg, None)   # what the command line has `settled`
 
 def _best_so_far(run):
     "Nats per token and weights of the model that `run` has kept, or nothing."
-    try: return read_json(run.path/'model/config.json')['notes']['valid_loss'] or math.inf, MusicTransformerVAEGAN.from_pretrained(run.path/'model').state_dict()
+    try:
+        with torch.random.fork_rng(devices=[]): best = MusicTransformerVAEGAN.from_pretrained(run.path/'model')   # whose first weights are drawn: that must change nothing
+        return read_json(run.path/'model/config.json')['notes']['valid_loss'] or math.inf, best.state_dict()
     except (AurlError, KeyError, TypeError): return ()
 
 def _hollow(x):
@@ -708,7 +727,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #e20ce862
+# %% ../nbs/96_recipes.ipynb #35b8f68b
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -720,7 +739,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #2b67c46e
+# %% ../nbs/96_recipes.ipynb #d2e68e78
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -750,7 +769,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #fd647d94
+# %% ../nbs/96_recipes.ipynb #4cd32079
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -785,7 +804,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #f2233e13
+# %% ../nbs/96_recipes.ipynb #6c51fbf5
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
@@ -799,15 +818,15 @@ def check_request(
     learns = isinstance(cfg, (SongConfig, TrainConfig))
     if (there := run_to_resume(cfg)) is not None:
         run = _open_train(there, type(cfg))
-        cfg = _continued(run, cfg)
+        cfg = _continued(run, cfg, exact=True)
         newest(run.checkpoints, lambda line: None)
     if hasattr(cfg, 'device'): pick_device(cfg.device)
     if learns:
         Budget(cfg.steps or None, cfg.minutes or None)
         if isinstance(cfg, TrainConfig):
-            if cfg.minutes and cfg.reproducible != 'seeded': raise ConfigError(f'minutes={cfg.minutes:g} ends a training by the clock, and reproducible={cfg.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
             parts = [s.cfg for s in stages_of(cfg)] or [cfg]
             for c in parts:
+                if c.minutes and c.reproducible != 'seeded': raise ConfigError(f'minutes={c.minutes:g} ends a training by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
                 hears = (mode := net_of(c).mode) != 'transformer'
                 check_wishes(c, mode, [net_of(o).mode for o in parts])
                 check_ranks(c, mode)
@@ -826,5 +845,5 @@ def check_request(
         if len(corpus := music_for(cfg, whole=True)) == 1: corpus.read(0)
     for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
 
-RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request) for n,c in dict(
+RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request, told=settled) for n,c in dict(
     song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}

@@ -41,6 +41,16 @@ def _objectives():
     from aurl.train.objectives import MusicLosses
     return [MusicLosses({'grammar': .1}, balance='uncertainty')]
 
+def _accumulated():
+    from aurl.train.objectives import MusicLosses
+    from aurl.train.steady import Accumulate
+    return [Accumulate(4), MusicLosses({'grammar': .1, 'rhythm': .1}, balance='uncertainty')]
+
+def _taught():
+    from aurl.train.distill import Distill
+    from aurl.train.steady import Accumulate
+    return [Accumulate(4), Distill(MusicTransformerVAEGAN.from_preset('tiny'), {'output': .5, 'feature': .5, 'attention': .5})]
+
 augment = dict(augment=dict(probability=.7))
 grow = dict(start_length=16, grow_epochs=3)
 WAYS = {  # name: how the learner is made
@@ -54,9 +64,14 @@ WAYS = {  # name: how the learner is made
     'vae_gan': dict(net=dict(mode='vae_gan'), cbs=_gan, loader=dict(whole=True), length=128),
 }
 
+MORE = {  # what must be saved beside the model, in the middle of a step of four batches
+    'accumulated, learned weights': dict(cbs=_accumulated),
+    'accumulated, a teacher': dict(cbs=_taught, length=96),
+}
+
 def learner(store, way='plain', seed=0, d_model=16):
     "A learner of that kind; the same every time."
-    how = dict(WAYS[way])
+    how = dict((WAYS | MORE)[way])
     net, cbs = how.pop('net', {}), how.pop('cbs', list)
     how = {**dict(length=48, batch_size=4, transpose=2, dtype='fp32'), **how}
     seed_everything(seed)

@@ -11,7 +11,7 @@ import crash
 def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('resume'))
 
 
-@pytest.mark.parametrize('way', [w for w in crash.WAYS if 'two workers' not in w])
+@pytest.mark.parametrize('way', [w for w in [*crash.WAYS, *crash.MORE] if 'two workers' not in w])
 def test_cut_anywhere(store, tmp_path, way): assert crash.cut_anywhere(store, tmp_path / 'ck', way, cuts=4, steps=20) == (4, 4)
 
 

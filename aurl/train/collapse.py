@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Collapse', 'copy_of', 'noises', 'Jump', 'Rescue', 'bytes_of']
 
-# %% ../../nbs/83b_train.collapse.ipynb #82ff5947
+# %% ../../nbs/83b_train.collapse.ipynb #232f1bb4
 import math
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..core import AurlError
 from .grammar import GrammarWatch
 from .snapshot import _tensors, put_back, take
 
-# %% ../../nbs/83b_train.collapse.ipynb #b89cfae7
+# %% ../../nbs/83b_train.collapse.ipynb #6942e228
 class Collapse:
     "Tells a bad end from a bad draw, in numbers of which higher is better."
     def __init__(self,
@@ -45,7 +45,7 @@ class Collapse:
         level, noise = self.limits()
         return level >= self.low and value < level - max(self.drop, self.sure*noise)
 
-# %% ../../nbs/83b_train.collapse.ipynb #9484cf01
+# %% ../../nbs/83b_train.collapse.ipynb #87f63f63
 @patch
 def hear(self:Collapse,
     value:float, # what this look gave; None or NaN: no numbers at all
@@ -84,7 +84,7 @@ def load_state_dict(self:Collapse, d):
     for k,v in d.items(): setattr(self, k, copy_of(v))
 def copy_of(v): return list(v) if isinstance(v, list) else v
 
-# %% ../../nbs/83b_train.collapse.ipynb #3dd99884
+# %% ../../nbs/83b_train.collapse.ipynb #feb3a4e4
 def noises()->dict: # name: function of a generator and a shape
     "Kinds of white noise in 0 … 1, to try detectors on."
     clip = lambda x: np.clip(x, 0, 1)
@@ -93,7 +93,7 @@ def noises()->dict: # name: function of a generator and a shape
     return out | {'uniform':lambda g, n: g.random(n), 'upper half':lambda g, n: .5 + g.random(n)/2, 'piled up':lambda g, n: g.beta(.5, .5, n),
                   'double exponential':lambda g, n: clip(g.laplace(.8, .07, n)), 'Student, 3 degrees':lambda g, n: clip(.8 + .05*g.standard_t(3, n))}
 
-# %% ../../nbs/83b_train.collapse.ipynb #64f1de7c
+# %% ../../nbs/83b_train.collapse.ipynb #8a724346
 class Jump:
     "Tells a loss that has jumped from a strange batch."
     def __init__(self,
@@ -122,7 +122,7 @@ class Jump:
             else: self.high, self.seen = 0, (self.seen + [v])[-self.memory:]
         return 'perhaps' if self.high else ''
 
-# %% ../../nbs/83b_train.collapse.ipynb #1cec6a0b
+# %% ../../nbs/83b_train.collapse.ipynb #b851d377
 @patch
 def accept(self:Jump, losses):
     "These losses are usual from now on."
@@ -132,7 +132,7 @@ def state_dict(self:Jump): return dict(seen=list(self.seen), high=self.high)
 @patch
 def load_state_dict(self:Jump, d): self.seen, self.high = list(d['seen']), d['high']
 
-# %% ../../nbs/83b_train.collapse.ipynb #69724b50
+# %% ../../nbs/83b_train.collapse.ipynb #e837fcbe
 class Rescue(Callback):
     "Goes back to the last good moment when the model collapses; after `most` times it ends the training there."
     order, goes_back = -5, False            # it hears the loss before others add to it
@@ -145,13 +145,13 @@ class Rescue(Callback):
         collapse:Collapse=None, # how a collapse is told
         jump:Jump=None,       # how a jump of the loss is told
         room:float=math.inf,  # bytes that good moments may take in memory
-        shelf=None,           # where they go that do not fit: `put(step, snapshot)`, `get(step)`, `drop(step)`
+        shelf=None,           # where they go that do not fit: `put(step, snapshot)`, `get(step)`, `drop(step)`; after a stop, `get` gives what there is of that step or before
         to=None,              # an `Experiment` to log to
     ):
         self.most, self.slower, self.regain, self.keep, self.measure, self.collapse, self.to = most, slower, regain, keep, measure, collapse or Collapse(), to
         self.room, self.shelf, self.shelved, self.refused = room, shelf, set(), False
         self.jump, self.losses, self.fresh = jump or Jump(), [], False
-        self.moments, self.finest, self.times, self.factor, self.over, self.plain, self.used = [], None, [], 1., False, None, None
+        self.moments, self.finest, self.times, self.factor, self.over, self.plain, self.used, self.good = [], None, [], 1., False, None, None, None
 
     def before_fit(self):
         self.over, self.plain = False, None
@@ -173,7 +173,7 @@ class Rescue(Callback):
         for step in self.shelved: self.shelf.drop(step)
         self.shelved = set()
 
-# %% ../../nbs/83b_train.collapse.ipynb #8b9313fe
+# %% ../../nbs/83b_train.collapse.ipynb #6d6da0e9
 @patch
 def heard(self:Rescue,
     step:int, # where the training is
@@ -206,7 +206,8 @@ def remember(self:Rescue, step:int):
     m = take(self.learn)
     m.parts['callbacks'] = [c for c in m.parts['callbacks'] if c[2]]                           # accounts of what was done do not go back
     level = float(np.mean(self.collapse.means[-self.collapse.wide:])) if self.collapse.means else 0.
-    self.moments = [*self.moments, (step, m)][-self.keep:]
+    self.moments = [*(x for x in self.moments if x[1] is not None or x[0] in self.shelved), (step, m)][-self.keep:]
+    self.good = step
     if self.finest is None or level >= self.finest[2]: self.finest = (step, m, level)
     self._fit_in()
 
@@ -239,7 +240,7 @@ def bytes_of(
     "What its tensors take in memory."
     return sum(t.numel()*t.element_size() for t in _tensors(snap.parts))
 
-# %% ../../nbs/83b_train.collapse.ipynb #dcd85b1a
+# %% ../../nbs/83b_train.collapse.ipynb #ec281da9
 @patch
 def roll_back(self:Rescue,
     step:int,       # where the training is
@@ -250,11 +251,12 @@ def roll_back(self:Rescue,
     if len(self.moments) > 1 and self.used == self.moments[-1][0]: self.moments.pop()          # it was not good after all
     to, moment = (self.finest if slow and self.finest else self.moments[-1])[:2]
     if moment is None:
-        try: moment = self.shelf.get(to)
+        try: to = min(to, (moment := self.shelf.get(to)).step)
         except AurlError as e:                                                                 # nothing to go back to
             if self.to is not None: self.to.say(f'step {step}: collapse ({why}), and the good moment of step {to} is not readable: {e}')
             self.moments, self.finest = [], None
             return step
+    self.plain = self.plain or [h['lr'] for h in self.opt.hypers]                              # the rate is no part of what goes back
     put_back(self.learn, moment, progress=False)
     self.used, self.over = to, len(self.times) >= self.most
     self.times.append(dict(step=step, back_to=to, why=why))
@@ -268,8 +270,10 @@ def roll_back(self:Rescue,
     return to
 
 @patch
-def state_dict(self:Rescue): return dict(factor=self.factor, times=self.times, used=self.used, collapse=self.collapse.state_dict(), jump=self.jump.state_dict(), losses=[float(x) for x in self.losses], fresh=self.fresh)
+def state_dict(self:Rescue): return dict(good=self.good, plain=self.plain, factor=self.factor, times=self.times, used=self.used, collapse=self.collapse.state_dict(), jump=self.jump.state_dict(), losses=[float(x) for x in self.losses], fresh=self.fresh)
 @patch
 def load_state_dict(self:Rescue, d):
     self.factor, self.times, self.used, self.losses, self.fresh = d['factor'], list(d['times']), d['used'], list(d['losses']), d['fresh']
     self.collapse.load_state_dict(d['collapse']); self.jump.load_state_dict(d['jump'])
+    self.good, self.plain = d.get('good'), d.get('plain')
+    if self.good is not None and self.shelf is not None and not self.moments: self.moments = [(self.good, None)]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Descent', 'descent']
 
-# %% ../../nbs/84b_train.descent.ipynb #20164702
-from pydantic import Field
+# %% ../../nbs/84b_train.descent.ipynb #51b50bfd
+from pydantic import Field, model_validator
 
 from ..config import Config
 from .averages import AverageConfig, Averages
@@ -16,7 +16,7 @@ from .optimise import Optimizer
 from .schedules import Rate, Schedule
 from .steady import Accumulate, Clip, ClipConfig
 
-# %% ../../nbs/84b_train.descent.ipynb #3e435604
+# %% ../../nbs/84b_train.descent.ipynb #7cf47395
 class Descent(Config):
     "How the weights go downhill."
     lr: float = Field(0., ge=0, description='learning rate; 0 for the optimiser\'s own, 0.004 for muon')
@@ -30,6 +30,11 @@ class Descent(Config):
     perturb: float = Field(0., ge=0, description='length of an adversarial push of the embeddings, relative to them; 0 for none')
     perturb_steps: int = Field(1, ge=1, description='corrections of the push')
     curriculum: CurriculumConfig = Field(CurriculumConfig(), description='easy music first: length, complexity, polyphony …')
+
+    @model_validator(mode='after')
+    def _one_mean(self):
+        if self.ema.kind != 'none' and self.optimizer.keeps_mean: raise ValueError(f'ema={self.ema.kind}, and {self.optimizer.name} keeps a mean of its own; leave ema out, or take another optimizer')
+        return self
 
 def descent(
     cfg, # a `Descent`, or a configuration with its fields

@@ -6,7 +6,7 @@
 __all__ = ['kinds_with_maps', 'terms', 'default_terms', 'teacher_output', 'teacher_harmony', 'teacher_rhythm', 'teacher_form',
            'teacher_feature', 'teacher_attention', 'attention_map', 'Tap', 'paired', 'check_distill', 'Distill']
 
-# %% ../../nbs/87_train.distill.ipynb #427c328a
+# %% ../../nbs/87_train.distill.ipynb #c423c2db
 import math
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ from .musical import pitch_classes
 from .objectives import MusicLosses, check_losses, heard_by, ramp
 from .texture import form_parts, likeness, strikes
 
-# %% ../../nbs/87_train.distill.ipynb #10d6d4b8
+# %% ../../nbs/87_train.distill.ipynb #02091bca
 def _taught():
     "A few bars and the opinion of some teacher."
     h = small_heard()
@@ -43,7 +43,7 @@ def teacher_output(h:Heard):
     theirs, ours = (h.more['teacher'].to(h.scores)/t).log_softmax(-1), (h.scores/t).log_softmax(-1)
     return t*t*h.mean((theirs.exp()*(theirs - ours)).sum(-1))
 
-# %% ../../nbs/87_train.distill.ipynb #a0b44244
+# %% ../../nbs/87_train.distill.ipynb #30e3bb35
 def _of_teacher(h): return Heard(h.more['teacher'].to(h.scores), h.ids, h.targets, h.state)
 
 @register_loss('teacher_harmony', unit='1 - cosine', needs='teacher', sample=_taught)
@@ -67,7 +67,7 @@ def teacher_form(h:Heard):
     ours, theirs = (likeness(strikes(x, form_parts)[0]) for x in (h, _of_teacher(h)))
     return h.over((ours - theirs).pow(2).mean((1, 2))[h.counts.any(1)])
 
-# %% ../../nbs/87_train.distill.ipynb #6bf75554
+# %% ../../nbs/87_train.distill.ipynb #16bb08a4
 def _unit(x): return F.layer_norm(x, x.shape[-1:])
 
 def _featured():
@@ -91,7 +91,7 @@ def teacher_attention(h:Heard):
     each = (theirs.exp()*(theirs - ours)).sum(-1)                                                    # (layers, batch, rows)
     return h.over(each[h.counts[:,h.more['rows']].expand_as(each)])
 
-# %% ../../nbs/87_train.distill.ipynb #50ac4781
+# %% ../../nbs/87_train.distill.ipynb #65c2fcb0
 kinds_with_maps = Full, SlidingWindow
 
 def attention_map(
@@ -111,7 +111,7 @@ def attention_map(
     w = ((q @ k.transpose(-1, -2))*q.shape[-1]**-.5).masked_fill(unseen, -1e9).softmax(-1).mean(1)
     return (w + 1e-9).log()
 
-# %% ../../nbs/87_train.distill.ipynb #1920a690
+# %% ../../nbs/87_train.distill.ipynb #5c953c2d
 class Tap:
     "Catches what passes through some layers of a model."
     def __init__(self,
@@ -138,7 +138,7 @@ def paired(
     depths = sorted({max(1, round(n_student*(i+1)/n)) for i in range(min(n, n_student))})
     return [(s - 1, max(1, round(s*n_teacher/n_student)) - 1) for s in depths]
 
-# %% ../../nbs/87_train.distill.ipynb #d4160af6
+# %% ../../nbs/87_train.distill.ipynb #3e2b7f7e
 terms = dict(output='what it expects', harmony='the pitch classes it expects', rhythm='the durations it expects', form='the self-similarity it expects', feature='its vectors', attention='where it looks')
 default_terms = dict(output=.7, feature=1.)
 
@@ -157,6 +157,7 @@ def check_distill(
 
 class Distill(MusicLosses):
     "Learning from the music and from a teacher."
+    order = -3   # before further losses join: `hard` is the share of the music alone
     def __init__(self,
         teacher,           # a trained `MusicTransformerVAEGAN` of mode transformer
         told:dict=None,    # terms and weights; by default `default_terms`
@@ -173,9 +174,10 @@ class Distill(MusicLosses):
         self.teacher, self.hard, self.n_layers, self.rows, self.rate = teacher.eval().requires_grad_(False), ramp(told.get('hard', .3), 'hard'), layers, rows, rate
         self.temperature = ramp(told.get('temperature', 1.), 'temperature')
         self.projections = self.learns_projection = self._kept = None
+        self.taps = ()
         self.feature, self.attention = (f'teacher_{k}' in weights for k in ('feature', 'attention'))
 
-# %% ../../nbs/87_train.distill.ipynb #e6199f61
+# %% ../../nbs/87_train.distill.ipynb #8c269457
 @patch
 def before_fit(self:Distill):
     super(Distill, self).before_fit()
@@ -185,6 +187,7 @@ def before_fit(self:Distill):
         raise ConfigError('the maps of this kind of attention are never whole', way_out='leave attention out of distill, or use full or sliding_window')
     pairs = paired(len(s.trunk.blocks), len(t.trunk.blocks), self.n_layers)
     last = lambda m: [len(m.trunk.blocks) - 1] if self.attention else []
+    for t in self.taps: t.remove()                                                                  # of a fit that an error has ended
     self.taps = [Tap(m, [p[i] for p in pairs] if self.feature else [], last(m)) for i,m in enumerate((s, t))]
     if self.feature and self.projections is None: self._project(len(pairs), s.config.d_model, t.config.d_model)
     if self.projections is not None: self.projections.to(self.dls.device)
@@ -200,8 +203,9 @@ def _project(self:Distill, n, d, d_teacher):
 @patch
 def after_fit(self:Distill):
     for t in self.taps: t.remove()
+    self.taps = ()
 
-# %% ../../nbs/87_train.distill.ipynb #a57ef842
+# %% ../../nbs/87_train.distill.ipynb #bbbc0df1
 @patch
 def _ask(self:Distill):
     "What the teacher says about the batch, for `Heard.more`."
@@ -217,7 +221,7 @@ def _ask(self:Distill):
         more['teacher_features'] = torch.stack([own(f) for f in theirs.features()])
     if self.attention:
         t = ours.time()
-        more['rows'] = rows = (torch.arange(min(self.rows, t), device=logits.device)*t//min(self.rows, t) + self.step) % t
+        more['rows'] = rows = (torch.arange(min(self.rows, t), device=logits.device)*t//min(self.rows, t) + self.train_iter) % t
         more['maps'] = ours.maps(rows)
         with torch.no_grad(): more['teacher_maps'] = theirs.maps(rows)
     return more
@@ -247,11 +251,12 @@ def after_validate(self:Distill): pass
 @patch
 def state_dict(self:Distill):
     if self.projections is None: return {}
-    return dict(projections={k:v.detach().cpu().clone() for k,v in self.projections.state_dict().items()}, learns=self.learns_projection.state_dict())
+    return dict(projections={k:v.detach().cpu().clone() for k,v in self.projections.state_dict().items()}, learns=self.learns_projection.state_dict(), grads=[p.grad for p in self.projections.parameters()])
 
 @patch
 def load_state_dict(self:Distill, state):
     if not state: return
     if self.projections is None: self._kept = state; return
     self.projections.load_state_dict(state['projections']); self.learns_projection.load_state_dict(state['learns'])
+    for p,g in zip(self.projections.parameters(), state.get('grads', ())): p.grad = None if g is None else g.to(p)
     self._kept = None

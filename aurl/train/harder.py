@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TokenDropout', 'Perturb']
 
-# %% ../../nbs/81i_train.harder.ipynb #f97d46ad
+# %% ../../nbs/81i_train.harder.ipynb #24759811
 import inspect
 from contextlib import nullcontext
 
@@ -18,7 +18,7 @@ from ..device import autocast
 from ..tokens.vocab import vocab
 from .learner import Autocast
 
-# %% ../../nbs/81i_train.harder.ipynb #b15be4cf
+# %% ../../nbs/81i_train.harder.ipynb #d98c52fb
 def _reads(model):
     "The part of `model` that reads ids."
     if not hasattr(model, 'trunk'): raise ModelError(f'a {type(model).__name__} has no trunk that reads ids', way_out='give a MusicTransformerVAEGAN')
@@ -32,7 +32,9 @@ class TokenDropout(Callback):
     ):
         if not 0 <= share < 1: raise ConfigError(f'token_dropout={share}', way_out='a share of 0 or more, and less than 1')
         self.share, self.hook = share, None
-    def before_fit(self): self.hook = _reads(self.model).register_forward_pre_hook(self._hide, with_kwargs=True)
+    def before_fit(self):
+        self.close()                                     # of a fit that an error has ended
+        self.hook = _reads(self.model).register_forward_pre_hook(self._hide, with_kwargs=True)
     def after_fit(self): self.close()
     def close(self):
         if self.hook is not None: self.hook.remove()
@@ -46,7 +48,7 @@ class TokenDropout(Callback):
         call.arguments['blind'] = hidden if blind is None else blind | hidden
         return call.args, call.kwargs
 
-# %% ../../nbs/81i_train.harder.ipynb #7229ed7f
+# %% ../../nbs/81i_train.harder.ipynb #4547d522
 class Perturb(Callback):
     "Learns also from embeddings that are pushed to where the loss is larger."
     order, run_valid = 5, False                            # after the backward pass, before anything is done to the gradient
@@ -57,7 +59,9 @@ class Perturb(Callback):
     ):
         if not size > 0 or steps < 1 or weight <= 0: raise ConfigError(f'size={size}, steps={steps}, weight={weight}', way_out='a size and a weight above 0, and at least one step')
         self.size, self.steps, self.weight, self.hook, self.push, self.seen = size, steps, weight, None, None, []
-    def before_fit(self): self.hook = _reads(self.model).embed.table.register_forward_hook(self._pushed)
+    def before_fit(self):
+        self.close()
+        self.hook = _reads(self.model).embed.table.register_forward_hook(self._pushed)
     def after_fit(self): self.close()
     def close(self):
         if self.hook is not None: self.hook.remove()
@@ -73,7 +77,7 @@ class Perturb(Callback):
 
     def before_batch(self): self.push, self.seen = None, []
 
-# %% ../../nbs/81i_train.harder.ipynb #f1d34451
+# %% ../../nbs/81i_train.harder.ipynb #67fae712
 def _rows(x): return x.flatten(1).norm(dim=1).clamp_min(1e-12)[:,None,None]   # the length of each row
 
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'music_learner', 'rate_at', 'Budget',
            'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #c495c014
+# %% ../../nbs/81_train.learner.ipynb #13c01965
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #a316fa3d
+# %% ../../nbs/81_train.learner.ipynb #f9337d59
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the matrices inside the layers, AdamW for everything else."
     def __init__(self,
@@ -61,7 +61,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #95a707b1
+# %% ../../nbs/81_train.learner.ipynb #e7230d7b
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -71,7 +71,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for _,p in named if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #de1724b9
+# %% ../../nbs/81_train.learner.ipynb #9c0c74b4
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -90,7 +90,7 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #3065cfd4
+# %% ../../nbs/81_train.learner.ipynb #41a594c7
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order, goes_back = -8, False
@@ -106,7 +106,7 @@ class EpochOrder(Callback):
         if self.training: self.due = getattr(self.dls.train, 'at', None) == 0
     def before_validate(self): self.inside = self.due = False
 
-# %% ../../nbs/81_train.learner.ipynb #0e3f0ae1
+# %% ../../nbs/81_train.learner.ipynb #76e44f01
 @patch
 def state_dict(self:EpochOrder): return dict(epoch=getattr(self.dls.train, 'epoch', 0) - self.due, due=self.due, pct=float(self.learn.pct_train))
 
@@ -115,7 +115,7 @@ def load_state_dict(self:EpochOrder, state):
     if self.inside: self.offset = state['epoch'] + state['due'] - self.epoch   # in the middle of an epoch: the loader jumps
     else: self.going, self.due = state, state['due']
 
-# %% ../../nbs/81_train.learner.ipynb #6a08763d
+# %% ../../nbs/81_train.learner.ipynb #a0b222b7
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -128,7 +128,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #003c898a
+# %% ../../nbs/81_train.learner.ipynb #d7d739cd
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -162,7 +162,7 @@ def music_learner(
     return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), *held_back, *extra, *how.pop('cbs', ()), *cbs], **{**how, **kwargs})
 
-# %% ../../nbs/81_train.learner.ipynb #568d4976
+# %% ../../nbs/81_train.learner.ipynb #e400e161
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -224,7 +224,7 @@ class Budget(Callback):
     def after_epoch(self):
         if self.over: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #274af031
+# %% ../../nbs/81_train.learner.ipynb #c03b1af4
 _kept = ('done', 'first', 'full', 'check', 'check_known', 'cap')
 
 @patch
@@ -235,7 +235,7 @@ def load_state_dict(self:Budget, state):
     self.began = self.clock() - state['spent']
     for k in _kept: setattr(self, k, state[k])
 
-# %% ../../nbs/81_train.learner.ipynb #8aac2768
+# %% ../../nbs/81_train.learner.ipynb #ad0999d0
 def _kept_weights(model):
     "A copy on the CPU; of a sharded model rank 0 alone has it."
     copy, alone = {k:in_full(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
@@ -278,7 +278,7 @@ class KeepBest(Callback):
         self.curve = list(state['curve'])
         if state['best'] < self.best or self.weights is None: self.best, self.weights = state['best'], state['weights']
 
-# %% ../../nbs/81_train.learner.ipynb #d5d460dd
+# %% ../../nbs/81_train.learner.ipynb #ec569dfe
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order, goes_back = 58, False
@@ -298,14 +298,14 @@ class RunLog(Callback):
         now = time.monotonic()
         speed, self.tokens, self.since = self.tokens/max(1e-9, now - self.since), 0, now
         more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
-        self.to.log(step=self.step, train_loss=self.loss.item(), lr=self.opt.hypers[0]['lr'], epoch=self.epoch, tokens_per_second=round(speed), **more)
+        self.to.log(step=self.step, train_loss=self.loss.item(), lr=max(h['lr'] for h in self.opt.hypers), epoch=self.epoch, tokens_per_second=round(speed), **more)
         best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
         words = ''.join(f', {w}' for c in self.cbs if hasattr(type(c), 'in_short') and (w := c.in_short))   # what others have to say in a few words
         self.to.progress('train', self.until.used if self.until else None, f'step {self.step}: {self.loss.item():.3f} nats{best}{words}')
     def after_validate(self):
         self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #475997ef
+# %% ../../nbs/81_train.learner.ipynb #ecd8d20a
 @contextlib.contextmanager
 def hearing(
     ask, # called with the number of the signal
@@ -317,7 +317,7 @@ def hearing(
     finally:
         for n,old in before.items(): signal.signal(n, old or (signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL))
 
-# %% ../../nbs/81_train.learner.ipynb #2c8584a7
+# %% ../../nbs/81_train.learner.ipynb #d4d2f15e
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps

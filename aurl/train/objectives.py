@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ways', 'balances', 'Ramp', 'ramp', 'Uncertainty', 'heard_by', 'check_losses', 'measured', 'of_all', 'MusicLosses']
 
-# %% ../../nbs/81d_train.objectives.ipynb #bda3997a
+# %% ../../nbs/81d_train.objectives.ipynb #e5b2cce3
 import math
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from . import musical, rules, texture, tidy   # whose losses join the register
 from .learner import Budget, RunLog
 from .losses import Heard, find_loss, losses
 
-# %% ../../nbs/81d_train.objectives.ipynb #1570dec6
+# %% ../../nbs/81d_train.objectives.ipynb #907ab642
 ways = ('linear', 'cosine', 'step')
 
 @dataclass(frozen=True)
@@ -57,10 +57,12 @@ def ramp(
     if not isinstance(told, dict): raise bad(f'{told!r} is no weight')
     if unknown := [k for k in told if k not in Ramp.__dataclass_fields__]: raise bad(f"unknown key {unknown[0]!r}; there is {', '.join(Ramp.__dataclass_fields__)}")
     if wrong := [k for k,v in told.items() if k != 'way' and not number(v)]: raise bad(f'{wrong[0]}={told[wrong[0]]!r} is no weight or share')
+    if late := [k for k in ('begin', 'until') if told.get(k, 0) > 1]: raise bad(f'{late[0]}={told[late[0]]:g}, and it is a share of the budget, 0 … 1')
+    if told.get('begin', 0) > told.get('until', 1): raise bad(f"begin={told['begin']:g} is after until={told.get('until', 1):g}")
     if told.get('way', 'linear') not in ways: raise bad(f"way={told['way']!r}; there is {', '.join(ways)}")
     return Ramp(**told)
 
-# %% ../../nbs/81d_train.objectives.ipynb #8c1d552e
+# %% ../../nbs/81d_train.objectives.ipynb #3c89962f
 class Uncertainty(nn.Module):
     "A learned precision for each of several losses."
     least, most = -math.log(100.), -math.log(1e-4)   # of s
@@ -83,7 +85,7 @@ class Uncertainty(nn.Module):
     @property
     def precisions(self): return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
 
-# %% ../../nbs/81d_train.objectives.ipynb #b67b42ca
+# %% ../../nbs/81d_train.objectives.ipynb #8995c078
 def heard_by(
     learn, # a Learner, after its loss
 )->Heard:
@@ -104,7 +106,7 @@ def check_losses(
     if blind: raise ConfigError(f'the loss {blind[0]!r} needs a latent, and a model of mode {mode} has none', way_out='say mode=vae, or leave it out')
     return out
 
-# %% ../../nbs/81d_train.objectives.ipynb #6d5621b1
+# %% ../../nbs/81d_train.objectives.ipynb #5635d54b
 def measured(
     h:Heard, # what was heard
     names,   # of losses
@@ -132,7 +134,7 @@ def of_all(
     torch.distributed.all_reduce(sums)
     return out, {n:s.to(v.dtype) for (n,v),s in zip(out.items(), sums)}
 
-# %% ../../nbs/81d_train.objectives.ipynb #b7fe3b94
+# %% ../../nbs/81d_train.objectives.ipynb #56d52cca
 balances = ('fixed', 'uncertainty')
 
 class MusicLosses(Callback):
@@ -173,7 +175,7 @@ class MusicLosses(Callback):
         values = torch.stack([main, *(parts[n].to(main) if n in parts else main.new_zeros(()) for n in self.names)])
         return self.uncertainty(values, main.new_tensor([1., *(now[n] for n in self.names)]))
 
-# %% ../../nbs/81d_train.objectives.ipynb #54cc7abc
+# %% ../../nbs/81d_train.objectives.ipynb #e64cac95
 @patch
 def before_step(self:MusicLosses): self.called_off = False
 
@@ -182,7 +184,8 @@ def after_cancel_step(self:MusicLosses): self.called_off = True
 
 @patch
 def after_step(self:MusicLosses):
-    if self.uncertainty is None or self.called_off: return
+    if self.uncertainty is None: return
+    if self.called_off: return self.learns.zero_grad()
     s = self.uncertainty.s
     fine = s.grad is not None and bool(torch.isfinite(s.grad).all())
     grad = torch.cat([s.grad, s.new_ones(1)]) if fine else s.new_zeros(len(s) + 1)     # and is there one? A rank may have heard nothing
@@ -219,10 +222,11 @@ def after_validate(self:MusicLosses):
     if self.book is not None and self.names: self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
 @patch
-def state_dict(self:MusicLosses): return dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict()) if self.uncertainty else {}
+def state_dict(self:MusicLosses): return dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict(), grad=self.uncertainty.s.grad) if self.uncertainty else {}
 
 @patch
 def load_state_dict(self:MusicLosses, state):
     if self.uncertainty and state:
         with torch.no_grad(): self.uncertainty.s.copy_(state['s'])
         self.learns.load_state_dict(state['learns'])
+        self.uncertainty.s.grad = state['grad'].to(self.uncertainty.s) if state.get('grad') is not None else None

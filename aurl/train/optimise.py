@@ -6,7 +6,7 @@
 __all__ = ['parts', 'own_rates', 'depths', 'param_groups', 'optimizer_names', 'check_name', 'drawn_curvature', 'Curvature',
            'Optimizer', 'MusicOptim', 'EvalWeights']
 
-# %% ../../nbs/81e_train.optimise.ipynb #dc26ee00
+# %% ../../nbs/81e_train.optimise.ipynb #6d599614
 import inspect, re
 from contextlib import nullcontext
 from functools import partial
@@ -19,12 +19,12 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from ..config import Config
-from ..core import ConfigError, meant, need
+from ..core import AurlError, ConfigError, meant, need
 from ..device import autocast
 from ..tokens.vocab import vocab
 from .learner import Autocast, MuonAdamW, matrices_first
 
-# %% ../../nbs/81e_train.optimise.ipynb #6e5a74a8
+# %% ../../nbs/81e_train.optimise.ipynb #93f39ff6
 parts = dict(embedding=r'\bembed\b', attention=r'\battention\b', feed=r'\bfeed\b', norm=r'\bnorm\d?\b', output=r'\bkeyboard\b|^trunk\.norm\b', latent=r'^latent\b', decoder=r'^trunk\b')
 
 def depths(
@@ -39,7 +39,7 @@ def depths(
     low = tops.get('trunk.blocks', -1) + 1          # the embedding is below all layers
     return {n:tops[a[0]] - a[1] if a else low if re.search(r'^trunk\.embed\b', n) else 0 for n,a in at.items()}
 
-# %% ../../nbs/81e_train.optimise.ipynb #1551d2e5
+# %% ../../nbs/81e_train.optimise.ipynb #e73a4079
 def param_groups(
     model:nn.Module,      # a `MusicTransformerVAEGAN`, or any module
     layer_decay:float=1., # rate of a layer relative to the one above it
@@ -57,7 +57,7 @@ def param_groups(
         groups.setdefault((kind[id(p)], round(rate, 9)), []).append(p)
     return [dict(params=ps, rate=rate, muon=muon) for (muon, rate),ps in sorted(groups.items(), key=lambda g: not g[0][0])]
 
-# %% ../../nbs/81e_train.optimise.ipynb #b5a9d84a
+# %% ../../nbs/81e_train.optimise.ipynb #e15e06f0
 _torch = {n.lower():n for n in ('Adadelta', 'Adafactor', 'Adagrad', 'Adam', 'AdamW', 'Adamax', 'ASGD', 'NAdam', 'RAdam', 'RMSprop', 'Rprop', 'SGD')}
 _known = ('lion', 'sophia', 'lamb', 'lars', 'adan', 'soap', 'ademamix', 'adopt', 'adabelief', 'prodigy', 'ranger', 'schedulefreeadamw', 'stableadamw', 'came', 'mars', 'laprop', 'tiger', 'yogi', 'adamp', 'grams', 'normuon', 'adamuon')
 _unfit = dict(lbfgs='calls the loss several times a step', alig='needs the loss in its step', sparseadam='is for sparse gradients', adahessian='needs the gradient of the gradient; sophia does not',
@@ -82,7 +82,7 @@ def check_name(
     if key in _known: need('pytorch_optimizer', 'optim')
     raise ConfigError(f'there is no optimizer {name!r}{meant(key, {*there, *_known})}', way_out=f"there are {', '.join(['muon', *_torch, *_known])} and others of pytorch-optimizer")
 
-# %% ../../nbs/81e_train.optimise.ipynb #28d9ca26
+# %% ../../nbs/81e_train.optimise.ipynb #2b5c830a
 def drawn_curvature(
     logits, # (…, vocabulary), of a model whose gradients are wanted
     params, # what to differentiate by
@@ -94,7 +94,7 @@ def drawn_curvature(
     grads = torch.autograd.grad(nn.functional.cross_entropy(x, drawn), params, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g.square()*len(x) for p,g in zip(params, grads)]
 
-# %% ../../nbs/81e_train.optimise.ipynb #07683000
+# %% ../../nbs/81e_train.optimise.ipynb #7489d9ba
 class Curvature(Callback):
     "Gives Sophia a new estimate of the curvature every `every` steps."
     order = 30                                   # after gradients are gathered and clipped
@@ -109,15 +109,15 @@ class Curvature(Callback):
 
 def _sophia():
     "SophiaH of pytorch-optimizer, with the curvature given to it."
-    class Sophia(need('pytorch_optimizer', 'optim').SophiaH):
-        given = None
+    class Sophia(base := need('pytorch_optimizer', 'optim').SophiaH):
+        given, __signature__ = None, inspect.signature(base)                  # the options are those of SophiaH
         def __init__(self, params, **kwargs): super().__init__(params, update_period=1 << 60, **kwargs)
         def step(self, closure=None):
             given, self.given = self.given, None
             return super().step(hessian=given)
     return Sophia
 
-# %% ../../nbs/81e_train.optimise.ipynb #f1244023
+# %% ../../nbs/81e_train.optimise.ipynb #2ed370c6
 own_rates = dict(muon=4e-3, adamw=4e-3, adam=4e-3, nadam=4e-3, radam=2e-2, adamax=8e-3, adafactor=3e-2, sgd=.25, rmsprop=1e-3, adagrad=2e-2, adadelta=1., lion=1e-3, sophia=.1, lamb=2e-2, lars=.5, adan=8e-3, soap=8e-3, ademamix=2e-3,
                  adopt=4e-3, adabelief=4e-3, prodigy=1., ranger=3e-2, schedulefreeadamw=8e-3, stableadamw=4e-3, normuon=4e-3, adamuon=4e-3)
 _coupled = {'adam', 'adamax', 'nadam', 'radam', 'sgd', 'rmsprop', 'adagrad', 'adadelta', 'asgd', 'rprop'}
@@ -146,7 +146,7 @@ class Optimizer(Config):
         if bad := [k for k in v if not v[k] >= 0]: raise ValueError(f'{bad[0]}={v[bad[0]]}, and a factor is 0 or more')
         return v
 
-# %% ../../nbs/81e_train.optimise.ipynb #6152bb80
+# %% ../../nbs/81e_train.optimise.ipynb #e8acb8f4
 @patch
 def make(self:Optimizer,
     groups:list,   # of `param_groups`
@@ -168,14 +168,21 @@ def make(self:Optimizer,
         if 'fused' in inspect.signature(cls).parameters and self.name in ('adam', 'adamw', 'sgd'): options.setdefault('fused', True)
     if bad := [k for k in self.options if k not in (known := inspect.signature(cls).parameters)]:
         raise ConfigError(f'optimizer.options.{bad[0]}: {self.name} takes no such thing{meant(bad[0], known)}', way_out=f"it takes {', '.join(k for k in known if k not in ('params', 'kwargs', 'wd'))}")
-    return cls(groups, lr=lr, **options)
+    try: return cls(groups, lr=lr, **options)
+    except (AurlError, ModuleNotFoundError): raise
+    except Exception as e: raise ConfigError(f"optimizer={self.name} refuses {', '.join(f'{k}={v}' for k,v in self.options.items()) or 'to be made'} ({e})", way_out='give optimizer.options that it takes, or leave them out') from e
+
+@patch(as_prop=True)
+def keeps_mean(self:Optimizer)->bool:
+    "Has it two sets of weights, those that learn and those that are good?"
+    return self.name.startswith('schedulefree') or self.name == 'splus'
 
 @patch(as_prop=True)
 def own_rate(self:Optimizer)->float:
     "The learning rate that it has when nobody asks for one."
     return own_rates.get(self.name, 1e-3)
 
-# %% ../../nbs/81e_train.optimise.ipynb #e131e384
+# %% ../../nbs/81e_train.optimise.ipynb #67402063
 class MusicOptim(OptimWrapper):
     "fastai's wrapper; what an optimiser does not have cannot be set, and `clear_state` clears all of it."
     @property
@@ -206,5 +213,5 @@ def learning(self:Optimizer,
     factors, lr = [g['rate'] for g in groups(model)], lr or self.own_rate
     def opt_func(lists, lr=None): return MusicOptim([dict(params=list(ps)) for ps in lists], opt=lambda gs: self.make([dict(g, params=list(ps)) for g,ps in zip(groups(model), lists, strict=True)], lr_))
     lr_ = lr
-    cbs = [Curvature()] if self.name == 'sophia' else [EvalWeights()] if self.name.startswith('schedulefree') or self.name == 'splus' else []
+    cbs = [Curvature()] if self.name == 'sophia' else [EvalWeights()] if self.keeps_mean else []
     return dict(lr=[lr*f for f in factors] if len(set(factors)) > 1 else lr*factors[0], splitter=lambda m: [g['params'] for g in groups(m)], opt_func=opt_func, cbs=cbs)

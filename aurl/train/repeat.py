@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['levels', 'check_level', 'reproducible', 'StateLog', 'check_state', 'Comparison', 'compare_runs']
 
-# %% ../../nbs/85c_train.repeat.ipynb #6b989fdb
+# %% ../../nbs/85c_train.repeat.ipynb #2149497d
 import contextlib, math, os
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from ..core import AurlError, CheckpointError, ConfigError
 from ..experiments.run import Experiment
 from .snapshot import take
 
-# %% ../../nbs/85c_train.repeat.ipynb #87b1a842
+# %% ../../nbs/85c_train.repeat.ipynb #7a812a69
 levels = ('seeded', 'deterministic', 'verified')
 
 def check_level(level:str)->str:
@@ -39,7 +39,7 @@ def reproducible(
         torch.use_deterministic_algorithms(was[0], warn_only=was[1]); cudnn.benchmark, cudnn.deterministic = was[2:]
         if space is None: os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
 
-# %% ../../nbs/85c_train.repeat.ipynb #b7d4ed90
+# %% ../../nbs/85c_train.repeat.ipynb #6db422ea
 class StateLog(Callback):
     "Logs a SHA-256 of weights, optimiser and random states every `every` steps and at the end."
     order = 62   # after all others have seen the step
@@ -61,13 +61,13 @@ def check_state(
     snap,           # that a training shall go on from
     run:Experiment, # whose log has hashes
 ):
-    "Refuse a state that is not the one in the log."
-    for m in run.metrics():
-        if m.get('step') != snap.step or 'state_weights' not in m: continue
+    "Refuse a state that is not the one in the log; where the log has that step twice, the last word counts."
+    m = next((m for m in reversed(run.metrics()) if m.get('step') == snap.step and 'state_weights' in m), None)
+    if m is not None:
         for part in ('weights', 'optimizer', 'random'):
             if m[f'state_{part}'] != snap.digest(part): raise CheckpointError(f'{part} of step {snap.step} are not those in the log', path=run.path, way_out='use an earlier checkpoint, or begin anew')
 
-# %% ../../nbs/85c_train.repeat.ipynb #c8f68281
+# %% ../../nbs/85c_train.repeat.ipynb #9c6820e5
 @dataclass
 class Comparison:
     "How far two runs are the same."

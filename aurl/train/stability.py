@@ -8,7 +8,7 @@ __all__ = ['severities', 'advice', 'remedies', 'detectors', 'shapes', 'spread', 
            'loss_plateau', 'rhythm', 'loss_oscillation', 'memory_overflow', 'throughput_degradation',
            'learning_rate_issue', 'overfitting', 'underfitting', 'check', 'stationary', 'Stability']
 
-# %% ../../nbs/86_train.stability.ipynb #2b603fe8
+# %% ../../nbs/86_train.stability.ipynb #f9add1ac
 import math, time
 from dataclasses import dataclass
 
@@ -22,10 +22,11 @@ from ..ranks import in_full
 from .collapse import Rescue
 from .grammar import GrammarWatch
 from .learner import Budget
+from .steady import Accumulate, step_scale
 from .stopwatch import memory
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/86_train.stability.ipynb #68bdc1c9
+# %% ../../nbs/86_train.stability.ipynb #a5d717d3
 def spread(
     x, # numbers
 )->float:
@@ -44,7 +45,7 @@ def beyond(
     x = np.asarray(x, float)
     return max(sure*spread(x), times*float(np.abs(x - np.median(x)).max()))
 
-# %% ../../nbs/86_train.stability.ipynb #0e79d214
+# %% ../../nbs/86_train.stability.ipynb #01d531a2
 severities = ('info', 'warning', 'critical', 'fatal')
 
 @dataclass
@@ -62,7 +63,7 @@ class Anomaly:
         number = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
         return f'{self.kind} ({self.severity}): ' + ', '.join(f'{k} {number(v)}' for k,v in self.evidence.items()) + '; try: ' + '; '.join(f'{what} {way} ({why})' if way != 'look' else f'look at {what} ({why})' for what,way,why in self.advice[:3])
 
-# %% ../../nbs/86_train.stability.ipynb #d6f1bcef
+# %% ../../nbs/86_train.stability.ipynb #a1e5f1ef
 advice = dict(
     gradient_explosion=[('lr', 'down', 'steps are too long where the loss is steep'), ('clip', 'down', 'a lower limit on the norm holds single batches back'), ('warm-up', 'up', 'the first steps are the riskiest'), ('batch', 'look', 'a broken piece gives such gradients too')],
     gradient_vanishing=[('precision', 'look', 'in float16 small gradients become 0: bfloat16 or a loss scale'), ('initialisation', 'look', 'a layer that starts at 0 may stay there'), ('targets', 'look', 'a batch that is all padding has no gradient'), ('depth', 'look', 'residual paths and norms must be in place')],
@@ -79,7 +80,7 @@ advice = dict(
 
 remedies = dict(gradient_explosion='skip', loss_spike='skip', nan_values='back', training_divergence='back', loss_oscillation='slower')
 
-# %% ../../nbs/86_train.stability.ipynb #883e904f
+# %% ../../nbs/86_train.stability.ipynb #9c9a5d4e
 class Past:
     "The last values of each series."
     def __init__(self, size:int=200, **facts): # such as trivial: nats per token of who only counts ids
@@ -102,14 +103,14 @@ def detector(f):
     detectors[f.__name__] = f
     return f
 
-# %% ../../nbs/86_train.stability.ipynb #79061906
+# %% ../../nbs/86_train.stability.ipynb #9c286136
 @detector
 def nan_values(p):
     "A loss or gradient that is no number."
     bad = {k:int((~np.isfinite(p[k][-10:])).sum()) for k in ('loss', 'norm') if len(p[k])}
     if any(bad.values()): return 'fatal' if max(bad.values()) >= 3 else 'critical', {f'{k} not finite, of the last 10':n for k,n in bad.items() if n}
 
-# %% ../../nbs/86_train.stability.ipynb #b92b4b3d
+# %% ../../nbs/86_train.stability.ipynb #f8d8914b
 @detector
 def gradient_explosion(p, limit=100.):
     "Gradients far larger than usual."
@@ -131,7 +132,7 @@ def gradient_vanishing(p, limit=1e-6):
     if (last < math.log(limit)).all(): return 'warning', told
     if len(past) >= 20 and (last < np.median(past) - max(math.log(100), beyond(past))).all(): return 'info', told | {'usual':float(np.exp(np.median(past)))}
 
-# %% ../../nbs/86_train.stability.ipynb #3250b0bd
+# %% ../../nbs/86_train.stability.ipynb #094a1c76
 @detector
 def loss_spike(p):
     "A single loss far above the usual."
@@ -151,7 +152,7 @@ def training_divergence(p, wide=5):
     best, now, noise = means[:-wide].min(), means[-1], spread(np.diff(x))
     if x[-wide:].min() > best and now - best > max(.15*abs(best), 8*noise): return 'fatal' if now > 1.5*best + .5 else 'critical', {'mean loss':float(now), 'best':float(best)}
 
-# %% ../../nbs/86_train.stability.ipynb #ef7c1d0b
+# %% ../../nbs/86_train.stability.ipynb #8a58542e
 def trend(x)->tuple:
     "The change over the whole of `x`, and its standard error; neighbours that resemble each other count less."
     n = len(x); t = np.arange(n) - (n-1)/2
@@ -172,7 +173,7 @@ def loss_plateau(p, wide=50, flat=.02):
     change, se = trend(last)
     if fell > max(.05*abs(level), 6*noise) and abs(change) + 2*se < flat*abs(level): return 'info', {'change over the last 50 checks':change, 'level':float(level), 'fell before':float(fell)}
 
-# %% ../../nbs/86_train.stability.ipynb #2c8cd273
+# %% ../../nbs/86_train.stability.ipynb #742c02bd
 def rhythm(x)->tuple: # the strongest frequency's share of the power, and its number
     "Does one frequency rule?"
     x = x - np.polyval(np.polyfit(np.arange(len(x)), x, 1), np.arange(len(x)))
@@ -189,7 +190,7 @@ def loss_oscillation(p, wide=64, share=.5):
     swing = float(np.std(x[-wide:])*math.sqrt(8)/max(abs(np.mean(x[-wide:])), 1e-9))
     if min(a, b) > share and abs(f - h) <= 1 and swing > .02: return 'warning', {'share of one frequency':min(a, b), 'steps in a swing':wide/(h + 2), 'swing':swing}
 
-# %% ../../nbs/86_train.stability.ipynb #4b86e3bd
+# %% ../../nbs/86_train.stability.ipynb #22d9ece5
 @detector
 def memory_overflow(p):
     "Little is left of the memory."
@@ -213,12 +214,12 @@ def learning_rate_issue(p):
     lr, moved, left = p['lr'], p['moved'], (p['left'][-1:] > .01).all()
     if len(lr) and (not np.isfinite(lr[-1]) or lr[-1] < 0): return 'critical', {'lr':float(lr[-1])}
     if left and len(lr) >= 3 and (lr[-3:] == 0).all(): return 'critical', {'lr':0.}
-    if len(lr) >= 10 and lr[-1] > 10*lr[-2] > 0: return 'warning', {'lr':float(lr[-1]), 'before':float(lr[-2])}
+    if len(lr) >= 10 and lr[-1] > 10*(most := lr[-11:-1].max()) > 0: return 'warning', {'lr':float(lr[-1]), 'before':float(most)}
     if len(moved) < 3: return
     if moved[-3:].min() > 1/3: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
     if left and moved[-3:].max() < 1e-7: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
 
-# %% ../../nbs/86_train.stability.ipynb #047f4b41
+# %% ../../nbs/86_train.stability.ipynb #b6c4174f
 @detector
 def overfitting(p, wide=3):
     "It learns by heart."
@@ -246,7 +247,7 @@ def check(
     found = [Anomaly(n, *r, step) for n,f in detectors.items() if (r := f(past))]
     return sorted(found, key=lambda a: -severities.index(a.severity))
 
-# %% ../../nbs/86_train.stability.ipynb #8b3166a9
+# %% ../../nbs/86_train.stability.ipynb #0477c5ef
 def stationary(
     g,          # a generator
     n:int,      # values
@@ -262,7 +263,7 @@ def stationary(
                 skewed=lambda: g.exponential(1, n) - 1, coarse=lambda: g.integers(-2, 3, n)/1.4)[shape]()
 shapes = ('normal', 'uniform', 'exponential', 'student', 'skewed', 'coarse', 'memory 0.5', 'memory 0.9')
 
-# %% ../../nbs/86_train.stability.ipynb #dac8f90a
+# %% ../../nbs/86_train.stability.ipynb #cc473672
 class Stability(Callback):
     "Says when the training goes wrong; with `recover`, does something about it."
     order, goes_back = -4, False           # hears the plain loss, and the gradient before it is clipped
@@ -279,11 +280,12 @@ class Stability(Callback):
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
         self.steps = max(self.steps, self.until.done if self.until else 0)
-        self.mark, self.before = self.clock(), None
+        self.mark, self.before, self.group = self.clock(), None, next((c.n for c in self.cbs if isinstance(c, Accumulate)), 1)
         if self.recover is not None and self.recover not in list(self.cbs): raise ConfigError('recover is a Rescue that this learner does not have', way_out='add it to the callbacks, beside Stability')
     def before_validate(self): self.pause = self.clock()
     def after_validate(self):
         self.mark += self.clock() - self.pause                               # validation is no training time
+    def after_epoch(self):                                                   # when all others have measured
         if self.lately: self.past.add(valid=getattr(self.learn, 'valid_nats', None), train=float(np.mean(self.lately)))
         self.lately = []
 
@@ -292,7 +294,7 @@ class Stability(Callback):
         self.losses.append(self.learn.loss.detach())
         if self.recover is not None and self._strange(float(self.losses[-1])): raise CancelBatchException
 
-# %% ../../nbs/86_train.stability.ipynb #e44ab8f2
+# %% ../../nbs/86_train.stability.ipynb #b6a77a97
 @patch
 def _strange(self:Stability, loss, row=5):
     "Skip this batch? At most `row` in a row: then it is not the batch."
@@ -315,10 +317,11 @@ def _back(self:Stability, why):
 
 @patch
 def before_step(self:Stability):
+    if (scale := step_scale(self.learn)) is None: return                      # more batches belong to this step
     ps = [p for p in self.learn.model.parameters() if p.grad is not None]
-    norm = in_full(torch.nn.utils.get_total_norm([p.grad for p in ps])) if ps else torch.zeros(())
+    norm = in_full(torch.nn.utils.get_total_norm([p.grad for p in ps]))*scale if ps else torch.zeros(())
     self.norms.append(norm.detach())
-    if (self.steps + 1) % self.every == 0: self.before = [(p, p.detach().clone()) for p in sorted((p for p in ps if p.ndim > 1), key=lambda p: -p.numel())[:4]]
+    if (self.steps + 1) % self.every < self.group: self.before = [(p, p.detach().clone()) for p in sorted((p for p in ps if p.ndim > 1), key=lambda p: -p.numel())[:4]]
     if self.recover is None: return
     x = self.past.fine('norm')[-100:]
     n = float(norm)
@@ -333,7 +336,7 @@ def after_step(self:Stability):
     if self.before: self.moved = float(length(p - b for p,b in self.before)/length(b for _,b in self.before).clamp(min=1e-12))
     self.before = None
 
-# %% ../../nbs/86_train.stability.ipynb #333d2b3b
+# %% ../../nbs/86_train.stability.ipynb #19758678
 @patch
 def after_batch(self:Stability):
     if not self.training: return
@@ -356,7 +359,7 @@ def ask(self:Stability)->list: # of `Anomaly`: all that stands
     now, losses = self.clock(), [float(x) for x in self.losses]
     fine = [x for x in losses if math.isfinite(x)]
     self.lately += fine
-    self.past.add(loss=losses, norm=[float(x) for x in self.norms], checked=float(np.mean(fine)) if fine else None, lr=float(self.opt.hypers[0]['lr']), moved=self.moved,
+    self.past.add(loss=losses, norm=[float(x) for x in self.norms], checked=float(np.mean(fine)) if fine else None, lr=float(max(h['lr'] for h in self.opt.hypers)), moved=self.moved,
                   left=1 - (self.until.used if self.until else float(self.learn.pct_train)), speed=self.tokens/max(1e-9, now - self.mark), **{k:float(v) for k,v in memory(self.learn.dls.device).items() if k in ('memory', 'memory_capacity')})
     self.losses, self.norms, self.moved, self.tokens, self.mark = [], [], None, 0, now
     found = check(self.past, self.steps)
@@ -365,7 +368,7 @@ def ask(self:Stability)->list: # of `Anomaly`: all that stands
     if self.recover is not None: self._act(found)
     return found
 
-# %% ../../nbs/86_train.stability.ipynb #8d45c620
+# %% ../../nbs/86_train.stability.ipynb #e65a1a58
 @patch
 def _tell(self:Stability, a):
     "Say what is new."
@@ -384,7 +387,7 @@ def _act(self:Stability, found):
     bad = [a for a in found if a.remedy == 'back' and severities.index(a.severity) >= 2]
     if bad and r.moments and not (bad[0].kind == 'nan_values' and self.row == 0 and bad[0].severity != 'fatal'):    # a skipped batch is dealt with
         self._back(bad[0].kind.replace('_', ' '))
-    elif any(a.remedy == 'slower' and self.standing[a.kind][1] == self.steps for a in found) and self.found[-1]['step'] == self.steps: r.factor *= r.slower
+    elif any(a['step'] == self.steps and remedies.get(a['kind']) == 'slower' for a in self.found): r.factor *= r.slower      # once, when it is new
     elif not found and self.steps % (10*self.every) == 0 and not any(isinstance(c, GrammarWatch) for c in self.cbs): r.remember(self.steps)
 
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StageEnd', 'Exit', 'Stage', 'stages_of', 'StageRun', 'run_stages', 'handed_over']
 
-# %% ../../nbs/84c_train.stages.ipynb #2d825f38
+# %% ../../nbs/84c_train.stages.ipynb #4aaf995d
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core import AurlError, ConfigError, read_json, write_json
 from ..ranks import from_first, in_one_piece, rank
 from .learner import Budget
 
-# %% ../../nbs/84c_train.stages.ipynb #b4b9bf88
+# %% ../../nbs/84c_train.stages.ipynb #b1d68eac
 class StageEnd(Config):
     "What a stage is called and when it is over; all other keys change the training."
     name: str = Field('', description='of the stage; letters, digits, _ and -')
@@ -32,7 +32,7 @@ class StageEnd(Config):
 
 class Exit(Callback):
     "Ends a stage that has reached its target, or a plateau."
-    order = 59.5                                             # after the checkpoint, before the budget
+    order = 59.5                                             # before the budget; the checkpoint is written when the fit ends
     def __init__(self, end:StageEnd): self.end, self.best, self.waited, self.why = end, math.inf, 0, ''
     def after_epoch(self):
         e, now = self.end, getattr(self.learn, 'valid_nats', math.inf)
@@ -44,7 +44,7 @@ class Exit(Callback):
     def state_dict(self): return dict(best=self.best, waited=self.waited)
     def load_state_dict(self, state): self.best, self.waited = state['best'], state['waited']
 
-# %% ../../nbs/84c_train.stages.ipynb #b693d3e2
+# %% ../../nbs/84c_train.stages.ipynb #96018209
 @dataclass
 class Stage:
     "A part of a training."
@@ -63,7 +63,7 @@ def stages_of(
         entries = load_preset('stages', entries).get('stages', ())
     return _budgeted([_stage(cfg, i, dict(e)) for i,e in enumerate(entries, 1)], cfg)
 
-_of_the_run = ('data', 'split', 'valid', 'seed', 'out', 'resume', 'workers', 'device', 'stages', 'checkpoint_every', 'keep')
+_of_the_run = ('data', 'split', 'valid', 'seed', 'out', 'resume', 'workers', 'device', 'stages', 'checkpoint_every', 'keep', 'gpus', 'nodes', 'node', 'meet', 'shard')
 
 def _stage(cfg, i, entry):
     "One entry of the list."
@@ -85,7 +85,7 @@ def _nested(entry):
         at[last] = v
     return out
 
-# %% ../../nbs/84c_train.stages.ipynb #d299c2f0
+# %% ../../nbs/84c_train.stages.ipynb #476c7ea0
 def _budgeted(stages, cfg):
     "Each stage with its part of the budget."
     names = [s.name for s in stages]
@@ -100,7 +100,7 @@ def _budgeted(stages, cfg):
         s.cfg = s.cfg.changed(**budget)
     return stages
 
-# %% ../../nbs/84c_train.stages.ipynb #d44ccf6e
+# %% ../../nbs/84c_train.stages.ipynb #0fb2ee82
 class StageRun:
     "A run as one of its stages sees it."
     def __init__(self, run, stage:Stage, done:int=0):
@@ -110,6 +110,7 @@ class StageRun:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
     def __getattr__(self, name): return getattr(self.run_, name)
     def log(self, step=None, **values): return self.run_.log(step=self.done + (step or 0), stage=self.stage.name, **values)
+    def metrics(self): return [m | dict(step=m['step'] - self.done) if m.get('step') is not None else m for m in self.run_.metrics() if m.get('stage') == self.stage.name]   # its own lines, by its own steps
     def progress(self, what, share=None, line=''): return self.run_.progress(what, share, f'{self.stage.name}: {line}')
     @property
     def over(self)->dict:
@@ -149,7 +150,7 @@ def run_stages(
 
 
 
-# %% ../../nbs/84c_train.stages.ipynb #0baf28a8
+# %% ../../nbs/84c_train.stages.ipynb #8664bc07
 def handed_over(
     model,    # a new model
     before,   # the one of the stage before, or None

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['WatchConfig', 'Shelf', 'watching', 'watch_words', 'watch_figure']
 
-# %% ../../nbs/86b_train.watch.ipynb #5243d16c
-import math, os, shutil
+# %% ../../nbs/86b_train.watch.ipynb #01ba1c76
+import contextlib, math, os, shutil
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from ..config import Config
+from ..core import CheckpointError
+from ..ranks import ranks
 from .checkpoint import load_checkpoint, save_checkpoint
 from .collapse import Rescue, bytes_of
 from .grammar import GrammarWatch, measure_of
@@ -20,7 +22,7 @@ from .patience import EarlyStop, Progress
 from .stability import Stability
 from .stopwatch import Stopwatch, memory_limit, phases
 
-# %% ../../nbs/86b_train.watch.ipynb #466c4e73
+# %% ../../nbs/86b_train.watch.ipynb #1b19c37d
 class WatchConfig(Config):
     "What watches a training."
     on: bool = Field(True, description='look at all; watch.on=false means nobody looks')
@@ -42,21 +44,32 @@ class WatchConfig(Config):
     def _known(self):
         for m in self.measures: measure_of(m)
         Progress(self.stop_on)
+        if self.recover and not self.stability: raise ValueError('recover acts on anomalies, and stability=false looks for none; say stability=true')
+        if not self.on and (k := next((k for k in ('recover', 'let_go', 'patience') if getattr(self, k)), None)): raise ValueError(f'{k}={str(getattr(self, k)).lower()} needs somebody who looks, and on=false means nobody; leave one of them out')
         if self.recover and not self.rescues: raise ValueError('recover goes back, and rescues=0 forbids it; say rescues=3')
         return self
 
-# %% ../../nbs/86b_train.watch.ipynb #fbe8c118
+# %% ../../nbs/86b_train.watch.ipynb #ecaf479c
 class Shelf:
     "Good moments in a folder."
-    def __init__(self, folder):
+    def __init__(self,
+        folder,          # where they go
+        checkpoints=None # of the run; after a stop, those of a good step or before serve as well
+    ):
+        self.checkpoints = checkpoints
         self.folder = Path(folder)/os.environ.get('RANK', '0')           # several ranks, several shelves
         shutil.rmtree(self.folder, ignore_errors=True)                   # of a process that was killed
     def _at(self, step): return self.folder/f'good_{step:08d}'
     def put(self, step, moment): save_checkpoint(self._at(step), moment)
-    def get(self, step): return load_checkpoint(self._at(step)).snapshot()
+    def get(self, step):
+        if self._at(step).exists() or self.checkpoints is None: return load_checkpoint(self._at(step)).snapshot()
+        there = {int(n):p for p in Path(self.checkpoints).glob('*_*') if (n := p.name.rpartition('_')[2]).isdigit() and int(n) <= step}
+        for n in sorted(there, reverse=True):
+            with contextlib.suppress(CheckpointError): return load_checkpoint(there[n]).snapshot()
+        raise CheckpointError(f'no checkpoint of step {step} or before', self.checkpoints, 'keep more of them, or save more often')
     def drop(self, step): shutil.rmtree(self._at(step), ignore_errors=True)
 
-# %% ../../nbs/86b_train.watch.ipynb #baee6dce
+# %% ../../nbs/86b_train.watch.ipynb #023f69c0
 def watching(
     cfg:WatchConfig,   # what was asked
     run=None,          # an `Experiment` to log to
@@ -65,14 +78,14 @@ def watching(
 )->list:               # of callbacks
     "The callbacks that watch a training."
     if not cfg.on: return []
-    room, shelf = cfg.memory*(memory_limit() or math.inf), Shelf(run.path/'moments') if run is not None else None
+    room, shelf = cfg.memory*(memory_limit() or math.inf), Shelf(run.path/'moments', run.checkpoints if ranks() == 1 else None) if run is not None else None
     rescue = Rescue(cfg.rescues, room=room, shelf=shelf, to=run) if cfg.rescues else None
     every = cfg.every or (100 if cfg.let_go or steady else 0)             # guidance needs the same steps everywhere, too
     out = [GrammarWatch(cfg.measures, cfg.samples, cfg.tokens, cfg.share, every, seed, run), rescue, Guidance(to=run) if cfg.let_go else None,
            Stability(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None, EarlyStop(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None, Stopwatch(to=run) if cfg.stopwatch else None]
     return [c for c in out if c is not None]
 
-# %% ../../nbs/86b_train.watch.ipynb #bf8fc482
+# %% ../../nbs/86b_train.watch.ipynb #8012dd51
 def watch_words(
     watched # from `watching`, or the Learner that has them
 )->list:    # of lines
@@ -88,7 +101,7 @@ def watch_words(
         out.append(f'{b.throughput()["tokens_per_second"]:,.0f} ids a second; most of the time ({share:.0%}) goes to {phase}: {remedy}')
     return out
 
-# %% ../../nbs/86b_train.watch.ipynb #95bca24a
+# %% ../../nbs/86b_train.watch.ipynb #85de4600
 def watch_figure(
     run, # an `Experiment`
 ):       # a matplotlib figure; None where nobody looked
