@@ -6,7 +6,7 @@
 __all__ = ['MEASURES', 'better', 'RECIPES', 'measure_model', 'wasted', 'AblationConfig', 'variants_of', 'train_variant',
            'ablation_run', 'Ablation', 'check_ablation']
 
-# %% ../nbs/97b_ablation.ipynb #231a3ec2
+# %% ../nbs/97b_ablation.ipynb #cb00186e
 import math, shutil
 from html import escape
 from pathlib import Path
@@ -33,7 +33,7 @@ from .train.adversarial import AdversarialConfig
 from .train.latent import LatentConfig
 from .train.losses import waste
 
-# %% ../nbs/97b_ablation.ipynb #71311c4f
+# %% ../nbs/97b_ablation.ipynb #55d271fc
 MEASURES = ('nats_per_token', 'valid', 'grammar', 'waste', *histograms)     # figures of a variant
 better = dict(nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histograms, 'lower'))
 
@@ -61,15 +61,15 @@ def wasted(
     pieces, # ids
     window, # how much of each it reads
 )->float:
-    "Mean probability that falls on ids which may not follow, at the beginnings of `pieces`."
+    "Mean probability that falls on ids which may not follow, at the beginnings of `pieces`; after an END nothing follows, and nobody is asked."
     total, n = 0., 0
     with torch.inference_mode():
         for p in pieces:
-            ids = torch.from_numpy(np.asarray(p[:window], dtype=np.int64))[None].to(model.device)
+            ids = torch.from_numpy(np.asarray(p[:-1][:window], dtype=np.int64))[None].to(model.device)
             total, n = total + float(waste(model(ids).logits, grammar.masks(ids)).sum()), n + ids.shape[1]
     return total/max(n, 1)
 
-# %% ../nbs/97b_ablation.ipynb #3267023d
+# %% ../nbs/97b_ablation.ipynb #2dcd38fc
 _kinds = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode': 'vae_gan'}}
 
 class AblationConfig(Config):
@@ -117,7 +117,7 @@ def _fitting(asked, variants):
 
 def _generator(net): return sum(n for k,n in counted(net).items() if k not in ('total', 'critic'))
 
-# %% ../nbs/97b_ablation.ipynb #a238506e
+# %% ../nbs/97b_ablation.ipynb #0d5de54a
 def train_variant(
     cfg:TrainConfig,     # the variant
     path:Path,           # its run directory
@@ -164,7 +164,7 @@ def ablation_run(
             train_variant(variants[name].changed(seed=seed, data=data), path, cfg)
     return Ablation(root, list(variants), cfg.seeds)
 
-# %% ../nbs/97b_ablation.ipynb #c4bae9da
+# %% ../nbs/97b_ablation.ipynb #c9f07eba
 class Ablation:
     "The figures of all variants, as they stand in the folder of an ablation."
     def __init__(self,
@@ -197,7 +197,7 @@ class Ablation:
         "The distance that other real pieces have."
         return float(np.mean([f['floor'][measure] for n in self.names for f in self.figures[n]]))
 
-# %% ../nbs/97b_ablation.ipynb #b99a670f
+# %% ../nbs/97b_ablation.ipynb #3918e0d0
 @patch
 def _cells(self:Ablation):
     say = lambda m, h: f'{m:.3f}' + (f' ± {h:.3f}' if h == h else '')
@@ -244,7 +244,7 @@ def plot(self:Ablation):
     plt.close(fig)
     return fig
 
-# %% ../nbs/97b_ablation.ipynb #c9160884
+# %% ../nbs/97b_ablation.ipynb #83ad3cc0
 def check_ablation(
     cfg:AblationConfig # what was asked
 ):
