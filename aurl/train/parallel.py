@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Place', 'here', 'together', 'Counted', 'Together', 'shard', 'share', 'launch']
 
-# %% ../../nbs/89_train.parallel.ipynb #126ad736
-import contextlib, datetime, os, re, signal, subprocess, sys, tempfile, time
+# %% ../../nbs/89_train.parallel.ipynb #97f17c75
+import contextlib, datetime, os, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ..ranks import rank, ranks
 from ..tokens.vocab import vocab
 from .learner import Budget, hearing
 
-# %% ../../nbs/89_train.parallel.ipynb #756734e7
+# %% ../../nbs/89_train.parallel.ipynb #b874ca21
 @dataclass(frozen=True)
 class Place:
     "Which one of how many this process is."
@@ -32,7 +32,7 @@ class Place:
         "Is it this process that writes and speaks?"
         return self.rank == 0
 
-# %% ../../nbs/89_train.parallel.ipynb #cf2bc60b
+# %% ../../nbs/89_train.parallel.ipynb #d033c96a
 _here = Place()
 
 def here()->Place:
@@ -58,8 +58,9 @@ def together(
     finally:
         _here = Place()
         torch.distributed.destroy_process_group()
+        _tidy()
 
-# %% ../../nbs/89_train.parallel.ipynb #4c592a89
+# %% ../../nbs/89_train.parallel.ipynb #fed82895
 class Counted(Callback):
     "Counts the targets of all ranks, and lets those who judge the loss hear that of all."
     order, goes_back = -6, False
@@ -96,7 +97,7 @@ class Together(Callback):
     def after_cancel_batch(self): self.learn.model = self.own
     def after_fit(self): self.learn.model = self.own
 
-# %% ../../nbs/89_train.parallel.ipynb #2f12d9b7
+# %% ../../nbs/89_train.parallel.ipynb #83e1dfdb
 @patch
 def _agree(self:Together):
     "Rank 0 says what time it is; whoever wants to stop is heard by all."
@@ -119,12 +120,21 @@ _parent = os.getppid()
 def _wish():
     "Has somebody who started this asked for its end, or is gone? The number of a signal, or None."
     if os.path.exists(os.environ.get('AURL_WISH', '')): return signal.SIGTERM
-    try: os.kill(int(os.environ['AURL_ASKER']), 0)
-    except (ProcessLookupError, ValueError): return signal.SIGTERM
-    except (KeyError, PermissionError): pass
-    return signal.SIGTERM if os.getppid() != _parent else None
+    return signal.SIGTERM if _alone() or os.getppid() != _parent else None
 
-# %% ../../nbs/89_train.parallel.ipynb #780fd83b
+def _alone():
+    "Is the process that has started this one gone?"
+    try: os.kill(int(os.environ['AURL_ASKER']), 0)
+    except (ProcessLookupError, ValueError): return True
+    except (KeyError, PermissionError): pass
+    return False
+
+def _tidy():
+    "Clear the room that a starter who is gone, killed by a second Ctrl-C, has left."
+    room = Path(os.environ.get('AURL_WISH', '')).parent
+    if room.name.startswith('aurl-ranks-') and os.environ.get('LOCAL_RANK') == '0' and _alone(): shutil.rmtree(room, ignore_errors=True)
+
+# %% ../../nbs/89_train.parallel.ipynb #7b40695a
 def shard(
     model,       # a `MusicTransformerVAEGAN`
     place:Place, # of this process
@@ -150,7 +160,7 @@ def share(
     torch.manual_seed(int(torch.initial_seed()) + place.rank)                      # the weights are the same by now; each throws dice of its own
     return learn.add_cbs([Counted(), Together(place, not sharded)])
 
-# %% ../../nbs/89_train.parallel.ipynb #7bbafc98
+# %% ../../nbs/89_train.parallel.ipynb #715439ba
 def launch(
     command:list,      # a script or ['-m', module], with its arguments
     gpus:int=1,        # processes on this machine: one for each card, or as many as it has cores
