@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['levels', 'check_level', 'reproducible', 'StateLog', 'check_state', 'Comparison', 'compare_runs']
 
-# %% ../../nbs/85c_train.repeat.ipynb #2149497d
+# %% ../../nbs/85c_train.repeat.ipynb #cb45c85f
 import contextlib, math, os
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from ..core import AurlError, CheckpointError, ConfigError
 from ..experiments.run import Experiment
 from .snapshot import take
 
-# %% ../../nbs/85c_train.repeat.ipynb #7a812a69
+# %% ../../nbs/85c_train.repeat.ipynb #b91edc22
 levels = ('seeded', 'deterministic', 'verified')
 
 def check_level(level:str)->str:
@@ -39,7 +39,7 @@ def reproducible(
         torch.use_deterministic_algorithms(was[0], warn_only=was[1]); cudnn.benchmark, cudnn.deterministic = was[2:]
         if space is None: os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
 
-# %% ../../nbs/85c_train.repeat.ipynb #6db422ea
+# %% ../../nbs/85c_train.repeat.ipynb #7df1dfc2
 class StateLog(Callback):
     "Logs a SHA-256 of weights, optimiser and random states every `every` steps and at the end."
     order = 62   # after all others have seen the step
@@ -67,7 +67,7 @@ def check_state(
         for part in ('weights', 'optimizer', 'random'):
             if m[f'state_{part}'] != snap.digest(part): raise CheckpointError(f'{part} of step {snap.step} are not those in the log', path=run.path, way_out='use an earlier checkpoint, or begin anew')
 
-# %% ../../nbs/85c_train.repeat.ipynb #9c6820e5
+# %% ../../nbs/85c_train.repeat.ipynb #7e2d3bab
 @dataclass
 class Comparison:
     "How far two runs are the same."

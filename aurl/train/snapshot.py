@@ -6,7 +6,7 @@
 __all__ = ['copied', 'bare', 'weights_of', 'random_state', 'set_random_state', 'Snapshot', 'take', 'check_weights', 'put_back',
            'GoOn']
 
-# %% ../../nbs/81c_train.snapshot.ipynb #d41a25cd
+# %% ../../nbs/81c_train.snapshot.ipynb #8d51369e
 import hashlib, random
 
 import numpy as np, torch
@@ -18,7 +18,7 @@ from torch import nn
 from ..core import CheckpointError
 from ..ranks import from_all, laid_out, rank, ranks, is_sharded, in_full
 
-# %% ../../nbs/81c_train.snapshot.ipynb #91b920dc
+# %% ../../nbs/81c_train.snapshot.ipynb #68a16aa5
 def copied(
     tree,       # dicts, lists, tuples, numbers, words, tensors, arrays
     at:str='the state', # its name, for the error
@@ -36,7 +36,7 @@ def copied(
     if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'): return [copied(v, f'{at}/{i}', keep) for i,v in enumerate(tree)]   # fastcore's L too
     raise CheckpointError(f'{at} is a {type(tree).__name__}, which a snapshot cannot hold', way_out='give numbers, words, tensors, and lists and dicts of them')
 
-# %% ../../nbs/81c_train.snapshot.ipynb #d6a2afc5
+# %% ../../nbs/81c_train.snapshot.ipynb #2b92a66c
 def bare(
     model:nn.Module, # perhaps compiled or wrapped for several devices
 )->nn.Module:
@@ -60,7 +60,7 @@ def weights_of(
         else: seen[key], out[name] = name, copied(t, keep=keep)
     return out, shared
 
-# %% ../../nbs/81c_train.snapshot.ipynb #d699527e
+# %% ../../nbs/81c_train.snapshot.ipynb #29623a33
 def random_state()->dict:
     "Where every random generator stands."
     version, inner, gauss = random.getstate()
@@ -79,7 +79,7 @@ def set_random_state(
     torch.set_rng_state(state['torch'])
     for i,s in enumerate(state['cuda'][:torch.cuda.device_count()]): torch.cuda.set_rng_state(s, i)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #c373b31e
+# %% ../../nbs/81c_train.snapshot.ipynb #0cf021da
 _numbers = dict(GradientAccumulation=['count'], TrackerCallback=['best'], EarlyStoppingCallback=['best', 'wait'], SaveModelCallback=['best'], ReduceLROnPlateau=['best', 'wait'])
 
 def _state_of(cb):
@@ -92,7 +92,7 @@ def _fill(cb, state):
     else:
         for k,v in state.items(): setattr(cb, k, v)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #d5b34ebe
+# %% ../../nbs/81c_train.snapshot.ipynb #afad92c0
 class Snapshot:
     "All that a training was at a moment: `parts`, a dict of dicts, lists, numbers, words and tensors on the CPU."
     def __init__(self, parts:dict): self.parts = parts
@@ -122,7 +122,7 @@ def take(
                  progress=dict(model=type(bare(learn.model)).__name__.removeprefix('FSDP'), step=getattr(learn, 'train_iter', 0), pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0)))
     return Snapshot(dict(weights=weights, shared=shared) | {k:copied(v, k, keep) for k,v in parts.items()})
 
-# %% ../../nbs/81c_train.snapshot.ipynb #189a9017
+# %% ../../nbs/81c_train.snapshot.ipynb #969cf28b
 def _unfit(what, got, wanted, way='build the learner as it was when the snapshot was taken'):
     raise CheckpointError(f'{what}: the snapshot has {got}, wanted is {wanted}', way_out=way)
 
@@ -150,7 +150,7 @@ def _partners(learn, snap):
         elif learned: _unfit('callback', name, 'none of that name', 'add the callback that the training had')
     return out
 
-# %% ../../nbs/81c_train.snapshot.ipynb #90052362
+# %% ../../nbs/81c_train.snapshot.ipynb #a65b9fd8
 def _fill_optimizer(opt, state):
     "Give `opt` a copy of `state`: torch would keep and change the tensors it is given."
     if opt is None or state is None: return
@@ -188,14 +188,14 @@ def put_back(
     if rank() and rank() <= len(p.get('others') or ()): set_random_state(p['others'][rank()-1])
     elif rank(): torch.manual_seed(p['progress']['step']*ranks() + rank())               # there was no such rank: it throws dice of its own
 
-# %% ../../nbs/81c_train.snapshot.ipynb #40b86f08
+# %% ../../nbs/81c_train.snapshot.ipynb #e9f1ac6f
 class GoOn(Callback):
     "Begins a training where `snap` was taken."
     order = 1000
     def __init__(self, snap:Snapshot): self.snap = snap
     def before_fit(self): put_back(self.learn, self.snap)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #a5d2bd96
+# %% ../../nbs/81c_train.snapshot.ipynb #18a4c6b1
 @patch
 def digest(self:Snapshot,
     *parts # some of the parts; none: weights, optimizer and random
@@ -205,7 +205,7 @@ def digest(self:Snapshot,
     def eat(x):
         if isinstance(x, torch.Tensor): h.update(f'{x.dtype}{tuple(x.shape)}'.encode()); h.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data if x.numel() else b'')
         elif isinstance(x, dict):
-            for k in x: h.update(repr(k).encode()); eat(x[k])
+            for k in sorted(x, key=repr): h.update(repr(k).encode()); eat(x[k])      # a file may have them in another order
         elif isinstance(x, (list, tuple)): h.update(str(len(x)).encode()); [eat(v) for v in x]
         else: h.update(repr(x).encode())
     for name in parts or ('weights', 'optimizer', 'random'): eat(self.parts[name])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StageEnd', 'Exit', 'Stage', 'stages_of', 'StageRun', 'run_stages', 'handed_over']
 
-# %% ../../nbs/84c_train.stages.ipynb #4aaf995d
+# %% ../../nbs/84c_train.stages.ipynb #0f7960d9
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core import AurlError, ConfigError, read_json, write_json
 from ..ranks import from_first, in_one_piece, rank
 from .learner import Budget
 
-# %% ../../nbs/84c_train.stages.ipynb #b1d68eac
+# %% ../../nbs/84c_train.stages.ipynb #ca308b61
 class StageEnd(Config):
     "What a stage is called and when it is over; all other keys change the training."
     name: str = Field('', description='of the stage; letters, digits, _ and -')
@@ -44,7 +44,7 @@ class Exit(Callback):
     def state_dict(self): return dict(best=self.best, waited=self.waited)
     def load_state_dict(self, state): self.best, self.waited = state['best'], state['waited']
 
-# %% ../../nbs/84c_train.stages.ipynb #96018209
+# %% ../../nbs/84c_train.stages.ipynb #3c6b360b
 @dataclass
 class Stage:
     "A part of a training."
@@ -85,7 +85,7 @@ def _nested(entry):
         at[last] = v
     return out
 
-# %% ../../nbs/84c_train.stages.ipynb #476c7ea0
+# %% ../../nbs/84c_train.stages.ipynb #54f804cc
 def _budgeted(stages, cfg):
     "Each stage with its part of the budget."
     names = [s.name for s in stages]
@@ -100,7 +100,7 @@ def _budgeted(stages, cfg):
         s.cfg = s.cfg.changed(**budget)
     return stages
 
-# %% ../../nbs/84c_train.stages.ipynb #0fb2ee82
+# %% ../../nbs/84c_train.stages.ipynb #28334dcf
 class StageRun:
     "A run as one of its stages sees it."
     def __init__(self, run, stage:Stage, done:int=0):
@@ -133,7 +133,11 @@ def run_stages(
         if over := from_first(r.over):
             done, best, model = done + over['steps'], over['valid_loss'], load(r.path/'model')
             if s is not stages[-1]: continue
-            return build(s, r, model), best                                   # all are over
+            learn = build(s, r, model)                                        # all are over
+            learn.model.eval()
+            learn.watched, learn.stopped, learn.steps_done = [], False, done
+            run.say('all stages are over, nothing is left to train')
+            return learn, best
         run.say(f'stage {s.number} of {len(stages)}: {s.name}')
         last, learn = newest(r), build(s, r, model)
         exit = Exit(s.end)
@@ -150,7 +154,7 @@ def run_stages(
 
 
 
-# %% ../../nbs/84c_train.stages.ipynb #8664bc07
+# %% ../../nbs/84c_train.stages.ipynb #062e6bab
 def handed_over(
     model,    # a new model
     before,   # the one of the stage before, or None
