@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'LatentStudyConfig', 'latent_music', 'study_run', 'check_study']
 
-# %% ../nbs/96b_latents.ipynb #7f2508c2
+# %% ../nbs/96b_latents.ipynb #5d33ca80
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from .experiments.run import Experiment
 from .models.attributes import attributes
 from .recipes import RECIPES, Recipe, find_model, new_run_dir, sides, store_of
 
-# %% ../nbs/96b_latents.ipynb #a14285e0
+# %% ../nbs/96b_latents.ipynb #67118a87
 class LatentStudyConfig(Config):
     "What the latents of trained models are good for."
     model: str = Field('', description='a run of aurl train mode=vae; the newest run by default')
@@ -38,7 +38,7 @@ class LatentStudyConfig(Config):
     @classmethod
     def _several(cls, value): return tuple(n.strip() for n in value.split(',') if n.strip()) if isinstance(value, str) else value
 
-# %% ../nbs/96b_latents.ipynb #79d82b3e
+# %% ../nbs/96b_latents.ipynb #ac93fa0c
 def latent_music(
     where:Path,            # the run of a model
     cfg:LatentStudyConfig, # what was asked
@@ -52,6 +52,7 @@ def latent_music(
     fits = lambda side: np.array([i for i in side if store.length[i] <= told['length'] + 1])
     some = lambda side, n, name: rng(cfg.seed, 'study', name).permutation(side)[:n]
     known, mine = some(fits(train), cfg.known, 'known'), some(fits(held), cfg.pieces, 'held')
+    if len(mine) < 2 or len(known) < 3: raise ModelError(f'of {len(train)} pieces of the training and {len(held)} held-out ones {len(known)} and {len(mine)} fit into its window of length={told["length"]}', path=where, way_out='cut the music into phrases (aurl prepare phrases=4), or train with a greater length')
     groups = np.array(store.pieces['group'].to_pylist())
     return [store[int(i)] for i in known], [store[int(i)] for i in mine], groups[mine], tuple(told.get('latent', {}).get('attributes', ()))
 
@@ -65,7 +66,7 @@ def study_run(
     known, held, groups, named = latent_music(where, cfg, run)
     return study(model, known, held, groups, tuple(attributes), named, min(cfg.pairs, len(held)//2), cfg.steps, cfg.temperature, cfg.seed)
 
-# %% ../nbs/96b_latents.ipynb #90c5e014
+# %% ../nbs/96b_latents.ipynb #4fba46aa
 def check_study(
     cfg:LatentStudyConfig, # what was asked
 ):

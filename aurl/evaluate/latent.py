@@ -7,7 +7,7 @@ __all__ = ['note_f1', 'edit_distance', 'padded', 'surprise', 'others', 'Listenin
            'Ways', 'ways', 'loosened', 'Control', 'control', 'named_number', 'calibrated', 'Study', 'asked_in_steps',
            'study']
 
-# %% ../../nbs/62_evaluate.latent.ipynb #214d7b3e
+# %% ../../nbs/62_evaluate.latent.ipynb #97b66a32
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..models.attributes import attribute_values
 from ..tokens.codec import decode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/62_evaluate.latent.ipynb #6d15f1fe
+# %% ../../nbs/62_evaluate.latent.ipynb #27f33be9
 def _notes(ids):
     "(pitch, onset in steps) of the notes of a piece, in order of pitch and time."
     tracks = [t.notes.numpy() for t in decode(ids).tracks]
@@ -48,7 +48,7 @@ def note_f1(
             else: j += 1
     return 2*found/(len(a) + len(b))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #9b996ee6
+# %% ../../nbs/62_evaluate.latent.ipynb #87f33dec
 def edit_distance(
     a, b,   # ids of two pieces
 )->float:   # 0: the same … 1: nothing in common
@@ -62,7 +62,7 @@ def edit_distance(
         row = np.minimum.accumulate(new - at) + at
     return float(row[-1]/max(len(a), len(b)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #c8a60c67
+# %% ../../nbs/62_evaluate.latent.ipynb #4f0d72ed
 def padded(pieces)->Tensor: # (pieces, time)
     "Ids of pieces as one tensor."
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD)
@@ -127,7 +127,7 @@ def listening(
     costs = [surprise(model, ids, w).sum().item()/tokens for w in (z, drawn, others(z, groups, seed), none)]
     return Listening(*costs, {k:v.item()/np.log(2) for k,v in nats.items()}, tokens/len(pieces))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #13a6663e
+# %% ../../nbs/62_evaluate.latent.ipynb #ce438b96
 @dataclass
 class Reconstruction:
     "How well pieces come back from their latents."
@@ -157,7 +157,7 @@ def reconstruct(
     return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
                           float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #39274340
+# %% ../../nbs/62_evaluate.latent.ipynb #23e8a922
 @dataclass
 class Ways:
     "Edit distances along ways between pieces."
@@ -200,7 +200,7 @@ def ways(
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
     return Ways(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #7612b9cf
+# %% ../../nbs/62_evaluate.latent.ipynb #7446898a
 def loosened(
     model,          # of a mode with a latent
     z:Tensor,       # (pieces, size)
@@ -211,7 +211,7 @@ def loosened(
     first = model.latent.levels[0].name
     return model.latent.flat({k:v if k == first else v*keep for k,v in levels.items()}, seconds)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #3d8c8f7a
+# %% ../../nbs/62_evaluate.latent.ipynb #0fb9d915
 @dataclass
 class Control:
     "What was asked for and what came."
@@ -258,7 +258,7 @@ def named_number(
     move[number], weights[number] = 1/(slope or 1e-9), slope
     return AttributeVector(move, weights, float(value.mean() - slope*z[:,number].mean()), float((x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)))
 
-# %% ../../nbs/62_evaluate.latent.ipynb #9a83d986
+# %% ../../nbs/62_evaluate.latent.ipynb #5dd6f9d6
 def calibrated(
     vector:AttributeVector, # how to ask
     tried:Control,          # what came of asking so, of pieces of the training
@@ -269,13 +269,13 @@ def calibrated(
     if slope < .05: raise ModelError(f'{tried.name} does not follow what is asked (slope {slope:.2f})', way_out='train longer, with latent.attributes or a smaller latent.beta')
     return AttributeVector(vector.move/slope, vector.weights*slope, vector.bias*slope + y.mean() - slope*x.mean(), vector.fit)
 
-# %% ../../nbs/62_evaluate.latent.ipynb #a1954c4c
+# %% ../../nbs/62_evaluate.latent.ipynb #8c509d7d
 @dataclass
 class Study:
     "What a latent is good for."
     listening:Listening
     reconstructions:list # from greedy to sampled
-    report:LatentReport  # on pieces of the training
+    report:LatentReport  # on pieces of the training, the duration left out
     controls:dict        # name: {way of asking: Control}
     around:Ways
     straight:Ways
@@ -327,5 +327,5 @@ def study(
     playing = dict(temperature=temperature/2, seed=seed, max_tokens=longest)
     controls = {k:asked_in_steps(model, z, v, mine[:40], k, named.index(k) if k in named else None, **playing) for k,v in values.items()}
     walk = lambda straight: ways(model, mine[:2*pairs], steps, straight, seed=seed, max_tokens=longest)
-    return Study(listening(model, held, groups, seed), [reconstruct(model, held, t, seed=seed) for t in (0., .5*temperature, temperature)], latent_report(z, values),
+    return Study(listening(model, held, groups, seed), [reconstruct(model, held, t, seed=seed) for t in (0., .5*temperature, temperature)], latent_report(z[:,:-1], values),
                  controls, walk(False), walk(True), z, values)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_piece', 'latents_of', 'latents_like', 'latents_between', 'attribute_of']
 
-# %% ../../nbs/51b_generate.latent.ipynb #5064540c
+# %% ../../nbs/51b_generate.latent.ipynb #5a9066e8
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..score.midi import read_midi
 from ..tokens.codec import decode, encode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51b_generate.latent.ipynb #ed650149
+# %% ../../nbs/51b_generate.latent.ipynb #52a88043
 def as_piece(
     music,              # ids, a symusic.Score, or the path of a MIDI file
     seconds:float=None, # hear at most so much of it; None: all
@@ -37,10 +37,11 @@ def latents_of(
     seconds:float=None, # hear at most so much of each
 )->Tensor:              # (pieces, size)
     "The latents of pieces: the means of their clouds."
+    if not len(music): raise ModelError('no music to hear', way_out='give one piece at least')
     lines = [torch.from_numpy(as_piece(m, seconds).astype(np.int64)) for m in music]
     return model.encode(torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=vocab.PAD))
 
-# %% ../../nbs/51b_generate.latent.ipynb #ab56c275
+# %% ../../nbs/51b_generate.latent.ipynb #47737633
 def latents_like(
     model,           # of a mode with a latent
     like,            # (size,) or (1, size): the latent of a piece
@@ -54,7 +55,7 @@ def latents_like(
     new = (1 - spread**2)**.5*z + spread*model.dream(n, seed)
     return torch.cat([new[:,:-1], z[:,-1:]], 1)
 
-# %% ../../nbs/51b_generate.latent.ipynb #f5eddba3
+# %% ../../nbs/51b_generate.latent.ipynb #717d1bd3
 def latents_between(
     model,               # of a mode with a latent
     a, b,                # (size,) or (1, size): latents of two pieces
@@ -66,7 +67,7 @@ def latents_between(
     a, b, t = a.reshape(-1), b.reshape(-1), torch.linspace(0, 1, n, device=a.device)
     return torch.cat([(lerp if straight else slerp)(a[:-1], b[:-1], t), lerp(a[-1:], b[-1:], t)], 1)
 
-# %% ../../nbs/51b_generate.latent.ipynb #f2a4b35b
+# %% ../../nbs/51b_generate.latent.ipynb #b2ad314d
 def attribute_of(
     z:Tensor,     # (pieces, size): latents
     value:Tensor, # (pieces,): an attribute of each, in units of its own

@@ -6,7 +6,7 @@
 __all__ = ['traverse', 'in_a_row', 'lerp', 'slerp', 'AttributeVector', 'attribute_vector', 'spearman', 'mutual_information',
            'gap', 'mig', 'explained', 'sap', 'LatentReport', 'latent_report', 'Map', 'map_of']
 
-# %% ../../nbs/44b_models.analysis.ipynb #0a04a61f
+# %% ../../nbs/44b_models.analysis.ipynb #73ad08ef
 import math
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import ModelError, rng
 from .latent import active_units
 
-# %% ../../nbs/44b_models.analysis.ipynb #489a2389
+# %% ../../nbs/44b_models.analysis.ipynb #e19b1ee3
 def traverse(
     z:Tensor,    # (size,) or (1, size): where the walk starts
     number:int,  # which number moves
@@ -30,7 +30,7 @@ def traverse(
     rows[:,number] = values.to(rows)
     return rows
 
-# %% ../../nbs/44b_models.analysis.ipynb #ac259f69
+# %% ../../nbs/44b_models.analysis.ipynb #520c27a3
 def in_a_row(
     scores,        # of symusic.Score, in one unit
     pause:float=.5 # seconds between them; quarter notes for scores in ticks and quarters
@@ -49,7 +49,7 @@ def in_a_row(
         at = s.end()
     return new
 
-# %% ../../nbs/44b_models.analysis.ipynb #dc5cc01d
+# %% ../../nbs/44b_models.analysis.ipynb #5c107ab2
 def lerp(
     a:Tensor, # (…, size)
     b:Tensor, # (…, size)
@@ -75,7 +75,7 @@ def slerp(
     turn = (((1 - t)*angle).sin()*a/la.clamp(min=1e-9) + (t*angle).sin()*b/lb.clamp(min=1e-9))/s*(la + t*(lb - la))
     return turn.where(~flat, a + t*(b - a))
 
-# %% ../../nbs/44b_models.analysis.ipynb #40b27054
+# %% ../../nbs/44b_models.analysis.ipynb #2dd050b4
 class AttributeVector(NamedTuple):
     "A direction in a latent with a musical name."
     move:Tensor     # (size,): added to a latent, it makes the expected attribute one unit more
@@ -104,7 +104,8 @@ def attribute_vector(
     "The direction in which an attribute grows."
     z, value = torch.as_tensor(z).double(), torch.as_tensor(value).double()
     if z.ndim != 2 or len(z) != len(value): raise ModelError(f'{len(z)} latents with {len(value)} values', way_out='give a value for each')
-    if len(z) < 3 or value.std() == 0: raise ModelError('an attribute that is the same in all pieces has no direction', way_out='give pieces that differ in it')
+    if len(z) < 3: raise ModelError(f'a direction from {len(z)} pieces', way_out='give three or more')
+    if value.std() == 0: raise ModelError('an attribute that is the same in all pieces has no direction', way_out='give pieces that differ in it')
     x, y = z - z.mean(0), value - value.mean()
     cov = x.T @ x/len(x)
     w = torch.linalg.solve(cov + ridge*cov.diagonal().mean().clamp(min=1e-12)*torch.eye(z.shape[1], dtype=z.dtype), x.T @ y/len(x))
@@ -113,7 +114,7 @@ def attribute_vector(
     fit = 1 - ((y - x @ w.double())**2).mean()/(y**2).mean()
     return AttributeVector(along/(along @ w), w, float(value.mean() - (z.mean(0) @ w.double())), float(fit))
 
-# %% ../../nbs/44b_models.analysis.ipynb #b9fcefe8
+# %% ../../nbs/44b_models.analysis.ipynb #43643a9f
 def _ranks(x):
     "Ranks from 0, equal values sharing theirs."
     order, new = np.argsort(x, kind='stable'), np.empty(len(x))
@@ -133,7 +134,7 @@ def spearman(
     x, y = x - x.mean(), y - y.mean()
     return float(x @ y/math.sqrt((x @ x)*(y @ y))) if x.any() and y.any() else 0.
 
-# %% ../../nbs/44b_models.analysis.ipynb #b2a92d61
+# %% ../../nbs/44b_models.analysis.ipynb #fd6b8d59
 def _binned(x, bins):
     "Which of `bins` about equally full bins each number falls into; equal numbers stay together."
     return np.minimum((_ranks(x)/len(x)*bins).astype(np.int64), bins - 1)
@@ -175,7 +176,7 @@ def mig(
     "Mutual information gap of an attribute, about 0 … 1."
     return gap(mutual_information(z, value, bins))
 
-# %% ../../nbs/44b_models.analysis.ipynb #fef08d15
+# %% ../../nbs/44b_models.analysis.ipynb #c9a90f0a
 def explained(
     z,     # (pieces, size)
     value, # (pieces,): an attribute
@@ -192,7 +193,7 @@ def sap(
     "Separated attribute predictability: the gap between the best and the second best straight line, 0 … 1."
     return gap(explained(z, value))
 
-# %% ../../nbs/44b_models.analysis.ipynb #d828cfcf
+# %% ../../nbs/44b_models.analysis.ipynb #a3310fcc
 class LatentReport(NamedTuple):
     "How a latent is ordered."
     active:int      # numbers in use
@@ -214,7 +215,7 @@ def latent_report(
         return int(told.argmax()), gap(told), sap(z, v), attribute_vector(z, v).fit
     return LatentReport(int(active_units(torch.as_tensor(z)).sum()), z.shape[1], {k:row(v) for k,v in values.items()})
 
-# %% ../../nbs/44b_models.analysis.ipynb #fad68258
+# %% ../../nbs/44b_models.analysis.ipynb #dc4e0261
 class Map(NamedTuple):
     "Two directions of a latent, or more, and where pieces lie on them."
     points:Tensor # (pieces, dims)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config']
 
-# %% ../../nbs/46_models.vae_gan.ipynb #411aa95a
+# %% ../../nbs/46_models.vae_gan.ipynb #14a8ed11
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from ..tokens.codec import get_codec
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46_models.vae_gan.ipynb #4def4b2a
+# %% ../../nbs/46_models.vae_gan.ipynb #004adbb6
 class ModelConfig(Config):
     "Everything that decides what a model is."
     mode: Literal['transformer', 'vae', 'vae_gan'] = 'transformer' # what is built around the transformer
@@ -94,7 +94,7 @@ class ModelConfig(Config):
         if self.keyboard and not {'roll', 'age', 'echo'} <= set(self.features): raise ValueError(f'keyboard={self.keyboard} needs the features roll, age and echo; say keyboard=0')
         return self
 
-# %% ../../nbs/46_models.vae_gan.ipynb #092fa0e7
+# %% ../../nbs/46_models.vae_gan.ipynb #4647ad69
 @dataclass
 class ModelOutput:
     "What a model gives for a batch."
@@ -143,7 +143,7 @@ class MusicTransformerVAEGAN(nn.Module):
         blind = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout if self.training and self.config.word_dropout else None
         return ModelOutput(self.trunk(ids, cache, state, self.latent.told(z, time), blind, given=given), z, cache, clouds, price)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #84295c25
+# %% ../../nbs/46_models.vae_gan.ipynb #a67d7490
 @patch
 def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
     "The latent to play from; clouds and price if the ids were heard for it."
@@ -170,6 +170,7 @@ def encode(self:MusicTransformerVAEGAN,
 )->Tensor:      # (batch, size)
     "The latents of pieces: the means of their clouds."
     self._must_listen()
+    if not len(ids) or not (ids != vocab.PAD).any(1).all(): raise ModelError('a piece without ids cannot be heard', way_out='give each row one id at least, from START on')
     return self.latent.choose(*self.latent.hear(ids.to(self.device)))
 
 @patch
@@ -181,7 +182,7 @@ def dream(self:MusicTransformerVAEGAN,
     self._must_listen()
     return torch.cat([self.latent.dream(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63)))) for i in range(n)]) if n else torch.zeros(0, self.latent.size)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #229940ac
+# %% ../../nbs/46_models.vae_gan.ipynb #1a82face
 @patch
 def generator_parameters(self:MusicTransformerVAEGAN):
     "Parameters of all that plays: everything but the critic."
@@ -192,7 +193,7 @@ def critic_parameters(self:MusicTransformerVAEGAN):
     "Parameters of the critic; none in the modes without one."
     return [] if self.critic is None else list(self.critic.parameters())
 
-# %% ../../nbs/46_models.vae_gan.ipynb #8b61ed71
+# %% ../../nbs/46_models.vae_gan.ipynb #b462ecee
 def preset_config(
     name:str,      # tiny, song, small, base, large, or the path of a .yaml file
     **overrides    # fields of `ModelConfig` to change
@@ -217,7 +218,7 @@ def __repr__(self:MusicTransformerVAEGAN):
     beside = '' if self.critic is None else f'; a critic of {n_parameters(self.critic)/1e6:.2f}M'
     return f'MusicTransformerVAEGAN({c.mode}, {n/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads{beside})'
 
-# %% ../../nbs/46_models.vae_gan.ipynb #a6c75f89
+# %% ../../nbs/46_models.vae_gan.ipynb #618b5e2f
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to make; it must not exist, or hold a saved model, which is replaced
@@ -250,7 +251,7 @@ def _remove(folder):
     import shutil
     shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/46_models.vae_gan.ipynb #bc609f7a
+# %% ../../nbs/46_models.vae_gan.ipynb #1e87bc41
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder that `save_pretrained` wrote, or a run with one in it
@@ -288,7 +289,7 @@ def _load_weights(model, file, sha=None):
         if want.get(k) != have.get(k): raise ModelError(f'{k}: the file has {have.get(k, "nothing")}, the model {want.get(k, "nothing")}', path=file, way_out='use the configuration it was trained with')
     model.load_state_dict(safetensors.torch.load_file(file))
 
-# %% ../../nbs/46_models.vae_gan.ipynb #f7808542
+# %% ../../nbs/46_models.vae_gan.ipynb #d9021254
 @patch
 def take_over(self:MusicTransformerVAEGAN,
     other:MusicTransformerVAEGAN, # a trained model, perhaps of another mode
