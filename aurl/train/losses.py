@@ -8,7 +8,7 @@ __all__ = ['spoilings', 'losses', 'perceived', 'pulses', 'pulse_weight', 'MusicL
            'perceptual_reconstruction', 'structure_emphasis', 'smoothed', 'confidence', 'focal', 'grammar_waste',
            'small_heard', 'check_loss']
 
-# %% ../../nbs/80_train.losses.ipynb #64f4ef00
+# %% ../../nbs/80_train.losses.ipynb #461ac009
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from ..core import ConfigError, meant
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/80_train.losses.ipynb #94c794ed
+# %% ../../nbs/80_train.losses.ipynb #17441e13
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
@@ -43,7 +43,7 @@ class MusicLoss(nn.Module):
     def decodes(self, logits): return logits.argmax(-1)
     def activation(self, logits): return logits.softmax(-1)
 
-# %% ../../nbs/80_train.losses.ipynb #97b5ec48
+# %% ../../nbs/80_train.losses.ipynb #14f8dc08
 def token_nll(
     logits:Tensor,  # (batch, time, 774)
     targets:Tensor, # (batch, time) int64
@@ -51,7 +51,7 @@ def token_nll(
     "The surprise at each position, in nats."
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, reduction='none').view(targets.shape)
 
-# %% ../../nbs/80_train.losses.ipynb #2911d733
+# %% ../../nbs/80_train.losses.ipynb #d6e096d3
 def waste(
     logits:Tensor,  # (batch, time, 774)
     allowed:Tensor, # (batch, time, 774) bool, from `grammar.masks`
@@ -69,7 +69,7 @@ def grammar_loss(
     w = waste(logits, grammar.masks(ids, state))
     return w.mean() if targets is None else w[targets != vocab.PAD].mean()
 
-# %% ../../nbs/80_train.losses.ipynb #1ccc8736
+# %% ../../nbs/80_train.losses.ipynb #68891f11
 @dataclass
 class Heard:
     "What a model read, what it expects, and what came."
@@ -98,7 +98,7 @@ class Heard:
     @cached_property
     def allowed(self): return grammar.masks(self.ids, self.state, self.scanned) # (batch, time, 774) bool
 
-# %% ../../nbs/80_train.losses.ipynb #971722f0
+# %% ../../nbs/80_train.losses.ipynb #b6096aa4
 @patch
 def mean(self:Heard,
     x:Tensor,         # (batch, time)
@@ -146,7 +146,7 @@ def given(self:Heard,
     "Which of its kind, at the positions `where`, if it is one."
     return self.scores[self.came(kind) if where is None else where][:,block(kind)].softmax(-1)
 
-# %% ../../nbs/80_train.losses.ipynb #e7ee300e
+# %% ../../nbs/80_train.losses.ipynb #51daf67f
 def believing(
     ids,           # (time,) or (batch, time) int64: music that is read
     believed=None, # of the shape of its targets: what is thought to come next; by default what does
@@ -161,7 +161,7 @@ def believing(
     if logits is None: logits = torch.log((1 - sure)/len(vocab) + sure*F.one_hot(believed, len(vocab)).float())
     return Heard(logits, read, targets)
 
-# %% ../../nbs/80_train.losses.ipynb #a0b2328c
+# %% ../../nbs/80_train.losses.ipynb #b21301c0
 spoilings = ('notes', 'leaps', 'time', 'loudness', 'stuck')
 
 def spoilt(
@@ -195,7 +195,7 @@ def _stuck(ids, kind):
         out = torch.where((kind == k) & (at >= 0), ids.gather(-1, at.clamp(min=0)), out)
     return out
 
-# %% ../../nbs/80_train.losses.ipynb #a103bbb0
+# %% ../../nbs/80_train.losses.ipynb #97843d13
 @dataclass
 class Loss:
     "A named loss."
@@ -237,7 +237,7 @@ def find_loss(
     if name in losses: return losses[name]
     raise ConfigError(f'there is no loss {name!r}{meant(name, losses)}', way_out=f"there is {', '.join(sorted(losses))}")
 
-# %% ../../nbs/80_train.losses.ipynb #3631f8e5
+# %% ../../nbs/80_train.losses.ipynb #17c7656a
 @register_loss('reconstruction', unit='nats per token')
 def reconstruction(h:Heard):
     "Surprise at what came: the cross-entropy."
@@ -262,7 +262,7 @@ def structure_emphasis(h:Heard):
     "Surprise at the notes that begin, and at nothing else."
     return h.mean(h.nll, h.came(Kind.NOTE_ON))
 
-# %% ../../nbs/80_train.losses.ipynb #4f35863e
+# %% ../../nbs/80_train.losses.ipynb #7c8727b3
 @register_loss('smoothed', unit='nats per token')
 def smoothed(h:Heard, share=.1):
     "Surprise when a tenth of the truth is spread over what the grammar allows."
@@ -286,7 +286,7 @@ def grammar_waste(h:Heard):
     "The chance that falls on ids which may not follow."
     return h.mean((h.probs*~h.allowed).sum(-1))
 
-# %% ../../nbs/80_train.losses.ipynb #ccc36809
+# %% ../../nbs/80_train.losses.ipynb #b6d87e0a
 _figure = ('NOTE_ON 60', 'TIME_SHIFT 16', 'NOTE_OFF 60', 'NOTE_ON 64', 'TIME_SHIFT 16', 'NOTE_OFF 64')      # comes twice and a half, and is left
 _knocks = ('NOTE_ON 67', 'TIME_SHIFT 3', 'NOTE_OFF 67')                                                          # four times
 _phrase = ('START', 'TEMPO 96', 'VELOCITY 80', 'NOTE_ON 60', 'NOTE_ON 64', 'TIME_SHIFT 20', 'NOTE_OFF 60', 'VELOCITY 40', 'NOTE_ON 67', 'TIME_SHIFT 90', 'NOTE_OFF 64', 'NOTE_OFF 67',
@@ -307,7 +307,7 @@ def small_heard(
     price = SimpleNamespace(paid=z.pow(2).sum(1).mean()/2, nats={'global':z.pow(2).sum(1).mean()/2})
     return Heard(new(len(ids), ids.shape[1]-1, len(vocab)), ids[:,:-1], ids[:,1:], output=SimpleNamespace(z=z, clouds=clouds, price=price))
 
-# %% ../../nbs/80_train.losses.ipynb #adf634ef
+# %% ../../nbs/80_train.losses.ipynb #ef16cdd5
 def _inputs(h):
     "The tensors a loss may be differentiated by."
     return [h.logits, *([h.output.z] if getattr(h.output, 'z', None) is not None else [])] + [v for v in h.more.values() if isinstance(v, Tensor) and v.is_floating_point()]
@@ -337,19 +337,26 @@ def check_loss(
     assert y.ndim == 0, f'{name} gives {tuple(y.shape)}, not one number'
     slopes = torch.autograd.grad(y, x, allow_unused=True) if y.requires_grad else ()
     assert any(s is not None and s.abs().max() > 0 for s in slopes), f'{name} has no gradient'
-    used = [i for i,s in enumerate(slopes) if s is not None]
-    scale = sum(x[i].numel() for i in used)**.5/sum(slopes[i].pow(2).sum() for i in used).sqrt()   # so that the slope along a random direction is about 1
-    part = lambda *u: scale*of(*[u[used.index(i)] if i in used else x[i].detach() for i in range(len(x))])
-    assert torch.autograd.gradcheck(part, tuple(x[i] for i in used), fast_mode=True, eps=1e-6, atol=1e-4, rtol=1e-3, raise_exception=False), f'the gradient of {name} is not that of its values'
+    size = sum(s.pow(2).sum().item() for s in slopes if s is not None)**.5
+    for i in range(3):
+        a, b = _along(of, x, slopes, i)
+        assert abs(a - b) < 1e-3*size, f'the gradient of {name} is not that of its values: {b/size:.4f} instead of {a/size:.4f}'
     for case,t in _extremes(h).items():
         t = t.requires_grad_()
         rest = [v.detach().to(torch.float32) for v in x[1:]]
         y = loss(_with(h, t, *rest))
         assert torch.isfinite(y), f'{name} is {y.item()} for {case}'
-        if 0 in used and y.requires_grad: assert torch.isfinite(torch.autograd.grad(y, t)[0]).all(), f'the gradient of {name} is not finite for {case}'
+        if slopes[0] is not None and y.requires_grad: assert torch.isfinite(torch.autograd.grad(y, t)[0]).all(), f'the gradient of {name} is not finite for {case}'
     _deaf(name, loss, h, of(*x).item())
 
-# %% ../../nbs/80_train.losses.ipynb #37edc1bf
+# %% ../../nbs/80_train.losses.ipynb #b3cf6c9c
+def _along(of, x, slopes, seed, step=1e-6):
+    "How steep `of` is at `x` along a random direction: by differences, and by its gradient `slopes`."
+    g = torch.Generator().manual_seed(seed)
+    way = [torch.zeros_like(t) if s is None else torch.randn(t.shape, generator=g, dtype=t.dtype) for t,s in zip(x, slopes)]
+    up, down = (of(*[t.detach() + k*step*w for t,w in zip(x, way)]).item() for k in (1, -1))
+    return (up - down)/(2*step), sum((s*w).sum().item() for s,w in zip(slopes, way) if s is not None)
+
 def _extremes(h):
     "Scores that break what can be broken."
     flat, b, t = h.logits.detach().float(), *h.targets.shape
