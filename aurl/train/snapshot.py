@@ -6,7 +6,7 @@
 __all__ = ['copied', 'bare', 'weights_of', 'random_state', 'set_random_state', 'Snapshot', 'take', 'check_weights', 'put_back',
            'GoOn']
 
-# %% ../../nbs/81c_train.snapshot.ipynb #8d51369e
+# %% ../../nbs/81c_train.snapshot.ipynb #e83f89b1
 import hashlib, random
 
 import numpy as np, torch
@@ -18,7 +18,7 @@ from torch import nn
 from ..core import CheckpointError
 from ..ranks import from_all, laid_out, rank, ranks, is_sharded, in_full
 
-# %% ../../nbs/81c_train.snapshot.ipynb #68a16aa5
+# %% ../../nbs/81c_train.snapshot.ipynb #e7c4fda7
 def copied(
     tree,       # dicts, lists, tuples, numbers, words, tensors, arrays
     at:str='the state', # its name, for the error
@@ -36,7 +36,7 @@ def copied(
     if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'): return [copied(v, f'{at}/{i}', keep) for i,v in enumerate(tree)]   # fastcore's L too
     raise CheckpointError(f'{at} is a {type(tree).__name__}, which a snapshot cannot hold', way_out='give numbers, words, tensors, and lists and dicts of them')
 
-# %% ../../nbs/81c_train.snapshot.ipynb #2b92a66c
+# %% ../../nbs/81c_train.snapshot.ipynb #8b91a61b
 def bare(
     model:nn.Module, # perhaps compiled or wrapped for several devices
 )->nn.Module:
@@ -60,7 +60,7 @@ def weights_of(
         else: seen[key], out[name] = name, copied(t, keep=keep)
     return out, shared
 
-# %% ../../nbs/81c_train.snapshot.ipynb #29623a33
+# %% ../../nbs/81c_train.snapshot.ipynb #d34c2501
 def random_state()->dict:
     "Where every random generator stands."
     version, inner, gauss = random.getstate()
@@ -79,7 +79,7 @@ def set_random_state(
     torch.set_rng_state(state['torch'])
     for i,s in enumerate(state['cuda'][:torch.cuda.device_count()]): torch.cuda.set_rng_state(s, i)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #0cf021da
+# %% ../../nbs/81c_train.snapshot.ipynb #7b2b4990
 _numbers = dict(GradientAccumulation=['count'], TrackerCallback=['best'], EarlyStoppingCallback=['best', 'wait'], SaveModelCallback=['best'], ReduceLROnPlateau=['best', 'wait'])
 
 def _state_of(cb):
@@ -92,7 +92,7 @@ def _fill(cb, state):
     else:
         for k,v in state.items(): setattr(cb, k, v)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #afad92c0
+# %% ../../nbs/81c_train.snapshot.ipynb #84c06a80
 class Snapshot:
     "All that a training was at a moment: `parts`, a dict of dicts, lists, numbers, words and tensors on the CPU."
     def __init__(self, parts:dict): self.parts = parts
@@ -122,7 +122,7 @@ def take(
                  progress=dict(model=type(bare(learn.model)).__name__.removeprefix('FSDP'), step=getattr(learn, 'train_iter', 0), pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0)))
     return Snapshot(dict(weights=weights, shared=shared) | {k:copied(v, k, keep) for k,v in parts.items()})
 
-# %% ../../nbs/81c_train.snapshot.ipynb #969cf28b
+# %% ../../nbs/81c_train.snapshot.ipynb #31a78410
 def _unfit(what, got, wanted, way='build the learner as it was when the snapshot was taken'):
     raise CheckpointError(f'{what}: the snapshot has {got}, wanted is {wanted}', way_out=way)
 
@@ -150,7 +150,7 @@ def _partners(learn, snap):
         elif learned: _unfit('callback', name, 'none of that name', 'add the callback that the training had')
     return out
 
-# %% ../../nbs/81c_train.snapshot.ipynb #a65b9fd8
+# %% ../../nbs/81c_train.snapshot.ipynb #2d2e79c5
 def _fill_optimizer(opt, state):
     "Give `opt` a copy of `state`: torch would keep and change the tensors it is given."
     if opt is None or state is None: return
@@ -163,6 +163,8 @@ def _fill_optimizer(opt, state):
     for o in getattr(inner, 'parts', [inner]):
         for p,s in getattr(o, 'state', {}).items():
             if hasattr(p, 'full_tensor'): s.update({k:laid_out(v, p) for k,v in s.items() if isinstance(v, torch.Tensor) and v.shape == p.shape or v is None})
+
+def _but_steps(cb, state): return state | dict(step=cb.step) if isinstance(state, dict) and 'step' in state and 'step' in vars(cb) else state
 
 def put_back(
     learn,          # a Learner like the one it was taken of
@@ -180,7 +182,7 @@ def put_back(
     for n,q in bare(learn.model).named_parameters(): q.grad = laid_out(p['grads'][n], q).to(q.device, copy=True) if n in p['grads'] else None
     if p['scaler'] and getattr(learn, 'scaler', None) is not None: learn.scaler.load_state_dict(p['scaler'])
     if p['loss'] and isinstance(learn.loss_func, nn.Module): learn.loss_func.load_state_dict(p['loss'])
-    for cb,state in partners: _fill(cb, copied(state))
+    for cb,state in partners: _fill(cb, copied(state) if progress else _but_steps(cb, copied(state)))
     if not progress: return
     learn.train_iter, learn.pct_train = p['progress']['step'], p['progress']['pct_train']
     if p['loader'] is not None: learn.dls.train.load_state_dict(p['loader'])
@@ -188,14 +190,14 @@ def put_back(
     if rank() and rank() <= len(p.get('others') or ()): set_random_state(p['others'][rank()-1])
     elif rank(): torch.manual_seed(p['progress']['step']*ranks() + rank())               # there was no such rank: it throws dice of its own
 
-# %% ../../nbs/81c_train.snapshot.ipynb #e9f1ac6f
+# %% ../../nbs/81c_train.snapshot.ipynb #f61560de
 class GoOn(Callback):
     "Begins a training where `snap` was taken."
     order = 1000
     def __init__(self, snap:Snapshot): self.snap = snap
     def before_fit(self): put_back(self.learn, self.snap)
 
-# %% ../../nbs/81c_train.snapshot.ipynb #18a4c6b1
+# %% ../../nbs/81c_train.snapshot.ipynb #34a16270
 @patch
 def digest(self:Snapshot,
     *parts # some of the parts; none: weights, optimizer and random

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StageEnd', 'Exit', 'Stage', 'stages_of', 'StageRun', 'run_stages', 'handed_over']
 
-# %% ../../nbs/84c_train.stages.ipynb #0f7960d9
+# %% ../../nbs/84c_train.stages.ipynb #3e6254f4
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core import AurlError, ConfigError, read_json, write_json
 from ..ranks import from_first, in_one_piece, rank
 from .learner import Budget
 
-# %% ../../nbs/84c_train.stages.ipynb #ca308b61
+# %% ../../nbs/84c_train.stages.ipynb #41b0608e
 class StageEnd(Config):
     "What a stage is called and when it is over; all other keys change the training."
     name: str = Field('', description='of the stage; letters, digits, _ and -')
@@ -44,7 +44,7 @@ class Exit(Callback):
     def state_dict(self): return dict(best=self.best, waited=self.waited)
     def load_state_dict(self, state): self.best, self.waited = state['best'], state['waited']
 
-# %% ../../nbs/84c_train.stages.ipynb #3c6b360b
+# %% ../../nbs/84c_train.stages.ipynb #bda17153
 @dataclass
 class Stage:
     "A part of a training."
@@ -85,7 +85,7 @@ def _nested(entry):
         at[last] = v
     return out
 
-# %% ../../nbs/84c_train.stages.ipynb #54f804cc
+# %% ../../nbs/84c_train.stages.ipynb #576973cb
 def _budgeted(stages, cfg):
     "Each stage with its part of the budget."
     names = [s.name for s in stages]
@@ -100,7 +100,7 @@ def _budgeted(stages, cfg):
         s.cfg = s.cfg.changed(**budget)
     return stages
 
-# %% ../../nbs/84c_train.stages.ipynb #28334dcf
+# %% ../../nbs/84c_train.stages.ipynb #d1e36b89
 class StageRun:
     "A run as one of its stages sees it."
     def __init__(self, run, stage:Stage, done:int=0):
@@ -144,17 +144,22 @@ def run_stages(
         learn.add_cb(exit)
         best = train(learn, r, s.cfg, last)
         if getattr(learn, 'stopped', False): return learn, best              # by hand: it is not over
-        steps, model = learn.steps_done, in_one_piece(learn.model)
+        steps, why, model = learn.steps_done, exit.why or _said(learn), in_one_piece(learn.model)
         if rank() == 0:                                                       # one of several writes
             model.save_pretrained(r.path/'model', valid_loss=best, stage=s.name)
-            write_json(r.path/'done.json', dict(name=s.name, steps=steps, valid_loss=best, why=exit.why or 'the budget was used'))
-        run.say(f'{s.name} is over after {steps} steps: {exit.why or "its budget is used"}; {best:.3f} nats per token')
+            write_json(r.path/'done.json', dict(name=s.name, steps=steps, valid_loss=best, why=why))
+        run.say(f'{s.name} is over after {steps} steps: {why}; {best:.3f} nats per token')
         done += steps
     return learn, best
 
+def _said(learn):
+    "Why a stage is over that has come to no end of its own: the budget, or those who watch it (`86b_train.watch`)."
+    ends = dict(ended='the measures that are watched have stopped getting better', over='it has collapsed too often')
+    return next((w for k,w in ends.items() for c in getattr(learn, 'watched', ()) if getattr(c, k, False) is True), 'its budget is used')
 
 
-# %% ../../nbs/84c_train.stages.ipynb #062e6bab
+
+# %% ../../nbs/84c_train.stages.ipynb #242cfd31
 def handed_over(
     model,    # a new model
     before,   # the one of the stage before, or None
