@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['counted', 'config_of', 'saved_bytes', 'saved_line', 'Footprint', 'footprint', 'same_size']
 
-# %% ../../nbs/46b_models.size.ipynb #0f834507
-import contextlib
+# %% ../../nbs/46b_models.size.ipynb #fc37caad
+import contextlib, functools
 from dataclasses import dataclass
 
 import torch
@@ -15,23 +15,30 @@ from torch import nn
 
 from ..config import make_config
 from ..core import ConfigError
+from .discriminator import Discriminator
 from .transformer import n_parameters
 from .vae_gan import ModelConfig, MusicTransformerVAEGAN
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/46b_models.size.ipynb #3ba68239
+# %% ../../nbs/46b_models.size.ipynb #74c51560
 def counted(
     config,      # a `ModelConfig`, the name of a preset, or a dict of fields
     **overrides  # fields to change
 )->dict:         # parameters by part: embedding, layers, latent, … and their `total`
     "Parameters of the model that `config` means, without making it."
     c = config_of(config, **overrides)
-    with torch.device('meta'): model = MusicTransformerVAEGAN(c)
+    with torch.device('meta'): model = MusicTransformerVAEGAN(c.changed(mode='vae') if c.mode == 'vae_gan' else c)
     out = {}
     for name,p in model.named_parameters():
         part = 'layers' if '.blocks.' in name and name.startswith('trunk') else 'embedding and features' if name.startswith('trunk') else name.split('.')[0]
         out[part] = out.get(part, 0) + p.numel()
+    if c.mode == 'vae_gan': out['critic'] = _of_critic(c.critic_width, c.critic_layers)
     return out | dict(total=sum(out.values()))
+
+@functools.cache
+def _of_critic(width, layers):
+    "Parameters of a critic, which takes seconds to make, for its norms."
+    with torch.device('meta'): return n_parameters(Discriminator(width, layers))
 
 def config_of(
     config,     # a `ModelConfig`, the name of a preset, or a dict of fields
@@ -41,7 +48,7 @@ def config_of(
     if isinstance(config, ModelConfig): return config.changed(**overrides) if overrides else config
     return make_config(ModelConfig, overrides={**config, **overrides}) if isinstance(config, dict) else make_config(ModelConfig, preset=config, group='model', overrides=overrides)
 
-# %% ../../nbs/46b_models.size.ipynb #55890096
+# %% ../../nbs/46b_models.size.ipynb #7904bce8
 @contextlib.contextmanager
 def saved_bytes(
     model:nn.Module, # whose own tensors do not count
@@ -56,7 +63,7 @@ def saved_bytes(
     kept = []                                           # held, so that no address is used twice
     with torch.autograd.graph.saved_tensors_hooks(hear, lambda t: t): yield sizes
 
-# %% ../../nbs/46b_models.size.ipynb #e9085372
+# %% ../../nbs/46b_models.size.ipynb #d69ce1fc
 def saved_line(
     model:MusicTransformerVAEGAN, # in the mode it trains in
     length:int,      # ids in a window
@@ -71,7 +78,7 @@ def saved_line(
     two, three = kept(2), kept(3)
     return max(3*two - 2*three, 0), three - two
 
-# %% ../../nbs/46b_models.size.ipynb #c82adfb9
+# %% ../../nbs/46b_models.size.ipynb #bbaeba09
 @dataclass
 class Footprint:
     "What a training needs. `str` of it is a line for people."
@@ -90,7 +97,7 @@ class Footprint:
         return (f'{self.parameters/1e6:.2f}M parameters; to train on {self.batch_size} × {self.length} ids takes {say(self.total)}: '
                 f'{say(self.weights)} weights, {say(self.learning)} gradients and optimiser, {say(self.activations)} activations')
 
-# %% ../../nbs/46b_models.size.ipynb #02a24e4f
+# %% ../../nbs/46b_models.size.ipynb #83d2e545
 def footprint(
     model:MusicTransformerVAEGAN, # on any device
     batch_size:int=16,   # windows in a batch
@@ -107,7 +114,7 @@ def footprint(
     learning = sum(p.numel()*p.element_size()*(1 + memories) for p in model.parameters() if p.requires_grad)
     return Footprint(n, weights, int(learning), fixed + batch_size*each, batch_size, length)
 
-# %% ../../nbs/46b_models.size.ipynb #b0673f0d
+# %% ../../nbs/46b_models.size.ipynb #d9193105
 def same_size(
     config,          # a `ModelConfig`, the name of a preset, or a dict of fields
     parameters:int,  # how many it shall have
@@ -117,11 +124,8 @@ def same_size(
     "`config` with feed-forward networks of the width that gives it `parameters`."
     c = config_of(config, **overrides)
     size = lambda d: counted(c, d_ff=d)['total']
-    lo, hi = 1, 64*c.d_model
-    if not size(lo) <= parameters*(1 + within): raise ConfigError(f'{parameters:,} parameters are too few for d_model={c.d_model}, n_layers={c.n_layers}: they have {size(lo):,} without feed-forward networks', way_out='make it narrower')
-    while hi - lo > 1:
-        mid = (lo + hi)//2
-        lo, hi = (mid, hi) if size(mid) <= parameters else (lo, mid)
-    best = min((lo, hi), key=lambda d: abs(size(d) - parameters))
+    least = size(1); each = size(2) - least                             # every number of the width brings as many
+    if not least <= parameters*(1 + within): raise ConfigError(f'{parameters:,} parameters are too few for d_model={c.d_model}, n_layers={c.n_layers}: they have {least:,} without feed-forward networks', way_out='make it narrower')
+    best = min(64*c.d_model, max(1, 1 + round((parameters - least)/each)))
     if abs(size(best)/parameters - 1) > within: raise ConfigError(f'{parameters:,} parameters cannot be met with d_model={c.d_model}, n_layers={c.n_layers}', way_out='change the width or the number of layers')
     return c.changed(d_ff=best)
