@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Range', 'Choice', 'search_space', 'nested', 'grid_of']
 
-# %% ../../nbs/88_train.space.ipynb #e7608612
-import itertools, math
+# %% ../../nbs/88_train.space.ipynb #1434915f
+import itertools, json, math
 from dataclasses import dataclass
 
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..config import Config, _known, _nearest, make_config
 from ..core import ConfigError
 
-# %% ../../nbs/88_train.space.ipynb #79070022
+# %% ../../nbs/88_train.space.ipynb #07a03c31
 @dataclass(frozen=True)
 class Range:
     "Numbers from `low` to `high`, both included."
@@ -40,17 +40,25 @@ class Range:
         return list(dict.fromkeys(round(x) for x in out)) if self.whole else out
     @property
     def ends(self): return [int(x) if self.whole else x for x in (self.low, self.high)]
+    def told(self, value): return value
+    meant = told
 
 @dataclass(frozen=True)
 class Choice:
     "One of `values`."
     values:tuple # what there is
-    def suggest(self, trial, key): return trial.suggest_categorical(key, self.values)
+    def suggest(self, trial, key): return self.meant(trial.suggest_categorical(key, tuple(map(self.told, self.values))))
     def grid(self)->list: return list(self.values)
+    def told(self, value):
+        "`value` as Optuna keeps it: of a list, which it does not know, the words."
+        return json.dumps(value) if isinstance(value, (tuple, list)) else value
+    def meant(self, told):
+        "The value that Optuna has kept as `told`."
+        return next((v for v in self.values if self.told(v) == self.told(told)), told)
     @property
     def ends(self): return list(self.values)
 
-# %% ../../nbs/88_train.space.ipynb #df0a8002
+# %% ../../nbs/88_train.space.ipynb #3a43f80e
 def _flat(values, at=''):
     "Dotted keys and what was said of them."
     for k,v in values.items():
@@ -90,7 +98,7 @@ def _choice(key, values):
         if not (plain(x) or isinstance(x, tuple) and all(map(plain, x))): raise ConfigError(f'space: {key} has {x}', way_out='words, numbers, or lists of these; of a group vary its keys one by one, such as space.optimizer.name=[muon, adamw]')
     return Choice(tuple(dict.fromkeys(values)))
 
-# %% ../../nbs/88_train.space.ipynb #3312c5b6
+# %% ../../nbs/88_train.space.ipynb #db1c24bd
 def search_space(
     cls,         # the `Config` that the values will be filled into
     values:dict, # what may vary, by key
@@ -127,7 +135,7 @@ def _fits(cls, base, key, value):
     try: make_config(cls, overrides=merge(base, nested({key: value})))
     except ConfigError as e: raise ConfigError(f'space: {e.what}', way_out=e.way_out) from e
 
-# %% ../../nbs/88_train.space.ipynb #052aa3cc
+# %% ../../nbs/88_train.space.ipynb #a184dfa8
 def grid_of(
     space:dict # from `search_space`
 )->list:       # of dicts: dotted keys and values

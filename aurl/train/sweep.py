@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'PRUNERS', 'Pruned', 'Definition', 'Sweep', 'Trial', 'work_together', 'PruneTrial']
 
-# %% ../../nbs/88b_train.sweep.ipynb #5a3f9e2b
+# %% ../../nbs/88b_train.sweep.ipynb #f7498a92
 import contextlib, importlib, json, math, os, subprocess, sys, time, traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core import AurlError, ConfigError, atomic_path, hold, let_go, need, read
 from .learner import Budget
 from .space import Choice, Range, grid_of, nested, search_space
 
-# %% ../../nbs/88b_train.sweep.ipynb #3e73dcc7
+# %% ../../nbs/88b_train.sweep.ipynb #07717727
 SAMPLERS = ('grid', 'random', 'tpe', 'nsga2')           # how the next trial is chosen
 PRUNERS = ('none', 'median', 'halving', 'hyperband')    # when a bad one is ended early
 
@@ -49,7 +49,7 @@ class Definition:
         word = lambda s: dict(values=[list(v) if isinstance(v, tuple) else v for v in s.values]) if isinstance(s, Choice) else {k:v for k,v in vars(s).items() if v is not None}
         return dict(space={k:word(s) for k,s in self.space.items()}, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
-# %% ../../nbs/88b_train.sweep.ipynb #eedbe889
+# %% ../../nbs/88b_train.sweep.ipynb #b03a79d5
 class Sweep:
     "A sweep in a folder."
     def __init__(self,
@@ -84,7 +84,7 @@ def _same(was, now, path):
     for k,v in now.items():
         if was.get(k) != v: raise ConfigError(f'a sweep with another {k} is there: {was.get(k)}, not {v}', path, 'give another folder, or the same words as before')
 
-# %% ../../nbs/88b_train.sweep.ipynb #54500e7e
+# %% ../../nbs/88b_train.sweep.ipynb #57ebf8f5
 @patch
 def _open(self:Sweep):
     "The study in the journal, with the trials of a grid waiting in it."
@@ -96,7 +96,7 @@ def _open(self:Sweep):
     self.study = self.optuna.create_study(storage=storage, study_name='sweep', load_if_exists=True, pruner=self._pruner(),
                                           directions=['minimize' if w == 'min' else 'maximize' for w in d.goals.values()])
     if new and d.sampler == 'grid':
-        for values in grid_of(d.space): self.study.enqueue_trial(values)
+        for values in grid_of(d.space): self.study.enqueue_trial({k:d.space[k].told(v) for k,v in values.items()})
 
 @contextlib.contextmanager
 def _quiet():
@@ -122,7 +122,7 @@ def _pruner(self:Sweep):
     return dict(none=p.NopPruner, median=lambda: p.MedianPruner(n_startup_trials=4, n_warmup_steps=4), halving=lambda: p.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
                 hyperband=lambda: p.HyperbandPruner(min_resource=2, max_resource=20, reduction_factor=3))[self.definition.pruner]()
 
-# %% ../../nbs/88b_train.sweep.ipynb #ce5bcc37
+# %% ../../nbs/88b_train.sweep.ipynb #da43937e
 @dataclass
 class Trial:
     "One setting to try."
@@ -187,7 +187,7 @@ def _failed(self:Sweep, number, why, again=False, values=None):
         self.study.enqueue_trial(values, user_attrs=dict(second=True))
     self.study.tell(number, state=TrialState.FAIL)
 
-# %% ../../nbs/88b_train.sweep.ipynb #efc84953
+# %% ../../nbs/88b_train.sweep.ipynb #68bb99a3
 @patch
 def work(self:Sweep,
     objective,        # called with a `Trial`; gives measures by name
@@ -238,7 +238,7 @@ def over(self:Sweep)->int:
     "Trials that are over, those that will be tried again not counted."
     return sum(t.state.is_finished() and not t.user_attrs.get('again') for t in self.study.get_trials(deepcopy=False))
 
-# %% ../../nbs/88b_train.sweep.ipynb #13985cb8
+# %% ../../nbs/88b_train.sweep.ipynb #d6dee55e
 @patch
 def table(self:Sweep)->list:
     "A row for each trial: number, state, values, measures, seconds, error."
@@ -246,8 +246,15 @@ def table(self:Sweep)->list:
     for t in self.study.get_trials(deepcopy=False):
         if t.state.name == 'WAITING': continue
         state = dict(COMPLETE='done', PRUNED='ended early', FAIL='failed', RUNNING='running')[t.state.name]
-        rows.append(dict(trial=t.number, state=state) | t.user_attrs.get('measures', {}) | t.params | dict(seconds=t.user_attrs.get('seconds'), error=t.user_attrs.get('error')))
+        rows.append(dict(trial=t.number, state=state) | t.user_attrs.get('measures', {}) | self.meant(t) | dict(seconds=t.user_attrs.get('seconds'), error=t.user_attrs.get('error')))
     return rows
+
+@patch
+def meant(self:Sweep,
+    t, # a trial of Optuna's
+)->dict:
+    "Its settings."
+    return {k:self.definition.space[k].meant(v) for k,v in t.params.items()}
 
 @patch(as_prop=True)
 def front(self:Sweep)->list:
@@ -268,12 +275,12 @@ def write_best(self:Sweep,
         from aurl.config import merge
         file = self.path/('best.yaml' if alone else f'front_{t.number:04d}.yaml')
         said = ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.goals, t.values))
-        with atomic_path(file) as p: p.write_text(f'# trial {t.number}, {self.over} are over: {said}\n' + yaml.safe_dump(merge(base or {}, nested(t.params)), sort_keys=False), encoding='utf-8')
+        with atomic_path(file) as p: p.write_text(f'# trial {t.number}, {self.over} are over: {said}\n' + yaml.safe_dump(merge(base or {}, nested(self.meant(t))), sort_keys=False), encoding='utf-8')
         out.append(file)
     for f in set(self.path.glob('front_*.yaml')) - {*out}: f.unlink(missing_ok=True)      # a trial that was on the front and is beaten now
     return out
 
-# %% ../../nbs/88b_train.sweep.ipynb #65423bec
+# %% ../../nbs/88b_train.sweep.ipynb #047198d1
 @patch
 def plot(self:Sweep):
     "Pictures of the sweep: how the best got better, and each setting against the first goal; for two goals, the front."
@@ -297,7 +304,7 @@ def plot(self:Sweep):
     plt.close(fig)
     return fig
 
-# %% ../../nbs/88b_train.sweep.ipynb #94a35abf
+# %% ../../nbs/88b_train.sweep.ipynb #7811844d
 def _named(name):
     "The function that `module:function` means."
     module, _, function = name.partition(':')
@@ -337,7 +344,7 @@ def work_together(
         raise AurlError(f'all {workers} processes ended, and {sweep.over} of {sweep.definition.trials} trials are over' + (f'; the last error: {why[-1]}' if why else ''), path, 'see worker-0.log there; the same command goes on')
     return sweep
 
-# %% ../../nbs/88b_train.sweep.ipynb #a9e583e3
+# %% ../../nbs/88b_train.sweep.ipynb #f2d8dd34
 class PruneTrial(Callback):
     "Ends the training of a trial that lags behind the others."
     order = 62   # after `Budget`
