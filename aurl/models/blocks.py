@@ -6,7 +6,7 @@
 __all__ = ['clock_periods', 'beat_periods', 'age_steps', 'echo_steps', 'elapsed_steps', 'feature_sizes', 'n_channels',
            'FeedForward', 'Block', 'musical_features', 'state_roll', 'scan_roll', 'MusicEmbedding', 'Keyboard']
 
-# %% ../../nbs/41_models.blocks.ipynb #9e5f830f
+# %% ../../nbs/41_models.blocks.ipynb #ba3e89d4
 import functools, math
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ from .local import Attention, Reach    # and with it, all kinds of attention
 from ..tokens.grammar import Grammar, State, beat_unit, grammar, library, n_keys, pedal
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/41_models.blocks.ipynb #651e343a
+# %% ../../nbs/41_models.blocks.ipynb #7c0a3856
 class FeedForward(nn.Sequential):
     "Widen, bend, narrow: the same at every position."
     def __init__(self,
@@ -31,7 +31,7 @@ class FeedForward(nn.Sequential):
     ):
         super().__init__(nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout))
 
-# %% ../../nbs/41_models.blocks.ipynb #5bde911e
+# %% ../../nbs/41_models.blocks.ipynb #24ae2706
 class Block(nn.Module):
     "One pre-norm layer: attention, then a feed-forward network, each added to its input."
     def __init__(self,
@@ -52,7 +52,7 @@ class Block(nn.Module):
         x = x + look(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
-# %% ../../nbs/41_models.blocks.ipynb #a64b05ac
+# %% ../../nbs/41_models.blocks.ipynb #17ff4ddb
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
 beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
 _beat_units = tuple(round(p*beat_unit) for p in beat_periods)
@@ -85,7 +85,7 @@ def _fade(age, table, where):
     age = xp.clip(xp.where(where, age, oldest), 0, oldest)
     return [xp.take(row, age) for row in table]
 
-# %% ../../nbs/41_models.blocks.ipynb #bebdc282
+# %% ../../nbs/41_models.blocks.ipynb #f88f3065
 def musical_features(
     m,               # a moment, or many: `State`, or what `grammar.scan` gives
     roll:Tensor,     # (…, 88) how many instruments hold each key
@@ -99,7 +99,7 @@ def musical_features(
     for name in names: out += make[name]()
     return xp.concatenate(out, -1) if out else roll[...,:0]
 
-# %% ../../nbs/41_models.blocks.ipynb #a1185ed0
+# %% ../../nbs/41_models.blocks.ipynb #33acf61d
 def state_roll(
     s:State, # (batch)
 )->Tensor:   # (batch, 88)
@@ -110,11 +110,9 @@ def scan_roll(
     r, # what `grammar.scan` gives
 )->Tensor: # (batch, time, 88)
     "How many instruments hold each key, after every position."
-    b, t, _ = r.sounds.shape
-    out = torch.zeros(b, t, n_keys, device=r.sounds.device)
-    return out.index_add_(2, r.columns % n_keys, r.sounds.float())[:,:,:pedal]
+    return r.held()*1.
 
-# %% ../../nbs/41_models.blocks.ipynb #62232d8b
+# %% ../../nbs/41_models.blocks.ipynb #74d9f570
 class MusicEmbedding(nn.Module):
     "Ids and musical features to vectors; vectors to scores."
     def __init__(self,
@@ -140,7 +138,7 @@ class MusicEmbedding(nn.Module):
         "(…, d_model) to (…, 774): how well each id would fit."
         return F.linear(x, self.table.weight)
 
-# %% ../../nbs/41_models.blocks.ipynb #cb980a82
+# %% ../../nbs/41_models.blocks.ipynb #0941c41d
 @patch
 def look(self:MusicEmbedding,
     ids:Tensor,       # (batch, time) int64
@@ -157,7 +155,7 @@ def look(self:MusicEmbedding,
     r = grammar.scan(ids, state)
     return musical_features(r, scan_roll(r), self.features), end
 
-# %% ../../nbs/41_models.blocks.ipynb #06dbb0e4
+# %% ../../nbs/41_models.blocks.ipynb #9723f79a
 n_channels = 1 + len(age_steps) + len(echo_steps)  # what is known of each key: roll, ages, echoes
 
 class Keyboard(nn.Module):
