@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['moments', 'musical_position', 'Everywhere', 'PieceEncoder', 'Latent']
 
-# %% ../../nbs/44_models.vae.ipynb #f3643506
+# %% ../../nbs/44_models.vae.ipynb #f7414c23
 import math
 
 import torch
@@ -20,12 +20,12 @@ from .latent import Cloud, Listener, Price, Teller, closeness, levels_of, price_
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/44_models.vae.ipynb #71f878f2
+# %% ../../nbs/44_models.vae.ipynb #4503c425
 def moments(
     ids:Tensor, # (batch, time) int64, from the start of a piece
 )->Tensor:      # (batch, time) int64
     "Steps of 1/64 s that have passed when each id has been read."
-    return grammar.tables['steps'].to(ids.device)[ids].cumsum(1)
+    return grammar.on(ids).steps[ids].cumsum(1)
 
 def musical_position(
     time:Tensor,    # (batch, time) steps that have passed
@@ -34,7 +34,7 @@ def musical_position(
     "Where in the piece that is."
     return (time/(seconds[:,None]*vocab.steps_per_second).clamp(min=1)).clamp(max=1.)
 
-# %% ../../nbs/44_models.vae.ipynb #74611bbf
+# %% ../../nbs/44_models.vae.ipynb #230cf219
 class Everywhere(nn.Module):
     "Attention in both directions; where a causal kind takes a cache it takes a mask of what is there."
     def forward(self, q, k, v, rotary, angles, there=None):
@@ -65,7 +65,7 @@ class PieceEncoder(nn.Module):
         for b in self.blocks: x = b(x, self.rotary, angles, there)
         return self.norm(x)
 
-# %% ../../nbs/44_models.vae.ipynb #f0a8b0e4
+# %% ../../nbs/44_models.vae.ipynb #90163847
 class Latent(nn.Module):
     "Hears a piece, states what it was like, and tells a decoder."
     def __init__(self,
@@ -106,7 +106,7 @@ class Latent(nn.Module):
         *zs, log = z.split([*(l.regions*l.size for l in self.levels), 1], 1)
         return {l.name:x.view(-1, l.regions, l.size) for l,x in zip(self.levels, zs)}, log[:,0].exp()
 
-# %% ../../nbs/44_models.vae.ipynb #d282d2ed
+# %% ../../nbs/44_models.vae.ipynb #0d1acae5
 @patch
 def hear(self:Latent,
     ids:Tensor, # (batch, time) int64: pieces from their start, PAD after their end

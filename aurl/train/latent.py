@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LatentConfig', 'LatentCost', 'check_names', 'NamedNumbers', 'latent_callbacks']
 
-# %% ../../nbs/81b_train.latent.ipynb #85d21370
+# %% ../../nbs/81b_train.latent.ipynb #0727363e
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from ..ranks import from_all, ranks, sum_of_all
 from ..tokens.vocab import vocab
 from .learner import Budget
 
-# %% ../../nbs/81b_train.latent.ipynb #796ec3cb
+# %% ../../nbs/81b_train.latent.ipynb #cbc7e1d8
 class LatentConfig(Config):
     "How a latent is learned."
     schedule: Literal[schedules] = Field('linear', description='how the price of a nat rises')
@@ -40,7 +40,7 @@ class LatentConfig(Config):
 
     def price(self)->Beta: return Beta(self.schedule, self.beta, self.warm, self.cycles, self.target)
 
-# %% ../../nbs/81b_train.latent.ipynb #a8359008
+# %% ../../nbs/81b_train.latent.ipynb #81bf5435
 class LatentCost(Callback):
     "Adds beta times the nats of the latents to the loss, and keeps book."
     order = 10   # after `Logits`, before the gradient is clipped
@@ -63,10 +63,15 @@ class LatentCost(Callback):
         beta = self.beta.at(self.until.used if self.until else self.pct_train, self.told)
         self.learn.loss_grad = self.loss_grad + beta*price.paid/tokens
         self.learn.loss = self.loss_grad.detach().clone()
-        self.told = sum(n.item() for n in price.nats.values())
+        self.now = beta, {k:n.detach() for k,n in price.nats.items()}
+        if self.beta.kind == 'adaptive': self.told = self._sum()                   # the others do not wait to hear it
+
+    def _sum(self):
+        told = sum(self.now[1].values()).item()
+        if ranks() == 1: return told
         n = int((self.yb[0] != vocab.PAD).any(1).sum())                            # 0 for a rank for which no row was left
-        if ranks() > 1: self.told = (s := sum_of_all(self.told*n, n))[0]/max(1, s[1])
-        self.now = dict(beta=beta, **{f'nats_{k}':n.item() for k,n in price.nats.items()})
+        told, n = sum_of_all(told*n, n)
+        return told/max(1, n)
 
     def _judge(self, nats, tokens):
         n = len(self.yb[0])
@@ -78,7 +83,8 @@ class LatentCost(Callback):
         if not self.training: return
         self.step += 1
         if self.step % self.every and self.step > 1: return
-        self.history.append(dict(step=self.step, **self.now))
+        beta, nats = self.now
+        self.history.append(dict(step=self.step, beta=beta, **{f'nats_{k}':n.item() for k,n in nats.items()}))
         if self.to is not None: self.to.log(**self.history[-1])
 
     def state_dict(self): return dict(step=self.step, told=self.told, beta=self.beta.state_dict())
@@ -86,7 +92,7 @@ class LatentCost(Callback):
         self.step, self.told = state['step'], state['told']
         self.beta.load_state_dict(state['beta'])
 
-# %% ../../nbs/81b_train.latent.ipynb #c802d0a5
+# %% ../../nbs/81b_train.latent.ipynb #69182156
 @patch
 def before_validate(self:LatentCost): self.means, self.seen = [], []
 
@@ -103,7 +109,7 @@ def after_validate(self:LatentCost):
     self.held = {f'valid_nats_{k}':sum(s[3][k] for s in self.seen)/pieces for k in self.active} | dict(valid_reconstruction=nats/tokens)
     if self.to is not None: self.to.log(step=self.step, **{f'active_{k}':n for k,n in self.active.items()}, **self.held)
 
-# %% ../../nbs/81b_train.latent.ipynb #94e91023
+# %% ../../nbs/81b_train.latent.ipynb #12a33c97
 def check_names(
     names:tuple, # of `attributes`
     size:int,    # numbers of the global level

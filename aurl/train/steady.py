@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ClipConfig', 'stepped', 'Clip', 'Accumulate', 'step_scale']
 
-# %% ../../nbs/81h_train.steady.ipynb #3a6dde54
+# %% ../../nbs/81h_train.steady.ipynb #24f46d78
 import math
 from typing import Literal
 
@@ -21,7 +21,7 @@ from ..core import ConfigError
 from ..ranks import in_full
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/81h_train.steady.ipynb #f5863494
+# %% ../../nbs/81h_train.steady.ipynb #ea3f5eb3
 _limits = dict(norm=1., value=.1, layer=.1, percentile=90.)
 
 class ClipConfig(Config):
@@ -57,7 +57,7 @@ class Clip(Callback):
     def before_step(self):
         c, ps = self.config, stepped(self.learn)
         norm = nn.utils.get_total_norm([p.grad for p in ps])
-        self.learn.grad_norm = in_full(norm).item()
+        self.learn.grad_norm = in_full(norm)         # a tensor: nobody waits for it who does not read it
         if c.kind == 'norm': nn.utils.clip_grads_with_norm_(ps, c.limit, norm)
         elif c.kind == 'value': nn.utils.clip_grad_value_(ps, c.limit)
         elif c.kind == 'layer': _by_layer(ps, c.limit)
@@ -65,7 +65,7 @@ class Clip(Callback):
 
     def _percentile(self):
         "The limit, after the present length has joined the others; what is no number does not."
-        if math.isfinite(self.learn.grad_norm): self.lengths = (self.lengths + [self.learn.grad_norm])[-self.config.window:]
+        if math.isfinite(norm := float(self.learn.grad_norm)): self.lengths = (self.lengths + [norm])[-self.config.window:]
         return float(np.percentile(self.lengths, self.config.limit)) if self.lengths else math.inf
     def state_dict(self): return dict(lengths=list(self.lengths))
     def load_state_dict(self, state): self.lengths = list(state['lengths'])
@@ -77,7 +77,7 @@ def _by_layer(ps, limit):
         m = torch.clamp(m, min=limit*1e-3*math.sqrt(p.numel()))
         p.grad.mul_(torch.clamp(m/(n + 1e-12), max=1.))
 
-# %% ../../nbs/81h_train.steady.ipynb #59e0e446
+# %% ../../nbs/81h_train.steady.ipynb #f2e953c8
 class Accumulate(Callback):
     "One step for every `n` batches, with the gradient that one large batch would have."
     order = 6                                    # before the gradient is held
