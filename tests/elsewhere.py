@@ -1,0 +1,126 @@
+"""A second device for machines that have none: its tensors live in main memory, and behave as those of a graphics card do.
+
+They must not meet tensors of the CPU in one operation, cannot be turned into arrays without being fetched, and it is counted when
+the program waits for one of them. `python tests/elsewhere.py CASE STEPS` trains there and here and prints what it saw as JSON.
+A gradient of a gradient, which a critic's R1 needs, is too much for a device that is written in Python; so `vae_gan` goes without.
+"""
+import collections, json, os, sys, tempfile, traceback
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+_setup_privateuseone_for_python_backend('elsewhere')
+AWAY, CPU, aten = torch.device('elsewhere', 0), torch.device('cpu'), torch.ops.aten
+moves = {aten._to_copy.default, aten.copy_.default}                           # what takes tensors from one device to another
+may_mix = moves | {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}   # as on a card: numbers of places may come from the CPU
+asks = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default, aten._unique2.default}
+waits = collections.Counter()                                                # where in aurl the program waited for the device
+
+class Away(torch.Tensor):
+    "A tensor in main memory that says it is elsewhere."
+    @staticmethod
+    def __new__(cls, here, requires_grad=False):
+        return torch.Tensor._make_wrapper_subclass(cls, here.size(), strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype, device=AWAY, requires_grad=requires_grad)
+    def __init__(self, here, requires_grad=False): self.here = here
+    def __repr__(self): return f'Away({self.here})'
+    def __getitem__(self, i): # torch makes an index of a list on the tensor's device, which it cannot for devices written in Python
+        fetch = lambda j: torch.tensor(j) if isinstance(j, list) else j
+        return super().__getitem__(tuple(map(fetch, i)) if isinstance(i, tuple) else fetch(i))
+    def new_tensor(self, x, dtype=None, **kw): return torch.tensor(x, dtype=dtype or self.dtype).to(AWAY)
+    def tolist(self): _waited(); return self.here.tolist()
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return _run(func, args, kwargs or {})
+
+def _waited():
+    ours = [f'{Path(f.filename).name}:{f.lineno}' for f in traceback.extract_stack() if '/aurl/' in f.filename.replace(os.sep, '/') and 'tests' not in f.filename]
+    waits[' < '.join(ours[::-1][:2])] += 1
+
+def _run(func, args, kwargs):
+    tensors = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
+    away = [t for t in tensors if isinstance(t, Away)]
+    to = kwargs.get('device')
+    there = torch.device(to).type == AWAY.type if to is not None else isinstance(args[0], Away) if func in moves else bool(away)
+    if away and func not in may_mix and (strangers := [t for t in tensors if not isinstance(t, Away) and t.ndim]):
+        raise RuntimeError(f'{func}: expected all tensors on one device, and {[tuple(t.shape) for t in strangers]} are on the CPU')
+    if away and (func in asks or func in may_mix - moves and any(t.dtype == torch.bool for t in tensors[1:])): _waited()     # how many places are True?
+    here = lambda t: t.here
+    kwargs = {k:CPU if k == 'device' and v is not None else v for k,v in kwargs.items() if k != 'pin_memory'}
+    out = func(*tree_map_only(Away, here, args), **tree_map_only(Away, here, kwargs))
+    if func in moves and isinstance(args[func is aten.copy_.default], Away) and not there: _waited()                         # fetched
+    known = {id(t.here):t for t in away}
+    return tree_map_only(torch.Tensor, lambda t: known.get(id(t)) if id(t) in known else Away(t) if there else t, out)
+
+library = torch.library.Library('_', 'IMPL')
+library.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), 'PrivateUse1')
+torch.inference_mode = torch.no_grad                                         # tensors written in Python cannot be inference tensors
+torch.__future__.set_swap_module_params_on_conversion(True)                  # a parameter that is moved stays the same object, as on a card
+class Generator(torch.Generator):
+    def __new__(cls, device='cpu'): return Generator.__mro__[1].__new__(cls, device=CPU if torch.device(device).type == AWAY.type else device)
+    def __init__(self, device='cpu'): super().__init__()
+
+def _by_way_of_here(make):
+    "`make` for a device that torch itself cannot fill from a list."
+    def made(x, *args, device=None, **kw):
+        if device is None or torch.device(device).type != AWAY.type: return make(x, *args, device=device, **kw)
+        return make(x, *args, **kw).to(device)
+    return made
+for name in ('tensor', 'as_tensor', 'asarray'): setattr(torch, name, _by_way_of_here(getattr(torch, name)))
+
+
+# what is trained: a little of everything that a configuration can ask for
+
+cases = dict(
+    plain={}, vae=dict(mode='vae'), vae_gan=dict(mode='vae_gan', adversarial=dict(gamma=0.)),
+    losses=dict(losses={'rhythm':.1, 'dissonance':.1, 'repetition':.1, 'form':.1}, balance='uncertainty', grammar_weight=.1, ema=.9, clip='percentile', curriculum='complexity', accumulate=2))
+
+def train(case, device, steps, folder):
+    "The loss of each step, how often it made the program wait, and whether the grammar allows two pieces that are played afterwards."
+    from fastai.callback.core import Callback
+    from aurl import recipes
+    from aurl.config import make_config
+    from aurl.generate.sampling import generate_ids
+    from aurl.experiments.run import Experiment
+    from aurl.tokens.grammar import verdict
+    cfg = make_config(recipes.TrainConfig, overrides={**dict(data=str(folder/'store'), model='tiny', steps=steps, length=512, batch_size=2, valid=.34, dtype='fp32', device=device, checkpoint_every=0, watch={'every':10_000}), **cases[case]})
+    class Book(Callback):
+        order, losses, waited, before = 1000, [], [], 0
+        def after_batch(self):
+            if not self.training: return
+            self.waited.append(sum(waits.values()) - self.before)
+            self.losses.append(self.learn.loss.detach().item())
+            Book.before = sum(waits.values())
+    run = Experiment(device, cfg, root=folder/'runs')
+    store = recipes.TokenStore(folder/'store'); train, held = recipes.sides(store, cfg.valid, cfg.seed, cfg.split)
+    waits.clear()
+    learn = recipes.learner_of(cfg, store, train, held, run=run)
+    learn.add_cb(Book()); recipes.train_run(learn, run, cfg)
+    assert next(learn.model.parameters()).device.type == device
+    pieces = generate_ids(learn.model, n=2, max_tokens=48, seed=1)
+    return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces])
+
+def refuses():
+    "Is a meeting of two devices noticed?"
+    try: torch.ones(2) + torch.ones(2).to(AWAY)
+    except RuntimeError as e: return 'one device' in str(e)
+    return False
+
+def main(case, steps):
+    from aurl.score.corpus import chorale_score
+    from aurl.tokens.store import prepare
+    from aurl.score.write import write_midi
+    import aurl.device, aurl.recipes
+    torch.Generator = Generator
+    plain = aurl.device.pick_device
+    def pick(name='auto'): return AWAY if str(name).startswith(AWAY.type) else plain(name)
+    for m in list(sys.modules.values()):
+        if getattr(m, '__name__', '').startswith('aurl') and getattr(m, 'pick_device', None) is plain: m.pick_device = pick
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder); (folder/'midi').mkdir()
+        for w in ('1.6', '10.7', '101.7', '102.7', '103.6', '104.6'): write_midi(chorale_score(f'bwv{w}'), folder/f'midi/{w}.mid')
+        prepare(folder/'midi', folder/'store', workers=0)
+        here, there = train(case, 'cpu', steps, folder), train(case, AWAY.type, steps, folder)
+    print(json.dumps(dict(here=here, there=there, where=waits.most_common(20), refuses=refuses())))
+
+if __name__ == '__main__': main(sys.argv[1], int(sys.argv[2]))
