@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
            'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #dc23840d
+# %% ../nbs/96_recipes.ipynb #0f22bff0
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn, Snapshot
 
-# %% ../nbs/96_recipes.ipynb #631370b5
+# %% ../nbs/96_recipes.ipynb #77fe3c2e
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -91,7 +91,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #517a09c3
+# %% ../nbs/96_recipes.ipynb #8ef78177
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -171,7 +171,7 @@ class _Training(Config):
 
 class TrainConfig(Descent, _Training): "A training run."
 
-# %% ../nbs/96_recipes.ipynb #725ef7eb
+# %% ../nbs/96_recipes.ipynb #e7de87ef
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -212,7 +212,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #e5d3b744
+# %% ../nbs/96_recipes.ipynb #227fc501
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -243,13 +243,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #f4f0d8c7
+# %% ../nbs/96_recipes.ipynb #56f1be26
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #4fa20aa2
+# %% ../nbs/96_recipes.ipynb #9fe3873a
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -293,7 +293,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #30884de2
+# %% ../nbs/96_recipes.ipynb #73f53ab9
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -350,7 +350,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #02aee0d9
+# %% ../nbs/96_recipes.ipynb #ddadd088
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -372,7 +372,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #f959bcec
+# %% ../nbs/96_recipes.ipynb #50310d76
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -399,7 +399,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #4b43d2d7
+# %% ../nbs/96_recipes.ipynb #b0374fa7
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -432,7 +432,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #cdcbaf56
+# %% ../nbs/96_recipes.ipynb #dec3a5ff
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -445,7 +445,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #dc054990
+# %% ../nbs/96_recipes.ipynb #6aa5214e
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 _who = ('gpus', 'nodes', 'node', 'meet', 'shard')                         # who does the work, which changes nothing in what is learned
 
@@ -469,7 +469,7 @@ def _same_words(run, cfg):
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #d722da19
+# %% ../nbs/96_recipes.ipynb #588b3f97
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -485,7 +485,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #08fb9c95
+# %% ../nbs/96_recipes.ipynb #7e651373
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -499,7 +499,10 @@ def net_of(
     "The configuration of its model."
     for k in ('mode', 'dropout'):
         if k in cfg.net: raise ConfigError(f'net.{k}={cfg.net[k]}', way_out=f'say {k}={cfg.net[k]}')
-    return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.net})
+    try: return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.net})
+    except ConfigError as e:
+        if not any(e.what.startswith(k) for k in cfg.net): raise
+        raise ConfigError(f'net.{e.what}', way_out=e.way_out) from e                     # `latent` alone is another group
 
 def wished(
     cfg:TrainConfig, # what was asked
@@ -583,7 +586,7 @@ def needs(
     if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
-# %% ../nbs/96_recipes.ipynb #31a82022
+# %% ../nbs/96_recipes.ipynb #9de6b28d
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _given(cfg, at=''):
@@ -727,7 +730,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #35b8f68b
+# %% ../nbs/96_recipes.ipynb #9ebcddc1
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -739,7 +742,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #d2e68e78
+# %% ../nbs/96_recipes.ipynb #c186d29b
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -769,7 +772,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #4cd32079
+# %% ../nbs/96_recipes.ipynb #2be90be0
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -804,7 +807,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #6c51fbf5
+# %% ../nbs/96_recipes.ipynb #424cf16c
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
