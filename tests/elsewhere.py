@@ -1,7 +1,7 @@
 """A second device for machines that have none: its tensors live in main memory, and behave as those of a graphics card do.
 
-They must not meet tensors of the CPU in one operation, cannot be turned into arrays without being fetched, and it is counted when
-the program waits for one of them. `python tests/elsewhere.py CASE STEPS` trains there and here and prints what it saw as JSON.
+They must not meet tensors of the CPU in one operation, cannot be turned into arrays without being fetched, have no running sum where
+the same bits are asked each time, and it is counted when the program waits for one of them. `python tests/elsewhere.py CASE STEPS` trains there and here and prints what it saw as JSON.
 A gradient of a gradient, which a critic's R1 needs, is too much for a device that is written in Python; so `vae_gan` goes without.
 """
 import collections, json, os, sys, tempfile, traceback
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend('elsewhere')
+torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16]
 AWAY, CPU, aten = torch.device('elsewhere', 0), torch.device('cpu'), torch.ops.aten
 moves = {aten._to_copy.default, aten.copy_.default}                           # what takes tensors from one device to another
 may_mix = moves | {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}   # as on a card: numbers of places may come from the CPU
@@ -45,6 +46,7 @@ def _run(func, args, kwargs):
     if away and func not in may_mix and (strangers := [t for t in tensors if not isinstance(t, Away) and t.ndim]):
         raise RuntimeError(f'{func}: expected all tensors on one device, and {[tuple(t.shape) for t in strangers]} are on the CPU')
     if away and (func in asks or func in may_mix - moves and any(t.dtype == torch.bool for t in tensors[1:])): _waited()     # how many places are True?
+    if func is aten.cumsum.default and away and away[0].is_floating_point() and torch.are_deterministic_algorithms_enabled(): raise RuntimeError('cumsum has no deterministic implementation')
     here = lambda t: t.here
     kwargs = {k:CPU if k == 'device' and v is not None else v for k,v in kwargs.items() if k != 'pin_memory'}
     out = func(*tree_map_only(Away, here, args), **tree_map_only(Away, here, kwargs))
@@ -72,7 +74,7 @@ for name in ('tensor', 'as_tensor', 'asarray'): setattr(torch, name, _by_way_of_
 # what is trained: a little of everything that a configuration can ask for
 
 cases = dict(
-    plain={}, vae=dict(mode='vae'), vae_gan=dict(mode='vae_gan', adversarial=dict(gamma=0.)),
+    plain={}, vae=dict(mode='vae', reproducible='verified', watch={'every':3}), vae_gan=dict(mode='vae_gan', adversarial=dict(gamma=0.), reproducible='deterministic', watch={'every':3}),
     losses=dict(losses={'rhythm':.1, 'dissonance':.1, 'repetition':.1, 'form':.1}, balance='uncertainty', grammar_weight=.1, ema=.9, clip='percentile', curriculum='complexity', accumulate=2))
 
 def train(case, device, steps, folder):

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['Sampling', 'chances', 'pick_one', 'darts', 'generate_ids', 'generate']
 
-# %% ../../nbs/51_generate.sampling.ipynb #0dd9f6ee
+# %% ../../nbs/51_generate.sampling.ipynb #5dbba3b8
 import numpy as np
 import torch
 from pydantic import Field
 
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError, rng
+from ..device import running_sum
 from .engine import as_prompt, play
 from ..models.decoder import decoder_for
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, library
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/51_generate.sampling.ipynb #4df20884
+# %% ../../nbs/51_generate.sampling.ipynb #9e63de1f
 class Sampling(Config):
     "How the next id is chosen."
     temperature: float = Field(1., ge=0, le=100) # below 1 safer, above 1 wilder; 0 always takes the best
@@ -26,7 +27,7 @@ class Sampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # only the best that together have this chance
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
-# %% ../../nbs/51_generate.sampling.ipynb #3d0a6fee
+# %% ../../nbs/51_generate.sampling.ipynb #6ee4e3d7
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -39,21 +40,21 @@ def chances(
     up = getattr(up, 'values', up)
     if how.top_k: up = xp.where(up >= up[:,-min(how.top_k, up.shape[1]),None], up, 0.)
     if how.min_p: up = xp.where(up >= how.min_p, up, 0.)
-    line = up.cumsum(-1, dtype=xp.float64)
+    line = running_sum(up, dtype=xp.float64)
     up = xp.where(line > (1-how.top_p)*line[:,-1:], up, 0.)
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
 
-# %% ../../nbs/51_generate.sampling.ipynb #a05e987b
+# %% ../../nbs/51_generate.sampling.ipynb #e129db09
 def pick_one(
     p,    # (batch, 774), not negative
     dart, # (batch,) float64, 0 … 1
 ):        # (batch,) ids
     "The id that each dart hits."
-    line = p.cumsum(-1, dtype=library(p).float64)
+    line = running_sum(p, dtype=library(p).float64)
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
-# %% ../../nbs/51_generate.sampling.ipynb #bca91946
+# %% ../../nbs/51_generate.sampling.ipynb #16e65ba2
 _short = 1 - 2.**-40                                                     # keeps a dart from falling on the very end
 
 def darts(
@@ -64,7 +65,7 @@ def darts(
     "Where the darts of each piece fall."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_short
 
-# %% ../../nbs/51_generate.sampling.ipynb #f16d4fe7
+# %% ../../nbs/51_generate.sampling.ipynb #c09e791c
 class _Ask(Config):
     "What else may be asked for."
     n: int = Field(ge=0)
@@ -99,7 +100,7 @@ def generate_ids(
         return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None), z)]
     finally: model.train(was)
 
-# %% ../../nbs/51_generate.sampling.ipynb #bb5ea503
+# %% ../../nbs/51_generate.sampling.ipynb #c8a8d63d
 def _latents(model, z, n, seed):
     "A latent for each piece, on the device of the model; None in a mode without."
     if model.latent is None:
@@ -126,7 +127,7 @@ def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z)
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
     with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask, min_tokens=least)]
 
-# %% ../../nbs/51_generate.sampling.ipynb #e348c59d
+# %% ../../nbs/51_generate.sampling.ipynb #dab67e04
 def generate(
     model,    # a `MusicTransformerVAEGAN`
     *args,    # of `generate_ids`

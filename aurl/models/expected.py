@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fades', 'most_fade', 'expected_sizes', 'told', 'expected']
 
-# %% ../../nbs/44p_models.expected.ipynb #e128fea5
+# %% ../../nbs/44p_models.expected.ipynb #de573b4c
 import functools, math
 from types import SimpleNamespace
 
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..device import running_sum
 from ..tokens.grammar import grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/44p_models.expected.ipynb #3c6eac3e
+# %% ../../nbs/44p_models.expected.ipynb #10b21b9a
 fades = (8., 32., 128.)    # time constants in steps of 1/64 s: a short note, a beat, a bar
 most_fade = 6.             # in one event nothing fades further than exp(-6), a 400th: a slope divides by it
 _sizes = dict(on=vocab.n_pitches, off=vocab.n_pitches, shift=1, length=1, velocity=1, loud=1, fade=len(fades))
@@ -38,7 +39,7 @@ def told(
     rows = x @ _table(x.device, x.dtype) if x.is_floating_point() else _table(x.device, torch.float32)[x]
     return SimpleNamespace(**dict(zip(_sizes, rows.split(list(_sizes.values()), -1))))
 
-# %% ../../nbs/44p_models.expected.ipynb #de742fd2
+# %% ../../nbs/44p_models.expected.ipynb #2aad860c
 def _past(n, reach, like):
     "(n, n): 1 where column s is before row t, by no more than `reach`."
     past = like.new_ones(n, n).tril(-1)
@@ -46,17 +47,17 @@ def _past(n, reach, like):
 
 def _latest(mass, past):
     "(batch, time, time): how far position s is the latest event before t; `mass` (batch, time) is how far there is an event."
-    n = mass.cumsum(1)
+    n = running_sum(mass, 1)
     between = (n - mass)[:,:,None] - n[:,None]                # events after s and before t
     return mass[:,None]*(1 - between.abs()).clamp(min=0)*past
 
 def _sounding(t, reach, before):
     "(batch, time, 88): keys that are down after each position."
-    roll = (t.on - t.off).cumsum(1)
+    roll = running_sum(t.on - t.off, 1)
     if reach is not None and reach < roll.shape[1]: roll = roll - F.pad(roll[:,:-reach], (0, 0, reach, 0))
     return roll if before is None or reach is not None else roll + before[:,None]
 
-# %% ../../nbs/44p_models.expected.ipynb #6dbfb3c8
+# %% ../../nbs/44p_models.expected.ipynb #958e7dc7
 expected_sizes = dict(rhythm=4 + len(fades), harmony=3*12 + 7, melody=15, dynamics=4)
 
 def _rhythm(t, past, faded, onset):
@@ -85,7 +86,7 @@ def _dynamics(t, past, onset):
     held = (_latest(said, past) @ t.loud)[...,0]
     return torch.stack([said, loud, loud - said*held, onset*held], -1)
 
-# %% ../../nbs/44p_models.expected.ipynb #98fd138c
+# %% ../../nbs/44p_models.expected.ipynb #11639236
 @functools.cache
 def _keys(device, dtype):
     "Pitch class of each key (88, 12), and its place on the keyboard, -1 … 1 (88,)."
@@ -100,7 +101,7 @@ def expected(
     "Rhythm, harmony, melody and dynamics at each position; on average, where `x` are chances."
     t = told(x)
     past, (classes, pitches), onset = _past(x.shape[1], reach, t.on), _keys(t.on.device, t.on.dtype), t.on.sum(-1)
-    log = t.fade.clamp(min=math.exp(-most_fade)/2).log().cumsum(1)
+    log = running_sum(t.fade.clamp(min=math.exp(-most_fade)/2).log(), 1)
     faded = [(log[:,:,None,i] - log[:,None,:,i]).clamp(max=0).exp() for i in range(len(fades))]
     return dict(rhythm=_rhythm(t, past, faded, onset), harmony=_harmony(t, past, faded, _sounding(t, reach, before), classes),
                 melody=_melody(t, past, onset, classes, pitches), dynamics=_dynamics(t, past, onset))
