@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
            'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #0f22bff0
+# %% ../nbs/96_recipes.ipynb #9fa40c30
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,10 +63,11 @@ from .train.parallel import share
 from .train.stages import handed_over, run_stages, stages_of
 from .train.objectives import MusicLosses, check_losses
 from .train.repeat import StateLog, check_state, levels, reproducible
+from .train.patience import Progress, higher
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn, Snapshot
 
-# %% ../nbs/96_recipes.ipynb #77fe3c2e
+# %% ../nbs/96_recipes.ipynb #886adf70
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -91,7 +92,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #8ef78177
+# %% ../nbs/96_recipes.ipynb #d45299b8
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -147,7 +148,8 @@ class _Training(Config):
     watch: WatchConfig = Field(WatchConfig(), description='what watches it: watch.every=50, watch.measures=[note_density]; watch.on=false for nobody')
     log_every: int = Field(10, ge=1, description='steps between two lines of the log')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
-    keep: int = Field(3, ge=1, description='newest checkpoints to keep')
+    keep: int = Field(3, ge=1, description='newest checkpoints to keep, beside the best')
+    best_by: dict[str, float] = Field({'valid_loss': 1.}, description='measures and weights that the best checkpoint goes by, such as {valid_loss: 1, grammar: 0.5}; +name and -name say which way is better')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
     device: str = Field('auto', description='auto, cpu, cuda')
@@ -161,6 +163,13 @@ class _Training(Config):
     reproducible: Literal[levels] = Field('seeded', description='seeded; deterministic: only operations that give the same bits each time; verified: and hashes of the state in the log')
     out: str = Field('runs', description='folder of the runs')
 
+    @field_validator('best_by')
+    @classmethod
+    def _known_measures(cls, value):
+        if not value: raise ValueError('no measure; such as {valid_loss: 1}')
+        Progress(value)
+        return value
+
     @field_validator('data', mode='before')
     @classmethod
     def _places(cls, value):
@@ -171,7 +180,7 @@ class _Training(Config):
 
 class TrainConfig(Descent, _Training): "A training run."
 
-# %% ../nbs/96_recipes.ipynb #e7de87ef
+# %% ../nbs/96_recipes.ipynb #1f7167f3
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -212,7 +221,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #227fc501
+# %% ../nbs/96_recipes.ipynb #9b020b06
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -243,13 +252,13 @@ def start_run(
     told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
     return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #56f1be26
+# %% ../nbs/96_recipes.ipynb #8184015e
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
     return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
 
-# %% ../nbs/96_recipes.ipynb #9fe3873a
+# %% ../nbs/96_recipes.ipynb #ff33e711
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -293,7 +302,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #73f53ab9
+# %% ../nbs/96_recipes.ipynb #5dadca13
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -350,7 +359,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #ddadd088
+# %% ../nbs/96_recipes.ipynb #7a3bf826
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -372,7 +381,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #50310d76
+# %% ../nbs/96_recipes.ipynb #370055a2
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -399,7 +408,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #b0374fa7
+# %% ../nbs/96_recipes.ipynb #fcddbc5e
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -432,7 +441,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #dec3a5ff
+# %% ../nbs/96_recipes.ipynb #7bfe7f72
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -445,7 +454,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #6aa5214e
+# %% ../nbs/96_recipes.ipynb #f3606b72
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 _who = ('gpus', 'nodes', 'node', 'meet', 'shard')                         # who does the work, which changes nothing in what is learned
 
@@ -469,7 +478,7 @@ def _same_words(run, cfg):
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #588b3f97
+# %% ../nbs/96_recipes.ipynb #bc620d27
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -485,7 +494,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #7e651373
+# %% ../nbs/96_recipes.ipynb #12ef25bb
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -525,6 +534,8 @@ def check_wishes(
         if cfg.loader.pack: raise ConfigError(f'loader.pack=true in mode={mode}, where each piece has a row of its own', way_out='leave pack out')
     check_losses(cfg.losses, mode)
     if cfg.balance != 'fixed' and not cfg.losses: raise ConfigError(f'balance={cfg.balance}, and there are no losses to balance', way_out="name some, such as losses='{rhythm: 0.1, grammar: 0.5}', or leave it out")
+    if bad := [n for n in Progress(cfg.best_by).weights if n != 'valid_loss' and not (cfg.watch.on and n in higher.union(cfg.watch.measures))]:
+        raise ConfigError(f'best_by {bad[0]}, which nobody measures', way_out=f'say watch.measures=[{bad[0]}]' if cfg.watch.on else 'leave watch.on=false out')
     if cfg.watch.let_go and not cfg.grammar_weight and 'grammar' not in cfg.losses: raise ConfigError('watch.let_go, and there is no grammar loss whose weight could fall', way_out='say grammar_weight=1 as well, or leave it out')
     cfg.optimizer.make([dict(params=[torch.nn.Parameter(torch.zeros(2, 2))], rate=1., muon=True), dict(params=[torch.nn.Parameter(torch.zeros(2))], rate=1., muon=False)])   # does it take its options?
     if cfg.distill and not cfg.teacher: raise ConfigError('distill, and no teacher', way_out='say teacher=RUN, or leave distill out')
@@ -586,7 +597,7 @@ def needs(
     if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
-# %% ../nbs/96_recipes.ipynb #9de6b28d
+# %% ../nbs/96_recipes.ipynb #ab4da64b
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _given(cfg, at=''):
@@ -678,7 +689,8 @@ def train_run(
     if (snap := _to_all(snap, is_sharded(learn.model))) is not None: cbs.append(GoOn(snap))
     if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
     if cfg.checkpoint_every:
-        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, say=run.say, quiet=quiet, seed=cfg.seed))
+        by = Progress(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
+        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, by.weights, [n for n,way in by.better.items() if way > 0], say=run.say, quiet=quiet, seed=cfg.seed))
     try:
         with reproducible(level): return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), **kwargs)
     finally:
@@ -730,7 +742,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #9ebcddc1
+# %% ../nbs/96_recipes.ipynb #2de6a7f6
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -742,7 +754,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #c186d29b
+# %% ../nbs/96_recipes.ipynb #a2282c47
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -772,7 +784,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #2be90be0
+# %% ../nbs/96_recipes.ipynb #1aba2225
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -807,7 +819,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #424cf16c
+# %% ../nbs/96_recipes.ipynb #976157f8
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)

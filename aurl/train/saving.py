@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Writer', 'score_of', 'measured', 'Checkpoints', 'newest']
 
-# %% ../../nbs/85b_train.saving.ipynb #95d80ba5
+# %% ../../nbs/85b_train.saving.ipynb #aa646772
 import math, warnings
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
@@ -15,9 +15,10 @@ from fastcore.basics import patch
 
 from ..core import CheckpointError, ConfigError
 from .checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from .grammar import GrammarWatch
 from .snapshot import GoOn, take
 
-# %% ../../nbs/85b_train.saving.ipynb #b4e32ae5
+# %% ../../nbs/85b_train.saving.ipynb #857b4a24
 class Writer:
     "Does jobs in a thread, one after the other."
     def __init__(self): self.pool, self.job = None, None
@@ -39,7 +40,7 @@ class Writer:
         job, self.job = self.job, None
         return job.exception()
 
-# %% ../../nbs/85b_train.saving.ipynb #7f3fc32e
+# %% ../../nbs/85b_train.saving.ipynb #b76cbc17
 def score_of(
     measures:dict, # what was measured, by name
     weights:dict,  # of those that count; all positive
@@ -53,14 +54,15 @@ def score_of(
     return sum((-w if k in higher else w)*v for (k,w),v in zip(weights.items(), got))
 
 def measured(learn)->dict:
-    "What the last validation of `learn` measured: fastai's metrics, `valid_loss` in nats per token, and what callbacks put into `learn.measures`."
+    "What is known of `learn` now: fastai's metrics and `valid_loss` in nats per token of the last validation, what was heard when it last played unaided (`83_train.grammar`), and what callbacks put into `learn.measures`."
     r = getattr(learn, 'recorder', None)
     out = dict(zip(r.metric_names[1:], r.values[-1])) if r is not None and len(getattr(r, 'values', [])) else {}
     out = {k:float(v) for k,v in out.items() if k in [*r.metric_names] and isinstance(v, (int, float))}
     if 'valid_nats' in vars(learn): out['valid_loss'] = learn.valid_nats
-    return out | vars(learn).get('measures', {})
+    watch = next((c.now for c in learn.cbs if isinstance(c, GrammarWatch)), None) or {}
+    return watch | out | vars(learn).get('measures', {})
 
-# %% ../../nbs/85b_train.saving.ipynb #10e2eb2b
+# %% ../../nbs/85b_train.saving.ipynb #aec6fab5
 class Checkpoints(Callback):
     "Saves to `folder` every `every` steps and at the end; keeps the newest `keep` and the best."
     order, goes_back = 61, False
@@ -97,7 +99,7 @@ class Checkpoints(Callback):
     def after_cancel_fit(self): self.judge(); self.save()
     def after_fit(self): self.flush(); self.close()
 
-# %% ../../nbs/85b_train.saving.ipynb #3e9a5bef
+# %% ../../nbs/85b_train.saving.ipynb #419afb83
 @patch
 def save(self:Checkpoints):
     "Save now, unless this step is saved already."
@@ -120,7 +122,7 @@ def flush(self:Checkpoints):
     (snap, score), self.held = self.held, None
     self._write(f'best_{snap.step:08d}', snap, score)
 
-# %% ../../nbs/85b_train.saving.ipynb #e88eb025
+# %% ../../nbs/85b_train.saving.ipynb #5d5e8fe8
 @patch
 def _write(self:Checkpoints, name, snap, score=None):
     "Hand `snap` to the thread."
@@ -150,7 +152,7 @@ def close(self:Checkpoints):
     "Wait until all is written."
     self._look()
 
-# %% ../../nbs/85b_train.saving.ipynb #eaef13d6
+# %% ../../nbs/85b_train.saving.ipynb #7b1b13ba
 def newest(
     folder,          # of the checkpoints
     say=None,        # called with a line for each that is passed over
