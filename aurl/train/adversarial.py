@@ -6,7 +6,7 @@
 __all__ = ['meeting_losses', 'stages', 'Meeting', 'met', 'adversarial', 'feature_matching', 'perceptual', 'stage_at', 'Balance',
            'AdversarialTraining', 'AdversarialConfig', 'adversarial_callbacks']
 
-# %% ../../nbs/82_train.adversarial.ipynb #93439bf3
+# %% ../../nbs/82_train.adversarial.ipynb #e30a96a9
 import copy, math
 from collections import deque
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError
 from ..models.blocks import state_roll
-from ..models.discriminator import Discriminator, deceive_loss, feature_distance, judge_loss, musical_distance, r1_penalty
+from ..models.discriminator import Discriminator, deceive_loss, feature_distance, gradient_penalty, judge_loss, musical_distance, r1_penalty
 from ..models.rollout import rollout, straight
 from ..ranks import average_grads, sum_of_all
 from ..tokens.grammar import State, grammar
@@ -28,7 +28,7 @@ from ..tokens.vocab import vocab
 from .learner import Budget, RunLog
 from .losses import Heard, find_loss, register_loss
 
-# %% ../../nbs/82_train.adversarial.ipynb #50867fbb
+# %% ../../nbs/82_train.adversarial.ipynb #20433e9a
 class Meeting:
     "Real music and a model's, side by side before a critic."
     def __init__(self,
@@ -53,7 +53,7 @@ def met(h:Heard)->tuple:
         h.met = real, m.of_fake(fake.to(next(m.critic.parameters()).dtype))
     return h.met
 
-# %% ../../nbs/82_train.adversarial.ipynb #fb3bd129
+# %% ../../nbs/82_train.adversarial.ipynb #94810d06
 def _sample():
     "A critic and two short pieces to try a loss on."
     with torch.random.fork_rng(devices=[]):
@@ -79,10 +79,10 @@ def perceptual(h:Heard):
     "How far it is from real music in rhythm, harmony and melody as they are expected on average; no critic is asked."
     return musical_distance(*met(h))
 
-# %% ../../nbs/82_train.adversarial.ipynb #dc0eaa5b
+# %% ../../nbs/82_train.adversarial.ipynb #98203fba
 meeting_losses = 'adversarial', 'feature_matching', 'perceptual'
 
-# %% ../../nbs/82_train.adversarial.ipynb #d14b22fc
+# %% ../../nbs/82_train.adversarial.ipynb #8ff04290
 stages = dict(local=(1., 0., 0.), phrase=(.6, .4, 0.), whole=None)  # weights of the scales, stage by stage; None: those of the critic itself, 0.4, 0.4 and 0.2 unless `critic_weights` says otherwise
 
 def stage_at(
@@ -95,7 +95,7 @@ def stage_at(
     u = (used - warm)/max(1 - warm, 1e-9)
     return [*stages][sum(u >= e for e in ends)]
 
-# %% ../../nbs/82_train.adversarial.ipynb #fc6a2817
+# %% ../../nbs/82_train.adversarial.ipynb #135eeffb
 class Balance:
     "Holds back the side that is ahead."
     def __init__(self,
@@ -127,7 +127,7 @@ class Balance:
     def state_dict(self): return dict(model=self.model, critic=self.critic, paid=[list(p) for p in self.paid])
     def load_state_dict(self, d): self.model, self.critic, self.paid = d['model'], d['critic'], deque(map(tuple, d['paid']), maxlen=self.memory)
 
-# %% ../../nbs/82_train.adversarial.ipynb #64e5af14
+# %% ../../nbs/82_train.adversarial.ipynb #64bc559c
 class AdversarialTraining(Callback):
     "Lets the critic of a vae_gan listen and be heard."
     order = 20    # after `LatentCost`, before the gradient is clipped
@@ -143,7 +143,8 @@ class AdversarialTraining(Callback):
         guess:int=8,          # every so many events of further windows is a guess; 0 for no guesses
         every:int=1,          # steps of the training between two meetings
         gamma:float=.1,       # weight of R1
-        r1_every:int=8,       # meetings between two payments of R1
+        slope:float=0.,       # weight of the gradient penalty
+        r1_every:int=8,       # meetings between two payments of either
         clip:float=1.,        # largest norm of the critic's gradient
         balance:Balance=None, # who is held back
         temperature:float=1., # of the gradient of a choice
@@ -153,8 +154,8 @@ class AdversarialTraining(Callback):
     ):
         self.weight, self.warm, self.ends, self.rate, self.rows, self.long, self.context, self.guess, self.every = weight, warm, ends, lr, rows, steps, context, guess, every
         self.losses = dict(adversarial=1., feature_matching=10., perceptual=5.) if losses is None else dict(losses)
-        self.gamma, self.r1_every, self.clip, self.balance, self.temperature, self.through, self.log_every, self.to = gamma, r1_every, clip, balance or Balance(), temperature, through, log_every, to
-        for k,v in dict(weight=weight, lr=lr, gamma=gamma).items():
+        self.gamma, self.slope, self.r1_every, self.clip, self.balance, self.temperature, self.through, self.log_every, self.to = gamma, slope, r1_every, clip, balance or Balance(), temperature, through, log_every, to
+        for k,v in dict(weight=weight, lr=lr, gamma=gamma, slope=slope).items():
             if v < 0: raise ConfigError(f'{k}={v} of adversarial training', way_out='give 0 or more')
         for k,v in dict(rows=rows, steps=steps, context=context, every=every, r1_every=r1_every).items():
             if v < 1: raise ConfigError(f'{k}={v} of adversarial training', way_out='give 1 or more')
@@ -163,7 +164,7 @@ class AdversarialTraining(Callback):
         if not any(self.losses.values()): raise ConfigError(f'losses={self.losses} of adversarial training: none of them counts', way_out='give one of them more than 0; with weight=0 the critic learns alone')
         self.critic_opt, self.saved, self.step, self.meetings, self.history, self.now, self.book = None, None, 0, 0, [], {}, None
 
-# %% ../../nbs/82_train.adversarial.ipynb #a547f1fa
+# %% ../../nbs/82_train.adversarial.ipynb #f9a3183e
 @patch
 def before_fit(self:AdversarialTraining):
     if getattr(self.model, 'critic', None) is None: raise ModelError('there is no critic that could listen', way_out='make the model with mode=vae_gan')
@@ -188,7 +189,7 @@ def load_state_dict(self:AdversarialTraining, d):
     self.step, self.meetings, self.saved = d['step'], d['meetings'], copy.deepcopy(d['optimizer'])
     if self.critic_opt is not None and self.saved is not None: self.critic_opt.load_state_dict(self.saved); self.saved = None
 
-# %% ../../nbs/82_train.adversarial.ipynb #ec9c8d8d
+# %% ../../nbs/82_train.adversarial.ipynb #7dd2d202
 @patch
 def _place(self:AdversarialTraining, ids):
     "Rows (n,), and how many of their ids are real."
@@ -208,7 +209,7 @@ def _guessed(self:AdversarialTraining, logits, ids, real, long):
     mine = where[None] & (truth != vocab.PAD)
     return torch.where(mine[...,None], straight(scores, masks, self.temperature)[1], F.one_hot(truth, len(vocab)).to(scores.dtype)), mine
 
-# %% ../../nbs/82_train.adversarial.ipynb #4ef23fa5
+# %% ../../nbs/82_train.adversarial.ipynb #c4cdefdb
 @patch
 def meet(self:AdversarialTraining,
     ids:Tensor,    # (batch, time) int64: what the model read
@@ -230,18 +231,25 @@ def meet(self:AdversarialTraining,
     fake = torch.cat([fake, torch.cat([fake[:,:real-first].detach(), y], 1)])
     return Meeting(self.model.critic, truth.repeat(2, 1), fake, torch.cat([there, truth != vocab.PAD]), torch.cat([own, F.pad(mine, (real - first, 0))]), before.repeat(2, 1))
 
-# %% ../../nbs/82_train.adversarial.ipynb #93e9de20
+# %% ../../nbs/82_train.adversarial.ipynb #6b3b601f
+@patch
+def _penalties(self:AdversarialTraining, m):
+    "What a critic pays for being steep, by name, for half of the rows."
+    n, out = max(1, len(m.real)//2), {}
+    heard, there = lambda x, **k: m.critic(x, **k).score(m.weights), m.real[:n] != vocab.PAD
+    real = F.one_hot(m.real[:n], len(vocab)).to(m.fake.dtype)
+    if self.gamma: out['r1'] = r1_penalty(heard, real, self.gamma, there=there, judge=m.own[:n], before=m.before[:n])
+    if self.slope: out['gradient_penalty'] = gradient_penalty(heard, real, m.fake[:n].detach(), self.slope, there=there | m.there[:n], judge=m.own[:n], before=m.before[:n])
+    return out
+
 @patch
 def teach_critic(self:AdversarialTraining, m:Meeting):
     "One step of the critic, which hears what was played without a way back; what it paid."
     critic = m.critic.train()
     real, fake = m.of_real(), m.of_fake(m.fake.detach())
     loss = total = judge_loss(real, fake, m.weights)
-    if self.gamma and self.meetings % self.r1_every == 0:
-        n = max(1, len(m.real)//2)
-        chances = F.one_hot(m.real[:n], len(vocab)).to(m.fake.dtype)
-        r1 = r1_penalty(lambda x, **k: critic(x, **k).score(m.weights), chances, self.gamma, there=m.real[:n] != vocab.PAD, judge=m.own[:n], before=m.before[:n])
-        self.now['r1'], total = r1.item(), total + self.r1_every*r1
+    for name, paid in self._penalties(m).items() if self.meetings % self.r1_every == 0 else ():
+        self.now[name], total = paid.item(), total + self.r1_every*paid
     self.critic_opt.zero_grad()
     for g in self.critic_opt.param_groups: g['lr'] = self.rate*self.balance.critic
     total.backward()
@@ -262,7 +270,7 @@ def teach_model(self:AdversarialTraining, m:Meeting, heard:Heard):
     self.now |= {k:t.item() for k,t in terms.items()}
     return sum(self.losses[k]*t for k,t in terms.items())
 
-# %% ../../nbs/82_train.adversarial.ipynb #3f4087c6
+# %% ../../nbs/82_train.adversarial.ipynb #a2cf8717
 @patch
 def after_loss(self:AdversarialTraining):
     if not self.training: return
@@ -272,7 +280,7 @@ def after_loss(self:AdversarialTraining):
     out, state = self.learn.output, self.xb[3] if len(self.xb) > 3 else None
     m = self.meet(self.xb[0], out.logits, out.z, state)
     m.weights, m.share = stages[stage], float(((m.real != vocab.PAD) & m.own).sum()) if (self.yb[0] != vocab.PAD).any() else 0.
-    was, self.now = self.model.critic.training, dict({k:v for k,v in self.now.items() if k == 'r1'}, stage=stage)     # what was paid last
+    was, self.now = self.model.critic.training, dict({k:v for k,v in self.now.items() if k in ('r1', 'gradient_penalty')}, stage=stage)     # what was paid last
     critic = self.teach_critic(m)
     heard = Heard(out.logits, self.xb[0], self.yb[0], State.of(state), out, dict(fake=m.fake, meeting=m))
     term = self.teach_model(m, heard)
@@ -298,7 +306,7 @@ def after_batch(self:AdversarialTraining):
     self.history.append(dict(step=self.step, **self.now))
     if self.book is not None: self.book.log(**self.history[-1])
 
-# %% ../../nbs/82_train.adversarial.ipynb #4cc8ab49
+# %% ../../nbs/82_train.adversarial.ipynb #2ed8f19a
 class AdversarialConfig(Config):
     "How a critic is heard."
     weight: float = Field(.1, ge=0, description='of what the critic says, beside the surprise in nats per token')
@@ -310,7 +318,8 @@ class AdversarialConfig(Config):
     context: int = Field(64, ge=1, description='real ids before them that the critic hears')
     guess: int = Field(8, ge=0, description='every so many events of further windows is a guess; 0 for none')
     every: int = Field(1, ge=1, description='training steps between two meetings')
-    gamma: float = Field(.1, ge=0, description='weight of R1')
+    gamma: float = Field(.1, ge=0, description='weight of R1: how steep the critic is at real music')
+    slope: float = Field(0., ge=0, description='weight of the gradient penalty: how far its slope between real and played music is from 1; 10 is usual where it takes the place of R1')
     through: bool = Field(True, description='does the gradient pass through what the model read of its own?')
 
     @field_validator('losses')
