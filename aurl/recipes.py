@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
            'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #9fa40c30
+# %% ../nbs/96_recipes.ipynb #a50a9d21
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ from .train.patience import Progress, higher
 from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn, Snapshot
 
-# %% ../nbs/96_recipes.ipynb #886adf70
+# %% ../nbs/96_recipes.ipynb #3283179b
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -92,7 +92,7 @@ class SongConfig(Config):
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #d45299b8
+# %% ../nbs/96_recipes.ipynb #d3c8e1af
 class PrepareConfig(Config):
     "A token store from music files."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -180,7 +180,7 @@ class _Training(Config):
 
 class TrainConfig(Descent, _Training): "A training run."
 
-# %% ../nbs/96_recipes.ipynb #1f7167f3
+# %% ../nbs/96_recipes.ipynb #7d774b63
 class GenerateConfig(Config):
     "New pieces from a trained model."
     model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
@@ -221,7 +221,7 @@ class EvaluateConfig(Config):
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../nbs/96_recipes.ipynb #9b020b06
+# %% ../nbs/96_recipes.ipynb #09ea67a4
 @dataclass
 class Recipe:
     "What a command needs to know."
@@ -249,16 +249,21 @@ def start_run(
     **kwargs       # for `Experiment`
 )->Experiment:
     "The run's directory and log."
-    told = cfg.to_dict() | {k:_place(v) for k,v in cfg.to_dict().items() if k == 'data'}
-    return Experiment(name, told, path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
+    return Experiment(name, _placed(cfg).to_dict(), path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
-# %% ../nbs/96_recipes.ipynb #8184015e
+# %% ../nbs/96_recipes.ipynb #e8da00e9
 def _place(data):
     "`data` with its folder written out, so that it means the same from everywhere."
     if isinstance(data, dict): return {k:_place(v) for k,v in data.items()}
-    return data if data in ('', 'chorales') else str(Path(data).expanduser().absolute())
+    return data if data in ('', 'chorales') else os.path.abspath(Path(data).expanduser())
 
-# %% ../nbs/96_recipes.ipynb #ff33e711
+def _placed(cfg):
+    "`cfg` with the folders of its music and of a teacher written out."
+    out = dict(data=_place(cfg.data)) if hasattr(cfg, 'data') else {}
+    if getattr(cfg, 'teacher', '') and Path(cfg.teacher).expanduser().exists(): out['teacher'] = _place(cfg.teacher)
+    return cfg.changed(**out) if out else cfg
+
+# %% ../nbs/96_recipes.ipynb #b0247e56
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
@@ -302,7 +307,7 @@ def sides(
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
 
-# %% ../nbs/96_recipes.ipynb #5dadca13
+# %% ../nbs/96_recipes.ipynb #633516a0
 def music_for(
     cfg:PrepareConfig, # what was asked
     whole:bool=False,  # the songs, even where phrases were asked for
@@ -359,7 +364,7 @@ def elsewhere(
     "A line for people when the store is not where it was asked for, or none."
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
-# %% ../nbs/96_recipes.ipynb #7a3bf826
+# %% ../nbs/96_recipes.ipynb #224df442
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -381,7 +386,7 @@ def score_model(
     table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
     return table
 
-# %% ../nbs/96_recipes.ipynb #370055a2
+# %% ../nbs/96_recipes.ipynb #4eb27989
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
@@ -408,7 +413,7 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
-# %% ../nbs/96_recipes.ipynb #fcddbc5e
+# %% ../nbs/96_recipes.ipynb #8c2ba428
 def song_report(
     run:Experiment,         # of the run
     cfg:SongConfig,         # what was asked
@@ -441,7 +446,7 @@ def song_report(
 def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
-# %% ../nbs/96_recipes.ipynb #7bfe7f72
+# %% ../nbs/96_recipes.ipynb #cc1565a4
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
     out='runs',   # folder of the runs
@@ -454,7 +459,7 @@ def find_model(
         model = found[-1].parent.parent
     return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
 
-# %% ../nbs/96_recipes.ipynb #f3606b72
+# %% ../nbs/96_recipes.ipynb #5ee7cb8e
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
 _who = ('gpus', 'nodes', 'node', 'meet', 'shard')                         # who does the work, which changes nothing in what is learned
 
@@ -474,11 +479,11 @@ def _known_config(run):
 
 def _same_words(run, cfg):
     "Was `run` begun with what `cfg` says?"
-    plain = lambda c: {k:v for k,v in c.flat().items() if k.partition('.')[0] not in ('resume', 'out', 'data', *_who)} | dict(data=_place(c.data))
+    plain = lambda c: {k:v for k,v in _placed(c).flat().items() if k.partition('.')[0] not in ('resume', 'out', *_who)}
     try: return type(cfg) is _configs[run.name] and plain(_known_config(run)) == plain(cfg)
     except ConfigError: return False
 
-# %% ../nbs/96_recipes.ipynb #bc620d27
+# %% ../nbs/96_recipes.ipynb #5acddab8
 def run_to_resume(
     cfg:Config, # what was asked
 )->Path:        # None: a new run
@@ -494,7 +499,7 @@ def run_to_resume(
             if run.status != 'running' and run.name in _configs and _same_words(run, cfg) and (staged or newest(run.checkpoints, lambda line: None)): return path
         except AurlError: continue
 
-# %% ../nbs/96_recipes.ipynb #12ef25bb
+# %% ../nbs/96_recipes.ipynb #ebba8f35
 def model_of(
     cfg:TrainConfig, # what was asked
 )->MusicTransformerVAEGAN:
@@ -597,7 +602,7 @@ def needs(
     if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
-# %% ../nbs/96_recipes.ipynb #ab4da64b
+# %% ../nbs/96_recipes.ipynb #9730e539
 _may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _given(cfg, at=''):
@@ -608,7 +613,7 @@ def _continued(run, asked, exact=False):
     "The configuration of `run`, with what may change as it was `asked`; a default counts as asked for only where that is `exact`."
     known = _known_config(run)
     plain, was, given = type(known)().flat(), known.flat(), set(_given(asked))
-    said = asked.changed(data=_place(asked.data)).flat()                  # a folder is the same wherever it is named from
+    said = _placed(asked).flat()                  # a folder is the same wherever it is named from
     meant = lambda k: any(k == g or k.startswith(g + '.') for g in given) if exact else said[k] != plain.get(k)
     new = {k:v for k,v in said.items() if k not in ('resume', 'out', *_who) and v != was.get(k) and meant(k)}
     if bad := [k for k in new if k not in _may_change]:
@@ -742,7 +747,7 @@ def by_hand(learn, run)->list:
     steps = max((m['step'] or 0 for m in run.metrics()), default=0)
     return [f'stopped by hand after {steps} steps; the best model so far is kept'] if getattr(learn, 'stopped', False) else []
 
-# %% ../nbs/96_recipes.ipynb #2de6a7f6
+# %% ../nbs/96_recipes.ipynb #927e18c7
 def latents_for(
     model,               # of a run
     cfg:GenerateConfig,  # what was asked
@@ -754,7 +759,7 @@ def latents_for(
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
 
-# %% ../nbs/96_recipes.ipynb #a2282c47
+# %% ../nbs/96_recipes.ipynb #68dbe95d
 def _which_music(cfg, where):
     "The music to evaluate on, and what the run of the model tells."
     try: told = Experiment.open(where).config
@@ -784,7 +789,7 @@ def judges(
     "The baselines on `test`; an empty table when there is nothing to count."
     return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
 
-# %% ../nbs/96_recipes.ipynb #1aba2225
+# %% ../nbs/96_recipes.ipynb #6ff41aa0
 def _check_music(data, two=False):
     "Is there music in `data`? With `two`: enough to hold some out?"
     if isinstance(data, dict):
@@ -819,7 +824,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #976157f8
+# %% ../nbs/96_recipes.ipynb #04b1d5c5
 def _check_prompt(cfg):
     "Is the prompt music, and does it leave room for more?"
     opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)

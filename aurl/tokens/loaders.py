@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['LoaderConfig', 'WindowLoader', 'check_loader', 'music_loaders']
 
-# %% ../../nbs/34_tokens.loaders.ipynb #c804e2dd
+# %% ../../nbs/34_tokens.loaders.ipynb #706a0dd4
 import weakref, zlib
 from typing import Literal
 
 import numpy as np
 import torch
 from fastcore.basics import patch
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ..config import Config, make_config
+from ..config import Config, load_preset, make_config
 from ..core import ConfigError, StoreError, rng, to_json
 from ..score.augment import AugmentConfig
 from .batches import batched, dealt, growths, length_at
@@ -25,7 +25,7 @@ from .store import TokenStore, prepare
 from .vocab import vocab
 from .windows import check_truncation, lines_of, quarters, truncate, truncations
 
-# %% ../../nbs/34_tokens.loaders.ipynb #862fc88f
+# %% ../../nbs/34_tokens.loaders.ipynb #f78012c4
 class LoaderConfig(Config):
     "How windows are cut, batched and mixed."
     windows: Literal[truncations] = Field('tile', description='where a piece is cut: side by side, overlapping, only the first window, adaptive, anywhere')
@@ -44,13 +44,17 @@ class LoaderConfig(Config):
     growth: Literal[growths] = Field('linear', description='how they grow')
     weights: dict[str, float] = Field({}, description='of the corpora of a mixture; none: as many windows as each has')
     conditions: tuple[str, ...] = Field((), description='what rides along: columns of the table of pieces, or features such as tempo and syncopation')
-    augment: AugmentConfig | None = Field(None, description='what may happen to a piece in an epoch')
+    augment: AugmentConfig | None = Field(None, description='what may happen to a piece in an epoch: a preset such as gentle or aggressive, or its fields')
     epochs: int = Field(0, ge=0, description='of the whole training; needed where augmentation goes by the share of it')
     workers: int = Field(0, ge=0, description='processes that make windows; worth it with augmentation')
 
+    @field_validator('augment', mode='before')
+    @classmethod
+    def _by_name(cls, value): return load_preset('augment', value) if isinstance(value, str) else value
+
     def still(self): return make_config(type(self), overrides={**self.to_dict(), **dict(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, augment=None, workers=0)})
 
-# %% ../../nbs/34_tokens.loaders.ipynb #28e5c5f6
+# %% ../../nbs/34_tokens.loaders.ipynb #cefbbc7f
 class WindowLoader:
     "Batches of windows of a store, the same for the same seed and epoch."
     n_inp = 4 # ids, z, cache, state; then the targets
@@ -96,7 +100,7 @@ def _key_range(transpose):
     if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
 
-# %% ../../nbs/34_tokens.loaders.ipynb #599dca2e
+# %% ../../nbs/34_tokens.loaders.ipynb #67a565f8
 @patch
 def _chosen(self:WindowLoader, pieces):
     "The numbers of the pieces, checked."
@@ -150,7 +154,7 @@ def _column(self:WindowLoader, name):
     "A column of the table of pieces, or None."
     return self.store.pieces[name].to_pylist() if name in self.store.pieces.column_names else None
 
-# %% ../../nbs/34_tokens.loaders.ipynb #a3f826b1
+# %% ../../nbs/34_tokens.loaders.ipynb #dd32877f
 def _rows(w, at): return {k:v[at] for k,v in w.items()}
 
 @patch
@@ -191,7 +195,7 @@ def _windows(self:WindowLoader, epoch, length):
              for i,a,b in stretch(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
 
-# %% ../../nbs/34_tokens.loaders.ipynb #a7045fcd
+# %% ../../nbs/34_tokens.loaders.ipynb #eaa4adf4
 @patch
 def plan(self:WindowLoader,
     epoch:int, # its number
@@ -219,7 +223,7 @@ def _plan(self:WindowLoader, epoch):
     if self._planned is None or self._planned[0] != epoch: self.plan(epoch)
     return self._planned[1:]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #10f1d368
+# %% ../../nbs/34_tokens.loaders.ipynb #4144d874
 @patch
 def __len__(self:WindowLoader):
     b = self._plan(self.epoch)[1]
@@ -238,7 +242,7 @@ def __repr__(self:WindowLoader):
     return (f'WindowLoader({self.n:,} windows of {b.width.max() if len(b) else self.length} from {len(self.pieces):,} pieces, {len(self):,} batches of {size}; {full:.0%} of the positions are targets'
             + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '') + ')')
 
-# %% ../../nbs/34_tokens.loaders.ipynb #edfcfbb6
+# %% ../../nbs/34_tokens.loaders.ipynb #fd6ed047
 _together = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
@@ -270,7 +274,7 @@ def _job(self:WindowLoader, epoch, steps):
     rows['row'] = np.concatenate([b.row[a]//k for a,(_,_,k) in zip(at, steps)])
     return rows, np.cumsum([0, *map(len, at)])
 
-# %% ../../nbs/34_tokens.loaders.ipynb #e85a88f4
+# %% ../../nbs/34_tokens.loaders.ipynb #cbf60111
 @patch
 def _finished(self:WindowLoader, w, first, made, width, mute):
     "The batches of some steps, from what was drawn for them."
@@ -305,7 +309,7 @@ def _laid(ids, targets, row, wide, width):
         return torch.from_numpy(out)
     return lay(ids.numpy()[have], vocab.PAD), lay(targets.numpy()[have], vocab.PAD), lay(np.repeat(np.arange(len(wide)), wide), -1)
 
-# %% ../../nbs/34_tokens.loaders.ipynb #10bb3822
+# %% ../../nbs/34_tokens.loaders.ipynb #2030ba2c
 @patch
 def _groups(self:WindowLoader, epoch, at, done=0):
     "Steps that are made together."
@@ -353,7 +357,7 @@ def batch(self:WindowLoader,
         self._made = epoch, groups, g, batches
     return batches[k]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #b4c73684
+# %% ../../nbs/34_tokens.loaders.ipynb #06c34ff0
 @patch
 def __iter__(self:WindowLoader):
     epoch, (at, n), self._from = self.epoch, (self._from or (0, 0)), None
@@ -390,7 +394,7 @@ def _order(self:WindowLoader):
     said = zlib.crc32(to_json([c, self.length, self.bs, self.train, self.keys, self.drop_last]).encode())
     return zlib.crc32(self.store.length[self.pieces].tobytes(), zlib.crc32(self.pieces.tobytes(), said))
 
-# %% ../../nbs/34_tokens.loaders.ipynb #92277607
+# %% ../../nbs/34_tokens.loaders.ipynb #7d51be5e
 @patch
 def _moved(self:WindowLoader, b):
     "`b` on the loader's device."
@@ -439,7 +443,7 @@ def records(self:WindowLoader,
     _, moved, _ = self.drawing._augmented(w, epoch, self._length(epoch))
     return [dict(o, **{k:int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')}, augment=self.drawing.record(o['piece'], epoch).to_dict()) for r,o in enumerate(out)]
 
-# %% ../../nbs/34_tokens.loaders.ipynb #f35f3213
+# %% ../../nbs/34_tokens.loaders.ipynb #5fd74f32
 def music_loaders(
     store:TokenStore,  # where the pieces are
     valid=0.1,         # the share to hold out, or the numbers of the pieces to train on and of those held out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WatchConfig', 'Shelf', 'watching', 'watch_words', 'watch_figure']
 
-# %% ../../nbs/86b_train.watch.ipynb #01ba1c76
+# %% ../../nbs/86b_train.watch.ipynb #184bc50b
 import contextlib, math, os, shutil
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .patience import EarlyStop, Progress
 from .stability import Stability
 from .stopwatch import Stopwatch, memory_limit, phases
 
-# %% ../../nbs/86b_train.watch.ipynb #1b19c37d
+# %% ../../nbs/86b_train.watch.ipynb #027a82a9
 class WatchConfig(Config):
     "What watches a training."
     on: bool = Field(True, description='look at all; watch.on=false means nobody looks')
@@ -44,12 +44,13 @@ class WatchConfig(Config):
     def _known(self):
         for m in self.measures: measure_of(m)
         Progress(self.stop_on)
+        if not self.patience and self.stop_on != type(self).model_fields['stop_on'].default: raise ValueError('stop_on says what a gain is, and patience=0 never asks; say patience=5 as well, or leave it out')
         if self.recover and not self.stability: raise ValueError('recover acts on anomalies, and stability=false looks for none; say stability=true')
         if not self.on and (k := next((k for k in ('recover', 'let_go', 'patience') if getattr(self, k)), None)): raise ValueError(f'{k}={str(getattr(self, k)).lower()} needs somebody who looks, and on=false means nobody; leave one of them out')
         if self.recover and not self.rescues: raise ValueError('recover goes back, and rescues=0 forbids it; say rescues=3')
         return self
 
-# %% ../../nbs/86b_train.watch.ipynb #ecaf479c
+# %% ../../nbs/86b_train.watch.ipynb #45199925
 class Shelf:
     "Good moments in a folder."
     def __init__(self,
@@ -69,7 +70,7 @@ class Shelf:
         raise CheckpointError(f'no checkpoint of step {step} or before', self.checkpoints, 'keep more of them, or save more often')
     def drop(self, step): shutil.rmtree(self._at(step), ignore_errors=True)
 
-# %% ../../nbs/86b_train.watch.ipynb #023f69c0
+# %% ../../nbs/86b_train.watch.ipynb #afc8e877
 def watching(
     cfg:WatchConfig,   # what was asked
     run=None,          # an `Experiment` to log to
@@ -85,7 +86,7 @@ def watching(
            Stability(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None, EarlyStop(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None, Stopwatch(to=run) if cfg.stopwatch else None]
     return [c for c in out if c is not None]
 
-# %% ../../nbs/86b_train.watch.ipynb #8012dd51
+# %% ../../nbs/86b_train.watch.ipynb #01ed8b73
 def watch_words(
     watched # from `watching`, or the Learner that has them
 )->list:    # of lines
@@ -101,7 +102,7 @@ def watch_words(
         out.append(f'{b.throughput()["tokens_per_second"]:,.0f} ids a second; most of the time ({share:.0%}) goes to {phase}: {remedy}')
     return out
 
-# %% ../../nbs/86b_train.watch.ipynb #85de4600
+# %% ../../nbs/86b_train.watch.ipynb #a3b9031a
 def watch_figure(
     run, # an `Experiment`
 ):       # a matplotlib figure; None where nobody looked
