@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['moments', 'musical_position', 'Everywhere', 'PieceEncoder', 'Latent']
 
-# %% ../../nbs/44_models.vae.ipynb #f7414c23
-import math
+# %% ../../nbs/44_models.vae.ipynb #1a135a2a
+import copy, math
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from .latent import Cloud, Listener, Price, Teller, closeness, levels_of, price_
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/44_models.vae.ipynb #4503c425
+# %% ../../nbs/44_models.vae.ipynb #f14d8ed3
 def moments(
     ids:Tensor, # (batch, time) int64, from the start of a piece
 )->Tensor:      # (batch, time) int64
@@ -34,7 +34,7 @@ def musical_position(
     "Where in the piece that is."
     return (time/(seconds[:,None]*vocab.steps_per_second).clamp(min=1)).clamp(max=1.)
 
-# %% ../../nbs/44_models.vae.ipynb #230cf219
+# %% ../../nbs/44_models.vae.ipynb #0c9b48a8
 class Everywhere(nn.Module):
     "Attention in both directions; where a causal kind takes a cache it takes a mask of what is there."
     def forward(self, q, k, v, rotary, angles, there=None):
@@ -65,7 +65,7 @@ class PieceEncoder(nn.Module):
         for b in self.blocks: x = b(x, self.rotary, angles, there)
         return self.norm(x)
 
-# %% ../../nbs/44_models.vae.ipynb #90163847
+# %% ../../nbs/44_models.vae.ipynb #b48412b3
 class Latent(nn.Module):
     "Hears a piece, states what it was like, and tells a decoder."
     def __init__(self,
@@ -106,7 +106,7 @@ class Latent(nn.Module):
         *zs, log = z.split([*(l.regions*l.size for l in self.levels), 1], 1)
         return {l.name:x.view(-1, l.regions, l.size) for l,x in zip(self.levels, zs)}, log[:,0].exp()
 
-# %% ../../nbs/44_models.vae.ipynb #0d1acae5
+# %% ../../nbs/44_models.vae.ipynb #9ecf904a
 @patch
 def hear(self:Latent,
     ids:Tensor, # (batch, time) int64: pieces from their start, PAD after their end
@@ -140,9 +140,9 @@ def dream(self:Latent,
 )->Tensor:         # (n, size)
     "Latents of pieces that nobody has heard, from the priors."
     with torch.no_grad():
-        z = {l.name:self.priors[l.name].cpu().draw(n, l.regions, generator=generator) for l in self.levels}
+        priors = copy.deepcopy(self.priors).cpu()       # those of the model stay where they are
+        z = {l.name:priors[l.name].draw(n, l.regions, generator=generator) for l in self.levels}
         seconds = (self.lengths[0].cpu() + self.lengths[1].cpu()*torch.randn(n, generator=generator).clamp(-2, 2)).exp()
-        self.priors.to(self.lengths.device)
         return self.flat(z, seconds).to(self.lengths.device)
 
 @patch
