@@ -6,21 +6,21 @@
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
            'version', 'main']
 
-# %% ../nbs/99_cli.ipynb #b8c00a69
+# %% ../nbs/99_cli.ipynb #b62e2ac1
 import os, signal, sys, threading, time, typing
 from pathlib import Path
 
 import typer
 from fastcore.basics import patch
 
-# %% ../nbs/99_cli.ipynb #d458a8ca
+# %% ../nbs/99_cli.ipynb #5bc38bc7
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
     import aurl
     package = Path(aurl.__file__).resolve().parent
     return next((d for d in (package/'notebooks', package.parent/'nbs'/'runs') if d.is_dir()), package/'notebooks')
 
-# %% ../nbs/99_cli.ipynb #b9b73d05
+# %% ../nbs/99_cli.ipynb #cc23f133
 def _kernel():
     "A kernel manager for this very Python."
     from jupyter_client.kernelspec import KernelSpec
@@ -36,7 +36,13 @@ def _calm(save):
         except OSError: pass
     return go
 
-# %% ../nbs/99_cli.ipynb #bdc56e90
+# %% ../nbs/99_cli.ipynb #40da1148
+def _close_loop():
+    "Close the event loop that papermill has left in this thread."
+    import asyncio
+    try: asyncio.get_event_loop().close()
+    except RuntimeError: pass                             # there is none, or it runs
+
 class Execution:
     "A notebook on its way through papermill, in a thread."
     def __init__(self,
@@ -66,13 +72,15 @@ class Execution:
                 self.km = _kernel()
                 try:
                     with open(log, 'ab') as f: PapermillNotebookClient(notes, km=self.km, timeout=None, startup_timeout=120, on_cell_execute=self._cell).execute(cleanup_kc=True, stdout=f, stderr=f)
-                finally: self.km.cleanup_connection_file()  # of a kernel that was killed
+                finally:
+                    self.km.cleanup_connection_file()     # of a kernel that was killed
+                    _close_loop()
         papermill_engines.register('aurl', Ours)
         papermill.execute_notebook(str(self.notebook), str(self.dest), self.parameters, engine_name='aurl', kernel_name='python3', language='python', progress_bar=False)
 
     def _cell(self, **kwargs): self.begun = True
 
-# %% ../nbs/99_cli.ipynb #3d39a693
+# %% ../nbs/99_cli.ipynb #41ce0411
 @patch
 def stop(self:Execution):
     "Once: interrupt the cell. Again, or before there is one: end the kernel."
@@ -85,7 +93,7 @@ def stop(self:Execution):
         else: process.kill()
     except (ProcessLookupError, PermissionError): pass
 
-# %% ../nbs/99_cli.ipynb #d881793d
+# %% ../nbs/99_cli.ipynb #0d2bcabb
 def _read(path):
     "The JSON in `path`, or {} while there is none."
     import json
@@ -102,7 +110,7 @@ class _Lines:
         if stage != self.stage: self.say(f'{stage} …')
         self.stage = stage
 
-# %% ../nbs/99_cli.ipynb #6ce80030
+# %% ../nbs/99_cli.ipynb #0e0181d7
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -122,7 +130,7 @@ class _Bar:
         if len(message) > room: message = message[:max(0, room-1)] + '…'
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
 
-# %% ../nbs/99_cli.ipynb #cb64c83f
+# %% ../nbs/99_cli.ipynb #5d9b8e76
 def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
@@ -146,14 +154,14 @@ def watch(
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/99_cli.ipynb #d22ea8f8
+# %% ../nbs/99_cli.ipynb #6b030a32
 def _stopping(run, stage):
     "What to say to a Ctrl-C."
     if run.stops > 1 or not run.begun: return 'stopped'
     if stage == 'train': return 'stopping: the best model so far is kept, and the rest follows; Ctrl-C again ends at once'
     return 'stopping; Ctrl-C again ends at once'
 
-# %% ../nbs/99_cli.ipynb #e0684ca3
+# %% ../nbs/99_cli.ipynb #d1735cb7
 def _known(name):
     "The kind of `AurlError` called `name`, or None."
     from aurl import core
@@ -173,7 +181,7 @@ def verdict_on(
     if name == 'DeadKernelError': return 1, 'the process that ran the notebook was ended from outside; often the memory was full'
     return 1, f'{name}: {value}' + (f' → {run.dest} shows where, and --debug the traceback' if run.dest.exists() else ' → --debug shows the traceback')
 
-# %% ../nbs/99_cli.ipynb #fb3aa4a0
+# %% ../nbs/99_cli.ipynb #5607f43e
 def _recipes():
     "The recipes, by name of the command."
     import aurl.latents
@@ -185,7 +193,7 @@ def _free(path):
     paths = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10_000))
     return next(p for p in paths if not p.exists())
 
-# %% ../nbs/99_cli.ipynb #bc0d7c56
+# %% ../nbs/99_cli.ipynb #3da7fe35
 def run_recipe(
     name:str,     # of the command
     items=(),     # strings `key=value`
@@ -221,7 +229,7 @@ def _run_dir(recipe, cfg):
         return run_dir, not any(run_dir.iterdir())
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=run_dir, way_out='give another folder with out=FOLDER') from e
 
-# %% ../nbs/99_cli.ipynb #6c4f1793
+# %% ../nbs/99_cli.ipynb #1b1626c4
 def _farewell(run, run_dir, new, say, debug):
     "The last lines; of the `new` folders, those with nothing in them that is worth keeping go."
     code, line = verdict_on(run)
@@ -261,7 +269,7 @@ def _traceback(error):
     lines = getattr(error, 'traceback', None) or traceback.format_exception(error)
     print(re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(lines)), file=sys.stderr)
 
-# %% ../nbs/99_cli.ipynb #c6bd0c73
+# %% ../nbs/99_cli.ipynb #9ff32e8e
 def _versions():
     "What is installed."
     import platform
@@ -291,7 +299,7 @@ def _installed(name):
     try: return bool(metadata.version(name))
     except metadata.PackageNotFoundError: return False
 
-# %% ../nbs/99_cli.ipynb #3a1ba58a
+# %% ../nbs/99_cli.ipynb #2fbb629c
 def _places():
     "Where things are kept, and what room there is."
     import shutil
@@ -301,7 +309,7 @@ def _places():
     yield 'AURL_HOME', f'{home} ({shutil.disk_usage(near).free/2**30:.1f} GB free)' + ('' if os.access(near, os.W_OK) else '; it cannot be written to')
     yield 'notebooks', str(notebooks_dir())
 
-# %% ../nbs/99_cli.ipynb #2b6ea810
+# %% ../nbs/99_cli.ipynb #7987caf3
 def _tune(have):
     from symusic import Note, Score, Tempo, Track
     score = Score(480)
@@ -325,7 +333,7 @@ def _grammar(have):
     assert v.valid, str(v.reasons)
     return 'valid'
 
-# %% ../nbs/99_cli.ipynb #baf775ca
+# %% ../nbs/99_cli.ipynb #7f7c1f67
 def _model(have):
     import torch
     from aurl.models.vae_gan import MusicTransformerVAEGAN
@@ -352,7 +360,7 @@ def _files(have):
         write_midi(decode(have.get('new', have['ids'])), Path(d)/'x.mid')
         return f"{read_midi(Path(d)/'x.mid').note_num()} notes written and read back"
 
-# %% ../nbs/99_cli.ipynb #2452c9b8
+# %% ../nbs/99_cli.ipynb #dc30811e
 def self_check():
     "Each link of the chain: name, 'ok', 'absent' or 'FAILED', and a word."
     have = {}
@@ -364,7 +372,7 @@ def self_check():
         except Exception as e: word, how = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}', 'FAILED'
         yield name, how, f'{word} ({time.perf_counter()-start:.1f} s)'
 
-# %% ../nbs/99_cli.ipynb #81a3f837
+# %% ../nbs/99_cli.ipynb #2ada05ea
 def run_doctor(
     say=print, # shows a line
 )->int:        # the exit code
@@ -383,7 +391,7 @@ def run_doctor(
     say(f"\n{'All is well.' if not bad else 'Not well: ' + ', '.join(bad) + '.'}")
     return 1 if bad else 0
 
-# %% ../nbs/99_cli.ipynb #94aed33d
+# %% ../nbs/99_cli.ipynb #790b0e3f
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='From a folder of MIDI files to a trained music generator, and to new music.')
 
@@ -404,7 +412,7 @@ def _show_keys(name, say=print):
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
     return 0
 
-# %% ../nbs/99_cli.ipynb #e43089fd
+# %% ../nbs/99_cli.ipynb #e4833669
 def _command(name):
     "The function behind `aurl name`."
     def run(
@@ -426,7 +434,7 @@ for _name, _help in dict(
     ablation='What each part of the model brings: variants of one size, several seeds, intervals.',
     scaling='How the loss falls with parameters and music: small trainings, a law, a larger one foreseen.').items(): app.command(_name, help=_help)(_command(_name))
 
-# %% ../nbs/99_cli.ipynb #3ebc1e77
+# %% ../nbs/99_cli.ipynb #515f5ff4
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 
