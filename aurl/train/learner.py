@@ -6,7 +6,7 @@
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'EpochOrder', 'GrammarLoss', 'LossMean', 'Unhurried',
            'music_learner', 'rate_at', 'Budget', 'KeepBest', 'RunLog', 'hearing']
 
-# %% ../../nbs/81_train.learner.ipynb #3e9c1fb4
+# %% ../../nbs/81_train.learner.ipynb #58e48208
 import contextlib, math, signal, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from ..tokens.loaders import WindowLoader
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 
-# %% ../../nbs/81_train.learner.ipynb #465ba1f1
+# %% ../../nbs/81_train.learner.ipynb #2266ed85
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the matrices inside the layers, AdamW for everything else."
     def __init__(self,
@@ -61,7 +61,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
-# %% ../../nbs/81_train.learner.ipynb #6d3d2c6f
+# %% ../../nbs/81_train.learner.ipynb #8ab8c786
 def matrices_first(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
@@ -71,7 +71,7 @@ def matrices_first(
     ids = {id(p) for p in inner}
     return [inner, [p for _,p in named if id(p) not in ids]]
 
-# %% ../../nbs/81_train.learner.ipynb #7c1a4dcd
+# %% ../../nbs/81_train.learner.ipynb #df859cec
 class Autocast(Callback):
     "Forward pass in bfloat16 where that is faster."
     order = -10
@@ -90,7 +90,7 @@ class Logits(Callback):
     order = -9
     def after_pred(self): self.learn.pred, self.learn.output = self.pred.logits, self.pred
 
-# %% ../../nbs/81_train.learner.ipynb #67349ad9
+# %% ../../nbs/81_train.learner.ipynb #23562d81
 class EpochOrder(Callback):
     "Tells the training loader which epoch it is; `offset` epochs were done before."
     order, goes_back = -8, False
@@ -106,7 +106,7 @@ class EpochOrder(Callback):
         if self.training: self.due = getattr(self.dls.train, 'at', None) == 0
     def before_validate(self): self.inside = self.due = False
 
-# %% ../../nbs/81_train.learner.ipynb #6901952a
+# %% ../../nbs/81_train.learner.ipynb #d9ab0e26
 @patch
 def state_dict(self:EpochOrder): return dict(epoch=getattr(self.dls.train, 'epoch', 0) - self.due, due=self.due, pct=float(self.learn.pct_train))
 
@@ -115,7 +115,7 @@ def load_state_dict(self:EpochOrder, state):
     if self.inside: self.offset = state['epoch'] + state['due'] - self.epoch   # in the middle of an epoch: the loader jumps
     else: self.going, self.due = state, state['due']
 
-# %% ../../nbs/81_train.learner.ipynb #897b7694
+# %% ../../nbs/81_train.learner.ipynb #4467daac
 class GrammarLoss(Callback):
     "Adds `weight` times the probability that falls on invalid ids to the training loss."
     def __init__(self, weight:float): self.weight = weight
@@ -128,7 +128,7 @@ class GrammarLoss(Callback):
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../../nbs/81_train.learner.ipynb #f730769e
+# %% ../../nbs/81_train.learner.ipynb #b5b782e9
 class LossMean(AvgSmoothLoss):
     "fastai's running mean of the losses, on their device."
     def accumulate(self, learn):
@@ -142,7 +142,7 @@ class Unhurried(Callback):
     def after_fit(self):
         if self.recorder.losses: self.recorder.losses = list(torch.stack(self.recorder.losses).cpu())
 
-# %% ../../nbs/81_train.learner.ipynb #c7dea4f4
+# %% ../../nbs/81_train.learner.ipynb #37f1e761
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -176,7 +176,7 @@ def music_learner(
     return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing),
                    cbs=[Autocast(dtype), Logits(), EpochOrder(), Unhurried(), *held_back, *extra, *how.pop('cbs', ()), *cbs], **{**how, **kwargs})
 
-# %% ../../nbs/81_train.learner.ipynb #b160f207
+# %% ../../nbs/81_train.learner.ipynb #d249074f
 def rate_at(
     used,     # share of the budget that is used, 0 … 1
     warm=.05, # share to warm up in
@@ -238,7 +238,7 @@ class Budget(Callback):
     def after_epoch(self):
         if self.over: raise CancelFitException
 
-# %% ../../nbs/81_train.learner.ipynb #55511dca
+# %% ../../nbs/81_train.learner.ipynb #52170b42
 _kept = ('done', 'first', 'full', 'check', 'check_known', 'cap')
 
 @patch
@@ -249,7 +249,7 @@ def load_state_dict(self:Budget, state):
     self.began = self.clock() - state['spent']
     for k in _kept: setattr(self, k, state[k])
 
-# %% ../../nbs/81_train.learner.ipynb #28134ab0
+# %% ../../nbs/81_train.learner.ipynb #c626b31f
 def _kept_weights(model):
     "A copy on the CPU; of a sharded model rank 0 alone has it."
     copy, alone = {k:in_full(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
@@ -292,7 +292,7 @@ class KeepBest(Callback):
         self.curve = list(state['curve'])
         if state['best'] < self.best or self.weights is None: self.best, self.weights = state['best'], state['weights']
 
-# %% ../../nbs/81_train.learner.ipynb #75680e0a
+# %% ../../nbs/81_train.learner.ipynb #2e3e9311
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order, goes_back = 58, False
@@ -319,7 +319,7 @@ class RunLog(Callback):
     def after_validate(self):
         self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
 
-# %% ../../nbs/81_train.learner.ipynb #41e89dfe
+# %% ../../nbs/81_train.learner.ipynb #4e0f273e
 @contextlib.contextmanager
 def hearing(
     ask, # called with the number of the signal
@@ -331,7 +331,7 @@ def hearing(
     finally:
         for n,old in before.items(): signal.signal(n, old or (signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL))
 
-# %% ../../nbs/81_train.learner.ipynb #b257e1c5
+# %% ../../nbs/81_train.learner.ipynb #f1196acb
 @patch
 def fit_budget(self:Learner,
     steps:int=None,     # training steps
