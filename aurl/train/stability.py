@@ -8,7 +8,7 @@ __all__ = ['severities', 'advice', 'remedies', 'detectors', 'shapes', 'spread', 
            'loss_plateau', 'rhythm', 'loss_oscillation', 'memory_overflow', 'throughput_degradation',
            'learning_rate_issue', 'overfitting', 'underfitting', 'check', 'stationary', 'Stability', 'in_one_go']
 
-# %% ../../nbs/86_train.stability.ipynb #57b3b07f
+# %% ../../nbs/86_train.stability.ipynb #caca5ca9
 import math, time
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from .steady import Accumulate, step_scale
 from .stopwatch import memory
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/86_train.stability.ipynb #47282726
+# %% ../../nbs/86_train.stability.ipynb #9e13b04e
 def spread(
     x, # numbers
 )->float:
@@ -45,7 +45,7 @@ def beyond(
     x = np.asarray(x, float)
     return max(sure*spread(x), times*float(np.abs(x - np.median(x)).max()))
 
-# %% ../../nbs/86_train.stability.ipynb #ae1db4b8
+# %% ../../nbs/86_train.stability.ipynb #d318b909
 severities = ('info', 'warning', 'critical', 'fatal')
 
 @dataclass
@@ -63,7 +63,7 @@ class Anomaly:
         number = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
         return f'{self.kind} ({self.severity}): ' + ', '.join(f'{k} {number(v)}' for k,v in self.evidence.items()) + '; try: ' + '; '.join(f'{what} {way} ({why})' if way != 'look' else f'look at {what} ({why})' for what,way,why in self.advice[:3])
 
-# %% ../../nbs/86_train.stability.ipynb #042e271d
+# %% ../../nbs/86_train.stability.ipynb #1ac34e9e
 advice = dict(
     gradient_explosion=[('lr', 'down', 'steps are too long where the loss is steep'), ('clip', 'down', 'a lower limit on the norm holds single batches back'), ('warm-up', 'up', 'the first steps are the riskiest'), ('batch', 'look', 'a broken piece gives such gradients too')],
     gradient_vanishing=[('precision', 'look', 'in float16 small gradients become 0: bfloat16 or a loss scale'), ('initialisation', 'look', 'a layer that starts at 0 may stay there'), ('targets', 'look', 'a batch that is all padding has no gradient'), ('depth', 'look', 'residual paths and norms must be in place')],
@@ -80,7 +80,7 @@ advice = dict(
 
 remedies = dict(gradient_explosion='skip', loss_spike='skip', nan_values='back', training_divergence='back', loss_oscillation='slower')
 
-# %% ../../nbs/86_train.stability.ipynb #e91820ba
+# %% ../../nbs/86_train.stability.ipynb #7b62e92f
 class Past:
     "The last values of each series."
     def __init__(self, size:int=200, **facts): # such as trivial: nats per token of who only counts ids
@@ -103,14 +103,14 @@ def detector(f):
     detectors[f.__name__] = f
     return f
 
-# %% ../../nbs/86_train.stability.ipynb #0339ba66
+# %% ../../nbs/86_train.stability.ipynb #ba1be1c7
 @detector
 def nan_values(p):
     "A loss or gradient that is no number."
     bad = {k:int((~np.isfinite(p[k][-10:])).sum()) for k in ('loss', 'norm') if len(p[k])}
     if any(bad.values()): return 'fatal' if max(bad.values()) >= 3 else 'critical', {f'{k} not finite, of the last 10':n for k,n in bad.items() if n}
 
-# %% ../../nbs/86_train.stability.ipynb #6055c4bf
+# %% ../../nbs/86_train.stability.ipynb #956ce16d
 @detector
 def gradient_explosion(p, limit=100.):
     "Gradients far larger than usual."
@@ -132,7 +132,7 @@ def gradient_vanishing(p, limit=1e-6):
     if (last < math.log(limit)).all(): return 'warning', told
     if len(past) >= 20 and (last < np.median(past) - max(math.log(100), beyond(past))).all(): return 'info', told | {'usual':float(np.exp(np.median(past)))}
 
-# %% ../../nbs/86_train.stability.ipynb #9a7e3fe2
+# %% ../../nbs/86_train.stability.ipynb #62fa1e09
 @detector
 def loss_spike(p):
     "A single loss far above the usual."
@@ -152,7 +152,7 @@ def training_divergence(p, wide=5):
     best, now, noise = means[:-wide].min(), means[-1], spread(np.diff(x))
     if x[-wide:].min() > best and now - best > max(.15*abs(best), 8*noise): return 'fatal' if now > 1.5*best + .5 else 'critical', {'mean loss':float(now), 'best':float(best)}
 
-# %% ../../nbs/86_train.stability.ipynb #8032e7d4
+# %% ../../nbs/86_train.stability.ipynb #12ff8e2e
 def trend(x)->tuple:
     "The change over the whole of `x`, and its standard error; neighbours that resemble each other count less."
     n = len(x); t = np.arange(n) - (n-1)/2
@@ -173,7 +173,7 @@ def loss_plateau(p, wide=50, flat=.02):
     change, se = trend(last)
     if fell > max(.05*abs(level), 6*noise) and abs(change) + 2*se < flat*abs(level): return 'info', {'change over the last 50 checks':change, 'level':float(level), 'fell before':float(fell)}
 
-# %% ../../nbs/86_train.stability.ipynb #59462230
+# %% ../../nbs/86_train.stability.ipynb #80511e38
 def rhythm(x)->tuple: # the strongest frequency's share of the power, and its number
     "Does one frequency rule?"
     x = x - np.polyval(np.polyfit(np.arange(len(x)), x, 1), np.arange(len(x)))
@@ -190,7 +190,7 @@ def loss_oscillation(p, wide=64, share=.5):
     swing = float(np.std(x[-wide:])*math.sqrt(8)/max(abs(np.mean(x[-wide:])), 1e-9))
     if min(a, b) > share and abs(f - h) <= 1 and swing > .02: return 'warning', {'share of one frequency':min(a, b), 'steps in a swing':wide/(h + 2), 'swing':swing}
 
-# %% ../../nbs/86_train.stability.ipynb #4e57367e
+# %% ../../nbs/86_train.stability.ipynb #79e49d57
 @detector
 def memory_overflow(p):
     "Little is left of the memory."
@@ -219,7 +219,7 @@ def learning_rate_issue(p):
     if moved[-3:].min() > 1/3: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
     if left and moved[-3:].max() < 1e-7: return 'warning', {'a step changes the weights by a share of':float(moved[-1])}
 
-# %% ../../nbs/86_train.stability.ipynb #4e3b0203
+# %% ../../nbs/86_train.stability.ipynb #40e1c5bb
 @detector
 def overfitting(p, wide=3):
     "It learns by heart."
@@ -247,7 +247,7 @@ def check(
     found = [Anomaly(n, *r, step) for n,f in detectors.items() if (r := f(past))]
     return sorted(found, key=lambda a: -severities.index(a.severity))
 
-# %% ../../nbs/86_train.stability.ipynb #7dc5a7d4
+# %% ../../nbs/86_train.stability.ipynb #cbaf1983
 def stationary(
     g,          # a generator
     n:int,      # values
@@ -263,7 +263,7 @@ def stationary(
                 skewed=lambda: g.exponential(1, n) - 1, coarse=lambda: g.integers(-2, 3, n)/1.4)[shape]()
 shapes = ('normal', 'uniform', 'exponential', 'student', 'skewed', 'coarse', 'memory 0.5', 'memory 0.9')
 
-# %% ../../nbs/86_train.stability.ipynb #ad5a601c
+# %% ../../nbs/86_train.stability.ipynb #acaecb5c
 class Stability(Callback):
     "Says when the training goes wrong; with `recover`, does something about it."
     order, goes_back = -4, False           # hears the plain loss, and the gradient before it is clipped
@@ -294,7 +294,7 @@ class Stability(Callback):
         self.losses.append(self.learn.loss.detach())
         if self.recover is not None and self._strange(float(self.losses[-1])): raise CancelBatchException
 
-# %% ../../nbs/86_train.stability.ipynb #3afc0423
+# %% ../../nbs/86_train.stability.ipynb #4d666610
 @patch
 def _strange(self:Stability, loss, row=5):
     "Skip this batch? At most `row` in a row: then it is not the batch."
@@ -336,7 +336,7 @@ def after_step(self:Stability):
     if self.before: self.moved = float(length(p - b for p,b in self.before)/length(b for _,b in self.before).clamp(min=1e-12))
     self.before = None
 
-# %% ../../nbs/86_train.stability.ipynb #eebbfefc
+# %% ../../nbs/86_train.stability.ipynb #f7df0c08
 @patch
 def after_batch(self:Stability):
     if not self.training: return
@@ -374,7 +374,7 @@ def ask(self:Stability)->list: # of `Anomaly`: all that stands
     if self.recover is not None: self._act(found)
     return found
 
-# %% ../../nbs/86_train.stability.ipynb #1e626815
+# %% ../../nbs/86_train.stability.ipynb #b6350c4c
 @patch
 def _tell(self:Stability, a):
     "Say what is new."
