@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 root = Path(__file__).parent
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # two workers on two cores: one thread each, here and in what they start
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -16,6 +21,38 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 def pytest_addoption(parser):
     parser.addoption('--flags', default='', help='flags of settings.ini whose cells run too, such as "slow"')
     parser.addoption('--notebook-timeout', type=float, default=900, help='seconds that one notebook may take')
+    parser.addoption('--cpu-report', type=int, default=20, help='how many of the items that take most CPU are listed at the end; 0 for none')
+
+
+def cpu_seconds():
+    "CPU seconds of this process and of all that it started and waited for."
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    if resource: item.cpu_began = cpu_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    "The last report of an item says what it took, its fixtures included; reports come from the workers of xdist as they are."
+    report = yield
+    if resource and call.when == 'teardown': report.user_properties.append(('cpu_seconds', cpu_seconds() - item.cpu_began))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    "The items that took most CPU: seconds that a busy machine does not stretch much."
+    reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, 'when', '') == 'teardown']
+    took = {r.nodeid: dict(r.user_properties)['cpu_seconds'] for r in reports if 'cpu_seconds' in dict(r.user_properties)}
+    n = config.getoption('--cpu-report')
+    if not took or not n: return
+    slowest = [i for i in sorted(took, key=took.get, reverse=True) if took[i] >= .1][:n]
+    terminalreporter.section(f'{sum(took.values())/60:.1f} minutes of CPU; the {len(slowest)} slowest of {len(took)} items, in CPU seconds')
+    for name in slowest: terminalreporter.line(f'{took[name]:8.1f} {name}')
 
 
 def pytest_collect_file(file_path, parent):
