@@ -221,7 +221,7 @@ def _checked(ids):
     if ids.dtype.kind not in 'iu': raise CodecError(f'ids of type {ids.dtype}', way_out='give integers')
     if ids.max() >= len(vocab) or ids.min() < 0:
         bad = ids[(ids >= len(vocab)) | (ids < 0)][0]
-        raise CodecError(f'id {bad} is not among the {len(vocab)} of this vocabulary', way_out='another codec made these ids, or they are damaged')
+        raise CodecError(f'id {bad} is not among the {len(vocab)} of this vocabulary', way_out='another codec made these ids, or they are damaged; repair_ids(ids) leaves them out')
     return ids.astype(np.int64)
 
 # %% ../../nbs/31_tokens.codec.ipynb #03d79aa3
@@ -237,7 +237,7 @@ def _states(ids, kinds):
             x = ids.take(at) - vocab.blocks[kind].start
             x[1:] -= x[:-1].copy()
             x[0] -= first
-            w[at] = x << bits
+            w[at] += x << bits
         w[0] += first << bits
     return np.cumsum(w, out=w)
 
