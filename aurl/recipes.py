@@ -47,6 +47,7 @@ from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
 from .tokens.mixing import mix, shares
+from .tokens.programs import lost_words, programs_of, voice_modes
 from .tokens.quality import conditions
 from .tokens.report import DataReport
 from .tokens.store import StoreConfig, TokenStore, prepare
@@ -111,6 +112,7 @@ class PrepareConfig(Config):
     max_density: float | None = Field(None, ge=0, description='leave out pieces with more notes a second')
     max_silence: float | None = Field(None, ge=0, le=1, description='leave out pieces that are silent for more of the time')
     keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20"')
+    voices: Literal[voice_modes] = Field('merge', description='tracks of one instrument family: merge them, or keep them apart, each in a family of its own while there are free ones')
     workers: int = Field(2, ge=0, description='processes that read files')
     dask: str = Field('', description='read on a Dask cluster: the address of its scheduler, or local')
     overwrite: bool = Field(False, description='replace a store that was made otherwise, instead of making another beside it')
@@ -287,10 +289,10 @@ def store_of(
 def left_out(
     store:TokenStore, # of the music
 )->list:
-    "A line for people when some files could not be read, or none."
+    "Lines for people when some files could not be read, or some notes merged in tokenizing; none where all is there."
     q = store.quarantine.to_pylist()
     some = ', '.join(f"{r['name']} ({r['reason']})" for r in q[:3])
-    return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.quarantine_file}" if len(q) > 3 else '')] if q else []
+    return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.quarantine_file}" if len(q) > 3 else '')]*bool(q) + lost_words(store)
 
 def sides(
     store,            # `TokenStore` or `Mixture` of the music
@@ -339,7 +341,7 @@ def store_options(
 )->dict:
     "What `prepare` is told."
     limits = conditions(**{k:getattr(cfg, k) for k in ('min_quality', 'min_seconds', 'max_seconds', 'max_density', 'max_silence')})
-    return dict(min_notes=cfg.min_notes, clean=cfg.cleaning.to_dict(), meta='estimate', measures=('aurl.tokens.quality:quality_columns', 'aurl.tokens.windows:bar_lines'), keep=(*limits, *cfg.keep))
+    return dict(min_notes=cfg.min_notes, clean=cfg.cleaning.to_dict(), meta='estimate', measures=('aurl.tokens.quality:quality_columns', 'aurl.tokens.windows:bar_lines'), keep=(*limits, *cfg.keep), voices=cfg.voices)
 
 def prepare_run(
     cfg:PrepareConfig, # what was asked
