@@ -449,7 +449,7 @@ def sound_ids(
         try: new, changes = repair_ids(ids)
         except CodecError as e: say(f'piece {i+1}: left out, {e.what}'); continue
         out.append(new)
-        if changes: say(f'piece {i+1}: {len(changes)} of {len(ids)} ids changed, such as {changes[0]}')
+        if changes: say(f'piece {i+1}: {len(changes)} changes to {len(ids)} ids make it valid, such as {changes[0]}')
     return out
 
 def held_out_opening(
