@@ -32,7 +32,7 @@ class Change(NamedTuple):
 def _name(id):
     "The event of `id`; '' for None."
     if id is None: return ''
-    return vocab.name(id) if 0 <= id < len(vocab) else f'id {id}'
+    return vocab.name(id) if id in range(len(vocab)) else f'id {id}'
 
 # %% ../../nbs/32r_tokens.correction.ipynb #b8e2216b
 def _heard(ids):
@@ -115,7 +115,7 @@ _added = {Kind.START:'a piece begins with START', Kind.END:'a piece ends with EN
 def _reason(was, now):
     "The rule behind a change."
     if was is None: return _added.get(Kind(vocab.kind[now]), 'its place in the order of the instant')
-    if not 0 <= was < len(vocab): return 'no id of this vocabulary'
+    if was not in range(len(vocab)): return 'no id of this vocabulary'
     return _why.get(Kind(vocab.kind[was]), 'has no place here')
 
 def _changes(old, new):
