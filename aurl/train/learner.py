@@ -26,6 +26,7 @@ from ..ranks import all_agree, in_full, in_one_piece, is_sharded, laid_out, rank
 from ..tokens.grammar import State
 from ..tokens.batches import Segments
 from ..tokens.loaders import WindowLoader
+from ..tokens.programs import programs_of
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 from .muon import MuonAdamW, matrices_first
@@ -125,6 +126,7 @@ def music_learner(
 )->Learner:
     "A fastai Learner for `model` on the pieces of `store`, ready for `fit_one_cycle`."
     seed_everything(seed)
+    if hasattr(store, 'pieces'): model.programs = programs_of(store) or None
     device = pick_device(device)
     train, held = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
     make = dict(length=length, batch_size=batch_size, seed=seed, config=loader)
