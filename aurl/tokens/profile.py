@@ -7,6 +7,7 @@ __all__ = ['levels', 'CorpusProfile', 'measure_profile']
 
 # %% ../../nbs/32g_tokens.profile.ipynb #7306cef9
 from html import escape
+from itertools import repeat
 
 import numpy as np
 from fastcore.basics import patch
@@ -46,11 +47,12 @@ class _Spans:
 
     def _ends(self):
         "When the key of each event moves again."
-        key = (self.piece*vocab.n_families + self.family)*(_PEDAL + 1) + self.key
+        key = (self.family*(_PEDAL + 1) + self.key).astype(np.uint16)  # 16 bits are sorted in linear time
         order = np.argsort(key, kind='stable')
-        end = self.total[self.piece[order]]
-        same = np.flatnonzero(key[order][1:] == key[order][:-1])
-        end[same] = self.time[order][same + 1]
+        key, piece = key[order], self.piece[order]
+        end = self.total[piece]
+        same = np.flatnonzero((key[1:] == key[:-1]) & (piece[1:] == piece[:-1]))
+        end[same] = self.time[order[same + 1]]
         out = np.empty_like(end)
         out[order] = end
         return out
@@ -103,7 +105,7 @@ class CorpusProfile(Config):
     tempo: tuple[float, float] | None = None      # slowest and fastest, in beats per minute; null where none is told
     seconds: _Quantiles                           # length of a piece
     notes: _Quantiles                             # notes of a piece
-    transpose: int = Field(0, ge=0, le=127)       # semitones by which the training moved the pieces: `pitches` include them
+    transpose: tuple[int, int] = (0, 0)           # semitones down and up by which the training moves pieces: `pitches` include them
 
     @field_validator('pitches')
     @classmethod
@@ -173,7 +175,7 @@ class _Tally:
         self.pieces += size
 
 # %% ../../nbs/32g_tokens.profile.ipynb #812054b5
-_bundle = 1 << 20                                                     # ids measured at once
+_bundle = 1 << 17                                                     # ids measured at once
 
 def _bundles(pieces, weights):
     "Bundles of pieces that are not empty and have a weight, with their weights."
@@ -198,11 +200,11 @@ def _ranges(tally):
 
 def measure_profile(
     pieces,       # ids of each, from START on; an iterable, such as a store
-    weights=None, # how often each is heard, 0 for never; None: all alike
+    weights=None, # how often each is drawn, 0 for never; None: all alike
 )->CorpusProfile:
     "The profile of `pieces`."
     t, step = _Tally(), 1/vocab.steps_per_second
-    for bundle, w in _bundles(pieces, weights if weights is not None else np.ones(len(pieces))): t.add(bundle, w)
+    for bundle, w in _bundles(pieces, repeat(1.) if weights is None else weights): t.add(bundle, w)
     if not t.used.any(): raise CodecError('there are no notes to measure', way_out='give pieces with notes')
     bpm = vocab.bin_tempo(np.flatnonzero(t.tempos)).round(2).tolist()
     return CorpusProfile(pieces=t.pieces, pitches=_ranges(t), pedals={family_names[f]:float(t.pedal[f]*step) for f in np.flatnonzero(t.pedal)},
@@ -212,19 +214,20 @@ def measure_profile(
 # %% ../../nbs/32g_tokens.profile.ipynb #7031a59b
 @patch
 def augmented(self:CorpusProfile,
-    transpose:int=0,     # semitones up and down
-    stretch=(1., 1.),    # factors of the tempo, slowest and fastest
+    transpose=(0, 0),    # semitones: the furthest down, and up
+    stretch=(1., 1.),    # times its length: the shortest, and the longest
 )->CorpusProfile:
-    "The profile of a corpus that is moved and stretched in training."
+    "The profile of a corpus that is transposed and stretched in training."
     def moved(name, lo, hi):
-        by = 0 if name == family_names[vocab.drums] else transpose
-        return max(lo - by, vocab.pitch_lo), min(hi + by, vocab.pitch_hi)
-    slow, fast = stretch
-    def longer(q): return tuple(v/fast if level < .5 else v/slow if level > .5 else v for v,level in zip(q, levels))
+        if name == family_names[vocab.drums]: return lo, hi
+        return max(lo + down, vocab.pitch_lo), min(hi + up, vocab.pitch_hi)
+    down, up = transpose
+    short, long = stretch
+    def longer(q): return tuple(v*(short if level < .5 else long if level > .5 else 1) for v,level in zip(q, levels))
     time = {k:longer(getattr(self, k)) for k in ('note_seconds', 'rest_seconds', 'seconds')}
-    tempo = (self.tempo[0]*slow, self.tempo[1]*fast) if self.tempo else None
-    return CorpusProfile(**{**dict(self), **time, 'tempo':tempo, 'transpose':self.transpose + transpose, 'pedals':{k:v/slow for k,v in self.pedals.items()},
-                            'pitches':{k:moved(k, *v) for k,v in self.pitches.items()}})
+    tempo = (self.tempo[0]/long, self.tempo[1]/short) if self.tempo else None
+    return CorpusProfile(**{**dict(self), **time, 'tempo':tempo, 'transpose':(self.transpose[0] + down, self.transpose[1] + up),
+                            'pedals':{k:v*long for k,v in self.pedals.items()}, 'pitches':{k:moved(k, *v) for k,v in self.pitches.items()}})
 
 # %% ../../nbs/32g_tokens.profile.ipynb #c030bc5e
 def _number(v): return f'{v:.3g}' if abs(v) < 1000 else f'{v:,.0f}'
@@ -240,7 +243,7 @@ def rows(self:CorpusProfile)->list:
            'tempo': f'{self.tempo[0]:.0f}–{self.tempo[1]:.0f} beats per minute' if self.tempo else 'not told',
            'piece': f"{spread('seconds', ' s')}; {spread('notes', ' notes')}"}
     if self.pedals: out['pedal'] = ', '.join(f'{k} at most {_number(v)} s' for k,v in self.pedals.items())
-    if self.transpose: out['transposed'] = f'by up to {self.transpose} semitones, which the pitch ranges include'
+    if any(self.transpose): out['transposed'] = 'by {:+} … {:+} semitones, which the pitch ranges include'.format(*self.transpose)
     return list(out.items())
 
 @patch
@@ -248,6 +251,9 @@ def __repr__(self:CorpusProfile):
     rows = self.rows()
     wide = max(len(k) for k,_ in rows)
     return '\n'.join([f'CorpusProfile of {self.pieces:,} piece{"s"*(self.pieces > 1)}', *(f'  {k:<{wide}}  {v}' for k,v in rows)])
+
+@patch
+def __str__(self:CorpusProfile): return repr(self)
 
 @patch
 def _repr_html_(self:CorpusProfile):
