@@ -103,4 +103,5 @@ def in_one_piece(
     with torch.no_grad(): weights = weights or {k:in_full(v.detach()).clone() for k,v in model.state_dict().items()}
     one = next(c for c in type(model).__mro__ if not c.__name__.startswith('FSDP'))(model.config)
     one.load_state_dict(weights)
+    if hasattr(model, 'profile'): one.profile = model.profile
     return one.to(next(model.parameters()).device).train(model.training)

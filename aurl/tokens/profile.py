@@ -58,17 +58,15 @@ class _Spans:
         return out
 
 # %% ../../nbs/32g_tokens.profile.ipynb #1a7c7afe
-def _sounding(s):
-    "For each event of a key that is a note: its number, and how many notes sound after it."
-    note = np.flatnonzero(s.key < _PEDAL)
-    count = np.where(s.down[note], 1, -1).cumsum()
-    first = np.flatnonzero(np.diff(s.piece[note], prepend=-1))
-    before = np.repeat(np.append(0, count)[first], np.diff(np.append(first, len(note))))
-    return note, count - before
+def _counted(s, at):
+    "How many of the keys of the events `at` are down after each, counted in each piece anew."
+    count = np.where(s.down[at], 1, -1).cumsum()
+    first = np.flatnonzero(np.diff(s.piece[at], prepend=-1))
+    return count - np.repeat(np.append(0, count)[first], np.diff(np.append(first, len(at))))
 
-def _rests(s, note, count):
+def _rests(s):
     "Piece and length in steps of every rest."
-    piece, time = s.piece[note], s.time[note]
+    piece, time, count = s.piece, s.time, _counted(s, np.arange(len(s.piece)))
     new = np.diff(piece, prepend=-1) > 0
     since = np.where(new, 0, np.append(0, time[:-1]))                 # the event before, or the start of the piece
     silent = np.where(new, 0, np.append(0, count[:-1])) == 0
@@ -100,7 +98,7 @@ class CorpusProfile(Config):
     pitches: dict[str, tuple[int, int]]           # instrument family: lowest and highest MIDI pitch
     pedals: dict[str, float] = {}                 # instrument family: longest time that its pedal is down
     note_seconds: _Quantiles                      # length of a note
-    rest_seconds: _Quantiles = (0.,)*9            # length of a rest, where no note sounds
+    rest_seconds: _Quantiles = (0.,)*9            # length of a rest, where no key and no pedal is down
     voices: _Quantiles                            # notes that sound when one begins, that one included
     tempo: tuple[float, float] | None = None      # slowest and fastest, in beats per minute; null where none is told
     seconds: _Quantiles                           # length of a piece
@@ -160,11 +158,11 @@ class _Tally:
 
     def add(self, pieces, weights):
         s, size = _Spans(pieces), len(pieces)
-        note, count = _sounding(s)
+        note = np.flatnonzero(s.key < _PEDAL)
         on = note[s.down[note]]
         self.note.add((s.end - s.time)[on], weights[s.piece[on]])
-        self.voices.add(np.maximum(count, 0)[s.down[note]], weights[s.piece[on]])
-        who, rests = _rests(s, note, count)
+        self.voices.add(np.maximum(_counted(s, note), 0)[s.down[note]], weights[s.piece[on]])
+        who, rests = _rests(s)
         self.rest.add(rests, weights[who])
         self.seconds.add(s.total, weights)
         self.notes.add(np.bincount(s.piece[on], minlength=size), weights)
