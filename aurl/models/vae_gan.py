@@ -60,6 +60,7 @@ class ModelConfig(Config):
     checkpoint: bool = False                     # compute layers again in the backward pass: less memory, more time
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
     keyboard: int = Field(16, ge=0)              # findings of the network that slides over the keyboard; 0 for none
+    layer_embeddings: bool = False               # an embedding table of its own for each layer after the first
 
     @field_validator('attention')
     @classmethod
@@ -115,7 +116,8 @@ class MusicTransformerVAEGAN(nn.Module):
         values = config.to_dict() if isinstance(config, Config) else dict(config or {})
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
         self.codec, self.profile = get_codec(c.codec), None           # a `CorpusProfile` of the music that it was trained on
-        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard, Reach(c.window, c.block, c.summary), c.checkpoint)
+        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard,
+                                 reach=Reach(c.window, c.block, c.summary), checkpoint=c.checkpoint, layer_embeddings=c.layer_embeddings)
         self.latent = None
         if c.mode != 'transformer':
             self.latent = Latent(c.d_model, c.n_layers, c.n_heads, c.latent, c.regions, c.prior, c.encoder_layers, c.free_bits, c.skip, c.dropout, c.features)
