@@ -50,7 +50,7 @@ def measure_model(
     "What a trained model is worth."
     nats = total_nats(model, held, window, draws, seed)
     unaided = [verdict(x) for x in generate_ids(model, pieces, max_tokens, mask=False, seed=seed, window=window)]
-    table = DistanceTable(held, others, seed=seed).add('new', generate_ids(model, pieces, max_tokens, seed=seed, window=window))
+    table = DistanceTable(held, others, seed=seed).add('new', generate_ids(model, pieces, max_tokens, seed=seed, window=window, profile=False))
     far = table['new']
     return dict(nats_per_token=float(sum(x.sum() for x in nats)/sum(len(x) for x in nats)), valid=float(np.mean([v.valid for v in unaided])),
                 grammar=float(np.mean([v.score for v in unaided])), waste=wasted(model, held, window), **{k:far[k]['distance'] for k in histograms},

@@ -104,4 +104,5 @@ def in_one_piece(
     one = next(c for c in type(model).__mro__ if not c.__name__.startswith('FSDP'))(model.config)
     if getattr(model, 'programs', None): one.programs = model.programs
     one.load_state_dict(weights)
+    if hasattr(model, 'profile'): one.profile = model.profile
     return one.to(next(model.parameters()).device).train(model.training)

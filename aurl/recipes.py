@@ -33,6 +33,7 @@ from .experiments.run import Experiment, find_runs
 from .generate.engine import first_seconds
 from .generate.files import FileOptions, Opening, WriteConfig
 from .generate.latent import latents_between, latents_like, latents_of
+from .generate.profile import ProfileConfig, limits_for, on_or_off, profile_words
 from .generate.sampling import generate_ids
 from .models.compiled import compile_layers
 from .models.size import counted, footprint
@@ -197,6 +198,7 @@ class GenerateConfig(Config):
     min_tokens: int = Field(0, ge=0, description='shortest piece')
     max_tokens: int = Field(1024, ge=64, description='longest piece')
     mask: bool = Field(True, description='only what the grammar allows')
+    profile: ProfileConfig = Field(ProfileConfig(), description='keep within what the corpus of the model covers; off, or single limits such as profile.voices=4')
     temperature: float = Field(1., ge=0, description='below 1 plays safe, above 1 dares; 0 takes the best')
     top_k: int = Field(0, ge=0, description='keep so many ids; 0 for all')
     top_p: float = Field(.98, gt=0, le=1, description='share of the chances that is kept')
@@ -210,6 +212,8 @@ class GenerateConfig(Config):
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='same seed, same tunes')
     out: str = Field('runs', description='folder of the runs')
+
+    _bare = field_validator('profile', mode='before')(on_or_off)
 
     @field_validator('between', mode='before')
     @classmethod
@@ -743,7 +747,7 @@ def train_run(
     if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
     if cfg.checkpoint_every:
         by = Progress(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
-        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, by.weights, [n for n,way in by.better.items() if way > 0], say=run.say, quiet=quiet, seed=cfg.seed))
+        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, by.weights, [n for n,way in by.better.items() if way > 0], say=run.say, quiet=quiet, seed=cfg.seed, profile=p.to_dict() if (p := getattr(learn.model, 'profile', None)) is not None else None))
     try:
         with reproducible(level): return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), **kwargs)
     finally:
@@ -909,6 +913,7 @@ def check_request(
         elif isinstance(cfg, GenerateConfig):
             files = file_options(cfg, model)
             if cfg.prompt: _check_prompt(cfg, files)
+            limits_for(model, cfg.profile, mask=cfg.mask)
         if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): latents_for(model, cfg)
     else:
         make_config(StoreConfig, overrides=store_options(cfg))

@@ -55,6 +55,25 @@ def test_two_processes(run):
     assert (out / 'model' / 'config.json').exists() and any(out.glob('checkpoints/step_*4/manifest.json')) and '"ranks": 2' in (out / 'outcome.json').read_text(encoding='utf-8')
 
 
+def test_profile(run):
+    "A model that was trained has a profile, also in its checkpoints; generation keeps within it, and within what is changed of it, and says so."
+    import json
+    from aurl.models.vae_gan import MusicTransformerVAEGAN
+    from aurl.score.midi import read_midi
+    trained = result(run('train'))
+    profile = MusicTransformerVAEGAN.from_pretrained(trained).profile
+    assert profile is not None and profile.transpose == (-6, 6)
+    told = json.loads(next(trained.glob('checkpoints/step_*/state.json')).read_text(encoding='utf-8'))
+    assert told['state']['profile']['pieces'] == profile.pieces
+    out = result(run('limited'))
+    assert 'within the profile of its corpus' in (out / 'summary.json').read_text(encoding='utf-8')
+    for path in (out / 'samples').glob('*.mid'):
+        notes = [n for t in read_midi(path).tracks for n in t.notes]
+        assert notes and max(sum(a.time <= b.time < a.time + a.duration for a in notes) for b in notes) == 1
+        assert {t.program // 8 for t in read_midi(path).tracks} <= {['Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe'].index(f) for f in profile.families}
+    assert 'profile=off' in (result(run('free')) / 'summary.json').read_text(encoding='utf-8')
+
+
 @pytest.mark.parametrize('name', notebooks)
 def test_parameters_cell(name):
     import nbformat

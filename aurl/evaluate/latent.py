@@ -152,7 +152,7 @@ def reconstruct(
     with torch.inference_mode():
         clouds, seconds = model.latent.hear(padded(pieces).to(model.device))
         z = model.latent.choose(clouds, seconds, draw=draw, generator=torch.Generator(model.device).manual_seed(seed))
-    played = generate_ids(model, n=len(pieces), z=z, max_tokens=2*max(map(len, pieces)), temperature=temperature, seed=seed)
+    played = generate_ids(model, n=len(pieces), z=z, max_tokens=2*max(map(len, pieces)), temperature=temperature, seed=seed, profile=False)
     f1 = np.array([note_f1(a, b, within) for a,b in zip(pieces, played)])
     return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
                           float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
@@ -196,7 +196,7 @@ def ways(
     "Walk from piece to piece and measure the distances on the way."
     pairs = len(z)//2
     rows = torch.cat([latents_between(model, z[2*i], z[2*i+1], steps, straight) for i in range(pairs)])
-    played = generate_ids(model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    played = generate_ids(model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False)
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
     return Ways(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
 
@@ -243,7 +243,7 @@ def control(
     asked = torch.as_tensor(asked, dtype=torch.float32)
     rows = torch.stack([vector.ask(z, a) for a in asked], 1).flatten(0, 1)
     if keep != 1: rows = loosened(model, rows, keep)
-    played = generate_ids(model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    played = generate_ids(model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False)
     return Control(name, asked.numpy(), attribute_values(padded(played), (name,))[:,0].view(len(z), -1).numpy())
 
 def named_number(

@@ -41,6 +41,11 @@ def _go_on(scores):
     rest[:,vocab.END] = -np.inf
     return xp.where(xp.isfinite(rest).any(-1)[:,None], rest, scores)
 
+def _free_steps(state, left, limits):
+    "How many steps may be made before the budget has to be looked at again."
+    need, growth = (grammar.to_close(state), _slack) if limits is None else (limits.need(state), limits.growth)
+    return max(1, (left - growth - int(need.max()))//growth + 1)
+
 @torch.inference_mode()
 def play(
     decoder,        # has read the beginning
@@ -50,6 +55,7 @@ def play(
     mask:bool=True, # choose only what the grammar allows
     every:int=None, # look every so many steps whether pieces have ended; 1 on a CPU, 16 elsewhere
     min_tokens:int=0, # END comes no sooner than as the id of this number, unless nothing else may follow
+    limits=None,    # `Limits` of `50b_generate.profile`: less than the grammar allows
 )->list:            # for each piece an array of the ids that follow, up to END
     "Let `decoder` continue until all its pieces have ended."
     xp, device, look = library(scores), scores.device, 0
@@ -59,8 +65,9 @@ def play(
     for i in range(max_tokens):
         left = max_tokens - i
         if mask:
-            if near := i >= look: look = i + max(1, (left - _slack - int(grammar.to_close(decoder.state).max()))//3 + 1)
-            scores = xp.where(may_follow(decoder.state, left, near), scores, -np.inf)
+            if near := i >= look: look = i + _free_steps(decoder.state, left, limits)
+            may = may_follow(decoder.state, left, near) if limits is None else limits.mask(decoder.state, left, near, i+1 >= min_tokens)
+            scores = xp.where(may, scores, -np.inf)
         if i+1 < min_tokens: scores = _go_on(scores)
         ids = choose(scores, rows, i)
         said[rows,i] = ids

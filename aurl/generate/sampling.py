@@ -14,6 +14,7 @@ from ..config import Config, make_config
 from ..core import ConfigError, ModelError, rng
 from ..device import running_sum
 from .engine import as_prompt, play
+from .profile import limits_for
 from ..models.decoder import decoder_for
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, library
@@ -86,6 +87,7 @@ def generate_ids(
     batch:int=64,        # pieces played side by side
     min_tokens:int=0,    # at least so many, as long as `max_tokens` leaves room to close what sounds
     z=None,              # (n, size): a latent for each piece, in the modes that have one; None: `model.dream(n, seed)`
+    profile=None,        # limits: on, off, a dict of fields of `ProfileConfig`, a `CorpusProfile`; None: the profile of the model, if it has one
     **sampling           # `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # of uint16 arrays, from START to END
     "New pieces, as ids."
@@ -93,11 +95,11 @@ def generate_ids(
     start = as_prompt(prompt, mask)
     room = max_tokens - (prompt is None)                                 # START is one of them
     make_config(_Ask, overrides=dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, window=window, batch=batch))
-    z = _latents(model, z, n, seed)
+    z, limits = _latents(model, z, n, seed), limits_for(model, profile, start, mask)
     was = model.training
     try:
         model.eval()
-        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None), z)]
+        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None), z, limits)]
     finally: model.train(was)
 
 # %% ../../nbs/51_generate.sampling.ipynb #c8a8d63d
@@ -112,7 +114,7 @@ def _latents(model, z, n, seed):
     if z.shape != (n, model.latent.size): raise ModelError(f'latents of shape {tuple(z.shape)} for {n} pieces', way_out=f'give (1, {model.latent.size}) or ({n}, {model.latent.size})')
     return z
 
-def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z):
+def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z, limits=None):
     "The pieces of these numbers."
     alike = 1 if z is None else len(pieces)                              # pieces with latents of their own hear the prompt each in its way
     decoder = decoder_for(model, alike, window, None if z is None else z[list(pieces)])
@@ -125,7 +127,7 @@ def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z)
     rows, fall = here(np.arange(len(pieces)) % alike), here(darts(seed, pieces, room))
     decoder.pick(rows)
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
-    with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask, min_tokens=least)]
+    with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask, min_tokens=least, limits=limits)]
 
 # %% ../../nbs/51_generate.sampling.ipynb #dab67e04
 def generate(

@@ -29,6 +29,7 @@ from .vae import Latent, moments
 from ..tokens.batches import Segments
 from ..tokens.codec import get_codec
 from ..tokens.grammar import State
+from ..tokens.profile import CorpusProfile
 from ..tokens.programs import ProgramTable
 from ..tokens.vocab import vocab
 
@@ -115,7 +116,7 @@ class MusicTransformerVAEGAN(nn.Module):
         super().__init__()
         values = config.to_dict() if isinstance(config, Config) else dict(config or {})
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
-        self.codec = get_codec(c.codec)
+        self.codec, self.profile = get_codec(c.codec), None           # a `CorpusProfile` of the music that it was trained on
         self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard,
                                  reach=Reach(c.window, c.block, c.summary), checkpoint=c.checkpoint, layer_embeddings=c.layer_embeddings)
         self.latent = None
@@ -246,7 +247,7 @@ def save_pretrained(self:MusicTransformerVAEGAN,
         with atomic_dir(new) as d:
             if self.programs: write_json(d/'programs.json', self.programs.to_dict())
             safetensors.torch.save_file({k:v.detach().cpu().contiguous() for k,v in self.state_dict().items()}, d/'model.safetensors')
-            write_json(d/'config.json', dict(model=self.config.to_dict(), fingerprint=self.codec.fingerprint, vocab=len(vocab), notes=notes,
+            write_json(d/'config.json', dict(model=self.config.to_dict(), fingerprint=self.codec.fingerprint, vocab=len(vocab), notes=notes, profile=self.profile.to_dict() if self.profile is not None else None,
                                              sha256=sha256_of(d/'model.safetensors')))
         _swap(new, path)
     except (OSError, SafetensorError) as e: raise ModelError(f'the model is not saved ({getattr(e, "strerror", None) or e})', path=path, way_out='make room on the disk, or choose another folder') from e
@@ -285,12 +286,20 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
     model = cls(config)
     model.programs = _saved_programs(path/'programs.json')
     _load_weights(model, path/'model.safetensors', told.get('sha256'))
+    model.profile = _saved_profile(told, path)
     if overrides:
         new = cls(config, **overrides)
         new.take_over(model)
         new.programs = model.programs
         model = new
     return model.to(device).eval()
+
+def _saved_profile(told, path):
+    "The corpus profile in a config.json; None in one from before there were profiles."
+    if told.get('profile') is None: return None
+    if not isinstance(told['profile'], dict): raise ModelError('the corpus profile is not readable', path=path/'config.json', way_out='copy the folder again')
+    try: return make_config(CorpusProfile, overrides=told['profile'])
+    except ConfigError as e: raise ModelError(f'the corpus profile is not readable: {e.what}', path=path/'config.json', way_out='use the version of aurl that trained it, or copy the folder again') from e
 
 def _load_weights(model, file, sha=None):
     "Fill `model` from `file`, after everything has been checked."
@@ -320,4 +329,5 @@ def take_over(self:MusicTransformerVAEGAN,
         a, b = (tuple(d[k].shape) if k in d else 'nothing' for d in (take, need))
         if a != b: raise ModelError(f'{k}: there is {a}, this model has {b}', way_out='give both the same width, layers, latent and features; nothing was changed')
     self.load_state_dict(take, strict=False)
+    if self.profile is None: self.profile = other.profile
     return dict(taken=sorted(both), new=sorted(parts(want) - both))

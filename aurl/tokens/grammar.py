@@ -157,9 +157,14 @@ def step(self:Grammar,
 _at = SimpleNamespace(**{k.name:slice(r.start, r.stop) for k,r in vocab.blocks.items()})             # where the ids of a kind stand
 _both = (slice(vocab.NOTE_ON, vocab.TIME_SHIFT), slice(0, pedal)), (slice(vocab.SUSTAIN_ON, vocab.TEMPO), slice(pedal, n_keys)) # down and up, and the columns
 
-def _allowed(t, row, full, pedals, idle, s):
-    "Mask (n, vocab) of what may follow `n` moments; `row` (n, 1, 89): keys of the current family that sound."
+def _reach(full, pedals):
+    "The order number up to which each family can do something: with a key that may go down, a pedal that may go down, or one that may go up."
+    return library(full).where(full, 3*n_columns - n_columns*pedals, 4*n_columns)
+
+def _allowed(t, row, reach, idle, s, may=None):
+    "Mask (n, vocab) of what may follow `n` moments; `row` (n, 1, 89): keys of the current family that sound; `may` (n, vocab): ids to choose from."
     out, order = _rows(t.follows, s.last), s.order[:,None]
+    if may is not None: out &= may                                # first, so that VELOCITY comes where a note is left that it can be for
     n, over, other = len(row), order - (s.family*n_keys)[:,None], lambda value, ids: t.index[ids] != value[:,None]
     def only(ids, m):
         part = out[:,ids]
@@ -171,8 +176,7 @@ def _allowed(t, row, full, pedals, idle, s):
     only(_at.VELOCITY, out[:,_at.NOTE_ON].any(1)[:,None] & other(s.velocity, _at.VELOCITY))
     only(_at.NOTE_ON, (s.velocity >= 0)[:,None])
     only(_at.TEMPO, (order < n_columns) & other(s.tempo, _at.TEMPO))
-    last = library(row).where(full, 3*n_columns - n_columns*pedals, 4*n_columns)              # what a family can still do: a key down, a pedal down, a pedal up
-    only(_at.INSTRUMENT, (order < last + t.place[_at.INSTRUMENT]) & other(s.family, _at.INSTRUMENT))
+    only(_at.INSTRUMENT, (order < reach + t.place[_at.INSTRUMENT]) & other(s.family, _at.INSTRUMENT))
     only(_at.END, (idle & (s.notes > 0))[:,None])
     return out
 
@@ -181,12 +185,15 @@ def _sounds(s): return (s.onset >= 0).reshape(len(s), vocab.n_families, n_keys)
 
 @patch
 def allowed(self:Grammar,
-    s:State, # (batch) states
-):           # (batch, 774) bool
+    s:State,    # (batch) states
+    may=None,   # (batch, 774) bool: choose from these alone; None: from all
+    reach=None, # (batch, 16) order number up to which each family can do something with them; None: as the keys and pedals leave it
+):              # (batch, 774) bool
     "Which ids may come next, in a constant number of operations."
     table, step = _sounds(s), vocab.n_families
     row = _rows(table.reshape(-1, 1, n_keys), s.family + library(table).arange(0, step*len(s), step, device=s.time.device))
-    return _allowed(self.on(s.time), row, table[:,:,:pedal].all(2), table[:,:,pedal], ~table.reshape(len(s), -1).any(1), s)
+    if reach is None: reach = _reach(table[:,:,:pedal].all(2), table[:,:,pedal])
+    return _allowed(self.on(s.time), row, reach, ~table.reshape(len(s), -1).any(1), s, may)
 
 # %% ../../nbs/32_tokens.grammar.ipynb #d1772645
 def _latest(mask, before=-1):
@@ -314,7 +321,7 @@ def masks(self:Grammar,
     pedals = padded[:, r.place[torch.arange(vocab.n_families, device=ids.device)*n_keys + pedal]]
     owner = torch.where(r.columns % n_keys == pedal, -1, r.columns//n_keys)
     of = (owner[:,None] == torch.arange(vocab.n_families, device=ids.device)).float()
-    return _allowed(self.on(ids), row, sounds.float() @ of == vocab.n_pitches, pedals, ~sounds.any(1), flat).view(*ids.shape, len(vocab))
+    return _allowed(self.on(ids), row, _reach(sounds.float() @ of == vocab.n_pitches, pedals), ~sounds.any(1), flat).view(*ids.shape, len(vocab))
 
 # %% ../../nbs/32_tokens.grammar.ipynb #3b992879
 @patch

@@ -21,6 +21,7 @@ from .batches import batched, dealt, growths, length_at
 from .conditions import Conditions
 from .drawing import Drawing, Hands
 from .mixing import Mixture, mix, shares, stretch
+from .profile import CorpusProfile
 from .store import TokenStore, prepare
 from .vocab import vocab
 from .windows import check_truncation, lines_of, quarters, truncate, truncations
@@ -442,6 +443,18 @@ def records(self:WindowLoader,
     if self.config.augment is None: return out
     _, moved, _ = self.drawing._augmented(w, epoch, self._length(epoch))
     return [dict(o, **{k:int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')}, augment=self.drawing.record(o['piece'], epoch).to_dict()) for r,o in enumerate(out)]
+
+# %% ../../nbs/34_tokens.loaders.ipynb #3f98f0a6
+@patch
+def profile(self:WindowLoader)->CorpusProfile:
+    "The corpus profile of the music that this loader gives."
+    c, (down, up), stretched = self.config, self.keys, (1., 1.)
+    if c.augment is not None:
+        a = c.augment
+        if a.transpose.probability > 0: down, up = a.transpose.low, a.transpose.high
+        if a.stretch.probability > 0: stretched = min(a.stretch.low, 1.), max(a.stretch.high, 1.)
+    found = self.store.profile_of(self.pieces, c.weights) if isinstance(self.store, Mixture) else self.store.profile_of(self.pieces)
+    return found.augmented((down, up), stretched)
 
 # %% ../../nbs/34_tokens.loaders.ipynb #5fd74f32
 def music_loaders(

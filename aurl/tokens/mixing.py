@@ -13,6 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import ConfigError, StoreError
+from .profile import CorpusProfile, measure_profile
 from .store import TokenStore
 
 # %% ../../nbs/33f_tokens.mixing.ipynb #541a3f4b
@@ -132,6 +133,31 @@ def shares(
     n = want.astype(np.int64)
     n[np.argsort(n - want, kind='stable')[:total - n.sum()]] += 1         # the largest remainders
     return n
+
+# %% ../../nbs/33f_tokens.mixing.ipynb #ce847e7e
+@patch
+def _shares_of_pieces(self:Mixture, pieces, weights):
+    "How often each of `pieces` is drawn, where the corpora have `weights`; None where each counts once."
+    if not weights: return None
+    shares(weights, self.stores, 1)
+    which, w = self.corpus(pieces), np.array([float(weights.get(k, 0)) for k in self.stores])
+    return (w/np.maximum(np.bincount(which, minlength=len(w)), 1))[which]
+
+@patch
+def profile_of(self:Mixture,
+    pieces=None,  # numbers of pieces; None: all
+    weights=None, # of the corpora by name, as for the loader; None: every piece counts once
+)->CorpusProfile:
+    "The corpus profile of some of the pieces of all corpora."
+    pieces = np.arange(len(self)) if pieces is None else np.asarray(pieces, np.int64)
+    whose = [self.whose(i) for i in pieces.tolist()]
+    ids = (x for store,i in whose for x in store._event_ids([i]))
+    return measure_profile(ids, self._shares_of_pieces(pieces, weights))
+
+@patch(as_prop=True)
+def profile(self:Mixture)->CorpusProfile:
+    "The corpus profile of all pieces."
+    return self.profile_of()
 
 # %% ../../nbs/33f_tokens.mixing.ipynb #8e1b6825
 def stretch(

@@ -133,7 +133,7 @@ class DataReport:
         left=(),           # rows of name, kind and reason for what was left out before
         progress=None,     # called with (done, total)
     ):
-        self.store, self.table = store, store.pieces
+        self.store, self.table, self.profile = store, store.pieces, getattr(store, 'profile', None)
         self.survey = survey(store, limit, progress=progress)
         self.twins = duplicates_in(store, self.survey) if self.survey.whole else None
         self.quarantine = [*left, *(store.quarantine.to_pylist() if store.quarantine is not None else [])]
@@ -306,6 +306,15 @@ def _html_table(rows, id, most=500):
     return (find + f'<div class="scroll"><table id="{id}"><thead><tr>' + ''.join(f'<th>{escape(k)}</th>' for k in rows[0]) + '</tr></thead><tbody>'
             + ''.join('<tr>' + ''.join(map(cell, r.values())) + '</tr>' for r in rows[:most]) + f'</tbody></table></div>{more}')
 
+# %% ../../nbs/36_tokens.report.ipynb #05a94de5
+@patch
+def _profile_html(self:DataReport):
+    "The section about the corpus profile."
+    if self.profile is None: return ''
+    rows = [{'of':k, 'covered':v} for k,v in self.profile.rows()]
+    return ('<h2>The corpus profile</h2><p>The ranges that the pieces cover. A model that is trained on them keeps within those of its training pieces '
+            'when it generates (profile=off lifts that).</p>' + _html_table(rows, 'profile'))
+
 # %% ../../nbs/36_tokens.report.ipynb #e4f2aa30
 @patch
 def html(self:DataReport,
@@ -325,10 +334,11 @@ def html(self:DataReport,
     elif not self.repeats: same = '<p>No piece is there twice: no copies, none transposed, at another tempo, cut or edited.</p>'
     else: same = f'<p>{len(self.twins.groups):,} groups; {len(self.twins.copies):,} pieces could be missed. Twins stay on one side of a split.</p>' + _html_table(self.repeats, 'same')
     data = _json_in_html([c.plotly().to_plotly_json() for c in drawn])
+    profile = self._profile_html()
     return f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
 <title>{escape(title)}</title><style>{_style}</style></head><body><main><h1>{escape(title)}</h1><p class="soft">{escape(words)} → {escape(str(self.store.path))}.{escape(some)}</p>
-<div class="facts">{facts}</div><h2>What is in it</h2><div class="grid">{cards}</div><h2>What was left out, and why</h2>{out}<h2>What is there twice</h2>{same}
+<div class="facts">{facts}</div><h2>What is in it</h2><div class="grid">{cards}</div>{profile}<h2>What was left out, and why</h2>{out}<h2>What is there twice</h2>{same}
 </main><script type="application/json" id="charts">{data}</script><script>{get_plotlyjs()}</script><script>{_script}</script></body></html>'''
 
 @patch
@@ -339,5 +349,5 @@ def write(self:DataReport,
     "Write the page, and the numbers of its charts."
     path = Path(path)
     with atomic_path(path) as p: p.write_text(self.html(title), encoding='utf-8')
-    write_json(path.with_suffix('.json'), dict(facts=self.facts, charts=[dict(vars(c)) for c in self.charts], reasons=self.reasons, duplicates=self.repeats, surveyed=len(self.survey.pieces)))
+    write_json(path.with_suffix('.json'), dict(facts=self.facts, charts=[dict(vars(c)) for c in self.charts], reasons=self.reasons, duplicates=self.repeats, surveyed=len(self.survey.pieces), profile=self.profile.to_dict() if self.profile is not None else None))
     return path

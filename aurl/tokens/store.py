@@ -18,8 +18,9 @@ from fastcore.basics import patch
 from ..config import make_config
 from ..core import AurlError, CodecError, StoreError, _open_up, hold, let_go, read_json, sha256_of, sweep, to_json, write_json
 from ..score.corpus import Corpus, Piece, corpus_from, split_pieces
-from .codec import get_codec
+from .codec import encode, get_codec
 from .line import Line
+from .profile import CorpusProfile, measure_profile
 from .snapshots import snapshot_row
 from .shards import Shards, files, log_file, shards_of
 from .tables import StoreConfig, _seen, _stamp, _tables, errand_of, to_numpy
@@ -102,6 +103,55 @@ def names(self:TokenStore)->list: return self.pieces['name'].to_pylist()
 def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
 def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
+
+# %% ../../nbs/33_tokens.store.ipynb #bf38156b
+_profile_version, _many = 1, 2_000_000                                # ids from which on the profile of a part is kept
+
+@patch
+def _event_ids(self:TokenStore, pieces):
+    "Ids of `pieces` in the codec of events, whatever the codec of the store."
+    for i in pieces:
+        x = self[int(i)]
+        yield x if self.codec.name == 'event' else encode(self.codec.decode(x))
+
+@patch
+def _kept_profile(self:TokenStore, name, measure):
+    "The profile in the file `name`, or what `measure` gives, which is then written there."
+    stamp, path = [_profile_version, self.manifest['shards']['sha256'], len(self)], self.path/name
+    try: kept = read_json(path) if path.is_file() else {}
+    except AurlError: kept = {}
+    if isinstance(kept, dict) and kept.get('stamp') == stamp:
+        try: return make_config(CorpusProfile, overrides=kept['profile'])
+        except (AurlError, KeyError, TypeError): pass
+    found = measure()
+    with contextlib.suppress(OSError): write_json(path, dict(stamp=stamp, profile=found.to_dict()))
+    return found
+
+@patch
+def profile_of(self:TokenStore,
+    pieces=None,  # numbers of pieces; None: all
+    weights=None, # how often each is drawn, 0 for never; None: all alike
+)->CorpusProfile:
+    "The corpus profile of some of the pieces."
+    whole = pieces is None and weights is None
+    pieces = np.arange(len(self)) if pieces is None else np.asarray(pieces, np.int64)
+    def measure(): return measure_profile(self._event_ids(pieces), weights)
+    if whole: return self._kept_profile('profile.json', measure)
+    if self.length[pieces].sum() < _many: return measure()
+    key = sha256_of(pieces.tobytes() + (b'' if weights is None else np.asarray(weights, float).tobytes()))
+    return self._kept_profile(f'profile-{key[:12]}.json', measure)
+
+@patch(as_prop=True)
+def profile(self:TokenStore)->CorpusProfile:
+    "The corpus profile of all pieces."
+    if '_profile' not in vars(self): self._profile = self.profile_of()
+    return self._profile
+
+@patch
+def _with_profile(self:TokenStore):
+    "The store, after its profile was measured."
+    self.profile
+    return self
 
 # %% ../../nbs/33_tokens.store.ipynb #dd8ea598
 def _sha_or_none(p):
@@ -257,7 +307,7 @@ def prepare(
         warnings.warn(f'{dest} was made with {e}; it stays, and the store you asked for is {_beside(dest, cfg)} (overwrite=True replaces instead)', stacklevel=2)
         return prepare(corpus, _beside(dest, cfg), workers, progress, False, dask, **config)
     except OSError as e: raise StoreError(f'cannot be written ({e.strerror})', dest, 'free some space or give another place, and prepare again; whole shards are kept') from e
-    return TokenStore(dest)
+    return TokenStore(dest)._with_profile()
 
 def _same(dest, cfg, stamp):
     "The store at `dest`, when nothing has changed."

@@ -131,6 +131,7 @@ def music_learner(
     train, held = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
     make = dict(length=length, batch_size=batch_size, seed=seed, config=loader)
     dls = DataLoaders(windows(store, train, train=True, once=False, transpose=transpose, **make), WindowLoader(store, held, train=False, **make), device=device)
+    if hasattr(store, 'profile_of') and hasattr(dls.train, 'profile'): model.profile = dls.train.profile()   # of the training side alone
     how = optimizer.learning(model, lr) if optimizer is not None else dict(lr=lr or 4e-3, splitter=matrices_first, opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)))
     extra = [GrammarLoss(grammar_weight)] if grammar_weight else []
     held_back = [clip if isinstance(clip, Callback) else GradientClip(clip)] if clip else []
