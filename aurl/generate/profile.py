@@ -383,7 +383,7 @@ def settle(self:_Row, l):
     else:
         room, ahead = l.rest + self.since - time, l.time[1] - time
         if 0 < ahead < room: room = ahead
-    if self.pedals: room = min(room, min(self.pedals.values()) + l.pedal - time)
+    if self.pedals: room = min(room, next(iter(self.pedals.values())) + l.pedal - time)
     self.room, self.full = room, count >= l.voices
     self.due = room <= 0 and (count > 0 or bool(self.pedals))
     self.asked = time >= l.time[1] or self.notes >= l.notes[1]
@@ -392,10 +392,12 @@ def settle(self:_Row, l):
 @patch
 def reach(self:_Row, l):
     "Order number up to which each family can do something."
-    out = []
-    for f in range(vocab.n_families):
-        free, down = not self.full and l.width[f] > self.per[f], f in self.pedals
-        out.append(4*n_columns if free else 2*n_columns if down else 3*n_columns if not self.full and l.pressed[f] else 0 if self.per[f] else never)
+    out = [never]*vocab.n_families
+    for f in l.playing:                                                               # no other family has anything open
+        if not self.full and l.width[f] > self.per[f]: out[f] = 4*n_columns
+        elif f in self.pedals: out[f] = 2*n_columns
+        elif not self.full and l.pressed[f]: out[f] = 3*n_columns
+        elif self.per[f]: out[f] = 0
     return out
 
 # %% ../../nbs/50b_generate.profile.ipynb #220a708f
@@ -409,7 +411,7 @@ class Tracker:
         self.rows, self.table = [_Row(s, i) for i in range(len(s))], limits.variants()
         for r in self.rows: r.settle(limits)
         self.spread = np.array([r.reach(limits) for r in self.rows], np.int64).reshape(-1, vocab.n_families)
-        self.keys = np.array([r.key for r in self.rows])
+        self.keys, self.rooms = np.array([r.key for r in self.rows]), np.array([r.room for r in self.rows])
         for r in self.rows: r.tight = True
 
     def read(self, ids):
@@ -420,7 +422,7 @@ class Tracker:
             r = self.rows[i]
             r.read(does, value)
             r.settle(self.limits)
-            self.keys[i] = r.key
+            self.keys[i], self.rooms[i] = r.key, r.room
             if does <= _SHIFTS or does == _TURNS or not self.limits.several: continue
             was = r.tight
             r.tight = r.full or len(r.open) >= self.limits.narrowest                  # otherwise every family may begin a note
@@ -430,7 +432,7 @@ class Tracker:
         "Keep `rows` of the batch, a bool for each."
         rows = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
         self.rows = [r for r,keep in zip(self.rows, rows.tolist()) if keep]
-        self.keys, self.spread = self.keys[rows], self.spread[rows]
+        self.keys, self.rooms, self.spread = self.keys[rows], self.rooms[rows], self.spread[rows]
 
 # %% ../../nbs/50b_generate.profile.ipynb #37807ec2
 @patch
@@ -439,7 +441,7 @@ def variants(self:Limits):
     rows = np.repeat(self.tables['rows'], 4, 0)
     rows[2::4, _ON] = rows[3::4, _ON] = False
     rows[1::4, vocab.END] = rows[3::4, vocab.END] = True
-    self.width = (~self.tables['silent']).sum(1).tolist()
+    self.width, self.playing = (~self.tables['silent']).sum(1).tolist(), np.flatnonzero(self.tables['known']).tolist()
     self.pressed, self.several = self.tables['pedals'].tolist(), len(self.pitches) > 1 or bool(self.pedals)
     return rows
 
@@ -452,10 +454,9 @@ def mask(self:Tracker,
 ):              # (batch, 774) bool
     "What may come next."
     if near: return self.limits.mask(s, left, near, ready)
-    may, special = self.table.take(self.keys, 0), []
-    for i,r in enumerate(self.rows):
-        if r.room < vocab.max_shift: may[i, vocab.TIME_SHIFT+max(r.room, 0):vocab.TIME_SHIFT+vocab.max_shift] = False
-        if r.due or r.asked and ready: special.append(i)
+    may = self.table.take(self.keys, 0)
+    special = [i for i,r in enumerate(self.rows) if r.due or r.asked and ready]
+    if (self.rooms < vocab.max_shift).any(): may[:,_TIME] &= self.limits.tables['steps'] <= self.rooms[:,None]
     torch_ = library(s.time) is torch
     given = (torch.from_numpy(x).to(s.time.device) if torch_ else x for x in (may, self.spread))
     out = grammar.allowed(s, *given)
