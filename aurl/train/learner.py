@@ -297,27 +297,55 @@ class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order, goes_back = 58, False
     def __init__(self,
-        run,         # an `Experiment`
-        every:int=10 # steps between two lines
-    ): self.to, self.every, self.step = run, every, 0
-    def state_dict(self): return dict(step=self.step)
-    def load_state_dict(self, state): self.step = state['step']
+        run,              # an `Experiment`
+        every:int=10,     # steps between two lines, at most
+        seconds:float=10, # seconds between two lines, at most
+        lines:int=100,    # lines in a whole budget, at least, where it has so many steps
+        clock=time.monotonic, # tells seconds
+    ):
+        self.to, self.every, self.seconds, self.lines, self.clock = run, every, seconds, lines, clock
+        self.step, self.loss_said = 0, ''
+    def state_dict(self): return dict(step=self.step, used_then=self.used_then)
+    def load_state_dict(self, state): self.step, self.used_then = state['step'], state.get('used_then', 0.)
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
-        self.step, self.tokens, self.since, self.seen = getattr(self.until, 'done', 0), 0, time.monotonic(), 0
+        self.step, self.tokens, self.since, self.used_then = getattr(self.until, 'done', 0), 0, self.clock(), 0.
     def after_batch(self):
         if not self.training: return
-        self.step += 1; self.tokens += self.yb[0].numel()*ranks()
-        if self.step % self.every and self.step > 1: return
-        now = time.monotonic()
-        speed, self.tokens, self.since = self.tokens/max(1e-9, now - self.since), 0, now
-        more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
-        self.to.log(step=self.step, train_loss=self.loss.item(), lr=max(h['lr'] for h in self.opt.hypers), epoch=self.epoch, tokens_per_second=round(speed), **more)
-        best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
-        words = ''.join(f', {w}' for c in self.cbs if hasattr(type(c), 'in_short') and (w := c.in_short))   # what others have to say in a few words
-        self.to.progress('train', self.until.used if self.until else None, f'step {self.step}: {self.loss.item():.3f} nats{best}{words}')
+        self.step += 1
+        self.tokens += self.yb[0].numel()*ranks()
+        if self.due: self._line()
+        self._progress()
     def after_validate(self):
-        self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch)
+        self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=self.epoch, **self._spent())
+
+# %% ../../nbs/81_train.learner.ipynb #26cf0b39
+@patch(as_prop=True)
+def due(self:RunLog)->bool:
+    "Whether this step gets a line."
+    if self.step == 1 or self.step % self.every == 0 or self.clock() - self.since >= self.seconds: return True
+    return self.until is not None and (self.until.used - self.used_then)*self.lines >= 1
+
+@patch
+def _spent(self:RunLog): return {} if self.until is None else dict(train_seconds=round(self.until.spent, 2))
+
+@patch
+def _line(self:RunLog):
+    "One line of the log."
+    now, loss = self.clock(), self.loss.item()
+    speed = round(self.tokens/max(1e-9, now - self.since))
+    more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
+    rate = max(h['lr'] for h in self.opt.hypers)
+    self.to.log(step=self.step, train_loss=loss, lr=rate, epoch=self.epoch, tokens_per_second=speed, **self._spent(), **more)
+    self.tokens, self.since, self.loss_said = 0, now, f': {loss:.3f} nats'
+    if self.until: self.used_then = self.until.used
+
+@patch
+def _progress(self:RunLog):
+    "The progress that people watch."
+    best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
+    words = ''.join(f', {w}' for c in self.cbs if hasattr(type(c), 'in_short') and (w := c.in_short))   # what others have to say in a few words
+    self.to.progress('train', self.until.used if self.until else None, f'step {self.step}{self.loss_said}{best}{words}')
 
 # %% ../../nbs/81_train.learner.ipynb #4e0f273e
 @contextlib.contextmanager
