@@ -1,5 +1,5 @@
 """The program in a process of its own, with real signals and a real terminal: one line for every mistake, and Ctrl-C loses nothing."""
-import json, os, signal, subprocess, sys, textwrap, time
+import json, os, re, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,9 @@ class Toy(Config):
     out:Path = Path('.')
 here = Path(sys.argv.pop(1))
 recipe = lambda name: SimpleNamespace(config_cls=Toy, notebook=str(here/f'{name}.ipynb'), out=lambda cfg: here/'runs'/name)
-cli._recipes = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'))
+import functools, os
+if every := os.environ.get('TOY_EVERY'): cli.watch = functools.partial(cli.watch, every=float(every))
+cli._recipes = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'), prepare=recipe('slow'))
 cli.main()
 '''
 cells = dict(
@@ -37,6 +39,14 @@ cells = dict(
         except KeyboardInterrupt: kept = 'the best model'
         ''', "write_json(run/'summary.json', dict(lines=[f'kept {kept}', f'look into {run.name}']))"],
     sour=['from aurl.core import CorpusError', "raise CorpusError('no MIDI file in it', path='songs', way_out='give another folder')"],
+    slow=['''
+        import time
+        from pathlib import Path
+        from aurl.core import write_json
+        end = Path(run_dir)/'progress.json'
+        for i in range(20): write_json(end, dict(stage='read', fraction=i/20, message=f'{i} of 20 pieces')); time.sleep(.2)
+        write_json(end, dict(stage='count', fraction=None, message='')); time.sleep(3)
+        '''],
     dies=['import os; os._exit(1)'],
     broken=['1/0'])
 
@@ -136,6 +146,22 @@ def test_sigterm_twice(patient):
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     until(lambda: not alive(), 20)
+
+
+def test_a_pipe_hears_how_far_it_is(here, monkeypatch):
+    "Without a terminal: lines for each stage and, at an interval (here half a second), lines between, also while the notebook is silent."
+    monkeypatch.setenv('TOY_EVERY', '.5')
+    code, out, err = aurl(here, 'prepare')
+    lines = out.splitlines()
+    assert code == 0, err
+    stages = [line.partition(' …')[0] for line in lines if ' …' in line]
+    assert stages == ['read', 'count']
+    assert any(line.startswith('0:0') and ' starting, for ' in line for line in lines)   # the kernel needs a while, too
+    assert any(line.startswith('read took ') for line in lines)
+    between = [line for line in lines if re.match(r'\d+:\d\d read \d+%, \d+ of 20 pieces, (about|for) \d+:\d\d', line)]
+    silent = [line for line in lines if re.match(r'\d+:\d\d count, for \d+:\d\d', line)]
+    assert len(between) >= 3 and len(silent) >= 3, out
+    assert any('about' in line for line in between)
 
 
 def test_an_error_of_ours_is_one_line(here):
