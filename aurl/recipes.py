@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
-           'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report', 'find_model',
-           'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes', 'check_ranks', 'check_alone', 'learner_of',
-           'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
-           'evaluation_pieces', 'judges', 'check_request']
+           'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report',
+           'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes',
+           'check_ranks', 'check_alone', 'learner_of', 'needs', 'resume_run', 'settled', 'open_run', 'fit_to_machine',
+           'plan_words', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges',
+           'check_request']
 
 # %% ../nbs/96_recipes.ipynb #a50a9d21
 import math, os, re, shutil, warnings
@@ -24,7 +25,7 @@ from fastai.learner import Learner
 from pydantic import Field, field_validator
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of, to_json
+from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json
 from .device import autocast, pick_device
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
@@ -56,6 +57,7 @@ from .tokens.vocab import Kind, vocab
 from .train.adversarial import AdversarialConfig, adversarial_callbacks, meeting_losses
 from .train.latent import LatentConfig, check_names, latent_callbacks
 from .train.distill import Distill, check_distill
+from .train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 from .train.descent import Descent, descent
 from .train.learner import Budget, music_learner
 from .train.watch import WatchConfig, watching, watch_words
@@ -74,12 +76,14 @@ class SongConfig(Config):
     minutes: float = Field(4., gt=0, description='time to train')
     steps: int = Field(0, ge=0, description='stop after so many steps, if sooner; 0 for no limit')
     pieces: int = Field(4, ge=1, description='new pieces to write; the last one continues a held-out piece')
-    model: str = Field('song', description='preset of the model')
+    model: str = Field('auto', description='preset of the model; auto: song or song_small, by the speed of this machine')
     length: int = Field(384, ge=16, description='ids in a training window')
-    batch_size: int = Field(16, ge=1, description='windows in a batch')
+    batch_size: int = Field(0, ge=0, description='windows in a batch; 0: 16, 8 or 4, by what fits into the minutes')
     transpose: int = Field(6, ge=0, le=24, description='training windows move by at most so many semitones')
     lr: float = Field(4e-3, gt=0, description='learning rate')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
+    valid_every: int | str = Field('auto', description='when held-out windows are measured: every so many steps (100), every so often (30s, 2m); auto: twelve times in all')
+    valid_pieces: int = Field(0, ge=0, description='held-out pieces that are measured during the training; 0: as many as fit; the verdict is on all of them')
     prompt_seconds: float = Field(8., gt=0, description='how much of the held-out piece is given')
     min_tokens: int = Field(256, ge=0, description='shortest piece')
     max_tokens: int = Field(1200, ge=64, description='longest piece')
@@ -365,6 +369,12 @@ def elsewhere(
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
 # %% ../nbs/96_recipes.ipynb #224df442
+def _tell(run, stage, word, first=0., last=1.):
+    "What keeps the progress of `run` fresh while a stage goes from `first` to `last`."
+    if run is None: return None
+    def tell(done, total): run.progress(stage, first + (last - first)*done/max(1, total), f'{done} of {total} {word}')
+    return tell
+
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -376,14 +386,15 @@ def score_model(
     table:LikelihoodTable, # of the baselines, or an empty one
     model,                 # a `MusicTransformerVAEGAN`
     pieces,                # ids of the held-out pieces
-    window:int             # ids it sees at once
+    window:int,            # ids it sees at once
+    run=None               # an `Experiment` whose progress shows it
 )->LikelihoodTable:
     "Add `model` to the table, alone and under the grammar; one with a latent by its bound."
     if getattr(model, 'latent', None) is not None:                            # it hears a piece first, and what it is told counts
         table.add('model', total_nats(model, pieces))
         return table
-    table.add('model', piece_nll(model, pieces, window))
-    table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
+    table.add('model', piece_nll(model, pieces, window, progress=_tell(run, 'score', 'held-out pieces', 0, .5)))
+    table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window, progress=_tell(run, 'score', 'held-out pieces, under the grammar', .5)))
     return table
 
 # %% ../nbs/96_recipes.ipynb #4eb27989
@@ -425,25 +436,41 @@ def song_report(
     continued:str,          # name of the piece that was continued
 )->Path:
     "Write `report.html` of a song run."
-    curve = [(m['time'], m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None]
-    steps = max((m['step'] or 0 for m in run.metrics()), default=0)
-    r = Report('New music', f'Learned from {len(store)} pieces in {_minutes(run)}, and written by a model of {sum(p.numel() for p in model.parameters())/1e6:.1f} million numbers.')
+    lines = run.metrics()
+    steps, trained = (max((m.get(k) or 0 for m in lines), default=0) for k in ('step', 'train_seconds'))
+    r = Report('New music', f'Learned from {len(store)} pieces in {_time(trained)} of training, and written by a model of {counted(model.config)["total"]/1e6:.1f} million parameters.')
     r.add_facts(pieces=len(store), notes=int(np.sum(store.pieces['notes'].to_numpy())), steps=steps, nats_per_token=round(table['model']['nats_per_token'], 3))
     r.add_text('## The pieces')
-    for row in rows:
-        base = Path(row['file']).with_suffix('')
-        what = f'It begins like {continued}, which the model had never seen, and goes its own way after {cfg.prompt_seconds:g} seconds.' if row['name'] == 'continuation' else ''
-        r.add_piece(row['name'].capitalize(), base.with_suffix('.svg').read_text(encoding='utf-8'), clip_bytes(decode(pieces[row['name']]), 16000, seconds=120), base.with_suffix('.mid'),
-                    f"{row['notes']} notes, {row['seconds']:g} seconds, {'valid' if row['valid'] else 'not valid'}. {what}")
+    _add_pieces(r, run, cfg, rows, pieces, continued)
     r.add_text('## How well it foresees music it has never seen\n\n' + table.verdict('model'))
-    r.add_figure(loss_chart(curve, {x['name']: x['nats_per_token'] for x in table.rows if 'model' not in x['name']}),
+    r.add_figure(loss_chart(learning_curve(run), {x['name']: x['nats_per_token'] for x in table.rows if 'model' not in x['name']}),
                  'Surprise at held-out music while the model learns, on windows; the lines are the counting models, on whole pieces.')
     r.add_table([_row(x) for x in table.rows], caption='Whole held-out pieces, each scored from its start; lower is better. The n-grams have counted the training pieces in all keys.', mark='model')
     r.add_text('## The new pieces in numbers')
     r.add_table([{k: row[k] for k in ('name', 'notes', 'seconds', 'ids', 'valid')} for row in rows])
+    if words := plan_words(run): r.add_text('## How it was trained\n\n' + '\n'.join(f'- {w}' for w in words))
     return r.write(run.path/'report.html')
 
-def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
+def _add_pieces(r, run, cfg, rows, pieces, continued):
+    "The pieces, with clips as long as the page has room for."
+    base = {row['name']: Path(row['file']).with_suffix('') for row in rows}
+    pictures = sum(b.with_suffix('.svg').stat().st_size + 2*b.with_suffix('.mid').stat().st_size for b in base.values())
+    seconds = min(120, max(10, (r.room - pictures - 150_000)/7500/max(1, len(rows))))   # a second of sound takes at most about 7,500 characters
+    for i,row in enumerate(rows):
+        run.progress('report', i/len(rows), row['name'])
+        b, clip = base[row['name']], clip_bytes(decode(pieces[row['name']]), 22050, seconds=seconds)
+        what = f' It begins like {continued}, which the model had never seen, and goes its own way after {cfg.prompt_seconds:g} seconds.' if row['name'] == 'continuation' else ''
+        if row['seconds'] > seconds: what += f' The first {seconds:.0f} seconds are heard here, all of it in samples/{b.name}.wav.'
+        words = f"{row['notes']} notes, {row['seconds']:g} seconds, {'valid' if row['valid'] else 'not valid'}.{what}"
+        r.add_piece(row['name'].capitalize(), b.with_suffix('.svg').read_text(encoding='utf-8'), clip, b.with_suffix('.mid'), words)
+
+def learning_curve(
+    run:Experiment, # of a training
+)->list:            # (seconds, nats per token)
+    "The loss on held-out windows over the seconds of training; in runs of older versions over those of the run."
+    return [(m.get('train_seconds', m['time']), m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None]
+
+def _time(seconds): return f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
 # %% ../nbs/96_recipes.ipynb #cc1565a4
@@ -647,6 +674,42 @@ def open_run(
     there = run_to_resume(cfg) if run_dir is None else Path(run_dir) if (Path(run_dir)/'config.yaml').exists() else None
     return resume_run(there, cfg, exact=run_dir is not None and cfg.resume not in ('', 'no', 'auto')) if there is not None else (start_run(name, cfg, run_dir), cfg, None)   # what the command line has `settled`
 
+def fit_to_machine(
+    cfg:SongConfig,   # what was asked
+    run:Experiment,   # keeps what is decided
+    store:TokenStore, # the music
+    train, held,      # numbers of the pieces on each side
+)->tuple:             # the configuration with all decided, and the held-out pieces that are measured during the training
+    "Decide what `cfg` left open; a run that is continued keeps to what it has decided."
+    order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
+    if 'plan' not in run.config: run.decide(plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
+    plan = make_config(TrainingPlan, overrides={k:v for k,v in run.config['plan'].items() if k in TrainingPlan.model_fields})
+    for line in plan_words(run): run.say(line)
+    every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
+    n = min(cfg.valid_pieces or plan.valid_pieces, len(held))
+    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(order[:n])
+
+def _plan(cfg, run, store, train, held, order):
+    "The plan for `cfg`; the machine is timed where something is left open that depends on it."
+    if cfg.steps: return plan_steps(cfg.steps, len(held), cfg.model, cfg.batch_size)
+    if cfg.model != 'auto' and cfg.batch_size and cfg.valid_pieces:
+        told = ('model, batch_size and valid_pieces are given, so nothing was timed',)
+        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told)
+    speeds = measure_presets(store, train, held, cfg.length, _measuring(run), cfg.seed, transpose=cfg.transpose, device=cfg.device)
+    return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
+
+def _measuring(run):
+    def tell(name): run.progress('measure', None, f'how fast this machine trains the model {name}')
+    return tell
+
+def plan_words(
+    run:Experiment, # of a song
+)->list:            # sentences; none for runs of older versions
+    "What was decided for this machine, why, and how long setting up took."
+    if not (plan := run.config.get('plan')): return []
+    took = plan.get('setup_seconds', 0)
+    return [f'setting up took {_time(took)}, which is not counted as training', *plan.get('reasons', ())]
+
 def _best_so_far(run):
     "Nats per token and weights of the model that `run` has kept, or nothing."
     try:
@@ -785,9 +848,11 @@ def judges(
     train,      # ids to count, perhaps none
     test,       # ids to foresee
     seed:int=0, # of the intervals
+    run=None,   # an `Experiment` whose progress shows it
 )->LikelihoodTable:
     "The baselines on `test`; an empty table when there is nothing to count."
-    return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
+    if not len(train): return LikelihoodTable(test, seed=seed)
+    return baselines(train, test, progress=_tell(run, 'count', 'lengths of n-grams in all keys'))
 
 # %% ../nbs/96_recipes.ipynb #6ff41aa0
 def _check_music(data, two=False):
@@ -851,7 +916,7 @@ def check_request(
                 check_wishes(c, mode, [net_of(o).mode for o in parts])
                 check_ranks(c, mode)
                 check_loader(c.loader.changed(whole=True) if hears else c.loader, c.length, (-c.transpose, c.transpose))
-        else: make_config(ModelConfig, preset=cfg.model, group='model')
+        elif cfg.model != 'auto': make_config(ModelConfig, preset=cfg.model, group='model')
         _check_music(cfg.data, two=True)
         if isinstance(cfg, TrainConfig): _check_mix(cfg)
         _check_home()

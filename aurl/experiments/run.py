@@ -139,6 +139,7 @@ def _set_up(self:Experiment):
     except OSError as e: raise AurlError(f'no run can be kept there ({e.strerror})', path=self.path, way_out='give another folder') from e
     self._before = max((m.get('time') or 0 for m in self.metrics()), default=0)   # a run that is continued goes on counting
     self._began, self._warned, self._shown, self._lock = time.monotonic(), set(), (None, 0.), threading.Lock()
+    self._stages, self._stage_began = {}, self._began
 
 @patch(as_prop=True)
 def elapsed(self:Experiment)->float:
@@ -238,6 +239,12 @@ def say(self:Experiment,
     self._append('training.log', f'{datetime.datetime.now():%Y-%m-%d %H:%M:%S} ' + ' '.join(str(message).splitlines()))
 
 @patch
+def _next_stage(self:Experiment, was, now):
+    "`was` is over."
+    if was is not None: self._stages[was] = self._stages.get(was, 0.) + now - self._stage_began
+    self._stage_began = now
+
+@patch
 def progress(self:Experiment,
     stage:str,         # what is going on: 'train'
     fraction=None,     # how much of the stage is done, 0 … 1; None: unknown
@@ -248,6 +255,7 @@ def progress(self:Experiment,
     was, when = self._shown
     now = time.monotonic()
     if stage == was and now - when < every and (fraction is None or fraction < 1): return
+    if stage != was: self._next_stage(was, now)
     self._shown = (stage, now)
     def go():
         tmp = self.path/f'.progress.{os.getpid()}.tmp'
@@ -256,6 +264,26 @@ def progress(self:Experiment,
             os.replace(tmp, self.path/'progress.json')
         finally: tmp.unlink(missing_ok=True)
     self._soft('progress.json', go)
+
+# %% ../../nbs/70_experiments.run.ipynb #4af96229
+@patch(as_prop=True)
+def stage_seconds(self:Experiment)->dict:
+    "Seconds of each stage that `progress` was told of, the present one included."
+    stage, now = self._shown[0], time.monotonic()
+    if stage is None: return {}
+    return self._stages | {stage: self._stages.get(stage, 0.) + now - self._stage_began}
+
+# %% ../../nbs/70_experiments.run.ipynb #8fd34882
+@patch
+def decide(self:Experiment,
+    **choices, # name = plain values
+):
+    "Add `choices` to the configuration of the run, on the disk too."
+    taken = [k for k in choices if k in self.config]
+    if taken: raise AurlError(f'{taken[0]} is decided already', path=self.path, way_out='a run keeps its choices; begin another one')
+    self.config = self.config | _as_dict(choices)
+    text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+    with atomic_path(self.path/'config.yaml') as p: p.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/70_experiments.run.ipynb #7efb6f85
 @patch
