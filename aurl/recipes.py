@@ -57,7 +57,7 @@ from .train.adversarial import AdversarialConfig, adversarial_callbacks, meeting
 from .train.latent import LatentConfig, check_names, latent_callbacks
 from .train.distill import Distill, check_distill
 from .train.descent import Descent, descent
-from .train.learner import Budget, music_learner
+from .train.learner import Budget, ValidEvery, music_learner, valid_interval
 from .train.watch import WatchConfig, watching, watch_words
 from .train.parallel import share
 from .train.stages import handed_over, run_stages, stages_of
@@ -147,6 +147,7 @@ class _Training(Config):
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     watch: WatchConfig = Field(WatchConfig(), description='what watches it: watch.every=50, watch.measures=[note_density]; watch.on=false for nobody')
     log_every: int = Field(10, ge=1, description='steps between two lines of the log')
+    valid_every: int | str = Field(0, description='when held-out windows are measured: every so many steps (100), every so often (30s, 2m), or 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
     keep: int = Field(3, ge=1, description='newest checkpoints to keep, beside the best')
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='measures and weights that the best checkpoint goes by, such as {valid_loss: 1, grammar: 0.5}; +name and -name say which way is better')
@@ -162,6 +163,13 @@ class _Training(Config):
     seed: int = Field(0, description='decides everything')
     reproducible: Literal[levels] = Field('seeded', description='seeded; deterministic: only operations that give the same bits each time; verified: and hashes of the state in the log')
     out: str = Field('runs', description='folder of the runs')
+
+    @field_validator('valid_every')
+    @classmethod
+    def _known_interval(cls, value):
+        try: valid_interval(value)
+        except ConfigError as e: raise ValueError(f'{e.way_out}') from e
+        return int(value) if str(value).isdecimal() else value
 
     @field_validator('best_by')
     @classmethod
@@ -587,6 +595,7 @@ def learner_of(
     model = model if model is not None else model_of(cfg)
     hears = model.latent is not None
     cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()), *wished(cfg)]
+    if any(when := valid_interval(cfg.valid_every)): cbs.append(ValidEvery(*when))
     how = descent(cfg)
     learn = music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
                           grammar_weight=cfg.grammar_weight, device=cfg.device, dtype=cfg.dtype, seed=cfg.seed,
@@ -603,7 +612,7 @@ def needs(
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
 # %% ../nbs/96_recipes.ipynb #9730e539
-_may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
+_may_change = ('steps', 'minutes', 'valid_every', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _given(cfg, at=''):
     "Dotted keys that were said, and not left at their defaults."
@@ -846,6 +855,7 @@ def check_request(
         if isinstance(cfg, TrainConfig):
             parts = [s.cfg for s in stages_of(cfg)] or [cfg]
             for c in parts:
+                if valid_interval(c.valid_every)[1] and c.reproducible != 'seeded': raise ConfigError(f'valid_every={c.valid_every} goes by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say valid_every=100, or any other number of steps')
                 if c.minutes and c.reproducible != 'seeded': raise ConfigError(f'minutes={c.minutes:g} ends a training by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
                 hears = (mode := net_of(c).mode) != 'transformer'
                 check_wishes(c, mode, [net_of(o).mode for o in parts])
