@@ -6,9 +6,9 @@
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
            'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report',
-           'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished', 'check_wishes',
-           'check_ranks', 'check_alone', 'learner_of', 'needs', 'resume_run', 'settled', 'open_run', 'fit_to_machine',
-           'plan_words', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges',
+           'learning_curve', 'fit_to_machine', 'plan_words', 'find_model', 'run_to_resume', 'model_of', 'net_of',
+           'wished', 'check_wishes', 'check_ranks', 'check_alone', 'learner_of', 'needs', 'resume_run', 'settled',
+           'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges',
            'check_request']
 
 # %% ../nbs/96_recipes.ipynb #a50a9d21
@@ -59,7 +59,7 @@ from .train.latent import LatentConfig, check_names, latent_callbacks
 from .train.distill import Distill, check_distill
 from .train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 from .train.descent import Descent, descent
-from .train.learner import Budget, music_learner
+from .train.learner import Budget, ValidEvery, music_learner, valid_interval
 from .train.watch import WatchConfig, watching, watch_words
 from .train.parallel import share
 from .train.stages import handed_over, run_stages, stages_of
@@ -70,6 +70,12 @@ from .train.saving import Checkpoints, newest
 from .train.snapshot import GoOn, Snapshot
 
 # %% ../nbs/96_recipes.ipynb #3283179b
+def _interval(value):
+    "`valid_every` as a number of steps or a time, checked."
+    try: valid_interval(value)
+    except ConfigError as e: raise ValueError(f'{e.way_out}') from e
+    return int(value) if str(value).isdecimal() else value
+
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
@@ -95,6 +101,10 @@ class SongConfig(Config):
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
+
+    @field_validator('valid_every')
+    @classmethod
+    def _known_interval(cls, value): return value if value == 'auto' else _interval(value)
 
 # %% ../nbs/96_recipes.ipynb #d3c8e1af
 class PrepareConfig(Config):
@@ -151,6 +161,7 @@ class _Training(Config):
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     watch: WatchConfig = Field(WatchConfig(), description='what watches it: watch.every=50, watch.measures=[note_density]; watch.on=false for nobody')
     log_every: int = Field(10, ge=1, description='steps between two lines of the log')
+    valid_every: int | str = Field(0, description='when held-out windows are measured: every so many steps (100), every so often (30s, 2m), or 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
     keep: int = Field(3, ge=1, description='newest checkpoints to keep, beside the best')
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='measures and weights that the best checkpoint goes by, such as {valid_loss: 1, grammar: 0.5}; +name and -name say which way is better')
@@ -166,6 +177,10 @@ class _Training(Config):
     seed: int = Field(0, description='decides everything')
     reproducible: Literal[levels] = Field('seeded', description='seeded; deterministic: only operations that give the same bits each time; verified: and hashes of the state in the log')
     out: str = Field('runs', description='folder of the runs')
+
+    @field_validator('valid_every')
+    @classmethod
+    def _known_interval(cls, value): return _interval(value)
 
     @field_validator('best_by')
     @classmethod
@@ -473,6 +488,44 @@ def learning_curve(
 def _time(seconds): return f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
+# %% ../nbs/96_recipes.ipynb #fb91745d
+def fit_to_machine(
+    cfg:SongConfig,   # what was asked
+    run:Experiment,   # keeps what is decided
+    store:TokenStore, # the music
+    train, held,      # numbers of the pieces on each side
+)->tuple:             # the configuration with all decided, and the held-out pieces that are measured during the training
+    "Decide what `cfg` left open; a run that is continued keeps to what it has decided."
+    order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
+    if 'plan' not in run.config: run.decide(plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
+    plan = make_config(TrainingPlan, overrides={k:v for k,v in run.config['plan'].items() if k in TrainingPlan.model_fields})
+    for line in plan_words(run): run.say(line)
+    every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
+    n = min(cfg.valid_pieces or plan.valid_pieces, len(held))
+    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(order[:n])
+
+# %% ../nbs/96_recipes.ipynb #4970f46c
+def _plan(cfg, run, store, train, held, order):
+    "The plan for `cfg`; the machine is timed where something is left open that depends on it."
+    if cfg.steps: return plan_steps(cfg.steps, len(held), cfg.model, cfg.batch_size)
+    if cfg.model != 'auto' and cfg.batch_size and cfg.valid_pieces:
+        told = ('model, batch_size and valid_pieces are given, so nothing was timed',)
+        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told)
+    speeds = measure_presets(store, train, held, cfg.length, _measuring(run), cfg.seed, transpose=cfg.transpose, device=cfg.device)
+    return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
+
+def _measuring(run):
+    def tell(name): run.progress('measure', None, f'how fast this machine trains the model {name}')
+    return tell
+
+def plan_words(
+    run:Experiment, # of a song
+)->list:            # sentences; none for runs of older versions
+    "What was decided for this machine, why, and how long setting up took."
+    if not (plan := run.config.get('plan')): return []
+    took = plan.get('setup_seconds', 0)
+    return [f'setting up took {_time(took)}, which is not counted as training', *plan.get('reasons', ())]
+
 # %% ../nbs/96_recipes.ipynb #cc1565a4
 def find_model(
     model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
@@ -614,6 +667,7 @@ def learner_of(
     model = model if model is not None else model_of(cfg)
     hears = model.latent is not None
     cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()), *wished(cfg)]
+    if any(when := valid_interval(cfg.valid_every)): cbs.append(ValidEvery(*when))
     how = descent(cfg)
     learn = music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
                           grammar_weight=cfg.grammar_weight, device=cfg.device, dtype=cfg.dtype, seed=cfg.seed,
@@ -630,7 +684,7 @@ def needs(
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
 # %% ../nbs/96_recipes.ipynb #9730e539
-_may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
+_may_change = ('steps', 'minutes', 'valid_every', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _given(cfg, at=''):
     "Dotted keys that were said, and not left at their defaults."
@@ -673,42 +727,6 @@ def open_run(
     "A new run, or the one that `cfg.resume` means."
     there = run_to_resume(cfg) if run_dir is None else Path(run_dir) if (Path(run_dir)/'config.yaml').exists() else None
     return resume_run(there, cfg, exact=run_dir is not None and cfg.resume not in ('', 'no', 'auto')) if there is not None else (start_run(name, cfg, run_dir), cfg, None)   # what the command line has `settled`
-
-def fit_to_machine(
-    cfg:SongConfig,   # what was asked
-    run:Experiment,   # keeps what is decided
-    store:TokenStore, # the music
-    train, held,      # numbers of the pieces on each side
-)->tuple:             # the configuration with all decided, and the held-out pieces that are measured during the training
-    "Decide what `cfg` left open; a run that is continued keeps to what it has decided."
-    order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
-    if 'plan' not in run.config: run.decide(plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
-    plan = make_config(TrainingPlan, overrides={k:v for k,v in run.config['plan'].items() if k in TrainingPlan.model_fields})
-    for line in plan_words(run): run.say(line)
-    every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
-    n = min(cfg.valid_pieces or plan.valid_pieces, len(held))
-    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(order[:n])
-
-def _plan(cfg, run, store, train, held, order):
-    "The plan for `cfg`; the machine is timed where something is left open that depends on it."
-    if cfg.steps: return plan_steps(cfg.steps, len(held), cfg.model, cfg.batch_size)
-    if cfg.model != 'auto' and cfg.batch_size and cfg.valid_pieces:
-        told = ('model, batch_size and valid_pieces are given, so nothing was timed',)
-        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told)
-    speeds = measure_presets(store, train, held, cfg.length, _measuring(run), cfg.seed, transpose=cfg.transpose, device=cfg.device)
-    return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
-
-def _measuring(run):
-    def tell(name): run.progress('measure', None, f'how fast this machine trains the model {name}')
-    return tell
-
-def plan_words(
-    run:Experiment, # of a song
-)->list:            # sentences; none for runs of older versions
-    "What was decided for this machine, why, and how long setting up took."
-    if not (plan := run.config.get('plan')): return []
-    took = plan.get('setup_seconds', 0)
-    return [f'setting up took {_time(took)}, which is not counted as training', *plan.get('reasons', ())]
 
 def _best_so_far(run):
     "Nats per token and weights of the model that `run` has kept, or nothing."
@@ -911,6 +929,7 @@ def check_request(
         if isinstance(cfg, TrainConfig):
             parts = [s.cfg for s in stages_of(cfg)] or [cfg]
             for c in parts:
+                if valid_interval(c.valid_every)[1] and c.reproducible != 'seeded': raise ConfigError(f'valid_every={c.valid_every} goes by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say valid_every=100, or any other number of steps')
                 if c.minutes and c.reproducible != 'seeded': raise ConfigError(f'minutes={c.minutes:g} ends a training by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
                 hears = (mode := net_of(c).mode) != 'transformer'
                 check_wishes(c, mode, [net_of(o).mode for o in parts])

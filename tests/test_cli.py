@@ -227,10 +227,11 @@ def test_ctrl_c_in_a_real_training(midi, tmp_path):
 def step_of(run): return max((json.loads(l).get('step') or 0 for l in (run / 'metrics.jsonl').read_text().splitlines()), default=0) if (run / 'metrics.jsonl').exists() else 0
 
 
-def test_a_song_is_killed_and_goes_on(midi, tmp_path):
-    "kill -9, SIGTERM and then in peace: one run, which ends with its report; the losses are those of a song that nobody disturbed."
-    def song(out, wait_for=None, how=None):
-        command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'song', f'data={midi}', f'out={tmp_path / out}', 'steps=200', 'minutes=9', 'model=tiny', 'length=64', 'batch_size=4',
+@pytest.fixture
+def song(midi, tmp_path):
+    "Gives `song(out)`: the command, until it ends or until it gets the signal `how`, once it has written checkpoint `wait_for`; its exit code and words."
+    def song(out, wait_for=None, how=None, budget=('steps=200', 'minutes=9', 'batch_size=4')):
+        command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'song', f'data={midi}', f'out={tmp_path / out}', *budget, 'model=tiny', 'length=64',
                    'checkpoint_every=5', 'valid=0.3', 'workers=0', 'pieces=1', 'max_tokens=64', 'prompt_seconds=2']
         process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root), 'AURL_HOME': str(tmp_path / 'home')}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if wait_for:   # for a checkpoint of its own: the kernel of a command that was killed lives on for a second, and learns
@@ -242,6 +243,11 @@ def test_a_song_is_killed_and_goes_on(midi, tmp_path):
             process.send_signal(how)
         out, err = process.communicate(timeout=180)
         return process.returncode, out + err
+    return song
+
+
+def test_a_song_is_killed_and_goes_on(song, tmp_path):
+    "kill -9, SIGTERM and then in peace: one run, which ends with its report; the losses are those of a song that nobody disturbed."
     assert song('one', 10, signal.SIGKILL)[0] == -9
     code, said = song('one', 25, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM and 'going on with' in said and 'report.html' in said, said
@@ -253,6 +259,20 @@ def test_a_song_is_killed_and_goes_on(midi, tmp_path):
     losses = lambda run: {m['step']: m['train_loss'] for m in map(json.loads, (run / 'metrics.jsonl').read_text().splitlines()) if 'train_loss' in m}
     a, b = losses(one), losses(two)
     assert max(a) == max(b) == 200 and all(a[s] == b[s] for s in a.keys() & b.keys()) and len(a.keys() & b.keys()) >= 6
+
+
+def test_a_song_keeps_what_it_has_decided(song, tmp_path):
+    "A song within minutes measures the machine; killed and started again, it goes on with the choices of its first sitting."
+    import yaml
+    budget = ['minutes=0.4']
+    assert song('timed', 5, signal.SIGKILL, budget)[0] == -9
+    run, = (tmp_path / 'timed').iterdir()
+    first = yaml.safe_load((run / 'config.yaml').read_text())
+    assert first['batch_size'] == 0 and first['plan']['batch_size'] in (4, 8, 16) and first['plan']['speed'] > 0
+    code, said = song('timed', budget=budget)
+    assert code == 0 and 'going on with' in said and 'measure …' not in said, said
+    assert [run] == list((tmp_path / 'timed').iterdir()) and yaml.safe_load((run / 'config.yaml').read_text()) == first
+    assert all(words in said for words in first['plan']['reasons']), said
 
 
 def test_nothing_stays_behind(here):

@@ -91,7 +91,8 @@ class Checkpoints(Callback):
 
     def after_batch(self):
         if self.training and self.train_iter % self.every == 0: self.save()
-    def after_cancel_train(self): self.save()
+    def after_cancel_train(self):
+        if not any(getattr(c, 'interrupted', False) for c in self.cbs): self.save()      # `ValidEvery` only pauses for a validation
     def after_validate(self): self.judged = False
     def after_epoch(self):
         self.judge()
