@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
-           'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'song_report',
-           'learning_curve', 'fit_to_machine', 'plan_words', 'find_model', 'run_to_resume', 'model_of', 'net_of',
-           'wished', 'check_wishes', 'check_ranks', 'check_alone', 'learner_of', 'needs', 'resume_run', 'settled',
-           'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges',
-           'check_request']
+           'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'held_out_opening', 'fit_to_machine',
+           'plan_words', 'song_report', 'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished',
+           'check_wishes', 'check_ranks', 'check_alone', 'learner_of', 'needs', 'resume_run', 'settled', 'open_run',
+           'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
 
 # %% ../nbs/96_recipes.ipynb #a50a9d21
 import math, os, re, shutil, warnings
@@ -439,6 +438,46 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
+# %% ../nbs/96_recipes.ipynb #fb91745d
+def fit_to_machine(
+    cfg:SongConfig,   # what was asked
+    run:Experiment,   # keeps what is decided
+    store:TokenStore, # the music
+    train, held,      # numbers of the pieces on each side
+)->tuple:             # the configuration with all decided, and the held-out pieces that are measured during the training
+    "Decide what `cfg` left open; a run that is continued keeps to what it has decided."
+    order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
+    if 'plan' not in run.config: run.decide(plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
+    plan = make_config(TrainingPlan, overrides={k:v for k,v in run.config['plan'].items() if k in TrainingPlan.model_fields})
+    for line in plan_words(run): run.say(line)
+    every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
+    n = min(cfg.valid_pieces or plan.valid_pieces, len(held))
+    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(order[:n])
+
+# %% ../nbs/96_recipes.ipynb #4970f46c
+def _plan(cfg, run, store, train, held, order):
+    "The plan for `cfg`; the machine is timed where something is left open that depends on it."
+    if cfg.steps: return plan_steps(cfg.steps, len(held), cfg.model, cfg.batch_size)
+    if cfg.model != 'auto' and cfg.batch_size and cfg.valid_pieces:
+        told = ('model, batch_size and valid_pieces are given, so nothing was timed',)
+        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told)
+    speeds = measure_presets(store, train, held, cfg.length, _measuring(run), cfg.seed, transpose=cfg.transpose, device=cfg.device)
+    return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
+
+def _measuring(run):
+    def tell(name): run.progress('measure', None, f'how fast this machine trains the model {name}')
+    return tell
+
+def _time(seconds): return f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
+
+def plan_words(
+    run:Experiment, # of a song
+)->list:            # sentences; none for runs of older versions
+    "What was decided for this machine, why, and how long setting up took."
+    if not (plan := run.config.get('plan')): return []
+    took = plan.get('setup_seconds', 0)
+    return [f'setting up took {_time(took)}, which is not counted as training', *plan.get('reasons', ())]
+
 # %% ../nbs/96_recipes.ipynb #8c2ba428
 def song_report(
     run:Experiment,         # of the run
@@ -485,46 +524,7 @@ def learning_curve(
     "The loss on held-out windows over the seconds of training; in runs of older versions over those of the run."
     return [(m.get('train_seconds', m['time']), m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None]
 
-def _time(seconds): return f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
-
-# %% ../nbs/96_recipes.ipynb #fb91745d
-def fit_to_machine(
-    cfg:SongConfig,   # what was asked
-    run:Experiment,   # keeps what is decided
-    store:TokenStore, # the music
-    train, held,      # numbers of the pieces on each side
-)->tuple:             # the configuration with all decided, and the held-out pieces that are measured during the training
-    "Decide what `cfg` left open; a run that is continued keeps to what it has decided."
-    order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
-    if 'plan' not in run.config: run.decide(plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
-    plan = make_config(TrainingPlan, overrides={k:v for k,v in run.config['plan'].items() if k in TrainingPlan.model_fields})
-    for line in plan_words(run): run.say(line)
-    every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
-    n = min(cfg.valid_pieces or plan.valid_pieces, len(held))
-    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(order[:n])
-
-# %% ../nbs/96_recipes.ipynb #4970f46c
-def _plan(cfg, run, store, train, held, order):
-    "The plan for `cfg`; the machine is timed where something is left open that depends on it."
-    if cfg.steps: return plan_steps(cfg.steps, len(held), cfg.model, cfg.batch_size)
-    if cfg.model != 'auto' and cfg.batch_size and cfg.valid_pieces:
-        told = ('model, batch_size and valid_pieces are given, so nothing was timed',)
-        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told)
-    speeds = measure_presets(store, train, held, cfg.length, _measuring(run), cfg.seed, transpose=cfg.transpose, device=cfg.device)
-    return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
-
-def _measuring(run):
-    def tell(name): run.progress('measure', None, f'how fast this machine trains the model {name}')
-    return tell
-
-def plan_words(
-    run:Experiment, # of a song
-)->list:            # sentences; none for runs of older versions
-    "What was decided for this machine, why, and how long setting up took."
-    if not (plan := run.config.get('plan')): return []
-    took = plan.get('setup_seconds', 0)
-    return [f'setting up took {_time(took)}, which is not counted as training', *plan.get('reasons', ())]
 
 # %% ../nbs/96_recipes.ipynb #cc1565a4
 def find_model(
