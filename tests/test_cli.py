@@ -239,9 +239,9 @@ def song(midi, tmp_path):
             def its_own(p):
                 try: return int(p.name[5:]) >= wait_for and p.stat().st_mtime > begun + 1
                 except FileNotFoundError: return False                     # pruned a moment ago
-            until(lambda: process.poll() is not None or any(map(its_own, (tmp_path / out).glob('*/checkpoints/step_*'))), 120)
+            until(lambda: process.poll() is not None or any(map(its_own, (tmp_path / out).glob('*/checkpoints/step_*'))), 400)
             process.send_signal(how)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out + err
     return song
 
