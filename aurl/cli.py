@@ -205,7 +205,8 @@ def run_recipe(
     from aurl.config import make_config
     recipe = _recipes()[name]
     cfg = make_config(recipe.config_cls, preset=preset, group=name, overrides=items)
-    if check := getattr(recipe, 'check', None): check(cfg)
+    if check := getattr(recipe, 'check', None):
+        for line in check(cfg) or (): say(line)
     root = Path(getattr(cfg, 'out', '.')).expanduser()
     new_root = not root.exists()
     run_dir, fresh = _run_dir(recipe, cfg)

@@ -42,7 +42,7 @@ from .score.midi import read_midi
 from .score.phrases import PhraseConfig, phrase_corpus
 from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
-from .ranks import from_first, is_sharded, rank, ranks
+from .ranks import from_first, in_one_piece, is_sharded, rank, ranks
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
@@ -64,7 +64,10 @@ from .train.stages import handed_over, run_stages, stages_of
 from .train.objectives import MusicLosses, check_losses
 from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.patience import Progress, higher
-from .train.saving import Checkpoints, newest
+from .train.checkpoint import latest_checkpoint
+from .train.failure import FailureMonitor, all_finite
+from .train.saved import checkpoint_folder, load_model, model_from_checkpoint, split_choice
+from .train.saving import Checkpoints, measured, newest, score_of
 from .train.snapshot import GoOn, Snapshot
 
 # %% ../nbs/96_recipes.ipynb #3283179b
@@ -140,7 +143,7 @@ class _Training(Config):
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
     losses: dict[str, Any] = Field({}, description='more losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
     balance: Literal['fixed', 'uncertainty'] = Field('fixed', description='weights of the losses: fixed, or learned from there on')
-    teacher: str = Field('', description='a run, or a folder with a saved model, to learn from beside the music')
+    teacher: str = Field('', description='a run (also RUN@best, @newest, @average, @step=50), a checkpoint or a folder with a saved model, to learn from beside the music')
     distill: dict[str, Any] = Field({}, description='what to learn from the teacher: {output: 0.7, hard: 0.3, feature: 0.5}')
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
@@ -191,7 +194,7 @@ class TrainConfig(Descent, _Training): "A training run."
 # %% ../nbs/96_recipes.ipynb #7d774b63
 class GenerateConfig(Config):
     "New pieces from a trained model."
-    model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
+    model: str = Field('', description='a run; RUN@best, @newest, @average or @step=50; a checkpoint in it; or a folder with a saved model; the newest run by default')
     pieces: int = Field(4, ge=1, description='how many')
     prompt: str = Field('', description='a MIDI file to continue')
     prompt_seconds: float = Field(8., gt=0, description='how much of it is given, or heard of like and between')
@@ -218,7 +221,7 @@ class GenerateConfig(Config):
 
 class EvaluateConfig(Config):
     "How well a model foresees held-out music, and how valid it is unaided."
-    model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
+    model: str = Field('', description='a run; RUN@best, @newest, @average or @step=50; a checkpoint in it; or a folder with a saved model; the newest run by default')
     data: str = Field('', description='music to evaluate on; by default the held-out pieces of the run')
     valid: float = Field(0., ge=0, lt=1, description='share of data held out; 0 for that of the run, or all of it')
     window: int = Field(0, ge=0, description='ids the model sees at once; 0 for that of its training')
@@ -268,7 +271,9 @@ def _place(data):
 def _placed(cfg):
     "`cfg` with the folders of its music and of a teacher written out."
     out = dict(data=_place(cfg.data)) if hasattr(cfg, 'data') else {}
-    if getattr(cfg, 'teacher', '') and Path(cfg.teacher).expanduser().exists(): out['teacher'] = _place(cfg.teacher)
+    if getattr(cfg, 'teacher', ''):
+        folder, choice = split_choice(cfg.teacher)
+        if folder.exists(): out['teacher'] = _place(folder) + f'@{choice}'*bool(choice)
     return cfg.changed(**out) if out else cfg
 
 # %% ../nbs/96_recipes.ipynb #b0247e56
@@ -456,16 +461,18 @@ def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) e
 
 # %% ../nbs/96_recipes.ipynb #cc1565a4
 def find_model(
-    model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
+    model:str,    # a run, perhaps with @best, @newest, @average or @step=50 (`85d_train.saved`); a checkpoint; a folder with a saved model; or '' for the newest run in `out`
     out='runs',   # folder of the runs
     device='cpu', # where it shall be
 )->tuple:         # the model and its folder
-    "A trained model and where it is."
+    "A trained model and where it is; where it is not simply the model of a run, `origin` of the model says what was taken."
     if not model:
         found = sorted(Path(out).expanduser().glob('*/model/config.json'), key=lambda p: p.stat().st_mtime)
-        if not found: raise ModelError('no run with a trained model here', path=out, way_out='train one with aurl song or aurl train, or say model=FOLDER')
-        model = found[-1].parent.parent
-    return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
+        runs = [found[-1].parent.parent] if found else [r for r in find_runs(Path(out).expanduser()) if checkpoint_folder(r)]   # killed before they had a model
+        if not runs: raise ModelError('no run with a trained model here', path=out, way_out='train one with aurl song or aurl train, or say model=FOLDER')
+        model = runs[0]
+    net, where, net.origin = load_model(model, device)
+    return net, where
 
 # %% ../nbs/96_recipes.ipynb #5ee7cb8e
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
@@ -660,7 +667,9 @@ def _best_so_far(run):
     "Nats per token and weights of the model that `run` has kept, or nothing."
     try:
         with torch.random.fork_rng(devices=[]): best = MusicTransformerVAEGAN.from_pretrained(run.path/'model')   # whose first weights are drawn: that must change nothing
-        return read_json(run.path/'model/config.json')['notes']['valid_loss'] or math.inf, best.state_dict()
+        notes = read_json(run.path/'model/config.json')['notes']
+        if best.latent is not None and 'score' not in notes and notes.get('so_far'): return ()      # of an aurl that measured latent models by their beta
+        return notes['valid_loss'] or math.inf, best.state_dict(), notes.get('score')
     except (AurlError, KeyError, TypeError): return ()
 
 def _hollow(x):
@@ -702,15 +711,38 @@ def train_run(
         if level == 'verified': check_state(snap, run)
     if (snap := _to_all(snap, is_sharded(learn.model))) is not None: cbs.append(GoOn(snap))
     if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
+    by = Progress(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
+    weights, higher = by.weights, [n for n,way in by.better.items() if way > 0]
+    score = None if weights == {'valid_loss': 1.} else lambda learn: score_of(measured(learn), weights, higher)
+    cbs.append(monitor := FailureMonitor(to=run))
     if cfg.checkpoint_every:
-        by = Progress(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
-        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, by.weights, [n for n,way in by.better.items() if way > 0], say=run.say, quiet=quiet, seed=cfg.seed))
+        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, weights, higher, say=run.say, quiet=quiet, seed=cfg.seed))
     try:
-        with reproducible(level): return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), **kwargs)
+        with reproducible(level): best = learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), score=score, **kwargs)
     finally:
         for c in cbs:
             if isinstance(c, Checkpoints): c.close()
         for line in watch_words(learn.watched): run.say(line)
+    if monitor.failed is not None: raise _failed(learn, run, monitor, best)
+    return best
+
+def _failed(learn, run, monitor, best):
+    "The error of a training that has failed, after a finite model was put in its place, if there is one."
+    learn.failed, model, kept = monitor.failed, in_one_piece(learn.model), 'no model is kept: there never was a good one'
+    if not all_finite(model): model = _from_checkpoint(run)
+    if model is not None: kept = f'the model that is kept is the best before it, {best:.3f} nats per token' if best < math.inf else 'the model that is kept is that of the newest good checkpoint'
+    if getattr(run, 'quiet', False): return monitor.error(run.path, kept)
+    if model is not None: model.save_pretrained(run.path/'model', valid_loss=best if best < math.inf else None, failed=monitor.failed['why'])
+    else: shutil.rmtree(run.path/'model', ignore_errors=True)
+    error = monitor.error(run.path, kept)
+    run._mark('failed', error=str(error))
+    return error
+
+def _from_checkpoint(run):
+    "The model of the newest good checkpoint of `run`, or None."
+    try: path = latest_checkpoint(run.checkpoints)
+    except OSError: return None
+    return model_from_checkpoint(path) if path is not None else None
 
 def ending(learn, run)->str:
     "How a training ended, for `run.finish`; a song that is done needs its checkpoints no more."
@@ -842,8 +874,9 @@ def _check_prompt(cfg):
 
 def check_request(
     cfg:Config, # of a command
-):
+)->list:        # lines for people
     "Refuse now what cannot work later."
+    said = []
     learns = isinstance(cfg, (SongConfig, TrainConfig))
     if (there := run_to_resume(cfg)) is not None:
         run = _open_train(there, type(cfg))
@@ -867,6 +900,7 @@ def check_request(
         _check_home()
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)
+        said += [f'the model: {model.origin}']*bool(model.origin)
         if hasattr(cfg, 'data'): _check_music(_which_music(cfg, where)[0])
         elif cfg.prompt: _check_prompt(cfg)
         if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): latents_for(model, cfg)
@@ -874,6 +908,7 @@ def check_request(
         make_config(StoreConfig, overrides=store_options(cfg))
         if len(corpus := music_for(cfg, whole=True)) == 1: corpus.read(0)
     for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
+    return said
 
 RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request, told=settled) for n,c in dict(
     song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}

@@ -342,9 +342,13 @@ class KeepBest(Callback):
     def __init__(self,
         to=None,       # a folder for the best model so far
         every:float=20, # seconds between two copies
-        best=math.inf, # of an earlier sitting
-        weights=None   # that had it
-    ): self.best, self.weights, self.curve, self.to, self.every, self.saved = best, weights, [], to, every, -math.inf
+        best=math.inf, # nats per token of the best model of an earlier sitting
+        weights=None,  # of that model
+        top=None,      # its score
+        score=None     # function of a Learner: what "best" goes by, lower is better, or None where it is not known yet; None: nats per token
+    ):
+        self.best, self.weights, self.curve, self.to, self.every, self.saved, self.score = best, weights, [], to, every, -math.inf, score
+        self.top = top if top is not None else best if score is None else math.inf
     def before_validate(self): self.sum, self.n = 0., 0
     def after_batch(self):
         if self.training: return
@@ -353,13 +357,18 @@ class KeepBest(Callback):
     def after_validate(self):
         self.learn.valid_nats = self.sum/max(1, self.n)
         self.curve.append(self.valid_nats)
-        if self.valid_nats < self.best:
-            self.best = self.valid_nats
+        score = self.valid_nats if self.score is None else self.score(self.learn)
+        if self._is_best(score):
+            self.best, self.top = self.valid_nats, math.inf if score is None else score
             self.weights = _kept_weights(self.model)
             if self.to is not None and time.monotonic() - self.saved > self.every: self.save()
+    def _is_best(self, score):
+        "Better than all before? As long as there is no score, the held-out loss decides."
+        if score is None: return self.top == math.inf and self.valid_nats < self.best
+        return score < self.top
     def save(self):
         "A copy on the disk; a disk that is full is said once and stops nothing."
-        try: in_one_piece(self.model, self.weights).save_pretrained(self.to, valid_loss=self.best, so_far=True)
+        try: in_one_piece(self.model, self.weights).save_pretrained(self.to, valid_loss=self.best, score=self.top, so_far=True)
         except AurlError as e:
             warnings.warn(f'no copy of the best model so far: {e}; the training goes on')
             self.to = None
@@ -368,10 +377,12 @@ class KeepBest(Callback):
         "Put the best weights back into `model`, if there are any."
         if self.weights is not None: model.load_state_dict({k:laid_out(self.weights[k], v) for k,v in model.state_dict().items()})
     def after_fit(self): self.restore(self.model)
-    def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights)
+    def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights, top=self.top, bound=True)
     def load_state_dict(self, state):
         self.curve = list(state['curve'])
-        if state['best'] < self.best or self.weights is None: self.best, self.weights = state['best'], state['weights']
+        if not state.get('bound') and getattr(self.model, 'latent', None) is not None: return    # of an aurl that measured latent models by their beta
+        top = state.get('top', state['best'] if self.score is None else math.inf)
+        if top < self.top or self.weights is None: self.best, self.weights, self.top = state['best'], state['weights'], top
 
 # %% ../../nbs/81_train.learner.ipynb #2e3e9311
 class RunLog(Callback):
@@ -423,11 +434,12 @@ def fit_budget(self:Learner,
     log_every:int=10,   # steps between two lines of the log
     cbs=(),             # more callbacks
     rate=None,          # share of the full learning rate at a share of the budget; None: what a callback with `rate_at` says (`81f_train.schedules`), or `rate_at`
-    before=(),          # nats per token and weights of the best model of an earlier sitting
+    before=(),          # nats per token, weights and score of the best model of an earlier sitting
+    score=None,         # function of the Learner: what "best" goes by, see `KeepBest`
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
     keep = run.path/'model' if run is not None and not getattr(run, 'quiet', False) and hasattr(self.model, 'save_pretrained') else None
-    best, budget = KeepBest(keep, 20, *before), Budget(steps, minutes, start, rate=rate)
+    best, budget = KeepBest(keep, 20, *before, score=score), Budget(steps, minutes, start, rate=rate)
     log = [RunLog(run, log_every)] if run is not None else []
     with self.no_bar(), self.no_logging(), hearing(budget.ask):
         try: self.fit(1_000_000, cbs=[budget, best, *log, *cbs])
