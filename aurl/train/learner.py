@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MuonAdamW', 'matrices_first', 'Autocast', 'Logits', 'PlainLoss', 'EpochOrder', 'epoch_of', 'valid_interval',
            'ValidEvery', 'GrammarLoss', 'LossMean', 'Unhurried', 'music_learner', 'rate_at', 'Budget', 'KeepBest',
-           'RunLog', 'hearing']
+           'RunLog', 'WindowRecords', 'hearing']
 
 # %% ../../nbs/81_train.learner.ipynb #58e48208
 import contextlib, math, re, signal, threading, time, warnings
@@ -22,7 +22,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from torch import nn
 
-from ..core import AurlError, ConfigError, seed_everything
+from ..core import AurlError, ConfigError, seed_everything, to_json
 from ..device import amp_dtype, autocast, pick_device
 from ..ranks import all_agree, in_full, in_one_piece, is_sharded, laid_out, rank, ranks
 from ..tokens.grammar import State
@@ -397,13 +397,18 @@ class RunLog(Callback):
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
         self.step, self.tokens, self.since, self.seen = getattr(self.until, 'done', 0), 0, time.monotonic(), 0
+    def before_step(self):
+        "The norm of the gradient, where nobody has measured it (`Clip` and `Stability` do)."
+        if any(getattr(c, 'measures_norm', False) for c in self.cbs) or (self.step + 1) % self.every and self.step: return
+        ps = [p for p in self.model.parameters() if p.grad is not None]
+        if ps: self.learn.grad_norm = in_full(nn.utils.get_total_norm([p.grad for p in ps]))
     def after_batch(self):
         if not self.training: return
         self.step += 1; self.tokens += self.yb[0].numel()*ranks()
         if self.step % self.every and self.step > 1: return
         now = time.monotonic()
         speed, self.tokens, self.since = self.tokens/max(1e-9, now - self.since), 0, now
-        more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
+        more = {k:getattr(self.learn, k) for k in ('waste', 'grad_norm') if hasattr(self.learn, k)}
         nats = getattr(self.learn, 'nats', self.loss).item()
         self.to.log(step=self.step, train_loss=nats, objective=self.loss.item(), lr=max(h['lr'] for h in self.opt.hypers), epoch=epoch_of(self.learn), tokens_per_second=round(speed), **more)
         best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
@@ -411,6 +416,18 @@ class RunLog(Callback):
         self.to.progress('train', self.until.used if self.until else None, f'step {self.step}: {nats:.3f} nats{best}{words}')
     def after_validate(self):
         self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=epoch_of(self.learn))
+
+# %% ../../nbs/81_train.learner.ipynb #c6c5d7ab
+class WindowRecords(Callback):
+    "Writes what each training window was to `windows.jsonl` of a run."
+    order, goes_back = 58.5, False
+    def __init__(self, run): self.to = run # an `Experiment`
+    def after_batch(self):
+        loader = self.dls.train
+        if not self.training or getattr(self.to, 'quiet', False): return
+        epoch = epoch_of(self.learn)
+        at = (loader.at or len(loader._steps(epoch, 0))) - 1          # of the epoch that this batch ended, if it did
+        self.to._append('windows.jsonl', to_json(dict(step=self.train_iter, epoch=epoch, batch=at, windows=loader.records(at, epoch))))
 
 # %% ../../nbs/81_train.learner.ipynb #4e0f273e
 @contextlib.contextmanager

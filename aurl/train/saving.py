@@ -78,9 +78,10 @@ class Checkpoints(Callback):
         patience:float=.25, # seconds to wait for the disk
         say=None,    # called with a line for people
         quiet=False, # one of several ranks, of which another writes
+        log=None,    # an `Experiment`, whose log a training that goes on from here cuts off where it is now
         **state      # what else to remember, such as the seed
     ):
-        self.quiet = quiet
+        self.quiet, self.log = quiet, log
         self.folder, self.every, self.keep, self.config, self.codec, self.patience, self.say, self.state = Path(folder), every, keep, config, codec, patience, say or (lambda line: None), state
         self.best, self.higher = dict(best or dict(valid_loss=1.)), tuple(higher)
         score_of({}, self.best, self.higher)
@@ -142,8 +143,10 @@ def flush(self:Checkpoints):
 def _write(self:Checkpoints, name, snap, score=None, suspect=False):
     "Hand `snap` to the thread."
     if self.quiet: return
+    state = dict(self.state, step=snap.step)
+    if self.log is not None and score is None: state['logged'] = self.log.logged                # a best state is written later than it was taken
     def job():
-        save_checkpoint(self.folder/name, snap, self.config, self.codec, state=dict(self.state, step=snap.step), score=score, suspect=suspect)
+        save_checkpoint(self.folder/name, snap, self.config, self.codec, state=state, score=score, suspect=suspect)
         prune_checkpoints(self.folder, self.keep)
     self._look()
     self.writer(job)
