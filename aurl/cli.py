@@ -249,7 +249,8 @@ def run_recipe(
     from aurl.config import make_config
     recipe = _recipes()[name]
     cfg = make_config(recipe.config_cls, preset=preset, group=name, overrides=items)
-    if check := getattr(recipe, 'check', None): check(cfg)
+    if check := getattr(recipe, 'check', None):
+        for line in check(cfg) or (): say(line)
     root = Path(getattr(cfg, 'out', '.')).expanduser()
     new_root = not root.exists()
     run_dir, fresh = _run_dir(recipe, cfg)
@@ -259,7 +260,8 @@ def run_recipe(
     watch(run, run_dir, say)
     code = _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
     if code == 2: return code                                                # the same command would be refused again
-    if (code or run.stops) and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: the same command again, or aurl {name} resume={run_dir}')
+    failed = getattr(run.error, 'ename', type(run.error).__name__) == 'TrainingError'      # the same again would fail again
+    if (code or run.stops) and not failed and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: the same command again, or aurl {name} resume={run_dir}')
     if code and (part := getattr(recipe, 'part', None)) is not None and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir/part).is_dir():
         say('to go on: the same command again' + (f', with dest={kept}' if not cfg.dest else ''))
     return code
@@ -291,7 +293,7 @@ def _in_vain(run, run_dir, code):
     "Is there nothing in `run_dir` but what every run begins with?"
     said_all = code > 128 or _known(getattr(run.error, 'ename', type(run.error).__name__))
     ours = {run.dest.name, 'kernel.log'}
-    begins = {'config.yaml', 'environment.json', 'git.json', 'git.diff', 'status.json', 'progress.json', 'training.log'} if said_all else set()
+    begins = {'config.yaml', 'environment.json', 'git.json', 'git.diff', 'status.json', 'progress.json', 'training.log', 'split.json'} if said_all else set()
     files = {p.relative_to(run_dir).as_posix() for p in run_dir.rglob('*') if p.is_file() and not p.name.endswith('.tmp')}
     return not files - ours - begins
 

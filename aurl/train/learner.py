@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Autocast', 'Logits', 'PlainLoss', 'EpochOrder', 'epoch_of', 'valid_interval', 'ValidEvery', 'GrammarLoss', 'LossMean',
-           'Unhurried', 'music_learner', 'rate_at', 'Budget', 'KeepBest', 'RunLog', 'hearing']
+           'Unhurried', 'music_learner', 'rate_at', 'Budget', 'KeepBest', 'RunLog', 'WindowRecords', 'hearing']
 
 # %% ../../nbs/81_train.learner.ipynb #58e48208
 import contextlib, math, re, signal, threading, time, warnings
@@ -20,7 +20,7 @@ from fastai.learner import AvgSmoothLoss, Learner
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 
-from ..core import AurlError, ConfigError, seed_everything
+from ..core import AurlError, ConfigError, seed_everything, to_json
 from ..device import amp_dtype, autocast, pick_device
 from ..ranks import all_agree, in_full, in_one_piece, is_sharded, laid_out, rank, ranks
 from ..tokens.grammar import State
@@ -302,9 +302,13 @@ class KeepBest(Callback):
     def __init__(self,
         to=None,       # a folder for the best model so far
         every:float=20, # seconds between two copies
-        best=math.inf, # of an earlier sitting
-        weights=None   # that had it
-    ): self.best, self.weights, self.curve, self.to, self.every, self.saved = best, weights, [], to, every, -math.inf
+        best=math.inf, # nats per token of the best model of an earlier sitting
+        weights=None,  # of that model
+        top=None,      # its score
+        score=None     # function of a Learner: what "best" goes by, lower is better, or None where it is not known yet; None: nats per token
+    ):
+        self.best, self.weights, self.curve, self.to, self.every, self.saved, self.score = best, weights, [], to, every, -math.inf, score
+        self.top = top if top is not None else best if score is None else math.inf
     def before_validate(self): self.sum, self.n = 0., 0
     def after_batch(self):
         if self.training: return
@@ -313,13 +317,18 @@ class KeepBest(Callback):
     def after_validate(self):
         self.learn.valid_nats = self.sum/max(1, self.n)
         self.curve.append(self.valid_nats)
-        if self.valid_nats < self.best:
-            self.best = self.valid_nats
+        score = self.valid_nats if self.score is None else self.score(self.learn)
+        if self._is_best(score):
+            self.best, self.top = self.valid_nats, math.inf if score is None else score
             self.weights = _kept_weights(self.model)
             if self.to is not None and time.monotonic() - self.saved > self.every: self.save()
+    def _is_best(self, score):
+        "Better than all before? As long as there is no score, the held-out loss decides."
+        if score is None: return self.top == math.inf and self.valid_nats < self.best
+        return score < self.top
     def save(self):
         "A copy on the disk; a disk that is full is said once and stops nothing."
-        try: in_one_piece(self.model, self.weights).save_pretrained(self.to, valid_loss=self.best, so_far=True)
+        try: in_one_piece(self.model, self.weights).save_pretrained(self.to, valid_loss=self.best, score=self.top, so_far=True)
         except AurlError as e:
             warnings.warn(f'no copy of the best model so far: {e}; the training goes on')
             self.to = None
@@ -328,12 +337,14 @@ class KeepBest(Callback):
         "Put the best weights back into `model`, if there are any."
         if self.weights is not None: model.load_state_dict({k:laid_out(self.weights[k], v) for k,v in model.state_dict().items()})
     def after_fit(self): self.restore(self.model)
-    def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights)
+    def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights, top=self.top, bound=True)
     def load_state_dict(self, state):
         self.curve = list(state['curve'])
-        if state['best'] < self.best or self.weights is None: self.best, self.weights = state['best'], state['weights']
+        if not state.get('bound') and getattr(self.model, 'latent', None) is not None: return    # of an aurl that measured latent models by their beta
+        top = state.get('top', state['best'] if self.score is None else math.inf)
+        if top < self.top or self.weights is None: self.best, self.weights, self.top = state['best'], state['weights'], top
 
-# %% ../../nbs/81_train.learner.ipynb #2e3e9311
+# %% ../../nbs/81_train.learner.ipynb #2d3ba329
 class RunLog(Callback):
     "Writes `step`, `train_loss`, `lr` and `valid_loss` to a run, and keeps its progress fresh."
     order, goes_back = 58, False
@@ -351,6 +362,11 @@ class RunLog(Callback):
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
         self.step, self.tokens, self.since, self.used_then = getattr(self.until, 'done', 0), 0, self.clock(), 0.
+    def before_step(self):
+        "The norm of the gradient, where nobody has measured it (`Clip` and `Stability` do); whether the step gets a line is known only afterwards."
+        if any(getattr(c, 'measures_norm', False) for c in self.cbs): return
+        ps = [p for p in self.model.parameters() if p.grad is not None]
+        if ps: self.learn.grad_norm = in_full(nn.utils.get_total_norm([p.grad for p in ps]))
     def after_batch(self):
         if not self.training: return
         self.step += 1
@@ -360,7 +376,7 @@ class RunLog(Callback):
     def after_validate(self):
         self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=epoch_of(self.learn), **self._spent())
 
-# %% ../../nbs/81_train.learner.ipynb #26cf0b39
+# %% ../../nbs/81_train.learner.ipynb #de94c02e
 @patch(as_prop=True)
 def due(self:RunLog)->bool:
     "Whether this step gets a line."
@@ -375,7 +391,7 @@ def _line(self:RunLog):
     "One line of the log."
     now, nats = self.clock(), getattr(self.learn, 'nats', self.loss).item()
     speed = round(self.tokens/max(1e-9, now - self.since))
-    more = {'waste': self.waste} if hasattr(self.learn, 'waste') else {}
+    more = {k:getattr(self.learn, k) for k in ('waste', 'grad_norm') if hasattr(self.learn, k)}
     rate = max(h['lr'] for h in self.opt.hypers)
     told = dict(train_loss=nats, objective=self.loss.item(), lr=rate, epoch=epoch_of(self.learn), tokens_per_second=speed)
     self.to.log(step=self.step, **told, **self._spent(), **more)
@@ -388,6 +404,18 @@ def _progress(self:RunLog):
     best = next((f', held out {c.best:.3f}' for c in self.cbs if isinstance(c, KeepBest) and c.best < math.inf), '')
     words = ''.join(f', {w}' for c in self.cbs if hasattr(type(c), 'in_short') and (w := c.in_short))   # what others have to say in a few words
     self.to.progress('train', self.until.used if self.until else None, f'step {self.step}{self.loss_said}{best}{words}')
+
+# %% ../../nbs/81_train.learner.ipynb #c6c5d7ab
+class WindowRecords(Callback):
+    "Writes what each training window was to `windows.jsonl` of a run."
+    order, goes_back = 58.5, False
+    def __init__(self, run): self.to = run # an `Experiment`
+    def after_batch(self):
+        loader = self.dls.train
+        if not self.training or getattr(self.to, 'quiet', False): return
+        epoch = epoch_of(self.learn)
+        at = (loader.at or len(loader._steps(epoch, 0))) - 1          # of the epoch that this batch ended, if it did
+        self.to._append('windows.jsonl', to_json(dict(step=self.train_iter, epoch=epoch, batch=at, windows=loader.records(at, epoch))))
 
 # %% ../../nbs/81_train.learner.ipynb #4e0f273e
 @contextlib.contextmanager
@@ -411,11 +439,12 @@ def fit_budget(self:Learner,
     log_every:int=10,   # steps between two lines of the log
     cbs=(),             # more callbacks
     rate=None,          # share of the full learning rate at a share of the budget; None: what a callback with `rate_at` says (`81f_train.schedules`), or `rate_at`
-    before=(),          # nats per token and weights of the best model of an earlier sitting
+    before=(),          # nats per token, weights and score of the best model of an earlier sitting
+    score=None,         # function of the Learner: what "best" goes by, see `KeepBest`
 )->float:               # nats per token on the held-out windows
     "Train within a budget and keep the best weights; Ctrl-C ends early and keeps them too."
     keep = run.path/'model' if run is not None and not getattr(run, 'quiet', False) and hasattr(self.model, 'save_pretrained') else None
-    best, budget = KeepBest(keep, 20, *before), Budget(steps, minutes, start, rate=rate)
+    best, budget = KeepBest(keep, 20, *before, score=score), Budget(steps, minutes, start, rate=rate)
     log = [RunLog(run, log_every)] if run is not None else []
     with self.no_bar(), self.no_logging(), hearing(budget.ask):
         try: self.fit(1_000_000, cbs=[budget, best, *log, *cbs])
