@@ -12,8 +12,8 @@ __all__ = ['AurlError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_p
            'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean',
            'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature', 'measure_all', 'measure_each',
            'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar',
-           'verdict', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'split_as', 'DataReport',
-           'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput',
+           'verdict', 'repair_ids', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'split_as',
+           'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput',
            'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'Discriminator',
            'register_prior', 'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of',
            'slerp', 'traverse', 'Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss',
@@ -75,6 +75,7 @@ _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_fe
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
+from .tokens.correction import repair_ids
 from .tokens.store import TokenStore, prepare
 from .tokens.quality import quality
 from .tokens.survey import duplicates_in, split_store
@@ -83,7 +84,7 @@ from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
 # %% ../nbs/98_all.ipynb #005ffb71
-_all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'TokenStore', 'prepare', 'quality',
+_all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'TokenStore', 'prepare', 'quality',
          'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders']
 
 # %% ../nbs/98_all.ipynb #5ced51ec

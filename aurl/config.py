@@ -8,6 +8,7 @@ __all__ = ['parse_overrides', 'Config', 'explain', 'presets_dir', 'presets', 'me
 
 # %% ../nbs/01_config.ipynb #150a8794
 import difflib, inspect, re, typing
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -20,13 +21,17 @@ from .core import ConfigError, atomic_path
 # %% ../nbs/01_config.ipynb #e7c73acb
 class _Loader(yaml.SafeLoader):
     "YAML with the scalars of version 1.2: data only, no aliases, no key twice."
-    yaml_implicit_resolvers = {}
+    yaml_implicit_resolvers, depth, deepest = {}, 0, 50
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent): raise yaml.YAMLError('an *alias; write the value out instead')
-        return super().compose_node(parent, index)
+        if self.depth > self.deepest: raise yaml.YAMLError(f'values within values, more than {self.deepest} deep')   # the scanner asks each level for each token
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
     def construct_mapping(self, node, deep=False):
-        names = [k.value for k,_ in node.value]
-        if twice := [n for n in names if names.count(n) > 1]: raise yaml.YAMLError(f'key {twice[0]!r} stands there twice')
+        names = Counter(k.value for k,_ in node.value if isinstance(k.value, str))
+        if twice := [n for n,count in names.items() if count > 1]: raise yaml.YAMLError(f'key {twice[0]!r} stands there twice')
         return super().construct_mapping(node, deep=deep)
 
 # %% ../nbs/01_config.ipynb #634ee5c6

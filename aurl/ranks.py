@@ -102,5 +102,6 @@ def in_one_piece(
     if not is_sharded(model): return model
     with torch.no_grad(): weights = weights or {k:in_full(v.detach()).clone() for k,v in model.state_dict().items()}
     one = next(c for c in type(model).__mro__ if not c.__name__.startswith('FSDP'))(model.config)
+    if getattr(model, 'programs', None): one.programs = model.programs
     one.load_state_dict(weights)
     return one.to(next(model.parameters()).device).train(model.training)

@@ -6,10 +6,10 @@
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
            'start_run', 'store_of', 'left_out', 'sides', 'store_fingerprint', 'new_pieces', 'music_for',
            'without_twins', 'store_options', 'prepare_run', 'elsewhere', 'UnderGrammar', 'score_model', 'write_samples',
-           'held_out_opening', 'song_report', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished',
-           'check_wishes', 'check_ranks', 'check_alone', 'loader_of', 'music_used', 'music_lines', 'learner_of',
-           'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
-           'evaluation_pieces', 'judges', 'check_request']
+           'file_options', 'opening_ids', 'sound_ids', 'held_out_opening', 'song_report', 'find_model', 'run_to_resume',
+           'model_of', 'net_of', 'wished', 'check_wishes', 'check_ranks', 'check_alone', 'loader_of', 'music_used',
+           'music_lines', 'learner_of', 'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending',
+           'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
 
 # %% ../nbs/96_recipes.ipynb #a50a9d21
 import math, os, re, shutil, warnings
@@ -22,16 +22,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from fastai.learner import Learner
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of, to_json, write_json
+from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of, to_json, write_json
 from .device import autocast, pick_device
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
 from .experiments.run import Experiment, find_runs
 from .generate.engine import first_seconds
+from .generate.files import FileOptions, Opening, WriteConfig
 from .generate.latent import latents_between, latents_like, latents_of
 from .generate.sampling import generate_ids
 from .models.compiled import compile_layers
@@ -48,6 +49,8 @@ from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
 from .tokens.mixing import mix, shares
+from .tokens.correction import repair_ids
+from .tokens.programs import ProgramTable, lost_words, program_rules, voice_modes
 from .tokens.quality import conditions
 from .tokens.report import DataReport
 from .tokens.store import StoreConfig, TokenStore, prepare
@@ -115,6 +118,7 @@ class PrepareConfig(Config):
     max_density: float | None = Field(None, ge=0, description='leave out pieces with more notes a second')
     max_silence: float | None = Field(None, ge=0, le=1, description='leave out pieces that are silent for more of the time')
     keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20"')
+    voices: Literal[voice_modes] = Field('merge', description='tracks of one instrument family: merge them, or keep them apart, each in a family of its own while there are free ones')
     workers: int = Field(2, ge=0, description='processes that read files')
     dask: str = Field('', description='read on a Dask cluster: the address of its scheduler, or local')
     overwrite: bool = Field(False, description='replace a store that was made otherwise, instead of making another beside it')
@@ -211,6 +215,12 @@ class GenerateConfig(Config):
     top_k: int = Field(0, ge=0, description='keep so many ids; 0 for all')
     top_p: float = Field(.98, gt=0, le=1, description='share of the chances that is kept')
     min_p: float = Field(0., ge=0, lt=1, description='drop what is so much less likely than the best')
+    repair: bool = Field(False, description='with mask=false: write what the grammar accepts, and say what was changed')
+    programs: Literal['auto', 'prompt', *program_rules] = Field('auto', description='who plays an instrument family: auto: those of the prompt, else by register as in the training music; prompt; first: the first program of the family; frequent: the most frequent; register')
+    metre: str = Field('auto', description='metre in the files: auto: that of the prompt, or an estimate where it is sure; none; or one such as 3/4')
+    key: str = Field('auto', description='key in the files: auto, none, or one such as G major')
+    title: str = Field('', description='title in the files; by default that of the prompt, or the name of the piece')
+    write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='same seed, same tunes')
     out: str = Field('runs', description='folder of the runs')
@@ -221,6 +231,11 @@ class GenerateConfig(Config):
         names = tuple(n.strip() for n in value.split(',') if n.strip()) if isinstance(value, str) else tuple(value)
         if len(names) not in (0, 2): raise ValueError(f'{len(names)} files; two, with a comma between')
         return names
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if self.repair and self.mask: raise ValueError('repair=true with mask=true, under which nothing is faulty; say mask=false as well, or leave repair out')
+        return self
 
 class EvaluateConfig(Config):
     "How well a model foresees held-out music, and how valid it is unaided."
@@ -314,10 +329,10 @@ def _prepared(data, workers, run, loader):
 def left_out(
     store:TokenStore, # of the music
 )->list:
-    "A line for people when some files could not be read, or none."
+    "Lines for people when some files could not be read, or some notes merged in tokenizing; none where all is there."
     q = store.quarantine.to_pylist()
     some = ', '.join(f"{r['name']} ({r['reason']})" for r in q[:3])
-    return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.quarantine_file}" if len(q) > 3 else '')] if q else []
+    return [f"{len(q)} file{'s' if len(q) > 1 else ''} left out: {some}" + (f" …; all of them in {store.quarantine_file}" if len(q) > 3 else '')]*bool(q) + lost_words(store)
 
 def sides(
     store,            # `TokenStore` or `Mixture` of the music
@@ -452,7 +467,7 @@ def store_options(
 )->dict:
     "What `prepare` is told."
     limits = conditions(**{k:getattr(cfg, k) for k in ('min_quality', 'min_seconds', 'max_seconds', 'max_density', 'max_silence')})
-    return dict(min_notes=cfg.min_notes, clean=cfg.cleaning.to_dict(), meta='estimate', measures=('aurl.tokens.quality:quality_columns', 'aurl.tokens.windows:bar_lines'), keep=(*limits, *cfg.keep))
+    return dict(min_notes=cfg.min_notes, clean=cfg.cleaning.to_dict(), meta='estimate', measures=('aurl.tokens.quality:quality_columns', 'aurl.tokens.windows:bar_lines'), keep=(*limits, *cfg.keep), voices=cfg.voices)
 
 def prepare_run(
     cfg:PrepareConfig, # what was asked
@@ -503,19 +518,52 @@ def score_model(
 def write_samples(
     run:Experiment,  # of the run
     pieces:dict,     # name: ids
+    files=None,      # a `FileOptions`: what is known about the files; None: programs of the run's model, estimates of metre and key
 )->list:             # what each one is, for tables and reports
     "Write `samples/NAME.mid`, `.wav` and `.svg` for each piece."
-    rows = []
+    files, rows = files or FileOptions(programs=_own_programs(run)), []
     for i,(name, ids) in enumerate(pieces.items()):
         run.progress('write', i/len(pieces), name)
-        score, v = decode(ids), verdict(ids)
+        (score, told), v = files.score(ids, name), verdict(ids)
         base = run.path/'samples'/name.replace(' ', '_')
-        write_midi(score, base.with_suffix('.mid'))
+        files.write_file(score, base.with_suffix('.mid'), told['title'])
         write_wav(score, base.with_suffix('.wav'))
         save_roll(score, base.with_suffix('.svg'))
         save_roll(score, base.with_suffix('.png'))
-        rows.append(dict(name=name, notes=v.notes, seconds=round(score.end(), 1), ids=len(ids), valid=v.valid, score=v.score, file=str(base.with_suffix('.mid'))))
+        rows.append(dict(name=name, notes=v.notes, seconds=round(score.end(), 1), ids=len(ids), valid=v.valid, score=v.score, file=str(base.with_suffix('.mid')), **told))
     return rows
+
+def _own_programs(run):
+    "The table of programs that was saved with the model of `run`, or None."
+    file = run.path/'model/programs.json'
+    return ProgramTable.from_dict(read_json(file)) if file.exists() else None
+
+def file_options(
+    cfg:GenerateConfig, # what was asked
+    model,              # that plays
+)->FileOptions:
+    "What is known about the files of a generation."
+    opening = Opening(cfg.prompt, cfg.prompt_seconds) if cfg.prompt else None
+    return FileOptions(cfg.title, cfg.metre, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed)
+
+def opening_ids(
+    files:FileOptions, # of a generation
+):                     # uint16, or None without a prompt
+    "The ids of the prompt, as far as it is given."
+    return first_seconds(files.encode(files.opening.score), files.opening.seconds) if files.opening else None
+
+def sound_ids(
+    pieces:list, # ids, faulty or not
+    say=print,   # shows a line
+)->list:
+    "The pieces that can be repaired, repaired; what was changed is said."
+    out = []
+    for i,ids in enumerate(pieces):
+        try: new, changes = repair_ids(ids)
+        except CodecError as e: say(f'piece {i+1}: left out, {e.what}'); continue
+        out.append(new)
+        if changes: say(f'piece {i+1}: {len(changes)} changes to {len(ids)} ids make it valid, such as {changes[0]}')
+    return out
 
 def held_out_opening(
     store:TokenStore,  # of the music
@@ -1016,9 +1064,9 @@ def _check_room(place, megabytes):
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
 # %% ../nbs/96_recipes.ipynb #04b1d5c5
-def _check_prompt(cfg):
+def _check_prompt(cfg, files):
     "Is the prompt music, and does it leave room for more?"
-    opening = first_seconds(encode(read_midi(cfg.prompt)), cfg.prompt_seconds)
+    opening = opening_ids(files)
     if len(opening) >= cfg.max_tokens:
         raise ConfigError(f'the first {cfg.prompt_seconds:g} seconds are {len(opening):,} ids, and max_tokens={cfg.max_tokens:,}', cfg.prompt, 'give fewer prompt_seconds, or more max_tokens')
 
@@ -1051,8 +1099,11 @@ def check_request(
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)
         said += [f'the model: {model.origin}']*bool(model.origin)
-        if hasattr(cfg, 'data') and not _has_its_store(where, (music := _which_music(cfg, where)[0])): _check_music(music)
-        elif cfg.prompt: _check_prompt(cfg)
+        if hasattr(cfg, 'data'):
+            if not _has_its_store(where, (music := _which_music(cfg, where)[0])): _check_music(music)
+        elif isinstance(cfg, GenerateConfig):
+            files = file_options(cfg, model)
+            if cfg.prompt: _check_prompt(cfg, files)
         if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): latents_for(model, cfg)
     else:
         make_config(StoreConfig, overrides=store_options(cfg))

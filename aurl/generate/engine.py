@@ -91,7 +91,7 @@ def as_prompt(
     decode(ids[:0] if ids.ndim != 1 else ids)
     if len(ids) and ids[-1] == vocab.END: ids = ids[:-1]
     if not len(ids): raise CodecError('the prompt is empty', way_out='leave it out, or begin with START')
-    if mask and (v := grammar.verdict(ids, whole=False)).reasons: raise CodecError(f'the prompt is no music: {v.reasons[0]}', way_out='give what encode gave, cut where you like')
+    if mask and (v := grammar.verdict(ids, whole=False)).reasons: raise CodecError(f'the prompt is no music: {v.reasons[0]}', way_out='give what encode gave, cut where you like; repair_ids(ids) gives sound ids for faulty ones')
     return ids.astype(np.uint16)
 
 # %% ../../nbs/50_generate.engine.ipynb #a573c952

@@ -50,17 +50,20 @@ class Rotary(nn.Module):
         return torch.addcmul(x*cos, x.roll(x.shape[-1]//2, -1), sin)    # (a, b) to (a·cos - b·sin, b·cos + a·sin)
 
 # %% ../../nbs/40_models.attention.ipynb #ac8d9747
-stairs = SimpleNamespace(longest=2048)   # positions; 0 where a processor is to count as a card does
+stairs = SimpleNamespace(longest=2048)   # positions; 0: always the fused kernel, as on a GPU
+_block_rows = {torch.float32: 64, torch.bfloat16: 128}   # queries in a block of the staircase
 
 def attend(
     q:Tensor,           # (batch, heads, new, dim) queries of the newest positions
     k:Tensor,           # (batch, heads, time, dim) keys of all positions so far
     v:Tensor,           # (batch, heads, time, dim) values
-    longest_stairs=None # up to this many positions the staircase is considered, `stairs.longest` by default: it keeps half the table for the way back
+    longest_stairs=None # up to this many positions the staircase is used, `stairs.longest` by default: it keeps half of the weights for the backward pass
 )->Tensor:              # (batch, heads, new, dim)
     "Causal scaled-dot-product attention of the `new` last positions over all positions up to their own."
     new, time = q.shape[2], k.shape[2]
-    if q.device.type == 'cpu' and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and time <= (stairs.longest if longest_stairs is None else longest_stairs): return _Stairs.apply(q, k, v, 128, 2**20)
+    longest = stairs.longest if longest_stairs is None else longest_stairs
+    if q.device.type == 'cpu' and q.dtype in _block_rows and torch.is_grad_enabled() and time <= longest:
+        return _Stairs.apply(q, k, v, _block_rows[q.dtype], 2**20)
     if new == 1: return F.scaled_dot_product_attention(q, k, v)
     if new == time: return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_future(new, time, q))
@@ -70,9 +73,9 @@ def _future(new, time, like):
     return torch.full((new, time), -math.inf, dtype=like.dtype, device=like.device).triu(time-new+1)
 
 # %% ../../nbs/40_models.attention.ipynb #e9dddf42
-def _steps(heads, new, time, step, cache):
-    "Which heads, which queries, which keys: as many heads at once as fill `cache` (bytes)."
-    some = max(1, cache//(2*min(step, new)*time))
+def _steps(heads, new, time, step, cache, itemsize):
+    "Slices of heads, queries and keys: as many heads at once as fill `cache` (bytes)."
+    some = max(1, cache//(itemsize*min(step, new)*time))
     for h in range(0, heads, some):
         for i in range(0, new, step): yield slice(h, h+some), slice(i, i+step), slice(0, time-new+min(i+step, new))
 
@@ -83,7 +86,7 @@ class _Stairs(torch.autograd.Function):
         ctx.shape, ctx.sizes = q.shape, (step, cache)
         q, k, v = (x.flatten(0, 1) for x in (q*q.shape[-1]**-.5, k, v))
         out, weights, mask = torch.empty_like(q), [], _future(step, step, q)
-        for h,i,j in _steps(*q.shape[:2], k.shape[1], step, cache):
+        for h,i,j in _steps(*q.shape[:2], k.shape[1], step, cache, q.itemsize):
             scores = torch.bmm(q[h,i], k[h,j].mT)
             n = scores.shape[1]
             scores[:,:,-n:] += mask[:n,:n]
@@ -97,7 +100,7 @@ class _Stairs(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, *weights = ctx.saved_tensors
         grad, to_q, to_k, to_v = grad.flatten(0, 1), torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for w,(h,i,j) in zip(weights, _steps(*q.shape[:2], k.shape[1], *ctx.sizes)):
+        for w,(h,i,j) in zip(weights, _steps(*q.shape[:2], k.shape[1], *ctx.sizes, q.itemsize)):
             to_v[h,j].baddbmm_(w.mT, grad[h,i])
             to_scores = torch._softmax_backward_data(torch.bmm(grad[h,i], v[h,j].mT), w, -1, w.dtype)
             to_q[h,i] = torch.bmm(to_scores, k[h,j])

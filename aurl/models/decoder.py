@@ -91,6 +91,9 @@ class Weights:
         last, table = take('norm.weight')*d**.5, take('embed.table.weight')
         self.table, ends = _level(table), [(table*last).T]
         if self.features: ends.append(_level(take('embed.project.weight').T))
+        self.own = ()
+        if trunk.layer_embed is not None:                                                               # one table for each layer after the first
+            self.own = [_level(t) for t in np.split(take('layer_embed.weight'), len(trunk.blocks) - 1, 1)]
         self._keyboard(trunk.keyboard, take, last)
         *layers, ends = _together([*self.layers, ends])
         self.layers = [(qkv, out, up, down, slim.T) for qkv, out, up, down, slim in layers]
@@ -198,7 +201,9 @@ def _step(self:NumpyDecoder, ids):
     if w.features:
         f = musical_features(self.state, state_roll(self.state), w.features).astype(np.float32)
         x = x + f @ w.project
-    for layer, kv in zip(w.layers, self.kv): x = _layer(x, layer, kv, self.n, self.turn[self.n])
+    for i, (layer, kv) in enumerate(zip(w.layers, self.kv)):
+        if i and w.own: x = x + w.own[i-1][ids]
+        x = _layer(x, layer, kv, self.n, self.turn[self.n])
     x = _unit(x)
     scores = x @ w.scores
     if w.around: scores[:,vocab.NOTE_ON:vocab.TIME_SHIFT] += _slide(w, x, f, *self.keys)

@@ -98,17 +98,19 @@ def _growing(trunk):
     return Memory([RecentCache(1 << 40) if isinstance(b.attention.look, Full) else b.attention.look.cache() for b in trunk.blocks])
 
 # %% ../../nbs/46d_models.rollout.ipynb #b773e547
-def _read(embed, before, y, ids, state):
-    "Vectors and features of a choice, with its gradient, and the state after it."
+def _read(trunk, before, y, ids, state):
+    "Vectors, features and vectors of each layer for a choice, with its gradient, and the state after it."
+    embed, own = trunk.embed, ()
+    if trunk.layer_embed is not None: own = (y @ trunk.layer_embed.weight)[:,None].chunk(len(trunk.blocks) - 1, -1)
     feats, end = embed.look(ids[:,None], state, after=True)
     x = (y @ embed.table.weight)[:,None]
-    if feats is None: return x, None, end, {}
+    if feats is None: return (x, None, end, own), {}
     names = [f for f in feature_sizes if f in embed.features]
     sure = dict(zip(names, feats[:,0].split([feature_sizes[f] for f in names], -1)))
     soft = features_after(before, y, state.tempo)
     now = {k:sure[k] + (soft[k] - soft[k].detach()) for k in names}
     feats = torch.cat(list(now.values()), -1)[:,None]
-    return x + embed.project(feats), feats, end, now
+    return (x + embed.project(feats), feats, end, own), now
 
 def _known(embed, ids, state):
     "The features after `ids`, by name."
@@ -141,7 +143,7 @@ def rollout(
             new, y = straight(scores, grammar.allowed(cache.state), temperature)
             ids.append(new); chosen.append(y)
             if i == steps - 1: break
-            x, feats, end, known = _read(embed, known, y if through else y.detach(), new, cache.state)
-            scores = model(new[:,None], cache=cache, given=(x, feats, end)).logits[:,-1].float()
+            given, known = _read(model.trunk, known, y if through else y.detach(), new, cache.state)
+            scores = model(new[:,None], cache=cache, given=given).logits[:,-1].float()
     finally: model.train(was)
     return Rollout(torch.stack(ids, 1), torch.stack(chosen, 1), prefix, start)

@@ -50,6 +50,7 @@ class Transformer(nn.Module):
         keyboard:int=16,       # findings of the network that slides over the keyboard; 0 for none
         reach:Reach=Reach(),   # how far attention looks, if it does not look at everything
         checkpoint:bool=False, # compute a layer again in the backward pass rather than remember it
+        layer_embeddings:bool=False, # an embedding table of its own for each layer after the first
     ):
         super().__init__()
         self.embed = MusicEmbedding(d_model, features)
@@ -58,6 +59,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4*d_model, dropout, attention, reach) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.keyboard = Keyboard(d_model, keyboard) if keyboard else None
+        self.layer_embed = nn.Embedding(len(vocab), (n_layers - 1)*d_model) if layer_embeddings and n_layers > 1 else None
         self.checkpoint = checkpoint
         self._init(n_layers)
 
@@ -65,6 +67,7 @@ class Transformer(nn.Module):
         "Small normal weights; what a layer adds to the stream is smaller the more layers add to it (GPT-2)."
         for name, p in self.blocks.named_parameters():
             if p.ndim == 2: nn.init.normal_(p, std=.02/math.sqrt(2*n_layers) if name.endswith(('out.weight', '2.weight')) else .02)
+        if self.layer_embed is not None: nn.init.normal_(self.layer_embed.weight, std=.02)
 
     def memory(self,
         room:int=256,     # positions to make room for at first
@@ -78,6 +81,12 @@ class Transformer(nn.Module):
         b = blind[...,None]
         return torch.where(b, self.embed.table.weight[vocab.UNK].to(x.dtype), x), None if feats is None else feats.masked_fill(b, 0.)
 
+    def _layer_vectors(self, ids, blind=None):
+        "What each layer after the first adds to its input for `ids`: a list of (batch, time, d_model), or nothing."
+        if self.layer_embed is None: return ()
+        if blind is not None: ids = ids.masked_fill(blind, vocab.UNK)
+        return self.layer_embed(ids).chunk(len(self.blocks) - 1, -1)
+
     def _through(self, block, x, angles, cache, apart=None):
         run = block if torch.is_grad_enabled() and cache is None and apart is None else block._call_impl   # what is compiled serves training (`46c_models.compiled`)
         if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(run, x, self.rotary, angles, cache, apart, use_reentrant=False)
@@ -90,20 +99,22 @@ class Transformer(nn.Module):
         add=None,            # (batch, time or 1, d_model) added to the embedding, such as a latent; or a list: one for each of the first layers
         blind:Tensor=None,   # (batch, time) bool: ids that are hidden from it, with all that the features would tell of them (word dropout)
         apart:Segments=None, # of packed rows: which window each position belongs to; `state` has a row for each window
-        given=None,          # vectors, features and the state after the last id, for whoever has looked `ids` up already; see `46d_models.rollout`
+        given=None,          # vectors, features, the state after the last id and vectors of each layer, for whoever has looked `ids` up already; see `46d_models.rollout`
     ):                       # scores (batch, time, 774)
         start = len(memory) if memory is not None else 0
         if memory is not None and memory.state is not None: state = memory.state
-        if given is not None: x, feats, end = given
+        if given is not None: x, feats, end, *own = given
         elif apart is None: feats, end = self.embed.look(ids, state, after=memory is not None)
         else: feats, end = apart.each(lambda i: self.embed.look(i, state)[0], vocab.PAD)(ids), None
         if given is None: x = self.embed(ids, feats)
         if blind is not None: x, feats = self._hide(x, feats, blind)
+        own = own[0] if given is not None and own else self._layer_vectors(ids, blind)
         add = add if isinstance(add, (list, tuple)) else [add]
         x = self.drop(x if add[0] is None else x + add[0])
         angles = self.rotary.angles(start, ids.shape[1] if apart is None else apart.size[1])
         for i,block in enumerate(self.blocks):
             if 0 < i < len(add): x = x + add[i]
+            if i and own: x = x + own[i-1]
             x = self._through(block, x, angles, memory.layers[i] if memory is not None else None, apart)
         if memory is not None: memory.state = end
         x = self.norm(x)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..config import Config, load_preset, make_config
-from ..core import CodecError, ConfigError, ModelError, atomic_dir, read_json, rng, sha256_of, write_json
+from ..core import AurlError, CodecError, ConfigError, ModelError, atomic_dir, read_json, rng, sha256_of, write_json
 from .attention import Reach, attentions
 from .blocks import feature_sizes
 from .discriminator import Discriminator, check_critic, combined
@@ -29,6 +29,7 @@ from .vae import Latent, moments
 from ..tokens.batches import Segments
 from ..tokens.codec import get_codec
 from ..tokens.grammar import State
+from ..tokens.programs import ProgramTable
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/46_models.vae_gan.ipynb #004adbb6
@@ -59,6 +60,7 @@ class ModelConfig(Config):
     checkpoint: bool = False                     # compute layers again in the backward pass: less memory, more time
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
     keyboard: int = Field(16, ge=0)              # findings of the network that slides over the keyboard; 0 for none
+    layer_embeddings: bool = False               # an embedding table of its own for each layer after the first
 
     @field_validator('attention')
     @classmethod
@@ -114,7 +116,8 @@ class MusicTransformerVAEGAN(nn.Module):
         values = config.to_dict() if isinstance(config, Config) else dict(config or {})
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
         self.codec = get_codec(c.codec)
-        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard, Reach(c.window, c.block, c.summary), c.checkpoint)
+        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard,
+                                 reach=Reach(c.window, c.block, c.summary), checkpoint=c.checkpoint, layer_embeddings=c.layer_embeddings)
         self.latent = None
         if c.mode != 'transformer':
             self.latent = Latent(c.d_model, c.n_layers, c.n_heads, c.latent, c.regions, c.prior, c.encoder_layers, c.free_bits, c.skip, c.dropout, c.features)
@@ -220,6 +223,15 @@ def __repr__(self:MusicTransformerVAEGAN):
     beside = '' if self.critic is None else f'; a critic of {n_parameters(self.critic)/1e6:.2f}M'
     return f'MusicTransformerVAEGAN({c.mode}, {n/1e6:.2f}M parameters: {c.n_layers} layers of {c.d_model}, {c.n_heads} heads{beside})'
 
+# %% ../../nbs/46_models.vae_gan.ipynb #171d0eee
+MusicTransformerVAEGAN.programs = None # a `ProgramTable`, where one is known
+
+def _saved_programs(file):
+    "The table of programs in `file`, or None."
+    if not file.exists(): return None
+    try: return ProgramTable.from_dict(read_json(file))
+    except AurlError as e: raise ModelError(e.what, path=file, way_out='remove this file, and families are played by their first programs') from e
+
 # %% ../../nbs/46_models.vae_gan.ipynb #618b5e2f
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
@@ -234,6 +246,7 @@ def save_pretrained(self:MusicTransformerVAEGAN,
     try:
         _remove(new)
         with atomic_dir(new) as d:
+            if self.programs: write_json(d/'programs.json', self.programs.to_dict())
             safetensors.torch.save_file({k:v.detach().cpu().contiguous() for k,v in self.state_dict().items()}, d/'model.safetensors')
             write_json(d/'config.json', dict(model=self.config.to_dict(), fingerprint=self.codec.fingerprint, vocab=len(vocab), notes=notes,
                                              sha256=sha256_of(d/'model.safetensors')))
@@ -272,10 +285,12 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
     try: get_codec(config.codec, told.get('fingerprint'))
     except CodecError as e: raise CodecError(e.what, path=path, way_out='use the version of aurl that trained it, or train it again') from e
     model = cls(config)
+    model.programs = _saved_programs(path/'programs.json')
     _load_weights(model, path/'model.safetensors', told.get('sha256'))
     if overrides:
         new = cls(config, **overrides)
         new.take_over(model)
+        new.programs = model.programs
         model = new
     return model.to(device).eval()
 

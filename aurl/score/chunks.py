@@ -36,7 +36,9 @@ def _gunzip(data, most):
     except zlib.error: pass
     return bytes(out), z.eof
 
-def _near(b, i, name): return i + 4 <= len(b) and sum(x == y for x,y in zip(b[i:i+4], name)) >= 3
+def _near(b, i, name):
+    "Do three of four bytes at `i` spell `name`?"
+    return i + 4 <= len(b) and (b[i] == name[0]) + (b[i+1] == name[1]) + (b[i+2] == name[2]) + (b[i+3] == name[3]) >= 3
 
 # %% ../../nbs/08b_score.chunks.ipynb #752c85c1
 def unwrap(
@@ -68,7 +70,7 @@ def _heads(b):
     heads, p = set(exact), b.find(b'\xff\x2f\x00')
     while p >= 0:
         q = p + 3
-        if b[q:q+4] != b'MTrk' and q + 8 < len(b) and not any(q - 4 < h < q + 4 for h in heads):
+        if b[q:q+4] != b'MTrk' and q + 8 < len(b) and heads.isdisjoint(range(q - 3, q + 4)):
             r = next((r for r in range(q-1, q+3) if _near(b, r, b'MTrk')), None)
             if r is None and b[q:q+3] in (b'MTk', b'MTr', b'Mrk', b'Trk'): r = q - 1
             if r is not None: heads.add(r)

@@ -164,7 +164,7 @@ def file_metre(
 _key_columns = ('file', 'filename', 'file_name', 'midi_filename', 'path', 'midi', 'name', 'id')
 _aliases = dict(artist='composer', author='composer', canonical_composer='composer', canonical_title='title', song='title', style='genre', date='year', meter='metre', time_signature='metre', timesig='metre', license='licence',
                 rights='licence', copyright='licence', origin='source', key_signature='key')
-_reserved = {'group', 'sha256', 'length', 'offset', 'seconds', 'notes', 'low', 'high', 'drums', 'valid', 'key_from', 'kind', 'reason', 'name'}
+_reserved = {'group', 'sha256', 'length', 'offset', 'seconds', 'notes', 'low', 'high', 'drums', 'valid', 'key_from', 'kind', 'reason', 'name', 'merged', 'outside', 'programs'}
 
 def _table_text(data, where):
     "The text of a table."

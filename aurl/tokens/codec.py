@@ -221,7 +221,7 @@ def _checked(ids):
     if ids.dtype.kind not in 'iu': raise CodecError(f'ids of type {ids.dtype}', way_out='give integers')
     if ids.max() >= len(vocab) or ids.min() < 0:
         bad = ids[(ids >= len(vocab)) | (ids < 0)][0]
-        raise CodecError(f'id {bad} is not among the {len(vocab)} of this vocabulary', way_out='another codec made these ids, or they are damaged')
+        raise CodecError(f'id {bad} is not among the {len(vocab)} of this vocabulary', way_out='another codec made these ids, or they are damaged; repair_ids(ids) leaves them out')
     return ids.astype(np.int64)
 
 # %% ../../nbs/31_tokens.codec.ipynb #03d79aa3
@@ -237,7 +237,7 @@ def _states(ids, kinds):
             x = ids.take(at) - vocab.blocks[kind].start
             x[1:] -= x[:-1].copy()
             x[0] -= first
-            w[at] = x << bits
+            w[at] += x << bits
         w[0] += first << bits
     return np.cumsum(w, out=w)
 
@@ -339,6 +339,38 @@ def _bend(late, at, bpm, lo, hi):
     keep = _first(out) | (at[i] == steps)
     return steps[keep], out[keep]
 
+# %% ../../nbs/31_tokens.codec.ipynb #308f05a3
+_ASTRAY = .02                                                         # beats by which fewer tempi may differ from a tempo for each beat
+
+def _reach(x, y, room):
+    "Numbers of the points that a line through some of them needs to pass all within `room`."
+    kept, i, n = [0], 0, len(x) - 1
+    while i < n:
+        low, high, j, far = -np.inf, np.inf, i + 1, i + 1
+        while j <= n and low <= high:
+            gap = x[j] - x[i]
+            slope, e = (y[j] - y[i])/gap, room/gap
+            if low <= slope <= high: far = j
+            low, high, j = max(low, slope - e), min(high, slope + e), j + 1
+        i = far
+        kept.append(i)
+    return kept[:-1]
+
+def _fewer(steps, bpm, first, last):
+    "As few of the tempi `bpm` at `steps` as keep the beats up to the step `last`; those numbered `first` stay."
+    t = np.append(steps, max(last, steps[-1] + 1))
+    beat, room = np.append(0, np.cumsum(np.diff(t)*bpm)), _ASTRAY*60*vocab.steps_per_second
+    end = np.append(first[1:], len(steps))
+    line = np.repeat((beat[end] - beat[first])/(t[end] - t[first]), end - first)
+    off = abs(beat[:-1] - np.repeat(beat[first], end - first) - (steps - np.repeat(t[first], end - first))*line)
+    kept = [first]
+    for k in np.flatnonzero(np.maximum.reduceat(off, first) > room).tolist():
+        own = slice(first[k], end[k] + 1)
+        kept.append(first[k] + np.array(_reach(t[own].tolist(), beat[own].tolist(), room)))
+    at = np.unique(np.concatenate(kept))
+    after = np.append(at[1:], len(steps))
+    return steps[at], np.where(after - at == 1, bpm[at], (beat[after] - beat[at])/(t[after] - t[at]))
+
 # %% ../../nbs/31_tokens.codec.ipynb #d0c0294a
 def _refine(x, at, bin):
     "Tempi inside the bins that put the onsets `x` on the beat: steps and beats per minute, from the first TEMPO on."
@@ -357,7 +389,9 @@ def _refine(x, at, bin):
         keep = (steps <= at[i]) | (steps >= (at[i+1] if i+1 < len(at) else np.inf))
         steps, out = steps[keep], out[keep]
         out[np.searchsorted(steps, at[i])] = f
-    return steps[steps >= first], out[steps >= first]
+    steps, out = steps[steps >= first], out[steps >= first]
+    at = at[at >= first]
+    return (steps, out) if len(steps) == len(at) else _fewer(steps, out, np.searchsorted(steps, at), int(x.max(initial=0)))
 
 # %% ../../nbs/31_tokens.codec.ipynb #13549764
 family_names = ('Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
@@ -386,8 +420,9 @@ def _tempo_list(ids, kinds, states, onsets):
 
 # %% ../../nbs/31_tokens.codec.ipynb #ce4c17ba
 def decode(
-    ids,  # integers of this vocabulary, well-formed or not
-)->Score: # in seconds, on the grid of 1/64 s, with one track for each family
+    ids,           # integers of this vocabulary, well-formed or not
+    programs=None, # who plays a family: a `ProgramTable`; None: the first program of each
+)->Score:          # in seconds, on the grid of 1/64 s, with one track for each family, or for each of its programs
     "The score of `ids`."
     ids, score = _checked(ids), Score(480, ttype='Second')
     if not len(ids): return score
@@ -401,7 +436,7 @@ def decode(
         w = fam == f if len(families) > 1 else slice(None)
         score.tracks.append(_track(f, start[w], length[w], slot[w], loud[w]))
     score.tempos = _tempo_list(ids, kinds, states, time[slot < vocab.n_pitches])
-    return score
+    return score if programs is None else programs.on(score)
 
 # %% ../../nbs/31_tokens.codec.ipynb #806c841c
 @runtime_checkable

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from ..core import atomic_path, to_json, write_json
 from ..score.keys import key_names
 from .codec import family_names
+from .programs import lost_words, programs_of, voices_of
 from .quality import quality
 from .store import TokenStore
 from .survey import duplicates_in, keys_of, survey
@@ -181,10 +182,11 @@ def _tempi(r):
 @_chart
 def _instruments(r):
     o = [i for i in np.argsort(-r.survey.family, kind='stable') if r.survey.family[i]]; all_ = max(1, r.survey.family.sum())
-    names, notes = [family_names[i] for i in o[:8]], [int(r.survey.family[i]) for i in o[:8]]
+    name = family_names if voices_of(r.store) == 'merge' else list(map(programs_of(r.store).slot_name, range(vocab.n_families)))
+    names, notes = [name[i] for i in o[:8]], [int(r.survey.family[i]) for i in o[:8]]
     if rest := sum(int(r.survey.family[i]) for i in o[8:]): names, notes = names + [f'{len(o) - 8} others'], notes + [rest]
     return Chart('Instruments', names, {'':notes}, 'notes', ylabel='', across=True,
-                 says=', '.join(f'{family_names[i].lower()} in {r.survey.having[i]:,} pieces ({r.survey.family[i]/all_:.0%} of the notes)' for i in o[:3]) + '.')
+                 says=', '.join(f'{name[i].lower()} in {r.survey.having[i]:,} pieces ({r.survey.family[i]/all_:.0%} of the notes)' for i in o[:3]) + '.')
 
 # %% ../../nbs/36_tokens.report.ipynb #a2621d6d
 @_chart
@@ -210,6 +212,13 @@ def _quality(r):
     return histogram('Quality', [x for x in q if x is not None], 'quality, 0 … 1', bins=np.linspace(0, 1.0001, 21), says=(f'{low:,} of {len(q):,} are below 0.5' if low else 'None is below 0.5') + ' (grammar, density, silence, range, length). Filters such as min_quality=0.5 keep those out.')
 
 @_chart
+def _merged(r):
+    lost, kept = r.column('merged'), r.table['notes'].to_numpy()
+    if lost is None or not any(lost): return None
+    share = np.array([np.nan if m is None else 100*m/max(1, m + n) for m,n in zip(lost, kept.tolist())])
+    return histogram('Merged notes', share, '% of the notes of a piece', bins=np.linspace(0, max(1, np.nanmax(share))*(1 + 1e-9), 21), says='. '.join(lost_words(r.store)) + '.')
+
+@_chart
 def _composers(r): return None if not any(v := r.column('composer') or []) else ranking('Composer', v, says=f'{len(set(v) - {None}):,} in all.')
 @_chart
 def _genres(r): return None if not any(v := r.column('genre') or []) else ranking('Genre', v)
@@ -226,6 +235,7 @@ def facts(self:DataReport)->dict:
     out = dict(pieces=f'{len(s):,}', notes=f'{s.notes:,}', ids=f'{s.tokens:,}', hours=f'{s.seconds/3600:,.1f}')
     out['left out'] = f'{len(self.quarantine):,}'
     if copies is not None: out['there again'] = f'{copies:,}'
+    if merged := sum(m or 0 for m in self.column('merged') or []): out['notes merged'] = f'{merged:,}'
     return out
 
 def _alike(reason):

@@ -8,6 +8,7 @@ __all__ = ['StoreConfig', 'errand_of', 'to_column', 'to_numpy']
 # %% ../../nbs/32f_tokens.tables.ipynb #c575491a
 import os, zipfile
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -17,7 +18,8 @@ from ..core import ConfigError, StoreError, sha256_of, to_json
 from ..score.clean import CleanConfig, clean
 from ..score.corpus import Piece
 from ..score.metadata import FIELDS
-from .codec import get_codec
+from .codec import event_codec, get_codec
+from .programs import voice_modes
 from .workers import Errand, condition, function_at
 
 # %% ../../nbs/32f_tokens.tables.ipynb #ca72425f
@@ -30,6 +32,7 @@ class StoreConfig(Config):
     meta:str = Field('file', pattern='none|file|estimate') # metadata from inside the files: none, file, or estimate (a key by estimate where none is told)
     measures:tuple[str, ...] = () # functions of (score, ids, row) that give further columns, as module:function
     keep:tuple[str, ...] = ()     # conditions on the columns, such as seconds >= 20; other pieces are left out
+    voices:Literal[voice_modes] = 'merge' # merge: a family is one voice; apart: each track in a family of its own, as far as there are free ones
 
     @field_validator('measures', 'keep', mode='before')
     @classmethod
@@ -49,7 +52,8 @@ def errand_of(
     "What the workers are told."
     for m in cfg.measures: function_at(m)
     change = None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean)
-    return Errand(cfg.codec, get_codec(cfg.codec).fingerprint, cfg.every, cfg.min_notes, change, cfg.meta, cfg.measures, cfg.keep)
+    if cfg.voices == 'apart' and cfg.codec != event_codec.name: raise ConfigError(f'voices=apart with codec={cfg.codec}', way_out='leave one of them out: only the codec of events has families')
+    return Errand(cfg.codec, get_codec(cfg.codec).fingerprint, cfg.every, cfg.min_notes, change, cfg.meta, cfg.measures, cfg.keep, cfg.voices)
 
 # %% ../../nbs/32f_tokens.tables.ipynb #378a959c
 def to_column(

@@ -24,7 +24,9 @@ from ..score.midi import read_with_notes
 from ..score.notation import music_kind, read_music
 from .bundles import _at_once, analyse_many, keep_memory, analyse_scores
 from .codec import event_codec, get_codec
+from .programs import program_words, voices_apart
 from .snapshots import analyse, snapshot_row
+from .vocab import vocab
 
 # %% ../../nbs/32d_tokens.workers.ipynb #a3c8e651
 class Errand(NamedTuple):
@@ -37,6 +39,7 @@ class Errand(NamedTuple):
     meta:str='none'      # what the file says about itself: 'none', 'file', 'estimate' (a key by estimate too)
     measures:tuple=()    # 'module:name' of functions of (score, ids, row) that give further columns
     keep:tuple=()        # conditions such as 'seconds >= 20'
+    voices:str='merge'   # 'apart': each track in a family of its own, as far as there are free ones
 
 # %% ../../nbs/32d_tokens.workers.ipynb #c472a23d
 def function_at(
@@ -82,14 +85,24 @@ def _open(w, e):
 def _listen(w, e):
     w.score, w.notes = read_with_notes(w.data) if music_kind(w.data) == 'midi' else (read_music(w.data), None)
     if e.change is not None: w.score, w.notes = e.change(w.score), None
+    if get_codec(e.codec) is not event_codec: return
+    w.row['programs'] = program_words(w.score, e.voices, w.notes)
+    if e.voices == 'apart': w.score = voices_apart(w.score)
 
 def _encode(w, e):
     if not hasattr(w, 'ids'): w.ids = get_codec(e.codec).encode(w.score)
 
 def _describe(w, e):
     said, w.shots = getattr(w, 'said', None) or analyse(w.ids, e.every)
-    w.row |= said
+    w.row |= said | _lost(w.score, said['notes'], e)
     if said['notes'] < max(e.min_notes, 1): w.row = _left(w.row, 'Empty', f"{said['notes']} notes, and min_notes={e.min_notes}")
+
+def _lost(score, kept, e):
+    "How many notes of `score` are outside the keys, and how many merged with another, where `kept` are in the ids."
+    if get_codec(e.codec) is not event_codec: return {}
+    lost, outside = score.note_num() - kept, 0
+    if lost: outside = sum(int(((p < vocab.pitch_lo) | (p > vocab.pitch_hi)).sum()) for p in (t.notes.numpy()['pitch'] for t in score.tracks))
+    return dict(outside=outside, merged=lost - outside)
 
 def _judge(w, e):
     for place in e.measures: w.row |= function_at(place)(w.score, w.ids, w.row)

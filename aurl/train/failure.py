@@ -103,12 +103,13 @@ def hopeless(self:FailureMonitor)->bool:
 def check(self:FailureMonitor):
     "Look at the losses since the last check."
     losses = self._read()
-    self.last, self.losses, self.trail = (self.last + losses)[-3:], [], self.trail + losses
+    self.last, self.losses, self.trail = (self.last + losses)[-3:], [], (self.trail + losses)[-500:]
     if not all(map(math.isfinite, losses)) and not all_finite(self.model): return self.fail('the weights are not finite any more')
     fine = [x for x in losses if math.isfinite(x)]
     if not fine: return
     guessing, high = self._high(float(np.mean(fine)))
-    if not high: self.best, self.good, self.trail = min(self.best, float(np.mean(fine))), self.step, []
+    if not high: self.best = min(self.best, float(np.mean(fine)))
+    if np.mean(fine) <= 1.1*abs(self.best) + .1: self.good, self.trail = self.step, []
     self.bad = self.bad + 1 if guessing else 0
     if self.bad >= self.row: self.fail(self._words(fine))
 
@@ -140,10 +141,11 @@ def fail(self:FailureMonitor, why):
 
 @patch
 def _last_good(self:FailureMonitor)->int:
-    "The last step whose weights gave no bad loss: the loss of a step is that of the weights before it."
+    "The last step at which all was well: where the loss climbed, the last check near its best; where it broke, the step before that. (The loss of a step is that of the weights before it.)"
     trail = self.trail + self._read()
     bad = next((i for i,x in enumerate(trail) if not math.isfinite(x) or self._high(x)[1]), 0)
-    return self.good + max(0, bad - 1)
+    broke = bad < len(trail) and not math.isfinite(trail[bad])
+    return max(self.good, self.step - len(trail) + bad - 1) if broke else self.good
 
 @patch
 def _end(self:FailureMonitor, why):

@@ -22,7 +22,8 @@ from ..config import Config
 from ..core import AurlError, ConfigError, meant, need
 from ..device import autocast
 from ..tokens.vocab import vocab
-from .learner import Autocast, MuonAdamW, matrices_first
+from .learner import Autocast
+from .muon import MuonAdamW, matrices_first
 
 # %% ../../nbs/81e_train.optimise.ipynb #93f39ff6
 parts = dict(embedding=r'\bembed\b', attention=r'\battention\b', feed=r'\bfeed\b', norm=r'\bnorm\d?\b', output=r'\bkeyboard\b|^trunk\.norm\b', latent=r'^latent\b', decoder=r'^trunk\b')

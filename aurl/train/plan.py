@@ -15,7 +15,7 @@ from ..core import ConfigError
 from ..models.attention import stairs
 from ..models.size import config_of, counted, saved_line
 from ..models.vae_gan import MusicTransformerVAEGAN
-from .learner import matrices_first
+from .muon import matrices_first
 
 # %% ../../nbs/89c_train.plan.ipynb #4c0474ec
 def per_parameter(

@@ -1,0 +1,50 @@
+"""The numerical notebooks once more as a processor with AVX2 and no bfloat16 computes them, on processors that have more.
+
+Most laptops are such processors. Where the tests run on one, the ordinary run has proved it all, and this one skips.
+"""
+import os, subprocess, sys
+
+import pytest
+import torch
+from common import root
+
+AVX2 = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')  # what torch's own kernels use, and its library of products
+NOTEBOOKS = ['02_device', '40_models.attention', '40b_models.local', '41_models.blocks', '42_models.transformer', '44p_models.expected', '49_models.decoder',
+             '80_train.losses', '80b_train.musical', '80c_train.texture', '80d_train.rules', '81_train.learner']  # short ones that compare numbers
+more = torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'AMX'))
+ordinary = pytest.mark.skipif(not more, reason=f'this processor computes with {torch.backends.cpu.get_cpu_capability()}: the ordinary run has proved it')
+
+
+def asked(code, **env):
+    "What `code` prints in a process of its own with the variables `env`."
+    paths = [str(root), os.environ.get('PYTHONPATH')]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in paths if p), **env}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+x86 = pytest.mark.skipif('AVX' not in torch.backends.cpu.get_cpu_capability() and not more, reason='not a processor of x86 with AVX2')
+
+
+@x86
+def test_the_variables_switch():
+    "Torch's kernels, the library of matrix products and aurl's choice of precision follow them; a variable for less changes something on every processor."
+    code = 'import torch; torch.conv2d(torch.ones(16, 16, 64, 64), torch.ones(32, 16, 3, 3)); print(torch.backends.cpu.get_cpu_capability())'
+    said = asked(code, **AVX2, ONEDNN_VERBOSE='1')
+    assert said.splitlines()[-1] == 'AVX2'
+    assert next(line for line in said.splitlines() if ',isa:' in line).endswith('AVX2')
+    assert asked(code, ATEN_CPU_CAPABILITY='default').splitlines()[-1] not in ('AVX2', 'AVX512')
+    assert asked('from aurl.device import amp_dtype; print(amp_dtype("cpu"))', **AVX2).strip() == 'None'
+
+
+@ordinary
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_notebook(name, tmp_path):
+    "In half precision nothing is faster here, so nothing uses it; the numbers keep their tolerances."
+    env = {**os.environ, **AVX2, 'PYTHONPATH': os.pathsep.join(p for p in [str(root), os.environ.get('PYTHONPATH')] if p), 'TMPDIR': str(tmp_path)}
+    done = subprocess.run([sys.executable, str(root / 'tests' / 'run_notebook.py'), str(root / 'nbs' / f'{name}.ipynb')], cwd=root, env=env, capture_output=True, text=True, errors='replace', timeout=900)
+    assert done.returncode == 0, done.stderr[-20_000:]
+
+
+def test_the_notebooks_are_there(): assert not [n for n in NOTEBOOKS if not (root / 'nbs' / f'{n}.ipynb').exists()]
