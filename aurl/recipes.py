@@ -1180,7 +1180,8 @@ def check_request(
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)
         said += [f'the model: {model.origin}']*bool(model.origin)
-        if hasattr(cfg, 'data') and not _has_its_store(where, (music := _which_music(cfg, where)[0])): _check_music(music)
+        if hasattr(cfg, 'data'):
+            if not _has_its_store(where, (music := _which_music(cfg, where)[0])): _check_music(music)
         elif isinstance(cfg, GenerateConfig):
             files = file_options(cfg, model)
             if cfg.prompt: _check_prompt(cfg, files)

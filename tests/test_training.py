@@ -76,7 +76,7 @@ def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch,
     steps = [int(p.name[5:]) for p in (run / 'checkpoints').glob('step_*')]
     assert steps and max(steps) <= 25                                    # none was written with a NaN in it
     last = r.newest(run / 'checkpoints')
-    assert last.step in (22, 24) and all(t.isfinite().all() for t in last.weights.values())
+    assert last.step == 24 and all(t.isfinite().all() for t in last.weights.values())
     monkeypatch.undo()
     again, _, best = train(asked)                                        # the same command goes on before it
     assert again.path == run and math.isfinite(best) and 'going on from step' in (run / 'training.log').read_text()
@@ -91,6 +91,23 @@ def test_divergence_is_a_failure(store, tmp_path):
     assert status['status'] == 'failed' and 'lower learning rate' in status['error']
     model, _ = r.find_model(run)
     assert all(t.isfinite().all() for t in model.state_dict().values())
+
+
+def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
+    "From step 25 on the steps go uphill: many checkpoints are written before anybody can be sure, and the last good one is still there."
+    real = Budget.before_batch
+
+    def before_batch(budget):
+        real(budget)
+        if budget.training and budget.done >= 25: budget.opt.set_hyper('lr', -.3)
+    monkeypatch.setattr(Budget, 'before_batch', before_batch)
+    asked = config(store, tmp_path, steps=300, checkpoint_every=1, keep=2, valid_every=100, optimizer='adamw')
+    with pytest.raises(TrainingError, match='diverged'): train(asked)
+    run = r.find_runs(tmp_path)[0]
+    marked = [p.name for p in (run / 'checkpoints').iterdir() if read_json(p / 'manifest.json').get('suspect')]
+    good = r.newest(run / 'checkpoints')
+    assert 20 <= good.step <= 30 and marked, (good.step, marked)
+    assert all(t.isfinite().all() for t in r.find_model(run)[0].state_dict().values())
 
 
 def test_exit_code_and_words(store, tmp_path):

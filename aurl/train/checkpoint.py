@@ -319,6 +319,7 @@ def best_checkpoint(
 def prune_checkpoints(
     folder,      # where the checkpoints are
     keep:int=3,  # how many of the newest stay (1 at least)
+    until:int=None, # the newest that is not of a later step stays too
 )->list:         # what was removed
     "Remove all checkpoints but the newest `keep` and the best. Of those that are suspect only the newest stays, and it takes no other's place."
     folder, whole, gone = Path(folder), [], []
@@ -327,8 +328,9 @@ def prune_checkpoints(
     good, suspect = [p for p in whole if not is_suspect(p)], [p for p in whole if is_suspect(p)]
     best = min((p for p in good if isinstance(_manifest(p).get('score'), (int, float))), key=lambda p: _manifest(p)['score'], default=None)
     newest = [p for p in good if not p.name.startswith('best_')] or good      # one kept for its score does not take the place of a newer one
+    sure = [p for p in newest if until is not None and (_manifest(p).get('step') or 0) <= until][:1]
     for p in whole:
-        if p == best or p in newest[:max(1, keep)] or p in suspect[:1]: continue
+        if p == best or p in newest[:max(1, keep)] or p in suspect[:1] or p in sure: continue
         trash = folder/f'.{p.name}.gone.tmp'
         try: os.rename(p, trash)
         except OSError: continue

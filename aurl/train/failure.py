@@ -50,7 +50,7 @@ class FailureMonitor(Callback):
     ): self.every, self.row, self.to, self.failed = every, row, to, None
 
     def before_fit(self):
-        self.losses, self.last, self.failed = [], [], None                # since the last check; the last few of all
+        self.losses, self.last, self.trail, self.failed = [], [], [], None    # since the last check; the last few of all; since all was well
         self.step = self.good = self.bad = 0
         self.best = self.best_valid = math.inf
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
@@ -67,7 +67,7 @@ class FailureMonitor(Callback):
         first = float(self.losses[0])
         if math.isfinite(first): self.best = first
 
-    def state_dict(self): return dict(step=self.step, good=self.good, bad=self.bad, best=self.best, best_valid=self.best_valid, losses=self._read(), last=list(self.last))
+    def state_dict(self): return dict(step=self.step, good=self.good, bad=self.bad, best=self.best, best_valid=self.best_valid, losses=self._read(), last=list(self.last), trail=list(self.trail))
     def load_state_dict(self, state):
         for k,v in state.items(): setattr(self, k, list(v) if isinstance(v, (list, tuple)) else v)
 
@@ -103,12 +103,13 @@ def hopeless(self:FailureMonitor)->bool:
 def check(self:FailureMonitor):
     "Look at the losses since the last check."
     losses = self._read()
-    self.last, self.losses = (self.last + losses)[-3:], []
+    self.last, self.losses, self.trail = (self.last + losses)[-3:], [], (self.trail + losses)[-500:]
     if not all(map(math.isfinite, losses)) and not all_finite(self.model): return self.fail('the weights are not finite any more')
     fine = [x for x in losses if math.isfinite(x)]
     if not fine: return
     guessing, high = self._high(float(np.mean(fine)))
-    if not high: self.best, self.good = min(self.best, float(np.mean(fine))), self.step
+    if not high: self.best = min(self.best, float(np.mean(fine)))
+    if np.mean(fine) <= 1.1*abs(self.best) + .1: self.good, self.trail = self.step, []
     self.bad = self.bad + 1 if guessing else 0
     if self.bad >= self.row: self.fail(self._words(fine))
 
@@ -123,7 +124,7 @@ def after_epoch(self:FailureMonitor):
     if not math.isfinite(value) and not all_finite(self.model): return self.fail('the weights are not finite any more')
     high, last = self.suspicious(), [x for x in self.last + self._read() if math.isfinite(x)]
     if high and last and far_above(value, self.best_valid): return self.fail(f'{self._words(last)}; held out {value:.2f} and {self.best_valid:.2f}')
-    if high and last and not self._high(float(np.median(last)))[0]: self.best, self.good = float(np.mean(last)), self.step     # it is the music that has changed
+    if high and last and not self._high(float(np.median(last)))[0]: self.best, self.good, self.trail = float(np.mean(last)), self.step, []     # it is the music that has changed
     if math.isfinite(value): self.best_valid = min(self.best_valid, value)
 
 # %% ../../nbs/83f_train.failure.ipynb #cb5b8e0d
@@ -132,14 +133,23 @@ def fail(self:FailureMonitor, why):
     "Go back if somebody can; end the training if not."
     rescue = next((c for c in self.cbs if isinstance(c, Rescue)), None)
     if rescue is not None and rescue.moments and not rescue.over:
-        self.bad, self.last = 0, []
+        self.bad, self.last, self.trail = 0, [], []
         rescue.roll_back(self.step, why)
         if all_finite(self.model): return
     self._end(why)
     raise CancelFitException
 
 @patch
+def _last_good(self:FailureMonitor)->int:
+    "The last step at which all was well: where the loss climbed, the last check near its best; where it broke, the step before that. (The loss of a step is that of the weights before it.)"
+    trail = self.trail + self._read()
+    bad = next((i for i,x in enumerate(trail) if not math.isfinite(x) or self._high(x)[1]), 0)
+    broke = bad < len(trail) and not math.isfinite(trail[bad])
+    return max(self.good, self.step - len(trail) + bad - 1) if broke else self.good
+
+@patch
 def _end(self:FailureMonitor, why):
+    self.good = self._last_good()
     self.failed = dict(step=self.step, why=why, good=self.good)
     if self.to is not None:
         self.to.log(step=self.step, failed=why)

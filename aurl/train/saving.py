@@ -143,11 +143,11 @@ def flush(self:Checkpoints):
 def _write(self:Checkpoints, name, snap, score=None, suspect=False):
     "Hand `snap` to the thread."
     if self.quiet: return
-    state = dict(self.state, step=snap.step)
+    state, until = dict(self.state, step=snap.step), next((c.good for c in self.cbs if isinstance(c, FailureMonitor)), None)
     if self.log is not None and score is None: state['logged'] = self.log.logged                # a best state is written later than it was taken
     def job():
         save_checkpoint(self.folder/name, snap, self.config, self.codec, state=state, score=score, suspect=suspect)
-        prune_checkpoints(self.folder, self.keep)
+        prune_checkpoints(self.folder, self.keep, until)
     self._look()
     self.writer(job)
     if self.writer.wait(self.patience): self._look()
