@@ -743,11 +743,14 @@ def run_to_resume(
 
 # %% ../nbs/96_recipes.ipynb #ebba8f35
 def model_of(
-    cfg:TrainConfig, # what was asked
+    cfg:Config, # what was asked, of a training or a song
+    last=None,  # a `Checkpoint` to go on from: the model is built as it says, also where the preset has changed since
 )->MusicTransformerVAEGAN:
     "A new model; the seed decides its first weights."
     seed_everything(cfg.seed)
-    return MusicTransformerVAEGAN(net_of(cfg))
+    saved = from_first(last.config if last is not None else None)
+    if saved: return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved))
+    return MusicTransformerVAEGAN(net_of(cfg) if isinstance(cfg, TrainConfig) else preset_config(cfg.model))
 
 def net_of(
     cfg:TrainConfig, # what was asked
@@ -1027,9 +1030,12 @@ def _net_at(stages, stage):
     if len({c.mode for c in nets}) == 1: return own
     return max(nets, key=lambda c: ('transformer', 'vae', 'vae_gan').index(c.mode)).changed(mode=own.mode, dropout=own.dropout, checkpoint=own.checkpoint)
 
-def _model_at(stages, stage):
+def _model_at(stages, stage, run):
+    "The model of a stage: as its newest checkpoint says, or as all stages together ask."
+    last = newest(run.checkpoints, lambda line: None) if rank() == 0 else None
     seed_everything(stage.cfg.seed)
-    return MusicTransformerVAEGAN(_net_at(stages, stage))
+    saved = from_first(last.config if last is not None else None)
+    return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved) if saved else _net_at(stages, stage))
 
 def train_all(
     run:Experiment,   # its directory
@@ -1040,10 +1046,10 @@ def train_all(
 )->tuple:             # the learner, and nats per token on the held-out windows
     "A whole training: one, or stage after stage."
     if not (stages := stages_of(cfg)):
-        learn = learner_of(cfg, store, train, held, run=run)
+        learn = learner_of(cfg, store, train, held, model_of(cfg, last), run)
         run.say(needs(learn))
         return learn, train_run(learn, run, cfg, last)
-    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage), before, r.say), r)
+    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage, r), before, r.say), r)
     return run_stages(run, stages, build, train_run, _saved, lambda r: newest(r.checkpoints, r.say), asked=dict(steps=cfg.steps, minutes=cfg.minutes))
 
 def _saved(path):

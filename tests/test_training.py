@@ -203,3 +203,14 @@ def test_no_setting_changes_valid_loss(store, tmp_path):
     def figure(out, **more): return train(config(store, tmp_path / out, steps=1, lr=1e-20, checkpoint_every=0, **more))[2]
     assert len({figure(f'beta{b}', mode='vae', net=net, latent=dict(beta=b)) for b in (0, .2, 1, 4)}) == 1
     assert len({figure(f'l{i}', **m) for i, m in enumerate((dict(), dict(losses=dict(rhythm=.5)), dict(losses=dict(rhythm=5., grammar=1.)), dict(smoothing=.3), dict(grammar_weight=2.)))}) == 1
+
+
+def test_a_preset_that_has_changed_since(store, tmp_path, monkeypatch):
+    preset = tmp_path / 'mine.yaml'
+    preset.write_text('d_model: 16\nn_layers: 1\nn_heads: 2\nkeyboard: 0\n')
+    asked = config(store, tmp_path / 'runs', model=str(preset), net={}, steps=6, checkpoint_every=2)
+    run = killed(asked, 4, monkeypatch)
+    preset.write_text('d_model: 32\nn_layers: 2\nn_heads: 2\nkeyboard: 0\nlayer_embeddings: true\n')
+    again, learn, _ = train(asked.changed(resume=str(run.path)))
+    assert again.path == run.path and learn.model.config.d_model == 16 and not learn.model.config.layer_embeddings
+    assert max(m['step'] for m in again.metrics()) == 6
