@@ -361,7 +361,7 @@ class RunLog(Callback):
         "The norm of the gradient, where nobody has measured it (`Clip` and `Stability` do)."
         if any(getattr(c, 'measures_norm', False) for c in self.cbs) or (self.step + 1) % self.every and self.step: return
         ps = [p for p in self.model.parameters() if p.grad is not None]
-        if ps: self.learn.grad_norm = in_full(nn.utils.get_total_norm([p.grad for p in ps]))
+        if ps: self.learn.grad_norm = in_full(torch.nn.utils.get_total_norm([p.grad for p in ps]))
     def after_batch(self):
         if not self.training: return
         self.step += 1; self.tokens += self.yb[0].numel()*ranks()
