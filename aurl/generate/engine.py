@@ -62,11 +62,12 @@ def play(
     every = every or (1 if str(device) == 'cpu' else 16)
     rows = xp.arange(len(scores), device=device)
     said, going = xp.full((len(scores), max_tokens), vocab.PAD, device=device), rows >= 0
+    track = limits.track(decoder.state) if limits is not None and mask else None
     for i in range(max_tokens):
         left = max_tokens - i
         if mask:
             if near := i >= look: look = i + _free_steps(decoder.state, left, limits)
-            may = may_follow(decoder.state, left, near) if limits is None else limits.mask(decoder.state, left, near, i+1 >= min_tokens)
+            may = may_follow(decoder.state, left, near) if limits is None else track.mask(decoder.state, left, near, i+1 >= min_tokens)
             scores = xp.where(may, scores, -np.inf)
         if i+1 < min_tokens: scores = _go_on(scores)
         ids = choose(scores, rows, i)
@@ -77,8 +78,10 @@ def play(
             if on == 0: break
             if on <= len(rows)*_crowd:
                 decoder.pick(going)
+                if track is not None: track.pick(going)
                 rows, ids, going = rows[going], ids[going], going[going]
         if left > 1: scores = decoder.read(ids[:,None])
+        if track is not None: track.read(ids)
     return [_to_end(x) for x in torch.as_tensor(said).cpu().numpy().astype(np.uint16)]
 
 def _to_end(ids):
