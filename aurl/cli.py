@@ -101,16 +101,55 @@ def _read(path):
     except (OSError, ValueError): return {}
     return got if isinstance(got, dict) else {}
 
+def _clock(seconds):
+    "`seconds` as a clock shows them: 0:05, 1:02:03."
+    minutes, rest = divmod(int(seconds + .5), 60)
+    return f'{minutes}:{rest:02}' if minutes < 60 else f'{minutes//60}:{minutes % 60:02}:{rest:02}'
+
+class _Pace:
+    "How long a stage has taken, and how long it will."
+    def __init__(self, clock=time.monotonic): self.clock, self.stage, self.began, self.first, self.fraction = clock, None, clock(), 0., None
+    def see(self, stage, fraction):
+        if stage != self.stage: self.stage, self.began, self.first = stage, self.clock(), fraction or 0.
+        self.fraction = fraction
+    @property
+    def taken(self): return self.clock() - self.began
+    @property
+    def left(self):
+        "Seconds to the end of the stage; None where there is too little to tell."
+        done = (self.fraction or 0.) - self.first
+        if done < .01 or self.taken < 2: return None
+        return max(0., 1 - self.fraction)/done*self.taken
+    @property
+    def words(self): return '' if self.left is None else f'about {_clock(self.left)} left'
+
+# %% ../nbs/99_cli.ipynb #0e0181d7
 class _Lines:
-    "Progress where there is no terminal: a line for each stage."
-    def __init__(self, say): self.say, self.stage = say, None
+    "Progress where there is no terminal: a line for each stage, and one at least every few seconds."
+    def __init__(self,
+        say,         # shows a line
+        every=20,    # seconds between two lines, at most
+        clock=time.monotonic, # tells seconds
+    ): self.say, self.every, self.clock, self.pace, self.began, self.last = say, every, clock, _Pace(clock), clock(), clock()
     def __enter__(self): return self
     def __exit__(self, *args): pass
     def show(self, stage, fraction, message):
-        if stage != self.stage: self.say(f'{stage} …')
-        self.stage = stage
+        "Called often; says something when it is time."
+        new, was, taken = stage != self.pace.stage, self.pace.stage, self.pace.taken
+        self.pace.see(stage, fraction)
+        if new: self._new(stage, message, was, taken)
+        elif self.clock() - self.last >= self.every: self._line(stage, fraction, message)
+    def _new(self, stage, message, was, taken):
+        if was and taken >= 1: self.say(f'{was} took {_clock(taken)}')
+        if stage != 'starting': self.say(f'{stage} …' + (f' {message}' if message else ''))   # a refusal at once is one line, and needs no other
+        self.last = self.clock()
+    def _line(self, stage, fraction, message):
+        done = '' if fraction is None else f' {fraction:.0%}'
+        more = ''.join(f', {w}' for w in (message, self.pace.words or f'for {_clock(self.pace.taken)}') if w)
+        self.say(f'{_clock(self.clock() - self.began)} {stage}{done}{more}')
+        self.last = self.clock()
 
-# %% ../nbs/99_cli.ipynb #0e0181d7
+# %% ../nbs/99_cli.ipynb #9c7d23c5
 class _Bar:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -120,12 +159,15 @@ class _Bar:
         self.bar = Progress(SpinnerColumn(), TextColumn('{task.description}'), width := BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
                             TextColumn('{task.fields[message]}'), refresh_per_second=4, transient=True, **kwargs)
         width.bar_width = 28 if self.bar.console.width >= 100 else 12
+        self.pace = _Pace()
         self.taken = width.bar_width + 30 # what stands before the message; the line never fills the terminal, which a ^C would make two of
         self.task = self.bar.add_task('starting', total=None, message='')
     def __enter__(self): self.bar.start(); return self
     def __exit__(self, *args): self.bar.stop()
     def show(self, stage, fraction, message):
         self.bar.tasks[0].total = None if fraction is None else 1  # None moves to and fro
+        self.pace.see(stage, fraction)
+        message = ', '.join(w for w in (self.pace.words, message) if w)
         room = max(0, self.bar.console.width - self.taken)
         if len(message) > room: message = message[:max(0, room-1)] + '…'
         self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
@@ -135,6 +177,7 @@ def watch(
     run:Execution, # not started yet
     run_dir,       # where its progress.json will be
     say=print,     # shows a line
+    every=20,      # without a terminal: seconds between two lines of progress, at most
 ):
     "Run to the end, with progress, ready for Ctrl-C."
     def on_signal(number, frame):
@@ -146,10 +189,11 @@ def watch(
     before = {n: signal.signal(getattr(signal, n), on_signal) for n in names}
     try:
         run.thread.start()
-        with _Bar() if sys.stderr.isatty() and sys.stdout.isatty() else _Lines(say) as bar:
+        with _Bar() if sys.stderr.isatty() and sys.stdout.isatty() else _Lines(say, every) as bar:
             while run.thread.is_alive():
                 run.thread.join(.2)
-                if now := _read(Path(run_dir)/'progress.json'): bar.show(str(now.get('stage', '')), now.get('fraction'), str(now.get('message') or ''))
+                now = _read(Path(run_dir)/'progress.json')
+                bar.show(str(now.get('stage') or 'starting'), now.get('fraction'), str(now.get('message') or ''))
                 if run.stops > 1: run.stop()  # a kernel that was only just starting
     finally:
         for n,old in before.items(): signal.signal(getattr(signal, n), old)
@@ -205,7 +249,8 @@ def run_recipe(
     from aurl.config import make_config
     recipe = _recipes()[name]
     cfg = make_config(recipe.config_cls, preset=preset, group=name, overrides=items)
-    if check := getattr(recipe, 'check', None): check(cfg)
+    if check := getattr(recipe, 'check', None):
+        for line in check(cfg) or (): say(line)
     root = Path(getattr(cfg, 'out', '.')).expanduser()
     new_root = not root.exists()
     run_dir, fresh = _run_dir(recipe, cfg)
@@ -215,7 +260,8 @@ def run_recipe(
     watch(run, run_dir, say)
     code = _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
     if code == 2: return code                                                # the same command would be refused again
-    if (code or run.stops) and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: the same command again, or aurl {name} resume={run_dir}')
+    failed = getattr(run.error, 'ename', type(run.error).__name__) == 'TrainingError'      # the same again would fail again
+    if (code or run.stops) and not failed and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: the same command again, or aurl {name} resume={run_dir}')
     if code and (part := getattr(recipe, 'part', None)) is not None and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir/part).is_dir():
         say('to go on: the same command again' + (f', with dest={kept}' if not cfg.dest else ''))
     return code
@@ -247,7 +293,7 @@ def _in_vain(run, run_dir, code):
     "Is there nothing in `run_dir` but what every run begins with?"
     said_all = code > 128 or _known(getattr(run.error, 'ename', type(run.error).__name__))
     ours = {run.dest.name, 'kernel.log'}
-    begins = {'config.yaml', 'environment.json', 'git.json', 'git.diff', 'status.json', 'progress.json', 'training.log'} if said_all else set()
+    begins = {'config.yaml', 'environment.json', 'git.json', 'git.diff', 'status.json', 'progress.json', 'training.log', 'split.json'} if said_all else set()
     files = {p.relative_to(run_dir).as_posix() for p in run_dir.rglob('*') if p.is_file() and not p.name.endswith('.tmp')}
     return not files - ours - begins
 

@@ -47,7 +47,7 @@ def latent_music(
     "The music of a run, as much of it as was asked for."
     told = Experiment.open(where).config
     if told.get('mode', 'transformer') == 'transformer': raise ModelError('a model without a latent', path=where, way_out='train one with mode=vae')
-    store = store_of(told['data'], cfg.workers, run)
+    store = store_of(told['data'], cfg.workers, run, of=where)
     train, held = sides(store, told['valid'], told['seed'], told.get('split', 'group'))
     fits = lambda side: np.array([i for i in side if store.length[i] <= told['length'] + 1])
     some = lambda side, n, name: rng(cfg.seed, 'study', name).permutation(side)[:n]

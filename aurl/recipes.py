@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateConfig', 'EvaluateConfig', 'Recipe', 'new_run_dir',
-           'start_run', 'store_of', 'left_out', 'sides', 'music_for', 'without_twins', 'store_options', 'prepare_run',
-           'elsewhere', 'UnderGrammar', 'score_model', 'write_samples', 'file_options', 'opening_ids', 'sound_ids',
-           'held_out_opening', 'song_report', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished',
-           'check_wishes', 'check_ranks', 'check_alone', 'learner_of', 'needs', 'resume_run', 'settled', 'open_run',
-           'train_run', 'ending', 'train_all', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
+           'start_run', 'store_of', 'left_out', 'sides', 'store_fingerprint', 'new_pieces', 'music_for',
+           'without_twins', 'store_options', 'prepare_run', 'elsewhere', 'UnderGrammar', 'score_model', 'write_samples',
+           'file_options', 'opening_ids', 'sound_ids', 'held_out_opening', 'fit_to_machine', 'plan_words',
+           'song_report', 'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished',
+           'check_wishes', 'check_ranks', 'check_alone', 'loader_of', 'music_used', 'music_lines', 'learner_of',
+           'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
+           'evaluation_pieces', 'judges', 'check_request']
 
-# %% ../nbs/96_recipes.ipynb #a50a9d21
+# %% ../nbs/96_recipes.ipynb #b46ec3e1
 import math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from fastai.learner import Learner
 from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, seed_everything, sha256_of, to_json
+from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
 from .device import autocast, pick_device
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
@@ -44,7 +46,7 @@ from .score.midi import read_midi
 from .score.phrases import PhraseConfig, phrase_corpus
 from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
-from .ranks import from_first, is_sharded, rank, ranks
+from .ranks import from_first, in_one_piece, is_sharded, rank, ranks
 from .tokens.codec import decode, encode
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
@@ -60,30 +62,42 @@ from .tokens.vocab import Kind, vocab
 from .train.adversarial import AdversarialConfig, adversarial_callbacks, meeting_losses
 from .train.latent import LatentConfig, check_names, latent_callbacks
 from .train.distill import Distill, check_distill
+from .train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 from .train.descent import Descent, descent
-from .train.learner import Budget, music_learner
+from .train.learner import Budget, ValidEvery, WindowRecords, music_learner, valid_interval
 from .train.watch import WatchConfig, watching, watch_words
 from .train.parallel import share
 from .train.stages import handed_over, run_stages, stages_of
 from .train.objectives import MusicLosses, check_losses
 from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.patience import Progress, higher
-from .train.saving import Checkpoints, newest
+from .train.checkpoint import latest_checkpoint
+from .train.failure import FailureMonitor, all_finite
+from .train.saved import checkpoint_folder, load_model, model_from_checkpoint, split_choice
+from .train.saving import Checkpoints, measured, newest, score_of
 from .train.snapshot import GoOn, Snapshot
 
 # %% ../nbs/96_recipes.ipynb #3283179b
+def _interval(value):
+    "`valid_every` as a number of steps or a time, checked."
+    try: valid_interval(value)
+    except ConfigError as e: raise ValueError(f'{e.way_out}') from e
+    return int(value) if str(value).isdecimal() else value
+
 class SongConfig(Config):
     "From music to new music in a few minutes."
     data: str = Field('chorales', description='a folder or zip of MIDI files, or chorales')
     minutes: float = Field(4., gt=0, description='time to train')
     steps: int = Field(0, ge=0, description='stop after so many steps, if sooner; 0 for no limit')
     pieces: int = Field(4, ge=1, description='new pieces to write; the last one continues a held-out piece')
-    model: str = Field('song', description='preset of the model')
+    model: str = Field('auto', description='preset of the model; auto: song or song_small, by the speed of this machine')
     length: int = Field(384, ge=16, description='ids in a training window')
-    batch_size: int = Field(16, ge=1, description='windows in a batch')
+    batch_size: int = Field(0, ge=0, description='windows in a batch; 0: 16, 8 or 4, by what fits into the minutes')
     transpose: int = Field(6, ge=0, le=24, description='training windows move by at most so many semitones')
     lr: float = Field(4e-3, gt=0, description='learning rate')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
+    valid_every: int | str = Field('auto', description='when held-out windows are measured: every so many steps (100), every so often (30s, 2m); auto: twelve times in all')
+    valid_pieces: int = Field(0, ge=0, description='held-out pieces that are measured during the training; 0: as many as fit; the verdict is on all of them')
     prompt_seconds: float = Field(8., gt=0, description='how much of the held-out piece is given')
     min_tokens: int = Field(256, ge=0, description='shortest piece')
     max_tokens: int = Field(1200, ge=64, description='longest piece')
@@ -95,6 +109,10 @@ class SongConfig(Config):
     device: str = Field('auto', description='auto, cpu, cuda')
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
+
+    @field_validator('valid_every')
+    @classmethod
+    def _known_interval(cls, value): return value if value == 'auto' else _interval(value)
 
 # %% ../nbs/96_recipes.ipynb #d3c8e1af
 class PrepareConfig(Config):
@@ -135,6 +153,7 @@ class _Training(Config):
     model: str = Field('song', description='preset of the model')
     net: dict[str, Any] = Field({}, description='fields of the model to change, such as net.d_model=128 or net.latent=[32,8,4]')
     latent: LatentConfig = Field(LatentConfig(), description='modes with a latent: what it costs, and what its numbers shall mean')
+    latent_music: Literal['all', 'whole'] = Field('all', description='modes with a latent: learn from all of the music, cut on bars where a piece is longer than a window; or from whole pieces alone, and leave out longer ones')
     adversarial: AdversarialConfig = Field(AdversarialConfig(), description='mode vae_gan: how its critic is heard')
     length: int = Field(384, ge=16, description='ids in a window')
     batch_size: int = Field(16, ge=1, description='windows in a batch')
@@ -145,13 +164,15 @@ class _Training(Config):
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
     losses: dict[str, Any] = Field({}, description='more losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
     balance: Literal['fixed', 'uncertainty'] = Field('fixed', description='weights of the losses: fixed, or learned from there on')
-    teacher: str = Field('', description='a run, or a folder with a saved model, to learn from beside the music')
+    teacher: str = Field('', description='a run (also RUN@best, @newest, @average, @step=50), a checkpoint or a folder with a saved model, to learn from beside the music')
     distill: dict[str, Any] = Field({}, description='what to learn from the teacher: {output: 0.7, hard: 0.3, feature: 0.5}')
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     watch: WatchConfig = Field(WatchConfig(), description='what watches it: watch.every=50, watch.measures=[note_density]; watch.on=false for nobody')
     log_every: int = Field(10, ge=1, description='steps between two lines of the log')
+    record_windows: bool = Field(False, description='write what each training window was, augmentation included, to windows.jsonl')
+    valid_every: int | str = Field(0, description='when held-out windows are measured: every so many steps (100), every so often (30s, 2m), or 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
     keep: int = Field(3, ge=1, description='newest checkpoints to keep, beside the best')
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='measures and weights that the best checkpoint goes by, such as {valid_loss: 1, grammar: 0.5}; +name and -name say which way is better')
@@ -167,6 +188,10 @@ class _Training(Config):
     seed: int = Field(0, description='decides everything')
     reproducible: Literal[levels] = Field('seeded', description='seeded; deterministic: only operations that give the same bits each time; verified: and hashes of the state in the log')
     out: str = Field('runs', description='folder of the runs')
+
+    @field_validator('valid_every')
+    @classmethod
+    def _known_interval(cls, value): return _interval(value)
 
     @field_validator('best_by')
     @classmethod
@@ -188,7 +213,7 @@ class TrainConfig(Descent, _Training): "A training run."
 # %% ../nbs/96_recipes.ipynb #7d774b63
 class GenerateConfig(Config):
     "New pieces from a trained model."
-    model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
+    model: str = Field('', description='a run; RUN@best, @newest, @average or @step=50; a checkpoint in it; or a folder with a saved model; the newest run by default')
     pieces: int = Field(4, ge=1, description='how many')
     prompt: str = Field('', description='a MIDI file to continue')
     prompt_seconds: float = Field(8., gt=0, description='how much of it is given, or heard of like and between')
@@ -229,7 +254,7 @@ class GenerateConfig(Config):
 
 class EvaluateConfig(Config):
     "How well a model foresees held-out music, and how valid it is unaided."
-    model: str = Field('', description='a run, or a folder with a saved model; the newest run by default')
+    model: str = Field('', description='a run; RUN@best, @newest, @average or @step=50; a checkpoint in it; or a folder with a saved model; the newest run by default')
     data: str = Field('', description='music to evaluate on; by default the held-out pieces of the run')
     valid: float = Field(0., ge=0, lt=1, description='share of data held out; 0 for that of the run, or all of it')
     window: int = Field(0, ge=0, description='ids the model sees at once; 0 for that of its training')
@@ -279,18 +304,31 @@ def _place(data):
 def _placed(cfg):
     "`cfg` with the folders of its music and of a teacher written out."
     out = dict(data=_place(cfg.data)) if hasattr(cfg, 'data') else {}
-    if getattr(cfg, 'teacher', '') and Path(cfg.teacher).expanduser().exists(): out['teacher'] = _place(cfg.teacher)
+    if getattr(cfg, 'teacher', ''):
+        folder, choice = split_choice(cfg.teacher)
+        if folder.exists(): out['teacher'] = _place(folder) + f'@{choice}'*bool(choice)
     return cfg.changed(**out) if out else cfg
 
 # %% ../nbs/96_recipes.ipynb #b0247e56
 def store_of(
     data,           # 'chorales', a folder, a zip, or a store; or several of them by name
     workers:int=2,  # processes that read
-    run=None,       # an `Experiment` whose progress shows it
+    run=None,       # an `Experiment` whose progress shows it, and which notes what the store is
     loader=None,    # a `LoaderConfig`: for windows on bars the store is told where those are
+    of=None,        # folder of the run whose music is wanted; None: that of `run`
 ):                  # `TokenStore`, or a `Mixture` of several
-    "The token store of `data`, prepared on first use."
-    if isinstance(data, dict): return mix(**{k:store_of(v, workers, run, loader) for k,v in data.items()})
+    "The token store of `data`, prepared on first use. A run that has begun keeps the music it began with."
+    home = Path(of) if of is not None else run.path if run is not None else None
+    known = _music_of(home)
+    if known is not None and (store := _store_of_then(home, known, data)) is not None: return _divided(store, home)
+    store = _prepared(data, workers, run, loader)
+    if known is not None: store = _as_then(store, known, home, run)
+    elif of is None and run is not None: run.record(data=dict(stores=[_told(k, s) for k,s in _parts(store)]))
+    return _divided(store, home)
+
+def _prepared(data, workers, run, loader):
+    "The store of what is in `data` now."
+    if isinstance(data, dict): return mix(**{k:_prepared(v, workers, run, loader) for k,v in data.items()})
     tell = (lambda done, total: run.progress('prepare', done/max(1, total), f'{done} of {total} pieces')) if run is not None else None
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): return TokenStore(path).verify()
@@ -317,7 +355,25 @@ def sides(
     seed:int=0,       # another seed, another split
     split:str='group',# what is held out, see `split_as`
 )->tuple:             # numbers of the pieces to train on, and of those held out
-    "The split of `store`, which keeps groups and twins together; neither side may be empty."
+    "The split of `store`, which keeps groups and twins together; neither side may be empty. A run that has begun keeps its own."
+    if (kept := _kept_sides(store, valid, seed, split)) is not None: return kept
+    train, held = _new_sides(store, valid, seed, split)
+    if (file := getattr(store, 'division', None)) is not None:
+        write_json(file, dict(asked=[valid, seed, split], train=[store.names[int(i)] for i in train], valid=[store.names[int(i)] for i in held]))
+    return train, held
+
+def _kept_sides(store, valid, seed, split):
+    "The division that a run has kept, or None."
+    file = getattr(store, 'division', None)
+    if file is None or not file.exists(): return None
+    told = read_json(file)
+    if told['asked'] != [valid, seed, split]: return None
+    at = {n:i for i,n in enumerate(store.names)}
+    if any(n not in at for n in (*told['train'], *told['valid'])): return None
+    return tuple(np.array([at[n] for n in told[k]], np.int64) for k in ('train', 'valid'))
+
+def _new_sides(store, valid, seed, split):
+    "The split of what is there now."
     if split != 'group': return split_store(store, by=split_as(store, split, valid, seed))
     train, held = split_store(store, valid, seed)
     if len(train) and len(held): return train, held
@@ -325,6 +381,74 @@ def sides(
 
 def _too_few(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, and versions of one piece count as one; two are needed, one to learn from and one to be held out', where, 'give more music')
+
+# %% ../nbs/96_recipes.ipynb #f40f947f
+def _parts(store):
+    "Names and stores of a mixture; one without a name if it is none."
+    return list(store.stores.items()) if hasattr(store, 'stores') else [('', store)]
+
+def store_fingerprint(
+    store,     # a `TokenStore`
+    most=None, # of its first pieces only
+)->str:        # hexadecimal
+    "SHA-256 of its codec, and of the names and lengths of its pieces."
+    names, length = store.names[:most], store.length[:most]
+    return sha256_of(to_json([store.codec.fingerprint, names, [int(n) for n in length]]).encode())
+
+def _told(name, store): return dict(name=name, path=str(store.path), pieces=len(store), tokens=int(store.tokens), fingerprint=store_fingerprint(store))
+
+def _music_of(home):
+    "What the run in `home` noted about its stores, by name; None where it noted nothing."
+    if home is None: return None
+    try: stores = read_json(Path(home)/'environment.json').get('data', {}).get('stores')
+    except (AurlError, AttributeError): return None
+    return {s['name']:s for s in stores} if stores else None
+
+def _store_of_then(home, known, data):
+    "The stores of a run as they were, if they are still where they were; None if not, or where other music was named."
+    try: config = Experiment.open(home).config
+    except AurlError: return None
+    if config.get('data') not in (data, _place(data)) or not all((Path(s['path'])/'manifest.json').exists() for s in known.values()): return None
+    stores = {k:_first_of(TokenStore(s['path']).verify(), s) for k,s in known.items()}
+    if any(s is None for s in stores.values()): return None
+    return stores[''] if '' in stores else mix(**stores)
+
+def _first_of(store, told):
+    "`store`, or as many of its first pieces as it had; None where they are not what they were."
+    n = told['pieces']
+    if len(store) < n or store_fingerprint(store, n) != told['fingerprint']: return None
+    return store
+
+# %% ../nbs/96_recipes.ipynb #64c9cdef
+def _as_then(store, known, home, run):
+    "`store`, if it has the music that the run began with."
+    parts = dict(_parts(store))
+    for name,told in known.items():
+        if name not in parts or _first_of(parts[name], told) is None: raise _changed_music(home, parts.get(name), told)
+    return store
+
+def _changed_music(home, store, told):
+    "What to say where the music of a run is not there any more."
+    try: then = read_json(Path(home)/'split.json')
+    except AurlError: then = {}
+    was, now = set(then.get('train', [])) | set(then.get('valid', [])), set(store.names if store is not None else [])
+    few = lambda names: ', '.join(sorted(names)[:3]) + ' …'*(len(names) > 3)
+    said = [f'{len(x)} {w}: {few(x)}' for w,x in (('new', now - was), ('gone', was - now)) if x and was] or ['other files, or other lengths']
+    return ConfigError(f'the music has changed since this run began with {told["pieces"]} pieces ({"; ".join(said)}), and its store is gone', home, 'resume=no begins anew with the music of now; data=STORE goes on with a store that has the music of then')
+
+def _divided(store, home):
+    "`store`, which remembers where the run keeps its division."
+    store.division = Path(home)/'split.json' if home is not None and (Path(home)/'config.yaml').exists() else None
+    return store
+
+def new_pieces(
+    store,    # of a run that goes on
+)->list:      # a line for people, or none
+    "How many pieces the store has that the run does not use, because they came later."
+    known = _music_of(store.division.parent) if getattr(store, 'division', None) is not None else None
+    late = [n for k,s in _parts(store) if known and k in known for n in s.names[known[k]['pieces']:]]
+    if not late: return []
+    return [f"{len(late)} piece{'s' if len(late) > 1 else ''} came after this run began and stay{'s' if len(late) == 1 else ''} out of it: {', '.join(late[:3])}" + ' …'*(len(late) > 3) + '; a new run (resume=no) uses them']
 
 # %% ../nbs/96_recipes.ipynb #633516a0
 def music_for(
@@ -384,6 +508,12 @@ def elsewhere(
     return [f'{cfg.dest} was made with other settings and stays as it is; this store is beside it'] if store.path != Path(cfg.dest).expanduser() else []
 
 # %% ../nbs/96_recipes.ipynb #224df442
+def _tell(run, stage, word, first=0., last=1.):
+    "What keeps the progress of `run` fresh while a stage goes from `first` to `last`."
+    if run is None: return None
+    def tell(done, total): run.progress(stage, first + (last - first)*done/max(1, total), f'{done} of {total} {word}')
+    return tell
+
 class UnderGrammar(torch.nn.Module):
     "`model` with the chance of invalid ids set to nothing."
     def __init__(self, model): super().__init__(); self.model = model
@@ -395,14 +525,15 @@ def score_model(
     table:LikelihoodTable, # of the baselines, or an empty one
     model,                 # a `MusicTransformerVAEGAN`
     pieces,                # ids of the held-out pieces
-    window:int             # ids it sees at once
+    window:int,            # ids it sees at once
+    run=None               # an `Experiment` whose progress shows it
 )->LikelihoodTable:
     "Add `model` to the table, alone and under the grammar; one with a latent by its bound."
     if getattr(model, 'latent', None) is not None:                            # it hears a piece first, and what it is told counts
         table.add('model', total_nats(model, pieces))
         return table
-    table.add('model', piece_nll(model, pieces, window))
-    table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window))
+    table.add('model', piece_nll(model, pieces, window, progress=_tell(run, 'score', 'held-out pieces', 0, .5)))
+    table.add('model under the grammar', piece_nll(UnderGrammar(model), pieces, window, progress=_tell(run, 'score', 'held-out pieces, under the grammar', .5)))
     return table
 
 # %% ../nbs/96_recipes.ipynb #4eb27989
@@ -465,6 +596,46 @@ def held_out_opening(
     i = next((i for i in held if store.pieces['seconds'][int(i)].as_py() > 2*seconds), held[0])
     return store.names[int(i)], first_seconds(store[int(i)], seconds)
 
+# %% ../nbs/96_recipes.ipynb #fb91745d
+def fit_to_machine(
+    cfg:SongConfig,   # what was asked
+    run:Experiment,   # keeps what is decided
+    store:TokenStore, # the music
+    train, held,      # numbers of the pieces on each side
+)->tuple:             # the configuration with all decided, and the held-out pieces that are measured during the training
+    "Decide what `cfg` left open; a run that is continued keeps to what it has decided."
+    order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
+    if 'plan' not in run.config: run.decide(plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
+    plan = make_config(TrainingPlan, overrides={k:v for k,v in run.config['plan'].items() if k in TrainingPlan.model_fields})
+    for line in plan_words(run): run.say(line)
+    every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
+    n = min(cfg.valid_pieces or plan.valid_pieces, len(held))
+    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(order[:n])
+
+# %% ../nbs/96_recipes.ipynb #4970f46c
+def _plan(cfg, run, store, train, held, order):
+    "The plan for `cfg`; the machine is timed where something is left open that depends on it."
+    if cfg.steps: return plan_steps(cfg.steps, len(held), cfg.model, cfg.batch_size)
+    if cfg.model != 'auto' and cfg.batch_size and cfg.valid_pieces:
+        told = ('model, batch_size and valid_pieces are given, so nothing was timed',)
+        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told)
+    speeds = measure_presets(store, train, held, cfg.length, _measuring(run), cfg.seed, transpose=cfg.transpose, device=cfg.device)
+    return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
+
+def _measuring(run):
+    def tell(name): run.progress('measure', None, f'how fast this machine trains the model {name}')
+    return tell
+
+def _time(seconds): return f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
+
+def plan_words(
+    run:Experiment, # of a song
+)->list:            # sentences; none for runs of older versions
+    "What was decided for this machine, why, and how long setting up took."
+    if not (plan := run.config.get('plan')): return []
+    took = plan.get('setup_seconds', 0)
+    return [f'setting up took {_time(took)}, which is not counted as training', *plan.get('reasons', ())]
+
 # %% ../nbs/96_recipes.ipynb #8c2ba428
 def song_report(
     run:Experiment,         # of the run
@@ -477,39 +648,56 @@ def song_report(
     continued:str,          # name of the piece that was continued
 )->Path:
     "Write `report.html` of a song run."
-    curve = [(m['time'], m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None]
-    steps = max((m['step'] or 0 for m in run.metrics()), default=0)
-    r = Report('New music', f'Learned from {len(store)} pieces in {_minutes(run)}, and written by a model of {sum(p.numel() for p in model.parameters())/1e6:.1f} million numbers.')
+    lines = run.metrics()
+    steps, trained = (max((m.get(k) or 0 for m in lines), default=0) for k in ('step', 'train_seconds'))
+    r = Report('New music', f'Learned from {len(store)} pieces in {_time(trained)} of training, and written by a model of {counted(model.config)["total"]/1e6:.1f} million parameters.')
     r.add_facts(pieces=len(store), notes=int(np.sum(store.pieces['notes'].to_numpy())), steps=steps, nats_per_token=round(table['model']['nats_per_token'], 3))
     r.add_text('## The pieces')
-    for row in rows:
-        base = Path(row['file']).with_suffix('')
-        what = f'It begins like {continued}, which the model had never seen, and goes its own way after {cfg.prompt_seconds:g} seconds.' if row['name'] == 'continuation' else ''
-        r.add_piece(row['name'].capitalize(), base.with_suffix('.svg').read_text(encoding='utf-8'), clip_bytes(decode(pieces[row['name']]), 16000, seconds=120), base.with_suffix('.mid'),
-                    f"{row['notes']} notes, {row['seconds']:g} seconds, {'valid' if row['valid'] else 'not valid'}. {what}")
+    _add_pieces(r, run, cfg, rows, pieces, continued)
     r.add_text('## How well it foresees music it has never seen\n\n' + table.verdict('model'))
-    r.add_figure(loss_chart(curve, {x['name']: x['nats_per_token'] for x in table.rows if 'model' not in x['name']}),
+    r.add_figure(loss_chart(learning_curve(run), {x['name']: x['nats_per_token'] for x in table.rows if 'model' not in x['name']}),
                  'Surprise at held-out music while the model learns, on windows; the lines are the counting models, on whole pieces.')
     r.add_table([_row(x) for x in table.rows], caption='Whole held-out pieces, each scored from its start; lower is better. The n-grams have counted the training pieces in all keys.', mark='model')
     r.add_text('## The new pieces in numbers')
     r.add_table([{k: row[k] for k in ('name', 'notes', 'seconds', 'ids', 'valid')} for row in rows])
+    if words := plan_words(run): r.add_text('## How it was trained\n\n' + '\n'.join(f'- {w}' for w in words))
     return r.write(run.path/'report.html')
 
-def _minutes(run): return f'{run.elapsed/60:.0f} minutes' if run.elapsed > 90 else f'{run.elapsed:.0f} seconds'
+def _add_pieces(r, run, cfg, rows, pieces, continued):
+    "The pieces, with clips as long as the page has room for."
+    base = {row['name']: Path(row['file']).with_suffix('') for row in rows}
+    pictures = sum(b.with_suffix('.svg').stat().st_size + 2*b.with_suffix('.mid').stat().st_size for b in base.values())
+    seconds = min(120, max(10, (r.room - pictures - 150_000)/7500/max(1, len(rows))))   # a second of sound takes at most about 7,500 characters
+    for i,row in enumerate(rows):
+        run.progress('report', i/len(rows), row['name'])
+        b, clip = base[row['name']], clip_bytes(decode(pieces[row['name']]), 22050, seconds=seconds)
+        what = f' It begins like {continued}, which the model had never seen, and goes its own way after {cfg.prompt_seconds:g} seconds.' if row['name'] == 'continuation' else ''
+        if row['seconds'] > seconds: what += f' The first {seconds:.0f} seconds are heard here, all of it in samples/{b.name}.wav.'
+        words = f"{row['notes']} notes, {row['seconds']:g} seconds, {'valid' if row['valid'] else 'not valid'}.{what}"
+        r.add_piece(row['name'].capitalize(), b.with_suffix('.svg').read_text(encoding='utf-8'), clip, b.with_suffix('.mid'), words)
+
+def learning_curve(
+    run:Experiment, # of a training
+)->list:            # (seconds, nats per token)
+    "The loss on held-out windows over the seconds of training; in runs of older versions over those of the run."
+    return [(m.get('train_seconds', m['time']), m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None]
+
 def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
 
 # %% ../nbs/96_recipes.ipynb #cc1565a4
 def find_model(
-    model:str,    # a run, a folder with a saved model, or '' for the newest run in `out`
+    model:str,    # a run, perhaps with @best, @newest, @average or @step=50 (`85d_train.saved`); a checkpoint; a folder with a saved model; or '' for the newest run in `out`
     out='runs',   # folder of the runs
     device='cpu', # where it shall be
 )->tuple:         # the model and its folder
-    "A trained model and where it is."
+    "A trained model and where it is; where it is not simply the model of a run, `origin` of the model says what was taken."
     if not model:
         found = sorted(Path(out).expanduser().glob('*/model/config.json'), key=lambda p: p.stat().st_mtime)
-        if not found: raise ModelError('no run with a trained model here', path=out, way_out='train one with aurl song or aurl train, or say model=FOLDER')
-        model = found[-1].parent.parent
-    return MusicTransformerVAEGAN.from_pretrained(Path(model).expanduser(), device), Path(model).expanduser()
+        runs = [found[-1].parent.parent] if found else [r for r in find_runs(Path(out).expanduser()) if checkpoint_folder(r)]   # killed before they had a model
+        if not runs: raise ModelError('no run with a trained model here', path=out, way_out='train one with aurl song or aurl train, or say model=FOLDER')
+        model = runs[0]
+    net, where, net.origin = load_model(model, device)
+    return net, where
 
 # %% ../nbs/96_recipes.ipynb #5ee7cb8e
 _configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that learn
@@ -527,7 +715,9 @@ def _open_train(resume, kind=None):
 def _known_config(run):
     "The configuration of `run`."
     cls = _configs[run.name]
-    return make_config(cls, overrides={k:v for k,v in run.config.items() if k in cls.model_fields})
+    told = {k:v for k,v in run.config.items() if k in cls.model_fields}
+    if cls is TrainConfig and 'latent_music' not in told and (told.get('mode', 'transformer') != 'transformer' or told.get('stages')): told['latent_music'] = 'whole'   # begun when that was the only way
+    return make_config(cls, overrides=told)
 
 def _same_words(run, cfg):
     "Was `run` begun with what `cfg` says?"
@@ -553,11 +743,14 @@ def run_to_resume(
 
 # %% ../nbs/96_recipes.ipynb #ebba8f35
 def model_of(
-    cfg:TrainConfig, # what was asked
+    cfg:Config, # what was asked, of a training or a song
+    last=None,  # a `Checkpoint` to go on from: the model is built as it says, also where the preset has changed since
 )->MusicTransformerVAEGAN:
     "A new model; the seed decides its first weights."
     seed_everything(cfg.seed)
-    return MusicTransformerVAEGAN(net_of(cfg))
+    saved = from_first(last.config if last is not None else None)
+    if saved: return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved))
+    return MusicTransformerVAEGAN(net_of(cfg) if isinstance(cfg, TrainConfig) else preset_config(cfg.model))
 
 def net_of(
     cfg:TrainConfig, # what was asked
@@ -585,6 +778,7 @@ def check_wishes(
     "Refuse losses, teachers and options that cannot be had."
     if k := next((k for k in cfg.losses if k in meeting_losses), None): raise ConfigError(f'the loss {k!r} needs a critic to listen', way_out=f'say mode=vae_gan adversarial.losses={{{k}: 1}}')
     if 'vae_gan' not in (mode, *others) and cfg.adversarial != AdversarialConfig(): raise ConfigError(f'adversarial options in mode={mode}, which has no critic', way_out='say mode=vae_gan, or leave them out')
+    if {mode, *others} == {'transformer'} and cfg.latent_music != 'all' and not cfg.stages: raise ConfigError(f'latent_music={cfg.latent_music} in mode=transformer, which has no latent', way_out='say loader.whole=true, or leave it out')
     if {mode, *others} == {'transformer'} and cfg.latent != LatentConfig(): raise ConfigError('latent options in mode=transformer, which has no latent', way_out='say mode=vae, or leave them out')
     if mode != 'transformer':
         check_names(cfg.latent.attributes, net_of(cfg).latent[0])
@@ -627,6 +821,41 @@ def check_alone(
     if cfg.gpus*cfg.nodes > 1: raise ConfigError(f'gpus={cfg.gpus}, nodes={cfg.nodes}, and here one process trains', way_out='several are started by aurl train alone; trials of a sweep and variants of an ablation are trained by one each')
     if cfg.stages: raise ConfigError(f'stages={cfg.stages}, and here a training has one', way_out='leave stages out; aurl train knows them')
 
+def loader_of(
+    cfg:TrainConfig, # what was asked
+    mode:str,        # of the model
+    longest:int=0,   # ids of the longest piece; 0: unknown
+)->LoaderConfig:
+    "How windows are cut. A model with a latent takes each window for a piece; those of longer pieces begin on bars."
+    if mode == 'transformer': return cfg.loader
+    if cfg.latent_music == 'whole' or cfg.loader.whole: return cfg.loader.changed(whole=True)
+    return cfg.loader.changed(align='bar') if longest > cfg.length + 1 and cfg.loader.align == 'id' else cfg.loader
+
+def music_used(
+    learn,       # a Learner
+    train, held, # numbers of the pieces on each side
+)->list:         # a line for each side
+    "What the loaders really give, and what is left out and why."
+    return [_used(loader, side, name) for loader,side,name in ((learn.dls.train, train, 'learned from'), (learn.dls.valid, held, 'held out'))]
+
+def _used(loader, side, name):
+    "A line about one loader."
+    out, length = np.setdiff1d(side, loader.pieces), loader.store.length
+    long = int((length[out] > loader.length + 1).sum())
+    why = [f'{long} longer than a window of {loader.length} ids'] if long else []
+    if len(out) > long: why.append(f'{len(out) - long} shorter than min_length={loader.config.min_length}')
+    cut = int((length[loader.pieces] > loader.length + 1).sum())
+    said = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows' + (f', {cut} of them longer than a window' if cut else '')
+    return said + (f'; {len(out)} of {len(side)} left out ({", ".join(why)})' if len(out) else '')
+
+def music_lines(
+    run, # that has trained
+)->list: # of lines
+    "What `music_used` said in a run, stage by stage."
+    try: told = read_json(run.path/'environment.json').get('music', {})
+    except AurlError: return []
+    return [f'{stage}: {line}' if stage else line for stage,lines in told.items() for line in lines]
+
 def learner_of(
     cfg:TrainConfig,  # what was asked
     store:TokenStore, # the music
@@ -639,10 +868,15 @@ def learner_of(
     model = model if model is not None else model_of(cfg)
     hears = model.latent is not None
     cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()), *wished(cfg)]
+    if any(when := valid_interval(cfg.valid_every)): cbs.append(ValidEvery(*when))
     how = descent(cfg)
     learn = music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
                           grammar_weight=cfg.grammar_weight, device=cfg.device, dtype=cfg.dtype, seed=cfg.seed,
-                          loader=cfg.loader.changed(whole=True) if hears else cfg.loader, **{**how, 'cbs': [*how['cbs'], *cbs]})
+                          loader=loader_of(cfg, model.config.mode, int(store.length.max())), **{**how, 'cbs': [*how['cbs'], *cbs]})
+    if hasattr(run, 'record'):
+        lines = music_used(learn, train, held)
+        run.record(music={getattr(getattr(run, 'stage', None), 'name', ''): lines})
+        for line in lines: run.say(line)
     compile_layers(learn.model, cfg.compile)
     return share(learn, sharded=cfg.shard)
 
@@ -655,7 +889,7 @@ def needs(
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
 # %% ../nbs/96_recipes.ipynb #9730e539
-_may_change = ('steps', 'minutes', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
+_may_change = ('data', 'steps', 'minutes', 'valid_every', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _given(cfg, at=''):
     "Dotted keys that were said, and not left at their defaults."
@@ -703,7 +937,9 @@ def _best_so_far(run):
     "Nats per token and weights of the model that `run` has kept, or nothing."
     try:
         with torch.random.fork_rng(devices=[]): best = MusicTransformerVAEGAN.from_pretrained(run.path/'model')   # whose first weights are drawn: that must change nothing
-        return read_json(run.path/'model/config.json')['notes']['valid_loss'] or math.inf, best.state_dict()
+        notes = read_json(run.path/'model/config.json')['notes']
+        if best.latent is not None and 'score' not in notes and notes.get('so_far'): return ()      # of an aurl that measured latent models by their beta
+        return notes['valid_loss'] or math.inf, best.state_dict(), notes.get('score')
     except (AurlError, KeyError, TypeError): return ()
 
 def _hollow(x):
@@ -738,6 +974,8 @@ def train_run(
     learn.watched = watching(cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch, run, cfg.seed, steady=level != 'seeded') if hasattr(cfg, 'watch') else []
     cbs += learn.watched
     quiet, snap = getattr(run, 'quiet', False), None
+    if hasattr(run, 'rewind'): run.rewind(last.state.get('logged'), last.step) if last is not None else run.rewind()
+    if getattr(cfg, 'record_windows', False): cbs.append(WindowRecords(run))
     if last is not None:
         if last.codec != codec: raise CheckpointError(f'codec: the checkpoint has {last.codec}, wanted is {codec}', last.path, 'prepare the data with the codec of the checkpoint')
         run.say(f'going on from step {last.step}')
@@ -745,15 +983,40 @@ def train_run(
         if level == 'verified': check_state(snap, run)
     if (snap := _to_all(snap, is_sharded(learn.model))) is not None: cbs.append(GoOn(snap))
     if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
+    by = Progress(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
+    weights, higher = by.weights, [n for n,way in by.better.items() if way > 0]
+    score = None if weights == {'valid_loss': 1.} else lambda learn: score_of(measured(learn), weights, higher)
+    cbs.append(monitor := FailureMonitor(to=run))
     if cfg.checkpoint_every:
-        by = Progress(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
-        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, by.weights, [n for n,way in by.better.items() if way > 0], say=run.say, quiet=quiet, seed=cfg.seed, profile=p.to_dict() if (p := getattr(learn.model, 'profile', None)) is not None else None))
+        profile = getattr(learn.model, 'profile', None)
+        cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, weights, higher, say=run.say, quiet=quiet,
+                               log=run if hasattr(run, 'logged') else None, seed=cfg.seed, profile=profile.to_dict() if profile is not None else None))
     try:
-        with reproducible(level): return learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), **kwargs)
+        with reproducible(level): best = learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), score=score, **kwargs)
     finally:
         for c in cbs:
             if isinstance(c, Checkpoints): c.close()
         for line in watch_words(learn.watched): run.say(line)
+    if monitor.failed is not None: raise _failed(learn, run, monitor, best)
+    return best
+
+def _failed(learn, run, monitor, best):
+    "The error of a training that has failed, after a finite model was put in its place, if there is one."
+    learn.failed, model, kept = monitor.failed, in_one_piece(learn.model), 'no model is kept: there never was a good one'
+    if not all_finite(model): model = _from_checkpoint(run)
+    if model is not None: kept = f'the model that is kept is the best before it, {best:.3f} nats per token' if best < math.inf else 'the model that is kept is that of the newest good checkpoint'
+    if getattr(run, 'quiet', False): return monitor.error(run.path, kept)
+    if model is not None: model.save_pretrained(run.path/'model', valid_loss=best if best < math.inf else None, failed=monitor.failed['why'])
+    else: shutil.rmtree(run.path/'model', ignore_errors=True)
+    error = monitor.error(run.path, kept)
+    run._mark('failed', error=str(error))
+    return error
+
+def _from_checkpoint(run):
+    "The model of the newest good checkpoint of `run`, or None."
+    try: path = latest_checkpoint(run.checkpoints)
+    except OSError: return None
+    return model_from_checkpoint(path) if path is not None else None
 
 def ending(learn, run)->str:
     "How a training ended, for `run.finish`; a song that is done needs its checkpoints no more."
@@ -767,9 +1030,12 @@ def _net_at(stages, stage):
     if len({c.mode for c in nets}) == 1: return own
     return max(nets, key=lambda c: ('transformer', 'vae', 'vae_gan').index(c.mode)).changed(mode=own.mode, dropout=own.dropout, checkpoint=own.checkpoint)
 
-def _model_at(stages, stage):
+def _model_at(stages, stage, run):
+    "The model of a stage: as its newest checkpoint says, or as all stages together ask."
+    last = newest(run.checkpoints, lambda line: None) if rank() == 0 else None
     seed_everything(stage.cfg.seed)
-    return MusicTransformerVAEGAN(_net_at(stages, stage))
+    saved = from_first(last.config if last is not None else None)
+    return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved) if saved else _net_at(stages, stage))
 
 def train_all(
     run:Experiment,   # its directory
@@ -780,11 +1046,11 @@ def train_all(
 )->tuple:             # the learner, and nats per token on the held-out windows
     "A whole training: one, or stage after stage."
     if not (stages := stages_of(cfg)):
-        learn = learner_of(cfg, store, train, held, run=run)
+        learn = learner_of(cfg, store, train, held, model_of(cfg, last), run)
         run.say(needs(learn))
         return learn, train_run(learn, run, cfg, last)
-    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage), before, r.say), r)
-    return run_stages(run, stages, build, train_run, _saved, lambda r: newest(r.checkpoints, r.say))
+    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage, r), before, r.say), r)
+    return run_stages(run, stages, build, train_run, _saved, lambda r: newest(r.checkpoints, r.say), asked=dict(steps=cfg.steps, minutes=cfg.minutes))
 
 def _saved(path):
     "The model in a folder, read by rank 0."
@@ -827,7 +1093,7 @@ def evaluation_pieces(
     "The pieces that the run held out, or those of `cfg.data`."
     data, told = _which_music(cfg, where)
     sees = cfg.window or told.get('length', 512)
-    store = store_of(data, cfg.workers, run)
+    store = store_of(data, cfg.workers, run, of=where if data == _place(told.get('data', '')) else None)
     share = cfg.valid or (told.get('valid', .1) if data == _place(told.get('data', '')) else 0)
     if not share: return [], list(store), sees
     train, held = sides(store, share, told.get('seed', cfg.seed), told.get('split', 'group') if data == _place(told.get('data', '')) else 'group')
@@ -837,9 +1103,11 @@ def judges(
     train,      # ids to count, perhaps none
     test,       # ids to foresee
     seed:int=0, # of the intervals
+    run=None,   # an `Experiment` whose progress shows it
 )->LikelihoodTable:
     "The baselines on `test`; an empty table when there is nothing to count."
-    return baselines(train, test) if len(train) else LikelihoodTable(test, seed=seed)
+    if not len(train): return LikelihoodTable(test, seed=seed)
+    return baselines(train, test, progress=_tell(run, 'count', 'lengths of n-grams in all keys'))
 
 # %% ../nbs/96_recipes.ipynb #6ff41aa0
 def _check_music(data, two=False):
@@ -865,6 +1133,12 @@ def _check_mix(cfg):
     if all((Path(p).expanduser()/'manifest.json').exists() for p in places): sides(store_of(data, 0), cfg.valid, cfg.seed, cfg.split)
     elif is_list(cfg.split) and not Path(cfg.split).expanduser().is_file(): raise ConfigError(f'split={cfg.split}: no such file', way_out='give a .json file with train and valid, or a .txt file with the name of a held-out piece on each line')
 
+def _has_its_store(home, data):
+    "Is the store with which the run in `home` began still there?"
+    known = _music_of(home)
+    try: return known is not None and _store_of_then(home, known, data) is not None
+    except AurlError: return False
+
 def _check_home():
     "Can prepared music be kept?"
     try: (aurl_home()/'stores').mkdir(parents=True, exist_ok=True)
@@ -876,7 +1150,7 @@ def _check_room(place, megabytes):
     disk = shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir()))
     if disk.total and disk.free < megabytes*2**20: raise AurlError(f'the disk is full: {disk.free/2**20:.0f} MB free, and this may need {megabytes} MB', place, 'make room, or give another place: out=FOLDER for runs, the variable AURL_HOME for prepared music')
 
-# %% ../nbs/96_recipes.ipynb #04b1d5c5
+# %% ../nbs/96_recipes.ipynb #7094ed00
 def _check_prompt(cfg, files):
     "Is the prompt music, and does it leave room for more?"
     opening = opening_ids(files)
@@ -885,8 +1159,9 @@ def _check_prompt(cfg, files):
 
 def check_request(
     cfg:Config, # of a command
-):
+)->list:        # lines for people
     "Refuse now what cannot work later."
+    said = []
     learns = isinstance(cfg, (SongConfig, TrainConfig))
     if (there := run_to_resume(cfg)) is not None:
         run = _open_train(there, type(cfg))
@@ -898,18 +1173,21 @@ def check_request(
         if isinstance(cfg, TrainConfig):
             parts = [s.cfg for s in stages_of(cfg)] or [cfg]
             for c in parts:
+                if valid_interval(c.valid_every)[1] and c.reproducible != 'seeded': raise ConfigError(f'valid_every={c.valid_every} goes by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say valid_every=100, or any other number of steps')
                 if c.minutes and c.reproducible != 'seeded': raise ConfigError(f'minutes={c.minutes:g} ends a training by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
-                hears = (mode := net_of(c).mode) != 'transformer'
+                mode = net_of(c).mode
                 check_wishes(c, mode, [net_of(o).mode for o in parts])
                 check_ranks(c, mode)
-                check_loader(c.loader.changed(whole=True) if hears else c.loader, c.length, (-c.transpose, c.transpose))
-        else: make_config(ModelConfig, preset=cfg.model, group='model')
-        _check_music(cfg.data, two=True)
-        if isinstance(cfg, TrainConfig): _check_mix(cfg)
+                check_loader(loader_of(c, mode), c.length, (-c.transpose, c.transpose))
+        elif cfg.model != 'auto': make_config(ModelConfig, preset=cfg.model, group='model')
+        if there is None or not _has_its_store(there, cfg.data): _check_music(cfg.data, two=True)
+        if isinstance(cfg, TrainConfig) and there is None: _check_mix(cfg)
         _check_home()
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)
-        if hasattr(cfg, 'data'): _check_music(_which_music(cfg, where)[0])
+        said += [f'the model: {model.origin}']*bool(model.origin)
+        if hasattr(cfg, 'data'):
+            if not _has_its_store(where, (music := _which_music(cfg, where)[0])): _check_music(music)
         elif isinstance(cfg, GenerateConfig):
             files = file_options(cfg, model)
             if cfg.prompt: _check_prompt(cfg, files)
@@ -919,6 +1197,7 @@ def check_request(
         make_config(StoreConfig, overrides=store_options(cfg))
         if len(corpus := music_for(cfg, whole=True)) == 1: corpus.read(0)
     for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
+    return said
 
 RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request, told=settled) for n,c in dict(
     song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}

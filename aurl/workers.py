@@ -45,7 +45,7 @@ def work(
         cfg = make_config(TrainConfig, overrides=from_first(told['config'])).changed(data=asked.data, workers=asked.workers)
         run = Experiment.open(told['run']) if place.first else Quiet()
         try:
-            store = store_of(cfg.data, cfg.workers, None, cfg.loader)
+            store = store_of(cfg.data, cfg.workers, None, cfg.loader, of=told['run'])
             train, held = sides(store, cfg.valid, cfg.seed, cfg.split)
             if len(set(from_all(_music(store, train, held)))) > 1: raise ConfigError('the machines have different music, or different versions of aurl', cfg.data, 'prepare it once with aurl prepare, copy the store to all of them, and say data=STORE')
             last = newest(run.checkpoints, run.say) if place.first and not cfg.stages else None

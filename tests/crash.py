@@ -51,6 +51,10 @@ def _taught():
     from aurl.train.steady import Accumulate
     return [Accumulate(4), Distill(MusicTransformerVAEGAN.from_preset('tiny'), {'output': .5, 'feature': .5, 'attention': .5})]
 
+def _validated():
+    from aurl.train.learner import ValidEvery
+    return [ValidEvery(5)]
+
 augment = dict(augment=dict(probability=.7))
 grow = dict(start_length=16, grow_epochs=3)
 WAYS = {  # name: how the learner is made
@@ -59,6 +63,7 @@ WAYS = {  # name: how the learner is made
     'the same, two workers': dict(loader={**augment, **grow, 'workers': 2}, transpose=0),
     'buckets, packed': dict(loader=dict(pack=True), length=96, batch_size=3),
     'bfloat16': dict(dtype='bf16'),
+    'validated every five steps': dict(cbs=_validated),
     'losses by name, uncertainty': dict(cbs=_objectives),
     'vae': dict(net=dict(mode='vae'), cbs=_latent, loader=dict(whole=True), length=128),
     'vae_gan': dict(net=dict(mode='vae_gan'), cbs=_gan, loader=dict(whole=True), length=128),

@@ -1,5 +1,5 @@
 """The program in a process of its own, with real signals and a real terminal: one line for every mistake, and Ctrl-C loses nothing."""
-import json, os, signal, subprocess, sys, textwrap, time
+import json, os, re, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,9 @@ class Toy(Config):
     out:Path = Path('.')
 here = Path(sys.argv.pop(1))
 recipe = lambda name: SimpleNamespace(config_cls=Toy, notebook=str(here/f'{name}.ipynb'), out=lambda cfg: here/'runs'/name)
-cli._recipes = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'))
+import functools, os
+if every := os.environ.get('TOY_EVERY'): cli.watch = functools.partial(cli.watch, every=float(every))
+cli._recipes = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'), prepare=recipe('slow'))
 cli.main()
 '''
 cells = dict(
@@ -37,6 +39,14 @@ cells = dict(
         except KeyboardInterrupt: kept = 'the best model'
         ''', "write_json(run/'summary.json', dict(lines=[f'kept {kept}', f'look into {run.name}']))"],
     sour=['from aurl.core import CorpusError', "raise CorpusError('no MIDI file in it', path='songs', way_out='give another folder')"],
+    slow=['''
+        import time
+        from pathlib import Path
+        from aurl.core import write_json
+        end = Path(run_dir)/'progress.json'
+        for i in range(20): write_json(end, dict(stage='read', fraction=i/20, message=f'{i} of 20 pieces')); time.sleep(.2)
+        write_json(end, dict(stage='count', fraction=None, message='')); time.sleep(3)
+        '''],
     dies=['import os; os._exit(1)'],
     broken=['1/0'])
 
@@ -67,7 +77,7 @@ def aurl(here, *args):
     return process.returncode, out, err
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'it never came'
@@ -138,8 +148,26 @@ def test_sigterm_twice(patient):
     until(lambda: not alive(), 20)
 
 
+def test_a_pipe_hears_how_far_it_is(here, monkeypatch):
+    "Without a terminal: lines for each stage and, at an interval (here half a second), lines between, also while the notebook is silent."
+    monkeypatch.setenv('TOY_EVERY', '.5')
+    code, out, err = aurl(here, 'prepare')
+    lines = out.splitlines()
+    assert code == 0, err
+    stages = [line.partition(' …')[0] for line in lines if ' …' in line]
+    assert stages == ['read', 'count']
+    assert any(line.startswith('0:0') and ' starting, for ' in line for line in lines)   # the kernel needs a while, too
+    assert any(line.startswith('read took ') for line in lines)
+    between = [line for line in lines if re.match(r'\d+:\d\d read \d+%, \d+ of 20 pieces, (about|for) \d+:\d\d', line)]
+    silent = [line for line in lines if re.match(r'\d+:\d\d count, for \d+:\d\d', line)]
+    assert len(between) >= 3 and len(silent) >= 3, out
+    assert any('about' in line for line in between)
+
+
 def test_an_error_of_ours_is_one_line(here):
-    assert aurl(here, 'train') == (1, '', 'aurl: songs: no MIDI file in it → give another folder\n')
+    code, out, err = aurl(here, 'train')
+    assert (code, err) == (1, 'aurl: songs: no MIDI file in it → give another folder\n')
+    assert all(line.split()[1].startswith('starting') for line in out.splitlines())      # a slow machine says every 20 seconds that it is at it
     assert not (here / 'runs' / 'sour').exists()
     code, out, err = aurl(here, 'train', '--debug')
     assert code == 1 and 'Traceback' in err and err.splitlines()[-1].startswith('aurl: songs')
@@ -201,10 +229,11 @@ def test_ctrl_c_in_a_real_training(midi, tmp_path):
 def step_of(run): return max((json.loads(l).get('step') or 0 for l in (run / 'metrics.jsonl').read_text().splitlines()), default=0) if (run / 'metrics.jsonl').exists() else 0
 
 
-def test_a_song_is_killed_and_goes_on(midi, tmp_path):
-    "kill -9, SIGTERM and then in peace: one run, which ends with its report; the losses are those of a song that nobody disturbed."
-    def song(out, wait_for=None, how=None):
-        command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'song', f'data={midi}', f'out={tmp_path / out}', 'steps=200', 'minutes=9', 'model=tiny', 'length=64', 'batch_size=4',
+@pytest.fixture
+def song(midi, tmp_path):
+    "Gives `song(out)`: the command, until it ends or until it gets the signal `how`, once it has written checkpoint `wait_for`; its exit code and words."
+    def song(out, wait_for=None, how=None, budget=('steps=200', 'minutes=9', 'batch_size=4')):
+        command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'song', f'data={midi}', f'out={tmp_path / out}', *budget, 'model=tiny', 'length=64',
                    'checkpoint_every=5', 'valid=0.3', 'workers=0', 'pieces=1', 'max_tokens=64', 'prompt_seconds=2']
         process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root), 'AURL_HOME': str(tmp_path / 'home')}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if wait_for:   # for a checkpoint of its own: the kernel of a command that was killed lives on for a second, and learns
@@ -212,10 +241,15 @@ def test_a_song_is_killed_and_goes_on(midi, tmp_path):
             def its_own(p):
                 try: return int(p.name[5:]) >= wait_for and p.stat().st_mtime > begun + 1
                 except FileNotFoundError: return False                     # pruned a moment ago
-            until(lambda: process.poll() is not None or any(map(its_own, (tmp_path / out).glob('*/checkpoints/step_*'))), 120)
+            until(lambda: process.poll() is not None or any(map(its_own, (tmp_path / out).glob('*/checkpoints/step_*'))), 400)
             process.send_signal(how)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out + err
+    return song
+
+
+def test_a_song_is_killed_and_goes_on(song, tmp_path):
+    "kill -9, SIGTERM and then in peace: one run, which ends with its report; the losses are those of a song that nobody disturbed."
     assert song('one', 10, signal.SIGKILL)[0] == -9
     code, said = song('one', 25, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM and 'going on with' in said and 'report.html' in said, said
@@ -227,6 +261,20 @@ def test_a_song_is_killed_and_goes_on(midi, tmp_path):
     losses = lambda run: {m['step']: m['train_loss'] for m in map(json.loads, (run / 'metrics.jsonl').read_text().splitlines()) if 'train_loss' in m}
     a, b = losses(one), losses(two)
     assert max(a) == max(b) == 200 and all(a[s] == b[s] for s in a.keys() & b.keys()) and len(a.keys() & b.keys()) >= 6
+
+
+def test_a_song_keeps_what_it_has_decided(song, tmp_path):
+    "A song within minutes measures the machine; killed and started again, it goes on with the choices of its first sitting."
+    import yaml
+    budget = ['minutes=0.4']
+    assert song('timed', 5, signal.SIGKILL, budget)[0] == -9
+    run, = (tmp_path / 'timed').iterdir()
+    first = yaml.safe_load((run / 'config.yaml').read_text())
+    assert first['batch_size'] == 0 and first['plan']['batch_size'] in (4, 8, 16) and first['plan']['speed'] > 0
+    code, said = song('timed', budget=budget)
+    assert code == 0 and 'going on with' in said and 'measure …' not in said, said
+    assert [run] == list((tmp_path / 'timed').iterdir()) and yaml.safe_load((run / 'config.yaml').read_text()) == first
+    assert all(words in said for words in first['plan']['reasons']), said
 
 
 def test_nothing_stays_behind(here):

@@ -49,6 +49,22 @@ def test_run(name, run):
     assert any(run(name).iterdir()), f'{name} wrote nothing to its folder'
 
 
+def test_a_song_within_minutes(run):
+    "What was decided stands in the configuration, the report and the last words; the log has a curve."
+    import json
+    out = result(run('song_minutes'))
+    plan = yaml.safe_load((out / 'config.yaml').read_text(encoding='utf-8'))['plan']
+    lines = [json.loads(line) for line in (out / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
+    train, valid = ([m for m in lines if key in m] for key in ('train_loss', 'valid_loss'))
+    assert plan['model'] == 'tiny' and plan['batch_size'] in (4, 8, 16) and plan['speed'] > 0
+    assert len(train) >= min(40, max(m['step'] for m in lines)) and len(valid) >= 2
+    assert all(0 <= m['train_seconds'] <= m['time'] for m in train + valid)
+    said = json.loads((out / 'summary.json').read_text(encoding='utf-8'))['lines']
+    page = (out / 'report.html').read_text(encoding='utf-8')
+    for words in plan['reasons']: assert words in said and words.split(':')[-1].strip() in page
+    assert any('not counted as training' in line for line in said) and len(page.encode()) < 3e6
+
+
 @pytest.mark.skipif(os.name == 'nt', reason='processes of POSIX')
 def test_two_processes(run):
     out = result(run('ranks'))

@@ -71,6 +71,7 @@ class NGram:
         widest:int=12,         # transpositions reach this far down and up
         max_tokens=2_000_000,  # count on a random part of a larger corpus (None: on all)
         seed:int=0,            # of that choice
+        progress=None,         # called with (orders counted, orders)
     ):
         store_attr('order,widest,max_tokens')
         self.n_given, self.tables = len(pieces), []
@@ -78,14 +79,14 @@ class NGram:
             some = rng(seed, 'n-gram').permutation(len(pieces))
             pieces = [pieces[i] for i in some[:max(1, np.searchsorted(np.cumsum([len(pieces[i]) for i in some]), max_tokens, 'right'))]]
         self.n_pieces, self.n_tokens = len(pieces), sum(map(len, pieces))
-        self._count(_spread(pieces, widest))
+        self._count(_spread(pieces, widest), progress)
     def __repr__(self):
         part = f' of {self.n_given:,}' if self.n_pieces < self.n_given else ''
         return f'NGram(order {self.order}, {self.n_pieces:,}{part} pieces, {self.n_tokens:,} tokens in every key within ±{self.widest})'
 
 # %% ../../nbs/64_evaluate.likelihood.ipynb #5c9c866d
 @patch
-def _count(self:NGram, spread):
+def _count(self:NGram, spread, progress=None):
     "Fill one table for each order."
     line = _Line([p for p,_,_ in spread])
     lo, hi = (np.repeat(np.array([s[i] for s in spread], dtype=np.int64), line.n) for i in (1, 2))
@@ -94,6 +95,7 @@ def _count(self:NGram, spread):
     def stretch(base, s): # first pitches that grams from `s` can be moved to, and how often each
         return np.where(base < 0, 0, base + lo[s]), np.where(base < 0, 1, base + hi[s] + 1), np.where(base < 0, hi[s] - lo[s] + 1, 1)
     for k in range(1, self.order+1):
+        if progress: progress(k - 1, self.order)
         stay = line.left[start] >= k
         start, ctx, cbase = start[stay], cls[stay], base[stay]
         key, base = _grow(line, start, ctx, cbase, k)
@@ -146,6 +148,7 @@ def piece_nll(
     device=None,       # where the model is; None: where its first parameter is
     autocast=None,     # called without arguments, gives a context manager to compute in
     grammar=None,      # what makes and advances states; None: that of aurl
+    progress=None,     # called with (pieces done, pieces)
 )->list:               # one array for each piece: nats of each token after START
     "What every token of `pieces` costs under `model`, in nats; whole pieces from their start."
     import contextlib, torch
@@ -159,6 +162,7 @@ def piece_nll(
             for at in range(0, len(pieces), batch_size):
                 some = by_length[at:at+batch_size]
                 for i,nats in zip(some, _batch_nll(model, [pieces[i] for i in some], window, device, grammar)): out[i] = nats
+                if progress: progress(at + len(some), len(pieces))
     finally:
         if was: model.train()
     return out

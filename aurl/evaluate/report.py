@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core import AurlError, atomic_path
+from ..score.show import audio_type, compress_audio
 
 # %% ../../nbs/63_evaluate.report.ipynb #6b62f555
 def _inline(text):
@@ -196,14 +197,20 @@ class Report:
         title:str,     # the headline
         lead:str='',   # what it is about, in a sentence or two (a little Markdown)
         interactive:bool=False, # allow plotly figures; plotly is then put into the file, once (5 MB)
+        limit:int=3_000_000,    # bytes that pieces may fill the page up to
     ):
         self.title, self.lead, self.interactive, self.blocks, self.counts = title, lead, interactive, [], {}
+        self.limit = limit
     def _add(self, kind, html):
         self.blocks.append(html); self.counts[kind] = self.counts.get(kind, 0) + 1
         return self
     def add_text(self, text:str):
         "A little Markdown."
         return self._add('text', to_html(text))
+    @property
+    def room(self)->int:
+        "Bytes that are left for pieces."
+        return self.limit - len(_STYLE) - sum(len(b.encode()) for b in self.blocks)
     def __repr__(self): return f'Report({self.title!r}: ' + (', '.join(f'{n} {k}' for k,n in self.counts.items()) or 'empty') + ')'
 
 @patch
@@ -287,28 +294,40 @@ def add_figure(self:Report,
     return self._add('plotly', f'<figure>{div}{note}</figure>')
 
 # %% ../../nbs/63_evaluate.report.ipynb #eb2a68c9
+def _bytes(what):
+    "Bytes, or those of the file at a path."
+    if isinstance(what, (bytes, bytearray, memoryview)): return bytes(what)
+    try: return Path(what).read_bytes()
+    except OSError as e: raise AurlError(f'not readable ({e.strerror})', path=what) from e
+
 def _data(what, kind):
     "Bytes, or the file at a path, as an address with everything in it."
-    if not isinstance(what, (bytes, bytearray, memoryview)):
-        try: what = Path(what).read_bytes()
-        except OSError as e: raise AurlError(f'not readable ({e.strerror})', path=what) from e
-    return f'data:{kind};base64,{base64.b64encode(what).decode()}'
+    return f'data:{kind};base64,{base64.b64encode(_bytes(what)).decode()}'
 
 @patch
 def add_piece(self:Report,
     title:str,       # of the piece
     roll_svg=None,   # its piano roll
-    wav_bytes=None,  # its sound: the bytes of a WAV file, or a path
+    wav_bytes=None,  # its sound: a WAV, MP3 or Ogg file as bytes or as a path
     midi_bytes=None, # its MIDI: bytes or a path
     caption:str='',  # what to listen for
 ):
     "A piece to see, hear and take away."
-    name = re.sub(r'[^\w.-]+', '_', title).strip('._') or 'piece'
+    name, left = re.sub(r'[^\w.-]+', '_', title).strip('._') or 'piece', []
+    def fits(html, what):
+        if len(html) <= self.room - sum(map(len, parts)): return True
+        left.append(what)
     parts = [f'<h3>{escape(title)}</h3>']
-    if roll_svg: parts.append(_wide(roll_svg))
+    if roll_svg and fits(roll := _wide(roll_svg), 'picture'): parts.append(roll)
     play = ''
-    if wav_bytes is not None: play += f'<audio controls preload="metadata" src="{_data(wav_bytes, "audio/wav")}"></audio>'
+    if wav_bytes is not None and fits(sound := _audio(wav_bytes), 'sound'): play += sound
     if midi_bytes is not None: play += f'<a class="button" download="{escape(name)}.mid" href="{_data(midi_bytes, "audio/midi")}">MIDI ↓</a>'
     if play: parts.append(f'<div class="play">{play}</div>')
+    if left: caption += f' Its {" and ".join(left)} would take this page beyond {self.limit/1e6:g} MB.'
     if caption: parts.append(f'<p class="caption">{_inline(caption)}</p>')
     return self._add('pieces', '<article class="card">' + ''.join(parts) + '</article>')
+
+def _audio(sound):
+    "A player with the sound inside."
+    sound = compress_audio(_bytes(sound))
+    return f'<audio controls preload="metadata" src="{_data(sound, audio_type(sound))}"></audio>'

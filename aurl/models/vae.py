@@ -87,6 +87,7 @@ class Latent(nn.Module):
         self.listen, self.tell = Listener(d_model, self.levels), Teller(d_model*self.adds, self.levels)
         self.priors = nn.ModuleDict({l.name:priors[prior](l.size) for l in self.levels})
         self.register_buffer('lengths', torch.tensor([math.log(30.), 1.]))       # mean and spread of the logarithm of the seconds
+        self.noise = None                                                        # a `torch.Generator`: outside of training, too, draw from the posterior
 
     @property
     def size(self): return sum(l.regions*l.size for l in self.levels) + 1

@@ -158,8 +158,10 @@ def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
     if z is None:
         clouds, seconds = self.latent.hear(ids)
         if self.training: self.latent.remember(seconds.detach())
-        z = self.latent.choose(clouds, seconds, draw=self.training)
-        price = self.latent.price(clouds, z if self.training else None)
+        noise = None if self.training else self.latent.noise
+        draw = self.training or noise is not None
+        z = self.latent.choose(clouds, seconds, draw, noise)
+        price = self.latent.price(clouds, z if draw else None)
     if cache is not None: cache.z = z
     return z, clouds, price
 

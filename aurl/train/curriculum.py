@@ -203,7 +203,7 @@ class AdaptivePace(Callback):
     def __init__(self): self.before, self.sum, self.n = None, 0., 0
     def after_batch(self):
         if not self.training: return
-        self.sum, self.n = self.sum + self.loss.item(), self.n + 1
+        self.sum, self.n = self.sum + getattr(self.learn, 'nats', self.loss).item(), self.n + 1   # no weight of another loss decides the pace
         loader = self.dls.train
         if loader.at == 0: self._over(loader)                                   # that was the last of the epoch
     def _over(self, loader):

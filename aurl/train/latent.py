@@ -61,6 +61,7 @@ class LatentCost(Callback):
         tokens = (self.yb[0] != vocab.PAD).sum()/len(self.yb[0])
         if not self.training: return self._judge(price.nats, tokens)
         beta = self.beta.at(self.until.used if self.until else self.pct_train, self.told)
+        if (plain := getattr(self.learn, 'nats', None)) is not None: self.learn.nats = plain + sum(price.nats.values()).detach()/tokens
         self.learn.loss_grad = self.loss_grad + beta*price.paid/tokens
         self.learn.loss = self.loss_grad.detach().clone()
         self.now = beta, {k:n.detach() for k,n in price.nats.items()}
@@ -77,7 +78,7 @@ class LatentCost(Callback):
         n = len(self.yb[0])
         if not tokens: return                       # a rank for which no row was left
         self.seen.append((n, tokens.item()*n, self.loss.item()*tokens.item()*n, {k:v.item()*n for k,v in nats.items()}))
-        self.learn.loss = self.loss + self.beta.in_the_end(sum(nats.values()))/tokens
+        self.learn.loss = self.loss + sum(nats.values())/tokens
 
     def after_batch(self):
         if not self.training: return
@@ -94,7 +95,9 @@ class LatentCost(Callback):
 
 # %% ../../nbs/81b_train.latent.ipynb #69182156
 @patch
-def before_validate(self:LatentCost): self.means, self.seen = [], []
+def before_validate(self:LatentCost):
+    self.means, self.seen = [], []
+    self.model.latent.noise = torch.Generator(self.dls.device).manual_seed(0)
 
 @patch
 def after_pred(self:LatentCost):
@@ -102,11 +105,13 @@ def after_pred(self:LatentCost):
 
 @patch
 def after_validate(self:LatentCost):
+    self.model.latent.noise = None
     self.means, self.seen = (sum(from_all(x), []) for x in (self.means, self.seen))    # of all ranks
     if not self.means: return
     self.active = {k:int(active_units(torch.cat([m[k] for m in self.means])).sum()) for k in self.means[0]}
     pieces, tokens, nats = (sum(s[i] for s in self.seen) for i in range(3))
     self.held = {f'valid_nats_{k}':sum(s[3][k] for s in self.seen)/pieces for k in self.active} | dict(valid_reconstruction=nats/tokens)
+    self.held['valid_kl'] = sum(sum(s[3].values()) for s in self.seen)/tokens          # nats per token: with the reconstruction it is `valid_loss`
     if self.to is not None: self.to.log(step=self.step, **{f'active_{k}':n for k,n in self.active.items()}, **self.held)
 
 # %% ../../nbs/81b_train.latent.ipynb #12a33c97

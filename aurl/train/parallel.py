@@ -110,10 +110,11 @@ def _agree(self:Together):
 @patch
 def after_loss(self:Together):
     n, all = self.learn.targets_here, max(1, self.learn.targets_of_all)
-    t = torch.where(n > 0, (self.loss_grad if self.training else self.loss).detach().double()*n, 0.)
+    loss = self.loss_grad if self.training else self.loss
+    t = torch.stack([torch.where(n > 0, x.detach().double()*n, 0.) for x in (loss, getattr(self.learn, 'nats', loss))])
     torch.distributed.all_reduce(t)
     if self.training: self.learn.loss_grad = self.loss_grad*(n*self.place.ranks/all).to(self.loss_grad.dtype) if n else self.pred.sum()*0   # no row was left for this rank
-    self.learn.loss = (t/all).to(self.loss.dtype)
+    self.learn.loss, self.learn.nats = (t/all).to(self.loss.dtype)
 
 _parent = os.getppid()
 

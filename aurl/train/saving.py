@@ -14,7 +14,8 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 
 from ..core import CheckpointError, ConfigError
-from .checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from .checkpoint import is_suspect, latest_checkpoint, load_checkpoint, mark_suspect, prune_checkpoints, save_checkpoint
+from .failure import FailureMonitor
 from .grammar import GrammarWatch
 from .snapshot import GoOn, take
 
@@ -60,7 +61,7 @@ def measured(learn)->dict:
     out = {k:float(v) for k,v in out.items() if k in [*r.metric_names] and isinstance(v, (int, float))}
     if 'valid_nats' in vars(learn): out['valid_loss'] = learn.valid_nats
     watch = next((c.now for c in learn.cbs if isinstance(c, GrammarWatch)), None) or {}
-    return watch | out | vars(learn).get('measures', {})
+    return out | watch | vars(learn).get('measures', {})                 # what was heard is newer than what the recorder has of it
 
 # %% ../../nbs/85b_train.saving.ipynb #aec6fab5
 class Checkpoints(Callback):
@@ -77,21 +78,25 @@ class Checkpoints(Callback):
         patience:float=.25, # seconds to wait for the disk
         say=None,    # called with a line for people
         quiet=False, # one of several ranks, of which another writes
+        log=None,    # an `Experiment`, whose log a training that goes on from here cuts off where it is now
         **state      # what else to remember, such as the seed
     ):
-        self.quiet = quiet
+        self.quiet, self.log = quiet, log
         self.folder, self.every, self.keep, self.config, self.codec, self.patience, self.say, self.state = Path(folder), every, keep, config, codec, patience, say or (lambda line: None), state
         self.best, self.higher = dict(best or dict(valid_loss=1.)), tuple(higher)
         score_of({}, self.best, self.higher)
         self.writer, self.bad = Writer(), False
 
     def before_fit(self): self.saved, self.top, self.held, self.judged = 0, math.inf, None, True
-    def state_dict(self): return dict(saved=self.saved, top=self.top)
-    def load_state_dict(self, state): self.saved, self.top = state['saved'], state['top']
+    def state_dict(self): return dict(saved=self.saved, top=self.top, bound=True)
+    def load_state_dict(self, state):
+        self.saved = state['saved']
+        if state.get('bound') or getattr(self.model, 'latent', None) is None: self.top = state['top']     # an earlier aurl measured latent models by their beta
 
     def after_batch(self):
         if self.training and self.train_iter % self.every == 0: self.save()
-    def after_cancel_train(self): self.save()
+    def after_cancel_train(self):
+        if not any(getattr(c, 'interrupted', False) for c in self.cbs): self.save()      # `ValidEvery` only pauses for a validation
     def after_validate(self): self.judged = False
     def after_epoch(self):
         self.judge()
@@ -102,11 +107,22 @@ class Checkpoints(Callback):
 # %% ../../nbs/85b_train.saving.ipynb #419afb83
 @patch
 def save(self:Checkpoints):
-    "Save now, unless this step is saved already."
+    "Save now, unless this step is saved already, or there is nothing good to save."
     if self.train_iter in (0, self.saved): return
+    monitor = next((c for c in self.cbs if isinstance(c, FailureMonitor)), None)
+    if monitor is not None and monitor.hopeless(): return self._set_aside(monitor)
     self.saved = self.train_iter
     self.flush()
-    self._write(f'step_{self.train_iter:08d}', take(self.learn))
+    self._write(f'step_{self.train_iter:08d}', take(self.learn), suspect=monitor is not None and monitor.suspicious())
+
+@patch
+def _set_aside(self:Checkpoints, monitor):
+    "The training has failed: what was saved since it was last well is suspect."
+    self.writer.wait()
+    if monitor.failed is None or self.quiet: return
+    for p in self.folder.glob('*_*'):
+        step = p.name.rpartition('_')[2]
+        if step.isdigit() and int(step) > monitor.good: mark_suspect(p)
 
 @patch
 def judge(self:Checkpoints):
@@ -124,12 +140,14 @@ def flush(self:Checkpoints):
 
 # %% ../../nbs/85b_train.saving.ipynb #5d5e8fe8
 @patch
-def _write(self:Checkpoints, name, snap, score=None):
+def _write(self:Checkpoints, name, snap, score=None, suspect=False):
     "Hand `snap` to the thread."
     if self.quiet: return
+    state, until = dict(self.state, step=snap.step), next((c.good for c in self.cbs if isinstance(c, FailureMonitor)), None)
+    if self.log is not None and score is None: state['logged'] = self.log.logged                # a best state is written later than it was taken
     def job():
-        save_checkpoint(self.folder/name, snap, self.config, self.codec, state=dict(self.state, step=snap.step), score=score)
-        prune_checkpoints(self.folder, self.keep)
+        save_checkpoint(self.folder/name, snap, self.config, self.codec, state=state, score=score, suspect=suspect)
+        prune_checkpoints(self.folder, self.keep, until)
     self._look()
     self.writer(job)
     if self.writer.wait(self.patience): self._look()
@@ -165,5 +183,8 @@ def newest(
         last = latest_checkpoint(folder)
     for w in said: (say or warnings.warn)(str(w.message))
     if last is not None: return load_checkpoint(last, codec=codec)
-    if folder.is_dir() and any(p.is_dir() and not p.name.startswith('.') for p in folder.iterdir()):
+    there = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.')] if folder.is_dir() else []
+    if there and all(map(is_suspect, there)):
+        raise CheckpointError('all checkpoints were written while the training was failing', folder, 'start a new run with a lower lr: resume=no lr=…')
+    if there:
         raise CheckpointError('none of the checkpoints is whole', folder, 'copy one back, or start a new run')

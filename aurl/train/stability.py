@@ -266,7 +266,7 @@ shapes = ('normal', 'uniform', 'exponential', 'student', 'skewed', 'coarse', 'me
 # %% ../../nbs/86_train.stability.ipynb #acaecb5c
 class Stability(Callback):
     "Says when the training goes wrong; with `recover`, does something about it."
-    order, goes_back = -4, False           # hears the plain loss, and the gradient before it is clipped
+    order, goes_back, measures_norm = -4, False, True   # hears the plain loss, and the gradient before it is clipped
     def __init__(self,
         every:int=10,         # steps between two checks
         recover:Rescue=None,  # goes back and slows down; None: only look
@@ -321,6 +321,7 @@ def before_step(self:Stability):
     ps = [p for p in self.learn.model.parameters() if p.grad is not None]
     norm = in_full(torch.nn.utils.get_total_norm([p.grad for p in ps]))*scale if ps else self.learn.loss.new_zeros(())
     self.norms.append(norm.detach())
+    self.learn.grad_norm = norm.detach()
     if (self.steps + 1) % self.every < self.group: self.before = [(p, p.detach().clone()) for p in sorted((p for p in ps if p.ndim > 1), key=lambda p: -p.numel())[:4]]
     if self.recover is None: return
     x = self.past.fine('norm')[-100:]

@@ -100,6 +100,28 @@ def _budgeted(stages, cfg):
         s.cfg = s.cfg.changed(**budget)
     return stages
 
+# %% ../../nbs/84c_train.stages.ipynb #1c8a4279
+def _budget(stage, over):
+    "Steps and minutes that a stage had when it was done."
+    return over.get('asked') or dict(steps=over['steps'] if stage.cfg.steps else 0, minutes=stage.cfg.minutes)
+
+def _extended(run, stages, asked=None):
+    "Steps and minutes of the last stage of a run that is done and was asked for more since; None where nothing was added."
+    overs = [StageRun(run, s).over for s in stages]
+    if not all(overs): return None
+    had = [_budget(s, o) for s,o in zip(stages, overs)]
+    more = {k:sum(getattr(s.cfg, k) for s in stages) - sum(h[k] for h in had) for k in ('steps', 'minutes')}
+    last = {k:had[-1][k] + max(0, v) for k,v in more.items()}
+    if any(v > 1e-9 for v in more.values()): return last
+    first = getattr(run, 'config', None) or {}
+    wants = [k for k,v in (asked or {}).items() if v > first.get(k, v)]
+    if wants and all(s.end.steps or s.end.minutes for s in stages):
+        raise ConfigError(f'{wants[0]}={asked[wants[0]]:g} for a run whose stages have budgets of their own', run.path, 'begin a new run with other stages, or with a teacher: teacher=RUN')
+    return None
+
+def _not_longer(run, stage):
+    return ConfigError(f'more steps for a run that is done, and its last stage {stage.name} has no checkpoint to go on from', run.path, 'train with checkpoint_every=100, or begin a new run')
+
 # %% ../../nbs/84c_train.stages.ipynb #d1e36b89
 class StageRun:
     "A run as one of its stages sees it."
@@ -111,6 +133,7 @@ class StageRun:
     def __getattr__(self, name): return getattr(self.run_, name)
     def log(self, step=None, **values): return self.run_.log(step=self.done + (step or 0), stage=self.stage.name, **values)
     def metrics(self): return [m | dict(step=m['step'] - self.done) if m.get('step') is not None else m for m in self.run_.metrics() if m.get('stage') == self.stage.name]   # its own lines, by its own steps
+    def rewind(self, size=None, step=0): return self.run_.rewind(size, self.done + step)
     def progress(self, what, share=None, line=''): return self.run_.progress(what, share, f'{self.stage.name}: {line}')
     @property
     def over(self)->dict:
@@ -125,12 +148,16 @@ def run_stages(
     train,   # called with the learner, the `StageRun`, the stage's configuration and a checkpoint: nats per token
     load,    # called with a folder: the model that was saved in it
     newest=lambda run: None, # called with a `StageRun`: a checkpoint to go on from
+    asked=None, # steps and minutes of the whole run, as they are wished now
 )->tuple:    # the learner of the last stage that ran, and its nats per token
-    "Train stage after stage; those that are over are not done again."
+    "Train stage after stage; those that are over are not done again. Where more steps were asked for since, the last stage goes on."
     model, done, learn, best = None, 0, None, math.inf
+    longer = from_first(_extended(run, stages, asked))
     for s in stages:
         r = StageRun(run, s, done)
-        if over := from_first(r.over):
+        more = s is stages[-1] and longer is not None
+        if more: s.cfg = s.cfg.changed(**longer)
+        if (over := from_first(r.over)) and not more:
             done, best, model = done + over['steps'], over['valid_loss'], load(r.path/'model')
             if s is not stages[-1]: continue
             learn = build(s, r, model)                                        # all are over
@@ -138,8 +165,9 @@ def run_stages(
             learn.watched, learn.stopped, learn.steps_done = [], False, done
             run.say('all stages are over, nothing is left to train')
             return learn, best
-        run.say(f'stage {s.number} of {len(stages)}: {s.name}')
+        run.say(f'stage {s.number} of {len(stages)}: {s.name}' + (f' goes on: more was asked for, and this stage takes all of it (steps={longer["steps"]}, minutes={longer["minutes"]:g})' if more else ''))
         last, learn = newest(r), build(s, r, model)
+        if more and from_first(last is None): raise _not_longer(run, s)
         exit = Exit(s.end)
         learn.add_cb(exit)
         best = train(learn, r, s.cfg, last)
@@ -147,7 +175,7 @@ def run_stages(
         steps, why, model = learn.steps_done, exit.why or _said(learn), in_one_piece(learn.model)
         if rank() == 0:                                                       # one of several writes
             model.save_pretrained(r.path/'model', valid_loss=best, stage=s.name)
-            write_json(r.path/'done.json', dict(name=s.name, steps=steps, valid_loss=best, why=why))
+            write_json(r.path/'done.json', dict(name=s.name, steps=steps, valid_loss=best, why=why, asked=dict(steps=s.cfg.steps, minutes=s.cfg.minutes)))
         run.say(f'{s.name} is over after {steps} steps: {why}; {best:.3f} nats per token')
         done += steps
     return learn, best

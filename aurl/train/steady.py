@@ -51,7 +51,7 @@ def stepped(
 
 class Clip(Callback):
     "Holds the gradient before a step."
-    order = 11                                    # where fastai's GradientClip is
+    order, measures_norm = 11, True               # where fastai's GradientClip is
     def __init__(self, config:ClipConfig): self.config, self.lengths = config, []
 
     def before_step(self):

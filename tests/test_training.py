@@ -1,0 +1,216 @@
+"""What a training says of itself is true: failures, killed runs, stages that are asked for more, folders that grow, and the log after a kill."""
+import json, math, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import crash
+from aurl import recipes as r
+from aurl.config import make_config
+from aurl.core import ConfigError, TrainingError, read_json
+from aurl.train.learner import Budget
+from common import root
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('training'))
+
+
+def config(store, out, **more):
+    base = dict(data=str(store.path), model='tiny', net=dict(d_model=16, n_layers=1), length=48, batch_size=4, valid=.3, workers=0, dtype='fp32', watch=dict(on=False), out=str(out))
+    return make_config(r.TrainConfig, overrides={**base, **more})
+
+
+def train(asked):
+    "As the run notebook does it: run, learner, nats per token."
+    run, cfg, last = r.open_run('train', asked)
+    music = r.store_of(cfg.data, cfg.workers, run, cfg.loader)
+    sides = r.sides(music, cfg.valid, cfg.seed, cfg.split)
+    learn, best = r.train_all(run, cfg, music, *sides, last)
+    learn.model.save_pretrained(run.path / 'model', valid_loss=best)
+    run.finish([], {}, r.ending(learn, run))
+    return run, learn, best
+
+
+def killed(asked, step, monkeypatch):
+    "A run whose process is gone after `step`: nothing is said, nothing is saved."
+    real = Budget.after_batch
+
+    class Gone(BaseException): pass
+
+    def after_batch(self):
+        real(self)
+        if self.training and self.done == step: raise Gone
+    run, cfg, last = r.open_run('train', asked)
+    music = r.store_of(cfg.data, cfg.workers, run, cfg.loader)
+    with monkeypatch.context() as m, pytest.raises(Gone):
+        m.setattr(Budget, 'after_batch', after_batch)
+        r.train_all(run, cfg, music, *r.sides(music, cfg.valid, cfg.seed, cfg.split), last)
+    run._mark('interrupted')
+    return run
+
+
+class Poison:
+    "A NaN in the weights after step `at`."
+    def __init__(self, at): self.at = at
+    def __call__(self, monkeypatch):
+        real = Budget.before_batch
+
+        def before_batch(budget):
+            real(budget)
+            if budget.training and budget.done == self.at:
+                with torch.no_grad(): next(budget.learn.model.trunk.blocks.parameters()).view(-1)[0] = math.nan
+        monkeypatch.setattr(Budget, 'before_batch', before_batch)
+
+
+@pytest.mark.parametrize('valid_every', [10, 0])
+def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch, valid_every):
+    Poison(25)(monkeypatch)
+    asked = config(store, tmp_path, steps=60, checkpoint_every=2, keep=2, valid_every=valid_every)
+    with pytest.raises(TrainingError, match='not finite'): train(asked)
+    run = r.find_runs(tmp_path)[0]
+    assert read_json(run / 'status.json')['status'] == 'failed'
+    model, _ = r.find_model(run)
+    assert all(t.isfinite().all() for t in model.state_dict().values())
+    steps = [int(p.name[5:]) for p in (run / 'checkpoints').glob('step_*')]
+    assert steps and max(steps) <= 25                                    # none was written with a NaN in it
+    last = r.newest(run / 'checkpoints')
+    assert last.step == 24 and all(t.isfinite().all() for t in last.weights.values())
+    monkeypatch.undo()
+    again, _, best = train(asked)                                        # the same command goes on before it
+    assert again.path == run and math.isfinite(best) and 'going on from step' in (run / 'training.log').read_text()
+
+
+def test_divergence_is_a_failure(store, tmp_path):
+    "A rate out of hand: every checkpoint after the harm is suspect, the good one stays."
+    asked = config(store, tmp_path, steps=120, checkpoint_every=5, keep=2, lr=3., clip=dict(kind='none'), optimizer='adamw', schedule=dict(kind='constant', warm=.3), valid_every=20)
+    with pytest.raises(TrainingError, match='diverged|not finite'): train(asked)
+    run = r.find_runs(tmp_path)[0]
+    status = read_json(run / 'status.json')
+    assert status['status'] == 'failed' and 'lower learning rate' in status['error']
+    model, _ = r.find_model(run)
+    assert all(t.isfinite().all() for t in model.state_dict().values())
+
+
+def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
+    "From step 25 on the steps go uphill: many checkpoints are written before anybody can be sure, and the last good one is still there."
+    real = Budget.before_batch
+
+    def before_batch(budget):
+        real(budget)
+        if budget.training and budget.done >= 25: budget.opt.set_hyper('lr', -.3)
+    monkeypatch.setattr(Budget, 'before_batch', before_batch)
+    asked = config(store, tmp_path, steps=300, checkpoint_every=1, keep=2, valid_every=100, optimizer='adamw')
+    with pytest.raises(TrainingError, match='diverged'): train(asked)
+    run = r.find_runs(tmp_path)[0]
+    marked = [p.name for p in (run / 'checkpoints').iterdir() if read_json(p / 'manifest.json').get('suspect')]
+    good = r.newest(run / 'checkpoints')
+    assert 20 <= good.step <= 30 and marked, (good.step, marked)
+    assert all(t.isfinite().all() for t in r.find_model(run)[0].state_dict().values())
+
+
+def test_exit_code_and_words(store, tmp_path):
+    "On the command line: a non-zero exit, and the reason in the last line."
+    words = [f'data={store.path}', 'model=tiny', 'length=48', 'batch_size=4', 'valid=.3', 'workers=0', 'watch.on=false', f'out={tmp_path}', 'steps=40', 'lr=1000', 'clip=0', 'schedule=constant', 'checkpoint_every=5']
+    done = subprocess.run([sys.executable, '-c', 'from aurl.cli import main; main()', 'train', *words], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 1 and 'the training has failed' in done.stderr.splitlines()[-1], done.stderr[-2000:]
+    assert 'the same command again' not in done.stdout
+
+
+def test_a_killed_run_plays_and_its_log_is_one_story(store, tmp_path, monkeypatch):
+    "Killed at step 15 with checkpoints at 4, 8, 12: it plays from 12; resumed, no step stands twice in the log."
+    asked = config(store, tmp_path / 'cut', steps=24, checkpoint_every=4, log_every=1, valid_every=6, record_windows=True)
+    run = killed(asked, 15, monkeypatch)
+    shutil.rmtree(run.path / 'model', ignore_errors=True)                # as if the copy had not been due yet
+    model, where = r.find_model(run.path)
+    assert where == run.path and 'step_00000012' in model.origin and 'no model yet' in model.origin
+    assert 'step_00000012' in r.check_request(make_config(r.GenerateConfig, overrides=dict(model=str(run.path), out=str(tmp_path))))[0]
+    for choice in ('newest', 'best', 'step=8', 'average', 'average=2'): assert r.find_model(f'{run.path}@{choice}')[0].origin
+    teacher = config(store, tmp_path / 'taught', steps=2, teacher=f'{run.path}@step=8', distill=dict(output=1.))
+    assert train(teacher)[0].config['teacher'] == f'{run.path}@step=8'
+
+    again, learn, best = train(asked)
+    assert again.path == run.path
+    whole, other, best2 = train(config(store, tmp_path / 'whole', steps=24, checkpoint_every=4, log_every=1, valid_every=6, record_windows=True))
+    story = lambda path, keys: [{k: m[k] for k in keys if k in m} for m in map(json.loads, (path / 'metrics.jsonl').read_text().splitlines()) if any(k in m for k in keys[1:])]
+    for keys in (('step', 'train_loss', 'objective', 'grad_norm', 'epoch'), ('step', 'valid_loss')): assert story(run.path, keys) == story(whole.path, keys)
+    assert [m['step'] for m in story(run.path, ('step', 'train_loss'))] == list(range(1, 25))
+    assert (run.path / 'metrics_cut.jsonl').exists()
+    assert (run.path / 'windows.jsonl').read_text() == (whole.path / 'windows.jsonl').read_text()
+    assert best == best2 and all(torch.equal(v, other.model.state_dict()[k]) for k, v in learn.model.state_dict().items())
+    assert read_json(run.path / 'git.json')['aurl']['version'] and read_json(run.path / 'environment.json')['data']['stores'][0]['fingerprint']
+
+
+def test_best_by_decides_what_is_kept(store, tmp_path):
+    asked = config(store, tmp_path, steps=12, valid_every=2, checkpoint_every=2, keep=9, best_by={'-note_density': 1.}, watch=dict(every=2, measures=['note_density'], rescues=0))
+    run, learn, _ = train(asked)
+    told = [(m['step'], m['note_density']) for m in run.metrics() if 'note_density' in m]
+    at = min(told, key=lambda t: t[1])[0]
+    kept, best = r.find_model(run.path)[0].state_dict(), r.load_model(f'{run.path}@step={at}')[0].state_dict()
+    assert all(torch.equal(v, best[k]) for k, v in kept.items())
+
+
+def test_more_steps_for_a_finished_staged_run(store, tmp_path):
+    asked = config(store, tmp_path, steps=12, checkpoint_every=3, stages=[dict(name='a', share=.5), dict(name='b', lr=.001)])
+    run, _, _ = train(asked)
+    again, learn, _ = train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=18)))
+    assert again.path == run.path and max(m['step'] or 0 for m in again.metrics()) == 18
+    assert read_json(run.path / 'stages/2_b/done.json')['steps'] == 12 and 'this stage takes all of it' in (run.path / 'training.log').read_text()
+    bare, _, _ = train(config(store, tmp_path / 'bare', steps=12, checkpoint_every=0, stages=[dict(name='a', share=.5), dict(name='b')]))
+    with pytest.raises(ConfigError, match='no checkpoint to go on from'): train(make_config(r.TrainConfig, overrides=dict(resume=str(bare.path), steps=18)))
+
+
+def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
+    monkeypatch.setenv('AURL_HOME', str(tmp_path / 'home'))
+    folder = tmp_path / 'songs'
+    shutil.copytree(store.path.parent / 'midi', folder)
+    asked = config(store, tmp_path / 'runs', data=str(folder), steps=12, checkpoint_every=3, log_every=1)
+    run = killed(asked, 7, monkeypatch)
+    n = len(list(folder.iterdir()))
+    shutil.copy(folder / '3.mid', folder / 'later.mid')
+    r.store_of(str(folder), 0)                                           # another command has met the new piece
+    again, learn, best = train(asked)
+    assert again.path == run.path and len(learn.dls.train.pieces) + len(learn.dls.valid.pieces) == n
+    assert 'later.mid' in r.new_pieces(learn.dls.train.store)[0]
+    folder.rename(tmp_path / 'moved')
+    longer = make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=14))
+    r.check_request(longer)
+    assert train(longer)[0].path == run.path
+    (tmp_path / 'moved').rename(folder)
+    (folder / '0.mid').unlink()
+    for s in (tmp_path / 'home/stores').iterdir(): shutil.rmtree(s)
+    with pytest.raises(ConfigError, match='1 gone: 0.mid.*data=STORE|1 new: later.mid; 1 gone: 0.mid'): train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
+    r.store_of(str(store.path), 0)
+    assert train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path == run.path    # a store that has the music of then
+
+
+def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
+    asked = config(store, tmp_path, steps=4, mode='vae', net=dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1]), checkpoint_every=2)
+    run, learn, _ = train(asked)
+    train_side, held = r.sides(store, .3)
+    assert len(learn.dls.train.pieces) == len(train_side) and len(learn.dls.valid.pieces) == len(held)
+    assert f'learned from: {len(train_side)} pieces in' in r.music_lines(run)[0]
+    old = make_config(r.TrainConfig, overrides=dict(resume=str(run.path)))
+    told = (run.path / 'config.yaml').read_text()
+    (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_music')))
+    assert r._known_config(r.Experiment.open(run.path)).latent_music == 'whole'     # a run that was begun when there was no other way
+
+
+def test_no_setting_changes_valid_loss(store, tmp_path):
+    "The same weights under four prices of a nat, and under several losses and smoothing."
+    net = dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1])
+    def figure(out, **more): return train(config(store, tmp_path / out, steps=1, lr=1e-20, checkpoint_every=0, **more))[2]
+    assert len({figure(f'beta{b}', mode='vae', net=net, latent=dict(beta=b)) for b in (0, .2, 1, 4)}) == 1
+    assert len({figure(f'l{i}', **m) for i, m in enumerate((dict(), dict(losses=dict(rhythm=.5)), dict(losses=dict(rhythm=5., grammar=1.)), dict(smoothing=.3), dict(grammar_weight=2.)))}) == 1
+
+
+def test_a_preset_that_has_changed_since(store, tmp_path, monkeypatch):
+    preset = tmp_path / 'mine.yaml'
+    preset.write_text('d_model: 16\nn_layers: 1\nn_heads: 2\nkeyboard: 0\n')
+    asked = config(store, tmp_path / 'runs', model=str(preset), net={}, steps=6, checkpoint_every=2)
+    run = killed(asked, 4, monkeypatch)
+    preset.write_text('d_model: 32\nn_layers: 2\nn_heads: 2\nkeyboard: 0\nlayer_embeddings: true\n')
+    again, learn, _ = train(asked.changed(resume=str(run.path)))
+    assert again.path == run.path and learn.model.config.d_model == 16 and not learn.model.config.layer_embeddings
+    assert max(m['step'] for m in again.metrics()) == 6
