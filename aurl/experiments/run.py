@@ -322,18 +322,6 @@ def stage_seconds(self:Experiment)->dict:
     if stage is None: return {}
     return self._stages | {stage: self._stages.get(stage, 0.) + now - self._stage_began}
 
-# %% ../../nbs/70_experiments.run.ipynb #8fd34882
-@patch
-def decide(self:Experiment,
-    **choices, # name = plain values
-):
-    "Add `choices` to the configuration of the run, on the disk too."
-    taken = [k for k in choices if k in self.config]
-    if taken: raise AurlError(f'{taken[0]} is decided already', path=self.path, way_out='a run keeps its choices; begin another one')
-    self.config = self.config | _as_dict(choices)
-    text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
-    with atomic_path(self.path/'config.yaml') as p: p.write_text(text, encoding='utf-8')
-
 # %% ../../nbs/70_experiments.run.ipynb #7efb6f85
 @patch
 def record(self:Experiment,
@@ -426,6 +414,18 @@ def find_runs(
     "Directories of the runs in `root`, newest first."
     there = [p.parent for p in Path(root).glob('*/config.yaml')]
     return sorted(there, key=lambda p: ((p/'config.yaml').stat().st_mtime_ns, p.name), reverse=True)
+
+# %% ../../nbs/70_experiments.run.ipynb #8fd34882
+@patch
+def decide(self:Experiment,
+    **choices, # name = plain values
+):
+    "Add `choices` to the configuration of the run, on the disk too."
+    taken = [k for k in choices if k in self.config]
+    if taken: raise AurlError(f'{taken[0]} is decided already', path=self.path, way_out='a run keeps its choices; begin another one')
+    self.config = self.config | _as_dict(choices)
+    text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+    with atomic_path(self.path/'config.yaml') as p: p.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/70_experiments.run.ipynb #d96d996f
 def _size(n):
