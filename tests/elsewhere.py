@@ -79,8 +79,10 @@ cases = dict(
 
 def train(case, device, steps, folder):
     "The loss of each step, how often it made the program wait, and whether the grammar allows two pieces that are played afterwards."
+    from unittest.mock import patch
     from fastai.callback.core import Callback
     from aurl import recipes
+    from aurl.train.learner import RunLog
     from aurl.config import make_config
     from aurl.generate.sampling import generate_ids
     from aurl.experiments.run import Experiment
@@ -97,7 +99,10 @@ def train(case, device, steps, folder):
     store = recipes.TokenStore(folder/'store'); train, held = recipes.sides(store, cfg.valid, cfg.seed, cfg.split)
     waits.clear()
     learn = recipes.learner_of(cfg, store, train, held, run=run)
-    learn.add_cb(Book()); recipes.train_run(learn, run, cfg)
+    learn.add_cb(Book())
+    # so short a training would log every step; in a long one, which this stands for, the lines are ten steps apart
+    every_ten = property(lambda log: log.step == 1 or log.step % log.every == 0)
+    with patch.object(RunLog, 'due', every_ten): recipes.train_run(learn, run, cfg)
     assert next(learn.model.parameters()).device.type == device
     pieces = generate_ids(learn.model, n=2, max_tokens=48, seed=1)
     return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces])
