@@ -17,6 +17,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # %% ../../nbs/40_models.attention.ipynb #fbcfe55d
+class _Rotation(torch.autograd.Function):
+    "A rotation of the pairs (x[i], x[i + dim/2]) in two passes; its gradient is the opposite rotation."
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        half = x.shape[-1]//2
+        out = torch.mul(x, cos, out=x.new_empty(x.shape))
+        out[...,:half].addcmul_(x[...,half:], sin[...,:half])
+        out[...,half:].addcmul_(x[...,:half], sin[...,half:])
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        return _Rotation.apply(grad, cos, -sin), None, None
+
+# %% ../../nbs/40_models.attention.ipynb #70fe3ab8
 class Rotary(nn.Module):
     "Turns queries and keys by their position."
     def __init__(self,
@@ -47,7 +64,7 @@ class Rotary(nn.Module):
         angles:tuple, # from `angles`
     )->Tensor:
         cos, sin = (a.to(x.dtype) for a in angles)                      # they are already, but where somebody mixes
-        return torch.addcmul(x*cos, x.roll(x.shape[-1]//2, -1), sin)    # (a, b) to (a·cos - b·sin, b·cos + a·sin)
+        return _Rotation.apply(x, cos, sin)     # (a, b) to (a·cos - b·sin, b·cos + a·sin)
 
 # %% ../../nbs/40_models.attention.ipynb #ac8d9747
 stairs = SimpleNamespace(longest=2048)   # positions; 0: always the fused kernel, as on a GPU
