@@ -13,8 +13,8 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean',
            'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature', 'measure_all', 'measure_each',
            'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar',
-           'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'TokenStore', 'prepare', 'quality',
-           'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix',
+           'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'TokenStore', 'prepare', 'repair_store',
+           'quality', 'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix',
            'music_loaders', 'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint',
            'counted', 'footprint', 'same_size', 'Discriminator', 'register_prior', 'register_attribute', 'Map',
            'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse', 'Heard', 'MusicLoss',
@@ -24,10 +24,11 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig',
            'GrammarWatch', 'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability',
            'Distill', 'Snapshot', 'put_back', 'take', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint',
-           'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs', 'first_bars', 'first_seconds', 'Limits',
-           'ProfileConfig', 'profile_words', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like',
-           'latents_of', 'Experiment', 'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
-           'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
+           'load_checkpoint', 'save_checkpoint', 'CheckpointConfig', 'Checkpoints', 'compare_runs', 'first_bars',
+           'first_seconds', 'Limits', 'ProfileConfig', 'profile_words', 'Sampling', 'generate', 'generate_ids',
+           'latents_between', 'latents_like', 'latents_of', 'Experiment', 'find_runs', 'list_runs', 'read_run',
+           'list_stores', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll',
+           'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
 
 # %% ../nbs/98_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra, ModelError, StoreError, aurl_home, rng, seed_everything
@@ -79,7 +80,7 @@ from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
 from .tokens.correction import repair_ids
 from .tokens.profile import CorpusProfile, measure_profile
-from .tokens.store import TokenStore, prepare
+from .tokens.store import TokenStore, prepare, repair_store
 from .tokens.quality import quality
 from .tokens.survey import duplicates_in, split_store
 from .tokens.split import split_as
@@ -87,7 +88,7 @@ from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
 # %% ../nbs/98_all.ipynb #005ffb71
-_all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'TokenStore', 'prepare', 'quality',
+_all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'TokenStore', 'prepare', 'repair_store', 'quality',
          'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders']
 
 # %% ../nbs/98_all.ipynb #5ced51ec
@@ -124,7 +125,7 @@ from .train.stability import Stability
 from .train.distill import Distill
 from .train.snapshot import Snapshot, put_back, take
 from .train.checkpoint import average_checkpoints, best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
-from .train.saving import Checkpoints
+from .train.saving import CheckpointConfig, Checkpoints
 from .train.repeat import compare_runs
 
 # %% ../nbs/98_all.ipynb #38a1904c
@@ -132,7 +133,7 @@ _all_ = ['Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'regis
          'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule',
          'AverageConfig', 'Averages', 'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig', 'GrammarWatch',
          'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability', 'Distill', 'Snapshot', 'put_back', 'take',
-         'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs']
+         'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'CheckpointConfig', 'Checkpoints', 'compare_runs']
 
 # %% ../nbs/98_all.ipynb #c29dd83e
 from .generate.engine import first_bars, first_seconds
@@ -145,6 +146,8 @@ _all_ = ['first_bars', 'first_seconds', 'Limits', 'ProfileConfig', 'profile_word
 
 # %% ../nbs/98_all.ipynb #ae62a12b
 from .experiments.run import Experiment, find_runs
+from .experiments.registry import list_runs, read_run
+from .stores import list_stores, prune_stores, repair_stores, verify_stores
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable
@@ -152,4 +155,4 @@ from .evaluate.latent import Study, study
 from .evaluate.report import Report
 
 # %% ../nbs/98_all.ipynb #6c92ef41
-_all_ = ['Experiment', 'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
+_all_ = ['Experiment', 'find_runs', 'list_runs', 'read_run', 'list_stores', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'notebooks_dir', 'Execution', 'watch', 'verdict_on', 'run_recipe', 'self_check', 'run_doctor', 'doctor',
-           'version', 'main']
+           'run_runs', 'run_stores', 'runs', 'stores', 'version', 'main']
 
 # %% ../nbs/99_cli.ipynb #b62e2ac1
 import os, signal, sys, threading, time, typing
@@ -484,6 +484,89 @@ for _name, _help in dict(
 @app.command(help='Versions, device, extras, and a self-check of ten seconds.')
 def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
 
+# %% ../nbs/99_cli.ipynb #2133138b
+def run_runs(
+    place='runs', # a folder of runs, or a run
+    note='',      # a line to add to the notes of a run
+    as_json=False, # JSON instead of a table
+    say=print,    # shows a line
+    **asked       # for `list_runs`
+)->int:           # the exit code
+    "List runs, or show one."
+    from aurl.core import ConfigError
+    from aurl.experiments.registry import RunTable, add_note, list_runs, printable, read_run, run_lines
+    place = Path(place).expanduser()
+    one = any((place/f).exists() for f in ('config.yaml', 'status.json'))
+    if note and not one: raise ConfigError(f'note for {printable(place)}, which is no run', way_out='give the directory of a run: aurl runs RUN --note TEXT')
+    if note: add_note(place, note)
+    found = RunTable([read_run(place, asked.get('deep', False))]) if one else list_runs(place, **asked)
+    lines = [found.to_json()] if as_json else run_lines(found[0]) if one else found.lines() if found else [f'no runs in {printable(place)}']
+    for line in lines: say(line)
+    return 0
+
+def _several(words):
+    "What commas and repetitions separate, as a list."
+    return [w.strip() for word in words or () for w in word.split(',') if w.strip()]
+
+# %% ../nbs/99_cli.ipynb #5238e150
+def run_stores(
+    action='list', # list, verify, repair or prune
+    names=(),      # of stores
+    source=None,   # of a repair: where the music is
+    runs=(),       # more folders of runs
+    as_json=False, # JSON instead of a table
+    say=print,     # shows a line
+    **asked        # for `prune_stores`
+)->int:            # the exit code
+    "Look after prepared music."
+    from aurl.core import ConfigError, aurl_home, meant
+    actions = 'list', 'verify', 'repair', 'prune'
+    if action not in actions: raise ConfigError(f'aurl stores {action!r}{meant(action, actions)}', way_out=f'there is {", ".join(actions)}')
+    from aurl.stores import list_stores, prune_stores, repair_stores, verify_stores
+    if action == 'verify': return int(verify_stores(names, say=say) > 0)
+    if action == 'repair': return int(repair_stores(names, source, say=say) > 0)
+    if action == 'prune': return prune_stores(names, runs=['runs', *runs], say=say, **asked) and 0
+    found = list_stores(runs=['runs', *runs])
+    for line in [found.to_json()] if as_json else [f'{aurl_home()}', *(found.lines() if found else ['nothing is kept yet'])]: say(line)
+    return 0
+
+# %% ../nbs/99_cli.ipynb #2a1b75b8
+@app.command(help='List the runs in a folder with state, steps, best loss, checkpoints, age and size; or one run with its checkpoints.')
+def runs(
+    place: typing.Annotated[str, typer.Argument(metavar='[FOLDER or RUN]', help='a folder of runs, or one run', show_default=False)] = 'runs',
+    state: typing.Annotated[list[str], typer.Option(help='only these: finished, stopped, running, failed, interrupted, lost, damaged', show_default=False)] = None,
+    command: typing.Annotated[list[str], typer.Option(help='only runs of these commands, such as train', show_default=False)] = None,
+    match: typing.Annotated[str, typer.Option(help='only runs with this word in their name or notes', show_default=False)] = '',
+    newer: typing.Annotated[str, typer.Option(help='only runs that changed within this time, such as 12h or 7d', show_default=False)] = '',
+    sort: typing.Annotated[str, typer.Option(help='newest, oldest, name, size, steps, best or parameters')] = 'newest',
+    verify: typing.Annotated[bool, typer.Option('--verify', help='compare the contents of all checkpoints with their sums')] = False,
+    note: typing.Annotated[str, typer.Option(help='add a line to the notes of the run', show_default=False)] = '',
+    as_json: typing.Annotated[bool, typer.Option('--json', help='print JSON')] = False,
+    debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False,
+):
+    asked = dict(state=_several(state), command=_several(command), match=match, newer=newer, sort=sort, deep=verify)
+    _guard(lambda: run_runs(place, note, as_json, **asked), debug)
+
+# %% ../nbs/99_cli.ipynb #bcfdcc58
+@app.command(help='Prepared music that aurl keeps: list it, verify it, repair it, or prune what no run needs (shown first; --yes removes).')
+def stores(
+    action: typing.Annotated[str, typer.Argument(metavar='[ACTION]', help='list, verify, repair or prune', show_default=False)] = 'list',
+    names: typing.Annotated[list[str], typer.Argument(metavar='[NAME]...', help='stores by name or folder; none: all', show_default=False)] = None,
+    source: typing.Annotated[str, typer.Option(help='repair: the music, where it is not where it was', show_default=False)] = None,
+    older: typing.Annotated[str, typer.Option(help='prune what was not used for this time, such as 30d', show_default=False)] = '',
+    max_size: typing.Annotated[str, typer.Option(help='prune the least recently used until so much stays, such as 5GB; AURL_MAX_SIZE is the default', show_default=False)] = '',
+    everything: typing.Annotated[bool, typer.Option('--all', help='prune all that no run names as its music')] = False,
+    force: typing.Annotated[bool, typer.Option('--force', help='prune also what runs name as their music')] = False,
+    yes: typing.Annotated[bool, typer.Option('--yes', help='prune: do it, instead of showing it')] = False,
+    runs: typing.Annotated[list[str], typer.Option(help='more folders of runs that may name stores', show_default=False)] = None,
+    as_json: typing.Annotated[bool, typer.Option('--json', help='list: print JSON')] = False,
+    debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False,
+):
+    asked = dict(older=older, max_size=max_size, everything=everything, force=force, yes=yes) if action == 'prune' else {}
+    if action != 'prune' and (said := [k for k,v in dict(older=older, max_size=max_size, all=everything, force=force, yes=yes).items() if v]): raise typer.BadParameter(f'--{said[0].replace("_", "-")} belongs to aurl stores prune')
+    _guard(lambda: run_stores(action, names or (), source, runs or (), as_json, **asked), debug)
+
+# %% ../nbs/99_cli.ipynb #928e2e8c
 @app.command(help='The version of aurl.')
 def version():
     import aurl

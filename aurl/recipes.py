@@ -13,7 +13,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'evaluation_pieces', 'judges', 'check_request']
 
 # %% ../nbs/96_recipes.ipynb #b46ec3e1
-import math, os, re, shutil, warnings
+import contextlib, math, os, re, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,7 +74,8 @@ from .train.patience import Progress, higher
 from .train.checkpoint import latest_checkpoint
 from .train.failure import FailureMonitor, all_finite
 from .train.saved import checkpoint_folder, load_model, model_from_checkpoint, split_choice
-from .train.saving import Checkpoints, measured, newest, score_of
+from .stores import note_folder
+from .train.saving import CheckpointConfig, Checkpoints, measured, newest, score_of
 from .train.snapshot import GoOn, Snapshot
 
 # %% ../nbs/96_recipes.ipynb #3283179b
@@ -175,6 +176,7 @@ class _Training(Config):
     valid_every: int | str = Field(0, description='when held-out windows are measured: every so many steps (100), every so often (30s, 2m), or 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between two checkpoints; 0 for none')
     keep: int = Field(3, ge=1, description='newest checkpoints to keep, beside the best')
+    checkpoints: CheckpointConfig = Field(CheckpointConfig(), description='how checkpoints are kept: checkpoints.compress=true, checkpoints.history=[1h, 1d]')
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='measures and weights that the best checkpoint goes by, such as {valid_loss: 1, grammar: 0.5}; +name and -name say which way is better')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
@@ -324,7 +326,14 @@ def store_of(
     store = _prepared(data, workers, run, loader)
     if known is not None: store = _as_then(store, known, home, run)
     elif of is None and run is not None: run.record(data=dict(stores=[_told(k, s) for k,s in _parts(store)]))
+    if of is None and run is not None: note_folder(run.path.parent)           # so that `aurl stores` finds the runs that need a store
+    for _,s in _parts(store): _used_now(s.path)
     return _divided(store, home)
+
+def _used_now(path):
+    "Note that a store of `aurl_home()` was used: the least recently used go first."
+    if Path(path).parent != aurl_home()/'stores': return
+    with contextlib.suppress(OSError): os.utime(Path(path)/'manifest.json')
 
 def _prepared(data, workers, run, loader):
     "The store of what is in `data` now."
@@ -784,6 +793,7 @@ def check_wishes(
         check_names(cfg.latent.attributes, net_of(cfg).latent[0])
         if cfg.loader.pack: raise ConfigError(f'loader.pack=true in mode={mode}, where each piece has a row of its own', way_out='leave pack out')
     check_losses(cfg.losses, mode)
+    if cfg.checkpoints != CheckpointConfig() and not cfg.checkpoint_every: raise ConfigError('checkpoints options with checkpoint_every=0, which writes none', way_out='say checkpoint_every=200, or leave them out')
     if cfg.balance != 'fixed' and not cfg.losses: raise ConfigError(f'balance={cfg.balance}, and there are no losses to balance', way_out="name some, such as losses='{rhythm: 0.1, grammar: 0.5}', or leave it out")
     if bad := [n for n in Progress(cfg.best_by).weights if n != 'valid_loss' and not (cfg.watch.on and n in higher.union(cfg.watch.measures))]:
         raise ConfigError(f'best_by {bad[0]}, which nobody measures', way_out=f'say watch.measures=[{bad[0]}]' if cfg.watch.on else 'leave watch.on=false out')
@@ -808,6 +818,7 @@ def check_ranks(
     if cfg.optimizer.name == 'sophia': refuse(f'optimizer=sophia on {many} processes: each would draw a curvature of its own', 'take another optimizer, such as muon or adamw, or train on one')
     if cfg.watch.on and cfg.watch.recover: refuse(f'watch.recover on {many} processes: each would skip other batches', 'say watch.recover=false; after a collapse all of them go back together in any case')
     if not cfg.shard: return
+    if cfg.watch.act != 'none': refuse(f'shard=true and watch.act={cfg.watch.act}: a model in parts does not go back', 'leave one of them out')
     if mode != 'transformer': refuse(f'shard=true for mode={mode}: the parts that hear are called outside the forward pass, where their weights are not gathered', 'leave shard out, or say mode=transformer')
     if cfg.ema.kind != 'none': refuse(f'shard=true and ema={cfg.ema.kind}: the mean is not kept in parts', 'leave one of them out')
     if cfg.teacher: refuse('shard=true and a teacher: its layers are compared with those of the student outside the forward pass', 'leave one of them out')
@@ -846,7 +857,8 @@ def _used(loader, side, name):
     if len(out) > long: why.append(f'{len(out) - long} shorter than min_length={loader.config.min_length}')
     cut = int((length[loader.pieces] > loader.length + 1).sum())
     said = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows' + (f', {cut} of them longer than a window' if cut else '')
-    return said + (f'; {len(out)} of {len(side)} left out ({", ".join(why)})' if len(out) else '')
+    balanced = f'; {words}' if (words := loader.balance_words()) else ''
+    return said + balanced + (f'; {len(out)} of {len(side)} left out ({", ".join(why)})' if len(out) else '')
 
 def music_lines(
     run, # that has trained
@@ -889,7 +901,7 @@ def needs(
     return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
 
 # %% ../nbs/96_recipes.ipynb #9730e539
-_may_change = ('data', 'steps', 'minutes', 'valid_every', 'checkpoint_every', 'keep', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
+_may_change = ('data', 'steps', 'minutes', 'valid_every', 'checkpoint_every', 'keep', 'checkpoints.compress', 'checkpoints.history', 'checkpoints.oldest', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
 
 def _given(cfg, at=''):
     "Dotted keys that were said, and not left at their defaults."
@@ -990,7 +1002,7 @@ def train_run(
     if cfg.checkpoint_every:
         profile = getattr(learn.model, 'profile', None)
         cbs.append(Checkpoints(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, weights, higher, say=run.say, quiet=quiet,
-                               log=run if hasattr(run, 'logged') else None, seed=cfg.seed, profile=profile.to_dict() if profile is not None else None))
+                               log=run if hasattr(run, 'logged') else None, how=getattr(cfg, 'checkpoints', None), seed=cfg.seed, profile=profile.to_dict() if profile is not None else None))
     try:
         with reproducible(level): best = learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_best_to_all(_best_so_far(run), is_sharded(learn.model)), score=score, **kwargs)
     finally:

@@ -215,7 +215,7 @@ def price_of(
     return Price(paid, nats)
 
 # %% ../../nbs/43_models.latent.ipynb #89393c57
-schedules = ('constant', 'linear', 'cosine', 'cyclical', 'adaptive')
+schedules = ('constant', 'linear', 'cosine', 'exponential', 'cyclical', 'adaptive')
 
 class Beta:
     "The price of a nat over the training."
@@ -241,7 +241,9 @@ class Beta:
             return self.now
         u = used*self.cycles % 1 if self.kind == 'cyclical' and used < 1 else used
         rise = min(1., u/self.warm)
-        return self.most*((1 - math.cos(math.pi*rise))/2 if self.kind == 'cosine' else rise)
+        if self.kind == 'cosine': rise = (1 - math.cos(math.pi*rise))/2
+        if self.kind == 'exponential': rise = math.expm1(-5*rise)/math.expm1(-5)           # fast at first, then slower
+        return self.most*rise
 
     def in_the_end(self,
         nats, # per piece, a number or a tensor

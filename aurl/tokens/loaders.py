@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from pydantic import Field, field_validator
 
 from ..config import Config, load_preset, make_config
-from ..core import ConfigError, StoreError, rng, to_json
+from ..core import ConfigError, StoreError, meant, rng, to_json
 from ..score.augment import AugmentConfig
 from .batches import batched, dealt, growths, length_at
 from .conditions import Conditions
@@ -44,6 +44,8 @@ class LoaderConfig(Config):
     grow_epochs: int = Field(20, ge=1, description='epochs until windows have their full length')
     growth: Literal[growths] = Field('linear', description='how they grow')
     weights: dict[str, float] = Field({}, description='of the corpora of a mixture; none: as many windows as each has')
+    balance: str = Field('', description='a column of the table of pieces, such as genre or composer: each of its values gives as many windows as the others; none: as many as it has')
+    balance_power: float = Field(1., gt=0, le=1, description='balance: 1 makes all values equally likely, .5 goes half of the way')
     conditions: tuple[str, ...] = Field((), description='what rides along: columns of the table of pieces, or features such as tempo and syncopation')
     augment: AugmentConfig | None = Field(None, description='what may happen to a piece in an epoch: a preset such as gentle or aggressive, or its fields')
     epochs: int = Field(0, ge=0, description='of the whole training; needed where augmentation goes by the share of it')
@@ -53,7 +55,7 @@ class LoaderConfig(Config):
     @classmethod
     def _by_name(cls, value): return load_preset('augment', value) if isinstance(value, str) else value
 
-    def still(self): return make_config(type(self), overrides={**self.to_dict(), **dict(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, augment=None, workers=0)})
+    def still(self): return make_config(type(self), overrides={**self.to_dict(), **dict(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, balance='', balance_power=1., augment=None, workers=0)})
 
 # %% ../../nbs/34_tokens.loaders.ipynb #cefbbc7f
 class WindowLoader:
@@ -86,6 +88,7 @@ class WindowLoader:
         self.keys = _key_range(transpose if train else 0)
         self.pieces = self._chosen(pieces)
         self._check()
+        self.groups = self._grouped()
         self._lines, self._counted = {}, {}
         self.conditions = Conditions(store, asked.conditions, classes, features, self.pieces)
         self.classes, self._given = self.conditions.classes, (classes, features)
@@ -129,6 +132,8 @@ def check_loader(
     if c.batch_tokens and c.batch_tokens < length: raise ConfigError(f'batch_tokens={c.batch_tokens} is less than one row of length={length}', way_out=f'a budget of {length} or more, such as {16*length}, or shorter windows')
     if c.augment is not None and keys != (0, 0) and c.augment.transpose.probability > 0:
         raise ConfigError(f'transpose={keys} and augment.transpose: a piece would be moved twice', way_out='say transpose=0, or augment.transpose.probability=0')
+    if c.balance and c.weights: raise ConfigError(f'balance={c.balance} and weights={c.weights}: both say how often a piece is used', way_out='leave one of the two out; balance=corpus makes the corpora of a mixture equal')
+    if c.balance_power != 1 and not c.balance: raise ConfigError(f'balance_power={c.balance_power:g}, and nothing is balanced', way_out='say balance=genre as well, or leave it out')
     if c.augment is not None and c.augment.schedule.unit == 'share' and not c.epochs: raise ConfigError('augment.schedule.unit=share, and nobody says how long the training is', way_out='give epochs, or choose unit=epochs')
 
 @patch
@@ -180,21 +185,56 @@ def _draw(self:WindowLoader, *names):
     return lambda what, n: rng(self.seed, 'windows', what, *names).random(n)
 
 @patch
-def _windows(self:WindowLoader, epoch, length):
-    "The windows of an epoch: of all pieces, or from each corpus its share."
-    if not self.config.weights: return self._cut(self.pieces, length, self._draw(epoch), epoch)
-    names, which, deals = list(self.store.stores), self.store.corpus(self.pieces), {}
-    mine = [self.pieces[which == k] for k in range(len(names))]
+def _windows(self:WindowLoader, epoch, length): return self._mixed(self.pieces, epoch, length)
+
+@patch
+def _mixed(self:WindowLoader, pieces, epoch, length):
+    "The windows of an epoch of `pieces`: of all of them, or from each group its share."
+    if self.groups is None: return self._cut(pieces, length, self._draw(epoch), epoch)
+    (names, which), deals = self.groups, {}
+    mine = [pieces[which[pieces] == k] for k in range(len(names))]
     def deal(k, i):
         if (k, i) not in deals:
             w = self._cut(mine[k], length, self._draw(names[k], i), None)
             deals[k, i] = _rows(w, rng(self.seed, 'windows', 'order', names[k], i).permutation(len(w['piece'])))
         return deals[k, i]
-    if length not in self._counted: self._counted[length] = [len(deal(k, 0)['piece']) if len(m) else 0 for k,m in enumerate(mine)]
-    count = self._counted[length]
-    parts = [_rows(deal(k, i), slice(a, b)) for k,q in enumerate(shares(self.config.weights, names, sum(count)))
+    if (key := (length, zlib.crc32(pieces.tobytes()))) not in self._counted: self._counted[key] = [len(deal(k, 0)['piece']) if len(m) else 0 for k,m in enumerate(mine)]
+    count = self._counted[key]
+    parts = [_rows(deal(k, i), slice(a, b)) for k,q in enumerate(shares(self._weights(names, count), names, sum(count)))
              for i,a,b in stretch(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
+
+# %% ../../nbs/34_tokens.loaders.ipynb #a9c1b6ac
+@patch
+def _grouped(self:WindowLoader):
+    "Names of the groups, and the group of each piece of the store; None where nothing is mixed."
+    c = self.config
+    if c.weights: return list(self.store.stores), self.store.corpus(np.arange(len(self.store)))
+    if not c.balance: return None
+    columns = self.store.pieces.column_names
+    if c.balance not in columns: raise ConfigError(f'balance: there is no column {c.balance!r}{meant(c.balance, columns)}', self.store.path, f'there is {", ".join(columns)}; metadata.csv beside the music brings others')
+    values = self._column(c.balance)
+    if not all(isinstance(v, (str, bool, type(None))) for v in values): raise ConfigError(f'balance={c.balance} is a column of numbers', self.store.path, 'take one of words, such as genre or composer')
+    words = [f'{c.balance}={"unknown" if v is None or v == "" else v}' for v in values]
+    names = sorted(set(words))
+    if len({words[p] for p in self.pieces.tolist()}) < 2: raise ConfigError(f'balance={c.balance}, and all {len(self.pieces)} pieces have {words[int(self.pieces[0])]}', self.store.path, 'leave it out, or take another column')
+    return names, np.searchsorted(names, words)
+
+@patch
+def _weights(self:WindowLoader, names, count):
+    "The weight of each group, of which there are `count` windows."
+    if self.config.weights: return self.config.weights
+    return {n:float(k)**(1 - self.config.balance_power) if k else 0. for n,k in zip(names, count)}
+
+@patch
+def balance_words(self:WindowLoader)->str:
+    "What each group of `balance` gives in the present epoch, and what it would give without; empty where nothing is balanced."
+    if not self.config.balance: return ''
+    names, which = self.groups
+    now = np.bincount(which[self._plan(self.epoch)[0]['piece']], minlength=len(names))
+    before = np.array(next(reversed(self._counted.values())))
+    told = [f'{n.partition("=")[2]} {a/now.sum():.0%} of the windows instead of {b/before.sum():.0%}' for n,a,b in sorted(zip(names, now, before), key=lambda x: -x[2]) if b]
+    return f'balanced by {self.config.balance}: ' + ', '.join(told[:8]) + f' and {len(told) - 8} more'*(len(told) > 8)
 
 # %% ../../nbs/34_tokens.loaders.ipynb #eaa4adf4
 @patch
@@ -391,7 +431,9 @@ def load_state_dict(self:WindowLoader,
 @patch
 def _order(self:WindowLoader):
     "A fingerprint of all that decides the order."
-    c = {k:v for k,v in self.config.to_dict().items() if k not in ('workers', 'conditions')}
+    own = ('workers', 'conditions', *(() if self.config.balance else ('balance', 'balance_power')))    # what is left out leaves the fingerprints of earlier runs as they were
+    c = {k:v for k,v in self.config.to_dict().items() if k not in own}
+    if self.config.balance: c['groups'] = [self.groups[0], self.groups[1][self.pieces].tolist()]
     said = zlib.crc32(to_json([c, self.length, self.bs, self.train, self.keys, self.drop_last]).encode())
     return zlib.crc32(self.store.length[self.pieces].tobytes(), zlib.crc32(self.pieces.tobytes(), said))
 
@@ -453,7 +495,8 @@ def profile(self:WindowLoader)->CorpusProfile:
         a = c.augment
         if a.transpose.probability > 0: down, up = a.transpose.low, a.transpose.high
         if a.stretch.probability > 0: stretched = min(a.stretch.low, 1.), max(a.stretch.high, 1.)
-    found = self.store.profile_of(self.pieces, c.weights) if isinstance(self.store, Mixture) else self.store.profile_of(self.pieces)
+    weights = c.weights if isinstance(self.store, Mixture) else None
+    found = self.store.profile_of(self.pieces, weights)
     return found.augmented((down, up), stretched)
 
 # %% ../../nbs/34_tokens.loaders.ipynb #5fd74f32

@@ -50,7 +50,7 @@ class TokenStore(Line):
         return np.memmap(self.path/f'{name}.bin', dtype, 'r', shape=(n,)).view(np.ndarray) if n else np.zeros(0, dtype)
     def __reduce__(self): return TokenStore, (str(self.path),)
 
-_mending = 'make the damaged part again with repair_store(path), or the whole with overwrite=True'
+_mending = 'make the damaged part again with aurl stores repair or repair_store(path), or the whole with overwrite=True'
 
 # %% ../../nbs/33_tokens.store.ipynb #067fa141
 @patch
@@ -77,7 +77,7 @@ def _table(self:TokenStore, name, columns=None):
     try:
         with pq.ParquetFile(f) as h: return h.read(columns).select(columns) if columns else h.read()
     except FileNotFoundError as e: raise StoreError('the store has grown since it was opened', f, 'open it again') from e
-    except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'repair_store(path, source) makes it again') from e
+    except (pa.ArrowException, OSError) as e: raise StoreError(f'damaged ({str(e).splitlines()[0]})', f, 'aurl stores repair --source, or repair_store(path, source), makes it again') from e
 
 # %% ../../nbs/33_tokens.store.ipynb #061b435d
 @patch
@@ -367,9 +367,9 @@ def verify(self:TokenStore):
     if bad := Shards(self.path, m['shards']['count'], only=True).damaged():
         k, f = bad[0]
         names = Shards(self.path, m['shards']['count'], only=True).log[k]['names']
-        raise StoreError(f"by sha256, {len(bad)} shard{'s are' if len(bad) > 1 else ' is'} damaged, the first is shard {k} ({names[0]} … {names[-1]})", self.path/f, 'make it again with repair_store(path)')
+        raise StoreError(f"by sha256, {len(bad)} shard{'s are' if len(bad) > 1 else ' is'} damaged, the first is shard {k} ({names[0]} … {names[-1]})", self.path/f, 'make it again with aurl stores repair, or repair_store(path)')
     for f,want in m['files'].items():
-        if 'sha256' in want and sha256_of(self.path/f) != want['sha256']: raise StoreError('its bytes are not what was written', self.path/f, 'make it again with repair_store(path, source)')
+        if 'sha256' in want and sha256_of(self.path/f) != want['sha256']: raise StoreError('its bytes are not what was written', self.path/f, 'make it again with aurl stores repair --source, or repair_store(path, source)')
     return self
 
 def _sound_log(path, m):
@@ -392,7 +392,7 @@ def repair_store(
         bad = shards.damaged()
         tables = [f for f in m['tables'].values() if not (path/f).is_file() or sha256_of(path/f) != m['files'][f]['sha256']]
         if not bad and not tables: return []
-        if tables and source is None: raise StoreError('the table of the pieces is damaged, and it alone knows where they are', path/tables[0], 'say where: repair_store(path, source)')
+        if tables and source is None: raise StoreError('the table of the pieces is damaged, and it alone knows where they are', path/tables[0], 'say where: aurl stores repair NAME --source MUSIC, or repair_store(path, source)')
         of = {p.name:_light(p) for p in (corpus_from(source) if source is not None else _where(store))}
         for k,f in bad:
             names = shards.log[k]['names']

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'save_checkpoint', 'verify_checkpoint', 'Checkpoint', 'load_checkpoint', 'is_suspect',
-           'mark_suspect', 'latest_checkpoint', 'best_checkpoint', 'prune_checkpoints', 'average_checkpoints']
+           'mark_suspect', 'latest_checkpoint', 'best_checkpoint', 'thinned', 'prune_checkpoints',
+           'average_checkpoints']
 
 # %% ../../nbs/85_train.checkpoint.ipynb #9929f016
 import contextlib, datetime, json, math, os, re, shutil, stat, time, warnings
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch, store_attr
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import nn
 
 from ..core import CheckpointError, atomic_dir, atomic_path, read_json, sha256_of, to_json, write_json
+from .compression import compress_file, expand_file
 from .snapshot import Snapshot, bare, check_weights, weights_of
 
 # %% ../../nbs/85_train.checkpoint.ipynb #280a8169
@@ -58,19 +60,19 @@ def unpack(tree, tensors:dict):
     return {k:unpack(v, tensors) for k,v in tree.items()}
 
 # %% ../../nbs/85_train.checkpoint.ipynb #5f5a56dd
-_FORMAT, _VERSION = 'aurl-checkpoint', 2
+_FORMAT, _VERSION, _COMPRESSED = 'aurl-checkpoint', 2, 3   # compressed ones have a version of their own, which an earlier aurl refuses by its number
 
 def _siblings(folder):
     "Checkpoints of `folder`, whole or not."
     folder = Path(folder)
     if not folder.is_dir(): return []
-    return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.') and any((p/f).exists() for f in ('manifest.json', 'state.json', 'model.safetensors'))]
+    return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.') and any((p/f).exists() for f in ('manifest.json', 'state.json', 'model.safetensors', 'model.safetensors.z'))]
 
 def _manifest(path):
     "The manifest in `path` as it was written, or an empty one."
     try:
         m = json.loads(text := _text(Path(path)/'manifest.json', _MANIFEST))
-        if m.get('version') == _VERSION and _sealed({k:v for k,v in m.items() if k != 'seal'}) != text: return {}
+        if m.get('version') in (_VERSION, _COMPRESSED) and _sealed({k:v for k,v in m.items() if k != 'seal'}) != text: return {}
         return m
     except (CheckpointError, ValueError, AttributeError, TypeError, RecursionError): return {}
 
@@ -99,6 +101,7 @@ def save_checkpoint(
     state:dict=None,  # what else to remember: 'step', the seed
     score:float=None, # what "best" goes by; lower is better
     suspect:bool=False, # was it written while the training looked as if it failed?
+    compress:bool=False, # make the tensor files smaller, which takes time and loses nothing
 )->Path:              # `path`
     "Write a checkpoint; it is there whole, or not at all."
     path, state, snap = Path(path), dict(state or {}), model.parts if isinstance(model, Snapshot) else None
@@ -114,9 +117,10 @@ def save_checkpoint(
             if opt is not None: _write_tree(d, 'optimizer', opt)
             if snap: _write_tree(d, 'training', {k:v for k,v in snap.items() if k not in ('weights', 'shared', 'optimizer')})
             files = {f.name:dict(size=f.stat().st_size, sha256=sha256_of(f)) for f in sorted(d.iterdir())}
+            if compress: files = _compressed(d, files)
             created = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
-            with atomic_path(d/'manifest.json') as p:
-                p.write_text(_sealed(dict(format=_FORMAT, version=_VERSION, serial=serial, step=state.get('step'), score=score, created=created, files=files) | _mark(suspect)), encoding='utf-8')
+            about = dict(format=_FORMAT, version=_COMPRESSED if compress else _VERSION, serial=serial, step=state.get('step'), score=score, created=created, parameters=_numel(w))
+            with atomic_path(d/'manifest.json') as p: p.write_text(_sealed(about | dict(files=files) | _mark(suspect)), encoding='utf-8')
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f'not saved ({getattr(e, "strerror", None) or e})', path=path, way_out='make room on the disk; earlier checkpoints are untouched') from e
     return path
@@ -143,6 +147,27 @@ def _recover(folder):
         with contextlib.suppress(OSError):
             if not path.exists(): os.rename(old, path)
 
+def _numel(weights): return sum(t.numel() for t in weights.values())
+
+def _compressed(d, files):
+    "`files` of a manifest, after the tensor files in `d` were compressed: `plain` says what a file was before."
+    out = {}
+    for name,plain in files.items():
+        if not name.endswith('.safetensors'): out[name] = plain; continue
+        small = d/f'{name}.z'
+        compress_file(d/name, small)
+        (d/name).unlink()
+        out[small.name] = dict(size=small.stat().st_size, sha256=sha256_of(small), plain=plain)
+    return out
+
+def _tensors(d, name, files):
+    "The tensors of the file `name` in `d`, compressed or not."
+    if name in files: return load_file(d/name)
+    plain = files[f'{name}.z']['plain']
+    data = expand_file(d/f'{name}.z', plain['size'])
+    if sha256_of(data) != plain['sha256']: raise CheckpointError(f'{name}.z does not unpack to what was written', path=d, way_out='use an earlier checkpoint')
+    return load(bytes(data))
+
 def _write_tree(d, name, tree):
     "`tree` as `name`.json and, where it has tensors, `name`.safetensors."
     tensors = {}
@@ -151,7 +176,8 @@ def _write_tree(d, name, tree):
 
 def _read_tree(d, name, files):
     "What `_write_tree` wrote, if the manifest vouches for its `files`."
-    try: return unpack(json.loads(_text(d/f'{name}.json', _JSON)), load_file(d/f'{name}.safetensors') if f'{name}.safetensors' in files else {})
+    tensors = f'{name}.safetensors'
+    try: return unpack(json.loads(_text(d/f'{name}.json', _JSON)), _tensors(d, tensors, files) if {tensors, f'{tensors}.z'} & set(files) else {})
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, MemoryError) as e:
         raise CheckpointError(f'{name} is not readable ({type(e).__name__}: {str(e)[:200]})', path=d, way_out='use an earlier checkpoint') from e
 
@@ -164,16 +190,22 @@ def verify_checkpoint(
     path = Path(path)
     if not path.is_dir(): raise CheckpointError('no checkpoint is there', path=path, way_out='latest_checkpoint(folder) finds the newest')
     m = _manifest(path)
-    if m.get('format') != _FORMAT or not isinstance(m.get('files'), dict) or not {'model.safetensors', 'state.json'} <= set(m['files']):
+    if m.get('format') != _FORMAT or not isinstance(m.get('files'), dict) or 'state.json' not in m['files'] or not {'model.safetensors', 'model.safetensors.z'} & set(m['files']):
         raise CheckpointError('manifest.json is missing or damaged', path=path, way_out='use an earlier checkpoint')
-    if m.get('version') != _VERSION:
-        raise CheckpointError(f'version {m.get("version")} of the format; this aurl reads {_VERSION}', path=path, way_out='read it with the aurl that wrote it')
+    if m.get('version') not in (_VERSION, _COMPRESSED):
+        raise CheckpointError(f'version {m.get("version")} of the format; this aurl reads {_VERSION} and {_COMPRESSED}', path=path, way_out='read it with the aurl that wrote it')
     for name,want in m['files'].items():
         if Path(name).name != name: raise CheckpointError(f'manifest.json names {name!r}, outside the checkpoint', path=path)
         _check_file(path, name, want)
     for name,want in m['files'].items():
         if deep and sha256_of(path/name) != want['sha256']: raise CheckpointError(f'{name} has changed since it was written', path=path, way_out='use an earlier checkpoint')
     return m
+
+_MOST = 200 # how many times as large as its file what unpacks from it may be, beside 64 MiB
+
+def _fits(plain, size):
+    "Can a file of `size` bytes unpack to what the manifest says?"
+    return isinstance(plain, dict) and isinstance(plain.get('sha256'), str) and isinstance(plain.get('size'), int) and 0 <= plain['size'] <= _MOST*size + (1<<26)
 
 def _check_file(path, name, want):
     "Is `name` a plain file of the size that is wanted, and what its name says?"
@@ -184,6 +216,7 @@ def _check_file(path, name, want):
     if not stat.S_ISREG(s.st_mode): raise bad('is not a plain file')
     if s.st_size != want['size']: raise bad(f'has {s.st_size:,} bytes, not {want["size"]:,}')
     if name.endswith('.json') and s.st_size > _JSON: raise bad(f'has {s.st_size:,} bytes, which is too many')
+    if name.endswith('.z') and not _fits(want.get('plain'), s.st_size): raise bad('says nothing sensible of what it unpacks to')
     if not name.endswith('.safetensors'): return
     with open(path/name, 'rb') as f: header = int.from_bytes(f.read(8), 'little')
     if header > min(_HEADER, s.st_size): raise bad(f'is not readable (a header of {header:,} bytes)')
@@ -210,6 +243,7 @@ def _check_header(path, model):
     "Refuse a file whose tensors cannot be those of `model`, before it is read."
     most = {k:tuple(t.shape) for k,t in bare(model).state_dict().items()}
     room = sum(math.prod(s) for s in most.values())
+    if not (path/'model.safetensors').exists(): return             # a compressed one is unpacked within the limits of its manifest
     try:
         with safe_open(path/'model.safetensors', 'pt') as f: shapes = {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except (SafetensorError, OSError, ValueError) as e: raise CheckpointError(f'model.safetensors is not readable ({e})', path=path, way_out='use an earlier checkpoint') from e
@@ -230,7 +264,7 @@ def load_checkpoint(
     if model is not None: _check_header(path, model)
     verify_checkpoint(path)
     try:
-        tree, weights = _read_tree(path, 'state', manifest['files']), load_file(path/'model.safetensors')
+        tree, weights = _read_tree(path, 'state', manifest['files']), _tensors(path, 'model.safetensors', manifest['files'])
         weights |= {other:weights[kept] for other,kept in tree['shared'].items()}
         ck = Checkpoint(path, manifest, tree, weights)
     except (SafetensorError, KeyError, TypeError, AttributeError) as e: raise CheckpointError(f'not readable ({e})', path=path, way_out='use an earlier checkpoint') from e
@@ -316,12 +350,35 @@ def best_checkpoint(
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
 
 # %% ../../nbs/85_train.checkpoint.ipynb #e70f2153
+def thinned(
+    times,          # seconds at which checkpoints were written, in any order
+    history,        # spans in seconds, ascending: one checkpoint a span is kept until it is as old as the next span
+    oldest:float=math.inf, # seconds; what is older does not stay
+)->list:            # numbers of those that stay
+    "What stays of a long history: the first of each span."
+    if not history or not len(times): return []
+    now, seen, stay = max(times), set(), []
+    for i in sorted(range(len(times)), key=lambda i: times[i]):
+        age = now - times[i]
+        span = max((s for s in history[1:] if age >= s), default=history[0])
+        if age <= oldest and (span, times[i]//span) not in seen: stay.append(i)
+        seen |= {(s, times[i]//s) for s in history}
+    return sorted(stay)
+
+def _written(path):
+    "When a checkpoint was written, in seconds; by its manifest, or else by the clock of the disk."
+    try: return datetime.datetime.fromisoformat(_manifest(path)['created']).timestamp()
+    except (KeyError, ValueError, TypeError): return path.stat().st_mtime
+
+# %% ../../nbs/85_train.checkpoint.ipynb #49f32a00
 def prune_checkpoints(
     folder,      # where the checkpoints are
     keep:int=3,  # how many of the newest stay (1 at least)
     until:int=None, # the newest that is not of a later step stays too
+    history=(),  # seconds, such as (3600, 86400): of older ones, one an hour stays for a day, and one a day from then on
+    oldest:float=math.inf, # seconds; of `history`, what is older does not stay
 )->list:         # what was removed
-    "Remove all checkpoints but the newest `keep` and the best. Of those that are suspect only the newest stays, and it takes no other's place."
+    "Remove all checkpoints but the newest `keep`, the best and those of `history`. Of those that are suspect only the newest stays, and it takes no other's place."
     folder, whole, gone = Path(folder), [], []
     for p in _newest_first(folder):
         with contextlib.suppress(CheckpointError): verify_checkpoint(p, deep=False); whole.append(p)
@@ -329,8 +386,9 @@ def prune_checkpoints(
     best = min((p for p in good if isinstance(_manifest(p).get('score'), (int, float))), key=lambda p: _manifest(p)['score'], default=None)
     newest = [p for p in good if not p.name.startswith('best_')] or good      # one kept for its score does not take the place of a newer one
     sure = [p for p in newest if until is not None and (_manifest(p).get('step') or 0) <= until][:1]
+    old = [newest[i] for i in thinned([_written(p) for p in newest], history, oldest)] if history else []
     for p in whole:
-        if p == best or p in newest[:max(1, keep)] or p in suspect[:1] or p in sure: continue
+        if p == best or p in newest[:max(1, keep)] or p in suspect[:1] or p in sure or p in old: continue
         trash = folder/f'.{p.name}.gone.tmp'
         try: os.rename(p, trash)
         except OSError: continue

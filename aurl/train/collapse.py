@@ -152,6 +152,7 @@ class Rescue(Callback):
         self.room, self.shelf, self.shelved, self.refused = room, shelf, set(), False
         self.jump, self.losses, self.fresh = jump or Jump(), [], False
         self.moments, self.finest, self.times, self.factor, self.over, self.plain, self.used, self.good = [], None, [], 1., False, None, None, None
+        self.lasting = 1.                                                           # a factor that is not regained, see `86a_train.acting`
 
     def before_fit(self):
         self.over, self.plain = False, None
@@ -163,9 +164,9 @@ class Rescue(Callback):
         if self.training: self.losses.append(self.learn.loss.detach())
         if len(self.losses) > 2000: del self.losses[:1000]                          # nobody asks
     def before_step(self):
-        if self.factor == 1: return
+        if (factor := self.factor*self.lasting) == 1: return
         self.plain = [h['lr'] for h in self.opt.hypers]
-        self.opt.set_hyper('lr', [lr*self.factor for lr in self.plain])
+        self.opt.set_hyper('lr', [lr*factor for lr in self.plain])
     def after_epoch(self):
         if self.over: raise CancelFitException
     def after_fit(self):
@@ -270,10 +271,10 @@ def roll_back(self:Rescue,
     return to
 
 @patch
-def state_dict(self:Rescue): return dict(good=self.good, plain=self.plain, factor=self.factor, times=self.times, used=self.used, collapse=self.collapse.state_dict(), jump=self.jump.state_dict(), losses=[float(x) for x in self.losses], fresh=self.fresh)
+def state_dict(self:Rescue): return dict(good=self.good, plain=self.plain, factor=self.factor, lasting=self.lasting, times=self.times, used=self.used, collapse=self.collapse.state_dict(), jump=self.jump.state_dict(), losses=[float(x) for x in self.losses], fresh=self.fresh)
 @patch
 def load_state_dict(self:Rescue, d):
     self.factor, self.times, self.used, self.losses, self.fresh = d['factor'], list(d['times']), d['used'], list(d['losses']), d['fresh']
     self.collapse.load_state_dict(d['collapse']); self.jump.load_state_dict(d['jump'])
-    self.good, self.plain = d.get('good'), d.get('plain')
+    self.good, self.plain, self.lasting = d.get('good'), d.get('plain'), d.get('lasting', 1.)
     if self.good is not None and self.shelf is not None and not self.moments: self.moments = [(self.good, None)]

@@ -63,7 +63,7 @@ def stages_of(
         entries = load_preset('stages', entries).get('stages', ())
     return _budgeted([_stage(cfg, i, dict(e)) for i,e in enumerate(entries, 1)], cfg)
 
-_of_the_run = ('data', 'split', 'valid', 'seed', 'out', 'resume', 'workers', 'device', 'stages', 'checkpoint_every', 'keep', 'gpus', 'nodes', 'node', 'meet', 'shard')
+_of_the_run = ('data', 'split', 'valid', 'seed', 'out', 'resume', 'workers', 'device', 'stages', 'checkpoint_every', 'checkpoints', 'keep', 'gpus', 'nodes', 'node', 'meet', 'shard')
 
 def _stage(cfg, i, entry):
     "One entry of the list."

@@ -8,12 +8,14 @@ __all__ = ['WatchConfig', 'Shelf', 'watching', 'watch_words', 'watch_figure']
 # %% ../../nbs/86b_train.watch.ipynb #184bc50b
 import contextlib, math, os, shutil
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
 from ..core import CheckpointError
 from ..ranks import ranks
+from .acting import ActOnAdvice
 from .checkpoint import load_checkpoint, save_checkpoint
 from .collapse import Rescue, bytes_of
 from .grammar import GrammarWatch, measure_of
@@ -35,10 +37,15 @@ class WatchConfig(Config):
     memory: float = Field(.15, gt=0, le=1, description='share of the memory that the moments to go back to may take; what does not fit waits in the folder of the run')
     stability: bool = Field(True, description='tell the twelve anomalies')
     recover: bool = Field(False, description='and act on them: skip batches, go back, slow down')
+    act: Literal['none', 'suggest', 'apply'] = Field('none', description='after the training went back: say a lower learning rate and a tighter clip for the rest of it (suggest), or take them (true)')
     let_go: bool = Field(False, description='let the weight of the grammar loss fall as the model plays better unaided')
     patience: int = Field(0, ge=0, description='end after so many validations without a gain; 0: never')
     stop_on: dict[str, float] = Field({'valid_loss': .6, 'grammar': .4}, description='measures and weights that make up a gain; +name and -name say which way is better')
     stopwatch: bool = Field(True, description='book where the time goes')
+
+    @field_validator('act', mode='before')
+    @classmethod
+    def _switch(cls, v): return {True:'apply', False:'none', 'true':'apply', 'false':'none'}.get(v, v) if isinstance(v, (bool, str)) else v
 
     @model_validator(mode='after')
     def _known(self):
@@ -46,7 +53,8 @@ class WatchConfig(Config):
         Progress(self.stop_on)
         if not self.patience and self.stop_on != type(self).model_fields['stop_on'].default: raise ValueError('stop_on says what a gain is, and patience=0 never asks; say patience=5 as well, or leave it out')
         if self.recover and not self.stability: raise ValueError('recover acts on anomalies, and stability=false looks for none; say stability=true')
-        if not self.on and (k := next((k for k in ('recover', 'let_go', 'patience') if getattr(self, k)), None)): raise ValueError(f'{k}={str(getattr(self, k)).lower()} needs somebody who looks, and on=false means nobody; leave one of them out')
+        if not self.on and (k := next((k for k in ('recover', 'let_go', 'patience') if getattr(self, k)), 'act' if self.act != 'none' else None)): raise ValueError(f'{k}={str(getattr(self, k)).lower()} needs somebody who looks, and on=false means nobody; leave one of them out')
+        if self.act != 'none' and not self.rescues: raise ValueError(f'act={self.act} acts after the training went back, and rescues=0 forbids that; say rescues=3, or leave act out')
         if self.recover and not self.rescues: raise ValueError('recover goes back, and rescues=0 forbids it; say rescues=3')
         return self
 
@@ -82,8 +90,9 @@ def watching(
     room, shelf = cfg.memory*(memory_limit() or math.inf), Shelf(run.path/'moments', run.checkpoints if ranks() == 1 else None) if run is not None else None
     rescue = Rescue(cfg.rescues, room=room, shelf=shelf, to=run) if cfg.rescues else None
     every = cfg.every or (100 if cfg.let_go or steady else 0)             # guidance needs the same steps everywhere, too
+    act = ActOnAdvice(cfg.act == 'apply', run) if cfg.act != 'none' and rescue is not None else None
     out = [GrammarWatch(cfg.measures, cfg.samples, cfg.tokens, cfg.share, every, seed, run), rescue, Guidance(to=run) if cfg.let_go else None,
-           Stability(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None, EarlyStop(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None, Stopwatch(to=run) if cfg.stopwatch else None]
+           Stability(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None, EarlyStop(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None, Stopwatch(to=run) if cfg.stopwatch else None, act]
     return [c for c in out if c is not None]
 
 # %% ../../nbs/86b_train.watch.ipynb #01ed8b73
@@ -94,6 +103,7 @@ def watch_words(
     out, cbs = [], {type(c).__name__:c for c in getattr(watched, 'cbs', watched)}
     if (w := cbs.get('GrammarWatch')) and w.now: out.append(f'unaided, it plays with a health of {w.now["grammar"]:.2f}, and {w.now["validity"]:.0%} of its beginnings are without a fault; {w.pace.looks} looks took {w.pace.cost:.1%} of the time')
     if (r := cbs.get('Rescue')) and r.times: out.append(f'it collapsed {len(r.times)} times and went back: ' + ', '.join(f'{t["step"]} to {t["back_to"]}' for t in r.times))
+    if (a := cbs.get('ActOnAdvice')) and a.told: out.append(('changed after going back: ' if a.apply else 'would help after going back: ') + '; '.join(t['what'] for t in a.told))
     if s := cbs.get('Stability'):
         if s.found: out.append('what stood out: ' + ', '.join(f'{a["kind"]} at step {a["step"]}' for a in s.found[:5]))
         if s.skipped: out.append(f'{s.skipped} batches were skipped')
