@@ -11,11 +11,10 @@ __all__ = ['known_folders', 'note_folder', 'Users', 'find_users', 'CacheEntry', 
 import contextlib, dataclasses, json, math, os, re, secrets, shutil, time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from .core import AurlError, ConfigError, StoreError, aurl_home, hold, let_go, meant, read_json, to_json
-from .experiments.registry import age_words, folder_size, parse_age, parse_size, printable, run_folders, size_words
+from .experiments.registry import age_words, folder_size, html_row, parse_age, parse_size, printable, run_folders, size_words
 from .experiments.run import Experiment, read_config
 from .tokens.store import TokenStore, prepare, repair_store
 
@@ -26,7 +25,8 @@ def known_folders(
     home=None, # of aurl; None: `aurl_home()`
 )->list:       # those that are still there
     "Folders that are known to hold runs."
-    try: lines = (Path(home or aurl_home())/_folders_file).read_text(encoding='utf-8', errors='surrogateescape').splitlines()
+    file = Path(home or aurl_home())/_folders_file
+    try: lines = file.read_text(encoding='utf-8', errors='surrogateescape').splitlines()
     except OSError: return []
     return [p for p in dict.fromkeys(map(Path, filter(None, lines))) if p.is_absolute() and p.is_dir()]
 
@@ -47,7 +47,8 @@ def _named(run):
     places, text = [], ''
     try: places += [s['path'] for s in read_json(run/'environment.json').get('data', {}).get('stores') or []]
     except (AurlError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        with contextlib.suppress(OSError), open(run/'environment.json', encoding='utf-8', errors='replace') as f: text = f.read(1<<24)
+        with contextlib.suppress(OSError), open(run/'environment.json', encoding='utf-8', errors='replace') as f:
+            text = f.read(1<<24)
     try: data = read_config(run).get('data')
     except AurlError: data = None
     places += list(data.values()) if isinstance(data, dict) else [data]
@@ -68,7 +69,8 @@ class Users:
     def of(self, path)->list: # (path of a run, is it running?)
         "The runs that name `path`."
         real = os.path.realpath(path)
-        return [(run, live) for run,places,text,live in self.runs if real in places or text and (real in text or str(path) in text)]
+        named = lambda places, text: real in places or text and (real in text or str(path) in text)
+        return [(run, live) for run,places,text,live in self.runs if named(places, text)]
 
 def find_users(
     folders:Iterable, # of runs
@@ -76,7 +78,8 @@ def find_users(
     "Read all runs in `folders`."
     out = Users()
     for folder in dict.fromkeys(Path(f).expanduser().absolute() for f in folders):
-        for run in run_folders(folder) if folder.is_dir() else (): out.runs.append((run, *_named(run), _is_running(run)))
+        runs = run_folders(folder) if folder.is_dir() else ()
+        out.runs += [(run, *_named(run), _is_running(run)) for run in runs]
     return out
 
 # %% ../nbs/72_stores.ipynb #d2e81137
@@ -94,7 +97,8 @@ class CacheEntry:
     users:list = field(default_factory=list) # runs that name it
     running:bool = False   # is one of them training now?
 
-    def to_dict(self)->dict: return dataclasses.asdict(self) | dict(path=str(self.path), users=[str(u) for u in self.users])
+    def to_dict(self)->dict:
+        return dataclasses.asdict(self) | dict(path=str(self.path), users=[str(u) for u in self.users])
 
 _temporary = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
@@ -103,9 +107,10 @@ def _kind(path):
     room, name = path.parent.name, path.name
     if _temporary.fullmatch(name): return 'temporary'
     if room == 'stores' and name.startswith('.') and name.endswith('.making'): return 'unfinished'
-    if room == 'stores' and name.startswith('.') and name.endswith('.old') and path.with_name(name[1:-4]).exists(): return 'temporary'
-    if room == 'stores' and not name.startswith('.') and path.is_dir(): return 'store'
-    return {'phrases':'phrases', 'corpora':'corpus'}.get(room, 'other') if path.is_dir() and not name.startswith('.') else 'other'
+    replaced = name.startswith('.') and name.endswith('.old') and path.with_name(name[1:-4]).exists()
+    if room == 'stores' and replaced: return 'temporary'
+    if name.startswith('.') or not path.is_dir(): return 'other'
+    return dict(stores='store', phrases='phrases', corpora='corpus').get(room, 'other')
 
 # %% ../nbs/72_stores.ipynb #2a8e7739
 def _is_held(folder):
@@ -135,7 +140,7 @@ def check_store(
         if deep: store.verify()
         return store, ''
     except AurlError as e: return None, e.what + (f' ({Path(e.path).name})' if e.path and Path(e.path) != Path(path) else '')
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e: return None, f'not readable ({type(e).__name__})'
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): return None, 'not readable'
 
 # %% ../nbs/72_stores.ipynb #27ce6869
 def read_entry(
@@ -146,7 +151,8 @@ def read_entry(
 )->CacheEntry:
     "What there is to know about it."
     path, used = Path(path), _last_used(Path(path))
-    out = CacheEntry(path, _kind(path), size=folder_size(path), age=None if used is None else max(0., (now or time.time()) - used))
+    age = None if used is None else max(0., (now or time.time()) - used)
+    out = CacheEntry(path, _kind(path), size=folder_size(path), age=age)
     found = users.of(path) if users is not None else []
     out.users, out.running = [r for r,_ in found], any(live for _,live in found)
     if _is_held(_making(path) if out.kind == 'store' else path): out.state = 'in use'
@@ -179,7 +185,9 @@ def _words(e):
     "The columns of an entry, as text that is safe in a terminal."
     number = lambda n: '' if n is None else f'{n:,}'
     who = e.reason or (f'{e.users[0].name}' + f' and {len(e.users)-1} more'*(len(e.users) > 1) if e.users else '')
-    return [printable(x) for x in (f'{e.path.parent.name}/{e.path.name}' if e.kind != 'other' else e.path.name, e.kind, e.state, size_words(e.size), age_words(e.age), number(e.pieces), number(e.tokens), who[:100])]
+    name = e.path.name if e.kind == 'other' else f'{e.path.parent.name}/{e.path.name}'
+    cells = name, e.kind, e.state, size_words(e.size), age_words(e.age), number(e.pieces), number(e.tokens), who[:100]
+    return [printable(x) for x in cells]
 
 class CacheTable(list):
     "What aurl keeps, as a table in a notebook or a terminal."
@@ -189,11 +197,12 @@ class CacheTable(list):
         "The table as lines of text."
         rows = [list(_head), *map(_words, self)]
         wide = [max(len(r[i]) for r in rows) for i in range(len(_head))]
-        return ['  '.join(c.ljust(w) for c,w in zip(r, wide)).rstrip() for r in rows] + [f'{size_words(self.size)} in all']
+        lines = ['  '.join(c.ljust(w) for c,w in zip(r, wide)).rstrip() for r in rows]
+        return [*lines, f'{size_words(self.size)} in all']
     def __repr__(self): return '\n'.join(self.lines()) if self else 'nothing is kept yet'
     def _repr_html_(self):
-        row = lambda cells, tag: '<tr>' + ''.join(f'<{tag} style="text-align:left">{escape(c)}</{tag}>' for c in cells) + '</tr>'
-        return '<table>' + row(_head, 'th') + ''.join(row(_words(e), 'td') for e in self) + f'</table><p>{size_words(self.size)} in all</p>'
+        rows = html_row(_head, 'th') + ''.join(html_row(_words(e)) for e in self)
+        return f'<table>{rows}</table><p>{size_words(self.size)} in all</p>'
     def to_json(self)->str:
         "One list; all that is not ASCII is escaped."
         return json.dumps(json.loads(to_json([e.to_dict() for e in self])), indent=1)
@@ -208,7 +217,8 @@ def find_store(
     places = [Path(name).expanduser(), room/name, room.parent/name]
     if (found := next((p for p in places if p.is_dir()), None)) is not None: return found.absolute()
     names = [p.name for p in room.iterdir() if not p.name.startswith('.')] if room.is_dir() else []
-    raise StoreError(f'there is no store {printable(name)!r}{meant(name, names)}', way_out=f'there is {", ".join(map(printable, sorted(names)[:8]))}' if names else 'aurl prepare makes one')
+    way = f'there is {", ".join(map(printable, sorted(names)[:8]))}' if names else 'aurl prepare makes one'
+    raise StoreError(f'there is no store {printable(name)!r}{meant(name, names)}', way_out=way)
 
 def _stores_to_check(names, home):
     "Folders of the stores that were named; of all under `home` where none was."
@@ -283,7 +293,8 @@ def plan_pruning(
 )->list:             # of `Removal`
     "What would be removed, and why; what stays, and why, where it was asked for."
     older, names = parse_age(older) if older else None, {str(n).rstrip('/') for n in names}
-    names |= {os.path.abspath(n) for n in names} | {Path(n).name for n in names if Path(n).parent.name in ('stores', 'phrases', 'corpora')}
+    short = {Path(n).name for n in names if Path(n).parent.name in ('stores', 'phrases', 'corpora')}
+    names |= short | {os.path.abspath(n) for n in names}
     out = []
     for e in entries:
         why, stay = _picked(e, names, older, everything), _protected(e, force)
@@ -297,7 +308,8 @@ def _to_fit(entries, out, limit, force):
     for e in sorted(entries, key=lambda e: -(e.age or 0)):
         if left <= limit: break
         if id(e) in gone or _protected(e, force): continue
-        more.append(Removal(e, True, f'the least recently used, and {size_words(left)} are more than {size_words(limit)}'))
+        why = f'the least recently used, and {size_words(left)} are more than {size_words(limit)}'
+        more.append(Removal(e, True, why))
         left -= e.size
     return more
 
@@ -336,6 +348,14 @@ def carry_out(
     return freed
 
 # %% ../nbs/72_stores.ipynb #385fbd49
+def _check_names(names, entries, home):
+    "Refuse names of what is not there."
+    known = {w for e in entries for w in (e.path.name, str(e.path), f'{e.path.parent.name}/{e.path.name}')}
+    for n in names:
+        if n.rstrip('/') in known or os.path.abspath(n) in known: continue
+        near = meant(n, [e.path.name for e in entries])
+        raise StoreError(f'{printable(n)!r} is not kept here{near}', home or aurl_home(), 'aurl stores lists what there is')
+
 def prune_stores(
     names=(),        # of entries that shall go
     older:str='',    # not used for this time, such as 30d
@@ -349,16 +369,17 @@ def prune_stores(
 )->int:              # bytes that are freed, or would be
     "Remove what is not needed any more; without `yes`, say what would be removed."
     entries = list_stores(home, runs)
-    for n in names:
-        if not any(n.rstrip('/') in (e.path.name, str(e.path), f'{e.path.parent.name}/{e.path.name}') or os.path.abspath(n) == str(e.path) for e in entries):
-            raise StoreError(f'{printable(n)!r} is not kept here{meant(n, [e.path.name for e in entries])}', home or aurl_home(), 'aurl stores lists what there is; other folders are yours to delete')
-    plan, limit = plan_pruning(entries, names, older, max_size or os.environ.get('AURL_MAX_SIZE', ''), everything, force), max_size or os.environ.get('AURL_MAX_SIZE', '')
+    _check_names(names, entries, home)
+    limit = max_size or os.environ.get('AURL_MAX_SIZE', '')
+    plan = plan_pruning(entries, names, older, limit, everything, force)
     for r in plan:
-        if not r.remove or not yes: say(printable(f'{"would remove" if r.remove else "keeps"} {r.entry.path} ({r.entry.kind}, {size_words(r.entry.size)}): {r.why}'))
+        what = f'{r.entry.path} ({r.entry.kind}, {size_words(r.entry.size)}): {r.why}'
+        if not r.remove or not yes: say(printable(f'{"would remove" if r.remove else "keeps"} {what}'))
     total = sum(r.entry.size for r in plan if r.remove)
     freed = carry_out(plan, say) if yes else total
     if not plan: say('nothing to remove')
     elif not yes and total: say(f'{size_words(total)} would be free; --yes removes them')
     elif yes: say(f'{size_words(freed)} are free now')
-    if limit and (left := entries.size - freed) > parse_size(limit): say(f'{size_words(left)} stay, which is more than {limit}: runs need them, or aurl did not make them')
+    if limit and (left := entries.size - freed) > parse_size(limit):
+        say(f'{size_words(left)} stay, which is more than {limit}: runs need them, or aurl did not make them')
     return freed

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['states', 'parse_size', 'parse_age', 'size_words', 'age_words', 'printable', 'CheckpointEntry', 'folder_size',
-           'read_checkpoint', 'RunEntry', 'count_parameters', 'read_run', 'run_folders', 'RunTable', 'list_runs',
-           'checkpoint_lines', 'run_lines', 'add_note']
+           'read_checkpoint', 'RunEntry', 'count_parameters', 'read_run', 'run_folders', 'html_row', 'RunTable',
+           'list_runs', 'checkpoint_lines', 'run_lines', 'add_note']
 
 # %% ../../nbs/71_experiments.registry.ipynb #8a22b88b
 import dataclasses, datetime, json, math, os, re, time
@@ -57,7 +57,7 @@ def age_words(
 def printable(
     text, # from a file or a file name
 )->str:
-    "`text` for a terminal: what is not printable, control characters and changes of direction included, is written as an escape."
+    "`text` for a terminal: control characters, changes of direction and all that is not printable become escapes."
     return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'backslashreplace').decode() for c in str(text))
 
 # %% ../../nbs/71_experiments.registry.ipynb #5ce11a83
@@ -108,7 +108,8 @@ def _check_files(path, files, deep):
     for name,want in files.items():
         f = path/name
         if Path(name).name != name or not f.is_file(): raise ValueError(f'{name} is missing')
-        if f.stat().st_size != want['size']: raise ValueError(f'{name} has {f.stat().st_size:,} bytes, not {want["size"]:,}')
+        size = f.stat().st_size
+        if size != want['size']: raise ValueError(f'{name} has {size:,} bytes, not {want["size"]:,}')
         if deep and sha256_of(f) != want['sha256']: raise ValueError(f'{name} has changed since it was written')
 
 def read_checkpoint(
@@ -120,11 +121,13 @@ def read_checkpoint(
     out = CheckpointEntry(path, size=folder_size(path))
     try:
         m = _sealed_manifest(path)
-        out.step, out.score, out.created, out.suspect = m.get('step'), m.get('score'), str(m.get('created') or ''), m.get('suspect') is True
+        out.step, out.score, out.suspect = m.get('step'), m.get('score'), m.get('suspect') is True
+        out.created = str(m.get('created') or '')
         out.parameters = m.get('parameters')
         out.plain = sum((w.get('plain') or w).get('size', 0) for w in m['files'].values())
         _check_files(path, m['files'], deep)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e: out.damaged = ' '.join(str(e).split())[:200] or type(e).__name__
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        out.damaged = ' '.join(str(e).split())[:200] or 'not readable'
     return out
 
 # %% ../../nbs/71_experiments.registry.ipynb #c1965009
@@ -147,12 +150,14 @@ class RunEntry:
     checkpoints:list = field(default_factory=list) # of `CheckpointEntry`
     notes:str = ''             # from notes.txt
 
-    def to_dict(self)->dict: return dataclasses.asdict(self) | dict(path=str(self.path), checkpoints=[c.to_dict() for c in self.checkpoints])
+    def to_dict(self)->dict:
+        return dataclasses.asdict(self) | dict(path=str(self.path), checkpoints=[c.to_dict() for c in self.checkpoints])
 
 def _small_json(path, most=1<<24):
     "A dict from a JSON file that is plain and not too large; a ValueError when it is damaged, {} when it is not there."
     if not path.exists(): return {}
-    if not path.is_file() or path.stat().st_size > most: raise ValueError(f'{path.name} is not a file of at most {most:,} bytes')
+    if not path.is_file() or path.stat().st_size > most:
+        raise ValueError(f'{path.name} is not a file of at most {most:,} bytes')
     try: got = read_json(path)
     except (AurlError, RecursionError) as e: raise ValueError(f'{path.name} is damaged') from e
     if not isinstance(got, dict): raise ValueError(f'{path.name} is damaged')
@@ -190,14 +195,16 @@ def count_parameters(
 
 def _parameters(path, checkpoints):
     "Parameters of the saved model, or else of a checkpoint."
-    known = [count_parameters(path/'model/model.safetensors'), *(c.parameters for c in reversed(checkpoints) if not c.damaged)]
+    known = [count_parameters(path/'model/model.safetensors')]
+    known += [c.parameters for c in reversed(checkpoints) if not c.damaged]
     return next((n for n in known if isinstance(n, int)), None)
 
 # %% ../../nbs/71_experiments.registry.ipynb #bfa06abc
 def _checkpoints(path, deep=False):
     "All checkpoints of a run, those of its stages too, by step."
-    found = [d for pattern in ('checkpoints/*', 'stages/*/checkpoints/*') for d in path.glob(pattern) if d.is_dir() and not d.name.startswith('.')]
-    return sorted((read_checkpoint(d, deep) for d in found), key=lambda c: (c.step or 0, c.path.name))
+    there = [*path.glob('checkpoints/*'), *path.glob('stages/*/checkpoints/*')]
+    found = [read_checkpoint(d, deep) for d in there if d.is_dir() and not d.name.startswith('.')]
+    return sorted(found, key=lambda c: (c.step or 0, c.path.name))
 
 def _state(path, told):
     "The state of a run, and the words of its error."
@@ -223,6 +230,11 @@ def _notes(path):
     if not f.is_file(): return ''
     with open(f, encoding='utf-8', errors='replace') as h: return h.read(2000).strip()
 
+def _parts_of(path, deep):
+    "What is read of a run: name, function and its arguments."
+    return dict(config=(read_config, path), told=(_small_json, path/'status.json'), stores=(_stores, path), age=(_changed, path),
+                measured=(_measured, path/'metrics.jsonl'), checkpoints=(_checkpoints, path, deep), notes=(_notes, path))
+
 def read_run(
     path,            # the directory of a run
     deep:bool=False, # compare the contents of checkpoints with their sums
@@ -230,13 +242,13 @@ def read_run(
     "What there is to know about a run; whatever is damaged in it is said in `reason`."
     path = Path(path).absolute()
     out = RunEntry(path, path.name, re.sub(r'_\d{8}_\d{6}_.*', '', path.name), size=folder_size(path))
-    parts = dict(config=lambda: read_config(path), told=lambda: _small_json(path/'status.json'), stores=lambda: _stores(path), age=lambda: _changed(path),
-                 measured=lambda: _measured(path/'metrics.jsonl'), checkpoints=lambda: _checkpoints(path, deep), notes=lambda: _notes(path))
     got, bad = {}, []
-    for k,f in parts.items():
-        try: got[k] = f()
+    for k,(f,*more) in _parts_of(path, deep).items():
+        try: got[k] = f(*more)
         except AurlError as e: bad.append(e.what)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: bad.append(str(e) if isinstance(e, ValueError) else f'{k}: {type(e).__name__}')
+        except ValueError as e: bad.append(str(e))
+        except OSError as e: bad.append(f'{k} cannot be read ({e.strerror})')
+        except (KeyError, TypeError, AttributeError): bad.append(f'{k} is not as a run writes it')
     return _filled(out, got, bad)
 
 def _filled(out, got, bad):
@@ -258,8 +270,9 @@ def run_folders(
 )->list:         # directories, newest first
     "Directories in `root` that are runs, damaged ones too."
     root = Path(root).expanduser()
-    if not root.is_dir(): raise AurlError('no such folder', path=root, way_out='give the folder of the runs: aurl runs FOLDER')
-    there = [d for d in root.iterdir() if not d.name.startswith('.') and d.is_dir() and any(os.path.lexists(d/f) for f in _marks)]
+    if not root.is_dir(): raise AurlError('no such folder', root, 'give the folder of the runs: aurl runs FOLDER')
+    folders = [d for d in root.iterdir() if not d.name.startswith('.') and d.is_dir()]
+    there = [d for d in folders if any(os.path.lexists(d/f) for f in _marks)]
     def when(d):
         try: return max(os.lstat(d/f).st_mtime_ns for f in _marks if os.path.lexists(d/f))
         except (OSError, ValueError): return 0
@@ -272,11 +285,20 @@ def _words(r):
     bad = sum(bool(c.damaged) for c in r.checkpoints)
     kept = f'{len(r.checkpoints)}' + (f' ({bad} damaged)' if bad else '')
     said = r.reason or r.notes.split('\n')[0]
-    return [printable(x) for x in (r.name, r.command, r.state, '' if r.steps is None else f'{r.steps:,}', best, size, kept if r.checkpoints else '', age_words(r.age), size_words(r.size), said[:100])]
+    steps = '' if r.steps is None else f'{r.steps:,}'
+    kept = kept if r.checkpoints else ''
+    return [printable(x) for x in (r.name, r.command, r.state, steps, best, size, kept, age_words(r.age), size_words(r.size), said[:100])]
 
 _head = ('run', 'command', 'state', 'steps', 'nats per token', 'parameters', 'checkpoints', 'age', 'size', 'notes')
 
 # %% ../../nbs/71_experiments.registry.ipynb #570e74ac
+def html_row(
+    cells,    # of text
+    tag='td', # or th
+)->str:
+    "A row of a table; the text is escaped."
+    return '<tr>' + ''.join(f'<{tag} style="text-align:left">{escape(c)}</{tag}>' for c in cells) + '</tr>'
+
 class RunTable(list):
     "Runs, as a table in a notebook or a terminal."
     def rows(self)->list: return [_words(r) for r in self]
@@ -287,19 +309,21 @@ class RunTable(list):
         return ['  '.join(c.ljust(w) for c,w in zip(r, wide)).rstrip() for r in rows]
     def __repr__(self): return '\n'.join(self.lines()) if self else 'no runs'
     def _repr_html_(self):
-        row = lambda cells, tag: '<tr>' + ''.join(f'<{tag} style="text-align:left">{escape(c)}</{tag}>' for c in cells) + '</tr>'
-        return '<table>' + row(_head, 'th') + ''.join(row(r, 'td') for r in self.rows()) + '</table>'
+        return '<table>' + html_row(_head, 'th') + ''.join(map(html_row, self.rows())) + '</table>'
     def to_json(self)->str:
         "One list; all that is not ASCII is escaped, so that it passes any terminal."
         return json.dumps(json.loads(to_json([r.to_dict() for r in self])), indent=1)
 
 # %% ../../nbs/71_experiments.registry.ipynb #7cc4aa7b
-_orders = dict(newest=lambda r: r.age if r.age is not None else math.inf, oldest=lambda r: -(r.age or 0), name=lambda r: r.name, size=lambda r: -r.size, steps=lambda r: -(r.steps or 0),
-               best=lambda r: r.best if r.best is not None else math.inf, parameters=lambda r: -(r.parameters or 0))
+def _last(value): return math.inf if value is None else value
+
+_orders = dict(newest=lambda r: _last(r.age), oldest=lambda r: -(r.age or 0), name=lambda r: r.name, size=lambda r: -r.size,
+               steps=lambda r: -(r.steps or 0), best=lambda r: _last(r.best), parameters=lambda r: -(r.parameters or 0))
 states = ('finished', 'stopped', 'running', 'failed', 'interrupted', 'lost', 'unknown', 'damaged')
 
 def _check_word(key, word, names):
-    if word not in names: raise ConfigError(f'{key} {printable(word)!r} is not known{meant(word, names)}', way_out=f'there is {", ".join(names)}')
+    if word in names: return
+    raise ConfigError(f'{key} {printable(word)!r} is not known{meant(word, names)}', way_out=f'there is {", ".join(names)}')
 
 def list_runs(
     root='runs',     # the folder of all runs
@@ -336,8 +360,10 @@ def run_lines(
     r:RunEntry, # from `read_run`
 )->list:
     "Lines about one run."
-    facts = dict(command=r.command, state=r.state, reason=r.reason, started=r.started, age=age_words(r.age), steps=r.steps, parameters=r.parameters and f'{r.parameters:,}',
-                 best=r.best and f'{r.best:.4f} nats per token at step {r.best_step}', size=size_words(r.size), music=', '.join(map(str, r.stores)), notes=r.notes.replace('\n', ' / '))
+    best = None if r.best is None else f'{r.best:.4f} nats per token at step {r.best_step}'
+    number = None if r.parameters is None else f'{r.parameters:,}'
+    facts = dict(command=r.command, state=r.state, reason=r.reason, started=r.started, age=age_words(r.age), steps=r.steps, best=best,
+                 parameters=number, size=size_words(r.size), music=', '.join(map(str, r.stores)), notes=r.notes.replace('\n', ' / '))
     out = [printable(str(r.path)), *(f'  {k:<11} {printable(v)}' for k,v in facts.items() if v not in (None, ''))]
     return out + [f'{len(r.checkpoints)} checkpoints', *checkpoint_lines(r.checkpoints)]*bool(r.checkpoints)
 
@@ -347,7 +373,7 @@ def add_note(
 ):
     "Append a line to notes.txt of a run."
     path = Path(path)
-    if not any(os.path.lexists(path/f) for f in _marks): raise AurlError('no run is there', path=path, way_out='give the directory of a run')
+    if not any(os.path.lexists(path/f) for f in _marks): raise AurlError('no run is there', path, 'give the directory of a run')
     with open(path/'notes.txt', 'ab+') as f:
         f.seek(max(0, f.seek(0, os.SEEK_END) - 1))
         torn = f.read(1) not in (b'', b'\n')                            # the last line has no end

@@ -27,11 +27,12 @@ class ActOnAdvice(Callback):
         tighter:float=.5, # factor of the limit of the gradient, each time
     ):
         self.apply, self.to, self.slower, self.tighter = apply, to, slower, tighter
-        self.seen, self.rate, self.limit, self.told = 0, 1., 1., []   # roll-backs that were answered, the two factors now, what was done
+        self.seen, self.told = 0, []                # roll-backs that were answered, and what was done
+        self.rate, self.limit = 1., 1.              # the two factors now
 
     def before_fit(self):
         self.back = next((c for c in self.cbs if isinstance(c, Rescue)), None)
-        if self.back is None: raise ConfigError('nobody goes back here, so there is nothing to act on', way_out='add a Rescue to the callbacks, or leave watch.act out')
+        if self.back is None: raise ConfigError('nobody goes back here', way_out='add a Rescue to the callbacks, or leave watch.act out')
         self.held = next((c for c in self.cbs if isinstance(c, Clip)), None)
         self.hold()
 
@@ -75,7 +76,8 @@ def answer(self:ActOnAdvice,
         c = vars(self.held).get('asked', self.held.config)
         was, self.limit = c.limit*self._share(c), max(_least, self.limit*self.tighter)
         words.append(f'clip {was:.3g} → {c.limit*self._share(c):.3g}')
-    self.told.append(dict(step=back['step'], why=back['why'], what=' and '.join(words) or 'nothing that is cheap is left'))
+    what = ' and '.join(words) or 'nothing that is cheap is left'
+    self.told.append(dict(step=back['step'], why=back['why'], what=what))
     self.hold()
     self._say(self.told[-1])
 
@@ -83,4 +85,5 @@ def answer(self:ActOnAdvice,
 def _say(self:ActOnAdvice, t):
     if self.to is None: return
     self.to.log(step=t['step'], **{'acted' if self.apply else 'suggested':t['what']})
-    self.to.say(f'step {t["step"]}: after going back ({t["why"]}) ' + ('changed for the rest of the training: ' if self.apply else 'this would help: ') + t['what'])
+    how = 'changed for the rest of the training' if self.apply else 'this would help'
+    self.to.say(f'step {t["step"]}: after going back ({t["why"]}) {how}: {t["what"]}')

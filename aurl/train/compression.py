@@ -49,9 +49,11 @@ def compress_file(
         return out.tell()
 
 # %% ../../nbs/84d_train.compression.ipynb #450a0fa4
+def _bad(path, what): return CheckpointError(f'{path.name} {what}', path=path.parent, way_out='use an earlier checkpoint')
+
 def _take(f, n, path):
     "The next `n` bytes."
-    if len(got := f.read(n)) != n: raise CheckpointError(f'{path.name} ends in the middle of a block', path=path.parent, way_out='use an earlier checkpoint')
+    if len(got := f.read(n)) != n: raise _bad(path, 'ends in the middle of a block')
     return got
 
 def _plane(data, size, path):
@@ -59,22 +61,23 @@ def _plane(data, size, path):
     if len(data) == size: return data
     unzip = zlib.decompressobj()
     try: plane = unzip.decompress(data, size)
-    except zlib.error as e: raise CheckpointError(f'{path.name} cannot be unpacked ({e})', path=path.parent, way_out='use an earlier checkpoint') from e
-    if len(plane) != size or not unzip.eof and unzip.decompress(unzip.unconsumed_tail, 1) or not unzip.eof or unzip.unused_data:
-        raise CheckpointError(f'{path.name} cannot be unpacked (a block of another size)', path=path.parent, way_out='use an earlier checkpoint')
+    except zlib.error as e: raise _bad(path, f'cannot be unpacked ({e})') from e
+    more = b'' if unzip.eof else unzip.decompress(unzip.unconsumed_tail, 1)  # nothing, but the end is seen by it
+    if len(plane) != size or more or not unzip.eof or unzip.unused_data:
+        raise _bad(path, 'cannot be unpacked (a block of another size)')
     return plane
 
 def _blocks(path):
     "The unpacked blocks of a compressed file, one after the other."
     with open(path, 'rb') as f:
-        if f.read(len(magic)) != magic: raise CheckpointError(f'{path.name} is no compressed tensor file', path=path.parent, way_out='use an earlier checkpoint')
+        if f.read(len(magic)) != magic: raise _bad(path, f'is no compressed tensor file')
         while head := f.read(4):
             total = int.from_bytes(head, 'little')
-            if len(head) < 4 or not 0 < total <= block_bytes: raise CheckpointError(f'{path.name} has a block of {total:,} bytes', path=path.parent, way_out='use an earlier checkpoint')
+            if len(head) < 4 or not 0 < total <= block_bytes: raise _bad(path, f'has a block of {total:,} bytes')
             words = np.empty((total//_word, _word), np.uint8)
             for i in range(_word):
                 n = int.from_bytes(_take(f, 4, path), 'little')
-                if n > len(words): raise CheckpointError(f'{path.name} has a plane that is longer than its block', path=path.parent, way_out='use an earlier checkpoint')
+                if n > len(words): raise _bad(path, 'has a plane that is longer than its block')
                 words[:,i] = np.frombuffer(_plane(_take(f, n, path), len(words), path), np.uint8)
             yield words.tobytes() + _take(f, total % _word, path)
 
@@ -85,7 +88,7 @@ def expand_file(
     "What `compress_file` was given."
     path, out = Path(path), bytearray()
     for block in _blocks(path):
-        if len(out) + len(block) > size: raise CheckpointError(f'{path.name} unpacks to more than {size:,} bytes', path=path.parent, way_out='use an earlier checkpoint')
+        if len(out) + len(block) > size: raise _bad(path, f'unpacks to more than {size:,} bytes')
         out += block
-    if len(out) != size: raise CheckpointError(f'{path.name} unpacks to {len(out):,} bytes, not {size:,}', path=path.parent, way_out='use an earlier checkpoint')
+    if len(out) != size: raise _bad(path, f'unpacks to {len(out):,} bytes, not {size:,}')
     return out
