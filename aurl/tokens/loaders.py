@@ -46,7 +46,7 @@ class LoaderConfig(Config):
     weights: dict[str, float] = Field({}, description='of the corpora of a mixture; none: as many windows as each has')
     balance: str = Field('', description='a column of the table of pieces, such as genre or composer: each of its values gives as many windows as the others; none: as many as it has')
     balance_power: float = Field(1., gt=0, le=1, description='balance: 1 makes all values equally likely, .5 goes half of the way')
-    conditions: tuple[str, ...] = Field((), description='what rides along: columns of the table of pieces, or features such as tempo and syncopation')
+    conditions: tuple[str, ...] = Field((), description='what the model is conditioned on: columns of the table of pieces such as key and composer, or features such as syncopation')
     augment: AugmentConfig | None = Field(None, description='what may happen to a piece in an epoch: a preset such as gentle or aggressive, or its fields')
     epochs: int = Field(0, ge=0, description='of the whole training; needed where augmentation goes by the share of it')
     workers: int = Field(0, ge=0, description='processes that make windows; worth it with augmentation')
