@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'better', 'RECIPES', 'measure_model', 'wasted', 'AblationConfig', 'variants_of', 'train_variant',
-           'ablation_run', 'Ablation', 'check_ablation']
+           'ablation_run', 'Ablation', 'check_ablation', 'check_ablation_keys']
 
 # %% ../nbs/97b_ablation.ipynb #cb00186e
 import math, shutil
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from scipy.stats import t as student
 from .campaigns import RECIPES, one_at_a_time, same_question
 from .config import Config, make_config, merge
 from .core import AurlError, ConfigError, read_json, rng
+from .dependencies import changed_keys, refuse_idle, said_keys
+from .effects import ABLATION, CAMPAIGN, TRAINING, part_of_training
 from .evaluate.bound import total_nats
 from .evaluate.distance import DistanceTable, histograms
 from .experiments.run import Experiment
 from .generate.sampling import generate_ids
 from .models.size import counted, same_size
-from .recipes import Recipe, TrainConfig, check_alone, check_request, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
+from .recipes import Recipe, TrainConfig, check_alone, check_request, check_trainings, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
 from .score.phrases import phrase_corpus
 from .tokens.grammar import grammar, verdict
 from .tokens.store import prepare
@@ -251,4 +254,18 @@ def check_ablation(
     "Refuse now what cannot work later."
     for c in variants_of(cfg).values(): check_request(c); check_alone(c)
 
-RECIPES |= dict(ablation=Recipe(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation, ''))
+def check_ablation_keys(
+    cfg:AblationConfig, # what was asked
+    said=None,          # dotted keys that a person has said; None: any
+):
+    "Refuse keys that change nothing in any variant, and those of a variant that change nothing in it."
+    variants, keys = variants_of(cfg), changed_keys(cfg, said)
+    modes = {net_of(c).mode for c in variants.values()}
+    refuse_idle(ABLATION, [SimpleNamespace(**dict(cfg), has_latent=modes != {'transformer'})], [k for k in keys if k.partition('.')[0] not in ('train', 'variants')])
+    common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
+    check_trainings(cfg.train, list(variants.values()), common, 'train.', 'variant', [*CAMPAIGN, *TRAINING])
+    for n,c in variants.items():
+        mine = changed_keys(c, said_keys(cfg.variants[n])) if 'variants' in {k.partition('.')[0] for k in keys} else []
+        refuse_idle([*CAMPAIGN, *TRAINING], [part_of_training(c, net_of(c))], mine, f'variants.{n}.')
+
+RECIPES |= dict(ablation=Recipe(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation, '', keys=check_ablation_keys))

@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'song_report', 'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished',
            'check_wishes', 'check_ranks', 'check_alone', 'loader_of', 'music_used', 'music_lines', 'learner_of',
            'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand', 'latents_for',
-           'evaluation_pieces', 'judges', 'check_request']
+           'evaluation_pieces', 'judges', 'check_request', 'check_trainings', 'check_keys']
 
 # %% ../nbs/96_recipes.ipynb #b46ec3e1
 import math, os, re, shutil, warnings
@@ -27,7 +27,9 @@ from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
+from .dependencies import changed_keys, default_of, refuse_idle, said_keys, value_of
 from .device import autocast, pick_device
+from .effects import EVALUATION, GENERATION, PREPARATION, STAGE, TRAINING, never_opens, part_of_playing, part_of_training
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
@@ -275,6 +277,9 @@ class Recipe:
     check: Callable = lambda cfg: None # refuses a configuration that cannot work
     part: str = None        # what of a run that was stopped goes on with dest=; None: nothing does
     told: Callable = lambda cfg: cfg   # from a configuration to that of the notebook
+    keys: Callable = lambda cfg, said: None # refuses keys among those `said` (None: any) that change nothing
+
+RECIPES = {}                # of each command, by its name
 
 def new_run_dir(
     name:str,  # of the command
@@ -292,7 +297,8 @@ def start_run(
     run_dir=None,  # where the command line wants it
     **kwargs       # for `Experiment`
 )->Experiment:
-    "The run's directory and log."
+    "The run's directory and log. By hand, where no command line has looked at it, a key that changes nothing is refused."
+    if not run_dir and name in RECIPES: RECIPES[name].keys(cfg, None)
     return Experiment(name, _placed(cfg).to_dict(), path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
 
 # %% ../nbs/96_recipes.ipynb #e8da00e9
@@ -873,12 +879,18 @@ def learner_of(
     learn = music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
                           grammar_weight=cfg.grammar_weight, device=cfg.device, dtype=cfg.dtype, seed=cfg.seed,
                           loader=loader_of(cfg, model.config.mode, int(store.length.max())), **{**how, 'cbs': [*how['cbs'], *cbs]})
+    if why := never_opens(learn.dls.train, cfg.steps): _not_opened(why, run)
     if hasattr(run, 'record'):
         lines = music_used(learn, train, held)
         run.record(music={getattr(getattr(run, 'stage', None), 'name', ''): lines})
         for line in lines: run.say(line)
     compile_layers(learn.model, cfg.compile)
     return share(learn, sharded=cfg.shard)
+
+def _not_opened(why, run):
+    "Refuse a curriculum that never opens; in a stage, after others perhaps, it is only said."
+    if not hasattr(run, 'stage'): raise ConfigError(why, way_out='train for more steps, or with fewer of its epochs, or leave it out')
+    run.say(why)
 
 def needs(
     learn, # of `learner_of`
@@ -1199,5 +1211,58 @@ def check_request(
     for place in (cfg.out, aurl_home()): _check_room(place, 32 if learns else 8)
     return said
 
-RECIPES = {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request, told=settled) for n,c in dict(
+# %% ../nbs/96_recipes.ipynb #799722e8
+def check_trainings(
+    cfg:TrainConfig, # what they have in common
+    trainings:list,  # a `TrainConfig` for each
+    keys,            # dotted keys of `cfg` that a person has said
+    prefix='',       # of the keys, such as 'train.'
+    who='stage',     # what a training is here
+    rules=TRAINING,  # for the keys
+):
+    "Refuse keys that change nothing in any of several trainings."
+    parts = [part_of_training(c, net_of(c)) for c in trainings]
+    refuse_idle(rules, parts, keys, prefix)
+    for k in keys:
+        mine = value_of(cfg, k)
+        if all(value_of(p, k) != mine for p in parts):
+            raise ConfigError(f'{prefix}{k}={mine} has no effect: each {who} says its own', way_out=f'leave {prefix}{k} out')
+
+def _check_stages(cfg, keys):
+    "Refuse keys that change nothing in any stage, or nothing in theirs."
+    stages = stages_of(cfg)
+    own = [k for k in keys if k.partition('.')[0] not in ('stages', 'steps', 'minutes')]
+    check_trainings(cfg, [s.cfg for s in stages], own)
+    if all(s.end.steps or s.end.minutes for s in stages) and (k := next((k for k in keys if k in ('steps', 'minutes')), None)):
+        raise ConfigError(f'{k}={value_of(cfg, k):g} has no effect: each stage has steps or minutes of its own', way_out=f'leave {k} out')
+    for s,entry in zip(stages, () if isinstance(cfg.stages, str) else cfg.stages):
+        prefix, ends = f'stages: {s.name}: ', [k for k in entry if k in type(s.end).model_fields]
+        refuse_idle(STAGE, [s.end], [k for k in ends if value_of(s.end, k) != default_of(type(s.end), k)], prefix)
+        said = said_keys({k:v for k,v in entry.items() if k not in ends})
+        refuse_idle(TRAINING, [part_of_training(s.cfg, net_of(s.cfg))], changed_keys(s.cfg, said), prefix)
+
+# %% ../nbs/96_recipes.ipynb #3c7d55d6
+def check_keys(
+    cfg:Config, # of a command
+    said=None,  # dotted keys that a person has said; None: any
+):
+    "Refuse a key that was said and changes nothing."
+    keys = changed_keys(cfg, said)
+    if isinstance(cfg, TrainConfig): return _check_training_keys(cfg, keys)
+    if isinstance(cfg, PrepareConfig): return refuse_idle(PREPARATION, [cfg], keys)
+    if not isinstance(cfg, (GenerateConfig, EvaluateConfig)): return
+    latent = bool({'seed', 'window'} & {*keys}) and find_model(cfg.model, cfg.out)[0].latent is not None
+    refuse_idle(GENERATION if isinstance(cfg, GenerateConfig) else EVALUATION, [part_of_playing(cfg, latent)], keys)
+
+def _check_training_keys(cfg, keys):
+    "The keys of a training; where a run goes on, only those that change it."
+    if (there := run_to_resume(cfg)) is not None:
+        run = _open_train(there, type(cfg))
+        known = _known_config(run)
+        keys, cfg = [k for k in keys if value_of(cfg, k) != value_of(known, k)], _continued(run, cfg, exact=True)
+    if cfg.stages: return _check_stages(cfg, keys)
+    check_trainings(cfg, [cfg], keys)
+
+# %% ../nbs/96_recipes.ipynb #d5793b13
+RECIPES |= {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request, told=settled, keys=check_keys) for n,c in dict(
     song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}
