@@ -96,12 +96,13 @@ def refuse_idle(
     parts,      # configurations, one or more
     keys,       # dotted keys that must have an effect in one of them
     prefix='',  # of the keys in the error, such as 'train.'
+    said_in=None, # the configuration in which they were said; None: the first part
 ):
     "A `ConfigError` for the first of `keys` that changes nothing."
     for key in keys:
         broken = [broken_rule(rules, c, key) for c in parts]
         if not broken or not all(broken): continue
         c, rule = parts[0], broken[0]
-        value = value_of(c, key)
+        value = value_of(c if said_in is None else said_in, key)
         named = f'{prefix}{key}' + ('' if isinstance(value, (Config, dict)) else f'={_shown(value)}')
         raise ConfigError(f'{named} has no effect: {rule.lack.format(c=c)}', way_out=f'{rule.way_out}, or leave {prefix}{key} out')

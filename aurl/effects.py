@@ -180,6 +180,7 @@ PREPARATION = [
     needs('phrase', lambda c: c.phrases, 'phrases=0 cuts no phrases', 'say phrases=4'),
     needs(_under('cleaning.quantise', _quantise), lambda c: c.cleaning.quantise.mode != 'none', 'cleaning.quantise.mode=none leaves notes alone', 'say cleaning.quantise.mode=strict'),
     needs('cleaning.quantise.grid cleaning.quantise.phase', lambda c: c.cleaning.quantise.mode != 'adaptive', 'cleaning.quantise.mode=adaptive finds its own', 'say cleaning.quantise.mode=groove'),
+    needs('cleaning.quantise.align', lambda c: c.cleaning.quantise.mode == 'adaptive' or c.cleaning.quantise.phase, 'the beats are taken to be where the file has them', 'say cleaning.quantise.phase=find'),
     needs('cleaning.polyphony.voices', lambda c: c.cleaning.polyphony.mode != 'none', 'cleaning.polyphony.mode=none has no limit', 'say cleaning.polyphony.mode=musical'),
     needs(_under('cleaning.velocity', _velocity), lambda c: c.cleaning.velocity.mode != 'none', 'cleaning.velocity.mode=none leaves velocities alone', 'say cleaning.velocity.mode=global'),
     needs(_under('cleaning.velocity', ['mean', 'spread']), lambda c: c.cleaning.velocity.mode != 'piece_relative', 'cleaning.velocity.mode=piece_relative goes by the range', 'say cleaning.velocity.mode=global'),

@@ -1222,7 +1222,7 @@ def check_trainings(
 ):
     "Refuse keys that change nothing in any of several trainings."
     parts = [part_of_training(c, net_of(c)) for c in trainings]
-    refuse_idle(rules, parts, keys, prefix)
+    refuse_idle(rules, parts, keys, prefix, cfg)
     for k in keys:
         mine = value_of(cfg, k)
         if all(value_of(p, k) != mine for p in parts):
@@ -1263,6 +1263,5 @@ def _check_training_keys(cfg, keys):
     if cfg.stages: return _check_stages(cfg, keys)
     check_trainings(cfg, [cfg], keys)
 
-# %% ../nbs/96_recipes.ipynb #d5793b13
 RECIPES |= {n: Recipe(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request, told=settled, keys=check_keys) for n,c in dict(
     song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}
