@@ -28,7 +28,7 @@ from .evaluate.distance import DistanceTable, histograms
 from .experiments.run import Experiment
 from .generate.sampling import generate_ids
 from .models.size import counted, same_size
-from .recipes import Recipe, TrainConfig, check_alone, check_request, check_trainings, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
+from .recipes import Recipe, Seed, TrainConfig, check_alone, check_request, check_trainings, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
 from .score.phrases import phrase_corpus
 from .tokens.grammar import grammar, verdict
 from .tokens.store import prepare
@@ -80,7 +80,7 @@ class AblationConfig(Config):
     train: TrainConfig = Field(TrainConfig(model='tiny', steps=300, checkpoint_every=0, watch=dict(on=False), loader=dict(whole=True)), description='what all variants have in common')
     variants: dict = Field({f'{k}{" + grammar" if g else ""}': {**v, 'grammar_weight': g} for g in (0., .5) for k,v in _kinds.items()}, description='names, and the settings in which each differs')
     phrases: int = Field(4, ge=0, description='cut the music into phrases of so many bars, which all fit into a window; 0: take the pieces as they are')
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description='each variant is trained from each of them')
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description='each variant is trained from each of them')
     parameters: int = Field(0, ge=0, description='of every variant; 0: as many as the largest has by itself')
     pieces: int = Field(48, ge=2, description='how many each writes')
     max_tokens: int = Field(400, ge=64, description='the longest of them')

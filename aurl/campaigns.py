@@ -20,7 +20,7 @@ from .core import AurlError, ConfigError, hold, let_go, read_json, to_json, writ
 from .dependencies import changed_keys, refuse_idle
 from .effects import CAMPAIGN, SWEEP, TRAINING, part_of_training
 from .experiments.run import Experiment
-from .recipes import RECIPES, Recipe, TrainConfig, _place, check_alone, check_request, check_trainings, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
+from .recipes import RECIPES, Recipe, Seed, TrainConfig, _place, check_alone, check_request, check_trainings, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
 from .train.space import search_space
 from .train.sweep import Definition, PruneTrial, Pruned, Sweep, work_together
 
@@ -35,7 +35,7 @@ class SweepConfig(Config):
     trials: int = Field(20, ge=0, description='how many; 0 for all of a grid')
     workers: int = Field(1, ge=1, description='processes that try at once')
     dest: str = Field('', description='folder of the sweep, to go on with it or to share it; the run itself by default')
-    seed: int = Field(0, description='decides what is tried')
+    seed: Seed = Field(0, description='decides what is tried')
     out: str = Field('runs', description='folder of the runs')
 
 _own = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep')   # keys of a training that are no setting of it
