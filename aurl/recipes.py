@@ -201,7 +201,8 @@ class _Training(Config):
     @classmethod
     def _known_measures(cls, value):
         if not value: raise ValueError('no measure; such as {valid_loss: 1}')
-        Progress(value)
+        try: Progress(value)
+        except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
         return value
 
     @field_validator('data', mode='before')
