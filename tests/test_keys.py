@@ -89,7 +89,7 @@ TRAIN = {
 # keys that change where or how a run is made, not what is built: each is shown elsewhere
 OUTSIDE = dict(data='test_training', resume='test_resume', workers='33_tokens.store', device='02_device', out='test_cli', compile='46c_models.compiled', gpus='96a_workers', nodes='96a_workers',
                node='96a_workers', meet='96a_workers', shard='89_train.parallel')
-OUTSIDE |= {'loader.workers': '32d_tokens.workers', 'loader.conditions': '33h_tokens.conditions', 'loader.weights': '33f_tokens.mixing', 'net.codec': '31_tokens.codec'}
+OUTSIDE |= {'loader.workers': '32d_tokens.workers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '96_recipes', 'loader.weights': '33f_tokens.mixing', 'net.codec': '31_tokens.codec'}
 
 
 def leaves(cls, at=''):
@@ -497,7 +497,7 @@ GENERATE = {
     'profile.on': (False, {}), **{f'profile.{k}': (v, {}) for k,v in dict(families=['Bass'], pitch=[60, 64], note_seconds=.1, rest_seconds=.05, pedal_seconds=5., voices=1, tempo=[60., 62.], seconds=[.1, .5], notes=[1, 4], margin=30.).items()},
     'temperature': (.3, {}), 'top_k': (2, {}), 'top_p': (.3, {}), 'min_p': (.97, {}), 'repair': (True, dict(mask=False)), 'programs': ('first', piece), 'metre': ('3/4', {}), 'key': ('G major', {}), 'title': ('a tune', {}),
     **{f'write.{k}': (v, {}) for k,v in dict(resolution=96, quantize='quarter', swing=.66, humanize=.05).items()}, 'write.merge_rests': ('quarter', piece), 'write.legato': (True, piece), 'seed': (3, {})}
-GENERATE_OUTSIDE = dict(model='85d_train.saved', device='02_device', out='96_recipes')
+GENERATE_OUTSIDE = dict(conditions='test_conditions', model='85d_train.saved', device='02_device', out='96_recipes')
 
 
 @pytest.fixture(scope='module')
