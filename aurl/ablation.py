@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'better', 'RECIPES', 'measure_model', 'wasted', 'AblationConfig', 'variants_of', 'train_variant',
-           'ablation_run', 'Ablation', 'check_ablation']
+           'ablation_run', 'Ablation', 'check_ablation', 'check_ablation_keys']
 
 # %% ../nbs/97b_ablation.ipynb #cb00186e
 import math, shutil
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from scipy.stats import t as student
 from .campaigns import RECIPES, one_at_a_time, same_question
 from .config import Config, make_config, merge
 from .core import AurlError, ConfigError, read_json, rng
+from .dependencies import changed_keys, refuse_idle, said_keys
+from .effects import ABLATION, CAMPAIGN, TRAINING, part_of_training
 from .evaluate.bound import total_nats
 from .evaluate.distance import DistanceTable, histograms
 from .experiments.run import Experiment
 from .generate.sampling import generate_ids
 from .models.size import counted, same_size
-from .recipes import Recipe, TrainConfig, check_alone, check_request, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
+from .recipes import Recipe, Seed, TrainConfig, check_alone, check_request, check_trainings, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
 from .score.phrases import phrase_corpus
 from .tokens.grammar import grammar, verdict
 from .tokens.store import prepare
@@ -77,7 +80,7 @@ class AblationConfig(Config):
     train: TrainConfig = Field(TrainConfig(model='tiny', steps=300, checkpoint_every=0, watch=dict(on=False), loader=dict(whole=True)), description='what all variants have in common')
     variants: dict = Field({f'{k}{" + grammar" if g else ""}': {**v, 'grammar_weight': g} for g in (0., .5) for k,v in _kinds.items()}, description='names, and the settings in which each differs')
     phrases: int = Field(4, ge=0, description='cut the music into phrases of so many bars, which all fit into a window; 0: take the pieces as they are')
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description='each variant is trained from each of them')
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description='each variant is trained from each of them')
     parameters: int = Field(0, ge=0, description='of every variant; 0: as many as the largest has by itself')
     pieces: int = Field(48, ge=2, description='how many each writes')
     max_tokens: int = Field(400, ge=64, description='the longest of them')
@@ -251,4 +254,18 @@ def check_ablation(
     "Refuse now what cannot work later."
     for c in variants_of(cfg).values(): check_request(c); check_alone(c)
 
-RECIPES |= dict(ablation=Recipe(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation, ''))
+def check_ablation_keys(
+    cfg:AblationConfig, # what was asked
+    said=None,          # dotted keys that a person has said; None: any
+):
+    "Refuse keys that change nothing in any variant, and those of a variant that change nothing in it."
+    variants, keys = variants_of(cfg), changed_keys(cfg, said)
+    modes = {net_of(c).mode for c in variants.values()}
+    refuse_idle(ABLATION, [SimpleNamespace(**dict(cfg), has_latent=modes != {'transformer'})], [k for k in keys if k.partition('.')[0] not in ('train', 'variants')])
+    common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
+    check_trainings(cfg.train, list(variants.values()), common, 'train.', 'variant', [*CAMPAIGN, *TRAINING])
+    for n,c in variants.items():
+        mine = changed_keys(c, said_keys(cfg.variants[n])) if 'variants' in {k.partition('.')[0] for k in keys} else []
+        refuse_idle([*CAMPAIGN, *TRAINING], [part_of_training(c, net_of(c))], mine, f'variants.{n}.')
+
+RECIPES |= dict(ablation=Recipe(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation, '', keys=check_ablation_keys))

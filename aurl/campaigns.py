@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'RECIPES', 'SweepConfig', 'logged_measures', 'measures_kept', 'definition_of', 'check_sweep',
-           'train_trial', 'same_question', 'one_at_a_time', 'sweep_run']
+           'check_sweep_keys', 'train_trial', 'same_question', 'one_at_a_time', 'sweep_run']
 
 # %% ../nbs/97_campaigns.ipynb #861f59d6
-import contextlib, json
+import contextlib, functools, itertools, json, math
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,10 @@ from pydantic import Field
 
 from .config import Config, config_from, make_config, merge
 from .core import AurlError, ConfigError, hold, let_go, meant, read_json, to_json, write_json
+from .dependencies import changed_keys, refuse_idle
+from .effects import CAMPAIGN, SWEEP, TRAINING, part_of_training
 from .experiments.run import Experiment
-from .recipes import RECIPES, Recipe, TrainConfig, _place, check_alone, check_request, learner_of, needs, new_run_dir, sides, store_of, train_run
+from .recipes import RECIPES, Recipe, Seed, TrainConfig, _place, check_alone, check_request, check_trainings, learner_of, needs, net_of, new_run_dir, sides, store_of, train_run
 from .train.space import search_space
 from .train.sweep import Definition, PruneTrial, Pruned, Sweep, work_together
 
@@ -33,7 +35,7 @@ class SweepConfig(Config):
     trials: int = Field(20, ge=0, description='how many; 0 for all of a grid')
     workers: int = Field(1, ge=1, description='processes that try at once')
     dest: str = Field('', description='folder of the sweep, to go on with it or to share it; the run itself by default')
-    seed: int = Field(0, description='decides what is tried')
+    seed: Seed = Field(0, description='decides what is tried')
     out: str = Field('runs', description='folder of the runs')
 
 _own = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep')   # keys of a training that are no setting of it
@@ -62,7 +64,7 @@ def measures_kept(
         for line in some: out |= {k:v for k,v in line.items() if isinstance(v, (int, float)) and not (late and k in out)}
     return out
 
-# %% ../nbs/97_campaigns.ipynb #35adb943
+# %% ../nbs/97_campaigns.ipynb #05ec86ba
 def definition_of(
     cfg:SweepConfig # what was asked
 )->Definition:
@@ -90,6 +92,36 @@ def _at(key, value):
     from aurl.train.space import nested
     return nested({key: value})
 
+# %% ../nbs/97_campaigns.ipynb #2ec6586f
+def _combined(
+    cfg:SweepConfig, # what was asked
+    space:dict,      # from `search_space`
+    many=64,         # combinations at most; beyond that, pairs
+)->list:             # of (values, `TrainConfig`)
+    "Trainings of a sweep; combinations that are refused are left out."
+    ends = [[(k, v) for v in s.ends] for k,s in space.items()]
+    pairs = lambda: (p for a,b in itertools.combinations(ends, 2) for p in itertools.product(a, b))
+    some = itertools.product(*ends) if math.prod(map(len, ends)) <= many else pairs()
+    out = []
+    for values in map(dict, some):
+        over = functools.reduce(merge, (_at(k, v) for k,v in values.items()), cfg.train.to_dict())
+        with contextlib.suppress(ConfigError): out.append((values, make_config(TrainConfig, overrides=over)))
+    return out
+
+def check_sweep_keys(
+    cfg:SweepConfig, # what was asked
+    said=None,       # dotted keys that a person has said; None: any
+):
+    "Refuse keys that change nothing in any trial."
+    space, keys = definition_of(cfg).space, changed_keys(cfg, said)
+    refuse_idle(SWEEP, [cfg], [k for k in keys if k.partition('.')[0] not in ('train', 'space')])
+    common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
+    if varied := [k for k in common if k in space]: raise ConfigError(f'train.{varied[0]} has no effect: space.{varied[0]} says it for each trial', way_out=f'leave train.{varied[0]} out')
+    trials = _combined(cfg, space)
+    check_trainings(cfg.train, [c for _,c in trials], common, 'train.', 'trial', [*CAMPAIGN, *TRAINING])
+    for k in space: refuse_idle(TRAINING, [part_of_training(c, net_of(c)) for values,c in trials if values.get(k) == space[k].ends[-1]], [k], 'space.')
+
+# %% ../nbs/97_campaigns.ipynb #3ec7e075
 def train_trial(
     trial,      # of a `Sweep`
     base:dict,  # fields of `TrainConfig` that all trials share
@@ -164,4 +196,4 @@ def _best_words(sweep):
     return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, t.values))
 
 # %% ../nbs/97_campaigns.ipynb #b4952304
-RECIPES |= dict(sweep=Recipe(SweepConfig, 'sweep.ipynb', lambda cfg: new_run_dir('sweep', cfg), check_sweep, 'sweep'))
+RECIPES |= dict(sweep=Recipe(SweepConfig, 'sweep.ipynb', lambda cfg: new_run_dir('sweep', cfg), check_sweep, 'sweep', keys=check_sweep_keys))

@@ -7,7 +7,7 @@ __all__ = ['parse_overrides', 'Config', 'explain', 'presets_dir', 'presets', 'pr
            'make_config', 'save_config', 'config_from']
 
 # %% ../nbs/01_config.ipynb #150a8794
-import difflib, inspect, re, typing
+import difflib, functools, inspect, re, typing
 from collections import Counter
 from pathlib import Path
 
@@ -78,8 +78,8 @@ class Config(BaseModel):
     @field_validator('*', mode='before')
     @classmethod
     def _no_bool_as_number(cls, value, info):
-        kinds = {typing.get_origin(t) or t for t in _options(cls.model_fields[info.field_name].annotation)}
-        if isinstance(value, bool) and not kinds & {bool, typing.Any, typing.Literal}: raise ValueError(f'{str(value).lower()} is not {_told(kinds)}')
+        kinds = [typing.get_origin(t) or t for t in _options(cls.model_fields[info.field_name].annotation)]
+        if isinstance(value, bool) and not {bool, typing.Any, typing.Literal} & {*kinds}: raise ValueError(f'{str(value).lower()} is not {_told(kinds)}')
         return value
 
 # %% ../nbs/01_config.ipynb #0f1375e2
@@ -92,7 +92,7 @@ def _options(annotation):
 def _told(kinds):
     "Types in words."
     words = {int:'a whole number', float:'a number', str:'a word', bool:'true or false', Path:'a path', list:'a list', tuple:'a list', type(None):'null'}
-    return ' or '.join(words.get(k, getattr(k, '__name__', str(k))) for k in sorted(kinds, key=lambda k: k is type(None)))
+    return ' or '.join(dict.fromkeys(words.get(k, 'a group of keys') for k in sorted(kinds, key=lambda k: k is type(None))))
 
 # %% ../nbs/01_config.ipynb #ee190559
 @patch
@@ -132,26 +132,73 @@ def _nearest(word, names):
     return next((last[n] for n in difflib.get_close_matches(tail, last, 1, 0.6)), None)
 
 # %% ../nbs/01_config.ipynb #5931dae2
-def _sentence(cls, finding):
+def _shown(value):
+    "`value` as it was probably typed, at most 60 characters."
+    text = _typed(value)
+    return text if len(text) <= 60 else text[:57] + '...'
+
+def _typed(value):
+    "`value` as YAML writes it."
+    if value is None: return 'null'
+    if isinstance(value, bool): return str(value).lower()
+    if isinstance(value, Config): value = value.to_dict()
+    if isinstance(value, dict): return '{' + ', '.join(f'{k}: {_typed(v)}' for k,v in value.items()) + '}'
+    if isinstance(value, (list, tuple, set)): return '[' + ', '.join(map(_typed, value)) + ']'
+    return str(value)
+
+def _key_at(cls, loc):
+    "The dotted key of a finding. Where a field takes several kinds of values, pydantic names the kind behind it, which is no key."
+    out, at, loc = [], cls, list(loc)
+    while loc:
+        out.append(str(loc.pop(0)))
+        field = at.model_fields.get(out[-1]) if at else None
+        kinds = [t for t in _options(field.annotation) if t is not type(None)] if field else []
+        at = next((t for t in kinds if isinstance(t, type) and issubclass(t, Config)), None)
+        if len(kinds) > 1 and loc: loc.pop(0)
+    return '.'.join(out)
+
+# %% ../nbs/01_config.ipynb #a3a40254
+_expected = dict(int_type='a whole number', int_parsing='a whole number', int_from_float='a whole number', int_parsing_size='a whole number of fewer digits',
+                 float_type='a number', float_parsing='a number', finite_number='a finite number', bool_type='true or false', bool_parsing='true or false',
+                 string_type='a word', path_type='a path', tuple_type='a list, such as [a, b]', list_type='a list, such as [a, b]', none_required='null',
+                 dict_type='a group of keys, such as {key: value}', model_type='a group of keys', model_attributes_type='a group of keys')
+
+def _says(finding):
+    "What a finding wants, without the words of Python."
+    kind, ctx = finding['type'], finding.get('ctx', {})
+    if kind in _expected: return f'it should be {_expected[kind]}'
+    if kind == 'value_error': return finding['msg'].removeprefix('Value error, ')
+    if kind == 'too_short': return f"it should have {ctx['min_length']} values at least"
+    if kind == 'too_long': return f"it should have {ctx['max_length']} values at most"
+    if kind == 'literal_error' or 'than' in kind: return re.sub(r'\b(True|False|None)\b', lambda m: _typed(dict(True_=True, False_=False).get(f'{m[1]}_')), finding['msg'].replace('Input should', 'it should'))
+    return 'it does not fit'
+
+def _sentence(cls, finding, key):
     "One of pydantic's findings, in a sentence."
-    key, known = '.'.join(map(str, finding['loc'])), dict(_known(cls))
+    known, value = dict(_known(cls)), finding['input']
     if finding['type'] == 'extra_forbidden':
         near = _nearest(key, known)
         return f'unknown key {key!r}' + (f'; did you mean {near!r}?' if near else f"; known are {', '.join(known)}")
+    if finding['type'] == 'missing' and isinstance(finding['loc'][-1], int): return f"{key.rpartition('.')[0]}={_shown(value)}: it has too few values"
     if finding['type'] == 'missing': return f'{key} is needed and was not given'
-    value, allowed = finding['input'], finding.get('ctx', {}).get('expected', '')
-    near = isinstance(value, str) and _nearest(value, re.findall(r"'([^']*)'", str(allowed)))
-    if finding['type'] == 'value_error' and isinstance(value, (dict, Config)): return ': '.join(w for w in (key, finding['msg'].removeprefix('Value error, ')) if w)
-    said = finding['msg'].removeprefix('Value error, ').replace('Input should', 'it should').replace('a valid dictionary or instance of', 'a group of keys, or a')
-    if finding['type'].startswith('path_'): said = 'it should be a path'
-    return f'{key}={_shown(value)}: {said}' + (f'; did you mean {near!r}?' if near else '')
+    near = isinstance(value, str) and _nearest(value, re.findall(r"'([^']*)'", str(finding.get('ctx', {}).get('expected', ''))))
+    said = _says(finding)
+    if finding['type'] == 'value_error' and isinstance(value, (dict, Config)): return ': '.join(w for w in (key, said) if w)
+    return (f'{key} is empty' if value is None else f'{key}={_shown(value)}') + f': {said}' + (f'; did you mean {near!r}?' if near else '')
 
-def _shown(value):
-    "`value` as it was probably typed, at most 60 characters."
-    text = 'null' if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 60 else text[:57] + '...'
+# %% ../nbs/01_config.ipynb #6b68694f
+def _sentences(cls, findings):
+    "Key and sentence of each finding; where a field takes several kinds of values, one for all of them."
+    by = {}
+    for f in findings: by.setdefault(_key_at(cls, f['loc']), []).append(f)
+    for key,fs in by.items():
+        if any(k.startswith(f'{key}.') for k in by) and all(f['type'] in _expected for f in fs): continue          # what is wrong is further in
+        own = [f for f in fs if f['type'] == 'value_error'] or fs
+        first, *more = dict.fromkeys(_sentence(cls, f, key) for f in own)
+        yield key, ' or '.join([first, *dict.fromkeys(m.partition(': it should be ')[2] or m for m in more)])
 
 # %% ../nbs/01_config.ipynb #a6269d14
+@functools.cache                                                            # the source is parsed each time it is asked for
 def _comments(cls):
     "The comments behind the fields in the source of `cls` and of what it stands on."
     found = {}
@@ -179,10 +226,9 @@ def _checked(cls, values, source=None):
     "An instance of `cls`, or one `ConfigError` with everything that is wrong."
     try: return cls.model_validate(values)
     except ValidationError as e:
-        said = dict.fromkeys(_sentence(cls, f) for f in e.errors(include_url=False))
-        key = '.'.join(map(str, e.errors()[0]['loc']))
-        about = explain(cls).get(key)
-        raise ConfigError('; '.join(said), path=source, way_out=f'{key}: {about}' if about else '') from e
+        said = list(_sentences(cls, e.errors(include_url=False)))
+        key, about = said[0][0], explain(cls).get(said[0][0])
+        raise ConfigError('; '.join(dict.fromkeys(words for _,words in said)), path=source, way_out=f'{key}: {about}' if about else '') from e
 
 # %% ../nbs/01_config.ipynb #3384cd8d
 def presets_dir()->Path:
@@ -211,8 +257,9 @@ def _preset_file(group, name, beside=None):
     else: spots = [d/f'{name}.yaml' for d in (beside, presets_dir()/group if group else None) if d]
     if found := next((p for p in spots if p.is_file()), None): return found
     here = sorted({*(presets(group) if group else ()), *(p.stem for p in Path(beside).glob('*.yaml'))} if beside else presets(group) if group else ())
-    near = _nearest(name, here)
-    raise ConfigError(f'no preset {name!r}' + (f' for {group}' if group else '') + (f'; did you mean {near!r}?' if near else ''),
+    other = next((d.name for d in sorted(presets_dir().iterdir()) if (d/f'{name}.yaml').is_file()), None)      # of something else: then no guess
+    near = '' if other else _nearest(name, here)
+    raise ConfigError(f'no preset {name!r}' + (f' for {group}' if group else '') + (f'; it is one for {other}' if other else f'; did you mean {near!r}?' if near else ''),
                       way_out=f"there are: {', '.join(here)}; or give the path of a .yaml file" if here else 'give the path of a .yaml file')
 
 # %% ../nbs/01_config.ipynb #586b4bd9

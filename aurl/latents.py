@@ -17,7 +17,7 @@ from .device import pick_device
 from .evaluate.latent import Study, study
 from .experiments.run import Experiment
 from .models.attributes import attributes
-from .recipes import RECIPES, Recipe, find_model, new_run_dir, sides, store_of
+from .recipes import RECIPES, Recipe, Seed, find_model, new_run_dir, sides, store_of
 
 # %% ../nbs/96b_latents.ipynb #67118a87
 class LatentStudyConfig(Config):
@@ -31,7 +31,7 @@ class LatentStudyConfig(Config):
     temperature: float = Field(1., gt=0, description='of the sampling; the figures have half of it and none beside')
     workers: int = Field(2, ge=0, description='processes that read files')
     device: str = Field('auto', description='auto, cpu, cuda')
-    seed: int = Field(0, description='decides the draws')
+    seed: Seed = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
     @field_validator('beside', mode='before')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'ScalingConfig', 'trainings_of', 'Heard', 'train_one', 'lines_of', 'ScalingStudy', 'scaling_run',
-           'check_scaling']
+           'check_scaling', 'check_scaling_keys']
 
 # %% ../nbs/97d_scaling.ipynb #0123eb90
 import json, os, shutil
@@ -19,9 +19,11 @@ from .ablation import RECIPES
 from .campaigns import one_at_a_time, same_question
 from .config import Config, make_config, merge
 from .core import ConfigError, write_json
+from .dependencies import changed_keys
+from .effects import CAMPAIGN, SCALING, TRAINING
 from .experiments.run import Experiment
 from .models.size import counted
-from .recipes import Recipe, TrainConfig, check_alone, check_request, learner_of, net_of, new_run_dir, sides, store_of, train_run
+from .recipes import Recipe, Seed, TrainConfig, check_alone, check_request, check_trainings, learner_of, net_of, new_run_dir, sides, store_of, train_run
 from .tokens.vocab import vocab
 from .train.scaling import ScalingFit
 
@@ -33,7 +35,7 @@ class ScalingConfig(Config):
     train: TrainConfig = Field(TrainConfig(model='tiny', length=256, batch_size=4, checkpoint_every=0, watch=dict(on=False)), description='what all trainings have in common')
     sizes: tuple[dict, ...] = Field((_net(16, 2, 1), _net(32, 2, 2), _net(64, 3, 2), _net(96, 4, 3)), min_length=3, description='fields of the model that make its sizes, smallest first')
     tokens: tuple[int, ...] = Field((60_000, 150_000, 400_000, 1_000_000), min_length=3, description='ids to learn from, at each size')
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description='each training is done from each of them')
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description='each training is done from each of them')
     larger: dict = Field(dict(net=_net(128, 5, 4), tokens=1_500_000), description='the training that the law must foresee; {} for none')
     held: int = Field(8, ge=1, description='held-out pieces that losses are measured on, at most')
     draws: int = Field(400, ge=20, description='curves that fit about as well, for the intervals')
@@ -175,4 +177,12 @@ def check_scaling(
     "Refuse now what cannot work later."
     for c,_ in trainings_of(cfg).values(): check_request(c); check_alone(c)
 
-RECIPES |= dict(scaling=Recipe(ScalingConfig, 'scaling.ipynb', lambda cfg: new_run_dir('scaling', cfg), check_scaling, 'study'))
+def check_scaling_keys(
+    cfg:ScalingConfig, # what was asked
+    said=None,         # dotted keys that a person has said; None: any
+):
+    "Refuse keys that change nothing in any training."
+    keys = [k.removeprefix('train.') for k in changed_keys(cfg, said) if k.startswith('train.')]
+    check_trainings(cfg.train, [c for c,_ in trainings_of(cfg).values()], keys, 'train.', 'training', [*CAMPAIGN, *SCALING, *TRAINING])
+
+RECIPES |= dict(scaling=Recipe(ScalingConfig, 'scaling.ipynb', lambda cfg: new_run_dir('scaling', cfg), check_scaling, 'study', keys=check_scaling_keys))

@@ -49,7 +49,7 @@ class ProfileConfig(Config):
     @classmethod
     def _names(cls, value):
         if value is None: return None
-        value = [value] if isinstance(value, (str, int)) else list(value)
+        value = list(value) if isinstance(value, (list, tuple, set)) else [value]
         if not value: raise ValueError('no family')
         return tuple(dict.fromkeys(_family(v) for v in value))
 

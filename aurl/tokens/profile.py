@@ -13,7 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 from pydantic import Field, field_validator, model_validator
 
-from ..config import Config
+from ..config import Config, _shown
 from ..core import CodecError, ConfigError, meant
 from .codec import family_names
 from .vocab import Kind, vocab
@@ -84,7 +84,7 @@ def _family(name):
     "The name of a General MIDI family as `family_names` has it; `name` may be its number."
     if isinstance(name, (int, np.integer)) and not isinstance(name, bool) and 0 <= name < vocab.n_families: return family_names[name]
     if found := [f for f in family_names if f.lower() == str(name).strip().lower()]: return found[0]
-    raise ValueError(f'{name!r} is no instrument family{meant(str(name), family_names)}; there is {", ".join(family_names)}')
+    raise ValueError(f'{_shown(name)!r} is no instrument family{meant(str(name), family_names)}; there is {", ".join(family_names)}')
 
 def _rising(values):
     if any(b < a for a,b in zip(values, values[1:])): raise ValueError('quantiles rise')

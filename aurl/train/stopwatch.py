@@ -15,6 +15,10 @@ import torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 
+from ..device import amp_dtype, bf16_pays
+from ..models.compiled import is_compiled
+from .learner import Autocast
+
 # %% ../../nbs/83e_train.stopwatch.ipynb #cec72708
 phases = 'data forward backward optimizer callbacks validation other'.split()
 _then = dict(before_train='data', after_batch='data', before_batch='forward', after_pred='forward', after_loss='forward', before_backward='backward', after_backward='optimizer',
@@ -81,18 +85,31 @@ def load_state_dict(self:Stopwatch, d):
 
 # %% ../../nbs/83e_train.stopwatch.ipynb #85323c9e
 _remedy = dict(data='the loop waits for data: more loader workers, a store on a faster disk, less augmentation on the fly',
-    forward='the model itself: bfloat16 where the processor has it, torch.compile, shorter windows, a smaller model', backward='the gradient: bfloat16, torch.compile; switch off `checkpoint`, which computes layers again to save memory',
+    forward='the model itself: {faster}shorter windows, a smaller model', backward='the gradient: {faster}shorter windows, a smaller model',
     optimizer='the optimiser\'s step: a larger batch or accumulation makes steps rarer, a fused or simpler optimiser makes them cheaper', callbacks='{most} takes the most of it; let it act more rarely',
     validation='validation: hold out less, or measure it more rarely', other='between the phases: the beginning and the end; a longer training makes it small')
+
+def _faster(
+    learn, # a Learner, or None
+    phase, # forward or backward
+)->list:
+    "What would make the model of `learn` faster, and is not done yet."
+    if learn is None: return []
+    kind, amp = learn.dls.device.type, next((c for c in learn.cbs if isinstance(c, Autocast)), None)
+    half = amp is not None and amp_dtype(kind, amp.dtype) is not None
+    kept = not getattr(getattr(learn.model, 'config', None), 'checkpoint', False)
+    out = ['bfloat16 (dtype=bf16)']*(bf16_pays(kind) and not half) + ['torch.compile (compile=true)']*(not is_compiled(learn.model))
+    return out + ['layers that are kept instead of computed again (recompute=false)']*(phase == 'backward' and not kept)
 
 @patch
 def bottleneck(self:Stopwatch)->tuple: # the phase, its share 0 … 1, and what can be done
     "What takes most of the time."
     s = self.seconds()
     p = max(phases, key=s.get)
-    most = max(self.by, key=self.by.get, default='none')
-    return p, s[p]/max(s['total'], 1e-9), _remedy[p].format(most=most)
+    most, faster = max(self.by, key=self.by.get, default='none'), _faster(vars(self).get('learn'), p)
+    return p, s[p]/max(s['total'], 1e-9), _remedy[p].format(most=most, faster=''.join(f'{w}, ' for w in faster))
 
+# %% ../../nbs/83e_train.stopwatch.ipynb #78075a2b
 @patch
 def report(self:Stopwatch,
     callbacks:int=5 # so many of them by name

@@ -1,0 +1,559 @@
+"""Every key of every command, in every mode: it changes what a run is built from, or it is refused with the reason.
+
+A new key makes `test_every_key_has_its_place` fail. Give it a line in the table of its command: a value that is not its default, and what
+else must be said so that it has an effect. If it has none by itself, it needs a rule in `nbs/95_effects.ipynb`.
+"""
+import hashlib, json, re
+from functools import lru_cache, partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import aurl.latents, aurl.scaling
+from aurl import recipes as r
+from aurl.ablation import check_ablation_keys
+from aurl.campaigns import check_sweep_keys
+from aurl.config import Config, explain, make_config, merge
+from aurl.core import AurlError, ConfigError, seed_everything
+from aurl.dependencies import said_keys, value_of
+from aurl.models.vae_gan import ModelConfig, MusicTransformerVAEGAN
+from aurl.scaling import RECIPES, check_scaling_keys
+from aurl.tokens.vocab import vocab
+from aurl.train.averages import Averages
+from aurl.train.latent import LatentCost
+from aurl.train.objectives import MusicLosses
+from aurl.train.optimise import parts
+from aurl.train.schedules import Rate
+from aurl.train.space import nested
+from aurl.train.stages import StageEnd
+from aurl.train.steady import Clip
+from aurl.workers import Quiet
+from common import root
+
+modes = 'transformer', 'vae', 'vae_gan'
+
+
+# ---- the keys of a training: an example, and what it needs beside it
+vae, gan = dict(mode='vae'), dict(mode='vae_gan')
+augmented = {'loader.augment.probability': 1., 'transpose': 0}
+TRAIN = {
+    'split': ('HELD', {}), 'steps': (7, {}), 'minutes': (1., {}), 'mode': ('vae', {}), 'model': ('OTHER', {}), 'length': (48, {}), 'transpose': (2, {}),
+    'latent_music': ('whole', dict(vae, length=290)), 'recompute': (True, {}), 'stages': ([dict(name='a'), dict(name='b')], {}), 'valid': (.5, {}), 'seed': (3, {}),
+    'batch_size': (2, {}), 'grammar_weight': (.5, {}), 'losses': (dict(rhythm=.1), {}), 'balance': ('uncertainty', {'losses.rhythm': .1}),
+    'teacher': ('TEACHER', {}), 'distill': (dict(output=.3, hard=.7), dict(teacher='TEACHER')), 'dropout': (.1, {}), 'dtype': ('bf16', {}),
+    'log_every': (3, {}), 'record_windows': (True, {}), 'valid_every': (5, {}), 'checkpoint_every': (7, {}), 'keep': (5, {}), 'best_by': (dict(valid_loss=1., grammar=.5), {}),
+    'reproducible': ('verified', {}), 'lr': (.02, {}),
+    'latent.schedule': ('cosine', vae), 'latent.beta': (.7, vae), 'latent.warm': (.2, vae), 'latent.cycles': (2, vae | {'latent.schedule': 'cyclical'}),
+    'latent.target': (9., vae | {'latent.schedule': 'adaptive'}), 'latent.attributes': (['register'], vae), 'latent.order': (.3, vae | {'latent.attributes': ['register']}),
+    **{f'adversarial.{k}': (v, gan) for k,v in dict(weight=.3, losses=dict(adversarial=2.), warm=.4, lr=.01, rows=2, steps=9, context=5, guess=0, every=2, gamma=.5, slope=1., through=False).items()},
+    'loader.windows': ('first', {}), 'loader.overlap': (8, {'loader.windows': 'sliding'}), 'loader.most': (1, {}), 'loader.slide_up_to': (9, {'loader.windows': 'adaptive'}),
+    'loader.min_length': (250, {}), 'loader.whole': (True, dict(length=290)), 'loader.align': ('beat', {}), 'loader.bar': (3., {'loader.align': 'bar'}),
+    'loader.batch_tokens': (300, {}), 'loader.bucket': (16, {}), 'loader.pack': (True, {}), 'loader.start_length': (16, dict(steps=900)),
+    'loader.grow_epochs': (3, {'loader.start_length': 16, 'steps': 900}), 'loader.growth': ('step', {'loader.start_length': 16, 'steps': 900}),
+    'loader.augment.probability': (.7, dict(transpose=0)), 'loader.augment.at_most': (1, augmented),
+    'loader.augment.transpose.probability': (.2, augmented), 'loader.augment.transpose.low': (-2, augmented), 'loader.augment.transpose.high': (2, augmented),
+    **{f'loader.augment.{t}.probability': (.9, augmented) for t in ('stretch', 'velocity', 'programs', 'swing', 'humanise')},
+    **{f'loader.augment.{t}.{k}': (v, augmented | {f'loader.augment.{t}.probability': 1., 'loader.augment.at_most': 6})
+       for t,k,v in [('stretch', 'low', .95), ('stretch', 'high', 1.3), ('velocity', 'low', .5), ('velocity', 'high', 1.5), ('swing', 'low', .66), ('swing', 'high', .7),
+                     ('humanise', 'seconds', .09), ('humanise', 'touch', 15.)]},
+    **{f'loader.augment.schedule.{k}': (v, augmented | more) for k,v,more in [
+        ('kind', 'warmup', {}), ('high', .2, {}), ('low', .9, {'loader.augment.schedule.kind': 'warmup'}), ('warmup', 30., {'loader.augment.schedule.kind': 'warmup'}),
+        ('decay', .1, {'loader.augment.schedule.kind': 'decay'}), ('unit', 'share', {'loader.augment.schedule.kind': 'warmup', 'loader.epochs': 2}),
+        ('steps', [[0., .1], [2., 1.]], {'loader.augment.schedule.kind': 'steps'})]},
+    'loader.epochs': (9, augmented | {'loader.augment.schedule.kind': 'warmup', 'loader.augment.schedule.unit': 'share', 'loader.augment.schedule.warmup': .5}),
+    **{f'watch.{k}': (v, {}) for k,v in dict(on=False, every=5, share=.1, samples=2, tokens=32, measures=['note_density'], rescues=1, memory=.5, stability=False, recover=True,
+                                            patience=3, stopwatch=False).items()},
+    'watch.let_go': (True, dict(grammar_weight=1.)), 'watch.stop_on': (dict(valid_loss=1.), {'watch.patience': 2}),
+    'optimizer.name': ('adamw', {}), 'optimizer.layer_decay': (.5, {}), 'optimizer.scales': (dict(output=.5), {}), 'optimizer.wd': (.4, {}), 'optimizer.options': (dict(betas=[.5, .6]), {'optimizer.name': 'adamw'}),
+    'schedule.kind': ('linear', {}), 'schedule.warm': (.2, {}), 'schedule.warmup': ('cosine', {}), 'schedule.hold': (.6, {}), 'schedule.final': (.3, {}),
+    'schedule.power': (1., {'schedule.kind': 'polynomial'}), 'schedule.steps': ([.2, .4], {'schedule.kind': 'step'}), 'schedule.cycles': (2, {'schedule.kind': 'cyclical'}),
+    'schedule.patience': (1, {'schedule.kind': 'plateau'}), 'schedule.factor': (.1, {'schedule.kind': 'plateau'}),
+    'ema.kind': ('ema', {}), 'ema.decay': (.5, {'ema.kind': 'ema'}), 'ema.ramp': (False, {'ema.kind': 'ema'}), 'ema.start': (.2, {'ema.kind': 'swa'}), 'ema.every': (3, {'ema.kind': 'ema'}),
+    'clip.kind': ('value', {}), 'clip.at': (.2, {}), 'clip.window': (10, {'clip.kind': 'percentile'}),
+    'accumulate': (2, {}), 'smoothing': (.1, {}), 'token_dropout': (.1, {}), 'perturb': (.05, {}), 'perturb_steps': (2, dict(perturb=.05)),
+    'curriculum.by': (['length'], dict(steps=900)), 'curriculum.pacing': ('step', {'curriculum.by': ['complexity'], 'steps': 900}), 'curriculum.start': (.6, {'curriculum.by': ['complexity'], 'steps': 900}),
+    'curriculum.epochs': (3, {'curriculum.by': ['complexity'], 'steps': 900}), 'curriculum.gain': (.3, {'curriculum.by': ['complexity'], 'curriculum.pacing': 'adaptive', 'steps': 900}),
+    'curriculum.limits': (dict(complexity=[.1, .9]), {'curriculum.by': ['complexity'], 'steps': 900}),
+    # fields of the model; there the baseline is a model with three layers
+    **{f'net.{k}': (v, {}) for k,v in dict(d_model=16, n_layers=2, n_heads=2, d_ff=24, attention='hierarchical', checkpoint=True, features=['roll', 'age', 'echo', 'beat'], keyboard=0, layer_embeddings=True).items()},
+    'net.window': (8, {'net.attention': 'sliding_window'}), 'net.block': (16, {'net.attention': 'hierarchical', 'net.summary': 4}),
+    'net.summary': (2, {'net.attention': 'hierarchical', 'net.block': 8}),
+    **{f'net.{k}': (v, vae) for k,v in dict(latent=[8, 4, 2], regions=[1, 4, 8], prior='flow', encoder_layers=2, free_bits=30., word_dropout=.5, skip=False).items()},
+    **{f'net.{k}': (v, gan) for k,v in dict(critic_width=16, critic_layers=1, critic_weights=[1., 0., 0.], critic_dropout=.5).items()},
+    **{f'optimizer.scales.{p}': (.5, {}) for p in parts if p != 'latent'}, 'optimizer.scales.latent': (.5, vae),
+    'losses.decorrelation': (1., dict(vae, batch_size=4)), 'losses.orthogonality': (1., dict(vae, batch_size=4))}
+
+# keys that change where or how a run is made, not what is built: each is shown elsewhere
+OUTSIDE = dict(data='test_training', resume='test_resume', workers='33_tokens.store', device='02_device', out='test_cli', compile='46c_models.compiled', gpus='96a_workers', nodes='96a_workers',
+               node='96a_workers', meet='96a_workers', shard='89_train.parallel')
+OUTSIDE |= {'loader.workers': '32d_tokens.workers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '96_recipes', 'loader.weights': '33f_tokens.mixing', 'net.codec': '31_tokens.codec'}
+
+
+def leaves(cls, at=''):
+    "The dotted keys that can be set, groups apart."
+    names = list(explain(cls))
+    return [at + n for n in names if not any(m.startswith(f'{n}.') for m in names)]
+
+
+def keys_of_training():
+    keys = set(leaves(r.TrainConfig)) - {'net'}
+    return keys | {f'net.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')} | {f'optimizer.scales.{p}' for p in parts}
+
+
+def test_every_key_has_its_place():
+    placed = set(TRAIN) | set(OUTSIDE)
+    assert not (new := keys_of_training() - placed), f'{sorted(new)}: what do these change? Give them a line in tests/test_keys.py'
+    extra = {'losses.decorrelation', 'losses.orthogonality'}
+    assert not (gone := placed - keys_of_training() - extra), f'{sorted(gone)} are keys no more'
+    assert not set(TRAIN) & set(OUTSIDE)
+    for key,where in OUTSIDE.items():
+        files = [*root.glob(f'nbs/{where}.ipynb'), *root.glob(f'tests/{where}.py')]
+        assert files and key.rpartition('.')[2] in files[0].read_text(), f'{where} does not show {key}'
+
+
+# ---- what a training is built from
+@pytest.fixture(scope='module')
+def world(midi, tmp_path_factory):
+    "A store, presets, a teacher, and the base of all configurations."
+    from symusic import Score
+    from aurl.tokens.store import prepare
+    work = tmp_path_factory.mktemp('keys')
+    (work / 'music').mkdir()
+    for i,path in enumerate(sorted(midi.glob('*.mid'))):                     # every other piece without a metre
+        score = Score(path)
+        if i % 2: score.time_signatures.clear()
+        for t in score.tracks: t.notes = t.notes.filter(lambda n: n.start < 480*(14 + 2*i))   # of several lengths
+        score.dump_midi(work / 'music' / path.name)
+    store = prepare(work / 'music', work / 'store', workers=0, measures='aurl.tokens.windows:bar_lines')
+    small = 'd_model: 8\nn_layers: 3\nn_heads: 1\nlatent: [4, 2, 0]\nregions: [1, 2, 4]\ncritic_width: 8\nencoder_layers: 1\n'
+    (work / 'small.yaml').write_text(small)
+    (work / 'other.yaml').write_text(small.replace('n_layers: 3', 'n_layers: 1'))
+    (work / 'held.txt').write_text(store.names[3])
+    words = dict(HELD=work / 'held.txt', OTHER=work / 'other.yaml', TEACHER=work / 'teacher')
+    MusicTransformerVAEGAN.from_preset(str(work / 'small.yaml')).save_pretrained(work / 'teacher')
+    base = {'data': str(store.path), 'model': str(work / 'small.yaml'), 'length': 32, 'batch_size': 4, 'valid': .34, 'workers': 0, 'steps': 100, 'out': str(work / 'runs'),
+            'dtype': 'fp32', 'device': 'cpu', 'resume': 'no'}
+    return SimpleNamespace(store=store, base=base, words={k:str(v) for k,v in words.items()}, work=work)
+
+
+def asked(world, values, cls=None):
+    "A configuration, and the keys that were said."
+    put = lambda v: world.words.get(v, v) if isinstance(v, str) else v
+    values = {k:put(v) for k,v in values.items()}
+    together = {}
+    for k,v in values.items(): together = merge(together, nested({k: v}))
+    return make_config(cls or r.TrainConfig, overrides=merge(world.base, together)), said_keys(together)
+
+
+def digest(x):
+    "A short word for tensors, arrays and plain values."
+    h = hashlib.sha256()
+
+    def add(v):
+        if isinstance(v, torch.Tensor): v = v.detach().numpy()
+        if isinstance(v, np.ndarray): h.update(str(v.shape).encode() + np.ascontiguousarray(v).tobytes())
+        elif isinstance(v, dict): [add([k, w]) for k,w in sorted(v.items(), key=str)]
+        elif isinstance(v, (list, tuple, set)): h.update(b'('); [add(w) for w in v]; h.update(b')')
+        else: h.update(repr(v).encode())
+    add(x)
+    return h.hexdigest()[:12]
+
+
+@lru_cache(None)
+def model_print(text):
+    "What a model gives, forward and backward, and how much it keeps for the way back."
+    seed_everything(0)
+    model = MusicTransformerVAEGAN(make_config(ModelConfig, overrides=json.loads(text)))
+    torch.manual_seed(1)
+    ids = torch.randint(5, 700, (3, 64))
+    ids[:,0], kept = vocab.START, []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        out = model.train()(ids)
+        loss = out.logits.square().mean() + (out.price.paid if out.price is not None else 0)
+        if model.critic is not None: loss = loss + model.critic(ids).score().sum()
+    return digest([loss, sum(kept), [tuple(p.shape) for p in model.parameters()], [n for n,_ in model.named_parameters()], out.logits])
+
+
+def plain(cb):
+    "The plain values of a callback; what it was told of its schedule or its windows is looked at by what it does."
+    simple = lambda v: isinstance(v, (int, float, str, bool)) or v is None or isinstance(v, (list, tuple, dict)) and all(map(simple, v.values() if isinstance(v, dict) else v))
+    out = {k:v for k,v in vars(cb).items() if simple(v) and k not in ('since', 'began', 'mark', 'learn', 'path', 'config', 'state')}   # `config` of a checkpoint is that of the model
+    if hasattr(cb, 'pace') and hasattr(cb.pace, 'every'): out['pace'] = cb.pace.every or cb.pace.share
+    if hasattr(cb, 'progress') and hasattr(cb.progress, 'weights'): out['weights'] = cb.progress.weights
+    return type(cb).__name__, out
+
+
+def stepping(cb, n=14):
+    "What a callback does in `n` steps to the gradient of two weights, and what mean it keeps."
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad(): model.weight.fill_(1.)
+    learn = SimpleNamespace(model=model, opt=SimpleNamespace(param_lists=[list(model.parameters())]), cbs=[], pct_train=0., train_iter=0)
+    cb, seen = type(cb)(cb.config), []
+    cb.learn = learn
+    if isinstance(cb, Averages): cb.before_fit()
+    for i in range(n):
+        learn.pct_train = i/n
+        if isinstance(cb, Averages):
+            with torch.no_grad(): model.weight.add_(1.)
+            cb.after_step()
+            seen.append(next(cb.mean.module.parameters()).clone())
+        else:
+            model.weight.grad = torch.tensor([[1., 2., 3.]])*(i + 1)
+            cb.before_step()
+            seen.append(model.weight.grad.clone())
+    return torch.stack(seen)
+
+
+def curve(rate):
+    "The rate over a training, and what a plateau does to it."
+    cb = Rate(rate.schedule)
+    cb.learn, out = SimpleNamespace(), [rate.schedule.at(i/300) for i in range(301)]
+    for nats in (3., 2., 2., 2., 2., 2., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1.):
+        cb.learn.valid_nats = nats
+        cb.after_validate()
+        out.append(cb.rate_at(.5))
+    return out
+
+
+def windows(loader):
+    "What a loader gives in a few epochs, and how its windows grow."
+    epochs, pace = range(0, 24), getattr(loader, 'pace', None)
+    out = [loader._length(e) for e in epochs] + ([loader.open_to(e) for e in epochs] + [pace.gain if pace.pacing == 'adaptive' else 0] if pace is not None else [])
+    for e in (0, 4):
+        plan = loader.plan(e)
+        ids = [loader.batch(i, e) for i in range(min(3, len(loader)))]
+        out += [plan, [[b[0], b[-1]] for b in ids]]
+    return out
+
+
+def beta(cb): return [[cb.beta.at(i/100, 40.) for i in range(101)]]
+def ramps(cb): return {n:[w.at(i/50) for i in range(51)] for n,w in cb.weights.items()}
+
+
+def optimized(learn):
+    "The weights after two steps along a known gradient."
+    learn.create_opt()
+    torch.manual_seed(2)
+    for _ in range(2):
+        for p in learn.model.parameters(): p.grad = torch.randn(p.shape)
+        learn.opt.set_hypers(lr=learn.lr)
+        learn.opt.step()
+    return [p.detach() for p in learn.model.parameters()]
+
+
+def built(cfg, world):
+    "What the training of `cfg` is built from: the learner, and what `train_run` asks it to do."
+    if cfg.stages: return dict(stages=digest([(s.name, s.cfg.steps) for s in r.stages_of(cfg)]))
+    net = r.net_of(cfg)
+    sides = r.sides(world.store, cfg.valid, cfg.seed, cfg.split)
+    learn, told = r.learner_of(cfg, world.store, *sides), {}
+
+    def fit(**kwargs):
+        told.update(kwargs, deterministic=torch.are_deterministic_algorithms_enabled())
+        return 1.
+    learn.fit_budget, run = fit, Quiet()
+    try: r.train_run(learn, run, cfg)
+    finally: run.close()
+    learn.valid_nats, learn.measures = 2., dict(grammar=.5)
+    cbs = [c for c in [*learn.cbs, *told['cbs']] if type(c).__name__ not in ('TrainEvalCallback', 'Recorder', 'CastToTensor', 'ProgressCallback')]
+    out = dict(model=model_print(json.dumps(net.to_dict())), windows=digest(windows(learn.dls.train)), held=digest(windows(learn.dls.valid)), smoothing=learn.loss_func.smoothing,
+               budget=[told['steps'], told['minutes'], told['log_every'], told['deterministic']], score=told['score'](learn) if told['score'] else 2., sides=digest(sides))
+    for c in cbs:
+        name, values = plain(c)
+        out[name] = digest(values)
+        if isinstance(c, (Clip, Averages)): out[name + ' acts'] = digest(stepping(c))
+        if isinstance(c, Rate): out['curve'] = digest(curve(c))
+        if isinstance(c, LatentCost): out['beta'] = digest(beta(c))
+        if isinstance(c, MusicLosses): out['losses'] = digest(ramps(c))
+        if type(c).__name__ == 'Distill': out['distill'] = repr(c.weights if hasattr(c, 'weights') else vars(c))
+    return out | dict(optimizer=digest(optimized(learn)))
+
+
+_seen = {}
+
+
+def what_is_built(cfg, world):
+    "`built`, remembered for configurations that come again."
+    key = json.dumps(cfg.to_dict(), sort_keys=True)
+    if key not in _seen: _seen[key] = built(cfg, world)
+    return _seen[key]
+
+
+def refusal(check):
+    "What a check says; '' where it accepts."
+    try: check()
+    except ConfigError as e: return str(e)
+    return ''
+
+
+def checked(cfg, said):
+    "As `aurl train` checks what was said, music and disk apart."
+    for c in [s.cfg for s in r.stages_of(cfg)] or [cfg]:
+        mode = r.net_of(c).mode
+        r.check_wishes(c, mode)
+        r.check_ranks(c, mode)
+        r.check_loader(r.loader_of(c, mode), c.length, (-c.transpose, c.transpose))
+    r.check_keys(cfg, said)
+
+
+def tried(world, values):
+    "The configuration, and the words with which it is refused."
+    try: cfg, said = asked(world, values)
+    except ConfigError as e: return None, str(e)
+    return cfg, refusal(lambda: checked(cfg, said))
+
+
+def named(words, key): return any(p in words for p in key.split('.'))
+
+
+@pytest.mark.parametrize('mode', modes)
+def test_alone_it_acts_or_is_refused(world, mode):
+    "Each key by itself, in each mode. Where a mode changes nothing about a key, the first mode builds it."
+    idle, silent = [], []
+    plain_mode = what_is_built(asked(world, dict(mode=mode))[0], world)
+    for key,(value,_) in TRAIN.items():
+        if key in ('mode', 'stages'): continue
+        cfg, words = tried(world, {'mode': mode, key: value})
+        if words:
+            if not named(words, key) or '→' not in words: silent.append(f'{key}: {words}')
+        elif mode == 'transformer' or key.partition('.')[0] in ('latent', 'latent_music', 'adversarial', 'net') or key in ('loader.bar', 'batch_size', 'losses.decorrelation'):
+            try: now = what_is_built(cfg, world)
+            except AurlError as e: now = None if '→' in str(e) else silent.append(f'{key}: {e}')     # the music does not allow it
+            if now == plain_mode: idle.append(key)
+    assert not idle, f'accepted in mode={mode}, and nothing that is built is different: {idle}'
+    assert not silent, f'refused in mode={mode} without a word about it: {silent}'
+
+
+def test_with_what_it_needs_it_acts(world):
+    "No key is refused always."
+    idle, refused = [], []
+    for key,(value,more) in TRAIN.items():
+        cfg, words = tried(world, {**more, key: value})
+        if words: refused.append(f'{key}: {words}'); continue
+        try: before = what_is_built(asked(world, more)[0], world)
+        except ConfigError: before = what_is_built(asked(world, {})[0], world)   # kind=steps, for one, needs its steps
+        try:
+            if what_is_built(cfg, world) == before: idle.append(key)
+        except AurlError as e: refused.append(f'{key}: {e}')
+    assert not refused, refused
+    assert not idle, f'nothing that is built is different with {idle}'
+
+
+def test_the_proof_can_fail(world):
+    "What is built does not depend on keys that nobody reads, although the configuration has them."
+    for key,value in {'ema.decay': .5, 'schedule.power': 5., 'clip.window': 20, 'latent.cycles': 9, 'curriculum.gain': .5, 'perturb_steps': 4, 'net.window': 7, 'loader.grow_epochs': 2}.items():
+        assert what_is_built(asked(world, {key: value})[0], world) == what_is_built(asked(world, {})[0], world), key
+
+
+def test_losses_over_pieces_need_three_of_them():
+    "What the rule about `losses.decorrelation` says is so."
+    from aurl.train.losses import losses
+    for rows in (2, 4):
+        z = torch.randn(rows, 1, 6, requires_grad=True)
+        h = SimpleNamespace(output=SimpleNamespace(z=z, clouds={k:SimpleNamespace(mean=z[..., s]) for k,s in dict(a=slice(0, 3), b=slice(3, 6)).items()}))
+        for name in ('decorrelation', 'orthogonality'):
+            f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(__import__('aurl.train.tidy', fromlist=['x']), name)
+            g, = torch.autograd.grad(f(h), z)
+            assert bool(g.any()) == (rows >= 3), (name, rows)
+
+
+# ---- what was said, and what was only there
+def test_what_nobody_said_is_no_mistake(world):
+    "A saved configuration, a preset and a resumed run may hold anything; a default may be written out."
+    for mode in modes:
+        for key,(value,_) in TRAIN.items():
+            try: cfg, said = asked(world, {key: value, 'mode': mode} if key != 'mode' else {key: value})
+            except ConfigError: continue
+            r.check_keys(cfg, {'mode'})
+    plain = make_config(r.TrainConfig, overrides=world.base)
+    r.check_keys(plain, {k for k in plain.flat()})
+
+
+def test_the_command_refuses_before_a_run_begins(world):
+    from aurl.cli import run_recipe
+    out = world.work / 'never'
+    items = [f'{k}={v}' for k,v in {**world.base, 'out': out}.items()]
+    with pytest.raises(ConfigError, match='ema.decay=0.5 has no effect: ema.kind=none'): run_recipe('train', [*items, 'ema.decay=0.5'])
+    assert not out.exists()
+
+
+STAGE = dict(name=('b', {}), share=(.5, {}), steps=(5, {}), minutes=(2., {}), target=(1., {}), patience=(3, {}), progress=(.1, dict(patience=3)))
+
+
+def test_keys_of_a_stage(world):
+    assert set(STAGE) == set(StageEnd.model_fields), 'a new key of a stage needs its place in tests/test_keys.py'
+    for key,(value,more) in STAGE.items():
+        alone = refusal(lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a') | {key: value}]))))
+        assert bool(alone) == bool(more) and (not alone or f'{key}={value} has no effect' in alone), (key, alone)
+        assert not refusal(lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a') | more | {key: value}])))), key
+    assert 'share=0.5 has no effect' in refusal(lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a', share=.5, steps=9)]))))
+
+
+# ---- many trainings
+def in_sweep(world, key, value):
+    "What a sweep says of the key of a training."
+    cfg, said = asked(world, {key: value})
+    base = merge(world.base, {k: v for k,v in cfg.to_dict().items() if k in {s.partition('.')[0] for s in said}})
+    base = dict(checkpoint_every=200) | base                                # a sweep has none by itself
+    sweep = make_config(RECIPES['sweep'].config_cls, overrides=dict(train=base, space=dict(valid=[.3, .4])))
+    return refusal(lambda: check_sweep_keys(sweep, {f'train.{k}' for k in said}))
+
+
+def test_a_sweep_refuses_what_its_training_refuses(world):
+    for key,(value,_) in TRAIN.items():
+        if key in ('stages', 'valid'): continue
+        try: cfg, said = asked(world, {key: value})
+        except ConfigError: continue                                        # it needs another beside it to be a value at all
+        alone = refusal(lambda: r.check_keys(cfg, said))
+        words = in_sweep(world, key, value)
+        assert bool(words) == bool(alone) and (not words or words.startswith(f'train.{key}')), (key, alone, words)
+    for key in ('out', 'resume'): assert f'train.{key}' in refusal(lambda: check_sweep_keys(make_config(RECIPES['sweep'].config_cls, overrides=dict(train=merge(world.base, {key: 'here'}), space=dict(lr=[.1]))), {f'train.{key}'}))
+
+
+def reads(name):
+    "What the commands read of their configuration: `cfg.KEY`."
+    text = (root / 'nbs' / 'runs' / f'{name}.ipynb').read_text() + ''.join(p.read_text() for p in (root / 'aurl').glob('*.py'))
+    return set(re.findall(r'\b(?:cfg|asked)\.(\w+)', text)) | set(re.findall(r"'(\w+)'", text))
+
+
+@pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling'])
+def test_somebody_reads_it(name):
+    "These commands have no keys that depend on others but those with a rule in `95_effects`; each is read by the command."
+    read, keys = reads(name), {k.partition('.')[0] for k in leaves(RECIPES[name].config_cls)}
+    assert not (unread := keys - read), f'nobody reads {sorted(unread)}'
+    assert 'no_such_key' not in read
+
+
+# ---- preparing music
+strict, styled, cleaned = ({'cleaning.quantise.mode': 'strict'}, {'cleaning.velocity.mode': 'style_preserving'}, {'cleaning.velocity.mode': 'global'})
+PREPARE = {
+    'phrases': (2, {}), 'min_notes': (9, {}), 'min_quality': (.2, {}), 'min_seconds': (1., {}), 'max_seconds': (90., {}), 'max_density': (9., {}), 'max_silence': (.5, {}), 'keep': (['notes > 3'], {}), 'voices': ('apart', {}),
+    **{f'phrase.{k}': (v, dict(phrases=2)) for k,v in dict(every=1, beats=3., tempo=90., track='two', grid='16th', even=True, hold=True, least=45).items()},
+    'cleaning.quantise.mode': ('strict', {}), **{f'cleaning.quantise.{k}': (v, strict) for k,v in dict(grid='8th', strength=.5, micro=1., swing=.66, phase=.1, ends='keep').items()}, 'cleaning.quantise.align': (True, strict | {'cleaning.quantise.phase': .1}),
+    'cleaning.polyphony.mode': ('velocity', {}), 'cleaning.polyphony.voices': (3, {'cleaning.polyphony.mode': 'velocity'}),
+    'cleaning.velocity.mode': ('global', {}), **{f'cleaning.velocity.{k}': (v, cleaned) for k,v in dict(low=30, high=100, mean=50., spread=9., curve='exponential').items()},
+    **{f'cleaning.velocity.{k}': (v, styled) for k,v in dict(levels=1., pause=.2, least=20, smooth=1.).items()}}
+PREPARE_OUTSIDE = dict(data='14_score.corpus', dest='33_tokens.store', table='14_score.corpus', table_extra='14_score.corpus', folders='14_score.corpus', duplicates='96_recipes', workers='33_tokens.store',
+                       dask='33b_tokens.cluster', overwrite='33_tokens.store', out='96_recipes')
+
+
+def performance():
+    "Two tracks of uneven playing with chords, phrases and loud and soft places."
+    from symusic import Note, Score, TimeSignature, Track
+    rng, score = np.random.default_rng(0), Score(480)
+    score.time_signatures.append(TimeSignature(0, 4, 4))
+    for name in ('one', 'two'):
+        track = Track(name=name)
+        for bar in range(12):
+            for k in range(6 if bar % 3 else 2):
+                at = 1920*bar + 240*k + int(rng.normal(0, 22)) + 30
+                for p in range(8 if k == 0 else 1): track.notes.append(Note(max(0, at), int(rng.integers(60, 230)), 50 + 3*p + k, int(rng.integers(30, 60)) + 3*bar))
+        score.tracks.append(track)
+    return score
+
+
+def prepared(cfg):
+    "What becomes of a performance, and what the store is told."
+    from aurl.score.clean import clean
+    from aurl.score.phrases import cut_phrases
+    notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
+    told = {k:v for k,v in r.store_options(cfg).items() if k != 'clean'}
+    cut = cut_phrases(performance(), cfg.phrases, **cfg.phrase.to_dict()) if cfg.phrases else []
+    return digest([notes(clean(performance(), cfg.cleaning)), [(i, notes(s), [t.qpm for t in s.tempos]) for i,s in cut], told])
+
+
+def test_keys_of_prepare(tmp_path):
+    cls = r.PrepareConfig
+    assert set(leaves(cls)) == set(PREPARE) | set(PREPARE_OUTSIDE), 'a new key of aurl prepare needs its place in tests/test_keys.py'
+    world = SimpleNamespace(base={}, words={})
+    alone_idle, idle = [], []
+    for key,(value,more) in PREPARE.items():
+        cfg, said = asked(world, {key: value}, cls)
+        words = refusal(lambda: r.check_keys(cfg, said))
+        if words: assert f'{key}=' in words and '→' in words
+        elif prepared(cfg) == prepared(cls()): alone_idle.append(key)
+        cfg, said = asked(world, {**more, key: value}, cls)
+        r.check_keys(cfg, said)
+        if prepared(cfg) == prepared(asked(world, more, cls)[0]): idle.append(key)
+    assert not alone_idle, f'accepted, and nothing is different: {alone_idle}'
+    assert not idle, f'nothing is different with {idle}'
+    for mode,keys in dict(adaptive=['grid', 'phase'], strict=['align']).items():
+        for k in keys: assert refusal(lambda: r.check_keys(*asked(world, {'cleaning.quantise.mode': mode, f'cleaning.quantise.{k}': PREPARE[f'cleaning.quantise.{k}'][0]}, cls))), k
+    (tmp_path / 'x').mkdir()
+    extra = lambda: refusal(lambda: r.check_keys(*asked(world, dict(table_extra=True, data=str(tmp_path / 'x')), cls)))
+    assert 'there is no table' in extra()
+    (tmp_path / 'x' / 'metadata.csv').write_text('file,composer\n')
+    assert not extra()
+    assert 'workers=5 has no effect' in refusal(lambda: r.check_keys(*asked(world, dict(workers=5, dask='tcp://there:8786'), cls)))
+
+
+# ---- playing
+piece, two = dict(prompt='PIECE'), dict(like='PIECE')
+GENERATE = {
+    'pieces': (1, {}), 'prompt': ('PIECE', {}), 'prompt_seconds': (1., piece), 'like': ('PIECE', {}), 'spread': (.9, two), 'between': ('PAIR', {}), 'min_tokens': (90, {'profile.notes': [1, 3]}), 'max_tokens': (64, {}), 'mask': (False, {}),
+    'profile.on': (False, {}), **{f'profile.{k}': (v, {}) for k,v in dict(families=['Bass'], pitch=[60, 64], note_seconds=.1, rest_seconds=.05, pedal_seconds=5., voices=1, tempo=[60., 62.], seconds=[.1, .5], notes=[1, 4], margin=30.).items()},
+    'temperature': (.3, {}), 'top_k': (2, {}), 'top_p': (.3, {}), 'min_p': (.97, {}), 'repair': (True, dict(mask=False)), 'programs': ('first', piece), 'metre': ('3/4', {}), 'key': ('G major', {}), 'title': ('a tune', {}),
+    **{f'write.{k}': (v, {}) for k,v in dict(resolution=96, quantize='quarter', swing=.66, humanize=.05).items()}, 'write.merge_rests': ('quarter', piece), 'write.legato': (True, piece), 'seed': (3, {})}
+GENERATE_OUTSIDE = dict(conditions='test_conditions', model='85d_train.saved', device='02_device', out='96_recipes')
+
+
+@pytest.fixture(scope='module')
+def players(world):
+    "A model of each kind, and music to go on from."
+    for mode in ('transformer', 'vae'):
+        cfg = asked(world, dict(mode=mode))[0]
+        learn = r.learner_of(cfg, world.store, *r.sides(world.store, cfg.valid, cfg.seed, cfg.split))
+        learn.model.save_pretrained(world.work / mode)
+    files = [str(world.work / 'music' / f'piece{i}.mid') for i in (0, 3)]
+    return SimpleNamespace(base=dict(max_tokens=96, pieces=2, device='cpu', top_p=1.), words=dict(PIECE=files[0], PAIR=','.join(files)), work=world.work)
+
+
+def played(cfg, work):
+    "The files that the notebook of `aurl generate` would write."
+    from aurl.generate.sampling import generate_ids
+    net, _ = r.find_model(cfg.model, cfg.out)
+    files = r.file_options(cfg, net)
+    ids = generate_ids(net, n=cfg.pieces, min_tokens=cfg.min_tokens, max_tokens=cfg.max_tokens, prompt=r.opening_ids(files), seed=cfg.seed, mask=cfg.mask, profile=cfg.profile,
+                       temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, min_p=cfg.min_p, z=r.latents_for(net, cfg))
+    if cfg.repair: ids = r.sound_ids(ids, lambda line: None)
+    out = []
+    for i,x in enumerate(ids):
+        if not cfg.mask and not cfg.repair: out.append(x); continue
+        score, told = files.score(x, f'{i}')
+        out += [x, files.write_file(score, work / 'x.mid', told['title']).read_bytes()]
+    return digest(out)
+
+
+@pytest.mark.parametrize('kind', ['transformer', 'vae'])
+def test_keys_of_generate(players, kind):
+    cls, model = r.GenerateConfig, dict(model=str(players.work / kind))
+    assert set(leaves(cls)) == set(GENERATE) | set(GENERATE_OUTSIDE), 'a new key of aurl generate needs its place in tests/test_keys.py'
+    idle, silent, seen = [], [], {}
+    def sound(values):
+        cfg, said = asked(players, {**model, **values}, cls)
+        r.check_keys(cfg, said)
+        return seen.setdefault(json.dumps(cfg.to_dict()), None) or seen.update({json.dumps(cfg.to_dict()): played(cfg, players.work)}) or seen[json.dumps(cfg.to_dict())]
+    for key,(value,more) in GENERATE.items():
+        for beside in (more,) if key in ('min_tokens', 'write.merge_rests', 'write.legato') else ({}, more) if more else ({},):   # what these do depends on the music
+            try:
+                if sound({**beside, key: value}) == sound(beside): idle.append((key, beside))
+            except AurlError as e:
+                if not (named(str(e), key) or 'latent' in str(e)) or not re.search('→|say |leave ', str(e)) or (beside and kind == 'vae'): silent.append(f'{key} with {beside}: {e}')
+    assert not idle, f'accepted, and the files are the same: {idle}'
+    assert not silent, silent
+
+
+def test_greedy_playing_draws_nothing(players):
+    for kind,more,drawn in [('transformer', {}, False), ('vae', {}, True), ('vae', dict(like='PIECE', spread=0), False), ('transformer', {'write.humanize': .1}, True)]:
+        for key,value in dict(seed=3, top_k=2, top_p=.5, min_p=.5).items():
+            words = refusal(lambda: r.check_keys(*asked(players, {'model': str(players.work / kind), 'temperature': 0, **more, key: value}, r.GenerateConfig)))
+            assert bool(words) != (drawn and key == 'seed'), (kind, key, words)
+
+
+def test_window_of_evaluate(players):
+    for kind,idle in dict(transformer=False, vae=True).items():
+        words = refusal(lambda: r.check_keys(make_config(r.EvaluateConfig, overrides=dict(model=str(players.work / kind), window=99)), {'model', 'window'}))
+        assert bool(words) == idle and ('window=99 has no effect' in words or not idle)
