@@ -249,8 +249,7 @@ def run_recipe(
     from aurl.config import make_config
     recipe = _recipes()[name]
     cfg = make_config(recipe.config_cls, preset=preset, group=name, overrides=items)
-    if check := getattr(recipe, 'check', None):
-        for line in check(cfg) or (): say(line)
+    for line in _checked(recipe, cfg, items): say(line)
     root = Path(getattr(cfg, 'out', '.')).expanduser()
     new_root = not root.exists()
     run_dir, fresh = _run_dir(recipe, cfg)
@@ -265,6 +264,14 @@ def run_recipe(
     if code and (part := getattr(recipe, 'part', None)) is not None and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir/part).is_dir():
         say('to go on: the same command again' + (f', with dest={kept}' if not cfg.dest else ''))
     return code
+
+def _checked(recipe, cfg, items):
+    "Lines for people; an error where `cfg` cannot work, or something that was said changes nothing."
+    from aurl.config import parse_overrides
+    from aurl.dependencies import said_keys
+    lines = list(check(cfg) or ()) if (check := getattr(recipe, 'check', None)) else []
+    if keys := getattr(recipe, 'keys', None): keys(cfg, said_keys(parse_overrides(items)))
+    return lines
 
 def _run_dir(recipe, cfg):
     "The run directory, and whether it is new."

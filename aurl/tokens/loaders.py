@@ -93,7 +93,7 @@ class WindowLoader:
         self.conditions = Conditions(store, asked.conditions, classes, features, self.pieces)
         self.classes, self._given = self.conditions.classes, (classes, features)
         c = self.config
-        self.drawing = Drawing(store, state, c.augment, seed, c.epochs, self._beats(), self._column('bars') if c.align == 'bar' else None, c.windows == 'tile', features=self.conditions.measured.values())
+        self.drawing = Drawing(store, state, c.augment, seed, c.epochs, self._beats(), self._told_bars() if c.align == 'bar' else None, c.windows == 'tile', features=self.conditions.measured.values())
         self.hands = Hands(self.drawing, c.workers)
         weakref.finalize(self, Hands.close, self.hands)
         self.epoch, self.at, self.round, self._from, self._made, self._planned = 0, 0, 0, None, None, None
@@ -159,6 +159,13 @@ def _beats(self:WindowLoader):
 def _column(self:WindowLoader, name):
     "A column of the table of pieces, or None."
     return self.store.pieces[name].to_pylist() if name in self.store.pieces.column_names else None
+
+@patch
+def _told_bars(self:WindowLoader):
+    "Where the bars are, as the store knows it; where no metre is known it has counted in fours, which is no knowledge if `bar` says otherwise."
+    bars, metre = self._column('bars'), self._column('metre')
+    if bars is None or metre is None or self.config.bar == 4: return bars
+    return [b if m else None for b,m in zip(bars, metre)]
 
 # %% ../../nbs/34_tokens.loaders.ipynb #dd32877f
 def _rows(w, at): return {k:v[at] for k,v in w.items()}

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
-from ..core import CheckpointError
+from ..core import CheckpointError, ConfigError
 from ..ranks import ranks
 from .acting import ActOnAdvice
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -49,8 +49,9 @@ class WatchConfig(Config):
 
     @model_validator(mode='after')
     def _known(self):
-        for m in self.measures: measure_of(m)
-        Progress(self.stop_on)
+        for name,ask in (('measures', lambda: [measure_of(m) for m in self.measures]), ('stop_on', lambda: Progress(self.stop_on))):
+            try: ask()
+            except ConfigError as e: raise ValueError(f'{name}: {e.what}; {e.way_out}') from e
         if not self.patience and self.stop_on != type(self).model_fields['stop_on'].default: raise ValueError('stop_on says what a gain is, and patience=0 never asks; say patience=5 as well, or leave it out')
         if self.recover and not self.stability: raise ValueError('recover acts on anomalies, and stability=false looks for none; say stability=true')
         if not self.on and (k := next((k for k in ('recover', 'let_go', 'patience') if getattr(self, k)), 'act' if self.act != 'none' else None)): raise ValueError(f'{k}={str(getattr(self, k)).lower()} needs somebody who looks, and on=false means nobody; leave one of them out')
