@@ -76,3 +76,23 @@ def test_what_the_issue_named():
 def test_the_pattern_can_fail():
     for words in ('data.str=null: it should be a valid string', 'it should be a valid tuple', "'int' object is not iterable", 'a valid dictionary or instance of X', 'None', 'x: True'): assert internal.search(words), words
     for words in ('data is empty: it should be a word', 'a list, such as [a, b]', 'integers', 'the type'[:3]): assert not internal.search(words), words
+
+
+def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monkeypatch):
+    "`aurl train resume=RUN` says on the terminal that an older checkpoint is taken, for a run with stages too."
+    from types import SimpleNamespace
+    seen = []
+
+    def newest(folder, say): seen.append(folder); say(f'passed over: {folder} is damaged')
+    monkeypatch.setattr(r, 'newest', newest)
+    run = SimpleNamespace(path=tmp_path, checkpoints=tmp_path / 'checkpoints')
+    for stage in ('1_a', '2_b'): (tmp_path / 'stages' / stage / 'checkpoints').mkdir(parents=True)
+    lines = r._passed_over(run)
+    assert seen == [tmp_path / 'checkpoints', tmp_path / 'stages' / '2_b' / 'checkpoints']
+    assert len(lines) == 2 and all(line.endswith('is damaged; an older one is taken') for line in lines)
+    monkeypatch.setattr(r, 'run_to_resume', lambda cfg: tmp_path)
+    monkeypatch.setattr(r, '_open_train', lambda there, kind: run)
+    monkeypatch.setattr(r, '_continued', lambda run, cfg, exact: cfg)
+    monkeypatch.setattr(r, '_has_its_store', lambda there, data: True)
+    said = r.check_request(make_config(r.TrainConfig, overrides=dict(out=str(tmp_path))))
+    assert lines[0] in said
