@@ -189,7 +189,9 @@ def test_a_slip_is_one_line(here, args, says):
 
 def test_keys(here):
     code, out, err = aurl(here, 'song', '--keys')
-    assert (code, [l.split() for l in out.splitlines()]) == (0, [['x=1'], ['out=.']])
+    keys, _, presets = out.partition('\n\n')
+    assert (code, [l.split() for l in keys.splitlines()]) == (0, [['x=1'], ['out=.']])
+    assert 'aurl song --preset' in presets and any(l.startswith('quick ') for l in presets.splitlines())
 
 
 def test_a_terminal_sees_a_bar(here):

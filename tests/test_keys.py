@@ -66,6 +66,7 @@ TRAIN = {
     'loader.epochs': (9, augmented | {'loader.augment.schedule.kind': 'warmup', 'loader.augment.schedule.unit': 'share', 'loader.augment.schedule.warmup': .5}),
     **{f'watch.{k}': (v, {}) for k,v in dict(on=False, every=5, share=.1, samples=2, tokens=32, measures=['note_density'], rescues=1, memory=.5, stability=False, recover=True,
                                             patience=3, stopwatch=False).items()},
+    'checkpoints.compress': (True, {}), 'checkpoints.history': (['1h'], {}), 'checkpoints.oldest': ('30d', {'checkpoints.history': ['1h']}), 'watch.act': ('suggest', {}),
     'watch.let_go': (True, dict(grammar_weight=1.)), 'watch.stop_on': (dict(valid_loss=1.), {'watch.patience': 2}),
     'optimizer.name': ('adamw', {}), 'optimizer.layer_decay': (.5, {}), 'optimizer.scales': (dict(output=.5), {}), 'optimizer.wd': (.4, {}), 'optimizer.options': (dict(betas=[.5, .6]), {'optimizer.name': 'adamw'}),
     'schedule.kind': ('linear', {}), 'schedule.warm': (.2, {}), 'schedule.warmup': ('cosine', {}), 'schedule.hold': (.6, {}), 'schedule.final': (.3, {}),
@@ -89,7 +90,8 @@ TRAIN = {
 # keys that change where or how a run is made, not what is built: each is shown elsewhere
 OUTSIDE = dict(data='test_training', resume='test_resume', workers='33_tokens.store', device='02_device', out='test_cli', compile='46c_models.compiled', gpus='96a_workers', nodes='96a_workers',
                node='96a_workers', meet='96a_workers', shard='89_train.parallel')
-OUTSIDE |= {'loader.workers': '32d_tokens.workers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '96_recipes', 'loader.weights': '33f_tokens.mixing', 'net.codec': '31_tokens.codec'}
+OUTSIDE |= {'loader.workers': '32d_tokens.workers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '96_recipes', 'loader.weights': '33f_tokens.mixing', 'loader.balance': '34_tokens.loaders', 'loader.balance_power': '34_tokens.loaders',
+            'curriculum.order': '84_train.curriculum', 'net.codec': '31_tokens.codec'}
 
 
 def leaves(cls, at=''):

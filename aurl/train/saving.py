@@ -75,7 +75,9 @@ class CheckpointConfig(Config):
 
     @field_validator('history', mode='before')
     @classmethod
-    def _one(cls, v): return (v,) if isinstance(v, str) and v else tuple(v or ())
+    def _one(cls, v):
+        if v in ('', None): return ()
+        return (v,) if isinstance(v, str) else v
 
     @model_validator(mode='after')
     def _spans(self):
