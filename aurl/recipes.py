@@ -27,7 +27,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
-from .device import autocast, pick_device
+from .device import amp_dtype, autocast, pick_device
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
@@ -106,7 +106,7 @@ class SongConfig(Config):
     checkpoint_every: int = Field(100, ge=0, description='steps between two checkpoints; 0 for none')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: int = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
@@ -178,8 +178,8 @@ class _Training(Config):
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='measures and weights that the best checkpoint goes by, such as {valid_loss: 1, grammar: 0.5}; +name and -name say which way is better')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda')
-    dtype: Literal['auto', 'bf16', 'fp32'] = Field('auto', description='numbers in matrix products: bf16 where that is faster, or always, or never')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    dtype: Literal['auto', 'bf16', 'fp16', 'fp32'] = Field('auto', description='numbers in matrix products: bf16 or fp16 where that is faster, or always (fp16 with loss scaling), or never')
     gpus: int = Field(1, ge=1, description='processes on this machine that train together, each with a card of its own where there are cards; they share every batch')
     nodes: int = Field(1, ge=1, description='machines that train together; the same command is given on each, with its own node=')
     node: int = Field(0, ge=0, description='which of the machines this is, from 0')
@@ -234,7 +234,7 @@ class GenerateConfig(Config):
     key: str = Field('auto', description='key in the files: auto, none, or one such as G major')
     title: str = Field('', description='title in the files; by default that of the prompt, or the name of the piece')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
-    device: str = Field('auto', description='auto, cpu, cuda')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: int = Field(0, description='same seed, same tunes')
     out: str = Field('runs', description='folder of the runs')
 
@@ -261,7 +261,7 @@ class EvaluateConfig(Config):
     pieces: int = Field(8, ge=1, description='pieces to generate for the unaided measures')
     max_tokens: int = Field(512, ge=64, description='longest of them')
     workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: int = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
@@ -802,7 +802,9 @@ def check_ranks(
     if cfg.node >= cfg.nodes: refuse(f'node={cfg.node} of nodes={cfg.nodes}', f'machines are counted from 0 to {cfg.nodes - 1}')
     if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.meet): refuse(f'nodes={cfg.nodes} and meet={cfg.meet!r}: where do they meet?', 'say meet=HOST:PORT of machine 0')
     if many == 1: return refuse('shard=true for one process, which holds the whole model', 'say gpus=2 or more, or leave shard out') if cfg.shard else None
-    if pick_device(cfg.device).type == 'cuda' and cfg.gpus > torch.cuda.device_count(): refuse(f'gpus={cfg.gpus}, and this machine has {torch.cuda.device_count()}', f'say gpus={torch.cuda.device_count()}, or device=cpu')
+    if (kind := pick_device(cfg.device).type) == 'mps': refuse(f'{many} processes on mps: a Mac has one GPU', 'leave gpus and nodes out, or say device=cpu')
+    if cfg.shard and amp_dtype(kind, cfg.dtype) is torch.float16: refuse('shard=true and float16: overflow would be looked for in parts of gradients', 'leave shard out, or say dtype=fp32')
+    if kind == 'cuda' and cfg.gpus > torch.cuda.device_count(): refuse(f'gpus={cfg.gpus}, and this machine has {torch.cuda.device_count()}', f'say gpus={torch.cuda.device_count()}, or device=cpu')
     if cfg.batch_size % many and not cfg.loader.batch_tokens: refuse(f'batch_size={cfg.batch_size} for {many} processes: it is what all of them hear together', f'say batch_size={-(-cfg.batch_size//many)*many}, or another multiple of {many}')
     if cfg.perturb: refuse(f'perturb={cfg.perturb:g} on {many} processes: its second backward pass would not be shared', 'leave perturb out, or train on one')
     if cfg.optimizer.name == 'sophia': refuse(f'optimizer=sophia on {many} processes: each would draw a curvature of its own', 'take another optimizer, such as muon or adamw, or train on one')
@@ -1175,6 +1177,7 @@ def check_request(
             for c in parts:
                 if valid_interval(c.valid_every)[1] and c.reproducible != 'seeded': raise ConfigError(f'valid_every={c.valid_every} goes by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say valid_every=100, or any other number of steps')
                 if c.minutes and c.reproducible != 'seeded': raise ConfigError(f'minutes={c.minutes:g} ends a training by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
+                amp_dtype(c.device, c.dtype)
                 mode = net_of(c).mode
                 check_wishes(c, mode, [net_of(o).mode for o in parts])
                 check_ranks(c, mode)
