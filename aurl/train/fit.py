@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['process_bytes', 'margin', 'StepMeter', 'StepMemory', 'step_memory', 'fits', 'Way', 'halved', 'most_halvings',
-           'windows_of', 'training_memory', 'ways_to_fit', 'halvings_to_fit', 'check_memory']
+           'windows_of', 'training_memory', 'ways_to_fit', 'halvings_to_fit', 'check_memory', 'release']
 
 # %% ../../nbs/89d_train.fit.ipynb #6a17c87c
 import gc, math, traceback, weakref
@@ -87,7 +87,7 @@ class StepMemory:
     weights:int      # of them, and of buffers
     learning:int     # gradients and what the optimizer remembers
     activations:int  # kept for the backward pass, for the whole batch
-    passing:int      # temporaries of the backward pass and of the optimizer at the peak, of the critic's game, and copies of weights
+    passing:int      # temporaries of the backward pass and of the optimizer at the peak, of the critic's game, copies of weights, and what the allocator keeps
     batch_size:int
     length:int
     @property
@@ -112,6 +112,9 @@ def _per_window(
     return kept1 + (kept2 - kept1)*(config.n_layers - 1), max(peak1, peak2)
 
 # %% ../../nbs/89d_train.fit.ipynb #45592fae
+_kept_by_malloc = 48*4   # bytes for each position of the batch and unit of `d_model`, on a CPU
+
+# %% ../../nbs/89d_train.fit.ipynb #a869e744
 _states = dict(muon=1, sgd=1, lion=1, adafactor=.1, ademamix=3, adan=3, soap=4)   # numbers that an optimizer remembers for each parameter; 2 for others
 
 def _optimizer_bytes(net, optimizer):
@@ -140,7 +143,8 @@ def step_memory(
     remembered, passing = _optimizer_bytes(plain, optimizer)
     critic = _critic_bytes(net, length) if net.mode == 'vae_gan' else 0
     lowered = n*2 if low is not None else 0              # autocast keeps a copy of the weights
-    return StepMemory(n, weights, int(4*n + remembered), int(kept*batch_size), int(max(peak*batch_size, passing) + critic + lowered + averages*weights), batch_size, length)
+    slack = _kept_by_malloc*net.d_model*batch_size*length if device.type == 'cpu' else 0
+    return StepMemory(n, weights, int(4*n + remembered), int(kept*batch_size), int(max(peak*batch_size, passing) + critic + lowered + averages*weights + slack), batch_size, length)
 
 # %% ../../nbs/89d_train.fit.ipynb #4e4f300c
 @cache
@@ -280,3 +284,20 @@ def check_memory(
     told = '; '.join(f'{w.words} ({w.costs}; {say_bytes(w.need)})' for w in ways) or 'no change of batch, length or model alone is enough; combine them, or take a larger machine'
     more = f' with {say_bytes(beside)} for the process itself' if beside else ''
     raise ConfigError(f'this training needs {say_bytes(total)}{more}, and {room}: {need}', way_out=told)
+
+# %% ../../nbs/89d_train.fit.ipynb #b00c61f5
+def release(
+    learn,               # the learner of the training, or None
+    error:BaseException, # that was raised
+)->str:                  # what it said, in one line
+    "Let go of all that the failed step has made."
+    told = ' '.join(str(error).split())[:160] or type(error).__name__
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    if learn is not None:
+        for name in ('pred', 'output', 'loss', 'loss_grad', 'xb', 'yb', 'opt', 'more', 'model'): setattr(learn, name, None)
+    gc.collect()
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
+    if torch.backends.mps.is_available(): torch.mps.empty_cache()
+    return told
