@@ -27,7 +27,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, OutOfMemory, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
-from .device import amp_dtype, autocast, pick_device
+from .device import amp_dtype, pick_device
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
@@ -38,7 +38,7 @@ from .generate.latent import latents_between, latents_like, latents_of
 from .generate.profile import ProfileConfig, limits_for, on_or_off, profile_words
 from .generate.sampling import generate_ids
 from .models.compiled import compile_layers
-from .memory import is_out_of_memory, memory_room, say_bytes
+from .memory import is_out_of_memory, memory_room
 from .models.size import counted
 from .models.vae_gan import ModelConfig, preset_config, ModelOutput, MusicTransformerVAEGAN
 from .score.clean import CleanConfig

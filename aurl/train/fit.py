@@ -166,7 +166,7 @@ def _critic_bytes(net, length, rows=4, steps=32, context=64):
     return played + 3*saved + 4*weights
 
 # %% ../../nbs/89d_train.fit.ipynb #02652721
-process_bytes = 700*2**20      # Python, torch, the loaders and their music
+process_bytes = 600*2**20      # Python, torch and the loaders: 570 MiB, measured
 margin = 1.1                   # of the estimate's error, see below
 
 def fits(
