@@ -453,9 +453,11 @@ def _guard(work, debug):
 
 def _show_keys(name, say=print):
     "Every key of a command, with its default and what it is."
-    from aurl.config import explain, make_config
+    from aurl.config import explain, make_config, preset_words
     cls = _recipes()[name].config_cls
     for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + explain(cls).get(key, ''))
+    if words := preset_words(name): say(f'\npresets, as in aurl {name} --preset {next(iter(words))}; they change the defaults above:')
+    for preset,about in words.items(): say(preset.ljust(32) + about)
     return 0
 
 # %% ../nbs/99_cli.ipynb #e4833669
@@ -463,7 +465,7 @@ def _command(name):
     "The function behind `aurl name`."
     def run(
         items: typing.Annotated[list[str], typer.Argument(metavar='[KEY=VALUE]...', help='what to change, such as steps=200', show_default=False)] = None,
-        preset: typing.Annotated[str, typer.Option(help='a named set of values, or a .yaml file', show_default=False)] = None,
+        preset: typing.Annotated[str, typer.Option(help='a named set of values, listed by --keys, or a .yaml file', show_default=False)] = None,
         keys: typing.Annotated[bool, typer.Option('--keys', help='show every key that can be set, and leave')] = False,
         debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False,
     ): _guard(lambda: _show_keys(name) if keys else run_recipe(name, items, preset, debug=debug), debug)

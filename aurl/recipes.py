@@ -7,10 +7,10 @@ __all__ = ['RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'GenerateCon
            'start_run', 'store_of', 'left_out', 'sides', 'store_fingerprint', 'new_pieces', 'music_for',
            'without_twins', 'store_options', 'prepare_run', 'elsewhere', 'UnderGrammar', 'score_model', 'write_samples',
            'file_options', 'opening_ids', 'sound_ids', 'held_out_opening', 'fit_to_machine', 'plan_words',
-           'song_report', 'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'net_of', 'wished',
-           'check_wishes', 'check_ranks', 'check_alone', 'loader_of', 'music_used', 'music_lines', 'learner_of',
-           'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'memory_lines', 'by_hand',
-           'latents_for', 'evaluation_pieces', 'judges', 'check_request']
+           'song_report', 'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'conditioned', 'net_of',
+           'wished', 'check_wishes', 'check_ranks', 'check_alone', 'loader_of', 'music_used', 'music_lines',
+           'learner_of', 'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all',
+           'memory_lines', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request']
 
 # %% ../nbs/96_recipes.ipynb #b46ec3e1
 import math, os, re, shutil, warnings
@@ -49,6 +49,7 @@ from .score.write import write_midi
 from .score.show import clip_bytes, save_roll, write_wav
 from .ranks import from_first, in_one_piece, is_sharded, rank, ranks
 from .tokens.codec import decode, encode
+from .tokens.conditions import Conditions
 from .tokens.grammar import State, grammar, verdict
 from .tokens.loaders import LoaderConfig, check_loader
 from .tokens.mixing import mix, shares
@@ -236,6 +237,7 @@ class GenerateConfig(Config):
     metre: str = Field('auto', description='metre in the files: auto: that of the prompt, or an estimate where it is sure; none; or one such as 3/4')
     key: str = Field('auto', description='key in the files: auto, none, or one such as G major')
     title: str = Field('', description='title in the files; by default that of the prompt, or the name of the piece')
+    conditions: dict[str, Any] = Field({}, description='models that are conditioned (loader.conditions): values by name, such as conditions.key="G major" or {composer: Bach, tempo: 90}; the others are unknown')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: int = Field(0, description='same seed, same tunes')
@@ -569,7 +571,7 @@ def file_options(
 )->FileOptions:
     "What is known about the files of a generation."
     opening = Opening(cfg.prompt, cfg.prompt_seconds) if cfg.prompt else None
-    return FileOptions(cfg.title, cfg.metre, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed)
+    return FileOptions(cfg.title, cfg.metre, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed, cfg.conditions)
 
 def opening_ids(
     files:FileOptions, # of a generation
@@ -748,12 +750,23 @@ def run_to_resume(
 def model_of(
     cfg:Config, # what was asked, of a training or a song
     last=None,  # a `Checkpoint` to go on from: the model is built as it says, also where the preset has changed since
+    music=None, # store and numbers of the training pieces, for `loader.conditions`
 )->MusicTransformerVAEGAN:
     "A new model; the seed decides its first weights."
     seed_everything(cfg.seed)
     saved = from_first(last.config if last is not None else None)
     if saved: return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved))
-    return MusicTransformerVAEGAN(net_of(cfg) if isinstance(cfg, TrainConfig) else preset_config(cfg.model))
+    return MusicTransformerVAEGAN(conditioned(net_of(cfg), cfg, *(music or ())) if isinstance(cfg, TrainConfig) else preset_config(cfg.model))
+
+def conditioned(
+    net:ModelConfig, # of `net_of`
+    cfg:TrainConfig, # what was asked
+    store=None,      # the music
+    pieces=None,     # numbers of the training pieces
+)->ModelConfig:      # with the words and scales of `loader.conditions`
+    "The configuration of a model that is conditioned on `loader.conditions`, as the training pieces have them."
+    if not cfg.loader.conditions or store is None: return net
+    return net.changed(conditions=Conditions(store, cfg.loader.conditions, pieces=pieces).specs(pieces))
 
 def net_of(
     cfg:TrainConfig, # what was asked
@@ -761,6 +774,8 @@ def net_of(
     "The configuration of its model."
     for k in ('mode', 'dropout'):
         if k in cfg.net: raise ConfigError(f'net.{k}={cfg.net[k]}', way_out=f'say {k}={cfg.net[k]}')
+    if 'conditions' in cfg.net: raise ConfigError('net.conditions, whose words come from the music', way_out='say loader.conditions=[key, composer]')
+    if 'condition_dropout' in cfg.net and not cfg.loader.conditions: raise ConfigError(f'net.condition_dropout={cfg.net["condition_dropout"]}, and the model has no conditions', way_out='say loader.conditions=[key] as well, or leave it out')
     try: return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.net})
     except ConfigError as e:
         if not any(e.what.startswith(k) for k in cfg.net): raise
@@ -872,7 +887,7 @@ def learner_of(
 )->Learner:
     "The learner of a training, with all that was asked for."
     if cfg.gpus*cfg.nodes != ranks(): check_alone(cfg)
-    model = model if model is not None else model_of(cfg)
+    model = model if model is not None else model_of(cfg, music=(store, train))
     hears = model.latent is not None
     cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()), *wished(cfg)]
     if any(when := valid_interval(cfg.valid_every)): cbs.append(ValidEvery(*when))
@@ -1035,12 +1050,12 @@ def _net_at(stages, stage):
     if len({c.mode for c in nets}) == 1: return own
     return max(nets, key=lambda c: ('transformer', 'vae', 'vae_gan').index(c.mode)).changed(mode=own.mode, dropout=own.dropout, checkpoint=own.checkpoint)
 
-def _model_at(stages, stage, run):
+def _model_at(stages, stage, run, store, train):
     "The model of a stage: as its newest checkpoint says, or as all stages together ask."
     last = newest(run.checkpoints, lambda line: None) if rank() == 0 else None
     seed_everything(stage.cfg.seed)
     saved = from_first(last.config if last is not None else None)
-    return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved) if saved else _net_at(stages, stage))
+    return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved) if saved else conditioned(_net_at(stages, stage), stage.cfg, store, train))
 
 def train_all(
     run:Experiment,   # its directory
@@ -1052,7 +1067,7 @@ def train_all(
     "A whole training: one, or stage after stage."
     if not (stages := stages_of(cfg)):
         return _train_within_memory(run, cfg, store, (train, held), last)
-    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage, r), before, r.say), r)
+    build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage, r, store, train), before, r.say), r)
     return run_stages(run, stages, build, train_run, _saved, lambda r: newest(r.checkpoints, r.say), asked=dict(steps=cfg.steps, minutes=cfg.minutes))
 
 def _tell_memory(run, lines):
@@ -1088,7 +1103,7 @@ def _train_within_memory(run, cfg, store, parts, last):
     while True:
         small, learn = halved(cfg, times), None
         try:
-            learn = learner_of(small, store, *parts, model_of(small, last), run)
+            learn = learner_of(small, store, *parts, model_of(small, last, (store, parts[0])), run)
             if is_sharded(learn.model): run.say(needs(learn))
             return learn, train_run(learn, run, small, last)
         except Exception as e:
@@ -1263,6 +1278,7 @@ def check_request(
             files = file_options(cfg, model)
             if cfg.prompt: _check_prompt(cfg, files)
             limits_for(model, cfg.profile, mask=cfg.mask)
+            model.condition_vectors(cfg.conditions)
         if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): latents_for(model, cfg)
     else:
         make_config(StoreConfig, overrides=store_options(cfg))

@@ -129,6 +129,7 @@ class FileOptions:
     opening:Opening=None        # the prompt
     write:WriteConfig=field(default_factory=WriteConfig)
     seed:int=0                  # of humanize
+    conditions:dict=field(default_factory=dict) # of the model, such as dict(key='G major', metre='3/4')
 
     def __post_init__(self):
         if self.metre not in ('auto', 'none'): _metre(self.metre)
@@ -156,6 +157,14 @@ def _played(self:FileOptions, ids):
     return decode(ids, programs=self.opening.table(self.voices) | known)
 
 # %% ../../nbs/52_generate.files.ipynb #c0781e55
+@patch
+def _condition(self:FileOptions, name, read):
+    "The value of a condition as `read` understands it; None where it is not given, or means nothing in a file."
+    value = self.conditions.get(name)
+    if value in (None, ''): return None
+    try: return read(str(value))
+    except ConfigError: return None
+
 def _with_metre(score, rows):
     for t,n,d in rows: score.time_signatures.append(TimeSignature(t, n, d, 'Second'))
 
@@ -173,6 +182,10 @@ def _tell_metre(self:FileOptions, score):
     if self.metre != 'auto':
         _with_metre(score, _bars(score, _metre(self.metre), 0))
         return dict(metre=self.metre, metre_from='said')
+    if asked := self._condition('metre', _metre):
+        start = guess.start if guess.name == f'{asked[0]}/{asked[1]}' else 0
+        _with_metre(score, _bars(score, asked, start))
+        return dict(metre=f'{asked[0]}/{asked[1]}', metre_from='condition')
     if metres:
         _with_metre(score, metres)
         return dict(metre=f'{metres[-1][1]}/{metres[-1][2]}', metre_from='prompt')
@@ -185,6 +198,7 @@ def _tell_key(self:FileOptions, score):
     "Write the key, and say which, from where, and how sure."
     if self.key == 'none': return {}
     if self.key != 'auto': rows, told = [(0., *key_signature(_key(self.key)))], dict(key=key_names[_key(self.key)], key_from='said')
+    elif (asked := self._condition('key', _key)) is not None: rows, told = [(0., *key_signature(asked))], dict(key=key_names[asked], key_from='condition')
     elif self.opening and (rows := self.opening.signatures()[1]): told = dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
     else:
         guess = estimate_key(score)

@@ -91,6 +91,7 @@ def generate_ids(
     batch:int=64,        # pieces played side by side
     min_tokens:int=0,    # at least so many, as long as `max_tokens` leaves room to close what sounds
     z=None,              # (n, size): a latent for each piece, in the modes that have one; None: `model.dream(n, seed)`
+    conditions:dict=None, # words and numbers for what the model is conditioned on, such as dict(key='G major', tempo=90); unnamed ones are unknown
     profile=None,        # limits: on, off, a dict of fields of `ProfileConfig`, a `CorpusProfile`; None: the profile of the model, if it has one
     **sampling           # `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # of uint16 arrays, from START to END
@@ -100,10 +101,11 @@ def generate_ids(
     room = max_tokens - (prompt is None)                                 # START is one of them
     make_config(_Ask, overrides=dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, window=window, batch=batch))
     z, limits = _latents(model, z, n, seed), limits_for(model, profile, start, mask)
+    condition = model.condition_vectors(conditions or {})
     was = model.training
     try:
         model.eval()
-        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None), z, limits)]
+        return [ids for i in range(0, n, batch) for ids in _side_by_side(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None), z, limits, condition)]
     finally: model.train(was)
 
 # %% ../../nbs/51_generate.sampling.ipynb #c8a8d63d
@@ -118,10 +120,11 @@ def _latents(model, z, n, seed):
     if z.shape != (n, model.latent.size): raise ModelError(f'latents of shape {tuple(z.shape)} for {n} pieces', way_out=f'give (1, {model.latent.size}) or ({n}, {model.latent.size})')
     return z
 
-def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z, limits=None):
+def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z, limits=None, condition=None):
     "The pieces of these numbers."
     alike = 1 if z is None else len(pieces)                              # pieces with latents of their own hear the prompt each in its way
-    decoder = decoder_for(model, alike, window, None if z is None else z[list(pieces)])
+    condition = None if condition is None else condition.expand(alike, -1)
+    decoder = decoder_for(model, alike, window, None if z is None else z[list(pieces)], condition)
     scores = decoder.read(torch.from_numpy(start.astype(np.int64))[None].expand(alike, -1).to(model.device))
     xp = library(scores)
     here = lambda x: xp.asarray(x, device=scores.device)

@@ -29,8 +29,10 @@ class Decoder:
         batch:int=1,                  # pieces side by side
         window:int=None,              # look back at most this many ids; None for no limit
         z=None,                       # (batch, size): a latent for each piece, in the modes that have one
+        condition=None,               # (batch, d_model) from `model.condition_vectors`; None: all is unknown
     ):
-        self.model, self.window, self.z = model, window, z
+        if condition is None and model.conditioning is not None: condition = model.condition_vectors({}, batch)
+        self.model, self.window, self.z, self.condition = model, window, z, condition
         self._forget(grammar.start(batch, model.device))
     def __len__(self): return len(self.state)
 
@@ -38,7 +40,7 @@ class Decoder:
         "Nothing is in memory; `state` is the automaton's before the next id."
         self.before, self.state, self.kept, self.n = state, state, [], 0
         self.memory = self.model.new_cache()
-        self.memory.state, self.memory.z = state, self.z
+        self.memory.state, self.memory.z, self.memory.condition = state, self.z, self.condition
 
     def _read(self, ids):
         scores = self.model(ids, cache=self.memory).logits[:,-1]
@@ -68,6 +70,7 @@ def pick(self:Decoder,
     "Keep `rows` of the batch."
     self.memory.pick(rows)
     self.before, self.state, self.z = self.before[rows], self.memory.state, self.memory.z
+    self.condition = self.memory.condition
     self.kept = [k[rows] for k in self.kept]
     return self
 
@@ -162,10 +165,12 @@ def _slide(w, x, features, keys, view):
 class NumpyDecoder(Decoder):
     "A `Decoder` whose single steps are done in NumPy."
     def __init__(self, model, batch=1, window=None,
-        weights:Weights=None # of the model, if you have them
+        weights:Weights=None, # of the model, if you have them
+        condition=None,       # (batch, d_model) from `model.condition_vectors`; None: all is unknown
     ):
         self.weights = weights or Weights(model.trunk)
-        super().__init__(model, batch, window)
+        super().__init__(model, batch, window, condition=condition)
+        self.added = None if self.condition is None else _level(self.condition.numpy())
 
     def _read(self, ids):
         if self.n:
@@ -198,6 +203,7 @@ def _step(self:NumpyDecoder, ids):
     w, self.state = self.weights, grammar.step(self.state, ids)
     if self.n == self.kv.shape[4]: self._make_room()
     x = w.table[ids]
+    if self.added is not None: x = x + self.added
     if w.features:
         f = musical_features(self.state, state_roll(self.state), w.features).astype(np.float32)
         x = x + f @ w.project
@@ -214,6 +220,7 @@ def _step(self:NumpyDecoder, ids):
 def pick(self:NumpyDecoder, rows):
     here = torch.as_tensor(rows)
     self.before, self.state, self.kept = self.before[here], self.state[np.asarray(rows)], [k[here] for k in self.kept]
+    if self.added is not None: self.condition, self.added = self.condition[here], self.added[np.asarray(rows)]
     old, n = self.kv, self.n
     self.kv = np.empty((*old.shape[:2], len(self.state), *old.shape[3:]), np.float32)
     for new, kv in zip(self.kv, old): new[:,:,:,:n] = kv[:,rows,:,:n]
@@ -226,14 +233,15 @@ def decoder_for(
     batch:int=1,                  # pieces side by side
     window:int=None,              # look back at most this many ids
     z=None,                       # (batch, size): a latent for each piece, in the modes that have one
+    condition=None,               # (batch, d_model) from `model.condition_vectors`
 )->Decoder:
     "The faster decoder for `model`."
     p, c = next(model.parameters()), model.config
     if (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full'):
         try: weights = Weights(model.trunk)
         except KeyError: weights = None                                    # a part is not where it is expected
-        if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights)
-    return Decoder(model, batch, window, z)
+        if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights, condition)
+    return Decoder(model, batch, window, z, condition)
 
 # %% ../../nbs/49_models.decoder.ipynb #8b80882f
 @functools.cache

@@ -27,13 +27,16 @@ class Memory:
         layers:list,      # a cache for each layer, of its kind of attention
         state:State=None, # at the start; the start of a piece by default
     ):
-        self.layers, self.state, self.z = layers, state, None   # z: a latent, (batch, size), where there is one
+        self.layers, self.state = layers, state
+        self.z = None          # a latent, (batch, size), where there is one
+        self.condition = None  # (batch, d_model) added at every position, where there are conditions
     def __len__(self): return len(self.layers[0])
     def pick(self, rows:Tensor):
         "Keep `rows` of the batch."
         for c in self.layers: c.pick(rows)
         if self.state is not None: self.state = self.state[rows]
         if self.z is not None: self.z = self.z[rows]
+        if self.condition is not None: self.condition = self.condition[rows]
         return self
 
 # %% ../../nbs/42_models.transformer.ipynb #a11dea1a

@@ -22,6 +22,7 @@ from ..config import Config, load_preset, make_config
 from ..core import AurlError, CodecError, ConfigError, ModelError, atomic_dir, read_json, rng, sha256_of, write_json
 from .attention import Reach, attentions
 from .blocks import feature_sizes
+from .conditioning import ConditionEmbedding, ConditionSpec, condition_values
 from .discriminator import Discriminator, check_critic, combined
 from .latent import Price, levels_of, priors
 from .transformer import Memory, Transformer, n_parameters
@@ -62,6 +63,8 @@ class ModelConfig(Config):
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
     keyboard: int = Field(16, ge=0)              # findings of the network that slides over the keyboard; 0 for none
     layer_embeddings: bool = False               # an embedding table of its own for each layer after the first
+    conditions: dict[str, ConditionSpec] = {}    # what it is conditioned on; a training takes it from loader.conditions
+    condition_dropout: float = Field(.1, ge=0, lt=1) # probability that a condition is unknown, in training
 
     @field_validator('attention')
     @classmethod
@@ -123,6 +126,7 @@ class MusicTransformerVAEGAN(nn.Module):
         if c.mode != 'transformer':
             self.latent = Latent(c.d_model, c.n_layers, c.n_heads, c.latent, c.regions, c.prior, c.encoder_layers, c.free_bits, c.skip, c.dropout, c.features)
         self.critic = Discriminator(c.critic_width, c.critic_layers, c.critic_weights, c.critic_dropout) if c.mode == 'vae_gan' else None
+        self.conditioning = ConditionEmbedding(c.d_model, c.conditions, c.condition_dropout) if c.conditions else None
 
     @property
     def device(self): return next(self.parameters()).device
@@ -138,14 +142,47 @@ class MusicTransformerVAEGAN(nn.Module):
         state=None,    # automaton before the first id, for a window from inside a piece: a `State`, or what a loader tells of a batch
         given=None,    # vectors, features and the state after the last id, for whoever has looked `ids` up already
     )->ModelOutput:
-        apart, state = Segments.of(state), State.of(state)
+        told, apart, state = state, Segments.of(state), State.of(state)
         if apart is not None and (cache is not None or self.latent is not None):
             raise ModelError('a packed batch with a cache' if cache is not None else f'a packed batch for a model of mode {self.config.mode}', way_out='let each piece have a row of its own: say pack=False')
-        if self.latent is None: return ModelOutput(self.trunk(ids, cache, state, apart=apart, given=given), z, cache)
+        given_conditions = told.get('conditions') if isinstance(told, dict) else None
+        condition = self._condition(ids, given_conditions, cache, apart)
+        if self.latent is None: return ModelOutput(self.trunk(ids, cache, state, condition, apart=apart, given=given), z, cache)
         z, clouds, price = self._hear(ids, z, cache)
         time = moments(ids) + (cache.state.time[:,None] if cache is not None and cache.state is not None else 0)
         blind = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout if self.training and self.config.word_dropout else None
-        return ModelOutput(self.trunk(ids, cache, state, self.latent.told(z, time), blind, given=given), z, cache, clouds, price)
+        add = _also(self.latent.told(z, time), condition)
+        return ModelOutput(self.trunk(ids, cache, state, add, blind, given=given), z, cache, clouds, price)
+
+# %% ../../nbs/46_models.vae_gan.ipynb #68a93ca0
+@patch
+def _condition(self:MusicTransformerVAEGAN, ids, values, cache, apart):
+    "(batch, 1 or time, d_model) to add to the embedding, or None."
+    if self.conditioning is None: return None
+    if cache is not None and cache.condition is not None: return cache.condition[:,None]
+    vectors = self.conditioning(values or {}, len(ids) if apart is None else apart.size[0])
+    if cache is not None: cache.condition = vectors
+    return vectors[:,None] if apart is None else vectors[apart.number.clamp(min=0)]
+
+def _also(add, condition):
+    "The vectors of a latent, with those of conditions in the first layer."
+    if condition is None: return add
+    if isinstance(add, (list, tuple)): return [add[0] + condition, *add[1:]]
+    return add + condition
+
+@patch
+def condition_vectors(self:MusicTransformerVAEGAN,
+    asked:dict, # name: a word or a number, such as dict(composer='Bach', tempo=90)
+    n:int=1,    # rows
+)->Tensor:      # (n, d_model), or None for a model without conditions
+    "What the conditions add to every position; those that `asked` does not name are unknown."
+    values = condition_values(self.config.conditions, asked or {}, n)
+    if self.conditioning is None: return None
+    was = self.conditioning.training
+    try:
+        self.conditioning.eval()             # nothing is dropped
+        with torch.no_grad(): return self.conditioning(values, n)
+    finally: self.conditioning.train(was)
 
 # %% ../../nbs/46_models.vae_gan.ipynb #a67d7490
 @patch

@@ -76,6 +76,19 @@ class Conditions:
         one = lambda n, v: move_key(v[piece], key) if n == 'key' else v[piece] if n not in self.measured else (v[piece] + np.float32(self.measured[n].up)*key).astype(np.float32)
         return {n:told[n] if n in (told or ()) else one(n, self.values[n]) for n in self.names}
 
+    def specs(self,
+        pieces=None, # numbers of the pieces to measure, those of the training; None: all
+    )->dict:         # name: fields of a `ConditionSpec` (`42b_models.conditioning`)
+        "What a model must know of each condition: the words of a class, mean and deviation of a number."
+        pick = slice(None) if pieces is None else pieces
+        return {n:dict(words=self.classes[n]) if n in self.classes else _scale(v[pick]) for n,v in self.values.items()}
+
+def _scale(values):
+    "Mean and deviation of what is known."
+    known = values[~np.isnan(values)].astype(np.float64)
+    if not len(known): return dict(mean=0., std=1.)
+    return dict(mean=float(known.mean()), std=float(known.std()) or 1.)
+
 def _unknown(name, given, columns, path):
     "The error for a name that is nowhere."
     return ConfigError(f'conditions: there is no column or feature {name!r}{meant(name, [*given, *columns, *registry])}', path,

@@ -44,7 +44,7 @@ class LoaderConfig(Config):
     grow_epochs: int = Field(20, ge=1, description='epochs until windows have their full length')
     growth: Literal[growths] = Field('linear', description='how they grow')
     weights: dict[str, float] = Field({}, description='of the corpora of a mixture; none: as many windows as each has')
-    conditions: tuple[str, ...] = Field((), description='what rides along: columns of the table of pieces, or features such as tempo and syncopation')
+    conditions: tuple[str, ...] = Field((), description='what the model is conditioned on: columns of the table of pieces such as key and composer, or features such as syncopation')
     augment: AugmentConfig | None = Field(None, description='what may happen to a piece in an epoch: a preset such as gentle or aggressive, or its fields')
     epochs: int = Field(0, ge=0, description='of the whole training; needed where augmentation goes by the share of it')
     workers: int = Field(0, ge=0, description='processes that make windows; worth it with augmentation')

@@ -184,6 +184,16 @@ class Unhurried(Callback):
         if self.recorder.losses: self.recorder.losses = list(torch.stack(self.recorder.losses).cpu())
 
 # %% ../../nbs/81_train.learner.ipynb #37f1e761
+def _words_of(model, loader):
+    "The words of each condition of `model`, so that the loader numbers them alike; refuses a condition that the model lacks."
+    specs = getattr(getattr(model, 'config', None), 'conditions', {})
+    asked = loader.conditions if hasattr(loader, 'conditions') else (loader or {}).get('conditions', ())
+    if bad := [n for n in asked if n not in specs]:
+        raise ConfigError(f'loader.conditions={", ".join(asked)}, and the model is not conditioned on {bad[0]}',
+                          way_out='build it with conditions=Conditions(store, names).specs(train), as aurl train does')
+    return {n:list(s.words) for n,s in specs.items() if s.words}
+
+# %% ../../nbs/81_train.learner.ipynb #d5c01aaf
 def music_learner(
     store,                # a `TokenStore`
     model,                # a `MusicTransformerVAEGAN`
@@ -210,7 +220,7 @@ def music_learner(
     if hasattr(store, 'pieces'): model.programs = programs_of(store) or None
     device = pick_device(device)
     train, held = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
-    make = dict(length=length, batch_size=batch_size, seed=seed, config=loader)
+    make = dict(length=length, batch_size=batch_size, seed=seed, config=loader, **({'classes':words} if (words := _words_of(model, loader)) else {}))
     dls = DataLoaders(windows(store, train, train=True, once=False, transpose=transpose, **make), WindowLoader(store, held, train=False, **make), device=device)
     if hasattr(store, 'profile_of') and hasattr(dls.train, 'profile'): model.profile = dls.train.profile()   # of the training side alone
     how = optimizer.learning(model, lr) if optimizer is not None else dict(lr=lr or 4e-3, splitter=matrices_first, opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)))

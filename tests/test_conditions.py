@@ -1,0 +1,91 @@
+"""Conditions from the table of a folder to the music that is generated: prepare, train, resume, generate, by the command line."""
+import numpy as np
+import pytest
+import torch
+
+from aurl.cli import run_recipe
+from aurl.config import make_config
+from aurl.core import ConfigError, rng
+from aurl.generate.sampling import generate_ids
+from aurl.models.vae_gan import MusicTransformerVAEGAN
+from aurl.recipes import TrainConfig, check_request, learner_of, model_of, sides, store_of
+from aurl.score.midi import read_midi
+from aurl.tokens.store import prepare
+from aurl.tokens.vocab import vocab
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory):
+    "24 tunes by two composers, one low and one high, with a table that says who wrote what."
+    from symusic import Note, Score, Tempo, Track
+    folder = tmp_path_factory.mktemp('conditions')
+    rows = ['file,composer']
+    for i in range(24):
+        low = i % 2
+        score, track, draw = Score(480), Track(), rng(i, 'tune')
+        score.tempos.append(Tempo(0, qpm=120))
+        for n in range(16): track.notes.append(Note(n * 240, 200, int(draw.integers(0, 8)) + (36 if low else 84), 64))
+        score.tracks.append(track)
+        score.dump_midi(folder / f'{i}.mid')
+        rows.append(f'{i}.mid,{"Low" if low else "High"}')
+    (folder / 'metadata.csv').write_text('\n'.join(rows) + '\n')
+    return prepare(folder, folder / 'store', workers=0).path
+
+
+def asked(store, out, **more):
+    return make_config(TrainConfig, overrides=dict(data=str(store), model='tiny', length=64, batch_size=8, transpose=0, workers=0, device='cpu',
+                                                   valid=.2, out=str(out), watch=dict(on=False), loader=dict(conditions=['composer']), **more))
+
+
+def pitches(ids): return [vocab.name(int(i)) for i in ids if vocab.NOTE_ON <= i < vocab.NOTE_OFF]
+
+
+def mean_pitch(ids):
+    return float(np.mean([int(n.split()[1]) for n in pitches(ids)]))
+
+
+def test_from_the_table_to_the_music(store, tmp_path):
+    common = ['workers=0', f'out={tmp_path}', 'device=cpu']
+    words = [f'data={store}', 'model=tiny', 'length=64', 'batch_size=8', 'transpose=0', 'valid=.2', 'steps=300', 'watch.on=false', 'checkpoint_every=0']
+    assert run_recipe('train', [*words, 'loader.conditions=[composer]', *common]) == 0
+    run, = tmp_path.glob('*train*')
+    net = MusicTransformerVAEGAN.from_pretrained(run)
+    assert net.config.conditions['composer'].words == ('', 'High', 'Low')
+    for who, low in (('Low', True), ('High', False)):       # without its label a piece is either, with equal probability
+        means = [mean_pitch(x) for x in generate_ids(net, n=16, max_tokens=60, seed=1, top_p=.9, conditions=dict(composer=who), profile='off')]
+        assert sum((m < 60) == low for m in means) >= 12, (who, means)
+    assert run_recipe('generate', [f'model={run}', 'conditions.composer=Low', 'pieces=8', 'top_p=.9', 'max_tokens=64', *common[1:]]) == 0
+    made, = tmp_path.glob('*generate*')
+    means = [np.mean([n.pitch for t in read_midi(file).tracks for n in t.notes]) for file in (made / 'samples').glob('*.mid')]
+    assert len(means) == 8 and sum(m < 60 for m in means) >= 6, means
+    with pytest.raises(ConfigError, match="did you mean 'Low'"): run_recipe('generate', [f'model={run}', 'conditions.composer=Lo', *common[1:]])
+
+
+def test_conditions_reach_the_model(store, tmp_path):
+    "The labels of a batch change its loss, once the embeddings are not zero; packed rows and accumulation give each window its own."
+    cfg = asked(store, tmp_path, steps=4)
+    music = store_of(str(store), 0)
+    train, held = sides(music, cfg.valid, cfg.seed, cfg.split)
+    learn = learner_of(cfg, music, train, held)
+    net = learn.model.eval()
+    for p in net.conditioning.parameters(): torch.nn.init.normal_(p)
+    ids, _, _, state, _ = next(iter(learn.dls.train))
+    right = net(ids, state=state).logits
+    swapped = dict(state, conditions=dict(composer=3 - state['conditions']['composer']))
+    assert (net(ids, state=swapped).logits - right).abs().amax((1, 2)).min() > .01
+    packed = learner_of(cfg.changed(loader=dict(conditions=['composer'], pack=True)), music, train, held, net)
+    ids, _, _, state, _ = next(iter(packed.dls.train))
+    out = net(ids, state=state).logits
+    number, labels = state['segments'], state['conditions']['composer']
+    row, place = (number == 0).nonzero()[:,0], (number == 0).nonzero()[:,1]
+    alone = net(ids[row[:1], place].unsqueeze(0) if ids.ndim == 1 else ids[row[0], place][None], state={k: v[:1] for k, v in state.items() if k not in ('segments', 'conditions')} | dict(conditions=dict(composer=labels[:1])))
+    assert torch.allclose(out[row[0], place], alone.logits[0], atol=1e-4)
+
+
+def test_refusals(store, tmp_path):
+    for more, says in ((dict(net=dict(conditions={})), 'loader.conditions'), (dict(net=dict(condition_dropout=.2), loader={}), 'no conditions')):
+        with pytest.raises(ConfigError, match=says): check_request(asked(store, tmp_path).changed(**more) if 'loader' not in more else make_config(TrainConfig, overrides=asked(store, tmp_path).to_dict() | more))
+    music = store_of(str(store), 0)
+    cfg = asked(store, tmp_path)
+    plain = MusicTransformerVAEGAN.from_preset('tiny')
+    with pytest.raises(ConfigError, match='not conditioned on composer'): learner_of(cfg, music, *sides(music, .2), plain)

@@ -1,0 +1,44 @@
+"""Named presets of commands: each is accepted with all its keys, says what it is for, and does it."""
+import pytest
+
+import crash
+from aurl.cli import _recipes, run_recipe
+from aurl.config import load_preset, make_config, preset_words, presets
+from aurl.core import ConfigError
+from aurl.experiments.run import Experiment
+from aurl.recipes import check_wishes, net_of
+from aurl.train.descent import descent
+from aurl.train.watch import watching
+
+every = [(command, name) for command in _recipes() for name in presets(command)]
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('presets'))
+
+
+@pytest.mark.parametrize('command,name', every)
+def test_accepted(command, name):
+    cfg = make_config(_recipes()[command].config_cls, preset=name, group=command)
+    assert preset_words(command)[name]
+    plain = make_config(_recipes()[command].config_cls)
+    assert cfg != plain                                         # it changes something
+    for key, value in load_preset(command, name).items():
+        if not isinstance(value, dict): assert getattr(cfg, key) != getattr(plain, key) or key == 'checkpoint_every', f'{key} is the default'
+    if command == 'train':
+        check_wishes(cfg, net_of(cfg).mode)
+        assert descent(cfg) and watching(cfg.watch)
+
+
+def test_dev_logs_everything(store, tmp_path):
+    assert run_recipe('train', [f'data={store.path}', 'workers=0', 'device=cpu', f'out={tmp_path}'], preset='dev') == 0
+    run = Experiment.open(next(tmp_path.glob('train_*')))
+    lines = run.metrics()
+    assert len([m for m in lines if 'train_loss' in m]) == 30
+    assert len([m for m in lines if m.get('valid_loss') is not None]) >= 3
+    assert any('grammar' in m for m in lines) and (run.path / 'windows.jsonl').exists()
+    assert any(run.checkpoints.iterdir()) and (run.path / 'model' / 'model.safetensors').exists()
+
+
+def test_unknown():
+    with pytest.raises(ConfigError, match="did you mean 'quick'"): make_config(_recipes()['train'].config_cls, preset='quik', group='train')
