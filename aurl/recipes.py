@@ -1225,8 +1225,9 @@ def _check_home():
 def _check_memory(cfg):
     "Does the training fit into memory, before the process that trains is there?"
     beside = process_bytes if pick_device(cfg.device).type == 'cpu' else 0
-    if cfg.gpus*cfg.nodes == 1 and not (cfg.fit_batch and halvings_to_fit(cfg, net_of, memory_room(cfg.device), beside) is not None): return check_memory(cfg, net_of, beside)[1:]
-    return []
+    if cfg.gpus*cfg.nodes > 1: return [f'{training_memory(cfg, net_of(cfg))}, on each of {cfg.gpus*cfg.nodes} processes']
+    times = halvings_to_fit(cfg, net_of, memory_room(cfg.device), beside) if cfg.fit_batch else 0
+    return check_memory(halved(cfg, times or 0), net_of, beside)
 
 def _check_room(place, megabytes):
     "Is there room on the disk of `place`?"
