@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_iter
 from ..core import ConfigError, OutOfMemory
 from ..device import amp_dtype, autocast, pick_device
 from ..memory import Room, is_out_of_memory, memory_room, say_bytes
-from ..models.attention import stairs
+from ..models.attention import _block_rows, stairs
 from ..models.size import config_of
 from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
 from ..tokens.vocab import vocab
@@ -55,11 +55,10 @@ def _trace(
     windows:int,        # in the batch
     length:int,         # ids in a window
     low=None,           # dtype of autocast, or None
-    gpu=False,          # as on a GPU
 )->tuple:               # bytes of weights and buffers, that live after the forward pass, and at the peak of the backward pass
     "One step on fake tensors."
     from torch._subclasses.fake_tensor import FakeTensorMode
-    was, stairs.longest = stairs.longest, 0 if gpu else stairs.longest
+    was, stairs.longest = stairs.longest, 0
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), StepMeter() as meter:
             model = MusicTransformerVAEGAN(config).train()
@@ -71,6 +70,19 @@ def _trace(
             loss.backward()
         return weights, kept, meter.peak
     finally: stairs.longest = was
+
+def _stair_bytes(
+    config:ModelConfig, # of the model
+    length:int,         # ids in a window
+    low=None,           # dtype of autocast, or None
+)->int:                 # for a window and a layer
+    "The weights that attention keeps on a CPU."
+    dtype = low or torch.float32
+    reaches = config.attention == 'full' or config.attention == 'sliding_window' and length <= config.window
+    if dtype not in _block_rows or length > stairs.longest or not reaches: return 0
+    rows = _block_rows[dtype]
+    weights = config.n_heads*sum(min(rows, length - i)*min(i + rows, length) for i in range(0, length, rows))
+    return dtype.itemsize*(weights - 3*length*config.d_model)              # the fused operation keeps three tensors more
 
 @cache
 def _warm(mode):
@@ -107,9 +119,10 @@ def _per_window(
     config = ModelConfig.model_validate_json(config_json)
     _warm(config.mode)
     few = max(2, -(-256//length))                      # from 256 positions on the keyboard's convolution is written as products
-    few_layers = [_trace(config.changed(n_layers=n), few, length, low, gpu) for n in (1, 2)]
+    few_layers = [_trace(config.changed(n_layers=n), few, length, low) for n in (1, 2)]
     (kept1, peak1), (kept2, peak2) = (((kept - w)/few, (peak - kept)/few) for w, kept, peak in few_layers)
-    return kept1 + (kept2 - kept1)*(config.n_layers - 1), max(peak1, peak2)
+    stair = 0 if gpu else _stair_bytes(config, length, low)
+    return kept1 + (kept2 - kept1)*(config.n_layers - 1) + (0 if config.checkpoint else stair*config.n_layers), max(peak1, peak2) + (stair if config.checkpoint else 0)
 
 # %% ../../nbs/89d_train.fit.ipynb #45592fae
 _kept_by_malloc = 48*4   # bytes for each position of the batch and unit of `d_model`, on a CPU
