@@ -5,39 +5,39 @@
 # %% auto #0
 __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError',
            'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config',
-           'save_config', 'autocast', 'describe_device', 'pick_device', 'memory_room', 'inspect_midi', 'read_midi',
-           'write_midi', 'drum_name', 'drum_place', 'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi',
-           'inspect_music', 'read_music', 'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet',
-           'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav', 'read_many',
-           'stream_midi', 'Clock', 'on_beats', 'estimate_key', 'Corpus', 'Piece', 'corpus_from', 'split_pieces',
-           'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus',
-           'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'features',
-           'find_feature', 'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode',
-           'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile',
-           'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig',
-           'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN',
-           'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'Discriminator', 'register_prior',
-           'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse',
-           'Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog',
-           'music_learner', 'LatentConfig', 'latent_callbacks', 'MusicLosses', 'AdversarialConfig',
-           'AdversarialTraining', 'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule', 'AverageConfig',
-           'Averages', 'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent',
-           'CurriculumConfig', 'GrammarWatch', 'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop',
-           'Stopwatch', 'Stability', 'Distill', 'Snapshot', 'put_back', 'take', 'average_checkpoints',
-           'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs',
-           'first_bars', 'first_seconds', 'Limits', 'ProfileConfig', 'profile_words', 'Sampling', 'generate',
-           'generate_ids', 'latents_between', 'latents_like', 'latents_of', 'Experiment', 'find_runs',
-           'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study',
-           'Report']
+           'preset_words', 'presets', 'save_config', 'autocast', 'describe_device', 'pick_device', 'memory_room',
+           'inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_place', 'from_music21', 'from_pretty_midi',
+           'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music', 'split_tunes', 'write_musicxml', 'Sheet',
+           'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav',
+           'read_many', 'stream_midi', 'Clock', 'on_beats', 'estimate_key', 'Corpus', 'Piece', 'corpus_from',
+           'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig',
+           'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment',
+           'features', 'find_feature', 'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec',
+           'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile',
+           'measure_profile', 'Conditions', 'TokenStore', 'prepare', 'quality', 'duplicates_in', 'split_store',
+           'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders', 'ModelConfig',
+           'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size',
+           'ConditionEmbedding', 'ConditionSpec', 'Discriminator', 'register_prior', 'register_attribute', 'Map',
+           'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse', 'Heard', 'MusicLoss',
+           'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner',
+           'LatentConfig', 'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining',
+           'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule', 'AverageConfig', 'Averages',
+           'Accumulate', 'Clip', 'ClipConfig', 'Perturb', 'TokenDropout', 'Descent', 'descent', 'CurriculumConfig',
+           'GrammarWatch', 'look_at', 'register_measure', 'Rescue', 'Guidance', 'EarlyStop', 'Stopwatch', 'Stability',
+           'Distill', 'Snapshot', 'put_back', 'take', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint',
+           'load_checkpoint', 'save_checkpoint', 'Checkpoints', 'compare_runs', 'first_bars', 'first_seconds', 'Limits',
+           'ProfileConfig', 'profile_words', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like',
+           'latents_of', 'Experiment', 'find_runs', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
+           'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
 
 # %% ../nbs/98_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra, ModelError, OutOfMemory, StoreError, aurl_home, rng, seed_everything
-from .config import Config, load_preset, make_config, save_config
+from .config import Config, load_preset, make_config, preset_words, presets, save_config
 from .device import autocast, describe_device, pick_device
 from .memory import memory_room
 
 # %% ../nbs/98_all.ipynb #55f768b5
-_all_ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError', 'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'save_config', 'autocast', 'describe_device',
+_all_ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError', 'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'preset_words', 'presets', 'save_config', 'autocast', 'describe_device',
          'pick_device', 'memory_room']
 
 # %% ../nbs/98_all.ipynb #d81887e6
@@ -81,6 +81,7 @@ from .tokens.codec import EventCodec, decode, encode, encode_report
 from .tokens.grammar import Verdict, grammar, verdict
 from .tokens.correction import repair_ids
 from .tokens.profile import CorpusProfile, measure_profile
+from .tokens.conditions import Conditions
 from .tokens.store import TokenStore, prepare
 from .tokens.quality import quality
 from .tokens.survey import duplicates_in, split_store
@@ -89,19 +90,20 @@ from .tokens.report import DataReport
 from .tokens.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
 # %% ../nbs/98_all.ipynb #005ffb71
-_all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'TokenStore', 'prepare', 'quality',
+_all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'Conditions', 'TokenStore', 'prepare', 'quality',
          'duplicates_in', 'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders']
 
 # %% ../nbs/98_all.ipynb #5ced51ec
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN, preset_config
 from .models.size import Footprint, counted, footprint, same_size
+from .models.conditioning import ConditionEmbedding, ConditionSpec
 from .models.discriminator import Discriminator
 from .models.latent import register_prior
 from .models.attributes import register_attribute
 from .models.analysis import Map, attribute_vector, latent_report, lerp, map_of, slerp, traverse
 
 # %% ../nbs/98_all.ipynb #b0bbeb5f
-_all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'Discriminator',
+_all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'ConditionEmbedding', 'ConditionSpec', 'Discriminator',
          'register_prior', 'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse']
 
 # %% ../nbs/98_all.ipynb #92fc7271

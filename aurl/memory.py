@@ -106,7 +106,7 @@ def memory_room(
     return min(rooms, key=lambda r: r.free, default=None)
 
 # %% ../nbs/02c_memory.ipynb #1795c6b5
-_words = "can't allocate memory", 'not enough memory', 'out of memory', 'cannot allocate memory', 'std::bad_alloc'
+_words = "can't allocate memory", 'not enough memory', 'out of memory', 'cannot allocate memory', 'std::bad_alloc', 'could not create a primitive', 'could not create a memory'
 
 def is_out_of_memory(
     error:BaseException, # that was caught
