@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError',
-           'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'preset_words',
-           'presets', 'save_config', 'autocast', 'describe_device', 'pick_device', 'inspect_midi', 'read_midi',
-           'write_midi', 'drum_name', 'drum_place', 'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi',
-           'inspect_music', 'read_music', 'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet',
-           'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav', 'read_many',
-           'stream_midi', 'Clock', 'on_beats', 'estimate_key', 'Corpus', 'Piece', 'corpus_from', 'split_pieces',
-           'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus',
-           'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'features',
-           'find_feature', 'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode',
-           'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile',
-           'Conditions', 'TokenStore', 'prepare', 'repair_store', 'quality', 'duplicates_in', 'split_store', 'split_as',
-           'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput',
-           'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size',
-           'ConditionEmbedding', 'ConditionSpec', 'Discriminator', 'register_prior', 'register_attribute', 'Map',
-           'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse', 'Heard', 'MusicLoss',
+           'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config',
+           'preset_words', 'presets', 'save_config', 'autocast', 'describe_device', 'pick_device', 'memory_room',
+           'inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_place', 'from_music21', 'from_pretty_midi',
+           'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music', 'split_tunes', 'write_musicxml', 'Sheet',
+           'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav',
+           'read_many', 'stream_midi', 'Clock', 'on_beats', 'estimate_key', 'Corpus', 'Piece', 'corpus_from',
+           'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig',
+           'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment',
+           'features', 'find_feature', 'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec',
+           'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile',
+           'measure_profile', 'Conditions', 'TokenStore', 'prepare', 'repair_store', 'quality', 'duplicates_in',
+           'split_store', 'split_as', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders',
+           'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint',
+           'same_size', 'ConditionEmbedding', 'ConditionSpec', 'Discriminator', 'register_prior', 'register_attribute',
+           'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse', 'Heard', 'MusicLoss',
            'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner',
            'LatentConfig', 'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining',
            'adversarial_callbacks', 'Optimizer', 'optimizer_names', 'Schedule', 'AverageConfig', 'Averages',
@@ -32,13 +32,14 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'latent_nll', 'total_nats', 'DistanceTable', 'Study', 'study', 'Report']
 
 # %% ../nbs/98_all.ipynb #25fd0c78
-from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra, ModelError, StoreError, aurl_home, rng, seed_everything
+from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra, ModelError, OutOfMemory, StoreError, aurl_home, rng, seed_everything
 from .config import Config, load_preset, make_config, preset_words, presets, save_config
 from .device import autocast, describe_device, pick_device
+from .memory import memory_room
 
 # %% ../nbs/98_all.ipynb #55f768b5
-_all_ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'preset_words', 'presets', 'save_config', 'autocast', 'describe_device',
-         'pick_device']
+_all_ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError', 'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'preset_words', 'presets', 'save_config', 'autocast', 'describe_device',
+         'pick_device', 'memory_room']
 
 # %% ../nbs/98_all.ipynb #d81887e6
 from .score.midi import inspect_midi, read_midi

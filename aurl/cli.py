@@ -259,7 +259,7 @@ def run_recipe(
     watch(run, run_dir, say)
     code = _farewell(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
     if code == 2: return code                                                # the same command would be refused again
-    failed = getattr(run.error, 'ename', type(run.error).__name__) == 'TrainingError'      # the same again would fail again
+    failed = getattr(run.error, 'ename', type(run.error).__name__) in ('TrainingError', 'OutOfMemory')      # the same again would fail again
     if (code or run.stops) and not failed and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')): say(f'to go on: the same command again, or aurl {name} resume={run_dir}')
     if code and (part := getattr(recipe, 'part', None)) is not None and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir/part).is_dir():
         say('to go on: the same command again' + (f', with dest={kept}' if not cfg.dest else ''))

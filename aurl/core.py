@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
-           'TrainingError', 'MissingExtra', 'meant', 'need', 'atomic_path', 'hold', 'let_go', 'sweep', 'atomic_dir',
-           'to_json', 'write_json', 'read_json', 'sha256_of', 'aurl_home', 'rng', 'seed_everything', 'shared_data']
+           'TrainingError', 'OutOfMemory', 'MissingExtra', 'meant', 'need', 'atomic_path', 'hold', 'let_go', 'sweep',
+           'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of', 'aurl_home', 'rng', 'seed_everything',
+           'shared_data']
 
 # %% ../nbs/00_core.ipynb #04c4d870
 import contextlib, difflib, hashlib, itertools, json, os, random, re, secrets, shutil, stat, time
@@ -38,6 +39,7 @@ class StoreError(AurlError): "A token store that is missing, damaged or of anoth
 class ModelError(AurlError): "A model that cannot be built, or weights that do not fit it."
 class CheckpointError(AurlError): "A checkpoint that is missing, damaged or of another kind."
 class TrainingError(AurlError): "A training that has failed: its loss diverged, its weights are not finite, or it collapsed."
+class OutOfMemory(AurlError): "More memory was needed than there is."
 class MissingExtra(AurlError): "An optional package that is not installed."
 
 # %% ../nbs/00_core.ipynb #35ead095

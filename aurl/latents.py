@@ -30,7 +30,7 @@ class LatentStudyConfig(Config):
     steps: int = Field(9, ge=3, description='of a way')
     temperature: float = Field(1., gt=0, description='of the sampling; the figures have half of it and none beside')
     workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: Seed = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 

@@ -9,8 +9,9 @@ __all__ = ['Seed', 'RECIPES', 'SongConfig', 'PrepareConfig', 'TrainConfig', 'Gen
            'file_options', 'opening_ids', 'sound_ids', 'held_out_opening', 'fit_to_machine', 'plan_words',
            'song_report', 'learning_curve', 'find_model', 'run_to_resume', 'model_of', 'conditioned', 'net_of',
            'wished', 'check_wishes', 'check_ranks', 'check_alone', 'loader_of', 'music_used', 'music_lines',
-           'learner_of', 'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all', 'by_hand',
-           'latents_for', 'evaluation_pieces', 'judges', 'check_request', 'check_trainings', 'check_keys']
+           'learner_of', 'needs', 'resume_run', 'settled', 'open_run', 'train_run', 'ending', 'train_all',
+           'memory_lines', 'by_hand', 'latents_for', 'evaluation_pieces', 'judges', 'check_request', 'check_trainings',
+           'check_keys']
 
 # %% ../nbs/96_recipes.ipynb #b46ec3e1
 import contextlib, math, os, re, shutil, warnings
@@ -26,9 +27,9 @@ from fastai.learner import Learner
 from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
+from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, OutOfMemory, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
 from .dependencies import changed_keys, default_of, refuse_idle, said_keys, value_of
-from .device import autocast, pick_device
+from .device import amp_dtype, pick_device
 from .effects import EVALUATION, GENERATION, PREPARATION, STAGE, TRAINING, never_opens, part_of_playing, part_of_training
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
@@ -40,7 +41,8 @@ from .generate.latent import latents_between, latents_like, latents_of
 from .generate.profile import ProfileConfig, limits_for, on_or_off, profile_words
 from .generate.sampling import generate_ids
 from .models.compiled import compile_layers
-from .models.size import counted, footprint
+from .memory import is_out_of_memory, memory_room
+from .models.size import counted
 from .models.vae_gan import ModelConfig, preset_config, ModelOutput, MusicTransformerVAEGAN
 from .score.clean import CleanConfig
 from .score.corpus import Corpus, corpus_from
@@ -76,6 +78,7 @@ from .train.repeat import StateLog, check_state, levels, reproducible
 from .train.patience import Progress, higher
 from .train.checkpoint import latest_checkpoint
 from .train.failure import FailureMonitor, all_finite
+from .train.fit import check_memory, halved, halvings_to_fit, most_halvings, process_bytes, release, training_memory
 from .train.saved import checkpoint_folder, load_model, model_from_checkpoint, split_choice
 from .stores import note_folder
 from .train.saving import CheckpointConfig, Checkpoints, measured, newest, score_of
@@ -112,7 +115,7 @@ class SongConfig(Config):
     checkpoint_every: int = Field(100, ge=0, description='steps between two checkpoints; 0 for none')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: Seed = Field(0, description='decides everything')
     out: str = Field('runs', description='folder of the runs')
 
@@ -163,6 +166,7 @@ class _Training(Config):
     adversarial: AdversarialConfig = Field(AdversarialConfig(), description='mode vae_gan: how its critic is heard')
     length: int = Field(384, ge=16, description='ids in a window')
     batch_size: int = Field(16, ge=1, description='windows in a batch')
+    fit_batch: bool = Field(False, description='where memory does not suffice: halve the batch, and take twice as many batches for a step, as often as needed; what is learned stays the same')
     transpose: int = Field(6, ge=0, le=24, description='windows move by at most so many semitones')
     recompute: bool = Field(False, description='compute layers again in the backward pass: less memory, more time')
     compile: Literal['auto', True, False] = Field('auto', description='let torch compile the layers; auto: on a graphics card')
@@ -185,8 +189,8 @@ class _Training(Config):
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='measures and weights that the best checkpoint goes by, such as {valid_loss: 1, grammar: 0.5}; +name and -name say which way is better')
     resume: str = Field('auto', description='auto: go on where the same command was stopped; no: begin anew; or a run to go on with')
     workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda')
-    dtype: Literal['auto', 'bf16', 'fp32'] = Field('auto', description='numbers in matrix products: bf16 where that is faster, or always, or never')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    dtype: Literal['auto', 'bf16', 'fp16', 'fp32'] = Field('auto', description='numbers in matrix products: bf16 or fp16 where that is faster, or always (fp16 with loss scaling), or never')
     gpus: int = Field(1, ge=1, description='processes on this machine that train together, each with a card of its own where there are cards; they share every batch')
     nodes: int = Field(1, ge=1, description='machines that train together; the same command is given on each, with its own node=')
     node: int = Field(0, ge=0, description='which of the machines this is, from 0')
@@ -243,7 +247,7 @@ class GenerateConfig(Config):
     title: str = Field('', description='title in the files; by default that of the prompt, or the name of the piece')
     conditions: dict[str, Any] = Field({}, description='models that are conditioned (loader.conditions): values by name, such as conditions.key="G major" or {composer: Bach, tempo: 90}; the others are unknown')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
-    device: str = Field('auto', description='auto, cpu, cuda')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: Seed = Field(0, description='same seed, same tunes')
     out: str = Field('runs', description='folder of the runs')
 
@@ -271,7 +275,7 @@ class EvaluateConfig(Config):
     pieces: int = Field(8, ge=1, description='pieces to generate for the unaided measures')
     max_tokens: int = Field(512, ge=64, description='longest of them')
     workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda')
+    device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: Seed = Field(0, description='decides the draws')
     out: str = Field('runs', description='folder of the runs')
 
@@ -824,6 +828,7 @@ def check_wishes(
         raise ConfigError(f'best_by {bad[0]}, which nobody measures', way_out=f'say watch.measures=[{bad[0]}]' if cfg.watch.on else 'leave watch.on=false out')
     if cfg.watch.let_go and not cfg.grammar_weight and 'grammar' not in cfg.losses: raise ConfigError('watch.let_go, and there is no grammar loss whose weight could fall', way_out='say grammar_weight=1 as well, or leave it out')
     cfg.optimizer.make([dict(params=[torch.nn.Parameter(torch.zeros(2, 2))], rate=1., muon=True), dict(params=[torch.nn.Parameter(torch.zeros(2))], rate=1., muon=False)])   # does it take its options?
+    if cfg.fit_batch and cfg.stages: raise ConfigError('fit_batch=true with stages, whose batches may differ', way_out='say batch_size and accumulate as they fit')
     if cfg.distill and not cfg.teacher: raise ConfigError('distill, and no teacher', way_out='say teacher=RUN, or leave distill out')
     if cfg.teacher: Distill(find_model(cfg.teacher)[0], cfg.distill)
 
@@ -836,8 +841,11 @@ def check_ranks(
     def refuse(what, way): raise ConfigError(what, way_out=way)
     if cfg.node >= cfg.nodes: refuse(f'node={cfg.node} of nodes={cfg.nodes}', f'machines are counted from 0 to {cfg.nodes - 1}')
     if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.meet): refuse(f'nodes={cfg.nodes} and meet={cfg.meet!r}: where do they meet?', 'say meet=HOST:PORT of machine 0')
+    if cfg.fit_batch and many > 1: refuse(f'fit_batch=true on {many} processes, each of which has a memory of its own', 'say batch_size and accumulate as they fit')
     if many == 1: return refuse('shard=true for one process, which holds the whole model', 'say gpus=2 or more, or leave shard out') if cfg.shard else None
-    if pick_device(cfg.device).type == 'cuda' and cfg.gpus > torch.cuda.device_count(): refuse(f'gpus={cfg.gpus}, and this machine has {torch.cuda.device_count()}', f'say gpus={torch.cuda.device_count()}, or device=cpu')
+    if (kind := pick_device(cfg.device).type) == 'mps': refuse(f'{many} processes on mps: a Mac has one GPU', 'leave gpus and nodes out, or say device=cpu')
+    if cfg.shard and amp_dtype(kind, cfg.dtype) is torch.float16: refuse('shard=true and float16: overflow would be looked for in parts of gradients', 'leave shard out, or say dtype=fp32')
+    if kind == 'cuda' and cfg.gpus > torch.cuda.device_count(): refuse(f'gpus={cfg.gpus}, and this machine has {torch.cuda.device_count()}', f'say gpus={torch.cuda.device_count()}, or device=cpu')
     if cfg.batch_size % many and not cfg.loader.batch_tokens: refuse(f'batch_size={cfg.batch_size} for {many} processes: it is what all of them hear together', f'say batch_size={-(-cfg.batch_size//many)*many}, or another multiple of {many}')
     if cfg.perturb: refuse(f'perturb={cfg.perturb:g} on {many} processes: its second backward pass would not be shared', 'leave perturb out, or train on one')
     if cfg.optimizer.name == 'sophia': refuse(f'optimizer=sophia on {many} processes: each would draw a curvature of its own', 'take another optimizer, such as muon or adamw, or train on one')
@@ -926,10 +934,8 @@ def _not_opened(why, run):
 def needs(
     learn, # of `learner_of`
 )->str:
-    "A line for people: parameters and memory, before the training begins."
-    loader = learn.dls.train
-    if is_sharded(learn.model): return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
-    return str(footprint(learn.model, -(-loader.bs//loader.parts), loader.length, context=partial(autocast, learn.dls.device, learn.autocast.dtype))) + f', on each of {ranks()} processes'*(ranks() > 1)
+    "A line for people where the model is in parts: parameters."
+    return f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, in parts on {ranks()} processes'
 
 # %% ../nbs/96_recipes.ipynb #9730e539
 _may_change = ('data', 'steps', 'minutes', 'valid_every', 'checkpoint_every', 'keep', 'checkpoints.compress', 'checkpoints.history', 'checkpoints.oldest', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
@@ -1089,11 +1095,69 @@ def train_all(
 )->tuple:             # the learner, and nats per token on the held-out windows
     "A whole training: one, or stage after stage."
     if not (stages := stages_of(cfg)):
-        learn = learner_of(cfg, store, train, held, model_of(cfg, last, (store, train)), run)
-        run.say(needs(learn))
-        return learn, train_run(learn, run, cfg, last)
+        return _train_within_memory(run, cfg, store, (train, held), last)
     build = lambda stage, r, before: learner_of(stage.cfg, store, train, held, handed_over(_model_at(stages, stage, r, store, train), before, r.say), r)
     return run_stages(run, stages, build, train_run, _saved, lambda r: newest(r.checkpoints, r.say), asked=dict(steps=cfg.steps, minutes=cfg.minutes))
+
+def _tell_memory(run, lines):
+    "Keep the lines of the estimate with the run, and show them."
+    for line in lines: run.say(line)
+    if hasattr(run, 'record'): run.record(memory=dict(lines=lines))
+    run.progress('memory', None, lines[0])
+
+def _begin_within_memory(run, cfg, last):
+    "How often the batch is halved from the start; a training that does not fit is refused."
+    many = f', on each of {ranks()} processes'*(ranks() > 1)
+    if cfg.shard: return 0
+    times = getattr(run, 'config', {}).get('halvings', 0)
+    if cfg.fit_batch and not times and last is None:
+        times = halvings_to_fit(cfg, net_of, memory_room(cfg.device))
+        times = most_halvings(cfg) if times is None else times
+        if times: _halve(run, cfg, times, 'by the estimate')
+    small = halved(cfg, times)
+    lines = check_memory(small, net_of) if last is None and ranks() == 1 else [str(training_memory(small, net_of(small)))]
+    _tell_memory(run, [lines[0] + many, *lines[1:]])
+    return times
+
+def _halve(run, cfg, times, why):
+    "Decide that the batch is halved so often, for this run and all that resume it."
+    run.config.pop('halvings', None)
+    run.decide(halvings=times)
+    small = halved(cfg, times)
+    run.say(f'{why}, the batch is halved: {2**times} batches of {small.batch_size} for a step instead of {cfg.batch_size} at once; steps are counted in batches, {small.steps} of them')
+
+def _train_within_memory(run, cfg, store, parts, last):
+    "A training without stages; where memory runs out before the first checkpoint, `fit_batch` tries again with smaller batches."
+    times = _begin_within_memory(run, cfg, last)
+    while True:
+        small, learn = halved(cfg, times), None
+        try:
+            learn = learner_of(small, store, *parts, model_of(small, last, (store, parts[0])), run)
+            if is_sharded(learn.model): run.say(needs(learn))
+            return learn, train_run(learn, run, small, last)
+        except Exception as e:
+            if not is_out_of_memory(e): raise
+            told = release(learn, e)
+        kept = latest_checkpoint(run.checkpoints)
+        if not (cfg.fit_batch and kept is None and times < most_halvings(cfg)): raise _memory_error(run, small, told, kept)
+        times += 1
+        _halve(run, cfg, times, 'memory ran out')
+
+def _memory_error(run, cfg, told, kept):
+    "The error of a training that ran out of memory."
+    room, way = memory_room(cfg.device), 'begin anew with less: fit_batch=true, recompute=true, a smaller batch_size (with accumulate) or length'
+    if kept is not None: way = f'when there is more memory, resume={run.path} goes on from {kept.name}; or {way} and resume=no'
+    error = OutOfMemory(f'memory ran out while training on {cfg.batch_size} × {cfg.length} ids ({told})' + (f'; now {room}' if room else ''), run.path, way)
+    run.say(str(error))
+    if hasattr(run, '_mark'): run._mark('failed', error=str(error))
+    return error
+
+def memory_lines(
+    run, # that has trained
+)->list: # of lines
+    "What was said about memory before it began."
+    try: return list(read_json(run.path/'environment.json').get('memory', {}).get('lines', ()))[:1]
+    except AurlError: return []
 
 def _saved(path):
     "The model in a folder, read by rank 0."
@@ -1187,6 +1251,13 @@ def _check_home():
     try: (aurl_home()/'stores').mkdir(parents=True, exist_ok=True)
     except OSError as e: raise AurlError(f'prepared music cannot be kept there ({e.strerror})', aurl_home(), 'let the variable AURL_HOME name another folder') from e
 
+def _check_memory(cfg):
+    "Does the training fit into memory, before the process that trains is there?"
+    beside = process_bytes if pick_device(cfg.device).type == 'cpu' else 0
+    if cfg.gpus*cfg.nodes > 1: return [f'{training_memory(cfg, net_of(cfg))}, on each of {cfg.gpus*cfg.nodes} processes']
+    times = halvings_to_fit(cfg, net_of, memory_room(cfg.device), beside) if cfg.fit_batch else 0
+    return check_memory(halved(cfg, times or 0), net_of, beside)
+
 def _check_room(place, megabytes):
     "Is there room on the disk of `place`?"
     place = Path(place).expanduser().absolute()
@@ -1224,10 +1295,12 @@ def check_request(
             for c in parts:
                 if valid_interval(c.valid_every)[1] and c.reproducible != 'seeded': raise ConfigError(f'valid_every={c.valid_every} goes by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say valid_every=100, or any other number of steps')
                 if c.minutes and c.reproducible != 'seeded': raise ConfigError(f'minutes={c.minutes:g} ends a training by the clock, and reproducible={c.reproducible} wants the same steps each time', way_out='say steps=2000, or any other number of steps')
+                amp_dtype(c.device, c.dtype)
                 mode = net_of(c).mode
                 check_wishes(c, mode, [net_of(o).mode for o in parts])
                 check_ranks(c, mode)
                 check_loader(loader_of(c, mode), c.length, (-c.transpose, c.transpose))
+                if there is None and not c.shard: said += _check_memory(c)
         elif cfg.model != 'auto': make_config(ModelConfig, preset=cfg.model, group='model')
         if there is None or not _has_its_store(there, cfg.data): _check_music(cfg.data, two=True)
         if isinstance(cfg, TrainConfig) and there is None: _check_mix(cfg)

@@ -15,14 +15,14 @@ from aurl.train.saving import Checkpoints, newest
 from aurl.train.snapshot import GoOn, put_back, take
 
 
-def music(folder, pieces=12):
+def music(folder, pieces=12, notes=14):
     "A store of short pieces."
     from symusic import Note, Score, Tempo, Track
     (folder / 'midi').mkdir(parents=True)
     for i in range(pieces):
         score, track, draw = Score(480), Track(), rng(i, 'tune')
         score.tempos.append(Tempo(0, qpm=90 + 10 * i))
-        for n in range(14 + 2 * i): track.notes.append(Note(n * 240, int(draw.integers(100, 400)), int(draw.integers(50, 80)), 64 + n % 32))
+        for n in range(notes + 2 * i): track.notes.append(Note(n * 240, int(draw.integers(100, 400)), int(draw.integers(50, 80)), 64 + n % 32))
         score.tracks.append(track)
         score.dump_midi(folder / 'midi' / f'{i}.mid')
     return prepare(folder / 'midi', folder / 'store', workers=0)

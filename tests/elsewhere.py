@@ -2,6 +2,7 @@
 
 They must not meet tensors of the CPU in one operation, cannot be turned into arrays without being fetched, have no running sum where
 the same bits are asked each time, and it is counted when the program waits for one of them. `python tests/elsewhere.py CASE STEPS` trains there and here and prints what it saw as JSON.
+With `ELSEWHERE_FLOAT64=0` it has no float64, as Apple's MPS; its autocast knows float16, so that loss scaling is proved here too.
 A gradient of a gradient, which a critic's R1 needs, is too much for a device that is written in Python; so `vae_gan` goes without.
 """
 import collections, json, os, sys, tempfile, traceback
@@ -12,7 +13,8 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend('elsewhere')
-torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16]
+torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+no_float64 = os.environ.get('ELSEWHERE_FLOAT64') == '0'
 AWAY, CPU, aten = torch.device('elsewhere', 0), torch.device('cpu'), torch.ops.aten
 moves = {aten._to_copy.default, aten.copy_.default}                           # what takes tensors from one device to another
 may_mix = moves | {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}   # as on a card: numbers of places may come from the CPU
@@ -51,11 +53,27 @@ def _run(func, args, kwargs):
     kwargs = {k:CPU if k == 'device' and v is not None else v for k,v in kwargs.items() if k != 'pin_memory'}
     out = func(*tree_map_only(Away, here, args), **tree_map_only(Away, here, kwargs))
     if func in moves and isinstance(args[func is aten.copy_.default], Away) and not there: _waited()                         # fetched
+    if there and no_float64 and any(t.dtype == torch.float64 for t in tree_iter(out) if isinstance(t, torch.Tensor)): raise TypeError(f'{func}: this device has no float64')
     known = {id(t.here):t for t in away}
     return tree_map_only(torch.Tensor, lambda t: known.get(id(t)) if id(t) in known else Away(t) if there else t, out)
 
 library = torch.library.Library('_', 'IMPL')
 library.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), 'PrivateUse1')
+
+def _in_low_precision(name):
+    "The operation `name` under autocast: float32 becomes what autocast computes in, as on a GPU."
+    op = getattr(aten, name).default
+    def run(*args):
+        low = torch.get_autocast_dtype(AWAY.type)
+        low_products[str(low)] += 1
+        cast = lambda t: t.to(low) if t.dtype == torch.float32 else t
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)): return op(*tree_map_only(torch.Tensor, cast, args))
+    autocasts.impl(name, run, 'AutocastPrivateUse1')
+low_products = collections.Counter()                                         # by dtype
+autocasts = torch.library.Library('aten', 'IMPL')
+for name in ('mm', 'bmm', 'addmm', 'matmul', 'linear', 'conv1d'): _in_low_precision(name)
+passes = torch.library.Library('_', 'IMPL')
+passes.fallback(torch.library.fallthrough_kernel, 'AutocastPrivateUse1')
 torch.inference_mode = torch.no_grad                                         # tensors written in Python cannot be inference tensors
 torch.__future__.set_swap_module_params_on_conversion(True)                  # a parameter that is moved stays the same object, as on a card
 class Generator(torch.Generator):
@@ -74,6 +92,7 @@ for name in ('tensor', 'as_tensor', 'asarray'): setattr(torch, name, _by_way_of_
 # what is trained: a little of everything that a configuration can ask for
 
 cases = dict(
+    fp16=dict(dtype='fp16', losses={'rhythm':.1}, balance='uncertainty', accumulate=2, ema=.9, clip='percentile', perturb=.02),
     plain={}, vae=dict(mode='vae', reproducible='verified', watch={'every':3}), vae_gan=dict(mode='vae_gan', adversarial=dict(gamma=0.), reproducible='deterministic', watch={'every':3}),
     losses=dict(losses={'rhythm':.1, 'dissonance':.1, 'repetition':.1, 'form':.1}, balance='uncertainty', grammar_weight=.1, ema=.9, clip='percentile', curriculum='complexity', accumulate=2))
 
@@ -87,7 +106,8 @@ def train(case, device, steps, folder):
     from aurl.generate.sampling import generate_ids
     from aurl.experiments.run import Experiment
     from aurl.tokens.grammar import verdict
-    cfg = make_config(recipes.TrainConfig, overrides={**dict(data=str(folder/'store'), model='tiny', steps=steps, length=512, batch_size=2, valid=.34, dtype='fp32', device=device, checkpoint_every=0, watch={'every':10_000}), **cases[case]})
+    own = dict(dtype='fp32') if device == 'cpu' else {}                       # float16 is for the device
+    cfg = make_config(recipes.TrainConfig, overrides={**dict(data=str(folder/'store'), model='tiny', steps=steps, length=512, batch_size=2, valid=.34, dtype='fp32', device=device, checkpoint_every=0, watch={'every':10_000}), **cases[case], **own})
     class Book(Callback):
         order, losses, waited, before = 1000, [], [], 0
         def after_batch(self):
@@ -105,7 +125,8 @@ def train(case, device, steps, folder):
     with patch.object(RunLog, 'due', every_ten): recipes.train_run(learn, run, cfg)
     assert next(learn.model.parameters()).device.type == device
     pieces = generate_ids(learn.model, n=2, max_tokens=48, seed=1)
-    return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces])
+    scales = [m['loss_scale'] for m in run.metrics() if m.get('loss_scale')]
+    return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces], scales=scales)
 
 def refuses():
     "Is a meeting of two devices noticed?"
@@ -119,6 +140,7 @@ def main(case, steps):
     from aurl.score.write import write_midi
     import aurl.device, aurl.recipes
     torch.Generator = Generator
+    if no_float64: aurl.device.without_float64.add(AWAY.type)
     plain = aurl.device.pick_device
     def pick(name='auto'): return AWAY if str(name).startswith(AWAY.type) else plain(name)
     for m in list(sys.modules.values()):
@@ -128,6 +150,6 @@ def main(case, steps):
         for w in ('1.6', '10.7', '101.7', '102.7', '103.6', '104.6'): write_midi(chorale_score(f'bwv{w}'), folder/f'midi/{w}.mid')
         prepare(folder/'midi', folder/'store', workers=0)
         here, there = train(case, 'cpu', steps, folder), train(case, AWAY.type, steps, folder)
-    print(json.dumps(dict(here=here, there=there, where=waits.most_common(20), refuses=refuses())))
+    print(json.dumps(dict(here=here, there=there, where=waits.most_common(20), refuses=refuses(), low=low_products)))
 
 if __name__ == '__main__': main(sys.argv[1], int(sys.argv[2]))

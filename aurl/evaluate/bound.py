@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core import ModelError, rng
+from ..device import widened
 from .likelihood import piece_nll
 from ..models.latent import Cloud
 from ..tokens.vocab import vocab
@@ -23,8 +24,8 @@ def length_nats(
     seconds:Tensor, # (batch,) how long pieces are
 )->Tensor:          # (batch,)
     "What saying the length of a piece costs, in nats."
-    mean, spread = model.latent.lengths.double()
-    log = seconds.double().clamp(min=1/vocab.steps_per_second).log()
+    mean, spread = widened(model.latent.lengths)
+    log = widened(seconds).clamp(min=1/vocab.steps_per_second).log()
     density = -((log - mean)/spread)**2/2 - spread.log() - .5*math.log(2*math.pi) - log      # of the seconds themselves
     return -(density - math.log(vocab.steps_per_second))
 
@@ -34,10 +35,11 @@ def _weights(model, ids, generator):
     clouds, seconds = model.latent.hear(ids[:, :-1])
     z = model.latent.choose(clouds, seconds, draw=True, generator=generator)
     zs, _ = model.latent.parts(z)
-    prior = sum(model.latent.priors[k].log_prob(zs[k]).double().flatten(1).sum(1) for k in clouds)
-    said = sum(Cloud(c.mean.double(), c.logvar.double()).log_prob(zs[k].double()).flatten(1).sum(1) for k,c in clouds.items())
+    prior = sum(widened(model.latent.priors[k].log_prob(zs[k])).flatten(1).sum(1) for k in clouds)
+    said = sum(Cloud(widened(c.mean), widened(c.logvar)).log_prob(widened(zs[k])).flatten(1).sum(1) for k,c in clouds.items())
     logits = model(ids[:, :-1], z=z).logits.float()
-    heard = -torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocab.PAD, reduction='none').view(len(ids), -1).double().sum(1)
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocab.PAD, reduction='none')
+    heard = -widened(nats.view(len(ids), -1)).sum(1)
     return heard + prior - said - length_nats(model, seconds)
 
 def latent_nll(

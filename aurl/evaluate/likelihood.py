@@ -182,7 +182,7 @@ def _batch_nll(model, pieces, window, device, grammar):
         target, skip = full[:m, first+1:first+1+ids.shape[1]], half if first else 0   # the first half of a later window was foreseen by the one before
         logits = model(ids, state=state).logits.float()
         got = torch.nn.functional.cross_entropy(logits[:, skip:].flatten(0, 1), target[:, skip:].flatten(), reduction='none')
-        nats[:m, first+1+skip:first+1+ids.shape[1]] = got.view(m, -1).double().cpu().numpy()
+        nats[:m, first+1+skip:first+1+ids.shape[1]] = got.view(m, -1).cpu().double().numpy()
         if first + window >= n[0] - 1: return [row[1:k] for row,k in zip(nats, n)]
         state, first = grammar.advance(state, full[:m, first:first+half]), first + half
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError, rng
-from ..device import running_sum
+from ..device import running_sum, widest_float
 from .engine import as_prompt, play
 from .profile import limits_for
 from ..models.decoder import decoder_for
@@ -29,6 +29,10 @@ class Sampling(Config):
     min_p: float = Field(0., ge=0, le=1)         # only those with at least this share of the best one's chance
 
 # %% ../../nbs/51_generate.sampling.ipynb #6ee4e3d7
+def _widest(x):
+    "The dtype for sums over `x`, an array or a tensor."
+    return widest_float(x.device) if isinstance(x, torch.Tensor) else np.float64
+
 def chances(
     scores,       # (batch, 774)
     how:Sampling, # what to cut
@@ -41,7 +45,7 @@ def chances(
     up = getattr(up, 'values', up)
     if how.top_k: up = xp.where(up >= up[:,-min(how.top_k, up.shape[1]),None], up, 0.)
     if how.min_p: up = xp.where(up >= how.min_p, up, 0.)
-    line = running_sum(up, dtype=xp.float64)
+    line = running_sum(up, dtype=_widest(up))
     up = xp.where(line > (1-how.top_p)*line[:,-1:], up, 0.)
     floor = xp.amin(xp.where(up > 0, up, 1.), -1, keepdims=True)
     return xp.where(p >= floor, p, 0.)
@@ -52,7 +56,7 @@ def pick_one(
     dart, # (batch,) float64, 0 … 1
 ):        # (batch,) ids
     "The id that each dart hits."
-    line = running_sum(p, dtype=library(p).float64)
+    line = running_sum(p, dtype=_widest(p))
     return (line <= dart[:,None]*line[:,-1:]).sum(-1)
 
 # %% ../../nbs/51_generate.sampling.ipynb #16e65ba2
@@ -124,10 +128,12 @@ def _side_by_side(model, start, pieces, room, seed, mask, window, how, least, z,
     scores = decoder.read(torch.from_numpy(start.astype(np.int64))[None].expand(alike, -1).to(model.device))
     xp = library(scores)
     here = lambda x: xp.asarray(x, device=scores.device)
+    drawn = darts(seed, pieces, room)
+    if _widest(scores) == torch.float32: drawn = np.minimum(drawn, 1 - 2.**-20).astype(np.float32)    # where there is no float64
     if not xp.isfinite(scores).all(): raise ModelError('the scores of the model are not numbers', way_out='its training went wrong; take an earlier checkpoint')
     if mask and room < (need := int(grammar.to_close(decoder.state).max())):
         raise ConfigError(f'{room} more ids may not suffice to end the piece, which takes up to {need}', way_out='raise max_tokens')
-    rows, fall = here(np.arange(len(pieces)) % alike), here(darts(seed, pieces, room))
+    rows, fall = here(np.arange(len(pieces)) % alike), here(drawn)
     decoder.pick(rows)
     choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else pick_one(chances(scores, how), fall[rows,i])
     with decoder.threads(): return [np.concatenate([start, ids]) for ids in play(decoder, scores[rows], choose, room, mask, min_tokens=least, limits=limits)]

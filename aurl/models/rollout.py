@@ -37,14 +37,14 @@ def straight(
 @functools.cache
 def _turns(device):
     "What an event does to the features, one row for each id."
-    t = {k:v[:-1].to(device) for k,v in grammar.tables.items() if k in ('kind', 'index', 'steps')}
+    t = {k:v[:-1] for k,v in grammar.tables.items() if k in ('kind', 'index', 'steps')}          # on the CPU, which has float64
     steps, of = t['steps'].double()[:,None], lambda kind: slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
     turn = lambda x: torch.cat([x.sin(), x.cos()], -1)                     # of angles
-    beats = grammar.tables['beats'].to(device).double()[:,None,None]*steps/beat_unit  # (33, 774, 1) by tempo
-    angles = lambda x, periods: x*2*math.pi/torch.tensor(periods, dtype=torch.float64, device=device)
-    fade = lambda taus: (-steps/torch.tensor(taus, dtype=torch.float64, device=device)).exp()
+    beats = grammar.tables['beats'].double()[:,None,None]*steps/beat_unit  # (33, 774, 1) by tempo
+    angles = lambda x, periods: x*2*math.pi/torch.tensor(periods, dtype=torch.float64)
+    fade = lambda taus: (-steps/torch.tensor(taus, dtype=torch.float64)).exp()
     out = dict(clock=turn(angles(steps, clock_periods)), beat=turn(angles(beats, beat_periods)), elapsed=fade(elapsed_steps), age=fade(age_steps), echo=fade(echo_steps))
-    return {k:v.float() for k,v in out.items()} | dict(on=of(Kind.NOTE_ON), off=of(Kind.NOTE_OFF), tempo=of(Kind.TEMPO), velocity=of(Kind.VELOCITY), family=of(Kind.INSTRUMENT))
+    return {k:v.float().to(device) for k,v in out.items()} | dict(on=of(Kind.NOTE_ON), off=of(Kind.NOTE_OFF), tempo=of(Kind.TEMPO), velocity=of(Kind.VELOCITY), family=of(Kind.INSTRUMENT))
 
 def _turned(hand, turn):
     "Sines and cosines `hand` (batch, 2n) after the turn whose sines and cosines are `turn`."

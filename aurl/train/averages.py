@@ -53,7 +53,7 @@ class _Weights(nn.Module):
 class Averages(Callback):
     "Keeps a mean of the weights, and puts it in their place while held-out windows are measured and at the end."
     order = 57.5                                        # the best is kept (57) while the mean is in place
-    def __init__(self, config:AverageConfig): self.config, self.mean, self.steps, self.swapped = config, None, 0, False
+    def __init__(self, config:AverageConfig): self.config, self.mean, self.steps, self.swapped, self.called_off = config, None, 0, False, False
 
     def before_fit(self):
         c, self.swapped = self.config, False
@@ -64,7 +64,10 @@ class Averages(Callback):
         if self.mean is None: self.mean = AveragedModel(self.live, multi_avg_fn=_ema(c.decay, c.ramp) if c.kind == 'ema' else get_swa_multi_avg_fn())
         self.mean.requires_grad_(False)
 
+    def before_step(self): self.called_off = False
+    def after_cancel_step(self): self.called_off = True
     def after_step(self):
+        if self.called_off: return                                             # a step that was skipped counts for nothing
         self.steps += 1
         used = self.until.used if self.until else self.pct_train
         if self.config.kind == 'swa' and used < self.config.start or self.steps % self.config.every: return

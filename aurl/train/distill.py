@@ -239,6 +239,11 @@ def _sum(self:Distill, main, parts, now):
     return self.hard.at(used)*main + sum(now[n]*v for n,v in parts.items())
 
 @patch
+def own_parameters(self:Distill):
+    "What learns from the same backward pass, for `LossScaling`."
+    return list(self.projections.parameters()) if self.projections is not None else []
+
+@patch
 def after_step(self:Distill):
     if self.learns_projection is None: return
     average_grads(self.projections.parameters())

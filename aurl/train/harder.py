@@ -89,7 +89,8 @@ def after_backward(self:Perturb):
     else: self.push = (r := torch.randn_like(clean))/_rows(r)*most*torch.rand(len(r), 1, 1, device=r.device)
     for k in range(self.steps):
         loss = self._again()
-        (loss*(self.weight/self.steps*getattr(self.learn, 'loss_scale', 1.))).backward()
+        scaled = getattr(self.learn, 'scale_loss', lambda x: x)                         # in float16
+        scaled(loss*(self.weight/self.steps*getattr(self.learn, 'loss_scale', 1.))).backward()
         if k + 1 < self.steps:
             g = self.seen[0].grad
             push = self.push + g/_rows(g)*most                                        # a step uphill, back to where it may be

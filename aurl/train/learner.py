@@ -30,10 +30,11 @@ from ..tokens.programs import programs_of
 from ..tokens.vocab import vocab
 from .losses import MusicLoss, grammar_loss
 from .muon import MuonAdamW, matrices_first
+from .precision import LossScaling
 
 # %% ../../nbs/81_train.learner.ipynb #df859cec
 class Autocast(Callback):
-    "Forward pass in bfloat16 where that is faster."
+    "Forward pass in bfloat16 or float16 where that is faster."
     order = -10
     def __init__(self, dtype='auto'): self.dtype, self.context = dtype, None
     def before_batch(self):
@@ -206,8 +207,8 @@ def music_learner(
     grammar_weight:float=0., # weight of the grammar loss
     smoothing:float=0.,   # label smoothing
     clip=1.,              # largest norm of the gradient, 0 for none; or a callback that holds it
-    dtype='auto',         # auto, bf16 or fp32
-    device='auto',        # auto, cpu, cuda …
+    dtype='auto',         # auto, bf16, fp16 or fp32
+    device='auto',        # auto, cpu, cuda, mps …
     seed:int=0,           # decides everything
     loader=None,          # a `LoaderConfig`, or a dict of its fields: how windows are cut, batched and mixed
     windows=WindowLoader, # what makes the loader of the training windows
@@ -226,7 +227,7 @@ def music_learner(
     extra = [GrammarLoss(grammar_weight)] if grammar_weight else []
     held_back = [clip if isinstance(clip, Callback) else GradientClip(clip)] if clip else []
     return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing),
-                   cbs=[Autocast(dtype), Logits(), PlainLoss(), EpochOrder(), Unhurried(), *held_back, *extra, *how.pop('cbs', ()), *cbs], **{**how, **kwargs})
+                   cbs=[Autocast(dtype), LossScaling(dtype), Logits(), PlainLoss(), EpochOrder(), Unhurried(), *held_back, *extra, *how.pop('cbs', ()), *cbs], **{**how, **kwargs})
 
 # %% ../../nbs/81_train.learner.ipynb #d249074f
 def rate_at(
@@ -403,6 +404,7 @@ def _line(self:RunLog):
     now, nats = self.clock(), getattr(self.learn, 'nats', self.loss).item()
     speed = round(self.tokens/max(1e-9, now - self.since))
     more = {k:getattr(self.learn, k) for k in ('waste', 'grad_norm') if hasattr(self.learn, k)}
+    for c in self.cbs.filter(lambda c: hasattr(c, 'columns')): more |= c.columns()          # such as the loss scale in float16
     rate = max(h['lr'] for h in self.opt.hypers)
     told = dict(train_loss=nats, objective=self.loss.item(), lr=rate, epoch=epoch_of(self.learn), tokens_per_second=speed)
     self.to.log(step=self.step, **told, **self._spent(), **more)

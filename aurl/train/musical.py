@@ -38,7 +38,7 @@ def _miss(h, kind, distance, fold=None):
     where = h.came(kind)
     p, y = h.given(kind, where), h.targets[where] - vocab.blocks[kind].start
     if fold is not None: p, y = p @ fold.to(p), fold.argmax(1).to(y.device)[y]
-    return h.over(near_miss(p, y, distance.to(p.device)))
+    return h.over(near_miss(p, y, distance.to(p.device, p.dtype)))
 
 pitch_classes = torch.eye(12)[(np.arange(vocab.n_pitches) + vocab.pitch_lo) % 12]                # (88, 12): which class a key is of
 _durations = apart(np.log2(np.arange(1, vocab.max_shift + 1)))

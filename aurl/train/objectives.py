@@ -177,6 +177,11 @@ class MusicLosses(Callback):
 
 # %% ../../nbs/81d_train.objectives.ipynb #e64cac95
 @patch
+def own_parameters(self:MusicLosses):
+    "What learns from the same backward pass, for `LossScaling`."
+    return [self.uncertainty.s] if self.uncertainty else []
+
+@patch
 def before_step(self:MusicLosses): self.called_off = False
 
 @patch

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..config import Config
 from ..core import AurlError, ConfigError, meant, need
-from ..device import autocast
+from ..device import amp_dtype, autocast
 from ..tokens.vocab import vocab
 from .learner import Autocast
 from .muon import MuonAdamW, matrices_first
@@ -104,6 +104,7 @@ class Curvature(Callback):
         opt = self.opt.opt
         if opt.param_groups[0].get('step', 0) % self.every: return
         amp = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), None)
+        if amp and amp_dtype(self.dls.device, amp) is torch.float16: amp = None        # squares of gradients: float16 is too narrow
         with autocast(self.dls.device, amp) if amp else nullcontext(): out = self.model(*self.xb)
         params = [p for g in opt.param_groups for p in g['params']]
         opt.given = drawn_curvature(getattr(out, 'logits', out), params, self.yb[0] != vocab.PAD)

@@ -41,7 +41,7 @@ def here()->Place:
 
 @contextlib.contextmanager
 def together(
-    device='auto',   # auto, cpu, cuda
+    device='auto',   # auto, cpu, cuda, mps
     minutes:float=10 # a rank that is not heard of for so long ends all
 ):
     "Within the block this process is one of many, as `torchrun` has told it; alone if it has not."

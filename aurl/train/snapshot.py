@@ -66,7 +66,8 @@ def random_state()->dict:
     version, inner, gauss = random.getstate()
     _, keys, *place = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return dict(python=[version, torch.tensor(inner), gauss], numpy=[torch.from_numpy(keys.astype(np.int64)), *place], torch=torch.get_rng_state(), cuda=list(cuda))
+    mps = dict(mps=torch.mps.get_rng_state()) if torch.backends.mps.is_available() else {}
+    return dict(python=[version, torch.tensor(inner), gauss], numpy=[torch.from_numpy(keys.astype(np.int64)), *place], torch=torch.get_rng_state(), cuda=list(cuda), **mps)
 
 def set_random_state(
     state:dict, # from `random_state`
@@ -78,6 +79,7 @@ def set_random_state(
     np.random.set_state(('MT19937', keys.numpy().astype(np.uint32), *place))
     torch.set_rng_state(state['torch'])
     for i,s in enumerate(state['cuda'][:torch.cuda.device_count()]): torch.cuda.set_rng_state(s, i)
+    if 'mps' in state and torch.backends.mps.is_available(): torch.mps.set_rng_state(state['mps'])
 
 # %% ../../nbs/81c_train.snapshot.ipynb #7b2b4990
 _numbers = dict(GradientAccumulation=['count'], TrackerCallback=['best'], EarlyStoppingCallback=['best', 'wait'], SaveModelCallback=['best'], ReduceLROnPlateau=['best', 'wait'])

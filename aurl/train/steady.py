@@ -88,6 +88,7 @@ class Accumulate(Callback):
         if n < 1: raise ConfigError(f'accumulate={n}', way_out='1 or more batches make a step')
         self.n, self.batches, self.targets = n, 0, 0
 
+    def completes_step(self): return self.batches + 1 >= self.n          # does the present batch?
     def before_batch(self): self.learn.loss_scale = 1.
     def before_backward(self):
         self.learn.loss_scale = float(getattr(self.learn, 'targets_of_all', None) or (self.yb[0] != vocab.PAD).sum())   # others who go backward in this batch scale with it; several ranks share it
