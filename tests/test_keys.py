@@ -91,7 +91,7 @@ TRAIN = {
 OUTSIDE = dict(data='test_training', resume='test_resume', workers='33_tokens.store', device='02_device', out='test_cli', compile='46c_models.compiled', gpus='96a_workers', nodes='96a_workers',
                node='96a_workers', meet='96a_workers', shard='89_train.parallel')
 OUTSIDE |= {'loader.workers': '32d_tokens.workers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '96_recipes', 'loader.weights': '33f_tokens.mixing', 'loader.balance': '34_tokens.loaders', 'loader.balance_power': '34_tokens.loaders',
-            'curriculum.order': '84_train.curriculum', 'net.codec': '31_tokens.codec'}
+            'curriculum.order': '84_train.curriculum', 'fit_batch': 'test_memory', 'net.codec': '31_tokens.codec'}
 
 
 def leaves(cls, at=''):
@@ -183,6 +183,7 @@ def plain(cb):
     "The plain values of a callback; what it was told of its schedule or its windows is looked at by what it does."
     simple = lambda v: isinstance(v, (int, float, str, bool)) or v is None or isinstance(v, (list, tuple, dict)) and all(map(simple, v.values() if isinstance(v, dict) else v))
     out = {k:v for k,v in vars(cb).items() if simple(v) and k not in ('since', 'began', 'mark', 'learn', 'path', 'config', 'state')}   # `config` of a checkpoint is that of the model
+    if isinstance(getattr(cb, 'how', None), Config): out['how'] = cb.how.flat()
     if hasattr(cb, 'pace') and hasattr(cb.pace, 'every'): out['pace'] = cb.pace.every or cb.pace.share
     if hasattr(cb, 'progress') and hasattr(cb.progress, 'weights'): out['weights'] = cb.progress.weights
     return type(cb).__name__, out

@@ -130,7 +130,9 @@ class CurriculumConfig(Config):
     def _one(cls, v): return (v,) if isinstance(v, str) else v
     @field_validator('order', mode='before')
     @classmethod
-    def _places(cls, v): return (v,) if isinstance(v, str) and v else tuple(v or ())
+    def _places(cls, v):
+        if v in ('', None): return ()
+        return (v,) if isinstance(v, str) else v
     @model_validator(mode='after')
     def _names(self):
         column = [n for n in self.by if self.order and n not in ('length', 'complexity', 'musical', *aspects, *orders, *features)]
