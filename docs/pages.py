@@ -1,5 +1,5 @@
 "From the notebooks of `nbs/` to pages for Sphinx: nbdev's processors first, then what Sphinx wants said differently."
-import ast, hashlib, html, importlib, inspect, io, json, os, re, shutil, textwrap, tokenize, typing
+import ast, functools, hashlib, html, importlib, inspect, io, json, os, re, shutil, textwrap, tokenize, typing
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -179,6 +179,7 @@ class Names:
     "What a back-ticked name in the prose refers to."
     def __init__(self, pages, lib):
         self.lib, self.pages, self.full, self.short, self.page = lib, pages, {}, {}, {}
+        self.by_file, self.by_doc = {p.path.resolve():p for p in pages}, {p.doc:p for p in pages}
         for p in sorted(pages, key=lambda p: p.rel.as_posix()):
             if p.module: self.page.update({p.module:p, p.module.removeprefix(lib+'.'):p})
             if p.rel.stem != 'index': self.page.update({p.rel.stem:p, p.rel.name:p, p.rel.as_posix():p})
@@ -269,14 +270,35 @@ def _signature(ps, ret):
 
 def _cell(s): return re.sub(r'(?<!\\)\|', r'\\|', ' '.join(str(s).split()))
 
+@functools.cache
+def _classes_in(file):
+    "The lines of a module, and where each of its classes begins and ends; parsed once, unlike by `inspect.getsource`."
+    code = Path(file).read_text(encoding='utf-8')
+    found = {n.name:(n.lineno, n.end_lineno) for n in ast.parse(code).body if isinstance(n, ast.ClassDef)}
+    return code.splitlines(keepends=True), found
+
+@functools.cache
+def _field_comments_of(cls):
+    "The comments beside the fields that the source of `cls` itself has."
+    try: src = _class_source(cls)
+    except (OSError, TypeError, KeyError): return {}
+    try: tree = ast.parse(src).body[0]
+    except (SyntaxError, IndexError): return {}
+    said = {t.start[0]:t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type == tokenize.COMMENT}
+    return {n.target.id:said[n.end_lineno] for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and n.end_lineno in said}
+
+def _class_source(cls):
+    "The source of a class at the top of its module."
+    if cls.__qualname__ != cls.__name__: return textwrap.dedent(inspect.getsource(cls))
+    lines, found = _classes_in(inspect.getsourcefile(cls))
+    first, last = found[cls.__name__]
+    return ''.join(lines[first-1:last])
+
 def _field_comments(cls):
     "The comments beside the fields of a class, and of its parents."
     out = {}
     for c in reversed(cls.__mro__):
-        try: src = textwrap.dedent(inspect.getsource(c)); tree = ast.parse(src).body[0]
-        except (OSError, TypeError, SyntaxError, IndexError): continue
-        said = {t.start[0]:t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type == tokenize.COMMENT}
-        out |= {n.target.id:said[n.end_lineno] for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and n.end_lineno in said}
+        if c.__module__.startswith('aurl'): out |= _field_comments_of(c)
     return out
 
 def _table(f, ps, ret):
@@ -418,8 +440,7 @@ def references(text, page, names, assets, cfg):
     "Links to notebooks become links to pages, links to files take the file along, pictures from the network become their description."
     host = cfg['doc_host'].rstrip('/') + '/' + cfg.get('doc_baseurl', '').strip('/')
     host = host.rstrip('/') + '/'
-    by_file = {p.path.resolve():p for p in names.pages}
-    by_doc = {p.doc:p for p in names.pages}
+    by_file, by_doc = names.by_file, names.by_doc
     def target(url):
         if url.startswith(host): url = '/' + url[len(host):]
         elif re.match(r'^([a-z][a-z0-9+.-]*:|//|#)', url, re.I): return url
@@ -545,7 +566,11 @@ def code_cell(cell, page, i):
     if not cell.source.strip() and not outs: return None
     md = {'tags':sorted(set(tags))}
     if meta: md['mystnb'] = meta
-    return nbformat.v4.new_code_cell(cell.source, outputs=outs, metadata=md, execution_count=None)
+    return nbformat.from_dict(dict(cell_type='code', id='', source=cell.source, outputs=outs, metadata=md, execution_count=None))
+
+def _markdown(source):
+    "A cell of Markdown. The notebook is validated once, when it is written."
+    return nbformat.from_dict(dict(cell_type='markdown', id='', source=source, metadata={}))
 
 def write_page(page, dest, names, assets, cfg, seen, links):
     "The finished page, as a notebook that myst-nb renders."
@@ -561,16 +586,16 @@ def write_page(page, dest, names, assets, cfg, seen, links):
     if page.module in links: bits.append(f'<a href="{page.to("_modules/" + page.module.replace(".", "/"))}.html">source</a>')
     bits.append(f'notebook <code>{esc(where)}</code>')
     if page.doc != 'index': head.append('<p class="nb-meta">' + '<span class="dot"> · </span>'.join(bits) + '</p>')
-    cells = [nbformat.v4.new_markdown_cell('\n\n'.join(head))]
+    cells = [_markdown('\n\n'.join(head))]
     for i,c in enumerate(page.nb.cells):
-        if getattr(c, 'api_', None): cells.append(nbformat.v4.new_markdown_cell(api_markdown(c.api_, page, names, seen)))
+        if getattr(c, 'api_', None): cells.append(_markdown(api_markdown(c.api_, page, names, seen)))
         elif c.cell_type == 'markdown':
             s = names.link(references(headings(callouts(attachments(c, _text(c.source)))), page, names, assets, cfg), page)
-            if s.strip(): cells.append(nbformat.v4.new_markdown_cell(s))
+            if s.strip(): cells.append(_markdown(s))
         elif c.cell_type == 'code' and (n := code_cell(c, page, i)): cells.append(n)
-    nb = nbformat.v4.new_notebook(cells=cells, metadata={'kernelspec':{'name':'python3', 'display_name':'Python 3', 'language':'python'},
-        'language_info':{'name':'python', 'pygments_lexer':'ipython3'}})
-    for i,c in enumerate(nb.cells): c['id'] = f'c{i}'
+    for i,c in enumerate(cells): c['id'] = f'c{i}'
+    meta = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'), language_info=dict(name='python', pygments_lexer='ipython3'))
+    nb = nbformat.from_dict(dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5))
     f = dest/f'{page.doc}.ipynb'
     f.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, f)

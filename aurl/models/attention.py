@@ -64,6 +64,7 @@ class Rotary(nn.Module):
         angles:tuple, # from `angles`
     )->Tensor:
         cos, sin = (a.to(x.dtype) for a in angles)                      # they are already, but where somebody mixes
+        if torch.compiler.is_compiling(): return torch.addcmul(x*cos, x.roll(x.shape[-1]//2, -1), sin)
         return _Rotation.apply(x, cos, sin)     # (a, b) to (a·cos - b·sin, b·cos + a·sin)
 
 # %% ../../nbs/40_models.attention.ipynb #ac8d9747

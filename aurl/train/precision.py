@@ -30,6 +30,7 @@ class LossScaling(Callback):
     ):
         self.dtype, self.first, self.every = dtype, first, every
         self.scaler, self.skipped, self.row, self.pending = None, 0, 0, None
+        self.in_float16 = False               # until a training begins
 
     def before_fit(self):
         self.in_float16 = amp_dtype(self.dls.device, self.dtype) is torch.float16
@@ -57,8 +58,10 @@ def _make(self:LossScaling):
 
 @patch
 def before_backward(self:LossScaling):
-    if not self.in_float16: self.scaler = None
-    elif self.scaler is None: self._make()
+    if not self.in_float16:
+        self.scaler = None
+        return
+    if self.scaler is None: self._make()
     self.learn.loss_grad = self._scale(self.loss_grad)
 
 @patch
