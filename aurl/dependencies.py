@@ -73,7 +73,7 @@ def default_of(
     cls,     # a subclass of `Config`
     key:str, # dotted
 ):           # its default; None inside a group that takes any key
-    "What `key` is when nobody says anything."
+    "What `key` is where it is not given."
     first, _, rest = key.partition('.')
     if first not in cls.model_fields: return None
     field = cls.model_fields[first]

@@ -1308,6 +1308,7 @@ def check_request(
     elif hasattr(cfg, 'model'):
         model, where = find_model(cfg.model, cfg.out)
         said += [f'the model: {model.origin}']*bool(model.origin)
+        if isinstance(cfg, EvaluateConfig) and (names := model.config.conditions): said.append(f'measured with its conditions unknown: {", ".join(names)}')
         if hasattr(cfg, 'data'):
             if not _has_its_store(where, (music := _which_music(cfg, where)[0])): _check_music(music)
         elif isinstance(cfg, GenerateConfig):

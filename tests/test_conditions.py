@@ -8,7 +8,7 @@ from aurl.config import make_config
 from aurl.core import ConfigError, rng
 from aurl.generate.sampling import generate_ids
 from aurl.models.vae_gan import MusicTransformerVAEGAN
-from aurl.recipes import TrainConfig, check_request, learner_of, model_of, sides, store_of
+from aurl.recipes import EvaluateConfig, TrainConfig, check_request, learner_of, sides, store_of
 from aurl.score.midi import read_midi
 from aurl.tokens.store import prepare
 from aurl.tokens.vocab import vocab
@@ -58,6 +58,8 @@ def test_from_the_table_to_the_music(store, tmp_path):
     made, = tmp_path.glob('*generate*')
     means = [np.mean([n.pitch for t in read_midi(file).tracks for n in t.notes]) for file in (made / 'samples').glob('*.mid')]
     assert len(means) == 8 and sum(m < 60 for m in means) >= 6, means
+    said = check_request(make_config(EvaluateConfig, overrides=dict(model=str(run), out=str(tmp_path), device='cpu')))
+    assert any('conditions unknown: composer' in line for line in said)
     with pytest.raises(ConfigError, match="did you mean 'Low'"): run_recipe('generate', [f'model={run}', 'conditions.composer=Lo', *common[1:]])
 
 

@@ -51,7 +51,7 @@ class NumberEmbedding(nn.Module):
         z = ((x - self.mean)/self.std).clamp(-3, 3)
         width = 6/(n_bumps - 1)
         bumps = torch.exp(-((z[:,None] - self.centers)/width)**2/2)
-        return torch.where(x.isnan()[:,None], self.unknown, self.curve(bumps.nan_to_num(0.)))
+        return torch.where(x.isnan()[:,None], self.unknown, self.curve(bumps.nan_to_num(0.).to(self.curve.weight.dtype)))
 
 # %% ../../nbs/42b_models.conditioning.ipynb #b213a743
 class ConditionEmbedding(nn.Module):
@@ -63,13 +63,13 @@ class ConditionEmbedding(nn.Module):
     ):
         super().__init__()
         self.specs, self.dropout = dict(specs), dropout
-        self.tables = nn.ModuleDict({n: _table(d_model, s) for n,s in self.specs.items()})
+        self.tables = nn.ModuleList(_table(d_model, s) for s in self.specs.values())    # a column may have any name
 
     def forward(self,
         values:dict,   # name: (n,) int64 classes or float32 numbers
         n:int,         # rows
     )->Tensor:         # (n, d_model)
-        return gain*sum(table(self._column(name, values, n)) for name,table in self.tables.items())
+        return gain*sum(table(self._column(name, values, n)) for name,table in zip(self.specs, self.tables))
 
     def _column(self, name, values, n):
         "(n,) values of one condition, some of them made unknown in training."

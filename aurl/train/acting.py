@@ -32,7 +32,7 @@ class ActOnAdvice(Callback):
 
     def before_fit(self):
         self.back = next((c for c in self.cbs if isinstance(c, Rescue)), None)
-        if self.back is None: raise ConfigError('nobody goes back here', way_out='add a Rescue to the callbacks, or leave watch.act out')
+        if self.back is None: raise ConfigError('no callback rolls back here', way_out='add a Rescue to the callbacks, or leave watch.act out')
         self.held = next((c for c in self.cbs if isinstance(c, Clip)), None)
         self.hold()
 
