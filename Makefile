@@ -31,8 +31,8 @@ prepare: $(VENV)/.dev ## before you push: export, clean, README, test
 	@if [ -f docs/readme.py ]; then $(PY) docs/readme.py; fi
 	@$(PY) -m pytest $(args)
 
-run: $(VENV)/.dev ## execute one notebook in place: make run nb=nbs/30_tokens.vocab.ipynb
-	@test -n "$(nb)" || { echo 'say which: make run nb=nbs/30_tokens.vocab.ipynb'; exit 1; }
+run: $(VENV)/.dev ## execute one notebook in place: make run nb=nbs/400_tokens.vocab.ipynb
+	@test -n "$(nb)" || { echo 'say which: make run nb=nbs/400_tokens.vocab.ipynb'; exit 1; }
 	@cd "$(dir $(nb))" && "$(CURDIR)/$(VENV)/bin/jupyter" execute --inplace --timeout=1800 "$(notdir $(nb))"
 	@$(VENV)/bin/nbdev_clean --fname "$(nb)"
 

@@ -1,4 +1,4 @@
-"""Every notebook is a test: `pytest nbs/30_tokens.vocab.ipynb` runs its cells with nbdev's runner, in a process of its own.
+"""Every notebook is a test: `pytest nbs/400_tokens.vocab.ipynb` runs its cells with nbdev's runner, in a process of its own.
 
 nbdev decides what runs: cells with `#| eval: false` or a flag of `tst_flags` in settings.ini stay out, notebooks with `skip_exec: true` are
 skipped, and a folder with a `.notest` file in it is not looked at. `pytest --flags "slow cuda"` runs what is marked so as well.

@@ -32,18 +32,18 @@ def sidebar(pages):
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.doc != 'index']
         if not own: continue
-        out.append(f'```{{toctree}}\n:hidden:\n:caption: {GROUPS.get(g, g.capitalize())}\n\n' + '\n'.join(f'/{p.doc}' for p in own) + '\n```')
+        out.append(f'```{{toctree}}\n:hidden:\n:caption: {GROUPS[g][0]}\n\n' + '\n'.join(f'/{p.doc}' for p in own) + '\n```')
     return '\n\n'.join(out + ['```{toctree}\n:hidden:\n:caption: Reference\n\n/api\n```'])
 
 def rooms(pages):
     "Cards for the landing page: each group with its notebooks."
-    from pages import GROUPS, LEADS
+    from pages import GROUPS
     out = ['## The rooms', '', 'Every module of aurl is a notebook that tells, shows and proves what it does. They are in the order of the music: '
            'a notebook uses only what comes before it.', '', '::::::{grid} 1 2 2 3', ':gutter: 3', ':class-container: rooms', '']
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.doc != 'index']
         if not own: continue
-        out += [f':::::{{grid-item-card}} {GROUPS.get(g, g.capitalize())}', LEADS.get(g, ''), '']
+        out += [f':::::{{grid-item-card}} {GROUPS[g][0]}', GROUPS[g][1], '']
         out += [f'- [{p.title}]({p.doc}.ipynb)' for p in own] + [':::::', '']
     return '\n'.join(out + ['::::::'])
 
@@ -56,7 +56,7 @@ def api_page(pages, names):
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.apis]
         if not own: continue
-        out += [f'## {GROUPS.get(g, g.capitalize())}', '']
+        out += [f'## {GROUPS[g][0]}', '', GROUPS[g][1], '']
         for p in own:
             out += [f'### `{p.module}`', '', f'[{p.title}]({p.doc}.ipynb)' + (f': {names.link(p.lead, p)}' if p.lead else ''), '', '::::{div} api-table', '| Name | What it is |', '|---|---|']
             for a in p.apis:
@@ -65,6 +65,20 @@ def api_page(pages, names):
                 out.append(f'| {{py:obj}}`{a.name} <{a.full}>` | {names.link(line, p)} |')
             out += ['::::', '']
     return '\n'.join(out)
+
+def redirects(site):
+    "A page at each old address of docs/moved.yaml that leads to the new one, with the place in the page; how many were written."
+    import yaml
+    moved = yaml.safe_load((here/'moved.yaml').read_text(encoding='utf-8'))
+    for old, new in moved.items():
+        page = site/f'{old}.html'
+        if page.exists(): raise SystemExit(f'docs: {old} is a page; docs/moved.yaml says it has moved to {new}')
+        page.write_text(f'''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Moved to {new}</title>
+<meta name="robots" content="noindex"><meta http-equiv="refresh" content="1; url={new}.html">
+<script>location.replace("{new}.html" + location.hash)</script></head>
+<body><p>This page has moved to <a href="{new}.html">{new}</a>.</p></body></html>
+''', encoding='utf-8')
+    return len(moved)
 
 def make_source(nbs, work):
     "Write the pages and what they need to `work`."
@@ -112,6 +126,7 @@ def build(out=root/'_docs', nbs=root/'nbs', verbose=False):
         r = subprocess.run(cmd + ([] if verbose else ['-q']) + [str(work/'src'), str(work/'html')], env=env)
         if r.returncode or not (work/'html'/'index.html').exists(): raise SystemExit('docs: Sphinx could not build the site')
         check.write_excerpts(work/'html')
+        redirects(work/'html')
         (work/'html'/'.nojekyll').touch()  # as it is, also on GitHub Pages
         broken = check.problems(work/'html')
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,14 +13,30 @@ from nbdev.frontmatter import _fm2dict
 from nbdev.process import NBProcessor, Processor
 from nbdev.showdoc import showdoc_nm
 
-# the sidebar: a caption for each package, in the order of the music (key: package, folder, or decade of a notebook without either)
-GROUPS = dict(tutorials='Tutorials', core='Core', score='Score', studies='Studies', tokens='Tokens', models='Models', generate='Generate',
-              evaluate='Evaluate', experiments='Experiments', train='Train', deploy='Deploy', face='Interface', runs='Runs', benchmarks='Benchmarks')
-LEADS = dict(tutorials='Start here: from the first install to music of your own.', core='Errors, files, settings.',
-             score='MIDI in and out, seen and heard.', studies='What music theory says about a piece.', tokens='Music as integers, and back.',
-             models='The network, block by block.', generate='Music under the grammar.', evaluate='How good is it, and is it new?',
-             experiments='Runs that a stranger can repeat.', train='From a store of pieces to a trained model.', deploy='Models on their way out.',
-             face='The command line and the public face.', runs='The notebooks behind the commands.', benchmarks='Beside our peers, in numbers.')
+# the sidebar: a caption and one line for each package, in the order of the numbers (key: package, folder, or the root)
+GROUPS = dict(
+    tutorials=('Tutorials', 'Start here: from the first install to music of your own.'),
+    core=('Core', 'Errors, files, settings, devices, processes.'),
+    midi=('MIDI', 'Standard MIDI files: read, repair, limit, write.'),
+    score=('Score', 'Scores: clock, keys, notation, cleaning, augmentation, pictures and sound.'),
+    corpus=('Corpus', 'Collections of pieces: metadata, duplicates, splits, phrases.'),
+    studies=('Studies', 'Features of music information retrieval.'),
+    tokens=('Tokens', 'Vocabulary, codec and grammar: music as integers, and back.'),
+    data=('Data', 'The token store, and batches from it.'),
+    models=('Models', 'The networks, block by block.'),
+    losses=('Losses', 'Cross-entropy and the musical losses.'),
+    train=('Train', 'The learner, optimizers, schedules, adversarial training, checkpoints.'),
+    generate=('Generate', 'Sampling under the grammar.'),
+    monitor=('Monitor', 'Callbacks that measure a training and act on it.'),
+    search=('Search', 'Hyperparameter search and scaling laws.'),
+    evaluate=('Evaluate', 'Likelihood, distances of features, the latent space, reports.'),
+    experiments=('Experiments', 'Run directories and their registry.'),
+    commands=('Commands', 'What the command line does, as functions.'),
+    deploy=('Deploy', 'Exported models.'),
+    runs=('Runs', 'The notebooks behind the commands.'),
+    proofs=('Proofs', 'Notebooks that export nothing and prove a property of several modules.'),
+    benchmarks=('Benchmarks', 'aurl beside its peers.'))
+ROOT_COMMANDS = ('all', 'cli', 'recipes')  # root modules that belong to the commands
 EMPTY = inspect.Parameter.empty
 
 @dataclass
@@ -49,7 +65,7 @@ class Page:
     def up(self): return '../' * self.doc.count('/')
     def to(self, other): return self.up + other  # from this page to a file of the site
 
-def clean_stem(stem): return re.sub(r'^\d+[a-zA-Z0-9]*_', '', stem)  # 30_tokens.vocab -> tokens.vocab, as nbdev names its pages
+def clean_stem(stem): return re.sub(r'^\d+[a-zA-Z0-9]*_', '', stem)  # 400_tokens.vocab -> tokens.vocab, as nbdev names its pages
 
 def find_pages(nbs, lib):
     "The notebooks of the folder `nbs`, in reading order."
@@ -61,7 +77,7 @@ def find_pages(nbs, lib):
         doc = (rel.parent/stem.lower()).as_posix()
         if rel.parent.parts: group = rel.parent.parts[0]
         elif '.' in stem: group = stem.split('.')[0]
-        else: group = 'core' if rel.stem[0] == '0' else 'face'
+        else: group = 'commands' if stem in ROOT_COMMANDS else 'core'
         pages.append(Page(f, rel, doc, group))
     order = list(GROUPS)
     return sorted(pages, key=lambda p: order.index(p.group) if p.group in order else len(order))

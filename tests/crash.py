@@ -8,11 +8,11 @@ from fastai.callback.core import Callback, CancelFitException
 
 from aurl.core import CheckpointError, rng, seed_everything
 from aurl.models.vae_gan import MusicTransformerVAEGAN
-from aurl.tokens.store import prepare
+from aurl.data.store import prepare
 from aurl.train.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint, verify_checkpoint
 from aurl.train.learner import music_learner
-from aurl.train.saving import Checkpoints, newest
-from aurl.train.snapshot import GoOn, put_back, take
+from aurl.monitor.checkpoints import Checkpoints, newest
+from aurl.train.state import GoOn, put_back, take
 
 
 def music(folder, pieces=12, notes=14):
@@ -30,11 +30,11 @@ def music(folder, pieces=12, notes=14):
 
 def _gan():
     from aurl.train.adversarial import AdversarialTraining
-    from aurl.train.latent import LatentCost
+    from aurl.train.latent_training import LatentCost
     return [LatentCost(), AdversarialTraining(warm=0., rows=2, steps=6, context=12, guess=0, r1_every=3)]
 
 def _latent():
-    from aurl.train.latent import LatentCost
+    from aurl.train.latent_training import LatentCost
     return [LatentCost()]
 
 def _objectives():
@@ -43,12 +43,12 @@ def _objectives():
 
 def _accumulated():
     from aurl.train.objectives import MusicLosses
-    from aurl.train.steady import Accumulate
+    from aurl.train.clip import Accumulate
     return [Accumulate(4), MusicLosses({'grammar': .1, 'rhythm': .1}, balance='uncertainty')]
 
 def _taught():
     from aurl.train.distill import Distill
-    from aurl.train.steady import Accumulate
+    from aurl.train.clip import Accumulate
     return [Accumulate(4), Distill(MusicTransformerVAEGAN.from_preset('tiny'), {'output': .5, 'feature': .5, 'attention': .5})]
 
 def _validated():

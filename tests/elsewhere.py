@@ -135,9 +135,9 @@ def refuses():
     return False
 
 def main(case, steps):
-    from aurl.score.corpus import chorale_score
-    from aurl.tokens.store import prepare
-    from aurl.score.write import write_midi
+    from aurl.corpus.corpus import chorale_score
+    from aurl.data.store import prepare
+    from aurl.midi.write import write_midi
     import aurl.device, aurl.recipes
     torch.Generator = Generator
     if no_float64: aurl.device.without_float64.add(AWAY.type)

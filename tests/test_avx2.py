@@ -9,8 +9,8 @@ import torch
 from common import root
 
 AVX2 = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')  # what torch's own kernels use, and its library of products
-NOTEBOOKS = ['02_device', '40_models.attention', '40b_models.local', '41_models.blocks', '42_models.transformer', '44p_models.expected', '49_models.decoder',
-             '80_train.losses', '80b_train.musical', '80c_train.texture', '80d_train.rules', '81_train.learner']  # short ones that compare numbers
+NOTEBOOKS = ['020_device', '600_models.attention', '610_models.local', '615_models.blocks', '620_models.transformer', '650_models.soft_features', '680_models.decoder',
+             '700_losses.base', '705_losses.musical', '710_losses.texture', '715_losses.rules', '735_train.learner']  # short ones that compare numbers
 more = torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'AMX'))
 ordinary = pytest.mark.skipif(not more, reason=f'this processor computes with {torch.backends.cpu.get_cpu_capability()}: the ordinary run has proved it')
 

@@ -97,7 +97,7 @@ def test_what_was_prepared_stays(here):
     from aurl.config import make_config
     from aurl.core import AurlError
     from aurl.recipes import PrepareConfig, music_for, store_options
-    from aurl.tokens.store import prepare as make
+    from aurl.data.store import prepare as make
     bad = [dict(data='mixed', table='typo.csv'), dict(data='mixed', min_quality=2), dict(data='mixed', min_seconds=1000), dict(data='music'), dict(data='mixed', keep='seconds >= 1e9', overwrite=True), dict(data='words')]
     for b in bad:
         with pytest.raises(AurlError):

@@ -25,7 +25,7 @@ for args in json.load(sys.stdin):
 def here(midi, tmp_path_factory):
     "A folder with good and bad music, good and bad models, good and bad stores."
     from aurl.models.vae_gan import MusicTransformerVAEGAN
-    from aurl.tokens.store import prepare
+    from aurl.data.store import prepare
     here = tmp_path_factory.mktemp('bad')
     files = sorted(midi.iterdir())
     shutil.copytree(midi, here / 'music')

@@ -12,8 +12,8 @@ ALLOWED = {
     ('tests/test_bad_input.py', 'until'): 'a limit of minutes against hanging',
     ('tests/test_cli.py', 'until'): 'a limit of a minute against hanging',
     ('tests/test_cli.py', 'song'): 'the clock says which checkpoint to wait for; the exit status is asserted',
-    ('nbs/33_tokens.store.ipynb', 'run'): 'the last of three values is a time: it decides when the next process is killed',
-    ('nbs/33_tokens.store.ipynb', 'said'): 'the first two words are asserted, a time is the last',
+    ('nbs/520_data.store.ipynb', 'run'): 'the last of three values is a time: it decides when the next process is killed',
+    ('nbs/520_data.store.ipynb', 'said'): 'the first two words are asserted, a time is the last',
 }
 
 

@@ -9,8 +9,8 @@ from aurl.core import ConfigError, rng
 from aurl.generate.sampling import generate_ids
 from aurl.models.vae_gan import MusicTransformerVAEGAN
 from aurl.recipes import EvaluateConfig, TrainConfig, check_request, learner_of, sides, store_of
-from aurl.score.midi import read_midi
-from aurl.tokens.store import prepare
+from aurl.midi.read import read_midi
+from aurl.data.store import prepare
 from aurl.tokens.vocab import vocab
 
 

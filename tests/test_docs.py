@@ -27,7 +27,7 @@ def _fixture(path):
     show = lambda source, **data: v.new_code_cell(source, outputs=[v.new_output('display_data', data=data)])
     cells = [v.new_markdown_cell('# One of everything\n> A page for the tests: a figure, a player, a formula, a callout.\n\nText beside the title stays.'),
         v.new_code_cell('#| hide\nhidden_everywhere = 1'),
-        v.new_markdown_cell('## Words\n\n`atomic_path` and `aurl.core` and `00_core` are links; `no_such_name` is not. So are [the core](../00_core.ipynb), '
+        v.new_markdown_cell('## Words\n\n`atomic_path` and `aurl.core` and `000_core` are links; `no_such_name` is not. So are [the core](../000_core.ipynb), '
             '[its home](https://aurl.github.io/aurl/core.html#aurlerror), [this place](#words) and [the licence](../../LICENSE).\n\n'
             'Not from the network: ![a badge](https://img.shields.io/badge/x-y-green) <img src="https://example.org/x.png">\n\n'
             '$$\\mathcal{L} = -\\frac{1}{T}\\sum_{t=1}^{T} \\log p(x_t \\mid x_{<t})$$\n\nInline $\\sqrt{d_k}$ too.'),
@@ -102,7 +102,15 @@ def test_names_become_links(site):
 def test_notebooks_are_in_the_sidebar(site):
     index = _page(site, 'index.html')
     for word in ('Core', 'Tokens', 'Tutorials', 'href="tokens.vocab.html"', 'href="tutorials/everything.html"'): assert word in index, word
-    assert not list(site.rglob('00_*')) and (site/'.nojekyll').exists()
+    assert not list(site.rglob('000_*')) and (site/'.nojekyll').exists()
+
+def test_old_addresses_lead_to_the_new_ones(site):
+    import yaml
+    moved = yaml.safe_load((root/'docs'/'moved.yaml').read_text(encoding='utf-8'))
+    assert len(moved) > 80
+    for old, new in moved.items():
+        assert (site/f'{new}.html').exists(), f'{old} leads to {new}, which is not a page'
+        assert f'url={new}.html' in _page(site, f'{old}.html')
 
 # ---------------------------------------------------------------- a browser looks
 
@@ -147,6 +155,10 @@ def test_browser_opens_the_index(watch):
     page.locator('.sidebar-tree a[href="tokens.vocab.html"]').click()
     page.wait_for_url('**/tokens.vocab.html')
 
+def test_browser_follows_an_old_address(watch):
+    page = watch.open('score.midi.html')
+    page.wait_for_url('**/midi.read.html')
+
 def test_browser_opens_a_module(watch):
     page = watch.open('tokens.vocab.html')
     assert page.locator('dt.sig').count() > 5
@@ -185,7 +197,7 @@ def test_browser_shows_every_page(watch, site):
     "No page of the site has an error or asks for what is not there."
     for f in sorted(site.rglob('*.html')):
         rel = f.relative_to(site)
-        if rel.parts[0] in ('_static', '_modules'): continue
+        if rel.parts[0] in ('_static', '_modules') or 'http-equiv="refresh"' in f.read_text(encoding='utf-8')[:600]: continue
         page = watch.open(rel.as_posix())
         assert page.title() and not page.locator('.system-message').count(), rel
         if page.locator('.plotly-figure').count(): page.wait_for_selector('.plotly-figure svg.main-svg')

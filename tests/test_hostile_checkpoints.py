@@ -135,7 +135,7 @@ def test_run(tmp_path, name):
 @pytest.mark.parametrize('name', ['../out.mid', '/tmp/out.mid', '..\\out.mid'])
 def test_zip_slip(tmp_path, name):
     "Nothing is unpacked: a member is read where it is, and one that is no music is refused."
-    from aurl.score.corpus import corpus_from
+    from aurl.corpus.corpus import corpus_from
     with zipfile.ZipFile(tmp_path / 'evil.zip', 'w') as z: z.writestr(name, pickled)
     before = sorted(tmp_path.rglob('*'))
     refused(lambda: [corpus_from(tmp_path / 'evil.zip').read(0)])

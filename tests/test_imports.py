@@ -14,8 +14,11 @@ def numbers(folder):
     found = {}
     for path in sorted(folder.glob('*.ipynb')):
         source = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
-        name, module = re.match(r'(\d+)([a-z]?)_', path.name), re.search(r'^#\s*\|\s*default_exp\s+(\S+)', source, re.M)
-        if name and module: found[module.group(1)] = int(name[1]) + (ord(name[2]) - 96 if name[2] else 0)/100  # 32b lies between 32 and 33
+        module = re.search(r'^#\s*\|\s*default_exp\s+(\S+)', source, re.M)
+        if module is None: continue
+        name = re.fullmatch(r'(\d{3})_(.+)', path.stem)
+        assert name and name[2] == module[1], f'{path.name} exports {module[1]}: call it NNN_{module[1]}.ipynb, with three digits'
+        found[module[1]] = int(name[1])
     return found
 
 
@@ -51,11 +54,22 @@ def test_numbers_are_unique():
     assert not twice, f'share a number: {twice}'
 
 
+def test_every_notebook_of_the_top_folder_has_a_module():
+    others = [p.name for p in sorted((root / 'nbs').glob('*.ipynb')) if p.name != 'index.ipynb' and p.stem[4:] not in number]
+    assert not others, f'{others} export nothing: proofs go to nbs/proofs'
+
+
+def test_file_names_of_modules_are_unique():
+    stems = [m.split('.')[-1] for m in number]
+    twice = sorted({s for s in stems if stems.count(s) > 1})
+    assert not twice, f'several modules are called {twice}: `aurl.a.x` beside `aurl.b.x` is looked for in the wrong place'
+
+
 def test_a_climb_is_seen():
-    known = {'core': 0, 'tokens.vocab': 30, 'train.losses': 80}
-    for line in ['from aurl.train.losses import x', 'from aurl.train import losses', 'import aurl.train.losses', 'from ..train import losses',
-                 'from ..train.losses import x', 'def f():\n    from aurl.train.losses import x']:
-        assert climbs('tokens.vocab', line, known) == ['train.losses'], line
+    known = {'core': 0, 'tokens.vocab': 400, 'losses.base': 700}
+    for line in ['from aurl.losses.base import x', 'from aurl.losses import base', 'import aurl.losses.base', 'from ..losses import base',
+                 'from ..losses.base import x', 'def f():\n    from aurl.losses.base import x']:
+        assert climbs('tokens.vocab', line, known) == ['losses.base'], line
     for line in ['from aurl.core import x', 'import torch', 'from .other import x']: assert not climbs('tokens.vocab', line, known), line
 
 

@@ -1,7 +1,7 @@
 """Every key of every command, in every mode: it changes what a run is built from, or it is refused with the reason.
 
 A new key makes `test_every_key_has_its_place` fail. Give it a line in the table of its command: a value that is not its default, and what
-else must be said so that it has an effect. If it has none by itself, it needs a rule in `nbs/95_effects.ipynb`.
+else must be said so that it has an effect. If it has none by itself, it needs a rule in `nbs/970_commands.effects.ipynb`.
 """
 import hashlib, json, re
 from functools import lru_cache, partial
@@ -12,25 +12,25 @@ import pytest
 import torch
 from torch import nn
 
-import aurl.latents, aurl.scaling
+import aurl.commands.latent_study, aurl.commands.scaling
 from aurl import recipes as r
-from aurl.ablation import check_ablation_keys
-from aurl.campaigns import check_sweep_keys
+from aurl.commands.ablation import check_ablation_keys
+from aurl.commands.sweep import check_sweep_keys
 from aurl.config import Config, explain, make_config, merge
 from aurl.core import AurlError, ConfigError, seed_everything
 from aurl.dependencies import said_keys, value_of
 from aurl.models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from aurl.scaling import RECIPES, check_scaling_keys
+from aurl.commands.scaling import RECIPES, check_scaling_keys
 from aurl.tokens.vocab import vocab
-from aurl.train.averages import Averages
-from aurl.train.latent import LatentCost
+from aurl.train.averaging import Averages
+from aurl.train.latent_training import LatentCost
 from aurl.train.objectives import MusicLosses
-from aurl.train.optimise import parts
+from aurl.train.optimizers import parts
 from aurl.train.schedules import Rate
-from aurl.train.space import nested
+from aurl.search.space import nested
 from aurl.train.stages import StageEnd
-from aurl.train.steady import Clip
-from aurl.workers import Quiet
+from aurl.train.clip import Clip
+from aurl.commands.workers import Quiet
 from common import root
 
 modes = 'transformer', 'vae', 'vae_gan'
@@ -88,10 +88,10 @@ TRAIN = {
     'losses.decorrelation': (1., dict(vae, batch_size=4)), 'losses.orthogonality': (1., dict(vae, batch_size=4))}
 
 # keys that change where or how a run is made, not what is built: each is shown elsewhere
-OUTSIDE = dict(data='test_training', resume='test_resume', workers='33_tokens.store', device='02_device', out='test_cli', compile='46c_models.compiled', gpus='96a_workers', nodes='96a_workers',
-               node='96a_workers', meet='96a_workers', shard='89_train.parallel')
-OUTSIDE |= {'loader.workers': '32d_tokens.workers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '96_recipes', 'loader.weights': '33f_tokens.mixing', 'loader.balance': '34_tokens.loaders', 'loader.balance_power': '34_tokens.loaders',
-            'curriculum.order': '84_train.curriculum', 'fit_batch': 'test_memory', 'net.codec': '31_tokens.codec'}
+OUTSIDE = dict(data='test_training', resume='test_resume', workers='520_data.store', device='020_device', out='test_cli', compile='670_models.compiled', gpus='980_commands.workers', nodes='980_commands.workers',
+               node='980_commands.workers', meet='980_commands.workers', shard='788_train.parallel')
+OUTSIDE |= {'loader.workers': '500_data.readers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '972_recipes', 'loader.weights': '535_data.mixture', 'loader.balance': '575_data.loaders', 'loader.balance_power': '575_data.loaders',
+            'curriculum.order': '764_train.curriculum', 'fit_batch': 'test_memory', 'net.codec': '405_tokens.codec'}
 
 
 def leaves(cls, at=''):
@@ -121,7 +121,7 @@ def test_every_key_has_its_place():
 def world(midi, tmp_path_factory):
     "A store, presets, a teacher, and the base of all configurations."
     from symusic import Score
-    from aurl.tokens.store import prepare
+    from aurl.data.store import prepare
     work = tmp_path_factory.mktemp('keys')
     (work / 'music').mkdir()
     for i,path in enumerate(sorted(midi.glob('*.mid'))):                     # every other piece without a metre
@@ -129,7 +129,7 @@ def world(midi, tmp_path_factory):
         if i % 2: score.time_signatures.clear()
         for t in score.tracks: t.notes = t.notes.filter(lambda n: n.start < 480*(14 + 2*i))   # of several lengths
         score.dump_midi(work / 'music' / path.name)
-    store = prepare(work / 'music', work / 'store', workers=0, measures='aurl.tokens.windows:bar_lines')
+    store = prepare(work / 'music', work / 'store', workers=0, measures='aurl.data.windows:bar_lines')
     small = 'd_model: 8\nn_layers: 3\nn_heads: 1\nlatent: [4, 2, 0]\nregions: [1, 2, 4]\ncritic_width: 8\nencoder_layers: 1\n'
     (work / 'small.yaml').write_text(small)
     (work / 'other.yaml').write_text(small.replace('n_layers: 3', 'n_layers: 1'))
@@ -353,12 +353,12 @@ def test_the_proof_can_fail(world):
 
 def test_losses_over_pieces_need_three_of_them():
     "What the rule about `losses.decorrelation` says is so."
-    from aurl.train.losses import losses
+    from aurl.losses.base import losses
     for rows in (2, 4):
         z = torch.randn(rows, 1, 6, requires_grad=True)
         h = SimpleNamespace(output=SimpleNamespace(z=z, clouds={k:SimpleNamespace(mean=z[..., s]) for k,s in dict(a=slice(0, 3), b=slice(3, 6)).items()}))
         for name in ('decorrelation', 'orthogonality'):
-            f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(__import__('aurl.train.tidy', fromlist=['x']), name)
+            f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(__import__('aurl.losses.latent_penalties', fromlist=['x']), name)
             g, = torch.autograd.grad(f(h), z)
             assert bool(g.any()) == (rows >= 3), (name, rows)
 
@@ -424,7 +424,7 @@ def reads(name):
 
 @pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling'])
 def test_somebody_reads_it(name):
-    "These commands have no keys that depend on others but those with a rule in `95_effects`; each is read by the command."
+    "These commands have no keys that depend on others but those with a rule in `970_commands.effects`; each is read by the command."
     read, keys = reads(name), {k.partition('.')[0] for k in leaves(RECIPES[name].config_cls)}
     assert not (unread := keys - read), f'nobody reads {sorted(unread)}'
     assert 'no_such_key' not in read
@@ -439,8 +439,8 @@ PREPARE = {
     'cleaning.polyphony.mode': ('velocity', {}), 'cleaning.polyphony.voices': (3, {'cleaning.polyphony.mode': 'velocity'}),
     'cleaning.velocity.mode': ('global', {}), **{f'cleaning.velocity.{k}': (v, cleaned) for k,v in dict(low=30, high=100, mean=50., spread=9., curve='exponential').items()},
     **{f'cleaning.velocity.{k}': (v, styled) for k,v in dict(levels=1., pause=.2, least=20, smooth=1.).items()}}
-PREPARE_OUTSIDE = dict(data='14_score.corpus', dest='33_tokens.store', table='14_score.corpus', table_extra='14_score.corpus', folders='14_score.corpus', duplicates='96_recipes', workers='33_tokens.store',
-                       dask='33b_tokens.cluster', overwrite='33_tokens.store', out='96_recipes')
+PREPARE_OUTSIDE = dict(data='310_corpus.corpus', dest='520_data.store', table='310_corpus.corpus', table_extra='310_corpus.corpus', folders='310_corpus.corpus', duplicates='972_recipes', workers='520_data.store',
+                       dask='525_data.cluster', overwrite='520_data.store', out='972_recipes')
 
 
 def performance():
@@ -461,7 +461,7 @@ def performance():
 def prepared(cfg):
     "What becomes of a performance, and what the store is told."
     from aurl.score.clean import clean
-    from aurl.score.phrases import cut_phrases
+    from aurl.corpus.phrases import cut_phrases
     notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
     told = {k:v for k,v in r.store_options(cfg).items() if k != 'clean'}
     cut = cut_phrases(performance(), cfg.phrases, **cfg.phrase.to_dict()) if cfg.phrases else []
@@ -500,7 +500,7 @@ GENERATE = {
     'profile.on': (False, {}), **{f'profile.{k}': (v, {}) for k,v in dict(families=['Bass'], pitch=[60, 64], note_seconds=.1, rest_seconds=.05, pedal_seconds=5., voices=1, tempo=[60., 62.], seconds=[.1, .5], notes=[1, 4], margin=30.).items()},
     'temperature': (.3, {}), 'top_k': (2, {}), 'top_p': (.3, {}), 'min_p': (.97, {}), 'repair': (True, dict(mask=False)), 'programs': ('first', piece), 'metre': ('3/4', {}), 'key': ('G major', {}), 'title': ('a tune', {}),
     **{f'write.{k}': (v, {}) for k,v in dict(resolution=96, quantize='quarter', swing=.66, humanize=.05).items()}, 'write.merge_rests': ('quarter', piece), 'write.legato': (True, piece), 'seed': (3, {})}
-GENERATE_OUTSIDE = dict(conditions='test_conditions', model='85d_train.saved', device='02_device', out='96_recipes')
+GENERATE_OUTSIDE = dict(conditions='test_conditions', model='782_train.saved_models', device='020_device', out='972_recipes')
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,7 @@
 import pytest
 
 import aurl.train.adversarial, aurl.train.distill, aurl.train.objectives  # noqa: F401  (whose imports fill the register)
-from aurl.train.losses import check_loss, losses
+from aurl.losses.base import check_loss, losses
 
 
 @pytest.mark.parametrize('name', sorted(losses))

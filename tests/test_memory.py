@@ -11,7 +11,7 @@ from aurl.cli import verdict_on
 from aurl.config import make_config
 from aurl.core import ConfigError, read_json
 from aurl.memory import Room
-from aurl.train import fit
+from aurl.train import batch_fit as fit
 from aurl.train.learner import Budget
 from common import root
 
@@ -80,7 +80,7 @@ import json, resource, sys
 from aurl import recipes as r
 from aurl.config import make_config
 from aurl.core import OutOfMemory
-from aurl.train import fit
+from aurl.train import batch_fit as fit
 from aurl.train.learner import Budget
 from aurl.memory import Room
 told = json.loads(sys.argv[1])

@@ -7,8 +7,8 @@ from aurl.config import load_preset, make_config, preset_words, presets
 from aurl.core import ConfigError
 from aurl.experiments.run import Experiment
 from aurl.recipes import check_wishes, net_of
-from aurl.train.descent import descent
-from aurl.train.watch import watching
+from aurl.train.options import descent
+from aurl.monitor.settings import watching
 
 every = [(command, name) for command in _recipes() for name in presets(command)]
 

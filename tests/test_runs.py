@@ -75,7 +75,7 @@ def test_profile(run):
     "A model that was trained has a profile, also in its checkpoints; generation keeps within it, and within what is changed of it, and says so."
     import json
     from aurl.models.vae_gan import MusicTransformerVAEGAN
-    from aurl.score.midi import read_midi
+    from aurl.midi.read import read_midi
     trained = result(run('train'))
     profile = MusicTransformerVAEGAN.from_pretrained(trained).profile
     assert profile is not None and profile.transpose == (-6, 6)

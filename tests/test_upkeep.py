@@ -7,7 +7,7 @@ import crash
 from aurl import recipes as r
 from aurl.core import CheckpointError, ConfigError, aurl_home
 from aurl.experiments.registry import list_runs, read_run
-from aurl.stores import list_stores
+from aurl.data.upkeep import list_stores
 from aurl.train.checkpoint import load_checkpoint
 from common import root
 from test_training import config, killed, train
@@ -65,7 +65,7 @@ def test_a_store_that_a_run_needs_is_not_pruned(kept):
     here, store = kept
     source = here / 'music'
     source.mkdir()
-    from aurl.score.write import write_midi
+    from aurl.midi.write import write_midi
     from aurl.tokens.codec import decode
     for i in range(4): write_midi(decode(store[i]), source / f'{i}.mid')
     run, _, _ = train(config(store, here / 'elsewhere', data=str(source), steps=2, checkpoint_every=0))

@@ -3,15 +3,15 @@ import math, re
 
 import pytest
 
-import aurl.latents
+import aurl.commands.latent_study
 from aurl import recipes as r
 from aurl.config import Config, _known, explain, make_config, merge
 from aurl.core import AurlError, ConfigError
 from aurl.models.vae_gan import ModelConfig
-from aurl.scaling import RECIPES
+from aurl.commands.scaling import RECIPES
 from aurl.score.augment import AugmentConfig
-from aurl.tokens.store import StoreConfig
-from aurl.train.space import nested
+from aurl.data.store import StoreConfig
+from aurl.search.space import nested
 from aurl.train.stages import StageEnd
 
 internal = re.compile(r"\b(tuple|dict|dictionary|instance|str|int|int_|float|bool|list\[|Literal|None|NoneType|class|attribute|iterable|subscriptable|callable|pydantic|validator|Input|parse|True|False|"
