@@ -33,9 +33,9 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra, ModelError, OutOfMemory, StoreError, aurl_home, rng, seed_everything
-from .config import Config, load_preset, make_config, preset_words, presets, save_config
+from .config import Config, load_preset, make_config, preset_descriptions, presets, save_config
 from .device import autocast, describe_device, pick_device
-from .memory import memory_room
+from .memory import available_memory
 
 # %% ../nbs/990_all.ipynb #55f768b5
 _all_ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError', 'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'preset_words', 'presets', 'save_config', 'autocast', 'describe_device',
@@ -44,13 +44,13 @@ _all_ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusErr
 # %% ../nbs/990_all.ipynb #d81887e6
 from .midi.read import inspect_midi, read_midi
 from .midi.write import write_midi
-from .score.drums import drum_name, drum_place
+from .score.drums import drum_name, drum_staff_position
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
 from .score.notation import inspect_music, read_music, split_tunes, write_musicxml
 from .score.engrave import Sheet, engrave, save_sheet
 from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
 from .midi.batch import read_many, stream_midi
-from .score.clock import Clock, on_beats
+from .score.clock import Clock, fit_tempo_map
 from .score.keys import estimate_key
 
 # %% ../nbs/990_all.ipynb #b352fd11
@@ -84,9 +84,9 @@ from .tokens.correction import repair_ids
 from .data.profile import CorpusProfile, measure_profile
 from .data.conditions import Conditions
 from .data.store import TokenStore, prepare, repair_store
-from .data.quality import quality
-from .data.survey import duplicates_in, split_store
-from .data.resplit import split_as
+from .data.quality import estimate_quality
+from .data.survey import find_store_duplicates, split_store
+from .data.resplit import resolve_split
 from .data.store_report import DataReport
 from .data.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
@@ -96,40 +96,40 @@ _all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Ve
 
 # %% ../nbs/990_all.ipynb #5ced51ec
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN, preset_config
-from .models.size import Footprint, counted, footprint, same_size
+from .models.size import Footprint, parameter_counts, footprint, match_parameter_count
 from .models.conditioning import ConditionEmbedding, ConditionSpec
 from .models.discriminator import Discriminator
 from .models.latent import register_prior
 from .models.attributes import register_attribute
-from .models.latent_metrics import Map, attribute_vector, latent_report, lerp, map_of, slerp, traverse
+from .models.latent_metrics import PCAProjection, attribute_vector, latent_report, lerp, latent_pca, slerp, traverse
 
 # %% ../nbs/990_all.ipynb #b0bbeb5f
 _all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'counted', 'footprint', 'same_size', 'ConditionEmbedding', 'ConditionSpec', 'Discriminator',
          'register_prior', 'register_attribute', 'Map', 'attribute_vector', 'latent_report', 'lerp', 'map_of', 'slerp', 'traverse']
 
 # %% ../nbs/990_all.ipynb #92fc7271
-from .losses.base import Heard, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
+from .losses.base import LossInputs, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
 from .train.learner import KeepBest, RunLog, music_learner
 from .train.latent_training import LatentConfig, latent_callbacks
 from .train.objectives import MusicLosses
 from .train.adversarial import AdversarialConfig, AdversarialTraining, adversarial_callbacks
-from .train.optimizers import Optimizer, optimizer_names
-from .train.schedules import Schedule
-from .train.averaging import AverageConfig, Averages
-from .train.clip import Accumulate, Clip, ClipConfig
-from .train.regularize import Perturb, TokenDropout
-from .train.options import Descent, descent
+from .train.optimizers import OptimizerConfig, optimizer_names
+from .train.schedules import ScheduleConfig
+from .train.averaging import AverageConfig, WeightAveraging
+from .train.clip import GradientAccumulation, GradientClipping, ClipConfig
+from .train.regularize import AdversarialPerturbation, TokenDropout
+from .train.options import OptimConfig, learner_kwargs
 from .train.curriculum import CurriculumConfig
-from .monitor.generation import GrammarWatch, look_at, register_measure
-from .monitor.collapse import Rescue
-from .monitor.mask_annealing import Guidance
-from .monitor.early_stopping import EarlyStop
-from .monitor.profiler import Stopwatch
-from .monitor.anomalies import Stability
+from .monitor.generation import GenerationMonitor, evaluate_samples, register_sample_metric
+from .monitor.collapse import RollbackOnCollapse
+from .monitor.mask_annealing import GrammarAnnealing
+from .monitor.early_stopping import EarlyStopping
+from .monitor.profiler import TrainingProfiler
+from .monitor.anomalies import AnomalyMonitor
 from .train.distill import Distill
-from .train.state import Snapshot, put_back, take
+from .train.state import Snapshot, restore_state, capture_state
 from .train.checkpoint import average_checkpoints, best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
-from .monitor.checkpoints import CheckpointConfig, Checkpoints
+from .monitor.checkpoints import CheckpointConfig, CheckpointCallback
 from .train.reproducibility import compare_runs
 
 # %% ../nbs/990_all.ipynb #38a1904c
@@ -141,7 +141,7 @@ _all_ = ['Heard', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'regis
 
 # %% ../nbs/990_all.ipynb #c29dd83e
 from .generate.engine import first_bars, first_seconds
-from .generate.profile_masks import Limits, ProfileConfig, profile_words
+from .generate.profile_masks import GenerationLimits, ProfileConfig, describe_limits
 from .generate.sampling import Sampling, generate, generate_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 
@@ -150,12 +150,12 @@ _all_ = ['first_bars', 'first_seconds', 'Limits', 'ProfileConfig', 'profile_word
 
 # %% ../nbs/990_all.ipynb #ae62a12b
 from .experiments.run import Experiment, find_runs
-from .experiments.registry import list_runs, read_run
-from .data.upkeep import list_stores, prune_stores, repair_stores, verify_stores
+from .experiments.registry import list_runs, inspect_run
+from .data.upkeep import list_cache, prune_stores, repair_stores, verify_stores
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable
-from .evaluate.latent_report import Study, study
+from .evaluate.latent_report import LatentEvaluation, evaluate_latent
 from .evaluate.report import Report
 
 # %% ../nbs/990_all.ipynb #6c92ef41

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
-           'TrainingError', 'OutOfMemory', 'MissingExtra', 'meant', 'need', 'atomic_path', 'hold', 'let_go', 'sweep',
-           'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of', 'aurl_home', 'rng', 'seed_everything',
-           'shared_data']
+           'TrainingError', 'OutOfMemory', 'MissingExtra', 'suggest', 'import_extra', 'atomic_path', 'try_lock',
+           'unlock', 'remove_stale_temps', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of', 'aurl_home',
+           'rng', 'seed_everything', 'shared_data']
 
 # %% ../nbs/000_core.ipynb #04c4d870
 import contextlib, difflib, hashlib, itertools, json, os, random, re, secrets, shutil, stat, time
@@ -43,7 +43,7 @@ class OutOfMemory(AurlError): "More memory was needed than there is."
 class MissingExtra(AurlError): "An optional package that is not installed."
 
 # %% ../nbs/000_core.ipynb #35ead095
-def meant(
+def suggest(
     word,            # what was said
     names,           # what there is
     like:float=.6,   # how like it must be, 0 … 1: the ratio of `difflib`
@@ -54,7 +54,7 @@ def meant(
     return f'; did you mean {names[near[0]]!r}?' if near else ''
 
 # %% ../nbs/000_core.ipynb #e5d74e13
-def need(
+def import_extra(
     module:str, # module to import, such as 'optuna'
     extra:str,  # the extra of aurl that brings it
 ):
@@ -73,7 +73,7 @@ def _sync_folder(folder):
     except OSError: pass
     finally: os.close(fd)
 
-def _beside(path, make):
+def _make_temp(path, make):
     "A new hidden name beside `path`, and what `make` gave for it."
     while True:
         tmp = path.with_name(f'.{path.name}.aurl-{secrets.token_hex(4)}.tmp')
@@ -87,7 +87,7 @@ def atomic_path(
     "A temporary path to write to; it becomes `path` when the block ends well and vanishes when it does not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp, fd = _beside(path, lambda p: os.open(p, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    tmp, fd = _make_temp(path, lambda p: os.open(p, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
     mode = stat.S_IMODE(os.fstat(fd).st_mode)                            # what the umask left of 666
     os.close(fd)
     try:
@@ -102,7 +102,7 @@ def atomic_path(
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-def hold(
+def try_lock(
     folder, # a folder that is there
 ):          # what holds it, or None when somebody else does
     "Lock `folder` for this process, until it ends or closes what is returned."
@@ -117,28 +117,28 @@ def hold(
     except OSError: return fd                                            # a file system without locks
     os.close(fd)
 
-def let_go(held):
-    "The end of a `hold`."
+def unlock(held):
+    "The end of a `try_lock`."
     if held is not None and held >= 0: os.close(held)
 
 # %% ../nbs/000_core.ipynb #f0d61293
-_left_behind = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
+_temp_pattern = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
-def sweep(
+def remove_stale_temps(
     folder, # where temporary folders may lie
 )->list:    # the names of those that are gone now
     "Remove the temporary folders of processes that were killed."
     gone = []
     for d in os.scandir(folder):
-        if not (_left_behind.fullmatch(d.name) and d.is_dir(follow_symlinks=False)): continue
+        if not (_temp_pattern.fullmatch(d.name) and d.is_dir(follow_symlinks=False)): continue
         if fcntl is None and time.time() - d.stat().st_mtime < 86_400: continue   # no locks here: a day is long enough
-        if (held := hold(d.path)) is None: continue
-        shutil.rmtree(d.path, ignore_errors=True); let_go(held)
+        if (held := try_lock(d.path)) is None: continue
+        shutil.rmtree(d.path, ignore_errors=True); unlock(held)
         gone.append(d.name)
     return gone
 
 # %% ../nbs/000_core.ipynb #fa33e2a8
-def _open_up(folder):
+def _apply_umask(folder):
     "Give all in `folder` the permissions that the umask left to `folder` itself, and make it durable."
     mode = stat.S_IMODE(os.stat(folder).st_mode)
     for f in Path(folder).rglob('*'):
@@ -154,33 +154,33 @@ def atomic_dir(
     "A temporary folder to fill; it becomes `path` when the block ends well and vanishes when it does not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
+    remove_stale_temps(path.parent)
     held = None
     while held is None:
-        tmp, _ = _beside(path, lambda p: p.mkdir(0o777))
-        held = hold(tmp)                                                # None: a sweeper was quicker than we
+        tmp, _ = _make_temp(path, lambda p: p.mkdir(0o777))
+        held = try_lock(tmp)                                                # None: a sweeper was quicker than we
     try:
         yield tmp
-        _open_up(tmp)
+        _apply_umask(tmp)
         os.rename(tmp, path)
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-        let_go(held)
+        unlock(held)
 
 # %% ../nbs/000_core.ipynb #af9e7704
-def _plain(o):
+def _json_default(o):
     "`o` in types that JSON knows."
     if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
     if isinstance(o, np.ndarray): return o.tolist()
     if isinstance(o, Path): return str(o)
     raise TypeError(f'{type(o).__name__} does not go into JSON')
 
-def _finite(o):
+def _null_nonfinite(o):
     "`o` with NaN and infinities replaced by None."
     if isinstance(o, (float, np.floating)): return float(o) if np.isfinite(o) else None
-    if isinstance(o, dict): return {k:_finite(v) for k,v in o.items()}
-    if isinstance(o, (list, tuple)): return [_finite(v) for v in o]
+    if isinstance(o, dict): return {k:_null_nonfinite(v) for k,v in o.items()}
+    if isinstance(o, (list, tuple)): return [_null_nonfinite(v) for v in o]
     return o
 
 def to_json(
@@ -189,10 +189,10 @@ def to_json(
 )->str:
     "`obj` as JSON; what is not finite becomes null."
     try: return _encoder(indent).encode(obj)
-    except ValueError: return _encoder(indent).encode(_finite(obj))           # something in it is not finite
+    except ValueError: return _encoder(indent).encode(_null_nonfinite(obj))           # something in it is not finite
 
 @lru_cache
-def _encoder(indent): return json.JSONEncoder(default=_plain, indent=indent, allow_nan=False, ensure_ascii=False)
+def _encoder(indent): return json.JSONEncoder(default=_json_default, indent=indent, allow_nan=False, ensure_ascii=False)
 
 def write_json(path, obj):
     "Write `obj` to `path`, atomically."

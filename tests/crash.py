@@ -11,8 +11,8 @@ from aurl.models.vae_gan import MusicTransformerVAEGAN
 from aurl.data.store import prepare
 from aurl.train.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint, verify_checkpoint
 from aurl.train.learner import music_learner
-from aurl.monitor.checkpoints import Checkpoints, newest
-from aurl.train.state import GoOn, put_back, take
+from aurl.monitor.checkpoints import CheckpointCallback, load_newest_checkpoint
+from aurl.train.state import ResumeFrom, restore_state, capture_state
 
 
 def music(folder, pieces=12, notes=14):
@@ -30,12 +30,12 @@ def music(folder, pieces=12, notes=14):
 
 def _gan():
     from aurl.train.adversarial import AdversarialTraining
-    from aurl.train.latent_training import LatentCost
-    return [LatentCost(), AdversarialTraining(warm=0., rows=2, steps=6, context=12, guess=0, r1_every=3)]
+    from aurl.train.latent_training import KLLoss
+    return [KLLoss(), AdversarialTraining(warm=0., rows=2, steps=6, context=12, guess=0, r1_every=3)]
 
 def _latent():
-    from aurl.train.latent_training import LatentCost
-    return [LatentCost()]
+    from aurl.train.latent_training import KLLoss
+    return [KLLoss()]
 
 def _objectives():
     from aurl.train.objectives import MusicLosses
@@ -43,13 +43,13 @@ def _objectives():
 
 def _accumulated():
     from aurl.train.objectives import MusicLosses
-    from aurl.train.clip import Accumulate
-    return [Accumulate(4), MusicLosses({'grammar': .1, 'rhythm': .1}, balance='uncertainty')]
+    from aurl.train.clip import GradientAccumulation
+    return [GradientAccumulation(4), MusicLosses({'grammar': .1, 'rhythm': .1}, balance='uncertainty')]
 
 def _taught():
     from aurl.train.distill import Distill
-    from aurl.train.clip import Accumulate
-    return [Accumulate(4), Distill(MusicTransformerVAEGAN.from_preset('tiny'), {'output': .5, 'feature': .5, 'attention': .5})]
+    from aurl.train.clip import GradientAccumulation
+    return [GradientAccumulation(4), Distill(MusicTransformerVAEGAN.from_preset('tiny'), {'output': .5, 'feature': .5, 'attention': .5})]
 
 def _validated():
     from aurl.train.learner import ValidEvery
@@ -107,7 +107,7 @@ def cut_anywhere(store, folder, way, cuts=100, steps=36, on=6, seed=0):
     One training saves after every step. Another learner, whose weights, optimiser and chance are disturbed each time, goes on from the
     checkpoint on the disk for `on` steps (which is often beyond the end of an epoch, a validation and a longer window)."""
     whole, folder = {}, Path(folder)
-    sit(learner(store, way), steps, whole.__setitem__, Checkpoints(folder, 1, keep=10**6, patience=60.))
+    sit(learner(store, way), steps, whole.__setitem__, CheckpointCallback(folder, 1, keep=10**6, patience=60.))
     later, good = learner(store, way, seed=0), 0
     later.opt = None
     for c in rng(seed, way, 'cuts').integers(1, steps, cuts):
@@ -115,7 +115,7 @@ def cut_anywhere(store, folder, way, cuts=100, steps=36, on=6, seed=0):
         with torch.no_grad():
             for p in later.model.parameters(): p.add_(torch.randn_like(p))
         torch.manual_seed(int(c)); np.random.seed(int(c)); later.dls.train.set_epoch(77)
-        sit(later, steps, got.__setitem__, GoOn(ck.snapshot()), last=min(steps, int(c) + on))
+        sit(later, steps, got.__setitem__, ResumeFrom(ck.snapshot()), last=min(steps, int(c) + on))
         good += got == {s: whole[s] for s in range(c + 1, min(steps, c + on) + 1)} and len(got) > 0
     if hasattr(later.dls.train, 'hands'): later.dls.train.hands.close()
     return good, cuts
@@ -143,9 +143,9 @@ def train_in(store, folder, steps, every):
     folder = Path(folder); folder.mkdir(exist_ok=True)
     log = os.open(folder / 'losses', os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     note = lambda *what: os.write(log, (json.dumps(what) + '\n').encode())
-    last = newest(folder / 'ck', lambda line: note('passed over', line))
+    last = load_newest_checkpoint(folder / 'ck', lambda line: note('passed over', line))
     note('from', last.step if last else 0)
-    sit(learner(store), steps, note, *([GoOn(last.snapshot())] if last else []), Checkpoints(folder / 'ck', every, keep=2))
+    sit(learner(store), steps, note, *([ResumeFrom(last.snapshot())] if last else []), CheckpointCallback(folder / 'ck', every, keep=2))
     note('done')
 
 
@@ -220,7 +220,7 @@ def crash_at_every_event(store, folder, on=3):
     "A save that is killed before and after each of its file events: what is wrong, and figures."
     folder, wrong, steps, whole = Path(folder), [], 24, {}
     folder.mkdir(parents=True)
-    sit(learner(store), steps, whole.__setitem__, Checkpoints(folder / 'all', 5, keep=99, patience=60.))
+    sit(learner(store), steps, whole.__setitem__, CheckpointCallback(folder / 'all', 5, keep=99, patience=60.))
     snaps = {s: load_checkpoint(folder / f'all/step_{s:08d}').snapshot() for s in (5, 10, 15)}
     before = folder / 'before'
     for s in (5, 10): save_checkpoint(before / f'step_{s:08d}', snaps[s], state=dict(step=s))
@@ -242,15 +242,15 @@ def crash_at_every_event(store, folder, on=3):
                 if not os.WIFSIGNALED(status): wrong.append(f'{counted.seen[at]} {at}: was not killed ({status})'); continue
                 runs += 1
                 said = []
-                ck = newest(here, said.append)
+                ck = load_newest_checkpoint(here, said.append)
                 if ck is None or ck.step not in ((10,) if over else (10, 15)): wrong.append(f'{counted.seen[at]} {at} {after}: {ck}'); continue
                 if ck.snapshot().digest() != snaps[ck.step].digest(): wrong.append(f'{counted.seen[at]} {at}: another state')
                 if runs % 10 == 0:
                     got = {}
-                    sit(later, steps, got.__setitem__, GoOn(ck.snapshot()), last=ck.step + on)
+                    sit(later, steps, got.__setitem__, ResumeFrom(ck.snapshot()), last=ck.step + on)
                     if got != {s: whole[s] for s in got} or len(got) != on: wrong.append(f'{counted.seen[at]} {at}: other losses')
                 save(here, over)                                                                      # and saving works again
-                if newest(here).step != (10 if over else 15): wrong.append(f'{counted.seen[at]} {at}: the next save is not the newest')
+                if load_newest_checkpoint(here).step != (10 if over else 15): wrong.append(f'{counted.seen[at]} {at}: the next save is not the newest')
                 if left := [p.name for p in here.iterdir() if p.name.startswith('.')]: wrong.append(f'{counted.seen[at]} {at}: {left} is left')
     return wrong, dict(crashes=runs, kinds=sorted(kinds))
 
@@ -273,7 +273,7 @@ def damage(path, kind, draw):
 def damage_at_random(store, folder, each=300, seed=0):
     "Flips, truncations and zeroed blocks in the newest checkpoint: what is wrong, and figures."
     folder, wrong, draw = Path(folder), [], rng(seed, 'damage')
-    sit(learner(store), 10, lambda *_: None, Checkpoints(folder, 5, keep=9, patience=60.))
+    sit(learner(store), 10, lambda *_: None, CheckpointCallback(folder, 5, keep=9, patience=60.))
     for p in folder.glob('best_*'): shutil.rmtree(p)
     new, was = folder / 'step_00000010', {f.name: f.read_bytes() for f in (folder / 'step_00000010').iterdir()}
     before, figures = load_checkpoint(folder / 'step_00000005').snapshot().digest(), {}
@@ -283,12 +283,12 @@ def damage_at_random(store, folder, each=300, seed=0):
             f = new / sorted(was)[int(draw.integers(len(was)))]
             if not damage(f, kind, draw): continue
             said = []
-            ck = newest(folder, said.append)
+            ck = load_newest_checkpoint(folder, said.append)
             if ck is None or ck.step != 5 or ck.snapshot().digest() != before: wrong.append(f'{kind} of {f.name}: {ck}')
             if not (len(said) == 1 and 'passed over' in said[0] and 'step_00000010' in said[0]): wrong.append(f'{kind} of {f.name}: said {said}')
             f.write_bytes(was[f.name]); found += 1
         figures[kind] = found
-    if newest(folder).step != 10: wrong.append('the whole one is not taken any more')
+    if load_newest_checkpoint(folder).step != 10: wrong.append('the whole one is not taken any more')
     return wrong, figures
 
 
@@ -308,7 +308,7 @@ def full_disk(store, folder, limit=4096, steps=24, every=4, full=(9, 17)):
         said, heard = [], []
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter('always')
-            sit(learner(store), steps, got.__setitem__, Fill(), Checkpoints(folder / 'ck', every, keep=9, say=said.append, patience=60.))
+            sit(learner(store), steps, got.__setitem__, Fill(), CheckpointCallback(folder / 'ck', every, keep=9, say=said.append, patience=60.))
         heard = [str(w.message) for w in heard if 'checkpoint' in str(w.message)]
         (folder / 'told').write_text(json.dumps([said, heard, got]))
     _, status = os.waitpid(child(work), 0)

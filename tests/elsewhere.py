@@ -116,9 +116,9 @@ def train(case, device, steps, folder):
             self.losses.append(self.learn.loss.detach().item())
             Book.before = sum(waits.values())
     run = Experiment(device, cfg, root=folder/'runs')
-    store = recipes.TokenStore(folder/'store'); train, held = recipes.sides(store, cfg.valid, cfg.seed, cfg.split)
+    store = recipes.TokenStore(folder/'store'); train, held = recipes.train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
     waits.clear()
-    learn = recipes.learner_of(cfg, store, train, held, run=run)
+    learn = recipes.build_learner(cfg, store, train, held, run=run)
     learn.add_cb(Book())
     # so short a training would log every step; in a long one, which this stands for, the lines are ten steps apart
     every_ten = property(lambda log: log.step == 1 or log.step % log.every == 0)
@@ -140,7 +140,7 @@ def main(case, steps):
     from aurl.midi.write import write_midi
     import aurl.device, aurl.recipes
     torch.Generator = Generator
-    if no_float64: aurl.device.without_float64.add(AWAY.type)
+    if no_float64: aurl.device.device_types_without_float64.add(AWAY.type)
     plain = aurl.device.pick_device
     def pick(name='auto'): return AWAY if str(name).startswith(AWAY.type) else plain(name)
     for m in list(sys.modules.values()):

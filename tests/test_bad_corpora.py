@@ -96,15 +96,15 @@ def test_what_was_prepared_stays(here):
     before = kept()
     from aurl.config import make_config
     from aurl.core import AurlError
-    from aurl.recipes import PrepareConfig, music_for, store_options
+    from aurl.recipes import PrepareConfig, load_corpus, prepare_kwargs
     from aurl.data.store import prepare as make
     bad = [dict(data='mixed', table='typo.csv'), dict(data='mixed', min_quality=2), dict(data='mixed', min_seconds=1000), dict(data='music'), dict(data='mixed', keep='seconds >= 1e9', overwrite=True), dict(data='words')]
     for b in bad:
         with pytest.raises(AurlError):
             cfg = make_config(PrepareConfig, overrides={k: str(here / v) if k in ('data', 'table') else v for k, v in b.items()})
-            make(music_for(cfg), here / 'kept', workers=0, overwrite=cfg.overwrite, **store_options(cfg))
+            make(load_corpus(cfg), here / 'kept', workers=0, overwrite=cfg.overwrite, **prepare_kwargs(cfg))
         assert kept() == before, b
     cfg = make_config(PrepareConfig, overrides=dict(data=str(here / 'mixed'), min_notes=2))
     with pytest.warns(UserWarning, match='min_notes=1, not 2'):
-        other = make(music_for(cfg), here / 'kept', workers=0, **store_options(cfg))
+        other = make(load_corpus(cfg), here / 'kept', workers=0, **prepare_kwargs(cfg))
     assert other.path.name.startswith('kept-') and kept() == before

@@ -20,8 +20,8 @@ class Toy(Config):
 here = Path(sys.argv.pop(1))
 recipe = lambda name: SimpleNamespace(config_cls=Toy, notebook=str(here/f'{name}.ipynb'), out=lambda cfg: here/'runs'/name)
 import functools, os
-if every := os.environ.get('TOY_EVERY'): cli.watch = functools.partial(cli.watch, every=float(every))
-cli._recipes = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'), prepare=recipe('slow'))
+if every := os.environ.get('TOY_EVERY'): cli.run_with_progress = functools.partial(cli.run_with_progress, every=float(every))
+cli._all_commands = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'), prepare=recipe('slow'))
 cli.main()
 '''
 cells = dict(

@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 import torch
 
-from aurl.cli import run_recipe
+from aurl.cli import run_command
 from aurl.config import make_config
 from aurl.core import ConfigError, rng
 from aurl.generate.sampling import generate_ids
 from aurl.models.vae_gan import MusicTransformerVAEGAN
-from aurl.recipes import EvaluateConfig, TrainConfig, check_request, learner_of, sides, store_of
+from aurl.recipes import EvaluateConfig, TrainConfig, check_request, build_learner, train_valid_split, open_store
 from aurl.midi.read import read_midi
 from aurl.data.store import prepare
 from aurl.tokens.vocab import vocab
@@ -47,35 +47,35 @@ def mean_pitch(ids):
 def test_from_the_table_to_the_music(store, tmp_path):
     common = ['workers=0', f'out={tmp_path}', 'device=cpu']
     words = [f'data={store}', 'model=tiny', 'length=64', 'batch_size=8', 'transpose=0', 'valid=.2', 'steps=300', 'watch.on=false', 'checkpoint_every=0']
-    assert run_recipe('train', [*words, 'loader.conditions=[composer]', *common]) == 0
+    assert run_command('train', [*words, 'loader.conditions=[composer]', *common]) == 0
     run, = tmp_path.glob('*train*')
     net = MusicTransformerVAEGAN.from_pretrained(run)
     assert net.config.conditions['composer'].words == ('', 'High', 'Low')
     for who, low in (('Low', True), ('High', False)):       # without its label a piece is either, with equal probability
         means = [mean_pitch(x) for x in generate_ids(net, n=16, max_tokens=60, seed=1, top_p=.9, conditions=dict(composer=who), profile='off')]
         assert sum((m < 60) == low for m in means) >= 12, (who, means)
-    assert run_recipe('generate', [f'model={run}', 'conditions.composer=Low', 'pieces=8', 'top_p=.9', 'max_tokens=64', *common[1:]]) == 0
+    assert run_command('generate', [f'model={run}', 'conditions.composer=Low', 'pieces=8', 'top_p=.9', 'max_tokens=64', *common[1:]]) == 0
     made, = tmp_path.glob('*generate*')
     means = [np.mean([n.pitch for t in read_midi(file).tracks for n in t.notes]) for file in (made / 'samples').glob('*.mid')]
     assert len(means) == 8 and sum(m < 60 for m in means) >= 6, means
     said = check_request(make_config(EvaluateConfig, overrides=dict(model=str(run), out=str(tmp_path), device='cpu')))
     assert any('conditions unknown: composer' in line for line in said)
-    with pytest.raises(ConfigError, match="did you mean 'Low'"): run_recipe('generate', [f'model={run}', 'conditions.composer=Lo', *common[1:]])
+    with pytest.raises(ConfigError, match="did you mean 'Low'"): run_command('generate', [f'model={run}', 'conditions.composer=Lo', *common[1:]])
 
 
 def test_conditions_reach_the_model(store, tmp_path):
     "The labels of a batch change its loss, once the embeddings are not zero; packed rows and accumulation give each window its own."
     cfg = asked(store, tmp_path, steps=4)
-    music = store_of(str(store), 0)
-    train, held = sides(music, cfg.valid, cfg.seed, cfg.split)
-    learn = learner_of(cfg, music, train, held)
+    music = open_store(str(store), 0)
+    train, held = train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
+    learn = build_learner(cfg, music, train, held)
     net = learn.model.eval()
     for p in net.conditioning.parameters(): torch.nn.init.normal_(p)
     ids, _, _, state, _ = next(iter(learn.dls.train))
     right = net(ids, state=state).logits
     swapped = dict(state, conditions=dict(composer=3 - state['conditions']['composer']))
     assert (net(ids, state=swapped).logits - right).abs().amax((1, 2)).min() > .01
-    packed = learner_of(cfg.changed(loader=dict(conditions=['composer'], pack=True)), music, train, held, net)
+    packed = build_learner(cfg.changed(loader=dict(conditions=['composer'], pack=True)), music, train, held, net)
     ids, _, _, state, _ = next(iter(packed.dls.train))
     out = net(ids, state=state).logits
     number, labels = state['segments'], state['conditions']['composer']
@@ -87,7 +87,7 @@ def test_conditions_reach_the_model(store, tmp_path):
 def test_refusals(store, tmp_path):
     for more, says in ((dict(net=dict(conditions={})), 'loader.conditions'), (dict(net=dict(condition_dropout=.2), loader={}), 'no conditions')):
         with pytest.raises(ConfigError, match=says): check_request(asked(store, tmp_path).changed(**more) if 'loader' not in more else make_config(TrainConfig, overrides=asked(store, tmp_path).to_dict() | more))
-    music = store_of(str(store), 0)
+    music = open_store(str(store), 0)
     cfg = asked(store, tmp_path)
     plain = MusicTransformerVAEGAN.from_preset('tiny')
-    with pytest.raises(ConfigError, match='not conditioned on composer'): learner_of(cfg, music, *sides(music, .2), plain)
+    with pytest.raises(ConfigError, match='not conditioned on composer'): build_learner(cfg, music, *train_valid_split(music, .2), plain)

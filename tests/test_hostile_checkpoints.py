@@ -20,18 +20,18 @@ class Bomb:
 
 def seal(d):
     "A manifest that fits whatever is there."
-    from aurl.train.checkpoint import _sealed
+    from aurl.train.checkpoint import _seal_manifest
     m = json.loads((d / 'manifest.json').read_text())
     m.pop('seal', None)
     m['files'] = {f.name: dict(size=f.stat().st_size, sha256=sha256_of(f)) for f in sorted(d.iterdir()) if f.is_file() and f.name != 'manifest.json'}
-    (d / 'manifest.json').write_text(_sealed(m))
+    (d / 'manifest.json').write_text(_seal_manifest(m))
 
 
 def edit(d, **values):
-    from aurl.train.checkpoint import _sealed
+    from aurl.train.checkpoint import _seal_manifest
     m = json.loads((d / 'manifest.json').read_text())
     m.pop('seal')
-    (d / 'manifest.json').write_text(_sealed({**m, **values}))
+    (d / 'manifest.json').write_text(_seal_manifest({**m, **values}))
 
 
 def header(n, text=b''): return struct.pack('<Q', n) + text

@@ -16,21 +16,21 @@ import aurl.commands.latent_study, aurl.commands.scaling
 from aurl import recipes as r
 from aurl.commands.ablation import check_ablation_keys
 from aurl.commands.sweep import check_sweep_keys
-from aurl.config import Config, explain, make_config, merge
+from aurl.config import Config, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError, seed_everything
-from aurl.dependencies import said_keys, value_of
+from aurl.dependencies import given_keys, value_of
 from aurl.models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from aurl.commands.scaling import RECIPES, check_scaling_keys
+from aurl.commands.scaling import COMMANDS, check_scaling_keys
 from aurl.tokens.vocab import vocab
-from aurl.train.averaging import Averages
-from aurl.train.latent_training import LatentCost
+from aurl.train.averaging import WeightAveraging
+from aurl.train.latent_training import KLLoss
 from aurl.train.objectives import MusicLosses
-from aurl.train.optimizers import parts
-from aurl.train.schedules import Rate
-from aurl.search.space import nested
+from aurl.train.optimizers import model_parts
+from aurl.train.schedules import LRScheduler
+from aurl.search.space import nest_keys
 from aurl.train.stages import StageEnd
-from aurl.train.clip import Clip
-from aurl.commands.workers import Quiet
+from aurl.train.clip import GradientClipping
+from aurl.commands.workers import SilentRun
 from common import root
 
 modes = 'transformer', 'vae', 'vae_gan'
@@ -84,7 +84,7 @@ TRAIN = {
     'net.summary': (2, {'net.attention': 'hierarchical', 'net.block': 8}),
     **{f'net.{k}': (v, vae) for k,v in dict(latent=[8, 4, 2], regions=[1, 4, 8], prior='flow', encoder_layers=2, free_bits=30., word_dropout=.5, skip=False).items()},
     **{f'net.{k}': (v, gan) for k,v in dict(critic_width=16, critic_layers=1, critic_weights=[1., 0., 0.], critic_dropout=.5).items()},
-    **{f'optimizer.scales.{p}': (.5, {}) for p in parts if p != 'latent'}, 'optimizer.scales.latent': (.5, vae),
+    **{f'optimizer.scales.{p}': (.5, {}) for p in model_parts if p != 'latent'}, 'optimizer.scales.latent': (.5, vae),
     'losses.decorrelation': (1., dict(vae, batch_size=4)), 'losses.orthogonality': (1., dict(vae, batch_size=4))}
 
 # keys that change where or how a run is made, not what is built: each is shown elsewhere
@@ -96,13 +96,13 @@ OUTSIDE |= {'loader.workers': '500_data.readers', 'loader.conditions': 'test_con
 
 def leaves(cls, at=''):
     "The dotted keys that can be set, groups apart."
-    names = list(explain(cls))
+    names = list(describe_keys(cls))
     return [at + n for n in names if not any(m.startswith(f'{n}.') for m in names)]
 
 
 def keys_of_training():
     keys = set(leaves(r.TrainConfig)) - {'net'}
-    return keys | {f'net.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')} | {f'optimizer.scales.{p}' for p in parts}
+    return keys | {f'net.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')} | {f'optimizer.scales.{p}' for p in model_parts}
 
 
 def test_every_key_has_its_place():
@@ -146,8 +146,8 @@ def asked(world, values, cls=None):
     put = lambda v: world.words.get(v, v) if isinstance(v, str) else v
     values = {k:put(v) for k,v in values.items()}
     together = {}
-    for k,v in values.items(): together = merge(together, nested({k: v}))
-    return make_config(cls or r.TrainConfig, overrides=merge(world.base, together)), said_keys(together)
+    for k,v in values.items(): together = merge(together, nest_keys({k: v}))
+    return make_config(cls or r.TrainConfig, overrides=merge(world.base, together)), given_keys(together)
 
 
 def digest(x):
@@ -196,10 +196,10 @@ def stepping(cb, n=14):
     learn = SimpleNamespace(model=model, opt=SimpleNamespace(param_lists=[list(model.parameters())]), cbs=[], pct_train=0., train_iter=0)
     cb, seen = type(cb)(cb.config), []
     cb.learn = learn
-    if isinstance(cb, Averages): cb.before_fit()
+    if isinstance(cb, WeightAveraging): cb.before_fit()
     for i in range(n):
         learn.pct_train = i/n
-        if isinstance(cb, Averages):
+        if isinstance(cb, WeightAveraging):
             with torch.no_grad(): model.weight.add_(1.)
             cb.after_step()
             seen.append(next(cb.mean.module.parameters()).clone())
@@ -212,7 +212,7 @@ def stepping(cb, n=14):
 
 def curve(rate):
     "The rate over a training, and what a plateau does to it."
-    cb = Rate(rate.schedule)
+    cb = LRScheduler(rate.schedule)
     cb.learn, out = SimpleNamespace(), [rate.schedule.at(i/300) for i in range(301)]
     for nats in (3., 2., 2., 2., 2., 2., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1.):
         cb.learn.valid_nats = nats
@@ -249,15 +249,15 @@ def optimized(learn):
 
 def built(cfg, world):
     "What the training of `cfg` is built from: the learner, and what `train_run` asks it to do."
-    if cfg.stages: return dict(stages=digest([(s.name, s.cfg.steps) for s in r.stages_of(cfg)]))
-    net = r.net_of(cfg)
-    sides = r.sides(world.store, cfg.valid, cfg.seed, cfg.split)
-    learn, told = r.learner_of(cfg, world.store, *sides), {}
+    if cfg.stages: return dict(stages=digest([(s.name, s.cfg.steps) for s in r.parse_stages(cfg)]))
+    net = r.build_model_config(cfg)
+    sides = r.train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split)
+    learn, told = r.build_learner(cfg, world.store, *sides), {}
 
     def fit(**kwargs):
         told.update(kwargs, deterministic=torch.are_deterministic_algorithms_enabled())
         return 1.
-    learn.fit_budget, run = fit, Quiet()
+    learn.fit_budget, run = fit, SilentRun()
     try: r.train_run(learn, run, cfg)
     finally: run.close()
     learn.valid_nats, learn.measures = 2., dict(grammar=.5)
@@ -267,9 +267,9 @@ def built(cfg, world):
     for c in cbs:
         name, values = plain(c)
         out[name] = digest(values)
-        if isinstance(c, (Clip, Averages)): out[name + ' acts'] = digest(stepping(c))
-        if isinstance(c, Rate): out['curve'] = digest(curve(c))
-        if isinstance(c, LatentCost): out['beta'] = digest(beta(c))
+        if isinstance(c, (GradientClipping, WeightAveraging)): out[name + ' acts'] = digest(stepping(c))
+        if isinstance(c, LRScheduler): out['curve'] = digest(curve(c))
+        if isinstance(c, KLLoss): out['beta'] = digest(beta(c))
         if isinstance(c, MusicLosses): out['losses'] = digest(ramps(c))
         if type(c).__name__ == 'Distill': out['distill'] = repr(c.weights if hasattr(c, 'weights') else vars(c))
     return out | dict(optimizer=digest(optimized(learn)))
@@ -294,11 +294,11 @@ def refusal(check):
 
 def checked(cfg, said):
     "As `aurl train` checks what was said, music and disk apart."
-    for c in [s.cfg for s in r.stages_of(cfg)] or [cfg]:
-        mode = r.net_of(c).mode
-        r.check_wishes(c, mode)
-        r.check_ranks(c, mode)
-        r.check_loader(r.loader_of(c, mode), c.length, (-c.transpose, c.transpose))
+    for c in [s.cfg for s in r.parse_stages(cfg)] or [cfg]:
+        mode = r.build_model_config(c).mode
+        r.validate_options(c, mode)
+        r.check_distributed(c, mode)
+        r.check_loader(r.build_loader_config(c, mode), c.length, (-c.transpose, c.transpose))
     r.check_keys(cfg, said)
 
 
@@ -376,10 +376,10 @@ def test_what_nobody_said_is_no_mistake(world):
 
 
 def test_the_command_refuses_before_a_run_begins(world):
-    from aurl.cli import run_recipe
+    from aurl.cli import run_command
     out = world.work / 'never'
     items = [f'{k}={v}' for k,v in {**world.base, 'out': out}.items()]
-    with pytest.raises(ConfigError, match='ema.decay=0.5 has no effect: ema.kind=none'): run_recipe('train', [*items, 'ema.decay=0.5'])
+    with pytest.raises(ConfigError, match='ema.decay=0.5 has no effect: ema.kind=none'): run_command('train', [*items, 'ema.decay=0.5'])
     assert not out.exists()
 
 
@@ -401,7 +401,7 @@ def in_sweep(world, key, value):
     cfg, said = asked(world, {key: value})
     base = merge(world.base, {k: v for k,v in cfg.to_dict().items() if k in {s.partition('.')[0] for s in said}})
     base = dict(checkpoint_every=200) | base                                # a sweep has none by itself
-    sweep = make_config(RECIPES['sweep'].config_cls, overrides=dict(train=base, space=dict(valid=[.3, .4])))
+    sweep = make_config(COMMANDS['sweep'].config_cls, overrides=dict(train=base, space=dict(valid=[.3, .4])))
     return refusal(lambda: check_sweep_keys(sweep, {f'train.{k}' for k in said}))
 
 
@@ -413,7 +413,7 @@ def test_a_sweep_refuses_what_its_training_refuses(world):
         alone = refusal(lambda: r.check_keys(cfg, said))
         words = in_sweep(world, key, value)
         assert bool(words) == bool(alone) and (not words or words.startswith(f'train.{key}')), (key, alone, words)
-    for key in ('out', 'resume'): assert f'train.{key}' in refusal(lambda: check_sweep_keys(make_config(RECIPES['sweep'].config_cls, overrides=dict(train=merge(world.base, {key: 'here'}), space=dict(lr=[.1]))), {f'train.{key}'}))
+    for key in ('out', 'resume'): assert f'train.{key}' in refusal(lambda: check_sweep_keys(make_config(COMMANDS['sweep'].config_cls, overrides=dict(train=merge(world.base, {key: 'here'}), space=dict(lr=[.1]))), {f'train.{key}'}))
 
 
 def reads(name):
@@ -425,7 +425,7 @@ def reads(name):
 @pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling'])
 def test_somebody_reads_it(name):
     "These commands have no keys that depend on others but those with a rule in `970_commands.effects`; each is read by the command."
-    read, keys = reads(name), {k.partition('.')[0] for k in leaves(RECIPES[name].config_cls)}
+    read, keys = reads(name), {k.partition('.')[0] for k in leaves(COMMANDS[name].config_cls)}
     assert not (unread := keys - read), f'nobody reads {sorted(unread)}'
     assert 'no_such_key' not in read
 
@@ -463,7 +463,7 @@ def prepared(cfg):
     from aurl.score.clean import clean
     from aurl.corpus.phrases import cut_phrases
     notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
-    told = {k:v for k,v in r.store_options(cfg).items() if k != 'clean'}
+    told = {k:v for k,v in r.prepare_kwargs(cfg).items() if k != 'clean'}
     cut = cut_phrases(performance(), cfg.phrases, **cfg.phrase.to_dict()) if cfg.phrases else []
     return digest([notes(clean(performance(), cfg.cleaning)), [(i, notes(s), [t.qpm for t in s.tempos]) for i,s in cut], told])
 
@@ -508,7 +508,7 @@ def players(world):
     "A model of each kind, and music to go on from."
     for mode in ('transformer', 'vae'):
         cfg = asked(world, dict(mode=mode))[0]
-        learn = r.learner_of(cfg, world.store, *r.sides(world.store, cfg.valid, cfg.seed, cfg.split))
+        learn = r.build_learner(cfg, world.store, *r.train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split))
         learn.model.save_pretrained(world.work / mode)
     files = [str(world.work / 'music' / f'piece{i}.mid') for i in (0, 3)]
     return SimpleNamespace(base=dict(max_tokens=96, pieces=2, device='cpu', top_p=1.), words=dict(PIECE=files[0], PAIR=','.join(files)), work=world.work)
@@ -519,9 +519,9 @@ def played(cfg, work):
     from aurl.generate.sampling import generate_ids
     net, _ = r.find_model(cfg.model, cfg.out)
     files = r.file_options(cfg, net)
-    ids = generate_ids(net, n=cfg.pieces, min_tokens=cfg.min_tokens, max_tokens=cfg.max_tokens, prompt=r.opening_ids(files), seed=cfg.seed, mask=cfg.mask, profile=cfg.profile,
-                       temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, min_p=cfg.min_p, z=r.latents_for(net, cfg))
-    if cfg.repair: ids = r.sound_ids(ids, lambda line: None)
+    ids = generate_ids(net, n=cfg.pieces, min_tokens=cfg.min_tokens, max_tokens=cfg.max_tokens, prompt=r.prompt_ids(files), seed=cfg.seed, mask=cfg.mask, profile=cfg.profile,
+                       temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, min_p=cfg.min_p, z=r.requested_latents(net, cfg))
+    if cfg.repair: ids = r.repair_pieces(ids, lambda line: None)
     out = []
     for i,x in enumerate(ids):
         if not cfg.mask and not cfg.repair: out.append(x); continue

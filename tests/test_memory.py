@@ -7,10 +7,10 @@ import torch
 
 import crash
 from aurl import recipes as r
-from aurl.cli import verdict_on
+from aurl.cli import exit_status
 from aurl.config import make_config
 from aurl.core import ConfigError, read_json
-from aurl.memory import Room
+from aurl.memory import AvailableMemory
 from aurl.train import batch_fit as fit
 from aurl.train.learner import Budget
 from common import root
@@ -31,36 +31,36 @@ def config(store, out, **more):
 
 def train(asked):
     run, cfg, last = r.open_run('train', asked)
-    music = r.store_of(cfg.data, cfg.workers, run, cfg.loader)
-    learn, best = r.train_all(run, cfg, music, *r.sides(music, cfg.valid, cfg.seed, cfg.split), last)
-    run.finish([], {}, r.ending(learn, run))
+    music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
+    learn, best = r.train_stages(run, cfg, music, *r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split), last)
+    run.finish([], {}, r.final_status(learn, run))
     return run, learn, best
 
 
 @pytest.mark.parametrize('megabytes', [700, 350])
 def test_what_does_not_fit_is_refused_with_ways_that_do(store, tmp_path, megabytes):
     asked = make_config(r.TrainConfig, overrides=dict(data=str(store.path), dtype='fp32', out=str(tmp_path)))
-    room = Room(megabytes << 20, 8 << 30, 'memory of a test')
-    with pytest.raises(ConfigError, match=f'{megabytes} MiB of 8.0 GiB are free') as said: fit.check_memory(asked, r.net_of, room=room)
-    ways = fit.ways_to_fit(asked, r.net_of, room)
+    room = AvailableMemory(megabytes << 20, 8 << 30, 'memory of a test')
+    with pytest.raises(ConfigError, match=f'{megabytes} MiB of 8.0 GiB are free') as said: fit.check_memory(asked, r.build_model_config, room=room)
+    ways = fit.memory_options(asked, r.build_model_config, room)
     assert len(ways) == 3 and all(w.words in str(said.value) for w in ways)
     for way in ways:
         there = make_config(r.TrainConfig, overrides=[*(f'{k}={v}' for k, v in dict(data=store.path, dtype='fp32', out=tmp_path).items()), *way.words.split()])
-        if there.fit_batch: there = fit.halved(there, fit.halvings_to_fit(there, r.net_of, room))
-        fit.check_memory(there, r.net_of, room=room)                     # it is not refused
-    assert fit.check_memory(asked, r.net_of, room=Room(64 << 30, 64 << 30, 'much'))[0].startswith('2.94M parameters')
+        if there.fit_batch: there = fit.halve_batch(there, fit.halvings_to_fit(there, r.build_model_config, room))
+        fit.check_memory(there, r.build_model_config, room=room)                     # it is not refused
+    assert fit.check_memory(asked, r.build_model_config, room=AvailableMemory(64 << 30, 64 << 30, 'much'))[0].startswith('2.94M parameters')
 
 
 def test_a_smaller_batch_is_chosen_before_and_kept(store, tmp_path, monkeypatch):
     asked = config(store, tmp_path, steps=6, fit_batch=True, checkpoint_every=2)
-    need = [fit.training_memory(fit.halved(asked, k), r.net_of(asked)).total for k in (0, 1)]
-    tight = Room(int(need[1]*1.02), 1 << 30, 'memory of a test')
+    need = [fit.training_memory(fit.halve_batch(asked, k), r.build_model_config(asked)).total for k in (0, 1)]
+    tight = AvailableMemory(int(need[1]*1.02), 1 << 30, 'memory of a test')
     for module in (r, fit): monkeypatch.setattr(module, 'memory_room', lambda device: tight)
     run, learn, _ = train(asked)
     assert run.config['halvings'] == 1 and learn.dls.train.bs == 2 and max(m['step'] or 0 for m in run.metrics()) == 12
     said = (run.path / 'training.log').read_text()
     assert '2 batches of 2 for a step instead of 4 at once' in said and r.memory_lines(run)[0] in said
-    for module in (r, fit): monkeypatch.setattr(module, 'memory_room', lambda device: Room(1 << 40, 1 << 40, 'much'))
+    for module in (r, fit): monkeypatch.setattr(module, 'memory_room', lambda device: AvailableMemory(1 << 40, 1 << 40, 'much'))
     again, learn, _ = train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=8)))
     assert again.path == run.path and learn.dls.train.bs == 2 and max(m['step'] or 0 for m in again.metrics()) == 16
 
@@ -68,8 +68,8 @@ def test_a_smaller_batch_is_chosen_before_and_kept(store, tmp_path, monkeypatch)
 def test_two_halves_are_the_whole(long_store, tmp_path):
     "The weights after as many steps of the optimizer, in one batch or in two, within an epoch, where the same windows make a step."
     asked = config(long_store, tmp_path / 'whole', steps=5, checkpoint_every=0, optimizer=dict(name='sgd'), clip=dict(kind='none'), schedule=dict(kind='constant', warm=0.), valid_every=100)
-    whole, halves = train(asked)[1].model.state_dict(), train(fit.halved(asked.changed(out=str(tmp_path / 'halves'))))[1].model.state_dict()
-    first = r.model_of(asked).state_dict()
+    whole, halves = train(asked)[1].model.state_dict(), train(fit.halve_batch(asked.changed(out=str(tmp_path / 'halves'))))[1].model.state_dict()
+    first = r.build_model(asked).state_dict()
     moved = max(float((v - first[k]).abs().max()) for k, v in whole.items())
     assert moved > 1e-3
     for k, v in whole.items(): torch.testing.assert_close(halves[k], v, atol=moved*1e-3, rtol=1e-3)
@@ -82,12 +82,12 @@ from aurl.config import make_config
 from aurl.core import OutOfMemory
 from aurl.train import batch_fit as fit
 from aurl.train.learner import Budget
-from aurl.memory import Room
+from aurl.memory import AvailableMemory
 told = json.loads(sys.argv[1])
-for m in (r, fit): m.memory_room = lambda device: Room(1 << 40, 1 << 40, 'much')      # the estimate suspects nothing
+for m in (r, fit): m.memory_room = lambda device: AvailableMemory(1 << 40, 1 << 40, 'much')      # the estimate suspects nothing
 run, cfg, last = r.open_run('train', make_config(r.TrainConfig, overrides=told['config']))
-store = r.store_of(cfg.data, 0, run, cfg.loader)
-sides = r.sides(store, cfg.valid, cfg.seed, cfg.split)
+store = r.open_store(cfg.data, 0, run, cfg.loader)
+sides = r.train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
 real = Budget.before_batch
 def before_batch(self):
     real(self)
@@ -96,7 +96,7 @@ def before_batch(self):
         resource.setrlimit(resource.RLIMIT_AS, (used + told['more'], resource.RLIM_INFINITY))
 Budget.before_batch = before_batch
 try:
-    learn, best = r.train_all(run, cfg, store, *sides, last)
+    learn, best = r.train_stages(run, cfg, store, *sides, last)
     print(json.dumps(dict(best=best, halvings=run.config.get('halvings'), path=str(run.path))))
 except OutOfMemory as e: print(json.dumps(dict(error=str(e), path=str(run.path))))
 '''
@@ -118,7 +118,7 @@ def test_running_out_says_so_and_names_the_checkpoint(long_store, tmp_path):
     said = starve(config(long_store, tmp_path, **wide, checkpoint_every=1), 2, 60)
     assert 'memory ran out while training on 16 × 256 ids' in said['error'] and 'step_00000002' in said['error'] and 'resume=' in said['error'], said
     assert read_json(said['path'] + '/status.json')['status'] == 'failed'
-    assert verdict_on(SimpleNamespace(error=SimpleNamespace(ename='OutOfMemory', evalue=said['error']), stops=0)) == (1, said['error'])
+    assert exit_status(SimpleNamespace(error=SimpleNamespace(ename='OutOfMemory', evalue=said['error']), stops=0)) == (1, said['error'])
 
 
 def test_running_out_at_first_halves_the_batch(store, tmp_path, monkeypatch):

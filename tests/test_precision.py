@@ -9,7 +9,7 @@ import crash
 from aurl import recipes as r
 from aurl.config import make_config
 from aurl.core import ConfigError, read_json
-from aurl.device import pretend_devices
+from aurl.device import mock_devices
 from aurl.train import precision
 from test_training import config, killed, train
 
@@ -43,6 +43,6 @@ def test_killed_and_resumed_bit_for_bit(store, tmp_path, monkeypatch, float16, a
 
 def test_what_is_refused(store, tmp_path):
     with pytest.raises(ConfigError, match='dtype=fp16 on a CPU'): r.check_request(config(store, tmp_path, dtype='fp16', device='cpu', steps=2))
-    with pretend_devices('mps'), pytest.raises(ConfigError, match='a Mac has one GPU'): r.check_ranks(config(store, tmp_path, gpus=2, device='mps'), 'transformer')
+    with mock_devices('mps'), pytest.raises(ConfigError, match='a Mac has one GPU'): r.check_distributed(config(store, tmp_path, gpus=2, device='mps'), 'transformer')
     assert all('mps' in f.description for c in (r.SongConfig, r.TrainConfig, r.GenerateConfig, r.EvaluateConfig) for n, f in c.model_fields.items() if n == 'device')
     assert 'fp16' in str(make_config(r.TrainConfig, overrides=dict(dtype='fp16')).dtype)

@@ -2,15 +2,15 @@
 import pytest
 
 import crash
-from aurl.cli import _recipes, run_recipe
-from aurl.config import load_preset, make_config, preset_words, presets
+from aurl.cli import _all_commands, run_command
+from aurl.config import load_preset, make_config, preset_descriptions, presets
 from aurl.core import ConfigError
 from aurl.experiments.run import Experiment
-from aurl.recipes import check_wishes, net_of
-from aurl.train.options import descent
-from aurl.monitor.settings import watching
+from aurl.recipes import validate_options, build_model_config
+from aurl.train.options import learner_kwargs
+from aurl.monitor.settings import monitor_callbacks
 
-every = [(command, name) for command in _recipes() for name in presets(command)]
+every = [(command, name) for command in _all_commands() for name in presets(command)]
 
 
 @pytest.fixture(scope='module')
@@ -19,19 +19,19 @@ def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('presets
 
 @pytest.mark.parametrize('command,name', every)
 def test_accepted(command, name):
-    cfg = make_config(_recipes()[command].config_cls, preset=name, group=command)
-    assert preset_words(command)[name]
-    plain = make_config(_recipes()[command].config_cls)
+    cfg = make_config(_all_commands()[command].config_cls, preset=name, group=command)
+    assert preset_descriptions(command)[name]
+    plain = make_config(_all_commands()[command].config_cls)
     assert cfg != plain                                         # it changes something
     for key, value in load_preset(command, name).items():
         if not isinstance(value, dict): assert getattr(cfg, key) != getattr(plain, key) or key == 'checkpoint_every', f'{key} is the default'
     if command == 'train':
-        check_wishes(cfg, net_of(cfg).mode)
-        assert descent(cfg) and watching(cfg.watch)
+        validate_options(cfg, build_model_config(cfg).mode)
+        assert learner_kwargs(cfg) and monitor_callbacks(cfg.watch)
 
 
 def test_dev_logs_everything(store, tmp_path):
-    assert run_recipe('train', [f'data={store.path}', 'workers=0', 'device=cpu', f'out={tmp_path}'], preset='dev') == 0
+    assert run_command('train', [f'data={store.path}', 'workers=0', 'device=cpu', f'out={tmp_path}'], preset='dev') == 0
     run = Experiment.open(next(tmp_path.glob('train_*')))
     lines = run.metrics()
     assert len([m for m in lines if 'train_loss' in m]) == 30
@@ -41,4 +41,4 @@ def test_dev_logs_everything(store, tmp_path):
 
 
 def test_unknown():
-    with pytest.raises(ConfigError, match="did you mean 'quick'"): make_config(_recipes()['train'].config_cls, preset='quik', group='train')
+    with pytest.raises(ConfigError, match="did you mean 'quick'"): make_config(_all_commands()['train'].config_cls, preset='quik', group='train')

@@ -50,8 +50,8 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
             data=str(store.path), model='tiny', steps=16, length=256, batch_size=2, checkpoint_every=3, workers=0, watch=dict(on=False), out=str(tmp_path / out),
             stages=[dict(name='pretrain', share=.5), dict(name='listen', mode='vae', share=.25), dict(name='polish', mode='vae', share=.25, lr=.001)]))
         run, cfg, last = r.open_run('train', asked)
-        music = r.store_of(cfg.data, cfg.workers, run, cfg.loader)
-        train, held = r.sides(music, cfg.valid, cfg.seed, cfg.split)
+        music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
+        train, held = r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
         seen, real = [], Budget.after_batch
 
         def heard(self):
@@ -61,8 +61,8 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
                 if len(seen) == stop: self.asked = signal.SIGTERM
         with monkeypatch.context() as m:
             m.setattr(Budget, 'after_batch', heard)
-            learn, best = r.train_all(run, cfg, music, train, held, last)
-        run.finish([], {}, r.ending(learn, run))
+            learn, best = r.train_stages(run, cfg, music, train, held, last)
+        run.finish([], {}, r.final_status(learn, run))
         return run.path, run.status, best, {k: v.sum().item() for k, v in learn.model.state_dict().items()}
 
     whole = sitting('whole')

@@ -25,11 +25,11 @@ def config(store, out, **more):
 def train(asked):
     "As the run notebook does it: run, learner, nats per token."
     run, cfg, last = r.open_run('train', asked)
-    music = r.store_of(cfg.data, cfg.workers, run, cfg.loader)
-    sides = r.sides(music, cfg.valid, cfg.seed, cfg.split)
-    learn, best = r.train_all(run, cfg, music, *sides, last)
+    music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
+    sides = r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
+    learn, best = r.train_stages(run, cfg, music, *sides, last)
     learn.model.save_pretrained(run.path / 'model', valid_loss=best)
-    run.finish([], {}, r.ending(learn, run))
+    run.finish([], {}, r.final_status(learn, run))
     return run, learn, best
 
 
@@ -43,10 +43,10 @@ def killed(asked, step, monkeypatch):
         real(self)
         if self.training and self.done == step: raise Gone
     run, cfg, last = r.open_run('train', asked)
-    music = r.store_of(cfg.data, cfg.workers, run, cfg.loader)
+    music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
     with monkeypatch.context() as m, pytest.raises(Gone):
         m.setattr(Budget, 'after_batch', after_batch)
-        r.train_all(run, cfg, music, *r.sides(music, cfg.valid, cfg.seed, cfg.split), last)
+        r.train_stages(run, cfg, music, *r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split), last)
     run._mark('interrupted')
     return run
 
@@ -75,7 +75,7 @@ def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch,
     assert all(t.isfinite().all() for t in model.state_dict().values())
     steps = [int(p.name[5:]) for p in (run / 'checkpoints').glob('step_*')]
     assert steps and max(steps) <= 25                                    # none was written with a NaN in it
-    last = r.newest(run / 'checkpoints')
+    last = r.load_newest_checkpoint(run / 'checkpoints')
     assert last.step == 24 and all(t.isfinite().all() for t in last.weights.values())
     monkeypatch.undo()
     again, _, best = train(asked)                                        # the same command goes on before it
@@ -105,7 +105,7 @@ def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match='diverged'): train(asked)
     run = r.find_runs(tmp_path)[0]
     marked = [p.name for p in (run / 'checkpoints').iterdir() if read_json(p / 'manifest.json').get('suspect')]
-    good = r.newest(run / 'checkpoints')
+    good = r.load_newest_checkpoint(run / 'checkpoints')
     assert 20 <= good.step <= 30 and marked, (good.step, marked)
     assert all(t.isfinite().all() for t in r.find_model(run)[0].state_dict().values())
 
@@ -169,10 +169,10 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
     run = killed(asked, 7, monkeypatch)
     n = len(list(folder.iterdir()))
     shutil.copy(folder / '3.mid', folder / 'later.mid')
-    r.store_of(str(folder), 0)                                           # another command has met the new piece
+    r.open_store(str(folder), 0)                                           # another command has met the new piece
     again, learn, best = train(asked)
     assert again.path == run.path and len(learn.dls.train.pieces) + len(learn.dls.valid.pieces) == n
-    assert 'later.mid' in r.new_pieces(learn.dls.train.store)[0]
+    assert 'later.mid' in r.new_piece_lines(learn.dls.train.store)[0]
     folder.rename(tmp_path / 'moved')
     longer = make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=14))
     r.check_request(longer)
@@ -181,20 +181,20 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
     (folder / '0.mid').unlink()
     for s in (tmp_path / 'home/stores').iterdir(): shutil.rmtree(s)
     with pytest.raises(ConfigError, match='1 gone: 0.mid.*data=STORE|1 new: later.mid; 1 gone: 0.mid'): train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
-    r.store_of(str(store.path), 0)
+    r.open_store(str(store.path), 0)
     assert train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path == run.path    # a store that has the music of then
 
 
 def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
     asked = config(store, tmp_path, steps=4, mode='vae', net=dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1]), checkpoint_every=2)
     run, learn, _ = train(asked)
-    train_side, held = r.sides(store, .3)
+    train_side, held = r.train_valid_split(store, .3)
     assert len(learn.dls.train.pieces) == len(train_side) and len(learn.dls.valid.pieces) == len(held)
-    assert f'learned from: {len(train_side)} pieces in' in r.music_lines(run)[0]
+    assert f'learned from: {len(train_side)} pieces in' in r.data_usage_lines(run)[0]
     old = make_config(r.TrainConfig, overrides=dict(resume=str(run.path)))
     told = (run.path / 'config.yaml').read_text()
     (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_music')))
-    assert r._known_config(r.Experiment.open(run.path)).latent_music == 'whole'     # a run that was begun when there was no other way
+    assert r._saved_config(r.Experiment.open(run.path)).latent_music == 'whole'     # a run that was begun when there was no other way
 
 
 def test_no_setting_changes_valid_loss(store, tmp_path):

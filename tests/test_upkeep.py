@@ -6,8 +6,8 @@ import pytest
 import crash
 from aurl import recipes as r
 from aurl.core import CheckpointError, ConfigError, aurl_home
-from aurl.experiments.registry import list_runs, read_run
-from aurl.data.upkeep import list_stores
+from aurl.experiments.registry import list_runs, inspect_run
+from aurl.data.upkeep import list_cache
 from aurl.train.checkpoint import load_checkpoint
 from common import root
 from test_training import config, killed, train
@@ -34,15 +34,15 @@ def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, 
     assert all(list(p.glob('*.safetensors.z')) and not list(p.glob('*.safetensors')) for p in run.checkpoints.iterdir())
     on, _, again = train(config(store, tmp_path / 'cut', **more))
     assert on.path == run.path and losses(on) == losses(whole) and again == best
-    assert any('balanced by corpus' in line for line in r.music_lines(on))
-    entry = read_run(on.path, deep=True)
+    assert any('balanced by corpus' in line for line in r.data_usage_lines(on))
+    entry = inspect_run(on.path, deep=True)
     assert (entry.state, entry.steps) == ('finished', 14) and entry.parameters and all(c.size < c.plain and not c.damaged for c in entry.checkpoints)
     last = max(on.checkpoints.glob('step_*'))
     data = bytearray((last / 'model.safetensors.z').read_bytes())
     data[len(data)//2] ^= 1
     (last / 'model.safetensors.z').write_bytes(data)
     with pytest.raises(CheckpointError, match='model.safetensors.z has changed'): load_checkpoint(last)
-    assert [c.path.name for c in read_run(on.path, deep=True).checkpoints if c.damaged] == [last.name]
+    assert [c.path.name for c in inspect_run(on.path, deep=True).checkpoints if c.damaged] == [last.name]
 
 
 def test_options_that_would_have_no_effect_are_refused(store, tmp_path):
@@ -69,7 +69,7 @@ def test_a_store_that_a_run_needs_is_not_pruned(kept):
     from aurl.tokens.codec import decode
     for i in range(4): write_midi(decode(store[i]), source / f'{i}.mid')
     run, _, _ = train(config(store, here / 'elsewhere', data=str(source), steps=2, checkpoint_every=0))
-    (entry,) = [e for e in list_stores() if e.kind == 'store']
+    (entry,) = [e for e in list_cache() if e.kind == 'store']
     assert entry.users == [run.path] and entry.state == 'whole'
     (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').mkdir()
     code, out, err = aurl('stores', 'prune', '--all', cwd=here)

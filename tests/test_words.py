@@ -5,19 +5,19 @@ import pytest
 
 import aurl.commands.latent_study
 from aurl import recipes as r
-from aurl.config import Config, _known, explain, make_config, merge
+from aurl.config import Config, _all_keys, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError
 from aurl.models.vae_gan import ModelConfig
-from aurl.commands.scaling import RECIPES
+from aurl.commands.scaling import COMMANDS
 from aurl.score.augment import AugmentConfig
 from aurl.data.store import StoreConfig
-from aurl.search.space import nested
+from aurl.search.space import nest_keys
 from aurl.train.stages import StageEnd
 
 internal = re.compile(r"\b(tuple|dict|dictionary|instance|str|int|int_|float|bool|list\[|Literal|None|NoneType|class|attribute|iterable|subscriptable|callable|pydantic|validator|Input|parse|True|False|"
                       r"valid (string|integer|number|boolean|list|tuple))\b|_type\b|_parsing\b|<[a-z]|function-|\.str=|Error\b|lambda|(?<![\w/.])__")
 bad = dict(empty=None, word='zzz', nothing='', true=True, negative=-1, huge=10**30, part=2.5, infinite=math.inf, no_list=[], mixed=['a', None], deep=[[1]], no_group={}, group={'zz': 1}, numbers=[1, 2, 3, 4, 5, 6, 7], odd=[True, {'a': None}])
-classes = {**{n: x.config_cls for n,x in RECIPES.items()}, 'model': ModelConfig, 'stage': StageEnd, 'store': StoreConfig, 'augment': AugmentConfig}
+classes = {**{n: x.config_cls for n,x in COMMANDS.items()}, 'model': ModelConfig, 'stage': StageEnd, 'store': StoreConfig, 'augment': AugmentConfig}
 
 
 def words_of(check):
@@ -32,17 +32,17 @@ def check(words, key, value):
     assert not found, f'{key}={value!r} is refused with {found[0]!r}: {words}'
 
 
-def values_for(cls): return ((k, v) for k in explain(cls) for v in bad.values())
+def values_for(cls): return ((k, v) for k in describe_keys(cls) for v in bad.values())
 
 
 @pytest.mark.parametrize('name', classes)
 def test_every_refusal_speaks_plainly(name):
     "Every key and group of every command, with values of each kind: taken, or refused in words."
     cls, refused = classes[name], 0
-    keys = [k for k in explain(cls) if not k.startswith('train.')]
+    keys = [k for k in describe_keys(cls) if not k.startswith('train.')]
     for key in keys:
         for value in bad.values():
-            words = words_of(lambda: make_config(cls, overrides=nested({key: value})))
+            words = words_of(lambda: make_config(cls, overrides=nest_keys({key: value})))
             check(words, key, value)
             refused += bool(words)
             if words: assert key.rpartition('.')[2] in words or key.partition('.')[0] in words, (key, value, words)
@@ -54,22 +54,22 @@ def test_a_training_speaks_plainly(tmp_path):
     for key in ('losses', 'distill', 'net', 'optimizer.options', 'optimizer.name', 'stages', 'teacher', 'model', 'best_by', 'loader.weights', 'data', 'split', 'curriculum', 'schedule', 'ema', 'clip', 'valid_every', 'resume', 'watch.measures'):
         for value in [*bad.values(), {'rhythm': 'loud'}, {'rhythm': [1]}, {'zz': None}, {'output': 'x'}, {'d_model': 'x'}, {'latent': [1]}, [{'name': 3}], [{'lr': 'x'}], ['a'], {'valid_loss': 'x'}]:
             def go():
-                cfg = make_config(r.TrainConfig, overrides=merge({'out': str(tmp_path)}, nested({key: value})))
-                parts = [s.cfg for s in r.stages_of(cfg)] or [cfg]
+                cfg = make_config(r.TrainConfig, overrides=merge({'out': str(tmp_path)}, nest_keys({key: value})))
+                parts = [s.cfg for s in r.parse_stages(cfg)] or [cfg]
                 for c in parts:
-                    r.check_wishes(c, r.net_of(c).mode)
+                    r.validate_options(c, r.build_model_config(c).mode)
                     r.check_loader(c.loader, c.length)
                 r.check_keys(cfg)
             check(words_of(go), key, value)
 
 
 def test_what_the_issue_named():
-    says = lambda name, *items: words_of(lambda: make_config(RECIPES[name].config_cls, overrides=items))
+    says = lambda name, *items: words_of(lambda: make_config(COMMANDS[name].config_cls, overrides=items))
     assert says('train', 'data=').startswith('data is empty: it should be a word or a group of keys')
     assert says('train', 'watch.measures=note_density').startswith('watch.measures=note_density: it should be a list')
     for name in ('song', 'train', 'generate', 'evaluate', 'latent', 'sweep'):
         for seed in ('12345678901234567890', '9223372036854775808'): assert says(name, f'seed={seed}').startswith(f'seed={seed}: it should be'), name
-        make_config(RECIPES[name].config_cls, overrides=['seed=9223372036854775807'])
+        make_config(COMMANDS[name].config_cls, overrides=['seed=9223372036854775807'])
     for name,key in dict(ablation='seeds', scaling='seeds').items(): assert f'{key}' in says(name, f'{key}=[12345678901234567890]')
 
 
@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monke
     monkeypatch.setattr(r, 'newest', newest)
     run = SimpleNamespace(path=tmp_path, checkpoints=tmp_path / 'checkpoints')
     for stage in ('1_a', '2_b'): (tmp_path / 'stages' / stage / 'checkpoints').mkdir(parents=True)
-    lines = r._passed_over(run)
+    lines = r._damaged_checkpoint_lines(run)
     assert seen == [tmp_path / 'checkpoints', tmp_path / 'stages' / '2_b' / 'checkpoints']
     assert len(lines) == 2 and all(line.endswith('is damaged; an older one is taken') for line in lines)
     monkeypatch.setattr(r, 'run_to_resume', lambda cfg: tmp_path)

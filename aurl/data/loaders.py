@@ -15,21 +15,21 @@ from fastcore.basics import patch
 from pydantic import Field, field_validator
 
 from ..config import Config, load_preset, make_config
-from ..core import ConfigError, StoreError, meant, rng, to_json
+from ..core import ConfigError, StoreError, suggest, rng, to_json
 from ..score.augment import AugmentConfig
-from .batching import batched, dealt, growths, length_at
+from .batching import make_batches, distribute_batches, growth_modes, length_at
 from .conditions import Conditions
-from .window_maker import Drawing, Hands
-from .mixture import Mixture, mix, shares, stretch
+from .window_maker import WindowMaker, WorkerPool
+from .mixture import Mixture, mix, window_quotas, epoch_slices
 from .profile import CorpusProfile
 from .store import TokenStore, prepare
 from ..tokens.vocab import vocab
-from .windows import check_truncation, lines_of, quarters, truncate, truncations
+from .windows import check_windows, alignment_grid, meter_quarters, cut_windows, window_modes
 
 # %% ../../nbs/575_data.loaders.ipynb #f78012c4
 class LoaderConfig(Config):
     "How windows are cut, batched and mixed."
-    windows: Literal[truncations] = Field('tile', description='where a piece is cut: side by side, overlapping, only the first window, adaptive, anywhere')
+    windows: Literal[window_modes] = Field('tile', description='where a piece is cut: side by side, overlapping, only the first window, adaptive, anywhere')
     overlap: int = Field(0, ge=0, description='ids that a sliding window shares with the next')
     most: int = Field(0, ge=0, description='windows of a piece in an epoch; 0 for all')
     slide_up_to: int = Field(3, ge=1, description='adaptive: pieces of so many windows are heard whole, of longer ones the first window')
@@ -42,7 +42,7 @@ class LoaderConfig(Config):
     pack: bool = Field(False, description='several short windows in a row, which do not see each other')
     start_length: int = Field(0, ge=0, description='length of the windows in the first epoch; 0: it does not grow')
     grow_epochs: int = Field(20, ge=1, description='epochs until windows have their full length')
-    growth: Literal[growths] = Field('linear', description='how they grow')
+    growth: Literal[growth_modes] = Field('linear', description='how they grow')
     weights: dict[str, float] = Field({}, description='of the corpora of a mixture; none: as many windows as each has')
     balance: str = Field('', description='a column of the table of pieces, such as genre or composer: each of its values gives as many windows as the others; none: as many as it has')
     balance_power: float = Field(1., gt=0, le=1, description='balance: 1 makes all values equally likely, .5 goes half of the way')
@@ -85,7 +85,7 @@ class WindowLoader:
         asked = make_config(LoaderConfig, overrides={**(config.to_dict() if isinstance(config, Config) else config or {}), **more})
         self.store, self.length, self.bs, self.seed, self.train, self.state, self.once, self.drop_last, self.device = store, length, batch_size, seed, train, state, once, drop_last, device
         self.rank, self.ranks, self.asked, self.config = rank, ranks, asked, asked if train else asked.still()
-        self.keys = _key_range(transpose if train else 0)
+        self.keys = _semitone_range(transpose if train else 0)
         self.pieces = self._chosen(pieces)
         self._check()
         self.groups = self._grouped()
@@ -93,13 +93,13 @@ class WindowLoader:
         self.conditions = Conditions(store, asked.conditions, classes, features, self.pieces)
         self.classes, self._given = self.conditions.classes, (classes, features)
         c = self.config
-        self.drawing = Drawing(store, state, c.augment, seed, c.epochs, self._beats(), self._told_bars() if c.align == 'bar' else None, c.windows == 'tile', features=self.conditions.measured.values())
-        self.hands = Hands(self.drawing, c.workers)
-        weakref.finalize(self, Hands.close, self.hands)
+        self.drawing = WindowMaker(store, state, c.augment, seed, c.epochs, self._beats(), self._told_bars() if c.align == 'bar' else None, c.windows == 'tile', features=self.conditions.measured.values())
+        self.hands = WorkerPool(self.drawing, c.workers)
+        weakref.finalize(self, WorkerPool.close, self.hands)
         self.epoch, self.at, self.round, self._from, self._made, self._planned = 0, 0, 0, None, None, None
         self.part, self.parts = 0, 1                                 # see `take_rows`
 
-def _key_range(transpose):
+def _semitone_range(transpose):
     lo, hi = (-abs(transpose), abs(transpose)) if isinstance(transpose, int) else map(int, transpose)
     if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
@@ -125,7 +125,7 @@ def check_loader(
     keys=(0, 0),    # by how many semitones windows are moved at least and at most
 ):
     "Refuse what cannot work, whatever the music."
-    check_truncation(length, c.windows, c.overlap, c.most)
+    check_windows(length, c.windows, c.overlap, c.most)
     if c.whole and (c.windows not in ('tile', 'first') or c.start_length): raise ConfigError(f'whole pieces, and start_length={c.start_length}' if c.start_length else f'whole pieces, and windows={c.windows}', way_out='leave one of the two out')
     if c.start_length > length: raise ConfigError(f'start_length={c.start_length} is more than length={length}', way_out='windows grow, so begin with less')
     if c.start_length and c.overlap >= c.start_length: raise ConfigError(f'overlap={c.overlap} with start_length={c.start_length}: windows would not move on', way_out='begin with longer windows, or a smaller overlap')
@@ -143,7 +143,7 @@ def _check(self:WindowLoader):
     check_loader(c, self.length, self.keys)
     if c.weights:
         if not isinstance(self.store, Mixture): raise ConfigError(f'weights={c.weights}, and there is one corpus', way_out='put stores together with mix(name=store, …)')
-        shares(c.weights, self.store.stores, 1)
+        window_quotas(c.weights, self.store.stores, 1)
         for k,w in c.weights.items():
             if w and not (self.store.corpus(self.pieces) == list(self.store.stores).index(k)).any(): raise ConfigError(f'weights.{k}={w}, and none of the pieces is from there', self.store.path, 'leave the weight out, or give pieces of it')
 
@@ -153,7 +153,7 @@ def _beats(self:WindowLoader):
     c = self.config
     if c.align == 'id': return None
     if c.align == 'beat': return np.ones(len(self.store))
-    return np.array([quarters(m, c.bar) for m in self._column('metre') or [None]*len(self.store)])
+    return np.array([meter_quarters(m, c.bar) for m in self._column('metre') or [None]*len(self.store)])
 
 @patch
 def _column(self:WindowLoader, name):
@@ -168,7 +168,7 @@ def _told_bars(self:WindowLoader):
     return [b if m else None for b,m in zip(bars, metre)]
 
 # %% ../../nbs/575_data.loaders.ipynb #dd32877f
-def _rows(w, at): return {k:v[at] for k,v in w.items()}
+def _select_rows(w, at): return {k:v[at] for k,v in w.items()}
 
 @patch
 def _cut(self:WindowLoader, pieces, length, draw, epoch):
@@ -176,13 +176,13 @@ def _cut(self:WindowLoader, pieces, length, draw, epoch):
     c = self.config
     n, lines, room = self.store.length[pieces] - 1, None, 0
     if self.drawing.bars is not None:
-        if (key := hash(pieces.tobytes())) not in self._lines: self._lines[key] = lines_of(self.store, pieces, self.drawing.bars[pieces], self.drawing.known(np.arange(len(self.store))))
+        if (key := hash(pieces.tobytes())) not in self._lines: self._lines[key] = alignment_grid(self.store, pieces, self.drawing.bars[pieces], self.drawing.known(np.arange(len(self.store))))
         lines = self._lines[key]
     if c.augment is not None:
         grow = self.drawing.growth(pieces, epoch)
         if lines: lines, room = None, np.minimum(lines.room(length)*grow, length//2).astype(np.int64)   # its lines are found when it is made
         n = np.ceil(n*grow).astype(np.int64)
-    w = truncate(n, length, c.windows, c.overlap, c.most, c.slide_up_to, draw if self.train else None, lines, room)
+    w = cut_windows(n, length, c.windows, c.overlap, c.most, c.slide_up_to, draw if self.train else None, lines, room)
     start, wide = w['start'], np.minimum(n[w['piece']] - w['start'], length)
     return dict(piece=pieces[w['piece']], start=start, first=w['a'] - start, stop=w['b'] - start, wide=wide, long=n[w['piece']])
 
@@ -203,12 +203,12 @@ def _mixed(self:WindowLoader, pieces, epoch, length):
     def deal(k, i):
         if (k, i) not in deals:
             w = self._cut(mine[k], length, self._draw(names[k], i), None)
-            deals[k, i] = _rows(w, rng(self.seed, 'windows', 'order', names[k], i).permutation(len(w['piece'])))
+            deals[k, i] = _select_rows(w, rng(self.seed, 'windows', 'order', names[k], i).permutation(len(w['piece'])))
         return deals[k, i]
     if (key := (length, zlib.crc32(pieces.tobytes()))) not in self._counted: self._counted[key] = [len(deal(k, 0)['piece']) if len(m) else 0 for k,m in enumerate(mine)]
     count = self._counted[key]
-    parts = [_rows(deal(k, i), slice(a, b)) for k,q in enumerate(shares(self._weights(names, count), names, sum(count)))
-             for i,a,b in stretch(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
+    parts = [_select_rows(deal(k, i), slice(a, b)) for k,q in enumerate(window_quotas(self._weights(names, count), names, sum(count)))
+             for i,a,b in epoch_slices(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
 
 # %% ../../nbs/575_data.loaders.ipynb #a9c1b6ac
@@ -219,7 +219,7 @@ def _grouped(self:WindowLoader):
     if c.weights: return list(self.store.stores), self.store.corpus(np.arange(len(self.store)))
     if not c.balance: return None
     columns = self.store.pieces.column_names
-    if c.balance not in columns: raise ConfigError(f'balance: there is no column {c.balance!r}{meant(c.balance, columns)}', self.store.path, f'there is {", ".join(columns)}; metadata.csv beside the music brings others')
+    if c.balance not in columns: raise ConfigError(f'balance: there is no column {c.balance!r}{suggest(c.balance, columns)}', self.store.path, f'there is {", ".join(columns)}; metadata.csv beside the music brings others')
     values = self._column(c.balance)
     if not all(isinstance(v, (str, bool, type(None))) for v in values): raise ConfigError(f'balance={c.balance} is a column of numbers', self.store.path, 'take one of words, such as genre or composer')
     words = [f'{c.balance}={"unknown" if v is None or v == "" else v}' for v in values]
@@ -257,9 +257,9 @@ def plan(self:WindowLoader,
     still = s.high[piece] == 0                                           # nothing in it can move
     lo, hi = np.where(still, 0, lo).astype(np.int64), np.where(still, 0, hi).astype(np.int64)
     w['key'] = lo + (draw('key', len(piece))*(hi - lo + 1)).astype(np.int64) if self.keys != (0, 0) else np.zeros_like(lo)
-    if self.train: w = _rows(w, rng(self.seed, 'windows', 'order', epoch).permutation(len(piece)))
-    b = batched(w['wide'], length, self.bs, c.batch_tokens, c.bucket, c.pack, draw if self.train else None, self.drop_last)
-    w, at = _rows(w, b.order), np.repeat(np.arange(len(b)), np.diff(b.first))
+    if self.train: w = _select_rows(w, rng(self.seed, 'windows', 'order', epoch).permutation(len(piece)))
+    b = make_batches(w['wide'], length, self.bs, c.batch_tokens, c.bucket, c.pack, draw if self.train else None, self.drop_last)
+    w, at = _select_rows(w, b.order), np.repeat(np.arange(len(b)), np.diff(b.first))
     if not c.pack: w['wide'] = b.width[at]                               # a window may read on to the end of its row
     w.update(batch=at, row=b.row, col=b.col)
     self._planned = epoch, w, b
@@ -291,21 +291,21 @@ def __repr__(self:WindowLoader):
             + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '') + ')')
 
 # %% ../../nbs/575_data.loaders.ipynb #fd6ed047
-_together = 128 # windows made at once, about: more do not fit in a processor's cache
+_windows_at_once = 128 # windows made at once, about: more do not fit in a processor's cache
 
 @patch
 def _steps(self:WindowLoader, epoch, at, done=0):
     "What this rank has from batch `at` of an epoch on, and `done` rounds: (batch, part, parts) for each step."
     b = self._plan(epoch)[1]
     if self.ranks == 1: return [(i, self.part, self.parts) for i in range(at, len(b))]
-    return [r[self.rank] for r in dealt(b.rows, at, self.ranks, self.drop_last)[done:]]
+    return [r[self.rank] for r in distribute_batches(b.rows, at, self.ranks, self.drop_last)[done:]]
 
 @patch
 def _whole(self:WindowLoader, epoch, at):
     "How many rounds from batch `at` on give each rank a batch of its own; in those after them batches are divided."
     b = self._plan(epoch)[1]
     if self.ranks == 1: return len(b)
-    rounds = dealt(b.rows, at, self.ranks, self.drop_last)
+    rounds = distribute_batches(b.rows, at, self.ranks, self.drop_last)
     return next((j for j,r in enumerate(rounds) if r != [(at + j*self.ranks + k, 0, 1) for k in range(self.ranks)]), len(rounds))
 
 @patch
@@ -315,10 +315,10 @@ def _job(self:WindowLoader, epoch, steps):
     whole = all(k == 1 for _,_,k in steps)
     if whole and all(i == steps[0][0] + j for j,(i,_,_) in enumerate(steps)):                    # they lie side by side
         first = b.first[steps[0][0]:steps[-1][0] + 2]
-        return _rows(w, slice(first[0], first[-1])), first - first[0]
+        return _select_rows(w, slice(first[0], first[-1])), first - first[0]
     at = [np.arange(b.first[i], b.first[i+1]) for i,_,_ in steps]
     at = [a[b.row[a] % k == p] if p < b.rows[i] else a[b.row[a] == 0] for a,(i,p,k) in zip(at, steps)]     # no row is left: the first, and nobody counts it
-    rows = _rows(w, np.concatenate(at))
+    rows = _select_rows(w, np.concatenate(at))
     rows['row'] = np.concatenate([b.row[a]//k for a,(_,_,k) in zip(at, steps)])
     return rows, np.cumsum([0, *map(len, at)])
 
@@ -336,7 +336,7 @@ def _finished(self:WindowLoader, w, first, made, width, mute):
         state = {k:v[a:b] for k,v in extra.items()}
         if told: state['conditions'] = {k:v[a:b] for k,v in told.items()}
         i, t = ids[a:b,:wide], targets[a:b,:wide]
-        if self.config.pack: i, t, state['segments'] = _laid(i, t, w['row'][a:b], w['wide'][a:b], wide)
+        if self.config.pack: i, t, state['segments'] = _pack_rows(i, t, w['row'][a:b], w['wide'][a:b], wide)
         if none: t = torch.full_like(t, vocab.PAD)
         out.append((i, None, None, state or None, t))
     return out
@@ -347,7 +347,7 @@ def _hide(self:WindowLoader, targets, made, w):
     lo, hi = (made['first'], made['stop']) if self.once else (np.zeros_like(w['wide']), w['wide'])
     for r in np.flatnonzero((lo > 0) | (hi < targets.shape[1])): targets[r,:lo[r]] = targets[r,hi[r]:] = vocab.PAD
 
-def _laid(ids, targets, row, wide, width):
+def _pack_rows(ids, targets, row, wide, width):
     "Windows laid out in rows, one behind the other."
     have = np.arange(ids.shape[1]) < wide[:,None]
     room = np.arange(width) < np.bincount(row, wide)[:,None]
@@ -363,7 +363,7 @@ def _groups(self:WindowLoader, epoch, at, done=0):
     "Steps that are made together."
     steps, b = self._steps(epoch, at, done), self._plan(epoch)[1]
     per = max(1, int((len(b.order)/max(1, len(b)))))
-    many = max(1, _together//per)
+    many = max(1, _windows_at_once//per)
     return [steps[i:i+many] for i in range(0, len(steps), many)]
 
 @patch

@@ -167,7 +167,7 @@ def _soft(self:Experiment, what, f):
 @patch
 def _mark(self:Experiment, status, **more):
     "Write `status` down."
-    self._soft('status.json', lambda: write_json(self.path/'status.json', self._status() | dict(status=status, pid=os.getpid(), since=_since(os.getpid()), where=_here()) | more))
+    self._soft('status.json', lambda: write_json(self.path/'status.json', self._status() | dict(status=status, pid=os.getpid(), since=_process_start(os.getpid()), where=_host_hash()) | more))
 
 @patch
 def _status(self:Experiment):
@@ -175,18 +175,18 @@ def _status(self:Experiment):
     try: return read_json(self.path/'status.json')
     except AurlError: return {}
 
-def _since(pid):
+def _process_start(pid):
     "When process `pid` began, in the words of this machine; None where it does not say."
     try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19] + Path('/proc/sys/kernel/random/boot_id').read_text()[:8]
     except (OSError, IndexError): return None
 
-def _here(): 
+def _host_hash(): 
     "A mark of this machine that does not tell its name."
     import hashlib
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
 # %% ../../nbs/040_experiments.run.ipynb #4415b9ac
-def _number(v):
+def _to_plain(v):
     "A tensor or array of one number as that number; what JSON cannot hold in words."
     if hasattr(v, 'item') and hasattr(v, 'tolist'):
         try: return v.item()
@@ -199,7 +199,7 @@ def log(self:Experiment,
     **metrics,  # what was measured: numbers, also tensors of one number; words
 ):
     "Append one line to `metrics.jsonl`."
-    m = {k:_number(v) for k,v in metrics.items()}
+    m = {k:_to_plain(v) for k,v in metrics.items()}
     line = dict(step=None if step is None else int(step), time=round(self.elapsed, 3)) | m
     if bad := [k for k,v in m.items() if isinstance(v, float) and not math.isfinite(v)]: line['nonfinite'] = bad
     self._append('metrics.jsonl', to_json(line))
@@ -369,16 +369,16 @@ def status(self:Experiment)->str:
 @patch
 def _alive(self:Experiment, s):
     "Does the process that wrote `s` still live, as far as one can tell from here?"
-    if s.get('where') != _here():                                          # another machine: has it given a sign in ten minutes?
+    if s.get('where') != _host_hash():                                          # another machine: has it given a sign in ten minutes?
         signs = [f.stat().st_mtime for n in ('status.json', 'progress.json', 'metrics.jsonl') if (f := self.path/n).exists()]
         return time.time() - max(signs, default=0) < 600
     try: os.kill(s['pid'], 0)
     except ProcessLookupError: return False
     except (OSError, KeyError, TypeError): return True
-    return s.get('since') in (None, _since(s['pid']))                      # or is it another process, with the same number?
+    return s.get('since') in (None, _process_start(s['pid']))                      # or is it another process, with the same number?
 
 # %% ../../nbs/040_experiments.run.ipynb #82f03147
-class _Plain(yaml.SafeLoader):
+class _NoAliasLoader(yaml.SafeLoader):
     "YAML as a run writes it: no tags, and no aliases, of which a few lines can unfold to gigabytes."
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent): raise yaml.YAMLError('it has aliases, which a run never writes')
@@ -391,7 +391,7 @@ def read_config(
     path, f = Path(path), Path(path)/'config.yaml'
     try:
         if f.is_file() and f.stat().st_size > 1<<18: raise ValueError(f'{f.stat().st_size:,} bytes')
-        config = yaml.load(f.read_text(encoding='utf-8'), _Plain) if f.is_file() or not f.exists() else 'a pipe'
+        config = yaml.load(f.read_text(encoding='utf-8'), _NoAliasLoader) if f.is_file() or not f.exists() else 'a pipe'
     except OSError as e: raise AurlError('no run is there', path=path, way_out='give the directory that holds config.yaml') from e
     except (yaml.YAMLError, ValueError, RecursionError) as e: raise AurlError(f'config.yaml is damaged ({" ".join(str(e).split())})', path=path, way_out='restore it from a copy, or begin a new run') from e
     if config is None: raise AurlError('config.yaml is empty', path=path, way_out='restore it from a copy, or begin a new run')   # a run without settings writes {}
@@ -435,7 +435,7 @@ def decide(self:Experiment,
     with atomic_path(self.path/'config.yaml') as p: p.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/040_experiments.run.ipynb #d96d996f
-def _size(n):
+def _format_size(n):
     for unit in ('B', 'kB', 'MB'):
         if n < 1000: return f'{n:.0f} {unit}'
         n /= 1000
@@ -449,8 +449,8 @@ def _tree(self:Experiment):
         if p.name.startswith('.'): continue
         if p.is_dir():
             files = [f for f in p.rglob('*') if f.is_file()]
-            out.append((p.name + '/', f'{len(files)} files, {_size(sum(f.stat().st_size for f in files))}' if files else 'empty'))
-        else: out.append((p.name, _size(p.stat().st_size)))
+            out.append((p.name + '/', f'{len(files)} files, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'))
+        else: out.append((p.name, _format_size(p.stat().st_size)))
     return out
 
 @patch

@@ -14,47 +14,47 @@ import numpy as np
 from symusic import ControlChange, Note, Score, Tempo, TimeSignature, Track
 
 from ..core import MidiError
-from .bytes import chunks_of, event_at, header_of
-from .limits import Limits, _mend_pedals
+from .bytes import find_chunks, parse_event, parse_header
+from .limits import MidiLimits, _rebuild_pedals
 from .read import read_midi
 
 # %% ../../nbs/170_midi.batch.ipynb #e7639a93
-_KIND = type(Score(480))
+_TICK_SCORE = type(Score(480))
 
 def _frame(b): return struct.pack('>I', len(b)) + b
 
-def _answer(path, limits):
+def _encode_reply(path, limits):
     "The bytes that a worker says about `path`."
     try: return b'S' + read_midi(path, limits).__getstate__()
     except MidiError as e: return b'E' + '\0'.join((e.what, e.way_out)).encode('utf-8', 'replace')
     except MemoryError: return b'E' + 'needs more memory than a worker has\0raise memory, or leave the file out'.encode()
 
-def _serve():
+def _worker_main():
     "A worker's life: its limits from the first frame, then a path a frame, until its input ends."
     inp, out = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1)                                                       # what a library prints disturbs no frame
     def frame():
         head = inp.read(4)
         return inp.read(struct.unpack('>I', head)[0]) if len(head) == 4 else None
-    limits, memory = Limits(**json.loads(frame())), int(frame())
+    limits, memory = MidiLimits(**json.loads(frame())), int(frame())
     if memory:
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     while (path := frame()) is not None:
-        out.write(_frame(_answer(os.fsdecode(path), limits))); out.flush()
+        out.write(_frame(_encode_reply(os.fsdecode(path), limits))); out.flush()
 
-def _said(path, b):
+def _decode_reply(path, b):
     "What a worker's answer `b` about `path` means."
     if b[:1] == b'S':
-        s = _KIND.__new__(_KIND); s.__setstate__(b[1:])
+        s = _TICK_SCORE.__new__(_TICK_SCORE); s.__setstate__(b[1:])
         return s
     what, way = b[1:].decode('utf-8', 'replace').split('\0')
     return MidiError(what, path, way)
 
 # %% ../../nbs/170_midi.batch.ipynb #c4b59d88
-class _Worker:
+class _ReaderProcess:
     "A process that reads files, and what lies on its desk."
-    def __init__(self, limits, memory, serve='from aurl.midi.batch import _serve; _serve()'):
+    def __init__(self, limits, memory, serve='from aurl.midi.batch import _worker_main; _worker_main()'):
         path = os.pathsep.join(p for p in ['', *sys.path] if p is not None)
         self.proc = subprocess.Popen([sys.executable, '-c', serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                      bufsize=0, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
@@ -82,20 +82,20 @@ class _Worker:
 def read_many(
     paths,              # of MIDI files; any iterable
     workers:int=2,      # processes
-    limits:Limits=None, # what a file may hold at most
+    limits:MidiLimits=None, # what a file may hold at most
     seconds:float=20.,  # a worker that takes longer over one file is ended (the first also has to start)
     memory:int=2**31,   # bytes of address space of a worker; 0: no limit
     ahead:int=16,       # files under way for each worker
 ):
     "(path, `Score` or `MidiError`) for each of `paths`, in order. A worker that crashes or hangs is replaced, and its file named."
-    desk = _Desk(workers, limits or Limits(), seconds, memory, ahead)
+    desk = _ReaderPool(workers, limits or MidiLimits(), seconds, memory, ahead)
     try: yield from desk.run(enumerate(paths))
     finally: desk.close()
 
-class _Desk:
+class _ReaderPool:
     "The workers, and what waits for them."
     def __init__(self, workers, limits, seconds, memory, ahead, **kw):
-        self.make = lambda: _Worker(limits, memory, **kw)
+        self.make = lambda: _ReaderProcess(limits, memory, **kw)
         self.seconds, self.ahead, self.again, self.done, self.sel, self.workers = seconds, ahead, deque(), {}, selectors.DefaultSelector(), []
         for _ in range(max(workers, 1)): self._hire()
     def _hire(self):
@@ -110,9 +110,9 @@ class _Desk:
         self.sel.close()
 
 # %% ../../nbs/170_midi.batch.ipynb #959087d9
-def _died(code): return f'ended the process that read it ({signal.Signals(-code).name if code and code < 0 else f"exit code {code}"})'
+def _death_message(code): return f'ended the process that read it ({signal.Signals(-code).name if code and code < 0 else f"exit code {code}"})'
 
-def _run(self, todo):
+def _run_pool(self, todo):
     "Serve the workers until `todo` is empty; results in order."
     nxt, more = 0, True
     while True:
@@ -126,16 +126,16 @@ def _run(self, todo):
         for key,_ in self.sel.select(timeout=.2):
             w = key.data
             for i,path,answer in w.take():
-                if answer is not None: self.done[i] = path, _said(path, answer); continue
+                if answer is not None: self.done[i] = path, _decode_reply(path, answer); continue
                 w.desk.appendleft((i, path))
-            if w.proc.poll() is not None or not w.buf and w.proc.poll() is not None: self._dismiss(w, _died(w.proc.poll()))
+            if w.proc.poll() is not None or not w.buf and w.proc.poll() is not None: self._dismiss(w, _death_message(w.proc.poll()))
         for w in list(self.workers):
             if w.desk and time.monotonic() - w.since > self.seconds: self._dismiss(w, f'took longer than {self.seconds:g} s')
 
-_Desk.run = _run
+_ReaderPool.run = _run_pool
 
 # %% ../../nbs/170_midi.batch.ipynb #0787712a
-class _Reel:
+class _TrackReader:
     "One part of a mapped file, read event by event."
     def __init__(self, b, start, end):
         self.b, self.i, self.end, self.run, self.now, self.ahead, self.down, self.program = b, start, end, 0, 0, None, {}, {}
@@ -145,7 +145,7 @@ class _Reel:
             e = self.ahead
             if e is None:
                 if self.i >= self.end: self.now = None; return
-                e = event_at(self.b, self.i, self.end, self.run)
+                e = parse_event(self.b, self.i, self.end, self.run)
                 if e is None: self.i += 1; continue
                 self.now += e[2]
             if self.now >= tick: self.ahead = e; return
@@ -153,19 +153,19 @@ class _Reel:
             yield self.now, *e[3:6]
 
 # %% ../../nbs/170_midi.batch.ipynb #583ed095
-def _marks(score, t, a, p):
+def _add_score_event(score, t, a, p):
     "A tempo or metre event into `score`."
     if a == 0x51 and (us := int.from_bytes(p, 'big')): score.tempos.append(Tempo(t, mspq=us))
     elif a == 0x58 and p[0] and p[1] <= 6: score.time_signatures.append(TimeSignature(t, p[0], 1 << p[1]))
 
-def _span(reels, tick, tpq, b, held):
+def _read_span(reels, tick, tpq, b, held):
     "A score of what begins before `tick` in all `reels`; notes still `held` are written down when they end."
     score, tracks, touched = Score(tpq), {}, []
     for k,r in enumerate(reels):
         for t,s,a,v in r.until(tick):
             c = s & 15
             if s == 0xff:
-                if a in (0x51, 0x58): _marks(score, t, a, b[v[0]:v[1]])
+                if a in (0x51, 0x58): _add_score_event(score, t, a, b[v[0]:v[1]])
             elif s < 0xa0 and s >= 0x90 and v: r.down.setdefault((c, a), deque()).append((t, v, r.program.get(c, 0)))
             elif s < 0xa0:
                 if q := r.down.get((c, a)):
@@ -176,9 +176,9 @@ def _span(reels, tick, tpq, b, held):
     for r_k,r in enumerate(reels):                                     # what is held too long, or to the end, is cut here
         for (c,a),q in r.down.items():
             while q and (r.now is None or q[0][0] < tick - held): on, vel, prog = q.popleft(); tracks.setdefault((r_k, c, prog), []).append((on, max(tick - on, 1) if r.now is not None else tpq//2, a, vel))
-    return _score_of(score, tracks, touched)
+    return _build_score(score, tracks, touched)
 
-def _score_of(score, tracks, touched):
+def _build_score(score, tracks, touched):
     for key in {x[:3] for x in touched}: tracks.setdefault(key, [])
     for (k,c,prog),notes in sorted(tracks.items()):
         t = Track(program=prog, is_drum=c == 9)
@@ -188,7 +188,7 @@ def _score_of(score, tracks, touched):
         for x in touched:
             if x[:3] == (k, c, prog): t.controls.append(ControlChange(*x[3:]))
         score.tracks.append(t)
-    _mend_pedals(score)
+    _rebuild_pedals(score)
     return score
 
 # %% ../../nbs/170_midi.batch.ipynb #bc6c558b
@@ -202,12 +202,12 @@ def stream_midi(
     try:
         with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as b:
             head = b[:4]
-            chunks, _ = chunks_of(b) if head == b'MThd' else ([], [])
+            chunks, _ = find_chunks(b) if head == b'MThd' else ([], [])
             if not chunks: raise MidiError('not a MIDI file with music in it', path, 'inspect_midi says what it is')
-            h, _ = header_of(b[:chunks[0][0]], chunks[0][0] - 8)
-            reels, tick, step = [_Reel(b, *c) for c in chunks], 0, max(int(quarters*h.tpq), 1)
+            h, _ = parse_header(b[:chunks[0][0]], chunks[0][0] - 8)
+            reels, tick, step = [_TrackReader(b, *c) for c in chunks], 0, max(int(quarters*h.tpq), 1)
             while any(r.now is not None for r in reels):
                 tick = max(tick + step, min((r.now for r in reels if r.ahead), default=0)//step*step + step)  # over a long silence in one leap
-                s = _span(reels, tick, h.tpq, b, int(hold*h.tpq))
+                s = _read_span(reels, tick, h.tpq, b, int(hold*h.tpq))
                 if len(s.tracks) or len(s.tempos) or len(s.time_signatures): yield s
     except (OSError, ValueError) as e: raise MidiError(f'cannot be read ({e})', path, 'check the path and the file') from e

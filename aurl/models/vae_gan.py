@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from ..config import Config, load_preset, make_config
 from ..core import AurlError, CodecError, ConfigError, ModelError, atomic_dir, read_json, rng, sha256_of, write_json
-from .attention import Reach, attentions
+from .attention import AttentionSpan, attentions
 from .blocks import feature_sizes
 from .conditioning import ConditionEmbedding, ConditionSpec, condition_values
-from .discriminator import Discriminator, check_critic, combined
-from .latent import Price, levels_of, priors
-from .transformer import Memory, Transformer, n_parameters
-from .vae import Latent, moments
+from .discriminator import Discriminator, check_critic, default_scale_weights
+from .latent import KLTerms, latent_levels, priors
+from .transformer import ModelCache, Transformer, n_parameters
+from .vae import Latent, cumulative_steps
 from ..data.batching import Segments
 from ..tokens.codec import get_codec
 from ..tokens.grammar import State
@@ -57,7 +57,7 @@ class ModelConfig(Config):
     skip: bool = True                            # vae: tell the latent to every layer, not only to the first
     critic_width: int = Field(64, ge=0)          # vae_gan: width of the critic, a multiple of 8
     critic_layers: int = Field(2, ge=0)          # vae_gan: layers of each of its scales
-    critic_weights: tuple[float, float, float] = combined # vae_gan: how much its local, phrase and global scale count; their sum is 1
+    critic_weights: tuple[float, float, float] = default_scale_weights # vae_gan: how much its local, phrase and global scale count; their sum is 1
     critic_dropout: float = Field(0., ge=0, lt=1) # vae_gan: before its scores
     checkpoint: bool = False                     # compute layers again in the backward pass: less memory, more time
     features: tuple[str, ...] = tuple(feature_sizes) # musical features that join the embedding
@@ -91,7 +91,7 @@ class ModelConfig(Config):
         if self.attention in ('hierarchical', 'multi_scale') and self.block % self.summary: raise ValueError(f'block={self.block} does not hold whole summaries of summary={self.summary}')
         if self.attention == 'multi_scale' and self.n_heads < 2: raise ValueError('multi_scale attention needs n_heads=2 at least')
         if self.mode != 'transformer':
-            try: levels = levels_of(self.latent, self.regions)
+            try: levels = latent_levels(self.latent, self.regions)
             except ConfigError as e: raise ValueError(f'latent={self.latent}, regions={self.regions}: {e.what}') from e
             if self.prior == 'flow' and min(l.size for l in levels) < 2: raise ValueError(f'latent={self.latent}: prior=flow needs two numbers or more in a region, or 0')
         if self.mode == 'vae_gan':
@@ -106,9 +106,9 @@ class ModelOutput:
     "What a model gives for a batch."
     logits:Tensor        # (batch, time, 774): how well each id would fit next
     z:Tensor=None        # the latent, in the modes that have one; it can be passed back in
-    cache:Memory=None    # of everything read so far; pass it back in with the next ids
+    cache:ModelCache=None    # of everything read so far; pass it back in with the next ids
     clouds:dict=None     # what the piece is like, a Cloud for each level, if it was heard
-    price:Price=None     # what saying that costs
+    price:KLTerms=None     # what saying that costs
 
 class MusicTransformerVAEGAN(nn.Module):
     "A model of music over the ids of a codec."
@@ -121,7 +121,7 @@ class MusicTransformerVAEGAN(nn.Module):
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
         self.codec, self.profile = get_codec(c.codec), None           # a `CorpusProfile` of the music that it was trained on
         self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard,
-                                 reach=Reach(c.window, c.block, c.summary), checkpoint=c.checkpoint, layer_embeddings=c.layer_embeddings)
+                                 reach=AttentionSpan(c.window, c.block, c.summary), checkpoint=c.checkpoint, layer_embeddings=c.layer_embeddings)
         self.latent = None
         if c.mode != 'transformer':
             self.latent = Latent(c.d_model, c.n_layers, c.n_heads, c.latent, c.regions, c.prior, c.encoder_layers, c.free_bits, c.skip, c.dropout, c.features)
@@ -131,14 +131,14 @@ class MusicTransformerVAEGAN(nn.Module):
     @property
     def device(self): return next(self.parameters()).device
 
-    def new_cache(self, room=256)->Memory:
+    def new_cache(self, room=256)->ModelCache:
         "An empty memory; it is filled as ids are read with `cache=`."
         return self.trunk.memory(room)
 
     def forward(self,
         ids:Tensor,    # (batch, time) int64
         z=None,        # the latent, in the modes that have one
-        cache:Memory=None, # of the ids before these; it is brought up to date
+        cache:ModelCache=None, # of the ids before these; it is brought up to date
         state=None,    # automaton before the first id, for a window from inside a piece: a `State`, or what a loader tells of a batch
         given=None,    # vectors, features and the state after the last id, for whoever has looked `ids` up already
     )->ModelOutput:
@@ -149,9 +149,9 @@ class MusicTransformerVAEGAN(nn.Module):
         condition = self._condition(ids, given_conditions, cache, apart)
         if self.latent is None: return ModelOutput(self.trunk(ids, cache, state, condition, apart=apart, given=given), z, cache)
         z, clouds, price = self._hear(ids, z, cache)
-        time = moments(ids) + (cache.state.time[:,None] if cache is not None and cache.state is not None else 0)
+        time = cumulative_steps(ids) + (cache.state.time[:,None] if cache is not None and cache.state is not None else 0)
         blind = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout if self.training and self.config.word_dropout else None
-        add = _also(self.latent.told(z, time), condition)
+        add = _add_condition(self.latent.told(z, time), condition)
         return ModelOutput(self.trunk(ids, cache, state, add, blind, given=given), z, cache, clouds, price)
 
 # %% ../../nbs/660_models.vae_gan.ipynb #68a93ca0
@@ -164,7 +164,7 @@ def _condition(self:MusicTransformerVAEGAN, ids, values, cache, apart):
     if cache is not None: cache.condition = vectors
     return vectors[:,None] if apart is None else vectors[apart.number.clamp(min=0)]
 
-def _also(add, condition):
+def _add_condition(add, condition):
     "The vectors of a latent, with those of conditions in the first layer."
     if condition is None: return add
     if isinstance(add, (list, tuple)): return [add[0] + condition, *add[1:]]

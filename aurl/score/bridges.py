@@ -13,7 +13,7 @@ import numpy as np
 from symusic import KeySignature, Note, Score, Tempo, TextMeta, TimeSignature, Track
 
 from ..core import MidiError
-from .drums import drum_key, drum_note
+from .drums import music21_drum_key, music21_drum_note
 from ..midi.read import read_midi
 from ..midi.timing import in_ticks
 from ..midi.write import write_midi
@@ -39,26 +39,26 @@ def from_pretty_midi(
     return read_midi(out.getvalue())
 
 # %% ../../nbs/220_score.bridges.ipynb #e00c4785
-def _staff(part, notes, q, program=None):
+def _fill_part(part, notes, q, program=None):
     "`notes` (start, end, pitch, velocity, in ticks) into the music21 `part`; drums of the kit `program` if there is one."
     from music21 import chord, note, percussion
     chords, kit = {}, {}
     several = chord.Chord if program is None else percussion.PercussionChord
     for on,off,p,v in notes: chords.setdefault((on, off), []).append((p, v))
     for (on,off),ns in chords.items():
-        one = [note.Note(p, quarterLength=q(off - on)) if program is None else drum_note(p, q(off - on), kit, program) for p,_ in ns]
+        one = [note.Note(p, quarterLength=q(off - on)) if program is None else music21_drum_note(p, q(off - on), kit, program) for p,_ in ns]
         for x,(_,v) in zip(one, ns): x.volume.velocity = v
         part.coreInsert(q(on), one[0] if len(one) == 1 else several(one, quarterLength=q(off - on)))
     part.coreElementsChanged()
     return part
 
-def _sing(part, lyrics, q):
+def _add_lyrics(part, lyrics, q):
     "`lyrics` under the notes of `part` that begin with them."
     words = {q(x.time):x.text for x in lyrics}
     for n in part.notes:
         if (w := words.pop(n.offset, None)): n.lyric = w
 
-def _signs(score, part, q, first):
+def _add_signatures(score, part, q, first):
     "Metre and key of `score` into `part`, tempo and markers if it is the `first`."
     from music21 import expressions, key, meter, note, tempo
     for t in score.time_signatures: part.insert(q(t.time), meter.TimeSignature(f'{t.numerator}/{t.denominator}'))
@@ -68,7 +68,7 @@ def _signs(score, part, q, first):
     for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
 
 # %% ../../nbs/220_score.bridges.ipynb #820105d3
-def _wide(track):
+def _needs_two_staves(track):
     "Does a keyboard part need both clefs?"
     p = track.notes.numpy()['pitch']
     return not track.is_drum and track.program < 24 and len(p) > 1 and p.min() < 55 and p.max() > 64
@@ -88,7 +88,7 @@ def to_music21(
     for i,track in enumerate(list(score.tracks) or [Track()]):
         n = track.notes.numpy()
         notes = list(zip(n['time'].tolist(), (n['time'] + n['duration']).tolist(), n['pitch'].tolist(), n['velocity'].tolist()))
-        halves = [[x for x in notes if x[2] >= 60], [x for x in notes if x[2] < 60]] if two_staves and _wide(track) else [notes]
+        halves = [[x for x in notes if x[2] >= 60], [x for x in notes if x[2] < 60]] if two_staves and _needs_two_staves(track) else [notes]
         staves = []
         for k,h in enumerate(halves):
             part = (stream.PartStaff if len(halves) > 1 else stream.Part)(id=f'P{i+1}' + ('-RL'[k+1] if len(halves) > 1 else ''))
@@ -97,14 +97,14 @@ def to_music21(
             inst.midiProgram, inst.midiChannel, inst.partName = track.program, 9 if track.is_drum else None, track.name
             part.insert(0, inst)
             if track.is_drum: part.insert(0, clef.PercussionClef())
-            _signs(score, part, q, i == k == 0)
-            _sing(_staff(part, h, q, track.program if track.is_drum else None), track.lyrics, q)
+            _add_signatures(score, part, q, i == k == 0)
+            _add_lyrics(_fill_part(part, h, q, track.program if track.is_drum else None), track.lyrics, q)
             whole.insert(0, part); staves.append(part)
         if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
     return whole
 
 # %% ../../nbs/220_score.bridges.ipynb #a1ea9b02
-def _tied(part):
+def _joined_notes(part):
     "Notes of a music21 stream as [start, end, pitch, velocity], ties joined, and its lyrics as (start, text)."
     notes, held, words = [], {}, []
     for e in part.flatten().notes:
@@ -112,14 +112,14 @@ def _tied(part):
         on = e.offset; off = on + e.quarterLength
         if e.lyric: words.append((on, str(e.lyric)))
         for n in getattr(e, 'notes', None) or (e,):  # a chord, of drums too
-            p, tie = drum_key(n) if 'Unpitched' in n.classSet else round(n.pitch.ps), n.tie or e.tie
+            p, tie = music21_drum_key(n) if 'Unpitched' in n.classSet else round(n.pitch.ps), n.tie or e.tie
             if tie and tie.type in ('stop', 'continue') and p in held and held[p][1] >= on: held[p][1] = max(held[p][1], off)
             else: notes.append([on, off, p, (n.volume.velocity if n.hasVolumeInformation() else None) or (e.volume.velocity if e.hasVolumeInformation() else None) or 80]); held[p] = notes[-1]
             if not tie or tie.type == 'stop': held.pop(p, None)
     return notes, words
 
 # %% ../../nbs/220_score.bridges.ipynb #cc481410
-def _players(stream):
+def _staff_groups(stream):
     "The parts of `stream`, the staves of one keyboard together."
     parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
     groups = [list(g.getSpannedElements()) for g in stream.getElementsByClass('StaffGroup')] if hasattr(stream, 'getElementsByClass') else []
@@ -135,7 +135,7 @@ def _track(staves, t):
     inst = next((i for i in insts if i.midiProgram is not None or i.midiChannel == 9 or i.classes[0] == 'UnpitchedPercussion'), None)
     drum = inst is not None and (inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion') or any(e.classSet & {'Unpitched', 'PercussionChord'} for p in staves for e in p.flatten().notes)
     track = Track(str(getattr(staves[0], 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum)
-    both = [_tied(p) for p in staves]
+    both = [_joined_notes(p) for p in staves]
     if n := [x for notes,_ in both for x in notes if 0 <= x[2] <= 127]:
         a = np.array([(t(on), max(t(off)-t(on), 1), k, min(max(v, 1), 127)) for on,off,k,v in n], np.int32)
         a = a[np.lexsort((a[:,2], a[:,0]))] if len(staves) > 1 else a
@@ -152,13 +152,13 @@ def from_music21(
     t = lambda quarters: max(round(quarters*ticks_per_quarter), 0)
     try:
         s = Score(ticks_per_quarter)
-        for staves in _players(stream): s.tracks.append(_track(staves, t))
-        _marks(s, stream, t)
+        for staves in _staff_groups(stream): s.tracks.append(_track(staves, t))
+        _read_score_events(s, stream, t)
     except MidiError: raise
     except Exception as e: raise MidiError(f'music21 stream cannot be read ({type(e).__name__}: {e})', way_out='give a Score or a Part that music21 can show') from e
     return s
 
-def _marks(s, stream, t):
+def _read_score_events(s, stream, t):
     "Tempo, metre, key and rehearsal marks of `stream` into `s`."
     flat = stream.flatten()
     once = lambda rows: sorted(dict.fromkeys(rows))

@@ -14,13 +14,13 @@ from symusic import Score
 
 from ..config import Config
 from .polyphony import PolyphonyConfig, reduce_polyphony
-from .quantize import QuantiseConfig, quantise
-from .velocity import VelocityConfig, normalise
+from .quantize import QuantizeConfig, quantize_score
+from .velocity import VelocityConfig, normalize_velocity
 
 # %% ../../nbs/270_score.clean.ipynb #b7454960
 class CleanConfig(Config):
     "What cleaning does; by default nothing."
-    quantise:QuantiseConfig = QuantiseConfig() # notes to their beats
+    quantise:QuantizeConfig = QuantizeConfig() # notes to their beats
     polyphony:PolyphonyConfig = PolyphonyConfig() # voices of a part
     velocity:VelocityConfig = VelocityConfig() # loudness
 
@@ -55,7 +55,7 @@ def clean(
     report:bool=False,               # say what was done as well
 ):                                   # a new score; with `report` a pair of it and a `CleanReport`
     "`score` as `config` wants it. No key, name, tempo or metre is touched."
-    out, q = quantise(score, config.quantise)
+    out, q = quantize_score(score, config.quantise)
     out, p = reduce_polyphony(out, config.polyphony)
-    out, v = normalise(out, config.velocity)
+    out, v = normalize_velocity(out, config.velocity)
     return (out, CleanReport(q, p, v)) if report else out

@@ -10,13 +10,13 @@ import re, zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..core import AurlError, ConfigError, MidiError, atomic_path, need
+from ..core import AurlError, ConfigError, MidiError, atomic_path, import_extra
 from .notation import write_musicxml
 
 # %% ../../nbs/240_score.engrave.ipynb #32a1246e
 def _engraved(xml, width, scale):
     "The pages of MusicXML `xml` as SVG."
-    verovio = need('verovio', 'notation')
+    verovio = import_extra('verovio', 'notation')
     try:
         verovio.enableLog(verovio.LOG_OFF)
         tk = verovio.toolkit()
@@ -68,7 +68,7 @@ def engrave(
 )->Sheet:
     "`score` as an engraved `Sheet`; needs the extra `notation`."
     if not (200 <= width <= 10_000 and 5 <= scale <= 400): raise ConfigError(f'width={width}, scale={scale}', way_out='width 200 … 10000 pixels, scale 5 … 400 per cent')
-    need('verovio', 'notation')
+    import_extra('verovio', 'notation')
     xml = write_musicxml(score, title=title, composer=composer, grid=grid)
     first = ElementTree.fromstring(xml).find('part')
     return Sheet([_drawing(p) for p in _engraved(xml, width, scale)], 0 if first is None else len(first.findall('measure')))

@@ -45,13 +45,13 @@ def _curve(x, n, d):
 _low, _high = np.array([-10., 0., -10., 0., -7.]), np.array([40., 2., 40., 2., 3.])
 _starts = list(product((1., 5., 10.), (.2, .5, 1.), (1., 5., 10.), (.2, .5, 1.), (-3., -.5, .5)))
 
-def _descend(x, n, d, y, delta):
+def _least_squares(x, n, d, y, delta):
     return least_squares(lambda x: _curve(x, n, d)[0] - y, x, jac=lambda x: _curve(x, n, d)[1], bounds=(_low, _high), loss='huber', f_scale=delta, x_scale='jac', max_nfev=300)
 
 def _best(n, d, y, delta, starts, go=8):
     "The best end among the descents from the most promising of `starts`."
     cost = lambda x: np.abs(_curve(x, n, d)[0] - y).sum()
-    return min((_descend(np.clip(x, _low, _high), n, d, y, delta) for x in sorted(starts, key=cost)[:go]), key=lambda r: r.cost)
+    return min((_least_squares(np.clip(x, _low, _high), n, d, y, delta) for x in sorted(starts, key=cost)[:go]), key=lambda r: r.cost)
 
 def _law(x): return ScalingLaw(math.exp(x[4]), math.exp(x[0]), x[1], math.exp(x[2]), x[3])
 
@@ -80,7 +80,7 @@ def _refuse(self:ScalingFit):
         raise AurlError(f'{len(self.L)} trainings of {len(set(self.N))} sizes with {len(set(self.D))} amounts of music do not tell five numbers', way_out='train three sizes or more, with three amounts or more each')
 
 # %% ../../nbs/890_search.scaling_law.ipynb #e1363969
-def _stretch(
+def _stretch_moves(
     at,     # (walkers, dim) where they begin
     log_p,  # (walkers, dim) to (walkers): how likely, as a logarithm
     steps,  # of each
@@ -106,7 +106,7 @@ def _others(self:ScalingFit, x, n, d, y, draws, g, walkers=64, steps=3000):
         cost = np.where(z <= 1, z, 2*np.sqrt(z) - 1).sum(1)
         return np.where(((x >= _low) & (x <= _high)).all(1), -len(y)/2*np.log(cost + 1e-12), -np.inf)
     begin = np.clip(x + g.normal(0, 1e-2, (walkers, 5)), _low + 1e-6, _high - 1e-6)
-    places = [p for i,p in enumerate(_stretch(begin, log_p, steps, g)) if i >= steps//3 and i % 20 == 0]
+    places = [p for i,p in enumerate(_stretch_moves(begin, log_p, steps, g)) if i >= steps//3 and i % 20 == 0]
     return g.permutation(np.concatenate(places))[:draws]
 
 # %% ../../nbs/890_search.scaling_law.ipynb #df1ceccf

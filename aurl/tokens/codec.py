@@ -45,39 +45,39 @@ def _clock(score):
     return clock
 
 # %% ../../nbs/405_tokens.codec.ipynb #84ed40d2
-_TIME = 23                                        # bits of a step
+_STEP_BITS = 23                                        # bits of a step
 
 def _steps(x):
     "The nearest grid step of times in steps; what lies before the start begins with it."
     x = np.rint(x)
-    if not x.max(initial=0) < 1 << _TIME:
+    if not x.max(initial=0) < 1 << _STEP_BITS:
         raise CodecError(f'a time of {x.max()/vocab.steps_per_second:.0f} s', way_out='split the score: a sequence holds 36 hours')
     return np.maximum(x, 0).astype(np.int64)
 
 # %% ../../nbs/405_tokens.codec.ipynb #3d9e6ba3
-_LOUD, _SLOT, _FAM, _RANK = 5, 7, 4, 3            # bits of a velocity bin, a place in its block, a family, a rank
-_PLACE = _FAM + _SLOT
-_AT = _LOUD + _PLACE + _RANK
+_VELOCITY_BITS, _SLOT_BITS, _FAMILY_BITS, _RANK_BITS = 5, 7, 4, 3            # bits of a velocity bin, a place in its block, a family, a rank
+_PLACE_BITS = _FAMILY_BITS + _SLOT_BITS
+_STEP_OFFSET = _VELOCITY_BITS + _PLACE_BITS + _RANK_BITS
 _RANKS = [Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON, Kind.NOTE_ON]   # the order at one instant
-_OFF, _TEMPO, _UP, _DOWN, _ON = range(5)
+_OFF_RANK, _TEMPO_RANK, _PEDAL_OFF_RANK, _PEDAL_ON_RANK, _ON_RANK = range(5)
 
-def _low(x, bits): return x & (1 << bits) - 1
+def _low_bits(x, bits): return x & (1 << bits) - 1
 
-def _first(x):
+def _run_starts(x):
     "Where a run of equal values begins."
     out = np.ones(len(x), bool)
     np.not_equal(x[1:], x[:-1], out=out[1:])
     return out
 
-def _last(x):
+def _run_ends(x):
     "Where a run of equal values ends."
     out = np.ones(len(x), bool)
     np.not_equal(x[1:], x[:-1], out=out[:-1])
     return out
 
-def _event(step, rank, place, loud=0):
+def _pack_event(step, rank, place, loud=0):
     "One integer for each event; `place` is family and slot."
-    return step << _AT | rank << (_LOUD + _PLACE) | place << _LOUD | loud
+    return step << _STEP_OFFSET | rank << (_VELOCITY_BITS + _PLACE_BITS) | place << _VELOCITY_BITS | loud
 
 # %% ../../nbs/405_tokens.codec.ipynb #40206f9c
 def _family(t): return vocab.drums if t.is_drum else min(t.program, 127)//8
@@ -91,30 +91,30 @@ def _columns(tracks, clock):
     return _steps(clock(time)), _steps(clock(time + long)), fam, pitch.astype(np.int64), velocity.astype(np.int64)
 
 # %% ../../nbs/405_tokens.codec.ipynb #f761fd20
-_BIN = vocab.velocity_bin(np.clip(np.arange(256).astype(np.int8), 1, 127))   # for a signed byte, negative ones last; 0 counts as 1
+_VELOCITY_BIN_OF_BYTE = vocab.velocity_bin(np.clip(np.arange(256).astype(np.int8), 1, 127))   # for a signed byte, negative ones last; 0 counts as 1
 
-def _settle(k):
+def _resolve_overlaps(k):
     "Sorted notes with one string a key: onset and end, each under family and key, velocity bin, and how many were cut."
     k = np.sort(k)
-    on = k >> (_TIME + _LOUD)
-    last = _last(on)
+    on = k >> (_STEP_BITS + _VELOCITY_BITS)
+    last = _run_ends(on)
     if not last.all(): k, on = k[last], on[last]
-    end = on >> _TIME << _TIME | _low(k >> _LOUD, _TIME)
+    end = on >> _STEP_BITS << _STEP_BITS | _low_bits(k >> _VELOCITY_BITS, _STEP_BITS)
     cut = np.count_nonzero(end[:-1] > on[1:])
     if cut: end[:-1] = np.minimum(end[:-1], on[1:])
-    return on, end, _low(k, _LOUD), cut
+    return on, end, _low_bits(k, _VELOCITY_BITS), cut
 
 # %% ../../nbs/405_tokens.codec.ipynb #78068a41
 def _notes(on, end, fam, pitch, velocity):
     "NOTE_OFF and NOTE_ON events, by key, and what became of the notes."
     key, short = pitch - vocab.pitch_lo, end <= on
-    k = (((fam << _SLOT | key) << _TIME | on) << _TIME | np.maximum(end, on + 1)) << _LOUD | _BIN.take(velocity, mode='wrap')
+    k = (((fam << _SLOT_BITS | key) << _STEP_BITS | on) << _STEP_BITS | np.maximum(end, on + 1)) << _VELOCITY_BITS | _VELOCITY_BIN_OF_BYTE.take(velocity, mode='wrap')
     ok = (key >= 0) & (key < vocab.n_pitches)
     if not ok.all(): k, short = k[ok], short[ok]
-    on, end, loud, cut = _settle(k)
-    place = on >> _TIME
+    on, end, loud, cut = _resolve_overlaps(k)
+    place = on >> _STEP_BITS
     counts = len(pitch), len(on), len(pitch) - len(k), len(k) - len(on), int(cut), int(np.count_nonzero(short))
-    return _event(_low(end, _TIME), _OFF, place), _event(_low(on, _TIME), _ON, place, loud), counts
+    return _pack_event(_low_bits(end, _STEP_BITS), _OFF_RANK, place), _pack_event(_low_bits(on, _STEP_BITS), _ON_RANK, place, loud), counts
 
 # %% ../../nbs/405_tokens.codec.ipynb #d8340bf6
 def _pedals(tracks, clock):
@@ -122,14 +122,14 @@ def _pedals(tracks, clock):
     spans = [(_family(t), t.pedals.numpy()) for t in tracks if len(t.pedals)]
     if not spans: return np.zeros(0, np.int64)
     time, long = (np.concatenate([p[k] for _,p in spans]).astype(np.float64) for k in ('time', 'duration'))
-    fam = np.repeat(np.array([f for f,_ in spans], np.int64) << _TIME, [len(p['time']) for _,p in spans])
+    fam = np.repeat(np.array([f for f,_ in spans], np.int64) << _STEP_BITS, [len(p['time']) for _,p in spans])
     on, off = _steps(clock(time)), _steps(clock(time + long))
-    k = np.sort(((fam | on) << _TIME | off)[off > on])
-    on, off = k >> _TIME, k >> 2*_TIME << _TIME | _low(k, _TIME)      # both under their family
+    k = np.sort(((fam | on) << _STEP_BITS | off)[off > on])
+    on, off = k >> _STEP_BITS, k >> 2*_STEP_BITS << _STEP_BITS | _low_bits(k, _STEP_BITS)      # both under their family
     off = np.maximum.accumulate(off)
     new = np.append(True, on[1:] >= off[:-1])[:len(k)]
     on, off = on[new], off[np.append(new[1:], True)[:len(k)]]
-    return np.concatenate([_event(_low(x, _TIME), rank, x >> _TIME << _SLOT) for x,rank in ((off, _UP), (on, _DOWN))])
+    return np.concatenate([_pack_event(_low_bits(x, _STEP_BITS), rank, x >> _STEP_BITS << _SLOT_BITS) for x,rank in ((off, _PEDAL_OFF_RANK), (on, _PEDAL_ON_RANK))])
 
 # %% ../../nbs/405_tokens.codec.ipynb #f7c017db
 def _tempo_events(score, clock):
@@ -137,43 +137,43 @@ def _tempo_events(score, clock):
     at, mspq = _tempos(score)
     if not len(at): return np.zeros(0, np.int64)
     step, bin = _steps(clock(at)), vocab.tempo_bin(6e7/np.maximum(mspq, 1))
-    keep = _last(step)
+    keep = _run_ends(step)
     step, bin = step[keep], bin[keep]
-    keep = _first(bin)
-    return _event(step[keep], _TEMPO, bin[keep])
+    keep = _run_starts(bin)
+    return _pack_event(step[keep], _TEMPO_RANK, bin[keep])
 
 # %% ../../nbs/405_tokens.codec.ipynb #87b6b8e5
-def _in_order(ev):
+def _sort_events(ev):
     "Events by time; they are given in the order of ranks and places."
-    step = ev >> _AT
+    step = ev >> _STEP_OFFSET
     if step.max(initial=0) < 1 << 16: return ev.take(np.argsort(step.astype(np.uint16), kind='stable'))
     return np.sort(ev)
 
 # %% ../../nbs/405_tokens.codec.ipynb #b8c67651
-_BASE = np.array([vocab.blocks[k].start for k in _RANKS])
+_RANK_FIRST_ID = np.array([vocab.blocks[k].start for k in _RANKS])
 
-def _changes(ev):
+def _prefixed_events(ev):
     "Which events need a VELOCITY, and which an INSTRUMENT, before them."
-    rank = _low(ev >> (_LOUD + _PLACE), _RANK)
-    on, who = np.flatnonzero(rank == _ON), np.flatnonzero(rank != _TEMPO)
-    loud, fam = _low(ev.take(on), _LOUD), _low(ev.take(who) >> (_LOUD + _SLOT), _FAM)
-    turn = _first(fam)
+    rank = _low_bits(ev >> (_VELOCITY_BITS + _PLACE_BITS), _RANK_BITS)
+    on, who = np.flatnonzero(rank == _ON_RANK), np.flatnonzero(rank != _TEMPO_RANK)
+    loud, fam = _low_bits(ev.take(on), _VELOCITY_BITS), _low_bits(ev.take(who) >> (_VELOCITY_BITS + _SLOT_BITS), _FAMILY_BITS)
+    turn = _run_starts(fam)
     turn[:1] = fam[:1] != 0
-    return on[_first(loud)], who[turn]
+    return on[_run_starts(loud)], who[turn]
 
-def _write(ev):
+def _events_to_ids(ev):
     "The ids of events in order."
-    gap, full = ev >> _AT, vocab.max_shift
+    gap, full = ev >> _STEP_OFFSET, vocab.max_shift
     gap[1:] -= gap[:-1].copy()
-    (loud, turn), w, far = _changes(ev), np.flatnonzero(gap > 0), np.flatnonzero(gap > full)
+    (loud, turn), w, far = _prefixed_events(ev), np.flatnonzero(gap > 0), np.flatnonzero(gap > full)
     n = (gap[far] - 1)//full                                          # full shifts before the last one
     room = np.ones_like(gap)
     for who,more in ((w, 1), (loud, 1), (turn, 1), (far, n)): room[who] += more
     at = np.cumsum(room)                                              # START has place 0
     ids = np.full(at[-1] + 2, vocab.TIME_SHIFT + full - 1)            # the places left over are full shifts
     ids[0], ids[-1] = vocab.START, vocab.END
-    ids[at] = _BASE.take(_low(ev >> (_LOUD + _PLACE), _RANK)) + _low(ev >> _LOUD, _SLOT)
-    for who, base, value in ((loud, vocab.VELOCITY, _low(ev.take(loud), _LOUD)), (turn, vocab.INSTRUMENT, _low(ev.take(turn) >> (_LOUD + _SLOT), _FAM))):
+    ids[at] = _RANK_FIRST_ID.take(_low_bits(ev >> (_VELOCITY_BITS + _PLACE_BITS), _RANK_BITS)) + _low_bits(ev >> _VELOCITY_BITS, _SLOT_BITS)
+    for who, base, value in ((loud, vocab.VELOCITY, _low_bits(ev.take(loud), _VELOCITY_BITS)), (turn, vocab.INSTRUMENT, _low_bits(ev.take(turn) >> (_VELOCITY_BITS + _SLOT_BITS), _FAMILY_BITS))):
         at[who] -= 1
         ids[at.take(who)] = base + value
     gap[far] -= n*full
@@ -201,8 +201,8 @@ def encode_report(
     offs, ons, counts = _notes(*_columns(tracks, clock))
     pedals, tempos = _pedals(tracks, clock), _tempo_events(score, clock)
     tempos = tempos[tempos < max(offs.max(initial=-1), pedals.max(initial=-1))]      # after the last of the music nobody hears it
-    ev = _in_order(np.concatenate([offs, tempos, pedals, ons]))
-    ids = _write(ev) if len(ev) else np.array([vocab.START, vocab.END], np.uint16)
+    ev = _sort_events(np.concatenate([offs, tempos, pedals, ons]))
+    ids = _events_to_ids(ev) if len(ev) else np.array([vocab.START, vocab.END], np.uint16)
     return ids, CodecReport(*counts, len(pedals)//2, len(tempos))
 
 # %% ../../nbs/405_tokens.codec.ipynb #80816ee8
@@ -225,13 +225,13 @@ def _checked(ids):
     return ids.astype(np.int64)
 
 # %% ../../nbs/405_tokens.codec.ipynb #03d79aa3
-_SHIFT = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index.astype(np.int64) + 1, 0)
-_HELD = 40                                                            # bits of time; velocity and family sit above
+_SHIFT_STEPS = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index.astype(np.int64) + 1, 0)
+_CLOCK_BITS = 40                                                            # bits of time; velocity and family sit above
 
 def _states(ids, kinds):
     "At each id: family | velocity bin | steps passed."
-    w = _SHIFT.take(ids)
-    for kind, bits, first in ((Kind.VELOCITY, _HELD, int(vocab.velocity_bin(64))), (Kind.INSTRUMENT, _HELD + _LOUD, 0)):
+    w = _SHIFT_STEPS.take(ids)
+    for kind, bits, first in ((Kind.VELOCITY, _CLOCK_BITS, int(vocab.velocity_bin(64))), (Kind.INSTRUMENT, _CLOCK_BITS + _VELOCITY_BITS, 0)):
         at = np.flatnonzero(kinds == kind)
         if len(at):
             x = ids.take(at) - vocab.blocks[kind].start
@@ -245,27 +245,27 @@ def _states(ids, kinds):
 _KEY = np.full(len(vocab), -1)                                        # slot << 1 | down; a pedal is one more key
 for _k in (Kind.NOTE_OFF, Kind.NOTE_ON): _KEY[vocab.blocks[_k]] = np.arange(vocab.n_pitches) << 1 | (_k == Kind.NOTE_ON)
 for _k in (Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON): _KEY[vocab.blocks[_k]] = vocab.n_pitches << 1 | (_k == Kind.SUSTAIN_ON)
-_PRESS = np.isin(np.arange(len(Kind)), (Kind.NOTE_ON, Kind.NOTE_OFF, Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF))
+_IS_KEY_EVENT = np.isin(np.arange(len(Kind)), (Kind.NOTE_ON, Kind.NOTE_OFF, Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF))
 
 def _spans(ids, kinds, states):
     "Onset, duration, family, slot and velocity bin of all that was pressed, in the order of the ids."
-    at = np.flatnonzero(_PRESS.take(kinds))
+    at = np.flatnonzero(_IS_KEY_EVENT.take(kinds))
     s, k = states.take(at), _KEY.take(ids.take(at))
-    time, group = _low(s, _HELD), (s >> (_HELD + _LOUD) << _SLOT | k >> 1).astype(np.uint16)
+    time, group = _low_bits(s, _CLOCK_BITS), (s >> (_CLOCK_BITS + _VELOCITY_BITS) << _SLOT_BITS | k >> 1).astype(np.uint16)
     o = np.argsort(group, kind='stable')                              # by key, then in order
     t, end = time.take(o), np.empty_like(time)
     end[:-1] = t[1:]
-    end[_last(group.take(o))] = _low(states[-1], _HELD)
+    end[_run_ends(group.take(o))] = _low_bits(states[-1], _CLOCK_BITS)
     long = np.empty_like(time)
     long[o] = end - t
-    d = np.flatnonzero(_low(k, 1).astype(bool) & (long > 0))          # what takes no time is not heard
+    d = np.flatnonzero(_low_bits(k, 1).astype(bool) & (long > 0))          # what takes no time is not heard
     s = s.take(d)
-    return time.take(d), long.take(d), s >> (_HELD + _LOUD), k.take(d) >> 1, _low(s >> _HELD, _LOUD)
+    return time.take(d), long.take(d), s >> (_CLOCK_BITS + _VELOCITY_BITS), k.take(d) >> 1, _low_bits(s >> _CLOCK_BITS, _VELOCITY_BITS)
 
 # %% ../../nbs/405_tokens.codec.ipynb #6dd9a209
-_EDGES = vocab.bin_tempo(np.arange(vocab.n_tempos + 1) - .5)          # between one tempo bin and the next
-_LO, _HI = _EDGES[:-1]*(1 + 1e-5), _EDGES[1:]*(1 - 1e-5)
-_LO[0], _HI[-1] = .88*_LO[0], 1.12*_HI[-1]                            # the outer bins are open
+_TEMPO_BIN_EDGES = vocab.bin_tempo(np.arange(vocab.n_tempos + 1) - .5)          # between one tempo bin and the next
+_TEMPO_BIN_LO, _TEMPO_BIN_HI = _TEMPO_BIN_EDGES[:-1]*(1 + 1e-5), _TEMPO_BIN_EDGES[1:]*(1 - 1e-5)
+_TEMPO_BIN_LO[0], _TEMPO_BIN_HI[-1] = .88*_TEMPO_BIN_LO[0], 1.12*_TEMPO_BIN_HI[-1]                            # the outer bins are open
 _ROOTS = np.exp(2j*np.pi*np.arange(256)/256)
 
 def _beats(x, at, bpm):
@@ -276,7 +276,7 @@ def _beats(x, at, bpm):
     i = np.searchsorted(at, x, 'right') - 1
     return start[i] + (x - at[i])*pace[i]
 
-def _pulse(u):
+def _beat_phasors(u):
     "For each beat the sum of its onsets' pointers, on clocks that turn four times and three times a beat; and how many onsets."
     beat, pulses = u.astype(np.int64), {}
     for k in (4, 3):
@@ -285,7 +285,7 @@ def _pulse(u):
     return pulses, np.bincount(beat)
 
 # %% ../../nbs/405_tokens.codec.ipynb #63791e08
-def _steady(pulse, k, lo, hi):
+def _best_tempo_factor(pulse, k, lo, hi):
     "The factor of tempo between `lo` and `hi` at which the pointers agree, and how far they reach together."
     size = 1 << int(4*len(pulse)).bit_length()
     a, b = int(np.ceil(k*(lo - 1)*size)), int(k*(hi - 1)*size)
@@ -297,12 +297,12 @@ def _steady(pulse, k, lo, hi):
         x += .5*(p - r)/(p - 2*q + r)                                 # the top of the parabola through three points
     return 1 + x/(k*size), power[j]
 
-def _constant(pulses, count, bpm, lo, hi, bar=0):
+def _constant_tempo(pulses, count, bpm, lo, hi, bar=0):
     "The one tempo between `lo` and `hi` at which the `count` onsets a beat, counted at `bpm`, agree; or None."
     n, best = int(count.sum()), (0, None, None)
     if n < 8: return None
     for k,pulse in pulses.items():
-        f, power = _steady(pulse, k, lo/bpm, hi/bpm)
+        f, power = _best_tempo_factor(pulse, k, lo/bpm, hi/bpm)
         if power > best[0] and (not bar or power >= bar*np.abs(pulse).sum()): best = power, f, k
         if power > .6*n: break
     power, f, k = best
@@ -312,7 +312,7 @@ def _constant(pulses, count, bpm, lo, hi, bar=0):
     return whole if near and lo < whole < hi else min(max(bpm*f, lo), hi)
 
 # %% ../../nbs/405_tokens.codec.ipynb #1ff7033e
-def _late(pulses, count):
+def _beat_lag(pulses, count):
     "How many beats the count is ahead of the pulse, at each beat; None where there is no pulse."
     near = lambda x: np.convolve(x, (1, 2, 1))[1:-1]
     count, best, late = near(count), .5, None
@@ -326,7 +326,7 @@ def _late(pulses, count):
     return late
 
 # %% ../../nbs/405_tokens.codec.ipynb #dc43e372
-def _bend(late, at, bpm, lo, hi):
+def _lag_corrected_tempi(late, at, bpm, lo, hi):
     "Tempi by beats, inside the bins, that make up for being `late`: steps and beats per minute."
     edge = _beats(at, at, bpm)
     here = np.append(0, np.arange(len(late)) + .5)                    # from the middle of one beat to the next
@@ -336,13 +336,13 @@ def _bend(late, at, bpm, lo, hi):
     steps = np.unique(np.concatenate([at, knot]))
     i, j = np.searchsorted(at, steps, 'right') - 1, np.searchsorted(knot, steps, 'right') - 1
     out = np.clip(bpm[i]*grow[np.minimum(j, len(grow) - 1)], lo[i], hi[i])
-    keep = _first(out) | (at[i] == steps)
+    keep = _run_starts(out) | (at[i] == steps)
     return steps[keep], out[keep]
 
 # %% ../../nbs/405_tokens.codec.ipynb #308f05a3
-_ASTRAY = .02                                                         # beats by which fewer tempi may differ from a tempo for each beat
+_MAX_BEAT_ERROR = .02                                                         # beats by which fewer tempi may differ from a tempo for each beat
 
-def _reach(x, y, room):
+def _line_knots(x, y, room):
     "Numbers of the points that a line through some of them needs to pass all within `room`."
     kept, i, n = [0], 0, len(x) - 1
     while i < n:
@@ -356,34 +356,34 @@ def _reach(x, y, room):
         kept.append(i)
     return kept[:-1]
 
-def _fewer(steps, bpm, first, last):
+def _merge_tempi(steps, bpm, first, last):
     "As few of the tempi `bpm` at `steps` as keep the beats up to the step `last`; those numbered `first` stay."
     t = np.append(steps, max(last, steps[-1] + 1))
-    beat, room = np.append(0, np.cumsum(np.diff(t)*bpm)), _ASTRAY*60*vocab.steps_per_second
+    beat, room = np.append(0, np.cumsum(np.diff(t)*bpm)), _MAX_BEAT_ERROR*60*vocab.steps_per_second
     end = np.append(first[1:], len(steps))
     line = np.repeat((beat[end] - beat[first])/(t[end] - t[first]), end - first)
     off = abs(beat[:-1] - np.repeat(beat[first], end - first) - (steps - np.repeat(t[first], end - first))*line)
     kept = [first]
     for k in np.flatnonzero(np.maximum.reduceat(off, first) > room).tolist():
         own = slice(first[k], end[k] + 1)
-        kept.append(first[k] + np.array(_reach(t[own].tolist(), beat[own].tolist(), room)))
+        kept.append(first[k] + np.array(_line_knots(t[own].tolist(), beat[own].tolist(), room)))
     at = np.unique(np.concatenate(kept))
     after = np.append(at[1:], len(steps))
     return steps[at], np.where(after - at == 1, bpm[at], (beat[after] - beat[at])/(t[after] - t[at]))
 
 # %% ../../nbs/405_tokens.codec.ipynb #d0c0294a
-def _refine(x, at, bin):
+def _refine_tempi(x, at, bin):
     "Tempi inside the bins that put the onsets `x` on the beat: steps and beats per minute, from the first TEMPO on."
     first, alone = at[0], len(at) == 1
-    bpm, lo, hi = vocab.bin_tempo(bin), _LO[bin], _HI[bin]
+    bpm, lo, hi = vocab.bin_tempo(bin), _TEMPO_BIN_LO[bin], _TEMPO_BIN_HI[bin]
     if first: at, bpm, lo, hi = np.append(0, at), *(np.append(vocab.default_bpm, b) for b in (bpm, lo, hi))   # nothing may change before it
-    pulses, count = _pulse(_beats(x[_first(x)], at, bpm))             # a chord counts once
-    late = None if alone or not len(x) else _late(pulses, count)
-    steps, out = (at, bpm.copy()) if late is None else _bend(late, at, bpm, lo, hi)
+    pulses, count = _beat_phasors(_beats(x[_run_starts(x)], at, bpm))             # a chord counts once
+    late = None if alone or not len(x) else _beat_lag(pulses, count)
+    steps, out = (at, bpm.copy()) if late is None else _lag_corrected_tempi(late, at, bpm, lo, hi)
     edge = np.append(np.minimum(np.ceil(_beats(at, at, bpm)), len(count)), len(count)).astype(np.int64)       # whole beats of each stretch
     for i in np.flatnonzero((np.diff(edge) >= (0 if alone else 16)) & (hi > lo)):
         own = slice(edge[i], edge[i+1])
-        f = _constant({k:p[own] for k,p in pulses.items()}, count[own], bpm[i], lo[i], hi[i], 0 if alone else .9)
+        f = _constant_tempo({k:p[own] for k,p in pulses.items()}, count[own], bpm[i], lo[i], hi[i], 0 if alone else .9)
         if f is None and alone and lo[i] < vocab.default_bpm < hi[i]: f = vocab.default_bpm
         if f is None: continue
         keep = (steps <= at[i]) | (steps >= (at[i+1] if i+1 < len(at) else np.inf))
@@ -391,12 +391,12 @@ def _refine(x, at, bin):
         out[np.searchsorted(steps, at[i])] = f
     steps, out = steps[steps >= first], out[steps >= first]
     at = at[at >= first]
-    return (steps, out) if len(steps) == len(at) else _fewer(steps, out, np.searchsorted(steps, at), int(x.max(initial=0)))
+    return (steps, out) if len(steps) == len(at) else _merge_tempi(steps, out, np.searchsorted(steps, at), int(x.max(initial=0)))
 
 # %% ../../nbs/405_tokens.codec.ipynb #13549764
 family_names = ('Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
                 'Synth Lead', 'Synth Pad', 'Synth Effects', 'Ethnic', 'Drums', 'Sound Effects')
-_CENTRE = vocab.bin_velocity(np.arange(vocab.n_velocities)).astype(np.int8)
+_VELOCITY_CENTER = vocab.bin_velocity(np.arange(vocab.n_velocities)).astype(np.int8)
 
 def _track(f, time, long, slot, loud):
     "The track of one family."
@@ -406,16 +406,16 @@ def _track(f, time, long, slot, loud):
     if not note.all():
         t.pedals = Pedal.from_numpy(time[~note], long[~note], 'Second')
         time, long, slot, loud = time[note], long[note], slot[note], loud[note]
-    t.notes = Note.from_numpy(time, long, (slot + vocab.pitch_lo).astype(np.int8), _CENTRE.take(loud), 'Second')
+    t.notes = Note.from_numpy(time, long, (slot + vocab.pitch_lo).astype(np.int8), _VELOCITY_CENTER.take(loud), 'Second')
     return t
 
 # %% ../../nbs/405_tokens.codec.ipynb #bc38d8bc
 def _tempo_list(ids, kinds, states, onsets):
     "The tempi that `ids` tell, refined by the onsets."
     at = np.flatnonzero(kinds == Kind.TEMPO)
-    when, bin = _low(states[at], _HELD), vocab.index[ids[at]].astype(np.int64)
-    keep = _last(when)
-    when, bpm = _refine(onsets, when[keep], bin[keep]) if len(at) else (when, when)
+    when, bin = _low_bits(states[at], _CLOCK_BITS), vocab.index[ids[at]].astype(np.int64)
+    keep = _run_ends(when)
+    when, bpm = _refine_tempi(onsets, when[keep], bin[keep]) if len(at) else (when, when)
     return Tempo.from_numpy((when/vocab.steps_per_second).astype(np.float32), np.rint(6e7/bpm).astype(np.int32), 'Second')
 
 # %% ../../nbs/405_tokens.codec.ipynb #ce4c17ba

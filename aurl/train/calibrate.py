@@ -59,7 +59,7 @@ class TrainingPlan(Config):
     ids: int = Field(0, ge=0, description='ids that it can train on, as estimated')
     reasons: tuple[str, ...] = Field((), description='in words')
 
-_enough, _steps, _times, _share, _forward = 600_000, 200, 12, .1, 3
+_min_ids, _min_steps, _n_validations, _validation_share, _forward_speedup = 600_000, 200, 12, .1, 3
 
 def plan_steps(
     steps:int,         # steps of the training
@@ -69,7 +69,7 @@ def plan_steps(
 )->TrainingPlan:
     "The plan for a number of steps, which is the same on every machine."
     plan = dict(model='song' if model == 'auto' else model, batch_size=batch_size or 16)
-    return TrainingPlan(**plan, valid_every=-(-steps//_times), valid_pieces=n_held, reasons=(f'steps={steps} are given, so nothing was timed',))
+    return TrainingPlan(**plan, valid_every=-(-steps//_n_validations), valid_pieces=n_held, reasons=(f'steps={steps} are given, so nothing was timed',))
 
 # %% ../../nbs/797_train.calibrate.ipynb #3fadbad9
 def _model_for(model, speed_of, seconds):
@@ -77,16 +77,16 @@ def _model_for(model, speed_of, seconds):
     if model != 'auto': return model, speed_of(model), f'model={model} was asked for'
     fits = int((song := speed_of('song'))*seconds)
     words = f'`song` trains on {song:,.0f} ids a second here, {fits:,} in the time'
-    if fits >= _enough: return 'song', song, f'{words}: enough for it'
+    if fits >= _min_ids: return 'song', song, f'{words}: enough for it'
     return 'song_small', speed_of('song_small'), f'{words}: too few for it, so `song_small`'
 
 def _batch_for(ids, length):
     "Windows a step."
-    return next((b for b in (16, 8) if ids//(b*length) >= _steps), 4)
+    return next((b for b in (16, 8) if ids//(b*length) >= _min_steps), 4)
 
 def _pieces_for(lengths, speed, seconds):
     "How many pieces of these `lengths` can be validated as often as planned."
-    room, n, used = speed*_forward*seconds*_share/_times, 0, 0
+    room, n, used = speed*_forward_speedup*seconds*_validation_share/_n_validations, 0, 0
     while n < len(lengths) and (n < 8 or used + lengths[n] <= room):
         used += lengths[n]
         n += 1
@@ -101,15 +101,15 @@ def plan_training(
     batch_size:int=0,  # windows a step that were asked for
 )->TrainingPlan:
     "The plan for `minutes` on this machine."
-    seconds = minutes*60*(1 - _share)
+    seconds = minutes*60*(1 - _validation_share)
     model, speed, why = _model_for(model, speed_of, seconds)
     ids = int(speed*seconds)
     batch = batch_size or _batch_for(ids, length)
     steps = ids//(batch*length)
     reasons = [why, f'{batch} windows of {length} ids a step: about {steps:,} steps, {ids:,} ids']
     n = _pieces_for(list(lengths), speed, minutes*60)
-    reasons.append(f'{_times} validations on {n} of {len(lengths)} held-out pieces')
-    return TrainingPlan(model=model, batch_size=batch, valid_every=f'{max(.1, minutes*60/_times):g}s', valid_pieces=n, speed=round(speed, 1), ids=ids, reasons=tuple(reasons))
+    reasons.append(f'{_n_validations} validations on {n} of {len(lengths)} held-out pieces')
+    return TrainingPlan(model=model, batch_size=batch, valid_every=f'{max(.1, minutes*60/_n_validations):g}s', valid_pieces=n, speed=round(speed, 1), ids=ids, reasons=tuple(reasons))
 
 # %% ../../nbs/797_train.calibrate.ipynb #8faeda28
 def measure_presets(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'save_checkpoint', 'verify_checkpoint', 'Checkpoint', 'load_checkpoint', 'is_suspect',
-           'mark_suspect', 'latest_checkpoint', 'best_checkpoint', 'thinned', 'prune_checkpoints',
+           'mark_suspect', 'latest_checkpoint', 'best_checkpoint', 'thin_history', 'prune_checkpoints',
            'average_checkpoints']
 
 # %% ../../nbs/776_train.checkpoint.ipynb #9929f016
@@ -19,7 +19,7 @@ from torch import nn
 
 from ..core import CheckpointError, atomic_dir, atomic_path, read_json, sha256_of, to_json, write_json
 from .compression import compress_file, expand_file
-from .state import Snapshot, bare, check_weights, weights_of
+from .state import Snapshot, unwrap_model, check_weights, unique_weights
 
 # %% ../../nbs/776_train.checkpoint.ipynb #280a8169
 def pack(
@@ -71,18 +71,18 @@ def _siblings(folder):
 def _manifest(path):
     "The manifest in `path` as it was written, or an empty one."
     try:
-        m = json.loads(text := _text(Path(path)/'manifest.json', _MANIFEST))
-        if m.get('version') in (_VERSION, _COMPRESSED) and _sealed({k:v for k,v in m.items() if k != 'seal'}) != text: return {}
+        m = json.loads(text := _text(Path(path)/'manifest.json', _MAX_MANIFEST_BYTES))
+        if m.get('version') in (_VERSION, _COMPRESSED) and _seal_manifest({k:v for k,v in m.items() if k != 'seal'}) != text: return {}
         return m
     except (CheckpointError, ValueError, AttributeError, TypeError, RecursionError): return {}
 
-def _mark(suspect): return dict(suspect=True) if suspect else {}
+def _suspect_field(suspect): return dict(suspect=True) if suspect else {}
 
-def _sealed(m):
+def _seal_manifest(m):
     "The text of a manifest, with its own SHA-256."
     return to_json(m | dict(seal=sha256_of(to_json(m, indent=1).encode())), indent=1) + '\n'
 
-_MANIFEST, _JSON, _HEADER = 1<<20, 1<<26, 1<<23 # bytes that a manifest, another JSON file and the header of a tensor file have at most
+_MAX_MANIFEST_BYTES, _MAX_JSON_BYTES, _MAX_HEADER_BYTES = 1<<20, 1<<26, 1<<23 # bytes that a manifest, another JSON file and the header of a tensor file have at most
 
 def _text(path, most):
     "The text of a plain file that is not larger than `most`."
@@ -106,12 +106,12 @@ def save_checkpoint(
     "Write a checkpoint; it is there whole, or not at all."
     path, state, snap = Path(path), dict(state or {}), model.parts if isinstance(model, Snapshot) else None
     if snap: state.setdefault('step', snap['progress']['step'])
-    w, shared = (snap['weights'], snap['shared']) if snap else weights_of(model)
+    w, shared = (snap['weights'], snap['shared']) if snap else unique_weights(model)
     opt = snap['optimizer'] if snap else optimizer.state_dict() if optimizer is not None else None
-    kind = snap['progress']['model'] if snap else type(bare(model)).__name__
+    kind = snap['progress']['model'] if snap else type(unwrap_model(model)).__name__
     serial = 1 + max([_manifest(p).get('serial', 0) for p in _siblings(path.parent)], default=0)
     try:
-        with _in_place(path) as d:
+        with _atomic_replace(path) as d:
             save_file(w, d/'model.safetensors', metadata=dict(format='pt'))
             _write_tree(d, 'state', dict(format=_FORMAT, version=_VERSION, model=kind, config=config, codec=codec, shared=shared, state=state))
             if opt is not None: _write_tree(d, 'optimizer', opt)
@@ -120,14 +120,14 @@ def save_checkpoint(
             if compress: files = _compressed(d, files)
             created = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
             about = dict(format=_FORMAT, version=_COMPRESSED if compress else _VERSION, serial=serial, step=state.get('step'), score=score, created=created, parameters=_numel(w))
-            with atomic_path(d/'manifest.json') as p: p.write_text(_sealed(about | dict(files=files) | _mark(suspect)), encoding='utf-8')
+            with atomic_path(d/'manifest.json') as p: p.write_text(_seal_manifest(about | dict(files=files) | _suspect_field(suspect)), encoding='utf-8')
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f'not saved ({getattr(e, "strerror", None) or e})', path=path, way_out='make room on the disk; earlier checkpoints are untouched') from e
     return path
 
 # %% ../../nbs/776_train.checkpoint.ipynb #c8a0c7c6
 @contextlib.contextmanager
-def _in_place(path):
+def _atomic_replace(path):
     "`atomic_dir`, also where an older directory is in the way."
     new, old = (path.parent/f'.{path.name}.{w}.tmp' for w in ('new', 'old'))
     _recover(path.parent)
@@ -177,7 +177,7 @@ def _write_tree(d, name, tree):
 def _read_tree(d, name, files):
     "What `_write_tree` wrote, if the manifest vouches for its `files`."
     tensors = f'{name}.safetensors'
-    try: return unpack(json.loads(_text(d/f'{name}.json', _JSON)), _tensors(d, tensors, files) if {tensors, f'{tensors}.z'} & set(files) else {})
+    try: return unpack(json.loads(_text(d/f'{name}.json', _MAX_JSON_BYTES)), _tensors(d, tensors, files) if {tensors, f'{tensors}.z'} & set(files) else {})
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, MemoryError) as e:
         raise CheckpointError(f'{name} is not readable ({type(e).__name__}: {str(e)[:200]})', path=d, way_out='use an earlier checkpoint') from e
 
@@ -201,11 +201,11 @@ def verify_checkpoint(
         if deep and sha256_of(path/name) != want['sha256']: raise CheckpointError(f'{name} has changed since it was written', path=path, way_out='use an earlier checkpoint')
     return m
 
-_MOST = 200 # how many times as large as its file what unpacks from it may be, beside 64 MiB
+_MAX_RATIO = 200 # how many times as large as its file what unpacks from it may be, beside 64 MiB
 
-def _fits(plain, size):
+def _plausible_size(plain, size):
     "Can a file of `size` bytes unpack to what the manifest says?"
-    return isinstance(plain, dict) and isinstance(plain.get('sha256'), str) and isinstance(plain.get('size'), int) and 0 <= plain['size'] <= _MOST*size + (1<<26)
+    return isinstance(plain, dict) and isinstance(plain.get('sha256'), str) and isinstance(plain.get('size'), int) and 0 <= plain['size'] <= _MAX_RATIO*size + (1<<26)
 
 def _check_file(path, name, want):
     "Is `name` a plain file of the size that is wanted, and what its name says?"
@@ -215,11 +215,11 @@ def _check_file(path, name, want):
     except (OSError, ValueError): raise bad('is missing') from None
     if not stat.S_ISREG(s.st_mode): raise bad('is not a plain file')
     if s.st_size != want['size']: raise bad(f'has {s.st_size:,} bytes, not {want["size"]:,}')
-    if name.endswith('.json') and s.st_size > _JSON: raise bad(f'has {s.st_size:,} bytes, which is too many')
-    if name.endswith('.z') and not _fits(want.get('plain'), s.st_size): raise bad('says nothing sensible of what it unpacks to')
+    if name.endswith('.json') and s.st_size > _MAX_JSON_BYTES: raise bad(f'has {s.st_size:,} bytes, which is too many')
+    if name.endswith('.z') and not _plausible_size(want.get('plain'), s.st_size): raise bad('says nothing sensible of what it unpacks to')
     if not name.endswith('.safetensors'): return
     with open(path/name, 'rb') as f: header = int.from_bytes(f.read(8), 'little')
-    if header > min(_HEADER, s.st_size): raise bad(f'is not readable (a header of {header:,} bytes)')
+    if header > min(_MAX_HEADER_BYTES, s.st_size): raise bad(f'is not readable (a header of {header:,} bytes)')
 
 # %% ../../nbs/776_train.checkpoint.ipynb #b9109243
 class Checkpoint:
@@ -241,7 +241,7 @@ def _check_weights(path, have, model):
 
 def _check_header(path, model):
     "Refuse a file whose tensors cannot be those of `model`, before it is read."
-    most = {k:tuple(t.shape) for k,t in bare(model).state_dict().items()}
+    most = {k:tuple(t.shape) for k,t in unwrap_model(model).state_dict().items()}
     room = sum(math.prod(s) for s in most.values())
     if not (path/'model.safetensors').exists(): return             # a compressed one is unpacked within the limits of its manifest
     try:
@@ -273,7 +273,7 @@ def load_checkpoint(
         if (got := (ck.config or {}).get(k)) != v: _refuse(path, f'config.{k}', got, v, 'use the configuration in the checkpoint')
     if model is not None: _check_weights(path, weights, model)
     if optimizer is not None: _load_optimizer(path, manifest, optimizer)
-    if model is not None: bare(model).load_state_dict(weights)
+    if model is not None: unwrap_model(model).load_state_dict(weights)
     return ck
 
 # %% ../../nbs/776_train.checkpoint.ipynb #0ce73d2a
@@ -318,7 +318,7 @@ def mark_suspect(
 ):
     "Note that `path` was written while its training was failing."
     if not (m := _manifest(Path(path))): return
-    with atomic_path(Path(path)/'manifest.json') as p: p.write_text(_sealed({k:v for k,v in m.items() if k != 'seal'} | dict(suspect=True)), encoding='utf-8')
+    with atomic_path(Path(path)/'manifest.json') as p: p.write_text(_seal_manifest({k:v for k,v in m.items() if k != 'seal'} | dict(suspect=True)), encoding='utf-8')
 
 # %% ../../nbs/776_train.checkpoint.ipynb #d65a56ba
 def _newest_first(folder):
@@ -350,7 +350,7 @@ def best_checkpoint(
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
 
 # %% ../../nbs/776_train.checkpoint.ipynb #e70f2153
-def thinned(
+def thin_history(
     times,          # seconds at which checkpoints were written, in any order
     history,        # spans in seconds, ascending: one checkpoint a span is kept until it is as old as the next span
     oldest:float=math.inf, # seconds; what is older does not stay
@@ -365,7 +365,7 @@ def thinned(
         seen |= {(s, times[i]//s) for s in history}
     return sorted(stay)
 
-def _written(path):
+def _write_time(path):
     "When a checkpoint was written, in seconds; by its manifest, or else by the clock of the disk."
     try: return datetime.datetime.fromisoformat(_manifest(path)['created']).timestamp()
     except (KeyError, ValueError, TypeError): return path.stat().st_mtime
@@ -386,7 +386,7 @@ def prune_checkpoints(
     best = min((p for p in good if isinstance(_manifest(p).get('score'), (int, float))), key=lambda p: _manifest(p)['score'], default=None)
     newest = [p for p in good if not p.name.startswith('best_')] or good      # one kept for its score does not take the place of a newer one
     sure = [p for p in newest if until is not None and (_manifest(p).get('step') or 0) <= until][:1]
-    old = [newest[i] for i in thinned([_written(p) for p in newest], history, oldest)] if history else []
+    old = [newest[i] for i in thin_history([_write_time(p) for p in newest], history, oldest)] if history else []
     for p in whole:
         if p == best or p in newest[:max(1, keep)] or p in suspect[:1] or p in sure or p in old: continue
         trash = folder/f'.{p.name}.gone.tmp'
@@ -418,5 +418,5 @@ def average_checkpoints(
     out = {k:mean(k, t) for k,t in last.weights.items()}
     if model is not None:
         _check_weights(last.path, out, model)
-        bare(model).load_state_dict(out)
+        unwrap_model(model).load_state_dict(out)
     return out

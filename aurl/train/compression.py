@@ -14,26 +14,26 @@ import numpy as np
 from ..core import CheckpointError
 
 # %% ../../nbs/773_train.compression.ipynb #404656d5
-magic, block_bytes, _word = b'AURLZ1\n', 1<<22, 4
+magic, block_bytes, _word_bytes = b'AURLZ1\n', 1<<22, 4
 
 def _sample(data, parts=16, size=4096):
     "Some stretches of `data`, to see whether compressing it would help."
     step = max(size, len(data)//parts)
     return b''.join(data[i:i+size] for i in range(0, len(data), step))
 
-def _squeeze(plane, level):
+def _compress_plane(plane, level):
     "`plane` compressed, or as it is where that saves less than 3 percent."
     part = _sample(plane)
     if len(zlib.compress(part, 1)) > .97*len(part): return plane
     small = zlib.compress(plane, level)
     return small if len(small) < len(plane) else plane
 
-def _packed(block, level):
+def _pack_block(block, level):
     "The bytes of one block."
-    n = len(block)//_word*_word
-    words, out = np.frombuffer(block, np.uint8, n).reshape(-1, _word), [len(block).to_bytes(4, 'little')]
-    for i in range(_word):
-        plane = _squeeze(words[:,i].tobytes(), level)
+    n = len(block)//_word_bytes*_word_bytes
+    words, out = np.frombuffer(block, np.uint8, n).reshape(-1, _word_bytes), [len(block).to_bytes(4, 'little')]
+    for i in range(_word_bytes):
+        plane = _compress_plane(words[:,i].tobytes(), level)
         out += [len(plane).to_bytes(4, 'little'), plane]
     return b''.join([*out, block[n:]])
 
@@ -45,41 +45,41 @@ def compress_file(
     "Write `source` to `dest`, compressed."
     with open(source, 'rb') as f, open(dest, 'wb') as out:
         out.write(magic)
-        while block := f.read(block_bytes): out.write(_packed(block, level))
+        while block := f.read(block_bytes): out.write(_pack_block(block, level))
         return out.tell()
 
 # %% ../../nbs/773_train.compression.ipynb #450a0fa4
-def _bad(path, what): return CheckpointError(f'{path.name} {what}', path=path.parent, way_out='use an earlier checkpoint')
+def _damaged(path, what): return CheckpointError(f'{path.name} {what}', path=path.parent, way_out='use an earlier checkpoint')
 
-def _take(f, n, path):
+def _read_exactly(f, n, path):
     "The next `n` bytes."
-    if len(got := f.read(n)) != n: raise _bad(path, 'ends in the middle of a block')
+    if len(got := f.read(n)) != n: raise _damaged(path, 'ends in the middle of a block')
     return got
 
-def _plane(data, size, path):
+def _unpack_plane(data, size, path):
     "A plane of `size` bytes."
     if len(data) == size: return data
     unzip = zlib.decompressobj()
     try: plane = unzip.decompress(data, size)
-    except zlib.error as e: raise _bad(path, f'cannot be unpacked ({e})') from e
+    except zlib.error as e: raise _damaged(path, f'cannot be unpacked ({e})') from e
     more = b'' if unzip.eof else unzip.decompress(unzip.unconsumed_tail, 1)  # nothing, but the end is seen by it
     if len(plane) != size or more or not unzip.eof or unzip.unused_data:
-        raise _bad(path, 'cannot be unpacked (a block of another size)')
+        raise _damaged(path, 'cannot be unpacked (a block of another size)')
     return plane
 
 def _blocks(path):
     "The unpacked blocks of a compressed file, one after the other."
     with open(path, 'rb') as f:
-        if f.read(len(magic)) != magic: raise _bad(path, f'is no compressed tensor file')
+        if f.read(len(magic)) != magic: raise _damaged(path, f'is no compressed tensor file')
         while head := f.read(4):
             total = int.from_bytes(head, 'little')
-            if len(head) < 4 or not 0 < total <= block_bytes: raise _bad(path, f'has a block of {total:,} bytes')
-            words = np.empty((total//_word, _word), np.uint8)
-            for i in range(_word):
-                n = int.from_bytes(_take(f, 4, path), 'little')
-                if n > len(words): raise _bad(path, 'has a plane that is longer than its block')
-                words[:,i] = np.frombuffer(_plane(_take(f, n, path), len(words), path), np.uint8)
-            yield words.tobytes() + _take(f, total % _word, path)
+            if len(head) < 4 or not 0 < total <= block_bytes: raise _damaged(path, f'has a block of {total:,} bytes')
+            words = np.empty((total//_word_bytes, _word_bytes), np.uint8)
+            for i in range(_word_bytes):
+                n = int.from_bytes(_read_exactly(f, 4, path), 'little')
+                if n > len(words): raise _damaged(path, 'has a plane that is longer than its block')
+                words[:,i] = np.frombuffer(_unpack_plane(_read_exactly(f, n, path), len(words), path), np.uint8)
+            yield words.tobytes() + _read_exactly(f, total % _word_bytes, path)
 
 def expand_file(
     path,          # a compressed file
@@ -88,7 +88,7 @@ def expand_file(
     "What `compress_file` was given."
     path, out = Path(path), bytearray()
     for block in _blocks(path):
-        if len(out) + len(block) > size: raise _bad(path, f'unpacks to more than {size:,} bytes')
+        if len(out) + len(block) > size: raise _damaged(path, f'unpacks to more than {size:,} bytes')
         out += block
-    if len(out) != size: raise _bad(path, f'unpacks to {len(out):,} bytes, not {size:,}')
+    if len(out) != size: raise _damaged(path, f'unpacks to {len(out):,} bytes, not {size:,}')
     return out

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['minimax_quintic', 'polar_coefficients', 'polar_factor', 'block_size', 'to_blocks', 'from_blocks', 'Muon', 'MuonAdamW',
-           'matrices_first']
+           'muon_param_groups']
 
 # %% ../../nbs/730_train.muon.ipynb #b4144ad7
 import functools, math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError
-from ..distributed import in_full, laid_out
+from ..distributed import full_tensor, shard_like
 
 # %% ../../nbs/730_train.muon.ipynb #aa25b329
 def minimax_quintic(
@@ -117,7 +117,7 @@ class Muon(torch.optim.Optimizer):
         batches = {}
         for p in group['params']:
             if p.grad is None: continue
-            blocks = to_blocks(in_full(self._direction(p, group['momentum'])).float(), group['block'])
+            blocks = to_blocks(full_tensor(self._direction(p, group['momentum'])).float(), group['block'])
             batches.setdefault(blocks.shape[1:], []).append((p, blocks))
         for items in batches.values(): self._move(items, group)
 
@@ -134,7 +134,7 @@ class Muon(torch.optim.Optimizer):
         size = group['lr']*.2*math.sqrt(max(factors.shape[1:]))
         for (p, _), own in zip(items, factors.split([len(blocks) for _, blocks in items])):
             p.mul_(1 - group['lr']*group['weight_decay'])
-            p.add_(laid_out(from_blocks(own, p.shape), p), alpha=-size)
+            p.add_(shard_like(from_blocks(own, p.shape), p), alpha=-size)
 
 # %% ../../nbs/730_train.muon.ipynb #0c99f2e8
 class MuonAdamW(torch.optim.Optimizer):
@@ -172,7 +172,7 @@ def _with_defaults(saved, part):
 def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
 
 # %% ../../nbs/730_train.muon.ipynb #36cc578d
-def matrices_first(
+def muon_param_groups(
     model:nn.Module # a `MusicTransformerVAEGAN`, or any module
 )->list:            # [matrices inside the layers, everything else]
     "The groups of parameters that `MuonAdamW` expects; those of a critic are moved by its own optimizer (`761_train.adversarial`)."

@@ -15,10 +15,10 @@ from fastcore.basics import patch
 
 from ..core import TrainingError
 from ..device import amp_dtype
-from ..distributed import all_agree
+from ..distributed import sync_flag
 
 # %% ../../nbs/732_train.precision.ipynb #874b2d9e
-_most_in_a_row = 30     # skipped steps, each of which halves the factor
+_max_skips_in_a_row = 30     # skipped steps, each of which halves the factor
 
 class LossScaling(Callback):
     "Scales the loss in float16, unscales the gradients, and skips steps that overflow; does nothing in other formats."
@@ -81,7 +81,7 @@ def before_step(self:LossScaling):
     self.checked = self._scaled()
     if not self.checked.param_groups[0]['params']: self.checked = None; return
     self.scaler.unscale_(self.checked)
-    self.overflow = all_agree(self._found(), anybody=True)
+    self.overflow = sync_flag(self._found(), anybody=True)
     if self.overflow: raise CancelStepException
 
 @patch
@@ -100,7 +100,7 @@ def after_step(self:LossScaling):
     self.scaler.update(lower)                            # where another rank has overflowed, this one follows
     self.checked = None
     self.skipped, self.row = self.skipped + self.overflow, self.row + 1 if self.overflow else 0
-    if self.row >= _most_in_a_row: self._give_up()
+    if self.row >= _max_skips_in_a_row: self._give_up()
 
 @patch
 def _give_up(self:LossScaling):
