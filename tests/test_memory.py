@@ -55,12 +55,12 @@ def test_a_smaller_batch_is_chosen_before_and_kept(store, tmp_path, monkeypatch)
     asked = config(store, tmp_path, steps=6, fit_batch=True, checkpoint_every=2)
     need = [fit.training_memory(fit.halve_batch(asked, k), r.build_model_config(asked)).total for k in (0, 1)]
     tight = AvailableMemory(int(need[1]*1.02), 1 << 30, 'memory of a test')
-    for module in (r, fit): monkeypatch.setattr(module, 'memory_room', lambda device: tight)
+    for module in (r, fit): monkeypatch.setattr(module, 'available_memory', lambda device: tight)
     run, learn, _ = train(asked)
     assert run.config['halvings'] == 1 and learn.dls.train.bs == 2 and max(m['step'] or 0 for m in run.metrics()) == 12
     said = (run.path / 'training.log').read_text()
     assert '2 batches of 2 for a step instead of 4 at once' in said and r.memory_lines(run)[0] in said
-    for module in (r, fit): monkeypatch.setattr(module, 'memory_room', lambda device: AvailableMemory(1 << 40, 1 << 40, 'much'))
+    for module in (r, fit): monkeypatch.setattr(module, 'available_memory', lambda device: AvailableMemory(1 << 40, 1 << 40, 'much'))
     again, learn, _ = train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=8)))
     assert again.path == run.path and learn.dls.train.bs == 2 and max(m['step'] or 0 for m in again.metrics()) == 16
 

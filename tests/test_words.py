@@ -91,8 +91,8 @@ def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monke
     assert seen == [tmp_path / 'checkpoints', tmp_path / 'stages' / '2_b' / 'checkpoints']
     assert len(lines) == 2 and all(line.endswith('is damaged; an older one is taken') for line in lines)
     monkeypatch.setattr(r, 'run_to_resume', lambda cfg: tmp_path)
-    monkeypatch.setattr(r, '_open_train', lambda there, kind: run)
-    monkeypatch.setattr(r, '_continued', lambda run, cfg, exact: cfg)
-    monkeypatch.setattr(r, '_has_its_store', lambda there, data: True)
+    monkeypatch.setattr(r, '_open_training_run', lambda there, kind: run)
+    monkeypatch.setattr(r, '_resumed_config', lambda run, cfg, exact: cfg)
+    monkeypatch.setattr(r, '_store_still_exists', lambda there, data: True)
     said = r.check_request(make_config(r.TrainConfig, overrides=dict(out=str(tmp_path))))
     assert lines[0] in said

@@ -102,13 +102,13 @@ def monitor_summary(
 )->list:    # of lines
     "What the watchers have to say."
     out, cbs = [], {type(c).__name__:c for c in getattr(watched, 'cbs', watched)}
-    if (w := cbs.get('GrammarWatch')) and w.now: out.append(f'unaided, it plays with a health of {w.now["grammar"]:.2f}, and {w.now["validity"]:.0%} of its beginnings are without a fault; {w.pace.looks} looks took {w.pace.cost:.1%} of the time')
-    if (r := cbs.get('Rescue')) and r.times: out.append(f'it collapsed {len(r.times)} times and went back: ' + ', '.join(f'{t["step"]} to {t["back_to"]}' for t in r.times))
-    if (a := cbs.get('ActOnAdvice')) and a.told: out.append(('changed after going back: ' if a.apply else 'would help after going back: ') + '; '.join(t['what'] for t in a.told))
-    if s := cbs.get('Stability'):
+    if (w := cbs.get('GenerationMonitor')) and w.now: out.append(f'unaided, it plays with a health of {w.now["grammar"]:.2f}, and {w.now["validity"]:.0%} of its beginnings are without a fault; {w.pace.looks} looks took {w.pace.cost:.1%} of the time')
+    if (r := cbs.get('RollbackOnCollapse')) and r.times: out.append(f'it collapsed {len(r.times)} times and went back: ' + ', '.join(f'{t["step"]} to {t["back_to"]}' for t in r.times))
+    if (a := cbs.get('RollbackRemedies')) and a.told: out.append(('changed after going back: ' if a.apply else 'would help after going back: ') + '; '.join(t['what'] for t in a.told))
+    if s := cbs.get('AnomalyMonitor'):
         if s.found: out.append('what stood out: ' + ', '.join(f'{a["kind"]} at step {a["step"]}' for a in s.found[:5]))
         if s.skipped: out.append(f'{s.skipped} batches were skipped')
-    if b := cbs.get('Stopwatch'):
+    if b := cbs.get('TrainingProfiler'):
         phase, share, remedy = b.bottleneck()
         out.append(f'{b.throughput()["tokens_per_second"]:,.0f} ids a second; most of the time ({share:.0%}) goes to {phase}: {remedy}')
     return out

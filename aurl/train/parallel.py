@@ -46,7 +46,7 @@ def distributed_context(
     minutes:float=10 # a rank that is not heard of for so long ends all
 ):
     "Within the block this process is one of many, as `torchrun` has told it; alone if it has not."
-    global _here
+    global _current
     kind, many = pick_device(device).type, int(os.environ.get('WORLD_SIZE', 1))
     if many == 1: yield RankInfo(device=pick_device(device)); return
     at = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if kind == 'cuda' else torch.device(kind)

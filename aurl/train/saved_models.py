@@ -39,7 +39,7 @@ def checkpoint_folder(
 # %% ../../nbs/782_train.saved_models.ipynb #49c625e7
 def _use_averaged_weights(model, snapshot):
     "The mean of the weights in the place of the weights, where the training kept one."
-    state = next((s for name,s,_ in snapshot['callbacks'] if name == 'Averages'), None)
+    state = next((s for name,s,_ in snapshot['callbacks'] if name in ('WeightAveraging', 'Averages')), None)
     own = model.generator_parameters()
     if not state or not state.get('n') or len(state['mean']) != len(own): return
     with torch.no_grad():
