@@ -113,7 +113,7 @@ _all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config'
 # %% ../nbs/990_all.ipynb #92fc7271
 from .losses.base import LossInputs, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
 from .train.learner import KeepBest, RunLog, music_learner
-from .train.latent_training import LatentConfig, latent_callbacks
+from .train.latent_loss import LatentConfig, latent_callbacks
 from .train.objectives import MusicLosses
 from .train.adversarial import AdversarialConfig, AdversarialTraining, adversarial_callbacks
 from .train.optimizers import OptimizerConfig, optimizer_names
@@ -154,7 +154,7 @@ _all_ = ['first_bars', 'first_seconds', 'GenerationLimits', 'ProfileConfig', 'de
 # %% ../nbs/990_all.ipynb #ae62a12b
 from .experiments.run import Experiment, find_runs
 from .experiments.registry import list_runs, inspect_run
-from .data.upkeep import list_cache, prune_stores, repair_stores, verify_stores
+from .data.cache import list_cache, prune_stores, repair_stores, verify_stores
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable

@@ -531,7 +531,7 @@ def run_stores(
     from aurl.core import ConfigError, aurl_home, suggest
     actions = 'list', 'verify', 'repair', 'prune'
     if action not in actions: raise ConfigError(f'aurl stores {action!r}{suggest(action, actions)}', way_out=f'there is {", ".join(actions)}')
-    from aurl.data.upkeep import list_cache, prune_stores, repair_stores, verify_stores
+    from aurl.data.cache import list_cache, prune_stores, repair_stores, verify_stores
     if action == 'verify': return int(verify_stores(names, say=say) > 0)
     if action == 'repair': return int(repair_stores(names, source, say=say) > 0)
     if action == 'prune': return prune_stores(names, runs=['runs', *runs], say=say, **asked) and 0

@@ -31,7 +31,7 @@ from .config import Config, config_from, make_config
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, OutOfMemory, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
 from .dependencies import changed_keys, default_of, reject_unused_keys, given_keys, value_of
 from .device import amp_dtype, pick_device
-from .commands.effects import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, STAGE_RULES, TRAIN_RULES, curriculum_problem, generation_rule_input, training_rule_input
+from .commands.key_rules import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, STAGE_RULES, TRAIN_RULES, curriculum_problem, generation_rule_input, training_rule_input
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
@@ -66,12 +66,12 @@ from .data.resplit import is_split_file, resolve_split
 from .data.survey import split_store
 from .tokens.vocab import Kind, vocab
 from .train.adversarial import AdversarialConfig, adversarial_callbacks, critic_losses
-from .train.latent_training import LatentConfig, check_attribute_names, latent_callbacks
+from .train.latent_loss import LatentConfig, check_attribute_names, latent_callbacks
 from .train.distill import Distill, check_distill
 from .train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 from .train.options import OptimConfig, learner_kwargs
 from .train.learner import Budget, ValidEvery, WindowLog, music_learner, valid_interval
-from .monitor.settings import MonitorConfig, monitor_callbacks, monitor_summary
+from .monitor.callbacks import MonitorConfig, monitor_callbacks, monitor_summary
 from .train.parallel import distribute_learner
 from .train.stages import transfer_weights, run_stages, parse_stages
 from .train.objectives import MusicLosses, check_losses
@@ -81,7 +81,7 @@ from .train.checkpoint import latest_checkpoint
 from .monitor.failures import FailureMonitor, all_finite
 from .train.batch_fit import check_memory, halve_batch, halvings_to_fit, max_halvings, process_bytes, free_step_memory, training_memory
 from .train.saved_models import checkpoint_folder, load_model, model_from_checkpoint, split_model_choice
-from .data.upkeep import remember_run_folder
+from .data.cache import remember_run_folder
 from .monitor.checkpoints import CheckpointConfig, CheckpointCallback, current_metrics, load_newest_checkpoint, weighted_score
 from .train.state import ResumeFrom, Snapshot
 

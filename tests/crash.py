@@ -30,11 +30,11 @@ def music(folder, pieces=12, notes=14):
 
 def _gan():
     from aurl.train.adversarial import AdversarialTraining
-    from aurl.train.latent_training import KLLoss
+    from aurl.train.latent_loss import KLLoss
     return [KLLoss(), AdversarialTraining(warm=0., rows=2, steps=6, context=12, guess=0, r1_every=3)]
 
 def _latent():
-    from aurl.train.latent_training import KLLoss
+    from aurl.train.latent_loss import KLLoss
     return [KLLoss()]
 
 def _objectives():

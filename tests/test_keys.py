@@ -1,7 +1,7 @@
 """Every key of every command, in every mode: it changes what a run is built from, or it is refused with the reason.
 
 A new key makes `test_every_key_has_its_place` fail. Give it a line in the table of its command: a value that is not its default, and what
-else must be said so that it has an effect. If it has none by itself, it needs a rule in `nbs/970_commands.effects.ipynb`.
+else must be said so that it has an effect. If it has none by itself, it needs a rule in `nbs/970_commands.key_rules.ipynb`.
 """
 import hashlib, json, re
 from functools import lru_cache, partial
@@ -23,7 +23,7 @@ from aurl.models.vae_gan import ModelConfig, MusicTransformerVAEGAN
 from aurl.commands.scaling import COMMANDS, check_scaling_keys
 from aurl.tokens.vocab import vocab
 from aurl.train.averaging import WeightAveraging
-from aurl.train.latent_training import KLLoss
+from aurl.train.latent_loss import KLLoss
 from aurl.train.objectives import MusicLosses
 from aurl.train.optimizers import model_parts
 from aurl.train.schedules import LRScheduler
@@ -424,7 +424,7 @@ def reads(name):
 
 @pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling'])
 def test_somebody_reads_it(name):
-    "These commands have no keys that depend on others but those with a rule in `970_commands.effects`; each is read by the command."
+    "These commands have no keys that depend on others but those with a rule in `970_commands.key_rules`; each is read by the command."
     read, keys = reads(name), {k.partition('.')[0] for k in leaves(COMMANDS[name].config_cls)}
     assert not (unread := keys - read), f'nobody reads {sorted(unread)}'
     assert 'no_such_key' not in read

@@ -8,7 +8,7 @@ from aurl.core import ConfigError
 from aurl.experiments.run import Experiment
 from aurl.recipes import validate_options, build_model_config
 from aurl.train.options import learner_kwargs
-from aurl.monitor.settings import monitor_callbacks
+from aurl.monitor.callbacks import monitor_callbacks
 
 every = [(command, name) for command in _all_commands() for name in presets(command)]
 

@@ -7,7 +7,7 @@ import crash
 from aurl import recipes as r
 from aurl.core import CheckpointError, ConfigError, aurl_home
 from aurl.experiments.registry import list_runs, inspect_run
-from aurl.data.upkeep import list_cache
+from aurl.data.cache import list_cache
 from aurl.train.checkpoint import load_checkpoint
 from common import root
 from test_training import config, killed, train

@@ -23,7 +23,7 @@ from .sweep import COMMANDS, exclusive_folder, check_same_config
 from ..config import Config, make_config, merge
 from ..core import AurlError, ConfigError, read_json, rng
 from ..dependencies import changed_keys, reject_unused_keys, given_keys
-from .effects import ABLATION_RULES, NESTED_TRAIN_RULES, TRAIN_RULES, training_rule_input
+from .key_rules import ABLATION_RULES, NESTED_TRAIN_RULES, TRAIN_RULES, training_rule_input
 from ..evaluate.bound import total_nats
 from ..evaluate.distance import DistanceTable, histogram_bins
 from ..experiments.run import Experiment
@@ -34,7 +34,7 @@ from ..corpus.phrases import phrase_corpus
 from ..tokens.grammar import grammar, verdict
 from ..data.store import prepare
 from ..train.adversarial import AdversarialConfig
-from ..train.latent_training import LatentConfig
+from ..train.latent_loss import LatentConfig
 from ..losses.base import invalid_mass
 
 # %% ../../nbs/986_commands.ablation.ipynb #55d271fc

@@ -20,7 +20,7 @@ from .sweep import exclusive_folder, check_same_config
 from ..config import Config, make_config, merge
 from ..core import ConfigError, write_json
 from ..dependencies import changed_keys
-from .effects import NESTED_TRAIN_RULES, SCALING_RULES, TRAIN_RULES
+from .key_rules import NESTED_TRAIN_RULES, SCALING_RULES, TRAIN_RULES
 from ..experiments.run import Experiment
 from ..models.size import parameter_counts
 from ..recipes import Command, Seed, TrainConfig, check_single_training, check_request, check_shared_keys, build_learner, build_model_config, new_run_dir, train_valid_split, open_store, train_run

@@ -18,7 +18,7 @@ from pydantic import Field
 from ..config import Config, config_from, make_config, merge
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
-from .effects import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_rule_input
+from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_rule_input
 from ..experiments.run import Experiment
 from ..recipes import COMMANDS, Command, Seed, TrainConfig, _absolute_source, check_single_training, check_request, check_shared_keys, build_learner, parameter_summary, build_model_config, new_run_dir, train_valid_split, open_store, train_run
 from ..search.space import search_space

@@ -18,7 +18,7 @@ from ..distributed import all_gather_objects, broadcast_object, gather_model
 from ..recipes import TrainConfig, check_distributed, build_model_config, train_valid_split, open_store, train_stages
 from ..train.parallel import launch, distributed_context
 from ..monitor.checkpoints import load_newest_checkpoint
-from ..monitor.settings import monitor_summary
+from ..monitor.callbacks import monitor_summary
 
 # %% ../../nbs/980_commands.workers.ipynb #a7d2f1b9
 class SilentRun:

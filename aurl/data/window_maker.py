@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..score.augment import Augmentation, AugmentConfig, sample_augmentation, fit_transpose
 from ..studies.features import Music
-from ..tokens.token_augment import augment_piece
+from ..tokens.augment_ids import augment_piece
 from ..tokens.codec import decode
 from ..tokens.sequences import TokenSequences
 from .windows import alignment_grid, parse_bar_lines

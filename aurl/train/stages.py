@@ -181,7 +181,7 @@ def run_stages(
     return learn, best
 
 def _end_reason(learn):
-    "Why a stage is over that has come to no end of its own: the budget, or those who watch it (`867_monitor.settings`)."
+    "Why a stage is over that has come to no end of its own: the budget, or those who watch it (`867_monitor.callbacks`)."
     ends = dict(ended='the measures that are watched have stopped getting better', over='it has collapsed too often')
     return next((w for k,w in ends.items() for c in getattr(learn, 'watched', ()) if getattr(c, k, False) is True), 'its budget is used')
 
