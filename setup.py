@@ -29,7 +29,7 @@ setup(
     long_description=(root / 'README.md').read_text(encoding='utf-8') if (root / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
     packages=find_packages(include=['aurl', 'aurl.*']), include_package_data=False,
-    package_data={'aurl': ['presets/**/*.yaml', 'assets/**/*']},
+    package_data={'aurl': ['aliases.yaml', 'presets/**/*.yaml', 'assets/**/*']},
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split('\n')}, cmdclass={'build_py': BuildWithRuns}, zip_safe=False,
 )

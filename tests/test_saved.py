@@ -1,0 +1,69 @@
+"""What an earlier aurl has saved still loads: a store, two models and two unfinished trainings, written by revision 65b3102.
+
+tests/saved/65b3102.tar.gz was made there: `aurl prepare` of six short pieces, then `aurl train` for six steps in the modes transformer
+(hierarchical attention, averaging, percentile clipping, accumulation, a curriculum, grammar annealing) and vae_gan (attributes, one-cycle
+schedule). It keeps the checkpoint of step 3, the weights after step 6 (`end.safetensors`), and what that revision read and generated.
+"""
+import json, os, subprocess, sys, tarfile
+
+import numpy as np
+import pytest
+import torch
+from common import root
+from safetensors.torch import load_file
+
+from aurl.all import MusicTransformerVAEGAN, TokenStore, generate_ids
+
+kinds = ['transformer', 'vae_gan']
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    "The folder of the archive; paths in its files lead to where it is now."
+    where = tmp_path_factory.mktemp('saved')
+    with tarfile.open(root / 'tests' / 'saved' / '65b3102.tar.gz') as archive: archive.extractall(where, filter='data')
+    for kind in kinds:
+        for name in ('config.yaml', 'environment.json', 'split.json', 'summary.json'):
+            if (file := where / kind / name).exists(): file.write_text(file.read_text().replace('/tmp/old', str(where)))
+        status = json.loads((where / kind / 'status.json').read_text())
+        (where / kind / 'status.json').write_text(json.dumps(status | dict(status='interrupted')))
+    return where
+
+
+@pytest.fixture(scope='module')
+def expected(saved): return json.loads((saved / 'expected.json').read_text())
+
+
+def test_store(saved, expected):
+    store = TokenStore(saved / 'store').verify()
+    then = expected['store']
+    assert list(store.names) == then['names'] and int(store.tokens) == then['tokens'] and store[0].tolist() == then['first']
+
+
+@pytest.mark.parametrize('kind', kinds)
+def test_model(saved, expected, kind):
+    "The same logits within rounding, and the same ids."
+    then = expected[kind]
+    model = MusicTransformerVAEGAN.from_pretrained(saved / kind / 'model').eval()
+    z = None if then['z'] is None else torch.tensor(then['z'])
+    ids = torch.tensor([then['ids'][0][:32]])
+    with torch.no_grad(): logits = (model(ids) if z is None else model(ids, z[:1])).logits.float()
+    np.testing.assert_allclose(logits.logsumexp(-1).flatten().numpy(), then['logsumexp'], atol=1e-4)   # float32 sums in another order
+    pieces = generate_ids(model, n=2, max_tokens=96, seed=3, **({} if z is None else dict(z=z)))
+    assert [p.tolist() for p in pieces] == then['ids']
+
+
+@pytest.mark.parametrize('kind', kinds)
+def test_resume(saved, kind):
+    "A training that stopped at step 3 ends with the weights that it had then."
+    run = saved / kind
+    code = 'from aurl.cli import main; main()'
+    env = dict(os.environ, PYTHONPATH=str(root), AURL_HOME=str(saved / 'home'))
+    done = subprocess.run([sys.executable, '-c', code, 'train', f'resume={run}'], env=env, capture_output=True, text=True, cwd=saved)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert 'step 3' in (run / 'training.log').read_text()
+    end = load_file(run / 'checkpoints' / 'step_00000006' / 'model.safetensors')
+    then = load_file(run / 'end.safetensors')
+    assert len(end) == len(then)
+    for (name, now), (_, was) in zip(sorted(end.items()), sorted(then.items())):
+        if now.dtype.is_floating_point: torch.testing.assert_close(now, was, atol=1e-4, rtol=1e-3, msg=name)   # another processor rounds otherwise
