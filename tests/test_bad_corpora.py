@@ -38,10 +38,10 @@ def prepare(*args, data='music'): return ['prepare', f'data={data}', 'dest=store
 slips = [  # what is asked, the exit code, what the line must name
     *[(prepare(f'table={name}.csv'), 1, says) for name, says in {
         'empty': 'empty.csv: the table is empty →', 'words': "words.csv: no column names the files", 'nofile': "call one column 'file'", 'header': 'header.csv: the table has no rows →', 'typo': "typo.csv: column 'composr' is unknown → did you mean 'composer'?",
-        'twice': "twice.csv: 2 columns are called 'title' →", 'cells': 'cells.csv: line 2 has 3 cells, the first line 2 →', 'rows': "rows.csv: line 3: 'piece0' stands in line 2 already →", 'nobody': "nobody.csv: line 2: no piece is called 'peice0.mid'; did you mean 'piece0.mid'?",
-        'noname': 'noname.csv: line 2 names no file →', 'year': "year.csv: line 2: 'soon' is not a year →", 'key': "key.csv: line 2: 'H dur' is not a key →", 'metre': "metre.csv: line 2: 'three' is not a metre →", 'latin': 'latin.csv: line 2 is not UTF-8 (byte 0xe9) → save it as "CSV UTF-8"',
+        'twice': "twice.csv: 2 columns are called 'title' →", 'cells': 'cells.csv: line 2 has 3 cells, the first line 2 →', 'rows': "rows.csv: line 3: 'piece0' is already in line 2 →", 'nobody': "nobody.csv: line 2: no piece is called 'peice0.mid'; did you mean 'piece0.mid'?",
+        'noname': 'noname.csv: line 2 names no file →', 'year': "year.csv: line 2: 'soon' is not a year →", 'key': "key.csv: line 2: 'H dur' is not a key →", 'metre': "metre.csv: line 2: 'three' is not a meter →", 'latin': 'latin.csv: line 2 is not UTF-8 (byte 0xe9) → save it as "CSV UTF-8"',
         'utf16': 'utf16.csv: saved as UTF-16 →', 'quote': 'quote.csv: line 2: ', 'zero': 'zero.csv: line 2 has a zero byte →', 'sheet': 'sheet.csv: a spreadsheet, not a CSV →', 'strangers': 'table_extra=true', 'gone': 'gone.csv: cannot be read'}.items()],
-    (prepare('table=strangers.csv', 'table_extra=true'), 1, 'strangers.csv: none of its 2 rows is about one of the 6 pieces →'),
+    (prepare('table=strangers.csv', 'table_extra=true'), 1, 'strangers.csv: none of its 2 rows matches one of the 6 pieces →'),
     (prepare('table=music'), 1, 'music: cannot be read'),
     (prepare(data='music-typo'), 1, "music-typo/metadata.csv: column 'composr' is unknown →"),
     (['song', 'data=music-typo'], 1, "music-typo/metadata.csv: column 'composr' is unknown →"),
@@ -49,7 +49,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (prepare(data='music.zip'), 1, "music.zip!metadata.csv: column 'composr' is unknown →"),
     (prepare(data='torn.zip'), 1, 'torn.zip: not a whole zip archive'),
     (prepare('folders=composr/title'), 1, 'did you mean {composer}?'),
-    (prepare('folders=title/title'), 1, 'stands twice'),
+    (prepare('folders=title/title'), 1, 'occurs twice'),
     (prepare('duplicates=maybe'), 2, "duplicates=maybe: "),
     (prepare('min_quality=2'), 2, 'min_quality=2: '),
     (prepare('min_quality=good'), 2, 'min_quality=good: '),
