@@ -118,7 +118,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['generate', 'model=model', 'profile=of'], 2, "'of' is neither on nor off"),
     (['generate', 'model=model', 'profile.voice=3'], 2, "unknown key 'profile.voice'; did you mean 'profile.voices'?"),
     (['generate', 'model=model', 'profile.voices=0'], 2, 'profile.voices=0'),
-    (['generate', 'model=model', 'profile.families=[Pianoo]'], 2, "'Pianoo' is no instrument family"),
+    (['generate', 'model=model', 'profile.families=[Pianoo]'], 2, "'Pianoo' is not an instrument family"),
     (['generate', 'model=model', 'profile.voices=3'], 1, 'no corpus profile'),
     (['generate', 'model=model-shape'], 1, 'model-shape/model.safetensors: '),
     (['generate', 'model=model-damaged'], 1, 'model-damaged/model.safetensors: the weights are damaged'),
