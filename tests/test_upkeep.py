@@ -70,10 +70,10 @@ def test_a_store_that_a_run_needs_is_not_pruned(kept):
     for i in range(4): write_midi(decode(store[i]), source / f'{i}.mid')
     run, _, _ = train(config(store, here / 'elsewhere', data=str(source), steps=2, checkpoint_every=0))
     (entry,) = [e for e in list_cache() if e.kind == 'store']
-    assert entry.users == [run.path] and entry.state == 'whole'
+    assert entry.users == [run.path] and entry.state == 'intact'
     (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').mkdir()
     code, out, err = aurl('stores', 'prune', '--all', cwd=here)
-    assert (code, err) == (0, '') and 'would remove' in out and f'{run.path.name} names it' in out and (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').exists()
+    assert (code, err) == (0, '') and 'would remove' in out and f'{run.path.name} uses it' in out and (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').exists()
     code, out, err = aurl('stores', 'prune', '--all', '--max-size', '1kB', '--yes', cwd=here)
     assert (code, err) == (0, '') and entry.path.exists() and not (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').exists() and 'more than 1kB' in out
     with open(entry.path / 'ids.bin', 'r+b') as f: f.write(b'\xff\xff\xff')
@@ -81,7 +81,7 @@ def test_a_store_that_a_run_needs_is_not_pruned(kept):
     code, out, err = aurl('stores', 'repair', entry.path.name, cwd=here)
     assert (code, err) == (0, '') and 'shard 0' in out
     code, out, err = aurl('stores', '--json', cwd=here)
-    assert code == 0 and [e['state'] for e in json.loads(out) if e['kind'] == 'store'] == ['whole']
+    assert code == 0 and [e['state'] for e in json.loads(out) if e['kind'] == 'store'] == ['intact']
     shutil.rmtree(run.path)
     assert 'removed' in aurl('stores', 'prune', '--all', '--yes', cwd=here)[1] and not entry.path.exists()
 
