@@ -113,7 +113,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['train', 'data=store-cut'], 1, 'store-cut/ids.bin: '),
     (['train', 'data=store-torn'], 1, 'store-torn/manifest.json: not JSON'),
     (['generate'], 1, 'no run with a trained model here →'),
-    (['generate', 'model=nowhere'], 1, 'nowhere: no saved model here →'),
+    (['generate', 'model=nowhere'], 1, 'nowhere: no saved model in this folder →'),
     (['generate', 'model=model-codec'], 1, 'model-codec: codec'),
     (['generate', 'model=model', 'profile=of'], 2, "'of' is neither on nor off"),
     (['generate', 'model=model', 'profile.voice=3'], 2, "unknown key 'profile.voice'; did you mean 'profile.voices'?"),

@@ -224,7 +224,7 @@ def test_ctrl_c_in_a_real_training(midi, tmp_path):
     assert (process.returncode, err) == (0, ''), out + err
     run = next(p for p in tmp_path.iterdir() if p.is_dir())
     assert list(run.glob('checkpoints/step_*')) and list(run.glob('samples/*.mid')) and list(run.glob('model/*.safetensors'))
-    assert 'stopped by hand' in (run / 'training.log').read_text()
+    assert 'interrupted' in (run / 'training.log').read_text()
     assert 'to go on: the same command again' in out
 
 
