@@ -156,9 +156,9 @@ def test_more_steps_for_a_finished_staged_run(store, tmp_path):
     run, _, _ = train(asked)
     again, learn, _ = train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=18)))
     assert again.path == run.path and max(m['step'] or 0 for m in again.metrics()) == 18
-    assert read_json(run.path / 'stages/2_b/done.json')['steps'] == 12 and 'this stage takes all of it' in (run.path / 'training.log').read_text()
+    assert read_json(run.path / 'stages/2_b/done.json')['steps'] == 12 and 'it receives all added steps' in (run.path / 'training.log').read_text()
     bare, _, _ = train(config(store, tmp_path / 'bare', steps=12, checkpoint_every=0, stages=[dict(name='a', share=.5), dict(name='b')]))
-    with pytest.raises(ConfigError, match='no checkpoint to go on from'): train(make_config(r.TrainConfig, overrides=dict(resume=str(bare.path), steps=18)))
+    with pytest.raises(ConfigError, match='no checkpoint to resume from'): train(make_config(r.TrainConfig, overrides=dict(resume=str(bare.path), steps=18)))
 
 
 def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
