@@ -47,7 +47,7 @@ def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, 
 
 def test_options_that_would_have_no_effect_are_refused(store, tmp_path):
     for more, says in ((dict(checkpoints=dict(compress=True), checkpoint_every=0), 'checkpoint_every=0'), (dict(loader=dict(balance_power=.5)), 'nothing is balanced'),
-                       (dict(watch=dict(on=False, act=True)), 'needs somebody who looks'), (dict(watch=dict(act='suggest', rescues=0)), 'rescues=3'), (dict(checkpoints=dict(oldest='3d')), 'without a history')):
+                       (dict(watch=dict(on=False, act=True)), 'needs monitoring'), (dict(watch=dict(act='suggest', rescues=0)), 'rescues=3'), (dict(checkpoints=dict(oldest='3d')), 'without a history')):
         with pytest.raises(ConfigError, match=says): r.check_request(config(store, tmp_path, **more))
 
 
