@@ -126,7 +126,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['generate', 'model=model', 'prompt=nowhere.mid'], 1, 'nowhere.mid: no such file →'),
     (['generate', 'model=model', 'prompt=mixed/bad.mid'], 1, 'mixed/bad.mid: not a MIDI file →'),
     (['generate', 'model=model', 'prompt=music'], 1, 'music: a folder, not a MIDI file →'),
-    (['evaluate', 'model=model'], 2, 'which music?'),
+    (['evaluate', 'model=model'], 2, 'no data to evaluate on'),
     (['evaluate', 'model=model', 'data=empty'], 1, 'empty: no music'),
     (['song', 'data=music', 'out=words/song.txt'], 1, 'words/song.txt: no run can be kept there'),
     (['song', 'data=music', 'out=words/song.txt/runs'], 1, 'no run can be kept there')]
@@ -171,7 +171,7 @@ def test_ctrl_c_in_the_first_steps(here):
     run = next((here / 'song').iterdir())
     assert any('the best model so far is kept, and the rest follows' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' in out
     assert out[-1].startswith('to go on: the same command again')
-    assert any(line.startswith('stopped by hand after ') for line in out)
+    assert any(line.startswith('interrupted after ') for line in out)
     assert any(line.startswith('2 files left out: bad.mid (not a MIDI file), cut.mid') for line in out)
     assert len(list(run.glob('samples/*.mid'))) == 2 and (run / 'report.html').exists() and (run / 'model' / 'model.safetensors').exists()
     assert not (run / 'kernel.log').exists() and not list(run.rglob('*.tmp'))
@@ -191,7 +191,7 @@ def test_killed_and_resumed(here):
     code, out, err = finish(start(here, 'train', f'resume={run}'))
     assert code == 0 and err == [], err
     log = (run / 'training.log').read_text()
-    assert 'going on from step' in log and 'passed over' in log
+    assert 'resuming from step' in log and 'passed over' in log
     assert any(line.startswith('40 steps') for line in out) and (run / 'checkpoints' / 'step_00000040').exists()
 
 
