@@ -169,8 +169,8 @@ def test_ctrl_c_in_the_first_steps(here):
     code, out, err = finish(p)
     assert code == 0, err
     run = next((here / 'song').iterdir())
-    assert any('the best model so far is kept, and the rest follows' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' in out
-    assert out[-1].startswith('to go on: the same command again')
+    assert any('the best model so far is kept, and the remaining cells are executed' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' in out
+    assert out[-1].startswith('to resume, give the same command again')
     assert any(line.startswith('interrupted after ') for line in out)
     assert any(line.startswith('2 files left out: bad.mid (not a MIDI file), cut.mid') for line in out)
     assert len(list(run.glob('samples/*.mid'))) == 2 and (run / 'report.html').exists() and (run / 'model' / 'model.safetensors').exists()
@@ -184,8 +184,8 @@ def test_killed_and_resumed(here):
     run = next((here / 'train').iterdir())
     os.kill(json.loads((run / 'status.json').read_text())['pid'], signal.SIGKILL)
     code, out, err = finish(p)
-    assert code == 1 and len(err) == 1 and 'ended from outside' in err[0]
-    assert out[-1] == f'to go on: the same command again, or aurl train resume={run}'
+    assert code == 1 and len(err) == 1 and 'killed from outside' in err[0]
+    assert out[-1] == f'to resume, give the same command again, or aurl train resume={run}'
     assert (run / 'model' / 'model.safetensors').exists()
     flip(max(run.glob('checkpoints/step_*')) / 'model.safetensors')  # the newest checkpoint is damaged as well
     code, out, err = finish(start(here, 'train', f'resume={run}'))
@@ -223,7 +223,7 @@ def test_a_full_disk(here, small_disk):
     code, out, err = finish(p)
     assert code == 1 and len(err) == 1 and 'the disk is full' in err[0] and 'out=FOLDER' in err[0]
     run = next((small_disk / 'runs').iterdir())
-    assert out[-1] == f'what there is so far: {run}' and not list(run.rglob('*.tmp'))
+    assert out[-1] == f'partial results: {run}' and not list(run.rglob('*.tmp'))
     from aurl.models.vae_gan import MusicTransformerVAEGAN
     assert MusicTransformerVAEGAN.from_pretrained(run)  # the best model that still went in
     code, out, err = finish(start(here, 'song', 'data=music', *short, f'out={small_disk}/runs'))
