@@ -126,7 +126,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['generate', 'model=model', 'prompt=nowhere.mid'], 1, 'nowhere.mid: no such file →'),
     (['generate', 'model=model', 'prompt=mixed/bad.mid'], 1, 'mixed/bad.mid: not a MIDI file →'),
     (['generate', 'model=model', 'prompt=music'], 1, 'music: a folder, not a MIDI file →'),
-    (['evaluate', 'model=model'], 2, 'which music?'),
+    (['evaluate', 'model=model'], 2, 'no data to evaluate on'),
     (['evaluate', 'model=model', 'data=empty'], 1, 'empty: no music'),
     (['song', 'data=music', 'out=words/song.txt'], 1, 'words/song.txt: no run can be kept there'),
     (['song', 'data=music', 'out=words/song.txt/runs'], 1, 'no run can be kept there')]
@@ -169,9 +169,9 @@ def test_ctrl_c_in_the_first_steps(here):
     code, out, err = finish(p)
     assert code == 0, err
     run = next((here / 'song').iterdir())
-    assert any('the best model so far is kept, and the rest follows' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' in out
-    assert out[-1].startswith('to go on: the same command again')
-    assert any(line.startswith('stopped by hand after ') for line in out)
+    assert any('the best model so far is kept, and the remaining cells are executed' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' in out
+    assert out[-1].startswith('to resume, give the same command again')
+    assert any(line.startswith('interrupted after ') for line in out)
     assert any(line.startswith('2 files left out: bad.mid (not a MIDI file), cut.mid') for line in out)
     assert len(list(run.glob('samples/*.mid'))) == 2 and (run / 'report.html').exists() and (run / 'model' / 'model.safetensors').exists()
     assert not (run / 'kernel.log').exists() and not list(run.rglob('*.tmp'))
@@ -184,14 +184,14 @@ def test_killed_and_resumed(here):
     run = next((here / 'train').iterdir())
     os.kill(json.loads((run / 'status.json').read_text())['pid'], signal.SIGKILL)
     code, out, err = finish(p)
-    assert code == 1 and len(err) == 1 and 'ended from outside' in err[0]
-    assert out[-1] == f'to go on: the same command again, or aurl train resume={run}'
+    assert code == 1 and len(err) == 1 and 'killed from outside' in err[0]
+    assert out[-1] == f'to resume, give the same command again, or aurl train resume={run}'
     assert (run / 'model' / 'model.safetensors').exists()
     flip(max(run.glob('checkpoints/step_*')) / 'model.safetensors')  # the newest checkpoint is damaged as well
     code, out, err = finish(start(here, 'train', f'resume={run}'))
     assert code == 0 and err == [], err
     log = (run / 'training.log').read_text()
-    assert 'going on from step' in log and 'passed over' in log
+    assert 'resuming from step' in log and 'passed over' in log
     assert any(line.startswith('40 steps') for line in out) and (run / 'checkpoints' / 'step_00000040').exists()
 
 
@@ -223,7 +223,7 @@ def test_a_full_disk(here, small_disk):
     code, out, err = finish(p)
     assert code == 1 and len(err) == 1 and 'the disk is full' in err[0] and 'out=FOLDER' in err[0]
     run = next((small_disk / 'runs').iterdir())
-    assert out[-1] == f'what there is so far: {run}' and not list(run.rglob('*.tmp'))
+    assert out[-1] == f'partial results: {run}' and not list(run.rglob('*.tmp'))
     from aurl.models.vae_gan import MusicTransformerVAEGAN
     assert MusicTransformerVAEGAN.from_pretrained(run)  # the best model that still went in
     code, out, err = finish(start(here, 'song', 'data=music', *short, f'out={small_disk}/runs'))

@@ -225,7 +225,7 @@ def test_ctrl_c_in_a_real_training(midi, tmp_path):
     run = next(p for p in tmp_path.iterdir() if p.is_dir())
     assert list(run.glob('checkpoints/step_*')) and list(run.glob('samples/*.mid')) and list(run.glob('model/*.safetensors'))
     assert 'interrupted' in (run / 'training.log').read_text()
-    assert 'to go on: the same command again' in out
+    assert 'to resume, give the same command again' in out
 
 
 def step_of(run): return max((json.loads(l).get('step') or 0 for l in (run / 'metrics.jsonl').read_text().splitlines()), default=0) if (run / 'metrics.jsonl').exists() else 0
@@ -254,9 +254,9 @@ def test_a_song_is_killed_and_goes_on(song, tmp_path):
     "kill -9, SIGTERM and then in peace: one run, which ends with its report; the losses are those of a song that nobody disturbed."
     assert song('one', 10, signal.SIGKILL)[0] == -9
     code, said = song('one', 25, signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM and 'going on with' in said and 'report.html' in said, said
+    assert code == 128 + signal.SIGTERM and 'which was stopped' in said and 'report.html' in said, said
     code, said = song('one')
-    assert code == 0 and 'going on with' in said, said
+    assert code == 0 and 'which was stopped' in said, said
     assert song('two')[0] == 0
     one, two = (next((tmp_path / d).iterdir()) for d in ('one', 'two'))
     assert len(list((tmp_path / 'one').iterdir())) == 1 and (one / 'report.html').exists() and json.loads((one / 'status.json').read_text())['status'] == 'finished'
@@ -274,7 +274,7 @@ def test_a_song_keeps_what_it_has_decided(song, tmp_path):
     first = yaml.safe_load((run / 'config.yaml').read_text())
     assert first['batch_size'] == 0 and first['plan']['batch_size'] in (4, 8, 16) and first['plan']['speed'] > 0
     code, said = song('timed', budget=budget)
-    assert code == 0 and 'going on with' in said and 'measure …' not in said, said
+    assert code == 0 and 'which was stopped' in said and 'measure …' not in said, said
     assert [run] == list((tmp_path / 'timed').iterdir()) and yaml.safe_load((run / 'config.yaml').read_text()) == first
     assert all(words in said for words in first['plan']['reasons']), said
 

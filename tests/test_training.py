@@ -79,7 +79,7 @@ def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch,
     assert last.step == 24 and all(t.isfinite().all() for t in last.weights.values())
     monkeypatch.undo()
     again, _, best = train(asked)                                        # the same command goes on before it
-    assert again.path == run and math.isfinite(best) and 'going on from step' in (run / 'training.log').read_text()
+    assert again.path == run and math.isfinite(best) and 'resuming from step' in (run / 'training.log').read_text()
 
 
 def test_divergence_is_a_failure(store, tmp_path):
@@ -180,7 +180,7 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
     (tmp_path / 'moved').rename(folder)
     (folder / '0.mid').unlink()
     for s in (tmp_path / 'home/stores').iterdir(): shutil.rmtree(s)
-    with pytest.raises(ConfigError, match='1 gone: 0.mid.*data=STORE|1 new: later.mid; 1 gone: 0.mid'): train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
+    with pytest.raises(ConfigError, match='1 missing: 0.mid.*data=STORE|1 new: later.mid; 1 missing: 0.mid'): train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
     r.open_store(str(store.path), 0)
     assert train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path == run.path    # a store that has the music of then
 
@@ -190,7 +190,7 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
     run, learn, _ = train(asked)
     train_side, held = r.train_valid_split(store, .3)
     assert len(learn.dls.train.pieces) == len(train_side) and len(learn.dls.valid.pieces) == len(held)
-    assert f'learned from: {len(train_side)} pieces in' in r.data_usage_lines(run)[0]
+    assert f'trained on: {len(train_side)} pieces in' in r.data_usage_lines(run)[0]
     old = make_config(r.TrainConfig, overrides=dict(resume=str(run.path)))
     told = (run.path / 'config.yaml').read_text()
     (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_music')))
