@@ -358,7 +358,7 @@ def test_losses_over_pieces_need_three_of_them():
         z = torch.randn(rows, 1, 6, requires_grad=True)
         h = SimpleNamespace(output=SimpleNamespace(z=z, clouds={k:SimpleNamespace(mean=z[..., s]) for k,s in dict(a=slice(0, 3), b=slice(3, 6)).items()}))
         for name in ('decorrelation', 'orthogonality'):
-            f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(__import__('aurl.losses.latent_penalties', fromlist=['x']), name)
+            f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(__import__('aurl.losses.latent_penalties', fromlist=['x']), f'{name}_loss')
             g, = torch.autograd.grad(f(h), z)
             assert bool(g.any()) == (rows >= 3), (name, rows)
 
@@ -418,7 +418,7 @@ def test_a_sweep_refuses_what_its_training_refuses(world):
 
 def reads(name):
     "What the commands read of their configuration: `cfg.KEY`."
-    text = (root / 'nbs' / 'runs' / f'{name}.ipynb').read_text() + ''.join(p.read_text() for p in (root / 'aurl').glob('*.py'))
+    text = (root / 'nbs' / 'runs' / f'{name}.ipynb').read_text() + ''.join(p.read_text() for p in (root / 'aurl').glob('*.py')) + ''.join(p.read_text() for p in (root / 'aurl' / 'commands').glob('*.py'))
     return set(re.findall(r'\b(?:cfg|asked)\.(\w+)', text)) | set(re.findall(r"'(\w+)'", text))
 
 

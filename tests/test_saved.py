@@ -4,7 +4,7 @@ tests/saved/65b3102.tar.gz was made there: `aurl prepare` of six short pieces, t
 (hierarchical attention, averaging, percentile clipping, accumulation, a curriculum, grammar annealing) and vae_gan (attributes, one-cycle
 schedule). It keeps the checkpoint of step 3, the weights after step 6 (`end.safetensors`), and what that revision read and generated.
 """
-import json, os, subprocess, sys, tarfile
+import json, tarfile
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ import torch
 from common import root
 from safetensors.torch import load_file
 
-from aurl.all import MusicTransformerVAEGAN, TokenStore, generate_ids
+from aurl.all import MusicTransformerVAEGAN, TokenStore, generate_ids, make_config
+from aurl.recipes import TrainConfig, open_run, open_store, train_stages, train_valid_split
 
 kinds = ['transformer', 'vae_gan']
 
@@ -54,16 +55,20 @@ def test_model(saved, expected, kind):
 
 
 @pytest.mark.parametrize('kind', kinds)
-def test_resume(saved, kind):
-    "A training that stopped at step 3 ends with the weights that it had then."
-    run = saved / kind
-    code = 'from aurl.cli import main; main()'
-    env = dict(os.environ, PYTHONPATH=str(root), AURL_HOME=str(saved / 'home'))
-    done = subprocess.run([sys.executable, '-c', code, 'train', f'resume={run}'], env=env, capture_output=True, text=True, cwd=saved)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert 'step 3' in (run / 'training.log').read_text()
-    end = load_file(run / 'checkpoints' / 'step_00000006' / 'model.safetensors')
-    then = load_file(run / 'end.safetensors')
-    assert len(end) == len(then)
-    for (name, now), (_, was) in zip(sorted(end.items()), sorted(then.items())):
-        if now.dtype.is_floating_point: torch.testing.assert_close(now, was, atol=1e-4, rtol=1e-3, msg=name)   # another processor rounds otherwise
+def test_resume(saved, kind, monkeypatch):
+    """A training that stopped at step 3 resumes and ends near the weights of then.
+
+    Not equal: since that revision Muon orthogonalizes in float32 where the processor has no bfloat16. The distance to the weights of then is
+    compared with the way that the weights went from step 3 to step 6."""
+    monkeypatch.setenv('AURL_HOME', str(saved / 'home'))
+    run, cfg, last = open_run('train', make_config(TrainConfig, overrides=dict(resume=str(saved / kind))))
+    assert last.step == 3 and cfg.steps == 6
+    store = open_store(cfg.data, 0, run, cfg.loader)
+    train_stages(run, cfg, store, *train_valid_split(store, cfg.valid, cfg.seed, cfg.split), last)
+    names = sorted(load_file(run.checkpoints / 'step_00000006' / 'model.safetensors'))
+    now, before = (load_file(run.checkpoints / f'step_0000000{k}' / 'model.safetensors') for k in (6, 3))
+    then = load_file(run.path / 'end.safetensors')
+    assert len(now) == len(then) == len(names)
+    flat = lambda weights: torch.cat([weights[n].double().flatten() for n in sorted(weights) if weights[n].is_floating_point()])
+    distance, way = (flat(now) - flat(then)).norm(), (flat(now) - flat(before)).norm()
+    assert distance < .1*way, (distance, way)

@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monke
     seen = []
 
     def newest(folder, say): seen.append(folder); say(f'passed over: {folder} is damaged')
-    monkeypatch.setattr(r, 'newest', newest)
+    monkeypatch.setattr(r, 'load_newest_checkpoint', newest)
     run = SimpleNamespace(path=tmp_path, checkpoints=tmp_path / 'checkpoints')
     for stage in ('1_a', '2_b'): (tmp_path / 'stages' / stage / 'checkpoints').mkdir(parents=True)
     lines = r._damaged_checkpoint_lines(run)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
+from ..aliases import current_function
 from ..core import AurlError, ConfigError, StoreError, import_extra, sha256_of
 from ..corpus.corpus import Piece
 from ..corpus.metadata import merge_metadata
@@ -47,7 +48,7 @@ def import_function(
     place:str, # 'module:name'
 ):
     "Import the function named by `place`."
-    module, _, name = place.partition(':')
+    module, _, name = current_function(place).partition(':')
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
         raise ConfigError(f'measures={place}: no such function ({e})',

@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..config import make_config
-from ..core import AurlError, CodecError, StoreError, _apply_umask, try_lock, unlock, read_json, sha256_of, remove_stale_temps, to_json, write_json
+from ..core import AurlError, CodecError, ConfigError, StoreError, _apply_umask, try_lock, unlock, read_json, sha256_of, remove_stale_temps, to_json, write_json
 from ..corpus.corpus import Corpus, Piece, corpus_from, split_pieces
 from ..tokens.codec import encode, get_codec
 from ..tokens.sequences import TokenSequences
@@ -328,9 +328,11 @@ def prepare(
 
 def _unchanged_store(dest, cfg, stamp):
     "Return the store at `dest` if nothing has changed, or None."
-    try: m = TokenStore(dest)
-    except StoreError: return None
-    return m if m.manifest['config'] == cfg.to_dict() and m.manifest['source']['stamp'] == stamp else None
+    try:
+        m = TokenStore(dest)
+        was = make_config(StoreConfig, overrides=m.manifest['config'])
+    except (ConfigError, StoreError): return None
+    return m if was == cfg and m.manifest['source']['stamp'] == stamp else None
 
 # %% ../../nbs/520_data.store.ipynb #69eba11c
 def _build_store(hidden, dest, old, new, pieces, seen, cfg, errand, words, workers, dask, progress):

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from ..aliases import current_function
 from ..config import Config, make_config
 from ..core import ConfigError, StoreError, sha256_of, to_json
 from ..score.clean import CleanConfig, clean
@@ -37,6 +38,10 @@ class StoreConfig(Config):
     @field_validator('measures', 'keep', mode='before')
     @classmethod
     def _one(cls, value): return (value,) if isinstance(value, str) else value
+
+    @field_validator('measures')
+    @classmethod
+    def _current_names(cls, value): return tuple(current_function(place) for place in value)
 
     @field_validator('keep')
     @classmethod

@@ -184,8 +184,8 @@ class WorkerPool:
         # by name, so the functions can be pickled from a notebook too
         m = importlib.import_module('aurl.data.window_maker')
         with worker_environment():
-            if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context('spawn'), initializer=m._begin, initargs=(self.drawing,))
-            try: return self.pool.submit(m._work, job)
+            if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context('spawn'), initializer=m._init_process, initargs=(self.drawing,))
+            try: return self.pool.submit(m._run_job, job)
             except BrokenProcessPool as e: return _FailedFuture(e)
 
     def close(self):

@@ -207,12 +207,14 @@ def _part(track, channel, notes, told):
     return name + blocks + _texts(track.lyrics, 0x05)
 
 # %% ../../nbs/160_midi.write.ipynb #807cd903
+_transformations = dict(quantise=timing.snap_to_grid, merge_rests=timing.merge_rests, legato=timing.legato, swing=timing.swing, humanise=timing.humanize)
+
 def _apply_timing(score, asked, seed):
     "Apply the transformations `asked` to `score`, in their order."
     for name,value in asked.items():
         if value is None or value is False: continue
         args = () if value is True else (value,)
-        score = getattr(timing, name)(score, *args, **({'seed':seed} if name == 'humanise' else {}))
+        score = _transformations[name](score, *args, **({'seed':seed} if name == 'humanise' else {}))
     return score
 
 def _attach_lyrics(tracks):

@@ -13,7 +13,7 @@ import torch
 
 from ..core import ConfigError
 from ..models.attention import blockwise_settings
-from ..models.size import model_config_of, parameter_counts, activation_bytes
+from ..models.size import model_config_of, parameter_counts, saved_activation_bytes
 from ..models.vae_gan import MusicTransformerVAEGAN
 from .muon import muon_param_groups
 
@@ -53,7 +53,7 @@ def activation_bytes(
 
 def _activation_line(config, length, recompute, context):
     "Return bytes independent of the batch, and bytes per window."
-    with _as_on_gpu(): return activation_bytes(MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train(), length, context)
+    with _as_on_gpu(): return saved_activation_bytes(MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train(), length, context)
 
 @contextlib.contextmanager
 def _as_on_gpu():

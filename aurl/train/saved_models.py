@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..config import make_config
+from ..aliases import current_callback
 from ..core import CheckpointError, ConfigError, ModelError, read_json
 from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
 from .checkpoint import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint, load_checkpoint, verify_checkpoint
@@ -40,7 +41,7 @@ def checkpoint_folder(
 # %% ../../nbs/782_train.saved_models.ipynb #49c625e7
 def _use_averaged_weights(model, snapshot):
     "Replace the weights by their mean, if the training kept one."
-    state = next((s for name,s,_ in snapshot['callbacks'] if name in ('WeightAveraging', 'Averages')), None)
+    state = next((s for name,s,_ in snapshot['callbacks'] if current_callback(name) == 'WeightAveraging'), None)
     own = model.generator_parameters()
     if not state or not state.get('n') or len(state['mean']) != len(own): return
     with torch.no_grad():

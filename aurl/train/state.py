@@ -15,6 +15,7 @@ from fastai.optimizer import Optimizer as FastaiOptimizer
 from fastcore.basics import patch
 from torch import nn
 
+from ..aliases import current_callback
 from ..core import CheckpointError
 from ..distributed import all_gather_objects, shard_like, rank, world_size, is_sharded, full_tensor
 
@@ -150,7 +151,7 @@ def _match_callbacks(learn, snap):
     "Pair the saved states with the callbacks of `learn`, in order within each class."
     left, out = list(learn.cbs), []
     for name,state,learned in snap.parts['callbacks']:
-        cb = next((c for c in left if type(c).__name__ == name), None)
+        cb = next((c for c in left if type(c).__name__ == current_callback(name)), None)
         if cb is not None: left.remove(cb); out.append((cb, state))
         elif learned: _refuse_mismatch('callback', name, 'none of that name', 'add the callback that the training had')
     return out
