@@ -14,7 +14,7 @@ from aurl.data.store import StoreConfig
 from aurl.search.space import nest_keys
 from aurl.train.stages import StageEnd
 
-internal = re.compile(r"\b(tuple|dict|dictionary|instance|str|int|int_|float|bool|list\[|Literal|None|NoneType|class|attribute|iterable|subscriptable|callable|pydantic|validator|Input|parse|True|False|"
+internal = re.compile(r"\b(tuple|dict|dictionary|instance|str|int|int_|float|bool|list\[|Literal|None|NoneType|class|attribute '|iterable|subscriptable|callable|pydantic|validator|Input|parse|True|False|"
                       r"valid (string|integer|number|boolean|list|tuple))\b|_type\b|_parsing\b|<[a-z]|function-|\.str=|Error\b|lambda|(?<![\w/.])__")
 bad = dict(empty=None, word='zzz', nothing='', true=True, negative=-1, huge=10**30, part=2.5, infinite=math.inf, no_list=[], mixed=['a', None], deep=[[1]], no_group={}, group={'zz': 1}, numbers=[1, 2, 3, 4, 5, 6, 7], odd=[True, {'a': None}])
 classes = {**{n: x.config_cls for n,x in COMMANDS.items()}, 'model': ModelConfig, 'stage': StageEnd, 'store': StoreConfig, 'augment': AugmentConfig}

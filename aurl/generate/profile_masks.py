@@ -131,7 +131,10 @@ def _tempo_bins(bpm):
 def _take_in(self:GenerationLimits, ids):
     "Widen the limits to contain the prompt."
     state, whole = grammar.advance(grammar.start(1), torch.from_numpy(ids)[None]), (vocab.pitch_lo, vocab.pitch_hi)
-    if (vocab.kind[ids] == Kind.NOTE_ON).any(): self._widen(measure_profile([ids]))
+    notes_on = np.flatnonzero(vocab.kind[ids] == Kind.NOTE_ON)
+    if len(notes_on):
+        only_onsets = not (vocab.kind[ids[notes_on[0]:]] == Kind.TIME_SHIFT).any()     # a first chord that still sounds: one step long
+        self._widen(measure_profile([np.append(ids, vocab.time_shift(1)) if only_onsets else ids]))
     self._widen_others(ids, state)
     for f in {family_names[i] for i in vocab.index[ids[vocab.kind[ids] == Kind.INSTRUMENT]]}: self.pitches.setdefault(f, whole)
     if int(vocab.kind[ids[-1]]) in (Kind.INSTRUMENT, Kind.VELOCITY):        # the note announced by it must be possible
