@@ -33,7 +33,7 @@ def sidebar(pages):
         own = [p for p in pages if p.group == g and p.doc != 'index']
         if not own: continue
         out.append(f'```{{toctree}}\n:hidden:\n:caption: {GROUPS[g][0]}\n\n' + '\n'.join(f'/{p.doc}' for p in own) + '\n```')
-    return '\n\n'.join(out + ['```{toctree}\n:hidden:\n:caption: Reference\n\n/api\n```'])
+    return '\n\n'.join(out + ['```{toctree}\n:hidden:\n:caption: Reference\n\n/architecture\n/api\n```'])
 
 def rooms(pages):
     "Cards for the landing page: each group with its notebooks."
@@ -65,6 +65,14 @@ def api_page(pages, names):
                 out.append(f'| {{py:obj}}`{a.name} <{a.full}>` | {names.link(line, p)} |')
             out += ['::::', '']
     return '\n'.join(out)
+
+def write_architecture(src, pages, names):
+    "Write the page Architecture to the folder `src`."
+    import pages as pg
+    from architecture import architecture_page
+    own = pg.Page(here/'architecture.md', Path('architecture.md'), 'architecture', 'reference')
+    text = architecture_page(pages, pg.GROUPS, names.link, own)
+    (src/'architecture.md').write_text(text, encoding='utf-8')
 
 def redirects(site):
     "Write a page at each old address of docs/moved.yaml that redirects to the new one, with its fragment; return their number."
@@ -104,6 +112,7 @@ def make_source(nbs, work):
         nbformat.write(nb, f)
     else: (src/'index.md').write_text(f'# {cfg["title"]}\n\n::::{{div}} lead\n{cfg["description"]}\n::::\n\n{end}', encoding='utf-8')
     (src/'api.md').write_text(api_page(pages, names), encoding='utf-8')
+    write_architecture(src, pages, names)
     everything = ''.join(f.read_text(encoding='utf-8') for f in src.rglob('*.ipynb'))
     if 'plotly-figure' in everything or 'needs-plotly' in everything:
         import plotly

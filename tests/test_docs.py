@@ -104,6 +104,12 @@ def test_notebooks_are_in_the_sidebar(site):
     for word in ('Core', 'Tokens', 'Tutorials', 'href="tokens.vocab.html"', 'href="tutorials/everything.html"'): assert word in index, word
     assert not list(site.rglob('000_*')) and (site/'.nojekyll').exists()
 
+def test_architecture_is_in_the_sidebar(site):
+    assert 'href="architecture.html"' in _page(site, 'index.html')
+    page = _page(site, 'architecture.html')
+    for word in ('<svg', 'id="midi"', 'href="midi.read.html"', 'aurl.midi.read', 'href="losses.base.html#aurl.losses.base.register_loss"'):
+        assert word in page, word
+
 def test_old_addresses_lead_to_the_new_ones(site):
     import yaml
     moved = yaml.safe_load((root/'docs'/'moved.yaml').read_text(encoding='utf-8'))

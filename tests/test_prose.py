@@ -19,7 +19,7 @@ def is_hidden(path):
 
 NOTEBOOKS = [p for p in sorted((root / 'nbs').rglob('*.ipynb')) if not is_hidden(p)]
 NUMBERED = [p for p in NOTEBOOKS if p.parent.name == 'nbs' and re.match(r'\d{3}_', p.stem)]
-PAGES = ['README.md', 'CONTRIBUTING.md']
+PAGES = ['README.md', 'CONTRIBUTING.md', 'docs/architecture.md']
 
 
 def cells_of(path):
