@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Build the documentation: `python docs/build.py --out _docs`, then open `_docs/index.html`.
 
-The notebooks go through nbdev's processors (nothing is executed: what a page shows is what the notebook saved), become pages that Sphinx,
-myst-nb and furo render, and the finished site is checked for broken links. It works from `file://` and never asks the network.
+nbdev's processors convert the notebooks (nothing is executed: a page shows the saved outputs), Sphinx, myst-nb and furo
+render the pages, and the finished site is checked for broken links. The site works from `file://`, without a network.
 """
 import argparse, configparser, importlib.metadata, json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -20,13 +20,13 @@ def settings():
     return cfg['DEFAULT']
 
 def mathjax():
-    "The one MathJax file of the package sphinx-mathjax-offline: formulas as SVG, all TeX extensions inside, no further file asked for."
+    "Path of the MathJax file of sphinx-mathjax-offline: SVG output with all TeX extensions, which loads no other file."
     for f in importlib.metadata.files('sphinx-mathjax-offline') or []:
         if f.name == 'tex-svg-full.js': return Path(f.locate())
     raise FileNotFoundError('tex-svg-full.js')
 
 def sidebar(pages):
-    "The table of contents, a caption for each group, for the end of the index."
+    "The table of contents for the end of the index, with a caption for each group."
     from pages import GROUPS
     out = []
     for g in dict.fromkeys(p.group for p in pages):
@@ -38,8 +38,8 @@ def sidebar(pages):
 def rooms(pages):
     "Cards for the landing page: each group with its notebooks."
     from pages import GROUPS
-    out = ['## The rooms', '', 'Every module of aurl is a notebook that tells, shows and proves what it does. They are in the order of the music: '
-           'a notebook uses only what comes before it.', '', '::::::{grid} 1 2 2 3', ':gutter: 3', ':class-container: rooms', '']
+    out = ['## Notebooks', '', 'Every module of aurl is a notebook that explains, demonstrates and tests it. The notebooks are in the order '
+           'of the pipeline: each imports only from those before it.', '', '::::::{grid} 1 2 2 3', ':gutter: 3', ':class-container: rooms', '']
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.doc != 'index']
         if not own: continue
@@ -48,17 +48,17 @@ def rooms(pages):
     return '\n'.join(out + ['::::::'])
 
 def api_page(pages, names):
-    "Everything exported, a table a module."
+    "The page with all exported names, in one table per module."
     from pages import GROUPS, api_markdown
     import inspect
-    out = ['# API at a glance', '', '::::{div} lead\nEvery exported name, with its one line. The notebooks tell the rest.\n::::', '',
+    out = ['# API at a glance', '', '::::{div} lead\nEvery exported name, with the first line of its documentation. The notebooks have the details.\n::::', '',
            'See also the {ref}`index of all names <genindex>`.', '']
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.apis]
         if not own: continue
         out += [f'## {GROUPS[g][0]}', '', GROUPS[g][1], '']
         for p in own:
-            out += [f'### `{p.module}`', '', f'[{p.title}]({p.doc}.ipynb)' + (f': {names.link(p.lead, p)}' if p.lead else ''), '', '::::{div} api-table', '| Name | What it is |', '|---|---|']
+            out += [f'### `{p.module}`', '', f'[{p.title}]({p.doc}.ipynb)' + (f': {names.link(p.lead, p)}' if p.lead else ''), '', '::::{div} api-table', '| Name | Description |', '|---|---|']
             for a in p.apis:
                 doc = (inspect.getdoc(a.obj) if a.obj is not None and getattr(a.obj, '__doc__', None) else '') or ''
                 line = ' '.join(doc.split('\n\n')[0].split()).replace('|', '\\|')
@@ -67,12 +67,12 @@ def api_page(pages, names):
     return '\n'.join(out)
 
 def redirects(site):
-    "A page at each old address of docs/moved.yaml that leads to the new one, with the place in the page; how many were written."
+    "Write redirects, which keep the fragment, from the old addresses in docs/moved.yaml; return their number."
     import yaml
     moved = yaml.safe_load((here/'moved.yaml').read_text(encoding='utf-8'))
     for old, new in moved.items():
         page = site/f'{old}.html'
-        if page.exists(): raise SystemExit(f'docs: {old} is a page; docs/moved.yaml says it has moved to {new}')
+        if page.exists(): raise SystemExit(f'docs: {old} is a page, but docs/moved.yaml redirects it to {new}')
         page.write_text(f'''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Moved to {new}</title>
 <meta name="robots" content="noindex"><meta http-equiv="refresh" content="1; url={new}.html">
 <script>location.replace("{new}.html" + location.hash)</script></head>
@@ -81,7 +81,7 @@ def redirects(site):
     return len(moved)
 
 def make_source(nbs, work):
-    "Write the pages and what they need to `work`."
+    "Write the pages and their files to `work`."
     import pages as pg
     cfg = settings()
     lib = cfg['lib_name']
@@ -114,25 +114,25 @@ def make_source(nbs, work):
     return pages
 
 def build(out=root/'_docs', nbs=root/'nbs', verbose=False):
-    "Build the site into `out`; the number of broken links."
+    "Build the site into `out` and return the number of broken links."
     import check
     t0, out, nbs = time.time(), Path(out).resolve(), Path(nbs).resolve()
     with tempfile.TemporaryDirectory(prefix='aurl-docs-') as tmp:
         work = Path(tmp)
         pages = make_source(nbs, work)
-        say(f'docs: {len(pages)} notebooks, {sum(len(p.apis) for p in pages)} exported names read in {time.time()-t0:.0f} s; Sphinx renders')
+        say(f'docs: {len(pages)} notebooks, {sum(len(p.apis) for p in pages)} exported names read in {time.time()-t0:.0f} s; running Sphinx')
         env = dict(os.environ, AURL_DOCS=str(work/'meta.json'), PYTHONPATH=os.pathsep.join(p for p in sys.path if p), PYDEVD_DISABLE_FILE_VALIDATION='1')
         cmd = [sys.executable, '-m', 'sphinx', '-b', 'html', '-c', str(here), '-d', str(work/'doctrees'), '-j', str(min(4, os.cpu_count() or 1)), '--keep-going']
         r = subprocess.run(cmd + ([] if verbose else ['-q']) + [str(work/'src'), str(work/'html')], env=env)
-        if r.returncode or not (work/'html'/'index.html').exists(): raise SystemExit('docs: Sphinx could not build the site')
+        if r.returncode or not (work/'html'/'index.html').exists(): raise SystemExit('docs: Sphinx failed to build the site')
         check.write_excerpts(work/'html')
         redirects(work/'html')
-        (work/'html'/'.nojekyll').touch()  # as it is, also on GitHub Pages
+        (work/'html'/'.nojekyll').touch()  # GitHub Pages serves the files unchanged
         broken = check.problems(work/'html')
         out.parent.mkdir(parents=True, exist_ok=True)
         new = out.with_name(f'.{out.name}.new')
         for d in (new, out): shutil.rmtree(d, ignore_errors=True) if d is new or (d/'.buildinfo').exists() else None
-        if out.exists() and any(out.iterdir()): raise SystemExit(f'docs: {out} is there and is not a site; move it away')
+        if out.exists() and any(out.iterdir()): raise SystemExit(f'docs: {out} exists and is not a site; move it away')
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(work/'html', new, ignore=shutil.ignore_patterns('.doctrees'))
         new.rename(out)
@@ -142,9 +142,9 @@ def build(out=root/'_docs', nbs=root/'nbs', verbose=False):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    ap.add_argument('--out', default=root/'_docs', help='where the site goes (default: _docs)')
-    ap.add_argument('--nbs', default=root/'nbs', help='the notebooks (default: nbs)')
-    ap.add_argument('--verbose', action='store_true', help='let Sphinx tell what it does')
+    ap.add_argument('--out', default=root/'_docs', help='folder of the site (default: _docs)')
+    ap.add_argument('--nbs', default=root/'nbs', help='folder of the notebooks (default: nbs)')
+    ap.add_argument('--verbose', action='store_true', help='print the log of Sphinx')
     a = ap.parse_args()
     missing = [d for m,d in needed.items() if importlib.util.find_spec(m) is None]
     try: mathjax()

@@ -1,4 +1,4 @@
-"From the notebooks of `nbs/` to pages for Sphinx: nbdev's processors first, then what Sphinx wants said differently."
+"Convert the notebooks of `nbs/` to pages for Sphinx: nbdev's processors first, then the syntax of Sphinx and MyST."
 import ast, functools, hashlib, html, importlib, inspect, io, json, os, re, shutil, textwrap, tokenize, typing
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,52 +13,52 @@ from nbdev.frontmatter import _fm2dict
 from nbdev.process import NBProcessor, Processor
 from nbdev.showdoc import showdoc_nm
 
-# the sidebar: a caption and one line for each package, in the order of the numbers (key: package, folder, or the root)
+# the sidebar: caption and description of each group, in the order of the numbers (key: package, folder, or the root)
 GROUPS = dict(
-    tutorials=('Tutorials', 'Start here: from the first install to music of your own.'),
-    core=('Core', 'Errors, files, settings, devices, processes.'),
-    midi=('MIDI', 'Standard MIDI files: read, repair, limit, write.'),
-    score=('Score', 'Scores: clock, keys, notation, cleaning, augmentation, pictures and sound.'),
+    tutorials=('Tutorials', 'Start here: from the installation to your own music.'),
+    core=('Core', 'Errors, files, configuration, devices, distributed processes.'),
+    midi=('MIDI', 'Standard MIDI files: reading, repair, limits, writing.'),
+    score=('Score', 'Scores: timing, keys, notation, cleaning, augmentation, piano rolls and audio.'),
     corpus=('Corpus', 'Collections of pieces: metadata, duplicates, splits, phrases.'),
-    studies=('Studies', 'Features of music information retrieval.'),
-    tokens=('Tokens', 'Vocabulary, codec and grammar: music as integers, and back.'),
-    data=('Data', 'The token store, and batches from it.'),
-    models=('Models', 'The networks, block by block.'),
-    losses=('Losses', 'Cross-entropy and the musical losses.'),
+    studies=('Studies', 'Features from music information retrieval.'),
+    tokens=('Tokens', 'Vocabulary, codec and grammar: conversion of music to integers and back.'),
+    data=('Data', 'The token store, and batches of windows from it.'),
+    models=('Models', 'The networks, from attention to the VAE-GAN.'),
+    losses=('Losses', 'Cross-entropy and musical losses.'),
     train=('Train', 'The learner, optimizers, schedules, adversarial training, checkpoints.'),
-    generate=('Generate', 'Sampling under the grammar.'),
-    monitor=('Monitor', 'Callbacks that measure a training and act on it.'),
+    generate=('Generate', 'Sampling with the grammar mask.'),
+    monitor=('Monitor', 'Callbacks that monitor a training and act on the results.'),
     search=('Search', 'Hyperparameter search and scaling laws.'),
     evaluate=('Evaluate', 'Likelihood, distances of features, the latent space, reports.'),
     experiments=('Experiments', 'Run directories and their registry.'),
-    commands=('Commands', 'What the command line does, as functions.'),
-    deploy=('Deploy', 'Exported models.'),
+    commands=('Commands', 'The commands of the command line, as functions.'),
+    deploy=('Deploy', 'Export of models.'),
     runs=('Runs', 'The notebooks behind the commands.'),
-    proofs=('Proofs', 'Notebooks that export nothing and prove a property of several modules.'),
-    benchmarks=('Benchmarks', 'aurl beside its peers.'))
+    proofs=('Proofs', 'Notebooks that test properties of several modules together.'),
+    benchmarks=('Benchmarks', 'Speed and quality, compared with other libraries.'))
 ROOT_COMMANDS = ('all', 'cli', 'recipes')  # root modules that belong to the commands
 EMPTY = inspect.Parameter.empty
 
 @dataclass
 class Api:
-    "One exported object, to be shown under the cell that made it."
+    "One exported object, shown below the cell that defines it."
     name:str            # `Vocab.note_on`
     module:str          # `aurl.tokens.vocab`
     node:ast.AST = None # its definition in the notebook
-    obj:object = None   # the object itself, where the module could be imported
+    obj:object = None   # the object itself, if the module could be imported
     @property
     def full(self): return f'{self.module}.{self.name}'
 
 @dataclass
 class Page:
-    "One notebook on its way to a page."
+    "A notebook and the page made from it."
     path:Path           # the notebook
-    rel:Path            # its place in nbs/
+    rel:Path            # its path in nbs/
     doc:str             # its name on the site: `tokens.vocab`, `tutorials/first_song`
-    group:str           # its place in the sidebar
+    group:str           # its group in the sidebar
     title:str = ''
     lead:str = ''
-    module:str = ''     # what it exports, `aurl.tokens.vocab`
+    module:str = ''     # the module that it exports, `aurl.tokens.vocab`
     nb:object = None
     apis:list = field(default_factory=list)
     @property
@@ -68,7 +68,7 @@ class Page:
 def clean_stem(stem): return re.sub(r'^\d+[a-zA-Z0-9]*_', '', stem)  # 400_tokens.vocab -> tokens.vocab, as nbdev names its pages
 
 def find_pages(nbs, lib):
-    "The notebooks of the folder `nbs`, in reading order."
+    "Return the notebooks of the folder `nbs`, in reading order."
     files = [f for f in nbs.rglob('*.ipynb') if not any(p[0] in '._' for p in f.relative_to(nbs).parts)]
     pages = []
     for f in sorted(files, key=lambda f: f.relative_to(nbs).as_posix()):
@@ -90,7 +90,7 @@ def _mk_api(api, source=''):
     return c
 
 class ApiCells(Processor):
-    "A place for the documentation of every exported object after its cell; the same choice as nbdev's `add_show_docs`, in source order."
+    "Add a documentation cell after the cell of each exported object, for the objects of nbdev's `add_show_docs`."
     def begin(self):
         nb, page = self.nb, self.nb.page_
         said, out = set(), []
@@ -108,7 +108,7 @@ class ApiCells(Processor):
                 if not isinstance(t, P._def_types) or (t.name[0] == '_' and t.name[:2] != '__'): continue
                 nm = showdoc_nm(t)
                 for n in [nm] if isinstance(nm, str) else nm:
-                    if t.name[:2] == '__' and not ast.get_docstring(t): continue  # a repr or a len tells nothing new
+                    if t.name[:2] == '__' and not ast.get_docstring(t): continue  # such as `__repr__` or `__len__`
                     if n not in said: out.append(_mk_api(Api(n, page.module, t)))
         nb.cells = out
         for i,c in enumerate(nb.cells): c.idx_ = i
@@ -116,7 +116,7 @@ class ApiCells(Processor):
 _magic = re.compile(r'^[ \t]*%(matplotlib|load_ext|autoreload|config|reload_ext)\b.*\n?', re.M)
 
 def setup_magics(cell):
-    "Take set-up magics away; `%timeit` and `%%time` stay, for their outputs make no sense without them."
+    "Remove set-up magics; `%timeit` and `%%time` stay, since their outputs make no sense without them."
     if cell.cell_type == 'code' and (s := _magic.sub('', cell.source)) != cell.source:
         cell.source = s.strip()
         if not cell.source: del cell['source']
@@ -125,7 +125,7 @@ PROCS = [P.populate_language, ApiCells, P.strip_ansi, P.hide_line, P.filter_stre
          P.hide_, P.add_fold, P.mv_exports, P.strip_hidden_metadata]
 
 def front_matter(page):
-    "Title and lead of a notebook: `# Title` and `> lead` of its first cell, or a YAML header. What else stands there stays."
+    "Extract title and lead from the first cell, `# Title` and `> lead`, or from a YAML header; the rest stays."
     for c in page.nb.cells:
         if c.cell_type == 'raw' and (d := _fm2dict(c.source)):
             page.title, page.lead = d.get('title', page.title), d.get('description', page.lead)
@@ -143,7 +143,7 @@ def front_matter(page):
     page.nb.cells = [c for c in page.nb.cells if c.cell_type == 'code' or c.source.strip()]
 
 def process(page, lib):
-    "Read a notebook and run nbdev's processors over it. Nothing is executed."
+    "Read a notebook and apply nbdev's processors. Nothing is executed."
     page.nb = read_nb(page.path)
     if exp := P._default_exp(page.nb): page.module = f'{lib}.{exp}'
     page.nb.page_ = page
@@ -155,14 +155,14 @@ def process(page, lib):
     page.apis = [c.api_ for c in page.nb.cells if getattr(c, 'api_', None)]
 
 def resolve(pages, say=print):
-    "Find the objects behind the names, in the exported package."
+    "Look up the objects of the names in the exported package."
     mods = {}
     for page in pages:
         if not page.apis: continue
         try: mods[page.module] = importlib.import_module(page.module)
         except BaseException as e:
             if isinstance(e, KeyboardInterrupt): raise
-            say(f'docs: {page.module} does not import ({type(e).__name__}: {e}); its signatures come from the notebook')
+            say(f'docs: {page.module} does not import ({type(e).__name__}: {e}); signatures are taken from the notebook')
             continue
         for a in page.apis:
             o = mods[page.module]
@@ -172,7 +172,7 @@ def resolve(pages, say=print):
             except AttributeError: say(f'docs: {a.full} is not in the exported module; run nbdev_export')
 
 def source_tags(root, module):
-    "Where each definition of an exported module stands, patched methods under the name of their class; for the source pages."
+    "Line ranges of the definitions of an exported module, for the source pages; patched methods under their class."
     path = root/Path(*module.split('.')).with_suffix('.py')
     if not path.exists(): return None
     code, tags = path.read_text(encoding='utf-8'), {}
@@ -192,7 +192,7 @@ _tick = re.compile(r'(?<![`\[\w}>])`([^`\s]+?)`(?![`\]])')
 _linked = re.compile(r'(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\([^)]*\)|<a\b.*?</a>)')
 
 class Names:
-    "What a back-ticked name in the prose refers to."
+    "Targets of back-ticked names in the prose."
     def __init__(self, pages, lib):
         self.lib, self.pages, self.full, self.short, self.page = lib, pages, {}, {}, {}
         self.by_file, self.by_doc = {p.path.resolve():p for p in pages}, {p.doc:p for p in pages}
@@ -205,7 +205,7 @@ class Names:
                 self.short.setdefault(a.name, []).append(a)
 
     def find(self, name, page):
-        "The documented object of this name: on the same page first, then the one made earliest."
+        "Return the documented object of this name: on the same page first, then the one defined earliest."
         name = name.removesuffix('()')
         if name in self.full: return self.full[name]
         if a := self.full.get(f'{self.lib}.{name}'): return a
@@ -219,7 +219,7 @@ class Names:
         return m[0]
 
     def link(self, text, page, skip=()):
-        "`text` in Markdown with its names linked, but those in `skip`; fences, headings and indented code stay as they are."
+        "Return Markdown with its names linked, except those in `skip`; fences, headings and indented code are unchanged."
         out, fence = [], None
         for l in text.split('\n'):
             if m := re.match(r'\s*(`{3,}|~{3,})', l):
@@ -233,7 +233,7 @@ class Names:
 # ---------------------------------------------------------------- the API boxes
 
 def _anno(a):
-    "A type as a reader writes it."
+    "A type in short notation."
     if a is EMPTY: return ''
     if typing.get_origin(a) is typing.Annotated: a = typing.get_args(a)[0]
     if isinstance(a, str): s = a
@@ -241,11 +241,11 @@ def _anno(a):
     elif isinstance(a, (list, tuple)): s = ' | '.join(_anno(o) for o in a)
     else: s = getattr(a, '__name__', None) if inspect.isfunction(a) or inspect.isbuiltin(a) else str(a)
     s = re.sub(r'\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])', '', s or '')
-    s = re.sub(r'(\w+)Factory\(\)', r'\1', s)  # symusic.Score is an object that makes scores
+    s = re.sub(r'(\w+)Factory\(\)', r'\1', s)  # symusic.Score is a factory object
     return 'None' if s == 'NoneType' else s if '<' not in s else ''
 
 def _default(d):
-    "A default as a reader writes it; what has no short form is an ellipsis."
+    "A default value in short notation, or an ellipsis."
     if d is EMPTY: return ''
     if isinstance(d, Enum): return f'{type(d).__name__}.{d.name}'
     if callable(d) and hasattr(d, '__name__'): return d.__name__ if d.__name__ != '<lambda>' else '...'
@@ -253,7 +253,7 @@ def _default(d):
     return s if len(s) <= 50 and '<' not in s and '\n' not in s else '...'
 
 def _kind(a):
-    "Which Sphinx directive an object takes, and the function that has its signature."
+    "The Sphinx directive of an object, and the function that has its signature."
     o, dotted = a.obj, '.' in a.name
     if o is None: return ('class' if isinstance(a.node, ast.ClassDef) else 'method' if dotted else 'function'), None
     if inspect.isclass(o): return ('exception' if issubclass(o, BaseException) else 'class'), o
@@ -288,14 +288,14 @@ def _cell(s): return re.sub(r'(?<!\\)\|', r'\\|', ' '.join(str(s).split()))
 
 @functools.cache
 def _classes_in(file):
-    "The lines of a module, and where each of its classes begins and ends; parsed once, unlike by `inspect.getsource`."
+    "The lines of a module, and the line range of each class; parsed once, unlike by `inspect.getsource`."
     code = Path(file).read_text(encoding='utf-8')
     found = {n.name:(n.lineno, n.end_lineno) for n in ast.parse(code).body if isinstance(n, ast.ClassDef)}
     return code.splitlines(keepends=True), found
 
 @functools.cache
 def _field_comments_of(cls):
-    "The comments beside the fields that the source of `cls` itself has."
+    "The comments beside the fields in the source of `cls` itself."
     try: src = _class_source(cls)
     except (OSError, TypeError, KeyError): return {}
     try: tree = ast.parse(src).body[0]
@@ -304,7 +304,7 @@ def _field_comments_of(cls):
     return {n.target.id:said[n.end_lineno] for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and n.end_lineno in said}
 
 def _class_source(cls):
-    "The source of a class at the top of its module."
+    "The source of a class defined at the top level of its module."
     if cls.__qualname__ != cls.__name__: return textwrap.dedent(inspect.getsource(cls))
     lines, found = _classes_in(inspect.getsourcefile(cls))
     first, last = found[cls.__name__]
@@ -336,14 +336,14 @@ def _table(f, ps, ret):
     return '\n'.join(lines)
 
 def _same_as_base(cls, names):
-    "The documented parent that `cls` is made like, when it adds no parameter of its own."
+    "The documented parent with the same parameters as `cls`, if there is one."
     for b in cls.__mro__[1:]:
         if (a := names.full.get(f'{b.__module__}.{b.__qualname__}')) and cls.__init__ is b.__init__:
             try: return a if str(inspect.signature(cls)) == str(inspect.signature(b)) else None
             except (TypeError, ValueError): return None
 
 def api_markdown(a, page, names, seen):
-    "The box of one object: a Sphinx directive with its signature, docstring and table; findable by the name nbdev gives it, too."
+    "The entry of one object: Sphinx directive, signature, docstring and table, and an anchor as in nbdev."
     kind, f = _kind(a)
     opts, table, o, own = [], '', a.obj, set()
     if f is None and a.node is not None:
@@ -361,7 +361,7 @@ def api_markdown(a, page, names, seen):
         if cls and (issubclass(o, Enum) or [p.kind for p in ps] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD] and getattr(o, '_is_protocol', False)): ps = []
         if cls and doc == (inspect.getdoc(object) or ''): doc = ''
         sig, table = _signature(ps, ret), _table(f, ps, ret)
-        if cls and (b := _same_as_base(o, names)): sig, table = '', f'Made like its parent `{b.full}`.'
+        if cls and (b := _same_as_base(o, names)): sig, table = '', f'It has the parameters of its parent `{b.full}`.'
         if kind == 'property':
             sig = ''
             if t := _anno(ret): opts.append(f':type: {t}')
@@ -380,7 +380,7 @@ _callout = re.compile(r'^(:{3,})\s*\{\s*\.callout-(\w+)([^}]*)\}\s*$')
 _kinds = dict(note='note', tip='tip', warning='warning', caution='caution', important='important')
 
 def callouts(text):
-    "Quarto's callouts, tab sets and other fenced divs, in Sphinx's words."
+    "Convert Quarto's callouts, tab sets and other fenced divs to the syntax of Sphinx."
     lines, out, stack, fence = text.split('\n'), [], [], None
     for i,l in enumerate(lines):
         if m := re.match(r'\s*(`{3,}|~{3,})', l):
@@ -426,7 +426,7 @@ def callouts(text):
     return '\n'.join(out)
 
 def headings(text):
-    "One title a page: what else is marked with a single # goes one down."
+    "Move other first-level headings one level down: a page has one title."
     out, fence = [], None
     for l in text.split('\n'):
         if m := re.match(r'\s*(`{3,}|~{3,})', l): fence = m[1] if fence is None else None if m[1].startswith(fence) else fence
@@ -435,17 +435,17 @@ def headings(text):
     return '\n'.join(out)
 
 class Assets:
-    "Local files that pages show or link to, gathered for the site."
+    "Local files that pages show or link to, copied to the site."
     def __init__(self, root, nbs, work): self.root, self.nbs, self.src, self.extra, self.n = root, nbs, work/'src', work/'extra', 0
     def where(self, ref, page):
-        "The file a relative reference of a page means: beside the notebook, in the notebooks' folder, in the repository."
+        "Resolve a relative reference of a page: beside the notebook, in the notebooks' folder, or in the repository."
         ref = unquote(ref.split('#')[0].split('?')[0])
         if not ref: return None
         for base in (page.path.parent, self.nbs/page.rel.parent, self.root/'nbs'/page.rel.parent, self.nbs, self.root):
             f = (base/ref.lstrip('/')).resolve()
             if f.is_file(): return f
     def take(self, f, to):
-        "Put `f` among the files of the site; its address from the root of the site."
+        "Copy `f` to the files of the site and return its address relative to the root of the site."
         name = f'assets/{hashlib.sha1(str(f).encode()).hexdigest()[:6]}-{f.name}'
         for base in to: (base/'assets').mkdir(parents=True, exist_ok=True); shutil.copy2(f, base/name)
         return name
@@ -453,7 +453,7 @@ class Assets:
 _remote = re.compile(r'^(https?:)?//', re.I)
 
 def references(text, page, names, assets, cfg):
-    "Links to notebooks become links to pages, links to files take the file along, pictures from the network become their description."
+    "Links to notebooks become links to pages, linked files are copied, remote pictures become their description."
     host = cfg['doc_host'].rstrip('/') + '/' + cfg.get('doc_baseurl', '').strip('/')
     host = host.rstrip('/') + '/'
     by_file, by_doc = names.by_file, names.by_doc
@@ -507,18 +507,18 @@ def references(text, page, names, assets, cfg):
     return '\n'.join(out)
 
 def attachments(cell, text):
-    "Pictures pasted into a Markdown cell, as data."
+    "Replace pictures pasted into a Markdown cell by data URLs."
     for name, mimes in (cell.get('attachments') or {}).items():
         mime, data = next(iter(mimes.items()))
         text = re.sub(r'!\[([^\]]*)\]\(attachment:%s\)' % re.escape(name), lambda m: f'<img alt="{html.escape(m[1])}" src="data:{mime};base64,{data}">', text)
     return text
 
-# ---------------------------------------------------------------- code and what it gave
+# ---------------------------------------------------------------- code and its outputs
 
 _opt = re.compile(r'^\s*#\|\s*([\w-]+)\s*:\s*(.*?)\s*$')
 
 def cell_options(cell):
-    "Quarto's `#| key: value` lines, taken out of the source."
+    "Remove Quarto's `#| key: value` lines from the source and return them."
     opts, keep = {}, []
     for l in cell.source.split('\n'):
         if m := _opt.match(l): opts[m[1]] = m[2].strip('"\'')
@@ -529,7 +529,7 @@ def cell_options(cell):
 def _text(x): return ''.join(x) if isinstance(x, (list, tuple)) else x or ''
 
 def plotly_div(fig, uid):
-    "A figure drawn by the one plotly.min.js of the site."
+    "A figure that is drawn by the plotly.min.js of the site."
     data = json.dumps(dict(data=fig.get('data', []), layout=fig.get('layout', {}), config=fig.get('config', {}))).replace('</', '<\\/')
     h = fig.get('layout', {}).get('height') or 450
     return f'<div class="plotly-figure" id="{uid}" style="min-height:{int(h)}px"><script type="application/json">{data}</script></div>'
@@ -539,7 +539,7 @@ _remote_tag = re.compile(r'<(script|iframe)\b[^>]*\bsrc=["\'](?:https?:)?//[^"\'
 _import_css = re.compile(r'@import\s+url\([^)]*//[^)]*\)\s*;?', re.I)
 
 def html_output(s):
-    "HTML of a cell, without anything that asks the network. What still needs plotly is marked."
+    "HTML of a cell without remote resources; output that needs plotly is marked."
     big = len(s) > 1_000_000 and 'plotly.js v' in s
     if big: s = re.sub(r'<script[^>]*>(?:(?!</script>).)*?plotly\.js v.*?</script>', '', s, flags=re.S)
     needs = big or bool(_plotly_src.search(s)) or 'Plotly.newPlot' in s
@@ -547,7 +547,7 @@ def html_output(s):
     return ('<div class="needs-plotly" hidden></div>' if needs else '') + s
 
 def outputs(cell, opts, page, i):
-    "The outputs of a cell in kinds that a page can show offline; HTML (players, tables) before pictures before text."
+    "The outputs of a cell in formats that a page can show offline; HTML (players, tables) before pictures before text."
     if opts.get('output') == 'false': return []
     out = []
     for j,o in enumerate(cell.get('outputs') or []):
@@ -565,13 +565,13 @@ def outputs(cell, opts, page, i):
             if fig: data = {'text/html':plotly_div(fig, f'fig-{i}-{j}')}
             elif 'text/html' in data: data = {'text/html':html_output(data['text/html'])}
             elif 'application/vnd.jupyter.widget-view+json' in data:
-                data = {'text/html':'<p class="widget-note">Here the notebook has a widget that moves; open it in JupyterLab to play.</p>'}
+                data = {'text/html':'<p class="widget-note">The notebook has an interactive widget here; open it in JupyterLab to use it.</p>'}
             else: data = {k:v for k,v in data.items() if k.startswith(('image/', 'text/'))}
             if data: out.append(nbformat.v4.new_output('display_data', data=data, metadata={}))
     return out
 
 def code_cell(cell, page, i):
-    "A code cell with the tags that myst-nb knows."
+    "A code cell with the tags of myst-nb."
     opts = cell_options(cell)
     if opts.get('include') == 'false': return None
     tags, meta = list(cell.get('metadata', {}).get('tags', [])), {}
@@ -589,7 +589,7 @@ def _markdown(source):
     return nbformat.from_dict(dict(cell_type='markdown', id='', source=source, metadata={}))
 
 def write_page(page, dest, names, assets, cfg, seen, links):
-    "The finished page, as a notebook that myst-nb renders."
+    "Write the finished page as a notebook that myst-nb renders."
     esc = html.escape
     head = [f'# {page.title}']
     if page.module:
