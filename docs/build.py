@@ -75,7 +75,7 @@ def write_architecture(src, pages, names):
     (src/'architecture.md').write_text(text, encoding='utf-8')
 
 def redirects(site):
-    "Write a page at each old address of docs/moved.yaml that redirects to the new one, with its fragment; return their number."
+    "Write redirects, which keep the fragment, from the old addresses in docs/moved.yaml; return their number."
     import yaml
     moved = yaml.safe_load((here/'moved.yaml').read_text(encoding='utf-8'))
     for old, new in moved.items():

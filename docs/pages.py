@@ -125,7 +125,7 @@ PROCS = [P.populate_language, ApiCells, P.strip_ansi, P.hide_line, P.filter_stre
          P.hide_, P.add_fold, P.mv_exports, P.strip_hidden_metadata]
 
 def front_matter(page):
-    "Extract title and lead of a notebook: `# Title` and `> lead` of its first cell, or a YAML header; the rest of the cell stays."
+    "Extract title and lead from the first cell, `# Title` and `> lead`, or from a YAML header; the rest stays."
     for c in page.nb.cells:
         if c.cell_type == 'raw' and (d := _fm2dict(c.source)):
             page.title, page.lead = d.get('title', page.title), d.get('description', page.lead)
@@ -172,7 +172,7 @@ def resolve(pages, say=print):
             except AttributeError: say(f'docs: {a.full} is not in the exported module; run nbdev_export')
 
 def source_tags(root, module):
-    "Line ranges of the definitions of an exported module, patched methods under the name of their class; for the source pages."
+    "Line ranges of the definitions of an exported module, for the source pages; patched methods under their class."
     path = root/Path(*module.split('.')).with_suffix('.py')
     if not path.exists(): return None
     code, tags = path.read_text(encoding='utf-8'), {}
@@ -343,7 +343,7 @@ def _same_as_base(cls, names):
             except (TypeError, ValueError): return None
 
 def api_markdown(a, page, names, seen):
-    "The entry of one object: a Sphinx directive with signature, docstring and table, and an anchor with the name that nbdev uses."
+    "The entry of one object: Sphinx directive, signature, docstring and table, and an anchor as in nbdev."
     kind, f = _kind(a)
     opts, table, o, own = [], '', a.obj, set()
     if f is None and a.node is not None:

@@ -32,7 +32,7 @@ def duration_nats(
 # %% ../../nbs/905_evaluate.bound.ipynb #878de33a
 def _log_weights(model, ids, generator):
     "ln p(x|z) + ln p(z) − ln q(z|x) of one sample for each row, (batch,)."
-    clouds, seconds = model.latent.hear(ids[:, :-1])
+    clouds, seconds = model.latent.infer_posterior(ids[:, :-1])
     z = model.latent.choose(clouds, seconds, draw=True, generator=generator)
     zs, _ = model.latent.parts(z)
     prior = sum(to_widest_float(model.latent.priors[k].log_prob(zs[k])).flatten(1).sum(1) for k in clouds)

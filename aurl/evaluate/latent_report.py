@@ -122,7 +122,7 @@ def measure_latent_usage(
     "Measure how much the decoder uses z."
     ids = pad_pieces(pieces)
     with torch.inference_mode():
-        clouds, seconds = model.latent.hear(ids.to(model.device))
+        clouds, seconds = model.latent.infer_posterior(ids.to(model.device))
         z = model.latent.choose(clouds, seconds)
         drawn = model.latent.choose(clouds, seconds, draw=True, generator=torch.Generator(model.device).manual_seed(seed))
         nats = model.latent.price(clouds, drawn).nats
@@ -154,7 +154,7 @@ def reconstruct(
 )->Reconstruction:
     "Generate pieces from their latents and compare."
     with torch.inference_mode():
-        clouds, seconds = model.latent.hear(pad_pieces(pieces).to(model.device))
+        clouds, seconds = model.latent.infer_posterior(pad_pieces(pieces).to(model.device))
         z = model.latent.choose(clouds, seconds, draw=draw, generator=torch.Generator(model.device).manual_seed(seed))
     played = generate_ids(model, n=len(pieces), z=z, max_tokens=2*max(map(len, pieces)), temperature=temperature, seed=seed, profile=False)
     f1 = np.array([note_f1(a, b, within) for a,b in zip(pieces, played)])

@@ -54,7 +54,7 @@ def latents_like(
     if not 0 <= spread <= 1:
         raise ConfigError(f'spread={spread}', way_out='0 for the piece, 1 for a sample from the prior, or between')
     z = like.reshape(1, -1).expand(n, -1)
-    new = (1 - spread**2)**.5*z + spread*model.dream(n, seed)
+    new = (1 - spread**2)**.5*z + spread*model.sample_prior(n, seed)
     return torch.cat([new[:,:-1], z[:,-1:]], 1)
 
 # %% ../../nbs/815_generate.latent_sampling.ipynb #717d1bd3

@@ -116,7 +116,7 @@ def _latents(model, z, n, seed):
     if model.latent is None:
         if z is not None: raise ModelError(f'a model of mode {model.config.mode} has no latent', way_out='leave z out')
         return None
-    if z is None: return model.dream(n, seed)
+    if z is None: return model.sample_prior(n, seed)
     z = torch.as_tensor(z, dtype=torch.float32, device=model.device)
     z = z.expand(n, -1) if z.ndim == 2 and len(z) == 1 else z
     if z.shape != (n, model.latent.size): raise ModelError(f'latents of shape {tuple(z.shape)} for {n} pieces', way_out=f'give (1, {model.latent.size}) or ({n}, {model.latent.size})')

@@ -57,12 +57,12 @@ def saved_tensor_sizes(
     "Context manager that yields a list of the bytes of each tensor that autograd saves."
     mine = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     sizes, seen = [], set(mine)
-    def hear(t):
+    def pack(t):
         at = t.untyped_storage().data_ptr()
         if at not in seen: seen.add(at); sizes.append(t.untyped_storage().nbytes()); kept.append(t)
         return t
     kept = []                                           # keeps the tensors alive, so that no address is reused
-    with torch.autograd.graph.saved_tensors_hooks(hear, lambda t: t): yield sizes
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield sizes
 
 # %% ../../nbs/665_models.size.ipynb #d69ce1fc
 def saved_activation_bytes(

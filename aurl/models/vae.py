@@ -111,7 +111,7 @@ class Latent(nn.Module):
 
 # %% ../../nbs/635_models.vae.ipynb #9ecf904a
 @patch
-def hear(self:Latent,
+def infer_posterior(self:Latent,
     ids:Tensor, # (batch, time) int64: pieces from their start, PAD after their end
 ):              # a `DiagonalGaussian` by level, and seconds (batch,)
     "Encode pieces into posteriors and durations."
@@ -137,7 +137,7 @@ def remember(self:Latent, seconds):
     self.lengths.lerp_(torch.stack([log.mean(), spread]), .02)
 
 @patch
-def dream(self:Latent,
+def sample_prior(self:Latent,
     n:int,         # number of latents
     generator=None # random generator, on the CPU
 )->Tensor:         # (n, size)

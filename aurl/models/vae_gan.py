@@ -202,9 +202,9 @@ def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
         z = cache.z
         if z is None:
             raise ModelError('step-by-step generation needs a latent',
-                             way_out='pass z=model.encode(ids) of a piece, or z=model.dream(n)')
+                             way_out='pass z=model.encode(ids) of a piece, or z=model.sample_prior(n)')
     if z is None:
-        clouds, seconds = self.latent.hear(ids)
+        clouds, seconds = self.latent.infer_posterior(ids)
         if self.training: self.latent.remember(seconds.detach())
         noise = None if self.training else self.latent.noise
         draw = self.training or noise is not None
@@ -227,16 +227,16 @@ def encode(self:MusicTransformerVAEGAN,
     if not len(ids) or not (ids != vocab.PAD).any(1).all(): 
         raise ModelError('a piece without ids cannot be encoded',
                          way_out='give each row one id at least, from START on')
-    return self.latent.choose(*self.latent.hear(ids.to(self.device)))
+    return self.latent.choose(*self.latent.infer_posterior(ids.to(self.device)))
 
 @patch
-def dream(self:MusicTransformerVAEGAN,
+def sample_prior(self:MusicTransformerVAEGAN,
     n:int=1,   # number of samples
     seed:int=0 # equal seeds give equal latents
 )->Tensor:     # (n, size)
     "Latents sampled from the prior."
     self._must_listen()
-    return torch.cat([self.latent.dream(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63)))) for i in range(n)]) if n else torch.zeros(0, self.latent.size)
+    return torch.cat([self.latent.sample_prior(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63)))) for i in range(n)]) if n else torch.zeros(0, self.latent.size)
 
 # %% ../../nbs/660_models.vae_gan.ipynb #1a82face
 @patch

@@ -47,7 +47,7 @@ class CollapseDetector:
 
 # %% ../../nbs/843_monitor.collapse.ipynb #87f63f63
 @patch
-def hear(self:CollapseDetector,
+def update(self:CollapseDetector,
     value:float, # newest evaluation; None or NaN: the logits are not finite
     again=None,  # function of 1, 2, … that returns the value of another draw; None: unavailable
 )->str:          # low, broken or falling; '' if normal; 'perhaps' if the next evaluation must decide
@@ -111,7 +111,7 @@ class LossJumpDetector:
         level, noise = np.median(x), 1.4826*np.median(np.abs(np.diff(x)))/math.sqrt(2)
         return float(level + max(self.sure*noise, self.share*abs(level)))
 
-    def hear(self,
+    def update(self,
         losses # losses since the last call, in order
     )->str:    # jumped; '' if normal; 'perhaps' if the last ones are high
         "Classify the newest losses."
@@ -159,7 +159,7 @@ class RollbackOnCollapse(Callback):
     def before_fit(self):
         self.over, self.plain = False, None
         for w in self.cbs:
-            if isinstance(w, GenerationMonitor) and self.heard not in w.heard: w.heard.append(self.heard); self.watch = w
+            if isinstance(w, GenerationMonitor) and self.on_evaluation not in w.observers: w.observers.append(self.on_evaluation); self.watch = w
     def before_batch(self):
         if self.plain: self.opt.set_hyper('lr', self.plain); self.plain = None       # if no schedule resets it
     def after_loss(self):
@@ -178,13 +178,13 @@ class RollbackOnCollapse(Callback):
 
 # %% ../../nbs/843_monitor.collapse.ipynb #6d6da0e9
 @patch
-def heard(self:RollbackOnCollapse,
+def on_evaluation(self:RollbackOnCollapse,
     step:int, # current training step
     now:dict, # metrics of this evaluation
 ):
     "Store a snapshot if the model is good; roll back if it has collapsed."
     draw = lambda k: self.watch.again(k).get(self.measure, 0.)
-    what, loss = self.collapse.hear(None if 'broken' in now else now.get(self.measure), draw), self._loss(step)
+    what, loss = self.collapse.update(None if 'broken' in now else now.get(self.measure), draw), self._loss(step)
     if what == loss == '':
         self.remember(step)
         self.factor = min(1., self.factor*self.regain)
@@ -203,7 +203,7 @@ def _loss(self:RollbackOnCollapse, step):
             self.to.say(f'step {step}: the loss is high with the earlier weights as well: '
                         'the data changed, not the model')
         return ''
-    return self.jump.hear(losses)
+    return self.jump.update(losses)
 
 @patch
 def remember(self:RollbackOnCollapse, step:int):

@@ -57,7 +57,7 @@ class ImprovementTracker:
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #3b6987a0
 @patch
-def hear(self:ImprovementTracker,
+def update(self:ImprovementTracker,
     now:dict # metric: value, or None
 )->bool:     # True: stop
     "Update with the current metrics; return whether to stop."
@@ -94,7 +94,7 @@ class EarlyStopping(Callback):
         watch = next((c for c in self.cbs if isinstance(c, GenerationMonitor)), None)
         now = dict(valid_loss=getattr(self.learn, 'valid_nats', None)) if any(isinstance(c, KeepBest) for c in self.cbs) else {}
         if watch is not None and watch.now and watch.history[-1]['step'] > self.since: now, self.since = now | watch.now, watch.history[-1]['step']
-        self.ended = self.progress.hear(now)
+        self.ended = self.progress.update(now)
         if self.ended and self.to is not None:
             self.to.say(f'{self.progress.patience} validations without a gain in '
                         f'{", ".join(self.progress.weights)}: the training ends')

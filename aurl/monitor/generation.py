@@ -178,10 +178,10 @@ class GenerationMonitor(Callback):
         every:int=0,      # steps between two evaluations; 0: determined by `share`
         seed:int=0,       # of the draws
         to=None,          # an `Experiment` to log to
-        heard=(),         # functions of (step, metrics), called after each evaluation
+        observers=(),         # functions of (step, metrics), called after each evaluation
         clock=time.perf_counter, # function that returns seconds
     ):
-        self.more, self.n, self.tokens, self.seed, self.to, self.heard = [get_sample_metric(m) for m in more], n, tokens, seed, to, list(heard)
+        self.more, self.n, self.tokens, self.seed, self.to, self.observers = [get_sample_metric(m) for m in more], n, tokens, seed, to, list(observers)
         self.pace, self.at, self.history, self.now = MonitorSchedule(share, every, clock=clock), 0, [], {}
 
     def before_fit(self):
@@ -221,8 +221,8 @@ def look(self:GenerationMonitor)->dict: # the metrics
         with self.pace.spending():
             self.now = self._see()
             self.history.append(dict(step=self.at, **self.now))
-            for f in self.heard: f(self.at, self.now)
-    finally:                                      # a function in `heard` may raise to end the training
+            for f in self.observers: f(self.at, self.now)
+    finally:                                      # a function in `observers` may raise to end the training
         self.pace.price = self.pace.clock() - t
         self.pace.plan(self.at)
         if self.to is not None: self.to.log(step=self.at, watch_share=round(self.pace.cost, 5), **{self._called(k):v for k,v in self.now.items()})

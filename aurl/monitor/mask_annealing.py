@@ -55,7 +55,7 @@ def sample_soft_masked(
     how, was, room = make_config(Sampling, overrides=sampling), model.training, max_tokens - 1
     model.eval()
     try:
-        decoder = make_decoder(model, n, None, None if model.latent is None else model.dream(n, seed))
+        decoder = make_decoder(model, n, None, None if model.latent is None else model.sample_prior(n, seed))
         scores = decoder.read(torch.from_numpy(as_prompt().astype(np.int64))[None].expand(n, -1).to(model.device))
         xp, fall = array_module(scores), uniform_draws(seed, range(n), room)
         fall = xp.asarray(fall, device=scores.device) if xp is torch else fall
@@ -84,7 +84,7 @@ class GrammarAnnealing(Callback):
         if watch is None or not watch.pace.every:
             raise ConfigError('grammar annealing needs a generation monitor with a fixed interval',
                               way_out='add GenerationMonitor(every=100), or another number of steps')
-        if self.heard not in watch.heard: watch.heard.append(self.heard)
+        if self.on_evaluation not in watch.observers: watch.observers.append(self.on_evaluation)
         for c in self.cbs:
             if isinstance(c, MusicLosses): c.weights.update({k:ScaledSchedule(r, self) for k,r in c.weights.items() if k in self.losses and not isinstance(r, ScaledSchedule)})
         if self.full is None: self.full = [c.weight for c in self._losses()]
@@ -101,7 +101,7 @@ class ScaledSchedule:
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #fcb55d57
 @patch
-def heard(self:GrammarAnnealing,
+def on_evaluation(self:GrammarAnnealing,
     step:int, # current training step
     now:dict, # metrics of this evaluation
 ):

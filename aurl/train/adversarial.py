@@ -116,7 +116,7 @@ class Balance:
     def ratio(self):
         "Mean adversarial loss of the model over mean loss of the critic; 1 before the first step."
         return sum(g for g,_ in self.paid)/max(sum(c for _,c in self.paid), 1e-9) if self.paid else 1.
-    def hear(self,
+    def update(self,
         model:float, # adversarial loss of the model
         critic:float # loss of the critic
     ):
@@ -222,7 +222,7 @@ def _guessed(self:AdversarialTraining, logits, ids, real, long):
 
 # %% ../../nbs/761_train.adversarial.ipynb #c4cdefdb
 @patch
-def meet(self:AdversarialTraining,
+def make_critic_batch(self:AdversarialTraining,
     ids:Tensor,    # (batch, time) int64: inputs of the model
     logits:Tensor, # (batch, time, 774): its logits after each
     z=None,        # (batch, size): latent vectors
@@ -289,7 +289,7 @@ def after_loss(self:AdversarialTraining):
     stage = critic_stage_at(used, self.warm, self.ends)
     if stage is None or self.step % self.every: return
     out, state = self.learn.output, self.xb[3] if len(self.xb) > 3 else None
-    m = self.meet(self.xb[0], out.logits, out.z, state)
+    m = self.make_critic_batch(self.xb[0], out.logits, out.z, state)
     m.weights, m.share = critic_stages[stage], float(((m.real != vocab.PAD) & m.own).sum()) if (self.yb[0] != vocab.PAD).any() else 0.
     # the penalties are computed rarely: log their last values
     was, self.now = self.model.critic.training, dict(
@@ -309,7 +309,7 @@ def after_loss(self:AdversarialTraining):
 def _weigh(self:AdversarialTraining, model, critic, share):
     "Update the balance with the losses of both sides, averaged over all ranks."
     *paid, whole = all_reduce_sum(*(x*share if share else 0. for x in (model, critic)), share)
-    if whole: self.balance.hear(*(x/whole for x in paid))
+    if whole: self.balance.update(*(x/whole for x in paid))
 
 @patch
 def after_batch(self:AdversarialTraining):
