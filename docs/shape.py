@@ -46,9 +46,9 @@ FIGURES = {
     'cell_p50': Figure('lines in an export cell, median', 12),
     'cell_p90': Figure('lines in an export cell, p90', 28),
     'delegates': Figure('uses of `@delegates`', 10, at_least=True),
-    'module_lines': Figure('lines in the longest module', 500),
-    'function_lines': Figure('lines in the longest function', 50),
-    'call_positions': Figure('positional arguments in a call, most', 6),
+    'module_lines': Figure('lines in the longest module', 400),
+    'function_lines': Figure('lines in the longest function', 45),
+    'call_positions': Figure('positional arguments in a call, most', 8),
     'signature_positions': Figure('positional parameters in a signature, most', 8),
 }
 
