@@ -35,14 +35,51 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
-from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra, ModelError, OutOfMemory, StoreError, aurl_home, rng, seed_everything
+from aurl.core import (
+    AurlError,
+    CheckpointError,
+    CodecError,
+    ConfigError,
+    CorpusError,
+    MidiError,
+    MissingExtra,
+    ModelError,
+    OutOfMemory,
+    StoreError,
+    aurl_home,
+    rng,
+    seed_everything,
+)
 from .config import Config, load_preset, make_config, preset_descriptions, presets, save_config
 from .device import autocast, describe_device, pick_device
 from .memory import available_memory
 
 # %% ../nbs/990_all.ipynb #55f768b5
-_all_ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra', 'ModelError', 'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset', 'make_config', 'preset_descriptions', 'presets', 'save_config', 'autocast', 'describe_device',
-         'pick_device', 'available_memory']
+_all_ = [
+    'AurlError',
+    'CheckpointError',
+    'CodecError',
+    'ConfigError',
+    'CorpusError',
+    'MidiError',
+    'MissingExtra',
+    'ModelError',
+    'OutOfMemory',
+    'StoreError',
+    'aurl_home',
+    'rng',
+    'seed_everything',
+    'Config',
+    'load_preset',
+    'make_config',
+    'preset_descriptions',
+    'presets',
+    'save_config',
+    'autocast',
+    'describe_device',
+    'pick_device',
+    'available_memory',
+]
 
 # %% ../nbs/990_all.ipynb #d81887e6
 from .midi.read import inspect_midi, read_midi
@@ -57,9 +94,36 @@ from .score.clock import Clock, fit_tempo_map
 from .score.keys import estimate_key
 
 # %% ../nbs/990_all.ipynb #b352fd11
-_all_ = ['inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_staff_position', 'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
-         'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg', 'save_roll', 'show', 'synthesize', 'write_wav',
-         'read_many', 'stream_midi', 'Clock', 'fit_tempo_map', 'estimate_key']
+_all_ = [
+    'inspect_midi',
+    'read_midi',
+    'write_midi',
+    'drum_name',
+    'drum_staff_position',
+    'from_music21',
+    'from_pretty_midi',
+    'to_music21',
+    'to_pretty_midi',
+    'inspect_music',
+    'read_music',
+    'split_tunes',
+    'write_musicxml',
+    'Sheet',
+    'engrave',
+    'save_sheet',
+    'PianoRoll',
+    'Player',
+    'roll_svg',
+    'save_roll',
+    'show',
+    'synthesize',
+    'write_wav',
+    'read_many',
+    'stream_midi',
+    'Clock',
+    'fit_tempo_map',
+    'estimate_key',
+]
 
 # %% ../nbs/990_all.ipynb #cd6271e5
 from .corpus.corpus import Corpus, Piece, corpus_from, split_pieces
@@ -70,8 +134,25 @@ from .score.clean import CleanConfig, CleanReport, clean
 from .score.augment import AugmentConfig, Augmentation, augment
 
 # %% ../nbs/990_all.ipynb #24b66962
-_all_ = ['Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig',
-         'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment']
+_all_ = [
+    'Corpus',
+    'Piece',
+    'corpus_from',
+    'split_pieces',
+    'Duplicates',
+    'find_duplicates',
+    'Split',
+    'make_split',
+    'read_split',
+    'PhraseConfig',
+    'phrase_corpus',
+    'CleanConfig',
+    'CleanReport',
+    'clean',
+    'AugmentConfig',
+    'Augmentation',
+    'augment',
+]
 
 # %% ../nbs/990_all.ipynb #3cf5b033
 from .studies.features import features, find_feature, measure_all, measure_each, register_feature
@@ -94,8 +175,33 @@ from .data.store_report import DataReport
 from .data.loaders import LoaderConfig, WindowLoader, mix, music_loaders
 
 # %% ../nbs/990_all.ipynb #005ffb71
-_all_ = ['Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'Conditions', 'TokenStore', 'prepare', 'repair_store', 'estimate_quality',
-         'find_store_duplicates', 'split_store', 'resolve_split', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders']
+_all_ = [
+    'Kind',
+    'vocab',
+    'EventCodec',
+    'decode',
+    'encode',
+    'encode_report',
+    'Verdict',
+    'grammar',
+    'verdict',
+    'repair_ids',
+    'CorpusProfile',
+    'measure_profile',
+    'Conditions',
+    'TokenStore',
+    'prepare',
+    'repair_store',
+    'estimate_quality',
+    'find_store_duplicates',
+    'split_store',
+    'resolve_split',
+    'DataReport',
+    'LoaderConfig',
+    'WindowLoader',
+    'mix',
+    'music_loaders',
+]
 
 # %% ../nbs/990_all.ipynb #5ced51ec
 from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN, preset_config
@@ -107,8 +213,28 @@ from .models.attributes import register_attribute
 from .models.latent_metrics import PCAProjection, attribute_vector, latent_report, lerp, latent_pca, slerp, traverse
 
 # %% ../nbs/990_all.ipynb #b0bbeb5f
-_all_ = ['ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'parameter_counts', 'footprint', 'match_parameter_count', 'ConditionEmbedding', 'ConditionSpec', 'Discriminator',
-         'register_prior', 'register_attribute', 'PCAProjection', 'attribute_vector', 'latent_report', 'lerp', 'latent_pca', 'slerp', 'traverse']
+_all_ = [
+    'ModelConfig',
+    'ModelOutput',
+    'MusicTransformerVAEGAN',
+    'preset_config',
+    'Footprint',
+    'parameter_counts',
+    'footprint',
+    'match_parameter_count',
+    'ConditionEmbedding',
+    'ConditionSpec',
+    'Discriminator',
+    'register_prior',
+    'register_attribute',
+    'PCAProjection',
+    'attribute_vector',
+    'latent_report',
+    'lerp',
+    'latent_pca',
+    'slerp',
+    'traverse',
+]
 
 # %% ../nbs/990_all.ipynb #92fc7271
 from .losses.base import LossInputs, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
@@ -131,16 +257,67 @@ from .monitor.profiler import TrainingProfiler
 from .monitor.anomalies import AnomalyMonitor
 from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
-from .train.checkpoint import average_checkpoints, best_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from aurl.train.checkpoint import (
+    average_checkpoints,
+    best_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .monitor.checkpoints import CheckpointConfig, CheckpointCallback
 from .train.reproducibility import compare_runs
 
 # %% ../nbs/990_all.ipynb #38a1904c
-_all_ = ['LossInputs', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig',
-         'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'OptimizerConfig', 'optimizer_names', 'ScheduleConfig',
-         'AverageConfig', 'WeightAveraging', 'GradientAccumulation', 'GradientClipping', 'ClipConfig', 'AdversarialPerturbation', 'TokenDropout', 'OptimConfig', 'learner_kwargs', 'CurriculumConfig', 'GenerationMonitor',
-         'evaluate_samples', 'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing', 'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state', 'capture_state',
-         'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs']
+_all_ = [
+    'LossInputs',
+    'MusicLoss',
+    'check_loss',
+    'find_loss',
+    'grammar_loss',
+    'register_loss',
+    'KeepBest',
+    'RunLog',
+    'music_learner',
+    'LatentConfig',
+    'latent_callbacks',
+    'MusicLosses',
+    'AdversarialConfig',
+    'AdversarialTraining',
+    'adversarial_callbacks',
+    'OptimizerConfig',
+    'optimizer_names',
+    'ScheduleConfig',
+    'AverageConfig',
+    'WeightAveraging',
+    'GradientAccumulation',
+    'GradientClipping',
+    'ClipConfig',
+    'AdversarialPerturbation',
+    'TokenDropout',
+    'OptimConfig',
+    'learner_kwargs',
+    'CurriculumConfig',
+    'GenerationMonitor',
+    'evaluate_samples',
+    'register_sample_metric',
+    'RollbackOnCollapse',
+    'GrammarAnnealing',
+    'EarlyStopping',
+    'TrainingProfiler',
+    'AnomalyMonitor',
+    'Distill',
+    'Snapshot',
+    'restore_state',
+    'capture_state',
+    'average_checkpoints',
+    'best_checkpoint',
+    'latest_checkpoint',
+    'load_checkpoint',
+    'save_checkpoint',
+    'CheckpointConfig',
+    'CheckpointCallback',
+    'compare_runs',
+]
 
 # %% ../nbs/990_all.ipynb #c29dd83e
 from .generate.engine import first_bars, first_seconds
@@ -149,7 +326,19 @@ from .generate.sampling import Sampling, generate, generate_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 
 # %% ../nbs/990_all.ipynb #08b32f2a
-_all_ = ['first_bars', 'first_seconds', 'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of']
+_all_ = [
+    'first_bars',
+    'first_seconds',
+    'GenerationLimits',
+    'ProfileConfig',
+    'describe_limits',
+    'Sampling',
+    'generate',
+    'generate_ids',
+    'latents_between',
+    'latents_like',
+    'latents_of',
+]
 
 # %% ../nbs/990_all.ipynb #ae62a12b
 from .experiments.run import Experiment, find_runs
@@ -162,4 +351,22 @@ from .evaluate.latent_report import LatentEvaluation, evaluate_latent
 from .evaluate.report import Report
 
 # %% ../nbs/990_all.ipynb #6c92ef41
-_all_ = ['Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'Report']
+_all_ = [
+    'Experiment',
+    'find_runs',
+    'list_runs',
+    'inspect_run',
+    'list_cache',
+    'prune_stores',
+    'repair_stores',
+    'verify_stores',
+    'LikelihoodTable',
+    'baselines',
+    'piece_nll',
+    'latent_nll',
+    'total_nats',
+    'DistanceTable',
+    'LatentEvaluation',
+    'evaluate_latent',
+    'Report',
+]

@@ -26,7 +26,11 @@ def _kernel_manager():
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     km = AsyncKernelManager(kernel_name='python3')
-    km._kernel_spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'], language='python', display_name='aurl')
+    km._kernel_spec = KernelSpec(
+        argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'],
+        language='python',
+        display_name='aurl',
+    )
     return km
 
 def _ignore_full_disk(save):
@@ -71,12 +75,23 @@ class Execution:
                 notes.save = _ignore_full_disk(notes.save)
                 self.km = _kernel_manager()
                 try:
-                    with open(log, 'ab') as f: PapermillNotebookClient(notes, km=self.km, timeout=None, startup_timeout=120, on_cell_execute=self._cell).execute(cleanup_kc=True, stdout=f, stderr=f)
+                    with open(log, 'ab') as f:
+                        PapermillNotebookClient(
+                            notes, km=self.km, timeout=None, startup_timeout=120, on_cell_execute=self._cell
+                        ).execute(cleanup_kc=True, stdout=f, stderr=f)
                 finally:
                     self.km.cleanup_connection_file()     # also if the kernel was killed
                     _close_loop()
         papermill_engines.register('aurl', Ours)
-        papermill.execute_notebook(str(self.notebook), str(self.dest), self.parameters, engine_name='aurl', kernel_name='python3', language='python', progress_bar=False)
+        papermill.execute_notebook(
+            str(self.notebook),
+            str(self.dest),
+            self.parameters,
+            engine_name='aurl',
+            kernel_name='python3',
+            language='python',
+            progress_bar=False,
+        )
 
     def _cell(self, **kwargs): self.begun = True
 
@@ -108,7 +123,8 @@ def _format_clock(seconds):
 
 class _StageTimer:
     "Elapsed time of a stage, and an estimate of the remaining time."
-    def __init__(self, clock=time.monotonic): self.clock, self.stage, self.began, self.first, self.fraction = clock, None, clock(), 0., None
+    def __init__(self, clock=time.monotonic):
+        self.clock, self.stage, self.began, self.first, self.fraction = clock, None, clock(), 0., None
     def see(self, stage, fraction):
         if stage != self.stage: self.stage, self.began, self.first = stage, self.clock(), fraction or 0.
         self.fraction = fraction
@@ -130,7 +146,15 @@ class _LineProgress:
         say,         # called with each line
         every=20,    # maximum number of seconds between two lines
         clock=time.monotonic, # returns seconds
-    ): self.say, self.every, self.clock, self.pace, self.began, self.last = say, every, clock, _StageTimer(clock), clock(), clock()
+    ):
+        self.say, self.every, self.clock, self.pace, self.began, self.last = (
+            say,
+            every,
+            clock,
+            _StageTimer(clock),
+            clock(),
+            clock(),
+        )
     def __enter__(self): return self
     def __exit__(self, *args): pass
     def show(self, stage, fraction, message):
@@ -157,14 +181,25 @@ class _BarProgress:
         from rich.markup import escape
         from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
         self.escape = escape
-        self.bar = Progress(SpinnerColumn(), TextColumn('{task.description}'), width := BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-                            TextColumn('{task.fields[message]}'), refresh_per_second=4, transient=True, **kwargs)
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn('{task.description}'),
+            width := BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn('{task.fields[message]}'),
+            refresh_per_second=4,
+            transient=True,
+            **kwargs,
+        )
         width.bar_width = 28 if self.bar.console.width >= 100 else 12
         self.pace = _StageTimer()
         # columns before the message; a full line would wrap when the terminal echoes ^C
         self.taken = width.bar_width + 30
         self.task = self.bar.add_task('starting', total=None, message='')
-    def __enter__(self): self.bar.start(); return self
+    def __enter__(self):
+        self.bar.start()
+        return self
     def __exit__(self, *args): self.bar.stop()
     def show(self, stage, fraction, message):
         self.bar.tasks[0].total = None if fraction is None else 1  # None: an indeterminate bar
@@ -172,7 +207,12 @@ class _BarProgress:
         message = ', '.join(w for w in (self.pace.words, message) if w)
         room = max(0, self.bar.console.width - self.taken)
         if len(message) > room: message = message[:max(0, room-1)] + '…'
-        self.bar.update(self.task, description=self.escape(stage), message=self.escape(message), completed=min(1, max(0, fraction or 0)))
+        self.bar.update(
+            self.task,
+            description=self.escape(stage),
+            message=self.escape(message),
+            completed=min(1, max(0, fraction or 0)),
+        )
 
 # %% ../nbs/995_cli.ipynb #5d9b8e76
 def run_with_progress(
@@ -225,7 +265,8 @@ def exit_status(
     # after SIGTERM the exit code signals that the run did not complete
     if e is None: return 128 + run.signal if run.stops and run.signal == signal.SIGTERM else 0, None
     name, value = getattr(e, 'ename', type(e).__name__), ' '.join(str(getattr(e, 'evalue', e)).split())
-    if run.stops > 1 or name == 'KeyboardInterrupt' or (run.stops and name == 'DeadKernelError'): return 128 + run.signal, 'stopped before the end'
+    if run.stops > 1 or name == 'KeyboardInterrupt' or (run.stops and name == 'DeadKernelError'):
+        return 128 + run.signal, 'stopped before the end'
     if kind := _error_class(name): return (2 if kind.__name__ == 'ConfigError' else 1), value
     if '[Errno 28]' in value:
         return 1, (f'the disk is full ({value}) → free some space, or give another folder: '
@@ -265,7 +306,12 @@ def run_command(
     run_dir, fresh = _run_dir(recipe, cfg)
     if not fresh and getattr(cfg, 'resume', '') == 'auto':
         say(f'resuming {run_dir}, which was stopped; resume=no starts a new run')
-    run = Execution(notebooks_dir()/recipe.notebook, _unused_path(run_dir/Path(recipe.notebook).name), getattr(recipe, 'told', lambda cfg: cfg)(cfg).to_dict() | dict(run_dir=str(run_dir)), run_dir/'kernel.log')
+    run = Execution(
+        notebooks_dir() / recipe.notebook,
+        _unused_path(run_dir / Path(recipe.notebook).name),
+        getattr(recipe, 'told', lambda cfg: cfg)(cfg).to_dict() | dict(run_dir=str(run_dir)),
+        run_dir / 'kernel.log',
+    )
     _remove_file(run_dir/'progress.json')  # from before the run was resumed
     run_with_progress(run, run_dir, say)
     code = _report_end(run, run_dir, [d for d, new in ((run_dir, fresh), (root, new_root)) if new], say, debug)
@@ -274,7 +320,11 @@ def run_command(
     failed = getattr(run.error, 'ename', type(run.error).__name__) in ('TrainingError', 'OutOfMemory')
     if (code or run.stops) and not failed and hasattr(cfg, 'resume') and any((run_dir/'checkpoints').glob('step_*')):
         say(f'to resume, give the same command again, or aurl {name} resume={run_dir}')
-    if code and (part := getattr(recipe, 'part', None)) is not None and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir/part).is_dir():
+    if (
+        code
+        and (part := getattr(recipe, 'part', None)) is not None
+        and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir / part).is_dir()
+    ):
         say('to resume, give the same command again' + (f', with dest={kept}' if not cfg.dest else ''))
     return code
 
@@ -315,8 +365,23 @@ def _nothing_to_keep(run, run_dir, code):
     "Does `run_dir` contain only the files that every run starts with?"
     said_all = code > 128 or _error_class(getattr(run.error, 'ename', type(run.error).__name__))
     ours = {run.dest.name, 'kernel.log'}
-    begins = {'config.yaml', 'environment.json', 'git.json', 'git.diff', 'status.json', 'progress.json', 'training.log', 'split.json'} if said_all else set()
-    files = {p.relative_to(run_dir).as_posix() for p in run_dir.rglob('*') if p.is_file() and not p.name.endswith('.tmp')}
+    begins = (
+        {
+            'config.yaml',
+            'environment.json',
+            'git.json',
+            'git.diff',
+            'status.json',
+            'progress.json',
+            'training.log',
+            'split.json',
+        }
+        if said_all
+        else set()
+    )
+    files = {
+        p.relative_to(run_dir).as_posix() for p in run_dir.rglob('*') if p.is_file() and not p.name.endswith('.tmp')
+    }
     return not files - ours - begins
 
 def _remove_run(run_dir, *folders):
@@ -433,7 +498,14 @@ def _files(have):
 def self_check():
     "Run the checks: name, 'ok', 'absent' or 'FAILED', and a message for each."
     have = {}
-    for name, link in [('score', _make_test_score), ('codec', _codec), ('grammar', _grammar), ('model', _model), ('generation', _generate), ('MIDI file', _files)]:
+    for name, link in [
+        ('score', _make_test_score),
+        ('codec', _codec),
+        ('grammar', _grammar),
+        ('model', _model),
+        ('generation', _generate),
+        ('MIDI file', _files),
+    ]:
         start = time.perf_counter()
         try: word, how = link(have), 'ok'
         except ModuleNotFoundError as e:
@@ -479,8 +551,10 @@ def _show_keys(name, say=print):
     "Print every key of a command, with its default and its description."
     from aurl.config import describe_keys, make_config, preset_descriptions
     cls = _all_commands()[name].config_cls
-    for key, value in make_config(cls).flat().items(): say(f"{key}={'null' if value is None else value}".ljust(32) + describe_keys(cls).get(key, ''))
-    if words := preset_descriptions(name): say(f'\npresets, as in aurl {name} --preset {next(iter(words))}; they change the defaults above:')
+    for key, value in make_config(cls).flat().items():
+        say(f"{key}={'null' if value is None else value}".ljust(32) + describe_keys(cls).get(key, ''))
+    if words := preset_descriptions(name):
+        say(f'\npresets, as in aurl {name} --preset {next(iter(words))}; they change the defaults above:')
     for preset,about in words.items(): say(preset.ljust(32) + about)
     return 0
 
@@ -494,7 +568,8 @@ def _make_command(name):
         preset: typing.Annotated[str, typer.Option(help='a named set of values, listed by --keys, or a .yaml file', show_default=False)] = None,
         keys: typing.Annotated[bool, typer.Option('--keys', help='list every key that can be set, and exit')] = False,
         debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False,
-    ): _guard(lambda: _show_keys(name) if keys else run_command(name, items, preset, debug=debug), debug)
+    ):
+        _guard(lambda: _show_keys(name) if keys else run_command(name, items, preset, debug=debug), debug)
     return run
 
 for _name, _help in dict(
@@ -511,7 +586,8 @@ for _name, _help in dict(
 
 # %% ../nbs/995_cli.ipynb #515f5ff4
 @app.command(help='Show versions, device and extras, and run a self-check of ten seconds.')
-def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False): _guard(run_doctor, debug)
+def doctor(debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False):
+    _guard(run_doctor, debug)
 
 # %% ../nbs/995_cli.ipynb #2133138b
 def run_runs(
@@ -531,7 +607,11 @@ def run_runs(
                           way_out='give the directory of a run: aurl runs RUN --note TEXT')
     if note: add_note(place, note)
     found = RunTable([inspect_run(place, asked.get('deep', False))]) if one else list_runs(place, **asked)
-    lines = [found.to_json()] if as_json else run_lines(found[0]) if one else found.lines() if found else [f'no runs in {printable(place)}']
+    lines = (
+        [found.to_json()]
+        if as_json
+        else run_lines(found[0]) if one else found.lines() if found else [f'no runs in {printable(place)}']
+    )
     for line in lines: say(line)
     return 0
 
@@ -579,7 +659,9 @@ def runs(
     as_json: typing.Annotated[bool, typer.Option('--json', help='print JSON')] = False,
     debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False,
 ):
-    asked = dict(state=_split_commas(state), command=_split_commas(command), match=match, newer=newer, sort=sort, deep=verify)
+    asked = dict(
+        state=_split_commas(state), command=_split_commas(command), match=match, newer=newer, sort=sort, deep=verify
+    )
     _guard(lambda: run_runs(place, note, as_json, **asked), debug)
 
 # %% ../nbs/995_cli.ipynb #bcfdcc58
@@ -602,8 +684,13 @@ def stores(
     as_json: typing.Annotated[bool, typer.Option('--json', help='list: print JSON')] = False,
     debug: typing.Annotated[bool, typer.Option('--debug', help='show tracebacks')] = False,
 ):
-    asked = dict(older=older, max_size=max_size, everything=everything, force=force, yes=yes) if action == 'prune' else {}
-    if action != 'prune' and (said := [k for k,v in dict(older=older, max_size=max_size, all=everything, force=force, yes=yes).items() if v]): raise typer.BadParameter(f'--{said[0].replace("_", "-")} belongs to aurl stores prune')
+    asked = (
+        dict(older=older, max_size=max_size, everything=everything, force=force, yes=yes) if action == 'prune' else {}
+    )
+    if action != 'prune' and (
+        said := [k for k, v in dict(older=older, max_size=max_size, all=everything, force=force, yes=yes).items() if v]
+    ):
+        raise typer.BadParameter(f'--{said[0].replace("_", "-")} belongs to aurl stores prune')
     _guard(lambda: run_stores(action, names or (), source, runs or (), as_json, **asked), debug)
 
 # %% ../nbs/995_cli.ipynb #928e2e8c

@@ -40,7 +40,9 @@ class _Loader(yaml.SafeLoader):
 _float = r'[-+]?((\.\d+|\d+\.\d*)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)|\.nan'
 for _tag, _pattern, _first in [('null', '~|null|', '~nN'), ('bool', 'true|false', 'tTfF'),
                                ('int', r'[-+]?(0|[1-9][\d_]*)', '-+0123456789'), ('float', _float, '-+.0123456789')]:
-    _Loader.add_implicit_resolver(f'tag:yaml.org,2002:{_tag}', re.compile(f'^(?:{_pattern})$', re.I|re.A), [*_first, ''])
+    _Loader.add_implicit_resolver(
+        f'tag:yaml.org,2002:{_tag}', re.compile(f'^(?:{_pattern})$', re.I | re.A), [*_first, '']
+    )
 
 # %% ../nbs/010_config.ipynb #1de2a8d5
 def _yaml(
@@ -63,7 +65,9 @@ def parse_overrides(
         key, eq, value = str(item).partition('=')
         *above, last = key.strip().removeprefix('--').split('.')
         if not (eq and last and all(above)):
-            raise ConfigError(f'{item!r} is not key=value', way_out='write it without spaces, such as steps=200 or model.width=256')
+            raise ConfigError(
+                f'{item!r} is not key=value', way_out='write it without spaces, such as steps=200 or model.width=256'
+            )
         at = out
         for part in above:
             at = at.setdefault(part, {})
@@ -76,7 +80,9 @@ def parse_overrides(
 # %% ../nbs/010_config.ipynb #c95ce951
 class Config(BaseModel):
     "Base class of configs: frozen, typed fields, listed by a subclass."
-    model_config = ConfigDict(extra='forbid', frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra='forbid', frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     @field_validator('*', mode='before')
     @classmethod
@@ -95,8 +101,19 @@ def _union_types(annotation):
 
 def _type_names(kinds):
     "Describe the types `kinds` for an error message."
-    words = {int:'a whole number', float:'a number', str:'a word', bool:'true or false', Path:'a path', list:'a list', tuple:'a list', type(None):'null'}
-    return ' or '.join(dict.fromkeys(words.get(k, 'a group of keys') for k in sorted(kinds, key=lambda k: k is type(None))))
+    words = {
+        int: 'a whole number',
+        float: 'a number',
+        str: 'a word',
+        bool: 'true or false',
+        Path: 'a path',
+        list: 'a list',
+        tuple: 'a list',
+        type(None): 'null',
+    }
+    return ' or '.join(
+        dict.fromkeys(words.get(k, 'a group of keys') for k in sorted(kinds, key=lambda k: k is type(None)))
+    )
 
 # %% ../nbs/010_config.ipynb #ee190559
 @patch
@@ -162,12 +179,25 @@ def _key_at(cls, loc):
     return '.'.join(out)
 
 # %% ../nbs/010_config.ipynb #a3a40254
-_expected = dict(int_type='a whole number', int_parsing='a whole number', int_from_float='a whole number',
-                 int_parsing_size='a whole number of fewer digits',
-                 float_type='a number', float_parsing='a number', finite_number='a finite number', bool_type='true or false', bool_parsing='true or false',
-                 string_type='a word', path_type='a path', tuple_type='a list, such as [a, b]',
-                 list_type='a list, such as [a, b]', none_required='null', dict_type='a group of keys, such as {key: value}',
-                 model_type='a group of keys', model_attributes_type='a group of keys')
+_expected = dict(
+    int_type='a whole number',
+    int_parsing='a whole number',
+    int_from_float='a whole number',
+    int_parsing_size='a whole number of fewer digits',
+    float_type='a number',
+    float_parsing='a number',
+    finite_number='a finite number',
+    bool_type='true or false',
+    bool_parsing='true or false',
+    string_type='a word',
+    path_type='a path',
+    tuple_type='a list, such as [a, b]',
+    list_type='a list, such as [a, b]',
+    none_required='null',
+    dict_type='a group of keys, such as {key: value}',
+    model_type='a group of keys',
+    model_attributes_type='a group of keys',
+)
 
 def _problem_text(finding):
     "Describe what a finding expects, without Python terms."
@@ -177,7 +207,11 @@ def _problem_text(finding):
     if kind == 'too_short': return f"it should have {ctx['min_length']} values at least"
     if kind == 'too_long': return f"it should have {ctx['max_length']} values at most"
     if kind == 'literal_error' or 'than' in kind:
-        return re.sub(r'\b(True|False|None)\b', lambda m: _as_yaml(dict(True_=True, False_=False).get(f'{m[1]}_')), finding['msg'].replace('Input should', 'it should'))
+        return re.sub(
+            r'\b(True|False|None)\b',
+            lambda m: _as_yaml(dict(True_=True, False_=False).get(f'{m[1]}_')),
+            finding['msg'].replace('Input should', 'it should'),
+        )
     return 'it does not fit'
 
 def _error_message(cls, finding, key):
@@ -189,11 +223,17 @@ def _error_message(cls, finding, key):
     if finding['type'] == 'missing' and isinstance(finding['loc'][-1], int):
         return f"{key.rpartition('.')[0]}={_shorten(value)}: it has too few values"
     if finding['type'] == 'missing': return f'{key} is needed and was not given'
-    near = isinstance(value, str) and _nearest(value, re.findall(r"'([^']*)'", str(finding.get('ctx', {}).get('expected', ''))))
+    near = isinstance(value, str) and _nearest(
+        value, re.findall(r"'([^']*)'", str(finding.get('ctx', {}).get('expected', '')))
+    )
     said = _problem_text(finding)
     if finding['type'] == 'value_error' and isinstance(value, (dict, Config)):
         return ': '.join(w for w in (key, said) if w)
-    return (f'{key} is empty' if value is None else f'{key}={_shorten(value)}') + f': {said}' + (f'; did you mean {near!r}?' if near else '')
+    return (
+        (f'{key} is empty' if value is None else f'{key}={_shorten(value)}')
+        + f': {said}'
+        + (f'; did you mean {near!r}?' if near else '')
+    )
 
 # %% ../nbs/010_config.ipynb #6b68694f
 def _error_messages(cls, findings):
@@ -216,7 +256,11 @@ def _comments(cls):
         if issubclass(c, Config) and c is not Config:
             try: lines = inspect.getsource(c).splitlines()
             except (OSError, TypeError): continue
-            found |= {m[1]:m[2].strip() for l in lines if (m := re.match(r'\s+(\w+)\s*:.*?\s#\s*(.+)$', l)) and m[1] in cls.model_fields}
+            found |= {
+                m[1]: m[2].strip()
+                for l in lines
+                if (m := re.match(r'\s+(\w+)\s*:.*?\s#\s*(.+)$', l)) and m[1] in cls.model_fields
+            }
     return found
 
 def describe_keys(
@@ -267,13 +311,24 @@ def _preset_file(group, name, beside=None):
         spots = [Path(beside or '.')/Path(name).expanduser()]
     else: spots = [d/f'{name}.yaml' for d in (beside, presets_dir()/group if group else None) if d]
     if found := next((p for p in spots if p.is_file()), None): return found
-    here = sorted({*(presets(group) if group else ()), *(p.stem for p in Path(beside).glob('*.yaml'))} if beside else presets(group) if group else ())
+    here = sorted(
+        {*(presets(group) if group else ()), *(p.stem for p in Path(beside).glob('*.yaml'))}
+        if beside
+        else presets(group) if group else ()
+    )
     # a preset of another group: then no suggestion
     other = next((d.name for d in sorted(presets_dir().iterdir()) if (d/f'{name}.yaml').is_file()), None)
     near = '' if other else _nearest(name, here)
-    raise ConfigError(f'no preset {name!r}' + (f' for {group}' if group else '')
-                      + (f'; it is one for {other}' if other else f'; did you mean {near!r}?' if near else ''),
-                      way_out=f"there are: {', '.join(here)}; or give the path of a .yaml file" if here else 'give the path of a .yaml file')
+    raise ConfigError(
+        f'no preset {name!r}'
+        + (f' for {group}' if group else '')
+        + (f'; it is one for {other}' if other else f'; did you mean {near!r}?' if near else ''),
+        way_out=(
+            f"there are: {', '.join(here)}; or give the path of a .yaml file"
+            if here
+            else 'give the path of a .yaml file'
+        ),
+    )
 
 # %% ../nbs/010_config.ipynb #586b4bd9
 def merge(

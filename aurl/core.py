@@ -133,7 +133,8 @@ def remove_stale_temps(
         if not (_temp_pattern.fullmatch(d.name) and d.is_dir(follow_symlinks=False)): continue
         if fcntl is None and time.time() - d.stat().st_mtime < 86_400: continue   # without locks: remove after a day
         if (held := try_lock(d.path)) is None: continue
-        shutil.rmtree(d.path, ignore_errors=True); unlock(held)
+        shutil.rmtree(d.path, ignore_errors=True)
+        unlock(held)
         gone.append(d.name)
     return gone
 

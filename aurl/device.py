@@ -169,7 +169,9 @@ def deterministic_cumsum(
 def _cumsum_by_matmul(x, dim):
     with torch.autocast(x.device.type, enabled=False):
         last = x.movedim(dim, -1)
-        return (last @ torch.ones(last.shape[-1], last.shape[-1], dtype=x.dtype, device=x.device).triu()).movedim(-1, dim)
+        return (last @ torch.ones(last.shape[-1], last.shape[-1], dtype=x.dtype, device=x.device).triu()).movedim(
+            -1, dim
+        )
 
 # %% ../nbs/020_device.ipynb #de6039ce
 def describe_device(
@@ -178,7 +180,9 @@ def describe_device(
     "Return name, cores, memory and default precision of the device."
     device = pick_device(name)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    out = dict(device=str(device), name=_cpu_name(), cores=cores, threads=torch.get_num_threads(), torch=torch.__version__)
+    out = dict(
+        device=str(device), name=_cpu_name(), cores=cores, threads=torch.get_num_threads(), torch=torch.__version__
+    )
     if device.type == 'cuda':
         card = torch.cuda.get_device_properties(device)
         out |= dict(name=card.name, memory_gb=round(card.total_memory/2**30, 1), cuda=torch.version.cuda)

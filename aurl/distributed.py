@@ -92,7 +92,11 @@ def shard_like(
     "Shard `t` like `like`."
     if not hasattr(like, 'full_tensor'): return t
     from torch.distributed.tensor import distribute_tensor
-    t = t.to(like.device, like.dtype) if t is not None else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    t = (
+        t.to(like.device, like.dtype)
+        if t is not None
+        else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    )
     return distribute_tensor(t, like.device_mesh, like.placements)
 
 def gather_model(

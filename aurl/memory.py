@@ -110,8 +110,15 @@ def available_memory(
     return min(rooms, key=lambda r: r.free, default=None)
 
 # %% ../nbs/025_memory.ipynb #1795c6b5
-_oom_messages = ("can't allocate memory", 'not enough memory', 'out of memory', 'cannot allocate memory', 'std::bad_alloc',
-                 'could not create a primitive', 'could not create a memory')
+_oom_messages = (
+    "can't allocate memory",
+    'not enough memory',
+    'out of memory',
+    'cannot allocate memory',
+    'std::bad_alloc',
+    'could not create a primitive',
+    'could not create a memory',
+)
 
 def is_out_of_memory(
     error:BaseException, # the caught error

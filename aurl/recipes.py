@@ -28,10 +28,35 @@ from fastai.learner import Learner
 from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
-from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, OutOfMemory, StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
+from aurl.core import (
+    AurlError,
+    CheckpointError,
+    CodecError,
+    ConfigError,
+    CorpusError,
+    ModelError,
+    OutOfMemory,
+    StoreError,
+    aurl_home,
+    read_json,
+    rng,
+    seed_everything,
+    sha256_of,
+    to_json,
+    write_json,
+)
 from .dependencies import changed_keys, default_of, reject_unused_keys, given_keys, value_of
 from .device import amp_dtype, pick_device
-from .commands.key_rules import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, STAGE_RULES, TRAIN_RULES, curriculum_problem, generation_rule_input, training_rule_input
+from aurl.commands.key_rules import (
+    EVALUATE_RULES,
+    GENERATE_RULES,
+    PREPARE_RULES,
+    STAGE_RULES,
+    TRAIN_RULES,
+    curriculum_problem,
+    generation_rule_input,
+    training_rule_input,
+)
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
@@ -79,10 +104,24 @@ from .train.reproducibility import StateLog, check_state, reproducibility_levels
 from .monitor.early_stopping import ImprovementTracker, higher_is_better
 from .train.checkpoint import latest_checkpoint
 from .monitor.failures import FailureMonitor, all_finite
-from .train.batch_fit import check_memory, halve_batch, halvings_to_fit, max_halvings, process_bytes, free_step_memory, training_memory
+from aurl.train.batch_fit import (
+    check_memory,
+    halve_batch,
+    halvings_to_fit,
+    max_halvings,
+    process_bytes,
+    free_step_memory,
+    training_memory,
+)
 from .train.saved_models import checkpoint_folder, load_model, model_from_checkpoint, split_model_choice
 from .data.cache import remember_run_folder
-from .monitor.checkpoints import CheckpointConfig, CheckpointCallback, current_metrics, load_newest_checkpoint, weighted_score
+from aurl.monitor.checkpoints import (
+    CheckpointConfig,
+    CheckpointCallback,
+    current_metrics,
+    load_newest_checkpoint,
+    weighted_score,
+)
 from .train.state import ResumeFrom, Snapshot
 
 # %% ../nbs/972_recipes.ipynb #3283179b
@@ -366,7 +405,13 @@ def start_run(
 )->Experiment:
     "Create the directory and log of a run. Without the command line, keys without effect are rejected here."
     if not run_dir and name in COMMANDS: COMMANDS[name].keys(cfg, None)
-    return Experiment(name, _with_absolute_sources(cfg).to_dict(), path=Path(run_dir) if run_dir else new_run_dir(name, cfg), seeds=dict(seed=getattr(cfg, 'seed', 0)), **kwargs)
+    return Experiment(
+        name,
+        _with_absolute_sources(cfg).to_dict(),
+        path=Path(run_dir) if run_dir else new_run_dir(name, cfg),
+        seeds=dict(seed=getattr(cfg, 'seed', 0)),
+        **kwargs
+    )
 
 # %% ../nbs/972_recipes.ipynb #e8da00e9
 def _absolute_source(data):
@@ -393,10 +438,12 @@ def open_store(
     "Return the token store of `data`, prepared on first use. A resumed run keeps the store it started with."
     home = Path(of) if of is not None else run.path if run is not None else None
     known = _recorded_stores(home)
-    if known is not None and (store := _reopen_stores(home, known, data)) is not None: return _with_split_file(store, home)
+    if known is not None and (store := _reopen_stores(home, known, data)) is not None:
+        return _with_split_file(store, home)
     store = _prepare_source(data, workers, run, loader)
     if known is not None: store = _check_unchanged(store, known, home, run)
-    elif of is None and run is not None: run.record(data=dict(stores=[_store_record(k, s) for k,s in _named_stores(store)]))
+    elif of is None and run is not None:
+        run.record(data=dict(stores=[_store_record(k, s) for k,s in _named_stores(store)]))
     # `aurl stores` lists the runs that use a store
     if of is None and run is not None: remember_run_folder(run.path.parent)
     for _,s in _named_stores(store): _touch_store(s.path)
@@ -410,12 +457,24 @@ def _touch_store(path):
 def _prepare_source(data, workers, run, loader):
     "Prepare the store of the present contents of `data`."
     if isinstance(data, dict): return mix(**{k:_prepare_source(v, workers, run, loader) for k,v in data.items()})
-    tell = (lambda done, total: run.progress('prepare', done/max(1, total), f'{done} of {total} pieces')) if run is not None else None
+    tell = (
+        (lambda done, total: run.progress('prepare', done / max(1, total), f'{done} of {total} pieces'))
+        if run is not None
+        else None
+    )
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): return TokenStore(path).verify()
     key = data if data == 'chorales' else f'{path.stem or "music"}-{sha256_of(str(path.absolute()).encode())[:10]}'
     more = dict(measures='aurl.data.windows:bar_lines') if loader is not None and loader.align == 'bar' else {}
-    make = partial(prepare, data if data == 'chorales' else path, dest := aurl_home()/'stores'/(key + '-bars'*bool(more)), workers=workers, progress=tell, overwrite=True, **more)
+    make = partial(
+        prepare,
+        data if data == 'chorales' else path,
+        dest := aurl_home() / 'stores' / (key + '-bars' * bool(more)),
+        workers=workers,
+        progress=tell,
+        overwrite=True,
+        **more,
+    )
     try: return make().verify()
     except StoreError:
         if not (dest/'manifest.json').exists(): raise
@@ -442,7 +501,14 @@ def train_valid_split(
     if (kept := _saved_split(store, valid, seed, split)) is not None: return kept
     train, held = _new_split(store, valid, seed, split)
     if (file := getattr(store, 'division', None)) is not None:
-        write_json(file, dict(asked=[valid, seed, split], train=[store.names[int(i)] for i in train], valid=[store.names[int(i)] for i in held]))
+        write_json(
+            file,
+            dict(
+                asked=[valid, seed, split],
+                train=[store.names[int(i)] for i in train],
+                valid=[store.names[int(i)] for i in held],
+            ),
+        )
     return train, held
 
 def _saved_split(store, valid, seed, split):
@@ -460,7 +526,9 @@ def _new_split(store, valid, seed, split):
     if split != 'group': return split_store(store, by=resolve_split(store, split, valid, seed))
     train, held = split_store(store, valid, seed)
     if len(train) and len(held): return train, held
-    raise _too_few_pieces(len(store), ', '.join(s.manifest['source']['words'] for s in getattr(store, 'parts', [store])))
+    raise _too_few_pieces(
+        len(store), ', '.join(s.manifest['source']['words'] for s in getattr(store, 'parts', [store]))
+    )
 
 def _too_few_pieces(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, where versions of one piece count as one; '
@@ -479,7 +547,14 @@ def store_fingerprint(
     names, length = store.names[:most], store.length[:most]
     return sha256_of(to_json([store.codec.fingerprint, names, [int(n) for n in length]]).encode())
 
-def _store_record(name, store): return dict(name=name, path=str(store.path), pieces=len(store), tokens=int(store.tokens), fingerprint=store_fingerprint(store))
+def _store_record(name, store):
+    return dict(
+        name=name,
+        path=str(store.path),
+        pieces=len(store),
+        tokens=int(store.tokens),
+        fingerprint=store_fingerprint(store),
+    )
 
 def _recorded_stores(home):
     "The records of the stores of the run in `home`, by name; None if there are none."
@@ -492,7 +567,10 @@ def _reopen_stores(home, known, data):
     "The stores of a run as they were at its start; None if one is missing, or if `data` names other data."
     try: config = Experiment.open(home).config
     except AurlError: return None
-    if config.get('data') not in (data, _absolute_source(data)) or not all((Path(s['path'])/'manifest.json').exists() for s in known.values()): return None
+    if config.get('data') not in (data, _absolute_source(data)) or not all(
+        (Path(s['path']) / 'manifest.json').exists() for s in known.values()
+    ):
+        return None
     stores = {k:_original_pieces(TokenStore(s['path']).verify(), s) for k,s in known.items()}
     if any(s is None for s in stores.values()): return None
     return stores[''] if '' in stores else mix(**stores)
@@ -508,7 +586,8 @@ def _check_unchanged(store, known, home, run):
     "Return `store` if it has the pieces that the run started with; else raise an error."
     parts = dict(_named_stores(store))
     for name,told in known.items():
-        if name not in parts or _original_pieces(parts[name], told) is None: raise _data_changed_error(home, parts.get(name), told)
+        if name not in parts or _original_pieces(parts[name], told) is None:
+            raise _data_changed_error(home, parts.get(name), told)
     return store
 
 def _data_changed_error(home, store, told):
@@ -573,20 +652,39 @@ def prepare_kwargs(
     cfg:PrepareConfig,
 )->dict:
     "The keyword arguments of `prepare`."
-    limits = quality_conditions(**{k:getattr(cfg, k) for k in ('min_quality', 'min_seconds', 'max_seconds', 'max_density', 'max_silence')})
-    return dict(min_notes=cfg.min_notes, clean=cfg.cleaning.to_dict(), meta='estimate', measures=('aurl.data.quality:quality_columns', 'aurl.data.windows:bar_lines'), keep=(*limits, *cfg.keep), voices=cfg.voices)
+    limits = quality_conditions(
+        **{k: getattr(cfg, k) for k in ('min_quality', 'min_seconds', 'max_seconds', 'max_density', 'max_silence')}
+    )
+    return dict(
+        min_notes=cfg.min_notes,
+        clean=cfg.cleaning.to_dict(),
+        meta='estimate',
+        measures=('aurl.data.quality:quality_columns', 'aurl.data.windows:bar_lines'),
+        keep=(*limits, *cfg.keep),
+        voices=cfg.voices,
+    )
 
 def run_preparation(
     cfg:PrepareConfig,
     run:Experiment,    # the report is written to its folder
 )->DataReport:         # with its store
     "Prepare the store, and write `report.html` to the run directory."
-    tell = lambda word, first=0., last=1.: lambda done, total: run.progress('prepare', first + (last - first)*done/max(1, total), f'{done} of {total} pieces {word}')
+    tell = lambda word, first=0.0, last=1.0: lambda done, total: run.progress(
+        'prepare', first + (last - first) * done / max(1, total), f'{done} of {total} pieces {word}'
+    )
     corpus, twins = load_corpus(cfg), []
     if cfg.duplicates == 'drop': corpus, twins = drop_duplicates(corpus, tell('compared', 0, .3))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always', UserWarning)
-        store = prepare(corpus, Path(cfg.dest).expanduser(), workers=cfg.workers, dask=cfg.dask or None, overwrite=cfg.overwrite, progress=tell('read', .3 if twins else 0, .9), **prepare_kwargs(cfg))
+        store = prepare(
+            corpus,
+            Path(cfg.dest).expanduser(),
+            workers=cfg.workers,
+            dask=cfg.dask or None,
+            overwrite=cfg.overwrite,
+            progress=tell('read', 0.3 if twins else 0, 0.9),
+            **prepare_kwargs(cfg)
+        )
     for w in said: run.say(w.message)
     report = DataReport(store, left=twins, progress=tell('surveyed', .9, 1))
     report.write(run.path/'report.html')
@@ -609,10 +707,14 @@ def _progress_callback(run, stage, word, first=0., last=1.):
 
 class GrammarMaskedModel(torch.nn.Module):
     "`model` with zero probability of invalid ids."
-    def __init__(self, model): super().__init__(); self.model = model
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
     def forward(self, ids, z=None, cache=None, state=None):
         out = self.model(ids, z, cache, state)
-        return ModelOutput(out.logits.float().masked_fill(~grammar.masks(ids, State.of(state)), -torch.inf), out.z, out.cache)
+        return ModelOutput(
+            out.logits.float().masked_fill(~grammar.masks(ids, State.of(state)), -torch.inf), out.z, out.cache
+        )
 
 def score_model(
     table:LikelihoodTable, # of the baselines, or an empty one
@@ -625,8 +727,18 @@ def score_model(
     if getattr(model, 'latent', None) is not None:     # the encoder reads the piece, so the KL term is counted as well
         table.add('model', total_nats(model, pieces))
         return table
-    table.add('model', piece_nll(model, pieces, window, progress=_progress_callback(run, 'score', 'held-out pieces', 0, .5)))
-    table.add('model under the grammar', piece_nll(GrammarMaskedModel(model), pieces, window, progress=_progress_callback(run, 'score', 'held-out pieces, under the grammar', .5)))
+    table.add(
+        'model', piece_nll(model, pieces, window, progress=_progress_callback(run, 'score', 'held-out pieces', 0, 0.5))
+    )
+    table.add(
+        'model under the grammar',
+        piece_nll(
+            GrammarMaskedModel(model),
+            pieces,
+            window,
+            progress=_progress_callback(run, 'score', 'held-out pieces, under the grammar', 0.5),
+        ),
+    )
     return table
 
 # %% ../nbs/972_recipes.ipynb #4eb27989
@@ -645,7 +757,18 @@ def write_samples(
         write_wav(score, base.with_suffix('.wav'))
         save_roll(score, base.with_suffix('.svg'))
         save_roll(score, base.with_suffix('.png'))
-        rows.append(dict(name=name, notes=v.notes, seconds=round(score.end(), 1), ids=len(ids), valid=v.valid, score=v.score, file=str(base.with_suffix('.mid')), **told))
+        rows.append(
+            dict(
+                name=name,
+                notes=v.notes,
+                seconds=round(score.end(), 1),
+                ids=len(ids),
+                valid=v.valid,
+                score=v.score,
+                file=str(base.with_suffix('.mid')),
+                **told
+            )
+        )
     return rows
 
 def _programs_of_run(run):
@@ -659,7 +782,9 @@ def file_options(
 )->FileOptions:
     "The options of the files that a generation writes."
     opening = PromptSource(cfg.prompt, cfg.prompt_seconds) if cfg.prompt else None
-    return FileOptions(cfg.title, cfg.metre, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed, cfg.conditions)
+    return FileOptions(
+        cfg.title, cfg.metre, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed, cfg.conditions
+    )
 
 def prompt_ids(
     files:FileOptions, # of a generation
@@ -675,7 +800,9 @@ def repair_pieces(
     out = []
     for i,ids in enumerate(pieces):
         try: new, changes = repair_ids(ids)
-        except CodecError as e: say(f'piece {i+1}: left out, {e.what}'); continue
+        except CodecError as e:
+            say(f'piece {i+1}: left out, {e.what}')
+            continue
         out.append(new)
         if changes: say(f'piece {i+1}: {len(changes)} changes to {len(ids)} ids make it valid, such as {changes[0]}')
     return out
@@ -698,12 +825,19 @@ def plan_for_machine(
 )->tuple:             # the completed configuration, and the held-out pieces used for validation during the training
     "Choose the values that `cfg` left open; a resumed run keeps its plan."
     order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
-    if 'plan' not in run.config: run.decide(plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
-    plan = make_config(TrainingPlan, overrides={k:v for k,v in run.config['plan'].items() if k in TrainingPlan.model_fields})
+    if 'plan' not in run.config:
+        run.decide(
+            plan=_plan(cfg, run, store, train, held, order).to_dict() | dict(setup_seconds=round(run.elapsed, 1))
+        )
+    plan = make_config(
+        TrainingPlan, overrides={k: v for k, v in run.config['plan'].items() if k in TrainingPlan.model_fields}
+    )
     for line in plan_summary(run): run.say(line)
     every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
     n = min(cfg.valid_pieces or plan.valid_pieces, len(held))
-    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(order[:n])
+    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n), np.sort(
+        order[:n]
+    )
 
 # %% ../nbs/972_recipes.ipynb #4970f46c
 def _plan(cfg, run, store, train, held, order):
@@ -711,8 +845,12 @@ def _plan(cfg, run, store, train, held, order):
     if cfg.steps: return plan_steps(cfg.steps, len(held), cfg.model, cfg.batch_size)
     if cfg.model != 'auto' and cfg.batch_size and cfg.valid_pieces:
         told = ('model, batch_size and valid_pieces are given, so nothing was timed',)
-        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told)
-    speeds = measure_presets(store, train, held, cfg.length, _benchmark_progress(run), cfg.seed, transpose=cfg.transpose, device=cfg.device)
+        return plan_steps(1, len(held), cfg.model, cfg.batch_size).changed(
+            valid_every=f'{max(.1, cfg.minutes*5):g}s', reasons=told
+        )
+    speeds = measure_presets(
+        store, train, held, cfg.length, _benchmark_progress(run), cfg.seed, transpose=cfg.transpose, device=cfg.device
+    )
     return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
 
 def _benchmark_progress(run):
@@ -745,13 +883,22 @@ def song_report(
     steps, trained = (max((m.get(k) or 0 for m in lines), default=0) for k in ('step', 'train_seconds'))
     r = Report('New music', f'Trained on a corpus of {len(store)} pieces for {_format_duration(trained)}; '
                f'generated by a model with {parameter_counts(model.config)["total"]/1e6:.1f} million parameters.')
-    r.add_facts(pieces=len(store), notes=int(np.sum(store.pieces['notes'].to_numpy())), steps=steps, nats_per_token=round(table['model']['nats_per_token'], 3))
+    r.add_facts(
+        pieces=len(store),
+        notes=int(np.sum(store.pieces['notes'].to_numpy())),
+        steps=steps,
+        nats_per_token=round(table['model']['nats_per_token'], 3),
+    )
     r.add_text('## The pieces')
     _add_pieces(r, run, cfg, rows, pieces, continued)
     r.add_text('## Likelihood of held-out music\n\n' + table.verdict('model'))
-    r.add_figure(loss_chart(learning_curve(run), {x['name']: x['nats_per_token'] for x in table.rows if 'model' not in x['name']}),
-                 'Validation loss during the training, on windows of held-out pieces; '
-                 'the lines are the n-gram baselines, on whole pieces.')
+    r.add_figure(
+        loss_chart(
+            learning_curve(run), {x['name']: x['nats_per_token'] for x in table.rows if 'model' not in x['name']}
+        ),
+        'Validation loss during the training, on windows of held-out pieces; '
+        'the lines are the n-gram baselines, on whole pieces.',
+    )
     r.add_table([_row(x) for x in table.rows],
                 caption='Whole held-out pieces, each scored from its start; lower is better. '
                 'The n-grams count the training pieces in all keys.', mark='model')
@@ -774,15 +921,28 @@ def _add_pieces(r, run, cfg, rows, pieces, continued):
         if row['seconds'] > seconds:
             what += f' The clip has the first {seconds:.0f} seconds; the whole piece is in samples/{b.name}.wav.'
         words = f"{row['notes']} notes, {row['seconds']:g} seconds, {'valid' if row['valid'] else 'not valid'}.{what}"
-        r.add_piece(row['name'].capitalize(), b.with_suffix('.svg').read_text(encoding='utf-8'), clip, b.with_suffix('.mid'), words)
+        r.add_piece(
+            row['name'].capitalize(),
+            b.with_suffix('.svg').read_text(encoding='utf-8'),
+            clip,
+            b.with_suffix('.mid'),
+            words,
+        )
 
 def learning_curve(
     run:Experiment, # of a training
 )->list:            # (seconds, nats per token)
     "Validation loss over seconds of training; in runs of older versions over seconds of the run."
-    return [(m.get('train_seconds', m['time']), m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None]
+    return [
+        (m.get('train_seconds', m['time']), m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None
+    ]
 
-def _row(x): return {k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v) for k,v in x.items() if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')}
+def _row(x):
+    return {
+        k.replace('_', ' '): (round(v, 3) if isinstance(v, float) else v)
+        for k, v in x.items()
+        if k in ('name', 'nats_per_token', 'bits_per_note', 'tokens', 'notes')
+    }
 
 # %% ../nbs/972_recipes.ipynb #cc1565a4
 def find_model(
@@ -811,8 +971,14 @@ _process_keys = ('gpus', 'nodes', 'node', 'meet', 'shard')  # they do not change
 def _open_training_run(resume, kind=None):
     "Open the training run in `resume`, or raise an error if it cannot be resumed."
     run = Experiment.open(Path(resume).expanduser())
-    if run.name not in _training_configs: raise ConfigError(f'this is a run of aurl {run.name}, and only those of aurl train and aurl song can be resumed', run.path, 'give another run')
-    if kind is not None and kind is not _training_configs[run.name]: raise ConfigError(f'this is a run of aurl {run.name}', run.path, f'say aurl {run.name} resume={run.path}')
+    if run.name not in _training_configs:
+        raise ConfigError(
+            f'this is a run of aurl {run.name}, and only those of aurl train and aurl song can be resumed',
+            run.path,
+            'give another run',
+        )
+    if kind is not None and kind is not _training_configs[run.name]:
+        raise ConfigError(f'this is a run of aurl {run.name}', run.path, f'say aurl {run.name} resume={run.path}')
     if run.status == 'running' and (pid := run._status().get('pid')) != os.getpid():
         raise ConfigError(f'this run is still active (process {pid})', run.path, 'wait until it ends, or stop it first')
     return run
@@ -828,7 +994,11 @@ def _saved_config(run):
 
 def _matches_config(run, cfg):
     "Was `run` started with the configuration `cfg`?"
-    plain = lambda c: {k:v for k,v in _with_absolute_sources(c).flat().items() if k.partition('.')[0] not in ('resume', 'out', *_process_keys)}
+    plain = lambda c: {
+        k: v
+        for k, v in _with_absolute_sources(c).flat().items()
+        if k.partition('.')[0] not in ('resume', 'out', *_process_keys)
+    }
     try: return type(cfg) is _training_configs[run.name] and plain(_saved_config(run)) == plain(cfg)
     except ConfigError: return False
 
@@ -843,9 +1013,24 @@ def run_to_resume(
     for path in find_runs(Path(cfg.out).expanduser().absolute()):
         staged = False
         try:
-            if read_json(path/'status.json').get('status') not in ('running', 'failed', 'interrupted', 'stopped') or not (any(path.glob('checkpoints/*/manifest.json')) or (staged := any(path.glob('stages/*/checkpoints/*/manifest.json')))): continue
+            if read_json(path / 'status.json').get('status') not in (
+                'running',
+                'failed',
+                'interrupted',
+                'stopped',
+            ) or not (
+                any(path.glob('checkpoints/*/manifest.json'))
+                or (staged := any(path.glob('stages/*/checkpoints/*/manifest.json')))
+            ):
+                continue
             run = Experiment.open(path)
-            if run.status != 'running' and run.name in _training_configs and _matches_config(run, cfg) and (staged or load_newest_checkpoint(run.checkpoints, lambda line: None)): return path
+            if (
+                run.status != 'running'
+                and run.name in _training_configs
+                and _matches_config(run, cfg)
+                and (staged or load_newest_checkpoint(run.checkpoints, lambda line: None))
+            ):
+                return path
         except AurlError: continue
 
 # %% ../nbs/972_recipes.ipynb #ebba8f35
@@ -858,7 +1043,11 @@ def build_model(
     seed_everything(cfg.seed)
     saved = broadcast_object(last.config if last is not None else None)
     if saved: return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved))
-    return MusicTransformerVAEGAN(with_conditions(build_model_config(cfg), cfg, *(music or ())) if isinstance(cfg, TrainConfig) else preset_config(cfg.model))
+    return MusicTransformerVAEGAN(
+        with_conditions(build_model_config(cfg), cfg, *(music or ()))
+        if isinstance(cfg, TrainConfig)
+        else preset_config(cfg.model)
+    )
 
 def with_conditions(
     net:ModelConfig, # of `build_model_config`
@@ -882,7 +1071,11 @@ def build_model_config(
     if 'condition_dropout' in cfg.net and not cfg.loader.conditions:
         raise ConfigError(f'net.condition_dropout={cfg.net["condition_dropout"]}, but the model has no conditions',
                           way_out='say loader.conditions=[key] as well, or leave it out')
-    try: return preset_config(cfg.model, **{'mode':cfg.mode, 'dropout':cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.net})
+    try:
+        return preset_config(
+            cfg.model,
+            **{'mode': cfg.mode, 'dropout': cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.net}
+        )
     except ConfigError as e:
         if not any(e.what.startswith(k) for k in cfg.net): raise
         # without the prefix, `latent` would name another group
@@ -924,7 +1117,11 @@ def validate_options(
     if cfg.balance != 'fixed' and not cfg.losses:
         raise ConfigError(f'balance={cfg.balance}, but there are no losses to balance',
                           way_out="name some, such as losses='{rhythm: 0.1, grammar: 0.5}', or leave it out")
-    if bad := [n for n in ImprovementTracker(cfg.best_by).weights if n != 'valid_loss' and not (cfg.watch.on and n in higher_is_better.union(cfg.watch.measures))]:
+    if bad := [
+        n
+        for n in ImprovementTracker(cfg.best_by).weights
+        if n != 'valid_loss' and not (cfg.watch.on and n in higher_is_better.union(cfg.watch.measures))
+    ]:
         raise ConfigError(f'best_by {bad[0]}, which is not measured',
                           way_out=f'say watch.measures=[{bad[0]}]' if cfg.watch.on else 'leave watch.on=false out')
     if cfg.watch.let_go and not cfg.grammar_weight and 'grammar' not in cfg.losses:
@@ -1032,7 +1229,9 @@ def _loader_usage(loader, side, name):
     why = [f'{long} longer than a window of {loader.length} ids'] if long else []
     if len(out) > long: why.append(f'{len(out) - long} shorter than min_length={loader.config.min_length}')
     cut = int((length[loader.pieces] > loader.length + 1).sum())
-    said = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows' + (f', {cut} of them longer than a window' if cut else '')
+    said = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows' + (
+        f', {cut} of them longer than a window' if cut else ''
+    )
     balanced = f'; {words}' if (words := loader.balance_words()) else ''
     return said + balanced + (f'; {len(out)} of {len(side)} left out ({", ".join(why)})' if len(out) else '')
 
@@ -1055,12 +1254,27 @@ def build_learner(
     if cfg.gpus*cfg.nodes != world_size(): check_single_training(cfg)
     model = model if model is not None else build_model(cfg, music=(store, train))
     hears = model.latent is not None
-    cbs = [*(latent_callbacks(cfg.latent, run) if hears else ()), *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()), *extra_callbacks(cfg)]
+    cbs = [
+        *(latent_callbacks(cfg.latent, run) if hears else ()),
+        *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()),
+        *extra_callbacks(cfg),
+    ]
     if any(when := valid_interval(cfg.valid_every)): cbs.append(ValidEvery(*when))
     how = learner_kwargs(cfg)
-    learn = music_learner(store, model, valid=(train, held), length=cfg.length, batch_size=cfg.batch_size, transpose=cfg.transpose,
-                          grammar_weight=cfg.grammar_weight, device=cfg.device, dtype=cfg.dtype, seed=cfg.seed,
-                          loader=build_loader_config(cfg, model.config.mode, int(store.length.max())), **{**how, 'cbs': [*how['cbs'], *cbs]})
+    learn = music_learner(
+        store,
+        model,
+        valid=(train, held),
+        length=cfg.length,
+        batch_size=cfg.batch_size,
+        transpose=cfg.transpose,
+        grammar_weight=cfg.grammar_weight,
+        device=cfg.device,
+        dtype=cfg.dtype,
+        seed=cfg.seed,
+        loader=build_loader_config(cfg, model.config.mode, int(store.length.max())),
+        **{**how, 'cbs': [*how['cbs'], *cbs]}
+    )
     if why := curriculum_problem(learn.dls.train, cfg.steps): _report_unopened_curriculum(why, run)
     if hasattr(run, 'record'):
         lines = data_usage(learn, train, held)
@@ -1083,11 +1297,30 @@ def parameter_summary(
             f'sharded over {world_size()} processes')
 
 # %% ../nbs/972_recipes.ipynb #9730e539
-_resumable_keys = ('data', 'steps', 'minutes', 'valid_every', 'checkpoint_every', 'keep', 'checkpoints.compress', 'checkpoints.history', 'checkpoints.oldest', 'device', 'workers', 'pieces', 'prompt_seconds', 'min_tokens', 'max_tokens', 'temperature', 'top_p')
+_resumable_keys = (
+    'data',
+    'steps',
+    'minutes',
+    'valid_every',
+    'checkpoint_every',
+    'keep',
+    'checkpoints.compress',
+    'checkpoints.history',
+    'checkpoints.oldest',
+    'device',
+    'workers',
+    'pieces',
+    'prompt_seconds',
+    'min_tokens',
+    'max_tokens',
+    'temperature',
+    'top_p',
+)
 
 def _explicit_keys(cfg, at=''):
     "Dotted keys that were given explicitly."
-    for k in cfg.model_fields_set: yield from _explicit_keys(v, f'{at}{k}.') if isinstance(v := getattr(cfg, k), Config) else (at + k,)
+    for k in cfg.model_fields_set:
+        yield from _explicit_keys(v, f'{at}{k}.') if isinstance(v := getattr(cfg, k), Config) else (at + k,)
 
 def _resumed_config(run, asked, exact=False):
     "The configuration of `run` with the changes of `asked`; explicitly given defaults count as changes if `exact`."
@@ -1152,7 +1385,12 @@ def _broadcast_snapshot(snap, parts):
     "Broadcast the snapshot read by rank 0 to every rank; of a sharded model, without its large tensors."
     if world_size() == 1: return snap
     mine = snap.parts if snap is not None else None
-    if mine is not None and parts: mine = mine | {k:_without_tensors(mine[k]) for k in ('weights', 'optimizer', 'grads')} | dict(callbacks=[[n, _without_tensors(s) if n == 'KeepBest' else s, l] for n,s,l in mine['callbacks']])
+    if mine is not None and parts:
+        mine = (
+            mine
+            | {k: _without_tensors(mine[k]) for k in ('weights', 'optimizer', 'grads')}
+            | dict(callbacks=[[n, _without_tensors(s) if n == 'KeepBest' else s, l] for n, s, l in mine['callbacks']])
+        )
     got = broadcast_object(mine)
     return snap if rank() == 0 or got is None else Snapshot(got)
 
@@ -1170,8 +1408,21 @@ def train_run(
     **kwargs         # for `fit_budget`
 )->float:            # best validation loss in nats per token
     "Train with checkpoints and monitoring, from the start or from `last`."
-    cbs, codec, level = list(kwargs.pop('cbs', ())), learn.model.codec.fingerprint, getattr(cfg, 'reproducible', 'seeded')
-    learn.watched = monitor_callbacks(cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch, run, cfg.seed, steady=level != 'seeded') if hasattr(cfg, 'watch') else []
+    cbs, codec, level = (
+        list(kwargs.pop('cbs', ())),
+        learn.model.codec.fingerprint,
+        getattr(cfg, 'reproducible', 'seeded'),
+    )
+    learn.watched = (
+        monitor_callbacks(
+            cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch,
+            run,
+            cfg.seed,
+            steady=level != 'seeded',
+        )
+        if hasattr(cfg, 'watch')
+        else []
+    )
     cbs += learn.watched
     quiet, snap = getattr(run, 'quiet', False), None
     if hasattr(run, 'rewind'): run.rewind(last.state.get('logged'), last.step) if last is not None else run.rewind()
@@ -1187,14 +1438,43 @@ def train_run(
     if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
     by = ImprovementTracker(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
     weights, higher = by.weights, [n for n,way in by.better.items() if way > 0]
-    score = None if weights == {'valid_loss': 1.} else lambda learn: weighted_score(current_metrics(learn), weights, higher)
+    score = (
+        None
+        if weights == {'valid_loss': 1.0}
+        else lambda learn: weighted_score(current_metrics(learn), weights, higher)
+    )
     cbs.append(monitor := FailureMonitor(to=run))
     if cfg.checkpoint_every:
         profile = getattr(learn.model, 'profile', None)
-        cbs.append(CheckpointCallback(run.checkpoints, cfg.checkpoint_every, getattr(cfg, 'keep', 1), learn.model.config.to_dict(), codec, weights, higher, say=run.say, quiet=quiet,
-                               log=run if hasattr(run, 'logged') else None, how=getattr(cfg, 'checkpoints', None), seed=cfg.seed, profile=profile.to_dict() if profile is not None else None))
+        cbs.append(
+            CheckpointCallback(
+                run.checkpoints,
+                cfg.checkpoint_every,
+                getattr(cfg, 'keep', 1),
+                learn.model.config.to_dict(),
+                codec,
+                weights,
+                higher,
+                say=run.say,
+                quiet=quiet,
+                log=run if hasattr(run, 'logged') else None,
+                how=getattr(cfg, 'checkpoints', None),
+                seed=cfg.seed,
+                profile=profile.to_dict() if profile is not None else None,
+            )
+        )
     try:
-        with reproducible(level): best = learn.fit_budget(steps=cfg.steps or None, minutes=cfg.minutes or None, run=run, log_every=getattr(cfg, 'log_every', 10), cbs=cbs, before=_broadcast_best(_best_so_far(run), is_sharded(learn.model)), score=score, **kwargs)
+        with reproducible(level):
+            best = learn.fit_budget(
+                steps=cfg.steps or None,
+                minutes=cfg.minutes or None,
+                run=run,
+                log_every=getattr(cfg, 'log_every', 10),
+                cbs=cbs,
+                before=_broadcast_best(_best_so_far(run), is_sharded(learn.model)),
+                score=score,
+                **kwargs
+            )
     finally:
         for c in cbs:
             if isinstance(c, CheckpointCallback): c.close()
@@ -1210,7 +1490,10 @@ def _training_error(learn, run, monitor, best):
         kept = (f'the saved model is the best before it, {best:.3f} nats per token' if best < math.inf
                 else 'the saved model is that of the newest good checkpoint')
     if getattr(run, 'quiet', False): return monitor.error(run.path, kept)
-    if model is not None: model.save_pretrained(run.path/'model', valid_loss=best if best < math.inf else None, failed=monitor.failed['why'])
+    if model is not None:
+        model.save_pretrained(
+            run.path / 'model', valid_loss=best if best < math.inf else None, failed=monitor.failed['why']
+        )
     else: shutil.rmtree(run.path/'model', ignore_errors=True)
     error = monitor.error(run.path, kept)
     run._mark('failed', error=str(error))
@@ -1225,21 +1508,29 @@ def _newest_good_model(run):
 def final_status(learn, run)->str:
     "The status of an ended training, for `run.finish`; the checkpoints of a finished song are removed."
     if getattr(learn, 'stopped', False): return 'stopped'
-    if run.name == 'song': shutil.rmtree(run.checkpoints, ignore_errors=True); run.checkpoints.mkdir(exist_ok=True)
+    if run.name == 'song':
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        run.checkpoints.mkdir(exist_ok=True)
     return 'finished'
 
 def _stage_model_config(stages, stage):
     "The model configuration of a stage; stages of different modes share one size, so that weights can be transferred."
     own, nets = build_model_config(stage.cfg), [build_model_config(s.cfg) for s in stages]
     if len({c.mode for c in nets}) == 1: return own
-    return max(nets, key=lambda c: ('transformer', 'vae', 'vae_gan').index(c.mode)).changed(mode=own.mode, dropout=own.dropout, checkpoint=own.checkpoint)
+    return max(nets, key=lambda c: ('transformer', 'vae', 'vae_gan').index(c.mode)).changed(
+        mode=own.mode, dropout=own.dropout, checkpoint=own.checkpoint
+    )
 
 def _stage_model(stages, stage, run, store, train):
     "The model of a stage, with the configuration of its newest checkpoint or of `_stage_model_config`."
     last = load_newest_checkpoint(run.checkpoints, lambda line: None) if rank() == 0 else None
     seed_everything(stage.cfg.seed)
     saved = broadcast_object(last.config if last is not None else None)
-    return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved) if saved else with_conditions(_stage_model_config(stages, stage), stage.cfg, store, train))
+    return MusicTransformerVAEGAN(
+        make_config(ModelConfig, overrides=saved)
+        if saved
+        else with_conditions(_stage_model_config(stages, stage), stage.cfg, store, train)
+    )
 
 def train_stages(
     run:Experiment,   # its directory
@@ -1251,8 +1542,18 @@ def train_stages(
     "Run a training with its stages, if it has any."
     if not (stages := parse_stages(cfg)):
         return _train_with_retry(run, cfg, store, (train, held), last)
-    build = lambda stage, r, before: build_learner(stage.cfg, store, train, held, transfer_weights(_stage_model(stages, stage, r, store, train), before, r.say), r)
-    return run_stages(run, stages, build, train_run, _load_on_all_ranks, lambda r: load_newest_checkpoint(r.checkpoints, r.say), asked=dict(steps=cfg.steps, minutes=cfg.minutes))
+    build = lambda stage, r, before: build_learner(
+        stage.cfg, store, train, held, transfer_weights(_stage_model(stages, stage, r, store, train), before, r.say), r
+    )
+    return run_stages(
+        run,
+        stages,
+        build,
+        train_run,
+        _load_on_all_ranks,
+        lambda r: load_newest_checkpoint(r.checkpoints, r.say),
+        asked=dict(steps=cfg.steps, minutes=cfg.minutes),
+    )
 
 def _log_memory(run, lines):
     "Log the lines of the memory estimate and record them in the run."
@@ -1270,7 +1571,11 @@ def _initial_halvings(run, cfg, last):
         times = max_halvings(cfg) if times is None else times
         if times: _halve_batch(run, cfg, times, 'by the estimate')
     small = halve_batch(cfg, times)
-    lines = check_memory(small, build_model_config) if last is None and world_size() == 1 else [str(training_memory(small, build_model_config(small)))]
+    lines = (
+        check_memory(small, build_model_config)
+        if last is None and world_size() == 1
+        else [str(training_memory(small, build_model_config(small)))]
+    )
     _log_memory(run, [lines[0] + many, *lines[1:]])
     return times
 
@@ -1295,7 +1600,8 @@ def _train_with_retry(run, cfg, store, parts, last):
             if not is_out_of_memory(e): raise
             told = free_step_memory(learn, e)
         kept = latest_checkpoint(run.checkpoints)
-        if not (cfg.fit_batch and kept is None and times < max_halvings(cfg)): raise _memory_error(run, small, told, kept)
+        if not (cfg.fit_batch and kept is None and times < max_halvings(cfg)):
+            raise _memory_error(run, small, told, kept)
         times += 1
         _halve_batch(run, cfg, times, 'memory ran out')
 
@@ -1304,7 +1610,12 @@ def _memory_error(run, cfg, told, kept):
     room, way = available_memory(cfg.device), ('start again with less: fit_batch=true, recompute=true, '
                                                'a smaller batch_size (with accumulate) or length')
     if kept is not None: way = f'with more memory, resume={run.path} continues from {kept.name}; or {way} and resume=no'
-    error = OutOfMemory(f'memory ran out while training on {cfg.batch_size} × {cfg.length} ids ({told})' + (f'; now {room}' if room else ''), run.path, way)
+    error = OutOfMemory(
+        f'memory ran out while training on {cfg.batch_size} × {cfg.length} ids ({told})'
+        + (f'; now {room}' if room else ''),
+        run.path,
+        way,
+    )
     run.say(str(error))
     if hasattr(run, '_mark'): run._mark('failed', error=str(error))
     return error
@@ -1340,7 +1651,11 @@ def requested_latents(
     if cfg.like and cfg.between: raise ConfigError('both like and between are given', way_out='say one of them')
     model._must_listen()
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
-    return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed) if cfg.like else latents_between(model, *z, cfg.pieces)
+    return (
+        latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed)
+        if cfg.like
+        else latents_between(model, *z, cfg.pieces)
+    )
 
 # %% ../nbs/972_recipes.ipynb #68dbe95d
 def _evaluation_source(cfg, where):
@@ -1362,7 +1677,12 @@ def evaluation_pieces(
     store = open_store(data, cfg.workers, run, of=where if data == _absolute_source(told.get('data', '')) else None)
     share = cfg.valid or (told.get('valid', .1) if data == _absolute_source(told.get('data', '')) else 0)
     if not share: return [], list(store), sees
-    train, held = train_valid_split(store, share, told.get('seed', cfg.seed), told.get('split', 'group') if data == _absolute_source(told.get('data', '')) else 'group')
+    train, held = train_valid_split(
+        store,
+        share,
+        told.get('seed', cfg.seed),
+        told.get('split', 'group') if data == _absolute_source(told.get('data', '')) else 'group',
+    )
     return [store[int(i)] for i in train], [store[int(i)] for i in held], sees
 
 def baseline_table(
@@ -1398,7 +1718,8 @@ def _check_mixture(cfg):
                           way_out='name several: data={bach: chorales, pop: FOLDER}')
     if weights: window_quotas(weights, data, 1)
     places = data.values() if isinstance(data, dict) else [data]
-    if all((Path(p).expanduser()/'manifest.json').exists() for p in places): train_valid_split(open_store(data, 0), cfg.valid, cfg.seed, cfg.split)
+    if all((Path(p).expanduser()/'manifest.json').exists() for p in places):
+        train_valid_split(open_store(data, 0), cfg.valid, cfg.seed, cfg.split)
     elif is_split_file(cfg.split) and not Path(cfg.split).expanduser().is_file():
         raise ConfigError(f'split={cfg.split}: no such file',
                           way_out='give a .json file with train and valid, '
@@ -1420,7 +1741,8 @@ def _check_home():
 def _check_memory(cfg):
     "Check that the training fits into memory, before the training process is started."
     beside = process_bytes if pick_device(cfg.device).type == 'cpu' else 0
-    if cfg.gpus*cfg.nodes > 1: return [f'{training_memory(cfg, build_model_config(cfg))}, on each of {cfg.gpus*cfg.nodes} processes']
+    if cfg.gpus*cfg.nodes > 1:
+        return [f'{training_memory(cfg, build_model_config(cfg))}, on each of {cfg.gpus*cfg.nodes} processes']
     times = halvings_to_fit(cfg, build_model_config, available_memory(cfg.device), beside) if cfg.fit_batch else 0
     return check_memory(halve_batch(cfg, times or 0), build_model_config, beside)
 
@@ -1438,12 +1760,17 @@ def _check_prompt(cfg, files):
     "Raise an error if the prompt cannot be read, or is as long as `max_tokens`."
     opening = prompt_ids(files)
     if len(opening) >= cfg.max_tokens:
-        raise ConfigError(f'the first {cfg.prompt_seconds:g} seconds are {len(opening):,} ids, and max_tokens={cfg.max_tokens:,}', cfg.prompt, 'give fewer prompt_seconds, or more max_tokens')
+        raise ConfigError(
+            f'the first {cfg.prompt_seconds:g} seconds are {len(opening):,} ids, and max_tokens={cfg.max_tokens:,}',
+            cfg.prompt,
+            'give fewer prompt_seconds, or more max_tokens',
+        )
 
 def _damaged_checkpoint_lines(run):
     "Lines about damaged checkpoints of `run`, for which an older one is used."
     said, stages = [], sorted(run.path.glob('stages/*/checkpoints'))
-    for folder in [run.checkpoints, *(f for f in stages[-1:] if not (f.parent/'done.json').exists())]: load_newest_checkpoint(folder, said.append)
+    for folder in [run.checkpoints, *(f for f in stages[-1:] if not (f.parent/'done.json').exists())]:
+        load_newest_checkpoint(folder, said.append)
     return [line + '; an older one is taken' for line in said]
 
 def check_request(
@@ -1522,14 +1849,20 @@ def _check_stages(cfg, keys):
     stages = parse_stages(cfg)
     own = [k for k in keys if k.partition('.')[0] not in ('stages', 'steps', 'minutes')]
     check_shared_keys(cfg, [s.cfg for s in stages], own)
-    if all(s.end.steps or s.end.minutes for s in stages) and (k := next((k for k in keys if k in ('steps', 'minutes')), None)):
+    if all(s.end.steps or s.end.minutes for s in stages) and (
+        k := next((k for k in keys if k in ('steps', 'minutes')), None)
+    ):
         raise ConfigError(f'{k}={value_of(cfg, k):g} has no effect: each stage sets its own steps or minutes',
                           way_out=f'leave {k} out')
     for s,entry in zip(stages, () if isinstance(cfg.stages, str) else cfg.stages):
         prefix, ends = f'stages: {s.name}: ', [k for k in entry if k in type(s.end).model_fields]
-        reject_unused_keys(STAGE_RULES, [s.end], [k for k in ends if value_of(s.end, k) != default_of(type(s.end), k)], prefix)
+        reject_unused_keys(
+            STAGE_RULES, [s.end], [k for k in ends if value_of(s.end, k) != default_of(type(s.end), k)], prefix
+        )
         said = given_keys({k:v for k,v in entry.items() if k not in ends})
-        reject_unused_keys(TRAIN_RULES, [training_rule_input(s.cfg, build_model_config(s.cfg))], changed_keys(s.cfg, said), prefix)
+        reject_unused_keys(
+            TRAIN_RULES, [training_rule_input(s.cfg, build_model_config(s.cfg))], changed_keys(s.cfg, said), prefix
+        )
 
 # %% ../nbs/972_recipes.ipynb #3c7d55d6
 def check_keys(
@@ -1542,7 +1875,11 @@ def check_keys(
     if isinstance(cfg, PrepareConfig): return reject_unused_keys(PREPARE_RULES, [cfg], keys)
     if not isinstance(cfg, (GenerateConfig, EvaluateConfig)): return
     latent = bool({'seed', 'window'} & {*keys}) and find_model(cfg.model, cfg.out)[0].latent is not None
-    reject_unused_keys(GENERATE_RULES if isinstance(cfg, GenerateConfig) else EVALUATE_RULES, [generation_rule_input(cfg, latent)], keys)
+    reject_unused_keys(
+        GENERATE_RULES if isinstance(cfg, GenerateConfig) else EVALUATE_RULES,
+        [generation_rule_input(cfg, latent)],
+        keys,
+    )
 
 def _check_training_keys(cfg, keys):
     "Check the keys of a training; of a resumed run, only those that change its configuration."
@@ -1553,5 +1890,16 @@ def _check_training_keys(cfg, keys):
     if cfg.stages: return _check_stages(cfg, keys)
     check_shared_keys(cfg, [cfg], keys)
 
-COMMANDS |= {n: Command(c, f'{n}.ipynb', lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg), check_request, told=resolve_config, keys=check_keys) for n,c in dict(
-    song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig).items()}
+COMMANDS |= {
+    n: Command(
+        c,
+        f'{n}.ipynb',
+        lambda cfg, n=n: run_to_resume(cfg) or new_run_dir(n, cfg),
+        check_request,
+        told=resolve_config,
+        keys=check_keys,
+    )
+    for n, c in dict(
+        song=SongConfig, prepare=PrepareConfig, train=TrainConfig, generate=GenerateConfig, evaluate=EvaluateConfig
+    ).items()
+}

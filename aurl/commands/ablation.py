@@ -29,7 +29,21 @@ from ..evaluate.distance import DistanceTable, histogram_bins
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 from ..models.size import parameter_counts, match_parameter_count
-from ..recipes import Command, Seed, TrainConfig, check_single_training, check_request, check_shared_keys, build_learner, parameter_summary, build_model_config, new_run_dir, train_valid_split, open_store, train_run
+from aurl.recipes import (
+    Command,
+    Seed,
+    TrainConfig,
+    check_single_training,
+    check_request,
+    check_shared_keys,
+    build_learner,
+    parameter_summary,
+    build_model_config,
+    new_run_dir,
+    train_valid_split,
+    open_store,
+    train_run,
+)
 from ..corpus.phrases import phrase_corpus
 from ..tokens.grammar import grammar, verdict
 from ..data.store import prepare
@@ -39,7 +53,9 @@ from ..losses.base import invalid_mass
 
 # %% ../../nbs/986_commands.ablation.ipynb #55d271fc
 ABLATION_METRICS = ('nats_per_token', 'valid', 'grammar', 'waste', *histogram_bins)     # of a variant
-metric_direction = dict(nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histogram_bins, 'lower'))
+metric_direction = dict(
+    nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histogram_bins, 'lower')
+)
 
 def measure_model(
     model,              # a `MusicTransformerVAEGAN`
@@ -54,11 +70,18 @@ def measure_model(
     "Metrics of a trained model."
     nats = total_nats(model, held, window, draws, seed)
     unaided = [verdict(x) for x in generate_ids(model, pieces, max_tokens, mask=False, seed=seed, window=window)]
-    table = DistanceTable(held, others, seed=seed).add('new', generate_ids(model, pieces, max_tokens, seed=seed, window=window, profile=False))
+    table = DistanceTable(held, others, seed=seed).add(
+        'new', generate_ids(model, pieces, max_tokens, seed=seed, window=window, profile=False)
+    )
     far = table['new']
-    return dict(nats_per_token=float(sum(x.sum() for x in nats)/sum(len(x) for x in nats)), valid=float(np.mean([v.valid for v in unaided])),
-                grammar=float(np.mean([v.score for v in unaided])), waste=invalid_probability(model, held, window), **{k:far[k]['distance'] for k in histogram_bins},
-                floor={k:far[k]['floor'] for k in histogram_bins})
+    return dict(
+        nats_per_token=float(sum(x.sum() for x in nats) / sum(len(x) for x in nats)),
+        valid=float(np.mean([v.valid for v in unaided])),
+        grammar=float(np.mean([v.score for v in unaided])),
+        waste=invalid_probability(model, held, window),
+        **{k: far[k]['distance'] for k in histogram_bins},
+        floor={k: far[k]['floor'] for k in histogram_bins}
+    )
 
 def invalid_probability(
     model,  # a `MusicTransformerVAEGAN`
@@ -102,7 +125,8 @@ def variant_configs(
     cfg:AblationConfig
 )->dict:               # a `TrainConfig` for each name, all with the same number of parameters
     "The trainings that are compared."
-    if len(cfg.variants) < 2: raise ConfigError(f'variants: {len(cfg.variants)} cannot be compared', way_out='name two or more')
+    if len(cfg.variants) < 2:
+        raise ConfigError(f'variants: {len(cfg.variants)} cannot be compared', way_out='name two or more')
     if len({_variant_dir_name(n, 0) for n in cfg.variants}) < len(cfg.variants):
         raise ConfigError(f'variants: two names differ only in punctuation: {", ".join(cfg.variants)}',
                           way_out='give them names that differ in letters or digits')
@@ -128,8 +152,12 @@ def variant_configs(
 def _drop_unused_options(asked, variants):
     "Remove options of a latent or a critic from variants without one, if another variant has one."
     mode, out = {n:build_model_config(c).mode for n,c in asked.items()}, dict(asked)
-    for part, have, none in (('latent', ('vae', 'vae_gan'), LatentConfig()), ('adversarial', ('vae_gan',), AdversarialConfig())):
-        if {*mode.values()} & {*have}: out = {n:c if mode[n] in have or part in variants[n] else c.changed(**{part:none}) for n,c in out.items()}
+    for part, have, none in (
+        ('latent', ('vae', 'vae_gan'), LatentConfig()),
+        ('adversarial', ('vae_gan',), AdversarialConfig()),
+    ):
+        if {*mode.values()} & {*have}:
+            out = {n:c if mode[n] in have or part in variants[n] else c.changed(**{part:none}) for n,c in out.items()}
     return out
 
 def _generator_parameters(net): return sum(n for k,n in parameter_counts(net).items() if k not in ('total', 'critic'))
@@ -143,13 +171,23 @@ def train_variant(
     "Train one variant from one seed, measure it, and save the results."
     with Experiment('train', cfg, path=path, seeds=dict(seed=cfg.seed)) as run:
         store = open_store(cfg.data, cfg.workers, run, cfg.loader)
-        train, held = train_valid_split(store, cfg.valid, asked.train.seed, cfg.split)   # the same pieces for every seed
+        # the same pieces for every seed
+        train, held = train_valid_split(store, cfg.valid, asked.train.seed, cfg.split)
         learn = build_learner(cfg, store, train, held, run=run)
         run.say(parameter_summary(learn))
         train_run(learn, run, cfg)
         if learn.stopped: raise KeyboardInterrupt  # an interrupted training cannot be compared
         model = learn.model.eval()
-        figures = measure_model(model, [store[int(i)] for i in held], [store[int(i)] for i in train], asked.pieces, asked.max_tokens, cfg.length, asked.draws, asked.train.seed)
+        figures = measure_model(
+            model,
+            [store[int(i)] for i in held],
+            [store[int(i)] for i in train],
+            asked.pieces,
+            asked.max_tokens,
+            cfg.length,
+            asked.draws,
+            asked.train.seed,
+        )
         figures |= dict(parameters=_generator_parameters(model.config), seconds=run.elapsed)
         run.finish([f"{figures['nats_per_token']:.3f} nats per token"], figures)
     return figures
@@ -159,7 +197,9 @@ def _ablation_data(cfg, root):
     if not cfg.phrases: return cfg.train.data
     if not (root/'store'/'manifest.json').exists():
         shutil.rmtree(root/'phrases', ignore_errors=True)
-        prepare(phrase_corpus(cfg.train.data, root/'phrases', bars=cfg.phrases), root/'store', workers=cfg.train.workers)
+        prepare(
+            phrase_corpus(cfg.train.data, root / 'phrases', bars=cfg.phrases), root / 'store', workers=cfg.train.workers
+        )
     return str(root/'store')
 
 def run_ablation(
@@ -168,7 +208,15 @@ def run_ablation(
 )->'AblationResults':
     "Train and measure all variants without results."
     root, variants = (Path(cfg.dest).expanduser() if cfg.dest else run.path)/'variants', variant_configs(cfg)
-    said = dict(train=cfg.train.to_dict(), variants=cfg.variants, parameters=cfg.parameters, phrases=cfg.phrases, pieces=cfg.pieces, max_tokens=cfg.max_tokens, draws=cfg.draws)
+    said = dict(
+        train=cfg.train.to_dict(),
+        variants=cfg.variants,
+        parameters=cfg.parameters,
+        phrases=cfg.phrases,
+        pieces=cfg.pieces,
+        max_tokens=cfg.max_tokens,
+        draws=cfg.draws,
+    )
     with exclusive_folder(root, 'ablation'):
         check_same_config(root, said, 'ablation')
         data = _ablation_data(cfg, root.parent)
@@ -218,17 +266,29 @@ class AblationResults:
 @patch
 def _cells(self:AblationResults):
     say = lambda m, h: f'{m:.3f}' + (f' ± {h:.3f}' if h == h else '')
-    return [(n, [say(*self.mean(n, k)) for k in ABLATION_METRICS]) for n in self.names] + [('other real pieces', ['', '', '', '', *(f'{self.floor(k):.3f}' for k in histogram_bins)])]
+    return [(n, [say(*self.mean(n, k)) for k in ABLATION_METRICS]) for n in self.names] + [
+        ('other real pieces', ['', '', '', '', *(f'{self.floor(k):.3f}' for k in histogram_bins)])
+    ]
 
 @patch
 def __repr__(self:AblationResults):
     wide = max(map(len, self.names)) + 1
-    return '\n'.join([' '*max(wide, 18) + ''.join(f'{k:>18}' for k in ABLATION_METRICS), *(f'{n:{max(wide, 18)}}' + ''.join(f'{c:>18}' for c in cs) for n,cs in self._cells())])
+    return '\n'.join(
+        [
+            ' ' * max(wide, 18) + ''.join(f'{k:>18}' for k in ABLATION_METRICS),
+            *(f'{n:{max(wide, 18)}}' + ''.join(f'{c:>18}' for c in cs) for n, cs in self._cells()),
+        ]
+    )
 
 @patch
 def _repr_html_(self:AblationResults):
-    head = ''.join(f'<th>{k.replace("_", " ")}<br><small>{metric_direction[k]} is better</small></th>' for k in ABLATION_METRICS)
-    rows = ''.join(f'<tr><td style="text-align:left">{escape(n)}</td>' + ''.join(f'<td>{c}</td>' for c in cs) + '</tr>' for n,cs in self._cells())
+    head = ''.join(
+        f'<th>{k.replace("_", " ")}<br><small>{metric_direction[k]} is better</small></th>' for k in ABLATION_METRICS
+    )
+    rows = ''.join(
+        f'<tr><td style="text-align:left">{escape(n)}</td>' + ''.join(f'<td>{c}</td>' for c in cs) + '</tr>'
+        for n, cs in self._cells()
+    )
     return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table><p>means over the seeds {", ".join(map(str, self.seeds))} with 95 % intervals</p>'
 
 @patch
@@ -242,7 +302,10 @@ def words(self:AblationResults,
         good, bad = [], []
         for k in ABLATION_METRICS:
             d, h, real = self.difference(n, base, k)
-            if real: (good if (d > 0) == (metric_direction[k] == 'higher') else bad).append(f'{k.replace("_", " ")} by {abs(d):.3f}')
+            if real:
+                (good if (d > 0) == (metric_direction[k] == 'higher') else bad).append(
+                    f'{k.replace("_", " ")} by {abs(d):.3f}'
+                )
         out.append(f'{n} against {base}: ' + (
             '; '.join(w for w in (f'better in {", ".join(good)}' if good else '',
                                   f'worse in {", ".join(bad)}' if bad else '') if w)
@@ -253,13 +316,20 @@ def words(self:AblationResults,
 def plot(self:AblationResults):
     "A panel for each metric, with the mean and interval of each variant."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(ABLATION_METRICS), figsize=(1.9*len(ABLATION_METRICS), .3*len(self.names) + 1), sharey=True, layout='constrained')
+    fig, axes = plt.subplots(
+        1,
+        len(ABLATION_METRICS),
+        figsize=(1.9 * len(ABLATION_METRICS), 0.3 * len(self.names) + 1),
+        sharey=True,
+        layout='constrained',
+    )
     y = np.arange(len(self.names))[::-1]
     for ax,k in zip(axes, ABLATION_METRICS):
         m, h = np.array([self.mean(n, k) for n in self.names]).T
         ax.errorbar(m, y, xerr=np.nan_to_num(h), fmt='o', ms=3, lw=1)
         if k in histogram_bins: ax.axvline(self.floor(k), color='k', lw=.7, ls=':')
-        ax.set_title(k.replace('_', ' '), fontsize=8); ax.tick_params(labelsize=7)
+        ax.set_title(k.replace('_', ' '), fontsize=8)
+        ax.tick_params(labelsize=7)
     axes[0].set_yticks(y, self.names)
     plt.close(fig)
     return fig
@@ -269,7 +339,9 @@ def check_ablation(
     cfg:AblationConfig
 ):
     "Raise an error for a configuration that would fail during the run."
-    for c in variant_configs(cfg).values(): check_request(c); check_single_training(c)
+    for c in variant_configs(cfg).values():
+        check_request(c)
+        check_single_training(c)
 
 def check_ablation_keys(
     cfg:AblationConfig,
@@ -278,11 +350,28 @@ def check_ablation_keys(
     "Raise an error for shared keys without effect in any variant, and for keys of a variant without effect in it."
     variants, keys = variant_configs(cfg), changed_keys(cfg, said)
     modes = {build_model_config(c).mode for c in variants.values()}
-    reject_unused_keys(ABLATION_RULES, [SimpleNamespace(**dict(cfg), has_latent=modes != {'transformer'})], [k for k in keys if k.partition('.')[0] not in ('train', 'variants')])
+    reject_unused_keys(
+        ABLATION_RULES,
+        [SimpleNamespace(**dict(cfg), has_latent=modes != {'transformer'})],
+        [k for k in keys if k.partition('.')[0] not in ('train', 'variants')],
+    )
     common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
-    check_shared_keys(cfg.train, list(variants.values()), common, 'train.', 'variant', [*NESTED_TRAIN_RULES, *TRAIN_RULES])
+    check_shared_keys(
+        cfg.train, list(variants.values()), common, 'train.', 'variant', [*NESTED_TRAIN_RULES, *TRAIN_RULES]
+    )
     for n,c in variants.items():
         mine = changed_keys(c, given_keys(cfg.variants[n])) if 'variants' in {k.partition('.')[0] for k in keys} else []
-        reject_unused_keys([*NESTED_TRAIN_RULES, *TRAIN_RULES], [training_rule_input(c, build_model_config(c))], mine, f'variants.{n}.')
+        reject_unused_keys(
+            [*NESTED_TRAIN_RULES, *TRAIN_RULES], [training_rule_input(c, build_model_config(c))], mine, f'variants.{n}.'
+        )
 
-COMMANDS |= dict(ablation=Command(AblationConfig, 'ablation.ipynb', lambda cfg: new_run_dir('ablation', cfg), check_ablation, '', keys=check_ablation_keys))
+COMMANDS |= dict(
+    ablation=Command(
+        AblationConfig,
+        'ablation.ipynb',
+        lambda cfg: new_run_dir('ablation', cfg),
+        check_ablation,
+        '',
+        keys=check_ablation_keys,
+    )
+)

@@ -52,26 +52,59 @@ def _has_weight_decay(c):
 
 _optim_rules = [
     *_schedule_rules,
-    key_rule('optimizer.wd', _has_weight_decay, 'optimizer.name={c.optimizer.name} has no weight decay', 'say optimizer.name=adamw'),
-    key_rule('optimizer.scales.latent', lambda c: c.mode != 'transformer', 'mode={c.mode} has no latent', 'say mode=vae'),
-    key_rule('ema.decay ema.ramp', lambda c: c.ema.kind == 'ema', 'ema.kind={c.ema.kind} keeps no exponential average',
-             'say ema.kind=ema'),
-    key_rule('ema.start', lambda c: c.ema.kind == 'swa', 'ema.kind={c.ema.kind} keeps no average with a delayed start',
-             'say ema.kind=swa'),
+    key_rule(
+        'optimizer.wd',
+        _has_weight_decay,
+        'optimizer.name={c.optimizer.name} has no weight decay',
+        'say optimizer.name=adamw',
+    ),
+    key_rule(
+        'optimizer.scales.latent', lambda c: c.mode != 'transformer', 'mode={c.mode} has no latent', 'say mode=vae'
+    ),
+    key_rule(
+        'ema.decay ema.ramp',
+        lambda c: c.ema.kind == 'ema',
+        'ema.kind={c.ema.kind} keeps no exponential average',
+        'say ema.kind=ema',
+    ),
+    key_rule(
+        'ema.start',
+        lambda c: c.ema.kind == 'swa',
+        'ema.kind={c.ema.kind} keeps no average with a delayed start',
+        'say ema.kind=swa',
+    ),
     key_rule('ema.every', lambda c: c.ema.kind != 'none', 'ema.kind=none keeps no average', 'say ema.kind=ema'),
     key_rule('clip.at', lambda c: c.clip.kind != 'none', 'clip.kind=none does not clip', 'say clip.kind=norm'),
-    key_rule('clip.window', lambda c: c.clip.kind == 'percentile', 'clip.kind={c.clip.kind} uses no earlier steps',
-             'say clip.kind=percentile'),
-    key_rule('perturb_steps', lambda c: c.perturb > 0, 'perturb=0 perturbs no embedding', 'say perturb=0.05')]
+    key_rule(
+        'clip.window',
+        lambda c: c.clip.kind == 'percentile',
+        'clip.kind={c.clip.kind} uses no earlier steps',
+        'say clip.kind=percentile',
+    ),
+    key_rule('perturb_steps', lambda c: c.perturb > 0, 'perturb=0 perturbs no embedding', 'say perturb=0.05'),
+]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #0ee65452
 _curriculum_rules = [
-    key_rule('curriculum.pacing curriculum.start curriculum.epochs curriculum.gain', lambda c: c.curriculum.by, 'there is no curriculum', 'say curriculum.by=complexity'),
-    key_rule('curriculum.gain', lambda c: c.curriculum.pacing == 'adaptive',
-             'curriculum.pacing={c.curriculum.pacing} does not depend on the loss',
-          'say curriculum.pacing=adaptive'),
-    key_rule('curriculum', lambda c: c.curriculum.start < 1 or c.curriculum.limits,
-             'with curriculum.start=1 all windows are used from the first epoch on', 'say curriculum.start=0.25')]
+    key_rule(
+        'curriculum.pacing curriculum.start curriculum.epochs curriculum.gain',
+        lambda c: c.curriculum.by,
+        'there is no curriculum',
+        'say curriculum.by=complexity',
+    ),
+    key_rule(
+        'curriculum.gain',
+        lambda c: c.curriculum.pacing == 'adaptive',
+        'curriculum.pacing={c.curriculum.pacing} does not depend on the loss',
+        'say curriculum.pacing=adaptive',
+    ),
+    key_rule(
+        'curriculum',
+        lambda c: c.curriculum.start < 1 or c.curriculum.limits,
+        'with curriculum.start=1 all windows are used from the first epoch on',
+        'say curriculum.start=0.25',
+    ),
+]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #0a71ee0d
 def _full_pieces_only(c): return c.loader.whole or c.mode != 'transformer' and c.latent_music == 'whole'
@@ -79,43 +112,96 @@ def _on_bars(c): return c.loader.align == 'bar' or c.mode != 'transformer' and c
 
 _no_window_choice = 'only whole pieces are used, each as one window'
 _window_rules = [
-    key_rule('batch_size', lambda c: not c.loader.batch_tokens,
-             'loader.batch_tokens={c.loader.batch_tokens} sets the number of windows in a batch',
-             'say loader.batch_tokens=0'),
-    key_rule('loader.windows loader.most loader.align loader.bar', lambda c: not _full_pieces_only(c), _no_window_choice, 'say loader.whole=false'),
-    key_rule('loader.most', lambda c: c.loader.windows != 'first', 'loader.windows=first takes one window per piece',
-             'say loader.windows=tile'),
-    key_rule('loader.slide_up_to', lambda c: c.loader.windows == 'adaptive',
-             'loader.windows={c.loader.windows} does not depend on the length of a piece',
-             'say loader.windows=adaptive'),
+    key_rule(
+        'batch_size',
+        lambda c: not c.loader.batch_tokens,
+        'loader.batch_tokens={c.loader.batch_tokens} sets the number of windows in a batch',
+        'say loader.batch_tokens=0',
+    ),
+    key_rule(
+        'loader.windows loader.most loader.align loader.bar',
+        lambda c: not _full_pieces_only(c),
+        _no_window_choice,
+        'say loader.whole=false',
+    ),
+    key_rule(
+        'loader.most',
+        lambda c: c.loader.windows != 'first',
+        'loader.windows=first takes one window per piece',
+        'say loader.windows=tile',
+    ),
+    key_rule(
+        'loader.slide_up_to',
+        lambda c: c.loader.windows == 'adaptive',
+        'loader.windows={c.loader.windows} does not depend on the length of a piece',
+        'say loader.windows=adaptive',
+    ),
     key_rule('loader.bar', _on_bars, 'loader.align={c.loader.align} does not use bar lines', 'say loader.align=bar'),
     key_rule('loader.bucket', lambda c: not c.loader.pack, 'loader.pack=true fills all rows', 'say loader.pack=false'),
-    key_rule('loader.grow_epochs loader.growth', lambda c: c.loader.start_length, 'loader.start_length=0: windows do not grow', 'say loader.start_length=64')]
+    key_rule(
+        'loader.grow_epochs loader.growth',
+        lambda c: c.loader.start_length,
+        'loader.start_length=0: windows do not grow',
+        'say loader.start_length=64',
+    ),
+]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #84ff171c
 def _augment(c): return c.loader.augment
 def _n_active_types(c): return sum(getattr(_augment(c), t).probability > 0 for t in augment_types)
 
 _augmentation_rules = [
-    key_rule('loader.epochs', lambda c: _augment(c) is not None and _augment(c).schedule.unit == 'share',
-             'no augmentation schedule is in shares of the training',
-          'say loader.augment.schedule.unit=share'),
-    key_rule(' '.join(f'loader.augment.{k}' for k in ('at_most', 'schedule', *augment_types)), lambda c: _augment(c).probability > 0,
-          'loader.augment.probability=0 augments nothing', 'say loader.augment.probability=0.5'),
-    key_rule('loader.augment.at_most', lambda c: _n_active_types(c) > min(3, _augment(c).at_most),
-             'no more types of augmentation than that are enabled', 'give more of them a probability'),
-    *(key_rule(' '.join(f'loader.augment.{t}.{k}' for k in ('low', 'high', 'seconds', 'touch')), lambda c, t=t: getattr(_augment(c), t).probability > 0,
+    key_rule(
+        'loader.epochs',
+        lambda c: _augment(c) is not None and _augment(c).schedule.unit == 'share',
+        'no augmentation schedule is in shares of the training',
+        'say loader.augment.schedule.unit=share',
+    ),
+    key_rule(
+        ' '.join(f'loader.augment.{k}' for k in ('at_most', 'schedule', *augment_types)),
+        lambda c: _augment(c).probability > 0,
+        'loader.augment.probability=0 augments nothing',
+        'say loader.augment.probability=0.5',
+    ),
+    key_rule(
+        'loader.augment.at_most',
+        lambda c: _n_active_types(c) > min(3, _augment(c).at_most),
+        'no more types of augmentation than that are enabled',
+        'give more of them a probability',
+    ),
+    *(
+        key_rule(
+            ' '.join(f'loader.augment.{t}.{k}' for k in ('low', 'high', 'seconds', 'touch')),
+            lambda c, t=t: getattr(_augment(c), t).probability > 0,
             f'loader.augment.{t}.probability=0 disables it',
-            f'say loader.augment.{t}.probability=0.5') for t in augment_types),
-    *(key_rule(f'loader.augment.schedule.{key}', lambda c, kinds=kinds: _augment(c).schedule.kind in kinds.split(),
-            'loader.augment.schedule.kind={c.loader.augment.schedule.kind} does not use it', f'say loader.augment.schedule.kind={kinds.split()[-1]}')
-      for key,kinds in dict(low='warmup decay warmup_decay', warmup='warmup warmup_decay', decay='decay warmup_decay', unit='steps warmup decay warmup_decay',
-                            high='constant warmup decay warmup_decay').items())]
+            f'say loader.augment.{t}.probability=0.5',
+        )
+        for t in augment_types
+    ),
+    *(
+        key_rule(
+            f'loader.augment.schedule.{key}',
+            lambda c, kinds=kinds: _augment(c).schedule.kind in kinds.split(),
+            'loader.augment.schedule.kind={c.loader.augment.schedule.kind} does not use it',
+            f'say loader.augment.schedule.kind={kinds.split()[-1]}',
+        )
+        for key, kinds in dict(
+            low='warmup decay warmup_decay',
+            warmup='warmup warmup_decay',
+            decay='decay warmup_decay',
+            unit='steps warmup decay warmup_decay',
+            high='constant warmup decay warmup_decay',
+        ).items()
+    ),
+]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #38164d03
-def _rows_per_process(c): return (c.loader.batch_tokens//c.length if c.loader.batch_tokens else c.batch_size)//(c.gpus*c.nodes)
+def _rows_per_process(c):
+    return (c.loader.batch_tokens//c.length if c.loader.batch_tokens else c.batch_size)//(c.gpus*c.nodes)
 
-_latent_model_keys = ' '.join(f'net.{k}' for k in ('latent', 'regions', 'prior', 'encoder_layers', 'free_bits', 'word_dropout', 'skip'))
+_latent_model_keys = ' '.join(
+    f'net.{k}' for k in ('latent', 'regions', 'prior', 'encoder_layers', 'free_bits', 'word_dropout', 'skip')
+)
 _critic_model_keys = ' '.join(f'net.{k}' for k in ('critic_width', 'critic_layers', 'critic_weights', 'critic_dropout'))
 _no_latent = 'mode={c.mode} has no latent', 'say mode=vae'
 _no_critic = 'mode={c.mode} has no critic', 'say mode=vae_gan'
@@ -134,17 +220,40 @@ _model_rules = [
 
 # %% ../../nbs/970_commands.key_rules.ipynb #3fbac377
 _latent_rules = [
-    key_rule('latent.schedule latent.warm latent.cycles latent.target', lambda c: c.latent.beta > 0,
-             'latent.beta=0 disables the KL term', 'say latent.beta=0.2'),
-    key_rule('latent.warm', lambda c: c.latent.schedule not in ('constant', 'adaptive'),
-             'latent.schedule={c.latent.schedule} has no warmup', 'say latent.schedule=linear'),
-    key_rule('latent.cycles', lambda c: c.latent.schedule == 'cyclical', 'latent.schedule={c.latent.schedule} has no cycles', 'say latent.schedule=cyclical'),
-    key_rule('latent.target', lambda c: c.latent.schedule == 'adaptive',
-             'latent.schedule={c.latent.schedule} has no target in nats', 'say latent.schedule=adaptive'),
-    key_rule('latent.order', lambda c: c.latent.attributes, 'latent.attributes is empty',
-             'say latent.attributes=[register]'),
-    key_rule('adversarial.losses adversarial.through', lambda c: c.adversarial.weight > 0,
-             'with adversarial.weight=0 only the critic is trained', 'say adversarial.weight=0.1')]
+    key_rule(
+        'latent.schedule latent.warm latent.cycles latent.target',
+        lambda c: c.latent.beta > 0,
+        'latent.beta=0 disables the KL term',
+        'say latent.beta=0.2',
+    ),
+    key_rule(
+        'latent.warm',
+        lambda c: c.latent.schedule not in ('constant', 'adaptive'),
+        'latent.schedule={c.latent.schedule} has no warmup',
+        'say latent.schedule=linear',
+    ),
+    key_rule(
+        'latent.cycles',
+        lambda c: c.latent.schedule == 'cyclical',
+        'latent.schedule={c.latent.schedule} has no cycles',
+        'say latent.schedule=cyclical',
+    ),
+    key_rule(
+        'latent.target',
+        lambda c: c.latent.schedule == 'adaptive',
+        'latent.schedule={c.latent.schedule} has no target in nats',
+        'say latent.schedule=adaptive',
+    ),
+    key_rule(
+        'latent.order', lambda c: c.latent.attributes, 'latent.attributes is empty', 'say latent.attributes=[register]'
+    ),
+    key_rule(
+        'adversarial.losses adversarial.through',
+        lambda c: c.adversarial.weight > 0,
+        'with adversarial.weight=0 only the critic is trained',
+        'say adversarial.weight=0.1',
+    ),
+]
 
 _loss_rules = [
     key_rule('balance', lambda c: c.losses, 'there are no losses to balance', 'say losses={rhythm: 0.1}'),
@@ -157,19 +266,60 @@ _loss_rules = [
              'say net.latent=[32,8,4]')]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #0853b541
-_monitor_keys = ' '.join(f'watch.{k}' for k in ('every', 'share', 'samples', 'tokens', 'measures', 'rescues', 'memory', 'stability', 'recover', 'let_go', 'patience', 'stop_on', 'stopwatch'))
+_monitor_keys = ' '.join(
+    f'watch.{k}'
+    for k in (
+        'every',
+        'share',
+        'samples',
+        'tokens',
+        'measures',
+        'rescues',
+        'memory',
+        'stability',
+        'recover',
+        'let_go',
+        'patience',
+        'stop_on',
+        'stopwatch',
+    )
+)
 _monitor_rules = [
     key_rule(_monitor_keys, lambda c: c.watch.on, 'with watch.on=false nothing is monitored', 'say watch.on=true'),
-    key_rule('watch.share', lambda c: not (c.watch.every or c.watch.let_go) and c.reproducible == 'seeded',
-          'samples are taken at fixed steps (watch.every, watch.let_go or reproducible)', 'say watch.every=0'),
-    key_rule('watch.rescues watch.memory', lambda c: not c.shard, 'with shard=true the training never rolls back',
-             'say shard=false'),
-    key_rule('watch.memory', lambda c: c.watch.rescues, 'with watch.rescues=0 the training never rolls back',
-             'say watch.rescues=3'),
-    key_rule('keep', lambda c: c.checkpoint_every, 'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'),
-    key_rule('meet node', lambda c: c.nodes > 1, 'nodes={c.nodes}: there is no other machine', 'say nodes=2')]
+    key_rule(
+        'watch.share',
+        lambda c: not (c.watch.every or c.watch.let_go) and c.reproducible == 'seeded',
+        'samples are taken at fixed steps (watch.every, watch.let_go or reproducible)',
+        'say watch.every=0',
+    ),
+    key_rule(
+        'watch.rescues watch.memory',
+        lambda c: not c.shard,
+        'with shard=true the training never rolls back',
+        'say shard=false',
+    ),
+    key_rule(
+        'watch.memory',
+        lambda c: c.watch.rescues,
+        'with watch.rescues=0 the training never rolls back',
+        'say watch.rescues=3',
+    ),
+    key_rule(
+        'keep', lambda c: c.checkpoint_every, 'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'
+    ),
+    key_rule('meet node', lambda c: c.nodes > 1, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
+]
 
-TRAIN_RULES = [*_model_rules, *_latent_rules, *_optim_rules, *_curriculum_rules, *_window_rules, *_augmentation_rules, *_loss_rules, *_monitor_rules]
+TRAIN_RULES = [
+    *_model_rules,
+    *_latent_rules,
+    *_optim_rules,
+    *_curriculum_rules,
+    *_window_rules,
+    *_augmentation_rules,
+    *_loss_rules,
+    *_monitor_rules,
+]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #342a5506
 def _curriculum_state(loader, epoch):
@@ -189,7 +339,8 @@ def curriculum_problem(
     # an epoch as reference, and one without improvement
     if pace is not None and pace.by and pace.pacing == 'adaptive': need *= 2
     else:
-        while need < steps and _curriculum_state(loader, epoch + 1) == first: epoch, need = epoch + 1, need + len(loader._plan(epoch + 1)[1])
+        while need < steps and _curriculum_state(loader, epoch + 1) == first:
+            epoch, need = epoch + 1, need + len(loader._plan(epoch + 1)[1])
     if need < steps: return ''
     return (f'{what} never advances: steps={steps}, and nothing changes in the first {need} steps, '
             f'{epoch + 1} epoch{"s"*(epoch > 0)}')
@@ -208,22 +359,55 @@ def _prefixed(group, names): return ' '.join(f'{group}.{n}' for n in names)
 PREPARE_RULES = [
     key_rule('table_extra', _has_table, 'there is no table', 'say table=FILE.csv'),
     key_rule('phrase', lambda c: c.phrases, 'phrases=0 does not cut phrases', 'say phrases=4'),
-    key_rule(_prefixed('cleaning.quantise', _quantize_keys), lambda c: c.cleaning.quantise.mode != 'none',
-             'cleaning.quantise.mode=none does not change notes', 'say cleaning.quantise.mode=strict'),
-    key_rule('cleaning.quantise.grid cleaning.quantise.phase', lambda c: c.cleaning.quantise.mode != 'adaptive',
-             'cleaning.quantise.mode=adaptive estimates its own', 'say cleaning.quantise.mode=groove'),
-    key_rule('cleaning.quantise.align', lambda c: c.cleaning.quantise.mode == 'adaptive' or c.cleaning.quantise.phase,
-             'the beats of the file are used as they are', 'say cleaning.quantise.phase=find'),
-    key_rule('cleaning.polyphony.voices', lambda c: c.cleaning.polyphony.mode != 'none', 'cleaning.polyphony.mode=none has no limit', 'say cleaning.polyphony.mode=musical'),
-    key_rule(_prefixed('cleaning.velocity', _velocity_keys), lambda c: c.cleaning.velocity.mode != 'none',
-             'cleaning.velocity.mode=none does not change velocities', 'say cleaning.velocity.mode=global'),
-    key_rule(_prefixed('cleaning.velocity', ['mean', 'spread']), lambda c: c.cleaning.velocity.mode != 'piece_relative',
-             'cleaning.velocity.mode=piece_relative uses the range', 'say cleaning.velocity.mode=global'),
-    key_rule(_prefixed('cleaning.velocity', ['levels', 'pause', 'least', 'smooth']), lambda c: c.cleaning.velocity.mode == 'style_preserving',
-          'cleaning.velocity.mode={c.cleaning.velocity.mode} does not use phrases',
-          'say cleaning.velocity.mode=style_preserving'),
-    key_rule('workers', lambda c: c.dask in ('', 'local'),
-             'the files are read by the workers of the scheduler at dask={c.dask}', 'say dask=local')]
+    key_rule(
+        _prefixed('cleaning.quantise', _quantize_keys),
+        lambda c: c.cleaning.quantise.mode != 'none',
+        'cleaning.quantise.mode=none does not change notes',
+        'say cleaning.quantise.mode=strict',
+    ),
+    key_rule(
+        'cleaning.quantise.grid cleaning.quantise.phase',
+        lambda c: c.cleaning.quantise.mode != 'adaptive',
+        'cleaning.quantise.mode=adaptive estimates its own',
+        'say cleaning.quantise.mode=groove',
+    ),
+    key_rule(
+        'cleaning.quantise.align',
+        lambda c: c.cleaning.quantise.mode == 'adaptive' or c.cleaning.quantise.phase,
+        'the beats of the file are used as they are',
+        'say cleaning.quantise.phase=find',
+    ),
+    key_rule(
+        'cleaning.polyphony.voices',
+        lambda c: c.cleaning.polyphony.mode != 'none',
+        'cleaning.polyphony.mode=none has no limit',
+        'say cleaning.polyphony.mode=musical',
+    ),
+    key_rule(
+        _prefixed('cleaning.velocity', _velocity_keys),
+        lambda c: c.cleaning.velocity.mode != 'none',
+        'cleaning.velocity.mode=none does not change velocities',
+        'say cleaning.velocity.mode=global',
+    ),
+    key_rule(
+        _prefixed('cleaning.velocity', ['mean', 'spread']),
+        lambda c: c.cleaning.velocity.mode != 'piece_relative',
+        'cleaning.velocity.mode=piece_relative uses the range',
+        'say cleaning.velocity.mode=global',
+    ),
+    key_rule(
+        _prefixed('cleaning.velocity', ['levels', 'pause', 'least', 'smooth']),
+        lambda c: c.cleaning.velocity.mode == 'style_preserving',
+        'cleaning.velocity.mode={c.cleaning.velocity.mode} does not use phrases',
+        'say cleaning.velocity.mode=style_preserving',
+    ),
+    key_rule(
+        'workers',
+        lambda c: c.dask in ('', 'local'),
+        'the files are read by the workers of the scheduler at dask={c.dask}',
+        'say dask=local',
+    ),
+]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #57aa2304
 def generation_rule_input(
@@ -239,13 +423,23 @@ def _uses_random_numbers(c):
     return c.temperature > 0 or c.write.humanize > 0 or latents
 
 GENERATE_RULES = [
-    key_rule('prompt_seconds', lambda c: c.prompt or c.like or c.between, 'there is no prompt, like or between', 'say prompt=FILE'),
+    key_rule(
+        'prompt_seconds',
+        lambda c: c.prompt or c.like or c.between,
+        'there is no prompt, like or between',
+        'say prompt=FILE',
+    ),
     key_rule('spread', lambda c: c.like, 'there is no piece to vary', 'say like=FILE'),
     key_rule('top_k top_p min_p', lambda c: c.temperature > 0, 'temperature=0 is greedy decoding', 'say temperature=1'),
     key_rule('profile', lambda c: c.mask, 'with mask=false no limits are applied', 'say mask=true'),
-    key_rule('profile.margin', lambda c: None in (c.profile.note_seconds, c.profile.rest_seconds, c.profile.pedal_seconds),
-          'notes, rests and pedals have limits of their own', 'leave one of those out'),
-    key_rule('seed', _uses_random_numbers, 'with temperature=0 nothing is sampled', 'say temperature=1')]
+    key_rule(
+        'profile.margin',
+        lambda c: None in (c.profile.note_seconds, c.profile.rest_seconds, c.profile.pedal_seconds),
+        'notes, rests and pedals have limits of their own',
+        'leave one of those out',
+    ),
+    key_rule('seed', _uses_random_numbers, 'with temperature=0 nothing is sampled', 'say temperature=1'),
+]
 
 EVALUATE_RULES = [key_rule('window', lambda c: not c.has_latent, 'a model with a latent is evaluated on whole pieces',
                            'take a model of mode=transformer')]

@@ -37,7 +37,8 @@ class LatentStudyConfig(Config):
 
     @field_validator('beside', mode='before')
     @classmethod
-    def _several(cls, value): return tuple(n.strip() for n in value.split(',') if n.strip()) if isinstance(value, str) else value
+    def _several(cls, value):
+        return tuple(n.strip() for n in value.split(',') if n.strip()) if isinstance(value, str) else value
 
 # %% ../../nbs/982_commands.latent_study.ipynb #ac93fa0c
 def latent_study_data(
@@ -47,7 +48,8 @@ def latent_study_data(
 ):                         # ids of training and of held-out pieces, groups of the latter, attributes tied to dimensions
     "Training and held-out pieces of a run that fit into its window."
     told = Experiment.open(where).config
-    if told.get('mode', 'transformer') == 'transformer': raise ModelError('a model without a latent', path=where, way_out='train one with mode=vae')
+    if told.get('mode', 'transformer') == 'transformer':
+        raise ModelError('a model without a latent', path=where, way_out='train one with mode=vae')
     store = open_store(told['data'], cfg.workers, run, of=where)
     train, held = train_valid_split(store, told['valid'], told['seed'], told.get('split', 'group'))
     fits = lambda side: np.array([i for i in side if store.length[i] <= told['length'] + 1])
@@ -59,7 +61,12 @@ def latent_study_data(
                          path=where,
                          way_out='cut the music into phrases (aurl prepare phrases=4), or train with a greater length')
     groups = np.array(store.pieces['group'].to_pylist())
-    return [store[int(i)] for i in known], [store[int(i)] for i in mine], groups[mine], tuple(told.get('latent', {}).get('attributes', ()))
+    return (
+        [store[int(i)] for i in known],
+        [store[int(i)] for i in mine],
+        groups[mine],
+        tuple(told.get('latent', {}).get('attributes', ())),
+    )
 
 def run_latent_study(
     model,                 # of the run
@@ -69,7 +76,18 @@ def run_latent_study(
 )->LatentEvaluation:
     "Evaluate the latent of the model of a run."
     known, held, groups, named = latent_study_data(where, cfg, run)
-    return evaluate_latent(model, known, held, groups, tuple(attributes), named, min(cfg.pairs, len(held)//2), cfg.steps, cfg.temperature, cfg.seed)
+    return evaluate_latent(
+        model,
+        known,
+        held,
+        groups,
+        tuple(attributes),
+        named,
+        min(cfg.pairs, len(held) // 2),
+        cfg.steps,
+        cfg.temperature,
+        cfg.seed,
+    )
 
 # %% ../../nbs/982_commands.latent_study.ipynb #4fba46aa
 def check_latent_study(
@@ -79,4 +97,6 @@ def check_latent_study(
     pick_device(cfg.device)
     for m in (cfg.model, *cfg.beside): latent_study_data(find_model(m, cfg.out)[1], cfg)
 
-COMMANDS |= dict(latent=Command(LatentStudyConfig, 'latent.ipynb', lambda cfg: new_run_dir('latent', cfg), check_latent_study))
+COMMANDS |= dict(
+    latent=Command(LatentStudyConfig, 'latent.ipynb', lambda cfg: new_run_dir('latent', cfg), check_latent_study)
+)

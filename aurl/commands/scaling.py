@@ -23,7 +23,20 @@ from ..dependencies import changed_keys
 from .key_rules import NESTED_TRAIN_RULES, SCALING_RULES, TRAIN_RULES
 from ..experiments.run import Experiment
 from ..models.size import parameter_counts
-from ..recipes import Command, Seed, TrainConfig, check_single_training, check_request, check_shared_keys, build_learner, build_model_config, new_run_dir, train_valid_split, open_store, train_run
+from aurl.recipes import (
+    Command,
+    Seed,
+    TrainConfig,
+    check_single_training,
+    check_request,
+    check_shared_keys,
+    build_learner,
+    build_model_config,
+    new_run_dir,
+    train_valid_split,
+    open_store,
+    train_run,
+)
 from ..tokens.vocab import vocab
 from ..search.scaling_law import ScalingFit
 
@@ -62,11 +75,16 @@ def training_grid(
     name = lambda c: f'{_layer_parameters(c)}_{c.steps*c.length*c.batch_size}_{c.seed}'
     grid = [one(net, t, s) for s in cfg.seeds for net in cfg.sizes for t in cfg.tokens]
     out = {name(c):(c, False) for c in sorted(grid, key=lambda c: (c.seed, _layer_parameters(c)*c.steps))}
-    if len(out) < len(grid): raise ConfigError('two of the trainings are the same', way_out='name each size, amount and seed once')
+    if len(out) < len(grid):
+        raise ConfigError('two of the trainings are the same', way_out='name each size, amount and seed once')
     if cfg.larger:
-        if set(cfg.larger) != {'net', 'tokens'}: raise ConfigError(f'larger={cfg.larger}', way_out='say larger={net: {d_model: 128}, tokens: 600000}')
+        if set(cfg.larger) != {'net', 'tokens'}:
+            raise ConfigError(f'larger={cfg.larger}', way_out='say larger={net: {d_model: 128}, tokens: 600000}')
         big = one(cfg.larger['net'], cfg.larger['tokens'], cfg.seeds[0])
-        if _layer_parameters(big)*big.steps <= max(_layer_parameters(c)*c.steps for c in grid): raise ConfigError('larger: this training is not larger than the others', way_out='give it more parameters or more tokens')
+        if _layer_parameters(big)*big.steps <= max(_layer_parameters(c)*c.steps for c in grid):
+            raise ConfigError(
+                'larger: this training is not larger than the others', way_out='give it more parameters or more tokens'
+            )
         out[name(big)] = (big, True)
     return out
 
@@ -95,7 +113,14 @@ def train_grid_point(
         learn, heard = build_learner(cfg, store, train, kept[:held], run=run), TokenCounter()
         nats = train_run(learn, run, cfg, cbs=[heard])
         if learn.stopped: raise KeyboardInterrupt                           # an interrupted training is no data point
-        out = dict(name=name, parameters=_layer_parameters(cfg), ids=heard.ids, nats=nats, seconds=round(run.elapsed, 1), larger=larger)
+        out = dict(
+            name=name,
+            parameters=_layer_parameters(cfg),
+            ids=heard.ids,
+            nats=nats,
+            seconds=round(run.elapsed, 1),
+            larger=larger,
+        )
         run.finish([f'{nats:.3f} nats per id'], out)
     return out
 
@@ -113,7 +138,10 @@ def read_json_lines(
 def _append_line(path, row):
     "Append a line to the file and flush it to disk."
     torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b'\n')
-    with open(path, 'a') as f: f.write('\n'*torn + json.dumps(row) + '\n'); f.flush(); os.fsync(f.fileno())
+    with open(path, 'a') as f:
+        f.write('\n'*torn + json.dumps(row) + '\n')
+        f.flush()
+        os.fsync(f.fileno())
 
 # %% ../../nbs/988_commands.scaling.ipynb #5b34440f
 class ScalingStudy:
@@ -147,7 +175,9 @@ def run_scaling(
     return ScalingStudy([rows[n] for n in jobs], cfg.draws)
 
 def _predict_larger(cfg, rows, larger, path):
-    expected, low, high = ScalingStudy(rows, cfg.draws).fit.foresee(_layer_parameters(larger), larger.steps*larger.length*larger.batch_size)
+    expected, low, high = ScalingStudy(rows, cfg.draws).fit.foresee(
+        _layer_parameters(larger), larger.steps * larger.length * larger.batch_size
+    )
     write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
 
 # %% ../../nbs/988_commands.scaling.ipynb #7e65920f
@@ -176,8 +206,13 @@ def _repr_html_(self:ScalingStudy):
     sizes, amounts = (sorted({r[k] for r in self.rows}) for k in ('parameters', 'ids'))
     mean = lambda n, d: [r['nats'] for r in self.rows if (r['parameters'], r['ids']) == (n, d)]
     cell = lambda x: f'{sum(x)/len(x):.3f}' if x else ''
-    rows = ''.join(f'<tr><th>{n:,}</th>' + ''.join(f'<td>{cell(mean(n, d))}</td>' for d in amounts) + '</tr>' for n in sizes)
-    return f'<table><thead><tr><th>parameters</th>{"".join(f"<th>{d:,} ids</th>" for d in amounts)}</tr></thead><tbody>{rows}</tbody></table><p>nats per held-out id</p>' + ''.join(f'<p>{escape(w)}</p>' for w in self.words())
+    rows = ''.join(
+        f'<tr><th>{n:,}</th>' + ''.join(f'<td>{cell(mean(n, d))}</td>' for d in amounts) + '</tr>' for n in sizes
+    )
+    return (
+        f'<table><thead><tr><th>parameters</th>{"".join(f"<th>{d:,} ids</th>" for d in amounts)}</tr></thead><tbody>{rows}</tbody></table><p>nats per held-out id</p>'
+        + ''.join(f'<p>{escape(w)}</p>' for w in self.words())
+    )
 
 @patch
 def plot(self:ScalingStudy):
@@ -189,7 +224,9 @@ def check_scaling(
     cfg:ScalingConfig
 ):
     "Raise an error for a configuration that would fail during the run."
-    for c,_ in training_grid(cfg).values(): check_request(c); check_single_training(c)
+    for c,_ in training_grid(cfg).values():
+        check_request(c)
+        check_single_training(c)
 
 def check_scaling_keys(
     cfg:ScalingConfig,
@@ -197,6 +234,22 @@ def check_scaling_keys(
 ):
     "Raise an error for keys that have no effect in any training."
     keys = [k.removeprefix('train.') for k in changed_keys(cfg, said) if k.startswith('train.')]
-    check_shared_keys(cfg.train, [c for c,_ in training_grid(cfg).values()], keys, 'train.', 'training', [*NESTED_TRAIN_RULES, *SCALING_RULES, *TRAIN_RULES])
+    check_shared_keys(
+        cfg.train,
+        [c for c, _ in training_grid(cfg).values()],
+        keys,
+        'train.',
+        'training',
+        [*NESTED_TRAIN_RULES, *SCALING_RULES, *TRAIN_RULES],
+    )
 
-COMMANDS |= dict(scaling=Command(ScalingConfig, 'scaling.ipynb', lambda cfg: new_run_dir('scaling', cfg), check_scaling, 'study', keys=check_scaling_keys))
+COMMANDS |= dict(
+    scaling=Command(
+        ScalingConfig,
+        'scaling.ipynb',
+        lambda cfg: new_run_dir('scaling', cfg),
+        check_scaling,
+        'study',
+        keys=check_scaling_keys,
+    )
+)

@@ -20,7 +20,23 @@ from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json,
 from ..dependencies import changed_keys, reject_unused_keys
 from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_rule_input
 from ..experiments.run import Experiment
-from ..recipes import COMMANDS, Command, Seed, TrainConfig, _absolute_source, check_single_training, check_request, check_shared_keys, build_learner, parameter_summary, build_model_config, new_run_dir, train_valid_split, open_store, train_run
+from aurl.recipes import (
+    COMMANDS,
+    Command,
+    Seed,
+    TrainConfig,
+    _absolute_source,
+    check_single_training,
+    check_request,
+    check_shared_keys,
+    build_learner,
+    parameter_summary,
+    build_model_config,
+    new_run_dir,
+    train_valid_split,
+    open_store,
+    train_run,
+)
 from ..search.space import search_space
 from ..search.trials import SweepDefinition, PruneTrial, Pruned, Sweep, run_workers
 
@@ -52,10 +68,23 @@ def logged_metrics(
     names = ['train_loss', 'objective', 'grad_norm']
     names += [f'valid_{n}' for n in cfg.losses]
     if cfg.watch.on: names += [*_generation_metrics, *cfg.watch.measures]
-    if cfg.mode != 'transformer': names += ['valid_reconstruction', 'valid_kl', *(f'{k}_{level}' for k in ('valid_nats', 'active') for level in _latent_levels)]
+    if cfg.mode != 'transformer':
+        names += [
+            'valid_reconstruction',
+            'valid_kl',
+            *(f'{k}_{level}' for k in ('valid_nats', 'active') for level in _latent_levels),
+        ]
     return names
 
-_generation_metrics = 'grammar', 'grammar_validity', 'grammar_pairing', 'grammar_lawful', 'grammar_timing', 'grammar_velocity', 'grammar_repetition'
+_generation_metrics = (
+    'grammar',
+    'grammar_validity',
+    'grammar_pairing',
+    'grammar_lawful',
+    'grammar_timing',
+    'grammar_velocity',
+    'grammar_repetition',
+)
 _latent_levels = 'global', 'local', 'fine'
 
 def metrics_at_best(
@@ -64,8 +93,12 @@ def metrics_at_best(
     "Each metric at the best `valid_loss`: the last value up to its step, or else the first after it."
     held = [(l['valid_loss'], l['step']) for l in lines if l.get('valid_loss') is not None]
     best, out = min(held)[1] if held else np.inf, {}
-    for late,some in ((False, [l for l in lines if (l['step'] or 0) <= best]), (True, [l for l in lines if (l['step'] or 0) > best])):
-        for line in some: out |= {k:v for k,v in line.items() if isinstance(v, (int, float)) and not (late and k in out)}
+    for late, some in (
+        (False, [l for l in lines if (l['step'] or 0) <= best]),
+        (True, [l for l in lines if (l['step'] or 0) > best]),
+    ):
+        for line in some:
+            out |= {k:v for k,v in line.items() if isinstance(v, (int, float)) and not (late and k in out)}
     return out
 
 # %% ../../nbs/984_commands.sweep.ipynb #05ec86ba
@@ -129,7 +162,17 @@ def check_sweep_keys(
                           way_out=f'leave train.{varied[0]} out')
     trials = _trial_combinations(cfg, space)
     check_shared_keys(cfg.train, [c for _,c in trials], common, 'train.', 'trial', [*NESTED_TRAIN_RULES, *TRAIN_RULES])
-    for k in space: reject_unused_keys(TRAIN_RULES, [training_rule_input(c, build_model_config(c)) for values,c in trials if values.get(k) == space[k].ends[-1]], [k], 'space.')
+    for k in space:
+        reject_unused_keys(
+            TRAIN_RULES,
+            [
+                training_rule_input(c, build_model_config(c))
+                for values, c in trials
+                if values.get(k) == space[k].ends[-1]
+            ],
+            [k],
+            'space.',
+        )
 
 # %% ../../nbs/984_commands.sweep.ipynb #3ec7e075
 def train_trial(
@@ -146,9 +189,16 @@ def train_trial(
         run.say(parameter_summary(learn))
         best = train_run(learn, run, cfg)
         if learn.stopped: raise KeyboardInterrupt                             # an interrupted training is not a trial
-        if prune.pruned: run.say('pruned: other trials were better at this step'); raise Pruned
+        if prune.pruned:
+            run.say('pruned: other trials were better at this step')
+            raise Pruned
         speed = [m['tokens_per_second'] for m in run.metrics() if m.get('tokens_per_second')]
-        out = metrics_at_best(run.metrics()) | dict(valid_loss=best, parameters=sum(p.numel() for p in learn.model.parameters()), tokens_per_second=float(np.median(speed)) if speed else 0., seconds=run.elapsed)
+        out = metrics_at_best(run.metrics()) | dict(
+            valid_loss=best,
+            parameters=sum(p.numel() for p in learn.model.parameters()),
+            tokens_per_second=float(np.median(speed)) if speed else 0.0,
+            seconds=run.elapsed,
+        )
         run.finish([f'{best:.3f} nats per token on held-out windows'], out)
     return out
 
@@ -159,7 +209,16 @@ def check_same_config(
     what, # its name in messages: sweep, ablation, study
 ):
     "Save the configuration in `root`, or raise an error if another one is saved there."
-    plain = lambda d: json.loads(to_json(d | dict(train=(t := make_config(TrainConfig, overrides=d['train'])).changed(data=_absolute_source(t.data)).to_dict())))
+    plain = lambda d: json.loads(
+        to_json(
+            d
+            | dict(
+                train=(t := make_config(TrainConfig, overrides=d['train']))
+                .changed(data=_absolute_source(t.data))
+                .to_dict()
+            )
+        )
+    )
     said, file = plain(said), Path(root)/'asked.json'
     if file.exists():
         try: old = plain(read_json(file))
@@ -178,7 +237,8 @@ def exclusive_folder(
 ):
     "Context manager that locks `root`; raise an error if another process holds the lock."
     try: Path(root).mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise AurlError(f'no {what} can be kept there ({e.strerror})', root, 'give another dest') from e
+    except OSError as e:
+        raise AurlError(f'no {what} can be kept there ({e.strerror})', root, 'give another dest') from e
     if (held := try_lock(root)) is None:
         raise ConfigError(f'another process is running this {what}', root, 'wait until it ends, or give another dest')
     try: yield
@@ -210,4 +270,8 @@ def _best_summary(sweep):
     return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, t.values))
 
 # %% ../../nbs/984_commands.sweep.ipynb #b4952304
-COMMANDS |= dict(sweep=Command(SweepConfig, 'sweep.ipynb', lambda cfg: new_run_dir('sweep', cfg), check_sweep, 'sweep', keys=check_sweep_keys))
+COMMANDS |= dict(
+    sweep=Command(
+        SweepConfig, 'sweep.ipynb', lambda cfg: new_run_dir('sweep', cfg), check_sweep, 'sweep', keys=check_sweep_keys
+    )
+)

@@ -42,14 +42,19 @@ def train_worker(
     told = read_json(told)
     asked = make_config(TrainConfig, overrides=told['config'])
     with distributed_context(asked.device) as place:
-        cfg = make_config(TrainConfig, overrides=broadcast_object(told['config'])).changed(data=asked.data, workers=asked.workers)
+        cfg = make_config(TrainConfig, overrides=broadcast_object(told['config'])).changed(
+            data=asked.data, workers=asked.workers
+        )
         run = Experiment.open(told['run']) if place.first else SilentRun()
         try:
             store = open_store(cfg.data, cfg.workers, None, cfg.loader, of=told['run'])
             train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
             if len(set(all_gather_objects(_data_hash(store, train, held)))) > 1:
-                raise ConfigError('the machines have different data, or different versions of aurl', cfg.data,
-                                  'prepare it once with aurl prepare, copy the store to each machine, and say data=STORE')
+                raise ConfigError(
+                    'the machines have different data, or different versions of aurl',
+                    cfg.data,
+                    'prepare it once with aurl prepare, copy the store to each machine, and say data=STORE',
+                )
             last = load_newest_checkpoint(run.checkpoints, run.say) if place.first and not cfg.stages else None
             learn, best = train_stages(run, cfg, store, train, held, last)
             if not cfg.shard and len(set(all_gather_objects(_weights_hash(learn.model)))) > 1:
@@ -60,7 +65,10 @@ def train_worker(
             if run.__class__ is SilentRun: run.close()
 
 def _weights_hash(model): return sha256_of(b''.join(p.detach().cpu().numpy().tobytes() for p in model.parameters()))
-def _data_hash(store, train, held): return sha256_of(store.length.tobytes() + train.tobytes() + held.tobytes() + str(getattr(store, 'names', '')).encode())
+def _data_hash(store, train, held):
+    return sha256_of(
+        store.length.tobytes() + train.tobytes() + held.tobytes() + str(getattr(store, 'names', '')).encode()
+    )
 
 # %% ../../nbs/980_commands.workers.ipynb #df25e115
 def _save_outcome(learn, best, run, place, path):
@@ -70,7 +78,16 @@ def _save_outcome(learn, best, run, place, path):
     model.save_pretrained(path/'model', valid_loss=best)
     if not place.first:
         with open(path/'metrics.jsonl', 'w', encoding='utf-8') as f: f.writelines(to_json(m) + '\n' for m in lines)
-    write_json(path/'outcome.json', dict(valid_loss=best, stopped=learn.stopped, steps=learn.steps_done, ranks=place.ranks, words=monitor_summary(learn.watched)))
+    write_json(
+        path / 'outcome.json',
+        dict(
+            valid_loss=best,
+            stopped=learn.stopped,
+            steps=learn.steps_done,
+            ranks=place.ranks,
+            words=monitor_summary(learn.watched),
+        ),
+    )
 
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('workers.py'): train_worker(sys.argv[1])
 
@@ -100,14 +117,26 @@ def launch_training(
     (run.path/'outcome.json').unlink(missing_ok=True)
     write_json(run.path/'workers.json', dict(config=cfg.to_dict(), run=str(run.path)))
     run.say(f'{cfg.gpus*cfg.nodes} processes train together' + f', {cfg.gpus} of them here'*(cfg.nodes > 1))
-    try: launch(['-m', 'aurl.commands.workers', run.path/'workers.json'], cfg.gpus, cfg.nodes, cfg.node, cfg.meet, log=run.path/'workers.log', tell=_notebook_progress(run))
+    try:
+        launch(
+            ['-m', 'aurl.commands.workers', run.path / 'workers.json'],
+            cfg.gpus,
+            cfg.nodes,
+            cfg.node,
+            cfg.meet,
+            log=run.path / 'workers.log',
+            tell=_notebook_progress(run),
+        )
     except AurlError as e:
-        run.say(str(e)); run._mark('failed', error=str(e))
+        run.say(str(e))
+        run._mark('failed', error=str(e))
         raise
     if not (run.path/'outcome.json').exists(): raise KeyboardInterrupt            # stopped before the first step
     out = read_json(run.path/'outcome.json')
     model = MusicTransformerVAEGAN.from_pretrained(run.path/'model')
-    return TrainingOutcome(model, out['stopped'], out['steps'], out['words']), out['valid_loss'] if out['valid_loss'] is not None else math.inf
+    return TrainingOutcome(model, out['stopped'], out['steps'], out['words']), (
+        out['valid_loss'] if out['valid_loss'] is not None else math.inf
+    )
 
 # %% ../../nbs/980_commands.workers.ipynb #ec30386c
 def _notebook_progress(run):
@@ -123,5 +152,7 @@ def _notebook_progress(run):
         except AurlError: return
         share, message = now.get('fraction'), now.get('message') or ''
         text = f"{now.get('stage', '')}: {f'{share:.0%}, ' if share is not None else ''}{message}"
-        if text != shown[0]: line.update({'text/plain': text}, raw=True); shown[0] = text
+        if text != shown[0]:
+            line.update({'text/plain': text}, raw=True)
+            shown[0] = text
     return tell

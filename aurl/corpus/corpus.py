@@ -89,7 +89,12 @@ class Corpus:
     def __getitem__(self, i):
         if isinstance(i, slice): return Corpus(self.pieces[i], self.source)
         if isinstance(i, str):
-            if i not in self.index: raise CorpusError(f'no piece is called {i!r}', self.source, f'names look like {self.pieces[0].name!r}' if self.pieces else '')
+            if i not in self.index:
+                raise CorpusError(
+                    f'no piece is called {i!r}',
+                    self.source,
+                    f'names look like {self.pieces[0].name!r}' if self.pieces else '',
+                )
             i = self.index[i]
         return self.pieces[i]
     @property
@@ -97,7 +102,12 @@ class Corpus:
     def read(self, i)->Score:
         "Read the score of piece `i`, an index or a name."
         return self[i].read()
-    def __repr__(self): return f'Corpus of {len(self)} piece{"s"*(len(self)!=1)} from {self.source}: ' + ', '.join(self.names[:3]) + (' …' if len(self) > 3 else '')
+    def __repr__(self):
+        return (
+            f'Corpus of {len(self)} piece{"s"*(len(self)!=1)} from {self.source}: '
+            + ', '.join(self.names[:3])
+            + (' …' if len(self) > 3 else '')
+        )
 
 # %% ../../nbs/310_corpus.corpus.ipynb #ad6d76cf
 # the format is detected from the content
@@ -106,13 +116,21 @@ music_suffixes = ('.mid', '.midi', '.smf', '.kar', '.rmi', '.musicxml', '.mxl', 
 def _is_music(name):
     "Whether the relative path `name` has a music suffix and no hidden part."
     parts = [p for p in name.replace('\\', '/').split('/') if p not in ('', '.')]
-    return bool(parts) and parts[-1].lower().endswith(music_suffixes) and not any(p.startswith('.') or p == '__MACOSX' for p in parts if p != '..')
+    return (
+        bool(parts)
+        and parts[-1].lower().endswith(music_suffixes)
+        and not any(p.startswith('.') or p == '__MACOSX' for p in parts if p != '..')
+    )
 
 def _no_music_error(names, where, what):
     "Error for a `what` (a folder or zip) without music."
     kinds = Counter(PurePosixPath(n).suffix.lower() or 'without suffix' for n in names)
     found = ', '.join(f'{n} {k}' for k,n in kinds.most_common(6))
-    return CorpusError(f'no music in this {what}; ' + (f'it holds {found}' if names else 'it is empty'), where, f'give a {what} with files that end in {", ".join(music_suffixes)}')
+    return CorpusError(
+        f'no music in this {what}; ' + (f'it holds {found}' if names else 'it is empty'),
+        where,
+        f'give a {what} with files that end in {", ".join(music_suffixes)}',
+    )
 
 def _unreadable(e):
     raise CorpusError(f'cannot be read ({e.strerror})', e.filename,
@@ -158,14 +176,19 @@ def _chorale_list():
     from music21 import corpus
     by = corpus.chorales.ChoraleListRKBWV().byRiemenschneider
     works = list(corpus.chorales.Iterator(returnType='filename'))
-    return [dict(number=n, work=w, bwv=by[n]['bwv'], title=by[n]['title'].replace('’', "'")) for n,w in zip(sorted(by), works)]
+    return [
+        dict(number=n, work=w, bwv=by[n]['bwv'], title=by[n]['title'].replace('’', "'"))
+        for n, w in zip(sorted(by), works)
+    ]
 
 # %% ../../nbs/310_corpus.corpus.ipynb #db9e315f
 ORGAN_PROGRAM = 19  # church organ in General MIDI
 
 def _voice_tracks(score):
     "Return the tracks of the four voices, or all non-empty tracks if the voices are not named."
-    voices = [[t for t in score.tracks if t.name.startswith(v) and len(t.notes)] for v in ('Soprano', 'Alto', 'Tenor', 'Bass')]
+    voices = [
+        [t for t in score.tracks if t.name.startswith(v) and len(t.notes)] for v in ('Soprano', 'Alto', 'Tenor', 'Bass')
+    ]
     if all(voices): return [t for v in voices for t in v]
     return [t for t in score.tracks if len(t.notes)]
 
@@ -176,7 +199,8 @@ def chorale_score(
     from music21 import corpus
     s = from_music21(corpus.parse(work, forceSource=True))
     tracks = _voice_tracks(s)
-    s.tracks.clear(); s.tempos.clear()
+    s.tracks.clear()
+    s.tempos.clear()
     for t,voice in zip(tracks, ('Soprano', 'Alto', 'Tenor', 'Bass') if len(tracks) == 4 else [t.name for t in tracks]):
         t.program, t.is_drum, t.name = ORGAN_PROGRAM, False, t.name or voice
         s.tracks.append(t)
@@ -223,19 +247,38 @@ def _convert(works, folder, progress, workers=2):
     logs, procs = [tempfile.TemporaryFile() for _ in range(workers)], []
     try:
         for k,log in enumerate(logs):
-            p = subprocess.Popen([sys.executable, '-c', 'import sys; from aurl.corpus.corpus import _convert_works; _convert_works(sys.argv[1])', str(folder)],
-                                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=env)
+            p = subprocess.Popen(
+                [
+                    sys.executable,
+                    '-c',
+                    'import sys; from aurl.corpus.corpus import _convert_works; _convert_works(sys.argv[1])',
+                    str(folder),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=env,
+            )
             procs.append(p)
-            p.stdin.write(json.dumps(works[k::workers]).encode()); p.stdin.close()
+            p.stdin.write(json.dumps(works[k::workers]).encode())
+            p.stdin.close()
         while any(p.poll() is None for p in procs):
-            time.sleep(.2); progress(sum(1 for _ in Path(folder).glob('*.mid')), len(works))
+            time.sleep(.2)
+            progress(sum(1 for _ in Path(folder).glob('*.mid')), len(works))
             if bad := next((k for k,p in enumerate(procs) if p.returncode), None): break
         for p,log in zip(procs, logs):
             if p.returncode:
-                log.seek(0); why = log.read().decode(errors='replace').strip().splitlines() or ['no reason given']
-                raise CorpusError(f'the chorales could not be converted ({why[-1]})', folder, 'check the music21 installation and the free space')
+                log.seek(0)
+                why = log.read().decode(errors='replace').strip().splitlines() or ['no reason given']
+                raise CorpusError(
+                    f'the chorales could not be converted ({why[-1]})',
+                    folder,
+                    'check the music21 installation and the free space',
+                )
     finally:
-        for p in procs: p.poll() is None and p.kill(); p.wait()
+        for p in procs:
+            p.poll() is None and p.kill()
+            p.wait()
 
 # %% ../../nbs/310_corpus.corpus.ipynb #8e88cbea
 _CHORALES_VERSION = 1  # version of the format that `_make_chorales` writes
@@ -250,7 +293,11 @@ def _make_chorales(folder, progress):
         scores = {w:read_midi(d/f'{w.split("/")[-1]}.mid') for w in works}
         group = _group_tunes([_melody_ngrams(scores[r['work']]) for r in rows], [r['title'] for r in rows])
         for r,g in zip(rows, group):
-            r.update(file=f'{r["work"].split("/")[-1]}.mid', group=f'tune {rows[g]["number"]:03}', notes=scores[r['work']].note_num())
+            r.update(
+                file=f'{r["work"].split("/")[-1]}.mid',
+                group=f'tune {rows[g]["number"]:03}',
+                notes=scores[r['work']].note_num(),
+            )
             r.update(name=f'{r["number"]:03} bwv{r["bwv"]}', sha256=sha256_of(d/r['file']))
         write_json(d/'index.json', dict(version=_CHORALES_VERSION, music21=music21.__version__, pieces=rows))
 
@@ -260,7 +307,11 @@ def _chorales(progress):
     def index():
         try: i = read_json(folder/'index.json')
         except Exception: return None
-        return i if i.get('version') == _CHORALES_VERSION and all((folder/p['file']).is_file() for p in i['pieces']) else None
+        return (
+            i
+            if i.get('version') == _CHORALES_VERSION and all((folder / p['file']).is_file() for p in i['pieces'])
+            else None
+        )
     if not (made := index()):
         if folder.exists(): shutil.rmtree(folder)
         try: _make_chorales(folder, progress)
@@ -269,7 +320,12 @@ def _chorales(progress):
                 raise CorpusError(f'the chorales could not be stored ({e.strerror})', folder,
                                   'free some space, or move AURL_HOME') from e
         made = index()  # another process may have converted them
-    same = dict(composer='Johann Sebastian Bach', genre='chorale', source='music21 corpus', licence='public domain; sheets as the music21 corpus has them')
+    same = dict(
+        composer='Johann Sebastian Bach',
+        genre='chorale',
+        source='music21 corpus',
+        licence='public domain; sheets as the music21 corpus has them',
+    )
     return [Piece(r['name'], folder/r['file'], group=r['group'], meta=same | r) for r in made['pieces']]
 
 # %% ../../nbs/310_corpus.corpus.ipynb #673527f0
@@ -285,18 +341,22 @@ def _table_beside(top):
     "Return path and bytes of the table in a folder or zip, or None."
     if top is None or not Path(top).exists(): return None
     if Path(top).is_dir():
-        if len(found := [p for n in _TABLE_NAMES if (p := Path(top)/n).is_file()]) > 1: raise CorpusError('two tables', found[0], f'keep this or {found[1].name}')
+        if len(found := [p for n in _TABLE_NAMES if (p := Path(top)/n).is_file()]) > 1:
+            raise CorpusError('two tables', found[0], f'keep this or {found[1].name}')
         return _read_table(found[0]) if found else None
     with zipfile.ZipFile(top) as z:
-        if len(found := [n for n in _TABLE_NAMES if n in z.namelist()]) > 1: raise CorpusError('two tables', f'{top}!{found[0]}', f'keep this or {found[1]}')
+        if len(found := [n for n in _TABLE_NAMES if n in z.namelist()]) > 1:
+            raise CorpusError('two tables', f'{top}!{found[0]}', f'keep this or {found[1]}')
         try: return (f'{top}!{found[0]}', _read_limited(z.open(found[0]), top)) if found else None
-        except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as e: raise CorpusError(f'cannot be read ({e})', f'{top}!{found[0]}', 'pack the zip again') from e
+        except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+            raise CorpusError(f'cannot be read ({e})', f'{top}!{found[0]}', 'pack the zip again') from e
 
 def _read_table(path):
     path = Path(path).expanduser()
     try:
         with open(path, 'rb') as f: return path, _read_limited(f, path)
-    except OSError as e: raise CorpusError(f'cannot be read ({e.strerror})', path, 'give the path of a CSV or TSV file') from e
+    except OSError as e:
+        raise CorpusError(f'cannot be read ({e.strerror})', path, 'give the path of a CSV or TSV file') from e
 
 # %% ../../nbs/310_corpus.corpus.ipynb #5bbf65f4
 @patch
@@ -332,10 +392,12 @@ def _pieces_of(source, progress):
     "Return the pieces of `source`, and the folder or zip that may contain a table."
     if isinstance(source, Corpus): return source, None
     if isinstance(source, (list, tuple, set)): return _from_list(source), None
-    if str(source) == 'chorales': return Corpus(_chorales(progress or _print_progress), 'the music21 corpus: Bach chorales'), None
+    if str(source) == 'chorales':
+        return Corpus(_chorales(progress or _print_progress), 'the music21 corpus: Bach chorales'), None
     path = Path(source).expanduser()
     if path.is_dir(): return Corpus(_from_folder(path), path), path
-    if not path.exists(): raise CorpusError('no such folder or file', path, "give a folder, a zip, MIDI files, or 'chorales'")
+    if not path.exists():
+        raise CorpusError('no such folder or file', path, "give a folder, a zip, MIDI files, or 'chorales'")
     if path.suffix.lower() in music_suffixes: return _from_list([path]), None
     return Corpus(_from_zip(path), path), path
 
@@ -349,7 +411,8 @@ def _from_list(paths):
     "Make a corpus of single files, named by their paths relative to their common folder."
     paths = sorted({Path(p).expanduser().absolute() for p in paths})
     if not paths: raise CorpusError('an empty list of files', way_out='give at least one MIDI file')
-    if gone := [p for p in paths if not p.is_file()]: raise CorpusError(f'{len(gone)} of {len(paths)} files do not exist', gone[0], 'check the paths')
+    if gone := [p for p in paths if not p.is_file()]:
+        raise CorpusError(f'{len(gone)} of {len(paths)} files do not exist', gone[0], 'check the paths')
     top = Path(os.path.commonpath([p.parent for p in paths]))
     return Corpus([Piece(p.relative_to(top).as_posix(), p) for p in paths], top if len(paths) > 1 else paths[0])
 
@@ -363,7 +426,10 @@ def split_pieces(
     "Split by a hash of each group: stable under added and removed pieces; no side is empty if there are two groups."
     names, groups = list(names), list(names if groups is None else groups)
     if not 0 <= valid < 1: raise CorpusError(f'valid={valid} is outside 0 … 1', way_out='0.1 holds out a tenth')
-    place = {g:int.from_bytes(hashlib.blake2b(f'{seed}:{g}'.encode(), digest_size=7).digest(), 'big')/2**56 for g in set(groups)}
+    place = {
+        g: int.from_bytes(hashlib.blake2b(f'{seed}:{g}'.encode(), digest_size=7).digest(), 'big') / 2**56
+        for g in set(groups)
+    }
     held = {g for g,x in place.items() if x < valid}
     if valid and len(place) > 1 and not held: held = {min(place, key=place.get)}
     if len(held) == len(place) > 1: held.remove(max(place, key=place.get))
@@ -399,7 +465,9 @@ def where(self:Corpus,
     **values    # for a field, its value, or a list, set or range of values
 )->Corpus:
     "Select the pieces whose metadata match."
-    fits = lambda m: (ask is None or ask(m)) and all(m.get(k) in v if isinstance(v, (list, tuple, set, range)) else m.get(k) == v for k,v in values.items())
+    fits = lambda m: (ask is None or ask(m)) and all(
+        m.get(k) in v if isinstance(v, (list, tuple, set, range)) else m.get(k) == v for k, v in values.items()
+    )
     known = {k for p in self.pieces for k in p.meta} | set(FIELDS)
     if gone := [k for k in values if k not in known]:
         raise CorpusError(f'no piece has {gone[0]!r}', self.source, f'the fields are {", ".join(sorted(known))}')
@@ -409,7 +477,9 @@ def where(self:Corpus,
 @patch
 def _repr_html_(self:Corpus):
     titles = [p.meta.get('title', '') for p in self.pieces[:6]]
-    rows = ''.join(f'<tr><td style="text-align:left">{html.escape(p.name)}</td><td style="text-align:left">{html.escape(t)}</td><td>{html.escape(p.group or "")}</td></tr>'
-                   for p,t in zip(self.pieces, titles))
+    rows = ''.join(
+        f'<tr><td style="text-align:left">{html.escape(p.name)}</td><td style="text-align:left">{html.escape(t)}</td><td>{html.escape(p.group or "")}</td></tr>'
+        for p, t in zip(self.pieces, titles)
+    )
     more = f'<tr><td colspan="3" style="text-align:left">… and {len(self)-6:,} more</td></tr>' if len(self) > 6 else ''
     return f'<p>{len(self):,} piece{"s"*(len(self)!=1)} from {html.escape(self.source)}</p><table>{rows}{more}</table>'

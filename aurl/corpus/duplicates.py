@@ -31,10 +31,13 @@ def _ngram_hashes(steps, n, salt):
 
 def _chords(onset, pitch, apart):
     "Sort notes by chord and pitch; return index of the chord, pitch and onset of each."
-    at = np.lexsort((pitch, onset)); onset, pitch = onset[at], pitch[at]
+    at = np.lexsort((pitch, onset))
+    onset, pitch = onset[at], pitch[at]
     chord = np.cumsum(np.diff(onset, prepend=onset[:1]) > apart)
-    at = np.lexsort((pitch, chord)); onset, pitch, chord = onset[at], pitch[at], chord[at]
-    new = np.ones(len(pitch), bool); new[1:] = (np.diff(chord) > 0) | (np.diff(pitch) > 0)
+    at = np.lexsort((pitch, chord))
+    onset, pitch, chord = onset[at], pitch[at], chord[at]
+    new = np.ones(len(pitch), bool)
+    new[1:] = (np.diff(chord) > 0) | (np.diff(pitch) > 0)
     return chord[new], pitch[new], onset[new]
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #59190588
@@ -46,13 +49,15 @@ def interval_ngrams(
 ):                  # hashes of the n-grams, and pitch and onset of the first note of each
     "Distinct interval n-grams of a piece, with their first occurrence."
     chord, pitch, onset = _chords(np.asarray(onset, float), np.asarray(pitch, np.int64), apart)
-    last = np.ones(len(chord), bool); last[:-1] = np.diff(chord) > 0
+    last = np.ones(len(chord), bool)
+    last[:-1] = np.diff(chord) > 0
     first = np.roll(last, 1)
     h, at = [], []
     for salt,line in ((1, np.arange(len(pitch))), (2, np.flatnonzero(last)), (3, np.flatnonzero(first))):
         if salt > 1: line = line[np.diff(pitch[line], prepend=-1) != 0]
         runs = _ngram_hashes(np.diff(pitch[line]), steps, salt)
-        h.append(runs); at.append(line[:len(runs)])
+        h.append(runs)
+        at.append(line[:len(runs)])
     h, at = np.concatenate(h), np.concatenate(at)
     h, i = np.unique(h, return_index=True)
     return h, pitch[at[i]], onset[at[i]]
@@ -63,7 +68,9 @@ def onsets_and_pitches(
     "Onsets in seconds and pitches of all notes except drums."
     arrays = [t.notes.numpy() for t in score.to('second').tracks if not t.is_drum and len(t.notes)]
     if not arrays: return np.zeros(0), np.zeros(0, np.int64)
-    return np.concatenate([a['time'] for a in arrays]).astype(float), np.concatenate([a['pitch'] for a in arrays]).astype(np.int64)
+    return np.concatenate([a['time'] for a in arrays]).astype(float), np.concatenate(
+        [a['pitch'] for a in arrays]
+    ).astype(np.int64)
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #347f86c5
 @dataclass
@@ -101,13 +108,15 @@ def overlap_coefficient(
 # %% ../../nbs/320_corpus.duplicates.ipynb #df9db4b0
 def _shared_hash_pairs(h, who, crowd):
     "Pairs of pieces that share a hash, each encoded as one integer: who*2**32 + other."
-    at = np.lexsort((who, h)); h, who = h[at], who[at]
+    at = np.lexsort((who, h))
+    h, who = h[at], who[at]
     start = np.flatnonzero(np.r_[True, h[1:] != h[:-1]]) if len(h) else np.zeros(0, int)
     many = np.diff(np.r_[start, len(h)])
     near = np.repeat(np.where(many > crowd, 4, crowd), many)   # number of following neighbors to pair with
     out, far = [], 1
     while far < len(h) and (at := np.flatnonzero((h[far:] == h[:-far]) & (near[:-far] >= far))).size:
-        out.append(who[at].astype(np.uint64) << np.uint64(32) | who[at+far].astype(np.uint64)); far += 1
+        out.append(who[at].astype(np.uint64) << np.uint64(32) | who[at+far].astype(np.uint64))
+        far += 1
     return np.concatenate(out) if out else np.zeros(0, np.uint64)
 
 def candidate_pairs(
@@ -118,9 +127,15 @@ def candidate_pairs(
 )->np.ndarray:       # (pairs, 2) indices
     "Pairs of pieces that share enough n-grams to be compared."
     if not sketches: return np.zeros((0, 2), int)
-    all_, who = np.concatenate([s.hash for s in sketches]), np.repeat(np.arange(len(sketches), dtype=np.uint32), [len(s) for s in sketches])
+    all_, who = np.concatenate([s.hash for s in sketches]), np.repeat(
+        np.arange(len(sketches), dtype=np.uint32), [len(s) for s in sketches]
+    )
     seen = (all_ & np.uint64(15)) % np.uint64(slices)
-    found = [np.unique(_shared_hash_pairs(all_[k], who[k], crowd), return_counts=True) for i in range(slices) for k in [np.flatnonzero(seen == i)]]
+    found = [
+        np.unique(_shared_hash_pairs(all_[k], who[k], crowd), return_counts=True)
+        for i in range(slices)
+        for k in [np.flatnonzero(seen == i)]
+    ]
     pair, inverse = np.unique(np.concatenate([p for p,_ in found]), return_inverse=True)
     often = np.bincount(inverse, np.concatenate([n for _,n in found]), len(pair))
     pair = pair[often >= meet]
@@ -140,7 +155,11 @@ class DuplicatePair:
     @property
     def words(self):
         if self.exact: return 'same file'
-        said = [f'{abs(self.up)} semitone{"s"*(abs(self.up) > 1)} {"higher" if self.up > 0 else "lower"}'] if self.up else []
+        said = (
+            [f'{abs(self.up)} semitone{"s"*(abs(self.up) > 1)} {"higher" if self.up > 0 else "lower"}']
+            if self.up
+            else []
+        )
         if abs(self.tempo - 1) > .02: said.append(f'{self.tempo:.2f} times as fast')
         if self.part < .8: said.append('part of it' if self.share > .6 else 'related')
         elif self.share < .98: said.append('edited' if self.share > .3 else 'related')
@@ -155,7 +174,14 @@ def compare_sketches(
     up, n = np.unique(b.pitch[y] - a.pitch[x], return_counts=True)
     span = lambda o: np.subtract(*np.quantile(o, [.9, .1])) if len(o) > 1 else 0.
     one, two = span(a.onset[x]), span(b.onset[y])
-    return DuplicatePair(int(i), int(j), overlap_coefficient(a, b), int(up[n.argmax()]) if len(up) else 0, float(one/two) if one > 0 and two > 0 else 1., min(a.size, b.size)/max(a.size, b.size, 1))
+    return DuplicatePair(
+        int(i),
+        int(j),
+        overlap_coefficient(a, b),
+        int(up[n.argmax()]) if len(up) else 0,
+        float(one / two) if one > 0 and two > 0 else 1.0,
+        min(a.size, b.size) / max(a.size, b.size, 1),
+    )
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #8914a8e0
 @dataclass
@@ -184,7 +210,11 @@ def find_duplicates(
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
     n = len(sketches)
-    pairs = [t for i,j in candidate_pairs(sketches) if (t := compare_sketches(sketches[i], sketches[j], i, j)).share >= share]
+    pairs = [
+        t
+        for i, j in candidate_pairs(sketches)
+        if (t := compare_sketches(sketches[i], sketches[j], i, j)).share >= share
+    ]
     if sha256 is not None:
         first, same = {}, set()
         for i,s in enumerate(sha256):
@@ -192,7 +222,11 @@ def find_duplicates(
         pairs = [replace(t, exact=True, share=1.) if (t.a, t.b) in same else t for t in pairs]
         pairs += [DuplicatePair(i, j, 1., 0, 1., 1., True) for i,j in sorted(same - {(t.a, t.b) for t in pairs})]
     ij = np.array([(t.a, t.b) for t in pairs]).reshape(-1, 2)
-    part = connected_components(coo_matrix((np.ones(len(ij)), (ij[:,0], ij[:,1])), shape=(n, n)), directed=False)[1] if n else np.zeros(0, int)
+    part = (
+        connected_components(coo_matrix((np.ones(len(ij)), (ij[:, 0], ij[:, 1])), shape=(n, n)), directed=False)[1]
+        if n
+        else np.zeros(0, int)
+    )
     first = np.unique(part, return_index=True)[1]
     return Duplicates(sorted(pairs, key=lambda t: (t.a, t.b)), first[part] if n else part, names)
 

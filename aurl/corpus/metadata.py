@@ -68,8 +68,14 @@ def folder_pattern(
             if p != '*' and not re.fullmatch(r'\{[A-Za-z]\w*\}', p):
                 raise CorpusError(f'{p!r} in the pattern {pattern!r} is not a name',
                                   way_out='write names as {composer}')
-            if p != '*' and (near := _nearest_field(p[1:-1])): raise CorpusError(f'{p} in the pattern {pattern!r} is unknown', way_out=f'did you mean {{{near}}}?')
-        return re.compile(''.join('.*?' if p == '*' else f'(?P<{p[1:-1]}>.+?)' if i % 2 else re.escape(p) for i,p in enumerate(parts)), re.I)
+            if p != '*' and (near := _nearest_field(p[1:-1])):
+                raise CorpusError(f'{p} in the pattern {pattern!r} is unknown', way_out=f'did you mean {{{near}}}?')
+        return re.compile(
+            ''.join(
+                '.*?' if p == '*' else f'(?P<{p[1:-1]}>.+?)' if i % 2 else re.escape(p) for i, p in enumerate(parts)
+            ),
+            re.I,
+        )
     if twice := [k for k,n in Counter(re.findall(r'\{(\w+)\}', pattern)).items() if n > 1]:
         raise CorpusError(f'{{{twice[0]}}} occurs twice in the pattern {pattern!r}', way_out='use each name once')
     levels = [level(x) for x in pattern.strip('/').split('/')]
@@ -92,7 +98,11 @@ def folder_metadata(
     pattern=None,  # function from `folder_pattern`
 )->dict:
     "Metadata in the path `name`, from `key=value` folders and the pattern."
-    found = {m[1].lower():m[2].replace('_', ' ') for part in (PurePosixPath(name).parts[:-1] if '=' in name else ()) if (m := re.fullmatch(r'([A-Za-z]\w*)=(.+)', part))}
+    found = {
+        m[1].lower(): m[2].replace('_', ' ')
+        for part in (PurePosixPath(name).parts[:-1] if '=' in name else ())
+        if (m := re.fullmatch(r'([A-Za-z]\w*)=(.+)', part))
+    }
     if pattern: found |= pattern(name)
     out = {}
     for k,v in found.items():
@@ -104,7 +114,8 @@ def folder_metadata(
 def _read_vlq_at(b, i):
     n = 0
     for _ in range(4):
-        n = n << 7 | b[i] & 127; i += 1
+        n = n << 7 | b[i] & 127
+        i += 1
         if b[i-1] < 128: return n, i
     raise IndexError
 
@@ -118,14 +129,21 @@ def midi_texts(
     try:
         while i < end and len(out) < 64:
             _, i = _read_vlq_at(data, i)
-            if data[i] >= 128: status = data[i]; i += 1
+            if data[i] >= 128:
+                status = data[i]
+                i += 1
             if status == 255:
-                kind = data[i]; n, i = _read_vlq_at(data, i + 1)
+                kind = data[i]
+                n, i = _read_vlq_at(data, i + 1)
                 if 1 <= kind <= 15: out.append((kind, _decoded(data[i:min(i+n, end)])))
                 if kind == 47: break
                 i += n
-            elif status in (240, 247): n, i = _read_vlq_at(data, i); i += n
-            elif 144 <= status < 160: out.append((144, '')); break
+            elif status in (240, 247):
+                n, i = _read_vlq_at(data, i)
+                i += n
+            elif 144 <= status < 160:
+                out.append((144, ''))
+                break
             elif 128 <= status < 240: i += 1 if 192 <= status < 224 else 2
             else: break
     except IndexError: pass
@@ -136,7 +154,9 @@ def _decoded(raw):
     except UnicodeDecodeError: return clean_text(raw.decode('cp1252', errors='replace'))
 
 # %% ../../nbs/300_corpus.metadata.ipynb #b31d3127
-_GENERIC_TITLE = re.compile(r'(?i)(midi|track|staff|conductor|tempo|control|untitled|unnamed|sequence|new|song|score|piano|meta|unbenannt|master|time ?sig|no ?name|instrument|voice|melody)[\W\d_a-z]{0,12}|[\W\d_]*')
+_GENERIC_TITLE = re.compile(
+    r'(?i)(midi|track|staff|conductor|tempo|control|untitled|unnamed|sequence|new|song|score|piano|meta|unbenannt|master|time ?sig|no ?name|instrument|voice|melody)[\W\d_a-z]{0,12}|[\W\d_]*'
+)
 
 def file_metadata(
     data:bytes,  # contents of a MIDI file
@@ -145,10 +165,15 @@ def file_metadata(
     "Metadata stated in a MIDI file."
     words, out = midi_texts(data), {}
     names = [t for k,t in words if k == 3]
-    if data[8:10] != b'\0\0' and (144, '') not in words and names and not _GENERIC_TITLE.fullmatch(names[0]): out['title'] = ': '.join(dict.fromkeys(names[:3]))
+    if data[8:10] != b'\0\0' and (144, '') not in words and names and not _GENERIC_TITLE.fullmatch(names[0]):
+        out['title'] = ': '.join(dict.fromkeys(names[:3]))
     for k,t in words:
         if k == 1 and (m := re.match(r'(?i)(composer|composed by|music by|title|genre|year)\s*[:=]?\s+(.+)', t)):
-            try: out.setdefault({'title':'title', 'genre':'genre', 'year':'year'}.get(m[1].lower(), 'composer'), clean_value(m[1].lower(), m[2]))
+            try:
+                out.setdefault(
+                    {'title': 'title', 'genre': 'genre', 'year': 'year'}.get(m[1].lower(), 'composer'),
+                    clean_value(m[1].lower(), m[2]),
+                )
             except CorpusError: pass
     if notice := next((t for k,t in words if k == 2), None): out['licence'] = notice
     if f := file_key(score): out |= dict(key=key_names[f[0]], key_from=f[1])
@@ -162,25 +187,66 @@ def file_meter(
     if not (t := [x for x in score.time_signatures if x.numerator and x.denominator]): return None
     if len(t) == 1: return f'{t[0].numerator}/{t[0].denominator}'
     lasts = Counter()
-    for a,b in zip(t, [x.time for x in t[1:]] + [max(score.end(), t[-1].time)]): lasts[f'{a.numerator}/{a.denominator}'] += b - a.time
+    for a,b in zip(t, [x.time for x in t[1:]] + [max(score.end(), t[-1].time)]):
+        lasts[f'{a.numerator}/{a.denominator}'] += b - a.time
     return lasts.most_common(1)[0][0]
 
 # %% ../../nbs/300_corpus.metadata.ipynb #2a56aac5
 _key_columns = ('file', 'filename', 'file_name', 'midi_filename', 'path', 'midi', 'name', 'id')
-_aliases = dict(artist='composer', author='composer', canonical_composer='composer', canonical_title='title', song='title', style='genre', date='year', meter='metre', time_signature='metre', timesig='metre', license='licence',
-                rights='licence', copyright='licence', origin='source', key_signature='key')
-_reserved = {'group', 'sha256', 'length', 'offset', 'seconds', 'notes', 'low', 'high', 'drums', 'valid', 'key_from', 'kind', 'reason', 'name', 'merged', 'outside', 'programs'}
+_aliases = dict(
+    artist='composer',
+    author='composer',
+    canonical_composer='composer',
+    canonical_title='title',
+    song='title',
+    style='genre',
+    date='year',
+    meter='metre',
+    time_signature='metre',
+    timesig='metre',
+    license='licence',
+    rights='licence',
+    copyright='licence',
+    origin='source',
+    key_signature='key',
+)
+_reserved = {
+    'group',
+    'sha256',
+    'length',
+    'offset',
+    'seconds',
+    'notes',
+    'low',
+    'high',
+    'drums',
+    'valid',
+    'key_from',
+    'kind',
+    'reason',
+    'name',
+    'merged',
+    'outside',
+    'programs',
+}
 
 def _table_text(data, where):
     "Decode the text of a table; raise if it is not UTF-8 CSV."
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'): raise CorpusError('saved as UTF-16', where, 'save it as "CSV UTF-8"')
-    if data[:4] in (b'PK\3\4', b'\xd0\xcf\x11\xe0'): raise CorpusError('a spreadsheet, not a CSV', where, 'save it as "CSV UTF-8"')
+    if data[:4] in (b'PK\3\4', b'\xd0\xcf\x11\xe0'):
+        raise CorpusError('a spreadsheet, not a CSV', where, 'save it as "CSV UTF-8"')
     try: text = data.decode('utf-8-sig')
     except UnicodeDecodeError as e:
         line = data.count(b'\n', 0, e.start) + 1
-        raise CorpusError(f'line {line} is not UTF-8 (byte {data[e.start]:#04x})', where, 'save it as "CSV UTF-8"') from e
-    if '\0' in text: raise CorpusError(f'line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte', where, 'save it as "CSV UTF-8"')
-    if not text.strip(): raise CorpusError('the table is empty', where, "its first line names the columns, such as: file,title,composer")
+        raise CorpusError(
+            f'line {line} is not UTF-8 (byte {data[e.start]:#04x})', where, 'save it as "CSV UTF-8"'
+        ) from e
+    if '\0' in text:
+        raise CorpusError(
+            f'line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte', where, 'save it as "CSV UTF-8"'
+        )
+    if not text.strip():
+        raise CorpusError('the table is empty', where, "its first line names the columns, such as: file,title,composer")
     return text
 
 def _rows(text, where):
@@ -194,7 +260,8 @@ def _rows(text, where):
     except csv.Error as e:
         raise CorpusError(f'line {reader.line_num}: {e}', where,
                           'close every quotation mark, and double those inside a cell') from e
-    if not out: raise CorpusError('the table is empty', where, "its first line names the columns, such as: file,title,composer")
+    if not out:
+        raise CorpusError('the table is empty', where, "its first line names the columns, such as: file,title,composer")
     return out
 
 # %% ../../nbs/300_corpus.metadata.ipynb #fa5e3e74
@@ -207,9 +274,12 @@ def _header(names, where):
         raise CorpusError(f'no column names the files; the columns are {", ".join(map(repr, names))}', where,
                           "call one column 'file'")
     for i,n in enumerate(lower):
-        if not n or not re.fullmatch(r'[^\W\d]\w*', n): raise CorpusError(f'column {i+1} is called {names[i]!r}', where, 'give it a name that begins with a letter')
-        if lower.count(n) > 1: raise CorpusError(f'{lower.count(n)} columns are called {n!r}', where, 'keep one of them')
-        if i != at and (near := _nearest_field(n)): raise CorpusError(f'column {names[i]!r} is unknown', where, f'did you mean {near!r}?')
+        if not n or not re.fullmatch(r'[^\W\d]\w*', n):
+            raise CorpusError(f'column {i+1} is called {names[i]!r}', where, 'give it a name that begins with a letter')
+        if lower.count(n) > 1:
+            raise CorpusError(f'{lower.count(n)} columns are called {n!r}', where, 'keep one of them')
+        if i != at and (near := _nearest_field(n)):
+            raise CorpusError(f'column {names[i]!r} is unknown', where, f'did you mean {near!r}?')
     return at, [n if n not in _reserved else f'{n}_' for n in lower]
 
 def parse_table(
@@ -229,7 +299,10 @@ def parse_table(
         if piece in out:
             raise CorpusError(f'line {line}: {piece!r} is already in line {out[piece][0]}', where,
                               'keep one of the two lines')
-        try: out[piece] = line, {n:v for i,(n,c) in enumerate(zip(names, cells)) if i != at and (v := clean_value(n, c)) is not None}
+        try:
+            out[piece] = line, {
+                n: v for i, (n, c) in enumerate(zip(names, cells)) if i != at and (v := clean_value(n, c)) is not None
+            }
         except CorpusError as e: raise CorpusError(f'line {line}: {e.what}', where, e.way_out) from e
     if not out: raise CorpusError('the table has no rows', where, 'add one line per piece')
     return out
@@ -247,7 +320,10 @@ def match_table(
     levels = [{}, {}, {}, {}, {}]
     for n in names:
         u, p = unicodedata.normalize('NFC', n), PurePosixPath(unicodedata.normalize('NFC', n))
-        for level,keys in zip(levels, ([u], [short(u)], [p.name], [p.stem], [k for d in p.parents if str(d) != '.' for k in {str(d), d.name}])):
+        for level, keys in zip(
+            levels,
+            ([u], [short(u)], [p.name], [p.stem], [k for d in p.parents if str(d) != '.' for k in {str(d), d.name}]),
+        ):
             for k in keys: level.setdefault(k, []).append(n)
     out, depth = {}, {}
     for key,(line,row) in table.items():
@@ -257,7 +333,9 @@ def match_table(
             raise CorpusError(f'line {line}: {len(found)} pieces are called {key!r}, such as {found[0]} and {found[1]}',
                               where, 'give their paths from the top folder')
         for n in found:
-            if depth.get(n, 9) > at: out[n] = (out.get(n) or {}) | row if at == 4 else {**(out.get(n) or {}), **row}; depth[n] = at
+            if depth.get(n, 9) > at:
+                out[n] = (out.get(n) or {}) | row if at == 4 else {**(out.get(n) or {}), **row}
+                depth[n] = at
             else: out[n] = row | out[n]
     if not out:
         raise CorpusError(f'none of its {len(table)} rows matches one of the {len(names)} pieces', where,
@@ -265,8 +343,11 @@ def match_table(
     return out
 
 def _unmatched_row_error(key, line, names, where):
-    return CorpusError(f'line {line}: no piece is called {key!r}{suggest(key, names)}', where,
-                       (f'names look like {names[0]!r}; or ' if names else '') + 'allow rows without a piece: table_extra=true')
+    return CorpusError(
+        f'line {line}: no piece is called {key!r}{suggest(key, names)}',
+        where,
+        (f'names look like {names[0]!r}; or ' if names else '') + 'allow rows without a piece: table_extra=true',
+    )
 
 # %% ../../nbs/300_corpus.metadata.ipynb #9f5c7f42
 def merge_metadata(
@@ -280,5 +361,8 @@ def merge_metadata(
     said = file_metadata(data, score)
     out = dict.fromkeys(FIELDS) | said | {k:v for k,v in told.items() if v is not None}
     if told.get('key'): out['key_from'] = told.get('key_from', 'table')
-    elif not out['key'] and estimate and (guess := estimate_key(score)).name: out |= dict(key=guess.name, key_from='estimate', key_sure=round(guess.sure, 3))
-    return out | dict(source=out['source'] or str(where) or None, key_from=out.get('key_from'), key_sure=out.get('key_sure'))
+    elif not out['key'] and estimate and (guess := estimate_key(score)).name:
+        out |= dict(key=guess.name, key_from='estimate', key_sure=round(guess.sure, 3))
+    return out | dict(
+        source=out['source'] or str(where) or None, key_from=out.get('key_from'), key_sure=out.get('key_sure')
+    )

@@ -27,7 +27,11 @@ def bar_starts(
 )->np.ndarray:   # ascending bar lines; the first is at or after 0, the last at or after the end
     "Bar lines of `score` in quarter notes, including the end of the last bar."
     tpq = _per_quarter(score)
-    told = {} if beats else {t.time/tpq:4*t.numerator/max(t.denominator, 1) for t in score.time_signatures if t.numerator > 0}
+    told = (
+        {}
+        if beats
+        else {t.time / tpq: 4 * t.numerator / max(t.denominator, 1) for t in score.time_signatures if t.numerator > 0}
+    )
     told.setdefault(0., beats or 4.)
     at, end = sorted(told), score.end()/tpq
     lines = [np.arange(a, b - 1e-9, told[a]) for a,b in zip(at, [*at[1:], max(end, at[-1]) + told[at[-1]]])]
@@ -51,7 +55,8 @@ def _parts(score, track):
 def _excerpt(parts, start, stop, tempo, even, hold, ticks=480):
     "Return the notes of `parts` between two times as a new score."
     new = Score(ticks)
-    new.tempos.append(Tempo(0, tempo)); new.time_signatures.append(TimeSignature(0, 4, 4))
+    new.tempos.append(Tempo(0, tempo))
+    new.time_signatures.append(TimeSignature(0, 4, 4))
     inside = [(t, n[(n[:,1] > start + 1e-6) & (n[:,0] < stop - 1e-6)]) for t,n in parts]
     loud, last = (np.concatenate([n[:,i] for _,n in inside]) if inside else np.zeros(0) for i in (3, 1))
     last = last.max(initial=start)
@@ -61,7 +66,9 @@ def _excerpt(parts, start, stop, tempo, even, hold, ticks=480):
         on, end = (np.rint((n[:,:2].clip(start, stop) - start)*ticks)).astype(np.int32).T
         velocity = np.full(len(n), loud.mean()) if even else n[:,3]
         track = Track(name=t.name, program=t.program, is_drum=t.is_drum)
-        track.notes = Note.from_numpy(on, np.maximum(end - on, 1), n[:,2].astype(np.int8), np.rint(velocity).astype(np.int8), 'Tick')
+        track.notes = Note.from_numpy(
+            on, np.maximum(end - on, 1), n[:, 2].astype(np.int8), np.rint(velocity).astype(np.int8), 'Tick'
+        )
         new.tracks.append(track)
     return new
 
@@ -85,10 +92,14 @@ def cut_phrases(
     "Cut a song into phrases."
     if bars < 1: raise MidiError(f'phrases of {bars} bars', way_out='use a positive number')
     c = make_config(PhraseConfig, overrides=how)
-    if type(score.ttype).__name__ == 'Second': raise MidiError('a score in seconds has no bars', way_out='read it with read_midi')
+    if type(score.ttype).__name__ == 'Second':
+        raise MidiError('a score in seconds has no bars', way_out='read it with read_midi')
     score = _on_grid(score, c) if c.grid else score
     parts, lines = _parts(score, c.track), bar_starts(score, c.beats)
-    found = ((i, _excerpt(parts, lines[i], lines[i+bars], c.tempo, c.even, c.hold)) for i in range(0, len(lines) - bars, c.every or bars))
+    found = (
+        (i, _excerpt(parts, lines[i], lines[i + bars], c.tempo, c.even, c.hold))
+        for i in range(0, len(lines) - bars, c.every or bars)
+    )
     return [(i, s) for i,s in found if s.note_num() >= c.least]
 
 def _on_grid(score, c):
@@ -96,7 +107,11 @@ def _on_grid(score, c):
     score = score.copy()
     for i in reversed(range(len(score.tracks))):
         if c.track and score.tracks[i].name.strip().lower() != c.track.lower(): score.tracks.pop(i)
-    return quantize_score(score, QuantizeConfig(mode='strict', grid=c.grid, phase='find'))[0] if any(len(t.notes) for t in score.tracks) else score
+    return (
+        quantize_score(score, QuantizeConfig(mode='strict', grid=c.grid, phase='find'))[0]
+        if any(len(t.notes) for t in score.tracks)
+        else score
+    )
 
 # %% ../../nbs/340_corpus.phrases.ipynb #942d037b
 def phrase_corpus(
@@ -112,7 +127,9 @@ def phrase_corpus(
         for k,p in enumerate(corpus):
             name = str(PurePosixPath(p.name).with_suffix(''))
             try: cut = cut_phrases(p.read(), bars, **how)
-            except MidiError as e: why.append(e); continue
+            except MidiError as e:
+                why.append(e)
+                continue
             for bar,s in cut:
                 file = f'{name}/{bar + 1:04}.mid'
                 (folder/file).parent.mkdir(parents=True, exist_ok=True)
@@ -138,13 +155,16 @@ def grid_score(
         raise MidiError(f'a table of shape {rows.shape}',
                         way_out='pass a 2-D table of pitches with one column per voice')
     score, ticks = Score(480), step*480
-    score.tempos.append(Tempo(0, tempo)); score.time_signatures.append(TimeSignature(0, 4, 4))
+    score.tempos.append(Tempo(0, tempo))
+    score.time_signatures.append(TimeSignature(0, 4, 4))
     for v,x in enumerate(rows.T):
         first = np.flatnonzero(np.append(True, x[1:] != x[:-1]))
         last = np.append(first[1:], len(x))
         first, last = first[x[first] > 0], last[x[first] > 0]
         track = Track(name=f'voice {v + 1}', program=program)
         at, end = (np.rint(a*ticks).astype(np.int32) for a in (first, last))
-        track.notes = Note.from_numpy(at, end - at, x[first].astype(np.int8), np.full(len(first), velocity, np.int8), 'Tick')
+        track.notes = Note.from_numpy(
+            at, end - at, x[first].astype(np.int8), np.full(len(first), velocity, np.int8), 'Tick'
+        )
         score.tracks.append(track)
     return score

@@ -24,9 +24,16 @@ def grouping_units(
     if by == 'piece': return [p.sha256 for p in corpus]
     if not any(p.meta.get(by) is not None for p in corpus):
         known = sorted({k for p in corpus for k,v in p.meta.items() if v is not None})
-        raise CorpusError(f'no piece has a {by}', corpus.source,
-                          f"split by group, piece{''.join(', ' + k for k in known[:12])}" + ('' if known else '; a table metadata.csv adds fields'))
-    return _merge_units([f'{by}: {v}' if (v := p.meta.get(by)) is not None else None for p in corpus], [p.group or p.sha256 for p in corpus])
+        raise CorpusError(
+            f'no piece has a {by}',
+            corpus.source,
+            f"split by group, piece{''.join(', ' + k for k in known[:12])}"
+            + ('' if known else '; a table metadata.csv adds fields'),
+        )
+    return _merge_units(
+        [f'{by}: {v}' if (v := p.meta.get(by)) is not None else None for p in corpus],
+        [p.group or p.sha256 for p in corpus],
+    )
 
 def _merge_units(values, groups):
     "Merge units: a piece without a value belongs to its group, and a group with several values joins them."
@@ -52,7 +59,9 @@ class Split:
 
     @property
     def side(self): return {n:s for s in ('train', 'valid', 'test', 'left_out') for n in getattr(self, s)}
-    def save(self, path): write_json(path, dict(train=self.train, valid=self.valid, test=self.test, left_out=self.left_out, how=self.how)); return self
+    def save(self, path):
+        write_json(path, dict(train=self.train, valid=self.valid, test=self.test, left_out=self.left_out, how=self.how))
+        return self
     def __repr__(self):
         return (f'Split: {len(self.train):,} training, {len(self.valid):,} validation'
                 + (f', {len(self.test):,} test' if self.test else '')
@@ -63,12 +72,25 @@ def read_split(
 )->Split:
     "Read a split from a JSON file."
     try: d = read_json(path)
-    except (AurlError, OSError, UnicodeDecodeError) as e: raise CorpusError(f'no split can be read ({getattr(e, "what", e)})', path, 'give a JSON file with "train" and "valid", lists of names') from e
-    if not isinstance(d, dict) or not all(isinstance(d.get(s, []), list) and all(isinstance(n, str) for n in d.get(s, [])) for s in ('train', 'valid', 'test', 'left_out')) or not d.get('train'):
+    except (AurlError, OSError, UnicodeDecodeError) as e:
+        raise CorpusError(
+            f'no split can be read ({getattr(e, "what", e)})',
+            path,
+            'give a JSON file with "train" and "valid", lists of names',
+        ) from e
+    if (
+        not isinstance(d, dict)
+        or not all(
+            isinstance(d.get(s, []), list) and all(isinstance(n, str) for n in d.get(s, []))
+            for s in ('train', 'valid', 'test', 'left_out')
+        )
+        or not d.get('train')
+    ):
         raise CorpusError('not a split', path, 'it needs "train" and "valid", lists of names')
     out = Split(d['train'], d.get('valid', []), d.get('test', []), d.get('left_out', []), d.get('how', {}))
     if len(out.side) < sum(len(x) for x in (out.train, out.valid, out.test, out.left_out)):
-        seen = set(); twice = next(n for x in (out.train, out.valid, out.test, out.left_out) for n in x if n in seen or seen.add(n))
+        seen = set()
+        twice = next(n for x in (out.train, out.valid, out.test, out.left_out) for n in x if n in seen or seen.add(n))
         raise CorpusError(f'{twice!r} is in two splits, or twice', path, 'list it once')
     return out
 
@@ -97,7 +119,8 @@ def _keep_previous(before, new, unit):
     was, sides = before.side, {}
     for n,u in unit.items():
         if n in was and was[n] != 'left_out': sides.setdefault(u, set()).add(was[n])
-    def side(n, s): return was.get(n) or (s if not (x := sides.get(unit[n])) else next(iter(x)) if len(x) == 1 else 'left_out')
+    def side(n, s):
+        return was.get(n) or (s if not (x := sides.get(unit[n])) else next(iter(x)) if len(x) == 1 else 'left_out')
     now = {n:side(n, s) for n,s in new.side.items()}
     return Split(*([n for n in new.side if now[n] == s] for s in ('train', 'valid', 'test', 'left_out')), new.how)
 

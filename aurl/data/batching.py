@@ -35,7 +35,13 @@ class BatchPlan:
 def _fixed_size_batches(order, rows, width):
     "Batches of `rows` windows, one window per row; the last batch may be smaller."
     i = np.arange(len(order))
-    return order, i % rows, np.zeros_like(i), np.append(np.arange(0, len(order), rows), len(order)), np.full(-(-len(order)//rows), width)
+    return (
+        order,
+        i % rows,
+        np.zeros_like(i),
+        np.append(np.arange(0, len(order), rows), len(order)),
+        np.full(-(-len(order) // rows), width),
+    )
 
 # %% ../../nbs/560_data.batching.ipynb #36746403
 def _buckets(width, length, batch_size, tokens, bucket):
@@ -43,8 +49,11 @@ def _buckets(width, length, batch_size, tokens, bucket):
     edge = np.minimum(-(-width//bucket)*bucket, length)
     parts, at = [], 0
     for e in np.unique(edge):
-        order, row, col, first, wide = _fixed_size_batches(np.flatnonzero(edge == e), max(1, tokens//e) if tokens else batch_size, e)
-        parts.append((order, row, col, first[:-1] + at, wide)); at += len(order)
+        order, row, col, first, wide = _fixed_size_batches(
+            np.flatnonzero(edge == e), max(1, tokens // e) if tokens else batch_size, e
+        )
+        parts.append((order, row, col, first[:-1] + at, wide))
+        at += len(order)
     order, row, col, first, wide = map(np.concatenate, zip(*parts))
     return BatchPlan(order, row, col, np.append(first, at), wide)
 
@@ -62,7 +71,9 @@ def _best_fit_rows(width, length):
             if not open_[left]: rooms &= ~(1 << left)
         else: r, left, rows = rows, length, rows + 1
         row[i], left = r, left - w
-        if left: open_.setdefault(left, []).append(r); rooms |= 1 << left
+        if left:
+            open_.setdefault(left, []).append(r)
+            rooms |= 1 << left
     return row
 
 def _packed(width, length, rows, u):
@@ -78,7 +89,13 @@ def _packed(width, length, rows, u):
     begins = np.append(True, row[1:] != row[:-1])
     before = wide.cumsum() - wide
     col = before - np.repeat(before[begins], np.diff(np.append(np.flatnonzero(begins), len(row))))
-    return BatchPlan(order, row % rows, col, np.append(np.searchsorted(row, np.arange(0, n, rows)), len(row)), np.full(-(-n//rows), length))
+    return BatchPlan(
+        order,
+        row % rows,
+        col,
+        np.append(np.searchsorted(row, np.arange(0, n, rows)), len(row)),
+        np.full(-(-n // rows), length),
+    )
 
 # %% ../../nbs/560_data.batching.ipynb #b8a10eec
 def make_batches(
@@ -101,7 +118,10 @@ def make_batches(
     if pack: b = _packed(width, length, rows, u)
     elif bucket: b = _buckets(width, length, rows, tokens, bucket)
     else: b = BatchPlan(*_fixed_size_batches(np.arange(len(width)), rows, length))
-    if drop_last: b = b.pick(np.flatnonzero(b.rows == (np.maximum(1, tokens//b.width) if tokens and bucket and not pack else rows)))
+    if drop_last:
+        b = b.pick(
+            np.flatnonzero(b.rows == (np.maximum(1, tokens // b.width) if tokens and bucket and not pack else rows))
+        )
     return b.pick(np.argsort(u(len(b)), kind='stable')) if bucket and u and not pack else b
 
 # %% ../../nbs/560_data.batching.ipynb #3f35d121
@@ -157,7 +177,9 @@ def distribute_batches(
     if not drop_last and left % ranks:
         # too few rows for all ranks: include the previous round
         while full and rows[at + full*ranks:].sum() < -(-left//ranks)*ranks - full*ranks: full -= 1
-        rest = _split_batches([(i, int(rows[i])) for i in range(at + full*ranks, len(rows))], -(-left//ranks)*ranks - full*ranks)
+        rest = _split_batches(
+            [(i, int(rows[i])) for i in range(at + full * ranks, len(rows))], -(-left // ranks) * ranks - full * ranks
+        )
     else: rest = []
     whole = [[(at + j*ranks + r, 0, 1) for r in range(ranks)] for j in range(full)]
     return whole + [rest[i:i+ranks] for i in range(0, len(rest), ranks)]

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core import AurlError, ConfigError, StoreError, aurl_home, try_lock, unlock, suggest, read_json, to_json
-from ..experiments.registry import format_age, folder_size, html_row, parse_age, parse_size, printable, run_folders, format_size
+from aurl.experiments.registry import (
+    format_age,
+    folder_size,
+    html_row,
+    parse_age,
+    parse_size,
+    printable,
+    run_folders,
+    format_size,
+)
 from ..experiments.run import Experiment, read_config
 from .store import TokenStore, prepare, repair_store
 
@@ -139,7 +148,8 @@ def check_store(
         store = TokenStore(path)
         if deep: store.verify()
         return store, ''
-    except AurlError as e: return None, e.what + (f' ({Path(e.path).name})' if e.path and Path(e.path) != Path(path) else '')
+    except AurlError as e:
+        return None, e.what + (f' ({Path(e.path).name})' if e.path and Path(e.path) != Path(path) else '')
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): return None, 'unreadable'
 
 # %% ../../nbs/528_data.cache.ipynb #27ce6869
@@ -339,11 +349,15 @@ def apply_pruning(
         if not r.remove or not os.path.lexists(e.path): continue
         try:
             with _locked(e) as mine:
-                if not mine: say(printable(f'kept {e.path}: another process is writing it')); continue
+                if not mine:
+                    say(printable(f'kept {e.path}: another process is writing it'))
+                    continue
                 trash = e.path.with_name(f'.{e.path.name.strip(".")}.aurl-{secrets.token_hex(4)}.tmp')
                 os.rename(e.path, trash)
                 shutil.rmtree(trash) if trash.is_dir() and not trash.is_symlink() else trash.unlink()
-        except OSError as err: say(printable(f'kept {e.path}: {err.strerror}')); continue
+        except OSError as err:
+            say(printable(f'kept {e.path}: {err.strerror}'))
+            continue
         freed += e.size
         say(printable(f'removed {e.path} ({format_size(e.size)})'))
     return freed

@@ -19,21 +19,61 @@ def local_dask_cluster(
 ):                  # yields the address and the worker processes
     "Start `dask scheduler` and `dask worker` processes on this machine."
     import_extra('distributed', 'scale')
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=str(failures))
+    env = dict(
+        os.environ,
+        OMP_NUM_THREADS='1',
+        PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path),
+        DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=str(failures),
+    )
     quiet = dict(env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as home:
         dask = [sys.executable, '-m', 'dask']
-        scheduler = subprocess.Popen([*dask, 'scheduler', '--host', '127.0.0.1', '--port', '0', '--no-dashboard', '--scheduler-file', f'{home}/scheduler.json'], **quiet)
+        scheduler = subprocess.Popen(
+            [
+                *dask,
+                'scheduler',
+                '--host',
+                '127.0.0.1',
+                '--port',
+                '0',
+                '--no-dashboard',
+                '--scheduler-file',
+                f'{home}/scheduler.json',
+            ],
+            **quiet,
+        )
         crew = []
         try:
             address = _address(f'{home}/scheduler.json', scheduler)
-            crew += [subprocess.Popen([*dask, 'worker', address, '--host', '127.0.0.1', '--nthreads', '1', '--nanny' if nanny else '--no-nanny', '--no-dashboard', '--name', str(i), '--local-directory', home], **quiet) for i in range(workers)]
+            crew += [
+                subprocess.Popen(
+                    [
+                        *dask,
+                        'worker',
+                        address,
+                        '--host',
+                        '127.0.0.1',
+                        '--nthreads',
+                        '1',
+                        '--nanny' if nanny else '--no-nanny',
+                        '--no-dashboard',
+                        '--name',
+                        str(i),
+                        '--local-directory',
+                        home,
+                    ],
+                    **quiet
+                )
+                for i in range(workers)
+            ]
             yield address, crew
         finally:
             for p in [*crew, scheduler]:
                 p.terminate()
                 try: p.wait(10)
-                except subprocess.TimeoutExpired: p.kill(); p.wait()
+                except subprocess.TimeoutExpired:
+                    p.kill()
+                    p.wait()
 
 def _address(file, process):
     for _ in range(600):

@@ -24,7 +24,10 @@ def key_class(
     text, # name of a key, such as 'D minor', 'F#m', 'e-', 'Bb'
 )->int:   # 1 … 24, or 0 if unknown
     "Class of a key: C major is 1, C minor 13."
-    m = re.fullmatch(r'\s*([A-Ha-h])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*(maj(?:or)?|dur|min(?:or)?|moll|m|M)?\s*', str(text or ''))
+    m = re.fullmatch(
+        r'\s*([A-Ha-h])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*(maj(?:or)?|dur|min(?:or)?|moll|m|M)?\s*',
+        str(text or ''),
+    )
     if not m: return 0
     letter, accidental, _, mode = m.groups()
     up = {'#':1, '♯':1, 's':1, 'b':-1, '♭':-1, '-':-1, 'f':-1}.get(accidental, 0)
@@ -51,17 +54,24 @@ class Conditions:
         self.names, self.classes, self.values, self.measured = tuple(names), {}, {}, {}
         if not names: return
         table, features, classes = store.pieces, dict(features or {}), dict(classes or {})
-        self.measured = {n:registry[n] for n in names if n in registry and n not in features and n not in table.column_names}
+        self.measured = {
+            n: registry[n] for n in names if n in registry and n not in features and n not in table.column_names
+        }
         for n in names:
             if n in features: self.values[n] = _computed(store, n, features[n], pieces)
             elif n in table.column_names: self._column(n, table[n].to_pylist(), classes.get(n))
-            elif n not in self.measured: raise _unknown_condition_error(n, features, table.column_names, getattr(store, 'path', None))
+            elif n not in self.measured:
+                raise _unknown_condition_error(n, features, table.column_names, getattr(store, 'path', None))
         self.values |= feature_values(store, self.measured, pieces) if self.measured else {}
 
     def _column(self, name, values, words):
         told = [v for v in values if v is not None]
-        if name == 'key': self.classes[name], self.values[name] = ['', *key_class_names], np.array([key_class(v) for v in values], np.int64)
-        elif words is None and all(isinstance(v, (int, float)) for v in told): self.values[name] = np.array([np.nan if v is None else v for v in values], np.float32)
+        if name == 'key':
+            self.classes[name], self.values[name] = ['', *key_class_names], np.array(
+                [key_class(v) for v in values], np.int64
+            )
+        elif words is None and all(isinstance(v, (int, float)) for v in told):
+            self.values[name] = np.array([np.nan if v is None else v for v in values], np.float32)
         else:
             self.classes[name] = ['', *sorted(set(map(str, told)))] if words is None else list(words)
             number = {w:i for i,w in enumerate(self.classes[name])}
@@ -73,7 +83,15 @@ class Conditions:
         told=None, # (n,) values by name that override the stored ones, for augmented pieces
     )->dict:   # (n,) int64 classes or float32 values, by name
         "Return the condition values of some windows."
-        one = lambda n, v: transpose_key_class(v[piece], key) if n == 'key' else v[piece] if n not in self.measured else (v[piece] + np.float32(self.measured[n].up)*key).astype(np.float32)
+        one = lambda n, v: (
+            transpose_key_class(v[piece], key)
+            if n == 'key'
+            else (
+                v[piece]
+                if n not in self.measured
+                else (v[piece] + np.float32(self.measured[n].up) * key).astype(np.float32)
+            )
+        )
         return {n:told[n] if n in (told or ()) else one(n, self.values[n]) for n in self.names}
 
     def specs(self,
@@ -81,7 +99,9 @@ class Conditions:
     )->dict:         # fields of a `ConditionSpec` (`625_models.conditioning`) by name
         "Return the class labels, or mean and standard deviation, of each condition."
         pick = slice(None) if pieces is None else pieces
-        return {n:dict(words=self.classes[n]) if n in self.classes else _mean_std(v[pick]) for n,v in self.values.items()}
+        return {
+            n: dict(words=self.classes[n]) if n in self.classes else _mean_std(v[pick]) for n, v in self.values.items()
+        }
 
 def _mean_std(values):
     "Mean and standard deviation of the known values."
@@ -91,8 +111,11 @@ def _mean_std(values):
 
 def _unknown_condition_error(name, given, columns, path):
     "The error for an unknown name."
-    return ConfigError(f'conditions: there is no column or feature {name!r}{suggest(name, [*given, *columns, *registry])}', path,
-                       f"there are the columns {', '.join(columns)} and the features {', '.join([*given, *registry])}")
+    return ConfigError(
+        f'conditions: there is no column or feature {name!r}{suggest(name, [*given, *columns, *registry])}',
+        path,
+        f"there are the columns {', '.join(columns)} and the features {', '.join([*given, *registry])}",
+    )
 
 def _computed(store, name, f, pieces):
     "Value of `f` for each piece; NaN for pieces that are not requested."

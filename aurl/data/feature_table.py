@@ -21,7 +21,11 @@ def _definition_hash(f):
     try: source = inspect.getsource(sys.modules[f.f.__module__])
     except (OSError, TypeError, KeyError):                               # a notebook cell has no source file
         code = getattr(f.f, '__code__', None)
-        source = f'{type(f.f)}' if code is None else f'{code.co_code.hex()} {code.co_names} {[c for c in code.co_consts if not hasattr(c, "co_code")]}'
+        source = (
+            f'{type(f.f)}'
+            if code is None
+            else f'{code.co_code.hex()} {code.co_names} {[c for c in code.co_consts if not hasattr(c, "co_code")]}'
+        )
     return sha256_of(f'{__version__} {f.name} {source}'.encode())[:16]
 
 def _read_cached(path, f):
@@ -29,15 +33,22 @@ def _read_cached(path, f):
     import pyarrow as pa, pyarrow.parquet as pq
     try:
         t = pq.read_table(path/'features'/f'{f.name}.parquet')
-        if (t.schema.metadata or {}).get(b'meaning', b'').decode() == _definition_hash(f): return dict(zip(t['sha256'].to_pylist(), t['value'].to_pylist()))
+        if (t.schema.metadata or {}).get(b'meaning', b'').decode() == _definition_hash(f):
+            return dict(zip(t['sha256'].to_pylist(), t['value'].to_pylist()))
     except (OSError, pa.ArrowException, KeyError): pass
     return {}
 
 def _write_cached(path, f, values):
     "Write the cached values of a feature."
     import pyarrow as pa, pyarrow.parquet as pq
-    t = pa.table(dict(sha256=pa.array(list(values), pa.string()), value=pa.array(list(values.values()), pa.float64(), from_pandas=False)))
-    with suppress(OSError), atomic_path(path/'features'/f'{f.name}.parquet') as at: pq.write_table(t.replace_schema_metadata(dict(meaning=_definition_hash(f))), at)
+    t = pa.table(
+        dict(
+            sha256=pa.array(list(values), pa.string()),
+            value=pa.array(list(values.values()), pa.float64(), from_pandas=False),
+        )
+    )
+    with suppress(OSError), atomic_path(path/'features'/f'{f.name}.parquet') as at:
+        pq.write_table(t.replace_schema_metadata(dict(meaning=_definition_hash(f))), at)
 
 # %% ../../nbs/545_data.feature_table.ipynb #1df14244
 def piece_features(
@@ -60,7 +71,10 @@ def feature_values(
     names = [find_feature(n).name for n in names]
     pieces = np.arange(len(store)) if pieces is None else np.unique(np.asarray(pieces, np.int64))
     if hasattr(store, 'parts'):
-        each = [feature_values(s, names, pieces[(pieces >= a) & (pieces < a + len(s))] - a, progress) for s,a in zip(store.parts, store.first)]
+        each = [
+            feature_values(s, names, pieces[(pieces >= a) & (pieces < a + len(s))] - a, progress)
+            for s, a in zip(store.parts, store.first)
+        ]
         return {n:np.concatenate([e[n] for e in each]) for n in names}
     sha = _piece_hashes(store)
     have = {n:_read_cached(store.path, find_feature(n)) for n in names}
@@ -77,7 +91,8 @@ def _measure_missing(store, have, sha, pieces, progress):
     "Measure the values that `have` lacks for `pieces`; write the cache every 4096 pieces and at the end."
     todo = [i for i in pieces if any(sha[i] not in v for v in have.values())]
     for k,i in enumerate(todo, 1):
-        for n,x in piece_features(store[i], [n for n,v in have.items() if sha[i] not in v], store.codec).items(): have[n][sha[i]] = x
+        for n,x in piece_features(store[i], [n for n,v in have.items() if sha[i] not in v], store.codec).items():
+            have[n][sha[i]] = x
         if progress: progress(k, len(todo))
         if k % 4096 and k < len(todo): continue
         for n,v in have.items(): _write_cached(store.path, find_feature(n), v)

@@ -70,7 +70,25 @@ class LoaderConfig(Config):
     @classmethod
     def _by_name(cls, value): return load_preset('augment', value) if isinstance(value, str) else value
 
-    def still(self): return make_config(type(self), overrides={**self.to_dict(), **dict(windows='tile', overlap=0, most=0, align='id', start_length=0, weights={}, balance='', balance_power=1., augment=None, workers=0)})
+    def still(self):
+        return make_config(
+            type(self),
+            overrides={
+                **self.to_dict(),
+                **dict(
+                    windows='tile',
+                    overlap=0,
+                    most=0,
+                    align='id',
+                    start_length=0,
+                    weights={},
+                    balance='',
+                    balance_power=1.0,
+                    augment=None,
+                    workers=0,
+                ),
+            },
+        )
 
 # %% ../../nbs/575_data.loaders.ipynb #cefbbc7f
 class WindowLoader:
@@ -97,9 +115,22 @@ class WindowLoader:
     ):
         if length < 1 or batch_size < 1:
             raise ConfigError(f'length={length}, batch_size={batch_size}', way_out='give positive values')
-        if not 0 <= rank < ranks: raise ConfigError(f'rank={rank} of ranks={ranks}', way_out=f'ranks count from 0 to {ranks - 1}')
-        asked = make_config(LoaderConfig, overrides={**(config.to_dict() if isinstance(config, Config) else config or {}), **more})
-        self.store, self.length, self.bs, self.seed, self.train, self.state, self.once, self.drop_last, self.device = store, length, batch_size, seed, train, state, once, drop_last, device
+        if not 0 <= rank < ranks:
+            raise ConfigError(f'rank={rank} of ranks={ranks}', way_out=f'ranks count from 0 to {ranks - 1}')
+        asked = make_config(
+            LoaderConfig, overrides={**(config.to_dict() if isinstance(config, Config) else config or {}), **more}
+        )
+        self.store, self.length, self.bs, self.seed, self.train, self.state, self.once, self.drop_last, self.device = (
+            store,
+            length,
+            batch_size,
+            seed,
+            train,
+            state,
+            once,
+            drop_last,
+            device,
+        )
         self.rank, self.ranks, self.asked, self.config = rank, ranks, asked, asked if train else asked.still()
         self.keys = _semitone_range(transpose if train else 0)
         self.pieces = self._chosen(pieces)
@@ -109,7 +140,17 @@ class WindowLoader:
         self.conditions = Conditions(store, asked.conditions, classes, features, self.pieces)
         self.classes, self._given = self.conditions.classes, (classes, features)
         c = self.config
-        self.drawing = WindowMaker(store, state, c.augment, seed, c.epochs, self._beats(), self._told_bars() if c.align == 'bar' else None, c.windows == 'tile', features=self.conditions.measured.values())
+        self.drawing = WindowMaker(
+            store,
+            state,
+            c.augment,
+            seed,
+            c.epochs,
+            self._beats(),
+            self._told_bars() if c.align == 'bar' else None,
+            c.windows == 'tile',
+            features=self.conditions.measured.values(),
+        )
         self.hands = WorkerPool(self.drawing, c.workers)
         weakref.finalize(self, WorkerPool.close, self.hands)
         self.epoch, self.at, self.round, self._from, self._made, self._planned = 0, 0, 0, None, None, None
@@ -117,7 +158,8 @@ class WindowLoader:
 
 def _semitone_range(transpose):
     lo, hi = (-abs(transpose), abs(transpose)) if isinstance(transpose, int) else map(int, transpose)
-    if not lo <= 0 <= hi: raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
+    if not lo <= 0 <= hi:
+        raise ConfigError(f'transpose={transpose}', way_out='the range must contain 0, such as (-6, 5)')
     return lo, hi
 
 # %% ../../nbs/575_data.loaders.ipynb #67a565f8
@@ -220,7 +262,10 @@ def _cut(self:WindowLoader, pieces, length, draw, epoch):
     c = self.config
     n, lines, room = self.store.length[pieces] - 1, None, 0
     if self.drawing.bars is not None:
-        if (key := hash(pieces.tobytes())) not in self._lines: self._lines[key] = alignment_grid(self.store, pieces, self.drawing.bars[pieces], self.drawing.known(np.arange(len(self.store))))
+        if (key := hash(pieces.tobytes())) not in self._lines:
+            self._lines[key] = alignment_grid(
+                self.store, pieces, self.drawing.bars[pieces], self.drawing.known(np.arange(len(self.store)))
+            )
         lines = self._lines[key]
     if c.augment is not None:
         grow = self.drawing.growth(pieces, epoch)
@@ -229,7 +274,9 @@ def _cut(self:WindowLoader, pieces, length, draw, epoch):
         n = np.ceil(n*grow).astype(np.int64)
     w = cut_windows(n, length, c.windows, c.overlap, c.most, c.slide_up_to, draw if self.train else None, lines, room)
     start, wide = w['start'], np.minimum(n[w['piece']] - w['start'], length)
-    return dict(piece=pieces[w['piece']], start=start, first=w['a'] - start, stop=w['b'] - start, wide=wide, long=n[w['piece']])
+    return dict(
+        piece=pieces[w['piece']], start=start, first=w['a'] - start, stop=w['b'] - start, wide=wide, long=n[w['piece']]
+    )
 
 @patch
 def _draw(self:WindowLoader, *names):
@@ -250,10 +297,14 @@ def _mixed(self:WindowLoader, pieces, epoch, length):
             w = self._cut(mine[k], length, self._draw(names[k], i), None)
             deals[k, i] = _select_rows(w, rng(self.seed, 'windows', 'order', names[k], i).permutation(len(w['piece'])))
         return deals[k, i]
-    if (key := (length, zlib.crc32(pieces.tobytes()))) not in self._counted: self._counted[key] = [len(deal(k, 0)['piece']) if len(m) else 0 for k,m in enumerate(mine)]
+    if (key := (length, zlib.crc32(pieces.tobytes()))) not in self._counted:
+        self._counted[key] = [len(deal(k, 0)['piece']) if len(m) else 0 for k,m in enumerate(mine)]
     count = self._counted[key]
-    parts = [_select_rows(deal(k, i), slice(a, b)) for k,q in enumerate(window_quotas(self._weights(names, count), names, sum(count)))
-             for i,a,b in epoch_slices(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))]
+    parts = [
+        _select_rows(deal(k, i), slice(a, b))
+        for k, q in enumerate(window_quotas(self._weights(names, count), names, sum(count)))
+        for i, a, b in epoch_slices(epoch, int(q), count[k], lambda i: len(deal(k, i)['piece']))
+    ]
     return {f:np.concatenate([p[f] for p in parts]) for f in parts[0]}
 
 # %% ../../nbs/575_data.loaders.ipynb #a9c1b6ac
@@ -292,7 +343,11 @@ def balance_words(self:WindowLoader)->str:
     names, which = self.groups
     now = np.bincount(which[self._plan(self.epoch)[0]['piece']], minlength=len(names))
     before = np.array(next(reversed(self._counted.values())))
-    told = [f'{n.partition("=")[2]} {a/now.sum():.0%} of the windows instead of {b/before.sum():.0%}' for n,a,b in sorted(zip(names, now, before), key=lambda x: -x[2]) if b]
+    told = [
+        f'{n.partition("=")[2]} {a/now.sum():.0%} of the windows instead of {b/before.sum():.0%}'
+        for n, a, b in sorted(zip(names, now, before), key=lambda x: -x[2])
+        if b
+    ]
     return f'balanced by {self.config.balance}: ' + ', '.join(told[:8]) + f' and {len(told) - 8} more'*(len(told) > 8)
 
 # %% ../../nbs/575_data.loaders.ipynb #eaa4adf4
@@ -307,12 +362,18 @@ def plan(self:WindowLoader,
     length = self._length(epoch)
     w, draw = self._windows(epoch, length), self._draw(epoch)
     piece = w['piece']
-    lo, hi = np.maximum(self.keys[0], vocab.pitch_lo - s.low[piece]), np.minimum(self.keys[1], vocab.pitch_hi - s.high[piece])
+    lo, hi = np.maximum(self.keys[0], vocab.pitch_lo - s.low[piece]), np.minimum(
+        self.keys[1], vocab.pitch_hi - s.high[piece]
+    )
     still = s.high[piece] == 0                                           # no note that can be transposed
     lo, hi = np.where(still, 0, lo).astype(np.int64), np.where(still, 0, hi).astype(np.int64)
-    w['key'] = lo + (draw('key', len(piece))*(hi - lo + 1)).astype(np.int64) if self.keys != (0, 0) else np.zeros_like(lo)
+    w['key'] = (
+        lo + (draw('key', len(piece)) * (hi - lo + 1)).astype(np.int64) if self.keys != (0, 0) else np.zeros_like(lo)
+    )
     if self.train: w = _select_rows(w, rng(self.seed, 'windows', 'order', epoch).permutation(len(piece)))
-    b = make_batches(w['wide'], length, self.bs, c.batch_tokens, c.bucket, c.pack, draw if self.train else None, self.drop_last)
+    b = make_batches(
+        w['wide'], length, self.bs, c.batch_tokens, c.bucket, c.pack, draw if self.train else None, self.drop_last
+    )
     w, at = _select_rows(w, b.order), np.repeat(np.arange(len(b)), np.diff(b.first))
     if not c.pack: w['wide'] = b.width[at]                               # a window may extend to the end of its row
     w.update(batch=at, row=b.row, col=b.col)
@@ -340,9 +401,16 @@ def n(self:WindowLoader)->int:
 def __repr__(self:WindowLoader):
     w, b = self._plan(self.epoch)
     full = int((w['stop'] - w['first']).sum())/max(1, b.places())
-    size = f'up to {self.config.batch_tokens:,} ids' if self.config.batch_tokens else f"{self.bs}{' rows' if self.config.pack else ''}"
-    return (f'WindowLoader({self.n:,} windows of {b.width.max() if len(b) else self.length} from {len(self.pieces):,} pieces, {len(self):,} batches of {size}; {full:.0%} of the positions are targets'
-            + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '') + ')')
+    size = (
+        f'up to {self.config.batch_tokens:,} ids'
+        if self.config.batch_tokens
+        else f"{self.bs}{' rows' if self.config.pack else ''}"
+    )
+    return (
+        f'WindowLoader({self.n:,} windows of {b.width.max() if len(b) else self.length} from {len(self.pieces):,} pieces, {len(self):,} batches of {size}; {full:.0%} of the positions are targets'
+        + (f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else '')
+        + ')'
+    )
 
 # %% ../../nbs/575_data.loaders.ipynb #fd6ed047
 _windows_at_once = 128 # approximate number of windows made at once; more do not fit into the CPU cache
@@ -360,7 +428,10 @@ def _whole(self:WindowLoader, epoch, at):
     b = self._plan(epoch)[1]
     if self.ranks == 1: return len(b)
     rounds = distribute_batches(b.rows, at, self.ranks, self.drop_last)
-    return next((j for j,r in enumerate(rounds) if r != [(at + j*self.ranks + k, 0, 1) for k in range(self.ranks)]), len(rounds))
+    return next(
+        (j for j, r in enumerate(rounds) if r != [(at + j * self.ranks + k, 0, 1) for k in range(self.ranks)]),
+        len(rounds),
+    )
 
 @patch
 def _job(self:WindowLoader, epoch, steps):
@@ -410,7 +481,11 @@ def _pack_rows(ids, targets, row, wide, width):
         out = np.full(room.shape, fill)
         out[room] = values
         return torch.from_numpy(out)
-    return lay(ids.numpy()[have], vocab.PAD), lay(targets.numpy()[have], vocab.PAD), lay(np.repeat(np.arange(len(wide)), wide), -1)
+    return (
+        lay(ids.numpy()[have], vocab.PAD),
+        lay(targets.numpy()[have], vocab.PAD),
+        lay(np.repeat(np.arange(len(wide)), wide), -1),
+    )
 
 # %% ../../nbs/575_data.loaders.ipynb #2030ba2c
 @patch
@@ -422,7 +497,9 @@ def _groups(self:WindowLoader, epoch, at, done=0):
     return [steps[i:i+many] for i in range(0, len(steps), many)]
 
 @patch
-def _length(self:WindowLoader, epoch): c = self.config; return length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth)
+def _length(self:WindowLoader, epoch):
+    c = self.config
+    return length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth)
 
 @patch
 def _batches(self:WindowLoader, epoch, groups):
@@ -430,7 +507,10 @@ def _batches(self:WindowLoader, epoch, groups):
     def jobs():
         for g in groups:
             w, first = self._job(epoch, g)
-            sent.append((g, w, first)); yield {k:w[k] for k in ('piece', 'start', 'first', 'stop', 'key', 'wide', 'long')}, epoch, self._length(epoch)
+            sent.append((g, w, first))
+            yield {k: w[k] for k in ('piece', 'start', 'first', 'stop', 'key', 'wide', 'long')}, epoch, self._length(
+                epoch
+            )
     sent = []
     for made in self.hands.draw_all(jobs()):
         g, w, first = sent.pop(0)
@@ -451,7 +531,8 @@ def batch(self:WindowLoader,
     epoch = self.epoch if epoch is None else epoch
     if self._made is None or self._made[0] != epoch: self._made = epoch, self._groups(epoch, 0), -1, None
     _, groups, have, batches = self._made
-    if not 0 <= i < sum(map(len, groups[-1:])) + (len(groups) - 1)*len(groups[0] if groups else ()): raise IndexError(f'batch {i} of {len(self)}')
+    if not 0 <= i < sum(map(len, groups[-1:])) + (len(groups) - 1)*len(groups[0] if groups else ()):
+        raise IndexError(f'batch {i} of {len(self)}')
     g, k = divmod(i, len(groups[0]))
     if g != have:
         w, first = self._job(epoch, groups[g])
@@ -481,7 +562,9 @@ def state_dict(self:WindowLoader)->dict:
     """Return the position: `epoch`, `batch` (batches done by all ranks), `seed`, and `order`, a hash of the settings.
 
     In rounds that divide batches among `ranks`, also `ranks` and the `round` that is done."""
-    return dict(epoch=self.epoch, batch=self.at, seed=self.seed, order=self._order()) | (dict(round=self.round, ranks=self.ranks) if self.round else {})
+    return dict(epoch=self.epoch, batch=self.at, seed=self.seed, order=self._order()) | (
+        dict(round=self.round, ranks=self.ranks) if self.round else {}
+    )
 
 @patch
 def load_state_dict(self:WindowLoader,
@@ -497,7 +580,11 @@ def load_state_dict(self:WindowLoader,
     if state['order'] != self._order():
         raise ConfigError('the state is from a loader with other pieces, windows or batches', self.store.path,
             'create the loader with the same settings; workers, ranks and device may differ')
-    self.epoch, self.at, self.round = state['epoch'], state['batch'], state.get('round', 0) if state.get('ranks') == self.ranks else 0
+    self.epoch, self.at, self.round = (
+        state['epoch'],
+        state['batch'],
+        state.get('round', 0) if state.get('ranks') == self.ranks else 0,
+    )
     self._from = self.at, self.round
     return self
 
@@ -516,7 +603,11 @@ def _order(self:WindowLoader):
 def _moved(self:WindowLoader, b):
     "Move `b` to the device of the loader."
     if self.device is None or torch.device(self.device).type == 'cpu': return b
-    go = lambda x: {k:go(v) for k,v in x.items()} if isinstance(x, dict) else None if x is None else x.to(self.device, non_blocking=True)
+    go = lambda x: (
+        {k: go(v) for k, v in x.items()}
+        if isinstance(x, dict)
+        else None if x is None else x.to(self.device, non_blocking=True)
+    )
     return tuple(map(go, b))
 
 @patch
@@ -534,7 +625,9 @@ def take_rows(self:WindowLoader, part:int, parts:int):
     return self
 
 @patch
-def to(self:WindowLoader, device): self.device = device; return self
+def to(self:WindowLoader, device):
+    self.device = device
+    return self
 @patch
 def set_epoch(self:WindowLoader, epoch:int):
     "Go to the start of an epoch; within this epoch, keep the position."
@@ -545,9 +638,27 @@ def dataset(self:WindowLoader): return self.store
 @patch
 def new(self:WindowLoader, dataset=None, shuffle=None, **kwargs):
     "Return a loader with the same arguments, except those given."
-    now = dict(pieces=self.pieces, length=self.length, batch_size=self.bs, seed=self.seed, train=self.train if shuffle is None else shuffle, transpose=self.keys, state=self.state, once=self.once,
-               drop_last=self.drop_last, device=self.device, rank=self.rank, ranks=self.ranks, config=self.asked, classes=self._given[0], features=self._given[1])
-    return type(self)(dataset or self.store, **{**now, **{k:v for k,v in kwargs.items() if k in now or k in LoaderConfig.model_fields}})
+    now = dict(
+        pieces=self.pieces,
+        length=self.length,
+        batch_size=self.bs,
+        seed=self.seed,
+        train=self.train if shuffle is None else shuffle,
+        transpose=self.keys,
+        state=self.state,
+        once=self.once,
+        drop_last=self.drop_last,
+        device=self.device,
+        rank=self.rank,
+        ranks=self.ranks,
+        config=self.asked,
+        classes=self._given[0],
+        features=self._given[1],
+    )
+    return type(self)(
+        dataset or self.store,
+        **{**now, **{k: v for k, v in kwargs.items() if k in now or k in LoaderConfig.model_fields}}
+    )
 
 @patch
 def records(self:WindowLoader,
@@ -557,10 +668,23 @@ def records(self:WindowLoader,
     "Piece, position, key, augmentation and place in the batch of each window of a batch."
     epoch = self.epoch if epoch is None else epoch
     w, _ = self._job(epoch, self._steps(epoch, 0)[i:i+1])
-    out = [dict(name=self.store.names[p], **{k:int(w[k][r]) for k in ('piece', 'start', 'first', 'stop', 'key', 'row', 'col')}) for r,p in enumerate(w['piece'])]
+    out = [
+        dict(
+            name=self.store.names[p],
+            **{k: int(w[k][r]) for k in ('piece', 'start', 'first', 'stop', 'key', 'row', 'col')}
+        )
+        for r, p in enumerate(w['piece'])
+    ]
     if self.config.augment is None: return out
     _, moved, _ = self.drawing._augmented(w, epoch, self._length(epoch))
-    return [dict(o, **{k:int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')}, augment=self.drawing.record(o['piece'], epoch).to_dict()) for r,o in enumerate(out)]
+    return [
+        dict(
+            o,
+            **{k: int(moved[k][r]) for k in ('start', 'first', 'stop', 'key')},
+            augment=self.drawing.record(o['piece'], epoch).to_dict()
+        )
+        for r, o in enumerate(out)
+    ]
 
 # %% ../../nbs/575_data.loaders.ipynb #3f98f0a6
 @patch
@@ -587,4 +711,8 @@ def music_loaders(
     from fastai.data.core import DataLoaders
     train, held = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
     first = WindowLoader(store, train, seed=seed, **kwargs)
-    return DataLoaders(first, WindowLoader(store, held, seed=seed, **{**kwargs, 'train':False, 'drop_last':False, 'once':True}), device=device)
+    return DataLoaders(
+        first,
+        WindowLoader(store, held, seed=seed, **{**kwargs, 'train': False, 'drop_last': False, 'once': True}),
+        device=device,
+    )

@@ -34,9 +34,16 @@ class Mixture:
                                  'prepare both with the same codec')
         self.first = np.cumsum([0, *map(len, self.parts)])
         self.path, self.codec, self.every = a.path, a.codec, a.every
-        self.length, self.low, self.high, self.drums = (np.concatenate([getattr(s, k) for s in self.parts]) for k in ('length', 'low', 'high', 'drums'))
+        self.length, self.low, self.high, self.drums = (
+            np.concatenate([getattr(s, k) for s in self.parts]) for k in ('length', 'low', 'high', 'drums')
+        )
     def __len__(self): return int(self.first[-1])
-    def __repr__(self): return 'Mixture(' + ', '.join(f'{k}: {len(s):,} pieces, {int(s.length.sum()):,} ids' for k,s in self.stores.items()) + ')'
+    def __repr__(self):
+        return (
+            'Mixture('
+            + ', '.join(f'{k}: {len(s):,} pieces, {int(s.length.sum()):,} ids' for k, s in self.stores.items())
+            + ')'
+        )
     def whose(self, piece):
         "Return the store that holds a piece, and the index of the piece in it."
         k = int(self.corpus(piece))
@@ -72,9 +79,16 @@ def pieces(self:Mixture):
 def quarantine(self:Mixture):
     "Pieces left out of each store, with a column `corpus`."
     import pyarrow as pa
-    return pa.concat_tables([s.quarantine.append_column('corpus', pa.array([k]*len(s.quarantine), pa.string())) for k,s in self.stores.items()], promote_options='default')
+    return pa.concat_tables(
+        [
+            s.quarantine.append_column('corpus', pa.array([k] * len(s.quarantine), pa.string()))
+            for k, s in self.stores.items()
+        ],
+        promote_options='default',
+    )
 @patch(as_prop=True)
-def quarantine_file(self:Mixture): return next((s.quarantine_file for s in self.parts if len(s.quarantine)), self.parts[0].quarantine_file)
+def quarantine_file(self:Mixture):
+    return next((s.quarantine_file for s in self.parts if len(s.quarantine)), self.parts[0].quarantine_file)
 @patch
 def verify(self:Mixture):
     "Call `TokenStore.verify` for each store."
@@ -95,13 +109,19 @@ def _query_stores(self, ask, pieces, starts, semitones):
     which = self.corpus(pieces)
     for k in np.unique(which):
         at = np.flatnonzero(which == k)
-        yield at, ask(self.parts[k], pieces[at] - self.first[k], starts[at], None if semitones is None else np.asarray(semitones)[at])
+        yield at, ask(
+            self.parts[k],
+            pieces[at] - self.first[k],
+            starts[at],
+            None if semitones is None else np.asarray(semitones)[at],
+        )
 
 @patch
 def windows(self:Mixture, pieces, starts, length, semitones=None)->np.ndarray:
     "As `TokenSequences.windows`."
     out = np.empty((len(pieces), length), np.uint16)
-    for at,x in _query_stores(self, lambda s, p, a, up: s.windows(p, a, length, up), pieces, starts, semitones): out[at] = x
+    for at,x in _query_stores(self, lambda s, p, a, up: s.windows(p, a, length, up), pieces, starts, semitones):
+        out[at] = x
     return out
 
 @patch

@@ -82,7 +82,8 @@ _quantile_names = ('min', '1 %', '5 %', '25 %', 'median', '75 %', '95 %', '99 %'
 
 def _family(name):
     "Return the name of a General MIDI family as in `family_names`; `name` may be its number."
-    if isinstance(name, (int, np.integer)) and not isinstance(name, bool) and 0 <= name < vocab.n_families: return family_names[name]
+    if isinstance(name, (int, np.integer)) and not isinstance(name, bool) and 0 <= name < vocab.n_families:
+        return family_names[name]
     if found := [f for f in family_names if f.lower() == str(name).strip().lower()]: return found[0]
     raise ValueError(f'{_shorten(name)!r} is not an instrument family{suggest(str(name), family_names)}; '
                      f'the families are {", ".join(family_names)}')
@@ -210,9 +211,17 @@ def measure_profile(
     for bundle, w in _batches(pieces, repeat(1.) if weights is None else weights): t.add(bundle, w)
     if not t.used.any(): raise CodecError('there are no notes to measure', way_out='pass pieces with notes')
     bpm = vocab.bin_tempo(np.flatnonzero(t.tempos)).round(2).tolist()
-    return CorpusProfile(pieces=t.pieces, pitches=_pitch_ranges(t), pedals={family_names[f]:float(t.pedal[f]*step) for f in np.flatnonzero(t.pedal)},
-        note_seconds=t.note.quantiles(step), rest_seconds=t.rest.quantiles(step), voices=t.voices.quantiles(), tempo=(bpm[0], bpm[-1]) if bpm else None,
-        seconds=t.seconds.quantiles(step), notes=t.notes.quantiles())
+    return CorpusProfile(
+        pieces=t.pieces,
+        pitches=_pitch_ranges(t),
+        pedals={family_names[f]: float(t.pedal[f] * step) for f in np.flatnonzero(t.pedal)},
+        note_seconds=t.note.quantiles(step),
+        rest_seconds=t.rest.quantiles(step),
+        voices=t.voices.quantiles(),
+        tempo=(bpm[0], bpm[-1]) if bpm else None,
+        seconds=t.seconds.quantiles(step),
+        notes=t.notes.quantiles(),
+    )
 
 # %% ../../nbs/515_data.profile.ipynb #7031a59b
 @patch
@@ -226,11 +235,20 @@ def augmented(self:CorpusProfile,
         return max(lo + down, vocab.pitch_lo), min(hi + up, vocab.pitch_hi)
     down, up = transpose
     short, long = stretch
-    def longer(q): return tuple(v*(short if level < .5 else long if level > .5 else 1) for v,level in zip(q, quantile_levels))
+    def longer(q):
+        return tuple(v*(short if level < .5 else long if level > .5 else 1) for v,level in zip(q, quantile_levels))
     time = {k:longer(getattr(self, k)) for k in ('note_seconds', 'rest_seconds', 'seconds')}
     tempo = (self.tempo[0]/long, self.tempo[1]/short) if self.tempo else None
-    return CorpusProfile(**{**dict(self), **time, 'tempo':tempo, 'transpose':(self.transpose[0] + down, self.transpose[1] + up),
-                            'pedals':{k:v*long for k,v in self.pedals.items()}, 'pitches':{k:moved(k, *v) for k,v in self.pitches.items()}})
+    return CorpusProfile(
+        **{
+            **dict(self),
+            **time,
+            'tempo': tempo,
+            'transpose': (self.transpose[0] + down, self.transpose[1] + up),
+            'pedals': {k: v * long for k, v in self.pedals.items()},
+            'pitches': {k: moved(k, *v) for k, v in self.pitches.items()},
+        }
+    )
 
 # %% ../../nbs/515_data.profile.ipynb #c030bc5e
 def _number(v): return f'{v:.3g}' if abs(v) < 1000 else f'{v:,.0f}'
@@ -241,24 +259,34 @@ def rows(self:CorpusProfile)->list:
     def spread(name, unit=''):
         q = dict(zip(_quantile_names, getattr(self, name)))
         return ', '.join(f'{w} {_number(q[w])}' for w in ('5 %', 'median', '95 %', 'max')) + unit
-    out = {'families': ', '.join(f'{k} {lo}–{hi}' for k,(lo,hi) in self.pitches.items()), 'note': spread('note_seconds', ' s'),
-           'rest': spread('rest_seconds', ' s') if self.rest_seconds[-1] else 'none', 'notes at once': spread('voices'),
-           'tempo': f'{self.tempo[0]:.0f}–{self.tempo[1]:.0f} beats per minute' if self.tempo else 'unknown',
-           'piece': f"{spread('seconds', ' s')}; {spread('notes', ' notes')}"}
+    out = {
+        'families': ', '.join(f'{k} {lo}–{hi}' for k, (lo, hi) in self.pitches.items()),
+        'note': spread('note_seconds', ' s'),
+        'rest': spread('rest_seconds', ' s') if self.rest_seconds[-1] else 'none',
+        'notes at once': spread('voices'),
+        'tempo': f'{self.tempo[0]:.0f}–{self.tempo[1]:.0f} beats per minute' if self.tempo else 'unknown',
+        'piece': f"{spread('seconds', ' s')}; {spread('notes', ' notes')}",
+    }
     if self.pedals: out['pedal'] = ', '.join(f'{k} at most {_number(v)} s' for k,v in self.pedals.items())
-    if any(self.transpose): out['transposed'] = 'by {:+} … {:+} semitones, which the pitch ranges include'.format(*self.transpose)
+    if any(self.transpose):
+        out['transposed'] = 'by {:+} … {:+} semitones, which the pitch ranges include'.format(*self.transpose)
     return list(out.items())
 
 @patch
 def __repr__(self:CorpusProfile):
     rows = self.rows()
     wide = max(len(k) for k,_ in rows)
-    return '\n'.join([f'CorpusProfile of {self.pieces:,} piece{"s"*(self.pieces > 1)}', *(f'  {k:<{wide}}  {v}' for k,v in rows)])
+    return '\n'.join(
+        [f'CorpusProfile of {self.pieces:,} piece{"s"*(self.pieces > 1)}', *(f'  {k:<{wide}}  {v}' for k, v in rows)]
+    )
 
 @patch
 def __str__(self:CorpusProfile): return repr(self)
 
 @patch
 def _repr_html_(self:CorpusProfile):
-    body = ''.join(f'<tr><td style="text-align:left">{escape(k)}</td><td style="text-align:left">{escape(v)}</td></tr>' for k,v in self.rows())
+    body = ''.join(
+        f'<tr><td style="text-align:left">{escape(k)}</td><td style="text-align:left">{escape(v)}</td></tr>'
+        for k, v in self.rows()
+    )
     return f'<p>CorpusProfile of {self.pieces:,} pieces</p><table>{body}</table>'

@@ -19,7 +19,11 @@ from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/530_data.quality.ipynb #08f32a4b
 _step = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index + 1, 0)
-_key_change = np.select([np.isin(vocab.kind, (Kind.NOTE_ON, Kind.SUSTAIN_ON)), np.isin(vocab.kind, (Kind.NOTE_OFF, Kind.SUSTAIN_OFF))], [1, -1], 0)
+_key_change = np.select(
+    [np.isin(vocab.kind, (Kind.NOTE_ON, Kind.SUSTAIN_ON)), np.isin(vocab.kind, (Kind.NOTE_OFF, Kind.SUSTAIN_OFF))],
+    [1, -1],
+    0,
+)
 
 def quality_measures(
     ids,        # token ids of one piece, (time,)
@@ -32,11 +36,22 @@ def quality_measures(
     silent = float(steps[np.cumsum(_key_change[ids]) <= 0].sum()/vocab.steps_per_second)
     pitch = vocab.index[ids[on & melodic_mask(ids)]]
     lawful = 1. if is_paired(ids) else float(verdict(ids).score)
-    return dict(seconds=seconds, density=n/seconds if seconds else 0., silence=silent/seconds if seconds else 1.,
-                span=int(np.ptp(pitch)) if len(pitch) else (None if n else 0), grammar=lawful*min(1., n/notes if notes else 1.))
+    return dict(
+        seconds=seconds,
+        density=n / seconds if seconds else 0.0,
+        silence=silent / seconds if seconds else 1.0,
+        span=int(np.ptp(pitch)) if len(pitch) else (None if n else 0),
+        grammar=lawful * min(1.0, n / notes if notes else 1.0),
+    )
 
 # %% ../../nbs/530_data.quality.ipynb #d171424f
-_trapezoids = dict(density=(.1, .5, 20, 80), silence=(-1, -.5, .25, .9), span=(0, 7, 87, 200), seconds=(2, 10, 1800, 7200), grammar=(0, 1, 2, 3))
+_trapezoids = dict(
+    density=(0.1, 0.5, 20, 80),
+    silence=(-1, -0.5, 0.25, 0.9),
+    span=(0, 7, 87, 200),
+    seconds=(2, 10, 1800, 7200),
+    grammar=(0, 1, 2, 3),
+)
 _log_scaled = ('density', 'seconds')
 _units = dict(density='notes per second', silence='share of the time without sound',
               span='semitones from lowest to highest', seconds='seconds', grammar='share of notes within the grammar')
@@ -65,7 +80,12 @@ class Quality:
         return float(np.prod(x)**(1/len(x)))
     @property
     def weakest(self): return min((k for k,v in self.marks.items() if v is not None), key=self.marks.get)
-    def __repr__(self): return f'Quality {self.score:.2f} (' + ', '.join(f'{k} {v:.2f}' for k,v in self.marks.items() if v is not None) + ')'
+    def __repr__(self):
+        return (
+            f'Quality {self.score:.2f} ('
+            + ', '.join(f'{k} {v:.2f}' for k, v in self.marks.items() if v is not None)
+            + ')'
+        )
 
 def estimate_quality(
     ids,        # token ids of one piece, (time,)
@@ -83,11 +103,24 @@ def quality_columns(
 )->dict:
     "Columns for the quality, its scores and its measures."
     q = estimate_quality(ids, score.note_num() if score is not None else None)
-    return dict(quality=round(q.score, 4), **{f'q_{k}':None if v is None else round(v, 4) for k,v in q.marks.items()},
-                density=round(q.measures['density'], 4), silence=round(q.measures['silence'], 4), span=q.measures['span'])
+    return dict(
+        quality=round(q.score, 4),
+        **{f'q_{k}': None if v is None else round(v, 4) for k, v in q.marks.items()},
+        density=round(q.measures['density'], 4),
+        silence=round(q.measures['silence'], 4),
+        span=q.measures['span'],
+    )
 
 # %% ../../nbs/530_data.quality.ipynb #f60daaab
-QUALITY_FILTERS = dict(min_quality='quality >= {}', min_seconds='seconds >= {}', max_seconds='seconds <= {}', min_density='density >= {}', max_density='density <= {}', max_silence='silence <= {}', min_span='span >= {}')
+QUALITY_FILTERS = dict(
+    min_quality='quality >= {}',
+    min_seconds='seconds >= {}',
+    max_seconds='seconds <= {}',
+    min_density='density >= {}',
+    max_density='density <= {}',
+    max_silence='silence <= {}',
+    min_span='span >= {}',
+)
 
 def quality_conditions(
     **limits # values by names of `QUALITY_FILTERS`; None: no limit

@@ -56,7 +56,14 @@ def import_function(
 
 # %% ../../nbs/500_data.readers.ipynb #33e57ddd
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
-_comparisons = {'<':lambda a, b: a < b, '<=':lambda a, b: a <= b, '>':lambda a, b: a > b, '>=':lambda a, b: a >= b, '==':lambda a, b: a == b, '!=':lambda a, b: a != b}
+_comparisons = {
+    '<': lambda a, b: a < b,
+    '<=': lambda a, b: a <= b,
+    '>': lambda a, b: a > b,
+    '>=': lambda a, b: a >= b,
+    '==': lambda a, b: a == b,
+    '!=': lambda a, b: a != b,
+}
 
 def parse_condition(
     text:str, # such as 'notes >= 50', 'drums == false'
@@ -106,12 +113,19 @@ def _lost_notes(score, kept, e):
     "Count the notes of `score` outside the 88 keys and those merged with another; `kept` notes are in the ids."
     if get_codec(e.codec) is not event_codec: return {}
     lost, outside = score.note_num() - kept, 0
-    if lost: outside = sum(int(((p < vocab.pitch_lo) | (p > vocab.pitch_hi)).sum()) for p in (t.notes.numpy()['pitch'] for t in score.tracks))
+    if lost:
+        outside = sum(
+            int(((p < vocab.pitch_lo) | (p > vocab.pitch_hi)).sum())
+            for p in (t.notes.numpy()['pitch'] for t in score.tracks)
+        )
     return dict(outside=outside, merged=lost - outside)
 
 def _apply_filters(w, e):
     for place in e.measures: w.row |= import_function(place)(w.score, w.ids, w.row)
-    if e.meta != 'none': w.row['meta'] = {k:v for k,v in merge_metadata({}, w.data, w.score, estimate=e.meta == 'estimate').items() if v is not None}
+    if e.meta != 'none':
+        w.row['meta'] = {
+            k: v for k, v in merge_metadata({}, w.data, w.score, estimate=e.meta == 'estimate').items() if v is not None
+        }
     if why := unmet_condition(w.row, e.keep): w.row = _rejected_row(w.row, 'Filtered', why)
 
 def _rejected_row(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
@@ -120,7 +134,8 @@ def _rejected_row(row, kind, reason): return dict(name=row['name'], sha256=row.g
 def _encode_pieces(works, e):
     if get_codec(e.codec) is event_codec:
         notes = [w.notes or [t.notes.numpy() for t in w.score.tracks] for w in works]
-        for w,(ids, *said) in zip(works, encode_and_analyze([w.score for w in works], e.every, notes)): w.ids, w.said = ids, said
+        for w,(ids, *said) in zip(works, encode_and_analyze([w.score for w in works], e.every, notes)):
+            w.ids, w.said = ids, said
 
 def _summarize_pieces(works, e):
     works = [w for w in works if not hasattr(w, 'said')]
@@ -138,7 +153,13 @@ def read_pieces(
 )->list:              # for each its row, and ids and snapshots (None if rejected)
     "Process `pieces`: their columns, ids and snapshots, or the reasons for rejection."
     works = [SimpleNamespace(piece=p, row=dict(name=p.name)) for p in pieces]
-    for step,together in ((_read_bytes, None), (_read_score, None), (_encode_piece, _encode_pieces), (_summarize_piece, _summarize_pieces), (_apply_filters, None)):
+    for step, together in (
+        (_read_bytes, None),
+        (_read_score, None),
+        (_encode_piece, _encode_pieces),
+        (_summarize_piece, _summarize_pieces),
+        (_apply_filters, None),
+    ):
         left = [w for w in works if 'kind' not in w.row]
         if together: _in_batches(left, errand, together)
         for w in left:
@@ -175,7 +196,9 @@ def concat_encoded(
     base = np.cumsum([0] + [len(p.codes) for p in parts])
     states = np.concatenate([np.zeros(0, snapshot_dtype), *(p.states for p in parts)])
     states['first'] += np.repeat(base[:-1], [len(p.states) for p in parts])
-    cat = lambda k: np.concatenate([np.zeros(0, _types[k]), *(getattr(p, k) for p in parts)]).astype(_types[k], copy=False)
+    cat = lambda k: np.concatenate([np.zeros(0, _types[k]), *(getattr(p, k) for p in parts)]).astype(
+        _types[k], copy=False
+    )
     return EncodedPieces([r for p in parts for r in p.rows], cat('ids'), states, cat('codes'), cat('steps'))
 
 # %% ../../nbs/500_data.readers.ipynb #fd82f79f
@@ -208,7 +231,9 @@ class SerialExecutor:
 @contextlib.contextmanager
 def worker_environment():
     "Context in which new processes neither run the caller's script again nor use more than one thread."
-    main, env = sys.modules['__main__'], {k:os.environ.get(k) for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')}
+    main, env = sys.modules['__main__'], {
+        k: os.environ.get(k) for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
+    }
     hidden = {k:main.__dict__.pop(k) for k in ('__file__', '__spec__') if k in main.__dict__}
     main.__spec__ = None
     os.environ.update(dict.fromkeys(env, '1'))
@@ -225,7 +250,9 @@ def _importable(f): return getattr(importlib.import_module('aurl.data.readers'),
 
 def _init_worker():
     "Initialize a worker process: freeze its objects, since garbage collection among them would cost 5 % of the time."
-    gc.freeze(); gc.set_threshold(100_000, 50, 100); retain_freed_memory()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    retain_freed_memory()
 
 class ProcessExecutor:
     "Executor with worker processes on this machine."
@@ -233,7 +260,10 @@ class ProcessExecutor:
         self.errand, self.workers, self.ahead, self.pool = errand, workers, 3*workers, None
     def submit(self, pieces):
         with worker_environment():
-            if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context('spawn'), initializer=_importable(_init_worker))
+            if self.pool is None:
+                self.pool = ProcessPoolExecutor(
+                    self.workers, mp_context=multiprocessing.get_context('spawn'), initializer=_importable(_init_worker)
+                )
             try: return self.pool.submit(_importable(read_batch), pieces, tuple(self.errand))
             except BrokenProcessPool: return None                        # just broken; `result` raises WorkerDied
     def result(self, future):
@@ -255,7 +285,9 @@ def read_in_order(
     "Read `bundles` with the executor `crew` and yield the results in order."
     waiting, sent = deque(bundles), deque()
     while waiting or sent:
-        while waiting and len(sent) < crew.ahead: b = waiting.popleft(); sent.append((b, crew.submit(b)))
+        while waiting and len(sent) < crew.ahead:
+            b = waiting.popleft()
+            sent.append((b, crew.submit(b)))
         b, f = sent.popleft()
         try: part = crew.result(f)
         except WorkerDied:
@@ -289,7 +321,9 @@ class DaskExecutor:
         self.own, self.cluster, self.count, self.stack = not hasattr(dask, 'submit'), None, 0, contextlib.ExitStack()
         if str(dask) == 'local':
             self.stack.enter_context(worker_environment())   # until `close`, because workers may be restarted
-            self.cluster = dask = self.distributed.LocalCluster(n_workers=max(workers, 1), threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR)
+            self.cluster = dask = self.distributed.LocalCluster(
+                n_workers=max(workers, 1), threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+            )
         try: self.client = self.distributed.Client(dask, timeout=10, set_as_default=False) if self.own else dask
         except (OSError, ValueError, RuntimeError) as e:
             raise StoreError(f'no Dask scheduler answers at {dask} ({type(e).__name__})',
@@ -317,7 +351,9 @@ def result(self:DaskExecutor, sent):
     future, pieces = sent
     last = time.monotonic()
     while True:
-        try: parts = future.result(timeout=2); break
+        try:
+            parts = future.result(timeout=2)
+            break
         except self.distributed.KilledWorker as e: raise WorkerDied from e
         except (TimeoutError, self.distributed.TimeoutError):            # still running: are there workers?
             try:

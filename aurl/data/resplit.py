@@ -26,7 +26,12 @@ def _split_holding_out(store, held, how):
     group = split_groups(store)
     near, names = {group[i] for i in held}, store.names
     side = ['valid' if i in held else 'left_out' if g in near else 'train' for i,g in enumerate(group)]
-    return Split(*([n for n,s in zip(names, side) if s == k] for k in ('train', 'valid')), [], [n for n,s in zip(names, side) if s == 'left_out'], dict(by=how))
+    return Split(
+        *([n for n, s in zip(names, side) if s == k] for k in ('train', 'valid')),
+        [],
+        [n for n, s in zip(names, side) if s == 'left_out'],
+        dict(by=how)
+    )
 
 def _split_by_value(store, how):
     "The split for `column=value, value, …`."
@@ -64,7 +69,16 @@ def _split_from_file(store, path):
 def _check_names_exist(names, store, path):
     "Raise an error for `names` that are neither in `store` nor in its quarantine."
     q = store.quarantine
-    known = dict.fromkeys([*store.names, *([f'{c}/{n}' for c,n in zip(q['corpus'].to_pylist(), q['name'].to_pylist())] if 'corpus' in q.column_names else q['name'].to_pylist())])
+    known = dict.fromkeys(
+        [
+            *store.names,
+            *(
+                [f'{c}/{n}' for c, n in zip(q['corpus'].to_pylist(), q['name'].to_pylist())]
+                if 'corpus' in q.column_names
+                else q['name'].to_pylist()
+            ),
+        ]
+    )
     if not (gone := [n for n in names if n not in known]): return
     raise CorpusError(f'the split names {gone[0]!r}'
                       + (f' and {len(gone) - 1} more that are not in the data' if len(gone) > 1
@@ -90,7 +104,12 @@ def resolve_split(
         split = _split_from_file(store, Path(how).expanduser())
         _check_names_exist(split.side, store, how)
         here = [n for n in store.names if n in split.side]
-        split = Split(*([n for n in here if split.side[n] == s] for s in ('train', 'valid')), [], [n for n in store.names if split.side.get(n) not in ('train', 'valid')], dict(by=how))
+        split = Split(
+            *([n for n in here if split.side[n] == s] for s in ('train', 'valid')),
+            [],
+            [n for n in store.names if split.side.get(n) not in ('train', 'valid')],
+            dict(by=how)
+        )
     elif '=' in how: split = _split_by_value(store, how)
     else:
         if how not in ('group', 'piece') and all(v is None for v in _column(store, how)):

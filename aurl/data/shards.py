@@ -23,16 +23,29 @@ shard_log_file = 'shards.jsonl'
 
 def _file_bytes(part, entries):
     "Return the bytes of `part` for each file, after `entries` existing codes."
-    states = part.states.copy(); states['first'] += entries
+    states = part.states.copy()
+    states['first'] += entries
     lines = ''.join(to_json(r) + '\n' for r in part.rows)
-    return {'ids.bin':_byte_view(part.ids), 'states.bin':_byte_view(states), 'codes.bin':_byte_view(part.codes), 'steps.bin':_byte_view(part.steps), 'rows.jsonl':lines.encode()}
+    return {
+        'ids.bin': _byte_view(part.ids),
+        'states.bin': _byte_view(states),
+        'codes.bin': _byte_view(part.codes),
+        'steps.bin': _byte_view(part.steps),
+        'rows.jsonl': lines.encode(),
+    }
 
 def _byte_view(array): return np.ascontiguousarray(array).view(np.uint8).data   # a view, not a copy
 
 def _counts(rows):
     "Sum the rows of a shard."
     kept = [r for r in rows if 'length' in r]
-    return dict(pieces=len(kept), left=len(rows) - len(kept), tokens=sum(r['length'] for r in kept), notes=sum(r['notes'] for r in kept), seconds=sum(r['seconds'] for r in kept))
+    return dict(
+        pieces=len(kept),
+        left=len(rows) - len(kept),
+        tokens=sum(r['length'] for r in kept),
+        notes=sum(r['notes'] for r in kept),
+        seconds=sum(r['seconds'] for r in kept),
+    )
 
 # %% ../../nbs/505_data.shards.ipynb #cf745af8
 class Shards:
@@ -66,7 +79,9 @@ def _wrong(self:Shards, s):
     "Return the first file that does not match the log line `s`, or None."
     for f,(a,b,sha) in s['files'].items():
         try:
-            with open(self.path/f, 'rb') as h: h.seek(a); got = h.read(b - a)
+            with open(self.path/f, 'rb') as h:
+                h.seek(a)
+                got = h.read(b - a)
         except OSError: return f
         if len(got) != b - a or sha256_of(got) != sha: return f
 
@@ -90,12 +105,17 @@ def append(self:Shards,
     ends = self.ends()
     line = _counts(part.rows) | dict(names=[r['name'] for r in part.rows], files={})
     for f,data in _file_bytes(part, ends['codes.bin']//2).items():
-        with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h: h.seek(ends[f]); h.write(data)
+        with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h:
+            h.seek(ends[f])
+            h.write(data)
         line['files'][f] = [ends[f], ends[f] + len(data), sha256_of(data)]
     text = (to_json(line) + '\n').encode()
     with open(self.path/shard_log_file, 'r+b' if (self.path/shard_log_file).exists() else 'wb') as h:
-        h.truncate(self.log_bytes); h.seek(self.log_bytes); h.write(text)   # this commits the shard
-    self.log.append(line); self.log_bytes += len(text)
+        h.truncate(self.log_bytes)
+        h.seek(self.log_bytes)
+        h.write(text)  # this commits the shard
+    self.log.append(line)
+    self.log_bytes += len(text)
     return line
 
 @patch
@@ -117,7 +137,9 @@ def rows(self:Shards,
 )->list:   # one dict per piece
     "Return the rows of the pieces of shard `k`."
     a, b, _ = self.log[k]['files']['rows.jsonl']
-    with open(self.path/'rows.jsonl', 'rb') as h: h.seek(a); return json.loads(b'[' + b','.join(h.read(b - a).splitlines()) + b']')
+    with open(self.path/'rows.jsonl', 'rb') as h:
+        h.seek(a)
+        return json.loads(b'[' + b','.join(h.read(b - a).splitlines()) + b']')
 
 @patch
 def mend(self:Shards,
@@ -131,7 +153,11 @@ def mend(self:Shards,
         raise StoreError(f"shard {k} no longer matches its checksum ({other[0]})", self.path,
             'the source files or aurl have changed; prepare the store again with overwrite=True')
     for f,data in new.items():
-        with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h: h.seek(s['files'][f][0]); h.write(data); h.flush(); os.fsync(h.fileno())
+        with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h:
+            h.seek(s['files'][f][0])
+            h.write(data)
+            h.flush()
+            os.fsync(h.fileno())
 
 # %% ../../nbs/505_data.shards.ipynb #5bf5233d
 max_shard_pieces, max_shard_bytes = 256, 2**21 # maximum number of pieces, and approximate size of source files in bytes
@@ -142,6 +168,8 @@ def plan_shards(
     "Divide pieces into shards."
     out, first, n = [], 0, 0
     for i,b in enumerate(sizes):
-        if i > first and (i - first == max_shard_pieces or n + b > max_shard_bytes): out.append(slice(first, i)); first, n = i, 0
+        if i > first and (i - first == max_shard_pieces or n + b > max_shard_bytes):
+            out.append(slice(first, i))
+            first, n = i, 0
         n += b
     return out + [slice(first, len(sizes))] if len(sizes) else out

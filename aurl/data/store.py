@@ -16,7 +16,20 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..config import make_config
-from ..core import AurlError, CodecError, ConfigError, StoreError, _apply_umask, try_lock, unlock, read_json, sha256_of, remove_stale_temps, to_json, write_json
+from aurl.core import (
+    AurlError,
+    CodecError,
+    ConfigError,
+    StoreError,
+    _apply_umask,
+    try_lock,
+    unlock,
+    read_json,
+    sha256_of,
+    remove_stale_temps,
+    to_json,
+    write_json,
+)
 from ..corpus.corpus import Corpus, Piece, corpus_from, split_pieces
 from ..tokens.codec import encode, get_codec
 from ..tokens.sequences import TokenSequences
@@ -24,7 +37,14 @@ from .profile import CorpusProfile, measure_profile
 from ..tokens.states import snapshot_dtype
 from .shards import Shards, shard_files, shard_log_file, plan_shards
 from .tables import StoreConfig, _file_stats, _pieces_fingerprint, _tables, make_encode_job, to_numpy
-from .readers import SerialExecutor, DaskExecutor, ProcessExecutor, worker_environment as _calm, read_in_order, concat_encoded
+from aurl.data.readers import (
+    SerialExecutor,
+    DaskExecutor,
+    ProcessExecutor,
+    worker_environment as _calm,
+    read_in_order,
+    concat_encoded,
+)
 
 # %% ../../nbs/520_data.store.ipynb #dd6ef4f3
 _store_kind, _store_version = 'aurl token store', 2
@@ -39,10 +59,26 @@ class TokenStore(TokenSequences):
         for f,want in m['files'].items():
             got = (self.path/f).stat().st_size if (self.path/f).is_file() else None
             if got is None or got < want['bytes'] or ('sha256' in want and got > want['bytes']):
-                raise StoreError('is missing' if got is None else f"{got:,} bytes, not {want['bytes']:,}", self.path/f, _repair_hint)
-        length, drums, self.low, self.high, offset = map(to_numpy, self._table('pieces', ['length', 'drums', 'low', 'high', 'offset']).columns)
-        super().__init__(self._mapped('ids', '<u2'), length, drums, m['config']['every'], *(self._mapped(f, t) for f,t in (('states', snapshot_dtype), ('codes', '<u2'), ('steps', '<i4'))))
-        if len(self.ids) != length.sum() or len(self._rows) != ((length - 1)//self.every).sum() or (offset != self.offset).any():
+                raise StoreError(
+                    'is missing' if got is None else f"{got:,} bytes, not {want['bytes']:,}",
+                    self.path / f,
+                    _repair_hint,
+                )
+        length, drums, self.low, self.high, offset = map(
+            to_numpy, self._table('pieces', ['length', 'drums', 'low', 'high', 'offset']).columns
+        )
+        super().__init__(
+            self._mapped('ids', '<u2'),
+            length,
+            drums,
+            m['config']['every'],
+            *(self._mapped(f, t) for f, t in (('states', snapshot_dtype), ('codes', '<u2'), ('steps', '<i4')))
+        )
+        if (
+            len(self.ids) != length.sum()
+            or len(self._rows) != ((length - 1) // self.every).sum()
+            or (offset != self.offset).any()
+        ):
             raise StoreError('table and ids are inconsistent', self.path, _repair_hint)
 
     def _mapped(self, name, dtype):
@@ -106,8 +142,10 @@ def _count_property(key):
     return property(get)
 
 for _k in ('tokens', 'notes', 'seconds'): setattr(TokenStore, _k, _count_property(_k))
-TokenStore.pieces = cached_property(lambda self: self._table('pieces')); TokenStore.pieces.__set_name__(TokenStore, 'pieces')
-TokenStore.quarantine = cached_property(lambda self: self._table('quarantine')); TokenStore.quarantine.__set_name__(TokenStore, 'quarantine')
+TokenStore.pieces = cached_property(lambda self: self._table('pieces'))
+TokenStore.pieces.__set_name__(TokenStore, 'pieces')
+TokenStore.quarantine = cached_property(lambda self: self._table('quarantine'))
+TokenStore.quarantine.__set_name__(TokenStore, 'quarantine')
 
 @patch(as_prop=True)
 def names(self:TokenStore)->list: return self.pieces['name'].to_pylist()
@@ -182,7 +220,8 @@ def _diff_pieces(
     for p,s in zip(pieces, seen):
         was = have.pop(p.name, None) or left.get(p.name)
         if was is None: new.append(p)
-        elif (str(p.path), p.member, *s) != was[:4] and (was[4] is None or _sha256_or_none(p) != was[4]): (new if p.name in left else other).append(p)
+        elif (str(p.path), p.member, *s) != was[:4] and (was[4] is None or _sha256_or_none(p) != was[4]):
+            (new if p.name in left else other).append(p)
     return new, [p.name for p in other] + list(have)
 
 class _SettingsDiffer(Exception):
@@ -194,21 +233,32 @@ def _changed_settings(m, cfg):
     except (AurlError, KeyError, TypeError): return []
     here = get_codec(cfg.codec)
     codec = m.get('codec', {}).get('fingerprint', here.fingerprint)
-    return [f'{k}={was.get(k)}, not {v}' for k,v in cfg.flat().items() if was.get(k) != v] or [f'another version of the codec {cfg.codec}']*(codec != here.fingerprint)
+    return [f'{k}={was.get(k)}, not {v}' for k, v in cfg.flat().items() if was.get(k) != v] or [
+        f'another version of the codec {cfg.codec}'
+    ] * (codec != here.fingerprint)
 
 def _alternative_path(dest, cfg):
     "Return the path for a store with other settings than the one at `dest`, determined by the settings."
-    return dest.with_name(f'{dest.name}-{sha256_of(to_json([cfg.to_dict(), get_codec(cfg.codec).fingerprint]).encode())[:8]}')
+    return dest.with_name(
+        f'{dest.name}-{sha256_of(to_json([cfg.to_dict(), get_codec(cfg.codec).fingerprint]).encode())[:8]}'
+    )
 
 def _existing_store(dest, cfg, overwrite):
     "Return the store at `dest` to be extended, or None if a new one must be prepared."
     if not dest.exists(): return None
     if not (dest/'manifest.json').is_file():
-        if dest.is_dir() and not any(dest.iterdir()): dest.rmdir(); return None
+        if dest.is_dir() and not any(dest.iterdir()):
+            dest.rmdir()
+            return None
         raise StoreError('the folder exists and is not a store', dest, 'choose another folder')
     try: m = read_json(dest/'manifest.json')
     except AurlError: m = None
-    if isinstance(m, dict) and m.get('kind') == _store_kind and m.get('version') == _store_version and (changed := _changed_settings(m, cfg)):
+    if (
+        isinstance(m, dict)
+        and m.get('kind') == _store_kind
+        and m.get('version') == _store_version
+        and (changed := _changed_settings(m, cfg))
+    ):
         if overwrite: return None
         raise _SettingsDiffer(', '.join(changed))
     try: return TokenStore(dest)
@@ -232,7 +282,9 @@ def _start_or_resume(folder, told):
     "Clear the hidden `folder`, unless it was begun with the job `told`."
     try: same = read_json(folder/'begun.json') == told
     except AurlError: same = False
-    if not same: _clear_folder(folder); write_json(folder/'begun.json', told)
+    if not same:
+        _clear_folder(folder)
+        write_json(folder/'begun.json', told)
 
 def _clear_folder(folder):
     for f in folder.iterdir(): shutil.rmtree(f) if f.is_dir() else f.unlink()
@@ -242,7 +294,9 @@ def _finished_pieces(shards, trusted, pieces):
     of, done = {p.name:p for p in pieces}, []
     for k in range(trusted, len(shards)):
         rows = shards.rows(k)
-        if any(r['name'] not in of or (r['sha256'] and _sha256_or_none(of[r['name']]) != r['sha256']) for r in rows): shards.cut(k); break
+        if any(r['name'] not in of or (r['sha256'] and _sha256_or_none(of[r['name']]) != r['sha256']) for r in rows):
+            shards.cut(k)
+            break
         done += [r['name'] for r in rows]
     return set(done)
 
@@ -253,12 +307,18 @@ def _fill_shards(shards, pieces, sizes, errand, workers, dask, tell):
     "Read `pieces` and append them as new shards."
     plan = [pieces[s] for s in plan_shards(sizes)]
     bundles = [[p[i:i+_batch_pieces] for i in range(0, len(p), _batch_pieces)] for p in plan]
-    crew = DaskExecutor(errand, dask, workers) if dask else SerialExecutor(errand) if workers < 1 or len(pieces) <= 16 else ProcessExecutor(errand, workers)
+    crew = (
+        DaskExecutor(errand, dask, workers)
+        if dask
+        else SerialExecutor(errand) if workers < 1 or len(pieces) <= 16 else ProcessExecutor(errand, workers)
+    )
     try:
         parts = read_in_order([b for s in bundles for b in s], crew)
         for s in bundles:
             got = []
-            for b in s: got.append(next(parts)); tell(len(b))
+            for b in s:
+                got.append(next(parts))
+                tell(len(b))
             shards.append(concat_encoded(got))
     finally: crew.close()
 
@@ -270,22 +330,42 @@ def _nothing_usable_error(left, source):
     "Return the error for a source without usable pieces."
     why = {}
     for r in left: why.setdefault(r['kind'] if r['kind'] not in ('Empty', 'Filtered') else r['reason'], []).append(r)
-    said = '; '.join(f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k,v in list(why.items())[:4])
+    said = '; '.join(
+        f"{len(v)} × {k if k != v[0]['kind'] else v[0]['reason']} ({v[0]['name']})" for k, v in list(why.items())[:4]
+    )
     return StoreError(f'none of {len(left)} pieces can be used: {said}', source, 'choose a source with readable music')
 
 # %% ../../nbs/520_data.store.ipynb #c7f08fe5
 def _write_tables_and_manifest(folder, shards, pieces, seen, cfg, words, generation=0):
     "Write tables and manifest for the `shards` in `folder`."
     import pyarrow.parquet as pq
-    codec, tables = get_codec(cfg.codec), {k:f'{k}.{generation}.parquet' if generation else f'{k}.parquet' for k in ('pieces', 'quarantine')}
+    codec, tables = get_codec(cfg.codec), {
+        k: f'{k}.{generation}.parquet' if generation else f'{k}.parquet' for k in ('pieces', 'quarantine')
+    }
     kept, left = _tables(shards, pieces, seen)
     for t,f in zip((kept, left), tables.values()): pq.write_table(t, folder/f, row_group_size=2**20)
     ends, log = shards.ends(), b''.join(shards._lines()[:len(shards)])
-    told = {f:dict(bytes=n) for f,n in ends.items()} | {f:dict(bytes=(folder/f).stat().st_size, sha256=sha256_of(folder/f)) for f in tables.values()}
-    shards.settle(); _apply_umask(folder)
-    write_json(folder/'manifest.json', dict(kind=_store_kind, version=_store_version, codec=dict(name=codec.name, version=codec.version, fingerprint=codec.fingerprint), config=cfg.to_dict(),
-        source=dict(words=words, stamp=_pieces_fingerprint(pieces, seen)), generation=generation, tables=tables, shards=dict(count=len(shards), bytes=len(log), sha256=sha256_of(log)), files=told,
-        counts={k:sum(s[k] for s in shards.log) for k in ('pieces', 'tokens', 'notes', 'seconds')} | dict(quarantined=len(left))))
+    told = {f: dict(bytes=n) for f, n in ends.items()} | {
+        f: dict(bytes=(folder / f).stat().st_size, sha256=sha256_of(folder / f)) for f in tables.values()
+    }
+    shards.settle()
+    _apply_umask(folder)
+    write_json(
+        folder / 'manifest.json',
+        dict(
+            kind=_store_kind,
+            version=_store_version,
+            codec=dict(name=codec.name, version=codec.version, fingerprint=codec.fingerprint),
+            config=cfg.to_dict(),
+            source=dict(words=words, stamp=_pieces_fingerprint(pieces, seen)),
+            generation=generation,
+            tables=tables,
+            shards=dict(count=len(shards), bytes=len(log), sha256=sha256_of(log)),
+            files=told,
+            counts={k: sum(s[k] for s in shards.log) for k in ('pieces', 'tokens', 'notes', 'seconds')}
+            | dict(quarantined=len(left)),
+        ),
+    )
     for f in folder.glob('*.parquet'):
         if f.name not in tables.values(): f.unlink()                     # tables of the previous generation
 
@@ -307,7 +387,8 @@ def prepare(
     try:
         if (made := _unchanged_store(dest, cfg, stamp)): return made
         with _locked_folder(dest.with_name(f'.{dest.name}.making')) as hidden:
-            remove_stale_temps(dest.parent); _recover_interrupted_swap(dest)
+            remove_stale_temps(dest.parent)
+            _recover_interrupted_swap(dest)
             if (made := _unchanged_store(dest, cfg, stamp)): return made               # another process was faster
             old = _existing_store(dest, cfg, overwrite)
             new, other = _diff_pieces(old, pieces, seen) if old else (pieces, [])
@@ -347,12 +428,16 @@ def _build_store(hidden, dest, old, new, pieces, seen, cfg, errand, words, worke
         count[0] += n
         if progress: progress(count[0], len(pieces))
     try:
-        _fill_shards(shards, [_minimal_piece(p) for p in todo], [size[p.name] for p in todo], errand, workers, dask, tell)
+        _fill_shards(
+            shards, [_minimal_piece(p) for p in todo], [size[p.name] for p in todo], errand, workers, dask, tell
+        )
         if not sum(s['pieces'] for s in shards.log):
             left = [r for k in range(len(shards)) for r in shards.rows(k)]
             shards.cut(0)
             raise _nothing_usable_error(left, words)
-        _write_tables_and_manifest(folder, shards, pieces, seen, cfg, words, old.manifest['generation'] + 1 if old else 0)
+        _write_tables_and_manifest(
+            folder, shards, pieces, seen, cfg, words, old.manifest['generation'] + 1 if old else 0
+        )
     except BaseException:
         if not old and not len(shards): _clear_folder(folder)                   # nothing to keep
         raise
@@ -361,14 +446,22 @@ def _build_store(hidden, dest, old, new, pieces, seen, cfg, errand, words, worke
 def job_manifest(errand):
     "Return the job of an unfinished store in JSON-compatible form."
     change = None if errand.change is None else errand.change.keywords['config'].to_dict()
-    return dict(kind=_store_kind, version=_store_version, errand={**errand._asdict(), 'change':change, 'measures':list(errand.measures), 'keep':list(errand.keep)})
+    return dict(
+        kind=_store_kind,
+        version=_store_version,
+        errand={**errand._asdict(), 'change': change, 'measures': list(errand.measures), 'keep': list(errand.keep)},
+    )
 
 def _publish_store(hidden, dest):
     "Rename the finished store to its destination."
     aside = dest.with_name(f'.{dest.name}.old')
-    if dest.exists(): shutil.rmtree(aside, ignore_errors=True); dest.rename(aside)
+    if dest.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        dest.rename(aside)
     try: hidden.rename(dest)
-    except BaseException: _recover_interrupted_swap(dest); raise
+    except BaseException:
+        _recover_interrupted_swap(dest)
+        raise
     (dest/'begun.json').unlink(missing_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -399,7 +492,8 @@ def verify(self:TokenStore):
 
 def _log_is_intact(path, m):
     try:
-        with open(path/shard_log_file, 'rb') as h: return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
+        with open(path/shard_log_file, 'rb') as h:
+            return sha256_of(h.read(m['shards']['bytes'])) == m['shards']['sha256']
     except OSError: return False
 
 # %% ../../nbs/520_data.store.ipynb #6305cb41
@@ -409,7 +503,9 @@ def repair_store(
 )->list:         # descriptions of the rebuilt parts
     "Rebuild the damaged parts of a store, and only those."
     path = Path(path).expanduser()
-    store = TokenStore.__new__(TokenStore); store.path = path; store.manifest = m = store._manifest()
+    store = TokenStore.__new__(TokenStore)
+    store.path = path
+    store.manifest = m = store._manifest()
     if not _log_is_intact(path, m):
         raise StoreError('the log does not match its checksum', path/shard_log_file,
             'prepare the store again with overwrite=True')
@@ -417,12 +513,19 @@ def repair_store(
     with _locked_folder(path.with_name(f'.{path.name}.making')):
         shards, errand, made = Shards(path, m['shards']['count'], only=True), make_encode_job(cfg), []
         bad = shards.damaged()
-        tables = [f for f in m['tables'].values() if not (path/f).is_file() or sha256_of(path/f) != m['files'][f]['sha256']]
+        tables = [
+            f
+            for f in m['tables'].values()
+            if not (path / f).is_file() or sha256_of(path / f) != m['files'][f]['sha256']
+        ]
         if not bad and not tables: return []
         if tables and source is None:
             raise StoreError('the table of pieces is damaged, and it holds the only record of the source files',
                 path/tables[0], 'name it: aurl stores repair NAME --source MUSIC, or repair_store(path, source)')
-        of = {p.name:_minimal_piece(p) for p in (corpus_from(source) if source is not None else _pieces_from_tables(store))}
+        of = {
+            p.name: _minimal_piece(p)
+            for p in (corpus_from(source) if source is not None else _pieces_from_tables(store))
+        }
         for k,f in bad:
             names = shards.log[k]['names']
             if gone := [n for n in names if n not in of]:
@@ -432,12 +535,18 @@ def repair_store(
             made.append(f'shard {k} ({f}; {names[0]} … {names[-1]})')
         if tables:
             pieces = sorted(corpus_from(source), key=lambda p: p.name)
-            _write_tables_and_manifest(path, shards, pieces, _file_stats(pieces), cfg, m['source']['words'], m['generation'] + 1)
+            _write_tables_and_manifest(
+                path, shards, pieces, _file_stats(pieces), cfg, m['source']['words'], m['generation'] + 1
+            )
     return made + tables
 
 def _pieces_from_tables(store):
     "Return the pieces of a store from its tables."
-    return [Piece(r['name'], Path(r['file']), r['member']) for t in ('pieces', 'quarantine') for r in store._table(t, ['name', 'file', 'member']).to_pylist()]
+    return [
+        Piece(r['name'], Path(r['file']), r['member'])
+        for t in ('pieces', 'quarantine')
+        for r in store._table(t, ['name', 'file', 'member']).to_pylist()
+    ]
 
 # %% ../../nbs/520_data.store.ipynb #4c4c0e4d
 @patch
@@ -454,14 +563,24 @@ def split(self:TokenStore,
 @patch
 def __repr__(self:TokenStore):
     c = self.manifest['counts']
-    return (f"TokenStore({self.path.name}: {c['pieces']:,} pieces, {c['tokens']:,} ids, {c['notes']:,} notes, {c['seconds']/3600:.1f} h"
-            + (f", {c['quarantined']} in quarantine" if c['quarantined'] else '') + ')')
+    return (
+        f"TokenStore({self.path.name}: {c['pieces']:,} pieces, {c['tokens']:,} ids, {c['notes']:,} notes, {c['seconds']/3600:.1f} h"
+        + (f", {c['quarantined']} in quarantine" if c['quarantined'] else '')
+        + ')'
+    )
 
 @patch
 def _repr_html_(self:TokenStore):
     rows = self.pieces.slice(0, 6).to_pylist()
     cell = lambda v: f'<td style="text-align:right">{v}</td>'
-    body = ''.join(f'<tr><td style="text-align:left">{escape(r["name"])}</td>' + cell(f"{r['length']:,}") + cell(f"{r['notes']:,}") + cell(f"{r['seconds']:.0f} s")
-                   + cell(f"{r['low']}–{r['high']}") + '</tr>' for r in rows)
+    body = ''.join(
+        f'<tr><td style="text-align:left">{escape(r["name"])}</td>'
+        + cell(f"{r['length']:,}")
+        + cell(f"{r['notes']:,}")
+        + cell(f"{r['seconds']:.0f} s")
+        + cell(f"{r['low']}–{r['high']}")
+        + '</tr>'
+        for r in rows
+    )
     more = f'<tr><td colspan="5" style="text-align:left">… and {len(self)-6:,} more</td></tr>' if len(self) > 6 else ''
     return f'<p>{escape(repr(self))}</p><table><tr><th></th><th>ids</th><th>notes</th><th>length</th><th>pitches</th></tr>{body}{more}</table>'

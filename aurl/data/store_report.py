@@ -50,11 +50,13 @@ def histogram_chart(
     **kw               # further fields of `Chart`
 )->Chart:
     "Histogram of values; the axis is logarithmic if they span a factor of more than 30."
-    v = np.asarray(values, float); v = v[np.isfinite(v)]
+    v = np.asarray(values, float)
+    v = v[np.isfinite(v)]
     if not len(v): return Chart(title, [], {}, xlabel, says='No data.')
     log = bool((v > 0).all() and v.max()/v.min() > 30) if bins is None else False
     if bins is None:
-        n = int(np.clip(2*math.sqrt(len(v)), 8, 40)); lo, hi = v.min(), v.max()
+        n = int(np.clip(2*math.sqrt(len(v)), 8, 40))
+        lo, hi = v.min(), v.max()
         if hi - lo < 1e-9: lo, hi = lo - .5, hi + .5
         bins = np.geomspace(lo, hi*(1 + 1e-9), n + 1) if log else np.linspace(lo, hi, n + 1)
     count = np.histogram(v, bins)[0]
@@ -66,16 +68,22 @@ def ranking_chart(
     xlabel:str='pieces', most:int=12, unknown='unknown', **kw
 )->Chart:
     "Chart of the most frequent values."
-    c = Counter(v for v in values if v is not None); known = c.most_common(most)
+    c = Counter(v for v in values if v is not None)
+    known = c.most_common(most)
     rest, none = sum(c.values()) - sum(n for _,n in known), sum(v is None for v in values)
-    rows = [(str(k), n) for k,n in known] + ([(f'{len(c) - most} others', rest)] if rest else []) + ([(unknown, none)] if none else [])
+    rows = (
+        [(str(k), n) for k, n in known]
+        + ([(f'{len(c) - most} others', rest)] if rest else [])
+        + ([(unknown, none)] if none else [])
+    )
     return Chart(title, [k for k,_ in rows], {'':[n for _,n in rows]}, xlabel, ylabel='', across=True, **kw)
 
 # %% ../../nbs/540_data.store_report.ipynb #8419253f
 @patch
 def draw(self:Chart, ax):
     "Draw the chart on matplotlib axes."
-    ax.set_title(self.title, fontsize=9, loc='left'); ax.tick_params(labelsize=7)
+    ax.set_title(self.title, fontsize=9, loc='left')
+    ax.tick_params(labelsize=7)
     for side in ('top', 'right'): ax.spines[side].set_visible(False)
     if not self.x:
         ax.text(.5, .5, 'no data', ha='center', va='center', fontsize=8, transform=ax.transAxes)
@@ -84,15 +92,31 @@ def draw(self:Chart, ax):
     base = np.zeros(len(self.x))
     for (name,h),colour in zip(self.bars.items(), _colors):
         h = np.asarray(h, float)
-        if self.edges: ax.bar(self.edges[:-1], h, np.diff(self.edges), bottom=base, align='edge', color=colour, label=name, edgecolor='white', lw=.3)
-        elif self.across: ax.barh([_matplotlib_text(k, 22) for k in _unique_labels(self.x)], h, left=base, color=colour, label=name)
+        if self.edges:
+            ax.bar(
+                self.edges[:-1],
+                h,
+                np.diff(self.edges),
+                bottom=base,
+                align='edge',
+                color=colour,
+                label=name,
+                edgecolor='white',
+                lw=0.3,
+            )
+        elif self.across:
+            ax.barh([_matplotlib_text(k, 22) for k in _unique_labels(self.x)], h, left=base, color=colour, label=name)
         else: ax.bar(range(len(h)), h, bottom=base, color=colour, label=name)
         base += h
     if self.log: ax.set_xscale('log')
     if self.across: ax.invert_yaxis()
-    elif not self.edges: ax.set_xticks(range(len(self.x)), [_matplotlib_text(k, 12) for k in self.x], rotation=90 if len(self.x) > 6 else 0)
+    elif not self.edges:
+        ax.set_xticks(
+            range(len(self.x)), [_matplotlib_text(k, 12) for k in self.x], rotation=90 if len(self.x) > 6 else 0
+        )
     if len(self.bars) > 1: ax.legend(fontsize=7, frameon=False)
-    ax.set_xlabel(self.xlabel, fontsize=7); ax.set_ylabel(self.ylabel, fontsize=7)
+    ax.set_xlabel(self.xlabel, fontsize=7)
+    ax.set_ylabel(self.ylabel, fontsize=7)
 
 def _shorten(text, most): return t if len(t := str(text)) <= most else t[:most-1] + '…'
 def _matplotlib_text(text, most):
@@ -110,23 +134,68 @@ def plotly(self:Chart):
     safe = lambda names: [escape(_shorten(n, 40)) for n in names]
     for (name,h),colour in zip(self.bars.items(), _colors):
         if self.edges:
-            said = [f'{a:,.4g} – {b:,.4g}: {int(n):,} {self.ylabel}' for a,b,n in zip(self.edges[:-1], self.edges[1:], h)]
+            said = [
+                f'{a:,.4g} – {b:,.4g}: {int(n):,} {self.ylabel}' for a, b, n in zip(self.edges[:-1], self.edges[1:], h)
+            ]
             at, wide = (np.log10(self.edges), 'log') if self.log else (np.asarray(self.edges), 'lin')
-            fig.add_bar(x=((at[1:] + at[:-1])/2).tolist(), y=h, width=(np.diff(at)*.96).tolist(), hovertext=said, hoverinfo='text', marker_color=colour, name=name)
-        elif self.across: fig.add_bar(y=safe(_unique_labels(self.x)), x=h, orientation='h', marker_color=colour, name=name, width=.7, hovertemplate='%{y}: %{x:,}<extra></extra>')
-        else: fig.add_bar(x=safe(self.x), y=h, marker_color=colour, name=name, hovertemplate='%{x}: %{y:,} ' + name + '<extra></extra>')
-    fig.update_layout(barmode='stack', bargap=.08, height=280 if not self.across else max(176, 60 + 22*len(self.x)), margin=dict(l=8, r=8, t=30, b=8), template='none', showlegend=len(self.bars) > 1, font=dict(family='system-ui, sans-serif', size=12, color='#333'),
-                      legend=dict(orientation='h', y=1.12), modebar=dict(bgcolor='rgba(0,0,0,0)', color='#aaa', activecolor='#333'), paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
-                      xaxis=dict(title=dict(text=self.xlabel), automargin=True, gridcolor='#eee'), yaxis=dict(title=dict(text=self.ylabel), automargin=True, gridcolor='#eee'))
+            fig.add_bar(
+                x=((at[1:] + at[:-1]) / 2).tolist(),
+                y=h,
+                width=(np.diff(at) * 0.96).tolist(),
+                hovertext=said,
+                hoverinfo='text',
+                marker_color=colour,
+                name=name,
+            )
+        elif self.across:
+            fig.add_bar(
+                y=safe(_unique_labels(self.x)),
+                x=h,
+                orientation='h',
+                marker_color=colour,
+                name=name,
+                width=0.7,
+                hovertemplate='%{y}: %{x:,}<extra></extra>',
+            )
+        else:
+            fig.add_bar(
+                x=safe(self.x),
+                y=h,
+                marker_color=colour,
+                name=name,
+                hovertemplate='%{x}: %{y:,} ' + name + '<extra></extra>',
+            )
+    fig.update_layout(
+        barmode='stack',
+        bargap=0.08,
+        height=280 if not self.across else max(176, 60 + 22 * len(self.x)),
+        margin=dict(l=8, r=8, t=30, b=8),
+        template='none',
+        showlegend=len(self.bars) > 1,
+        font=dict(family='system-ui, sans-serif', size=12, color='#333'),
+        legend=dict(orientation='h', y=1.12),
+        modebar=dict(bgcolor='rgba(0,0,0,0)', color='#aaa', activecolor='#333'),
+        paper_bgcolor='rgba(0,0,0,0)',
+        plot_bgcolor='rgba(0,0,0,0)',
+        xaxis=dict(title=dict(text=self.xlabel), automargin=True, gridcolor='#eee'),
+        yaxis=dict(title=dict(text=self.ylabel), automargin=True, gridcolor='#eee'),
+    )
     if self.across: fig.update_yaxes(autorange='reversed', type='category')
     elif not self.edges: fig.update_xaxes(type='category')
-    if self.log: marks = _log_ticks(self.edges[0], self.edges[-1]); fig.update_xaxes(tickvals=[math.log10(m) for m in marks], ticktext=[f'{m:,.15g}' for m in marks])
+    if self.log:
+        marks = _log_ticks(self.edges[0], self.edges[-1])
+        fig.update_xaxes(tickvals=[math.log10(m) for m in marks], ticktext=[f'{m:,.15g}' for m in marks])
     return fig
 
 def _log_ticks(lo, hi):
     "Round tick values for a logarithmic axis."
     steps = (1, 2, 5) if hi/lo < 3000 else (1,)
-    return [m for d in range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1) for s in steps if lo <= (m := s*10.**d) <= hi] or [lo, hi]
+    return [
+        m
+        for d in range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1)
+        for s in steps
+        if lo <= (m := s * 10.0**d) <= hi
+    ] or [lo, hi]
 
 # %% ../../nbs/540_data.store_report.ipynb #1cf61142
 class DataReport:
@@ -148,7 +217,9 @@ class DataReport:
         return self.table[name].to_pylist() if name in self.table.column_names else None
 
 _charts = []
-def _chart(f): _charts.append(f); return f
+def _chart(f):
+    _charts.append(f)
+    return f
 
 # %% ../../nbs/540_data.store_report.ipynb #e556cb32
 def _duration_text(s): return f'{s:.0f} s' if s < 120 else f'{s/60:.0f} min' if s < 5400 else f'{s/3600:.1f} h'
@@ -159,7 +230,8 @@ def _quartile_sentence(v, say):
 
 @_chart
 def _lengths(r):
-    v = r.table['seconds'].to_numpy(); return histogram_chart('Length', v, 'seconds', says=_quartile_sentence(v, _duration_text))
+    v = r.table['seconds'].to_numpy()
+    return histogram_chart('Length', v, 'seconds', says=_quartile_sentence(v, _duration_text))
 
 @_chart
 def _ids(r):
@@ -171,8 +243,10 @@ def _ids(r):
 @_chart
 def _keys(r):
     key, whence = piece_keys(r.store, r.survey)
-    told = Counter(k for k,w in zip(key, whence) if k and w != 'estimate'); guess = Counter(k for k,w in zip(key, whence) if k and w == 'estimate')
-    n = sum(guess.values()); unknown = sum(k is None for k in key)
+    told = Counter(k for k,w in zip(key, whence) if k and w != 'estimate')
+    guess = Counter(k for k,w in zip(key, whence) if k and w == 'estimate')
+    n = sum(guess.values())
+    unknown = sum(k is None for k in key)
     says = (f'{n/max(1, len(key)):.0%} of the keys are estimates '
             '(by key profiles; about 9 of 10 are right on labeled folk and classical pieces, 17 of 20 on pop songs).'
             if n else 'All keys are from the metadata table, the folder names or the file.')
@@ -189,7 +263,8 @@ def _meters(r):
 
 @_chart
 def _tempi(r):
-    v = r.survey.tempo; none = int(np.isnan(v).sum())
+    v = r.survey.tempo
+    none = int(np.isnan(v).sum())
     c = histogram_chart('Tempo', v, 'quarter notes per minute', bins=np.arange(20, 261, 10),
         says=_quartile_sentence(v[~np.isnan(v)], lambda x: f'{x:.0f}'))
     c.says = 'No piece has a tempo.' if none == len(v) else c.says + (f' Without a tempo: {none:,}.' if none else '')
@@ -197,26 +272,52 @@ def _tempi(r):
 
 @_chart
 def _instruments(r):
-    o = [i for i in np.argsort(-r.survey.family, kind='stable') if r.survey.family[i]]; all_ = max(1, r.survey.family.sum())
-    name = family_names if voice_mode_of(r.store) == 'merge' else list(map(programs_of(r.store).slot_name, range(vocab.n_families)))
+    o = [i for i in np.argsort(-r.survey.family, kind='stable') if r.survey.family[i]]
+    all_ = max(1, r.survey.family.sum())
+    name = (
+        family_names
+        if voice_mode_of(r.store) == 'merge'
+        else list(map(programs_of(r.store).slot_name, range(vocab.n_families)))
+    )
     names, notes = [name[i] for i in o[:8]], [int(r.survey.family[i]) for i in o[:8]]
-    if rest := sum(int(r.survey.family[i]) for i in o[8:]): names, notes = names + [f'{len(o) - 8} others'], notes + [rest]
-    return Chart('Instruments', names, {'':notes}, 'notes', ylabel='', across=True,
-                 says=', '.join(f'{name[i].lower()} in {r.survey.having[i]:,} pieces ({r.survey.family[i]/all_:.0%} of the notes)' for i in o[:3]) + '.')
+    if rest := sum(int(r.survey.family[i]) for i in o[8:]):
+        names, notes = names + [f'{len(o) - 8} others'], notes + [rest]
+    return Chart(
+        'Instruments',
+        names,
+        {'': notes},
+        'notes',
+        ylabel='',
+        across=True,
+        says=', '.join(
+            f'{name[i].lower()} in {r.survey.having[i]:,} pieces ({r.survey.family[i]/all_:.0%} of the notes)'
+            for i in o[:3]
+        )
+        + '.',
+    )
 
 # %% ../../nbs/540_data.store_report.ipynb #a2621d6d
 @_chart
 def _pitches(r):
-    p = r.survey.pitch; at = np.flatnonzero(p)
+    p = r.survey.pitch
+    at = np.flatnonzero(p)
     return Chart('Pitch', list(range(21, 109)), {'':p.tolist()}, 'MIDI pitch (60 is middle C)', 'notes',
                  edges=(np.arange(22*1, 111) - 1.5).tolist(),
                  says=f'From {at[0] + 21} to {at[-1] + 21}, without drums.' if len(at) else 'Drums only.')
 
 @_chart
 def _velocities(r):
-    v = r.survey.velocity; top = v.max()/max(1, v.sum())
-    return Chart('Velocity', vocab.bin_velocity(np.arange(len(v))).tolist(), {'':v.tolist()}, 'velocity', 'notes', edges=(np.arange(len(v) + 1)*128/len(v)).tolist(),
-                 says='One bin has nearly all notes: these files carry no dynamics.' if top > .9 else '')
+    v = r.survey.velocity
+    top = v.max()/max(1, v.sum())
+    return Chart(
+        'Velocity',
+        vocab.bin_velocity(np.arange(len(v))).tolist(),
+        {'': v.tolist()},
+        'velocity',
+        'notes',
+        edges=(np.arange(len(v) + 1) * 128 / len(v)).tolist(),
+        says='One bin has nearly all notes: these files carry no dynamics.' if top > 0.9 else '',
+    )
 
 @_chart
 def _density(r):
@@ -227,7 +328,8 @@ def _density(r):
 @_chart
 def _quality(r):
     q = r.column('quality')
-    if q is None: q = [estimate_quality(r.store[int(i)]).score for i in r.survey.pieces[::max(1, len(r.survey.pieces)//2000)]]
+    if q is None:
+        q = [estimate_quality(r.store[int(i)]).score for i in r.survey.pieces[::max(1, len(r.survey.pieces)//2000)]]
     low = sum(x is not None and x < .5 for x in q)
     return histogram_chart('Quality', [x for x in q if x is not None], 'quality (0 to 1)',
         bins=np.linspace(0, 1.0001, 21),
@@ -239,7 +341,13 @@ def _merged(r):
     lost, kept = r.column('merged'), r.table['notes'].to_numpy()
     if lost is None or not any(lost): return None
     share = np.array([np.nan if m is None else 100*m/max(1, m + n) for m,n in zip(lost, kept.tolist())])
-    return histogram_chart('Merged notes', share, '% of the notes of a piece', bins=np.linspace(0, max(1, np.nanmax(share))*(1 + 1e-9), 21), says='. '.join(lost_notes_summary(r.store)) + '.')
+    return histogram_chart(
+        'Merged notes',
+        share,
+        '% of the notes of a piece',
+        bins=np.linspace(0, max(1, np.nanmax(share)) * (1 + 1e-9), 21),
+        says='. '.join(lost_notes_summary(r.store)) + '.',
+    )
 
 @_chart
 def _composers(r):
@@ -277,7 +385,15 @@ def reasons(self:DataReport)->list:
     "Reasons why pieces were left out: rows of kind, reason, number of pieces and an example."
     seen = {}
     for q in self.quarantine: seen.setdefault((q['kind'], _reason_template(q['reason'] or '')), []).append(q)
-    return [dict(kind=k, reason=rows[0]['reason'] if len({q['reason'] for q in rows}) == 1 else why, pieces=len(rows), example=rows[0]['name']) for (k,why),rows in sorted(seen.items(), key=lambda x: -len(x[1]))]
+    return [
+        dict(
+            kind=k,
+            reason=rows[0]['reason'] if len({q['reason'] for q in rows}) == 1 else why,
+            pieces=len(rows),
+            example=rows[0]['name'],
+        )
+        for (k, why), rows in sorted(seen.items(), key=lambda x: -len(x[1]))
+    ]
 
 @patch(as_prop=True)
 def repeats(self:DataReport)->list:
@@ -300,7 +416,8 @@ def overview(self:DataReport, columns=4):
 
 @patch
 def _repr_html_(self:DataReport):
-    buffer = io.BytesIO(); self.overview().savefig(buffer, format='png', dpi=72)
+    buffer = io.BytesIO()
+    self.overview().savefig(buffer, format='png', dpi=72)
     facts = ' · '.join(f'<b>{escape(v)}</b> {escape(k)}' for k,v in self.facts.items())
     return f'<p>{facts}</p><img alt="histograms of {len(self.store)} pieces: {escape(", ".join(c.title for c in self.charts))}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"/>'
 @patch
@@ -327,15 +444,33 @@ for(const box of document.querySelectorAll('input[data-for]'))box.addEventListen
 def _single_value_text(c):
     return f'All pieces: {_shorten(c.x[0], 200)}. ' if len(c.x) == 1 else ''   # a single bar is not drawn
 
-def _json_in_html(obj): return to_json(obj).replace('&', '\\u0026').replace('<', '\\u003c').replace('>', '\\u003e').replace('\u2028', '\\u2028').replace('\u2029', '\\u2029')
+def _json_in_html(obj):
+    return (
+        to_json(obj)
+        .replace('&', '\\u0026')
+        .replace('<', '\\u003c')
+        .replace('>', '\\u003e')
+        .replace('\u2028', '\\u2028')
+        .replace('\u2029', '\\u2029')
+    )
 
 def _html_table(rows, id, most=500):
     if not rows: return ''
-    cell = lambda v: f'<td class="n">{v:,}</td>' if isinstance(v, (int, float)) else f'<td>{escape(_shorten(v, 300)) if v is not None else ""}</td>'
+    cell = lambda v: (
+        f'<td class="n">{v:,}</td>'
+        if isinstance(v, (int, float))
+        else f'<td>{escape(_shorten(v, 300)) if v is not None else ""}</td>'
+    )
     find = f'<input data-for="{id}" placeholder="search …" aria-label="search this table">' if len(rows) > 12 else ''
     more = f'<p class="soft">… and {len(rows) - most:,} more.</p>' if len(rows) > most else ''
-    return (find + f'<div class="scroll"><table id="{id}"><thead><tr>' + ''.join(f'<th>{escape(k)}</th>' for k in rows[0]) + '</tr></thead><tbody>'
-            + ''.join('<tr>' + ''.join(map(cell, r.values())) + '</tr>' for r in rows[:most]) + f'</tbody></table></div>{more}')
+    return (
+        find
+        + f'<div class="scroll"><table id="{id}"><thead><tr>'
+        + ''.join(f'<th>{escape(k)}</th>' for k in rows[0])
+        + '</tr></thead><tbody>'
+        + ''.join('<tr>' + ''.join(map(cell, r.values())) + '</tr>' for r in rows[:most])
+        + f'</tbody></table></div>{more}'
+    )
 
 # %% ../../nbs/540_data.store_report.ipynb #05a94de5
 @patch
@@ -359,7 +494,12 @@ def html(self:DataReport,
     some = ('' if self.survey.whole else ' Pitch, velocity, tempo, keys and instruments are from '
             f'a sample of {len(self.survey.pieces):,} pieces, evenly spaced.')
     drawn = [c for c in self.charts if len(c.x) > 1]
-    cards = ''.join(f'<div class="card"><h3>{escape(c.title)}</h3><p>{escape(_single_value_text(c) + c.says)}</p>' + (f'<div class="plot" id="chart{drawn.index(c)}"></div>' if c in drawn else '') + '</div>' for c in self.charts)
+    cards = ''.join(
+        f'<div class="card"><h3>{escape(c.title)}</h3><p>{escape(_single_value_text(c) + c.says)}</p>'
+        + (f'<div class="plot" id="chart{drawn.index(c)}"></div>' if c in drawn else '')
+        + '</div>'
+        for c in self.charts
+    )
     facts = ''.join(f'<div><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k,v in self.facts.items())
     left = [{k:q.get(k) for k in ('name', 'kind', 'reason')} for q in self.quarantine]
     out = ('<p>Every file was used.</p>' if not left else
@@ -389,5 +529,15 @@ def write(self:DataReport,
     "Write the page, and the data of its charts as JSON."
     path = Path(path)
     with atomic_path(path) as p: p.write_text(self.html(title), encoding='utf-8')
-    write_json(path.with_suffix('.json'), dict(facts=self.facts, charts=[dict(vars(c)) for c in self.charts], reasons=self.reasons, duplicates=self.repeats, surveyed=len(self.survey.pieces), profile=self.profile.to_dict() if self.profile is not None else None))
+    write_json(
+        path.with_suffix('.json'),
+        dict(
+            facts=self.facts,
+            charts=[dict(vars(c)) for c in self.charts],
+            reasons=self.reasons,
+            duplicates=self.repeats,
+            surveyed=len(self.survey.pieces),
+            profile=self.profile.to_dict() if self.profile is not None else None,
+        ),
+    )
     return path

@@ -34,7 +34,11 @@ def _fill_forward(mask, values, first):
 class _Notes:
     "The notes of some pieces."
     # piece index in the batch, seconds, MIDI pitch, bin, family; each (notes,)
-    piece:np.ndarray; onset:np.ndarray; pitch:np.ndarray; velocity:np.ndarray; family:np.ndarray
+    piece:np.ndarray
+    onset:np.ndarray
+    pitch:np.ndarray
+    velocity:np.ndarray
+    family:np.ndarray
     tempo:np.ndarray # (pieces,) time-weighted mean BPM, NaN without TEMPO events
 
 def read_notes(
@@ -44,15 +48,22 @@ def read_notes(
     x = np.concatenate([np.asarray(p, np.int64) for p in pieces]) if pieces else np.zeros(0, np.int64)
     long = np.array([len(p) for p in pieces], np.int64)
     who, kind, index = np.repeat(np.arange(len(pieces)), long), vocab.kind[x], vocab.index[x].astype(np.int64)
-    new = np.zeros(len(x), bool); new[(long.cumsum() - long)[long > 0]] = True
-    steps = _step[x]; time = steps.cumsum() - steps
+    new = np.zeros(len(x), bool)
+    new[(long.cumsum() - long)[long > 0]] = True
+    steps = _step[x]
+    time = steps.cumsum() - steps
     time -= np.repeat(time[new], long[long > 0])
     on = np.flatnonzero(kind == Kind.NOTE_ON)
     family = _fill_forward(new | (kind == Kind.INSTRUMENT), np.where(kind == Kind.INSTRUMENT, index, 0), 0)
     velocity = _fill_forward(new | (kind == Kind.VELOCITY), np.where(kind == Kind.VELOCITY, index, 0), 0)
-    bpm = _fill_forward(new | (kind == Kind.TEMPO), np.where(kind == Kind.TEMPO, vocab.bin_tempo(np.clip(index, 0, vocab.n_tempos-1)), 0.), 0.)
+    bpm = _fill_forward(
+        new | (kind == Kind.TEMPO),
+        np.where(kind == Kind.TEMPO, vocab.bin_tempo(np.clip(index, 0, vocab.n_tempos - 1)), 0.0),
+        0.0,
+    )
     told = steps*(bpm > 0)
-    with np.errstate(invalid='ignore', divide='ignore'): tempo = np.bincount(who, told*bpm, len(pieces))/np.bincount(who, told, len(pieces))
+    with np.errstate(invalid='ignore', divide='ignore'):
+        tempo = np.bincount(who, told*bpm, len(pieces))/np.bincount(who, told, len(pieces))
     return _Notes(who[on], time[on]/vocab.steps_per_second, index[on] + vocab.pitch_lo, velocity[on], family[on], tempo)
 
 # %% ../../nbs/532_data.survey.ipynb #e9ed3059
@@ -80,8 +91,16 @@ def survey_store(
     "Count the contents of `store`."
     n = len(store)
     at = np.arange(n) if n <= limit else np.unique(np.linspace(0, n-1, limit).astype(int))
-    out = Survey(at, n, np.zeros(vocab.n_pitches, np.int64), np.zeros(vocab.n_velocities, np.int64), np.zeros(vocab.n_families, np.int64), np.zeros(vocab.n_families, np.int64),
-                 np.full(len(at), np.nan), np.zeros((len(at), 12)))
+    out = Survey(
+        at,
+        n,
+        np.zeros(vocab.n_pitches, np.int64),
+        np.zeros(vocab.n_velocities, np.int64),
+        np.zeros(vocab.n_families, np.int64),
+        np.zeros(vocab.n_families, np.int64),
+        np.full(len(at), np.nan),
+        np.zeros((len(at), 12)),
+    )
     for first in range(0, len(at), 128):
         if progress: progress(first, len(at))
         _count(out, first, read_notes([store[int(i)] for i in at[first:first+128]]), twins)
@@ -93,9 +112,13 @@ def _count(out, first, n, twins):
     out.pitch += np.bincount(n.pitch[melodic] - vocab.pitch_lo, minlength=vocab.n_pitches)
     out.velocity += np.bincount(n.velocity, minlength=vocab.n_velocities)
     out.family += np.bincount(n.family, minlength=vocab.n_families)
-    out.having += np.bincount(np.unique(n.piece*vocab.n_families + n.family) % vocab.n_families, minlength=vocab.n_families)
+    out.having += np.bincount(
+        np.unique(n.piece * vocab.n_families + n.family) % vocab.n_families, minlength=vocab.n_families
+    )
     out.tempo[first:first+size] = n.tempo
-    out.classes[first:first+size] = np.bincount(n.piece[melodic]*12 + n.pitch[melodic] % 12, minlength=size*12).reshape(size, 12)
+    out.classes[first : first + size] = np.bincount(
+        n.piece[melodic] * 12 + n.pitch[melodic] % 12, minlength=size * 12
+    ).reshape(size, 12)
     if not twins: return
     o, p, cut = n.onset[melodic], n.pitch[melodic], np.searchsorted(n.piece[melodic], np.arange(size + 1))
     out.sketches += [sketch(o[a:b], p[a:b]) for a,b in zip(cut[:-1], cut[1:])]
@@ -108,7 +131,11 @@ def piece_keys(
     "Return the keys of the surveyed pieces and their sources."
     columns = store.pieces.column_names
     key = [store.pieces['key'][int(i)].as_py() for i in found.pieces] if 'key' in columns else [None]*len(found.pieces)
-    whence = [store.pieces['key_from'][int(i)].as_py() for i in found.pieces] if 'key_from' in columns else [None]*len(found.pieces)
+    whence = (
+        [store.pieces['key_from'][int(i)].as_py() for i in found.pieces]
+        if 'key_from' in columns
+        else [None] * len(found.pieces)
+    )
     for i,c in enumerate(found.classes):
         if key[i] is None and (name := estimate_key(c).name): key[i], whence[i] = name, 'estimate'
     return key, whence
@@ -128,7 +155,8 @@ def find_store_duplicates(
     if kept.get('stamp') == stamp:
         try: return Duplicates([DuplicatePair(**t) for t in kept['pairs']], np.array(kept['group'], int), names)
         except (TypeError, KeyError, ValueError): pass
-    if found is None or not found.whole or len(found.sketches) != len(names): found = survey_store(store, max(len(names), 1), progress=progress)
+    if found is None or not found.whole or len(found.sketches) != len(names):
+        found = survey_store(store, max(len(names), 1), progress=progress)
     d = find_duplicates(found.sketches, store.pieces['sha256'].to_pylist(), names=names)
     try: write_json(path, dict(stamp=stamp, pairs=[vars(t) for t in d.pairs], group=d.group.tolist()))
     except OSError: pass
@@ -163,8 +191,15 @@ def split_units(
     "Return the unit of each piece; a unit is never divided by a split."
     if by == 'group': return split_groups(store)
     if by == 'piece': return store.pieces['sha256'].to_pylist()
-    if by not in store.pieces.column_names: raise CorpusError(f'no piece has a {by}', store.path, f'split by group, piece, or one of {", ".join(store.pieces.column_names)}')
-    return _merge_units([None if v is None else f'{by}: {v}' for v in store.pieces[by].to_pylist()], split_groups(store))
+    if by not in store.pieces.column_names:
+        raise CorpusError(
+            f'no piece has a {by}',
+            store.path,
+            f'split by group, piece, or one of {", ".join(store.pieces.column_names)}',
+        )
+    return _merge_units(
+        [None if v is None else f'{by}: {v}' for v in store.pieces[by].to_pylist()], split_groups(store)
+    )
 
 def split_store(
     store:TokenStore, # the store to split
@@ -174,9 +209,13 @@ def split_store(
 ):                    # two arrays of piece indices: training, held out
     "Split a store into two parts that share no group, copy or transposed duplicate."
     names = store.names
-    train, held = (by.train, by.valid) if isinstance(by, Split) else split_pieces(names, valid, seed, split_units(store, by))
+    train, held = (
+        (by.train, by.valid) if isinstance(by, Split) else split_pieces(names, valid, seed, split_units(store, by))
+    )
     if gone := ({*train, *held} - set(names)):
         raise CorpusError(f'the split names {min(gone)!r}, which is not in the data', store.path,
                           'use the data it was made for')
     train, held = set(train), set(held)
-    return np.array([i for i,n in enumerate(names) if n in train], int), np.array([i for i,n in enumerate(names) if n in held], int)
+    return np.array([i for i, n in enumerate(names) if n in train], int), np.array(
+        [i for i, n in enumerate(names) if n in held], int
+    )

@@ -60,7 +60,17 @@ def make_encode_job(
     if cfg.voices == 'apart' and cfg.codec != event_codec.name:
         raise ConfigError(f'voices=apart with codec={cfg.codec}',
             way_out='remove one of them: only the event codec has instrument families')
-    return EncodeJob(cfg.codec, get_codec(cfg.codec).fingerprint, cfg.every, cfg.min_notes, change, cfg.meta, cfg.measures, cfg.keep, cfg.voices)
+    return EncodeJob(
+        cfg.codec,
+        get_codec(cfg.codec).fingerprint,
+        cfg.every,
+        cfg.min_notes,
+        change,
+        cfg.meta,
+        cfg.measures,
+        cfg.keep,
+        cfg.voices,
+    )
 
 # %% ../../nbs/510_data.tables.ipynb #378a959c
 def to_column(
@@ -85,7 +95,10 @@ def to_numpy(
     def one(a):
         values, upto = a.buffers()[1], a.offset + len(a)
         if not len(a): values = b''
-        if str(a.type) == 'bool': return np.unpackbits(np.frombuffer(values, np.uint8), count=upto if len(a) else 0, bitorder='little')[a.offset:].astype(bool)
+        if str(a.type) == 'bool':
+            return np.unpackbits(np.frombuffer(values, np.uint8), count=upto if len(a) else 0, bitorder='little')[
+                a.offset :
+            ].astype(bool)
         return np.frombuffer(values, str(a.type))[a.offset:upto]
     if column.null_count:
         raise StoreError(f'{column.null_count} values of a column are missing',
@@ -98,14 +111,31 @@ def _table_schemas():
     import pyarrow as pa
     text, whole = pa.string(), pa.int64()
     place = dict(file=text, member=text, bytes=whole, mtime=whole)
-    return (dict(name=text, group=text, offset=whole, length=whole, notes=whole, seconds=pa.float64(), low=pa.int16(), high=pa.int16(), drums=pa.bool_(), valid=pa.bool_(), sha256=text) | place,
-            dict(name=text, kind=text, reason=text, sha256=text) | place)
+    return (
+        dict(
+            name=text,
+            group=text,
+            offset=whole,
+            length=whole,
+            notes=whole,
+            seconds=pa.float64(),
+            low=pa.int16(),
+            high=pa.int16(),
+            drums=pa.bool_(),
+            valid=pa.bool_(),
+            sha256=text,
+        )
+        | place,
+        dict(name=text, kind=text, reason=text, sha256=text) | place,
+    )
 
 def _file_stats(pieces):
     "Return size and modification time of each piece's file; (-1, -1) if missing."
     stats, sizes = {}, {}
     for path in {str(p.path) for p in pieces}:
-        try: s = os.stat(path); stats[path] = s.st_size, s.st_mtime_ns
+        try:
+            s = os.stat(path)
+            stats[path] = s.st_size, s.st_mtime_ns
         except OSError: stats[path] = -1, -1
     for path in {str(p.path) for p in pieces if p.member}:
         try:
@@ -134,7 +164,9 @@ def _table(rows, schema):
     "Convert rows to a table with the columns of `schema` and all further ones."
     import pyarrow as pa
     more = dict.fromkeys(k for r in rows for k in r if k not in schema)
-    cols = {k:to_column([r.get(k) for r in rows], t) for k,t in schema.items()} | {k:_column([r.get(k) for r in rows], k) for k in more}
+    cols = {k: to_column([r.get(k) for r in rows], t) for k, t in schema.items()} | {
+        k: _column([r.get(k) for r in rows], k) for k in more
+    }
     return pa.table(cols)
 
 def _column(values, name=''):
@@ -142,8 +174,10 @@ def _column(values, name=''):
     import pyarrow as pa
     kinds = {type(v) for v in values if v is not None}
     if kinds <= {bool} and kinds: return to_column(values, pa.bool_())
-    if kinds <= {int} and (kinds or name == 'year') and all(v is None or abs(v) < 2**63 for v in values): return to_column(values, pa.int64())
-    if kinds <= {int, float} and (kinds or name == 'key_sure'): return to_column([None if v is None else float(v) for v in values], pa.float64())
+    if kinds <= {int} and (kinds or name == 'year') and all(v is None or abs(v) < 2**63 for v in values):
+        return to_column(values, pa.int64())
+    if kinds <= {int, float} and (kinds or name == 'key_sure'):
+        return to_column([None if v is None else float(v) for v in values], pa.float64())
     return to_column([None if v is None else str(v) for v in values], pa.string())
 
 # %% ../../nbs/510_data.tables.ipynb #282020a2
@@ -154,10 +188,18 @@ def _concat_tables(tables, schema):
     kinds = {}
     for t in tables:
         for f in t.schema: kinds.setdefault(f.name, set()).add(f.type)
-    def one(types): return types.copy().pop() if len(types) == 1 else pa.float64() if types <= {pa.int64(), pa.float64()} else pa.string()
+    def one(types):
+        return (
+            types.copy().pop()
+            if len(types) == 1
+            else pa.float64() if types <= {pa.int64(), pa.float64()} else pa.string()
+        )
     want = pa.schema({k:one(v) for k,v in kinds.items()})
     def as_type(c, kind): return c if c.type == kind else c.cast(kind)
-    def fit(t): return pa.table({f.name:as_type(t[f.name], f.type) if f.name in t.column_names else pa.nulls(len(t), f.type) for f in want})
+    def fit(t):
+        return pa.table(
+            {f.name: as_type(t[f.name], f.type) if f.name in t.column_names else pa.nulls(len(t), f.type) for f in want}
+        )
     return pa.concat_tables([fit(t) for t in tables])
 
 def _tables(shards, pieces, seen):
@@ -169,10 +211,17 @@ def _tables(shards, pieces, seen):
             p, s = of.get(r['name'], (None, None))
             if p is None: continue                                       # rejected, and no longer in the corpus
             place = dict(file=str(p.path), member=p.member, bytes=s[0], mtime=s[1])
-            if 'length' not in r: left[r['name']] = {**r, **place}; continue
+            if 'length' not in r:
+                left[r['name']] = {**r, **place}
+                continue
             left.pop(r['name'], None)                                    # usable now
-            words = _merge_metadata(r, p); r.pop('meta', None)
+            words = _merge_metadata(r, p)
+            r.pop('meta', None)
             kept.append(words | r | place | dict(group=p.group or r['sha256'], offset=offset))
             offset += r['length']
-        if len(kept) > 8192 or k == len(shards) - 1: out.append(_table(kept, _table_schemas()[0])); kept = []
-    return _concat_tables(out, _table_schemas()[0]), _table(sorted(left.values(), key=lambda r: r['name']), _table_schemas()[1])
+        if len(kept) > 8192 or k == len(shards) - 1:
+            out.append(_table(kept, _table_schemas()[0]))
+            kept = []
+    return _concat_tables(out, _table_schemas()[0]), _table(
+        sorted(left.values(), key=lambda r: r['name']), _table_schemas()[1]
+    )

@@ -37,7 +37,17 @@ class WindowMaker:
         room:int=1 << 25, # size of the cache of augmented pieces, in ids
         features=(),  # `Feature`s to measure on augmented pieces
     ):
-        self.store, self.state, self.augment, self.seed, self.epochs, self.bars, self.told, self.tile, self.room = store, state, augment, seed, epochs, bars, told, tile, room
+        self.store, self.state, self.augment, self.seed, self.epochs, self.bars, self.told, self.tile, self.room = (
+            store,
+            state,
+            augment,
+            seed,
+            epochs,
+            bars,
+            told,
+            tile,
+            room,
+        )
         self.features = tuple(features)
         self._names = self._low = None
         self._kept, self._tempi, self._size = OrderedDict(), {}, 0
@@ -52,7 +62,14 @@ class WindowMaker:
         if self.augment is not None: told, (line, w, piece) = self._told(w, epoch), self._augmented(w, epoch, length)
         up = key if key.any() else None
         ids = line.windows(piece, w['start'], int(w['wide'].max()) + 1, up)
-        return dict(ids=ids, first=w['first'], stop=w['stop'], key=w['key'], state=line.replay(piece, w['start'], up) if self.state else None, told=told)
+        return dict(
+            ids=ids,
+            first=w['first'],
+            stop=w['stop'],
+            key=w['key'],
+            state=line.replay(piece, w['start'], up) if self.state else None,
+            told=told,
+        )
 
     def __getstate__(self): return dict(self.__dict__, _kept=OrderedDict(), _tempi={}, _size=0, _names=None)
 
@@ -83,7 +100,8 @@ def growth(self:WindowMaker,
     c = self.augment
     if c is None: return np.ones(len(piece))
     most = _growth_bounds(c)
-    if epoch is None: return np.full(len(piece), max([1.] + [g for k,g in most.items() if getattr(c, k).probability > 0]))
+    if epoch is None:
+        return np.full(len(piece), max([1.] + [g for k,g in most.items() if getattr(c, k).probability > 0]))
     return np.array([max([1.] + [most[k] for k in self.record(p, epoch).kinds if k in most]) for p in piece.tolist()])
 
 @patch
@@ -93,12 +111,20 @@ def moved(self:WindowMaker,
 )->np.ndarray: # (n,)
     "Transposition of each piece in an epoch, in semitones."
     s = self.store
-    return np.array([t and s.high[p] and fit_transpose(int(s.low[p]), int(s.high[p]), t) for p,t in ((p, self.record(p, epoch).transpose) for p in piece.tolist())], np.int64)
+    return np.array(
+        [
+            t and s.high[p] and fit_transpose(int(s.low[p]), int(s.high[p]), t)
+            for p, t in ((p, self.record(p, epoch).transpose) for p in piece.tolist())
+        ],
+        np.int64,
+    )
 
 @patch
 def _made(self:WindowMaker, piece, epoch):
     "Ids and snapshots of a piece as augmented in an epoch, from the cache if possible."
-    if (piece, epoch) in self._kept: self._kept.move_to_end((piece, epoch)); return self._kept[piece, epoch]
+    if (piece, epoch) in self._kept:
+        self._kept.move_to_end((piece, epoch))
+        return self._kept[piece, epoch]
     whose, i = self.store.whose(piece) if hasattr(self.store, 'whose') else (self.store, piece)
     made = augment_piece(whose, i, self.record(piece, epoch), self._tempi.setdefault(id(whose), {}))
     if self.features: made = *made, {f.name:f(m) for m in [Music(decode(made[0]))] for f in self.features}
@@ -116,14 +142,21 @@ def known(self:WindowMaker,
     if self.told is None: return None
     def known(k):
         at = parse_bar_lines(self.told[int(pieces[k])])
-        return at if at is None or epoch is None else np.rint(at*self.record(int(pieces[k]), epoch).stretch).astype(np.int64)
+        return (
+            at
+            if at is None or epoch is None
+            else np.rint(at * self.record(int(pieces[k]), epoch).stretch).astype(np.int64)
+        )
     return known
 
 @patch
 def _told(self:WindowMaker, w, epoch):
     "Features of the augmented pieces, corrected for the transposition of each window."
     measured = {p:self._made(p, epoch)[4] for p in set(w['piece'].tolist())} if self.features else {}
-    return {f.name:np.array([measured[p][f.name] for p in w['piece'].tolist()], np.float32) + np.float32(f.up)*w['key'] for f in self.features}
+    return {
+        f.name: np.array([measured[p][f.name] for p in w['piece'].tolist()], np.float32) + np.float32(f.up) * w['key']
+        for f in self.features
+    }
 
 @patch
 def _augmented(self:WindowMaker, w, epoch, length):
@@ -132,7 +165,13 @@ def _augmented(self:WindowMaker, w, epoch, length):
     ids, shots, codes, steps = zip(*(self._made(p, epoch)[:4] for p in piece.tolist()))
     shots = [r.copy() for r in shots]
     for r,f in zip(shots, np.cumsum([0, *map(len, codes)])): r['first'] += f
-    line = TokenSequences(np.concatenate(ids), np.array([len(x) for x in ids]), self.store.drums[piece], self.store.every, *map(np.concatenate, (shots, codes, steps)))
+    line = TokenSequences(
+        np.concatenate(ids),
+        np.array([len(x) for x in ids]),
+        self.store.drums[piece],
+        self.store.every,
+        *map(np.concatenate, (shots, codes, steps))
+    )
     was, now = w['long'], line.length[at] - 1
     # the same share of the piece, rounded to a target
     place = lambda x: (2*x*now + was)//(2*was)
@@ -165,16 +204,19 @@ class WorkerPool:
         jobs, sent = iter(jobs), deque()
         try:
             while True:
-                while self.workers and len(sent) < 2*self.workers + 1 and (job := next(jobs, None)): sent.append((job, self._submit(job)))
+                while self.workers and len(sent) < 2*self.workers + 1 and (job := next(jobs, None)):
+                    sent.append((job, self._submit(job)))
                 if not self.workers and not sent:
                     if (job := next(jobs, None)) is None: return
-                    yield self.drawing(*job); continue
+                    yield self.drawing(*job)
+                    continue
                 if not sent: return
                 job, f = sent.popleft()
                 try: yield f.result()
                 except BrokenProcessPool:
                     warnings.warn('a worker process that makes windows has died; continuing without workers')
-                    self.workers = 0; self.close()
+                    self.workers = 0
+                    self.close()
                     for job,_ in [(job, f), *sent]: yield self.drawing(*job)
                     sent.clear()
         finally:
@@ -184,7 +226,13 @@ class WorkerPool:
         # by name, so the functions can be pickled from a notebook too
         m = importlib.import_module('aurl.data.window_maker')
         with worker_environment():
-            if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context('spawn'), initializer=m._init_process, initargs=(self.drawing,))
+            if self.pool is None:
+                self.pool = ProcessPoolExecutor(
+                    self.workers,
+                    multiprocessing.get_context('spawn'),
+                    initializer=m._init_process,
+                    initargs=(self.drawing,),
+                )
             try: return self.pool.submit(m._run_job, job)
             except BrokenProcessPool as e: return _FailedFuture(e)
 

@@ -161,7 +161,8 @@ def alignment_grid(
         q = np.maximum.accumulate(q + piece*(q.max() + 1))                # a falling tempo must not undo a bar
         i = np.flatnonzero(np.append(True, q[1:] != q[:-1]))
         i = i[i - first[piece[i]] < n[piece[i]] - 1]                      # no window begins at END
-        at.append(i - first[piece[i]]); count.append(np.bincount(piece[i], minlength=len(some)))
+        at.append(i - first[piece[i]])
+        count.append(np.bincount(piece[i], minlength=len(some)))
     return AlignmentGrid(size - 1, np.concatenate(at), np.concatenate(count))
 
 # %% ../../nbs/555_data.windows.ipynb #1423fa49
@@ -174,7 +175,9 @@ def bar_steps(
     told = {float(t.time):4*tpq*t.numerator/max(t.denominator, 1) for t in score.time_signatures if t.numerator > 0}
     told.setdefault(0., 4.*tpq)
     at = sorted(told)
-    bars = np.concatenate([np.arange(a, b, max(told[a], tpq/8)) for a,b in zip(at, [*at[1:], max(score.end(), at[-1] + 1)])])
+    bars = np.concatenate(
+        [np.arange(a, b, max(told[a], tpq / 8)) for a, b in zip(at, [*at[1:], max(score.end(), at[-1] + 1)])]
+    )
     return np.unique(np.maximum(np.rint(_clock(score)(bars)), 0).astype(np.int64))
 
 def bar_lines(
@@ -184,7 +187,12 @@ def bar_lines(
     if type(score.ttype).__name__ == 'Second': return {}
     gap = np.diff(bar_steps(score), prepend=0)
     new = np.flatnonzero(np.append(True, gap[1:] != gap[:-1]))
-    return dict(bars=' '.join(f'{g}*{n}' if n > 1 else str(g) for g,n in zip(gap[new].tolist(), np.diff(np.append(new, len(gap))).tolist())))
+    return dict(
+        bars=' '.join(
+            f'{g}*{n}' if n > 1 else str(g)
+            for g, n in zip(gap[new].tolist(), np.diff(np.append(new, len(gap))).tolist())
+        )
+    )
 
 def parse_bar_lines(
     text, # value of the column `bars`
@@ -219,7 +227,9 @@ def cut_windows(
     elif how == 'random': piece, start, a, b = _random_windows(n, eff, lambda k: draw('cut', k))
     else:
         once = (how == 'first') | ((how == 'adaptive') & (n > slide_up_to*length))
-        piece, start = _sliding_windows(np.where(once, np.minimum(n, eff), n), eff, np.minimum(eff, length - overlap), u())
+        piece, start = _sliding_windows(
+            np.where(once, np.minimum(n, eff), n), eff, np.minimum(eff, length - overlap), u()
+        )
         a, b = start, np.minimum(start + length, n[piece])
     w = dict(piece=piece, start=start, a=a, b=b)
     if most: w = _select_rows(w, _cap_per_piece(piece, most, draw and (lambda k: draw('cap', k))))

@@ -36,9 +36,17 @@ def _log_weights(model, ids, generator):
     z = model.latent.choose(clouds, seconds, draw=True, generator=generator)
     zs, _ = model.latent.parts(z)
     prior = sum(to_widest_float(model.latent.priors[k].log_prob(zs[k])).flatten(1).sum(1) for k in clouds)
-    said = sum(DiagonalGaussian(to_widest_float(c.mean), to_widest_float(c.logvar)).log_prob(to_widest_float(zs[k])).flatten(1).sum(1) for k,c in clouds.items())
+    said = sum(
+        DiagonalGaussian(to_widest_float(c.mean), to_widest_float(c.logvar))
+        .log_prob(to_widest_float(zs[k]))
+        .flatten(1)
+        .sum(1)
+        for k, c in clouds.items()
+    )
     logits = model(ids[:, :-1], z=z).logits.float()
-    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocab.PAD, reduction='none')
+    nats = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocab.PAD, reduction='none'
+    )
     heard = -to_widest_float(nats.view(len(ids), -1)).sum(1)
     return heard + prior - said - duration_nats(model, seconds)
 
@@ -60,7 +68,8 @@ def latent_nll(
             for at in range(0, len(pieces), batch_size):
                 some = by_length[at:at+batch_size]
                 ids = torch.full((len(some), len(pieces[some[0]])), vocab.PAD, dtype=torch.int64)
-                for row,i in zip(ids, some): row[:len(pieces[i])] = torch.from_numpy(np.asarray(pieces[i], dtype=np.int64))
+                for row,i in zip(ids, some):
+                    row[:len(pieces[i])] = torch.from_numpy(np.asarray(pieces[i], dtype=np.int64))
                 generator = torch.Generator(model.device).manual_seed(int(rng(seed, 'bound', at).integers(2**63)))
                 w = torch.stack([_log_weights(model, ids.to(model.device), generator) for _ in range(draws)])
                 out[some] = -(w.logsumexp(0) - math.log(draws)).cpu().numpy()
@@ -77,4 +86,6 @@ def total_nats(
 )->list:               # one array per piece: nats of its tokens; a bound of the whole piece is spread evenly over them
     "Negative log-likelihood of pieces under `model`: exact, or an upper bound."
     if getattr(model, 'latent', None) is None: return piece_nll(model, pieces, window)
-    return [np.full(len(p) - 1, n/max(len(p) - 1, 1)) for p,n in zip(pieces, latent_nll(model, pieces, draws, seed=seed))]
+    return [
+        np.full(len(p) - 1, n / max(len(p) - 1, 1)) for p, n in zip(pieces, latent_nll(model, pieces, draws, seed=seed))
+    ]

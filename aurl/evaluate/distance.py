@@ -30,14 +30,21 @@ def count_histograms(
     score = decode(piece) if isinstance(piece, (np.ndarray, list)) else piece
     clock, tracks = Clock(score), [t.notes.numpy() for t in score.tracks if not t.is_drum and len(t.notes)]
     if not tracks: return {k:np.zeros(n, np.int64) for k,n in histogram_bins.items()}
-    time, long, pitch = (np.concatenate([t[k].astype(np.float64) for t in tracks]) for k in ('time', 'duration', 'pitch'))
+    time, long, pitch = (
+        np.concatenate([t[k].astype(np.float64) for t in tracks]) for k in ('time', 'duration', 'pitch')
+    )
     on, end, o = clock.beats(time), clock.beats(time + long), np.lexsort((pitch, time))
     at, top = on[o], pitch[o]
     # notes within 1/24 of a beat form a chord; this marks the last of each
     last = np.append(np.diff(at) > 1/24, True)
     key = max(estimate_key(np.bincount(pitch.astype(np.int64) % 12, np.minimum(end - on, 4), 12)).key, 0)
-    values = {'pitch class':(pitch - key) % 12 + 12*(key >= 12), 'interval':np.clip(np.diff(_highest(top, last)), -24, 24) + 24, 'onset':_from_strongest(np.rint(12*on).astype(np.int64) % 12),
-              'gap':_length_bin(np.diff(at[last])), 'duration':_length_bin(end - on)}
+    values = {
+        'pitch class': (pitch - key) % 12 + 12 * (key >= 12),
+        'interval': np.clip(np.diff(_highest(top, last)), -24, 24) + 24,
+        'onset': _from_strongest(np.rint(12 * on).astype(np.int64) % 12),
+        'gap': _length_bin(np.diff(at[last])),
+        'duration': _length_bin(end - on),
+    }
     return {k:np.bincount(values[k].astype(np.int64), minlength=n) for k,n in histogram_bins.items()}
 
 def _from_strongest(place): return (place - np.bincount(place, minlength=12).argmax()) % 12
@@ -93,7 +100,12 @@ def add(self:DistanceTable,
     row = dict(name=name, pieces=n)
     for k,x in pile.items():
         d = js_distance(times @ x, self.sums[k])
-        row[k] = dict(distance=float(js_distance(x.sum(0), self.sums[k])), low=float(np.percentile(d, 2.5)), high=float(np.percentile(d, 97.5)), floor=self.floor(k, n))
+        row[k] = dict(
+            distance=float(js_distance(x.sum(0), self.sums[k])),
+            low=float(np.percentile(d, 2.5)),
+            high=float(np.percentile(d, 97.5)),
+            floor=self.floor(k, n),
+        )
     row['mean'] = float(np.mean([row[k]['distance'] for k in histogram_bins]))
     self.rows.append(row)
     return self
@@ -121,19 +133,30 @@ def cells(self:DistanceTable)->list: # (name, [text for each of `histogram_bins`
     "Return the table as text."
     def say(d): return f"{d['distance']:.3f} ({d['low']:.3f} … {d['high']:.3f})"
     out = [(r['name'], [say(r[k]) for k in histogram_bins]) for r in self.rows]
-    if self.rows and len(self.others['onset']): out.append((f"other real pieces, {self.rows[-1]['pieces']}", [f"{self.rows[-1][k]['floor']:.3f}" for k in histogram_bins]))
+    if self.rows and len(self.others['onset']):
+        out.append(
+            (
+                f"other real pieces, {self.rows[-1]['pieces']}",
+                [f"{self.rows[-1][k]['floor']:.3f}" for k in histogram_bins],
+            )
+        )
     return out
 
 @patch
 def __repr__(self:DistanceTable):
     wide = max([len(n) for n,_ in self.cells()] + [4])
-    lines = [' '.join([' '*wide, *(f'{k:>22}' for k in histogram_bins)])] + [' '.join([f'{n:{wide}}', *(f'{c:>22}' for c in cs)]) for n,cs in self.cells()]
+    lines = [' '.join([' ' * wide, *(f'{k:>22}' for k in histogram_bins)])] + [
+        ' '.join([f'{n:{wide}}', *(f'{c:>22}' for c in cs)]) for n, cs in self.cells()
+    ]
     return '\n'.join(lines)
 
 @patch
 def _repr_html_(self:DistanceTable):
     head = ''.join(f'<th>{k}</th>' for k in histogram_bins)
-    rows = ''.join(f'<tr><td style="text-align:left">{escape(n)}</td>' + ''.join(f'<td>{c}</td>' for c in cs) + '</tr>' for n,cs in self.cells())
+    rows = ''.join(
+        f'<tr><td style="text-align:left">{escape(n)}</td>' + ''.join(f'<td>{c}</td>' for c in cs) + '</tr>'
+        for n, cs in self.cells()
+    )
     return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table><p>Jensen–Shannon distances to {len(self.real["onset"])} real pieces, 95 % intervals</p>'
 
 # %% ../../nbs/910_evaluate.distance.ipynb #bbded8b6
@@ -147,9 +170,14 @@ def corrupt_notes(
     for i,t in enumerate(s.tracks):
         if t.is_drum or not len(t.notes): continue
         n, r = t.notes.numpy(), rng(seed, what, i)
-        if what == 'pitch': n['pitch'] = np.clip(n['pitch'] + r.integers(-3, 4, len(n['pitch'])), 0, 127).astype(np.int8)
-        elif what == 'duration': n['duration'] = r.permutation(n['duration'])*r.choice([.4, 1, 1.7], len(n['duration'])).astype(n['duration'].dtype)
-        elif what == 'rhythm': n['time'] = np.sort(r.uniform(n['time'].min(), n['time'].max(), len(n['time']))).astype(n['time'].dtype)
+        if what == 'pitch':
+            n['pitch'] = np.clip(n['pitch'] + r.integers(-3, 4, len(n['pitch'])), 0, 127).astype(np.int8)
+        elif what == 'duration':
+            n['duration'] = r.permutation(n['duration']) * r.choice([0.4, 1, 1.7], len(n['duration'])).astype(
+                n['duration'].dtype
+            )
+        elif what == 'rhythm':
+            n['time'] = np.sort(r.uniform(n['time'].min(), n['time'].max(), len(n['time']))).astype(n['time'].dtype)
         else: raise AurlError(f'{what!r} cannot be corrupted', way_out='pitch, rhythm or duration')
         t.notes = Note.from_numpy(**n, ttype=str(type(score.ttype).__name__).lower())
     return s

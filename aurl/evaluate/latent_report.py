@@ -66,7 +66,9 @@ def edit_distance(
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4f0d72ed
 def pad_pieces(pieces)->Tensor: # (pieces, time)
     "Ids of pieces as one padded tensor."
-    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD)
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD
+    )
 
 @torch.inference_mode()
 def piece_nats(
@@ -79,7 +81,11 @@ def piece_nats(
     out = []
     for x,w in zip(ids.split(batch), z.split(batch)):
         logits = model(x[:,:-1].to(model.device), z=w.to(model.device)).logits.float()
-        out.append(F.cross_entropy(logits.transpose(1, 2), x[:,1:].to(model.device), ignore_index=vocab.PAD, reduction='none').sum(1).cpu())
+        out.append(
+            F.cross_entropy(logits.transpose(1, 2), x[:, 1:].to(model.device), ignore_index=vocab.PAD, reduction='none')
+            .sum(1)
+            .cpu()
+        )
     return torch.cat(out)
 
 def shuffle_latents(
@@ -90,10 +96,19 @@ def shuffle_latents(
     "Permute the latents so that each piece has that of another; durations are kept."
     n = len(z)
     if n < 2: raise ModelError('a single latent cannot be shuffled', way_out='give two or more pieces')
-    order, groups = rng(seed, 'others').permutation(n), np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order, groups = rng(seed, 'others').permutation(n), (
+        np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    )
     for i in range(n): # swap until each piece has the latent of another group
         if groups[order[i]] == groups[i]:
-            j = next((j for j in np.roll(np.arange(n), -i-1) if groups[order[j]] != groups[i] and groups[order[i]] != groups[j]), None)
+            j = next(
+                (
+                    j
+                    for j in np.roll(np.arange(n), -i - 1)
+                    if groups[order[j]] != groups[i] and groups[order[i]] != groups[j]
+                ),
+                None,
+            )
             if j is not None: order[i], order[j] = order[j], order[i]
     return torch.cat([z[order,:-1], z[:,-1:]], 1)
 
@@ -124,7 +139,9 @@ def measure_latent_usage(
     with torch.inference_mode():
         clouds, seconds = model.latent.infer_posterior(ids.to(model.device))
         z = model.latent.choose(clouds, seconds)
-        drawn = model.latent.choose(clouds, seconds, draw=True, generator=torch.Generator(model.device).manual_seed(seed))
+        drawn = model.latent.choose(
+            clouds, seconds, draw=True, generator=torch.Generator(model.device).manual_seed(seed)
+        )
         nats = model.latent.price(clouds, drawn).nats
     none = torch.cat([torch.zeros_like(z[:,:-1]), z[:,-1:]], 1)
     tokens = (ids[:,1:] != vocab.PAD).sum().item()
@@ -156,10 +173,23 @@ def reconstruct(
     with torch.inference_mode():
         clouds, seconds = model.latent.infer_posterior(pad_pieces(pieces).to(model.device))
         z = model.latent.choose(clouds, seconds, draw=draw, generator=torch.Generator(model.device).manual_seed(seed))
-    played = generate_ids(model, n=len(pieces), z=z, max_tokens=2*max(map(len, pieces)), temperature=temperature, seed=seed, profile=False)
+    played = generate_ids(
+        model,
+        n=len(pieces),
+        z=z,
+        max_tokens=2 * max(map(len, pieces)),
+        temperature=temperature,
+        seed=seed,
+        profile=False,
+    )
     f1 = np.array([note_f1(a, b, within) for a,b in zip(pieces, played)])
-    return Reconstruction(temperature, f1, np.array([edit_distance(a, b) for a,b in zip(pieces, played)]),
-                          float(np.mean([note_f1(a, b, within) for a,b in zip(pieces, played[1:] + played[:1])])), played)
+    return Reconstruction(
+        temperature,
+        f1,
+        np.array([edit_distance(a, b) for a, b in zip(pieces, played)]),
+        float(np.mean([note_f1(a, b, within) for a, b in zip(pieces, played[1:] + played[:1])])),
+        played,
+    )
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #23e8a922
 @dataclass
@@ -184,12 +214,18 @@ class InterpolationReport:
         (0, 0) if there is none."""
         d = np.concatenate([-np.diff(self.first), np.diff(self.last)], 1)
         i = d.mean(0).argmax()
-        return (float(d[:,i].mean()), float(d[:,i].std(ddof=1)/len(d)**.5) if len(d) > 1 else np.nan) if d[:,i].mean() > 0 else (0., 0.)
+        return (
+            (float(d[:, i].mean()), float(d[:, i].std(ddof=1) / len(d) ** 0.5) if len(d) > 1 else np.nan)
+            if d[:, i].mean() > 0
+            else (0.0, 0.0)
+        )
     def __repr__(self):
         say = lambda x: ' '.join(f'{v:.2f}' for v in x.mean(0))
         how = 'monotone' if self.monotone() else 'monotone except for at most {:.4f} ± {:.4f}'.format(*self.back())
-        return (f'{len(self.first)} paths; mean distance to the first end {say(self.first)}, '
-                f'to the last {say(self.last)}: {how}; {self.right():.0%} of the steps in the right direction, Spearman {self.order():.3f}')
+        return (
+            f'{len(self.first)} paths; mean distance to the first end {say(self.first)}, '
+            f'to the last {say(self.last)}: {how}; {self.right():.0%} of the steps in the right direction, Spearman {self.order():.3f}'
+        )
 
 def measure_interpolation(
     model,               # of a mode with a latent
@@ -203,9 +239,14 @@ def measure_interpolation(
     "Interpolate between pairs of pieces and measure the edit distances along the paths."
     pairs = len(z)//2
     rows = torch.cat([latents_between(model, z[2*i], z[2*i+1], steps, straight) for i in range(pairs)])
-    played = generate_ids(model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False)
+    played = generate_ids(
+        model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False
+    )
     walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
-    return InterpolationReport(np.array([[edit_distance(w[0], x) for x in w] for w in walks]), np.array([[edit_distance(w[-1], x) for x in w] for w in walks]))
+    return InterpolationReport(
+        np.array([[edit_distance(w[0], x) for x in w] for w in walks]),
+        np.array([[edit_distance(w[-1], x) for x in w] for w in walks]),
+    )
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #7446898a
 def shrink_details(
@@ -233,8 +274,10 @@ class ControlResult:
         return float(np.mean([spearman(self.asked, g) for g in self.got]))
     def __repr__(self):
         say = lambda x: ' '.join(f'{v:.3g}' for v in x)
-        return (f'{self.name:12} target {say(self.asked)}, measured {say(self.got.mean(0))} '
-                f'(mean of {len(self.got)} pieces); Spearman {self.order():.3f} over all, {self.each():.3f} within a piece')
+        return (
+            f'{self.name:12} target {say(self.asked)}, measured {say(self.got.mean(0))} '
+            f'(mean of {len(self.got)} pieces); Spearman {self.order():.3f} over all, {self.each():.3f} within a piece'
+        )
 
 def measure_control(
     model,                # of a mode with a latent
@@ -251,8 +294,12 @@ def measure_control(
     asked = torch.as_tensor(asked, dtype=torch.float32)
     rows = torch.stack([vector.ask(z, a) for a in asked], 1).flatten(0, 1)
     if keep != 1: rows = shrink_details(model, rows, keep)
-    played = generate_ids(model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False)
-    return ControlResult(name, asked.numpy(), attribute_values(pad_pieces(played), (name,))[:,0].view(len(z), -1).numpy())
+    played = generate_ids(
+        model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False
+    )
+    return ControlResult(
+        name, asked.numpy(), attribute_values(pad_pieces(played), (name,))[:, 0].view(len(z), -1).numpy()
+    )
 
 def single_dim_vector(
     z:Tensor,     # (pieces, size)
@@ -264,7 +311,12 @@ def single_dim_vector(
     slope = ((x @ y)/(x @ x).clamp(min=1e-9)).item()
     move, weights = torch.zeros(z.shape[1]), torch.zeros(z.shape[1])
     move[number], weights[number] = 1/(slope or 1e-9), slope
-    return AttributeVector(move, weights, float(value.mean() - slope*z[:,number].mean()), float((x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)))
+    return AttributeVector(
+        move,
+        weights,
+        float(value.mean() - slope * z[:, number].mean()),
+        float((x @ y) ** 2 / ((x @ x) * (y @ y)).clamp(min=1e-9)),
+    )
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #5dd6f9d6
 def calibrate_vector(
@@ -277,7 +329,9 @@ def calibrate_vector(
     if slope < .05:
         raise ModelError(f'{tried.name} does not respond to its target value (slope {slope:.2f})',
                          way_out='train longer, with latent.attributes or a smaller latent.beta')
-    return AttributeVector(vector.move/slope, vector.weights*slope, vector.bias*slope + y.mean() - slope*x.mean(), vector.fit)
+    return AttributeVector(
+        vector.move / slope, vector.weights * slope, vector.bias * slope + y.mean() - slope * x.mean(), vector.fit
+    )
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #8c509d7d
 @dataclass
@@ -294,9 +348,27 @@ class LatentEvaluation:
     def figures(self)->dict:
         "Return the main metrics, for a file."
         best, sampled = self.reconstructions[0], self.reconstructions[-1]
-        return dict(nats=self.listening.own, other=self.listening.other - self.listening.own, none=self.listening.none - self.listening.own, bits=sum(self.listening.bits.values()), f1=best.f1.mean(), f1_sampled=sampled.f1.mean(), chance=sampled.chance,
-                    **{f'ask_{k}{way}':v for k,c in self.controls.items() for way,v in (('', c['by vector'].order()), ('_each', c['by vector'].each()), ('_loose', c['by vector, loosened'].order()))},
-                    around=self.around.order(), straight=self.straight.order(), active=self.report.active)
+        return dict(
+            nats=self.listening.own,
+            other=self.listening.other - self.listening.own,
+            none=self.listening.none - self.listening.own,
+            bits=sum(self.listening.bits.values()),
+            f1=best.f1.mean(),
+            f1_sampled=sampled.f1.mean(),
+            chance=sampled.chance,
+            **{
+                f'ask_{k}{way}': v
+                for k, c in self.controls.items()
+                for way, v in (
+                    ('', c['by vector'].order()),
+                    ('_each', c['by vector'].each()),
+                    ('_loose', c['by vector, loosened'].order()),
+                )
+            },
+            around=self.around.order(),
+            straight=self.straight.order(),
+            active=self.report.active,
+        )
 
 def control_sweep(
     model, z, value,      # latents of training pieces, and an attribute of each
@@ -316,7 +388,11 @@ def control_sweep(
         except ModelError: pass # it does not respond; the result shows it
         return measure_control(model, held, name, vector, asked, **playing, **how)
     v = attribute_direction(z, value)
-    return {'by vector':by(v), 'by vector, loosened':by(v, keep=0.), **({} if number is None else {'by number':by(single_dim_vector(z, value, number))})}
+    return {
+        'by vector': by(v),
+        'by vector, loosened': by(v, keep=0.0),
+        **({} if number is None else {'by number': by(single_dim_vector(z, value, number))}),
+    }
 
 def evaluate_latent(
     model,            # of a mode with a latent
@@ -333,11 +409,24 @@ def evaluate_latent(
     "Compute all metrics of a trained model."
     longest = 2*max(map(len, (*known, *held)))
     ids = pad_pieces(known)
-    z, values = torch.cat([model.encode(x) for x in ids.split(64)]).clone(), dict(zip(names, attribute_values(ids, names).T))
+    z, values = torch.cat([model.encode(x) for x in ids.split(64)]).clone(), dict(
+        zip(names, attribute_values(ids, names).T)
+    )
     values = {k:v for k,v in values.items() if v.std() > 1e-3}
     mine = model.encode(pad_pieces(held)).clone()
     playing = dict(temperature=temperature/2, seed=seed, max_tokens=longest)
-    controls = {k:control_sweep(model, z, v, mine[:40], k, named.index(k) if k in named else None, **playing) for k,v in values.items()}
+    controls = {
+        k: control_sweep(model, z, v, mine[:40], k, named.index(k) if k in named else None, **playing)
+        for k, v in values.items()
+    }
     walk = lambda straight: measure_interpolation(model, mine[:2*pairs], steps, straight, seed=seed, max_tokens=longest)
-    return LatentEvaluation(measure_latent_usage(model, held, groups, seed), [reconstruct(model, held, t, seed=seed) for t in (0., .5*temperature, temperature)], latent_report(z[:,:-1], values),
-                 controls, walk(False), walk(True), z, values)
+    return LatentEvaluation(
+        measure_latent_usage(model, held, groups, seed),
+        [reconstruct(model, held, t, seed=seed) for t in (0.0, 0.5 * temperature, temperature)],
+        latent_report(z[:, :-1], values),
+        controls,
+        walk(False),
+        walk(True),
+        z,
+        values,
+    )

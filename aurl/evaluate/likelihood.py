@@ -77,7 +77,10 @@ class NGram:
         self.n_given, self.tables = len(pieces), []
         if max_tokens and sum(map(len, pieces)) > max_tokens:
             some = rng(seed, 'n-gram').permutation(len(pieces))
-            pieces = [pieces[i] for i in some[:max(1, np.searchsorted(np.cumsum([len(pieces[i]) for i in some]), max_tokens, 'right'))]]
+            pieces = [
+                pieces[i]
+                for i in some[: max(1, np.searchsorted(np.cumsum([len(pieces[i]) for i in some]), max_tokens, 'right'))]
+            ]
         self.n_pieces, self.n_tokens = len(pieces), sum(map(len, pieces))
         self._count(_transposition_ranges(pieces, widest), progress)
     def __repr__(self):
@@ -93,7 +96,11 @@ def _count(self:NGram, spread, progress=None):
     start = np.arange(len(line.ids))
     cls, base = np.zeros_like(start), np.full_like(start, -1)
     def stretch(base, s): # possible first pitches of the n-grams from `s`, and the weight of each
-        return np.where(base < 0, 0, base + lo[s]), np.where(base < 0, 1, base + hi[s] + 1), np.where(base < 0, hi[s] - lo[s] + 1, 1)
+        return (
+            np.where(base < 0, 0, base + lo[s]),
+            np.where(base < 0, 1, base + hi[s] + 1),
+            np.where(base < 0, hi[s] - lo[s] + 1, 1),
+        )
     for k in range(1, self.order+1):
         if progress: progress(k - 1, self.order)
         stay = line.left[start] >= k
@@ -161,7 +168,8 @@ def piece_nll(
         with torch.inference_mode(), (autocast or contextlib.nullcontext)():
             for at in range(0, len(pieces), batch_size):
                 some = by_length[at:at+batch_size]
-                for i,nats in zip(some, _batch_nll(model, [pieces[i] for i in some], window, device, grammar)): out[i] = nats
+                for i,nats in zip(some, _batch_nll(model, [pieces[i] for i in some], window, device, grammar)):
+                    out[i] = nats
                 if progress: progress(at + len(some), len(pieces))
     finally:
         if was: model.train()
@@ -182,7 +190,9 @@ def _batch_nll(model, pieces, window, device, grammar):
         # the first half of a later window was predicted in the one before
         target, skip = full[:m, first+1:first+1+ids.shape[1]], half if first else 0
         logits = model(ids, state=state).logits.float()
-        got = torch.nn.functional.cross_entropy(logits[:, skip:].flatten(0, 1), target[:, skip:].flatten(), reduction='none')
+        got = torch.nn.functional.cross_entropy(
+            logits[:, skip:].flatten(0, 1), target[:, skip:].flatten(), reduction='none'
+        )
         nats[:m, first+1+skip:first+1+ids.shape[1]] = got.view(m, -1).cpu().double().numpy()
         if first + window >= n[0] - 1: return [row[1:k] for row,k in zip(nats, n)]
         state, first = grammar.advance(state, full[:m, first:first+half]), first + half
@@ -199,7 +209,9 @@ class LikelihoodTable:
         self.notes = np.array([(vocab.kind[np.asarray(p)] == Kind.NOTE_ON).sum() for p in pieces])
         self.rows, self.nats = [], {}
         n = len(pieces)
-        self.draws = rng(seed, 'bootstrap').multinomial(n, np.full(n, 1/max(n, 1)), size=draws) if n else np.zeros((1, 0))
+        self.draws = (
+            rng(seed, 'bootstrap').multinomial(n, np.full(n, 1 / max(n, 1)), size=draws) if n else np.zeros((1, 0))
+        )
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #222ac8c4
 @patch
@@ -216,8 +228,18 @@ def add(self:LikelihoodTable,
     nats = np.array([np.sum(x, dtype=np.float64) for x in nll])
     n, self.nats[name] = max(self.tokens.sum(), 1), nats
     lo, hi = np.percentile((self.draws @ nats) / np.maximum(self.draws @ self.tokens, 1), [2.5, 97.5])
-    self.rows.append(dict(name=name, nats_per_token=nats.sum()/n, low=lo, high=hi, bits_per_note=nats.sum()/math.log(2)/max(self.notes.sum(), 1),
-                          tokens=int(self.tokens.sum()), notes=int(self.notes.sum()), pieces=len(self.tokens)))
+    self.rows.append(
+        dict(
+            name=name,
+            nats_per_token=nats.sum() / n,
+            low=lo,
+            high=hi,
+            bits_per_note=nats.sum() / math.log(2) / max(self.notes.sum(), 1),
+            tokens=int(self.tokens.sum()),
+            notes=int(self.notes.sum()),
+            pieces=len(self.tokens),
+        )
+    )
     return self
 
 @patch
@@ -256,17 +278,30 @@ def verdict(self:LikelihoodTable,
 def __repr__(self:LikelihoodTable):
     wide = max([len(r['name']) for r in self.rows] + [4])
     head = f"{'':{wide}}  nats/token   95 % interval  bits/note"
-    lines = [f"{r['name']:{wide}}  {r['nats_per_token']:10.3f}   {r['low']:5.3f} … {r['high']:5.3f}  {r['bits_per_note']:9.2f}" for r in self.rows]
-    return '\n'.join([head, *lines, f'{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces'])
+    lines = [
+        f"{r['name']:{wide}}  {r['nats_per_token']:10.3f}   {r['low']:5.3f} … {r['high']:5.3f}  {r['bits_per_note']:9.2f}"
+        for r in self.rows
+    ]
+    return '\n'.join(
+        [head, *lines, f'{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces']
+    )
 
 @patch
 def _repr_html_(self:LikelihoodTable):
     best = min((r['nats_per_token'] for r in self.rows), default=0)
     cell = lambda v: f'<td style="text-align:right">{v}</td>'
-    rows = ''.join(f"<tr{' style=font-weight:bold' if r['nats_per_token'] == best else ''}><td style=\"text-align:left\">{escape(r['name'])}</td>"
-                   + cell(f"{r['nats_per_token']:.3f}") + cell(f"{r['low']:.3f} … {r['high']:.3f}") + cell(f"{r['bits_per_note']:.2f}") + '</tr>' for r in self.rows)
-    return (f'<table><thead><tr><th></th><th>nats per token</th><th>95 % interval</th><th>bits per note</th></tr></thead><tbody>{rows}</tbody></table>'
-            f'<p>{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces</p>')
+    rows = ''.join(
+        f"<tr{' style=font-weight:bold' if r['nats_per_token'] == best else ''}><td style=\"text-align:left\">{escape(r['name'])}</td>"
+        + cell(f"{r['nats_per_token']:.3f}")
+        + cell(f"{r['low']:.3f} … {r['high']:.3f}")
+        + cell(f"{r['bits_per_note']:.2f}")
+        + '</tr>'
+        for r in self.rows
+    )
+    return (
+        f'<table><thead><tr><th></th><th>nats per token</th><th>95 % interval</th><th>bits per note</th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<p>{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces</p>'
+    )
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #f56eebb6
 def baselines(

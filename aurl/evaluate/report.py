@@ -20,10 +20,15 @@ from ..score.show import audio_type, compress_audio
 def _inline(text):
     "HTML of one line of Markdown."
     text, kept = escape(text), []
-    def keep(html): kept.append(html); return f'\0{len(kept)-1}\0'
+    def keep(html):
+        kept.append(html)
+        return f'\0{len(kept)-1}\0'
     text = re.sub(r'`([^`]+)`', lambda m: keep(f'<code>{m[1]}</code>'), text)
-    text = re.sub(r'\[([^\]]+)\]\(((?:https?://|#|mailto:|[\w./-]+)[^\s)]*)\)',
-                  lambda m: m[1] if re.match(r'(?i)\s*\w+:(?!//)(?<!mailto:)', m[2]) else keep(f'<a href="{m[2]}">{m[1]}</a>'), text)
+    text = re.sub(
+        r'\[([^\]]+)\]\(((?:https?://|#|mailto:|[\w./-]+)[^\s)]*)\)',
+        lambda m: m[1] if re.match(r'(?i)\s*\w+:(?!//)(?<!mailto:)', m[2]) else keep(f'<a href="{m[2]}">{m[1]}</a>'),
+        text,
+    )
     text = re.sub(r'\*\*(.+?)\*\*', r'<strong>\1</strong>', text)
     text = re.sub(r'\*(.+?)\*', r'<em>\1</em>', text)
     while '\0' in text: text = re.sub('\0(\\d+)\0', lambda m: kept[int(m[1])], text)
@@ -38,8 +43,11 @@ def markdown_to_html(
         lines = [l.strip() for l in block.splitlines() if l.strip()]
         if not lines: continue
         if m := re.match(r'(#{1,4})\s+(.*)', lines[0]):
-            n = max(2, len(m[1])); out.append(f'<h{n}>{_inline(m[2])}</h{n}>'); lines = lines[1:]
-        if lines and all(re.match(r'[-*] ', l) for l in lines): out.append('<ul>' + ''.join(f'<li>{_inline(l[2:])}</li>' for l in lines) + '</ul>')
+            n = max(2, len(m[1]))
+            out.append(f'<h{n}>{_inline(m[2])}</h{n}>')
+            lines = lines[1:]
+        if lines and all(re.match(r'[-*] ', l) for l in lines):
+            out.append('<ul>' + ''.join(f'<li>{_inline(l[2:])}</li>' for l in lines) + '</ul>')
         elif lines: out.append(f'<p>{_inline(" ".join(lines))}</p>')
     return '\n'.join(out)
 
@@ -60,7 +68,11 @@ def clean_svg(
     if root.tag != f'{{{_SVG}}}svg':
         raise AurlError(f'not an SVG picture but {root.tag!r}',
                         way_out=f'pass text that begins with <svg xmlns="{_SVG}"')
-    allowed = lambda e: isinstance(e.tag, str) and e.tag.startswith(f'{{{_SVG}}}') and e.tag.split('}')[1] not in ('script', 'foreignObject', 'handler', 'set', 'animate')
+    allowed = (
+        lambda e: isinstance(e.tag, str)
+        and e.tag.startswith(f'{{{_SVG}}}')
+        and e.tag.split('}')[1] not in ('script', 'foreignObject', 'handler', 'set', 'animate')
+    )
     for parent in list(root.iter()):
         for child in [c for c in parent if not allowed(c)]: parent.remove(child)
     for e in root.iter():
@@ -97,11 +109,18 @@ def _text(x, y, s, anchor='start', size=12, **kw):
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="currentColor"{more}>{escape(str(s))}</text>'
 
 def _svg(w, h, body, label):
-    return Svg(f'<svg xmlns="{_SVG}" viewBox="0 0 {w} {h}" role="img" aria-label="{escape(label)}" font-family="system-ui, sans-serif" '
-               f'style="max-width:{w}px;width:100%;height:auto"><title>{escape(label)}</title>{body}</svg>')
+    return Svg(
+        f'<svg xmlns="{_SVG}" viewBox="0 0 {w} {h}" role="img" aria-label="{escape(label)}" font-family="system-ui, sans-serif" '
+        f'style="max-width:{w}px;width:100%;height:auto"><title>{escape(label)}</title>{body}</svg>'
+    )
 
 # %% ../../nbs/920_evaluate.report.ipynb #4d9e31ad
-_ACCENT, _LINES = 'var(--accent, #2f6fde)', ('var(--c1, #8a8f98)', 'var(--c2, #b0793a)', 'var(--c3, #3c8f63)', 'var(--c4, #9a55b3)')
+_ACCENT, _LINES = 'var(--accent, #2f6fde)', (
+    'var(--c1, #8a8f98)',
+    'var(--c2, #b0793a)',
+    'var(--c3, #3c8f63)',
+    'var(--c4, #9a55b3)',
+)
 
 def loss_chart(
     curve,          # (seconds, loss) pairs of the validation loss
@@ -111,25 +130,43 @@ def loss_chart(
 )->Svg:
     "Chart of the validation loss over time, with the baselines."
     pts = [(float(t), float(v)) for t,v in curve if v is not None and math.isfinite(float(v)) and float(v) > 0]
-    lines = [(k, float(v)) for k,v in dict(baselines).items() if v is not None and math.isfinite(float(v)) and float(v) > 0]
-    if not pts and not lines: return _svg(*size, _text(size[0]/2, size[1]/2, 'nothing was measured', 'middle'), 'an empty chart')
+    lines = [
+        (k, float(v)) for k, v in dict(baselines).items() if v is not None and math.isfinite(float(v)) and float(v) > 0
+    ]
+    if not pts and not lines:
+        return _svg(*size, _text(size[0]/2, size[1]/2, 'nothing was measured', 'middle'), 'an empty chart')
     (w, h), left, top, bottom = size, 52, 26, 44
     right = max(150, 24 + 7.4*max(len(f'{k} 0.00') for k in [name, *(k for k,_ in lines)]))     # the longest label fits
     vs, end = [v for _,v in pts] + [v for _,v in lines], max([t for t,_ in pts] + [1e-9])
     lo, hi = min(vs)/1.12, max(vs)*1.08
     X = lambda t: left + (w-left-right)*t/end
     Y = lambda v: top + (h-top-bottom)*(math.log(hi) - math.log(v))/(math.log(hi) - math.log(lo))
-    out = [_text(8, 15, 'nats per token (log scale)', size=11, opacity=.7), _text((left+w-right)/2, h-8, 'seconds of training', 'middle', 11, opacity=.7)]
+    out = [
+        _text(8, 15, 'nats per token (log scale)', size=11, opacity=0.7),
+        _text((left + w - right) / 2, h - 8, 'seconds of training', 'middle', 11, opacity=0.7),
+    ]
     for v in _ticks(lo, hi, True):
-        out.append(f'<line x1="{left}" x2="{w-right}" y1="{Y(v):.1f}" y2="{Y(v):.1f}" stroke="currentColor" opacity=".12"/>' + _text(left-8, Y(v)+4, f'{v:g}', 'end', 11, opacity=.7))
+        out.append(
+            f'<line x1="{left}" x2="{w-right}" y1="{Y(v):.1f}" y2="{Y(v):.1f}" stroke="currentColor" opacity=".12"/>'
+            + _text(left - 8, Y(v) + 4, f'{v:g}', 'end', 11, opacity=0.7)
+        )
     for t in _ticks(0, end, False): out.append(_text(X(t), h-bottom+18, f'{t:g}', 'middle', 11, opacity=.7))
     marks = [(Y(v), f'{k} {v:.2f}', _LINES[i % 4], 'normal') for i,(k,v) in enumerate(lines)]
     for (k,v),(y,_,c,_) in zip(lines, marks):
-        out.append(f'<line x1="{left}" x2="{w-right}" y1="{y:.1f}" y2="{y:.1f}" stroke="{c}" stroke-width="1.5" stroke-dasharray="5 4"><title>{escape(k)}: {v:.3f} nats per token</title></line>')
+        out.append(
+            f'<line x1="{left}" x2="{w-right}" y1="{y:.1f}" y2="{y:.1f}" stroke="{c}" stroke-width="1.5" stroke-dasharray="5 4"><title>{escape(k)}: {v:.3f} nats per token</title></line>'
+        )
     if pts:
         best = min(pts, key=lambda p: p[1])
-        out.append(f'<polyline fill="none" stroke="{_ACCENT}" stroke-width="2.5" stroke-linejoin="round" points="' + ' '.join(f'{X(t):.1f},{Y(v):.1f}' for t,v in pts) + '"/>')
-        for t,v in pts: out.append(f'<circle cx="{X(t):.1f}" cy="{Y(v):.1f}" r="{5 if (t,v) == best else 2.5}" fill="{_ACCENT}"><title>{v:.3f} nats per token after {t:.0f} s</title></circle>')
+        out.append(
+            f'<polyline fill="none" stroke="{_ACCENT}" stroke-width="2.5" stroke-linejoin="round" points="'
+            + ' '.join(f'{X(t):.1f},{Y(v):.1f}' for t, v in pts)
+            + '"/>'
+        )
+        for t,v in pts:
+            out.append(
+                f'<circle cx="{X(t):.1f}" cy="{Y(v):.1f}" r="{5 if (t,v) == best else 2.5}" fill="{_ACCENT}"><title>{v:.3f} nats per token after {t:.0f} s</title></circle>'
+            )
         marks.append((Y(best[1]), f'{name} {best[1]:.2f}', _ACCENT, 'bold'))
     for y,(_,words,c,weight) in zip(_apart([m[0] for m in marks], 15), marks):
         out.append(_text(w-right+8, y+4, words, fill_opacity=1, font_weight=weight).replace('currentColor', c))
@@ -149,15 +186,23 @@ def interval_chart(
     X = lambda v: left + (width-left-right)*v/top
     out = []
     for v in _ticks(0, top, False):
-        out.append(f'<line x1="{X(v):.1f}" x2="{X(v):.1f}" y1="0" y2="{h-36}" stroke="currentColor" opacity=".12"/>' + _text(X(v), h-20, f'{v:g}', 'middle', 11, opacity=.7))
+        out.append(
+            f'<line x1="{X(v):.1f}" x2="{X(v):.1f}" y1="0" y2="{h-36}" stroke="currentColor" opacity=".12"/>'
+            + _text(X(v), h - 20, f'{v:g}', 'middle', 11, opacity=0.7)
+        )
     out.append(_text((left+width-right)/2, h-4, unit, 'middle', 11, opacity=.7))
     for i,r in enumerate(rows):
         y, here = step*i + 4, r['name'] == mark
         lo, hi = r.get('low', r[value]), r.get('high', r[value])
         out.append(_text(left-8, y+15, r['name'], 'end', font_weight='bold' if here else 'normal'))
-        out.append(f'<rect x="{left}" y="{y}" width="{max(0, X(r[value])-left):.1f}" height="20" rx="3" fill="{_ACCENT if here else _LINES[0]}" opacity="{1 if here else .55}">'
-                   f'<title>{escape(str(r["name"]))}: {r[value]:.3f} ({lo:.3f} … {hi:.3f})</title></rect>')
-        if hi > lo: out.append(f'<path d="M{X(lo):.1f} {y+10}H{X(hi):.1f}M{X(lo):.1f} {y+5}v10M{X(hi):.1f} {y+5}v10" stroke="currentColor" stroke-width="1.5" fill="none"/>')
+        out.append(
+            f'<rect x="{left}" y="{y}" width="{max(0, X(r[value])-left):.1f}" height="20" rx="3" fill="{_ACCENT if here else _LINES[0]}" opacity="{1 if here else .55}">'
+            f'<title>{escape(str(r["name"]))}: {r[value]:.3f} ({lo:.3f} … {hi:.3f})</title></rect>'
+        )
+        if hi > lo:
+            out.append(
+                f'<path d="M{X(lo):.1f} {y+10}H{X(hi):.1f}M{X(lo):.1f} {y+5}v10M{X(hi):.1f} {y+5}v10" stroke="currentColor" stroke-width="1.5" fill="none"/>'
+            )
         out.append(_text(X(hi)+8, y+15, f'{r[value]:.3f}', font_weight='bold' if here else 'normal'))
     return _svg(width, h, ''.join(out), f'{unit} of {", ".join(str(r["name"]) for r in rows)}')
 
@@ -192,7 +237,9 @@ footer{color:var(--soft);font-size:.85rem;padding-top:2rem;padding-bottom:3rem}
 @media print{body{background:#fff}.play{display:none}figure,.card{break-inside:avoid}}
 '''
 # starting one player pauses the others
-_SCRIPT = "document.addEventListener('play',e=>document.querySelectorAll('audio').forEach(a=>a!==e.target&&a.pause()),true)"
+_SCRIPT = (
+    "document.addEventListener('play',e=>document.querySelectorAll('audio').forEach(a=>a!==e.target&&a.pause()),true)"
+)
 # Content Security Policy: no external resources
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -208,7 +255,8 @@ class Report:
         self.title, self.lead, self.interactive, self.blocks, self.counts = title, lead, interactive, [], {}
         self.limit = limit
     def _add(self, kind, html):
-        self.blocks.append(html); self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.blocks.append(html)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
         return self
     def add_text(self, text:str):
         "Add text in Markdown."
@@ -217,7 +265,8 @@ class Report:
     def room(self)->int:
         "Bytes left for pieces."
         return self.limit - len(_STYLE) - sum(len(b.encode()) for b in self.blocks)
-    def __repr__(self): return f'Report({self.title!r}: ' + (', '.join(f'{n} {k}' for k,n in self.counts.items()) or 'empty') + ')'
+    def __repr__(self):
+        return f'Report({self.title!r}: ' + (', '.join(f'{n} {k}' for k,n in self.counts.items()) or 'empty') + ')'
 
 @patch
 def html(self:Report)->str:
@@ -226,10 +275,13 @@ def html(self:Report)->str:
     try: version = ' ' + metadata.version('aurl')
     except metadata.PackageNotFoundError: version = ''
     plotly = f'<script>{_plotly_js()}</script>' if self.interactive and self.counts.get('plotly') else ''
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(self.title)}</title><style>{_STYLE}</style>{plotly}</head>\n<body>'
-            f'<header><h1>{escape(self.title)}</h1>{markdown_to_html(self.lead)}</header>\n<main>\n' + '\n'.join(self.blocks) +
-            f'\n</main>\n<footer>Made with aurl{escape(version)}. This file is self-contained and needs no network.</footer>\n<script>{_SCRIPT}</script></body></html>\n')
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(self.title)}</title><style>{_STYLE}</style>{plotly}</head>\n<body>'
+        f'<header><h1>{escape(self.title)}</h1>{markdown_to_html(self.lead)}</header>\n<main>\n'
+        + '\n'.join(self.blocks)
+        + f'\n</main>\n<footer>Made with aurl{escape(version)}. This file is self-contained and needs no network.</footer>\n<script>{_SCRIPT}</script></body></html>\n'
+    )
 
 @patch
 def write(self:Report,
@@ -245,7 +297,8 @@ def _cell(v):
     if v is None: return '–'
     if isinstance(v, bool): return 'yes' if v else 'no'
     if hasattr(v, 'item') and getattr(v, 'ndim', 1) == 0: v = v.item()
-    if isinstance(v, float): return f'{v:,.3f}' if math.isfinite(v) and abs(v) < 1e4 else (f'{v:,.0f}' if math.isfinite(v) else '–')
+    if isinstance(v, float):
+        return f'{v:,.3f}' if math.isfinite(v) and abs(v) < 1e4 else (f'{v:,.0f}' if math.isfinite(v) else '–')
     return f'{v:,}' if isinstance(v, int) else str(v)
 
 @patch
@@ -260,16 +313,30 @@ def add_table(self:Report,
     columns = columns or {k:str(k).replace('_', ' ') for k in (rows[0] if rows else {})}
     head = ''.join(f'<th scope="col">{escape(str(c))}</th>' for c in columns.values())
     first = next(iter(columns), None)
-    body = ''.join(f'<tr{" class=mark" if mark is not None and r.get(first) == mark else ""}>' + ''.join(f'<td>{escape(_cell(r.get(k)))}</td>' for k in columns) + '</tr>' for r in rows)
+    body = ''.join(
+        f'<tr{" class=mark" if mark is not None and r.get(first) == mark else ""}>'
+        + ''.join(f'<td>{escape(_cell(r.get(k)))}</td>' for k in columns)
+        + '</tr>'
+        for r in rows
+    )
     note = f'<figcaption>{_inline(caption)}</figcaption>' if caption else ''
-    return self._add('tables', f'<figure><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}</figure>')
+    return self._add(
+        'tables', f'<figure><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}</figure>'
+    )
 
 @patch
 def add_facts(self:Report,
     **facts, # name=value; underscores are shown as spaces
 ):
     "Add a row of headline numbers."
-    return self._add('facts', '<div class="facts">' + ''.join(f'<div><b>{escape(_cell(v))}</b><span>{escape(k.replace("_", " "))}</span></div>' for k,v in facts.items()) + '</div>')
+    return self._add(
+        'facts',
+        '<div class="facts">'
+        + ''.join(
+            f'<div><b>{escape(_cell(v))}</b><span>{escape(k.replace("_", " "))}</span></div>' for k, v in facts.items()
+        )
+        + '</div>',
+    )
 
 # %% ../../nbs/920_evaluate.report.ipynb #359cacdb
 def _plotly_js():
@@ -294,7 +361,8 @@ def add_figure(self:Report,
     "Add a figure."
     note = f'<figcaption>{_inline(caption)}</figcaption>' if caption else ''
     if isinstance(fig, str): return self._add('figures', f'<figure>{_scrollable(fig)}{note}</figure>')
-    if hasattr(fig, 'savefig'): return self._add('figures', f'<figure>{_scrollable(_matplotlib_svg(fig))}{note}</figure>')
+    if hasattr(fig, 'savefig'):
+        return self._add('figures', f'<figure>{_scrollable(_matplotlib_svg(fig))}{note}</figure>')
     if not hasattr(fig, 'to_plotly_json'):
         raise AurlError(f'not a figure: {type(fig).__name__}',
                         way_out='pass SVG text, a matplotlib figure or a plotly figure')
@@ -332,7 +400,8 @@ def add_piece(self:Report,
     if roll_svg and fits(roll := _scrollable(roll_svg), 'picture'): parts.append(roll)
     play = ''
     if wav_bytes is not None and fits(sound := _audio(wav_bytes), 'sound'): play += sound
-    if midi_bytes is not None: play += f'<a class="button" download="{escape(name)}.mid" href="{_data(midi_bytes, "audio/midi")}">MIDI ↓</a>'
+    if midi_bytes is not None:
+        play += f'<a class="button" download="{escape(name)}.mid" href="{_data(midi_bytes, "audio/midi")}">MIDI ↓</a>'
     if play: parts.append(f'<div class="play">{play}</div>')
     if left: caption += f' Its {" and ".join(left)} would take this page beyond {self.limit/1e6:g} MB.'
     if caption: parts.append(f'<p class="caption">{_inline(caption)}</p>')

@@ -326,7 +326,9 @@ run_states = ('finished', 'stopped', 'running', 'failed', 'interrupted', 'lost',
 
 def _check_choice(key, word, names):
     if word in names: return
-    raise ConfigError(f'{key} {printable(word)!r} is not known{suggest(word, names)}', way_out=f'use one of {", ".join(names)}')
+    raise ConfigError(
+        f'{key} {printable(word)!r} is not known{suggest(word, names)}', way_out=f'use one of {", ".join(names)}'
+    )
 
 def list_runs(
     root='runs',     # the folder of all runs

@@ -25,7 +25,8 @@ def _git(*args, cwd=None, most=1<<20):
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError: return None
     with p:
-        clock = threading.Timer(20, p.kill); clock.start()
+        clock = threading.Timer(20, p.kill)
+        clock.start()
         try: out = p.stdout.read(most)
         finally: clock.cancel()
         if cut := len(out) == most: p.kill()
@@ -39,7 +40,9 @@ def git_state(
     commit = _git('rev-parse', 'HEAD', cwd=cwd)
     if commit is None: return dict(commit=None, short='nogit', branch=None, dirty=None, changed=[], untracked=[])
     top = (_git('rev-parse', '--show-toplevel', cwd=cwd) or '').strip()
-    status = (_git('status', '--porcelain', '-z', '--no-renames', '--untracked-files=normal', cwd=cwd) or '').split('\0')
+    status = (_git('status', '--porcelain', '-z', '--no-renames', '--untracked-files=normal', cwd=cwd) or '').split(
+        '\0'
+    )
     files = [(s[:2], s[3:]) for s in status if len(s) > 3]
     away = Path(ignore).resolve() if ignore is not None else None
     if away and Path(top).resolve().is_relative_to(away): away = None   # it would ignore the whole repository
@@ -93,7 +96,9 @@ def environment()->dict:
         gpus = ([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
                 if torch.cuda.is_available() else [])
         env |= dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
-    return env | dict(packages=dict(sorted({d.name.lower():d.version for d in metadata.distributions() if d.name}.items())))
+    return env | dict(
+        packages=dict(sorted({d.name.lower(): d.version for d in metadata.distributions() if d.name}.items()))
+    )
 
 # %% ../../nbs/040_experiments.run.ipynb #3112f3fc
 def _new_dir(root, name, short):
@@ -106,7 +111,9 @@ def _new_dir(root, name, short):
                         way_out='give another folder with out=FOLDER') from e
     for i in range(1, 10_000):
         path = root/(stem if i == 1 else f'{stem}-{i}')
-        try: path.mkdir(); return path
+        try:
+            path.mkdir()
+            return path
         except FileExistsError: continue
         except OSError as e:
             raise AurlError(f'no run can be kept there ({e.strerror})', path=root,
@@ -161,7 +168,9 @@ def _set_up(self:Experiment):
     try:
         for d in (self.checkpoints, self.samples, self.figures): d.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise AurlError(f'no run can be kept there ({e.strerror})', path=self.path, way_out='give another folder') from e
+        raise AurlError(
+            f'no run can be kept there ({e.strerror})', path=self.path, way_out='give another folder'
+        ) from e
     # a resumed run continues counting
     self._before = max((m.get('time') or 0 for m in self.metrics()), default=0)
     self._began, self._warned, self._shown, self._lock = time.monotonic(), set(), (None, 0.), threading.Lock()
@@ -184,9 +193,15 @@ def _soft(self:Experiment, what, f):
 @patch
 def _mark(self:Experiment, status, **more):
     "Write `status` to `status.json`."
-    self._soft('status.json', lambda: write_json(
-        self.path/'status.json',
-        self._status() | dict(status=status, pid=os.getpid(), since=_process_start(os.getpid()), where=_host_hash()) | more))
+    self._soft(
+        'status.json',
+        lambda: write_json(
+            self.path / 'status.json',
+            self._status()
+            | dict(status=status, pid=os.getpid(), since=_process_start(os.getpid()), where=_host_hash())
+            | more,
+        ),
+    )
 
 @patch
 def _status(self:Experiment):
@@ -365,8 +380,13 @@ def finish(self:Experiment,
 ):
     "Write `results.json` and `summary.json`."
     if results is not None: self._soft('results.json', lambda: write_json(self.path/'results.json', results))
-    self._soft('summary.json', lambda: write_json(
-        self.path/'summary.json', dict(status=status, lines=list(lines), run=str(self.path), time=round(self.elapsed, 3))))
+    self._soft(
+        'summary.json',
+        lambda: write_json(
+            self.path / 'summary.json',
+            dict(status=status, lines=list(lines), run=str(self.path), time=round(self.elapsed, 3)),
+        ),
+    )
     self._mark(status, ended=_now())
 
 @patch
@@ -394,7 +414,11 @@ def status(self:Experiment)->str:
 def _alive(self:Experiment, s):
     "Whether the process that wrote `s` is still running, as far as this machine can determine."
     if s.get('where') != _host_hash():  # another machine: any write within ten minutes?
-        signs = [f.stat().st_mtime for n in ('status.json', 'progress.json', 'metrics.jsonl') if (f := self.path/n).exists()]
+        signs = [
+            f.stat().st_mtime
+            for n in ('status.json', 'progress.json', 'metrics.jsonl')
+            if (f := self.path / n).exists()
+        ]
         return time.time() - max(signs, default=0) < 600
     try: os.kill(s['pid'], 0)
     except ProcessLookupError: return False
@@ -459,7 +483,9 @@ def decide(self:Experiment,
     "Add `choices` to the configuration of the run, also on disk."
     taken = [k for k in choices if k in self.config]
     if taken:
-        raise AurlError(f'{taken[0]} is decided already', path=self.path, way_out='a run keeps its choices; start a new one')
+        raise AurlError(
+            f'{taken[0]} is decided already', path=self.path, way_out='a run keeps its choices; start a new one'
+        )
     self.config = self.config | _as_dict(choices)
     text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
     with atomic_path(self.path/'config.yaml') as p: p.write_text(text, encoding='utf-8')
@@ -479,7 +505,12 @@ def _tree(self:Experiment):
         if p.name.startswith('.'): continue
         if p.is_dir():
             files = [f for f in p.rglob('*') if f.is_file()]
-            out.append((p.name + '/', f'{len(files)} files, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'))
+            out.append(
+                (
+                    p.name + '/',
+                    f'{len(files)} files, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty',
+                )
+            )
         else: out.append((p.name, _format_size(p.stat().st_size)))
     return out
 
@@ -498,8 +529,15 @@ def __repr__(self:Experiment):
 
 @patch
 def _repr_html_(self:Experiment):
-    tree = ''.join(f'<tr><td style="text-align:left"><code>{escape(n)}</code></td><td style="text-align:right">{s}</td></tr>' for n,s in self._tree())
-    last = ''.join(f'<tr><td style="text-align:left">{escape(k)}</td><td style="text-align:right">{escape(f"{v:.4g}" if isinstance(v, float) else str(v))}</td></tr>'
-                   for k,v in self.latest().items())
-    return (f'<p><b>{escape(self.path.name)}</b> · {self.status}</p><div style="display:flex;gap:2em;align-items:flex-start">'
-            f'<table><tbody>{tree}</tbody></table><table><tbody>{last}</tbody></table></div>')
+    tree = ''.join(
+        f'<tr><td style="text-align:left"><code>{escape(n)}</code></td><td style="text-align:right">{s}</td></tr>'
+        for n, s in self._tree()
+    )
+    last = ''.join(
+        f'<tr><td style="text-align:left">{escape(k)}</td><td style="text-align:right">{escape(f"{v:.4g}" if isinstance(v, float) else str(v))}</td></tr>'
+        for k, v in self.latest().items()
+    )
+    return (
+        f'<p><b>{escape(self.path.name)}</b> · {self.status}</p><div style="display:flex;gap:2em;align-items:flex-start">'
+        f'<table><tbody>{tree}</tbody></table><table><tbody>{last}</tbody></table></div>'
+    )

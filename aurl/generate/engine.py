@@ -67,7 +67,11 @@ def sample_loop(
         left = max_tokens - i
         if mask:
             if near := i >= look: look = i + _free_steps(decoder.state, left, limits)
-            may = allowed_mask(decoder.state, left, near) if limits is None else track.mask(decoder.state, left, near, i+1 >= min_tokens)
+            may = (
+                allowed_mask(decoder.state, left, near)
+                if limits is None
+                else track.mask(decoder.state, left, near, i + 1 >= min_tokens)
+            )
             scores = xp.where(may, scores, -np.inf)
         if i+1 < min_tokens: scores = _without_end(scores)
         ids = choose(scores, rows, i)
@@ -97,7 +101,11 @@ def as_prompt(
     "Return the ids that a new piece begins with."
     if prompt is None: return np.array([vocab.START], np.uint16)
     if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
-    ids = encode(prompt) if hasattr(prompt, 'tracks') else np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
+    ids = (
+        encode(prompt)
+        if hasattr(prompt, 'tracks')
+        else np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
+    )
     decode(ids[:0] if ids.ndim != 1 else ids)
     if len(ids) and ids[-1] == vocab.END: ids = ids[:-1]
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')

@@ -51,8 +51,15 @@ def options(self:WriteConfig,
     seed:int=0, # of the random deviations
 )->dict:
     "Return the keyword arguments for `write_midi`."
-    return dict(ticks_per_quarter=self.resolution, quantise=self.quantize or None, merge_rests=self.merge_rests or None, legato=self.legato or None,
-                swing=self.swing if self.swing > .5 else None, humanise=self.humanize or None, seed=seed)
+    return dict(
+        ticks_per_quarter=self.resolution,
+        quantise=self.quantize or None,
+        merge_rests=self.merge_rests or None,
+        legato=self.legato or None,
+        swing=self.swing if self.swing > 0.5 else None,
+        humanise=self.humanize or None,
+        seed=seed,
+    )
 
 # %% ../../nbs/820_generate.files.ipynb #e6052c45
 def key_signature(
@@ -93,8 +100,16 @@ class PromptSource:
 def signatures(self:PromptSource)->tuple:
     "Meters (second, numerator, denominator) and keys (second, sharps, minor) of the part that was used."
     clock, s = Clock(self.score), self.score
-    metres = [(float(clock.seconds(t.time)), t.numerator, t.denominator) for t in sorted(s.time_signatures, key=lambda t: t.time) if _is_meter(t.numerator, t.denominator)]
-    keys = [(float(clock.seconds(k.time)), k.key, k.tonality) for k in sorted(s.key_signatures, key=lambda k: k.time) if abs(k.key) <= 7 and k.tonality in (0, 1)]
+    metres = [
+        (float(clock.seconds(t.time)), t.numerator, t.denominator)
+        for t in sorted(s.time_signatures, key=lambda t: t.time)
+        if _is_meter(t.numerator, t.denominator)
+    ]
+    keys = [
+        (float(clock.seconds(k.time)), k.key, k.tonality)
+        for k in sorted(s.key_signatures, key=lambda k: k.time)
+        if abs(k.key) <= 7 and k.tonality in (0, 1)
+    ]
     return [m for m in metres if m[0] < self.seconds], [k for k in keys if k[0] < self.seconds]
 
 def _tempo_changes(score):
@@ -203,13 +218,19 @@ def _tell_key(self:FileOptions, score):
     "Add the key signature; return the key, its source and the confidence."
     if self.key == 'none': return {}
     if self.key != 'auto':
-        rows, told = [(0., *key_signature(_parse_key(self.key)))], dict(key=key_names[_parse_key(self.key)], key_from='given')
-    elif (asked := self._condition('key', _parse_key)) is not None: rows, told = [(0., *key_signature(asked))], dict(key=key_names[asked], key_from='condition')
-    elif self.opening and (rows := self.opening.signatures()[1]): told = dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
+        rows, told = [(0.0, *key_signature(_parse_key(self.key)))], dict(
+            key=key_names[_parse_key(self.key)], key_from='given'
+        )
+    elif (asked := self._condition('key', _parse_key)) is not None:
+        rows, told = [(0., *key_signature(asked))], dict(key=key_names[asked], key_from='condition')
+    elif self.opening and (rows := self.opening.signatures()[1]):
+        told = dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
     else:
         guess = estimate_key(score)
         if guess.key < 0 or guess.sure < min_key_confidence: return {}
-        rows, told = [(0., *key_signature(guess.key))], dict(key=guess.name, key_from=f'estimate, confidence {guess.sure:.2f}')
+        rows, told = [(0.0, *key_signature(guess.key))], dict(
+            key=guess.name, key_from=f'estimate, confidence {guess.sure:.2f}'
+        )
     for t,sharps,minor in rows: score.key_signatures.append(KeySignature(t, sharps, minor, 'Second'))
     return told
 

@@ -27,7 +27,8 @@ def as_piece(
     "Return the ids of a whole piece."
     if isinstance(music, (str, Path)): music = read_midi(music)
     ids = encode(music) if hasattr(music, 'tracks') else np.append(as_prompt(music), vocab.END).astype(np.uint16)
-    if seconds is not None and decode(ids).end() > seconds: ids = encode(decode(np.append(first_seconds(ids, seconds), vocab.END).astype(np.uint16)))
+    if seconds is not None and decode(ids).end() > seconds:
+        ids = encode(decode(np.append(first_seconds(ids, seconds), vocab.END).astype(np.uint16)))
     if not (ids >= vocab.NOTE_ON).any() or not decode(ids).note_num():
         raise ModelError('the piece has no notes', way_out='give music with notes')
     return ids
@@ -76,4 +77,6 @@ def attribute_direction(
 )->AttributeVector:
     "Fit the direction along which an attribute grows while the duration is constant."
     v = attribute_vector(z[:,:-1], value)
-    return v._replace(move=torch.cat([v.move, v.move.new_zeros(1)]), weights=torch.cat([v.weights, v.weights.new_zeros(1)]))
+    return v._replace(
+        move=torch.cat([v.move, v.move.new_zeros(1)]), weights=torch.cat([v.weights, v.weights.new_zeros(1)])
+    )

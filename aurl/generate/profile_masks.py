@@ -71,7 +71,11 @@ class ProfileConfig(Config):
 
     @model_validator(mode='after')
     def _used(self):
-        if not self.on and (more := [k for k in self.model_fields_set if k != 'on' and getattr(self, k) != type(self).model_fields[k].default]):
+        if not self.on and (
+            more := [
+                k for k in self.model_fields_set if k != 'on' and getattr(self, k) != type(self).model_fields[k].default
+            ]
+        ):
             raise ValueError(f'profile is off, so {more[0]}={getattr(self, more[0])} has no effect; '
                              'remove one of the two')
         return self
@@ -102,7 +106,11 @@ class GenerationLimits:
         self.pedal = longest(c.pedal_seconds, max(p.pedals.values(), default=0))
         self.voices = c.voices or int(p.voices[-1])
         self.pitches = _pitches(p, c)
-        self.pedals = set(self.pitches) if c.pedal_seconds else {f for f in p.pedals if f in self.pitches} if self.pedal else set()
+        self.pedals = (
+            set(self.pitches)
+            if c.pedal_seconds
+            else {f for f in p.pedals if f in self.pitches} if self.pedal else set()
+        )
         self.tempo = _tempo_bins(c.tempo or p.tempo)
         low, high = c.seconds or (p.seconds[2], p.seconds[6])
         self.time = _steps(low), math.ceil(high*vocab.steps_per_second - 1e-6)
@@ -133,10 +141,12 @@ def _take_in(self:GenerationLimits, ids):
     state, whole = grammar.advance(grammar.start(1), torch.from_numpy(ids)[None]), (vocab.pitch_lo, vocab.pitch_hi)
     notes_on = np.flatnonzero(vocab.kind[ids] == Kind.NOTE_ON)
     if len(notes_on):
-        only_onsets = not (vocab.kind[ids[notes_on[0]:]] == Kind.TIME_SHIFT).any()     # a first chord that still sounds: one step long
+        # a first chord that still sounds: one step long
+        only_onsets = not (vocab.kind[ids[notes_on[0]:]] == Kind.TIME_SHIFT).any()
         self._widen(measure_profile([np.append(ids, vocab.time_shift(1)) if only_onsets else ids]))
     self._widen_others(ids, state)
-    for f in {family_names[i] for i in vocab.index[ids[vocab.kind[ids] == Kind.INSTRUMENT]]}: self.pitches.setdefault(f, whole)
+    for f in {family_names[i] for i in vocab.index[ids[vocab.kind[ids] == Kind.INSTRUMENT]]}:
+        self.pitches.setdefault(f, whole)
     if int(vocab.kind[ids[-1]]) in (Kind.INSTRUMENT, Kind.VELOCITY):        # the note announced by it must be possible
         self.pitches[family_names[int(state.family)]] = whole
         self.voices = max(self.voices, int((state.onset.reshape(1, -1, n_keys)[:,:,:pedal_column] >= 0).sum()) + 1)
@@ -153,7 +163,9 @@ def _longer(self:GenerationLimits, limit, steps):
 @patch
 def _widen(self:GenerationLimits, p):
     "Widen the limits to contain the notes of a prompt with the profile `p`."
-    self.note, self.rest = self._longer(self.note, _steps(p.note_seconds[-1])), self._longer(self.rest, _steps(p.rest_seconds[-1]))
+    self.note, self.rest = self._longer(self.note, _steps(p.note_seconds[-1])), self._longer(
+        self.rest, _steps(p.rest_seconds[-1])
+    )
     self.voices = max(self.voices, int(p.voices[-1]))
     for f,(lo,hi) in p.pitches.items():
         was = self.pitches.get(f, (lo, hi))
@@ -168,7 +180,8 @@ def _widen_others(self:GenerationLimits, ids, state):
         self.pedals.add(family_names[f])
         self.pitches.setdefault(family_names[f], (vocab.pitch_lo, vocab.pitch_hi))
     if on.any(): self.pedal = max(1, self._longer(self.pedal, int((spans.end - spans.time)[on].max())))
-    if not (state.onset >= 0).any(): self.rest = self._longer(self.rest, int(state.time) - max(0, int(state.released.max())))
+    if not (state.onset >= 0).any():
+        self.rest = self._longer(self.rest, int(state.time) - max(0, int(state.released.max())))
     told = vocab.index[ids[vocab.kind[ids] == Kind.TEMPO]].tolist()
     if told: self.tempo = range(min([*self.tempo, *told]), max([*self.tempo, *told]) + 1)
 
@@ -196,7 +209,10 @@ def _table(self:GenerationLimits):
 def on(self:GenerationLimits, x):
     "Return the tables as arrays or tensors on the device of `x`."
     here = 'numpy' if isinstance(x, np.ndarray) else x.device
-    if here not in self._on: self._on[here] = SimpleNamespace(**{k:v if here == 'numpy' else torch.from_numpy(v).to(here) for k,v in self.tables.items()})
+    if here not in self._on:
+        self._on[here] = SimpleNamespace(
+            **{k: v if here == 'numpy' else torch.from_numpy(v).to(here) for k, v in self.tables.items()}
+        )
     return self._on[here]
 
 @patch
@@ -220,7 +236,8 @@ def _oldest(onset):
 
 def _n_down(down):
     "Number of columns that are True, (batch,)."
-    if array_module(down) is np: return np.add.reduce(np.bitwise_count(np.ascontiguousarray(down).view(np.uint64)), 1, dtype=np.int64)
+    if array_module(down) is np:
+        return np.add.reduce(np.bitwise_count(np.ascontiguousarray(down).view(np.uint64)), 1, dtype=np.int64)
     return down.sum(1)
 
 class _StepState:
@@ -234,7 +251,10 @@ class _StepState:
             self.idle = self.count == 0
             return
         onset, xp = s.onset.reshape(b, vocab.n_families, n_keys), array_module(s.onset)
-        self.oldest, self.pedal = (_oldest(xp.reshape(x, (b, -1)) if xp is torch else np.ascontiguousarray(x).reshape(b, -1)) for x in (onset[:,:,:pedal_column], onset[:,:,pedal_column]))
+        self.oldest, self.pedal = (
+            _oldest(xp.reshape(x, (b, -1)) if xp is torch else np.ascontiguousarray(x).reshape(b, -1))
+            for x in (onset[:, :, :pedal_column], onset[:, :, pedal_column])
+        )
         self.count = self.table[:,:,:pedal_column].sum(2).sum(1)
         self.idle = (self.count == 0) & (self.pedal == int(_NONE_DOWN))
 
@@ -298,7 +318,10 @@ def _ending(self:GenerationLimits, t, s, m, may, ends):
     "Where a piece is being ended, allow no new notes; in a silence that END cannot follow, allow one more."
     xp = array_module(s.time)
     sings = m.idle & ~(t.ends[s.last] & (s.notes > 0))
-    return xp.where((ends & ~sings)[:,None], may & ~t.begins, xp.where((ends & sings)[:,None], may & ~t.moves, may)), ends & ~sings
+    return (
+        xp.where((ends & ~sings)[:, None], may & ~t.begins, xp.where((ends & sings)[:, None], may & ~t.moves, may)),
+        ends & ~sings,
+    )
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #2e6d2a32
 @patch
@@ -360,14 +383,35 @@ _UNCHANGED, _SHIFTS, _STRIKES, _LIFTS, _SWITCHES, _PRESSES, _RELEASES = range(7)
 
 def _effects():
     "Return the effect of each id on a row, and its value."
-    does = {Kind.TIME_SHIFT:_SHIFTS, Kind.NOTE_ON:_STRIKES, Kind.NOTE_OFF:_LIFTS, Kind.INSTRUMENT:_SWITCHES, Kind.SUSTAIN_ON:_PRESSES, Kind.SUSTAIN_OFF:_RELEASES}
+    does = {
+        Kind.TIME_SHIFT: _SHIFTS,
+        Kind.NOTE_ON: _STRIKES,
+        Kind.NOTE_OFF: _LIFTS,
+        Kind.INSTRUMENT: _SWITCHES,
+        Kind.SUSTAIN_ON: _PRESSES,
+        Kind.SUSTAIN_OFF: _RELEASES,
+    }
     return [(does.get(Kind(k), _UNCHANGED), int(i) + (k == Kind.TIME_SHIFT)) for k,i in zip(vocab.kind, vocab.index)]
 
 _EFFECTS = _effects()
 
 class _RowState:
     "Open notes and pedals of one piece, with their onsets."
-    __slots__ = 'time', 'notes', 'family', 'since', 'open', 'pedals', 'per', 'key', 'room', 'asked', 'due', 'full', 'tight'
+    __slots__ = (
+        'time',
+        'notes',
+        'family',
+        'since',
+        'open',
+        'pedals',
+        'per',
+        'key',
+        'room',
+        'asked',
+        'due',
+        'full',
+        'tight',
+    )
     def __init__(self, s, i):
         self.time, self.notes, self.family = int(s.time[i]), int(s.notes[i]), int(s.family[i])
         self.since, onset = max(0, int(s.released[i].max())), s.onset[i]
@@ -443,7 +487,8 @@ class LimitTracker:
             self.keys[i], self.rooms[i] = r.key, r.room
             if does <= _SHIFTS or does == _SWITCHES or not self.limits.several: continue
             was = r.tight
-            r.tight = r.full or len(r.open) >= self.limits.narrowest                  # otherwise every family may begin a note
+            # otherwise every family may begin a note
+            r.tight = r.full or len(r.open) >= self.limits.narrowest
             if r.tight or was: self.spread[i] = r.reach(self.limits)
 
     def pick(self, rows):
@@ -532,7 +577,10 @@ def generation_limits(
 )->GenerationLimits:           # None: no limits
     "Return the limits of a generation."
     config, other = _resolve_profile(profile)
-    known, asked = other or getattr(model, 'profile', None), profile is not None and config != ProfileConfig() or other is not None
+    known, asked = (
+        other or getattr(model, 'profile', None),
+        profile is not None and config != ProfileConfig() or other is not None,
+    )
     if not config.on: return None
     if not mask:
         if asked:
@@ -557,7 +605,8 @@ def describe_limits(
     mask:bool=True, # apply the mask of the grammar
 )->str:
     "Return a line that describes the limits."
-    if (limits := generation_limits(model, profile, mask=mask)) is not None: return f'within the profile of its corpus. {limits}'
+    if (limits := generation_limits(model, profile, mask=mask)) is not None:
+        return f'within the profile of its corpus. {limits}'
     if not mask: return 'mask=false: neither the grammar nor the profile limits the model'
     if not _resolve_profile(profile)[0].on: return 'profile=off: the grammar alone limits the model'
     if model.config.codec != 'event': return f'the codec {model.config.codec} has no profile: generated without limits'

@@ -101,13 +101,33 @@ def generate_ids(
     how = make_config(Sampling, overrides=sampling)
     start = as_prompt(prompt, mask)
     room = max_tokens - (prompt is None)                                 # START counts as one of them
-    make_config(_GenerateOptions, overrides=dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, window=window, batch=batch))
+    make_config(
+        _GenerateOptions,
+        overrides=dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens, seed=seed, window=window, batch=batch),
+    )
     z, limits = _latents(model, z, n, seed), generation_limits(model, profile, start, mask)
     condition = model.condition_vectors(conditions or {})
     was = model.training
     try:
         model.eval()
-        return [ids for i in range(0, n, batch) for ids in _generate_batch(model, start, range(i, min(n, i+batch)), room, seed, mask, window, how, min_tokens - (prompt is None), z, limits, condition)]
+        return [
+            ids
+            for i in range(0, n, batch)
+            for ids in _generate_batch(
+                model,
+                start,
+                range(i, min(n, i + batch)),
+                room,
+                seed,
+                mask,
+                window,
+                how,
+                min_tokens - (prompt is None),
+                z,
+                limits,
+                condition,
+            )
+        ]
     finally: model.train(was)
 
 # %% ../../nbs/810_generate.sampling.ipynb #c8a8d63d
@@ -119,7 +139,11 @@ def _latents(model, z, n, seed):
     if z is None: return model.sample_prior(n, seed)
     z = torch.as_tensor(z, dtype=torch.float32, device=model.device)
     z = z.expand(n, -1) if z.ndim == 2 and len(z) == 1 else z
-    if z.shape != (n, model.latent.size): raise ModelError(f'latents of shape {tuple(z.shape)} for {n} pieces', way_out=f'give (1, {model.latent.size}) or ({n}, {model.latent.size})')
+    if z.shape != (n, model.latent.size):
+        raise ModelError(
+            f'latents of shape {tuple(z.shape)} for {n} pieces',
+            way_out=f'give (1, {model.latent.size}) or ({n}, {model.latent.size})',
+        )
     return z
 
 def _generate_batch(model, start, pieces, room, seed, mask, window, how, least, z, limits=None, condition=None):
@@ -141,8 +165,14 @@ def _generate_batch(model, start, pieces, room, seed, mask, window, how, least, 
                           way_out='raise max_tokens')
     rows, fall = here(np.arange(len(pieces)) % alike), here(drawn)
     decoder.pick(rows)
-    choose = lambda scores, rows, i: scores.argmax(-1) if how.temperature == 0 else inverse_cdf_sample(filtered_probs(scores, how), fall[rows,i])
-    with decoder.threads(): return [np.concatenate([start, ids]) for ids in sample_loop(decoder, scores[rows], choose, room, mask, min_tokens=least, limits=limits)]
+    choose = lambda scores, rows, i: (
+        scores.argmax(-1) if how.temperature == 0 else inverse_cdf_sample(filtered_probs(scores, how), fall[rows, i])
+    )
+    with decoder.threads():
+        return [
+            np.concatenate([start, ids])
+            for ids in sample_loop(decoder, scores[rows], choose, room, mask, min_tokens=least, limits=limits)
+        ]
 
 # %% ../../nbs/810_generate.sampling.ipynb #dab67e04
 def generate(

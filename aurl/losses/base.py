@@ -51,7 +51,9 @@ def token_nll(
     targets:Tensor, # (batch, time) int64
 )->Tensor:          # (batch, time): 0 where the target is PAD
     "Negative log-likelihood at each position, in nats."
-    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, reduction='none').view(targets.shape)
+    return F.cross_entropy(
+        logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, reduction='none'
+    ).view(targets.shape)
 
 # %% ../../nbs/700_losses.base.ipynb #d6e096d3
 def invalid_mass(
@@ -84,7 +86,8 @@ class LossInputs:
     taken:list=field(default_factory=list, repr=False) # number of values in each mean taken since the list was emptied
 
     @cached_property
-    def scores(self): return self.logits.float() if self.logits.dtype in (torch.float16, torch.bfloat16) else self.logits
+    def scores(self):
+        return self.logits.float() if self.logits.dtype in (torch.float16, torch.bfloat16) else self.logits
     @cached_property
     def log_probs(self): return self.scores.log_softmax(-1)   # (batch, time, 774)
     @cached_property
@@ -112,7 +115,11 @@ def mean(self:LossInputs,
     w = self.counts if where is None else where*self.counts
     n = w.sum()
     self.taken.append(n)
-    return torch.where(w != 0, x*w, 0.).sum()/n.clamp(min=1e-9) if w.is_floating_point() else torch.where(w, x, 0.).sum()/n.clamp(min=1)
+    return (
+        torch.where(w != 0, x * w, 0.0).sum() / n.clamp(min=1e-9)
+        if w.is_floating_point()
+        else torch.where(w, x, 0.0).sum() / n.clamp(min=1)
+    )
 
 @patch
 def over(self:LossInputs,
@@ -298,9 +305,31 @@ def grammar_violation_loss(h:LossInputs):
 # %% ../../nbs/700_losses.base.ipynb #b6d87e0a
 # occurs two and a half times, then stops
 _motif = ('NOTE_ON 60', 'TIME_SHIFT 16', 'NOTE_OFF 60', 'NOTE_ON 64', 'TIME_SHIFT 16', 'NOTE_OFF 64')
-_repeated_note = ('NOTE_ON 67', 'TIME_SHIFT 3', 'NOTE_OFF 67')                                                          # four times
-_example_phrase = ('START', 'TEMPO 96', 'VELOCITY 80', 'NOTE_ON 60', 'NOTE_ON 64', 'TIME_SHIFT 20', 'NOTE_OFF 60', 'VELOCITY 40', 'NOTE_ON 67', 'TIME_SHIFT 90', 'NOTE_OFF 64', 'NOTE_OFF 67',
-           *_motif, *_motif, *_motif[:3], *_repeated_note*4, 'TEMPO 120', 'NOTE_ON 65', 'TIME_SHIFT 40', 'NOTE_OFF 65', 'END')
+# four times
+_repeated_note = ('NOTE_ON 67', 'TIME_SHIFT 3', 'NOTE_OFF 67')
+_example_phrase = (
+    'START',
+    'TEMPO 96',
+    'VELOCITY 80',
+    'NOTE_ON 60',
+    'NOTE_ON 64',
+    'TIME_SHIFT 20',
+    'NOTE_OFF 60',
+    'VELOCITY 40',
+    'NOTE_ON 67',
+    'TIME_SHIFT 90',
+    'NOTE_OFF 64',
+    'NOTE_OFF 67',
+    *_motif,
+    *_motif,
+    *_motif[:3],
+    *_repeated_note * 4,
+    'TEMPO 120',
+    'NOTE_ON 65',
+    'TIME_SHIFT 40',
+    'NOTE_OFF 65',
+    'END',
+)
 
 def example_inputs(
     seed:int=0, # of the logits
@@ -308,19 +337,31 @@ def example_inputs(
 )->LossInputs:
     "A few bars with random logits in float64 and a random latent, for testing losses."
     ids = torch.tensor([[vocab.id(w) for w in _example_phrase]])
-    higher = torch.where((grammar.on(ids).kind[ids] == Kind.NOTE_ON) | (grammar.on(ids).kind[ids] == Kind.NOTE_OFF), ids + 3, ids)
+    higher = torch.where(
+        (grammar.on(ids).kind[ids] == Kind.NOTE_ON) | (grammar.on(ids).kind[ids] == Kind.NOTE_OFF), ids + 3, ids
+    )
     ids = torch.cat([ids, higher, ids])
     g = torch.Generator().manual_seed(seed)
     new = lambda *size: torch.randn(*size, generator=g, dtype=torch.float64)
     z, half = new(len(ids), latent), latent//2
-    clouds = {n:SimpleNamespace(mean=m[:,None], logvar=new(*m.shape)[:,None]) for n,m in (('global', z[:,:half]), ('local', z[:,half:]))}
+    clouds = {
+        n: SimpleNamespace(mean=m[:, None], logvar=new(*m.shape)[:, None])
+        for n, m in (('global', z[:, :half]), ('local', z[:, half:]))
+    }
     price = SimpleNamespace(paid=z.pow(2).sum(1).mean()/2, nats={'global':z.pow(2).sum(1).mean()/2})
-    return LossInputs(new(len(ids), ids.shape[1]-1, len(vocab)), ids[:,:-1], ids[:,1:], output=SimpleNamespace(z=z, clouds=clouds, price=price))
+    return LossInputs(
+        new(len(ids), ids.shape[1] - 1, len(vocab)),
+        ids[:, :-1],
+        ids[:, 1:],
+        output=SimpleNamespace(z=z, clouds=clouds, price=price),
+    )
 
 # %% ../../nbs/700_losses.base.ipynb #ef16cdd5
 def _inputs(h):
     "The tensors with respect to which a loss may be differentiated."
-    return [h.logits, *([h.output.z] if getattr(h.output, 'z', None) is not None else [])] + [v for v in h.more.values() if isinstance(v, Tensor) and v.is_floating_point()]
+    return [h.logits, *([h.output.z] if getattr(h.output, 'z', None) is not None else [])] + [
+        v for v in h.more.values() if isinstance(v, Tensor) and v.is_floating_point()
+    ]
 
 def _with(h, logits, *rest):
     "Copy of `h` with other tensors."
@@ -328,7 +369,10 @@ def _with(h, logits, *rest):
     if getattr(out, 'z', None) is not None:
         z = rest.pop(0)
         sizes = [c.mean[0].numel() for c in out.clouds.values()]
-        clouds = {n:SimpleNamespace(mean=part.view(c.mean.shape), logvar=c.logvar.to(part)) for (n,c),part in zip(out.clouds.items(), z.split(sizes, 1))}
+        clouds = {
+            n: SimpleNamespace(mean=part.view(c.mean.shape), logvar=c.logvar.to(part))
+            for (n, c), part in zip(out.clouds.items(), z.split(sizes, 1))
+        }
         paid = z.pow(2).sum(1).mean()/2
         out = SimpleNamespace(z=z, clouds=clouds, price=SimpleNamespace(paid=paid, nats={'global':paid}))
     more = {k:(rest.pop(0) if isinstance(v, Tensor) and v.is_floating_point() else v) for k,v in h.more.items()}
@@ -357,14 +401,20 @@ def check_loss(
         rest = [v.detach().to(torch.float32) for v in x[1:]]
         y = loss(_with(h, t, *rest))
         assert torch.isfinite(y), f'{name} is {y.item()} for {case}'
-        if slopes[0] is not None and y.requires_grad: assert torch.isfinite(torch.autograd.grad(y, t)[0]).all(), f'the gradient of {name} is not finite for {case}'
+        if slopes[0] is not None and y.requires_grad:
+            assert torch.isfinite(
+                torch.autograd.grad(y, t)[0]
+            ).all(), f'the gradient of {name} is not finite for {case}'
     _check_padding(name, loss, h, of(*x).item())
 
 # %% ../../nbs/700_losses.base.ipynb #b3cf6c9c
 def _directional_slopes(of, x, slopes, seed, step=1e-6):
     "Directional derivative of `of` at `x` along a random direction: by differences, and by its gradient `slopes`."
     g = torch.Generator().manual_seed(seed)
-    way = [torch.zeros_like(t) if s is None else torch.randn(t.shape, generator=g, dtype=t.dtype) for t,s in zip(x, slopes)]
+    way = [
+        torch.zeros_like(t) if s is None else torch.randn(t.shape, generator=g, dtype=t.dtype)
+        for t, s in zip(x, slopes)
+    ]
     up, down = (of(*[t.detach() + k*step*w for t,w in zip(x, way)]).item() for k in (1, -1))
     return (up - down)/(2*step), sum((s*w).sum().item() for s,w in zip(slopes, way) if s is not None)
 
@@ -383,7 +433,13 @@ def _check_padding(name, loss, h, y):
     b, t = h.targets.shape
     pad = torch.full((b, 3), vocab.PAD)
     g = torch.Generator().manual_seed(1)
-    longer = LossInputs(torch.cat([h.logits.detach(), torch.randn(b, 3, len(vocab), generator=g, dtype=h.logits.dtype)*5], 1), torch.cat([h.ids, pad], 1),
-                   torch.cat([h.targets, pad], 1), h.state, h.output, h.more)
+    longer = LossInputs(
+        torch.cat([h.logits.detach(), torch.randn(b, 3, len(vocab), generator=g, dtype=h.logits.dtype) * 5], 1),
+        torch.cat([h.ids, pad], 1),
+        torch.cat([h.targets, pad], 1),
+        h.state,
+        h.output,
+        h.more,
+    )
     assert abs(loss(longer).item() - y) < 1e-9*max(1, abs(y)), (
         f'{name} changes with padding: {loss(longer).item()} instead of {y}')

@@ -45,7 +45,8 @@ def _energy_loss(h, kind, distance, fold=None):
 pitch_class_matrix = torch.eye(12)[(np.arange(vocab.n_pitches) + vocab.pitch_lo) % 12]
 _durations = distance_matrix(np.log2(np.arange(1, vocab.max_shift + 1)))
 _semitones = distance_matrix(np.arange(vocab.n_pitches))
-_fifths = distance_matrix(np.arange(12)*7 % 12, circle=12)                                                 # C and G are 1 apart, C and F sharp 6
+# C and G are 1 apart, C and F sharp 6
+_fifths = distance_matrix(np.arange(12)*7 % 12, circle=12)
 _velocities = distance_matrix(vocab.bin_velocity(np.arange(vocab.n_velocities)))
 _tempos = distance_matrix(np.log2(vocab.bin_tempo(np.arange(vocab.n_tempos))))
 

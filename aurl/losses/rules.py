@@ -74,7 +74,8 @@ def repetition_loss(h:LossInputs, lengths=(4, 8, 16)):
         again = ngram_continuation(h.ids, n)
         where = h.counts & (again >= 0) & (again != h.targets)
         s, c = h.scores[where], again[where][:,None]
-        miss = s.logsumexp(-1) - s.scatter(1, c, -torch.inf).logsumexp(-1)                      # −log(1−p), exact also where p is 1
+        # −log(1−p), exact also where p is 1
+        miss = s.logsumexp(-1) - s.scatter(1, c, -torch.inf).logsumexp(-1)
         means.append(h.over(miss))
     return means
 
@@ -117,8 +118,12 @@ def _step_function(bounds, costs, values):
     for b,c in reversed(list(zip(bounds, costs))): out[torch.as_tensor(values) <= b] = c
     return out
 
-_low_velocity_cost = _step_function((20, 40, 63), (3., 1., .2), vocab.bin_velocity(np.arange(vocab.n_velocities)))                             # by velocity
-_short_time_cost = _step_function((10, 50, 100), (2., .5, .1), 1000*np.arange(1, vocab.max_shift + 1)/vocab.steps_per_second)                 # by milliseconds
+# by velocity
+_low_velocity_cost = _step_function((20, 40, 63), (3., 1., .2), vocab.bin_velocity(np.arange(vocab.n_velocities)))
+# by milliseconds
+_short_time_cost = _step_function(
+    (10, 50, 100), (2.0, 0.5, 0.1), 1000 * np.arange(1, vocab.max_shift + 1) / vocab.steps_per_second
+)
 
 def _excess_loss(h, kind, cost):
     where = h.came(kind)

@@ -25,8 +25,10 @@ def note_time_counts(
     "Number of onsets and number of time steps (1/64 s) in a window."
     steps = torch.arange(1, vocab.max_shift + 1, device=h.ids.device)
     passed = torch.where(h.came(Kind.TIME_SHIFT), h.targets - vocab.TIME_SHIFT + 1, 0)
-    return ((h.chance(Kind.NOTE_ON)*h.counts).sum(1), ((h.probs[...,kind_slice(Kind.TIME_SHIFT)]*steps).sum(-1)*h.counts).sum(1)), \
-           (h.came(Kind.NOTE_ON).sum(1).to(h.probs), passed.sum(1).to(h.probs))
+    return (
+        (h.chance(Kind.NOTE_ON) * h.counts).sum(1),
+        ((h.probs[..., kind_slice(Kind.TIME_SHIFT)] * steps).sum(-1) * h.counts).sum(1),
+    ), (h.came(Kind.NOTE_ON).sum(1).to(h.probs), passed.sum(1).to(h.probs))
 
 def pitch_counts(
     h:LossInputs,   # a batch
@@ -37,7 +39,9 @@ def pitch_counts(
     # (batch, time, parts), over positions that count
     part = F.one_hot((rank.clamp(min=0)*parts//n).clamp(max=parts-1), parts).to(h.probs)
     keys = h.probs[...,kind_slice(Kind.NOTE_ON)]*h.counts[...,None]
-    came = F.one_hot(torch.where(h.came(Kind.NOTE_ON), h.targets - vocab.NOTE_ON, vocab.n_pitches), vocab.n_pitches + 1)[...,:-1].to(keys)
+    came = F.one_hot(
+        torch.where(h.came(Kind.NOTE_ON), h.targets - vocab.NOTE_ON, vocab.n_pitches), vocab.n_pitches + 1
+    )[..., :-1].to(keys)
     return torch.einsum('btk,btp->bpk', keys, part), torch.einsum('btk,btp->bpk', came, part)
 
 # %% ../../nbs/710_losses.texture.ipynb #9067f004

@@ -42,12 +42,14 @@ def _worker_main():
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     while (path := frame()) is not None:
-        out.write(_frame(_encode_reply(os.fsdecode(path), limits))); out.flush()
+        out.write(_frame(_encode_reply(os.fsdecode(path), limits)))
+        out.flush()
 
 def _decode_reply(path, b):
     "Decode a worker's reply `b` for `path`: a score or a `MidiError`."
     if b[:1] == b'S':
-        s = _TICK_SCORE.__new__(_TICK_SCORE); s.__setstate__(b[1:])
+        s = _TICK_SCORE.__new__(_TICK_SCORE)
+        s.__setstate__(b[1:])
         return s
     what, way = b[1:].decode('utf-8', 'replace').split('\0')
     return MidiError(what, path, way)
@@ -67,17 +69,21 @@ class _ReaderProcess:
         except OSError: pass                                            # it is dead, which `take` detects
     def give(self, i, path):
         if not self.desk: self.since = time.monotonic()
-        self.desk.append((i, path)); self._write(_frame(os.fsencode(path)))
+        self.desk.append((i, path))
+        self._write(_frame(os.fsencode(path)))
     def take(self):
         "Yield (index, path, reply) of finished files; the reply is None for the file that ended the process."
         b = os.read(self.proc.stdout.fileno(), 1 << 20)
         self.buf += b
         while len(self.buf) >= 4 and len(self.buf) >= 4 + (n := struct.unpack('>I', self.buf[:4])[0]):
             yield *self.desk.popleft(), bytes(self.buf[4:4+n])
-            del self.buf[:4+n]; self.since = time.monotonic()
+            del self.buf[:4+n]
+            self.since = time.monotonic()
         if not b and self.desk: yield *self.desk.popleft(), None
     def end(self):
-        self.proc.kill(); self.proc.stdin.close(); self.proc.stdout.close()
+        self.proc.kill()
+        self.proc.stdin.close()
+        self.proc.stdout.close()
         return self.proc.wait()
 
 # %% ../../nbs/170_midi.batch.ipynb #a4363613
@@ -102,21 +108,28 @@ class _ReaderPool:
             seconds, ahead, deque(), {}, selectors.DefaultSelector(), [])
         for _ in range(max(workers, 1)): self._hire()
     def _hire(self):
-        w = self.make(); self.workers.append(w); self.sel.register(w.proc.stdout, selectors.EVENT_READ, w)
+        w = self.make()
+        self.workers.append(w)
+        self.sel.register(w.proc.stdout, selectors.EVENT_READ, w)
     def _dismiss(self, w, blame):
         "End worker `w`, report the first file in its queue, requeue the others, and start a new worker."
         if w.desk and blame:
             i, path = w.desk.popleft()
             self.done[i] = path, MidiError(blame, path, 'leave it out, or read it separately with read_midi')
-        self.again.extend(w.desk); self.sel.unregister(w.proc.stdout); self.workers.remove(w)
-        w.end(); self._hire()
+        self.again.extend(w.desk)
+        self.sel.unregister(w.proc.stdout)
+        self.workers.remove(w)
+        w.end()
+        self._hire()
     def close(self):
         for w in self.workers: w.end()
         self.sel.close()
 
 # %% ../../nbs/170_midi.batch.ipynb #959087d9
 def _death_message(code):
-    return f'ended the process that read it ({signal.Signals(-code).name if code and code < 0 else f"exit code {code}"})'
+    return (
+        f'ended the process that read it ({signal.Signals(-code).name if code and code < 0 else f"exit code {code}"})'
+    )
 
 def _run_pool(self, todo):
     "Distribute `todo` to the workers until it is empty; yield results in order."
@@ -126,14 +139,20 @@ def _run_pool(self, todo):
             while len(w.desk) < 4 and (self.again or more and sum(
                     len(x.desk) for x in self.workers) + len(self.done) < self.ahead*len(self.workers)):
                 item = self.again.popleft() if self.again else next(todo, None)
-                if item is None: more = False; break
+                if item is None:
+                    more = False
+                    break
                 w.give(item[0], str(item[1]))
-        while nxt in self.done: yield self.done.pop(nxt); nxt += 1
+        while nxt in self.done:
+            yield self.done.pop(nxt)
+            nxt += 1
         if not more and not self.again and not any(w.desk for w in self.workers): return
         for key,_ in self.sel.select(timeout=.2):
             w = key.data
             for i,path,answer in w.take():
-                if answer is not None: self.done[i] = path, _decode_reply(path, answer); continue
+                if answer is not None:
+                    self.done[i] = path, _decode_reply(path, answer)
+                    continue
                 w.desk.appendleft((i, path))
             if w.proc.poll() is not None or not w.buf and w.proc.poll() is not None:
                 self._dismiss(w, _death_message(w.proc.poll()))
@@ -154,11 +173,17 @@ class _TrackReader:
         while True:
             e = self.ahead
             if e is None:
-                if self.i >= self.end: self.now = None; return
+                if self.i >= self.end:
+                    self.now = None
+                    return
                 e = parse_event(self.b, self.i, self.end, self.run)
-                if e is None: self.i += 1; continue
+                if e is None:
+                    self.i += 1
+                    continue
                 self.now += e[2]
-            if self.now >= tick: self.ahead = e; return
+            if self.now >= tick:
+                self.ahead = e
+                return
             self.ahead, (self.i, self.run) = None, e[:2]
             yield self.now, *e[3:6]
 

@@ -65,14 +65,18 @@ def unwrap(
         raise MidiError('not a MIDI file' + (f'; it looks like {look}' if look else ''), path,
                         'convert it to MIDI, or leave it out')
     if at:
-        found.append(Finding('wrapped', f'{at} bytes before the header' + (' (RIFF)' if data[:4] == b'RIFF' else ''), at))
+        found.append(
+            Finding('wrapped', f'{at} bytes before the header' + (' (RIFF)' if data[:4] == b'RIFF' else ''), at)
+        )
     return data[at:], found
 
 # %% ../../nbs/100_midi.bytes.ipynb #960c4d0a
 def _chunk_starts(b):
     "Return the offsets of chunks of events, and the number of damaged names among them."
     exact, p = [], b.find(b'MTrk')
-    while p >= 0: exact.append(p); p = b.find(b'MTrk', p + 4)
+    while p >= 0:
+        exact.append(p)
+        p = b.find(b'MTrk', p + 4)
     heads, p = set(exact), b.find(b'\xff\x2f\x00')
     while p >= 0:
         q = p + 3
@@ -96,12 +100,17 @@ def find_chunks(
     out, past, lies = [], 0, 0
     for j,h in enumerate(heads):
         if h < past: continue
-        start, size, nxt = min(h+8, len(b)), int.from_bytes(b[h+4:h+8], 'big'), heads[j+1] if j+1 < len(heads) else len(b)
+        start, size, nxt = (
+            min(h + 8, len(b)),
+            int.from_bytes(b[h + 4 : h + 8], 'big'),
+            heads[j + 1] if j + 1 < len(heads) else len(b),
+        )
         end = start + size
         if not (end <= len(b) and _is_chunk_end(b, end)):
             lies += end != nxt
             end = nxt
-        out.append((start, end)); past = end
+        out.append((start, end))
+        past = end
     found = [Finding('chunk name', f'{near} damaged chunk names', near)] if near else []
     if lies: found.append(Finding('chunk length', f'{lies} chunks with a wrong length', lies))
     return out, found
@@ -129,17 +138,27 @@ def parse_header(
     first = len(b) if first is None else first
     body = b[8:first] if not b.startswith(b'MTrk') else b''
     if len(body) < 6 or len(body) > 64:
-        body, found = (body[-6:] if len(body) > 64 else body.rjust(6, b'\0')), [Finding('header', 'the header is damaged')]
+        body, found = (body[-6:] if len(body) > 64 else body.rjust(6, b'\0')), [
+            Finding('header', 'the header is damaged')
+        ]
     else:
-        found = [] if int.from_bytes(b[4:8], 'big') == len(body) else [Finding('header', 'the header gives a wrong length')]
+        found = (
+            [] if int.from_bytes(b[4:8], 'big') == len(body) else [Finding('header', 'the header gives a wrong length')]
+        )
     if found and len(body) != 6: body = b'\0\1\0\1' + body[-2:]  # bytes added or lost: the last two are the resolution
     fmt, n, tpq = struct.unpack('>HHh', body[:6])
-    if fmt > 2: found.append(Finding('header', f'format {fmt} does not exist')); fmt = 1
+    if fmt > 2:
+        found.append(Finding('header', f'format {fmt} does not exist'))
+        fmt = 1
     if tpq > 0: return Header(fmt, tpq), found
     if film := _smpte_resolution(tpq):
         *quarter, fps, per = film
-        return Header(fmt, *quarter), found + [Finding(
-            'film time', f'time is counted in film frames ({fps} per second, {per} ticks each); it is converted to seconds')]
+        return Header(fmt, *quarter), found + [
+            Finding(
+                'film time',
+                f'time is counted in film frames ({fps} per second, {per} ticks each); it is converted to seconds',
+            )
+        ]
     return Header(fmt), found + [Finding('resolution', f'a resolution of {tpq} ticks; 480 are assumed', lost=True)]
 
 # %% ../../nbs/100_midi.bytes.ipynb #5dd2b2da
@@ -151,7 +170,8 @@ def _read_vlq(b, i, end):
     "Return the variable-length quantity at `i` and the offset after it; -1 if there is none."
     n = 0
     for k in range(i, i+4 if i+4 < end else end):
-        v = b[k]; n = n << 7 | v & 127
+        v = b[k]
+        n = n << 7 | v & 127
         if v < 128: return n, k+1
     return -1, i
 
@@ -167,7 +187,11 @@ def parse_event(b, i, end, run):
     else: j += 1
     if s < 0xf0:
         k = j + _N_DATA_BYTES[s]
-        return (k, s, n, s, b[j], b[k-1] if k-j == 2 else 0, written) if k <= end and b[j] < 128 and b[k-1] < 128 else None
+        return (
+            (k, s, n, s, b[j], b[k - 1] if k - j == 2 else 0, written)
+            if k <= end and b[j] < 128 and b[k - 1] < 128
+            else None
+        )
     return _parse_system_event(b, j, end, run, n, s)
 
 # %% ../../nbs/100_midi.bytes.ipynb #59e51214
@@ -189,6 +213,10 @@ def skim_events(b, i, end, only=None):
     out, run, lost = [], 0, 0
     while i < end:
         e = parse_event(b, i, end, run)
-        if e is None or only and 0x80 <= e[3] < 0xa0 and e[3] not in only: i += 1; lost += 1
-        else: out.append(e); i, run = e[0], e[1]
+        if e is None or only and 0x80 <= e[3] < 0xa0 and e[3] not in only:
+            i += 1
+            lost += 1
+        else:
+            out.append(e)
+            i, run = e[0], e[1]
     return out, lost

@@ -43,8 +43,11 @@ def _pedal_spans(track):
     t, down, cc = c['time'], c['value'] > 63, c['number'] == 64
     if not cc.all(): t, down = t[cc], down[cc]
     if not len(t): return t, t
-    if (t[1:] < t[:-1]).any(): o = np.argsort(t, kind='stable'); t, down = t[o], down[o]
-    turn = down.copy(); np.not_equal(down[1:], down[:-1], out=turn[1:])
+    if (t[1:] < t[:-1]).any():
+        o = np.argsort(t, kind='stable')
+        t, down = t[o], down[o]
+    turn = down.copy()
+    np.not_equal(down[1:], down[:-1], out=turn[1:])
     at = t[turn]                                                        # down, up, down, up …
     if len(at) % 2: at = np.append(at, np.maximum(t[-1], track.end()).astype(at.dtype))
     on, off = at[::2], at[1::2]
@@ -54,7 +57,8 @@ def _rebuild_pedals(score):
     "Rebuild the pedals of `score` from its controllers, in place."
     for t in score.tracks:
         if len(t.pedals) or len(t.controls):
-            on, off = _pedal_spans(t); t.pedals = Pedal.from_numpy(on, off - on, 'tick')
+            on, off = _pedal_spans(t)
+            t.pedals = Pedal.from_numpy(on, off - on, 'tick')
 
 # %% ../../nbs/130_midi.limits.ipynb #98582c99
 def _is_meter(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
@@ -68,12 +72,15 @@ def _repair_score_events(score, limits):
             ('invalid key signatures', score.key_signatures, lambda k: abs(k.key) <= 7 and k.tonality in (0, 1))]:
         if len(events) and (bad := sum(u <= 0 for u in us) if 'tempos' in what else sum(not ok(e) for e in events)):
             found.append(Finding('mended', f'{bad} {what} removed', bad))
-            events.filter(ok, inplace=True); us = score.tempos.numpy()['mspq'].tolist()
+            events.filter(ok, inplace=True)
+            us = score.tempos.numpy()['mspq'].tolist()
     lo, hi = int(60e6/limits.max_bpm), int(60e6/limits.min_bpm)
     if us and (min(us) < lo or max(us) > hi):
         out = sum(u < lo or u > hi for u in us)
         for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
-        found.append(Finding('mended', f'{out} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', out))
+        found.append(
+            Finding('mended', f'{out} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', out)
+        )
     return found
 
 # %% ../../nbs/130_midi.limits.ipynb #3d5150a4
@@ -83,7 +90,8 @@ def _shorten_notes(score, longest):
     "Shorten notes of more than `longest` ticks; return findings."
     n = 0
     for t in score.tracks:
-        a = t.notes.numpy(); long = a['duration'] > longest
+        a = t.notes.numpy()
+        long = a['duration'] > longest
         if long.any():
             n += int(long.sum())
             t.notes = Note.from_numpy(a['time'], np.minimum(a['duration'], longest).astype(np.int32),
@@ -98,7 +106,8 @@ def _shorten_silences(score, gap):
     if not notes: return []
     on, off = (np.concatenate(v).astype(np.int64)
                for v in zip(*((a['time'], a['time'].astype(np.int64) + a['duration']) for a in notes)))
-    o = np.argsort(on, kind='stable'); on, ends = on[o], np.maximum.accumulate(off[o])
+    o = np.argsort(on, kind='stable')
+    on, ends = on[o], np.maximum.accumulate(off[o])
     quiet = on - np.append(0, ends[:-1])
     at, less = on[quiet > gap], np.cumsum(quiet[quiet > gap] - gap)
     if not len(at): return []
@@ -112,7 +121,9 @@ def _shorten_silences(score, gap):
 
 # %% ../../nbs/130_midi.limits.ipynb #b1d28dd4
 def _raise_too_many(what, n, most, name, path):
-    raise MidiError(f'{n:,} {what}, more than {name}={most:,}', path, f'read it with MidiLimits({name}=…) if this is intended')
+    raise MidiError(
+        f'{n:,} {what}, more than {name}={most:,}', path, f'read it with MidiLimits({name}=…) if this is intended'
+    )
 
 def enforce_limits(
     score:Score,          # in ticks; modified in place
@@ -136,12 +147,16 @@ _DEFAULT = MidiLimits()
 
 # %% ../../nbs/130_midi.limits.ipynb #63b6a2e8
 def _last_note_end(score):
-    return max((int((a['time'].astype(np.int64) + a['duration']).max()) for a in _note_arrays(score) if len(a['time'])), default=0)
+    return max(
+        (int((a['time'].astype(np.int64) + a['duration']).max()) for a in _note_arrays(score) if len(a['time'])),
+        default=0,
+    )
 
 def _length_seconds(score, end):
     "Return the length of `score` in seconds, up to tick `end`."
     at, us = (score.tempos.numpy()[k].astype(np.float64) for k in ('time', 'mspq'))
-    o = np.argsort(at, kind='stable'); at, us = np.append(0, at[o]), np.append(500_000, us[o])
+    o = np.argsort(at, kind='stable')
+    at, us = np.append(0, at[o]), np.append(500_000, us[o])
     return float((np.diff(np.minimum(np.append(at, end), end))*us).sum()/score.ticks_per_quarter/1e6)
 
 def _enforce_duration(score, limits, tpq, path):

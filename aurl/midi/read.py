@@ -65,9 +65,11 @@ _RELEASE_TICK = 1 << 21
 
 def _with_final_note_offs(data):
     "Return a consistent file with note-offs of all keys `_RELEASE_TICK` ticks after the end of each track."
-    at = 8 + int.from_bytes(data[4:8], 'big'); out = [data[:at]]
+    at = 8 + int.from_bytes(data[4:8], 'big')
+    out = [data[:at]]
     while at < len(data):
-        end = at + 8 + int.from_bytes(data[at+4:at+8], 'big'); body = data[at+8:end]
+        end = at + 8 + int.from_bytes(data[at+4:at+8], 'big')
+        body = data[at+8:end]
         if data[at:at+4] == b'MTrk' and (up := b''.join([up for s,up in _NOTE_OFFS.items() if s in body])):
             up = b'\xf0\1\xf7\x81\x80\x80\0\xf0\1\xf7' + up + b'\0\xff\x2f\0'
             out += (b'MTrk', (len(body) - 3 + len(up)).to_bytes(4, 'big'), body[:-3], up)
@@ -103,7 +105,8 @@ def _phase_change(time, g, some=32):
 
 def _only_this_part_shifted(parts, k, a, b, g):
     "Whether the onsets of track `k` in phase `b` coincide with those of other tracks only after a shift to phase `a`."
-    x = np.unique(parts[k]); there = x % g == b
+    x = np.unique(parts[k])
+    there = x % g == b
     if there[there.cumsum() > 2].mean() < .65: return False              # not lasting
     ref, x = np.sort(np.concatenate([time for j,time in parts.items() if j != k])), x[there]
     meet = lambda x: np.count_nonzero(ref.take(np.searchsorted(ref, x), mode='clip') == x)
@@ -112,7 +115,8 @@ def _only_this_part_shifted(parts, k, a, b, g):
 
 def _looks_damaged(score, data, notes):
     "Whether `score`, parsed from the consistent file `data`, has a symptom of damage; `notes` are its note arrays."
-    tpq = score.ticks_per_quarter; far, g = 512*tpq, tpq//4
+    tpq = score.ticks_per_quarter
+    far, g = 512*tpq, tpq//4
     if score.end() > far and any(
             len(a['time']) and (a['duration'].max() > far or np.diff(a['time'], prepend=0).max() > far) for a in notes):
         s = repair_midi(data, doubt=False)
@@ -125,7 +129,8 @@ def _looks_damaged(score, data, notes):
             and bool(detect_offsets([_track_events(t) for t in score.tracks], tpq)))
 
 def _track_events(track):
-    a = track.notes.numpy(); o = np.argsort(a['time'], kind='stable')
+    a = track.notes.numpy()
+    o = np.argsort(a['time'], kind='stable')
     return TrackEvents(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
 
 # %% ../../nbs/140_midi.read.ipynb #8367e215
@@ -135,12 +140,16 @@ def _misplaced_banks(data):
     for a,z in find_chunks(data)[0]:
         now, program, told, waiting = 0, {}, {}, {}
         for _,_,n,s,x,v,_ in skim_events(data, a, z)[0]:
-            now += n; c = s & 15
+            now += n
+            c = s & 15
             if 0xb0 <= s < 0xc0 and x in (0, 32): told.setdefault(c, []).append((now, x, v))
             elif 0xc0 <= s < 0xd0:
                 if told.get(c) and program.get(c, x) != x: waiting[c] = [(*t, c, program[c], x) for t in told[c]]
-                program[c] = x; told.pop(c, None)
-            elif 0x90 <= s < 0xa0 and v: out += [(*w, (now, x)) for w in waiting.pop(c, ())]; told.pop(c, None)
+                program[c] = x
+                told.pop(c, None)
+            elif 0x90 <= s < 0xa0 and v:
+                out += [(*w, (now, x)) for w in waiting.pop(c, ())]
+                told.pop(c, None)
     return out
 
 def _repair_bank_selects(score, data):
@@ -157,7 +166,8 @@ def _repair_bank_selects(score, data):
                       and any((e.time, e.pitch) == note for e in t.notes)), None)
         if here is None or there is None: continue
         here.controls.filter(lambda e: not same(e), inplace=True)
-        there.controls.append(ControlChange(at, number, value)); there.controls.sort(inplace=True)
+        there.controls.append(ControlChange(at, number, value))
+        there.controls.sort(inplace=True)
 
 # %% ../../nbs/140_midi.read.ipynb #5412958b
 _MAX_STRAY_BYTES = 16                                               # more bytes above 127 than this are systematic
@@ -288,7 +298,9 @@ def _problem_findings(score, fmt):
              ('off keyboard', off, 'notes outside the 88 keys of a piano'),
              ('no tempo', some and not len(score.tempos), 'no tempo: 120 beats per minute are assumed'),
              ('no metre', some and not len(score.time_signatures), 'no time signature')]
-    return [Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind,count,say in asked if count]
+    return [
+        Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind, count, say in asked if count
+    ]
 
 # %% ../../nbs/140_midi.read.ipynb #7d5ac192
 def inspect_midi(

@@ -36,7 +36,8 @@ def grid_phases(
     hit = math.log(strict*g/(1-strict))
     v, back, top = np.zeros(g), np.empty((n, g), bool), np.empty(n, int)
     for i in range(n):
-        k = int(v.argmax()); top[i] = k
+        k = int(v.argmax())
+        top[i] = k
         jump = v[k] - loose[i]
         back[i] = v < jump
         np.maximum(v, jump, out=v)
@@ -60,7 +61,8 @@ def _drop_excursions(runs, home):
     while runs:
         p, a, _ = runs[0]
         back = max(i for i,r in enumerate(runs) if r[0] == p)
-        out.append((p, a, runs[back][2])); runs = runs[back+1:]
+        out.append((p, a, runs[back][2]))
+        runs = runs[back+1:]
     return out
 
 # %% ../../nbs/110_midi.realign.ipynb #8f32db6a
@@ -84,7 +86,9 @@ class TrackEvents:
 @dataclass
 class OffsetCandidate:
     "A place where a track may have been shifted."
-    part:int; lo:int; hi:int  # the track, and the range of events that contains the shift
+    part:int
+    lo:int
+    hi:int  # the track, and the range of events that contains the shift
     phase:int=None            # phase after the shift; None: unchanged
     damaged:bool=False        # whether bytes are damaged there
 
@@ -152,12 +156,18 @@ def _byte_evidence(l, b, c, cost):
     d, top = l.wait[ev], len(cost) - 1
     new = d[:,None] + c
     usual = np.where(new <= top, cost[np.clip(new, 0, top)], 30.) - cost[np.clip(d, 0, top)][:,None]
-    one = ((_base128_digits(new) != _base128_digits(d)[:,None]).sum(-1) <= 1) & (_vlq_length(new) == _vlq_length(d)[:,None])
+    one = ((_base128_digits(new) != _base128_digits(d)[:, None]).sum(-1) <= 1) & (
+        _vlq_length(new) == _vlq_length(d)[:, None]
+    )
     odds = 1.5*usual + np.where(one, 0, 9 if b.damaged else 30) + 1e6*(new < 0)
     j, i = np.where(c == 0, 0, odds.argmin(0)), np.arange(len(c))
-    return np.where(c == 0, 0, -usual[j, i]), (c != 0)*(one[j, i] - 1.), (c != 0)*-np.log2(1 + np.abs(c)/240), -1.*(new[j, i] < 0), ev[j]
-
-
+    return (
+        np.where(c == 0, 0, -usual[j, i]),
+        (c != 0) * (one[j, i] - 1.0),
+        (c != 0) * -np.log2(1 + np.abs(c) / 240),
+        -1.0 * (new[j, i] < 0),
+        ev[j],
+    )
 
 # %% ../../nbs/110_midi.realign.ipynb #7ccb5316
 def _hit_rate(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
@@ -165,7 +175,8 @@ def _hit_rate(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(h
 def _other_parts_evidence(x, keys, c, ref, refkeys, tpq):
     "Score each shift in `c` by onsets `x` coinciding with other tracks, and by pitch classes of their beats."
     u = np.unique(ref)
-    beat = np.zeros((u[-1]//tpq + 4, 12), bool); beat[ref//tpq, refkeys % 12] = True
+    beat = np.zeros((u[-1]//tpq + 4, 12), bool)
+    beat[ref//tpq, refkeys % 12] = True
     y = x[None] + c[:,None]
     inside = (y >= u[0] - 4*tpq) & (y <= u[-1] + 4*tpq)
     same = (u[np.searchsorted(u, y).clip(0, len(u)-1)] == y) & inside
@@ -181,7 +192,8 @@ def _bar_evidence(x, c, known, home, g, tpq):
 def _repetition_evidence(x, keys, c, known, knownkeys, tpq):
     "Score each shift in `c` by the share of notes at `x` that repeat `known` notes of the track, whole bars apart."
     if not len(known): return np.zeros(len(c))
-    o = np.argsort(knownkeys, kind='stable'); known, knownkeys = known[o], knownkeys[o]
+    o = np.argsort(knownkeys, kind='stable')
+    known, knownkeys = known[o], knownkeys[o]
     lo, hi = np.searchsorted(knownkeys, keys), np.searchsorted(knownkeys, keys, 'right')
     lag = np.concatenate([x[i] - known[lo[i]:hi[i]] for i in range(len(x))])
     bars, bar = np.arange(-100, 101), 4*tpq
@@ -213,7 +225,9 @@ def realign_tracks(
         if s and b.phase is None and b.lo in lines[b.part].kept: s = 0
         if s and not b.damaged and (any(_shifted_together(b, c, lines, gone, g, tpq) for c in breaks)
                                     or not _supported_by_others(b.part, a, z, s, fixed, sure, g)): s = 0
-        fixed[b.part][a:] += s; gone[b.part] += s; sure[b.part][a:z] = True
+        fixed[b.part][a:] += s
+        gone[b.part] += s
+        sure[b.part][a:z] = True
         if s: out.append((b.part, int(event), int(s)))
     return out
 
@@ -221,7 +235,10 @@ def _shifted_together(b, c, lines, gone, g, tpq):
     "Whether candidate `c` in another track, as corrected so far, changes to the phase of `b` at about the same time."
     if c.part == b.part or None in (b.phase, c.phase): return False
     d = (c.phase + gone[c.part] - b.phase - gone[b.part] + 1) % g
-    return d <= 2 and abs(int(lines[b.part].time[b.hi]) + gone[b.part] - int(lines[c.part].time[c.hi]) - gone[c.part]) <= 8*tpq
+    return (
+        d <= 2
+        and abs(int(lines[b.part].time[b.hi]) + gone[b.part] - int(lines[c.part].time[c.hi]) - gone[c.part]) <= 8 * tpq
+    )
 
 # %% ../../nbs/110_midi.realign.ipynb #decc0647
 def _supported_by_others(k, a, z, shift, fixed, sure, g):
@@ -274,8 +291,6 @@ def _shift_evidence(b, l, c, x, keys, fixed, sure, lines, home, g, tpq, cost):
     told = np.stack([usual, one, small, room, -1.*(c != 0)*(b.phase is None), same, sounds, bar, again, grid])
     return np.maximum(told - told.max(1, keepdims=True), -200), event
 
-
-
 # %% ../../nbs/110_midi.realign.ipynb #4fcdbeae
 def _on_phase_rate(on, p, g): return float(np.mean(np.unique(on) % g == p)) if len(on) else 0.
 
@@ -285,7 +300,8 @@ def _is_certain(on, g, k, a, z, shift, tpq):
     if min(len(np.unique(before)), len(np.unique(after))) < 12 or not others: return False
     if any(shift % d == 0 for d in (tpq//16, tpq//24)): return False       # a division of the beat may be intended
     ref = np.unique(np.concatenate(others))
-    p = int(np.bincount(before % g).argmax()); q = (p - shift) % g
+    p = int(np.bincount(before % g).argmax())
+    q = (p - shift) % g
     there = ref[(ref > after[0]) & (ref <= after[-1])]
     now, then = (np.isin(np.unique(after) + x, ref).sum() for x in (0, shift))
     share = then/len(np.unique(after))
@@ -303,7 +319,9 @@ def detect_offsets(
     out = realign_tracks(lines, tpq)
     at = [int(np.searchsorted(lines[k].idx, e)) for k,e,_ in out]
     for (k,e,s),a in zip(out, at):
-        if not _is_certain(on, g, k, a, min([b for (j,*_),b in zip(out, at) if j == k and b > a], default=len(on[k])), s, tpq):
+        if not _is_certain(
+            on, g, k, a, min([b for (j, *_), b in zip(out, at) if j == k and b > a], default=len(on[k])), s, tpq
+        ):
             return []
         on[k][a:] += s
     return out

@@ -15,7 +15,17 @@ from statistics import median
 import numpy as np
 
 from ..core import MidiError, rng
-from .bytes import _N_DATA_BYTES, _read_vlq, _parse_system_event, Finding, find_chunks, parse_event, parse_header, skim_events, unwrap
+from aurl.midi.bytes import (
+    _N_DATA_BYTES,
+    _read_vlq,
+    _parse_system_event,
+    Finding,
+    find_chunks,
+    parse_event,
+    parse_header,
+    skim_events,
+    unwrap,
+)
 from .realign import TrackEvents, realign_tracks, detect_offsets
 
 # %% ../../nbs/120_midi.repair.ipynb #a8a205b2
@@ -27,7 +37,9 @@ def _paired_events(evs, block=24):
         for _,_,_,s,a,v,_ in some:
             if s >= 0xa0: continue
             k = s & 15, a
-            if s >= 0x90 and v: odd += k in down; down.add(k)
+            if s >= 0x90 and v:
+                odd += k in down
+                down.add(k)
             elif k in down: down.remove(k)
             else: odd += 1
         if odd <= 4: out += some
@@ -59,7 +71,9 @@ def _event_counts(evs):
         if s < 0xa0:
             c['loud'][v if s >= 0x90 else 128 + v] += 1
             if s >= 0x90 and v: c['key'][a] += 1
-        elif 0xb0 <= s < 0xc0: c['ctl'][a] += 1; c['val'][v] += 1
+        elif 0xb0 <= s < 0xc0:
+            c['ctl'][a] += 1
+            c['val'][v] += 1
         elif s == 0xff: c['meta'][a] += 1
     return c
 
@@ -109,7 +123,13 @@ def _content_cost(self, e, end):
     if s < 0xf0: return c + (4.9 if s < 0xe0 else 8)
     if s != 0xff: return c + (3 + 5.2*(v[1] - v[0]) if v else 6.)
     m = v[1] - v[0]
-    return c + self.meta[a] + .5 + (4. if a == 0x51 else 3.*m if a in (1, 3, 5) or m < 8 else 5.2*m) + (14 if a == 0x2f and nx < end else 0)
+    return (
+        c
+        + self.meta[a]
+        + 0.5
+        + (4.0 if a == 0x51 else 3.0 * m if a in (1, 3, 5) or m < 8 else 5.2 * m)
+        + (14 if a == 0x2F and nx < end else 0)
+    )
 
 _KEY_BITS = [1 << k for k in range(2048)]
 
@@ -125,7 +145,11 @@ def _event_costs(self, e, end):
 
 def _pressed(down, key): return (5, down | key << _SECOND_PRESS_SHIFT) if down & key else (0, down | key)
 def _released(down, key):
-    return (1.2, down & ~(key << _SECOND_PRESS_SHIFT if down >> _SECOND_PRESS_SHIFT & key else key)) if down & key else (9, down)
+    return (
+        (1.2, down & ~(key << _SECOND_PRESS_SHIFT if down >> _SECOND_PRESS_SHIFT & key else key))
+        if down & key
+        else (9, down)
+    )
 
 def _cost(self, e, down, end):
     "Return the cost of event `e` while the keys in the bit set `down` sound, and the bit set after it."
@@ -144,7 +168,8 @@ def _nats_per_byte(self, evs, some=400):
         for e in evs[i:i+16]:
             if e[3] >= 0xf0: continue
             c, down = self.cost(e, down, 1 << 30)
-            total += c; size += 2 + e[6] + (e[2] > 127)*1
+            total += c
+            size += 2 + e[6] + (e[2] > 127)*1
         if size: out.append(total/size)
     return median(out) if out else 4.
 
@@ -160,7 +185,9 @@ def _anomaly(self, e, down, end):
         key = 1 << ((s & 15) << 7 | a)
         if not w and self.strange[s]: return 'strange'
         if s < 0x90 or not v: return None if down & key else 'up'
-        return 'down' if down & key else f'key {a}' if self.key[a] > 7.5 else f'status {s}' if w and self.rare[s] else None
+        return (
+            'down' if down & key else f'key {a}' if self.key[a] > 7.5 else f'status {s}' if w and self.rare[s] else None
+        )
     if s == 0xff:
         return 'end' if a == 0x2f and nx < end else f'meta {a}' if self.meta[a] > 6 or v[1] - v[0] > 64 else None
     if s >= 0xf0: return f'status {s}' if self.status[s] > 6 else None
@@ -208,8 +235,15 @@ def _readings(b, i, end, run, usual):
                     out.append(((i+e[0]-gone, *e[1:]), _MISSING if gone else _WRONG, 'gone' if gone else 'wrong'))
     out += _text_readings(b, i, end, run)
     if now:            # another pitch or velocity cannot be inferred; only that a note-on was a note-off
-        out = [way if way[0][:4] != now[:4] or now[3] >= 0xa0 else (way[0], way[1] + 16, way[2]) for way in out
-               if way[0][:4] != now[:4] or now[3] >= 0xa0 or 0x90 <= now[3] and now[5] > way[0][5] == 0 and way[0][4] == now[4]]
+        out = [
+            way if way[0][:4] != now[:4] or now[3] >= 0xA0 else (way[0], way[1] + 16, way[2])
+            for way in out
+            if way[0][:4] != now[:4]
+            or now[3] >= 0xA0
+            or 0x90 <= now[3]
+            and now[5] > way[0][5] == 0
+            and way[0][4] == now[4]
+        ]
     once = {}
     for way in sorted(out, key=lambda way: way[1]): once.setdefault(way[0][:6], way)
     return list(once.values())
@@ -222,7 +256,9 @@ def _prune_beam(states):
     "Keep the cheapest states with different running status or keys."
     seen, keep = set(), []
     for s in sorted(states, key=lambda s: s[0]):
-        if (s[1], s[2]) not in seen: seen.add((s[1], s[2])); keep.append(s)
+        if (s[1], s[2]) not in seen:
+            seen.add((s[1], s[2]))
+            keep.append(s)
         if len(keep) == _BEAM_WIDTH: break
     return keep
 
@@ -248,7 +284,9 @@ def _beam_search(b, start, run, down, zone, stop, end, usual, work, known, accid
     "Cheapest reading from `start` past `stop` with errors up to `zone`: (steps, next, errors, excess cost), or None."
     front, heap, best, lead, rate = {start: [(0., run, down, None, 0)]}, [start], None, math.inf, usual.rate
     def add(j, state):
-        if j not in front: front[j] = []; heapq.heappush(heap, j)
+        if j not in front:
+            front[j] = []
+            heapq.heappush(heap, j)
         front[j].append(state)
     while heap:
         i = heapq.heappop(heap)
@@ -291,7 +329,9 @@ def _search(b, start, run, down, zone, stop, end, usual, work, known):
 
 def _path_steps(path):
     out = []
-    while path: path, *step = path; out.append(step)
+    while path:
+        path, *step = path
+        out.append(step)
     return out[::-1]
 
 # %% ../../nbs/120_midi.repair.ipynb #8d682c23
@@ -309,7 +349,8 @@ def _clamp_event(b, i, end, run, down):
     n, j = _read_vlq(b, i, end)
     if n < 0 or j >= end: return None
     s, written = (b[j], 1) if b[j] >= 0x80 else (run, 0)
-    j += written; k = j + _N_DATA_BYTES[s] if 0x80 <= s < 0xf0 else end + 1
+    j += written
+    k = j + _N_DATA_BYTES[s] if 0x80 <= s < 0xf0 else end + 1
     if k >= end or parse_event(b, k, end, s) is None: return None
     x, y = min(b[j], 127), min(b[k-1], 127) if k - j == 2 else 0
     # a note-on of a key that is down becomes a note-off
@@ -327,14 +368,18 @@ def _parse_damaged_part(b, start, end, usual, work):
         _ParsedPart([]), start, 0, 0, [], Counter(), start, usual.doubt['gone'] > 4, {})
     while i < end:
         e = parse_event(b, i, end, run)
-        if e is None and end - i < 5: p.lost += end - i; break          # truncated in the middle of an event
+        if e is None and end - i < 5:
+            p.lost += end - i
+            break  # truncated in the middle of an event
         why = i >= clear and usual.odd(e, down, end) if e else 'none'
         if work[0] > 0 and why and quiet[why] < _ANOMALY_LIMITS.get(why, 2):
             back = ([t for t in trail[-_LOOKBACK:] if t[0] >= clear or e is None and t[0] >= clear - 1]
                     or [(i, run, down, len(p.events))])
             at, run0, down0, k = back[0]
             got = _search(b, at, run0, down0, i + 6, min(i + _LOOKAHEAD, end), end, usual, work, known)
-            if not (got and got[2]) and e is not None: quiet[why] += 1; got = None     # no error
+            if not (got and got[2]) and e is not None:
+                quiet[why] += 1
+                got = None  # no error
             if got:
                 steps, nx, *_ = got
                 quiet[why] = 0
@@ -348,16 +393,20 @@ def _parse_damaged_part(b, start, end, usual, work):
                 for q,e,kind in steps:
                     trail.append((q, run, down, len(p.events)))
                     if kind:
-                        p.sus.append(len(p.events)); p.said[kind] += 1
+                        p.sus.append(len(p.events))
+                        p.said[kind] += 1
                         if kind == 'wrong' and whole and _same_time_and_length(b, q, end, e):
                             p.kept.append(len(p.events))
                     if e is None: continue
-                    p.events.append(e); run = e[1]; down = usual.cost(e, down, end)[1]
+                    p.events.append(e)
+                    run = e[1]
+                    down = usual.cost(e, down, end)[1]
                 i = nx
                 continue
         if e is None and whole and (e := _clamp_event(b, i, end, run, down)): p.said['wrong'] += 1
         if e is None:
-            i += 1; p.lost += 1
+            i += 1
+            p.lost += 1
             if p.sus[-1:] != [len(p.events)]: p.sus.append(len(p.events))
             continue
         trail.append((i, run, down, len(p.events)))
@@ -385,14 +434,23 @@ def _pair_notes(times, events, usual_length):
             k = (e[3] & 15) << 7 | e[4]
             if (held := down.get(k)) is None: held = down[k] = []
             if e[3] >= 0x90 and e[5]:
-                if held and surplus[k] > 0: up(t, k); held.pop(0); surplus[k] -= 1; added += 1
+                if held and surplus[k] > 0:
+                    up(t, k)
+                    held.pop(0)
+                    surplus[k] -= 1
+                    added += 1
                 held.append(t)
             elif held: lengths.append(t - held.pop(0))
-            else: dropped += 1; surplus[k] += 1; continue
+            else:
+                dropped += 1
+                surplus[k] += 1
+                continue
         out.append((t, e))
     typical = median(lengths) if lengths else usual_length
     for k,held in down.items():
-        for t in held: up(t + max(int(typical), 1), k); added += 1
+        for t in held:
+            up(t + max(int(typical), 1), k)
+            added += 1
     return (sorted(out, key=lambda x: x[0]) if added else out), added, dropped
 
 # %% ../../nbs/120_midi.repair.ipynb #ee1f73b7
@@ -417,7 +475,8 @@ def _chunk(timed, b, film):
         else: out += _encode_vlq(min(wait, (1 << 28) - 1))
         if wait: now = t
         if s < 0xf0:
-            put(s); put(a)
+            put(s)
+            put(a)
             if _N_DATA_BYTES[s] == 2: put(v)
         else: out += (bytes((s, a)) if s == 0xff else bytes((s,))) + _encode_vlq(v[1] - v[0]) + b[v[0]:v[1]]
     out += b'\0\xff\x2f\0'
@@ -464,8 +523,11 @@ def _parse_parts(b, chunks, doubt=True):
     quick = [evs if no else _plausible_events(b, *c, evs) for c,(evs,_),no in zip(chunks, skimmed, noise)]
     work, out, usual, counts = [search_budget(size)], [], None, [_event_counts(e) for e in quick]
     for k,(a,z) in enumerate(chunks):
-        if noise[k]: out.append(_ParsedPart(quick[k], lost=skimmed[k][1])); continue
-        usual = EventCosts(counts, k, usual); usual.rate, usual.doubt = usual.rate_of(quick[k]), doubts[k]
+        if noise[k]:
+            out.append(_ParsedPart(quick[k], lost=skimmed[k][1]))
+            continue
+        usual = EventCosts(counts, k, usual)
+        usual.rate, usual.doubt = usual.rate_of(quick[k]), doubts[k]
         out.append(_parse_damaged_part(b, a, z, usual, work))
     return out, usual, search_budget(size) - work[0]
 
@@ -475,9 +537,13 @@ def _event_times(parts, usual, tpq, film):
     times = [np.cumsum(np.minimum([e[2] for e in p.events], 1 << 28), dtype=np.int64) if p.events
              else np.zeros(0, np.int64) for p in parts]
     if film or usual is None and sum(len(p.events) for p in parts) > _MAX_SEARCH_BYTES//8: return times, []
-    lines = [TrackEvents(t, [0x90 <= e[3] < 0xa0 and e[5] > 0 for e in p.events], [e[4] for e in p.events], p.sus, p.kept)
-             for t,p in zip(times, parts)]
-    slips = realign_tracks(lines, tpq, np.array(usual.wait)) if any(p.sus for p in parts) else detect_offsets(lines, tpq)
+    lines = [
+        TrackEvents(t, [0x90 <= e[3] < 0xA0 and e[5] > 0 for e in p.events], [e[4] for e in p.events], p.sus, p.kept)
+        for t, p in zip(times, parts)
+    ]
+    slips = (
+        realign_tracks(lines, tpq, np.array(usual.wait)) if any(p.sus for p in parts) else detect_offsets(lines, tpq)
+    )
     for k,e,s in slips: times[k][e:] += s
     return [np.maximum.accumulate(np.maximum(t, 0)) if len(t) else t for t in times], slips
 
@@ -498,7 +564,9 @@ def repair_midi(
     out, added, dropped = [], 0, 0
     for k,(p,t) in enumerate(zip(parts, times)):
         timed, plus, minus = _pair_notes(t.tolist(), p.events, h.tpq//2)
-        out.append(_chunk(timed, b, h.film if k == 0 else None)); added += plus; dropped += minus
+        out.append(_chunk(timed, b, h.film if k == 0 else None))
+        added += plus
+        dropped += minus
     midi = b'MThd' + struct.pack('>IHHH', 6, min(1, len(out)), len(out), h.tpq) + b''.join(out)
     notes = sum(0x90 <= e[3] < 0xa0 and e[5] > 0 for p in parts for e in p.events)
     return RepairResult(midi, found + heads + more + _repair_findings(parts, slips, added, dropped),
@@ -536,8 +604,12 @@ def clamp_data_bytes(
                 _, j = _read_vlq(b, i, end)
                 s = b[j] if j < end and 0x80 <= b[j] < 0xf0 else run
                 j += j < end and b[j] >= 0x80
-                if j == i or not s or j + _N_DATA_BYTES[s] > end or s == run and b[j] >= 0xf0: i += 1; continue
-                for k in range(j, j + _N_DATA_BYTES[s]): n += b[k] > 127; b[k] = min(b[k], 127)
+                if j == i or not s or j + _N_DATA_BYTES[s] > end or s == run and b[j] >= 0xf0:
+                    i += 1
+                    continue
+                for k in range(j, j + _N_DATA_BYTES[s]):
+                    n += b[k] > 127
+                    b[k] = min(b[k], 127)
                 i, run = j + _N_DATA_BYTES[s], s
             else: i, run = e[0], e[1]
     return bytes(b), n
@@ -572,7 +644,8 @@ def onset_counts(score):
     "Count the note onsets of each pitch at each tick."
     out = Counter()
     for t in score.tracks:
-        n = t.notes.numpy(); out.update(zip(n['time'].tolist(), n['pitch'].tolist()))
+        n = t.notes.numpy()
+        out.update(zip(n['time'].tolist(), n['pitch'].tolist()))
     return out
 
 def note_on_counts(
@@ -591,13 +664,34 @@ def note_on_counts(
 # %% ../../nbs/120_midi.repair.ipynb #52b3a6c1
 def _malicious_file(d):
     "Return a malicious file drawn with the generator `d`."
-    n = int(d.integers(1, 4000)); noise = d.integers(0, 256, n, np.uint8).tobytes(); same = bytes([int(d.integers(256))])
+    n = int(d.integers(1, 4000))
+    noise = d.integers(0, 256, n, np.uint8).tobytes()
+    same = bytes([int(d.integers(256))])
     ev = lambda: bytes([0, 0x90, int(d.integers(128)), int(d.integers(128))])
-    body = [noise, same*n, b'\xff\xff\xff\x7f\x90\x3c\x40'*(n//8), b''.join(ev() for _ in range(n)), b'\0\xff\x51\3\0\0' + same + b'\0\x90\x3c\x40\x60\x3c\0'*(n//8),
-            b'\0\xff\x01\xff\xff\xff\x7f' + noise, b'\0\xff\x58\4' + noise[:4].ljust(4, b'\0') + b'\0\xff\x59\2' + noise[:2].ljust(2, b'\0') + b'\0\x90\x3c\x40\x60\x3c\0',
-            b'\0\xf0\x83\x7f' + noise, b'\0\xff\x2f\0'*(n//4), b'\x90' + noise, b'\0\x90\x3c\x40' + b'\x7f\xf8'*(n//2)][int(d.integers(11))]
+    body = [
+        noise,
+        same * n,
+        b'\xff\xff\xff\x7f\x90\x3c\x40' * (n // 8),
+        b''.join(ev() for _ in range(n)),
+        b'\0\xff\x51\3\0\0' + same + b'\0\x90\x3c\x40\x60\x3c\0' * (n // 8),
+        b'\0\xff\x01\xff\xff\xff\x7f' + noise,
+        b'\0\xff\x58\4'
+        + noise[:4].ljust(4, b'\0')
+        + b'\0\xff\x59\2'
+        + noise[:2].ljust(2, b'\0')
+        + b'\0\x90\x3c\x40\x60\x3c\0',
+        b'\0\xf0\x83\x7f' + noise,
+        b'\0\xff\x2f\0' * (n // 4),
+        b'\x90' + noise,
+        b'\0\x90\x3c\x40' + b'\x7f\xf8' * (n // 2),
+    ][int(d.integers(11))]
     size = [len(body) + 4, 0, 2**32 - 1, int(d.integers(2*n + 9))][int(d.integers(4))]
-    head = b'MThd' + struct.pack('>IHHh', [6, 6, 6, 0, 2**31][int(d.integers(5))], *(int(d.integers(x)) for x in (4, 65536)), int(d.choice([480, 96, 1, 0, -1, 32767, -6360, -32768])))
+    head = b'MThd' + struct.pack(
+        '>IHHh',
+        [6, 6, 6, 0, 2**31][int(d.integers(5))],
+        *(int(d.integers(x)) for x in (4, 65536)),
+        int(d.choice([480, 96, 1, 0, -1, 32767, -6360, -32768]))
+    )
     return head + (b'MTrk' + struct.pack('>I', size) + body + b'\0\xff\x2f\0')*int(d.choice([1, 1, 1, 2, 40]))
 
 def hostile_midi(

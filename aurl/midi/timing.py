@@ -41,7 +41,9 @@ def _seconds_to_ticks(at, us, tpq):
     ticks, marks, rates = [0], [0], [500_000]         # marks: exact times of ticks, in microseconds × tpq
     for t,u in zip(np.maximum(at, 0)*1e6*tpq, us.tolist()):
         n = max(round((t - marks[-1])/rates[-1]), 0)  # whole ticks since the last change
-        ticks.append(ticks[-1] + n); marks.append(marks[-1] + n*rates[-1]); rates.append(u)
+        ticks.append(ticks[-1] + n)
+        marks.append(marks[-1] + n*rates[-1])
+        rates.append(u)
     ticks, marks, rates = (np.array(x, np.int64) for x in (ticks, marks, rates))
     def clock(x):
         x = np.maximum(np.asarray(x, np.float64), 0)*1e6*tpq
@@ -94,8 +96,19 @@ def in_ticks(
     return s
 
 # %% ../../nbs/150_midi.timing.ipynb #4616b623
-grids = {'whole':4, 'half':2, 'quarter':1, '8th':Fraction(1,2), '16th':Fraction(1,4), '32nd':Fraction(1,8), '64th':Fraction(1,16),
-         'triplet quarter':Fraction(2,3), 'triplet 8th':Fraction(1,3), 'triplet 16th':Fraction(1,6), 'triplet 32nd':Fraction(1,12)}
+grids = {
+    'whole': 4,
+    'half': 2,
+    'quarter': 1,
+    '8th': Fraction(1, 2),
+    '16th': Fraction(1, 4),
+    '32nd': Fraction(1, 8),
+    '64th': Fraction(1, 16),
+    'triplet quarter': Fraction(2, 3),
+    'triplet 8th': Fraction(1, 3),
+    'triplet 16th': Fraction(1, 6),
+    'triplet 32nd': Fraction(1, 12),
+}
 
 def grid_step(
     grid,       # a name of `grids`, or quarter notes
@@ -105,7 +118,9 @@ def grid_step(
     try: step = Fraction(grid).limit_denominator(2**15)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError): step = 0
     if not 0 < step <= 1024:
-        raise ConfigError(f'grid {grid!r} is unknown', way_out=f'use one of {", ".join(grids)}, or quarter notes above 0')
+        raise ConfigError(
+            f'grid {grid!r} is unknown', way_out=f'use one of {", ".join(grids)}, or quarter notes above 0'
+        )
     return step
 
 # %% ../../nbs/150_midi.timing.ipynb #7172e06d
@@ -153,7 +168,9 @@ def merge_rests(
     up_to='16th', # the longest rest to close: a name of `grids`, or quarter notes
 )->Score:         # in ticks
     "Close the short silences of each track by extending the notes before them."
-    s = in_ticks(score); most = float(grid_step(up_to)*s.tpq); drum = [t.is_drum for t in s.tracks]
+    s = in_ticks(score)
+    most = float(grid_step(up_to)*s.tpq)
+    drum = [t.is_drum for t in s.tracks]
     def move(i, on, off, pitch, velocity):
         if drum[i]: return on, off, velocity
         o = np.argsort(on, kind='stable')
@@ -170,7 +187,9 @@ def legato(
     up_to='whole', # the longest gap to close: a name of `grids`, or quarter notes
 )->Score:          # in ticks
     "Extend each note to the next onset of its track."
-    s = in_ticks(score); most = float(grid_step(up_to)*s.tpq); drum = [t.is_drum for t in s.tracks]
+    s = in_ticks(score)
+    most = float(grid_step(up_to)*s.tpq)
+    drum = [t.is_drum for t in s.tracks]
     def move(i, on, off, pitch, velocity):
         if drum[i]: return on, off, velocity
         starts = np.unique(on)
@@ -206,7 +225,8 @@ def swing(
     if unit not in ('8th', '16th'): raise ConfigError(f'swing of {unit!r}', way_out='use 8th or 16th')
     s = in_ticks(score)
     metres = {0:4, **{max(t.time, 0):t.denominator for t in s.time_signatures}}
-    starts = np.array(sorted(metres)); bends = np.array([metres[t] <= (4 if unit == '8th' else 8) for t in starts.tolist()])
+    starts = np.array(sorted(metres))
+    bends = np.array([metres[t] <= (4 if unit == '8th' else 8) for t in starts.tolist()])
     bent = lambda x: np.rint(swing_times(
         np.asarray(x, np.float64), float(2*grid_step(unit)*s.tpq), ratio, starts, bends)).astype(np.int64)
     for t in s.tracks:
@@ -245,9 +265,11 @@ def humanize(
         o, r = np.lexsort((v, off, pitch, on)), rng(seed, 'humanise', i)
         late, loud = (np.clip(r.normal(0, 1/3, len(on)), -1, 1) for _ in range(2))
         far = np.floor(seconds*1e6*s.tpq/us[np.searchsorted(at, on, side='right') - 1])
-        step = np.empty(len(on), np.int64); step[o] = np.rint(late*far[o])
+        step = np.empty(len(on), np.int64)
+        step[o] = np.rint(late*far[o])
         room = _jitter_room(on, pitch, o)
         step = np.maximum(np.clip(step, -room, room), -on)
-        new = v.copy(); new[o] += np.rint(loud*velocity).astype(np.int64)
+        new = v.copy()
+        new[o] += np.rint(loud*velocity).astype(np.int64)
         return on + step, off + step, np.clip(new, 1, 127)
     return _map_notes(s, move)

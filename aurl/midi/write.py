@@ -42,7 +42,11 @@ _NAME, _BANK, _OFF, _PEDAL_UP, _PEDAL_DOWN, _CONTROL, _BEND, _PROGRAM, _ON, _TEX
 def _block(tick, rank, *columns):
     "Return a block of events at `tick` with the bytes in `columns`."
     tick = np.atleast_1d(np.asarray(tick, np.int64))
-    return tick, np.full(len(tick), rank), np.stack([np.broadcast_to(c, tick.shape) for c in columns], 1).astype(np.uint8)
+    return (
+        tick,
+        np.full(len(tick), rank),
+        np.stack([np.broadcast_to(c, tick.shape) for c in columns], 1).astype(np.uint8),
+    )
 
 def _encode_vlqs(n):
     "Encode the array `n` as variable-length quantities: four bytes each, and the number of bytes used, from the right."
@@ -71,7 +75,10 @@ def _chunk(blocks):
                         way_out='use fewer ticks_per_quarter')
     vlq, used = _encode_vlqs(wait)
     starts = np.stack([np.arange(len(o))*4 + 4 - used, vlq.size + start[o]], 1).ravel()  # delta time, then event
-    body = np.concatenate([vlq.ravel(), pool])[_range_indices(starts, np.stack([used, length[o]], 1).ravel())].tobytes() + end
+    body = (
+        np.concatenate([vlq.ravel(), pool])[_range_indices(starts, np.stack([used, length[o]], 1).ravel())].tobytes()
+        + end
+    )
     return b'MTrk' + struct.pack('>I', len(body)) + body
 
 # %% ../../nbs/160_midi.write.ipynb #0271e362
@@ -102,7 +109,9 @@ def _conductor(score, title=''):
 # %% ../../nbs/160_midi.write.ipynb #c48b4d9e
 def _needs_own_channel(track):
     "Whether `track` uses its channel for more than notes, program and bank."
-    return bool(len(track.pedals) or len(track.pitch_bends) or (~np.isin(track.controls.numpy()['number'], (0, 32))).any())
+    return bool(
+        len(track.pedals) or len(track.pitch_bends) or (~np.isin(track.controls.numpy()['number'], (0, 32))).any()
+    )
 
 def _channels(tracks):
     "Return a channel for each track; None for a track with text only."
@@ -124,7 +133,11 @@ def _banks(track):
     "Return ticks, numbers and values of the bank controllers of `track`."
     c = track.controls.numpy()
     m = np.isin(c['number'], (0, 32))
-    return np.maximum(c['time'][m].astype(np.int64), 0), c['number'][m].astype(np.int64), np.clip(c['value'][m], 0, 127).astype(np.int64)
+    return (
+        np.maximum(c['time'][m].astype(np.int64), 0),
+        c['number'][m].astype(np.int64),
+        np.clip(c['value'][m], 0, 127).astype(np.int64),
+    )
 
 def _channel_takeovers(channels, sounds, acts):
     "Return for each track those of its ticks `acts` at which it takes over a channel from a track with another sound."
@@ -133,8 +146,10 @@ def _channel_takeovers(channels, sounds, acts):
         who = [i for i,x in enumerate(channels) if x == c]
         kinds = {x:k for k,x in enumerate(dict.fromkeys(sounds[i] for i in who))}
         if len(kinds) < 2: continue
-        t = np.concatenate([acts[i] for i in who]); part = np.repeat(who, [len(acts[i]) for i in who])
-        o = np.lexsort((part, t)); t, part = t[o], part[o]
+        t = np.concatenate([acts[i] for i in who])
+        part = np.repeat(who, [len(acts[i]) for i in who])
+        o = np.lexsort((part, t))
+        t, part = t[o], part[o]
         kind = np.array([kinds.get(s, -1) for s in sounds])[part]
         turn = np.append(True, kind[1:] != kind[:-1])[:len(kind)]
         for i in who: told[i] = t[turn & (part == i)]
@@ -160,7 +175,8 @@ def _programs(tracks, channels, onsets):
 def _merge_spans(on, off):
     "Merge overlapping pedal spans; adjacent spans stay separate."
     keep = off > on
-    o = np.lexsort((off[keep], on[keep])); on, off = on[keep][o], off[keep][o]
+    o = np.lexsort((off[keep], on[keep]))
+    on, off = on[keep][o], off[keep][o]
     top = np.maximum.accumulate(off) if len(off) else off
     new = np.append(True, on[1:] >= top[:-1])[:len(on)]
     return on[new], top[np.append(new[1:], True)[:len(on)]]
@@ -207,7 +223,13 @@ def _part(track, channel, notes, told):
     return name + blocks + _texts(track.lyrics, 0x05)
 
 # %% ../../nbs/160_midi.write.ipynb #807cd903
-_transformations = dict(quantise=timing.snap_to_grid, merge_rests=timing.merge_rests, legato=timing.legato, swing=timing.swing, humanise=timing.humanize)
+_transformations = dict(
+    quantise=timing.snap_to_grid,
+    merge_rests=timing.merge_rests,
+    legato=timing.legato,
+    swing=timing.swing,
+    humanise=timing.humanize,
+)
 
 def _apply_timing(score, asked, seed):
     "Apply the transformations `asked` to `score`, in their order."
@@ -254,11 +276,16 @@ def write_midi(
     "Write `score` as a MIDI file (type 1); return its `Path`, or the bytes if `path` is None."
     if not (isinstance(ticks_per_quarter, (int, np.integer)) and 1 <= ticks_per_quarter < 2**15):
         raise MidiError(f'ticks_per_quarter={ticks_per_quarter} is outside 1 … 32767', path, '480 suits most music')
-    try: data = _midi_bytes(
-            _apply_timing(in_ticks(score, int(ticks_per_quarter)),
-                          dict(quantise=quantise, merge_rests=merge_rests, legato=legato, swing=swing, humanise=humanise),
-                          seed),
-            int(ticks_per_quarter), title)
+    try:
+        data = _midi_bytes(
+            _apply_timing(
+                in_ticks(score, int(ticks_per_quarter)),
+                dict(quantise=quantise, merge_rests=merge_rests, legato=legato, swing=swing, humanise=humanise),
+                seed,
+            ),
+            int(ticks_per_quarter),
+            title,
+        )
     except MidiError as e: raise MidiError(e.what, path, e.way_out) from None
     if path is None: return data
     try:

@@ -173,7 +173,9 @@ def register_attention(
     name:str, # name of the kind in a configuration
 ):
     "Decorator that adds a kind of attention to `attentions`."
-    def add(cls): attentions[name] = cls; return cls
+    def add(cls):
+        attentions[name] = cls
+        return cls
     return add
 
 @register_attention('full')

@@ -22,7 +22,9 @@ def register_attribute(
     unit:str, # unit of its values
 ):
     "Decorator that adds an attribute to `attributes`."
-    def add(f): attributes[name], f.unit = f, unit; return f
+    def add(f):
+        attributes[name], f.unit = f, unit
+        return f
     return add
 
 def _table(kind, value):
@@ -30,7 +32,9 @@ def _table(kind, value):
     is_it = torch.from_numpy(vocab.kind == kind)
     return is_it, torch.where(is_it, torch.from_numpy(value(vocab.index.astype('int64'))).float(), 0.)
 
-_pitch, _velocity = _table(Kind.NOTE_ON, lambda i: i + vocab.pitch_lo), _table(Kind.VELOCITY, lambda i: vocab.bin_velocity(i.clip(0, vocab.n_velocities - 1)))
+_pitch, _velocity = _table(Kind.NOTE_ON, lambda i: i + vocab.pitch_lo), _table(
+    Kind.VELOCITY, lambda i: vocab.bin_velocity(i.clip(0, vocab.n_velocities - 1))
+)
 
 def _lookup(table, ids): return tuple(t.to(ids.device)[ids] for t in table)
 
@@ -48,7 +52,9 @@ def piece_note_density(
     ids:Tensor, # (batch, time) of whole pieces
 )->Tensor:      # (batch,)
     "Number of notes divided by the duration of the piece."
-    return _lookup(_pitch, ids)[0].sum(1)/(cumulative_steps(ids).amax(1)/vocab.steps_per_second).clamp(min=1/vocab.steps_per_second)
+    return _lookup(_pitch, ids)[0].sum(1) / (cumulative_steps(ids).amax(1) / vocab.steps_per_second).clamp(
+        min=1 / vocab.steps_per_second
+    )
 
 @register_attribute('velocity', 'MIDI velocity')
 def piece_velocity(

@@ -30,7 +30,9 @@ class FeedForward(nn.Sequential):
         d_ff:int,         # hidden width
         dropout:float=0., # dropout of the output
     ):
-        super().__init__(nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout))
+        super().__init__(
+            nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout)
+        )
 
 # %% ../../nbs/615_models.blocks.ipynb #24ae2706
 class Block(nn.Module):
@@ -60,8 +62,17 @@ beat_periods = (.25, .5, 1, 2, 3, 4, 6, 8)                # beats
 _beat_units = tuple(round(p*beat_unit) for p in beat_periods)
 age_taus, echo_taus = (12., 48.), (16., 64.)            # time constants in steps
 elapsed_taus = (256., 1024., 4096.)
-feature_sizes = dict(clock=2*len(clock_periods), elapsed=len(elapsed_taus), beat=2*len(beat_periods), tempo=vocab.n_tempos+1, velocity=vocab.n_velocities+1,
-                     family=vocab.n_families, roll=vocab.n_pitches, age=len(age_taus)*vocab.n_pitches, echo=len(echo_taus)*vocab.n_pitches)
+feature_sizes = dict(
+    clock=2 * len(clock_periods),
+    elapsed=len(elapsed_taus),
+    beat=2 * len(beat_periods),
+    tempo=vocab.n_tempos + 1,
+    velocity=vocab.n_velocities + 1,
+    family=vocab.n_families,
+    roll=vocab.n_pitches,
+    age=len(age_taus) * vocab.n_pitches,
+    echo=len(echo_taus) * vocab.n_pitches,
+)
 
 def _decay_table(constants):
     "Table (τ, ages) of exp(-age/τ) for ages in steps, up to where it is negligible; the last column is 0."
@@ -97,8 +108,17 @@ def musical_features(
     "Compute musical features of each state."
     xp, now, out = array_module(roll), m.time[...,None], []
     t = _feature_tables(xp, roll.device)
-    make = dict(clock=lambda: _phases(m.time, t.clock), elapsed=lambda: [xp.exp(now*t.elapsed)], beat=lambda: _phases(m.beat, t.beat), tempo=lambda: [t.tempo[m.tempo]], velocity=lambda: [t.velocity[m.velocity]],
-        family=lambda: [t.family[m.family]], roll=lambda: [roll], age=lambda: _lookup_decay(now - m.struck, t.age, roll > 0), echo=lambda: _lookup_decay(now - m.released, t.echo, roll == 0))
+    make = dict(
+        clock=lambda: _phases(m.time, t.clock),
+        elapsed=lambda: [xp.exp(now * t.elapsed)],
+        beat=lambda: _phases(m.beat, t.beat),
+        tempo=lambda: [t.tempo[m.tempo]],
+        velocity=lambda: [t.velocity[m.velocity]],
+        family=lambda: [t.family[m.family]],
+        roll=lambda: [roll],
+        age=lambda: _lookup_decay(now - m.struck, t.age, roll > 0),
+        echo=lambda: _lookup_decay(now - m.released, t.echo, roll == 0),
+    )
     for name in names: out += make[name]()
     return xp.concatenate(out, -1) if out else roll[...,:0]
 
@@ -171,7 +191,8 @@ class KeyboardConv(nn.Module):
     ):
         super().__init__()
         self.look, self.weigh = nn.Conv1d(n_key_channels, maps, 2*reach+1, padding=reach), nn.Linear(d_model, 2*maps)
-        nn.init.zeros_(self.weigh.weight); nn.init.zeros_(self.weigh.bias)
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.zeros_(self.weigh.bias)
 
     def found(self,
         keys:Tensor, # (n, channels·88)

@@ -51,7 +51,9 @@ class NumberEmbedding(nn.Module):
         z = ((x - self.mean)/self.std).clamp(-3, 3)
         width = 6/(n_basis_functions - 1)
         bumps = torch.exp(-((z[:,None] - self.centers)/width)**2/2)
-        return torch.where(x.isnan()[:,None], self.unknown, self.curve(bumps.nan_to_num(0.).to(self.curve.weight.dtype)))
+        return torch.where(
+            x.isnan()[:, None], self.unknown, self.curve(bumps.nan_to_num(0.0).to(self.curve.weight.dtype))
+        )
 
 # %% ../../nbs/625_models.conditioning.ipynb #b213a743
 class ConditionEmbedding(nn.Module):
@@ -102,15 +104,25 @@ def condition_values(
     return {k: torch.full((n,), v) for k,v in values.items()}
 
 def _no_condition(name, specs):
-    if not specs: return ConfigError(f'conditions.{name}: this model was trained without conditions', way_out='train one with loader.conditions=[key, tempo]')
-    return ConfigError(f'conditions: the model has no {name!r}{suggest(name, specs)}', way_out=f'it is conditioned on {", ".join(specs)}')
+    if not specs:
+        return ConfigError(
+            f'conditions.{name}: this model was trained without conditions',
+            way_out='train one with loader.conditions=[key, tempo]',
+        )
+    return ConfigError(
+        f'conditions: the model has no {name!r}{suggest(name, specs)}',
+        way_out=f'it is conditioned on {", ".join(specs)}',
+    )
 
 def _value(name, value, spec):
     "Class or float of one condition."
     if spec.words: return _class(name, str(value), spec.words)
     try: number = float(value)
     except (TypeError, ValueError): number = np.nan
-    if not np.isfinite(number): raise ConfigError(f'conditions.{name}={value} is not a number', way_out=f'in training it was {spec.mean:.4g} ± {spec.std:.3g}')
+    if not np.isfinite(number):
+        raise ConfigError(
+            f'conditions.{name}={value} is not a number', way_out=f'in training it was {spec.mean:.4g} ± {spec.std:.3g}'
+        )
     return number
 
 def _class(name, word, words):
@@ -118,4 +130,7 @@ def _class(name, word, words):
     if word in words: return words.index(word)
     if name == 'key' and (k := key_class(word)) and k < len(words): return k
     few = ', '.join(words[1:9]) + ' …'*(len(words) > 9)
-    raise ConfigError(f'conditions.{name}={word}: the model was trained on no such {name}{suggest(word, words[1:])}', way_out=f'it knows {few}')
+    raise ConfigError(
+        f'conditions.{name}={word}: the model was trained on no such {name}{suggest(word, words[1:])}',
+        way_out=f'it knows {few}',
+    )

@@ -111,7 +111,9 @@ class DecoderWeights:
         if not net: return
         look = take('keyboard.look.weight')
         self.look, self.look_bias = np.ascontiguousarray(look.reshape(len(look), -1).T), take('keyboard.look.bias')
-        self.weigh, self.weigh_bias = np.ascontiguousarray((take('keyboard.weigh.weight')*last).T), take('keyboard.weigh.bias')
+        self.weigh, self.weigh_bias = np.ascontiguousarray((take('keyboard.weigh.weight') * last).T), take(
+            'keyboard.weigh.bias'
+        )
 
 def _pack_contiguous(lists):
     "Copy lists of matrices into one block of memory."
@@ -189,7 +191,8 @@ class NumpyDecoder(Decoder):
         layers, self.state = self.memory.layers, self.state.numpy()
         b, h, _, d = layers[0].k.shape
         self.kv = np.zeros((len(layers), 2, b, h, self.n + 256, d), np.float32)
-        for kv, c in zip(self.kv, layers): kv[0,:,:,:self.n], kv[1,:,:,:self.n] = c.k[:,:,:self.n].numpy()[...,self.weights.order], c.v[:,:,:self.n]
+        for kv, c in zip(self.kv, layers):
+            kv[0,:,:,:self.n], kv[1,:,:,:self.n] = c.k[:,:,:self.n].numpy()[...,self.weights.order], c.v[:,:,:self.n]
         self.memory = None
         self._make_room()
 

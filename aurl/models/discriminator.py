@@ -151,7 +151,10 @@ class Discriminator(nn.Module):
         judge:Tensor=None, # (batch, time) bool: positions that count for the score; all non-padding ones by default
         before:Tensor=None, # (batch, 88): keys that sound before the first position
     )->CriticOutput:
-        if there is None: there = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if x.is_floating_point() else x != vocab.PAD
+        if there is None:
+            there = (
+                torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if x.is_floating_point() else x != vocab.PAD
+            )
         judge, y = there if judge is None else judge & there, self.embed(x)
         out = CriticOutput({}, {}, {}, judge, weights=self.weights)
         for k,s in self.scales.items():
@@ -170,14 +173,22 @@ def critic_loss(
     weights=None,      # of the scales; those of the critic by default
 )->Tensor:             # ()
     "Loss of the critic: mean cross-entropy of real and generated music, in nats."
-    return sum(w*(_mean(F.softplus(-real.logits[k]), real.counts[k]) + _mean(F.softplus(fake.logits[k]), fake.counts[k]))/2 for w,k in zip(weights or real.weights, real.logits) if w)
+    return sum(
+        w * (_mean(F.softplus(-real.logits[k]), real.counts[k]) + _mean(F.softplus(fake.logits[k]), fake.counts[k])) / 2
+        for w, k in zip(weights or real.weights, real.logits)
+        if w
+    )
 
 def generator_loss(
     fake:CriticOutput, # for generated music
     weights=None,      # of the scales
 )->Tensor:             # ()
     "Loss of the model: cross-entropy of its music with the label real, in nats."
-    return sum(w*_mean(F.softplus(-fake.logits[k]), fake.counts[k]) for w,k in zip(weights or fake.weights, fake.logits) if w)
+    return sum(
+        w * _mean(F.softplus(-fake.logits[k]), fake.counts[k])
+        for w, k in zip(weights or fake.weights, fake.logits)
+        if w
+    )
 
 # %% ../../nbs/655_models.discriminator.ipynb #b471eac2
 def _mean_difference(real, fake):
@@ -191,8 +202,16 @@ def feature_distance(
     weights=None,      # of the scales
 )->Tensor:             # ()
     "Feature matching: the mean absolute difference of the critic's mean features, over layers."
-    return sum(w*sum(_mean_difference((a, real.counts[k]), (b, fake.counts[k])) for a,b in zip(real.features[k], fake.features[k]))/len(real.features[k])
-               for w,k in zip(weights or real.weights, real.logits) if w)
+    return sum(
+        w
+        * sum(
+            _mean_difference((a, real.counts[k]), (b, fake.counts[k]))
+            for a, b in zip(real.features[k], fake.features[k])
+        )
+        / len(real.features[k])
+        for w, k in zip(weights or real.weights, real.logits)
+        if w
+    )
 
 def musical_distance(
     real:CriticOutput, # for real music
@@ -211,7 +230,9 @@ def _input_gradient(critic, x, **kwargs):
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         out = critic(x, **kwargs)
-        return torch.autograd.grad((out.score() if isinstance(out, CriticOutput) else out).sum(), x, create_graph=True)[0]
+        return torch.autograd.grad((out.score() if isinstance(out, CriticOutput) else out).sum(), x, create_graph=True)[
+            0
+        ]
 
 def r1_penalty(
     critic,         # from probabilities (batch, time, 774) to a `CriticOutput`, or to scores (batch,)

@@ -39,7 +39,9 @@ def flex_window_attention(
 )->Tensor:         # (batch, heads, new, dim)
     "Causal scaled-dot-product attention over a sliding window, by FlexAttention."
     compiled = q.device.type == 'cuda' if compiled is None else compiled
-    return (_compiled() if compiled else flex_attention)(q, k, v, block_mask=window_mask(q.shape[2], k.shape[2], window, str(q.device)))
+    return (_compiled() if compiled else flex_attention)(
+        q, k, v, block_mask=window_mask(q.shape[2], k.shape[2], window, str(q.device))
+    )
 
 # %% ../../nbs/605_models.flex.ipynb #3f3ffda8
 _kernel_choices = {}   # choices of this process, so the file is read once
@@ -78,7 +80,9 @@ def fastest_window_kernel(
     size = 1 << (k.shape[2] - 1).bit_length()                    # lengths up to the same power of 2 share a choice
     name = torch.cuda.get_device_name(q.device) if q.is_cuda else q.device.type
     key = f'{name}, torch {torch.__version__}, {str(q.dtype)[6:]}, {q.shape[0]*q.shape[1]} rows of {q.shape[3]}, {size} positions, window {window}'
-    if (there := _kernel_choices.get(key) or _saved_choices().get(key)) in ways: _kernel_choices[key] = there; return there
+    if (there := _kernel_choices.get(key) or _saved_choices().get(key)) in ways:
+        _kernel_choices[key] = there
+        return there
     took = {}
     for n,way in ways.items():
         try: took[n] = seconds(way, q, k, v, window)

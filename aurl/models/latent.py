@@ -39,7 +39,9 @@ def register_prior(
     name:str, # name of the kind in a configuration
 ):
     "Decorator that adds a kind of prior to `priors`."
-    def add(cls): priors[name] = cls; return cls
+    def add(cls):
+        priors[name] = cls
+        return cls
     return add
 
 class Prior(nn.Module):
@@ -93,7 +95,9 @@ class MixturePrior(Prior):
 
     def draw(self, *shape, generator=None)->Tensor:
         "Sample latents (*shape, size)."
-        which = torch.multinomial(self.weight.softmax(0), math.prod(shape), replacement=True, generator=generator).view(shape)
+        which = torch.multinomial(self.weight.softmax(0), math.prod(shape), replacement=True, generator=generator).view(
+            shape
+        )
         return DiagonalGaussian(self.mean[which], self.logvar[which]).draw(generator)
 
 # %% ../../nbs/630_models.latent.ipynb #932731da
@@ -109,7 +113,9 @@ class FlowPrior(Prior):
         if size < 2:
             raise ConfigError(f'a flow over {size} dimension(s)',
                               way_out='give the latent two dimensions or more, or choose another prior')
-        self.flow = import_extra('zuko', 'flows').flows.NSF(size, transforms=transforms, hidden_features=(hidden, hidden))
+        self.flow = import_extra('zuko', 'flows').flows.NSF(
+            size, transforms=transforms, hidden_features=(hidden, hidden)
+        )
 
     def log_prob(self, z:Tensor)->Tensor:
         "Log density (…), in nats."
@@ -164,8 +170,10 @@ class PosteriorHead(nn.Module):
         self.state = nn.ModuleDict({l.name:nn.Linear(d_model, 2*l.size) for l in levels})
         for l in levels:
             mean, logvar = self.state[l.name].weight.chunk(2)
-            nn.init.normal_(mean, std=d_model**-.5); nn.init.zeros_(logvar)
-            nn.init.zeros_(self.state[l.name].bias[:l.size]); nn.init.constant_(self.state[l.name].bias[l.size:], -3.)
+            nn.init.normal_(mean, std=d_model**-.5)
+            nn.init.zeros_(logvar)
+            nn.init.zeros_(self.state[l.name].bias[:l.size])
+            nn.init.constant_(self.state[l.name].bias[l.size:], -3.)
 
     def forward(self,
         heard:Tensor,    # (batch, time, d_model) outputs of the encoder
@@ -196,7 +204,9 @@ class LatentConditioner(nn.Module):
         position:Tensor, # (batch, time) musical position, 0 … 1
     )->Tensor:           # (batch, time, d_model)
         "Vector of each position."
-        return sum(region_log_weights(position, l.regions).softmax(-1) @ self.say[l.name](z[l.name]) for l in self.levels)
+        return sum(
+            region_log_weights(position, l.regions).softmax(-1) @ self.say[l.name](z[l.name]) for l in self.levels
+        )
 
 # %% ../../nbs/630_models.latent.ipynb #98ea64e7
 class KLTerms(NamedTuple):
@@ -238,7 +248,15 @@ class BetaSchedule:
         if kind not in beta_schedules:
             raise ConfigError(f'there is no schedule {kind!r} for beta',
                 way_out=f'use one of {", ".join(beta_schedules)}')
-        self.kind, self.most, self.warm, self.cycles, self.target, self.speed, self.now = kind, most, max(warm, 1e-9), cycles, target, speed, most*.01 if kind == 'adaptive' else 0.
+        self.kind, self.most, self.warm, self.cycles, self.target, self.speed, self.now = (
+            kind,
+            most,
+            max(warm, 1e-9),
+            cycles,
+            target,
+            speed,
+            most * 0.01 if kind == 'adaptive' else 0.0,
+        )
 
     def at(self,
         used:float,      # completed share of the training, 0 … 1
@@ -247,7 +265,14 @@ class BetaSchedule:
         "Return the current beta; adaptive also updates it."
         if self.kind == 'constant': return self.most
         if self.kind == 'adaptive':
-            if nats is not None: self.now = min(self.most, max(1e-6, self.now*math.exp(self.speed*max(-1., min(1., math.log(max(nats, 1e-6)/self.target))))))
+            if nats is not None:
+                self.now = min(
+                    self.most,
+                    max(
+                        1e-6,
+                        self.now * math.exp(self.speed * max(-1.0, min(1.0, math.log(max(nats, 1e-6) / self.target)))),
+                    ),
+                )
             return self.now
         u = used*self.cycles % 1 if self.kind == 'cyclical' and used < 1 else used
         rise = min(1., u/self.warm)
@@ -260,7 +285,11 @@ class BetaSchedule:
         nats, # KL divergence in nats per piece, a number or a tensor
     ):
         "Return the KL term at the end of the schedule, to compare models from different steps."
-        return self.most*(nats - self.target if nats > self.target else 0.*nats) if self.kind == 'adaptive' else self.most*nats
+        return (
+            self.most * (nats - self.target if nats > self.target else 0.0 * nats)
+            if self.kind == 'adaptive'
+            else self.most * nats
+        )
 
     def state_dict(self): return dict(now=self.now)
     def load_state_dict(self, state): self.now = state['now']

@@ -46,7 +46,9 @@ def concat_scores(
         for t in s.tracks:
             mine = next((u for u in new.tracks if (u.program, u.is_drum) == (t.program, t.is_drum)), None)
             if mine is None: new.tracks.append(t.copy())
-            else: mine.notes.extend(t.notes); mine.pedals.extend(t.pedals)
+            else:
+                mine.notes.extend(t.notes)
+                mine.pedals.extend(t.pedals)
         at = s.end()
     return new
 
@@ -115,7 +117,9 @@ def attribute_vector(
                          way_out='give pieces with different values')
     x, y = z - z.mean(0), value - value.mean()
     cov = x.T @ x/len(x)
-    w = torch.linalg.solve(cov + ridge*cov.diagonal().mean().clamp(min=1e-12)*torch.eye(z.shape[1], dtype=z.dtype), x.T @ y/len(x))
+    w = torch.linalg.solve(
+        cov + ridge * cov.diagonal().mean().clamp(min=1e-12) * torch.eye(z.shape[1], dtype=z.dtype), x.T @ y / len(x)
+    )
     along = x.T @ y/len(x)                                                    # covariance of latents and attribute
     along, w = along.float(), w.float()
     fit = 1 - ((y - x @ w.double())**2).mean()/(y**2).mean()
@@ -170,7 +174,10 @@ def mutual_information(
         raise ModelError('an attribute that is the same in all pieces has no entropy to explain',
                          way_out='give pieces with different values')
     cells, shuffles = [_binned(x, bins) for x in z.T], [rng(seed, 'shuffle', i).permutation(b) for i in range(4)]
-    return np.array([_information(c, b, bins) - np.mean([_information(c, s, bins) for s in shuffles]) for c in cells])/entropy
+    return (
+        np.array([_information(c, b, bins) - np.mean([_information(c, s, bins) for s in shuffles]) for c in cells])
+        / entropy
+    )
 
 def top2_gap(
     told, # (size,) score of each dimension for an attribute
@@ -214,7 +221,9 @@ class LatentReport(NamedTuple):
     def __repr__(self):
         lines = [f'{self.active} of {self.size} dimensions active',
                  f'{"attribute":12} {"dim":>6} {"MIG":>6} {"SAP":>6} {"fit":>6}']
-        return '\n'.join(lines + [f'{k:12} {n:6} {m:6.3f} {s:6.3f} {f:6.3f}' for k,(n, m, s, f) in self.attributes.items()])
+        return '\n'.join(
+            lines + [f'{k:12} {n:6} {m:6.3f} {s:6.3f} {f:6.3f}' for k, (n, m, s, f) in self.attributes.items()]
+        )
 
 def latent_report(
     z,            # (pieces, size)

@@ -15,14 +15,24 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core import ConfigError
-from .attention import Attention, KVCache, AttentionSpan, Rotary, causal_attention, attentions, register_attention
+from aurl.models.attention import (
+    Attention,
+    KVCache,
+    AttentionSpan,
+    Rotary,
+    causal_attention,
+    attentions,
+    register_attention,
+)
 from .flex import flex_window_attention, fastest_window_kernel
 
 # %% ../../nbs/610_models.local.ipynb #551099a2
 def _window_mask(steps, keys, window, like):
     "Additive mask (steps, keys) for queries that are the last `steps` of the keys: 0 where allowed, -inf elsewhere."
     at, key = torch.arange(keys - steps, keys, device=like.device)[:,None], torch.arange(keys, device=like.device)
-    return torch.zeros(steps, keys, dtype=like.dtype, device=like.device).masked_fill_((key > at) | (key <= at - window), -math.inf)
+    return torch.zeros(steps, keys, dtype=like.dtype, device=like.device).masked_fill_(
+        (key > at) | (key <= at - window), -math.inf
+    )
 
 def _slices(new, time, window, block):
     "For each block of queries: the slice of queries and the slice of keys."
@@ -32,17 +42,38 @@ def _slices(new, time, window, block):
 
 def _blocks_in_loop(q, k, v, window, block):
     "Window attention, one block after the other."
-    return torch.cat([F.scaled_dot_product_attention(q[:,:,i], k[:,:,j], v[:,:,j], attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q))
-                      for i,j in _slices(q.shape[2], k.shape[2], window, block)], 2)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                q[:, :, i],
+                k[:, :, j],
+                v[:, :, j],
+                attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q),
+            )
+            for i, j in _slices(q.shape[2], k.shape[2], window, block)
+        ],
+        2,
+    )
 
 # %% ../../nbs/610_models.local.ipynb #eb79f2df
-_flash_forward, _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_flash_forward, _flash_backward = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
+)
 
 class _WindowAttentionFunction(torch.autograd.Function):
     "Window attention, one block after the other, with its own backward pass."
     @staticmethod
     def forward(ctx, q, k, v, window, block):
-        parts = [_flash_forward(q[:,:,i], k[:,:,j], v[:,:,j], attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q)) for i,j in _slices(q.shape[2], k.shape[2], window, block)]
+        parts = [
+            _flash_forward(
+                q[:, :, i],
+                k[:, :, j],
+                v[:, :, j],
+                attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q),
+            )
+            for i, j in _slices(q.shape[2], k.shape[2], window, block)
+        ]
         out, norm = torch.cat([o for o,_ in parts], 2), [n for _,n in parts]
         ctx.save_for_backward(q, k, v, out, *norm)
         ctx.sizes = window, block
@@ -54,7 +85,17 @@ class _WindowAttentionFunction(torch.autograd.Function):
         window, block = ctx.sizes
         to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for (i,j),n in zip(_slices(q.shape[2], k.shape[2], window, block), norm):
-            to_q[:,:,i], a, b = _flash_backward(grad[:,:,i], q[:,:,i], k[:,:,j], v[:,:,j], out[:,:,i], n, 0., False, attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q))
+            to_q[:, :, i], a, b = _flash_backward(
+                grad[:, :, i],
+                q[:, :, i],
+                k[:, :, j],
+                v[:, :, j],
+                out[:, :, i],
+                n,
+                0.0,
+                False,
+                attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q),
+            )
             to_k[:,:,j] += a
             to_v[:,:,j] += b
         return to_q, to_k, to_v, None, None
@@ -94,9 +135,17 @@ def sliding_window_attention(
     if time <= window: return causal_attention(q, k, v)
     if new == 1: return F.scaled_dot_product_attention(q, k[:,:,-window:], v[:,:,-window:])
     if q.device.type != 'cpu':
-        way = fastest_window_kernel(_window_kernels, q, k, v, window) if q.is_cuda and torch.is_grad_enabled() else 'strips'
+        way = (
+            fastest_window_kernel(_window_kernels, q, k, v, window)
+            if q.is_cuda and torch.is_grad_enabled()
+            else 'strips'
+        )
         return _window_kernels[way](q, k, v, window)
-    return _WindowAttentionFunction.apply(q, k, v, window, block) if torch.is_grad_enabled() else _blocks_in_loop(q, k, v, window, block)
+    return (
+        _WindowAttentionFunction.apply(q, k, v, window, block)
+        if torch.is_grad_enabled()
+        else _blocks_in_loop(q, k, v, window, block)
+    )
 
 # %% ../../nbs/610_models.local.ipynb #95f4a24c
 class WindowCache:
@@ -194,7 +243,9 @@ def _remember(self:HierarchicalAttention, k, v, rotary, angles, cache, start):
     "Return near keys and values, summaries, and the position of the first near key; update the cache."
     near, raw, whole = (rotary(k, angles), v), (k, v), start//self.summary*self.summary
     if start:
-        near, raw = ([torch.cat(x, 2) for x in zip(old, new)] for old,new in (((cache.k, cache.v), near), (cache.waiting, raw)))
+        near, raw = (
+            [torch.cat(x, 2) for x in zip(old, new)] for old, new in (((cache.k, cache.v), near), (cache.waiting, raw))
+        )
     end, done = start + k.shape[2], raw[0].shape[2]//self.summary*self.summary
     far = self.outline(*raw, whole, rotary) if done or not start else cache.far
     if start and done: far = [torch.cat(x, 2) for x in zip(cache.far, far)]
@@ -215,7 +266,11 @@ def _look(self:HierarchicalAttention, q, k, v, far_k, far_v, start, first):
     seen = max(0, high - 2)*per
     far_k, far_v = far_k[:,:,:seen], far_v[:,:,:seen]
     if low == high - 1 and new == 1:
-        return F.scaled_dot_product_attention(q, torch.cat([far_k, k[:,:,(low-1)*size-first:]], 2), torch.cat([far_v, v[:,:,(low-1)*size-first:]], 2))
+        return F.scaled_dot_product_attention(
+            q,
+            torch.cat([far_k, k[:, :, (low - 1) * size - first :]], 2),
+            torch.cat([far_v, v[:, :, (low - 1) * size - first :]], 2),
+        )
     blocks, left = high - low, start - low*size
     q = F.pad(q, (0, 0, left, blocks*size - left - new)).reshape(b*h, blocks, size, d)
     def meet(far, near):
@@ -255,7 +310,9 @@ class MultiScaleAttention(nn.Module):
             raise ConfigError('multi_scale attention needs two heads or more',
                               way_out='set n_heads=2, or choose another kind of attention')
         self.n = (n_heads+1)//2
-        self.near, self.wide = SlidingWindowAttention(self.n, dim, reach), HierarchicalAttention(n_heads - self.n, dim, reach)
+        self.near, self.wide = SlidingWindowAttention(self.n, dim, reach), HierarchicalAttention(
+            n_heads - self.n, dim, reach
+        )
 
     def cache(self, room:int=0): return MultiScaleCache([self.near.cache(room), self.wide.cache(room)])
 

@@ -37,14 +37,27 @@ def straight_through_sample(
 @functools.cache
 def _feature_updates(device):
     "Feature updates by event, one row for each id."
-    t = {k:v[:-1] for k,v in grammar.tables.items() if k in ('kind', 'index', 'steps')}          # on the CPU, which has float64
+    # on the CPU, which has float64
+    t = {k:v[:-1] for k,v in grammar.tables.items() if k in ('kind', 'index', 'steps')}
     steps, of = t['steps'].double()[:,None], lambda kind: slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
     turn = lambda x: torch.cat([x.sin(), x.cos()], -1)                     # of angles
     beats = grammar.tables['beats'].double()[:,None,None]*steps/beat_unit  # (33, 774, 1) by tempo
     angles = lambda x, periods: x*2*math.pi/torch.tensor(periods, dtype=torch.float64)
     fade = lambda taus: (-steps/torch.tensor(taus, dtype=torch.float64)).exp()
-    out = dict(clock=turn(angles(steps, clock_periods)), beat=turn(angles(beats, beat_periods)), elapsed=fade(elapsed_taus), age=fade(age_taus), echo=fade(echo_taus))
-    return {k:v.float().to(device) for k,v in out.items()} | dict(on=of(Kind.NOTE_ON), off=of(Kind.NOTE_OFF), tempo=of(Kind.TEMPO), velocity=of(Kind.VELOCITY), family=of(Kind.INSTRUMENT))
+    out = dict(
+        clock=turn(angles(steps, clock_periods)),
+        beat=turn(angles(beats, beat_periods)),
+        elapsed=fade(elapsed_taus),
+        age=fade(age_taus),
+        echo=fade(echo_taus),
+    )
+    return {k: v.float().to(device) for k, v in out.items()} | dict(
+        on=of(Kind.NOTE_ON),
+        off=of(Kind.NOTE_OFF),
+        tempo=of(Kind.TEMPO),
+        velocity=of(Kind.VELOCITY),
+        family=of(Kind.INSTRUMENT),
+    )
 
 def _rotate(hand, turn):
     "Rotate the sines and cosines `hand` (batch, 2n) by the angles whose sines and cosines are `turn`."
@@ -96,7 +109,12 @@ class Rollout:
 
 def _append_only_cache(trunk):
     "A cache without in-place writes, so that a gradient can pass."
-    return ModelCache([WindowCache(1 << 40) if isinstance(b.attention.look, FullAttention) else b.attention.look.cache() for b in trunk.blocks])
+    return ModelCache(
+        [
+            WindowCache(1 << 40) if isinstance(b.attention.look, FullAttention) else b.attention.look.cache()
+            for b in trunk.blocks
+        ]
+    )
 
 # %% ../../nbs/675_models.rollout.ipynb #b773e547
 def _embed_choice(trunk, before, y, ids, state):
@@ -142,7 +160,8 @@ def rollout(
         known, ids, chosen = _last_features(embed, prefix, start), [], []
         for i in range(steps):
             new, y = straight_through_sample(scores, grammar.allowed(cache.state), temperature)
-            ids.append(new); chosen.append(y)
+            ids.append(new)
+            chosen.append(y)
             if i == steps - 1: break
             given, known = _embed_choice(model.trunk, known, y if through else y.detach(), new, cache.state)
             scores = model(new[:,None], cache=cache, given=given).logits[:,-1].float()

@@ -31,7 +31,11 @@ def parameter_counts(
     with torch.device('meta'): model = MusicTransformerVAEGAN(c.changed(mode='vae') if c.mode == 'vae_gan' else c)
     out = {}
     for name,p in model.named_parameters():
-        part = 'layers' if '.blocks.' in name and name.startswith('trunk') else 'embedding and features' if name.startswith('trunk') else name.split('.')[0]
+        part = (
+            'layers'
+            if '.blocks.' in name and name.startswith('trunk')
+            else 'embedding and features' if name.startswith('trunk') else name.split('.')[0]
+        )
         out[part] = out.get(part, 0) + p.numel()
     if c.mode == 'vae_gan': out['critic'] = _critic_parameter_count(c.critic_width, c.critic_layers)
     return out | dict(total=sum(out.values()))
@@ -47,7 +51,11 @@ def model_config_of(
 )->ModelConfig:
     "Return `config` as a `ModelConfig`."
     if isinstance(config, ModelConfig): return config.changed(**overrides) if overrides else config
-    return make_config(ModelConfig, overrides={**config, **overrides}) if isinstance(config, dict) else make_config(ModelConfig, preset=config, group='model', overrides=overrides)
+    return (
+        make_config(ModelConfig, overrides={**config, **overrides})
+        if isinstance(config, dict)
+        else make_config(ModelConfig, preset=config, group='model', overrides=overrides)
+    )
 
 # %% ../../nbs/665_models.size.ipynb #7904bce8
 @contextlib.contextmanager
@@ -59,7 +67,10 @@ def saved_tensor_sizes(
     sizes, seen = [], set(mine)
     def pack(t):
         at = t.untyped_storage().data_ptr()
-        if at not in seen: seen.add(at); sizes.append(t.untyped_storage().nbytes()); kept.append(t)
+        if at not in seen:
+            seen.add(at)
+            sizes.append(t.untyped_storage().nbytes())
+            kept.append(t)
         return t
     kept = []                                           # keeps the tensors alive, so that no address is reused
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield sizes
@@ -74,7 +85,8 @@ def saved_activation_bytes(
     def kept(windows):
         ids = torch.full((windows, length), vocab.PAD, dtype=torch.int64, device=model.device)
         ids[:, 0] = vocab.START
-        with saved_tensor_sizes(model) as sizes, context(): nn.functional.cross_entropy(model(ids).logits.float().flatten(0, 1), ids.flatten())
+        with saved_tensor_sizes(model) as sizes, context():
+            nn.functional.cross_entropy(model(ids).logits.float().flatten(0, 1), ids.flatten())
         return sum(sizes)
     # from 256 positions on the keyboard convolution runs as products, as in training
     few = max(2, -(-256//length))
@@ -97,9 +109,11 @@ class Footprint:
         return self.weights + self.learning + self.activations
     def __str__(self):
         say = lambda b: f'{b/2**30:.1f} GiB' if b >= 2**30 else f'{b/2**20:.0f} MiB'
-        return (f'{self.parameters/1e6:.2f}M parameters; to train on {self.batch_size} × {self.length} ids takes {say(self.total)}: '
-                f'{say(self.weights)} weights, {say(self.learning)} gradients and optimizer, '
-                f'{say(self.activations)} activations')
+        return (
+            f'{self.parameters/1e6:.2f}M parameters; to train on {self.batch_size} × {self.length} ids takes {say(self.total)}: '
+            f'{say(self.weights)} weights, {say(self.learning)} gradients and optimizer, '
+            f'{say(self.activations)} activations'
+        )
 
 # %% ../../nbs/665_models.size.ipynb #83d2e545
 def footprint(
@@ -128,7 +142,8 @@ def match_parameter_count(
     "Set `d_ff` of `config` such that the model has `parameters`."
     c = model_config_of(config, **overrides)
     size = lambda d: parameter_counts(c, d_ff=d)['total']
-    least = size(1); each = size(2) - least                             # parameters per unit of d_ff
+    least = size(1)
+    each = size(2) - least  # parameters per unit of d_ff
     if not least <= parameters*(1 + within):
         raise ConfigError(f'{parameters:,} parameters are too few for d_model={c.d_model}, n_layers={c.n_layers}: '
                           f'the rest of the model has {least:,}', way_out='choose a smaller d_model')

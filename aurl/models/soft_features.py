@@ -28,8 +28,15 @@ def _table(device, dtype):
     kind, index, steps = (grammar.tables[k][:-1] for k in ('kind', 'index', 'steps'))
     one = lambda what: (kind == what).double()[:,None]
     keys = F.one_hot(index.clamp(max=vocab.n_pitches-1), vocab.n_pitches).double()
-    rows = dict(on=keys*one(Kind.NOTE_ON), off=keys*one(Kind.NOTE_OFF), shift=one(Kind.TIME_SHIFT), length=((1 + steps).double().log2()/math.log2(1 + vocab.max_shift))[:,None],
-                velocity=one(Kind.VELOCITY), loud=one(Kind.VELOCITY)*((index + .5)/vocab.n_velocities)[:,None], fade=(-steps[:,None]/torch.tensor(decay_taus, dtype=torch.float64)).clamp(min=-max_decay).exp())
+    rows = dict(
+        on=keys * one(Kind.NOTE_ON),
+        off=keys * one(Kind.NOTE_OFF),
+        shift=one(Kind.TIME_SHIFT),
+        length=((1 + steps).double().log2() / math.log2(1 + vocab.max_shift))[:, None],
+        velocity=one(Kind.VELOCITY),
+        loud=one(Kind.VELOCITY) * ((index + 0.5) / vocab.n_velocities)[:, None],
+        fade=(-steps[:, None] / torch.tensor(decay_taus, dtype=torch.float64)).clamp(min=-max_decay).exp(),
+    )
     return torch.cat([rows[k] for k in _sizes], 1).to(device, dtype)
 
 def expected_events(
@@ -103,5 +110,9 @@ def expected_features(
     past, (classes, pitches), onset = _past(x.shape[1], reach, t.on), _keys(t.on.device, t.on.dtype), t.on.sum(-1)
     log = deterministic_cumsum(t.fade.clamp(min=math.exp(-max_decay)/2).log(), 1)
     faded = [(log[:,:,None,i] - log[:,None,:,i]).clamp(max=0).exp() for i in range(len(decay_taus))]
-    return dict(rhythm=_rhythm(t, past, faded, onset), harmony=_harmony(t, past, faded, _sounding(t, reach, before), classes),
-                melody=_melody(t, past, onset, classes, pitches), dynamics=_dynamics(t, past, onset))
+    return dict(
+        rhythm=_rhythm(t, past, faded, onset),
+        harmony=_harmony(t, past, faded, _sounding(t, reach, before), classes),
+        melody=_melody(t, past, onset, classes, pitches),
+        dynamics=_dynamics(t, past, onset),
+    )

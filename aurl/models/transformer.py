@@ -59,17 +59,22 @@ class Transformer(nn.Module):
         self.embed = MusicEmbedding(d_model, features)
         self.drop = nn.Dropout(dropout)
         self.rotary = Rotary(d_model//n_heads)
-        self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4*d_model, dropout, attention, reach) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(
+            Block(d_model, n_heads, d_ff or 4 * d_model, dropout, attention, reach) for _ in range(n_layers)
+        )
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.keyboard = KeyboardConv(d_model, keyboard) if keyboard else None
-        self.layer_embed = nn.Embedding(len(vocab), (n_layers - 1)*d_model) if layer_embeddings and n_layers > 1 else None
+        self.layer_embed = (
+            nn.Embedding(len(vocab), (n_layers - 1) * d_model) if layer_embeddings and n_layers > 1 else None
+        )
         self.checkpoint = checkpoint
         self._init(n_layers)
 
     def _init(self, n_layers):
         "Initialize with small normal weights; output projections are scaled down with the number of layers (GPT-2)."
         for name, p in self.blocks.named_parameters():
-            if p.ndim == 2: nn.init.normal_(p, std=.02/math.sqrt(2*n_layers) if name.endswith(('out.weight', '2.weight')) else .02)
+            if p.ndim == 2:
+                nn.init.normal_(p, std=.02/math.sqrt(2*n_layers) if name.endswith(('out.weight', '2.weight')) else .02)
         if self.layer_embed is not None: nn.init.normal_(self.layer_embed.weight, std=.02)
 
     def memory(self,
@@ -82,7 +87,9 @@ class Transformer(nn.Module):
     def _hide(self, x, feats, blind):
         "Replace the embeddings of hidden ids by UNK, and their features by 0."
         b = blind[...,None]
-        return torch.where(b, self.embed.table.weight[vocab.UNK].to(x.dtype), x), None if feats is None else feats.masked_fill(b, 0.)
+        return torch.where(b, self.embed.table.weight[vocab.UNK].to(x.dtype), x), (
+            None if feats is None else feats.masked_fill(b, 0.0)
+        )
 
     def _layer_vectors(self, ids, blind=None):
         "Embeddings of `ids` for each layer after the first: tensors (batch, time, d_model); () without such tables."
@@ -93,7 +100,8 @@ class Transformer(nn.Module):
     def _through(self, block, x, angles, cache, apart=None):
         # compiled layers are used in training only (`670_models.compiled`)
         run = block if torch.is_grad_enabled() and cache is None and apart is None else block._call_impl
-        if self.checkpoint and self.training and torch.is_grad_enabled(): return checkpoint(run, x, self.rotary, angles, cache, apart, use_reentrant=False)
+        if self.checkpoint and self.training and torch.is_grad_enabled():
+            return checkpoint(run, x, self.rotary, angles, cache, apart, use_reentrant=False)
         return run(x, self.rotary, angles, cache, apart)
 
     def forward(self,

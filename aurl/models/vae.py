@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from ..core import ModelError
 from .attention import Rotary
 from .blocks import Block, MusicEmbedding, feature_sizes
-from .latent import DiagonalGaussian, PosteriorHead, KLTerms, LatentConditioner, region_log_weights, latent_levels, kl_terms, priors
+from aurl.models.latent import (
+    DiagonalGaussian,
+    PosteriorHead,
+    KLTerms,
+    LatentConditioner,
+    region_log_weights,
+    latent_levels,
+    kl_terms,
+    priors,
+)
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
@@ -98,7 +107,13 @@ class Latent(nn.Module):
         seconds:Tensor, # (batch,) durations
     )->Tensor:          # (batch, size)
         "Concatenate levels and log duration into one vector."
-        return torch.cat([*(z[l.name].flatten(1) for l in self.levels), seconds.clamp(min=1e-2).log()[:,None].to(z[self.levels[0].name].dtype)], 1)
+        return torch.cat(
+            [
+                *(z[l.name].flatten(1) for l in self.levels),
+                seconds.clamp(min=1e-2).log()[:, None].to(z[self.levels[0].name].dtype),
+            ],
+            1,
+        )
 
     def parts(self,
         z:Tensor, # (batch, size)
@@ -166,6 +181,8 @@ def price(self:Latent,
 
     For priors without a closed form, it is an estimate that needs *samples*: at the mean it is too high."""
     if z is not None: return kl_terms(clouds, self.priors, self.parts(z)[0], self.free)
-    g, n = torch.Generator(self.lengths.device).manual_seed(0), 1 if all(hasattr(p, 'by_number') for p in self.priors.values()) else 16
+    g, n = torch.Generator(self.lengths.device).manual_seed(0), (
+        1 if all(hasattr(p, 'by_number') for p in self.priors.values()) else 16
+    )
     some = [kl_terms(clouds, self.priors, {k:c.draw(g) for k,c in clouds.items()}, self.free) for _ in range(n)]
     return KLTerms(sum(p.paid for p in some)/n, {k:sum(p.nats[k] for p in some)/n for k in clouds})

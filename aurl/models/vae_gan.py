@@ -92,7 +92,8 @@ class ModelConfig(Config):
                              'heads of an even dimension')
         if self.attention in ('hierarchical', 'multi_scale') and self.block % self.summary:
             raise ValueError(f'block={self.block} is not a multiple of summary={self.summary}')
-        if self.attention == 'multi_scale' and self.n_heads < 2: raise ValueError('multi_scale attention needs n_heads=2 at least')
+        if self.attention == 'multi_scale' and self.n_heads < 2:
+            raise ValueError('multi_scale attention needs n_heads=2 at least')
         if self.mode != 'transformer':
             try: levels = latent_levels(self.latent, self.regions)
             except ConfigError as e: raise ValueError(f'latent={self.latent}, regions={self.regions}: {e.what}') from e
@@ -127,12 +128,39 @@ class MusicTransformerVAEGAN(nn.Module):
         values = config.to_dict() if isinstance(config, Config) else dict(config or {})
         self.config = c = make_config(ModelConfig, overrides={**values, **overrides})
         self.codec, self.profile = get_codec(c.codec), None           # the `CorpusProfile` of its training corpus
-        self.trunk = Transformer(c.d_model, c.n_layers, c.n_heads, c.d_ff or None, c.dropout, c.attention, c.features, c.keyboard,
-                                 reach=AttentionSpan(c.window, c.block, c.summary), checkpoint=c.checkpoint, layer_embeddings=c.layer_embeddings)
+        self.trunk = Transformer(
+            c.d_model,
+            c.n_layers,
+            c.n_heads,
+            c.d_ff or None,
+            c.dropout,
+            c.attention,
+            c.features,
+            c.keyboard,
+            reach=AttentionSpan(c.window, c.block, c.summary),
+            checkpoint=c.checkpoint,
+            layer_embeddings=c.layer_embeddings,
+        )
         self.latent = None
         if c.mode != 'transformer':
-            self.latent = Latent(c.d_model, c.n_layers, c.n_heads, c.latent, c.regions, c.prior, c.encoder_layers, c.free_bits, c.skip, c.dropout, c.features)
-        self.critic = Discriminator(c.critic_width, c.critic_layers, c.critic_weights, c.critic_dropout) if c.mode == 'vae_gan' else None
+            self.latent = Latent(
+                c.d_model,
+                c.n_layers,
+                c.n_heads,
+                c.latent,
+                c.regions,
+                c.prior,
+                c.encoder_layers,
+                c.free_bits,
+                c.skip,
+                c.dropout,
+                c.features,
+            )
+        self.critic = (
+            Discriminator(c.critic_width, c.critic_layers, c.critic_weights, c.critic_dropout)
+            if c.mode == 'vae_gan'
+            else None
+        )
         self.conditioning = ConditionEmbedding(c.d_model, c.conditions, c.condition_dropout) if c.conditions else None
 
     @property
@@ -156,10 +184,17 @@ class MusicTransformerVAEGAN(nn.Module):
                              way_out='give each piece a row of its own: set pack=False')
         given_conditions = told.get('conditions') if isinstance(told, dict) else None
         condition = self._condition(ids, given_conditions, cache, apart)
-        if self.latent is None: return ModelOutput(self.trunk(ids, cache, state, condition, apart=apart, given=given), z, cache)
+        if self.latent is None:
+            return ModelOutput(self.trunk(ids, cache, state, condition, apart=apart, given=given), z, cache)
         z, clouds, price = self._hear(ids, z, cache)
-        time = cumulative_steps(ids) + (cache.state.time[:,None] if cache is not None and cache.state is not None else 0)
-        blind = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout if self.training and self.config.word_dropout else None
+        time = cumulative_steps(ids) + (
+            cache.state.time[:, None] if cache is not None and cache.state is not None else 0
+        )
+        blind = (
+            torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
+            if self.training and self.config.word_dropout
+            else None
+        )
         add = _add_condition(self.latent.told(z, time), condition)
         return ModelOutput(self.trunk(ids, cache, state, add, blind, given=given), z, cache, clouds, price)
 
@@ -215,7 +250,8 @@ def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
 
 @patch
 def _must_listen(self:MusicTransformerVAEGAN):
-    if self.latent is None: raise ModelError(f'a model of mode {self.config.mode} has no latent', way_out='train one with mode=vae')
+    if self.latent is None:
+        raise ModelError(f'a model of mode {self.config.mode} has no latent', way_out='train one with mode=vae')
 
 @patch
 @torch.inference_mode()
@@ -236,7 +272,16 @@ def sample_prior(self:MusicTransformerVAEGAN,
 )->Tensor:     # (n, size)
     "Latents sampled from the prior."
     self._must_listen()
-    return torch.cat([self.latent.sample_prior(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63)))) for i in range(n)]) if n else torch.zeros(0, self.latent.size)
+    return (
+        torch.cat(
+            [
+                self.latent.sample_prior(1, torch.Generator().manual_seed(int(rng(seed, 'dream', i).integers(2**63))))
+                for i in range(n)
+            ]
+        )
+        if n
+        else torch.zeros(0, self.latent.size)
+    )
 
 # %% ../../nbs/660_models.vae_gan.ipynb #1a82face
 @patch
@@ -255,7 +300,10 @@ def preset_config(
     **overrides    # fields of `ModelConfig` to change
 )->ModelConfig:
     "Configuration of a named size; a latent takes a third of the layers for its encoder unless their number is given."
-    c, told = make_config(ModelConfig, preset=name, group='model', overrides=overrides), {**load_preset('model', name), **overrides}
+    c, told = make_config(ModelConfig, preset=name, group='model', overrides=overrides), {
+        **load_preset('model', name),
+        **overrides,
+    }
     if c.mode == 'transformer' or 'encoder_layers' in told or 'n_layers' in overrides: return c
     ears = max(1, round(c.n_layers/3))
     return c.changed(n_layers=max(1, c.n_layers - ears), encoder_layers=ears)
@@ -300,9 +348,20 @@ def save_pretrained(self:MusicTransformerVAEGAN,
         _remove(new)
         with atomic_dir(new) as d:
             if self.programs: write_json(d/'programs.json', self.programs.to_dict())
-            safetensors.torch.save_file({k:v.detach().cpu().contiguous() for k,v in self.state_dict().items()}, d/'model.safetensors')
-            write_json(d/'config.json', dict(model=self.config.to_dict(), fingerprint=self.codec.fingerprint, vocab=len(vocab), notes=notes, profile=self.profile.to_dict() if self.profile is not None else None,
-                                             sha256=sha256_of(d/'model.safetensors')))
+            safetensors.torch.save_file(
+                {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, d / 'model.safetensors'
+            )
+            write_json(
+                d / 'config.json',
+                dict(
+                    model=self.config.to_dict(),
+                    fingerprint=self.codec.fingerprint,
+                    vocab=len(vocab),
+                    notes=notes,
+                    profile=self.profile.to_dict() if self.profile is not None else None,
+                    sha256=sha256_of(d / 'model.safetensors'),
+                ),
+            )
         _swap(new, path)
     except (OSError, SafetensorError) as e:
         raise ModelError(f'the model is not saved ({getattr(e, "strerror", None) or e})', path=path,
@@ -338,12 +397,14 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
     if not isinstance(told, dict) or 'model' not in told:
         raise ModelError('config.json is not the config of a model', path=path)
     try: config = make_config(ModelConfig, overrides=told['model'])
-    except ConfigError as e: raise ModelError(e.what, path=path/'config.json', way_out='use the version of aurl that trained it') from e
+    except ConfigError as e:
+        raise ModelError(e.what, path=path/'config.json', way_out='use the version of aurl that trained it') from e
     if told.get('vocab', len(vocab)) != len(vocab):
         raise ModelError(f'the model has a vocabulary of {told["vocab"]} ids, this aurl one of {len(vocab)}', path=path,
                          way_out='use the version of aurl that trained it')
     try: get_codec(config.codec, told.get('fingerprint'))
-    except CodecError as e: raise CodecError(e.what, path=path, way_out='use the version of aurl that trained it, or train it again') from e
+    except CodecError as e:
+        raise CodecError(e.what, path=path, way_out='use the version of aurl that trained it, or train it again') from e
     model = cls(config)
     model.programs = _saved_programs(path/'programs.json')
     _load_weights(model, path/'model.safetensors', told.get('sha256'))

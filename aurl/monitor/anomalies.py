@@ -71,46 +71,82 @@ class Anomaly:
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #1ac34e9e
 advice = dict(
-    gradient_explosion=[('lr', 'down', 'steps are too long where the loss is steep'),
-                        ('clip', 'down', 'a lower threshold limits the effect of single batches'),
-                        ('warm-up', 'up', 'the first steps are the riskiest'),
-                        ('batch', 'look', 'a corrupt piece causes such gradients too')],
-    gradient_vanishing=[('precision', 'look', 'small gradients underflow in float16: use bfloat16 or a loss scale'),
-                        ('initialization', 'look', 'a layer initialized at 0 may stay there'),
-                        ('targets', 'look', 'a batch of padding has no gradient'),
-                        ('depth', 'look', 'residual connections and norms must be in place')],
-    loss_spike=[('batch', 'look', 'which pieces does it contain?'), ('lr', 'down', 'if spikes recur'),
-                ('clip', 'down', 'to limit the effect of one batch')],
-    loss_plateau=[('lr', 'down', 'a lower rate often decreases the loss further'),
-                  ('model', 'up', 'the capacity of this size may be reached'),
-                  ('data', 'up', 'more data, or augmentation'),
-                  ('budget', 'look', 'it may have converged: stop here')],
-    loss_oscillation=[('lr', 'down', 'steps overshoot the minimum'), ('batch_size', 'up', 'a less noisy gradient'),
-                      ('momentum', 'down', 'it amplifies the oscillation'),
-                      ('data', 'look', 'a repeating order of the data shows in the loss')],
-    memory_overflow=[('batch_size', 'down', 'with gradient accumulation the gradient is the same'),
-                     ('length', 'down', 'the memory of attention grows quadratically with it'),
-                     ('checkpoint', 'up', 'recompute activations instead of storing them')],
-    throughput_degradation=[('workers', 'look', 'does the loop wait for data? see the profiler'),
-                            ('machine', 'look', 'another process, or thermal throttling'),
-                            ('memory', 'look', 'is the machine swapping?')],
-    learning_rate_issue=[('lr', 'look', 'the schedule gives an unexpected value'),
-                         ('warm-up', 'look', 'does it begin and end at the intended steps?')],
-    nan_values=[('lr', 'down', 'from the last good state'), ('precision', 'up', 'float32, or bfloat16 instead of float16'),
-                ('batch', 'look', 'a division by zero in a loss, a corrupt piece')],
-    training_divergence=[('lr', 'down', 'much lower, from the last good state'),
-                         ('clip', 'down', 'large gradients led to the divergence'),
-                         ('warm-up', 'up', 'the first steps are the riskiest')],
-    overfitting=[('dropout', 'up', 'prevents reliance on single features'),
-                 ('weight_decay', 'up', 'smaller weights memorize less'),
-                 ('data', 'up', 'more data, transposition, augmentation'),
-                 ('model', 'down', 'fewer parameters to memorize with'),
-                 ('budget', 'down', 'the best weights were earlier')],
-    underfitting=[('lr', 'look', 'too low to make progress, or too high to converge'), ('model', 'up', 'more capacity'),
-                  ('budget', 'up', 'more steps'), ('dropout', 'down', 'less regularization'),
-                  ('weight_decay', 'down', 'less regularization')])
+    gradient_explosion=[
+        ('lr', 'down', 'steps are too long where the loss is steep'),
+        ('clip', 'down', 'a lower threshold limits the effect of single batches'),
+        ('warm-up', 'up', 'the first steps are the riskiest'),
+        ('batch', 'look', 'a corrupt piece causes such gradients too'),
+    ],
+    gradient_vanishing=[
+        ('precision', 'look', 'small gradients underflow in float16: use bfloat16 or a loss scale'),
+        ('initialization', 'look', 'a layer initialized at 0 may stay there'),
+        ('targets', 'look', 'a batch of padding has no gradient'),
+        ('depth', 'look', 'residual connections and norms must be in place'),
+    ],
+    loss_spike=[
+        ('batch', 'look', 'which pieces does it contain?'),
+        ('lr', 'down', 'if spikes recur'),
+        ('clip', 'down', 'to limit the effect of one batch'),
+    ],
+    loss_plateau=[
+        ('lr', 'down', 'a lower rate often decreases the loss further'),
+        ('model', 'up', 'the capacity of this size may be reached'),
+        ('data', 'up', 'more data, or augmentation'),
+        ('budget', 'look', 'it may have converged: stop here'),
+    ],
+    loss_oscillation=[
+        ('lr', 'down', 'steps overshoot the minimum'),
+        ('batch_size', 'up', 'a less noisy gradient'),
+        ('momentum', 'down', 'it amplifies the oscillation'),
+        ('data', 'look', 'a repeating order of the data shows in the loss'),
+    ],
+    memory_overflow=[
+        ('batch_size', 'down', 'with gradient accumulation the gradient is the same'),
+        ('length', 'down', 'the memory of attention grows quadratically with it'),
+        ('checkpoint', 'up', 'recompute activations instead of storing them'),
+    ],
+    throughput_degradation=[
+        ('workers', 'look', 'does the loop wait for data? see the profiler'),
+        ('machine', 'look', 'another process, or thermal throttling'),
+        ('memory', 'look', 'is the machine swapping?'),
+    ],
+    learning_rate_issue=[
+        ('lr', 'look', 'the schedule gives an unexpected value'),
+        ('warm-up', 'look', 'does it begin and end at the intended steps?'),
+    ],
+    nan_values=[
+        ('lr', 'down', 'from the last good state'),
+        ('precision', 'up', 'float32, or bfloat16 instead of float16'),
+        ('batch', 'look', 'a division by zero in a loss, a corrupt piece'),
+    ],
+    training_divergence=[
+        ('lr', 'down', 'much lower, from the last good state'),
+        ('clip', 'down', 'large gradients led to the divergence'),
+        ('warm-up', 'up', 'the first steps are the riskiest'),
+    ],
+    overfitting=[
+        ('dropout', 'up', 'prevents reliance on single features'),
+        ('weight_decay', 'up', 'smaller weights memorize less'),
+        ('data', 'up', 'more data, transposition, augmentation'),
+        ('model', 'down', 'fewer parameters to memorize with'),
+        ('budget', 'down', 'the best weights were earlier'),
+    ],
+    underfitting=[
+        ('lr', 'look', 'too low to make progress, or too high to converge'),
+        ('model', 'up', 'more capacity'),
+        ('budget', 'up', 'more steps'),
+        ('dropout', 'down', 'less regularization'),
+        ('weight_decay', 'down', 'less regularization'),
+    ],
+)
 
-remedies = dict(gradient_explosion='skip', loss_spike='skip', nan_values='back', training_divergence='back', loss_oscillation='slower')
+remedies = dict(
+    gradient_explosion='skip',
+    loss_spike='skip',
+    nan_values='back',
+    training_divergence='back',
+    loss_oscillation='slower',
+)
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #3d6a5808
 def inapplicable_advice(
@@ -135,12 +171,15 @@ class TrainingHistory:
         "Append one value or a list to each series; None is ignored."
         for k,v in values.items():
             if v is None: continue
-            self.series[k] = (self.series.get(k, []) + (list(v) if isinstance(v, (list, tuple, np.ndarray)) else [v]))[-self.size:]
+            self.series[k] = (self.series.get(k, []) + (list(v) if isinstance(v, (list, tuple, np.ndarray)) else [v]))[
+                -self.size :
+            ]
     def __getitem__(self, name): return np.asarray(self.series.get(name, ()), float)
     def fine(self, name):
         x = self[name]
         return x[np.isfinite(x)]
-    def state_dict(self): return dict(series={k:[float(x) for x in v] for k,v in self.series.items()}, facts=dict(self.facts))
+    def state_dict(self):
+        return dict(series={k:[float(x) for x in v] for k,v in self.series.items()}, facts=dict(self.facts))
     def load_state_dict(self, d): self.series, self.facts = {k:list(v) for k,v in d['series'].items()}, dict(d['facts'])
 
 detectors = {}
@@ -154,14 +193,18 @@ def detector(f):
 def nan_values(p):
     "A loss or gradient that is not finite."
     bad = {k:int((~np.isfinite(p[k][-10:])).sum()) for k in ('loss', 'norm') if len(p[k])}
-    if any(bad.values()): return 'fatal' if max(bad.values()) >= 3 else 'critical', {f'{k} not finite, of the last 10':n for k,n in bad.items() if n}
+    if any(bad.values()):
+        return 'fatal' if max(bad.values()) >= 3 else 'critical', {
+            f'{k} not finite, of the last 10': n for k, n in bad.items() if n
+        }
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #956ce16d
 @detector
 def gradient_explosion(p, limit=100.):
     "Gradient norms far above the usual."
     x = np.log(np.maximum(p.fine('norm'), 1e-30))
-    if len(x) < 4: return ('critical', {'norm':float(np.exp(x[-1]))}) if len(x) and x[-1] > math.log(100*limit) else None
+    if len(x) < 4:
+        return ('critical', {'norm':float(np.exp(x[-1]))}) if len(x) and x[-1] > math.log(100*limit) else None
     past, last = x[:-3], x[-3:]
     usual, far = np.median(past), max(math.log(5), outlier_distance(past)) if len(past) >= 20 else math.log(100)
     told = {'norm':float(np.exp(last.max())), 'usual':float(np.exp(usual))}
@@ -176,7 +219,8 @@ def gradient_vanishing(p, limit=1e-6):
     past, last = x[:-3], x[-3:]
     told = {'norm':float(np.exp(last.max()))}
     if (last < math.log(limit)).all(): return 'warning', told
-    if len(past) >= 20 and (last < np.median(past) - max(math.log(100), outlier_distance(past))).all(): return 'info', told | {'usual':float(np.exp(np.median(past)))}
+    if len(past) >= 20 and (last < np.median(past) - max(math.log(100), outlier_distance(past))).all():
+        return 'info', told | {'usual':float(np.exp(np.median(past)))}
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #62fa1e09
 @detector
@@ -199,12 +243,14 @@ def training_divergence(p, wide=5):
     if len(x) < 2*wide + 2: return
     means = np.convolve(x, np.ones(wide)/wide, 'valid')
     best, now, noise = means[:-wide].min(), means[-1], robust_std(np.diff(x))
-    if x[-wide:].min() > best and now - best > max(.15*abs(best), 8*noise): return 'fatal' if now > 1.5*best + .5 else 'critical', {'mean loss':float(now), 'best':float(best)}
+    if x[-wide:].min() > best and now - best > max(.15*abs(best), 8*noise):
+        return 'fatal' if now > 1.5*best + .5 else 'critical', {'mean loss':float(now), 'best':float(best)}
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #12ff8e2e
 def trend(x)->tuple:
     "Change over the whole of `x` and its standard error, corrected for autocorrelation."
-    n = len(x); t = np.arange(n) - (n-1)/2
+    n = len(x)
+    t = np.arange(n) - (n-1)/2
     slope = (t @ x)/(t @ t)
     rest = x - x.mean() - slope*t
     like = float(np.clip((rest[1:] @ rest[:-1])/max(rest @ rest, 1e-30), 0, .95))
@@ -239,7 +285,11 @@ def loss_oscillation(p, wide=64, share=.5):
     (a, f), (b, h) = dominant_frequency(x[-2*wide:-wide]), dominant_frequency(x[-wide:])
     swing = float(np.std(x[-wide:])*math.sqrt(8)/max(abs(np.mean(x[-wide:])), 1e-9))
     if min(a, b) > share and abs(f - h) <= 1 and swing > .02:
-        return 'warning', {'power fraction of one frequency':min(a, b), 'period in steps':wide/(h + 2), 'amplitude':swing}
+        return 'warning', {
+            'power fraction of one frequency': min(a, b),
+            'period in steps': wide / (h + 2),
+            'amplitude': swing,
+        }
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #79e49d57
 @detector
@@ -268,7 +318,8 @@ def learning_rate_issue(p):
     lr, moved, left = p['lr'], p['moved'], (p['left'][-1:] > .01).all()
     if len(lr) and (not np.isfinite(lr[-1]) or lr[-1] < 0): return 'critical', {'lr':float(lr[-1])}
     if left and len(lr) >= 3 and (lr[-3:] == 0).all(): return 'critical', {'lr':0.}
-    if len(lr) >= 10 and lr[-1] > 10*(most := lr[-11:-1].max()) > 0: return 'warning', {'lr':float(lr[-1]), 'before':float(most)}
+    if len(lr) >= 10 and lr[-1] > 10*(most := lr[-11:-1].max()) > 0:
+        return 'warning', {'lr':float(lr[-1]), 'before':float(most)}
     if len(moved) < 3: return
     if moved[-3:].min() > 1/3: return 'warning', {'relative change of the weights per step':float(moved[-1])}
     if left and moved[-3:].max() < 1e-7: return 'warning', {'relative change of the weights per step':float(moved[-1])}
@@ -310,12 +361,19 @@ def stationary_noise(
 ):              # (n,), mean about 0, standard deviation about 1
     "Stationary noise."
     if shape.startswith('memory'):
-        like = float(shape.split()[1]); e, x = g.normal(0, math.sqrt(1 - like**2), n), np.empty(n)
+        like = float(shape.split()[1])
+        e, x = g.normal(0, math.sqrt(1 - like**2), n), np.empty(n)
         x[0] = g.normal()
         for i in range(1, n): x[i] = like*x[i-1] + e[i]
         return x
-    return dict(normal=lambda: g.normal(0, 1, n), uniform=lambda: g.uniform(-1.7, 1.7, n), exponential=lambda: g.laplace(0, .7, n), student=lambda: g.standard_t(3, n)/1.7,
-                skewed=lambda: g.exponential(1, n) - 1, coarse=lambda: g.integers(-2, 3, n)/1.4)[shape]()
+    return dict(
+        normal=lambda: g.normal(0, 1, n),
+        uniform=lambda: g.uniform(-1.7, 1.7, n),
+        exponential=lambda: g.laplace(0, 0.7, n),
+        student=lambda: g.standard_t(3, n) / 1.7,
+        skewed=lambda: g.exponential(1, n) - 1,
+        coarse=lambda: g.integers(-2, 3, n) / 1.4,
+    )[shape]()
 noise_shapes = ('normal', 'uniform', 'exponential', 'student', 'skewed', 'coarse', 'memory 0.5', 'memory 0.9')
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #acaecb5c
@@ -329,13 +387,32 @@ class AnomalyMonitor(Callback):
         clock=time.perf_counter, # function that returns seconds
     ):
         self.every, self.recover, self.to, self.clock = every, recover, to, clock
-        self.past, self.found, self.standing, self.steps, self.skipped, self.seen = TrainingHistory(), [], {}, 0, 0, torch.zeros(0)
-        self.losses, self.norms, self.moved, self.tokens, self.lately, self.row, self.gone = [], [], None, 0, [], 0, False
+        self.past, self.found, self.standing, self.steps, self.skipped, self.seen = (
+            TrainingHistory(),
+            [],
+            {},
+            0,
+            0,
+            torch.zeros(0),
+        )
+        self.losses, self.norms, self.moved, self.tokens, self.lately, self.row, self.gone = (
+            [],
+            [],
+            None,
+            0,
+            [],
+            0,
+            False,
+        )
 
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
         self.steps = max(self.steps, self.until.done if self.until else 0)
-        self.mark, self.before, self.group = self.clock(), None, next((c.n for c in self.cbs if isinstance(c, GradientAccumulation)), 1)
+        self.mark, self.before, self.group = (
+            self.clock(),
+            None,
+            next((c.n for c in self.cbs if isinstance(c, GradientAccumulation)), 1),
+        )
         self.past.unfit = inapplicable_advice(self.learn)
         if self.recover is not None and self.recover not in list(self.cbs):
             raise ConfigError('recover is a RollbackOnCollapse that this learner does not have',
@@ -377,14 +454,26 @@ def _back(self:AnomalyMonitor, why):
 def before_step(self:AnomalyMonitor):
     if (scale := pending_grad_scale(self.learn)) is None: return # the gradient is still being accumulated
     ps = [p for p in self.learn.model.parameters() if p.grad is not None]
-    norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in ps]))*scale if ps else self.learn.loss.new_zeros(())
+    norm = (
+        full_tensor(torch.nn.utils.get_total_norm([p.grad for p in ps])) * scale
+        if ps
+        else self.learn.loss.new_zeros(())
+    )
     self.norms.append(norm.detach())
     self.learn.grad_norm = norm.detach()
-    if (self.steps + 1) % self.every < self.group: self.before = [(p, p.detach().clone()) for p in sorted((p for p in ps if p.ndim > 1), key=lambda p: -p.numel())[:4]]
+    if (self.steps + 1) % self.every < self.group:
+        self.before = [
+            (p, p.detach().clone()) for p in sorted((p for p in ps if p.ndim > 1), key=lambda p: -p.numel())[:4]
+        ]
     if self.recover is None: return
     x = self.past.fine('norm')[-100:]
     n = float(norm)
-    if not math.isfinite(n) or len(x) >= 20 and n > 100 and math.log(n) > np.median(np.log(x)) + max(math.log(5), outlier_distance(np.log(x))):
+    if (
+        not math.isfinite(n)
+        or len(x) >= 20
+        and n > 100
+        and math.log(n) > np.median(np.log(x)) + max(math.log(5), outlier_distance(np.log(x)))
+    ):
         self.skipped += 1
         raise CancelStepException
 
@@ -392,14 +481,16 @@ def before_step(self:AnomalyMonitor):
 @torch.no_grad()
 def after_step(self:AnomalyMonitor):
     length = lambda xs: full_tensor(sum(x.pow(2).sum() for x in xs)).sqrt()
-    if self.before: self.moved = float(length(p - b for p,b in self.before)/length(b for _,b in self.before).clamp(min=1e-12))
+    if self.before:
+        self.moved = float(length(p - b for p,b in self.before)/length(b for _,b in self.before).clamp(min=1e-12))
     self.before = None
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #f7df0c08
 @patch
 def after_batch(self:AnomalyMonitor):
     if not self.training: return
-    self.steps += 1; self.tokens += self.yb[0].numel()
+    self.steps += 1
+    self.tokens += self.yb[0].numel()
     if self.steps <= 20 or not len(self.seen): self._count(self.yb[0])
     if self.gone: self._back('the loss stays abnormally high')
     elif self.steps % self.every == 0: self.ask()
@@ -424,12 +515,24 @@ def ask(self:AnomalyMonitor)->list: # all current `Anomaly` objects
     now, losses, norms = self.clock(), *map(fetch_floats, (self.losses, self.norms))
     fine = [x for x in losses if math.isfinite(x)]
     self.lately += fine
-    self.past.add(loss=losses, norm=norms, checked=float(np.mean(fine)) if fine else None, lr=float(max(h['lr'] for h in self.opt.hypers)), moved=self.moved,
-                  left=1 - (self.until.used if self.until else float(self.learn.pct_train)), speed=self.tokens/max(1e-9, now - self.mark), **{k:float(v) for k,v in memory_usage(self.learn.dls.device).items() if k in ('memory', 'memory_capacity')})
+    self.past.add(
+        loss=losses,
+        norm=norms,
+        checked=float(np.mean(fine)) if fine else None,
+        lr=float(max(h['lr'] for h in self.opt.hypers)),
+        moved=self.moved,
+        left=1 - (self.until.used if self.until else float(self.learn.pct_train)),
+        speed=self.tokens / max(1e-9, now - self.mark),
+        **{k: float(v) for k, v in memory_usage(self.learn.dls.device).items() if k in ('memory', 'memory_capacity')}
+    )
     self.losses, self.norms, self.moved, self.tokens, self.mark = [], [], None, 0, now
     found = detect_anomalies(self.past, self.steps)
     for a in found: self._tell(a)
-    self.standing = {k:(s, self.steps) if k in {a.kind for a in found} else (s, t) for k,(s,t) in self.standing.items() if self.steps - t <= 5*self.every}
+    self.standing = {
+        k: (s, self.steps) if k in {a.kind for a in found} else (s, t)
+        for k, (s, t) in self.standing.items()
+        if self.steps - t <= 5 * self.every
+    }
     if self.recover is not None: self._act(found)
     return found
 
@@ -455,13 +558,36 @@ def _act(self:AnomalyMonitor, found):
         self._back(bad[0].kind.replace('_', ' '))
     elif any(a['step'] == self.steps and remedies.get(a['kind']) == 'slower' for a in self.found):   # only when new
         r.factor *= r.slower
-    elif not found and self.steps % (10*self.every) == 0 and not any(isinstance(c, GenerationMonitor) for c in self.cbs): r.remember(self.steps)
+    elif (
+        not found
+        and self.steps % (10 * self.every) == 0
+        and not any(isinstance(c, GenerationMonitor) for c in self.cbs)
+    ):
+        r.remember(self.steps)
 
 @patch
-def state_dict(self:AnomalyMonitor): return dict(past=self.past.state_dict(), found=self.found[-100:], standing={k:list(v) for k,v in self.standing.items()}, steps=self.steps, skipped=self.skipped, lately=self.lately[-1000:], seen=self.seen,
-                losses=fetch_floats(self.losses), norms=fetch_floats(self.norms), row=self.row)
+def state_dict(self:AnomalyMonitor):
+    return dict(
+        past=self.past.state_dict(),
+        found=self.found[-100:],
+        standing={k: list(v) for k, v in self.standing.items()},
+        steps=self.steps,
+        skipped=self.skipped,
+        lately=self.lately[-1000:],
+        seen=self.seen,
+        losses=fetch_floats(self.losses),
+        norms=fetch_floats(self.norms),
+        row=self.row,
+    )
 @patch
 def load_state_dict(self:AnomalyMonitor, d):
     self.past.load_state_dict(d['past'])
-    self.found, self.standing, self.steps, self.skipped, self.lately, self.seen = list(d['found']), {k:tuple(v) for k,v in d['standing'].items()}, d['steps'], d['skipped'], list(d['lately']), d['seen']
+    self.found, self.standing, self.steps, self.skipped, self.lately, self.seen = (
+        list(d['found']),
+        {k: tuple(v) for k, v in d['standing'].items()},
+        d['steps'],
+        d['skipped'],
+        list(d['lately']),
+        d['seen'],
+    )
     self.losses, self.norms, self.row = list(d['losses']), list(d['norms']), d['row']

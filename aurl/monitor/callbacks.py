@@ -50,11 +50,19 @@ class MonitorConfig(Config):
 
     @field_validator('act', mode='before')
     @classmethod
-    def _switch(cls, v): return {True:'apply', False:'none', 'true':'apply', 'false':'none'}.get(v, v) if isinstance(v, (bool, str)) else v
+    def _switch(cls, v):
+        return (
+            {True: 'apply', False: 'none', 'true': 'apply', 'false': 'none'}.get(v, v)
+            if isinstance(v, (bool, str))
+            else v
+        )
 
     @model_validator(mode='after')
     def _known(self):
-        for name,ask in (('measures', lambda: [get_sample_metric(m) for m in self.measures]), ('stop_on', lambda: ImprovementTracker(self.stop_on))):
+        for name, ask in (
+            ('measures', lambda: [get_sample_metric(m) for m in self.measures]),
+            ('stop_on', lambda: ImprovementTracker(self.stop_on)),
+        ):
             try: ask()
             except ConfigError as e: raise ValueError(f'{name}: {e.what}; {e.way_out}') from e
         if not self.patience and self.stop_on != type(self).model_fields['stop_on'].default:
@@ -88,10 +96,16 @@ class RollbackBuffer:
     def put(self, step, moment): save_checkpoint(self._at(step), moment)
     def get(self, step):
         if self._at(step).exists() or self.checkpoints is None: return load_checkpoint(self._at(step)).snapshot()
-        there = {int(n):p for p in Path(self.checkpoints).glob('*_*') if (n := p.name.rpartition('_')[2]).isdigit() and int(n) <= step}
+        there = {
+            int(n): p
+            for p in Path(self.checkpoints).glob('*_*')
+            if (n := p.name.rpartition('_')[2]).isdigit() and int(n) <= step
+        }
         for n in sorted(there, reverse=True):
             with contextlib.suppress(CheckpointError): return load_checkpoint(there[n]).snapshot()
-        raise CheckpointError(f'no checkpoint of step {step} or before', self.checkpoints, 'keep more of them, or save more often')
+        raise CheckpointError(
+            f'no checkpoint of step {step} or before', self.checkpoints, 'keep more of them, or save more often'
+        )
     def drop(self, step): shutil.rmtree(self._at(step), ignore_errors=True)
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #afc8e877
@@ -103,12 +117,23 @@ def monitor_callbacks(
 )->list:               # callbacks
     "Create the callbacks that monitor a training."
     if not cfg.on: return []
-    room, shelf = cfg.memory*(memory_limit() or math.inf), RollbackBuffer(run.path/'moments', run.checkpoints if world_size() == 1 else None) if run is not None else None
+    room, shelf = cfg.memory * (memory_limit() or math.inf), (
+        RollbackBuffer(run.path / 'moments', run.checkpoints if world_size() == 1 else None)
+        if run is not None
+        else None
+    )
     rescue = RollbackOnCollapse(cfg.rescues, room=room, shelf=shelf, to=run) if cfg.rescues else None
     every = cfg.every or (100 if cfg.let_go or steady else 0) # annealing also needs the same steps on every machine
     act = RollbackRemedies(cfg.act == 'apply', run) if cfg.act != 'none' and rescue is not None else None
-    out = [GenerationMonitor(cfg.measures, cfg.samples, cfg.tokens, cfg.share, every, seed, run), rescue, GrammarAnnealing(to=run) if cfg.let_go else None,
-           AnomalyMonitor(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None, EarlyStopping(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None, TrainingProfiler(to=run) if cfg.stopwatch else None, act]
+    out = [
+        GenerationMonitor(cfg.measures, cfg.samples, cfg.tokens, cfg.share, every, seed, run),
+        rescue,
+        GrammarAnnealing(to=run) if cfg.let_go else None,
+        AnomalyMonitor(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None,
+        EarlyStopping(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None,
+        TrainingProfiler(to=run) if cfg.stopwatch else None,
+        act,
+    ]
     return [c for c in out if c is not None]
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #01ed8b73
@@ -149,11 +174,13 @@ def monitor_figure(
     for name, label in (('grammar', 'health'), ('grammar_validity', 'valid samples'), ('grammar_pairing', 'pairing')):
         a.plot(*run.series(name), '.-', lw=2 if name == 'grammar' else 1, label=label)
     for step in run.series('back_to')[0]: a.axvline(step, color='C3', lw=.8)
-    a.set(xlabel='step', ylabel='without mask', ylim=(-.05, 1.05)); a.legend(fontsize=7, ncols=3, loc='lower right')
+    a.set(xlabel='step', ylabel='without mask', ylim=(-.05, 1.05))
+    a.legend(fontsize=7, ncols=3, loc='lower right')
     x = 0.
     for i,p in enumerate(phases if 'seconds_total' in last else ()):
         share = last[f'seconds_{p}']/max(last['seconds_total'], 1e-9)
-        b.barh(0, share, left=x, color=f'C{i}', label=f'{p} {share:.0%}'); x += share
+        b.barh(0, share, left=x, color=f'C{i}', label=f'{p} {share:.0%}')
+        x += share
     b.set(xlim=(0, 1), yticks=[], xlabel='fraction of the time')
     b.legend(fontsize=6, ncols=7, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     plt.close(fig)

@@ -18,7 +18,14 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Config
 from ..core import CheckpointError, ConfigError
 from ..experiments.registry import parse_age
-from ..train.checkpoint import is_suspect, latest_checkpoint, load_checkpoint, mark_suspect, prune_checkpoints, save_checkpoint
+from aurl.train.checkpoint import (
+    is_suspect,
+    latest_checkpoint,
+    load_checkpoint,
+    mark_suspect,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from .failures import FailureMonitor
 from .generation import GenerationMonitor
 from ..train.state import ResumeFrom, capture_state
@@ -123,7 +130,16 @@ class CheckpointCallback(Callback):
         **state      # further state to store, such as the seed
     ):
         self.quiet, self.log, self.how = quiet, log, how or CheckpointConfig()
-        self.folder, self.every, self.keep, self.config, self.codec, self.patience, self.say, self.state = Path(folder), every, keep, config, codec, patience, say or (lambda line: None), state
+        self.folder, self.every, self.keep, self.config, self.codec, self.patience, self.say, self.state = (
+            Path(folder),
+            every,
+            keep,
+            config,
+            codec,
+            patience,
+            say or (lambda line: None),
+            state,
+        )
         self.best, self.higher = dict(best or dict(valid_loss=1.)), tuple(higher)
         weighted_score({}, self.best, self.higher)
         self.writer, self.bad = BackgroundWriter(), False
@@ -144,8 +160,12 @@ class CheckpointCallback(Callback):
     def after_epoch(self):
         self.judge()
         if self.epoch == self.n_epoch - 1: self.save()
-    def after_cancel_fit(self): self.judge(); self.save()
-    def after_fit(self): self.flush(); self.close()
+    def after_cancel_fit(self):
+        self.judge()
+        self.save()
+    def after_fit(self):
+        self.flush()
+        self.close()
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #419afb83
 @patch
@@ -156,7 +176,9 @@ def save(self:CheckpointCallback):
     if monitor is not None and monitor.hopeless(): return self._set_aside(monitor)
     self.saved = self.train_iter
     self.flush()
-    self._write(f'step_{self.train_iter:08d}', capture_state(self.learn), suspect=monitor is not None and monitor.suspicious())
+    self._write(
+        f'step_{self.train_iter:08d}', capture_state(self.learn), suspect=monitor is not None and monitor.suspicious()
+    )
 
 @patch
 def _set_aside(self:CheckpointCallback, monitor):
@@ -172,7 +194,9 @@ def judge(self:CheckpointCallback):
     "Store this state if its score is the best so far."
     if self.judged or not self.train_iter: return
     self.judged, score = True, weighted_score(current_metrics(self.learn), self.best, self.higher)
-    if score is not None and score < self.top: self.top = score; self.held = capture_state(self.learn), score
+    if score is not None and score < self.top:
+        self.top = score
+        self.held = capture_state(self.learn), score
 
 @patch
 def flush(self:CheckpointCallback):
@@ -186,11 +210,22 @@ def flush(self:CheckpointCallback):
 def _write(self:CheckpointCallback, name, snap, score=None, suspect=False):
     "Write `snap` in the background thread."
     if self.quiet: return
-    state, until = dict(self.state, step=snap.step), next((c.good for c in self.cbs if isinstance(c, FailureMonitor)), None)
+    state, until = dict(self.state, step=snap.step), next(
+        (c.good for c in self.cbs if isinstance(c, FailureMonitor)), None
+    )
     # a best state is written later than it was taken
     if self.log is not None and score is None: state['logged'] = self.log.logged
     def job():
-        save_checkpoint(self.folder/name, snap, self.config, self.codec, state=state, score=score, suspect=suspect, compress=self.how.compress)
+        save_checkpoint(
+            self.folder / name,
+            snap,
+            self.config,
+            self.codec,
+            state=state,
+            score=score,
+            suspect=suspect,
+            compress=self.how.compress,
+        )
         prune_checkpoints(self.folder, self.keep, until, self.how.spans(), self.how.limit())
     self._look()
     self.writer(job)
@@ -230,6 +265,10 @@ def load_newest_checkpoint(
     if last is not None: return load_checkpoint(last, codec=codec)
     there = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.')] if folder.is_dir() else []
     if there and all(map(is_suspect, there)):
-        raise CheckpointError('all checkpoints were written while the training was failing', folder, 'start a new run with a lower lr: resume=no lr=…')
+        raise CheckpointError(
+            'all checkpoints were written while the training was failing',
+            folder,
+            'start a new run with a lower lr: resume=no lr=…',
+        )
     if there:
         raise CheckpointError('no checkpoint is intact', folder, 'copy one back, or start a new run')

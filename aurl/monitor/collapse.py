@@ -29,7 +29,16 @@ class CollapseDetector:
         wide:int=8,      # evaluations averaged for slow declines
         draws:int=4,     # how often a suspicious evaluation is repeated
     ):
-        self.low, self.broken, self.patience, self.drop, self.sure, self.least, self.wide, self.draws = low, broken, patience, drop, sure, least, wide, draws
+        self.low, self.broken, self.patience, self.drop, self.sure, self.least, self.wide, self.draws = (
+            low,
+            broken,
+            patience,
+            drop,
+            sure,
+            least,
+            wide,
+            draws,
+        )
         self.seen, self.aside, self.means, self.bad_looks, self.best = [], [], [], 0, -math.inf
 
     def limits(self)->tuple: # level and noise
@@ -56,8 +65,15 @@ def update(self:CollapseDetector,
     draws = [value]
     if again is not None and self.bad(value): draws += [again(i+1) for i in range(self.draws)]
     if self.bad(float(np.median(draws))):
-        self.aside += draws; self.bad_looks += 1
-        if len(draws) > 1 and len(self.means) >= 2*self.least and max(draws) < self.broken and all(map(self.bad, draws)): return 'broken'
+        self.aside += draws
+        self.bad_looks += 1
+        if (
+            len(draws) > 1
+            and len(self.means) >= 2 * self.least
+            and max(draws) < self.broken
+            and all(map(self.bad, draws))
+        ):
+            return 'broken'
         return 'low' if self.bad_looks >= self.patience else 'perhaps'
     self.seen = (self.seen + self.aside + draws)[-100:]
     self.aside, self.bad_looks = [], 0
@@ -78,7 +94,8 @@ def forgive(self:CollapseDetector):
     self.aside, self.bad_looks, self.means, self.best = [], 0, self.means[-self.least:], -math.inf
 
 @patch
-def state_dict(self:CollapseDetector): return {k:_copy_list(getattr(self, k)) for k in ('seen', 'aside', 'means', 'bad_looks', 'best')}
+def state_dict(self:CollapseDetector):
+    return {k:_copy_list(getattr(self, k)) for k in ('seen', 'aside', 'means', 'bad_looks', 'best')}
 @patch
 def load_state_dict(self:CollapseDetector, d):
     for k,v in d.items(): setattr(self, k, _copy_list(v))
@@ -88,10 +105,18 @@ def _copy_list(v): return list(v) if isinstance(v, list) else v
 def white_noise_kinds()->dict: # name: function of a generator and a shape
     "Kinds of white noise in [0, 1], to test detectors."
     clip = lambda x: np.clip(x, 0, 1)
-    out = {f'normal {m} ± {s}': lambda g, n, m=m, s=s: clip(g.normal(m, s, n)) for m,s in ((.3, .1), (.5, .1), (.6, .05), (.6, .2), (.8, .1), (.8, .2), (.95, .1))}
+    out = {
+        f'normal {m} ± {s}': lambda g, n, m=m, s=s: clip(g.normal(m, s, n))
+        for m, s in ((0.3, 0.1), (0.5, 0.1), (0.6, 0.05), (0.6, 0.2), (0.8, 0.1), (0.8, 0.2), (0.95, 0.1))
+    }
     out |= {f'{p:.0%} of 4 coins': lambda g, n, p=p: g.binomial(4, p, n)/4 for p in (.5, .8, .9, .98)}
-    return out | {'uniform':lambda g, n: g.random(n), 'upper half':lambda g, n: .5 + g.random(n)/2, 'piled up':lambda g, n: g.beta(.5, .5, n),
-                  'double exponential':lambda g, n: clip(g.laplace(.8, .07, n)), 'Student, 3 degrees':lambda g, n: clip(.8 + .05*g.standard_t(3, n))}
+    return out | {
+        'uniform': lambda g, n: g.random(n),
+        'upper half': lambda g, n: 0.5 + g.random(n) / 2,
+        'piled up': lambda g, n: g.beta(0.5, 0.5, n),
+        'double exponential': lambda g, n: clip(g.laplace(0.8, 0.07, n)),
+        'Student, 3 degrees': lambda g, n: clip(0.8 + 0.05 * g.standard_t(3, n)),
+    }
 
 # %% ../../nbs/843_monitor.collapse.ipynb #8a724346
 class LossJumpDetector:
@@ -102,7 +127,16 @@ class LossJumpDetector:
         sure:float=6.,   # minimum increase in units of the noise
         memory:int=50,   # losses that define the usual range
         least:int=20,    # minimum number of them
-    ): self.row, self.share, self.sure, self.memory, self.least, self.seen, self.high = row, share, sure, memory, least, [], 0
+    ):
+        self.row, self.share, self.sure, self.memory, self.least, self.seen, self.high = (
+            row,
+            share,
+            sure,
+            memory,
+            least,
+            [],
+            0,
+        )
 
     def limit(self)->float: # nats
         "Return the upper end of the usual range."
@@ -150,18 +184,39 @@ class RollbackOnCollapse(Callback):
         shelf=None,
         to=None,              # an `Experiment` to log to
     ):
-        self.most, self.slower, self.regain, self.keep, self.measure, self.collapse, self.to = most, slower, regain, keep, measure, collapse or CollapseDetector(), to
+        self.most, self.slower, self.regain, self.keep, self.measure, self.collapse, self.to = (
+            most,
+            slower,
+            regain,
+            keep,
+            measure,
+            collapse or CollapseDetector(),
+            to,
+        )
         self.room, self.shelf, self.shelved, self.refused = room, shelf, set(), False
         self.jump, self.losses, self.fresh = jump or LossJumpDetector(), [], False
-        self.moments, self.finest, self.times, self.factor, self.over, self.plain, self.used, self.good = [], None, [], 1., False, None, None, None
+        self.moments, self.finest, self.times, self.factor, self.over, self.plain, self.used, self.good = (
+            [],
+            None,
+            [],
+            1.0,
+            False,
+            None,
+            None,
+            None,
+        )
         self.lasting = 1. # a factor that does not recover, see `861_monitor.actions`
 
     def before_fit(self):
         self.over, self.plain = False, None
         for w in self.cbs:
-            if isinstance(w, GenerationMonitor) and self.on_evaluation not in w.observers: w.observers.append(self.on_evaluation); self.watch = w
+            if isinstance(w, GenerationMonitor) and self.on_evaluation not in w.observers:
+                w.observers.append(self.on_evaluation)
+                self.watch = w
     def before_batch(self):
-        if self.plain: self.opt.set_hyper('lr', self.plain); self.plain = None       # if no schedule resets it
+        if self.plain:
+            self.opt.set_hyper('lr', self.plain)
+            self.plain = None  # if no schedule resets it
     def after_loss(self):
         if self.training: self.losses.append(self.learn.loss.detach())
         if len(self.losses) > 2000: del self.losses[:1000] # without a monitor nothing consumes them
@@ -189,7 +244,12 @@ def on_evaluation(self:RollbackOnCollapse,
         self.remember(step)
         self.factor = min(1., self.factor*self.regain)
     elif not self.moments: return
-    elif what in ('low', 'broken', 'falling'): self.roll_back(step, now.get('broken', f'{self.measure} is {what}, {now.get(self.measure, 0.):.2f}'), slow=what == 'falling')
+    elif what in ('low', 'broken', 'falling'):
+        self.roll_back(
+            step,
+            now.get('broken', f'{self.measure} is {what}, {now.get(self.measure, 0.):.2f}'),
+            slow=what == 'falling',
+        )
     elif loss == 'jumped': self.roll_back(step, 'the loss jumped')
 
 @patch
@@ -219,19 +279,28 @@ def remember(self:RollbackOnCollapse, step:int):
 @patch
 def _fit_in(self:RollbackOnCollapse):
     "Reduce the memory: keep fewer snapshots, then only the newest, then move that one to `shelf`."
-    in_memory = lambda: sum({id(m):snapshot_bytes(m) for _,m,*_ in [*self.moments, *([self.finest] if self.finest else [])] if m is not None}.values())
+    in_memory = lambda: sum(
+        {
+            id(m): snapshot_bytes(m)
+            for _, m, *_ in [*self.moments, *([self.finest] if self.finest else [])]
+            if m is not None
+        }.values()
+    )
     if in_memory() > self.room: self.finest = (*self.moments[-1], self.finest[2])
     while in_memory() > self.room and len(self.moments) > 1: self.moments.pop(0)
     if in_memory() > self.room:
         (step, m), level = self.moments[-1], self.finest[2]
         self.moments, self.finest = [], None
-        if self.shelf is not None and self._put(step, m): self.moments, self.finest = [(step, None)], (step, None, level)
+        if self.shelf is not None and self._put(step, m):
+            self.moments, self.finest = [(step, None)], (step, None, level)
         elif not self.refused:
             self.refused = True
             if self.to is not None:
                 self.to.say(f'a snapshot takes {snapshot_bytes(m)/2**20:,.0f} MiB, more than the limit of '
                             f'{self.room/2**20:,.0f}: this training cannot roll back')
-    for step in [s for s in self.shelved if s not in {x[0] for x in self.moments}]: self.shelf.drop(step); self.shelved.discard(step)
+    for step in [s for s in self.shelved if s not in {x[0] for x in self.moments}]:
+        self.shelf.drop(step)
+        self.shelved.discard(step)
 
 @patch
 def _put(self:RollbackOnCollapse, step, moment):
@@ -281,10 +350,29 @@ def roll_back(self:RollbackOnCollapse,
     return to
 
 @patch
-def state_dict(self:RollbackOnCollapse): return dict(good=self.good, plain=self.plain, factor=self.factor, lasting=self.lasting, times=self.times, used=self.used, collapse=self.collapse.state_dict(), jump=self.jump.state_dict(), losses=[float(x) for x in self.losses], fresh=self.fresh)
+def state_dict(self:RollbackOnCollapse):
+    return dict(
+        good=self.good,
+        plain=self.plain,
+        factor=self.factor,
+        lasting=self.lasting,
+        times=self.times,
+        used=self.used,
+        collapse=self.collapse.state_dict(),
+        jump=self.jump.state_dict(),
+        losses=[float(x) for x in self.losses],
+        fresh=self.fresh,
+    )
 @patch
 def load_state_dict(self:RollbackOnCollapse, d):
-    self.factor, self.times, self.used, self.losses, self.fresh = d['factor'], list(d['times']), d['used'], list(d['losses']), d['fresh']
-    self.collapse.load_state_dict(d['collapse']); self.jump.load_state_dict(d['jump'])
+    self.factor, self.times, self.used, self.losses, self.fresh = (
+        d['factor'],
+        list(d['times']),
+        d['used'],
+        list(d['losses']),
+        d['fresh'],
+    )
+    self.collapse.load_state_dict(d['collapse'])
+    self.jump.load_state_dict(d['jump'])
     self.good, self.plain, self.lasting = d.get('good'), d.get('plain'), d.get('lasting', 1.)
     if self.good is not None and self.shelf is not None and not self.moments: self.moments = [(self.good, None)]

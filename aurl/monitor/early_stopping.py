@@ -42,7 +42,9 @@ class ImprovementTracker:
         self.better = dict(parse_direction(n) for n in weights)
         self.weights = {parse_direction(n)[0]:w for n,w in weights.items()}
         if bad := [n for n,w in self.weights.items() if not w > 0]:
-            raise ConfigError(f'{bad[0]} has weight {self.weights[bad[0]]}', way_out='give a weight above 0, or leave it out')
+            raise ConfigError(
+                f'{bad[0]} has weight {self.weights[bad[0]]}', way_out='give a weight above 0, or leave it out'
+            )
         self.patience, self.least, self.best, self.waited, self.checks = patience, least, {}, 0, 0
 
     def gain(self,
@@ -75,7 +77,8 @@ def update(self:ImprovementTracker,
 @patch
 def state_dict(self:ImprovementTracker): return dict(best=dict(self.best), waited=self.waited, checks=self.checks)
 @patch
-def load_state_dict(self:ImprovementTracker, d): self.best, self.waited, self.checks = dict(d['best']), d['waited'], d['checks']
+def load_state_dict(self:ImprovementTracker, d):
+    self.best, self.waited, self.checks = dict(d['best']), d['waited'], d['checks']
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #399aa6b8
 class EarlyStopping(Callback):
@@ -86,14 +89,27 @@ class EarlyStopping(Callback):
         patience:int=10,   # validations in a row without a gain
         least:float=1e-4,  # minimum relative mean gain
         to=None,           # an `Experiment` to log to
-    ): self.progress, self.to, self.since, self.ended = ImprovementTracker(weights or dict(valid_loss=.6, grammar=.4), patience, least), to, 0, False
+    ):
+        self.progress, self.to, self.since, self.ended = (
+            ImprovementTracker(weights or dict(valid_loss=0.6, grammar=0.4), patience, least),
+            to,
+            0,
+            False,
+        )
     def state_dict(self): return dict(progress=self.progress.state_dict(), since=self.since)
-    def load_state_dict(self, d): self.progress.load_state_dict(d['progress']); self.since = d['since']
+    def load_state_dict(self, d):
+        self.progress.load_state_dict(d['progress'])
+        self.since = d['since']
 
     def after_validate(self):
         watch = next((c for c in self.cbs if isinstance(c, GenerationMonitor)), None)
-        now = dict(valid_loss=getattr(self.learn, 'valid_nats', None)) if any(isinstance(c, KeepBest) for c in self.cbs) else {}
-        if watch is not None and watch.now and watch.history[-1]['step'] > self.since: now, self.since = now | watch.now, watch.history[-1]['step']
+        now = (
+            dict(valid_loss=getattr(self.learn, 'valid_nats', None))
+            if any(isinstance(c, KeepBest) for c in self.cbs)
+            else {}
+        )
+        if watch is not None and watch.now and watch.history[-1]['step'] > self.since:
+            now, self.since = now | watch.now, watch.history[-1]['step']
         self.ended = self.progress.update(now)
         if self.ended and self.to is not None:
             self.to.say(f'{self.progress.patience} validations without a gain in '

@@ -68,7 +68,17 @@ class FailureMonitor(Callback):
         first = float(self.losses[0])
         if math.isfinite(first): self.best = first
 
-    def state_dict(self): return dict(step=self.step, good=self.good, bad=self.bad, best=self.best, best_valid=self.best_valid, losses=self._read(), last=list(self.last), trail=list(self.trail))
+    def state_dict(self):
+        return dict(
+            step=self.step,
+            good=self.good,
+            bad=self.bad,
+            best=self.best,
+            best_valid=self.best_valid,
+            losses=self._read(),
+            last=list(self.last),
+            trail=list(self.trail),
+        )
     def load_state_dict(self, state):
         for k,v in state.items(): setattr(self, k, list(v) if isinstance(v, (list, tuple)) else v)
 
@@ -167,11 +177,13 @@ def after_fit(self:FailureMonitor):
     "Check the last steps, after the last regular check."
     rescue = next((c for c in self.cbs if isinstance(c, RollbackOnCollapse)), None)
     if self.failed is not None: return
-    if rescue is not None and rescue.over: return self._end(f'the model has collapsed {len(rescue.times)} times ({rescue.times[-1]["why"]})')
+    if rescue is not None and rescue.over:
+        return self._end(f'the model has collapsed {len(rescue.times)} times ({rescue.times[-1]["why"]})')
     if not all_finite(self.model): return self._end('the weights are no longer finite')
     last = [x for x in (self.last + self._read())[-3:] if math.isfinite(x)]
     stopped = self.until is not None and self.until.asked is not None
-    if last and not stopped and self.best < math.inf and self._high(float(np.median(last)))[0]: self._end(self._words(last))
+    if last and not stopped and self.best < math.inf and self._high(float(np.median(last)))[0]:
+        self._end(self._words(last))
 
 @patch
 def error(self:FailureMonitor,
@@ -180,7 +192,10 @@ def error(self:FailureMonitor,
 )->TrainingError:
     "Return the error to raise."
     f = self.failed
-    return TrainingError(f'the training has failed at step {f["step"]}: {f["why"]}' + (f'; {kept}' if kept else ''), path,
-                         'start again with a lower learning rate (resume=no lr=…), a longer warm-up '
-                         '(schedule.warm=0.2), or watch.recover=true; '
-                         f'resume=RUN resumes from a checkpoint of step {f["good"]} or before')
+    return TrainingError(
+        f'the training has failed at step {f["step"]}: {f["why"]}' + (f'; {kept}' if kept else ''),
+        path,
+        'start again with a lower learning rate (resume=no lr=…), a longer warm-up '
+        '(schedule.warm=0.2), or watch.recover=true; '
+        f'resume=RUN resumes from a checkpoint of step {f["good"]} or before',
+    )

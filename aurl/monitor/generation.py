@@ -37,7 +37,9 @@ def sample_unmasked(
     look:int=0,    # index of the evaluation at this step; another index gives another draw
 )->list:           # uint16 arrays
     "Sample ids from the model without the grammar mask."
-    return generate_ids(model, n=n, max_tokens=tokens, seed=int(rng(seed, 'unaided', step, look).integers(2**31)), mask=False)
+    return generate_ids(
+        model, n=n, max_tokens=tokens, seed=int(rng(seed, 'unaided', step, look).integers(2**31)), mask=False
+    )
 
 # %% ../../nbs/840_monitor.generation.ipynb #175887c0
 def grammar_metrics(
@@ -46,7 +48,11 @@ def grammar_metrics(
     "Mean grammar scores of `pieces`."
     verdicts = [grammar.verdict(x, whole=len(x) > 0 and int(x[-1]) == vocab.END) for x in pieces]
     mean = lambda f: float(np.mean([f(v) for v in verdicts])) if verdicts else 0.
-    return dict(grammar=mean(lambda v: v.health), validity=mean(lambda v: v.valid and v.notes > 0), **{k:mean(lambda v: getattr(v, k)) for k in ('pairing', 'lawful', 'timing', 'velocity', 'repetition')})
+    return dict(
+        grammar=mean(lambda v: v.health),
+        validity=mean(lambda v: v.valid and v.notes > 0),
+        **{k: mean(lambda v: getattr(v, k)) for k in ('pairing', 'lawful', 'timing', 'velocity', 'repetition')}
+    )
 
 # %% ../../nbs/840_monitor.generation.ipynb #31e8228d
 @dataclass
@@ -120,7 +126,15 @@ class MonitorSchedule:
         clock=time.perf_counter, # function that returns seconds
     ):
         self.share, self.every, self.least, self.clock = share, every, least, clock
-        self.next, self.asked, self.spent, self.price, self.looks, self.time, self.steps = every or first, bool(every), 0., 0., 0, 0., 0
+        self.next, self.asked, self.spent, self.price, self.looks, self.time, self.steps = (
+            every or first,
+            bool(every),
+            0.0,
+            0.0,
+            0,
+            0.0,
+            0,
+        )
         self.since = None
 
     def begin(self): self.since = self.clock()
@@ -135,7 +149,10 @@ class MonitorSchedule:
         try: yield
         finally: self.spent += self.clock() - t
 
-    def state_dict(self): return {k:getattr(self, k) for k in ('next', 'asked', 'spent', 'price', 'looks', 'steps')} | dict(time=self.elapsed)
+    def state_dict(self):
+        return {k: getattr(self, k) for k in ('next', 'asked', 'spent', 'price', 'looks', 'steps')} | dict(
+            time=self.elapsed
+        )
     def load_state_dict(self, d):
         for k,v in d.items(): setattr(self, k, v)
         if self.since is not None: self.since = self.clock()
@@ -148,7 +165,9 @@ def plan(self:MonitorSchedule,
 ):
     "Schedule the next evaluation as early as the time budget allows."
     self.looks += looked
-    if self.every: self.next = step + self.every; return
+    if self.every:
+        self.next = step + self.every
+        return
     own = self.elapsed - self.spent                                          # seconds of training without evaluations
     short = (self.spent + self.price)*(1/self.share - 1) - own # training time required before the next evaluation
     self.next = step + max(self.least, math.ceil(short/max(own/max(1, self.steps), 1e-9)))
@@ -181,13 +200,21 @@ class GenerationMonitor(Callback):
         observers=(),         # functions of (step, metrics), called after each evaluation
         clock=time.perf_counter, # function that returns seconds
     ):
-        self.more, self.n, self.tokens, self.seed, self.to, self.observers = [get_sample_metric(m) for m in more], n, tokens, seed, to, list(observers)
+        self.more, self.n, self.tokens, self.seed, self.to, self.observers = (
+            [get_sample_metric(m) for m in more],
+            n,
+            tokens,
+            seed,
+            to,
+            list(observers),
+        )
         self.pace, self.at, self.history, self.now = MonitorSchedule(share, every, clock=clock), 0, [], {}
 
     def before_fit(self):
         until = next((c for c in self.cbs if isinstance(c, Budget)), None)
         self.at = max(self.at, until.done if until else 0)
-        if 'grammar' not in [m.name for m in self.learn.metrics]: self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.now.get('grammar'), 'grammar')]
+        if 'grammar' not in [m.name for m in self.learn.metrics]:
+            self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.now.get('grammar'), 'grammar')]
         self.pace.begin()
     def after_fit(self): self.pace.end()
 
@@ -203,7 +230,9 @@ class GenerationMonitor(Callback):
 # %% ../../nbs/840_monitor.generation.ipynb #743d7f17
 @patch
 def _see(self:GenerationMonitor, look=0, n=None, tokens=None):
-    return evaluate_samples(gather_model(self.model), self.more, n or self.n, tokens or self.tokens, self.seed, self.at, look)
+    return evaluate_samples(
+        gather_model(self.model), self.more, n or self.n, tokens or self.tokens, self.seed, self.at, look
+    )
 
 @patch
 def _estimate(self:GenerationMonitor, some=8):
@@ -225,11 +254,15 @@ def look(self:GenerationMonitor)->dict: # the metrics
     finally:                                      # a function in `observers` may raise to end the training
         self.pace.price = self.pace.clock() - t
         self.pace.plan(self.at)
-        if self.to is not None: self.to.log(step=self.at, watch_share=round(self.pace.cost, 5), **{self._called(k):v for k,v in self.now.items()})
+        if self.to is not None:
+            self.to.log(
+                step=self.at, watch_share=round(self.pace.cost, 5), **{self._called(k): v for k, v in self.now.items()}
+            )
     return self.now
 
 @patch
-def _called(self:GenerationMonitor, name): return name if name == 'grammar' or name in {m.name for m in self.more} else f'grammar_{name}'
+def _called(self:GenerationMonitor, name):
+    return name if name == 'grammar' or name in {m.name for m in self.more} else f'grammar_{name}'
 
 @patch
 def again(self:GenerationMonitor,
@@ -239,7 +272,8 @@ def again(self:GenerationMonitor,
     with self.pace.spending(): return self._see(look)
 
 @patch
-def state_dict(self:GenerationMonitor): return dict(at=self.at, history=self.history[-500:], now=self.now, pace=self.pace.state_dict())
+def state_dict(self:GenerationMonitor):
+    return dict(at=self.at, history=self.history[-500:], now=self.now, pace=self.pace.state_dict())
 
 @patch
 def load_state_dict(self:GenerationMonitor, d):

@@ -39,7 +39,11 @@ def soft_mask(
     "Multiply the probability of ids that are not allowed by 1 - `strength`."
     xp = array_module(p)
     out = xp.where(allowed, p, p*(1 - strength))
-    return xp.where(out.sum(-1)[:,None] > 0, out, xp.where(allowed, 1., 0.).astype(p.dtype) if xp is np else torch.where(allowed, 1., 0.).to(p.dtype))
+    return xp.where(
+        out.sum(-1)[:, None] > 0,
+        out,
+        xp.where(allowed, 1.0, 0.0).astype(p.dtype) if xp is np else torch.where(allowed, 1.0, 0.0).to(p.dtype),
+    )
 
 @torch.no_grad()
 def sample_soft_masked(
@@ -59,8 +63,13 @@ def sample_soft_masked(
         scores = decoder.read(torch.from_numpy(as_prompt().astype(np.int64))[None].expand(n, -1).to(model.device))
         xp, fall = array_module(scores), uniform_draws(seed, range(n), room)
         fall = xp.asarray(fall, device=scores.device) if xp is torch else fall
-        choose = lambda scores, rows, i: inverse_cdf_sample(soft_mask(filtered_probs(scores, how), allowed_mask(decoder.state, room - i), strength), fall[rows,i])
-        with decoder.threads(): return [np.concatenate([as_prompt(), ids]) for ids in sample_loop(decoder, scores, choose, room, mask=False)]
+        choose = lambda scores, rows, i: inverse_cdf_sample(
+            soft_mask(filtered_probs(scores, how), allowed_mask(decoder.state, room - i), strength), fall[rows, i]
+        )
+        with decoder.threads():
+            return [
+                np.concatenate([as_prompt(), ids]) for ids in sample_loop(decoder, scores, choose, room, mask=False)
+            ]
     finally: model.train(was)
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #87e625b9
@@ -86,7 +95,14 @@ class GrammarAnnealing(Callback):
                               way_out='add GenerationMonitor(every=100), or another number of steps')
         if self.on_evaluation not in watch.observers: watch.observers.append(self.on_evaluation)
         for c in self.cbs:
-            if isinstance(c, MusicLosses): c.weights.update({k:ScaledSchedule(r, self) for k,r in c.weights.items() if k in self.losses and not isinstance(r, ScaledSchedule)})
+            if isinstance(c, MusicLosses):
+                c.weights.update(
+                    {
+                        k: ScaledSchedule(r, self)
+                        for k, r in c.weights.items()
+                        if k in self.losses and not isinstance(r, ScaledSchedule)
+                    }
+                )
         if self.full is None: self.full = [c.weight for c in self._losses()]
         self._hold()
     def _losses(self): return [c for c in self.cbs if isinstance(c, GrammarLoss)]

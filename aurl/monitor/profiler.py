@@ -21,8 +21,20 @@ from ..train.learner import Autocast
 
 # %% ../../nbs/852_monitor.profiler.ipynb #cec72708
 phases = 'data forward backward optimizer callbacks validation other'.split()
-_phase_after = dict(before_train='data', after_batch='data', before_batch='forward', after_pred='forward', after_loss='forward', before_backward='backward', after_backward='optimizer',
-             before_step='optimizer', after_step='optimizer', after_cancel_step='optimizer', after_cancel_backward='optimizer', after_cancel_batch='data')
+_phase_after = dict(
+    before_train='data',
+    after_batch='data',
+    before_batch='forward',
+    after_pred='forward',
+    after_loss='forward',
+    before_backward='backward',
+    after_backward='optimizer',
+    before_step='optimizer',
+    after_step='optimizer',
+    after_cancel_step='optimizer',
+    after_cancel_backward='optimizer',
+    after_cancel_batch='data',
+)
 
 class TrainingProfiler(Callback):
     "Assigns all time of a training to phases."
@@ -51,7 +63,10 @@ class TrainingProfiler(Callback):
         self.mark = now
 
     def after_batch(self):
-        if self.training: self.tokens += self.yb[0].numel(); self.windows += len(self.yb[0]); self.batches += 1
+        if self.training:
+            self.tokens += self.yb[0].numel()
+            self.windows += len(self.yb[0])
+            self.batches += 1
 
 # %% ../../nbs/852_monitor.profiler.ipynb #12522b1f
 def _name(cb): return _names.get(type(cb)) or _names.setdefault(type(cb), cb.name)
@@ -79,7 +94,10 @@ def seconds(self:TrainingProfiler)->dict: # seconds of each phase, and their sum
     return out | dict(total=sum(out.values()))
 
 @patch
-def state_dict(self:TrainingProfiler): return dict(parts=dict(self.parts), by=dict(self.by), tokens=self.tokens, windows=self.windows, batches=self.batches)
+def state_dict(self:TrainingProfiler):
+    return dict(
+        parts=dict(self.parts), by=dict(self.by), tokens=self.tokens, windows=self.windows, batches=self.batches
+    )
 @patch
 def load_state_dict(self:TrainingProfiler, d):
     self.parts, self.by = defaultdict(float, d['parts']), defaultdict(float, d['by'])
@@ -105,7 +123,9 @@ def _possible_speedups(
     kind, amp = learn.dls.device.type, next((c for c in learn.cbs if isinstance(c, Autocast)), None)
     half = amp is not None and amp_dtype(kind, amp.dtype) is not None
     kept = not getattr(getattr(learn.model, 'config', None), 'checkpoint', False)
-    out = ['bfloat16 (dtype=bf16)']*(bf16_is_faster(kind) and not half) + ['torch.compile (compile=true)']*(not is_compiled(learn.model))
+    out = ['bfloat16 (dtype=bf16)'] * (bf16_is_faster(kind) and not half) + ['torch.compile (compile=true)'] * (
+        not is_compiled(learn.model)
+    )
     return out + ['no activation checkpointing (recompute=false)']*(phase == 'backward' and not kept)
 
 @patch
@@ -122,8 +142,12 @@ def report(self:TrainingProfiler,
     callbacks:int=5 # how many to list by name
 )->list:            # dicts with what, seconds, share
     "Return the phases, longest first, and the slowest callbacks."
-    s = self.seconds(); all_ = max(s['total'], 1e-9)
-    rows = [dict(what=p, seconds=round(s[p], 3), share=round(s[p]/all_, 4)) for p in sorted(phases, key=s.get, reverse=True)]
+    s = self.seconds()
+    all_ = max(s['total'], 1e-9)
+    rows = [
+        dict(what=p, seconds=round(s[p], 3), share=round(s[p] / all_, 4))
+        for p in sorted(phases, key=s.get, reverse=True)
+    ]
     named = sorted(self.by.items(), key=lambda x: -x[1])[:callbacks]
     return rows + [dict(what=f'callbacks: {n}', seconds=round(v, 3), share=round(v/all_, 4)) for n,v in named]
 
@@ -141,14 +165,20 @@ def figure(self:TrainingProfiler, ax=None):
     ax, s, at = ax or plt.subplots(figsize=(7, 1.1))[1], self.seconds(), 0.
     for i,p in enumerate(phases):
         share = s[p]/max(s['total'], 1e-9)
-        ax.barh(0, share, left=at, color=f'C{i}', label=f'{p} {share:.0%}'); at += share
+        ax.barh(0, share, left=at, color=f'C{i}', label=f'{p} {share:.0%}')
+        at += share
     ax.set(xlim=(0, 1), yticks=[], xlabel=f'fraction of {s["total"]:.1f} seconds')
     ax.legend(ncols=len(phases), fontsize=7, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     return ax
 
 @patch
 def after_epoch(self:TrainingProfiler):
-    if self.to is not None: self.to.log(**{f'seconds_{k}':round(v, 3) for k,v in self.seconds().items()}, **{k:round(v, 2) for k,v in self.throughput().items()}, **memory_usage(self.learn.dls.device))
+    if self.to is not None:
+        self.to.log(
+            **{f'seconds_{k}': round(v, 3) for k, v in self.seconds().items()},
+            **{k: round(v, 2) for k, v in self.throughput().items()},
+            **memory_usage(self.learn.dls.device),
+        )
 
 # %% ../../nbs/852_monitor.profiler.ipynb #327bdb20
 def _read_number_in(path, key=None):
@@ -161,9 +191,17 @@ def _read_number_in(path, key=None):
 @cache
 def memory_limit()->int:
     "Bytes that this process may use; None if unknown."
-    there = [x for x in (_read_number_in('/sys/fs/cgroup/memory.max'), _read_number_in('/sys/fs/cgroup/memory/memory.limit_in_bytes')) if x]
+    there = [
+        x
+        for x in (
+            _read_number_in('/sys/fs/cgroup/memory.max'),
+            _read_number_in('/sys/fs/cgroup/memory/memory.limit_in_bytes'),
+        )
+        if x
+    ]
     if total := _read_number_in('/proc/meminfo', 'MemTotal'): there.append(total*1024)
-    elif hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names: there.append(os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE'))
+    elif hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names:
+        there.append(os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE'))
     return min(there, default=None)
 
 def memory_usage(
@@ -173,7 +211,12 @@ def memory_usage(
     device = torch.device(device)
     if device.type == 'cuda':
         free, total = torch.cuda.mem_get_info(device)
-        out = dict(memory=torch.cuda.memory_allocated(device), memory_reserved=torch.cuda.memory_reserved(device), memory_capacity=total, gpu_use=gpu_utilization(device.index or 0))
+        out = dict(
+            memory=torch.cuda.memory_allocated(device),
+            memory_reserved=torch.cuda.memory_reserved(device),
+            memory_capacity=total,
+            gpu_use=gpu_utilization(device.index or 0),
+        )
     else:
         rss = _read_number_in('/proc/self/status', 'VmRSS')
         out = dict(memory=rss and rss*1024, memory_capacity=memory_limit())
@@ -192,5 +235,8 @@ def gpu_utilization(
     "Fraction of the last sampling period in which the GPU was busy."
     if (lib := _nvml()) is None: return None
     handle, use = ctypes.c_void_p(), (ctypes.c_uint*2)()
-    if lib.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) or lib.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(use)): return None
+    if lib.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) or lib.nvmlDeviceGetUtilizationRates(
+        handle, ctypes.byref(use)
+    ):
+        return None
     return use[0]/100

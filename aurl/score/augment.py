@@ -16,7 +16,20 @@ from symusic import Score
 
 from ..config import Config, make_config
 from ..core import ConfigError, MidiError, rng
-from .transforms import _FAMILY_PROGRAMS, _humanize, _instruments, _loudness, _stretch, _swing, _transpose, can_swing, fit_transpose, transposed_signature, loudness_curve, transposable_range
+from aurl.score.transforms import (
+    _FAMILY_PROGRAMS,
+    _humanize,
+    _instruments,
+    _loudness,
+    _stretch,
+    _swing,
+    _transpose,
+    can_swing,
+    fit_transpose,
+    transposed_signature,
+    loudness_curve,
+    transposable_range,
+)
 
 # %% ../../nbs/285_score.augment.ipynb #6ff0471e
 class Augmentation(Config):
@@ -167,7 +180,13 @@ def _pick(values, u): return values[int(u*len(values))]
 
 def _stretch_factors(low, high):
     "Stretch factors between `low` and `high`, without 1."
-    found = [m/_STRETCH_DENOMINATOR for m in range(int(np.ceil(low*_STRETCH_DENOMINATOR - 1e-9)), int(np.floor(high*_STRETCH_DENOMINATOR + 1e-9)) + 1) if m != _STRETCH_DENOMINATOR]
+    found = [
+        m / _STRETCH_DENOMINATOR
+        for m in range(
+            int(np.ceil(low * _STRETCH_DENOMINATOR - 1e-9)), int(np.floor(high * _STRETCH_DENOMINATOR + 1e-9)) + 1
+        )
+        if m != _STRETCH_DENOMINATOR
+    ]
     return found or [low if abs(low - 1) > abs(high - 1) else high]
 
 def _select_types(c, many, u, order):
@@ -189,15 +208,28 @@ def sample_augmentation(
     if u[0] >= c.probability*c.schedule.at(epoch, progress): return Augmentation(**said)
     span = lambda r, x: round(r.low + (r.high - r.low)*float(x), 4)
     keys = [t for t in range(c.transpose.low, c.transpose.high + 1) if t] or [0]
-    make = dict(transpose=lambda: dict(transpose=_pick(keys, u[13])), stretch=lambda: dict(stretch=_pick(_stretch_factors(c.stretch.low, c.stretch.high), u[14])),
-                velocity=lambda: dict(velocity=span(c.velocity, u[15])), swing=lambda: dict(swing=span(c.swing, u[16])),
-                humanise=lambda: dict(humanise=c.humanise.seconds, touch=c.humanise.touch, noise=int(u[17]*2**31)),
-                programs=lambda: dict(programs=[1 + int(x*(len(f) - 1)) if f else 0 for x,f in zip(u[24:40], _FAMILY_PROGRAMS)]))
+    make = dict(
+        transpose=lambda: dict(transpose=_pick(keys, u[13])),
+        stretch=lambda: dict(stretch=_pick(_stretch_factors(c.stretch.low, c.stretch.high), u[14])),
+        velocity=lambda: dict(velocity=span(c.velocity, u[15])),
+        swing=lambda: dict(swing=span(c.swing, u[16])),
+        humanise=lambda: dict(humanise=c.humanise.seconds, touch=c.humanise.touch, noise=int(u[17] * 2**31)),
+        programs=lambda: dict(
+            programs=[1 + int(x * (len(f) - 1)) if f else 0 for x, f in zip(u[24:40], _FAMILY_PROGRAMS)]
+        ),
+    )
     for k in _select_types(c, c.at_most, u[1:7], u[7:13]): said |= make[k]()
     return Augmentation(**said)
 
 @patch(as_prop=True)
 def kinds(self:Augmentation)->tuple:
     "Types of change in the record."
-    has = (self.transpose, self.stretch != 1, self.velocity != 1, any(self.programs), self.swing != .5, self.humanise or self.touch)
+    has = (
+        self.transpose,
+        self.stretch != 1,
+        self.velocity != 1,
+        any(self.programs),
+        self.swing != 0.5,
+        self.humanise or self.touch,
+    )
     return tuple(k for k,h in zip(augment_types, has) if h)

@@ -49,7 +49,14 @@ def _fill_part(part, notes, q, program=None):
     several = chord.Chord if program is None else percussion.PercussionChord
     for on,off,p,v in notes: chords.setdefault((on, off), []).append((p, v))
     for (on,off),ns in chords.items():
-        one = [note.Note(p, quarterLength=q(off - on)) if program is None else music21_drum_note(p, q(off - on), kit, program) for p,_ in ns]
+        one = [
+            (
+                note.Note(p, quarterLength=q(off - on))
+                if program is None
+                else music21_drum_note(p, q(off - on), kit, program)
+            )
+            for p, _ in ns
+        ]
         for x,(_,v) in zip(one, ns): x.volume.velocity = v
         part.coreInsert(q(on), one[0] if len(one) == 1 else several(one, quarterLength=q(off - on)))
     part.coreElementsChanged()
@@ -65,9 +72,13 @@ def _add_signatures(score, part, q, first):
     "Insert meter and key of `score` into `part`; for the `first` part, also tempo and markers."
     from music21 import expressions, key, meter, note, tempo
     for t in score.time_signatures: part.insert(q(t.time), meter.TimeSignature(f'{t.numerator}/{t.denominator}'))
-    for k in score.key_signatures: part.insert(q(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
+    for k in score.key_signatures:
+        part.insert(q(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
     if not first: return
-    for t in score.tempos: part.insert(q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration))
+    for t in score.tempos:
+        part.insert(
+            q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration)
+        )
     for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
 
 # %% ../../nbs/220_score.bridges.ipynb #820105d3
@@ -90,19 +101,32 @@ def to_music21(
     if title or composer: whole.metadata = metadata.Metadata(title=title, composer=composer)
     for i,track in enumerate(list(score.tracks) or [Track()]):
         n = track.notes.numpy()
-        notes = list(zip(n['time'].tolist(), (n['time'] + n['duration']).tolist(), n['pitch'].tolist(), n['velocity'].tolist()))
-        halves = [[x for x in notes if x[2] >= 60], [x for x in notes if x[2] < 60]] if two_staves and _needs_two_staves(track) else [notes]
+        notes = list(
+            zip(n['time'].tolist(), (n['time'] + n['duration']).tolist(), n['pitch'].tolist(), n['velocity'].tolist())
+        )
+        halves = (
+            [[x for x in notes if x[2] >= 60], [x for x in notes if x[2] < 60]]
+            if two_staves and _needs_two_staves(track)
+            else [notes]
+        )
         staves = []
         for k,h in enumerate(halves):
-            part = (stream.PartStaff if len(halves) > 1 else stream.Part)(id=f'P{i+1}' + ('-RL'[k+1] if len(halves) > 1 else ''))
+            part = (stream.PartStaff if len(halves) > 1 else stream.Part)(
+                id=f'P{i+1}' + ('-RL'[k + 1] if len(halves) > 1 else '')
+            )
             part.partName = track.name
-            inst = instrument.UnpitchedPercussion() if track.is_drum else instrument.instrumentFromMidiProgram(track.program)
+            inst = (
+                instrument.UnpitchedPercussion()
+                if track.is_drum
+                else instrument.instrumentFromMidiProgram(track.program)
+            )
             inst.midiProgram, inst.midiChannel, inst.partName = track.program, 9 if track.is_drum else None, track.name
             part.insert(0, inst)
             if track.is_drum: part.insert(0, clef.PercussionClef())
             _add_signatures(score, part, q, i == k == 0)
             _add_lyrics(_fill_part(part, h, q, track.program if track.is_drum else None), track.lyrics, q)
-            whole.insert(0, part); staves.append(part)
+            whole.insert(0, part)
+            staves.append(part)
         if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
     return whole
 
@@ -111,13 +135,27 @@ def _joined_notes(part):
     "Notes of a music21 stream as [start, end, pitch, velocity] with ties joined, and its lyrics as (start, text)."
     notes, held, words = [], {}, []
     for e in part.flatten().notes:
-        if e.duration.isGrace or e.quarterLength == 0 or 'Harmony' in e.classSet or 'ChordSymbol' in e.classSet: continue
-        on = e.offset; off = on + e.quarterLength
+        if e.duration.isGrace or e.quarterLength == 0 or 'Harmony' in e.classSet or 'ChordSymbol' in e.classSet:
+            continue
+        on = e.offset
+        off = on + e.quarterLength
         if e.lyric: words.append((on, str(e.lyric)))
         for n in getattr(e, 'notes', None) or (e,):  # the members of a chord (percussion chords included)
             p, tie = music21_drum_key(n) if 'Unpitched' in n.classSet else round(n.pitch.ps), n.tie or e.tie
-            if tie and tie.type in ('stop', 'continue') and p in held and held[p][1] >= on: held[p][1] = max(held[p][1], off)
-            else: notes.append([on, off, p, (n.volume.velocity if n.hasVolumeInformation() else None) or (e.volume.velocity if e.hasVolumeInformation() else None) or 80]); held[p] = notes[-1]
+            if tie and tie.type in ('stop', 'continue') and p in held and held[p][1] >= on:
+                held[p][1] = max(held[p][1], off)
+            else:
+                notes.append(
+                    [
+                        on,
+                        off,
+                        p,
+                        (n.volume.velocity if n.hasVolumeInformation() else None)
+                        or (e.volume.velocity if e.hasVolumeInformation() else None)
+                        or 80,
+                    ]
+                )
+                held[p] = notes[-1]
             if not tie or tie.type == 'stop': held.pop(p, None)
     return notes, words
 
@@ -125,7 +163,11 @@ def _joined_notes(part):
 def _staff_groups(stream):
     "Yield the parts of `stream` as lists of staves; the staves of one keyboard form one list."
     parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
-    groups = [list(g.getSpannedElements()) for g in stream.getElementsByClass('StaffGroup')] if hasattr(stream, 'getElementsByClass') else []
+    groups = (
+        [list(g.getSpannedElements()) for g in stream.getElementsByClass('StaffGroup')]
+        if hasattr(stream, 'getElementsByClass')
+        else []
+    )
     for p in parts:
         if id(p) in seen: continue
         staves = next((g for g in groups if 'PartStaff' in p.classSet and p in g), [p])
@@ -135,15 +177,27 @@ def _staff_groups(stream):
 def _track(staves, t):
     "Build the track of `staves`; `t` converts quarter notes to ticks."
     insts = [i for p in staves for i in p.flatten().getElementsByClass('Instrument')]
-    inst = next((i for i in insts if i.midiProgram is not None or i.midiChannel == 9 or i.classes[0] == 'UnpitchedPercussion'), None)
-    drum = inst is not None and (inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion') or any(e.classSet & {'Unpitched', 'PercussionChord'} for p in staves for e in p.flatten().notes)
-    track = Track(str(getattr(staves[0], 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum)
+    inst = next(
+        (i for i in insts if i.midiProgram is not None or i.midiChannel == 9 or i.classes[0] == 'UnpitchedPercussion'),
+        None,
+    )
+    drum = (
+        inst is not None
+        and (inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion')
+        or any(e.classSet & {'Unpitched', 'PercussionChord'} for p in staves for e in p.flatten().notes)
+    )
+    track = Track(
+        str(getattr(staves[0], 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum
+    )
     both = [_joined_notes(p) for p in staves]
     if n := [x for notes,_ in both for x in notes if 0 <= x[2] <= 127]:
         a = np.array([(t(on), max(t(off)-t(on), 1), k, min(max(v, 1), 127)) for on,off,k,v in n], np.int32)
         a = a[np.lexsort((a[:,2], a[:,0]))] if len(staves) > 1 else a
-        track.notes = Note.from_numpy(a[:,0].copy(), a[:,1].copy(), a[:,2].astype(np.int8), a[:,3].astype(np.int8), 'tick')
-    for on,text in sorted({(t(on), text) for _,words in both for on,text in words}): track.lyrics.append(TextMeta(on, text))
+        track.notes = Note.from_numpy(
+            a[:, 0].copy(), a[:, 1].copy(), a[:, 2].astype(np.int8), a[:, 3].astype(np.int8), 'tick'
+        )
+    for on,text in sorted({(t(on), text) for _,words in both for on,text in words}):
+        track.lyrics.append(TextMeta(on, text))
     return track
 
 # %% ../../nbs/220_score.bridges.ipynb #c9e7e55e
@@ -168,8 +222,19 @@ def _read_score_events(s, stream, t):
     flat = stream.flatten()
     once = lambda rows: sorted(dict.fromkeys(rows))
     bpm = lambda m: m.getQuarterBPM()
-    for on,b in once((t(m.offset), float(bpm(m))) for m in flat.getElementsByClass('MetronomeMark') if bpm(m) and 3.6 <= bpm(m) <= 6e7): s.tempos.append(Tempo(on, qpm=b))
-    for on,a,b in once((t(m.offset), m.numerator, m.denominator) for m in flat.getElementsByClass('TimeSignature')): s.time_signatures.append(TimeSignature(on, a, b))
-    keys = once((t(k.offset), k.sharps, int(getattr(k, 'mode', None) == 'minor')) for k in flat.getElementsByClass('KeySignature') if k.sharps is not None and abs(k.sharps) <= 7)
+    for on, b in once(
+        (t(m.offset), float(bpm(m)))
+        for m in flat.getElementsByClass('MetronomeMark')
+        if bpm(m) and 3.6 <= bpm(m) <= 6e7
+    ):
+        s.tempos.append(Tempo(on, qpm=b))
+    for on,a,b in once((t(m.offset), m.numerator, m.denominator) for m in flat.getElementsByClass('TimeSignature')):
+        s.time_signatures.append(TimeSignature(on, a, b))
+    keys = once(
+        (t(k.offset), k.sharps, int(getattr(k, 'mode', None) == 'minor'))
+        for k in flat.getElementsByClass('KeySignature')
+        if k.sharps is not None and abs(k.sharps) <= 7
+    )
     for on,n,minor in keys: s.key_signatures.append(KeySignature(on, n, minor))
-    for on,text in once((t(m.offset), str(m.content)) for m in flat.getElementsByClass('RehearsalMark')): s.markers.append(TextMeta(on, text))
+    for on,text in once((t(m.offset), str(m.content)) for m in flat.getElementsByClass('RehearsalMark')):
+        s.markers.append(TextMeta(on, text))

@@ -20,7 +20,9 @@ class Clock:
     ):
         self.unit, self.tpq = type(score.ttype).__name__, score.ticks_per_quarter
         if self.unit == 'Tick' and self.tpq <= 0:
-            raise MidiError(f'{self.tpq} ticks per quarter', way_out='this score has no resolution; give it one, such as 480')
+            raise MidiError(
+                f'{self.tpq} ticks per quarter', way_out='this score has no resolution; give it one, such as 480'
+            )
         t = score.tempos.numpy()
         o = np.argsort(t['time'], kind='stable')
         at, pace = np.maximum(t['time'][o].astype(np.float64), 0), np.maximum(t['mspq'][o].astype(np.float64), 1)/1e6
@@ -71,7 +73,11 @@ def time(self:Clock,
 ):
     "Convert to the time of the score; ticks are rounded to integers."
     x = self.moments(beats)
-    return np.minimum(np.floor(x + (.5 + 1e-6)), 2**31 - 1).astype(np.int32) if self.unit == 'Tick' else x.astype(np.float32)
+    return (
+        np.minimum(np.floor(x + (0.5 + 1e-6)), 2**31 - 1).astype(np.int32)
+        if self.unit == 'Tick'
+        else x.astype(np.float32)
+    )
 
 @patch
 def second(self:Clock,
@@ -96,7 +102,10 @@ def metres(self:Clock,
         if abs(n - round(n)) > 1e-3: continue
         new = at, t.numerator*4/t.denominator, 4/t.denominator
         if at - start[-1] < 1e-6: start[-1], bar[-1], unit[-1] = new
-        else: start.append(at); bar.append(new[1]); unit.append(new[2])
+        else:
+            start.append(at)
+            bar.append(new[1])
+            unit.append(new[2])
     return np.array(start), np.array(bar)
 
 # %% ../../nbs/200_score.clock.ipynb #de0edb9d
@@ -109,7 +118,10 @@ def move_events(
         p = track.pedals.numpy()
         on = move(p['time'])
         track.pedals = Pedal.from_numpy(
-            on, np.maximum(move(p['time'].astype(np.float64) + p['duration']) - on, 0).astype(on.dtype), time_unit(track))
+            on,
+            np.maximum(move(p['time'].astype(np.float64) + p['duration']) - on, 0).astype(on.dtype),
+            time_unit(track),
+        )
     if len(track.controls):
         c = track.controls.numpy()
         track.controls = ControlChange.from_numpy(move(c['time']), c['number'], c['value'], time_unit(track))

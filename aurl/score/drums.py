@@ -55,7 +55,8 @@ def music21_drum_key(
 
 # %% ../../nbs/215_score.drums.ipynb #52808b93
 def _add_element(parent, tag, text, **attrib):
-    e = ElementTree.SubElement(parent, tag, attrib); e.text = str(text)
+    e = ElementTree.SubElement(parent, tag, attrib)
+    e.text = str(text)
     return e
 
 def write_drum_names(
@@ -67,7 +68,8 @@ def write_drum_names(
         mine = [n for n in part.iter('note') if n in keys]
         if not mine: continue
         head = next(h for h in root.iter('score-part') if h.get('id') == part.get('id'))
-        told = head.find('midi-instrument'); program = told.findtext('midi-program', '1') if told is not None else '1'
+        told = head.find('midi-instrument')
+        program = told.findtext('midi-program', '1') if told is not None else '1'
         for e in head.findall('score-instrument') + head.findall('midi-instrument'): head.remove(e)
         name = {k:f'{part.get("id")}-D{k}' for k in sorted({keys[n] for n in mine})}
         for k,i in name.items():
@@ -82,7 +84,20 @@ def write_drum_names(
             n.insert(at + 1, ElementTree.Element('instrument', id=name[keys[n]]))
 
 # %% ../../nbs/215_score.drums.ipynb #ae4a60ad
-_steps = ('C', 0), ('C', 1), ('D', 0), ('D', 1), ('E', 0), ('F', 0), ('F', 1), ('G', 0), ('G', 1), ('A', 0), ('A', 1), ('B', 0)
+_steps = (
+    ('C', 0),
+    ('C', 1),
+    ('D', 0),
+    ('D', 1),
+    ('E', 0),
+    ('F', 0),
+    ('F', 1),
+    ('G', 0),
+    ('G', 1),
+    ('A', 0),
+    ('A', 1),
+    ('B', 0),
+)
 
 def _keys_of(head):
     "Return the MIDI keys of the instruments of a part by id."
@@ -95,7 +110,8 @@ def _keys_of(head):
 
 def _as_pitch(n, key):
     "Turn the unpitched note `n` into a note with the pitch of `key`, in place."
-    at = list(n).index(old := n.find('unpitched')); n.remove(old)
+    at = list(n).index(old := n.find('unpitched'))
+    n.remove(old)
     pitch, (step, sharp) = ElementTree.Element('pitch'), _steps[key % 12]
     _add_element(pitch, 'step', step)
     if sharp: _add_element(pitch, 'alter', 1)
@@ -110,13 +126,16 @@ def drums_to_pitches(
     if ('midi-unpitched' if isinstance(data, str) else b'midi-unpitched') not in data: return data
     root = ElementTree.fromstring(data)
     for head in root.iter('score-part'):
-        keys = _keys_of(head); only = set(keys.values())
+        keys = _keys_of(head)
+        only = set(keys.values())
         found = False
         for n in (n for part in root.iter('part') if part.get('id') == head.get('id')
                   for n in part.iter('note')):
             i = n.find('instrument')
             k = keys.get(i.get('id')) if i is not None else min(only) if len(only) == 1 else None
-            if k is not None and n.find('unpitched') is not None: _as_pitch(n, k); found = True
+            if k is not None and n.find('unpitched') is not None:
+                _as_pitch(n, k)
+                found = True
         if found: _merge_drum_instruments(head)
     return ElementTree.tostring(root, 'utf-8', xml_declaration=True)
 

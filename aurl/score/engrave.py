@@ -20,19 +20,40 @@ def _engraved(xml, width, scale):
     try:
         verovio.enableLog(verovio.LOG_OFF)
         tk = verovio.toolkit()
-        tk.setOptions(dict(pageWidth=round(width*100/scale), pageHeight=60_000, adjustPageHeight=True, scale=scale, footer='none', svgViewBox=True, breaks='auto',
-                           pageMarginTop=50, pageMarginBottom=50, pageMarginLeft=50, pageMarginRight=50, xmlIdSeed=zlib.crc32(xml) & 0x7fffffff))
+        tk.setOptions(
+            dict(
+                pageWidth=round(width * 100 / scale),
+                pageHeight=60_000,
+                adjustPageHeight=True,
+                scale=scale,
+                footer='none',
+                svgViewBox=True,
+                breaks='auto',
+                pageMarginTop=50,
+                pageMarginBottom=50,
+                pageMarginLeft=50,
+                pageMarginRight=50,
+                xmlIdSeed=zlib.crc32(xml) & 0x7FFFFFFF,
+            )
+        )
         if not tk.loadData(xml.decode()):
             raise MidiError('Verovio cannot read this score',
                             way_out='export it with write_musicxml and inspect it in a notation program')
         return [tk.renderToSVG(i + 1) for i in range(tk.getPageCount())]
     except AurlError: raise
-    except Exception as e: raise MidiError(f'Verovio cannot draw this score ({e})', way_out="try a coarser grid, such as grid='8th'") from e
+    except Exception as e:
+        raise MidiError(
+            f'Verovio cannot draw this score ({e})', way_out="try a coarser grid, such as grid='8th'"
+        ) from e
 
 # %% ../../nbs/240_score.engrave.ipynb #ce849b96
-_elements = set('svg g defs desc title path use rect ellipse circle line polygon polyline text tspan style symbol'.split())
-_attributes = set('viewBox version overflow id class d x y x1 y1 x2 y2 cx cy r rx ry width height points transform fill fill-opacity stroke stroke-width stroke-linecap stroke-linejoin stroke-dasharray '
-                  'stroke-opacity opacity font-size font-family font-style font-weight text-anchor color type space lang href preserveAspectRatio visibility'.split())
+_elements = set(
+    'svg g defs desc title path use rect ellipse circle line polygon polyline text tspan style symbol'.split()
+)
+_attributes = set(
+    'viewBox version overflow id class d x y x1 y1 x2 y2 cx cy r rx ry width height points transform fill fill-opacity stroke stroke-width stroke-linecap stroke-linejoin stroke-dasharray '
+    'stroke-opacity opacity font-size font-family font-style font-weight text-anchor color type space lang href preserveAspectRatio visibility'.split()
+)
 
 def _drawing(svg):
     "Return `svg` reduced to the allowed elements and attributes."
@@ -42,11 +63,19 @@ def _drawing(svg):
             if local(child.tag) in _elements: clean(child)
             else: e.remove(child)
         for k,v in list(e.attrib.items()):
-            if local(k) not in _attributes or local(k) == 'href' and not v.startswith('#') or 'javascript' in v.lower() or 'url(' in v.lower(): del e.attrib[k]
+            if (
+                local(k) not in _attributes
+                or local(k) == 'href'
+                and not v.startswith('#')
+                or 'javascript' in v.lower()
+                or 'url(' in v.lower()
+            ):
+                del e.attrib[k]
         if local(e.tag) == 'style' and re.search(r'@import|url\(|expression|</', e.text or '', re.I): e.text = ''
     root = ElementTree.fromstring(svg)
     clean(root)
-    for prefix,name in (('', 'http://www.w3.org/2000/svg'), ('xlink', 'http://www.w3.org/1999/xlink')): ElementTree.register_namespace(prefix, name)
+    for prefix,name in (('', 'http://www.w3.org/2000/svg'), ('xlink', 'http://www.w3.org/1999/xlink')):
+        ElementTree.register_namespace(prefix, name)
     return ElementTree.tostring(root, encoding='unicode')
 
 # %% ../../nbs/240_score.engrave.ipynb #97eb8d6f
@@ -58,7 +87,8 @@ class Sheet:
     ): self.pages, self.bars = pages, bars
     def __repr__(self): return f'Sheet({self.bars} bars on {len(self.pages)} page{"s"*(len(self.pages) != 1)})'
     def _repr_svg_(self): return self.pages[0] if self.pages else None
-    def _repr_mimebundle_(self, include=None, exclude=None): return {'text/plain': repr(self), 'image/svg+xml': self._repr_svg_()}
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {'text/plain': repr(self), 'image/svg+xml': self._repr_svg_()}
 
 def engrave(
     score,                         # in any unit
@@ -75,7 +105,9 @@ def engrave(
     import_extra('verovio', 'notation')
     xml = write_musicxml(score, title=title, composer=composer, grid=grid)
     first = ElementTree.fromstring(xml).find('part')
-    return Sheet([_drawing(p) for p in _engraved(xml, width, scale)], 0 if first is None else len(first.findall('measure')))
+    return Sheet(
+        [_drawing(p) for p in _engraved(xml, width, scale)], 0 if first is None else len(first.findall('measure'))
+    )
 
 # %% ../../nbs/240_score.engrave.ipynb #5d94f993
 def save_sheet(
@@ -92,5 +124,8 @@ def save_sheet(
         paths.append(path if i == 0 else path.with_stem(f'{path.stem}-{i+1}'))
         try:
             with atomic_path(paths[-1]) as p: p.write_text(page, encoding='utf-8')
-        except OSError as e: raise MidiError(f'cannot be written ({e.strerror})', path, 'check the folder, its permissions and the free space') from e
+        except OSError as e:
+            raise MidiError(
+                f'cannot be written ({e.strerror})', path, 'check the folder, its permissions and the free space'
+            ) from e
     return paths

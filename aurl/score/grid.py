@@ -62,8 +62,15 @@ def _grid_costs(x, spread):
     "Return the negative log-likelihood and the nearest line of each onset under each grid."
     line = np.floor(x[:,None]/_GRID_STEPS + .5)*_GRID_STEPS
     place = np.rint(line*48).astype(np.int64) % _N_PLACES
-    bell = np.exp(((x[:,None] - line)/spread).astype(np.float32)**2*np.float32(-.5))*np.float32((1 - _OUTLIER_RATE)/(spread*np.sqrt(2*np.pi)))
-    return -np.log(_PLACE_PROBS[_column, place[:,_GRID_OF_COLUMN]]*bell[:,_GRID_OF_COLUMN] + np.float32(_OUTLIER_RATE/4)), line[:,_GRID_OF_COLUMN]
+    bell = np.exp(((x[:, None] - line) / spread).astype(np.float32) ** 2 * np.float32(-0.5)) * np.float32(
+        (1 - _OUTLIER_RATE) / (spread * np.sqrt(2 * np.pi))
+    )
+    return (
+        -np.log(
+            _PLACE_PROBS[_column, place[:, _GRID_OF_COLUMN]] * bell[:, _GRID_OF_COLUMN] + np.float32(_OUTLIER_RATE / 4)
+        ),
+        line[:, _GRID_OF_COLUMN],
+    )
 
 # %% ../../nbs/250_score.grid.ipynb #82da67f5
 _SWITCH_COST = np.log(len(_steps)) + 3. # cost of one more choice of a grid, in nats
@@ -88,7 +95,17 @@ def _choose_grids(beat, cost):
 
 # %% ../../nbs/250_score.grid.ipynb #24ac42c7
 _N_BINS, _ONSET_STDS = 480, (.004, .008, .016, .03, .05, .08)
-_BEAT_WEIGHTS = {0:.4, 1/2:.26, 1/4:.09, 3/4:.09, 1/3:.03, 2/3:.04, 1/6:.01, 5/6:.01, **{k/8:.0125 for k in (1, 3, 5, 7)}}
+_BEAT_WEIGHTS = {
+    0: 0.4,
+    1 / 2: 0.26,
+    1 / 4: 0.09,
+    3 / 4: 0.09,
+    1 / 3: 0.03,
+    2 / 3: 0.04,
+    1 / 6: 0.01,
+    5 / 6: 0.01,
+    **{k / 8: 0.0125 for k in (1, 3, 5, 7)},
+}
 # for dense beats, used with small deviations only
 _DENSE_BEAT_WEIGHTS = [{k/16:1/16 for k in range(16)}, {k/12:1/12 for k in range(12)}]
 
@@ -96,7 +113,12 @@ def _beat_densities():
     "Yield pairs of (standard deviation, log density of onsets within a beat)."
     far = lambda k: (np.arange(_N_BINS)/_N_BINS - k + .5) % 1 - .5
     for w,blurs in ((_BEAT_WEIGHTS, _ONSET_STDS), *((r, _ONSET_STDS[:2]) for r in _DENSE_BEAT_WEIGHTS)):
-        for b in blurs: yield b, np.log(_OUTLIER_RATE + (1 - _OUTLIER_RATE)*sum(v*np.exp(-(far(k)/b)**2/2)/(b*np.sqrt(2*np.pi)) for k,v in w.items()))
+        for b in blurs:
+            yield b, np.log(
+                _OUTLIER_RATE
+                + (1 - _OUTLIER_RATE)
+                * sum(v * np.exp(-((far(k) / b) ** 2) / 2) / (b * np.sqrt(2 * np.pi)) for k, v in w.items())
+            )
 
 _SHAPE_STDS, _LOG_DENSITIES = (np.array(x) for x in zip(*_beat_densities()))
 _SHAPE_SPECTRA = np.conj(np.fft.rfft(_LOG_DENSITIES, axis=1))
@@ -124,4 +146,9 @@ def fit_grid(
     cost, line = _grid_costs(x - start, blur)
     pick, total = _choose_grids(np.maximum.accumulate(np.floor(x + 1/24).astype(np.int64)), cost)
     share = (np.bincount(_GRID_OF_COLUMN[pick], minlength=len(grid_quarters))/len(x)).tolist()
-    return line[np.arange(len(x)), pick] + start, _steps[pick], float(np.log(4) - total/len(x)), dict(zip(grid_quarters, share))
+    return (
+        line[np.arange(len(x)), pick] + start,
+        _steps[pick],
+        float(np.log(4) - total / len(x)),
+        dict(zip(grid_quarters, share)),
+    )

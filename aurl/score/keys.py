@@ -20,8 +20,27 @@ from ..core import AurlError, CorpusError
 key_names = tuple([f'{n} major' for n in 'C Db D Eb E F F# G Ab A Bb B'.split()]
                   + [f'{n} minor' for n in 'C C# D Eb E F F# G G# A Bb B'.split()])
 
-_modes = {'major':0, 'maj':0, 'M':0, 'ionian':0, 'lydian':0, 'mixolydian':0, 'lyd':0, 'mix':0, 'dur':0,
-          'minor':12, 'min':12, 'm':12, 'aeolian':12, 'dorian':12, 'phrygian':12, 'dor':12, 'phr':12, 'aeo':12, 'moll':12}
+_modes = {
+    'major': 0,
+    'maj': 0,
+    'M': 0,
+    'ionian': 0,
+    'lydian': 0,
+    'mixolydian': 0,
+    'lyd': 0,
+    'mix': 0,
+    'dur': 0,
+    'minor': 12,
+    'min': 12,
+    'm': 12,
+    'aeolian': 12,
+    'dorian': 12,
+    'phrygian': 12,
+    'dor': 12,
+    'phr': 12,
+    'aeo': 12,
+    'moll': 12,
+}
 _tonic = dict(C=0, D=2, E=4, F=5, G=7, A=9, B=11)
 
 def key_number(

@@ -28,7 +28,8 @@ def detect_format(
 )->str:
     "Detect the format of `data`: 'midi', 'musicxml', 'mxl', 'abc', 'kern', or '' for anything else."
     if b'MThd' in data[:512]: return 'midi'
-    if data.startswith(b'PK\x03\x04'): return 'mxl' if re.search(rb'META-INF/container\.xml|\.(musicxml|xml)', data[:4096] + data[-4096:]) else ''
+    if data.startswith(b'PK\x03\x04'):
+        return 'mxl' if re.search(rb'META-INF/container\.xml|\.(musicxml|xml)', data[:4096] + data[-4096:]) else ''
     text = _decoded(data[:2**16])
     if re.search(r'<score-(partwise|timewise)[\s/>]', text): return 'musicxml'
     if re.search(r'^\*\*kern\b', text, re.M): return 'kern'
@@ -37,7 +38,10 @@ def detect_format(
 def _decoded(data):
     "Decode `data` as UTF-16, UTF-8 or Latin-1, and normalize line ends."
     for code in ('utf-16',) if data[:2] in (b'\xff\xfe', b'\xfe\xff') else ('utf-8-sig', 'latin-1'):
-        try: return data.decode(code, 'strict' if code != 'utf-16' else 'replace').replace('\r\n', '\n').replace('\r', '\n')
+        try:
+            return (
+                data.decode(code, 'strict' if code != 'utf-16' else 'replace').replace('\r\n', '\n').replace('\r', '\n')
+            )
         except UnicodeDecodeError: pass
 
 # %% ../../nbs/235_score.notation.ipynb #a23d9dfa
@@ -45,7 +49,11 @@ def _unzip(data, most, path):
     "Return the score inside the `.mxl` archive `data`; raise if it exceeds `most` bytes."
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
-            names = [n for n in z.namelist() if n.lower().endswith(('.xml', '.musicxml')) and not n.startswith(('META-INF/', '__MACOSX/'))]
+            names = [
+                n
+                for n in z.namelist()
+                if n.lower().endswith(('.xml', '.musicxml')) and not n.startswith(('META-INF/', '__MACOSX/'))
+            ]
             def member(name):
                 with z.open(name) as f: out = f.read(most + 1)
                 if len(out) > most:
@@ -62,7 +70,8 @@ def _unzip(data, most, path):
 
 def _refuse_entities(data, path):
     "Return the XML document `data`; raise if it defines entities."
-    if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data): raise MidiError('an XML document with entities of its own', path, 'export it again from a notation program')
+    if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data):
+        raise MidiError('an XML document with entities of its own', path, 'export it again from a notation program')
     return data
 
 # %% ../../nbs/235_score.notation.ipynb #472cdd9f
@@ -78,7 +87,9 @@ def split_tunes(
 def _stream(data, kind, path, most, number, repeats):
     "Parse `data` to a music21 stream."
     from music21 import converter
-    if kind == 'mxl': data = _unzip(data, most, path); kind = 'musicxml'
+    if kind == 'mxl':
+        data = _unzip(data, most, path)
+        kind = 'musicxml'
     if kind == 'musicxml': data = _with_drum_keys(_refuse_entities(data, path), path)
     else: data = _decoded(data)
     if kind == 'abc':
@@ -162,7 +173,11 @@ def inspect_music(
         r.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]
         return r
     r = _describe(r, score, found)
-    r.findings = [Finding('notation', f'{_FORMAT_NAMES[kind]}, read through music21'), *r.findings, *_dropped_elements(stream)]
+    r.findings = [
+        Finding('notation', f'{_FORMAT_NAMES[kind]}, read through music21'),
+        *r.findings,
+        *_dropped_elements(stream),
+    ]
     return r
 
 # %% ../../nbs/235_score.notation.ipynb #dd7c7c91
@@ -171,19 +186,32 @@ def _playable(score, grid):
     s = snap_to_grid(score, grid)
     for t in s.tracks:
         if not len(t.notes): continue
-        n = t.notes.numpy(); on, off, pitch, velocity = remove_overlaps(n['time'], n['time'] + n['duration'], n['pitch'], np.clip(n['velocity'], 1, 127))
-        t.notes = Note.from_numpy(on.astype(np.int32), (off - on).astype(np.int32), pitch.astype(np.int8), velocity.astype(np.int8), ttype='tick')
+        n = t.notes.numpy()
+        on, off, pitch, velocity = remove_overlaps(
+            n['time'], n['time'] + n['duration'], n['pitch'], np.clip(n['velocity'], 1, 127)
+        )
+        t.notes = Note.from_numpy(
+            on.astype(np.int32),
+            (off - on).astype(np.int32),
+            pitch.astype(np.int8),
+            velocity.astype(np.int8),
+            ttype='tick',
+        )
     return s
 
 def _xml(stream):
     "Export a music21 stream to MusicXML."
     from music21.musicxml.m21ToXml import GeneralObjectExporter
     for e in stream.recurse().notes:
-        for n in getattr(e, 'notes', None) or (e,): n.id = f'v{n.volume.velocity or e.volume.velocity or 80}' + (f'k{music21_drum_key(n)}' if 'Unpitched' in n.classSet else '')
+        for n in getattr(e, 'notes', None) or (e,):
+            n.id = f'v{n.volume.velocity or e.volume.velocity or 80}' + (
+                f'k{music21_drum_key(n)}' if 'Unpitched' in n.classSet else ''
+            )
     root, ids, keys = ElementTree.fromstring(GeneralObjectExporter(stream).parse()), {}, {}
     for e in root.iter():
         if e.tag == 'note' and (told := re.fullmatch(r'v(\d+)(?:k(\d+))?', e.get('id', ''))):
-            del e.attrib['id']; e.set('dynamics', f'{int(told[1])/.9:.2f}')
+            del e.attrib['id']
+            e.set('dynamics', f'{int(told[1])/.9:.2f}')
             if told[2]: keys[e] = int(told[2])
         # music21 draws random ids
         elif 'id' in e.attrib: e.set('id', ids.setdefault(e.get('id'), f'{e.get("id")[0]}{len(ids) + 1}'))
@@ -193,7 +221,10 @@ def _xml(stream):
             part.find('midi-instrument/midi-channel').text = '10'  # music21 assigns another channel to a second kit
     write_drum_names(root, keys)
     for measure in root.iter('measure'): _show_rests(measure)
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" "http://www.musicxml.org/dtds/partwise.dtd">\n' + ElementTree.tostring(root)
+    return (
+        b'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" "http://www.musicxml.org/dtds/partwise.dtd">\n'
+        + ElementTree.tostring(root)
+    )
 
 def _show_rests(measure):
     "Make the rests that music21 hid visible on staves with one voice."
@@ -201,7 +232,9 @@ def _show_rests(measure):
     staff, voices = lambda n: n.findtext('staff', '1'), {}
     for n in notes: voices.setdefault(staff(n), set()).add(n.findtext('voice', '1'))
     for n in notes:
-        if n.find('rest') is not None and len(voices[staff(n)]) == 1: n.attrib.pop('print-object', None); n.attrib.pop('print-spacing', None)
+        if n.find('rest') is not None and len(voices[staff(n)]) == 1:
+            n.attrib.pop('print-object', None)
+            n.attrib.pop('print-spacing', None)
 
 # %% ../../nbs/235_score.notation.ipynb #bb043250
 def write_musicxml(
@@ -214,7 +247,9 @@ def write_musicxml(
 ):
     "Write `score` as MusicXML; return its `Path`, or its bytes if `path` is None."
     try:
-        with warnings.catch_warnings(): warnings.simplefilter('ignore'); data = _xml(to_music21(_playable(score, grid), title or ' ', composer or ' ', two_staves))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            data = _xml(to_music21(_playable(score, grid), title or ' ', composer or ' ', two_staves))
     except AurlError: raise
     except Exception as e:
         raise MidiError(f'music21 cannot notate this score ({type(e).__name__}: {str(e)[:120]})', path,
@@ -223,13 +258,19 @@ def write_musicxml(
     path = Path(path)
     try:
         with atomic_path(path) as p: p.write_bytes(_zipped(data) if path.suffix.lower() == '.mxl' else data)
-    except OSError as e: raise MidiError(f'cannot be written ({e.strerror})', path, 'check the folder, its permissions and the free space') from e
+    except OSError as e:
+        raise MidiError(
+            f'cannot be written ({e.strerror})', path, 'check the folder, its permissions and the free space'
+        ) from e
     return path
 
 def _zipped(xml):
     "Zip `xml` to the bytes of an `.mxl` archive."
     out, entry = io.BytesIO(), lambda name: zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
-        z.writestr(entry('META-INF/container.xml'), '<?xml version="1.0"?><container><rootfiles><rootfile full-path="score.musicxml"/></rootfiles></container>')
+        z.writestr(
+            entry('META-INF/container.xml'),
+            '<?xml version="1.0"?><container><rootfiles><rootfile full-path="score.musicxml"/></rootfiles></container>',
+        )
         z.writestr(entry('score.musicxml'), xml, zipfile.ZIP_DEFLATED)
     return out.getvalue()

@@ -77,7 +77,9 @@ def _reduce_block(on, off, pitch, velocity, voices, mode, seconds):
         at, i = _sounding_pairs(t, on[live], off[live])
         i = live[i]
         times = (seconds(t)[at], seconds(on[i]), seconds(off[i])) if mode in ('musical', 'newest') else (None,)*3
-        lost = _priority_ranks(at, pitch[i], on[i], velocity[i], _priority(mode, *times, pitch[i], velocity[i])) >= voices
+        lost = (
+            _priority_ranks(at, pitch[i], on[i], velocity[i], _priority(mode, *times, pitch[i], velocity[i])) >= voices
+        )
         off = off.copy()
         np.minimum.at(off, i[lost], t[at[lost]])
         since = t[-1]
@@ -120,11 +122,22 @@ def reduce_polyphony(
         did['most'][0] = max(did['most'][0], top)
         if top > config.voices:
             clock = clock or Clock(score)
-            new = reduce_voices(on, off, n['pitch'].astype(np.int64), np.maximum(n['velocity'], 1).astype(np.int64), config.voices, config.mode, clock.seconds)
+            new = reduce_voices(
+                on,
+                off,
+                n['pitch'].astype(np.int64),
+                np.maximum(n['velocity'], 1).astype(np.int64),
+                config.voices,
+                config.mode,
+                clock.seconds,
+            )
             keep = (new > on) | (off <= on)
-            did['dropped'] += int(np.count_nonzero(~keep)); did['shortened'] += int(np.count_nonzero(keep & (new < off)))
+            did['dropped'] += int(np.count_nonzero(~keep))
+            did['shortened'] += int(np.count_nonzero(keep & (new < off)))
             long = np.where(new < off, new - on, n['duration']).astype(n['duration'].dtype)
-            t.notes = Note.from_numpy(*(np.ascontiguousarray(x[keep]) for x in (n['time'], long, n['pitch'], n['velocity'])), time_unit(t))
+            t.notes = Note.from_numpy(
+                *(np.ascontiguousarray(x[keep]) for x in (n['time'], long, n['pitch'], n['velocity'])), time_unit(t)
+            )
             top = int(polyphony_at_onsets(on[keep], new[keep])[1].max())
         did['most'][1] = max(did['most'][1], top)
     return out, {**did, 'most':tuple(did['most'])}

@@ -42,7 +42,12 @@ def quantize_defaults(
     config:QuantizeConfig,
 )->QuantizeConfig: # a copy with a value in every field
     "Replace the nulls of `config` by the defaults of its mode."
-    own = dict(strict=(1., 0., 0., 'grid'), groove=(.8, 1., 0., 'follow'), adaptive=(.8, 1., 'find', 'grid'), none=(0., 0., 0., 'keep'))[config.mode]
+    own = dict(
+        strict=(1.0, 0.0, 0.0, 'grid'),
+        groove=(0.8, 1.0, 0.0, 'follow'),
+        adaptive=(0.8, 1.0, 'find', 'grid'),
+        none=(0.0, 0.0, 0.0, 'keep'),
+    )[config.mode]
     told = {k:v for k,v in config.to_dict().items() if v is not None}
     return QuantizeConfig(**{**dict(zip(('strength', 'micro', 'phase', 'ends'), own)), **told})
 
@@ -50,7 +55,12 @@ def quantize_defaults(
 def _nearest_meter_lines(x, step, clock, score, phase=0., swing=.5):
     "Nearest grid line to each time in `x`; the grid restarts at each meter change, offset by `phase`."
     start, _ = clock.metres(score)
-    if len(start) == 1: return np.maximum(nearest_grid_line(x - phase, step, swing) + phase, 0) if phase else nearest_grid_line(x, step, swing)
+    if len(start) == 1:
+        return (
+            np.maximum(nearest_grid_line(x - phase, step, swing) + phase, 0)
+            if phase
+            else nearest_grid_line(x, step, swing)
+        )
     i = np.maximum(np.searchsorted(start + phase, x, 'right') - 1, 0)
     lo = start[i] + phase
     p = nearest_grid_line(x - lo, step, swing) + lo
@@ -85,7 +95,9 @@ def _separate_repeats(q, x, strike, step, tick):
     # from each onset on: the first one that repeats a key
     nxt = np.minimum.accumulate(nxt[::-1])[::-1].tolist()
     level, at = np.zeros(len(q), np.int64), nxt[0]
-    while at < len(q): level[at] = 1; at = nxt[at]
+    while at < len(q):
+        level[at] = 1
+        at = nxt[at]
     first = np.flatnonzero(base)
     turn = level > 0
     level = np.cumsum(level)
@@ -119,7 +131,13 @@ def _find_lines(x, cfg, clock, score, weight=None):
     start, _ = clock.metres(score)
     lo = start[np.maximum(np.searchsorted(start, x - phase, 'right') - 1, 0)]
     line, step, fit, share = fit_grid(x - phase, blur, lo)
-    found = dict(grid=max(share, key=share.get), phase=phase, blur=blur, fit=fit, grids={k:round(v, 4) for k,v in share.items() if v})
+    found = dict(
+        grid=max(share, key=share.get),
+        phase=phase,
+        blur=blur,
+        fit=fit,
+        grids={k: round(v, 4) for k, v in share.items() if v},
+    )
     if fit*len(x) < _MIN_GAIN_NATS: return x, step, {**found, 'grid':None}
     return np.maximum.accumulate(np.maximum(line + phase, 0)), step, found
 
@@ -184,7 +202,9 @@ def quantize_score(
     new_end = _new_ends(end, x[i], new, i, x, q, step, cfg, found, tick, lines)
     new_end = np.where(drum, new + (end - x[i]), new_end)
     new_end = _clip_to_next_onset(end, new_end, key, x[i], new)
-    return _write_times(out, tracks, notes, count, o, clock, (at, x, q), (new, new_end), shift, dict(found, apart=apart))
+    return _write_times(
+        out, tracks, notes, count, o, clock, (at, x, q), (new, new_end), shift, dict(found, apart=apart)
+    )
 
 # %% ../../nbs/255_score.quantize.ipynb #75c52b58
 def _align_to_bars(out, clock, q, found):
@@ -192,7 +212,9 @@ def _align_to_bars(out, clock, q, found):
     shift = -found['phase'] if found['grid'] else 0.
     if q[0] + shift < -1e-9: shift += 1
     t = out.tempos.numpy()
-    at = np.where(t['time'] > 0, np.maximum(clock.time(clock.beats(t['time']) + shift), 0), t['time']).astype(t['time'].dtype)
+    at = np.where(t['time'] > 0, np.maximum(clock.time(clock.beats(t['time']) + shift), 0), t['time']).astype(
+        t['time'].dtype
+    )
     if len(at): out.tempos = Tempo.from_numpy(at, t['mspq'], time_unit(out))
     return shift
 
@@ -201,7 +223,8 @@ def _write_times(out, tracks, notes, count, o, clock, moments, new, shift, found
     at, x, q = moments
     on = clock.time(new[0] + shift)
     long = np.maximum(clock.time(new[1] + shift) - on, 1 if clock.unit == 'Tick' else 1e-4).astype(on.dtype)
-    back = np.empty(len(o), np.int64); back[o] = np.arange(len(o))
+    back = np.empty(len(o), np.int64)
+    back[o] = np.arange(len(o))
     on, long, a = on[back], long[back], 0
     def move(t):
         b = clock.beats(t)
@@ -210,5 +233,15 @@ def _write_times(out, tracks, notes, count, o, clock, moments, new, shift, found
         t.notes = Note.from_numpy(on[a:a+k], long[a:a+k], n['pitch'], n['velocity'], time_unit(t))
         move_events(t, move)
         a += k
-    ms, differ = np.abs(clock.seconds(clock.time(q)) - clock.seconds(at))*1000, lambda new, k: int(np.count_nonzero(np.abs(new - np.concatenate([n[k] for n in notes])) > 1e-5))
-    return out, dict(found, notes=len(o), moved=differ(on, 'time'), lengths=differ(long, 'duration'), mean_ms=float(ms.mean()), max_ms=float(ms.max()), shift=float(shift))
+    ms, differ = np.abs(clock.seconds(clock.time(q)) - clock.seconds(at)) * 1000, lambda new, k: int(
+        np.count_nonzero(np.abs(new - np.concatenate([n[k] for n in notes])) > 1e-5)
+    )
+    return out, dict(
+        found,
+        notes=len(o),
+        moved=differ(on, 'time'),
+        lengths=differ(long, 'duration'),
+        mean_ms=float(ms.mean()),
+        max_ms=float(ms.max()),
+        shift=float(shift),
+    )

@@ -30,23 +30,62 @@ def _layout(score, axis='auto', start=0., end=None):
     if axis == 'bar': s = score if _is_in_ticks(score) else read_midi(write_midi(score))
     else: s = score.to('second')
     unit = s.ticks_per_quarter if axis == 'bar' else 1.
-    cols = [(n['time']/unit, (n['time'].astype(np.float64) + n['duration'])/unit, n['pitch'], n['velocity'], np.full(len(n['time']), i), np.full(len(n['time']), family_of(t)))
-            for i,t in enumerate(s.tracks) for n in [t.notes.numpy()]]
-    x0, x1, pitch, velocity, track, family = (np.concatenate(c) if cols else np.zeros(0) for c in (zip(*cols) if cols else [()]*6))
+    cols = [
+        (
+            n['time'] / unit,
+            (n['time'].astype(np.float64) + n['duration']) / unit,
+            n['pitch'],
+            n['velocity'],
+            np.full(len(n['time']), i),
+            np.full(len(n['time']), family_of(t)),
+        )
+        for i, t in enumerate(s.tracks)
+        for n in [t.notes.numpy()]
+    ]
+    x0, x1, pitch, velocity, track, family = (
+        np.concatenate(c) if cols else np.zeros(0) for c in (zip(*cols) if cols else [()] * 6)
+    )
     last = float(x1.max(initial=0)) if end is None else float(end)
     seen = (x1 > start) & (x0 < last)
-    x0, x1, pitch, velocity, track, family = (a[seen] for a in (x0.clip(start), x1.clip(max=last), pitch, velocity, track, family))
-    ped = [(p['time']/unit, (p['time'].astype(np.float64) + p['duration'])/unit) for t in s.tracks for p in [t.pedals.numpy()] if len(p['time'])]
+    x0, x1, pitch, velocity, track, family = (
+        a[seen] for a in (x0.clip(start), x1.clip(max=last), pitch, velocity, track, family)
+    )
+    ped = [
+        (p['time'] / unit, (p['time'].astype(np.float64) + p['duration']) / unit)
+        for t in s.tracks
+        for p in [t.pedals.numpy()]
+        if len(p['time'])
+    ]
     p0, p1 = (np.concatenate(c).clip(start, last) for c in zip(*ped)) if ped else (np.zeros(0), np.zeros(0))
-    return SimpleNamespace(axis=axis, start=start, end=max(last, start + 1e-3), x0=x0, x1=x1, pitch=pitch.astype(int), velocity=velocity.astype(int), track=track.astype(int),
-                           family=family.astype(int), p0=p0[p1 > p0], p1=p1[p1 > p0], lines=_lines(s, axis, start, last), score=s, unit=unit)
+    return SimpleNamespace(
+        axis=axis,
+        start=start,
+        end=max(last, start + 1e-3),
+        x0=x0,
+        x1=x1,
+        pitch=pitch.astype(int),
+        velocity=velocity.astype(int),
+        track=track.astype(int),
+        family=family.astype(int),
+        p0=p0[p1 > p0],
+        p1=p1[p1 > p0],
+        lines=_lines(s, axis, start, last),
+        score=s,
+        unit=unit,
+    )
 
 # %% ../../nbs/225_score.show.ipynb #6fdff14a
 def _bars(s, end):
     "Start of each bar in quarter notes; the meter is 4/4 up to the first time signature."
-    sigs = [(0., 4.)] + [(t.time/s.ticks_per_quarter, 4*t.numerator/t.denominator) for t in s.time_signatures if t.numerator > 0 and t.denominator > 0]
+    sigs = [(0.0, 4.0)] + [
+        (t.time / s.ticks_per_quarter, 4 * t.numerator / t.denominator)
+        for t in s.time_signatures
+        if t.numerator > 0 and t.denominator > 0
+    ]
     ends = [a for a,_ in sigs[1:]] + [end + 1e-6]
-    return np.concatenate([np.arange(a, b - 1e-6, bar) for (a,bar),b in zip(sigs, ends) if 0 < b - a < 2e4*bar] or [np.zeros(0)])
+    return np.concatenate(
+        [np.arange(a, b - 1e-6, bar) for (a, bar), b in zip(sigs, ends) if 0 < b - a < 2e4 * bar] or [np.zeros(0)]
+    )
 
 def _lines(s, axis, start, end):
     "Positions and labels of the grid lines: all bars (or seconds), about a dozen of them labeled."
@@ -58,7 +97,11 @@ def _lines(s, axis, start, end):
     number = np.arange(1, len(at)+1)[(at >= start) & (at < end)]
     at = at[(at >= start) & (at < end)]
     step = next(2**k for k in range(30) if len(at)/2**k <= 14)
-    return [(x, str(n) if (n-1) % step == 0 else '') for x,n in zip(at.tolist(), number.tolist()) if len(at) <= 200 or (n-1) % step == 0]
+    return [
+        (x, str(n) if (n - 1) % step == 0 else '')
+        for x, n in zip(at.tolist(), number.tolist())
+        if len(at) <= 200 or (n - 1) % step == 0
+    ]
 
 # %% ../../nbs/225_score.show.ipynb #812e4770
 family_colors = ('#4a8cf0', '#22b8c9', '#9b72e0', '#e59a2f', '#b98252', '#e2574c', '#df74bd', '#cfa21c',
@@ -69,13 +112,21 @@ def _note_colors(lay, by):
     "Return the color index of each note, and the color and label of each index."
     if by not in ('auto', 'family', 'track', 'velocity'):
         raise ConfigError(f'color={by!r}', way_out="use 'auto', 'family', 'track' or 'velocity'")
-    if by == 'auto': by = 'family' if len(set(lay.family)) > 1 else 'track' if 1 < len(set(lay.track)) <= len(track_colors) else 'family'
+    if by == 'auto':
+        by = (
+            'family'
+            if len(set(lay.family)) > 1
+            else 'track' if 1 < len(set(lay.track)) <= len(track_colors) else 'family'
+        )
     if by == 'velocity': return np.zeros(len(lay.x0), int), [(track_colors[0], '')]
     if by == 'family':
         used, of = np.unique(lay.family, return_inverse=True)
         return of, [(family_colors[f], families[f]) for f in used]
     used, of = np.unique(lay.track, return_inverse=True)
-    return of, [(track_colors[i % len(track_colors)], lay.score.tracks[int(t)].name or f'part {t+1}') for i,t in enumerate(used)]
+    return of, [
+        (track_colors[i % len(track_colors)], lay.score.tracks[int(t)].name or f'part {t+1}')
+        for i, t in enumerate(used)
+    ]
 
 # %% ../../nbs/225_score.show.ipynb #abcc780f
 def _strokes_path(x0, x1, y):
@@ -84,7 +135,9 @@ def _strokes_path(x0, x1, y):
     x0, y = np.rint(x0[o]).astype(int), np.rint(y[o]).astype(int)
     w = np.maximum(np.rint(x1[o]).astype(int) - x0 - 1, 2)
     dx, dy = np.diff(x0, prepend=0) - np.append(0, w[:-1])[:len(w)], np.diff(y, prepend=0)
-    return ''.join(f'm{a}{b:+}h{c}' if b < 0 else f'm{a} {b}h{c}' for a,b,c in zip(dx.tolist(), dy.tolist(), w.tolist()))
+    return ''.join(
+        f'm{a}{b:+}h{c}' if b < 0 else f'm{a} {b}h{c}' for a, b, c in zip(dx.tolist(), dy.tolist(), w.tolist())
+    )
 
 _UNSAFE = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 def _safe_text(s, most=40):
@@ -97,7 +150,8 @@ def _geometry(lay, width, legend):
     "Return the coordinates of all parts of the picture, in half pixels."
     lo, hi = (int(lay.pitch.min()), int(lay.pitch.max())) if len(lay.pitch) else (60, 71)
     lo, hi = lo - 2, hi + 2
-    lo -= max(0, 24 - (hi - lo))//2; hi = max(hi, lo + 24)
+    lo -= max(0, 24 - (hi - lo))//2
+    hi = max(hi, lo + 24)
     f = SimpleNamespace(lo=lo, hi=hi, left=76, right=2*width - 8, top=48 if legend else 10)
     f.row = min(18., max(7., 640/(hi - lo + 1)))
     f.bottom = f.top + round(f.row*(hi - lo + 1))
@@ -116,10 +170,12 @@ def _keyboard_svg(f):
     keys = ''.join(f'M{f.left-22} {y:.0f}h12' for y in f.y(black))
     edges = ''.join(f'M{f.left-22} {f.y(p) + f.row/2:.0f}h18' for p in pitches if p % 12 in (0, 5))
     cs = [int(p) for p in pitches if p % 12 == 0]
-    return (f'<path d="{rows}" stroke="#808890" stroke-opacity=".09" stroke-width="{f.row:.1f}"/><path d="{keys}" stroke="#808890" stroke-opacity=".75" stroke-width="{f.row*.8:.1f}"/>'
-            f'<path d="{edges}M{f.left-22} {f.top}h18V{f.bottom}h-18z" fill="none" stroke="#808890" stroke-opacity=".5"/>'
-            f'<path d="{"".join(f"M{f.left} {f.y(p) + f.row/2:.0f}H{f.right}" for p in cs)}" stroke="#808890" stroke-opacity=".4"/>'
-            + ''.join(f'<text x="{f.left-30}" y="{f.y(p) + 7:.0f}" text-anchor="end">C{p//12 - 1}</text>' for p in cs))
+    return (
+        f'<path d="{rows}" stroke="#808890" stroke-opacity=".09" stroke-width="{f.row:.1f}"/><path d="{keys}" stroke="#808890" stroke-opacity=".75" stroke-width="{f.row*.8:.1f}"/>'
+        f'<path d="{edges}M{f.left-22} {f.top}h18V{f.bottom}h-18z" fill="none" stroke="#808890" stroke-opacity=".5"/>'
+        f'<path d="{"".join(f"M{f.left} {f.y(p) + f.row/2:.0f}H{f.right}" for p in cs)}" stroke="#808890" stroke-opacity=".4"/>'
+        + ''.join(f'<text x="{f.left-30}" y="{f.y(p) + 7:.0f}" text-anchor="end">C{p//12 - 1}</text>' for p in cs)
+    )
 
 # %% ../../nbs/225_score.show.ipynb #23bca9b0
 def _time_axis_svg(lay, f):
@@ -127,7 +183,11 @@ def _time_axis_svg(lay, f):
     x = [f.x(t) for t,_ in lay.lines]
     lines = ''.join(f'M{a:.0f} {f.top}V{f.axis}' for a in x)
     strong = ''.join(f'M{a:.0f} {f.top}V{f.axis+6}' for a,(_,l) in zip(x, lay.lines) if l)
-    words = ''.join(f'<text x="{a:.0f}" y="{f.axis+28}" text-anchor="{"start" if a < f.left + 20 else "end" if a > f.right - 30 else "middle"}">{l}</text>' for a,(_,l) in zip(x, lay.lines) if l)
+    words = ''.join(
+        f'<text x="{a:.0f}" y="{f.axis+28}" text-anchor="{"start" if a < f.left + 20 else "end" if a > f.right - 30 else "middle"}">{l}</text>'
+        for a, (_, l) in zip(x, lay.lines)
+        if l
+    )
     unit = f'<text x="{f.left-12}" y="{f.axis+28}" text-anchor="end" opacity=".75">{"bar" if lay.axis == "bar" else ""}</text>'
     return f'<path d="{lines}" stroke="#808890" stroke-opacity=".18"/><path d="{strong}" stroke="#808890" stroke-opacity=".3"/>{words}{unit}'
 
@@ -138,11 +198,15 @@ def _notes_svg(lay, f, of, colours):
     for v in range(5):
         for k,(c,_) in enumerate(colours):
             if (m := (of == k) & (level == v)).any():
-                out.append(f'<path d="{_strokes_path(f.x(lay.x0[m]), f.x(lay.x1[m]), f.y(lay.pitch[m]))}" stroke="{c}" stroke-opacity="{.4 + .15*v:.2f}"/>')
+                out.append(
+                    f'<path d="{_strokes_path(f.x(lay.x0[m]), f.x(lay.x1[m]), f.y(lay.pitch[m]))}" stroke="{c}" stroke-opacity="{.4 + .15*v:.2f}"/>'
+                )
     notes = f'<g stroke-width="{max(f.row - 1.5, 3):.1f}">{"".join(out)}</g>'
     if f.pedal is None: return notes
-    return notes + (f'<text x="{f.left-12}" y="{f.pedal+14}" text-anchor="end" opacity=".75">pedal</text>'
-                    f'<path d="{_strokes_path(f.x(lay.p0), f.x(lay.p1), np.full(len(lay.p0), f.pedal + 7))}" stroke="#808890" stroke-opacity=".6" stroke-width="6"/>')
+    return notes + (
+        f'<text x="{f.left-12}" y="{f.pedal+14}" text-anchor="end" opacity=".75">pedal</text>'
+        f'<path d="{_strokes_path(f.x(lay.p0), f.x(lay.p1), np.full(len(lay.p0), f.pedal + 7))}" stroke="#808890" stroke-opacity=".6" stroke-width="6"/>'
+    )
 
 def _heading_svg(f, title, colours):
     "Draw the title at the left and the legend at the right."
@@ -154,7 +218,11 @@ def _heading_svg(f, title, colours):
         out += f'<circle cx="{x:.0f}" cy="22" r="7" fill="{c}"/><text x="{x+14:.0f}" y="29">{word}</text>'
         x -= 26
     room = int(max(x - f.left, 0)/13)
-    return out + (f'<text x="{f.left}" y="30" font-size="24" font-weight="600">{_safe_text(title, room)}</text>' if title and room > 3 else '')
+    return out + (
+        f'<text x="{f.left}" y="30" font-size="24" font-weight="600">{_safe_text(title, room)}</text>'
+        if title and room > 3
+        else ''
+    )
 
 # %% ../../nbs/225_score.show.ipynb #ceda0970
 def roll_svg(
@@ -172,9 +240,11 @@ def roll_svg(
     legend = bool(title) or (len(colours) > 1)
     f = _geometry(lay, width, legend)
     label = f'Piano roll: {len(lay.x0)} notes'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2*width} {f.height}" width="{width}" height="{f.height//2}" style="max-width:100%;height:auto" role="img" '
-            f'aria-label="{label}"><g font-family="system-ui,Helvetica,Arial,sans-serif" font-size="20" fill="#80868f" stroke-width="2"><g shape-rendering="crispEdges">{_keyboard_svg(f)}{_time_axis_svg(lay, f)}</g>'
-            f'{_notes_svg(lay, f, of, colours)}{_heading_svg(f, title, colours if len(colours) > 1 else [])}</g></svg>').replace('<text', '<text stroke="none"')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2*width} {f.height}" width="{width}" height="{f.height//2}" style="max-width:100%;height:auto" role="img" '
+        f'aria-label="{label}"><g font-family="system-ui,Helvetica,Arial,sans-serif" font-size="20" fill="#80868f" stroke-width="2"><g shape-rendering="crispEdges">{_keyboard_svg(f)}{_time_axis_svg(lay, f)}</g>'
+        f'{_notes_svg(lay, f, of, colours)}{_heading_svg(f, title, colours if len(colours) > 1 else [])}</g></svg>'
+    ).replace('<text', '<text stroke="none"')
 
 # %% ../../nbs/225_score.show.ipynb #b0297f5f
 class PianoRoll:
@@ -183,7 +253,8 @@ class PianoRoll:
         score,    # in any unit
         **kwargs, # passed to `roll_svg`
     ): self.score, self.kwargs = score, kwargs
-    def _repr_mimebundle_(self, include=None, exclude=None): return {'text/plain': repr(self), 'image/svg+xml': roll_svg(self.score, **self.kwargs)}
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {'text/plain': repr(self), 'image/svg+xml': roll_svg(self.score, **self.kwargs)}
     def _repr_svg_(self): return roll_svg(self.score, **self.kwargs)
     def __repr__(self): return f'PianoRoll({_summary(self.score)})'
 
@@ -218,24 +289,54 @@ def _roll_png(score, path, title, dpi, colour='auto', axis='auto', start=0., end
     of, colours = _note_colors(lay, colour)
     f = _geometry(lay, 960, True)
     high = (f.height + 40)/200 + .3
-    fig = Figure(figsize=(10, high), dpi=dpi); FigureCanvasAgg(fig)
+    fig = Figure(figsize=(10, high), dpi=dpi)
+    FigureCanvasAgg(fig)
     ax = fig.add_axes([.05, .45/high, .935, 1 - .9/high])
     for p in range(f.lo, f.hi + 1):
         if p % 12 in (1, 3, 6, 8, 10): ax.axhspan(p-.5, p+.5, color='#f3f4f6', lw=0)
     for x,l in lay.lines: ax.axvline(x, color='#808890', lw=.6, alpha=.5 if l else .25)
     rgba = [(*to_rgb(colours[k][0]), .4 + .12*min(v*5//128, 4)) for k,v in zip(of, lay.velocity)]
-    gap = (lay.end - lay.start)*.0012; stop = np.maximum(lay.x1 - gap, lay.x0 + gap)
+    gap = (lay.end - lay.start)*.0012
+    stop = np.maximum(lay.x1 - gap, lay.x0 + gap)
     points = 72*(high - .9)/(f.hi - f.lo + 1)*.86
-    ax.add_collection(LineCollection(np.stack([np.stack([lay.x0, lay.pitch], 1), np.stack([stop, lay.pitch], 1)], 1) if len(of) else [], colors=rgba, linewidths=points, capstyle='butt'))
-    ax.set(xlim=(lay.start, lay.end), ylim=(f.lo - 1, f.hi + .5), xticks=[x for x,l in lay.lines if l], yticks=[p for p in range(f.lo, f.hi + 1) if p % 12 == 0])
-    ax.set_xticklabels([l for _,l in lay.lines if l]); ax.set_yticklabels([f'C{int(p)//12 - 1}' for p in ax.get_yticks()])
-    ax.tick_params(colors='#60666f', labelsize=8, length=0); ax.grid(axis='y', color='#808890', alpha=.4, lw=.6)
+    ax.add_collection(
+        LineCollection(
+            np.stack([np.stack([lay.x0, lay.pitch], 1), np.stack([stop, lay.pitch], 1)], 1) if len(of) else [],
+            colors=rgba,
+            linewidths=points,
+            capstyle='butt',
+        )
+    )
+    ax.set(
+        xlim=(lay.start, lay.end),
+        ylim=(f.lo - 1, f.hi + 0.5),
+        xticks=[x for x, l in lay.lines if l],
+        yticks=[p for p in range(f.lo, f.hi + 1) if p % 12 == 0],
+    )
+    ax.set_xticklabels([l for _,l in lay.lines if l])
+    ax.set_yticklabels([f'C{int(p)//12 - 1}' for p in ax.get_yticks()])
+    ax.tick_params(colors='#60666f', labelsize=8, length=0)
+    ax.grid(axis='y', color='#808890', alpha=.4, lw=.6)
     ax.set_xlabel('bar' if lay.axis == 'bar' else '', color='#60666f', fontsize=8, loc='left', labelpad=2)
     for s in ax.spines.values(): s.set_color('#c8ccd2')
-    if lay.p0 is not None and len(lay.p0): ax.hlines([f.lo - .6]*len(lay.p0), lay.p0, lay.p1, color='#808890', lw=2, alpha=.7)
-    if title: ax.set_title(_UNSAFE.sub('', title)[:60].replace('$', r'\$'), loc='left', fontsize=10, fontweight='bold', color='#40464f')
+    if lay.p0 is not None and len(lay.p0):
+        ax.hlines([f.lo - .6]*len(lay.p0), lay.p0, lay.p1, color='#808890', lw=2, alpha=.7)
+    if title:
+        ax.set_title(
+            _UNSAFE.sub('', title)[:60].replace('$', r'\$'), loc='left', fontsize=10, fontweight='bold', color='#40464f'
+        )
     if len(colours) > 1:
-        for k,(c,name) in enumerate(reversed(colours[:9])): ax.text(1 - .1*k, 1.02, _UNSAFE.sub('', name)[:14].replace('$', r'\$'), color=c, transform=ax.transAxes, ha='right', va='bottom', fontsize=8)
+        for k,(c,name) in enumerate(reversed(colours[:9])):
+            ax.text(
+                1 - 0.1 * k,
+                1.02,
+                _UNSAFE.sub('', name)[:14].replace('$', r'\$'),
+                color=c,
+                transform=ax.transAxes,
+                ha='right',
+                va='bottom',
+                fontsize=8,
+            )
     fig.savefig(path, format='png')
 
 # %% ../../nbs/225_score.show.ipynb #389f2941
@@ -310,20 +411,37 @@ def _note(family, pitch, velocity, n, rate):
 
 # %% ../../nbs/225_score.show.ipynb #170a0937
 #           keys                 tone: start Hz, end Hz, decay; noise: cutoff Hz, decay, share
-_drums = [((35, 36),             (130, 46, 9., 300, 90., .12)), ((38, 40),         (230, 170, 22., 900, 16., .75)), ((37, 75, 76, 77), (1700, 1500, 60., 2500, 90., .3)),
-          ((39,),                (900, 900, 60., 1000, 20., .95)), ((42, 44, 69, 70, 82), (6000, 6000, 60., 5500, 45., .97)), ((46,),    (6000, 6000, 40., 5200, 8., .97)),
-          ((49, 52, 55, 57),     (4100, 4100, 4., 3500, 2.6, .95)), ((51, 53, 59), (3300, 3300, 3., 4800, 4.5, .7)), ((54,),            (7000, 7000, 20., 6000, 16., .9)),
-          ((56,),                (830, 815, 14., 2000, 60., .1))]
+_drums = [
+    ((35, 36), (130, 46, 9.0, 300, 90.0, 0.12)),
+    ((38, 40), (230, 170, 22.0, 900, 16.0, 0.75)),
+    ((37, 75, 76, 77), (1700, 1500, 60.0, 2500, 90.0, 0.3)),
+    ((39,), (900, 900, 60.0, 1000, 20.0, 0.95)),
+    ((42, 44, 69, 70, 82), (6000, 6000, 60.0, 5500, 45.0, 0.97)),
+    ((46,), (6000, 6000, 40.0, 5200, 8.0, 0.97)),
+    ((49, 52, 55, 57), (4100, 4100, 4.0, 3500, 2.6, 0.95)),
+    ((51, 53, 59), (3300, 3300, 3.0, 4800, 4.5, 0.7)),
+    ((54,), (7000, 7000, 20.0, 6000, 16.0, 0.9)),
+    ((56,), (830, 815, 14.0, 2000, 60.0, 0.1)),
+]
 
 @lru_cache(maxsize=256)
 def _drum(key, rate):
     "Synthesize percussion `key` at full velocity."
     tom = {41:82, 43:98, 45:116, 47:138, 48:160, 50:190}.get(key)
-    f0, f1, fade, low, hiss, share = (tom*1.4, tom, 7., 500, 50., .12) if tom else next((d for keys,d in _drums if key in keys), (300*2**((key - 60)/24), 260*2**((key - 60)/24), 14., 1500, 30., .3))
+    f0, f1, fade, low, hiss, share = (
+        (tom * 1.4, tom, 7.0, 500, 50.0, 0.12)
+        if tom
+        else next(
+            (d for keys, d in _drums if key in keys),
+            (300 * 2 ** ((key - 60) / 24), 260 * 2 ** ((key - 60) / 24), 14.0, 1500, 30.0, 0.3),
+        )
+    )
     t = np.arange(int(rate*min(1.6, 7/min(fade, hiss))))/rate
     sweep = np.cumsum(f1 + (f0 - f1)*np.exp(-t*28))/rate
     noise = np.random.default_rng(key).standard_normal(len(t))
-    spec = np.fft.rfft(noise); spec *= 1/(1 + (low/np.maximum(np.fft.rfftfreq(len(t), 1/rate), 1))**4); noise = np.fft.irfft(spec, len(t))
+    spec = np.fft.rfft(noise)
+    spec *= 1/(1 + (low/np.maximum(np.fft.rfftfreq(len(t), 1/rate), 1))**4)
+    noise = np.fft.irfft(spec, len(t))
     x = (1 - share)*np.sin(2*np.pi*sweep)*np.exp(-t*fade) + share*noise/max(abs(noise).max(), 1e-9)*np.exp(-t*hiss)
     x *= np.minimum(1, np.arange(len(t))/(rate*.001))*np.minimum(1, (len(t) - np.arange(len(t)))/(rate*.01))
     return (.55*x).astype(np.float32)
@@ -332,9 +450,12 @@ def _drum(key, rate):
 @lru_cache(maxsize=8)
 def _impulse_response(rate, side, seconds=1.1):
     "Impulse response of a small hall for one channel."
-    n = int(rate*seconds); t = np.arange(n)/rate
+    n = int(rate*seconds)
+    t = np.arange(n)/rate
     r = np.random.default_rng(side + 1).standard_normal((2, n))
-    spec = np.fft.rfft(r[0]); f = np.fft.rfftfreq(n, 1/rate); dull = np.fft.irfft(spec/(1 + (f/1800)**2), n)
+    spec = np.fft.rfft(r[0])
+    f = np.fft.rfftfreq(n, 1/rate)
+    dull = np.fft.irfft(spec/(1 + (f/1800)**2), n)
     x = (dull*np.exp(-t*4.2) + .25*r[1]*np.exp(-t*14))*(t > .011)
     return (x/np.sqrt((x**2).sum())).astype(np.float32)
 
@@ -349,14 +470,17 @@ def _convolve(x, h, block=2**17):
 def _sounding_notes(track, longest=20.):
     "Onset, end, pitch and velocity of the notes of `track` (in seconds), with ends extended by the pedal."
     n, p = track.notes.numpy(), track.pedals.numpy()
-    on = n['time'].astype(np.float64); off = on + np.maximum(n['duration'], .02)
+    on = n['time'].astype(np.float64)
+    off = on + np.maximum(n['duration'], .02)
     pitch, velocity = n['pitch'].astype(int), n['velocity'].astype(int)
     if len(p['time']) and not track.is_drum:
-        o = np.argsort(p['time']); down, up = p['time'][o].astype(np.float64), (p['time'][o] + p['duration'][o]).astype(np.float64)
+        o = np.argsort(p['time'])
+        down, up = p['time'][o].astype(np.float64), (p['time'][o] + p['duration'][o]).astype(np.float64)
         i = np.searchsorted(down, off, side='right') - 1
         held = (i >= 0) & (off < up[i])
         off = np.where(held, up[i], off)
-    o = np.lexsort((on, pitch)); on, off, pitch, velocity = on[o], off[o], pitch[o], velocity[o]
+    o = np.lexsort((on, pitch))
+    on, off, pitch, velocity = on[o], off[o], pitch[o], velocity[o]
     again = np.append(np.where(pitch[1:] == pitch[:-1], on[1:], np.inf), np.inf)[:len(on)]
     return on, np.minimum(np.minimum(off, np.maximum(again, on + .02)), on + longest), pitch, np.clip(velocity, 1, 127)
 
@@ -387,13 +511,23 @@ def synthesize(
         family, volume = family_of(track), _volume(track)
         for on,off,pitch,velocity in zip(*(a.tolist() for a in _sounding_notes(track))):
             if off <= start or on >= last: continue
-            x = _drum(pitch, sample_rate)*np.float32((velocity/127)**1.4) if track.is_drum else _note(family, pitch, velocity, int((off - max(on, start))*sample_rate), sample_rate)
-            i = int((max(on, start) - start)*sample_rate); x = x[:n-i]*volume
+            x = (
+                _drum(pitch, sample_rate) * np.float32((velocity / 127) ** 1.4)
+                if track.is_drum
+                else _note(family, pitch, velocity, int((off - max(on, start)) * sample_rate), sample_rate)
+            )
+            i = int((max(on, start) - start)*sample_rate)
+            x = x[:n-i]*volume
             if not stereo: dry[0,i:i+len(x)] += x
             else:
                 pan = .5 + np.clip((pitch - 62)/90, -.3, .3)
-                dry[0,i:i+len(x)] += x*np.float32(np.sqrt(1 - pan)*1.414); dry[1,i:i+len(x)] += x*np.float32(np.sqrt(pan)*1.414)
-    wet = np.stack([c + room*_convolve(c, _impulse_response(sample_rate, k)) for k,c in enumerate(dry)]) if room and n else dry
+                dry[0,i:i+len(x)] += x*np.float32(np.sqrt(1 - pan)*1.414)
+                dry[1,i:i+len(x)] += x*np.float32(np.sqrt(pan)*1.414)
+    wet = (
+        np.stack([c + room * _convolve(c, _impulse_response(sample_rate, k)) for k, c in enumerate(dry)])
+        if room and n
+        else dry
+    )
     return _limit_peaks(wet, last - start < float(s.end()) - start - .01, sample_rate).T.squeeze()
 
 def _limit_peaks(x, cut, rate):
@@ -401,7 +535,9 @@ def _limit_peaks(x, cut, rate):
     if x.size and (top := float(np.quantile(np.abs(x[:,::7]), .9995))) > .8: x = x*np.float32(.8/top)
     over = np.abs(x) > .7
     x[over] = np.sign(x[over])*(.7 + .29*np.tanh((np.abs(x[over]) - .7)/.29))
-    if cut: m = min(int(.6*rate), x.shape[1]); x[:,-m:] *= np.linspace(1, 0, m, dtype=np.float32)**2
+    if cut:
+        m = min(int(.6*rate), x.shape[1])
+        x[:,-m:] *= np.linspace(1, 0, m, dtype=np.float32)**2
     return x
 
 # %% ../../nbs/225_score.show.ipynb #66021f74
@@ -415,7 +551,9 @@ def write_wav(
     "Synthesize `score` to a WAV file."
     x = synthesize(score, sample_rate, stereo=stereo, **kwargs)
     with atomic_path(path) as p, wave.open(str(p), 'wb') as w:
-        w.setnchannels(2 if stereo else 1); w.setsampwidth(2); w.setframerate(sample_rate)
+        w.setnchannels(2 if stereo else 1)
+        w.setsampwidth(2)
+        w.setframerate(sample_rate)
         w.writeframes(np.rint(x*32767).astype('<i2').tobytes())
     return Path(path)
 
@@ -431,7 +569,9 @@ def _mp3(x, sample_rate, level=.5):
     "Encode samples as the bytes of an MP3 file; compression `level` 0 has the best quality, 0.9 the smallest size."
     import soundfile
     out = io.BytesIO()
-    soundfile.write(out, x, sample_rate, format='MP3', subtype='MPEG_LAYER_III', compression_level=level, bitrate_mode='VARIABLE')
+    soundfile.write(
+        out, x, sample_rate, format='MP3', subtype='MPEG_LAYER_III', compression_level=level, bitrate_mode='VARIABLE'
+    )
     return out.getvalue()
 
 # %% ../../nbs/225_score.show.ipynb #af58e65e
@@ -447,7 +587,10 @@ def _mu_law_wav(x, sample_rate):
     rates = np.array([sample_rate, sample_rate], '<u4').tobytes()
     fmt = np.array([7, 1], '<u2').tobytes() + rates + np.array([1, 8, 0], '<u2').tobytes()
     def chunk(name, body): return name + np.array([len(body)], '<u4').tobytes() + body + b'\0'*(len(body) % 2)
-    return chunk(b'RIFF', b'WAVE' + chunk(b'fmt ', fmt) + chunk(b'fact', np.array([len(data)], '<u4').tobytes()) + chunk(b'data', data))
+    return chunk(
+        b'RIFF',
+        b'WAVE' + chunk(b'fmt ', fmt) + chunk(b'fact', np.array([len(data)], '<u4').tobytes()) + chunk(b'data', data),
+    )
 
 # %% ../../nbs/225_score.show.ipynb #a77e1aa2
 def encode_audio(
@@ -489,16 +632,30 @@ def compress_audio(
     return min(data, _mp3(x.mean(1), rate), key=len)
 
 # %% ../../nbs/225_score.show.ipynb #ea06bcc0
-_CURSOR_JS = ("var f=this.parentNode,h=f.querySelector('i'),X=JSON.parse(f.dataset.x),t=this.currentTime,k=Math.min(Math.floor(t),X.length-2);"
-         "h.style.opacity=this.paused?0:.8;h.style.left=(X[k]+(X[k+1]-X[k])*(t-k))+'%'")
+_CURSOR_JS = (
+    "var f=this.parentNode,h=f.querySelector('i'),X=JSON.parse(f.dataset.x),t=this.currentTime,k=Math.min(Math.floor(t),X.length-2);"
+    "h.style.opacity=this.paused?0:.8;h.style.left=(X[k]+(X[k+1]-X[k])*(t-k))+'%'"
+)
 
 def _cursor_positions(score, lay, f, start, seconds):
     "Position of the playback cursor at each second, in percent of the width."
     t = np.arange(int(np.ceil(seconds)) + 2) + start
     if lay.axis == 'bar':
-        s = lay.score; ticks = np.unique(np.concatenate([np.linspace(0, s.end(), 400).astype(int), s.tempos.numpy()['time']]))
-        probe = Score(s.ticks_per_quarter); probe.tempos = s.tempos
-        probe.tracks.append(Track(notes=Note.from_numpy(ticks.astype(np.int32), np.ones(len(ticks), np.int32), np.full(len(ticks), 60, np.int8), np.full(len(ticks), 60, np.int8), 'tick')))
+        s = lay.score
+        ticks = np.unique(np.concatenate([np.linspace(0, s.end(), 400).astype(int), s.tempos.numpy()['time']]))
+        probe = Score(s.ticks_per_quarter)
+        probe.tempos = s.tempos
+        probe.tracks.append(
+            Track(
+                notes=Note.from_numpy(
+                    ticks.astype(np.int32),
+                    np.ones(len(ticks), np.int32),
+                    np.full(len(ticks), 60, np.int8),
+                    np.full(len(ticks), 60, np.int8),
+                    'tick',
+                )
+            )
+        )
         t = np.interp(t, probe.to('second').tracks[0].notes.numpy()['time'], ticks/s.ticks_per_quarter)
     return [round(float(x), 2) for x in np.clip(f.x(t), f.left, f.right)/(f.right + 8)*100]
 
@@ -517,18 +674,24 @@ def player_html(
     length = total - start + 1.5 if seconds is None else min(seconds, total - start + 1.5)
     clip = encode_audio(score, sample_rate, seconds=seconds, start=start)
     sound = f'data:{audio_type(clip)};base64,{base64.b64encode(clip).decode()}'
-    heard = f'{_summary(score)}' + (f'; seconds {start:g}–{start+length:g} are played' if length < total - start else '')
+    heard = f'{_summary(score)}' + (
+        f'; seconds {start:g}–{start+length:g} are played' if length < total - start else ''
+    )
     picture, data = '', ''
     if roll:
         lay = _layout(score, kwargs.get('axis', 'auto'))
         f = _geometry(lay, kwargs.get('width', 960), False)
         svg = base64.b64encode(roll_svg(score, title, **kwargs).encode()).decode()
-        picture = (f'<img alt="Piano roll: {_safe_text(heard, 99)}" src="data:image/svg+xml;base64,{svg}" style="display:block;width:100%">'
-                   '<i style="position:absolute;top:0;bottom:62px;width:2px;background:#e2574c;opacity:0;transition:left .25s linear"></i>')
+        picture = (
+            f'<img alt="Piano roll: {_safe_text(heard, 99)}" src="data:image/svg+xml;base64,{svg}" style="display:block;width:100%">'
+            '<i style="position:absolute;top:0;bottom:62px;width:2px;background:#e2574c;opacity:0;transition:left .25s linear"></i>'
+        )
         data = f' data-x="{_cursor_positions(score, lay, f, start, length)}"'
     js = f' ontimeupdate="{_CURSOR_JS}" onpause="{_CURSOR_JS}" onplay="{_CURSOR_JS}"' if roll else ''
-    return (f'<figure style="position:relative;margin:0 0 1em;max-width:{kwargs.get("width", 960)}px"{data}>{picture}<audio controls preload="metadata" style="width:100%;height:36px"{js} '
-            f'src="{sound}"></audio><figcaption style="font:13px system-ui,sans-serif;color:#80868f;height:20px">{_safe_text(title + ": " if title and not roll else "")}{_safe_text(heard, 99)}</figcaption></figure>')
+    return (
+        f'<figure style="position:relative;margin:0 0 1em;max-width:{kwargs.get("width", 960)}px"{data}>{picture}<audio controls preload="metadata" style="width:100%;height:36px"{js} '
+        f'src="{sound}"></audio><figcaption style="font:13px system-ui,sans-serif;color:#80868f;height:20px">{_safe_text(title + ": " if title and not roll else "")}{_safe_text(heard, 99)}</figcaption></figure>'
+    )
 
 # %% ../../nbs/225_score.show.ipynb #7afd981a
 class Player:
@@ -538,14 +701,19 @@ class Player:
         **kwargs, # passed to `player_html`: seconds, start, sample_rate, title
     ): self.score, self.kwargs = score, kwargs
     def _repr_html_(self): return player_html(self.score, **{'roll':False, **self.kwargs})
-    def _repr_mimebundle_(self, include=None, exclude=None): return {'text/plain': repr(self), 'text/html': self._repr_html_()}
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {'text/plain': repr(self), 'text/html': self._repr_html_()}
     def __repr__(self): return f'{type(self).__name__}({_summary(self.score)})'
 
 class RollPlayer(Player):
     "Notebook display of a piano roll with an audio player."
-    def _roll(self): return PianoRoll(self.score, **{k:v for k,v in self.kwargs.items() if k in ('title', 'colour', 'axis', 'width')})
+    def _roll(self):
+        return PianoRoll(
+            self.score, **{k: v for k, v in self.kwargs.items() if k in ('title', 'colour', 'axis', 'width')}
+        )
     def _repr_html_(self): return player_html(self.score, **self.kwargs)
-    def _repr_mimebundle_(self, include=None, exclude=None): return {**super()._repr_mimebundle_(), 'image/svg+xml': self._roll()._repr_svg_()}
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {**super()._repr_mimebundle_(), 'image/svg+xml': self._roll()._repr_svg_()}
     def _ipython_display_(self):
         from IPython.display import display
         display(self._roll())

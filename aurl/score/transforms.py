@@ -65,7 +65,9 @@ def _unit(s): return type(s.ttype).__name__
 def _edit(track, unit, **columns):
     "Replace columns of the notes of `track`: time, duration, pitch or velocity."
     n = {**track.notes.numpy(), **columns}
-    track.notes = Note.from_numpy(*(np.ascontiguousarray(n[k]) for k in ('time', 'duration', 'pitch', 'velocity')), unit)
+    track.notes = Note.from_numpy(
+        *(np.ascontiguousarray(n[k]) for k in ('time', 'duration', 'pitch', 'velocity')), unit
+    )
 
 def _transpose(s, semitones):
     "Transpose `s` in place; return the interval applied."
@@ -73,9 +75,13 @@ def _transpose(s, semitones):
     if not (t := fit_transpose(*span, semitones) if span else 0): return 0
     table = _transposition_table(t)
     for track in s.tracks:
-        if len(track.notes) and family_of(track) != drum_family: _edit(track, _unit(s), pitch=table[track.notes.numpy()['pitch'] & 127])
+        if len(track.notes) and family_of(track) != drum_family:
+            _edit(track, _unit(s), pitch=table[track.notes.numpy()['pitch'] & 127])
     k = s.key_signatures.numpy()
-    if len(k['time']): s.key_signatures = KeySignature.from_numpy(k['time'], transposed_signature(k['key'].astype(np.int64), t).astype(np.int8), k['tonality'], _unit(s))
+    if len(k['time']):
+        s.key_signatures = KeySignature.from_numpy(
+            k['time'], transposed_signature(k['key'].astype(np.int64), t).astype(np.int8), k['tonality'], _unit(s)
+        )
     return t
 
 # %% ../../nbs/280_score.transforms.ipynb #36147956
@@ -107,7 +113,8 @@ def _retime(s, clock, marks):
     unit = _unit(s)
     texts = [t.lyrics for t in s.tracks] + [s.markers]*marks
     for track in s.tracks:
-        if len(track.notes): _edit(track, unit, **dict(zip(('time', 'duration'), _mapped_times(track.notes.numpy(), clock, unit))))
+        if len(track.notes):
+            _edit(track, unit, **dict(zip(('time', 'duration'), _mapped_times(track.notes.numpy(), clock, unit))))
         for name,kind in _TRACK_EVENTS.items():
             if len(events := getattr(track, name)): setattr(track, name, _mapped_events(events, kind, clock, unit))
     for name,kind in _SCORE_EVENTS.items() if marks else ():
@@ -121,7 +128,8 @@ def _stretch(s, factor):
     if unit == 'Second': _retime(s, lambda x: x*factor, marks=True)
     t = s.tempos.numpy()
     at, us = t['time'], np.rint(t['mspq']*float(factor)).clip(1, 2**24 - 1)
-    if unit != 'Second' and not (len(at) and at.min() <= 0): at, us = np.append(at.dtype.type(0), at), np.append(np.rint(5e5*factor), us)
+    if unit != 'Second' and not (len(at) and at.min() <= 0):
+        at, us = np.append(at.dtype.type(0), at), np.append(np.rint(5e5*factor), us)
     s.tempos = Tempo.from_numpy(at, us.astype(np.int32), unit)
 
 # %% ../../nbs/280_score.transforms.ipynb #5d0e2dad
@@ -152,7 +160,9 @@ def _loudness(s, factor):
     for t,v in zip(parts, velocity): _edit(t, _unit(s), velocity=table[np.maximum(v, 0)])
 
 # %% ../../nbs/280_score.transforms.ipynb #6579d466
-_FAMILY_PROGRAMS = [[p for p in range(8*f, 8*f + 8) if p not in (47, 55)] if f not in (drum_family, 15) else [] for f in range(16)]
+_FAMILY_PROGRAMS = [
+    [p for p in range(8 * f, 8 * f + 8) if p not in (47, 55)] if f not in (drum_family, 15) else [] for f in range(16)
+]
 
 def _program_table(
     steps, # for each family the number of places to advance

@@ -33,7 +33,8 @@ class VelocityConfig(Config):
     @model_validator(mode='after')
     def _fits(self):
         if self.low >= self.high: raise ValueError(f'low={self.low} is not below high={self.high}')
-        if not self.low < self.mean < self.high: raise ValueError(f'mean={self.mean:g} is not between low={self.low} and high={self.high}')
+        if not self.low < self.mean < self.high:
+            raise ValueError(f'mean={self.mean:g} is not between low={self.low} and high={self.high}')
         if 4*self.spread > self.high - self.low:
             raise ValueError(f'spread={self.spread:g} needs a range of {4*self.spread:g} velocities, but {self.low} '
                              f'… {self.high} has {self.high - self.low}')
@@ -97,7 +98,9 @@ def phrase_indices(
     cuts = np.flatnonzero(np.diff(seconds) > pause) + 1
     keep, at = [], 0
     for c in cuts.tolist():
-        if c - at >= least and n - c >= least: keep.append(c); at = c
+        if c - at >= least and n - c >= least:
+            keep.append(c)
+            at = c
     out = np.zeros(n, np.int64)
     out[keep] = 1
     return np.cumsum(out)
@@ -112,7 +115,11 @@ def _normalize_phrases(x, phrase, cfg):
     out = np.sqrt(((level - mean)**2*n).sum()/n.sum())
     new_level = cfg.mean + (level - mean)*min(1, cfg.levels/max(out, 1e-9))
     half = cfg.spread/2
-    gain = np.where(sd < half/2, 1, np.where(sd < half, half/np.maximum(sd, 1e-9), np.minimum(1, cfg.spread/np.maximum(sd, 1e-9))))
+    gain = np.where(
+        sd < half / 2,
+        1,
+        np.where(sd < half, half / np.maximum(sd, 1e-9), np.minimum(1, cfg.spread / np.maximum(sd, 1e-9))),
+    )
     return new_level[phrase] + (x - level[phrase])*gain[phrase]
 
 # %% ../../nbs/265_score.velocity.ipynb #8d260c13
@@ -145,8 +152,12 @@ def normalize_velocity(
     for t,n in zip(tracks, notes):
         t.notes = Note.from_numpy(n['time'], n['duration'], n['pitch'], new[a:a+len(n['time'])], time_unit(t))
         a += len(n['time'])
-    return out, dict(changed=int(np.count_nonzero(new != old)), mean=(float(old.mean()), float(new.mean())),
-                     spread=(float(old.std()), float(new.std())), range=((int(old.min()), int(old.max())), (int(new.min()), int(new.max()))))
+    return out, dict(
+        changed=int(np.count_nonzero(new != old)),
+        mean=(float(old.mean()), float(new.mean())),
+        spread=(float(old.std()), float(new.std())),
+        range=((int(old.min()), int(old.max())), (int(new.min()), int(new.max()))),
+    )
 
 def _phrasewise_velocity(score, notes, old, cfg):
     "New velocities of all parts, normalized phrase by phrase."
@@ -154,7 +165,8 @@ def _phrasewise_velocity(score, notes, old, cfg):
     for n in notes:
         order = np.argsort(n['time'], kind='stable')
         ph = phrase_indices(clock.seconds(n['time'][order]), cfg.pause, cfg.least) + p
-        o.append(order + a); phrase.append(ph)
+        o.append(order + a)
+        phrase.append(ph)
         a, p = a + len(order), ph[-1] + 1
     o, phrase = np.concatenate(o), np.concatenate(phrase)
     y = _normalize_phrases(x[o], phrase, cfg)

@@ -46,12 +46,24 @@ _low, _high = np.array([-10., 0., -10., 0., -7.]), np.array([40., 2., 40., 2., 3
 _starts = list(product((1., 5., 10.), (.2, .5, 1.), (1., 5., 10.), (.2, .5, 1.), (-3., -.5, .5)))
 
 def _least_squares(x, n, d, y, delta):
-    return least_squares(lambda x: _curve(x, n, d)[0] - y, x, jac=lambda x: _curve(x, n, d)[1], bounds=(_low, _high), loss='huber', f_scale=delta, x_scale='jac', max_nfev=300)
+    return least_squares(
+        lambda x: _curve(x, n, d)[0] - y,
+        x,
+        jac=lambda x: _curve(x, n, d)[1],
+        bounds=(_low, _high),
+        loss='huber',
+        f_scale=delta,
+        x_scale='jac',
+        max_nfev=300,
+    )
 
 def _best(n, d, y, delta, starts, go=8):
     "Best result of the optimizations from the most promising `starts`."
     cost = lambda x: np.abs(_curve(x, n, d)[0] - y).sum()
-    return min((_least_squares(np.clip(x, _low, _high), n, d, y, delta) for x in sorted(starts, key=cost)[:go]), key=lambda r: r.cost)
+    return min(
+        (_least_squares(np.clip(x, _low, _high), n, d, y, delta) for x in sorted(starts, key=cost)[:go]),
+        key=lambda r: r.cost,
+    )
 
 def _law(x): return ScalingLaw(math.exp(x[4]), math.exp(x[0]), x[1], math.exp(x[2]), x[3])
 
@@ -139,7 +151,10 @@ def foresee(self:ScalingFit,
 
 @patch
 def __repr__(self:ScalingFit):
-    said = ', '.join(f'{n} {getattr(self.law, n):.3g} ({self.interval(n)[0]:.3g} … {self.interval(n)[1]:.3g})' for n in ScalingLaw.names)
+    said = ', '.join(
+        f'{n} {getattr(self.law, n):.3g} ({self.interval(n)[0]:.3g} … {self.interval(n)[1]:.3g})'
+        for n in ScalingLaw.names
+    )
     return f'{self.law}\n{said}\n{len(self.L)} trainings, {self.noise:.2%} mean deviation from the curve'
 
 # %% ../../nbs/890_search.scaling_law.ipynb #93cdcae7
@@ -172,7 +187,8 @@ def plot(self:ScalingFit,
             ax.errorbar([at], [e], [[max(0, e - low)], [max(0, high - e)]], color='k', capsize=3, lw=1,
                         label='predicted')
             ax.plot([at], [L], '*', color='C3', ms=9, label='measured')
-        ax.set(xscale='log', xlabel=label); ax.legend(fontsize=6)
+        ax.set(xscale='log', xlabel=label)
+        ax.legend(fontsize=6)
     axes[0].set(yscale='log', ylabel='nats per token')
     axes[0].yaxis.set_major_formatter('{x:.1f}')
     axes[0].yaxis.set_minor_formatter('{x:.1f}')

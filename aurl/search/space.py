@@ -27,7 +27,8 @@ class Range:
 
     def suggest(self, trial, key):
         "Suggest a value for `key` in an Optuna trial."
-        if self.whole: return trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        if self.whole:
+            return trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
     def grid(self)->list:
@@ -36,7 +37,11 @@ class Range:
         else:
             n = self.points or 1
             u = [i/max(n - 1, 1) for i in range(n)]
-            out = [self.low*(self.high/self.low)**x for x in u] if self.log else [self.low + (self.high - self.low)*x for x in u]
+            out = (
+                [self.low * (self.high / self.low) ** x for x in u]
+                if self.log
+                else [self.low + (self.high - self.low) * x for x in u]
+            )
         return list(dict.fromkeys(round(x) for x in out)) if self.whole else out
     @property
     def ends(self): return [int(x) if self.whole else x for x in (self.low, self.high)]
@@ -69,9 +74,17 @@ def _field(cls, key):
     "Return the field of `cls` for `key`; None inside a group of arbitrary values."
     known = dict(_all_keys(cls))
     if key in known: return known[key]
-    if any(f.annotation in (dict, dict[str, object]) or getattr(f.annotation, '__origin__', None) is dict for k,f in known.items() if key.startswith(f'{k}.')): return None
+    if any(
+        f.annotation in (dict, dict[str, object]) or getattr(f.annotation, '__origin__', None) is dict
+        for k, f in known.items()
+        if key.startswith(f'{k}.')
+    ):
+        return None
     near = _nearest(key, known)
-    raise ConfigError(f'space: unknown key {key!r}' + (f'; did you mean {near!r}?' if near else ''), way_out=f'a sweep can vary {", ".join(known)}')
+    raise ConfigError(
+        f'space: unknown key {key!r}' + (f'; did you mean {near!r}?' if near else ''),
+        way_out=f'a sweep can vary {", ".join(known)}',
+    )
 
 def _range(key, said, whole):
     "Create the `Range` described by a dict."
@@ -86,11 +99,17 @@ def _range(key, said, whole):
         if not number(x): raise ConfigError(f'space: {key}: {k}={x} is not a number')
     if log not in (None, True, False): raise ConfigError(f'space: {key}: log={log}', way_out='use true or false')
     if low >= high: raise ConfigError(f'space: {key}: low={low} is not below high={high}')
-    if log and low <= 0: raise ConfigError(f'space: {key}: log from low={low}', way_out='a logarithmic range begins above 0')
+    if log and low <= 0:
+        raise ConfigError(f'space: {key}: log from low={low}', way_out='a logarithmic range begins above 0')
     if log and step: raise ConfigError(f'space: {key} has both log and step', way_out='leave one of them out')
-    if step is not None and not 0 < step <= high - low: raise ConfigError(f'space: {key}: step={step} does not fit between {low} and {high}')
-    if points is not None and (points < 1 or points != int(points)): raise ConfigError(f'space: {key}: points={points}', way_out='a whole number from 1 on')
-    if whole and any(x is not None and x != int(x) for x in (low, high, step)): raise ConfigError(f'space: {key} takes whole numbers, not {low} … {high}' + (f' in steps of {step}' if step else ''))
+    if step is not None and not 0 < step <= high - low:
+        raise ConfigError(f'space: {key}: step={step} does not fit between {low} and {high}')
+    if points is not None and (points < 1 or points != int(points)):
+        raise ConfigError(f'space: {key}: points={points}', way_out='a whole number from 1 on')
+    if whole and any(x is not None and x != int(x) for x in (low, high, step)):
+        raise ConfigError(
+            f'space: {key} takes whole numbers, not {low} … {high}' + (f' in steps of {step}' if step else '')
+        )
     return Range(low, high, bool(log), step, points, whole)
 
 
@@ -117,9 +136,22 @@ def search_space(
     out = {}
     for key,said in _flatten(values):
         field = _field(cls, key)
-        if key in fixed or key.split('.')[0] in fixed: raise ConfigError(f'space: {key} belongs to the sweep itself and cannot vary')
-        if isinstance(said, dict): out[key] = _range(key, said, field.annotation is int if field else all(isinstance(said.get(k), int) for k in ('low', 'high')) and isinstance(said.get('step') or 1, int) and not said.get('log'))
-        elif isinstance(said, (list, tuple)) and len(said): out[key] = _choice(key, [tuple(x) if isinstance(x, list) else x for x in said])
+        if key in fixed or key.split('.')[0] in fixed:
+            raise ConfigError(f'space: {key} belongs to the sweep itself and cannot vary')
+        if isinstance(said, dict):
+            out[key] = _range(
+                key,
+                said,
+                (
+                    field.annotation is int
+                    if field
+                    else all(isinstance(said.get(k), int) for k in ('low', 'high'))
+                    and isinstance(said.get('step') or 1, int)
+                    and not said.get('log')
+                ),
+            )
+        elif isinstance(said, (list, tuple)) and len(said):
+            out[key] = _choice(key, [tuple(x) if isinstance(x, list) else x for x in said])
         else: raise ConfigError(f'space: {key}={said}', way_out='use [one, or, another], or {low: 1, high: 9}')
         for v in out[key].ends: _check_value(cls, base or {}, key, v)
     return out
@@ -147,8 +179,19 @@ def grid_points(
     space:dict # from `search_space`
 )->list:       # dicts of dotted keys and values
     "Return every combination of values."
-    if bad := [k for k,s in space.items() if isinstance(s, Range) and not (s.step or s.points or s.whole and s.high - s.low < 64)]:
+    if bad := [
+        k
+        for k, s in space.items()
+        if isinstance(s, Range) and not (s.step or s.points or s.whole and s.high - s.low < 64)
+    ]:
         raise ConfigError(f'space: {bad[0]} has infinitely many values, too many for a grid',
                           way_out='set its step, or points')
-    points = {k:Range(s.low, s.high, step=1, whole=True).grid() if isinstance(s, Range) and s.whole and not (s.step or s.points) else s.grid() for k,s in space.items()}
+    points = {
+        k: (
+            Range(s.low, s.high, step=1, whole=True).grid()
+            if isinstance(s, Range) and s.whole and not (s.step or s.points)
+            else s.grid()
+        )
+        for k, s in space.items()
+    }
     return [dict(zip(points, v)) for v in itertools.product(*points.values())]

@@ -49,8 +49,18 @@ class SweepDefinition:
 
     def to_dict(self)->dict:
         "Return a dict for JSON, without `trials`, which may increase later."
-        word = lambda s: dict(values=[list(v) if isinstance(v, tuple) else v for v in s.values]) if isinstance(s, Choice) else {k:v for k,v in vars(s).items() if v is not None}
-        return dict(space={k:word(s) for k,s in self.space.items()}, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
+        word = lambda s: (
+            dict(values=[list(v) if isinstance(v, tuple) else v for v in s.values])
+            if isinstance(s, Choice)
+            else {k: v for k, v in vars(s).items() if v is not None}
+        )
+        return dict(
+            space={k: word(s) for k, s in self.space.items()},
+            goals=self.goals,
+            sampler=self.sampler,
+            pruner=self.pruner,
+            seed=self.seed,
+        )
 
 # %% ../../nbs/885_search.trials.ipynb #b03a79d5
 class Sweep:
@@ -65,8 +75,21 @@ class Sweep:
         if definition is None:
             if not there.exists(): raise ConfigError('there is no sweep', path, 'give the folder of a sweep')
             said = read_json(there)
-            definition = SweepDefinition({k:Choice(tuple(tuple(x) if isinstance(x, list) else x for x in s['values'])) if 'values' in s else Range(**s) for k,s in said['space'].items()},
-                                    said['goals'], said['sampler'], said['pruner'], said['trials'], said['seed'])
+            definition = SweepDefinition(
+                {
+                    k: (
+                        Choice(tuple(tuple(x) if isinstance(x, list) else x for x in s['values']))
+                        if 'values' in s
+                        else Range(**s)
+                    )
+                    for k, s in said['space'].items()
+                },
+                said['goals'],
+                said['sampler'],
+                said['pruner'],
+                said['trials'],
+                said['seed'],
+            )
         self.definition = definition
         try: (self.path/'trials').mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -99,8 +122,13 @@ def _open(self:Sweep):
     d = self.definition
     with _without_optuna_warnings(): storage = JournalStorage(JournalFileBackend(str(self.path/'journal.log')))
     new = not storage.get_all_studies()
-    self.study = self.optuna.create_study(storage=storage, study_name='sweep', load_if_exists=True, pruner=self._pruner(),
-                                          directions=['minimize' if w == 'min' else 'maximize' for w in d.goals.values()])
+    self.study = self.optuna.create_study(
+        storage=storage,
+        study_name='sweep',
+        load_if_exists=True,
+        pruner=self._pruner(),
+        directions=['minimize' if w == 'min' else 'maximize' for w in d.goals.values()],
+    )
     if new and d.sampler == 'grid':
         for values in grid_points(d.space): self.study.enqueue_trial({k:d.space[k].told(v) for k,v in values.items()})
 
@@ -118,15 +146,20 @@ def _sampler(self:Sweep, n, worker):
     s, seed = self.optuna.samplers, int(rng(self.definition.seed, 'sweep', n, worker).integers(2**31))
     with _without_optuna_warnings():
         if self.definition.sampler == 'tpe': return s.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        if self.definition.sampler == 'nsga2': return s.NSGAIISampler(seed=seed, population_size=max(4, min(50, self.definition.trials//4)))
+        if self.definition.sampler == 'nsga2':
+            return s.NSGAIISampler(seed=seed, population_size=max(4, min(50, self.definition.trials//4)))
         return s.RandomSampler(seed=seed)
 
 @patch
 def _pruner(self:Sweep):
     "Create the pruner; progress is counted in twentieths of a training."
     p = self.optuna.pruners
-    return dict(none=p.NopPruner, median=lambda: p.MedianPruner(n_startup_trials=4, n_warmup_steps=4), halving=lambda: p.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
-                hyperband=lambda: p.HyperbandPruner(min_resource=2, max_resource=20, reduction_factor=3))[self.definition.pruner]()
+    return dict(
+        none=p.NopPruner,
+        median=lambda: p.MedianPruner(n_startup_trials=4, n_warmup_steps=4),
+        halving=lambda: p.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
+        hyperband=lambda: p.HyperbandPruner(min_resource=2, max_resource=20, reduction_factor=3),
+    )[self.definition.pruner]()
 
 # %% ../../nbs/885_search.trials.ipynb #da43937e
 @dataclass
@@ -188,7 +221,9 @@ def _bury(self:Sweep):
 def _failed(self:Sweep, number, why, again=False, values=None):
     "Record the failure of a trial; with `again`, enqueue it once more."
     from optuna.trial import TrialState
-    storage, id = self.study._storage, next(t._trial_id for t in self.study.get_trials(deepcopy=False) if t.number == number)
+    storage, id = self.study._storage, next(
+        t._trial_id for t in self.study.get_trials(deepcopy=False) if t.number == number
+    )
     storage.set_trial_user_attr(id, 'error', why)
     if again and values:
         storage.set_trial_user_attr(id, 'again', True)
@@ -209,8 +244,17 @@ def work(self:Sweep,
         try: self._try(trial, objective)
         finally: unlock(held)
         if progress: progress(self.over, self.definition.trials, self)
-        bad = [t.user_attrs.get('error') for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and not t.user_attrs.get('again')]
-        if len(bad) >= 3 and all(bad): raise AurlError(f'the first {len(bad)} trials failed; the last one: {bad[-1]}', self.path, 'see error.txt in the folder of each')
+        bad = [
+            t.user_attrs.get('error')
+            for t in self.study.get_trials(deepcopy=False)
+            if t.state.is_finished() and not t.user_attrs.get('again')
+        ]
+        if len(bad) >= 3 and all(bad):
+            raise AurlError(
+                f'the first {len(bad)} trials failed; the last one: {bad[-1]}',
+                self.path,
+                'see error.txt in the folder of each',
+            )
     return self
 
 @patch
@@ -256,7 +300,12 @@ def table(self:Sweep)->list:
     for t in self.study.get_trials(deepcopy=False):
         if t.state.name == 'WAITING': continue
         state = dict(COMPLETE='done', PRUNED='ended early', FAIL='failed', RUNNING='running')[t.state.name]
-        rows.append(dict(trial=t.number, state=state) | t.user_attrs.get('measures', {}) | self.meant(t) | dict(seconds=t.user_attrs.get('seconds'), error=t.user_attrs.get('error')))
+        rows.append(
+            dict(trial=t.number, state=state)
+            | t.user_attrs.get('measures', {})
+            | self.meant(t)
+            | dict(seconds=t.user_attrs.get('seconds'), error=t.user_attrs.get('error'))
+        )
     return rows
 
 @patch
@@ -287,8 +336,11 @@ def write_best(self:Sweep,
         file = self.path/('best.yaml' if alone else f'front_{t.number:04d}.yaml')
         said = ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.goals, t.values))
         with atomic_path(file) as p:
-            p.write_text(f'# trial {t.number}, {self.over} are done: {said}\n'
-                         + yaml.safe_dump(merge(base or {}, nest_keys(self.meant(t))), sort_keys=False), encoding='utf-8')
+            p.write_text(
+                f'# trial {t.number}, {self.over} are done: {said}\n'
+                + yaml.safe_dump(merge(base or {}, nest_keys(self.meant(t))), sort_keys=False),
+                encoding='utf-8',
+            )
         out.append(file)
     for f in set(self.path.glob('front_*.yaml')) - {*out}: f.unlink(missing_ok=True) # trials no longer on the front
     return out
@@ -304,16 +356,22 @@ def plot(self:Sweep):
     fig, axes = plt.subplots(1, n, figsize=(2.6*n, 2.4), layout='constrained')
     x, y = [r['trial'] for r in rows], [r[g] for r in rows]
     best = [(max if up else min)(y[:i+1]) for i in range(len(y))]
-    axes[0].plot(x, y, '.', alpha=.6); axes[0].step(x, best, where='post', color='k', lw=1); axes[0].set(xlabel='trial', ylabel=g)
+    axes[0].plot(x, y, '.', alpha=.6)
+    axes[0].step(x, best, where='post', color='k', lw=1)
+    axes[0].set(xlabel='trial', ylabel=g)
     for ax,k in zip(axes[1:], keys):
         s, v = self.definition.space[k], [r[k] for r in rows]
         words = isinstance(s, Choice)
-        ax.plot([s.values.index(tuple(u) if isinstance(u, list) else u) for u in v] if words else v, y, '.', alpha=.6); ax.set(xlabel=k)
-        if words: ax.set_xticks(range(len(s.values)), [str(u) for u in s.values]); ax.margins(x=.3)
+        ax.plot([s.values.index(tuple(u) if isinstance(u, list) else u) for u in v] if words else v, y, '.', alpha=.6)
+        ax.set(xlabel=k)
+        if words:
+            ax.set_xticks(range(len(s.values)), [str(u) for u in s.values])
+            ax.margins(x=.3)
         elif s.log: ax.set_xscale('log')
     if len(goals) > 1:
         axes[-1].plot(y, [r[goals[1]] for r in rows], '.', alpha=.4)
-        axes[-1].plot(*zip(*sorted(t.values[:2] for t in self.front)), 'ko-', ms=4, lw=1); axes[-1].set(xlabel=g, ylabel=goals[1])
+        axes[-1].plot(*zip(*sorted(t.values[:2] for t in self.front)), 'ko-', ms=4, lw=1)
+        axes[-1].set(xlabel=g, ylabel=goals[1])
     plt.close(fig)
     return fig
 
@@ -342,8 +400,19 @@ def run_workers(
     sweep = Sweep(path)
     _import_function(objective)
     logs = [open(sweep.path/f'worker-{i}.log', 'ab') for i in range(workers)]
-    ps = [subprocess.Popen([sys.executable, '-c', 'import sys, json; from aurl.search.trials import _worker; _worker(*json.loads(sys.argv[1]))', json.dumps([str(path), objective, told or {}, i, os.getpid()])],
-                           stdout=f, stderr=f) for i,f in enumerate(logs)]
+    ps = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                '-c',
+                'import sys, json; from aurl.search.trials import _worker; _worker(*json.loads(sys.argv[1]))',
+                json.dumps([str(path), objective, told or {}, i, os.getpid()]),
+            ],
+            stdout=f,
+            stderr=f,
+        )
+        for i, f in enumerate(logs)
+    ]
     try:
         while any(p.poll() is None for p in ps):
             time.sleep(poll)
@@ -367,7 +436,9 @@ class PruneTrial(Callback):
     def __init__(self,
         trial:Trial,              # a trial of a sweep
         measure:str='valid_nats', # attribute of the learner to report
-    ): store_attr(); self.pruned = False
+    ):
+        store_attr()
+        self.pruned = False
 
     def before_fit(self): self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
     def after_validate(self):

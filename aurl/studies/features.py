@@ -51,7 +51,9 @@ def seconds(self:Music)->float: return float(self.end.max() - self.onset.min())
 
 def _add_cached_property(name, f):
     "Add a cached property to `Music`."
-    p = cached_property(f); p.__set_name__(Music, name); setattr(Music, name, p)
+    p = cached_property(f)
+    p.__set_name__(Music, name)
+    setattr(Music, name, p)
 
 _add_cached_property('clock', lambda m: Clock(m.score))
 _add_cached_property('onset', lambda m: np.asarray(m.clock.seconds(m._time), np.float64))
@@ -145,13 +147,19 @@ _muspy = 'MusPy, Dong et al., ISMIR 2020'
 _jsymbolic = 'jSymbolic, McKay et al., ISMIR 2018'
 
 @register_feature('note_density', 'notes/s', _jsymbolic, slower=-1)
-def note_density(m): "Notes per second."; return len(m)/m.seconds if m.seconds else np.nan
+def note_density(m):
+    "Notes per second."
+    return len(m)/m.seconds if m.seconds else np.nan
 
 @register_feature('duration', 's', slower=1)
-def duration(m): "Time from the onset of the first note to the end of the last."; return m.seconds
+def duration(m):
+    "Time from the onset of the first note to the end of the last."
+    return m.seconds
 
 @register_feature('register', 'MIDI pitch', _jsymbolic, up=1)
-def mean_pitch(m): "Mean pitch, without drums."; return _mean(m.pitch[m.tuned])
+def mean_pitch(m):
+    "Mean pitch, without drums."
+    return _mean(m.pitch[m.tuned])
 
 @register_feature('pitch_range', 'semitones', _muspy)
 def pitch_range(m):
@@ -197,10 +205,19 @@ def chord_size(m):
     return len(c)/len(np.unique(c)) if len(c) else np.nan
 
 @register_feature('rests', 'share', _muspy)
-def rest_share(m): "Share of the time in which nothing sounds."; return 1 - _covered_seconds(m.onset, m.end)/m.seconds if m.seconds else np.nan
+def rest_share(m):
+    "Share of the time in which nothing sounds."
+    return 1 - _covered_seconds(m.onset, m.end)/m.seconds if m.seconds else np.nan
 
 # %% ../../nbs/350_studies.features.ipynb #9e1dc4f5
-_scales = np.array([np.roll(np.isin(np.arange(12), s), k) for s in ([0,2,4,5,7,9,11], [0,2,3,5,7,8,10]) for k in range(12)], float)
+_scales = np.array(
+    [
+        np.roll(np.isin(np.arange(12), s), k)
+        for s in ([0, 2, 4, 5, 7, 9, 11], [0, 2, 3, 5, 7, 8, 10])
+        for k in range(12)
+    ],
+    float,
+)
 
 def _pitch_class_counts(m): return np.bincount(m.pitch[m.tuned] % 12, minlength=12).astype(float)
 
@@ -233,7 +250,9 @@ def _key_fit(m):
     return key_scores(np.bincount(m.pitch[m.tuned] % 12, long, 12))
 
 @register_feature('key_clarity', 'correlation', _KEY_SOURCE)
-def key_clarity(m): "Correlation with the best key profile, up to 1."; return _key_fit(m).max()
+def key_clarity(m):
+    "Correlation with the best key profile, up to 1."
+    return _key_fit(m).max()
 
 @register_feature('major', 'correlation', _KEY_SOURCE)
 def majorness(m):
@@ -248,13 +267,19 @@ def mean_interval(m):
 
 # %% ../../nbs/350_studies.features.ipynb #3e90f66b
 @register_feature('velocity', 'MIDI velocity', _jsymbolic)
-def mean_velocity(m): "Mean velocity of the notes."; return m.velocity.mean()
+def mean_velocity(m):
+    "Mean velocity of the notes."
+    return m.velocity.mean()
 
 @register_feature('velocity_range', 'MIDI velocity', _jsymbolic)
-def velocity_range(m): "Difference between the highest and the lowest velocity."; return np.ptp(m.velocity)
+def velocity_range(m):
+    "Difference between the highest and the lowest velocity."
+    return np.ptp(m.velocity)
 
 @register_feature('velocity_spread', 'MIDI velocity', _jsymbolic)
-def velocity_std(m): "Standard deviation of the velocities."; return m.velocity.std()
+def velocity_std(m):
+    "Standard deviation of the velocities."
+    return m.velocity.std()
 
 @register_feature('tempo', 'BPM', slower=-1)
 def mean_tempo(m):
@@ -305,7 +330,9 @@ def groove_consistency(m):
     return both/either if either else 1.
 
 @register_feature('note_length', 'quarter notes', _jsymbolic)
-def note_length(m): "Mean duration of the notes, without drums."; return _mean((m.beat_end - m.beat)[m.tuned])
+def note_length(m):
+    "Mean duration of the notes, without drums."
+    return _mean((m.beat_end - m.beat)[m.tuned])
 
 @register_feature('articulation', 'share')
 def articulation(m):
@@ -326,7 +353,8 @@ def repetition_share(m):
     n = len(step) - _NGRAM + 1
     if n < 1: return 0.
     with np.errstate(over='ignore'):
-        step = (step + np.uint64(1))*np.uint64(0x9E3779B97F4A7C15); step ^= step >> np.uint64(29)
+        step = (step + np.uint64(1))*np.uint64(0x9E3779B97F4A7C15)
+        step ^= step >> np.uint64(29)
         h = np.zeros(n, np.uint64)
         for j in range(_NGRAM): h = h*np.uint64(0xD6E8FEB86659FD93) + step[j:j+n]
     return 1 - len(np.unique(h))/n
@@ -341,10 +369,14 @@ def pedal_share(m):
     return _covered_seconds(a, b)/m.seconds if m.seconds else 0.
 
 @register_feature('drum_share', 'share')
-def drum_share(m): "Share of drum notes."; return 1 - m.tuned.mean()
+def drum_share(m):
+    "Share of drum notes."
+    return 1 - m.tuned.mean()
 
 @register_feature('instruments', 'families', _jsymbolic)
-def n_instrument_families(m): "Number of General MIDI families with notes."; return len(np.unique(m.family))
+def n_instrument_families(m):
+    "Number of General MIDI families with notes."
+    return len(np.unique(m.family))
 
 # %% ../../nbs/350_studies.features.ipynb #d240acbf
 def measure_all(

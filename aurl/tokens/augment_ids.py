@@ -12,8 +12,32 @@ from symusic import Score, Tempo
 from ..core import CodecError
 from ..score.augment import Augmentation, AugmentConfig, as_augmentation, augment, sample_augmentation
 from ..score.transforms import fit_transpose, loudness_curve
-from .codec import _checked, _pack_event, _run_starts, _sort_events, _run_ends, _low_bits, _resolve_overlaps, _spans, _states, _tempo_list, _track, _events_to_ids, decode, encode
-from .codec import _PEDAL_ON_RANK, _VELOCITY_BITS, _OFF_RANK, _ON_RANK, _SLOT_BITS, _TEMPO_RANK, _STEP_BITS, _PEDAL_OFF_RANK
+from aurl.tokens.codec import (
+    _checked,
+    _pack_event,
+    _run_starts,
+    _sort_events,
+    _run_ends,
+    _low_bits,
+    _resolve_overlaps,
+    _spans,
+    _states,
+    _tempo_list,
+    _track,
+    _events_to_ids,
+    decode,
+    encode,
+)
+from aurl.tokens.codec import (
+    _PEDAL_ON_RANK,
+    _VELOCITY_BITS,
+    _OFF_RANK,
+    _ON_RANK,
+    _SLOT_BITS,
+    _TEMPO_RANK,
+    _STEP_BITS,
+    _PEDAL_OFF_RANK,
+)
 from .sequences import TokenSequences
 from .states import melodic_mask, make_snapshots, _COLUMNS, _TRANSPOSES
 from .vocab import Kind, vocab
@@ -25,7 +49,8 @@ _DRUMS = int(vocab.instrument(vocab.drums))
 
 def _flat_ids(ids):
     "Return `ids` as a flat uint16 array, and the count of each id."
-    if not (isinstance(ids, np.ndarray) and ids.dtype == np.uint16 and ids.ndim == 1): ids = _checked(ids).astype(np.uint16)
+    if not (isinstance(ids, np.ndarray) and ids.dtype == np.uint16 and ids.ndim == 1):
+        ids = _checked(ids).astype(np.uint16)
     many = np.bincount(ids, minlength=len(vocab))
     return (ids, many) if len(many) == len(vocab) else (_checked(ids), many)          # raises the error
 
@@ -53,7 +78,9 @@ def _velocity_table(many, factor):
     table = _ids.copy()
     if not len(used): return table, False
     bin = np.arange(used[-1] + 1)
-    new = vocab.velocity_bin(loudness_curve(factor, int(vocab.bin_velocity(used[-1])))[vocab.bin_velocity(bin)].astype(np.int64))
+    new = vocab.velocity_bin(
+        loudness_curve(factor, int(vocab.bin_velocity(used[-1])))[vocab.bin_velocity(bin)].astype(np.int64)
+    )
     table[vocab.VELOCITY + bin] = vocab.VELOCITY + new
     return table, len(np.unique(new[used])) < len(used)
 
@@ -71,7 +98,8 @@ def _transpose_and_scale(ids, many, semitones, factor):
     t, which = _fit_to_keyboard(ids, many, semitones) if semitones else (0, None)
     if t and which is None:
         for k in (Kind.NOTE_ON, Kind.NOTE_OFF):
-            b = vocab.blocks[k]; table[b.start + max(-t, 0):b.stop - max(t, 0)] = _ids[b.start + max(t, 0):b.stop - max(-t, 0)]
+            b = vocab.blocks[k]
+            table[b.start + max(-t, 0):b.stop - max(t, 0)] = _ids[b.start + max(t, 0):b.stop - max(-t, 0)]
     out = table.take(ids)
     if t and which is not None: out[which] += np.array(t).astype(np.uint16)
     return _without_repeats(out) if merged else out
@@ -93,11 +121,14 @@ def _replace_shifts(ids, at, last, new):
     gap, full = np.diff(new, prepend=0), vocab.max_shift
     rest = (gap - 1) % full + vocab.TIME_SHIFT                          # the last shift of each run
     if len(gap) == len(at) and not (gap > full).any():                # the same number of shifts
-        out = ids.copy(); out[at] = rest
+        out = ids.copy()
+        out[at] = rest
         return out
     room = np.ones(len(ids), np.int64)
-    room[at] = 0; room[at[last]] = (gap - 1)//full + 1
-    out = ids.copy(); out[at] = vocab.TIME_SHIFT + full - 1
+    room[at] = 0
+    room[at[last]] = (gap - 1)//full + 1
+    out = ids.copy()
+    out[at] = vocab.TIME_SHIFT + full - 1
     out = out.repeat(room)
     out[room.cumsum()[at[last]] - 1] = rest
     return out
@@ -120,15 +151,18 @@ def _tempo_bins(tempi, factor):
     step, us = tempi
     step = np.rint((step*factor).astype(np.float32).astype(np.float64)).astype(np.int64)
     bin = vocab.tempo_bin(6e7/np.rint(us*factor).clip(1, 2**24 - 1))
-    keep = _run_ends(step); step, bin = step[keep], bin[keep]
+    keep = _run_ends(step)
+    step, bin = step[keep], bin[keep]
     keep = _run_starts(bin)
     return step[keep], bin[keep]
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #05c17939
 _IS_UNTIMED = np.ones(len(vocab), bool)                                    # neither TIME_SHIFT nor TEMPO
 _IS_UNTIMED[_block(Kind.TIME_SHIFT)] = _IS_UNTIMED[_block(Kind.TEMPO)] = False
-_IS_NOTE_OFF = np.zeros(len(vocab), bool); _IS_NOTE_OFF[_block(Kind.NOTE_OFF)] = True
-_IS_INSTRUMENT = np.zeros(len(vocab), bool); _IS_INSTRUMENT[_block(Kind.INSTRUMENT)] = True
+_IS_NOTE_OFF = np.zeros(len(vocab), bool)
+_IS_NOTE_OFF[_block(Kind.NOTE_OFF)] = True
+_IS_INSTRUMENT = np.zeros(len(vocab), bool)
+_IS_INSTRUMENT[_block(Kind.INSTRUMENT)] = True
 
 def _insert_shifts(ids, step):
     "Insert shifts between `ids` at the times `step`."
@@ -152,7 +186,9 @@ def _replace_shifts_and_tempos(ids, at, last, new, tempo):
     early[0] = True
     here = np.searchsorted(2*step + ~early, 2*tempo[0] + 1)
     told = here < len(ids) - 1                                        # drop a TEMPO that only END follows
-    return _insert_shifts(np.insert(ids, here[told], vocab.TEMPO + tempo[1][told]), np.insert(step, here[told], tempo[0][told]))
+    return _insert_shifts(
+        np.insert(ids, here[told], vocab.TEMPO + tempo[1][told]), np.insert(step, here[told], tempo[0][told])
+    )
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #cd602d07
 def _stretch_ids(ids, factor, tempi):
@@ -163,8 +199,10 @@ def _stretch_ids(ids, factor, tempi):
     told, tempo = np.flatnonzero(ids - np.uint16(vocab.TEMPO) < vocab.n_tempos), _tempo_bins(tempi, factor)
     if len(told) or len(tempo[0]):
         here = np.append(0, new).take(np.searchsorted(at[last], told))
-        if len(tempo[0]) != len(told) or (tempo[0] != here).any(): return _replace_shifts_and_tempos(ids, at, last, new, tempo)
-        ids = ids.copy(); ids[told] = vocab.TEMPO + tempo[1]
+        if len(tempo[0]) != len(told) or (tempo[0] != here).any():
+            return _replace_shifts_and_tempos(ids, at, last, new, tempo)
+        ids = ids.copy()
+        ids[told] = vocab.TEMPO + tempo[1]
     return _replace_shifts(ids, at, last, new)
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #40270042
@@ -179,7 +217,12 @@ def _sustain_events(fam, on, off):
     if not len(k): return k
     on, off = k >> _STEP_BITS, np.maximum.accumulate(k >> 2*_STEP_BITS << _STEP_BITS | _low_bits(k, _STEP_BITS))
     new = np.append(True, on[1:] >= off[:-1])
-    return np.concatenate([_pack_event(_low_bits(x, _STEP_BITS), rank, x >> _STEP_BITS << _SLOT_BITS) for x,rank in ((off[np.append(new[1:], True)], _PEDAL_OFF_RANK), (on[new], _PEDAL_ON_RANK))])
+    return np.concatenate(
+        [
+            _pack_event(_low_bits(x, _STEP_BITS), rank, x >> _STEP_BITS << _SLOT_BITS)
+            for x, rank in ((off[np.append(new[1:], True)], _PEDAL_OFF_RANK), (on[new], _PEDAL_ON_RANK))
+        ]
+    )
 
 def _stretch_notes(ids, factor, tempi):
     "Stretch `ids` by way of notes, for any change of order."
@@ -192,9 +235,13 @@ def _stretch_notes(ids, factor, tempi):
             way_out='use a smaller stretch: a sequence can span at most 36 hours')
     note = slot < vocab.n_pitches
     pedals = _sustain_events(*(a[~note] for a in (fam, on, end))) if not note.all() else on[:0]
-    k = (((fam << _SLOT_BITS | slot) << _STEP_BITS | on) << _STEP_BITS | np.maximum(end, on + 1)) << _VELOCITY_BITS | loud
+    k = (
+        ((fam << _SLOT_BITS | slot) << _STEP_BITS | on) << _STEP_BITS | np.maximum(end, on + 1)
+    ) << _VELOCITY_BITS | loud
     on, end, loud, _ = _resolve_overlaps(k[note] if len(pedals) or not note.all() else k)
-    offs, ons = _pack_event(_low_bits(end, _STEP_BITS), _OFF_RANK, on >> _STEP_BITS), _pack_event(_low_bits(on, _STEP_BITS), _ON_RANK, on >> _STEP_BITS, loud)
+    offs, ons = _pack_event(_low_bits(end, _STEP_BITS), _OFF_RANK, on >> _STEP_BITS), _pack_event(
+        _low_bits(on, _STEP_BITS), _ON_RANK, on >> _STEP_BITS, loud
+    )
     step, bin = _tempo_bins(tempi, factor)
     tempos = _pack_event(step, _TEMPO_RANK, bin)
     tempos = tempos[tempos < max(offs.max(initial=-1), pedals.max(initial=-1))]
@@ -249,12 +296,22 @@ class AugmentedSequences(TokenSequences):
         pieces = np.arange(len(line)) if pieces is None else np.asarray(pieces, np.int64)
         names, tempi = getattr(line, 'names', None), {} if tempi is None else tempi
         name = lambda i: names[i] if names is not None else i
-        self.pieces, self.records = pieces, [sample_augmentation(config, seed, epoch, name(i), progress) for i in pieces.tolist()]
+        self.pieces, self.records = pieces, [
+            sample_augmentation(config, seed, epoch, name(i), progress) for i in pieces.tolist()
+        ]
         made = [augment_piece(line, i, r, tempi) for i,r in zip(pieces.tolist(), self.records)]
         ids, rows, codes, steps = zip(*made)
         first = np.cumsum([0, *map(len, codes)])[:-1]
         for r,f in zip(rows, first): r['first'] += f
-        super().__init__(np.concatenate(ids), np.array([len(x) for x in ids]), line.drums[pieces], line.every, np.concatenate(rows), np.concatenate(codes), np.concatenate(steps))
+        super().__init__(
+            np.concatenate(ids),
+            np.array([len(x) for x in ids]),
+            line.drums[pieces],
+            line.every,
+            np.concatenate(rows),
+            np.concatenate(codes),
+            np.concatenate(steps),
+        )
 
 def augment_piece(
     line,                # `TokenSequences` or `TokenStore`
@@ -274,7 +331,8 @@ def _piece_snapshots(line, i, ids=None, record=None):
     "Return the snapshots of piece `i`, with entries counted from 0; transposed and scaled if `record` is given."
     rows = line._rows[line._shot[i]:line._shot[i] + (line.length[i] - 1)//line.every].copy()
     if not len(rows): return rows, line._codes[:0], line._steps[:0]
-    a = int(rows['first'][0]); b = int(rows['first'][-1] + rows['entries'][-1])
+    a = int(rows['first'][0])
+    b = int(rows['first'][-1] + rows['entries'][-1])
     rows['first'] -= a
     codes, steps = line._codes[a:b], line._steps[a:b]
     if record is None: return rows, codes, steps
@@ -283,5 +341,8 @@ def _piece_snapshots(line, i, ids=None, record=None):
     order, loud = rows['order'], rows['velocity'] >= 0
     note = (order >= 0) & np.isin(order//_COLUMNS, (_OFF_RANK, _ON_RANK))
     rows['order'] = order + note*_TRANSPOSES[order % _COLUMNS]*t
-    if record.velocity != 1: rows['velocity'][loud] = vocab.index[_velocity_table(many, record.velocity)[0][vocab.VELOCITY + rows['velocity'][loud].astype(np.int64)]]
+    if record.velocity != 1:
+        rows['velocity'][loud] = vocab.index[
+            _velocity_table(many, record.velocity)[0][vocab.VELOCITY + rows['velocity'][loud].astype(np.int64)]
+        ]
     return rows, (codes + _TRANSPOSES[codes]*t).astype(codes.dtype), steps

@@ -19,7 +19,13 @@ from .vocab import Kind, vocab
 # %% ../../nbs/440_tokens.batch_encode.ipynb #4b8c5874
 _FAMILY_OFFSET, _VELOCITY_OFFSET = 10, 14   # bit offsets of family and velocity bin in a payload; the id is lowest
 _all_places = np.arange(1 << _c._PLACE_BITS)
-_NOTE_ON_EVENT, _NOTE_OFF_EVENT = ((_all_places >> _c._SLOT_BITS << _FAMILY_OFFSET | vocab.blocks[k].start + _c._low_bits(_all_places, _c._SLOT_BITS)).astype(np.int32) for k in (Kind.NOTE_ON, Kind.NOTE_OFF))
+_NOTE_ON_EVENT, _NOTE_OFF_EVENT = (
+    (
+        _all_places >> _c._SLOT_BITS << _FAMILY_OFFSET
+        | vocab.blocks[k].start + _c._low_bits(_all_places, _c._SLOT_BITS)
+    ).astype(np.int32)
+    for k in (Kind.NOTE_ON, Kind.NOTE_OFF)
+)
 
 def _starts(n): return np.cumsum(n) - n
 def _step(x): return _c._low_bits(x, _c._STEP_BITS).astype(np.int32)
@@ -29,49 +35,69 @@ def _resolve_overlaps_batch(k, n):
     for a,m in zip(_starts(n).tolist(), n.tolist()): k[a:a+m].sort()
     on = np.repeat(np.arange(len(n)) << (_c._STEP_BITS + _c._PLACE_BITS), n) | k >> (_c._STEP_BITS + _c._VELOCITY_BITS)
     last = _c._run_ends(on)
-    if not last.all(): last = np.flatnonzero(last); k, on, n = k.take(last), on.take(last), np.diff(np.searchsorted(last, np.append(0, n.cumsum())))
+    if not last.all():
+        last = np.flatnonzero(last)
+        k, on, n = k.take(last), on.take(last), np.diff(np.searchsorted(last, np.append(0, n.cumsum())))
     end = on >> _c._STEP_BITS << _c._STEP_BITS | _c._low_bits(k >> _c._VELOCITY_BITS, _c._STEP_BITS)
     np.minimum(end[:-1], on[1:], out=end[:-1])
     return on, end, _c._low_bits(k, _c._VELOCITY_BITS), n
 
 def _note_events(on, end, part, pitch, velocity, n):
     "Return steps and payloads of the NOTE_OFFs of several pieces, the same for NOTE_ONs, and notes per piece."
-    k = ((part + pitch - vocab.pitch_lo << _c._STEP_BITS | on) << _c._STEP_BITS | np.maximum(end, on + 1)) << _c._VELOCITY_BITS | _c._VELOCITY_BIN_OF_BYTE.take(velocity.view(np.uint8))
+    k = (
+        (part + pitch - vocab.pitch_lo << _c._STEP_BITS | on) << _c._STEP_BITS | np.maximum(end, on + 1)
+    ) << _c._VELOCITY_BITS | _c._VELOCITY_BIN_OF_BYTE.take(velocity.view(np.uint8))
     ok = (pitch >= vocab.pitch_lo) & (pitch < vocab.pitch_lo + vocab.n_pitches)
     if not ok.all(): k, n = k[ok], np.bincount(np.repeat(np.arange(len(n)), n)[ok], minlength=len(n))
     on, end, loud, n = _resolve_overlaps_batch(k, n)
     if not (on < end).all(): raise CodecError('a note ends before it begins')
     place = _c._low_bits(on >> _c._STEP_BITS, _c._PLACE_BITS)
-    return (_step(end), _NOTE_OFF_EVENT.take(place)), (_step(on), _NOTE_ON_EVENT.take(place) | loud.astype(np.int32) << _VELOCITY_OFFSET), n
+    return (
+        (_step(end), _NOTE_OFF_EVENT.take(place)),
+        (_step(on), _NOTE_ON_EVENT.take(place) | loud.astype(np.int32) << _VELOCITY_OFFSET),
+        n,
+    )
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #0073d7c4
 _ticks_per_quarter = {'Second':lambda s: None, 'Quarter':lambda s: 1, 'Tick':lambda s: s.ticks_per_quarter}
 
 def _score_timing(score):
     "Return steps per time unit (or 0 and a clock function, for several tempi), and steps and µs per beat of the tempi."
-    t = score.tempos.numpy(); at, mspq = t['time'], t['mspq']
+    t = score.tempos.numpy()
+    at, mspq = t['time'], t['mspq']
     tpq, rate, n = _ticks_per_quarter[type(score.ttype).__name__](score), float(vocab.steps_per_second), len(mspq)
     if tpq is not None and tpq <= 0: _c._clock(score)                     # raises the error
-    if n and (at[0] > 0 or n > 1 and tpq is None): clock, (at, mspq) = _c._clock(score), _c._tempos(score); return 0., clock, clock(at), mspq
+    if n and (at[0] > 0 or n > 1 and tpq is None):
+        clock, (at, mspq) = _c._clock(score), _c._tempos(score)
+        return 0., clock, clock(at), mspq
     if n > 1: return 0., *_piecewise_clock(*_c._tempos(score), rate/1e6/tpq)
-    return rate if tpq is None else float(mspq[0])*(rate/1e6/tpq) if n else 60/vocab.default_bpm * rate/tpq, None, _zeros[:n], mspq
+    return (
+        rate if tpq is None else float(mspq[0]) * (rate / 1e6 / tpq) if n else 60 / vocab.default_bpm * rate / tpq,
+        None,
+        _zeros[:n],
+        mspq,
+    )
 
 _zeros = np.zeros(1)
 
 def _piecewise_clock(at, mspq, pace):
     "Return the clock of the codec for tempi that begin at 0, and their steps and microseconds per beat."
     pace = mspq*pace
-    start = np.zeros(len(at)); np.cumsum((at[1:] - at[:-1])*pace[:-1], out=start[1:])
+    start = np.zeros(len(at))
+    np.cumsum((at[1:] - at[:-1])*pace[:-1], out=start[1:])
     def clock(x):
         i = np.searchsorted(at[1:], x, 'right')
-        y = x - at.take(i); y *= pace.take(i); y += start.take(i)
+        y = x - at.take(i)
+        y *= pace.take(i)
+        y += start.take(i)
         return y
     return clock, start, mspq
 
 def _grid_steps(time, long, n, paces):
     "Convert times and durations of several scores, `n` items each, to start and end steps."
     both = np.empty((2, len(time)))
-    both[0] = time; np.add(both[0], long, out=both[1])
+    both[0] = time
+    np.add(both[0], long, out=both[1])
     steps = both*np.repeat(np.array([p for p,*_ in paces]), n)
     for (p,clock,*_),a,b in zip(paces, _starts(n).tolist(), n.cumsum().tolist()):
         if not p and b > a: steps[:,a:b] = clock(both[:,a:b])
@@ -80,9 +106,18 @@ def _grid_steps(time, long, n, paces):
 def _columns(tracks, notes, paces):
     "`_columns` of the codec for (score index, track) pairs and their notes; family and slot combined, count per score."
     each = [len(a['time']) for a in notes]
-    time, long, pitch, velocity = (np.concatenate([a[k] for a in notes] or [np.zeros(0, np.int8)]) for k in ('time', 'duration', 'pitch', 'velocity'))
+    time, long, pitch, velocity = (
+        np.concatenate([a[k] for a in notes] or [np.zeros(0, np.int8)])
+        for k in ('time', 'duration', 'pitch', 'velocity')
+    )
     n = np.bincount(np.array([i for i,_ in tracks], np.int64), each, len(paces)).astype(np.int64)
-    return *_grid_steps(time, long, n, paces), np.repeat(np.array([_c._family(t) << _c._SLOT_BITS for _,t in tracks], np.int64), each), pitch, velocity, n
+    return (
+        *_grid_steps(time, long, n, paces),
+        np.repeat(np.array([_c._family(t) << _c._SLOT_BITS for _, t in tracks], np.int64), each),
+        pitch,
+        velocity,
+        n,
+    )
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #a64d5cd6
 def _pedal_events(tracks, paces):
@@ -94,7 +129,9 @@ def _pedal_events(tracks, paces):
     part = np.repeat(who << _c._FAMILY_BITS | np.array([f for _,f,_ in spans], np.int64), each)
     k = np.sort(((part << _c._STEP_BITS | on) << _c._STEP_BITS | off)[off > on])
     # both below piece and family
-    on, off = k >> _c._STEP_BITS, np.maximum.accumulate(k >> 2*_c._STEP_BITS << _c._STEP_BITS | _c._low_bits(k, _c._STEP_BITS))
+    on, off = k >> _c._STEP_BITS, np.maximum.accumulate(
+        k >> 2 * _c._STEP_BITS << _c._STEP_BITS | _c._low_bits(k, _c._STEP_BITS)
+    )
     new = np.append(True, on[1:] >= off[:-1])[:len(k)]
     on, off = on[new], off[np.append(new[1:], True)[:len(k)]]
     cut = np.searchsorted(on >> _c._STEP_BITS + _c._FAMILY_BITS, np.arange(len(paces) + 1))
@@ -109,14 +146,19 @@ def _tempo_events_batch(paces):
     keep = np.flatnonzero(_c._run_ends(who << _c._STEP_BITS | step))
     who, step, bin = who.take(keep), step.take(keep), bin.take(keep)
     keep = np.flatnonzero(_c._run_starts(who << 8 | bin))
-    return (step.take(keep).astype(np.int32), bin.take(keep).astype(np.int32) + vocab.TEMPO), np.searchsorted(who.take(keep), np.arange(len(n) + 1))
+    return (step.take(keep).astype(np.int32), bin.take(keep).astype(np.int32) + vocab.TEMPO), np.searchsorted(
+        who.take(keep), np.arange(len(n) + 1)
+    )
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #c38a5e1d
 def _event_order(step, n):
     "Return the order of events by step; the END of each piece stays last."
     last, kind = n.cumsum() - 1, np.uint16 if step.max() < 2**16 else np.int32       # 16-bit keys sort fastest
-    key = step.astype(kind); key[last] = np.iinfo(kind).max
-    return np.concatenate([np.argsort(key[a:b+1], kind='stable') + a for a,b in zip(_starts(n).tolist(), last.tolist())])
+    key = step.astype(kind)
+    key[last] = np.iinfo(kind).max
+    return np.concatenate(
+        [np.argsort(key[a : b + 1], kind='stable') + a for a, b in zip(_starts(n).tolist(), last.tolist())]
+    )
 
 _start_event, _end_event = (np.array([[0], [id]], np.int32) for id in (vocab.START, vocab.END))   # step and payload
 
@@ -124,14 +166,35 @@ def _events(scores, notes=None):
     "Return steps and payloads of the ordered events of several scores, and the number of events per score."
     tracks, paces = [(i, t) for i,s in enumerate(scores) for t in s.tracks], [_score_timing(s) for s in scores]
     notes = [t.notes.numpy() for _,t in tracks] if notes is None else [a for arrays in notes for a in arrays]
-    (off, on, n), (up, down, pedals), (tempo, tempi) = _note_events(*_columns(tracks, notes, paces)), _pedal_events(tracks, paces), _tempo_events_batch(paces)
-    places = list(zip(*([slice(a, b) for a,b in zip(cut.tolist(), cut[1:].tolist())] for cut in (np.append(0, n.cumsum()), pedals, tempi))))
-    step, says = (np.concatenate([x for a,b,c in places for x in (_start_event[i], off[i][a], tempo[i][c], up[i][b], down[i][b], on[i][a], _end_event[i])]) for i in (0, 1))
+    (off, on, n), (up, down, pedals), (tempo, tempi) = (
+        _note_events(*_columns(tracks, notes, paces)),
+        _pedal_events(tracks, paces),
+        _tempo_events_batch(paces),
+    )
+    places = list(
+        zip(
+            *(
+                [slice(a, b) for a, b in zip(cut.tolist(), cut[1:].tolist())]
+                for cut in (np.append(0, n.cumsum()), pedals, tempi)
+            )
+        )
+    )
+    step, says = (
+        np.concatenate(
+            [
+                x
+                for a, b, c in places
+                for x in (_start_event[i], off[i][a], tempo[i][c], up[i][b], down[i][b], on[i][a], _end_event[i])
+            ]
+        )
+        for i in (0, 1)
+    )
     n = 2*n + 2*np.diff(pedals) + np.diff(tempi) + 2
     order = _event_order(step, n)
     step, says = step.take(order), says.take(order)
     while (idle := _IS_TEMPO.take(_c._low_bits(says.take(n.cumsum() - 2), _FAMILY_OFFSET))).any():
-        step, says = (np.delete(x, n.cumsum()[idle] - 2) for x in (step, says)); n = n - idle
+        step, says = (np.delete(x, n.cumsum()[idle] - 2) for x in (step, says))
+        n = n - idle
     step[n.cumsum() - 1] = step[n.cumsum() - 2]
     return step, says, n
 
@@ -144,7 +207,10 @@ _ID_FLAGS = (_l._PACKED_FLAGS | _l._is(Kind.START).astype(np.int32) << 25).astyp
 
 def _change_positions(x, at, first, before=-1):
     "Return the indices where `x`, given at the events `at`, changes; `before` is its value at the start of a piece."
-    new = _c._run_starts(x); i = np.searchsorted(at, first); i = i[i < len(at)]; new[i] = x[i] != before
+    new = _c._run_starts(x)
+    i = np.searchsorted(at, first)
+    i = i[i < len(at)]
+    new[i] = x[i] != before
     return np.flatnonzero(new)
 
 def _event_prefixes(says, first):
@@ -152,10 +218,13 @@ def _event_prefixes(says, first):
     id = _c._low_bits(says, _FAMILY_OFFSET).astype(np.uint16)
     w = _ID_FLAGS.take(id)
     on = np.flatnonzero((w & (1 << _l._flag_bit['on'])) != 0)
-    loud = says.take(on) >> _VELOCITY_OFFSET; new = _change_positions(loud, on, first)
+    loud = says.take(on) >> _VELOCITY_OFFSET
+    new = _change_positions(loud, on, first)
     family, turn, turned = _c._low_bits(says >> _FAMILY_OFFSET, _c._FAMILY_BITS), _no_positions, _no_positions
     if family.any():                                                       # most pieces have a single family, 0
-        who = np.flatnonzero(_l._HAS_FAMILY.take(id)); family = family.take(who); new_family = _change_positions(family, who, first, 0)
+        who = np.flatnonzero(_l._HAS_FAMILY.take(id))
+        family = family.take(who)
+        new_family = _change_positions(family, who, first, 0)
         turn, turned = who.take(new_family), family.take(new_family)
     return id, w, on, on.take(new), loud.take(new), turn, turned
 
@@ -164,18 +233,38 @@ _no_positions = np.zeros(0, np.int64)
 def _events_to_ids_batch(step, says, n):
     "`_events_to_ids` for several pieces: the ids of all, and the properties of the events."
     first = _starts(n)
-    gap = np.diff(step, prepend=step[:1]); gap[first] = 0
+    gap = np.diff(step, prepend=step[:1])
+    gap[first] = 0
     id, w, on, louder, loud, turn, turned = _event_prefixes(says, first)
-    volume = np.full(len(id), _EMPTY_ID, np.uint16); volume[louder] = loud + vocab.VELOCITY
+    volume = np.full(len(id), _EMPTY_ID, np.uint16)
+    volume[louder] = loud + vocab.VELOCITY
     far, rest = np.flatnonzero(gap > _max_shift), gap
-    if len(far): more, rest = (gap[far] - 1)//_max_shift, gap.copy(); rest[far] -= more*_max_shift
+    if len(far):
+        more, rest = (gap[far] - 1)//_max_shift, gap.copy()
+        rest[far] -= more*_max_shift
     grid = np.full((len(id), 3 + (len(turn) > 0)), _EMPTY_ID, np.uint16)
     grid[:,0], grid[:,-2], grid[:,-1] = _LAST_SHIFT_ID.take(rest), volume, id
     if len(turn): grid[turn,1] = turned + vocab.INSTRUMENT
     ids, room = grid.reshape(-1), 1 + (gap > 0).astype(np.int64) + (volume != _EMPTY_ID)      # ids per event
-    ids = ids.take(np.flatnonzero(ids != _EMPTY_ID)); room[turn] += 1
-    if len(far): ids = np.insert(ids, np.repeat((room.cumsum() - room).take(far), more), vocab.TIME_SHIFT + _max_shift - 1); room[far] += more
-    return ids, dict(step=step, kind=_c._low_bits(says, _VELOCITY_OFFSET), at=room.cumsum() - 1, gap=gap, room=room, w=w, on=on, first=first, louder=louder, loud=loud, turn=turn, turned=turned)
+    ids = ids.take(np.flatnonzero(ids != _EMPTY_ID))
+    room[turn] += 1
+    if len(far):
+        ids = np.insert(ids, np.repeat((room.cumsum() - room).take(far), more), vocab.TIME_SHIFT + _max_shift - 1)
+        room[far] += more
+    return ids, dict(
+        step=step,
+        kind=_c._low_bits(says, _VELOCITY_OFFSET),
+        at=room.cumsum() - 1,
+        gap=gap,
+        room=room,
+        w=w,
+        on=on,
+        first=first,
+        louder=louder,
+        loud=loud,
+        turn=turn,
+        turned=turned,
+    )
 
 def encode_batch(
     scores, # several scores, in any time unit
@@ -188,56 +277,106 @@ def encode_batch(
 # %% ../../nbs/440_tokens.batch_encode.ipynb #28a6c287
 _all_payloads = np.arange(1 << _VELOCITY_OFFSET)
 _is_id = _c._low_bits(_all_payloads, _FAMILY_OFFSET) < len(vocab)
-_payload_id, _payload_family, _UNUSED_CODE = np.where(_is_id, _c._low_bits(_all_payloads, _FAMILY_OFFSET), vocab.PAD), _all_payloads >> _FAMILY_OFFSET, _l._CODES
+_payload_id, _payload_family, _UNUSED_CODE = (
+    np.where(_is_id, _c._low_bits(_all_payloads, _FAMILY_OFFSET), vocab.PAD),
+    _all_payloads >> _FAMILY_OFFSET,
+    _l._CODES,
+)
 # column in the table of sounding keys
 _COLUMN = np.where(_l._IS_KEY_EVENT[_payload_id], _l._KEY[_payload_id] + _payload_family*_l._KEYS, _UNUSED_CODE)
-_MARK = np.where(_l._IS_NOTE[_payload_id], _l._COLUMNS + 2*vocab.n_pitches*(1 - _l._IS_NOTE_ON[_payload_id]) + vocab.n_pitches*(_payload_family == vocab.drums) + _l._KEY[_payload_id], _UNUSED_CODE)
+_MARK = np.where(
+    _l._IS_NOTE[_payload_id],
+    _l._COLUMNS
+    + 2 * vocab.n_pitches * (1 - _l._IS_NOTE_ON[_payload_id])
+    + vocab.n_pitches * (_payload_family == vocab.drums)
+    + _l._KEY[_payload_id],
+    _UNUSED_CODE,
+)
 _DOWN = _l._IS_PRESS[_payload_id]
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #887bdfd4
 _IS_START = _l._is(Kind.START)
 _PREFIX_FLAGS = 1 << _l._flag_bit['velocity'] | 1 << _l._flag_bit['instrument']
 _change_flags = {k:1 << _l._flag_bit[k] | 1 << 25 for k in ('instrument', 'tempo', 'velocity')}
-_changed_value = {k:np.where(_IS_START, first, vocab.index).astype(np.int64) for k,first in (('instrument', 0), ('tempo', -1), ('velocity', -1))}
+_changed_value = {
+    k: np.where(_IS_START, first, vocab.index).astype(np.int64)
+    for k, first in (('instrument', 0), ('tempo', -1), ('velocity', -1))
+}
 
 def _parse_pieces(pieces):
     "Parse pieces: concatenated ids, all events except shifts and prefixes, and all changes of value."
     n, ids = np.array([len(p) for p in pieces]), np.concatenate(pieces)
     w, start = _ID_FLAGS.take(ids), _starts(n)
-    clock = np.cumsum(w & 1023, dtype=np.int32); base = clock.take(start)
+    clock = np.cumsum(w & 1023, dtype=np.int32)
+    base = clock.take(start)
     at = np.flatnonzero(((w & (1023 | _PREFIX_FLAGS)) == 0))
-    r = dict(ids=ids, n=n, start=start, at=at, press=np.searchsorted(at, np.append(start, len(ids))), clock=lambda x, piece: clock.take(x) - base.take(piece))
-    for k,bits in _change_flags.items(): here = np.flatnonzero((w & bits) != 0); r[k] = here, _changed_value[k].take(ids.take(here))
+    r = dict(
+        ids=ids,
+        n=n,
+        start=start,
+        at=at,
+        press=np.searchsorted(at, np.append(start, len(ids))),
+        clock=lambda x, piece: clock.take(x) - base.take(piece),
+    )
+    for k,bits in _change_flags.items():
+        here = np.flatnonzero((w & bits) != 0)
+        r[k] = here, _changed_value[k].take(ids.take(here))
     who, w = np.repeat(np.arange(len(n)), np.diff(r['press'])), w.take(at)
     family = np.repeat(r['instrument'][1], np.diff(np.searchsorted(at, r['instrument'][0]), append=len(at)))
-    r |= dict(step=clock.take(at) - base.take(who), kind=ids.take(at) | np.where(_l._HAS_FAMILY.take(ids.take(at)), family, 0) << _FAMILY_OFFSET, on=np.flatnonzero((w & (1 << _l._flag_bit['on'])) != 0))
+    r |= dict(
+        step=clock.take(at) - base.take(who),
+        kind=ids.take(at) | np.where(_l._HAS_FAMILY.take(ids.take(at)), family, 0) << _FAMILY_OFFSET,
+        on=np.flatnonzero((w & (1 << _l._flag_bit['on'])) != 0),
+    )
     return r | dict(valid=_paired_pieces(r, who))
 
 def _paired_pieces(r, who):
     "`_is_paired` for each piece."
-    press = np.flatnonzero(_COLUMN.take(r['kind']) < _l._COLUMNS); who, kind = who.take(press), r['kind'].take(press)
+    press = np.flatnonzero(_COLUMN.take(r['kind']) < _l._COLUMNS)
+    who, kind = who.take(press), r['kind'].take(press)
     m, end = np.bincount(who, minlength=len(r['n'])), r['start'] + r['n'] - 1
     bare = np.add.reduceat(_l._NOT_WITHIN_PIECE.take(r['ids']), r['start'], dtype=np.int64)
     odd, column = np.arange(len(press)) - _starts(m).take(who) & 1, who*_l._COLUMNS + _COLUMN.take(kind)
     o = np.argsort(column.astype(np.uint16), kind='stable')
     column = column.take(o)
     bad = (_DOWN.take(kind.take(o)) == odd) | ((odd == 0) & np.append(column[1:] != column[:-1], True)[:len(o)])
-    return (bare == 2) & (r['ids'].take(end) == vocab.END) & (r['n'] > 1) & (m > 0) & (m % 2 == 0) & (np.bincount(who[bad], minlength=len(m)) == 0)
+    return (
+        (bare == 2)
+        & (r['ids'].take(end) == vocab.END)
+        & (r['n'] > 1)
+        & (m > 0)
+        & (m % 2 == 0)
+        & (np.bincount(who[bad], minlength=len(m)) == 0)
+    )
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #73d5b740
 def _events_as_parsed(ids, e):
     "Return the result of `_parse_pieces`, computed from the events."
     at, first = e['at'], e['first']
-    start = at.take(first); n = np.diff(start, append=len(ids))
+    start = at.take(first)
+    n = np.diff(start, append=len(ids))
     def told(who, values, reset):
         if not len(who): return start, np.full(len(start), reset)
         i = np.searchsorted(who, start)
         return np.insert(who, i, start), np.insert(values.astype(np.int64), i, reset)
-    both = np.isin(e['turn'], e['louder'], assume_unique=True) if len(e['turn']) else 0      # INSTRUMENT comes before VELOCITY
+    # INSTRUMENT comes before VELOCITY
+    both = np.isin(e['turn'], e['louder'], assume_unique=True) if len(e['turn']) else 0
     tempo = np.flatnonzero((e['w'] & _change_flags['tempo']) != 0)
-    return dict(ids=ids, n=n, start=start, at=at, press=np.append(first, len(at)), clock=lambda x, piece: _clock_at(e, x), velocity=told(at.take(e['louder']) - 1, e['loud'], -1),
-                instrument=told(at.take(e['turn']) - 1 - both, e['turned'], 0), tempo=(at.take(tempo), _changed_value['tempo'].take(e['kind'].take(tempo))),
-                step=e['step'], kind=e['kind'], on=e['on'], valid=np.diff(first, append=len(at)) > 2)
+    return dict(
+        ids=ids,
+        n=n,
+        start=start,
+        at=at,
+        press=np.append(first, len(at)),
+        clock=lambda x, piece: _clock_at(e, x),
+        velocity=told(at.take(e['louder']) - 1, e['loud'], -1),
+        instrument=told(at.take(e['turn']) - 1 - both, e['turned'], 0),
+        tempo=(at.take(tempo), _changed_value['tempo'].take(e['kind'].take(tempo))),
+        step=e['step'],
+        kind=e['kind'],
+        on=e['on'],
+        valid=np.diff(first, append=len(at)) > 2,
+    )
 
 def _clock_at(e, x):
     "Return the steps elapsed up to the ids `x`."
@@ -264,9 +403,12 @@ def _snapshot_rows_batch(r, every):
     rows['tempo'] = bin.take(i)
     rows['beat'] = beat.take(i) - beat.take(zero).take(piece) + (now - start.take(i))*pace.take(i)
     last = edge - 1
-    while len(quiet := np.flatnonzero((_ID_FLAGS.take(r['ids'].take(last)) & (1 << _l._flag_bit['event'])) == 0)): last[quiet] -= 1
+    while len(quiet := np.flatnonzero((_ID_FLAGS.take(r['ids'].take(last)) & (1 << _l._flag_bit['event'])) == 0)):
+        last[quiet] -= 1
     id = r['ids'].take(last)
-    rows['order'] = _l._ORDER.take(id) + np.where(_l._HAS_FAMILY.take(id), latest('instrument', last, 'right')*_l._KEYS, 0)
+    rows['order'] = _l._ORDER.take(id) + np.where(
+        _l._HAS_FAMILY.take(id), latest('instrument', last, 'right') * _l._KEYS, 0
+    )
     return rows, piece
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #622f0066
@@ -297,13 +439,25 @@ def _summarize_batch(r):
     "`_summarize` for each piece."
     P, kind = len(r['n']), r['kind'].take(r['on'])
     notes = np.diff(np.searchsorted(r['on'], r['press']))
-    who, key, drum = np.repeat(np.arange(P), notes), _l._KEY.take(_c._low_bits(kind, _FAMILY_OFFSET)), kind >> _FAMILY_OFFSET == vocab.drums
+    who, key, drum = (
+        np.repeat(np.arange(P), notes),
+        _l._KEY.take(_c._low_bits(kind, _FAMILY_OFFSET)),
+        kind >> _FAMILY_OFFSET == vocab.drums,
+    )
     drums = np.bincount(who[drum], minlength=P) > 0
     if drums.any(): who, key = who[~drum], key[~drum]
     tuned = np.bincount(who*vocab.n_pitches + key, minlength=P*vocab.n_pitches).reshape(P, -1) > 0
     some, low, high = tuned.any(1), tuned.argmax(1), vocab.n_pitches - 1 - tuned[:,::-1].argmax(1)
     seconds = r['clock'](r['start'] + r['n'] - 1, np.arange(P))/vocab.steps_per_second
-    rows = zip(r['n'].tolist(), notes.tolist(), seconds.tolist(), np.where(some, low + vocab.pitch_lo, 0).tolist(), np.where(some, high + vocab.pitch_lo, 0).tolist(), drums.tolist(), r['valid'].tolist())
+    rows = zip(
+        r['n'].tolist(),
+        notes.tolist(),
+        seconds.tolist(),
+        np.where(some, low + vocab.pitch_lo, 0).tolist(),
+        np.where(some, high + vocab.pitch_lo, 0).tolist(),
+        drums.tolist(),
+        r['valid'].tolist(),
+    )
     return [dict(zip(('length', 'notes', 'seconds', 'low', 'high', 'drums', 'valid'), row)) for row in rows]
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #35343a5f
@@ -318,7 +472,10 @@ def _analyze_parsed(r, every):
     upto = np.append(0, rows['entries'].cumsum(dtype=np.int64))
     cut = np.searchsorted(piece, np.arange(len(said) + 1))
     rows['first'] = upto[:-1] - upto[cut[:-1]][piece]
-    return [(d, (rows[a:b], codes[upto[a]:upto[b]], steps[upto[a]:upto[b]])) for d,a,b in zip(said, cut[:-1].tolist(), cut[1:].tolist())]
+    return [
+        (d, (rows[a:b], codes[upto[a] : upto[b]], steps[upto[a] : upto[b]]))
+        for d, a, b in zip(said, cut[:-1].tolist(), cut[1:].tolist())
+    ]
 
 def analyze_batch(
     pieces,    # ids of several pieces
@@ -326,8 +483,10 @@ def analyze_batch(
 )->list:       # for each its summary and snapshots, as in `analyze_piece`
     "Compute `analyze_piece` for several pieces."
     pieces = [np.asarray(p, np.uint16) for p in pieces]
-    if len(pieces) > _max_batch: return [a for i in range(0, len(pieces), _max_batch) for a in analyze_batch(pieces[i:i+_max_batch], every)]
-    if not pieces or any(len(p) < 2 or p[0] != vocab.START or np.count_nonzero(p == vocab.START) > 1 for p in pieces): return [analyze_piece(p, every) for p in pieces]
+    if len(pieces) > _max_batch:
+        return [a for i in range(0, len(pieces), _max_batch) for a in analyze_batch(pieces[i:i+_max_batch], every)]
+    if not pieces or any(len(p) < 2 or p[0] != vocab.START or np.count_nonzero(p == vocab.START) > 1 for p in pieces):
+        return [analyze_piece(p, every) for p in pieces]
     return _analyze_parsed(_parse_pieces(pieces), every)
 
 def encode_and_analyze(
@@ -345,5 +504,6 @@ def retain_freed_memory():
     "Keep freed memory in this process for later allocations."
     try:
         mallopt = ctypes.CDLL(None).mallopt
-        for what,size in ((-3, 1 << 28), (-1, 1 << 28), (-2, 1 << 24)): mallopt(what, size)    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+        for what,size in ((-3, 1 << 28), (-1, 1 << 28), (-2, 1 << 24)):
+            mallopt(what, size)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
     except (OSError, AttributeError, TypeError): pass

@@ -88,7 +88,9 @@ def _family(t): return vocab.drums if t.is_drum else min(t.program, 127)//8
 def _columns(tracks, clock):
     "Return onset step, end step, family, pitch and velocity of every note."
     notes = [t.notes.numpy() for t in tracks]
-    time, long, pitch, velocity = (np.concatenate([n[k] for n in notes] or [[]]) for k in ('time', 'duration', 'pitch', 'velocity'))
+    time, long, pitch, velocity = (
+        np.concatenate([n[k] for n in notes] or [[]]) for k in ('time', 'duration', 'pitch', 'velocity')
+    )
     fam = np.repeat(np.array([_family(t) for t in tracks], np.int64), [len(n['time']) for n in notes])
     time = time.astype(np.float64)
     return _steps(clock(time)), _steps(clock(time + long)), fam, pitch.astype(np.int64), velocity.astype(np.int64)
@@ -112,13 +114,19 @@ def _resolve_overlaps(k):
 def _notes(on, end, fam, pitch, velocity):
     "Return NOTE_OFF and NOTE_ON events, sorted by key, and the note counts of `CodecReport`."
     key, short = pitch - vocab.pitch_lo, end <= on
-    k = (((fam << _SLOT_BITS | key) << _STEP_BITS | on) << _STEP_BITS | np.maximum(end, on + 1)) << _VELOCITY_BITS | _VELOCITY_BIN_OF_BYTE.take(velocity, mode='wrap')
+    k = (
+        ((fam << _SLOT_BITS | key) << _STEP_BITS | on) << _STEP_BITS | np.maximum(end, on + 1)
+    ) << _VELOCITY_BITS | _VELOCITY_BIN_OF_BYTE.take(velocity, mode='wrap')
     ok = (key >= 0) & (key < vocab.n_pitches)
     if not ok.all(): k, short = k[ok], short[ok]
     on, end, loud, cut = _resolve_overlaps(k)
     place = on >> _STEP_BITS
     counts = len(pitch), len(on), len(pitch) - len(k), len(k) - len(on), int(cut), int(np.count_nonzero(short))
-    return _pack_event(_low_bits(end, _STEP_BITS), _OFF_RANK, place), _pack_event(_low_bits(on, _STEP_BITS), _ON_RANK, place, loud), counts
+    return (
+        _pack_event(_low_bits(end, _STEP_BITS), _OFF_RANK, place),
+        _pack_event(_low_bits(on, _STEP_BITS), _ON_RANK, place, loud),
+        counts,
+    )
 
 # %% ../../nbs/405_tokens.codec.ipynb #d8340bf6
 def _pedals(tracks, clock):
@@ -133,7 +141,12 @@ def _pedals(tracks, clock):
     off = np.maximum.accumulate(off)
     new = np.append(True, on[1:] >= off[:-1])[:len(k)]
     on, off = on[new], off[np.append(new[1:], True)[:len(k)]]
-    return np.concatenate([_pack_event(_low_bits(x, _STEP_BITS), rank, x >> _STEP_BITS << _SLOT_BITS) for x,rank in ((off, _PEDAL_OFF_RANK), (on, _PEDAL_ON_RANK))])
+    return np.concatenate(
+        [
+            _pack_event(_low_bits(x, _STEP_BITS), rank, x >> _STEP_BITS << _SLOT_BITS)
+            for x, rank in ((off, _PEDAL_OFF_RANK), (on, _PEDAL_ON_RANK))
+        ]
+    )
 
 # %% ../../nbs/405_tokens.codec.ipynb #f7c017db
 def _tempo_events(score, clock):
@@ -160,7 +173,9 @@ def _prefixed_events(ev):
     "Return the indices of the events preceded by a VELOCITY, and of those preceded by an INSTRUMENT."
     rank = _low_bits(ev >> (_VELOCITY_BITS + _PLACE_BITS), _RANK_BITS)
     on, who = np.flatnonzero(rank == _ON_RANK), np.flatnonzero(rank != _TEMPO_RANK)
-    loud, fam = _low_bits(ev.take(on), _VELOCITY_BITS), _low_bits(ev.take(who) >> (_VELOCITY_BITS + _SLOT_BITS), _FAMILY_BITS)
+    loud, fam = _low_bits(ev.take(on), _VELOCITY_BITS), _low_bits(
+        ev.take(who) >> (_VELOCITY_BITS + _SLOT_BITS), _FAMILY_BITS
+    )
     turn = _run_starts(fam)
     turn[:1] = fam[:1] != 0
     return on[_run_starts(loud)], who[turn]
@@ -176,8 +191,13 @@ def _events_to_ids(ev):
     at = np.cumsum(room)                                              # START has position 0
     ids = np.full(at[-1] + 2, vocab.TIME_SHIFT + full - 1)            # the remaining positions are maximum shifts
     ids[0], ids[-1] = vocab.START, vocab.END
-    ids[at] = _RANK_FIRST_ID.take(_low_bits(ev >> (_VELOCITY_BITS + _PLACE_BITS), _RANK_BITS)) + _low_bits(ev >> _VELOCITY_BITS, _SLOT_BITS)
-    for who, base, value in ((loud, vocab.VELOCITY, _low_bits(ev.take(loud), _VELOCITY_BITS)), (turn, vocab.INSTRUMENT, _low_bits(ev.take(turn) >> (_VELOCITY_BITS + _SLOT_BITS), _FAMILY_BITS))):
+    ids[at] = _RANK_FIRST_ID.take(_low_bits(ev >> (_VELOCITY_BITS + _PLACE_BITS), _RANK_BITS)) + _low_bits(
+        ev >> _VELOCITY_BITS, _SLOT_BITS
+    )
+    for who, base, value in (
+        (loud, vocab.VELOCITY, _low_bits(ev.take(loud), _VELOCITY_BITS)),
+        (turn, vocab.INSTRUMENT, _low_bits(ev.take(turn) >> (_VELOCITY_BITS + _SLOT_BITS), _FAMILY_BITS)),
+    ):
         at[who] -= 1
         ids[at.take(who)] = base + value
     gap[far] -= n*full
@@ -237,7 +257,10 @@ _CLOCK_BITS = 40                                                            # bi
 def _states(ids, kinds):
     "Return the state at each id, packed as family | velocity bin | elapsed steps."
     w = _SHIFT_STEPS.take(ids)
-    for kind, bits, first in ((Kind.VELOCITY, _CLOCK_BITS, int(vocab.velocity_bin(64))), (Kind.INSTRUMENT, _CLOCK_BITS + _VELOCITY_BITS, 0)):
+    for kind, bits, first in (
+        (Kind.VELOCITY, _CLOCK_BITS, int(vocab.velocity_bin(64))),
+        (Kind.INSTRUMENT, _CLOCK_BITS + _VELOCITY_BITS, 0),
+    ):
         at = np.flatnonzero(kinds == kind)
         if len(at):
             x = ids.take(at) - vocab.blocks[kind].start
@@ -257,7 +280,9 @@ def _spans(ids, kinds, states):
     "Return onset, duration, family, slot and velocity bin of all presses, in the order of the ids."
     at = np.flatnonzero(_IS_KEY_EVENT.take(kinds))
     s, k = states.take(at), _KEY.take(ids.take(at))
-    time, group = _low_bits(s, _CLOCK_BITS), (s >> (_CLOCK_BITS + _VELOCITY_BITS) << _SLOT_BITS | k >> 1).astype(np.uint16)
+    time, group = _low_bits(s, _CLOCK_BITS), (s >> (_CLOCK_BITS + _VELOCITY_BITS) << _SLOT_BITS | k >> 1).astype(
+        np.uint16
+    )
     o = np.argsort(group, kind='stable')                              # by key, in original order within a key
     t, end = time.take(o), np.empty_like(time)
     end[:-1] = t[1:]
@@ -266,7 +291,13 @@ def _spans(ids, kinds, states):
     long[o] = end - t
     d = np.flatnonzero(_low_bits(k, 1).astype(bool) & (long > 0))          # drop zero-length spans
     s = s.take(d)
-    return time.take(d), long.take(d), s >> (_CLOCK_BITS + _VELOCITY_BITS), k.take(d) >> 1, _low_bits(s >> _CLOCK_BITS, _VELOCITY_BITS)
+    return (
+        time.take(d),
+        long.take(d),
+        s >> (_CLOCK_BITS + _VELOCITY_BITS),
+        k.take(d) >> 1,
+        _low_bits(s >> _CLOCK_BITS, _VELOCITY_BITS),
+    )
 
 # %% ../../nbs/405_tokens.codec.ipynb #6dd9a209
 _TEMPO_BIN_EDGES = vocab.bin_tempo(np.arange(vocab.n_tempos + 1) - .5)          # boundaries between adjacent tempo bins
@@ -399,11 +430,31 @@ def _refine_tempi(x, at, bin):
         out[np.searchsorted(steps, at[i])] = f
     steps, out = steps[steps >= first], out[steps >= first]
     at = at[at >= first]
-    return (steps, out) if len(steps) == len(at) else _merge_tempi(steps, out, np.searchsorted(steps, at), int(x.max(initial=0)))
+    return (
+        (steps, out)
+        if len(steps) == len(at)
+        else _merge_tempi(steps, out, np.searchsorted(steps, at), int(x.max(initial=0)))
+    )
 
 # %% ../../nbs/405_tokens.codec.ipynb #13549764
-family_names = ('Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
-                'Synth Lead', 'Synth Pad', 'Synth Effects', 'Ethnic', 'Drums', 'Sound Effects')
+family_names = (
+    'Piano',
+    'Chromatic Percussion',
+    'Organ',
+    'Guitar',
+    'Bass',
+    'Strings',
+    'Ensemble',
+    'Brass',
+    'Reed',
+    'Pipe',
+    'Synth Lead',
+    'Synth Pad',
+    'Synth Effects',
+    'Ethnic',
+    'Drums',
+    'Sound Effects',
+)
 _VELOCITY_CENTER = vocab.bin_velocity(np.arange(vocab.n_velocities)).astype(np.int8)
 
 def _track(f, time, long, slot, loud):
@@ -414,7 +465,9 @@ def _track(f, time, long, slot, loud):
     if not note.all():
         t.pedals = Pedal.from_numpy(time[~note], long[~note], 'Second')
         time, long, slot, loud = time[note], long[note], slot[note], loud[note]
-    t.notes = Note.from_numpy(time, long, (slot + vocab.pitch_lo).astype(np.int8), _VELOCITY_CENTER.take(loud), 'Second')
+    t.notes = Note.from_numpy(
+        time, long, (slot + vocab.pitch_lo).astype(np.int8), _VELOCITY_CENTER.take(loud), 'Second'
+    )
     return t
 
 # %% ../../nbs/405_tokens.codec.ipynb #bc38d8bc
@@ -424,7 +477,9 @@ def _tempo_list(ids, kinds, states, onsets):
     when, bin = _low_bits(states[at], _CLOCK_BITS), vocab.index[ids[at]].astype(np.int64)
     keep = _run_ends(when)
     when, bpm = _refine_tempi(onsets, when[keep], bin[keep]) if len(at) else (when, when)
-    return Tempo.from_numpy((when/vocab.steps_per_second).astype(np.float32), np.rint(6e7/bpm).astype(np.int32), 'Second')
+    return Tempo.from_numpy(
+        (when / vocab.steps_per_second).astype(np.float32), np.rint(6e7 / bpm).astype(np.int32), 'Second'
+    )
 
 # %% ../../nbs/405_tokens.codec.ipynb #ce4c17ba
 def decode(
@@ -465,7 +520,8 @@ class EventCodec:
         self.fingerprint = sha256_of(to_json(layout).encode())
     def encode(self, score): return encode(score)
     def decode(self, ids): return decode(ids)
-    def __repr__(self): return f'EventCodec(version {self.version}, {len(vocab)} ids, fingerprint {self.fingerprint[:8]})'
+    def __repr__(self):
+        return f'EventCodec(version {self.version}, {len(vocab)} ids, fingerprint {self.fingerprint[:8]})'
 
 # %% ../../nbs/405_tokens.codec.ipynb #dfd567e3
 event_codec = EventCodec()

@@ -100,11 +100,18 @@ def _edit_costs(a, b):
 def _kept_pairs(a, b):
     "Return the pairs (i, j) of ids kept by a minimum edit sequence from `a` to `b`."
     if len(a)*len(b) > 200_000:  # ids without shifts: few edits, not the minimum
-        return [(m.a + k, m.b + k) for m in SequenceMatcher(None, a, b, False).get_matching_blocks() for k in range(m.size)]
+        return [
+            (m.a + k, m.b + k) for m in SequenceMatcher(None, a, b, False).get_matching_blocks() for k in range(m.size)
+        ]
     cost, i, j, out = _edit_costs(a, b), 0, 0, []
     while i < len(a) and j < len(b):
-        if a[i] == b[j] and cost[i,j] == cost[i+1,j+1]: out.append((i, j)); i += 1; j += 1
-        elif cost[i,j] == cost[i+1,j+1] + 1: i += 1; j += 1
+        if a[i] == b[j] and cost[i,j] == cost[i+1,j+1]:
+            out.append((i, j))
+            i += 1
+            j += 1
+        elif cost[i,j] == cost[i+1,j+1] + 1:
+            i += 1
+            j += 1
         elif cost[i,j] == cost[i+1,j] + 1: i += 1
         else: j += 1
     return out

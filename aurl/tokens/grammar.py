@@ -54,7 +54,8 @@ class State:
         if not isinstance(told, dict): return told
         return cls(**{f.name:told[f.name] for f in fields(cls)}) if 'time' in told else None
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
-    def __repr__(self): return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
+    def __repr__(self):
+        return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
 
 # %% ../../nbs/420_tokens.grammar.ipynb #6fabf55e
 def _follows(before, after):
@@ -62,8 +63,15 @@ def _follows(before, after):
     event = [Kind.NOTE_ON, Kind.NOTE_OFF, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON]
     free = [*event, Kind.VELOCITY, Kind.TEMPO, Kind.INSTRUMENT, Kind.TIME_SHIFT]
     then = {k:free for k in (Kind.START, Kind.NOTE_ON, Kind.SUSTAIN_ON, Kind.TEMPO)}
-    then |= {-1:[Kind.START], Kind.END:[Kind.PAD], Kind.VELOCITY:[Kind.NOTE_ON], Kind.INSTRUMENT:[*event, Kind.VELOCITY], Kind.TIME_SHIFT:free[:-1],
-             Kind.NOTE_OFF:[*free, Kind.END], Kind.SUSTAIN_OFF:[*free, Kind.END]}
+    then |= {
+        -1: [Kind.START],
+        Kind.END: [Kind.PAD],
+        Kind.VELOCITY: [Kind.NOTE_ON],
+        Kind.INSTRUMENT: [*event, Kind.VELOCITY],
+        Kind.TIME_SHIFT: free[:-1],
+        Kind.NOTE_OFF: [*free, Kind.END],
+        Kind.SUSTAIN_OFF: [*free, Kind.END],
+    }
     may = torch.stack([torch.isin(after, torch.tensor([int(k) for k in then.get(b, ())])) for b in before.tolist()])
     longest = vocab.blocks[Kind.TIME_SHIFT][-1]
     may[longest] |= after == Kind.TIME_SHIFT                # only the longest shift may precede another shift
@@ -101,7 +109,8 @@ class Grammar:
         "Return an (ids + 1, 11) table: the effect of each id as one row."
         told = lambda k: torch.where(kind == k, index, -1)
         way = lambda up, down: (kind == up).long() - (kind == down).long()
-        moment = torch.where((kind == Kind.TIME_SHIFT) | (kind == Kind.START), -1, -2)                # -1: a new instant, -2: no event
+        # -1: a new instant, -2: no event
+        moment = torch.where((kind == Kind.TIME_SHIFT) | (kind == Kind.START), -1, -2)
         return torch.stack([
             steps, told(Kind.INSTRUMENT), told(Kind.TEMPO), told(Kind.VELOCITY),     # elapsed steps, changed values
             # column, pitch; press (1) or release (-1) of a key or pedal, and of a note
@@ -113,7 +122,10 @@ class Grammar:
     def on(self, x):
         "Return the tables on the device of `x`: an array, a tensor or a device."
         here = 'numpy' if isinstance(x, np.ndarray) else x.device if isinstance(x, Tensor) else torch.device(x)
-        if here not in self._on: self._on[here] = SimpleNamespace(**{k:v.numpy() if here == 'numpy' else v.to(here) for k,v in self.tables.items()})
+        if here not in self._on:
+            self._on[here] = SimpleNamespace(
+                **{k: v.numpy() if here == 'numpy' else v.to(here) for k, v in self.tables.items()}
+            )
         return self._on[here]
 
 # %% ../../nbs/420_tokens.grammar.ipynb #5088550d
@@ -124,9 +136,19 @@ def start(self:Grammar,
 )->State:         # before the first id
     "Return the initial state, in which only START is allowed."
     full = lambda v, *size, dtype=torch.int64: torch.full((batch, *size), v, dtype=dtype, device=device)
-    return State(onset=full(-1, n_columns, dtype=torch.int32), struck=full(never_step, vocab.n_pitches, dtype=torch.int32),
-                 released=full(never_step, vocab.n_pitches, dtype=torch.int32), time=full(0), beat=full(0), tempo=full(-1), velocity=full(-1),
-                 family=full(0), order=full(-1), last=full(len(vocab)), notes=full(0))
+    return State(
+        onset=full(-1, n_columns, dtype=torch.int32),
+        struck=full(never_step, vocab.n_pitches, dtype=torch.int32),
+        released=full(never_step, vocab.n_pitches, dtype=torch.int32),
+        time=full(0),
+        beat=full(0),
+        tempo=full(-1),
+        velocity=full(-1),
+        family=full(0),
+        order=full(-1),
+        last=full(len(vocab)),
+        notes=full(0),
+    )
 
 # %% ../../nbs/420_tokens.grammar.ipynb #daf9b3fa
 def _take_rows(table, at):
@@ -156,11 +178,19 @@ def step(self:Grammar,
     family, on, off = keep(family, s.family), note > 0, note < 0
     column = family*n_keys + key
     onset = where(press > 0, time, where(press < 0, -1, _gather_columns(s.onset, column)))
-    return State(onset=_scatter_columns(s.onset, column, onset), time=time, family=family, tempo=keep(tempo, s.tempo), velocity=keep(velocity, s.velocity),
-                 struck=_scatter_columns(s.struck, pitch, where(on, time, _gather_columns(s.struck, pitch))),
-                 released=_scatter_columns(s.released, pitch, where(off, time, _gather_columns(s.released, pitch))),
-                 beat=s.beat + steps*t.beats[s.tempo], order=where(rank > -2, rank + counts*column, s.order),
-                 last=where(silent > 0, s.last, ids), notes=s.notes + on)
+    return State(
+        onset=_scatter_columns(s.onset, column, onset),
+        time=time,
+        family=family,
+        tempo=keep(tempo, s.tempo),
+        velocity=keep(velocity, s.velocity),
+        struck=_scatter_columns(s.struck, pitch, where(on, time, _gather_columns(s.struck, pitch))),
+        released=_scatter_columns(s.released, pitch, where(off, time, _gather_columns(s.released, pitch))),
+        beat=s.beat + steps * t.beats[s.tempo],
+        order=where(rank > -2, rank + counts * column, s.order),
+        last=where(silent > 0, s.last, ids),
+        notes=s.notes + on,
+    )
 
 # %% ../../nbs/420_tokens.grammar.ipynb #60659528
 _block_slices = SimpleNamespace(**{k.name:slice(r.start, r.stop) for k,r in vocab.blocks.items()})   # ids of each kind
@@ -184,10 +214,16 @@ def _allowed(t, row, reach, idle, s, may=None):
         part = out[:,ids].reshape(n, 2, -1)
         part &= row[:,:,keys] != t.ways  # press only keys that are up, release only keys that are down
         only(ids, t.place[ids] > over)                            # increasing order numbers
-    only(_block_slices.VELOCITY, out[:,_block_slices.NOTE_ON].any(1)[:,None] & other(s.velocity, _block_slices.VELOCITY))
+    only(
+        _block_slices.VELOCITY,
+        out[:, _block_slices.NOTE_ON].any(1)[:, None] & other(s.velocity, _block_slices.VELOCITY),
+    )
     only(_block_slices.NOTE_ON, (s.velocity >= 0)[:,None])
     only(_block_slices.TEMPO, (order < n_columns) & other(s.tempo, _block_slices.TEMPO))
-    only(_block_slices.INSTRUMENT, (order < reach + t.place[_block_slices.INSTRUMENT]) & other(s.family, _block_slices.INSTRUMENT))
+    only(
+        _block_slices.INSTRUMENT,
+        (order < reach + t.place[_block_slices.INSTRUMENT]) & other(s.family, _block_slices.INSTRUMENT),
+    )
     only(_block_slices.END, (idle & (s.notes > 0))[:,None])
     return out
 
@@ -202,7 +238,10 @@ def allowed(self:Grammar,
 ):              # (batch, 774) bool
     "Return the mask of ids that may come next, in a constant number of operations."
     table, step = _sounds(s), vocab.n_families
-    row = _take_rows(table.reshape(-1, 1, n_keys), s.family + array_module(table).arange(0, step*len(s), step, device=s.time.device))
+    row = _take_rows(
+        table.reshape(-1, 1, n_keys),
+        s.family + array_module(table).arange(0, step * len(s), step, device=s.time.device),
+    )
     if reach is None: reach = _order_limit(table[:,:,:pedal_column].all(2), table[:,:,pedal_column])
     return _allowed(self.on(s.time), row, reach, ~table.reshape(len(s), -1).any(1), s, may)
 
@@ -244,7 +283,9 @@ class _Keys:
         return (used | (self.before.onset >= 0).any(0)).nonzero()[:,0]
     @cached_property
     def place(self):   # (1424,): index of each column in the tables; n if absent
-        return torch.full((n_columns,), len(self.columns), device=self.ids.device).index_copy(0, self.columns, torch.arange(len(self.columns), device=self.ids.device))
+        return torch.full((n_columns,), len(self.columns), device=self.ids.device).index_copy(
+            0, self.columns, torch.arange(len(self.columns), device=self.ids.device)
+        )
     def _hit(self, mask, first): return _latest_hit(self.place[self.column], mask, len(self.columns), first)
     @cached_property
     def pressed(self): # (batch, time, n): latest position that pressed each column
@@ -254,7 +295,11 @@ class _Keys:
     @cached_property
     def sounds(self): return self.pressed > self.lifted
     def _when(self, kind, first):
-        return _step_at(_latest_hit(self.t.key[self.ids].clamp(max=vocab.n_pitches-1), self.kind == kind, vocab.n_pitches), self.time, first)
+        return _step_at(
+            _latest_hit(self.t.key[self.ids].clamp(max=vocab.n_pitches - 1), self.kind == kind, vocab.n_pitches),
+            self.time,
+            first,
+        )
     @cached_property
     def struck(self): return self._when(Kind.NOTE_ON, self.before.struck)   # (batch, time, 88): in steps
     @cached_property
@@ -313,7 +358,9 @@ def held(self:Scan)->Tensor: # (batch, time, 88) int16
     change = torch.where(column < n_columns, down.long() - was.long(), 0)
     here = torch.zeros_like(order).scatter(1, order, change)
     start = onset.view(len(onset), vocab.n_families, n_keys).ge(0).sum(1, dtype=torch.int16)
-    counts = here.new_zeros(*here.shape, n_keys, dtype=torch.int16).scatter(2, self.t.key[self.ids][:,:,None], here[:,:,None].short())
+    counts = here.new_zeros(*here.shape, n_keys, dtype=torch.int16).scatter(
+        2, self.t.key[self.ids][:, :, None], here[:, :, None].short()
+    )
     return (counts.cumsum(1, dtype=torch.int16) + start[:,None])[:,:,:pedal_column]
 
 # %% ../../nbs/420_tokens.grammar.ipynb #de89b98b
@@ -327,13 +374,17 @@ def masks(self:Grammar,
     r = scanned or self.scan(ids, state)
     n, C = ids.numel(), len(r.columns)
     sounds = r.sounds.reshape(n, C)
-    flat = SimpleNamespace(**{k:getattr(r, k).reshape(n) for k in ('family', 'velocity', 'tempo', 'order', 'last', 'notes')})
+    flat = SimpleNamespace(
+        **{k: getattr(r, k).reshape(n) for k in ('family', 'velocity', 'tempo', 'order', 'last', 'notes')}
+    )
     padded = torch.cat([sounds, sounds.new_zeros(n, 1)], 1)
     row = padded.gather(1, r.place[flat.family[:,None]*n_keys + torch.arange(n_keys, device=ids.device)])[:,None]
     pedals = padded[:, r.place[torch.arange(vocab.n_families, device=ids.device)*n_keys + pedal_column]]
     owner = torch.where(r.columns % n_keys == pedal_column, -1, r.columns//n_keys)
     of = (owner[:,None] == torch.arange(vocab.n_families, device=ids.device)).float()
-    return _allowed(self.on(ids), row, _order_limit(sounds.float() @ of == vocab.n_pitches, pedals), ~sounds.any(1), flat).view(*ids.shape, len(vocab))
+    return _allowed(
+        self.on(ids), row, _order_limit(sounds.float() @ of == vocab.n_pitches, pedals), ~sounds.any(1), flat
+    ).view(*ids.shape, len(vocab))
 
 # %% ../../nbs/420_tokens.grammar.ipynb #3b992879
 @patch
@@ -344,7 +395,10 @@ def advance(self:Grammar,
     "Return the states after all of `ids`, in a constant number of tensor operations."
     if ids.shape[1] == 0: return state
     r = self.scan(ids, state)
-    end = {k:getattr(r, k)[:,-1] for k in ('struck', 'released', 'time', 'beat', 'tempo', 'velocity', 'family', 'order', 'last', 'notes')}
+    end = {
+        k: getattr(r, k)[:, -1]
+        for k in ('struck', 'released', 'time', 'beat', 'tempo', 'velocity', 'family', 'order', 'last', 'notes')
+    }
     pressed = r.pressed[:,-1].long()
     began = torch.where(pressed >= 0, r.time.gather(1, pressed.clamp(min=0)), state.onset[:,r.columns].long())
     onset = torch.full_like(state.onset, -1)
@@ -428,10 +482,16 @@ def _musical_shares(ids, lawful):
     if not note.any(): return dict(timing=0., velocity=0., repetition=0.)
     moves = 1 + int((shift & ~np.append(False, shift[:-1])).sum())
     told = np.maximum.accumulate(np.where(kind == Kind.VELOCITY, np.arange(n), -1))
-    loud = (told >= 0) & (vocab.bin_velocity(vocab.index[np.where(told >= 0, ids[told], vocab.VELOCITY)]) > _inaudible_velocity)
+    loud = (told >= 0) & (
+        vocab.bin_velocity(vocab.index[np.where(told >= 0, ids[told], vocab.VELOCITY)]) > _inaudible_velocity
+    )
     rounds = _max_repetitions(ids)
-    return dict(timing=float(lawful[shift].mean() if shift.any() else 1.)*min(1., _max_notes_at_once*moves/int(note.sum())), velocity=float(loud[note].mean()),
-                repetition=next((v for most,v in ((3, 1.), (5, .7), (10, .3)) if rounds <= most), 0.))
+    return dict(
+        timing=float(lawful[shift].mean() if shift.any() else 1.0)
+        * min(1.0, _max_notes_at_once * moves / int(note.sum())),
+        velocity=float(loud[note].mean()),
+        repetition=next((v for most, v in ((3, 1.0), (5, 0.7), (10, 0.3)) if rounds <= most), 0.0),
+    )
 
 # %% ../../nbs/420_tokens.grammar.ipynb #1265504d
 @patch
@@ -453,7 +513,8 @@ def verdict(self:Grammar,
         col = r.place[r.family*n_keys + t.key[part]].clamp(max=max(len(r.columns)-1, 0))
         if len(r.columns):
             was = torch.cat([(s.onset[:,r.columns] >= 0)[:,None], r.sounds[:,:-1]], 1).gather(2, col[:,:,None])[:,:,0]
-            orphans += int(((t.kind[part] == Kind.NOTE_OFF) & ~was).sum()); doubles += int(((t.kind[part] == Kind.NOTE_ON) & was).sum())
+            orphans += int(((t.kind[part] == Kind.NOTE_OFF) & ~was).sum())
+            doubles += int(((t.kind[part] == Kind.NOTE_ON) & was).sum())
         s = self.advance(s, part)
     lawful = torch.cat(lawful) if lawful else torch.zeros(0, dtype=torch.bool)
     hanging = int((s.onset.view(-1, n_keys)[:,:pedal_column] >= 0).sum())
@@ -474,8 +535,15 @@ def _make_verdict(raw, known, lawful, notes, orphans, doubles, hanging, whole=Tr
         else: reasons.append(f'{i}: {vocab.name(raw[i])} ' + ('stands where START must be' if i == 0 else
                              _violation_reasons.get(Kind(vocab.kind[raw[i]]), 'is not allowed here')))
     share = float(lawful.float().mean()) if n else 0.
-    return Verdict(valid=not reasons, score=pairing*(1 - .2*(1-share) - .05*(2-framed)), reasons=reasons[:10], notes=notes, pairing=pairing, lawful=share,
-                   **_musical_shares(raw[known], lawful.numpy()[known]))
+    return Verdict(
+        valid=not reasons,
+        score=pairing * (1 - 0.2 * (1 - share) - 0.05 * (2 - framed)),
+        reasons=reasons[:10],
+        notes=notes,
+        pairing=pairing,
+        lawful=share,
+        **_musical_shares(raw[known], lawful.numpy()[known])
+    )
 
 # %% ../../nbs/420_tokens.grammar.ipynb #ab329178
 grammar = Grammar()

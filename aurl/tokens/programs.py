@@ -73,7 +73,11 @@ def summarize_programs(
     "Return the program statistics of each slot of `score`, without drums."
     slots, tracks = voice_slots(score, voices), list(score.tracks)
     notes = notes or [t.notes.numpy() for t in tracks]
-    rows = [(s, min(t.program, 127), a['pitch']) for s,t,a in zip(slots, tracks, notes) if s != vocab.drums and len(a['pitch'])]
+    rows = [
+        (s, min(t.program, 127), a['pitch'])
+        for s, t, a in zip(slots, tracks, notes)
+        if s != vocab.drums and len(a['pitch'])
+    ]
     if not rows: return ''
     code = np.repeat([s*128 + p for s,p,_ in rows], [len(x) for *_,x in rows])
     pitch = np.concatenate([x for *_,x in rows]).astype(np.int64)
@@ -98,7 +102,8 @@ class ProgramTable:
         for text in texts:
             here = dict(_parse_program_summary(text or ''))
             for k,v in here.items(): self.parts[k] = self.parts.get(k, 0) + v
-            for slot in {s for s,_ in here}: self.sets.setdefault(slot, Counter())[tuple(sorted(p for s,p in here if s == slot))] += 1
+            for slot in {s for s,_ in here}:
+                self.sets.setdefault(slot, Counter())[tuple(sorted(p for s,p in here if s == slot))] += 1
     @property
     def slots(self)->list: return sorted(self.sets)
     def __bool__(self): return bool(self.sets)
@@ -107,8 +112,11 @@ class ProgramTable:
 @patch
 def to_dict(self:ProgramTable)->dict:
     "Return the table as a JSON-compatible dict."
-    return dict(voices=self.voices, parts={f'{s}/{p}':v.tolist() for (s,p),v in sorted(self.parts.items())},
-                sets={str(s):{' '.join(map(str, k)):n for k,n in sorted(c.items())} for s,c in sorted(self.sets.items())})
+    return dict(
+        voices=self.voices,
+        parts={f'{s}/{p}': v.tolist() for (s, p), v in sorted(self.parts.items())},
+        sets={str(s): {' '.join(map(str, k)): n for k, n in sorted(c.items())} for s, c in sorted(self.sets.items())},
+    )
 
 @patch(cls_method=True)
 def from_dict(cls:ProgramTable,
@@ -165,7 +173,8 @@ def players(self:ProgramTable,
     if rule not in program_rules:
         raise CodecError(f'unknown programs={rule!r}', way_out=f'use one of {", ".join(program_rules)}')
     if rule == 'first' or slot not in self.sets: return [(slot*8, 0)]
-    if rule == 'frequent': return [(max((p for s,p in self.parts if s == slot), key=lambda p: (self.parts[slot,p][0], -p)), 0)]
+    if rule == 'frequent':
+        return [(max((p for s,p in self.parts if s == slot), key=lambda p: (self.parts[slot,p][0], -p)), 0)]
     programs, mean, density = self._curves(slot, self._ensemble(slot, np.asarray(pitches, np.int64)))
     out = [(programs[0], 0)]
     for p,lo,hi,a,b in zip(programs[1:], mean[:-1], mean[1:], density[:-1], density[1:]):
@@ -193,7 +202,9 @@ def _split_by_program(track, programs):
         if not mine.any() and len(n['pitch']): continue
         t = Track(program_names[programs[i][0]], programs[i][0], False, ttype='Second')
         t.notes = Note.from_numpy(*(n[k][mine] for k in ('time', 'duration', 'pitch', 'velocity')), 'Second')
-        if len(track.pedals): p = track.pedals.numpy(); t.pedals = Pedal.from_numpy(p['time'], p['duration'], 'Second')
+        if len(track.pedals):
+            p = track.pedals.numpy()
+            t.pedals = Pedal.from_numpy(p['time'], p['duration'], 'Second')
         yield t
 
 @patch
@@ -205,12 +216,21 @@ def on(self:ProgramTable,
     out, tracks = score.copy(), list(score.tracks)
     own = {(s, p) for s,p in self.parts if p//8 == s}
     borrowed = [_family(t) in self.sets and not any(s == _family(t) for s,_ in own) for t in tracks]
-    order = sorted(range(len(tracks)), key=lambda i: (borrowed[i], _BORROWABLE_FAMILIES.index(_family(tracks[i])) if borrowed[i] else _family(tracks[i])))
+    order = sorted(
+        range(len(tracks)),
+        key=lambda i: (
+            borrowed[i],
+            _BORROWABLE_FAMILIES.index(_family(tracks[i])) if borrowed[i] else _family(tracks[i]),
+        ),
+    )
     del out.tracks[:]
     for i in order:
         t = tracks[i]
-        if t.is_drum or _family(t) not in self.sets or rule == 'first': out.tracks.append(t.copy()); continue
-        for new in _split_by_program(t, self.players(_family(t), t.notes.numpy()['pitch'], rule)): out.tracks.append(new)
+        if t.is_drum or _family(t) not in self.sets or rule == 'first':
+            out.tracks.append(t.copy())
+            continue
+        for new in _split_by_program(t, self.players(_family(t), t.notes.numpy()['pitch'], rule)):
+            out.tracks.append(new)
     return _number_repeated_names(out)
 
 def _number_repeated_names(score):
@@ -231,7 +251,9 @@ def voice_mode_of(
     store, # a `TokenStore` or `Mixture`
 )->str:
     "Return the voice mode of `store`: merge or apart."
-    kinds = {getattr(s, 'manifest', {}).get('config', {}).get('voices', 'merge') for s in getattr(store, 'parts', [store])}
+    kinds = {
+        getattr(s, 'manifest', {}).get('config', {}).get('voices', 'merge') for s in getattr(store, 'parts', [store])
+    }
     if len(kinds) == 1: return kinds.pop()
     raise StoreError('some of these stores were prepared with voices=apart and some with voices=merge',
         way_out='prepare all of them with the same voices=')
@@ -256,4 +278,3 @@ def lost_notes_summary(
             + (' of their track' if apart else '; aurl prepare voices=apart keeps those of different tracks'))
     if outside: out.append(f'{outside:,} of {n:,} notes ({outside/n:.1%}) are outside the 88 keys')
     return out
-

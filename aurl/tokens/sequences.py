@@ -11,8 +11,24 @@ from types import SimpleNamespace
 import numpy as np
 from fastcore.basics import patch
 
-from .states import (melodic_mask, snapshot_dtype, make_snapshots, _BEATS, _CODES, _COLUMNS, _HAS_FAMILY, _KEYS, _MARKS, _TRANSPOSES, _NEVER_STEP, _IS_NOTE, _ORDER,
-    _PACKED_FLAGS, _flag_bit, _positions_where)
+from aurl.tokens.states import (
+    melodic_mask,
+    snapshot_dtype,
+    make_snapshots,
+    _BEATS,
+    _CODES,
+    _COLUMNS,
+    _HAS_FAMILY,
+    _KEYS,
+    _MARKS,
+    _TRANSPOSES,
+    _NEVER_STEP,
+    _IS_NOTE,
+    _ORDER,
+    _PACKED_FLAGS,
+    _flag_bit,
+    _positions_where,
+)
 from .vocab import Kind, vocab
 
 # %% ../../nbs/435_tokens.sequences.ipynb #de575baf
@@ -25,7 +41,15 @@ class TokenSequences:
         every:int, # distance of snapshots in ids
         rows, codes, steps, # snapshots of all pieces
     ):
-        self.ids, self.length, self.drums, self.every, self._rows, self._codes, self._steps = ids, length, drums, every, rows, codes, steps
+        self.ids, self.length, self.drums, self.every, self._rows, self._codes, self._steps = (
+            ids,
+            length,
+            drums,
+            every,
+            rows,
+            codes,
+            steps,
+        )
         self.offset, shots = length.cumsum() - length, (length - 1)//every
         self._shot, self._any_drums = shots.cumsum() - shots, bool(drums.any())
     def __len__(self): return len(self.length)
@@ -40,9 +64,18 @@ def build_sequences(
     "Build a `TokenSequences` in memory."
     rows, codes, steps = map(list, zip(*(make_snapshots(p, every) for p in pieces)))
     first = np.cumsum([0, *map(len, codes)])
-    rows = np.concatenate(rows); rows['first'] += np.repeat(first[:-1], [(len(p) - 1)//every for p in pieces])
+    rows = np.concatenate(rows)
+    rows['first'] += np.repeat(first[:-1], [(len(p) - 1)//every for p in pieces])
     drums = [bool((_IS_NOTE[p] & ~melodic_mask(p)).any()) for p in pieces]
-    return TokenSequences(np.concatenate(pieces), np.array([len(p) for p in pieces]), np.array(drums), every, rows, np.concatenate(codes), np.concatenate(steps))
+    return TokenSequences(
+        np.concatenate(pieces),
+        np.array([len(p) for p in pieces]),
+        np.array(drums),
+        every,
+        rows,
+        np.concatenate(codes),
+        np.concatenate(steps),
+    )
 
 # %% ../../nbs/435_tokens.sequences.ipynb #d485ac67
 _IS_NOTE_U16 = _IS_NOTE.astype(np.uint16)
@@ -60,7 +93,9 @@ def windows(self:TokenSequences,
     if len(at) and at.max() + length <= len(self.ids): out = self._sliding(length)[at]
     else:
         out = np.full((len(at), length), vocab.PAD, np.uint16)
-        for o,a in zip(out, at): part = self.ids[a:a+length]; o[:len(part)] = part
+        for o,a in zip(out, at):
+            part = self.ids[a:a+length]
+            o[:len(part)] = part
     for i in np.flatnonzero(have < length): out[i, max(have[i], 0):] = vocab.PAD
     if semitones is not None: self._transpose(out, pieces, starts, np.asarray(semitones))
     return out
@@ -68,7 +103,8 @@ def windows(self:TokenSequences,
 @patch
 def _sliding(self:TokenSequences, length):
     "Return all windows of `ids` as a view."
-    if getattr(self, '_view', (0,))[0] != length: self._view = length, np.lib.stride_tricks.sliding_window_view(self.ids, length)
+    if getattr(self, '_view', (0,))[0] != length:
+        self._view = length, np.lib.stride_tricks.sliding_window_view(self.ids, length)
     return self._view[1]
 
 # %% ../../nbs/435_tokens.sequences.ipynb #0aab10f3
@@ -100,8 +136,16 @@ def _transpose(self:TokenSequences, out, pieces, starts, semitones):
     if not drums.any(): return
     some, n = out[drums], out.shape[1]
     at = np.flatnonzero(vocab.kind[some] == Kind.INSTRUMENT)
-    family = _fill_rows_forward(np.arange(len(some))*n, self._families(pieces[drums], starts[drums]), at, vocab.index[some.flat[at]], some.size).reshape(some.shape)
-    out[drums] = some + _IS_NOTE_U16[some]*(family != vocab.drums)*semitones[drums].astype(np.int16).view(np.uint16)[:,None]
+    family = _fill_rows_forward(
+        np.arange(len(some)) * n,
+        self._families(pieces[drums], starts[drums]),
+        at,
+        vocab.index[some.flat[at]],
+        some.size,
+    ).reshape(some.shape)
+    out[drums] = (
+        some + _IS_NOTE_U16[some] * (family != vocab.drums) * semitones[drums].astype(np.int16).view(np.uint16)[:, None]
+    )
 
 def _fill_rows_forward(first, values, at, told, n):
     "Fill `n` positions forward: `values` from the row starts `first`, replaced by `told` from the positions `at` on."
@@ -165,11 +209,15 @@ def _write_keys(self:TokenSequences, r, drums, semitones=None):
     n, w, row = np.diff(upto, prepend=0), r.w[at], np.arange(B)          # number of events of each row
     key, on, when = w >> 10 & 127, w >> _flag_bit['on'] & 1, r.clock[at] + np.repeat(r.base, n)
     column = key + (np.repeat(s['family']*_KEYS, n) if r.family is None else r.family[at]*_KEYS)
-    place, mark = column + np.repeat(row*_COLUMNS, n), key + np.repeat(row*_MARKS + rest + _COLUMNS + 2*vocab.n_pitches, n) - 2*vocab.n_pitches*on
+    place, mark = (
+        column + np.repeat(row * _COLUMNS, n),
+        key + np.repeat(row * _MARKS + rest + _COLUMNS + 2 * vocab.n_pitches, n) - 2 * vocab.n_pitches * on,
+    )
     if drums: mark += (column//_KEYS == vocab.drums)*vocab.n_pitches
     if semitones is not None:
         up = _TRANSPOSES[column]*np.repeat(semitones, n)
-        place += up; mark += up
+        place += up
+        mark += up
     table[place] = np.where(w & (1 << _flag_bit['down']), when, -1)
     note = (w & (1 << _flag_bit['note'])) != 0
     if not note.all(): mark, when = mark[note], when[note]               # pedals have no marks
@@ -191,7 +239,11 @@ def _write_snapshots(self:TokenSequences, table, r, rest, semitones):
 def _key_fields(table, B):
     "Extract the key fields of `State` from a table of `B` rows."
     marks = table[B*_COLUMNS:].reshape(B, 4, vocab.n_pitches)
-    return dict(onset=table[:B*_COLUMNS].reshape(B, _COLUMNS), struck=np.maximum(marks[:,0], marks[:,1]), released=np.maximum(marks[:,2], marks[:,3]))
+    return dict(
+        onset=table[: B * _COLUMNS].reshape(B, _COLUMNS),
+        struck=np.maximum(marks[:, 0], marks[:, 1]),
+        released=np.maximum(marks[:, 2], marks[:, 3]),
+    )
 
 # %% ../../nbs/435_tokens.sequences.ipynb #631d74a0
 @patch

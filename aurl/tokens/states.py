@@ -56,11 +56,20 @@ _NEVER_STEP = -(1 << 30)                               # a step earlier than any
 _is = lambda *kinds: np.isin(vocab.kind, kinds)
 _STEPS = np.where(_is(Kind.TIME_SHIFT), vocab.index + 1, 0).astype(np.int32)                     # elapsed steps
 _IS_NOTE = _is(Kind.NOTE_ON, Kind.NOTE_OFF)
-_IS_NOTE_ON, _IS_PRESS, _IS_KEY_EVENT = _is(Kind.NOTE_ON), _is(Kind.NOTE_ON, Kind.SUSTAIN_ON), _IS_NOTE | _is(Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF)
-_KEY = np.where(_IS_NOTE, vocab.index, np.where(_IS_KEY_EVENT, vocab.n_pitches, 0)).astype(np.int64)       # column within the family
-_RANK = np.select([_is(k) for k in (Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON, Kind.NOTE_ON)], range(5), -1)
+_IS_NOTE_ON, _IS_PRESS, _IS_KEY_EVENT = (
+    _is(Kind.NOTE_ON),
+    _is(Kind.NOTE_ON, Kind.SUSTAIN_ON),
+    _IS_NOTE | _is(Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF),
+)
+# column within the family
+_KEY = np.where(_IS_NOTE, vocab.index, np.where(_IS_KEY_EVENT, vocab.n_pitches, 0)).astype(np.int64)
+_RANK = np.select(
+    [_is(k) for k in (Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON, Kind.NOTE_ON)], range(5), -1
+)
 _STARTS_INSTANT = _is(Kind.TIME_SHIFT, Kind.START)          # ids that begin a new instant
-_BEATS = np.rint(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm)/60/vocab.steps_per_second*2**20).astype(np.int64)
+_BEATS = np.rint(
+    np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm) / 60 / vocab.steps_per_second * 2**20
+).astype(np.int64)
 
 # %% ../../nbs/430_tokens.states.ipynb #6a983826
 _MARKS = 4*vocab.n_pitches
@@ -69,14 +78,38 @@ _all_columns = np.arange(_COLUMNS)
 # codes that are transposed
 _TRANSPOSES = np.concatenate([(_all_columns % _KEYS < vocab.n_pitches) & (_all_columns//_KEYS != vocab.drums),
                          np.repeat([True, False, True, False], vocab.n_pitches)]).astype(np.int64)
-snapshot_dtype = np.dtype([('first', '<i8'), ('beat', '<i8'), ('time', '<i4'), ('notes', '<i4'), ('entries', '<i2'), ('order', '<i2'),
-                         ('tempo', 'i1'), ('velocity', 'i1'), ('family', 'i1'), ('unused', 'i1')]) # 32 bytes each
+# 32 bytes each
+snapshot_dtype = np.dtype(
+    [
+        ('first', '<i8'),
+        ('beat', '<i8'),
+        ('time', '<i4'),
+        ('notes', '<i4'),
+        ('entries', '<i2'),
+        ('order', '<i2'),
+        ('tempo', 'i1'),
+        ('velocity', 'i1'),
+        ('family', 'i1'),
+        ('unused', 'i1'),
+    ]
+)
 
 # %% ../../nbs/430_tokens.states.ipynb #b64bc803
 # above 10 bits of steps and 7 bits of key
 _flag_bit = dict(press=17, down=18, on=19, note=20, event=21, tempo=22, velocity=23, instrument=24)
-_flag_masks = dict(press=_IS_KEY_EVENT, down=_IS_PRESS, on=_IS_NOTE_ON, note=_IS_NOTE, event=_STARTS_INSTANT | (_RANK >= 0), tempo=_is(Kind.TEMPO), velocity=_is(Kind.VELOCITY), instrument=_is(Kind.INSTRUMENT))
-_PACKED_FLAGS = (_STEPS | _KEY << 10 | sum(v.astype(np.int64) << _flag_bit[k] for k,v in _flag_masks.items())).astype(np.int32)
+_flag_masks = dict(
+    press=_IS_KEY_EVENT,
+    down=_IS_PRESS,
+    on=_IS_NOTE_ON,
+    note=_IS_NOTE,
+    event=_STARTS_INSTANT | (_RANK >= 0),
+    tempo=_is(Kind.TEMPO),
+    velocity=_is(Kind.VELOCITY),
+    instrument=_is(Kind.INSTRUMENT),
+)
+_PACKED_FLAGS = (_STEPS | _KEY << 10 | sum(v.astype(np.int64) << _flag_bit[k] for k, v in _flag_masks.items())).astype(
+    np.int32
+)
 
 def _positions_where(packed, fact):
     "Return the positions where the flag `fact` is set."
@@ -96,8 +129,18 @@ def _read_events(ids):
     told = w.take(tells)
     for k in ('instrument', 'tempo', 'velocity'): r[k] = tells[(told & (1 << _flag_bit[k])) != 0]
     w = w.take(at)
-    r |= dict(key=(w >> 10 & 127).astype(np.int64), family=vocab.index.take(ids.take(r['instrument'])).astype(np.int64), on=w >> _flag_bit['on'] & 1, down=w >> _flag_bit['down'] & 1, note=w >> _flag_bit['note'] & 1)
-    r['along'] = np.repeat(_prepend(0, r['family']), np.diff(np.searchsorted(at, r['instrument']), prepend=0, append=len(at))) if len(r['family']) else None
+    r |= dict(
+        key=(w >> 10 & 127).astype(np.int64),
+        family=vocab.index.take(ids.take(r['instrument'])).astype(np.int64),
+        on=w >> _flag_bit['on'] & 1,
+        down=w >> _flag_bit['down'] & 1,
+        note=w >> _flag_bit['note'] & 1,
+    )
+    r['along'] = (
+        np.repeat(_prepend(0, r['family']), np.diff(np.searchsorted(at, r['instrument']), prepend=0, append=len(at)))
+        if len(r['family'])
+        else None
+    )
     r['column'] = r['key'] if r['along'] is None else r['key'] + r['along']*_KEYS
     return r
 
@@ -114,7 +157,9 @@ def _snapshot_rows(r, every, n):
     tempo, i = _prepend(-1, index(r['tempo'])), np.searchsorted(r['tempo'], edge)
     start, pace = _prepend(0, r['clock'].take(r['tempo'])), _BEATS[tempo]
     rows['tempo'] = tempo.take(i)
-    rows['beat'] = _prepend(0, np.cumsum(np.diff(start)*pace[:-1])).take(i) + (rows['time'] - start.take(i))*pace.take(i)
+    rows['beat'] = _prepend(0, np.cumsum(np.diff(start) * pace[:-1])).take(i) + (
+        rows['time'] - start.take(i)
+    ) * pace.take(i)
     family = _prepend(0, r['family'])
     rows['family'] = family.take(np.searchsorted(r['instrument'], edge))
     last = edge - 1
@@ -130,7 +175,11 @@ _ORDER = np.where(_RANK < 0, -1, _RANK*_COLUMNS + np.where(_HAS_FAMILY, _KEY, 0)
 def _snapshot_entries(r, n):
     "Return codes and steps of `n` snapshots, and the number of entries of each."
     m = int(r['upto'][-1])
-    block, when, column = np.repeat(np.arange(n), np.diff(r['upto'], prepend=0)), r['clock'].take(r['at'][:m]), r['column'][:m]
+    block, when, column = (
+        np.repeat(np.arange(n), np.diff(r['upto'], prepend=0)),
+        r['clock'].take(r['at'][:m]),
+        r['column'][:m],
+    )
     note = np.flatnonzero(r['note'][:m])
     mark = _COLUMNS + 2*vocab.n_pitches*(1 - r['on'].take(note)) + r['key'].take(note)
     if r['along'] is not None: mark += vocab.n_pitches*(r['along'].take(note) == vocab.drums)
@@ -150,15 +199,30 @@ def _snapshot_entries(r, n):
 def _summarize(r):
     ids, on = r['ids'], np.bincount(r['column'], r['on'], _COLUMNS).reshape(vocab.n_families, _KEYS)[:,:vocab.n_pitches]
     pitch = np.flatnonzero(on.sum(0) - on[vocab.drums])
-    return dict(length=len(ids), notes=int(on.sum()), seconds=float(r['clock'][-1]/vocab.steps_per_second) if len(ids) else 0., low=int(pitch[0] + vocab.pitch_lo) if len(pitch) else 0,
-                high=int(pitch[-1] + vocab.pitch_lo) if len(pitch) else 0, drums=bool(on[vocab.drums].any()), valid=_is_paired(r))
+    return dict(
+        length=len(ids),
+        notes=int(on.sum()),
+        seconds=float(r['clock'][-1] / vocab.steps_per_second) if len(ids) else 0.0,
+        low=int(pitch[0] + vocab.pitch_lo) if len(pitch) else 0,
+        high=int(pitch[-1] + vocab.pitch_lo) if len(pitch) else 0,
+        drums=bool(on[vocab.drums].any()),
+        valid=_is_paired(r),
+    )
 
 # %% ../../nbs/430_tokens.states.ipynb #a173bd4a
 _NOT_WITHIN_PIECE = _is(Kind.PAD, Kind.UNK, Kind.START, Kind.END)  # ids that are not allowed inside a piece
 
 def _is_paired(r):
     ids, n = r['ids'], len(r['at'])
-    if len(ids) < 2 or ids[0] != vocab.START or ids[-1] != vocab.END or _NOT_WITHIN_PIECE.take(ids[1:-1]).any() or not n or n % 2: return False
+    if (
+        len(ids) < 2
+        or ids[0] != vocab.START
+        or ids[-1] != vocab.END
+        or _NOT_WITHIN_PIECE.take(ids[1:-1]).any()
+        or not n
+        or n % 2
+    ):
+        return False
     o = np.argsort(r['column'].astype(np.uint16), kind='stable')
     down, column = r['down'].take(o), r['column'].take(o)
     return bool(down[::2].all() and not down[1::2].any() and (column[::2] == column[1::2]).all())

@@ -14,7 +14,9 @@ from fastcore.basics import patch
 from ..core import CodecError
 
 # %% ../../nbs/400_tokens.vocab.ipynb #828ef498
-Kind = IntEnum('Kind', 'START END PAD UNK NOTE_ON NOTE_OFF TIME_SHIFT VELOCITY SUSTAIN_ON SUSTAIN_OFF TEMPO INSTRUMENT', start=0)
+Kind = IntEnum(
+    'Kind', 'START END PAD UNK NOTE_ON NOTE_OFF TIME_SHIFT VELOCITY SUSTAIN_ON SUSTAIN_OFF TEMPO INSTRUMENT', start=0
+)
 
 # %% ../../nbs/400_tokens.vocab.ipynb #8f9bfa6f
 class Vocab:
@@ -35,12 +37,18 @@ class Vocab:
         for k in Kind:
             self.blocks[k] = range(at, at := at + sizes.get(k, 1))
         self.size = at
-        self.kind = np.concatenate([np.full(len(r), k, np.int8) for k,r in self.blocks.items()])         # (774,) the Kind of each id
+        # (774,) the Kind of each id
+        self.kind = np.concatenate([np.full(len(r), k, np.int8) for k,r in self.blocks.items()])
         # (774,) position of each id in its block
         self.index = np.concatenate([np.arange(len(r), dtype=np.int16) for r in self.blocks.values()])
         for k,r in self.blocks.items(): setattr(self, k.name, r.start)   # vocab.NOTE_ON: first id of the block
     def __len__(self): return self.size
-    def __repr__(self): return f'Vocab({self.size} ids: ' + ', '.join(f'{k.name} {r.start}–{r.stop-1}' for k,r in self.blocks.items() if len(r)>1) + ')'
+    def __repr__(self):
+        return (
+            f'Vocab({self.size} ids: '
+            + ', '.join(f'{k.name} {r.start}–{r.stop-1}' for k, r in self.blocks.items() if len(r) > 1)
+            + ')'
+        )
 
 # %% ../../nbs/400_tokens.vocab.ipynb #4e801993
 def _within(x, lo, hi, what):

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError
 from ..models.blocks import state_roll
-from ..models.discriminator import Discriminator, generator_loss, feature_distance, gradient_penalty, critic_loss, musical_distance, r1_penalty
+from aurl.models.discriminator import (
+    Discriminator,
+    generator_loss,
+    feature_distance,
+    gradient_penalty,
+    critic_loss,
+    musical_distance,
+    r1_penalty,
+)
 from ..models.rollout import rollout, straight_through_sample
 from ..distributed import average_grads, all_reduce_sum
 from ..tokens.grammar import State, grammar
@@ -45,7 +53,8 @@ class CriticBatch:
             critic, real, fake, there, own, before, weights)
         self.share = 1.  # weight of this batch among those of all ranks
     def of_real(self): return self.critic(self.real, judge=self.own, before=self.before)
-    def of_fake(self, fake=None): return self.critic(self.fake if fake is None else fake, self.there, self.own, self.before)
+    def of_fake(self, fake=None):
+        return self.critic(self.fake if fake is None else fake, self.there, self.own, self.before)
 
 def critic_outputs(h:LossInputs)->tuple:
     "Return the critic's outputs for real and generated music, computed once for all losses of the model."
@@ -61,10 +70,31 @@ def _example_batch():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         critic = Discriminator(8, 1).double().eval()
-        real = torch.tensor([[vocab.id(w) for w in ('VELOCITY 80', 'NOTE_ON 60', 'NOTE_ON 64', 'TIME_SHIFT 8', 'NOTE_OFF 60', 'NOTE_OFF 64', 'NOTE_ON 62', 'TIME_SHIFT 16')]])
+        real = torch.tensor(
+            [
+                [
+                    vocab.id(w)
+                    for w in (
+                        'VELOCITY 80',
+                        'NOTE_ON 60',
+                        'NOTE_ON 64',
+                        'TIME_SHIFT 8',
+                        'NOTE_OFF 60',
+                        'NOTE_OFF 64',
+                        'NOTE_ON 62',
+                        'TIME_SHIFT 16',
+                    )
+                ]
+            ]
+        )
         fake = torch.randn(1, real.shape[1], len(vocab), dtype=torch.float64).mul(3).softmax(-1)
     everywhere = torch.ones_like(real, dtype=torch.bool)
-    return LossInputs(fake.log()[:,:-1], real[:,:-1], real[:,1:], more=dict(fake=fake, meeting=CriticBatch(critic, real, fake, everywhere, everywhere)))
+    return LossInputs(
+        fake.log()[:, :-1],
+        real[:, :-1],
+        real[:, 1:],
+        more=dict(fake=fake, meeting=CriticBatch(critic, real, fake, everywhere, everywhere)),
+    )
 
 @register_loss('adversarial', unit='nats per position', needs='meeting', sample=_example_batch)
 def adversarial_loss(h:LossInputs):
@@ -129,7 +159,8 @@ class Balance:
         self.critic = towards(self.critic, min(high, max(low, r**-self.gain)))
         self.model = towards(self.model, min(low**-.5, max(high**-.5, r**(self.gain/2))))
     def state_dict(self): return dict(model=self.model, critic=self.critic, paid=[list(p) for p in self.paid])
-    def load_state_dict(self, d): self.model, self.critic, self.paid = d['model'], d['critic'], deque(map(tuple, d['paid']), maxlen=self.memory)
+    def load_state_dict(self, d):
+        self.model, self.critic, self.paid = d['model'], d['critic'], deque(map(tuple, d['paid']), maxlen=self.memory)
 
 # %% ../../nbs/761_train.adversarial.ipynb #64bc559c
 class AdversarialTraining(Callback):
@@ -171,7 +202,15 @@ class AdversarialTraining(Callback):
         if not any(self.losses.values()):
             raise ConfigError(f'losses={self.losses} of adversarial training: all weights are 0',
                               way_out='give one of them more than 0; weight=0 trains the critic alone')
-        self.critic_opt, self.saved, self.step, self.meetings, self.history, self.now, self.book = None, None, 0, 0, [], {}, None
+        self.critic_opt, self.saved, self.step, self.meetings, self.history, self.now, self.book = (
+            None,
+            None,
+            0,
+            0,
+            [],
+            {},
+            None,
+        )
 
 # %% ../../nbs/761_train.adversarial.ipynb #f9a3183e
 @patch
@@ -185,7 +224,9 @@ def before_fit(self:AdversarialTraining):
 @patch
 def _make_opt(self:AdversarialTraining):
     self.critic_opt = torch.optim.Adam(self.model.critic.parameters(), self.rate, betas=(0., .99))
-    if self.saved is not None: self.critic_opt.load_state_dict(copy.deepcopy(self.saved)); self.saved = None
+    if self.saved is not None:
+        self.critic_opt.load_state_dict(copy.deepcopy(self.saved))
+        self.saved = None
 
 @patch
 def state_dict(self:AdversarialTraining):
@@ -197,7 +238,9 @@ def state_dict(self:AdversarialTraining):
 def load_state_dict(self:AdversarialTraining, d):
     self.balance.load_state_dict(d['balance'])
     self.step, self.meetings, self.saved = d['step'], d['meetings'], copy.deepcopy(d['optimizer'])
-    if self.critic_opt is not None and self.saved is not None: self.critic_opt.load_state_dict(self.saved); self.saved = None
+    if self.critic_opt is not None and self.saved is not None:
+        self.critic_opt.load_state_dict(self.saved)
+        self.saved = None
 
 # %% ../../nbs/761_train.adversarial.ipynb #7dd2d202
 @patch
@@ -240,7 +283,14 @@ def make_critic_batch(self:AdversarialTraining,
     if not self.guess: return CriticBatch(self.model.critic, truth, fake, there, own, before)
     y, mine = self._guessed(logits[rows], ids, real, long)
     fake = torch.cat([fake, torch.cat([fake[:,:real-first].detach(), y], 1)])
-    return CriticBatch(self.model.critic, truth.repeat(2, 1), fake, torch.cat([there, truth != vocab.PAD]), torch.cat([own, F.pad(mine, (real - first, 0))]), before.repeat(2, 1))
+    return CriticBatch(
+        self.model.critic,
+        truth.repeat(2, 1),
+        fake,
+        torch.cat([there, truth != vocab.PAD]),
+        torch.cat([own, F.pad(mine, (real - first, 0))]),
+        before.repeat(2, 1),
+    )
 
 # %% ../../nbs/761_train.adversarial.ipynb #6b3b601f
 @patch
@@ -250,7 +300,16 @@ def _penalties(self:AdversarialTraining, m):
     heard, there = lambda x, **k: m.critic(x, **k).score(m.weights), m.real[:n] != vocab.PAD
     real = F.one_hot(m.real[:n], len(vocab)).to(m.fake.dtype)
     if self.gamma: out['r1'] = r1_penalty(heard, real, self.gamma, there=there, judge=m.own[:n], before=m.before[:n])
-    if self.slope: out['gradient_penalty'] = gradient_penalty(heard, real, m.fake[:n].detach(), self.slope, there=there | m.there[:n], judge=m.own[:n], before=m.before[:n])
+    if self.slope:
+        out['gradient_penalty'] = gradient_penalty(
+            heard,
+            real,
+            m.fake[:n].detach(),
+            self.slope,
+            there=there | m.there[:n],
+            judge=m.own[:n],
+            before=m.before[:n],
+        )
     return out
 
 @patch
@@ -290,7 +349,9 @@ def after_loss(self:AdversarialTraining):
     if stage is None or self.step % self.every: return
     out, state = self.learn.output, self.xb[3] if len(self.xb) > 3 else None
     m = self.make_critic_batch(self.xb[0], out.logits, out.z, state)
-    m.weights, m.share = critic_stages[stage], float(((m.real != vocab.PAD) & m.own).sum()) if (self.yb[0] != vocab.PAD).any() else 0.
+    m.weights, m.share = critic_stages[stage], (
+        float(((m.real != vocab.PAD) & m.own).sum()) if (self.yb[0] != vocab.PAD).any() else 0.0
+    )
     # the penalties are computed rarely: log their last values
     was, self.now = self.model.critic.training, dict(
         {k:v for k,v in self.now.items() if k in ('r1', 'gradient_penalty')}, stage=stage)

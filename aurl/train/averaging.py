@@ -34,7 +34,8 @@ class AverageConfig(Config):
     @model_validator(mode='before')
     @classmethod
     def _word(cls, value):
-        if isinstance(value, (int, float)) and not isinstance(value, bool): return dict(kind='ema', decay=value) if value else dict(kind='none')
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return dict(kind='ema', decay=value) if value else dict(kind='none')
         return dict(kind=value) if isinstance(value, str) else value
 
 # %% ../../nbs/752_train.averaging.ipynb #afe0d546
@@ -49,12 +50,15 @@ def _ema_update(decay, ramp):
 
 class _WeightList(nn.Module):
     "The weights that an optimizer updates, as a module for `AveragedModel`."
-    def __init__(self, params): super().__init__(); self.values = nn.ParameterList(params)
+    def __init__(self, params):
+        super().__init__()
+        self.values = nn.ParameterList(params)
 
 class WeightAveraging(Callback):
     "Average the weights; the average replaces them during validation and at the end of training."
     order = 57.5                                        # `KeepBest` (57) runs while the mean is in place
-    def __init__(self, config:AverageConfig): self.config, self.mean, self.steps, self.swapped, self.called_off = config, None, 0, False, False
+    def __init__(self, config:AverageConfig):
+        self.config, self.mean, self.steps, self.swapped, self.called_off = config, None, 0, False, False
 
     def before_fit(self):
         c, self.swapped = self.config, False
@@ -64,7 +68,10 @@ class WeightAveraging(Callback):
         self.until = next((b for b in self.cbs if isinstance(b, Budget)), None)
         mine = {id(p) for ps in self.opt.param_lists for p in ps}               # the critic's weights are not averaged
         self.live = _WeightList([p for p in unwrap_model(self.model).parameters() if id(p) in mine])
-        if self.mean is None: self.mean = AveragedModel(self.live, multi_avg_fn=_ema_update(c.decay, c.ramp) if c.kind == 'ema' else get_swa_multi_avg_fn())
+        if self.mean is None:
+            self.mean = AveragedModel(
+                self.live, multi_avg_fn=_ema_update(c.decay, c.ramp) if c.kind == 'ema' else get_swa_multi_avg_fn()
+            )
         self.mean.requires_grad_(False)
 
     def before_step(self): self.called_off = False
@@ -100,7 +107,8 @@ def after_fit(self:WeightAveraging):
 @torch.no_grad()
 def finish(self:WeightAveraging):
     "Copy the mean into the model."
-    if int(self.mean.n_averaged): torch._foreach_copy_(list(self.live.parameters()), list(self.mean.module.parameters()))
+    if int(self.mean.n_averaged):
+        torch._foreach_copy_(list(self.live.parameters()), list(self.mean.module.parameters()))
 
 # %% ../../nbs/752_train.averaging.ipynb #ee446a4b
 @patch

@@ -125,7 +125,9 @@ def _per_window(
     few_layers = [_trace(config.changed(n_layers=n), few, length, low) for n in (1, 2)]
     (kept1, peak1), (kept2, peak2) = (((kept - w)/few, (peak - kept)/few) for w, kept, peak in few_layers)
     stair = 0 if gpu else _attention_bytes(config, length, low)
-    return kept1 + (kept2 - kept1)*(config.n_layers - 1) + (0 if config.checkpoint else stair*config.n_layers), max(peak1, peak2) + (stair if config.checkpoint else 0)
+    return kept1 + (kept2 - kept1) * (config.n_layers - 1) + (0 if config.checkpoint else stair * config.n_layers), max(
+        peak1, peak2
+    ) + (stair if config.checkpoint else 0)
 
 # %% ../../nbs/794_train.batch_fit.ipynb #45592fae
 _kept_by_malloc = 48*4   # bytes per position of the batch and unit of `d_model`, on a CPU
@@ -156,12 +158,22 @@ def step_memory(
     low = amp_dtype(device, dtype)
     kept, peak = _per_window(plain.model_dump_json(), length, low, device.type != 'cpu')
     with torch.device('meta'): model = MusicTransformerVAEGAN(plain)
-    n, weights = sum(p.numel() for p in model.parameters()), sum(t.numel()*4 for t in (*model.parameters(), *model.buffers()))
+    n, weights = sum(p.numel() for p in model.parameters()), sum(
+        t.numel() * 4 for t in (*model.parameters(), *model.buffers())
+    )
     remembered, passing = _optimizer_bytes(plain, optimizer)
     critic = _critic_bytes(net, length) if net.mode == 'vae_gan' else 0
     lowered = n*2 if low is not None else 0              # autocast keeps a copy of the weights
     slack = _kept_by_malloc*net.d_model*batch_size*length if device.type == 'cpu' else 0
-    return StepMemory(n, weights, int(4*n + remembered), int(kept*batch_size), int(max(peak*batch_size, passing) + critic + lowered + averages*weights + slack), batch_size, length)
+    return StepMemory(
+        n,
+        weights,
+        int(4 * n + remembered),
+        int(kept * batch_size),
+        int(max(peak * batch_size, passing) + critic + lowered + averages * weights + slack),
+        batch_size,
+        length,
+    )
 
 # %% ../../nbs/794_train.batch_fit.ipynb #4e4f300c
 @cache
@@ -210,7 +222,8 @@ def halve_batch(
     "Return the same training with smaller batches."
     if not times: return cfg
     k = 2**times
-    if cfg.loader.batch_tokens: change = dict(loader=cfg.loader.changed(batch_tokens=max(1, cfg.loader.batch_tokens//k)))
+    if cfg.loader.batch_tokens:
+        change = dict(loader=cfg.loader.changed(batch_tokens=max(1, cfg.loader.batch_tokens//k)))
     else: change = dict(batch_size=-(-cfg.batch_size//k))
     every = dict(valid_every=cfg.valid_every*k) if isinstance(cfg.valid_every, int) else {}
     return cfg.changed(accumulate=cfg.accumulate*k, **change, **every, **{n:getattr(cfg, n)*k for n in _step_keys})
@@ -251,16 +264,19 @@ def _candidates(cfg):
             yield ('batch', halve_batch(cfg, k), 'fit_batch=true',
                    f'the same optimizer steps in {2**k} batches of {halve_batch(cfg, k).batch_size} each, '
                    'a little slower')
-    if cfg.dtype == 'fp32' and amp_dtype(cfg.device, 'auto') is not None: yield 'dtype', cfg.changed(dtype='auto'), 'dtype=auto', 'matrix products in half precision'
+    if cfg.dtype == 'fp32' and amp_dtype(cfg.device, 'auto') is not None:
+        yield 'dtype', cfg.changed(dtype='auto'), 'dtype=auto', 'matrix products in half precision'
     if not cfg.recompute: yield 'recompute', cfg.changed(recompute=True), 'recompute=true', 'about a third more time'
     if not cfg.recompute:
         for k in range(1, times + 1):
             yield ('recompute', halve_batch(cfg.changed(recompute=True), k), 'recompute=true fit_batch=true',
                    f'about a third more time, in {2**k} batches per step')
     for part in (2, 4, 8):
-        if cfg.length//part >= 64: yield 'length', cfg.changed(length=cfg.length//part), f'length={cfg.length//part}', 'less context'
+        if cfg.length//part >= 64:
+            yield 'length', cfg.changed(length=cfg.length//part), f'length={cfg.length//part}', 'less context'
     if cfg.model in _presets and not cfg.net:
-        for name in _presets[_presets.index(cfg.model) + 1:]: yield 'model', cfg.changed(model=name), f'model={name}', 'a smaller model'
+        for name in _presets[_presets.index(cfg.model) + 1:]:
+            yield 'model', cfg.changed(model=name), f'model={name}', 'a smaller model'
 
 def memory_options(
     cfg,           # a configuration of a training
@@ -322,7 +338,8 @@ def free_step_memory(
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
     if learn is not None:
-        for name in ('pred', 'output', 'loss', 'loss_grad', 'xb', 'yb', 'opt', 'more', 'model'): setattr(learn, name, None)
+        for name in ('pred', 'output', 'loss', 'loss_grad', 'xb', 'yb', 'opt', 'more', 'model'):
+            setattr(learn, name, None)
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     if torch.backends.mps.is_available(): torch.mps.empty_cache()

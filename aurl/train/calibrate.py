@@ -111,7 +111,15 @@ def plan_training(
     reasons = [why, f'{batch} windows of {length} ids per step: about {steps:,} steps, {ids:,} ids']
     n = _pieces_for(list(lengths), speed, minutes*60)
     reasons.append(f'{_n_validations} validations on {n} of {len(lengths)} held-out pieces')
-    return TrainingPlan(model=model, batch_size=batch, valid_every=f'{max(.1, minutes*60/_n_validations):g}s', valid_pieces=n, speed=round(speed, 1), ids=ids, reasons=tuple(reasons))
+    return TrainingPlan(
+        model=model,
+        batch_size=batch,
+        valid_every=f'{max(.1, minutes*60/_n_validations):g}s',
+        valid_pieces=n,
+        speed=round(speed, 1),
+        ids=ids,
+        reasons=tuple(reasons),
+    )
 
 # %% ../../nbs/797_train.calibrate.ipynb #8faeda28
 def measure_presets(
@@ -127,5 +135,7 @@ def measure_presets(
         if tell: tell(name)
         seed_everything(seed)
         net = MusicTransformerVAEGAN.from_preset(name)
-        return training_speed(music_learner(store, net, valid=(train, held), length=length, batch_size=4, seed=seed, **kwargs))
+        return training_speed(
+            music_learner(store, net, valid=(train, held), length=length, batch_size=4, seed=seed, **kwargs)
+        )
     return speed_of

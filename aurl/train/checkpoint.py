@@ -39,7 +39,8 @@ def pack(
     if isinstance(tree, np.ndarray) and tree.dtype.kind in 'biuf':
         return {'$array': pack(tree.ravel().tolist(), tensors, at), 'dtype': str(tree.dtype), 'shape': list(tree.shape)}
     if isinstance(tree, dict):
-        if all(isinstance(k, str) and not k.startswith('$') for k in tree): return {k:pack(v, tensors, f'{at}/{k}') for k,v in tree.items()}
+        if all(isinstance(k, str) and not k.startswith('$') for k in tree):
+            return {k:pack(v, tensors, f'{at}/{k}') for k,v in tree.items()}
         return {'$dict': [[pack(k, tensors, f'{at}/key'), pack(v, tensors, f'{at}/{k}')] for k,v in tree.items()]}
     if isinstance(tree, tuple): return {'$tuple': [pack(v, tensors, f'{at}/{i}') for i,v in enumerate(tree)]}
     if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'):   # fastcore's L too
@@ -54,7 +55,8 @@ def unpack(tree, tensors:dict):
     if '$tensor' in tree: return tensors[tree['$tensor']]
     if '$float' in tree: return float(tree['$float'])
     if '$array' in tree:
-        if (dtype := np.dtype(tree['dtype'])).kind not in 'biuf' or dtype.itemsize > 16: raise ValueError(f'an array of {dtype}')
+        if (dtype := np.dtype(tree['dtype'])).kind not in 'biuf' or dtype.itemsize > 16:
+            raise ValueError(f'an array of {dtype}')
         return np.array(unpack(tree['$array'], tensors), dtype=dtype).reshape(tree['shape'])
     if '$tuple' in tree: return tuple(unpack(v, tensors) for v in tree['$tuple'])
     if '$dict' in tree: return {unpack(k, tensors):unpack(v, tensors) for k,v in tree['$dict']}
@@ -74,7 +76,11 @@ def _manifest(path):
     "Return the manifest in `path`, or an empty dictionary if it is not as it was written."
     try:
         m = json.loads(text := _text(Path(path)/'manifest.json', _MAX_MANIFEST_BYTES))
-        if m.get('version') in (_VERSION, _COMPRESSED) and _seal_manifest({k:v for k,v in m.items() if k != 'seal'}) != text: return {}
+        if (
+            m.get('version') in (_VERSION, _COMPRESSED)
+            and _seal_manifest({k: v for k, v in m.items() if k != 'seal'}) != text
+        ):
+            return {}
         return m
     except (CheckpointError, ValueError, AttributeError, TypeError, RecursionError): return {}
 
@@ -95,7 +101,10 @@ def _text(path, most):
             raise CheckpointError(f'{path.name} is not a file of at most {most:,} bytes', path=path.parent,
                                   way_out='use an earlier checkpoint')
         return path.read_text(encoding='utf-8')
-    except (OSError, ValueError) as e: raise CheckpointError(f'{path.name} is not readable ({e})', path=path.parent, way_out='use an earlier checkpoint') from e
+    except (OSError, ValueError) as e:
+        raise CheckpointError(
+            f'{path.name} is not readable ({e})', path=path.parent, way_out='use an earlier checkpoint'
+        ) from e
 
 def save_checkpoint(
     path,             # directory to create
@@ -118,14 +127,30 @@ def save_checkpoint(
     try:
         with _atomic_replace(path) as d:
             save_file(w, d/'model.safetensors', metadata=dict(format='pt'))
-            _write_tree(d, 'state', dict(format=_FORMAT, version=_VERSION, model=kind, config=config, codec=codec, shared=shared, state=state))
+            _write_tree(
+                d,
+                'state',
+                dict(
+                    format=_FORMAT, version=_VERSION, model=kind, config=config, codec=codec, shared=shared, state=state
+                ),
+            )
             if opt is not None: _write_tree(d, 'optimizer', opt)
-            if snap: _write_tree(d, 'training', {k:v for k,v in snap.items() if k not in ('weights', 'shared', 'optimizer')})
+            if snap:
+                _write_tree(d, 'training', {k:v for k,v in snap.items() if k not in ('weights', 'shared', 'optimizer')})
             files = {f.name:dict(size=f.stat().st_size, sha256=sha256_of(f)) for f in sorted(d.iterdir())}
             if compress: files = _compressed(d, files)
             created = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
-            about = dict(format=_FORMAT, version=_COMPRESSED if compress else _VERSION, serial=serial, step=state.get('step'), score=score, created=created, parameters=_numel(w))
-            with atomic_path(d/'manifest.json') as p: p.write_text(_seal_manifest(about | dict(files=files) | _suspect_field(suspect)), encoding='utf-8')
+            about = dict(
+                format=_FORMAT,
+                version=_COMPRESSED if compress else _VERSION,
+                serial=serial,
+                step=state.get('step'),
+                score=score,
+                created=created,
+                parameters=_numel(w),
+            )
+            with atomic_path(d/'manifest.json') as p:
+                p.write_text(_seal_manifest(about | dict(files=files) | _suspect_field(suspect)), encoding='utf-8')
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f'not saved ({getattr(e, "strerror", None) or e})', path=path,
                               way_out='free disk space; earlier checkpoints are untouched') from e
@@ -159,7 +184,9 @@ def _compressed(d, files):
     "Compress the tensor files in `d`; return the manifest's `files`, with size and hash before compression as `plain`."
     out = {}
     for name,plain in files.items():
-        if not name.endswith('.safetensors'): out[name] = plain; continue
+        if not name.endswith('.safetensors'):
+            out[name] = plain
+            continue
         small = d/f'{name}.z'
         compress_file(d/name, small)
         (d/name).unlink()
@@ -185,9 +212,15 @@ def _write_tree(d, name, tree):
 def _read_tree(d, name, files):
     "Read what `_write_tree` wrote; `files` are those in the manifest."
     tensors = f'{name}.safetensors'
-    try: return unpack(json.loads(_text(d/f'{name}.json', _MAX_JSON_BYTES)), _tensors(d, tensors, files) if {tensors, f'{tensors}.z'} & set(files) else {})
+    try:
+        return unpack(
+            json.loads(_text(d / f'{name}.json', _MAX_JSON_BYTES)),
+            _tensors(d, tensors, files) if {tensors, f'{tensors}.z'} & set(files) else {},
+        )
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, MemoryError) as e:
-        raise CheckpointError(f'{name} is not readable ({type(e).__name__}: {str(e)[:200]})', path=d, way_out='use an earlier checkpoint') from e
+        raise CheckpointError(
+            f'{name} is not readable ({type(e).__name__}: {str(e)[:200]})', path=d, way_out='use an earlier checkpoint'
+        ) from e
 
 # %% ../../nbs/776_train.checkpoint.ipynb #dc076017
 def verify_checkpoint(
@@ -199,13 +232,19 @@ def verify_checkpoint(
     if not path.is_dir():
         raise CheckpointError('no checkpoint here', path=path, way_out='latest_checkpoint(folder) finds the newest')
     m = _manifest(path)
-    if m.get('format') != _FORMAT or not isinstance(m.get('files'), dict) or 'state.json' not in m['files'] or not {'model.safetensors', 'model.safetensors.z'} & set(m['files']):
+    if (
+        m.get('format') != _FORMAT
+        or not isinstance(m.get('files'), dict)
+        or 'state.json' not in m['files']
+        or not {'model.safetensors', 'model.safetensors.z'} & set(m['files'])
+    ):
         raise CheckpointError('manifest.json is missing or damaged', path=path, way_out='use an earlier checkpoint')
     if m.get('version') not in (_VERSION, _COMPRESSED):
         raise CheckpointError(f'version {m.get("version")} of the format; this aurl reads {_VERSION} and {_COMPRESSED}',
                               path=path, way_out='read it with the aurl that wrote it')
     for name,want in m['files'].items():
-        if Path(name).name != name: raise CheckpointError(f'manifest.json names {name!r}, outside the checkpoint', path=path)
+        if Path(name).name != name:
+            raise CheckpointError(f'manifest.json names {name!r}, outside the checkpoint', path=path)
         _check_file(path, name, want)
     for name,want in m['files'].items():
         if deep and sha256_of(path/name) != want['sha256']:
@@ -217,12 +256,18 @@ _MAX_RATIO = 200 # largest ratio of uncompressed to compressed size, beyond 64 M
 
 def _plausible_size(plain, size):
     "Return whether a file of `size` bytes can decompress to the size in the manifest."
-    return isinstance(plain, dict) and isinstance(plain.get('sha256'), str) and isinstance(plain.get('size'), int) and 0 <= plain['size'] <= _MAX_RATIO*size + (1<<26)
+    return (
+        isinstance(plain, dict)
+        and isinstance(plain.get('sha256'), str)
+        and isinstance(plain.get('size'), int)
+        and 0 <= plain['size'] <= _MAX_RATIO * size + (1 << 26)
+    )
 
 def _check_file(path, name, want):
     "Check that `name` is a regular file of the recorded size, with a plausible header."
     bad = lambda what: CheckpointError(f'{name} {what}', path=path, way_out='use an earlier checkpoint')
-    if not (isinstance(want, dict) and isinstance(want.get('size'), int) and isinstance(want.get('sha256'), str)): raise CheckpointError('manifest.json is missing or damaged', path=path, way_out='use an earlier checkpoint')
+    if not (isinstance(want, dict) and isinstance(want.get('size'), int) and isinstance(want.get('sha256'), str)):
+        raise CheckpointError('manifest.json is missing or damaged', path=path, way_out='use an earlier checkpoint')
     try: s = os.stat(path/name)
     except (OSError, ValueError): raise bad('is missing') from None
     if not stat.S_ISREG(s.st_mode): raise bad('is not a plain file')
@@ -239,7 +284,12 @@ class Checkpoint:
     "A checkpoint that has been read and verified."
     def __init__(self, path, manifest, tree, weights): 
         store_attr('path,manifest,weights')
-        self.config, self.codec, self.model_name, self.state = tree['config'], tree['codec'], tree['model'], tree['state']
+        self.config, self.codec, self.model_name, self.state = (
+            tree['config'],
+            tree['codec'],
+            tree['model'],
+            tree['state'],
+        )
         self.step, self.score = manifest['step'], manifest['score']
     def __repr__(self):
         n = sum(t.numel() for t in {id(t):t for t in self.weights.values()}.values())
@@ -251,7 +301,13 @@ def _refuse(path, field, got, wanted, way_out):
 
 def _check_weights(path, have, model):
     "Raise an error if the weights do not fit `model`."
-    check_weights(have, model, lambda what, got, wanted: _refuse(path, what, got, wanted, 'build the model from the configuration in the checkpoint'))
+    check_weights(
+        have,
+        model,
+        lambda what, got, wanted: _refuse(
+            path, what, got, wanted, 'build the model from the configuration in the checkpoint'
+        ),
+    )
 
 def _check_header(path, model):
     "Raise an error if the tensors of the file cannot be those of `model`, before reading them."
@@ -259,13 +315,22 @@ def _check_header(path, model):
     room = sum(math.prod(s) for s in most.values())
     if not (path/'model.safetensors').exists(): return             # a compressed file is limited by its manifest
     try:
-        with safe_open(path/'model.safetensors', 'pt') as f: shapes = {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+        with safe_open(path/'model.safetensors', 'pt') as f:
+            shapes = {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except (SafetensorError, OSError, ValueError) as e:
         raise CheckpointError(f'model.safetensors is not readable ({e})', path=path,
                               way_out='use an earlier checkpoint') from e
     for k,s in shapes.items():
-        if k in most and s != most[k]: _refuse(path, f'shape of {k}', list(s), list(most[k]), 'build the model from the configuration in the checkpoint')
-        if k not in most and math.prod(s) > max(1 << 20, 2*room): _refuse(path, k, list(s), 'no such weight', 'build the model from the configuration in the checkpoint')
+        if k in most and s != most[k]:
+            _refuse(
+                path,
+                f'shape of {k}',
+                list(s),
+                list(most[k]),
+                'build the model from the configuration in the checkpoint',
+            )
+        if k not in most and math.prod(s) > max(1 << 20, 2*room):
+            _refuse(path, k, list(s), 'no such weight', 'build the model from the configuration in the checkpoint')
 
 # %% ../../nbs/776_train.checkpoint.ipynb #d41d0ed1
 def load_checkpoint(
@@ -280,13 +345,18 @@ def load_checkpoint(
     if model is not None: _check_header(path, model)
     verify_checkpoint(path)
     try:
-        tree, weights = _read_tree(path, 'state', manifest['files']), _tensors(path, 'model.safetensors', manifest['files'])
+        tree, weights = _read_tree(path, 'state', manifest['files']), _tensors(
+            path, 'model.safetensors', manifest['files']
+        )
         weights |= {other:weights[kept] for other,kept in tree['shared'].items()}
         ck = Checkpoint(path, manifest, tree, weights)
-    except (SafetensorError, KeyError, TypeError, AttributeError) as e: raise CheckpointError(f'not readable ({e})', path=path, way_out='use an earlier checkpoint') from e
-    if codec is not None and codec != ck.codec: _refuse(path, 'codec', ck.codec, codec, 'prepare the data with the codec of the checkpoint')
+    except (SafetensorError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f'not readable ({e})', path=path, way_out='use an earlier checkpoint') from e
+    if codec is not None and codec != ck.codec:
+        _refuse(path, 'codec', ck.codec, codec, 'prepare the data with the codec of the checkpoint')
     for k,v in (config or {}).items():
-        if (got := (ck.config or {}).get(k)) != v: _refuse(path, f'config.{k}', got, v, 'use the configuration in the checkpoint')
+        if (got := (ck.config or {}).get(k)) != v:
+            _refuse(path, f'config.{k}', got, v, 'use the configuration in the checkpoint')
     if model is not None: _check_weights(path, weights, model)
     if optimizer is not None: _load_optimizer(path, manifest, optimizer)
     if model is not None: unwrap_model(model).load_state_dict(weights)
@@ -325,7 +395,14 @@ def snapshot(self:Checkpoint)->Snapshot:
         kept = next((n for n,o in own.items() if o is t), None)
         if kept: shared[k] = kept
         else: own[k] = t
-    return Snapshot(dict(weights=own, shared=shared, optimizer=_read_tree(self.path, 'optimizer', files) if 'optimizer.json' in files else None) | training)
+    return Snapshot(
+        dict(
+            weights=own,
+            shared=shared,
+            optimizer=_read_tree(self.path, 'optimizer', files) if 'optimizer.json' in files else None,
+        )
+        | training
+    )
 
 # %% ../../nbs/776_train.checkpoint.ipynb #a8cc8e9a
 def is_suspect(
@@ -339,7 +416,8 @@ def mark_suspect(
 ):
     "Mark `path` as written while its training was failing."
     if not (m := _manifest(Path(path))): return
-    with atomic_path(Path(path)/'manifest.json') as p: p.write_text(_seal_manifest({k:v for k,v in m.items() if k != 'seal'} | dict(suspect=True)), encoding='utf-8')
+    with atomic_path(Path(path)/'manifest.json') as p:
+        p.write_text(_seal_manifest({k:v for k,v in m.items() if k != 'seal'} | dict(suspect=True)), encoding='utf-8')
 
 # %% ../../nbs/776_train.checkpoint.ipynb #d65a56ba
 def _newest_first(folder):
@@ -358,16 +436,22 @@ def latest_checkpoint(
         if is_suspect(p):
             warnings.warn(f'passed over: {p} was written while the training was failing', stacklevel=2)
             continue
-        try: verify_checkpoint(p); return p
+        try:
+            verify_checkpoint(p)
+            return p
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
 
 def best_checkpoint(
     folder, # where the checkpoints are
 )->Path:    # None if none has a score
     "Return the checkpoint of `folder` with the lowest score that verifies; of equal ones the newest."
-    scored = [p for p in _newest_first(folder) if isinstance(_manifest(p).get('score'), (int, float)) and not is_suspect(p)]
+    scored = [
+        p for p in _newest_first(folder) if isinstance(_manifest(p).get('score'), (int, float)) and not is_suspect(p)
+    ]
     for p in sorted(scored, key=lambda p: _manifest(p)['score']):
-        try: verify_checkpoint(p); return p
+        try:
+            verify_checkpoint(p)
+            return p
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
 
 # %% ../../nbs/776_train.checkpoint.ipynb #e70f2153
@@ -402,9 +486,15 @@ def prune_checkpoints(
     "Remove all checkpoints but the newest `keep`, the best, those of `history` and the newest suspect one."
     folder, whole, gone = Path(folder), [], []
     for p in _newest_first(folder):
-        with contextlib.suppress(CheckpointError): verify_checkpoint(p, deep=False); whole.append(p)
+        with contextlib.suppress(CheckpointError):
+            verify_checkpoint(p, deep=False)
+            whole.append(p)
     good, suspect = [p for p in whole if not is_suspect(p)], [p for p in whole if is_suspect(p)]
-    best = min((p for p in good if isinstance(_manifest(p).get('score'), (int, float))), key=lambda p: _manifest(p)['score'], default=None)
+    best = min(
+        (p for p in good if isinstance(_manifest(p).get('score'), (int, float))),
+        key=lambda p: _manifest(p)['score'],
+        default=None,
+    )
     newest = [p for p in good if not p.name.startswith('best_')] or good  # `best_` copies do not count among the newest
     sure = [p for p in newest if until is not None and (_manifest(p).get('step') or 0) <= until][:1]
     old = [newest[i] for i in thin_history([_write_time(p) for p in newest], history, oldest)] if history else []
@@ -433,10 +523,20 @@ def average_checkpoints(
     last = cks[-1]
     for c in cks:
         for what in ('model_name', 'config', 'codec'):
-            if getattr(c, what) != getattr(last, what): _refuse(c.path, what, getattr(c, what), getattr(last, what), 'give checkpoints of one training')
+            if getattr(c, what) != getattr(last, what):
+                _refuse(c.path, what, getattr(c, what), getattr(last, what), 'give checkpoints of one training')
         for k,t in last.weights.items():
-            if k not in c.weights or c.weights[k].shape != t.shape: _refuse(c.path, k, list(c.weights[k].shape) if k in c.weights else 'no such weight', list(t.shape), 'give checkpoints of one training')
-    mean = lambda k, t: torch.stack([c.weights[k].double() for c in cks]).mean(0).to(t.dtype) if t.is_floating_point() else t
+            if k not in c.weights or c.weights[k].shape != t.shape:
+                _refuse(
+                    c.path,
+                    k,
+                    list(c.weights[k].shape) if k in c.weights else 'no such weight',
+                    list(t.shape),
+                    'give checkpoints of one training',
+                )
+    mean = lambda k, t: (
+        torch.stack([c.weights[k].double() for c in cks]).mean(0).to(t.dtype) if t.is_floating_point() else t
+    )
     out = {k:mean(k, t) for k,t in last.weights.items()}
     if model is not None:
         _check_weights(last.path, out, model)

@@ -35,7 +35,8 @@ class ClipConfig(Config):
     @model_validator(mode='before')
     @classmethod
     def _word(cls, value):
-        if isinstance(value, (int, float)) and not isinstance(value, bool): return dict(kind='norm', at=value) if value else dict(kind='none')
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return dict(kind='norm', at=value) if value else dict(kind='none')
         return dict(kind=value) if isinstance(value, str) else value
     @model_validator(mode='after')
     def _percent(self):
@@ -68,7 +69,8 @@ class GradientClipping(Callback):
 
     def _percentile(self):
         "Add the current norm to the history, unless it is not finite, and return the threshold."
-        if math.isfinite(norm := float(self.learn.grad_norm)): self.lengths = (self.lengths + [norm])[-self.config.window:]
+        if math.isfinite(norm := float(self.learn.grad_norm)):
+            self.lengths = (self.lengths + [norm])[-self.config.window:]
         return float(np.percentile(self.lengths, self.config.limit)) if self.lengths else math.inf
     def state_dict(self): return dict(lengths=list(self.lengths))
     def load_state_dict(self, state): self.lengths = list(state['lengths'])

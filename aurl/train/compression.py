@@ -49,7 +49,8 @@ def compress_file(
         return out.tell()
 
 # %% ../../nbs/773_train.compression.ipynb #450a0fa4
-def _damaged(path, what): return CheckpointError(f'{path.name} {what}', path=path.parent, way_out='use an earlier checkpoint')
+def _damaged(path, what):
+    return CheckpointError(f'{path.name} {what}', path=path.parent, way_out='use an earlier checkpoint')
 
 def _read_exactly(f, n, path):
     "Read exactly `n` bytes."

@@ -33,7 +33,11 @@ def rhythm_complexity(
     if len(gaps) < 2: return 0.
     n = -(-len(gaps)//16)
     parts = np.array_split(gaps, n)
-    return float(np.mean([(len(np.unique(g))/len(g))*(1 - .5*(np.mean(g[1:] == g[:-1]) if len(g) > 1 else 0)) for g in parts]))
+    return float(
+        np.mean(
+            [(len(np.unique(g)) / len(g)) * (1 - 0.5 * (np.mean(g[1:] == g[:-1]) if len(g) > 1 else 0)) for g in parts]
+        )
+    )
 
 def harmony_complexity(m:Music)->float:
     "Mean number of notes and of distinct interval classes that sound at an onset, normalized."
@@ -53,20 +57,27 @@ def melody_complexity(m:Music)->float:
     if len(p) < 3: return 0.
     step = np.diff(p)
     turns = np.sign(step[step != 0])
-    return float(.4*min(np.ptp(p)/24, 1) + .3*np.mean(np.abs(step) > 4) + .3*(np.mean(turns[1:] != turns[:-1]) if len(turns) > 1 else 0))
+    return float(
+        0.4 * min(np.ptp(p) / 24, 1)
+        + 0.3 * np.mean(np.abs(step) > 4)
+        + 0.3 * (np.mean(turns[1:] != turns[:-1]) if len(turns) > 1 else 0)
+    )
 
 def structure_complexity(m:Music)->float:
     "Duration and number of instruments, normalized."
     return float(.6*min(m.seconds/60, 1) + .4*min(len(np.unique(m.family))/4, 1))
 
-difficulty_aspects = dict(rhythm=rhythm_complexity, harmony=harmony_complexity, melody=melody_complexity, structure=structure_complexity)
+difficulty_aspects = dict(
+    rhythm=rhythm_complexity, harmony=harmony_complexity, melody=melody_complexity, structure=structure_complexity
+)
 
 # %% ../../nbs/764_train.curriculum.ipynb #2d6ec1db
 def key_distance(m:Music)->float:
     "Number of accidentals of the best-fitting key, 0 … 6."
     if not m.tuned.any(): return 0.
     k = int(np.argmax(_key_fit(m)))
-    fifths = 7*(k % 12 + 3*(k >= 12)) % 12                                      # a minor key counts as its relative major
+    # a minor key counts as its relative major
+    fifths = 7*(k % 12 + 3*(k >= 12)) % 12
     return float(min(fifths, 12 - fifths))
 
 def tempo_range(m:Music)->float:
@@ -77,7 +88,12 @@ def tempo_range(m:Music)->float:
 simple_difficulties = dict(key_distance=key_distance, tempo_range=tempo_range)
 
 # %% ../../nbs/764_train.curriculum.ipynb #480d182c
-_complexity_weights = ((.3, (.6, .2, .2, 0.)), (.6, (.4, .4, .2, 0.)), (.9, (.3, .3, .3, .1)), (2., (.25, .25, .25, .25)))
+_complexity_weights = (
+    (0.3, (0.6, 0.2, 0.2, 0.0)),
+    (0.6, (0.4, 0.4, 0.2, 0.0)),
+    (0.9, (0.3, 0.3, 0.3, 0.1)),
+    (2.0, (0.25, 0.25, 0.25, 0.25)),
+)
 
 def complexity(
     parts,         # (pieces, 4) rhythm, harmony, melody, structure
@@ -107,7 +123,15 @@ def measure_difficulties(
     for i,p in enumerate(pieces.tolist() if todo else ()):
         m = Music(decode(store[p]))
         for n in todo:
-            v = [f(m) for f in difficulty_aspects.values()] if n in ('complexity', 'musical') else (difficulty_aspects | simple_difficulties)[n](m) if n in difficulty_aspects | simple_difficulties else find_feature(n)(m)
+            v = (
+                [f(m) for f in difficulty_aspects.values()]
+                if n in ('complexity', 'musical')
+                else (
+                    (difficulty_aspects | simple_difficulties)[n](m)
+                    if n in difficulty_aspects | simple_difficulties
+                    else find_feature(n)(m)
+                )
+            )
             rows.setdefault(n, []).append(v)
         if progress: progress(i + 1, len(pieces))
     return out | {n:np.nan_to_num(np.array(rows[n], float)) for n in todo}
@@ -149,7 +173,12 @@ class CurriculumConfig(Config):
         return (v,) if isinstance(v, str) else v
     @model_validator(mode='after')
     def _names(self):
-        column = [n for n in self.by if self.order and n not in ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)]
+        column = [
+            n
+            for n in self.by
+            if self.order
+            and n not in ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)
+        ]
         for n in self.by:
             try: n in column or _check_measure(n)
             except ConfigError as e: raise ValueError(e.what) from e
@@ -172,7 +201,15 @@ class CurriculumConfig(Config):
 @patch(as_prop=True)
 def column(self:CurriculumConfig)->str:
     "Name of the column that `order` applies to, or an empty string."
-    return next((n for n in self.by if self.order and n not in ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)), '')
+    return next(
+        (
+            n
+            for n in self.by
+            if self.order
+            and n not in ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)
+        ),
+        '',
+    )
 
 @patch
 def share(self:CurriculumConfig,
@@ -255,7 +292,8 @@ def _stages(self:CurriculumLoader):
     return stage_indices(mine, order)
 
 @patch
-def _windows(self:CurriculumLoader, epoch, length): return self._mixed(self.pieces[self.open_to(self.level(epoch))], epoch, length)
+def _windows(self:CurriculumLoader, epoch, length):
+    return self._mixed(self.pieces[self.open_to(self.level(epoch))], epoch, length)
 
 @patch
 def _length(self:CurriculumLoader, epoch):
@@ -282,7 +320,9 @@ def load_state_dict(self:CurriculumLoader, state):
 @patch
 def _order(self:CurriculumLoader):
     own = {k:v for k,v in self.pace.to_dict().items() if k != 'order' or v}  # an empty `order` keeps old fingerprints
-    by = {k:v.tolist() for k,v in self.measured.items()} | ({} if self.places is None else {self.pace.column:self.places.tolist()})
+    by = {k: v.tolist() for k, v in self.measured.items()} | (
+        {} if self.places is None else {self.pace.column: self.places.tolist()}
+    )
     return zlib.crc32(to_json([own, by]).encode(), WindowLoader._order(self))
 
 # %% ../../nbs/764_train.curriculum.ipynb #cd13c549
@@ -310,4 +350,7 @@ def curriculum_kwargs(
 )->dict:                   # `windows` and `cbs` for `music_learner`; empty without a curriculum
     "Return the arguments of `music_learner` for a curriculum."
     if not pace.by: return {}
-    return dict(windows=lambda store, pieces, **kw: CurriculumLoader(store, pieces, pace=pace, **kw), cbs=[AdaptiveCurriculum()] if pace.pacing == 'adaptive' else [])
+    return dict(
+        windows=lambda store, pieces, **kw: CurriculumLoader(store, pieces, pace=pace, **kw),
+        cbs=[AdaptiveCurriculum()] if pace.pacing == 'adaptive' else [],
+    )

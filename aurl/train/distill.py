@@ -34,7 +34,10 @@ from ..losses.texture import n_form_parts, self_similarity, pitch_counts
 def _teacher_example():
     "Return loss inputs of a few bars, with random teacher logits."
     h = example_inputs()
-    h.more = dict(teacher=torch.randn(h.logits.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64), temperature=2.)
+    h.more = dict(
+        teacher=torch.randn(h.logits.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64),
+        temperature=2.0,
+    )
     return h
 
 @register_loss('teacher_output', unit='nats per token', needs='teacher', sample=_teacher_example)
@@ -51,7 +54,9 @@ def _teacher_inputs(h): return LossInputs(h.more['teacher'].to(h.scores), h.ids,
 def teacher_harmony_loss(h:LossInputs):
     "Cosine distance to the teacher's pitch-class distribution of the next note."
     t = _teacher_inputs(h)
-    ours, theirs = (x.scores[...,kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.scores) for x in (h, t))
+    ours, theirs = (
+        x.scores[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.scores) for x in (h, t)
+    )
     return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.chance(Kind.NOTE_ON))
 
 @register_loss('teacher_rhythm', unit='squared octaves', needs='teacher', sample=_teacher_example)
@@ -76,7 +81,13 @@ def _feature_example():
     h, g = example_inputs(), torch.Generator().manual_seed(9)
     b, t = h.ids.shape
     new = lambda *size: torch.randn(*size, generator=g, dtype=torch.float64)
-    h.more = dict(features=new(2, b, t, 8), teacher_features=new(2, b, t, 8), maps=new(1, b, 4, t), teacher_maps=new(1, b, 4, t).softmax(-1).log(), rows=torch.tensor([3, 5, 9, 14]))
+    h.more = dict(
+        features=new(2, b, t, 8),
+        teacher_features=new(2, b, t, 8),
+        maps=new(1, b, 4, t),
+        teacher_maps=new(1, b, 4, t).softmax(-1).log(),
+        rows=torch.tensor([3, 5, 9, 14]),
+    )
     return h
 
 @register_loss('teacher_feature', unit='mean squared error of normalized features', needs='features',
@@ -90,7 +101,8 @@ def teacher_feature_loss(h:LossInputs):
 def teacher_attention_loss(h:LossInputs):
     "KL divergence from the teacher's attention, averaged over heads, in some rows of the map."
     ours, theirs = h.more['maps'].log_softmax(-1), h.more['teacher_maps'].to(h.more['maps']).log_softmax(-1)
-    each = (theirs.exp()*(theirs - ours)).sum(-1)                                                    # (layers, batch, rows)
+    # (layers, batch, rows)
+    each = (theirs.exp()*(theirs - ours)).sum(-1)
     return h.over(each[h.counts[:,h.more['rows']].expand_as(each)])
 
 # %% ../../nbs/785_train.distill.ipynb #65c2fcb0
@@ -121,12 +133,26 @@ class LayerRecorder:
         features=(),  # indices of layers whose output is recorded
         maps=(),      # indices of layers whose attention is recorded
     ):
-        self.blocks, self.layers, self.map_layers, self.out, self.read, self.hooks = model.trunk.blocks, list(features), list(maps), {}, {}, []
-        for i in self.layers: self.hooks.append(self.blocks[i].register_forward_hook(lambda m, args, out, i=i: self.out.__setitem__(i, out)))
-        for i in self.map_layers: self.hooks.append(self.blocks[i].attention.register_forward_pre_hook(lambda m, args, i=i: self.read.__setitem__(i, args)))
+        self.blocks, self.layers, self.map_layers, self.out, self.read, self.hooks = (
+            model.trunk.blocks,
+            list(features),
+            list(maps),
+            {},
+            {},
+            [],
+        )
+        for i in self.layers:
+            self.hooks.append(
+                self.blocks[i].register_forward_hook(lambda m, args, out, i=i: self.out.__setitem__(i, out))
+            )
+        for i in self.map_layers:
+            self.hooks.append(
+                self.blocks[i].attention.register_forward_pre_hook(lambda m, args, i=i: self.read.__setitem__(i, args))
+            )
 
     def features(self): return [self.out[i].float() for i in self.layers]
-    def maps(self, rows): return torch.stack([attention_map(self.blocks[i].attention, *self.read[i][:3], rows) for i in self.map_layers])
+    def maps(self, rows):
+        return torch.stack([attention_map(self.blocks[i].attention, *self.read[i][:3], rows) for i in self.map_layers])
     def time(self): return self.read[self.map_layers[0]][0].shape[1]
     def remove(self):
         for h in self.hooks: h.remove()
@@ -195,7 +221,9 @@ def before_fit(self:Distill):
     if s.codec.fingerprint != t.codec.fingerprint:
         raise ModelError('the codec of the teacher differs from that of the student',
                          way_out='use a teacher that was trained with the same codec')
-    if self.attention and not all(isinstance(b.attention.look, kinds_with_attention_maps) for m in (s, t) for b in (m.trunk.blocks[-1],)):
+    if self.attention and not all(
+        isinstance(b.attention.look, kinds_with_attention_maps) for m in (s, t) for b in (m.trunk.blocks[-1],)
+    ):
         raise ConfigError('this kind of attention never forms the full map',
                           way_out='remove attention from distill, or use full or sliding_window')
     pairs = layer_pairs(len(s.trunk.blocks), len(t.trunk.blocks), self.n_layers)
@@ -234,7 +262,9 @@ def _ask(self:Distill):
         more['teacher_features'] = torch.stack([own(f) for f in theirs.features()])
     if self.attention:
         t = ours.time()
-        more['rows'] = rows = (torch.arange(min(self.rows, t), device=logits.device)*t//min(self.rows, t) + self.train_iter) % t
+        more['rows'] = rows = (
+            torch.arange(min(self.rows, t), device=logits.device) * t // min(self.rows, t) + self.train_iter
+        ) % t
         more['maps'] = ours.maps(rows)
         with torch.no_grad(): more['teacher_maps'] = theirs.maps(rows)
     return more
@@ -269,12 +299,19 @@ def after_validate(self:Distill): pass
 @patch
 def state_dict(self:Distill):
     if self.projections is None: return {}
-    return dict(projections={k:v.detach().cpu().clone() for k,v in self.projections.state_dict().items()}, learns=self.learns_projection.state_dict(), grads=[p.grad for p in self.projections.parameters()])
+    return dict(
+        projections={k: v.detach().cpu().clone() for k, v in self.projections.state_dict().items()},
+        learns=self.learns_projection.state_dict(),
+        grads=[p.grad for p in self.projections.parameters()],
+    )
 
 @patch
 def load_state_dict(self:Distill, state):
     if not state: return
-    if self.projections is None: self._kept = state; return
-    self.projections.load_state_dict(state['projections']); self.learns_projection.load_state_dict(state['learns'])
+    if self.projections is None:
+        self._kept = state
+        return
+    self.projections.load_state_dict(state['projections'])
+    self.learns_projection.load_state_dict(state['learns'])
     for p,g in zip(self.projections.parameters(), state.get('grads', ())): p.grad = None if g is None else g.to(p)
     self._kept = None

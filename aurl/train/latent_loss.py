@@ -52,7 +52,14 @@ class KLLoss(Callback):
         every:int=10,   # steps between two log lines
         to=None,        # an `Experiment` to log to
     ):
-        self.beta, self.every, self.to, self.history, self.step, self.told = beta or BetaSchedule('linear'), every, to, [], 0, None
+        self.beta, self.every, self.to, self.history, self.step, self.told = (
+            beta or BetaSchedule('linear'),
+            every,
+            to,
+            [],
+            0,
+            None,
+        )
 
     def before_fit(self):
         if getattr(self.model, 'latent', None) is None:
@@ -65,7 +72,8 @@ class KLLoss(Callback):
         tokens = (self.yb[0] != vocab.PAD).sum()/len(self.yb[0])
         if not self.training: return self._judge(price.nats, tokens)
         beta = self.beta.at(self.until.used if self.until else self.pct_train, self.told)
-        if (plain := getattr(self.learn, 'nats', None)) is not None: self.learn.nats = plain + sum(price.nats.values()).detach()/tokens
+        if (plain := getattr(self.learn, 'nats', None)) is not None:
+            self.learn.nats = plain + sum(price.nats.values()).detach()/tokens
         self.learn.loss_grad = self.loss_grad + beta*price.paid/tokens
         self.learn.loss = self.loss_grad.detach().clone()
         self.now = beta, {k:n.detach() for k,n in price.nats.items()}
@@ -106,7 +114,8 @@ def before_validate(self:KLLoss):
 
 @patch
 def after_pred(self:KLLoss):
-    if not self.training and self.learn.output.clouds: self.means.append({k:c.mean.float() for k,c in self.learn.output.clouds.items()})
+    if not self.training and self.learn.output.clouds:
+        self.means.append({k:c.mean.float() for k,c in self.learn.output.clouds.items()})
 
 @patch
 def after_validate(self:KLLoss):
@@ -115,7 +124,9 @@ def after_validate(self:KLLoss):
     if not self.means: return
     self.active = {k:int(active_units(torch.cat([m[k] for m in self.means])).sum()) for k in self.means[0]}
     pieces, tokens, nats = (sum(s[i] for s in self.seen) for i in range(3))
-    self.held = {f'valid_nats_{k}':sum(s[3][k] for s in self.seen)/pieces for k in self.active} | dict(valid_reconstruction=nats/tokens)
+    self.held = {f'valid_nats_{k}': sum(s[3][k] for s in self.seen) / pieces for k in self.active} | dict(
+        valid_reconstruction=nats / tokens
+    )
     # nats per token; plus the reconstruction it is `valid_loss`
     self.held['valid_kl'] = sum(sum(s[3].values()) for s in self.seen)/tokens
     if self.to is not None: self.to.log(step=self.step, **{f'active_{k}':n for k,n in self.active.items()}, **self.held)
@@ -164,4 +175,7 @@ def latent_callbacks(
     to=None,             # an `Experiment` to log to
 )->list:
     "Callbacks that train a latent."
-    return [KLLoss(config.price(), to=to), *([AttributeRegularization(config.attributes, config.order, to=to)] if config.attributes else [])]
+    return [
+        KLLoss(config.price(), to=to),
+        *([AttributeRegularization(config.attributes, config.order, to=to)] if config.attributes else []),
+    ]

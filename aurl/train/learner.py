@@ -14,7 +14,13 @@ from pathlib import Path
 
 import fastai.callback.progress, fastai.callback.schedule
 import torch
-from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException, CancelValidException
+from fastai.callback.core import (
+    Callback,
+    CancelEpochException,
+    CancelFitException,
+    CancelTrainException,
+    CancelValidException,
+)
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgSmoothLoss, Learner
@@ -73,7 +79,8 @@ class _InfiniteLoader:
 class LoaderEpoch(Callback):
     "Set the epoch of the training loader; `offset` epochs were done before."
     order, goes_back = -8, False
-    def __init__(self, offset=0): self.offset, self.going, self.due, self.inside, self.endless = offset, None, False, False, False
+    def __init__(self, offset=0):
+        self.offset, self.going, self.due, self.inside, self.endless = offset, None, False, False, False
     def before_fit(self):
         self.inside = self.due = False
         self.first, self.endless = True, any(isinstance(c, ValidEvery) for c in self.cbs)
@@ -104,7 +111,8 @@ def data_epoch(
 
 # %% ../../nbs/735_train.learner.ipynb #d9ab0e26
 @patch
-def state_dict(self:LoaderEpoch): return dict(epoch=getattr(self.dls.train, 'epoch', 0) - self.due, due=self.due, pct=float(self.learn.pct_train))
+def state_dict(self:LoaderEpoch):
+    return dict(epoch=getattr(self.dls.train, 'epoch', 0) - self.due, due=self.due, pct=float(self.learn.pct_train))
 
 @patch
 def load_state_dict(self:LoaderEpoch, state):
@@ -135,7 +143,10 @@ class ValidEvery(Callback):
         seconds:float=0,      # seconds between two validations
         clock=time.monotonic, # returns seconds
     ):
-        if not (steps or seconds): raise ConfigError('valid_every=0', way_out='leave ValidEvery out: fastai validates at the end of each epoch')
+        if not (steps or seconds):
+            raise ConfigError(
+                'valid_every=0', way_out='leave ValidEvery out: fastai validates at the end of each epoch'
+            )
         self.steps, self.seconds, self.clock, self.last, self.interrupted = steps, seconds, clock, 0, False
         self.since = clock()
 
@@ -168,7 +179,8 @@ class GrammarLoss(Callback):
         if not self.training or not self.weight: return
         state = self.xb[3] if len(self.xb) > 3 else None
         pred, ids, targets, apart = self.pred, self.xb[0], self.yb[0], Segments.of(state)
-        if apart is not None: pred, ids, targets = apart.apart(pred), apart.apart(ids, vocab.PAD), apart.apart(targets, vocab.PAD)
+        if apart is not None:
+            pred, ids, targets = apart.apart(pred), apart.apart(ids, vocab.PAD), apart.apart(targets, vocab.PAD)
         self.learn.waste = grammar_loss(pred, ids, State.of(state), targets)
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
@@ -224,15 +236,47 @@ def music_learner(
     if hasattr(store, 'pieces'): model.programs = programs_of(store) or None
     device = pick_device(device)
     train, held = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
-    make = dict(length=length, batch_size=batch_size, seed=seed, config=loader, **({'classes':words} if (words := _condition_words(model, loader)) else {}))
-    dls = DataLoaders(windows(store, train, train=True, once=False, transpose=transpose, **make), WindowLoader(store, held, train=False, **make), device=device)
+    make = dict(
+        length=length,
+        batch_size=batch_size,
+        seed=seed,
+        config=loader,
+        **({'classes': words} if (words := _condition_words(model, loader)) else {}),
+    )
+    dls = DataLoaders(
+        windows(store, train, train=True, once=False, transpose=transpose, **make),
+        WindowLoader(store, held, train=False, **make),
+        device=device,
+    )
     # of the training split alone
     if hasattr(store, 'profile_of') and hasattr(dls.train, 'profile'): model.profile = dls.train.profile()
-    how = optimizer.learning(model, lr) if optimizer is not None else dict(lr=lr or 4e-3, splitter=muon_param_groups, opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd)))
+    how = (
+        optimizer.learning(model, lr)
+        if optimizer is not None
+        else dict(
+            lr=lr or 4e-3, splitter=muon_param_groups, opt_func=partial(OptimWrapper, opt=partial(MuonAdamW, wd=wd))
+        )
+    )
     extra = [GrammarLoss(grammar_weight)] if grammar_weight else []
     held_back = [clip if isinstance(clip, Callback) else GradientClip(clip)] if clip else []
-    return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing),
-                   cbs=[Autocast(dtype), LossScaling(dtype), UnpackLogits(), TokenLoss(), LoaderEpoch(), DeferredLossSync(), *held_back, *extra, *how.pop('cbs', ()), *cbs], **{**how, **kwargs})
+    return Learner(
+        dls,
+        model.to(device),
+        loss_func=MusicLoss(smoothing),
+        cbs=[
+            Autocast(dtype),
+            LossScaling(dtype),
+            UnpackLogits(),
+            TokenLoss(),
+            LoaderEpoch(),
+            DeferredLossSync(),
+            *held_back,
+            *extra,
+            *how.pop('cbs', ()),
+            *cbs,
+        ],
+        **{**how, **kwargs}
+    )
 
 # %% ../../nbs/735_train.learner.ipynb #d249074f
 def lr_multiplier(
@@ -259,7 +303,14 @@ class Budget(Callback):
     ):
         if not steps and not minutes:
             raise ConfigError('a budget needs steps or minutes', way_out='set steps=200, or minutes=4')
-        self.steps, self.minutes, self.done, self.asked, self.clock, self.rate = steps, minutes, start, None, clock, rate
+        self.steps, self.minutes, self.done, self.asked, self.clock, self.rate = (
+            steps,
+            minutes,
+            start,
+            None,
+            clock,
+            rate,
+        )
         # most seconds of a validation, and the batches that fit
         self.longest, self.cap = (minutes or math.inf)*60/10, None
 
@@ -330,7 +381,15 @@ class KeepBest(Callback):
         top=None,      # score of that model
         score=None     # function of a Learner, lower is better (returns None while undefined); None: nats per token
     ):
-        self.best, self.weights, self.curve, self.to, self.every, self.saved, self.score = best, weights, [], to, every, -math.inf, score
+        self.best, self.weights, self.curve, self.to, self.every, self.saved, self.score = (
+            best,
+            weights,
+            [],
+            to,
+            every,
+            -math.inf,
+            score,
+        )
         self.top = top if top is not None else best if score is None else math.inf
     def before_validate(self): self.sum, self.n = 0., 0
     def after_batch(self):
@@ -351,14 +410,18 @@ class KeepBest(Callback):
         return score < self.top
     def save(self):
         "Write a copy to disk; an error, such as a full disk, is warned of once and ends the copies only."
-        try: gather_model(self.model, self.weights).save_pretrained(self.to, valid_loss=self.best, score=self.top, so_far=True)
+        try:
+            gather_model(self.model, self.weights).save_pretrained(
+                self.to, valid_loss=self.best, score=self.top, so_far=True
+            )
         except AurlError as e:
             warnings.warn(f'no copy of the best model so far: {e}; training continues')
             self.to = None
         self.saved = time.monotonic()
     def restore(self, model):
         "Load the best weights into `model`, if there are any."
-        if self.weights is not None: model.load_state_dict({k:shard_like(self.weights[k], v) for k,v in model.state_dict().items()})
+        if self.weights is not None:
+            model.load_state_dict({k:shard_like(self.weights[k], v) for k,v in model.state_dict().items()})
     def after_fit(self): self.restore(self.model)
     def state_dict(self): return dict(best=self.best, curve=self.curve, weights=self.weights, top=self.top, bound=True)
     def load_state_dict(self, state):
@@ -366,7 +429,8 @@ class KeepBest(Callback):
         # saved by an aurl whose score of latent models depended on beta
         if not state.get('bound') and getattr(self.model, 'latent', None) is not None: return
         top = state.get('top', state['best'] if self.score is None else math.inf)
-        if top < self.top or self.weights is None: self.best, self.weights, self.top = state['best'], state['weights'], top
+        if top < self.top or self.weights is None:
+            self.best, self.weights, self.top = state['best'], state['weights'], top
 
 # %% ../../nbs/735_train.learner.ipynb #2d3ba329
 class RunLog(Callback):
@@ -398,7 +462,12 @@ class RunLog(Callback):
         if self.due: self._line()
         self._progress()
     def after_validate(self):
-        self.to.log(step=self.step, valid_loss=getattr(self.learn, 'valid_nats', None), epoch=data_epoch(self.learn), **self._spent())
+        self.to.log(
+            step=self.step,
+            valid_loss=getattr(self.learn, 'valid_nats', None),
+            epoch=data_epoch(self.learn),
+            **self._spent()
+        )
 
 # %% ../../nbs/735_train.learner.ipynb #de94c02e
 @patch(as_prop=True)
@@ -416,9 +485,12 @@ def _line(self:RunLog):
     now, nats = self.clock(), getattr(self.learn, 'nats', self.loss).item()
     speed = round(self.tokens/max(1e-9, now - self.since))
     more = {k:getattr(self.learn, k) for k in ('waste', 'grad_norm') if hasattr(self.learn, k)}
-    for c in self.cbs.filter(lambda c: hasattr(c, 'columns')): more |= c.columns()          # such as the loss scale in float16
+    for c in self.cbs.filter(lambda c: hasattr(c, 'columns')):
+        more |= c.columns()  # such as the loss scale in float16
     rate = max(h['lr'] for h in self.opt.hypers)
-    told = dict(train_loss=nats, objective=self.loss.item(), lr=rate, epoch=data_epoch(self.learn), tokens_per_second=speed)
+    told = dict(
+        train_loss=nats, objective=self.loss.item(), lr=rate, epoch=data_epoch(self.learn), tokens_per_second=speed
+    )
     self.to.log(step=self.step, **told, **self._spent(), **more)
     self.tokens, self.since, self.loss_said = 0, now, f': {nats:.3f} nats'
     if self.until: self.used_then = self.until.used
@@ -441,7 +513,10 @@ class WindowLog(Callback):
         if not self.training or getattr(self.to, 'quiet', False): return
         epoch = data_epoch(self.learn)
         at = (loader.at or len(loader._steps(epoch, 0))) - 1          # within the epoch of this batch, also at its end
-        self.to._append('windows.jsonl', to_json(dict(step=self.train_iter, epoch=epoch, batch=at, windows=loader.records(at, epoch))))
+        self.to._append(
+            'windows.jsonl',
+            to_json(dict(step=self.train_iter, epoch=epoch, batch=at, windows=loader.records(at, epoch))),
+        )
 
 # %% ../../nbs/735_train.learner.ipynb #4e0f273e
 @contextlib.contextmanager
@@ -449,11 +524,14 @@ def handle_interrupts(
     ask, # handler, called with the signal number and the stack frame
 ):
     "Context manager in which Ctrl-C and SIGTERM call `ask`; without effect in a thread, which receives no signals."
-    if threading.current_thread() is not threading.main_thread(): yield; return
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {n:signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try: yield
     finally:
-        for n,old in before.items(): signal.signal(n, old or (signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL))
+        for n,old in before.items():
+            signal.signal(n, old or (signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL))
 
 # %% ../../nbs/735_train.learner.ipynb #f1196acb
 @patch
@@ -469,7 +547,11 @@ def fit_budget(self:Learner,
     score=None,         # function of the Learner that defines the best model, see `KeepBest`
 )->float:               # nats per token on the held-out windows
     "Train within a budget and restore the best weights; Ctrl-C ends early and restores them too."
-    keep = run.path/'model' if run is not None and not getattr(run, 'quiet', False) and hasattr(self.model, 'save_pretrained') else None
+    keep = (
+        run.path / 'model'
+        if run is not None and not getattr(run, 'quiet', False) and hasattr(self.model, 'save_pretrained')
+        else None
+    )
     best, budget = KeepBest(keep, 20, *before, score=score), Budget(steps, minutes, start, rate=rate)
     log = [RunLog(run, log_every)] if run is not None else []
     with self.no_bar(), self.no_logging(), handle_interrupts(budget.ask):
@@ -480,6 +562,10 @@ def fit_budget(self:Learner,
         finally:
             for c in self.cbs.filter(lambda c: isinstance(c, Autocast)): c.leave()
             self.model.eval()
-    self.valid_curve, self.stopped, self.steps_done = best.curve, sync_flag(budget.asked is not None, anybody=True), budget.done
+    self.valid_curve, self.stopped, self.steps_done = (
+        best.curve,
+        sync_flag(budget.asked is not None, anybody=True),
+        budget.done,
+    )
     if self.stopped and run is not None: run.say('interrupted; the best weights are kept')
     return best.best

@@ -152,7 +152,8 @@ class MuonAdamW(torch.optim.Optimizer):
         n = max(1, sum(muon))
         if any(muon[n:]): raise ValueError('the groups for Muon must come first')
         self.parts = [Muon(params[:n], lr=lr, weight_decay=wd, momentum=betas[0], block=block)]
-        if params[n:]: self.parts.append(torch.optim.AdamW(params[n:], lr=lr, betas=betas, weight_decay=0., fused=_fused(params)))
+        if params[n:]:
+            self.parts.append(torch.optim.AdamW(params[n:], lr=lr, betas=betas, weight_decay=0., fused=_fused(params)))
         for g in self.parts[0].param_groups: g['betas'] = betas                  # a momentum schedule sets both
         super().__init__([g for o in self.parts for g in o.param_groups], {})
 
@@ -163,7 +164,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def state_dict(self): return dict(parts=[o.state_dict() for o in self.parts])
     def load_state_dict(self, state):
-        for part, saved in zip(self.parts, state['parts'], strict=True): part.load_state_dict(_with_defaults(saved, part))
+        for part, saved in zip(self.parts, state['parts'], strict=True):
+            part.load_state_dict(_with_defaults(saved, part))
         self.param_groups = [g for o in self.parts for g in o.param_groups]
 
 def _with_defaults(saved, part):

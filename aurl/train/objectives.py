@@ -63,7 +63,8 @@ def make_ramp(
         raise bad(f'{wrong[0]}={told[wrong[0]]!r} is not a weight or fraction')
     if late := [k for k in ('begin', 'until') if told.get(k, 0) > 1]:
         raise bad(f'{late[0]}={told[late[0]]:g} is not a fraction of the budget, 0 … 1')
-    if told.get('begin', 0) > told.get('until', 1): raise bad(f"begin={told['begin']:g} is after until={told.get('until', 1):g}")
+    if told.get('begin', 0) > told.get('until', 1):
+        raise bad(f"begin={told['begin']:g} is after until={told.get('until', 1):g}")
     if told.get('way', 'linear') not in ramp_shapes:
         raise bad(f"way={told['way']!r}; choose one of {', '.join(ramp_shapes)}")
     return Ramp(**told)
@@ -98,8 +99,11 @@ def inputs_from_learner(
     "Loss inputs of the current batch; packed rows are separated."
     state = learn.xb[3] if len(learn.xb) > 3 else None
     pred, ids, targets, apart = learn.pred, learn.xb[0], learn.yb[0], Segments.of(state)
-    if apart is not None: pred, ids, targets = apart.apart(pred), apart.apart(ids, vocab.PAD), apart.apart(targets, vocab.PAD)
-    return LossInputs(pred, ids, targets, State.of(state), getattr(learn, 'output', None), getattr(learn, 'more', None) or {})
+    if apart is not None:
+        pred, ids, targets = apart.apart(pred), apart.apart(ids, vocab.PAD), apart.apart(targets, vocab.PAD)
+    return LossInputs(
+        pred, ids, targets, State.of(state), getattr(learn, 'output', None), getattr(learn, 'more', None) or {}
+    )
 
 def check_losses(
     weights:dict,      # names of losses and their weights
@@ -124,7 +128,8 @@ def loss_means(
     "Compute losses as means, with the number of values in each."
     out = {}
     for n in names:
-        h.taken.clear(); parts = losses[n].parts(h)
+        h.taken.clear()
+        parts = losses[n].parts(h)
         out[n] = list(zip(parts, h.taken if len(h.taken) == len(parts) else [None]*len(parts)))
     return out
 
@@ -134,9 +139,20 @@ def mean_over_ranks(
 )->tuple:          # {name: loss, whose token-weighted mean over processes is the global mean}, {name: global mean}
     "Correct the losses of this process such that their mean over processes is exact."
     whole = lambda parts: {n:sum(parts[n])/len(parts[n]) for n in parts}
-    if world_size() == 1: return (out := whole({n:[v for v,_ in m] for n,m in measured.items()})), {n:v.detach() for n,v in out.items()}
-    here = torch.stack([h.counts.sum(), *(torch.as_tensor(math.nan if k is None else k, device=h.ids.device) for m in measured.values() for _,k in m)]).double()
-    total = here.clone(); torch.distributed.all_reduce(total)
+    if world_size() == 1:
+        return (out := whole({n:[v for v,_ in m] for n,m in measured.items()})), {n:v.detach() for n,v in out.items()}
+    here = torch.stack(
+        [
+            h.counts.sum(),
+            *(
+                torch.as_tensor(math.nan if k is None else k, device=h.ids.device)
+                for m in measured.values()
+                for _, k in m
+            ),
+        ]
+    ).double()
+    total = here.clone()
+    torch.distributed.all_reduce(total)
     share = here[0]/total[0].clamp(min=1)
     more = iter((here[1:]/total[1:]/share).nan_to_num(1., 1., 1.))
     out = whole({n:[v*next(more).to(v.dtype) for v,_ in m] for n,m in measured.items()})
@@ -159,11 +175,20 @@ class MusicLosses(Callback):
     ):
         if balance not in balance_modes:
             raise ConfigError(f'balance={balance!r}', way_out=f"choose one of {', '.join(balance_modes)}")
-        self.weights, self.balance, self.every, self.to, self.history, self.step = check_losses(weights), balance, every, to, [], 0
+        self.weights, self.balance, self.every, self.to, self.history, self.step = (
+            check_losses(weights),
+            balance,
+            every,
+            to,
+            [],
+            0,
+        )
         self.until = self.book = None
         self.names = list(self.weights)
         self.uncertainty = UncertaintyWeighting(['main', *self.names]) if balance == 'uncertainty' else None
-        self.learns = torch.optim.Adam(self.uncertainty.parameters(), lr=rate, betas=(.9, .99)) if self.uncertainty else None
+        self.learns = (
+            torch.optim.Adam(self.uncertainty.parameters(), lr=rate, betas=(0.9, 0.99)) if self.uncertainty else None
+        )
 
     def before_fit(self):
         self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
@@ -176,7 +201,9 @@ class MusicLosses(Callback):
         if not self.training: return self._book(h)
         used = self.until.used if self.until else self.pct_train
         now = {n:r.at(used) for n,r in self.weights.items()}
-        parts, told = mean_over_ranks(h, dict(main=[(self.loss_grad, h.counts.sum())], **loss_means(h, [n for n,w in now.items() if w])))
+        parts, told = mean_over_ranks(
+            h, dict(main=[(self.loss_grad, h.counts.sum())], **loss_means(h, [n for n, w in now.items() if w]))
+        )
         self.now = told, now
         self.learn.loss_grad = self._sum(parts.pop('main'), parts, now)
         self.learn.loss = self.learn.loss_grad.detach().clone()
@@ -207,7 +234,10 @@ def after_step(self:MusicLosses):
     # plus a flag: a rank may have no gradient
     grad = torch.cat([s.grad, s.new_ones(1)]) if fine else s.new_zeros(len(s) + 1)
     if torch.distributed.is_initialized(): torch.distributed.all_reduce(grad)
-    if grad[-1]: s.grad = grad[:-1]/world_size(); self.learns.step(); self.uncertainty.hold()
+    if grad[-1]:
+        s.grad = grad[:-1]/world_size()
+        self.learns.step()
+        self.uncertainty.hold()
     self.learns.zero_grad()
 
 @patch
@@ -216,7 +246,11 @@ def after_batch(self:MusicLosses):
     self.step = self.until.done + 1 if self.until else self.step + 1
     if self.step % self.every and self.step > 1: return
     parts, now = self.now
-    line = dict(step=self.step, **{f'loss_{n}':v.item() for n,v in parts.items()}, **{f'weight_{n}':w for n,w in now.items() if self.weights[n].start != self.weights[n].end})
+    line = dict(
+        step=self.step,
+        **{f'loss_{n}': v.item() for n, v in parts.items()},
+        **{f'weight_{n}': w for n, w in now.items() if self.weights[n].start != self.weights[n].end},
+    )
     if self.uncertainty: line |= {f'precision_{n}':p for n,p in self.uncertainty.precisions.items()}
     self.history.append(line)
     if self.book is not None: self.book.log(**line)
@@ -236,10 +270,16 @@ def after_validate(self:MusicLosses):
     held = all_gather_objects(self.held)                                               # of all ranks
     sums = {n:sum(h[n] for h in held if n in h) for n in self.names if any(n in h for h in held)}
     self.valid = {n:(sums[n][:,0]/sums[n][:,1].clip(min=1)).mean().item() if n in sums else 0. for n in self.names}
-    if self.book is not None and self.names: self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
+    if self.book is not None and self.names:
+        self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
 @patch
-def state_dict(self:MusicLosses): return dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict(), grad=self.uncertainty.s.grad) if self.uncertainty else {}
+def state_dict(self:MusicLosses):
+    return (
+        dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict(), grad=self.uncertainty.s.grad)
+        if self.uncertainty
+        else {}
+    )
 
 @patch
 def load_state_dict(self:MusicLosses, state):

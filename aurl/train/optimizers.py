@@ -26,7 +26,15 @@ from .learner import Autocast
 from .muon import MuonAdamW, muon_param_groups
 
 # %% ../../nbs/746_train.optimizers.ipynb #93f39ff6
-model_parts = dict(embedding=r'\bembed\b', attention=r'\battention\b', feed=r'\bfeed\b', norm=r'\bnorm\d?\b', output=r'\bkeyboard\b|^trunk\.norm\b', latent=r'^latent\b', decoder=r'^trunk\b')
+model_parts = dict(
+    embedding=r'\bembed\b',
+    attention=r'\battention\b',
+    feed=r'\bfeed\b',
+    norm=r'\bnorm\d?\b',
+    output=r'\bkeyboard\b|^trunk\.norm\b',
+    latent=r'^latent\b',
+    decoder=r'^trunk\b',
+)
 
 def layer_depths(
     model:nn.Module # with layers in lists named `blocks`
@@ -58,20 +66,72 @@ def param_groups(
         rate = layer_decay**deep[n]
         for k,f in scales.items(): rate *= f if re.search(model_parts[k], n) else 1
         groups.setdefault((kind[id(p)], round(rate, 9)), []).append(p)
-    return [dict(params=ps, rate=rate, muon=muon) for (muon, rate),ps in sorted(groups.items(), key=lambda g: not g[0][0])]
+    return [
+        dict(params=ps, rate=rate, muon=muon) for (muon, rate), ps in sorted(groups.items(), key=lambda g: not g[0][0])
+    ]
 
 # %% ../../nbs/746_train.optimizers.ipynb #e15e06f0
-_torch_optimizers = {n.lower():n for n in ('Adadelta', 'Adafactor', 'Adagrad', 'Adam', 'AdamW', 'Adamax', 'ASGD', 'NAdam', 'RAdam', 'RMSprop', 'Rprop', 'SGD')}
-_extra_optimizers = ('lion', 'sophia', 'lamb', 'lars', 'adan', 'soap', 'ademamix', 'adopt', 'adabelief', 'prodigy', 'ranger', 'schedulefreeadamw', 'stableadamw', 'came', 'mars', 'laprop', 'tiger', 'yogi', 'adamp', 'grams', 'normuon', 'adamuon')
+_torch_optimizers = {
+    n.lower(): n
+    for n in (
+        'Adadelta',
+        'Adafactor',
+        'Adagrad',
+        'Adam',
+        'AdamW',
+        'Adamax',
+        'ASGD',
+        'NAdam',
+        'RAdam',
+        'RMSprop',
+        'Rprop',
+        'SGD',
+    )
+}
+_extra_optimizers = (
+    'lion',
+    'sophia',
+    'lamb',
+    'lars',
+    'adan',
+    'soap',
+    'ademamix',
+    'adopt',
+    'adabelief',
+    'prodigy',
+    'ranger',
+    'schedulefreeadamw',
+    'stableadamw',
+    'came',
+    'mars',
+    'laprop',
+    'tiger',
+    'yogi',
+    'adamp',
+    'grams',
+    'normuon',
+    'adamuon',
+)
 _unsupported = dict(
-    lbfgs='calls the loss several times per step', alig='needs the loss in its step', sparseadam='is for sparse gradients',
-    adahessian='needs second derivatives; sophia does not', lomo='updates during the backward pass',
-    adalomo='updates during the backward pass', adammini='needs parameter names', bsam='needs the number of pieces',
-    ranger21='needs the number of steps; ranger does not', demo='is for distributed training',
-    distributedmuon='is for distributed training', lorarite='is for adapters', spectralsphere='accepts matrices only',
-    sophiah='is called sophia here', adago='does not update the embedding', muonclip='needs the attention scores',
+    lbfgs='calls the loss several times per step',
+    alig='needs the loss in its step',
+    sparseadam='is for sparse gradients',
+    adahessian='needs second derivatives; sophia does not',
+    lomo='updates during the backward pass',
+    adalomo='updates during the backward pass',
+    adammini='needs parameter names',
+    bsam='needs the number of pieces',
+    ranger21='needs the number of steps; ranger does not',
+    demo='is for distributed training',
+    distributedmuon='is for distributed training',
+    lorarite='is for adapters',
+    spectralsphere='accepts matrices only',
+    sophiah='is called sophia here',
+    adago='does not update the embedding',
+    muonclip='needs the attention scores',
     **dict.fromkeys(('adashift', 'conda', 'kron', 'rose', 'scalableshampoo'), 'has state that only pickle can save'),
-    magma='does not resume exactly')
+    magma='does not resume exactly'
+)
 
 def optimizer_names()->list:
     "Names of all available optimizers."
@@ -132,16 +192,46 @@ def _sophia():
     return Sophia
 
 # %% ../../nbs/746_train.optimizers.ipynb #2ed370c6
-default_lrs = dict(muon=4e-3, adamw=4e-3, adam=4e-3, nadam=4e-3, radam=2e-2, adamax=8e-3, adafactor=3e-2, sgd=.25, rmsprop=1e-3, adagrad=2e-2, adadelta=1., lion=1e-3, sophia=.1, lamb=2e-2, lars=.5, adan=8e-3, soap=8e-3, ademamix=2e-3,
-                 adopt=4e-3, adabelief=4e-3, prodigy=1., ranger=3e-2, schedulefreeadamw=8e-3, stableadamw=4e-3, normuon=4e-3, adamuon=4e-3)
+default_lrs = dict(
+    muon=4e-3,
+    adamw=4e-3,
+    adam=4e-3,
+    nadam=4e-3,
+    radam=2e-2,
+    adamax=8e-3,
+    adafactor=3e-2,
+    sgd=0.25,
+    rmsprop=1e-3,
+    adagrad=2e-2,
+    adadelta=1.0,
+    lion=1e-3,
+    sophia=0.1,
+    lamb=2e-2,
+    lars=0.5,
+    adan=8e-3,
+    soap=8e-3,
+    ademamix=2e-3,
+    adopt=4e-3,
+    adabelief=4e-3,
+    prodigy=1.0,
+    ranger=3e-2,
+    schedulefreeadamw=8e-3,
+    stableadamw=4e-3,
+    normuon=4e-3,
+    adamuon=4e-3,
+)
 _coupled_decay = {'adam', 'adamax', 'nadam', 'radam', 'sgd', 'rmsprop', 'adagrad', 'adadelta', 'asgd', 'rprop'}
-_default_options = dict(sgd=dict(momentum=.9, nesterov=True), sophia=dict(p=.04, betas=(.965, .99)), adamw=dict(betas=(.9, .95)))
+_default_options = dict(
+    sgd=dict(momentum=0.9, nesterov=True), sophia=dict(p=0.04, betas=(0.965, 0.99)), adamw=dict(betas=(0.9, 0.95))
+)
 
 class OptimizerConfig(Config):
     "Optimizer settings; a bare word is the name."
     name: str = Field('muon', description='muon, adamw, lion, sophia, adafactor … any of optimizer_names()')
     layer_decay: float = Field(1., gt=0, le=1, description='learning rate of a layer relative to the one above it')
-    scales: dict[str, float] = Field({}, description=f"factors of the learning rates of parts: {', '.join(model_parts)}")
+    scales: dict[str, float] = Field(
+        {}, description=f"factors of the learning rates of parts: {', '.join(model_parts)}"
+    )
     wd: float | None = Field(None, ge=0, description='weight decay of the matrices; '
                                                      'null for .02, or 0 if it would be added to the gradient')
     options: dict = Field({}, description='further arguments of the optimizer')
@@ -173,7 +263,10 @@ def make(self:OptimizerConfig,
     lr = lr or self.own_rate
     wd = self.wd if self.wd is not None else 0. if self.name in _coupled_decay else .02
     options = {**_default_options.get(self.name, {}), **self.options}
-    groups = [dict(params=g['params'], lr=lr*g['rate'], muon=g['muon'], weight_decay=wd if g['muon'] else 0.) for g in groups]
+    groups = [
+        dict(params=g['params'], lr=lr * g['rate'], muon=g['muon'], weight_decay=wd if g['muon'] else 0.0)
+        for g in groups
+    ]
     if self.name == 'muon': cls = partial(MuonAdamW, wd=wd)
     elif self.name in _torch_optimizers: cls = getattr(torch.optim, _torch_optimizers[self.name])
     elif self.name == 'sophia': cls = _sophia()
@@ -182,7 +275,8 @@ def make(self:OptimizerConfig,
         for g in groups:
             if self.name in ('normuon', 'adamuon'): g['use_muon'] = g['muon']
             del g['muon']
-        if 'fused' in inspect.signature(cls).parameters and self.name in ('adam', 'adamw', 'sgd'): options.setdefault('fused', True)
+        if 'fused' in inspect.signature(cls).parameters and self.name in ('adam', 'adamw', 'sgd'):
+            options.setdefault('fused', True)
     if bad := [k for k in self.options if k not in (known := inspect.signature(cls).parameters)]:
         raise ConfigError(f'optimizer.options.{bad[0]}: {self.name} has no such option{suggest(bad[0], known)}',
                           way_out=f"choose from {', '.join(k for k in known if k not in ('params', 'kwargs', 'wd'))}")
@@ -234,7 +328,18 @@ def learning(self:OptimizerConfig,
     "Arguments of a Learner for this optimizer; `music_learner(…, optimizer=…)` uses them."
     groups = lambda m: param_groups(m, self.layer_decay, self.scales)
     factors, lr = [g['rate'] for g in groups(model)], lr or self.own_rate
-    def opt_func(lists, lr=None): return SafeOptimWrapper([dict(params=list(ps)) for ps in lists], opt=lambda gs: self.make([dict(g, params=list(ps)) for g,ps in zip(groups(model), lists, strict=True)], lr_))
+    def opt_func(lists, lr=None):
+        return SafeOptimWrapper(
+            [dict(params=list(ps)) for ps in lists],
+            opt=lambda gs: self.make(
+                [dict(g, params=list(ps)) for g, ps in zip(groups(model), lists, strict=True)], lr_
+            ),
+        )
     lr_ = lr
     cbs = [SophiaCurvature()] if self.name == 'sophia' else [ScheduleFreeMode()] if self.keeps_mean else []
-    return dict(lr=[lr*f for f in factors] if len(set(factors)) > 1 else lr*factors[0], splitter=lambda m: [g['params'] for g in groups(m)], opt_func=opt_func, cbs=cbs)
+    return dict(
+        lr=[lr * f for f in factors] if len(set(factors)) > 1 else lr * factors[0],
+        splitter=lambda m: [g['params'] for g in groups(m)],
+        opt_func=opt_func,
+        cbs=cbs,
+    )

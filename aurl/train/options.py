@@ -56,4 +56,11 @@ def learner_kwargs(
     if cfg.token_dropout: cbs.append(TokenDropout(cfg.token_dropout))
     if cfg.perturb: cbs.append(AdversarialPerturbation(cfg.perturb, cfg.perturb_steps))
     if cfg.ema.kind != 'none': cbs.append(WeightAveraging(cfg.ema))
-    return dict(lr=cfg.lr, optimizer=cfg.optimizer, clip=GradientClipping(cfg.clip) if cfg.clip.kind != 'none' else 0, smoothing=cfg.smoothing, cbs=cbs, **how)
+    return dict(
+        lr=cfg.lr,
+        optimizer=cfg.optimizer,
+        clip=GradientClipping(cfg.clip) if cfg.clip.kind != 'none' else 0,
+        smoothing=cfg.smoothing,
+        cbs=cbs,
+        **how
+    )

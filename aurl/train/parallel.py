@@ -48,7 +48,9 @@ def distributed_context(
     "Context manager that joins the process group set up by `torchrun`; a single rank without it."
     global _current
     kind, many = pick_device(device).type, int(os.environ.get('WORLD_SIZE', 1))
-    if many == 1: yield RankInfo(device=pick_device(device)); return
+    if many == 1:
+        yield RankInfo(device=pick_device(device))
+        return
     at = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if kind == 'cuda' else torch.device(kind)
     if kind == 'cuda':
         if at.index >= torch.cuda.device_count():
@@ -56,7 +58,9 @@ def distributed_context(
                               f'the machine has {torch.cuda.device_count()}',
                               way_out='give gpus=N, at most the number of GPUs')
         torch.cuda.set_device(at)
-    torch.distributed.init_process_group('cpu:gloo,cuda:nccl' if kind == 'cuda' else 'gloo', timeout=datetime.timedelta(minutes=minutes))
+    torch.distributed.init_process_group(
+        'cpu:gloo,cuda:nccl' if kind == 'cuda' else 'gloo', timeout=datetime.timedelta(minutes=minutes)
+    )
     _current = RankInfo(rank(), world_size(), at)
     try: yield _current
     finally:
@@ -91,7 +95,11 @@ class DistributedTraining(Callback):
         # the critic's gradients are averaged in `761_train.adversarial`
         ddp._set_params_and_buffers_to_ignore_for_model(
             self.model, [n for n in self.model.state_dict() if n.startswith('critic.')])
-        self.wrapped = ddp(self.model, device_ids=device, broadcast_buffers=hears, find_unused_parameters=hears) if self.wraps else self.model
+        self.wrapped = (
+            ddp(self.model, device_ids=device, broadcast_buffers=hears, find_unused_parameters=hears)
+            if self.wraps
+            else self.model
+        )
         if self.until is not None: self.until.clock = lambda: self.now
         self._agree()
 
@@ -109,7 +117,9 @@ class DistributedTraining(Callback):
 def _agree(self:DistributedTraining):
     "Synchronize the clock with rank 0, and stop all ranks if one was asked to."
     wish = getattr(self.until, 'asked', None) or _stop_signal()
-    t = torch.tensor([time.monotonic() if self.place.first else 0., float(wish or 0)], dtype=torch.float64, device=self.place.device)
+    t = torch.tensor(
+        [time.monotonic() if self.place.first else 0.0, float(wish or 0)], dtype=torch.float64, device=self.place.device
+    )
     torch.distributed.all_reduce(t)
     self.now = t[0].item()
     if t[1] > 0 and self.until is not None: self.until.asked = self.until.asked or signal.SIGTERM
@@ -142,7 +152,8 @@ def _launcher_gone():
 def _remove_launch_dir():
     "Remove the directory left by a launcher that was killed by a second Ctrl-C."
     room = Path(os.environ.get('AURL_WISH', '')).parent
-    if room.name.startswith('aurl-ranks-') and os.environ.get('LOCAL_RANK') == '0' and _launcher_gone(): shutil.rmtree(room, ignore_errors=True)
+    if room.name.startswith('aurl-ranks-') and os.environ.get('LOCAL_RANK') == '0' and _launcher_gone():
+        shutil.rmtree(room, ignore_errors=True)
 
 # %% ../../nbs/788_train.parallel.ipynb #7b40695a
 def shard_model(
@@ -165,7 +176,8 @@ def distribute_learner(
     place = place or current_rank()
     if place.ranks == 1: return learn
     for loader in (learn.dls.train, learn.dls.valid): loader.take_rows(place.rank, place.ranks)
-    learn.dls.to(place.device); learn.model.to(place.device)
+    learn.dls.to(place.device)
+    learn.model.to(place.device)
     if sharded: shard_model(learn.model, place)
     # the weights are equal; each rank seeds its own generators
     torch.manual_seed(int(torch.initial_seed()) + place.rank)
@@ -189,7 +201,17 @@ def launch(
                           way_out='give at least one process and one machine; machines are counted from 0')
     if nodes > 1 and not meet:
         raise ConfigError(f'nodes={nodes}: master address missing', way_out='give meet=HOST:PORT of the first machine')
-    where = ['--standalone'] if nodes == 1 else [f'--nnodes={nodes}', f'--node-rank={node}', '--rdzv-backend=static', f'--master-addr={meet.rpartition(":")[0]}', f'--master-port={meet.rpartition(":")[2]}']
+    where = (
+        ['--standalone']
+        if nodes == 1
+        else [
+            f'--nnodes={nodes}',
+            f'--node-rank={node}',
+            '--rdzv-backend=static',
+            f'--master-addr={meet.rpartition(":")[0]}',
+            f'--master-port={meet.rpartition(":")[2]}',
+        ]
+    )
     asked = []
     with contextlib.ExitStack() as stack:
         # also removes their temporary files
@@ -197,11 +219,32 @@ def launch(
         wish = room/'stop'
         def ask(number, frame=None):
             if number in asked: raise KeyboardInterrupt
-            asked.append(number); wish.touch()
+            asked.append(number)
+            wish.touch()
         out = stack.enter_context(open(log, 'ab+') if log else tempfile.TemporaryFile())
         begin = out.seek(0, os.SEEK_END)                         # skip the output of earlier sessions
-        told = {**os.environ, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'), 'AURL_WISH': str(wish), 'AURL_ASKER': str(os.getpid()), **(env or {})}
-        p = subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', *where, f'--log-dir={room}', f'--nproc-per-node={gpus}', *map(str, command)], stdout=out, stderr=subprocess.STDOUT, env=told, start_new_session=True)
+        told = {
+            **os.environ,
+            'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'),
+            'AURL_WISH': str(wish),
+            'AURL_ASKER': str(os.getpid()),
+            **(env or {}),
+        }
+        p = subprocess.Popen(
+            [
+                sys.executable,
+                '-m',
+                'torch.distributed.run',
+                *where,
+                f'--log-dir={room}',
+                f'--nproc-per-node={gpus}',
+                *map(str, command),
+            ],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=told,
+            start_new_session=True,
+        )
         stack.enter_context(handle_interrupts(ask))
         try:
             while (code := _wait_for(p, 1)) is None:
@@ -223,7 +266,11 @@ def _wait_for(process, seconds):
 
 def _likely_cause(words):
     "Return the line that most likely names the cause."
-    said = [l.split(']:')[-1].strip().removeprefix('traceback : ') for l in words if re.search(r'\w(Error|Exception): |Signal \d+ \(SIG', l) and 'ChildFailedError' not in l]
+    said = [
+        l.split(']:')[-1].strip().removeprefix('traceback : ')
+        for l in words
+        if re.search(r'\w(Error|Exception): |Signal \d+ \(SIG', l) and 'ChildFailedError' not in l
+    ]
     # consequences in the other ranks come last
     said.sort(key=lambda l: 'SIGKILL' not in l and 2 + (
         'SIGTERM' in l or 'Exception occured' in l or 'gloo' in l.lower()))

@@ -29,7 +29,8 @@ def training_state_bytes(
 
 def _matrix_parameters(config):
     "Number of parameters in the matrices inside the layers."
-    with torch.device('meta'): return sum(p.numel() for p in muon_param_groups(MusicTransformerVAEGAN(model_config_of(config)))[0])
+    with torch.device('meta'):
+        return sum(p.numel() for p in muon_param_groups(MusicTransformerVAEGAN(model_config_of(config)))[0])
 
 # %% ../../nbs/791_train.parallel_plan.ipynb #b1597f53
 def activation_bytes(
@@ -41,19 +42,34 @@ def activation_bytes(
     "Return the bytes kept for the backward pass, measured in four small models and extrapolated linearly to `config`."
     c = model_config_of(config)
     head, wide = c.d_model//c.n_heads, c.d_model
-    small = {(d, l):_activation_line(c.changed(d_model=d*head, n_heads=d, d_ff=c.d_ff*d*head//wide, n_layers=l), length, recompute, context) for d in (2, 4) for l in (1, 2)}
+    small = {
+        (d, l): _activation_line(
+            c.changed(d_model=d * head, n_heads=d, d_ff=c.d_ff * d * head // wide, n_layers=l),
+            length,
+            recompute,
+            context,
+        )
+        for d in (2, 4)
+        for l in (1, 2)
+    }
     def drawn(i):
         "Extrapolate linearly in width and layers."
         at = lambda l: small[2, l][i] + (small[4, l][i] - small[2, l][i])*(c.n_heads - 2)/2
         return at(1) + (at(2) - at(1))*(c.n_layers - 1)
-    n, m = parameter_counts(c)['layers']/c.n_layers, parameter_counts(c.changed(d_model=4*head, n_heads=4, d_ff=c.d_ff*4*head//wide, n_layers=1))['layers']
+    n, m = (
+        parameter_counts(c)['layers'] / c.n_layers,
+        parameter_counts(c.changed(d_model=4 * head, n_heads=4, d_ff=c.d_ff * 4 * head // wide, n_layers=1))['layers'],
+    )
     layer = small[4, 2][0] - small[4, 1][0]  # the part independent of windows is proportional to the weights
     fixed = layer*n/m*c.n_layers + (small[4, 1][0] - layer)*c.n_heads/4
     return fixed, drawn(1)
 
 def _activation_line(config, length, recompute, context):
     "Return bytes independent of the batch, and bytes per window."
-    with _as_on_gpu(): return saved_activation_bytes(MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train(), length, context)
+    with _as_on_gpu():
+        return saved_activation_bytes(
+            MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train(), length, context
+        )
 
 @contextlib.contextmanager
 def _as_on_gpu():
@@ -93,13 +109,27 @@ def distributed_cost(
     recompute=False,   # whether `kept` was measured with recomputation
 )->DistributedCost:
     "Calculate memory, traffic and operations of a training on `ranks` GPUs."
-    whole, n, layers = training_state_bytes(config, optimizer), parameter_counts(config), model_config_of(config).n_layers
+    whole, n, layers = (
+        training_state_bytes(config, optimizer),
+        parameter_counts(config),
+        model_config_of(config).n_layers,
+    )
     layer, rest, ring = 4*n['layers']/layers, 4*(n['total'] - n['layers']), (ranks - 1)/ranks
     if sharded:
-        memory = {k:v/ranks for k,v in whole.items()} | {'gathered for a while':rest + min(3, 2*layers)*layer if ranks > 1 else 0}
+        memory = {k: v / ranks for k, v in whole.items()} | {
+            'gathered for a while': rest + min(3, 2 * layers) * layer if ranks > 1 else 0
+        }
         traffic = dict(weights=ring*(2*4*n['layers'] + rest), gradients=ring*whole['gradients'])
     else:
         memory = whole | {'buckets':whole['gradients'] if ranks > 1 else 0}
         traffic = dict(gradients=2*ring*whole['gradients'])
     flops = (8 if recompute else 6)*n['total']*windows*length
-    return DistributedCost(ranks, sharded, windows, length, memory | {'cast weights':kept[0], 'activations':kept[1]*windows}, traffic, flops)
+    return DistributedCost(
+        ranks,
+        sharded,
+        windows,
+        length,
+        memory | {'cast weights': kept[0], 'activations': kept[1] * windows},
+        traffic,
+        flops,
+    )

@@ -79,7 +79,9 @@ def before_step(self:LossScaling):
     several = self._accumulating()
     if several is not None and not several.completes_step(): return
     self.checked = self._scaled()
-    if not self.checked.param_groups[0]['params']: self.checked = None; return
+    if not self.checked.param_groups[0]['params']:
+        self.checked = None
+        return
     self.scaler.unscale_(self.checked)
     self.overflow = sync_flag(self._found(), anybody=True)
     if self.overflow: raise CancelStepException
@@ -111,7 +113,9 @@ def _give_up(self:LossScaling):
 # %% ../../nbs/732_train.precision.ipynb #11f91342
 @patch
 def state_dict(self:LossScaling):
-    return dict(scaler=self.scaler.state_dict() if self.scaler is not None else self.pending, skipped=self.skipped, row=self.row)
+    return dict(
+        scaler=self.scaler.state_dict() if self.scaler is not None else self.pending, skipped=self.skipped, row=self.row
+    )
 
 @patch
 def load_state_dict(self:LossScaling, state):

@@ -31,14 +31,23 @@ def reproducible(
     level:str='seeded', # seeded, deterministic or verified
 ):
     "Context manager that makes torch deterministic, unless the level is seeded."
-    if check_reproducibility(level) == 'seeded': yield; return
+    if check_reproducibility(level) == 'seeded':
+        yield
+        return
     cudnn, space = torch.backends.cudnn, os.environ.get('CUBLAS_WORKSPACE_CONFIG')
-    was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.benchmark, cudnn.deterministic
+    was = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        cudnn.benchmark,
+        cudnn.deterministic,
+    )
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    torch.use_deterministic_algorithms(True); cudnn.benchmark, cudnn.deterministic = False, True
+    torch.use_deterministic_algorithms(True)
+    cudnn.benchmark, cudnn.deterministic = False, True
     try: yield
     finally:
-        torch.use_deterministic_algorithms(was[0], warn_only=was[1]); cudnn.benchmark, cudnn.deterministic = was[2:]
+        torch.use_deterministic_algorithms(was[0], warn_only=was[1])
+        cudnn.benchmark, cudnn.deterministic = was[2:]
         if space is None: os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
 
 # %% ../../nbs/779_train.reproducibility.ipynb #7df1dfc2
@@ -110,5 +119,16 @@ def compare_runs(
                         way_out='compare runs that have logged the same steps')
     apart = [k for k in both if one[k] != two[k]]
     first = apart[0][0] if apart else None
-    settings = sorted(k for k in a.config.keys() | b.config.keys() if k not in _ignored_settings and a.config.get(k) != b.config.get(k))
-    return RunComparison(not apart, sum(k in _loss_columns for _,k in both), sum(k == 'state_weights' for _,k in both), first, [k for s,k in apart if s == first], settings)
+    settings = sorted(
+        k
+        for k in a.config.keys() | b.config.keys()
+        if k not in _ignored_settings and a.config.get(k) != b.config.get(k)
+    )
+    return RunComparison(
+        not apart,
+        sum(k in _loss_columns for _, k in both),
+        sum(k == 'state_weights' for _, k in both),
+        first,
+        [k for s, k in apart if s == first],
+        settings,
+    )

@@ -15,7 +15,14 @@ from ..config import make_config
 from ..aliases import current_callback
 from ..core import CheckpointError, ConfigError, ModelError, read_json
 from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from .checkpoint import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint, load_checkpoint, verify_checkpoint
+from aurl.train.checkpoint import (
+    average_checkpoints,
+    best_checkpoint,
+    is_suspect,
+    latest_checkpoint,
+    load_checkpoint,
+    verify_checkpoint,
+)
 
 # %% ../../nbs/782_train.saved_models.ipynb #091d3274
 def split_model_choice(
@@ -35,7 +42,9 @@ def checkpoint_folder(
 ):       # a folder, or None
     "Return the folder that contains the checkpoints."
     run = Path(run)
-    stages = sorted(run.glob('stages/*/checkpoints'), key=lambda p: int((re.match(r'\d+', p.parent.name) or ['0'])[0]), reverse=True)
+    stages = sorted(
+        run.glob('stages/*/checkpoints'), key=lambda p: int((re.match(r'\d+', p.parent.name) or ['0'])[0]), reverse=True
+    )
     return next((d for d in (run/'checkpoints', *stages, run) if any(d.glob('*/manifest.json'))), None)
 
 # %% ../../nbs/782_train.saved_models.ipynb #49c625e7
@@ -71,7 +80,9 @@ def _build_model(ck):
 # %% ../../nbs/782_train.saved_models.ipynb #20fd957b
 def _at_step(folder, step):
     "Return the checkpoint of a step."
-    there = {int(p.name.rpartition('_')[2]):p for p in sorted(folder.glob('*_*')) if p.name.rpartition('_')[2].isdigit()}
+    there = {
+        int(p.name.rpartition('_')[2]): p for p in sorted(folder.glob('*_*')) if p.name.rpartition('_')[2].isdigit()
+    }
     if step not in there:
         raise CheckpointError(f'no checkpoint of step {step}', folder,
                               f'choose step={", ".join(map(str, sorted(there)))}' if there else 'use RUN itself')
@@ -122,14 +133,19 @@ def _load_choice(run, choice, device):
                               way_out='remove the @, or name the run')
         return model_from_checkpoint(run, device), _run_of(run), f'{run.name} of {_run_of(run).name}'
     saved, folder = (run/'config.json').exists() or (run/'model/config.json').exists(), checkpoint_folder(run)
-    if choice in ('', 'best') and saved and (not choice or _better_checkpoint(run, folder) is None): return MusicTransformerVAEGAN.from_pretrained(run, device), run, ''
+    if choice in ('', 'best') and saved and (not choice or _better_checkpoint(run, folder) is None):
+        return MusicTransformerVAEGAN.from_pretrained(run, device), run, ''
     if folder is None:
         if not choice: return MusicTransformerVAEGAN.from_pretrained(run, device), run, ''        # raises the error
         raise CheckpointError(f'no checkpoints for @{choice}', run,
                               'use the run itself, or train with checkpoint_every=100')
     if choice.startswith('average'): model, what = _average(folder, int(choice.partition('=')[2] or 10**9), device)
     else:
-        path = _at_step(folder, int(choice[5:])) if choice.startswith('step') else best_checkpoint(folder) if choice == 'best' else latest_checkpoint(folder)
+        path = (
+            _at_step(folder, int(choice[5:]))
+            if choice.startswith('step')
+            else best_checkpoint(folder) if choice == 'best' else latest_checkpoint(folder)
+        )
         if path is None: raise CheckpointError('no checkpoint is intact and good', folder, 'use another run')
         model, what = model_from_checkpoint(path, device), path.name
     return model, run, f'{run.name}: {what}' if choice else (

@@ -43,7 +43,8 @@ class ScheduleConfig(Config):
     def _word(cls, value): return dict(kind=value) if isinstance(value, str) else value
     @model_validator(mode='after')
     def _ordered(self):
-        if self.hold is not None and self.hold < self.warm: raise ValueError(f'hold={self.hold} is before warm={self.warm}')
+        if self.hold is not None and self.hold < self.warm:
+            raise ValueError(f'hold={self.hold} is before warm={self.warm}')
         if any(not 0 < s < 1 for s in self.steps) or list(self.steps) != sorted(self.steps):
             raise ValueError(f'steps={list(self.steps)}: must be fractions of the budget (0 to 1), in order')
         return self
@@ -88,15 +89,19 @@ def _one_cycle(used, final, top=.25):
 class LRScheduler(Callback):
     "Apply a `ScheduleConfig`: `rate_at` gives the rate to `Budget`; this sets the momentum and detects a plateau."
     order, name = 57.2, 'scheduled'  # after the validation loss, before `Budget`; learn.rate would shadow other `rate`s
-    def __init__(self, schedule:ScheduleConfig): self.schedule, self.share, self.least, self.waited = schedule, 1., math.inf, 0
+    def __init__(self, schedule:ScheduleConfig):
+        self.schedule, self.share, self.least, self.waited = schedule, 1., math.inf, 0
     def rate_at(self, used): return self.share*self.schedule.at(used)
     def before_fit(self): self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
     def before_batch(self):
-        if self.training and self.schedule.kind == 'one_cycle' and self.until: self.opt.set_hyper('mom', _one_cycle(self.until.used, 0)[1])
+        if self.training and self.schedule.kind == 'one_cycle' and self.until:
+            self.opt.set_hyper('mom', _one_cycle(self.until.used, 0)[1])
     def after_validate(self):
         if self.schedule.kind != 'plateau' or (now := getattr(self.learn, 'valid_nats', None)) is None: return
         if now < self.least*(1 - 1e-3): self.least, self.waited = now, 0
         else: self.waited += 1
-        if self.waited >= self.schedule.patience: self.share, self.waited = max(self.schedule.final, self.share*self.schedule.factor), 0
+        if self.waited >= self.schedule.patience:
+            self.share, self.waited = max(self.schedule.final, self.share*self.schedule.factor), 0
     def state_dict(self): return dict(share=self.share, least=self.least, waited=self.waited)
-    def load_state_dict(self, state): self.share, self.least, self.waited = state['share'], state['least'], state['waited']
+    def load_state_dict(self, state):
+        self.share, self.least, self.waited = state['share'], state['least'], state['waited']

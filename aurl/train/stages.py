@@ -66,7 +66,25 @@ def parse_stages(
         entries = load_preset('stages', entries).get('stages', ())
     return _divide_budget([_stage(cfg, i, dict(e)) for i,e in enumerate(entries, 1)], cfg)
 
-_run_keys = ('data', 'split', 'valid', 'seed', 'out', 'resume', 'workers', 'device', 'stages', 'checkpoint_every', 'checkpoints', 'keep', 'gpus', 'nodes', 'node', 'meet', 'shard')
+_run_keys = (
+    'data',
+    'split',
+    'valid',
+    'seed',
+    'out',
+    'resume',
+    'workers',
+    'device',
+    'stages',
+    'checkpoint_every',
+    'checkpoints',
+    'keep',
+    'gpus',
+    'nodes',
+    'node',
+    'meet',
+    'shard',
+)
 
 def _stage(cfg, i, entry):
     "Return the stage of one entry."
@@ -106,7 +124,11 @@ def _divide_budget(stages, cfg):
                           way_out='shares must add up to at most 1')
     for s,w in zip(stages, said):
         share = s.end.share or left/max(1, free)
-        budget = dict(steps=s.end.steps, minutes=s.end.minutes) if w else dict(steps=max(1, round(cfg.steps*share)) if cfg.steps else 0, minutes=cfg.minutes*share)
+        budget = (
+            dict(steps=s.end.steps, minutes=s.end.minutes)
+            if w
+            else dict(steps=max(1, round(cfg.steps * share)) if cfg.steps else 0, minutes=cfg.minutes * share)
+        )
         s.cfg = s.cfg.changed(**budget)
     return stages
 
@@ -143,7 +165,8 @@ class StageRun:
         self.checkpoints = self.path/'checkpoints'
         self.checkpoints.mkdir(parents=True, exist_ok=True)
     def __getattr__(self, name): return getattr(self.run_, name)
-    def log(self, step=None, **values): return self.run_.log(step=self.done + (step or 0), stage=self.stage.name, **values)
+    def log(self, step=None, **values):
+        return self.run_.log(step=self.done + (step or 0), stage=self.stage.name, **values)
     def metrics(self):  # only lines of this stage, with steps counted from its beginning
         return [m | dict(step=m['step'] - self.done) if m.get('step') is not None else m
                 for m in self.run_.metrics() if m.get('stage') == self.stage.name]
@@ -201,9 +224,10 @@ def run_stages(
 def _end_reason(learn):
     "Why a stage ended without its stopping rule: its budget, or a monitor (`867_monitor.callbacks`)."
     ends = dict(ended='the monitored metrics stopped improving', over='too many collapses')
-    return next((w for k,w in ends.items() for c in getattr(learn, 'watched', ()) if getattr(c, k, False) is True), 'its budget is used')
-
-
+    return next(
+        (w for k, w in ends.items() for c in getattr(learn, 'watched', ()) if getattr(c, k, False) is True),
+        'its budget is used',
+    )
 
 # %% ../../nbs/770_train.stages.ipynb #242cfd31
 def transfer_weights(

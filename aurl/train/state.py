@@ -34,7 +34,8 @@ def copy_to_cpu(
     if isinstance(tree, np.ndarray) and tree.dtype.kind in 'biuf': return tree.copy()
     if isinstance(tree, dict): return {k:copy_to_cpu(v, f'{at}/{k}', keep) for k,v in tree.items()}
     if isinstance(tree, tuple): return tuple(copy_to_cpu(v, f'{at}/{i}', keep) for i,v in enumerate(tree))
-    if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'): return [copy_to_cpu(v, f'{at}/{i}', keep) for i,v in enumerate(tree)]   # fastcore's L too
+    if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'):
+        return [copy_to_cpu(v, f'{at}/{i}', keep) for i,v in enumerate(tree)]  # fastcore's L too
     raise CheckpointError(f'{at} is a {type(tree).__name__}, which a snapshot cannot hold',
                           way_out='use numbers, strings, tensors, and lists and dicts of them')
 
@@ -45,7 +46,8 @@ def unwrap_model(
     "Return the model without its wrappers."
     while True:
         inner = getattr(model, '_orig_mod', None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): inner = model.module
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
         if inner is None: return model
         model = inner
 
@@ -69,7 +71,13 @@ def random_state()->dict:
     _, keys, *place = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     mps = dict(mps=torch.mps.get_rng_state()) if torch.backends.mps.is_available() else {}
-    return dict(python=[version, torch.tensor(inner), gauss], numpy=[torch.from_numpy(keys.astype(np.int64)), *place], torch=torch.get_rng_state(), cuda=list(cuda), **mps)
+    return dict(
+        python=[version, torch.tensor(inner), gauss],
+        numpy=[torch.from_numpy(keys.astype(np.int64)), *place],
+        torch=torch.get_rng_state(),
+        cuda=list(cuda),
+        **mps
+    )
 
 def set_random_state(
     state:dict, # from `random_state`
@@ -84,12 +92,19 @@ def set_random_state(
     if 'mps' in state and torch.backends.mps.is_available(): torch.mps.set_rng_state(state['mps'])
 
 # %% ../../nbs/738_train.state.ipynb #7b2b4990
-_fastai_attrs = dict(GradientAccumulation=['count'], TrackerCallback=['best'], EarlyStoppingCallback=['best', 'wait'], SaveModelCallback=['best'], ReduceLROnPlateau=['best', 'wait'])
+_fastai_attrs = dict(
+    GradientAccumulation=['count'],
+    TrackerCallback=['best'],
+    EarlyStoppingCallback=['best', 'wait'],
+    SaveModelCallback=['best'],
+    ReduceLROnPlateau=['best', 'wait'],
+)
 
 def _callback_state(cb):
     "State of `cb`, or None."
     if callable(getattr(type(cb), 'state_dict', None)): return cb.state_dict()
-    if names := [n for n in _fastai_attrs.get(type(cb).__name__, ()) if n in vars(cb)]: return {n:getattr(cb, n) for n in names}
+    if names := [n for n in _fastai_attrs.get(type(cb).__name__, ()) if n in vars(cb)]:
+        return {n:getattr(cb, n) for n in names}
 
 def _load_callback_state(cb, state):
     if callable(getattr(type(cb), 'load_state_dict', None)): cb.load_state_dict(state)
@@ -119,13 +134,33 @@ def capture_state(
     "Capture everything in `learn` on which the next step depends."
     keep = rank() == 0 or not is_sharded(learn.model)
     weights, shared = unique_weights(learn.model, keep)
-    grads = {n:g for n,p in unwrap_model(learn.model).named_parameters() if p.grad is not None and (g := full_tensor(p.grad)).any()}
-    cbs = [[type(c).__name__, s, getattr(type(c), 'goes_back', True)] for c in learn.cbs if (s := _callback_state(c)) is not None]
+    grads = {
+        n: g
+        for n, p in unwrap_model(learn.model).named_parameters()
+        if p.grad is not None and (g := full_tensor(p.grad)).any()
+    }
+    cbs = [
+        [type(c).__name__, s, getattr(type(c), 'goes_back', True)]
+        for c in learn.cbs
+        if (s := _callback_state(c)) is not None
+    ]
     scaler, loader, loss = getattr(learn, 'scaler', None), learn.dls.train, learn.loss_func
-    parts = dict(others=all_gather_objects(random_state())[1:], optimizer=learn.opt.state_dict() if learn.opt is not None else None, grads=grads, callbacks=cbs,
-                 scaler=scaler.state_dict() if scaler is not None else None, loss=loss.state_dict() if isinstance(loss, nn.Module) else None,
-                 random=random_state(), loader=loader.state_dict() if callable(getattr(type(loader), 'state_dict', None)) else None,
-                 progress=dict(model=type(unwrap_model(learn.model)).__name__.removeprefix('FSDP'), step=getattr(learn, 'train_iter', 0), pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0)))
+    parts = dict(
+        others=all_gather_objects(random_state())[1:],
+        optimizer=learn.opt.state_dict() if learn.opt is not None else None,
+        grads=grads,
+        callbacks=cbs,
+        scaler=scaler.state_dict() if scaler is not None else None,
+        loss=loss.state_dict() if isinstance(loss, nn.Module) else None,
+        random=random_state(),
+        loader=loader.state_dict() if callable(getattr(type(loader), 'state_dict', None)) else None,
+        progress=dict(
+            model=type(unwrap_model(learn.model)).__name__.removeprefix('FSDP'),
+            step=getattr(learn, 'train_iter', 0),
+            pct_train=float(getattr(learn, 'pct_train', 0.0)),
+            epoch=getattr(learn, 'epoch', 0),
+        ),
+    )
     return Snapshot(dict(weights=weights, shared=shared) | {k:copy_to_cpu(v, k, keep) for k,v in parts.items()})
 
 # %% ../../nbs/738_train.state.ipynb #31a78410
@@ -152,7 +187,9 @@ def _match_callbacks(learn, snap):
     left, out = list(learn.cbs), []
     for name,state,learned in snap.parts['callbacks']:
         cb = next((c for c in left if type(c).__name__ == current_callback(name)), None)
-        if cb is not None: left.remove(cb); out.append((cb, state))
+        if cb is not None:
+            left.remove(cb)
+            out.append((cb, state))
         elif learned: _refuse_mismatch('callback', name, 'none of that name', 'add the callback that the training had')
     return out
 
@@ -162,7 +199,8 @@ def _load_optimizer_state(opt, state):
     if opt is None or state is None: return
     state = copy_to_cpu(state)
     if isinstance(opt, FastaiOptimizer):
-        for (p,*_),s in zip(opt.all_params(), state['state']): s.update({k:v.to(p.device) for k,v in s.items() if isinstance(v, torch.Tensor)})
+        for (p,*_),s in zip(opt.all_params(), state['state']):
+            s.update({k:v.to(p.device) for k,v in s.items() if isinstance(v, torch.Tensor)})
     try: opt.load_state_dict(state)
     except (ValueError, KeyError, AssertionError, RuntimeError, TypeError) as e:
         raise CheckpointError(f'the optimizer does not fit ({e})',
@@ -170,9 +208,17 @@ def _load_optimizer_state(opt, state):
     inner = getattr(opt, 'opt', opt)
     for o in getattr(inner, 'parts', [inner]):
         for p,s in getattr(o, 'state', {}).items():
-            if hasattr(p, 'full_tensor'): s.update({k:shard_like(v, p) for k,v in s.items() if isinstance(v, torch.Tensor) and v.shape == p.shape or v is None})
+            if hasattr(p, 'full_tensor'):
+                s.update(
+                    {
+                        k: shard_like(v, p)
+                        for k, v in s.items()
+                        if isinstance(v, torch.Tensor) and v.shape == p.shape or v is None
+                    }
+                )
 
-def _keep_own_step(cb, state): return state | dict(step=cb.step) if isinstance(state, dict) and 'step' in state and 'step' in vars(cb) else state
+def _keep_own_step(cb, state):
+    return state | dict(step=cb.step) if isinstance(state, dict) and 'step' in state and 'step' in vars(cb) else state
 
 def restore_state(
     learn,          # a Learner built like the one that was captured
@@ -186,11 +232,15 @@ def restore_state(
     partners = [(c, s) for c,s in _match_callbacks(learn, snap) if progress or getattr(type(c), 'goes_back', True)]
     if learn.opt is None: learn.create_opt()
     _load_optimizer_state(learn.opt, p['optimizer'])
-    unwrap_model(learn.model).load_state_dict({k:shard_like(weights[k], v) for k,v in unwrap_model(learn.model).state_dict().items()})
-    for n,q in unwrap_model(learn.model).named_parameters(): q.grad = shard_like(p['grads'][n], q).to(q.device, copy=True) if n in p['grads'] else None
+    unwrap_model(learn.model).load_state_dict(
+        {k: shard_like(weights[k], v) for k, v in unwrap_model(learn.model).state_dict().items()}
+    )
+    for n,q in unwrap_model(learn.model).named_parameters():
+        q.grad = shard_like(p['grads'][n], q).to(q.device, copy=True) if n in p['grads'] else None
     if p['scaler'] and getattr(learn, 'scaler', None) is not None: learn.scaler.load_state_dict(p['scaler'])
     if p['loss'] and isinstance(learn.loss_func, nn.Module): learn.loss_func.load_state_dict(p['loss'])
-    for cb,state in partners: _load_callback_state(cb, copy_to_cpu(state) if progress else _keep_own_step(cb, copy_to_cpu(state)))
+    for cb,state in partners:
+        _load_callback_state(cb, copy_to_cpu(state) if progress else _keep_own_step(cb, copy_to_cpu(state)))
     if not progress: return
     learn.train_iter, learn.pct_train = p['progress']['step'], p['progress']['pct_train']
     if p['loader'] is not None: learn.dls.train.load_state_dict(p['loader'])
@@ -214,11 +264,17 @@ def digest(self:Snapshot,
     "SHA-256 of parts of the state."
     h = hashlib.sha256()
     def eat(x):
-        if isinstance(x, torch.Tensor): h.update(f'{x.dtype}{tuple(x.shape)}'.encode()); h.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data if x.numel() else b'')
+        if isinstance(x, torch.Tensor):
+            h.update(f'{x.dtype}{tuple(x.shape)}'.encode())
+            h.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data if x.numel() else b'')
         elif isinstance(x, dict):
             # independent of the order in a file
-            for k in sorted(x, key=repr): h.update(repr(k).encode()); eat(x[k])
-        elif isinstance(x, (list, tuple)): h.update(str(len(x)).encode()); [eat(v) for v in x]
+            for k in sorted(x, key=repr):
+                h.update(repr(k).encode())
+                eat(x[k])
+        elif isinstance(x, (list, tuple)):
+            h.update(str(len(x)).encode())
+            [eat(v) for v in x]
         else: h.update(repr(x).encode())
     for name in parts or ('weights', 'optimizer', 'random'): eat(self.parts[name])
     return h.hexdigest()
