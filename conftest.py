@@ -21,7 +21,12 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 def pytest_addoption(parser):
     parser.addoption('--flags', default='', help='flags of settings.ini whose cells run too, such as "slow"')
     parser.addoption('--notebook-timeout', type=float, default=900, help='seconds that one notebook may take')
-    parser.addoption('--cpu-report', type=int, default=20, help='how many of the items that take most CPU are listed at the end; 0 for none')
+    parser.addoption(
+        '--cpu-report',
+        type=int,
+        default=20,
+        help='how many of the items that take most CPU are listed at the end; 0 for none',
+    )
 
 
 def cpu_seconds():
@@ -40,18 +45,25 @@ def pytest_runtest_protocol(item):
 def pytest_runtest_makereport(item, call):
     "The last report of an item says what it took, its fixtures included; reports come from the workers of xdist as they are."
     report = yield
-    if resource and call.when == 'teardown': report.user_properties.append(('cpu_seconds', cpu_seconds() - item.cpu_began + getattr(item, 'cpu_of_forks', 0.)))
+    if resource and call.when == 'teardown':
+        report.user_properties.append(
+            ('cpu_seconds', cpu_seconds() - item.cpu_began + getattr(item, 'cpu_of_forks', 0.0))
+        )
     return report
 
 
 def pytest_terminal_summary(terminalreporter, config):
     "The items that took most CPU: seconds that a busy machine does not stretch much."
     reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, 'when', '') == 'teardown']
-    took = {r.nodeid: dict(r.user_properties)['cpu_seconds'] for r in reports if 'cpu_seconds' in dict(r.user_properties)}
+    took = {
+        r.nodeid: dict(r.user_properties)['cpu_seconds'] for r in reports if 'cpu_seconds' in dict(r.user_properties)
+    }
     n = config.getoption('--cpu-report')
     if not took or not n: return
     slowest = [i for i in sorted(took, key=took.get, reverse=True) if took[i] >= .1][:n]
-    terminalreporter.section(f'{sum(took.values())/60:.1f} minutes of CPU; the {len(slowest)} slowest of {len(took)} items, in CPU seconds')
+    terminalreporter.section(
+        f'{sum(took.values())/60:.1f} minutes of CPU; the {len(slowest)} slowest of {len(took)} items, in CPU seconds'
+    )
     for name in slowest: terminalreporter.line(f'{took[name]:8.1f} {name}')
 
 
@@ -79,7 +91,16 @@ class Server:
 
     def start(self, env):
         command = [sys.executable, str(runner), '--serve']
-        self.process = subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
 
     def run(self, job, env, limit):
         "The exit code of `job` and its CPU seconds; `TimeoutExpired` after `limit` seconds."
@@ -111,10 +132,15 @@ class NotebookItem(pytest.Item):
     def runtest(self):
         limit = self.config.getoption('--notebook-timeout')
         env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in [str(root), os.environ.get('PYTHONPATH')] if p)}
-        env.setdefault('TORCHINDUCTOR_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'torchinductor_{getpass.getuser()}'))  # what was compiled serves all of them
-        with tempfile.TemporaryDirectory(prefix='nb-', ignore_cleanup_errors=True) as room:  # temporary files of a notebook go with it, whatever became of it
+        # what was compiled serves all of them
+        env.setdefault(
+            'TORCHINDUCTOR_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'torchinductor_{getpass.getuser()}')
+        )
+        # temporary files of a notebook go with it, whatever became of it
+        with tempfile.TemporaryDirectory(prefix='nb-', ignore_cleanup_errors=True) as room:
             try: code, out, err = self.run_in(room, env, limit)
-            except subprocess.TimeoutExpired as e: raise NotebookFailed(f'{self.path.name} took more than {limit:g} s') from e
+            except subprocess.TimeoutExpired as e:
+                raise NotebookFailed(f'{self.path.name} took more than {limit:g} s') from e
         if 'aurl-notebook: skipped' in out: pytest.skip('skip_exec')
         self.add_report_section('call', 'stdout', out)
         if code: raise NotebookFailed(err[-20_000:] or f'the notebook ended with code {code}')
@@ -123,7 +149,15 @@ class NotebookItem(pytest.Item):
         "The exit code of this notebook and what it printed, with `room` for its temporary files."
         flags = self.config.getoption('--flags')
         if not hasattr(os, 'fork'):
-            done = subprocess.run([sys.executable, str(runner), str(self.path), flags], cwd=root, env={**env, 'TMPDIR': room}, capture_output=True, text=True, errors='replace', timeout=limit)
+            done = subprocess.run(
+                [sys.executable, str(runner), str(self.path), flags],
+                cwd=root,
+                env={**env, 'TMPDIR': room},
+                capture_output=True,
+                text=True,
+                errors='replace',
+                timeout=limit,
+            )
             return done.returncode, done.stdout, done.stderr
         out, err = Path(room) / '.out', Path(room) / '.err'
         job = dict(path=str(self.path), flags=flags, cwd=str(root), env=dict(TMPDIR=room), out=str(out), err=str(err))

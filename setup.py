@@ -24,12 +24,23 @@ extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if 
 extras['all'] = sorted({r for k, v in extras.items() if k not in ('dev', 'docs', 'bench') for r in v})
 
 setup(
-    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
-    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='Apache-2.0',
+    name=cfg['lib_name'],
+    version=cfg['version'],
+    description=cfg['description'],
+    keywords=cfg['keywords'],
+    author=cfg['author'],
+    author_email=cfg['author_email'],
+    url=cfg['git_url'],
+    license='Apache-2.0',
     long_description=(root / 'README.md').read_text(encoding='utf-8') if (root / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
-    packages=find_packages(include=['aurl', 'aurl.*']), include_package_data=False,
+    packages=find_packages(include=['aurl', 'aurl.*']),
+    include_package_data=False,
     package_data={'aurl': ['aliases.yaml', 'presets/**/*.yaml', 'assets/**/*']},
-    python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
-    entry_points={'console_scripts': cfg['console_scripts'].split('\n')}, cmdclass={'build_py': BuildWithRuns}, zip_safe=False,
+    python_requires='>=' + cfg['min_python'],
+    install_requires=cfg['requirements'].split(),
+    extras_require=extras,
+    entry_points={'console_scripts': cfg['console_scripts'].split('\n')},
+    cmdclass={'build_py': BuildWithRuns},
+    zip_safe=False,
 )

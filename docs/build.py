@@ -10,7 +10,14 @@ from pathlib import Path
 here = Path(__file__).resolve().parent
 root = here.parent
 sys.path[:0] = [str(root), str(here)]
-needed = dict(nbdev='nbdev', sphinx='sphinx', myst_nb='myst-nb', furo='furo', sphinx_design='sphinx-design', sphinx_copybutton='sphinx-copybutton')
+needed = dict(
+    nbdev='nbdev',
+    sphinx='sphinx',
+    myst_nb='myst-nb',
+    furo='furo',
+    sphinx_design='sphinx-design',
+    sphinx_copybutton='sphinx-copybutton',
+)
 
 def say(*a): print(*a, flush=True)
 
@@ -32,14 +39,25 @@ def sidebar(pages):
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.doc != 'index']
         if not own: continue
-        out.append(f'```{{toctree}}\n:hidden:\n:caption: {GROUPS[g][0]}\n\n' + '\n'.join(f'/{p.doc}' for p in own) + '\n```')
+        out.append(
+            f'```{{toctree}}\n:hidden:\n:caption: {GROUPS[g][0]}\n\n' + '\n'.join(f'/{p.doc}' for p in own) + '\n```'
+        )
     return '\n\n'.join(out + ['```{toctree}\n:hidden:\n:caption: Reference\n\n/architecture\n/api\n```'])
 
 def rooms(pages):
     "Cards for the landing page: each group with its notebooks."
     from pages import GROUPS
-    out = ['## Notebooks', '', 'Every module of aurl is a notebook that explains, demonstrates and tests it. The notebooks are in the order '
-           'of the pipeline: each imports only from those before it.', '', '::::::{grid} 1 2 2 3', ':gutter: 3', ':class-container: rooms', '']
+    out = [
+        '## Notebooks',
+        '',
+        'Every module of aurl is a notebook that explains, demonstrates and tests it. The notebooks are in the order '
+        'of the pipeline: each imports only from those before it.',
+        '',
+        '::::::{grid} 1 2 2 3',
+        ':gutter: 3',
+        ':class-container: rooms',
+        '',
+    ]
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.doc != 'index']
         if not own: continue
@@ -51,14 +69,28 @@ def api_page(pages, names):
     "The page with all exported names, in one table per module."
     from pages import GROUPS, api_markdown
     import inspect
-    out = ['# API at a glance', '', '::::{div} lead\nEvery exported name, with the first line of its documentation. The notebooks have the details.\n::::', '',
-           'See also the {ref}`index of all names <genindex>`.', '']
+    out = [
+        '# API at a glance',
+        '',
+        '::::{div} lead\nEvery exported name, with the first line of its documentation. The notebooks have the details.\n::::',
+        '',
+        'See also the {ref}`index of all names <genindex>`.',
+        '',
+    ]
     for g in dict.fromkeys(p.group for p in pages):
         own = [p for p in pages if p.group == g and p.apis]
         if not own: continue
         out += [f'## {GROUPS[g][0]}', '', GROUPS[g][1], '']
         for p in own:
-            out += [f'### `{p.module}`', '', f'[{p.title}]({p.doc}.ipynb)' + (f': {names.link(p.lead, p)}' if p.lead else ''), '', '::::{div} api-table', '| Name | Description |', '|---|---|']
+            out += [
+                f'### `{p.module}`',
+                '',
+                f'[{p.title}]({p.doc}.ipynb)' + (f': {names.link(p.lead, p)}' if p.lead else ''),
+                '',
+                '::::{div} api-table',
+                '| Name | Description |',
+                '|---|---|',
+            ]
             for a in p.apis:
                 doc = (inspect.getdoc(a.obj) if a.obj is not None and getattr(a.obj, '__doc__', None) else '') or ''
                 line = ' '.join(doc.split('\n\n')[0].split()).replace('|', '\\|')
@@ -110,7 +142,10 @@ def make_source(nbs, work):
         nb.cells.append(nbformat.v4.new_markdown_cell(end))
         nb.cells[-1]['id'] = 'rooms'
         nbformat.write(nb, f)
-    else: (src/'index.md').write_text(f'# {cfg["title"]}\n\n::::{{div}} lead\n{cfg["description"]}\n::::\n\n{end}', encoding='utf-8')
+    else:
+        (src / 'index.md').write_text(
+            f'# {cfg["title"]}\n\n::::{{div}} lead\n{cfg["description"]}\n::::\n\n{end}', encoding='utf-8'
+        )
     (src/'api.md').write_text(api_page(pages, names), encoding='utf-8')
     write_architecture(src, pages, names)
     everything = ''.join(f.read_text(encoding='utf-8') for f in src.rglob('*.ipynb'))
@@ -118,7 +153,15 @@ def make_source(nbs, work):
         import plotly
         shutil.copy2(Path(plotly.__file__).parent/'package_data'/'plotly.min.js', static)
     shutil.copy2(mathjax(), static)
-    meta = dict(title=cfg['title'], version=cfg['version'], copyright=cfg['copyright'], author=cfg['author'], static=str(static), extra=str(extra), tags=tags)
+    meta = dict(
+        title=cfg['title'],
+        version=cfg['version'],
+        copyright=cfg['copyright'],
+        author=cfg['author'],
+        static=str(static),
+        extra=str(extra),
+        tags=tags,
+    )
     (work/'meta.json').write_text(json.dumps(meta), encoding='utf-8')
     return pages
 
@@ -129,11 +172,32 @@ def build(out=root/'_docs', nbs=root/'nbs', verbose=False):
     with tempfile.TemporaryDirectory(prefix='aurl-docs-') as tmp:
         work = Path(tmp)
         pages = make_source(nbs, work)
-        say(f'docs: {len(pages)} notebooks, {sum(len(p.apis) for p in pages)} exported names read in {time.time()-t0:.0f} s; running Sphinx')
-        env = dict(os.environ, AURL_DOCS=str(work/'meta.json'), PYTHONPATH=os.pathsep.join(p for p in sys.path if p), PYDEVD_DISABLE_FILE_VALIDATION='1')
-        cmd = [sys.executable, '-m', 'sphinx', '-b', 'html', '-c', str(here), '-d', str(work/'doctrees'), '-j', str(min(4, os.cpu_count() or 1)), '--keep-going']
+        say(
+            f'docs: {len(pages)} notebooks, {sum(len(p.apis) for p in pages)} exported names read in {time.time()-t0:.0f} s; running Sphinx'
+        )
+        env = dict(
+            os.environ,
+            AURL_DOCS=str(work / 'meta.json'),
+            PYTHONPATH=os.pathsep.join(p for p in sys.path if p),
+            PYDEVD_DISABLE_FILE_VALIDATION='1',
+        )
+        cmd = [
+            sys.executable,
+            '-m',
+            'sphinx',
+            '-b',
+            'html',
+            '-c',
+            str(here),
+            '-d',
+            str(work / 'doctrees'),
+            '-j',
+            str(min(4, os.cpu_count() or 1)),
+            '--keep-going',
+        ]
         r = subprocess.run(cmd + ([] if verbose else ['-q']) + [str(work/'src'), str(work/'html')], env=env)
-        if r.returncode or not (work/'html'/'index.html').exists(): raise SystemExit('docs: Sphinx failed to build the site')
+        if r.returncode or not (work/'html'/'index.html').exists():
+            raise SystemExit('docs: Sphinx failed to build the site')
         check.write_excerpts(work/'html')
         redirects(work/'html')
         (work/'html'/'.nojekyll').touch()  # GitHub Pages serves the files unchanged
@@ -146,7 +210,10 @@ def build(out=root/'_docs', nbs=root/'nbs', verbose=False):
         shutil.copytree(work/'html', new, ignore=shutil.ignore_patterns('.doctrees'))
         new.rename(out)
     for b in broken: say(f'docs: {b}')
-    say(f'docs: {out/"index.html"} is ready, {time.time()-t0:.0f} s' + (f'; {len(broken)} broken links' if broken else ''))
+    say(
+        f'docs: {out/"index.html"} is ready, {time.time()-t0:.0f} s'
+        + (f'; {len(broken)} broken links' if broken else '')
+    )
     return len(broken)
 
 def main():

@@ -20,10 +20,27 @@ nb_merge_streams = True
 nb_output_stderr = 'remove'
 nb_render_markdown_format = 'myst'
 nb_ipywidgets_js = {}
-nb_mime_priority_overrides = [('html', 'text/html', 0), ('html', 'image/svg+xml', 10), ('html', 'image/png', 20), ('html', 'image/jpeg', 30),
-                              ('html', 'image/gif', 35), ('html', 'text/markdown', 40), ('html', 'text/latex', 50), ('html', 'text/plain', 60)]
+nb_mime_priority_overrides = [
+    ('html', 'text/html', 0),
+    ('html', 'image/svg+xml', 10),
+    ('html', 'image/png', 20),
+    ('html', 'image/jpeg', 30),
+    ('html', 'image/gif', 35),
+    ('html', 'text/markdown', 40),
+    ('html', 'text/latex', 50),
+    ('html', 'text/plain', 60),
+]
 nb_code_prompt_show, nb_code_prompt_hide = 'Show the code', 'Hide the code'
-myst_enable_extensions = ['amsmath', 'attrs_inline', 'attrs_block', 'colon_fence', 'deflist', 'dollarmath', 'strikethrough', 'tasklist']
+myst_enable_extensions = [
+    'amsmath',
+    'attrs_inline',
+    'attrs_block',
+    'colon_fence',
+    'deflist',
+    'dollarmath',
+    'strikethrough',
+    'tasklist',
+]
 myst_heading_anchors = 4
 myst_links_external_new_tab = True
 myst_dmath_double_inline = True
@@ -45,21 +62,45 @@ html_title, html_short_title = meta['title'], meta['title']
 html_favicon = '_static/favicon.svg'
 html_css_files, html_js_files = ['aurl.css'], ['aurl.js']
 html_copy_source, html_show_sourcelink, html_show_sphinx = False, False, False
-html_show_search_summary = False  # the built-in one fetches pages, which no browser allows from a folder; aurl.js shows excerpts instead
+# the built-in one fetches pages, which no browser allows from a folder; aurl.js shows excerpts instead
+html_show_search_summary = False
 html_last_updated_fmt = None
 pygments_style, pygments_dark_style = 'friendly', 'github-dark'
 copybutton_selector = 'div.cell_input div.highlight pre, div.highlight:not(.no-copy) > pre'
 copybutton_exclude = '.linenos, .gp, .go'
-_light = {'font-stack':'-apple-system, BlinkMacSystemFont, "Segoe UI", "Noto Sans", "Liberation Sans", Helvetica, Arial, sans-serif',
-          'font-stack--monospace':'"JetBrains Mono", "Cascadia Code", "SF Mono", SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace',
-          'color-brand-primary':'#0a6375', 'color-brand-content':'#0a6375', 'color-brand-visited':'#4d5b8c', 'color-highlight-on-target':'#fff4d6',
-          'color-api-name':'#0a6375', 'color-api-pre-name':'#6b7780', 'color-sidebar-background':'#f7f8f7', 'color-sidebar-item-background--hover':'#e9eeec',
-          'color-background-hover':'#eef2f1', 'color-announcement-background':'#0a6375', 'color-problematic':'#b3401f'}
-_dark = {'color-brand-primary':'#6cc7d6', 'color-brand-content':'#6cc7d6', 'color-brand-visited':'#a9b4e6', 'color-highlight-on-target':'#3b3420',
-         'color-api-name':'#6cc7d6', 'color-api-pre-name':'#94a1a8', 'color-background-primary':'#14181b', 'color-background-secondary':'#1a1f23',
-         'color-sidebar-background':'#171b1f', 'color-sidebar-item-background--hover':'#22292e', 'color-background-hover':'#20262b',
-         'color-background-border':'#2b3238', 'color-problematic':'#ff9d7d'}
-html_theme_options = dict(light_css_variables=_light, dark_css_variables=_dark, navigation_with_keys=True, top_of_page_buttons=[])
+_light = {
+    'font-stack': '-apple-system, BlinkMacSystemFont, "Segoe UI", "Noto Sans", "Liberation Sans", Helvetica, Arial, sans-serif',
+    'font-stack--monospace': '"JetBrains Mono", "Cascadia Code", "SF Mono", SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace',
+    'color-brand-primary': '#0a6375',
+    'color-brand-content': '#0a6375',
+    'color-brand-visited': '#4d5b8c',
+    'color-highlight-on-target': '#fff4d6',
+    'color-api-name': '#0a6375',
+    'color-api-pre-name': '#6b7780',
+    'color-sidebar-background': '#f7f8f7',
+    'color-sidebar-item-background--hover': '#e9eeec',
+    'color-background-hover': '#eef2f1',
+    'color-announcement-background': '#0a6375',
+    'color-problematic': '#b3401f',
+}
+_dark = {
+    'color-brand-primary': '#6cc7d6',
+    'color-brand-content': '#6cc7d6',
+    'color-brand-visited': '#a9b4e6',
+    'color-highlight-on-target': '#3b3420',
+    'color-api-name': '#6cc7d6',
+    'color-api-pre-name': '#94a1a8',
+    'color-background-primary': '#14181b',
+    'color-background-secondary': '#1a1f23',
+    'color-sidebar-background': '#171b1f',
+    'color-sidebar-item-background--hover': '#22292e',
+    'color-background-hover': '#20262b',
+    'color-background-border': '#2b3238',
+    'color-problematic': '#ff9d7d',
+}
+html_theme_options = dict(
+    light_css_variables=_light, dark_css_variables=_dark, navigation_with_keys=True, top_of_page_buttons=[]
+)
 
 def _source(app, modname):
     "The text of a module and where its definitions stand, patched methods included, for the source pages."

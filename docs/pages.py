@@ -65,7 +65,8 @@ class Page:
     def up(self): return '../' * self.doc.count('/')
     def to(self, other): return self.up + other  # from this page to a file of the site
 
-def clean_stem(stem): return re.sub(r'^\d+[a-zA-Z0-9]*_', '', stem)  # 400_tokens.vocab -> tokens.vocab, as nbdev names its pages
+def clean_stem(stem):
+    return re.sub(r'^\d+[a-zA-Z0-9]*_', '', stem)  # 400_tokens.vocab -> tokens.vocab, as nbdev names its pages
 
 def find_pages(nbs, lib):
     "Return the notebooks of the folder `nbs`, in reading order."
@@ -121,8 +122,20 @@ def setup_magics(cell):
         cell.source = s.strip()
         if not cell.source: del cell['source']
 
-PROCS = [P.populate_language, ApiCells, P.strip_ansi, P.hide_line, P.filter_stream_, P.rm_header_dash, P.rm_export, setup_magics,
-         P.hide_, P.add_fold, P.mv_exports, P.strip_hidden_metadata]
+PROCS = [
+    P.populate_language,
+    ApiCells,
+    P.strip_ansi,
+    P.hide_line,
+    P.filter_stream_,
+    P.rm_header_dash,
+    P.rm_export,
+    setup_magics,
+    P.hide_,
+    P.add_fold,
+    P.mv_exports,
+    P.strip_hidden_metadata,
+]
 
 def front_matter(page):
     "Extract title and lead from the first cell, `# Title` and `> lead`, or from a YAML header; the rest stays."
@@ -162,12 +175,15 @@ def resolve(pages, say=print):
         try: mods[page.module] = importlib.import_module(page.module)
         except BaseException as e:
             if isinstance(e, KeyboardInterrupt): raise
-            say(f'docs: {page.module} does not import ({type(e).__name__}: {e}); signatures are taken from the notebook')
+            say(
+                f'docs: {page.module} does not import ({type(e).__name__}: {e}); signatures are taken from the notebook'
+            )
             continue
         for a in page.apis:
             o = mods[page.module]
             try:
-                for part in a.name.split('.'): o = inspect.getattr_static(o, part) if inspect.isclass(o) else getattr(o, part)
+                for part in a.name.split('.'):
+                    o = inspect.getattr_static(o, part) if inspect.isclass(o) else getattr(o, part)
                 a.obj = o
             except AttributeError: say(f'docs: {a.full} is not in the exported module; run nbdev_export')
 
@@ -176,7 +192,12 @@ def source_tags(root, module):
     path = root/Path(*module.split('.')).with_suffix('.py')
     if not path.exists(): return None
     code, tags = path.read_text(encoding='utf-8'), {}
-    def add(name, n): tags[name] = ['class' if isinstance(n, ast.ClassDef) else 'def', min([n.lineno] + [d.lineno for d in n.decorator_list]), n.end_lineno]
+    def add(name, n):
+        tags[name] = [
+            'class' if isinstance(n, ast.ClassDef) else 'def',
+            min([n.lineno] + [d.lineno for d in n.decorator_list]),
+            n.end_lineno,
+        ]
     for n in ast.parse(code).body:
         if not isinstance(n, P._def_types): continue
         nm = showdoc_nm(n)
@@ -226,7 +247,10 @@ class Names:
                 if fence is None: fence = m[1]
                 elif m[1].startswith(fence): fence = None
             elif fence is None and not l.startswith(('    ', '#')):
-                l = ''.join(s if i % 2 else _tick.sub(lambda m: self._sub(m, page, skip), s) for i,s in enumerate(_linked.split(l)))
+                l = ''.join(
+                    s if i % 2 else _tick.sub(lambda m: self._sub(m, page, skip), s)
+                    for i, s in enumerate(_linked.split(l))
+                )
             out.append(l)
         return '\n'.join(out)
 
@@ -261,7 +285,9 @@ def _kind(a):
     if type(o).__name__ == '_clsmethod': a.obj = o = classmethod(o.f)  # fastcore's, from @patch(cls_method=True)
     if isinstance(o, (classmethod, staticmethod)): return 'method', o.__func__
     f = getattr(o, 'func', o)
-    return ('method' if dotted else 'function'), inspect.unwrap(f) if callable(f) and not hasattr(f, '__signature__') else f
+    return ('method' if dotted else 'function'), (
+        inspect.unwrap(f) if callable(f) and not hasattr(f, '__signature__') else f
+    )
 
 def _params(f, method):
     "Parameters and return type of `f`."
@@ -274,14 +300,20 @@ def _params(f, method):
 def _signature(ps, ret):
     parts, star = [], False
     for i,p in enumerate(ps):
-        if p.kind == p.KEYWORD_ONLY and not star: parts.append('*'); star = True
+        if p.kind == p.KEYWORD_ONLY and not star:
+            parts.append('*')
+            star = True
         if p.kind == p.VAR_POSITIONAL: star = True
         s = {p.VAR_POSITIONAL:'*', p.VAR_KEYWORD:'**'}.get(p.kind, '') + p.name
         if t := _anno(p.annotation): s += f': {t}'
         if d := _default(p.default): s += f' = {d}' if t else f'={d}'
         parts.append(s)
         if p.kind == p.POSITIONAL_ONLY and (i+1 == len(ps) or ps[i+1].kind != p.POSITIONAL_ONLY): parts.append('/')
-    r = _anno(ret) if ret is not EMPTY and not inspect.isclass(ret) or ret is not EMPTY and ret is not type(None) else ''
+    r = (
+        _anno(ret)
+        if ret is not EMPTY and not inspect.isclass(ret) or ret is not EMPTY and ret is not type(None)
+        else ''
+    )
     return f"({', '.join(parts)})" + (f' -> {r}' if r and r != 'None' else '')
 
 def _cell(s): return re.sub(r'(?<!\\)\|', r'\\|', ' '.join(str(s).split()))
@@ -300,8 +332,16 @@ def _field_comments_of(cls):
     except (OSError, TypeError, KeyError): return {}
     try: tree = ast.parse(src).body[0]
     except (SyntaxError, IndexError): return {}
-    said = {t.start[0]:t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type == tokenize.COMMENT}
-    return {n.target.id:said[n.end_lineno] for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and n.end_lineno in said}
+    said = {
+        t.start[0]: t.string.lstrip('# ')
+        for t in tokenize.generate_tokens(io.StringIO(src).readline)
+        if t.type == tokenize.COMMENT
+    }
+    return {
+        n.target.id: said[n.end_lineno]
+        for n in tree.body
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and n.end_lineno in said
+    }
 
 def _class_source(cls):
     "The source of a class defined at the top level of its module."
@@ -331,8 +371,14 @@ def _table(f, ps, ret):
     lines = ['| ' + ' | '.join([' '] + [head[i] for i in cols]) + ' |', '|' + '---|' * (len(cols)+1)]
     code = lambda s: f'`{_cell(s)}`' if s else ''      # a type may become a link,
     plain = lambda s: f'`` {_cell(s)} ``' if s else ''  # a parameter or a default never does
-    for x in rows: lines.append('| ' + ' | '.join([plain(x[0])] + [(plain, code, plain, _cell)[i](x[i]) for i in cols]) + ' |')
-    if r and (r[1] or r[3]): lines.append('| ' + ' | '.join(['**Returns**'] + [_cell(x) if i == 3 else code(x) for i,x in enumerate(r) if i in cols]) + ' |')
+    for x in rows:
+        lines.append('| ' + ' | '.join([plain(x[0])] + [(plain, code, plain, _cell)[i](x[i]) for i in cols]) + ' |')
+    if r and (r[1] or r[3]):
+        lines.append(
+            '| '
+            + ' | '.join(['**Returns**'] + [_cell(x) if i == 3 else code(x) for i, x in enumerate(r) if i in cols])
+            + ' |'
+        )
     return '\n'.join(lines)
 
 def _same_as_base(cls, names):
@@ -358,7 +404,12 @@ def api_markdown(a, page, names, seen):
         ps, ret = _params(f, kind in ('method', 'property') and not isinstance(o, staticmethod))
         if cls: ret = EMPTY
         own = {p.name for p in ps}  # in its own docstring, a parameter is not the function of the same name
-        if cls and (issubclass(o, Enum) or [p.kind for p in ps] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD] and getattr(o, '_is_protocol', False)): ps = []
+        if cls and (
+            issubclass(o, Enum)
+            or [p.kind for p in ps] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+            and getattr(o, '_is_protocol', False)
+        ):
+            ps = []
         if cls and doc == (inspect.getdoc(object) or ''): doc = ''
         sig, table = _signature(ps, ret), _table(f, ps, ret)
         if cls and (b := _same_as_base(o, names)): sig, table = '', f'It has the parameters of its parent `{b.full}`.'
@@ -370,7 +421,9 @@ def api_markdown(a, page, names, seen):
         if inspect.iscoroutinefunction(f): opts.append(':async:')
     if a.full in seen: opts.append(':no-index:')
     seen.add(a.full)
-    anchor = f'<span id="{html.escape(a.name.lower())}" class="nb-anchor"></span>\n\n' if ':no-index:' not in opts else ''
+    anchor = (
+        f'<span id="{html.escape(a.name.lower())}" class="nb-anchor"></span>\n\n' if ':no-index:' not in opts else ''
+    )
     body = names.link('\n\n'.join(s for s in (doc, table) if s), page, own)
     return f'{anchor}``````{{py:{kind}}} {a.name}{sig}\n' + ''.join(o + '\n' for o in opts) + '\n' + body + '\n``````'
 
@@ -385,19 +438,29 @@ def callouts(text):
     for i,l in enumerate(lines):
         if m := re.match(r'\s*(`{3,}|~{3,})', l):
             fence = m[1] if fence is None else None if m[1].startswith(fence) else fence
-        if fence is not None: out.append(l); continue
+        if fence is not None:
+            out.append(l)
+            continue
         if m := re.match(r'^(:{3,})\s*(\{.*\})?\s*(\S+)?\s*$', l):
             attrs = m[2] or (f'{{.{m[3]}}}' if m[3] else '')
-            if attrs and not attrs.startswith('{.') and re.match(r'\{[\w:-]+\}$', attrs) : stack.append((m[1], 'raw')); out.append(l); continue
+            if attrs and not attrs.startswith('{.') and re.match(r'\{[\w:-]+\}$', attrs) :
+                stack.append((m[1], 'raw'))
+                out.append(l)
+                continue
             if attrs:
                 title = re.search(r'title\s*=\s*["“](.*?)["”]', attrs)
                 if c := re.search(r'\.callout-(\w+)', attrs):
                     kind = _kinds.get(c[1], 'note')
                     title = title and title[1]
-                    if not title and (n := next((j for j in range(i+1, len(lines)) if lines[j].strip()), None)) is not None and (h := re.match(r'#+\s+(.*)', lines[n])):
+                    if (
+                        not title
+                        and (n := next((j for j in range(i + 1, len(lines)) if lines[j].strip()), None)) is not None
+                        and (h := re.match(r'#+\s+(.*)', lines[n]))
+                    ):
                         title, lines[n] = h[1], ''
                     mark = ':' * (12 - len(stack))
-                    if re.search(r'collapse\s*=\s*"?true', attrs): out += [f'{mark}{{dropdown}} {title or kind.capitalize()}', '']
+                    if re.search(r'collapse\s*=\s*"?true', attrs):
+                        out += [f'{mark}{{dropdown}} {title or kind.capitalize()}', '']
                     elif title: out += [f'{mark}{{admonition}} {title}', f':class: {kind}', '']
                     else: out += [f'{mark}{{{kind}}}', '']
                     stack.append((mark, 'call'))
@@ -409,7 +472,9 @@ def callouts(text):
                 continue
             if stack:
                 mark, kind = stack.pop()
-                if kind == 'tab': out.append(mark); mark, kind = stack.pop()
+                if kind == 'tab':
+                    out.append(mark)
+                    mark, kind = stack.pop()
                 if kind == 'raw': out.append(l)
                 elif mark: out += ['', mark]
                 continue
@@ -429,14 +494,16 @@ def headings(text):
     "Move other first-level headings one level down: a page has one title."
     out, fence = [], None
     for l in text.split('\n'):
-        if m := re.match(r'\s*(`{3,}|~{3,})', l): fence = m[1] if fence is None else None if m[1].startswith(fence) else fence
+        if m := re.match(r'\s*(`{3,}|~{3,})', l):
+            fence = m[1] if fence is None else None if m[1].startswith(fence) else fence
         elif fence is None: l = re.sub(r'^#(?=\s)', '##', l)
         out.append(l)
     return '\n'.join(out)
 
 class Assets:
     "Local files that pages show or link to, copied to the site."
-    def __init__(self, root, nbs, work): self.root, self.nbs, self.src, self.extra, self.n = root, nbs, work/'src', work/'extra', 0
+    def __init__(self, root, nbs, work):
+        self.root, self.nbs, self.src, self.extra, self.n = root, nbs, work/'src', work/'extra', 0
     def where(self, ref, page):
         "Resolve a relative reference of a page: beside the notebook, in the notebooks' folder, or in the repository."
         ref = unquote(ref.split('#')[0].split('?')[0])
@@ -447,7 +514,9 @@ class Assets:
     def take(self, f, to):
         "Copy `f` to the files of the site and return its address relative to the root of the site."
         name = f'assets/{hashlib.sha1(str(f).encode()).hexdigest()[:6]}-{f.name}'
-        for base in to: (base/'assets').mkdir(parents=True, exist_ok=True); shutil.copy2(f, base/name)
+        for base in to:
+            (base/'assets').mkdir(parents=True, exist_ok=True)
+            shutil.copy2(f, base/name)
         return name
 
 _remote = re.compile(r'^(https?:)?//', re.I)
@@ -464,11 +533,14 @@ def references(text, page, names, assets, cfg):
         frag = '#' + frag if frag else ''
         if path.endswith(('.html', '/')) or path in ('', '/'):
             doc = path.strip('/').removesuffix('.html') or 'index'
-            doc = os.path.normpath(doc if path.startswith('/') else os.path.join(os.path.dirname(page.doc), doc)).replace(os.sep, '/')
+            doc = os.path.normpath(
+                doc if path.startswith('/') else os.path.join(os.path.dirname(page.doc), doc)
+            ).replace(os.sep, '/')
             if doc in by_doc or doc == 'index': return page.to(doc) + '.html' + frag
         f = assets.where(path, page)
         if f in by_file: return page.to(by_file[f].doc) + '.ipynb' + frag
-        if f is None and (m := re.search(r'([^/]+)\.ipynb$', path)) and (p := names.page.get(m[1])): return page.to(p.doc) + '.ipynb' + frag
+        if f is None and (m := re.search(r'([^/]+)\.ipynb$', path)) and (p := names.page.get(m[1])):
+            return page.to(p.doc) + '.ipynb' + frag
         if f is None: return None
         return page.to(assets.take(f, [assets.extra]))
     def image(m):
@@ -487,7 +559,8 @@ def references(text, page, names, assets, cfg):
     def tag(m):
         pre, q, url, post = m[1], m[2], m[3], m[4]
         if url.startswith('data:') or url.startswith('#'): return m[0]
-        if _remote.match(url) and not url.startswith(host): return '' if re.match(r'<(img|script|link|iframe|source|video|audio|embed)\b', pre, re.I) else m[0]
+        if _remote.match(url) and not url.startswith(host):
+            return '' if re.match(r'<(img|script|link|iframe|source|video|audio|embed)\b', pre, re.I) else m[0]
         if re.match(r'^[a-z][a-z0-9+.-]*:', url, re.I) and not url.startswith(host): return m[0]
         t = target(url)
         if t is None: return '<a>' if pre[:2].lower() == '<a' else ''
@@ -499,9 +572,16 @@ def references(text, page, names, assets, cfg):
         elif fence is None:
             parts = re.split(r'(`+[^`]*`+)', l) if '`' in l and not re.search(r'\[[^\]]*`[^\]]*\]\(', l) else [l]
             for i in range(0, len(parts), 2):
-                s = re.sub(r'(<(?:a|img|audio|video|source|iframe|script|link|embed)\b[^>]*?\b(?:src|href)=)(["\'])(.*?)\2([^>]*>)', tag, parts[i], flags=re.I)
+                s = re.sub(
+                    r'(<(?:a|img|audio|video|source|iframe|script|link|embed)\b[^>]*?\b(?:src|href)=)(["\'])(.*?)\2([^>]*>)',
+                    tag,
+                    parts[i],
+                    flags=re.I,
+                )
                 s = re.sub(r'!\[([^\]]*)\]\(<?([^)\s>]+)>?((?:\s+"[^"]*")?)\)', image, s)
-                parts[i] = re.sub(r'(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(<?([^)\s>]+)>?((?:\s+"[^"]*")?)\)(?:\{[^}]*\})?', link, s)
+                parts[i] = re.sub(
+                    r'(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(<?([^)\s>]+)>?((?:\s+"[^"]*")?)\)(?:\{[^}]*\})?', link, s
+                )
             l = ''.join(parts)
         out.append(l)
     return '\n'.join(out)
@@ -510,7 +590,11 @@ def attachments(cell, text):
     "Replace pictures pasted into a Markdown cell by data URLs."
     for name, mimes in (cell.get('attachments') or {}).items():
         mime, data = next(iter(mimes.items()))
-        text = re.sub(r'!\[([^\]]*)\]\(attachment:%s\)' % re.escape(name), lambda m: f'<img alt="{html.escape(m[1])}" src="data:{mime};base64,{data}">', text)
+        text = re.sub(
+            r'!\[([^\]]*)\]\(attachment:%s\)' % re.escape(name),
+            lambda m: f'<img alt="{html.escape(m[1])}" src="data:{mime};base64,{data}">',
+            text,
+        )
     return text
 
 # ---------------------------------------------------------------- code and its outputs
@@ -530,12 +614,17 @@ def _text(x): return ''.join(x) if isinstance(x, (list, tuple)) else x or ''
 
 def plotly_div(fig, uid):
     "A figure that is drawn by the plotly.min.js of the site."
-    data = json.dumps(dict(data=fig.get('data', []), layout=fig.get('layout', {}), config=fig.get('config', {}))).replace('</', '<\\/')
+    data = json.dumps(
+        dict(data=fig.get('data', []), layout=fig.get('layout', {}), config=fig.get('config', {}))
+    ).replace('</', '<\\/')
     h = fig.get('layout', {}).get('height') or 450
     return f'<div class="plotly-figure" id="{uid}" style="min-height:{int(h)}px"><script type="application/json">{data}</script></div>'
 
 _plotly_src = re.compile(r'<script[^>]*\bsrc=["\'][^"\']*plotly[^"\']*["\'][^>]*>\s*</script>', re.I)
-_remote_tag = re.compile(r'<(script|iframe)\b[^>]*\bsrc=["\'](?:https?:)?//[^"\']*["\'][^>]*>.*?</\1>|<(?:link|img|source|embed)\b[^>]*\b(?:src|href)=["\'](?:https?:)?//[^"\']*["\'][^>]*>', re.I | re.S)
+_remote_tag = re.compile(
+    r'<(script|iframe)\b[^>]*\bsrc=["\'](?:https?:)?//[^"\']*["\'][^>]*>.*?</\1>|<(?:link|img|source|embed)\b[^>]*\b(?:src|href)=["\'](?:https?:)?//[^"\']*["\'][^>]*>',
+    re.I | re.S,
+)
 _import_css = re.compile(r'@import\s+url\([^)]*//[^)]*\)\s*;?', re.I)
 
 def html_output(s):
@@ -555,17 +644,30 @@ def outputs(cell, opts, page, i):
         if t == 'stream':
             if o.get('name') == 'stderr': continue
             text = _text(o.get('text'))
-            if opts.get('output') == 'asis': out.append(nbformat.v4.new_output('display_data', data={'text/markdown':text}))
+            if opts.get('output') == 'asis':
+                out.append(nbformat.v4.new_output('display_data', data={'text/markdown':text}))
             elif text.strip(): out.append(nbformat.v4.new_output('stream', name='stdout', text=text))
         elif t == 'error':
-            out.append(nbformat.v4.new_output('error', ename=o.get('ename', ''), evalue=o.get('evalue', ''), traceback=list(o.get('traceback', []))))
+            out.append(
+                nbformat.v4.new_output(
+                    'error',
+                    ename=o.get('ename', ''),
+                    evalue=o.get('evalue', ''),
+                    traceback=list(o.get('traceback', [])),
+                )
+            )
         elif t in ('display_data', 'execute_result'):
-            data = {k:(v if isinstance(v, (dict, list)) and 'json' in k else _text(v)) for k,v in dict(o.get('data', {})).items()}
+            data = {
+                k: (v if isinstance(v, (dict, list)) and 'json' in k else _text(v))
+                for k, v in dict(o.get('data', {})).items()
+            }
             fig = data.get('application/vnd.plotly.v1+json')
             if fig: data = {'text/html':plotly_div(fig, f'fig-{i}-{j}')}
             elif 'text/html' in data: data = {'text/html':html_output(data['text/html'])}
             elif 'application/vnd.jupyter.widget-view+json' in data:
-                data = {'text/html':'<p class="widget-note">The notebook has an interactive widget here; open it in JupyterLab to use it.</p>'}
+                data = {
+                    'text/html': '<p class="widget-note">The notebook has an interactive widget here; open it in JupyterLab to use it.</p>'
+                }
             else: data = {k:v for k,v in data.items() if k.startswith(('image/', 'text/'))}
             if data: out.append(nbformat.v4.new_output('display_data', data=data, metadata={}))
     return out
@@ -576,13 +678,16 @@ def code_cell(cell, page, i):
     if opts.get('include') == 'false': return None
     tags, meta = list(cell.get('metadata', {}).get('tags', [])), {}
     if opts.get('echo') == 'false': tags.append('remove-input')
-    if opts.get('code-fold') in ('true', 'show') or 'hide-input' in tags: tags = [t for t in tags if t != 'hide-input'] + ['hide-input']
+    if opts.get('code-fold') in ('true', 'show') or 'hide-input' in tags:
+        tags = [t for t in tags if t != 'hide-input'] + ['hide-input']
     if s := opts.get('code-summary'): meta = {'code_prompt_show':s, 'code_prompt_hide':s}
     outs = outputs(cell, opts, page, i)
     if not cell.source.strip() and not outs: return None
     md = {'tags':sorted(set(tags))}
     if meta: md['mystnb'] = meta
-    return nbformat.from_dict(dict(cell_type='code', id='', source=cell.source, outputs=outs, metadata=md, execution_count=None))
+    return nbformat.from_dict(
+        dict(cell_type='code', id='', source=cell.source, outputs=outs, metadata=md, execution_count=None)
+    )
 
 def _markdown(source):
     "A cell of Markdown. The notebook is validated once, when it is written."
@@ -594,23 +699,31 @@ def write_page(page, dest, names, assets, cfg, seen, links):
     head = [f'# {page.title}']
     if page.module:
         syn = re.sub(r'[`*_\[\]]', '', page.lead)
-        head.append(f'```{{py:module}} {page.module}\n:synopsis: {syn}\n```' if syn else f'```{{py:module}} {page.module}\n```')
+        head.append(
+            f'```{{py:module}} {page.module}\n:synopsis: {syn}\n```' if syn else f'```{{py:module}} {page.module}\n```'
+        )
     if page.lead: head.append('::::{div} lead\n' + names.link(page.lead, page) + '\n::::')
     where = f'nbs/{page.rel.as_posix()}'
     bits = []
     if page.module: bits.append(f'<code>{esc(page.module)}</code>')
-    if page.module in links: bits.append(f'<a href="{page.to("_modules/" + page.module.replace(".", "/"))}.html">source</a>')
+    if page.module in links:
+        bits.append(f'<a href="{page.to("_modules/" + page.module.replace(".", "/"))}.html">source</a>')
     bits.append(f'notebook <code>{esc(where)}</code>')
     if page.doc != 'index': head.append('<p class="nb-meta">' + '<span class="dot"> · </span>'.join(bits) + '</p>')
     cells = [_markdown('\n\n'.join(head))]
     for i,c in enumerate(page.nb.cells):
         if getattr(c, 'api_', None): cells.append(_markdown(api_markdown(c.api_, page, names, seen)))
         elif c.cell_type == 'markdown':
-            s = names.link(references(headings(callouts(attachments(c, _text(c.source)))), page, names, assets, cfg), page)
+            s = names.link(
+                references(headings(callouts(attachments(c, _text(c.source)))), page, names, assets, cfg), page
+            )
             if s.strip(): cells.append(_markdown(s))
         elif c.cell_type == 'code' and (n := code_cell(c, page, i)): cells.append(n)
     for i,c in enumerate(cells): c['id'] = f'c{i}'
-    meta = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'), language_info=dict(name='python', pygments_lexer='ipython3'))
+    meta = dict(
+        kernelspec=dict(name='python3', display_name='Python 3', language='python'),
+        language_info=dict(name='python', pygments_lexer='ipython3'),
+    )
     nb = nbformat.from_dict(dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5))
     f = dest/f'{page.doc}.ipynb'
     f.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,8 @@ def outputs(cell, i, files):
                 break
         else:
             if 'text/markdown' in data: yield text(data['text/markdown'])
-            elif 'text/plain' in data and 'text/html' not in data: yield f"```\n{text(data['text/plain']).rstrip()}\n```"
+            elif 'text/plain' in data and 'text/html' not in data:
+                yield f"```\n{text(data['text/plain']).rstrip()}\n```"
 
 def readme():
     "The README's text, and the files it shows."
@@ -47,7 +48,15 @@ def readme():
             lines, fence = [], False
             for l in src.split('\n'):
                 if l.lstrip().startswith('```'): fence = not fence
-                lines.append(l if fence else re.sub(r'((?:src|href)=["\'])([^"\']+)(["\'])', link, re.sub(r'(\]\(<?)([^)\s>]+)(>?(?:\s+"[^"]*")?\))', link, l)))
+                lines.append(
+                    l
+                    if fence
+                    else re.sub(
+                        r'((?:src|href)=["\'])([^"\']+)(["\'])',
+                        link,
+                        re.sub(r'(\]\(<?)([^)\s>]+)(>?(?:\s+"[^"]*")?\))', link, l),
+                    )
+                )
             parts.append('\n'.join(lines))
         elif c.cell_type == 'code':
             opts = dict(re.findall(r'^#\|\s*([\w-]+)(?::\s*(\S+))?', src, re.M))
@@ -62,11 +71,20 @@ def main():
     if not (root/'nbs'/'index.ipynb').exists(): return print('readme: there is no nbs/index.ipynb yet')
     new, files = readme()
     files = {root/'README.md':new.encode(), **files}
-    stale = [f for f,b in files.items() if not f.exists() or f.read_bytes() != b] + [f for f in images.glob('readme-*') if f not in files]
-    if '--check' in sys.argv: sys.exit(f"readme: {', '.join(str(f.relative_to(root)) for f in stale)} not up to date; python docs/readme.py" if stale else 0)
+    stale = [f for f, b in files.items() if not f.exists() or f.read_bytes() != b] + [
+        f for f in images.glob('readme-*') if f not in files
+    ]
+    if '--check' in sys.argv:
+        sys.exit(
+            f"readme: {', '.join(str(f.relative_to(root)) for f in stale)} not up to date; python docs/readme.py"
+            if stale
+            else 0
+        )
     for f in stale: f.unlink(missing_ok=True)
     for f,b in files.items():
-        if f in stale: f.parent.mkdir(parents=True, exist_ok=True); f.write_bytes(b)
+        if f in stale:
+            f.parent.mkdir(parents=True, exist_ok=True)
+            f.write_bytes(b)
     if stale: print('readme:', ', '.join(str(f.relative_to(root)) for f in stale))
 
 if __name__ == '__main__': main()

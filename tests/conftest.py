@@ -16,7 +16,8 @@ def midi(tmp_path_factory):
         score.tempos.append(Tempo(0, qpm=90 + 10 * i))
         score.time_signatures.append(TimeSignature(0, 4, 4))
         melody, bass = Track(program=0, name='melody'), Track(program=32, name='bass')
-        for n in range(48): melody.notes.append(Note(n * 240, 220, 60 + i + [0, 2, 4, 5, 7, 9, 11, 12][abs(n % 14 - 7)], 64 + n % 32))
+        for n in range(48):
+            melody.notes.append(Note(n * 240, 220, 60 + i + [0, 2, 4, 5, 7, 9, 11, 12][abs(n % 14 - 7)], 64 + n % 32))
         for n in range(12): bass.notes.append(Note(n * 960, 900, 36 + i + [0, 5, 7, 0][n % 4], 80))
         score.tracks.extend([melody, bass])
         score.dump_midi(where / f'piece{i}.mid')

@@ -22,7 +22,8 @@ def music(folder, pieces=12, notes=14):
     for i in range(pieces):
         score, track, draw = Score(480), Track(), rng(i, 'tune')
         score.tempos.append(Tempo(0, qpm=90 + 10 * i))
-        for n in range(notes + 2 * i): track.notes.append(Note(n * 240, int(draw.integers(100, 400)), int(draw.integers(50, 80)), 64 + n % 32))
+        for n in range(notes + 2 * i):
+            track.notes.append(Note(n * 240, int(draw.integers(100, 400)), int(draw.integers(50, 80)), 64 + n % 32))
         score.tracks.append(track)
         score.dump_midi(folder / 'midi' / f'{i}.mid')
     return prepare(folder / 'midi', folder / 'store', workers=0)
@@ -49,7 +50,10 @@ def _accumulated():
 def _taught():
     from aurl.train.distill import Distill
     from aurl.train.clip import GradientAccumulation
-    return [GradientAccumulation(4), Distill(MusicTransformerVAEGAN.from_preset('tiny'), {'output': .5, 'feature': .5, 'attention': .5})]
+    return [
+        GradientAccumulation(4),
+        Distill(MusicTransformerVAEGAN.from_preset('tiny'), {'output': 0.5, 'feature': 0.5, 'attention': 0.5}),
+    ]
 
 def _validated():
     from aurl.train.learner import ValidEvery
@@ -114,7 +118,9 @@ def cut_anywhere(store, folder, way, cuts=100, steps=36, on=6, seed=0):
         ck, got = load_checkpoint(folder / f'step_{c:08d}'), {}
         with torch.no_grad():
             for p in later.model.parameters(): p.add_(torch.randn_like(p))
-        torch.manual_seed(int(c)); np.random.seed(int(c)); later.dls.train.set_epoch(77)
+        torch.manual_seed(int(c))
+        np.random.seed(int(c))
+        later.dls.train.set_epoch(77)
         sit(later, steps, got.__setitem__, ResumeFrom(ck.snapshot()), last=min(steps, int(c) + on))
         good += got == {s: whole[s] for s in range(c + 1, min(steps, c + on) + 1)} and len(got) > 0
     if hasattr(later.dls.train, 'hands'): later.dls.train.hands.close()
@@ -129,10 +135,14 @@ def child(work):
     if pid: return pid
     code = 1
     try:
-        os.setsid(); torch.set_num_threads(1)
+        os.setsid()
+        torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        with open(os.devnull, 'w') as null: os.dup2(null.fileno(), 1); os.dup2(null.fileno(), 2)
-        work(); code = 0
+        with open(os.devnull, 'w') as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+        work()
+        code = 0
     except BaseException as e:
         with contextlib.suppress(Exception): (Path(os.environ.get('CRASH_LOG', '/dev/null'))).write_text(repr(e))
     finally: os._exit(code)
@@ -140,12 +150,19 @@ def child(work):
 
 def train_in(store, folder, steps, every):
     "What the child does: go on from what is there, and note each loss where a kill cannot take it back."
-    folder = Path(folder); folder.mkdir(exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(exist_ok=True)
     log = os.open(folder / 'losses', os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     note = lambda *what: os.write(log, (json.dumps(what) + '\n').encode())
     last = load_newest_checkpoint(folder / 'ck', lambda line: note('passed over', line))
     note('from', last.step if last else 0)
-    sit(learner(store), steps, note, *([ResumeFrom(last.snapshot())] if last else []), CheckpointCallback(folder / 'ck', every, keep=2))
+    sit(
+        learner(store),
+        steps,
+        note,
+        *([ResumeFrom(last.snapshot())] if last else []),
+        CheckpointCallback(folder / 'ck', every, keep=2)
+    )
     note('done')
 
 
@@ -165,7 +182,8 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__)
     start = time.monotonic()
-    pid = child(lambda: train_in(store, folder / 'calm', steps, every)); os.waitpid(pid, 0)
+    pid = child(lambda: train_in(store, folder / 'calm', steps, every))
+    os.waitpid(pid, 0)
     usual, done, chain, ended = time.monotonic() - start, 0, 0, 0
     while done < kills:
         here, stopped = folder / f'chain{chain}', True
@@ -174,12 +192,17 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
             time.sleep(draw.random() * usual)
             gone, status = os.waitpid(pid, os.WNOHANG)
             if not gone:
-                os.kill(pid, signal.SIGKILL); _, status = os.waitpid(pid, 0); done += 1
+                os.kill(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                done += 1
             stopped = os.WIFSIGNALED(status)
-            if gone: usual = max(.1, .5 * usual + .4 * (time.monotonic() - start))      # it was over before: sooner next time
-            if not stopped and os.WEXITSTATUS(status): wrong.append(f'chain {chain}: ended with {os.WEXITSTATUS(status)}')
+            if gone:
+                usual = max(.1, .5 * usual + .4 * (time.monotonic() - start))  # it was over before: sooner next time
+            if not stopped and os.WEXITSTATUS(status):
+                wrong.append(f'chain {chain}: ended with {os.WEXITSTATUS(status)}')
         if stopped:
-            pid = child(lambda: train_in(store, here, steps, every)); _, status = os.waitpid(pid, 0)    # the last one may end in peace
+            pid = child(lambda: train_in(store, here, steps, every))
+            _, status = os.waitpid(pid, 0)  # the last one may end in peace
             if status: wrong.append(f'chain {chain}: ended with {status}')
         ended += 1
         reached, seen = 0, {}
@@ -187,10 +210,17 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
             if reached: lost.append(reached - began)
             if reached - began > every: wrong.append(f'chain {chain}: {reached - began} steps lost')
             wrong += [f'chain {chain}: step {s} differs' for s, l in losses.items() if whole[s] != l]
-            reached = max(losses, default=began); seen |= losses
-        if set(seen) != set(whole): wrong.append(f'chain {chain}: steps {sorted(set(whole) - set(seen))[:5]} never came')
+            reached = max(losses, default=began)
+            seen |= losses
+        if set(seen) != set(whole):
+            wrong.append(f'chain {chain}: steps {sorted(set(whole) - set(seen))[:5]} never came')
         chain += 1
-    return wrong, dict(kills=done, trainings=ended, steps_lost_at_most=max(lost, default=0), steps_lost_on_average=round(float(np.mean(lost)), 2))
+    return wrong, dict(
+        kills=done,
+        trainings=ended,
+        steps_lost_at_most=max(lost, default=0),
+        steps_lost_on_average=round(float(np.mean(lost)), 2),
+    )
 
 
 # --------------------------------------------------------------------------- every file event
@@ -200,7 +230,9 @@ class Events:
     def __init__(self, at=None, after=False): self.at, self.after, self.seen = at, after, []
     def __enter__(self):
         import aurl.train.checkpoint as c
-        spots = [(os, n) for n in ('open', 'fsync', 'rename', 'replace', 'mkdir', 'rmdir', 'unlink', 'chmod', 'close')] + [(io, 'open'), (builtins, 'open'), (c, 'save_file'), (c, 'sha256_of')]
+        spots = [
+            (os, n) for n in ('open', 'fsync', 'rename', 'replace', 'mkdir', 'rmdir', 'unlink', 'chmod', 'close')
+        ] + [(io, 'open'), (builtins, 'open'), (c, 'save_file'), (c, 'sha256_of')]
         self.real = [(m, n, getattr(m, n)) for m, n in spots]
         for m, n, f in self.real: setattr(m, n, self.watched(n, f))
         return self
@@ -208,7 +240,8 @@ class Events:
         for m, n, f in self.real: setattr(m, n, f)
     def watched(self, name, f):
         def go(*args, **kwargs):
-            me = len(self.seen); self.seen.append(name)
+            me = len(self.seen)
+            self.seen.append(name)
             if me == self.at and not self.after: os.kill(os.getpid(), signal.SIGKILL)
             try: return f(*args, **kwargs)
             finally:
@@ -225,33 +258,48 @@ def crash_at_every_event(store, folder, on=3):
     before = folder / 'before'
     for s in (5, 10): save_checkpoint(before / f'step_{s:08d}', snaps[s], state=dict(step=s))
     def save(here, over):
-        if over: save_checkpoint(here / 'step_00000010', snaps[10], state=dict(step=10))        # a step that is there already is written again
+        if over:
+            # a step that is there already is written again
+            save_checkpoint(here / 'step_00000010', snaps[10], state=dict(step=10))
         else: save_checkpoint(here / 'step_00000015', snaps[15], state=dict(step=15))
         prune_checkpoints(here, 1)
     runs, kinds, later = 0, set(), learner(store)
     for over in (False, True):
-        here = folder / 'count'; shutil.rmtree(here, ignore_errors=True); shutil.copytree(before, here)
+        here = folder / 'count'
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(before, here)
         with Events() as counted: save(here, over)
         kinds |= set(counted.seen)
         for at in range(len(counted.seen)):
             for after in (False, True):
-                here = folder / 'here'; shutil.rmtree(here, ignore_errors=True); shutil.copytree(before, here)
+                here = folder / 'here'
+                shutil.rmtree(here, ignore_errors=True)
+                shutil.copytree(before, here)
                 def work():
                     with Events(at, after): save(here, over)
                 _, status = os.waitpid(child(work), 0)
-                if not os.WIFSIGNALED(status): wrong.append(f'{counted.seen[at]} {at}: was not killed ({status})'); continue
+                if not os.WIFSIGNALED(status):
+                    wrong.append(f'{counted.seen[at]} {at}: was not killed ({status})')
+                    continue
                 runs += 1
                 said = []
                 ck = load_newest_checkpoint(here, said.append)
-                if ck is None or ck.step not in ((10,) if over else (10, 15)): wrong.append(f'{counted.seen[at]} {at} {after}: {ck}'); continue
-                if ck.snapshot().digest() != snaps[ck.step].digest(): wrong.append(f'{counted.seen[at]} {at}: another state')
+                if ck is None or ck.step not in ((10,) if over else (10, 15)):
+                    wrong.append(f'{counted.seen[at]} {at} {after}: {ck}')
+                    continue
+                if ck.snapshot().digest() != snaps[ck.step].digest():
+                    wrong.append(f'{counted.seen[at]} {at}: another state')
                 if runs % 10 == 0:
                     got = {}
                     sit(later, steps, got.__setitem__, ResumeFrom(ck.snapshot()), last=ck.step + on)
-                    if got != {s: whole[s] for s in got} or len(got) != on: wrong.append(f'{counted.seen[at]} {at}: other losses')
-                save(here, over)                                                                      # and saving works again
-                if load_newest_checkpoint(here).step != (10 if over else 15): wrong.append(f'{counted.seen[at]} {at}: the next save is not the newest')
-                if left := [p.name for p in here.iterdir() if p.name.startswith('.')]: wrong.append(f'{counted.seen[at]} {at}: {left} is left')
+                    if got != {s: whole[s] for s in got} or len(got) != on:
+                        wrong.append(f'{counted.seen[at]} {at}: other losses')
+                # and saving works again
+                save(here, over)
+                if load_newest_checkpoint(here).step != (10 if over else 15):
+                    wrong.append(f'{counted.seen[at]} {at}: the next save is not the newest')
+                if left := [p.name for p in here.iterdir() if p.name.startswith('.')]:
+                    wrong.append(f'{counted.seen[at]} {at}: {left} is left')
     return wrong, dict(crashes=runs, kinds=sorted(kinds))
 
 
@@ -263,7 +311,8 @@ def damage(path, kind, draw):
     if kind == 'flip': data[int(draw.integers(len(data)))] ^= 1 << int(draw.integers(8))
     elif kind == 'truncate': data = data[:int(draw.integers(len(data)))]
     else:
-        a = int(draw.integers(len(data))); b = min(len(data), a + 512)
+        a = int(draw.integers(len(data)))
+        b = min(len(data), a + 512)
         if not any(data[a:b]): return False
         data[a:b] = bytes(b - a)
     path.write_bytes(data)
@@ -285,8 +334,10 @@ def damage_at_random(store, folder, each=300, seed=0):
             said = []
             ck = load_newest_checkpoint(folder, said.append)
             if ck is None or ck.step != 5 or ck.snapshot().digest() != before: wrong.append(f'{kind} of {f.name}: {ck}')
-            if not (len(said) == 1 and 'passed over' in said[0] and 'step_00000010' in said[0]): wrong.append(f'{kind} of {f.name}: said {said}')
-            f.write_bytes(was[f.name]); found += 1
+            if not (len(said) == 1 and 'passed over' in said[0] and 'step_00000010' in said[0]):
+                wrong.append(f'{kind} of {f.name}: said {said}')
+            f.write_bytes(was[f.name])
+            found += 1
         figures[kind] = found
     if load_newest_checkpoint(folder).step != 10: wrong.append('the whole one is not taken any more')
     return wrong, figures
@@ -302,13 +353,21 @@ def full_disk(store, folder, limit=4096, steps=24, every=4, full=(9, 17)):
     class Fill(Callback):
         order = 58
         def after_batch(self):
-            if self.training and self.train_iter == full[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            if self.training and self.train_iter == full[1]: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            if self.training and self.train_iter == full[0]:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            if self.training and self.train_iter == full[1]:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     def work():
         said, heard = [], []
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter('always')
-            sit(learner(store), steps, got.__setitem__, Fill(), CheckpointCallback(folder / 'ck', every, keep=9, say=said.append, patience=60.))
+            sit(
+                learner(store),
+                steps,
+                got.__setitem__,
+                Fill(),
+                CheckpointCallback(folder / 'ck', every, keep=9, say=said.append, patience=60.0),
+            )
         heard = [str(w.message) for w in heard if 'checkpoint' in str(w.message)]
         (folder / 'told').write_text(json.dumps([said, heard, got]))
     _, status = os.waitpid(child(work), 0)
@@ -320,7 +379,9 @@ def full_disk(store, folder, limit=4096, steps=24, every=4, full=(9, 17)):
     want = [s for s in range(every, steps + 1, every) if not full[0] <= s < full[1]]
     if have != want: wrong.append(f'checkpoints {have}, not {want}')
     for p in (folder / 'ck').iterdir():
-        if p.name.startswith('.'): wrong.append(f'{p.name} is left'); continue
+        if p.name.startswith('.'):
+            wrong.append(f'{p.name} is left')
+            continue
         try: verify_checkpoint(p)
         except CheckpointError as e: wrong.append(str(e))
     return wrong, said

@@ -16,44 +16,82 @@ _setup_privateuseone_for_python_backend('elsewhere')
 torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
 no_float64 = os.environ.get('ELSEWHERE_FLOAT64') == '0'
 AWAY, CPU, aten = torch.device('elsewhere', 0), torch.device('cpu'), torch.ops.aten
-moves = {aten._to_copy.default, aten.copy_.default}                           # what takes tensors from one device to another
-may_mix = moves | {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}   # as on a card: numbers of places may come from the CPU
-asks = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default, aten._unique2.default}
-waits = collections.Counter()                                                # where in aurl the program waited for the device
+# what takes tensors from one device to another
+moves = {aten._to_copy.default, aten.copy_.default}
+# as on a card: numbers of places may come from the CPU
+may_mix = moves | {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+asks = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.equal.default,
+    aten._unique2.default,
+}
+# where in aurl the program waited for the device
+waits = collections.Counter()
 
 class Away(torch.Tensor):
     "A tensor in main memory that says it is elsewhere."
     @staticmethod
     def __new__(cls, here, requires_grad=False):
-        return torch.Tensor._make_wrapper_subclass(cls, here.size(), strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype, device=AWAY, requires_grad=requires_grad)
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            here.size(),
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=AWAY,
+            requires_grad=requires_grad,
+        )
     def __init__(self, here, requires_grad=False): self.here = here
     def __repr__(self): return f'Away({self.here})'
     def __getitem__(self, i): # torch makes an index of a list on the tensor's device, which it cannot for devices written in Python
         fetch = lambda j: torch.tensor(j) if isinstance(j, list) else j
         return super().__getitem__(tuple(map(fetch, i)) if isinstance(i, tuple) else fetch(i))
     def new_tensor(self, x, dtype=None, **kw): return torch.tensor(x, dtype=dtype or self.dtype).to(AWAY)
-    def tolist(self): _waited(); return self.here.tolist()
+    def tolist(self):
+        _waited()
+        return self.here.tolist()
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return _run(func, args, kwargs or {})
 
 def _waited():
-    ours = [f'{Path(f.filename).name}:{f.lineno}' for f in traceback.extract_stack() if '/aurl/' in f.filename.replace(os.sep, '/') and 'tests' not in f.filename]
+    ours = [
+        f'{Path(f.filename).name}:{f.lineno}'
+        for f in traceback.extract_stack()
+        if '/aurl/' in f.filename.replace(os.sep, '/') and 'tests' not in f.filename
+    ]
     waits[' < '.join(ours[::-1][:2])] += 1
 
 def _run(func, args, kwargs):
     tensors = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
     away = [t for t in tensors if isinstance(t, Away)]
     to = kwargs.get('device')
-    there = torch.device(to).type == AWAY.type if to is not None else isinstance(args[0], Away) if func in moves else bool(away)
+    there = (
+        torch.device(to).type == AWAY.type
+        if to is not None
+        else isinstance(args[0], Away) if func in moves else bool(away)
+    )
     if away and func not in may_mix and (strangers := [t for t in tensors if not isinstance(t, Away) and t.ndim]):
-        raise RuntimeError(f'{func}: expected all tensors on one device, and {[tuple(t.shape) for t in strangers]} are on the CPU')
-    if away and (func in asks or func in may_mix - moves and any(t.dtype == torch.bool for t in tensors[1:])): _waited()     # how many places are True?
-    if func is aten.cumsum.default and away and away[0].is_floating_point() and torch.are_deterministic_algorithms_enabled(): raise RuntimeError('cumsum has no deterministic implementation')
+        raise RuntimeError(
+            f'{func}: expected all tensors on one device, and {[tuple(t.shape) for t in strangers]} are on the CPU'
+        )
+    if away and (func in asks or func in may_mix - moves and any(t.dtype == torch.bool for t in tensors[1:])):
+        _waited()  # how many places are True?
+    if (
+        func is aten.cumsum.default
+        and away
+        and away[0].is_floating_point()
+        and torch.are_deterministic_algorithms_enabled()
+    ):
+        raise RuntimeError('cumsum has no deterministic implementation')
     here = lambda t: t.here
     kwargs = {k:CPU if k == 'device' and v is not None else v for k,v in kwargs.items() if k != 'pin_memory'}
     out = func(*tree_map_only(Away, here, args), **tree_map_only(Away, here, kwargs))
-    if func in moves and isinstance(args[func is aten.copy_.default], Away) and not there: _waited()                         # fetched
-    if there and no_float64 and any(t.dtype == torch.float64 for t in tree_iter(out) if isinstance(t, torch.Tensor)): raise TypeError(f'{func}: this device has no float64')
+    if func in moves and isinstance(args[func is aten.copy_.default], Away) and not there:
+        _waited()  # fetched
+    if there and no_float64 and any(t.dtype == torch.float64 for t in tree_iter(out) if isinstance(t, torch.Tensor)):
+        raise TypeError(f'{func}: this device has no float64')
     known = {id(t.here):t for t in away}
     return tree_map_only(torch.Tensor, lambda t: known.get(id(t)) if id(t) in known else Away(t) if there else t, out)
 
@@ -67,17 +105,21 @@ def _in_low_precision(name):
         low = torch.get_autocast_dtype(AWAY.type)
         low_products[str(low)] += 1
         cast = lambda t: t.to(low) if t.dtype == torch.float32 else t
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)): return op(*tree_map_only(torch.Tensor, cast, args))
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+            return op(*tree_map_only(torch.Tensor, cast, args))
     autocasts.impl(name, run, 'AutocastPrivateUse1')
 low_products = collections.Counter()                                         # by dtype
 autocasts = torch.library.Library('aten', 'IMPL')
 for name in ('mm', 'bmm', 'addmm', 'matmul', 'linear', 'conv1d'): _in_low_precision(name)
 passes = torch.library.Library('_', 'IMPL')
 passes.fallback(torch.library.fallthrough_kernel, 'AutocastPrivateUse1')
-torch.inference_mode = torch.no_grad                                         # tensors written in Python cannot be inference tensors
-torch.__future__.set_swap_module_params_on_conversion(True)                  # a parameter that is moved stays the same object, as on a card
+# tensors written in Python cannot be inference tensors
+torch.inference_mode = torch.no_grad
+# a parameter that is moved stays the same object, as on a card
+torch.__future__.set_swap_module_params_on_conversion(True)
 class Generator(torch.Generator):
-    def __new__(cls, device='cpu'): return Generator.__mro__[1].__new__(cls, device=CPU if torch.device(device).type == AWAY.type else device)
+    def __new__(cls, device='cpu'):
+        return Generator.__mro__[1].__new__(cls, device=CPU if torch.device(device).type == AWAY.type else device)
     def __init__(self, device='cpu'): super().__init__()
 
 def _by_way_of_here(make):
@@ -92,9 +134,28 @@ for name in ('tensor', 'as_tensor', 'asarray'): setattr(torch, name, _by_way_of_
 # what is trained: a little of everything that a configuration can ask for
 
 cases = dict(
-    fp16=dict(dtype='fp16', losses={'rhythm':.1}, balance='uncertainty', accumulate=2, ema=.9, clip='percentile', perturb=.02),
-    plain={}, vae=dict(mode='vae', reproducible='verified', watch={'every':3}), vae_gan=dict(mode='vae_gan', adversarial=dict(gamma=0.), reproducible='deterministic', watch={'every':3}),
-    losses=dict(losses={'rhythm':.1, 'dissonance':.1, 'repetition':.1, 'form':.1}, balance='uncertainty', grammar_weight=.1, ema=.9, clip='percentile', curriculum='complexity', accumulate=2))
+    fp16=dict(
+        dtype='fp16',
+        losses={'rhythm': 0.1},
+        balance='uncertainty',
+        accumulate=2,
+        ema=0.9,
+        clip='percentile',
+        perturb=0.02,
+    ),
+    plain={},
+    vae=dict(mode='vae', reproducible='verified', watch={'every': 3}),
+    vae_gan=dict(mode='vae_gan', adversarial=dict(gamma=0.0), reproducible='deterministic', watch={'every': 3}),
+    losses=dict(
+        losses={'rhythm': 0.1, 'dissonance': 0.1, 'repetition': 0.1, 'form': 0.1},
+        balance='uncertainty',
+        grammar_weight=0.1,
+        ema=0.9,
+        clip='percentile',
+        curriculum='complexity',
+        accumulate=2,
+    ),
+)
 
 def train(case, device, steps, folder):
     "The loss of each step, how often it made the program wait, and whether the grammar allows two pieces that are played afterwards."
@@ -107,7 +168,25 @@ def train(case, device, steps, folder):
     from aurl.experiments.run import Experiment
     from aurl.tokens.grammar import verdict
     own = dict(dtype='fp32') if device == 'cpu' else {}                       # float16 is for the device
-    cfg = make_config(recipes.TrainConfig, overrides={**dict(data=str(folder/'store'), model='tiny', steps=steps, length=512, batch_size=2, valid=.34, dtype='fp32', device=device, checkpoint_every=0, watch={'every':10_000}), **cases[case], **own})
+    cfg = make_config(
+        recipes.TrainConfig,
+        overrides={
+            **dict(
+                data=str(folder / 'store'),
+                model='tiny',
+                steps=steps,
+                length=512,
+                batch_size=2,
+                valid=0.34,
+                dtype='fp32',
+                device=device,
+                checkpoint_every=0,
+                watch={'every': 10_000},
+            ),
+            **cases[case],
+            **own,
+        },
+    )
     class Book(Callback):
         order, losses, waited, before = 1000, [], [], 0
         def after_batch(self):
@@ -116,7 +195,8 @@ def train(case, device, steps, folder):
             self.losses.append(self.learn.loss.detach().item())
             Book.before = sum(waits.values())
     run = Experiment(device, cfg, root=folder/'runs')
-    store = recipes.TokenStore(folder/'store'); train, held = recipes.train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
+    store = recipes.TokenStore(folder/'store')
+    train, held = recipes.train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
     waits.clear()
     learn = recipes.build_learner(cfg, store, train, held, run=run)
     learn.add_cb(Book())
@@ -144,10 +224,13 @@ def main(case, steps):
     plain = aurl.device.pick_device
     def pick(name='auto'): return AWAY if str(name).startswith(AWAY.type) else plain(name)
     for m in list(sys.modules.values()):
-        if getattr(m, '__name__', '').startswith('aurl') and getattr(m, 'pick_device', None) is plain: m.pick_device = pick
+        if getattr(m, '__name__', '').startswith('aurl') and getattr(m, 'pick_device', None) is plain:
+            m.pick_device = pick
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder); (folder/'midi').mkdir()
-        for w in ('1.6', '10.7', '101.7', '102.7', '103.6', '104.6'): write_midi(chorale_score(f'bwv{w}'), folder/f'midi/{w}.mid')
+        folder = Path(folder)
+        (folder/'midi').mkdir()
+        for w in ('1.6', '10.7', '101.7', '102.7', '103.6', '104.6'):
+            write_midi(chorale_score(f'bwv{w}'), folder/f'midi/{w}.mid')
         prepare(folder/'midi', folder/'store', workers=0)
         here, there = train(case, 'cpu', steps, folder), train(case, AWAY.type, steps, folder)
     print(json.dumps(dict(here=here, there=there, where=waits.most_common(20), refuses=refuses(), low=low_products)))

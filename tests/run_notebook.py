@@ -14,7 +14,9 @@ from nbdev.test import test_nb
 def main(path, flags=''):
     path, said = Path(path).resolve(), io.StringIO()
     with redirect_stderr(said):
-        passed, seconds = test_nb(path, skip_flags=get_config(path=path.parent).tst_flags.split(), force_flags=flags.split())
+        passed, seconds = test_nb(
+            path, skip_flags=get_config(path=path.parent).tst_flags.split(), force_flags=flags.split()
+        )
     if passed:
         print('aurl-notebook: ' + (f'{seconds:.1f} s' if seconds else 'skipped'))
         return 0
@@ -33,14 +35,27 @@ def cell_of(path, told):
     return '\n'.join([f'{path.name}, cell {number} of {len(cells)}:', '', *(f'    {line}' for line in source), '', ''])
 
 
-LIBRARIES = ('torch', 'fastai.learner', 'fastai.callback.progress', 'pyarrow.parquet', 'scipy.stats', 'matplotlib.pyplot', 'music21', 'symusic')
+LIBRARIES = (
+    'torch',
+    'fastai.learner',
+    'fastai.callback.progress',
+    'pyarrow.parquet',
+    'scipy.stats',
+    'matplotlib.pyplot',
+    'music21',
+    'symusic',
+)
 
 
 def become(job):
     "Make this fork the process of the notebook `job`: its folder, variables, input and output."
     os.environ.update(job['env'])
     os.chdir(job['cwd'])
-    for descriptor, name, how in ((0, os.devnull, os.O_RDONLY), (1, job['out'], os.O_WRONLY), (2, job['err'], os.O_WRONLY)):
+    for descriptor, name, how in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, job['out'], os.O_WRONLY),
+        (2, job['err'], os.O_WRONLY),
+    ):
         os.dup2(os.open(name, how | os.O_CREAT), descriptor)
     return main(job['path'], job['flags'])
 

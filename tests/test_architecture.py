@@ -80,7 +80,9 @@ def first_cell(path):
 
 @pytest.mark.parametrize('path', sorted((root / 'nbs').glob('*.ipynb')), ids=lambda p: p.stem)
 def test_every_notebook_begins_with_its_title_and_purpose(path):
-    assert re.match(r'# \S.*\n+> \S', first_cell(path)), f'{path.name}: begin with "# Title" and "> purpose in one line"'
+    assert re.match(
+        r'# \S.*\n+> \S', first_cell(path)
+    ), f'{path.name}: begin with "# Title" and "> purpose in one line"'
 
 
 @pytest.mark.skipif(importlib.util.find_spec('nbdev') is None, reason="nbdev not installed: pip install -e '.[dev]'")

@@ -8,11 +8,28 @@ import pytest
 import torch
 from common import root
 
-AVX2 = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')  # what torch's own kernels use, and its library of products
-NOTEBOOKS = ['020_device', '600_models.attention', '610_models.local', '615_models.blocks', '620_models.transformer', '650_models.soft_features', '680_models.decoder',
-             '700_losses.base', '705_losses.musical', '710_losses.texture', '715_losses.rules', '735_train.learner']  # short ones that compare numbers
+# what torch's own kernels use, and its library of products
+AVX2 = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')
+# short ones that compare numbers
+NOTEBOOKS = [
+    '020_device',
+    '600_models.attention',
+    '610_models.local',
+    '615_models.blocks',
+    '620_models.transformer',
+    '650_models.soft_features',
+    '680_models.decoder',
+    '700_losses.base',
+    '705_losses.musical',
+    '710_losses.texture',
+    '715_losses.rules',
+    '735_train.learner',
+]
 more = torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'AMX'))
-ordinary = pytest.mark.skipif(not more, reason=f'this processor computes with {torch.backends.cpu.get_cpu_capability()}: the ordinary run has proved it')
+ordinary = pytest.mark.skipif(
+    not more,
+    reason=f'this processor computes with {torch.backends.cpu.get_cpu_capability()}: the ordinary run has proved it',
+)
 
 
 def asked(code, **env):
@@ -24,7 +41,9 @@ def asked(code, **env):
     return done.stdout
 
 
-x86 = pytest.mark.skipif('AVX' not in torch.backends.cpu.get_cpu_capability() and not more, reason='not a processor of x86 with AVX2')
+x86 = pytest.mark.skipif(
+    'AVX' not in torch.backends.cpu.get_cpu_capability() and not more, reason='not a processor of x86 with AVX2'
+)
 
 
 @x86
@@ -42,8 +61,21 @@ def test_the_variables_switch():
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_notebook(name, tmp_path):
     "In half precision nothing is faster here, so nothing uses it; the numbers keep their tolerances."
-    env = {**os.environ, **AVX2, 'PYTHONPATH': os.pathsep.join(p for p in [str(root), os.environ.get('PYTHONPATH')] if p), 'TMPDIR': str(tmp_path)}
-    done = subprocess.run([sys.executable, str(root / 'tests' / 'run_notebook.py'), str(root / 'nbs' / f'{name}.ipynb')], cwd=root, env=env, capture_output=True, text=True, errors='replace', timeout=900)
+    env = {
+        **os.environ,
+        **AVX2,
+        'PYTHONPATH': os.pathsep.join(p for p in [str(root), os.environ.get('PYTHONPATH')] if p),
+        'TMPDIR': str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, str(root / 'tests' / 'run_notebook.py'), str(root / 'nbs' / f'{name}.ipynb')],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+        errors='replace',
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-20_000:]
 
 

@@ -16,14 +16,32 @@ def here(midi, tmp_path_factory):
     (here / 'mixed' / 'bad.mid').write_text('la la la')
     shutil.copy(files[0], here / 'mixed' / 'copy.mid')
     tables = {
-        'empty': b'', 'words': b'la la la', 'nofile': b'title,composer\nA,B\n', 'header': b'file,title\n', 'typo': b'file,composr\npiece0,Bach\n', 'twice': b'file,title,title\npiece0,a,b\n',
-        'cells': b'file,title\npiece0,Air, in D\n', 'rows': b'file,title\npiece0,a\npiece0,b\n', 'nobody': b'file,title\npeice0.mid,a\n', 'noname': b'file,title\n,a\n', 'year': b'file,year\npiece0,soon\n', 'key': b'file,key\npiece0,H dur\n',
-        'metre': b'file,metre\npiece0,three\n', 'latin': 'file,title\npiece0,Pr\xe9lude\n'.encode('latin-1'), 'utf16': 'file,title\npiece0,a\n'.encode('utf-16'), 'quote': b'file,title\npiece0,"a\n', 'zero': b'file,title\npiece0,a\0b\n',
-        'sheet': b'PK\3\4' + bytes(40), 'strangers': b'file,title\nx,a\ny,b\n'}
+        'empty': b'',
+        'words': b'la la la',
+        'nofile': b'title,composer\nA,B\n',
+        'header': b'file,title\n',
+        'typo': b'file,composr\npiece0,Bach\n',
+        'twice': b'file,title,title\npiece0,a,b\n',
+        'cells': b'file,title\npiece0,Air, in D\n',
+        'rows': b'file,title\npiece0,a\npiece0,b\n',
+        'nobody': b'file,title\npeice0.mid,a\n',
+        'noname': b'file,title\n,a\n',
+        'year': b'file,year\npiece0,soon\n',
+        'key': b'file,key\npiece0,H dur\n',
+        'metre': b'file,metre\npiece0,three\n',
+        'latin': 'file,title\npiece0,Pr\xe9lude\n'.encode('latin-1'),
+        'utf16': 'file,title\npiece0,a\n'.encode('utf-16'),
+        'quote': b'file,title\npiece0,"a\n',
+        'zero': b'file,title\npiece0,a\0b\n',
+        'sheet': b'PK\3\4' + bytes(40),
+        'strangers': b'file,title\nx,a\ny,b\n',
+    }
     for name, data in tables.items(): (here / f'{name}.csv').write_bytes(data)
     for name in ('typo', 'beside2'):
         shutil.copytree(midi, here / f'music-{name}')
-        (here / f'music-{name}' / 'metadata.csv').write_bytes(tables['typo'] if name == 'typo' else b'file,title\npiece0,a\n')
+        (here / f'music-{name}' / 'metadata.csv').write_bytes(
+            tables['typo'] if name == 'typo' else b'file,title\npiece0,a\n'
+        )
     (here / 'music-beside2' / 'metadata.tsv').write_bytes(b'file\ttitle\npiece0\ta\n')
     with zipfile.ZipFile(here / 'music.zip', 'w') as z:
         for f in files: z.write(f, f.name)
@@ -61,7 +79,15 @@ slips = [  # what is asked, the exit code, what the line must name
 
 
 def ask(here, questions):
-    told = subprocess.run([sys.executable, '-c', driver], cwd=here, env=environment(here), capture_output=True, text=True, input=json.dumps([[*a, 'out=runs'] for a in questions]), timeout=280)
+    told = subprocess.run(
+        [sys.executable, '-c', driver],
+        cwd=here,
+        env=environment(here),
+        capture_output=True,
+        text=True,
+        input=json.dumps([[*a, 'out=runs'] for a in questions]),
+        timeout=280,
+    )
     answers = [json.loads(line) for line in told.stdout.splitlines()]
     assert len(answers) == len(questions), told.stderr
     return answers
@@ -89,19 +115,35 @@ def test_what_was_prepared_stays(here):
     args = ['prepare', 'data=mixed', 'dest=kept', 'workers=0']
     [(code, out, err)] = ask(here, [args])
     assert code == 0, err
-    assert any('copy.mid' in line or 'duplicates' in line for line in out.splitlines()) and '1 file left out: bad.mid' in out
+    assert (
+        any('copy.mid' in line or 'duplicates' in line for line in out.splitlines())
+        and '1 file left out: bad.mid' in out
+    )
     page = next((here / 'runs').glob('prepare_*/report.html')).read_text(encoding='utf-8')
     assert 'bad.mid' in page and 'not a MIDI file' in page and 'copy.mid' in page and 'same file' in page
-    kept = lambda: {p.relative_to(here): p.read_bytes() for p in (here / 'kept').rglob('*') if p.is_file() and p.name != 'twins.json'}
+    kept = lambda: {
+        p.relative_to(here): p.read_bytes()
+        for p in (here / 'kept').rglob('*')
+        if p.is_file() and p.name != 'twins.json'
+    }
     before = kept()
     from aurl.config import make_config
     from aurl.core import AurlError
     from aurl.recipes import PrepareConfig, load_corpus, prepare_kwargs
     from aurl.data.store import prepare as make
-    bad = [dict(data='mixed', table='typo.csv'), dict(data='mixed', min_quality=2), dict(data='mixed', min_seconds=1000), dict(data='music'), dict(data='mixed', keep='seconds >= 1e9', overwrite=True), dict(data='words')]
+    bad = [
+        dict(data='mixed', table='typo.csv'),
+        dict(data='mixed', min_quality=2),
+        dict(data='mixed', min_seconds=1000),
+        dict(data='music'),
+        dict(data='mixed', keep='seconds >= 1e9', overwrite=True),
+        dict(data='words'),
+    ]
     for b in bad:
         with pytest.raises(AurlError):
-            cfg = make_config(PrepareConfig, overrides={k: str(here / v) if k in ('data', 'table') else v for k, v in b.items()})
+            cfg = make_config(
+                PrepareConfig, overrides={k: str(here / v) if k in ('data', 'table') else v for k, v in b.items()}
+            )
             make(load_corpus(cfg), here / 'kept', workers=0, overwrite=cfg.overwrite, **prepare_kwargs(cfg))
         assert kept() == before, b
     cfg = make_config(PrepareConfig, overrides=dict(data=str(here / 'mixed'), min_notes=2))

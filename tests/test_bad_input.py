@@ -66,8 +66,15 @@ def environment(here, **more):
 
 def start(here, *args):
     "`aurl args` as a shell would start it: a signal to its process group is what Ctrl-C sends."
-    return subprocess.Popen([sys.executable, '-c', 'from aurl.cli import main; main()', *args], cwd=here, env=environment(here), start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, '-c', 'from aurl.cli import main; main()', *args],
+        cwd=here,
+        env=environment(here),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process):
@@ -135,8 +142,15 @@ slips = [  # what is asked, the exit code, what the line must name
 def test_slips_are_one_line_and_leave_nothing(here):
     "All of them in one process, which is quicker; each as if it were the only one."
     before = sorted(here.iterdir())
-    told = subprocess.run([sys.executable, '-c', driver], cwd=here, env=environment(here, AURL_HOME=str(here / 'home')), capture_output=True, text=True,
-                          input=json.dumps([a if any(x.startswith('out=') for x in a) else [*a, 'out=runs'] for a, _, _ in slips]), timeout=180)
+    told = subprocess.run(
+        [sys.executable, '-c', driver],
+        cwd=here,
+        env=environment(here, AURL_HOME=str(here / 'home')),
+        capture_output=True,
+        text=True,
+        input=json.dumps([a if any(x.startswith('out=') for x in a) else [*a, 'out=runs'] for a, _, _ in slips]),
+        timeout=180,
+    )
     answers = [json.loads(line) for line in told.stdout.splitlines()]
     assert len(answers) == len(slips), told.stderr
     for (args, code, says), (got, out, err) in zip(slips, answers):
@@ -169,11 +183,18 @@ def test_ctrl_c_in_the_first_steps(here):
     code, out, err = finish(p)
     assert code == 0, err
     run = next((here / 'song').iterdir())
-    assert any('the best model so far is kept, and the remaining cells are executed' in line for line in out) and f'the report, to open in a browser: {run / "report.html"}' in out
+    assert (
+        any('the best model so far is kept, and the remaining cells are executed' in line for line in out)
+        and f'the report, to open in a browser: {run / "report.html"}' in out
+    )
     assert out[-1].startswith('to resume, give the same command again')
     assert any(line.startswith('interrupted after ') for line in out)
     assert any(line.startswith('2 files left out: bad.mid (not a MIDI file), cut.mid') for line in out)
-    assert len(list(run.glob('samples/*.mid'))) == 2 and (run / 'report.html').exists() and (run / 'model' / 'model.safetensors').exists()
+    assert (
+        len(list(run.glob('samples/*.mid'))) == 2
+        and (run / 'report.html').exists()
+        and (run / 'model' / 'model.safetensors').exists()
+    )
     assert not (run / 'kernel.log').exists() and not list(run.rglob('*.tmp'))
 
 

@@ -6,7 +6,12 @@ import pytest
 from common import copy_tree
 
 
-def snapshot(tree): return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+def snapshot(tree):
+    return {
+        str(p.relative_to(tree)): p.read_bytes()
+        for p in tree.rglob('*')
+        if p.is_file() and '__pycache__' not in p.parts
+    }
 
 
 @pytest.mark.parametrize('command', ['nbdev_export', 'nbdev_clean'])

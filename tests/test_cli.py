@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from common import root
 
-if not (root / 'aurl' / 'cli.py').exists(): pytest.skip('the command line has not been written yet', allow_module_level=True)
+if not (root / 'aurl' / 'cli.py').exists():
+    pytest.skip('the command line has not been written yet', allow_module_level=True)
 pytestmark = pytest.mark.skipif(os.name == 'nt', reason='signals of POSIX')
 
 driver = '''
@@ -57,7 +58,12 @@ def here(tmp_path_factory):
     from nbformat.v4 import new_code_cell, new_notebook
     folder = tmp_path_factory.mktemp('cli')
     for name, sources in cells.items():
-        nb = new_notebook(cells=[new_code_cell('x = 1\nout = "."\nrun_dir = None', metadata=dict(tags=['parameters'])), *(new_code_cell(textwrap.dedent(s).strip()) for s in sources)])
+        nb = new_notebook(
+            cells=[
+                new_code_cell('x = 1\nout = "."\nrun_dir = None', metadata=dict(tags=['parameters'])),
+                *(new_code_cell(textwrap.dedent(s).strip()) for s in sources),
+            ]
+        )
         nbformat.write(nb, folder / f'{name}.ipynb')
     (folder / 'driver.py').write_text(driver)
     return folder
@@ -68,7 +74,9 @@ def start(here, *args, **kwargs):
     env = {**os.environ, 'PYTHONPATH': str(root), 'TMPDIR': str(here / 'tmp')}
     (here / 'tmp').mkdir(exist_ok=True)
     kwargs = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | kwargs
-    return subprocess.Popen([sys.executable, str(here / 'driver.py'), str(here), *args], cwd=here, env=env, start_new_session=True, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, str(here / 'driver.py'), str(here), *args], cwd=here, env=env, start_new_session=True, **kwargs
+    )
 
 
 def aurl(here, *args):
@@ -97,7 +105,8 @@ def patient(here):
     def alive():
         try: os.kill(pid, 0)
         except ProcessLookupError: return False
-        return not Path(f'/proc/{pid}/stat').exists() or Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0] != 'Z'  # dead and not yet buried
+        # dead and not yet buried
+        return not Path(f'/proc/{pid}/stat').exists() or Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0] != 'Z'
     alive.pid = pid
     yield process, alive
     if process.poll() is None: process.kill()
@@ -136,13 +145,17 @@ def test_no_kernel_is_left(patient, how):
     out, err = process.communicate(timeout=30)
     assert process.returncode == (-9 if how == signal.SIGKILL else 128 + how)
     until(lambda: not alive(), 20)
-    if how == signal.SIGTERM: assert out.splitlines()[-2:] == ['kept the best model', 'look into patient'], out + err   # as after Ctrl-C, and the code says that it was asked
+    if how == signal.SIGTERM:
+        # as after Ctrl-C, and the code says that it was asked
+        assert out.splitlines()[-2:] == ['kept the best model', 'look into patient'], out + err
 
 
 def test_sigterm_twice(patient):
     process, alive = patient
     os.kill(alive.pid, signal.SIGSTOP)
-    for _ in range(2): process.send_signal(signal.SIGTERM); time.sleep(.5)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(.5)
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     until(lambda: not alive(), 20)
@@ -167,7 +180,8 @@ def test_a_pipe_hears_how_far_it_is(here, monkeypatch):
 def test_an_error_of_ours_is_one_line(here):
     code, out, err = aurl(here, 'train')
     assert (code, err) == (1, 'aurl: songs: no MIDI file in it → give another folder\n')
-    assert all(line.split()[1].startswith('starting') for line in out.splitlines())      # a slow machine says every 20 seconds that it is at it
+    # a slow machine says every 20 seconds that it is at it
+    assert all(line.split()[1].startswith('starting') for line in out.splitlines())
     assert not (here / 'runs' / 'sour').exists()
     code, out, err = aurl(here, 'train', '--debug')
     assert code == 1 and 'Traceback' in err and err.splitlines()[-1].startswith('aurl: songs')
@@ -213,37 +227,98 @@ def test_a_terminal_sees_a_bar(here):
 
 def test_ctrl_c_in_a_real_training(midi, tmp_path):
     "The best model so far is kept, a checkpoint is written, and so are the samples."
-    command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'train', f'data={midi}', f'out={tmp_path}', 'steps=100000', 'model=tiny',
-               'length=64', 'batch_size=4', 'checkpoint_every=100000', 'valid=0.3', 'workers=0']
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root)}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        '-c',
+        'from aurl.cli import main; main()',
+        'train',
+        f'data={midi}',
+        f'out={tmp_path}',
+        'steps=100000',
+        'model=tiny',
+        'length=64',
+        'batch_size=4',
+        'checkpoint_every=100000',
+        'valid=0.3',
+        'workers=0',
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(root)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
-    def learning(): return process.poll() is not None or any('valid_loss' in p.read_text() for p in tmp_path.glob('*/metrics.jsonl'))
+    def learning():
+        return process.poll() is not None or any(
+            'valid_loss' in p.read_text() for p in tmp_path.glob('*/metrics.jsonl')
+        )
     until(learning, 120)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, ''), out + err
     run = next(p for p in tmp_path.iterdir() if p.is_dir())
-    assert list(run.glob('checkpoints/step_*')) and list(run.glob('samples/*.mid')) and list(run.glob('model/*.safetensors'))
+    assert (
+        list(run.glob('checkpoints/step_*'))
+        and list(run.glob('samples/*.mid'))
+        and list(run.glob('model/*.safetensors'))
+    )
     assert 'interrupted' in (run / 'training.log').read_text()
     assert 'to resume, give the same command again' in out
 
 
-def step_of(run): return max((json.loads(l).get('step') or 0 for l in (run / 'metrics.jsonl').read_text().splitlines()), default=0) if (run / 'metrics.jsonl').exists() else 0
+def step_of(run):
+    return (
+        max((json.loads(l).get('step') or 0 for l in (run / 'metrics.jsonl').read_text().splitlines()), default=0)
+        if (run / 'metrics.jsonl').exists()
+        else 0
+    )
 
 
 @pytest.fixture
 def song(midi, tmp_path):
     "Gives `song(out)`: the command, until it ends or until it gets the signal `how`, once it has written checkpoint `wait_for`; its exit code and words."
     def song(out, wait_for=None, how=None, budget=('steps=200', 'minutes=9', 'batch_size=4')):
-        command = [sys.executable, '-c', 'from aurl.cli import main; main()', 'song', f'data={midi}', f'out={tmp_path / out}', *budget, 'model=tiny', 'length=64',
-                   'checkpoint_every=5', 'valid=0.3', 'workers=0', 'pieces=1', 'max_tokens=64', 'prompt_seconds=2']
-        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root), 'AURL_HOME': str(tmp_path / 'home')}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if wait_for:   # for a checkpoint of its own: the kernel of a command that was killed lives on for a second, and learns
+        command = [
+            sys.executable,
+            '-c',
+            'from aurl.cli import main; main()',
+            'song',
+            f'data={midi}',
+            f'out={tmp_path / out}',
+            *budget,
+            'model=tiny',
+            'length=64',
+            'checkpoint_every=5',
+            'valid=0.3',
+            'workers=0',
+            'pieces=1',
+            'max_tokens=64',
+            'prompt_seconds=2',
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': str(root), 'AURL_HOME': str(tmp_path / 'home')},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # for a checkpoint of its own: the kernel of a command that was killed lives on for a second, and
+        # learns
+        if wait_for:
             begun = time.time()
             def its_own(p):
                 try: return int(p.name[5:]) >= wait_for and p.stat().st_mtime > begun + 1
                 except FileNotFoundError: return False                     # pruned a moment ago
-            until(lambda: process.poll() is not None or any(map(its_own, (tmp_path / out).glob('*/checkpoints/step_*'))), 400)
+            until(
+                lambda: process.poll() is not None or any(map(its_own, (tmp_path / out).glob('*/checkpoints/step_*'))),
+                400,
+            )
             process.send_signal(how)
         out, err = process.communicate(timeout=600)
         return process.returncode, out + err
@@ -259,8 +334,16 @@ def test_a_song_is_killed_and_goes_on(song, tmp_path):
     assert code == 0 and 'which was stopped' in said, said
     assert song('two')[0] == 0
     one, two = (next((tmp_path / d).iterdir()) for d in ('one', 'two'))
-    assert len(list((tmp_path / 'one').iterdir())) == 1 and (one / 'report.html').exists() and json.loads((one / 'status.json').read_text())['status'] == 'finished'
-    losses = lambda run: {m['step']: m['train_loss'] for m in map(json.loads, (run / 'metrics.jsonl').read_text().splitlines()) if 'train_loss' in m}
+    assert (
+        len(list((tmp_path / 'one').iterdir())) == 1
+        and (one / 'report.html').exists()
+        and json.loads((one / 'status.json').read_text())['status'] == 'finished'
+    )
+    losses = lambda run: {
+        m['step']: m['train_loss']
+        for m in map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
+        if 'train_loss' in m
+    }
     a, b = losses(one), losses(two)
     assert max(a) == max(b) == 200 and all(a[s] == b[s] for s in a.keys() & b.keys()) and len(a.keys() & b.keys()) >= 6
 

@@ -12,7 +12,10 @@ ALLOWED = {
     ('tests/test_bad_input.py', 'until'): 'a limit of minutes against hanging',
     ('tests/test_cli.py', 'until'): 'a limit of a minute against hanging',
     ('tests/test_cli.py', 'song'): 'the clock says which checkpoint to wait for; the exit status is asserted',
-    ('nbs/520_data.store.ipynb', 'run'): 'the last of three values is a time: it decides when the next process is killed',
+    (
+        'nbs/520_data.store.ipynb',
+        'run',
+    ): 'the last of three values is a time: it decides when the next process is killed',
     ('nbs/520_data.store.ipynb', 'said'): 'the first two words are asserted, a time is the last',
 }
 
@@ -20,21 +23,33 @@ ALLOWED = {
 def source(path):
     "The code of a test or a notebook, without what is exported and without magics."
     if path.suffix == '.py': return path.read_text(encoding='utf-8')
-    cells = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    cells = [
+        ''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code'
+    ]
     return '\n'.join(re.sub(r'(?m)^\s*[%!].*$', 'pass', c) for c in cells if not re.match(r'#\|\s*export', c))
 
 
 def targets(node):
     "The names that an assignment to `node` binds."
-    return [n.id if isinstance(n, ast.Name) else '.' + n.attr for n in ast.walk(node) if isinstance(n, ast.Name | ast.Attribute)]
+    return [
+        n.id if isinstance(n, ast.Name) else '.' + n.attr
+        for n in ast.walk(node)
+        if isinstance(n, ast.Name | ast.Attribute)
+    ]
 
 
 class Timed(ast.NodeVisitor):
     "Follows what was read from a clock through assignments, loops, functions and attributes, to assertions."
-    def __init__(self, allowed=()): self.timed, self.found, self.inside, self.parts, self.allowed = set(), [], [], {}, allowed
+    def __init__(self, allowed=()):
+        self.timed, self.found, self.inside, self.parts, self.allowed = set(), [], [], {}, allowed
 
     def is_timed(self, node):
-        own = {name for n in ast.walk(node) if isinstance(n, ast.comprehension) and not self.is_timed(n.iter) for name in targets(n.target)}
+        own = {
+            name
+            for n in ast.walk(node)
+            if isinstance(n, ast.comprehension) and not self.is_timed(n.iter)
+            for name in targets(n.target)
+        }
         for n in ast.walk(node):
             if isinstance(n, ast.Name) and n.id in self.timed - own: return True
             if isinstance(n, ast.Attribute) and '.' + n.attr in self.timed: return True
@@ -80,7 +95,8 @@ class Timed(ast.NodeVisitor):
         self.inside.pop()
         returns = [n.value for n in ast.walk(node) if isinstance(n, ast.Return | ast.Yield) and n.value is not None]
         gives = any(map(self.is_timed, returns))
-        if len(returns) == 1 and isinstance(returns[0], ast.Tuple): self.parts[node.name] = [self.is_timed(x) for x in returns[0].elts]
+        if len(returns) == 1 and isinstance(returns[0], ast.Tuple):
+            self.parts[node.name] = [self.is_timed(x) for x in returns[0].elts]
         self.timed = outer | {n for n in self.timed if n[0] == '.'}
         self.bind([node.name], gives)
 
@@ -92,7 +108,11 @@ class Timed(ast.NodeVisitor):
     def visit_Call(self, node):
         self.generic_visit(node)
         name = ast.unparse(node.func)
-        if isinstance(node.func, ast.Attribute) and node.func.attr in ('append', 'add', 'extend') and any(map(self.is_timed, node.args)):
+        if (
+            isinstance(node.func, ast.Attribute)
+            and node.func.attr in ('append', 'add', 'extend')
+            and any(map(self.is_timed, node.args))
+        ):
             self.bind(targets(node.func.value)[:1], True)
         if CLAIMS.match(name.split('.')[-1]) and name != 'test_fail':
             for a in [*node.args, *(k.value for k in node.keywords)]: self.claim(node, a)
@@ -105,7 +125,11 @@ def claims(code, allowed=()):
     return list(dict.fromkeys(timed.found))
 
 
-files = [p for p in [*(root / 'tests').glob('*.py'), *(root / 'nbs').rglob('*.ipynb')] if 'benchmarks' not in p.parts and not p.name.startswith('.')]
+files = [
+    p
+    for p in [*(root / 'tests').glob('*.py'), *(root / 'nbs').rglob('*.ipynb')]
+    if 'benchmarks' not in p.parts and not p.name.startswith('.')
+]
 
 
 @pytest.mark.parametrize('path', sorted(files), ids=lambda p: p.name)
@@ -113,7 +137,9 @@ def test_no_time_is_asserted(path):
     name = str(path.relative_to(root))
     allowed = [function for file, function in ALLOWED if file == name]
     found = [what for inside, what in claims(source(path), allowed) if inside not in allowed]
-    assert not found, f'{found}: print it, count work instead of seconds, or ask it in nbs/benchmarks as a ratio of one run'
+    assert (
+        not found
+    ), f'{found}: print it, count work instead of seconds, or ask it in nbs/benchmarks as a ratio of one run'
 
 
 @pytest.mark.parametrize('code', [

@@ -33,8 +33,23 @@ def store(tmp_path_factory):
 
 
 def asked(store, out, **more):
-    return make_config(TrainConfig, overrides=dict(data=str(store), model='tiny', length=64, batch_size=8, transpose=0, workers=0, device='cpu',
-                                                   valid=.2, out=str(out), watch=dict(on=False), loader=dict(conditions=['composer']), **more))
+    return make_config(
+        TrainConfig,
+        overrides=dict(
+            data=str(store),
+            model='tiny',
+            length=64,
+            batch_size=8,
+            transpose=0,
+            workers=0,
+            device='cpu',
+            valid=0.2,
+            out=str(out),
+            watch=dict(on=False),
+            loader=dict(conditions=['composer']),
+            **more
+        ),
+    )
 
 
 def pitches(ids): return [vocab.name(int(i)) for i in ids if vocab.NOTE_ON <= i < vocab.NOTE_OFF]
@@ -46,21 +61,46 @@ def mean_pitch(ids):
 
 def test_from_the_table_to_the_music(store, tmp_path):
     common = ['workers=0', f'out={tmp_path}', 'device=cpu']
-    words = [f'data={store}', 'model=tiny', 'length=64', 'batch_size=8', 'transpose=0', 'valid=.2', 'steps=300', 'watch.on=false', 'checkpoint_every=0']
+    words = [
+        f'data={store}',
+        'model=tiny',
+        'length=64',
+        'batch_size=8',
+        'transpose=0',
+        'valid=.2',
+        'steps=300',
+        'watch.on=false',
+        'checkpoint_every=0',
+    ]
     assert run_command('train', [*words, 'loader.conditions=[composer]', *common]) == 0
     run, = tmp_path.glob('*train*')
     net = MusicTransformerVAEGAN.from_pretrained(run)
     assert net.config.conditions['composer'].words == ('', 'High', 'Low')
-    for who, low in (('Low', True), ('High', False)):       # without its label a piece is either, with equal probability
-        means = [mean_pitch(x) for x in generate_ids(net, n=16, max_tokens=60, seed=1, top_p=.9, conditions=dict(composer=who), profile='off')]
+    # without its label a piece is either, with equal probability
+    for who, low in (('Low', True), ('High', False)):
+        means = [
+            mean_pitch(x)
+            for x in generate_ids(
+                net, n=16, max_tokens=60, seed=1, top_p=0.9, conditions=dict(composer=who), profile='off'
+            )
+        ]
         assert sum((m < 60) == low for m in means) >= 12, (who, means)
-    assert run_command('generate', [f'model={run}', 'conditions.composer=Low', 'pieces=8', 'top_p=.9', 'max_tokens=64', *common[1:]]) == 0
+    assert (
+        run_command(
+            'generate',
+            [f'model={run}', 'conditions.composer=Low', 'pieces=8', 'top_p=.9', 'max_tokens=64', *common[1:]],
+        )
+        == 0
+    )
     made, = tmp_path.glob('*generate*')
-    means = [np.mean([n.pitch for t in read_midi(file).tracks for n in t.notes]) for file in (made / 'samples').glob('*.mid')]
+    means = [
+        np.mean([n.pitch for t in read_midi(file).tracks for n in t.notes]) for file in (made / 'samples').glob('*.mid')
+    ]
     assert len(means) == 8 and sum(m < 60 for m in means) >= 6, means
     said = check_request(make_config(EvaluateConfig, overrides=dict(model=str(run), out=str(tmp_path), device='cpu')))
     assert any('conditions unknown: composer' in line for line in said)
-    with pytest.raises(ConfigError, match="did you mean 'Low'"): run_command('generate', [f'model={run}', 'conditions.composer=Lo', *common[1:]])
+    with pytest.raises(ConfigError, match="did you mean 'Low'"):
+        run_command('generate', [f'model={run}', 'conditions.composer=Lo', *common[1:]])
 
 
 def test_conditions_reach_the_model(store, tmp_path):
@@ -80,14 +120,27 @@ def test_conditions_reach_the_model(store, tmp_path):
     out = net(ids, state=state).logits
     number, labels = state['segments'], state['conditions']['composer']
     row, place = (number == 0).nonzero()[:,0], (number == 0).nonzero()[:,1]
-    alone = net(ids[row[:1], place].unsqueeze(0) if ids.ndim == 1 else ids[row[0], place][None], state={k: v[:1] for k, v in state.items() if k not in ('segments', 'conditions')} | dict(conditions=dict(composer=labels[:1])))
+    alone = net(
+        ids[row[:1], place].unsqueeze(0) if ids.ndim == 1 else ids[row[0], place][None],
+        state={k: v[:1] for k, v in state.items() if k not in ('segments', 'conditions')}
+        | dict(conditions=dict(composer=labels[:1])),
+    )
     assert torch.allclose(out[row[0], place], alone.logits[0], atol=1e-4)
 
 
 def test_refusals(store, tmp_path):
-    for more, says in ((dict(net=dict(conditions={})), 'loader.conditions'), (dict(net=dict(condition_dropout=.2), loader={}), 'no conditions')):
-        with pytest.raises(ConfigError, match=says): check_request(asked(store, tmp_path).changed(**more) if 'loader' not in more else make_config(TrainConfig, overrides=asked(store, tmp_path).to_dict() | more))
+    for more, says in (
+        (dict(net=dict(conditions={})), 'loader.conditions'),
+        (dict(net=dict(condition_dropout=0.2), loader={}), 'no conditions'),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            check_request(
+                asked(store, tmp_path).changed(**more)
+                if 'loader' not in more
+                else make_config(TrainConfig, overrides=asked(store, tmp_path).to_dict() | more)
+            )
     music = open_store(str(store), 0)
     cfg = asked(store, tmp_path)
     plain = MusicTransformerVAEGAN.from_preset('tiny')
-    with pytest.raises(ConfigError, match='not conditioned on composer'): build_learner(cfg, music, *train_valid_split(music, .2), plain)
+    with pytest.raises(ConfigError, match='not conditioned on composer'):
+        build_learner(cfg, music, *train_valid_split(music, .2), plain)

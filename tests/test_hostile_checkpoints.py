@@ -23,7 +23,11 @@ def seal(d):
     from aurl.train.checkpoint import _seal_manifest
     m = json.loads((d / 'manifest.json').read_text())
     m.pop('seal', None)
-    m['files'] = {f.name: dict(size=f.stat().st_size, sha256=sha256_of(f)) for f in sorted(d.iterdir()) if f.is_file() and f.name != 'manifest.json'}
+    m['files'] = {
+        f.name: dict(size=f.stat().st_size, sha256=sha256_of(f))
+        for f in sorted(d.iterdir())
+        if f.is_file() and f.name != 'manifest.json'
+    }
     (d / 'manifest.json').write_text(_seal_manifest(m))
 
 
@@ -44,29 +48,74 @@ wide = '{"a":' * 100_000 + '1' + '}' * 100_000
 tensors = lambda **named: (lambda t: header(len(t), t))(json.dumps(named).encode())
 
 CHECKPOINT = {}  # name: what is done to a good checkpoint
-for name in ('model.safetensors', 'optimizer.safetensors', 'training.safetensors', 'state.json', 'optimizer.json', 'training.json'):
+for name in (
+    'model.safetensors',
+    'optimizer.safetensors',
+    'training.safetensors',
+    'state.json',
+    'optimizer.json',
+    'training.json',
+):
     CHECKPOINT[f'a pickle as {name}'] = lambda d, n=name: ((d / n).write_bytes(pickled), seal(d))
     CHECKPOINT[f'what torch.save wrote as {name}'] = lambda d, n=name: (torched(d / n), seal(d))
 CHECKPOINT['a pickle as manifest.json'] = lambda d: (d / 'manifest.json').write_bytes(pickled)
 for what, data in {
-        'a header of 2^63 bytes': header(2**63), 'a header of 99 MB': header(99_000_000) + bytes(99_000_000), 'a header without an end': header(50, b'{"a": '), 'no header': b'', 'three bytes': b'abc',
-        'a deep header': header(400_000, deep.encode()), 'a header of lists': tensors(a=[1, 2]), 'a tensor larger than the file': tensors(weight=dict(dtype='F32', shape=[1 << 40], data_offsets=[0, 1 << 42])),
-        'offsets that go back': tensors(weight=dict(dtype='F32', shape=[4], data_offsets=[16, 0])), 'a shape below nothing': tensors(weight=dict(dtype='F32', shape=[-4], data_offsets=[0, 16])) + bytes(16),
-        'a shape that overflows': tensors(weight=dict(dtype='F32', shape=[2**40, 2**40, 2**40], data_offsets=[0, 16])) + bytes(16), 'a kind that is none': tensors(weight=dict(dtype='PICKLE', shape=[4], data_offsets=[0, 16])) + bytes(16),
-        'ten thousand names': tensors(**{f'w{i}': dict(dtype='F32', shape=[0], data_offsets=[0, 0]) for i in range(10_000)})}.items():
+    'a header of 2^63 bytes': header(2**63),
+    'a header of 99 MB': header(99_000_000) + bytes(99_000_000),
+    'a header without an end': header(50, b'{"a": '),
+    'no header': b'',
+    'three bytes': b'abc',
+    'a deep header': header(400_000, deep.encode()),
+    'a header of lists': tensors(a=[1, 2]),
+    'a tensor larger than the file': tensors(weight=dict(dtype='F32', shape=[1 << 40], data_offsets=[0, 1 << 42])),
+    'offsets that go back': tensors(weight=dict(dtype='F32', shape=[4], data_offsets=[16, 0])),
+    'a shape below nothing': tensors(weight=dict(dtype='F32', shape=[-4], data_offsets=[0, 16])) + bytes(16),
+    'a shape that overflows': tensors(weight=dict(dtype='F32', shape=[2**40, 2**40, 2**40], data_offsets=[0, 16]))
+    + bytes(16),
+    'a kind that is none': tensors(weight=dict(dtype='PICKLE', shape=[4], data_offsets=[0, 16])) + bytes(16),
+    'ten thousand names': tensors(
+        **{f'w{i}': dict(dtype='F32', shape=[0], data_offsets=[0, 0]) for i in range(10_000)}
+    ),
+}.items():
     CHECKPOINT[f'model: {what}'] = lambda d, b=data: ((d / 'model.safetensors').write_bytes(b), seal(d))
-for what, text in {'deep lists': deep, 'deep dicts': wide, 'a number without end': '1' * 5_000_000, 'half a word': '{"format": "aurl', 'an array of objects': '{"$array": [1], "dtype": "O", "shape": [1]}',
-                   'an array of a gigabyte': '{"$array": [1], "dtype": "V1000000000", "shape": [1]}', 'a shape of a terabyte': '{"$array": [1], "dtype": "u1", "shape": [1000000000000]}',
-                   'a key that is a list': '{"$dict": [[[1], 2]]}', 'a tensor that is not there': '{"$tensor": "../../etc/passwd"}', 'words': '"state"'}.items():
+for what, text in {
+    'deep lists': deep,
+    'deep dicts': wide,
+    'a number without end': '1' * 5_000_000,
+    'half a word': '{"format": "aurl',
+    'an array of objects': '{"$array": [1], "dtype": "O", "shape": [1]}',
+    'an array of a gigabyte': '{"$array": [1], "dtype": "V1000000000", "shape": [1]}',
+    'a shape of a terabyte': '{"$array": [1], "dtype": "u1", "shape": [1000000000000]}',
+    'a key that is a list': '{"$dict": [[[1], 2]]}',
+    'a tensor that is not there': '{"$tensor": "../../etc/passwd"}',
+    'words': '"state"',
+}.items():
     CHECKPOINT[f'state.json: {what}'] = lambda d, t=text: ((d / 'state.json').write_text(t), seal(d))
 CHECKPOINT |= {
     'manifest.json: deep lists': lambda d: (d / 'manifest.json').write_text(deep),
     'manifest.json of 50 MB': lambda d: (d / 'manifest.json').write_text(' ' * 50_000_000),
     'manifest.json is a pipe': lambda d: ((d / 'manifest.json').unlink(), os.mkfifo(d / 'manifest.json')),
-    'state.json is a pipe': lambda d: (edit(d, files={**json.loads((d / 'manifest.json').read_text())['files'], 'state.json': dict(size=0, sha256=sha256_of(b''))}), (d / 'state.json').unlink(), os.mkfifo(d / 'state.json')),
-    'model.safetensors is /dev/zero': lambda d: ((d / 'model.safetensors').unlink(), (d / 'model.safetensors').symlink_to('/dev/zero')),
-    'a file outside': lambda d: edit(d, files={**json.loads((d / 'manifest.json').read_text())['files'], '../../passwd': dict(size=1, sha256='0')}),
-    'a file at the root': lambda d: edit(d, files={**json.loads((d / 'manifest.json').read_text())['files'], '/etc/passwd': dict(size=1, sha256='0')}),
+    'state.json is a pipe': lambda d: (
+        edit(
+            d,
+            files={
+                **json.loads((d / 'manifest.json').read_text())['files'],
+                'state.json': dict(size=0, sha256=sha256_of(b'')),
+            },
+        ),
+        (d / 'state.json').unlink(),
+        os.mkfifo(d / 'state.json'),
+    ),
+    'model.safetensors is /dev/zero': lambda d: (
+        (d / 'model.safetensors').unlink(),
+        (d / 'model.safetensors').symlink_to('/dev/zero'),
+    ),
+    'a file outside': lambda d: edit(
+        d, files={**json.loads((d / 'manifest.json').read_text())['files'], '../../passwd': dict(size=1, sha256='0')}
+    ),
+    'a file at the root': lambda d: edit(
+        d, files={**json.loads((d / 'manifest.json').read_text())['files'], '/etc/passwd': dict(size=1, sha256='0')}
+    ),
     'a size in words': lambda d: edit(d, files={'model.safetensors': dict(size='big', sha256=[]), 'state.json': 1}),
     'files without a list': lambda d: edit(d, files=['model.safetensors']),
 }
@@ -83,9 +132,11 @@ def good(tmp_path_factory):
     from aurl.train.checkpoint import save_checkpoint
     model = nn.Linear(3, 3)
     opt = torch.optim.AdamW(model.parameters())
-    model(torch.ones(1, 3)).sum().backward(); opt.step()
+    model(torch.ones(1, 3)).sum().backward()
+    opt.step()
     d = save_checkpoint(tmp_path_factory.mktemp('good') / 'step_00000001', model, optimizer=opt, state=dict(step=1))
-    (d / 'training.json').write_text('{}'); (d / 'training.safetensors').write_bytes(tensors())
+    (d / 'training.json').write_text('{}')
+    (d / 'training.safetensors').write_bytes(tensors())
     seal(d)
     return d
 
@@ -139,7 +190,11 @@ def test_zip_slip(tmp_path, name):
     with zipfile.ZipFile(tmp_path / 'evil.zip', 'w') as z: z.writestr(name, pickled)
     before = sorted(tmp_path.rglob('*'))
     refused(lambda: [corpus_from(tmp_path / 'evil.zip').read(0)])
-    assert sorted(tmp_path.rglob('*')) == before and not (tmp_path.parent / 'out.mid').exists() and not Path('/tmp/out.mid').exists()
+    assert (
+        sorted(tmp_path.rglob('*')) == before
+        and not (tmp_path.parent / 'out.mid').exists()
+        and not Path('/tmp/out.mid').exists()
+    )
 
 
 def test_there_are_fifty(): assert len(CHECKPOINT) + len(YAML) + 3 >= 50

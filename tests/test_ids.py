@@ -13,10 +13,13 @@ from aurl.tokens.vocab import Kind, vocab
 from common import modules, root
 
 ends = {i for kind in Kind for i in (vocab.blocks[kind].start, vocab.blocks[kind].stop - 1) if i > 40}
-middle_c = vocab.blocks[Kind.NOTE_OFF].start + 60 - vocab.pitch_lo  # its NOTE_ON is a number that drums and pitches have too
+# its NOTE_ON is a number that drums and pitches have too
+middle_c = vocab.blocks[Kind.NOTE_OFF].start + 60 - vocab.pitch_lo
 telltale = ends | {middle_c, len(vocab)}
 holds_ids = re.compile(r'^(?!n_|num_|max_|min_)(\w*_)?(ids?|tok|toks|token|tokens)$')
-takes_id = re.compile(r'^((pad|start|end|unk|bos|eos|mask)(_token)?(_id|_idx)?|padding_idx|padding_value|ignore_index|n?_?vocab(_size)?|n_tokens|num_embeddings)$')
+takes_id = re.compile(
+    r'^((pad|start|end|unk|bos|eos|mask)(_token)?(_id|_idx)?|padding_idx|padding_value|ignore_index|n?_?vocab(_size)?|n_tokens|num_embeddings)$'
+)
 
 
 def number(node):
@@ -40,7 +43,11 @@ def stray(source):
             sides = [node.left, *node.comparators]
             if any(holds_ids.match(name_of(s)) for s in sides):
                 bounds = all(isinstance(o, (ast.Lt, ast.GtE)) for o in node.ops)  # ids < 0 is a question about the type
-                found |= {(s.lineno, number(s), 'is compared with ids') for s in sides if number(s) is not None and not (bounds and number(s) == 0)}
+                found |= {
+                    (s.lineno, number(s), 'is compared with ids')
+                    for s in sides
+                    if number(s) is not None and not (bounds and number(s) == 0)
+                }
         if isinstance(node, ast.keyword) and node.arg and takes_id.match(node.arg) and (number(node.value) or 0) > 0:
             found.add((node.value.lineno, number(node.value), f'is given as {node.arg}='))
     return sorted(f for f in found if '# not an id' not in lines[f[0]-1])
@@ -50,7 +57,9 @@ def stray(source):
 def test_no_stray_ids(name):
     path = root / 'aurl' / name
     found = stray(path.read_text(encoding='utf-8'))
-    assert not found, '\n'.join(f'aurl/{name}, line {l}: {n} {why}; ask vocab, or end the line with `# not an id`' for l, n, why in found)
+    assert not found, '\n'.join(
+        f'aurl/{name}, line {l}: {n} {why}; ask vocab, or end the line with `# not an id`' for l, n, why in found
+    )
 
 
 @pytest.mark.parametrize('line', ['x = torch.zeros(774)', 'mask[180:692] = True', 'pitch = i - 92', 'kind = torch.where(ids >= 4, 1, 0)', 'done = ids[:, -1] == 1',

@@ -5,19 +5,45 @@ import pytest
 from common import modules, root
 
 development = ['nbdev', 'execnb', 'ghapi', 'fastgit', 'pytest', 'hypothesis', 'jupytext', 'jupyterlab', 'mido']
-extras = ['optuna', 'wandb', 'mlflow', 'tensorboard', 'accelerate', 'dask', 'distributed', 'pytorch_optimizer', 'zuko', 'onnx', 'onnxscript', 'onnxruntime',
-          'torchao', 'fastapi', 'verovio', 'pypandoc', 'typst', 'miditok', 'sphinx', 'playwright']
+extras = [
+    'optuna',
+    'wandb',
+    'mlflow',
+    'tensorboard',
+    'accelerate',
+    'dask',
+    'distributed',
+    'pytorch_optimizer',
+    'zuko',
+    'onnx',
+    'onnxscript',
+    'onnxruntime',
+    'torchao',
+    'fastapi',
+    'verovio',
+    'pypandoc',
+    'typst',
+    'miditok',
+    'sphinx',
+    'playwright',
+]
 
 
 def numbers(folder):
     "The number of each module, from the name of its notebook."
     found = {}
     for path in sorted(folder.glob('*.ipynb')):
-        source = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
+        source = '\n'.join(
+            ''.join(c['source'])
+            for c in json.loads(path.read_text(encoding='utf-8'))['cells']
+            if c['cell_type'] == 'code'
+        )
         module = re.search(r'^#\s*\|\s*default_exp\s+(\S+)', source, re.M)
         if module is None: continue
         name = re.fullmatch(r'(\d{3})_(.+)', path.stem)
-        assert name and name[2] == module[1], f'{path.name} exports {module[1]}: call it NNN_{module[1]}.ipynb, with three digits'
+        assert (
+            name and name[2] == module[1]
+        ), f'{path.name} exports {module[1]}: call it NNN_{module[1]}.ipynb, with three digits'
         found[module[1]] = int(name[1])
     return found
 
@@ -32,10 +58,12 @@ def imported(source, module):
             stems = [('.'.join(base + ([node.module] if node.module else [])), [a.name for a in node.names])]
         else: continue
         for stem, names in stems:
-            if stem.split('.')[0] == 'aurl': yield from (s.removeprefix('aurl.') for s in [stem, *(f'{stem}.{n}' for n in names)])
+            if stem.split('.')[0] == 'aurl':
+                yield from (s.removeprefix('aurl.') for s in [stem, *(f'{stem}.{n}' for n in names)])
 
 
-def climbs(module, source, number): return sorted({t for t in imported(source, module) if number.get(t, -1) > number[module]})
+def climbs(module, source, number):
+    return sorted({t for t in imported(source, module) if number.get(t, -1) > number[module]})
 
 
 number = numbers(root / 'nbs')
@@ -55,28 +83,43 @@ def test_numbers_are_unique():
 
 
 def test_every_notebook_of_the_top_folder_has_a_module():
-    others = [p.name for p in sorted((root / 'nbs').glob('*.ipynb')) if p.name != 'index.ipynb' and p.stem[4:] not in number]
+    others = [
+        p.name for p in sorted((root / 'nbs').glob('*.ipynb')) if p.name != 'index.ipynb' and p.stem[4:] not in number
+    ]
     assert not others, f'{others} export nothing: proofs go to nbs/proofs'
 
 
 def test_file_names_of_modules_are_unique():
     stems = [m.split('.')[-1] for m in number]
     twice = sorted({s for s in stems if stems.count(s) > 1})
-    assert not twice, f'several modules are called {twice}: `aurl.a.x` beside `aurl.b.x` is looked for in the wrong place'
+    assert (
+        not twice
+    ), f'several modules are called {twice}: `aurl.a.x` beside `aurl.b.x` is looked for in the wrong place'
 
 
 def test_a_climb_is_seen():
     known = {'core': 0, 'tokens.vocab': 400, 'losses.base': 700}
-    for line in ['from aurl.losses.base import x', 'from aurl.losses import base', 'import aurl.losses.base', 'from ..losses import base',
-                 'from ..losses.base import x', 'def f():\n    from aurl.losses.base import x']:
+    for line in [
+        'from aurl.losses.base import x',
+        'from aurl.losses import base',
+        'import aurl.losses.base',
+        'from ..losses import base',
+        'from ..losses.base import x',
+        'def f():\n    from aurl.losses.base import x',
+    ]:
         assert climbs('tokens.vocab', line, known) == ['losses.base'], line
-    for line in ['from aurl.core import x', 'import torch', 'from .other import x']: assert not climbs('tokens.vocab', line, known), line
+    for line in ['from aurl.core import x', 'import torch', 'from .other import x']:
+        assert not climbs('tokens.vocab', line, known), line
 
 
 def test_no_module_names_development_tools():
     for name, path in modules().items():
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ''] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ''] if isinstance(node, ast.ImportFrom) and not node.level else []
+            )
             bad = [n for n in names if n.split('.')[0] in development or n.startswith('fastai.vision')]
             assert not bad, f'aurl/{name}, line {node.lineno}: {bad[0]}'
 
@@ -93,5 +136,11 @@ for name in sys.argv[2:]: importlib.import_module(name)
 '''
     names = ['aurl.' + n.removesuffix('.py').replace('/', '.') for n in modules()]
     absent = ' '.join([*development, *extras])
-    done = subprocess.run([sys.executable, '-c', code, absent, *names], cwd=root, env={**os.environ, 'PYTHONPATH': str(root)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code, absent, *names],
+        cwd=root,
+        env={**os.environ, 'PYTHONPATH': str(root)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr

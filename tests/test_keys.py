@@ -88,10 +88,31 @@ TRAIN = {
     'losses.decorrelation': (1., dict(vae, batch_size=4)), 'losses.orthogonality': (1., dict(vae, batch_size=4))}
 
 # keys that change where or how a run is made, not what is built: each is shown elsewhere
-OUTSIDE = dict(data='test_training', resume='test_resume', workers='520_data.store', device='020_device', out='test_cli', compile='670_models.compiled', gpus='980_commands.workers', nodes='980_commands.workers',
-               node='980_commands.workers', meet='980_commands.workers', shard='788_train.parallel')
-OUTSIDE |= {'loader.workers': '500_data.readers', 'loader.conditions': 'test_conditions', 'net.conditions': 'test_conditions', 'net.condition_dropout': '972_recipes', 'loader.weights': '535_data.mixture', 'loader.balance': '575_data.loaders', 'loader.balance_power': '575_data.loaders',
-            'curriculum.order': '764_train.curriculum', 'fit_batch': 'test_memory', 'net.codec': '405_tokens.codec'}
+OUTSIDE = dict(
+    data='test_training',
+    resume='test_resume',
+    workers='520_data.store',
+    device='020_device',
+    out='test_cli',
+    compile='670_models.compiled',
+    gpus='980_commands.workers',
+    nodes='980_commands.workers',
+    node='980_commands.workers',
+    meet='980_commands.workers',
+    shard='788_train.parallel',
+)
+OUTSIDE |= {
+    'loader.workers': '500_data.readers',
+    'loader.conditions': 'test_conditions',
+    'net.conditions': 'test_conditions',
+    'net.condition_dropout': '972_recipes',
+    'loader.weights': '535_data.mixture',
+    'loader.balance': '575_data.loaders',
+    'loader.balance_power': '575_data.loaders',
+    'curriculum.order': '764_train.curriculum',
+    'fit_batch': 'test_memory',
+    'net.codec': '405_tokens.codec',
+}
 
 
 def leaves(cls, at=''):
@@ -102,12 +123,18 @@ def leaves(cls, at=''):
 
 def keys_of_training():
     keys = set(leaves(r.TrainConfig)) - {'net'}
-    return keys | {f'net.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')} | {f'optimizer.scales.{p}' for p in model_parts}
+    return (
+        keys
+        | {f'net.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')}
+        | {f'optimizer.scales.{p}' for p in model_parts}
+    )
 
 
 def test_every_key_has_its_place():
     placed = set(TRAIN) | set(OUTSIDE)
-    assert not (new := keys_of_training() - placed), f'{sorted(new)}: what do these change? Give them a line in tests/test_keys.py'
+    assert not (
+        new := keys_of_training() - placed
+    ), f'{sorted(new)}: what do these change? Give them a line in tests/test_keys.py'
     extra = {'losses.decorrelation', 'losses.orthogonality'}
     assert not (gone := placed - keys_of_training() - extra), f'{sorted(gone)} are keys no more'
     assert not set(TRAIN) & set(OUTSIDE)
@@ -136,8 +163,19 @@ def world(midi, tmp_path_factory):
     (work / 'held.txt').write_text(store.names[3])
     words = dict(HELD=work / 'held.txt', OTHER=work / 'other.yaml', TEACHER=work / 'teacher')
     MusicTransformerVAEGAN.from_preset(str(work / 'small.yaml')).save_pretrained(work / 'teacher')
-    base = {'data': str(store.path), 'model': str(work / 'small.yaml'), 'length': 32, 'batch_size': 4, 'valid': .34, 'workers': 0, 'steps': 100, 'out': str(work / 'runs'),
-            'dtype': 'fp32', 'device': 'cpu', 'resume': 'no'}
+    base = {
+        'data': str(store.path),
+        'model': str(work / 'small.yaml'),
+        'length': 32,
+        'batch_size': 4,
+        'valid': 0.34,
+        'workers': 0,
+        'steps': 100,
+        'out': str(work / 'runs'),
+        'dtype': 'fp32',
+        'device': 'cpu',
+        'resume': 'no',
+    }
     return SimpleNamespace(store=store, base=base, words={k:str(v) for k,v in words.items()}, work=work)
 
 
@@ -158,7 +196,10 @@ def digest(x):
         if isinstance(v, torch.Tensor): v = v.detach().numpy()
         if isinstance(v, np.ndarray): h.update(str(v.shape).encode() + np.ascontiguousarray(v).tobytes())
         elif isinstance(v, dict): [add([k, w]) for k,w in sorted(v.items(), key=str)]
-        elif isinstance(v, (list, tuple, set)): h.update(b'('); [add(w) for w in v]; h.update(b')')
+        elif isinstance(v, (list, tuple, set)):
+            h.update(b'(')
+            [add(w) for w in v]
+            h.update(b')')
         else: h.update(repr(v).encode())
     add(x)
     return h.hexdigest()[:12]
@@ -176,13 +217,31 @@ def model_print(text):
         out = model.train()(ids)
         loss = out.logits.square().mean() + (out.price.paid if out.price is not None else 0)
         if model.critic is not None: loss = loss + model.critic(ids).score().sum()
-    return digest([loss, sum(kept), [tuple(p.shape) for p in model.parameters()], [n for n,_ in model.named_parameters()], out.logits])
+    return digest(
+        [
+            loss,
+            sum(kept),
+            [tuple(p.shape) for p in model.parameters()],
+            [n for n, _ in model.named_parameters()],
+            out.logits,
+        ]
+    )
 
 
 def plain(cb):
     "The plain values of a callback; what it was told of its schedule or its windows is looked at by what it does."
-    simple = lambda v: isinstance(v, (int, float, str, bool)) or v is None or isinstance(v, (list, tuple, dict)) and all(map(simple, v.values() if isinstance(v, dict) else v))
-    out = {k:v for k,v in vars(cb).items() if simple(v) and k not in ('since', 'began', 'mark', 'learn', 'path', 'config', 'state')}   # `config` of a checkpoint is that of the model
+    simple = (
+        lambda v: isinstance(v, (int, float, str, bool))
+        or v is None
+        or isinstance(v, (list, tuple, dict))
+        and all(map(simple, v.values() if isinstance(v, dict) else v))
+    )
+    # `config` of a checkpoint is that of the model
+    out = {
+        k: v
+        for k, v in vars(cb).items()
+        if simple(v) and k not in ('since', 'began', 'mark', 'learn', 'path', 'config', 'state')
+    }
     if isinstance(getattr(cb, 'how', None), Config): out['how'] = cb.how.flat()
     if hasattr(cb, 'pace') and hasattr(cb.pace, 'every'): out['pace'] = cb.pace.every or cb.pace.share
     if hasattr(cb, 'progress') and hasattr(cb.progress, 'weights'): out['weights'] = cb.progress.weights
@@ -193,7 +252,9 @@ def stepping(cb, n=14):
     "What a callback does in `n` steps to the gradient of two weights, and what mean it keeps."
     model = nn.Linear(3, 1, bias=False)
     with torch.no_grad(): model.weight.fill_(1.)
-    learn = SimpleNamespace(model=model, opt=SimpleNamespace(param_lists=[list(model.parameters())]), cbs=[], pct_train=0., train_iter=0)
+    learn = SimpleNamespace(
+        model=model, opt=SimpleNamespace(param_lists=[list(model.parameters())]), cbs=[], pct_train=0.0, train_iter=0
+    )
     cb, seen = type(cb)(cb.config), []
     cb.learn = learn
     if isinstance(cb, WeightAveraging): cb.before_fit()
@@ -224,7 +285,11 @@ def curve(rate):
 def windows(loader):
     "What a loader gives in a few epochs, and how its windows grow."
     epochs, pace = range(0, 24), getattr(loader, 'pace', None)
-    out = [loader._length(e) for e in epochs] + ([loader.open_to(e) for e in epochs] + [pace.gain if pace.pacing == 'adaptive' else 0] if pace is not None else [])
+    out = [loader._length(e) for e in epochs] + (
+        [loader.open_to(e) for e in epochs] + [pace.gain if pace.pacing == 'adaptive' else 0]
+        if pace is not None
+        else []
+    )
     for e in (0, 4):
         plan = loader.plan(e)
         ids = [loader.batch(i, e) for i in range(min(3, len(loader)))]
@@ -261,9 +326,20 @@ def built(cfg, world):
     try: r.train_run(learn, run, cfg)
     finally: run.close()
     learn.valid_nats, learn.measures = 2., dict(grammar=.5)
-    cbs = [c for c in [*learn.cbs, *told['cbs']] if type(c).__name__ not in ('TrainEvalCallback', 'Recorder', 'CastToTensor', 'ProgressCallback')]
-    out = dict(model=model_print(json.dumps(net.to_dict())), windows=digest(windows(learn.dls.train)), held=digest(windows(learn.dls.valid)), smoothing=learn.loss_func.smoothing,
-               budget=[told['steps'], told['minutes'], told['log_every'], told['deterministic']], score=told['score'](learn) if told['score'] else 2., sides=digest(sides))
+    cbs = [
+        c
+        for c in [*learn.cbs, *told['cbs']]
+        if type(c).__name__ not in ('TrainEvalCallback', 'Recorder', 'CastToTensor', 'ProgressCallback')
+    ]
+    out = dict(
+        model=model_print(json.dumps(net.to_dict())),
+        windows=digest(windows(learn.dls.train)),
+        held=digest(windows(learn.dls.valid)),
+        smoothing=learn.loss_func.smoothing,
+        budget=[told['steps'], told['minutes'], told['log_every'], told['deterministic']],
+        score=told['score'](learn) if told['score'] else 2.0,
+        sides=digest(sides),
+    )
     for c in cbs:
         name, values = plain(c)
         out[name] = digest(values)
@@ -322,9 +398,14 @@ def test_alone_it_acts_or_is_refused(world, mode):
         cfg, words = tried(world, {'mode': mode, key: value})
         if words:
             if not named(words, key) or '→' not in words: silent.append(f'{key}: {words}')
-        elif mode == 'transformer' or key.partition('.')[0] in ('latent', 'latent_music', 'adversarial', 'net') or key in ('loader.bar', 'batch_size', 'losses.decorrelation'):
+        elif (
+            mode == 'transformer'
+            or key.partition('.')[0] in ('latent', 'latent_music', 'adversarial', 'net')
+            or key in ('loader.bar', 'batch_size', 'losses.decorrelation')
+        ):
             try: now = what_is_built(cfg, world)
-            except AurlError as e: now = None if '→' in str(e) else silent.append(f'{key}: {e}')     # the music does not allow it
+            except AurlError as e:
+                now = None if '→' in str(e) else silent.append(f'{key}: {e}')  # the music does not allow it
             if now == plain_mode: idle.append(key)
     assert not idle, f'accepted in mode={mode}, and nothing that is built is different: {idle}'
     assert not silent, f'refused in mode={mode} without a word about it: {silent}'
@@ -335,7 +416,9 @@ def test_with_what_it_needs_it_acts(world):
     idle, refused = [], []
     for key,(value,more) in TRAIN.items():
         cfg, words = tried(world, {**more, key: value})
-        if words: refused.append(f'{key}: {words}'); continue
+        if words:
+            refused.append(f'{key}: {words}')
+            continue
         try: before = what_is_built(asked(world, more)[0], world)
         except ConfigError: before = what_is_built(asked(world, {})[0], world)   # kind=steps, for one, needs its steps
         try:
@@ -347,7 +430,16 @@ def test_with_what_it_needs_it_acts(world):
 
 def test_the_proof_can_fail(world):
     "What is built does not depend on keys that nobody reads, although the configuration has them."
-    for key,value in {'ema.decay': .5, 'schedule.power': 5., 'clip.window': 20, 'latent.cycles': 9, 'curriculum.gain': .5, 'perturb_steps': 4, 'net.window': 7, 'loader.grow_epochs': 2}.items():
+    for key, value in {
+        'ema.decay': 0.5,
+        'schedule.power': 5.0,
+        'clip.window': 20,
+        'latent.cycles': 9,
+        'curriculum.gain': 0.5,
+        'perturb_steps': 4,
+        'net.window': 7,
+        'loader.grow_epochs': 2,
+    }.items():
         assert what_is_built(asked(world, {key: value})[0], world) == what_is_built(asked(world, {})[0], world), key
 
 
@@ -356,9 +448,15 @@ def test_losses_over_pieces_need_three_of_them():
     from aurl.losses.base import losses
     for rows in (2, 4):
         z = torch.randn(rows, 1, 6, requires_grad=True)
-        h = SimpleNamespace(output=SimpleNamespace(z=z, clouds={k:SimpleNamespace(mean=z[..., s]) for k,s in dict(a=slice(0, 3), b=slice(3, 6)).items()}))
+        h = SimpleNamespace(
+            output=SimpleNamespace(
+                z=z, clouds={k: SimpleNamespace(mean=z[..., s]) for k, s in dict(a=slice(0, 3), b=slice(3, 6)).items()}
+            )
+        )
         for name in ('decorrelation', 'orthogonality'):
-            f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(__import__('aurl.losses.latent_penalties', fromlist=['x']), f'{name}_loss')
+            f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(
+                __import__('aurl.losses.latent_penalties', fromlist=['x']), f'{name}_loss'
+            )
             g, = torch.autograd.grad(f(h), z)
             assert bool(g.any()) == (rows >= 3), (name, rows)
 
@@ -379,11 +477,20 @@ def test_the_command_refuses_before_a_run_begins(world):
     from aurl.cli import run_command
     out = world.work / 'never'
     items = [f'{k}={v}' for k,v in {**world.base, 'out': out}.items()]
-    with pytest.raises(ConfigError, match='ema.decay=0.5 has no effect: ema.kind=none'): run_command('train', [*items, 'ema.decay=0.5'])
+    with pytest.raises(ConfigError, match='ema.decay=0.5 has no effect: ema.kind=none'):
+        run_command('train', [*items, 'ema.decay=0.5'])
     assert not out.exists()
 
 
-STAGE = dict(name=('b', {}), share=(.5, {}), steps=(5, {}), minutes=(2., {}), target=(1., {}), patience=(3, {}), progress=(.1, dict(patience=3)))
+STAGE = dict(
+    name=('b', {}),
+    share=(0.5, {}),
+    steps=(5, {}),
+    minutes=(2.0, {}),
+    target=(1.0, {}),
+    patience=(3, {}),
+    progress=(0.1, dict(patience=3)),
+)
 
 
 def test_keys_of_a_stage(world):
@@ -391,8 +498,12 @@ def test_keys_of_a_stage(world):
     for key,(value,more) in STAGE.items():
         alone = refusal(lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a') | {key: value}]))))
         assert bool(alone) == bool(more) and (not alone or f'{key}={value} has no effect' in alone), (key, alone)
-        assert not refusal(lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a') | more | {key: value}])))), key
-    assert 'share=0.5 has no effect' in refusal(lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a', share=.5, steps=9)]))))
+        assert not refusal(
+            lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a') | more | {key: value}])))
+        ), key
+    assert 'share=0.5 has no effect' in refusal(
+        lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a', share=0.5, steps=9)])))
+    )
 
 
 # ---- many trainings
@@ -409,16 +520,30 @@ def test_a_sweep_refuses_what_its_training_refuses(world):
     for key,(value,_) in TRAIN.items():
         if key in ('stages', 'valid'): continue
         try: cfg, said = asked(world, {key: value})
-        except ConfigError: continue                                        # it needs another beside it to be a value at all
+        except ConfigError:
+            continue  # it needs another beside it to be a value at all
         alone = refusal(lambda: r.check_keys(cfg, said))
         words = in_sweep(world, key, value)
         assert bool(words) == bool(alone) and (not words or words.startswith(f'train.{key}')), (key, alone, words)
-    for key in ('out', 'resume'): assert f'train.{key}' in refusal(lambda: check_sweep_keys(make_config(COMMANDS['sweep'].config_cls, overrides=dict(train=merge(world.base, {key: 'here'}), space=dict(lr=[.1]))), {f'train.{key}'}))
+    for key in ('out', 'resume'):
+        assert f'train.{key}' in refusal(
+            lambda: check_sweep_keys(
+                make_config(
+                    COMMANDS['sweep'].config_cls,
+                    overrides=dict(train=merge(world.base, {key: 'here'}), space=dict(lr=[0.1])),
+                ),
+                {f'train.{key}'},
+            )
+        )
 
 
 def reads(name):
     "What the commands read of their configuration: `cfg.KEY`."
-    text = (root / 'nbs' / 'runs' / f'{name}.ipynb').read_text() + ''.join(p.read_text() for p in (root / 'aurl').glob('*.py')) + ''.join(p.read_text() for p in (root / 'aurl' / 'commands').glob('*.py'))
+    text = (
+        (root / 'nbs' / 'runs' / f'{name}.ipynb').read_text()
+        + ''.join(p.read_text() for p in (root / 'aurl').glob('*.py'))
+        + ''.join(p.read_text() for p in (root / 'aurl' / 'commands').glob('*.py'))
+    )
     return set(re.findall(r'\b(?:cfg|asked)\.(\w+)', text)) | set(re.findall(r"'(\w+)'", text))
 
 
@@ -431,16 +556,54 @@ def test_somebody_reads_it(name):
 
 
 # ---- preparing music
-strict, styled, cleaned = ({'cleaning.quantise.mode': 'strict'}, {'cleaning.velocity.mode': 'style_preserving'}, {'cleaning.velocity.mode': 'global'})
+strict, styled, cleaned = (
+    {'cleaning.quantise.mode': 'strict'},
+    {'cleaning.velocity.mode': 'style_preserving'},
+    {'cleaning.velocity.mode': 'global'},
+)
 PREPARE = {
-    'phrases': (2, {}), 'min_notes': (9, {}), 'min_quality': (.2, {}), 'min_seconds': (1., {}), 'max_seconds': (90., {}), 'max_density': (9., {}), 'max_silence': (.5, {}), 'keep': (['notes > 3'], {}), 'voices': ('apart', {}),
-    **{f'phrase.{k}': (v, dict(phrases=2)) for k,v in dict(every=1, beats=3., tempo=90., track='two', grid='16th', even=True, hold=True, least=45).items()},
-    'cleaning.quantise.mode': ('strict', {}), **{f'cleaning.quantise.{k}': (v, strict) for k,v in dict(grid='8th', strength=.5, micro=1., swing=.66, phase=.1, ends='keep').items()}, 'cleaning.quantise.align': (True, strict | {'cleaning.quantise.phase': .1}),
-    'cleaning.polyphony.mode': ('velocity', {}), 'cleaning.polyphony.voices': (3, {'cleaning.polyphony.mode': 'velocity'}),
-    'cleaning.velocity.mode': ('global', {}), **{f'cleaning.velocity.{k}': (v, cleaned) for k,v in dict(low=30, high=100, mean=50., spread=9., curve='exponential').items()},
-    **{f'cleaning.velocity.{k}': (v, styled) for k,v in dict(levels=1., pause=.2, least=20, smooth=1.).items()}}
-PREPARE_OUTSIDE = dict(data='310_corpus.corpus', dest='520_data.store', table='310_corpus.corpus', table_extra='310_corpus.corpus', folders='310_corpus.corpus', duplicates='972_recipes', workers='520_data.store',
-                       dask='525_data.cluster', overwrite='520_data.store', out='972_recipes')
+    'phrases': (2, {}),
+    'min_notes': (9, {}),
+    'min_quality': (0.2, {}),
+    'min_seconds': (1.0, {}),
+    'max_seconds': (90.0, {}),
+    'max_density': (9.0, {}),
+    'max_silence': (0.5, {}),
+    'keep': (['notes > 3'], {}),
+    'voices': ('apart', {}),
+    **{
+        f'phrase.{k}': (v, dict(phrases=2))
+        for k, v in dict(
+            every=1, beats=3.0, tempo=90.0, track='two', grid='16th', even=True, hold=True, least=45
+        ).items()
+    },
+    'cleaning.quantise.mode': ('strict', {}),
+    **{
+        f'cleaning.quantise.{k}': (v, strict)
+        for k, v in dict(grid='8th', strength=0.5, micro=1.0, swing=0.66, phase=0.1, ends='keep').items()
+    },
+    'cleaning.quantise.align': (True, strict | {'cleaning.quantise.phase': 0.1}),
+    'cleaning.polyphony.mode': ('velocity', {}),
+    'cleaning.polyphony.voices': (3, {'cleaning.polyphony.mode': 'velocity'}),
+    'cleaning.velocity.mode': ('global', {}),
+    **{
+        f'cleaning.velocity.{k}': (v, cleaned)
+        for k, v in dict(low=30, high=100, mean=50.0, spread=9.0, curve='exponential').items()
+    },
+    **{f'cleaning.velocity.{k}': (v, styled) for k, v in dict(levels=1.0, pause=0.2, least=20, smooth=1.0).items()},
+}
+PREPARE_OUTSIDE = dict(
+    data='310_corpus.corpus',
+    dest='520_data.store',
+    table='310_corpus.corpus',
+    table_extra='310_corpus.corpus',
+    folders='310_corpus.corpus',
+    duplicates='972_recipes',
+    workers='520_data.store',
+    dask='525_data.cluster',
+    overwrite='520_data.store',
+    out='972_recipes',
+)
 
 
 def performance():
@@ -453,7 +616,12 @@ def performance():
         for bar in range(12):
             for k in range(6 if bar % 3 else 2):
                 at = 1920*bar + 240*k + int(rng.normal(0, 22)) + 30
-                for p in range(8 if k == 0 else 1): track.notes.append(Note(max(0, at), int(rng.integers(60, 230)), 50 + 3*p + k, int(rng.integers(30, 60)) + 3*bar))
+                for p in range(8 if k == 0 else 1):
+                    track.notes.append(
+                        Note(
+                            max(0, at), int(rng.integers(60, 230)), 50 + 3 * p + k, int(rng.integers(30, 60)) + 3 * bar
+                        )
+                    )
         score.tracks.append(track)
     return score
 
@@ -465,12 +633,16 @@ def prepared(cfg):
     notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
     told = {k:v for k,v in r.prepare_kwargs(cfg).items() if k != 'clean'}
     cut = cut_phrases(performance(), cfg.phrases, **cfg.phrase.to_dict()) if cfg.phrases else []
-    return digest([notes(clean(performance(), cfg.cleaning)), [(i, notes(s), [t.qpm for t in s.tempos]) for i,s in cut], told])
+    return digest(
+        [notes(clean(performance(), cfg.cleaning)), [(i, notes(s), [t.qpm for t in s.tempos]) for i, s in cut], told]
+    )
 
 
 def test_keys_of_prepare(tmp_path):
     cls = r.PrepareConfig
-    assert set(leaves(cls)) == set(PREPARE) | set(PREPARE_OUTSIDE), 'a new key of aurl prepare needs its place in tests/test_keys.py'
+    assert set(leaves(cls)) == set(PREPARE) | set(
+        PREPARE_OUTSIDE
+    ), 'a new key of aurl prepare needs its place in tests/test_keys.py'
     world = SimpleNamespace(base={}, words={})
     alone_idle, idle = [], []
     for key,(value,more) in PREPARE.items():
@@ -484,23 +656,74 @@ def test_keys_of_prepare(tmp_path):
     assert not alone_idle, f'accepted, and nothing is different: {alone_idle}'
     assert not idle, f'nothing is different with {idle}'
     for mode,keys in dict(adaptive=['grid', 'phase'], strict=['align']).items():
-        for k in keys: assert refusal(lambda: r.check_keys(*asked(world, {'cleaning.quantise.mode': mode, f'cleaning.quantise.{k}': PREPARE[f'cleaning.quantise.{k}'][0]}, cls))), k
+        for k in keys:
+            assert refusal(
+                lambda: r.check_keys(
+                    *asked(
+                        world,
+                        {
+                            'cleaning.quantise.mode': mode,
+                            f'cleaning.quantise.{k}': PREPARE[f'cleaning.quantise.{k}'][0],
+                        },
+                        cls,
+                    )
+                )
+            ), k
     (tmp_path / 'x').mkdir()
     extra = lambda: refusal(lambda: r.check_keys(*asked(world, dict(table_extra=True, data=str(tmp_path / 'x')), cls)))
     assert 'there is no table' in extra()
     (tmp_path / 'x' / 'metadata.csv').write_text('file,composer\n')
     assert not extra()
-    assert 'workers=5 has no effect' in refusal(lambda: r.check_keys(*asked(world, dict(workers=5, dask='tcp://there:8786'), cls)))
+    assert 'workers=5 has no effect' in refusal(
+        lambda: r.check_keys(*asked(world, dict(workers=5, dask='tcp://there:8786'), cls))
+    )
 
 
 # ---- playing
 piece, two = dict(prompt='PIECE'), dict(like='PIECE')
 GENERATE = {
-    'pieces': (1, {}), 'prompt': ('PIECE', {}), 'prompt_seconds': (1., piece), 'like': ('PIECE', {}), 'spread': (.9, two), 'between': ('PAIR', {}), 'min_tokens': (90, {'profile.notes': [1, 3]}), 'max_tokens': (64, {}), 'mask': (False, {}),
-    'profile.on': (False, {}), **{f'profile.{k}': (v, {}) for k,v in dict(families=['Bass'], pitch=[60, 64], note_seconds=.1, rest_seconds=.05, pedal_seconds=5., voices=1, tempo=[60., 62.], seconds=[.1, .5], notes=[1, 4], margin=30.).items()},
-    'temperature': (.3, {}), 'top_k': (2, {}), 'top_p': (.3, {}), 'min_p': (.97, {}), 'repair': (True, dict(mask=False)), 'programs': ('first', piece), 'metre': ('3/4', {}), 'key': ('G major', {}), 'title': ('a tune', {}),
-    **{f'write.{k}': (v, {}) for k,v in dict(resolution=96, quantize='quarter', swing=.66, humanize=.05).items()}, 'write.merge_rests': ('quarter', piece), 'write.legato': (True, piece), 'seed': (3, {})}
-GENERATE_OUTSIDE = dict(conditions='test_conditions', model='782_train.saved_models', device='020_device', out='972_recipes')
+    'pieces': (1, {}),
+    'prompt': ('PIECE', {}),
+    'prompt_seconds': (1.0, piece),
+    'like': ('PIECE', {}),
+    'spread': (0.9, two),
+    'between': ('PAIR', {}),
+    'min_tokens': (90, {'profile.notes': [1, 3]}),
+    'max_tokens': (64, {}),
+    'mask': (False, {}),
+    'profile.on': (False, {}),
+    **{
+        f'profile.{k}': (v, {})
+        for k, v in dict(
+            families=['Bass'],
+            pitch=[60, 64],
+            note_seconds=0.1,
+            rest_seconds=0.05,
+            pedal_seconds=5.0,
+            voices=1,
+            tempo=[60.0, 62.0],
+            seconds=[0.1, 0.5],
+            notes=[1, 4],
+            margin=30.0,
+        ).items()
+    },
+    'temperature': (0.3, {}),
+    'top_k': (2, {}),
+    'top_p': (0.3, {}),
+    'min_p': (0.97, {}),
+    'repair': (True, dict(mask=False)),
+    'programs': ('first', piece),
+    'metre': ('3/4', {}),
+    'key': ('G major', {}),
+    'title': ('a tune', {}),
+    **{f'write.{k}': (v, {}) for k, v in dict(resolution=96, quantize='quarter', swing=0.66, humanize=0.05).items()},
+    'write.merge_rests': ('quarter', piece),
+    'write.legato': (True, piece),
+    'seed': (3, {}),
+}
+GENERATE_OUTSIDE = dict(
+    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='972_recipes'
+)
 
 
 @pytest.fixture(scope='module')
@@ -511,7 +734,11 @@ def players(world):
         learn = r.build_learner(cfg, world.store, *r.train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split))
         learn.model.save_pretrained(world.work / mode)
     files = [str(world.work / 'music' / f'piece{i}.mid') for i in (0, 3)]
-    return SimpleNamespace(base=dict(max_tokens=96, pieces=2, device='cpu', top_p=1.), words=dict(PIECE=files[0], PAIR=','.join(files)), work=world.work)
+    return SimpleNamespace(
+        base=dict(max_tokens=96, pieces=2, device='cpu', top_p=1.0),
+        words=dict(PIECE=files[0], PAIR=','.join(files)),
+        work=world.work,
+    )
 
 
 def played(cfg, work):
@@ -519,12 +746,27 @@ def played(cfg, work):
     from aurl.generate.sampling import generate_ids
     net, _ = r.find_model(cfg.model, cfg.out)
     files = r.file_options(cfg, net)
-    ids = generate_ids(net, n=cfg.pieces, min_tokens=cfg.min_tokens, max_tokens=cfg.max_tokens, prompt=r.prompt_ids(files), seed=cfg.seed, mask=cfg.mask, profile=cfg.profile,
-                       temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, min_p=cfg.min_p, z=r.requested_latents(net, cfg))
+    ids = generate_ids(
+        net,
+        n=cfg.pieces,
+        min_tokens=cfg.min_tokens,
+        max_tokens=cfg.max_tokens,
+        prompt=r.prompt_ids(files),
+        seed=cfg.seed,
+        mask=cfg.mask,
+        profile=cfg.profile,
+        temperature=cfg.temperature,
+        top_k=cfg.top_k,
+        top_p=cfg.top_p,
+        min_p=cfg.min_p,
+        z=r.requested_latents(net, cfg),
+    )
     if cfg.repair: ids = r.repair_pieces(ids, lambda line: None)
     out = []
     for i,x in enumerate(ids):
-        if not cfg.mask and not cfg.repair: out.append(x); continue
+        if not cfg.mask and not cfg.repair:
+            out.append(x)
+            continue
         score, told = files.score(x, f'{i}')
         out += [x, files.write_file(score, work / 'x.mid', told['title']).read_bytes()]
     return digest(out)
@@ -533,30 +775,62 @@ def played(cfg, work):
 @pytest.mark.parametrize('kind', ['transformer', 'vae'])
 def test_keys_of_generate(players, kind):
     cls, model = r.GenerateConfig, dict(model=str(players.work / kind))
-    assert set(leaves(cls)) == set(GENERATE) | set(GENERATE_OUTSIDE), 'a new key of aurl generate needs its place in tests/test_keys.py'
+    assert set(leaves(cls)) == set(GENERATE) | set(
+        GENERATE_OUTSIDE
+    ), 'a new key of aurl generate needs its place in tests/test_keys.py'
     idle, silent, seen = [], [], {}
     def sound(values):
         cfg, said = asked(players, {**model, **values}, cls)
         r.check_keys(cfg, said)
-        return seen.setdefault(json.dumps(cfg.to_dict()), None) or seen.update({json.dumps(cfg.to_dict()): played(cfg, players.work)}) or seen[json.dumps(cfg.to_dict())]
+        return (
+            seen.setdefault(json.dumps(cfg.to_dict()), None)
+            or seen.update({json.dumps(cfg.to_dict()): played(cfg, players.work)})
+            or seen[json.dumps(cfg.to_dict())]
+        )
     for key,(value,more) in GENERATE.items():
-        for beside in (more,) if key in ('min_tokens', 'write.merge_rests', 'write.legato') else ({}, more) if more else ({},):   # what these do depends on the music
+        # what these do depends on the music
+        for beside in (
+            (more,) if key in ('min_tokens', 'write.merge_rests', 'write.legato') else ({}, more) if more else ({},)
+        ):
             try:
                 if sound({**beside, key: value}) == sound(beside): idle.append((key, beside))
             except AurlError as e:
-                if not (named(str(e), key) or 'latent' in str(e)) or not re.search('→|say |leave ', str(e)) or (beside and kind == 'vae'): silent.append(f'{key} with {beside}: {e}')
+                if (
+                    not (named(str(e), key) or 'latent' in str(e))
+                    or not re.search('→|say |leave ', str(e))
+                    or (beside and kind == 'vae')
+                ):
+                    silent.append(f'{key} with {beside}: {e}')
     assert not idle, f'accepted, and the files are the same: {idle}'
     assert not silent, silent
 
 
 def test_greedy_playing_draws_nothing(players):
-    for kind,more,drawn in [('transformer', {}, False), ('vae', {}, True), ('vae', dict(like='PIECE', spread=0), False), ('transformer', {'write.humanize': .1}, True)]:
+    for kind, more, drawn in [
+        ('transformer', {}, False),
+        ('vae', {}, True),
+        ('vae', dict(like='PIECE', spread=0), False),
+        ('transformer', {'write.humanize': 0.1}, True),
+    ]:
         for key,value in dict(seed=3, top_k=2, top_p=.5, min_p=.5).items():
-            words = refusal(lambda: r.check_keys(*asked(players, {'model': str(players.work / kind), 'temperature': 0, **more, key: value}, r.GenerateConfig)))
+            words = refusal(
+                lambda: r.check_keys(
+                    *asked(
+                        players,
+                        {'model': str(players.work / kind), 'temperature': 0, **more, key: value},
+                        r.GenerateConfig,
+                    )
+                )
+            )
             assert bool(words) != (drawn and key == 'seed'), (kind, key, words)
 
 
 def test_window_of_evaluate(players):
     for kind,idle in dict(transformer=False, vae=True).items():
-        words = refusal(lambda: r.check_keys(make_config(r.EvaluateConfig, overrides=dict(model=str(players.work / kind), window=99)), {'model', 'window'}))
+        words = refusal(
+            lambda: r.check_keys(
+                make_config(r.EvaluateConfig, overrides=dict(model=str(players.work / kind), window=99)),
+                {'model', 'window'},
+            )
+        )
         assert bool(words) == idle and ('window=99 has no effect' in words or not idle)

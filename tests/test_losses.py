@@ -1,7 +1,8 @@
 """Every loss in the register keeps its promises: differentiable on chances, finite for the worst scores, deaf to padding."""
 import pytest
 
-import aurl.train.adversarial, aurl.train.distill, aurl.train.objectives  # noqa: F401  (whose imports fill the register)
+# noqa: F401  (whose imports fill the register)
+import aurl.train.adversarial, aurl.train.distill, aurl.train.objectives
 from aurl.losses.base import check_loss, losses
 
 

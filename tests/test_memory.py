@@ -25,7 +25,18 @@ def long_store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('me
 
 
 def config(store, out, **more):
-    base = dict(data=str(store.path), model='tiny', net=dict(d_model=16, n_layers=1), length=48, batch_size=4, valid=.3, workers=0, dtype='fp32', watch=dict(on=False), out=str(out))
+    base = dict(
+        data=str(store.path),
+        model='tiny',
+        net=dict(d_model=16, n_layers=1),
+        length=48,
+        batch_size=4,
+        valid=0.3,
+        workers=0,
+        dtype='fp32',
+        watch=dict(on=False),
+        out=str(out),
+    )
     return make_config(r.TrainConfig, overrides={**base, **more})
 
 
@@ -41,14 +52,23 @@ def train(asked):
 def test_what_does_not_fit_is_refused_with_ways_that_do(store, tmp_path, megabytes):
     asked = make_config(r.TrainConfig, overrides=dict(data=str(store.path), dtype='fp32', out=str(tmp_path)))
     room = AvailableMemory(megabytes << 20, 8 << 30, 'memory of a test')
-    with pytest.raises(ConfigError, match=f'{megabytes} MiB of 8.0 GiB are free') as said: fit.check_memory(asked, r.build_model_config, room=room)
+    with pytest.raises(ConfigError, match=f'{megabytes} MiB of 8.0 GiB are free') as said:
+        fit.check_memory(asked, r.build_model_config, room=room)
     ways = fit.memory_options(asked, r.build_model_config, room)
     assert len(ways) == 3 and all(w.words in str(said.value) for w in ways)
     for way in ways:
-        there = make_config(r.TrainConfig, overrides=[*(f'{k}={v}' for k, v in dict(data=store.path, dtype='fp32', out=tmp_path).items()), *way.words.split()])
+        there = make_config(
+            r.TrainConfig,
+            overrides=[
+                *(f'{k}={v}' for k, v in dict(data=store.path, dtype='fp32', out=tmp_path).items()),
+                *way.words.split(),
+            ],
+        )
         if there.fit_batch: there = fit.halve_batch(there, fit.halvings_to_fit(there, r.build_model_config, room))
         fit.check_memory(there, r.build_model_config, room=room)                     # it is not refused
-    assert fit.check_memory(asked, r.build_model_config, room=AvailableMemory(64 << 30, 64 << 30, 'much'))[0].startswith('2.94M parameters')
+    assert fit.check_memory(asked, r.build_model_config, room=AvailableMemory(64 << 30, 64 << 30, 'much'))[
+        0
+    ].startswith('2.94M parameters')
 
 
 def test_a_smaller_batch_is_chosen_before_and_kept(store, tmp_path, monkeypatch):
@@ -60,15 +80,28 @@ def test_a_smaller_batch_is_chosen_before_and_kept(store, tmp_path, monkeypatch)
     assert run.config['halvings'] == 1 and learn.dls.train.bs == 2 and max(m['step'] or 0 for m in run.metrics()) == 12
     said = (run.path / 'training.log').read_text()
     assert '2 batches of 2 for a step instead of 4 at once' in said and r.memory_lines(run)[0] in said
-    for module in (r, fit): monkeypatch.setattr(module, 'available_memory', lambda device: AvailableMemory(1 << 40, 1 << 40, 'much'))
+    for module in (r, fit):
+        monkeypatch.setattr(module, 'available_memory', lambda device: AvailableMemory(1 << 40, 1 << 40, 'much'))
     again, learn, _ = train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=8)))
     assert again.path == run.path and learn.dls.train.bs == 2 and max(m['step'] or 0 for m in again.metrics()) == 16
 
 
 def test_two_halves_are_the_whole(long_store, tmp_path):
     "The weights after as many steps of the optimizer, in one batch or in two, within an epoch, where the same windows make a step."
-    asked = config(long_store, tmp_path / 'whole', steps=5, checkpoint_every=0, optimizer=dict(name='sgd'), clip=dict(kind='none'), schedule=dict(kind='constant', warm=0.), valid_every=100)
-    whole, halves = train(asked)[1].model.state_dict(), train(fit.halve_batch(asked.changed(out=str(tmp_path / 'halves'))))[1].model.state_dict()
+    asked = config(
+        long_store,
+        tmp_path / 'whole',
+        steps=5,
+        checkpoint_every=0,
+        optimizer=dict(name='sgd'),
+        clip=dict(kind='none'),
+        schedule=dict(kind='constant', warm=0.0),
+        valid_every=100,
+    )
+    whole, halves = (
+        train(asked)[1].model.state_dict(),
+        train(fit.halve_batch(asked.changed(out=str(tmp_path / 'halves'))))[1].model.state_dict(),
+    )
     first = r.build_model(asked).state_dict()
     moved = max(float((v - first[k]).abs().max()) for k, v in whole.items())
     assert moved > 1e-3
@@ -116,9 +149,16 @@ wide = dict(net=dict(d_model=256, n_layers=4, n_heads=4), length=256, batch_size
 @pytest.mark.skipif(sys.platform != 'linux', reason='limits of the address space')
 def test_running_out_says_so_and_names_the_checkpoint(long_store, tmp_path):
     said = starve(config(long_store, tmp_path, **wide, checkpoint_every=1), 2, 60)
-    assert 'memory ran out while training on 16 × 256 ids' in said['error'] and 'step_00000002' in said['error'] and 'resume=' in said['error'], said
+    assert (
+        'memory ran out while training on 16 × 256 ids' in said['error']
+        and 'step_00000002' in said['error']
+        and 'resume=' in said['error']
+    ), said
     assert read_json(said['path'] + '/status.json')['status'] == 'failed'
-    assert exit_status(SimpleNamespace(error=SimpleNamespace(ename='OutOfMemory', evalue=said['error']), stops=0)) == (1, said['error'])
+    assert exit_status(SimpleNamespace(error=SimpleNamespace(ename='OutOfMemory', evalue=said['error']), stops=0)) == (
+        1,
+        said['error'],
+    )
 
 
 def test_running_out_at_first_halves_the_batch(store, tmp_path, monkeypatch):

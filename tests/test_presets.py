@@ -24,7 +24,8 @@ def test_accepted(command, name):
     plain = make_config(_all_commands()[command].config_cls)
     assert cfg != plain                                         # it changes something
     for key, value in load_preset(command, name).items():
-        if not isinstance(value, dict): assert getattr(cfg, key) != getattr(plain, key) or key == 'checkpoint_every', f'{key} is the default'
+        if not isinstance(value, dict):
+            assert getattr(cfg, key) != getattr(plain, key) or key == 'checkpoint_every', f'{key} is the default'
     if command == 'train':
         validate_options(cfg, build_model_config(cfg).mode)
         assert learner_kwargs(cfg) and monitor_callbacks(cfg.watch)
@@ -41,4 +42,5 @@ def test_dev_logs_everything(store, tmp_path):
 
 
 def test_unknown():
-    with pytest.raises(ConfigError, match="did you mean 'quick'"): make_config(_all_commands()['train'].config_cls, preset='quik', group='train')
+    with pytest.raises(ConfigError, match="did you mean 'quick'"):
+        make_config(_all_commands()['train'].config_cls, preset='quik', group='train')

@@ -15,5 +15,9 @@ def test_readme_is_up_to_date():
 def test_links_lead_somewhere():
     text = re.sub(r'```.*?```', '', (root/'README.md').read_text(encoding='utf-8'), flags=re.S)
     urls = re.findall(r'\]\(<?([^)\s>]+)', text) + re.findall(r'(?:src|href)=["\']([^"\']+)', text)
-    lost = [u for u in urls if not re.match(r'^([a-z]+:|#)', u) and not (root/u.split('#')[0]).exists() and not u.startswith('_docs/')]
+    lost = [
+        u
+        for u in urls
+        if not re.match(r'^([a-z]+:|#)', u) and not (root / u.split('#')[0]).exists() and not u.startswith('_docs/')
+    ]
     assert lost == []

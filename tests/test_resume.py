@@ -12,7 +12,8 @@ def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('resume'
 
 
 @pytest.mark.parametrize('way', [w for w in [*crash.WAYS, *crash.MORE] if 'two workers' not in w])
-def test_cut_anywhere(store, tmp_path, way): assert crash.cut_anywhere(store, tmp_path / 'ck', way, cuts=4, steps=20) == (4, 4)
+def test_cut_anywhere(store, tmp_path, way):
+    assert crash.cut_anywhere(store, tmp_path / 'ck', way, cuts=4, steps=20) == (4, 4)
 
 
 def test_killed_at_random(store, tmp_path):
@@ -46,9 +47,25 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
     from aurl.train.learner import Budget
 
     def sitting(out, stop=0):
-        asked = make_config(r.TrainConfig, overrides=dict(
-            data=str(store.path), model='tiny', steps=16, length=256, batch_size=2, checkpoint_every=3, workers=0, watch=dict(on=False), out=str(tmp_path / out),
-            stages=[dict(name='pretrain', share=.5), dict(name='listen', mode='vae', share=.25), dict(name='polish', mode='vae', share=.25, lr=.001)]))
+        asked = make_config(
+            r.TrainConfig,
+            overrides=dict(
+                data=str(store.path),
+                model='tiny',
+                steps=16,
+                length=256,
+                batch_size=2,
+                checkpoint_every=3,
+                workers=0,
+                watch=dict(on=False),
+                out=str(tmp_path / out),
+                stages=[
+                    dict(name='pretrain', share=0.5),
+                    dict(name='listen', mode='vae', share=0.25),
+                    dict(name='polish', mode='vae', share=0.25, lr=0.001),
+                ],
+            ),
+        )
         run, cfg, last = r.open_run('train', asked)
         music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
         train, held = r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split)

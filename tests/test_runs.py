@@ -18,15 +18,26 @@ def run(midi, tmp_path_factory):
     done = {}
 
     def place(text, out):
-        words = {'midi': lambda: midi, 'out': lambda: out, **{n: lambda n=n: result(execute(n)) for n in (*notebooks, *tiny)}}
+        words = {
+            'midi': lambda: midi,
+            'out': lambda: out,
+            **{n: lambda n=n: result(execute(n)) for n in (*notebooks, *tiny)},
+        }
         return re.sub(r'\{(\w+)\}', lambda m: str(words[m.group(1)]()) if m.group(1) in words else m.group(0), text)
 
     def execute(name):
         if name in done: return done[name]
         out = tmp_path_factory.mktemp(name)
         filled = yaml.safe_load(place(yaml.safe_dump(tiny[name]), out)) or {}
-        papermill.execute_notebook(str(folder / f'{filled.pop("notebook", name)}.ipynb'), str(out.parent / f'{out.name}.ipynb'), parameters=filled, progress_bar=False,
-                                   kernel_name='python3', cwd=str(folder), execution_timeout=600)
+        papermill.execute_notebook(
+            str(folder / f'{filled.pop("notebook", name)}.ipynb'),
+            str(out.parent / f'{out.name}.ipynb'),
+            parameters=filled,
+            progress_bar=False,
+            kernel_name='python3',
+            cwd=str(folder),
+            execution_timeout=600,
+        )
         done[name] = out
         return out
     old, paths = os.environ.get('PYTHONPATH'), [str(root), os.environ.get('PYTHONPATH')]
@@ -45,7 +56,9 @@ def result(out):
 
 @pytest.mark.parametrize('name', notebooks)
 def test_run(name, run):
-    assert name in tiny, f'nbs/runs/{name}.ipynb has no line in tests/tiny.yaml; say there with which tiny parameters it runs'
+    assert (
+        name in tiny
+    ), f'nbs/runs/{name}.ipynb has no line in tests/tiny.yaml; say there with which tiny parameters it runs'
     assert any(run(name).iterdir()), f'{name} wrote nothing to its folder'
 
 
@@ -68,7 +81,11 @@ def test_a_song_within_minutes(run):
 @pytest.mark.skipif(os.name == 'nt', reason='processes of POSIX')
 def test_two_processes(run):
     out = result(run('ranks'))
-    assert (out / 'model' / 'config.json').exists() and any(out.glob('checkpoints/step_*4/manifest.json')) and '"ranks": 2' in (out / 'outcome.json').read_text(encoding='utf-8')
+    assert (
+        (out / 'model' / 'config.json').exists()
+        and any(out.glob('checkpoints/step_*4/manifest.json'))
+        and '"ranks": 2' in (out / 'outcome.json').read_text(encoding='utf-8')
+    )
 
 
 def test_profile(run):
@@ -86,7 +103,21 @@ def test_profile(run):
     for path in (out / 'samples').glob('*.mid'):
         notes = [n for t in read_midi(path).tracks for n in t.notes]
         assert notes and max(sum(a.time <= b.time < a.time + a.duration for a in notes) for b in notes) == 1
-        assert {t.program // 8 for t in read_midi(path).tracks} <= {['Piano', 'Chromatic Percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe'].index(f) for f in profile.families}
+        assert {t.program // 8 for t in read_midi(path).tracks} <= {
+            [
+                'Piano',
+                'Chromatic Percussion',
+                'Organ',
+                'Guitar',
+                'Bass',
+                'Strings',
+                'Ensemble',
+                'Brass',
+                'Reed',
+                'Pipe',
+            ].index(f)
+            for f in profile.families
+        }
     assert 'profile=off' in (result(run('free')) / 'summary.json').read_text(encoding='utf-8')
 
 

@@ -38,7 +38,11 @@ def expected(saved): return json.loads((saved / 'expected.json').read_text())
 def test_store(saved, expected):
     store = TokenStore(saved / 'store').verify()
     then = expected['store']
-    assert list(store.names) == then['names'] and int(store.tokens) == then['tokens'] and store[0].tolist() == then['first']
+    assert (
+        list(store.names) == then['names']
+        and int(store.tokens) == then['tokens']
+        and store[0].tolist() == then['first']
+    )
 
 
 @pytest.mark.parametrize('kind', kinds)
@@ -49,7 +53,8 @@ def test_model(saved, expected, kind):
     z = None if then['z'] is None else torch.tensor(then['z'])
     ids = torch.tensor([then['ids'][0][:32]])
     with torch.no_grad(): logits = (model(ids) if z is None else model(ids, z[:1])).logits.float()
-    np.testing.assert_allclose(logits.logsumexp(-1).flatten().numpy(), then['logsumexp'], atol=1e-4)   # float32 sums in another order
+    # float32 sums in another order
+    np.testing.assert_allclose(logits.logsumexp(-1).flatten().numpy(), then['logsumexp'], atol=1e-4)
     pieces = generate_ids(model, n=2, max_tokens=96, seed=3, **({} if z is None else dict(z=z)))
     assert [p.tolist() for p in pieces] == then['ids']
 
@@ -69,6 +74,8 @@ def test_resume(saved, kind, monkeypatch):
     now, before = (load_file(run.checkpoints / f'step_0000000{k}' / 'model.safetensors') for k in (6, 3))
     then = load_file(run.path / 'end.safetensors')
     assert len(now) == len(then) == len(names)
-    flat = lambda weights: torch.cat([weights[n].double().flatten() for n in sorted(weights) if weights[n].is_floating_point()])
+    flat = lambda weights: torch.cat(
+        [weights[n].double().flatten() for n in sorted(weights) if weights[n].is_floating_point()]
+    )
     distance, way = (flat(now) - flat(then)).norm(), (flat(now) - flat(before)).norm()
     assert distance < .1*way, (distance, way)

@@ -18,7 +18,18 @@ def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('trainin
 
 
 def config(store, out, **more):
-    base = dict(data=str(store.path), model='tiny', net=dict(d_model=16, n_layers=1), length=48, batch_size=4, valid=.3, workers=0, dtype='fp32', watch=dict(on=False), out=str(out))
+    base = dict(
+        data=str(store.path),
+        model='tiny',
+        net=dict(d_model=16, n_layers=1),
+        length=48,
+        batch_size=4,
+        valid=0.3,
+        workers=0,
+        dtype='fp32',
+        watch=dict(on=False),
+        out=str(out),
+    )
     return make_config(r.TrainConfig, overrides={**base, **more})
 
 
@@ -84,7 +95,18 @@ def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch,
 
 def test_divergence_is_a_failure(store, tmp_path):
     "A rate out of hand: every checkpoint after the harm is suspect, the good one stays."
-    asked = config(store, tmp_path, steps=120, checkpoint_every=5, keep=2, lr=3., clip=dict(kind='none'), optimizer='adamw', schedule=dict(kind='constant', warm=.3), valid_every=20)
+    asked = config(
+        store,
+        tmp_path,
+        steps=120,
+        checkpoint_every=5,
+        keep=2,
+        lr=3.0,
+        clip=dict(kind='none'),
+        optimizer='adamw',
+        schedule=dict(kind='constant', warm=0.3),
+        valid_every=20,
+    )
     with pytest.raises(TrainingError, match='diverged|finite'): train(asked)
     run = r.find_runs(tmp_path)[0]
     status = read_json(run / 'status.json')
@@ -112,38 +134,84 @@ def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
 
 def test_exit_code_and_words(store, tmp_path):
     "On the command line: a non-zero exit, and the reason in the last line."
-    words = [f'data={store.path}', 'model=tiny', 'length=48', 'batch_size=4', 'valid=.3', 'workers=0', 'watch.on=false', f'out={tmp_path}', 'steps=40', 'lr=1000', 'clip=0', 'schedule=constant', 'checkpoint_every=5']
-    done = subprocess.run([sys.executable, '-c', 'from aurl.cli import main; main()', 'train', *words], capture_output=True, text=True, cwd=root)
+    words = [
+        f'data={store.path}',
+        'model=tiny',
+        'length=48',
+        'batch_size=4',
+        'valid=.3',
+        'workers=0',
+        'watch.on=false',
+        f'out={tmp_path}',
+        'steps=40',
+        'lr=1000',
+        'clip=0',
+        'schedule=constant',
+        'checkpoint_every=5',
+    ]
+    done = subprocess.run(
+        [sys.executable, '-c', 'from aurl.cli import main; main()', 'train', *words],
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
     assert done.returncode == 1 and 'the training has failed' in done.stderr.splitlines()[-1], done.stderr[-2000:]
     assert 'the same command again' not in done.stdout
 
 
 def test_a_killed_run_plays_and_its_log_is_one_story(store, tmp_path, monkeypatch):
     "Killed at step 15 with checkpoints at 4, 8, 12: it plays from 12; resumed, no step stands twice in the log."
-    asked = config(store, tmp_path / 'cut', steps=24, checkpoint_every=4, log_every=1, valid_every=6, record_windows=True)
+    asked = config(
+        store, tmp_path / 'cut', steps=24, checkpoint_every=4, log_every=1, valid_every=6, record_windows=True
+    )
     run = killed(asked, 15, monkeypatch)
     shutil.rmtree(run.path / 'model', ignore_errors=True)                # as if the copy had not been due yet
     model, where = r.find_model(run.path)
     assert where == run.path and 'step_00000012' in model.origin and 'no model yet' in model.origin
-    assert 'step_00000012' in r.check_request(make_config(r.GenerateConfig, overrides=dict(model=str(run.path), out=str(tmp_path))))[0]
-    for choice in ('newest', 'best', 'step=8', 'average', 'average=2'): assert r.find_model(f'{run.path}@{choice}')[0].origin
+    assert (
+        'step_00000012'
+        in r.check_request(make_config(r.GenerateConfig, overrides=dict(model=str(run.path), out=str(tmp_path))))[0]
+    )
+    for choice in ('newest', 'best', 'step=8', 'average', 'average=2'):
+        assert r.find_model(f'{run.path}@{choice}')[0].origin
     teacher = config(store, tmp_path / 'taught', steps=2, teacher=f'{run.path}@step=8', distill=dict(output=1.))
     assert train(teacher)[0].config['teacher'] == f'{run.path}@step=8'
 
     again, learn, best = train(asked)
     assert again.path == run.path
-    whole, other, best2 = train(config(store, tmp_path / 'whole', steps=24, checkpoint_every=4, log_every=1, valid_every=6, record_windows=True))
-    story = lambda path, keys: [{k: m[k] for k in keys if k in m} for m in map(json.loads, (path / 'metrics.jsonl').read_text().splitlines()) if any(k in m for k in keys[1:])]
-    for keys in (('step', 'train_loss', 'objective', 'grad_norm', 'epoch'), ('step', 'valid_loss')): assert story(run.path, keys) == story(whole.path, keys)
+    whole, other, best2 = train(
+        config(store, tmp_path / 'whole', steps=24, checkpoint_every=4, log_every=1, valid_every=6, record_windows=True)
+    )
+    story = lambda path, keys: [
+        {k: m[k] for k in keys if k in m}
+        for m in map(json.loads, (path / 'metrics.jsonl').read_text().splitlines())
+        if any(k in m for k in keys[1:])
+    ]
+    for keys in (('step', 'train_loss', 'objective', 'grad_norm', 'epoch'), ('step', 'valid_loss')):
+        assert story(run.path, keys) == story(whole.path, keys)
     assert [m['step'] for m in story(run.path, ('step', 'train_loss'))] == list(range(1, 25))
     assert (run.path / 'metrics_cut.jsonl').exists()
     assert (run.path / 'windows.jsonl').read_text() == (whole.path / 'windows.jsonl').read_text()
-    assert best == best2 and all(torch.equal(v, other.model.state_dict()[k]) for k, v in learn.model.state_dict().items())
-    assert read_json(run.path / 'git.json')['aurl']['version'] and read_json(run.path / 'environment.json')['data']['stores'][0]['fingerprint']
+    assert best == best2 and all(
+        torch.equal(v, other.model.state_dict()[k]) for k, v in learn.model.state_dict().items()
+    )
+    assert (
+        read_json(run.path / 'git.json')['aurl']['version']
+        and read_json(run.path / 'environment.json')['data']['stores'][0]['fingerprint']
+    )
 
 
 def test_best_by_decides_what_is_kept(store, tmp_path):
-    asked = config(store, tmp_path, steps=12, valid_every=2, checkpoint_every=2, keep=9, best_by={'-note_density': 1.}, watch=dict(every=2, measures=['note_density'], rescues=0))
+    asked = config(
+        store,
+        tmp_path,
+        steps=12,
+        valid_every=2,
+        checkpoint_every=2,
+        keep=9,
+        best_by={'-note_density': 1.0},
+        watch=dict(every=2, measures=['note_density'], rescues=0),
+    )
     run, learn, _ = train(asked)
     told = [(m['step'], m['note_density']) for m in run.metrics() if 'note_density' in m]
     at = min(told, key=lambda t: t[1])[0]
@@ -152,13 +220,23 @@ def test_best_by_decides_what_is_kept(store, tmp_path):
 
 
 def test_more_steps_for_a_finished_staged_run(store, tmp_path):
-    asked = config(store, tmp_path, steps=12, checkpoint_every=3, stages=[dict(name='a', share=.5), dict(name='b', lr=.001)])
+    asked = config(
+        store, tmp_path, steps=12, checkpoint_every=3, stages=[dict(name='a', share=0.5), dict(name='b', lr=0.001)]
+    )
     run, _, _ = train(asked)
     again, learn, _ = train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=18)))
     assert again.path == run.path and max(m['step'] or 0 for m in again.metrics()) == 18
-    assert read_json(run.path / 'stages/2_b/done.json')['steps'] == 12 and 'it receives all added steps' in (run.path / 'training.log').read_text()
-    bare, _, _ = train(config(store, tmp_path / 'bare', steps=12, checkpoint_every=0, stages=[dict(name='a', share=.5), dict(name='b')]))
-    with pytest.raises(ConfigError, match='no checkpoint to resume from'): train(make_config(r.TrainConfig, overrides=dict(resume=str(bare.path), steps=18)))
+    assert (
+        read_json(run.path / 'stages/2_b/done.json')['steps'] == 12
+        and 'it receives all added steps' in (run.path / 'training.log').read_text()
+    )
+    bare, _, _ = train(
+        config(
+            store, tmp_path / 'bare', steps=12, checkpoint_every=0, stages=[dict(name='a', share=0.5), dict(name='b')]
+        )
+    )
+    with pytest.raises(ConfigError, match='no checkpoint to resume from'):
+        train(make_config(r.TrainConfig, overrides=dict(resume=str(bare.path), steps=18)))
 
 
 def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
@@ -180,13 +258,25 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
     (tmp_path / 'moved').rename(folder)
     (folder / '0.mid').unlink()
     for s in (tmp_path / 'home/stores').iterdir(): shutil.rmtree(s)
-    with pytest.raises(ConfigError, match='1 missing: 0.mid.*data=STORE|1 new: later.mid; 1 missing: 0.mid'): train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
+    with pytest.raises(ConfigError, match='1 missing: 0.mid.*data=STORE|1 new: later.mid; 1 missing: 0.mid'):
+        train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
     r.open_store(str(store.path), 0)
-    assert train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path == run.path    # a store that has the music of then
+    # a store that has the music of then
+    assert (
+        train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path
+        == run.path
+    )
 
 
 def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
-    asked = config(store, tmp_path, steps=4, mode='vae', net=dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1]), checkpoint_every=2)
+    asked = config(
+        store,
+        tmp_path,
+        steps=4,
+        mode='vae',
+        net=dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1]),
+        checkpoint_every=2,
+    )
     run, learn, _ = train(asked)
     train_side, held = r.train_valid_split(store, .3)
     assert len(learn.dls.train.pieces) == len(train_side) and len(learn.dls.valid.pieces) == len(held)
@@ -194,15 +284,33 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
     old = make_config(r.TrainConfig, overrides=dict(resume=str(run.path)))
     told = (run.path / 'config.yaml').read_text()
     (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_music')))
-    assert r._saved_config(r.Experiment.open(run.path)).latent_music == 'whole'     # a run that was begun when there was no other way
+    # a run that was begun when there was no other way
+    assert r._saved_config(r.Experiment.open(run.path)).latent_music == 'whole'
 
 
 def test_no_setting_changes_valid_loss(store, tmp_path):
     "The same weights under four prices of a nat, and under several losses and smoothing."
     net = dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1])
-    def figure(out, **more): return train(config(store, tmp_path / out, steps=1, lr=1e-20, checkpoint_every=0, **more))[2]
+    def figure(out, **more):
+        return train(config(store, tmp_path / out, steps=1, lr=1e-20, checkpoint_every=0, **more))[2]
     assert len({figure(f'beta{b}', mode='vae', net=net, latent=dict(beta=b)) for b in (0, .2, 1, 4)}) == 1
-    assert len({figure(f'l{i}', **m) for i, m in enumerate((dict(), dict(losses=dict(rhythm=.5)), dict(losses=dict(rhythm=5., grammar=1.)), dict(smoothing=.3), dict(grammar_weight=2.)))}) == 1
+    assert (
+        len(
+            {
+                figure(f'l{i}', **m)
+                for i, m in enumerate(
+                    (
+                        dict(),
+                        dict(losses=dict(rhythm=0.5)),
+                        dict(losses=dict(rhythm=5.0, grammar=1.0)),
+                        dict(smoothing=0.3),
+                        dict(grammar_weight=2.0),
+                    )
+                )
+            }
+        )
+        == 1
+    )
 
 
 def test_a_preset_that_has_changed_since(store, tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('upkeep'
 def aurl(*args, cwd):
     "The command in a process of its own: exit code, output and errors."
     words = [sys.executable, '-c', 'from aurl.cli import main; main()', *map(str, args)]
-    p = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)}, timeout=240)
+    p = subprocess.run(
+        words, cwd=cwd, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)}, timeout=240
+    )
     return p.returncode, p.stdout, p.stderr
 
 
@@ -28,7 +30,14 @@ def losses(run): return [(m['step'], m['train_loss']) for m in run.metrics() if 
 
 
 def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, monkeypatch):
-    more = dict(steps=14, checkpoint_every=4, log_every=1, checkpoints=dict(compress=True, history=['1h']), data=dict(a=str(store.path), b=str(store.path)), loader=dict(balance='corpus'))
+    more = dict(
+        steps=14,
+        checkpoint_every=4,
+        log_every=1,
+        checkpoints=dict(compress=True, history=['1h']),
+        data=dict(a=str(store.path), b=str(store.path)),
+        loader=dict(balance='corpus'),
+    )
     whole, _, best = train(config(store, tmp_path / 'whole', **more))
     run = killed(config(store, tmp_path / 'cut', **more), 10, monkeypatch)
     assert all(list(p.glob('*.safetensors.z')) and not list(p.glob('*.safetensors')) for p in run.checkpoints.iterdir())
@@ -36,7 +45,11 @@ def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, 
     assert on.path == run.path and losses(on) == losses(whole) and again == best
     assert any('balanced by corpus' in line for line in r.data_usage_lines(on))
     entry = inspect_run(on.path, deep=True)
-    assert (entry.state, entry.steps) == ('finished', 14) and entry.parameters and all(c.size < c.plain and not c.damaged for c in entry.checkpoints)
+    assert (
+        (entry.state, entry.steps) == ('finished', 14)
+        and entry.parameters
+        and all(c.size < c.plain and not c.damaged for c in entry.checkpoints)
+    )
     last = max(on.checkpoints.glob('step_*'))
     data = bytearray((last / 'model.safetensors.z').read_bytes())
     data[len(data)//2] ^= 1
@@ -46,8 +59,13 @@ def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, 
 
 
 def test_options_that_would_have_no_effect_are_refused(store, tmp_path):
-    for more, says in ((dict(checkpoints=dict(compress=True), checkpoint_every=0), 'checkpoint_every=0'), (dict(loader=dict(balance_power=.5)), 'nothing is balanced'),
-                       (dict(watch=dict(on=False, act=True)), 'needs monitoring'), (dict(watch=dict(act='suggest', rescues=0)), 'rescues=3'), (dict(checkpoints=dict(oldest='3d')), 'without a history')):
+    for more, says in (
+        (dict(checkpoints=dict(compress=True), checkpoint_every=0), 'checkpoint_every=0'),
+        (dict(loader=dict(balance_power=0.5)), 'nothing is balanced'),
+        (dict(watch=dict(on=False, act=True)), 'needs monitoring'),
+        (dict(watch=dict(act='suggest', rescues=0)), 'rescues=3'),
+        (dict(checkpoints=dict(oldest='3d')), 'without a history'),
+    ):
         with pytest.raises(ConfigError, match=says): r.check_request(config(store, tmp_path, **more))
 
 
@@ -73,9 +91,19 @@ def test_a_store_that_a_run_needs_is_not_pruned(kept):
     assert entry.users == [run.path] and entry.state == 'intact'
     (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').mkdir()
     code, out, err = aurl('stores', 'prune', '--all', cwd=here)
-    assert (code, err) == (0, '') and 'would remove' in out and f'{run.path.name} uses it' in out and (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').exists()
+    assert (
+        (code, err) == (0, '')
+        and 'would remove' in out
+        and f'{run.path.name} uses it' in out
+        and (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').exists()
+    )
     code, out, err = aurl('stores', 'prune', '--all', '--max-size', '1kB', '--yes', cwd=here)
-    assert (code, err) == (0, '') and entry.path.exists() and not (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').exists() and 'more than 1kB' in out
+    assert (
+        (code, err) == (0, '')
+        and entry.path.exists()
+        and not (aurl_home() / 'stores/.x.aurl-0123abcd.tmp').exists()
+        and 'more than 1kB' in out
+    )
     with open(entry.path / 'ids.bin', 'r+b') as f: f.write(b'\xff\xff\xff')
     assert aurl('stores', 'verify', cwd=here)[0] == 1
     code, out, err = aurl('stores', 'repair', entry.path.name, cwd=here)
@@ -97,6 +125,12 @@ def test_runs_are_listed_whatever_lies_beside_them(kept):
     code, out, err = aurl('runs', 'runs', '--json', cwd=here)
     assert code == 0 and json.loads(out)[0]['state'] == 'damaged' and json.loads(out)[0]['reason']
     assert len(list_runs(here / 'runs')) == 1
-    for words in (('runs', 'nowhere'), ('runs', 'runs', '--state', 'fine'), ('stores', 'repair', 'nothing'), ('stores', 'prune', '--max-size', 'small'), ('stores', 'clean')):
+    for words in (
+        ('runs', 'nowhere'),
+        ('runs', 'runs', '--state', 'fine'),
+        ('stores', 'repair', 'nothing'),
+        ('stores', 'prune', '--max-size', 'small'),
+        ('stores', 'clean'),
+    ):
         code, out, err = aurl(*words, cwd=here)
         assert code in (1, 2) and err.startswith('aurl: ') and len(err.splitlines()) == 1, (words, code, err)

@@ -49,7 +49,11 @@ def wheel(tmp_path_factory):
     try: modern = int(distribution('setuptools').version.split('.')[0]) >= 64 and distribution('wheel')
     except PackageNotFoundError: modern = False
     args = ['--no-build-isolation'] if modern else []
-    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', *args, '--wheel-dir', str(tmp), str(tree)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', *args, '--wheel-dir', str(tmp), str(tree)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return next(tmp.glob('aurl-*.whl'))
 
@@ -58,27 +62,63 @@ def wheel(tmp_path_factory):
 def fresh(wheel, tmp_path_factory):
     "A fresh environment with the wheel in it; a function that runs something there."
     folder = tmp_path_factory.mktemp('fresh')
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'AURL'))}  # with the checkout on its path pip would find aurl installed already
+    # with the checkout on its path pip would find aurl installed already
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'AURL'))}
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(folder / 'venv')], check=True)
     bin = folder / 'venv' / ('Scripts' if os.name == 'nt' else 'bin')
-    done = subprocess.run([sys.executable, '-m', 'pip', '--python', str(bin / 'python'), 'install', '--quiet', '--no-deps', '--no-index', str(wheel)], capture_output=True, text=True, env=clean)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            '--python',
+            str(bin / 'python'),
+            'install',
+            '--quiet',
+            '--no-deps',
+            '--no-index',
+            str(wheel),
+        ],
+        capture_output=True,
+        text=True,
+        env=clean,
+    )
     assert done.returncode == 0, done.stderr
-    site = Path(subprocess.run([str(bin / 'python'), '-c', 'import site; print(site.getsitepackages()[0])'], capture_output=True, text=True).stdout.strip())
+    site = Path(
+        subprocess.run(
+            [str(bin / 'python'), '-c', 'import site; print(site.getsitepackages()[0])'], capture_output=True, text=True
+        ).stdout.strip()
+    )
     allowed = closure(requirements(wheel)) | {'pip', 'setuptools'}
-    closed = {top for top, owners in packages_distributions().items() if not {plain(o) for o in owners} & (allowed | {'aurl'})}
+    closed = {
+        top for top, owners in packages_distributions().items() if not {plain(o) for o in owners} & (allowed | {'aurl'})
+    }
     assert 'nbdev' in closed and 'execnb' in closed and 'torch' not in closed
     (site / 'sitecustomize.py').write_text(door.format(closed=sorted(closed)))
     (site / 'requirements.pth').write_text('\n'.join(p for p in sys.path if Path(p).name == 'site-packages') + '\n')
     env = clean | dict(HOME=str(folder), AURL_HOME=str(folder / 'home'), OMP_NUM_THREADS='1')
 
-    def run(*command, **kwargs): return subprocess.run([str(bin / command[0]), *command[1:]], cwd=folder, env=env, capture_output=True, text=True, timeout=300, **kwargs)
+    def run(*command, **kwargs):
+        return subprocess.run(
+            [str(bin / command[0]), *command[1:]],
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **kwargs
+        )
     return run
 
 
 def requirements(wheel, extra=''):
     "What the wheel asks for without extras."
     with zipfile.ZipFile(wheel) as z: text = z.read(next(n for n in z.namelist() if n.endswith('METADATA'))).decode()
-    asked = [packaging.Requirement(l.removeprefix('Requires-Dist: ')) for l in text.splitlines() if l.startswith('Requires-Dist: ')]
+    asked = [
+        packaging.Requirement(l.removeprefix('Requires-Dist: '))
+        for l in text.splitlines()
+        if l.startswith('Requires-Dist: ')
+    ]
     return [str(r).split(';')[0] for r in asked if r.marker is None or r.marker.evaluate(dict(extra=extra))]
 
 
@@ -104,7 +144,12 @@ def test_what_it_asks_for(wheel):
 
 def test_every_module_imports(fresh):
     names = ['aurl.' + n.removesuffix('.py').replace('/', '.') for n in modules()]
-    done = fresh('python', '-c', 'import importlib, sys, aurl; [importlib.import_module(n) for n in sys.argv[1:]]; print(aurl.__file__)', *names)
+    done = fresh(
+        'python',
+        '-c',
+        'import importlib, sys, aurl; [importlib.import_module(n) for n in sys.argv[1:]]; print(aurl.__file__)',
+        *names
+    )
     assert done.returncode == 0, done.stderr
     assert 'fresh' in done.stdout and str(root) not in done.stdout, 'the checkout was imported, not the wheel'
 

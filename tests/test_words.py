@@ -14,10 +14,34 @@ from aurl.data.store import StoreConfig
 from aurl.search.space import nest_keys
 from aurl.train.stages import StageEnd
 
-internal = re.compile(r"\b(tuple|dict|dictionary|instance|str|int|int_|float|bool|list\[|Literal|None|NoneType|class|attribute '|iterable|subscriptable|callable|pydantic|validator|Input|parse|True|False|"
-                      r"valid (string|integer|number|boolean|list|tuple))\b|_type\b|_parsing\b|<[a-z]|function-|\.str=|Error\b|lambda|(?<![\w/.])__")
-bad = dict(empty=None, word='zzz', nothing='', true=True, negative=-1, huge=10**30, part=2.5, infinite=math.inf, no_list=[], mixed=['a', None], deep=[[1]], no_group={}, group={'zz': 1}, numbers=[1, 2, 3, 4, 5, 6, 7], odd=[True, {'a': None}])
-classes = {**{n: x.config_cls for n,x in COMMANDS.items()}, 'model': ModelConfig, 'stage': StageEnd, 'store': StoreConfig, 'augment': AugmentConfig}
+internal = re.compile(
+    r"\b(tuple|dict|dictionary|instance|str|int|int_|float|bool|list\[|Literal|None|NoneType|class|attribute '|iterable|subscriptable|callable|pydantic|validator|Input|parse|True|False|"
+    r"valid (string|integer|number|boolean|list|tuple))\b|_type\b|_parsing\b|<[a-z]|function-|\.str=|Error\b|lambda|(?<![\w/.])__"
+)
+bad = dict(
+    empty=None,
+    word='zzz',
+    nothing='',
+    true=True,
+    negative=-1,
+    huge=10**30,
+    part=2.5,
+    infinite=math.inf,
+    no_list=[],
+    mixed=['a', None],
+    deep=[[1]],
+    no_group={},
+    group={'zz': 1},
+    numbers=[1, 2, 3, 4, 5, 6, 7],
+    odd=[True, {'a': None}],
+)
+classes = {
+    **{n: x.config_cls for n, x in COMMANDS.items()},
+    'model': ModelConfig,
+    'stage': StageEnd,
+    'store': StoreConfig,
+    'augment': AugmentConfig,
+}
 
 
 def words_of(check):
@@ -51,8 +75,40 @@ def test_every_refusal_speaks_plainly(name):
 
 def test_a_training_speaks_plainly(tmp_path):
     "What only the training itself finds wrong: losses, optimizers, stages, teachers, models."
-    for key in ('losses', 'distill', 'net', 'optimizer.options', 'optimizer.name', 'stages', 'teacher', 'model', 'best_by', 'loader.weights', 'data', 'split', 'curriculum', 'schedule', 'ema', 'clip', 'valid_every', 'resume', 'watch.measures'):
-        for value in [*bad.values(), {'rhythm': 'loud'}, {'rhythm': [1]}, {'zz': None}, {'output': 'x'}, {'d_model': 'x'}, {'latent': [1]}, [{'name': 3}], [{'lr': 'x'}], ['a'], {'valid_loss': 'x'}]:
+    for key in (
+        'losses',
+        'distill',
+        'net',
+        'optimizer.options',
+        'optimizer.name',
+        'stages',
+        'teacher',
+        'model',
+        'best_by',
+        'loader.weights',
+        'data',
+        'split',
+        'curriculum',
+        'schedule',
+        'ema',
+        'clip',
+        'valid_every',
+        'resume',
+        'watch.measures',
+    ):
+        for value in [
+            *bad.values(),
+            {'rhythm': 'loud'},
+            {'rhythm': [1]},
+            {'zz': None},
+            {'output': 'x'},
+            {'d_model': 'x'},
+            {'latent': [1]},
+            [{'name': 3}],
+            [{'lr': 'x'}],
+            ['a'],
+            {'valid_loss': 'x'},
+        ]:
             def go():
                 cfg = make_config(r.TrainConfig, overrides=merge({'out': str(tmp_path)}, nest_keys({key: value})))
                 parts = [s.cfg for s in r.parse_stages(cfg)] or [cfg]
@@ -68,14 +124,25 @@ def test_what_the_issue_named():
     assert says('train', 'data=').startswith('data is empty: it should be a word or a group of keys')
     assert says('train', 'watch.measures=note_density').startswith('watch.measures=note_density: it should be a list')
     for name in ('song', 'train', 'generate', 'evaluate', 'latent', 'sweep'):
-        for seed in ('12345678901234567890', '9223372036854775808'): assert says(name, f'seed={seed}').startswith(f'seed={seed}: it should be'), name
+        for seed in ('12345678901234567890', '9223372036854775808'):
+            assert says(name, f'seed={seed}').startswith(f'seed={seed}: it should be'), name
         make_config(COMMANDS[name].config_cls, overrides=['seed=9223372036854775807'])
-    for name,key in dict(ablation='seeds', scaling='seeds').items(): assert f'{key}' in says(name, f'{key}=[12345678901234567890]')
+    for name,key in dict(ablation='seeds', scaling='seeds').items():
+        assert f'{key}' in says(name, f'{key}=[12345678901234567890]')
 
 
 def test_the_pattern_can_fail():
-    for words in ('data.str=null: it should be a valid string', 'it should be a valid tuple', "'int' object is not iterable", 'a valid dictionary or instance of X', 'None', 'x: True'): assert internal.search(words), words
-    for words in ('data is empty: it should be a word', 'a list, such as [a, b]', 'integers', 'the type'[:3]): assert not internal.search(words), words
+    for words in (
+        'data.str=null: it should be a valid string',
+        'it should be a valid tuple',
+        "'int' object is not iterable",
+        'a valid dictionary or instance of X',
+        'None',
+        'x: True',
+    ):
+        assert internal.search(words), words
+    for words in ('data is empty: it should be a word', 'a list, such as [a, b]', 'integers', 'the type'[:3]):
+        assert not internal.search(words), words
 
 
 def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monkeypatch):
@@ -83,7 +150,9 @@ def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monke
     from types import SimpleNamespace
     seen = []
 
-    def newest(folder, say): seen.append(folder); say(f'passed over: {folder} is damaged')
+    def newest(folder, say):
+        seen.append(folder)
+        say(f'passed over: {folder} is damaged')
     monkeypatch.setattr(r, 'load_newest_checkpoint', newest)
     run = SimpleNamespace(path=tmp_path, checkpoints=tmp_path / 'checkpoints')
     for stage in ('1_a', '2_b'): (tmp_path / 'stages' / stage / 'checkpoints').mkdir(parents=True)
