@@ -89,7 +89,7 @@ def test_what_was_prepared_stays(here):
     args = ['prepare', 'data=mixed', 'dest=kept', 'workers=0']
     [(code, out, err)] = ask(here, [args])
     assert code == 0, err
-    assert any('copy.mid' in line or 'duplicates' in line for line in out.splitlines()) and '1 file left out: bad.mid' in out
+    assert any('copy.mid' in line or 'versions of others' in line for line in out.splitlines()) and '1 file left out: bad.mid' in out
     page = next((here / 'runs').glob('prepare_*/report.html')).read_text(encoding='utf-8')
     assert 'bad.mid' in page and 'not a MIDI file' in page and 'copy.mid' in page and 'same file' in page
     kept = lambda: {p.relative_to(here): p.read_bytes() for p in (here / 'kept').rglob('*') if p.is_file() and p.name != 'twins.json'}
