@@ -257,6 +257,8 @@ from .monitor.profiler import TrainingProfiler
 from .monitor.anomalies import AnomalyMonitor
 from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
+
+# %% ../nbs/990_all.ipynb #bb3589e1
 from aurl.train.checkpoint import (
     average_checkpoints,
     best_checkpoint,

@@ -47,6 +47,7 @@ def _close_loop():
     try: asyncio.get_event_loop().close()
     except RuntimeError: pass                             # there is no loop, or it is running
 
+# %% ../nbs/995_cli.ipynb #61b457da
 class Execution:
     "Execution of a notebook by papermill, in a thread."
     def __init__(self,
@@ -121,6 +122,7 @@ def _format_clock(seconds):
     minutes, rest = divmod(int(seconds + .5), 60)
     return f'{minutes}:{rest:02}' if minutes < 60 else f'{minutes//60}:{minutes % 60:02}:{rest:02}'
 
+# %% ../nbs/995_cli.ipynb #89168af1
 class _StageTimer:
     "Elapsed time of a stage, and an estimate of the remaining time."
     def __init__(self, clock=time.monotonic):
@@ -328,6 +330,7 @@ def run_command(
         say('to resume, give the same command again' + (f', with dest={kept}' if not cfg.dest else ''))
     return code
 
+# %% ../nbs/995_cli.ipynb #6c64dc42
 def _check_command(recipe, cfg, items):
     "Messages to print; raise an error if `cfg` cannot work or a given key has no effect."
     from aurl.config import parse_overrides
@@ -361,6 +364,7 @@ def _report_end(run, run_dir, new, say, debug):
     else: say(f'partial results: {run_dir}')
     return code
 
+# %% ../nbs/995_cli.ipynb #87fd3dea
 def _nothing_to_keep(run, run_dir, code):
     "Does `run_dir` contain only the files that every run starts with?"
     said_all = code > 128 or _error_class(getattr(run.error, 'ename', type(run.error).__name__))
@@ -384,6 +388,7 @@ def _nothing_to_keep(run, run_dir, code):
     }
     return not files - ours - begins
 
+# %% ../nbs/995_cli.ipynb #86f871b4
 def _remove_run(run_dir, *folders):
     "Remove the run, and the other folders if they are empty."
     import shutil
@@ -412,6 +417,7 @@ def _versions():
         try: yield name, metadata.version(name)
         except metadata.PackageNotFoundError: yield name, 'not installed as a package' if name == 'aurl' else 'missing'
 
+# %% ../nbs/995_cli.ipynb #61722618
 def _extras():
     "The extras of aurl, and whether their packages are installed."
     import re
@@ -615,6 +621,7 @@ def run_runs(
     for line in lines: say(line)
     return 0
 
+# %% ../nbs/995_cli.ipynb #f8955375
 def _split_commas(words):
     "The values of a repeated option, also separated by commas, as a list."
     return [w.strip() for word in words or () for w in word.split(',') if w.strip()]

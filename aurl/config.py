@@ -199,6 +199,7 @@ _expected = dict(
     model_attributes_type='a group of keys',
 )
 
+# %% ../nbs/010_config.ipynb #caa7b586
 def _problem_text(finding):
     "Describe what a finding expects, without Python terms."
     kind, ctx = finding['type'], finding.get('ctx', {})
@@ -214,6 +215,7 @@ def _problem_text(finding):
         )
     return 'it does not fit'
 
+# %% ../nbs/010_config.ipynb #240b81c3
 def _error_message(cls, finding, key):
     "Describe one of pydantic's findings in a sentence."
     known, value = dict(_all_keys(cls)), finding['input']
@@ -372,6 +374,7 @@ def make_config(
     if low: _validate(cls, _numbers_to_strings(cls, low), source=preset)  # so that the error names the file
     return _validate(cls, _numbers_to_strings(cls, _merge_group_defaults(cls, merge(low, over))))
 
+# %% ../nbs/010_config.ipynb #1e2dee6f
 def _merge_group_defaults(cls, values):
     "Merge each group of `values` into the defaults of `cls` for it, so that changing one key keeps the others."
     out = dict(values)

@@ -80,6 +80,7 @@ def _make_temp(path, make):
         try: return tmp, make(tmp)
         except FileExistsError: continue
 
+# %% ../nbs/000_core.ipynb #f8b6aba4
 @contextlib.contextmanager
 def atomic_path(
     path, # where the file shall be
@@ -148,6 +149,7 @@ def _apply_umask(folder):
         if f.is_file():
             with open(f, 'rb+') as h: os.fsync(h.fileno())
 
+# %% ../nbs/000_core.ipynb #bbaecbb6
 @contextlib.contextmanager
 def atomic_dir(
     path, # where the folder shall be; it must not exist yet
@@ -184,6 +186,7 @@ def _null_nonfinite(o):
     if isinstance(o, (list, tuple)): return [_null_nonfinite(v) for v in o]
     return o
 
+# %% ../nbs/000_core.ipynb #dee5b4a2
 def to_json(
     obj,         # dicts, lists, numbers, strings, NumPy scalars, paths
     indent=None, # spaces for people, None for one line
@@ -199,6 +202,7 @@ def write_json(path, obj):
     "Write `obj` to `path`, atomically."
     with atomic_path(path) as p: p.write_text(to_json(obj, indent=1) + '\n', encoding='utf-8')
 
+# %% ../nbs/000_core.ipynb #0c9fa64f
 def read_json(path):
     "Read the JSON file at `path`."
     try: return json.loads(Path(path).read_text(encoding='utf-8'))

@@ -60,6 +60,7 @@ def _group_class(field):
     "Return the `Config` class of a group `field`, or None."
     return next((t for t in _union_types(field.annotation) if isinstance(t, type) and issubclass(t, Config)), None)
 
+# %% ../nbs/015_dependencies.ipynb #70a9740e
 def value_of(
     values,  # a `Config` or nested dict
     key:str, # dotted

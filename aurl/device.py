@@ -99,6 +99,7 @@ def _refuse_fp16_on_cpu():
     raise ConfigError('dtype=fp16 on a CPU, which multiplies float16 several times more slowly than float32',
                       way_out='use dtype=auto, or train on a GPU: device=cuda or mps')
 
+# %% ../nbs/020_device.ipynb #87ad5c09
 def amp_dtype(
     device,       # device, or its name
     dtype='auto', # auto, bf16, fp16 or fp32

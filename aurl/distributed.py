@@ -57,6 +57,7 @@ def all_reduce_sum(
     dist.all_reduce(t)
     return t.tolist()
 
+# %% ../nbs/030_distributed.ipynb #25c8e564
 def _collective_device(): return 'cuda' if 'gloo' not in str(dist.get_backend_config()) else 'cpu'
 
 @torch.no_grad()
@@ -85,6 +86,7 @@ def full_tensor(t):
     "Gather a sharded tensor; all ranks must call this."
     return t.full_tensor() if hasattr(t, 'full_tensor') else t
 
+# %% ../nbs/030_distributed.ipynb #d215785b
 def shard_like(
     t,    # the full tensor; that of rank 0 is used, other ranks may pass None
     like, # a tensor with the desired sharding
@@ -99,6 +101,7 @@ def shard_like(
     )
     return distribute_tensor(t, like.device_mesh, like.placements)
 
+# %% ../nbs/030_distributed.ipynb #930b5912
 def gather_model(
     model,       # a module whose class can be built from its `config`
     weights=None # full state_dict, if known; None: gathered, and all ranks must call this

@@ -56,6 +56,7 @@ def _cgroup_limit(folder, version):
     files = _read_fields(folder/'memory.stat').get(inactive, 0)
     return AvailableMemory(max(0, most - used + min(files, used)), most, 'limit of the control group')
 
+# %% ../nbs/025_memory.ipynb #8b992202
 def cgroup_memory(
     root='/sys/fs/cgroup',     # where control groups are
     own='/proc/self/cgroup',   # file that lists those of this process
@@ -93,6 +94,7 @@ def _machine_memory():
     return AvailableMemory(page*whole*3//4, page*whole,
                            'three quarters of the memory of this machine, which does not report the used part')
 
+# %% ../nbs/025_memory.ipynb #7a96ad72
 def available_memory(
     device='auto', # as for `pick_device`
 )->AvailableMemory:           # None if unknown

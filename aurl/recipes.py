@@ -28,6 +28,8 @@ from fastai.learner import Learner
 from pydantic import Field, field_validator, model_validator
 
 from .config import Config, config_from, make_config
+
+# %% ../nbs/972_recipes.ipynb #922eff53
 from aurl.core import (
     AurlError,
     CheckpointError,
@@ -47,6 +49,8 @@ from aurl.core import (
 )
 from .dependencies import changed_keys, default_of, reject_unused_keys, given_keys, value_of
 from .device import amp_dtype, pick_device
+
+# %% ../nbs/972_recipes.ipynb #6ff78bbe
 from aurl.commands.key_rules import (
     EVALUATE_RULES,
     GENERATE_RULES,
@@ -67,6 +71,8 @@ from .generate.latent_sampling import latents_between, latents_like, latents_of
 from .generate.profile_masks import ProfileConfig, generation_limits, on_or_off, describe_limits
 from .generate.sampling import generate_ids
 from .models.compiled import compile_layers
+
+# %% ../nbs/972_recipes.ipynb #99d66fe3
 from .memory import is_out_of_memory, available_memory
 from .models.size import parameter_counts
 from .models.vae_gan import ModelConfig, preset_config, ModelOutput, MusicTransformerVAEGAN
@@ -87,6 +93,8 @@ from .tokens.programs import ProgramTable, lost_notes_summary, program_rules, vo
 from .data.quality import quality_conditions
 from .data.store_report import DataReport
 from .data.store import StoreConfig, TokenStore, prepare
+
+# %% ../nbs/972_recipes.ipynb #6bcf8fb7
 from .data.resplit import is_split_file, resolve_split
 from .data.survey import split_store
 from .tokens.vocab import Kind, vocab
@@ -104,6 +112,8 @@ from .train.reproducibility import StateLog, check_state, reproducibility_levels
 from .monitor.early_stopping import ImprovementTracker, higher_is_better
 from .train.checkpoint import latest_checkpoint
 from .monitor.failures import FailureMonitor, all_finite
+
+# %% ../nbs/972_recipes.ipynb #a2bac8d1
 from aurl.train.batch_fit import (
     check_memory,
     halve_batch,
@@ -133,6 +143,7 @@ def _check_interval(value):
     except ConfigError as e: raise ValueError(f'{e.way_out}') from e
     return int(value) if str(value).isdecimal() else value
 
+# %% ../nbs/972_recipes.ipynb #ad1eeece
 class SongConfig(Config):
     "Train a small model and generate new pieces in a few minutes."
     data: str = Field('chorales', description='folder or zip of MIDI files, or chorales')
@@ -202,6 +213,7 @@ class PrepareConfig(Config):
     @classmethod
     def _one(cls, value): return (value,) if isinstance(value, str) else value
 
+# %% ../nbs/972_recipes.ipynb #0090e0f6
 class _Training(Config):
     "Keys of a training run; `OptimConfig` adds those of the optimization."
     data: str | dict[str, str] = Field('chorales', description='folder or zip of MIDI files, chorales, or a store; '
@@ -297,6 +309,7 @@ class _Training(Config):
             raise ValueError(f'{bad[0]!r} is not a valid name for a corpus; use letters, digits and _')
         return {str(k):str(v) for k,v in value.items()}
 
+# %% ../nbs/972_recipes.ipynb #fb6594d8
 class TrainConfig(OptimConfig, _Training): "Train a model."
 
 # %% ../nbs/972_recipes.ipynb #7d774b63
@@ -357,6 +370,7 @@ class GenerateConfig(Config):
                              'say mask=false as well, or leave repair out')
         return self
 
+# %% ../nbs/972_recipes.ipynb #3d2298ca
 class EvaluateConfig(Config):
     "Evaluate a model: likelihood of held-out music, and validity of unmasked samples."
     model: str = Field('', description='a run; RUN@best, @newest, @average or @step=50; a checkpoint in it; '
@@ -385,6 +399,7 @@ class Command:
 
 COMMANDS = {}                # by name
 
+# %% ../nbs/972_recipes.ipynb #9267d87a
 def new_run_dir(
     name:str,  # of the command
     cfg:Config # its `out` is the parent folder
@@ -397,6 +412,7 @@ def new_run_dir(
         raise AurlError(f'no run can be kept there ({e.strerror})', path=root,
                         way_out='give another folder with out=FOLDER') from e
 
+# %% ../nbs/972_recipes.ipynb #f187fda0
 def start_run(
     name:str,      # of the command
     cfg:Config,    # of the command
@@ -449,11 +465,13 @@ def open_store(
     for _,s in _named_stores(store): _touch_store(s.path)
     return _with_split_file(store, home)
 
+# %% ../nbs/972_recipes.ipynb #56a4cd2e
 def _touch_store(path):
     "Update the time of last use of a store in `aurl_home()`; the least recently used are removed first."
     if Path(path).parent != aurl_home()/'stores': return
     with contextlib.suppress(OSError): os.utime(Path(path)/'manifest.json')
 
+# %% ../nbs/972_recipes.ipynb #7707d5d5
 def _prepare_source(data, workers, run, loader):
     "Prepare the store of the present contents of `data`."
     if isinstance(data, dict): return mix(**{k:_prepare_source(v, workers, run, loader) for k,v in data.items()})
@@ -481,6 +499,7 @@ def _prepare_source(data, workers, run, loader):
     shutil.rmtree(dest)  # a damaged store is prepared again
     return make()
 
+# %% ../nbs/972_recipes.ipynb #2066fcd2
 def data_warnings(
     store:TokenStore,
 )->list:              # of lines; empty if nothing was lost
@@ -491,6 +510,7 @@ def data_warnings(
             + (f" …; all of them are listed in {store.quarantine_file}" if len(q) > 3 else '')]*bool(q) \
         + lost_notes_summary(store)
 
+# %% ../nbs/972_recipes.ipynb #21288356
 def train_valid_split(
     store,            # `TokenStore` or `Mixture`
     valid:float,      # share of the pieces held out
@@ -511,6 +531,7 @@ def train_valid_split(
         )
     return train, held
 
+# %% ../nbs/972_recipes.ipynb #9e661c84
 def _saved_split(store, valid, seed, split):
     "The split saved by a run, or None."
     file = getattr(store, 'division', None)
@@ -530,6 +551,7 @@ def _new_split(store, valid, seed, split):
         len(store), ', '.join(s.manifest['source']['words'] for s in getattr(store, 'parts', [store]))
     )
 
+# %% ../nbs/972_recipes.ipynb #d9915e75
 def _too_few_pieces(n, where):
     return CorpusError(f'{n} piece{"s"*(n > 1)}, where versions of one piece count as one; '
                        'two are needed, one to train on and one to hold out', where, 'give more music')
@@ -547,6 +569,7 @@ def store_fingerprint(
     names, length = store.names[:most], store.length[:most]
     return sha256_of(to_json([store.codec.fingerprint, names, [int(n) for n in length]]).encode())
 
+# %% ../nbs/972_recipes.ipynb #e0b87b74
 def _store_record(name, store):
     return dict(
         name=name,
@@ -563,6 +586,7 @@ def _recorded_stores(home):
     except (AurlError, AttributeError): return None
     return {s['name']:s for s in stores} if stores else None
 
+# %% ../nbs/972_recipes.ipynb #b15a4313
 def _reopen_stores(home, known, data):
     "The stores of a run as they were at its start; None if one is missing, or if `data` names other data."
     try: config = Experiment.open(home).config
@@ -590,6 +614,7 @@ def _check_unchanged(store, known, home, run):
             raise _data_changed_error(home, parts.get(name), told)
     return store
 
+# %% ../nbs/972_recipes.ipynb #837a0e6c
 def _data_changed_error(home, store, told):
     "The error for a run whose data is missing or has changed."
     try: then = read_json(Path(home)/'split.json')
@@ -608,6 +633,7 @@ def _with_split_file(store, home):
     store.division = Path(home)/'split.json' if home is not None and (Path(home)/'config.yaml').exists() else None
     return store
 
+# %% ../nbs/972_recipes.ipynb #f0696ca5
 def new_piece_lines(
     store,    # of a resumed run
 )->list:      # one line, or none
@@ -635,6 +661,7 @@ def _cut_phrases(corpus, cfg):
     shutil.rmtree(dest := aurl_home()/'phrases'/key, ignore_errors=True)
     return phrase_corpus(corpus, dest, **how)
 
+# %% ../nbs/972_recipes.ipynb #1797d79d
 def drop_duplicates(
     corpus:Corpus,
     progress=None,  # called with (done, total)
@@ -648,6 +675,7 @@ def drop_duplicates(
                                 f'duplicate of {corpus[int(found.group[i])].name}')
     return Corpus([p for i,p in enumerate(corpus) if i not in copies], corpus.source), [row(i) for i in sorted(copies)]
 
+# %% ../nbs/972_recipes.ipynb #323b197c
 def prepare_kwargs(
     cfg:PrepareConfig,
 )->dict:
@@ -664,6 +692,7 @@ def prepare_kwargs(
         voices=cfg.voices,
     )
 
+# %% ../nbs/972_recipes.ipynb #651d8dba
 def run_preparation(
     cfg:PrepareConfig,
     run:Experiment,    # the report is written to its folder
@@ -690,6 +719,7 @@ def run_preparation(
     report.write(run.path/'report.html')
     return report
 
+# %% ../nbs/972_recipes.ipynb #a4719e90
 def store_location_lines(
     cfg:PrepareConfig,
     store:TokenStore,  # the store that was written
@@ -716,6 +746,7 @@ class GrammarMaskedModel(torch.nn.Module):
             out.logits.float().masked_fill(~grammar.masks(ids, State.of(state)), -torch.inf), out.z, out.cache
         )
 
+# %% ../nbs/972_recipes.ipynb #b97556ab
 def score_model(
     table:LikelihoodTable, # of the baselines, or an empty one
     model,                 # a `MusicTransformerVAEGAN`
@@ -771,6 +802,7 @@ def write_samples(
         )
     return rows
 
+# %% ../nbs/972_recipes.ipynb #947f68b6
 def _programs_of_run(run):
     "The program table saved with the model of `run`, or None."
     file = run.path/'model/programs.json'
@@ -786,12 +818,14 @@ def file_options(
         cfg.title, cfg.metre, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed, cfg.conditions
     )
 
+# %% ../nbs/972_recipes.ipynb #b61e52dd
 def prompt_ids(
     files:FileOptions, # of a generation
 ):                     # uint16, or None without a prompt
     "The ids of the first `prompt_seconds` of the prompt."
     return first_seconds(files.encode(files.opening.score), files.opening.seconds) if files.opening else None
 
+# %% ../nbs/972_recipes.ipynb #be08793f
 def repair_pieces(
     pieces:list, # ids, valid or invalid
     say=print,   # called with each line
@@ -807,6 +841,7 @@ def repair_pieces(
         if changes: say(f'piece {i+1}: {len(changes)} changes to {len(ids)} ids make it valid, such as {changes[0]}')
     return out
 
+# %% ../nbs/972_recipes.ipynb #85641766
 def held_out_prompt(
     store:TokenStore,
     held,              # indices of the held-out pieces
@@ -907,6 +942,7 @@ def song_report(
     if words := plan_summary(run): r.add_text('## How it was trained\n\n' + '\n'.join(f'- {w}' for w in words))
     return r.write(run.path/'report.html')
 
+# %% ../nbs/972_recipes.ipynb #b6f45604
 def _add_pieces(r, run, cfg, rows, pieces, continued):
     "Add the pieces, with audio clips as long as the size limit of the page allows."
     base = {row['name']: Path(row['file']).with_suffix('') for row in rows}
@@ -929,6 +965,7 @@ def _add_pieces(r, run, cfg, rows, pieces, continued):
             words,
         )
 
+# %% ../nbs/972_recipes.ipynb #67f5226c
 def learning_curve(
     run:Experiment, # of a training
 )->list:            # (seconds, nats per token)
@@ -983,6 +1020,7 @@ def _open_training_run(resume, kind=None):
         raise ConfigError(f'this run is still active (process {pid})', run.path, 'wait until it ends, or stop it first')
     return run
 
+# %% ../nbs/972_recipes.ipynb #41d678d9
 def _saved_config(run):
     "The configuration of `run`."
     cls = _training_configs[run.name]
@@ -1049,6 +1087,7 @@ def build_model(
         else preset_config(cfg.model)
     )
 
+# %% ../nbs/972_recipes.ipynb #d9e3dd44
 def with_conditions(
     net:ModelConfig, # of `build_model_config`
     cfg:TrainConfig,
@@ -1059,6 +1098,7 @@ def with_conditions(
     if not cfg.loader.conditions or store is None: return net
     return net.changed(conditions=Conditions(store, cfg.loader.conditions, pieces=pieces).specs(pieces))
 
+# %% ../nbs/972_recipes.ipynb #5022da75
 def build_model_config(
     cfg:TrainConfig,
 )->ModelConfig:
@@ -1081,6 +1121,7 @@ def build_model_config(
         # without the prefix, `latent` would name another group
         raise ConfigError(f'net.{e.what}', way_out=e.way_out) from e
 
+# %% ../nbs/972_recipes.ipynb #d969efb2
 def extra_callbacks(
     cfg:TrainConfig,
 )->list:             # of callbacks
@@ -1088,6 +1129,7 @@ def extra_callbacks(
     out = [MusicLosses(cfg.losses, cfg.balance)] if cfg.losses else []
     return out + ([Distill(find_model(cfg.teacher)[0], cfg.distill)] if cfg.teacher else [])
 
+# %% ../nbs/972_recipes.ipynb #6476aa47
 def validate_options(
     cfg:TrainConfig,
     mode:str,        # of its model
@@ -1137,6 +1179,7 @@ def validate_options(
         raise ConfigError('distill without a teacher', way_out='say teacher=RUN, or leave distill out')
     if cfg.teacher: Distill(find_model(cfg.teacher)[0], cfg.distill)
 
+# %% ../nbs/972_recipes.ipynb #cf24ac9d
 def check_distributed(
     cfg:TrainConfig,
     mode:str,        # of its model
@@ -1192,6 +1235,7 @@ def check_distributed(
         refuse(f'shard=true and optimizer={cfg.optimizer.name}, which is not tested with sharded models',
                'say optimizer=muon or adamw')
 
+# %% ../nbs/972_recipes.ipynb #dba4dd98
 def check_single_training(
     cfg:TrainConfig,
 ):
@@ -1204,6 +1248,7 @@ def check_single_training(
         raise ConfigError(f'stages={cfg.stages}, but here a training has one stage',
                           way_out='leave stages out; only aurl train supports them')
 
+# %% ../nbs/972_recipes.ipynb #fb5af2df
 def build_loader_config(
     cfg:TrainConfig,
     mode:str,        # of the model
@@ -1222,6 +1267,7 @@ def data_usage(
     return [_loader_usage(loader, side, name)
             for loader,side,name in ((learn.dls.train, train, 'trained on'), (learn.dls.valid, held, 'held out'))]
 
+# %% ../nbs/972_recipes.ipynb #f84a6058
 def _loader_usage(loader, side, name):
     "The line of `data_usage` about one loader."
     out, length = np.setdiff1d(side, loader.pieces), loader.store.length
@@ -1235,6 +1281,7 @@ def _loader_usage(loader, side, name):
     balanced = f'; {words}' if (words := loader.balance_words()) else ''
     return said + balanced + (f'; {len(out)} of {len(side)} left out ({", ".join(why)})' if len(out) else '')
 
+# %% ../nbs/972_recipes.ipynb #2b403868
 def data_usage_lines(
     run, # of a training
 )->list: # of lines
@@ -1243,6 +1290,7 @@ def data_usage_lines(
     except AurlError: return []
     return [f'{stage}: {line}' if stage else line for stage,lines in told.items() for line in lines]
 
+# %% ../nbs/972_recipes.ipynb #012a47ca
 def build_learner(
     cfg:TrainConfig,
     store:TokenStore,
@@ -1283,6 +1331,7 @@ def build_learner(
     compile_layers(learn.model, cfg.compile)
     return distribute_learner(learn, sharded=cfg.shard)
 
+# %% ../nbs/972_recipes.ipynb #ac87d663
 def _report_unopened_curriculum(why, run):
     "Raise an error for a curriculum that never advances; in a stage, log it."
     if not hasattr(run, 'stage'):
@@ -1317,6 +1366,7 @@ _resumable_keys = (
     'top_p',
 )
 
+# %% ../nbs/972_recipes.ipynb #62186a9d
 def _explicit_keys(cfg, at=''):
     "Dotted keys that were given explicitly."
     for k in cfg.model_fields_set:
@@ -1335,6 +1385,7 @@ def _resumed_config(run, asked, exact=False):
     # the processes are those of the new command
     return known.changed(**new, **{k:getattr(asked, k) for k in _process_keys if hasattr(known, k)})
 
+# %% ../nbs/972_recipes.ipynb #91d4d4c3
 def resume_run(
     resume:str,   # folder of the run
     asked:Config, # configuration of the present command
@@ -1353,6 +1404,7 @@ def resolve_config(
     if getattr(cfg, 'resume', 'no') in ('', 'no', 'auto') or (there := run_to_resume(cfg)) is None: return cfg
     return _resumed_config(_open_training_run(there, type(cfg)), cfg, exact=True).changed(resume=str(there))
 
+# %% ../nbs/972_recipes.ipynb #d7764957
 def open_run(
     name:str,    # of the command
     cfg:Config,  # of the command
@@ -1364,6 +1416,7 @@ def open_run(
     return (resume_run(there, cfg, exact=run_dir is not None and cfg.resume not in ('', 'no', 'auto'))
             if there is not None else (start_run(name, cfg, run_dir), cfg, None))
 
+# %% ../nbs/972_recipes.ipynb #448101ad
 def _best_so_far(run):
     "Validation loss, weights and score of the best model saved by `run`, or ()."
     try:
@@ -1381,6 +1434,7 @@ def _without_tensors(x):
     if isinstance(x, dict): return {k:_without_tensors(v) for k,v in x.items()}
     return type(x)(_without_tensors(v) for v in x) if isinstance(x, (list, tuple)) else x
 
+# %% ../nbs/972_recipes.ipynb #f2492447
 def _broadcast_snapshot(snap, parts):
     "Broadcast the snapshot read by rank 0 to every rank; of a sharded model, without its large tensors."
     if world_size() == 1: return snap
@@ -1400,6 +1454,7 @@ def _broadcast_best(best, parts):
     got = broadcast_object(_without_tensors(best) if parts else best)
     return best if rank() == 0 else got
 
+# %% ../nbs/972_recipes.ipynb #2f77ce62
 def train_run(
     learn,           # from `music_learner`
     run:Experiment,  # its directory
@@ -1482,6 +1537,7 @@ def train_run(
     if monitor.failed is not None: raise _training_error(learn, run, monitor, best)
     return best
 
+# %% ../nbs/972_recipes.ipynb #6d0bef4f
 def _training_error(learn, run, monitor, best):
     "The error of a failed training; the newest model with finite weights, if there is one, is saved first."
     learn.failed, model, kept = monitor.failed, gather_model(learn.model), 'no model was saved: none had finite weights'
@@ -1499,6 +1555,7 @@ def _training_error(learn, run, monitor, best):
     run._mark('failed', error=str(error))
     return error
 
+# %% ../nbs/972_recipes.ipynb #355a90bd
 def _newest_good_model(run):
     "The model of the newest intact checkpoint of `run`, or None."
     try: path = latest_checkpoint(run.checkpoints)
@@ -1513,6 +1570,7 @@ def final_status(learn, run)->str:
         run.checkpoints.mkdir(exist_ok=True)
     return 'finished'
 
+# %% ../nbs/972_recipes.ipynb #44836872
 def _stage_model_config(stages, stage):
     "The model configuration of a stage; stages of different modes share one size, so that weights can be transferred."
     own, nets = build_model_config(stage.cfg), [build_model_config(s.cfg) for s in stages]
@@ -1532,6 +1590,7 @@ def _stage_model(stages, stage, run, store, train):
         else with_conditions(_stage_model_config(stages, stage), stage.cfg, store, train)
     )
 
+# %% ../nbs/972_recipes.ipynb #4546f2e2
 def train_stages(
     run:Experiment,   # its directory
     cfg:TrainConfig,
@@ -1555,12 +1614,14 @@ def train_stages(
         asked=dict(steps=cfg.steps, minutes=cfg.minutes),
     )
 
+# %% ../nbs/972_recipes.ipynb #9058efa5
 def _log_memory(run, lines):
     "Log the lines of the memory estimate and record them in the run."
     for line in lines: run.say(line)
     if hasattr(run, 'record'): run.record(memory=dict(lines=lines))
     run.progress('memory', None, lines[0])
 
+# %% ../nbs/972_recipes.ipynb #edaac351
 def _initial_halvings(run, cfg, last):
     "The number of times the batch is halved at the start; raise an error for a training that does not fit."
     many = f', on each of {world_size()} processes'*(world_size() > 1)
@@ -1579,6 +1640,7 @@ def _initial_halvings(run, cfg, last):
     _log_memory(run, [lines[0] + many, *lines[1:]])
     return times
 
+# %% ../nbs/972_recipes.ipynb #561a0772
 def _halve_batch(run, cfg, times, why):
     "Halve the batch `times` times, and save that in the run for when it is resumed."
     run.config.pop('halvings', None)
@@ -1587,6 +1649,7 @@ def _halve_batch(run, cfg, times, why):
     run.say(f'{why}, the batch is halved: {2**times} batches of {small.batch_size} for a step '
             f'instead of {cfg.batch_size} at once; steps are counted in batches, {small.steps} of them')
 
+# %% ../nbs/972_recipes.ipynb #b3ef48b1
 def _train_with_retry(run, cfg, store, parts, last):
     "Run a training without stages; `fit_batch` retries with smaller batches if memory runs out before a checkpoint."
     times = _initial_halvings(run, cfg, last)
@@ -1605,6 +1668,7 @@ def _train_with_retry(run, cfg, store, parts, last):
         times += 1
         _halve_batch(run, cfg, times, 'memory ran out')
 
+# %% ../nbs/972_recipes.ipynb #9e516dce
 def _memory_error(run, cfg, told, kept):
     "The error of a training that ran out of memory."
     room, way = available_memory(cfg.device), ('start again with less: fit_batch=true, recompute=true, '
@@ -1620,6 +1684,7 @@ def _memory_error(run, cfg, told, kept):
     if hasattr(run, '_mark'): run._mark('failed', error=str(error))
     return error
 
+# %% ../nbs/972_recipes.ipynb #bbb3129e
 def memory_lines(
     run, # of a training
 )->list: # one line, or none
@@ -1666,6 +1731,7 @@ def _evaluation_source(cfg, where):
         raise ConfigError('no data to evaluate on: this model belongs to no run', way_out='say data=FOLDER')
     return _absolute_source(data), told
 
+# %% ../nbs/972_recipes.ipynb #47e05e81
 def evaluation_pieces(
     cfg:EvaluateConfig,
     where:Path,         # folder of the model's run
@@ -1685,6 +1751,7 @@ def evaluation_pieces(
     )
     return [store[int(i)] for i in train], [store[int(i)] for i in held], sees
 
+# %% ../nbs/972_recipes.ipynb #9bb398ed
 def baseline_table(
     train,      # ids of the training pieces; may be empty
     test,       # ids of the test pieces
@@ -1710,6 +1777,7 @@ def _check_data(data, two=False):
         if n == 1: corpus.read(0)
     if two and n < 2: raise _too_few_pieces(n, path)
 
+# %% ../nbs/972_recipes.ipynb #3f1e0aa8
 def _check_mixture(cfg):
     "Raise an error if the weights or the split do not fit the corpora."
     weights, data = cfg.loader.weights, cfg.data
@@ -1725,6 +1793,7 @@ def _check_mixture(cfg):
                           way_out='give a .json file with train and valid, '
                                   'or a .txt file with the name of a held-out piece on each line')
 
+# %% ../nbs/972_recipes.ipynb #86e4ebd1
 def _store_still_exists(home, data):
     "Does the store with which the run in `home` started still exist?"
     known = _recorded_stores(home)
@@ -1738,6 +1807,7 @@ def _check_home():
         raise AurlError(f'prepared data cannot be stored there ({e.strerror})', aurl_home(),
                         'set the environment variable AURL_HOME to another folder') from e
 
+# %% ../nbs/972_recipes.ipynb #a72dd8b5
 def _check_memory(cfg):
     "Check that the training fits into memory, before the training process is started."
     beside = process_bytes if pick_device(cfg.device).type == 'cpu' else 0
@@ -1773,6 +1843,7 @@ def _damaged_checkpoint_lines(run):
         load_newest_checkpoint(folder, said.append)
     return [line + '; an older one is taken' for line in said]
 
+# %% ../nbs/972_recipes.ipynb #76a37924
 def check_request(
     cfg:Config, # of a command
 )->list:        # messages to print
@@ -1844,6 +1915,7 @@ def check_shared_keys(
             raise ConfigError(f'{prefix}{k}={mine} has no effect: each {who} sets its own',
                               way_out=f'leave {prefix}{k} out')
 
+# %% ../nbs/972_recipes.ipynb #2041b15c
 def _check_stages(cfg, keys):
     "Raise an error for keys that have no effect in any stage, or in the stage that sets them."
     stages = parse_stages(cfg)
@@ -1881,6 +1953,7 @@ def check_keys(
         keys,
     )
 
+# %% ../nbs/972_recipes.ipynb #8df0c7b1
 def _check_training_keys(cfg, keys):
     "Check the keys of a training; of a resumed run, only those that change its configuration."
     if (there := run_to_resume(cfg)) is not None:
@@ -1890,6 +1963,7 @@ def _check_training_keys(cfg, keys):
     if cfg.stages: return _check_stages(cfg, keys)
     check_shared_keys(cfg, [cfg], keys)
 
+# %% ../nbs/972_recipes.ipynb #eff837ad
 COMMANDS |= {
     n: Command(
         c,

@@ -116,7 +116,7 @@ def test_what_was_prepared_stays(here):
     [(code, out, err)] = ask(here, [args])
     assert code == 0, err
     assert (
-        any('copy.mid' in line or 'duplicates' in line for line in out.splitlines())
+        any('copy.mid' in line or 'versions of others' in line for line in out.splitlines())
         and '1 file left out: bad.mid' in out
     )
     page = next((here / 'runs').glob('prepare_*/report.html')).read_text(encoding='utf-8')

@@ -116,7 +116,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['train', 'data=music', 'steps=0'], 2, 'a budget needs steps or minutes →'),
     (['train', 'resume=nowhere'], 1, 'nowhere: no run is there →'),
     (['train', 'resume=music'], 1, 'music: no run is there →'),
-    (['train', 'data=store-codec'], 1, 'store-codec: made with codec'),
+    (['train', 'data=store-codec'], 1, 'store-codec: prepared with codec'),
     (['train', 'data=store-cut'], 1, 'store-cut/ids.bin: '),
     (['train', 'data=store-torn'], 1, 'store-torn/manifest.json: not JSON'),
     (['generate'], 1, 'no run with a trained model here →'),

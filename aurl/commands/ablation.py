@@ -28,6 +28,8 @@ from ..evaluate.bound import total_nats
 from ..evaluate.distance import DistanceTable, histogram_bins
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
+
+# %% ../../nbs/986_commands.ablation.ipynb #a207e2fc
 from ..models.size import parameter_counts, match_parameter_count
 from aurl.recipes import (
     Command,
@@ -48,6 +50,8 @@ from ..corpus.phrases import phrase_corpus
 from ..tokens.grammar import grammar, verdict
 from ..data.store import prepare
 from ..train.adversarial import AdversarialConfig
+
+# %% ../../nbs/986_commands.ablation.ipynb #87a7378f
 from ..train.latent_loss import LatentConfig
 from ..losses.base import invalid_mass
 
@@ -57,6 +61,7 @@ metric_direction = dict(
     nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histogram_bins, 'lower')
 )
 
+# %% ../../nbs/986_commands.ablation.ipynb #4e7c5e64
 def measure_model(
     model,              # a `MusicTransformerVAEGAN`
     held,               # ids of held-out pieces
@@ -83,6 +88,7 @@ def measure_model(
         floor={k: far[k]['floor'] for k in histogram_bins}
     )
 
+# %% ../../nbs/986_commands.ablation.ipynb #5c1ec68f
 def invalid_probability(
     model,  # a `MusicTransformerVAEGAN`
     pieces, # ids
@@ -99,6 +105,7 @@ def invalid_probability(
 # %% ../../nbs/986_commands.ablation.ipynb #2dcd38fc
 _mode_overrides = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode': 'vae_gan'}}
 
+# %% ../../nbs/986_commands.ablation.ipynb #d9218be5
 class AblationConfig(Config):
     "Measure the effect of each part of the model."
     train: TrainConfig = Field(TrainConfig(model='tiny', steps=300, checkpoint_every=0, watch=dict(on=False),
@@ -119,8 +126,10 @@ class AblationConfig(Config):
     dest: str = Field('', description='folder of the ablation, to resume it; default: the run directory')
     out: str = Field('runs', description='folder of the runs')
 
+# %% ../../nbs/986_commands.ablation.ipynb #bf9d5912
 def _variant_dir_name(name, seed): return f'{"".join(c if c.isalnum() or c in "-_+" else "_" for c in name)}_{seed}'
 
+# %% ../../nbs/986_commands.ablation.ipynb #a568ac1e
 def variant_configs(
     cfg:AblationConfig
 )->dict:               # a `TrainConfig` for each name, all with the same number of parameters
@@ -149,6 +158,7 @@ def variant_configs(
         out[n] = c.changed(net=c.net | dict(d_ff=match_parameter_count(net, size + extra, within=.02).d_ff))
     return out
 
+# %% ../../nbs/986_commands.ablation.ipynb #de3d68f3
 def _drop_unused_options(asked, variants):
     "Remove options of a latent or a critic from variants without one, if another variant has one."
     mode, out = {n:build_model_config(c).mode for n,c in asked.items()}, dict(asked)
@@ -192,6 +202,7 @@ def train_variant(
         run.finish([f"{figures['nats_per_token']:.3f} nats per token"], figures)
     return figures
 
+# %% ../../nbs/986_commands.ablation.ipynb #d8b34936
 def _ablation_data(cfg, root):
     "The data of an ablation: a store of phrases, prepared once."
     if not cfg.phrases: return cfg.train.data
@@ -202,6 +213,7 @@ def _ablation_data(cfg, root):
         )
     return str(root/'store')
 
+# %% ../../nbs/986_commands.ablation.ipynb #e2a9d3d6
 def run_ablation(
     cfg:AblationConfig,
     run:Experiment,     # its directory
@@ -280,6 +292,7 @@ def __repr__(self:AblationResults):
         ]
     )
 
+# %% ../../nbs/986_commands.ablation.ipynb #29d3578b
 @patch
 def _repr_html_(self:AblationResults):
     head = ''.join(
@@ -291,6 +304,7 @@ def _repr_html_(self:AblationResults):
     )
     return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table><p>means over the seeds {", ".join(map(str, self.seeds))} with 95 % intervals</p>'
 
+# %% ../../nbs/986_commands.ablation.ipynb #dd0b5742
 @patch
 def words(self:AblationResults,
     base:str=None, # the variant that the others are compared with; default: the first
@@ -312,6 +326,7 @@ def words(self:AblationResults,
             or 'no significant difference') + '.')
     return out
 
+# %% ../../nbs/986_commands.ablation.ipynb #30b7b452
 @patch
 def plot(self:AblationResults):
     "A panel for each metric, with the mean and interval of each variant."
@@ -343,6 +358,7 @@ def check_ablation(
         check_request(c)
         check_single_training(c)
 
+# %% ../../nbs/986_commands.ablation.ipynb #3509ff89
 def check_ablation_keys(
     cfg:AblationConfig,
     said=None,          # dotted keys given by the user; None: any
@@ -365,6 +381,7 @@ def check_ablation_keys(
             [*NESTED_TRAIN_RULES, *TRAIN_RULES], [training_rule_input(c, build_model_config(c))], mine, f'variants.{n}.'
         )
 
+# %% ../../nbs/986_commands.ablation.ipynb #836ff004
 COMMANDS |= dict(
     ablation=Command(
         AblationConfig,

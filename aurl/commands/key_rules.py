@@ -50,6 +50,7 @@ def _has_weight_decay(c):
     opt = c.optimizer.make([dict(params=[matrix], rate=1., muon=True), dict(params=[vector], rate=1., muon=False)])
     return any('weight_decay' in o.defaults for o in getattr(opt, 'parts', [opt]))
 
+# %% ../../nbs/970_commands.key_rules.ipynb #665bc2ff
 _optim_rules = [
     *_schedule_rules,
     key_rule(
@@ -111,6 +112,8 @@ def _full_pieces_only(c): return c.loader.whole or c.mode != 'transformer' and c
 def _on_bars(c): return c.loader.align == 'bar' or c.mode != 'transformer' and c.loader.align == 'id'
 
 _no_window_choice = 'only whole pieces are used, each as one window'
+
+# %% ../../nbs/970_commands.key_rules.ipynb #e4f8b04c
 _window_rules = [
     key_rule(
         'batch_size',
@@ -150,6 +153,7 @@ _window_rules = [
 def _augment(c): return c.loader.augment
 def _n_active_types(c): return sum(getattr(_augment(c), t).probability > 0 for t in augment_types)
 
+# %% ../../nbs/970_commands.key_rules.ipynb #3968f650
 _augmentation_rules = [
     key_rule(
         'loader.epochs',
@@ -255,6 +259,7 @@ _latent_rules = [
     ),
 ]
 
+# %% ../../nbs/970_commands.key_rules.ipynb #afbc6d0d
 _loss_rules = [
     key_rule('balance', lambda c: c.losses, 'there are no losses to balance', 'say losses={rhythm: 0.1}'),
     key_rule('distill', lambda c: c.teacher, 'there is no teacher', 'say teacher=RUN'),
@@ -284,6 +289,8 @@ _monitor_keys = ' '.join(
         'stopwatch',
     )
 )
+
+# %% ../../nbs/970_commands.key_rules.ipynb #61cebf92
 _monitor_rules = [
     key_rule(_monitor_keys, lambda c: c.watch.on, 'with watch.on=false nothing is monitored', 'say watch.on=true'),
     key_rule(
@@ -310,6 +317,7 @@ _monitor_rules = [
     key_rule('meet node', lambda c: c.nodes > 1, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
 ]
 
+# %% ../../nbs/970_commands.key_rules.ipynb #830d187b
 TRAIN_RULES = [
     *_model_rules,
     *_latent_rules,
@@ -356,6 +364,7 @@ _quantize_keys = 'align ends strength micro swing grid phase'.split()
 _velocity_keys = 'low high curve mean spread levels pause least smooth'.split()
 def _prefixed(group, names): return ' '.join(f'{group}.{n}' for n in names)
 
+# %% ../../nbs/970_commands.key_rules.ipynb #8329b549
 PREPARE_RULES = [
     key_rule('table_extra', _has_table, 'there is no table', 'say table=FILE.csv'),
     key_rule('phrase', lambda c: c.phrases, 'phrases=0 does not cut phrases', 'say phrases=4'),
@@ -422,6 +431,7 @@ def _uses_random_numbers(c):
     latents = c.has_latent and not c.between and not (c.like and c.spread == 0)
     return c.temperature > 0 or c.write.humanize > 0 or latents
 
+# %% ../../nbs/970_commands.key_rules.ipynb #7e8218bf
 GENERATE_RULES = [
     key_rule(
         'prompt_seconds',
@@ -441,6 +451,7 @@ GENERATE_RULES = [
     key_rule('seed', _uses_random_numbers, 'with temperature=0 nothing is sampled', 'say temperature=1'),
 ]
 
+# %% ../../nbs/970_commands.key_rules.ipynb #c5dbef91
 EVALUATE_RULES = [key_rule('window', lambda c: not c.has_latent, 'a model with a latent is evaluated on whole pieces',
                            'take a model of mode=transformer')]
 

@@ -68,6 +68,7 @@ def latent_study_data(
         tuple(told.get('latent', {}).get('attributes', ())),
     )
 
+# %% ../../nbs/982_commands.latent_study.ipynb #0ab4faca
 def run_latent_study(
     model,                 # of the run
     where:Path,            # the run

@@ -23,6 +23,8 @@ from ..dependencies import changed_keys
 from .key_rules import NESTED_TRAIN_RULES, SCALING_RULES, TRAIN_RULES
 from ..experiments.run import Experiment
 from ..models.size import parameter_counts
+
+# %% ../../nbs/988_commands.scaling.ipynb #e88e4d09
 from aurl.recipes import (
     Command,
     Seed,
@@ -61,6 +63,7 @@ class ScalingConfig(Config):
     dest: str = Field('', description='folder of the study, to resume it; default: the run directory')
     out: str = Field('runs', description='folder of the runs')
 
+# %% ../../nbs/988_commands.scaling.ipynb #7e04d57a
 def training_grid(
     cfg:ScalingConfig
 )->dict:              # name: (TrainConfig, whether it is the larger one)
@@ -88,6 +91,7 @@ def training_grid(
         out[name(big)] = (big, True)
     return out
 
+# %% ../../nbs/988_commands.scaling.ipynb #c3060007
 def _layer_parameters(cfg): return parameter_counts(build_model_config(cfg))['layers']
 
 # %% ../../nbs/988_commands.scaling.ipynb #55ef44af
@@ -98,6 +102,7 @@ class TokenCounter(Callback):
     def after_batch(self):
         if self.training: self.ids += int((self.yb[0] != vocab.PAD).sum())
 
+# %% ../../nbs/988_commands.scaling.ipynb #e38b5443
 def train_grid_point(
     name:str,          # of the training
     cfg:TrainConfig,   # of the training
@@ -124,6 +129,7 @@ def train_grid_point(
         run.finish([f'{nats:.3f} nats per id'], out)
     return out
 
+# %% ../../nbs/988_commands.scaling.ipynb #6a1821ef
 def read_json_lines(
     path # of a JSON-lines file
 )->list: # of dicts
@@ -155,6 +161,7 @@ class ScalingStudy:
     @property
     def foreseen(self): return self.fit.foresee(self.larger['parameters'], self.larger['ids'])
 
+# %% ../../nbs/988_commands.scaling.ipynb #1adc2161
 def run_scaling(
     cfg:ScalingConfig,
     run:Experiment,    # its directory
@@ -174,6 +181,7 @@ def run_scaling(
             done += _layer_parameters(c)*c.steps
     return ScalingStudy([rows[n] for n in jobs], cfg.draws)
 
+# %% ../../nbs/988_commands.scaling.ipynb #a07c338d
 def _predict_larger(cfg, rows, larger, path):
     expected, low, high = ScalingStudy(rows, cfg.draws).fit.foresee(
         _layer_parameters(larger), larger.steps * larger.length * larger.batch_size
@@ -201,6 +209,7 @@ def words(self:ScalingStudy)->list:
                    f'and {best_d:,.0f} ids: {float(law(best_n, best_d)):.3f} nats.')
     return out
 
+# %% ../../nbs/988_commands.scaling.ipynb #27c74e2e
 @patch
 def _repr_html_(self:ScalingStudy):
     sizes, amounts = (sorted({r[k] for r in self.rows}) for k in ('parameters', 'ids'))
@@ -228,6 +237,7 @@ def check_scaling(
         check_request(c)
         check_single_training(c)
 
+# %% ../../nbs/988_commands.scaling.ipynb #5dec8d32
 def check_scaling_keys(
     cfg:ScalingConfig,
     said=None,         # dotted keys given by the user; None: any
@@ -243,6 +253,7 @@ def check_scaling_keys(
         [*NESTED_TRAIN_RULES, *SCALING_RULES, *TRAIN_RULES],
     )
 
+# %% ../../nbs/988_commands.scaling.ipynb #5df6115d
 COMMANDS |= dict(
     scaling=Command(
         ScalingConfig,

@@ -20,6 +20,8 @@ from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json,
 from ..dependencies import changed_keys, reject_unused_keys
 from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_rule_input
 from ..experiments.run import Experiment
+
+# %% ../../nbs/984_commands.sweep.ipynb #f3784dc3
 from aurl.recipes import (
     COMMANDS,
     Command,
@@ -61,6 +63,7 @@ class SweepConfig(Config):
 _run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep')
 TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training
 
+# %% ../../nbs/984_commands.sweep.ipynb #31228890
 def logged_metrics(
     cfg:TrainConfig # of a training
 )->list:            # names, in addition to `TRIAL_METRICS`
@@ -76,6 +79,7 @@ def logged_metrics(
         ]
     return names
 
+# %% ../../nbs/984_commands.sweep.ipynb #293bce31
 _generation_metrics = (
     'grammar',
     'grammar_validity',
@@ -87,6 +91,7 @@ _generation_metrics = (
 )
 _latent_levels = 'global', 'local', 'fine'
 
+# %% ../../nbs/984_commands.sweep.ipynb #e095ab7a
 def metrics_at_best(
     lines:list # of the log of a training: dicts with `step` and metrics
 )->dict:       # metric: value
@@ -149,6 +154,7 @@ def _trial_combinations(
         with contextlib.suppress(ConfigError): out.append((values, make_config(TrainConfig, overrides=over)))
     return out
 
+# %% ../../nbs/984_commands.sweep.ipynb #600a0942
 def check_sweep_keys(
     cfg:SweepConfig,
     said=None,       # dotted keys given by the user; None: any

@@ -64,6 +64,7 @@ def train_worker(
         finally:
             if run.__class__ is SilentRun: run.close()
 
+# %% ../../nbs/980_commands.workers.ipynb #55554bc1
 def _weights_hash(model): return sha256_of(b''.join(p.detach().cpu().numpy().tobytes() for p in model.parameters()))
 def _data_hash(store, train, held):
     return sha256_of(
@@ -101,6 +102,7 @@ class TrainingOutcome:
     words:list       # summary of the monitors
     watched:tuple=() # monitor callbacks; none here
 
+# %% ../../nbs/980_commands.workers.ipynb #28f181dd
 def launch_training(
     run:Experiment,   # its directory
     cfg:TrainConfig,

@@ -70,6 +70,7 @@ class Piece:
     @cached_property
     def sha256(self): return self.meta.get('sha256') or sha256_of(self.bytes())
 
+# %% ../../nbs/310_corpus.corpus.ipynb #1a17b2f4
 _RESERVED_META = ('name', 'file', 'group', 'sha256', 'notes')  # reserved for the internal use of a prepared corpus
 
 # %% ../../nbs/310_corpus.corpus.ipynb #cde01e50
@@ -122,6 +123,7 @@ def _is_music(name):
         and not any(p.startswith('.') or p == '__MACOSX' for p in parts if p != '..')
     )
 
+# %% ../../nbs/310_corpus.corpus.ipynb #bbc7bfaf
 def _no_music_error(names, where, what):
     "Error for a `what` (a folder or zip) without music."
     kinds = Counter(PurePosixPath(n).suffix.lower() or 'without suffix' for n in names)
@@ -136,6 +138,7 @@ def _unreadable(e):
     raise CorpusError(f'cannot be read ({e.strerror})', e.filename,
                       'grant yourself read permission, or move it away') from e
 
+# %% ../../nbs/310_corpus.corpus.ipynb #bd3f8192
 def _files_in(folder):
     "Relative paths of all files in `folder` and its subfolders, without hidden folders."
     files = []
@@ -241,6 +244,7 @@ def _convert_works(folder):
     "Main function of a worker process: convert the works listed on standard input."
     for w in json.load(sys.stdin): write_midi(chorale_score(w), Path(folder)/f'{w.split("/")[-1]}.mid')
 
+# %% ../../nbs/310_corpus.corpus.ipynb #7814c476
 def _convert(works, folder, progress, workers=2):
     "Convert `works` to MIDI files in `folder`."
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), OMP_NUM_THREADS='1')
@@ -301,6 +305,7 @@ def _make_chorales(folder, progress):
             r.update(name=f'{r["number"]:03} bwv{r["bwv"]}', sha256=sha256_of(d/r['file']))
         write_json(d/'index.json', dict(version=_CHORALES_VERSION, music21=music21.__version__, pieces=rows))
 
+# %% ../../nbs/310_corpus.corpus.ipynb #555d5baf
 def _chorales(progress):
     "Return the pieces of the chorales; convert them on first use."
     folder = aurl_home()/'corpora'/'chorales'
@@ -337,6 +342,7 @@ def _read_limited(f, where):
     if len(data) > 64*2**20: raise CorpusError('more than 64 MB', where, 'give a smaller table of metadata')
     return data
 
+# %% ../../nbs/310_corpus.corpus.ipynb #63895970
 def _table_beside(top):
     "Return path and bytes of the table in a folder or zip, or None."
     if top is None or not Path(top).exists(): return None
@@ -388,6 +394,7 @@ def corpus_from(
     table = table or _table_beside(top)
     return corpus if top is None and not table and not folders else corpus.tell(table, folders, table_extra)
 
+# %% ../../nbs/310_corpus.corpus.ipynb #307095e0
 def _pieces_of(source, progress):
     "Return the pieces of `source`, and the folder or zip that may contain a table."
     if isinstance(source, Corpus): return source, None
@@ -407,6 +414,7 @@ def _print_progress(done, total):
         _print_progress.said = True
         print(f'converting {total} chorales of the music21 corpus, only once …')
 
+# %% ../../nbs/310_corpus.corpus.ipynb #c5cabf21
 def _from_list(paths):
     "Make a corpus of single files, named by their paths relative to their common folder."
     paths = sorted({Path(p).expanduser().absolute() for p in paths})

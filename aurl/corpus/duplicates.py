@@ -62,6 +62,7 @@ def interval_ngrams(
     h, i = np.unique(h, return_index=True)
     return h, pitch[at[i]], onset[at[i]]
 
+# %% ../../nbs/320_corpus.duplicates.ipynb #71b99e48
 def onsets_and_pitches(
     score:Score, # score in ticks or seconds
 ):
@@ -119,6 +120,7 @@ def _shared_hash_pairs(h, who, crowd):
         far += 1
     return np.concatenate(out) if out else np.zeros(0, np.uint64)
 
+# %% ../../nbs/320_corpus.duplicates.ipynb #0c982a39
 def candidate_pairs(
     sketches:list,   # list of `Sketch`
     meet:int=5,      # minimum number of shared n-grams
@@ -165,6 +167,7 @@ class DuplicatePair:
         elif self.share < .98: said.append('edited' if self.share > .3 else 'related')
         return ', '.join(said) or 'same notes'
 
+# %% ../../nbs/320_corpus.duplicates.ipynb #cca98a9d
 def compare_sketches(
     a:Sketch, b:Sketch, # sketches of two pieces
     i:int=0, j:int=1,   # their indices
@@ -200,6 +203,7 @@ def _by_group(group):
     at = np.argsort(group, kind='stable')
     return np.split(at, np.flatnonzero(np.diff(group[at])) + 1) if len(at) else []
 
+# %% ../../nbs/320_corpus.duplicates.ipynb #695a1390
 def find_duplicates(
     sketches:list,    # list of `Sketch`
     sha256:list=None, # fingerprint of each file, if known

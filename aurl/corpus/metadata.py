@@ -37,6 +37,7 @@ def _parse_year(text):
         raise CorpusError(f'{text!r} is not a year', way_out='use an integer, such as 1685')
     return int(m[1])
 
+# %% ../../nbs/300_corpus.metadata.ipynb #de6ae46d
 def _parse_meter(text):
     m = re.fullmatch(r'(\d{1,2}) ?/ ?(\d{1,2})', text)
     if not m or not 1 <= int(m[1]) <= 64 or int(m[2]) not in (1, 2, 4, 8, 16, 32, 64):
@@ -87,6 +88,7 @@ def folder_pattern(
         return found
     return read
 
+# %% ../../nbs/300_corpus.metadata.ipynb #0f5d0987
 def _nearest_field(name):
     "Return the field of which `name` is probably a misspelling, or None."
     if name.lower() in FIELDS: return None
@@ -119,6 +121,7 @@ def _read_vlq_at(b, i):
         if b[i-1] < 128: return n, i
     raise IndexError
 
+# %% ../../nbs/300_corpus.metadata.ipynb #819b2aa8
 def midi_texts(
     data:bytes, # contents of a MIDI file
 )->list:        # (kind, text) of the first track up to its first note: 1 text, 2 copyright, 3 name, …
@@ -149,6 +152,7 @@ def midi_texts(
     except IndexError: pass
     return [(k, t) for k,t in out if t or k == 144]
 
+# %% ../../nbs/300_corpus.metadata.ipynb #f5e9017f
 def _decoded(raw):
     try: return clean_text(raw.decode('utf-8'))
     except UnicodeDecodeError: return clean_text(raw.decode('cp1252', errors='replace'))
@@ -158,6 +162,7 @@ _GENERIC_TITLE = re.compile(
     r'(?i)(midi|track|staff|conductor|tempo|control|untitled|unnamed|sequence|new|song|score|piano|meta|unbenannt|master|time ?sig|no ?name|instrument|voice|melody)[\W\d_a-z]{0,12}|[\W\d_]*'
 )
 
+# %% ../../nbs/300_corpus.metadata.ipynb #242720b4
 def file_metadata(
     data:bytes,  # contents of a MIDI file
     score:Score, # score read from the file
@@ -180,6 +185,7 @@ def file_metadata(
     if m := file_meter(score): out['metre'] = m
     return out
 
+# %% ../../nbs/300_corpus.metadata.ipynb #69ced49f
 def file_meter(
     score:Score, # in ticks or seconds
 ):               # such as '4/4', or None if the file has no time signature
@@ -210,6 +216,8 @@ _aliases = dict(
     origin='source',
     key_signature='key',
 )
+
+# %% ../../nbs/300_corpus.metadata.ipynb #6a94a48a
 _reserved = {
     'group',
     'sha256',
@@ -230,6 +238,7 @@ _reserved = {
     'programs',
 }
 
+# %% ../../nbs/300_corpus.metadata.ipynb #ec6f0de1
 def _table_text(data, where):
     "Decode the text of a table; raise if it is not UTF-8 CSV."
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'): raise CorpusError('saved as UTF-16', where, 'save it as "CSV UTF-8"')
@@ -249,6 +258,7 @@ def _table_text(data, where):
         raise CorpusError('the table is empty', where, "its first line names the columns, such as: file,title,composer")
     return text
 
+# %% ../../nbs/300_corpus.metadata.ipynb #c3c64d90
 def _rows(text, where):
     "Parse the rows; return line number and cells of each."
     first = next(l for l in text.splitlines() if l.strip())
@@ -282,6 +292,7 @@ def _header(names, where):
             raise CorpusError(f'column {names[i]!r} is unknown', where, f'did you mean {near!r}?')
     return at, [n if n not in _reserved else f'{n}_' for n in lower]
 
+# %% ../../nbs/300_corpus.metadata.ipynb #89788167
 def parse_table(
     data:bytes, # contents of a CSV or TSV file
     where='',   # path of the table for error messages
@@ -342,6 +353,7 @@ def match_table(
                           f'names look like {names[0]!r}' if names else '')
     return out
 
+# %% ../../nbs/300_corpus.metadata.ipynb #fc2c3547
 def _unmatched_row_error(key, line, names, where):
     return CorpusError(
         f'line {line}: no piece is called {key!r}{suggest(key, names)}',

@@ -52,6 +52,7 @@ def _parts(score, track):
         out.append((t, np.stack([on, on + n['duration']/tpq, n['pitch'], n['velocity']], 1)))
     return out
 
+# %% ../../nbs/340_corpus.phrases.ipynb #a2c910af
 def _excerpt(parts, start, stop, tempo, even, hold, ticks=480):
     "Return the notes of `parts` between two times as a new score."
     new = Score(ticks)
@@ -84,6 +85,7 @@ class PhraseConfig(Config):
     hold: bool = Field(False, description='extend the last note to the end of the phrase, for equal durations')
     least: int = Field(4, ge=1, description='minimum number of notes; shorter phrases are left out')
 
+# %% ../../nbs/340_corpus.phrases.ipynb #471e82e8
 def cut_phrases(
     score,          # symusic.Score in ticks or quarters
     bars:int=4,     # bars per phrase
@@ -102,6 +104,7 @@ def cut_phrases(
     )
     return [(i, s) for i,s in found if s.note_num() >= c.least]
 
+# %% ../../nbs/340_corpus.phrases.ipynb #948056b1
 def _on_grid(score, c):
     "Select the configured tracks and quantize them."
     score = score.copy()

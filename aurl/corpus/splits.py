@@ -35,6 +35,7 @@ def grouping_units(
         [p.group or p.sha256 for p in corpus],
     )
 
+# %% ../../nbs/330_corpus.splits.ipynb #bbd86bc1
 def _merge_units(values, groups):
     "Merge units: a piece without a value belongs to its group, and a group with several values joins them."
     first, of = {}, {}
@@ -67,6 +68,7 @@ class Split:
                 + (f', {len(self.test):,} test' if self.test else '')
                 + (f', {len(self.left_out):,} left out' if self.left_out else ''))
 
+# %% ../../nbs/330_corpus.splits.ipynb #912038ce
 def read_split(
     path, # path of a JSON file
 )->Split:
@@ -114,6 +116,7 @@ def make_split(
     new = Split(train, held, test_names, [], dict(by=by, seed=seed, valid=valid, test=test))
     return new if before is None else _keep_previous(before, new, dict(zip(names, unit)))
 
+# %% ../../nbs/330_corpus.splits.ipynb #873b5a3f
 def _keep_previous(before, new, unit):
     "Change `new` so that the assignments of `before` are kept."
     was, sides = before.side, {}

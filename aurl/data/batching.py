@@ -32,6 +32,7 @@ class BatchPlan:
         at = np.repeat(self.first[:-1][batches] - (n.cumsum() - n), n) + np.arange(n.sum())
         return BatchPlan(self.order[at], self.row[at], self.col[at], np.append(0, n.cumsum()), self.width[batches])
 
+# %% ../../nbs/560_data.batching.ipynb #507c7c04
 def _fixed_size_batches(order, rows, width):
     "Batches of `rows` windows, one window per row; the last batch may be smaller."
     i = np.arange(len(order))
@@ -76,6 +77,7 @@ def _best_fit_rows(width, length):
             rooms |= 1 << left
     return row
 
+# %% ../../nbs/560_data.batching.ipynb #e99d7cc1
 def _packed(width, length, rows, u):
     "Pack several windows per row, `rows` rows per batch."
     row, n = np.empty(len(width), np.int64), 0
@@ -184,6 +186,7 @@ def distribute_batches(
     whole = [[(at + j*ranks + r, 0, 1) for r in range(ranks)] for j in range(full)]
     return whole + [rest[i:i+ranks] for i in range(0, len(rest), ranks)]
 
+# %% ../../nbs/560_data.batching.ipynb #5c02381f
 def _split_batches(batches, n):
     "Divide some batches into `n` parts; rows repeat if there are fewer rows than parts."
     parts = {i:1 for i,_ in batches}

@@ -70,6 +70,7 @@ def _is_running(run):
     try: return e.status == 'running'
     except (OSError, AttributeError, TypeError, ValueError): return False
 
+# %% ../../nbs/528_data.cache.ipynb #1a47a5ad
 @dataclass
 class RunsUsingData:
     "The runs of some folders, and the data folders they use."
@@ -111,6 +112,7 @@ class CacheEntry:
 
 _temporary_name = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
+# %% ../../nbs/528_data.cache.ipynb #aea6d85f
 def _kind(path):
     "The kind of the entry at `path`."
     room, name = path.parent.name, path.name
@@ -139,6 +141,7 @@ def _last_used(path):
         with contextlib.suppress(OSError): times.append(os.lstat(f).st_mtime)
     return max(times, default=None)
 
+# %% ../../nbs/528_data.cache.ipynb #eedbb598
 def check_store(
     path,            # folder of a store
     deep:bool=False, # also verify the checksum of every file
@@ -172,6 +175,7 @@ def read_cache_entry(
         if store is not None: out.pieces, out.tokens = len(store), int(store.tokens)
     return out
 
+# %% ../../nbs/528_data.cache.ipynb #f3592d80
 def _cache_paths(home):
     "Paths of all entries under `home`, in the order of the listing."
     rooms = [home/n for n in ('stores', 'phrases', 'corpora')]
@@ -237,6 +241,7 @@ def _stores_to_check(names, home):
     if names: return [find_store(n, home) for n in names]
     return sorted(p for p in room.iterdir() if _kind(p) == 'store') if room.is_dir() else []
 
+# %% ../../nbs/528_data.cache.ipynb #9f367c4e
 def verify_stores(
     names=(),  # names or folders of stores; empty: all under `aurl_home()`
     home=None, # aurl's home folder; None: `aurl_home()`
@@ -250,6 +255,7 @@ def verify_stores(
         say(printable(f'{path.name}: ' + ('intact' if store is not None else f'damaged: {why}')))
     return bad
 
+# %% ../../nbs/528_data.cache.ipynb #45c02ef1
 def repair_stores(
     names=(),    # names or folders of stores; empty: all under `aurl_home()` that are damaged
     source=None, # location of the original files; None: the recorded one
@@ -312,6 +318,7 @@ def plan_pruning(
         if why: out.append(Removal(e, not stay, stay or why))
     return out if not max_size else out + _prune_to_size(entries, out, parse_size(max_size), force)
 
+# %% ../../nbs/528_data.cache.ipynb #02040090
 def _prune_to_size(entries, out, limit, force):
     "Removals, least recently used first, that leave at most `limit` bytes."
     gone = {id(r.entry) for r in out}
@@ -338,6 +345,7 @@ def _locked(e):
             with contextlib.suppress(OSError): lock.rmdir()
         unlock(held)
 
+# %% ../../nbs/528_data.cache.ipynb #03f19302
 def apply_pruning(
     plan:list,       # result of `plan_pruning`
     say=print,       # called with each line of the report
@@ -372,6 +380,7 @@ def _check_names(names, entries, home):
         raise StoreError(f'{printable(n)!r} is not kept here{near}', home or aurl_home(),
             'list the entries with aurl stores')
 
+# %% ../../nbs/528_data.cache.ipynb #7a1888d5
 def prune_stores(
     names=(),        # names or paths of entries to remove
     older:str='',    # remove entries that were not used for this time, such as 30d

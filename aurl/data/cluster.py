@@ -75,6 +75,7 @@ def local_dask_cluster(
                     p.kill()
                     p.wait()
 
+# %% ../../nbs/525_data.cluster.ipynb #014def2d
 def _address(file, process):
     for _ in range(600):
         try: return json.load(open(file))['address']

@@ -103,6 +103,7 @@ class Conditions:
             n: dict(words=self.classes[n]) if n in self.classes else _mean_std(v[pick]) for n, v in self.values.items()
         }
 
+# %% ../../nbs/550_data.conditions.ipynb #410b8904
 def _mean_std(values):
     "Mean and standard deviation of the known values."
     known = values[~np.isnan(values)].astype(np.float64)
@@ -117,6 +118,7 @@ def _unknown_condition_error(name, given, columns, path):
         f"there are the columns {', '.join(columns)} and the features {', '.join([*given, *registry])}",
     )
 
+# %% ../../nbs/550_data.conditions.ipynb #bdd5f7ee
 def _computed(store, name, f, pieces):
     "Value of `f` for each piece; NaN for pieces that are not requested."
     if not isinstance(f, Callable): raise ConfigError(

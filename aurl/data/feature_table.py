@@ -28,6 +28,7 @@ def _definition_hash(f):
         )
     return sha256_of(f'{__version__} {f.name} {source}'.encode())[:16]
 
+# %% ../../nbs/545_data.feature_table.ipynb #5b64443d
 def _read_cached(path, f):
     "Cached values of a feature, by the sha256 of the piece's file."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -38,6 +39,7 @@ def _read_cached(path, f):
     except (OSError, pa.ArrowException, KeyError): pass
     return {}
 
+# %% ../../nbs/545_data.feature_table.ipynb #60e2b1cd
 def _write_cached(path, f, values):
     "Write the cached values of a feature."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -61,6 +63,7 @@ def piece_features(
     m = Music(codec.decode(ids))
     return {n:find_feature(n)(m) for n in names}
 
+# %% ../../nbs/545_data.feature_table.ipynb #b62a711b
 def feature_values(
     store,         # a `TokenStore` or `Mixture`
     names,         # names of features

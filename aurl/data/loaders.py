@@ -156,6 +156,7 @@ class WindowLoader:
         self.epoch, self.at, self.round, self._from, self._made, self._planned = 0, 0, 0, None, None, None
         self.part, self.parts = 0, 1                                 # see `take_rows`
 
+# %% ../../nbs/575_data.loaders.ipynb #0250f421
 def _semitone_range(transpose):
     lo, hi = (-abs(transpose), abs(transpose)) if isinstance(transpose, int) else map(int, transpose)
     if not lo <= 0 <= hi:
@@ -184,6 +185,7 @@ def _chosen(self:WindowLoader, pieces):
                          'increase length, or use phrases: aurl prepare phrases=4')
     return pieces[long <= self.length + 1]
 
+# %% ../../nbs/575_data.loaders.ipynb #b74188e1
 def check_loader(
     c:LoaderConfig, # options of the loader
     length:int,     # targets in a window
@@ -216,6 +218,7 @@ def check_loader(
         raise ConfigError('augment.schedule.unit=share needs the length of the training, but epochs is not set',
             way_out='set epochs, or unit=epochs')
 
+# %% ../../nbs/575_data.loaders.ipynb #42520f87
 @patch
 def _check(self:WindowLoader):
     "Raise an error for options that do not fit each other or the store."
@@ -231,6 +234,7 @@ def _check(self:WindowLoader):
                 raise ConfigError(f'weights.{k}={w}, but none of the pieces is from this corpus', self.store.path,
                     'leave the weight out, or include pieces of this corpus')
 
+# %% ../../nbs/575_data.loaders.ipynb #ad376297
 @patch
 def _beats(self:WindowLoader):
     "Beats between the positions where windows may begin, per piece; None: anywhere."
@@ -244,6 +248,7 @@ def _column(self:WindowLoader, name):
     "Values of a column of the table of pieces, or None without such a column."
     return self.store.pieces[name].to_pylist() if name in self.store.pieces.column_names else None
 
+# %% ../../nbs/575_data.loaders.ipynb #7beed44d
 @patch
 def _told_bars(self:WindowLoader):
     """Recorded bars of the pieces.
@@ -256,6 +261,7 @@ def _told_bars(self:WindowLoader):
 # %% ../../nbs/575_data.loaders.ipynb #dd32877f
 def _select_rows(w, at): return {k:v[at] for k,v in w.items()}
 
+# %% ../../nbs/575_data.loaders.ipynb #ebac6b7c
 @patch
 def _cut(self:WindowLoader, pieces, length, draw, epoch):
     "Cut `pieces` into windows, with random numbers from `draw`."
@@ -278,6 +284,7 @@ def _cut(self:WindowLoader, pieces, length, draw, epoch):
         piece=pieces[w['piece']], start=start, first=w['a'] - start, stop=w['b'] - start, wide=wide, long=n[w['piece']]
     )
 
+# %% ../../nbs/575_data.loaders.ipynb #41c2886f
 @patch
 def _draw(self:WindowLoader, *names):
     "Random numbers that depend only on the seed and the names."
@@ -286,6 +293,7 @@ def _draw(self:WindowLoader, *names):
 @patch
 def _windows(self:WindowLoader, epoch, length): return self._mixed(self.pieces, epoch, length)
 
+# %% ../../nbs/575_data.loaders.ipynb #d6da5458
 @patch
 def _mixed(self:WindowLoader, pieces, epoch, length):
     "Windows of `pieces` in an epoch: all of them, or the quota of each group."
@@ -330,6 +338,7 @@ def _grouped(self:WindowLoader):
             self.store.path, 'leave it out, or choose another column')
     return names, np.searchsorted(names, words)
 
+# %% ../../nbs/575_data.loaders.ipynb #e30a19e7
 @patch
 def _weights(self:WindowLoader, names, count):
     "Weight of each group, given its number of windows in `count`."
@@ -380,6 +389,7 @@ def plan(self:WindowLoader,
     self._planned = epoch, w, b
     return w
 
+# %% ../../nbs/575_data.loaders.ipynb #36f73cef
 @patch
 def _plan(self:WindowLoader, epoch):
     "Plan and batches of an epoch, cached."
@@ -433,6 +443,7 @@ def _whole(self:WindowLoader, epoch, at):
         len(rounds),
     )
 
+# %% ../../nbs/575_data.loaders.ipynb #cb962cd4
 @patch
 def _job(self:WindowLoader, epoch, steps):
     "Plan rows of some steps, concatenated, and the start of each step."
@@ -467,6 +478,7 @@ def _finished(self:WindowLoader, w, first, made, width, mute):
         out.append((i, None, None, state or None, t))
     return out
 
+# %% ../../nbs/575_data.loaders.ipynb #02303ab5
 @patch
 def _hide(self:WindowLoader, targets, made, w):
     "Set targets to PAD that belong to another window or lie beyond the row."
@@ -501,6 +513,7 @@ def _length(self:WindowLoader, epoch):
     c = self.config
     return length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth)
 
+# %% ../../nbs/575_data.loaders.ipynb #60b224dd
 @patch
 def _batches(self:WindowLoader, epoch, groups):
     "Yield the batches of groups of steps, in order."
@@ -516,12 +529,14 @@ def _batches(self:WindowLoader, epoch, groups):
         g, w, first = sent.pop(0)
         yield self._finished(w, first, made, *self._sizes(epoch, g))
 
+# %% ../../nbs/575_data.loaders.ipynb #c3f8f145
 @patch
 def _sizes(self:WindowLoader, epoch, steps):
     "Widths of some steps, and whether no row is left for this part."
     b = self._plan(epoch)[1]
     return [int(b.width[i]) for i,_,_ in steps], [p >= b.rows[i] for i,p,_ in steps]
 
+# %% ../../nbs/575_data.loaders.ipynb #b0d10095
 @patch
 def batch(self:WindowLoader,
     i:int,           # index of the batch
@@ -557,6 +572,7 @@ def __iter__(self:WindowLoader):
             # load_state_dict was called meanwhile
             if self._from is not None: return (yield from self)
 
+# %% ../../nbs/575_data.loaders.ipynb #05e781ce
 @patch
 def state_dict(self:WindowLoader)->dict:
     """Return the position: `epoch`, `batch` (batches done by all ranks), `seed`, and `order`, a hash of the settings.
@@ -566,6 +582,7 @@ def state_dict(self:WindowLoader)->dict:
         dict(round=self.round, ranks=self.ranks) if self.round else {}
     )
 
+# %% ../../nbs/575_data.loaders.ipynb #fb622c32
 @patch
 def load_state_dict(self:WindowLoader,
     state:dict, # result of `state_dict`
@@ -588,6 +605,7 @@ def load_state_dict(self:WindowLoader,
     self._from = self.at, self.round
     return self
 
+# %% ../../nbs/575_data.loaders.ipynb #402094e3
 @patch
 def _order(self:WindowLoader):
     "Hash of everything that determines the order."
@@ -618,6 +636,7 @@ def one_batch(self:WindowLoader):
             'choose a smaller batch_size, or drop_last=False')
     return self._moved(self.batch(0))
 
+# %% ../../nbs/575_data.loaders.ipynb #1358da4c
 @patch
 def take_rows(self:WindowLoader, part:int, parts:int):
     "Return only the rows `part`, `part + parts`, … of each batch, so several processes share each batch of one order."
@@ -635,6 +654,8 @@ def set_epoch(self:WindowLoader, epoch:int):
     return self
 @patch(as_prop=True)
 def dataset(self:WindowLoader): return self.store
+
+# %% ../../nbs/575_data.loaders.ipynb #d30129e5
 @patch
 def new(self:WindowLoader, dataset=None, shuffle=None, **kwargs):
     "Return a loader with the same arguments, except those given."
@@ -660,6 +681,7 @@ def new(self:WindowLoader, dataset=None, shuffle=None, **kwargs):
         **{**now, **{k: v for k, v in kwargs.items() if k in now or k in LoaderConfig.model_fields}}
     )
 
+# %% ../../nbs/575_data.loaders.ipynb #c82963d5
 @patch
 def records(self:WindowLoader,
     i:int,          # index of the batch

@@ -54,6 +54,7 @@ class Mixture:
         store, i = self.whose(i % len(self))
         return store[i]
 
+# %% ../../nbs/535_data.mixture.ipynb #3c03ee75
 def mix(
     **stores, # name=store, or name=folder of a store
 )->Mixture:
@@ -75,6 +76,8 @@ def pieces(self:Mixture):
     import pyarrow as pa
     named = [s.pieces.append_column('corpus', pa.array([k]*len(s), pa.string())) for k,s in self.stores.items()]
     return pa.concat_tables(named, promote_options='default')
+
+# %% ../../nbs/535_data.mixture.ipynb #d28d6919
 @patch(as_prop=True)
 def quarantine(self:Mixture):
     "Pieces left out of each store, with a column `corpus`."
@@ -94,6 +97,8 @@ def verify(self:Mixture):
     "Call `TokenStore.verify` for each store."
     for s in self.parts: s.verify()
     return self
+
+# %% ../../nbs/535_data.mixture.ipynb #3c07ba80
 @patch
 def split(self:Mixture, valid:float=.1, seed:int=0):
     "Split each corpus as it would be split alone."
@@ -116,6 +121,7 @@ def _query_stores(self, ask, pieces, starts, semitones):
             None if semitones is None else np.asarray(semitones)[at],
         )
 
+# %% ../../nbs/535_data.mixture.ipynb #99acccbd
 @patch
 def windows(self:Mixture, pieces, starts, length, semitones=None)->np.ndarray:
     "As `TokenSequences.windows`."
@@ -132,6 +138,7 @@ def replay(self:Mixture, pieces, starts, semitones=None)->dict:
         for k,v in state.items(): out.setdefault(k, np.empty((len(pieces), *v.shape[1:]), v.dtype))[at] = v
     return out
 
+# %% ../../nbs/535_data.mixture.ipynb #d3d24021
 @patch
 def states(self:Mixture, pieces, starts, semitones=None)->dict:
     "As `TokenSequences.states`."

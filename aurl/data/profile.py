@@ -30,6 +30,7 @@ def _families(ids, new):
     at = np.maximum.accumulate(np.where(new | (vocab.kind[ids] == Kind.INSTRUMENT), np.arange(len(ids)), 0))
     return np.where(vocab.kind[ids[at]] == Kind.INSTRUMENT, vocab.index[ids[at]], 0).astype(np.int64)
 
+# %% ../../nbs/515_data.profile.ipynb #52a67706
 class _KeySpans:
     "Key and pedal events of several pieces: piece, family, key, start and end in steps, in the order of the ids."
     def __init__(self, pieces):
@@ -94,6 +95,7 @@ def _check_ascending(values):
 
 _Quantiles = tuple[float, float, float, float, float, float, float, float, float]
 
+# %% ../../nbs/515_data.profile.ipynb #1209057d
 class CorpusProfile(Config):
     "The ranges covered by a corpus; lengths are quantiles at `quantile_levels`, in seconds."
     pieces: int = Field(ge=1)                     # number of measured pieces
@@ -154,6 +156,7 @@ class _Histogram:
         place = np.searchsorted(upto, np.array(quantile_levels)*upto[-1]*(1 - 1e-12))
         return tuple((at[np.minimum(place, len(at) - 1)]*unit).tolist())
 
+# %% ../../nbs/515_data.profile.ipynb #0e56d4b5
 class _ProfileAccumulator:
     "Accumulator of all measurements."
     def __init__(self):
@@ -194,6 +197,7 @@ def _batches(pieces, weights):
             out, w, n = [], [], 0
     if out: yield out, np.array(w, float)
 
+# %% ../../nbs/515_data.profile.ipynb #fbacb341
 def _pitch_ranges(tally):
     "Return the pitch range of each family with notes."
     span = {}
@@ -202,6 +206,7 @@ def _pitch_ranges(tally):
         span[family_names[f]] = (int(keys[0]), int(keys[-1]))
     return span
 
+# %% ../../nbs/515_data.profile.ipynb #e3412468
 def measure_profile(
     pieces,       # ids of each piece, from START on; an iterable, such as a store
     weights=None, # sampling weight of each piece, 0 for never; None: equal weights
@@ -253,6 +258,7 @@ def augmented(self:CorpusProfile,
 # %% ../../nbs/515_data.profile.ipynb #c030bc5e
 def _number(v): return f'{v:.3g}' if abs(v) < 1000 else f'{v:,.0f}'
 
+# %% ../../nbs/515_data.profile.ipynb #3516da66
 @patch
 def rows(self:CorpusProfile)->list:
     "Return the rows of the table: (name, formatted value)."
@@ -272,6 +278,7 @@ def rows(self:CorpusProfile)->list:
         out['transposed'] = 'by {:+} … {:+} semitones, which the pitch ranges include'.format(*self.transpose)
     return list(out.items())
 
+# %% ../../nbs/515_data.profile.ipynb #6fde7619
 @patch
 def __repr__(self:CorpusProfile):
     rows = self.rows()

@@ -65,6 +65,7 @@ _comparisons = {
     '!=': lambda a, b: a != b,
 }
 
+# %% ../../nbs/500_data.readers.ipynb #27e09688
 def parse_condition(
     text:str, # such as 'notes >= 50', 'drums == false'
 ):            # column, relation, value
@@ -76,6 +77,7 @@ def parse_condition(
     except ValueError: value = value.strip('\'"')
     return column, relation, value
 
+# %% ../../nbs/500_data.readers.ipynb #9786c015
 def unmet_condition(
     row:dict, # columns of a piece
     keep,     # conditions on the columns
@@ -109,6 +111,7 @@ def _summarize_piece(w, e):
     if said['notes'] < max(e.min_notes, 1):
         w.row = _rejected_row(w.row, 'Empty', f"{said['notes']} notes, and min_notes={e.min_notes}")
 
+# %% ../../nbs/500_data.readers.ipynb #0fba3289
 def _lost_notes(score, kept, e):
     "Count the notes of `score` outside the 88 keys and those merged with another; `kept` notes are in the ids."
     if get_codec(e.codec) is not event_codec: return {}
@@ -254,6 +257,7 @@ def _init_worker():
     gc.set_threshold(100_000, 50, 100)
     retain_freed_memory()
 
+# %% ../../nbs/500_data.readers.ipynb #43658b90
 class ProcessExecutor:
     "Executor with worker processes on this machine."
     def __init__(self, errand, workers):

@@ -33,6 +33,7 @@ def _split_holding_out(store, held, how):
         dict(by=how)
     )
 
+# %% ../../nbs/537_data.resplit.ipynb #fa2352e1
 def _split_by_value(store, how):
     "The split for `column=value, value, …`."
     name, _, said = how.partition('=')
@@ -66,6 +67,7 @@ def _split_from_file(store, path):
     held = {*names}
     return _split_holding_out(store, {i for i,n in enumerate(store.names) if n in held}, str(path))
 
+# %% ../../nbs/537_data.resplit.ipynb #a6b0e58f
 def _check_names_exist(names, store, path):
     "Raise an error for `names` that are neither in `store` nor in its quarantine."
     q = store.quarantine
@@ -93,6 +95,7 @@ def is_split_file(
     "Whether `how` names a split file."
     return Path(str(how)).suffix in ('.json', '.txt')
 
+# %% ../../nbs/537_data.resplit.ipynb #a264e34d
 def resolve_split(
     store,           # a `TokenStore` or `Mixture`
     how:str='group', # group, piece, a column, column=value, or a .json or .txt file

@@ -36,6 +36,7 @@ def _file_bytes(part, entries):
 
 def _byte_view(array): return np.ascontiguousarray(array).view(np.uint8).data   # a view, not a copy
 
+# %% ../../nbs/505_data.shards.ipynb #b6864695
 def _counts(rows):
     "Sum the rows of a shard."
     kept = [r for r in rows if 'length' in r]
@@ -74,6 +75,7 @@ class Shards:
         k = len(self.log) if k is None else k
         return {f:self.log[k-1]['files'][f][1] if k else 0 for f in shard_files}
 
+# %% ../../nbs/505_data.shards.ipynb #f151b162
 @patch
 def _wrong(self:Shards, s):
     "Return the first file that does not match the log line `s`, or None."
@@ -97,6 +99,7 @@ def cut(self:Shards,
         with open(self.path/f, 'ab') as h: h.truncate(n)
     return self
 
+# %% ../../nbs/505_data.shards.ipynb #6deee8cf
 @patch
 def append(self:Shards,
     part:EncodedPieces, # pieces of the shard
@@ -118,6 +121,7 @@ def append(self:Shards,
     self.log_bytes += len(text)
     return line
 
+# %% ../../nbs/505_data.shards.ipynb #90a76792
 @patch
 def settle(self:Shards):
     "Flush all files to disk."
@@ -141,6 +145,7 @@ def rows(self:Shards,
         h.seek(a)
         return json.loads(b'[' + b','.join(h.read(b - a).splitlines()) + b']')
 
+# %% ../../nbs/505_data.shards.ipynb #05aaabbc
 @patch
 def mend(self:Shards,
     k:int,              # shard index

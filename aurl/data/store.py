@@ -16,6 +16,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..config import make_config
+
+# %% ../../nbs/520_data.store.ipynb #e2a8a802
 from aurl.core import (
     AurlError,
     CodecError,
@@ -36,6 +38,8 @@ from ..tokens.sequences import TokenSequences
 from .profile import CorpusProfile, measure_profile
 from ..tokens.states import snapshot_dtype
 from .shards import Shards, shard_files, shard_log_file, plan_shards
+
+# %% ../../nbs/520_data.store.ipynb #eef1cde0
 from .tables import StoreConfig, _file_stats, _pieces_fingerprint, _tables, make_encode_job, to_numpy
 from aurl.data.readers import (
     SerialExecutor,
@@ -49,6 +53,7 @@ from aurl.data.readers import (
 # %% ../../nbs/520_data.store.ipynb #dd6ef4f3
 _store_kind, _store_version = 'aurl token store', 2
 
+# %% ../../nbs/520_data.store.ipynb #47072575
 class TokenStore(TokenSequences):
     "The ids of a corpus on disk, memory-mapped."
     def __init__(self,
@@ -86,6 +91,7 @@ class TokenStore(TokenSequences):
         return np.memmap(self.path/f'{name}.bin', dtype, 'r', shape=(n,)).view(np.ndarray) if n else np.zeros(0, dtype)
     def __reduce__(self): return TokenStore, (str(self.path),)
 
+# %% ../../nbs/520_data.store.ipynb #2211da26
 _repair_hint = ('repair the damaged part with aurl stores repair or repair_store(path), '
                 'or prepare the store again with overwrite=True')
 
@@ -114,6 +120,7 @@ def _manifest(self:TokenStore):
                          'prepare the store again with overwrite=True, or use the version of aurl that prepared it')
     return m
 
+# %% ../../nbs/520_data.store.ipynb #299aae78
 @patch
 def _table(self:TokenStore, name, columns=None):
     import pyarrow as pa, pyarrow.parquet as pq
@@ -164,6 +171,7 @@ def _event_ids(self:TokenStore, pieces):
         x = self[int(i)]
         yield x if self.codec.name == 'event' else encode(self.codec.decode(x))
 
+# %% ../../nbs/520_data.store.ipynb #be45239f
 @patch
 def _kept_profile(self:TokenStore, name, measure):
     "Return the profile cached in the file `name`; otherwise call `measure` and write the result there."
@@ -177,6 +185,7 @@ def _kept_profile(self:TokenStore, name, measure):
     with contextlib.suppress(OSError): write_json(path, dict(stamp=stamp, profile=found.to_dict()))
     return found
 
+# %% ../../nbs/520_data.store.ipynb #4266d087
 @patch
 def profile_of(self:TokenStore,
     pieces=None,  # piece indices; None: all
@@ -197,6 +206,7 @@ def profile(self:TokenStore)->CorpusProfile:
     if '_profile' not in vars(self): self._profile = self.profile_of()
     return self._profile
 
+# %% ../../nbs/520_data.store.ipynb #157e97a4
 @patch
 def _with_profile(self:TokenStore):
     "Measure the profile and return the store."
@@ -224,6 +234,7 @@ def _diff_pieces(
             (new if p.name in left else other).append(p)
     return new, [p.name for p in other] + list(have)
 
+# %% ../../nbs/520_data.store.ipynb #afdad718
 class _SettingsDiffer(Exception):
     "The existing store has other settings and is kept."
 
@@ -243,6 +254,7 @@ def _alternative_path(dest, cfg):
         f'{dest.name}-{sha256_of(to_json([cfg.to_dict(), get_codec(cfg.codec).fingerprint]).encode())[:8]}'
     )
 
+# %% ../../nbs/520_data.store.ipynb #989f255a
 def _existing_store(dest, cfg, overwrite):
     "Return the store at `dest` to be extended, or None if a new one must be prepared."
     if not dest.exists(): return None
@@ -286,6 +298,7 @@ def _start_or_resume(folder, told):
         _clear_folder(folder)
         write_json(folder/'begun.json', told)
 
+# %% ../../nbs/520_data.store.ipynb #7adc2567
 def _clear_folder(folder):
     for f in folder.iterdir(): shutil.rmtree(f) if f.is_dir() else f.unlink()
 
@@ -303,6 +316,7 @@ def _finished_pieces(shards, trusted, pieces):
 # %% ../../nbs/520_data.store.ipynb #a02770a6
 _batch_pieces = 64 # pieces per batch
 
+# %% ../../nbs/520_data.store.ipynb #e5edaffb
 def _fill_shards(shards, pieces, sizes, errand, workers, dask, tell):
     "Read `pieces` and append them as new shards."
     plan = [pieces[s] for s in plan_shards(sizes)]
@@ -322,6 +336,7 @@ def _fill_shards(shards, pieces, sizes, errand, workers, dask, tell):
             shards.append(concat_encoded(got))
     finally: crew.close()
 
+# %% ../../nbs/520_data.store.ipynb #25ad8ce3
 def _minimal_piece(p):
     "Return `p` without metadata and with an absolute path as a plain string, which is small to pickle."
     return replace(p, path=str(Path(p.path).absolute() if not os.path.isabs(p.path) else p.path), meta={}, group=None)
@@ -407,6 +422,7 @@ def prepare(
             'free some space or choose another folder, and prepare again; complete shards are kept') from e
     return TokenStore(dest)._with_profile()
 
+# %% ../../nbs/520_data.store.ipynb #339880b2
 def _unchanged_store(dest, cfg, stamp):
     "Return the store at `dest` if nothing has changed, or None."
     try:
@@ -443,6 +459,7 @@ def _build_store(hidden, dest, old, new, pieces, seen, cfg, errand, words, worke
         raise
     if not old: _publish_store(hidden, dest)
 
+# %% ../../nbs/520_data.store.ipynb #681eb1bd
 def job_manifest(errand):
     "Return the job of an unfinished store in JSON-compatible form."
     change = None if errand.change is None else errand.change.keywords['config'].to_dict()
@@ -452,6 +469,7 @@ def job_manifest(errand):
         errand={**errand._asdict(), 'change': change, 'measures': list(errand.measures), 'keep': list(errand.keep)},
     )
 
+# %% ../../nbs/520_data.store.ipynb #bfb6fba7
 def _publish_store(hidden, dest):
     "Rename the finished store to its destination."
     aside = dest.with_name(f'.{dest.name}.old')
@@ -540,6 +558,7 @@ def repair_store(
             )
     return made + tables
 
+# %% ../../nbs/520_data.store.ipynb #2000ff71
 def _pieces_from_tables(store):
     "Return the pieces of a store from its tables."
     return [

@@ -43,6 +43,7 @@ class Chart:
 
 _colors = ('#3b6fb6', '#e0a458', '#7aa974')
 
+# %% ../../nbs/540_data.store_report.ipynb #f64435b8
 def histogram_chart(
     title:str, values, # values to count
     xlabel:str,
@@ -63,6 +64,7 @@ def histogram_chart(
     middle = np.sqrt(bins[1:]*bins[:-1]) if log else (bins[1:] + bins[:-1])/2
     return Chart(title, middle.tolist(), {'':count.tolist()}, xlabel, log=log, edges=np.asarray(bins).tolist(), **kw)
 
+# %% ../../nbs/540_data.store_report.ipynb #6d16f190
 def ranking_chart(
     title:str, values, # one name per piece; None: unknown
     xlabel:str='pieces', most:int=12, unknown='unknown', **kw
@@ -118,6 +120,7 @@ def draw(self:Chart, ax):
     ax.set_xlabel(self.xlabel, fontsize=7)
     ax.set_ylabel(self.ylabel, fontsize=7)
 
+# %% ../../nbs/540_data.store_report.ipynb #4828e880
 def _shorten(text, most): return t if len(t := str(text)) <= most else t[:most-1] + '…'
 def _matplotlib_text(text, most):
     return _shorten(text, most).replace('$', r'\$')         # otherwise matplotlib parses formulas
@@ -187,6 +190,7 @@ def plotly(self:Chart):
         fig.update_xaxes(tickvals=[math.log10(m) for m in marks], ticktext=[f'{m:,.15g}' for m in marks])
     return fig
 
+# %% ../../nbs/540_data.store_report.ipynb #778b3a7e
 def _log_ticks(lo, hi):
     "Round tick values for a logarithmic axis."
     steps = (1, 2, 5) if hi/lo < 3000 else (1,)
@@ -240,6 +244,7 @@ def _ids(r):
         says=_quartile_sentence(v, lambda x: f'{x:,.0f} ids')
              + ' A training window should not be longer than most pieces.')
 
+# %% ../../nbs/540_data.store_report.ipynb #43cf7934
 @_chart
 def _keys(r):
     key, whence = piece_keys(r.store, r.survey)
@@ -256,6 +261,7 @@ def _keys(r):
                  {k:[c[n] for n in key_names] for k,c in (('given', told), ('estimated', guess)) if c}, '',
                  says=says + (f' Without a key: {unknown:,}.' if unknown else ''))
 
+# %% ../../nbs/540_data.store_report.ipynb #86b36b3c
 @_chart
 def _meters(r):
     return None if (v := r.column('metre')) is None else ranking_chart(
@@ -270,6 +276,7 @@ def _tempi(r):
     c.says = 'No piece has a tempo.' if none == len(v) else c.says + (f' Without a tempo: {none:,}.' if none else '')
     return c
 
+# %% ../../nbs/540_data.store_report.ipynb #73495d19
 @_chart
 def _instruments(r):
     o = [i for i in np.argsort(-r.survey.family, kind='stable') if r.survey.family[i]]
@@ -305,6 +312,7 @@ def _pitches(r):
                  edges=(np.arange(22*1, 111) - 1.5).tolist(),
                  says=f'From {at[0] + 21} to {at[-1] + 21}, without drums.' if len(at) else 'Drums only.')
 
+# %% ../../nbs/540_data.store_report.ipynb #247ed608
 @_chart
 def _velocities(r):
     v = r.survey.velocity
@@ -325,6 +333,7 @@ def _density(r):
     return histogram_chart('Density', v[np.isfinite(v)], 'notes per second',
         says=_quartile_sentence(v, lambda x: f'{x:.1f}'))
 
+# %% ../../nbs/540_data.store_report.ipynb #21d7ed19
 @_chart
 def _quality(r):
     q = r.column('quality')
@@ -336,6 +345,7 @@ def _quality(r):
         says=(f'{low:,} of {len(q):,} are below 0.5' if low else 'None is below 0.5')
              + ' (grammar, density, silence, range, length). A filter such as min_quality=0.5 leaves such pieces out.')
 
+# %% ../../nbs/540_data.store_report.ipynb #4e7b8b66
 @_chart
 def _merged(r):
     lost, kept = r.column('merged'), r.table['notes'].to_numpy()
@@ -355,6 +365,8 @@ def _composers(r):
         says=f'{len(set(v) - {None}):,} composers.')
 @_chart
 def _genres(r): return None if not any(v := r.column('genre') or []) else ranking_chart('Genre', v)
+
+# %% ../../nbs/540_data.store_report.ipynb #01d4df5c
 @_chart
 def _years(r):
     return None if not any(v := r.column('year') or []) else histogram_chart('Year', [x for x in v if x is not None],
@@ -380,6 +392,7 @@ def _reason_template(reason):
     said, and_, limit = reason.partition(', and ')
     return re.sub(r'\d+(\.\d+)?', '…', said.partition(': duplicate of ')[0]) + and_ + limit
 
+# %% ../../nbs/540_data.store_report.ipynb #0b8e724f
 @patch(as_prop=True)
 def reasons(self:DataReport)->list:
     "Reasons why pieces were left out: rows of kind, reason, number of pieces and an example."
@@ -395,6 +408,7 @@ def reasons(self:DataReport)->list:
         for (k, why), rows in sorted(seen.items(), key=lambda x: -len(x[1]))
     ]
 
+# %% ../../nbs/540_data.store_report.ipynb #97ab5a77
 @patch(as_prop=True)
 def repeats(self:DataReport)->list:
     "Duplicates: rows of a piece, its duplicate, how the duplicate differs, and their similarity."
@@ -444,6 +458,7 @@ for(const box of document.querySelectorAll('input[data-for]'))box.addEventListen
 def _single_value_text(c):
     return f'All pieces: {_shorten(c.x[0], 200)}. ' if len(c.x) == 1 else ''   # a single bar is not drawn
 
+# %% ../../nbs/540_data.store_report.ipynb #09eabb60
 def _json_in_html(obj):
     return (
         to_json(obj)
@@ -454,6 +469,7 @@ def _json_in_html(obj):
         .replace('\u2029', '\\u2029')
     )
 
+# %% ../../nbs/540_data.store_report.ipynb #4dbe5abf
 def _html_table(rows, id, most=500):
     if not rows: return ''
     cell = lambda v: (
@@ -521,6 +537,7 @@ def html(self:DataReport,
 <h2>Pieces left out</h2>{out}<h2>Duplicates</h2>{same}
 </main><script type="application/json" id="charts">{data}</script><script>{get_plotlyjs()}</script><script>{_script}</script></body></html>'''
 
+# %% ../../nbs/540_data.store_report.ipynb #9dba3eac
 @patch
 def write(self:DataReport,
     path,           # HTML file to write; the data of the charts are written next to it, as .json

@@ -41,6 +41,7 @@ class _Notes:
     family:np.ndarray
     tempo:np.ndarray # (pieces,) time-weighted mean BPM, NaN without TEMPO events
 
+# %% ../../nbs/532_data.survey.ipynb #7bc77275
 def read_notes(
     pieces:list, # token ids of some pieces
 )->_Notes:
@@ -82,6 +83,7 @@ class Survey:
     @property
     def whole(self): return len(self.pieces) == self.total
 
+# %% ../../nbs/532_data.survey.ipynb #228f3044
 def survey_store(
     store:TokenStore,  # the store to count
     limit:int=100_000, # largest number of pieces to read
@@ -106,6 +108,7 @@ def survey_store(
         _count(out, first, read_notes([store[int(i)] for i in at[first:first+128]]), twins)
     return out
 
+# %% ../../nbs/532_data.survey.ipynb #07b36f41
 def _count(out, first, n, twins):
     "Add the notes of a batch of pieces to the survey."
     size, melodic = len(n.tempo), n.family != vocab.drums
@@ -184,6 +187,7 @@ def split_groups(
         for i in mine: group[i] = given[0] if given else min(sha[j] for j in mine)
     return group if len(set(group)) > 1 else given_group      # all pieces are versions of one: split by version
 
+# %% ../../nbs/532_data.survey.ipynb #0f97d52c
 def split_units(
     store:TokenStore, # the store to split
     by='group',       # group, piece, or a column such as composer
@@ -201,6 +205,7 @@ def split_units(
         [None if v is None else f'{by}: {v}' for v in store.pieces[by].to_pylist()], split_groups(store)
     )
 
+# %% ../../nbs/532_data.survey.ipynb #82ec7b55
 def split_store(
     store:TokenStore, # the store to split
     valid:float=0.1,  # approximate share of the pieces to hold out

@@ -51,6 +51,7 @@ class StoreConfig(Config):
             except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
         return value
 
+# %% ../../nbs/510_data.tables.ipynb #2f1d08de
 def make_encode_job(
     cfg:StoreConfig, # configuration of the store
 )->EncodeJob:
@@ -88,6 +89,7 @@ def to_column(
     else: body = [pa.py_buffer(np.array([0 if v is None else v for v in values], str(kind)))]
     return pa.Array.from_buffers(kind, n, [bits(~gap) if gap.any() else None, *body], int(gap.sum()))
 
+# %% ../../nbs/510_data.tables.ipynb #7fa1eb2d
 def to_numpy(
     column, # pyarrow column of numbers or booleans, without missing values
 )->np.ndarray:
@@ -129,6 +131,7 @@ def _table_schemas():
         dict(name=text, kind=text, reason=text, sha256=text) | place,
     )
 
+# %% ../../nbs/510_data.tables.ipynb #c5d27f96
 def _file_stats(pieces):
     "Return size and modification time of each piece's file; (-1, -1) if missing."
     stats, sizes = {}, {}
@@ -169,6 +172,7 @@ def _table(rows, schema):
     }
     return pa.table(cols)
 
+# %% ../../nbs/510_data.tables.ipynb #2e06f2d0
 def _column(values, name=''):
     "Convert values to a column of their common type, or of strings."
     import pyarrow as pa
@@ -202,6 +206,7 @@ def _concat_tables(tables, schema):
         )
     return pa.concat_tables([fit(t) for t in tables])
 
+# %% ../../nbs/510_data.tables.ipynb #e306e19c
 def _tables(shards, pieces, seen):
     "Return the table of pieces and the quarantine table."
     kept, left, offset, out = [], {}, 0, []

@@ -91,6 +91,7 @@ def record(self:WindowMaker,
     progress = min(1., epoch/self.epochs) if self.epochs else None
     return sample_augmentation(self.augment, self.seed, epoch, self._names[piece], progress)
 
+# %% ../../nbs/570_data.window_maker.ipynb #189573fb
 @patch
 def growth(self:WindowMaker,
     piece,          # (n,) indices of pieces
@@ -104,6 +105,7 @@ def growth(self:WindowMaker,
         return np.full(len(piece), max([1.] + [g for k,g in most.items() if getattr(c, k).probability > 0]))
     return np.array([max([1.] + [most[k] for k in self.record(p, epoch).kinds if k in most]) for p in piece.tolist()])
 
+# %% ../../nbs/570_data.window_maker.ipynb #9c4aeb65
 @patch
 def moved(self:WindowMaker,
     piece, # (n,) indices of pieces
@@ -119,6 +121,7 @@ def moved(self:WindowMaker,
         np.int64,
     )
 
+# %% ../../nbs/570_data.window_maker.ipynb #bb87dad9
 @patch
 def _made(self:WindowMaker, piece, epoch):
     "Ids and snapshots of a piece as augmented in an epoch, from the cache if possible."
@@ -149,6 +152,7 @@ def known(self:WindowMaker,
         )
     return known
 
+# %% ../../nbs/570_data.window_maker.ipynb #48f36175
 @patch
 def _told(self:WindowMaker, w, epoch):
     "Features of the augmented pieces, corrected for the transposition of each window."
@@ -158,6 +162,7 @@ def _told(self:WindowMaker, w, epoch):
         for f in self.features
     }
 
+# %% ../../nbs/570_data.window_maker.ipynb #8b8f86ab
 @patch
 def _augmented(self:WindowMaker, w, epoch, length):
     "Sequences of the augmented pieces, the plan rows within them, and the piece index of each row."
@@ -241,6 +246,7 @@ class WorkerPool:
         if self.pool is not None: self.pool.shutdown(wait=False, cancel_futures=True)
         self.pool = None
 
+# %% ../../nbs/570_data.window_maker.ipynb #95899d20
 class _FailedFuture:
     "A future that raises the error of a broken pool."
     def __init__(self, error): self.error = error

@@ -22,6 +22,7 @@ def _tile_counts(
     m = -(-n//length)
     return m + ((n >= 8*length) & (m*length - n < length//2))
 
+# %% ../../nbs/555_data.windows.ipynb #f1fec7d2
 def _tile_windows(
     n,      # (pieces,) targets in each piece
     length, # targets in a window: a number, or (pieces,)
@@ -100,6 +101,7 @@ def meter_quarters(
 # units per beat; an event up to a 64th note early counts as on the line, because grid and performance are inexact
 _beat, _tolerance = 1 << 20, 1 << 16
 
+# %% ../../nbs/555_data.windows.ipynb #6b4d764b
 def _grid_counts(line, pieces, beats, known):
     "For the concatenated ids of `pieces`: number of lines reached before each id, and the start of each piece."
     x = np.concatenate([line[p] for p in pieces])
@@ -180,6 +182,7 @@ def bar_steps(
     )
     return np.unique(np.maximum(np.rint(_clock(score)(bars)), 0).astype(np.int64))
 
+# %% ../../nbs/555_data.windows.ipynb #310f7738
 def bar_lines(
     score, ids, row # score, ids and table row of a piece, as `prepare` passes them to a measure
 )->dict:            # `bars`: run-length encoded steps from each bar line to the next, as text
@@ -194,6 +197,7 @@ def bar_lines(
         )
     )
 
+# %% ../../nbs/555_data.windows.ipynb #eed71e4c
 def parse_bar_lines(
     text, # value of the column `bars`
 ):        # (bars,) start of each bar in steps, or None for an empty value
@@ -205,6 +209,7 @@ def parse_bar_lines(
 # %% ../../nbs/555_data.windows.ipynb #fc4ba7af
 window_modes = 'tile', 'sliding', 'first', 'adaptive', 'random'
 
+# %% ../../nbs/555_data.windows.ipynb #3a7da54c
 def cut_windows(
     n,                 # (pieces,) targets in each piece
     length:int,        # targets in a window
@@ -236,6 +241,7 @@ def cut_windows(
     if lines: w = _snap_windows(w, how, lines, length, room, n)
     return w if how in ('tile', 'random') else _assign_targets_once(w)
 
+# %% ../../nbs/555_data.windows.ipynb #e7f2a66c
 def _select_rows(w, at): return {k:v[at] for k,v in w.items()}
 
 # %% ../../nbs/555_data.windows.ipynb #66071800

@@ -50,6 +50,7 @@ def _log_weights(model, ids, generator):
     heard = -to_widest_float(nats.view(len(ids), -1)).sum(1)
     return heard + prior - said - duration_nats(model, seconds)
 
+# %% ../../nbs/905_evaluate.bound.ipynb #65ead0e7
 def latent_nll(
     model,             # of a mode with a latent
     pieces,            # ids of whole pieces

@@ -23,6 +23,7 @@ def _length_bin(beats):
     "Logarithmic bin of a duration, four per octave; bin 16 is around one beat."
     return np.clip(np.rint(4*np.log2(np.maximum(beats, 1e-6))) + 16, 0, 23).astype(np.int64)
 
+# %% ../../nbs/910_evaluate.distance.ipynb #ee6cecaf
 def count_histograms(
     piece, # a `Score`, or its ids
 )->dict:   # counts for each of `histogram_bins`
@@ -47,6 +48,7 @@ def count_histograms(
     }
     return {k:np.bincount(values[k].astype(np.int64), minlength=n) for k,n in histogram_bins.items()}
 
+# %% ../../nbs/910_evaluate.distance.ipynb #ace6733e
 def _from_strongest(place): return (place - np.bincount(place, minlength=12).argmax()) % 12
 
 def _highest(pitch, last):
@@ -110,6 +112,7 @@ def add(self:DistanceTable,
     self.rows.append(row)
     return self
 
+# %% ../../nbs/910_evaluate.distance.ipynb #447a1228
 @patch
 def floor(self:DistanceTable,
     name:str, # one of `histogram_bins`
@@ -142,6 +145,7 @@ def cells(self:DistanceTable)->list: # (name, [text for each of `histogram_bins`
         )
     return out
 
+# %% ../../nbs/910_evaluate.distance.ipynb #6b0f68f6
 @patch
 def __repr__(self:DistanceTable):
     wide = max([len(n) for n,_ in self.cells()] + [4])

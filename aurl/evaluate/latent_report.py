@@ -70,6 +70,7 @@ def pad_pieces(pieces)->Tensor: # (pieces, time)
         [torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD
     )
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #6c31f79d
 @torch.inference_mode()
 def piece_nats(
     model,       # of a mode with a latent
@@ -88,6 +89,7 @@ def piece_nats(
         )
     return torch.cat(out)
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #12c36b50
 def shuffle_latents(
     z:Tensor,   # (pieces, size)
     groups=None, # group of each piece, such as its song; the latent must come from another group
@@ -112,6 +114,7 @@ def shuffle_latents(
             if j is not None: order[i], order[j] = order[j], order[i]
     return torch.cat([z[order,:-1], z[:,-1:]], 1)
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #4ec42654
 @dataclass
 class LatentUsage:
     "How much a decoder uses its latent."
@@ -128,6 +131,7 @@ class LatentUsage:
                 f'KL {sum(self.bits.values()):.1f} bits per piece of {self.tokens:.0f} tokens: '
                 + ', '.join(f'{k} {v:.1f}' for k,v in self.bits.items()))
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #8ee4aafa
 def measure_latent_usage(
     model,       # of a mode with a latent
     pieces,      # ids of held-out pieces
@@ -161,6 +165,7 @@ class Reconstruction:
         half = 1.96*self.f1.std()/max(1, len(self.f1))**.5
         return f'temperature {self.temperature:g}: note F1 {self.f1.mean():.3f} ± {half:.3f} over {len(self.f1)} pieces (chance {self.chance:.3f}), edit distance {self.edit.mean():.3f}'
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #b1476c92
 def reconstruct(
     model,                # of a mode with a latent
     pieces,               # ids of held-out pieces
@@ -227,6 +232,7 @@ class InterpolationReport:
             f'to the last {say(self.last)}: {how}; {self.right():.0%} of the steps in the right direction, Spearman {self.order():.3f}'
         )
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #3eaad7d3
 def measure_interpolation(
     model,               # of a mode with a latent
     z:Tensor,            # (pieces, size); paths from piece 0 to 1, 2 to 3 and so on
@@ -279,6 +285,7 @@ class ControlResult:
             f'(mean of {len(self.got)} pieces); Spearman {self.order():.3f} over all, {self.each():.3f} within a piece'
         )
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #0fb97b9c
 def measure_control(
     model,                # of a mode with a latent
     z:Tensor,             # (pieces, size)
@@ -301,6 +308,7 @@ def measure_control(
         name, asked.numpy(), attribute_values(pad_pieces(played), (name,))[:, 0].view(len(z), -1).numpy()
     )
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #66c52242
 def single_dim_vector(
     z:Tensor,     # (pieces, size)
     value:Tensor, # (pieces,): attribute values
@@ -370,6 +378,7 @@ class LatentEvaluation:
             active=self.report.active,
         )
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #c1adde37
 def control_sweep(
     model, z, value,      # latents of training pieces, and an attribute of each
     held:Tensor,          # (pieces, size): latents of held-out pieces
@@ -394,6 +403,7 @@ def control_sweep(
         **({} if number is None else {'by number': by(single_dim_vector(z, value, number))}),
     }
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #4e16bd71
 def evaluate_latent(
     model,            # of a mode with a latent
     known,            # ids of training pieces

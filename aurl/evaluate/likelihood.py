@@ -113,6 +113,7 @@ def _count(self:NGram, spread, progress=None):
         contexts = IntervalWeights(ctx[some], *stretch(cbase[some], start[some]))
         self.tables.append((known, grams, contexts, _followers(cls[some], a, b, ctx[some], cbase[some])))
 
+# %% ../../nbs/900_evaluate.likelihood.ipynb #b7ff19aa
 def _followers(cls, a, b, ctx, cbase):
     "Count the different events that follow a context, as merged intervals of its n-grams."
     if not len(cls): return IntervalWeights(cls, a, b, a)
@@ -242,6 +243,7 @@ def add(self:LikelihoodTable,
     )
     return self
 
+# %% ../../nbs/900_evaluate.likelihood.ipynb #baab6c92
 @patch
 def __getitem__(self:LikelihoodTable, name): 
     "Return the row of `name`."
@@ -286,6 +288,7 @@ def __repr__(self:LikelihoodTable):
         [head, *lines, f'{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces']
     )
 
+# %% ../../nbs/900_evaluate.likelihood.ipynb #14929b34
 @patch
 def _repr_html_(self:LikelihoodTable):
     best = min((r['nats_per_token'] for r in self.rows), default=0)

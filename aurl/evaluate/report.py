@@ -34,6 +34,7 @@ def _inline(text):
     while '\0' in text: text = re.sub('\0(\\d+)\0', lambda m: kept[int(m[1])], text)
     return text
 
+# %% ../../nbs/920_evaluate.report.ipynb #3a70a489
 def markdown_to_html(
     text:str, # paragraphs, '## headings', '- lists', **bold**, *italic*, `code`, [links](https://…)
 )->str:
@@ -58,6 +59,7 @@ class Svg(str):
     "SVG text with a rich display in notebooks."
     def _repr_svg_(self): return str(self)
 
+# %% ../../nbs/920_evaluate.report.ipynb #7e39340a
 def clean_svg(
     svg:str, # an SVG element, optionally with an XML prolog
 )->Svg:
@@ -83,6 +85,7 @@ def clean_svg(
     ET.register_namespace('', _SVG)
     return Svg(ET.tostring(root, encoding='unicode', short_empty_elements=True))
 
+# %% ../../nbs/920_evaluate.report.ipynb #bd2367db
 def _unsafe(name, value):
     value = re.sub(r'\s+', '', value).lower()
     if name.startswith('on'): return True
@@ -122,6 +125,7 @@ _ACCENT, _LINES = 'var(--accent, #2f6fde)', (
     'var(--c4, #9a55b3)',
 )
 
+# %% ../../nbs/920_evaluate.report.ipynb #727caf65
 def loss_chart(
     curve,          # (seconds, loss) pairs of the validation loss
     baselines=(),   # {name: nats per token}, drawn as horizontal lines
@@ -236,6 +240,8 @@ footer{color:var(--soft);font-size:.85rem;padding-top:2rem;padding-bottom:3rem}
 @media(max-width:40rem){.wide svg{width:38rem!important;max-width:none!important}figure,.card{padding:.9rem .8rem}}
 @media print{body{background:#fff}.play{display:none}figure,.card{break-inside:avoid}}
 '''
+
+# %% ../../nbs/920_evaluate.report.ipynb #69d392e4
 # starting one player pauses the others
 _SCRIPT = (
     "document.addEventListener('play',e=>document.querySelectorAll('audio').forEach(a=>a!==e.target&&a.pause()),true)"
@@ -268,6 +274,7 @@ class Report:
     def __repr__(self):
         return f'Report({self.title!r}: ' + (', '.join(f'{n} {k}' for k,n in self.counts.items()) or 'empty') + ')'
 
+# %% ../../nbs/920_evaluate.report.ipynb #00a5683c
 @patch
 def html(self:Report)->str:
     "HTML of the page."
@@ -283,6 +290,7 @@ def html(self:Report)->str:
         + f'\n</main>\n<footer>Made with aurl{escape(version)}. This file is self-contained and needs no network.</footer>\n<script>{_SCRIPT}</script></body></html>\n'
     )
 
+# %% ../../nbs/920_evaluate.report.ipynb #0354f30b
 @patch
 def write(self:Report,
     path, # an .html file
@@ -301,6 +309,7 @@ def _cell(v):
         return f'{v:,.3f}' if math.isfinite(v) and abs(v) < 1e4 else (f'{v:,.0f}' if math.isfinite(v) else '–')
     return f'{v:,}' if isinstance(v, int) else str(v)
 
+# %% ../../nbs/920_evaluate.report.ipynb #c373c3f6
 @patch
 def add_table(self:Report,
     rows,         # dicts
@@ -324,6 +333,7 @@ def add_table(self:Report,
         'tables', f'<figure><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}</figure>'
     )
 
+# %% ../../nbs/920_evaluate.report.ipynb #55b7f9aa
 @patch
 def add_facts(self:Report,
     **facts, # name=value; underscores are shown as spaces
@@ -353,6 +363,7 @@ def _matplotlib_svg(fig):
     # black becomes the text color of the page
     return buf.getvalue().replace('#000000', 'currentColor').replace('<svg ', '<svg fill="currentColor" ', 1)
 
+# %% ../../nbs/920_evaluate.report.ipynb #7a8895af
 @patch
 def add_figure(self:Report,
     fig,            # SVG text, a matplotlib figure or a plotly figure
@@ -383,6 +394,7 @@ def _data(what, kind):
     "A data URL of bytes, or of the file at a path."
     return f'data:{kind};base64,{base64.b64encode(_bytes(what)).decode()}'
 
+# %% ../../nbs/920_evaluate.report.ipynb #af658711
 @patch
 def add_piece(self:Report,
     title:str,       # of the piece
@@ -407,6 +419,7 @@ def add_piece(self:Report,
     if caption: parts.append(f'<p class="caption">{_inline(caption)}</p>')
     return self._add('pieces', '<article class="card">' + ''.join(parts) + '</article>')
 
+# %% ../../nbs/920_evaluate.report.ipynb #29f67504
 def _audio(sound):
     "HTML of an audio player with the compressed audio embedded."
     sound = compress_audio(_bytes(sound))

@@ -76,6 +76,7 @@ class CheckpointEntry:
 
     def to_dict(self)->dict: return dataclasses.asdict(self) | dict(path=str(self.path))
 
+# %% ../../nbs/045_experiments.registry.ipynb #c51e5639
 def folder_size(
     path, # a file or folder
 )->int:   # bytes
@@ -103,6 +104,7 @@ def _sealed_manifest(path):
     if sha256_of(to_json(m, indent=1).encode()) != seal: raise ValueError('manifest.json is damaged')
     return m
 
+# %% ../../nbs/045_experiments.registry.ipynb #7486e011
 def _check_files(path, files, deep):
     "Raise a ValueError for the first of `files` that is missing or changed."
     for name,want in files.items():
@@ -112,6 +114,7 @@ def _check_files(path, files, deep):
         if size != want['size']: raise ValueError(f'{name} has {size:,} bytes, not {want["size"]:,}')
         if deep and sha256_of(f) != want['sha256']: raise ValueError(f'{name} has changed since it was written')
 
+# %% ../../nbs/045_experiments.registry.ipynb #b8e27b05
 def inspect_checkpoint(
     path,            # a folder
     deep:bool=False, # verify checksums, too
@@ -153,6 +156,7 @@ class RunEntry:
     def to_dict(self)->dict:
         return dataclasses.asdict(self) | dict(path=str(self.path), checkpoints=[c.to_dict() for c in self.checkpoints])
 
+# %% ../../nbs/045_experiments.registry.ipynb #b75aa047
 def _small_json(path, most=1<<24):
     "Read a dict from a JSON file of limited size; {} if it is missing, a ValueError if it is damaged."
     if not path.exists(): return {}
@@ -236,6 +240,7 @@ def _run_readers(path, deep):
                 age=(_seconds_since_change, path), measured=(_read_metrics, path/'metrics.jsonl'),
                 checkpoints=(_checkpoints, path, deep), notes=(_notes, path))
 
+# %% ../../nbs/045_experiments.registry.ipynb #fdcc8fda
 def inspect_run(
     path,            # the directory of a run
     deep:bool=False, # verify the checksums of checkpoints
@@ -252,6 +257,7 @@ def inspect_run(
         except (KeyError, TypeError, AttributeError): bad.append(f'{k} does not have the expected format')
     return _fill_entry(out, got, bad)
 
+# %% ../../nbs/045_experiments.registry.ipynb #88995e6d
 def _fill_entry(out, got, bad):
     "Fill `out` with the parts that were read."
     told = got.get('told') or {}
@@ -279,6 +285,7 @@ def run_folders(
         except (OSError, ValueError): return 0
     return sorted(there, key=lambda d: (when(d), d.name), reverse=True)
 
+# %% ../../nbs/045_experiments.registry.ipynb #4043ab45
 def _row_text(r):
     "Return the columns of a run, as text that is safe in a terminal."
     best = '' if r.best is None else f'{r.best:.3f}'
@@ -330,6 +337,7 @@ def _check_choice(key, word, names):
         f'{key} {printable(word)!r} is not known{suggest(word, names)}', way_out=f'use one of {", ".join(names)}'
     )
 
+# %% ../../nbs/045_experiments.registry.ipynb #278955cd
 def list_runs(
     root='runs',     # the folder of all runs
     state=(),        # states to include, of `run_states`; empty: all
@@ -361,6 +369,7 @@ def checkpoint_lines(
         out.append(printable(f'  {c.path.name}: step {c.step}{score}, {format_size(c.size)}{small}, {c.created}{word}'))
     return out
 
+# %% ../../nbs/045_experiments.registry.ipynb #a6a0ea34
 def run_lines(
     r:RunEntry, # from `inspect_run`
 )->list:
@@ -373,6 +382,7 @@ def run_lines(
     out = [printable(str(r.path)), *(f'  {k:<11} {printable(v)}' for k,v in facts.items() if v not in (None, ''))]
     return out + [f'{len(r.checkpoints)} checkpoints', *checkpoint_lines(r.checkpoints)]*bool(r.checkpoints)
 
+# %% ../../nbs/045_experiments.registry.ipynb #08010331
 def add_note(
     path,     # the directory of a run
     text:str, # one line

@@ -32,6 +32,7 @@ def _git(*args, cwd=None, most=1<<20):
         if cut := len(out) == most: p.kill()
     return None if p.returncode and not cut else out.decode('utf-8', 'replace')
 
+# %% ../../nbs/040_experiments.run.ipynb #965fb172
 def git_state(
     cwd=None,    # a folder of the repository; None: the current one
     ignore=None, # a folder whose untracked files are ignored, such as that of the runs
@@ -128,6 +129,7 @@ def _as_dict(config):
     if dataclasses.is_dataclass(config): config = dataclasses.asdict(config)
     return json.loads(to_json(dict(config)))
 
+# %% ../../nbs/040_experiments.run.ipynb #9a15b3d6
 class Experiment:
     "A run and its directory."
     def __init__(self,
@@ -176,6 +178,7 @@ def _set_up(self:Experiment):
     self._began, self._warned, self._shown, self._lock = time.monotonic(), set(), (None, 0.), threading.Lock()
     self._stages, self._stage_began = {}, self._began
 
+# %% ../../nbs/040_experiments.run.ipynb #a30d579c
 @patch(as_prop=True)
 def elapsed(self:Experiment)->float:
     "Seconds this run has been running, including those before it was resumed."
@@ -190,6 +193,7 @@ def _soft(self:Experiment, what, f):
             warnings.warn(f'{what} is not written ({e.strerror or e}); the run continues', stacklevel=3)
         self._warned.add(what)
 
+# %% ../../nbs/040_experiments.run.ipynb #41c8fce9
 @patch
 def _mark(self:Experiment, status, **more):
     "Write `status` to `status.json`."
@@ -209,6 +213,7 @@ def _status(self:Experiment):
     try: return read_json(self.path/'status.json')
     except AurlError: return {}
 
+# %% ../../nbs/040_experiments.run.ipynb #32d81992
 def _process_start(pid):
     "Return an identifier of the start of process `pid` (start time and boot id); None where /proc is missing."
     try: return (Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]
@@ -239,6 +244,7 @@ def log(self:Experiment,
     if bad := [k for k,v in m.items() if isinstance(v, float) and not math.isfinite(v)]: line['nonfinite'] = bad
     self._append('metrics.jsonl', to_json(line))
 
+# %% ../../nbs/040_experiments.run.ipynb #2cf82292
 @patch
 def _append(self:Experiment, name, line):
     "Append `line` with its line break in one write; after an incomplete line, start a new one."
@@ -288,6 +294,7 @@ def _step_in(line):
     except (ValueError, AttributeError): return None
     return told if isinstance(told, (int, float)) else None
 
+# %% ../../nbs/040_experiments.run.ipynb #426724af
 @patch
 def rewind(self:Experiment,
     size:int=None, # bytes of `metrics.jsonl` to keep; None, or not the end of a line: `step` decides
@@ -305,6 +312,7 @@ def rewind(self:Experiment,
     if cut: self._soft('metrics_cut.jsonl', lambda: self._cut_to(kept, cut))
     if (file := self.path/'windows.jsonl').exists(): self._soft('windows.jsonl', lambda: _keep_until(file, step))
 
+# %% ../../nbs/040_experiments.run.ipynb #4cf98c07
 @patch
 def _cut_to(self:Experiment, kept, cut):
     with open(self.path/'metrics_cut.jsonl', 'ab') as f: f.write(cut)
@@ -330,6 +338,7 @@ def _next_stage(self:Experiment, was, now):
     if was is not None: self._stages[was] = self._stages.get(was, 0.) + now - self._stage_began
     self._stage_began = now
 
+# %% ../../nbs/040_experiments.run.ipynb #59fe0980
 @patch
 def progress(self:Experiment,
     stage:str,         # current stage, such as 'train'
@@ -392,6 +401,7 @@ def finish(self:Experiment,
 @patch
 def __enter__(self:Experiment): return self
 
+# %% ../../nbs/040_experiments.run.ipynb #d3b2b96d
 @patch
 def __exit__(self:Experiment, kind, error, tb):
     "Record how the run ended; errors propagate."
@@ -432,6 +442,7 @@ class _NoAliasLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent): raise yaml.YAMLError('it has aliases, which a run never writes')
         return super().compose_node(parent, index)
 
+# %% ../../nbs/040_experiments.run.ipynb #d2726ccb
 def read_config(
     path, # the directory of a run
 )->dict:
@@ -450,6 +461,7 @@ def read_config(
     if not isinstance(config, dict): raise AurlError('config.yaml is not that of a run', path=path)
     return config
 
+# %% ../../nbs/040_experiments.run.ipynb #981559f9
 @patch(cls_method=True)
 def open(cls:Experiment,
     path, # the directory of a run
@@ -468,6 +480,7 @@ def resume(self:Experiment):
     self._mark('running', resumed=_now(), ended=None, error=None)
     return self
 
+# %% ../../nbs/040_experiments.run.ipynb #501ae182
 def find_runs(
     root='runs', # the folder of all runs
 )->list:
@@ -497,6 +510,7 @@ def _format_size(n):
         n /= 1000
     return f'{n:.1f} GB'
 
+# %% ../../nbs/040_experiments.run.ipynb #c3c127b8
 @patch
 def _tree(self:Experiment):
     "Return files and folders with their sizes."
@@ -514,6 +528,7 @@ def _tree(self:Experiment):
         else: out.append((p.name, _format_size(p.stat().st_size)))
     return out
 
+# %% ../../nbs/040_experiments.run.ipynb #26fe95dd
 @patch
 def latest(self:Experiment)->dict:
     "Return the last known value of every metric."
@@ -527,6 +542,7 @@ def __repr__(self:Experiment):
     last = ', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k,v in self.latest().items())
     return f'{self.path.name}/ ({self.status})\n{tree}' + (f'\n  last: {last}' if last else '')
 
+# %% ../../nbs/040_experiments.run.ipynb #c004a262
 @patch
 def _repr_html_(self:Experiment):
     tree = ''.join(

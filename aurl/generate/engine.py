@@ -46,6 +46,7 @@ def _free_steps(state, left, limits):
     need, growth = (grammar.to_close(state), _slack) if limits is None else (limits.need(state), limits.growth)
     return max(1, (left - growth - int(need.max()))//growth + 1)
 
+# %% ../../nbs/800_generate.engine.ipynb #bb7aa372
 @torch.inference_mode()
 def sample_loop(
     decoder,        # has read the prompt
@@ -88,6 +89,7 @@ def sample_loop(
         if track is not None: track.read(ids)
     return [_to_end(x) for x in torch.as_tensor(said).cpu().numpy().astype(np.uint16)]
 
+# %% ../../nbs/800_generate.engine.ipynb #539748c7
 def _to_end(ids):
     "Return `ids` up to and including the first END."
     end = np.flatnonzero(ids == vocab.END)

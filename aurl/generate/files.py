@@ -46,6 +46,7 @@ class WriteConfig(Config):
             except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
         return value
 
+# %% ../../nbs/820_generate.files.ipynb #66a1c4ec
 @patch
 def options(self:WriteConfig,
     seed:int=0, # of the random deviations
@@ -96,6 +97,7 @@ class PromptSource:
         "Return the programs of the prompt, encoded with these `voices`."
         return ProgramTable([summarize_programs(self.score, voices)], voices)
 
+# %% ../../nbs/820_generate.files.ipynb #cbf953f2
 @patch
 def signatures(self:PromptSource)->tuple:
     "Meters (second, numerator, denominator) and keys (second, sharps, minor) of the part that was used."
@@ -112,6 +114,7 @@ def signatures(self:PromptSource)->tuple:
     ]
     return [m for m in metres if m[0] < self.seconds], [k for k in keys if k[0] < self.seconds]
 
+# %% ../../nbs/820_generate.files.ipynb #f9ec8436
 def _tempo_changes(score):
     "Seconds and microseconds per quarter of the tempos of `score`, in order, starting with the MIDI default."
     t, clock = score.tempos.numpy(), Clock(score)
@@ -134,6 +137,7 @@ def lay_tempi(self:PromptSource,
 # %% ../../nbs/820_generate.files.ipynb #52a7d1d1
 min_key_confidence, min_meter_confidence = .05, .2 # thresholds below which an estimate is not written
 
+# %% ../../nbs/820_generate.files.ipynb #f2a33501
 @dataclass
 class FileOptions:
     "Settings for the files of a run."
@@ -158,6 +162,7 @@ class FileOptions:
             raise ConfigError(f'programs={self.rule}, but the model does not store the programs of its training data',
                               way_out='train it again on a store of this aurl, or set programs=prompt or first')
 
+# %% ../../nbs/820_generate.files.ipynb #5da37404
 @patch(as_prop=True)
 def voices(self:FileOptions)->str: return self.programs.voices if self.programs else 'merge'
 
@@ -194,6 +199,7 @@ def _meter_rows(score, metre, start):
     if not start: return [(0., n, d)]
     return [(0., int(start), 4), (float(Clock(score).moments(start)), n, d)]
 
+# %% ../../nbs/820_generate.files.ipynb #589fa07d
 @patch
 def _tell_metre(self:FileOptions, score):
     "Add the time signature; return the meter, its source and the confidence."
@@ -213,6 +219,7 @@ def _tell_metre(self:FileOptions, score):
     _add_meters(score, _meter_rows(score, _parse_meter(guess.name), guess.start))
     return dict(metre=guess.name, metre_from=f'estimate, confidence {guess.sure:.2f}')
 
+# %% ../../nbs/820_generate.files.ipynb #ad3d6e6e
 @patch
 def _tell_key(self:FileOptions, score):
     "Add the key signature; return the key, its source and the confidence."

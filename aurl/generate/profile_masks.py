@@ -80,6 +80,7 @@ class ProfileConfig(Config):
                              'remove one of the two')
         return self
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #f55136a7
 def on_or_off(value):
     "Return on or off for a bare true or false."
     return ('off', 'on')[value] if isinstance(value, bool) else value
@@ -92,6 +93,7 @@ class ProfileOption(Config):
 # %% ../../nbs/805_generate.profile_masks.ipynb #7f1bb601
 def _steps(seconds): return int(math.floor(seconds*vocab.steps_per_second + 1e-6))
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #06d14fd8
 class GenerationLimits:
     "The limits of generation."
     def __init__(self,
@@ -118,6 +120,7 @@ class GenerationLimits:
         if prompt is not None and len(prompt) > 1: self._take_in(np.asarray(prompt, np.int64))
         self.tables, self._on = self._table(), {}
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #0e9109c0
 def _pitches(p, c):
     "Return the lowest and highest pitch of each family."
     known = p.pitches
@@ -155,6 +158,7 @@ def _take_in(self:GenerationLimits, ids):
         self.time = self.time[0] + time, self.time[1] + time
         self.notes = self.notes[0] + notes, self.notes[1] + notes
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #a3268602
 @patch
 def _longer(self:GenerationLimits, limit, steps):
     "Return `limit`, or a larger one that contains a prompt's `steps`; open notes need not end at once."
@@ -171,6 +175,7 @@ def _widen(self:GenerationLimits, p):
         was = self.pitches.get(f, (lo, hi))
         self.pitches[f] = min(lo, was[0]), max(hi, was[1])
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #4e8c7d60
 @patch
 def _widen_others(self:GenerationLimits, ids, state):
     "Widen the limits to contain the pedals and tempos of a prompt, and the silence at its end."
@@ -205,6 +210,7 @@ def _table(self:GenerationLimits):
                  moves=np.isin(vocab.kind, (Kind.TIME_SHIFT, Kind.TEMPO, Kind.SUSTAIN_ON)))
     return dict(rows=rows, known=known, silent=silent, pedals=pedals, steps=np.arange(1, vocab.max_shift + 1), **kinds)
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #0f1aa70b
 @patch
 def on(self:GenerationLimits, x):
     "Return the tables as arrays or tensors on the device of `x`."
@@ -240,6 +246,7 @@ def _n_down(down):
         return np.add.reduce(np.bitwise_count(np.ascontiguousarray(down).view(np.uint64)), 1, dtype=np.int64)
     return down.sum(1)
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #6fb40d4f
 class _StepState:
     "Properties of the states of one step that the limits depend on."
     def __init__(self, s, pedals):
@@ -273,6 +280,7 @@ def _room(self:GenerationLimits, s, m):
     held = m.pedal + self.pedal - s.time
     return where(held < room, held, room)
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #70536685
 @patch
 def _families(self:GenerationLimits, t, m, room):
     "Return the order number up to which each family can act, (batch, 16); `room`: (batch,) bool, may a note begin."
@@ -313,6 +321,7 @@ def _release(self:GenerationLimits, t, s, m, may, due):
     out[:,_INSTRUMENT] = turn
     return xp.where((due & (first < 9*n_columns))[:,None], out, may)
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #c56db662
 @patch
 def _ending(self:GenerationLimits, t, s, m, may, ends):
     "Where a piece is being ended, allow no new notes; in a silence that END cannot follow, allow one more."
@@ -332,6 +341,7 @@ def need(self:GenerationLimits, s):
 
 GenerationLimits.growth = 5                            # the most by which one free step reduces budget minus `need`
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #46971783
 @patch
 def mask(self:GenerationLimits,
     s,          # states of the grammar, (batch,)
@@ -361,6 +371,7 @@ def mask(self:GenerationLimits,
     if bool(dead.any()): out[dead] = self._otherwise(s[dead], before[dead], left, near)
     return out
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #a2b2ee4a
 @patch
 def _closed(self:GenerationLimits, s, left, near, ends, out):
     "Allow only END where it is requested and possible, and the shortest way to it where the budget is used up."
@@ -395,6 +406,7 @@ def _effects():
 
 _EFFECTS = _effects()
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #1928738f
 class _RowState:
     "Open notes and pedals of one piece, with their onsets."
     __slots__ = (
@@ -508,6 +520,7 @@ def variants(self:GenerationLimits):
     self.pressed, self.several = self.tables['pedals'].tolist(), len(self.pitches) > 1 or bool(self.pedals)
     return rows
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #dc8b4526
 @patch
 def mask(self:LimitTracker,
     s,          # states of the grammar, (batch,)
@@ -527,6 +540,7 @@ def mask(self:LimitTracker,
     if (dead := ~out.any(1)).any(): out[dead] = self.limits.mask(s[dead], left, near, ready)
     return out
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #c0ae5e41
 @patch
 def track(self:GenerationLimits,
     state, # of the grammar, (batch,)
@@ -569,6 +583,7 @@ def _resolve_profile(profile):
     if profile is None: return ProfileConfig(), None
     return make_config(ProfileOption, overrides=dict(profile=profile)).profile, None
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #91e7bbf5
 def generation_limits(
     model,           # a `MusicTransformerVAEGAN`
     profile=None,    # on, off, a dict of fields of `ProfileConfig`, or another `CorpusProfile`; None: that of the model, if it has one
@@ -599,6 +614,7 @@ def generation_limits(
         return None
     return GenerationLimits(known, config, prompt)
 
+# %% ../../nbs/805_generate.profile_masks.ipynb #21593596
 def describe_limits(
     model,          # a `MusicTransformerVAEGAN`
     profile=None,   # as for `generation_limits`

@@ -80,6 +80,7 @@ class _GenerateOptions(Config):
     window: int|None = Field(ge=2)
     batch: int = Field(ge=1)
 
+# %% ../../nbs/810_generate.sampling.ipynb #c9359037
 def generate_ids(
     model,               # a `MusicTransformerVAEGAN`
     n:int=4,             # number of pieces
@@ -146,6 +147,7 @@ def _latents(model, z, n, seed):
         )
     return z
 
+# %% ../../nbs/810_generate.sampling.ipynb #712ae776
 def _generate_batch(model, start, pieces, room, seed, mask, window, how, least, z, limits=None, condition=None):
     "Generate the pieces with these indices."
     alike = 1 if z is None else len(pieces) # pieces with their own latents encode the prompt separately

@@ -121,6 +121,7 @@ def mean(self:LossInputs,
         else torch.where(w, x, 0.0).sum() / n.clamp(min=1)
     )
 
+# %% ../../nbs/700_losses.base.ipynb #f2abc52c
 @patch
 def over(self:LossInputs,
     x:Tensor, # (n,)
@@ -136,6 +137,7 @@ def came(self:LossInputs,
     "Mask of the positions whose target is of these kinds."
     return self.counts & sum(self.kinds == k for k in kinds).bool()
 
+# %% ../../nbs/700_losses.base.ipynb #9d30fdf9
 def kind_slice(
     kind:Kind, # with several ids
 )->slice:      # of the last axis
@@ -175,6 +177,7 @@ def confident_inputs(
 # %% ../../nbs/700_losses.base.ipynb #b21301c0
 corruptions = ('notes', 'leaps', 'time', 'loudness', 'stuck')
 
+# %% ../../nbs/700_losses.base.ipynb #4068b794
 def corrupt_ids(
     ids,       # (batch, time) or (time,) int64: music, or targets
     what:str,  # one of `corruptions`
@@ -198,6 +201,7 @@ def corrupt_ids(
         case 'stuck': return _repeat_last(ids, kind)
     raise ConfigError(f'unknown corruption {what!r}', way_out=f"choose one of {', '.join(corruptions)}")
 
+# %% ../../nbs/700_losses.base.ipynb #86ea089c
 def _repeat_last(ids, kind):
     "Replace each note, shift and velocity by the last one before it."
     out = ids.clone()
@@ -228,6 +232,7 @@ class Loss:
         return y if isinstance(y, list) else [y]
     def __call__(self, heard:LossInputs)->Tensor: return sum(parts := self.parts(heard))/len(parts)
 
+# %% ../../nbs/700_losses.base.ipynb #5799e901
 _hints = dict(z='set mode=vae, or leave the loss out', price='set mode=vae, or leave the loss out',
               clouds='set mode=vae, or leave the loss out')
 losses = {}  # every loss, by name
@@ -244,6 +249,7 @@ def register_loss(
         return fn
     return add
 
+# %% ../../nbs/700_losses.base.ipynb #86e7a7ae
 def find_loss(
     name:str, # of a loss
 )->Loss:
@@ -307,6 +313,8 @@ def grammar_violation_loss(h:LossInputs):
 _motif = ('NOTE_ON 60', 'TIME_SHIFT 16', 'NOTE_OFF 60', 'NOTE_ON 64', 'TIME_SHIFT 16', 'NOTE_OFF 64')
 # four times
 _repeated_note = ('NOTE_ON 67', 'TIME_SHIFT 3', 'NOTE_OFF 67')
+
+# %% ../../nbs/700_losses.base.ipynb #488ca27d
 _example_phrase = (
     'START',
     'TEMPO 96',
@@ -331,6 +339,7 @@ _example_phrase = (
     'END',
 )
 
+# %% ../../nbs/700_losses.base.ipynb #0f74ff46
 def example_inputs(
     seed:int=0, # of the logits
     latent:int=6, # dimensions of the latent, half of them in each of two levels
@@ -363,6 +372,7 @@ def _inputs(h):
         v for v in h.more.values() if isinstance(v, Tensor) and v.is_floating_point()
     ]
 
+# %% ../../nbs/700_losses.base.ipynb #713a547c
 def _with(h, logits, *rest):
     "Copy of `h` with other tensors."
     rest, out = list(rest), h.output
@@ -378,6 +388,7 @@ def _with(h, logits, *rest):
     more = {k:(rest.pop(0) if isinstance(v, Tensor) and v.is_floating_point() else v) for k,v in h.more.items()}
     return LossInputs(logits, h.ids, h.targets, h.state, out, more)
 
+# %% ../../nbs/700_losses.base.ipynb #fba9ef54
 def check_loss(
     name:str,   # of a loss
     heard=None, # a `LossInputs` to check it with, in float64; by default its own sample, or a few bars
@@ -427,6 +438,7 @@ def _extremes(h):
             'one id everywhere':torch.full_like(flat, -3e4).index_fill(2, torch.tensor([vocab.UNK]), 3e4),
             'huge noise':flat*1e4}
 
+# %% ../../nbs/700_losses.base.ipynb #64114252
 def _check_padding(name, loss, h, y):
     "Assert that padding at the end changes nothing."
     if any(isinstance(v, Tensor) for v in h.more.values()): return   # values of callbacks have shapes of their own

@@ -66,6 +66,7 @@ def ngram_continuation(
     out[:,n-1:] = torch.where(before >= n, ids.gather(1, before.clamp(max=t-1)), -1)
     return out
 
+# %% ../../nbs/715_losses.rules.ipynb #5ae4883e
 @register_loss('repetition', unit='nats')
 def repetition_loss(h:LossInputs, lengths=(4, 8, 16)):
     "Unlikelihood loss: −log(1−p) of the id that would extend a long repetition that the targets leave."
@@ -120,6 +121,8 @@ def _step_function(bounds, costs, values):
 
 # by velocity
 _low_velocity_cost = _step_function((20, 40, 63), (3., 1., .2), vocab.bin_velocity(np.arange(vocab.n_velocities)))
+
+# %% ../../nbs/715_losses.rules.ipynb #4a69dd92
 # by milliseconds
 _short_time_cost = _step_function(
     (10, 50, 100), (2.0, 0.5, 0.1), 1000 * np.arange(1, vocab.max_shift + 1) / vocab.steps_per_second

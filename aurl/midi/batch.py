@@ -30,6 +30,7 @@ def _encode_reply(path, limits):
     except MemoryError:
         return b'E' + 'needs more memory than a worker has\0raise memory, or leave the file out'.encode()
 
+# %% ../../nbs/170_midi.batch.ipynb #3bba7eec
 def _worker_main():
     "Main loop of a worker: limits and memory in two frames, then one path per frame, until its input ends."
     inp, out = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
@@ -45,6 +46,7 @@ def _worker_main():
         out.write(_frame(_encode_reply(os.fsdecode(path), limits)))
         out.flush()
 
+# %% ../../nbs/170_midi.batch.ipynb #be47eb1c
 def _decode_reply(path, b):
     "Decode a worker's reply `b` for `path`: a score or a `MidiError`."
     if b[:1] == b'S':
@@ -100,6 +102,7 @@ def read_many(
     try: yield from desk.run(enumerate(paths))
     finally: desk.close()
 
+# %% ../../nbs/170_midi.batch.ipynb #39b7ee7a
 class _ReaderPool:
     "The worker processes, the files to be repeated and the finished results."
     def __init__(self, workers, limits, seconds, memory, ahead, **kw):
@@ -131,6 +134,7 @@ def _death_message(code):
         f'ended the process that read it ({signal.Signals(-code).name if code and code < 0 else f"exit code {code}"})'
     )
 
+# %% ../../nbs/170_midi.batch.ipynb #c7619cc6
 def _run_pool(self, todo):
     "Distribute `todo` to the workers until it is empty; yield results in order."
     nxt, more = 0, True
@@ -160,6 +164,7 @@ def _run_pool(self, todo):
             if w.desk and time.monotonic() - w.since > self.seconds:
                 self._dismiss(w, f'took longer than {self.seconds:g} s')
 
+# %% ../../nbs/170_midi.batch.ipynb #fb9813ad
 _ReaderPool.run = _run_pool
 
 # %% ../../nbs/170_midi.batch.ipynb #0787712a
@@ -193,6 +198,7 @@ def _add_score_event(score, t, a, p):
     if a == 0x51 and (us := int.from_bytes(p, 'big')): score.tempos.append(Tempo(t, mspq=us))
     elif a == 0x58 and p[0] and p[1] <= 6: score.time_signatures.append(TimeSignature(t, p[0], 1 << p[1]))
 
+# %% ../../nbs/170_midi.batch.ipynb #3c307253
 def _read_span(reels, tick, tpq, b, held):
     "Read all `reels` up to `tick` into a score; notes that still sound are added when they end, or after `held` ticks."
     score, tracks, touched = Score(tpq), {}, []
@@ -216,6 +222,7 @@ def _read_span(reels, tick, tpq, b, held):
                     (on, max(tick - on, 1) if r.now is not None else tpq//2, a, vel))
     return _build_score(score, tracks, touched)
 
+# %% ../../nbs/170_midi.batch.ipynb #84f684c3
 def _build_score(score, tracks, touched):
     for key in {x[:3] for x in touched}: tracks.setdefault(key, [])
     for (k,c,prog),notes in sorted(tracks.items()):

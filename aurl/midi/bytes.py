@@ -175,6 +175,7 @@ def _read_vlq(b, i, end):
         if v < 128: return n, k+1
     return -1, i
 
+# %% ../../nbs/100_midi.bytes.ipynb #0b71b22f
 def parse_event(b, i, end, run):
     "Event at `i` of `b[:end]` with running status `run`: (next, running, delta, status, a, b, written), or None."
     if i < end and b[i] < 128: n, j = b[i], i + 1                        # the most frequent case

@@ -100,6 +100,7 @@ def _shorten_notes(score, longest):
 
 _TIMED_SCORE_EVENTS = ('tempos', 'time_signatures', 'key_signatures', 'markers')
 
+# %% ../../nbs/130_midi.limits.ipynb #69c2acaa
 def _shorten_silences(score, gap):
     "Shorten silences of all tracks to at most `gap` ticks; return findings."
     notes = [a for a in _note_arrays(score) if len(a['time'])]
@@ -159,6 +160,7 @@ def _length_seconds(score, end):
     at, us = np.append(0, at[o]), np.append(500_000, us[o])
     return float((np.diff(np.minimum(np.append(at, end), end))*us).sum()/score.ticks_per_quarter/1e6)
 
+# %% ../../nbs/130_midi.limits.ipynb #5ed343ac
 def _enforce_duration(score, limits, tpq, path):
     "Bring times and durations within `limits`; return findings."
     end = score.end()

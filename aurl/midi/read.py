@@ -77,6 +77,7 @@ def _with_final_note_offs(data):
         at = end
     return b''.join(out)
 
+# %% ../../nbs/140_midi.read.ipynb #f7ddfd2b
 def _parse_symusic(data, sanitize=False):
     "Parse with symusic; return (score, '') or (None, error message)."
     try: return Score.from_midi(data, sanitize_data=sanitize), ''
@@ -113,6 +114,7 @@ def _only_this_part_shifted(parts, k, a, b, g):
     now, then = meet(x), max(meet(x + (a - b) % g - d) for d in (0, g))
     return bool(then >= 12 and then > 10*now and then > len(x)/5)
 
+# %% ../../nbs/140_midi.read.ipynb #64deeda8
 def _looks_damaged(score, data, notes):
     "Whether `score`, parsed from the consistent file `data`, has a symptom of damage; `notes` are its note arrays."
     tpq = score.ticks_per_quarter
@@ -152,6 +154,7 @@ def _misplaced_banks(data):
                 told.pop(c, None)
     return out
 
+# %% ../../nbs/140_midi.read.ipynb #1f7f4756
 def _repair_bank_selects(score, data):
     "Move bank selects of `score`, parsed from the consistent file `data`, to the tracks of their programs."
     names = [(t.name, t.is_drum) for t in score.tracks]
@@ -183,6 +186,7 @@ def _repair_candidates(data, path, limits, sound):
         ways.insert(1, repair_midi(data, path, limits.max_bytes))
     return ways, n
 
+# %% ../../nbs/140_midi.read.ipynb #823eda3b
 def _read_damaged(data, path, limits, plain, why, sound):
     "Return the best reading of damaged `data`, and findings; `plain` is symusic's own reading, or None."
     ways, n = _repair_candidates(data, path, limits, sound)
@@ -219,6 +223,7 @@ def _parse(data, path, limits):
 
 _MAX_CHECKED_BYTES = 1 << 20
 
+# %% ../../nbs/140_midi.read.ipynb #78371b96
 def read_midi(
     source,             # a path, or the bytes of a file
     limits:MidiLimits=None, # None: the defaults; a number: largest size in bytes
@@ -321,6 +326,7 @@ def inspect_midi(
         return r
     return _describe(r, score, found)
 
+# %% ../../nbs/140_midi.read.ipynb #9bfb49a4
 def _describe(r, score, found):
     "Fill `r` with the content of `score`; `found` are the findings of the reader."
     r.ticks_per_quarter, r.notes = score.ticks_per_quarter, score.note_num()
@@ -357,6 +363,7 @@ def _report_rows(r):
         if len(r.parts) > 16: rows.append(('', f'and {len(r.parts)-16} more parts'))
     return rows + [('lost' if f.lost else 'odd', f.say) for f in r.findings]
 
+# %% ../../nbs/140_midi.read.ipynb #b3c8c590
 def _report_html(r):
     "Return the rows of `r` as an HTML table."
     rows = ''.join(f'<tr><th style="text-align:left">{html.escape(k)}</th>'

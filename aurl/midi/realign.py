@@ -131,6 +131,7 @@ def _part_candidates(k, l, i1, rs, own, g):
             if s <= l.idx[-1] and not any(b.lo <= s <= b.hi for b in out)]
     return out
 
+# %% ../../nbs/110_midi.realign.ipynb #103d5e16
 def _offset_candidates(lines, g, strict, tpq):
     "Return all candidates in order of time, and the initial phase of each track."
     found = _phase_runs(lines, g, strict)
@@ -189,6 +190,7 @@ def _bar_evidence(x, c, known, home, g, tpq):
     h = np.bincount((known - home)//g % n, minlength=n) + .5
     return np.log(h/h.sum())[((x[None] + c[:,None] - home)//g) % n].sum(1)*min(1, 100/len(x))
 
+# %% ../../nbs/110_midi.realign.ipynb #992e1866
 def _repetition_evidence(x, keys, c, known, knownkeys, tpq):
     "Score each shift in `c` by the share of notes at `x` that repeat `known` notes of the track, whole bars apart."
     if not len(known): return np.zeros(len(c))
@@ -205,6 +207,7 @@ def _repetition_evidence(x, keys, c, known, knownkeys, tpq):
 # %% ../../nbs/110_midi.realign.ipynb #db938b99
 _MAX_CANDIDATES = 60  # with more damage the evidence is unreliable
 
+# %% ../../nbs/110_midi.realign.ipynb #3a5be2aa
 def realign_tracks(
     lines:list,     # of `TrackEvents`, all tracks of a piece
     tpq:int,        # ticks per quarter note
@@ -231,6 +234,7 @@ def realign_tracks(
         if s: out.append((b.part, int(event), int(s)))
     return out
 
+# %% ../../nbs/110_midi.realign.ipynb #2da4fe2d
 def _shifted_together(b, c, lines, gone, g, tpq):
     "Whether candidate `c` in another track, as corrected so far, changes to the phase of `b` at about the same time."
     if c.part == b.part or None in (b.phase, c.phase): return False
@@ -264,6 +268,7 @@ def _candidate_shifts(b, l, now, home, g, tpq):
 
 _EVIDENCE_WEIGHTS = np.array([.28, .27, 1.22, 3.65, .99, .12, .19, .08, .087, .015])
 
+# %% ../../nbs/110_midi.realign.ipynb #61424ad9
 def _best_shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     "Return event and shift of candidate `b`, which moves the notes from `a`; the next candidate is at `z`."
     x, keys = fixed[b.part][a:z], l.key[a:z]
@@ -276,6 +281,7 @@ def _best_shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
     best = int((_EVIDENCE_WEIGHTS @ told).argmax())
     return event[best], c[best]
 
+# %% ../../nbs/110_midi.realign.ipynb #91015f0e
 def _shift_evidence(b, l, c, x, keys, fixed, sure, lines, home, g, tpq, cost):
     "Return the scores of each shift in `c`, one row per kind of evidence, and the event of each shift."
     usual, one, small, room, event = _byte_evidence(l, b, c, cost)
@@ -309,6 +315,7 @@ def _is_certain(on, g, k, a, z, shift, tpq):
             and (_on_phase_rate(there, p, g) > .7 or share > .4)
             and then >= 12 and then > 10*now and share > .2)
 
+# %% ../../nbs/110_midi.realign.ipynb #ce77b912
 def detect_offsets(
     lines:list, # of `TrackEvents`
     tpq:int,    # ticks per quarter note

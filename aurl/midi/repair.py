@@ -58,6 +58,7 @@ def _smoothed_nats(c, smooth):
     c = np.maximum(np.asarray(c, np.float64) - .5, 0) + smooth          # a single occurrence may be the damage itself
     return (-np.log(c/c.sum())).tolist()
 
+# %% ../../nbs/120_midi.repair.ipynb #bdb97bee
 def _event_counts(evs):
     "Count each status, delta time, pitch, velocity and controller in a track."
     c = {k: np.zeros(n) for k,n in dict(status=256, waits=1 << 14, ctl=128, key=128, val=128, meta=128, loud=256,
@@ -77,6 +78,7 @@ def _event_counts(evs):
         elif s == 0xff: c['meta'][a] += 1
     return c
 
+# %% ../../nbs/120_midi.repair.ipynb #df7b84e5
 class EventCosts:
     "Costs in nats of the events of a track, from their frequencies in the file."
     rate, doubt = 4., dict(wrong=0., gone=0., extra=0.)     # usual cost of a byte; extra cost of each kind of error
@@ -131,6 +133,7 @@ def _content_cost(self, e, end):
         + (14 if a == 0x2F and nx < end else 0)
     )
 
+# %% ../../nbs/120_midi.repair.ipynb #f1d2fff7
 _KEY_BITS = [1 << k for k in range(2048)]
 
 def _event_costs(self, e, end):
@@ -151,6 +154,7 @@ def _released(down, key):
         else (9, down)
     )
 
+# %% ../../nbs/120_midi.repair.ipynb #4b26180b
 def _cost(self, e, down, end):
     "Return the cost of event `e` while the keys in the bit set `down` sound, and the bit set after it."
     silent, sounding, key, moves = self.price(e, end)
@@ -214,6 +218,7 @@ def _text_readings(b, i, end, run):
 
 _BYTE = [bytes((f,)) for f in range(256)]
 
+# %% ../../nbs/120_midi.repair.ipynb #ddad7c12
 def _readings(b, i, end, run, usual):
     "Return the events possible at `i` if one byte is damaged: (event, cost, kind)."
     out, w = [], bytes(b[i:min(i+7, end)])
@@ -268,6 +273,7 @@ def _with_costs(ways, i, usual, end):
 
 _READING_COST = 20  # work of listing the readings at one offset, in steps
 
+# %% ../../nbs/120_midi.repair.ipynb #08095ece
 def _readings_at(b, i, run, end, usual, known, doubt, work):
     "Return the event at `i` with its costs and, with `doubt`, its readings under one error; cached in `known`."
     if (i, run, False) not in known:
@@ -280,6 +286,7 @@ def _readings_at(b, i, run, end, usual, known, doubt, work):
         known[i, run, True] = known[i, run, False] + _with_costs(readings, i, usual, end)
     return known[i, run, True]
 
+# %% ../../nbs/120_midi.repair.ipynb #a772ebed
 def _beam_search(b, start, run, down, zone, stop, end, usual, work, known, accidents=3):
     "Cheapest reading from `start` past `stop` with errors up to `zone`: (steps, next, errors, excess cost), or None."
     front, heap, best, lead, rate = {start: [(0., run, down, None, 0)]}, [start], None, math.inf, usual.rate
@@ -313,6 +320,7 @@ def _beam_search(b, start, run, down, zone, stop, end, usual, work, known, accid
                 add(nx, (c + d + x, after, keys, (path, i, e, kind), acc + (kind is not None)))
     return best and (_path_steps(best[2]), best[1], best[3], best[0])
 
+# %% ../../nbs/120_midi.repair.ipynb #ff32bcb6
 # nats: below this cost of a reading with one error, two errors of 13 or more each are not tried
 _ONE_ERROR_MAX_COST = 20.
 # extra work of a failed search, in steps: rare in a file with little damage, frequent in noise
@@ -344,6 +352,7 @@ class _ParsedPart:
     said:Counter = field(default_factory=Counter) # number of errors by kind
     lost:int = 0                                  # bytes that belong to no event
 
+# %% ../../nbs/120_midi.repair.ipynb #33229d4d
 def _clamp_event(b, i, end, run, down):
     "Event at `i` with data clamped to 127 if its status is valid and an event follows, else None."
     n, j = _read_vlq(b, i, end)
@@ -362,6 +371,7 @@ def _same_time_and_length(b, i, end, e):
     n, j = _read_vlq(b, i, end)
     return e is not None and n == e[2] and e[3] < 0xf0 and e[0] == j + e[6] + _N_DATA_BYTES[e[3]]
 
+# %% ../../nbs/120_midi.repair.ipynb #c6f04acb
 def _parse_damaged_part(b, start, end, usual, work):
     "Parse the events of `b[start:end]`, searching for errors at anomalies."
     p, i, run, down, trail, quiet, clear, whole, known = (
@@ -416,6 +426,7 @@ def _parse_damaged_part(b, start, end, usual, work):
         i, run = e[0], e[1]
     return p
 
+# %% ../../nbs/120_midi.repair.ipynb #2d71dab3
 def _update_held_keys(e, down):
     key = 1 << ((e[3] & 15) << 7 | e[4])
     if e[3] >= 0x90 and e[5]: return down | key << (_SECOND_PRESS_SHIFT if down & key else 0)
@@ -499,6 +510,7 @@ class RepairResult:
 _MAX_SEARCH_BYTES, _MAX_REPAIR_BYTES = 1 << 18, 1 << 20   # largest size for a search, and for any repair
 _NOISE_RATIO = 10  # a track with more than a tenth of its bytes outside events is noise, and not searched
 
+# %% ../../nbs/120_midi.repair.ipynb #f7417f11
 def search_budget(
     size:int, # bytes of events
 )->int:
@@ -513,6 +525,7 @@ def _error_priors(b, chunks):
     return [dict(wrong=8.*cut, gone=8.*(d == 0 or cut) + 4.*(0 < d < 9), extra=8.*(d == 0 or cut) + 4.*(-9 < d < 0))
             for d in more]
 
+# %% ../../nbs/120_midi.repair.ipynb #74a95fa6
 def _parse_parts(b, chunks, doubt=True):
     "Parse each track, searching for errors if `doubt` and the file is not too long; return tracks, costs and steps."
     size = sum(z - a for a,z in chunks)
@@ -547,6 +560,7 @@ def _event_times(parts, usual, tpq, film):
     for k,e,s in slips: times[k][e:] += s
     return [np.maximum.accumulate(np.maximum(t, 0)) if len(t) else t for t in times], slips
 
+# %% ../../nbs/120_midi.repair.ipynb #57b27ddf
 def repair_midi(
     data:bytes,            # a damaged file
     path=None,             # its path, for errors
@@ -694,6 +708,7 @@ def _malicious_file(d):
     )
     return head + (b'MTrk' + struct.pack('>I', size) + body + b'\0\xff\x2f\0')*int(d.choice([1, 1, 1, 2, 40]))
 
+# %% ../../nbs/120_midi.repair.ipynb #eff407f0
 def hostile_midi(
     *seed,     # names and numbers that determine the file
     good=(),   # intact files to damage, as bytes

@@ -142,6 +142,7 @@ def _best_steps(on, steps, tpq):
     off = [np.bincount(beat, np.abs(on - np.rint(on/s)*s)) for s in steps]
     return np.array(steps)[np.argmin(np.round(off, 6), 0)]
 
+# %% ../../nbs/150_midi.timing.ipynb #08938424
 def snap_to_grid(
     score,             # in any unit
     grid='16th',       # a name of `grids`, quarter notes, or several in a tuple
@@ -214,6 +215,7 @@ def swing_times(
     new = np.minimum(starts[i] + k*pair + new, np.append(starts[1:], np.inf)[i])       # a meter may begin within a pair
     return np.where(bends[i], new, x)
 
+# %% ../../nbs/150_midi.timing.ipynb #1dcb25c4
 def swing(
     score,             # in any unit
     ratio:float=2/3,   # onset of the second note of a pair: 0.5 straight, 0.667 a triplet feel
@@ -248,6 +250,7 @@ def _jitter_room(on, pitch, order):
     room[o] = np.maximum(np.minimum(np.append(2**40, gap), np.append(gap, 2**40)) - 1, 0)//2
     return room
 
+# %% ../../nbs/150_midi.timing.ipynb #5c5173a5
 def humanize(
     score,              # in any unit
     seconds:float=.02,  # largest change of an onset

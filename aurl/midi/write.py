@@ -206,6 +206,7 @@ def _controls(track, without):
     bank, keep = np.isin(n, (0, 32)), ~(without & (n == 64))
     return [_block(t[m], rank, 0xb0, n[m] & 127, v[m]) for m,rank in ((bank, _BANK), (keep & ~bank, _CONTROL))]
 
+# %% ../../nbs/160_midi.write.ipynb #38ccef38
 def _part(track, channel, notes, told):
     "Return the blocks of one track: its name, then its events on `channel`."
     name = [_text(0, _NAME, 0x03, track.name)] if track.name else []
@@ -239,6 +240,7 @@ def _apply_timing(score, asked, seed):
         score = _transformations[name](score, *args, **({'seed':seed} if name == 'humanise' else {}))
     return score
 
+# %% ../../nbs/160_midi.write.ipynb #477b071e
 def _attach_lyrics(tracks):
     "Move the lyrics of text-only tracks to the track of the same name."
     parts, out = {}, []

@@ -98,6 +98,7 @@ def _block_slices(heads, new, time, step, cache, itemsize):
     for h in range(0, heads, some):
         for i in range(0, new, step): yield slice(h, h+some), slice(i, i+step), slice(0, time-new+min(i+step, new))
 
+# %% ../../nbs/600_models.attention.ipynb #d11d3900
 class _BlockwiseAttention(torch.autograd.Function):
     "Blockwise `causal_attention` by plain matrix products, with its own backward pass."
     @staticmethod
@@ -178,6 +179,7 @@ def register_attention(
         return cls
     return add
 
+# %% ../../nbs/600_models.attention.ipynb #38cc8c88
 @register_attention('full')
 class FullAttention(nn.Module):
     "Full causal attention: every position attends to itself and all earlier positions."

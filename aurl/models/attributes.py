@@ -32,6 +32,7 @@ def _table(kind, value):
     is_it = torch.from_numpy(vocab.kind == kind)
     return is_it, torch.where(is_it, torch.from_numpy(value(vocab.index.astype('int64'))).float(), 0.)
 
+# %% ../../nbs/645_models.attributes.ipynb #8319f5c3
 _pitch, _velocity = _table(Kind.NOTE_ON, lambda i: i + vocab.pitch_lo), _table(
     Kind.VELOCITY, lambda i: vocab.bin_velocity(i.clip(0, vocab.n_velocities - 1))
 )
@@ -47,6 +48,7 @@ def piece_register(
     n = on.sum(1)
     return torch.where(n > 0, pitch.sum(1)/n.clamp(min=1), 60.)
 
+# %% ../../nbs/645_models.attributes.ipynb #9e2a8dc6
 @register_attribute('note_density', 'notes per second')
 def piece_note_density(
     ids:Tensor, # (batch, time) of whole pieces
@@ -67,6 +69,7 @@ def piece_velocity(
     n = on.sum(1)
     return torch.where(n > 0, (loud.gather(1, at)*on).sum(1)/n.clamp(min=1), 64.)
 
+# %% ../../nbs/645_models.attributes.ipynb #c70f2dcc
 def attribute_values(
     ids:Tensor,       # (batch, time) of whole pieces
     names=('register', 'note_density', 'velocity'), # names of `attributes`

@@ -74,6 +74,7 @@ feature_sizes = dict(
     echo=len(echo_taus) * vocab.n_pitches,
 )
 
+# %% ../../nbs/615_models.blocks.ipynb #f07253b9
 def _decay_table(constants):
     "Table (τ, ages) of exp(-age/τ) for ages in steps, up to where it is negligible; the last column is 0."
     out = np.exp(-np.arange(70*max(constants))/np.array(constants)[:,None])
@@ -93,6 +94,7 @@ def _phases(x, periods):
     angle, xp = (x[...,None] % periods) * (2*math.pi/periods), array_module(x)
     return [xp.sin(angle), xp.cos(angle)]
 
+# %% ../../nbs/615_models.blocks.ipynb #36eca960
 def _lookup_decay(age, table, where):
     "exp(-age/τ) of each key, (…, 88) per τ, from the table; 0 outside of `where`."
     xp, oldest = array_module(age), table.shape[1] - 1
@@ -182,6 +184,7 @@ def look(self:MusicEmbedding,
 n_key_channels = 1 + len(age_taus) + len(echo_taus)  # channels of each key: roll, ages, echoes
 key_band_width = 22                                          # keys per matrix product
 
+# %% ../../nbs/615_models.blocks.ipynb #c2238a73
 class KeyboardConv(nn.Module):
     "Logits of NOTE_ON and NOTE_OFF from a convolution over the keyboard, with shared weights for all keys."
     def __init__(self,

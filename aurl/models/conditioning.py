@@ -82,6 +82,7 @@ class ConditionEmbedding(nn.Module):
         if not (self.training and self.dropout): return known
         return torch.where(torch.rand(n, device=device) < self.dropout, x, known)
 
+# %% ../../nbs/625_models.conditioning.ipynb #d7b6f60d
 def _table(d_model, spec):
     if not spec.words: return NumberEmbedding(d_model, spec.mean, spec.std)
     table = nn.Embedding(len(spec.words), d_model)
@@ -103,6 +104,7 @@ def condition_values(
     values = {k: _value(k, v, specs[k]) for k,v in asked.items() if v not in (None, '')}
     return {k: torch.full((n,), v) for k,v in values.items()}
 
+# %% ../../nbs/625_models.conditioning.ipynb #3090ef2e
 def _no_condition(name, specs):
     if not specs:
         return ConfigError(
@@ -114,6 +116,7 @@ def _no_condition(name, specs):
         way_out=f'it is conditioned on {", ".join(specs)}',
     )
 
+# %% ../../nbs/625_models.conditioning.ipynb #f9b5677c
 def _value(name, value, spec):
     "Class or float of one condition."
     if spec.words: return _class(name, str(value), spec.words)

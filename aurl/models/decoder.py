@@ -77,6 +77,7 @@ def pick(self:Decoder,
 # %% ../../nbs/680_models.decoder.ipynb #d9334b12
 def _center(m): return m - m.mean(-1, keepdims=True)
 
+# %% ../../nbs/680_models.decoder.ipynb #94248d76
 class DecoderWeights:
     "Weights of a trunk as NumPy arrays, rearranged for single steps."
     def __init__(self, trunk):
@@ -115,6 +116,7 @@ class DecoderWeights:
             'keyboard.weigh.bias'
         )
 
+# %% ../../nbs/680_models.decoder.ipynb #1b20fca2
 def _pack_contiguous(lists):
     "Copy lists of matrices into one block of memory."
     block, at = np.empty(sum(m.size for l in lists for m in l), np.float32), 0
@@ -223,6 +225,7 @@ def _step(self:NumpyDecoder, ids):
     self.n += 1
     return scores
 
+# %% ../../nbs/680_models.decoder.ipynb #b6357b68
 @patch
 def pick(self:NumpyDecoder, rows):
     here = torch.as_tensor(rows)

@@ -56,6 +56,7 @@ def _pool_positions(x, there, stride):
     n = there.sum(2)
     return x.sum(2)/n.clamp(min=1)[...,None], n > 0
 
+# %% ../../nbs/655_models.discriminator.ipynb #267b1aa0
 class CriticScale(nn.Module):
     "One scale of the critic."
     def __init__(self,
@@ -125,6 +126,7 @@ def check_critic(
     if len(weights) != len(critic_scales) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6: raise ConfigError(
         f'critic_weights={tuple(weights)}', way_out=f'give three values ≥ 0, sum 1, for {", ".join(critic_scales)}')
 
+# %% ../../nbs/655_models.discriminator.ipynb #e9b1d288
 class Discriminator(nn.Module):
     "A multi-scale critic of ids or of probabilities over ids."
     def __init__(self,
@@ -196,6 +198,7 @@ def _mean_difference(real, fake):
     mean = lambda x, c: (x*c[...,None]).sum((0, 1))/c.sum().clamp(min=1)
     return (mean(*real).detach() - mean(*fake)).abs().mean()
 
+# %% ../../nbs/655_models.discriminator.ipynb #9ccdbebf
 def feature_distance(
     real:CriticOutput, # for real music
     fake:CriticOutput, # for generated music
@@ -213,6 +216,7 @@ def feature_distance(
         if w
     )
 
+# %% ../../nbs/655_models.discriminator.ipynb #7b3104a6
 def musical_distance(
     real:CriticOutput, # for real music
     fake:CriticOutput, # for generated music
@@ -234,6 +238,7 @@ def _input_gradient(critic, x, **kwargs):
             0
         ]
 
+# %% ../../nbs/655_models.discriminator.ipynb #e4cbca83
 def r1_penalty(
     critic,         # from probabilities (batch, time, 774) to a `CriticOutput`, or to scores (batch,)
     real:Tensor,    # (batch, time, 774): real music

@@ -62,6 +62,7 @@ def _time_kernel(way, q, k, v, window, turns=3):
         if i: best = min(best, time.perf_counter() - start)      # the first pass compiles
     return best
 
+# %% ../../nbs/605_models.flex.ipynb #e547f208
 def fastest_window_kernel(
     ways:dict,  # functions of q, k, v and window by name; the first, `strips`, must always work
     q:Tensor,   # (batch, heads, new, dim) queries

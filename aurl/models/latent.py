@@ -44,6 +44,7 @@ def register_prior(
         return cls
     return add
 
+# %% ../../nbs/630_models.latent.ipynb #48bf02e5
 class Prior(nn.Module):
     "Base class of priors over latents; a subclass defines `log_prob` and `draw`."
     def __init__(self,
@@ -60,6 +61,7 @@ class Prior(nn.Module):
         z = q.draw() if z is None else z
         return q.log_prob(z) - self.log_prob(z)
 
+# %% ../../nbs/630_models.latent.ipynb #a8e28281
 @register_prior('standard')
 class StandardPrior(Prior):
     "Standard normal prior."
@@ -133,6 +135,7 @@ class LatentLevel(NamedTuple):
     regions:int  # number of regions of equal length
     size:int     # dimension per region
 
+# %% ../../nbs/630_models.latent.ipynb #ede0d86d
 def latent_levels(
     sizes=(32, 8, 4),   # dimension of the global vector, of each local and of each fine region
     regions=(1, 8, 32), # number of regions of each level
@@ -148,6 +151,7 @@ def latent_levels(
         raise ConfigError('a latent without numbers', way_out='give one of its levels a size, or use mode=transformer')
     return [LatentLevel(n, r, s) for n,r,s in zip(('global', 'local', 'fine'), regions, sizes) if s]
 
+# %% ../../nbs/630_models.latent.ipynb #c786d227
 def region_log_weights(
     position:Tensor, # (batch, time) relative position of each id in its piece, 0 … 1
     regions:int,     # number of regions of equal length
@@ -235,6 +239,7 @@ def kl_terms(
 # %% ../../nbs/630_models.latent.ipynb #89393c57
 beta_schedules = ('constant', 'linear', 'cosine', 'exponential', 'cyclical', 'adaptive')
 
+# %% ../../nbs/630_models.latent.ipynb #e7914a69
 class BetaSchedule:
     "Schedule of beta, the weight of the KL term."
     def __init__(self,

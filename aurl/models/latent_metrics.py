@@ -101,6 +101,7 @@ class AttributeVector(NamedTuple):
         "Move `z` to where the predicted attribute is `value`."
         return z + (torch.as_tensor(value, dtype=z.dtype) - self.expect(z))[...,None]*self.move
 
+# %% ../../nbs/640_models.latent_metrics.ipynb #31b76212
 def attribute_vector(
     z:Tensor,      # (pieces, size)
     value:Tensor,  # (pieces,) attribute of each piece
@@ -157,6 +158,7 @@ def _information(a, b, bins):
     q = p.sum(1, keepdims=True)*p.sum(0, keepdims=True)
     return float((p[p > 0]*np.log(p[p > 0]/q[p > 0])).sum())
 
+# %% ../../nbs/640_models.latent_metrics.ipynb #98006445
 def mutual_information(
     z,            # (pieces, size)
     value,        # (pieces,) an attribute
@@ -179,6 +181,7 @@ def mutual_information(
         / entropy
     )
 
+# %% ../../nbs/640_models.latent_metrics.ipynb #a2bdc422
 def top2_gap(
     told, # (size,) score of each dimension for an attribute
 )->float:

@@ -61,6 +61,7 @@ _flash_forward, _flash_backward = (
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
 )
 
+# %% ../../nbs/610_models.local.ipynb #3d9e4989
 class _WindowAttentionFunction(torch.autograd.Function):
     "Window attention, one block after the other, with its own backward pass."
     @staticmethod
@@ -121,8 +122,10 @@ def _blocks_batched(q, k, v, window, block):
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=_window_mask(block, n*block, window, q))
     return torch.cat([head, out.reshape(b, h, -1, d)[:,:,:late]], 2)
 
+# %% ../../nbs/610_models.local.ipynb #c03ce0da
 _window_kernels = dict(strips=lambda q, k, v, window: _blocks_batched(q, k, v, window, 256), flex=flex_window_attention)
 
+# %% ../../nbs/610_models.local.ipynb #3eb1214f
 def sliding_window_attention(
     q:Tensor,       # (batch, heads, new, dim) queries of the newest positions
     k:Tensor,       # (batch, heads, time, dim) keys of all positions, or of at least the last `window + new - 1`
@@ -200,6 +203,7 @@ class SummaryCache:
             self.waiting, self.far = [x[rows] for x in self.waiting], [x[rows] for x in self.far]
         return self
 
+# %% ../../nbs/610_models.local.ipynb #12e0dd04
 @register_attention('hierarchical')
 class HierarchicalAttention(nn.Module):
     "Every position attends to its block and the one before, and to summaries of older positions."
@@ -256,6 +260,7 @@ def _remember(self:HierarchicalAttention, k, v, rotary, angles, cache, start):
         cache.k, cache.v = (x[:,:,-keep:] for x in near)
     return near, far, first
 
+# %% ../../nbs/610_models.local.ipynb #2274c278
 @patch
 def _look(self:HierarchicalAttention, q, k, v, far_k, far_v, start, first):
     "Attention of queries from position `start` on to near keys from `first` on and to summaries."
@@ -279,6 +284,7 @@ def _look(self:HierarchicalAttention, q, k, v, far_k, far_v, start, first):
     out = F.scaled_dot_product_attention(q, meet(far_k, k), meet(far_v, v), attn_mask=self._mask(low, high, seen, q))
     return out.reshape(b, h, -1, d)[:,:,left:left+new]
 
+# %% ../../nbs/610_models.local.ipynb #8deddbb4
 @patch
 def _mask(self:HierarchicalAttention, low, high, seen, like):
     "Additive mask (blocks, block, summaries + 2·block): 0 where attention is allowed, -inf elsewhere."
@@ -297,6 +303,7 @@ class MultiScaleCache(list):
         for i in (0, 1): self[i].pick(rows)
         return self
 
+# %% ../../nbs/610_models.local.ipynb #d33bd7d5
 @register_attention('multi_scale')
 class MultiScaleAttention(nn.Module):
     "Sliding-window attention in half of the heads, hierarchical attention in the others."

@@ -59,6 +59,7 @@ def _feature_updates(device):
         family=of(Kind.INSTRUMENT),
     )
 
+# %% ../../nbs/675_models.rollout.ipynb #53b7b88d
 def _rotate(hand, turn):
     "Rotate the sines and cosines `hand` (batch, 2n) by the angles whose sines and cosines are `turn`."
     (s, c), (a, b) = hand.chunk(2, -1), turn.chunk(2, -1)

@@ -40,6 +40,7 @@ def parameter_counts(
     if c.mode == 'vae_gan': out['critic'] = _critic_parameter_count(c.critic_width, c.critic_layers)
     return out | dict(total=sum(out.values()))
 
+# %% ../../nbs/665_models.size.ipynb #bf9b31d4
 @functools.cache
 def _critic_parameter_count(width, layers):
     "Parameters of a critic; cached, since spectral norms make its construction take seconds."

@@ -51,6 +51,7 @@ class BidirectionalAttention(nn.Module):
         q, k = rotary(q, angles), rotary(k, angles)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if there is None else there[:,None,None])
 
+# %% ../../nbs/635_models.vae.ipynb #a2dac043
 class PieceEncoder(nn.Module):
     "Bidirectional transformer encoder of whole pieces."
     def __init__(self,
@@ -144,6 +145,7 @@ def choose(self:Latent,
     "Latent vector from posteriors and durations."
     return self.flat({k:c.draw(generator) if draw else c.mean for k,c in clouds.items()}, seconds)
 
+# %% ../../nbs/635_models.vae.ipynb #ef870c45
 @patch
 def remember(self:Latent, seconds):
     "Update the running mean and standard deviation of log durations."
@@ -163,6 +165,7 @@ def sample_prior(self:Latent,
         seconds = (self.lengths[0].cpu() + self.lengths[1].cpu()*torch.randn(n, generator=generator).clamp(-2, 2)).exp()
         return self.flat(z, seconds).to(self.lengths.device)
 
+# %% ../../nbs/635_models.vae.ipynb #0fd2a38c
 @patch
 def told(self:Latent,
     z:Tensor,    # (batch, size)
@@ -172,6 +175,7 @@ def told(self:Latent,
     zs, seconds = self.parts(z)
     return self.tell(zs, musical_position(time, seconds)).chunk(self.adds, -1)
 
+# %% ../../nbs/635_models.vae.ipynb #31e4e6f3
 @patch
 def price(self:Latent,
     clouds:dict,   # posteriors by level

@@ -118,6 +118,7 @@ class ModelOutput:
     clouds:dict=None     # the posterior of each level, a `DiagonalGaussian`, if the ids were encoded
     price:KLTerms=None     # its KL terms, in nats
 
+# %% ../../nbs/660_models.vae_gan.ipynb #a1dfcc29
 class MusicTransformerVAEGAN(nn.Module):
     "An autoregressive model of the ids of a codec, with an optional latent and critic."
     def __init__(self,
@@ -214,6 +215,7 @@ def _add_condition(add, condition):
     if isinstance(add, (list, tuple)): return [add[0] + condition, *add[1:]]
     return add + condition
 
+# %% ../../nbs/660_models.vae_gan.ipynb #bc6dbd15
 @patch
 def condition_vectors(self:MusicTransformerVAEGAN,
     asked:dict, # name: a class or a number, such as dict(composer='Bach', tempo=90)
@@ -248,6 +250,7 @@ def _hear(self:MusicTransformerVAEGAN, ids, z, cache):
     if cache is not None: cache.z = z
     return z, clouds, price
 
+# %% ../../nbs/660_models.vae_gan.ipynb #3b005c42
 @patch
 def _must_listen(self:MusicTransformerVAEGAN):
     if self.latent is None:
@@ -265,6 +268,7 @@ def encode(self:MusicTransformerVAEGAN,
                          way_out='give each row one id at least, from START on')
     return self.latent.choose(*self.latent.infer_posterior(ids.to(self.device)))
 
+# %% ../../nbs/660_models.vae_gan.ipynb #a6573246
 @patch
 def sample_prior(self:MusicTransformerVAEGAN,
     n:int=1,   # number of samples
@@ -368,6 +372,7 @@ def save_pretrained(self:MusicTransformerVAEGAN,
                          way_out='free disk space, or choose another folder') from e
     return path
 
+# %% ../../nbs/660_models.vae_gan.ipynb #2d413517
 def _swap(new, path):
     "Replace the folder `path` by `new`."
     old = path.with_name(f'.{path.name}.old')
@@ -416,6 +421,7 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
         model = new
     return model.to(device).eval()
 
+# %% ../../nbs/660_models.vae_gan.ipynb #f4919c2d
 def _saved_profile(told, path):
     "Return the corpus profile in a config.json; None for models saved before profiles existed."
     if told.get('profile') is None: return None
@@ -426,6 +432,7 @@ def _saved_profile(told, path):
         raise ModelError(f'the corpus profile is not readable: {e.what}', path=path/'config.json',
                          way_out='use the version of aurl that trained it, or copy the folder again') from e
 
+# %% ../../nbs/660_models.vae_gan.ipynb #f1fb4bc8
 def _load_weights(model, file, sha=None):
     "Check the weights in `file`, then load them into `model`."
     if not file.exists(): raise ModelError('the weights are missing', path=file)

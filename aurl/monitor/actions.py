@@ -17,6 +17,7 @@ from ..train.clip import GradientClipping
 # %% ../../nbs/861_monitor.actions.ipynb #4e5264e7
 _min_scale = .1 # lower bound of both factors
 
+# %% ../../nbs/861_monitor.actions.ipynb #c02d4553
 class RollbackRemedies(Callback):
     "Lowers the learning rate and the clipping threshold after each rollback of `RollbackOnCollapse`."
     order, goes_back = -5.5, False # before the rollback callback sets the rate; remedies are not rolled back
@@ -63,6 +64,7 @@ def _share(self:RollbackRemedies, c):
     "Factor of the threshold; a percentile is moved by less."
     return 1 - (1 - self.limit)/4 if c.kind == 'percentile' else self.limit
 
+# %% ../../nbs/861_monitor.actions.ipynb #7a4e7c3c
 @patch
 def answer(self:RollbackRemedies,
     back:dict, # an entry of `RollbackOnCollapse.times`: step, back_to, why
@@ -83,6 +85,7 @@ def answer(self:RollbackRemedies,
     self.hold()
     self._say(self.told[-1])
 
+# %% ../../nbs/861_monitor.actions.ipynb #90075adc
 @patch
 def _say(self:RollbackRemedies, t):
     if self.to is None: return

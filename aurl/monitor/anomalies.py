@@ -140,6 +140,7 @@ advice = dict(
     ],
 )
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #7270bd02
 remedies = dict(
     gradient_explosion='skip',
     loss_spike='skip',
@@ -312,6 +313,7 @@ def throughput_degradation(p, wide=5, reference=40):
     if fall > max(math.log(1/.7), 3.5*robust_std(past)):
         return 'warning', {'tokens per second':float(np.exp(now)), 'usual':float(np.exp(np.median(past)))}
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #cfa562e5
 @detector
 def learning_rate_issue(p):
     "The learning rate, or its effect, is abnormal."
@@ -450,6 +452,7 @@ def _back(self:AnomalyMonitor, why):
     self.losses, self.norms = [], []
     self.recover.roll_back(self.steps, why)
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #ae600cb5
 @patch
 def before_step(self:AnomalyMonitor):
     if (scale := pending_grad_scale(self.learn)) is None: return # the gradient is still being accumulated
@@ -477,6 +480,7 @@ def before_step(self:AnomalyMonitor):
         self.skipped += 1
         raise CancelStepException
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #b1248fff
 @patch
 @torch.no_grad()
 def after_step(self:AnomalyMonitor):
@@ -503,12 +507,14 @@ def _count(self:AnomalyMonitor, targets):
     p = self.seen[self.seen > 0]/self.seen.sum()
     self.past.facts['trivial'] = float(-(p*p.log()).sum())
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #a55573b5
 def fetch_floats(xs):
     "Convert scalar tensors and numbers to floats, with a single transfer from the device."
     there = [x for x in xs if isinstance(x, torch.Tensor)]
     told = iter(torch.stack(there).tolist() if there else ())
     return [next(told) if isinstance(x, torch.Tensor) else x for x in xs]
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #57bdab35
 @patch
 def ask(self:AnomalyMonitor)->list: # all current `Anomaly` objects
     "Run a check now."
@@ -548,6 +554,7 @@ def _tell(self:AnomalyMonitor, a):
         self.to.log(step=a.step, anomaly=a.kind, severity=a.severity)
         self.to.say(f'step {a.step}: {a}')
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #63eb4db3
 @patch
 def _act(self:AnomalyMonitor, found):
     "Roll back, lower the learning rate, or store a snapshot, depending on what was found."
@@ -565,6 +572,7 @@ def _act(self:AnomalyMonitor, found):
     ):
         r.remember(self.steps)
 
+# %% ../../nbs/858_monitor.anomalies.ipynb #0fec7a07
 @patch
 def state_dict(self:AnomalyMonitor):
     return dict(
@@ -579,6 +587,8 @@ def state_dict(self:AnomalyMonitor):
         norms=fetch_floats(self.norms),
         row=self.row,
     )
+
+# %% ../../nbs/858_monitor.anomalies.ipynb #b23e2b48
 @patch
 def load_state_dict(self:AnomalyMonitor, d):
     self.past.load_state_dict(d['past'])

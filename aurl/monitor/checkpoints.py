@@ -180,6 +180,7 @@ def save(self:CheckpointCallback):
         f'step_{self.train_iter:08d}', capture_state(self.learn), suspect=monitor is not None and monitor.suspicious()
     )
 
+# %% ../../nbs/864_monitor.checkpoints.ipynb #6eb806cc
 @patch
 def _set_aside(self:CheckpointCallback, monitor):
     "Mark the checkpoints after the last good step of a failed training as suspect."
@@ -198,6 +199,7 @@ def judge(self:CheckpointCallback):
         self.top = score
         self.held = capture_state(self.learn), score
 
+# %% ../../nbs/864_monitor.checkpoints.ipynb #366da123
 @patch
 def flush(self:CheckpointCallback):
     "Write the best state if it is not written yet."
@@ -231,6 +233,7 @@ def _write(self:CheckpointCallback, name, snap, score=None, suspect=False):
     self.writer(job)
     if self.writer.wait(self.patience): self._look()
 
+# %% ../../nbs/864_monitor.checkpoints.ipynb #5b62809d
 @patch
 def _look(self:CheckpointCallback):
     "Report a write error once, and the recovery once; neither ends the training."

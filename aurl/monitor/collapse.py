@@ -80,6 +80,7 @@ def update(self:CollapseDetector,
     self.means.append(float(np.mean(draws)))
     return 'falling' if self._falls() else ''
 
+# %% ../../nbs/843_monitor.collapse.ipynb #ff55c5e2
 @patch
 def _falls(self:CollapseDetector):
     "Is the mean of the last evaluations far below the best such mean?"
@@ -252,6 +253,7 @@ def on_evaluation(self:RollbackOnCollapse,
         )
     elif loss == 'jumped': self.roll_back(step, 'the loss jumped')
 
+# %% ../../nbs/843_monitor.collapse.ipynb #bc89db23
 @patch
 def _loss(self:RollbackOnCollapse, step):
     "Classify the losses since the last evaluation; losses high from the first step after a rollback mean other data."
@@ -265,6 +267,7 @@ def _loss(self:RollbackOnCollapse, step):
         return ''
     return self.jump.update(losses)
 
+# %% ../../nbs/843_monitor.collapse.ipynb #cfc7dece
 @patch
 def remember(self:RollbackOnCollapse, step:int):
     "Store a good snapshot."
@@ -276,6 +279,7 @@ def remember(self:RollbackOnCollapse, step:int):
     if self.finest is None or level >= self.finest[2]: self.finest = (step, m, level)
     self._fit_in()
 
+# %% ../../nbs/843_monitor.collapse.ipynb #45ad54ea
 @patch
 def _fit_in(self:RollbackOnCollapse):
     "Reduce the memory: keep fewer snapshots, then only the newest, then move that one to `shelf`."
@@ -302,6 +306,7 @@ def _fit_in(self:RollbackOnCollapse):
         self.shelf.drop(step)
         self.shelved.discard(step)
 
+# %% ../../nbs/843_monitor.collapse.ipynb #722f42b6
 @patch
 def _put(self:RollbackOnCollapse, step, moment):
     try: self.shelf.put(step, moment)
@@ -349,6 +354,7 @@ def roll_back(self:RollbackOnCollapse,
     if self.over: raise CancelTrainException # the restored weights are validated before the end
     return to
 
+# %% ../../nbs/843_monitor.collapse.ipynb #4280d43b
 @patch
 def state_dict(self:RollbackOnCollapse):
     return dict(
@@ -363,6 +369,8 @@ def state_dict(self:RollbackOnCollapse):
         losses=[float(x) for x in self.losses],
         fresh=self.fresh,
     )
+
+# %% ../../nbs/843_monitor.collapse.ipynb #c18b5ee7
 @patch
 def load_state_dict(self:RollbackOnCollapse, d):
     self.factor, self.times, self.used, self.losses, self.fresh = (

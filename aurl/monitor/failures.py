@@ -129,6 +129,7 @@ def check(self:FailureMonitor):
 def _words(self:FailureMonitor, losses):
     return f'the loss has diverged: {float(np.mean(losses)):.2f} nats per token, and {self.best:.2f} at its best'
 
+# %% ../../nbs/855_monitor.failures.ipynb #94522ce2
 @patch
 def after_epoch(self:FailureMonitor):
     "Compare the validation loss with its best."
@@ -154,6 +155,7 @@ def fail(self:FailureMonitor, why):
     self._end(why)
     raise CancelFitException
 
+# %% ../../nbs/855_monitor.failures.ipynb #4b0cbc99
 @patch
 def _last_good(self:FailureMonitor)->int:
     """Return the last good step: the last check with a loss near its best, or that before the first non-finite loss.
@@ -172,6 +174,7 @@ def _end(self:FailureMonitor, why):
         self.to.log(step=self.step, failed=why)
         self.to.say(f'step {self.step}: the training failed: {why}')
 
+# %% ../../nbs/855_monitor.failures.ipynb #5462c925
 @patch
 def after_fit(self:FailureMonitor):
     "Check the last steps, after the last regular check."
@@ -185,6 +188,7 @@ def after_fit(self:FailureMonitor):
     if last and not stopped and self.best < math.inf and self._high(float(np.median(last)))[0]:
         self._end(self._words(last))
 
+# %% ../../nbs/855_monitor.failures.ipynb #03696c24
 @patch
 def error(self:FailureMonitor,
     path=None, # path of the run

@@ -242,6 +242,7 @@ def _estimate(self:GenerationMonitor, some=8):
     self.pace.price, self.pace.asked = (self.pace.clock() - t)*max(1., self.tokens/some), True
     self.pace.plan(self.at, looked=False)
 
+# %% ../../nbs/840_monitor.generation.ipynb #ec9826e3
 @patch
 def look(self:GenerationMonitor)->dict: # the metrics
     "Evaluate now."
@@ -260,6 +261,7 @@ def look(self:GenerationMonitor)->dict: # the metrics
             )
     return self.now
 
+# %% ../../nbs/840_monitor.generation.ipynb #305a0a7e
 @patch
 def _called(self:GenerationMonitor, name):
     return name if name == 'grammar' or name in {m.name for m in self.more} else f'grammar_{name}'

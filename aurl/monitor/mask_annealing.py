@@ -45,6 +45,7 @@ def soft_mask(
         xp.where(allowed, 1.0, 0.0).astype(p.dtype) if xp is np else torch.where(allowed, 1.0, 0.0).to(p.dtype),
     )
 
+# %% ../../nbs/846_monitor.mask_annealing.ipynb #27c1b128
 @torch.no_grad()
 def sample_soft_masked(
     model,             # a `MusicTransformerVAEGAN`
@@ -109,6 +110,7 @@ class GrammarAnnealing(Callback):
     def _hold(self):
         for c, full in zip(self._losses(), self.full): c.weight = full*self.strength
 
+# %% ../../nbs/846_monitor.mask_annealing.ipynb #895860f9
 class ScaledSchedule:
     "A weight schedule multiplied by the annealing strength."
     start, end = 0., 1.                                                  # marks a weight that varies

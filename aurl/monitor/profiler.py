@@ -36,6 +36,7 @@ _phase_after = dict(
     after_cancel_batch='data',
 )
 
+# %% ../../nbs/852_monitor.profiler.ipynb #216c6766
 class TrainingProfiler(Callback):
     "Assigns all time of a training to phases."
     order, goes_back = -1000, False
@@ -87,6 +88,7 @@ def call_one(self:TrainingProfiler,
         if event in ('before_validate', 'after_validate'): self.checking = event == 'before_validate'
     self.phase = _phase_after.get(event, 'other')
 
+# %% ../../nbs/852_monitor.profiler.ipynb #9aa1e779
 @patch
 def seconds(self:TrainingProfiler)->dict: # seconds of each phase, and their sum
     "Return the seconds spent in each phase."
@@ -114,6 +116,7 @@ _phase_advice = dict(
     validation='validation: use a smaller validation set, or validate less often',
     other='between the phases: mostly the beginning and the end; negligible in a longer training')
 
+# %% ../../nbs/852_monitor.profiler.ipynb #66c7d08c
 def _possible_speedups(
     learn, # a Learner, or None
     phase, # forward or backward
@@ -128,6 +131,7 @@ def _possible_speedups(
     )
     return out + ['no activation checkpointing (recompute=false)']*(phase == 'backward' and not kept)
 
+# %% ../../nbs/852_monitor.profiler.ipynb #417e7ed5
 @patch
 def bottleneck(self:TrainingProfiler)->tuple: # the phase, its fraction in [0, 1], and a remedy
     "Return the phase that takes the most time."
@@ -188,6 +192,7 @@ def _read_number_in(path, key=None):
     words = next((l.split() for l in lines if key is None or l.startswith(key)), [])
     return next((int(w) for w in words if w.isdigit()), None)
 
+# %% ../../nbs/852_monitor.profiler.ipynb #39c21e8f
 @cache
 def memory_limit()->int:
     "Bytes that this process may use; None if unknown."
@@ -204,6 +209,7 @@ def memory_limit()->int:
         there.append(os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE'))
     return min(there, default=None)
 
+# %% ../../nbs/852_monitor.profiler.ipynb #f3d0a337
 def memory_usage(
     device='cpu' # device whose memory is measured
 )->dict:         # memory, memory_capacity in bytes; on a GPU also memory_reserved, gpu_use in [0, 1]; no unknown values

@@ -221,6 +221,7 @@ def sample_augmentation(
     for k in _select_types(c, c.at_most, u[1:7], u[7:13]): said |= make[k]()
     return Augmentation(**said)
 
+# %% ../../nbs/285_score.augment.ipynb #b1c153c9
 @patch(as_prop=True)
 def kinds(self:Augmentation)->tuple:
     "Types of change in the record."

@@ -62,6 +62,7 @@ def _fill_part(part, notes, q, program=None):
     part.coreElementsChanged()
     return part
 
+# %% ../../nbs/220_score.bridges.ipynb #5c75fd41
 def _add_lyrics(part, lyrics, q):
     "Attach `lyrics` to the notes of `part` with the same onset."
     words = {q(x.time):x.text for x in lyrics}
@@ -87,6 +88,7 @@ def _needs_two_staves(track):
     p = track.notes.numpy()['pitch']
     return not track.is_drum and track.program < 24 and len(p) > 1 and p.min() < 55 and p.max() > 64
 
+# %% ../../nbs/220_score.bridges.ipynb #48b235cf
 def to_music21(
     score,                 # in any unit
     title:str='',          # title of the piece
@@ -174,6 +176,7 @@ def _staff_groups(stream):
         seen |= {id(x) for x in staves}
         yield staves
 
+# %% ../../nbs/220_score.bridges.ipynb #fef41361
 def _track(staves, t):
     "Build the track of `staves`; `t` converts quarter notes to ticks."
     insts = [i for p in staves for i in p.flatten().getElementsByClass('Instrument')]
@@ -217,6 +220,7 @@ def from_music21(
                         way_out='pass a Score or a Part that music21 can show') from e
     return s
 
+# %% ../../nbs/220_score.bridges.ipynb #8e2bcd89
 def _read_score_events(s, stream, t):
     "Add tempo, meter, key and rehearsal marks of `stream` to `s`."
     flat = stream.flatten()

@@ -67,6 +67,7 @@ def moments(self:Clock,
     if self.unit == 'Second': return _piecewise_linear(x, self.at_beat, self.at_second, self.pace)
     return x*self.tpq if self.unit == 'Tick' else x
 
+# %% ../../nbs/200_score.clock.ipynb #53b1605c
 @patch
 def time(self:Clock,
     beats, # quarter notes since the beginning

@@ -59,6 +59,7 @@ def _add_element(parent, tag, text, **attrib):
     e.text = str(text)
     return e
 
+# %% ../../nbs/215_score.drums.ipynb #d16d632a
 def write_drum_names(
     root,      # root of a MusicXML document, an ElementTree element
     keys:dict, # MIDI keys by `note` element
@@ -99,6 +100,7 @@ _steps = (
     ('B', 0),
 )
 
+# %% ../../nbs/215_score.drums.ipynb #dac25b27
 def _keys_of(head):
     "Return the MIDI keys of the instruments of a part by id."
     keys = {}
@@ -119,6 +121,7 @@ def _as_pitch(n, key):
     n.insert(at, pitch)
     for e in n.findall('instrument') + n.findall('accidental'): n.remove(e)
 
+# %% ../../nbs/215_score.drums.ipynb #d3256ed3
 def drums_to_pitches(
     data, # a MusicXML document as bytes or text
 ):        # a document as bytes; `data` itself if no instrument has a key
@@ -139,6 +142,7 @@ def drums_to_pitches(
         if found: _merge_drum_instruments(head)
     return ElementTree.tostring(root, 'utf-8', xml_declaration=True)
 
+# %% ../../nbs/215_score.drums.ipynb #2ac45928
 def _merge_drum_instruments(head):
     "Give the part of `head` a single instrument on channel 10."
     program = head.find('midi-instrument').findtext('midi-program', '1')

@@ -55,6 +55,7 @@ _attributes = set(
     'stroke-opacity opacity font-size font-family font-style font-weight text-anchor color type space lang href preserveAspectRatio visibility'.split()
 )
 
+# %% ../../nbs/240_score.engrave.ipynb #7467f0ab
 def _drawing(svg):
     "Return `svg` reduced to the allowed elements and attributes."
     local = lambda name: name.rsplit('}', 1)[-1]
@@ -90,6 +91,7 @@ class Sheet:
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {'text/plain': repr(self), 'image/svg+xml': self._repr_svg_()}
 
+# %% ../../nbs/240_score.engrave.ipynb #e2e14b0a
 def engrave(
     score,                         # in any unit
     title:str='',                  # title above the music

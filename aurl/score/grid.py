@@ -109,6 +109,7 @@ _BEAT_WEIGHTS = {
 # for dense beats, used with small deviations only
 _DENSE_BEAT_WEIGHTS = [{k/16:1/16 for k in range(16)}, {k/12:1/12 for k in range(12)}]
 
+# %% ../../nbs/250_score.grid.ipynb #fb209cb7
 def _beat_densities():
     "Yield pairs of (standard deviation, log density of onsets within a beat)."
     far = lambda k: (np.arange(_N_BINS)/_N_BINS - k + .5) % 1 - .5
@@ -123,6 +124,7 @@ def _beat_densities():
 _SHAPE_STDS, _LOG_DENSITIES = (np.array(x) for x in zip(*_beat_densities()))
 _SHAPE_SPECTRA = np.conj(np.fft.rfft(_LOG_DENSITIES, axis=1))
 
+# %% ../../nbs/250_score.grid.ipynb #deb4db94
 def estimate_beat_phase(
     x,           # onset times in quarter notes
     weight=None, # weight of each onset, such as the sum of the durations of its notes

@@ -20,6 +20,7 @@ from ..core import AurlError, CorpusError
 key_names = tuple([f'{n} major' for n in 'C Db D Eb E F F# G Ab A Bb B'.split()]
                   + [f'{n} minor' for n in 'C C# D Eb E F F# G G# A Bb B'.split()])
 
+# %% ../../nbs/205_score.keys.ipynb #a5ba0307
 _modes = {
     'major': 0,
     'maj': 0,
@@ -41,6 +42,8 @@ _modes = {
     'aeo': 12,
     'moll': 12,
 }
+
+# %% ../../nbs/205_score.keys.ipynb #46379090
 _tonic = dict(C=0, D=2, E=4, F=5, G=7, A=9, B=11)
 
 def key_number(

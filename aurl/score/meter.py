@@ -22,6 +22,7 @@ def _notes(score):
     time, long, pitch = (np.concatenate([a[k] for a in notes]) for k in ('time', 'duration', 'pitch'))
     return clock.beats(time), clock.beats(time.astype(np.float64) + long), pitch.astype(np.int64)
 
+# %% ../../nbs/210_score.meter.ipynb #145d970a
 def _harmonic_change(slot, end, pitch, n):
     "Return the cosine distance of pitch classes in the two quarters after and before each half quarter."
     chroma = np.zeros((n + 1, 12))
@@ -36,6 +37,7 @@ def _harmonic_change(slot, end, pitch, n):
     out[0] = 0
     return out
 
+# %% ../../nbs/210_score.meter.ipynb #f2d67d99
 def accents(
     score, # in any unit, with its tempo map
 )->np.ndarray: # one value per half quarter; mean 0
@@ -69,6 +71,7 @@ def _bar_fit(a, bar):
         out.append((on.mean() - other)*(len(on)*(1 - len(on)/len(a)))**.5 if len(on) else -np.inf)
     return np.array(out)
 
+# %% ../../nbs/210_score.meter.ipynb #c8516aa1
 def estimate_meter(
     score, # in any unit, with its tempo map
 )->MeterEstimate:

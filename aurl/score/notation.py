@@ -68,6 +68,7 @@ def _unzip(data, most, path):
     except MidiError: raise
     except Exception as e: raise MidiError(f'a damaged .mxl ({e})', path, 'export or download it again') from e
 
+# %% ../../nbs/235_score.notation.ipynb #b160f452
 def _refuse_entities(data, path):
     "Return the XML document `data`; raise if it defines entities."
     if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data):
@@ -114,6 +115,7 @@ def _stream(data, kind, path, most, number, repeats):
         raise MidiError(f'its repeats cannot be expanded ({str(e)[:120]})', path,
                         'read it as written, without repeats=True') from e
 
+# %% ../../nbs/235_score.notation.ipynb #cbef9f91
 def _with_drum_keys(data, path):
     "Return `data` with drum keys as pitches; raise a `MidiError` if it is not valid XML."
     try: return drums_to_pitches(data)
@@ -158,6 +160,7 @@ def _dropped_elements(stream):
               'repeat marks and endings; the music is read as written, repeats=True expands them')]
     return [Finding(kind, f'{say}: {n:,}', n, lost=kind != 'repeat') for kind,n,say in asked if n]
 
+# %% ../../nbs/235_score.notation.ipynb #1e284523
 def inspect_music(
     source,             # a path, or the bytes of a file
     number:int=None,    # number of the tune in an ABC book, from 1
@@ -199,6 +202,7 @@ def _playable(score, grid):
         )
     return s
 
+# %% ../../nbs/235_score.notation.ipynb #a8a5987b
 def _xml(stream):
     "Export a music21 stream to MusicXML."
     from music21.musicxml.m21ToXml import GeneralObjectExporter
@@ -226,6 +230,7 @@ def _xml(stream):
         + ElementTree.tostring(root)
     )
 
+# %% ../../nbs/235_score.notation.ipynb #f8a2d254
 def _show_rests(measure):
     "Make the rests that music21 hid visible on staves with one voice."
     notes = measure.findall('note')
@@ -264,6 +269,7 @@ def write_musicxml(
         ) from e
     return path
 
+# %% ../../nbs/235_score.notation.ipynb #0efad415
 def _zipped(xml):
     "Zip `xml` to the bytes of an `.mxl` archive."
     out, entry = io.BytesIO(), lambda name: zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))

@@ -111,6 +111,7 @@ def _separate_repeats(q, x, strike, step, tick):
     if tick > 1e-6: d = np.maximum(np.floor(d/tick + 1e-6), level)*tick
     return _enforce_order(q + np.where(level > 0, d, 0), strike, tick), int(len(a))
 
+# %% ../../nbs/255_score.quantize.ipynb #eb9087b2
 def _enforce_order(q, strike, tick):
     "Move onsets `q` later where grid lines are too close, until order holds and repeated notes are separated."
     a, b = strike
@@ -218,6 +219,7 @@ def _align_to_bars(out, clock, q, found):
     if len(at): out.tempos = Tempo.from_numpy(at, t['mspq'], time_unit(out))
     return shift
 
+# %% ../../nbs/255_score.quantize.ipynb #6b2e0fc8
 def _write_times(out, tracks, notes, count, o, clock, moments, new, shift, found):
     "Write the new times to the tracks of `out`; return it with a dict of the changes."
     at, x, q = moments

@@ -22,6 +22,7 @@ from ..midi.write import write_midi
 # %% ../../nbs/225_score.show.ipynb #52f10685
 def _is_in_ticks(score): return 'tick' in str(score.ttype).lower()
 
+# %% ../../nbs/225_score.show.ipynb #b622a11f
 def _layout(score, axis='auto', start=0., end=None):
     "Return notes, pedals and grid lines of `score` from `start` to `end`, in quarter notes or seconds."
     if axis not in ('auto', 'bar', 'second'):
@@ -162,6 +163,7 @@ def _geometry(lay, width, legend):
     f.y = lambda p: f.bottom - (np.asarray(p) - f.lo + .5)*f.row
     return f
 
+# %% ../../nbs/225_score.show.ipynb #552e8cde
 def _keyboard_svg(f):
     "Draw the rows of the black keys, the keyboard at the left, and a line and a label at each C."
     pitches = np.arange(f.lo, f.hi + 1)
@@ -191,6 +193,7 @@ def _time_axis_svg(lay, f):
     unit = f'<text x="{f.left-12}" y="{f.axis+28}" text-anchor="end" opacity=".75">{"bar" if lay.axis == "bar" else ""}</text>'
     return f'<path d="{lines}" stroke="#808890" stroke-opacity=".18"/><path d="{strong}" stroke="#808890" stroke-opacity=".3"/>{words}{unit}'
 
+# %% ../../nbs/225_score.show.ipynb #1608f049
 def _notes_svg(lay, f, of, colours):
     "Draw the notes, one path for each color and velocity level, and the pedal lane."
     level = np.clip(lay.velocity*5//128, 0, 4)
@@ -208,6 +211,7 @@ def _notes_svg(lay, f, of, colours):
         f'<path d="{_strokes_path(f.x(lay.p0), f.x(lay.p1), np.full(len(lay.p0), f.pedal + 7))}" stroke="#808890" stroke-opacity=".6" stroke-width="6"/>'
     )
 
+# %% ../../nbs/225_score.show.ipynb #a0cd1c11
 def _heading_svg(f, title, colours):
     "Draw the title at the left and the legend at the right."
     out, x = '', f.right
@@ -280,6 +284,7 @@ def save_roll(
         else: _roll_png(score, p, title, dpi, **kwargs)
     return path
 
+# %% ../../nbs/225_score.show.ipynb #6d74f405
 def _roll_png(score, path, title, dpi, colour='auto', axis='auto', start=0., end=None, width=None):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import LineCollection
@@ -424,6 +429,7 @@ _drums = [
     ((56,), (830, 815, 14.0, 2000, 60.0, 0.1)),
 ]
 
+# %% ../../nbs/225_score.show.ipynb #eafb881f
 @lru_cache(maxsize=256)
 def _drum(key, rate):
     "Synthesize percussion `key` at full velocity."
@@ -491,6 +497,7 @@ def _volume(track):
     v = c['value'][c['number'] == 7]
     return np.float32((np.median(v)/100)**1.5 if len(v) else 1)
 
+# %% ../../nbs/225_score.show.ipynb #d98b47ad
 def synthesize(
     score,                 # in any unit
     sample_rate:int=22050, # samples per second
@@ -530,6 +537,7 @@ def synthesize(
     )
     return _limit_peaks(wet, last - start < float(s.end()) - start - .01, sample_rate).T.squeeze()
 
+# %% ../../nbs/225_score.show.ipynb #534978f0
 def _limit_peaks(x, cut, rate):
     "Limit `x` below 1: scale loud signals, compress peaks softly, and fade out the end if it is `cut`."
     if x.size and (top := float(np.quantile(np.abs(x[:,::7]), .9995))) > .8: x = x*np.float32(.8/top)
@@ -705,6 +713,7 @@ class Player:
         return {'text/plain': repr(self), 'text/html': self._repr_html_()}
     def __repr__(self): return f'{type(self).__name__}({_summary(self.score)})'
 
+# %% ../../nbs/225_score.show.ipynb #2e1e01b5
 class RollPlayer(Player):
     "Notebook display of a piano roll with an audio player."
     def _roll(self):
@@ -719,6 +728,7 @@ class RollPlayer(Player):
         display(self._roll())
         display(Player(self.score, **{k:v for k,v in self.kwargs.items() if k in ('seconds', 'start', 'sample_rate')}))
 
+# %% ../../nbs/225_score.show.ipynb #59818159
 def show(
     score,    # in any unit
     title='', # title above the roll

@@ -159,6 +159,7 @@ def normalize_velocity(
         range=((int(old.min()), int(old.max())), (int(new.min()), int(new.max()))),
     )
 
+# %% ../../nbs/265_score.velocity.ipynb #b7390f32
 def _phrasewise_velocity(score, notes, old, cfg):
     "New velocities of all parts, normalized phrase by phrase."
     clock, x, o, phrase, a, p = Clock(score), velocity_curve(cfg.curve)[old], [], [], 0, 0

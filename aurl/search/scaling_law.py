@@ -57,6 +57,7 @@ def _least_squares(x, n, d, y, delta):
         max_nfev=300,
     )
 
+# %% ../../nbs/890_search.scaling_law.ipynb #84472bce
 def _best(n, d, y, delta, starts, go=8):
     "Best result of the optimizations from the most promising `starts`."
     cost = lambda x: np.abs(_curve(x, n, d)[0] - y).sum()
@@ -67,6 +68,7 @@ def _best(n, d, y, delta, starts, go=8):
 
 def _law(x): return ScalingLaw(math.exp(x[4]), math.exp(x[0]), x[1], math.exp(x[2]), x[3])
 
+# %% ../../nbs/890_search.scaling_law.ipynb #f68e6602
 class ScalingFit:
     "A fitted `ScalingLaw` with confidence intervals."
     def __init__(self,
@@ -84,6 +86,7 @@ class ScalingFit:
         self.noise = float(np.sqrt(np.sum(self.residuals**2)/max(1, len(y) - 5)))   # five parameters were fitted
         self.laws = [_law(x) for x in self._others(end.x, n, d, y, draws, rng(seed, 'scaling'))]
 
+# %% ../../nbs/890_search.scaling_law.ipynb #1e9a0959
 @patch
 def _refuse(self:ScalingFit):
     if not len(self.N) == len(self.D) == len(self.L):
@@ -114,6 +117,7 @@ def _stretch_moves(
             at[mine][go], now[mine][go] = there[go], then[go]
         yield at.copy()
 
+# %% ../../nbs/890_search.scaling_law.ipynb #366fb59c
 @patch
 def _others(self:ScalingFit, x, n, d, y, draws, g, walkers=64, steps=3000):
     "Sample so many curves `x` from their posterior distribution."
@@ -135,6 +139,7 @@ def interval(self:ScalingFit,
     "Confidence interval of a parameter."
     return tuple(float(v) for v in np.quantile([getattr(l, name) for l in self.laws], [(1-sure)/2, (1+sure)/2]))
 
+# %% ../../nbs/890_search.scaling_law.ipynb #c1fce09d
 @patch
 def foresee(self:ScalingFit,
     N, D,            # of a training that was not run
@@ -149,6 +154,7 @@ def foresee(self:ScalingFit,
     low, high = np.exp(np.quantile(there, [(1-sure)/2, (1+sure)/2]))
     return float(self.law(N, D)), float(low), float(high)
 
+# %% ../../nbs/890_search.scaling_law.ipynb #1d725313
 @patch
 def __repr__(self:ScalingFit):
     said = ', '.join(

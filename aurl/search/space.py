@@ -48,6 +48,7 @@ class Range:
     def told(self, value): return value
     meant = told
 
+# %% ../../nbs/880_search.space.ipynb #8d387e8a
 @dataclass(frozen=True)
 class Choice:
     "One of `values`."
@@ -70,6 +71,7 @@ def _flatten(values, at=''):
         if isinstance(v, dict) and not {'low', 'high'} & set(v): yield from _flatten(v, f'{at}{k}.')
         else: yield f'{at}{k}', v
 
+# %% ../../nbs/880_search.space.ipynb #b1c2759a
 def _field(cls, key):
     "Return the field of `cls` for `key`; None inside a group of arbitrary values."
     known = dict(_all_keys(cls))
@@ -86,6 +88,7 @@ def _field(cls, key):
         way_out=f'a sweep can vary {", ".join(known)}',
     )
 
+# %% ../../nbs/880_search.space.ipynb #aeb6f976
 def _range(key, said, whole):
     "Create the `Range` described by a dict."
     if bad := set(said) - {'low', 'high', 'log', 'step', 'points'}:
@@ -112,7 +115,7 @@ def _range(key, said, whole):
         )
     return Range(low, high, bool(log), step, points, whole)
 
-
+# %% ../../nbs/880_search.space.ipynb #9a447fc6
 def _choice(key, values):
     "Create the `Choice` described by a list."
     plain = lambda x: x is None or isinstance(x, (str, int, float))
@@ -156,6 +159,7 @@ def search_space(
         for v in out[key].ends: _check_value(cls, base or {}, key, v)
     return out
 
+# %% ../../nbs/880_search.space.ipynb #cdd4aab3
 def nest_keys(
     flat:dict, # dotted keys and values
 )->dict:

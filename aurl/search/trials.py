@@ -24,6 +24,7 @@ PRUNERS = ('none', 'median', 'halving', 'hyperband')    # early end of bad trial
 
 class Pruned(Exception): "Raised to end a trial early."
 
+# %% ../../nbs/885_search.trials.ipynb #d06f80bc
 @dataclass
 class SweepDefinition:
     "Definition of a sweep."
@@ -106,6 +107,7 @@ class Sweep:
         try: yield
         finally: unlock(held)
 
+# %% ../../nbs/885_search.trials.ipynb #66b5cc9a
 def _check_same_definition(was, now, path):
     "Raise if the definition differs from that of the existing sweep."
     for k,v in now.items():
@@ -132,6 +134,7 @@ def _open(self:Sweep):
     if new and d.sampler == 'grid':
         for values in grid_points(d.space): self.study.enqueue_trial({k:d.space[k].told(v) for k,v in values.items()})
 
+# %% ../../nbs/885_search.trials.ipynb #a8531dda
 @contextlib.contextmanager
 def _without_optuna_warnings():
     "Suppress Optuna's warnings about experimental features."
@@ -150,6 +153,7 @@ def _sampler(self:Sweep, n, worker):
             return s.NSGAIISampler(seed=seed, population_size=max(4, min(50, self.definition.trials//4)))
         return s.RandomSampler(seed=seed)
 
+# %% ../../nbs/885_search.trials.ipynb #e243a15e
 @patch
 def _pruner(self:Sweep):
     "Create the pruner; progress is counted in twentieths of a training."
@@ -187,6 +191,7 @@ class Trial:
         self.inner.report(float(value), round(20*used))
         if self.inner.should_prune(): raise Pruned
 
+# %% ../../nbs/885_search.trials.ipynb #5dee908c
 @patch
 def ask(self:Sweep,
     worker:int=0, # number of the process
@@ -206,6 +211,7 @@ def ask(self:Sweep,
         held = try_lock(path)
     return Trial(inner.number, values, path, self.definition.seed, inner), held
 
+# %% ../../nbs/885_search.trials.ipynb #f6cfdedb
 @patch
 def _bury(self:Sweep):
     "Enqueue the trials of processes that died once more."
@@ -217,6 +223,7 @@ def _bury(self:Sweep):
         unlock(held)
         self._failed(t.number, 'its process ended', again=not t.user_attrs.get('second'), values=t.params)
 
+# %% ../../nbs/885_search.trials.ipynb #5ba02bea
 @patch
 def _failed(self:Sweep, number, why, again=False, values=None):
     "Record the failure of a trial; with `again`, enqueue it once more."
@@ -257,6 +264,7 @@ def work(self:Sweep,
             )
     return self
 
+# %% ../../nbs/885_search.trials.ipynb #d87095c1
 @patch
 def _try(self:Sweep, trial, objective):
     "Run one trial and record its result."
@@ -278,6 +286,7 @@ def _try(self:Sweep, trial, objective):
         tell('seconds', round(time.monotonic() - began, 3))
         self.study.tell(trial.inner, values)
 
+# %% ../../nbs/885_search.trials.ipynb #fd8b5aa7
 def _finite_metric(measures, name):
     "Return the metric `name`, which must be a finite number."
     if name not in (measures or {}):
@@ -308,6 +317,7 @@ def table(self:Sweep)->list:
         )
     return rows
 
+# %% ../../nbs/885_search.trials.ipynb #be962f0c
 @patch
 def meant(self:Sweep,
     t, # a trial of Optuna
@@ -324,6 +334,7 @@ def front(self:Sweep)->list:
     if len(self.definition.goals) > 1: return sorted(self.study.best_trials, key=lambda t: t.number)
     return [self.study.best_trial]
 
+# %% ../../nbs/885_search.trials.ipynb #958a3f1d
 @patch
 def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
@@ -388,6 +399,7 @@ def _worker(path, name, told, number, parent):
     f = _import_function(name)
     Sweep(path).work((lambda trial: f(trial, **told)) if told else f, number, wanted=lambda: os.getppid() == parent)
 
+# %% ../../nbs/885_search.trials.ipynb #3af0b221
 def run_workers(
     path,                # folder of a sweep
     objective:str,       # 'module:function', called with a `Trial` and `told`

@@ -226,6 +226,7 @@ def _entropy_bits(count):
     p = count[count > 0]/max(count.sum(), 1)
     return float(-(p*np.log2(p)).sum()) + 0.
 
+# %% ../../nbs/350_studies.features.ipynb #484fbd20
 @register_feature('pitch_class_entropy', 'bits', 'Wu & Yang, The Jazz Transformer, ISMIR 2020')
 def pitch_class_entropy(m):
     "Entropy of the pitch classes, 0 … 3.58."
@@ -314,6 +315,7 @@ def rhythm_entropy(m):
     gaps = np.diff(np.unique(m.cell))
     return _entropy_bits(np.bincount(np.minimum(gaps, 96))) if len(gaps) else 0.
 
+# %% ../../nbs/350_studies.features.ipynb #09562f0a
 @register_feature('groove', 'share', 'Wu & Yang, The Jazz Transformer, ISMIR 2020')
 def groove_consistency(m):
     "Similarity of the onsets of successive bars: shared positions divided by positions with an onset in either."
@@ -334,6 +336,7 @@ def note_length(m):
     "Mean duration of the notes, without drums."
     return _mean((m.beat_end - m.beat)[m.tuned])
 
+# %% ../../nbs/350_studies.features.ipynb #05441772
 @register_feature('articulation', 'share')
 def articulation(m):
     "Mean ratio of duration to inter-onset interval of the melody: 1 is legato."
@@ -359,6 +362,7 @@ def repetition_share(m):
         for j in range(_NGRAM): h = h*np.uint64(0xD6E8FEB86659FD93) + step[j:j+n]
     return 1 - len(np.unique(h))/n
 
+# %% ../../nbs/350_studies.features.ipynb #415259d5
 @register_feature('pedal', 'share')
 def pedal_share(m):
     "Share of the time in which the sustain pedal of any part is down."

@@ -12,6 +12,8 @@ from symusic import Score, Tempo
 from ..core import CodecError
 from ..score.augment import Augmentation, AugmentConfig, as_augmentation, augment, sample_augmentation
 from ..score.transforms import fit_transpose, loudness_curve
+
+# %% ../../nbs/445_tokens.augment_ids.ipynb #1bda05c2
 from aurl.tokens.codec import (
     _checked,
     _pack_event,
@@ -28,6 +30,8 @@ from aurl.tokens.codec import (
     decode,
     encode,
 )
+
+# %% ../../nbs/445_tokens.augment_ids.ipynb #07963758
 from aurl.tokens.codec import (
     _PEDAL_ON_RANK,
     _VELOCITY_BITS,
@@ -92,6 +96,7 @@ def _without_repeats(ids):
     keep[at[1:][v[1:] == v[:-1]]] = False
     return ids[keep]
 
+# %% ../../nbs/445_tokens.augment_ids.ipynb #37e47c54
 def _transpose_and_scale(ids, many, semitones, factor):
     "Transpose notes and scale velocities."
     table, merged = _velocity_table(many, factor) if factor != 1 else (_ids.copy(), False)
@@ -175,6 +180,7 @@ def _insert_shifts(ids, step):
     out[at] = ids
     return out
 
+# %% ../../nbs/445_tokens.augment_ids.ipynb #cba0bb2a
 def _replace_shifts_and_tempos(ids, at, last, new, tempo):
     "Replace the shifts and the TEMPOs of `ids`; `tempo` holds the new steps and bins."
     ends = np.concatenate([[0], at[last] + 1, [len(ids)]])
@@ -224,6 +230,7 @@ def _sustain_events(fam, on, off):
         ]
     )
 
+# %% ../../nbs/445_tokens.augment_ids.ipynb #8730b495
 def _stretch_notes(ids, factor, tempi):
     "Stretch `ids` by way of notes, for any change of order."
     ids = ids.astype(np.int64)
@@ -313,6 +320,7 @@ class AugmentedSequences(TokenSequences):
             np.concatenate(steps),
         )
 
+# %% ../../nbs/445_tokens.augment_ids.ipynb #ce2b36b5
 def augment_piece(
     line,                # `TokenSequences` or `TokenStore`
     i:int,               # piece index
@@ -327,6 +335,7 @@ def augment_piece(
     if kinds <= {'transpose', 'velocity'} and len(ids) == len(old): return ids, *_piece_snapshots(line, i, old, record)
     return ids, *make_snapshots(ids, line.every)
 
+# %% ../../nbs/445_tokens.augment_ids.ipynb #ad0bd6fd
 def _piece_snapshots(line, i, ids=None, record=None):
     "Return the snapshots of piece `i`, with entries counted from 0; transposed and scaled if `record` is given."
     rows = line._rows[line._shot[i]:line._shot[i] + (line.length[i] - 1)//line.every].copy()

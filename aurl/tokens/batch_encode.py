@@ -30,6 +30,7 @@ _NOTE_ON_EVENT, _NOTE_OFF_EVENT = (
 def _starts(n): return np.cumsum(n) - n
 def _step(x): return _c._low_bits(x, _c._STEP_BITS).astype(np.int32)
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #382a3d50
 def _resolve_overlaps_batch(k, n):
     "`_resolve_overlaps` for several pieces of `n` notes each: onset and end, velocity bin, remaining notes per piece."
     for a,m in zip(_starts(n).tolist(), n.tolist()): k[a:a+m].sort()
@@ -42,6 +43,7 @@ def _resolve_overlaps_batch(k, n):
     np.minimum(end[:-1], on[1:], out=end[:-1])
     return on, end, _c._low_bits(k, _c._VELOCITY_BITS), n
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #f51967af
 def _note_events(on, end, part, pitch, velocity, n):
     "Return steps and payloads of the NOTE_OFFs of several pieces, the same for NOTE_ONs, and notes per piece."
     k = (
@@ -78,6 +80,7 @@ def _score_timing(score):
         mspq,
     )
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #6cfa779b
 _zeros = np.zeros(1)
 
 def _piecewise_clock(at, mspq, pace):
@@ -93,6 +96,7 @@ def _piecewise_clock(at, mspq, pace):
         return y
     return clock, start, mspq
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #3b62e345
 def _grid_steps(time, long, n, paces):
     "Convert times and durations of several scores, `n` items each, to start and end steps."
     both = np.empty((2, len(time)))
@@ -103,6 +107,7 @@ def _grid_steps(time, long, n, paces):
         if not p and b > a: steps[:,a:b] = clock(both[:,a:b])
     return _c._steps(steps)
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #ac99c5e2
 def _columns(tracks, notes, paces):
     "`_columns` of the codec for (score index, track) pairs and their notes; family and slot combined, count per score."
     each = [len(a['time']) for a in notes]
@@ -138,6 +143,7 @@ def _pedal_events(tracks, paces):
     fam = _c._low_bits(on >> _c._STEP_BITS, _c._FAMILY_BITS).astype(np.int32) << _FAMILY_OFFSET
     return (_step(off), fam | vocab.SUSTAIN_OFF), (_step(on), fam | vocab.SUSTAIN_ON), cut
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #7dbbeb03
 def _tempo_events_batch(paces):
     "`_tempo_events` of the codec for several scores: steps and payloads of TEMPOs, piece boundaries."
     at, mspq = (np.concatenate([p[i] for p in paces]).astype(np.float64) for i in (2, 3))
@@ -162,6 +168,7 @@ def _event_order(step, n):
 
 _start_event, _end_event = (np.array([[0], [id]], np.int32) for id in (vocab.START, vocab.END))   # step and payload
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #aacb1799
 def _events(scores, notes=None):
     "Return steps and payloads of the ordered events of several scores, and the number of events per score."
     tracks, paces = [(i, t) for i,s in enumerate(scores) for t in s.tracks], [_score_timing(s) for s in scores]
@@ -198,6 +205,7 @@ def _events(scores, notes=None):
     step[n.cumsum() - 1] = step[n.cumsum() - 2]
     return step, says, n
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #c7e00fe9
 _IS_TEMPO = _l._is(Kind.TEMPO)
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #f741e666
@@ -213,6 +221,7 @@ def _change_positions(x, at, first, before=-1):
     new[i] = x[i] != before
     return np.flatnonzero(new)
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #e32ba0b8
 def _event_prefixes(says, first):
     "Return ids and flags of the events, the NOTE_ONs, and events and values of each required VELOCITY and INSTRUMENT."
     id = _c._low_bits(says, _FAMILY_OFFSET).astype(np.uint16)
@@ -230,6 +239,7 @@ def _event_prefixes(says, first):
 
 _no_positions = np.zeros(0, np.int64)
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #d33ac803
 def _events_to_ids_batch(step, says, n):
     "`_events_to_ids` for several pieces: the ids of all, and the properties of the events."
     first = _starts(n)
@@ -266,6 +276,7 @@ def _events_to_ids_batch(step, says, n):
         turned=turned,
     )
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #a068d0e4
 def encode_batch(
     scores, # several scores, in any time unit
 )->list:    # uint16 arrays
@@ -303,6 +314,7 @@ _changed_value = {
     for k, first in (('instrument', 0), ('tempo', -1), ('velocity', -1))
 }
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #8427a40f
 def _parse_pieces(pieces):
     "Parse pieces: concatenated ids, all events except shifts and prefixes, and all changes of value."
     n, ids = np.array([len(p) for p in pieces]), np.concatenate(pieces)
@@ -330,6 +342,7 @@ def _parse_pieces(pieces):
     )
     return r | dict(valid=_paired_pieces(r, who))
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #a46df7e1
 def _paired_pieces(r, who):
     "`_is_paired` for each piece."
     press = np.flatnonzero(_COLUMN.take(r['kind']) < _l._COLUMNS)
@@ -378,6 +391,7 @@ def _events_as_parsed(ids, e):
         valid=np.diff(first, append=len(at)) > 2,
     )
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #e90ff0b9
 def _clock_at(e, x):
     "Return the steps elapsed up to the ids `x`."
     i = np.searchsorted(e['at'], x)                                      # the event at or after each position
@@ -477,6 +491,7 @@ def _analyze_parsed(r, every):
         for d, a, b in zip(said, cut[:-1].tolist(), cut[1:].tolist())
     ]
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #bcdb5a3a
 def analyze_batch(
     pieces,    # ids of several pieces
     every:int, # distance of snapshots in ids
@@ -489,6 +504,7 @@ def analyze_batch(
         return [analyze_piece(p, every) for p in pieces]
     return _analyze_parsed(_parse_pieces(pieces), every)
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #cf309001
 def encode_and_analyze(
     scores,     # several scores (best `_max_batch`), in any time unit
     every:int,  # distance of snapshots in ids

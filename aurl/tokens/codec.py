@@ -180,6 +180,7 @@ def _prefixed_events(ev):
     turn[:1] = fam[:1] != 0
     return on[_run_starts(loud)], who[turn]
 
+# %% ../../nbs/405_tokens.codec.ipynb #5a9a08be
 def _events_to_ids(ev):
     "Convert ordered events to ids."
     gap, full = ev >> _STEP_OFFSET, vocab.max_shift
@@ -393,6 +394,7 @@ def _line_knots(x, y, room):
         kept.append(i)
     return kept[:-1]
 
+# %% ../../nbs/405_tokens.codec.ipynb #93a8b8c0
 def _merge_tempi(steps, bpm, first, last):
     "Reduce the tempi `bpm` at `steps` while preserving the beats up to step `last`; those at indices `first` are kept."
     t = np.append(steps, max(last, steps[-1] + 1))
@@ -457,6 +459,7 @@ family_names = (
 )
 _VELOCITY_CENTER = vocab.bin_velocity(np.arange(vocab.n_velocities)).astype(np.int8)
 
+# %% ../../nbs/405_tokens.codec.ipynb #be09ed61
 def _track(f, time, long, slot, loud):
     "Build the track of one family."
     drums = f == vocab.drums

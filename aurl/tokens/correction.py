@@ -51,6 +51,7 @@ def _unpaired_notes(ids):
     loose += [[at, len(ids), when, *key] for key,(at, when) in down.items()]
     return loose, orphans, longest
 
+# %% ../../nbs/450_tokens.correction.ipynb #911ffc9d
 def _reassign_releases(ids):
     "Assign each unmatched release in `ids` to a note without a release, if there is one."
     loose, orphans, _ = _unpaired_notes(ids)
@@ -97,6 +98,7 @@ def _edit_costs(a, b):
         cost[i] = np.minimum.accumulate((best - back)[::-1])[::-1] + back
     return cost
 
+# %% ../../nbs/450_tokens.correction.ipynb #ac903500
 def _kept_pairs(a, b):
     "Return the pairs (i, j) of ids kept by a minimum edit sequence from `a` to `b`."
     if len(a)*len(b) > 200_000:  # ids without shifts: few edits, not the minimum
@@ -127,6 +129,7 @@ def _reason(was, now):
     if was not in range(len(vocab)): return 'not in the vocabulary'
     return _violation_reasons.get(Kind(vocab.kind[was]), 'is not allowed here')
 
+# %% ../../nbs/450_tokens.correction.ipynb #ae402346
 def _list_corrections(old, new):
     "List the corrections that turn `old` into `new`."
     a, b, out, at = _ids_by_step(old), _ids_by_step(new), [], 0

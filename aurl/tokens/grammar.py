@@ -29,6 +29,7 @@ def array_module(x):
     "Return the library of the array `x`: NumPy or torch."
     return np if isinstance(x, np.ndarray) else torch
 
+# %% ../../nbs/420_tokens.grammar.ipynb #c51756e5
 @dataclass
 class State:
     "The state of the automaton for `batch` sequences."
@@ -77,8 +78,10 @@ def _follows(before, after):
     may[longest] |= after == Kind.TIME_SHIFT                # only the longest shift may precede another shift
     return may
 
+# %% ../../nbs/420_tokens.grammar.ipynb #feec4fcc
 _rank = {Kind.NOTE_OFF:0, Kind.TEMPO:1, Kind.SUSTAIN_OFF:2, Kind.SUSTAIN_ON:3, Kind.NOTE_ON:4}
 
+# %% ../../nbs/420_tokens.grammar.ipynb #732b6e19
 class Grammar:
     "The automaton over the ids of `vocab`."
     def __init__(self):
@@ -166,6 +169,7 @@ def _scatter_columns(table, at, value):
     table[np.arange(len(at)), at] = value
     return table
 
+# %% ../../nbs/420_tokens.grammar.ipynb #3452e508
 @patch
 def step(self:Grammar,
     s:State, # (batch) states
@@ -202,6 +206,7 @@ def _order_limit(full, pedals):
     "Return the order number up to which each family has a possible event: a NOTE_ON, a SUSTAIN_ON or a SUSTAIN_OFF."
     return array_module(full).where(full, 3*n_columns - n_columns*pedals, 4*n_columns)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #5f00e492
 def _allowed(t, row, reach, idle, s, may=None):
     "Return the (n, vocab) mask; `row` (n, 1, 89): sounding keys of the current family; `may` (n, vocab): candidates."
     out, order = _take_rows(t.follows, s.last), s.order[:,None]
@@ -274,6 +279,7 @@ def _step_at(at, time, first):
     when = time.gather(1, at.clamp(min=0).long().view(b, t*n)).view(b, t, n).to(torch.int32)
     return torch.where(at >= 0, when, first[:,None])
 
+# %% ../../nbs/420_tokens.grammar.ipynb #6cd771d8
 class _Keys:
     "The state of the keys after every position."
     @cached_property
@@ -338,6 +344,7 @@ class Scan(_Keys):
         event, move = _latest_position(rank >= 0), _latest_position(moves)
         return torch.where((move >= 0) & (move > event), -1, order)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #2e664e6e
 @patch
 def scan(self:Grammar,
     ids:Tensor,       # (batch, time) int64
@@ -453,6 +460,7 @@ class Verdict:
         "Return the overall quality in 0 … 1; 0 if one of the five shares is 0."
         return self.pairing*(self.lawful*self.timing*self.velocity*self.repetition)**.5
 
+# %% ../../nbs/420_tokens.grammar.ipynb #2a3fdf4a
 _violation_reasons = {
     Kind.NOTE_OFF:'is for a silent key, or out of order',
     Kind.NOTE_ON:'is for a sounding key, before any VELOCITY, or out of order',
@@ -520,6 +528,7 @@ def verdict(self:Grammar,
     hanging = int((s.onset.view(-1, n_keys)[:,:pedal_column] >= 0).sum())
     return _make_verdict(raw, known, lawful, int(s.notes), orphans, doubles, hanging, whole)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #15d7219e
 def _make_verdict(raw, known, lawful, notes, orphans, doubles, hanging, whole=True):
     "Build the verdict from the counts."
     n = len(raw)

@@ -35,6 +35,7 @@ voice_modes = ('merge', 'apart')
 # families that may be borrowed, rare ones first; never drums
 _BORROWABLE_FAMILIES = (15, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 
+# %% ../../nbs/410_tokens.programs.ipynb #35f0585c
 def voice_slots(
     score,               # symusic.Score
     voices:str='merge',  # merge: one slot per family; apart: one slot per track, while free slots remain
@@ -53,6 +54,7 @@ def voice_slots(
         seen.add(s)
     return slots
 
+# %% ../../nbs/410_tokens.programs.ipynb #dde0aa7a
 def separate_voices(
     score, # symusic.Score; not modified
 ):         # a score with one slot per track
@@ -109,6 +111,7 @@ class ProgramTable:
     def __bool__(self): return bool(self.sets)
     def __eq__(self, other): return isinstance(other, ProgramTable) and self.to_dict() == other.to_dict()
 
+# %% ../../nbs/410_tokens.programs.ipynb #6cf26da6
 @patch
 def to_dict(self:ProgramTable)->dict:
     "Return the table as a JSON-compatible dict."
@@ -118,6 +121,7 @@ def to_dict(self:ProgramTable)->dict:
         sets={str(s): {' '.join(map(str, k)): n for k, n in sorted(c.items())} for s, c in sorted(self.sets.items())},
     )
 
+# %% ../../nbs/410_tokens.programs.ipynb #8a90b70e
 @patch(cls_method=True)
 def from_dict(cls:ProgramTable,
     told:dict, # from `to_dict`
@@ -132,6 +136,7 @@ def from_dict(cls:ProgramTable,
             way_out='prepare or train again, or omit it') from e
     return out
 
+# %% ../../nbs/410_tokens.programs.ipynb #9582e48d
 @patch
 def __or__(self:ProgramTable, other):
     "Return the slots of this table, plus those of `other` that this one lacks."
@@ -155,6 +160,7 @@ def _curves(self:ProgramTable, slot, programs):
     z = (_PITCHES - mean[o,None])/spread[o,None]
     return [programs[i] for i in o], mean[o], np.log(stats[o,:1]/stats[:,0].sum()/spread[o,None]) - z*z/2
 
+# %% ../../nbs/410_tokens.programs.ipynb #d265676b
 @patch
 def _ensemble(self:ProgramTable, slot, pitches):
     "Return the set of programs under which `pitches` are most likely."
@@ -163,6 +169,7 @@ def _ensemble(self:ProgramTable, slot, pitches):
     def fit(programs, pieces): return np.log(pieces) + heard @ np.logaddexp.reduce(self._curves(slot, programs)[2], 0)
     return max(known, key=lambda x: fit(*x))[0]
 
+# %% ../../nbs/410_tokens.programs.ipynb #ae3280ac
 @patch
 def players(self:ProgramTable,
     slot:int,                # family in the ids
@@ -207,6 +214,7 @@ def _split_by_program(track, programs):
             t.pedals = Pedal.from_numpy(p['time'], p['duration'], 'Second')
         yield t
 
+# %% ../../nbs/410_tokens.programs.ipynb #071e0463
 @patch
 def on(self:ProgramTable,
     score,               # from `decode`, one track per slot
@@ -233,6 +241,7 @@ def on(self:ProgramTable,
             out.tracks.append(new)
     return _number_repeated_names(out)
 
+# %% ../../nbs/410_tokens.programs.ipynb #3bf3e80b
 def _number_repeated_names(score):
     "Append numbers to track names that occur more than once."
     names = Counter(t.name for t in score.tracks)
@@ -258,6 +267,7 @@ def voice_mode_of(
     raise StoreError('some of these stores were prepared with voices=apart and some with voices=merge',
         way_out='prepare all of them with the same voices=')
 
+# %% ../../nbs/410_tokens.programs.ipynb #df44c12f
 def programs_of(
     store, # a `TokenStore` or `Mixture`
 )->ProgramTable: # empty for an older store without the column

@@ -57,6 +57,7 @@ class TokenSequences:
         if not -len(self) <= i < len(self): raise IndexError(f'piece {i} of {len(self)}')
         return self.ids[self.offset[i]:self.offset[i] + self.length[i]]
 
+# %% ../../nbs/435_tokens.sequences.ipynb #cfff9cb0
 def build_sequences(
     pieces,        # ids of each piece
     every:int=512, # distance of snapshots in ids
@@ -80,6 +81,7 @@ def build_sequences(
 # %% ../../nbs/435_tokens.sequences.ipynb #d485ac67
 _IS_NOTE_U16 = _IS_NOTE.astype(np.uint16)
 
+# %% ../../nbs/435_tokens.sequences.ipynb #2f2373be
 @patch
 def windows(self:TokenSequences,
     pieces,         # (n,) piece indices
@@ -100,6 +102,7 @@ def windows(self:TokenSequences,
     if semitones is not None: self._transpose(out, pieces, starts, np.asarray(semitones))
     return out
 
+# %% ../../nbs/435_tokens.sequences.ipynb #9ddef86a
 @patch
 def _sliding(self:TokenSequences, length):
     "Return all windows of `ids` as a view."
@@ -225,6 +228,7 @@ def _write_keys(self:TokenSequences, r, drums, semitones=None):
     s['notes'] += np.diff(np.append(0, on.cumsum())[upto], prepend=0)
     return table
 
+# %% ../../nbs/435_tokens.sequences.ipynb #d647d40b
 @patch
 def _write_snapshots(self:TokenSequences, table, r, rest, semitones):
     "Write the entries of the snapshots."

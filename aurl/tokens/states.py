@@ -121,6 +121,7 @@ def _prepend(first, values):
     out[0], out[1:] = first, values
     return out
 
+# %% ../../nbs/430_tokens.states.ipynb #ef2c3d23
 def _read_events(ids):
     "Collect the presses and releases in `ids`, and the positions of INSTRUMENT, TEMPO and VELOCITY."
     w = _PACKED_FLAGS.take(ids)
@@ -144,6 +145,7 @@ def _read_events(ids):
     r['column'] = r['key'] if r['along'] is None else r['key'] + r['along']*_KEYS
     return r
 
+# %% ../../nbs/430_tokens.states.ipynb #530946dd
 _CHANGE_FLAGS = sum(1 << _flag_bit[k] for k in ('instrument', 'tempo', 'velocity'))
 
 # %% ../../nbs/430_tokens.states.ipynb #885708d2
@@ -247,6 +249,7 @@ def make_snapshots(
     "Compute snapshots of the grammar state before positions `every`, 2·`every`, … of a piece."
     return analyze_piece(ids, every)[1]
 
+# %% ../../nbs/430_tokens.states.ipynb #2fcf55f1
 def summarize_ids(
     ids, # ids of one piece
 )->dict:

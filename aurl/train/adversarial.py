@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError
 from ..models.blocks import state_roll
+
+# %% ../../nbs/761_train.adversarial.ipynb #5d49d7e2
 from aurl.models.discriminator import (
     Discriminator,
     generator_loss,
@@ -96,6 +98,7 @@ def _example_batch():
         more=dict(fake=fake, meeting=CriticBatch(critic, real, fake, everywhere, everywhere)),
     )
 
+# %% ../../nbs/761_train.adversarial.ipynb #cdac085f
 @register_loss('adversarial', unit='nats per position', needs='meeting', sample=_example_batch)
 def adversarial_loss(h:LossInputs):
     "Cross-entropy of the critic with generated music labeled as real; 0.69 (log 2) when it cannot distinguish them."
@@ -228,6 +231,7 @@ def _make_opt(self:AdversarialTraining):
         self.critic_opt.load_state_dict(copy.deepcopy(self.saved))
         self.saved = None
 
+# %% ../../nbs/761_train.adversarial.ipynb #25da4ea9
 @patch
 def state_dict(self:AdversarialTraining):
     "Return the state of the critic's optimizer and of the balance; the critic's weights belong to the model."
@@ -312,6 +316,7 @@ def _penalties(self:AdversarialTraining, m):
         )
     return out
 
+# %% ../../nbs/761_train.adversarial.ipynb #f073cc8b
 @patch
 def teach_critic(self:AdversarialTraining, m:CriticBatch):
     "Take one step of the critic on detached generated music; return its loss."
@@ -331,6 +336,7 @@ def teach_critic(self:AdversarialTraining, m:CriticBatch):
     self.now |= dict(critic_loss=loss.item(), critic_norm=norm.item(), told_apart=(a[:,None] > b).float().mean().item())
     return loss.item()
 
+# %% ../../nbs/761_train.adversarial.ipynb #7c8e99e5
 @patch
 def teach_model(self:AdversarialTraining, m:CriticBatch, heard:LossInputs):
     "Return the adversarial term of the model's loss; the critic is frozen meanwhile."
@@ -366,6 +372,7 @@ def after_loss(self:AdversarialTraining):
     self.learn.loss_grad = self.loss_grad + self.weight*self.balance.model*term
     self.learn.loss = self.loss_grad.detach().clone()
 
+# %% ../../nbs/761_train.adversarial.ipynb #f7eb042e
 @patch
 def _weigh(self:AdversarialTraining, model, critic, share):
     "Update the balance with the losses of both sides, averaged over all ranks."
@@ -411,6 +418,7 @@ class AdversarialConfig(Config):
             raise ValueError('all weights are 0; give one more than 0, or set weight=0 to train the critic alone')
         return v
 
+# %% ../../nbs/761_train.adversarial.ipynb #cca5d787
 def adversarial_callbacks(
     config:AdversarialConfig, # the options
     to=None,                  # an `Experiment` to log to

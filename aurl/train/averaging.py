@@ -54,6 +54,7 @@ class _WeightList(nn.Module):
         super().__init__()
         self.values = nn.ParameterList(params)
 
+# %% ../../nbs/752_train.averaging.ipynb #33297051
 class WeightAveraging(Callback):
     "Average the weights; the average replaces them during validation and at the end of training."
     order = 57.5                                        # `KeepBest` (57) runs while the mean is in place

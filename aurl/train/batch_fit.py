@@ -72,6 +72,7 @@ def _trace(
         return weights, kept, meter.peak
     finally: blockwise_settings.longest = was
 
+# %% ../../nbs/794_train.batch_fit.ipynb #5fbb5a5f
 def _attention_bytes(
     config:ModelConfig, # of the model
     length:int,         # ids per window
@@ -111,6 +112,7 @@ class StepMemory:
                 f'{format_bytes(self.learning)} gradients and optimizer, {format_bytes(self.activations)} activations, '
                 f'{format_bytes(self.passing)} temporary')
 
+# %% ../../nbs/794_train.batch_fit.ipynb #c74895af
 @cache
 def _per_window(
     config_json:str, # of the model
@@ -143,6 +145,7 @@ def _optimizer_bytes(net, optimizer):
     if optimizer != 'muon': return 4*(inner + rest)*_optimizer_states.get(optimizer, 2), 0
     return 4*(inner + 2*rest), 4*inner*4                # all matrices of one shape are orthogonalized together
 
+# %% ../../nbs/794_train.batch_fit.ipynb #ca7081ce
 def step_memory(
     config,            # a `ModelConfig`, the name of a preset, or a dict of fields
     batch_size:int=16, # windows per batch
@@ -257,6 +260,7 @@ def training_memory(
 
 _presets = 'large', 'base', 'small', 'song', 'song_small', 'tiny'
 
+# %% ../../nbs/794_train.batch_fit.ipynb #59ea58d9
 def _candidates(cfg):
     "Yield changes with their keys and costs, the cheapest first."
     if times := max_halvings(cfg):
@@ -278,6 +282,7 @@ def _candidates(cfg):
         for name in _presets[_presets.index(cfg.model) + 1:]:
             yield 'model', cfg.changed(model=name), f'model={name}', 'a smaller model'
 
+# %% ../../nbs/794_train.batch_fit.ipynb #3bf1c780
 def memory_options(
     cfg,           # a configuration of a training
     net_of,        # function from such a configuration to that of its model
@@ -308,6 +313,7 @@ def halvings_to_fit(
         small = halve_batch(cfg, k)
         if fits_in_memory(training_memory(small, net_of(small)).total + beside, room): return k
 
+# %% ../../nbs/794_train.batch_fit.ipynb #2abe843c
 def check_memory(
     cfg,          # a configuration of a training
     net_of,       # function from such a configuration to that of its model

@@ -38,6 +38,7 @@ class StepTimes(Callback):
         n = len(self.times)
         if n >= self.most or n >= self.least and sum(self.times) >= self.limit: raise CancelFitException
 
+# %% ../../nbs/797_train.calibrate.ipynb #4be4fccc
 def training_speed(
     learn,    # a fastai Learner, discarded afterwards
     **kwargs  # for `StepTimes`
@@ -94,6 +95,7 @@ def _pieces_for(lengths, speed, seconds):
         n += 1
     return n
 
+# %% ../../nbs/797_train.calibrate.ipynb #b2be8bcb
 def plan_training(
     minutes:float,     # time limit of the training
     speed_of:Callable, # function from a preset to its ids per second, measured when called

@@ -48,6 +48,7 @@ def pack(
     raise CheckpointError(f'{at or "the state"} is a {type(tree).__name__}, which a checkpoint cannot hold',
                           way_out='save its numbers, strings and tensors instead')
 
+# %% ../../nbs/776_train.checkpoint.ipynb #aaabf4d4
 def unpack(tree, tensors:dict):
     "Rebuild the tree that `pack` converted."
     if isinstance(tree, list): return [unpack(v, tensors) for v in tree]
@@ -72,6 +73,7 @@ def _siblings(folder):
     return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.') and any(
         (p/f).exists() for f in ('manifest.json', 'state.json', 'model.safetensors', 'model.safetensors.z'))]
 
+# %% ../../nbs/776_train.checkpoint.ipynb #ee373a1c
 def _manifest(path):
     "Return the manifest in `path`, or an empty dictionary if it is not as it was written."
     try:
@@ -90,6 +92,7 @@ def _seal_manifest(m):
     "Return the text of a manifest, with its own SHA-256."
     return to_json(m | dict(seal=sha256_of(to_json(m, indent=1).encode())), indent=1) + '\n'
 
+# %% ../../nbs/776_train.checkpoint.ipynb #0f9ce3c1
 # Limits in bytes of a manifest, of another JSON file and of the header of a tensor file
 _MAX_MANIFEST_BYTES, _MAX_JSON_BYTES, _MAX_HEADER_BYTES = 1<<20, 1<<26, 1<<23
 
@@ -106,6 +109,7 @@ def _text(path, most):
             f'{path.name} is not readable ({e})', path=path.parent, way_out='use an earlier checkpoint'
         ) from e
 
+# %% ../../nbs/776_train.checkpoint.ipynb #845b5bab
 def save_checkpoint(
     path,             # directory to create
     model,            # a module, of which the weights are saved, or a `Snapshot`
@@ -171,6 +175,7 @@ def _atomic_replace(path):
     os.rename(new, path)
     shutil.rmtree(old, ignore_errors=True)
 
+# %% ../../nbs/776_train.checkpoint.ipynb #5b1852bb
 def _recover(folder):
     "Restore directories that a killed process had renamed."
     for old in Path(folder).glob('.*.old.tmp'):
@@ -180,6 +185,7 @@ def _recover(folder):
 
 def _numel(weights): return sum(t.numel() for t in weights.values())
 
+# %% ../../nbs/776_train.checkpoint.ipynb #ff1ab27e
 def _compressed(d, files):
     "Compress the tensor files in `d`; return the manifest's `files`, with size and hash before compression as `plain`."
     out = {}
@@ -193,6 +199,7 @@ def _compressed(d, files):
         out[small.name] = dict(size=small.stat().st_size, sha256=sha256_of(small), plain=plain)
     return out
 
+# %% ../../nbs/776_train.checkpoint.ipynb #ae1f2e75
 def _tensors(d, name, files):
     "Load the tensors of the file `name` in `d`, compressed or not."
     if name in files: return load_file(d/name)
@@ -209,6 +216,7 @@ def _write_tree(d, name, tree):
     write_json(d/f'{name}.json', pack(tree, tensors))
     if tensors: save_file(tensors, d/f'{name}.safetensors')
 
+# %% ../../nbs/776_train.checkpoint.ipynb #fee79892
 def _read_tree(d, name, files):
     "Read what `_write_tree` wrote; `files` are those in the manifest."
     tensors = f'{name}.safetensors'
@@ -252,6 +260,7 @@ def verify_checkpoint(
                                   way_out='use an earlier checkpoint')
     return m
 
+# %% ../../nbs/776_train.checkpoint.ipynb #0e85b239
 _MAX_RATIO = 200 # largest ratio of uncompressed to compressed size, beyond 64 MiB
 
 def _plausible_size(plain, size):
@@ -263,6 +272,7 @@ def _plausible_size(plain, size):
         and 0 <= plain['size'] <= _MAX_RATIO * size + (1 << 26)
     )
 
+# %% ../../nbs/776_train.checkpoint.ipynb #91c1eaf7
 def _check_file(path, name, want):
     "Check that `name` is a regular file of the recorded size, with a plausible header."
     bad = lambda what: CheckpointError(f'{name} {what}', path=path, way_out='use an earlier checkpoint')
@@ -299,6 +309,7 @@ class Checkpoint:
 def _refuse(path, field, got, wanted, way_out):
     raise CheckpointError(f'{field}: the checkpoint has {got}, expected {wanted}', path=path, way_out=way_out)
 
+# %% ../../nbs/776_train.checkpoint.ipynb #1656445e
 def _check_weights(path, have, model):
     "Raise an error if the weights do not fit `model`."
     check_weights(
@@ -309,6 +320,7 @@ def _check_weights(path, have, model):
         ),
     )
 
+# %% ../../nbs/776_train.checkpoint.ipynb #59e25c00
 def _check_header(path, model):
     "Raise an error if the tensors of the file cannot be those of `model`, before reading them."
     most = {k:tuple(t.shape) for k,t in unwrap_model(model).state_dict().items()}
@@ -428,6 +440,7 @@ def _newest_first(folder):
         return m.get('serial', float('inf')) - 1.5*twin, int((re.findall(r'\d+', p.name) or [0])[-1]), p.name
     return sorted(_siblings(folder), key=key, reverse=True)
 
+# %% ../../nbs/776_train.checkpoint.ipynb #e7e20701
 def latest_checkpoint(
     folder, # where the checkpoints are
 )->Path:    # None if there is none
@@ -441,6 +454,7 @@ def latest_checkpoint(
             return p
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
 
+# %% ../../nbs/776_train.checkpoint.ipynb #db9bc8a5
 def best_checkpoint(
     folder, # where the checkpoints are
 )->Path:    # None if none has a score

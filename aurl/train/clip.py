@@ -24,6 +24,7 @@ from ..tokens.vocab import vocab
 # %% ../../nbs/755_train.clip.ipynb #ea3f5eb3
 _default_thresholds = dict(norm=1., value=.1, layer=.1, percentile=90.)
 
+# %% ../../nbs/755_train.clip.ipynb #a9fce9bc
 class ClipConfig(Config):
     "Gradient clipping; a bare number is the largest norm, 0 turns clipping off."
     kind: Literal['none', 'norm', 'value', 'layer', 'percentile'] = Field(
@@ -46,6 +47,7 @@ class ClipConfig(Config):
     @property
     def limit(self): return self.at if self.at is not None else _default_thresholds.get(self.kind, math.inf)
 
+# %% ../../nbs/755_train.clip.ipynb #ecb4d62a
 def optimized_params(
     learn, # a learner with an optimizer
 )->list:
@@ -53,6 +55,7 @@ def optimized_params(
     mine = {id(p) for ps in learn.opt.param_lists for p in ps}
     return [p for p in learn.model.parameters() if p.grad is not None and id(p) in mine]
 
+# %% ../../nbs/755_train.clip.ipynb #5978a2c6
 class GradientClipping(Callback):
     "Clip the gradient before each optimizer step."
     order, measures_norm = 11, True               # the order of fastai's GradientClip
@@ -75,6 +78,7 @@ class GradientClipping(Callback):
     def state_dict(self): return dict(lengths=list(self.lengths))
     def load_state_dict(self, state): self.lengths = list(state['lengths'])
 
+# %% ../../nbs/755_train.clip.ipynb #2770cec4
 def _clip_by_layer(ps, limit):
     "Clip each gradient to `limit` times the norm of its weight, for which an RMS of at least 0.001 is assumed."
     most = [limit*n for n in torch._foreach_norm([p.detach() for p in ps])]
@@ -108,6 +112,7 @@ class GradientAccumulation(Callback):
     def state_dict(self): return dict(batches=self.batches, targets=self.targets)
     def load_state_dict(self, state): self.batches, self.targets = state['batches'], state['targets']
 
+# %% ../../nbs/755_train.clip.ipynb #9a70b216
 def pending_grad_scale(
     learn, # a learner, in `before_step`
 )->float:  # None while the step needs more batches

@@ -28,6 +28,7 @@ def _compress_plane(plane, level):
     small = zlib.compress(plane, level)
     return small if len(small) < len(plane) else plane
 
+# %% ../../nbs/773_train.compression.ipynb #9a566285
 def _pack_block(block, level):
     "Return the compressed bytes of one block."
     n = len(block)//_word_bytes*_word_bytes
@@ -68,6 +69,7 @@ def _unpack_plane(data, size, path):
         raise _damaged(path, 'cannot be unpacked (a block of another size)')
     return plane
 
+# %% ../../nbs/773_train.compression.ipynb #149317e8
 def _blocks(path):
     "Yield the decompressed blocks of a file."
     with open(path, 'rb') as f:
@@ -82,6 +84,7 @@ def _blocks(path):
                 words[:,i] = np.frombuffer(_unpack_plane(_read_exactly(f, n, path), len(words), path), np.uint8)
             yield words.tobytes() + _read_exactly(f, total % _word_bytes, path)
 
+# %% ../../nbs/773_train.compression.ipynb #40268b05
 def expand_file(
     path,          # a compressed file
     size:int,      # uncompressed size in bytes

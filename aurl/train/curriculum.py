@@ -110,6 +110,7 @@ def _check_measure(name):
     if name in names: return name
     raise ConfigError(f'no curriculum by {name!r}{suggest(name, names)}', way_out=f"choose from {', '.join(names)}")
 
+# %% ../../nbs/764_train.curriculum.ipynb #87adfeac
 def measure_difficulties(
     store,         # a `TokenStore`
     pieces,        # (pieces,) int: indices into the store
@@ -198,6 +199,7 @@ class CurriculumConfig(Config):
             raise ValueError(f'limits.{bad[0]}={list(self.limits[bad[0]])}: the first limit must not exceed the second')
         return self
 
+# %% ../../nbs/764_train.curriculum.ipynb #61e153f2
 @patch(as_prop=True)
 def column(self:CurriculumConfig)->str:
     "Name of the column that `order` applies to, or an empty string."
@@ -211,6 +213,7 @@ def column(self:CurriculumConfig)->str:
         '',
     )
 
+# %% ../../nbs/764_train.curriculum.ipynb #5e79db8d
 @patch
 def share(self:CurriculumConfig,
     epoch:float, # or the level, if adaptive; from 0
@@ -295,6 +298,7 @@ def _stages(self:CurriculumLoader):
 def _windows(self:CurriculumLoader, epoch, length):
     return self._mixed(self.pieces[self.open_to(self.level(epoch))], epoch, length)
 
+# %% ../../nbs/764_train.curriculum.ipynb #8a5fcfbb
 @patch
 def _length(self:CurriculumLoader, epoch):
     if 'length' not in self.pace.by: return WindowLoader._length(self, epoch)
@@ -312,6 +316,7 @@ def set_level(self:CurriculumLoader,
 @patch
 def state_dict(self:CurriculumLoader)->dict: return dict(WindowLoader.state_dict(self), levels=list(self.levels))
 
+# %% ../../nbs/764_train.curriculum.ipynb #48a8bbcc
 @patch
 def load_state_dict(self:CurriculumLoader, state):
     self.levels, self._planned, self._made = list(state.get('levels', [0])), None, None
@@ -345,6 +350,7 @@ class AdaptiveCurriculum(Callback):
     def state_dict(self): return dict(before=self.before, sum=self.sum, n=self.n)
     def load_state_dict(self, state): self.before, self.sum, self.n = state['before'], state['sum'], state['n']
 
+# %% ../../nbs/764_train.curriculum.ipynb #3e81384d
 def curriculum_kwargs(
     pace:CurriculumConfig, # the curriculum
 )->dict:                   # `windows` and `cbs` for `music_learner`; empty without a curriculum

@@ -90,6 +90,7 @@ def _feature_example():
     )
     return h
 
+# %% ../../nbs/785_train.distill.ipynb #42f9632b
 @register_loss('teacher_feature', unit='mean squared error of normalized features', needs='features',
                sample=_feature_example)
 def teacher_feature_loss(h:LossInputs):
@@ -157,6 +158,7 @@ class LayerRecorder:
     def remove(self):
         for h in self.hooks: h.remove()
 
+# %% ../../nbs/785_train.distill.ipynb #bffd7121
 def layer_pairs(
     n_student:int, # layers of the student
     n_teacher:int, # layers of the teacher
@@ -171,6 +173,7 @@ teacher_terms = dict(output='its predictions', harmony='its predicted pitch clas
                      form='its predicted self-similarity', feature='its hidden states', attention='its attention')
 default_teacher_terms = dict(output=.7, feature=1.)
 
+# %% ../../nbs/785_train.distill.ipynb #ffa70e73
 def check_distill(
     told:dict, # terms and their weights or schedules; `hard` and `temperature` likewise
 )->dict:
@@ -188,6 +191,7 @@ def check_distill(
     out = {k:v for k,v in told.items() if k in teacher_terms} or default_teacher_terms
     return check_losses({f'teacher_{k}':v for k,v in out.items()})
 
+# %% ../../nbs/785_train.distill.ipynb #366e7a15
 class Distill(MusicLosses):
     "Add losses that compare the model with a teacher."
     order = -3   # before further losses are added: `hard` weights the cross-entropy alone
@@ -233,6 +237,7 @@ def before_fit(self:Distill):
     if self.feature and self.projections is None: self._project(len(pairs), s.config.d_model, t.config.d_model)
     if self.projections is not None: self.projections.to(self.dls.device)
 
+# %% ../../nbs/785_train.distill.ipynb #b711f379
 @patch
 def _project(self:Distill, n, d, d_teacher):
     with torch.random.fork_rng(devices=[]):
@@ -269,6 +274,7 @@ def _ask(self:Distill):
         with torch.no_grad(): more['teacher_maps'] = theirs.maps(rows)
     return more
 
+# %% ../../nbs/785_train.distill.ipynb #e258a8ac
 @patch
 def after_loss(self:Distill):
     if not self.training: return
@@ -286,6 +292,7 @@ def own_parameters(self:Distill):
     "Return the parameters trained in the same backward pass, for `LossScaling`."
     return list(self.projections.parameters()) if self.projections is not None else []
 
+# %% ../../nbs/785_train.distill.ipynb #6823bdd5
 @patch
 def after_step(self:Distill):
     if self.learns_projection is None: return
@@ -305,6 +312,7 @@ def state_dict(self:Distill):
         grads=[p.grad for p in self.projections.parameters()],
     )
 
+# %% ../../nbs/785_train.distill.ipynb #6c00a365
 @patch
 def load_state_dict(self:Distill, state):
     if not state: return

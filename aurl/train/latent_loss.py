@@ -141,6 +141,7 @@ def check_attribute_names(
         raise ConfigError(f'{len(names)} attributes for a global level of {size} dimensions',
                           way_out='give the global level more dimensions: net.latent=[32,8,4]')
 
+# %% ../../nbs/740_train.latent_loss.ipynb #ccb385ee
 class AttributeRegularization(Callback):
     "Tie the first dimensions of the global level to attributes of the pieces."
     order = 11
@@ -170,6 +171,7 @@ class AttributeRegularization(Callback):
     def state_dict(self): return dict(step=self.step)
     def load_state_dict(self, state): self.step = state['step']
 
+# %% ../../nbs/740_train.latent_loss.ipynb #cbf44177
 def latent_callbacks(
     config:LatentConfig, # options of the latent
     to=None,             # an `Experiment` to log to

@@ -28,6 +28,8 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 
 from ..core import AurlError, ConfigError, seed_everything, to_json
+
+# %% ../../nbs/735_train.learner.ipynb #ffb0ffd7
 from ..device import amp_dtype, autocast, pick_device
 from ..distributed import sync_flag, full_tensor, gather_model, is_sharded, shard_like, rank, world_size
 from ..tokens.grammar import State
@@ -76,6 +78,7 @@ class _InfiniteLoader:
     def __iter__(self):
         while True: yield from self.loader
 
+# %% ../../nbs/735_train.learner.ipynb #6e1f2bb8
 class LoaderEpoch(Callback):
     "Set the epoch of the training loader; `offset` epochs were done before."
     order, goes_back = -8, False
@@ -101,6 +104,7 @@ class LoaderEpoch(Callback):
         if self.training: self.due = not self.endless and getattr(self.dls.train, 'at', None) == 0
     def before_validate(self): self.inside = self.due = False
 
+# %% ../../nbs/735_train.learner.ipynb #d858229f
 def data_epoch(
     learn # a Learner, after a batch or a validation
 )->int:
@@ -135,6 +139,7 @@ def valid_interval(
                           "such as '30s' or '2m', or 0 for the end of each epoch")
     return 0, float(m[1])*_unit_seconds[m[2]]
 
+# %% ../../nbs/735_train.learner.ipynb #bc71dc14
 class ValidEvery(Callback):
     "Validate every `steps` steps or `seconds` seconds, instead of at the end of each epoch."
     order, goes_back = 62, False          # after the checkpoint of the step is written
@@ -290,6 +295,7 @@ def lr_multiplier(
     if used < hold: return 1.
     return final + (1-final)*(1 + math.cos(math.pi*min(1, (used-hold)/(1-hold))))/2
 
+# %% ../../nbs/735_train.learner.ipynb #5bfc3302
 class Budget(Callback):
     "End training after `steps` or `minutes`; the learning rate follows the fraction used."
     order, goes_back = 60, False  # after all other callbacks of a step
@@ -370,6 +376,7 @@ def _cpu_weights(model):
     copy, alone = {k:full_tensor(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
     return {k:None if alone else v.cpu().clone() for k,v in copy.items()}
 
+# %% ../../nbs/735_train.learner.ipynb #2fea6775
 class KeepBest(Callback):
     "Measure nats per token on the held-out windows; `restore` loads the best weights."
     order, goes_back = 57, False
@@ -479,6 +486,7 @@ def due(self:RunLog)->bool:
 @patch
 def _spent(self:RunLog): return {} if self.until is None else dict(train_seconds=round(self.until.spent, 2))
 
+# %% ../../nbs/735_train.learner.ipynb #34a9c391
 @patch
 def _line(self:RunLog):
     "Write one line of the log."
@@ -495,6 +503,7 @@ def _line(self:RunLog):
     self.tokens, self.since, self.loss_said = 0, now, f': {nats:.3f} nats'
     if self.until: self.used_then = self.until.used
 
+# %% ../../nbs/735_train.learner.ipynb #a92b4461
 @patch
 def _progress(self:RunLog):
     "Update the displayed progress."

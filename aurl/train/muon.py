@@ -168,6 +168,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.load_state_dict(_with_defaults(saved, part))
         self.param_groups = [g for o in self.parts for g in o.param_groups]
 
+# %% ../../nbs/730_train.muon.ipynb #f4bfc0d5
 def _with_defaults(saved, part):
     "Complete a saved state by the defaults of settings that it lacks."
     return dict(saved, param_groups=[{**part.defaults, **g} for g in saved['param_groups']])

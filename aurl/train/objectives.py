@@ -45,6 +45,7 @@ class Ramp:
         u = min(1., max(0., (used - self.begin)/max(1e-9, self.until - self.begin)))
         return self.start + (self.end - self.start)*((1 - math.cos(math.pi*u))/2 if self.way == 'cosine' else u)
 
+# %% ../../nbs/743_train.objectives.ipynb #f4c03022
 def make_ramp(
     told, # a number, a pair of numbers, a dict of the fields of `Ramp`, or a `Ramp`
     of='weight', # its name, for the error
@@ -133,6 +134,7 @@ def loss_means(
         out[n] = list(zip(parts, h.taken if len(h.taken) == len(parts) else [None]*len(parts)))
     return out
 
+# %% ../../nbs/743_train.objectives.ipynb #a888f353
 def mean_over_ranks(
     h:LossInputs,  # the batch of this process
     measured:dict, # {name: list of (mean, number of its values)}, from `loss_means`
@@ -163,6 +165,7 @@ def mean_over_ranks(
 # %% ../../nbs/743_train.objectives.ipynb #56d52cca
 balance_modes = ('fixed', 'uncertainty')
 
+# %% ../../nbs/743_train.objectives.ipynb #4a945287
 class MusicLosses(Callback):
     "Add losses by name to the objective, and log each."
     order = 9    # after `UnpackLogits`, before `KLLoss` and gradient clipping
@@ -225,6 +228,7 @@ def before_step(self:MusicLosses): self.called_off = False
 @patch
 def after_cancel_step(self:MusicLosses): self.called_off = True
 
+# %% ../../nbs/743_train.objectives.ipynb #86646548
 @patch
 def after_step(self:MusicLosses):
     if self.uncertainty is None: return
@@ -240,6 +244,7 @@ def after_step(self:MusicLosses):
         self.uncertainty.hold()
     self.learns.zero_grad()
 
+# %% ../../nbs/743_train.objectives.ipynb #cb798910
 @patch
 def after_batch(self:MusicLosses):
     if not self.training: return
@@ -258,6 +263,7 @@ def after_batch(self:MusicLosses):
 @patch
 def before_validate(self:MusicLosses): self.held = {}
 
+# %% ../../nbs/743_train.objectives.ipynb #0ba4a79f
 @patch
 def _book(self:MusicLosses, h):
     if not h.counts.any(): return
@@ -273,6 +279,7 @@ def after_validate(self:MusicLosses):
     if self.book is not None and self.names:
         self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
+# %% ../../nbs/743_train.objectives.ipynb #513f9a4d
 @patch
 def state_dict(self:MusicLosses):
     return (

@@ -88,6 +88,8 @@ _torch_optimizers = {
         'SGD',
     )
 }
+
+# %% ../../nbs/746_train.optimizers.ipynb #05e3822b
 _extra_optimizers = (
     'lion',
     'sophia',
@@ -112,6 +114,8 @@ _extra_optimizers = (
     'normuon',
     'adamuon',
 )
+
+# %% ../../nbs/746_train.optimizers.ipynb #92bb01b8
 _unsupported = dict(
     lbfgs='calls the loss several times per step',
     alig='needs the loss in its step',
@@ -133,6 +137,7 @@ _unsupported = dict(
     magma='does not resume exactly'
 )
 
+# %% ../../nbs/746_train.optimizers.ipynb #1e5d50a9
 def optimizer_names()->list:
     "Names of all available optimizers."
     try: import pytorch_optimizer
@@ -220,11 +225,14 @@ default_lrs = dict(
     normuon=4e-3,
     adamuon=4e-3,
 )
+
+# %% ../../nbs/746_train.optimizers.ipynb #d56e917d
 _coupled_decay = {'adam', 'adamax', 'nadam', 'radam', 'sgd', 'rmsprop', 'adagrad', 'adadelta', 'asgd', 'rprop'}
 _default_options = dict(
     sgd=dict(momentum=0.9, nesterov=True), sophia=dict(p=0.04, betas=(0.965, 0.99)), adamw=dict(betas=(0.9, 0.95))
 )
 
+# %% ../../nbs/746_train.optimizers.ipynb #caffdabd
 class OptimizerConfig(Config):
     "Optimizer settings; a bare word is the name."
     name: str = Field('muon', description='muon, adamw, lion, sophia, adafactor … any of optimizer_names()')
@@ -287,6 +295,7 @@ def make(self:OptimizerConfig,
                           f"{', '.join(f'{k}={v}' for k,v in self.options.items()) or 'its defaults'} ({e})",
                           way_out='give valid optimizer.options, or leave them out') from e
 
+# %% ../../nbs/746_train.optimizers.ipynb #fb805e7a
 @patch(as_prop=True)
 def keeps_mean(self:OptimizerConfig)->bool:
     "Whether it has two sets of weights, for training and for evaluation."
@@ -310,6 +319,7 @@ class SafeOptimWrapper(OptimWrapper):
     def clear_state(self):
         for o in getattr(self.opt, 'parts', [self.opt]): o.state.clear()
 
+# %% ../../nbs/746_train.optimizers.ipynb #83fe6b8a
 class ScheduleFreeMode(Callback):
     "Switch schedule-free optimizers between their training and their evaluation weights."
     order = 56
@@ -320,6 +330,7 @@ class ScheduleFreeMode(Callback):
     def _go(self, how):
         if self.opt is not None and hasattr(self.opt.opt, 'eval'): getattr(self.opt.opt, how)()
 
+# %% ../../nbs/746_train.optimizers.ipynb #2355690e
 @patch
 def learning(self:OptimizerConfig,
     model:nn.Module, # model to train

@@ -46,6 +46,7 @@ class OptimConfig(Config):
                              'remove ema, or choose another optimizer')
         return self
 
+# %% ../../nbs/767_train.options.ipynb #5e3f8f1f
 def learner_kwargs(
     cfg, # an `OptimConfig`, or a configuration with its fields
 )->dict: # arguments of `music_learner`

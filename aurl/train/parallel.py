@@ -40,6 +40,7 @@ def current_rank()->RankInfo:
     "Return the rank of this process."
     return _current
 
+# %% ../../nbs/788_train.parallel.ipynb #f2620154
 @contextlib.contextmanager
 def distributed_context(
     device='auto',   # auto, cpu, cuda, mps
@@ -80,6 +81,7 @@ class GlobalTargetCount(Callback):
         if self.training: self.learn.loss = (t[1]/t[0].clamp(min=1)).to(self.loss.dtype)
     def after_fit(self): self.learn.targets_of_all = None
 
+# %% ../../nbs/788_train.parallel.ipynb #d1665c0a
 class DistributedTraining(Callback):
     "Average gradients over ranks, weighted by tokens, and synchronize clock and stop requests."
     order, goes_back = 50, False       # after all terms of the loss are added, before the optimizer step
@@ -124,6 +126,7 @@ def _agree(self:DistributedTraining):
     self.now = t[0].item()
     if t[1] > 0 and self.until is not None: self.until.asked = self.until.asked or signal.SIGTERM
 
+# %% ../../nbs/788_train.parallel.ipynb #bad20df8
 @patch
 def after_loss(self:DistributedTraining):
     n, all = self.learn.targets_here, max(1, self.learn.targets_of_all)
@@ -142,6 +145,7 @@ def _stop_signal():
     if os.path.exists(os.environ.get('AURL_WISH', '')): return signal.SIGTERM
     return signal.SIGTERM if _launcher_gone() or os.getppid() != _parent else None
 
+# %% ../../nbs/788_train.parallel.ipynb #7b9a3a39
 def _launcher_gone():
     "Return whether the launching process no longer exists."
     try: os.kill(int(os.environ['AURL_ASKER']), 0)
@@ -259,6 +263,7 @@ def launch(
     raise AurlError(f'a process of {gpus*nodes} ended with an error ({_likely_cause(words)})', log,
                     'a run with checkpoints can be resumed with resume=RUN')
 
+# %% ../../nbs/788_train.parallel.ipynb #8809112e
 def _wait_for(process, seconds):
     "Return the exit code of `process`, or None after `seconds`."
     try: return process.wait(seconds)

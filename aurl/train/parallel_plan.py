@@ -64,6 +64,7 @@ def activation_bytes(
     fixed = layer*n/m*c.n_layers + (small[4, 1][0] - layer)*c.n_heads/4
     return fixed, drawn(1)
 
+# %% ../../nbs/791_train.parallel_plan.ipynb #51fb327d
 def _activation_line(config, length, recompute, context):
     "Return bytes independent of the batch, and bytes per window."
     with _as_on_gpu():
@@ -98,6 +99,7 @@ class DistributedCost:
         "Return the time of the computation alone."
         return self.flops/(peak*share)
 
+# %% ../../nbs/791_train.parallel_plan.ipynb #5393855f
 def distributed_cost(
     config,            # a `ModelConfig`, the name of a preset, or a dict of fields
     ranks:int,         # number of GPUs

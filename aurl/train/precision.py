@@ -86,6 +86,7 @@ def before_step(self:LossScaling):
     self.overflow = sync_flag(self._found(), anybody=True)
     if self.overflow: raise CancelStepException
 
+# %% ../../nbs/732_train.precision.ipynb #70b02ef4
 @patch
 def _found(self:LossScaling)->bool:
     "Whether any gradient of this rank is infinite or NaN; synchronizes with the device."
@@ -104,6 +105,7 @@ def after_step(self:LossScaling):
     self.skipped, self.row = self.skipped + self.overflow, self.row + 1 if self.overflow else 0
     if self.row >= _max_skips_in_a_row: self._give_up()
 
+# %% ../../nbs/732_train.precision.ipynb #7efffc57
 @patch
 def _give_up(self:LossScaling):
     raise TrainingError(f'float16 overflows in {self.row} steps in a row, down to a loss scale of '

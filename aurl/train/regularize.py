@@ -26,6 +26,7 @@ def _trunk_of(model):
                          way_out='give a MusicTransformerVAEGAN')
     return model.trunk
 
+# %% ../../nbs/758_train.regularize.ipynb #4ce86e7d
 class TokenDropout(Callback):
     "Hide a fraction of the ids from the model during training."
     run_valid = False

@@ -26,6 +26,7 @@ def check_reproducibility(level:str)->str:
         raise ConfigError(f'reproducible={level!r}', way_out=f"choose from {', '.join(reproducibility_levels)}")
     return level
 
+# %% ../../nbs/779_train.reproducibility.ipynb #53eb0d18
 @contextlib.contextmanager
 def reproducible(
     level:str='seeded', # seeded, deterministic or verified
@@ -69,6 +70,7 @@ class StateLog(Callback):
         self.to_run.log(step=self.told, state_weights=snap.digest('weights'), state_optimizer=snap.digest('optimizer'),
                         state_random=snap.digest('random'))
 
+# %% ../../nbs/779_train.reproducibility.ipynb #882cd517
 def check_state(
     snap,           # the `Snapshot` to resume from
     run:Experiment, # its log has hashes
@@ -99,6 +101,7 @@ class RunComparison:
 _loss_columns, _state_columns = ('train_loss', 'valid_loss'), ('state_weights', 'state_optimizer', 'state_random')
 _ignored_settings = ('out', 'resume', 'device', 'workers')        # settings that may differ
 
+# %% ../../nbs/779_train.reproducibility.ipynb #55894e9e
 def _logged_values(run):
     "Values a run has logged, by step and column; after a rollback the last entry of a step counts."
     out = {}
@@ -107,6 +110,7 @@ def _logged_values(run):
             if m.get(k) is not None and m.get('step') is not None: out[m['step'], k] = m[k]
     return out
 
+# %% ../../nbs/779_train.reproducibility.ipynb #668da40a
 def compare_runs(
     a, b # runs (`Experiment`), or their folders
 )->RunComparison:

@@ -67,6 +67,7 @@ def model_from_checkpoint(
     if 'training.json' in ck.manifest['files']: _use_averaged_weights(model, ck.snapshot().parts)
     return model.to(device).eval()
 
+# %% ../../nbs/782_train.saved_models.ipynb #736b9e9a
 def _build_model(ck):
     "Build a model from the configuration of `ck`."
     if not isinstance(ck.config, dict):
@@ -97,6 +98,7 @@ def _newest_good(folder, most):
         else: good += [] if is_suspect(p) else [p]
     return good[:most]
 
+# %% ../../nbs/782_train.saved_models.ipynb #e2213d81
 def _average(folder, most, device):
     "Return the mean of the newest checkpoints, and a description."
     if not (paths := _newest_good(folder, most)):
@@ -125,6 +127,7 @@ def load_model(
     passed = [str(w.message) for w in said if 'passed over' in str(w.message)]
     return model, run, '; '.join([*([line] if line else []), *passed])
 
+# %% ../../nbs/782_train.saved_models.ipynb #d4add379
 def _load_choice(run, choice, device):
     "Return model, run and line for a choice."
     if (run/'state.json').exists() and (run/'manifest.json').exists():
@@ -151,6 +154,7 @@ def _load_choice(run, choice, device):
     return model, run, f'{run.name}: {what}' if choice else (
         f'{run.name} has no model yet; using its newest good checkpoint, {what}')
 
+# %% ../../nbs/782_train.saved_models.ipynb #9b729a9c
 def _run_of(path):
     "Return the run that a checkpoint belongs to."
     return next((p for p in path.parents if (p/'config.yaml').exists()), path.parent.parent)

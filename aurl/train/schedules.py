@@ -21,6 +21,7 @@ _decay_starts = dict(wsd=.3, trapezoid=.8)  # fraction of the budget at which de
 schedule_kinds = ('wsd', 'trapezoid', 'cosine', 'linear', 'polynomial', 'exponential', 'inverse_sqrt', 'constant',
                   'step', 'one_cycle', 'cyclical', 'plateau')
 
+# %% ../../nbs/749_train.schedules.ipynb #10462770
 class ScheduleConfig(Config):
     "Learning-rate schedule; a bare word sets `kind`."
     kind: Literal[schedule_kinds] = Field('wsd', description='shape of the schedule')
@@ -61,6 +62,7 @@ def _warming(self:ScheduleConfig, used):
     rise = dict(linear=t, cosine=1 - _cosine(t), exponential=least**(1-t), constant=least)[self.warmup]
     return max(rise, least)
 
+# %% ../../nbs/749_train.schedules.ipynb #982c3309
 @patch
 def at(self:ScheduleConfig,
     used:float, # fraction of the budget used, 0 to 1
@@ -79,6 +81,7 @@ def at(self:ScheduleConfig,
     if k == 'step': return .1**sum(used >= s for s in self.steps)
     return self.final + (1 - self.final)*_cosine(2*abs((t*self.cycles) % 1 - (t == 1)))  # cyclical: falls and rises
 
+# %% ../../nbs/749_train.schedules.ipynb #b3b5c3ec
 def _one_cycle(used, final, top=.25):
     "Fraction of the peak rate, and momentum between .95 and .85."
     t = used/top if used < top else (used - top)/(1 - top)

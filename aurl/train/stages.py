@@ -66,6 +66,7 @@ def parse_stages(
         entries = load_preset('stages', entries).get('stages', ())
     return _divide_budget([_stage(cfg, i, dict(e)) for i,e in enumerate(entries, 1)], cfg)
 
+# %% ../../nbs/770_train.stages.ipynb #bf1b85f6
 _run_keys = (
     'data',
     'split',
@@ -86,6 +87,7 @@ _run_keys = (
     'shard',
 )
 
+# %% ../../nbs/770_train.stages.ipynb #86174d17
 def _stage(cfg, i, entry):
     "Return the stage of one entry."
     mine = {k:entry.pop(k) for k in list(entry) if k in StageEnd.model_fields}
@@ -99,6 +101,7 @@ def _stage(cfg, i, entry):
     try: return Stage(name, make_config(StageEnd, overrides=mine), cfg.changed(**_nest_keys(entry), stages=''), i)
     except ConfigError as e: raise ConfigError(f'{at}: {e.what}', way_out=e.way_out) from e
 
+# %% ../../nbs/770_train.stages.ipynb #17b44bcf
 def _nest_keys(entry):
     "Turn dotted keys into nested dictionaries."
     out = {}
@@ -178,6 +181,7 @@ class StageRun:
         try: return read_json(self.path/'done.json')
         except (AurlError, OSError): return {}
 
+# %% ../../nbs/770_train.stages.ipynb #c9ecd27a
 def run_stages(
     run,     # an `Experiment`
     stages,  # from `parse_stages`
@@ -221,6 +225,7 @@ def run_stages(
         done += steps
     return learn, best
 
+# %% ../../nbs/770_train.stages.ipynb #0ca87dcd
 def _end_reason(learn):
     "Why a stage ended without its stopping rule: its budget, or a monitor (`867_monitor.callbacks`)."
     ends = dict(ended='the monitored metrics stopped improving', over='too many collapses')

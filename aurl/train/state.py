@@ -128,6 +128,7 @@ def _all_tensors(tree):
     elif isinstance(tree, (dict, list, tuple)):
         for v in (tree.values() if isinstance(tree, dict) else tree): yield from _all_tensors(v)
 
+# %% ../../nbs/738_train.state.ipynb #0533dda9
 def capture_state(
     learn, # a fastai Learner, during a `fit` or after it
 )->Snapshot:
@@ -182,6 +183,7 @@ def check_weights(
         if t.shape != want[name].shape: refuse(f'shape of {name}', list(t.shape), list(want[name].shape))
         if t.is_floating_point() != want[name].is_floating_point(): refuse(f'kind of {name}', t.dtype, want[name].dtype)
 
+# %% ../../nbs/738_train.state.ipynb #0c2290bd
 def _match_callbacks(learn, snap):
     "Pair the saved states with the callbacks of `learn`, in order within each class."
     left, out = list(learn.cbs), []
@@ -217,9 +219,11 @@ def _load_optimizer_state(opt, state):
                     }
                 )
 
+# %% ../../nbs/738_train.state.ipynb #49bc945b
 def _keep_own_step(cb, state):
     return state | dict(step=cb.step) if isinstance(state, dict) and 'step' in state and 'step' in vars(cb) else state
 
+# %% ../../nbs/738_train.state.ipynb #b77eb12c
 def restore_state(
     learn,          # a Learner built like the one that was captured
     snap:Snapshot,  # from `capture_state`
