@@ -35,21 +35,8 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
-from aurl.core import (
-    AurlError,
-    CheckpointError,
-    CodecError,
-    ConfigError,
-    CorpusError,
-    MidiError,
-    MissingExtra,
-    ModelError,
-    OutOfMemory,
-    StoreError,
-    aurl_home,
-    rng,
-    seed_everything,
-)
+from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
+from .core import ModelError, OutOfMemory, StoreError, aurl_home, rng, seed_everything
 from .config import Config, load_preset, make_config, preset_descriptions, presets, save_config
 from .device import autocast, describe_device, pick_device
 from .memory import available_memory
@@ -259,13 +246,8 @@ from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
 
 # %% ../nbs/990_all.ipynb #bb3589e1
-from aurl.train.checkpoint import (
-    average_checkpoints,
-    best_checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .train.checkpoint import average_checkpoints, best_checkpoint, latest_checkpoint, load_checkpoint
+from .train.checkpoint import save_checkpoint
 from .monitor.checkpoints import CheckpointConfig, CheckpointCallback
 from .train.reproducibility import compare_runs
 

@@ -30,37 +30,14 @@ from pydantic import Field, field_validator, model_validator
 from .config import Config, config_from, make_config
 
 # %% ../nbs/972_recipes.ipynb #922eff53
-from aurl.core import (
-    AurlError,
-    CheckpointError,
-    CodecError,
-    ConfigError,
-    CorpusError,
-    ModelError,
-    OutOfMemory,
-    StoreError,
-    aurl_home,
-    read_json,
-    rng,
-    seed_everything,
-    sha256_of,
-    to_json,
-    write_json,
-)
+from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, OutOfMemory
+from .core import StoreError, aurl_home, read_json, rng, seed_everything, sha256_of, to_json, write_json
 from .dependencies import changed_keys, default_of, reject_unused_keys, given_keys, value_of
 from .device import amp_dtype, pick_device
 
 # %% ../nbs/972_recipes.ipynb #6ff78bbe
-from aurl.commands.key_rules import (
-    EVALUATE_RULES,
-    GENERATE_RULES,
-    PREPARE_RULES,
-    STAGE_RULES,
-    TRAIN_RULES,
-    curriculum_problem,
-    generation_rule_input,
-    training_rule_input,
-)
+from .commands.key_rules import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, STAGE_RULES, TRAIN_RULES
+from .commands.key_rules import curriculum_problem, generation_rule_input, training_rule_input
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.report import Report, loss_chart
@@ -114,24 +91,12 @@ from .train.checkpoint import latest_checkpoint
 from .monitor.failures import FailureMonitor, all_finite
 
 # %% ../nbs/972_recipes.ipynb #a2bac8d1
-from aurl.train.batch_fit import (
-    check_memory,
-    halve_batch,
-    halvings_to_fit,
-    max_halvings,
-    process_bytes,
-    free_step_memory,
-    training_memory,
-)
+from .train.batch_fit import check_memory, halve_batch, halvings_to_fit, max_halvings, process_bytes
+from .train.batch_fit import free_step_memory, training_memory
 from .train.saved_models import checkpoint_folder, load_model, model_from_checkpoint, split_model_choice
 from .data.cache import remember_run_folder
-from aurl.monitor.checkpoints import (
-    CheckpointConfig,
-    CheckpointCallback,
-    current_metrics,
-    load_newest_checkpoint,
-    weighted_score,
-)
+from .monitor.checkpoints import CheckpointConfig, CheckpointCallback, current_metrics, load_newest_checkpoint
+from .monitor.checkpoints import weighted_score
 from .train.state import ResumeFrom, Snapshot
 
 # %% ../nbs/972_recipes.ipynb #3283179b

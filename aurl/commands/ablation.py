@@ -31,21 +31,9 @@ from ..generate.sampling import generate_ids
 
 # %% ../../nbs/986_commands.ablation.ipynb #a207e2fc
 from ..models.size import parameter_counts, match_parameter_count
-from aurl.recipes import (
-    Command,
-    Seed,
-    TrainConfig,
-    check_single_training,
-    check_request,
-    check_shared_keys,
-    build_learner,
-    parameter_summary,
-    build_model_config,
-    new_run_dir,
-    train_valid_split,
-    open_store,
-    train_run,
-)
+from ..recipes import Command, Seed, TrainConfig, check_single_training, check_request, check_shared_keys
+from ..recipes import build_learner, parameter_summary, build_model_config, new_run_dir, train_valid_split
+from ..recipes import open_store, train_run
 from ..corpus.phrases import phrase_corpus
 from ..tokens.grammar import grammar, verdict
 from ..data.store import prepare

@@ -25,20 +25,8 @@ from ..experiments.run import Experiment
 from ..models.size import parameter_counts
 
 # %% ../../nbs/988_commands.scaling.ipynb #e88e4d09
-from aurl.recipes import (
-    Command,
-    Seed,
-    TrainConfig,
-    check_single_training,
-    check_request,
-    check_shared_keys,
-    build_learner,
-    build_model_config,
-    new_run_dir,
-    train_valid_split,
-    open_store,
-    train_run,
-)
+from ..recipes import Command, Seed, TrainConfig, check_single_training, check_request, check_shared_keys
+from ..recipes import build_learner, build_model_config, new_run_dir, train_valid_split, open_store, train_run
 from ..tokens.vocab import vocab
 from ..search.scaling_law import ScalingFit
 

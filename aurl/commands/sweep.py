@@ -22,23 +22,9 @@ from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_ru
 from ..experiments.run import Experiment
 
 # %% ../../nbs/984_commands.sweep.ipynb #f3784dc3
-from aurl.recipes import (
-    COMMANDS,
-    Command,
-    Seed,
-    TrainConfig,
-    _absolute_source,
-    check_single_training,
-    check_request,
-    check_shared_keys,
-    build_learner,
-    parameter_summary,
-    build_model_config,
-    new_run_dir,
-    train_valid_split,
-    open_store,
-    train_run,
-)
+from ..recipes import COMMANDS, Command, Seed, TrainConfig, _absolute_source, check_single_training, check_request
+from ..recipes import check_shared_keys, build_learner, parameter_summary, build_model_config, new_run_dir
+from ..recipes import train_valid_split, open_store, train_run
 from ..search.space import search_space
 from ..search.trials import SweepDefinition, PruneTrial, Pruned, Sweep, run_workers
 

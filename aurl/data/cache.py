@@ -14,16 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core import AurlError, ConfigError, StoreError, aurl_home, try_lock, unlock, suggest, read_json, to_json
-from aurl.experiments.registry import (
-    format_age,
-    folder_size,
-    html_row,
-    parse_age,
-    parse_size,
-    printable,
-    run_folders,
-    format_size,
-)
+from ..experiments.registry import format_age, folder_size, html_row, parse_age, parse_size, printable, run_folders
+from ..experiments.registry import format_size
 from ..experiments.run import Experiment, read_config
 from .store import TokenStore, prepare, repair_store
 

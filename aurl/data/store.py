@@ -18,20 +18,8 @@ from fastcore.basics import patch
 from ..config import make_config
 
 # %% ../../nbs/520_data.store.ipynb #e2a8a802
-from aurl.core import (
-    AurlError,
-    CodecError,
-    ConfigError,
-    StoreError,
-    _apply_umask,
-    try_lock,
-    unlock,
-    read_json,
-    sha256_of,
-    remove_stale_temps,
-    to_json,
-    write_json,
-)
+from ..core import AurlError, CodecError, ConfigError, StoreError, _apply_umask, try_lock, unlock, read_json
+from ..core import sha256_of, remove_stale_temps, to_json, write_json
 from ..corpus.corpus import Corpus, Piece, corpus_from, split_pieces
 from ..tokens.codec import encode, get_codec
 from ..tokens.sequences import TokenSequences
@@ -41,14 +29,8 @@ from .shards import Shards, shard_files, shard_log_file, plan_shards
 
 # %% ../../nbs/520_data.store.ipynb #eef1cde0
 from .tables import StoreConfig, _file_stats, _pieces_fingerprint, _tables, make_encode_job, to_numpy
-from aurl.data.readers import (
-    SerialExecutor,
-    DaskExecutor,
-    ProcessExecutor,
-    worker_environment as _calm,
-    read_in_order,
-    concat_encoded,
-)
+from .readers import SerialExecutor, DaskExecutor, ProcessExecutor, worker_environment as _calm
+from .readers import read_in_order, concat_encoded
 
 # %% ../../nbs/520_data.store.ipynb #dd6ef4f3
 _store_kind, _store_version = 'aurl token store', 2

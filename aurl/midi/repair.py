@@ -15,17 +15,8 @@ from statistics import median
 import numpy as np
 
 from ..core import MidiError, rng
-from aurl.midi.bytes import (
-    _N_DATA_BYTES,
-    _read_vlq,
-    _parse_system_event,
-    Finding,
-    find_chunks,
-    parse_event,
-    parse_header,
-    skim_events,
-    unwrap,
-)
+from .bytes import _N_DATA_BYTES, _read_vlq, _parse_system_event, Finding, find_chunks, parse_event
+from .bytes import parse_header, skim_events, unwrap
 from .realign import TrackEvents, realign_tracks, detect_offsets
 
 # %% ../../nbs/120_midi.repair.ipynb #a8a205b2

@@ -15,15 +15,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core import ConfigError
-from aurl.models.attention import (
-    Attention,
-    KVCache,
-    AttentionSpan,
-    Rotary,
-    causal_attention,
-    attentions,
-    register_attention,
-)
+from .attention import Attention, KVCache, AttentionSpan, Rotary, causal_attention, attentions
+from .attention import register_attention
 from .flex import flex_window_attention, fastest_window_kernel
 
 # %% ../../nbs/610_models.local.ipynb #551099a2

@@ -16,16 +16,8 @@ from torch import Tensor, nn
 from ..core import ModelError
 from .attention import Rotary
 from .blocks import Block, MusicEmbedding, feature_sizes
-from aurl.models.latent import (
-    DiagonalGaussian,
-    PosteriorHead,
-    KLTerms,
-    LatentConditioner,
-    region_log_weights,
-    latent_levels,
-    kl_terms,
-    priors,
-)
+from .latent import DiagonalGaussian, PosteriorHead, KLTerms, LatentConditioner, region_log_weights
+from .latent import latent_levels, kl_terms, priors
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 

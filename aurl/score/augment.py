@@ -16,20 +16,8 @@ from symusic import Score
 
 from ..config import Config, make_config
 from ..core import ConfigError, MidiError, rng
-from aurl.score.transforms import (
-    _FAMILY_PROGRAMS,
-    _humanize,
-    _instruments,
-    _loudness,
-    _stretch,
-    _swing,
-    _transpose,
-    can_swing,
-    fit_transpose,
-    transposed_signature,
-    loudness_curve,
-    transposable_range,
-)
+from .transforms import _FAMILY_PROGRAMS, _humanize, _instruments, _loudness, _stretch, _swing, _transpose
+from .transforms import can_swing, fit_transpose, transposed_signature, loudness_curve, transposable_range
 
 # %% ../../nbs/285_score.augment.ipynb #6ff0471e
 class Augmentation(Config):

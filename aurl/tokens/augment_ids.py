@@ -14,34 +14,12 @@ from ..score.augment import Augmentation, AugmentConfig, as_augmentation, augmen
 from ..score.transforms import fit_transpose, loudness_curve
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #1bda05c2
-from aurl.tokens.codec import (
-    _checked,
-    _pack_event,
-    _run_starts,
-    _sort_events,
-    _run_ends,
-    _low_bits,
-    _resolve_overlaps,
-    _spans,
-    _states,
-    _tempo_list,
-    _track,
-    _events_to_ids,
-    decode,
-    encode,
-)
+from .codec import _checked, _pack_event, _run_starts, _sort_events, _run_ends, _low_bits
+from .codec import _resolve_overlaps, _spans, _states, _tempo_list, _track, _events_to_ids, decode, encode
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #07963758
-from aurl.tokens.codec import (
-    _PEDAL_ON_RANK,
-    _VELOCITY_BITS,
-    _OFF_RANK,
-    _ON_RANK,
-    _SLOT_BITS,
-    _TEMPO_RANK,
-    _STEP_BITS,
-    _PEDAL_OFF_RANK,
-)
+from .codec import _PEDAL_ON_RANK, _VELOCITY_BITS, _OFF_RANK, _ON_RANK, _SLOT_BITS, _TEMPO_RANK, _STEP_BITS
+from .codec import _PEDAL_OFF_RANK
 from .sequences import TokenSequences
 from .states import melodic_mask, make_snapshots, _COLUMNS, _TRANSPOSES
 from .vocab import Kind, vocab

@@ -11,24 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 from fastcore.basics import patch
 
-from aurl.tokens.states import (
-    melodic_mask,
-    snapshot_dtype,
-    make_snapshots,
-    _BEATS,
-    _CODES,
-    _COLUMNS,
-    _HAS_FAMILY,
-    _KEYS,
-    _MARKS,
-    _TRANSPOSES,
-    _NEVER_STEP,
-    _IS_NOTE,
-    _ORDER,
-    _PACKED_FLAGS,
-    _flag_bit,
-    _positions_where,
-)
+from .states import melodic_mask, snapshot_dtype, make_snapshots, _BEATS, _CODES, _COLUMNS, _HAS_FAMILY
+from .states import _KEYS, _MARKS, _TRANSPOSES, _NEVER_STEP, _IS_NOTE, _ORDER, _PACKED_FLAGS, _flag_bit
+from .states import _positions_where
 from .vocab import Kind, vocab
 
 # %% ../../nbs/435_tokens.sequences.ipynb #de575baf

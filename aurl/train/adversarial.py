@@ -23,15 +23,8 @@ from ..core import ConfigError, ModelError
 from ..models.blocks import state_roll
 
 # %% ../../nbs/761_train.adversarial.ipynb #5d49d7e2
-from aurl.models.discriminator import (
-    Discriminator,
-    generator_loss,
-    feature_distance,
-    gradient_penalty,
-    critic_loss,
-    musical_distance,
-    r1_penalty,
-)
+from ..models.discriminator import Discriminator, generator_loss, feature_distance, gradient_penalty, critic_loss
+from ..models.discriminator import musical_distance, r1_penalty
 from ..models.rollout import rollout, straight_through_sample
 from ..distributed import average_grads, all_reduce_sum
 from ..tokens.grammar import State, grammar

@@ -15,14 +15,8 @@ from ..config import make_config
 from ..aliases import current_callback
 from ..core import CheckpointError, ConfigError, ModelError, read_json
 from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from aurl.train.checkpoint import (
-    average_checkpoints,
-    best_checkpoint,
-    is_suspect,
-    latest_checkpoint,
-    load_checkpoint,
-    verify_checkpoint,
-)
+from .checkpoint import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint, load_checkpoint
+from .checkpoint import verify_checkpoint
 
 # %% ../../nbs/782_train.saved_models.ipynb #091d3274
 def split_model_choice(
