@@ -1266,9 +1266,9 @@ def build_learner(
     "Build the learner of a training."
     if cfg.gpus*cfg.nodes != world_size(): check_single_training(cfg)
     model = model if model is not None else build_model(cfg, music=(store, train))
-    hears = model.latent is not None
+    has_latent = model.latent is not None
     cbs = [
-        *(latent_callbacks(cfg.latent, run) if hears else ()),
+        *(latent_callbacks(cfg.latent, run) if has_latent else ()),
         *(adversarial_callbacks(cfg.adversarial, run) if model.critic is not None else ()),
         *extra_callbacks(cfg),
     ]

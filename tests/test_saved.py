@@ -70,10 +70,9 @@ def test_resume(saved, kind, monkeypatch):
     assert last.step == 3 and cfg.steps == 6
     store = open_store(cfg.data, 0, run, cfg.loader)
     train_stages(run, cfg, store, *train_valid_split(store, cfg.valid, cfg.seed, cfg.split), last)
-    names = sorted(load_file(run.checkpoints / 'step_00000006' / 'model.safetensors'))
     now, before = (load_file(run.checkpoints / f'step_0000000{k}' / 'model.safetensors') for k in (6, 3))
     then = load_file(run.path / 'end.safetensors')
-    assert len(now) == len(then) == len(names)
+    assert len(now) == len(then)
     flat = lambda weights: torch.cat(
         [weights[n].double().flatten() for n in sorted(weights) if weights[n].is_floating_point()]
     )

@@ -147,7 +147,7 @@ class ScalingStudy:
         self.rows, self.larger = [r for r in rows if not r['larger']], next((r for r in rows if r['larger']), None)
         self.fit = ScalingFit(*zip(*[(r['parameters'], r['ids'], r['nats']) for r in self.rows]), draws=draws)
     @property
-    def foreseen(self): return self.fit.foresee(self.larger['parameters'], self.larger['ids'])
+    def predicted(self): return self.fit.predict(self.larger['parameters'], self.larger['ids'])
 
 # %% ../../nbs/988_commands.scaling.ipynb #1adc2161
 def run_scaling(
@@ -163,7 +163,7 @@ def run_scaling(
         for name,(c, larger) in jobs.items():
             run.progress('scaling', done/work, f'{name.replace("_", " parameters, ", 1).replace("_", " ids, seed ")}')
             if name not in rows:
-                if larger: _predict_larger(cfg, list(rows.values()), c, root/'foreseen.json')
+                if larger: _predict_larger(cfg, list(rows.values()), c, root/'predicted.json')
                 rows[name] = train_grid_point(name, c, root/'trainings'/name, cfg.held, larger)
                 _append_line(root/'results.jsonl', rows[name])
             done += _layer_parameters(c)*c.steps
@@ -171,7 +171,7 @@ def run_scaling(
 
 # %% ../../nbs/988_commands.scaling.ipynb #a07c338d
 def _predict_larger(cfg, rows, larger, path):
-    expected, low, high = ScalingStudy(rows, cfg.draws).fit.foresee(
+    expected, low, high = ScalingStudy(rows, cfg.draws).fit.predict(
         _layer_parameters(larger), larger.steps * larger.length * larger.batch_size
     )
     write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
@@ -187,7 +187,7 @@ def words(self:ScalingStudy)->list:
            f'ten times the data reduces the data-dependent loss to {10**-law.b:.0%} (b = {law.b:.2f}, {iv("b")}); '
            f'the irreducible loss is {law.E:.2f} nats ({iv("E")}).']
     if self.larger:
-        e, low, high = self.foreseen
+        e, low, high = self.predicted
         n, d, got = self.larger['parameters'], self.larger['ids'], self.larger['nats']
         out.append(f'{n:,} parameters and {d:,} ids: predicted {e:.3f} nats ({low:.3f} … {high:.3f}), '
                    f'measured {got:.3f}, {got/e - 1:+.1%}: '

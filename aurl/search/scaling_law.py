@@ -141,7 +141,7 @@ def interval(self:ScalingFit,
 
 # %% ../../nbs/890_search.scaling_law.ipynb #c1fce09d
 @patch
-def foresee(self:ScalingFit,
+def predict(self:ScalingFit,
     N, D,            # of a training that was not run
     sure:float=.95   # confidence level
 )->tuple:            # nats per token: expected, lower and upper end
@@ -189,7 +189,7 @@ def plot(self:ScalingFit,
             ax.plot(wide, self.law(v, wide) if x is self.D else self.law(wide, v), color=f'C{i}', lw=.8)
         for N,D,L in more:
             at = D if x is self.D else N
-            e, low, high = self.foresee(N, D)
+            e, low, high = self.predict(N, D)
             ax.errorbar([at], [e], [[max(0, e - low)], [max(0, high - e)]], color='k', capsize=3, lw=1,
                         label='predicted')
             ax.plot([at], [L], '*', color='C3', ms=9, label='measured')

@@ -91,14 +91,14 @@ class DistributedTraining(Callback):
     ): self.place, self.wraps, self.wrapped, self.now = place, wrapped, None, 0.
 
     def before_fit(self):
-        p, hears = self.place, getattr(self.model, 'latent', None) is not None
+        p, has_latent = self.place, getattr(self.model, 'latent', None) is not None
         self.own, self.until = self.model, next((c for c in self.cbs if isinstance(c, Budget)), None)
         ddp, device = torch.nn.parallel.DistributedDataParallel, [p.device.index] if p.device.type == 'cuda' else None
         # the critic's gradients are averaged in `761_train.adversarial`
         ddp._set_params_and_buffers_to_ignore_for_model(
             self.model, [n for n in self.model.state_dict() if n.startswith('critic.')])
         self.wrapped = (
-            ddp(self.model, device_ids=device, broadcast_buffers=hears, find_unused_parameters=hears)
+            ddp(self.model, device_ids=device, broadcast_buffers=has_latent, find_unused_parameters=has_latent)
             if self.wraps
             else self.model
         )
