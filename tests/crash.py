@@ -32,7 +32,7 @@ def music(folder, pieces=12, notes=14):
 def _gan():
     from aurl.train.adversarial import AdversarialTraining
     from aurl.train.latent_loss import KLLoss
-    return [KLLoss(), AdversarialTraining(warm=0., rows=2, steps=6, context=12, guess=0, r1_every=3)]
+    return [KLLoss(), AdversarialTraining(warmup_pct=0., rollout_windows=2, rollout_length=6, context=12, sample_every=0, r1_every=3)]
 
 def _latent():
     from aurl.train.latent_loss import KLLoss
@@ -69,8 +69,8 @@ WAYS = {  # name: how the learner is made
     'bfloat16': dict(dtype='bf16'),
     'validated every five steps': dict(cbs=_validated),
     'losses by name, uncertainty': dict(cbs=_objectives),
-    'vae': dict(net=dict(mode='vae'), cbs=_latent, loader=dict(whole=True), length=128),
-    'vae_gan': dict(net=dict(mode='vae_gan'), cbs=_gan, loader=dict(whole=True), length=128),
+    'vae': dict(net=dict(mode='vae'), cbs=_latent, loader=dict(full_pieces_only=True), length=128),
+    'vae_gan': dict(net=dict(mode='vae_gan'), cbs=_gan, loader=dict(full_pieces_only=True), length=128),
 }
 
 MORE = {  # what must be saved beside the model, in the middle of a step of four batches

@@ -74,8 +74,8 @@ slips = [  # what is asked, the exit code, what the line must name
     (prepare('min_seconds=9', 'max_seconds=2'), 2, 'min_seconds=9.0 is more than max_seconds=2.0: nothing would be left →'),
     (prepare('keep=loud'), 2, 'loud: not a condition'),
     (prepare('min_qualty=0.5'), 2, "unknown key 'min_qualty'; did you mean 'min_quality'?"),
-    (prepare('cleaning.quantise.grid=7'), 2, 'cleaning.quantise.grid'),
-    (prepare('cleaning.quantize=strict'), 2, "cleaning.quantise")]
+    (prepare('cleaning.quantize.grid=7'), 2, 'cleaning.quantize.grid'),
+    (prepare('cleaning.quantize=strict'), 2, "cleaning.quantize")]
 
 
 def ask(here, questions):

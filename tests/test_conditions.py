@@ -45,7 +45,7 @@ def asked(store, out, **more):
             device='cpu',
             valid=0.2,
             out=str(out),
-            watch=dict(on=False),
+            monitor=dict(enabled=False),
             loader=dict(conditions=['composer']),
             **more
         ),
@@ -69,7 +69,7 @@ def test_from_the_table_to_the_music(store, tmp_path):
         'transpose=0',
         'valid=.2',
         'steps=300',
-        'watch.on=false',
+        'watch.enabled=false',
         'checkpoint_every=0',
     ]
     assert run_command('train', [*words, 'loader.conditions=[composer]', *common]) == 0
@@ -130,8 +130,8 @@ def test_conditions_reach_the_model(store, tmp_path):
 
 def test_refusals(store, tmp_path):
     for more, says in (
-        (dict(net=dict(conditions={})), 'loader.conditions'),
-        (dict(net=dict(condition_dropout=0.2), loader={}), 'no conditions'),
+        (dict(model_overrides=dict(conditions={})), 'loader.conditions'),
+        (dict(model_overrides=dict(condition_dropout=0.2), loader={}), 'no conditions'),
     ):
         with pytest.raises(ConfigError, match=says):
             check_request(

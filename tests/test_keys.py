@@ -41,18 +41,18 @@ vae, gan = dict(mode='vae'), dict(mode='vae_gan')
 augmented = {'loader.augment.probability': 1., 'transpose': 0}
 TRAIN = {
     'split': ('HELD', {}), 'steps': (7, {}), 'minutes': (1., {}), 'mode': ('vae', {}), 'model': ('OTHER', {}), 'length': (48, {}), 'transpose': (2, {}),
-    'latent_music': ('whole', dict(vae, length=290)), 'recompute': (True, {}), 'stages': ([dict(name='a'), dict(name='b')], {}), 'valid': (.5, {}), 'seed': (3, {}),
+    'latent_windows': ('whole', dict(vae, length=290)), 'recompute': (True, {}), 'stages': ([dict(name='a'), dict(name='b')], {}), 'valid': (.5, {}), 'seed': (3, {}),
     'batch_size': (2, {}), 'grammar_weight': (.5, {}), 'losses': (dict(rhythm=.1), {}), 'balance': ('uncertainty', {'losses.rhythm': .1}),
     'teacher': ('TEACHER', {}), 'distill': (dict(output=.3, hard=.7), dict(teacher='TEACHER')), 'dropout': (.1, {}), 'dtype': ('bf16', {}),
     'log_every': (3, {}), 'record_windows': (True, {}), 'valid_every': (5, {}), 'checkpoint_every': (7, {}), 'keep': (5, {}), 'best_by': (dict(valid_loss=1., grammar=.5), {}),
     'reproducible': ('verified', {}), 'lr': (.02, {}),
-    'latent.schedule': ('cosine', vae), 'latent.beta': (.7, vae), 'latent.warm': (.2, vae), 'latent.cycles': (2, vae | {'latent.schedule': 'cyclical'}),
-    'latent.target': (9., vae | {'latent.schedule': 'adaptive'}), 'latent.attributes': (['register'], vae), 'latent.order': (.3, vae | {'latent.attributes': ['register']}),
+    'latent.beta_schedule': ('cosine', vae), 'latent.beta': (.7, vae), 'latent.warmup_pct': (.2, vae), 'latent.cycles': (2, vae | {'latent.beta_schedule': 'cyclical'}),
+    'latent.target_kl': (9., vae | {'latent.beta_schedule': 'adaptive'}), 'latent.attributes': (['register'], vae), 'latent.attribute_weight': (.3, vae | {'latent.attributes': ['register']}),
     **{f'adversarial.{k}': (v, gan) for k,v in dict(weight=.3, losses=dict(adversarial=2.), warm=.4, lr=.01, rows=2, steps=9, context=5, guess=0, every=2, gamma=.5, slope=1., through=False).items()},
-    'loader.windows': ('first', {}), 'loader.overlap': (8, {'loader.windows': 'sliding'}), 'loader.most': (1, {}), 'loader.slide_up_to': (9, {'loader.windows': 'adaptive'}),
-    'loader.min_length': (250, {}), 'loader.whole': (True, dict(length=290)), 'loader.align': ('beat', {}), 'loader.bar': (3., {'loader.align': 'bar'}),
-    'loader.batch_tokens': (300, {}), 'loader.bucket': (16, {}), 'loader.pack': (True, {}), 'loader.start_length': (16, dict(steps=900)),
-    'loader.grow_epochs': (3, {'loader.start_length': 16, 'steps': 900}), 'loader.growth': ('step', {'loader.start_length': 16, 'steps': 900}),
+    'loader.windows': ('first', {}), 'loader.overlap': (8, {'loader.windows': 'sliding'}), 'loader.max_windows': (1, {}), 'loader.adaptive_max_windows': (9, {'loader.windows': 'adaptive'}),
+    'loader.min_length': (250, {}), 'loader.full_pieces_only': (True, dict(length=290)), 'loader.align': ('beat', {}), 'loader.default_bar_quarters': (3., {'loader.align': 'bar'}),
+    'loader.batch_tokens': (300, {}), 'loader.bucket_multiple': (16, {}), 'loader.pack': (True, {}), 'loader.start_length': (16, dict(steps=900)),
+    'loader.grow_epochs': (3, {'loader.start_length': 16, 'steps': 900}), 'loader.growth_mode': ('step', {'loader.start_length': 16, 'steps': 900}),
     'loader.augment.probability': (.7, dict(transpose=0)), 'loader.augment.at_most': (1, augmented),
     'loader.augment.transpose.probability': (.2, augmented), 'loader.augment.transpose.low': (-2, augmented), 'loader.augment.transpose.high': (2, augmented),
     **{f'loader.augment.{t}.probability': (.9, augmented) for t in ('stretch', 'velocity', 'programs', 'swing', 'humanise')},
@@ -63,28 +63,28 @@ TRAIN = {
         ('kind', 'warmup', {}), ('high', .2, {}), ('low', .9, {'loader.augment.schedule.kind': 'warmup'}), ('warmup', 30., {'loader.augment.schedule.kind': 'warmup'}),
         ('decay', .1, {'loader.augment.schedule.kind': 'decay'}), ('unit', 'share', {'loader.augment.schedule.kind': 'warmup', 'loader.epochs': 2}),
         ('steps', [[0., .1], [2., 1.]], {'loader.augment.schedule.kind': 'steps'})]},
-    'loader.epochs': (9, augmented | {'loader.augment.schedule.kind': 'warmup', 'loader.augment.schedule.unit': 'share', 'loader.augment.schedule.warmup': .5}),
-    **{f'watch.{k}': (v, {}) for k,v in dict(on=False, every=5, share=.1, samples=2, tokens=32, measures=['note_density'], rescues=1, memory=.5, stability=False, recover=True,
+    'loader.epochs': (9, augmented | {'loader.augment.schedule.kind': 'warmup', 'loader.augment.schedule.unit': 'share', 'loader.augment.schedule.warmup_shape': .5}),
+    **{f'monitor.{k}': (v, {}) for k,v in dict(on=False, every=5, share=.1, samples=2, tokens=32, measures=['note_density'], rescues=1, memory=.5, stability=False, recover=True,
                                             patience=3, stopwatch=False).items()},
-    'checkpoints.compress': (True, {}), 'checkpoints.history': (['1h'], {}), 'checkpoints.oldest': ('30d', {'checkpoints.history': ['1h']}), 'watch.act': ('suggest', {}),
-    'watch.let_go': (True, dict(grammar_weight=1.)), 'watch.stop_on': (dict(valid_loss=1.), {'watch.patience': 2}),
-    'optimizer.name': ('adamw', {}), 'optimizer.layer_decay': (.5, {}), 'optimizer.scales': (dict(output=.5), {}), 'optimizer.wd': (.4, {}), 'optimizer.options': (dict(betas=[.5, .6]), {'optimizer.name': 'adamw'}),
-    'schedule.kind': ('linear', {}), 'schedule.warm': (.2, {}), 'schedule.warmup': ('cosine', {}), 'schedule.hold': (.6, {}), 'schedule.final': (.3, {}),
-    'schedule.power': (1., {'schedule.kind': 'polynomial'}), 'schedule.steps': ([.2, .4], {'schedule.kind': 'step'}), 'schedule.cycles': (2, {'schedule.kind': 'cyclical'}),
+    'checkpoints.compress': (True, {}), 'checkpoints.history': (['1h'], {}), 'checkpoints.max_age': ('30d', {'checkpoints.history': ['1h']}), 'watch.remedies': ('suggest', {}),
+    'watch.anneal_grammar': (True, dict(grammar_weight=1.)), 'watch.stop_metrics': (dict(valid_loss=1.), {'monitor.patience': 2}),
+    'optimizer.name': ('adamw', {}), 'optimizer.layer_decay': (.5, {}), 'optimizer.lr_scales': (dict(output=.5), {}), 'optimizer.wd': (.4, {}), 'optimizer.options': (dict(betas=[.5, .6]), {'optimizer.name': 'adamw'}),
+    'schedule.kind': ('linear', {}), 'schedule.warmup_pct': (.2, {}), 'schedule.warmup_shape': ('cosine', {}), 'schedule.decay_start': (.6, {}), 'schedule.final': (.3, {}),
+    'schedule.power': (1., {'schedule.kind': 'polynomial'}), 'schedule.milestones': ([.2, .4], {'schedule.kind': 'step'}), 'schedule.cycles': (2, {'schedule.kind': 'cyclical'}),
     'schedule.patience': (1, {'schedule.kind': 'plateau'}), 'schedule.factor': (.1, {'schedule.kind': 'plateau'}),
-    'ema.kind': ('ema', {}), 'ema.decay': (.5, {'ema.kind': 'ema'}), 'ema.ramp': (False, {'ema.kind': 'ema'}), 'ema.start': (.2, {'ema.kind': 'swa'}), 'ema.every': (3, {'ema.kind': 'ema'}),
-    'clip.kind': ('value', {}), 'clip.at': (.2, {}), 'clip.window': (10, {'clip.kind': 'percentile'}),
+    'ema.kind': ('ema', {}), 'ema.decay': (.5, {'ema.kind': 'ema'}), 'ema.use_warmup': (False, {'ema.kind': 'ema'}), 'ema.start': (.2, {'ema.kind': 'swa'}), 'ema.every': (3, {'ema.kind': 'ema'}),
+    'clip.kind': ('value', {}), 'clip.threshold': (.2, {}), 'clip.window': (10, {'clip.kind': 'percentile'}),
     'accumulate': (2, {}), 'smoothing': (.1, {}), 'token_dropout': (.1, {}), 'perturb': (.05, {}), 'perturb_steps': (2, dict(perturb=.05)),
     'curriculum.by': (['length'], dict(steps=900)), 'curriculum.pacing': ('step', {'curriculum.by': ['complexity'], 'steps': 900}), 'curriculum.start': (.6, {'curriculum.by': ['complexity'], 'steps': 900}),
-    'curriculum.epochs': (3, {'curriculum.by': ['complexity'], 'steps': 900}), 'curriculum.gain': (.3, {'curriculum.by': ['complexity'], 'curriculum.pacing': 'adaptive', 'steps': 900}),
+    'curriculum.epochs': (3, {'curriculum.by': ['complexity'], 'steps': 900}), 'curriculum.min_improvement': (.3, {'curriculum.by': ['complexity'], 'curriculum.pacing': 'adaptive', 'steps': 900}),
     'curriculum.limits': (dict(complexity=[.1, .9]), {'curriculum.by': ['complexity'], 'steps': 900}),
     # fields of the model; there the baseline is a model with three layers
-    **{f'net.{k}': (v, {}) for k,v in dict(d_model=16, n_layers=2, n_heads=2, d_ff=24, attention='hierarchical', checkpoint=True, features=['roll', 'age', 'echo', 'beat'], keyboard=0, layer_embeddings=True).items()},
-    'net.window': (8, {'net.attention': 'sliding_window'}), 'net.block': (16, {'net.attention': 'hierarchical', 'net.summary': 4}),
-    'net.summary': (2, {'net.attention': 'hierarchical', 'net.block': 8}),
-    **{f'net.{k}': (v, vae) for k,v in dict(latent=[8, 4, 2], regions=[1, 4, 8], prior='flow', encoder_layers=2, free_bits=30., word_dropout=.5, skip=False).items()},
-    **{f'net.{k}': (v, gan) for k,v in dict(critic_width=16, critic_layers=1, critic_weights=[1., 0., 0.], critic_dropout=.5).items()},
-    **{f'optimizer.scales.{p}': (.5, {}) for p in model_parts if p != 'latent'}, 'optimizer.scales.latent': (.5, vae),
+    **{f'model_overrides.{k}': (v, {}) for k,v in dict(d_model=16, n_layers=2, n_heads=2, d_ff=24, attention='hierarchical', checkpoint=True, features=['roll', 'age', 'echo', 'beat'], keyboard=0, layer_embeddings=True).items()},
+    'model_overrides.window': (8, {'model_overrides.attention': 'sliding_window'}), 'model_overrides.block': (16, {'model_overrides.attention': 'hierarchical', 'model_overrides.summary': 4}),
+    'model_overrides.summary': (2, {'model_overrides.attention': 'hierarchical', 'model_overrides.block': 8}),
+    **{f'model_overrides.{k}': (v, vae) for k,v in dict(latent=[8, 4, 2], regions=[1, 4, 8], prior='flow', encoder_layers=2, free_bits=30., word_dropout=.5, skip=False).items()},
+    **{f'model_overrides.{k}': (v, gan) for k,v in dict(critic_width=16, critic_layers=1, critic_weights=[1., 0., 0.], critic_dropout=.5).items()},
+    **{f'optimizer.lr_scales.{p}': (.5, {}) for p in model_parts if p != 'latent'}, 'optimizer.lr_scales.latent': (.5, vae),
     'losses.decorrelation': (1., dict(vae, batch_size=4)), 'losses.orthogonality': (1., dict(vae, batch_size=4))}
 
 # keys that change where or how a run is made, not what is built: each is shown elsewhere
@@ -104,10 +104,10 @@ OUTSIDE = dict(
 OUTSIDE |= {
     'loader.workers': '500_data.readers',
     'loader.conditions': 'test_conditions',
-    'net.conditions': 'test_conditions',
-    'net.condition_dropout': '972_recipes',
-    'loader.weights': '535_data.mixture',
-    'loader.balance': '575_data.loaders',
+    'model_overrides.conditions': 'test_conditions',
+    'model_overrides.condition_dropout': '972_recipes',
+    'loader.corpus_weights': '535_data.mixture',
+    'loader.balance_by': '575_data.loaders',
     'loader.balance_power': '575_data.loaders',
     'curriculum.order': '764_train.curriculum',
     'fit_batch': 'test_memory',
@@ -125,8 +125,8 @@ def keys_of_training():
     keys = set(leaves(r.TrainConfig)) - {'net'}
     return (
         keys
-        | {f'net.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')}
-        | {f'optimizer.scales.{p}' for p in model_parts}
+        | {f'model_overrides.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')}
+        | {f'optimizer.lr_scales.{p}' for p in model_parts}
     )
 
 
@@ -400,8 +400,8 @@ def test_alone_it_acts_or_is_refused(world, mode):
             if not named(words, key) or '→' not in words: silent.append(f'{key}: {words}')
         elif (
             mode == 'transformer'
-            or key.partition('.')[0] in ('latent', 'latent_music', 'adversarial', 'net')
-            or key in ('loader.bar', 'batch_size', 'losses.decorrelation')
+            or key.partition('.')[0] in ('latent', 'latent_windows', 'adversarial', 'net')
+            or key in ('loader.default_bar_quarters', 'batch_size', 'losses.decorrelation')
         ):
             try: now = what_is_built(cfg, world)
             except AurlError as e:
@@ -435,9 +435,9 @@ def test_the_proof_can_fail(world):
         'schedule.power': 5.0,
         'clip.window': 20,
         'latent.cycles': 9,
-        'curriculum.gain': 0.5,
+        'curriculum.min_improvement': 0.5,
         'perturb_steps': 4,
-        'net.window': 7,
+        'model_overrides.window': 7,
         'loader.grow_epochs': 2,
     }.items():
         assert what_is_built(asked(world, {key: value})[0], world) == what_is_built(asked(world, {})[0], world), key
@@ -557,7 +557,7 @@ def test_somebody_reads_it(name):
 
 # ---- preparing music
 strict, styled, cleaned = (
-    {'cleaning.quantise.mode': 'strict'},
+    {'cleaning.quantize.mode': 'strict'},
     {'cleaning.velocity.mode': 'style_preserving'},
     {'cleaning.velocity.mode': 'global'},
 )
@@ -577,12 +577,12 @@ PREPARE = {
             every=1, beats=3.0, tempo=90.0, track='two', grid='16th', even=True, hold=True, least=45
         ).items()
     },
-    'cleaning.quantise.mode': ('strict', {}),
+    'cleaning.quantize.mode': ('strict', {}),
     **{
-        f'cleaning.quantise.{k}': (v, strict)
+        f'cleaning.quantize.{k}': (v, strict)
         for k, v in dict(grid='8th', strength=0.5, micro=1.0, swing=0.66, phase=0.1, ends='keep').items()
     },
-    'cleaning.quantise.align': (True, strict | {'cleaning.quantise.phase': 0.1}),
+    'cleaning.quantize.align': (True, strict | {'cleaning.quantize.phase': 0.1}),
     'cleaning.polyphony.mode': ('velocity', {}),
     'cleaning.polyphony.voices': (3, {'cleaning.polyphony.mode': 'velocity'}),
     'cleaning.velocity.mode': ('global', {}),
@@ -632,7 +632,7 @@ def prepared(cfg):
     from aurl.corpus.phrases import cut_phrases
     notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
     told = {k:v for k,v in r.prepare_kwargs(cfg).items() if k != 'clean'}
-    cut = cut_phrases(performance(), cfg.phrases, **cfg.phrase.to_dict()) if cfg.phrases else []
+    cut = cut_phrases(performance(), cfg.phrase_bars, **cfg.phrase.to_dict()) if cfg.phrase_bars else []
     return digest(
         [notes(clean(performance(), cfg.cleaning)), [(i, notes(s), [t.qpm for t in s.tempos]) for i, s in cut], told]
     )
@@ -662,8 +662,8 @@ def test_keys_of_prepare(tmp_path):
                     *asked(
                         world,
                         {
-                            'cleaning.quantise.mode': mode,
-                            f'cleaning.quantise.{k}': PREPARE[f'cleaning.quantise.{k}'][0],
+                            'cleaning.quantize.mode': mode,
+                            f'cleaning.quantize.{k}': PREPARE[f'cleaning.quantize.{k}'][0],
                         },
                         cls,
                     )

@@ -28,13 +28,13 @@ def config(store, out, **more):
     base = dict(
         data=str(store.path),
         model='tiny',
-        net=dict(d_model=16, n_layers=1),
+        model_overrides=dict(d_model=16, n_layers=1),
         length=48,
         batch_size=4,
         valid=0.3,
         workers=0,
         dtype='fp32',
-        watch=dict(on=False),
+        monitor=dict(enabled=False),
         out=str(out),
     )
     return make_config(r.TrainConfig, overrides={**base, **more})
@@ -95,7 +95,7 @@ def test_two_halves_are_the_whole(long_store, tmp_path):
         checkpoint_every=0,
         optimizer=dict(name='sgd'),
         clip=dict(kind='none'),
-        schedule=dict(kind='constant', warm=0.0),
+        schedule=dict(kind='constant', warmup_pct=0.0),
         valid_every=100,
     )
     whole, halves = (
@@ -143,7 +143,7 @@ def starve(asked, at, megabytes):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-wide = dict(net=dict(d_model=256, n_layers=4, n_heads=4), length=256, batch_size=16, steps=4, valid_every=100)
+wide = dict(model_overrides=dict(d_model=256, n_layers=4, n_heads=4), length=256, batch_size=16, steps=4, valid_every=100)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='limits of the address space')

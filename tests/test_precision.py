@@ -40,7 +40,7 @@ def test_killed_and_resumed_bit_for_bit(store, tmp_path, monkeypatch, float16, a
         valid_every=16,
         ema=0.9,
         accumulate=accumulate,
-        watch=dict(every=1000),
+        monitor=dict(every=1000),
     )
     run = killed(config(store, tmp_path / 'cut', **asked), 23, monkeypatch)
     again, learn, best = train(config(store, tmp_path / 'cut', **asked))

@@ -28,7 +28,7 @@ def test_accepted(command, name):
             assert getattr(cfg, key) != getattr(plain, key) or key == 'checkpoint_every', f'{key} is the default'
     if command == 'train':
         validate_options(cfg, build_model_config(cfg).mode)
-        assert learner_kwargs(cfg) and monitor_callbacks(cfg.watch)
+        assert learner_kwargs(cfg) and monitor_callbacks(cfg.monitor)
 
 
 def test_dev_logs_everything(store, tmp_path):

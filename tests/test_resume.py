@@ -57,7 +57,7 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
                 batch_size=2,
                 checkpoint_every=3,
                 workers=0,
-                watch=dict(on=False),
+                monitor=dict(enabled=False),
                 out=str(tmp_path / out),
                 stages=[
                     dict(name='pretrain', share=0.5),

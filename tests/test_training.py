@@ -21,13 +21,13 @@ def config(store, out, **more):
     base = dict(
         data=str(store.path),
         model='tiny',
-        net=dict(d_model=16, n_layers=1),
+        model_overrides=dict(d_model=16, n_layers=1),
         length=48,
         batch_size=4,
         valid=0.3,
         workers=0,
         dtype='fp32',
-        watch=dict(on=False),
+        monitor=dict(enabled=False),
         out=str(out),
     )
     return make_config(r.TrainConfig, overrides={**base, **more})
@@ -104,7 +104,7 @@ def test_divergence_is_a_failure(store, tmp_path):
         lr=3.0,
         clip=dict(kind='none'),
         optimizer='adamw',
-        schedule=dict(kind='constant', warm=0.3),
+        schedule=dict(kind='constant', warmup_pct=0.3),
         valid_every=20,
     )
     with pytest.raises(TrainingError, match='diverged|finite'): train(asked)
@@ -141,7 +141,7 @@ def test_exit_code_and_words(store, tmp_path):
         'batch_size=4',
         'valid=.3',
         'workers=0',
-        'watch.on=false',
+        'watch.enabled=false',
         f'out={tmp_path}',
         'steps=40',
         'lr=1000',
@@ -210,7 +210,7 @@ def test_best_by_decides_what_is_kept(store, tmp_path):
         checkpoint_every=2,
         keep=9,
         best_by={'-note_density': 1.0},
-        watch=dict(every=2, measures=['note_density'], rescues=0),
+        monitor=dict(every=2, metrics=['note_density'], max_rollbacks=0),
     )
     run, learn, _ = train(asked)
     told = [(m['step'], m['note_density']) for m in run.metrics() if 'note_density' in m]
@@ -274,7 +274,7 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
         tmp_path,
         steps=4,
         mode='vae',
-        net=dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1]),
+        model_overrides=dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1]),
         checkpoint_every=2,
     )
     run, learn, _ = train(asked)
@@ -283,9 +283,9 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
     assert f'trained on: {len(train_side)} pieces in' in r.data_usage_lines(run)[0]
     old = make_config(r.TrainConfig, overrides=dict(resume=str(run.path)))
     told = (run.path / 'config.yaml').read_text()
-    (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_music')))
+    (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_windows')))
     # a run that was begun when there was no other way
-    assert r._saved_config(r.Experiment.open(run.path)).latent_music == 'whole'
+    assert r._saved_config(r.Experiment.open(run.path)).latent_windows == 'whole'
 
 
 def test_no_setting_changes_valid_loss(store, tmp_path):
@@ -293,7 +293,7 @@ def test_no_setting_changes_valid_loss(store, tmp_path):
     net = dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1])
     def figure(out, **more):
         return train(config(store, tmp_path / out, steps=1, lr=1e-20, checkpoint_every=0, **more))[2]
-    assert len({figure(f'beta{b}', mode='vae', net=net, latent=dict(beta=b)) for b in (0, .2, 1, 4)}) == 1
+    assert len({figure(f'beta{b}', mode='vae', model_overrides=net, latent=dict(beta=b)) for b in (0, .2, 1, 4)}) == 1
     assert (
         len(
             {
@@ -316,7 +316,7 @@ def test_no_setting_changes_valid_loss(store, tmp_path):
 def test_a_preset_that_has_changed_since(store, tmp_path, monkeypatch):
     preset = tmp_path / 'mine.yaml'
     preset.write_text('d_model: 16\nn_layers: 1\nn_heads: 2\nkeyboard: 0\n')
-    asked = config(store, tmp_path / 'runs', model=str(preset), net={}, steps=6, checkpoint_every=2)
+    asked = config(store, tmp_path / 'runs', model=str(preset), model_overrides={}, steps=6, checkpoint_every=2)
     run = killed(asked, 4, monkeypatch)
     preset.write_text('d_model: 32\nn_layers: 2\nn_heads: 2\nkeyboard: 0\nlayer_embeddings: true\n')
     again, learn, _ = train(asked.changed(resume=str(run.path)))

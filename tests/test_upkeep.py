@@ -36,7 +36,7 @@ def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, 
         log_every=1,
         checkpoints=dict(compress=True, history=['1h']),
         data=dict(a=str(store.path), b=str(store.path)),
-        loader=dict(balance='corpus'),
+        loader=dict(balance_by='corpus'),
     )
     whole, _, best = train(config(store, tmp_path / 'whole', **more))
     run = killed(config(store, tmp_path / 'cut', **more), 10, monkeypatch)
@@ -62,9 +62,9 @@ def test_options_that_would_have_no_effect_are_refused(store, tmp_path):
     for more, says in (
         (dict(checkpoints=dict(compress=True), checkpoint_every=0), 'checkpoint_every=0'),
         (dict(loader=dict(balance_power=0.5)), 'nothing is balanced'),
-        (dict(watch=dict(on=False, act=True)), 'needs monitoring'),
-        (dict(watch=dict(act='suggest', rescues=0)), 'rescues=3'),
-        (dict(checkpoints=dict(oldest='3d')), 'without a history'),
+        (dict(monitor=dict(enabled=False, remedies=True)), 'needs monitoring'),
+        (dict(monitor=dict(remedies='suggest', max_rollbacks=0)), 'max_rollbacks=3'),
+        (dict(checkpoints=dict(max_age='3d')), 'without a history'),
     ):
         with pytest.raises(ConfigError, match=says): r.check_request(config(store, tmp_path, **more))
 

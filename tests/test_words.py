@@ -85,7 +85,7 @@ def test_a_training_speaks_plainly(tmp_path):
         'teacher',
         'model',
         'best_by',
-        'loader.weights',
+        'loader.corpus_weights',
         'data',
         'split',
         'curriculum',
@@ -94,7 +94,7 @@ def test_a_training_speaks_plainly(tmp_path):
         'clip',
         'valid_every',
         'resume',
-        'watch.measures',
+        'watch.metrics',
     ):
         for value in [
             *bad.values(),
@@ -122,7 +122,7 @@ def test_a_training_speaks_plainly(tmp_path):
 def test_what_the_issue_named():
     says = lambda name, *items: words_of(lambda: make_config(COMMANDS[name].config_cls, overrides=items))
     assert says('train', 'data=').startswith('data is empty: it should be a word or a group of keys')
-    assert says('train', 'watch.measures=note_density').startswith('watch.measures=note_density: it should be a list')
+    assert says('train', 'watch.metrics=note_density').startswith('watch.metrics=note_density: it should be a list')
     for name in ('song', 'train', 'generate', 'evaluate', 'latent', 'sweep'):
         for seed in ('12345678901234567890', '9223372036854775808'):
             assert says(name, f'seed={seed}').startswith(f'seed={seed}: it should be'), name
