@@ -27,7 +27,7 @@ import torch
 from fastai.learner import Learner
 from pydantic import Field, field_validator, model_validator
 
-from .config import Config, config_from, make_config
+from .config import Config, config_from, make_config, present_keys
 
 # %% ../nbs/972_recipes.ipynb #922eff53
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, ModelError, OutOfMemory
@@ -83,7 +83,7 @@ from .train.options import OptimConfig, learner_kwargs
 from .train.learner import Budget, ValidEvery, WindowLog, music_learner, valid_interval
 from .monitor.callbacks import MonitorConfig, monitor_callbacks, monitor_summary
 from .train.parallel import distribute_learner
-from .train.stages import transfer_weights, run_stages, parse_stages
+from .train.stages import StageEnd, transfer_weights, run_stages, parse_stages
 from .train.objectives import MusicLosses, check_losses
 from .train.reproducibility import StateLog, check_state, reproducibility_levels, reproducible
 from .monitor.early_stopping import ImprovementTracker, higher_is_better
@@ -153,8 +153,8 @@ class PrepareConfig(Config):
     table: str = Field('', description='CSV or TSV file with metadata of the pieces; '
         'a metadata.csv beside the pieces is found automatically')
     table_extra: bool = Field(False, description='allow rows of the table that match no piece')
-    folders: str = Field('', description='meaning of the levels of folders, such as composer/title')
-    phrases: int = Field(0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs')
+    folder_pattern: str = Field('', description='meaning of the levels of folders, such as composer/title')
+    phrase_bars: int = Field(0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs')
     phrase: PhraseConfig = Field(PhraseConfig(), description='how phrases are cut')
     cleaning: CleanConfig = Field(CleanConfig(), description='cleaning of the scores before they are tokenized')
     duplicates: Literal['keep', 'drop'] = Field('keep',
@@ -182,7 +182,7 @@ class PrepareConfig(Config):
 class _Training(Config):
     "Keys of a training run; `OptimConfig` adds those of the optimization."
     data: str | dict[str, str] = Field('chorales', description='folder or zip of MIDI files, chorales, or a store; '
-        'several as {bach: chorales, pop: FOLDER}, mixed by loader.weights')
+        'several as {bach: chorales, pop: FOLDER}, mixed by loader.corpus_weights')
     split: str = Field('group', description='what is held out: group, piece, a column such as composer, '
         'composer=Chopin, or a .json or .txt file of names')
     steps: int = Field(2000, ge=0, description='training steps; 0: as many as the minutes allow')
@@ -190,11 +190,11 @@ class _Training(Config):
     mode: Literal['transformer', 'vae', 'vae_gan'] = Field('transformer',
         description='architecture: a transformer, a VAE or a VAE-GAN around it')
     model: str = Field('song', description='preset of the model')
-    net: dict[str, Any] = Field({},
-        description='fields of the model configuration to override, such as net.d_model=128 or net.latent=[32,8,4]')
+    model_overrides: dict[str, Any] = Field({},
+        description='fields of the model configuration to override, such as model_overrides.d_model=128 or model_overrides.latent=[32,8,4]')
     latent: LatentConfig = Field(LatentConfig(),
         description='modes with a latent: weight of the KL term, and attributes tied to dimensions')
-    latent_music: Literal['all', 'whole'] = Field('all', description='modes with a latent: train on all of the data, '
+    latent_windows: Literal['all', 'whole'] = Field('all', description='modes with a latent: train on all of the data, '
         'where pieces longer than a window are cut at bar lines; or on whole pieces only, and leave out longer ones')
     adversarial: AdversarialConfig = Field(AdversarialConfig(),
         description='mode vae_gan: training of the critic, and the adversarial losses')
@@ -221,15 +221,15 @@ class _Training(Config):
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
-    watch: MonitorConfig = Field(MonitorConfig(),
-        description='monitoring: watch.every=50, watch.measures=[note_density]; watch.on=false for none')
+    monitor: MonitorConfig = Field(MonitorConfig(),
+        description='monitoring: monitor.every=50, monitor.metrics=[note_density]; monitor.enabled=false for none')
     log_every: int = Field(10, ge=1, description='steps between lines of the log')
     record_windows: bool = Field(False,
         description='log each training window, including its augmentation, to windows.jsonl')
     valid_every: int | str = Field(0,
         description='interval between validations: steps (100) or time (30s, 2m); 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between checkpoints; 0: none')
-    keep: int = Field(3, ge=1, description='number of newest checkpoints to keep, in addition to the best')
+    keep_checkpoints: int = Field(3, ge=1, description='number of newest checkpoints to keep, in addition to the best')
     checkpoints: CheckpointConfig = Field(CheckpointConfig(),
         description='how checkpoints are kept: checkpoints.compress=true, checkpoints.history=[1h, 1d]')
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='metrics and weights that select the best '
@@ -243,9 +243,9 @@ class _Training(Config):
     gpus: int = Field(1, ge=1, description='processes on this machine that train together, each with its own GPU '
         'if there are GPUs; they share every batch')
     nodes: int = Field(1, ge=1,
-        description='machines that train together; the same command is given on each, with its own node=')
-    node: int = Field(0, ge=0, description='index of this machine, from 0')
-    meet: str = Field('', description='several machines: HOST:PORT of machine 0, the address for the rendezvous')
+        description='machines that train together; the same command is given on each, with its own node_rank=')
+    node_rank: int = Field(0, ge=0, description='index of this machine, from 0')
+    master_addr: str = Field('', description='several machines: HOST:PORT of machine 0, the address for the rendezvous')
     shard: bool = Field(False,
         description='shard the model over the processes instead of replicating it: less memory, more communication')
     seed: Seed = Field(0, description='seed of all random numbers')
@@ -307,7 +307,7 @@ class GenerateConfig(Config):
     programs: Literal['auto', 'prompt', *program_rules] = Field('auto', description='how MIDI programs are chosen '
         'for an instrument family: auto: those of the prompt, else by register as in the training data; prompt; '
         'first: the first program of the family; frequent: the most frequent; register')
-    metre: str = Field('auto', description='meter in the files: auto: that of the prompt, or an estimate if its '
+    meter: str = Field('auto', description='meter in the files: auto: that of the prompt, or an estimate if its '
         'confidence is high; none; or one such as 3/4')
     key: str = Field('auto', description='key in the files: auto, none, or one such as G major')
     title: str = Field('', description='title in the files; default: that of the prompt, or the name of the piece')
@@ -616,12 +616,12 @@ def load_corpus(
     whole:bool=False,  # return whole songs even if `cfg.phrases` is set
 )->Corpus:
     "The pieces of `cfg.data`, or their phrases, with the metadata of the table and the folders."
-    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folders, table_extra=cfg.table_extra)
-    return corpus if not cfg.phrases or whole else _cut_phrases(corpus, cfg)
+    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folder_pattern, table_extra=cfg.table_extra)
+    return corpus if not cfg.phrase_bars or whole else _cut_phrases(corpus, cfg)
 
 def _cut_phrases(corpus, cfg):
     "The phrases of `corpus`, cached under `aurl_home()`."
-    how = dict(bars=cfg.phrases, **cfg.phrase.to_dict())
+    how = dict(bars=cfg.phrase_bars, **cfg.phrase.to_dict())
     key = sha256_of(to_json([_absolute_source(cfg.data), how]).encode())[:10]
     shutil.rmtree(dest := aurl_home()/'phrases'/key, ignore_errors=True)
     return phrase_corpus(corpus, dest, **how)
@@ -780,7 +780,7 @@ def file_options(
     "The options of the files that a generation writes."
     opening = PromptSource(cfg.prompt, cfg.prompt_seconds) if cfg.prompt else None
     return FileOptions(
-        cfg.title, cfg.metre, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed, cfg.conditions
+        cfg.title, cfg.meter, cfg.key, cfg.programs, model.programs, opening, cfg.write, cfg.seed, cfg.conditions
     )
 
 # %% ../nbs/972_recipes.ipynb #b61e52dd
@@ -968,7 +968,7 @@ def find_model(
 
 # %% ../nbs/972_recipes.ipynb #5ee7cb8e
 _training_configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that train
-_process_keys = ('gpus', 'nodes', 'node', 'meet', 'shard')  # they do not change the result of a training
+_process_keys = ('gpus', 'nodes', 'node_rank', 'master_addr', 'shard')  # they do not change the result of a training
 
 def _open_training_run(resume, kind=None):
     "Open the training run in `resume`, or raise an error if it cannot be resumed."
@@ -986,13 +986,18 @@ def _open_training_run(resume, kind=None):
     return run
 
 # %% ../nbs/972_recipes.ipynb #41d678d9
+def _present_stage(values):
+    "Translate the keys of a stage that an earlier release saved."
+    return present_keys(TrainConfig, present_keys(StageEnd, values))
+
 def _saved_config(run):
     "The configuration of `run`."
     cls = _training_configs[run.name]
-    told = {k:v for k,v in run.config.items() if k in cls.model_fields}
+    told = {k: v for k, v in present_keys(cls, run.config).items() if k in cls.model_fields}
+    if isinstance(told.get('stages'), list): told['stages'] = [_present_stage(stage) for stage in told['stages']]
     # the behavior before this key existed
-    if cls is TrainConfig and 'latent_music' not in told and (
-        told.get('mode', 'transformer') != 'transformer' or told.get('stages')): told['latent_music'] = 'whole'
+    if cls is TrainConfig and 'latent_windows' not in told and (
+        told.get('mode', 'transformer') != 'transformer' or told.get('stages')): told['latent_windows'] = 'whole'
     return make_config(cls, overrides=told)
 
 def _matches_config(run, cfg):
@@ -1011,7 +1016,7 @@ def run_to_resume(
 )->Path:        # None: a new run
     "The run that `cfg.resume` selects."
     resume = getattr(cfg, 'resume', '') if type(cfg) in _training_configs.values() else ''
-    if resume in ('', 'no') or getattr(cfg, 'node', 0): return None      # machine 0 decides for all
+    if resume in ('', 'no') or getattr(cfg, 'node_rank', 0): return None      # machine 0 decides for all
     if resume != 'auto': return Path(resume).expanduser().absolute()
     for path in find_runs(Path(cfg.out).expanduser().absolute()):
         staged = False
@@ -1069,22 +1074,22 @@ def build_model_config(
 )->ModelConfig:
     "The configuration of the model of a training."
     for k in ('mode', 'dropout'):
-        if k in cfg.net: raise ConfigError(f'net.{k}={cfg.net[k]}', way_out=f'say {k}={cfg.net[k]}')
-    if 'conditions' in cfg.net:
-        raise ConfigError('net.conditions cannot be set; their values are read from the data',
+        if k in cfg.model_overrides: raise ConfigError(f'model_overrides.{k}={cfg.model_overrides[k]}', way_out=f'say {k}={cfg.model_overrides[k]}')
+    if 'conditions' in cfg.model_overrides:
+        raise ConfigError('model_overrides.conditions cannot be set; their values are read from the data',
                           way_out='say loader.conditions=[key, composer]')
-    if 'condition_dropout' in cfg.net and not cfg.loader.conditions:
-        raise ConfigError(f'net.condition_dropout={cfg.net["condition_dropout"]}, but the model has no conditions',
+    if 'condition_dropout' in cfg.model_overrides and not cfg.loader.conditions:
+        raise ConfigError(f'model_overrides.condition_dropout={cfg.model_overrides["condition_dropout"]}, but the model has no conditions',
                           way_out='say loader.conditions=[key] as well, or leave it out')
     try:
         return preset_config(
             cfg.model,
-            **{'mode': cfg.mode, 'dropout': cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.net}
+            **{'mode': cfg.mode, 'dropout': cfg.dropout, **(dict(checkpoint=True) if cfg.recompute else {}), **cfg.model_overrides}
         )
     except ConfigError as e:
-        if not any(e.what.startswith(k) for k in cfg.net): raise
+        if not any(e.what.startswith(k) for k in cfg.model_overrides): raise
         # without the prefix, `latent` would name another group
-        raise ConfigError(f'net.{e.what}', way_out=e.way_out) from e
+        raise ConfigError(f'model_overrides.{e.what}', way_out=e.way_out) from e
 
 # %% ../nbs/972_recipes.ipynb #d969efb2
 def extra_callbacks(
@@ -1106,9 +1111,9 @@ def validate_options(
     if 'vae_gan' not in (mode, *others) and cfg.adversarial != AdversarialConfig():
         raise ConfigError(f'adversarial options in mode={mode}, which has no critic',
                           way_out='say mode=vae_gan, or leave them out')
-    if {mode, *others} == {'transformer'} and cfg.latent_music != 'all' and not cfg.stages:
-        raise ConfigError(f'latent_music={cfg.latent_music} in mode=transformer, which has no latent',
-                          way_out='say loader.whole=true, or leave it out')
+    if {mode, *others} == {'transformer'} and cfg.latent_windows != 'all' and not cfg.stages:
+        raise ConfigError(f'latent_windows={cfg.latent_windows} in mode=transformer, which has no latent',
+                          way_out='say loader.full_pieces_only=true, or leave it out')
     if {mode, *others} == {'transformer'} and cfg.latent != LatentConfig():
         raise ConfigError('latent options in mode=transformer, which has no latent',
                           way_out='say mode=vae, or leave them out')
@@ -1127,12 +1132,12 @@ def validate_options(
     if bad := [
         n
         for n in ImprovementTracker(cfg.best_by).weights
-        if n != 'valid_loss' and not (cfg.watch.on and n in higher_is_better.union(cfg.watch.measures))
+        if n != 'valid_loss' and not (cfg.monitor.enabled and n in higher_is_better.union(cfg.monitor.metrics))
     ]:
         raise ConfigError(f'best_by {bad[0]}, which is not measured',
-                          way_out=f'say watch.measures=[{bad[0]}]' if cfg.watch.on else 'leave watch.on=false out')
-    if cfg.watch.let_go and not cfg.grammar_weight and 'grammar' not in cfg.losses:
-        raise ConfigError('watch.let_go without a grammar loss, whose weight it anneals',
+                          way_out=f'say monitor.metrics=[{bad[0]}]' if cfg.monitor.enabled else 'leave monitor.enabled=false out')
+    if cfg.monitor.anneal_grammar and not cfg.grammar_weight and 'grammar' not in cfg.losses:
+        raise ConfigError('monitor.anneal_grammar without a grammar loss, whose weight it anneals',
                           way_out='say grammar_weight=1 as well, or leave it out')
     # the optimizer raises an error for options that it does not have
     cfg.optimizer.make([dict(params=[torch.nn.Parameter(torch.zeros(2, 2))], rate=1., muon=True),
@@ -1152,11 +1157,11 @@ def check_distributed(
     "Raise an error for options that several processes do not support."
     many = cfg.gpus*cfg.nodes
     def refuse(what, way): raise ConfigError(what, way_out=way)
-    if cfg.node >= cfg.nodes: refuse(f'node={cfg.node} of nodes={cfg.nodes}',
+    if cfg.node_rank >= cfg.nodes: refuse(f'node_rank={cfg.node_rank} of nodes={cfg.nodes}',
                                      f'give an index from 0 to {cfg.nodes - 1}')
-    if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.meet):
-        refuse(f'nodes={cfg.nodes} and meet={cfg.meet!r}: no address for the rendezvous',
-               'say meet=HOST:PORT of machine 0')
+    if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.master_addr):
+        refuse(f'nodes={cfg.nodes} and master_addr={cfg.master_addr!r}: no address for the rendezvous',
+               'say master_addr=HOST:PORT of machine 0')
     if cfg.fit_batch and many > 1:
         refuse(f'fit_batch=true on {many} processes, each with its own memory',
                'say batch_size and accumulate such that they fit')
@@ -1180,12 +1185,12 @@ def check_distributed(
     if cfg.optimizer.name == 'sophia':
         refuse(f'optimizer=sophia on {many} processes: each would sample a different curvature estimate',
                'take another optimizer, such as muon or adamw, or train on one')
-    if cfg.watch.on and cfg.watch.recover:
-        refuse(f'watch.recover on {many} processes: each would skip different batches',
-               'say watch.recover=false; after a collapse all processes roll back together in any case')
+    if cfg.monitor.enabled and cfg.monitor.recover:
+        refuse(f'monitor.recover on {many} processes: each would skip different batches',
+               'say monitor.recover=false; after a collapse all processes roll back together in any case')
     if not cfg.shard: return
-    if cfg.watch.act != 'none':
-        refuse(f'shard=true and watch.act={cfg.watch.act}: a sharded model cannot roll back', 'leave one of them out')
+    if cfg.monitor.remedies != 'none':
+        refuse(f'shard=true and monitor.remedies={cfg.monitor.remedies}: a sharded model cannot roll back', 'leave one of them out')
     if mode != 'transformer':
         refuse(f'shard=true for mode={mode}: the encoder and critic are called outside the forward pass, '
                'where their weights are not gathered', 'leave shard out, or say mode=transformer')
@@ -1221,7 +1226,7 @@ def build_loader_config(
 )->LoaderConfig:
     "The loader configuration; with a latent, windows of pieces longer than one window begin at bar lines."
     if mode == 'transformer': return cfg.loader
-    if cfg.latent_music == 'whole' or cfg.loader.whole: return cfg.loader.changed(whole=True)
+    if cfg.latent_windows == 'whole' or cfg.loader.full_pieces_only: return cfg.loader.changed(full_pieces_only=True)
     return cfg.loader.changed(align='bar') if longest > cfg.length + 1 and cfg.loader.align == 'id' else cfg.loader
 
 def data_usage(
@@ -1317,10 +1322,10 @@ _resumable_keys = (
     'minutes',
     'valid_every',
     'checkpoint_every',
-    'keep',
+    'keep_checkpoints',
     'checkpoints.compress',
     'checkpoints.history',
-    'checkpoints.oldest',
+    'checkpoints.max_age',
     'device',
     'workers',
     'pieces',
@@ -1435,12 +1440,12 @@ def train_run(
     )
     learn.watched = (
         monitor_callbacks(
-            cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch,
+            cfg.monitor.changed(max_rollbacks=0) if is_sharded(learn.model) else cfg.monitor,
             run,
             cfg.seed,
             steady=level != 'seeded',
         )
-        if hasattr(cfg, 'watch')
+        if hasattr(cfg, 'monitor')
         else []
     )
     cbs += learn.watched
@@ -1470,7 +1475,7 @@ def train_run(
             CheckpointCallback(
                 run.checkpoints,
                 cfg.checkpoint_every,
-                getattr(cfg, 'keep', 1),
+                getattr(cfg, 'keep_checkpoints', 1),
                 learn.model.config.to_dict(),
                 codec,
                 weights,
@@ -1745,9 +1750,9 @@ def _check_data(data, two=False):
 # %% ../nbs/972_recipes.ipynb #3f1e0aa8
 def _check_mixture(cfg):
     "Raise an error if the weights or the split do not fit the corpora."
-    weights, data = cfg.loader.weights, cfg.data
+    weights, data = cfg.loader.corpus_weights, cfg.data
     if weights and not isinstance(data, dict):
-        raise ConfigError(f'loader.weights={weights}, and there is one corpus',
+        raise ConfigError(f'loader.corpus_weights={weights}, and there is one corpus',
                           way_out='name several: data={bach: chorales, pop: FOLDER}')
     if weights: window_quotas(weights, data, 1)
     places = data.values() if isinstance(data, dict) else [data]

@@ -69,7 +69,7 @@ def test_from_the_table_to_the_music(store, tmp_path):
         'transpose=0',
         'valid=.2',
         'steps=300',
-        'watch.enabled=false',
+        'monitor.enabled=false',
         'checkpoint_every=0',
     ]
     assert run_command('train', [*words, 'loader.conditions=[composer]', *common]) == 0

@@ -44,37 +44,37 @@ TRAIN = {
     'latent_windows': ('whole', dict(vae, length=290)), 'recompute': (True, {}), 'stages': ([dict(name='a'), dict(name='b')], {}), 'valid': (.5, {}), 'seed': (3, {}),
     'batch_size': (2, {}), 'grammar_weight': (.5, {}), 'losses': (dict(rhythm=.1), {}), 'balance': ('uncertainty', {'losses.rhythm': .1}),
     'teacher': ('TEACHER', {}), 'distill': (dict(output=.3, hard=.7), dict(teacher='TEACHER')), 'dropout': (.1, {}), 'dtype': ('bf16', {}),
-    'log_every': (3, {}), 'record_windows': (True, {}), 'valid_every': (5, {}), 'checkpoint_every': (7, {}), 'keep': (5, {}), 'best_by': (dict(valid_loss=1., grammar=.5), {}),
+    'log_every': (3, {}), 'record_windows': (True, {}), 'valid_every': (5, {}), 'checkpoint_every': (7, {}), 'keep_checkpoints': (5, {}), 'best_by': (dict(valid_loss=1., grammar=.5), {}),
     'reproducible': ('verified', {}), 'lr': (.02, {}),
     'latent.beta_schedule': ('cosine', vae), 'latent.beta': (.7, vae), 'latent.warmup_pct': (.2, vae), 'latent.cycles': (2, vae | {'latent.beta_schedule': 'cyclical'}),
     'latent.target_kl': (9., vae | {'latent.beta_schedule': 'adaptive'}), 'latent.attributes': (['register'], vae), 'latent.attribute_weight': (.3, vae | {'latent.attributes': ['register']}),
-    **{f'adversarial.{k}': (v, gan) for k,v in dict(weight=.3, losses=dict(adversarial=2.), warm=.4, lr=.01, rows=2, steps=9, context=5, guess=0, every=2, gamma=.5, slope=1., through=False).items()},
+    **{f'adversarial.{k}': (v, gan) for k,v in dict(weight=.3, losses=dict(adversarial=2.), warmup_pct=.4, lr=.01, rollout_windows=2, rollout_length=9, context=5, sample_every=0, every=2, r1_weight=.5, gradient_penalty_weight=1., backprop_through_time=False).items()},
     'loader.windows': ('first', {}), 'loader.overlap': (8, {'loader.windows': 'sliding'}), 'loader.max_windows': (1, {}), 'loader.adaptive_max_windows': (9, {'loader.windows': 'adaptive'}),
     'loader.min_length': (250, {}), 'loader.full_pieces_only': (True, dict(length=290)), 'loader.align': ('beat', {}), 'loader.default_bar_quarters': (3., {'loader.align': 'bar'}),
     'loader.batch_tokens': (300, {}), 'loader.bucket_multiple': (16, {}), 'loader.pack': (True, {}), 'loader.start_length': (16, dict(steps=900)),
     'loader.grow_epochs': (3, {'loader.start_length': 16, 'steps': 900}), 'loader.growth_mode': ('step', {'loader.start_length': 16, 'steps': 900}),
     'loader.augment.probability': (.7, dict(transpose=0)), 'loader.augment.at_most': (1, augmented),
     'loader.augment.transpose.probability': (.2, augmented), 'loader.augment.transpose.low': (-2, augmented), 'loader.augment.transpose.high': (2, augmented),
-    **{f'loader.augment.{t}.probability': (.9, augmented) for t in ('stretch', 'velocity', 'programs', 'swing', 'humanise')},
+    **{f'loader.augment.{t}.probability': (.9, augmented) for t in ('stretch', 'velocity', 'programs', 'swing', 'humanize')},
     **{f'loader.augment.{t}.{k}': (v, augmented | {f'loader.augment.{t}.probability': 1., 'loader.augment.at_most': 6})
        for t,k,v in [('stretch', 'low', .95), ('stretch', 'high', 1.3), ('velocity', 'low', .5), ('velocity', 'high', 1.5), ('swing', 'low', .66), ('swing', 'high', .7),
-                     ('humanise', 'seconds', .09), ('humanise', 'touch', 15.)]},
+                     ('humanize', 'seconds', .09), ('humanize', 'touch', 15.)]},
     **{f'loader.augment.schedule.{k}': (v, augmented | more) for k,v,more in [
         ('kind', 'warmup', {}), ('high', .2, {}), ('low', .9, {'loader.augment.schedule.kind': 'warmup'}), ('warmup', 30., {'loader.augment.schedule.kind': 'warmup'}),
         ('decay', .1, {'loader.augment.schedule.kind': 'decay'}), ('unit', 'share', {'loader.augment.schedule.kind': 'warmup', 'loader.epochs': 2}),
         ('steps', [[0., .1], [2., 1.]], {'loader.augment.schedule.kind': 'steps'})]},
-    'loader.epochs': (9, augmented | {'loader.augment.schedule.kind': 'warmup', 'loader.augment.schedule.unit': 'share', 'loader.augment.schedule.warmup_shape': .5}),
-    **{f'monitor.{k}': (v, {}) for k,v in dict(on=False, every=5, share=.1, samples=2, tokens=32, measures=['note_density'], rescues=1, memory=.5, stability=False, recover=True,
-                                            patience=3, stopwatch=False).items()},
-    'checkpoints.compress': (True, {}), 'checkpoints.history': (['1h'], {}), 'checkpoints.max_age': ('30d', {'checkpoints.history': ['1h']}), 'watch.remedies': ('suggest', {}),
-    'watch.anneal_grammar': (True, dict(grammar_weight=1.)), 'watch.stop_metrics': (dict(valid_loss=1.), {'monitor.patience': 2}),
+    'loader.epochs': (9, augmented | {'loader.augment.schedule.kind': 'warmup', 'loader.augment.schedule.unit': 'share', 'loader.augment.schedule.warmup': .5}),
+    **{f'monitor.{k}': (v, {}) for k,v in dict(enabled=False, every=5, time_share=.1, samples=2, tokens=32, metrics=['note_density'], max_rollbacks=1, snapshot_memory=.5, anomalies=False, recover=True,
+                                            patience=3, profiler=False).items()},
+    'checkpoints.compress': (True, {}), 'checkpoints.history': (['1h'], {}), 'checkpoints.max_age': ('30d', {'checkpoints.history': ['1h']}), 'monitor.remedies': ('suggest', {}),
+    'monitor.anneal_grammar': (True, dict(grammar_weight=1.)), 'monitor.stop_metrics': (dict(valid_loss=1.), {'monitor.patience': 2}),
     'optimizer.name': ('adamw', {}), 'optimizer.layer_decay': (.5, {}), 'optimizer.lr_scales': (dict(output=.5), {}), 'optimizer.wd': (.4, {}), 'optimizer.options': (dict(betas=[.5, .6]), {'optimizer.name': 'adamw'}),
     'schedule.kind': ('linear', {}), 'schedule.warmup_pct': (.2, {}), 'schedule.warmup_shape': ('cosine', {}), 'schedule.decay_start': (.6, {}), 'schedule.final': (.3, {}),
     'schedule.power': (1., {'schedule.kind': 'polynomial'}), 'schedule.milestones': ([.2, .4], {'schedule.kind': 'step'}), 'schedule.cycles': (2, {'schedule.kind': 'cyclical'}),
     'schedule.patience': (1, {'schedule.kind': 'plateau'}), 'schedule.factor': (.1, {'schedule.kind': 'plateau'}),
     'ema.kind': ('ema', {}), 'ema.decay': (.5, {'ema.kind': 'ema'}), 'ema.use_warmup': (False, {'ema.kind': 'ema'}), 'ema.start': (.2, {'ema.kind': 'swa'}), 'ema.every': (3, {'ema.kind': 'ema'}),
     'clip.kind': ('value', {}), 'clip.threshold': (.2, {}), 'clip.window': (10, {'clip.kind': 'percentile'}),
-    'accumulate': (2, {}), 'smoothing': (.1, {}), 'token_dropout': (.1, {}), 'perturb': (.05, {}), 'perturb_steps': (2, dict(perturb=.05)),
+    'accumulate': (2, {}), 'label_smoothing': (.1, {}), 'token_dropout': (.1, {}), 'perturb': (.05, {}), 'perturb_steps': (2, dict(perturb=.05)),
     'curriculum.by': (['length'], dict(steps=900)), 'curriculum.pacing': ('step', {'curriculum.by': ['complexity'], 'steps': 900}), 'curriculum.start': (.6, {'curriculum.by': ['complexity'], 'steps': 900}),
     'curriculum.epochs': (3, {'curriculum.by': ['complexity'], 'steps': 900}), 'curriculum.min_improvement': (.3, {'curriculum.by': ['complexity'], 'curriculum.pacing': 'adaptive', 'steps': 900}),
     'curriculum.limits': (dict(complexity=[.1, .9]), {'curriculum.by': ['complexity'], 'steps': 900}),
@@ -97,8 +97,8 @@ OUTSIDE = dict(
     compile='670_models.compiled',
     gpus='980_commands.workers',
     nodes='980_commands.workers',
-    node='980_commands.workers',
-    meet='980_commands.workers',
+    node_rank='980_commands.workers',
+    master_addr='980_commands.workers',
     shard='788_train.parallel',
 )
 OUTSIDE |= {
@@ -111,7 +111,7 @@ OUTSIDE |= {
     'loader.balance_power': '575_data.loaders',
     'curriculum.order': '764_train.curriculum',
     'fit_batch': 'test_memory',
-    'net.codec': '405_tokens.codec',
+    'model_overrides.codec': '405_tokens.codec',
 }
 
 
@@ -122,7 +122,7 @@ def leaves(cls, at=''):
 
 
 def keys_of_training():
-    keys = set(leaves(r.TrainConfig)) - {'net'}
+    keys = set(leaves(r.TrainConfig)) - {'model_overrides'}
     return (
         keys
         | {f'model_overrides.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')}
@@ -400,7 +400,7 @@ def test_alone_it_acts_or_is_refused(world, mode):
             if not named(words, key) or '→' not in words: silent.append(f'{key}: {words}')
         elif (
             mode == 'transformer'
-            or key.partition('.')[0] in ('latent', 'latent_windows', 'adversarial', 'net')
+            or key.partition('.')[0] in ('latent', 'latent_windows', 'adversarial', 'model_overrides')
             or key in ('loader.default_bar_quarters', 'batch_size', 'losses.decorrelation')
         ):
             try: now = what_is_built(cfg, world)
@@ -487,9 +487,9 @@ STAGE = dict(
     share=(0.5, {}),
     steps=(5, {}),
     minutes=(2.0, {}),
-    target=(1.0, {}),
+    target_loss=(1.0, {}),
     patience=(3, {}),
-    progress=(0.1, dict(patience=3)),
+    min_improvement=(0.1, dict(patience=3)),
 )
 
 
@@ -562,7 +562,7 @@ strict, styled, cleaned = (
     {'cleaning.velocity.mode': 'global'},
 )
 PREPARE = {
-    'phrases': (2, {}),
+    'phrase_bars': (2, {}),
     'min_notes': (9, {}),
     'min_quality': (0.2, {}),
     'min_seconds': (1.0, {}),
@@ -572,15 +572,22 @@ PREPARE = {
     'keep': (['notes > 3'], {}),
     'voices': ('apart', {}),
     **{
-        f'phrase.{k}': (v, dict(phrases=2))
+        f'phrase.{k}': (v, dict(phrase_bars=2))
         for k, v in dict(
-            every=1, beats=3.0, tempo=90.0, track='two', grid='16th', even=True, hold=True, least=45
+            stride_bars=1,
+            quarters_per_bar=3.0,
+            tempo=90.0,
+            track='two',
+            grid='16th',
+            equal_velocity=True,
+            extend_last=True,
+            min_notes=45,
         ).items()
     },
     'cleaning.quantize.mode': ('strict', {}),
     **{
         f'cleaning.quantize.{k}': (v, strict)
-        for k, v in dict(grid='8th', strength=0.5, micro=1.0, swing=0.66, phase=0.1, ends='keep').items()
+        for k, v in dict(grid='8th', strength=0.5, microtiming=1.0, swing=0.66, phase=0.1, note_ends='keep').items()
     },
     'cleaning.quantize.align': (True, strict | {'cleaning.quantize.phase': 0.1}),
     'cleaning.polyphony.mode': ('velocity', {}),
@@ -588,16 +595,19 @@ PREPARE = {
     'cleaning.velocity.mode': ('global', {}),
     **{
         f'cleaning.velocity.{k}': (v, cleaned)
-        for k, v in dict(low=30, high=100, mean=50.0, spread=9.0, curve='exponential').items()
+        for k, v in dict(low=30, high=100, mean=50.0, std=9.0, curve='exponential').items()
     },
-    **{f'cleaning.velocity.{k}': (v, styled) for k, v in dict(levels=1.0, pause=0.2, least=20, smooth=1.0).items()},
+    **{
+        f'cleaning.velocity.{k}': (v, styled)
+        for k, v in dict(phrase_level_std=1.0, pause=0.2, min_phrase_notes=20, smoothing=1.0).items()
+    },
 }
 PREPARE_OUTSIDE = dict(
     data='310_corpus.corpus',
     dest='520_data.store',
     table='310_corpus.corpus',
     table_extra='310_corpus.corpus',
-    folders='310_corpus.corpus',
+    folder_pattern='310_corpus.corpus',
     duplicates='972_recipes',
     workers='520_data.store',
     dask='525_data.cluster',
@@ -713,7 +723,7 @@ GENERATE = {
     'min_p': (0.97, {}),
     'repair': (True, dict(mask=False)),
     'programs': ('first', piece),
-    'metre': ('3/4', {}),
+    'meter': ('3/4', {}),
     'key': ('G major', {}),
     'title': ('a tune', {}),
     **{f'write.{k}': (v, {}) for k, v in dict(resolution=96, quantize='quarter', swing=0.66, humanize=0.05).items()},

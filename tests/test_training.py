@@ -141,7 +141,7 @@ def test_exit_code_and_words(store, tmp_path):
         'batch_size=4',
         'valid=.3',
         'workers=0',
-        'watch.enabled=false',
+        'monitor.enabled=false',
         f'out={tmp_path}',
         'steps=40',
         'lr=1000',

@@ -78,7 +78,7 @@ def test_a_training_speaks_plainly(tmp_path):
     for key in (
         'losses',
         'distill',
-        'net',
+        'model_overrides',
         'optimizer.options',
         'optimizer.name',
         'stages',
@@ -94,7 +94,7 @@ def test_a_training_speaks_plainly(tmp_path):
         'clip',
         'valid_every',
         'resume',
-        'watch.metrics',
+        'monitor.metrics',
     ):
         for value in [
             *bad.values(),
@@ -122,7 +122,7 @@ def test_a_training_speaks_plainly(tmp_path):
 def test_what_the_issue_named():
     says = lambda name, *items: words_of(lambda: make_config(COMMANDS[name].config_cls, overrides=items))
     assert says('train', 'data=').startswith('data is empty: it should be a word or a group of keys')
-    assert says('train', 'watch.metrics=note_density').startswith('watch.metrics=note_density: it should be a list')
+    assert says('train', 'monitor.metrics=note_density').startswith('monitor.metrics=note_density: it should be a list')
     for name in ('song', 'train', 'generate', 'evaluate', 'latent', 'sweep'):
         for seed in ('12345678901234567890', '9223372036854775808'):
             assert says(name, f'seed={seed}').startswith(f'seed={seed}: it should be'), name

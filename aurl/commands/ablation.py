@@ -96,13 +96,13 @@ _mode_overrides = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode'
 # %% ../../nbs/986_commands.ablation.ipynb #d9218be5
 class AblationConfig(Config):
     "Measure the effect of each part of the model."
-    train: TrainConfig = Field(TrainConfig(model='tiny', steps=300, checkpoint_every=0, watch=dict(on=False),
-                                           loader=dict(whole=True)),
+    train: TrainConfig = Field(TrainConfig(model='tiny', steps=300, checkpoint_every=0, monitor=dict(enabled=False),
+                                           loader=dict(full_pieces_only=True)),
         description='settings that all variants share')
     variants: dict = Field({f'{k}{" + grammar" if g else ""}': {**v, 'grammar_weight': g}
                             for g in (0., .5) for k,v in _mode_overrides.items()},
         description='names of the variants, each with the settings in which it differs')
-    phrases: int = Field(4, ge=0,
+    phrase_bars: int = Field(4, ge=0,
         description='cut the music into phrases of so many bars, which all fit into a window; 0: use whole pieces')
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1,
                                     description='each variant is trained from each of these seeds')
@@ -110,7 +110,7 @@ class AblationConfig(Config):
         description='number of parameters of every variant; 0: that of the largest variant')
     pieces: int = Field(48, ge=2, description='number of samples from each variant')
     max_tokens: int = Field(400, ge=64, description='maximum length of a sample in tokens')
-    draws: int = Field(8, ge=1, description='latents sampled for each held-out piece, for the bound of a VAE')
+    latent_samples: int = Field(8, ge=1, description='latents sampled for each held-out piece, for the bound of a VAE')
     dest: str = Field('', description='folder of the ablation, to resume it; default: the run directory')
     out: str = Field('runs', description='folder of the runs')
 
@@ -143,7 +143,7 @@ def variant_configs(
     for n,c in asked.items():
         net = build_model_config(c)
         extra = parameter_counts(net)['total'] - own[n]                          # the critic does not generate
-        out[n] = c.changed(net=c.net | dict(d_ff=match_parameter_count(net, size + extra, within=.02).d_ff))
+        out[n] = c.changed(model_overrides=c.model_overrides | dict(d_ff=match_parameter_count(net, size + extra, within=.02).d_ff))
     return out
 
 # %% ../../nbs/986_commands.ablation.ipynb #de3d68f3
@@ -183,7 +183,7 @@ def train_variant(
             asked.pieces,
             asked.max_tokens,
             cfg.length,
-            asked.draws,
+            asked.latent_samples,
             asked.train.seed,
         )
         figures |= dict(parameters=_generator_parameters(model.config), seconds=run.elapsed)
@@ -193,11 +193,11 @@ def train_variant(
 # %% ../../nbs/986_commands.ablation.ipynb #d8b34936
 def _ablation_data(cfg, root):
     "The data of an ablation: a store of phrases, prepared once."
-    if not cfg.phrases: return cfg.train.data
+    if not cfg.phrase_bars: return cfg.train.data
     if not (root/'store'/'manifest.json').exists():
         shutil.rmtree(root/'phrases', ignore_errors=True)
         prepare(
-            phrase_corpus(cfg.train.data, root / 'phrases', bars=cfg.phrases), root / 'store', workers=cfg.train.workers
+            phrase_corpus(cfg.train.data, root / 'phrases', bars=cfg.phrase_bars), root / 'store', workers=cfg.train.workers
         )
     return str(root/'store')
 
@@ -212,13 +212,13 @@ def run_ablation(
         train=cfg.train.to_dict(),
         variants=cfg.variants,
         parameters=cfg.parameters,
-        phrases=cfg.phrases,
+        phrases=cfg.phrase_bars,
         pieces=cfg.pieces,
         max_tokens=cfg.max_tokens,
-        draws=cfg.draws,
+        draws=cfg.latent_samples,
     )
     with exclusive_folder(root, 'ablation'):
-        check_same_config(root, said, 'ablation')
+        check_same_config(root, said, 'ablation', AblationConfig)
         data = _ablation_data(cfg, root.parent)
         jobs = [(n, s) for s in cfg.seeds for n in variants]
         for i,(name, seed) in enumerate(jobs):

@@ -38,8 +38,8 @@ def _changes_schedule(name):
 
 _same_curve = 'the curve of schedule.kind={c.schedule.kind} is the same without it'
 _schedule_rules = [key_rule(f'schedule.{k}', _changes_schedule(k), _same_curve, f'say {way}') for k,way in dict(
-    warm='schedule.kind=wsd', warmup='schedule.warm=0.1', hold='schedule.kind=trapezoid', final='schedule.kind=cosine',
-    power='schedule.kind=polynomial', steps='schedule.kind=step', cycles='schedule.kind=cyclical').items()]
+    warmup_pct='schedule.kind=wsd', warmup_shape='schedule.warmup_pct=0.1', decay_start='schedule.kind=trapezoid', final='schedule.kind=cosine',
+    power='schedule.kind=polynomial', milestones='schedule.kind=step', cycles='schedule.kind=cyclical').items()]
 _schedule_rules += [key_rule('schedule.patience schedule.factor', lambda c: c.schedule.kind == 'plateau',
                     'schedule.kind={c.schedule.kind} does not detect plateaus', 'say schedule.kind=plateau')]
 
@@ -60,10 +60,10 @@ _optim_rules = [
         'say optimizer.name=adamw',
     ),
     key_rule(
-        'optimizer.scales.latent', lambda c: c.mode != 'transformer', 'mode={c.mode} has no latent', 'say mode=vae'
+        'optimizer.lr_scales.latent', lambda c: c.mode != 'transformer', 'mode={c.mode} has no latent', 'say mode=vae'
     ),
     key_rule(
-        'ema.decay ema.ramp',
+        'ema.decay ema.use_warmup',
         lambda c: c.ema.kind == 'ema',
         'ema.kind={c.ema.kind} keeps no exponential average',
         'say ema.kind=ema',
@@ -75,7 +75,7 @@ _optim_rules = [
         'say ema.kind=swa',
     ),
     key_rule('ema.every', lambda c: c.ema.kind != 'none', 'ema.kind=none keeps no average', 'say ema.kind=ema'),
-    key_rule('clip.at', lambda c: c.clip.kind != 'none', 'clip.kind=none does not clip', 'say clip.kind=norm'),
+    key_rule('clip.threshold', lambda c: c.clip.kind != 'none', 'clip.kind=none does not clip', 'say clip.kind=norm'),
     key_rule(
         'clip.window',
         lambda c: c.clip.kind == 'percentile',
@@ -88,13 +88,13 @@ _optim_rules = [
 # %% ../../nbs/970_commands.key_rules.ipynb #0ee65452
 _curriculum_rules = [
     key_rule(
-        'curriculum.pacing curriculum.start curriculum.epochs curriculum.gain',
+        'curriculum.pacing curriculum.start curriculum.epochs curriculum.min_improvement',
         lambda c: c.curriculum.by,
         'there is no curriculum',
         'say curriculum.by=complexity',
     ),
     key_rule(
-        'curriculum.gain',
+        'curriculum.min_improvement',
         lambda c: c.curriculum.pacing == 'adaptive',
         'curriculum.pacing={c.curriculum.pacing} does not depend on the loss',
         'say curriculum.pacing=adaptive',
@@ -108,7 +108,7 @@ _curriculum_rules = [
 ]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #0a71ee0d
-def _full_pieces_only(c): return c.loader.whole or c.mode != 'transformer' and c.latent_music == 'whole'
+def _full_pieces_only(c): return c.loader.full_pieces_only or c.mode != 'transformer' and c.latent_windows == 'whole'
 def _on_bars(c): return c.loader.align == 'bar' or c.mode != 'transformer' and c.loader.align == 'id'
 
 _no_window_choice = 'only whole pieces are used, each as one window'
@@ -122,27 +122,27 @@ _window_rules = [
         'say loader.batch_tokens=0',
     ),
     key_rule(
-        'loader.windows loader.most loader.align loader.bar',
+        'loader.windows loader.max_windows loader.align loader.default_bar_quarters',
         lambda c: not _full_pieces_only(c),
         _no_window_choice,
-        'say loader.whole=false',
+        'say loader.full_pieces_only=false',
     ),
     key_rule(
-        'loader.most',
+        'loader.max_windows',
         lambda c: c.loader.windows != 'first',
         'loader.windows=first takes one window per piece',
         'say loader.windows=tile',
     ),
     key_rule(
-        'loader.slide_up_to',
+        'loader.adaptive_max_windows',
         lambda c: c.loader.windows == 'adaptive',
         'loader.windows={c.loader.windows} does not depend on the length of a piece',
         'say loader.windows=adaptive',
     ),
-    key_rule('loader.bar', _on_bars, 'loader.align={c.loader.align} does not use bar lines', 'say loader.align=bar'),
-    key_rule('loader.bucket', lambda c: not c.loader.pack, 'loader.pack=true fills all rows', 'say loader.pack=false'),
+    key_rule('loader.default_bar_quarters', _on_bars, 'loader.align={c.loader.align} does not use bar lines', 'say loader.align=bar'),
+    key_rule('loader.bucket_multiple', lambda c: not c.loader.pack, 'loader.pack=true fills all rows', 'say loader.pack=false'),
     key_rule(
-        'loader.grow_epochs loader.growth',
+        'loader.grow_epochs loader.growth_mode',
         lambda c: c.loader.start_length,
         'loader.start_length=0: windows do not grow',
         'say loader.start_length=64',
@@ -204,55 +204,55 @@ def _rows_per_process(c):
     return (c.loader.batch_tokens//c.length if c.loader.batch_tokens else c.batch_size)//(c.gpus*c.nodes)
 
 _latent_model_keys = ' '.join(
-    f'net.{k}' for k in ('latent', 'regions', 'prior', 'encoder_layers', 'free_bits', 'word_dropout', 'skip')
+    f'model_overrides.{k}' for k in ('latent', 'regions', 'prior', 'encoder_layers', 'free_bits', 'word_dropout', 'skip')
 )
-_critic_model_keys = ' '.join(f'net.{k}' for k in ('critic_width', 'critic_layers', 'critic_weights', 'critic_dropout'))
+_critic_model_keys = ' '.join(f'model_overrides.{k}' for k in ('critic_width', 'critic_layers', 'critic_weights', 'critic_dropout'))
 _no_latent = 'mode={c.mode} has no latent', 'say mode=vae'
 _no_critic = 'mode={c.mode} has no critic', 'say mode=vae_gan'
 _model_rules = [
-    key_rule(f'latent latent_music {_latent_model_keys}', lambda c: c.mode != 'transformer', *_no_latent),
+    key_rule(f'latent latent_windows {_latent_model_keys}', lambda c: c.mode != 'transformer', *_no_latent),
     key_rule(f'adversarial {_critic_model_keys}', lambda c: c.mode == 'vae_gan', *_no_critic),
-    key_rule('net.window', lambda c: c.built.attention in ('sliding_window', 'multi_scale'),
-             'net.attention={c.built.attention} has no sliding window', 'say net.attention=sliding_window'),
-    key_rule('net.block net.summary', lambda c: c.built.attention in ('hierarchical', 'multi_scale'),
-             'net.attention={c.built.attention} has no block summaries', 'say net.attention=hierarchical'),
-    key_rule('net.layer_embeddings', lambda c: c.built.n_layers > 1,
+    key_rule('model_overrides.window', lambda c: c.built.attention in ('sliding_window', 'multi_scale'),
+             'model_overrides.attention={c.built.attention} has no sliding window', 'say model_overrides.attention=sliding_window'),
+    key_rule('model_overrides.block model_overrides.summary', lambda c: c.built.attention in ('hierarchical', 'multi_scale'),
+             'model_overrides.attention={c.built.attention} has no block summaries', 'say model_overrides.attention=hierarchical'),
+    key_rule('model_overrides.layer_embeddings', lambda c: c.built.n_layers > 1,
              'it applies to the layers after the first, and the model has one layer',
-             'say net.n_layers=2'),
-    key_rule('recompute', lambda c: c.built.checkpoint, 'net.checkpoint=false stores all activations',
-             'say net.checkpoint=true')]
+             'say model_overrides.n_layers=2'),
+    key_rule('recompute', lambda c: c.built.checkpoint, 'model_overrides.checkpoint=false stores all activations',
+             'say model_overrides.checkpoint=true')]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #3fbac377
 _latent_rules = [
     key_rule(
-        'latent.schedule latent.warm latent.cycles latent.target',
+        'latent.beta_schedule latent.warmup_pct latent.cycles latent.target_kl',
         lambda c: c.latent.beta > 0,
         'latent.beta=0 disables the KL term',
         'say latent.beta=0.2',
     ),
     key_rule(
-        'latent.warm',
-        lambda c: c.latent.schedule not in ('constant', 'adaptive'),
-        'latent.schedule={c.latent.schedule} has no warmup',
-        'say latent.schedule=linear',
+        'latent.warmup_pct',
+        lambda c: c.latent.beta_schedule not in ('constant', 'adaptive'),
+        'latent.beta_schedule={c.latent.beta_schedule} has no warmup',
+        'say latent.beta_schedule=linear',
     ),
     key_rule(
         'latent.cycles',
-        lambda c: c.latent.schedule == 'cyclical',
-        'latent.schedule={c.latent.schedule} has no cycles',
-        'say latent.schedule=cyclical',
+        lambda c: c.latent.beta_schedule == 'cyclical',
+        'latent.beta_schedule={c.latent.beta_schedule} has no cycles',
+        'say latent.beta_schedule=cyclical',
     ),
     key_rule(
-        'latent.target',
-        lambda c: c.latent.schedule == 'adaptive',
-        'latent.schedule={c.latent.schedule} has no target in nats',
-        'say latent.schedule=adaptive',
+        'latent.target_kl',
+        lambda c: c.latent.beta_schedule == 'adaptive',
+        'latent.beta_schedule={c.latent.beta_schedule} has no target in nats',
+        'say latent.beta_schedule=adaptive',
     ),
     key_rule(
-        'latent.order', lambda c: c.latent.attributes, 'latent.attributes is empty', 'say latent.attributes=[register]'
+        'latent.attribute_weight', lambda c: c.latent.attributes, 'latent.attributes is empty', 'say latent.attributes=[register]'
     ),
     key_rule(
-        'adversarial.losses adversarial.through',
+        'adversarial.losses adversarial.backprop_through_time',
         lambda c: c.adversarial.weight > 0,
         'with adversarial.weight=0 only the critic is trained',
         'say adversarial.weight=0.1',
@@ -267,54 +267,54 @@ _loss_rules = [
              'it needs at least three pieces in a batch, and each process has fewer (batch_size={c.batch_size})',
              'say batch_size=16'),
     key_rule('losses.orthogonality', lambda c: sum(s > 0 for s in c.built.latent) > 1,
-             'it compares levels of the latent, and the model has one (net.latent={c.built.latent})',
-             'say net.latent=[32,8,4]')]
+             'it compares levels of the latent, and the model has one (model_overrides.latent={c.built.latent})',
+             'say model_overrides.latent=[32,8,4]')]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #0853b541
 _monitor_keys = ' '.join(
-    f'watch.{k}'
+    f'monitor.{k}'
     for k in (
         'every',
-        'share',
+        'time_share',
         'samples',
         'tokens',
-        'measures',
-        'rescues',
-        'memory',
-        'stability',
+        'metrics',
+        'max_rollbacks',
+        'snapshot_memory',
+        'anomalies',
         'recover',
-        'let_go',
+        'anneal_grammar',
         'patience',
-        'stop_on',
-        'stopwatch',
+        'stop_metrics',
+        'profiler',
     )
 )
 
 # %% ../../nbs/970_commands.key_rules.ipynb #61cebf92
 _monitor_rules = [
-    key_rule(_monitor_keys, lambda c: c.watch.on, 'with watch.on=false nothing is monitored', 'say watch.on=true'),
+    key_rule(_monitor_keys, lambda c: c.monitor.enabled, 'with monitor.enabled=false nothing is monitored', 'say monitor.enabled=true'),
     key_rule(
-        'watch.share',
-        lambda c: not (c.watch.every or c.watch.let_go) and c.reproducible == 'seeded',
-        'samples are taken at fixed steps (watch.every, watch.let_go or reproducible)',
-        'say watch.every=0',
+        'monitor.time_share',
+        lambda c: not (c.monitor.every or c.monitor.anneal_grammar) and c.reproducible == 'seeded',
+        'samples are taken at fixed steps (monitor.every, monitor.anneal_grammar or reproducible)',
+        'say monitor.every=0',
     ),
     key_rule(
-        'watch.rescues watch.memory',
+        'monitor.max_rollbacks monitor.snapshot_memory',
         lambda c: not c.shard,
         'with shard=true the training never rolls back',
         'say shard=false',
     ),
     key_rule(
-        'watch.memory',
-        lambda c: c.watch.rescues,
-        'with watch.rescues=0 the training never rolls back',
-        'say watch.rescues=3',
+        'monitor.snapshot_memory',
+        lambda c: c.monitor.max_rollbacks,
+        'with monitor.max_rollbacks=0 the training never rolls back',
+        'say monitor.max_rollbacks=3',
     ),
     key_rule(
-        'keep', lambda c: c.checkpoint_every, 'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'
+        'keep_checkpoints', lambda c: c.checkpoint_every, 'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'
     ),
-    key_rule('meet node', lambda c: c.nodes > 1, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
+    key_rule('master_addr node_rank', lambda c: c.nodes > 1, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
 ]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #830d187b
@@ -360,31 +360,31 @@ def _has_table(c):
     try: return _table_beside(Path(c.data).expanduser()) is not None
     except (AurlError, OSError): return False
 
-_quantize_keys = 'align ends strength micro swing grid phase'.split()
-_velocity_keys = 'low high curve mean spread levels pause least smooth'.split()
+_quantize_keys = 'align note_ends strength microtiming swing grid phase'.split()
+_velocity_keys = 'low high curve mean std phrase_level_std pause min_phrase_notes smoothing'.split()
 def _prefixed(group, names): return ' '.join(f'{group}.{n}' for n in names)
 
 # %% ../../nbs/970_commands.key_rules.ipynb #8329b549
 PREPARE_RULES = [
     key_rule('table_extra', _has_table, 'there is no table', 'say table=FILE.csv'),
-    key_rule('phrase', lambda c: c.phrases, 'phrases=0 does not cut phrases', 'say phrases=4'),
+    key_rule('phrase', lambda c: c.phrase_bars, 'phrase_bars=0 does not cut phrases', 'say phrase_bars=4'),
     key_rule(
-        _prefixed('cleaning.quantise', _quantize_keys),
-        lambda c: c.cleaning.quantise.mode != 'none',
-        'cleaning.quantise.mode=none does not change notes',
-        'say cleaning.quantise.mode=strict',
+        _prefixed('cleaning.quantize', _quantize_keys),
+        lambda c: c.cleaning.quantize.mode != 'none',
+        'cleaning.quantize.mode=none does not change notes',
+        'say cleaning.quantize.mode=strict',
     ),
     key_rule(
-        'cleaning.quantise.grid cleaning.quantise.phase',
-        lambda c: c.cleaning.quantise.mode != 'adaptive',
-        'cleaning.quantise.mode=adaptive estimates its own',
-        'say cleaning.quantise.mode=groove',
+        'cleaning.quantize.grid cleaning.quantize.phase',
+        lambda c: c.cleaning.quantize.mode != 'adaptive',
+        'cleaning.quantize.mode=adaptive estimates its own',
+        'say cleaning.quantize.mode=groove',
     ),
     key_rule(
-        'cleaning.quantise.align',
-        lambda c: c.cleaning.quantise.mode == 'adaptive' or c.cleaning.quantise.phase,
+        'cleaning.quantize.align',
+        lambda c: c.cleaning.quantize.mode == 'adaptive' or c.cleaning.quantize.phase,
         'the beats of the file are used as they are',
-        'say cleaning.quantise.phase=find',
+        'say cleaning.quantize.phase=find',
     ),
     key_rule(
         'cleaning.polyphony.voices',
@@ -399,13 +399,13 @@ PREPARE_RULES = [
         'say cleaning.velocity.mode=global',
     ),
     key_rule(
-        _prefixed('cleaning.velocity', ['mean', 'spread']),
+        _prefixed('cleaning.velocity', ['mean', 'std']),
         lambda c: c.cleaning.velocity.mode != 'piece_relative',
         'cleaning.velocity.mode=piece_relative uses the range',
         'say cleaning.velocity.mode=global',
     ),
     key_rule(
-        _prefixed('cleaning.velocity', ['levels', 'pause', 'least', 'smooth']),
+        _prefixed('cleaning.velocity', ['phrase_level_std', 'pause', 'min_phrase_notes', 'smoothing']),
         lambda c: c.cleaning.velocity.mode == 'style_preserving',
         'cleaning.velocity.mode={c.cleaning.velocity.mode} does not use phrases',
         'say cleaning.velocity.mode=style_preserving',
@@ -458,10 +458,10 @@ EVALUATE_RULES = [key_rule('window', lambda c: not c.has_latent, 'a model with a
 # %% ../../nbs/970_commands.key_rules.ipynb #28a4022f
 STAGE_RULES = [key_rule('share', lambda c: not (c.steps or c.minutes), 'this stage sets its own steps or minutes',
                         'leave those out'),
-         key_rule('progress', lambda c: c.patience, 'patience=0 does not check for progress', 'say patience=3')]
+         key_rule('min_improvement', lambda c: c.patience, 'patience=0 does not check for progress', 'say patience=3')]
 SWEEP_RULES = [key_rule('seed', lambda c: c.sampler != 'grid', 'sampler=grid runs all combinations in order',
                         'say sampler=random')]
-ABLATION_RULES = [key_rule('draws', lambda c: c.has_latent, 'no variant has a latent', 'name one with mode: vae')]
+ABLATION_RULES = [key_rule('latent_samples', lambda c: c.has_latent, 'no variant has a latent', 'name one with mode: vae')]
 NESTED_TRAIN_RULES = [key_rule('out resume', lambda c: False, 'each training has a folder within this run',
                                'say out=FOLDER or dest=FOLDER without train')]
 SCALING_RULES = [key_rule('steps', lambda c: False, 'tokens sets the length of each training',

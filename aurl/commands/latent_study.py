@@ -23,11 +23,11 @@ from ..recipes import COMMANDS, Command, Seed, find_model, new_run_dir, train_va
 class LatentStudyConfig(Config):
     "Evaluate the latent of trained models."
     model: str = Field('', description='a run of aurl train mode=vae; default: the newest run')
-    beside: tuple[str, ...] = Field((), description='further runs to compare it with, separated by commas')
+    compare_with: tuple[str, ...] = Field((), description='further runs to compare it with, separated by commas')
     pieces: int = Field(64, ge=4, description='number of held-out pieces to evaluate')
-    known: int = Field(600, ge=8, description='number of training pieces for attribute vectors and the PCA map')
+    n_train_pieces: int = Field(600, ge=8, description='number of training pieces for attribute vectors and the PCA map')
     pairs: int = Field(16, ge=1, description='number of interpolations between held-out pieces')
-    steps: int = Field(9, ge=3, description='points of an interpolation')
+    interpolation_steps: int = Field(9, ge=3, description='points of an interpolation')
     temperature: float = Field(1., gt=0, description='sampling temperature of reconstructions, which are also '
         'measured at half of it and at 0; control is measured at half of it')
     workers: int = Field(2, ge=0, description='processes that read files')
@@ -35,7 +35,7 @@ class LatentStudyConfig(Config):
     seed: Seed = Field(0, description='seed of all random numbers')
     out: str = Field('runs', description='folder of the runs')
 
-    @field_validator('beside', mode='before')
+    @field_validator('compare_with', mode='before')
     @classmethod
     def _several(cls, value):
         return tuple(n.strip() for n in value.split(',') if n.strip()) if isinstance(value, str) else value
@@ -54,12 +54,12 @@ def latent_study_data(
     train, held = train_valid_split(store, told['valid'], told['seed'], told.get('split', 'group'))
     fits = lambda side: np.array([i for i in side if store.length[i] <= told['length'] + 1])
     some = lambda side, n, name: rng(cfg.seed, 'study', name).permutation(side)[:n]
-    known, mine = some(fits(train), cfg.known, 'known'), some(fits(held), cfg.pieces, 'held')
+    known, mine = some(fits(train), cfg.n_train_pieces, 'known'), some(fits(held), cfg.pieces, 'held')
     if len(mine) < 2 or len(known) < 3:
         raise ModelError(f'of {len(train)} training pieces and {len(held)} held-out pieces '
                          f'only {len(known)} and {len(mine)} fit into its window of length={told["length"]}',
                          path=where,
-                         way_out='cut the music into phrases (aurl prepare phrases=4), or train with a greater length')
+                         way_out='cut the music into phrases (aurl prepare phrase_bars=4), or train with a greater length')
     groups = np.array(store.pieces['group'].to_pylist())
     return (
         [store[int(i)] for i in known],
@@ -85,7 +85,7 @@ def run_latent_study(
         tuple(attributes),
         named,
         min(cfg.pairs, len(held) // 2),
-        cfg.steps,
+        cfg.interpolation_steps,
         cfg.temperature,
         cfg.seed,
     )
@@ -96,7 +96,7 @@ def check_latent_study(
 ):
     "Raise an error for a configuration that would fail during the run."
     pick_device(cfg.device)
-    for m in (cfg.model, *cfg.beside): latent_study_data(find_model(m, cfg.out)[1], cfg)
+    for m in (cfg.model, *cfg.compare_with): latent_study_data(find_model(m, cfg.out)[1], cfg)
 
 COMMANDS |= dict(
     latent=Command(LatentStudyConfig, 'latent.ipynb', lambda cfg: new_run_dir('latent', cfg), check_latent_study)

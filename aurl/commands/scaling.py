@@ -36,7 +36,7 @@ _size_overrides = lambda d, layers, heads: dict(d_model=d, n_layers=layers, n_he
 class ScalingConfig(Config):
     "Measure how the loss falls with parameters and data."
     train: TrainConfig = Field(TrainConfig(model='tiny', length=256, batch_size=4, checkpoint_every=0,
-                                           watch=dict(on=False)),
+                                           monitor=dict(enabled=False)),
         description='settings that all trainings share')
     sizes: tuple[dict, ...] = Field((_size_overrides(16, 2, 1), _size_overrides(32, 2, 2), _size_overrides(64, 3, 2),
                                      _size_overrides(96, 4, 3)), min_length=3,
@@ -44,10 +44,10 @@ class ScalingConfig(Config):
     tokens: tuple[int, ...] = Field((60_000, 150_000, 400_000, 1_000_000), min_length=3,
         description='numbers of ids to train on, at each size')
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description='each training is run from each of these seeds')
-    larger: dict = Field(dict(net=_size_overrides(128, 5, 4), tokens=1_500_000),
+    larger: dict = Field(dict(model_overrides=_size_overrides(128, 5, 4), tokens=1_500_000),
         description='the larger training whose loss the law predicts; {} for none')
-    held: int = Field(8, ge=1, description='maximum number of held-out pieces on which losses are measured')
-    draws: int = Field(400, ge=20, description='number of fits for the confidence intervals')
+    valid_pieces: int = Field(8, ge=1, description='maximum number of held-out pieces on which losses are measured')
+    posterior_samples: int = Field(400, ge=20, description='number of fits for the confidence intervals')
     dest: str = Field('', description='folder of the study, to resume it; default: the run directory')
     out: str = Field('runs', description='folder of the runs')
 
@@ -62,16 +62,16 @@ def training_grid(
             raise ConfigError(f'tokens: {tokens} are less than one batch '
                               f'of {cfg.train.batch_size} × {cfg.train.length} ids',
                               way_out='say more tokens, or a smaller train.batch_size')
-        return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), dict(net=net, steps=steps, seed=seed)))
+        return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), dict(model_overrides=net, steps=steps, seed=seed)))
     name = lambda c: f'{_layer_parameters(c)}_{c.steps*c.length*c.batch_size}_{c.seed}'
     grid = [one(net, t, s) for s in cfg.seeds for net in cfg.sizes for t in cfg.tokens]
     out = {name(c):(c, False) for c in sorted(grid, key=lambda c: (c.seed, _layer_parameters(c)*c.steps))}
     if len(out) < len(grid):
         raise ConfigError('two of the trainings are the same', way_out='name each size, amount and seed once')
     if cfg.larger:
-        if set(cfg.larger) != {'net', 'tokens'}:
-            raise ConfigError(f'larger={cfg.larger}', way_out='say larger={net: {d_model: 128}, tokens: 600000}')
-        big = one(cfg.larger['net'], cfg.larger['tokens'], cfg.seeds[0])
+        if set(cfg.larger) != {'model_overrides', 'tokens'}:
+            raise ConfigError(f'larger={cfg.larger}', way_out='say larger={model_overrides: {d_model: 128}, tokens: 600000}')
+        big = one(cfg.larger['model_overrides'], cfg.larger['tokens'], cfg.seeds[0])
         if _layer_parameters(big)*big.steps <= max(_layer_parameters(c)*c.steps for c in grid):
             raise ConfigError(
                 'larger: this training is not larger than the others', way_out='give it more parameters or more tokens'
@@ -157,21 +157,21 @@ def run_scaling(
     "Run the trainings without results, the larger one last, and fit the law."
     root, jobs = Path(cfg.dest).expanduser() if cfg.dest else run.path/'study', training_grid(cfg)
     with exclusive_folder(root, 'study'):
-        check_same_config(root, {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'draws')}, 'study')
+        check_same_config(root, {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'posterior_samples')}, 'study', ScalingConfig)
         done, rows = 0, {r['name']:r for r in read_json_lines(root/'results.jsonl')}
         work = sum(_layer_parameters(c)*c.steps for c,_ in jobs.values())
         for name,(c, larger) in jobs.items():
             run.progress('scaling', done/work, f'{name.replace("_", " parameters, ", 1).replace("_", " ids, seed ")}')
             if name not in rows:
                 if larger: _predict_larger(cfg, list(rows.values()), c, root/'predicted.json')
-                rows[name] = train_grid_point(name, c, root/'trainings'/name, cfg.held, larger)
+                rows[name] = train_grid_point(name, c, root/'trainings'/name, cfg.valid_pieces, larger)
                 _append_line(root/'results.jsonl', rows[name])
             done += _layer_parameters(c)*c.steps
-    return ScalingStudy([rows[n] for n in jobs], cfg.draws)
+    return ScalingStudy([rows[n] for n in jobs], cfg.posterior_samples)
 
 # %% ../../nbs/988_commands.scaling.ipynb #a07c338d
 def _predict_larger(cfg, rows, larger, path):
-    expected, low, high = ScalingStudy(rows, cfg.draws).fit.predict(
+    expected, low, high = ScalingStudy(rows, cfg.posterior_samples).fit.predict(
         _layer_parameters(larger), larger.steps * larger.length * larger.batch_size
     )
     write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from ..config import Config, config_from, make_config, merge
+from ..config import Config, config_from, make_config, merge, present_keys, restore_config
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
 from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_rule_input
@@ -34,7 +34,7 @@ class SweepConfig(Config):
     train: TrainConfig = Field(TrainConfig(steps=200, checkpoint_every=0), description='settings that all trials share')
     space: dict = Field({}, description='search space, such as space.lr={low: 0.001, high: 0.01, log: true} '
         'or space.batch_size=[8, 16]')
-    goals: dict = Field({'valid_loss': 'min'}, description='objectives to optimize, each min or max: valid_loss, '
+    objectives: dict = Field({'valid_loss': 'min'}, description='objectives to optimize, each min or max: valid_loss, '
         'parameters, tokens_per_second, seconds, or any metric that the training logs, such as grammar')
     sampler: Literal['grid', 'random', 'tpe', 'nsga2'] = Field('tpe', description='how the next trial is chosen')
     pruner: Literal['none', 'median', 'halving', 'hyperband'] = Field('none',
@@ -46,7 +46,7 @@ class SweepConfig(Config):
     out: str = Field('runs', description='folder of the runs')
 
 # keys that do not change the result of a training
-_run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep')
+_run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep_checkpoints')
 TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training
 
 # %% ../../nbs/984_commands.sweep.ipynb #31228890
@@ -56,7 +56,7 @@ def logged_metrics(
     "The metrics that such a training logs: of held-out windows, of unmasked samples, of the gradient."
     names = ['train_loss', 'objective', 'grad_norm']
     names += [f'valid_{n}' for n in cfg.losses]
-    if cfg.watch.on: names += [*_generation_metrics, *cfg.watch.measures]
+    if cfg.monitor.enabled: names += [*_generation_metrics, *cfg.monitor.metrics]
     if cfg.mode != 'transformer':
         names += [
             'valid_reconstruction',
@@ -98,14 +98,14 @@ def sweep_definition(
 )->SweepDefinition:
     "The definition of the sweep; raise an error for invalid objectives, pruners or spaces."
     known = [*TRIAL_METRICS, *logged_metrics(cfg.train)]
-    if bad := [g for g in cfg.goals if g not in known]:
-        raise ConfigError(f'goals: a training with these settings does not measure {bad[0]}{suggest(bad[0], known)}',
+    if bad := [g for g in cfg.objectives if g not in known]:
+        raise ConfigError(f'objectives: a training with these settings does not measure {bad[0]}{suggest(bad[0], known)}',
                           way_out=f'give one of {", ".join(known)}')
-    if cfg.pruner != 'none' and list(cfg.goals.items()) != [('valid_loss', 'min')]:
+    if cfg.pruner != 'none' and list(cfg.objectives.items()) != [('valid_loss', 'min')]:
         raise ConfigError(f'pruner={cfg.pruner} depends on valid_loss',
                           way_out='make that the only objective, or say pruner=none')
     space = search_space(TrainConfig, cfg.space, fixed=_run_keys, base=cfg.train.to_dict())
-    return SweepDefinition(space, cfg.goals, cfg.sampler, cfg.pruner, cfg.trials, cfg.seed)
+    return SweepDefinition(space, cfg.objectives, cfg.sampler, cfg.pruner, cfg.trials, cfg.seed)
 
 # %% ../../nbs/984_commands.sweep.ipynb #4c182bce
 def check_sweep(
@@ -199,13 +199,14 @@ def check_same_config(
     root, # folder of the sweep, ablation or study
     said, # the configuration as a dict; `train` is that of a `TrainConfig`
     what, # its name in messages: sweep, ablation, study
+    cls=Config, # its configuration class: keys of earlier releases are translated
 ):
     "Save the configuration in `root`, or raise an error if another one is saved there."
     plain = lambda d: json.loads(
         to_json(
             d
             | dict(
-                train=(t := make_config(TrainConfig, overrides=d['train']))
+                train=(t := restore_config(TrainConfig, d['train']))
                 .changed(data=_absolute_source(t.data))
                 .to_dict()
             )
@@ -213,7 +214,7 @@ def check_same_config(
     )
     said, file = plain(said), Path(root)/'asked.json'
     if file.exists():
-        try: old = plain(read_json(file))
+        try: old = plain(present_keys(cls, read_json(file)))
         except (ConfigError, KeyError): old = None          # it has keys that no longer exist
         if old is None or {**said, **old} != said:
             raise ConfigError(f'this folder contains another {what}', root,
@@ -244,7 +245,7 @@ def run_sweep(
     "Run the sweep and save presets of the best settings."
     sweep = Sweep(Path(cfg.dest).expanduser() if cfg.dest else run.path/'sweep', sweep_definition(cfg))
     base = cfg.train.to_dict()
-    check_same_config(sweep.path, dict(train={k:v for k,v in base.items() if k not in _run_keys}), 'sweep')
+    check_same_config(sweep.path, dict(train={k:v for k,v in base.items() if k not in _run_keys}), 'sweep', SweepConfig)
     if sweep.over: run.say(f'resuming a sweep with {sweep.over} finished trials')
     def tell(done, total, sweep):
         run.progress('sweep', done/total, f'{done} of {total} trials' + _best_summary(sweep))

@@ -124,8 +124,8 @@ def launch_training(
             ['-m', 'aurl.commands.workers', run.path / 'workers.json'],
             cfg.gpus,
             cfg.nodes,
-            cfg.node,
-            cfg.meet,
+            cfg.node_rank,
+            cfg.master_addr,
             log=run.path / 'workers.log',
             tell=_notebook_progress(run),
         )

@@ -76,14 +76,14 @@ def _excerpt(parts, start, stop, tempo, even, hold, ticks=480):
 # %% ../../nbs/340_corpus.phrases.ipynb #df8385df
 class PhraseConfig(Config):
     "Options of cutting songs into phrases."
-    every: int = Field(0, ge=0, description='bars from the start of one phrase to the next; 0: the length of a phrase')
-    beats: float = Field(0., ge=0, description='quarter notes per bar; 0: by the time signatures of the file')
+    stride_bars: int = Field(0, ge=0, description='bars from the start of one phrase to the next; 0: the length of a phrase')
+    quarters_per_bar: float = Field(0., ge=0, description='quarter notes per bar; 0: by the time signatures of the file')
     tempo: float = Field(120., gt=0, description='tempo of all phrases in quarter notes per minute')
     track: str = Field('', description='keep only tracks of this name')
     grid: str = Field('', description='quantize notes to this grid first, such as 16th; empty: no quantization')
-    even: bool = Field(False, description='replace the velocities of a phrase by their mean')
-    hold: bool = Field(False, description='extend the last note to the end of the phrase, for equal durations')
-    least: int = Field(4, ge=1, description='minimum number of notes; shorter phrases are left out')
+    equal_velocity: bool = Field(False, description='replace the velocities of a phrase by their mean')
+    extend_last: bool = Field(False, description='extend the last note to the end of the phrase, for equal durations')
+    min_notes: int = Field(4, ge=1, description='minimum number of notes; shorter phrases are left out')
 
 # %% ../../nbs/340_corpus.phrases.ipynb #471e82e8
 def cut_phrases(
@@ -97,12 +97,12 @@ def cut_phrases(
     if type(score.ttype).__name__ == 'Second':
         raise MidiError('a score in seconds has no bars', way_out='read it with read_midi')
     score = _on_grid(score, c) if c.grid else score
-    parts, lines = _parts(score, c.track), bar_starts(score, c.beats)
+    parts, lines = _parts(score, c.track), bar_starts(score, c.quarters_per_bar)
     found = (
-        (i, _excerpt(parts, lines[i], lines[i + bars], c.tempo, c.even, c.hold))
-        for i in range(0, len(lines) - bars, c.every or bars)
+        (i, _excerpt(parts, lines[i], lines[i + bars], c.tempo, c.equal_velocity, c.extend_last))
+        for i in range(0, len(lines) - bars, c.stride_bars or bars)
     )
-    return [(i, s) for i,s in found if s.note_num() >= c.least]
+    return [(i, s) for i,s in found if s.note_num() >= c.min_notes]
 
 # %% ../../nbs/340_corpus.phrases.ipynb #948056b1
 def _on_grid(score, c):

@@ -32,27 +32,27 @@ class LoaderConfig(Config):
     windows: Literal[window_modes] = Field('tile',
         description='how a piece is cut: adjacent windows, overlapping, only the first, adaptive, random')
     overlap: int = Field(0, ge=0, description='ids shared by consecutive sliding windows')
-    most: int = Field(0, ge=0, description='largest number of windows per piece and epoch; 0: all')
-    slide_up_to: int = Field(3, ge=1,
+    max_windows: int = Field(0, ge=0, description='largest number of windows per piece and epoch; 0: all')
+    adaptive_max_windows: int = Field(3, ge=1,
         description='adaptive: pieces of up to this many windows are used in full; of longer ones, the first window')
     min_length: int = Field(0, ge=0, description='pieces with fewer ids are left out')
-    whole: bool = Field(False,
+    full_pieces_only: bool = Field(False,
         description='only pieces that fit into one window from START to END, '
                     'for latent models, which encode the whole piece')
     align: Literal['id', 'beat', 'bar'] = Field('id', description='windows begin at any id, on a beat or on a bar')
-    bar: float = Field(4., gt=0, description='quarter notes in a bar if the meter of a piece is unknown')
+    default_bar_quarters: float = Field(4., gt=0, description='quarter notes in a bar if the meter of a piece is unknown')
     batch_tokens: int = Field(0, ge=0,
         description='largest number of ids in a batch, padding included, instead of a batch size; 0: no budget')
-    bucket: int = Field(0, ge=0,
+    bucket_multiple: int = Field(0, ge=0,
         description='batch windows of similar length, in rows of a multiple of this many ids; '
                     '0: all rows have the same length')
     pack: bool = Field(False, description='pack several short windows into a row, without attention between them')
     start_length: int = Field(0, ge=0, description='window length in the first epoch; 0: constant length')
     grow_epochs: int = Field(20, ge=1, description='epochs until windows reach their full length')
-    growth: Literal[growth_modes] = Field('linear', description='growth of the window length')
-    weights: dict[str, float] = Field({},
+    growth_mode: Literal[growth_modes] = Field('linear', description='growth of the window length')
+    corpus_weights: dict[str, float] = Field({},
         description='weights of the corpora of a mixture; empty: in proportion to their windows')
-    balance: str = Field('',
+    balance_by: str = Field('',
         description='column of the table of pieces, such as genre or composer, whose values get equal numbers '
                     'of windows; empty: in proportion')
     balance_power: float = Field(1., gt=0, le=1,
@@ -78,11 +78,11 @@ class LoaderConfig(Config):
                 **dict(
                     windows='tile',
                     overlap=0,
-                    most=0,
+                    max_windows=0,
                     align='id',
                     start_length=0,
-                    weights={},
-                    balance='',
+                    corpus_weights={},
+                    balance_by='',
                     balance_power=1.0,
                     augment=None,
                     workers=0,
@@ -178,11 +178,11 @@ def _chosen(self:WindowLoader, pieces):
         raise StoreError(f'no piece has min_length={least} ids; the longest has {long.max()}', path,
                          'reduce min_length, or add pieces')
     pieces, long = pieces[long >= max(least, 2)], long[long >= max(least, 2)]
-    if not self.config.whole: return pieces
+    if not self.config.full_pieces_only: return pieces
     if long.min() > self.length + 1:
         raise StoreError(
             f'no piece fits into a window of length={self.length}; the shortest has {long.min()} ids', path,
-                         'increase length, or use phrases: aurl prepare phrases=4')
+                         'increase length, or use phrases: aurl prepare phrase_bars=4')
     return pieces[long <= self.length + 1]
 
 # %% ../../nbs/575_data.loaders.ipynb #b74188e1
@@ -192,10 +192,10 @@ def check_loader(
     keys=(0, 0),    # range of transposition in semitones
 ):
     "Raise an error for options that contradict each other, independent of the data."
-    check_windows(length, c.windows, c.overlap, c.most)
-    if c.whole and (c.windows not in ('tile', 'first') or c.start_length):
-        raise ConfigError(f'whole=true with start_length={c.start_length}' if c.start_length
-                          else f'whole=true with windows={c.windows}', way_out='leave one of the two out')
+    check_windows(length, c.windows, c.overlap, c.max_windows)
+    if c.full_pieces_only and (c.windows not in ('tile', 'first') or c.start_length):
+        raise ConfigError(f'full_pieces_only=true with start_length={c.start_length}' if c.start_length
+                          else f'full_pieces_only=true with windows={c.windows}', way_out='leave one of the two out')
     if c.start_length > length:
         raise ConfigError(f'start_length={c.start_length} is more than length={length}',
             way_out='use a smaller start_length')
@@ -208,12 +208,12 @@ def check_loader(
     if c.augment is not None and keys != (0, 0) and c.augment.transpose.probability > 0:
         raise ConfigError(f'transpose={keys} and augment.transpose: pieces would be transposed twice',
                           way_out='set transpose=0, or augment.transpose.probability=0')
-    if c.balance and c.weights:
-        raise ConfigError(f'balance={c.balance} and weights={c.weights} both set how often a piece is used',
-            way_out='leave one of the two out; balance=corpus makes the corpora of a mixture equal')
-    if c.balance_power != 1 and not c.balance:
+    if c.balance_by and c.corpus_weights:
+        raise ConfigError(f'balance_by={c.balance_by} and corpus_weights={c.corpus_weights} both set how often a piece is used',
+            way_out='leave one of the two out; balance_by=corpus makes the corpora of a mixture equal')
+    if c.balance_power != 1 and not c.balance_by:
         raise ConfigError(f'balance_power={c.balance_power:g} has no effect: nothing is balanced',
-                          way_out='set balance as well, such as balance=genre, or leave it out')
+                          way_out='set balance_by as well, such as balance_by=genre, or leave it out')
     if c.augment is not None and c.augment.schedule.unit == 'share' and not c.epochs:
         raise ConfigError('augment.schedule.unit=share needs the length of the training, but epochs is not set',
             way_out='set epochs, or unit=epochs')
@@ -224,12 +224,12 @@ def _check(self:WindowLoader):
     "Raise an error for options that do not fit each other or the store."
     c = self.config
     check_loader(c, self.length, self.keys)
-    if c.weights:
+    if c.corpus_weights:
         if not isinstance(self.store, Mixture):
-            raise ConfigError(f'weights={c.weights}, but there is one corpus',
+            raise ConfigError(f'corpus_weights={c.corpus_weights}, but there is one corpus',
                               way_out='combine stores with mix(name=store, …)')
-        window_quotas(c.weights, self.store.stores, 1)
-        for k,w in c.weights.items():
+        window_quotas(c.corpus_weights, self.store.stores, 1)
+        for k,w in c.corpus_weights.items():
             if w and not (self.store.corpus(self.pieces) == list(self.store.stores).index(k)).any():
                 raise ConfigError(f'weights.{k}={w}, but none of the pieces is from this corpus', self.store.path,
                     'leave the weight out, or include pieces of this corpus')
@@ -241,7 +241,7 @@ def _beats(self:WindowLoader):
     c = self.config
     if c.align == 'id': return None
     if c.align == 'beat': return np.ones(len(self.store))
-    return np.array([meter_quarters(m, c.bar) for m in self._column('metre') or [None]*len(self.store)])
+    return np.array([meter_quarters(m, c.default_bar_quarters) for m in self._column('metre') or [None]*len(self.store)])
 
 @patch
 def _column(self:WindowLoader, name):
@@ -255,7 +255,7 @@ def _told_bars(self:WindowLoader):
 
     Without a known meter, they were counted in four quarters and are ignored if `bar` differs."""
     bars, metre = self._column('bars'), self._column('metre')
-    if bars is None or metre is None or self.config.bar == 4: return bars
+    if bars is None or metre is None or self.config.default_bar_quarters == 4: return bars
     return [b if m else None for b,m in zip(bars, metre)]
 
 # %% ../../nbs/575_data.loaders.ipynb #dd32877f
@@ -278,7 +278,7 @@ def _cut(self:WindowLoader, pieces, length, draw, epoch):
         # lines are computed after augmentation
         if lines: lines, room = None, np.minimum(lines.room(length)*grow, length//2).astype(np.int64)
         n = np.ceil(n*grow).astype(np.int64)
-    w = cut_windows(n, length, c.windows, c.overlap, c.most, c.slide_up_to, draw if self.train else None, lines, room)
+    w = cut_windows(n, length, c.windows, c.overlap, c.max_windows, c.adaptive_max_windows, draw if self.train else None, lines, room)
     start, wide = w['start'], np.minimum(n[w['piece']] - w['start'], length)
     return dict(
         piece=pieces[w['piece']], start=start, first=w['a'] - start, stop=w['b'] - start, wide=wide, long=n[w['piece']]
@@ -320,21 +320,21 @@ def _mixed(self:WindowLoader, pieces, epoch, length):
 def _grouped(self:WindowLoader):
     "Names of the groups, and the group of each piece of the store; None without weights and balance."
     c = self.config
-    if c.weights: return list(self.store.stores), self.store.corpus(np.arange(len(self.store)))
-    if not c.balance: return None
+    if c.corpus_weights: return list(self.store.stores), self.store.corpus(np.arange(len(self.store)))
+    if not c.balance_by: return None
     columns = self.store.pieces.column_names
-    if c.balance not in columns:
-        raise ConfigError(f'balance: there is no column {c.balance!r}{suggest(c.balance, columns)}', self.store.path,
+    if c.balance_by not in columns:
+        raise ConfigError(f'balance: there is no column {c.balance_by!r}{suggest(c.balance_by, columns)}', self.store.path,
             f'there is {", ".join(columns)}; add columns with a metadata.csv next to the files')
-    values = self._column(c.balance)
+    values = self._column(c.balance_by)
     if not all(isinstance(v, (str, bool, type(None))) for v in values):
-        raise ConfigError(f'balance={c.balance} is a column of numbers', self.store.path,
+        raise ConfigError(f'balance_by={c.balance_by} is a column of numbers', self.store.path,
             'choose a text column, such as genre or composer')
-    words = [f'{c.balance}={"unknown" if v is None or v == "" else v}' for v in values]
+    words = [f'{c.balance_by}={"unknown" if v is None or v == "" else v}' for v in values]
     names = sorted(set(words))
     if len({words[p] for p in self.pieces.tolist()}) < 2:
         raise ConfigError(
-            f'balance={c.balance} has no effect: all {len(self.pieces)} pieces have {words[int(self.pieces[0])]}',
+            f'balance_by={c.balance_by} has no effect: all {len(self.pieces)} pieces have {words[int(self.pieces[0])]}',
             self.store.path, 'leave it out, or choose another column')
     return names, np.searchsorted(names, words)
 
@@ -342,13 +342,13 @@ def _grouped(self:WindowLoader):
 @patch
 def _weights(self:WindowLoader, names, count):
     "Weight of each group, given its number of windows in `count`."
-    if self.config.weights: return self.config.weights
+    if self.config.corpus_weights: return self.config.corpus_weights
     return {n:float(k)**(1 - self.config.balance_power) if k else 0. for n,k in zip(names, count)}
 
 @patch
 def balance_words(self:WindowLoader)->str:
     "Shares of windows of the groups of `balance` in this epoch, with and without balancing; '' without `balance`."
-    if not self.config.balance: return ''
+    if not self.config.balance_by: return ''
     names, which = self.groups
     now = np.bincount(which[self._plan(self.epoch)[0]['piece']], minlength=len(names))
     before = np.array(next(reversed(self._counted.values())))
@@ -357,7 +357,7 @@ def balance_words(self:WindowLoader)->str:
         for n, a, b in sorted(zip(names, now, before), key=lambda x: -x[2])
         if b
     ]
-    return f'balanced by {self.config.balance}: ' + ', '.join(told[:8]) + f' and {len(told) - 8} more'*(len(told) > 8)
+    return f'balanced by {self.config.balance_by}: ' + ', '.join(told[:8]) + f' and {len(told) - 8} more'*(len(told) > 8)
 
 # %% ../../nbs/575_data.loaders.ipynb #eaa4adf4
 @patch
@@ -381,7 +381,7 @@ def plan(self:WindowLoader,
     )
     if self.train: w = _select_rows(w, rng(self.seed, 'windows', 'order', epoch).permutation(len(piece)))
     b = make_batches(
-        w['wide'], length, self.bs, c.batch_tokens, c.bucket, c.pack, draw if self.train else None, self.drop_last
+        w['wide'], length, self.bs, c.batch_tokens, c.bucket_multiple, c.pack, draw if self.train else None, self.drop_last
     )
     w, at = _select_rows(w, b.order), np.repeat(np.arange(len(b)), np.diff(b.first))
     if not c.pack: w['wide'] = b.width[at]                               # a window may extend to the end of its row
@@ -511,7 +511,7 @@ def _groups(self:WindowLoader, epoch, at, done=0):
 @patch
 def _length(self:WindowLoader, epoch):
     c = self.config
-    return length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth)
+    return length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth_mode)
 
 # %% ../../nbs/575_data.loaders.ipynb #60b224dd
 @patch
@@ -610,9 +610,9 @@ def load_state_dict(self:WindowLoader,
 def _order(self:WindowLoader):
     "Hash of everything that determines the order."
     # excluded fields keep the hashes of earlier runs unchanged
-    own = ('workers', 'conditions', *(() if self.config.balance else ('balance', 'balance_power')))
-    c = {k:v for k,v in self.config.to_dict().items() if k not in own}
-    if self.config.balance: c['groups'] = [self.groups[0], self.groups[1][self.pieces].tolist()]
+    own = ('workers', 'conditions', *(() if self.config.balance_by else ('balance', 'balance_power')))
+    c = {k:v for k,v in self.config.former_dict().items() if k not in own}
+    if self.config.balance_by: c['groups'] = [self.groups[0], self.groups[1][self.pieces].tolist()]
     said = zlib.crc32(to_json([c, self.length, self.bs, self.train, self.keys, self.drop_last]).encode())
     return zlib.crc32(self.store.length[self.pieces].tobytes(), zlib.crc32(self.pieces.tobytes(), said))
 
@@ -717,7 +717,7 @@ def profile(self:WindowLoader)->CorpusProfile:
         a = c.augment
         if a.transpose.probability > 0: down, up = a.transpose.low, a.transpose.high
         if a.stretch.probability > 0: stretched = min(a.stretch.low, 1.), max(a.stretch.high, 1.)
-    weights = c.weights if isinstance(self.store, Mixture) else None
+    weights = c.corpus_weights if isinstance(self.store, Mixture) else None
     found = self.store.profile_of(self.pieces, weights)
     return found.augmented((down, up), stretched)
 

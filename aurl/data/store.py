@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..config import make_config
+from ..config import make_config, restore_config
 
 # %% ../../nbs/520_data.store.ipynb #e2a8a802
 from ..core import AurlError, CodecError, ConfigError, StoreError, _apply_umask, try_lock, unlock, read_json
@@ -222,7 +222,7 @@ class _SettingsDiffer(Exception):
 
 def _changed_settings(m, cfg):
     "List the settings of the store with manifest `m` that differ from `cfg`."
-    try: was = make_config(StoreConfig, overrides=m['config']).flat()
+    try: was = restore_config(StoreConfig, m['config']).flat()
     except (AurlError, KeyError, TypeError): return []
     here = get_codec(cfg.codec)
     codec = m.get('codec', {}).get('fingerprint', here.fingerprint)
@@ -409,7 +409,7 @@ def _unchanged_store(dest, cfg, stamp):
     "Return the store at `dest` if nothing has changed, or None."
     try:
         m = TokenStore(dest)
-        was = make_config(StoreConfig, overrides=m.manifest['config'])
+        was = restore_config(StoreConfig, m.manifest['config'])
     except (ConfigError, StoreError): return None
     return m if was == cfg and m.manifest['source']['stamp'] == stamp else None
 
@@ -509,7 +509,7 @@ def repair_store(
     if not _log_is_intact(path, m):
         raise StoreError('the log does not match its checksum', path/shard_log_file,
             'prepare the store again with overwrite=True')
-    cfg = make_config(StoreConfig, overrides=m['config'])
+    cfg = restore_config(StoreConfig, m['config'])
     with _locked_folder(path.with_name(f'.{path.name}.making')):
         shards, errand, made = Shards(path, m['shards']['count'], only=True), make_encode_job(cfg), []
         bad = shards.damaged()

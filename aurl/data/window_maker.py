@@ -78,8 +78,8 @@ def _growth_bounds(c):
     """Largest factor on the number of ids, by kind of augmentation.
 
     Measured on real music: up to 1.09 (stretch), 1.15 (swing), and 1.45 (light humanizing) or 1.9 (the strongest)."""
-    light = c.humanise.seconds <= .02 and c.humanise.touch <= 3
-    return dict(stretch=1.15, swing=1.25, humanise=1.6 if light else 2.4)
+    light = c.humanize.seconds <= .02 and c.humanize.touch <= 3
+    return dict(stretch=1.15, swing=1.25, humanize=1.6 if light else 2.4)
 
 @patch
 def record(self:WindowMaker,
@@ -189,7 +189,7 @@ def _augmented(self:WindowMaker, w, epoch, length):
     else: start = np.maximum(start, b - w['wide'])
     if (over := (b - start - w['wide']).clip(0).sum()):
         warnings.warn(f'{over} targets of epoch {epoch} dropped: augmentation lengthened a piece beyond its planned '
-                      'size; reduce augment.humanise')
+                      'size; reduce augment.humanize')
     b = np.minimum(b, start + w['wide'])
     a = np.clip(a, start, b)
     return line, dict(w, start=start, first=a - start, stop=b - start, key=w['key'] + self.moved(w['piece'], epoch)), at

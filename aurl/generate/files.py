@@ -54,11 +54,11 @@ def options(self:WriteConfig,
     "Return the keyword arguments for `write_midi`."
     return dict(
         ticks_per_quarter=self.resolution,
-        quantise=self.quantize or None,
+        quantize=self.quantize or None,
         merge_rests=self.merge_rests or None,
         legato=self.legato or None,
         swing=self.swing if self.swing > 0.5 else None,
-        humanise=self.humanize or None,
+        humanize=self.humanize or None,
         seed=seed,
     )
 
@@ -79,7 +79,7 @@ def _parse_meter(said):
     "Return numerator and denominator of `said`, such as 3/4."
     top, _, low = said.partition('/')
     if top.isdigit() and low.isdigit() and int(top) < 128 and _is_meter(int(top), int(low)): return int(top), int(low)
-    raise ConfigError(f'metre={said}', way_out='auto, none, or a meter such as 3/4')
+    raise ConfigError(f'meter={said}', way_out='auto, none, or a meter such as 3/4')
 
 # %% ../../nbs/820_generate.files.ipynb #9f655a43
 class PromptSource:
@@ -142,17 +142,17 @@ min_key_confidence, min_meter_confidence = .05, .2 # thresholds below which an e
 class FileOptions:
     "Settings for the files of a run."
     title:str=''                # of the pieces
-    metre:str='auto'            # auto: from the prompt, or estimated; none; or a meter such as 3/4
+    meter:str='auto'            # auto: from the prompt, or estimated; none; or a meter such as 3/4
     key:str='auto'              # auto, none, or a key such as G major
     rule:str='auto'             # choice of programs: auto, prompt, or one of `program_rules`
     programs:ProgramTable=None  # of the model
     opening:PromptSource=None        # the prompt
     write:WriteConfig=field(default_factory=WriteConfig)
     seed:int=0                  # of the random deviations (humanize)
-    conditions:dict=field(default_factory=dict) # conditions of the model, such as dict(key='G major', metre='3/4')
+    conditions:dict=field(default_factory=dict) # conditions of the model, such as dict(key='G major', meter='3/4')
 
     def __post_init__(self):
-        if self.metre not in ('auto', 'none'): _parse_meter(self.metre)
+        if self.meter not in ('auto', 'none'): _parse_meter(self.meter)
         if self.key not in ('auto', 'none'): _parse_key(self.key)
         if self.rule not in ('auto', 'prompt', *program_rules):
             raise ConfigError(f'programs={self.rule}', way_out=f'one of auto, prompt, {", ".join(program_rules)}')
@@ -204,20 +204,20 @@ def _meter_rows(score, metre, start):
 def _tell_metre(self:FileOptions, score):
     "Add the time signature; return the meter, its source and the confidence."
     guess, metres = estimate_meter(score), self.opening.signatures()[0] if self.opening else []
-    if self.metre == 'none': return {}
-    if self.metre != 'auto':
-        _add_meters(score, _meter_rows(score, _parse_meter(self.metre), 0))
-        return dict(metre=self.metre, metre_from='given')
+    if self.meter == 'none': return {}
+    if self.meter != 'auto':
+        _add_meters(score, _meter_rows(score, _parse_meter(self.meter), 0))
+        return dict(meter=self.meter, meter_from='given')
     if asked := self._condition('metre', _parse_meter):
         start = guess.start if guess.name == f'{asked[0]}/{asked[1]}' else 0
         _add_meters(score, _meter_rows(score, asked, start))
-        return dict(metre=f'{asked[0]}/{asked[1]}', metre_from='condition')
+        return dict(meter=f'{asked[0]}/{asked[1]}', meter_from='condition')
     if metres:
         _add_meters(score, metres)
-        return dict(metre=f'{metres[-1][1]}/{metres[-1][2]}', metre_from='prompt')
+        return dict(meter=f'{metres[-1][1]}/{metres[-1][2]}', meter_from='prompt')
     if guess.name is None or guess.sure < min_meter_confidence: return {}
     _add_meters(score, _meter_rows(score, _parse_meter(guess.name), guess.start))
-    return dict(metre=guess.name, metre_from=f'estimate, confidence {guess.sure:.2f}')
+    return dict(meter=guess.name, meter_from=f'estimate, confidence {guess.sure:.2f}')
 
 # %% ../../nbs/820_generate.files.ipynb #ad3d6e6e
 @patch
@@ -246,7 +246,7 @@ def _tell_key(self:FileOptions, score):
 def score(self:FileOptions,
     ids,          # of a piece
     name:str='',  # name of the piece within the run
-)->tuple:         # score in seconds, and a dict with title, metre, metre_from, key, key_from
+)->tuple:         # score in seconds, and a dict with title, meter, meter_from, key, key_from
     "Decode `ids` to a score with meter, key and programs."
     out = self._played(ids)
     if self.opening: self.opening.lay_tempi(out)

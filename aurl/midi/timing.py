@@ -265,7 +265,7 @@ def humanize(
     _, at, us = tick_converter(s, s.tpq)
     at, us = np.append(0, at), np.append(500_000, us)
     def move(i, on, off, pitch, v):
-        o, r = np.lexsort((v, off, pitch, on)), rng(seed, 'humanise', i)
+        o, r = np.lexsort((v, off, pitch, on)), rng(seed, 'humanize', i)
         late, loud = (np.clip(r.normal(0, 1/3, len(on)), -1, 1) for _ in range(2))
         far = np.floor(seconds*1e6*s.tpq/us[np.searchsorted(at, on, side='right') - 1])
         step = np.empty(len(on), np.int64)

@@ -225,11 +225,11 @@ def _part(track, channel, notes, told):
 
 # %% ../../nbs/160_midi.write.ipynb #807cd903
 _transformations = dict(
-    quantise=timing.snap_to_grid,
+    quantize=timing.snap_to_grid,
     merge_rests=timing.merge_rests,
     legato=timing.legato,
     swing=timing.swing,
-    humanise=timing.humanize,
+    humanize=timing.humanize,
 )
 
 def _apply_timing(score, asked, seed):
@@ -237,7 +237,7 @@ def _apply_timing(score, asked, seed):
     for name,value in asked.items():
         if value is None or value is False: continue
         args = () if value is True else (value,)
-        score = _transformations[name](score, *args, **({'seed':seed} if name == 'humanise' else {}))
+        score = _transformations[name](score, *args, **({'seed':seed} if name == 'humanize' else {}))
     return score
 
 # %% ../../nbs/160_midi.write.ipynb #477b071e
@@ -268,11 +268,11 @@ def write_midi(
     path=None,                 # path of the file; None: return the bytes
     ticks_per_quarter:int=480, # resolution of the file
     title:str='',              # name of the piece, written to the first track
-    quantise=None,             # grid ('16th', quarter notes, or several) of `snap_to_grid`
+    quantize=None,             # grid ('16th', quarter notes, or several) of `snap_to_grid`
     merge_rests=None,          # longest rest to close ('16th'), for `merge_rests`
     legato=None,               # longest gap to close, or True, for `legato`
     swing=None,                # ratio 0.5 … 1, or True, for `swing`
-    humanise=None,             # seconds, or True, for `humanize`
+    humanize=None,             # seconds, or True, for `humanize`
     seed:int=0,                # seed of `humanize`
 ):
     "Write `score` as a MIDI file (type 1); return its `Path`, or the bytes if `path` is None."
@@ -282,7 +282,7 @@ def write_midi(
         data = _midi_bytes(
             _apply_timing(
                 in_ticks(score, int(ticks_per_quarter)),
-                dict(quantise=quantise, merge_rests=merge_rests, legato=legato, swing=swing, humanise=humanise),
+                dict(quantize=quantize, merge_rests=merge_rests, legato=legato, swing=swing, humanize=humanize),
                 seed,
             ),
             int(ticks_per_quarter),

@@ -35,7 +35,7 @@ class RollbackRemedies(Callback):
         self.back = next((c for c in self.cbs if isinstance(c, RollbackOnCollapse)), None)
         if self.back is None:
             raise ConfigError('no callback rolls back here',
-                              way_out='add RollbackOnCollapse to the callbacks, or leave watch.act out')
+                              way_out='add RollbackOnCollapse to the callbacks, or leave monitor.remedies out')
         self.held = next((c for c in self.cbs if isinstance(c, GradientClipping)), None)
         self.hold()
 

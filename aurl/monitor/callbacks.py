@@ -27,28 +27,28 @@ from .profiler import TrainingProfiler, memory_limit, phases
 # %% ../../nbs/867_monitor.callbacks.ipynb #027a82a9
 class MonitorConfig(Config):
     "Options for monitoring a training."
-    on: bool = Field(True, description='monitor the training; watch.on=false turns all monitoring off')
+    enabled: bool = Field(True, description='monitor the training; monitor.enabled=false turns all monitoring off')
     every: int = Field(0, ge=0, description='steps between two evaluations of unmasked samples; '
                                             '0: as often as share allows')
-    share: float = Field(.015, gt=0, le=.5, description='fraction of the training time for these evaluations')
+    time_share: float = Field(.015, gt=0, le=.5, description='fraction of the training time for these evaluations')
     samples: int = Field(4, ge=1, description='samples per evaluation')
     tokens: int = Field(64, ge=8, description='maximum ids per sample')
-    measures: tuple[str, ...] = Field((), description='further metrics of the samples, such as note_density')
-    rescues: int = Field(3, ge=0, description='rollbacks after a collapse before the training ends; 0: no rollback')
-    memory: float = Field(.15, gt=0, le=1, description='fraction of the memory for snapshots to roll back to; '
+    metrics: tuple[str, ...] = Field((), description='further metrics of the samples, such as note_density')
+    max_rollbacks: int = Field(3, ge=0, description='rollbacks after a collapse before the training ends; 0: no rollback')
+    snapshot_memory: float = Field(.15, gt=0, le=1, description='fraction of the memory for snapshots to roll back to; '
                                                        'larger ones are stored in the folder of the run')
-    stability: bool = Field(True, description='detect the twelve kinds of anomaly')
+    anomalies: bool = Field(True, description='detect the twelve kinds of anomaly')
     recover: bool = Field(False, description='act on anomalies: skip batches, roll back, lower the learning rate')
-    act: Literal['none', 'suggest', 'apply'] = Field(
+    remedies: Literal['none', 'suggest', 'apply'] = Field(
         'none', description='after a rollback, suggest a lower learning rate and a tighter clip for the rest of the '
                             'training (suggest), or apply them (true)')
-    let_go: bool = Field(False, description='reduce the weight of the grammar loss as the validity of samples rises')
+    anneal_grammar: bool = Field(False, description='reduce the weight of the grammar loss as the validity of samples rises')
     patience: int = Field(0, ge=0, description='end the training after so many validations without a gain; 0: never')
-    stop_on: dict[str, float] = Field({'valid_loss': .6, 'grammar': .4}, description='metrics and weights that '
+    stop_metrics: dict[str, float] = Field({'valid_loss': .6, 'grammar': .4}, description='metrics and weights that '
                                       'define a gain; +name: higher is better, -name: lower is better')
-    stopwatch: bool = Field(True, description='measure the time of each phase')
+    profiler: bool = Field(True, description='measure the time of each phase')
 
-    @field_validator('act', mode='before')
+    @field_validator('remedies', mode='before')
     @classmethod
     def _switch(cls, v):
         return (
@@ -60,25 +60,25 @@ class MonitorConfig(Config):
     @model_validator(mode='after')
     def _known(self):
         for name, ask in (
-            ('measures', lambda: [get_sample_metric(m) for m in self.measures]),
-            ('stop_on', lambda: ImprovementTracker(self.stop_on)),
+            ('metrics', lambda: [get_sample_metric(m) for m in self.metrics]),
+            ('stop_metrics', lambda: ImprovementTracker(self.stop_metrics)),
         ):
             try: ask()
             except ConfigError as e: raise ValueError(f'{name}: {e.what}; {e.way_out}') from e
-        if not self.patience and self.stop_on != type(self).model_fields['stop_on'].default:
+        if not self.patience and self.stop_metrics != type(self).model_fields['stop_metrics'].default:
             raise ValueError('stop_on defines a gain, which patience=0 never uses; '
                              'set patience=5 as well, or leave it out')
-        if self.recover and not self.stability:
-            raise ValueError('recover acts on anomalies, which stability=false does not detect; set stability=true')
-        if not self.on and (k := next((k for k in ('recover', 'let_go', 'patience') if getattr(self, k)),
-                                      'act' if self.act != 'none' else None)):
-            raise ValueError(f'{k}={str(getattr(self, k)).lower()} needs monitoring, and on=false turns it off; '
+        if self.recover and not self.anomalies:
+            raise ValueError('recover acts on anomalies, which anomalies=false does not detect; set anomalies=true')
+        if not self.enabled and (k := next((k for k in ('recover', 'anneal_grammar', 'patience') if getattr(self, k)),
+                                      'remedies' if self.remedies != 'none' else None)):
+            raise ValueError(f'{k}={str(getattr(self, k)).lower()} needs monitoring, and enabled=false turns it off; '
                              'leave one of them out')
-        if self.act != 'none' and not self.rescues:
-            raise ValueError(f'act={self.act} acts after a rollback, and rescues=0 allows none; '
-                             'set rescues=3, or leave act out')
-        if self.recover and not self.rescues:
-            raise ValueError('recover rolls back, and rescues=0 allows no rollback; set rescues=3')
+        if self.remedies != 'none' and not self.max_rollbacks:
+            raise ValueError(f'remedies={self.remedies} acts after a rollback, and max_rollbacks=0 allows none; '
+                             'set max_rollbacks=3, or leave remedies out')
+        if self.recover and not self.max_rollbacks:
+            raise ValueError('recover rolls back, and max_rollbacks=0 allows no rollback; set max_rollbacks=3')
         return self
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #45199925
@@ -116,22 +116,22 @@ def monitor_callbacks(
     steady:bool=False, # independent of the clock?
 )->list:               # callbacks
     "Create the callbacks that monitor a training."
-    if not cfg.on: return []
-    room, shelf = cfg.memory * (memory_limit() or math.inf), (
+    if not cfg.enabled: return []
+    room, shelf = cfg.snapshot_memory * (memory_limit() or math.inf), (
         RollbackBuffer(run.path / 'moments', run.checkpoints if world_size() == 1 else None)
         if run is not None
         else None
     )
-    rescue = RollbackOnCollapse(cfg.rescues, room=room, shelf=shelf, to=run) if cfg.rescues else None
-    every = cfg.every or (100 if cfg.let_go or steady else 0) # annealing also needs the same steps on every machine
-    act = RollbackRemedies(cfg.act == 'apply', run) if cfg.act != 'none' and rescue is not None else None
+    rescue = RollbackOnCollapse(cfg.max_rollbacks, room=room, shelf=shelf, to=run) if cfg.max_rollbacks else None
+    every = cfg.every or (100 if cfg.anneal_grammar or steady else 0) # annealing also needs the same steps on every machine
+    act = RollbackRemedies(cfg.remedies == 'apply', run) if cfg.remedies != 'none' and rescue is not None else None
     out = [
-        GenerationMonitor(cfg.measures, cfg.samples, cfg.tokens, cfg.share, every, seed, run),
+        GenerationMonitor(cfg.metrics, cfg.samples, cfg.tokens, cfg.time_share, every, seed, run),
         rescue,
-        GrammarAnnealing(to=run) if cfg.let_go else None,
-        AnomalyMonitor(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None,
-        EarlyStopping(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None,
-        TrainingProfiler(to=run) if cfg.stopwatch else None,
+        GrammarAnnealing(to=run) if cfg.anneal_grammar else None,
+        AnomalyMonitor(recover=rescue if cfg.recover else None, to=run) if cfg.anomalies else None,
+        EarlyStopping(cfg.stop_metrics, cfg.patience, to=run) if cfg.patience else None,
+        TrainingProfiler(to=run) if cfg.profiler else None,
         act,
     ]
     return [c for c in out if c is not None]

@@ -81,7 +81,7 @@ class CheckpointConfig(Config):
     compress: bool = Field(False, description='compress checkpoints without loss; saving takes longer')
     history: tuple[str, ...] = Field((), description='older checkpoints to keep besides the newest and the best: '
                                      '[1h, 1d] is one per hour for a day, then one per day; empty: none')
-    oldest: str = Field('', description='maximum age of checkpoints in history, such as 30d; empty: unlimited')
+    max_age: str = Field('', description='maximum age of checkpoints in history, such as 30d; empty: unlimited')
 
     @field_validator('history', mode='before')
     @classmethod
@@ -95,14 +95,14 @@ class CheckpointConfig(Config):
         except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
         if list(spans) != sorted(set(spans)) or any(not s for s in spans):
             raise ValueError(f'history={list(self.history)}: spans go from short to long, such as [1h, 1d]')
-        if self.oldest and not spans:
-            raise ValueError(f'oldest={self.oldest} without a history; set history=[1h, 1d] as well, or leave it out')
+        if self.max_age and not spans:
+            raise ValueError(f'max_age={self.max_age} without a history; set history=[1h, 1d] as well, or leave it out')
         if spans and oldest < spans[0]:
-            raise ValueError(f'oldest={self.oldest} is less than {self.history[0]}, the first span of history')
+            raise ValueError(f'max_age={self.max_age} is less than {self.history[0]}, the first span of history')
         return self
 
     def spans(self)->tuple: return tuple(map(parse_age, self.history))
-    def limit(self)->float: return parse_age(self.oldest) if self.oldest else math.inf
+    def limit(self)->float: return parse_age(self.max_age) if self.max_age else math.inf
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #aec6fab5
 class CheckpointCallback(Callback):

@@ -200,6 +200,6 @@ def error(self:FailureMonitor,
         f'the training has failed at step {f["step"]}: {f["why"]}' + (f'; {kept}' if kept else ''),
         path,
         'start again with a lower learning rate (resume=no lr=…), a longer warm-up '
-        '(schedule.warm=0.2), or watch.recover=true; '
+        '(schedule.warmup_pct=0.2), or monitor.recover=true; '
         f'resume=RUN resumes from a checkpoint of step {f["good"]} or before',
     )

@@ -27,7 +27,7 @@ class Augmentation(Config):
     velocity:float = Field(1., ge=.1, le=1.9)      # gain of the velocities of soft notes
     programs:tuple[int, ...] = ()                  # instruments to advance in each of the 16 families; (): no change
     swing:float = Field(.5, ge=.5, le=.75)         # position of the second eighth in the beat; 0.5 straight, 2/3 triplets
-    humanise:float = Field(0., ge=0, le=.1)        # maximum deviation of onsets in seconds, three standard deviations
+    humanize:float = Field(0., ge=0, le=.1)        # maximum deviation of onsets in seconds, three standard deviations
     touch:float = Field(0., ge=0, le=20)           # standard deviation added to velocities
     noise:int = 0                                  # seed of the deviations of onsets and velocities
     piece:str = ''                                 # name of the piece it was drawn for
@@ -48,7 +48,7 @@ def augment(
     if any(r.programs): _instruments(s, r.programs)
     if r.swing != .5: _swing(s, r.swing)
     if r.stretch != 1: _stretch(s, r.stretch)
-    if r.humanise or r.touch: _humanize(s, r.humanise, r.touch, r.noise)
+    if r.humanize or r.touch: _humanize(s, r.humanize, r.touch, r.noise)
     return s
 
 def as_augmentation(
@@ -156,10 +156,10 @@ class AugmentConfig(Config):
     velocity:LoudnessRange = LoudnessRange()       # velocity scaling
     programs:InstrumentSwap = InstrumentSwap() # exchange of instruments
     swing:SwingRange = SwingRange()                # swung eighths
-    humanise:HumanizeRange = HumanizeRange()       # random timing and velocity deviations
+    humanize:HumanizeRange = HumanizeRange()       # random timing and velocity deviations
     schedule:AugmentSchedule = AugmentSchedule()                 # schedule over the training
 
-augment_types = ('transpose', 'stretch', 'velocity', 'programs', 'swing', 'humanise')
+augment_types = ('transpose', 'stretch', 'velocity', 'programs', 'swing', 'humanize')
 
 # %% ../../nbs/285_score.augment.ipynb #cdbede59
 _STRETCH_DENOMINATOR = 99 # stretch factors are multiples of 1/99
@@ -201,7 +201,7 @@ def sample_augmentation(
         stretch=lambda: dict(stretch=_pick(_stretch_factors(c.stretch.low, c.stretch.high), u[14])),
         velocity=lambda: dict(velocity=span(c.velocity, u[15])),
         swing=lambda: dict(swing=span(c.swing, u[16])),
-        humanise=lambda: dict(humanise=c.humanise.seconds, touch=c.humanise.touch, noise=int(u[17] * 2**31)),
+        humanize=lambda: dict(humanize=c.humanize.seconds, touch=c.humanize.touch, noise=int(u[17] * 2**31)),
         programs=lambda: dict(
             programs=[1 + int(x * (len(f) - 1)) if f else 0 for x, f in zip(u[24:40], _FAMILY_PROGRAMS)]
         ),
@@ -219,6 +219,6 @@ def kinds(self:Augmentation)->tuple:
         self.velocity != 1,
         any(self.programs),
         self.swing != 0.5,
-        self.humanise or self.touch,
+        self.humanize or self.touch,
     )
     return tuple(k for k,h in zip(augment_types, has) if h)

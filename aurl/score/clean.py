@@ -20,7 +20,7 @@ from .velocity import VelocityConfig, normalize_velocity
 # %% ../../nbs/270_score.clean.ipynb #b7454960
 class CleanConfig(Config):
     "Options of cleaning; the defaults change nothing."
-    quantise:QuantizeConfig = QuantizeConfig() # quantization of onsets and ends
+    quantize:QuantizeConfig = QuantizeConfig() # quantization of onsets and ends
     polyphony:PolyphonyConfig = PolyphonyConfig() # limit on the simultaneous notes of a part
     velocity:VelocityConfig = VelocityConfig() # normalization of velocities
 
@@ -32,12 +32,12 @@ class CleanConfig(Config):
 @dataclass
 class CleanReport:
     "Estimates and changes of each cleaning step; a step that was not requested has an empty dict."
-    quantise:dict = field(default_factory=dict)  # estimated grid, number of onsets and durations moved, distances
+    quantize:dict = field(default_factory=dict)  # estimated grid, number of onsets and durations moved, distances
     polyphony:dict = field(default_factory=dict) # notes dropped and shortened, maximum polyphony before and after
     velocity:dict = field(default_factory=dict)  # notes changed; mean, standard deviation and range before and after
     def lines(self):
         "Yield the report as sentences."
-        q, p, v = self.quantise, self.polyphony, self.velocity
+        q, p, v = self.quantize, self.polyphony, self.velocity
         if q:
             if q['grid'] is None:
                 yield (f"quantize: no grid fits these {q['notes']} notes better than chance, so none was moved; "
@@ -65,7 +65,7 @@ def clean(
     report:bool=False,               # return a report as well
 ):                                   # a new score; with `report` a pair of a score and a `CleanReport`
     "Clean `score` as `config` specifies; keys, names, tempos and meters are unchanged."
-    out, q = quantize_score(score, config.quantise)
+    out, q = quantize_score(score, config.quantize)
     out, p = reduce_polyphony(out, config.polyphony)
     out, v = normalize_velocity(out, config.velocity)
     return (out, CleanReport(q, p, v)) if report else out

@@ -23,11 +23,11 @@ class QuantizeConfig(Config):
     mode:Literal['none', 'strict', 'groove', 'adaptive'] = 'none' # none; strict: on the grid; groove: nearer to it, keeping systematic deviations; adaptive: on the likeliest grid of each beat
     grid:Literal[tuple(grid_quarters)] = '16th' # grid step; ignored by adaptive, which estimates the grid
     strength:float|None = Field(None, ge=0, le=1) # fraction of the distance to the grid; null: 1 for strict, 0.8 for groove and adaptive
-    micro:float|None = Field(None, ge=0, le=1) # fraction of systematic deviations to keep; null: 0 for strict, 1 for groove and adaptive
+    microtiming:float|None = Field(None, ge=0, le=1) # fraction of systematic deviations to keep; null: 0 for strict, 1 for groove and adaptive
     swing:float = Field(.5, ge=.5, le=.75) # position of the second of two grid lines: 0.5 straight, 0.67 triplets
     phase:float|Literal['find']|None = None # offset of the beats from those of the file in quarter notes; null: find for adaptive, else 0
     align:bool = False # shift the whole piece so that its beats coincide with those of the file
-    ends:Literal['grid', 'follow', 'keep']|None = None # ends on the grid, moved with the onsets around them, or durations kept; null: follow for groove, else grid
+    note_ends:Literal['grid', 'follow', 'keep']|None = None # ends on the grid, moved with the onsets around them, or durations kept; null: follow for groove, else grid
 
     @model_validator(mode='after')
     def _fits(self):
@@ -49,7 +49,7 @@ def quantize_defaults(
         none=(0.0, 0.0, 0.0, 'keep'),
     )[config.mode]
     told = {k:v for k,v in config.to_dict().items() if v is not None}
-    return QuantizeConfig(**{**dict(zip(('strength', 'micro', 'phase', 'ends'), own)), **told})
+    return QuantizeConfig(**{**dict(zip(('strength', 'microtiming', 'phase', 'note_ends'), own)), **told})
 
 # %% ../../nbs/255_score.quantize.ipynb #afd49e49
 def _nearest_meter_lines(x, step, clock, score, phase=0., swing=.5):
@@ -148,17 +148,17 @@ _MIN_GAIN_NATS = 3. # nats by which the grid must exceed a uniform distribution
 def _target_times(x, cfg, clock, score, weight=None):
     "Return the new time of each onset, the step of its grid, and a dict of estimates."
     line, step, found = _find_lines(x, cfg, clock, score, weight)
-    if cfg.micro and found['grid']:
+    if cfg.microtiming and found['grid']:
         start, bar = clock.metres(score)
         i = np.maximum(np.searchsorted(start, line + 1e-6, 'right') - 1, 0)
-        line = line + cfg.micro*habitual_offsets(x, line, (line - found['phase'] - start[i]) % bar[i])
+        line = line + cfg.microtiming*habitual_offsets(x, line, (line - found['phase'] - start[i]) % bar[i])
     return np.maximum.accumulate(np.maximum(x + cfg.strength*(line - x), 0)), step, found
 
 # %% ../../nbs/255_score.quantize.ipynb #efa58ce2
 def _new_ends(end, on, new, i, x, q, step, cfg, found, tick, lines):
     "New ends of notes with old ends `end`, old onsets `on` = x[i] and new onsets `new` = q[i]."
-    if cfg.ends == 'keep' or not found['grid']: return new + (end - on)
-    if cfg.ends == 'follow':
+    if cfg.note_ends == 'keep' or not found['grid']: return new + (end - on)
+    if cfg.note_ends == 'follow':
         moved = end + np.interp(end, x, q - x)
         return np.maximum(moved, new + np.minimum(end - on, step[i]/4))
     fine = step[np.maximum(np.searchsorted(x, end, 'right') - 1, 0)]

@@ -23,11 +23,11 @@ class VelocityConfig(Config):
     low:int = Field(20, ge=1, le=127) # lowest velocity of the result
     high:int = Field(110, ge=1, le=127) # highest velocity of the result
     mean:float = Field(64., ge=1, le=127) # mean velocity of a piece (global, style_preserving)
-    spread:float = Field(20., gt=0, le=60) # standard deviation of a piece (global); maximum of a phrase, at least half of it (style_preserving)
-    levels:float = Field(12., ge=0, le=60) # maximum standard deviation of the levels of phrases (style_preserving)
+    std:float = Field(20., gt=0, le=60) # standard deviation of a piece (global); maximum of a phrase, at least half of it (style_preserving)
+    phrase_level_std:float = Field(12., ge=0, le=60) # maximum standard deviation of the levels of phrases (style_preserving)
     pause:float = Field(1., gt=0) # time between onsets, in seconds, that ends a phrase
-    least:int = Field(8, ge=2) # minimum number of notes in a phrase; shorter phrases are merged with a neighbor
-    smooth:float = Field(0., ge=0, le=1) # smoothing of small differences (below about 4) between neighbors (style_preserving)
+    min_phrase_notes:int = Field(8, ge=2) # minimum number of notes in a phrase; shorter phrases are merged with a neighbor
+    smoothing:float = Field(0., ge=0, le=1) # smoothing of small differences (below about 4) between neighbors (style_preserving)
     curve:Literal['linear', 'logarithmic', 'exponential'] = 'linear' # curve applied first: logarithmic raises soft notes, exponential lowers them
 
     @model_validator(mode='after')
@@ -35,8 +35,8 @@ class VelocityConfig(Config):
         if self.low >= self.high: raise ValueError(f'low={self.low} is not below high={self.high}')
         if not self.low < self.mean < self.high:
             raise ValueError(f'mean={self.mean:g} is not between low={self.low} and high={self.high}')
-        if 4*self.spread > self.high - self.low:
-            raise ValueError(f'spread={self.spread:g} needs a range of {4*self.spread:g} velocities, but {self.low} '
+        if 4*self.std > self.high - self.low:
+            raise ValueError(f'std={self.std:g} needs a range of {4*self.std:g} velocities, but {self.low} '
                              f'… {self.high} has {self.high - self.low}')
         return self
 
@@ -62,15 +62,15 @@ def global_velocity_table(
     v, n = velocity_curve(cfg.curve), h.sum()
     stats = lambda y: (m := (h*y).sum()/n, np.sqrt((h*(y - m)**2).sum()/n))
     mean, sd = stats(v)
-    near = lambda m, s: abs(m - cfg.mean) <= .6 and abs(s - cfg.spread) <= .6
+    near = lambda m, s: abs(m - cfg.mean) <= .6 and abs(s - cfg.std) <= .6
     if near(mean, sd): return np.clip(np.rint(v), cfg.low, cfg.high)
-    gain, centre = cfg.spread/max(sd, 1e-9), mean
+    gain, centre = cfg.std/max(sd, 1e-9), mean
     for _ in range(30):
         if gain > _MAX_GAIN: break
         m, s = stats(y := _affine(v, gain, centre, cfg))
         if near(m, s): return y
         centre += (m - cfg.mean)/gain
-        gain *= np.clip(cfg.spread/max(s, 1e-9), .5, 2)
+        gain *= np.clip(cfg.std/max(s, 1e-9), .5, 2)
     y, centre = np.clip(np.rint(v), cfg.low, cfg.high), mean           # flat: shift only
     if abs(stats(y)[0] - cfg.mean) <= .6: return y
     for _ in range(8): centre += stats(_affine(v, 1., centre, cfg))[0] - cfg.mean
@@ -113,12 +113,12 @@ def _normalize_phrases(x, phrase, cfg):
     sd = np.sqrt(np.maximum(np.bincount(phrase, (x - level[phrase])**2)/n, 0))
     mean = (level*n).sum()/n.sum()
     out = np.sqrt(((level - mean)**2*n).sum()/n.sum())
-    new_level = cfg.mean + (level - mean)*min(1, cfg.levels/max(out, 1e-9))
-    half = cfg.spread/2
+    new_level = cfg.mean + (level - mean)*min(1, cfg.phrase_level_std/max(out, 1e-9))
+    half = cfg.std/2
     gain = np.where(
         sd < half / 2,
         1,
-        np.where(sd < half, half / np.maximum(sd, 1e-9), np.minimum(1, cfg.spread / np.maximum(sd, 1e-9))),
+        np.where(sd < half, half / np.maximum(sd, 1e-9), np.minimum(1, cfg.std / np.maximum(sd, 1e-9))),
     )
     return new_level[phrase] + (x - level[phrase])*gain[phrase]
 
@@ -165,12 +165,12 @@ def _phrasewise_velocity(score, notes, old, cfg):
     clock, x, o, phrase, a, p = Clock(score), velocity_curve(cfg.curve)[old], [], [], 0, 0
     for n in notes:
         order = np.argsort(n['time'], kind='stable')
-        ph = phrase_indices(clock.seconds(n['time'][order]), cfg.pause, cfg.least) + p
+        ph = phrase_indices(clock.seconds(n['time'][order]), cfg.pause, cfg.min_phrase_notes) + p
         o.append(order + a)
         phrase.append(ph)
         a, p = a + len(order), ph[-1] + 1
     o, phrase = np.concatenate(o), np.concatenate(phrase)
     y = _normalize_phrases(x[o], phrase, cfg)
-    if cfg.smooth: y = _smoothed(y, phrase, cfg.smooth)
+    if cfg.smoothing: y = _smoothed(y, phrase, cfg.smoothing)
     x[o] = np.clip(np.rint(y), cfg.low, cfg.high)
     return x

@@ -264,7 +264,7 @@ def augment_ids(
     out = _stretch_ids(ids, r.stretch, tempi)
     return _stretch_notes(ids, r.stretch, tempi) if out is None else out
 
-def _changes_rhythm(r): return r.swing != .5 or r.humanise > 0 or r.touch > 0
+def _changes_rhythm(r): return r.swing != .5 or r.humanize > 0 or r.touch > 0
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #68bbb2a1
 class AugmentedSequences(TokenSequences):

@@ -165,35 +165,35 @@ class AdversarialTraining(Callback):
     def __init__(self,
         weight:float=.1,      # of the sum of the model's adversarial losses, before `Balance`
         losses:dict=None,     # weight of each of them, by name
-        warm:float=.2,        # fraction of the training in which the model trains alone
+        warmup_pct:float=.2,        # fraction of the training in which the model trains alone
         ends=(1/3, 2/3),      # of the first two stages, as fractions of the rest
         lr:float=1e-3,        # learning rate of the critic
-        rows:int=4,           # windows continued in a step
-        steps:int=32,         # ids generated in each
+        rollout_windows:int=4,           # windows continued in a step
+        rollout_length:int=32,         # ids generated in each
         context:int=64,       # real ids before them that the critic receives
-        guess:int=8,          # in a copy of the windows, every n-th token is sampled from the model; 0: no copy
-        every:int=1,          # training steps per critic step
-        gamma:float=.1,       # weight of R1
-        slope:float=0.,       # weight of the gradient penalty
-        r1_every:int=8,       # critic steps per computation of either penalty
+        sample_every:int=8,          # in a copy of the windows, every n-th token is sampled from the model; 0: no copy
+        every:int=1,          # training rollout_length per critic step
+        r1_weight:float=.1,       # weight of R1
+        gradient_penalty_weight:float=0.,       # weight of the gradient penalty
+        r1_every:int=8,       # critic rollout_length per computation of either penalty
         clip:float=1.,        # largest norm of the critic's gradient
         balance:Balance=None, # controller of the two sides; None: the default `Balance`
-        temperature:float=1., # of the straight-through gradient
-        through:bool=True,    # backpropagate through the generated inputs
-        log_every:int=10,     # training steps per line of the log
+        temperature:float=1., # of the straight-backprop_through_time gradient
+        backprop_through_time:bool=True,    # backpropagate backprop_through_time the generated inputs
+        log_every:int=10,     # training rollout_length per line of the log
         to=None,              # an `Experiment` to log to
     ):
         self.weight, self.warm, self.ends, self.rate, self.rows, self.long, self.context, self.guess, self.every = (
-            weight, warm, ends, lr, rows, steps, context, guess, every)
+            weight, warmup_pct, ends, lr, rollout_windows, rollout_length, context, sample_every, every)
         self.losses = dict(adversarial=1., feature_matching=10., perceptual=5.) if losses is None else dict(losses)
         (self.gamma, self.slope, self.r1_every, self.clip, self.balance, self.temperature, self.through, self.log_every,
-         self.to) = gamma, slope, r1_every, clip, balance or Balance(), temperature, through, log_every, to
-        for k,v in dict(weight=weight, lr=lr, gamma=gamma, slope=slope).items():
+         self.to) = r1_weight, gradient_penalty_weight, r1_every, clip, balance or Balance(), temperature, backprop_through_time, log_every, to
+        for k,v in dict(weight=weight, lr=lr, r1_weight=r1_weight, gradient_penalty_weight=gradient_penalty_weight).items():
             if v < 0: raise ConfigError(f'{k}={v} of adversarial training', way_out='give 0 or more')
-        for k,v in dict(rows=rows, steps=steps, context=context, every=every, r1_every=r1_every).items():
+        for k,v in dict(rollout_windows=rollout_windows, rollout_length=rollout_length, context=context, every=every, r1_every=r1_every).items():
             if v < 1: raise ConfigError(f'{k}={v} of adversarial training', way_out='give 1 or more')
-        if not 0 <= warm < 1:
-            raise ConfigError(f'warm={warm} of adversarial training', way_out='give a fraction from 0 to less than 1')
+        if not 0 <= warmup_pct < 1:
+            raise ConfigError(f'warmup_pct={warmup_pct} of adversarial training', way_out='give a fraction from 0 to less than 1')
         for k in self.losses: find_loss(k)
         if not any(self.losses.values()):
             raise ConfigError(f'losses={self.losses} of adversarial training: all weights are 0',
@@ -387,19 +387,19 @@ class AdversarialConfig(Config):
         .1, ge=0, description='weight of the adversarial losses, relative to cross-entropy in nats per token')
     losses: dict[str, float] = Field(
         dict(adversarial=1., feature_matching=10., perceptual=5.), description='weight of each adversarial loss')
-    warm: float = Field(.2, ge=0, lt=1, description='fraction of the training in which the model trains alone')
+    warmup_pct: float = Field(.2, ge=0, lt=1, description='fraction of the training in which the model trains alone')
     lr: float = Field(1e-3, gt=0, description='learning rate of the critic')
-    rows: int = Field(4, ge=1, description='windows continued in a step')
-    steps: int = Field(32, ge=1, description='ids generated in each window')
+    rollout_windows: int = Field(4, ge=1, description='windows continued in a step')
+    rollout_length: int = Field(32, ge=1, description='ids generated in each window')
     context: int = Field(64, ge=1, description='real ids before them that the critic receives')
-    guess: int = Field(
+    sample_every: int = Field(
         8, ge=0, description='in a copy of the windows, every n-th token is sampled from the model; 0: no copy')
     every: int = Field(1, ge=1, description='training steps per critic step')
-    gamma: float = Field(.1, ge=0, description='weight of R1, the squared gradient of the critic at real music')
-    slope: float = Field(
+    r1_weight: float = Field(.1, ge=0, description='weight of R1, the squared gradient of the critic at real music')
+    gradient_penalty_weight: float = Field(
         0., ge=0, description='weight of the gradient penalty: squared distance from 1 of the critic\'s gradient norm '
         'between real and generated music; 10 is usual if it replaces R1')
-    through: bool = Field(True, description='backpropagate through the generated inputs')
+    backprop_through_time: bool = Field(True, description='backpropagate through the generated inputs')
 
     @field_validator('losses')
     @classmethod

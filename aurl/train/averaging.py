@@ -27,7 +27,7 @@ class AverageConfig(Config):
     kind: Literal['none', 'ema', 'swa'] = Field(
         'none', description='no average, exponential moving average, or plain mean')
     decay: float = Field(.999, gt=0, lt=1, description='ema: weight of the old mean at each update')
-    ramp: bool = Field(True, description='ema: lower decay at the beginning')
+    use_warmup: bool = Field(True, description='ema: lower decay at the beginning')
     start: float = Field(.5, ge=0, lt=1, description='swa: fraction of the budget at which averaging begins')
     every: int = Field(1, ge=1, description='steps between two updates of the mean')
 
@@ -71,7 +71,7 @@ class WeightAveraging(Callback):
         self.live = _WeightList([p for p in unwrap_model(self.model).parameters() if id(p) in mine])
         if self.mean is None:
             self.mean = AveragedModel(
-                self.live, multi_avg_fn=_ema_update(c.decay, c.ramp) if c.kind == 'ema' else get_swa_multi_avg_fn()
+                self.live, multi_avg_fn=_ema_update(c.decay, c.use_warmup) if c.kind == 'ema' else get_swa_multi_avg_fn()
             )
         self.mean.requires_grad_(False)
 

@@ -278,7 +278,7 @@ def _candidates(cfg):
     for part in (2, 4, 8):
         if cfg.length//part >= 64:
             yield 'length', cfg.changed(length=cfg.length//part), f'length={cfg.length//part}', 'less context'
-    if cfg.model in _presets and not cfg.net:
+    if cfg.model in _presets and not cfg.model_overrides:
         for name in _presets[_presets.index(cfg.model) + 1:]:
             yield 'model', cfg.changed(model=name), f'model={name}', 'a smaller model'
 

@@ -29,7 +29,7 @@ class ClipConfig(Config):
     "Gradient clipping; a bare number is the largest norm, 0 turns clipping off."
     kind: Literal['none', 'norm', 'value', 'layer', 'percentile'] = Field(
         'norm', description='clip by norm, by value, layer by layer, or by a percentile of past norms')
-    at: float | None = Field(
+    threshold: float | None = Field(
         None, gt=0, description='the threshold; null for 1 (norm), 0.1 (value, layer), or 90 (percentile)')
     window: int = Field(1000, ge=10, description='percentile: number of past gradient norms that count')
 
@@ -41,11 +41,11 @@ class ClipConfig(Config):
         return dict(kind=value) if isinstance(value, str) else value
     @model_validator(mode='after')
     def _percent(self):
-        if self.kind == 'percentile' and self.at is not None and self.at > 100:
-            raise ValueError(f'at={self.at}, but a percentile is at most 100')
+        if self.kind == 'percentile' and self.threshold is not None and self.threshold > 100:
+            raise ValueError(f'threshold={self.threshold}, but a percentile is at most 100')
         return self
     @property
-    def limit(self): return self.at if self.at is not None else _default_thresholds.get(self.kind, math.inf)
+    def limit(self): return self.threshold if self.threshold is not None else _default_thresholds.get(self.kind, math.inf)
 
 # %% ../../nbs/755_train.clip.ipynb #ecb4d62a
 def optimized_params(

@@ -150,7 +150,7 @@ class CurriculumConfig(Config):
         .25, gt=0, le=1, description='fraction of the pieces, the easiest, available in the first epoch; for length, '
         'fraction of the length of windows')
     epochs: int = Field(10, ge=1, description='epochs until all pieces are available; adaptive: number of levels')
-    gain: float = Field(
+    min_improvement: float = Field(
         .01, ge=0, description='adaptive: the next level begins when the loss of an epoch fell '
         'by less than this fraction')
     order: tuple[str, ...] = Field(
@@ -248,8 +248,8 @@ class CurriculumLoader(WindowLoader):
     def __init__(self, store, pieces=None, pace:CurriculumConfig=None, measured=None, **kwargs):
         self.pace, self.levels = pace or CurriculumConfig(), [0]               # the level of each epoch begun so far
         super().__init__(store, pieces, **kwargs)
-        if self.config.weights:
-            raise ConfigError('a curriculum and loader.weights: both select pieces', way_out='remove one of them')
+        if self.config.corpus_weights:
+            raise ConfigError('a curriculum and loader.corpus_weights: both select pieces', way_out='remove one of them')
         names = tuple(n for n in self.pace.by if n not in ('length', self.pace.column))
         self.measured = measured if measured is not None else measure_difficulties(store, self.pieces, names)
         self.places = self._stages() if self.pace.column else None
@@ -324,7 +324,7 @@ def load_state_dict(self:CurriculumLoader, state):
 
 @patch
 def _order(self:CurriculumLoader):
-    own = {k:v for k,v in self.pace.to_dict().items() if k != 'order' or v}  # an empty `order` keeps old fingerprints
+    own = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}  # an empty `order` keeps old fingerprints
     by = {k: v.tolist() for k, v in self.measured.items()} | (
         {} if self.places is None else {self.pace.column: self.places.tolist()}
     )

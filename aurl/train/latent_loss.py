@@ -24,15 +24,15 @@ from .learner import Budget
 # %% ../../nbs/740_train.latent_loss.ipynb #cbc7e1d8
 class LatentConfig(Config):
     "Training of a latent."
-    schedule: Literal[beta_schedules] = Field('linear', description='schedule of beta')
+    beta_schedule: Literal[beta_schedules] = Field('linear', description='schedule of beta')
     beta: float = Field(.2, ge=0, description='final beta (adaptive: maximum); '
                                              '1 is the ELBO, less keeps more information in z')
-    warm: float = Field(.5, gt=0, le=1, description='fraction of the training, or of each cycle, in which beta rises')
+    warmup_pct: float = Field(.5, gt=0, le=1, description='fraction of the training, or of each cycle, in which beta rises')
     cycles: int = Field(4, ge=1, description='cyclical: number of cycles')
-    target: float = Field(32., gt=0, description='adaptive: target KL divergence, nats per piece')
+    target_kl: float = Field(32., gt=0, description='adaptive: target KL divergence, nats per piece')
     attributes: tuple[str, ...] = Field((), description='attributes tied to the first dimensions of the global level, '
                                                         'such as register, note_density, velocity')
-    order: float = Field(1., ge=0, description='weight of the attribute loss')
+    attribute_weight: float = Field(1., ge=0, description='weight of the attribute loss')
 
     @field_validator('attributes')
     @classmethod
@@ -41,7 +41,7 @@ class LatentConfig(Config):
             raise ValueError(f'{bad[0]!r} is not an attribute; choose from {", ".join(attributes)}')
         return v
 
-    def price(self)->BetaSchedule: return BetaSchedule(self.schedule, self.beta, self.warm, self.cycles, self.target)
+    def price(self)->BetaSchedule: return BetaSchedule(self.beta_schedule, self.beta, self.warmup_pct, self.cycles, self.target_kl)
 
 # %% ../../nbs/740_train.latent_loss.ipynb #81bf5435
 class KLLoss(Callback):
@@ -139,7 +139,7 @@ def check_attribute_names(
     "Raise a `ConfigError` if there are more attributes than dimensions."
     if size < len(names):
         raise ConfigError(f'{len(names)} attributes for a global level of {size} dimensions',
-                          way_out='give the global level more dimensions: net.latent=[32,8,4]')
+                          way_out='give the global level more dimensions: model_overrides.latent=[32,8,4]')
 
 # %% ../../nbs/740_train.latent_loss.ipynb #ccb385ee
 class AttributeRegularization(Callback):
@@ -179,5 +179,5 @@ def latent_callbacks(
     "Callbacks that train a latent."
     return [
         KLLoss(config.price(), to=to),
-        *([AttributeRegularization(config.attributes, config.order, to=to)] if config.attributes else []),
+        *([AttributeRegularization(config.attributes, config.attribute_weight, to=to)] if config.attributes else []),
     ]

@@ -237,7 +237,7 @@ class OptimizerConfig(Config):
     "Optimizer settings; a bare word is the name."
     name: str = Field('muon', description='muon, adamw, lion, sophia, adafactor … any of optimizer_names()')
     layer_decay: float = Field(1., gt=0, le=1, description='learning rate of a layer relative to the one above it')
-    scales: dict[str, float] = Field(
+    lr_scales: dict[str, float] = Field(
         {}, description=f"factors of the learning rates of parts: {', '.join(model_parts)}"
     )
     wd: float | None = Field(None, ge=0, description='weight decay of the matrices; '
@@ -252,7 +252,7 @@ class OptimizerConfig(Config):
     def _name(cls, v):
         try: return check_optimizer_name(v)
         except ConfigError as e: raise ValueError(e.what) from e
-    @field_validator('scales')
+    @field_validator('lr_scales')
     @classmethod
     def _scales(cls, v):
         if bad := [k for k in v if k not in model_parts]:
@@ -337,7 +337,7 @@ def learning(self:OptimizerConfig,
     lr:float=0,      # learning rate; 0 for the optimizer's default
 )->dict:             # arguments of a Learner: lr, splitter, opt_func, cbs
     "Arguments of a Learner for this optimizer; `music_learner(…, optimizer=…)` uses them."
-    groups = lambda m: param_groups(m, self.layer_decay, self.scales)
+    groups = lambda m: param_groups(m, self.layer_decay, self.lr_scales)
     factors, lr = [g['rate'] for g in groups(model)], lr or self.own_rate
     def opt_func(lists, lr=None):
         return SafeOptimWrapper(

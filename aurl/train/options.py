@@ -25,13 +25,13 @@ class OptimConfig(Config):
         description='muon, adamw, lion, sophia … and its options: a word, or optimizer.name=… optimizer.layer_decay=…')
     schedule: ScheduleConfig = Field(
         ScheduleConfig(),
-        description='wsd, cosine, linear, one_cycle, plateau …: a word, or schedule.kind=… schedule.warm=…')
+        description='wsd, cosine, linear, one_cycle, plateau …: a word, or schedule.kind=… schedule.warmup_pct=…')
     ema: AverageConfig = Field(
         AverageConfig(), description='weight averaging: a decay such as 0.999, swa, or 0 for none')
     clip: ClipConfig = Field(
         ClipConfig(), description='gradient clipping: largest norm, percentile, value, layer, or 0 for none')
     accumulate: int = Field(1, ge=1, description='batches per optimizer step')
-    smoothing: float = Field(0., ge=0, lt=1, description='label smoothing: fraction of the target spread over all ids')
+    label_smoothing: float = Field(0., ge=0, lt=1, description='label smoothing: fraction of the target spread over all ids')
     token_dropout: float = Field(0., ge=0, lt=1, description='fraction of the ids hidden in training')
     perturb: float = Field(
         0., ge=0, description='norm of an adversarial perturbation of the embeddings, relative to them; 0 for none')
@@ -61,7 +61,7 @@ def learner_kwargs(
         lr=cfg.lr,
         optimizer=cfg.optimizer,
         clip=GradientClipping(cfg.clip) if cfg.clip.kind != 'none' else 0,
-        smoothing=cfg.smoothing,
+        smoothing=cfg.label_smoothing,
         cbs=cbs,
         **how
     )

@@ -204,7 +204,7 @@ def launch(
         raise ConfigError(f'gpus={gpus}, nodes={nodes}, node={node}',
                           way_out='give at least one process and one machine; machines are counted from 0')
     if nodes > 1 and not meet:
-        raise ConfigError(f'nodes={nodes}: master address missing', way_out='give meet=HOST:PORT of the first machine')
+        raise ConfigError(f'nodes={nodes}: master address missing', way_out='give master_addr=HOST:PORT of the first machine')
     where = (
         ['--standalone']
         if nodes == 1

@@ -25,14 +25,14 @@ schedule_kinds = ('wsd', 'trapezoid', 'cosine', 'linear', 'polynomial', 'exponen
 class ScheduleConfig(Config):
     "Learning-rate schedule; a bare word sets `kind`."
     kind: Literal[schedule_kinds] = Field('wsd', description='shape of the schedule')
-    warm: float = Field(.05, ge=0, lt=1, description='fraction of the budget spent warming up')
-    warmup: Literal['linear', 'cosine', 'exponential', 'constant'] = Field(
+    warmup_pct: float = Field(.05, ge=0, lt=1, description='fraction of the budget spent warming up')
+    warmup_shape: Literal['linear', 'cosine', 'exponential', 'constant'] = Field(
         'linear', description='shape of the warm-up; constant: stay at the minimum rate')
-    hold: float | None = Field(
+    decay_start: float | None = Field(
         None, ge=0, lt=1, description='fraction of the budget at which decay begins; null for the default of the kind')
     final: float = Field(.01, ge=0, le=1, description='final learning rate, as a fraction of the peak')
     power: float = Field(2., gt=0, description='polynomial: its exponent')
-    steps: tuple[float, ...] = Field(
+    milestones: tuple[float, ...] = Field(
         (.5, .75), description='step: fractions of the budget at which the rate is divided by ten')
     cycles: int = Field(4, ge=1, description='cyclical: number of cycles')
     patience: int = Field(
@@ -44,10 +44,10 @@ class ScheduleConfig(Config):
     def _word(cls, value): return dict(kind=value) if isinstance(value, str) else value
     @model_validator(mode='after')
     def _ordered(self):
-        if self.hold is not None and self.hold < self.warm:
-            raise ValueError(f'hold={self.hold} is before warm={self.warm}')
-        if any(not 0 < s < 1 for s in self.steps) or list(self.steps) != sorted(self.steps):
-            raise ValueError(f'steps={list(self.steps)}: must be fractions of the budget (0 to 1), in order')
+        if self.decay_start is not None and self.decay_start < self.warmup_pct:
+            raise ValueError(f'decay_start={self.decay_start} is before warmup_pct={self.warmup_pct}')
+        if any(not 0 < s < 1 for s in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f'milestones={list(self.milestones)}: must be fractions of the budget (0 to 1), in order')
         return self
 
 # %% ../../nbs/749_train.schedules.ipynb #21c932fa
@@ -58,8 +58,8 @@ _decay_curves = dict(wsd=_cosine, cosine=_cosine, trapezoid=lambda t: 1-t, linea
 @patch
 def _warming(self:ScheduleConfig, used):
     "Fraction of the peak rate during warm-up."
-    t, least = used/self.warm, .02
-    rise = dict(linear=t, cosine=1 - _cosine(t), exponential=least**(1-t), constant=least)[self.warmup]
+    t, least = used/self.warmup_pct, .02
+    rise = dict(linear=t, cosine=1 - _cosine(t), exponential=least**(1-t), constant=least)[self.warmup_shape]
     return max(rise, least)
 
 # %% ../../nbs/749_train.schedules.ipynb #982c3309
@@ -70,15 +70,15 @@ def at(self:ScheduleConfig,
     "Return the rate at `used`; for `plateau`, the rate before any reduction."
     k, used = self.kind, min(1., max(0., used))
     if k == 'one_cycle': return _one_cycle(used, self.final)[0]
-    if used < self.warm: return self._warming(used)
-    hold = max(self.warm, self.hold if self.hold is not None else _decay_starts.get(k, 0.))
+    if used < self.warmup_pct: return self._warming(used)
+    hold = max(self.warmup_pct, self.decay_start if self.decay_start is not None else _decay_starts.get(k, 0.))
     if used < hold or k in ('constant', 'plateau'): return 1.
     t = min(1., (used - hold)/(1 - hold))
     if k in _decay_curves: return self.final + (1 - self.final)*_decay_curves[k](t)
     if k == 'polynomial': return self.final + (1 - self.final)*(1 - t)**self.power
     if k == 'exponential': return max(self.final, 1e-6)**t
     if k == 'inverse_sqrt': return max(self.final, math.sqrt(max(hold, .01)/max(used, .01)))
-    if k == 'step': return .1**sum(used >= s for s in self.steps)
+    if k == 'step': return .1**sum(used >= s for s in self.milestones)
     return self.final + (1 - self.final)*_cosine(2*abs((t*self.cycles) % 1 - (t == 1)))  # cyclical: falls and rises
 
 # %% ../../nbs/749_train.schedules.ipynb #b3b5c3ec

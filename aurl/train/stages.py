@@ -27,9 +27,9 @@ class StageEnd(Config):
         None, gt=0, le=1, description='fraction of the whole budget; null: an equal part of the rest')
     steps: int = Field(0, ge=0, description='number of steps, instead of share')
     minutes: float = Field(0., ge=0, description='minutes, instead of share')
-    target: float | None = Field(None, description='stop when the validation loss reaches this, in nats per token')
+    target_loss: float | None = Field(None, description='stop when the validation loss reaches this, in nats per token')
     patience: int = Field(0, ge=0, description='stop after this many validations without improvement; 0: never')
-    progress: float = Field(
+    min_improvement: float = Field(
         1e-3, ge=0, description='smallest relative fall of the validation loss that counts as improvement')
 
 class StageStopping(Callback):
@@ -38,10 +38,10 @@ class StageStopping(Callback):
     def __init__(self, end:StageEnd): self.end, self.best, self.waited, self.why = end, math.inf, 0, ''
     def after_epoch(self):
         e, now = self.end, getattr(self.learn, 'valid_nats', math.inf)
-        better = now < self.best*(1 - e.progress) if self.best < math.inf else now < math.inf
+        better = now < self.best*(1 - e.min_improvement) if self.best < math.inf else now < math.inf
         self.best, self.waited = (now, 0) if better else (self.best, self.waited + 1)
-        if e.target is not None and now <= e.target:
-            self.why = f'{now:.3f} nats per token reached the target {e.target:g}'
+        if e.target_loss is not None and now <= e.target_loss:
+            self.why = f'{now:.3f} nats per token reached the target {e.target_loss:g}'
         elif e.patience and self.waited >= e.patience: self.why = f'no improvement in {self.waited} validations'
         if self.why: raise CancelFitException
     def state_dict(self): return dict(best=self.best, waited=self.waited)
