@@ -106,7 +106,7 @@ OUTSIDE |= {
     'loader.conditions': 'test_conditions',
     'model_overrides.conditions': 'test_conditions',
     'model_overrides.condition_dropout': '972_recipes',
-    'loader.corpus_weights': '535_data.mixture',
+    'loader.corpus_weights': '575_data.loaders',
     'loader.balance_by': '575_data.loaders',
     'loader.balance_power': '575_data.loaders',
     'curriculum.order': '764_train.curriculum',

@@ -343,7 +343,7 @@ class AdaptiveCurriculum(Callback):
     def _over(self, loader):
         mean, pace = self.sum/self.n, loader.pace
         self.sum, self.n = 0., 0
-        stalled = self.before is not None and mean > self.before*(1 - pace.gain)
+        stalled = self.before is not None and mean > self.before*(1 - pace.min_improvement)
         level = loader.levels[-1] + (stalled and loader.levels[-1] < pace.epochs)
         self.before = None if stalled else mean  # new pieces: no comparison with earlier losses
         loader.set_level(loader.epoch, level)  # the loader is already at the next epoch
