@@ -67,7 +67,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (prepare(data='music.zip'), 1, "music.zip!metadata.csv: column 'composr' is unknown →"),
     (prepare(data='torn.zip'), 1, 'torn.zip: not a whole zip archive'),
     (prepare('folder_pattern=composr/title'), 1, 'did you mean {composer}?'),
-    (prepare('folders=title/title'), 1, 'occurs twice'),
+    (prepare('folder_pattern=title/title'), 1, 'occurs twice'),
     (prepare('duplicates=maybe'), 2, "duplicates=maybe: "),
     (prepare('min_quality=2'), 2, 'min_quality=2: '),
     (prepare('min_quality=good'), 2, 'min_quality=good: '),

@@ -286,7 +286,7 @@ def windows(loader):
     "What a loader gives in a few epochs, and how its windows grow."
     epochs, pace = range(0, 24), getattr(loader, 'pace', None)
     out = [loader._length(e) for e in epochs] + (
-        [loader.open_to(e) for e in epochs] + [pace.gain if pace.pacing == 'adaptive' else 0]
+        [loader.open_to(e) for e in epochs] + [pace.min_improvement if pace.pacing == 'adaptive' else 0]
         if pace is not None
         else []
     )
