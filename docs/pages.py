@@ -90,6 +90,17 @@ def _mk_api(api, source=''):
     c.api_, c.has_sd, c.directives_ = api, True, {}
     return c
 
+def _listed_names(c, page):
+    "The public names in an exported cell `_all_ = [...]` of `aurl.all`."
+    if c.cell_type != 'code' or not page.module.endswith('.all'): return []
+    found = re.search(r'^_all_ = (\[.*?\])', c.source, re.M | re.S)
+    return ast.literal_eval(found[1]) if found else []
+
+def _mk_public(listed):
+    c = mk_cell('', 'markdown')
+    c.public_, c.has_sd, c.directives_ = listed, True, {}
+    return c
+
 class ApiCells(Processor):
     "Add a documentation cell after the cell of each exported object, for the objects of nbdev's `add_show_docs`."
     def begin(self):
@@ -104,6 +115,7 @@ class ApiCells(Processor):
                 out += [_mk_api(Api(ast.unparse(t.value.args[0]), page.module)) for t in sd]
                 continue
             out.append(c)
+            if listed := _listed_names(c, page): out.append(_mk_public(listed))
             if not P._want_doc(c) or not page.module: continue
             for t in trees:
                 if not isinstance(t, P._def_types) or (t.name[0] == '_' and t.name[:2] != '__'): continue
@@ -216,6 +228,7 @@ class Names:
     "Targets of back-ticked names in the prose."
     def __init__(self, pages, lib):
         self.lib, self.pages, self.full, self.short, self.page = lib, pages, {}, {}, {}
+        self.public = public_names(pages)
         self.by_file, self.by_doc = {p.path.resolve():p for p in pages}, {p.doc:p for p in pages}
         for p in sorted(pages, key=lambda p: p.rel.as_posix()):
             if p.module: self.page.update({p.module:p, p.module.removeprefix(lib+'.'):p})
@@ -689,6 +702,35 @@ def code_cell(cell, page, i):
         dict(cell_type='code', id='', source=cell.source, outputs=outs, metadata=md, execution_count=None)
     )
 
+# ---------------------------------------------------------------- the public names
+
+_import_line = re.compile(r'^from \S*?\.([\w.]+) import (.+)$', re.M)
+
+def public_names(pages):
+    "The names that `aurl.all` exports, with the page of the module that defines each."
+    by_module = {p.module.partition('.')[2]: p for p in pages if p.module}
+    face = by_module.get('all')
+    if face is None: return {}
+    sources = [_text(c.source) for c in read_nb(face.path).cells if c.cell_type == 'code']
+    imports = [line for s in sources if s.startswith('#| export') for line in _import_line.findall(s)]
+    return {name.strip(): by_module[m] for m, names in imports if m in by_module for name in names.split(',')}
+
+def example_names(source, page, public, shown):
+    "The public names of `page` that a cell demonstrates and no earlier cell did; they are added to `shown`."
+    new = [n for n, p in public.items() if p is page and n not in shown and re.search(rf'(?<![\w.]){n}\b', source)]
+    shown.update(new)
+    return new
+
+def public_table(listed, page, public, names):
+    "A table of public names: the name, its summary and a link to its first example."
+    rows = ['| name | what it is | first use |', '|---|---|---|']
+    for name in listed:
+        a = names.full.get(f'{public[name].module}.{name}')
+        summary = (inspect.getdoc(a.obj) or '').partition('\n')[0] if a is not None and a.obj is not None else ''
+        link = f'{{py:obj}}`{name} <{public[name].module}.{name}>`' if a is not None else f'`{name}`'
+        rows.append(f'| {link} | {_cell(names.link(summary, page))} | [example]({page.to(public[name].doc)}.html#example-{name.lower()}) |')
+    return '\n'.join(rows)
+
 def _markdown(source):
     "A cell of Markdown. The notebook is validated once, when it is written."
     return nbformat.from_dict(dict(cell_type='markdown', id='', source=source, metadata={}))
@@ -710,8 +752,15 @@ def write_page(page, dest, names, assets, cfg, seen, links):
         bits.append(f'<a href="{page.to("_modules/" + page.module.replace(".", "/"))}.html">source</a>')
     bits.append(f'notebook <code>{esc(where)}</code>')
     if page.doc != 'index': head.append('<p class="nb-meta">' + '<span class="dot"> · </span>'.join(bits) + '</p>')
-    cells = [_markdown('\n\n'.join(head))]
+    cells, shown, public = [_markdown('\n\n'.join(head))], set(), names.public
     for i,c in enumerate(page.nb.cells):
+        source = _text(c.get('source', ''))
+        if getattr(c, 'public_', None):
+            cells.append(_markdown(public_table(c.public_, page, public, names)))
+            continue
+        if c.cell_type == 'code' and page.module and (new := example_names(source, page, public, shown)):
+            anchors = ''.join(f'<span id="example-{n.lower()}" class="nb-anchor"></span>' for n in new)
+            cells.append(_markdown(anchors))
         if getattr(c, 'api_', None): cells.append(_markdown(api_markdown(c.api_, page, names, seen)))
         elif c.cell_type == 'markdown':
             s = names.link(
