@@ -78,7 +78,7 @@ class Poison:
 @pytest.mark.parametrize('valid_every', [10, 0])
 def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch, valid_every):
     Poison(25)(monkeypatch)
-    asked = config(store, tmp_path, steps=60, checkpoint_every=2, keep=2, valid_every=valid_every)
+    asked = config(store, tmp_path, steps=60, checkpoint_every=2, keep_checkpoints=2, valid_every=valid_every)
     with pytest.raises(TrainingError, match='no longer finite'): train(asked)
     run = r.find_runs(tmp_path)[0]
     assert read_json(run / 'status.json')['status'] == 'failed'
@@ -100,7 +100,7 @@ def test_divergence_is_a_failure(store, tmp_path):
         tmp_path,
         steps=120,
         checkpoint_every=5,
-        keep=2,
+        keep_checkpoints=2,
         lr=3.0,
         clip=dict(kind='none'),
         optimizer='adamw',
@@ -123,7 +123,7 @@ def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
         real(budget)
         if budget.training and budget.done >= 25: budget.opt.set_hyper('lr', -.3)
     monkeypatch.setattr(Budget, 'before_batch', before_batch)
-    asked = config(store, tmp_path, steps=300, checkpoint_every=1, keep=2, valid_every=100, optimizer='adamw')
+    asked = config(store, tmp_path, steps=300, checkpoint_every=1, keep_checkpoints=2, valid_every=100, optimizer='adamw')
     with pytest.raises(TrainingError, match='diverged'): train(asked)
     run = r.find_runs(tmp_path)[0]
     marked = [p.name for p in (run / 'checkpoints').iterdir() if read_json(p / 'manifest.json').get('suspect')]
@@ -208,7 +208,7 @@ def test_best_by_decides_what_is_kept(store, tmp_path):
         steps=12,
         valid_every=2,
         checkpoint_every=2,
-        keep=9,
+        keep_checkpoints=9,
         best_by={'-note_density': 1.0},
         monitor=dict(every=2, metrics=['note_density'], max_rollbacks=0),
     )
@@ -303,7 +303,7 @@ def test_no_setting_changes_valid_loss(store, tmp_path):
                         dict(),
                         dict(losses=dict(rhythm=0.5)),
                         dict(losses=dict(rhythm=5.0, grammar=1.0)),
-                        dict(smoothing=0.3),
+                        dict(label_smoothing=0.3),
                         dict(grammar_weight=2.0),
                     )
                 )
