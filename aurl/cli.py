@@ -281,8 +281,7 @@ def exit_status(
 # %% ../nbs/995_cli.ipynb #5607f43e
 def _all_commands():
     "All commands by name."
-    import aurl.commands.latent_study
-    from aurl.commands.scaling import COMMANDS
+    from aurl.commands.command import COMMANDS
     return COMMANDS
 
 def _unused_path(path):
@@ -311,7 +310,7 @@ def run_command(
     run = Execution(
         notebooks_dir() / recipe.notebook,
         _unused_path(run_dir / Path(recipe.notebook).name),
-        getattr(recipe, 'told', lambda cfg: cfg)(cfg).to_dict() | dict(run_dir=str(run_dir)),
+        recipe.resolve(cfg).to_dict() | dict(run_dir=str(run_dir)),
         run_dir / 'kernel.log',
     )
     _remove_file(run_dir/'progress.json')  # from before the run was resumed
@@ -324,7 +323,7 @@ def run_command(
         say(f'to resume, give the same command again, or aurl {name} resume={run_dir}')
     if (
         code
-        and (part := getattr(recipe, 'part', None)) is not None
+        and (part := recipe.resumable_folder) is not None
         and (kept := Path(cfg.dest).expanduser() if cfg.dest else run_dir / part).is_dir()
     ):
         say('to resume, give the same command again' + (f', with dest={kept}' if not cfg.dest else ''))
@@ -335,14 +334,14 @@ def _check_command(recipe, cfg, items):
     "Messages to print; raise an error if `cfg` cannot work or a given key has no effect."
     from aurl.config import parse_overrides
     from aurl.dependencies import given_keys
-    lines = list(check(cfg) or ()) if (check := getattr(recipe, 'check', None)) else []
-    if keys := getattr(recipe, 'keys', None): keys(cfg, given_keys(parse_overrides(items)))
+    lines = list(recipe.check(cfg) or ())
+    recipe.check_keys(cfg, given_keys(parse_overrides(items)))
     return lines
 
 def _run_dir(recipe, cfg):
     "The run directory, and whether it is new."
     from aurl.core import AurlError
-    run_dir = Path(recipe.out(cfg))
+    run_dir = Path(recipe.make_run_dir(cfg))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         return run_dir, not any(run_dir.iterdir())

@@ -15,7 +15,11 @@ from ..core import AurlError, ConfigError, read_json, sha256_of, to_json, write_
 from ..experiments.run import Experiment
 from ..models.vae_gan import MusicTransformerVAEGAN
 from ..distributed import all_gather_objects, broadcast_object, gather_model
-from ..recipes import TrainConfig, check_distributed, build_model_config, train_valid_split, open_store, train_stages
+from .configs import TrainConfig
+from .model_setup import build_model_config
+from .option_checks import check_distributed
+from .run_data import open_store, train_valid_split
+from .training import train_stages
 from ..train.parallel import launch, distributed_context
 from ..monitor.checkpoints import load_newest_checkpoint
 from ..monitor.callbacks import monitor_summary
@@ -47,7 +51,7 @@ def train_worker(
         )
         run = Experiment.open(told['run']) if place.first else SilentRun()
         try:
-            store = open_store(cfg.data, cfg.workers, None, cfg.loader, of=told['run'])
+            store = open_store(cfg.data, cfg.workers, None, cfg.loader, run_folder=told['run'])
             train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
             if len(set(all_gather_objects(_data_hash(store, train, held)))) > 1:
                 raise ConfigError(
