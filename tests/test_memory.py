@@ -12,7 +12,7 @@ from aurl.commands.model_setup import build_model, build_model_config
 from aurl.commands.run_data import open_store, train_valid_split
 from aurl.commands import training
 from aurl.commands.training import final_status, memory_lines, train_stages
-from aurl.cli import exit_status
+from aurl.commands.execution import exit_status
 from aurl.config import make_config
 from aurl.core import ConfigError, read_json
 from aurl.memory import AvailableMemory
@@ -165,7 +165,7 @@ def test_running_out_says_so_and_names_the_checkpoint(long_store, tmp_path):
         and 'resume=' in said['error']
     ), said
     assert read_json(said['path'] + '/status.json')['status'] == 'failed'
-    assert exit_status(SimpleNamespace(error=SimpleNamespace(ename='OutOfMemory', evalue=said['error']), stops=0)) == (
+    assert exit_status(SimpleNamespace(error=SimpleNamespace(ename='OutOfMemory', evalue=said['error']), n_stop_requests=0)) == (
         1,
         said['error'],
     )

@@ -96,6 +96,15 @@ def _training_callbacks(cfg, model, run):
     return cbs
 
 # %% ../../nbs/973_commands.learner_setup.ipynb #1cd31bb1
+_learner_fields = 'length', 'batch_size', 'transpose', 'grammar_weight', 'device', 'dtype', 'seed'
+
+def _learner_options(cfg, model, store, run):
+    "The arguments of `music_learner` for a training."
+    options = learner_kwargs(cfg)
+    options['cbs'] = [*options['cbs'], *_training_callbacks(cfg, model, run)]
+    loader = build_loader_config(cfg, model.config.mode, int(store.length.max()))
+    return {k:getattr(cfg, k) for k in _learner_fields} | options | dict(loader=loader)
+
 def build_learner(
     cfg:TrainConfig,
     store:TokenStore,
@@ -106,13 +115,7 @@ def build_learner(
     "Build the learner of a training."
     if cfg.gpus*cfg.nodes != world_size(): check_single_training(cfg)
     if model is None: model = build_model(cfg, training_data=(store, train))
-    cbs = _training_callbacks(cfg, model, run)
-    options = learner_kwargs(cfg)
-    options['cbs'] = [*options['cbs'], *cbs]
-    loader = build_loader_config(cfg, model.config.mode, int(store.length.max()))
-    fields = 'length', 'batch_size', 'transpose', 'grammar_weight', 'device', 'dtype', 'seed'
-    options = {k:getattr(cfg, k) for k in fields} | options
-    learn = music_learner(store, model, valid=(train, held), loader=loader, **options)
+    learn = music_learner(store, model, valid=(train, held), **_learner_options(cfg, model, store, run))
     _check_curriculum(learn.dls.train, cfg.steps, run)
     if hasattr(run, 'record'): _record_data_usage(learn, train, held, run)
     compile_layers(learn.model, cfg.compile)

@@ -113,7 +113,7 @@ def _machine_problems(cfg):
 
 # %% ../../nbs/972_commands.option_checks.ipynb #d0a6de00
 def _device_problems(cfg):
-    "Message and way out of each problem of several processes with the device and the batch."
+    "Message and way out of each problem of several processes with the device."
     n, kind = cfg.gpus*cfg.nodes, pick_device(cfg.device).type
     if kind == 'mps':
         yield f'{n} processes on mps: a Mac has one GPU', 'leave gpus and nodes out, or say device=cpu'
@@ -123,14 +123,15 @@ def _device_problems(cfg):
     if kind == 'cuda' and cfg.gpus > torch.cuda.device_count():
         yield (f'gpus={cfg.gpus}, but this machine has {torch.cuda.device_count()}',
                f'say gpus={torch.cuda.device_count()}, or device=cpu')
-    if cfg.batch_size % n and not cfg.loader.batch_tokens:
-        yield (f'batch_size={cfg.batch_size} for {n} processes: it is the total over all processes',
-               f'say batch_size={-(-cfg.batch_size//n)*n}, or another multiple of {n}')
+
 
 # %% ../../nbs/972_commands.option_checks.ipynb #dddeee4b
 def _process_problems(cfg):
     "Message and way out of each option that several processes do not support."
     n = cfg.gpus*cfg.nodes
+    if cfg.batch_size % n and not cfg.loader.batch_tokens:
+        yield (f'batch_size={cfg.batch_size} for {n} processes: it is the total over all processes',
+               f'say batch_size={-(-cfg.batch_size//n)*n}, or another multiple of {n}')
     if cfg.perturb:
         yield (f'perturb={cfg.perturb:g} on {n} processes: its second backward pass would not be synchronized',
                'leave perturb out, or train on one')
@@ -142,8 +143,8 @@ def _process_problems(cfg):
                'say watch.recover=false; after a collapse all processes roll back together in any case')
 
 # %% ../../nbs/972_commands.option_checks.ipynb #e75f912c
-def _shard_problems(cfg, mode):
-    "Message and way out of each option that a sharded model does not support."
+def _shard_model_problems(cfg, mode):
+    "Message and way out of each option for which weights would have to be gathered outside the forward pass."
     if cfg.watch.act != 'none':
         yield f'shard=true and watch.act={cfg.watch.act}: a sharded model cannot roll back', 'leave one of them out'
     if mode != 'transformer':
@@ -154,6 +155,9 @@ def _shard_problems(cfg, mode):
     if cfg.teacher:
         yield ('shard=true and a teacher: its layers are compared with those of the student outside the forward pass',
                'leave one of them out')
+
+def _shard_step_problems(cfg):
+    "Message and way out of each option of the optimizer step that shards do not support."
     if cfg.clip.kind not in ('none', 'norm'):
         yield f'shard=true and clip={cfg.clip.kind}: sharded gradients are clipped by norm only', 'say clip=norm'
     if cfg.optimizer.name not in ('muon', 'adamw'):
@@ -167,7 +171,9 @@ def _distributed_problems(cfg, mode):
     if cfg.gpus*cfg.nodes == 1: return
     yield from _device_problems(cfg)
     yield from _process_problems(cfg)
-    if cfg.shard: yield from _shard_problems(cfg, mode)
+    if not cfg.shard: return
+    yield from _shard_model_problems(cfg, mode)
+    yield from _shard_step_problems(cfg)
 
 def check_distributed(
     cfg:TrainConfig,
