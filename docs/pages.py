@@ -36,7 +36,7 @@ GROUPS = dict(
     runs=('Runs', 'The notebooks behind the commands.'),
     proofs=('Proofs', 'Notebooks that test properties of several modules together.'),
     benchmarks=('Benchmarks', 'Speed and quality, compared with other libraries.'))
-ROOT_COMMANDS = ('all', 'cli', 'recipes')  # root modules that belong to the commands
+ROOT_COMMANDS = ('all', 'cli')  # root modules that belong to the commands
 EMPTY = inspect.Parameter.empty
 
 @dataclass

@@ -161,15 +161,19 @@ def train(case, device, steps, folder):
     "The loss of each step, how often it made the program wait, and whether the grammar allows two pieces that are played afterwards."
     from unittest.mock import patch
     from fastai.callback.core import Callback
-    from aurl import recipes
-    from aurl.train.learner import RunLog
+    from aurl.commands.configs import TrainConfig
+    from aurl.commands.learner_setup import build_learner
+    from aurl.commands.run_data import train_valid_split
+    from aurl.commands.training import train_run
     from aurl.config import make_config
+    from aurl.data.store import TokenStore
+    from aurl.train.learner import RunLog
     from aurl.generate.sampling import generate_ids
     from aurl.experiments.run import Experiment
     from aurl.tokens.grammar import verdict
     own = dict(dtype='fp32') if device == 'cpu' else {}                       # float16 is for the device
     cfg = make_config(
-        recipes.TrainConfig,
+        TrainConfig,
         overrides={
             **dict(
                 data=str(folder / 'store'),
@@ -195,14 +199,14 @@ def train(case, device, steps, folder):
             self.losses.append(self.learn.loss.detach().item())
             Book.before = sum(waits.values())
     run = Experiment(device, cfg, root=folder/'runs')
-    store = recipes.TokenStore(folder/'store')
-    train, held = recipes.train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
+    store = TokenStore(folder/'store')
+    train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
     waits.clear()
-    learn = recipes.build_learner(cfg, store, train, held, run=run)
+    learn = build_learner(cfg, store, train, held, run=run)
     learn.add_cb(Book())
     # so short a training would log every step; in a long one, which this stands for, the lines are ten steps apart
     every_ten = property(lambda log: log.step == 1 or log.step % log.every == 0)
-    with patch.object(RunLog, 'due', every_ten): recipes.train_run(learn, run, cfg)
+    with patch.object(RunLog, 'due', every_ten): train_run(learn, run, cfg)
     assert next(learn.model.parameters()).device.type == device
     pieces = generate_ids(learn.model, n=2, max_tokens=48, seed=1)
     scales = [m['loss_scale'] for m in run.metrics() if m.get('loss_scale')]
@@ -218,7 +222,7 @@ def main(case, steps):
     from aurl.corpus.corpus import chorale_score
     from aurl.data.store import prepare
     from aurl.midi.write import write_midi
-    import aurl.device, aurl.recipes
+    import aurl.commands.training, aurl.device
     torch.Generator = Generator
     if no_float64: aurl.device.device_types_without_float64.add(AWAY.type)
     plain = aurl.device.pick_device

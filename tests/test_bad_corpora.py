@@ -129,7 +129,8 @@ def test_what_was_prepared_stays(here):
     before = kept()
     from aurl.config import make_config
     from aurl.core import AurlError
-    from aurl.recipes import PrepareConfig, load_corpus, prepare_kwargs
+    from aurl.commands.configs import PrepareConfig
+    from aurl.commands.preparation import load_corpus, prepare_kwargs
     from aurl.data.store import prepare as make
     bad = [
         dict(data='mixed', table='typo.csv'),

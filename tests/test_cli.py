@@ -19,10 +19,19 @@ class Toy(Config):
     x:int = 1
     out:Path = Path('.')
 here = Path(sys.argv.pop(1))
-recipe = lambda name: SimpleNamespace(config_cls=Toy, notebook=str(here/f'{name}.ipynb'), out=lambda cfg: here/'runs'/name)
+def toy(name):
+    return SimpleNamespace(
+        config_cls=Toy,
+        notebook=str(here/f'{name}.ipynb'),
+        make_run_dir=lambda cfg: here/'runs'/name,
+        check=lambda cfg: [],
+        check_keys=lambda cfg, given: None,
+        resolve=lambda cfg: cfg,
+        resumable_folder=None,
+    )
 import functools, os
 if every := os.environ.get('TOY_EVERY'): cli.run_with_progress = functools.partial(cli.run_with_progress, every=float(every))
-cli._all_commands = lambda: dict(song=recipe('patient'), train=recipe('sour'), generate=recipe('dies'), evaluate=recipe('broken'), prepare=recipe('slow'))
+cli._all_commands = lambda: dict(song=toy('patient'), train=toy('sour'), generate=toy('dies'), evaluate=toy('broken'), prepare=toy('slow'))
 cli.main()
 '''
 cells = dict(

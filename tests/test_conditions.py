@@ -8,7 +8,10 @@ from aurl.config import make_config
 from aurl.core import ConfigError, rng
 from aurl.generate.sampling import generate_ids
 from aurl.models.vae_gan import MusicTransformerVAEGAN
-from aurl.recipes import EvaluateConfig, TrainConfig, check_request, build_learner, train_valid_split, open_store
+from aurl.commands.checks import check_request
+from aurl.commands.configs import EvaluateConfig, TrainConfig
+from aurl.commands.learner_setup import build_learner
+from aurl.commands.run_data import open_store, train_valid_split
 from aurl.midi.read import read_midi
 from aurl.data.store import prepare
 from aurl.tokens.vocab import vocab

@@ -175,7 +175,8 @@ def test_checkpoint(good, tmp_path, name):
 
 @pytest.mark.parametrize('name', YAML)
 def test_run(tmp_path, name):
-    from aurl.recipes import TrainConfig, resume_run
+    from aurl.commands.configs import TrainConfig
+    from aurl.commands.resume import resume_run
     run = tmp_path / 'run'
     (run / 'checkpoints').mkdir(parents=True)
     (run / 'config.yaml').write_bytes(YAML[name] if isinstance(YAML[name], bytes) else YAML[name].encode())

@@ -12,15 +12,25 @@ import pytest
 import torch
 from torch import nn
 
-import aurl.commands.latent_study, aurl.commands.scaling
-from aurl import recipes as r
+from aurl.commands.checks import check_keys
+from aurl.commands.command import COMMANDS
+from aurl.commands.configs import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
+from aurl.commands.learner_setup import build_learner
+from aurl.commands.model_setup import build_loader_config, build_model_config, find_model
+from aurl.commands.option_checks import check_distributed, validate_options
+from aurl.commands.preparation import prepare_kwargs
+from aurl.commands.run_data import train_valid_split
+from aurl.commands.samples import file_options, prompt_ids, repair_pieces, requested_latents
+from aurl.commands.training import train_run
+from aurl.data.loaders import check_loader
+from aurl.train.stages import parse_stages
 from aurl.commands.ablation import check_ablation_keys
 from aurl.commands.sweep import check_sweep_keys
 from aurl.config import Config, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError, seed_everything
 from aurl.dependencies import given_keys, value_of
 from aurl.models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from aurl.commands.scaling import COMMANDS, check_scaling_keys
+from aurl.commands.scaling import check_scaling_keys
 from aurl.tokens.vocab import vocab
 from aurl.train.averaging import WeightAveraging
 from aurl.train.latent_loss import KLLoss
@@ -104,10 +114,10 @@ OUTSIDE = dict(
 OUTSIDE |= {
     'loader.workers': '500_data.readers',
     'loader.conditions': 'test_conditions',
-    'model_overrides.conditions': 'test_conditions',
-    'model_overrides.condition_dropout': '972_recipes',
-    'loader.corpus_weights': '575_data.loaders',
-    'loader.balance_by': '575_data.loaders',
+    'net.conditions': 'test_conditions',
+    'net.condition_dropout': '971_commands.model_setup',
+    'loader.weights': '535_data.mixture',
+    'loader.balance': '575_data.loaders',
     'loader.balance_power': '575_data.loaders',
     'curriculum.order': '764_train.curriculum',
     'fit_batch': 'test_memory',
@@ -122,7 +132,7 @@ def leaves(cls, at=''):
 
 
 def keys_of_training():
-    keys = set(leaves(r.TrainConfig)) - {'model_overrides'}
+    keys = set(leaves(TrainConfig)) - {'net'}
     return (
         keys
         | {f'model_overrides.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')}
@@ -185,7 +195,7 @@ def asked(world, values, cls=None):
     values = {k:put(v) for k,v in values.items()}
     together = {}
     for k,v in values.items(): together = merge(together, nest_keys({k: v}))
-    return make_config(cls or r.TrainConfig, overrides=merge(world.base, together)), given_keys(together)
+    return make_config(cls or TrainConfig, overrides=merge(world.base, together)), given_keys(together)
 
 
 def digest(x):
@@ -314,16 +324,16 @@ def optimized(learn):
 
 def built(cfg, world):
     "What the training of `cfg` is built from: the learner, and what `train_run` asks it to do."
-    if cfg.stages: return dict(stages=digest([(s.name, s.cfg.steps) for s in r.parse_stages(cfg)]))
-    net = r.build_model_config(cfg)
-    sides = r.train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split)
-    learn, told = r.build_learner(cfg, world.store, *sides), {}
+    if cfg.stages: return dict(stages=digest([(s.name, s.cfg.steps) for s in parse_stages(cfg)]))
+    net = build_model_config(cfg)
+    sides = train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split)
+    learn, told = build_learner(cfg, world.store, *sides), {}
 
     def fit(**kwargs):
         told.update(kwargs, deterministic=torch.are_deterministic_algorithms_enabled())
         return 1.
     learn.fit_budget, run = fit, SilentRun()
-    try: r.train_run(learn, run, cfg)
+    try: train_run(learn, run, cfg)
     finally: run.close()
     learn.valid_nats, learn.measures = 2., dict(grammar=.5)
     cbs = [
@@ -370,12 +380,12 @@ def refusal(check):
 
 def checked(cfg, said):
     "As `aurl train` checks what was said, music and disk apart."
-    for c in [s.cfg for s in r.parse_stages(cfg)] or [cfg]:
-        mode = r.build_model_config(c).mode
-        r.validate_options(c, mode)
-        r.check_distributed(c, mode)
-        r.check_loader(r.build_loader_config(c, mode), c.length, (-c.transpose, c.transpose))
-    r.check_keys(cfg, said)
+    for c in [s.cfg for s in parse_stages(cfg)] or [cfg]:
+        mode = build_model_config(c).mode
+        validate_options(c, mode)
+        check_distributed(c, mode)
+        check_loader(build_loader_config(c, mode), c.length, (-c.transpose, c.transpose))
+    check_keys(cfg, said)
 
 
 def tried(world, values):
@@ -468,9 +478,9 @@ def test_what_nobody_said_is_no_mistake(world):
         for key,(value,_) in TRAIN.items():
             try: cfg, said = asked(world, {key: value, 'mode': mode} if key != 'mode' else {key: value})
             except ConfigError: continue
-            r.check_keys(cfg, {'mode'})
-    plain = make_config(r.TrainConfig, overrides=world.base)
-    r.check_keys(plain, {k for k in plain.flat()})
+            check_keys(cfg, {'mode'})
+    plain = make_config(TrainConfig, overrides=world.base)
+    check_keys(plain, {k for k in plain.flat()})
 
 
 def test_the_command_refuses_before_a_run_begins(world):
@@ -496,13 +506,13 @@ STAGE = dict(
 def test_keys_of_a_stage(world):
     assert set(STAGE) == set(StageEnd.model_fields), 'a new key of a stage needs its place in tests/test_keys.py'
     for key,(value,more) in STAGE.items():
-        alone = refusal(lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a') | {key: value}]))))
+        alone = refusal(lambda: check_keys(*asked(world, dict(stages=[dict(name='a') | {key: value}]))))
         assert bool(alone) == bool(more) and (not alone or f'{key}={value} has no effect' in alone), (key, alone)
         assert not refusal(
-            lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a') | more | {key: value}])))
+            lambda: check_keys(*asked(world, dict(stages=[dict(name='a') | more | {key: value}])))
         ), key
     assert 'share=0.5 has no effect' in refusal(
-        lambda: r.check_keys(*asked(world, dict(stages=[dict(name='a', share=0.5, steps=9)])))
+        lambda: check_keys(*asked(world, dict(stages=[dict(name='a', share=0.5, steps=9)])))
     )
 
 
@@ -522,7 +532,7 @@ def test_a_sweep_refuses_what_its_training_refuses(world):
         try: cfg, said = asked(world, {key: value})
         except ConfigError:
             continue  # it needs another beside it to be a value at all
-        alone = refusal(lambda: r.check_keys(cfg, said))
+        alone = refusal(lambda: check_keys(cfg, said))
         words = in_sweep(world, key, value)
         assert bool(words) == bool(alone) and (not words or words.startswith(f'train.{key}')), (key, alone, words)
     for key in ('out', 'resume'):
@@ -544,7 +554,7 @@ def reads(name):
         + ''.join(p.read_text() for p in (root / 'aurl').glob('*.py'))
         + ''.join(p.read_text() for p in (root / 'aurl' / 'commands').glob('*.py'))
     )
-    return set(re.findall(r'\b(?:cfg|asked)\.(\w+)', text)) | set(re.findall(r"'(\w+)'", text))
+    return set(re.findall(r'\b(?:cfg|\w+_cfg|asked)\.(\w+)', text)) | set(re.findall(r"'(\w+)'", text))
 
 
 @pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling'])
@@ -607,12 +617,12 @@ PREPARE_OUTSIDE = dict(
     dest='520_data.store',
     table='310_corpus.corpus',
     table_extra='310_corpus.corpus',
-    folder_pattern='310_corpus.corpus',
-    duplicates='972_recipes',
+    folders='310_corpus.corpus',
+    duplicates='969_commands.preparation',
     workers='520_data.store',
     dask='525_data.cluster',
     overwrite='520_data.store',
-    out='972_recipes',
+    out='967_commands.run_folder',
 )
 
 
@@ -641,15 +651,15 @@ def prepared(cfg):
     from aurl.score.clean import clean
     from aurl.corpus.phrases import cut_phrases
     notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
-    told = {k:v for k,v in r.prepare_kwargs(cfg).items() if k != 'clean'}
-    cut = cut_phrases(performance(), cfg.phrase_bars, **cfg.phrase.to_dict()) if cfg.phrase_bars else []
+    told = {k:v for k,v in prepare_kwargs(cfg).items() if k != 'clean'}
+    cut = cut_phrases(performance(), cfg.phrases, **cfg.phrase.to_dict()) if cfg.phrases else []
     return digest(
         [notes(clean(performance(), cfg.cleaning)), [(i, notes(s), [t.qpm for t in s.tempos]) for i, s in cut], told]
     )
 
 
 def test_keys_of_prepare(tmp_path):
-    cls = r.PrepareConfig
+    cls = PrepareConfig
     assert set(leaves(cls)) == set(PREPARE) | set(
         PREPARE_OUTSIDE
     ), 'a new key of aurl prepare needs its place in tests/test_keys.py'
@@ -657,18 +667,18 @@ def test_keys_of_prepare(tmp_path):
     alone_idle, idle = [], []
     for key,(value,more) in PREPARE.items():
         cfg, said = asked(world, {key: value}, cls)
-        words = refusal(lambda: r.check_keys(cfg, said))
+        words = refusal(lambda: check_keys(cfg, said))
         if words: assert f'{key}=' in words and '→' in words
         elif prepared(cfg) == prepared(cls()): alone_idle.append(key)
         cfg, said = asked(world, {**more, key: value}, cls)
-        r.check_keys(cfg, said)
+        check_keys(cfg, said)
         if prepared(cfg) == prepared(asked(world, more, cls)[0]): idle.append(key)
     assert not alone_idle, f'accepted, and nothing is different: {alone_idle}'
     assert not idle, f'nothing is different with {idle}'
     for mode,keys in dict(adaptive=['grid', 'phase'], strict=['align']).items():
         for k in keys:
             assert refusal(
-                lambda: r.check_keys(
+                lambda: check_keys(
                     *asked(
                         world,
                         {
@@ -680,12 +690,12 @@ def test_keys_of_prepare(tmp_path):
                 )
             ), k
     (tmp_path / 'x').mkdir()
-    extra = lambda: refusal(lambda: r.check_keys(*asked(world, dict(table_extra=True, data=str(tmp_path / 'x')), cls)))
+    extra = lambda: refusal(lambda: check_keys(*asked(world, dict(table_extra=True, data=str(tmp_path / 'x')), cls)))
     assert 'there is no table' in extra()
     (tmp_path / 'x' / 'metadata.csv').write_text('file,composer\n')
     assert not extra()
     assert 'workers=5 has no effect' in refusal(
-        lambda: r.check_keys(*asked(world, dict(workers=5, dask='tcp://there:8786'), cls))
+        lambda: check_keys(*asked(world, dict(workers=5, dask='tcp://there:8786'), cls))
     )
 
 
@@ -732,7 +742,7 @@ GENERATE = {
     'seed': (3, {}),
 }
 GENERATE_OUTSIDE = dict(
-    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='972_recipes'
+    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
 )
 
 
@@ -741,7 +751,7 @@ def players(world):
     "A model of each kind, and music to go on from."
     for mode in ('transformer', 'vae'):
         cfg = asked(world, dict(mode=mode))[0]
-        learn = r.build_learner(cfg, world.store, *r.train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split))
+        learn = build_learner(cfg, world.store, *train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split))
         learn.model.save_pretrained(world.work / mode)
     files = [str(world.work / 'music' / f'piece{i}.mid') for i in (0, 3)]
     return SimpleNamespace(
@@ -754,14 +764,14 @@ def players(world):
 def played(cfg, work):
     "The files that the notebook of `aurl generate` would write."
     from aurl.generate.sampling import generate_ids
-    net, _ = r.find_model(cfg.model, cfg.out)
-    files = r.file_options(cfg, net)
+    net, _ = find_model(cfg.model, cfg.out)
+    files = file_options(cfg, net)
     ids = generate_ids(
         net,
         n=cfg.pieces,
         min_tokens=cfg.min_tokens,
         max_tokens=cfg.max_tokens,
-        prompt=r.prompt_ids(files),
+        prompt=prompt_ids(files),
         seed=cfg.seed,
         mask=cfg.mask,
         profile=cfg.profile,
@@ -769,9 +779,9 @@ def played(cfg, work):
         top_k=cfg.top_k,
         top_p=cfg.top_p,
         min_p=cfg.min_p,
-        z=r.requested_latents(net, cfg),
+        z=requested_latents(net, cfg),
     )
-    if cfg.repair: ids = r.repair_pieces(ids, lambda line: None)
+    if cfg.repair: ids = repair_pieces(ids, lambda line: None)
     out = []
     for i,x in enumerate(ids):
         if not cfg.mask and not cfg.repair:
@@ -784,14 +794,14 @@ def played(cfg, work):
 
 @pytest.mark.parametrize('kind', ['transformer', 'vae'])
 def test_keys_of_generate(players, kind):
-    cls, model = r.GenerateConfig, dict(model=str(players.work / kind))
+    cls, model = GenerateConfig, dict(model=str(players.work / kind))
     assert set(leaves(cls)) == set(GENERATE) | set(
         GENERATE_OUTSIDE
     ), 'a new key of aurl generate needs its place in tests/test_keys.py'
     idle, silent, seen = [], [], {}
     def sound(values):
         cfg, said = asked(players, {**model, **values}, cls)
-        r.check_keys(cfg, said)
+        check_keys(cfg, said)
         return (
             seen.setdefault(json.dumps(cfg.to_dict()), None)
             or seen.update({json.dumps(cfg.to_dict()): played(cfg, players.work)})
@@ -824,11 +834,11 @@ def test_greedy_playing_draws_nothing(players):
     ]:
         for key,value in dict(seed=3, top_k=2, top_p=.5, min_p=.5).items():
             words = refusal(
-                lambda: r.check_keys(
+                lambda: check_keys(
                     *asked(
                         players,
                         {'model': str(players.work / kind), 'temperature': 0, **more, key: value},
-                        r.GenerateConfig,
+                        GenerateConfig,
                     )
                 )
             )
@@ -838,8 +848,8 @@ def test_greedy_playing_draws_nothing(players):
 def test_window_of_evaluate(players):
     for kind,idle in dict(transformer=False, vae=True).items():
         words = refusal(
-            lambda: r.check_keys(
-                make_config(r.EvaluateConfig, overrides=dict(model=str(players.work / kind), window=99)),
+            lambda: check_keys(
+                make_config(EvaluateConfig, overrides=dict(model=str(players.work / kind), window=99)),
                 {'model', 'window'},
             )
         )

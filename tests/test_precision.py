@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import crash
-from aurl import recipes as r
+from aurl.commands.checks import check_request
+from aurl.commands.configs import EvaluateConfig, GenerateConfig, SongConfig, TrainConfig
+from aurl.commands.option_checks import check_distributed
 from aurl.config import make_config
 from aurl.core import ConfigError, read_json
 from aurl.device import mock_devices
@@ -61,13 +63,13 @@ def test_killed_and_resumed_bit_for_bit(store, tmp_path, monkeypatch, float16, a
 
 def test_what_is_refused(store, tmp_path):
     with pytest.raises(ConfigError, match='dtype=fp16 on a CPU'):
-        r.check_request(config(store, tmp_path, dtype='fp16', device='cpu', steps=2))
+        check_request(config(store, tmp_path, dtype='fp16', device='cpu', steps=2))
     with mock_devices('mps'), pytest.raises(ConfigError, match='a Mac has one GPU'):
-        r.check_distributed(config(store, tmp_path, gpus=2, device='mps'), 'transformer')
+        check_distributed(config(store, tmp_path, gpus=2, device='mps'), 'transformer')
     assert all(
         'mps' in f.description
-        for c in (r.SongConfig, r.TrainConfig, r.GenerateConfig, r.EvaluateConfig)
+        for c in (SongConfig, TrainConfig, GenerateConfig, EvaluateConfig)
         for n, f in c.model_fields.items()
         if n == 'device'
     )
-    assert 'fp16' in str(make_config(r.TrainConfig, overrides=dict(dtype='fp16')).dtype)
+    assert 'fp16' in str(make_config(TrainConfig, overrides=dict(dtype='fp16')).dtype)

@@ -6,7 +6,8 @@ from aurl.cli import _all_commands, run_command
 from aurl.config import load_preset, make_config, preset_descriptions, presets
 from aurl.core import ConfigError
 from aurl.experiments.run import Experiment
-from aurl.recipes import validate_options, build_model_config
+from aurl.commands.model_setup import build_model_config
+from aurl.commands.option_checks import validate_options
 from aurl.train.options import learner_kwargs
 from aurl.monitor.callbacks import monitor_callbacks
 

@@ -42,13 +42,16 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
     "The same command again goes on in the middle of the second of three stages, and ends where an undisturbed run ends."
     import signal
 
-    from aurl import recipes as r
+    from aurl.commands.command import open_run
+    from aurl.commands.configs import TrainConfig
+    from aurl.commands.run_data import open_store, train_valid_split
+    from aurl.commands.training import final_status, train_stages
     from aurl.config import make_config
     from aurl.train.learner import Budget
 
     def sitting(out, stop=0):
         asked = make_config(
-            r.TrainConfig,
+            TrainConfig,
             overrides=dict(
                 data=str(store.path),
                 model='tiny',
@@ -66,9 +69,9 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
                 ],
             ),
         )
-        run, cfg, last = r.open_run('train', asked)
-        music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
-        train, held = r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
+        run, cfg, last = open_run('train', asked)
+        music = open_store(cfg.data, cfg.workers, run, cfg.loader)
+        train, held = train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
         seen, real = [], Budget.after_batch
 
         def heard(self):
@@ -78,8 +81,8 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
                 if len(seen) == stop: self.asked = signal.SIGTERM
         with monkeypatch.context() as m:
             m.setattr(Budget, 'after_batch', heard)
-            learn, best = r.train_stages(run, cfg, music, train, held, last)
-        run.finish([], {}, r.final_status(learn, run))
+            learn, best = train_stages(run, cfg, music, train, held, last)
+        run.finish([], {}, final_status(learn, run))
         return run.path, run.status, best, {k: v.sum().item() for k, v in learn.model.state_dict().items()}
 
     whole = sitting('whole')

@@ -13,7 +13,10 @@ from common import root
 from safetensors.torch import load_file
 
 from aurl.all import MusicTransformerVAEGAN, TokenStore, generate_ids, make_config
-from aurl.recipes import TrainConfig, open_run, open_store, train_stages, train_valid_split
+from aurl.commands.command import open_run
+from aurl.commands.configs import TrainConfig
+from aurl.commands.run_data import open_store, train_valid_split
+from aurl.commands.training import train_stages
 
 kinds = ['transformer', 'vae_gan']
 

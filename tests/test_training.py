@@ -6,7 +6,18 @@ import pytest
 import torch
 
 import crash
-from aurl import recipes as r
+from aurl.commands.checks import check_request
+from aurl.commands.command import open_run
+from aurl.commands.configs import GenerateConfig, TrainConfig
+from aurl.commands.learner_setup import data_usage_lines
+from aurl.commands.model_setup import find_model
+from aurl.commands.resume import saved_config
+from aurl.commands.run_data import new_piece_lines, open_store, train_valid_split
+from aurl.commands.training import final_status, train_stages
+from aurl.experiments.run import Experiment
+from aurl.experiments.run import find_runs
+from aurl.monitor.checkpoints import load_newest_checkpoint
+from aurl.train.saved_models import load_model
 from aurl.config import make_config
 from aurl.core import ConfigError, TrainingError, read_json
 from aurl.train.learner import Budget
@@ -30,17 +41,17 @@ def config(store, out, **more):
         monitor=dict(enabled=False),
         out=str(out),
     )
-    return make_config(r.TrainConfig, overrides={**base, **more})
+    return make_config(TrainConfig, overrides={**base, **more})
 
 
 def train(asked):
     "As the run notebook does it: run, learner, nats per token."
-    run, cfg, last = r.open_run('train', asked)
-    music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
-    sides = r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
-    learn, best = r.train_stages(run, cfg, music, *sides, last)
+    run, cfg, last = open_run('train', asked)
+    music = open_store(cfg.data, cfg.workers, run, cfg.loader)
+    sides = train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
+    learn, best = train_stages(run, cfg, music, *sides, last)
     learn.model.save_pretrained(run.path / 'model', valid_loss=best)
-    run.finish([], {}, r.final_status(learn, run))
+    run.finish([], {}, final_status(learn, run))
     return run, learn, best
 
 
@@ -53,11 +64,11 @@ def killed(asked, step, monkeypatch):
     def after_batch(self):
         real(self)
         if self.training and self.done == step: raise Gone
-    run, cfg, last = r.open_run('train', asked)
-    music = r.open_store(cfg.data, cfg.workers, run, cfg.loader)
+    run, cfg, last = open_run('train', asked)
+    music = open_store(cfg.data, cfg.workers, run, cfg.loader)
     with monkeypatch.context() as m, pytest.raises(Gone):
         m.setattr(Budget, 'after_batch', after_batch)
-        r.train_stages(run, cfg, music, *r.train_valid_split(music, cfg.valid, cfg.seed, cfg.split), last)
+        train_stages(run, cfg, music, *train_valid_split(music, cfg.valid, cfg.seed, cfg.split), last)
     run._mark('interrupted')
     return run
 
@@ -80,13 +91,13 @@ def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch,
     Poison(25)(monkeypatch)
     asked = config(store, tmp_path, steps=60, checkpoint_every=2, keep_checkpoints=2, valid_every=valid_every)
     with pytest.raises(TrainingError, match='no longer finite'): train(asked)
-    run = r.find_runs(tmp_path)[0]
+    run = find_runs(tmp_path)[0]
     assert read_json(run / 'status.json')['status'] == 'failed'
-    model, _ = r.find_model(run)
+    model, _ = find_model(run)
     assert all(t.isfinite().all() for t in model.state_dict().values())
     steps = [int(p.name[5:]) for p in (run / 'checkpoints').glob('step_*')]
     assert steps and max(steps) <= 25                                    # none was written with a NaN in it
-    last = r.load_newest_checkpoint(run / 'checkpoints')
+    last = load_newest_checkpoint(run / 'checkpoints')
     assert last.step == 24 and all(t.isfinite().all() for t in last.weights.values())
     monkeypatch.undo()
     again, _, best = train(asked)                                        # the same command goes on before it
@@ -108,10 +119,10 @@ def test_divergence_is_a_failure(store, tmp_path):
         valid_every=20,
     )
     with pytest.raises(TrainingError, match='diverged|finite'): train(asked)
-    run = r.find_runs(tmp_path)[0]
+    run = find_runs(tmp_path)[0]
     status = read_json(run / 'status.json')
     assert status['status'] == 'failed' and 'lower learning rate' in status['error']
-    model, _ = r.find_model(run)
+    model, _ = find_model(run)
     assert all(t.isfinite().all() for t in model.state_dict().values())
 
 
@@ -125,11 +136,11 @@ def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
     monkeypatch.setattr(Budget, 'before_batch', before_batch)
     asked = config(store, tmp_path, steps=300, checkpoint_every=1, keep_checkpoints=2, valid_every=100, optimizer='adamw')
     with pytest.raises(TrainingError, match='diverged'): train(asked)
-    run = r.find_runs(tmp_path)[0]
+    run = find_runs(tmp_path)[0]
     marked = [p.name for p in (run / 'checkpoints').iterdir() if read_json(p / 'manifest.json').get('suspect')]
-    good = r.load_newest_checkpoint(run / 'checkpoints')
+    good = load_newest_checkpoint(run / 'checkpoints')
     assert 20 <= good.step <= 30 and marked, (good.step, marked)
-    assert all(t.isfinite().all() for t in r.find_model(run)[0].state_dict().values())
+    assert all(t.isfinite().all() for t in find_model(run)[0].state_dict().values())
 
 
 def test_exit_code_and_words(store, tmp_path):
@@ -166,14 +177,14 @@ def test_a_killed_run_plays_and_its_log_is_one_story(store, tmp_path, monkeypatc
     )
     run = killed(asked, 15, monkeypatch)
     shutil.rmtree(run.path / 'model', ignore_errors=True)                # as if the copy had not been due yet
-    model, where = r.find_model(run.path)
+    model, where = find_model(run.path)
     assert where == run.path and 'step_00000012' in model.origin and 'no model yet' in model.origin
     assert (
         'step_00000012'
-        in r.check_request(make_config(r.GenerateConfig, overrides=dict(model=str(run.path), out=str(tmp_path))))[0]
+        in check_request(make_config(GenerateConfig, overrides=dict(model=str(run.path), out=str(tmp_path))))[0]
     )
     for choice in ('newest', 'best', 'step=8', 'average', 'average=2'):
-        assert r.find_model(f'{run.path}@{choice}')[0].origin
+        assert find_model(f'{run.path}@{choice}')[0].origin
     teacher = config(store, tmp_path / 'taught', steps=2, teacher=f'{run.path}@step=8', distill=dict(output=1.))
     assert train(teacher)[0].config['teacher'] == f'{run.path}@step=8'
 
@@ -215,7 +226,7 @@ def test_best_by_decides_what_is_kept(store, tmp_path):
     run, learn, _ = train(asked)
     told = [(m['step'], m['note_density']) for m in run.metrics() if 'note_density' in m]
     at = min(told, key=lambda t: t[1])[0]
-    kept, best = r.find_model(run.path)[0].state_dict(), r.load_model(f'{run.path}@step={at}')[0].state_dict()
+    kept, best = find_model(run.path)[0].state_dict(), load_model(f'{run.path}@step={at}')[0].state_dict()
     assert all(torch.equal(v, best[k]) for k, v in kept.items())
 
 
@@ -224,7 +235,7 @@ def test_more_steps_for_a_finished_staged_run(store, tmp_path):
         store, tmp_path, steps=12, checkpoint_every=3, stages=[dict(name='a', share=0.5), dict(name='b', lr=0.001)]
     )
     run, _, _ = train(asked)
-    again, learn, _ = train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=18)))
+    again, learn, _ = train(make_config(TrainConfig, overrides=dict(resume=str(run.path), steps=18)))
     assert again.path == run.path and max(m['step'] or 0 for m in again.metrics()) == 18
     assert (
         read_json(run.path / 'stages/2_b/done.json')['steps'] == 12
@@ -236,7 +247,7 @@ def test_more_steps_for_a_finished_staged_run(store, tmp_path):
         )
     )
     with pytest.raises(ConfigError, match='no checkpoint to resume from'):
-        train(make_config(r.TrainConfig, overrides=dict(resume=str(bare.path), steps=18)))
+        train(make_config(TrainConfig, overrides=dict(resume=str(bare.path), steps=18)))
 
 
 def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
@@ -247,23 +258,23 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
     run = killed(asked, 7, monkeypatch)
     n = len(list(folder.iterdir()))
     shutil.copy(folder / '3.mid', folder / 'later.mid')
-    r.open_store(str(folder), 0)                                           # another command has met the new piece
+    open_store(str(folder), 0)                                           # another command has met the new piece
     again, learn, best = train(asked)
     assert again.path == run.path and len(learn.dls.train.pieces) + len(learn.dls.valid.pieces) == n
-    assert 'later.mid' in r.new_piece_lines(learn.dls.train.store)[0]
+    assert 'later.mid' in new_piece_lines(learn.dls.train.store)[0]
     folder.rename(tmp_path / 'moved')
-    longer = make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=14))
-    r.check_request(longer)
+    longer = make_config(TrainConfig, overrides=dict(resume=str(run.path), steps=14))
+    check_request(longer)
     assert train(longer)[0].path == run.path
     (tmp_path / 'moved').rename(folder)
     (folder / '0.mid').unlink()
     for s in (tmp_path / 'home/stores').iterdir(): shutil.rmtree(s)
     with pytest.raises(ConfigError, match='1 missing: 0.mid.*data=STORE|1 new: later.mid; 1 missing: 0.mid'):
-        train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
-    r.open_store(str(store.path), 0)
+        train(make_config(TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
+    open_store(str(store.path), 0)
     # a store that has the music of then
     assert (
-        train(make_config(r.TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path
+        train(make_config(TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path
         == run.path
     )
 
@@ -278,14 +289,14 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
         checkpoint_every=2,
     )
     run, learn, _ = train(asked)
-    train_side, held = r.train_valid_split(store, .3)
+    train_side, held = train_valid_split(store, .3)
     assert len(learn.dls.train.pieces) == len(train_side) and len(learn.dls.valid.pieces) == len(held)
-    assert f'trained on: {len(train_side)} pieces in' in r.data_usage_lines(run)[0]
-    old = make_config(r.TrainConfig, overrides=dict(resume=str(run.path)))
+    assert f'trained on: {len(train_side)} pieces in' in data_usage_lines(run)[0]
+    old = make_config(TrainConfig, overrides=dict(resume=str(run.path)))
     told = (run.path / 'config.yaml').read_text()
     (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_windows')))
     # a run that was begun when there was no other way
-    assert r._saved_config(r.Experiment.open(run.path)).latent_windows == 'whole'
+    assert saved_config(Experiment.open(run.path)).latent_music == 'whole'
 
 
 def test_no_setting_changes_valid_loss(store, tmp_path):

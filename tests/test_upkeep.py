@@ -4,7 +4,8 @@ import json, os, shutil, subprocess, sys
 import pytest
 
 import crash
-from aurl import recipes as r
+from aurl.commands.checks import check_request
+from aurl.commands.learner_setup import data_usage_lines
 from aurl.core import CheckpointError, ConfigError, aurl_home
 from aurl.experiments.registry import list_runs, inspect_run
 from aurl.data.cache import list_cache
@@ -43,7 +44,7 @@ def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, 
     assert all(list(p.glob('*.safetensors.z')) and not list(p.glob('*.safetensors')) for p in run.checkpoints.iterdir())
     on, _, again = train(config(store, tmp_path / 'cut', **more))
     assert on.path == run.path and losses(on) == losses(whole) and again == best
-    assert any('balanced by corpus' in line for line in r.data_usage_lines(on))
+    assert any('balanced by corpus' in line for line in data_usage_lines(on))
     entry = inspect_run(on.path, deep=True)
     assert (
         (entry.state, entry.steps) == ('finished', 14)
@@ -66,7 +67,7 @@ def test_options_that_would_have_no_effect_are_refused(store, tmp_path):
         (dict(monitor=dict(remedies='suggest', max_rollbacks=0)), 'max_rollbacks=3'),
         (dict(checkpoints=dict(max_age='3d')), 'without a history'),
     ):
-        with pytest.raises(ConfigError, match=says): r.check_request(config(store, tmp_path, **more))
+        with pytest.raises(ConfigError, match=says): check_request(config(store, tmp_path, **more))
 
 
 @pytest.fixture(scope='module')

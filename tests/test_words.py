@@ -4,11 +4,17 @@ import math, re
 import pytest
 
 import aurl.commands.latent_study
-from aurl import recipes as r
+from aurl.commands import checks
+from aurl.commands.checks import check_keys, check_request
+from aurl.commands.command import COMMANDS
+from aurl.commands.configs import TrainConfig
+from aurl.commands.model_setup import build_model_config
+from aurl.commands.option_checks import validate_options
+from aurl.data.loaders import check_loader
+from aurl.train.stages import parse_stages
 from aurl.config import Config, _all_keys, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError
 from aurl.models.vae_gan import ModelConfig
-from aurl.commands.scaling import COMMANDS
 from aurl.score.augment import AugmentConfig
 from aurl.data.store import StoreConfig
 from aurl.search.space import nest_keys
@@ -110,12 +116,12 @@ def test_a_training_speaks_plainly(tmp_path):
             {'valid_loss': 'x'},
         ]:
             def go():
-                cfg = make_config(r.TrainConfig, overrides=merge({'out': str(tmp_path)}, nest_keys({key: value})))
-                parts = [s.cfg for s in r.parse_stages(cfg)] or [cfg]
+                cfg = make_config(TrainConfig, overrides=merge({'out': str(tmp_path)}, nest_keys({key: value})))
+                parts = [s.cfg for s in parse_stages(cfg)] or [cfg]
                 for c in parts:
-                    r.validate_options(c, r.build_model_config(c).mode)
-                    r.check_loader(c.loader, c.length)
-                r.check_keys(cfg)
+                    validate_options(c, build_model_config(c).mode)
+                    check_loader(c.loader, c.length)
+                check_keys(cfg)
             check(words_of(go), key, value)
 
 
@@ -153,15 +159,15 @@ def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monke
     def newest(folder, say):
         seen.append(folder)
         say(f'passed over: {folder} is damaged')
-    monkeypatch.setattr(r, 'load_newest_checkpoint', newest)
+    monkeypatch.setattr(checks, 'load_newest_checkpoint', newest)
     run = SimpleNamespace(path=tmp_path, checkpoints=tmp_path / 'checkpoints')
     for stage in ('1_a', '2_b'): (tmp_path / 'stages' / stage / 'checkpoints').mkdir(parents=True)
-    lines = r._damaged_checkpoint_lines(run)
+    lines = checks._damaged_checkpoint_lines(run)
     assert seen == [tmp_path / 'checkpoints', tmp_path / 'stages' / '2_b' / 'checkpoints']
     assert len(lines) == 2 and all(line.endswith('is damaged; an older one is taken') for line in lines)
-    monkeypatch.setattr(r, 'run_to_resume', lambda cfg: tmp_path)
-    monkeypatch.setattr(r, '_open_training_run', lambda there, kind: run)
-    monkeypatch.setattr(r, '_resumed_config', lambda run, cfg, exact: cfg)
-    monkeypatch.setattr(r, '_store_still_exists', lambda there, data: True)
-    said = r.check_request(make_config(r.TrainConfig, overrides=dict(out=str(tmp_path))))
+    monkeypatch.setattr(checks, 'run_to_resume', lambda cfg: tmp_path)
+    monkeypatch.setattr(checks, 'open_training_run', lambda there, kind: run)
+    monkeypatch.setattr(checks, 'resumed_config', lambda run, cfg, defaults_count: cfg)
+    monkeypatch.setattr(checks, '_store_still_exists', lambda there, data: True)
+    said = check_request(make_config(TrainConfig, overrides=dict(out=str(tmp_path))))
     assert lines[0] in said
