@@ -25,7 +25,8 @@ from ..distributed import average_grads
 from ..data.batching import Segments
 from ..tokens.vocab import Kind, vocab
 from .learner import Autocast
-from ..losses.base import LossInputs, kind_slice, losses, register_loss, example_inputs
+from ..losses.base import LossInputs, kind_slice, losses, register_loss
+from ..losses.loss_checks import example_inputs
 from ..losses.musical import pitch_class_matrix
 from .objectives import MusicLosses, check_losses, inputs_from_learner, make_ramp
 from ..losses.texture import n_form_parts, self_similarity, pitch_counts
