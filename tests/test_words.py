@@ -7,7 +7,7 @@ import aurl.commands.latent_study
 from aurl import recipes as r
 from aurl.config import Config, _all_keys, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError
-from aurl.models.vae_gan import ModelConfig
+from aurl.models.model_config import ModelConfig
 from aurl.commands.scaling import COMMANDS
 from aurl.score.augment import AugmentConfig
 from aurl.data.store import StoreConfig

@@ -48,7 +48,7 @@ class MusicLoss(nn.Module):
 
 # %% ../../nbs/700_losses.base.ipynb #14f8dc08
 def _nll(logits, targets):
-    "Negative log-likelihood (batch, time) in the precision of `logits`; 0 where the target is PAD."
+    "Negative log-likelihood (batch, time); 0 where the target is PAD."
     flat = logits.flatten(0, -2), targets.flatten()
     return F.cross_entropy(*flat, ignore_index=vocab.PAD, reduction='none').view(targets.shape)
 
@@ -114,7 +114,7 @@ class LossInputs:
 
 # %% ../../nbs/700_losses.base.ipynb #b6096aa4
 def _mean_where(x, weights, n):
-    "Sum of `x` where `weights` are not zero, divided by their sum `n`; 0 if they are all zero."
+    "Mean of `x` with `weights`, whose sum is `n`."
     if not weights.is_floating_point(): return torch.where(weights, x, 0.).sum()/n.clamp(min=1)
     return torch.where(weights != 0, x*weights, 0.).sum()/n.clamp(min=1e-9)
 
@@ -137,6 +137,13 @@ def over(self:LossInputs,
     "Mean of `x`, one value for each position, note or window that counts; 0 if there are none."
     self.taken.append(torch.tensor(len(x), device=x.device))
     return x.sum()/max(1, len(x))
+
+@patch
+def over_windows(self:LossInputs,
+    x:Tensor, # (batch,)
+)->Tensor:    # ()
+    "Mean of `x` over the windows in which a position counts."
+    return self.over(x[self.counts.any(1)])
 
 @patch
 def target_is(self:LossInputs,
@@ -354,11 +361,15 @@ def onset_loss(h:LossInputs):
     return h.mean(h.nll, h.target_is(Kind.NOTE_ON))
 
 # %% ../../nbs/700_losses.base.ipynb #7c8727b3
+def _nll_of_allowed(h):
+    "Mean negative log-likelihood (batch, time) of the ids that the grammar allows."
+    n = h.allowed.sum(-1).clamp(min=1)
+    return -torch.where(h.allowed, h.log_probs, 0.).sum(-1)/n
+
 @register_loss('smoothed', unit='nats per token')
 def label_smoothing_loss(h:LossInputs, share=.1):
     "Cross-entropy with a tenth of the target spread over the ids that the grammar allows."
-    n = h.allowed.sum(-1).clamp(min=1)
-    even = -torch.where(h.allowed, h.log_probs, 0.).sum(-1)/n
+    even = _nll_of_allowed(h)
     return h.mean((1 - share)*h.nll + share*even)
 
 @register_loss('confidence', unit='nats per token')

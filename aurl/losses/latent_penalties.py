@@ -32,9 +32,13 @@ def kl_loss(h:LossInputs):
 @register_loss('sparsity', unit='mean absolute value', needs='z')
 def sparsity_loss(h:LossInputs):
     "Mean absolute value of the latent: unused dimensions should be 0."
-    return h.over(_float_latent(h.output.z).abs().mean(1)[h.counts.any(1)])
+    return h.over_windows(_float_latent(h.output.z).abs().mean(1))
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #0d010e09
+def _diagonal(n, device):
+    "Mask (n, n) of the diagonal."
+    return torch.eye(n, dtype=torch.bool, device=device)
+
 def _excess_correlation(a, b):
     "Squared correlations (k, l) over the batch, less their expectation for independent dimensions."
     n = len(a)
@@ -45,7 +49,7 @@ def decorrelation_loss(h:LossInputs):
     "Mean squared correlation between the dimensions of the latent."
     z = h.output.z.flatten(1)
     if len(z) < 3 or z.shape[1] < 2: return z.sum()*0.
-    return _excess_correlation(z, z)[~torch.eye(z.shape[1], dtype=torch.bool, device=z.device)].mean()
+    return _excess_correlation(z, z)[~_diagonal(z.shape[1], z.device)].mean()
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #6c9463f4
 @register_loss('orthogonality', unit='squared correlation', needs='clouds')
@@ -74,14 +78,17 @@ def window_attributes(
     return torch.stack([notes/seconds.clamp(min=1), keys/notes + vocab.pitch_lo, velocity], 1)
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #0d8f995a
+def _pairwise(x):
+    "Differences (batch, batch, …) of all rows."
+    return x[:,None] - x
+
 @register_loss('attributes', unit='mean sign error, 0 to 2', needs='z')
 def attribute_order_loss(h:LossInputs, sharpness=1.):
     "Error of the first latent dimensions in ordering the pieces by density, register and velocity (AR-VAE)."
     values = h.more['attributes'] if 'attributes' in h.more else window_attributes(h)
     z = h.output.z.flatten(1)[:,:values.shape[1]]
     values = values[:,:z.shape[1]].to(z)
-    order = (values[:,None] - values).sign()
-    same = torch.eye(len(z), dtype=torch.bool, device=order.device)[...,None]
-    defined = ~order.isnan() & ~same
-    miss = (torch.tanh(sharpness*(z[:,None] - z)) - order.nan_to_num()).abs()
+    order = _pairwise(values).sign()
+    defined = ~order.isnan() & ~_diagonal(len(z), z.device)[...,None]
+    miss = (torch.tanh(sharpness*_pairwise(z)) - order.nan_to_num()).abs()
     return torch.where(defined, miss, 0.).sum()/defined.sum().clamp(min=1)

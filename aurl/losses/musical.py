@@ -44,10 +44,14 @@ _velocities = distance_matrix(vocab.bin_velocity(np.arange(vocab.n_velocities)))
 _tempos = distance_matrix(np.log2(vocab.bin_tempo(np.arange(vocab.n_tempos))))
 
 # %% ../../nbs/705_losses.musical.ipynb #d3a7a68c
+def _fold_classes(p, y, fold):
+    "Probabilities and targets of the classes to which `fold` (ids, k) maps the ids."
+    return p @ fold.to(p), fold.argmax(1).to(y.device)[y]
+
 def _energy_loss(h, kind, distance, fold=None):
-    "Mean energy score where the target is of `kind`; `fold` (ids, k) maps ids to classes first."
+    "Mean energy score within `kind`, after `_fold_classes`."
     p, y = h.within_kind(kind)
-    if fold is not None: p, y = p @ fold.to(p), fold.argmax(1).to(y.device)[y]
+    if fold is not None: p, y = _fold_classes(p, y, fold)
     return h.over(energy_score(p, y, distance.to(p.device, p.dtype)))
 
 # %% ../../nbs/705_losses.musical.ipynb #92f5a85a

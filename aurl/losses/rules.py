@@ -27,25 +27,27 @@ def keys_down(
     at = r.place[r.family[...,None]*n_keys + torch.arange(pedal_column, device=h.ids.device)]
     return down.gather(2, at), r.sounds.any(2)
 
+def _prob_of_keys(h, kind, keys):
+    "Probability (batch, time) of an event of `kind` for one of `keys` (batch, time, 88)."
+    return (h.probs[...,kind_slice(kind)]*keys).sum(-1)
+
 @register_loss('pairing', unit='weighted probability')
 def pairing_loss(h:LossInputs):
     "Probability of releasing a key that is up (2), striking one that is down (0.5), and ending with keys down (1.5)."
     down, any_down = keys_down(h)
-    p = h.probs
-    orphan = (p[...,kind_slice(Kind.NOTE_OFF)]*~down).sum(-1)
-    double = (p[...,kind_slice(Kind.NOTE_ON)]*down).sum(-1)
-    return h.mean(2*orphan + .5*double + 1.5*p[...,vocab.END]*any_down)
+    orphan, double = _prob_of_keys(h, Kind.NOTE_OFF, ~down), _prob_of_keys(h, Kind.NOTE_ON, down)
+    return h.mean(2*orphan + .5*double + 1.5*h.probs[...,vocab.END]*any_down)
 
 # %% ../../nbs/715_losses.rules.ipynb #317e260a
 def _prob_of_none(h, kind):
-    "Probability (batch,) that a window has no event of `kind`; 0 where the targets have none either."
+    "Probability (batch,) that a window has no event of `kind`; 0 if the targets have none."
     p = (h.chance(kind)*h.counts).clamp(max=1 - 1e-6)
     return torch.where(h.target_is(kind).any(1), torch.log1p(-p).sum(1).exp(), 0.)
 
 @register_loss('coherence', unit='weighted probability')
 def coherence_loss(h:LossInputs):
     "Probability that a window has no note (5), and that no time passes (2)."
-    return h.over((5*_prob_of_none(h, Kind.NOTE_ON) + 2*_prob_of_none(h, Kind.TIME_SHIFT))[h.counts.any(1)])
+    return h.over_windows(5*_prob_of_none(h, Kind.NOTE_ON) + 2*_prob_of_none(h, Kind.TIME_SHIFT))
 
 # %% ../../nbs/715_losses.rules.ipynb #2acc8afc
 def _ngram_codes(ids, n):
@@ -53,12 +55,16 @@ def _ngram_codes(ids, n):
     mix = torch.randint(2**62, (n,), generator=torch.Generator().manual_seed(n)).to(ids.device) | 1
     return (ids.unfold(1, n, 1)*mix).sum(-1)
 
+def _repeats(x):
+    "Mask of the values that equal the one before them in their row."
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask[:,1:] = x[:,1:] == x[:,:-1]
+    return mask
+
 def _previous_equal(codes):
     "Position of the latest earlier equal value in each row; -1 if there is none."
     codes, at = codes.sort(dim=1, stable=True)
-    again = torch.zeros_like(codes, dtype=torch.bool)
-    again[:,1:] = codes[:,1:] == codes[:,:-1]
-    before = torch.where(again, at.roll(1, 1), -1)
+    before = torch.where(_repeats(codes), at.roll(1, 1), -1)
     return torch.full_like(codes, -1).scatter(1, at, before)
 
 # %% ../../nbs/715_losses.rules.ipynb #3b343514
@@ -79,23 +85,22 @@ def _unlikelihood(scores, classes):
     "−log(1−p) of `classes` (n,) under `scores` (n, k), exact also where p is 1."
     return scores.logsumexp(-1) - scores.scatter(1, classes[:,None], -torch.inf).logsumexp(-1)
 
+def _loop_unlikelihood(h, n):
+    "−log(1−p) of the id that would extend a repetition of `n` ids, where the target does not."
+    again = ngram_continuation(h.ids, n)
+    where = h.counts & (again >= 0) & (again != h.targets)
+    return _unlikelihood(h.scores[where], again[where])
+
 @register_loss('repetition', unit='nats')
 def repetition_loss(h:LossInputs, lengths=(4, 8, 16)):
     "Unlikelihood loss: −log(1−p) of the id that would extend a long repetition that the targets leave."
-    means = []
-    for n in lengths:
-        again = ngram_continuation(h.ids, n)
-        where = h.counts & (again >= 0) & (again != h.targets)
-        means.append(h.over(_unlikelihood(h.scores[where], again[where])))
-    return means
+    return [h.over(_loop_unlikelihood(h, n)) for n in lengths]
 
 # %% ../../nbs/715_losses.rules.ipynb #c53d81d4
 def _run_lengths(notes):
     "How many equal values in a row end at each position."
-    new = torch.ones_like(notes, dtype=torch.bool)
-    new[:,1:] = notes[:,1:] != notes[:,:-1]
     i = torch.arange(notes.shape[1], device=notes.device)
-    return i - torch.where(new, i, 0).cummax(1).values + 1
+    return i - torch.where(_repeats(notes), 0, i).cummax(1).values + 1
 
 def _note_sequence(ids):
     "The NOTE_ON ids of each row in order, -1 after the last; and for each position the index of the last note."
@@ -140,7 +145,7 @@ def _excess_loss(h, kind, cost):
 def _step_function(bounds, costs, values):
     "Step function of `values`: `costs[i]` up to `bounds[i]`, 0 beyond the last."
     out = torch.zeros(len(values))
-    for bound,cost in reversed(list(zip(bounds, costs))): out[torch.as_tensor(values) <= bound] = cost
+    for bound,cost in [*zip(bounds, costs)][::-1]: out[torch.as_tensor(values) <= bound] = cost
     return out
 
 _velocity_values = vocab.bin_velocity(np.arange(vocab.n_velocities))
@@ -191,14 +196,17 @@ interval_roughness = (0., .9, .7, .2, .1, .3, .8, .1, .2, .2, .4, .5)
 _keys = torch.arange(vocab.n_pitches)
 _roughness_matrix = torch.tensor(interval_roughness)[(_keys[:,None] - _keys).abs() % 12]                # (88, 88)
 
+def _mean_roughness(down):
+    "Mean roughness (n, 88) of each key against the keys that are `down` (n, 88)."
+    return (down @ _roughness_matrix.to(down))/down.sum(1, keepdim=True)
+
 @register_loss('dissonance', unit='roughness, 0 to 1')
 def dissonance_loss(h:LossInputs):
     "Expected roughness of a new note against the sounding notes, in excess of the target."
     where = h.target_is(Kind.NOTE_ON)
     down = scan_roll(h.grammar_states)[where] > 0
     defined = down.any(1)
-    down = down[defined].to(h.scores)
-    roughness = (down @ _roughness_matrix.to(down))/down.sum(1, keepdim=True)
+    roughness = _mean_roughness(down[defined].to(h.scores))
     p, y = h.within_kind(Kind.NOTE_ON, where)
     return h.over(excess_cost(p[defined], roughness, y[defined]))
 

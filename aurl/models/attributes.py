@@ -18,7 +18,7 @@ from ..tokens.vocab import Kind, vocab
 attributes = {}  # functions from ids (batch, time) of whole pieces to values (batch,), by name
 
 def register_attribute(
-    name:str, # name of the attribute in a configuration
+    name:str, # its name in a configuration
     unit:str, # unit of its values
 ):
     "Decorator that adds an attribute to `attributes`."
@@ -54,25 +54,29 @@ def piece_register(
     return _mean_of(pitch.sum(1), on.sum(1), 60.)
 
 # %% ../../nbs/645_models.attributes.ipynb #9e2a8dc6
+def _seconds(ids):
+    "Duration (batch,) of pieces, at least one step."
+    seconds = cumulative_steps(ids).amax(1)/vocab.steps_per_second
+    return seconds.clamp(min=1/vocab.steps_per_second)
+
 def _current_velocity(ids):
     "Value of the latest VELOCITY up to each id, (batch, time)."
     has_velocity, velocity = _lookup(_velocity, ids)
-    latest = torch.where(has_velocity, torch.arange(ids.shape[1], device=ids.device), 0).cummax(1).values
-    return velocity.gather(1, latest)
+    i = torch.arange(ids.shape[1], device=ids.device)
+    return velocity.gather(1, torch.where(has_velocity, i, 0).cummax(1).values)
 
 @register_attribute('note_density', 'notes per second')
 def piece_note_density(
     ids:Tensor, # (batch, time) of whole pieces
 )->Tensor:      # (batch,)
     "Number of notes divided by the duration of the piece."
-    seconds = cumulative_steps(ids).amax(1)/vocab.steps_per_second
-    return _lookup(_pitch, ids)[0].sum(1)/seconds.clamp(min=1/vocab.steps_per_second)
+    return _lookup(_pitch, ids)[0].sum(1)/_seconds(ids)
 
 @register_attribute('velocity', 'MIDI velocity')
 def piece_velocity(
     ids:Tensor, # (batch, time) of whole pieces
 )->Tensor:      # (batch,)
-    "Mean velocity of the notes; 64 for a piece without notes."
+    "Mean velocity of the notes; 64 without notes."
     on, _ = _lookup(_pitch, ids)
     return _mean_of((_current_velocity(ids)*on).sum(1), on.sum(1), 64.)
 

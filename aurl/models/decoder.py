@@ -271,10 +271,14 @@ def pick(self:NumpyDecoder, rows):
     return self
 
 # %% ../../nbs/680_models.decoder.ipynb #d56a73c5
+def _is_supported(model):
+    "Whether the model is a plain transformer in 32 bits with full attention, on a CPU."
+    p, c = next(model.parameters()), model.config
+    return (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full')
+
 def _numpy_weights(model):
     "The `DecoderWeights` of a model that `NumpyDecoder` supports, or None."
-    p, c = next(model.parameters()), model.config
-    if (p.device.type, p.dtype, c.mode, c.attention) != ('cpu', torch.float32, 'transformer', 'full'): return None
+    if not _is_supported(model): return None
     try: weights = DecoderWeights(model.trunk)
     except KeyError: return None                    # a parameter has an unknown name
     return None if weights.unknown else weights

@@ -99,7 +99,7 @@ def forward(self:CriticScale,
 
 @patch
 def _add_music(self:CriticScale, x, music):
-    "Add the groups of musical features to the embeddings, each weighted by its gate."
+    "Add the musical features, each group weighted by its gate."
     gates = self.gate(x).sigmoid().chunk(len(music), -1)
     return x + sum(g*self.hear[k](m.to(x.dtype)) for g,(k,m) in zip(gates, music.items()))
 
@@ -198,10 +198,12 @@ def forward(self:Discriminator,
     return out
 
 # %% ../../nbs/655_models.discriminator.ipynb #68ac2698
+def _mean(x, mask): return (x*mask).sum()/mask.sum().clamp(min=1)
+
 def _cross_entropy(out, scale, is_real):
-    "Mean cross-entropy of the positions of one scale with the label real, or not real."
-    logits, mask = out.logits[scale], out.place_masks[scale]
-    return (F.softplus(-logits if is_real else logits)*mask).sum()/mask.sum().clamp(min=1)
+    "Mean cross-entropy of one scale with the label real, or not real."
+    logits = out.logits[scale]
+    return _mean(F.softplus(-logits if is_real else logits), out.place_masks[scale])
 
 # %% ../../nbs/655_models.discriminator.ipynb #f86c51b4
 def critic_loss(

@@ -55,7 +55,7 @@ def _time_pass(kernel, q, k, v, window):
 
 def _time_kernel(kernel, q, k, v, window, repeats=3):
     "Best time of a forward and backward pass, in seconds."
-    _time_pass(kernel, q, k, v, window)                 # the first pass compiles
+    _time_pass(kernel, q, k, v, window) # compiles
     return min(_time_pass(kernel, q, k, v, window) for _ in range(repeats))
 
 # %% ../../nbs/605_models.flex.ipynb #fd075e90

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from ..core import ConfigError, import_extra
 
 # %% ../../nbs/630_models.latent.ipynb #026e0f42
+def _normal_like(x, generator):
+    "Standard normal noise in the shape of `x`."
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
 class DiagonalGaussian(NamedTuple):
     "A Gaussian with diagonal covariance over a latent."
     mean:Tensor    # (…, size)
@@ -26,7 +30,7 @@ class DiagonalGaussian(NamedTuple):
 
     def rsample(self, generator=None)->Tensor:
         "Sample (…, size) by the reparameterization trick, so gradients flow to mean and variance."
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        noise = _normal_like(self.mean, generator)
         return self.mean + (self.logvar/2).exp()*noise
 
     def log_prob(self, z:Tensor)->Tensor:
@@ -210,7 +214,7 @@ class PosteriorHead(nn.Module):
 class LatentConditioner(nn.Module):
     "Map latents to vectors that are added to the decoder's input."
     def __init__(self,
-        d_model:int, # width of the decoder
+        d_model:int, # decoder width
         levels:list, # `LatentLevel`s
     ):
         super().__init__()
@@ -233,8 +237,8 @@ class KLTerms(NamedTuple):
     nats:dict     # nats per piece by level, without free bits
 
 def _exact_kl(prior, q, free_nats):
-    "KL divergence of a level with a closed form, with free bits for each dimension and without."
-    each = prior.kl_per_dim(q)                                      # (batch, regions, size)
+    "KL divergence in closed form, with free bits for each dimension and without."
+    each = prior.kl_per_dim(q) # (batch, regions, size)
     return each.mean(0).clamp(min=free_nats).sum(), each.sum((1, 2)).mean()
 
 def _estimated_kl(prior, q, z, free_nats):
@@ -320,8 +324,8 @@ def final_cost(self:BetaSchedule,
 
 # %% ../../nbs/630_models.latent.ipynb #ed887b0f
 def active_units(
-    means:Tensor,       # (pieces, …) posterior means of many pieces
-    threshold:float=.01 # variance above which a dimension is active
+    means:Tensor,       # (pieces, …) posterior means
+    threshold:float=.01 # least variance of an active dimension
 )->Tensor:              # (…) bool
     "Mask of the active dimensions of a latent."
     return means.var(0, correction=0) > threshold

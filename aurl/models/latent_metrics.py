@@ -19,7 +19,7 @@ from .latent import active_units
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #e19b1ee3
 def _check_dim(dim, size):
-    "Raise a `ModelError` unless a latent of this size has the dimension `dim`."
+    "Raise a `ModelError` unless a latent has the dimension `dim`."
     if not -size <= dim < size: raise ModelError(
         f'dimension {dim} of a latent of size {size} does not exist', way_out=f'give an index 0 … {size - 1}')
 
@@ -121,7 +121,7 @@ class AttributeVector(NamedTuple):
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #31b76212
 def _check_values(z, value):
-    "Raise a `ModelError` unless `z` (pieces, size) has one of `value` for each piece."
+    "Raise a `ModelError` unless there is a value for each latent."
     if z.ndim != 2 or len(z) != len(value):
         raise ModelError(f'{len(z)} latents with {len(value)} values', way_out='give one value for each latent')
 
@@ -192,15 +192,19 @@ def spearman(
     return float(x @ y/math.sqrt((x @ x)*(y @ y))) if x.any() and y.any() else 0.
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #fd6b8d59
+def _relative_entropy(p, q):
+    "Kullback–Leibler divergence of the distribution `p` from `q`, in nats."
+    return float((p[p > 0]*np.log(p[p > 0]/q[p > 0])).sum())
+
 def _binned(x, bins):
     "Quantile bin of each value; equal values share a bin."
     return np.minimum((_ranks(x)/len(x)*bins).astype(np.int64), bins - 1)
 
 def _information(a, b, bins):
     "Mutual information of two binned variables, in nats."
-    p = np.bincount(a*bins + b, minlength=bins*bins).reshape(bins, bins)/len(a)
-    q = p.sum(1, keepdims=True)*p.sum(0, keepdims=True)
-    return float((p[p > 0]*np.log(p[p > 0]/q[p > 0])).sum())
+    joint = np.bincount(a*bins + b, minlength=bins*bins).reshape(bins, bins)/len(a)
+    independent = joint.sum(1, keepdims=True)*joint.sum(0, keepdims=True)
+    return _relative_entropy(joint, independent)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #98006445
 def _entropy(x):
@@ -232,7 +236,7 @@ def mutual_information(
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #a2bdc422
 def top2_gap(
-    information, # (size,) score of each dimension for an attribute
+    information, # (size,) score of each dimension
 )->float:
     "Difference between the best and the second-best score."
     top = np.sort(np.asarray(information))[::-1]
@@ -241,7 +245,7 @@ def top2_gap(
 def mig(
     z,           # (pieces, size)
     value,       # (pieces,) an attribute
-    bins:int=10, # number of bins of dimensions and attribute
+    bins:int=10, # as for `mutual_information`
 )->float:
     "Mutual information gap of an attribute, about 0 … 1."
     return top2_gap(mutual_information(z, value, bins))
@@ -280,7 +284,7 @@ class LatentReport(NamedTuple):
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #8c04c797
 def _attribute_metrics(z, value, bins):
-    "Best dimension, MIG, SAP and fit of the attribute vector, for one attribute."
+    "Best dimension, MIG, SAP and fit of one attribute."
     information = mutual_information(z, value, bins)
     return int(information.argmax()), top2_gap(information), sap(z, value), attribute_vector(z, value).fit
 

@@ -27,6 +27,10 @@ def _mask_forbidden(logits, allowed):
     "Logits (…, 774) with -inf at forbidden ids; unchanged where no id is allowed."
     return logits.masked_fill(~(allowed | ~allowed.any(-1, keepdim=True)), -math.inf)
 
+def _straight_through(value, soft):
+    "`value`, with the gradient of `soft`."
+    return value + (soft - soft.detach())
+
 def _add_gumbel_noise(logits): return logits - torch.empty_like(logits).exponential_().log()
 
 def straight_through_sample(
@@ -38,7 +42,7 @@ def straight_through_sample(
     if allowed is not None: logits = _mask_forbidden(logits, allowed)
     noisy = _add_gumbel_noise(logits)
     ids, soft = noisy.argmax(-1), (noisy/temperature).softmax(-1)
-    return ids, F.one_hot(ids, logits.shape[-1]).to(logits.dtype) + (soft - soft.detach())
+    return ids, _straight_through(F.one_hot(ids, logits.shape[-1]).to(logits.dtype), soft)
 
 # %% ../../nbs/675_models.rollout.ipynb #1785e44e
 def _sin_cos(x, periods):
@@ -161,7 +165,7 @@ class Rollout:
 
 # %% ../../nbs/675_models.rollout.ipynb #db4809e9
 def _append_only_cache(trunk):
-    "A cache without in-place writes, so that a gradient can pass."
+    "A cache without in-place writes, for gradients."
     layers = [b.attention.look for b in trunk.blocks]
     return ModelCache([WindowCache(1 << 40) if isinstance(l, FullAttention) else l.cache() for l in layers])
 
@@ -186,8 +190,8 @@ def _last_features(embed, ids, state):
 
 def _differentiable_features(embed, before, y, feats, tempo):
     "The exact features after an event, by name, with the gradient of `advance_features`."
-    exact, soft = _split_features(embed, feats), advance_features(before, y, tempo)
-    return {k:exact[k] + (soft[k] - soft[k].detach()) for k in exact}
+    soft = advance_features(before, y, tempo)
+    return {k:_straight_through(x, soft[k]) for k,x in _split_features(embed, feats).items()}
 
 # %% ../../nbs/675_models.rollout.ipynb #1ae43eb4
 def _soft_layer_vectors(trunk, y):
@@ -210,7 +214,7 @@ def _last_logits(model, ids, cache, precomputed=None):
     "Logits (batch, 774) after the last id, in float32."
     return model(ids, cache=cache, precomputed=precomputed).logits[:,-1].float()
 
-def _sample_steps(model, logits, features, cache, steps, temperature, through):
+def _sample_steps(model, logits, features, cache, steps, temperature, backprop_inputs):
     "Sample `steps` ids from `logits` on: ids (batch, steps), and their one-hot rows."
     ids, rows = [], []
     for i in range(steps):
@@ -218,7 +222,8 @@ def _sample_steps(model, logits, features, cache, steps, temperature, through):
         ids.append(new)
         rows.append(y)
         if i == steps - 1: break
-        precomputed, features = _embed_choice(model.trunk, features, y if through else y.detach(), new, cache.state)
+        event = y if backprop_inputs else y.detach()
+        precomputed, features = _embed_choice(model.trunk, features, event, new, cache.state)
         logits = _last_logits(model, new[:,None], cache, precomputed)
     return torch.stack(ids, 1), torch.stack(rows, 1)
 
@@ -230,7 +235,7 @@ def rollout(
     z:Tensor=None,       # (batch, size): latents, in the modes that have them
     state=None,          # automaton before the prefix, a `State` or a loader's dict; the start of a piece by default
     temperature:float=1., # of the straight-through gradient
-    through:bool=True,   # backpropagate through the sampled inputs
+    backprop_inputs:bool=True, # backpropagate through the sampled inputs
 )->Rollout:
     "Sample `steps` ids after `prefix` from `model`, differentiably."
     start = State.of(state)
@@ -239,5 +244,5 @@ def rollout(
         cache = _start_cache(model, prefix, z, start)
         logits = _last_logits(model, prefix[:,-1:], cache)
         features = _last_features(model.trunk.embed, prefix, start)
-        ids, one_hot = _sample_steps(model, logits, features, cache, steps, temperature, through)
+        ids, one_hot = _sample_steps(model, logits, features, cache, steps, temperature, backprop_inputs)
     return Rollout(ids, one_hot, prefix, start)

@@ -69,12 +69,14 @@ class _SavedTensors:
 
     def pack(self, t):
         "Record one tensor."
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.sizes.append(storage.nbytes())
-            self.kept.append(t)
+        address = t.untyped_storage().data_ptr()
+        if address not in self.seen: self._add(t, address)
         return t
+
+    def _add(self, t, address):
+        self.seen.add(address)
+        self.sizes.append(t.untyped_storage().nbytes())
+        self.kept.append(t)
 
 def _unchanged(t): return t
 

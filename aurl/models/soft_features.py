@@ -78,12 +78,13 @@ def _latest(mass, past):
 
 def _windowed(x, n):
     "Differences of `x` over `n` positions: sums over the last `n` instead of all."
-    return x if n is None or n >= x.shape[1] else x - F.pad(x[:,:-n], (0, 0, n, 0))
+    return x if n >= x.shape[1] else x - F.pad(x[:,:-n], (0, 0, n, 0))
 
 def _sounding(t, max_distance, initial_roll):
-    "Keys that are down after each position, (batch, time, 88)."
-    roll = _windowed(deterministic_cumsum(t.on - t.off, 1), max_distance)
-    return roll if initial_roll is None or max_distance is not None else roll + initial_roll[:,None]
+    "Keys that are down, (batch, time, 88)."
+    roll = deterministic_cumsum(t.on - t.off, 1)
+    if max_distance is not None: return _windowed(roll, max_distance)
+    return roll if initial_roll is None else roll + initial_roll[:,None]
 
 # %% ../../nbs/650_models.soft_features.ipynb #958e7dc7
 expected_feature_sizes = dict(rhythm=4 + len(decay_taus), harmony=3*12 + 7, melody=15, dynamics=4)
@@ -122,7 +123,7 @@ def _dynamics(t, past, onset):
 # %% ../../nbs/650_models.soft_features.ipynb #11639236
 @functools.cache
 def _keys(device, dtype):
-    "Pitch class (88, 12) of each key, and its position on the keyboard (88,), -1 … 1."
+    "Pitch class (88, 12) of each key, and its position (88,), -1 … 1."
     pitch = torch.arange(vocab.pitch_lo, vocab.pitch_hi+1, device=device)
     return F.one_hot(pitch % 12, 12).to(dtype), ((pitch - 64.5)/44).to(dtype)
 

@@ -100,6 +100,8 @@ class Latent(nn.Module):
     def size(self): return sum(l.regions*l.size for l in self.levels) + 1
 
 # %% ../../nbs/635_models.vae.ipynb #827825dd
+def _log_seconds(seconds): return seconds.clamp(min=1e-2).log()
+
 @patch
 def flat(self:Latent,
     z:dict,         # (batch, regions, size) by level
@@ -107,8 +109,7 @@ def flat(self:Latent,
 )->Tensor:          # (batch, size)
     "Concatenate levels and log duration into one vector."
     levels = [z[l.name].flatten(1) for l in self.levels]
-    log_seconds = seconds.clamp(min=1e-2).log()[:,None]
-    return torch.cat([*levels, log_seconds.to(levels[0].dtype)], 1)
+    return torch.cat([*levels, _log_seconds(seconds)[:,None].to(levels[0].dtype)], 1)
 
 @patch
 def parts(self:Latent,
@@ -144,7 +145,7 @@ def choose(self:Latent,
 @patch
 def update_durations(self:Latent, seconds):
     "Update the running mean and standard deviation of log durations."
-    log = seconds.clamp(min=1e-2).log().float()
+    log = _log_seconds(seconds).float()
     std = log.std(unbiased=False) if len(log) > 1 else self.lengths[1]
     self.lengths.lerp_(torch.stack([log.mean(), std]), .02)
 

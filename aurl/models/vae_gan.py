@@ -167,9 +167,9 @@ def _check_packed(self:MusicTransformerVAEGAN, cache):
 
 @patch
 def _word_dropout_mask(self:MusicTransformerVAEGAN, ids):
-    "Random mask (batch, time) of ids to hide from the decoder, or None outside of training."
-    if not (self.training and self.config.word_dropout): return None
-    return torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
+    "Random mask of ids to hide from the decoder; None outside of training."
+    share = self.config.word_dropout if self.training else 0
+    return torch.rand(ids.shape, device=ids.device) < share if share else None
 
 def _steps_passed(ids, cache):
     "Steps (batch, time) that have passed in the piece after each id."
@@ -267,26 +267,26 @@ def __repr__(self:MusicTransformerVAEGAN):
 
 # %% ../../nbs/660_models.vae_gan.ipynb #618b5e2f
 @patch
-def _description(self:MusicTransformerVAEGAN, notes):
+def _description(self:MusicTransformerVAEGAN, metadata):
     "What config.json says of the model."
     return dict(
         model=self.config.to_dict(),
         fingerprint=self.codec.fingerprint,
         vocab=len(vocab),
-        notes=notes,
+        notes=metadata,
         profile=self.profile.to_dict() if self.profile is not None else None,
     )
 
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to create; a saved model in it is replaced, other contents raise an error
-    **notes # metadata to save with it: data, steps, metrics
+    **metadata # to save with it: data, steps, metrics
 )->Path:
     "Write the model to the folder `path`."
     path = Path(path)
     check_model_target(path)
     weights = {k:v.detach().cpu().contiguous() for k,v in self.state_dict().items()}
-    write_model_folder(path, weights, self._description(notes), self.programs)
+    write_model_folder(path, weights, self._description(metadata), self.programs)
     return path
 
 # %% ../../nbs/660_models.vae_gan.ipynb #1e87bc41
@@ -301,7 +301,7 @@ def _load_model(cls, path):
 
 @patch
 def _changed(self:MusicTransformerVAEGAN, overrides):
-    "A new model with other fields of `ModelConfig`, and with all weights of this one that fit."
+    "A model with other fields of `ModelConfig`, and all weights that fit."
     new = type(self)(self.config, **overrides)
     new.take_over(self)
     new.programs = self.programs
