@@ -93,18 +93,18 @@ class LossInputs:
     state:State=None      # automaton before the first id; the start of a piece by default
     output:object=None    # the `ModelOutput`, for losses that need more than its logits
     more:dict=field(default_factory=dict) # values that callbacks add
-    taken:list=field(default_factory=list, repr=False) # number of values in each mean taken since the list was emptied
+    mean_sizes:list=field(default_factory=list, repr=False) # number of values in each mean since it was emptied
 
     @cached_property
-    def scores(self): return self.logits.float() if is_half_precision(self.logits) else self.logits
+    def float_logits(self): return self.logits.float() if is_half_precision(self.logits) else self.logits
     @cached_property
-    def log_probs(self): return self.scores.log_softmax(-1)   # (batch, time, 774)
+    def log_probs(self): return self.float_logits.log_softmax(-1)   # (batch, time, 774)
     @cached_property
-    def probs(self): return self.scores.softmax(-1)           # (batch, time, 774), float32 or wider
+    def probs(self): return self.float_logits.softmax(-1)           # (batch, time, 774), float32 or wider
     @cached_property
-    def counts(self): return self.targets != vocab.PAD        # (batch, time) bool: positions that count
+    def target_mask(self): return self.targets != vocab.PAD        # (batch, time) bool: positions that count
     @cached_property
-    def nll(self): return _nll(self.scores, self.targets)     # (batch, time), in nats; 0 where the target is PAD
+    def nll(self): return _nll(self.float_logits, self.targets)     # (batch, time), in nats; 0 where the target is PAD
     @cached_property
     def target_kinds(self): return grammar.on(self.ids).kind[self.targets] # (batch, time) `Kind` of the targets
     @cached_property
@@ -124,33 +124,33 @@ def mean(self:LossInputs,
     where:Tensor=None, # (batch, time) bool, or weights of the positions; all that count by default
 )->Tensor:            # ()
     "Mean of `x` over the positions that count; 0 if there are none."
-    weights = self.counts if where is None else where*self.counts
+    weights = self.target_mask if where is None else where*self.target_mask
     n = weights.sum()
-    self.taken.append(n)
+    self.mean_sizes.append(n)
     return _mean_where(x, weights, n)
 
 # %% ../../nbs/700_losses.base.ipynb #f2abc52c
 @patch
-def over(self:LossInputs,
+def mean_over(self:LossInputs,
     x:Tensor, # (n,)
 )->Tensor:    # ()
     "Mean of `x`, one value for each position, note or window that counts; 0 if there are none."
-    self.taken.append(torch.tensor(len(x), device=x.device))
+    self.mean_sizes.append(torch.tensor(len(x), device=x.device))
     return x.sum()/max(1, len(x))
 
 @patch
-def over_windows(self:LossInputs,
+def mean_over_windows(self:LossInputs,
     x:Tensor, # (batch,)
 )->Tensor:    # ()
     "Mean of `x` over the windows in which a position counts."
-    return self.over(x[self.counts.any(1)])
+    return self.mean_over(x[self.target_mask.any(1)])
 
 @patch
 def target_is(self:LossInputs,
     *kinds, # of `Kind`
 )->Tensor:  # (batch, time) bool
     "Mask of the positions whose target is of these kinds."
-    return self.counts & sum(self.target_kinds == k for k in kinds).bool()
+    return self.target_mask & sum(self.target_kinds == k for k in kinds).bool()
 
 # %% ../../nbs/700_losses.base.ipynb #9d30fdf9
 def kind_slice(
@@ -160,7 +160,7 @@ def kind_slice(
     return slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
 
 @patch
-def chance(self:LossInputs,
+def kind_prob(self:LossInputs,
     kind:Kind, # an event
 )->Tensor:     # (batch, time), 0 … 1
     "Probability that the next event is of this kind."
@@ -173,7 +173,7 @@ def probs_within_kind(self:LossInputs,
     where:Tensor=None, # (batch, time) bool; by default the positions whose target is of this kind
 )->Tensor:             # (n, ids of the kind): probabilities that sum to 1
     "Conditional distribution within a kind, at the positions `where`."
-    return self.scores[self.target_is(kind) if where is None else where][:,kind_slice(kind)].softmax(-1)
+    return self.float_logits[self.target_is(kind) if where is None else where][:,kind_slice(kind)].softmax(-1)
 
 @patch
 def within_kind(self:LossInputs,

@@ -27,12 +27,12 @@ def _standardize(z):
 @register_loss('kl', unit='nats per token', needs='price')
 def kl_loss(h:LossInputs):
     "KL divergence after free bits, per token of a piece; `KLLoss` adds it with a schedule of its own."
-    return h.output.price.paid/(h.counts.sum()/len(h.counts)).clamp(min=1)
+    return h.output.price.paid/(h.target_mask.sum()/len(h.target_mask)).clamp(min=1)
 
 @register_loss('sparsity', unit='mean absolute value', needs='z')
 def sparsity_loss(h:LossInputs):
     "Mean absolute value of the latent: unused dimensions should be 0."
-    return h.over_windows(_float_latent(h.output.z).abs().mean(1))
+    return h.mean_over_windows(_float_latent(h.output.z).abs().mean(1))
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #0d010e09
 def _diagonal(n, device):

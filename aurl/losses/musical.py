@@ -52,7 +52,7 @@ def _energy_loss(h, kind, distance, fold=None):
     "Mean energy score within `kind`, after `_fold_classes`."
     p, y = h.within_kind(kind)
     if fold is not None: p, y = _fold_classes(p, y, fold)
-    return h.over(energy_score(p, y, distance.to(p.device, p.dtype)))
+    return h.mean_over(energy_score(p, y, distance.to(p.device, p.dtype)))
 
 # %% ../../nbs/705_losses.musical.ipynb #92f5a85a
 @register_loss('rhythm', unit='octaves of duration')
@@ -93,5 +93,5 @@ def contour_loss(h:LossInputs):
     where = h.target_is(Kind.NOTE_ON) & (last >= 0)
     keys, y, last = torch.arange(vocab.n_pitches, device=last.device), h.targets[where] - vocab.NOTE_ON, last[where]
     other_way = _directions(keys, last[:,None]) != _directions(y, last)[:,None]
-    scores = h.scores[where][:,kind_slice(Kind.NOTE_ON)]
-    return h.over(scores.logsumexp(-1) - scores.masked_fill(other_way, -torch.inf).logsumexp(-1))
+    scores = h.float_logits[where][:,kind_slice(Kind.NOTE_ON)]
+    return h.mean_over(scores.logsumexp(-1) - scores.masked_fill(other_way, -torch.inf).logsumexp(-1))

@@ -41,13 +41,13 @@ def pairing_loss(h:LossInputs):
 # %% ../../nbs/715_losses.rules.ipynb #317e260a
 def _prob_of_none(h, kind):
     "Probability (batch,) that a window has no event of `kind`; 0 if the targets have none."
-    p = (h.chance(kind)*h.counts).clamp(max=1 - 1e-6)
+    p = (h.kind_prob(kind)*h.target_mask).clamp(max=1 - 1e-6)
     return torch.where(h.target_is(kind).any(1), torch.log1p(-p).sum(1).exp(), 0.)
 
 @register_loss('coherence', unit='weighted probability')
 def coherence_loss(h:LossInputs):
     "Probability that a window has no note (5), and that no time passes (2)."
-    return h.over_windows(5*_prob_of_none(h, Kind.NOTE_ON) + 2*_prob_of_none(h, Kind.TIME_SHIFT))
+    return h.mean_over_windows(5*_prob_of_none(h, Kind.NOTE_ON) + 2*_prob_of_none(h, Kind.TIME_SHIFT))
 
 # %% ../../nbs/715_losses.rules.ipynb #2acc8afc
 def _ngram_codes(ids, n):
@@ -88,13 +88,13 @@ def _unlikelihood(scores, classes):
 def _loop_unlikelihood(h, n):
     "−log(1−p) of the id that would extend a repetition of `n` ids, where the target does not."
     again = ngram_continuation(h.ids, n)
-    where = h.counts & (again >= 0) & (again != h.targets)
-    return _unlikelihood(h.scores[where], again[where])
+    where = h.target_mask & (again >= 0) & (again != h.targets)
+    return _unlikelihood(h.float_logits[where], again[where])
 
 @register_loss('repetition', unit='nats')
 def repetition_loss(h:LossInputs, lengths=(4, 8, 16)):
     "Unlikelihood loss: −log(1−p) of the id that would extend a long repetition that the targets leave."
-    return [h.over(_loop_unlikelihood(h, n)) for n in lengths]
+    return [h.mean_over(_loop_unlikelihood(h, n)) for n in lengths]
 
 # %% ../../nbs/715_losses.rules.ipynb #c53d81d4
 def _run_lengths(notes):
@@ -139,7 +139,7 @@ def excess_cost(
 def _excess_loss(h, kind, cost):
     "Mean excess cost where the target is of `kind`."
     p, y = h.within_kind(kind)
-    return h.over(excess_cost(p, cost.to(h.ids.device), y))
+    return h.mean_over(excess_cost(p, cost.to(h.ids.device), y))
 
 # %% ../../nbs/715_losses.rules.ipynb #4a69dd92
 def _step_function(bounds, costs, values):
@@ -188,7 +188,7 @@ def voice_leading_loss(h:LossInputs, free_step=2):
     defined = chord.any(1)
     p, y = h.within_kind(Kind.NOTE_ON, where)
     leaps = _distance_to_nearest(chord[defined])
-    return h.over(excess_cost(p[defined], leaps, y[defined], free_cost=free_step))
+    return h.mean_over(excess_cost(p[defined], leaps, y[defined], free_cost=free_step))
 
 # %% ../../nbs/715_losses.rules.ipynb #776116c4
 # by interval, 0 … 11 semitones
@@ -206,9 +206,9 @@ def dissonance_loss(h:LossInputs):
     where = h.target_is(Kind.NOTE_ON)
     down = scan_roll(h.grammar_states)[where] > 0
     defined = down.any(1)
-    roughness = _mean_roughness(down[defined].to(h.scores))
+    roughness = _mean_roughness(down[defined].to(h.float_logits))
     p, y = h.within_kind(Kind.NOTE_ON, where)
-    return h.over(excess_cost(p[defined], roughness, y[defined]))
+    return h.mean_over(excess_cost(p[defined], roughness, y[defined]))
 
 # %% ../../nbs/715_losses.rules.ipynb #17feb866
 @register_loss('tritones', unit='probability')
@@ -218,4 +218,4 @@ def tritone_loss(h:LossInputs):
     where = h.target_is(Kind.NOTE_ON) & (last >= 0)
     is_tritone = (_keys.to(last.device) - last[where][:,None]).abs() % 12 == 6
     p, y = h.within_kind(Kind.NOTE_ON, where)
-    return h.over(excess_cost(p, is_tritone, y))
+    return h.mean_over(excess_cost(p, is_tritone, y))

@@ -19,13 +19,13 @@ from .base import LossInputs, kind_slice, losses, register_loss
 from .musical import pitch_class_matrix
 
 # %% ../../nbs/710_losses.texture.ipynb #eeb641ba
-def _expected_notes(h): return (h.chance(Kind.NOTE_ON)*h.counts).sum(1)
+def _expected_notes(h): return (h.kind_prob(Kind.NOTE_ON)*h.target_mask).sum(1)
 def _target_notes(h): return h.target_is(Kind.NOTE_ON).sum(1).to(h.probs)
 
 def _expected_steps(h):
     "Expected number of time steps, (batch,)."
     steps = torch.arange(1, vocab.max_shift + 1, device=h.ids.device)
-    return ((h.probs[...,kind_slice(Kind.TIME_SHIFT)]*steps).sum(-1)*h.counts).sum(1)
+    return ((h.probs[...,kind_slice(Kind.TIME_SHIFT)]*steps).sum(-1)*h.target_mask).sum(1)
 
 def _target_steps(h):
     "Number of time steps of the targets, (batch,)."
@@ -56,8 +56,8 @@ def pitch_counts(
     n_parts:int=1, # number of equal parts of the window
 )->tuple:          # (batch, n_parts, 88), twice: expected, and of the targets
     "Number of onsets of each key in each part of a window."
-    part = _part_of_position(h.counts, n_parts).to(h.probs)
-    keys = h.probs[...,kind_slice(Kind.NOTE_ON)]*h.counts[...,None]
+    part = _part_of_position(h.target_mask, n_parts).to(h.probs)
+    keys = h.probs[...,kind_slice(Kind.NOTE_ON)]*h.target_mask[...,None]
     target = _target_keys(h).to(keys)
     return torch.einsum('btk,btp->bpk', keys, part), torch.einsum('btk,btp->bpk', target, part)
 
@@ -68,12 +68,12 @@ def density_loss(h:LossInputs):
     (expected, expected_time), (target, target_time) = note_time_counts(h)
     second = vocab.steps_per_second
     notes, time = (expected + 1)/(target + 1), (expected_time + second)/(target_time + second)
-    return h.over_windows((torch.log2(notes) - torch.log2(time))**2)
+    return h.mean_over_windows((torch.log2(notes) - torch.log2(time))**2)
 
 # %% ../../nbs/710_losses.texture.ipynb #8ed1bb97
 def _over_notes(h, x, target):
     "Mean of `x` (batch,) over the windows whose target counts are not zero."
-    return h.over(x[target.sum(1) > 0])
+    return h.mean_over(x[target.sum(1) > 0])
 
 def _mean_octave(counts):
     "Mean pitch (batch,) of onset counts (batch, 88), in octaves."
@@ -121,4 +121,4 @@ def self_similarity(
 def form_loss(h:LossInputs):
     "Mean squared difference of the expected and the target self-similarity."
     expected, target = (self_similarity(x) for x in pitch_counts(h, n_form_parts))
-    return h.over_windows((expected - target).pow(2).mean((1, 2)))
+    return h.mean_over_windows((expected - target).pow(2).mean((1, 2)))

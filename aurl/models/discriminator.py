@@ -182,17 +182,18 @@ class Discriminator(nn.Module):
 @patch
 def forward(self:Discriminator,
     x:Tensor,          # ids (batch, time) int64, or probabilities (batch, time, 774)
-    there:Tensor=None, # (batch, time) bool: positions that are not padding; for ids, all but PAD by default
-    judge:Tensor=None, # (batch, time) bool: positions that count for the score; all non-padding ones by default
-    before:Tensor=None, # (batch, 88): keys that sound before the first position
+    mask:Tensor=None, # (batch, time) bool: positions that are not padding; for ids, all but PAD by default
+    score_mask:Tensor=None, # (batch, time) bool: positions that count for the score; all non-padding ones by default
+    initial_roll:Tensor=None, # (batch, 88): keys that sound before the first position
 )->CriticOutput:
-    mask = _no_padding(x) if there is None else there
-    score_mask, embedded = mask if judge is None else judge & mask, self.embed(x)
+    if mask is None: mask = _no_padding(x)
+    score_mask = mask if score_mask is None else score_mask & mask
+    embedded = self.embed(x)
     scored = score_mask[...,None].to(embedded.dtype)
     out = CriticOutput({}, {}, {}, score_mask, weights=self.weights)
     for k,scale in self.scales.items():
         # ends as that of the global scale: unlimited context
-        out.music = expected_features(x, scale.max_distance, before)
+        out.music = expected_features(x, scale.max_distance, initial_roll)
         out.logits[k], places, out.features[k] = scale(embedded, out.music, mask)
         out.place_masks[k] = _pool_positions(scored, score_mask, scale.stride)[1] & places
     return out

@@ -176,8 +176,8 @@ def _ranks(x):
     return ranks
 
 def _float_array(x):
-    "`x` as a new NumPy array of float64."
-    return np.array(x.detach().cpu() if isinstance(x, Tensor) else x, float)
+    "`x` as a NumPy array of float64."
+    return np.asarray(x.detach().cpu().numpy() if isinstance(x, Tensor) else x, float)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #825514a4
 def spearman(

@@ -151,16 +151,16 @@ class Rollout:
     prefix:Tensor  # (batch, real) int64: the real ids before it
     start:State=None # state of the automaton before the prefix
 
-    def music(self)->Tensor: # (batch, real + steps, 774)
+    def one_hot_piece(self)->Tensor: # (batch, real + steps, 774)
         "One-hot prefix and rollout, for a critic."
         return torch.cat([F.one_hot(self.prefix, len(vocab)).to(self.one_hot.dtype), self.one_hot], 1)
 
     @property
     # (batch, real + steps) bool: not padding
-    def there(self): return torch.cat([self.prefix, self.ids], 1) != vocab.PAD
+    def mask(self): return torch.cat([self.prefix, self.ids], 1) != vocab.PAD
 
     @property
-    def own(self):                                                              # (batch, real + steps) bool: sampled
+    def generated_mask(self):                                                              # (batch, real + steps) bool: sampled
         return F.pad(self.ids != vocab.PAD, (self.prefix.shape[1], 0))
 
 # %% ../../nbs/675_models.rollout.ipynb #db4809e9

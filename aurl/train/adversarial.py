@@ -47,7 +47,7 @@ class CriticBatch:
         self.critic, self.real, self.fake, self.there, self.own, self.before, self.weights = (
             critic, real, fake, there, own, before, weights)
         self.share = 1.  # weight of this batch among those of all ranks
-    def of_real(self): return self.critic(self.real, judge=self.own, before=self.before)
+    def of_real(self): return self.critic(self.real, score_mask=self.own, initial_roll=self.before)
     def of_fake(self, fake=None):
         return self.critic(self.fake if fake is None else fake, self.there, self.own, self.before)
 
@@ -274,7 +274,7 @@ def make_critic_batch(self:AdversarialTraining,
     state = grammar.start(len(ids), ids.device) if state is None else state[rows]
     self.before_all, first = state, max(0, real - self.context)
     r = rollout(self.model, ids[:,:real], long, z, state, self.temperature, self.through)
-    fake, there, own = r.music()[:,first:], r.there[:,first:], r.own[:,first:]
+    fake, there, own = (x[:,first:] for x in (r.one_hot_piece(), r.mask, r.generated_mask))
     truth = F.pad(ids[:,first:real+long], (0, max(0, real + long - ids.shape[1])), value=vocab.PAD)
     before = state_roll(grammar.advance(state, ids[:,:first]))
     if not self.guess: return CriticBatch(self.model.critic, truth, fake, there, own, before)
@@ -296,16 +296,16 @@ def _penalties(self:AdversarialTraining, m):
     n, out = max(1, len(m.real)//2), {}
     heard, there = lambda x, **k: m.critic(x, **k).score(m.weights), m.real[:n] != vocab.PAD
     real = F.one_hot(m.real[:n], len(vocab)).to(m.fake.dtype)
-    if self.gamma: out['r1'] = r1_penalty(heard, real, self.gamma, there=there, judge=m.own[:n], before=m.before[:n])
+    if self.gamma: out['r1'] = r1_penalty(heard, real, self.gamma, mask=there, score_mask=m.own[:n], initial_roll=m.before[:n])
     if self.slope:
         out['gradient_penalty'] = gradient_penalty(
             heard,
             real,
             m.fake[:n].detach(),
             self.slope,
-            there=there | m.there[:n],
-            judge=m.own[:n],
-            before=m.before[:n],
+            mask=there | m.there[:n],
+            score_mask=m.own[:n],
+            initial_roll=m.before[:n],
         )
     return out
 
