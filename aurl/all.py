@@ -191,7 +191,8 @@ _all_ = [
 ]
 
 # %% ../nbs/990_all.ipynb #5ced51ec
-from .models.vae_gan import ModelConfig, ModelOutput, MusicTransformerVAEGAN, preset_config
+from .models.model_config import ModelConfig, preset_config
+from .models.vae_gan import ModelOutput, MusicTransformerVAEGAN
 from .models.size import Footprint, parameter_counts, footprint, match_parameter_count
 from .models.conditioning import ConditionEmbedding, ConditionSpec
 from .models.discriminator import Discriminator
@@ -224,7 +225,8 @@ _all_ = [
 ]
 
 # %% ../nbs/990_all.ipynb #92fc7271
-from .losses.base import LossInputs, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
+from .losses.base import LossInputs, MusicLoss, find_loss, grammar_loss, register_loss
+from .losses.loss_checks import check_loss
 from .train.learner import KeepBest, RunLog, music_learner
 from .train.latent_loss import LatentConfig, latent_callbacks
 from .train.objectives import MusicLosses

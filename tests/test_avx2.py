@@ -20,6 +20,7 @@ NOTEBOOKS = [
     '650_models.soft_features',
     '680_models.decoder',
     '700_losses.base',
+    '702_losses.loss_checks',
     '705_losses.musical',
     '710_losses.texture',
     '715_losses.rules',

@@ -29,8 +29,9 @@ from aurl.commands.sweep import check_sweep_keys
 from aurl.config import Config, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError, seed_everything
 from aurl.dependencies import given_keys, value_of
-from aurl.models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from aurl.commands.scaling import check_scaling_keys
+from aurl.models.model_config import ModelConfig
+from aurl.models.vae_gan import MusicTransformerVAEGAN
+from aurl.commands.scaling import COMMANDS, check_scaling_keys
 from aurl.tokens.vocab import vocab
 from aurl.train.averaging import WeightAveraging
 from aurl.train.latent_loss import KLLoss

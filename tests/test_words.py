@@ -14,7 +14,8 @@ from aurl.data.loaders import check_loader
 from aurl.train.stages import parse_stages
 from aurl.config import Config, _all_keys, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError
-from aurl.models.vae_gan import ModelConfig
+from aurl.models.model_config import ModelConfig
+from aurl.commands.scaling import COMMANDS
 from aurl.score.augment import AugmentConfig
 from aurl.data.store import StoreConfig
 from aurl.search.space import nest_keys

@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['corruptions', 'losses', 'perceptual_weights', 'pulse_shifts', 'pulse_weight', 'MusicLoss', 'token_nll',
-           'invalid_mass', 'grammar_loss', 'LossInputs', 'kind_slice', 'confident_inputs', 'corrupt_ids', 'Loss',
-           'register_loss', 'find_loss', 'reconstruction_loss', 'perceptual_reconstruction_loss', 'onset_loss',
-           'label_smoothing_loss', 'confidence_loss', 'focal_loss', 'grammar_violation_loss', 'example_inputs',
-           'check_loss']
+           'invalid_mass', 'grammar_loss', 'is_half_precision', 'LossInputs', 'kind_slice', 'is_onset', 'last_key',
+           'confident_inputs', 'corrupt_ids', 'Loss', 'register_loss', 'find_loss', 'reconstruction_loss',
+           'perceptual_reconstruction_loss', 'onset_loss', 'label_smoothing_loss', 'confidence_loss', 'focal_loss',
+           'grammar_violation_loss']
 
 # %% ../../nbs/700_losses.base.ipynb #461ac009
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -39,21 +38,26 @@ class MusicLoss(nn.Module):
         logits:Tensor,  # (batch, time, 774)
         targets:Tensor, # (batch, time) int64: the next ids
     )->Tensor:          # ()
-        return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD,
-                               label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.)
+        smoothing = self.smoothing if torch.is_grad_enabled() else 0.
+        return F.cross_entropy(
+            logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, label_smoothing=smoothing
+        )
 
     def decodes(self, logits): return logits.argmax(-1)
     def activation(self, logits): return logits.softmax(-1)
 
 # %% ../../nbs/700_losses.base.ipynb #14f8dc08
+def _nll(logits, targets):
+    "Negative log-likelihood (batch, time); 0 where the target is PAD."
+    flat = logits.flatten(0, -2), targets.flatten()
+    return F.cross_entropy(*flat, ignore_index=vocab.PAD, reduction='none').view(targets.shape)
+
 def token_nll(
     logits:Tensor,  # (batch, time, 774)
     targets:Tensor, # (batch, time) int64
 )->Tensor:          # (batch, time): 0 where the target is PAD
     "Negative log-likelihood at each position, in nats."
-    return F.cross_entropy(
-        logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, reduction='none'
-    ).view(targets.shape)
+    return _nll(logits.float(), targets)
 
 # %% ../../nbs/700_losses.base.ipynb #d6e096d3
 def invalid_mass(
@@ -74,6 +78,12 @@ def grammar_loss(
     return w.mean() if targets is None else w[targets != vocab.PAD].mean()
 
 # %% ../../nbs/700_losses.base.ipynb #68891f11
+def is_half_precision(
+    x:Tensor,
+)->bool:
+    "Whether `x` is float16 or bfloat16."
+    return x.dtype in (torch.float16, torch.bfloat16)
+
 @dataclass
 class LossInputs:
     "The inputs, predictions and targets of a batch."
@@ -83,59 +93,64 @@ class LossInputs:
     state:State=None      # automaton before the first id; the start of a piece by default
     output:object=None    # the `ModelOutput`, for losses that need more than its logits
     more:dict=field(default_factory=dict) # values that callbacks add
-    taken:list=field(default_factory=list, repr=False) # number of values in each mean taken since the list was emptied
+    mean_sizes:list=field(default_factory=list, repr=False) # number of values in each mean since it was emptied
 
     @cached_property
-    def scores(self):
-        return self.logits.float() if self.logits.dtype in (torch.float16, torch.bfloat16) else self.logits
+    def float_logits(self): return self.logits.float() if is_half_precision(self.logits) else self.logits
     @cached_property
-    def log_probs(self): return self.scores.log_softmax(-1)   # (batch, time, 774)
+    def log_probs(self): return self.float_logits.log_softmax(-1)   # (batch, time, 774)
     @cached_property
-    def probs(self): return self.scores.softmax(-1)           # (batch, time, 774), float32 or wider
+    def probs(self): return self.float_logits.softmax(-1)           # (batch, time, 774), float32 or wider
     @cached_property
-    def counts(self): return self.targets != vocab.PAD        # (batch, time) bool: positions that count
+    def target_mask(self): return self.targets != vocab.PAD        # (batch, time) bool: positions that count
     @cached_property
-    def nll(self): # (batch, time), in nats; 0 where the target is PAD
-        return F.cross_entropy(self.scores.flatten(0, -2), self.targets.flatten(), ignore_index=vocab.PAD,
-                               reduction='none').view(self.targets.shape)
+    def nll(self): return _nll(self.float_logits, self.targets)     # (batch, time), in nats; 0 where the target is PAD
     @cached_property
-    def kinds(self): return grammar.on(self.ids).kind[self.targets]       # (batch, time) `Kind` of the targets
+    def target_kinds(self): return grammar.on(self.ids).kind[self.targets] # (batch, time) `Kind` of the targets
     @cached_property
-    def scanned(self): return grammar.scan(self.ids, self.state)          # the automaton after every position
+    def grammar_states(self): return grammar.scan(self.ids, self.state)    # the automaton after every position
     @cached_property
-    def allowed(self): return grammar.masks(self.ids, self.state, self.scanned) # (batch, time, 774) bool
+    def allowed(self): return grammar.masks(self.ids, self.state, self.grammar_states) # (batch, time, 774) bool
 
 # %% ../../nbs/700_losses.base.ipynb #b6096aa4
+def _mean_where(x, weights, n):
+    "Mean of `x` with `weights`, whose sum is `n`."
+    if not weights.is_floating_point(): return torch.where(weights, x, 0.).sum()/n.clamp(min=1)
+    return torch.where(weights != 0, x*weights, 0.).sum()/n.clamp(min=1e-9)
+
 @patch
 def mean(self:LossInputs,
     x:Tensor,         # (batch, time)
     where:Tensor=None, # (batch, time) bool, or weights of the positions; all that count by default
 )->Tensor:            # ()
     "Mean of `x` over the positions that count; 0 if there are none."
-    w = self.counts if where is None else where*self.counts
-    n = w.sum()
-    self.taken.append(n)
-    return (
-        torch.where(w != 0, x * w, 0.0).sum() / n.clamp(min=1e-9)
-        if w.is_floating_point()
-        else torch.where(w, x, 0.0).sum() / n.clamp(min=1)
-    )
+    weights = self.target_mask if where is None else where*self.target_mask
+    n = weights.sum()
+    self.mean_sizes.append(n)
+    return _mean_where(x, weights, n)
 
 # %% ../../nbs/700_losses.base.ipynb #f2abc52c
 @patch
-def over(self:LossInputs,
+def mean_over(self:LossInputs,
     x:Tensor, # (n,)
 )->Tensor:    # ()
     "Mean of `x`, one value for each position, note or window that counts; 0 if there are none."
-    self.taken.append(torch.tensor(len(x), device=x.device))
+    self.mean_sizes.append(torch.tensor(len(x), device=x.device))
     return x.sum()/max(1, len(x))
 
 @patch
-def came(self:LossInputs,
+def mean_over_windows(self:LossInputs,
+    x:Tensor, # (batch,)
+)->Tensor:    # ()
+    "Mean of `x` over the windows in which a position counts."
+    return self.mean_over(x[self.target_mask.any(1)])
+
+@patch
+def target_is(self:LossInputs,
     *kinds, # of `Kind`
 )->Tensor:  # (batch, time) bool
     "Mask of the positions whose target is of these kinds."
-    return self.counts & sum(self.kinds == k for k in kinds).bool()
+    return self.target_mask & sum(self.target_kinds == k for k in kinds).bool()
 
 # %% ../../nbs/700_losses.base.ipynb #9d30fdf9
 def kind_slice(
@@ -145,71 +160,121 @@ def kind_slice(
     return slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
 
 @patch
-def chance(self:LossInputs,
+def kind_prob(self:LossInputs,
     kind:Kind, # an event
 )->Tensor:     # (batch, time), 0 … 1
     "Probability that the next event is of this kind."
     return self.probs[...,kind_slice(kind)].sum(-1)
 
+# %% ../../nbs/700_losses.base.ipynb #18691a36
 @patch
-def given(self:LossInputs,
+def probs_within_kind(self:LossInputs,
     kind:Kind,         # an event with several ids
     where:Tensor=None, # (batch, time) bool; by default the positions whose target is of this kind
 )->Tensor:             # (n, ids of the kind): probabilities that sum to 1
     "Conditional distribution within a kind, at the positions `where`."
-    return self.scores[self.came(kind) if where is None else where][:,kind_slice(kind)].softmax(-1)
+    return self.float_logits[self.target_is(kind) if where is None else where][:,kind_slice(kind)].softmax(-1)
+
+@patch
+def within_kind(self:LossInputs,
+    kind:Kind,         # an event with several ids
+    where:Tensor=None, # (batch, time) bool: positions whose target is of this kind; all by default
+)->tuple:              # probabilities (n, ids of the kind), and target classes (n,)
+    "Distribution within a kind, and the targets as indices of it."
+    where = self.target_is(kind) if where is None else where
+    return self.probs_within_kind(kind, where), self.targets[where] - vocab.blocks[kind].start
+
+# %% ../../nbs/700_losses.base.ipynb #615c56d6
+def is_onset(
+    ids:Tensor, # any shape
+)->Tensor:      # the same shape, bool
+    "Mask of the NOTE_ON ids."
+    return (ids >= vocab.NOTE_ON) & (ids < vocab.NOTE_OFF)
+
+def last_key(
+    ids:Tensor, # (batch, time) int64
+)->Tensor:      # (batch, time) int64: index of the key; -1 before the first onset
+    "Key of the last onset up to each position."
+    at = torch.where(is_onset(ids), torch.arange(ids.shape[1], device=ids.device), -1).cummax(1).values
+    return torch.where(at >= 0, ids.gather(1, at.clamp(min=0)) - vocab.NOTE_ON, -1)
 
 # %% ../../nbs/700_losses.base.ipynb #51daf67f
+def _confident_logits(predicted, prob):
+    "Logits (batch, time, 774) that give the ids `predicted` the probability `prob`, and the rest to all ids alike."
+    return torch.log((1 - prob)/len(vocab) + prob*F.one_hot(predicted, len(vocab)).float())
+
+def _batch_of(ids):
+    "Ids as int64 (batch, time); a single piece is a batch of one."
+    ids = torch.as_tensor(np.asarray(ids).astype(np.int64))
+    return ids[None] if ids.ndim == 1 else ids
+
 def confident_inputs(
     ids,           # (time,) or (batch, time) int64: music
-    believed=None, # predicted ids, in the shape of the targets; the targets by default
-    sure:float=.9, # probability of the predicted id; the rest is spread evenly
+    predicted=None, # predicted ids, in the shape of the targets; the targets by default
+    prob:float=.9, # probability of the predicted id; the rest is spread evenly
     logits=None,   # the logits instead
 )->LossInputs:
-    "Loss inputs of a synthetic model that reads `ids` and predicts `believed`."
-    ids = torch.as_tensor(np.asarray(ids).astype(np.int64))
-    ids = ids[None] if ids.ndim == 1 else ids
+    "Loss inputs of a synthetic model that reads `ids` and predicts `predicted`."
+    ids = _batch_of(ids)
     read, targets = ids[:,:-1], ids[:,1:]
-    believed = targets if believed is None else torch.as_tensor(believed).view(targets.shape)
-    if logits is None: logits = torch.log((1 - sure)/len(vocab) + sure*F.one_hot(believed, len(vocab)).float())
-    return LossInputs(logits, read, targets)
+    predicted = targets if predicted is None else torch.as_tensor(predicted).view(targets.shape)
+    return LossInputs(_confident_logits(predicted, prob) if logits is None else logits, read, targets)
 
 # %% ../../nbs/700_losses.base.ipynb #b21301c0
-corruptions = ('notes', 'leaps', 'time', 'loudness', 'stuck')
+_kind_sizes = torch.tensor([len(vocab.blocks[k]) for k in Kind])
 
-# %% ../../nbs/700_losses.base.ipynb #4068b794
-def corrupt_ids(
-    ids,       # (batch, time) or (time,) int64: music, or targets
-    what:str,  # one of `corruptions`
-    seed:int=0 # of the random changes
-)->Tensor:     # of the same shape: affected ids are replaced by others of the same kind
-    "Corrupt one aspect of the music."
-    ids = torch.as_tensor(ids)
-    t, g = grammar.on(ids), torch.Generator().manual_seed(seed)
-    kind, index = t.kind[ids], t.index[ids]
-    draw = lambda *options: torch.tensor(options)[torch.randint(len(options), ids.shape, generator=g)]
-    def moved(new, *kinds):
-        n = torch.tensor([len(vocab.blocks[k]) for k in Kind])[kind]
-        # reflect at the ends of the range
-        new = torch.where((new < 0) | (new >= n), 2*index - new, new).clamp(min=0).minimum(n-1)
-        return torch.where(sum(kind == k for k in kinds).bool(), ids - index + new, ids)
-    match what:
-        case 'notes': return moved(index + draw(-5, -3, -1, 1, 2, 6), Kind.NOTE_ON)
-        case 'leaps': return moved(index + draw(-24, 24), Kind.NOTE_ON)
-        case 'time': return moved(torch.where(draw(0, 1) > 0, 2*index + 1, (index - 1)//2), Kind.TIME_SHIFT)
-        case 'loudness': return moved(index + draw(-9, -7, 7, 9), Kind.VELOCITY)
-        case 'stuck': return _repeat_last(ids, kind)
-    raise ConfigError(f'unknown corruption {what!r}', way_out=f"choose one of {', '.join(corruptions)}")
+def _replace_index(ids, new, kind):
+    "Ids of `kind` with the index `new`, reflected at the ends of the range."
+    t = grammar.on(ids)
+    kinds, index = t.kind[ids], t.index[ids]
+    n = _kind_sizes[kinds]
+    new = torch.where((new < 0) | (new >= n), 2*index - new, new).clamp(min=0).minimum(n-1)
+    return torch.where(kinds == kind, ids - index + new, ids)
+
+def _draw(options, ids, g):
+    "One of `options` for each of `ids`, at random."
+    return torch.tensor(options)[torch.randint(len(options), ids.shape, generator=g)]
 
 # %% ../../nbs/700_losses.base.ipynb #86ea089c
-def _repeat_last(ids, kind):
+def _wrong_notes(ids, index, g): return _replace_index(ids, index + _draw((-5, -3, -1, 1, 2, 6), ids, g), Kind.NOTE_ON)
+def _wrong_octaves(ids, index, g): return _replace_index(ids, index + _draw((-24, 24), ids, g), Kind.NOTE_ON)
+def _wrong_velocities(ids, index, g): return _replace_index(ids, index + _draw((-9, -7, 7, 9), ids, g), Kind.VELOCITY)
+
+def _wrong_times(ids, index, g):
+    "Each shift at about double or half its length."
+    longer = _draw((0, 1), ids, g) > 0
+    return _replace_index(ids, torch.where(longer, 2*index + 1, (index - 1)//2), Kind.TIME_SHIFT)
+
+def _previous_true(mask):
+    "Position of the last true value before each one; -1 if there is none."
+    at = torch.where(mask, torch.arange(mask.shape[-1]), -1).cummax(-1).values.roll(1, -1)
+    at[...,0] = -1
+    return at
+
+def _repeat_last(ids, index, g):
     "Replace each note, shift and velocity by the last one before it."
-    out = ids.clone()
+    out, kind = ids.clone(), grammar.on(ids).kind[ids]
     for k in (Kind.NOTE_ON, Kind.TIME_SHIFT, Kind.VELOCITY):
-        at = torch.where(kind == k, torch.arange(ids.shape[-1]), -1).cummax(-1).values.roll(1, -1)
-        at[...,0] = -1
+        at = _previous_true(kind == k)
         out = torch.where((kind == k) & (at >= 0), ids.gather(-1, at.clamp(min=0)), out)
     return out
+
+# %% ../../nbs/700_losses.base.ipynb #4068b794
+_corruptions = dict(
+    notes=_wrong_notes, leaps=_wrong_octaves, time=_wrong_times, loudness=_wrong_velocities, stuck=_repeat_last
+)
+corruptions = tuple(_corruptions)
+
+def corrupt_ids(
+    ids,            # (batch, time) or (time,) int64: music, or targets
+    corruption:str, # one of `corruptions`
+    seed:int=0      # of the random changes
+)->Tensor:          # of the same shape: affected ids are replaced by others of the same kind
+    "Corrupt one aspect of the music."
+    if corruption not in _corruptions:
+        raise ConfigError(f'unknown corruption {corruption!r}', way_out=f"choose one of {', '.join(corruptions)}")
+    ids = torch.as_tensor(ids)
+    return _corruptions[corruption](ids, grammar.on(ids).index[ids], torch.Generator().manual_seed(seed))
 
 # %% ../../nbs/700_losses.base.ipynb #97843d13
 @dataclass
@@ -223,18 +288,25 @@ class Loss:
 
     @property
     def doc(self): return self.fn.__doc__ or ''
-    def parts(self, heard:LossInputs)->list:
+
+    def parts(self, inputs:LossInputs)->list:
         "The list of means of which the loss is the mean; most losses have one."
-        if self.needs and getattr(heard.output, self.needs, None) is None and self.needs not in heard.more:
+        self._check_needs(inputs)
+        y = self.fn(inputs)
+        return y if isinstance(y, list) else [y]
+
+    def _check_needs(self, inputs):
+        "Raise a `ConfigError` if the required input is missing."
+        if self.needs and getattr(inputs.output, self.needs, None) is None and self.needs not in inputs.more:
             raise ConfigError(f'the loss {self.name!r} needs {self.needs!r}, which this model does not give',
                               way_out=_hints.get(self.needs, f'leave {self.name} out'))
-        y = self.fn(heard)
-        return y if isinstance(y, list) else [y]
-    def __call__(self, heard:LossInputs)->Tensor: return sum(parts := self.parts(heard))/len(parts)
+
+    def __call__(self, inputs:LossInputs)->Tensor:
+        parts = self.parts(inputs)
+        return sum(parts)/len(parts)
 
 # %% ../../nbs/700_losses.base.ipynb #5799e901
-_hints = dict(z='set mode=vae, or leave the loss out', price='set mode=vae, or leave the loss out',
-              clouds='set mode=vae, or leave the loss out')
+_hints = dict.fromkeys(('z', 'price', 'clouds'), 'set mode=vae, or leave the loss out')
 losses = {}  # every loss, by name
 
 def register_loss(
@@ -264,16 +336,20 @@ def reconstruction_loss(h:LossInputs):
     "Cross-entropy of the targets."
     return h.mean(h.nll)
 
+# %% ../../nbs/700_losses.base.ipynb #bf6a08c3
 # weight of an event by its kind
 perceptual_weights = {Kind.NOTE_ON:3., Kind.NOTE_OFF:2.1, Kind.TIME_SHIFT:2., Kind.VELOCITY:1.5}
 pulse_shifts, pulse_weight = (4, 8, 16, 32), 1.5 # shifts in steps, and their additional weight
 
 def _token_weights():
+    "Perceptual weight of each id."
     w = np.array([perceptual_weights.get(Kind(k), 1.) for k in vocab.kind])
     w[vocab.time_shift(pulse_shifts)] *= pulse_weight
     return torch.tensor(w, dtype=torch.float32)
+
 _perceptual_weight_table = _token_weights()
 
+# %% ../../nbs/700_losses.base.ipynb #95ac4482
 @register_loss('perceptual_reconstruction', unit='nats per token')
 def perceptual_reconstruction_loss(h:LossInputs):
     "Cross-entropy weighted by audibility: onsets 3, note ends 2.1, time 2, velocity 1.5."
@@ -282,14 +358,18 @@ def perceptual_reconstruction_loss(h:LossInputs):
 @register_loss('structure_emphasis', unit='nats per note')
 def onset_loss(h:LossInputs):
     "Cross-entropy of note onsets only."
-    return h.mean(h.nll, h.came(Kind.NOTE_ON))
+    return h.mean(h.nll, h.target_is(Kind.NOTE_ON))
 
 # %% ../../nbs/700_losses.base.ipynb #7c8727b3
+def _nll_of_allowed(h):
+    "Mean negative log-likelihood (batch, time) of the ids that the grammar allows."
+    n = h.allowed.sum(-1).clamp(min=1)
+    return -torch.where(h.allowed, h.log_probs, 0.).sum(-1)/n
+
 @register_loss('smoothed', unit='nats per token')
 def label_smoothing_loss(h:LossInputs, share=.1):
     "Cross-entropy with a tenth of the target spread over the ids that the grammar allows."
-    n = h.allowed.sum(-1).clamp(min=1)
-    even = -torch.where(h.allowed, h.log_probs, 0.).sum(-1)/n
+    even = _nll_of_allowed(h)
     return h.mean((1 - share)*h.nll + share*even)
 
 @register_loss('confidence', unit='nats per token')
@@ -298,6 +378,7 @@ def confidence_loss(h:LossInputs):
     p = h.probs
     return h.mean(math.log(len(vocab)) + (p*h.log_probs).sum(-1))
 
+# %% ../../nbs/700_losses.base.ipynb #48e6b63c
 @register_loss('focal', unit='nats per token')
 def focal_loss(h:LossInputs, gamma=2.):
     "Focal loss: cross-entropy with less weight where the target is already likely."
@@ -307,151 +388,3 @@ def focal_loss(h:LossInputs, gamma=2.):
 def grammar_violation_loss(h:LossInputs):
     "Total probability of invalid ids."
     return h.mean((h.probs*~h.allowed).sum(-1))
-
-# %% ../../nbs/700_losses.base.ipynb #b6d87e0a
-# occurs two and a half times, then stops
-_motif = ('NOTE_ON 60', 'TIME_SHIFT 16', 'NOTE_OFF 60', 'NOTE_ON 64', 'TIME_SHIFT 16', 'NOTE_OFF 64')
-# four times
-_repeated_note = ('NOTE_ON 67', 'TIME_SHIFT 3', 'NOTE_OFF 67')
-
-# %% ../../nbs/700_losses.base.ipynb #488ca27d
-_example_phrase = (
-    'START',
-    'TEMPO 96',
-    'VELOCITY 80',
-    'NOTE_ON 60',
-    'NOTE_ON 64',
-    'TIME_SHIFT 20',
-    'NOTE_OFF 60',
-    'VELOCITY 40',
-    'NOTE_ON 67',
-    'TIME_SHIFT 90',
-    'NOTE_OFF 64',
-    'NOTE_OFF 67',
-    *_motif,
-    *_motif,
-    *_motif[:3],
-    *_repeated_note * 4,
-    'TEMPO 120',
-    'NOTE_ON 65',
-    'TIME_SHIFT 40',
-    'NOTE_OFF 65',
-    'END',
-)
-
-# %% ../../nbs/700_losses.base.ipynb #0f74ff46
-def example_inputs(
-    seed:int=0, # of the logits
-    latent:int=6, # dimensions of the latent, half of them in each of two levels
-)->LossInputs:
-    "A few bars with random logits in float64 and a random latent, for testing losses."
-    ids = torch.tensor([[vocab.id(w) for w in _example_phrase]])
-    higher = torch.where(
-        (grammar.on(ids).kind[ids] == Kind.NOTE_ON) | (grammar.on(ids).kind[ids] == Kind.NOTE_OFF), ids + 3, ids
-    )
-    ids = torch.cat([ids, higher, ids])
-    g = torch.Generator().manual_seed(seed)
-    new = lambda *size: torch.randn(*size, generator=g, dtype=torch.float64)
-    z, half = new(len(ids), latent), latent//2
-    clouds = {
-        n: SimpleNamespace(mean=m[:, None], logvar=new(*m.shape)[:, None])
-        for n, m in (('global', z[:, :half]), ('local', z[:, half:]))
-    }
-    price = SimpleNamespace(paid=z.pow(2).sum(1).mean()/2, nats={'global':z.pow(2).sum(1).mean()/2})
-    return LossInputs(
-        new(len(ids), ids.shape[1] - 1, len(vocab)),
-        ids[:, :-1],
-        ids[:, 1:],
-        output=SimpleNamespace(z=z, clouds=clouds, price=price),
-    )
-
-# %% ../../nbs/700_losses.base.ipynb #ef16cdd5
-def _inputs(h):
-    "The tensors with respect to which a loss may be differentiated."
-    return [h.logits, *([h.output.z] if getattr(h.output, 'z', None) is not None else [])] + [
-        v for v in h.more.values() if isinstance(v, Tensor) and v.is_floating_point()
-    ]
-
-# %% ../../nbs/700_losses.base.ipynb #713a547c
-def _with(h, logits, *rest):
-    "Copy of `h` with other tensors."
-    rest, out = list(rest), h.output
-    if getattr(out, 'z', None) is not None:
-        z = rest.pop(0)
-        sizes = [c.mean[0].numel() for c in out.clouds.values()]
-        clouds = {
-            n: SimpleNamespace(mean=part.view(c.mean.shape), logvar=c.logvar.to(part))
-            for (n, c), part in zip(out.clouds.items(), z.split(sizes, 1))
-        }
-        paid = z.pow(2).sum(1).mean()/2
-        out = SimpleNamespace(z=z, clouds=clouds, price=SimpleNamespace(paid=paid, nats={'global':paid}))
-    more = {k:(rest.pop(0) if isinstance(v, Tensor) and v.is_floating_point() else v) for k,v in h.more.items()}
-    return LossInputs(logits, h.ids, h.targets, h.state, out, more)
-
-# %% ../../nbs/700_losses.base.ipynb #fba9ef54
-def check_loss(
-    name:str,   # of a loss
-    heard=None, # a `LossInputs` to check it with, in float64; by default its own sample, or a few bars
-):
-    "Raise AssertionError unless the loss is differentiable, finite, and unaffected by padding."
-    loss, seed = find_loss(name), 0
-    h = heard or (loss.sample or example_inputs)()
-    x = [t.detach().clone().requires_grad_() for t in _inputs(h)]
-    of = lambda *x: loss(_with(h, *x))
-    y = of(*x)
-    assert y.ndim == 0, f'{name} returns a tensor of shape {tuple(y.shape)}, not a scalar'
-    slopes = torch.autograd.grad(y, x, allow_unused=True) if y.requires_grad else ()
-    assert any(s is not None and s.abs().max() > 0 for s in slopes), f'{name} has no gradient'
-    size = sum(s.pow(2).sum().item() for s in slopes if s is not None)**.5
-    for i in range(3):
-        a, b = _directional_slopes(of, x, slopes, i)
-        assert abs(a - b) < 1e-3*size, (f'the gradient of {name} differs from finite differences: '
-                                        f'{b/size:.4f} instead of {a/size:.4f}')
-    for case,t in _extremes(h).items():
-        t = t.requires_grad_()
-        rest = [v.detach().to(torch.float32) for v in x[1:]]
-        y = loss(_with(h, t, *rest))
-        assert torch.isfinite(y), f'{name} is {y.item()} for {case}'
-        if slopes[0] is not None and y.requires_grad:
-            assert torch.isfinite(
-                torch.autograd.grad(y, t)[0]
-            ).all(), f'the gradient of {name} is not finite for {case}'
-    _check_padding(name, loss, h, of(*x).item())
-
-# %% ../../nbs/700_losses.base.ipynb #b3cf6c9c
-def _directional_slopes(of, x, slopes, seed, step=1e-6):
-    "Directional derivative of `of` at `x` along a random direction: by differences, and by its gradient `slopes`."
-    g = torch.Generator().manual_seed(seed)
-    way = [
-        torch.zeros_like(t) if s is None else torch.randn(t.shape, generator=g, dtype=t.dtype)
-        for t, s in zip(x, slopes)
-    ]
-    up, down = (of(*[t.detach() + k*step*w for t,w in zip(x, way)]).item() for k in (1, -1))
-    return (up - down)/(2*step), sum((s*w).sum().item() for s,w in zip(slopes, way) if s is not None)
-
-def _extremes(h):
-    "Extreme logits, by name."
-    flat, b, t = h.logits.detach().float(), *h.targets.shape
-    sure = torch.full_like(flat, -1e4).scatter(2, h.targets[...,None], 1e4)
-    return {'uniform logits':torch.zeros_like(flat), 'certain and right':sure, 'certain and wrong':sure.roll(1, 2),
-            'bfloat16':flat.bfloat16(), 'bfloat16, certain':sure.bfloat16(),
-            'one id everywhere':torch.full_like(flat, -3e4).index_fill(2, torch.tensor([vocab.UNK]), 3e4),
-            'huge noise':flat*1e4}
-
-# %% ../../nbs/700_losses.base.ipynb #64114252
-def _check_padding(name, loss, h, y):
-    "Assert that padding at the end changes nothing."
-    if any(isinstance(v, Tensor) for v in h.more.values()): return   # values of callbacks have shapes of their own
-    b, t = h.targets.shape
-    pad = torch.full((b, 3), vocab.PAD)
-    g = torch.Generator().manual_seed(1)
-    longer = LossInputs(
-        torch.cat([h.logits.detach(), torch.randn(b, 3, len(vocab), generator=g, dtype=h.logits.dtype) * 5], 1),
-        torch.cat([h.ids, pad], 1),
-        torch.cat([h.targets, pad], 1),
-        h.state,
-        h.output,
-        h.more,
-    )
-    assert abs(loss(longer).item() - y) < 1e-9*max(1, abs(y)), (
-        f'{name} changes with padding: {loss(longer).item()} instead of {y}')

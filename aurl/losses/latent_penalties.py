@@ -10,27 +10,35 @@ import torch
 from torch import Tensor
 
 from ..tokens.vocab import Kind, vocab
-from .base import LossInputs, losses, register_loss
+from .base import LossInputs, is_half_precision, losses, register_loss
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #2c9fb08f
+def _float_latent(z):
+    "`z` as (batch, size), at least in float32."
+    return (z.float() if is_half_precision(z) or not z.is_floating_point() else z).flatten(1)
+
 def _standardize(z):
     "Scale each column to mean 0 and variance 1 over the batch."
-    z = (z if z.is_floating_point() and z.dtype not in (torch.float16, torch.bfloat16) else z.float()).flatten(1)
+    z = _float_latent(z)
     z = z - z.mean(0)
     return z/(z.pow(2).mean(0) + 1e-6).sqrt()
 
+# %% ../../nbs/720_losses.latent_penalties.ipynb #6d198c90
 @register_loss('kl', unit='nats per token', needs='price')
 def kl_loss(h:LossInputs):
     "KL divergence after free bits, per token of a piece; `KLLoss` adds it with a schedule of its own."
-    return h.output.price.paid/(h.counts.sum()/len(h.counts)).clamp(min=1)
+    return h.output.price.paid/(h.target_mask.sum()/len(h.target_mask)).clamp(min=1)
 
 @register_loss('sparsity', unit='mean absolute value', needs='z')
 def sparsity_loss(h:LossInputs):
     "Mean absolute value of the latent: unused dimensions should be 0."
-    z = h.output.z.float() if h.output.z.dtype in (torch.float16, torch.bfloat16) else h.output.z
-    return h.over(z.flatten(1).abs().mean(1)[h.counts.any(1)])
+    return h.mean_over_windows(_float_latent(h.output.z).abs().mean(1))
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #0d010e09
+def _diagonal(n, device):
+    "Mask (n, n) of the diagonal."
+    return torch.eye(n, dtype=torch.bool, device=device)
+
 def _excess_correlation(a, b):
     "Squared correlations (k, l) over the batch, less their expectation for independent dimensions."
     n = len(a)
@@ -41,8 +49,9 @@ def decorrelation_loss(h:LossInputs):
     "Mean squared correlation between the dimensions of the latent."
     z = h.output.z.flatten(1)
     if len(z) < 3 or z.shape[1] < 2: return z.sum()*0.
-    return _excess_correlation(z, z)[~torch.eye(z.shape[1], dtype=torch.bool, device=z.device)].mean()
+    return _excess_correlation(z, z)[~_diagonal(z.shape[1], z.device)].mean()
 
+# %% ../../nbs/720_losses.latent_penalties.ipynb #6c9463f4
 @register_loss('orthogonality', unit='squared correlation', needs='clouds')
 def orthogonality_loss(h:LossInputs):
     "Mean squared correlation between the levels of the latent."
@@ -52,24 +61,34 @@ def orthogonality_loss(h:LossInputs):
     return sum(_excess_correlation(a, b).mean() for a,b in pairs)/len(pairs)
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #4fcc1ee8
+def _target_sum(h, kind, offset=0):
+    "Sum (batch,) of the indices of the targets of a kind, each plus `offset`; and their mask."
+    mask = h.target_is(kind)
+    return torch.where(mask, h.targets - vocab.blocks[kind].start + offset, 0).sum(1), mask
+
 def window_attributes(
     h:LossInputs, # a batch
 )->Tensor:   # (batch, 3): notes per second, mean MIDI pitch, mean MIDI velocity; NaN where undefined
     "Density, register and velocity of the targets of each window."
-    on, shift, told = h.came(Kind.NOTE_ON), h.came(Kind.TIME_SHIFT), h.came(Kind.VELOCITY)
+    keys, on = _target_sum(h, Kind.NOTE_ON)
+    bins, has_velocity = _target_sum(h, Kind.VELOCITY)
+    seconds = _target_sum(h, Kind.TIME_SHIFT, 1)[0]/vocab.steps_per_second
     notes = on.sum(1)
-    seconds = torch.where(shift, h.targets - vocab.TIME_SHIFT + 1, 0).sum(1)/vocab.steps_per_second
-    pitch = torch.where(on, h.targets - vocab.NOTE_ON, 0).sum(1)/notes + vocab.pitch_lo
-    bins = torch.where(told, h.targets - vocab.VELOCITY, 0).sum(1)/told.sum(1)
-    return torch.stack([notes/seconds.clamp(min=1), pitch, bins*vocab.velocity_width + vocab.velocity_width//2], 1)
+    velocity = bins/has_velocity.sum(1)*vocab.velocity_width + vocab.velocity_width//2
+    return torch.stack([notes/seconds.clamp(min=1), keys/notes + vocab.pitch_lo, velocity], 1)
+
+# %% ../../nbs/720_losses.latent_penalties.ipynb #0d8f995a
+def _pairwise(x):
+    "Differences (batch, batch, …) of all rows."
+    return x[:,None] - x
 
 @register_loss('attributes', unit='mean sign error, 0 to 2', needs='z')
 def attribute_order_loss(h:LossInputs, sharpness=1.):
     "Error of the first latent dimensions in ordering the pieces by density, register and velocity (AR-VAE)."
-    a = h.more['attributes'] if 'attributes' in h.more else window_attributes(h)
-    z = h.output.z.flatten(1)[:,:a.shape[1]]
-    a = a[:,:z.shape[1]].to(z)
-    order = (a[:,None] - a).sign()
-    known = ~order.isnan() & ~torch.eye(len(a), dtype=torch.bool, device=a.device)[...,None]
-    miss = (torch.tanh(sharpness*(z[:,None] - z)) - order.nan_to_num()).abs()
-    return torch.where(known, miss, 0.).sum()/known.sum().clamp(min=1)
+    values = h.more['attributes'] if 'attributes' in h.more else window_attributes(h)
+    z = h.output.z.flatten(1)[:,:values.shape[1]]
+    values = values[:,:z.shape[1]].to(z)
+    order = _pairwise(values).sign()
+    defined = ~order.isnan() & ~_diagonal(len(z), z.device)[...,None]
+    miss = (torch.tanh(sharpness*_pairwise(z)) - order.nan_to_num()).abs()
+    return torch.where(defined, miss, 0.).sum()/defined.sum().clamp(min=1)

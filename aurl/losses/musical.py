@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..tokens.vocab import Kind, vocab
-from .base import LossInputs, kind_slice, losses, register_loss
+from .base import LossInputs, kind_slice, last_key, losses, register_loss
 
 # %% ../../nbs/705_losses.musical.ipynb #94f1abd8
 def energy_score(
@@ -26,29 +26,33 @@ def energy_score(
 
 def distance_matrix(
     values,         # (k,) positions on a line
-    circle=None,    # or on a circle of this circumference
+    period=None,    # or on a circle of this circumference
 )->Tensor:          # (k, k)
     "Pairwise distances of `values`."
     v = torch.as_tensor(np.asarray(values), dtype=torch.float64)
     d = (v[:,None] - v).abs()
-    return d if circle is None else torch.minimum(d % circle, circle - d % circle)
+    return d if period is None else torch.minimum(d % period, period - d % period)
 
 # %% ../../nbs/705_losses.musical.ipynb #65e8282b
-def _energy_loss(h, kind, distance, fold=None):
-    "Mean energy score where the target is of `kind`; `fold` (ids, k) maps ids to classes first."
-    where = h.came(kind)
-    p, y = h.given(kind, where), h.targets[where] - vocab.blocks[kind].start
-    if fold is not None: p, y = p @ fold.to(p), fold.argmax(1).to(y.device)[y]
-    return h.over(energy_score(p, y, distance.to(p.device, p.dtype)))
-
 # (88, 12): pitch class of each key
 pitch_class_matrix = torch.eye(12)[(np.arange(vocab.n_pitches) + vocab.pitch_lo) % 12]
 _durations = distance_matrix(np.log2(np.arange(1, vocab.max_shift + 1)))
 _semitones = distance_matrix(np.arange(vocab.n_pitches))
 # C and G are 1 apart, C and F sharp 6
-_fifths = distance_matrix(np.arange(12)*7 % 12, circle=12)
+_fifths = distance_matrix(np.arange(12)*7 % 12, period=12)
 _velocities = distance_matrix(vocab.bin_velocity(np.arange(vocab.n_velocities)))
 _tempos = distance_matrix(np.log2(vocab.bin_tempo(np.arange(vocab.n_tempos))))
+
+# %% ../../nbs/705_losses.musical.ipynb #d3a7a68c
+def _fold_classes(p, y, fold):
+    "Probabilities and targets of the classes to which `fold` (ids, k) maps the ids."
+    return p @ fold.to(p), fold.argmax(1).to(y.device)[y]
+
+def _energy_loss(h, kind, distance, fold=None):
+    "Mean energy score within `kind`, after `_fold_classes`."
+    p, y = h.within_kind(kind)
+    if fold is not None: p, y = _fold_classes(p, y, fold)
+    return h.mean_over(energy_score(p, y, distance.to(p.device, p.dtype)))
 
 # %% ../../nbs/705_losses.musical.ipynb #92f5a85a
 @register_loss('rhythm', unit='octaves of duration')
@@ -66,6 +70,7 @@ def harmony_loss(h:LossInputs):
     "Energy score of the predicted pitch classes, on the circle of fifths."
     return _energy_loss(h, Kind.NOTE_ON, _fifths, pitch_class_matrix)
 
+# %% ../../nbs/705_losses.musical.ipynb #7499d42a
 @register_loss('dynamics', unit='steps of MIDI velocity')
 def dynamics_loss(h:LossInputs):
     "Energy score of the predicted velocities."
@@ -77,18 +82,16 @@ def tempo_loss(h:LossInputs):
     return _energy_loss(h, Kind.TEMPO, _tempos)
 
 # %% ../../nbs/705_losses.musical.ipynb #9b2c3139
-def _last_pitch(h):
-    "Key of the last onset up to each position, (batch, time) int64; -1 before the first."
-    on = (h.ids >= vocab.NOTE_ON) & (h.ids < vocab.NOTE_OFF)
-    at = torch.where(on, torch.arange(h.ids.shape[1], device=h.ids.device), -1).cummax(1).values
-    return torch.where(at >= 0, h.ids.gather(1, at.clamp(min=0)) - vocab.NOTE_ON, -1)
+def _directions(pitches, last):
+    "Direction (…) from the last key to each of `pitches`: 1 up, -1 down, 0 repeated."
+    return (pitches - last).sign()
 
 @register_loss('contour', unit='nats per note')
 def contour_loss(h:LossInputs):
     "Cross-entropy of the direction of the next note: up, down, or repeated."
-    last = _last_pitch(h)
-    where = h.came(Kind.NOTE_ON) & (last >= 0)
-    keys, y = torch.arange(vocab.n_pitches, device=last.device), h.targets[where] - vocab.NOTE_ON
-    way, went = (keys - last[where][:,None]).sign(), (y - last[where]).sign()
-    scores = h.scores[where][:,kind_slice(Kind.NOTE_ON)]
-    return h.over(scores.logsumexp(-1) - scores.masked_fill(way != went[:,None], -torch.inf).logsumexp(-1))
+    last = last_key(h.ids)
+    where = h.target_is(Kind.NOTE_ON) & (last >= 0)
+    keys, y, last = torch.arange(vocab.n_pitches, device=last.device), h.targets[where] - vocab.NOTE_ON, last[where]
+    other_way = _directions(keys, last[:,None]) != _directions(y, last)[:,None]
+    scores = h.float_logits[where][:,kind_slice(Kind.NOTE_ON)]
+    return h.mean_over(scores.logsumexp(-1) - scores.masked_fill(other_way, -torch.inf).logsumexp(-1))

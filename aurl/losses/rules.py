@@ -15,123 +15,145 @@ from torch import Tensor
 from ..models.blocks import scan_roll
 from ..tokens.grammar import grammar, n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
-from .base import LossInputs, kind_slice, losses, register_loss
+from .base import LossInputs, is_onset, kind_slice, last_key, losses, register_loss
 
 # %% ../../nbs/715_losses.rules.ipynb #50d228a5
 def keys_down(
     h:LossInputs, # a batch
 )->tuple:    # keys of the current family that are down (batch, time, 88) bool; whether any key is (batch, time) bool
     "Keys that are down after every position."
-    r = h.scanned
+    r = h.grammar_states
     down = torch.cat([r.sounds, r.sounds.new_zeros(*r.sounds.shape[:2], 1)], 2)
     at = r.place[r.family[...,None]*n_keys + torch.arange(pedal_column, device=h.ids.device)]
     return down.gather(2, at), r.sounds.any(2)
 
+def _prob_of_keys(h, kind, keys):
+    "Probability (batch, time) of an event of `kind` for one of `keys` (batch, time, 88)."
+    return (h.probs[...,kind_slice(kind)]*keys).sum(-1)
+
 @register_loss('pairing', unit='weighted probability')
 def pairing_loss(h:LossInputs):
     "Probability of releasing a key that is up (2), striking one that is down (0.5), and ending with keys down (1.5)."
-    down, any_ = keys_down(h)
-    p = h.probs
-    orphan, double = (p[...,kind_slice(Kind.NOTE_OFF)]*~down).sum(-1), (p[...,kind_slice(Kind.NOTE_ON)]*down).sum(-1)
-    return h.mean(2*orphan + .5*double + 1.5*p[...,vocab.END]*any_)
+    down, any_down = keys_down(h)
+    orphan, double = _prob_of_keys(h, Kind.NOTE_OFF, ~down), _prob_of_keys(h, Kind.NOTE_ON, down)
+    return h.mean(2*orphan + .5*double + 1.5*h.probs[...,vocab.END]*any_down)
 
 # %% ../../nbs/715_losses.rules.ipynb #317e260a
 def _prob_of_none(h, kind):
-    "Probability (batch,) that a window has no event of `kind`; 0 where the targets have none either."
-    p = (h.chance(kind)*h.counts).clamp(max=1 - 1e-6)
-    return torch.where(h.came(kind).any(1), torch.log1p(-p).sum(1).exp(), 0.)
+    "Probability (batch,) that a window has no event of `kind`; 0 if the targets have none."
+    p = (h.kind_prob(kind)*h.target_mask).clamp(max=1 - 1e-6)
+    return torch.where(h.target_is(kind).any(1), torch.log1p(-p).sum(1).exp(), 0.)
 
 @register_loss('coherence', unit='weighted probability')
 def coherence_loss(h:LossInputs):
     "Probability that a window has no note (5), and that no time passes (2)."
-    return h.over((5*_prob_of_none(h, Kind.NOTE_ON) + 2*_prob_of_none(h, Kind.TIME_SHIFT))[h.counts.any(1)])
+    return h.mean_over_windows(5*_prob_of_none(h, Kind.NOTE_ON) + 2*_prob_of_none(h, Kind.TIME_SHIFT))
 
 # %% ../../nbs/715_losses.rules.ipynb #2acc8afc
+def _ngram_codes(ids, n):
+    "Hash (batch, time - n + 1) of each n-gram, exact modulo 2^64."
+    mix = torch.randint(2**62, (n,), generator=torch.Generator().manual_seed(n)).to(ids.device) | 1
+    return (ids.unfold(1, n, 1)*mix).sum(-1)
+
+def _repeats(x):
+    "Mask of the values that equal the one before them in their row."
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask[:,1:] = x[:,1:] == x[:,:-1]
+    return mask
+
+def _previous_equal(codes):
+    "Position of the latest earlier equal value in each row; -1 if there is none."
+    codes, at = codes.sort(dim=1, stable=True)
+    before = torch.where(_repeats(codes), at.roll(1, 1), -1)
+    return torch.full_like(codes, -1).scatter(1, at, before)
+
+# %% ../../nbs/715_losses.rules.ipynb #3b343514
 def ngram_continuation(
     ids:Tensor, # (batch, time) int64
     n:int,      # number of ids that must match
 )->Tensor:      # (batch, time) int64: the id after the latest earlier occurrence of the last `n` ids; -1 if none
     "Id that would extend a repetition of the last `n` ids."
-    b, t = ids.shape
-    if t <= n: return torch.full_like(ids, -1)
-    mix = torch.randint(2**62, (n,), generator=torch.Generator().manual_seed(n)).to(ids.device) | 1
-    codes = (ids.unfold(1, n, 1)*mix).sum(-1)                            # (batch, time - n + 1), exact modulo 2^64
-    codes, at = codes.sort(dim=1, stable=True)
-    again = torch.zeros_like(codes, dtype=torch.bool)
-    again[:,1:] = codes[:,1:] == codes[:,:-1]
-    before = torch.where(again, at.roll(1, 1), -1)
-    # position after the earlier n-gram; n - 1 if none
-    before = torch.full_like(codes, -1).scatter(1, at, before) + n
+    t = ids.shape[1]
     out = torch.full_like(ids, -1)
-    out[:,n-1:] = torch.where(before >= n, ids.gather(1, before.clamp(max=t-1)), -1)
+    if t <= n: return out
+    after = _previous_equal(_ngram_codes(ids, n)) + n          # position after the earlier n-gram; n - 1 if none
+    out[:,n-1:] = torch.where(after >= n, ids.gather(1, after.clamp(max=t-1)), -1)
     return out
 
 # %% ../../nbs/715_losses.rules.ipynb #5ae4883e
+def _unlikelihood(scores, classes):
+    "−log(1−p) of `classes` (n,) under `scores` (n, k), exact also where p is 1."
+    return scores.logsumexp(-1) - scores.scatter(1, classes[:,None], -torch.inf).logsumexp(-1)
+
+def _loop_unlikelihood(h, n):
+    "−log(1−p) of the id that would extend a repetition of `n` ids, where the target does not."
+    again = ngram_continuation(h.ids, n)
+    where = h.target_mask & (again >= 0) & (again != h.targets)
+    return _unlikelihood(h.float_logits[where], again[where])
+
 @register_loss('repetition', unit='nats')
 def repetition_loss(h:LossInputs, lengths=(4, 8, 16)):
     "Unlikelihood loss: −log(1−p) of the id that would extend a long repetition that the targets leave."
-    means = []
-    for n in lengths:
-        again = ngram_continuation(h.ids, n)
-        where = h.counts & (again >= 0) & (again != h.targets)
-        s, c = h.scores[where], again[where][:,None]
-        # −log(1−p), exact also where p is 1
-        miss = s.logsumexp(-1) - s.scatter(1, c, -torch.inf).logsumexp(-1)
-        means.append(h.over(miss))
-    return means
+    return [h.mean_over(_loop_unlikelihood(h, n)) for n in lengths]
 
 # %% ../../nbs/715_losses.rules.ipynb #c53d81d4
+def _run_lengths(notes):
+    "How many equal values in a row end at each position."
+    i = torch.arange(notes.shape[1], device=notes.device)
+    return i - torch.where(_repeats(notes), 0, i).cummax(1).values + 1
+
+def _note_sequence(ids):
+    "The NOTE_ON ids of each row in order, -1 after the last; and for each position the index of the last note."
+    on, (b, t) = is_onset(ids), ids.shape
+    last = on.cumsum(1) - 1
+    empty, place = torch.full((b, t + 1), -1, device=ids.device), torch.where(on, last, t)
+    return empty.scatter(1, place, torch.where(on, ids, -1))[:,:t], last
+
 def _note_run(ids):
     "Last note and the length of its run, each (batch, time); (-1, 0) before the first note."
-    on = (ids >= vocab.NOTE_ON) & (ids < vocab.NOTE_OFF)
-    b, t = ids.shape
-    place = torch.where(on, on.cumsum(1) - 1, t)                                     # index of the note
-    notes = torch.full((b, t + 1), -1, device=ids.device).scatter(1, place, torch.where(on, ids, -1))[:,:t]
-    new = torch.ones_like(notes, dtype=torch.bool)
-    new[:,1:] = notes[:,1:] != notes[:,:-1]
-    i = torch.arange(t, device=ids.device)
-    run = i - torch.where(new, i, 0).cummax(1).values + 1
-    last = on.cumsum(1) - 1
-    return tuple(torch.where(last >= 0, x.gather(1, last.clamp(min=0)), empty) for x,empty in ((notes, -1), (run, 0)))
+    notes, last = _note_sequence(ids)
+    index = last.clamp(min=0)
+    run = _run_lengths(notes).gather(1, index)
+    return torch.where(last >= 0, notes.gather(1, index), -1), torch.where(last >= 0, run, 0)
 
+# %% ../../nbs/715_losses.rules.ipynb #7855cec3
 @register_loss('runs', unit='weighted probability')
-def note_repeat_loss(h:LossInputs, free=3, most=8):
+def note_repeat_loss(h:LossInputs, free_run=3, max_run=8):
     "Probability of repeating a key struck three times or more in a row, times the squared excess length of the run."
     note, run = _note_run(h.ids)
-    where = (run >= free) & (note != h.targets) & (note >= 0)
+    where = (run >= free_run) & (note != h.targets) & (note >= 0)
     p = h.probs.gather(2, note.clamp(min=0)[...,None])[...,0]
-    return h.mean(p*(run.clamp(max=most) - free + 1)**2*where)
+    return h.mean(p*(run.clamp(max=max_run) - free_run + 1)**2*where)
 
 # %% ../../nbs/715_losses.rules.ipynb #3e45dc00
 def excess_cost(
-    p:Tensor,    # (n, k) probabilities
-    cost:Tensor, # (k,) or (n, k): cost of each class
-    y:Tensor,    # (n,) target classes
-    free=0.,     # costs up to this never count
-)->Tensor:       # (n,)
+    p:Tensor,     # (n, k) probabilities
+    cost:Tensor,  # (k,) or (n, k): cost of each class
+    y:Tensor,     # (n,) target classes
+    free_cost=0., # costs up to this never count
+)->Tensor:        # (n,)
     "Expected cost in excess of the cost of the target."
     cost = cost.to(p).expand_as(p)
-    return (p*(cost - cost.gather(1, y[:,None]).clamp(min=free)).clamp(min=0)).sum(-1)
+    return (p*(cost - cost.gather(1, y[:,None]).clamp(min=free_cost)).clamp(min=0)).sum(-1)
 
+def _excess_loss(h, kind, cost):
+    "Mean excess cost where the target is of `kind`."
+    p, y = h.within_kind(kind)
+    return h.mean_over(excess_cost(p, cost.to(h.ids.device), y))
+
+# %% ../../nbs/715_losses.rules.ipynb #4a69dd92
 def _step_function(bounds, costs, values):
     "Step function of `values`: `costs[i]` up to `bounds[i]`, 0 beyond the last."
     out = torch.zeros(len(values))
-    for b,c in reversed(list(zip(bounds, costs))): out[torch.as_tensor(values) <= b] = c
+    for bound,cost in [*zip(bounds, costs)][::-1]: out[torch.as_tensor(values) <= bound] = cost
     return out
 
-# by velocity
-_low_velocity_cost = _step_function((20, 40, 63), (3., 1., .2), vocab.bin_velocity(np.arange(vocab.n_velocities)))
+_velocity_values = vocab.bin_velocity(np.arange(vocab.n_velocities))
+_milliseconds = 1000*np.arange(1, vocab.max_shift + 1)/vocab.steps_per_second
+_low_velocity_cost = _step_function((20, 40, 63), (3., 1., .2), _velocity_values)
+_short_time_cost = _step_function((10, 50, 100), (2., .5, .1), _milliseconds)
 
-# %% ../../nbs/715_losses.rules.ipynb #4a69dd92
-# by milliseconds
-_short_time_cost = _step_function(
-    (10, 50, 100), (2.0, 0.5, 0.1), 1000 * np.arange(1, vocab.max_shift + 1) / vocab.steps_per_second
-)
-
-def _excess_loss(h, kind, cost):
-    where = h.came(kind)
-    return h.over(excess_cost(h.given(kind, where), cost.to(h.ids.device), h.targets[where] - vocab.blocks[kind].start))
-
+# %% ../../nbs/715_losses.rules.ipynb #389dedeb
 @register_loss('velocity', unit='penalty points')
 def velocity_loss(h:LossInputs):
     "Expected cost of low velocities (up to 20: 3, to 40: 1, to 63: 0.2) in excess of the target."
@@ -143,24 +165,30 @@ def timing_loss(h:LossInputs):
     return _excess_loss(h, Kind.TIME_SHIFT, _short_time_cost)
 
 # %% ../../nbs/715_losses.rules.ipynb #0062baef
-def _distance_to_nearest(there):
-    "Semitones (n, k) from each key to the nearest key in `there` (n, k) bool; at least 2k if it has none."
-    n, k = there.shape
-    i, far = torch.arange(k, device=there.device), 4*k
-    below = i - torch.where(there, i, -far).cummax(1).values
-    above = torch.where(there, i, far).flip(1).cummin(1).values.flip(1) - i
+def _distance_to_nearest(keys):
+    "Semitones (n, k) from each key to the nearest of `keys` (n, k) bool; at least 2k if there is none."
+    k = keys.shape[1]
+    i, far = torch.arange(k, device=keys.device), 4*k
+    below = i - torch.where(keys, i, -far).cummax(1).values
+    above = torch.where(keys, i, far).flip(1).cummin(1).values.flip(1) - i
     return torch.minimum(below, above)
 
-@register_loss('voice_leading', unit='semitones')
-def voice_leading_loss(h:LossInputs, step=2):
-    "Expected leap of a new note from the previous chord, in excess of the target; a whole tone is free."
-    where, r = h.came(Kind.NOTE_ON), h.scanned
+def _previous_chord(r, where):
+    "Keys (n, 88) bool of the last chord before the positions `where`, held ones included."
     struck, now = r.struck[where], r.time[where][:,None]
     last = torch.where(struck < now, struck, -1).amax(1, keepdim=True)
-    there = ((struck == last) & (last >= 0)) | ((scan_roll(r)[where] > 0) & (struck < now))
-    known = there.any(1)
-    p, y = h.given(Kind.NOTE_ON, where)[known], (h.targets[where] - vocab.NOTE_ON)[known]
-    return h.over(excess_cost(p, _distance_to_nearest(there[known]), y, free=step))
+    return ((struck == last) & (last >= 0)) | ((scan_roll(r)[where] > 0) & (struck < now))
+
+# %% ../../nbs/715_losses.rules.ipynb #8ca23b31
+@register_loss('voice_leading', unit='semitones')
+def voice_leading_loss(h:LossInputs, free_step=2):
+    "Expected leap of a new note from the previous chord, in excess of the target; a whole tone is free."
+    where = h.target_is(Kind.NOTE_ON)
+    chord = _previous_chord(h.grammar_states, where)
+    defined = chord.any(1)
+    p, y = h.within_kind(Kind.NOTE_ON, where)
+    leaps = _distance_to_nearest(chord[defined])
+    return h.mean_over(excess_cost(p[defined], leaps, y[defined], free_cost=free_step))
 
 # %% ../../nbs/715_losses.rules.ipynb #776116c4
 # by interval, 0 … 11 semitones
@@ -168,20 +196,26 @@ interval_roughness = (0., .9, .7, .2, .1, .3, .8, .1, .2, .2, .4, .5)
 _keys = torch.arange(vocab.n_pitches)
 _roughness_matrix = torch.tensor(interval_roughness)[(_keys[:,None] - _keys).abs() % 12]                # (88, 88)
 
+def _mean_roughness(down):
+    "Mean roughness (n, 88) of each key against the keys that are `down` (n, 88)."
+    return (down @ _roughness_matrix.to(down))/down.sum(1, keepdim=True)
+
 @register_loss('dissonance', unit='roughness, 0 to 1')
 def dissonance_loss(h:LossInputs):
     "Expected roughness of a new note against the sounding notes, in excess of the target."
-    where = h.came(Kind.NOTE_ON)
-    down = scan_roll(h.scanned)[where] > 0
-    known = down.any(1)
-    down = down[known].to(h.scores)
-    rough = (down @ _roughness_matrix.to(down))/down.sum(1, keepdim=True)
-    return h.over(excess_cost(h.given(Kind.NOTE_ON, where)[known], rough, (h.targets[where] - vocab.NOTE_ON)[known]))
+    where = h.target_is(Kind.NOTE_ON)
+    down = scan_roll(h.grammar_states)[where] > 0
+    defined = down.any(1)
+    roughness = _mean_roughness(down[defined].to(h.float_logits))
+    p, y = h.within_kind(Kind.NOTE_ON, where)
+    return h.mean_over(excess_cost(p[defined], roughness, y[defined]))
 
+# %% ../../nbs/715_losses.rules.ipynb #17feb866
 @register_loss('tritones', unit='probability')
 def tritone_loss(h:LossInputs):
     "Probability that a new note is a tritone from the last one, unless the target is."
-    note, _ = _note_run(h.ids)
-    where = h.came(Kind.NOTE_ON) & (note >= 0)
-    away = (_keys.to(note.device) - (note[where] - vocab.NOTE_ON)[:,None]).abs() % 12 == 6
-    return h.over(excess_cost(h.given(Kind.NOTE_ON, where), away, h.targets[where] - vocab.NOTE_ON))
+    last = last_key(h.ids)
+    where = h.target_is(Kind.NOTE_ON) & (last >= 0)
+    is_tritone = (_keys.to(last.device) - last[where][:,None]).abs() % 12 == 6
+    p, y = h.within_kind(Kind.NOTE_ON, where)
+    return h.mean_over(excess_cost(p, is_tritone, y))

@@ -19,66 +19,92 @@ from .base import LossInputs, kind_slice, losses, register_loss
 from .musical import pitch_class_matrix
 
 # %% ../../nbs/710_losses.texture.ipynb #eeb641ba
+def _expected_notes(h): return (h.kind_prob(Kind.NOTE_ON)*h.target_mask).sum(1)
+def _target_notes(h): return h.target_is(Kind.NOTE_ON).sum(1).to(h.probs)
+
+def _expected_steps(h):
+    "Expected number of time steps, (batch,)."
+    steps = torch.arange(1, vocab.max_shift + 1, device=h.ids.device)
+    return ((h.probs[...,kind_slice(Kind.TIME_SHIFT)]*steps).sum(-1)*h.target_mask).sum(1)
+
+def _target_steps(h):
+    "Number of time steps of the targets, (batch,)."
+    steps = torch.where(h.target_is(Kind.TIME_SHIFT), h.targets - vocab.TIME_SHIFT + 1, 0)
+    return steps.sum(1).to(h.probs)
+
+# %% ../../nbs/710_losses.texture.ipynb #09af340a
 def note_time_counts(
     h:LossInputs, # a batch
 )->tuple:    # (notes (batch,), steps (batch,)), twice: expected, and of the targets
     "Number of onsets and number of time steps (1/64 s) in a window."
-    steps = torch.arange(1, vocab.max_shift + 1, device=h.ids.device)
-    passed = torch.where(h.came(Kind.TIME_SHIFT), h.targets - vocab.TIME_SHIFT + 1, 0)
-    return (
-        (h.chance(Kind.NOTE_ON) * h.counts).sum(1),
-        ((h.probs[..., kind_slice(Kind.TIME_SHIFT)] * steps).sum(-1) * h.counts).sum(1),
-    ), (h.came(Kind.NOTE_ON).sum(1).to(h.probs), passed.sum(1).to(h.probs))
+    return (_expected_notes(h), _expected_steps(h)), (_target_notes(h), _target_steps(h))
 
+# %% ../../nbs/710_losses.texture.ipynb #736d09db
+def _part_of_position(counts, n_parts):
+    "One-hot part (batch, time, n_parts) of each position."
+    rank, n = counts.cumsum(1) - 1, counts.sum(1, keepdim=True).clamp(min=1)
+    return F.one_hot((rank.clamp(min=0)*n_parts//n).clamp(max=n_parts-1), n_parts)
+
+def _target_keys(h):
+    "One-hot key (batch, time, 88) of each target; zeros where it is no onset."
+    key = torch.where(h.target_is(Kind.NOTE_ON), h.targets - vocab.NOTE_ON, vocab.n_pitches)
+    return F.one_hot(key, vocab.n_pitches + 1)[...,:-1]
+
+# %% ../../nbs/710_losses.texture.ipynb #de93145b
 def pitch_counts(
-    h:LossInputs,   # a batch
-    parts:int=1, # number of equal parts of the window
-)->tuple:      # (batch, parts, 88), twice: expected, and of the targets
+    h:LossInputs,  # a batch
+    n_parts:int=1, # number of equal parts of the window
+)->tuple:          # (batch, n_parts, 88), twice: expected, and of the targets
     "Number of onsets of each key in each part of a window."
-    rank, n = h.counts.cumsum(1) - 1, h.counts.sum(1, keepdim=True).clamp(min=1)
-    # (batch, time, parts), over positions that count
-    part = F.one_hot((rank.clamp(min=0)*parts//n).clamp(max=parts-1), parts).to(h.probs)
-    keys = h.probs[...,kind_slice(Kind.NOTE_ON)]*h.counts[...,None]
-    came = F.one_hot(
-        torch.where(h.came(Kind.NOTE_ON), h.targets - vocab.NOTE_ON, vocab.n_pitches), vocab.n_pitches + 1
-    )[..., :-1].to(keys)
-    return torch.einsum('btk,btp->bpk', keys, part), torch.einsum('btk,btp->bpk', came, part)
+    part = _part_of_position(h.target_mask, n_parts).to(h.probs)
+    keys = h.probs[...,kind_slice(Kind.NOTE_ON)]*h.target_mask[...,None]
+    target = _target_keys(h).to(keys)
+    return torch.einsum('btk,btp->bpk', keys, part), torch.einsum('btk,btp->bpk', target, part)
 
 # %% ../../nbs/710_losses.texture.ipynb #9067f004
 @register_loss('density', unit='squared octaves of density')
 def density_loss(h:LossInputs):
     "Squared log ratio of the expected and the target notes per second."
-    (n, t), (m, u) = note_time_counts(h)
+    (expected, expected_time), (target, target_time) = note_time_counts(h)
     second = vocab.steps_per_second
-    rows = h.counts.any(1)
-    miss = (torch.log2((n + 1)/(m + 1)) - torch.log2((t + second)/(u + second)))**2
-    return h.over(miss[rows])
+    notes, time = (expected + 1)/(target + 1), (expected_time + second)/(target_time + second)
+    return h.mean_over_windows((torch.log2(notes) - torch.log2(time))**2)
+
+# %% ../../nbs/710_losses.texture.ipynb #8ed1bb97
+def _over_notes(h, x, target):
+    "Mean of `x` (batch,) over the windows whose target counts are not zero."
+    return h.mean_over(x[target.sum(1) > 0])
+
+def _mean_octave(counts):
+    "Mean pitch (batch,) of onset counts (batch, 88), in octaves."
+    octaves = torch.arange(vocab.n_pitches, device=counts.device).to(counts)/12
+    return (counts*octaves).sum(1)/counts.sum(1).clamp(min=1e-6)
 
 @register_loss('register', unit='squared octaves')
 def pitch_register_loss(h:LossInputs):
     "Squared difference of the expected and the target mean pitch."
-    e, c = (x[:,0] for x in pitch_counts(h))
-    octaves = torch.arange(vocab.n_pitches, device=e.device).to(e)/12
-    mean = lambda x: (x*octaves).sum(1)/x.sum(1).clamp(min=1e-6)
-    rows = c.sum(1) > 0
-    return h.over(((mean(e) - mean(c))**2)[rows])
+    expected, target = (x[:,0] for x in pitch_counts(h))
+    return _over_notes(h, (_mean_octave(expected) - _mean_octave(target))**2, target)
 
 # %% ../../nbs/710_losses.texture.ipynb #937b3966
+def _shares(x): return x/x.sum(-1, keepdim=True).clamp(min=1e-9)
+
+def _relative_entropy(p, q): return torch.xlogy(p, p.clamp(min=1e-12)/q)
+
 def js_divergence(
     p:Tensor, # (…, k) probabilities, or counts
     q:Tensor, # (…, k)
 )->Tensor:    # (…) nats, 0 … ln 2
     "Jensen–Shannon divergence of `p` and `q`."
-    p, q = (x/x.sum(-1, keepdim=True).clamp(min=1e-9) for x in (p, q))
+    p, q = _shares(p), _shares(q)
     m = ((p + q)/2).clamp(min=1e-12)
-    return ((torch.xlogy(p, p.clamp(min=1e-12)/m) + torch.xlogy(q, q.clamp(min=1e-12)/m))/2).sum(-1)
+    return ((_relative_entropy(p, m) + _relative_entropy(q, m))/2).sum(-1)
 
 @register_loss('pitch_profile', unit='nats')
 def pitch_profile_loss(h:LossInputs):
     "Jensen–Shannon divergence of the expected and the target pitch-class profile."
-    e, c = (x[:,0] @ pitch_class_matrix.to(x) for x in pitch_counts(h))
-    rows = c.sum(1) > 0
-    return h.over(js_divergence(e + 1e-6, c + 1e-6)[rows])
+    expected, target = (x[:,0] @ pitch_class_matrix.to(x) for x in pitch_counts(h))
+    return _over_notes(h, js_divergence(expected + 1e-6, target + 1e-6), target)
 
 # %% ../../nbs/710_losses.texture.ipynb #343b94fa
 n_form_parts = 16 # of a window
@@ -94,5 +120,5 @@ def self_similarity(
 @register_loss('form', unit='squared cosine')
 def form_loss(h:LossInputs):
     "Mean squared difference of the expected and the target self-similarity."
-    e, c = (self_similarity(x) for x in pitch_counts(h, n_form_parts))
-    return h.over((e - c).pow(2).mean((1, 2))[h.counts.any(1)])
+    expected, target = (self_similarity(x) for x in pitch_counts(h, n_form_parts))
+    return h.mean_over_windows((expected - target).pow(2).mean((1, 2)))

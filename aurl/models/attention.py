@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['blockwise_settings', 'attentions', 'Rotary', 'causal_attention', 'KVCache', 'AttentionSpan', 'register_attention',
-           'FullAttention', 'Attention']
+           'rotate_and_cache', 'FullAttention', 'split_heads', 'merge_heads', 'Attention']
 
 # %% ../../nbs/600_models.attention.ipynb #27039c07
 import math
@@ -35,6 +35,12 @@ class _Rotation(torch.autograd.Function):
         return _Rotation.apply(grad, cos, -sin), None, None
 
 # %% ../../nbs/600_models.attention.ipynb #70fe3ab8
+def _compute_dtype(x):
+    "Precision in which the layers compute: that of autocast, or else that of `x`."
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+# %% ../../nbs/600_models.attention.ipynb #f1251a35
 class Rotary(nn.Module):
     "Rotate queries and keys by their position."
     def __init__(self,
@@ -42,23 +48,22 @@ class Rotary(nn.Module):
         base:float=10000 # the longest wavelength is about 2π times this many positions
     ):
         super().__init__()
-        self.register_buffer('speed', base ** (-torch.arange(0, dim, 2)/dim), persistent=False)
+        self.register_buffer('inv_freq', base ** (-torch.arange(0, dim, 2)/dim), persistent=False)
 
     def angles(self,
         start:int, # first position
         n:int      # number of positions
     ):
         "Cosines and sines, each (n, dim), of positions `start` … `start+n-1`."
-        return self.at(torch.arange(start, start+n, device=self.speed.device))
+        return self.angles_at(torch.arange(start, start+n, device=self.inv_freq.device))
 
-    def at(self,
+    def angles_at(self,
         positions:Tensor, # (n,)
     ):
         "Cosines and sines, each (n, dim), of these positions, in the precision of the layers."
-        a = positions[:,None] * self.speed
-        cos, sin, kind = a.cos(), a.sin(), a.device.type
-        to = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else a.dtype
-        return torch.cat([cos, cos], -1).to(to), torch.cat([-sin, sin], -1).to(to)
+        a = positions[:,None] * self.inv_freq
+        cos, sin, dtype = a.cos(), a.sin(), _compute_dtype(a)
+        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
     def forward(self,
         x:Tensor,     # (…, time, dim)
@@ -72,41 +77,48 @@ class Rotary(nn.Module):
 blockwise_settings = SimpleNamespace(longest=2048)   # positions; 0: always the fused kernel
 _block_rows = {torch.float32: 64, torch.bfloat16: 128}   # queries per block
 
+def _uses_blockwise(q, time, max_length):
+    "Whether the blockwise kernel computes this attention: in training on a CPU, for windows of usual length."
+    supported = q.device.type == 'cpu' and q.dtype in _block_rows
+    return supported and torch.is_grad_enabled() and time <= max_length
+
+# %% ../../nbs/600_models.attention.ipynb #693cbbdf
+def _causal_mask(new, time, like):
+    "Additive mask (new, time): 0 where attention is allowed, -inf elsewhere."
+    return torch.full((new, time), -math.inf, dtype=like.dtype, device=like.device).triu(time-new+1)
+
+# %% ../../nbs/600_models.attention.ipynb #06b39aac
 def causal_attention(
-    q:Tensor,           # (batch, heads, new, dim) queries of the newest positions
-    k:Tensor,           # (batch, heads, time, dim) keys of all positions so far
-    v:Tensor,           # (batch, heads, time, dim) values
-    longest_stairs=None # longest sequence for the blockwise kernel, in positions; None: `blockwise_settings.longest`
-)->Tensor:              # (batch, heads, new, dim)
+    q:Tensor,          # (batch, heads, new, dim) queries of the newest positions
+    k:Tensor,          # (batch, heads, time, dim) keys of all positions so far
+    v:Tensor,          # (batch, heads, time, dim) values
+    max_blockwise=None # longest sequence for the blockwise kernel, in positions; None: `blockwise_settings.longest`
+)->Tensor:             # (batch, heads, new, dim)
     "Causal scaled-dot-product attention of the last `new` positions over all positions up to their own."
     new, time = q.shape[2], k.shape[2]
-    longest = blockwise_settings.longest if longest_stairs is None else longest_stairs
-    if q.device.type == 'cpu' and q.dtype in _block_rows and torch.is_grad_enabled() and time <= longest:
+    if _uses_blockwise(q, time, blockwise_settings.longest if max_blockwise is None else max_blockwise):
         return _BlockwiseAttention.apply(q, k, v, _block_rows[q.dtype], 2**20)
     if new == 1: return F.scaled_dot_product_attention(q, k, v)
     if new == time: return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_causal_mask(new, time, q))
 
-def _causal_mask(new, time, like):
-    "Additive mask (new, time): 0 where attention is allowed, -inf elsewhere."
-    return torch.full((new, time), -math.inf, dtype=like.dtype, device=like.device).triu(time-new+1)
-
 # %% ../../nbs/600_models.attention.ipynb #e9dddf42
-def _block_slices(heads, new, time, step, cache, itemsize):
-    "Slices of heads, queries and keys; as many heads at once as fit into `cache` bytes."
-    some = max(1, cache//(itemsize*min(step, new)*time))
-    for h in range(0, heads, some):
-        for i in range(0, new, step): yield slice(h, h+some), slice(i, i+step), slice(0, time-new+min(i+step, new))
+def _block_slices(heads, new, time, rows, cache_bytes, itemsize):
+    "Slices of heads, queries and keys; as many heads at once as fit into `cache_bytes`."
+    n_heads = max(1, cache_bytes//(itemsize*min(rows, new)*time))
+    for h in range(0, heads, n_heads):
+        for i in range(0, new, rows):
+            yield slice(h, h+n_heads), slice(i, i+rows), slice(0, time-new+min(i+rows, new))
 
 # %% ../../nbs/600_models.attention.ipynb #d11d3900
 class _BlockwiseAttention(torch.autograd.Function):
     "Blockwise `causal_attention` by plain matrix products, with its own backward pass."
     @staticmethod
-    def forward(ctx, q, k, v, step, cache):
-        ctx.shape, ctx.sizes = q.shape, (step, cache)
+    def forward(ctx, q, k, v, rows, cache_bytes):
+        ctx.shape, ctx.sizes = q.shape, (rows, cache_bytes)
         q, k, v = (x.flatten(0, 1) for x in (q*q.shape[-1]**-.5, k, v))
-        out, weights, mask = torch.empty_like(q), [], _causal_mask(step, step, q)
-        for h,i,j in _block_slices(*q.shape[:2], k.shape[1], step, cache, q.itemsize):
+        out, weights, mask = torch.empty_like(q), [], _causal_mask(rows, rows, q)
+        for h,i,j in _block_slices(*q.shape[:2], k.shape[1], rows, cache_bytes, q.itemsize):
             scores = torch.bmm(q[h,i], k[h,j].mT)
             n = scores.shape[1]
             scores[:,:,-n:] += mask[:n,:n]
@@ -119,19 +131,26 @@ class _BlockwiseAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, *weights = ctx.saved_tensors
-        grad, to_q, to_k, to_v = grad.flatten(0, 1), torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        grad, grad_q = grad.flatten(0, 1), torch.empty_like(q)
+        grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
         for w,(h,i,j) in zip(weights, _block_slices(*q.shape[:2], k.shape[1], *ctx.sizes, q.itemsize)):
-            to_v[h,j].baddbmm_(w.mT, grad[h,i])
-            to_scores = torch._softmax_backward_data(torch.bmm(grad[h,i], v[h,j].mT), w, -1, w.dtype)
-            to_q[h,i] = torch.bmm(to_scores, k[h,j])
-            to_k[h,j].baddbmm_(to_scores.mT, q[h,i])
+            grad_v[h,j].baddbmm_(w.mT, grad[h,i])
+            grad_scores = torch._softmax_backward_data(torch.bmm(grad[h,i], v[h,j].mT), w, -1, w.dtype)
+            grad_q[h,i] = torch.bmm(grad_scores, k[h,j])
+            grad_k[h,j].baddbmm_(grad_scores.mT, q[h,i])
         b, heads, _, d = ctx.shape
-        return to_q.mul_(d**-.5).view(ctx.shape), to_k.view(b, heads, -1, d), to_v.view(b, heads, -1, d), None, None
+        grad_k, grad_v = grad_k.view(b, heads, -1, d), grad_v.view(b, heads, -1, d)
+        return grad_q.mul_(d**-.5).view(ctx.shape), grad_k, grad_v, None, None
 
 # %% ../../nbs/600_models.attention.ipynb #2d4a12dc
 class KVCache:
     "Keys and values of all positions so far, for one layer."
-    def __init__(self, room:int=64): self.room, self.n, self.k, self.v = room, 0, None, None
+    def __init__(self,
+        capacity:int=64, # positions to allocate initially
+    ):
+        self.capacity, self.n = capacity, 0
+        self.k = self.v = None
+
     def __len__(self): return self.n
 
     def append(self,
@@ -139,16 +158,17 @@ class KVCache:
         v:Tensor, # (batch, heads, new, dim)
     ):            # all keys and values so far, (batch, heads, time, dim)
         "Append `k` and `v`; returns all stored keys and values."
-        b, h, new, d = k.shape
-        if self.k is None or self.n + new > self.k.shape[2]: self._grow(k, max(self.room, 2*(self.n + new)))
-        self.k[:,:,self.n:self.n+new], self.v[:,:,self.n:self.n+new] = k, v
-        self.n += new
-        return self.k[:,:,:self.n], self.v[:,:,:self.n]
+        start, end = self.n, self.n + k.shape[2]
+        if self.k is None or end > self.k.shape[2]: self._grow(k, max(self.capacity, 2*end))
+        self.k[:,:,start:end], self.v[:,:,start:end] = k, v
+        self.n = end
+        return self.k[:,:,:end], self.v[:,:,:end]
 
-    def _grow(self, like, room):
+    def _grow(self, like, capacity):
+        "Copy keys and values to arrays with more positions."
         b, h, _, d = like.shape
         for name in ('k', 'v'):
-            old, new = getattr(self, name), like.new_zeros(b, h, room, d)
+            old, new = getattr(self, name), like.new_zeros(b, h, capacity, d)
             if old is not None: new[:,:,:self.n] = old[:,:,:self.n]
             setattr(self, name, new)
 
@@ -168,6 +188,7 @@ class AttentionSpan(NamedTuple):
     block:int = 256   # block size of hierarchical attention
     summary:int = 64  # positions per summary
 
+# %% ../../nbs/600_models.attention.ipynb #f84d58f7
 attentions = {}  # kinds of attention by name
 
 def register_attention(
@@ -180,18 +201,28 @@ def register_attention(
     return add
 
 # %% ../../nbs/600_models.attention.ipynb #38cc8c88
+def rotate_and_cache(
+    q:Tensor, k:Tensor, v:Tensor, # (batch, heads, new, dim), not yet rotated
+    rotary, angles, cache=None,   # as for `FullAttention.forward`
+):
+    "Rotate queries and keys; with a cache, return its keys and values too."
+    q, k = rotary(q, angles), rotary(k, angles)
+    if cache is not None: k, v = cache.append(k, v)
+    return q, k, v
+
+# %% ../../nbs/600_models.attention.ipynb #14410acd
 @register_attention('full')
 class FullAttention(nn.Module):
     "Full causal attention: every position attends to itself and all earlier positions."
     def __init__(self,
         n_heads:int,         # number of heads
         dim:int,             # dimension of a head
-        reach:AttentionSpan=AttentionSpan(), # not used
+        span:AttentionSpan=AttentionSpan(), # not used
     ): super().__init__()
 
-    def cache(self, room:int=64):
+    def cache(self, capacity:int=64):
         "Create an empty cache for step-by-step generation."
-        return KVCache(room)
+        return KVCache(capacity)
 
     def forward(self,
         q:Tensor,           # (batch, heads, new, dim), not yet rotated
@@ -201,11 +232,25 @@ class FullAttention(nn.Module):
         angles:tuple,       # angles of the new positions
         cache:KVCache=None, # cache of the earlier positions
     )->Tensor:              # (batch, heads, new, dim)
-        q, k = rotary(q, angles), rotary(k, angles)
-        if cache is not None: k, v = cache.append(k, v)
-        return causal_attention(q, k, v)
+        return causal_attention(*rotate_and_cache(q, k, v, rotary, angles, cache))
 
 # %% ../../nbs/600_models.attention.ipynb #7656c162
+def split_heads(
+    x:Tensor,    # (batch, time, 3·width)
+    n_heads:int, # number of heads
+):               # (3, batch, heads, time, dim)
+    "Queries, keys and values of each head."
+    b, t, d = x.shape
+    return x.view(b, t, 3, n_heads, d//3//n_heads).permute(2, 0, 3, 1, 4)
+
+def merge_heads(
+    x:Tensor, # (batch, heads, time, dim)
+)->Tensor:    # (batch, time, width)
+    "Concatenate the outputs of the heads."
+    b, h, t, d = x.shape
+    return x.transpose(1, 2).reshape(b, t, h*d)
+
+# %% ../../nbs/600_models.attention.ipynb #b0059904
 class Attention(nn.Module):
     "Multi-head attention layer of a registered kind."
     def __init__(self,
@@ -213,13 +258,13 @@ class Attention(nn.Module):
         n_heads:int,         # number of heads, which divide the width
         dropout:float=0.,    # dropout of the output
         kind:str='full',     # name of a kind in `attentions`
-        reach:AttentionSpan=AttentionSpan(), # range of bounded kinds
+        span:AttentionSpan=AttentionSpan(), # range of bounded kinds
     ):
         super().__init__()
         self.n_heads = n_heads
         self.qkv = nn.Linear(d_model, 3*d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
-        self.look = attentions[kind](n_heads, d_model//n_heads, reach)
+        self.look = attentions[kind](n_heads, d_model//n_heads, span)
         self.drop = nn.Dropout(dropout)
 
     def forward(self,
@@ -228,6 +273,5 @@ class Attention(nn.Module):
         angles:tuple,          # angles of the new positions
         cache:KVCache=None,    # cache of the earlier positions
     )->Tensor:                 # (batch, new, d_model)
-        b, t, d = x.shape
-        q, k, v = self.qkv(x).view(b, t, 3, self.n_heads, d//self.n_heads).permute(2, 0, 3, 1, 4)
-        return self.drop(self.out(self.look(q, k, v, rotary, angles, cache).transpose(1, 2).reshape(b, t, d)))
+        q, k, v = split_heads(self.qkv(x), self.n_heads)
+        return self.drop(self.out(merge_heads(self.look(q, k, v, rotary, angles, cache))))

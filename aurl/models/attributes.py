@@ -18,7 +18,7 @@ from ..tokens.vocab import Kind, vocab
 attributes = {}  # functions from ids (batch, time) of whole pieces to values (batch,), by name
 
 def register_attribute(
-    name:str, # name of the attribute in a configuration
+    name:str, # its name in a configuration
     unit:str, # unit of its values
 ):
     "Decorator that adds an attribute to `attributes`."
@@ -27,17 +27,23 @@ def register_attribute(
         return f
     return add
 
+# %% ../../nbs/645_models.attributes.ipynb #8319f5c3
+_index = vocab.index.astype('int64')
+
 def _table(kind, value):
     "For each id: whether it is of `kind`, and its value (0 for other kinds)."
-    is_it = torch.from_numpy(vocab.kind == kind)
-    return is_it, torch.where(is_it, torch.from_numpy(value(vocab.index.astype('int64'))).float(), 0.)
-
-# %% ../../nbs/645_models.attributes.ipynb #8319f5c3
-_pitch, _velocity = _table(Kind.NOTE_ON, lambda i: i + vocab.pitch_lo), _table(
-    Kind.VELOCITY, lambda i: vocab.bin_velocity(i.clip(0, vocab.n_velocities - 1))
-)
+    of_kind = torch.from_numpy(vocab.kind == kind)
+    return of_kind, torch.where(of_kind, torch.from_numpy(value).float(), 0.)
 
 def _lookup(table, ids): return tuple(t.to(ids.device)[ids] for t in table)
+
+_pitch = _table(Kind.NOTE_ON, _index + vocab.pitch_lo)
+_velocity = _table(Kind.VELOCITY, vocab.bin_velocity(_index.clip(0, vocab.n_velocities - 1)))
+
+# %% ../../nbs/645_models.attributes.ipynb #0c2815ae
+def _mean_of(total, n, empty):
+    "`total` divided by the number of notes; `empty` without notes."
+    return torch.where(n > 0, total/n.clamp(min=1), empty)
 
 @register_attribute('register', 'MIDI pitch')
 def piece_register(
@@ -45,48 +51,60 @@ def piece_register(
 )->Tensor:      # (batch,)
     "Mean pitch of the notes; 60 for a piece without notes."
     on, pitch = _lookup(_pitch, ids)
-    n = on.sum(1)
-    return torch.where(n > 0, pitch.sum(1)/n.clamp(min=1), 60.)
+    return _mean_of(pitch.sum(1), on.sum(1), 60.)
 
 # %% ../../nbs/645_models.attributes.ipynb #9e2a8dc6
+def _seconds(ids):
+    "Duration (batch,) of pieces, at least one step."
+    seconds = cumulative_steps(ids).amax(1)/vocab.steps_per_second
+    return seconds.clamp(min=1/vocab.steps_per_second)
+
+def _current_velocity(ids):
+    "Value of the latest VELOCITY up to each id, (batch, time)."
+    has_velocity, velocity = _lookup(_velocity, ids)
+    i = torch.arange(ids.shape[1], device=ids.device)
+    return velocity.gather(1, torch.where(has_velocity, i, 0).cummax(1).values)
+
 @register_attribute('note_density', 'notes per second')
 def piece_note_density(
     ids:Tensor, # (batch, time) of whole pieces
 )->Tensor:      # (batch,)
     "Number of notes divided by the duration of the piece."
-    return _lookup(_pitch, ids)[0].sum(1) / (cumulative_steps(ids).amax(1) / vocab.steps_per_second).clamp(
-        min=1 / vocab.steps_per_second
-    )
+    return _lookup(_pitch, ids)[0].sum(1)/_seconds(ids)
 
 @register_attribute('velocity', 'MIDI velocity')
 def piece_velocity(
     ids:Tensor, # (batch, time) of whole pieces
 )->Tensor:      # (batch,)
-    "Mean velocity of the notes; 64 for a piece without notes."
-    (on, _), (said, loud) = _lookup(_pitch, ids), _lookup(_velocity, ids)
-    # position of the latest VELOCITY
-    at = torch.where(said, torch.arange(ids.shape[1], device=ids.device), 0).cummax(1).values
-    n = on.sum(1)
-    return torch.where(n > 0, (loud.gather(1, at)*on).sum(1)/n.clamp(min=1), 64.)
+    "Mean velocity of the notes; 64 without notes."
+    on, _ = _lookup(_pitch, ids)
+    return _mean_of((_current_velocity(ids)*on).sum(1), on.sum(1), 64.)
 
 # %% ../../nbs/645_models.attributes.ipynb #c70f2dcc
+def _attribute(name):
+    "The function that measures an attribute."
+    if name in attributes: return attributes[name]
+    raise ConfigError(f'there is no attribute {name!r}', way_out=f'use one of {", ".join(attributes)}')
+
 def attribute_values(
     ids:Tensor,       # (batch, time) of whole pieces
     names=('register', 'note_density', 'velocity'), # names of `attributes`
 )->Tensor:            # (batch, names)
     "Measure attributes of a batch of pieces."
-    if bad := [n for n in names if n not in attributes]:
-        raise ConfigError(f'there is no attribute {bad[0]!r}', way_out=f'use one of {", ".join(attributes)}')
-    return torch.stack([attributes[n](ids) for n in names], 1)
+    return torch.stack([_attribute(n)(ids) for n in names], 1)
 
 # %% ../../nbs/645_models.attributes.ipynb #6b8f5d9d
+def _pairs(x):
+    "Differences of all pairs of rows."
+    return x[:,None] - x[None]
+
 def attribute_regularization(
-    number:Tensor, # (batch,) or (batch, names) latent dimensions
+    dims:Tensor,   # (batch,) or (batch, names) latent dimensions
     value:Tensor,  # attributes, in the same shape
-    sharp:float=2., # slope of the tanh of the differences
+    sharpness:float=2., # slope of the tanh of the differences
 )->Tensor:         # scalar, 0 … 2
     "Mean difference between the order of the latent dimensions and that of the attributes, over all pairs."
-    number, value = (x[:,None] if x.ndim == 1 else x for x in (number, value))
-    if len(number) < 2: return number.sum()*0.
-    apart = torch.tanh(sharp*(number[:,None] - number[None]))
-    return (apart - (value[:,None] - value[None]).sign()).abs().sum()/(len(number)*(len(number) - 1)*number.shape[1])
+    dims, value = (x[:,None] if x.ndim == 1 else x for x in (dims, value))
+    if len(dims) < 2: return dims.sum()*0.
+    error = (torch.tanh(sharpness*_pairs(dims)) - _pairs(value).sign()).abs()
+    return error.sum()/(len(dims)*(len(dims) - 1)*dims.shape[1])

@@ -30,9 +30,8 @@ class FeedForward(nn.Sequential):
         d_ff:int,         # hidden width
         dropout:float=0., # dropout of the output
     ):
-        super().__init__(
-            nn.Linear(d_model, d_ff, bias=False), nn.GELU(), nn.Linear(d_ff, d_model, bias=False), nn.Dropout(dropout)
-        )
+        up, down = nn.Linear(d_model, d_ff, bias=False), nn.Linear(d_ff, d_model, bias=False)
+        super().__init__(up, nn.GELU(), down, nn.Dropout(dropout))
 
 # %% ../../nbs/615_models.blocks.ipynb #24ae2706
 class Block(nn.Module):
@@ -43,17 +42,17 @@ class Block(nn.Module):
         d_ff:int,              # hidden width of the feed-forward network
         dropout:float=0.,      # dropout of both parts
         attention:str='full',  # name of a kind of attention
-        reach:AttentionSpan=AttentionSpan(),   # range of bounded kinds of attention
+        span:AttentionSpan=AttentionSpan(),   # range of bounded kinds of attention
     ):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(d_model, bias=False), nn.LayerNorm(d_model, bias=False)
-        self.attention = Attention(d_model, n_heads, dropout, attention, reach)
+        self.attention = Attention(d_model, n_heads, dropout, attention, span)
         self.feed = FeedForward(d_model, d_ff, dropout)
 
-    def forward(self, x, rotary, angles, cache=None, apart=None):
+    def forward(self, x, rotary, angles, cache=None, segments=None):
         # in packed rows, attention within each window
-        look = self.attention if apart is None else apart.each(self.attention)
-        x = x + look(self.norm1(x), rotary, angles, cache)
+        attend = self.attention if segments is None else segments.each(self.attention)
+        x = x + attend(self.norm1(x), rotary, angles, cache)
         return x + self.feed(self.norm2(x))
 
 # %% ../../nbs/615_models.blocks.ipynb #17ff4ddb
@@ -80,15 +79,27 @@ def _decay_table(constants):
     out = np.exp(-np.arange(70*max(constants))/np.array(constants)[:,None])
     return np.where(out > 1e-30, out, 0.).astype(np.float32)*(np.arange(out.shape[1]) < out.shape[1]-1)
 
+def _one_hot_rows(n, xp, device):
+    "One-hot rows (n+1, n+1) of the classes 0 … n-1; the last row, [-1], means no value yet."
+    return xp.eye(n+1, device=device)[xp.asarray([*range(1, n+1), 0], device=device)]
+
+# %% ../../nbs/615_models.blocks.ipynb #6c7c94e6
 @functools.cache
 def _feature_tables(xp, device):
     "Lookup tables of the features, for an array module and a device."
-    like = lambda x: xp.asarray(x, device=device)
-    return SimpleNamespace(clock=like(clock_periods), beat=like(_beat_units), elapsed=like([-1/t for t in elapsed_taus]), age=like(_decay_table(age_taus)), echo=like(_decay_table(echo_taus)),
-        tempo=xp.eye(vocab.n_tempos+1, device=device)[like([*range(1, vocab.n_tempos+1), 0])], family=xp.eye(vocab.n_families, device=device),
-        # the last row, [-1], means no value yet
-        velocity=xp.eye(vocab.n_velocities+1, device=device)[like([*range(1, vocab.n_velocities+1), 0])])
+    array = functools.partial(xp.asarray, device=device)
+    return SimpleNamespace(
+        clock=array(clock_periods),
+        beat=array(_beat_units),
+        elapsed=array([-1/t for t in elapsed_taus]),
+        age=array(_decay_table(age_taus)),
+        echo=array(_decay_table(echo_taus)),
+        tempo=_one_hot_rows(vocab.n_tempos, xp, device),
+        velocity=_one_hot_rows(vocab.n_velocities, xp, device),
+        family=xp.eye(vocab.n_families, device=device),
+    )
 
+# %% ../../nbs/615_models.blocks.ipynb #a4216b34
 def _phases(x, periods):
     "Sines and cosines (…, 2·periods) of integers `x` at integer `periods`; the remainder keeps long times exact."
     angle, xp = (x[...,None] % periods) * (2*math.pi/periods), array_module(x)
@@ -102,26 +113,38 @@ def _lookup_decay(age, table, where):
     return [xp.take(row, age) for row in table]
 
 # %% ../../nbs/615_models.blocks.ipynb #f88f3065
+def _clock(m, roll, t): return _phases(m.time, t.clock)
+def _elapsed(m, roll, t): return [array_module(roll).exp(m.time[...,None]*t.elapsed)]
+def _beat(m, roll, t): return _phases(m.beat, t.beat)
+def _tempo(m, roll, t): return [t.tempo[m.tempo]]
+def _velocity(m, roll, t): return [t.velocity[m.velocity]]
+def _family(m, roll, t): return [t.family[m.family]]
+def _roll(m, roll, t): return [roll]
+def _age(m, roll, t): return _lookup_decay(m.time[...,None] - m.struck, t.age, roll > 0)
+def _echo(m, roll, t): return _lookup_decay(m.time[...,None] - m.released, t.echo, roll == 0)
+
+_feature_functions = dict(
+    clock=_clock,
+    elapsed=_elapsed,
+    beat=_beat,
+    tempo=_tempo,
+    velocity=_velocity,
+    family=_family,
+    roll=_roll,
+    age=_age,
+    echo=_echo,
+)
+
+# %% ../../nbs/615_models.blocks.ipynb #31edcb12
 def musical_features(
     m,               # one or more states: a `State`, or the result of `grammar.scan`
     roll:Tensor,     # (…, 88) number of instruments that hold each key
     names:tuple=tuple(feature_sizes), # names of the features
 )->Tensor:           # (…, sum of their sizes)
     "Compute musical features of each state."
-    xp, now, out = array_module(roll), m.time[...,None], []
-    t = _feature_tables(xp, roll.device)
-    make = dict(
-        clock=lambda: _phases(m.time, t.clock),
-        elapsed=lambda: [xp.exp(now * t.elapsed)],
-        beat=lambda: _phases(m.beat, t.beat),
-        tempo=lambda: [t.tempo[m.tempo]],
-        velocity=lambda: [t.velocity[m.velocity]],
-        family=lambda: [t.family[m.family]],
-        roll=lambda: [roll],
-        age=lambda: _lookup_decay(now - m.struck, t.age, roll > 0),
-        echo=lambda: _lookup_decay(now - m.released, t.echo, roll == 0),
-    )
-    for name in names: out += make[name]()
+    xp, out = array_module(roll), []
+    tables = _feature_tables(xp, roll.device)
+    for name in names: out += _feature_functions[name](m, roll, tables)
     return xp.concatenate(out, -1) if out else roll[...,:0]
 
 # %% ../../nbs/615_models.blocks.ipynb #33acf61d
@@ -129,7 +152,8 @@ def state_roll(
     s:State, # states (batch)
 )->Tensor:   # (batch, 88)
     "Number of instruments that hold each key, in each state."
-    return (s.onset.reshape(len(s), vocab.n_families, n_keys)[:,:,:pedal_column] >= 0).sum(1)*1.
+    onsets = s.onset.reshape(len(s), vocab.n_families, n_keys)
+    return (onsets[:,:,:pedal_column] >= 0).sum(1)*1.
 
 def scan_roll(
     r, # result of `grammar.scan`
@@ -159,22 +183,26 @@ class MusicEmbedding(nn.Module):
         x = self.table(ids)
         return x if self.project is None else x + self.project(features)
 
-    def scores(self, x:Tensor)->Tensor:
+    def logits(self, x:Tensor)->Tensor:
         "Logits (…, 774) of vectors (…, d_model)."
         return F.linear(x, self.table.weight)
 
 # %% ../../nbs/615_models.blocks.ipynb #0941c41d
 @patch
-def look(self:MusicEmbedding,
+def _step_features(self:MusicEmbedding, ids, state):
+    "Features (batch, 1, size) after one id of each row, or None, and the state after it."
+    end = grammar.step(state, ids[:,0])
+    return (musical_features(end, state_roll(end), self.features)[:,None] if self.project else None), end
+
+@patch
+def compute_features(self:MusicEmbedding,
     ids:Tensor,       # (batch, time) int64
     state:State=None, # state before the first id; None: the start of a piece
     after=False,      # also compute the state after the last id
 ):                    # features (batch, time, size) or None, and the final state or None
     "Musical features after each id and, on request, the state after all ids."
     state = grammar.start(len(ids), ids.device) if state is None else state
-    if ids.shape[1] == 1 and after:
-        end = grammar.step(state, ids[:,0])
-        return (musical_features(end, state_roll(end), self.features)[:,None] if self.project else None), end
+    if ids.shape[1] == 1 and after: return self._step_features(ids, state)
     end = grammar.advance(state, ids) if after else None
     if not self.project: return None, end
     r = grammar.scan(ids, state)
@@ -188,35 +216,15 @@ key_band_width = 22                                          # keys per matrix p
 class KeyboardConv(nn.Module):
     "Logits of NOTE_ON and NOTE_OFF from a convolution over the keyboard, with shared weights for all keys."
     def __init__(self,
-        d_model:int,   # width of the model
-        maps:int=16,   # number of output channels of the convolution
-        reach:int=24   # receptive field in semitones, up and down
+        d_model:int,     # width of the model
+        channels:int=16, # number of output channels of the convolution
+        radius:int=24    # receptive field in semitones, up and down
     ):
         super().__init__()
-        self.look, self.weigh = nn.Conv1d(n_key_channels, maps, 2*reach+1, padding=reach), nn.Linear(d_model, 2*maps)
+        self.look = nn.Conv1d(n_key_channels, channels, 2*radius+1, padding=radius)
+        self.weigh = nn.Linear(d_model, 2*channels)
         nn.init.zeros_(self.weigh.weight)
         nn.init.zeros_(self.weigh.bias)
-
-    def found(self,
-        keys:Tensor, # (n, channels·88)
-    )->list:         # tensors (n, maps, keys), together 88 keys
-        "Activations of each key before the nonlinearity, in bands of neighboring keys."
-        keys = keys.unflatten(1, (n_key_channels, vocab.n_pitches))
-        if len(keys) < 256: return [self.look(keys)]
-        reach, table = self.look.padding[0], self.by_keys()
-        out = []
-        for first in range(0, vocab.n_pitches, key_band_width):
-            seen = slice(max(0, first - reach), first + key_band_width + reach)
-            weight = table[:,first:first+key_band_width,:,seen].flatten(2).flatten(0, 1)
-            bias = self.look.bias.repeat_interleave(key_band_width)
-            out.append(F.linear(keys[:,:,seen].flatten(1), weight, bias).unflatten(1, (-1, key_band_width)))
-        return out
-
-    def by_keys(self)->Tensor: # (maps, 88, channels, 88)
-        "Weights of the convolution as a matrix between output and input keys; 0 beyond its reach."
-        n, reach = vocab.n_pitches, self.look.padding[0]
-        by_distance = F.pad(self.look.weight, (n-1-reach,)*2)                 # 87 keys below … 87 above
-        return by_distance.unfold(-1, n, 1).flip(2).transpose(1, 2)
 
     def forward(self,
         x:Tensor,        # (batch, time, d_model)
@@ -224,5 +232,32 @@ class KeyboardConv(nn.Module):
     )->Tensor:           # (batch, time, 2·88) for NOTE_ON and NOTE_OFF
         b, t, _ = x.shape
         weights = self.weigh(x).view(b*t, 2, -1)
-        bands = self.found(features[...,-n_key_channels*vocab.n_pitches:].flatten(0, 1))
+        bands = self.activations(features[...,-n_key_channels*vocab.n_pitches:].flatten(0, 1))
         return torch.cat([weights @ F.gelu(k) for k in bands], -1).view(b, t, 2*vocab.n_pitches)
+
+# %% ../../nbs/615_models.blocks.ipynb #0cd75cae
+@patch
+def activations(self:KeyboardConv,
+    keys:Tensor, # (n, channels·88)
+)->list:         # tensors (n, maps, keys), together 88 keys
+    "Activations of each key before the nonlinearity, in bands of neighboring keys."
+    keys = keys.unflatten(1, (n_key_channels, vocab.n_pitches))
+    if len(keys) < 256: return [self.look(keys)]
+    weight = self.dense_weight()
+    return [self._band(keys, weight, first) for first in range(0, vocab.n_pitches, key_band_width)]
+
+@patch
+def dense_weight(self:KeyboardConv)->Tensor: # (maps, 88, channels, 88)
+    "Weights of the convolution as a matrix between output and input keys; 0 beyond its radius."
+    n, radius = vocab.n_pitches, self.look.padding[0]
+    by_distance = F.pad(self.look.weight, (n-1-radius,)*2)                # 87 keys below … 87 above
+    return by_distance.unfold(-1, n, 1).flip(2).transpose(1, 2)
+
+@patch
+def _band(self:KeyboardConv, keys, weight, first):
+    "Activations (n, maps, keys) of the band of keys from `first` on, by one matrix product."
+    radius, end = self.look.padding[0], first + key_band_width
+    seen = slice(max(0, first - radius), end + radius)
+    weight = weight[:,first:end,:,seen].flatten(2).flatten(0, 1)
+    bias = self.look.bias.repeat_interleave(key_band_width)
+    return F.linear(keys[:,:,seen].flatten(1), weight, bias).unflatten(1, (-1, key_band_width))

@@ -23,7 +23,7 @@ class ConditionSpec(Config):
     std: float = 1.             # its standard deviation
 
     @model_validator(mode='after')
-    def _sound(self):
+    def _valid(self):
         if self.words and self.words[0]: raise ValueError("the first label must be '', for unknown")
         if not self.std > 0: raise ValueError(f'std={self.std:g} is not positive')
         return self
@@ -41,21 +41,36 @@ class NumberEmbedding(nn.Module):
     ):
         super().__init__()
         self.mean, self.std = mean, std
-        self.curve, self.unknown = nn.Linear(n_basis_functions, d_model, bias=False), nn.Parameter(torch.zeros(d_model))
+        self.curve = nn.Linear(n_basis_functions, d_model, bias=False)
+        self.unknown = nn.Parameter(torch.zeros(d_model))
         self.register_buffer('centers', torch.linspace(-3, 3, n_basis_functions), persistent=False)
         nn.init.normal_(self.curve.weight, std=.02)
 
     def forward(self,
         x:Tensor, # (n,) float32
     )->Tensor:    # (n, d_model)
-        z = ((x - self.mean)/self.std).clamp(-3, 3)
+        basis = self._basis(((x - self.mean)/self.std).clamp(-3, 3))
+        return torch.where(x.isnan()[:,None], self.unknown, self.curve(basis.to(self.curve.weight.dtype)))
+
+    def _basis(self, z):
+        "Gaussian basis functions (n, n_basis_functions) of standardized values (n,); 0 for NaN."
         width = 6/(n_basis_functions - 1)
-        bumps = torch.exp(-((z[:,None] - self.centers)/width)**2/2)
-        return torch.where(
-            x.isnan()[:, None], self.unknown, self.curve(bumps.nan_to_num(0.0).to(self.curve.weight.dtype))
-        )
+        return torch.exp(-((z[:,None] - self.centers)/width)**2/2).nan_to_num(0.)
 
 # %% ../../nbs/625_models.conditioning.ipynb #b213a743
+def _condition_table(d_model, spec):
+    "Embedding of one condition; the class 0, unknown, is initialized to zero."
+    if not spec.words: return NumberEmbedding(d_model, spec.mean, spec.std)
+    table = nn.Embedding(len(spec.words), d_model)
+    nn.init.normal_(table.weight, std=.02)
+    nn.init.zeros_(table.weight[0])
+    return table
+
+def _unknown(spec, n):
+    "Values (n,) of a condition that is not given."
+    return torch.zeros(n, dtype=torch.int64) if spec.words else torch.full((n,), torch.nan)
+
+# %% ../../nbs/625_models.conditioning.ipynb #d7b6f60d
 class ConditionEmbedding(nn.Module):
     "Sum of the embeddings of several conditions."
     def __init__(self,
@@ -65,7 +80,8 @@ class ConditionEmbedding(nn.Module):
     ):
         super().__init__()
         self.specs, self.dropout = dict(specs), dropout
-        self.tables = nn.ModuleList(_table(d_model, s) for s in self.specs.values())    # a column may have any name
+        tables = [_condition_table(d_model, s) for s in self.specs.values()]
+        self.tables = nn.ModuleList(tables)    # a list, since a column may have any name
 
     def forward(self,
         values:dict,   # (n,) int64 classes or float32 numbers, by name
@@ -75,37 +91,16 @@ class ConditionEmbedding(nn.Module):
 
     def _column(self, name, values, n):
         "Values (n,) of one condition; in training, some are replaced by unknown."
-        device, known = next(self.parameters()).device, values.get(name)
-        x = _unknown(self.specs[name], n).to(device)
-        if known is None: return x
-        known = known.to(device)
-        if not (self.training and self.dropout): return known
-        return torch.where(torch.rand(n, device=device) < self.dropout, x, known)
-
-# %% ../../nbs/625_models.conditioning.ipynb #d7b6f60d
-def _table(d_model, spec):
-    if not spec.words: return NumberEmbedding(d_model, spec.mean, spec.std)
-    table = nn.Embedding(len(spec.words), d_model)
-    nn.init.normal_(table.weight, std=.02)
-    nn.init.zeros_(table.weight[0])
-    return table
-
-def _unknown(spec, n):
-    return torch.zeros(n, dtype=torch.int64) if spec.words else torch.full((n,), torch.nan)
+        device, given = next(self.parameters()).device, values.get(name)
+        unknown = _unknown(self.specs[name], n).to(device)
+        if given is None: return unknown
+        given = given.to(device)
+        if not (self.training and self.dropout): return given
+        return torch.where(torch.rand(n, device=device) < self.dropout, unknown, given)
 
 # %% ../../nbs/625_models.conditioning.ipynb #1eff7ca0
-def condition_values(
-    specs:dict,        # `ConditionSpec` by name, of a model
-    asked:dict,        # text or number by name; None or '' for unknown
-    n:int=1,           # number of rows
-)->dict:               # (n,) tensors by name
-    "Convert conditions given as texts and numbers to tensors; `ConfigError` for unknown names and classes."
-    if bad := next((k for k in asked if k not in specs), None): raise _no_condition(bad, specs)
-    values = {k: _value(k, v, specs[k]) for k,v in asked.items() if v not in (None, '')}
-    return {k: torch.full((n,), v) for k,v in values.items()}
-
-# %% ../../nbs/625_models.conditioning.ipynb #3090ef2e
 def _no_condition(name, specs):
+    "The error for a condition that a model does not have."
     if not specs:
         return ConfigError(
             f'conditions.{name}: this model was trained without conditions',
@@ -116,24 +111,46 @@ def _no_condition(name, specs):
         way_out=f'it is conditioned on {", ".join(specs)}',
     )
 
+# %% ../../nbs/625_models.conditioning.ipynb #3090ef2e
+def _unknown_class(name, word, words):
+    "The error for a text that is no class of a condition."
+    few = ', '.join(words[1:9]) + ' …'*(len(words) > 9)
+    return ConfigError(
+        f'conditions.{name}={word}: the model was trained on no such {name}{suggest(word, words[1:])}',
+        way_out=f'it knows {few}',
+    )
+
+def _class_index(name, word, words):
+    "Class of a text; keys in any spelling."
+    if word in words: return words.index(word)
+    if name == 'key' and (k := key_class(word)) and k < len(words): return k
+    raise _unknown_class(name, word, words)
+
 # %% ../../nbs/625_models.conditioning.ipynb #f9b5677c
+def _finite(value):
+    "`value` as a finite float, or None."
+    try: number = float(value)
+    except (TypeError, ValueError): return None
+    return number if np.isfinite(number) else None
+
 def _value(name, value, spec):
     "Class or float of one condition."
-    if spec.words: return _class(name, str(value), spec.words)
-    try: number = float(value)
-    except (TypeError, ValueError): number = np.nan
-    if not np.isfinite(number):
+    if spec.words: return _class_index(name, str(value), spec.words)
+    number = _finite(value)
+    if number is None:
         raise ConfigError(
             f'conditions.{name}={value} is not a number', way_out=f'in training it was {spec.mean:.4g} ± {spec.std:.3g}'
         )
     return number
 
-def _class(name, word, words):
-    "Class of a text; keys in any spelling."
-    if word in words: return words.index(word)
-    if name == 'key' and (k := key_class(word)) and k < len(words): return k
-    few = ', '.join(words[1:9]) + ' …'*(len(words) > 9)
-    raise ConfigError(
-        f'conditions.{name}={word}: the model was trained on no such {name}{suggest(word, words[1:])}',
-        way_out=f'it knows {few}',
-    )
+# %% ../../nbs/625_models.conditioning.ipynb #fb3cf3ae
+def condition_values(
+    specs:dict,        # `ConditionSpec` by name, of a model
+    conditions:dict,   # text or number by name; None or '' for unknown
+    n:int=1,           # number of rows
+)->dict:               # (n,) tensors by name
+    "Convert conditions given as texts and numbers to tensors; `ConfigError` for unknown names and classes."
+    for name in conditions:
+        if name not in specs: raise _no_condition(name, specs)
+    given = {k:v for k,v in conditions.items() if v not in (None, '')}
+    return {k: torch.full((n,), _value(k, v, specs[k])) for k,v in given.items()}

@@ -33,99 +33,120 @@ class Decoder:
     ):
         if condition is None and model.conditioning is not None: condition = model.condition_vectors({}, batch)
         self.model, self.window, self.z, self.condition = model, window, z, condition
-        self._forget(grammar.start(batch, model.device))
+        self._reset(grammar.start(batch, model.device))
+
     def __len__(self): return len(self.state)
 
-    def _forget(self, state):
+    def _reset(self, state):
         "Empty the cache; `state` is the automaton's state before the next id."
-        self.before, self.state, self.kept, self.n = state, state, [], 0
-        self.memory = self.model.new_cache()
-        self.memory.state, self.memory.z, self.memory.condition = state, self.z, self.condition
+        self.start_state, self.state, self.history, self.n = state, state, [], 0
+        self.cache = self.model.new_cache()
+        self.cache.state, self.cache.z, self.cache.condition = state, self.z, self.condition
 
     def _read(self, ids):
-        scores = self.model(ids, cache=self.memory).logits[:,-1]
-        self.state, self.n = self.memory.state, self.n + ids.shape[1]
-        return scores
+        "Read `ids` into the cache and return the logits after the last."
+        logits = self.model(ids, cache=self.cache).logits[:,-1]
+        self.state, self.n = self.cache.state, self.n + ids.shape[1]
+        return logits
 
 # %% ../../nbs/680_models.decoder.ipynb #5f465638
+@patch
+def _slide(self:Decoder, ids):
+    "Remember `ids`; if they exceed the window, empty the cache and return the newest half to read again."
+    self.history.append(torch.as_tensor(ids))
+    if self.n + ids.shape[1] <= self.window: return ids
+    history, half = torch.cat(self.history, 1), max(1, self.window//2)
+    self._reset(grammar.advance(self.start_state, history[:,:-half]))
+    self.history = [history[:,-half:]]
+    return self.history[0]
+
 @patch
 @torch.inference_mode()
 def read(self:Decoder,
     ids,  # (batch, new) int64
 ):        # (batch, 774): logits of the next id
     "Read `ids` and return the logits after the last."
-    if self.window:
-        self.kept.append(torch.as_tensor(ids))
-        if self.n + ids.shape[1] > self.window:
-            kept, half = torch.cat(self.kept, 1), max(1, self.window//2)
-            self._forget(grammar.advance(self.before, kept[:,:-half]))
-            ids = kept[:,-half:]
-            self.kept = [ids]
-    return self._read(ids)
+    return self._read(self._slide(ids) if self.window else ids)
 
 @patch
 def pick(self:Decoder,
     rows, # (n,) int64 or (batch,) bool: rows to keep, in order; a row may be repeated
 )->Decoder:
     "Select `rows` of the batch, in place."
-    self.memory.pick(rows)
-    self.before, self.state, self.z = self.before[rows], self.memory.state, self.memory.z
-    self.condition = self.memory.condition
-    self.kept = [k[rows] for k in self.kept]
+    self.cache.pick(rows)
+    self.start_state, self.state, self.z = self.start_state[rows], self.cache.state, self.cache.z
+    self.condition = self.cache.condition
+    self.history = [k[rows] for k in self.history]
     return self
 
 # %% ../../nbs/680_models.decoder.ipynb #d9334b12
 def _center(m): return m - m.mean(-1, keepdims=True)
 
-# %% ../../nbs/680_models.decoder.ipynb #94248d76
-class DecoderWeights:
-    "Weights of a trunk as NumPy arrays, rearranged for single steps."
-    def __init__(self, trunk):
-        left = dict(trunk.named_parameters())
-        take = lambda name: left.pop(name).detach().numpy()
-        d, h = trunk.embed.table.weight.shape[1], trunk.blocks[0].attention.n_heads
-        # dimension i of a head beside dimension i + dim/2
-        pairs = np.arange(d).reshape(h, 2, -1).swapaxes(1, 2).reshape(-1)
-        self.order, self.layers, self.features = pairs[:d//h], [], trunk.embed.features
-        for i in range(len(trunk.blocks)):
-            get = lambda name: take(f'blocks.{i}.{name}.weight')
-            # read from the residual stream
-            qkv, up = get('attention.qkv')*get('norm1')*d**.5, get('feed.0')*get('norm2')*d**.5
-            out, down = _center(get('attention.out').T), _center(get('feed.2').T)                     # write to it
-            qkv = np.concatenate([qkv[pairs]*(d/h)**-.5, qkv[d+pairs], qkv[2*d:]])
-            self.layers.append([qkv.T, out, up.T, down, down.T])
-        last, table = take('norm.weight')*d**.5, take('embed.table.weight')
-        self.table, ends = _center(table), [(table*last).T]
-        if self.features: ends.append(_center(take('embed.project.weight').T))
-        self.own = ()
-        # a table for each layer after the first
-        if trunk.layer_embed is not None:
-            self.own = [_center(t) for t in np.split(take('layer_embed.weight'), len(trunk.blocks) - 1, 1)]
-        self._keyboard(trunk.keyboard, take, last)
-        *layers, ends = _pack_contiguous([*self.layers, ends])
-        self.layers = [(qkv, out, up, down, slim.T) for qkv, out, up, down, slim in layers]
-        self.scores, self.project, self.unknown = ends[0], ends[-1], list(left)
+def _rotary_order(d, h):
+    "Order of the dimensions of queries and keys: dimension i of a head beside dimension i + dim/2."
+    return np.arange(d).reshape(h, 2, -1).swapaxes(1, 2).reshape(-1)
 
-    def _keyboard(self, net, take, last):
-        # width of the convolution, in keys
-        self.around = net.look.weight.shape[2] if net else 0
-        if not net: return
-        look = take('keyboard.look.weight')
-        self.look, self.look_bias = np.ascontiguousarray(look.reshape(len(look), -1).T), take('keyboard.look.bias')
-        self.weigh, self.weigh_bias = np.ascontiguousarray((take('keyboard.weigh.weight') * last).T), take(
-            'keyboard.weigh.bias'
-        )
+class _ParameterReader:
+    "Parameters of a module as arrays, by name; those that were not read are left in `left`."
+    def __init__(self, module): self.left = dict(module.named_parameters())
+    def __call__(self, name): return self.left.pop(name).detach().numpy()
+
+# %% ../../nbs/680_models.decoder.ipynb #1d477d50
+def _layer_weights(take, prefix, pairs, h):
+    "Matrices of one layer: queries, keys and values, output, up, and down twice."
+    def get(name): return take(f'{prefix}.{name}.weight')
+    d = len(pairs)
+    # read from the residual stream
+    qkv, up = get('attention.qkv')*get('norm1')*d**.5, get('feed.0')*get('norm2')*d**.5
+    # write to it
+    out, down = _center(get('attention.out').T), _center(get('feed.2').T)
+    qkv = np.concatenate([qkv[pairs]*(d/h)**-.5, qkv[d+pairs], qkv[2*d:]])
+    return [qkv.T, out, up.T, down, down.T]
+
+def _layer_tables(trunk, take):
+    "The embedding table of each layer after the first; () without such tables."
+    if trunk.layer_embed is None: return ()
+    return [_center(t) for t in np.split(take('layer_embed.weight'), len(trunk.blocks) - 1, 1)]
 
 # %% ../../nbs/680_models.decoder.ipynb #1b20fca2
 def _pack_contiguous(lists):
     "Copy lists of matrices into one block of memory."
-    block, at = np.empty(sum(m.size for l in lists for m in l), np.float32), 0
-    def put(m):
-        nonlocal at
-        here = block[at:at+m.size].reshape(m.shape)
-        here[:], at = m, at + m.size
-        return here
-    return [[put(m) for m in l] for l in lists]
+    block, start, packed = np.empty(sum(m.size for l in lists for m in l), np.float32), 0, []
+    for matrices in lists:
+        packed.append([])
+        for m in matrices:
+            view = block[start:start+m.size].reshape(m.shape)
+            view[:] = m
+            packed[-1].append(view)
+            start += m.size
+    return packed
+
+# %% ../../nbs/680_models.decoder.ipynb #cf608a20
+class DecoderWeights:
+    "Weights of a trunk as NumPy arrays, rearranged for single steps."
+    def __init__(self, trunk):
+        take = _ParameterReader(trunk)
+        d, h = trunk.embed.table.weight.shape[1], trunk.blocks[0].attention.n_heads
+        pairs = _rotary_order(d, h)
+        self.order, self.features = pairs[:d//h], trunk.embed.features
+        layers = [_layer_weights(take, f'blocks.{i}', pairs, h) for i in range(len(trunk.blocks))]
+        last, table = take('norm.weight')*d**.5, take('embed.table.weight')
+        self.table, ends = _center(table), [(table*last).T]
+        if self.features: ends.append(_center(take('embed.project.weight').T))
+        self.layer_embeddings = _layer_tables(trunk, take)
+        self._keyboard(trunk.keyboard, take, last)
+        *layers, ends = _pack_contiguous([*layers, ends])
+        self.layers = [(qkv, out, up, down, slim.T) for qkv, out, up, down, slim in layers]
+        self.logits, self.project, self.unknown = ends[0], ends[-1], list(take.left)
+
+    def _keyboard(self, net, take, last):
+        "Weights of the convolution over the keyboard, if there is one."
+        self.kernel_size = net.look.weight.shape[2] if net else 0      # in keys
+        if not net: return
+        conv = take('keyboard.look.weight')
+        self.conv, self.conv_bias = np.ascontiguousarray(conv.reshape(len(conv), -1).T), take('keyboard.look.bias')
+        self.readout = np.ascontiguousarray((take('keyboard.weigh.weight')*last).T)
+        self.readout_bias = take('keyboard.weigh.bias')
 
 # %% ../../nbs/680_models.decoder.ipynb #6100b2c9
 def _normalize(x):
@@ -138,16 +159,17 @@ def _gelu(x):
 
 def _rotary_table(rotary, n):
     "Rotations of queries and keys at positions 0 … n-1, as complex numbers (n, dim/2)."
-    a = torch.arange(n)[:,None]*rotary.speed
+    a = torch.arange(n)[:,None]*rotary.inv_freq
     return torch.polar(torch.ones_like(a), a).numpy()
 
-def _layer(x, w, kv, n, turn):
+# %% ../../nbs/680_models.decoder.ipynb #cb2f88db
+def _layer(x, w, kv, n, rotation):
     "Apply one layer to position `n` of each piece."
     qkv, out, up, down, slim = w
     _, b, h, _, d = kv.shape
     a = (_normalize(x) @ qkv).reshape(b, 3, h, 1, d)
     z = a[:,:2].view(np.complex64)
-    z *= turn
+    z *= rotation
     kv[:,:,:,n:n+1] = a[:,1:].swapaxes(0, 1)
     k, v = kv[:,:,:,:n+1]
     s = a[:,0] @ k.swapaxes(2, 3)
@@ -157,17 +179,17 @@ def _layer(x, w, kv, n, turn):
     return x + _gelu(_normalize(x) @ up) @ (slim if b < 4 else down)
 
 # %% ../../nbs/680_models.decoder.ipynb #fdba7748
-def _key_windows(batch, around):
-    "A padded array for the keys, and a view of it: the neighborhood of each key (batch, 88, channels, around)."
-    keys = np.zeros((batch, n_key_channels, vocab.n_pitches + around - 1), np.float32)
-    return keys, np.lib.stride_tricks.sliding_window_view(keys, around, 2).swapaxes(1, 2)
+def _key_windows(batch, kernel_size):
+    "A padded array for the keys, and a view of it: the neighborhood of each key (batch, 88, channels, kernel_size)."
+    keys = np.zeros((batch, n_key_channels, vocab.n_pitches + kernel_size - 1), np.float32)
+    return keys, np.lib.stride_tricks.sliding_window_view(keys, kernel_size, 2).swapaxes(1, 2)
 
 def _keyboard_logits(w, x, features, keys, view):
     "Logits (batch, 2·88) of the keys."
     b, p, c, wide = view.shape
     keys[:,:,wide//2:-(wide//2)] = features[:,-c*p:].reshape(b, c, p)
-    found = _gelu(view.reshape(b*p, c*wide) @ w.look + w.look_bias).reshape(b, p, -1)
-    return ((x @ w.weigh + w.weigh_bias).reshape(b, 2, -1) @ found.swapaxes(1, 2)).reshape(b, 2*p)
+    maps = _gelu(view.reshape(b*p, c*wide) @ w.conv + w.conv_bias).reshape(b, p, -1)
+    return ((x @ w.readout + w.readout_bias).reshape(b, 2, -1) @ maps.swapaxes(1, 2)).reshape(b, 2*p)
 
 # %% ../../nbs/680_models.decoder.ipynb #e30bf561
 class NumpyDecoder(Decoder):
@@ -178,66 +200,89 @@ class NumpyDecoder(Decoder):
     ):
         self.weights = weights or DecoderWeights(model.trunk)
         super().__init__(model, batch, window, condition=condition)
-        self.added = None if self.condition is None else _center(self.condition.numpy())
+        self.condition_vector = None if self.condition is None else _center(self.condition.numpy())
 
     def _read(self, ids):
         if self.n:
-            for i in range(ids.shape[1]): scores = self._step(np.asarray(ids[:,i]))
-            return scores
-        scores = super()._read(torch.as_tensor(ids))
-        self._take_over()
-        return scores.numpy()
+            for i in range(ids.shape[1]): logits = self._step(np.asarray(ids[:,i]))
+            return logits
+        logits = super()._read(torch.as_tensor(ids))
+        self._copy_cache()
+        return logits.numpy()
 
-    def _take_over(self):
-        "Copy torch's cache to `kv`."
-        layers, self.state = self.memory.layers, self.state.numpy()
-        b, h, _, d = layers[0].k.shape
-        self.kv = np.zeros((len(layers), 2, b, h, self.n + 256, d), np.float32)
-        for kv, c in zip(self.kv, layers):
-            kv[0,:,:,:self.n], kv[1,:,:,:self.n] = c.k[:,:,:self.n].numpy()[...,self.weights.order], c.v[:,:,:self.n]
-        self.memory = None
-        self._make_room()
+# %% ../../nbs/680_models.decoder.ipynb #aaba8339
+@patch
+def _copy_cache(self:NumpyDecoder):
+    "Copy torch's cache to `kv`."
+    layers, n = self.cache.layers, self.n
+    self.state, self.cache = self.state.numpy(), None
+    b, h, _, d = layers[0].k.shape
+    self.kv = np.zeros((len(layers), 2, b, h, n + 256, d), np.float32)
+    for kv, c in zip(self.kv, layers):
+        kv[0,:,:,:n] = c.k[:,:,:n].numpy()[...,self.weights.order]
+        kv[1,:,:,:n] = c.v[:,:,:n]
+    self._grow()
 
-    def _make_room(self):
-        "Double `kv` if it is full, and compute the arrays that depend on its shape."
-        *_, b, h, room, d = self.kv.shape
-        if self.n == room: self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)], 4)
-        self.turn = _rotary_table(self.model.trunk.rotary, self.kv.shape[4])
-        if self.weights.around: self.keys = _key_windows(b, self.weights.around)
+@patch
+def _grow(self:NumpyDecoder):
+    "Double `kv` if it is full, and compute the arrays that depend on its shape."
+    if self.n == self.kv.shape[4]: self.kv = np.concatenate([self.kv, np.zeros_like(self.kv)], 4)
+    self.rotations = _rotary_table(self.model.trunk.rotary, self.kv.shape[4])
+    if self.weights.kernel_size: self.keys = _key_windows(self.kv.shape[2], self.weights.kernel_size)
 
 # %% ../../nbs/680_models.decoder.ipynb #b24358f9
+@patch
+def _input(self:NumpyDecoder, ids):
+    "Input vectors (batch, d_model) after one id of each piece, and its features or None."
+    w, features = self.weights, None
+    x = w.table[ids]
+    if self.condition_vector is not None: x = x + self.condition_vector
+    if w.features:
+        features = musical_features(self.state, state_roll(self.state), w.features).astype(np.float32)
+        x = x + features @ w.project
+    return x, features
+
 @patch
 def _step(self:NumpyDecoder, ids):
     "Read one id of each piece."
     w, self.state = self.weights, grammar.step(self.state, ids)
-    if self.n == self.kv.shape[4]: self._make_room()
-    x = w.table[ids]
-    if self.added is not None: x = x + self.added
-    if w.features:
-        f = musical_features(self.state, state_roll(self.state), w.features).astype(np.float32)
-        x = x + f @ w.project
+    if self.n == self.kv.shape[4]: self._grow()
+    x, features = self._input(ids)
     for i, (layer, kv) in enumerate(zip(w.layers, self.kv)):
-        if i and w.own: x = x + w.own[i-1][ids]
-        x = _layer(x, layer, kv, self.n, self.turn[self.n])
+        if i and w.layer_embeddings: x = x + w.layer_embeddings[i-1][ids]
+        x = _layer(x, layer, kv, self.n, self.rotations[self.n])
     x = _normalize(x)
-    scores = x @ w.scores
-    if w.around: scores[:,vocab.NOTE_ON:vocab.TIME_SHIFT] += _keyboard_logits(w, x, f, *self.keys)
+    logits = x @ w.logits
+    if w.kernel_size: logits[:,vocab.NOTE_ON:vocab.TIME_SHIFT] += _keyboard_logits(w, x, features, *self.keys)
     self.n += 1
-    return scores
+    return logits
 
 # %% ../../nbs/680_models.decoder.ipynb #b6357b68
 @patch
 def pick(self:NumpyDecoder, rows):
-    here = torch.as_tensor(rows)
-    self.before, self.state, self.kept = self.before[here], self.state[np.asarray(rows)], [k[here] for k in self.kept]
-    if self.added is not None: self.condition, self.added = self.condition[here], self.added[np.asarray(rows)]
-    old, n = self.kv, self.n
+    torch_rows, numpy_rows, n, old = torch.as_tensor(rows), np.asarray(rows), self.n, self.kv
+    self.start_state, self.history = self.start_state[torch_rows], [k[torch_rows] for k in self.history]
+    self.state = self.state[numpy_rows]
+    if self.condition_vector is not None:
+        self.condition, self.condition_vector = self.condition[torch_rows], self.condition_vector[numpy_rows]
     self.kv = np.empty((*old.shape[:2], len(self.state), *old.shape[3:]), np.float32)
     for new, kv in zip(self.kv, old): new[:,:,:,:n] = kv[:,rows,:,:n]
-    self._make_room()
+    self._grow()
     return self
 
 # %% ../../nbs/680_models.decoder.ipynb #d56a73c5
+def _is_supported(model):
+    "Whether the model is a plain transformer in 32 bits with full attention, on a CPU."
+    p, c = next(model.parameters()), model.config
+    return (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full')
+
+def _numpy_weights(model):
+    "The `DecoderWeights` of a model that `NumpyDecoder` supports, or None."
+    if not _is_supported(model): return None
+    try: weights = DecoderWeights(model.trunk)
+    except KeyError: return None                    # a parameter has an unknown name
+    return None if weights.unknown else weights
+
 def make_decoder(
     model:MusicTransformerVAEGAN, # in eval mode
     batch:int=1,                  # pieces in the batch
@@ -246,12 +291,9 @@ def make_decoder(
     condition=None,               # (batch, d_model) from `model.condition_vectors`
 )->Decoder:
     "Return the faster decoder for `model`."
-    p, c = next(model.parameters()), model.config
-    if (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full'):
-        try: weights = DecoderWeights(model.trunk)
-        except KeyError: weights = None                                    # a parameter has an unknown name
-        if weights and not weights.unknown: return NumpyDecoder(model, batch, window, weights, condition)
-    return Decoder(model, batch, window, z, condition)
+    weights = _numpy_weights(model)
+    if weights is None: return Decoder(model, batch, window, z, condition)
+    return NumpyDecoder(model, batch, window, weights, condition)
 
 # %% ../../nbs/680_models.decoder.ipynb #8b80882f
 @functools.cache

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..core import ConfigError, ModelError
-from .attention import Rotary
+from .attention import Rotary, merge_heads, split_heads
 from .soft_features import expected_features, expected_feature_sizes
 from ..tokens.vocab import vocab
 
@@ -36,24 +37,28 @@ class SelfAttention(nn.Module):
         self.qkv, self.out = spectral_norm(nn.Linear(width, 3*width)), spectral_norm(nn.Linear(width, width))
 
     def forward(self,
-        x:Tensor,     # (batch, places, width)
-        there:Tensor, # (batch, places) bool: positions that are not padding
+        x:Tensor,    # (batch, places, width)
+        mask:Tensor, # (batch, places) bool: positions that are not padding
     ):
-        b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.n_heads, d//self.n_heads).permute(2, 0, 3, 1, 4)
-        angles = self.rotary.angles(0, n)
+        q, k, v = split_heads(self.qkv(x), self.n_heads)
+        angles = self.rotary.angles(0, x.shape[1])
         w = self.rotary(q, angles) @ self.rotary(k, angles).transpose(-1, -2)*q.shape[-1]**-.5
         # plain products have a second derivative
-        w = w.masked_fill(~there[:,None,None], torch.finfo(w.dtype).min).softmax(-1)
-        return x + self.out((w @ v).transpose(1, 2).reshape(b, n, d))
+        w = w.masked_fill(~mask[:,None,None], torch.finfo(w.dtype).min).softmax(-1)
+        return x + self.out(merge_heads(w @ v))
 
 # %% ../../nbs/655_models.discriminator.ipynb #82337fc9
-def _pool_positions(x, there, stride):
-    "Means (batch, places, width) over `stride` positions each, without padding."
-    if stride == 1: return x*there[...,None], there
+def _strides_of(x, stride):
+    "Positions (batch, time, …) in groups of `stride`, (batch, places, stride, …), with zeros at the end."
     pad = -x.shape[1] % stride
-    x, there = (F.pad(v, (0, 0)*(v.ndim-2) + (0, pad)).unflatten(1, (-1, stride)) for v in (x*there[...,None], there))
-    n = there.sum(2)
+    return F.pad(x, (0, 0)*(x.ndim-2) + (0, pad)).unflatten(1, (-1, stride))
+
+def _pool_positions(x, mask, stride):
+    "Means (batch, places, width) over `stride` positions each, without padding."
+    x = x*mask[...,None]
+    if stride == 1: return x, mask
+    x, mask = _strides_of(x, stride), _strides_of(mask, stride)
+    n = mask.sum(2)
     return x.sum(2)/n.clamp(min=1)[...,None], n > 0
 
 # %% ../../nbs/655_models.discriminator.ipynb #267b1aa0
@@ -63,58 +68,79 @@ class CriticScale(nn.Module):
         width:int,      # dimension of a position
         layers:int,     # convolutions; each widens the context by one position on either side
         stride:int,     # ids per position
-        reach:int=None, # ids of past context in the features; None for all
+        max_distance:int=None, # ids of past context in the features; None for all
         dropout:float=0., # before the score
     ):
         super().__init__()
-        self.stride, self.reach = stride, reach
+        self.stride, self.max_distance = stride, max_distance
         self.hear = nn.ModuleDict({k:spectral_norm(nn.Linear(n, width)) for k,n in expected_feature_sizes.items()})
         self.gate = spectral_norm(nn.Linear(width, len(expected_feature_sizes)*width))
         self.layers = nn.ModuleList(spectral_norm(nn.Conv1d(width, width, 3, padding=1)) for _ in range(layers))
-        self.glance = SelfAttention(width) if reach is None else None
+        self.glance = SelfAttention(width) if max_distance is None else None
         self.drop, self.head = nn.Dropout(dropout), spectral_norm(nn.Linear(width, 1))
         self.loud = nn.Parameter(torch.tensor(1.))   # log scale of the score; the only parameter without a norm
 
-    def forward(self,
-        x:Tensor,     # (batch, time, width): embeddings
-        music:dict,   # (batch, time, …) for each group of `expected_features`
-        there:Tensor, # (batch, time) bool: positions that are not padding
-    ):                # scores (batch, places), mask of non-padding positions, and features of each layer
-        gates = self.gate(x).sigmoid().chunk(len(music), -1)
-        x = x + sum(g*self.hear[k](m.to(x.dtype)) for g,(k,m) in zip(gates, music.items()))
-        x, there = _pool_positions(x, there, self.stride)
-        features = [x]
-        for layer in self.layers:
-            x = (x + F.leaky_relu(layer(x.mT).mT, leaky_slope))*there[...,None]
-            features.append(x)
-        if self.glance is not None: features.append(x := self.glance(x, there)*there[...,None])
-        return self.loud.exp()*self.head(self.drop(F.leaky_relu(x, leaky_slope)))[...,0], there, features
+# %% ../../nbs/655_models.discriminator.ipynb #58847ca7
+@patch
+def forward(self:CriticScale,
+    x:Tensor,    # (batch, time, width): embeddings
+    music:dict,  # (batch, time, …) for each group of `expected_features`
+    mask:Tensor, # (batch, time) bool: positions that are not padding
+):               # scores (batch, places), mask of non-padding positions, and features of each layer
+    x, mask = _pool_positions(self._add_music(x, music), mask, self.stride)
+    features = [x]
+    for layer in self.layers:
+        x = (x + F.leaky_relu(layer(x.mT).mT, leaky_slope))*mask[...,None]
+        features.append(x)
+    if self.glance is not None:
+        x = self.glance(x, mask)*mask[...,None]
+        features.append(x)
+    return self._score(x), mask, features
+
+@patch
+def _add_music(self:CriticScale, x, music):
+    "Add the musical features, each group weighted by its gate."
+    gates = self.gate(x).sigmoid().chunk(len(music), -1)
+    return x + sum(g*self.hear[k](m.to(x.dtype)) for g,(k,m) in zip(gates, music.items()))
+
+@patch
+def _score(self:CriticScale, x):
+    "Score (batch, places) of each position."
+    return self.loud.exp()*self.head(self.drop(F.leaky_relu(x, leaky_slope)))[...,0]
 
 # %% ../../nbs/655_models.discriminator.ipynb #bd59bf05
 # ids per position, and ids of past context
 critic_scales = dict(local=(1, 16), phrase=(4, 64), **{'global':(16, None)})
 default_scale_weights = .4, .4, .2                                                     # weight of each scale
 
+# %% ../../nbs/655_models.discriminator.ipynb #e82a20b7
+def _row_means(x, mask): return (x*mask).sum(1)/mask.sum(1).clamp(min=1)
+
 @dataclass
 class CriticOutput:
     "Output of a critic for a batch."
     logits:dict   # scale -> (batch, places): above zero for real
-    counts:dict   # scale -> (batch, places) bool: positions that count
+    place_masks:dict # scale -> (batch, places) bool: positions that count
     features:dict # scale -> list of (batch, places, width), layer by layer
-    judged:Tensor # (batch, time) bool: positions that count
+    score_mask:Tensor # (batch, time) bool: positions that count
     music:dict=None # rhythm, harmony, melody and dynamics features at each position
     weights:tuple = default_scale_weights # of the scales
 
-    def by_scale(self)->dict: # of (batch,)
+    def scale_scores(self)->dict: # of (batch,)
         "The mean score of each scale."
-        return {k:(l*self.counts[k]).sum(1)/self.counts[k].sum(1).clamp(min=1) for k,l in self.logits.items()}
+        return {k:_row_means(l, self.place_masks[k]) for k,l in self.logits.items()}
+
     def score(self,
         weights=None, # of the scales; those of the critic by default
     )->Tensor:        # (batch,)
         "One score for each piece: the weighted sum of its scales."
-        return sum(w*s for w,s in zip(weights or self.weights, self.by_scale().values()))
+        return sum(w*s for w,s in zip(weights or self.weights, self.scale_scores().values()))
 
 # %% ../../nbs/655_models.discriminator.ipynb #6b06ea21
+def _are_shares(weights, n):
+    "Whether `weights` are `n` values of at least 0 whose sum is 1."
+    return len(weights) == n and min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6
+
 def check_critic(
     width:int,    # as for `Discriminator`
     layers:int,   # likewise
@@ -123,10 +149,15 @@ def check_critic(
     "Raise a `ConfigError` unless a critic of this size and these weights can be built."
     if width < 8 or width % 8: raise ConfigError(f'critic_width={width}', way_out='give a multiple of 8, such as 64')
     if layers < 1: raise ConfigError(f'critic_layers={layers}', way_out='give 1 or more')
-    if len(weights) != len(critic_scales) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6: raise ConfigError(
+    if not _are_shares(weights, len(critic_scales)): raise ConfigError(
         f'critic_weights={tuple(weights)}', way_out=f'give three values ≥ 0, sum 1, for {", ".join(critic_scales)}')
 
 # %% ../../nbs/655_models.discriminator.ipynb #e9b1d288
+def _no_padding(x):
+    "Mask (batch, time) of the positions of ids or probabilities that are not padding."
+    if not x.is_floating_point(): return x != vocab.PAD
+    return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+
 class Discriminator(nn.Module):
     "A multi-scale critic of ids or of probabilities over ids."
     def __init__(self,
@@ -147,74 +178,76 @@ class Discriminator(nn.Module):
         table = self.table.weight.T*math.sqrt(len(vocab))        # gives each vector a norm of the order of one
         return x @ table if x.is_floating_point() else F.embedding(x, table)
 
-    def forward(self,
-        x:Tensor,          # ids (batch, time) int64, or probabilities (batch, time, 774)
-        there:Tensor=None, # (batch, time) bool: positions that are not padding; for ids, all but PAD by default
-        judge:Tensor=None, # (batch, time) bool: positions that count for the score; all non-padding ones by default
-        before:Tensor=None, # (batch, 88): keys that sound before the first position
-    )->CriticOutput:
-        if there is None:
-            there = (
-                torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if x.is_floating_point() else x != vocab.PAD
-            )
-        judge, y = there if judge is None else judge & there, self.embed(x)
-        out = CriticOutput({}, {}, {}, judge, weights=self.weights)
-        for k,s in self.scales.items():
-            # ends as that of the global scale: unlimited context
-            out.music = expected_features(x, s.reach, before)
-            out.logits[k], there_, out.features[k] = s(y, out.music, there)
-            out.counts[k] = _pool_positions(judge[...,None].to(y.dtype), judge, s.stride)[1] & there_
-        return out
+# %% ../../nbs/655_models.discriminator.ipynb #30070aba
+@patch
+def forward(self:Discriminator,
+    x:Tensor,          # ids (batch, time) int64, or probabilities (batch, time, 774)
+    mask:Tensor=None, # (batch, time) bool: positions that are not padding; for ids, all but PAD by default
+    score_mask:Tensor=None, # (batch, time) bool: positions that count for the score; all non-padding ones by default
+    initial_roll:Tensor=None, # (batch, 88): keys that sound before the first position
+)->CriticOutput:
+    if mask is None: mask = _no_padding(x)
+    score_mask = mask if score_mask is None else score_mask & mask
+    embedded = self.embed(x)
+    scored = score_mask[...,None].to(embedded.dtype)
+    out = CriticOutput({}, {}, {}, score_mask, weights=self.weights)
+    for k,scale in self.scales.items():
+        # ends as that of the global scale: unlimited context
+        out.music = expected_features(x, scale.max_distance, initial_roll)
+        out.logits[k], places, out.features[k] = scale(embedded, out.music, mask)
+        out.place_masks[k] = _pool_positions(scored, score_mask, scale.stride)[1] & places
+    return out
 
 # %% ../../nbs/655_models.discriminator.ipynb #68ac2698
-def _mean(x, counts): return (x*counts).sum()/counts.sum().clamp(min=1)
+def _mean(x, mask): return (x*mask).sum()/mask.sum().clamp(min=1)
 
+def _cross_entropy(out, scale, is_real):
+    "Mean cross-entropy of one scale with the label real, or not real."
+    logits = out.logits[scale]
+    return _mean(F.softplus(-logits if is_real else logits), out.place_masks[scale])
+
+# %% ../../nbs/655_models.discriminator.ipynb #f86c51b4
 def critic_loss(
     real:CriticOutput, # for real music
     fake:CriticOutput, # for generated music
     weights=None,      # of the scales; those of the critic by default
 )->Tensor:             # ()
     "Loss of the critic: mean cross-entropy of real and generated music, in nats."
-    return sum(
-        w * (_mean(F.softplus(-real.logits[k]), real.counts[k]) + _mean(F.softplus(fake.logits[k]), fake.counts[k])) / 2
-        for w, k in zip(weights or real.weights, real.logits)
-        if w
-    )
+    scales = zip(weights or real.weights, real.logits)
+    return sum(w*(_cross_entropy(real, k, True) + _cross_entropy(fake, k, False))/2 for w,k in scales if w)
 
 def generator_loss(
     fake:CriticOutput, # for generated music
     weights=None,      # of the scales
 )->Tensor:             # ()
     "Loss of the model: cross-entropy of its music with the label real, in nats."
-    return sum(
-        w * _mean(F.softplus(-fake.logits[k]), fake.counts[k])
-        for w, k in zip(weights or fake.weights, fake.logits)
-        if w
-    )
+    return sum(w*_cross_entropy(fake, k, True) for w,k in zip(weights or fake.weights, fake.logits) if w)
 
 # %% ../../nbs/655_models.discriminator.ipynb #b471eac2
+def _masked_mean(x, mask):
+    "Mean (n,) of `x` (batch, places, n) where `mask` (batch, places) holds."
+    return (x*mask[...,None]).sum((0, 1))/mask.sum().clamp(min=1)
+
 def _mean_difference(real, fake):
     "Mean absolute difference of masked means; each is (values (batch, places, n), mask (batch, places))."
-    mean = lambda x, c: (x*c[...,None]).sum((0, 1))/c.sum().clamp(min=1)
-    return (mean(*real).detach() - mean(*fake)).abs().mean()
+    return (_masked_mean(*real).detach() - _masked_mean(*fake)).abs().mean()
 
 # %% ../../nbs/655_models.discriminator.ipynb #9ccdbebf
+def _scale_distance(real, fake, scale):
+    "Mean absolute differences of the mean features of one scale, summed over its layers."
+    layers = zip(real.features[scale], fake.features[scale])
+    real_mask, fake_mask = real.place_masks[scale], fake.place_masks[scale]
+    return sum(_mean_difference((a, real_mask), (b, fake_mask)) for a,b in layers)
+
+# %% ../../nbs/655_models.discriminator.ipynb #1fc67c7b
 def feature_distance(
     real:CriticOutput, # for real music
     fake:CriticOutput, # for generated music
     weights=None,      # of the scales
 )->Tensor:             # ()
     "Feature matching: the mean absolute difference of the critic's mean features, over layers."
-    return sum(
-        w
-        * sum(
-            _mean_difference((a, real.counts[k]), (b, fake.counts[k]))
-            for a, b in zip(real.features[k], fake.features[k])
-        )
-        / len(real.features[k])
-        for w, k in zip(weights or real.weights, real.logits)
-        if w
-    )
+    scales = zip(weights or real.weights, real.logits)
+    return sum(w*_scale_distance(real, fake, k)/len(real.features[k]) for w,k in scales if w)
 
 # %% ../../nbs/655_models.discriminator.ipynb #7b3104a6
 def musical_distance(
@@ -223,9 +256,11 @@ def musical_distance(
     groups=('rhythm', 'harmony', 'melody'), # of `expected_features`
 )->Tensor:             # ()
     "Mean absolute difference of mean rhythm, harmony and melody features; independent of the critic's weights."
-    return sum(_mean_difference((real.music[g], real.judged), (fake.music[g], fake.judged)) for g in groups)
+    return sum(_mean_difference((real.music[g], real.score_mask), (fake.music[g], fake.score_mask)) for g in groups)
 
 # %% ../../nbs/655_models.discriminator.ipynb #2507ef11
+def _scores(out): return out.score() if isinstance(out, CriticOutput) else out
+
 def _input_gradient(critic, x, **kwargs):
     "Gradient (batch, …) of the critic's scores at `x`, differentiable itself."
     if not x.is_floating_point():
@@ -233,12 +268,11 @@ def _input_gradient(critic, x, **kwargs):
                          way_out='give probabilities: one_hot(ids, 774).float()')
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        out = critic(x, **kwargs)
-        return torch.autograd.grad((out.score() if isinstance(out, CriticOutput) else out).sum(), x, create_graph=True)[
-            0
-        ]
+        scores = _scores(critic(x, **kwargs))
+        return torch.autograd.grad(scores.sum(), x, create_graph=True)[0]
 
 # %% ../../nbs/655_models.discriminator.ipynb #e4cbca83
+@delegates(Discriminator.forward)
 def r1_penalty(
     critic,         # from probabilities (batch, time, 774) to a `CriticOutput`, or to scores (batch,)
     real:Tensor,    # (batch, time, 774): real music
@@ -248,6 +282,8 @@ def r1_penalty(
     "gamma/2 times the squared gradient norm of the critic at real music."
     return gamma/2*_input_gradient(critic, real, **kwargs).square().flatten(1).sum(1).mean()
 
+# %% ../../nbs/655_models.discriminator.ipynb #179de79e
+@delegates(Discriminator.forward)
 def gradient_penalty(
     critic,         # as above
     real:Tensor,    # (batch, time, 774)
@@ -257,4 +293,5 @@ def gradient_penalty(
 )->Tensor:          # ()
     "weight times the squared distance of the gradient norm from 1, at random points between `real` and `fake`."
     u = torch.rand(len(real), *[1]*(real.ndim-1), device=real.device, dtype=real.dtype)
-    return weight*(_input_gradient(critic, u*real + (1-u)*fake, **kwargs).flatten(1).norm(dim=1) - 1).square().mean()
+    gradient = _input_gradient(critic, u*real + (1-u)*fake, **kwargs)
+    return weight*(gradient.flatten(1).norm(dim=1) - 1).square().mean()

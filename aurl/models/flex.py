@@ -24,9 +24,10 @@ def window_mask(
 ):              # a `BlockMask`
     "Tiles of (new × time) that contain allowed pairs, with the mask function inside them."
     ahead = time - new
-    def may_look(batch, head, query, key): return (key <= query + ahead) & (key > query + ahead - window)
-    return create_block_mask(may_look, None, None, new, time, device=device)
+    def allowed(batch, head, query, key): return (key <= query + ahead) & (key > query + ahead - window)
+    return create_block_mask(allowed, None, None, new, time, device=device)
 
+# %% ../../nbs/605_models.flex.ipynb #30bbcd56
 @functools.cache
 def _compiled(): return torch.compile(flex_attention, dynamic=False)
 
@@ -39,57 +40,76 @@ def flex_window_attention(
 )->Tensor:         # (batch, heads, new, dim)
     "Causal scaled-dot-product attention over a sliding window, by FlexAttention."
     compiled = q.device.type == 'cuda' if compiled is None else compiled
-    return (_compiled() if compiled else flex_attention)(
-        q, k, v, block_mask=window_mask(q.shape[2], k.shape[2], window, str(q.device))
-    )
+    attend = _compiled() if compiled else flex_attention
+    return attend(q, k, v, block_mask=window_mask(q.shape[2], k.shape[2], window, str(q.device)))
 
 # %% ../../nbs/605_models.flex.ipynb #3f3ffda8
+def _time_pass(kernel, q, k, v, window):
+    "Time of one forward and backward pass, in seconds."
+    x = [t.detach().clone().requires_grad_() for t in (q, k, v)]
+    if q.is_cuda: torch.cuda.synchronize()
+    start = time.perf_counter()
+    kernel(*x, window).sum().backward()
+    if q.is_cuda: torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+def _time_kernel(kernel, q, k, v, window, repeats=3):
+    "Best time of a forward and backward pass, in seconds."
+    _time_pass(kernel, q, k, v, window) # compiles
+    return min(_time_pass(kernel, q, k, v, window) for _ in range(repeats))
+
+# %% ../../nbs/605_models.flex.ipynb #fd075e90
+def _measure_kernels(kernels, q, k, v, window, measure):
+    "Seconds of each kernel; infinity for one that fails. The first must not fail."
+    times = {}
+    for i,(name,kernel) in enumerate(kernels.items()):
+        try: times[name] = measure(kernel, q, k, v, window)
+        except Exception:                               # no compiler, no kernel for this GPU …
+            if i == 0: raise
+            times[name] = float('inf')
+    return times
+
+# %% ../../nbs/605_models.flex.ipynb #0c02b343
 _kernel_choices = {}   # choices of this process, so the file is read once
 
 def _saved_choices():
     try: return read_json(aurl_home()/'bands.json')
     except AurlError: return {}
 
-def _time_kernel(way, q, k, v, window, turns=3):
-    "Best time of a forward and backward pass, in seconds."
-    best = float('inf')
-    for i in range(turns + 1):
-        x = [t.detach().clone().requires_grad_() for t in (q, k, v)]
-        if q.is_cuda: torch.cuda.synchronize()
-        start = time.perf_counter()
-        way(*x, window).sum().backward()
-        if q.is_cuda: torch.cuda.synchronize()
-        if i: best = min(best, time.perf_counter() - start)      # the first pass compiles
-    return best
+def _choice_key(q, k, window):
+    "Text that identifies the device and the sizes."
+    name = torch.cuda.get_device_name(q.device) if q.is_cuda else q.device.type
+    size = 1 << (k.shape[2] - 1).bit_length()
+    rows = f'{q.shape[0]*q.shape[1]} rows of {q.shape[3]}'
+    return f'{name}, torch {torch.__version__}, {str(q.dtype)[6:]}, {rows}, {size} positions, window {window}'
+
+# %% ../../nbs/605_models.flex.ipynb #9608f3ae
+def _forced_kernel(kernels):
+    "The kernel that `AURL_BAND` names, or None; `ConfigError` if there is no such kernel."
+    forced = os.environ.get('AURL_BAND')
+    if not forced: return None
+    if forced not in kernels:
+        raise ConfigError(f'AURL_BAND={forced} is not a kernel', way_out=f"use one of {', '.join(kernels)}")
+    return forced
 
 # %% ../../nbs/605_models.flex.ipynb #e547f208
 def fastest_window_kernel(
-    ways:dict,  # functions of q, k, v and window by name; the first, `strips`, must always work
-    q:Tensor,   # (batch, heads, new, dim) queries
-    k:Tensor,   # (batch, heads, time, dim) keys
-    v:Tensor,   # (batch, heads, time, dim) values
-    window:int, # size of the window
-    seconds=_time_kernel, # times one kernel
-)->str:         # a key of `ways`
+    kernels:dict, # functions of q, k, v and window by name; the first, `strips`, must always work
+    q:Tensor,     # (batch, heads, new, dim) queries
+    k:Tensor,     # (batch, heads, time, dim) keys
+    v:Tensor,     # (batch, heads, time, dim) values
+    window:int,   # size of the window
+    measure=_time_kernel, # times one kernel
+)->str:           # a key of `kernels`
     "Select the fastest kernel for tensors of these sizes on this machine."
-    if (said := os.environ.get('AURL_BAND')):
-        if said not in ways:
-            raise ConfigError(f'AURL_BAND={said} is not a kernel', way_out=f"use one of {', '.join(ways)}")
-        return said
-    first = next(iter(ways))
-    if torch.are_deterministic_algorithms_enabled() or torch.compiler.is_compiling(): return first
-    size = 1 << (k.shape[2] - 1).bit_length()                    # lengths up to the same power of 2 share a choice
-    name = torch.cuda.get_device_name(q.device) if q.is_cuda else q.device.type
-    key = f'{name}, torch {torch.__version__}, {str(q.dtype)[6:]}, {q.shape[0]*q.shape[1]} rows of {q.shape[3]}, {size} positions, window {window}'
-    if (there := _kernel_choices.get(key) or _saved_choices().get(key)) in ways:
-        _kernel_choices[key] = there
-        return there
-    took = {}
-    for n,way in ways.items():
-        try: took[n] = seconds(way, q, k, v, window)
-        except Exception:                                        # no compiler, no kernel for this GPU …
-            if n == first: raise
-            took[n] = float('inf')
-    _kernel_choices[key] = min(took, key=took.get)
-    write_json(aurl_home()/'bands.json', _saved_choices() | {key: _kernel_choices[key]})
-    return _kernel_choices[key]
+    if forced := _forced_kernel(kernels): return forced
+    if torch.are_deterministic_algorithms_enabled() or torch.compiler.is_compiling(): return next(iter(kernels))
+    key = _choice_key(q, k, window)
+    choice = _kernel_choices.get(key) or _saved_choices().get(key)
+    known = choice in kernels
+    if not known:
+        times = _measure_kernels(kernels, q, k, v, window, measure)
+        choice = min(times, key=times.get)
+    _kernel_choices[key] = choice
+    if not known: write_json(aurl_home()/'bands.json', _saved_choices() | {key: choice})
+    return choice

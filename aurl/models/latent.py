@@ -13,19 +13,24 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core import ConfigError, import_extra
 
 # %% ../../nbs/630_models.latent.ipynb #026e0f42
+def _normal_like(x, generator):
+    "Standard normal noise in the shape of `x`."
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
 class DiagonalGaussian(NamedTuple):
     "A Gaussian with diagonal covariance over a latent."
     mean:Tensor    # (…, size)
     logvar:Tensor  # (…, size), logarithm of the variance
 
-    def draw(self, generator=None)->Tensor:
+    def rsample(self, generator=None)->Tensor:
         "Sample (…, size) by the reparameterization trick, so gradients flow to mean and variance."
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        noise = _normal_like(self.mean, generator)
         return self.mean + (self.logvar/2).exp()*noise
 
     def log_prob(self, z:Tensor)->Tensor:
@@ -46,7 +51,7 @@ def register_prior(
 
 # %% ../../nbs/630_models.latent.ipynb #48bf02e5
 class Prior(nn.Module):
-    "Base class of priors over latents; a subclass defines `log_prob` and `draw`."
+    "Base class of priors over latents; a subclass defines `log_prob` and `sample`."
     def __init__(self,
         size:int, # dimension of the latent
     ):
@@ -58,7 +63,7 @@ class Prior(nn.Module):
         z:Tensor=None,   # (…, size) samples of `q`; None: sample them
     )->Tensor:           # (…)
         "Unbiased Monte Carlo estimate of the KL divergence from `z`, in nats."
-        z = q.draw() if z is None else z
+        z = q.rsample() if z is None else z
         return q.log_prob(z) - self.log_prob(z)
 
 # %% ../../nbs/630_models.latent.ipynb #a8e28281
@@ -68,39 +73,42 @@ class StandardPrior(Prior):
     def log_prob(self, z:Tensor)->Tensor:
         "Log density (…), in nats."
         return -.5*(z**2 + math.log(2*math.pi)).sum(-1)
-    def draw(self, *shape, generator=None)->Tensor:
+
+    def sample(self, *shape, generator=None)->Tensor:
         "Sample latents (*shape, size)."
         return torch.randn(*shape, self.size, generator=generator)
-    def by_number(self, q:DiagonalGaussian)->Tensor:
+
+    def kl_per_dim(self, q:DiagonalGaussian)->Tensor:
         "Exact KL divergence (…, size) of each dimension, in nats."
         return .5*(q.mean**2 + q.logvar.exp() - 1 - q.logvar)
+
     def kl(self, q:DiagonalGaussian, z:Tensor=None)->Tensor:
         "Exact KL divergence (…) of the latent, in nats."
-        return self.by_number(q).sum(-1)
+        return self.kl_per_dim(q).sum(-1)
 
 # %% ../../nbs/630_models.latent.ipynb #a2a213a5
 @register_prior('mixture')
 class MixturePrior(Prior):
     "Mixture of Gaussians with learned parameters."
     def __init__(self,
-        size:int,     # dimension of the latent
-        clouds:int=8, # number of components
+        size:int,         # dimension of the latent
+        components:int=8, # number of components
     ):
         super().__init__(size)
-        self.weight = nn.Parameter(torch.zeros(clouds))
-        self.mean, self.logvar = nn.Parameter(torch.randn(clouds, size)), nn.Parameter(torch.zeros(clouds, size))
+        self.weight = nn.Parameter(torch.zeros(components))
+        self.mean = nn.Parameter(torch.randn(components, size))
+        self.logvar = nn.Parameter(torch.zeros(components, size))
 
     def log_prob(self, z:Tensor)->Tensor:
         "Log density (…), in nats."
         each = DiagonalGaussian(self.mean, self.logvar).log_prob(z[...,None,:])
         return (each + self.weight.log_softmax(0)).logsumexp(-1)
 
-    def draw(self, *shape, generator=None)->Tensor:
+    def sample(self, *shape, generator=None)->Tensor:
         "Sample latents (*shape, size)."
-        which = torch.multinomial(self.weight.softmax(0), math.prod(shape), replacement=True, generator=generator).view(
-            shape
-        )
-        return DiagonalGaussian(self.mean[which], self.logvar[which]).draw(generator)
+        probs, n = self.weight.softmax(0), math.prod(shape)
+        which = torch.multinomial(probs, n, replacement=True, generator=generator).view(shape)
+        return DiagonalGaussian(self.mean[which], self.logvar[which]).rsample(generator)
 
 # %% ../../nbs/630_models.latent.ipynb #932731da
 @register_prior('flow')
@@ -115,15 +123,14 @@ class FlowPrior(Prior):
         if size < 2:
             raise ConfigError(f'a flow over {size} dimension(s)',
                               way_out='give the latent two dimensions or more, or choose another prior')
-        self.flow = import_extra('zuko', 'flows').flows.NSF(
-            size, transforms=transforms, hidden_features=(hidden, hidden)
-        )
+        flows = import_extra('zuko', 'flows').flows
+        self.flow = flows.NSF(size, transforms=transforms, hidden_features=(hidden, hidden))
 
     def log_prob(self, z:Tensor)->Tensor:
         "Log density (…), in nats."
         return self.flow().log_prob(z)
 
-    def draw(self, *shape, generator=None)->Tensor:
+    def sample(self, *shape, generator=None)->Tensor:
         "Sample latents (*shape, size)."
         z = torch.randn(*shape, self.size, generator=generator)
         return self.flow().transform.inv(z)
@@ -136,11 +143,8 @@ class LatentLevel(NamedTuple):
     size:int     # dimension per region
 
 # %% ../../nbs/630_models.latent.ipynb #ede0d86d
-def latent_levels(
-    sizes=(32, 8, 4),   # dimension of the global vector, of each local and of each fine region
-    regions=(1, 8, 32), # number of regions of each level
-)->list:                # `LatentLevel`s
-    "Return the levels of nonzero size."
+def _check_levels(sizes, regions):
+    "Raise a `ConfigError` unless these sizes and regions make a latent."
     if len(sizes) != 3 or len(regions) != 3:
         raise ConfigError('a latent has three levels: global, local, fine',
                           way_out='give three sizes, such as 32, 8, 4; 0 leaves a level out')
@@ -149,19 +153,36 @@ def latent_levels(
                           way_out='give sizes of at least 0 and numbers of regions of at least 1')
     if not sum(sizes):
         raise ConfigError('a latent without numbers', way_out='give one of its levels a size, or use mode=transformer')
+
+# %% ../../nbs/630_models.latent.ipynb #cfa406c2
+def latent_levels(
+    sizes=(32, 8, 4),   # dimension of the global vector, of each local and of each fine region
+    regions=(1, 8, 32), # number of regions of each level
+)->list:                # `LatentLevel`s
+    "Return the levels of nonzero size."
+    _check_levels(sizes, regions)
     return [LatentLevel(n, r, s) for n,r,s in zip(('global', 'local', 'fine'), regions, sizes) if s]
 
 # %% ../../nbs/630_models.latent.ipynb #c786d227
 def region_log_weights(
-    position:Tensor, # (batch, time) relative position of each id in its piece, 0 … 1
-    regions:int,     # number of regions of equal length
-    sharp:float=2.   # decay with the squared distance from the middle of a region
-)->Tensor:           # (batch, time, regions)
+    position:Tensor,   # (batch, time) relative position of each id in its piece, 0 … 1
+    regions:int,       # number of regions of equal length
+    sharpness:float=2. # decay with the squared distance from the middle of a region
+)->Tensor:             # (batch, time, regions)
     "Logarithm of the weight of each position in each region, a Gaussian window around its middle."
     middle = (torch.arange(regions, device=position.device) + .5)/regions
-    return -sharp*((position[...,None] - middle)*regions)**2
+    return -sharpness*((position[...,None] - middle)*regions)**2
 
 # %% ../../nbs/630_models.latent.ipynb #5c02948d
+def _init_posterior(layer, size, d_model):
+    "Initialize a layer that gives means and log variances: narrow posteriors with distinct means."
+    mean, logvar = layer.weight.chunk(2)
+    nn.init.normal_(mean, std=d_model**-.5)
+    nn.init.zeros_(logvar)
+    nn.init.zeros_(layer.bias[:size])
+    nn.init.constant_(layer.bias[size:], -3.)
+
+# %% ../../nbs/630_models.latent.ipynb #efa2c5b4
 class PosteriorHead(nn.Module):
     "Posteriors of each region of each level, from the outputs of an encoder."
     def __init__(self,
@@ -172,36 +193,33 @@ class PosteriorHead(nn.Module):
         self.levels = levels
         self.interest = nn.ModuleDict({l.name:nn.Linear(d_model, 1) for l in levels})
         self.state = nn.ModuleDict({l.name:nn.Linear(d_model, 2*l.size) for l in levels})
-        for l in levels:
-            mean, logvar = self.state[l.name].weight.chunk(2)
-            nn.init.normal_(mean, std=d_model**-.5)
-            nn.init.zeros_(logvar)
-            nn.init.zeros_(self.state[l.name].bias[:l.size])
-            nn.init.constant_(self.state[l.name].bias[l.size:], -3.)
+        for l in levels: _init_posterior(self.state[l.name], l.size, d_model)
 
     def forward(self,
-        heard:Tensor,    # (batch, time, d_model) outputs of the encoder
+        hidden:Tensor,   # (batch, time, d_model) outputs of the encoder
         position:Tensor, # (batch, time) musical position, 0 … 1
         mask:Tensor,     # (batch, time) bool: False for padding
     )->dict:             # a `DiagonalGaussian` (batch, regions, size) by level
         "Compute the posteriors of a batch of pieces."
-        out = {}
-        for l in self.levels:
-            w = self.interest[l.name](heard) + region_log_weights(position, l.regions)
-            w = w.masked_fill(~mask[...,None], -math.inf).softmax(1)
-            mean, logvar = self.state[l.name](torch.einsum('btr,btd->brd', w, heard)).float().chunk(2, -1)
-            out[l.name] = DiagonalGaussian(mean, logvar.clamp(-8, 4))
-        return out
+        return {l.name: self._posterior(l, hidden, position, mask) for l in self.levels}
+
+    def _posterior(self, level, hidden, position, mask):
+        "Posterior of one level."
+        w = self.interest[level.name](hidden) + region_log_weights(position, level.regions)
+        w = w.masked_fill(~mask[...,None], -math.inf).softmax(1)
+        mean, logvar = self.state[level.name](torch.einsum('btr,btd->brd', w, hidden)).float().chunk(2, -1)
+        return DiagonalGaussian(mean, logvar.clamp(-8, 4))
 
 # %% ../../nbs/630_models.latent.ipynb #c46c91ea
 class LatentConditioner(nn.Module):
     "Map latents to vectors that are added to the decoder's input."
     def __init__(self,
-        d_model:int, # width of the decoder
+        d_model:int, # decoder width
         levels:list, # `LatentLevel`s
     ):
         super().__init__()
-        self.levels, self.say = levels, nn.ModuleDict({l.name:nn.Linear(l.size, d_model, bias=False) for l in levels})
+        self.levels = levels
+        self.say = nn.ModuleDict({l.name:nn.Linear(l.size, d_model, bias=False) for l in levels})
 
     def forward(self,
         z:dict,          # (batch, regions, size) by level
@@ -218,26 +236,42 @@ class KLTerms(NamedTuple):
     paid:Tensor   # nats per piece with free bits: the loss term before multiplication by beta
     nats:dict     # nats per piece by level, without free bits
 
+def _exact_kl(prior, q, free_nats):
+    "KL divergence in closed form, with free bits for each dimension and without."
+    each = prior.kl_per_dim(q) # (batch, regions, size)
+    return each.mean(0).clamp(min=free_nats).sum(), each.sum((1, 2)).mean()
+
+def _estimated_kl(prior, q, z, free_nats):
+    "Estimate of the KL divergence of a level from samples `z`, with free bits and without."
+    nats = prior.kl(q, z).sum(1).mean()
+    return nats.clamp(min=free_nats*q.mean[0].numel()), nats
+
+def _level_kl(prior, q, z, free_nats):
+    "KL divergence of a level, with free bits and without."
+    if hasattr(prior, 'kl_per_dim'): return _exact_kl(prior, q, free_nats)
+    return _estimated_kl(prior, q, z, free_nats)
+
+# %% ../../nbs/630_models.latent.ipynb #4d0920c4
 def kl_terms(
-    clouds:dict,    # posteriors by level, `DiagonalGaussian` (batch, regions, size)
-    kinds:dict,     # `Prior` by level
-    z:dict=None,    # samples (batch, regions, size) by level, for priors without a closed form
-    free:float=0.,  # free nats per latent dimension
+    posteriors:dict,    # posteriors by level, `DiagonalGaussian` (batch, regions, size)
+    prior_modules:dict, # `Prior` by level
+    z:dict=None,        # samples (batch, regions, size) by level, for priors without a closed form
+    free_nats:float=0., # free nats per latent dimension
 )->KLTerms:
     "Kullback–Leibler divergence of the posteriors from their priors."
-    paid, nats = 0., {}
-    for name,q in clouds.items():
-        prior = kinds[name]
-        if hasattr(prior, 'by_number'):
-            each = prior.by_number(q)                                      # (batch, regions, size)
-            paid, nats[name] = paid + each.mean(0).clamp(min=free).sum(), each.sum((1, 2)).mean()
-        else:
-            nats[name] = prior.kl(q, z[name] if z else None).sum(1).mean()
-            paid = paid + nats[name].clamp(min=free*q.mean[0].numel())
-    return KLTerms(paid, nats)
+    total, nats = 0., {}
+    for name,q in posteriors.items():
+        term, nats[name] = _level_kl(prior_modules[name], q, z[name] if z else None, free_nats)
+        total = total + term
+    return KLTerms(total, nats)
 
 # %% ../../nbs/630_models.latent.ipynb #89393c57
-beta_schedules = ('constant', 'linear', 'cosine', 'exponential', 'cyclical', 'adaptive')
+def _linear(x): return x
+def _cosine(x): return (1 - math.cos(math.pi*x))/2
+def _exponential(x): return math.expm1(-5*x)/math.expm1(-5)   # fast at first, then slower: 1 − e^(−5t)
+
+_beta_shapes = dict(linear=_linear, cosine=_cosine, exponential=_exponential, cyclical=_linear)
+beta_schedules = ('constant', *_beta_shapes, 'adaptive')
 
 # %% ../../nbs/630_models.latent.ipynb #e7914a69
 class BetaSchedule:
@@ -253,56 +287,45 @@ class BetaSchedule:
         if kind not in beta_schedules:
             raise ConfigError(f'there is no schedule {kind!r} for beta',
                 way_out=f'use one of {", ".join(beta_schedules)}')
-        self.kind, self.most, self.warm, self.cycles, self.target, self.speed, self.now = (
-            kind,
-            most,
-            max(warm, 1e-9),
-            cycles,
-            target,
-            speed,
-            most * 0.01 if kind == 'adaptive' else 0.0,
-        )
-
-    def at(self,
-        used:float,      # completed share of the training, 0 … 1
-        nats:float=None, # KL divergence of the last step in nats per piece, for adaptive
-    )->float:
-        "Return the current beta; adaptive also updates it."
-        if self.kind == 'constant': return self.most
-        if self.kind == 'adaptive':
-            if nats is not None:
-                self.now = min(
-                    self.most,
-                    max(
-                        1e-6,
-                        self.now * math.exp(self.speed * max(-1.0, min(1.0, math.log(max(nats, 1e-6) / self.target)))),
-                    ),
-                )
-            return self.now
-        u = used*self.cycles % 1 if self.kind == 'cyclical' and used < 1 else used
-        rise = min(1., u/self.warm)
-        if self.kind == 'cosine': rise = (1 - math.cos(math.pi*rise))/2
-        # fast at first, then slower: 1 − e^(−5t)
-        if self.kind == 'exponential': rise = math.expm1(-5*rise)/math.expm1(-5)
-        return self.most*rise
-
-    def in_the_end(self,
-        nats, # KL divergence in nats per piece, a number or a tensor
-    ):
-        "Return the KL term at the end of the schedule, to compare models from different steps."
-        return (
-            self.most * (nats - self.target if nats > self.target else 0.0 * nats)
-            if self.kind == 'adaptive'
-            else self.most * nats
-        )
+        self.kind, self.most, self.warm = kind, most, max(warm, 1e-9)
+        self.cycles, self.target, self.speed = cycles, target, speed
+        self.now = most*.01 if kind == 'adaptive' else 0.
 
     def state_dict(self): return dict(now=self.now)
     def load_state_dict(self, state): self.now = state['now']
 
+# %% ../../nbs/630_models.latent.ipynb #f5b454e6
+@patch
+def at(self:BetaSchedule,
+    progress:float,  # completed share of the training, 0 … 1
+    nats:float=None, # KL divergence of the last step in nats per piece, for adaptive
+)->float:
+    "Return the current beta; adaptive also updates it."
+    if self.kind == 'constant': return self.most
+    if self.kind == 'adaptive':
+        if nats is not None: self.now = self._adapted(nats)
+        return self.now
+    u = progress*self.cycles % 1 if self.kind == 'cyclical' and progress < 1 else progress
+    return self.most*_beta_shapes[self.kind](min(1., u/self.warm))
+
+@patch
+def _adapted(self:BetaSchedule, nats):
+    "Beta after a step with a KL divergence of `nats`."
+    error = max(-1., min(1., math.log(max(nats, 1e-6)/self.target)))
+    return min(self.most, max(1e-6, self.now*math.exp(self.speed*error)))
+
+@patch
+def final_cost(self:BetaSchedule,
+    nats, # KL divergence in nats per piece, a number or a tensor
+):
+    "Return the KL term at the end of the schedule, to compare models from different steps."
+    if self.kind != 'adaptive': return self.most*nats
+    return self.most*(nats - self.target if nats > self.target else 0.*nats)
+
 # %% ../../nbs/630_models.latent.ipynb #ed887b0f
 def active_units(
-    means:Tensor,       # (pieces, …) posterior means of many pieces
-    above:float=.01     # variance above which a dimension is active
+    means:Tensor,       # (pieces, …) posterior means
+    threshold:float=.01 # least variance of an active dimension
 )->Tensor:              # (…) bool
     "Mask of the active dimensions of a latent."
-    return means.var(0, correction=0) > above
+    return means.var(0, correction=0) > threshold

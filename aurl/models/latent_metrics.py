@@ -18,20 +18,36 @@ from ..core import ModelError, rng
 from .latent import active_units
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #e19b1ee3
+def _check_dim(dim, size):
+    "Raise a `ModelError` unless a latent has the dimension `dim`."
+    if not -size <= dim < size: raise ModelError(
+        f'dimension {dim} of a latent of size {size} does not exist', way_out=f'give an index 0 … {size - 1}')
+
 def traverse(
     z:Tensor,    # (size,) or (1, size) starting point
-    number:int,  # index of the dimension that changes
+    dim:int,     # index of the dimension that changes
     values,      # (steps,) values of this dimension
 )->Tensor:       # (steps, size)
     "Copies of `z` with one dimension set to each of `values`."
     z, values = torch.as_tensor(z).flatten(), torch.as_tensor(values, dtype=torch.float32)
-    if not -len(z) <= number < len(z): raise ModelError(
-        f'dimension {number} of a latent of size {len(z)} does not exist', way_out=f'give an index 0 … {len(z) - 1}')
+    _check_dim(dim, len(z))
     rows = z.repeat(len(values), 1)
-    rows[:,number] = values.to(rows)
+    rows[:,dim] = values.to(rows)
     return rows
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #520c27a3
+def _in_ticks(score): return type(score.ttype).__name__ == 'Tick'
+
+def _add_track(score, track):
+    "Add the notes of `track` to the track of `score` with the same instrument, or a copy of `track`."
+    instrument = track.program, track.is_drum
+    same = next((t for t in score.tracks if (t.program, t.is_drum) == instrument), None)
+    if same is None: score.tracks.append(track.copy())
+    else:
+        same.notes.extend(track.notes)
+        same.pedals.extend(track.pedals)
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #68e5e33f
 def concat_scores(
     scores,        # `symusic.Score`s in the same time unit
     pause:float=.5 # seconds between scores; quarter notes for scores in ticks and quarters
@@ -39,29 +55,33 @@ def concat_scores(
     "Concatenate scores into one."
     scores = list(scores)
     if not scores: raise ModelError('no scores to concatenate', way_out='give at least one score')
-    new, at = scores[0].copy(), scores[0].end()
-    gap = pause*(new.ticks_per_quarter if type(new.ttype).__name__ == 'Tick' else 1)
+    new, end = scores[0].copy(), scores[0].end()
+    gap = pause*(new.ticks_per_quarter if _in_ticks(new) else 1)
     for s in scores[1:]:
-        s = s.shift_time(math.ceil(at + gap) if type(new.ttype).__name__ == 'Tick' else at + gap)
-        for t in s.tracks:
-            mine = next((u for u in new.tracks if (u.program, u.is_drum) == (t.program, t.is_drum)), None)
-            if mine is None: new.tracks.append(t.copy())
-            else:
-                mine.notes.extend(t.notes)
-                mine.pedals.extend(t.pedals)
-        at = s.end()
+        start = end + gap
+        s = s.shift_time(math.ceil(start) if _in_ticks(new) else start)
+        for t in s.tracks: _add_track(new, t)
+        end = s.end()
     return new
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #5c107ab2
+def _steps_of(t, like):
+    "Interpolation steps `t` as a tensor that broadcasts with `like`."
+    t = torch.as_tensor(t, dtype=like.dtype, device=like.device)
+    return t.view(*t.shape, *[1]*like.ndim)
+
 def lerp(
     a:Tensor, # (…, size)
     b:Tensor, # (…, size)
     t,        # 0 … 1, a number or (steps,)
 )->Tensor:    # (steps, …, size), or (…, size) for a number
     "Linear interpolation from `a` to `b`."
-    t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
-    t = t.view(*t.shape, *[1]*a.ndim)
-    return a + t*(b - a)
+    return a + _steps_of(t, a)*(b - a)
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #927c8026
+def _angle(a, b):
+    "Angle between vectors of length 1."
+    return (a*b).sum(-1, keepdim=True).clamp(-1, 1).arccos()
 
 def slerp(
     a:Tensor, # (…, size)
@@ -71,14 +91,12 @@ def slerp(
     """Spherical interpolation: angle and length change at a constant rate.
 
     For equal or opposite directions it is linear."""
-    t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
-    t = t.view(*t.shape, *[1]*a.ndim)
-    la, lb = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    angle = ((a/la.clamp(min=1e-9))*(b/lb.clamp(min=1e-9))).sum(-1, keepdim=True).clamp(-1, 1).arccos()
+    t, la, lb = _steps_of(t, a), a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
+    angle = _angle(a/la.clamp(min=1e-9), b/lb.clamp(min=1e-9))
     flat = (angle < 1e-3) | (angle > math.pi - 1e-3)
     s = angle.sin().where(~flat, torch.ones_like(angle))
-    turn = (((1 - t)*angle).sin()*a/la.clamp(min=1e-9) + (t*angle).sin()*b/lb.clamp(min=1e-9))/s*(la + t*(lb - la))
-    return turn.where(~flat, a + t*(b - a))
+    from_a, from_b = ((1 - t)*angle).sin()*a/la.clamp(min=1e-9), (t*angle).sin()*b/lb.clamp(min=1e-9)
+    return ((from_a + from_b)/s*(la + t*(lb - la))).where(~flat, a + t*(b - a))
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #2dd050b4
 class AttributeVector(NamedTuple):
@@ -102,6 +120,37 @@ class AttributeVector(NamedTuple):
         return z + (torch.as_tensor(value, dtype=z.dtype) - self.expect(z))[...,None]*self.move
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #31b76212
+def _check_values(z, value):
+    "Raise a `ModelError` unless there is a value for each latent."
+    if z.ndim != 2 or len(z) != len(value):
+        raise ModelError(f'{len(z)} latents with {len(value)} values', way_out='give one value for each latent')
+
+def _check_varied(value):
+    "Raise a `ModelError` unless there are three values or more that are not all the same."
+    if len(value) < 3:
+        raise ModelError(f'a direction from {len(value)} pieces is undefined', way_out='give at least three pieces')
+    if value.std() == 0:
+        raise ModelError('an attribute that is the same in all pieces has no direction',
+                         way_out='give pieces with different values')
+
+def _ridge_weights(x, xy, ridge):
+    "Weights of a ridge regression of centered inputs `x` (n, size), whose covariance with the target is `xy`."
+    cov = x.T @ x/len(x)
+    penalty = ridge*cov.diagonal().mean().clamp(min=1e-12)*torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.linalg.solve(cov + penalty, xy)
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #ee53d5b6
+def _fit_direction(z, value, ridge):
+    "The `AttributeVector` of float64 latents and values."
+    x, y = z - z.mean(0), value - value.mean()
+    covariance = x.T @ y/len(x)
+    w = _ridge_weights(x, covariance, ridge).float()
+    covariance = covariance.float()
+    fit = 1 - ((y - x @ w.double())**2).mean()/(y**2).mean()
+    bias = value.mean() - (z.mean(0) @ w.double())
+    return AttributeVector(covariance/(covariance @ w), w, float(bias), float(fit))
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #35de5888
 def attribute_vector(
     z:Tensor,      # (pieces, size)
     value:Tensor,  # (pieces,) attribute of each piece
@@ -109,56 +158,69 @@ def attribute_vector(
 )->AttributeVector:
     "Compute the direction in which an attribute increases."
     z, value = torch.as_tensor(z).double(), torch.as_tensor(value).double()
-    if z.ndim != 2 or len(z) != len(value):
-        raise ModelError(f'{len(z)} latents with {len(value)} values', way_out='give one value for each latent')
-    if len(z) < 3:
-        raise ModelError(f'a direction from {len(z)} pieces is undefined', way_out='give at least three pieces')
-    if value.std() == 0:
-        raise ModelError('an attribute that is the same in all pieces has no direction',
-                         way_out='give pieces with different values')
-    x, y = z - z.mean(0), value - value.mean()
-    cov = x.T @ x/len(x)
-    w = torch.linalg.solve(
-        cov + ridge * cov.diagonal().mean().clamp(min=1e-12) * torch.eye(z.shape[1], dtype=z.dtype), x.T @ y / len(x)
-    )
-    along = x.T @ y/len(x)                                                    # covariance of latents and attribute
-    along, w = along.float(), w.float()
-    fit = 1 - ((y - x @ w.double())**2).mean()/(y**2).mean()
-    return AttributeVector(along/(along @ w), w, float(value.mean() - (z.mean(0) @ w.double())), float(fit))
+    _check_values(z, value)
+    _check_varied(value)
+    return _fit_direction(z, value, ridge)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #43643a9f
+def _runs(x):
+    "Start and length of each run of equal values."
+    first = np.flatnonzero(np.append(True, x[1:] != x[:-1]))
+    return first, np.diff(np.append(first, len(x)))
+
 def _ranks(x):
     "Ranks from 0; equal values share their mean rank."
-    order, new = np.argsort(x, kind='stable'), np.empty(len(x))
-    s = x[order]
-    first = np.flatnonzero(np.append(True, s[1:] != s[:-1]))
-    n = np.diff(np.append(first, len(s)))
-    new[order] = np.repeat(first + (n - 1)/2, n)
-    return new
+    order, ranks = np.argsort(x, kind='stable'), np.empty(len(x))
+    first, n = _runs(x[order])
+    ranks[order] = np.repeat(first + (n - 1)/2, n)
+    return ranks
 
+def _float_array(x):
+    "`x` as a NumPy array of float64."
+    return np.asarray(x.detach().cpu().numpy() if isinstance(x, Tensor) else x, float)
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #825514a4
 def spearman(
     x, # (n,) values
     y, # (n,) values
 )->float: # -1 … 1; 0 if one of them is constant
     "Spearman's rank correlation."
-    x, y = (_ranks(np.array(v.detach().cpu() if isinstance(v, Tensor) else v, float)) for v in (x, y))
+    x, y = _ranks(_float_array(x)), _ranks(_float_array(y))
     if len(x) != len(y):
         raise ModelError(f'{len(x)} values with {len(y)} values', way_out='give arrays of equal length')
     x, y = x - x.mean(), y - y.mean()
     return float(x @ y/math.sqrt((x @ x)*(y @ y))) if x.any() and y.any() else 0.
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #fd6b8d59
+def _relative_entropy(p, q):
+    "Kullback–Leibler divergence of the distribution `p` from `q`, in nats."
+    return float((p[p > 0]*np.log(p[p > 0]/q[p > 0])).sum())
+
 def _binned(x, bins):
     "Quantile bin of each value; equal values share a bin."
     return np.minimum((_ranks(x)/len(x)*bins).astype(np.int64), bins - 1)
 
 def _information(a, b, bins):
     "Mutual information of two binned variables, in nats."
-    p = np.bincount(a*bins + b, minlength=bins*bins).reshape(bins, bins)/len(a)
-    q = p.sum(1, keepdims=True)*p.sum(0, keepdims=True)
-    return float((p[p > 0]*np.log(p[p > 0]/q[p > 0])).sum())
+    joint = np.bincount(a*bins + b, minlength=bins*bins).reshape(bins, bins)/len(a)
+    independent = joint.sum(1, keepdims=True)*joint.sum(0, keepdims=True)
+    return _relative_entropy(joint, independent)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #98006445
+def _entropy(x):
+    "Entropy of a binned variable, in nats; `ModelError` if it is constant."
+    p = np.bincount(x)/len(x)
+    entropy = -(p[p > 0]*np.log(p[p > 0])).sum()
+    if entropy == 0:
+        raise ModelError('an attribute that is the same in all pieces has no entropy to explain',
+                         way_out='give pieces with different values')
+    return entropy
+
+def _excess_information(a, b, shuffled, bins):
+    "Mutual information of `a` and `b`, less its mean over shuffled copies of `b`."
+    return _information(a, b, bins) - np.mean([_information(a, s, bins) for s in shuffled])
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #4cc4d9a3
 def mutual_information(
     z,            # (pieces, size)
     value,        # (pieces,) an attribute
@@ -166,33 +228,24 @@ def mutual_information(
     seed:int=0,   # seed of the shuffles
 )->np.ndarray:    # (size,) as a share of the entropy of the attribute, about 0 … 1
     "Mutual information of each dimension with an attribute, with the bias removed."
-    z, value = np.asarray(torch.as_tensor(z).cpu(), float), np.asarray(torch.as_tensor(value).cpu(), float)
-    if z.ndim != 2 or len(z) != len(value):
-        raise ModelError(f'{len(z)} latents with {len(value)} values', way_out='give one value for each latent')
+    z, value = _float_array(torch.as_tensor(z)), _float_array(torch.as_tensor(value))
+    _check_values(z, value)
     b = _binned(value, bins)
-    n = np.bincount(b)/len(b)
-    entropy = -(n[n > 0]*np.log(n[n > 0])).sum()
-    if entropy == 0:
-        raise ModelError('an attribute that is the same in all pieces has no entropy to explain',
-                         way_out='give pieces with different values')
-    cells, shuffles = [_binned(x, bins) for x in z.T], [rng(seed, 'shuffle', i).permutation(b) for i in range(4)]
-    return (
-        np.array([_information(c, b, bins) - np.mean([_information(c, s, bins) for s in shuffles]) for c in cells])
-        / entropy
-    )
+    entropy, shuffled = _entropy(b), [rng(seed, 'shuffle', i).permutation(b) for i in range(4)]
+    return np.array([_excess_information(_binned(x, bins), b, shuffled, bins) for x in z.T])/entropy
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #a2bdc422
 def top2_gap(
-    told, # (size,) score of each dimension for an attribute
+    information, # (size,) score of each dimension
 )->float:
     "Difference between the best and the second-best score."
-    top = np.sort(np.asarray(told))[::-1]
+    top = np.sort(np.asarray(information))[::-1]
     return float(top[0] - top[1]) if len(top) > 1 else float(top[0])
 
 def mig(
     z,           # (pieces, size)
     value,       # (pieces,) an attribute
-    bins:int=10, # number of bins of dimensions and attribute
+    bins:int=10, # as for `mutual_information`
 )->float:
     "Mutual information gap of an attribute, about 0 … 1."
     return top2_gap(mutual_information(z, value, bins))
@@ -205,7 +258,8 @@ def r2_per_dim(
     "Share of the variance of an attribute explained by linear regression on each dimension (R²)."
     z, y = torch.as_tensor(z).double(), torch.as_tensor(value).double()
     x, y = z - z.mean(0), y - y.mean()
-    return ((x*y[:,None]).sum(0)**2/((x**2).sum(0)*(y**2).sum()).clamp(min=1e-30)).cpu().numpy()
+    product = (x**2).sum(0)*(y**2).sum()
+    return ((x*y[:,None]).sum(0)**2/product.clamp(min=1e-30)).cpu().numpy()
 
 def sap(
     z,     # (pieces, size)
@@ -224,9 +278,15 @@ class LatentReport(NamedTuple):
     def __repr__(self):
         lines = [f'{self.active} of {self.size} dimensions active',
                  f'{"attribute":12} {"dim":>6} {"MIG":>6} {"SAP":>6} {"fit":>6}']
-        return '\n'.join(
-            lines + [f'{k:12} {n:6} {m:6.3f} {s:6.3f} {f:6.3f}' for k, (n, m, s, f) in self.attributes.items()]
-        )
+        for name, (dim, mig, sap, fit) in self.attributes.items():
+            lines.append(f'{name:12} {dim:6} {mig:6.3f} {sap:6.3f} {fit:6.3f}')
+        return '\n'.join(lines)
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #8c04c797
+def _attribute_metrics(z, value, bins):
+    "Best dimension, MIG, SAP and fit of one attribute."
+    information = mutual_information(z, value, bins)
+    return int(information.argmax()), top2_gap(information), sap(z, value), attribute_vector(z, value).fit
 
 def latent_report(
     z,            # (pieces, size)
@@ -234,24 +294,34 @@ def latent_report(
     bins:int=10,  # number of bins of the mutual information
 )->LatentReport:
     "Compute the active dimensions, and MIG, SAP and fit for each attribute."
-    def row(v):
-        told = mutual_information(z, v, bins)
-        return int(told.argmax()), top2_gap(told), sap(z, v), attribute_vector(z, v).fit
-    return LatentReport(int(active_units(torch.as_tensor(z)).sum()), z.shape[1], {k:row(v) for k,v in values.items()})
+    attributes = {k: _attribute_metrics(z, v, bins) for k,v in values.items()}
+    return LatentReport(int(active_units(torch.as_tensor(z)).sum()), z.shape[1], attributes)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #dc4e0261
 class PCAProjection(NamedTuple):
     "Projection of latents on their principal components."
-    points:Tensor # (pieces, dims) projected latents
-    share:Tensor  # (dims,) share of the variance along each axis
-    axes:Tensor   # (dims, size) axes of unit length
-    middle:Tensor # (size,) mean of the latents
+    points:Tensor     # (pieces, dims) projected latents
+    share:Tensor      # (dims,) share of the variance along each axis
+    components:Tensor # (dims, size) axes of unit length
+    mean:Tensor       # (size,) mean of the latents
 
-    def place(self,
+    def project(self,
         z:Tensor # (…, size)
     )->Tensor:   # (…, dims)
         "Project other latents."
-        return (z - self.middle) @ self.axes.T
+        return (z - self.mean) @ self.components.T
+
+# %% ../../nbs/640_models.latent_metrics.ipynb #c8e16a16
+def _check_components(z, dims):
+    "Raise a `ModelError` unless latents `z` have `dims` principal components."
+    if z.ndim != 2 or min(z.shape) < dims:
+        raise ModelError(f'cannot compute {dims} principal components of latents of shape {tuple(z.shape)}',
+                         way_out='give more pieces, or reduce dims')
+
+def _with_sign(components):
+    "Turn each component so that its entry of largest magnitude is positive."
+    largest = components.abs().argmax(1, keepdim=True)
+    return components*components.gather(1, largest).sign()
 
 def latent_pca(
     z:Tensor,  # (pieces, size)
@@ -259,10 +329,9 @@ def latent_pca(
 )->PCAProjection:
     "Principal components of latents; the entry of largest magnitude in each axis is positive."
     z = torch.as_tensor(z).float()
-    if z.ndim != 2 or min(z.shape) < dims:
-        raise ModelError(f'cannot compute {dims} principal components of latents of shape {tuple(z.shape)}',
-                         way_out='give more pieces, or reduce dims')
-    middle = z.mean(0)
-    _, s, axes = torch.linalg.svd(z - middle, full_matrices=False)
-    axes = axes[:dims]*axes[:dims].gather(1, axes[:dims].abs().argmax(1, keepdim=True)).sign()
-    return PCAProjection((z - middle) @ axes.T, (s**2/(s**2).sum().clamp(min=1e-30))[:dims], axes, middle)
+    _check_components(z, dims)
+    mean = z.mean(0)
+    _, s, axes = torch.linalg.svd(z - mean, full_matrices=False)
+    components, variance = _with_sign(axes[:dims]), s**2
+    share = (variance/variance.sum().clamp(min=1e-30))[:dims]
+    return PCAProjection((z - mean) @ components.T, share, components, mean)

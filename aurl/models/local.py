@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from ..core import ConfigError
 from .attention import Attention, KVCache, AttentionSpan, Rotary, causal_attention, attentions
-from .attention import register_attention
+from .attention import register_attention, rotate_and_cache
 from .flex import flex_window_attention, fastest_window_kernel
 
 # %% ../../nbs/610_models.local.ipynb #551099a2
 def _window_mask(steps, keys, window, like):
     "Additive mask (steps, keys) for queries that are the last `steps` of the keys: 0 where allowed, -inf elsewhere."
-    at, key = torch.arange(keys - steps, keys, device=like.device)[:,None], torch.arange(keys, device=like.device)
-    return torch.zeros(steps, keys, dtype=like.dtype, device=like.device).masked_fill_(
-        (key > at) | (key <= at - window), -math.inf
-    )
+    query, key = torch.arange(keys - steps, keys, device=like.device)[:,None], torch.arange(keys, device=like.device)
+    mask = torch.zeros(steps, keys, dtype=like.dtype, device=like.device)
+    return mask.masked_fill_((key > query) | (key <= query - window), -math.inf)
 
 def _slices(new, time, window, block):
     "For each block of queries: the slice of queries and the slice of keys."
@@ -33,66 +32,51 @@ def _slices(new, time, window, block):
         j = min(new, i + block)
         yield slice(i, j), slice(max(0, time - new + i - window + 1), time - new + j)
 
+# %% ../../nbs/610_models.local.ipynb #f49da7b4
+def _slice_mask(i, j, window, like):
+    "Additive mask for the queries of slice `i` and the keys of slice `j`."
+    return _window_mask(i.stop - i.start, j.stop - j.start, window, like)
+
 def _blocks_in_loop(q, k, v, window, block):
     "Window attention, one block after the other."
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(
-                q[:, :, i],
-                k[:, :, j],
-                v[:, :, j],
-                attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q),
-            )
-            for i, j in _slices(q.shape[2], k.shape[2], window, block)
-        ],
-        2,
-    )
+    out = []
+    for i, j in _slices(q.shape[2], k.shape[2], window, block):
+        mask = _slice_mask(i, j, window, q)
+        out.append(F.scaled_dot_product_attention(q[:,:,i], k[:,:,j], v[:,:,j], attn_mask=mask))
+    return torch.cat(out, 2)
 
 # %% ../../nbs/610_models.local.ipynb #eb79f2df
-_flash_forward, _flash_backward = (
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
-)
+_flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 # %% ../../nbs/610_models.local.ipynb #3d9e4989
 class _WindowAttentionFunction(torch.autograd.Function):
     "Window attention, one block after the other, with its own backward pass."
     @staticmethod
     def forward(ctx, q, k, v, window, block):
-        parts = [
-            _flash_forward(
-                q[:, :, i],
-                k[:, :, j],
-                v[:, :, j],
-                attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q),
-            )
-            for i, j in _slices(q.shape[2], k.shape[2], window, block)
-        ]
-        out, norm = torch.cat([o for o,_ in parts], 2), [n for _,n in parts]
-        ctx.save_for_backward(q, k, v, out, *norm)
+        out, norms = [], []
+        for i, j in _slices(q.shape[2], k.shape[2], window, block):
+            part, norm = _flash_forward(q[:,:,i], k[:,:,j], v[:,:,j], attn_mask=_slice_mask(i, j, window, q))
+            out.append(part)
+            norms.append(norm)
+        out = torch.cat(out, 2)
+        ctx.save_for_backward(q, k, v, out, *norms)
         ctx.sizes = window, block
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, out, *norm = ctx.saved_tensors
+        q, k, v, out, *norms = ctx.saved_tensors
         window, block = ctx.sizes
-        to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (i,j),n in zip(_slices(q.shape[2], k.shape[2], window, block), norm):
-            to_q[:, :, i], a, b = _flash_backward(
-                grad[:, :, i],
-                q[:, :, i],
-                k[:, :, j],
-                v[:, :, j],
-                out[:, :, i],
-                n,
-                0.0,
-                False,
-                attn_mask=_window_mask(i.stop - i.start, j.stop - j.start, window, q),
-            )
-            to_k[:,:,j] += a
-            to_v[:,:,j] += b
-        return to_q, to_k, to_v, None, None
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (i,j),norm in zip(_slices(q.shape[2], k.shape[2], window, block), norms):
+            read, mask = (q[:,:,i], k[:,:,j], v[:,:,j]), _slice_mask(i, j, window, q)
+            # without dropout, and causal only by the mask
+            grads = _flash_backward(grad[:,:,i], *read, out[:,:,i], norm, 0., False, attn_mask=mask)
+            grad_q[:,:,i] = grads[0]
+            grad_k[:,:,j] += grads[1]
+            grad_v[:,:,j] += grads[2]
+        return grad_q, grad_k, grad_v, None, None
 
 # %% ../../nbs/610_models.local.ipynb #2f4a1a98
 def _gather_blocks(x, first, blocks, n, size):
@@ -101,22 +85,38 @@ def _gather_blocks(x, first, blocks, n, size):
     x = F.pad(x, (0, 0, 0, (blocks+n-1)*size - x.shape[1])).unflatten(1, (-1, size))
     return torch.cat([x[:,i:i+blocks] for i in range(n)], 2)
 
+def _attend_blocks(q, k, v, window, block):
+    "Window attention of queries (batch, heads, n, dim) whose windows all begin after the first key."
+    b, h, n, d = q.shape
+    time, per_query = k.shape[2], -(-(window - 1)//block) + 1     # blocks of keys for each block of queries
+    blocks = -(-n//block)
+    first = time - n - (per_query-1)*block
+    q = F.pad(q, (0, 0, 0, blocks*block - n)).reshape(b*h, blocks, block, d)
+    k, v = (_gather_blocks(x.reshape(b*h, time, d), first, blocks, per_query, block) for x in (k, v))
+    mask = _window_mask(block, per_query*block, window, q)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(b, h, -1, d)[:,:,:n]
+
+# %% ../../nbs/610_models.local.ipynb #ce4fc09b
 def _blocks_batched(q, k, v, window, block):
     "Window attention with all blocks in one call."
-    b, h, new, d = q.shape
-    time = k.shape[2]
+    new, time = q.shape[2], k.shape[2]
     early = min(new, max(0, window - (time - new)))         # queries whose window includes the first position
-    head = causal_attention(q[:,:,:early], k[:,:,:time-new+early], v[:,:,:time-new+early]) if early else q[:,:,:0]
-    late, n = new - early, -(-(window - 1)//block) + 1
-    if not late: return head
-    blocks = -(-late//block)
-    q = F.pad(q[:,:,early:], (0, 0, 0, blocks*block - late)).reshape(b*h, blocks, block, d)
-    k, v = (_gather_blocks(x.reshape(b*h, time, d), time - late - (n-1)*block, blocks, n, block) for x in (k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=_window_mask(block, n*block, window, q))
-    return torch.cat([head, out.reshape(b, h, -1, d)[:,:,:late]], 2)
+    seen = time - new + early
+    head = causal_attention(q[:,:,:early], k[:,:,:seen], v[:,:,:seen]) if early else q[:,:,:0]
+    if early == new: return head
+    return torch.cat([head, _attend_blocks(q[:,:,early:], k, v, window, block)], 2)
 
 # %% ../../nbs/610_models.local.ipynb #c03ce0da
-_window_kernels = dict(strips=lambda q, k, v, window: _blocks_batched(q, k, v, window, 256), flex=flex_window_attention)
+def _strips(q, k, v, window):
+    "`_blocks_batched` with blocks of 256 queries."
+    return _blocks_batched(q, k, v, window, 256)
+
+_window_kernels = dict(strips=_strips, flex=flex_window_attention)
+
+def _window_kernel(q, k, v, window):
+    "The kernel that computes a window on a GPU: `strips`, or in training the faster one."
+    measured = q.is_cuda and torch.is_grad_enabled()
+    return _window_kernels[fastest_window_kernel(_window_kernels, q, k, v, window) if measured else 'strips']
 
 # %% ../../nbs/610_models.local.ipynb #3eb1214f
 def sliding_window_attention(
@@ -130,33 +130,29 @@ def sliding_window_attention(
     new, time = q.shape[2], k.shape[2]
     if time <= window: return causal_attention(q, k, v)
     if new == 1: return F.scaled_dot_product_attention(q, k[:,:,-window:], v[:,:,-window:])
-    if q.device.type != 'cpu':
-        way = (
-            fastest_window_kernel(_window_kernels, q, k, v, window)
-            if q.is_cuda and torch.is_grad_enabled()
-            else 'strips'
-        )
-        return _window_kernels[way](q, k, v, window)
-    return (
-        _WindowAttentionFunction.apply(q, k, v, window, block)
-        if torch.is_grad_enabled()
-        else _blocks_in_loop(q, k, v, window, block)
-    )
+    if q.device.type != 'cpu': return _window_kernel(q, k, v, window)(q, k, v, window)
+    if torch.is_grad_enabled(): return _WindowAttentionFunction.apply(q, k, v, window, block)
+    return _blocks_in_loop(q, k, v, window, block)
 
 # %% ../../nbs/610_models.local.ipynb #95f4a24c
 class WindowCache:
-    "Keys and values of the last `keep` positions, for one layer."
-    def __init__(self, keep:int): self.keep, self.n, self.k, self.v = keep, 0, None, None
+    "Keys and values of the last `size` positions, for one layer."
+    def __init__(self,
+        size:int, # positions to keep
+    ):
+        self.size, self.n = size, 0
+        self.k = self.v = None
+
     def __len__(self): return self.n
 
     def append(self,
         k:Tensor, # (batch, heads, new, dim)
         v:Tensor, # (batch, heads, new, dim)
-    ):            # keys and values of the last `keep` earlier positions and the new ones
+    ):            # keys and values of the last `size` earlier positions and the new ones
         "Append `k` and `v`; returns the keys and values that the new positions may attend to."
+        self.n += k.shape[2]
         if self.k is not None: k, v = torch.cat([self.k, k], 2), torch.cat([self.v, v], 2)
-        self.n += k.shape[2] - (0 if self.k is None else self.k.shape[2])
-        self.k, self.v = k[:,:,-self.keep:], v[:,:,-self.keep:]
+        self.k, self.v = k[:,:,-self.size:], v[:,:,-self.size:]
         return k, v
 
     def pick(self, rows:Tensor):
@@ -167,33 +163,37 @@ class WindowCache:
 # %% ../../nbs/610_models.local.ipynb #a718307f
 @register_attention('sliding_window')
 class SlidingWindowAttention(nn.Module):
-    "Every position attends to the last `reach.window` positions."
+    "Every position attends to the last `span.window` positions."
     def __init__(self,
         n_heads:int,         # number of heads
         dim:int,             # dimension of a head
-        reach:AttentionSpan=AttentionSpan(), # its `window` is used
+        span:AttentionSpan=AttentionSpan(), # its `window` is used
     ):
         super().__init__()
-        self.window = reach.window
+        self.window = span.window
 
-    def cache(self, room:int=0): return WindowCache(max(1, self.window - 1))
+    def cache(self, capacity:int=0): return WindowCache(max(1, self.window - 1))
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."
-        q, k = rotary(q, angles), rotary(k, angles)
-        if cache is not None: k, v = cache.append(k, v)
-        return sliding_window_attention(q, k, v, self.window)
+        return sliding_window_attention(*rotate_and_cache(q, k, v, rotary, angles, cache), self.window)
 
 # %% ../../nbs/610_models.local.ipynb #47d2b7b1
 class SummaryCache:
     "Keys and values of the last blocks, summaries of older ones, and positions that are not summarized yet."
-    def __init__(self): self.n, self.k, self.v, self.waiting, self.far = 0, None, None, None, None
+    def __init__(self):
+        self.n = 0
+        self.k = self.v = None               # near keys, rotated, and values
+        self.pending = self.summaries = None # keys and values that wait for a summary; keys and values of summaries
+
     def __len__(self): return self.n
+
     def pick(self, rows:Tensor):
         "Keep these rows of the batch."
         if self.k is not None:
             self.k, self.v = self.k[rows], self.v[rows]
-            self.waiting, self.far = [x[rows] for x in self.waiting], [x[rows] for x in self.far]
+            self.pending = [x[rows] for x in self.pending]
+            self.summaries = [x[rows] for x in self.summaries]
         return self
 
 # %% ../../nbs/610_models.local.ipynb #12e0dd04
@@ -203,89 +203,103 @@ class HierarchicalAttention(nn.Module):
     def __init__(self,
         n_heads:int,         # number of heads
         dim:int,             # dimension of a head
-        reach:AttentionSpan=AttentionSpan(), # its `block` and `summary` are used
+        span:AttentionSpan=AttentionSpan(), # its `block` and `summary` are used
     ):
         super().__init__()
-        self.block, self.summary = reach.block, reach.summary
+        self.block, self.summary = span.block, span.summary
         if self.block % self.summary:
             raise ConfigError(f'a block of {self.block} does not hold whole summaries of {self.summary}',
                               way_out='choose a block size that is a multiple of the summary size')
         self.heed, self.loud = nn.Parameter(torch.zeros(n_heads, dim)), nn.Parameter(torch.ones(2, n_heads, 1, 1))
 
-    def cache(self, room:int=0): return SummaryCache()
-
-    def outline(self,
-        k:Tensor,     # (batch, heads, time, dim) keys, not yet rotated
-        v:Tensor,     # (batch, heads, time, dim) values
-        start:int,    # position of the first key, a multiple of `summary`
-        rotary:Rotary # rotation of the model
-    ):                # keys and values of the summaries, each (batch, heads, time//summary, dim)
-        "Summarize every `summary` positions into one key and one value; an incomplete rest is left out."
-        n = k.shape[2]//self.summary
-        k, v = (x[:,:,:n*self.summary].unflatten(2, (n, self.summary)) for x in (k, v))
-        w = torch.einsum('bhnsd,hd->bhns', k, self.heed.to(k.dtype)).softmax(-1)[...,None,:]
-        k, v = ((w @ x).squeeze(-2)*loud.to(x.dtype) for x,loud in zip((k, v), self.loud))
-        middle = start + self.summary//2 + self.summary*torch.arange(n, device=k.device)
-        return rotary(k, rotary.at(middle)), v
+    def cache(self, capacity:int=0): return SummaryCache()
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."
         start = len(cache) if cache is not None else 0
-        (nk, nv), (far_k, far_v), first = self._remember(k, v, rotary, angles, cache, start)
-        return self._look(rotary(q, angles), nk, nv, far_k, far_v, start, first)
+        near, far, first = self._update_cache(k, v, rotary, angles, cache, start)
+        return self._attend(rotary(q, angles), near, far, start, first)
+
+# %% ../../nbs/610_models.local.ipynb #14135cc4
+@patch
+def summarize(self:HierarchicalAttention,
+    k:Tensor,     # (batch, heads, time, dim) keys, not yet rotated
+    v:Tensor,     # (batch, heads, time, dim) values
+    start:int,    # position of the first key, a multiple of `summary`
+    rotary:Rotary # rotation of the model
+):                # keys and values of the summaries, each (batch, heads, time//summary, dim)
+    "Summarize every `summary` positions into one key and one value; an incomplete rest is left out."
+    n = k.shape[2]//self.summary
+    k, v = (x[:,:,:n*self.summary].unflatten(2, (n, self.summary)) for x in (k, v))
+    w = torch.einsum('bhnsd,hd->bhns', k, self.heed.to(k.dtype)).softmax(-1)[...,None,:]
+    k, v = ((w @ x).squeeze(-2)*gain.to(x.dtype) for x,gain in zip((k, v), self.loud))
+    middle = start + self.summary//2 + self.summary*torch.arange(n, device=k.device)
+    return rotary(k, rotary.angles_at(middle)), v
 
 # %% ../../nbs/610_models.local.ipynb #12cbcafc
+def _concat_time(old, new):
+    "Keys and values of `old` and then of `new`."
+    return [torch.cat(pair, 2) for pair in zip(old, new)]
+
+def _store(cache, near, far, pending, end, block):
+    "Keep in `cache` what the positions from `end` on may attend to."
+    kept = end - max(0, (end//block - 1)*block)
+    cache.n, cache.summaries, cache.pending = end, far, pending
+    cache.k, cache.v = (x[:,:,-kept:] for x in near)
+
+# %% ../../nbs/610_models.local.ipynb #5561e5ff
 @patch
-def _remember(self:HierarchicalAttention, k, v, rotary, angles, cache, start):
+def _update_cache(self:HierarchicalAttention, k, v, rotary, angles, cache, start):
     "Return near keys and values, summaries, and the position of the first near key; update the cache."
-    near, raw, whole = (rotary(k, angles), v), (k, v), start//self.summary*self.summary
-    if start:
-        near, raw = (
-            [torch.cat(x, 2) for x in zip(old, new)] for old, new in (((cache.k, cache.v), near), (cache.waiting, raw))
-        )
+    near, raw, first_pending = (rotary(k, angles), v), (k, v), start//self.summary*self.summary
+    if start: near, raw = _concat_time((cache.k, cache.v), near), _concat_time(cache.pending, raw)
     end, done = start + k.shape[2], raw[0].shape[2]//self.summary*self.summary
-    far = self.outline(*raw, whole, rotary) if done or not start else cache.far
-    if start and done: far = [torch.cat(x, 2) for x in zip(cache.far, far)]
-    first = end - near[0].shape[2]
-    if cache is not None:
-        keep = end - max(0, (end//self.block - 1)*self.block)
-        cache.n, cache.far, cache.waiting = end, far, [x[:,:,done:] for x in raw]
-        cache.k, cache.v = (x[:,:,-keep:] for x in near)
-    return near, far, first
+    far = self.summarize(*raw, first_pending, rotary) if done or not start else cache.summaries
+    if start and done: far = _concat_time(cache.summaries, far)
+    if cache is not None: _store(cache, near, far, [x[:,:,done:] for x in raw], end, self.block)
+    return near, far, end - near[0].shape[2]
 
 # %% ../../nbs/610_models.local.ipynb #2274c278
+def _keys_of_blocks(far, near, before, blocks, size):
+    "Summaries `far` and the two `near` blocks of each block of queries, concatenated, (rows, blocks, keys, dim)."
+    b, h, seen, d = far.shape
+    far = far.reshape(b*h, 1, seen, d).expand(-1, blocks, -1, -1)
+    return torch.cat([far, _gather_blocks(near.reshape(b*h, -1, d), before, blocks, 2, size)], 2)
+
+# %% ../../nbs/610_models.local.ipynb #de39ded9
 @patch
-def _look(self:HierarchicalAttention, q, k, v, far_k, far_v, start, first):
+def _attend(self:HierarchicalAttention, q, near, far, start, first):
     "Attention of queries from position `start` on to near keys from `first` on and to summaries."
-    b, h, new, d = q.shape
-    size, per = self.block, self.block//self.summary
-    low, high = start//size, (start + new - 1)//size + 1                      # the blocks of the queries
-    if high <= 2: return causal_attention(q, k, v)                                      # no summaries yet
-    seen = max(0, high - 2)*per
-    far_k, far_v = far_k[:,:,:seen], far_v[:,:,:seen]
+    new, size = q.shape[2], self.block
+    low, high = start//size, (start + new - 1)//size + 1          # the blocks of the queries
+    if high <= 2: return causal_attention(q, *near)               # no summaries yet
+    far = [x[:,:,:(high - 2)*(size//self.summary)] for x in far]  # of the blocks before the last two
+    before = (low - 1)*size - first                               # where the block before the queries begins
     if low == high - 1 and new == 1:
-        return F.scaled_dot_product_attention(
-            q,
-            torch.cat([far_k, k[:, :, (low - 1) * size - first :]], 2),
-            torch.cat([far_v, v[:, :, (low - 1) * size - first :]], 2),
-        )
-    blocks, left = high - low, start - low*size
-    q = F.pad(q, (0, 0, left, blocks*size - left - new)).reshape(b*h, blocks, size, d)
-    def meet(far, near):
-        far = far.reshape(b*h, 1, seen, d).expand(-1, blocks, -1, -1)
-        return torch.cat([far, _gather_blocks(near.reshape(b*h, -1, d), (low-1)*size - first, blocks, 2, size)], 2)
-    out = F.scaled_dot_product_attention(q, meet(far_k, k), meet(far_v, v), attn_mask=self._mask(low, high, seen, q))
-    return out.reshape(b, h, -1, d)[:,:,left:left+new]
+        return F.scaled_dot_product_attention(q, *_concat_time(far, [x[:,:,before:] for x in near]))
+    return self._attend_query_blocks(q, near, far, (low, high), start - low*size, before)
+
+@patch
+def _attend_query_blocks(self:HierarchicalAttention, q, near, far, rows, offset, before):
+    "Attention of the blocks `rows` of queries, the first of which has `offset` positions before the first query."
+    (b, h, new, d), (low, high), size = q.shape, rows, self.block
+    blocks = high - low
+    q = F.pad(q, (0, 0, offset, blocks*size - offset - new)).reshape(b*h, blocks, size, d)
+    k, v = (_keys_of_blocks(*x, before, blocks, size) for x in zip(far, near))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(low, high, far[0].shape[2], q))
+    return out.reshape(b, h, -1, d)[:,:,offset:offset+new]
 
 # %% ../../nbs/610_models.local.ipynb #8deddbb4
 @patch
 def _mask(self:HierarchicalAttention, low, high, seen, like):
     "Additive mask (blocks, block, summaries + 2·block): 0 where attention is allowed, -inf elsewhere."
-    size, per, blocks = self.block, self.block//self.summary, torch.arange(low, high, device=like.device)[:,None,None]
-    far = (torch.arange(seen, device=like.device) < (blocks - 1)*per).expand(-1, size, -1)
-    key, at = torch.arange(2*size, device=like.device), torch.arange(size, 2*size, device=like.device)[:,None]
-    near = (key <= at) & ((key >= size) | (blocks > 0))                       # there is no block before the first
-    return torch.zeros((), dtype=like.dtype, device=like.device).masked_fill(~torch.cat([far, near], -1), -math.inf)
+    size, device = self.block, like.device
+    blocks = torch.arange(low, high, device=device)[:,None,None]
+    far = (torch.arange(seen, device=device) < (blocks - 1)*(size//self.summary)).expand(-1, size, -1)
+    key, query = torch.arange(2*size, device=device), torch.arange(size, 2*size, device=device)[:,None]
+    near = (key <= query) & ((key >= size) | (blocks > 0))     # there is no block before the first
+    zero = torch.zeros((), dtype=like.dtype, device=device)
+    return zero.masked_fill(~torch.cat([far, near], -1), -math.inf)
 
 # %% ../../nbs/610_models.local.ipynb #f2888240
 class MultiScaleCache(list):
@@ -303,21 +317,20 @@ class MultiScaleAttention(nn.Module):
     def __init__(self,
         n_heads:int,         # number of heads, at least 2
         dim:int,             # dimension of a head
-        reach:AttentionSpan=AttentionSpan(), # sizes of both kinds
+        span:AttentionSpan=AttentionSpan(), # sizes of both kinds
     ):
         super().__init__()
         if n_heads < 2:
             raise ConfigError('multi_scale attention needs two heads or more',
                               way_out='set n_heads=2, or choose another kind of attention')
         self.n = (n_heads+1)//2
-        self.near, self.wide = SlidingWindowAttention(self.n, dim, reach), HierarchicalAttention(
-            n_heads - self.n, dim, reach
-        )
+        self.near = SlidingWindowAttention(self.n, dim, span)
+        self.wide = HierarchicalAttention(n_heads - self.n, dim, span)
 
-    def cache(self, room:int=0): return MultiScaleCache([self.near.cache(room), self.wide.cache(room)])
+    def cache(self, capacity:int=0): return MultiScaleCache([self.near.cache(capacity), self.wide.cache(capacity)])
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."
-        a, b = zip(*((x[:,:self.n], x[:,self.n:]) for x in (q, k, v)))
-        one, two = cache if cache is not None else (None, None)
-        return torch.cat([self.near(*a, rotary, angles, one), self.wide(*b, rotary, angles, two)], 1)
+        first, rest = zip(*((x[:,:self.n], x[:,self.n:]) for x in (q, k, v)))
+        near, wide = cache if cache is not None else (None, None)
+        return torch.cat([self.near(*first, rotary, angles, near), self.wide(*rest, rotary, angles, wide)], 1)

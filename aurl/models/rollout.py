@@ -8,6 +8,7 @@ __all__ = ['straight_through_sample', 'advance_features', 'Rollout', 'rollout']
 # %% ../../nbs/675_models.rollout.ipynb #a72d4d08
 import functools, math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,129 +17,217 @@ from torch import Tensor
 from .attention import FullAttention
 from .blocks import age_taus, beat_periods, clock_periods, echo_taus, elapsed_taus, feature_sizes
 from .local import WindowCache
-from .transformer import ModelCache
+from .transformer import ModelCache, eval_mode
 from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar import State, beat_unit, grammar
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/675_models.rollout.ipynb #4f10faad
+def _mask_forbidden(logits, allowed):
+    "Logits (…, 774) with -inf at forbidden ids; unchanged where no id is allowed."
+    return logits.masked_fill(~(allowed | ~allowed.any(-1, keepdim=True)), -math.inf)
+
+def _straight_through(value, soft):
+    "`value`, with the gradient of `soft`."
+    return value + (soft - soft.detach())
+
+def _add_gumbel_noise(logits): return logits - torch.empty_like(logits).exponential_().log()
+
 def straight_through_sample(
-    scores:Tensor,       # (…, 774)
+    logits:Tensor,       # (…, 774)
     allowed:Tensor=None, # (…, 774) bool: ids that the grammar allows; all by default
     temperature:float=1., # of the softmax that gives the gradient; the sample does not depend on it
 ):                       # ids (…) int64, and (…, 774): 1 at the id and 0 elsewhere, with a gradient
-    "Sample an id at each position, with a straight-through gradient to the scores."
-    if allowed is not None: scores = scores.masked_fill(~(allowed | ~allowed.any(-1, keepdim=True)), -math.inf)
-    noisy = scores - torch.empty_like(scores).exponential_().log()
+    "Sample an id at each position, with a straight-through gradient to the logits."
+    if allowed is not None: logits = _mask_forbidden(logits, allowed)
+    noisy = _add_gumbel_noise(logits)
     ids, soft = noisy.argmax(-1), (noisy/temperature).softmax(-1)
-    return ids, F.one_hot(ids, scores.shape[-1]).to(scores.dtype) + (soft - soft.detach())
+    return ids, _straight_through(F.one_hot(ids, logits.shape[-1]).to(logits.dtype), soft)
 
 # %% ../../nbs/675_models.rollout.ipynb #1785e44e
+def _sin_cos(x, periods):
+    "Sines and cosines (…, 2·periods) of the positions of `x` in `periods`."
+    angles = x*2*math.pi/torch.tensor(periods, dtype=torch.float64)
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+def _decay(steps, taus): return (-steps/torch.tensor(taus, dtype=torch.float64)).exp()
+
+def _ids_of(kind): return slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
+
+# the ids of each kind of event that changes a feature
+_event_ids = dict(
+    on=_ids_of(Kind.NOTE_ON),
+    off=_ids_of(Kind.NOTE_OFF),
+    tempo=_ids_of(Kind.TEMPO),
+    velocity=_ids_of(Kind.VELOCITY),
+    family=_ids_of(Kind.INSTRUMENT),
+)
+
+# %% ../../nbs/675_models.rollout.ipynb #5fdfb00a
 @functools.cache
 def _feature_updates(device):
-    "Feature updates by event, one row for each id."
-    # on the CPU, which has float64
-    t = {k:v[:-1] for k,v in grammar.tables.items() if k in ('kind', 'index', 'steps')}
-    steps, of = t['steps'].double()[:,None], lambda kind: slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
-    turn = lambda x: torch.cat([x.sin(), x.cos()], -1)                     # of angles
+    "Changes of the features with time, one row for each id."
+    steps = grammar.tables['steps'][:-1].double()[:,None]                  # on the CPU, which has float64
     beats = grammar.tables['beats'].double()[:,None,None]*steps/beat_unit  # (33, 774, 1) by tempo
-    angles = lambda x, periods: x*2*math.pi/torch.tensor(periods, dtype=torch.float64)
-    fade = lambda taus: (-steps/torch.tensor(taus, dtype=torch.float64)).exp()
-    out = dict(
-        clock=turn(angles(steps, clock_periods)),
-        beat=turn(angles(beats, beat_periods)),
-        elapsed=fade(elapsed_taus),
-        age=fade(age_taus),
-        echo=fade(echo_taus),
+    updates = dict(
+        clock=_sin_cos(steps, clock_periods),
+        beat=_sin_cos(beats, beat_periods),
+        elapsed=_decay(steps, elapsed_taus),
+        age=_decay(steps, age_taus),
+        echo=_decay(steps, echo_taus),
     )
-    return {k: v.float().to(device) for k, v in out.items()} | dict(
-        on=of(Kind.NOTE_ON),
-        off=of(Kind.NOTE_OFF),
-        tempo=of(Kind.TEMPO),
-        velocity=of(Kind.VELOCITY),
-        family=of(Kind.INSTRUMENT),
-    )
+    return {k: v.float().to(device) for k, v in updates.items()}
 
 # %% ../../nbs/675_models.rollout.ipynb #53b7b88d
-def _rotate(hand, turn):
-    "Rotate the sines and cosines `hand` (batch, 2n) by the angles whose sines and cosines are `turn`."
-    (s, c), (a, b) = hand.chunk(2, -1), turn.chunk(2, -1)
+def _rotate(angles, rotation):
+    "Rotate the sines and cosines `angles` (batch, 2n) by those of `rotation`."
+    (s, c), (a, b) = angles.chunk(2, -1), rotation.chunk(2, -1)
     return torch.cat([s*b + c*a, c*b - s*a], -1)
 
+# %% ../../nbs/675_models.rollout.ipynb #31f8633f
+class _Event(NamedTuple):
+    "One event of each row, and what it changes."
+    y:Tensor      # (batch, 774): one-hot, or as probabilities
+    on:Tensor     # (batch, 88): keys that are struck
+    off:Tensor    # (batch, 88): keys that are released
+    stays:Tensor  # (batch, 88): keys that are neither
+    updates:dict  # of `_feature_updates`
+    tempo:Tensor  # (batch,): tempo bin before the event
+
+def _event_of(y, tempo):
+    "The `_Event` of one-hot rows or probabilities (batch, 774)."
+    on, off = y[:,_event_ids['on']], y[:,_event_ids['off']]
+    return _Event(y, on, off, 1 - on - off, _feature_updates(y.device), tempo)
+
+# %% ../../nbs/675_models.rollout.ipynb #9eab16c7
+def _latest(before, event, first):
+    "One-hot features of the latest event of a kind; `first` is the number of classes before those of `event`."
+    return (1 - event.sum(1, keepdim=True))*before + F.pad(event, (first, 0))
+
+def _faded(before, e, name):
+    "Ages or echoes (batch, τ, 88) after the time of an event, for the keys that stay as they are."
+    return before.view(len(e.y), -1, vocab.n_pitches)*(e.y @ e.updates[name])[...,None]*e.stays[:,None]
+
+# %% ../../nbs/675_models.rollout.ipynb #2791d831
+def _next_clock(before, e): return _rotate(before, e.y @ e.updates['clock'])
+def _next_beat(before, e): return _rotate(before, torch.einsum('bv,bvn->bn', e.y, e.updates['beat'][e.tempo]))
+def _next_elapsed(before, e): return before*(e.y @ e.updates['elapsed'])
+def _next_tempo(before, e): return _latest(before, e.y[:,_event_ids['tempo']], 1)
+def _next_velocity(before, e): return _latest(before, e.y[:,_event_ids['velocity']], 1)
+def _next_family(before, e): return _latest(before, e.y[:,_event_ids['family']], 0)
+def _next_roll(before, e): return before + e.on - e.off
+def _next_age(before, e): return (_faded(before, e, 'age') + e.on[:,None]).flatten(1)
+def _next_echo(before, e): return (_faded(before, e, 'echo') + e.off[:,None]).flatten(1)
+
 # %% ../../nbs/675_models.rollout.ipynb #a63422a4
+_next_feature = dict(
+    clock=_next_clock,
+    elapsed=_next_elapsed,
+    beat=_next_beat,
+    tempo=_next_tempo,
+    velocity=_next_velocity,
+    family=_next_family,
+    roll=_next_roll,
+    age=_next_age,
+    echo=_next_echo,
+)
+
+# %% ../../nbs/675_models.rollout.ipynb #2a4e6ba1
 def advance_features(
     before:dict,   # name -> (batch, size): the musical features before the event
     y:Tensor,      # (batch, 774): the event, one-hot or as probabilities
     tempo:Tensor,  # (batch,) current tempo bin, -1 for none yet
 )->dict:           # likewise, after the event
     "Update the musical features by one event, differentiably."
-    t, n, out = _feature_updates(y.device), vocab.n_pitches, {}
-    on, off = y[:,t['on']], y[:,t['off']]
-    stays = 1 - on - off
-    def told(k, first):                                                  # the latest event of its kind holds
-        new = y[:,t[k]]
-        return (1 - new.sum(1, keepdim=True))*before[k] + F.pad(new, (first, 0))
-    def faded(k): return before[k].view(len(y), -1, n)*(y @ t[k])[...,None]*stays[:,None]
-    for k in before:
-        if k == 'clock': out[k] = _rotate(before[k], y @ t['clock'])
-        elif k == 'beat': out[k] = _rotate(before[k], torch.einsum('bv,bvn->bn', y, t['beat'][tempo]))
-        elif k == 'elapsed': out[k] = before[k]*(y @ t['elapsed'])
-        elif k in ('tempo', 'velocity'): out[k] = told(k, 1)
-        elif k == 'family': out[k] = told(k, 0)
-        elif k == 'roll': out[k] = before[k] + on - off
-        elif k == 'age': out[k] = (faded(k) + on[:,None]).flatten(1)
-        elif k == 'echo': out[k] = (faded(k) + off[:,None]).flatten(1)
-    return out
+    event = _event_of(y, tempo)
+    return {k: _next_feature[k](x, event) for k,x in before.items()}
 
 # %% ../../nbs/675_models.rollout.ipynb #f262e140
 @dataclass
 class Rollout:
     "A continuation sampled from a model."
     ids:Tensor     # (batch, steps) int64; PAD after an END
-    chosen:Tensor  # (batch, steps, 774): 1 at the id and 0 elsewhere, with a gradient
+    one_hot:Tensor # (batch, steps, 774): 1 at the id and 0 elsewhere, with a gradient
     prefix:Tensor  # (batch, real) int64: the real ids before it
     start:State=None # state of the automaton before the prefix
-    def music(self)->Tensor: # (batch, real + steps, 774)
+
+    def one_hot_piece(self)->Tensor: # (batch, real + steps, 774)
         "One-hot prefix and rollout, for a critic."
-        return torch.cat([F.one_hot(self.prefix, len(vocab)).to(self.chosen.dtype), self.chosen], 1)
+        return torch.cat([F.one_hot(self.prefix, len(vocab)).to(self.one_hot.dtype), self.one_hot], 1)
+
     @property
     # (batch, real + steps) bool: not padding
-    def there(self): return torch.cat([self.prefix, self.ids], 1) != vocab.PAD
+    def mask(self): return torch.cat([self.prefix, self.ids], 1) != vocab.PAD
+
     @property
-    def own(self):                                                              # (batch, real + steps) bool: sampled
+    def generated_mask(self):                                                              # (batch, real + steps) bool: sampled
         return F.pad(self.ids != vocab.PAD, (self.prefix.shape[1], 0))
 
+# %% ../../nbs/675_models.rollout.ipynb #db4809e9
 def _append_only_cache(trunk):
-    "A cache without in-place writes, so that a gradient can pass."
-    return ModelCache(
-        [
-            WindowCache(1 << 40) if isinstance(b.attention.look, FullAttention) else b.attention.look.cache()
-            for b in trunk.blocks
-        ]
-    )
+    "A cache without in-place writes, for gradients."
+    layers = [b.attention.look for b in trunk.blocks]
+    return ModelCache([WindowCache(1 << 40) if isinstance(l, FullAttention) else l.cache() for l in layers])
+
+def _start_cache(model, prefix, z, start):
+    "A cache that has read all of the prefix but its last id."
+    cache = _append_only_cache(model.trunk)
+    cache.state, cache.z = start, z.clone() if z is not None and z.is_inference() else z
+    if prefix.shape[1] > 1:
+        with torch.no_grad(): model(prefix[:,:-1], cache=cache)
+    return cache
 
 # %% ../../nbs/675_models.rollout.ipynb #b773e547
-def _embed_choice(trunk, before, y, ids, state):
-    "Embedding, features and layer embeddings of a sampled event, with its gradient, and the state after it."
-    embed, own = trunk.embed, ()
-    if trunk.layer_embed is not None: own = (y @ trunk.layer_embed.weight)[:,None].chunk(len(trunk.blocks) - 1, -1)
-    feats, end = embed.look(ids[:,None], state, after=True)
-    x = (y @ embed.table.weight)[:,None]
-    if feats is None: return (x, None, end, own), {}
+def _split_features(embed, feats):
+    "Features (batch, size) by name."
     names = [f for f in feature_sizes if f in embed.features]
-    sure = dict(zip(names, feats[:,0].split([feature_sizes[f] for f in names], -1)))
-    soft = advance_features(before, y, state.tempo)
-    now = {k:sure[k] + (soft[k] - soft[k].detach()) for k in names}
-    feats = torch.cat(list(now.values()), -1)[:,None]
-    return (x + embed.project(feats), feats, end, own), now
+    return dict(zip(names, feats.split([feature_sizes[f] for f in names], -1)))
 
 def _last_features(embed, ids, state):
     "The features after `ids`, by name."
     if not embed.features: return {}
-    names = [f for f in feature_sizes if f in embed.features]
-    return dict(zip(names, embed.look(ids, state)[0][:,-1].split([feature_sizes[f] for f in names], -1)))
+    return _split_features(embed, embed.compute_features(ids, state)[0][:,-1])
+
+def _differentiable_features(embed, before, y, feats, tempo):
+    "The exact features after an event, by name, with the gradient of `advance_features`."
+    soft = advance_features(before, y, tempo)
+    return {k:_straight_through(x, soft[k]) for k,x in _split_features(embed, feats).items()}
+
+# %% ../../nbs/675_models.rollout.ipynb #1ae43eb4
+def _soft_layer_vectors(trunk, y):
+    "Embeddings of an event for each layer after the first; () without such tables."
+    if trunk.layer_embed is None: return ()
+    return (y @ trunk.layer_embed.weight)[:,None].chunk(len(trunk.blocks) - 1, -1)
+
+def _embed_choice(trunk, before, y, ids, state):
+    "Embedding, features and layer embeddings of a sampled event, with its gradient, and the state after it."
+    embed, layer_vectors = trunk.embed, _soft_layer_vectors(trunk, y)
+    feats, end = embed.compute_features(ids[:,None], state, after=True)
+    x = (y @ embed.table.weight)[:,None]
+    if feats is None: return (x, None, end, layer_vectors), {}
+    now = _differentiable_features(embed, before, y, feats[:,0], state.tempo)
+    feats = torch.cat(list(now.values()), -1)[:,None]
+    return (x + embed.project(feats), feats, end, layer_vectors), now
 
 # %% ../../nbs/675_models.rollout.ipynb #58bbc74e
+def _last_logits(model, ids, cache, precomputed=None):
+    "Logits (batch, 774) after the last id, in float32."
+    return model(ids, cache=cache, precomputed=precomputed).logits[:,-1].float()
+
+def _sample_steps(model, logits, features, cache, steps, temperature, backprop_inputs):
+    "Sample `steps` ids from `logits` on: ids (batch, steps), and their one-hot rows."
+    ids, rows = [], []
+    for i in range(steps):
+        new, y = straight_through_sample(logits, grammar.allowed(cache.state), temperature)
+        ids.append(new)
+        rows.append(y)
+        if i == steps - 1: break
+        event = y if backprop_inputs else y.detach()
+        precomputed, features = _embed_choice(model.trunk, features, event, new, cache.state)
+        logits = _last_logits(model, new[:,None], cache, precomputed)
+    return torch.stack(ids, 1), torch.stack(rows, 1)
+
+# %% ../../nbs/675_models.rollout.ipynb #0158fb41
 def rollout(
     model:MusicTransformerVAEGAN, # in any mode
     prefix:Tensor,       # (batch, real) int64: real ids to continue, at least one
@@ -146,25 +235,14 @@ def rollout(
     z:Tensor=None,       # (batch, size): latents, in the modes that have them
     state=None,          # automaton before the prefix, a `State` or a loader's dict; the start of a piece by default
     temperature:float=1., # of the straight-through gradient
-    through:bool=True,   # backpropagate through the sampled inputs
+    backprop_inputs:bool=True, # backpropagate through the sampled inputs
 )->Rollout:
     "Sample `steps` ids after `prefix` from `model`, differentiably."
-    was, start = model.training, State.of(state)
-    start = grammar.start(len(prefix), prefix.device) if start is None else start
-    model.eval()
-    try:
-        cache = _append_only_cache(model.trunk)
-        cache.state, cache.z = start, z.clone() if z is not None and z.is_inference() else z
-        if prefix.shape[1] > 1:
-            with torch.no_grad(): model(prefix[:,:-1], cache=cache)
-        scores, embed = model(prefix[:,-1:], cache=cache).logits[:,-1].float(), model.trunk.embed
-        known, ids, chosen = _last_features(embed, prefix, start), [], []
-        for i in range(steps):
-            new, y = straight_through_sample(scores, grammar.allowed(cache.state), temperature)
-            ids.append(new)
-            chosen.append(y)
-            if i == steps - 1: break
-            given, known = _embed_choice(model.trunk, known, y if through else y.detach(), new, cache.state)
-            scores = model(new[:,None], cache=cache, given=given).logits[:,-1].float()
-    finally: model.train(was)
-    return Rollout(torch.stack(ids, 1), torch.stack(chosen, 1), prefix, start)
+    start = State.of(state)
+    if start is None: start = grammar.start(len(prefix), prefix.device)
+    with eval_mode(model):
+        cache = _start_cache(model, prefix, z, start)
+        logits = _last_logits(model, prefix[:,-1:], cache)
+        features = _last_features(model.trunk.embed, prefix, start)
+        ids, one_hot = _sample_steps(model, logits, features, cache, steps, temperature, backprop_inputs)
+    return Rollout(ids, one_hot, prefix, start)

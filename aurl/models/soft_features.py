@@ -22,23 +22,41 @@ decay_taus = (8., 32., 128.)    # time constants in steps of 1/64 s: a short not
 max_decay = 6.             # one event decays to exp(-6), a 400th, at most: a gradient divides by this factor
 _sizes = dict(on=vocab.n_pitches, off=vocab.n_pitches, shift=1, length=1, velocity=1, loud=1, fade=len(decay_taus))
 
+def _is_kind(kinds, kind):
+    "Column (ids, 1): 1 for the ids of `kind`."
+    return (kinds == kind).double()[:,None]
+
+def _one_hot_keys(index):
+    "One-hot key (ids, 88) of each index."
+    return F.one_hot(index.clamp(max=vocab.n_pitches-1), vocab.n_pitches).double()
+
+def _log_length(steps):
+    "Duration of `steps` on a log scale, 0 … 1, (ids, 1)."
+    return ((1 + steps).double().log2()/math.log2(1 + vocab.max_shift))[:,None]
+
+def _decay(steps):
+    "Decay over `steps` at three speeds, (ids, 3)."
+    taus = torch.tensor(decay_taus, dtype=torch.float64)
+    return (-steps[:,None]/taus).clamp(min=-max_decay).exp()
+
+# %% ../../nbs/650_models.soft_features.ipynb #4fd4cc22
 @functools.cache
 def _table(device, dtype):
     "Feature row of each id, (774, 183)."
     kind, index, steps = (grammar.tables[k][:-1] for k in ('kind', 'index', 'steps'))
-    one = lambda what: (kind == what).double()[:,None]
-    keys = F.one_hot(index.clamp(max=vocab.n_pitches-1), vocab.n_pitches).double()
+    keys, has_velocity = _one_hot_keys(index), _is_kind(kind, Kind.VELOCITY)
     rows = dict(
-        on=keys * one(Kind.NOTE_ON),
-        off=keys * one(Kind.NOTE_OFF),
-        shift=one(Kind.TIME_SHIFT),
-        length=((1 + steps).double().log2() / math.log2(1 + vocab.max_shift))[:, None],
-        velocity=one(Kind.VELOCITY),
-        loud=one(Kind.VELOCITY) * ((index + 0.5) / vocab.n_velocities)[:, None],
-        fade=(-steps[:, None] / torch.tensor(decay_taus, dtype=torch.float64)).clamp(min=-max_decay).exp(),
+        on=keys*_is_kind(kind, Kind.NOTE_ON),
+        off=keys*_is_kind(kind, Kind.NOTE_OFF),
+        shift=_is_kind(kind, Kind.TIME_SHIFT),
+        length=_log_length(steps),
+        velocity=has_velocity,
+        loud=has_velocity*((index + .5)/vocab.n_velocities)[:,None],
+        fade=_decay(steps),
     )
     return torch.cat([rows[k] for k in _sizes], 1).to(device, dtype)
 
+# %% ../../nbs/650_models.soft_features.ipynb #fb9a6960
 def expected_events(
     x:Tensor, # ids (batch, time) int64, or probabilities (batch, time, 774)
 )->SimpleNamespace: # (batch, time, …) for each feature
@@ -47,10 +65,10 @@ def expected_events(
     return SimpleNamespace(**dict(zip(_sizes, rows.split(list(_sizes.values()), -1))))
 
 # %% ../../nbs/650_models.soft_features.ipynb #2aad860c
-def _past(n, reach, like):
-    "Mask (n, n): 1 where column s is before row t, by `reach` at most."
+def _past(n, max_distance, like):
+    "Mask (n, n): 1 where column s is before row t, by `max_distance` at most."
     past = like.new_ones(n, n).tril(-1)
-    return past if reach is None else past.triu(-reach)
+    return past if max_distance is None else past.triu(-max_distance)
 
 def _latest(mass, past):
     "Weight (batch, time, time) of s as the latest event before t; `mass` (batch, time) is the event probability."
@@ -58,61 +76,76 @@ def _latest(mass, past):
     between = (n - mass)[:,:,None] - n[:,None]                # events after s and before t
     return mass[:,None]*(1 - between.abs()).clamp(min=0)*past
 
-def _sounding(t, reach, before):
-    "Keys that are down after each position, (batch, time, 88)."
+def _windowed(x, n):
+    "Differences of `x` over `n` positions: sums over the last `n` instead of all."
+    return x if n >= x.shape[1] else x - F.pad(x[:,:-n], (0, 0, n, 0))
+
+def _sounding(t, max_distance, initial_roll):
+    "Keys that are down, (batch, time, 88)."
     roll = deterministic_cumsum(t.on - t.off, 1)
-    if reach is not None and reach < roll.shape[1]: roll = roll - F.pad(roll[:,:-reach], (0, 0, reach, 0))
-    return roll if before is None or reach is not None else roll + before[:,None]
+    if max_distance is not None: return _windowed(roll, max_distance)
+    return roll if initial_roll is None else roll + initial_roll[:,None]
 
 # %% ../../nbs/650_models.soft_features.ipynb #958e7dc7
 expected_feature_sizes = dict(rhythm=4 + len(decay_taus), harmony=3*12 + 7, melody=15, dynamics=4)
 
-def _rhythm(t, past, faded, onset):
+def _overlap(a, b, semitones):
+    "How much of the pitch classes `a` lies `semitones` above `b`, (…, 1)."
+    return (a*b.roll(semitones, -1)).sum(-1, keepdim=True)
+
+def _rhythm(t, past, decays, onset):
     shift, latest = t.shift[...,0], _latest(onset, past)
-    since = [(latest*f).sum(2) for f in faded]
+    since = [(latest*d).sum(2) for d in decays]
     longer = t.length[...,0] - shift*(_latest(shift, past) @ t.length)[...,0]
     return torch.stack([shift, t.length[...,0], longer, onset, *since], -1)
 
-def _harmony(t, past, faded, sounds, classes):
-    went, sounds = t.on @ classes, sounds @ classes
-    lately = (faded[-1]*past) @ went
-    meet = [(sounds*sounds.roll(d, -1)).sum(-1, keepdim=True)/8 for d in range(1, 7)]
-    return torch.cat([went, sounds/2, lately/4, sounds.sum(-1, keepdim=True)/8, *meet], -1)
+def _harmony(t, past, decays, sounding, classes):
+    onsets, sounding = t.on @ classes, sounding @ classes
+    recent = (decays[-1]*past) @ onsets
+    intervals = [_overlap(sounding, sounding, d)/8 for d in range(1, 7)]
+    return torch.cat([onsets, sounding/2, recent/4, sounding.sum(-1, keepdim=True)/8, *intervals], -1)
 
+# %% ../../nbs/650_models.soft_features.ipynb #7f8b5857
 def _melody(t, past, onset, classes, pitches):
     top = onset*F.pad(t.shift[:,1:,0], (0, 1))
     latest, keys = _latest(top, past), top[...,None]*t.on
     chroma, high = keys @ classes, keys @ pitches
-    before = latest @ chroma
-    interval = [(chroma*before.roll(i, -1)).sum(-1, keepdim=True) for i in range(12)]
+    previous = latest @ chroma
+    interval = [_overlap(chroma, previous, i) for i in range(12)]
     rise = high*latest.sum(2) - top*(latest @ high[...,None])[...,0]
     return torch.cat([(t.on @ pitches)[...,None], top[...,None], *interval, rise[...,None]*44/12], -1)
 
 def _dynamics(t, past, onset):
-    said, loud = t.velocity[...,0], t.loud[...,0]
-    held = (_latest(said, past) @ t.loud)[...,0]
-    return torch.stack([said, loud, loud - said*held, onset*held], -1)
+    velocity_event, loud = t.velocity[...,0], t.loud[...,0]
+    held = (_latest(velocity_event, past) @ t.loud)[...,0]
+    return torch.stack([velocity_event, loud, loud - velocity_event*held, onset*held], -1)
 
 # %% ../../nbs/650_models.soft_features.ipynb #11639236
 @functools.cache
 def _keys(device, dtype):
-    "Pitch class (88, 12) of each key, and its position on the keyboard (88,), -1 … 1."
+    "Pitch class (88, 12) of each key, and its position (88,), -1 … 1."
     pitch = torch.arange(vocab.pitch_lo, vocab.pitch_hi+1, device=device)
     return F.one_hot(pitch % 12, 12).to(dtype), ((pitch - 64.5)/44).to(dtype)
 
+def _decays(fade):
+    "Decay (batch, time, time) from each position to each later one, at each speed of `fade` (batch, time, speeds)."
+    log = deterministic_cumsum(fade.clamp(min=math.exp(-max_decay)/2).log(), 1)
+    return [(log[:,:,None,i] - log[:,None,:,i]).clamp(max=0).exp() for i in range(len(decay_taus))]
+
+# %% ../../nbs/650_models.soft_features.ipynb #eb605ddc
 def expected_features(
     x:Tensor,          # ids (batch, time) int64, or probabilities (batch, time, 774)
-    reach:int=None,    # positions of past context; None for no limit
-    before:Tensor=None, # (batch, 88): keys that sound before the first position
+    max_distance:int=None, # positions of past context; None for no limit
+    initial_roll:Tensor=None, # (batch, 88): keys that sound before the first position
 )->dict:               # (batch, time, size) for each group of `expected_feature_sizes`
     "Rhythm, harmony, melody and dynamics at each position; expected values if `x` are probabilities."
     t = expected_events(x)
-    past, (classes, pitches), onset = _past(x.shape[1], reach, t.on), _keys(t.on.device, t.on.dtype), t.on.sum(-1)
-    log = deterministic_cumsum(t.fade.clamp(min=math.exp(-max_decay)/2).log(), 1)
-    faded = [(log[:,:,None,i] - log[:,None,:,i]).clamp(max=0).exp() for i in range(len(decay_taus))]
+    past, onset = _past(x.shape[1], max_distance, t.on), t.on.sum(-1)
+    classes, pitches = _keys(t.on.device, t.on.dtype)
+    decays = _decays(t.fade)
     return dict(
-        rhythm=_rhythm(t, past, faded, onset),
-        harmony=_harmony(t, past, faded, _sounding(t, reach, before), classes),
+        rhythm=_rhythm(t, past, decays, onset),
+        harmony=_harmony(t, past, decays, _sounding(t, max_distance, initial_roll), classes),
         melody=_melody(t, past, onset, classes, pitches),
         dynamics=_dynamics(t, past, onset),
     )

@@ -38,10 +38,10 @@ def musical_position(
 # %% ../../nbs/635_models.vae.ipynb #0c9b48a8
 class BidirectionalAttention(nn.Module):
     "Bidirectional attention; in the place of a cache it takes a padding mask."
-    def forward(self, q, k, v, rotary, angles, there=None):
-        "As `FullAttention.forward`; `there` is (batch, time) bool, False for padding."
+    def forward(self, q, k, v, rotary, angles, mask=None):
+        "As `FullAttention.forward`; `mask` is (batch, time) bool, False for padding."
         q, k = rotary(q, angles), rotary(k, angles)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if there is None else there[:,None,None])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:,None,None])
 
 # %% ../../nbs/635_models.vae.ipynb #a2dac043
 class PieceEncoder(nn.Module):
@@ -60,11 +60,12 @@ class PieceEncoder(nn.Module):
         self.norm = nn.LayerNorm(d_model, bias=False)
 
     def forward(self,
-        ids:Tensor,   # (batch, time) int64, from the start of a piece
-        there:Tensor, # (batch, time) bool: False for padding
-    )->Tensor:        # (batch, time, d_model)
-        x, angles = self.embed(ids, self.embed.look(ids)[0]), self.rotary.angles(0, ids.shape[1])
-        for b in self.blocks: x = b(x, self.rotary, angles, there)
+        ids:Tensor,  # (batch, time) int64, from the start of a piece
+        mask:Tensor, # (batch, time) bool: False for padding
+    )->Tensor:       # (batch, time, d_model)
+        x = self.embed(ids, self.embed.compute_features(ids)[0])
+        angles = self.rotary.angles(0, ids.shape[1])
+        for b in self.blocks: x = b(x, self.rotary, angles, mask)
         return self.norm(x)
 
 # %% ../../nbs/635_models.vae.ipynb #b48412b3
@@ -74,19 +75,22 @@ class Latent(nn.Module):
         d_model:int,              # width of decoder and encoder
         n_layers:int=6,           # number of decoder layers
         n_heads:int=3,            # attention heads of the encoder
+        *,
         sizes:tuple=(32, 8, 4),   # dimensions of the global, local and fine level
         regions:tuple=(1, 8, 32), # number of regions of each level
         prior:str='standard',     # kind of prior
         encoder_layers:int=4,     # number of encoder layers
-        free:float=.1,            # free nats per latent dimension
+        free_nats:float=.1,       # free nats per latent dimension
         skip:bool=True,           # condition every decoder layer, not only the first
         dropout:float=0.,         # dropout of the encoder
         features:tuple=tuple(feature_sizes), # musical features of the encoder
     ):
         super().__init__()
-        self.levels, self.free, self.adds = latent_levels(sizes, regions), free, n_layers if skip else 1
+        self.levels, self.free_nats = latent_levels(sizes, regions), free_nats
+        self.n_conditioned = n_layers if skip else 1   # decoder layers
         self.ears = PieceEncoder(d_model, encoder_layers, n_heads, dropout, features)
-        self.listen, self.tell = PosteriorHead(d_model, self.levels), LatentConditioner(d_model*self.adds, self.levels)
+        self.listen = PosteriorHead(d_model, self.levels)
+        self.tell = LatentConditioner(d_model*self.n_conditioned, self.levels)
         self.priors = nn.ModuleDict({l.name:priors[prior](l.size) for l in self.levels})
         # mean and standard deviation of log seconds
         self.register_buffer('lengths', torch.tensor([math.log(30.), 1.]))
@@ -95,27 +99,27 @@ class Latent(nn.Module):
     @property
     def size(self): return sum(l.regions*l.size for l in self.levels) + 1
 
-    def flat(self,
-        z:dict,         # (batch, regions, size) by level
-        seconds:Tensor, # (batch,) durations
-    )->Tensor:          # (batch, size)
-        "Concatenate levels and log duration into one vector."
-        return torch.cat(
-            [
-                *(z[l.name].flatten(1) for l in self.levels),
-                seconds.clamp(min=1e-2).log()[:, None].to(z[self.levels[0].name].dtype),
-            ],
-            1,
-        )
+# %% ../../nbs/635_models.vae.ipynb #827825dd
+def _log_seconds(seconds): return seconds.clamp(min=1e-2).log()
 
-    def parts(self,
-        z:Tensor, # (batch, size)
-    ):            # (batch, regions, size) by level, and seconds (batch,)
-        "Split a latent vector into levels and duration."
-        if z.ndim != 2 or z.shape[1] != self.size:
-            raise ModelError(f'a latent of shape {tuple(z.shape)}', way_out=f'give the shape (batch, {self.size})')
-        *zs, log = z.split([*(l.regions*l.size for l in self.levels), 1], 1)
-        return {l.name:x.view(-1, l.regions, l.size) for l,x in zip(self.levels, zs)}, log[:,0].exp()
+@patch
+def flat(self:Latent,
+    z:dict,         # (batch, regions, size) by level
+    seconds:Tensor, # (batch,) durations
+)->Tensor:          # (batch, size)
+    "Concatenate levels and log duration into one vector."
+    levels = [z[l.name].flatten(1) for l in self.levels]
+    return torch.cat([*levels, _log_seconds(seconds)[:,None].to(levels[0].dtype)], 1)
+
+@patch
+def parts(self:Latent,
+    z:Tensor, # (batch, size)
+):            # (batch, regions, size) by level, and seconds (batch,)
+    "Split a latent vector into levels and duration."
+    if z.ndim != 2 or z.shape[1] != self.size:
+        raise ModelError(f'a latent of shape {tuple(z.shape)}', way_out=f'give the shape (batch, {self.size})')
+    *zs, log_seconds = z.split([*(l.regions*l.size for l in self.levels), 1], 1)
+    return {l.name:x.view(-1, l.regions, l.size) for l,x in zip(self.levels, zs)}, log_seconds[:,0].exp()
 
 # %% ../../nbs/635_models.vae.ipynb #9ecf904a
 @patch
@@ -123,62 +127,81 @@ def infer_posterior(self:Latent,
     ids:Tensor, # (batch, time) int64: pieces from their start, PAD after their end
 ):              # a `DiagonalGaussian` by level, and seconds (batch,)
     "Encode pieces into posteriors and durations."
-    there, time = ids != vocab.PAD, cumulative_steps(ids)
+    mask, time = ids != vocab.PAD, cumulative_steps(ids)
     seconds = time.amax(1)/vocab.steps_per_second
-    return self.listen(self.ears(ids, there), musical_position(time, seconds), there), seconds
+    return self.listen(self.ears(ids, mask), musical_position(time, seconds), mask), seconds
 
 @patch
 def choose(self:Latent,
-    clouds:dict,     # posteriors by level
+    posteriors:dict, # posteriors by level
     seconds:Tensor,  # (batch,) durations
     draw:bool=False, # sample the posteriors; False: take their means
     generator=None   # random generator of the samples
 )->Tensor:           # (batch, size)
     "Latent vector from posteriors and durations."
-    return self.flat({k:c.draw(generator) if draw else c.mean for k,c in clouds.items()}, seconds)
+    return self.flat({k:q.rsample(generator) if draw else q.mean for k,q in posteriors.items()}, seconds)
 
 # %% ../../nbs/635_models.vae.ipynb #ef870c45
 @patch
-def remember(self:Latent, seconds):
+def update_durations(self:Latent, seconds):
     "Update the running mean and standard deviation of log durations."
-    log = seconds.clamp(min=1e-2).log().float()
-    spread = log.std(unbiased=False) if len(log) > 1 else self.lengths[1]
-    self.lengths.lerp_(torch.stack([log.mean(), spread]), .02)
+    log = _log_seconds(seconds).float()
+    std = log.std(unbiased=False) if len(log) > 1 else self.lengths[1]
+    self.lengths.lerp_(torch.stack([log.mean(), std]), .02)
 
 @patch
+def _sample_seconds(self:Latent, n, generator):
+    "Durations (n,) of `n` pieces, on the CPU."
+    mean, std = self.lengths.cpu()
+    return (mean + std*torch.randn(n, generator=generator).clamp(-2, 2)).exp()
+
+@patch
+@torch.no_grad()
 def sample_prior(self:Latent,
     n:int,         # number of latents
     generator=None # random generator, on the CPU
 )->Tensor:         # (n, size)
     "Sample latents from the priors."
-    with torch.no_grad():
-        priors = copy.deepcopy(self.priors).cpu()       # the model's own stay on their device
-        z = {l.name:priors[l.name].draw(n, l.regions, generator=generator) for l in self.levels}
-        seconds = (self.lengths[0].cpu() + self.lengths[1].cpu()*torch.randn(n, generator=generator).clamp(-2, 2)).exp()
-        return self.flat(z, seconds).to(self.lengths.device)
+    priors = copy.deepcopy(self.priors).cpu()       # the model's own stay on their device
+    z = {l.name:priors[l.name].sample(n, l.regions, generator=generator) for l in self.levels}
+    return self.flat(z, self._sample_seconds(n, generator)).to(self.lengths.device)
 
 # %% ../../nbs/635_models.vae.ipynb #0fd2a38c
 @patch
-def told(self:Latent,
+def layer_conditions(self:Latent,
     z:Tensor,    # (batch, size)
     time:Tensor, # (batch, time) steps that have passed after each id
 )->list:         # (batch, time, d_model) for each conditioned layer
     "Vectors that condition the decoder layers on z at each position."
     zs, seconds = self.parts(z)
-    return self.tell(zs, musical_position(time, seconds)).chunk(self.adds, -1)
+    return self.tell(zs, musical_position(time, seconds)).chunk(self.n_conditioned, -1)
 
 # %% ../../nbs/635_models.vae.ipynb #31e4e6f3
+def _mean_kl(terms):
+    "Mean of some `KLTerms`."
+    n = len(terms)
+    return KLTerms(sum(t.paid for t in terms)/n, {k:sum(t.nats[k] for t in terms)/n for k in terms[0].nats})
+
+@patch
+def _sampled_kl(self:Latent, posteriors, generator):
+    "`KLTerms` of one sample of the posteriors."
+    samples = {k:q.rsample(generator) for k,q in posteriors.items()}
+    return kl_terms(posteriors, self.priors, samples, self.free_nats)
+
+@patch
+def _has_exact_kl(self:Latent):
+    "Whether the KL divergence from every prior has a closed form."
+    return all(hasattr(p, 'kl_per_dim') for p in self.priors.values())
+
+# %% ../../nbs/635_models.vae.ipynb #e4df8bf4
 @patch
 def price(self:Latent,
-    clouds:dict,   # posteriors by level
-    z:Tensor=None, # (batch, size) sampled latent; None: estimate from a few samples with a fixed seed
+    posteriors:dict, # posteriors by level
+    z:Tensor=None,   # (batch, size) sampled latent; None: estimate from a few samples with a fixed seed
 )->KLTerms:
     """KL divergence of the posteriors, in nats per piece.
 
     For priors without a closed form, it is an estimate that needs *samples*: at the mean it is too high."""
-    if z is not None: return kl_terms(clouds, self.priors, self.parts(z)[0], self.free)
-    g, n = torch.Generator(self.lengths.device).manual_seed(0), (
-        1 if all(hasattr(p, 'by_number') for p in self.priors.values()) else 16
-    )
-    some = [kl_terms(clouds, self.priors, {k:c.draw(g) for k,c in clouds.items()}, self.free) for _ in range(n)]
-    return KLTerms(sum(p.paid for p in some)/n, {k:sum(p.nats[k] for p in some)/n for k in clouds})
+    if z is not None: return kl_terms(posteriors, self.priors, self.parts(z)[0], self.free_nats)
+    g, n = torch.Generator(self.lengths.device).manual_seed(0), 1 if self._has_exact_kl() else 16
+    return _mean_kl([self._sampled_kl(posteriors, g) for _ in range(n)])

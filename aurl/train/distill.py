@@ -25,7 +25,8 @@ from ..distributed import average_grads
 from ..data.batching import Segments
 from ..tokens.vocab import Kind, vocab
 from .learner import Autocast
-from ..losses.base import LossInputs, kind_slice, losses, register_loss, example_inputs
+from ..losses.base import LossInputs, kind_slice, losses, register_loss
+from ..losses.loss_checks import example_inputs
 from ..losses.musical import pitch_class_matrix
 from .objectives import MusicLosses, check_losses, inputs_from_learner, make_ramp
 from ..losses.texture import n_form_parts, self_similarity, pitch_counts
@@ -44,34 +45,34 @@ def _teacher_example():
 def teacher_output_loss(h:LossInputs):
     "KL divergence from the teacher's distribution, both at the given temperature."
     t = h.more.get('temperature', 1.)
-    theirs, ours = (h.more['teacher'].to(h.scores)/t).log_softmax(-1), (h.scores/t).log_softmax(-1)
+    theirs, ours = (h.more['teacher'].to(h.float_logits)/t).log_softmax(-1), (h.float_logits/t).log_softmax(-1)
     return t*t*h.mean((theirs.exp()*(theirs - ours)).sum(-1))
 
 # %% ../../nbs/785_train.distill.ipynb #30e3bb35
-def _teacher_inputs(h): return LossInputs(h.more['teacher'].to(h.scores), h.ids, h.targets, h.state)
+def _teacher_inputs(h): return LossInputs(h.more['teacher'].to(h.float_logits), h.ids, h.targets, h.state)
 
 @register_loss('teacher_harmony', unit='1 - cosine', needs='teacher', sample=_teacher_example)
 def teacher_harmony_loss(h:LossInputs):
     "Cosine distance to the teacher's pitch-class distribution of the next note."
     t = _teacher_inputs(h)
     ours, theirs = (
-        x.scores[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.scores) for x in (h, t)
+        x.float_logits[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.float_logits) for x in (h, t)
     )
-    return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.chance(Kind.NOTE_ON))
+    return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.kind_prob(Kind.NOTE_ON))
 
 @register_loss('teacher_rhythm', unit='squared octaves', needs='teacher', sample=_teacher_example)
 def teacher_rhythm_loss(h:LossInputs):
     "Squared difference of the expected duration from the teacher's, in octaves."
     t = _teacher_inputs(h)
-    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.scores).log2()
-    ours, theirs = (x.scores[...,kind_slice(Kind.TIME_SHIFT)].softmax(-1) @ octaves for x in (h, t))
-    return h.mean((ours - theirs)**2, t.chance(Kind.TIME_SHIFT))
+    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.float_logits).log2()
+    ours, theirs = (x.float_logits[...,kind_slice(Kind.TIME_SHIFT)].softmax(-1) @ octaves for x in (h, t))
+    return h.mean((ours - theirs)**2, t.kind_prob(Kind.TIME_SHIFT))
 
 @register_loss('teacher_form', unit='squared cosine', needs='teacher', sample=_teacher_example)
 def teacher_form_loss(h:LossInputs):
     "Squared difference of the window's expected self-similarity from the teacher's."
     ours, theirs = (self_similarity(pitch_counts(x, n_form_parts)[0]) for x in (h, _teacher_inputs(h)))
-    return h.over((ours - theirs).pow(2).mean((1, 2))[h.counts.any(1)])
+    return h.mean_over((ours - theirs).pow(2).mean((1, 2))[h.target_mask.any(1)])
 
 # %% ../../nbs/785_train.distill.ipynb #16bb08a4
 def _layer_normalize(x): return F.layer_norm(x, x.shape[-1:])
@@ -104,7 +105,7 @@ def teacher_attention_loss(h:LossInputs):
     ours, theirs = h.more['maps'].log_softmax(-1), h.more['teacher_maps'].to(h.more['maps']).log_softmax(-1)
     # (layers, batch, rows)
     each = (theirs.exp()*(theirs - ours)).sum(-1)
-    return h.over(each[h.counts[:,h.more['rows']].expand_as(each)])
+    return h.mean_over(each[h.target_mask[:,h.more['rows']].expand_as(each)])
 
 # %% ../../nbs/785_train.distill.ipynb #65c2fcb0
 kinds_with_attention_maps = FullAttention, SlidingWindowAttention

@@ -129,9 +129,9 @@ def loss_means(
     "Compute losses as means, with the number of values in each."
     out = {}
     for n in names:
-        h.taken.clear()
+        h.mean_sizes.clear()
         parts = losses[n].parts(h)
-        out[n] = list(zip(parts, h.taken if len(h.taken) == len(parts) else [None]*len(parts)))
+        out[n] = list(zip(parts, h.mean_sizes if len(h.mean_sizes) == len(parts) else [None]*len(parts)))
     return out
 
 # %% ../../nbs/743_train.objectives.ipynb #a888f353
@@ -145,7 +145,7 @@ def mean_over_ranks(
         return (out := whole({n:[v for v,_ in m] for n,m in measured.items()})), {n:v.detach() for n,v in out.items()}
     here = torch.stack(
         [
-            h.counts.sum(),
+            h.target_mask.sum(),
             *(
                 torch.as_tensor(math.nan if k is None else k, device=h.ids.device)
                 for m in measured.values()
@@ -205,7 +205,7 @@ class MusicLosses(Callback):
         used = self.until.used if self.until else self.pct_train
         now = {n:r.at(used) for n,r in self.weights.items()}
         parts, told = mean_over_ranks(
-            h, dict(main=[(self.loss_grad, h.counts.sum())], **loss_means(h, [n for n, w in now.items() if w]))
+            h, dict(main=[(self.loss_grad, h.target_mask.sum())], **loss_means(h, [n for n, w in now.items() if w]))
         )
         self.now = told, now
         self.learn.loss_grad = self._sum(parts.pop('main'), parts, now)
@@ -266,9 +266,9 @@ def before_validate(self:MusicLosses): self.held = {}
 # %% ../../nbs/743_train.objectives.ipynb #0ba4a79f
 @patch
 def _book(self:MusicLosses, h):
-    if not h.counts.any(): return
+    if not h.target_mask.any(): return
     for name,means in loss_means(h, self.names).items():
-        many = [float(h.counts.sum() if k is None else k) for _,k in means]
+        many = [float(h.target_mask.sum() if k is None else k) for _,k in means]
         self.held[name] = self.held.get(name, 0.) + np.array([(v.item()*k, k) for (v,_),k in zip(means, many)])
 
 @patch

@@ -47,9 +47,9 @@ class TokenDropout(Callback):
     def _hide(self, trunk, args, kwargs):
         if not trunk.training or not torch.is_grad_enabled(): return
         call = inspect.signature(trunk.forward).bind(*args, **kwargs)
-        ids, blind = call.arguments['ids'], call.arguments.get('blind')
+        ids, blind = call.arguments['ids'], call.arguments.get('hidden_mask')
         hidden = (torch.rand(ids.shape, device=ids.device) < self.share) & (ids != vocab.START) & (ids != vocab.PAD)
-        call.arguments['blind'] = hidden if blind is None else blind | hidden
+        call.arguments['hidden_mask'] = hidden if blind is None else blind | hidden
         return call.args, call.kwargs
 
 # %% ../../nbs/758_train.regularize.ipynb #4547d522
