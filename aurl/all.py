@@ -75,7 +75,9 @@ from .score.drums import drum_name, drum_staff_position
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
 from .score.notation import inspect_music, read_music, split_tunes, write_musicxml
 from .score.engrave import Sheet, engrave, save_sheet
-from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
+from .score.roll import PianoRoll, roll_svg, save_roll
+from .score.audio import synthesize, write_wav
+from .score.player import Player, show
 from .midi.batch import read_many, stream_midi
 from .score.clock import Clock, fit_tempo_map
 from .score.keys import estimate_key

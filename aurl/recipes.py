@@ -58,7 +58,8 @@ from .corpus.corpus import Corpus, corpus_from
 from .midi.read import read_midi
 from .corpus.phrases import PhraseConfig, phrase_corpus
 from .midi.write import write_midi
-from .score.show import encode_audio, save_roll, write_wav
+from .score.audio import encode_audio, write_wav
+from .score.roll import save_roll
 from .distributed import broadcast_object, gather_model, is_sharded, rank, world_size
 from .tokens.codec import decode, encode
 from .data.conditions import Conditions
@@ -616,7 +617,7 @@ def load_corpus(
     whole:bool=False,  # return whole songs even if `cfg.phrases` is set
 )->Corpus:
     "The pieces of `cfg.data`, or their phrases, with the metadata of the table and the folders."
-    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folders, table_extra=cfg.table_extra)
+    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folders, allow_extra_rows=cfg.table_extra)
     return corpus if not cfg.phrases or whole else _cut_phrases(corpus, cfg)
 
 def _cut_phrases(corpus, cfg):
@@ -636,7 +637,7 @@ def drop_duplicates(
     copies, why = set(found.copies.tolist()), {}
     for t in found.pairs: why.setdefault(t.b, t)
     row = lambda i: dict(name=corpus[i].name, kind='Duplicate',
-                         reason=f'{why[i].words if i in why else "related"}: '
+                         reason=f'{why[i].description if i in why else "related"}: '
                                 f'duplicate of {corpus[int(found.group[i])].name}')
     return Corpus([p for i,p in enumerate(corpus) if i not in copies], corpus.source), [row(i) for i in sorted(copies)]
 

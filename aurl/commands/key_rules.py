@@ -17,7 +17,7 @@ from ..core import AurlError
 from ..dependencies import KeyRule, key_rule
 from ..models.vae_gan import ModelConfig
 from ..score.augment import augment_types
-from ..corpus.corpus import _table_beside
+from ..corpus.corpus import _find_table
 
 # %% ../../nbs/970_commands.key_rules.ipynb #486b629a
 def training_rule_input(
@@ -357,7 +357,7 @@ def curriculum_problem(
 def _has_table(c):
     "Is there a metadata table for the pieces?"
     if c.table: return True
-    try: return _table_beside(Path(c.data).expanduser()) is not None
+    try: return _find_table(Path(c.data).expanduser()) is not None
     except (AurlError, OSError): return False
 
 _quantize_keys = 'align ends strength micro swing grid phase'.split()

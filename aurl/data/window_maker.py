@@ -103,7 +103,7 @@ def growth(self:WindowMaker,
     most = _growth_bounds(c)
     if epoch is None:
         return np.full(len(piece), max([1.] + [g for k,g in most.items() if getattr(c, k).probability > 0]))
-    return np.array([max([1.] + [most[k] for k in self.record(p, epoch).kinds if k in most]) for p in piece.tolist()])
+    return np.array([max([1.] + [most[k] for k in self.record(p, epoch).types if k in most]) for p in piece.tolist()])
 
 # %% ../../nbs/570_data.window_maker.ipynb #9c4aeb65
 @patch

@@ -197,7 +197,7 @@ def _meter_rows(score, metre, start):
     "Time signatures of a meter whose first bar line is `start` quarter notes after the beginning."
     n, d = metre
     if not start: return [(0., n, d)]
-    return [(0., int(start), 4), (float(Clock(score).moments(start)), n, d)]
+    return [(0., int(start), 4), (float(Clock(score).exact_times(start)), n, d)]
 
 # %% ../../nbs/820_generate.files.ipynb #589fa07d
 @patch
@@ -215,9 +215,9 @@ def _tell_metre(self:FileOptions, score):
     if metres:
         _add_meters(score, metres)
         return dict(metre=f'{metres[-1][1]}/{metres[-1][2]}', metre_from='prompt')
-    if guess.name is None or guess.sure < min_meter_confidence: return {}
+    if guess.name is None or guess.confidence < min_meter_confidence: return {}
     _add_meters(score, _meter_rows(score, _parse_meter(guess.name), guess.start))
-    return dict(metre=guess.name, metre_from=f'estimate, confidence {guess.sure:.2f}')
+    return dict(metre=guess.name, metre_from=f'estimate, confidence {guess.confidence:.2f}')
 
 # %% ../../nbs/820_generate.files.ipynb #ad3d6e6e
 @patch
@@ -234,9 +234,9 @@ def _tell_key(self:FileOptions, score):
         told = dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
     else:
         guess = estimate_key(score)
-        if guess.key < 0 or guess.sure < min_key_confidence: return {}
+        if guess.key < 0 or guess.confidence < min_key_confidence: return {}
         rows, told = [(0.0, *key_signature(guess.key))], dict(
-            key=guess.name, key_from=f'estimate, confidence {guess.sure:.2f}'
+            key=guess.name, key_from=f'estimate, confidence {guess.confidence:.2f}'
         )
     for t,sharps,minor in rows: score.key_signatures.append(KeySignature(t, sharps, minor, 'Second'))
     return told
