@@ -219,7 +219,7 @@ def refuses():
     return False
 
 def main(case, steps):
-    from aurl.corpus.corpus import chorale_score
+    from aurl.corpus.chorales import chorale_score
     from aurl.data.store import prepare
     from aurl.midi.write import write_midi
     import aurl.commands.training, aurl.device

@@ -298,9 +298,9 @@ def test_browser_draws_figure_player_formula(watch):
     assert page.locator('mjx-container').count() >= 2
 
 def test_browser_plays_our_own_player(watch, site):
-    "The player of `score.show`, as its notebook saved it."
-    if not (site/'score.show.html').exists(): pytest.skip('no notebook score.show')
-    page = watch.open('score.show.html')
+    "The player of `score.player`, as its notebook saved it."
+    if not (site/'score.player.html').exists(): pytest.skip('no notebook score.player')
+    page = watch.open('score.player.html')
     page.wait_for_function('[...document.querySelectorAll("audio")].some(a => a.readyState >= 1 && a.duration > 0)')
     assert page.locator('div.cell_output img, div.cell_output svg').count() > 0
 

@@ -120,7 +120,6 @@ PATTERNS = {re.compile(rf'\b({words})\b', re.I): instead for words, instead in B
 # (notebook or page, word): why it stays
 EXCEPTIONS = {
     ('205_score.keys', 'listener'): 'Krumhansl asked listeners',
-    ('225_score.show', 'heard'): 'audio is heard',
     ('280_score.transforms', 'listening'): 'people compare arrangements by ear',
     ('420_tokens.grammar', 'hear'): 'notes that are too soft for an ear',
     ('640_models.latent_metrics', 'listen'): 'the user plays the pieces',

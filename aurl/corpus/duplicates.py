@@ -6,8 +6,9 @@
 __all__ = ['interval_ngrams', 'onsets_and_pitches', 'Sketch', 'sketch', 'overlap_coefficient', 'candidate_pairs', 'DuplicatePair',
            'compare_sketches', 'Duplicates', 'find_duplicates']
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #2cac65e6
+# %% ../../nbs/320_corpus.duplicates.ipynb #73a001e4
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from fastcore.basics import patch
@@ -16,7 +17,7 @@ from symusic import Score
 from ..core import CorpusError, MidiError
 from .corpus import Corpus
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #55c51876
+# %% ../../nbs/320_corpus.duplicates.ipynb #e7b8d7ca
 def _splitmix64(h):
     "Mix the bits of 64-bit integers (splitmix64)."
     h = (h ^ h >> np.uint64(30))*np.uint64(0xbf58476d1ce4e5b9)
@@ -29,51 +30,60 @@ def _ngram_hashes(steps, n, salt):
     for i in range(n): h = _splitmix64(h + (steps[i:i+len(h)] + 256).astype(np.uint64)*np.uint64(0x9e3779b97f4a7c15))
     return h
 
-def _chords(onset, pitch, apart):
-    "Sort notes by chord and pitch; return index of the chord, pitch and onset of each."
-    at = np.lexsort((pitch, onset))
-    onset, pitch = onset[at], pitch[at]
-    chord = np.cumsum(np.diff(onset, prepend=onset[:1]) > apart)
-    at = np.lexsort((pitch, chord))
-    onset, pitch, chord = onset[at], pitch[at], chord[at]
+# %% ../../nbs/320_corpus.duplicates.ipynb #7005b3e3
+def _chords(onset, pitch, chord_gap):
+    "Sort notes by chord and pitch, without repetitions; return index of the chord, pitch and onset of each."
+    o = np.lexsort((pitch, onset))
+    onset, pitch = onset[o], pitch[o]
+    chord = np.cumsum(np.diff(onset, prepend=onset[:1]) > chord_gap)
+    o = np.lexsort((pitch, chord))
+    onset, pitch, chord = onset[o], pitch[o], chord[o]
     new = np.ones(len(pitch), bool)
     new[1:] = (np.diff(chord) > 0) | (np.diff(pitch) > 0)
     return chord[new], pitch[new], onset[new]
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #59190588
+def _without_repeats(line, pitch):
+    "Remove from `line`, indices of notes, those that repeat the pitch before."
+    return line[np.diff(pitch[line], prepend=-1) != 0]
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #fe1f2882
+def _interval_lines(chord, pitch):
+    "Return the indices of all notes, and of the highest and the lowest line without repeated notes."
+    last = np.ones(len(chord), bool)
+    last[:-1] = np.diff(chord) > 0
+    outer = [np.flatnonzero(last), np.flatnonzero(np.roll(last, 1))]
+    return [np.arange(len(pitch)), *(_without_repeats(line, pitch) for line in outer)]
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #a693c62c
 def interval_ngrams(
     onset,          # onset of each note in seconds
     pitch,          # MIDI pitch of each note
     steps:int=6,    # intervals in an n-gram
-    apart:float=.03,# notes closer than this (in seconds) form a chord
+    chord_gap:float=.03,# notes closer than this (in seconds) form a chord
 ):                  # hashes of the n-grams, and pitch and onset of the first note of each
     "Distinct interval n-grams of a piece, with their first occurrence."
-    chord, pitch, onset = _chords(np.asarray(onset, float), np.asarray(pitch, np.int64), apart)
-    last = np.ones(len(chord), bool)
-    last[:-1] = np.diff(chord) > 0
-    first = np.roll(last, 1)
-    h, at = [], []
-    for salt,line in ((1, np.arange(len(pitch))), (2, np.flatnonzero(last)), (3, np.flatnonzero(first))):
-        if salt > 1: line = line[np.diff(pitch[line], prepend=-1) != 0]
-        runs = _ngram_hashes(np.diff(pitch[line]), steps, salt)
-        h.append(runs)
-        at.append(line[:len(runs)])
-    h, at = np.concatenate(h), np.concatenate(at)
-    h, i = np.unique(h, return_index=True)
-    return h, pitch[at[i]], onset[at[i]]
+    chord, pitch, onset = _chords(np.asarray(onset, float), np.asarray(pitch, np.int64), chord_gap)
+    hashes, notes = [], []
+    for salt,line in enumerate(_interval_lines(chord, pitch), 1):
+        h = _ngram_hashes(np.diff(pitch[line]), steps, salt)
+        hashes.append(h)
+        notes.append(line[:len(h)])
+    hashes, first = np.unique(np.concatenate(hashes), return_index=True)
+    notes = np.concatenate(notes)[first]
+    return hashes, pitch[notes], onset[notes]
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #71b99e48
+# %% ../../nbs/320_corpus.duplicates.ipynb #94960bbd
+def _column(notes, name): return np.concatenate([n[name] for n in notes])
+
 def onsets_and_pitches(
     score:Score, # score in ticks or seconds
 ):
     "Onsets in seconds and pitches of all notes except drums."
-    arrays = [t.notes.numpy() for t in score.to('second').tracks if not t.is_drum and len(t.notes)]
-    if not arrays: return np.zeros(0), np.zeros(0, np.int64)
-    return np.concatenate([a['time'] for a in arrays]).astype(float), np.concatenate(
-        [a['pitch'] for a in arrays]
-    ).astype(np.int64)
+    notes = [t.notes.numpy() for t in score.to('second').tracks if not t.is_drum and len(t.notes)]
+    if not notes: return np.zeros(0), np.zeros(0, np.int64)
+    return _column(notes, 'time').astype(float), _column(notes, 'pitch').astype(np.int64)
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #347f86c5
+# %% ../../nbs/320_corpus.duplicates.ipynb #cd6f8d14
 @dataclass
 class Sketch:
     "A sample of the n-grams of a piece."
@@ -84,66 +94,82 @@ class Sketch:
     size:int          # number of n-grams of the whole piece
     def __len__(self): return len(self.hash)
 
+# %% ../../nbs/320_corpus.duplicates.ipynb #6b7a614d
 def sketch(
     onset,          # onset of each note in seconds
     pitch,          # MIDI pitch of each note
-    share:int=8,    # keep one of this many n-grams
-    least:int=128,  # minimum number of n-grams to keep
+    keep_one_in:int=8, # keep one of this many n-grams
+    min_size:int=128,  # minimum number of n-grams to keep
 )->Sketch:
     "Sketch the interval n-grams of a piece."
     h, p, o = interval_ngrams(onset, pitch)
-    keep = max(int(np.searchsorted(h, 2**64//share)), min(least, len(h)))
-    limit = 2**64 - 1 if keep == len(h) else max(2**64//share, int(h[keep-1]))
-    return Sketch(h[:keep], p[:keep].astype(np.int16), o[:keep].astype(np.float32), limit, len(h))
+    largest = 2**64//keep_one_in
+    n = max(int(np.searchsorted(h, largest)), min(min_size, len(h)))
+    limit = 2**64 - 1 if n == len(h) else max(largest, int(h[n-1]))
+    return Sketch(h[:n], p[:n].astype(np.int16), o[:n].astype(np.float32), limit, len(h))
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #ad754b08
+# %% ../../nbs/320_corpus.duplicates.ipynb #21eb8c33
+def _hashes_up_to(sketch, limit): return sketch.hash[:np.searchsorted(sketch.hash, np.uint64(limit), 'right')]
+
 def overlap_coefficient(
     a:Sketch, # sketch of a piece
     b:Sketch, # sketch of another piece
 )->float:     # share of the n-grams of the smaller piece that the other contains, 0 … 1
     "Overlap coefficient of two sketches."
-    limit = np.uint64(min(a.limit, b.limit))
-    x, y = (s.hash[:np.searchsorted(s.hash, limit, 'right')] for s in (a, b))
+    limit = min(a.limit, b.limit)
+    x, y = _hashes_up_to(a, limit), _hashes_up_to(b, limit)
     return len(np.intersect1d(x, y, assume_unique=True))/max(1, min(len(x), len(y)))
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #df9db4b0
-def _shared_hash_pairs(h, who, crowd):
-    "Pairs of pieces that share a hash, each encoded as one integer: who*2**32 + other."
-    at = np.lexsort((who, h))
-    h, who = h[at], who[at]
+# %% ../../nbs/320_corpus.duplicates.ipynb #d83fd3e0
+def _neighbors_to_pair(h, max_pieces):
+    "Number of following neighbors to pair each of the sorted hashes with: four for common ones."
     start = np.flatnonzero(np.r_[True, h[1:] != h[:-1]]) if len(h) else np.zeros(0, int)
-    many = np.diff(np.r_[start, len(h)])
-    near = np.repeat(np.where(many > crowd, 4, crowd), many)   # number of following neighbors to pair with
-    out, far = [], 1
-    while far < len(h) and (at := np.flatnonzero((h[far:] == h[:-far]) & (near[:-far] >= far))).size:
-        out.append(who[at].astype(np.uint64) << np.uint64(32) | who[at+far].astype(np.uint64))
-        far += 1
-    return np.concatenate(out) if out else np.zeros(0, np.uint64)
+    n_pieces = np.diff(np.r_[start, len(h)])
+    return np.repeat(np.where(n_pieces > max_pieces, 4, max_pieces), n_pieces)
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #0c982a39
+# %% ../../nbs/320_corpus.duplicates.ipynb #37abfe5b
+def _shared_hash_pairs(h, piece, max_pieces):
+    "Pairs of pieces that share a hash, each encoded as one integer: piece*2**32 + other."
+    o = np.lexsort((piece, h))
+    h, piece = h[o], piece[o]
+    neighbors = _neighbors_to_pair(h, max_pieces)
+    out, distance = [np.zeros(0, np.uint64)], 1
+    while distance < len(h):
+        at = np.flatnonzero((h[distance:] == h[:-distance]) & (neighbors[:-distance] >= distance))
+        if not at.size: break
+        out.append(piece[at].astype(np.uint64) << np.uint64(32) | piece[at+distance].astype(np.uint64))
+        distance += 1
+    return np.concatenate(out)
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #ba7ffdc4
+def _count_pairs(found):
+    "Merge (pairs, counts) of all slices."
+    pair, inverse = np.unique(np.concatenate([p for p,_ in found]), return_inverse=True)
+    return pair, np.bincount(inverse, np.concatenate([n for _,n in found]), len(pair))
+
+def _decode_pairs(pair):
+    "Return the two indices encoded in each integer."
+    return np.stack([pair >> np.uint64(32), pair & np.uint64(2**32 - 1)], 1).astype(np.int64)
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #933d3344
 def candidate_pairs(
     sketches:list,   # list of `Sketch`
-    meet:int=5,      # minimum number of shared n-grams
-    crowd:int=32,    # an n-gram in more pieces than this is common
+    min_shared:int=5, # minimum number of shared n-grams
+    max_pieces:int=32, # an n-gram in more pieces than this is common
     slices:int=16,   # number of slices of the index, one in memory at a time
 )->np.ndarray:       # (pairs, 2) indices
     "Pairs of pieces that share enough n-grams to be compared."
     if not sketches: return np.zeros((0, 2), int)
-    all_, who = np.concatenate([s.hash for s in sketches]), np.repeat(
-        np.arange(len(sketches), dtype=np.uint32), [len(s) for s in sketches]
-    )
-    seen = (all_ & np.uint64(15)) % np.uint64(slices)
-    found = [
-        np.unique(_shared_hash_pairs(all_[k], who[k], crowd), return_counts=True)
-        for i in range(slices)
-        for k in [np.flatnonzero(seen == i)]
-    ]
-    pair, inverse = np.unique(np.concatenate([p for p,_ in found]), return_inverse=True)
-    often = np.bincount(inverse, np.concatenate([n for _,n in found]), len(pair))
-    pair = pair[often >= meet]
-    return np.stack([pair >> np.uint64(32), pair & np.uint64(2**32 - 1)], 1).astype(np.int64)
+    hashes = np.concatenate([s.hash for s in sketches])
+    piece = np.repeat(np.arange(len(sketches), dtype=np.uint32), [len(s) for s in sketches])
+    slice_of, found = (hashes & np.uint64(15)) % np.uint64(slices), []
+    for i in range(slices):
+        k = np.flatnonzero(slice_of == i)
+        found.append(np.unique(_shared_hash_pairs(hashes[k], piece[k], max_pieces), return_counts=True))
+    pair, n_shared = _count_pairs(found)
+    return _decode_pairs(pair[n_shared >= min_shared])
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #cb1fe1b0
+# %% ../../nbs/320_corpus.duplicates.ipynb #59c90b5c
 @dataclass(frozen=True)
 class DuplicatePair:
     "Two versions of one piece."
@@ -154,39 +180,51 @@ class DuplicatePair:
     tempo:float      # tempo of b divided by that of a
     part:float       # size of the smaller piece divided by that of the larger
     exact:bool=False # whether the files are identical
-    @property
-    def words(self):
-        if self.exact: return 'same file'
-        said = (
-            [f'{abs(self.up)} semitone{"s"*(abs(self.up) > 1)} {"higher" if self.up > 0 else "lower"}']
-            if self.up
-            else []
-        )
-        if abs(self.tempo - 1) > .02: said.append(f'{self.tempo:.2f} times as fast')
-        if self.part < .8: said.append('part of it' if self.share > .6 else 'related')
-        elif self.share < .98: said.append('edited' if self.share > .3 else 'related')
-        return ', '.join(said) or 'same notes'
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #cca98a9d
+    def _transposition(self):
+        "Words for the transposition, if there is one."
+        if not self.up: return ''
+        direction = 'higher' if self.up > 0 else 'lower'
+        return f'{abs(self.up)} semitone{"s"*(abs(self.up) > 1)} {direction}'
+    def _extent(self):
+        "Words for the shared part, if it is not all."
+        if self.part < .8: return 'part of it' if self.share > .6 else 'related'
+        if self.share >= .98: return ''
+        return 'edited' if self.share > .3 else 'related'
+    @property
+    def description(self):
+        if self.exact: return 'same file'
+        tempo = f'{self.tempo:.2f} times as fast' if abs(self.tempo - 1) > .02 else ''
+        return ', '.join(x for x in (self._transposition(), tempo, self._extent()) if x) or 'same notes'
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #bd10c324
+def _time_span(onset):
+    "Time between the first and the last tenth of `onset`."
+    return np.subtract(*np.quantile(onset, [.9, .1])) if len(onset) > 1 else 0.
+
+def _most_frequent(x):
+    "Most frequent value of `x`, or 0."
+    values, n = np.unique(x, return_counts=True)
+    return int(values[n.argmax()]) if len(values) else 0
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #3624f03a
 def compare_sketches(
     a:Sketch, b:Sketch, # sketches of two pieces
     i:int=0, j:int=1,   # their indices
 )->DuplicatePair:
     "Estimate how `b` differs from `a`."
     _, x, y = np.intersect1d(a.hash, b.hash, assume_unique=True, return_indices=True)
-    up, n = np.unique(b.pitch[y] - a.pitch[x], return_counts=True)
-    span = lambda o: np.subtract(*np.quantile(o, [.9, .1])) if len(o) > 1 else 0.
-    one, two = span(a.onset[x]), span(b.onset[y])
+    span_a, span_b = _time_span(a.onset[x]), _time_span(b.onset[y])
     return DuplicatePair(
         int(i),
         int(j),
         overlap_coefficient(a, b),
-        int(up[n.argmax()]) if len(up) else 0,
-        float(one / two) if one > 0 and two > 0 else 1.0,
-        min(a.size, b.size) / max(a.size, b.size, 1),
+        _most_frequent(b.pitch[y] - a.pitch[x]),
+        float(span_a/span_b) if span_a > 0 and span_b > 0 else 1.0,
+        min(a.size, b.size)/max(a.size, b.size, 1),
     )
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #8914a8e0
+# %% ../../nbs/320_corpus.duplicates.ipynb #0db8f28c
 @dataclass
 class Duplicates:
     "Pairs and groups of duplicates among some pieces."
@@ -199,74 +237,107 @@ class Duplicates:
     @property
     def groups(self): return [g for g in _by_group(self.group) if len(g) > 1]
 
+# %% ../../nbs/320_corpus.duplicates.ipynb #7cb6e1a6
 def _by_group(group):
+    "Indices of the pieces of each group."
     at = np.argsort(group, kind='stable')
     return np.split(at, np.flatnonzero(np.diff(group[at])) + 1) if len(at) else []
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #695a1390
+# %% ../../nbs/320_corpus.duplicates.ipynb #e5348fb1
+def _equal_files(sha256):
+    "Pairs of the first file with a fingerprint and each later one."
+    first, same = {}, set()
+    for i,s in enumerate(sha256):
+        if s is not None and first.setdefault(s, i) != i: same.add((first[s], i))
+    return same
+
+def _mark_equal_files(pairs, sha256):
+    "Mark pairs of identical files as exact, and add those that were not found."
+    same = _equal_files(sha256)
+    pairs = [replace(t, exact=True, share=1.) if (t.a, t.b) in same else t for t in pairs]
+    missing = sorted(same - {(t.a, t.b) for t in pairs})
+    return pairs + [DuplicatePair(i, j, 1., 0, 1., 1., True) for i,j in missing]
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #719b88e2
+def _first_of_group(pairs, n):
+    "For each of `n` pieces, the index of the first piece connected with it by `pairs`."
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    if not n: return np.zeros(0, int)
+    ij = np.array([(t.a, t.b) for t in pairs]).reshape(-1, 2)
+    edges = coo_matrix((np.ones(len(ij)), (ij[:,0], ij[:,1])), shape=(n, n))
+    component = connected_components(edges, directed=False)[1]
+    return np.unique(component, return_index=True)[1][component]
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #7597cbe6
 def find_duplicates(
     sketches:list,    # list of `Sketch`
     sha256:list=None, # fingerprint of each file, if known
-    share:float=.18,  # minimum overlap coefficient of duplicates
+    min_overlap:float=.18, # minimum overlap coefficient of duplicates
     names:list=None,  # names of the pieces
 )->Duplicates:
     "Find the duplicates among `sketches`, and their groups."
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-    n = len(sketches)
-    pairs = [
-        t
-        for i, j in candidate_pairs(sketches)
-        if (t := compare_sketches(sketches[i], sketches[j], i, j)).share >= share
-    ]
-    if sha256 is not None:
-        first, same = {}, set()
-        for i,s in enumerate(sha256):
-            if s is not None and first.setdefault(s, i) != i: same.add((first[s], i))
-        pairs = [replace(t, exact=True, share=1.) if (t.a, t.b) in same else t for t in pairs]
-        pairs += [DuplicatePair(i, j, 1., 0, 1., 1., True) for i,j in sorted(same - {(t.a, t.b) for t in pairs})]
-    ij = np.array([(t.a, t.b) for t in pairs]).reshape(-1, 2)
-    part = (
-        connected_components(coo_matrix((np.ones(len(ij)), (ij[:, 0], ij[:, 1])), shape=(n, n)), directed=False)[1]
-        if n
-        else np.zeros(0, int)
-    )
-    first = np.unique(part, return_index=True)[1]
-    return Duplicates(sorted(pairs, key=lambda t: (t.a, t.b)), first[part] if n else part, names)
+    compared = (compare_sketches(sketches[i], sketches[j], i, j) for i,j in candidate_pairs(sketches))
+    pairs = [t for t in compared if t.share >= min_overlap]
+    if sha256 is not None: pairs = _mark_equal_files(pairs, sha256)
+    return Duplicates(sorted(pairs, key=attrgetter('a', 'b')), _first_of_group(pairs, len(sketches)), names)
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #b21bf065
+# %% ../../nbs/320_corpus.duplicates.ipynb #147195bd
+def _sketch_piece(piece):
+    "Sketch and fingerprint of `piece`; an unreadable one has an empty sketch."
+    try: return sketch(*onsets_and_pitches(piece.read())), piece.sha256
+    except MidiError: return sketch([], []), None
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #ec5fe646
 @patch
 def duplicates(self:Corpus,
-    share:float=.18, # minimum overlap coefficient of duplicates
+    min_overlap:float=.18, # minimum overlap coefficient of duplicates
     progress=None,   # callback with (done, total)
 )->Duplicates:
     "Find the duplicates in this corpus."
-    if not 0 < share <= 1:
-        raise CorpusError(f'share={share} is outside 0 … 1',
+    if not 0 < min_overlap <= 1:
+        raise CorpusError(f'min_overlap={min_overlap} is outside 0 … 1',
                           way_out='0.18 separates versions of a piece from other pieces')
-    def look(i, p):
+    found = []
+    for i,p in enumerate(self.pieces):
         if progress: progress(i, len(self))
-        try: return sketch(*onsets_and_pitches(p.read())), p.sha256
-        except MidiError: return sketch([], []), None
-    seen = [look(i, p) for i,p in enumerate(self.pieces)]
-    return find_duplicates([s for s,_ in seen], [h for _,h in seen], share, self.names)
+        found.append(_sketch_piece(p))
+    return find_duplicates([s for s,_ in found], [h for _,h in found], min_overlap, self.names)
 
+# %% ../../nbs/320_corpus.duplicates.ipynb #1333ef4f
 @patch
-def grouped(self:Corpus,
+def _group_key(self:Corpus, indices):
+    "Name of the group of some pieces, which does not depend on their order."
+    return min(self[int(i)].sha256 for i in indices)
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #e07f879c
+@patch
+def group_duplicates(self:Corpus,
     found:Duplicates, # result of `Corpus.duplicates`
 )->Corpus:
     "Return this corpus with a group for each set of duplicates; existing groups are kept."
     if found.names is not None and list(found.names) != self.names:
         raise CorpusError('these duplicates belong to other pieces', self.source,
                           'call the method duplicates of this corpus')
-    key = {int(g[0]):min(self[int(i)].sha256 for i in g) for g in found.groups}
-    return Corpus([replace(p, group=p.group or key.get(int(g))) for p,g in zip(self.pieces, found.group)], self.source)
+    key = {int(g[0]):self._group_key(g) for g in found.groups}
+    pieces = [replace(p, group=p.group or key.get(int(g))) for p,g in zip(self.pieces, found.group)]
+    return Corpus(pieces, self.source)
 
-# %% ../../nbs/320_corpus.duplicates.ipynb #f1505582
+# %% ../../nbs/320_corpus.duplicates.ipynb #3e09f2ae
+@patch
+def _pair_line(self:Duplicates, t):
+    "One line on the pair `t`."
+    a, b = (self.names[i] if self.names else i for i in (t.a, t.b))
+    return f'\n  {a} = {b}: {t.description} ({t.share:.0%})'
+
+@patch
+def _heading(self:Duplicates):
+    "Numbers of groups and redundant pieces."
+    return (f'{len(self.groups)} groups of duplicates among {len(self.group):,} pieces, '
+            f'{len(self.copies):,} redundant pieces')
+
+# %% ../../nbs/320_corpus.duplicates.ipynb #e41c5d65
 @patch
 def __repr__(self:Duplicates):
-    return (f'{len(self.groups)} groups of duplicates among {len(self.group):,} pieces, '
-            f'{len(self.copies):,} redundant pieces'
-            + ''.join(f'\n  {self.names[t.a] if self.names else t.a} = {self.names[t.b] if self.names else t.b}: '
-                      f'{t.words} ({t.share:.0%})' for t in self.pairs[:12])
-            + ('\n  …' if len(self.pairs) > 12 else ''))
+    lines = ''.join(map(self._pair_line, self.pairs[:12])) + ('\n  …' if len(self.pairs) > 12 else '')
+    return f'{self._heading()}{lines}'

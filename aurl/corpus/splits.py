@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['grouping_units', 'Split', 'read_split', 'make_split']
 
-# %% ../../nbs/330_corpus.splits.ipynb #764511e5
+# %% ../../nbs/330_corpus.splits.ipynb #d3924ec1
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -14,41 +15,45 @@ from fastcore.basics import patch
 from ..core import AurlError, CorpusError, read_json, write_json
 from .corpus import Corpus, split_pieces
 
-# %% ../../nbs/330_corpus.splits.ipynb #8cea086d
+# %% ../../nbs/330_corpus.splits.ipynb #d70b1e05
+def _no_field_error(corpus, by):
+    "Error for a field that no piece of `corpus` has."
+    fields = sorted({k for p in corpus for k,v in p.meta.items() if v is not None})
+    listed = ''.join(', ' + k for k in fields[:12])
+    hint = '' if fields else '; a table metadata.csv adds fields'
+    return CorpusError(f'no piece has a {by}', corpus.source, f'split by group, piece{listed}{hint}')
+
+# %% ../../nbs/330_corpus.splits.ipynb #801e4865
 def grouping_units(
     corpus:Corpus, # pieces with their `meta` and `group`
     by='group',    # group, piece, or a field of `meta`
 )->list:           # name of the unit of each piece
     "Return the unit of each piece, which a split never divides."
-    if by == 'group': return [p.group or p.sha256 for p in corpus]
     if by == 'piece': return [p.sha256 for p in corpus]
-    if not any(p.meta.get(by) is not None for p in corpus):
-        known = sorted({k for p in corpus for k,v in p.meta.items() if v is not None})
-        raise CorpusError(
-            f'no piece has a {by}',
-            corpus.source,
-            f"split by group, piece{''.join(', ' + k for k in known[:12])}"
-            + ('' if known else '; a table metadata.csv adds fields'),
-        )
-    return _merge_units(
-        [f'{by}: {v}' if (v := p.meta.get(by)) is not None else None for p in corpus],
-        [p.group or p.sha256 for p in corpus],
-    )
+    if by == 'group': return [p.group or p.sha256 for p in corpus]
+    values = [p.meta.get(by) for p in corpus]
+    if not any(v is not None for v in values): raise _no_field_error(corpus, by)
+    units = [None if v is None else f'{by}: {v}' for v in values]
+    return _merge_units(units, [p.group or p.sha256 for p in corpus])
 
-# %% ../../nbs/330_corpus.splits.ipynb #bbd86bc1
+# %% ../../nbs/330_corpus.splits.ipynb #1519b358
+def _root(first, unit):
+    "Follow the links of `first` from `unit` to the first unit joined with it."
+    while first.setdefault(unit, unit) != unit: unit = first[unit]
+    return unit
+
 def _merge_units(values, groups):
     "Merge units: a piece without a value belongs to its group, and a group with several values joins them."
-    first, of = {}, {}
-    def root(u):
-        while first.setdefault(u, u) != u: u = first[u]
-        return u
-    for v,g in zip(values, groups):
-        u = root(v if v is not None else g)
-        w = root(of.setdefault(g, u))
+    first, unit_of = {}, {}
+    for value,group in zip(values, groups):
+        u = _root(first, value if value is not None else group)
+        w = _root(first, unit_of.setdefault(group, u))
         if u != w: first[max(u, w)] = min(u, w)
-    return [root(of[g]) for g in groups]
+    return [_root(first, unit_of[g]) for g in groups]
 
-# %% ../../nbs/330_corpus.splits.ipynb #a38bbf32
+# %% ../../nbs/330_corpus.splits.ipynb #72941704
+_SIDES = ('train', 'valid', 'test', 'left_out')
+
 @dataclass
 class Split:
     "Names of the training, validation and test pieces."
@@ -59,88 +64,111 @@ class Split:
     how:dict=field(default_factory=dict)      # settings the split was made with
 
     @property
-    def side(self): return {n:s for s in ('train', 'valid', 'test', 'left_out') for n in getattr(self, s)}
+    def assignment(self): return {n:s for s in _SIDES for n in getattr(self, s)}
     def save(self, path):
-        write_json(path, dict(train=self.train, valid=self.valid, test=self.test, left_out=self.left_out, how=self.how))
+        write_json(path, {s:getattr(self, s) for s in (*_SIDES, 'how')})
         return self
     def __repr__(self):
         return (f'Split: {len(self.train):,} training, {len(self.valid):,} validation'
                 + (f', {len(self.test):,} test' if self.test else '')
                 + (f', {len(self.left_out):,} left out' if self.left_out else ''))
 
-# %% ../../nbs/330_corpus.splits.ipynb #912038ce
+# %% ../../nbs/330_corpus.splits.ipynb #df7206ad
+def _is_name_list(names): return isinstance(names, list) and all(isinstance(n, str) for n in names)
+
+def _is_split(data):
+    "Whether the contents of a JSON file are a split with training pieces."
+    return (isinstance(data, dict) and all(_is_name_list(data.get(s, [])) for s in _SIDES)
+            and bool(data.get('train')))
+
+def _check_distinct(split, path):
+    "Raise if a name occurs twice in `split`."
+    seen = set()
+    for n in chain(*(getattr(split, s) for s in _SIDES)):
+        if n in seen: raise CorpusError(f'{n!r} is in two splits, or twice', path, 'list it once')
+        seen.add(n)
+
+# %% ../../nbs/330_corpus.splits.ipynb #1cd3ba5d
 def read_split(
     path, # path of a JSON file
 )->Split:
     "Read a split from a JSON file."
-    try: d = read_json(path)
+    try: data = read_json(path)
     except (AurlError, OSError, UnicodeDecodeError) as e:
-        raise CorpusError(
-            f'no split can be read ({getattr(e, "what", e)})',
-            path,
-            'give a JSON file with "train" and "valid", lists of names',
-        ) from e
-    if (
-        not isinstance(d, dict)
-        or not all(
-            isinstance(d.get(s, []), list) and all(isinstance(n, str) for n in d.get(s, []))
-            for s in ('train', 'valid', 'test', 'left_out')
-        )
-        or not d.get('train')
-    ):
-        raise CorpusError('not a split', path, 'it needs "train" and "valid", lists of names')
-    out = Split(d['train'], d.get('valid', []), d.get('test', []), d.get('left_out', []), d.get('how', {}))
-    if len(out.side) < sum(len(x) for x in (out.train, out.valid, out.test, out.left_out)):
-        seen = set()
-        twice = next(n for x in (out.train, out.valid, out.test, out.left_out) for n in x if n in seen or seen.add(n))
-        raise CorpusError(f'{twice!r} is in two splits, or twice', path, 'list it once')
-    return out
+        raise CorpusError(f'no split can be read ({getattr(e, "what", e)})', path,
+                          'give a JSON file with "train" and "valid", lists of names') from e
+    if not _is_split(data): raise CorpusError('not a split', path, 'it needs "train" and "valid", lists of names')
+    split = Split(*(data.get(s, []) for s in _SIDES), data.get('how', {}))
+    _check_distinct(split, path)
+    return split
 
-# %% ../../nbs/330_corpus.splits.ipynb #e3a6434f
+# %% ../../nbs/330_corpus.splits.ipynb #10d7e5f7
+def _check_shares(valid, test):
+    "Raise if the shares of the held-out units leave no training data."
+    if not 0 <= valid + test < 1 or valid < 0 or test < 0:
+        raise CorpusError(f'valid={valid} and test={test} leave no training data',
+                          way_out='0.1 and 0.1 hold out a fifth')
+
+# %% ../../nbs/330_corpus.splits.ipynb #48815940
 def make_split(
     corpus:Corpus,     # corpus to split
     valid:float=.1,    # approximate share of the units for validation
     test:float=0.,     # approximate share of the units for the test
     by='group',        # unit that stays together: group, piece, or a field of `meta`
     seed:int=0,        # seed of the hash
-    before:Split=None, # previous split, whose assignments are kept
+    previous:Split=None, # previous split, whose assignments are kept
 )->Split:
     "Split `corpus` into training, validation and test pieces."
-    if not 0 <= valid + test < 1 or valid < 0 or test < 0:
-        raise CorpusError(f'valid={valid} and test={test} leave no training data',
-                          way_out='0.1 and 0.1 hold out a fifth')
-    unit, names = grouping_units(corpus, by), corpus.names
-    rest, test_names = split_pieces(names, test, f'{seed}:test' if test else seed, unit)
-    keep = set(rest)
-    train, held = split_pieces(rest, valid, seed, [u for n,u in zip(names, unit) if n in keep])
+    _check_shares(valid, test)
+    unit = dict(zip(corpus.names, grouping_units(corpus, by)))
+    rest, test_names = split_pieces(unit, test, f'{seed}:test' if test else seed, unit.values())
+    train, held = split_pieces(rest, valid, seed, [unit[n] for n in rest])
     new = Split(train, held, test_names, [], dict(by=by, seed=seed, valid=valid, test=test))
-    return new if before is None else _keep_previous(before, new, dict(zip(names, unit)))
+    return new if previous is None else _keep_previous(previous, new, unit)
 
-# %% ../../nbs/330_corpus.splits.ipynb #873b5a3f
-def _keep_previous(before, new, unit):
-    "Change `new` so that the assignments of `before` are kept."
-    was, sides = before.side, {}
+# %% ../../nbs/330_corpus.splits.ipynb #143ab851
+def _sides_of_units(assignment, unit):
+    "Sides to which the pieces of each unit were assigned."
+    sides = {}
     for n,u in unit.items():
-        if n in was and was[n] != 'left_out': sides.setdefault(u, set()).add(was[n])
-    def side(n, s):
-        return was.get(n) or (s if not (x := sides.get(unit[n])) else next(iter(x)) if len(x) == 1 else 'left_out')
-    now = {n:side(n, s) for n,s in new.side.items()}
-    return Split(*([n for n in new.side if now[n] == s] for s in ('train', 'valid', 'test', 'left_out')), new.how)
+        if assignment.get(n, 'left_out') != 'left_out': sides.setdefault(u, set()).add(assignment[n])
+    return sides
 
-# %% ../../nbs/330_corpus.splits.ipynb #dfc1d9fa
+def _kept_side(name, side, assignment, sides):
+    "Side of a piece: the previous one, or that of its unit, or the new `side`; left out if its unit is on two sides."
+    if previous := assignment.get(name): return previous
+    if not sides: return side
+    return next(iter(sides)) if len(sides) == 1 else 'left_out'
+
+# %% ../../nbs/330_corpus.splits.ipynb #94492bc1
+def _keep_previous(previous, new, unit):
+    "Change `new` so that the assignments of `previous` are kept."
+    was = previous.assignment
+    sides = _sides_of_units(was, unit)
+    now = {n:_kept_side(n, s, was, sides.get(unit[n])) for n,s in new.assignment.items()}
+    return Split(*([n for n in now if now[n] == s] for s in _SIDES), new.how)
+
+# %% ../../nbs/330_corpus.splits.ipynb #828df7e0
+def _missing_pieces_error(names, corpus):
+    "Error for `names` in a split without a piece."
+    listed = f'{names[0]!r}, which is not in the corpus'
+    if len(names) > 1: listed = f'{names[0]!r} and {len(names) - 1} more that are not in the corpus'
+    return CorpusError(f'the split names {listed}', corpus.source, 'use the music it was made for, or strict=False')
+
+def _check_names(assignment, corpus):
+    "Raise if a split has names without a piece, or if a piece has no assignment."
+    names = set(corpus.names)
+    if gone := [n for n in assignment if n not in names]: raise _missing_pieces_error(gone, corpus)
+    if new := [n for n in corpus.names if n not in assignment]:
+        raise CorpusError(f'{len(new)} pieces are in no split, such as {new[0]!r}', corpus.source,
+                          'make the split again with previous=, or use strict=False to leave them out')
+
+# %% ../../nbs/330_corpus.splits.ipynb #e67bf246
 @patch
 def apply(self:Split,
     corpus:Corpus,    # corpus to divide
     strict:bool=True, # raise if a piece has no assignment, or a name has no piece
 )->dict:              # {'train', 'valid', 'test'}: corpora
     "Divide `corpus` by this split."
-    side, here = self.side, set(corpus.names)
-    if strict:
-        if gone := [n for n in side if n not in here]:
-            raise CorpusError(f'the split names {gone[0]!r} and {len(gone) - 1} more that are not in the corpus'
-                              if len(gone) > 1 else f'the split names {gone[0]!r}, which is not in the corpus',
-                              corpus.source, 'use the music it was made for, or strict=False')
-        if new := [n for n in corpus.names if n not in side]:
-            raise CorpusError(f'{len(new)} pieces are in no split, such as {new[0]!r}', corpus.source,
-                              'make the split again with before=, or use strict=False to leave them out')
+    if strict: _check_names(self.assignment, corpus)
     return {s:corpus.subset(getattr(self, s)) for s in ('train', 'valid', 'test')}

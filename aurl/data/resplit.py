@@ -105,12 +105,12 @@ def resolve_split(
     "Resolve `how` into the training and held-out pieces of `store`."
     if is_split_file(how):
         split = _split_from_file(store, Path(how).expanduser())
-        _check_names_exist(split.side, store, how)
-        here = [n for n in store.names if n in split.side]
+        _check_names_exist(split.assignment, store, how)
+        here = [n for n in store.names if n in split.assignment]
         split = Split(
-            *([n for n in here if split.side[n] == s] for s in ('train', 'valid')),
+            *([n for n in here if split.assignment[n] == s] for s in ('train', 'valid')),
             [],
-            [n for n in store.names if split.side.get(n) not in ('train', 'valid')],
+            [n for n in store.names if split.assignment.get(n) not in ('train', 'valid')],
             dict(by=how)
         )
     elif '=' in how: split = _split_by_value(store, how)

@@ -414,7 +414,7 @@ def repeats(self:DataReport)->list:
     "Duplicates: rows of a piece, its duplicate, how the duplicate differs, and their similarity."
     if self.twins is None: return []
     n = self.twins.names
-    return [{'piece':n[t.a], 'duplicate':n[t.b], 'difference':t.words, 'similarity':f'{t.share:.0%}'}
+    return [{'piece':n[t.a], 'duplicate':n[t.b], 'difference':t.description, 'similarity':f'{t.share:.0%}'}
             for t in sorted(self.twins.pairs, key=lambda t: (self.twins.group[t.a], t.a, t.b))]
 
 # %% ../../nbs/540_data.store_report.ipynb #cfe3a2e1

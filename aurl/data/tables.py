@@ -149,7 +149,7 @@ def _file_stats(pieces):
 
 def _pieces_fingerprint(pieces, seen):
     "Return a fingerprint of all table entries that do not depend on the content of the files."
-    return sha256_of(to_json([[p.name, p.where, p.group, p.meta, *s] for p,s in zip(pieces, seen)]).encode())
+    return sha256_of(to_json([[p.name, p.location, p.group, p.meta, *s] for p,s in zip(pieces, seen)]).encode())
 
 # %% ../../nbs/510_data.tables.ipynb #f05305ba
 def _merge_metadata(
@@ -161,7 +161,7 @@ def _merge_metadata(
     if own is None and not told: return {}
     out = dict.fromkeys(FIELDS) | dict(key_from=None, key_sure=None) | (own or {}) | told
     if told.get('key'): out |= dict(key_from=told.get('key_from', 'table'), key_sure=None)
-    return out | dict(source=out['source'] or piece.where)
+    return out | dict(source=out['source'] or piece.location)
 
 def _table(rows, schema):
     "Convert rows to a table with the columns of `schema` and all further ones."

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core import AurlError, atomic_path
-from ..score.show import audio_type, compress_audio
+from ..score.audio import audio_type, compress_audio
 
 # %% ../../nbs/920_evaluate.report.ipynb #6b62f555
 def _inline(text):

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['to_pretty_midi', 'from_pretty_midi', 'to_music21', 'from_music21']
 
-# %% ../../nbs/220_score.bridges.ipynb #e05977ef
+# %% ../../nbs/220_score.bridges.ipynb #c2c3c016
 import io
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..midi.read import read_midi
 from ..midi.timing import in_ticks
 from ..midi.write import write_midi
 
-# %% ../../nbs/220_score.bridges.ipynb #7a956dcc
+# %% ../../nbs/220_score.bridges.ipynb #f7ffd95c
 def to_pretty_midi(
     score, # in any unit
 ):
@@ -30,6 +31,7 @@ def to_pretty_midi(
     except Exception as e:
         raise MidiError(f'pretty_midi cannot load this score ({e})', way_out='check it with inspect_midi') from e
 
+# %% ../../nbs/220_score.bridges.ipynb #9f1e0048
 def from_pretty_midi(
     pm, # a `pretty_midi.PrettyMIDI`
 )->Score:
@@ -41,54 +43,126 @@ def from_pretty_midi(
                         way_out='check for pitches or velocities outside 0 … 127') from e
     return read_midi(out.getvalue())
 
-# %% ../../nbs/220_score.bridges.ipynb #e00c4785
-def _fill_part(part, notes, q, program=None):
+# %% ../../nbs/220_score.bridges.ipynb #6d1646c0
+def _chords(notes):
+    "Group `notes` (start, end, pitch, velocity) by start and end."
+    chords = {}
+    for on,off,pitch,velocity in notes: chords.setdefault((on, off), []).append((pitch, velocity))
+    return chords
+
+def _music21_note(pitch, velocity, length, kit, program):
+    "Return a music21 note of `length` quarter notes; with `program`, a drum of the `kit`."
+    from music21 import note
+    is_drum = program is not None
+    n = music21_drum_note(pitch, length, kit, program) if is_drum else note.Note(pitch, quarterLength=length)
+    n.volume.velocity = velocity
+    return n
+
+# %% ../../nbs/220_score.bridges.ipynb #e7c8bd64
+def _as_chord(notes, length):
+    "Return the music21 `notes` as a chord; a single note is none."
+    from music21 import chord, percussion
+    if len(notes) == 1: return notes[0]
+    is_drum = 'Unpitched' in notes[0].classSet
+    return (percussion.PercussionChord if is_drum else chord.Chord)(notes, quarterLength=length)
+
+# %% ../../nbs/220_score.bridges.ipynb #f6d0b020
+def _fill_part(part, notes, quarters, program=None):
     "Insert `notes` (start, end, pitch, velocity, in ticks) into the music21 `part`; with `program`, as drums."
-    from music21 import chord, note, percussion
-    chords, kit = {}, {}
-    several = chord.Chord if program is None else percussion.PercussionChord
-    for on,off,p,v in notes: chords.setdefault((on, off), []).append((p, v))
-    for (on,off),ns in chords.items():
-        one = [
-            (
-                note.Note(p, quarterLength=q(off - on))
-                if program is None
-                else music21_drum_note(p, q(off - on), kit, program)
-            )
-            for p, _ in ns
-        ]
-        for x,(_,v) in zip(one, ns): x.volume.velocity = v
-        part.coreInsert(q(on), one[0] if len(one) == 1 else several(one, quarterLength=q(off - on)))
+    kit = {}
+    for (on,off),members in _chords(notes).items():
+        length = quarters(off - on)
+        part.coreInsert(quarters(on), _as_chord([_music21_note(*m, length, kit, program) for m in members], length))
     part.coreElementsChanged()
     return part
 
-# %% ../../nbs/220_score.bridges.ipynb #5c75fd41
-def _add_lyrics(part, lyrics, q):
+# %% ../../nbs/220_score.bridges.ipynb #f75d4c00
+def _add_lyrics(part, lyrics, quarters):
     "Attach `lyrics` to the notes of `part` with the same onset."
-    words = {q(x.time):x.text for x in lyrics}
+    text_at = {quarters(x.time):x.text for x in lyrics}
     for n in part.notes:
-        if (w := words.pop(n.offset, None)): n.lyric = w
+        if (text := text_at.pop(n.offset, None)): n.lyric = text
 
-def _add_signatures(score, part, q, first):
-    "Insert meter and key of `score` into `part`; for the `first` part, also tempo and markers."
-    from music21 import expressions, key, meter, note, tempo
-    for t in score.time_signatures: part.insert(q(t.time), meter.TimeSignature(f'{t.numerator}/{t.denominator}'))
+def _add_signatures(score, part, quarters):
+    "Insert meters and keys of `score` into `part`."
+    from music21 import key, meter
+    for t in score.time_signatures:
+        part.insert(quarters(t.time), meter.TimeSignature(f'{t.numerator}/{t.denominator}'))
     for k in score.key_signatures:
-        part.insert(q(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
-    if not first: return
-    for t in score.tempos:
-        part.insert(
-            q(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=note.Note(quarterLength=1).duration)
-        )
-    for m in score.markers: part.insert(q(m.time), expressions.RehearsalMark(m.text))
+        part.insert(quarters(k.time), key.KeySignature(k.key).asKey('minor' if k.tonality else 'major'))
 
-# %% ../../nbs/220_score.bridges.ipynb #820105d3
+# %% ../../nbs/220_score.bridges.ipynb #06a22944
+def _add_tempos(score, part, quarters):
+    "Insert tempos and markers of `score` into `part`."
+    from music21 import expressions, note, tempo
+    for t in score.tempos:
+        quarter = note.Note(quarterLength=1).duration
+        part.insert(quarters(t.time), tempo.MetronomeMark(number=round(t.qpm, 4), referent=quarter))
+    for m in score.markers: part.insert(quarters(m.time), expressions.RehearsalMark(m.text))
+
+# %% ../../nbs/220_score.bridges.ipynb #e6e4c1f9
 def _needs_two_staves(track):
     "Whether `track` is a keyboard part that needs both clefs."
     p = track.notes.numpy()['pitch']
     return not track.is_drum and track.program < 24 and len(p) > 1 and p.min() < 55 and p.max() > 64
 
-# %% ../../nbs/220_score.bridges.ipynb #48b235cf
+def _note_rows(track):
+    "Return (start, end, pitch, velocity) of each note of `track`."
+    n = track.notes.numpy()
+    columns = (n['time'], n['time'] + n['duration'], n['pitch'], n['velocity'])
+    return list(zip(*(c.tolist() for c in columns)))
+
+def _split_at_middle_c(notes):
+    "Split the rows of notes into those of the right hand and those of the left."
+    return [x for x in notes if x[2] >= 60], [x for x in notes if x[2] < 60]
+
+# %% ../../nbs/220_score.bridges.ipynb #a3946ab4
+@dataclass(frozen=True)
+class _TicksToQuarters:
+    "Converts ticks to quarter notes, as music21 counts them."
+    tpq:int # ticks per quarter note
+    def __call__(self, ticks): return Fraction(int(ticks), self.tpq)
+
+def _instrument(track):
+    "Return the music21 instrument of `track`."
+    from music21 import instrument
+    if track.is_drum: inst = instrument.UnpitchedPercussion()
+    else: inst = instrument.instrumentFromMidiProgram(track.program)
+    inst.midiProgram, inst.midiChannel = track.program, 9 if track.is_drum else None
+    inst.partName = track.name
+    return inst
+
+# %% ../../nbs/220_score.bridges.ipynb #2902508e
+def _new_part(track, name, staff=''):
+    "Return an empty music21 part for `track`, or one `staff` of it."
+    from music21 import clef, stream
+    part = (stream.PartStaff if staff else stream.Part)(id=name + staff)
+    part.partName = track.name
+    part.insert(0, _instrument(track))
+    if track.is_drum: part.insert(0, clef.PercussionClef())
+    return part
+
+def _with_music(part, track, rows, quarters):
+    "Insert the notes `rows` and the lyrics of `track` into `part`."
+    _fill_part(part, rows, quarters, track.program if track.is_drum else None)
+    _add_lyrics(part, track.lyrics, quarters)
+    return part
+
+# %% ../../nbs/220_score.bridges.ipynb #64636a40
+def _track_parts(track, index, score, two_staves):
+    "Return the music21 part of `track`, or its two staves."
+    quarters, notes = _TicksToQuarters(score.ticks_per_quarter), _note_rows(track)
+    staves = {'':notes}
+    if two_staves and _needs_two_staves(track): staves = dict(zip(('R', 'L'), _split_at_middle_c(notes)))
+    parts = []
+    for staff,rows in staves.items():
+        part = _new_part(track, f'P{index+1}', staff)
+        _add_signatures(score, part, quarters)
+        if index == 0 and not parts: _add_tempos(score, part, quarters)
+        parts.append(_with_music(part, track, rows, quarters))
+    return parts
+
+# %% ../../nbs/220_score.bridges.ipynb #4e279b94
 def to_music21(
     score,                 # in any unit
     title:str='',          # title of the piece
@@ -96,149 +170,157 @@ def to_music21(
     two_staves:bool=False, # split keyboard parts that need both clefs into two staves
 ):
     "Convert `score` to a `music21.stream.Score` with one part per track."
-    from music21 import clef, instrument, layout, metadata, stream
-    score = in_ticks(score)
-    q = lambda ticks: Fraction(int(ticks), score.ticks_per_quarter)
-    whole = stream.Score()
-    if title or composer: whole.metadata = metadata.Metadata(title=title, composer=composer)
+    from music21 import layout, metadata, stream
+    score, out = in_ticks(score), stream.Score()
+    if title or composer: out.metadata = metadata.Metadata(title=title, composer=composer)
     for i,track in enumerate(list(score.tracks) or [Track()]):
-        n = track.notes.numpy()
-        notes = list(
-            zip(n['time'].tolist(), (n['time'] + n['duration']).tolist(), n['pitch'].tolist(), n['velocity'].tolist())
-        )
-        halves = (
-            [[x for x in notes if x[2] >= 60], [x for x in notes if x[2] < 60]]
-            if two_staves and _needs_two_staves(track)
-            else [notes]
-        )
-        staves = []
-        for k,h in enumerate(halves):
-            part = (stream.PartStaff if len(halves) > 1 else stream.Part)(
-                id=f'P{i+1}' + ('-RL'[k + 1] if len(halves) > 1 else '')
-            )
-            part.partName = track.name
-            inst = (
-                instrument.UnpitchedPercussion()
-                if track.is_drum
-                else instrument.instrumentFromMidiProgram(track.program)
-            )
-            inst.midiProgram, inst.midiChannel, inst.partName = track.program, 9 if track.is_drum else None, track.name
-            part.insert(0, inst)
-            if track.is_drum: part.insert(0, clef.PercussionClef())
-            _add_signatures(score, part, q, i == k == 0)
-            _add_lyrics(_fill_part(part, h, q, track.program if track.is_drum else None), track.lyrics, q)
-            whole.insert(0, part)
-            staves.append(part)
-        if len(staves) > 1: whole.insert(0, layout.StaffGroup(staves, name=track.name, symbol='brace'))
-    return whole
+        parts = _track_parts(track, i, score, two_staves)
+        for part in parts: out.insert(0, part)
+        if len(parts) > 1: out.insert(0, layout.StaffGroup(parts, name=track.name, symbol='brace'))
+    return out
 
-# %% ../../nbs/220_score.bridges.ipynb #a1ea9b02
+# %% ../../nbs/220_score.bridges.ipynb #4249e2a6
+def _has_no_sound(element):
+    "Whether `element` is a grace note or a chord symbol."
+    if element.duration.isGrace or element.quarterLength == 0: return True
+    return 'Harmony' in element.classSet or 'ChordSymbol' in element.classSet
+
+def _velocity_of(note, element):
+    "Velocity of `note`, or of the chord `element` that contains it, or 80."
+    for x in (note, element):
+        if x.hasVolumeInformation() and x.volume.velocity: return x.volume.velocity
+    return 80
+
+def _pitch_of(note): return music21_drum_key(note) if 'Unpitched' in note.classSet else round(note.pitch.ps)
+
+# %% ../../nbs/220_score.bridges.ipynb #757ee1c2
+def _add_tied(notes, held, row, tie):
+    "Add the note `row` to `notes`, or extend the note in `held` to which it is tied."
+    on, off, pitch, _ = row
+    ends = tie and tie.type in ('stop', 'continue')
+    if ends and pitch in held and held[pitch][1] >= on: held[pitch][1] = max(held[pitch][1], off)
+    else:
+        notes.append(row)
+        held[pitch] = row
+    if not tie or tie.type == 'stop': held.pop(pitch, None)
+
+# %% ../../nbs/220_score.bridges.ipynb #74b5eaf9
 def _joined_notes(part):
     "Notes of a music21 stream as [start, end, pitch, velocity] with ties joined, and its lyrics as (start, text)."
-    notes, held, words = [], {}, []
+    notes, held, lyrics = [], {}, []
     for e in part.flatten().notes:
-        if e.duration.isGrace or e.quarterLength == 0 or 'Harmony' in e.classSet or 'ChordSymbol' in e.classSet:
-            continue
-        on = e.offset
-        off = on + e.quarterLength
-        if e.lyric: words.append((on, str(e.lyric)))
+        if _has_no_sound(e): continue
+        if e.lyric: lyrics.append((e.offset, str(e.lyric)))
         for n in getattr(e, 'notes', None) or (e,):  # the members of a chord (percussion chords included)
-            p, tie = music21_drum_key(n) if 'Unpitched' in n.classSet else round(n.pitch.ps), n.tie or e.tie
-            if tie and tie.type in ('stop', 'continue') and p in held and held[p][1] >= on:
-                held[p][1] = max(held[p][1], off)
-            else:
-                notes.append(
-                    [
-                        on,
-                        off,
-                        p,
-                        (n.volume.velocity if n.hasVolumeInformation() else None)
-                        or (e.volume.velocity if e.hasVolumeInformation() else None)
-                        or 80,
-                    ]
-                )
-                held[p] = notes[-1]
-            if not tie or tie.type == 'stop': held.pop(p, None)
-    return notes, words
+            row = [e.offset, e.offset + e.quarterLength, _pitch_of(n), _velocity_of(n, e)]
+            _add_tied(notes, held, row, n.tie or e.tie)
+    return notes, lyrics
 
-# %% ../../nbs/220_score.bridges.ipynb #cc481410
+# %% ../../nbs/220_score.bridges.ipynb #4e6bc176
+def _keyboard_groups(stream):
+    "Return the groups of staves that `stream` joins by a brace."
+    if not hasattr(stream, 'getElementsByClass'): return []
+    return [list(g.getSpannedElements()) for g in stream.getElementsByClass('StaffGroup')]
+
 def _staff_groups(stream):
     "Yield the parts of `stream` as lists of staves; the staves of one keyboard form one list."
     parts, seen = list(getattr(stream, 'parts', ())) or [stream], set()
-    groups = (
-        [list(g.getSpannedElements()) for g in stream.getElementsByClass('StaffGroup')]
-        if hasattr(stream, 'getElementsByClass')
-        else []
-    )
+    groups = _keyboard_groups(stream)
     for p in parts:
         if id(p) in seen: continue
         staves = next((g for g in groups if 'PartStaff' in p.classSet and p in g), [p])
         seen |= {id(x) for x in staves}
         yield staves
 
-# %% ../../nbs/220_score.bridges.ipynb #fef41361
-def _track(staves, t):
-    "Build the track of `staves`; `t` converts quarter notes to ticks."
-    insts = [i for p in staves for i in p.flatten().getElementsByClass('Instrument')]
-    inst = next(
-        (i for i in insts if i.midiProgram is not None or i.midiChannel == 9 or i.classes[0] == 'UnpitchedPercussion'),
-        None,
-    )
-    drum = (
-        inst is not None
-        and (inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion')
-        or any(e.classSet & {'Unpitched', 'PercussionChord'} for p in staves for e in p.flatten().notes)
-    )
-    track = Track(
-        str(getattr(staves[0], 'partName', '') or ''), int(inst.midiProgram or 0) if inst is not None else 0, drum
-    )
-    both = [_joined_notes(p) for p in staves]
-    if n := [x for notes,_ in both for x in notes if 0 <= x[2] <= 127]:
-        a = np.array([(t(on), max(t(off)-t(on), 1), k, min(max(v, 1), 127)) for on,off,k,v in n], np.int32)
-        a = a[np.lexsort((a[:,2], a[:,0]))] if len(staves) > 1 else a
-        track.notes = Note.from_numpy(
-            a[:, 0].copy(), a[:, 1].copy(), a[:, 2].astype(np.int8), a[:, 3].astype(np.int8), 'tick'
-        )
-    for on,text in sorted({(t(on), text) for _,words in both for on,text in words}):
+# %% ../../nbs/220_score.bridges.ipynb #61967dc0
+def _is_percussion(inst): return inst.midiChannel == 9 or inst.classes[0] == 'UnpitchedPercussion'
+
+def _find_instrument(staves):
+    "Return the first instrument with a program or a drum kit, or None."
+    for p in staves:
+        for i in p.flatten().getElementsByClass('Instrument'):
+            if i.midiProgram is not None or _is_percussion(i): return i
+
+def _has_drums(staves):
+    "Whether `staves` contain unpitched notes."
+    return any(e.classSet & {'Unpitched', 'PercussionChord'} for p in staves for e in p.flatten().notes)
+
+# %% ../../nbs/220_score.bridges.ipynb #59d0a52b
+def _note_array(rows, sort, ticks):
+    "Return the notes `rows` as an array of integers, times in ticks; with `sort`, by onset and pitch."
+    rows = [(ticks(on), max(ticks(off) - ticks(on), 1), p, min(max(v, 1), 127)) for on,off,p,v in rows]
+    a = np.array(rows, np.int32)
+    return a[np.lexsort((a[:,2], a[:,0]))] if sort else a
+
+def _midi_notes(rows, sort, ticks):
+    "Return the notes `rows` as symusic notes."
+    on, long, pitch, velocity = _note_array(rows, sort, ticks).T.copy()
+    return Note.from_numpy(on, long, pitch.astype(np.int8), velocity.astype(np.int8), 'tick')
+
+# %% ../../nbs/220_score.bridges.ipynb #e54f119d
+def _empty_track(staves):
+    "Return a track with the name and the instrument of `staves`."
+    inst = _find_instrument(staves)
+    is_drum = inst is not None and _is_percussion(inst) or _has_drums(staves)
+    program = int(inst.midiProgram or 0) if inst is not None else 0
+    return Track(str(getattr(staves[0], 'partName', '') or ''), program, is_drum)
+
+# %% ../../nbs/220_score.bridges.ipynb #711d8ba7
+def _track(staves, ticks):
+    "Build the track of `staves`; `ticks` converts quarter notes to ticks."
+    track, joined = _empty_track(staves), [_joined_notes(p) for p in staves]
+    rows = [x for notes,_ in joined for x in notes if 0 <= x[2] <= 127]
+    if rows: track.notes = _midi_notes(rows, len(staves) > 1, ticks)
+    for on,text in sorted({(ticks(on), text) for _,lyrics in joined for on,text in lyrics}):
         track.lyrics.append(TextMeta(on, text))
     return track
 
-# %% ../../nbs/220_score.bridges.ipynb #c9e7e55e
+# %% ../../nbs/220_score.bridges.ipynb #27919278
+@dataclass(frozen=True)
+class _QuartersToTicks:
+    "Converts quarter notes to ticks, not before 0."
+    tpq:int # ticks per quarter note
+    def __call__(self, quarters): return max(round(quarters*self.tpq), 0)
+
+# %% ../../nbs/220_score.bridges.ipynb #9c4e41c4
 def from_music21(
     stream,                    # a music21 Score, Part or any other stream
     ticks_per_quarter:int=480, # resolution of the returned score
 )->Score:
     "Convert a music21 stream to a score: one track per part, with tempo, meter, key, lyrics and rehearsal marks."
-    t = lambda quarters: max(round(quarters*ticks_per_quarter), 0)
+    ticks = _QuartersToTicks(ticks_per_quarter)
     try:
         s = Score(ticks_per_quarter)
-        for staves in _staff_groups(stream): s.tracks.append(_track(staves, t))
-        _read_score_events(s, stream, t)
+        for staves in _staff_groups(stream): s.tracks.append(_track(staves, ticks))
+        _read_score_events(s, stream.flatten(), ticks)
     except MidiError: raise
     except Exception as e:
         raise MidiError(f'music21 stream cannot be read ({type(e).__name__}: {e})',
                         way_out='pass a Score or a Part that music21 can show') from e
     return s
 
-# %% ../../nbs/220_score.bridges.ipynb #8e2bcd89
-def _read_score_events(s, stream, t):
-    "Add tempo, meter, key and rehearsal marks of `stream` to `s`."
-    flat = stream.flatten()
-    once = lambda rows: sorted(dict.fromkeys(rows))
-    bpm = lambda m: m.getQuarterBPM()
-    for on, b in once(
-        (t(m.offset), float(bpm(m)))
-        for m in flat.getElementsByClass('MetronomeMark')
-        if bpm(m) and 3.6 <= bpm(m) <= 6e7
-    ):
-        s.tempos.append(Tempo(on, qpm=b))
-    for on,a,b in once((t(m.offset), m.numerator, m.denominator) for m in flat.getElementsByClass('TimeSignature')):
-        s.time_signatures.append(TimeSignature(on, a, b))
-    keys = once(
-        (t(k.offset), k.sharps, int(getattr(k, 'mode', None) == 'minor'))
-        for k in flat.getElementsByClass('KeySignature')
-        if k.sharps is not None and abs(k.sharps) <= 7
-    )
-    for on,n,minor in keys: s.key_signatures.append(KeySignature(on, n, minor))
-    for on,text in once((t(m.offset), str(m.content)) for m in flat.getElementsByClass('RehearsalMark')):
-        s.markers.append(TextMeta(on, text))
+# %% ../../nbs/220_score.bridges.ipynb #4c000830
+def _distinct(rows): return sorted(dict.fromkeys(rows))
+
+def _tempo_rows(flat, ticks):
+    "Yield tick and tempo of the marks that MIDI can represent."
+    for m in flat.getElementsByClass('MetronomeMark'):
+        bpm = m.getQuarterBPM()
+        if bpm and 3.6 <= bpm <= 6e7: yield ticks(m.offset), float(bpm)
+
+def _key_rows(flat, ticks):
+    "Yield tick, number of sharps and mode of the key signatures."
+    for k in flat.getElementsByClass('KeySignature'):
+        if k.sharps is not None and abs(k.sharps) <= 7:
+            yield ticks(k.offset), k.sharps, int(getattr(k, 'mode', None) == 'minor')
+
+# %% ../../nbs/220_score.bridges.ipynb #ce37657e
+def _read_score_events(s, flat, ticks):
+    "Add tempo, meter, key and rehearsal marks of the flat stream to `s`."
+    meters = flat.getElementsByClass('TimeSignature')
+    marks = flat.getElementsByClass('RehearsalMark')
+    for row in _distinct((ticks(m.offset), m.numerator, m.denominator) for m in meters):
+        s.time_signatures.append(TimeSignature(*row))
+    for row in _distinct(_key_rows(flat, ticks)): s.key_signatures.append(KeySignature(*row))
+    for on,bpm in _distinct(_tempo_rows(flat, ticks)): s.tempos.append(Tempo(on, qpm=bpm))
+    for row in _distinct((ticks(m.offset), str(m.content)) for m in marks): s.markers.append(TextMeta(*row))

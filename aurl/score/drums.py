@@ -9,14 +9,22 @@ __all__ = ['drum_names', 'drum_name', 'drum_staff_position', 'music21_drum_note'
 # %% ../../nbs/215_score.drums.ipynb #4d1685d8
 from xml.etree import ElementTree
 
-# %% ../../nbs/215_score.drums.ipynb #10f9b0d6
-_LOWEST_DRUM, drum_names = 35, tuple('''Acoustic bass drum|Bass drum|Side stick|Acoustic snare|Hand clap|Electric snare|Low floor tom|Closed hi-hat|High floor tom|Pedal hi-hat|Low tom|Open hi-hat|Low-mid tom|High-mid tom|Crash cymbal 1
-High tom|Ride cymbal 1|Chinese cymbal|Ride bell|Tambourine|Splash cymbal|Cowbell|Crash cymbal 2|Vibraslap|Ride cymbal 2|High bongo|Low bongo|Mute high conga|Open high conga|Low conga|High timbale|Low timbale|High agogo
-Low agogo|Cabasa|Maracas|Short whistle|Long whistle|Short guiro|Long guiro|Claves|High wood block|Low wood block|Mute cuica|Open cuica|Mute triangle|Open triangle'''.replace('\n', '|').split('|'))
+# %% ../../nbs/215_score.drums.ipynb #deb96eff
+_LOWEST_DRUM = 35
+drum_names = (
+    'Acoustic bass drum', 'Bass drum', 'Side stick', 'Acoustic snare', 'Hand clap', 'Electric snare',
+    'Low floor tom', 'Closed hi-hat', 'High floor tom', 'Pedal hi-hat', 'Low tom', 'Open hi-hat', 'Low-mid tom',
+    'High-mid tom', 'Crash cymbal 1', 'High tom', 'Ride cymbal 1', 'Chinese cymbal', 'Ride bell', 'Tambourine',
+    'Splash cymbal', 'Cowbell', 'Crash cymbal 2', 'Vibraslap', 'Ride cymbal 2', 'High bongo', 'Low bongo',
+    'Mute high conga', 'Open high conga', 'Low conga', 'High timbale', 'Low timbale', 'High agogo', 'Low agogo',
+    'Cabasa', 'Maracas', 'Short whistle', 'Long whistle', 'Short guiro', 'Long guiro', 'Claves',
+    'High wood block', 'Low wood block', 'Mute cuica', 'Open cuica', 'Mute triangle', 'Open triangle',
+)
 _STAFF_POSITIONS = {35:'E4', 36:'F4', 44:'D4', 41:'G4', 43:'A4', 45:'B4', 47:'D5', 48:'E5', 50:'E5', 42:'G5', 46:'G5',
                     51:'F5', 53:'F5', 59:'F5', 49:'A5', 57:'A5', 55:'B5', 52:'B5'}
 _CROSS_HEADS = {42, 44, 46, 49, 51, 52, 53, 55, 57, 59}
 
+# %% ../../nbs/215_score.drums.ipynb #37847604
 def drum_name(
     key:int, # 0 … 127
 )->str:
@@ -29,7 +37,15 @@ def drum_staff_position(
     "Return the staff position of the drum at `key`, as under a treble clef, and whether its note head is a cross."
     return _STAFF_POSITIONS.get(key, 'C5'), key in _CROSS_HEADS
 
-# %% ../../nbs/215_score.drums.ipynb #7537b5df
+# %% ../../nbs/215_score.drums.ipynb #509c4afa
+def _drum_instrument(key, program):
+    "Return a music21 instrument for the drum at `key`."
+    from music21 import instrument
+    i = instrument.UnpitchedPercussion()
+    i.instrumentName, i.percMapPitch, i.midiChannel, i.midiProgram = drum_name(key), key, 9, program
+    return i
+
+# %% ../../nbs/215_score.drums.ipynb #a46ca273
 def music21_drum_note(
     key:int,      # 0 … 127
     quarters,     # duration in quarter notes
@@ -37,15 +53,14 @@ def music21_drum_note(
     program:int=0,# MIDI program of the drum kit
 ):
     "Return a `music21.note.Unpitched` for the drum at `key`."
-    from music21 import instrument, note
-    if key not in kit:
-        kit[key] = i = instrument.UnpitchedPercussion()
-        i.instrumentName, i.percMapPitch, i.midiChannel, i.midiProgram = drum_name(key), key, 9, program
-    place, cross = drum_staff_position(key)
-    n = note.Unpitched(displayName=place, quarterLength=quarters, storedInstrument=kit[key])
+    from music21 import note
+    if key not in kit: kit[key] = _drum_instrument(key, program)
+    position, cross = drum_staff_position(key)
+    n = note.Unpitched(displayName=position, quarterLength=quarters, storedInstrument=kit[key])
     if cross: n.notehead = 'x'
     return n
 
+# %% ../../nbs/215_score.drums.ipynb #3c758628
 def music21_drum_key(
     n, # a `music21.note.Unpitched`
 )->int:
@@ -53,55 +68,84 @@ def music21_drum_key(
     key = getattr(n.storedInstrument, 'percMapPitch', None)
     return round(n.displayPitch().ps) if key is None else int(key)
 
-# %% ../../nbs/215_score.drums.ipynb #52808b93
-def _add_element(parent, tag, text, **attrib):
-    e = ElementTree.SubElement(parent, tag, attrib)
-    e.text = str(text)
+# %% ../../nbs/215_score.drums.ipynb #4b7aa4f9
+def _add_element(parent, tag, text='', **attributes):
+    "Append an element with `text` to `parent`."
+    e = ElementTree.SubElement(parent, tag, attributes)
+    if text != '': e.text = str(text)
     return e
 
-# %% ../../nbs/215_score.drums.ipynb #d16d632a
+def _add_instrument(head, ident, name):
+    "Append the name of an instrument to the header of a part."
+    _add_element(_add_element(head, 'score-instrument', id=ident), 'instrument-name', name)
+
+# %% ../../nbs/215_score.drums.ipynb #3298d2d9
+def _add_midi_instrument(head, ident, program, key=None):
+    "Append channel and program of an instrument to the header of a part, and the `key` of a drum."
+    e = _add_element(head, 'midi-instrument', id=ident)
+    _add_element(e, 'midi-channel', 10)
+    _add_element(e, 'midi-program', program)
+    if key is not None: _add_element(e, 'midi-unpitched', key + 1)
+
+def _remove_instruments(head):
+    "Remove all instruments from the header of a part; return the program of the first one."
+    first = head.find('midi-instrument')
+    program = '1' if first is None else first.findtext('midi-program', '1')
+    for e in head.findall('score-instrument') + head.findall('midi-instrument'): head.remove(e)
+    return program
+
+# %% ../../nbs/215_score.drums.ipynb #27168539
+def _refer_to_instrument(note, ident):
+    "Write the reference to an instrument at its place in `note`."
+    for old in note.findall('instrument'): note.remove(old)
+    at = max(i for i,e in enumerate(note) if e.tag in ('chord', 'unpitched', 'duration', 'tie', 'grace'))
+    note.insert(at + 1, ElementTree.Element('instrument', id=ident))
+
+def _write_part_drums(part, head, keys):
+    "Write the instruments of the notes in `keys`, which are in `part`."
+    program = _remove_instruments(head)
+    ids = {k:f'{part.get("id")}-D{k}' for k in sorted(set(keys.values()))}
+    for k,i in ids.items(): _add_instrument(head, i, drum_name(k))
+    for k,i in ids.items(): _add_midi_instrument(head, i, program, k)
+    for note,k in keys.items(): _refer_to_instrument(note, ids[k])
+
+# %% ../../nbs/215_score.drums.ipynb #741411a6
 def write_drum_names(
     root,      # root of a MusicXML document, an ElementTree element
     keys:dict, # MIDI keys by `note` element
 ):
     "Write the instrument of each note in `keys`, in the note and in the header of its part."
     for part in root.iter('part'):
-        mine = [n for n in part.iter('note') if n in keys]
-        if not mine: continue
+        own = {n:keys[n] for n in part.iter('note') if n in keys}
+        if not own: continue
         head = next(h for h in root.iter('score-part') if h.get('id') == part.get('id'))
-        told = head.find('midi-instrument')
-        program = told.findtext('midi-program', '1') if told is not None else '1'
-        for e in head.findall('score-instrument') + head.findall('midi-instrument'): head.remove(e)
-        name = {k:f'{part.get("id")}-D{k}' for k in sorted({keys[n] for n in mine})}
-        for k,i in name.items():
-            _add_element(ElementTree.SubElement(head, 'score-instrument', id=i), 'instrument-name', drum_name(k))
-        for k,i in name.items():
-            e = ElementTree.SubElement(head, 'midi-instrument', id=i)
-            for tag,text in (('midi-channel', 10), ('midi-program', program), ('midi-unpitched', k + 1)):
-                _add_element(e, tag, text)
-        for n in mine:
-            for old in n.findall('instrument'): n.remove(old)
-            at = max(i for i,e in enumerate(n) if e.tag in ('chord', 'unpitched', 'duration', 'tie', 'grace'))
-            n.insert(at + 1, ElementTree.Element('instrument', id=name[keys[n]]))
+        _write_part_drums(part, head, own)
 
-# %% ../../nbs/215_score.drums.ipynb #ae4a60ad
-_steps = (
-    ('C', 0),
-    ('C', 1),
-    ('D', 0),
-    ('D', 1),
-    ('E', 0),
-    ('F', 0),
-    ('F', 1),
-    ('G', 0),
-    ('G', 1),
-    ('A', 0),
-    ('A', 1),
+# %% ../../nbs/215_score.drums.ipynb #3ce559ff
+_PITCH_STEPS = (  # step and alteration of each pitch class
+    ('C', 0), ('C', 1), ('D', 0), ('D', 1), ('E', 0), ('F', 0), ('F', 1), ('G', 0), ('G', 1), ('A', 0), ('A', 1),
     ('B', 0),
 )
 
-# %% ../../nbs/215_score.drums.ipynb #dac25b27
-def _keys_of(head):
+def _pitch_element(key):
+    "Return the `pitch` element of a MIDI key."
+    pitch, (step, sharp) = ElementTree.Element('pitch'), _PITCH_STEPS[key % 12]
+    _add_element(pitch, 'step', step)
+    if sharp: _add_element(pitch, 'alter', 1)
+    _add_element(pitch, 'octave', key//12 - 1)
+    return pitch
+
+# %% ../../nbs/215_score.drums.ipynb #a6baf862
+def _as_pitch(note, key):
+    "Give the unpitched `note` the pitch of `key`, in place."
+    old = note.find('unpitched')
+    at = list(note).index(old)
+    note.remove(old)
+    note.insert(at, _pitch_element(key))
+    for e in note.findall('instrument') + note.findall('accidental'): note.remove(e)
+
+# %% ../../nbs/215_score.drums.ipynb #cff6c0f9
+def _instrument_keys(head):
     "Return the MIDI keys of the instruments of a part by id."
     keys = {}
     for e in head.findall('midi-instrument'):
@@ -110,18 +154,28 @@ def _keys_of(head):
         if 0 <= k <= 127: keys[e.get('id')] = k
     return keys
 
-def _as_pitch(n, key):
-    "Turn the unpitched note `n` into a note with the pitch of `key`, in place."
-    at = list(n).index(old := n.find('unpitched'))
-    n.remove(old)
-    pitch, (step, sharp) = ElementTree.Element('pitch'), _steps[key % 12]
-    _add_element(pitch, 'step', step)
-    if sharp: _add_element(pitch, 'alter', 1)
-    _add_element(pitch, 'octave', key//12 - 1)
-    n.insert(at, pitch)
-    for e in n.findall('instrument') + n.findall('accidental'): n.remove(e)
+# %% ../../nbs/215_score.drums.ipynb #48661a75
+def _drum_key(note, keys):
+    "Return the MIDI key of `note`, or the only key of its part."
+    i = note.find('instrument')
+    if i is not None: return keys.get(i.get('id'))
+    distinct = set(keys.values())
+    return min(distinct) if len(distinct) == 1 else None
 
-# %% ../../nbs/215_score.drums.ipynb #d3256ed3
+# %% ../../nbs/215_score.drums.ipynb #b6724b06
+def _part_drums_to_pitches(root, head):
+    "Replace the unpitched notes of the part of `head`; return whether there were any with a key."
+    keys, found = _instrument_keys(head), False
+    for part in root.iter('part'):
+        if part.get('id') != head.get('id'): continue
+        for note in part.iter('note'):
+            key = _drum_key(note, keys)
+            if key is not None and note.find('unpitched') is not None:
+                _as_pitch(note, key)
+                found = True
+    return found
+
+# %% ../../nbs/215_score.drums.ipynb #2e4891f0
 def drums_to_pitches(
     data, # a MusicXML document as bytes or text
 ):        # a document as bytes; `data` itself if no instrument has a key
@@ -129,24 +183,12 @@ def drums_to_pitches(
     if ('midi-unpitched' if isinstance(data, str) else b'midi-unpitched') not in data: return data
     root = ElementTree.fromstring(data)
     for head in root.iter('score-part'):
-        keys = _keys_of(head)
-        only = set(keys.values())
-        found = False
-        for n in (n for part in root.iter('part') if part.get('id') == head.get('id')
-                  for n in part.iter('note')):
-            i = n.find('instrument')
-            k = keys.get(i.get('id')) if i is not None else min(only) if len(only) == 1 else None
-            if k is not None and n.find('unpitched') is not None:
-                _as_pitch(n, k)
-                found = True
-        if found: _merge_drum_instruments(head)
+        if _part_drums_to_pitches(root, head): _merge_drum_instruments(head)
     return ElementTree.tostring(root, 'utf-8', xml_declaration=True)
 
-# %% ../../nbs/215_score.drums.ipynb #2ac45928
+# %% ../../nbs/215_score.drums.ipynb #9d82219d
 def _merge_drum_instruments(head):
     "Give the part of `head` a single instrument on channel 10."
-    program = head.find('midi-instrument').findtext('midi-program', '1')
-    for e in head.findall('score-instrument') + head.findall('midi-instrument'): head.remove(e)
-    _add_element(ElementTree.SubElement(head, 'score-instrument', id='kit'), 'instrument-name', 'Percussion')
-    e = ElementTree.SubElement(head, 'midi-instrument', id='kit')
-    for tag,text in (('midi-channel', 10), ('midi-program', program)): _add_element(e, tag, text)
+    program = _remove_instruments(head)
+    _add_instrument(head, 'kit', 'Percussion')
+    _add_midi_instrument(head, 'kit', program)

@@ -5,76 +5,88 @@
 # %% auto #0
 __all__ = ['Sheet', 'engrave', 'save_sheet']
 
-# %% ../../nbs/240_score.engrave.ipynb #f2f189f5
+# %% ../../nbs/240_score.engrave.ipynb #d080a042
 import re, zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fastcore.meta import delegates
+
 from ..core import AurlError, ConfigError, MidiError, atomic_path, import_extra
 from .notation import write_musicxml
 
-# %% ../../nbs/240_score.engrave.ipynb #32a1246e
+# %% ../../nbs/240_score.engrave.ipynb #7aa0b754
+_PAGE_OPTIONS = dict(
+    pageHeight=60_000,
+    adjustPageHeight=True,
+    footer='none',
+    svgViewBox=True,
+    breaks='auto',
+    pageMarginTop=50,
+    pageMarginBottom=50,
+    pageMarginLeft=50,
+    pageMarginRight=50,
+)
+
+def _load_toolkit(verovio, xml, width, scale):
+    "Return a Verovio toolkit that has laid out `xml` on pages of `width` pixels."
+    verovio.enableLog(verovio.LOG_OFF)
+    toolkit = verovio.toolkit()
+    seed = zlib.crc32(xml) & 0x7FFFFFFF
+    toolkit.setOptions(dict(_PAGE_OPTIONS, pageWidth=round(width*100/scale), scale=scale, xmlIdSeed=seed))
+    if toolkit.loadData(xml.decode()): return toolkit
+    raise MidiError('Verovio cannot read this score',
+                    way_out='export it with write_musicxml and inspect it in a notation program')
+
+# %% ../../nbs/240_score.engrave.ipynb #3ff707f8
 def _engraved(xml, width, scale):
     "Engrave MusicXML `xml` as a list of SVG pages."
     verovio = import_extra('verovio', 'notation')
     try:
-        verovio.enableLog(verovio.LOG_OFF)
-        tk = verovio.toolkit()
-        tk.setOptions(
-            dict(
-                pageWidth=round(width * 100 / scale),
-                pageHeight=60_000,
-                adjustPageHeight=True,
-                scale=scale,
-                footer='none',
-                svgViewBox=True,
-                breaks='auto',
-                pageMarginTop=50,
-                pageMarginBottom=50,
-                pageMarginLeft=50,
-                pageMarginRight=50,
-                xmlIdSeed=zlib.crc32(xml) & 0x7FFFFFFF,
-            )
-        )
-        if not tk.loadData(xml.decode()):
-            raise MidiError('Verovio cannot read this score',
-                            way_out='export it with write_musicxml and inspect it in a notation program')
-        return [tk.renderToSVG(i + 1) for i in range(tk.getPageCount())]
+        toolkit = _load_toolkit(verovio, xml, width, scale)
+        return [toolkit.renderToSVG(i + 1) for i in range(toolkit.getPageCount())]
     except AurlError: raise
     except Exception as e:
-        raise MidiError(
-            f'Verovio cannot draw this score ({e})', way_out="try a coarser grid, such as grid='8th'"
-        ) from e
+        raise MidiError(f'Verovio cannot draw this score ({e})',
+                        way_out="try a coarser grid, such as grid='8th'") from e
 
-# %% ../../nbs/240_score.engrave.ipynb #ce849b96
-_elements = set(
+# %% ../../nbs/240_score.engrave.ipynb #da33950e
+_ALLOWED_ELEMENTS = set(
     'svg g defs desc title path use rect ellipse circle line polygon polyline text tspan style symbol'.split()
 )
-_attributes = set(
-    'viewBox version overflow id class d x y x1 y1 x2 y2 cx cy r rx ry width height points transform fill fill-opacity stroke stroke-width stroke-linecap stroke-linejoin stroke-dasharray '
-    'stroke-opacity opacity font-size font-family font-style font-weight text-anchor color type space lang href preserveAspectRatio visibility'.split()
+_ALLOWED_ATTRIBUTES = set(
+    'viewBox version overflow id class d x y x1 y1 x2 y2 cx cy r rx ry width height points transform fill '
+    'fill-opacity stroke stroke-width stroke-linecap stroke-linejoin stroke-dasharray stroke-opacity opacity '
+    'font-size font-family font-style font-weight text-anchor color type space lang href preserveAspectRatio '
+    'visibility'.split()
 )
 
-# %% ../../nbs/240_score.engrave.ipynb #7467f0ab
+# %% ../../nbs/240_score.engrave.ipynb #2673dd42
+def _local_name(name): return name.rsplit('}', 1)[-1]
+
+def _is_allowed_attribute(name, value):
+    "Whether an attribute is on the list and does not link to anything outside the drawing."
+    name, value = _local_name(name), value.lower()
+    if name not in _ALLOWED_ATTRIBUTES: return False
+    if name == 'href' and not value.startswith('#'): return False
+    return 'javascript' not in value and 'url(' not in value
+
+# %% ../../nbs/240_score.engrave.ipynb #cdf16f78
+def _sanitize(element):
+    "Remove all elements and attributes that are not allowed from `element`, in place."
+    for child in list(element):
+        if _local_name(child.tag) in _ALLOWED_ELEMENTS: _sanitize(child)
+        else: element.remove(child)
+    for k,v in list(element.attrib.items()):
+        if not _is_allowed_attribute(k, v): del element.attrib[k]
+    is_style = _local_name(element.tag) == 'style'
+    if is_style and re.search(r'@import|url\(|expression|</', element.text or '', re.I): element.text = ''
+
+# %% ../../nbs/240_score.engrave.ipynb #04cac44f
 def _drawing(svg):
     "Return `svg` reduced to the allowed elements and attributes."
-    local = lambda name: name.rsplit('}', 1)[-1]
-    def clean(e):
-        for child in list(e):
-            if local(child.tag) in _elements: clean(child)
-            else: e.remove(child)
-        for k,v in list(e.attrib.items()):
-            if (
-                local(k) not in _attributes
-                or local(k) == 'href'
-                and not v.startswith('#')
-                or 'javascript' in v.lower()
-                or 'url(' in v.lower()
-            ):
-                del e.attrib[k]
-        if local(e.tag) == 'style' and re.search(r'@import|url\(|expression|</', e.text or '', re.I): e.text = ''
     root = ElementTree.fromstring(svg)
-    clean(root)
+    _sanitize(root)
     for prefix,name in (('', 'http://www.w3.org/2000/svg'), ('xlink', 'http://www.w3.org/1999/xlink')):
         ElementTree.register_namespace(prefix, name)
     return ElementTree.tostring(root, encoding='unicode')
@@ -91,7 +103,19 @@ class Sheet:
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {'text/plain': repr(self), 'image/svg+xml': self._repr_svg_()}
 
-# %% ../../nbs/240_score.engrave.ipynb #e2e14b0a
+# %% ../../nbs/240_score.engrave.ipynb #f7faef5c
+def _n_measures(xml):
+    "Number of measures of the first part of a MusicXML document."
+    part = ElementTree.fromstring(xml).find('part')
+    return 0 if part is None else len(part.findall('measure'))
+
+def _check_size(width, scale):
+    "Raise if the size of a page or of its staves is unusable."
+    if not (200 <= width <= 10_000 and 5 <= scale <= 400):
+        raise ConfigError(f'width={width}, scale={scale}',
+                          way_out='use width 200 … 10000 pixels and scale 5 … 400 percent')
+
+# %% ../../nbs/240_score.engrave.ipynb #18702775
 def engrave(
     score,                         # in any unit
     title:str='',                  # title above the music
@@ -101,33 +125,34 @@ def engrave(
     grid=('16th', 'triplet 8th'),  # grid or grids, as for `snap_to_grid`
 )->Sheet:
     "Engrave `score` as a `Sheet`; requires the extra `notation`."
-    if not (200 <= width <= 10_000 and 5 <= scale <= 400):
-        raise ConfigError(f'width={width}, scale={scale}',
-                          way_out='use width 200 … 10000 pixels and scale 5 … 400 percent')
+    _check_size(width, scale)
     import_extra('verovio', 'notation')
     xml = write_musicxml(score, title=title, composer=composer, grid=grid)
-    first = ElementTree.fromstring(xml).find('part')
-    return Sheet(
-        [_drawing(p) for p in _engraved(xml, width, scale)], 0 if first is None else len(first.findall('measure'))
-    )
+    return Sheet([_drawing(p) for p in _engraved(xml, width, scale)], _n_measures(xml))
 
-# %% ../../nbs/240_score.engrave.ipynb #5d94f993
+# %% ../../nbs/240_score.engrave.ipynb #19a09236
+def _page_path(path, index):
+    "Path of the page at `index`; from the second page on with a number."
+    return path if index == 0 else path.with_stem(f'{path.stem}-{index+1}')
+
+def _write_page(path, page):
+    with atomic_path(path) as p: p.write_text(page, encoding='utf-8')
+
+# %% ../../nbs/240_score.engrave.ipynb #21519262
+@delegates(engrave)
 def save_sheet(
     score,    # in any unit
     path,     # path of the file, ending in .svg; further pages get the suffix -2, -3 … before .svg
     **kwargs, # passed to `engrave`: title, composer, width, scale, grid
 )->list:      # paths of the files written
     "Engrave `score` to SVG files, one per page."
-    path = Path(path)
+    path, paths = Path(path), []
     if path.suffix.lower() != '.svg':
         raise ConfigError(f'{path.name!r} has no supported format', path, 'use a name that ends in .svg')
-    paths = []
     for i,page in enumerate(engrave(score, **kwargs).pages):
-        paths.append(path if i == 0 else path.with_stem(f'{path.stem}-{i+1}'))
-        try:
-            with atomic_path(paths[-1]) as p: p.write_text(page, encoding='utf-8')
+        paths.append(_page_path(path, i))
+        try: _write_page(paths[-1], page)
         except OSError as e:
-            raise MidiError(
-                f'cannot be written ({e.strerror})', path, 'check the folder, its permissions and the free space'
-            ) from e
+            raise MidiError(f'cannot be written ({e.strerror})', path,
+                            'check the folder, its permissions and the free space') from e
     return paths

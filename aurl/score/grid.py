@@ -13,87 +13,102 @@ from ..midi.timing import grids as fractions
 # %% ../../nbs/250_score.grid.ipynb #256c3f60
 grid_quarters = {k:float(v) for k,v in fractions.items()} # step of each grid in quarter notes
 
-# %% ../../nbs/250_score.grid.ipynb #4a004336
+# %% ../../nbs/250_score.grid.ipynb #5a0ed476
 def nearest_grid_line(
-    x,        # times in quarter notes
-    step,     # grid step in quarter notes, a scalar or an array like `x`
+    quarters, # times in quarter notes
+    step,     # grid step in quarter notes, a scalar or an array like `quarters`
     swing=.5, # position of the second of two lines as a fraction of the pair
 ):
-    "Return the grid line nearest to each of `x`."
-    if swing == .5: return np.floor(x/step + .5 + 1e-9)*step
-    pair, at = 2*step, 2*step*swing
-    low = np.floor(x/pair + 1e-9)*pair
-    r = x - low
-    return low + np.where(r < at/2 - 1e-9, 0, np.where(r < (at + pair)/2 - 1e-9, at, pair))
+    "Return the grid line nearest to each of `quarters`."
+    if swing == .5: return np.floor(quarters/step + .5 + 1e-9)*step
+    pair, second = 2*step, 2*step*swing
+    first = np.floor(quarters/pair + 1e-9)*pair
+    rest = quarters - first
+    return first + np.where(rest < second/2 - 1e-9, 0, np.where(rest < (second + pair)/2 - 1e-9, second, pair))
 
-# %% ../../nbs/250_score.grid.ipynb #eceae678
+# %% ../../nbs/250_score.grid.ipynb #fba4a911
 # coarse to fine; then those for fast runs, with equal weights
-_GRID_NAMES = sorted(grid_quarters, key=lambda k: -grid_quarters[k]) + ['32nd', '64th', 'triplet 16th', 'triplet 32nd']
+_GRID_NAMES = sorted(grid_quarters, key=grid_quarters.get, reverse=True) + [
+    '32nd', '64th', 'triplet 16th', 'triplet 32nd']
 _steps = np.array([grid_quarters[k] for k in _GRID_NAMES])
 # weight of the lines that each step adds
 _weight = {4.:1., 2.:.9, 1.:.8, 1/2:.5, 1/4:.25, 1/8:.03, 1/16:.01, 2/3:.25, 1/3:.25, 1/6:.05, 1/12:.01}
 # positions in four quarters: 48 per quarter, a common multiple of all grids
 _N_PLACES = 192
 
+# %% ../../nbs/250_score.grid.ipynb #f10cf947
+def _is_multiple(a, b): return np.abs(a/b - np.rint(a/b)) < 1e-6
+
+def _is_binary(step): return _is_multiple(np.log2(step), 1)
+
+def _line_weights(step, weights):
+    "Fill the positions on the lines of the grid with `step` that have no weight yet, from coarse to fine lines."
+    at = np.arange(_N_PLACES)/48
+    for line in _steps[_is_multiple(_steps, step)]:
+        # in a triplet grid, a sixteenth position is weak
+        if _is_binary(line) and line < .5 and not _is_binary(step): line = step
+        weights[_is_multiple(at, line) & (weights == 0)] = _weight[float(line)]
+    return weights/weights.sum()
+
+# %% ../../nbs/250_score.grid.ipynb #7df04996
 def _place_distributions():
     "Probability of an onset at each position of four quarters, for every grid."
-    at, out = np.arange(_N_PLACES)/48, []
-    within = lambda a, b: np.abs(a/b - np.rint(a/b)) < 1e-6
-    two = lambda s: within(np.log2(s), 1)
-    for k,s in enumerate(_steps):
-        w = np.zeros(_N_PLACES) if k < len(grid_quarters) else within(at, s)*1.
-        # coarse to fine: the coarsest step that contains a position sets its weight
-        for t in _steps[within(_steps, s)]:
-            # in a triplet grid, a sixteenth position is weak
-            if two(t) and t < .5 and not two(s): t = s
-            w[within(at, t) & (w == 0)] = _weight[float(t)]
-        out.append(w/w.sum())
+    at = np.arange(_N_PLACES)/48
+    out = []
+    for k,step in enumerate(_steps):
+        equal = _is_multiple(at, step)*1.  # of the grids for fast runs
+        out.append(_line_weights(step, np.zeros(_N_PLACES) if k < len(grid_quarters) else equal))
     return np.array(out, np.float32)
 
 _PLACE_PROBS, _column = _place_distributions(), np.arange(len(_steps))
 
-# %% ../../nbs/250_score.grid.ipynb #bb867d3b
+# %% ../../nbs/250_score.grid.ipynb #920d8dbc
 _OUTLIER_RATE = .02 # share of onsets that lie on no grid
 # index of the step of each column
 _GRID_OF_COLUMN = np.array([list(grid_quarters.values()).index(s) for s in _steps])
 _GRID_STEPS = np.array(list(grid_quarters.values()))
 
-def _grid_costs(x, spread):
-    "Return the negative log-likelihood and the nearest line of each onset under each grid."
-    line = np.floor(x[:,None]/_GRID_STEPS + .5)*_GRID_STEPS
-    place = np.rint(line*48).astype(np.int64) % _N_PLACES
-    bell = np.exp(((x[:, None] - line) / spread).astype(np.float32) ** 2 * np.float32(-0.5)) * np.float32(
-        (1 - _OUTLIER_RATE) / (spread * np.sqrt(2 * np.pi))
-    )
-    return (
-        -np.log(
-            _PLACE_PROBS[_column, place[:, _GRID_OF_COLUMN]] * bell[:, _GRID_OF_COLUMN] + np.float32(_OUTLIER_RATE / 4)
-        ),
-        line[:, _GRID_OF_COLUMN],
-    )
+def _normal_density(x, std):
+    "Density of a normal distribution, without outliers, in single precision."
+    scale = np.float32((1 - _OUTLIER_RATE)/(std*np.sqrt(2*np.pi)))
+    return np.exp((x/std).astype(np.float32)**2*np.float32(-0.5))*scale
 
-# %% ../../nbs/250_score.grid.ipynb #82da67f5
+# %% ../../nbs/250_score.grid.ipynb #20f0fbc2
+def _grid_costs(quarters, onset_std):
+    "Return the negative log-likelihood and the nearest line of each onset under each grid."
+    line = np.floor(quarters[:,None]/_GRID_STEPS + .5)*_GRID_STEPS
+    place = np.rint(line*48).astype(np.int64) % _N_PLACES
+    density = _normal_density(quarters[:,None] - line, onset_std)[:,_GRID_OF_COLUMN]
+    likelihood = _PLACE_PROBS[_column, place[:,_GRID_OF_COLUMN]]*density + np.float32(_OUTLIER_RATE/4)
+    return -np.log(likelihood), line[:,_GRID_OF_COLUMN]
+
+# %% ../../nbs/250_score.grid.ipynb #4f85e47b
 _SWITCH_COST = np.log(len(_steps)) + 3. # cost of one more choice of a grid, in nats
 
+def _starts_of_runs(x): return np.flatnonzero(np.append(True, np.diff(x) > 0))
+
+def _merge_groups(beats, single, best, owner, pick):
+    "Merge groups in pairs: a pair has one grid if that is cheaper than the best choices of its halves."
+    beats = beats >> 1
+    head = _starts_of_runs(beats)
+    group = np.repeat(np.arange(len(head)), np.diff(np.append(head, len(beats))))
+    single, apart = np.add.reduceat(single, head), np.add.reduceat(best, head)
+    owner, together = group[owner], single.min(1) + _SWITCH_COST
+    pick = np.where((together <= apart)[owner], single.argmin(1)[owner], pick)
+    return beats[head], single, np.minimum(together, apart), owner, pick
+
+# %% ../../nbs/250_score.grid.ipynb #4f472d27
 def _choose_grids(beat, cost):
     "Choose a grid (an index) for each onset; `beat` holds its beat in ascending order, `cost` one row per onset."
-    first = np.flatnonzero(np.append(True, np.diff(beat) > 0))
-    ids, one = beat[first] - min(beat[0]//4*4, 0), np.add.reduceat(cost, first, dtype=np.float64)
-    best, pick = one.min(1) + _SWITCH_COST, one.argmin(1)
-    up = ids
-    owner = np.arange(len(ids))                                       # the group of each beat
-    while len(up) > 1:
-        up = up >> 1
-        head = np.flatnonzero(np.append(True, np.diff(up) > 0))
-        group = np.repeat(np.arange(len(head)), np.diff(np.append(head, len(up))))
-        up, one, apart = up[head], np.add.reduceat(one, head), np.add.reduceat(best, head)
-        owner, together = group[owner], one.min(1) + _SWITCH_COST
-        joined = together <= apart
-        pick = np.where(joined[owner], one.argmin(1)[owner], pick)
-        best = np.minimum(together, apart)
+    first = _starts_of_runs(beat)
+    single = np.add.reduceat(cost, first, dtype=np.float64)      # cost of each grid for each beat
+    beats = beat[first] - min(beat[0]//4*4, 0)
+    best, pick = single.min(1) + _SWITCH_COST, single.argmin(1)
+    owner = np.arange(len(beats))                                # the group of each beat
+    while len(beats) > 1: beats, single, best, owner, pick = _merge_groups(beats, single, best, owner, pick)
     return np.repeat(pick, np.diff(np.append(first, len(beat)))), float(best.sum())
 
-# %% ../../nbs/250_score.grid.ipynb #24ac42c7
+# %% ../../nbs/250_score.grid.ipynb #f8b780ec
 _N_BINS, _ONSET_STDS = 480, (.004, .008, .016, .03, .05, .08)
 _BEAT_WEIGHTS = {
     0: 0.4,
@@ -109,48 +124,59 @@ _BEAT_WEIGHTS = {
 # for dense beats, used with small deviations only
 _DENSE_BEAT_WEIGHTS = [{k/16:1/16 for k in range(16)}, {k/12:1/12 for k in range(12)}]
 
-# %% ../../nbs/250_score.grid.ipynb #fb209cb7
-def _beat_densities():
-    "Yield pairs of (standard deviation, log density of onsets within a beat)."
-    far = lambda k: (np.arange(_N_BINS)/_N_BINS - k + .5) % 1 - .5
-    for w,blurs in ((_BEAT_WEIGHTS, _ONSET_STDS), *((r, _ONSET_STDS[:2]) for r in _DENSE_BEAT_WEIGHTS)):
-        for b in blurs:
-            yield b, np.log(
-                _OUTLIER_RATE
-                + (1 - _OUTLIER_RATE)
-                * sum(v * np.exp(-((far(k) / b) ** 2) / 2) / (b * np.sqrt(2 * np.pi)) for k, v in w.items())
-            )
+# %% ../../nbs/250_score.grid.ipynb #7d34886f
+def _cyclic_distance(position):
+    "Signed distance of each bin of a beat from `position`, within half a beat."
+    return (np.arange(_N_BINS)/_N_BINS - position + .5) % 1 - .5
 
-_SHAPE_STDS, _LOG_DENSITIES = (np.array(x) for x in zip(*_beat_densities()))
+def _log_density(weights, std):
+    "Log density of onsets within a beat, with peaks of width `std` at the positions in `weights`."
+    peaks = [
+        v*np.exp(-((_cyclic_distance(k)/std)**2)/2)/(std*np.sqrt(2*np.pi)) for k,v in weights.items()
+    ]
+    return np.log(_OUTLIER_RATE + (1 - _OUTLIER_RATE)*sum(peaks))
+
+# %% ../../nbs/250_score.grid.ipynb #3c39db73
+def _beat_densities():
+    "Return the standard deviations of all shapes of a beat, and their log densities."
+    shapes = [(_BEAT_WEIGHTS, std) for std in _ONSET_STDS]
+    for weights in _DENSE_BEAT_WEIGHTS: shapes += [(weights, std) for std in _ONSET_STDS[:2]]
+    return np.array([std for _,std in shapes]), np.array([_log_density(*s) for s in shapes])
+
+_SHAPE_STDS, _LOG_DENSITIES = _beat_densities()
 _SHAPE_SPECTRA = np.conj(np.fft.rfft(_LOG_DENSITIES, axis=1))
 
-# %% ../../nbs/250_score.grid.ipynb #deb4db94
+# %% ../../nbs/250_score.grid.ipynb #5a00689f
+def _phase_fit(quarters, weight):
+    "Log likelihood of the onsets for each shape of a beat (rows) and each shift of the beats (columns)."
+    bins = np.rint(quarters*_N_BINS).astype(np.int64) % _N_BINS
+    histogram = np.bincount(bins, weight, minlength=_N_BINS)
+    return np.fft.irfft(np.fft.rfft(histogram)*_SHAPE_SPECTRA, _N_BINS, axis=1)
+
+# %% ../../nbs/250_score.grid.ipynb #27d11dba
 def estimate_beat_phase(
-    x,           # onset times in quarter notes
+    quarters,    # onset times in quarter notes
     weight=None, # weight of each onset, such as the sum of the durations of its notes
 ):               # beat phase in quarter notes, within ±0.5, and standard deviation of the onsets
     "Estimate the phase of the beats and the deviation of onsets from their grid lines."
-    if weight is not None: weight = weight*len(x)/weight.sum()
-    h = np.bincount(np.rint(x*_N_BINS).astype(np.int64) % _N_BINS, weight, minlength=_N_BINS)
-    like = np.fft.irfft(np.fft.rfft(h)*_SHAPE_SPECTRA, _N_BINS, axis=1)
-    b, s = np.unravel_index(like.argmax(), like.shape)
-    if like[b, s] - like[:,0].max() < 10 + .02*len(x): b, s = like[:,0].argmax(), 0
+    if weight is not None: weight = weight*len(quarters)/weight.sum()
+    fit = _phase_fit(quarters, weight)
+    shape, shift = np.unravel_index(fit.argmax(), fit.shape)
+    if fit[shape, shift] - fit[:,0].max() < 10 + .02*len(quarters): shape, shift = fit[:,0].argmax(), 0
     # the densities are narrower than observed deviations
-    return ((s + _N_BINS//2) % _N_BINS - _N_BINS//2)/_N_BINS, 1.3*float(_SHAPE_STDS[b])
+    return ((shift + _N_BINS//2) % _N_BINS - _N_BINS//2)/_N_BINS, 1.3*float(_SHAPE_STDS[shape])
 
-# %% ../../nbs/250_score.grid.ipynb #08391407
+# %% ../../nbs/250_score.grid.ipynb #123c3724
 def fit_grid(
-    x,          # onset times in quarter notes, ascending; beats are whole numbers
-    blur:float, # standard deviation of the onsets, from `estimate_beat_phase`
+    quarters,   # onset times in quarter notes, ascending; beats are whole numbers
+    onset_std:float, # standard deviation of the onsets, from `estimate_beat_phase`
     start=0.,   # origin of the grid, for all onsets or for each
 ):              # line and step of each onset; gain over uniform onsets in nats per onset; the share of each grid
     "Choose the most likely grid of each beat."
-    cost, line = _grid_costs(x - start, blur)
-    pick, total = _choose_grids(np.maximum.accumulate(np.floor(x + 1/24).astype(np.int64)), cost)
-    share = (np.bincount(_GRID_OF_COLUMN[pick], minlength=len(grid_quarters))/len(x)).tolist()
-    return (
-        line[np.arange(len(x)), pick] + start,
-        _steps[pick],
-        float(np.log(4) - total / len(x)),
-        dict(zip(grid_quarters, share)),
-    )
+    n = len(quarters)
+    cost, line = _grid_costs(quarters - start, onset_std)
+    beat = np.maximum.accumulate(np.floor(quarters + 1/24).astype(np.int64))
+    pick, total = _choose_grids(beat, cost)
+    share = (np.bincount(_GRID_OF_COLUMN[pick], minlength=len(grid_quarters))/n).tolist()
+    gain = float(np.log(4) - total/n)
+    return line[np.arange(n), pick] + start, _steps[pick], gain, dict(zip(grid_quarters, share))

@@ -16,44 +16,35 @@ from symusic import Score
 
 from ..core import AurlError, CorpusError
 
-# %% ../../nbs/205_score.keys.ipynb #c42a835f
-key_names = tuple([f'{n} major' for n in 'C Db D Eb E F F# G Ab A Bb B'.split()]
-                  + [f'{n} minor' for n in 'C C# D Eb E F F# G G# A Bb B'.split()])
+# %% ../../nbs/205_score.keys.ipynb #659e4814
+_MAJOR_TONICS = 'C Db D Eb E F F# G Ab A Bb B'.split()
+_MINOR_TONICS = 'C C# D Eb E F F# G G# A Bb B'.split()
+key_names = (*(f'{n} major' for n in _MAJOR_TONICS), *(f'{n} minor' for n in _MINOR_TONICS))
 
-# %% ../../nbs/205_score.keys.ipynb #a5ba0307
-_modes = {
-    'major': 0,
-    'maj': 0,
-    'M': 0,
-    'ionian': 0,
-    'lydian': 0,
-    'mixolydian': 0,
-    'lyd': 0,
-    'mix': 0,
-    'dur': 0,
-    'minor': 12,
-    'min': 12,
-    'm': 12,
-    'aeolian': 12,
-    'dorian': 12,
-    'phrygian': 12,
-    'dor': 12,
-    'phr': 12,
-    'aeo': 12,
-    'moll': 12,
-}
-
-# %% ../../nbs/205_score.keys.ipynb #46379090
+# %% ../../nbs/205_score.keys.ipynb #cf6e7139
+_MODES = dict( # 0 for major, 12 for minor
+    **dict.fromkeys('major maj M ionian lydian mixolydian lyd mix dur'.split(), 0),
+    **dict.fromkeys('minor min m aeolian dorian phrygian dor phr aeo moll'.split(), 12),
+)
 _tonic = dict(C=0, D=2, E=4, F=5, G=7, A=9, B=11)
 
+def _plain_key_name(text):
+    "Return the name of a key with `#` and `b` for accidentals."
+    text = str(text).strip().replace('♯', '#').replace('♭', 'b')
+    return re.sub(r'[ -]?sharp', '#', re.sub(r'[ -]?flat', 'b', text, flags=re.I), flags=re.I)
+
+def _mode_of(letter, word):
+    "Return 0 for major and 12 for minor; without a word, a small letter means minor. None if the word is unknown."
+    if not word: return 12*letter.islower()
+    return _MODES.get(word, _MODES.get(word.lower()))
+
+# %% ../../nbs/205_score.keys.ipynb #99f9356e
 def key_number(
     text:str, # such as 'G major', 'g', 'Bb:min', 'F#m', 'E flat minor', 'D dorian'
 )->int:       # 0 … 23, see `key_names`
     "Parse the name of a key."
-    said = str(text).strip().replace('♯', '#').replace('♭', 'b')
-    said = re.sub(r'[ -]?sharp', '#', re.sub(r'[ -]?flat', 'b', said, flags=re.I), flags=re.I)
-    m = re.fullmatch(r'([A-Ga-g])(#{1,2}|b{1,2}|)[\s:_-]*([A-Za-z]*)', said)
-    mode = m and (12*m[1].islower() if not m[3] else _modes.get(m[3], _modes.get(m[3].lower())))
+    m = re.fullmatch(r'([A-Ga-g])(#{1,2}|b{1,2}|)[\s:_-]*([A-Za-z]*)', _plain_key_name(text))
+    mode = m and _mode_of(m[1], m[3])
     if mode is None:
         raise CorpusError(f'{text!r} is not a key', way_out="write it as in 'C major', 'F# minor', 'Bb' or 'gm'")
     return (_tonic[m[1].upper()] + m[2].count('#') - m[2].count('b')) % 12 + mode
@@ -66,20 +57,22 @@ def signature_key(
     "Return the key of a key signature."
     return (7*int(sharps)) % 12 if not minor else (7*int(sharps) + 9) % 12 + 12
 
-# %% ../../nbs/205_score.keys.ipynb #04cece46
+# %% ../../nbs/205_score.keys.ipynb #ad672558
+def _track_profile(notes, whole):
+    "Total duration of each pitch class of some notes; each counts at most a `whole` note."
+    return np.bincount(notes['pitch'].astype(np.int64) % 12, np.minimum(notes['duration']/whole, 1), 12)
+
 def pitch_class_profile(
     score:Score, # in ticks or seconds
 )->np.ndarray:   # (12,) duration of each pitch class, in whole notes or seconds/2
     "Return the total duration of each pitch class, without drums."
     whole = 4*score.ticks_per_quarter if 'Tick' in str(score.ttype) else 2.
-    heard = np.zeros(12)
+    profile = np.zeros(12)
     for t in score.tracks:
-        if t.is_drum or not len(t.notes): continue
-        a = t.notes.numpy()
-        heard += np.bincount(a['pitch'].astype(np.int64) % 12, np.minimum(a['duration']/whole, 1), 12)
-    return heard
+        if not t.is_drum and len(t.notes): profile += _track_profile(t.notes.numpy(), whole)
+    return profile
 
-# %% ../../nbs/205_score.keys.ipynb #bd9ae003
+# %% ../../nbs/205_score.keys.ipynb #7893dff2
 _profiles = dict(
     albrecht=([.238,.006,.111,.006,.137,.094,.016,.214,.009,.080,.008,.081],
               [.220,.006,.104,.123,.019,.103,.012,.214,.062,.022,.061,.052]),
@@ -97,26 +90,28 @@ def _templates(profile):
     t -= t.mean(1, keepdims=True)
     return t/np.linalg.norm(t, axis=1, keepdims=True)
 
+# %% ../../nbs/205_score.keys.ipynb #3e3d927c
 def key_scores(
-    heard,                  # (…, 12) from `pitch_class_profile`
+    profile_sums,           # (…, 12) from `pitch_class_profile`
     profile:str='albrecht', # or krumhansl, temperley
 )->np.ndarray:              # (…, 24) correlations, −1 … 1; 0 for constant profiles
     "Return the correlation with each of the 24 keys."
-    h = np.asarray(heard, float)
-    h = h - h.mean(-1, keepdims=True)
-    size = np.linalg.norm(h, axis=-1, keepdims=True)
-    return np.divide(h, size, out=np.zeros_like(h), where=size > 1e-9) @ _templates(profile).T
+    x = np.asarray(profile_sums, float)
+    x = x - x.mean(-1, keepdims=True)
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 1e-9) @ _templates(profile).T
 
-# %% ../../nbs/205_score.keys.ipynb #5ad01887
+# %% ../../nbs/205_score.keys.ipynb #5b4ef5cd
 @dataclass(frozen=True)
 class KeyEstimate:
     "An estimated key with its confidence."
-    key:int      # 0 … 23, or -1 for none
-    sure:float   # confidence: difference to the correlation of `second`
-    second:int   # the key with the second-highest correlation
+    key:int          # 0 … 23, or -1 for none
+    confidence:float # difference to the correlation of `second_best`
+    second_best:int  # the key with the second-highest correlation
     @property
     def name(self): return key_names[self.key] if self.key >= 0 else None
 
+# %% ../../nbs/205_score.keys.ipynb #b0b99edb
 def estimate_key(
     music,                  # a `Score`, or (12,) from `pitch_class_profile`
     profile:str='albrecht', # or krumhansl, temperley
@@ -126,17 +121,31 @@ def estimate_key(
     a, b = np.argsort(-fit, kind='stable')[:2]
     return KeyEstimate(int(a), float(fit[a] - fit[b]), int(b)) if fit[a] > 1e-9 else KeyEstimate(-1, 0., -1)
 
-# %% ../../nbs/205_score.keys.ipynb #cc14c48d
+# %% ../../nbs/205_score.keys.ipynb #44cf6e3c
+def _signature_durations(score):
+    "Total duration of each valid key signature (sharps, minor) of `score`."
+    signatures = [k for k in score.key_signatures if -7 <= k.key <= 7]
+    durations = {}
+    if not signatures: return durations
+    ends = [k.time for k in signatures[1:]] + [max(score.end(), signatures[-1].time)]
+    for k,end in zip(signatures, ends):
+        durations[k.key, k.tonality] = durations.get((k.key, k.tonality), 0) + end - k.time
+    return durations
+
+def _is_undecided(durations):
+    "Whether no key signature lasts for half of the piece."
+    return len(durations) > 1 and max(durations.values()) < .5*sum(durations.values())
+
+# %% ../../nbs/205_score.keys.ipynb #60bbf003
 def file_key(
     score:Score,     # in ticks or seconds
     margin:float=.05,# smallest difference of correlations for choosing the relative minor
 ):                   # key number and 'file' or 'file, mode estimated'; None without a key signature
     "Return the key by the key signatures of `score`."
-    if not (signs := [k for k in score.key_signatures if -7 <= k.key <= 7]): return None
-    ends, lasts = [k.time for k in signs[1:]] + [max(score.end(), signs[-1].time)], {}
-    for k,e in zip(signs, ends): lasts[k.key, k.tonality] = lasts.get((k.key, k.tonality), 0) + e - k.time
-    sharps, minor = max(lasts, key=lasts.get)
-    key = signature_key(sharps, minor)
-    if minor or len(lasts) > 1 and max(lasts.values()) < .5*sum(lasts.values()): return key, 'file'
-    fit, relative = key_scores(pitch_class_profile(score)), signature_key(sharps, 1)
+    durations = _signature_durations(score)
+    if not durations: return None
+    sharps, minor = max(durations, key=durations.get)
+    key, relative = signature_key(sharps, minor), signature_key(sharps, 1)
+    if minor or _is_undecided(durations): return key, 'file'
+    fit = key_scores(pitch_class_profile(score))
     return (relative, 'file, mode estimated') if fit[relative] > fit[key] + margin else (key, 'file')

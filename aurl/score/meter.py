@@ -12,7 +12,7 @@ import numpy as np
 
 from .clock import Clock
 
-# %% ../../nbs/210_score.meter.ipynb #915b35f0
+# %% ../../nbs/210_score.meter.ipynb #240f6b76
 _ACCENT_WEIGHTS = np.array([1, .5, 1, 1])  # of length, number, bass and harmonic change
 
 def _notes(score):
@@ -22,56 +22,74 @@ def _notes(score):
     time, long, pitch = (np.concatenate([a[k] for a in notes]) for k in ('time', 'duration', 'pitch'))
     return clock.beats(time), clock.beats(time.astype(np.float64) + long), pitch.astype(np.int64)
 
-# %% ../../nbs/210_score.meter.ipynb #145d970a
-def _harmonic_change(slot, end, pitch, n):
-    "Return the cosine distance of pitch classes in the two quarters after and before each half quarter."
+# %% ../../nbs/210_score.meter.ipynb #3c871ab0
+def _cumulative_chroma(slot, end, pitch, n):
+    "Return the pitch classes that sound in each half quarter, summed from the beginning."
     chroma = np.zeros((n + 1, 12))
     end = np.clip(end, slot + 1, np.minimum(slot + 8, n))
     np.add.at(chroma, (slot, pitch % 12), 1)
     np.add.at(chroma, (end, pitch % 12), -1)
-    total = np.concatenate([np.zeros((1, 12)), chroma.cumsum(0)[:n].cumsum(0)])
-    i = np.arange(n)
+    return np.concatenate([np.zeros((1, 12)), chroma.cumsum(0)[:n].cumsum(0)])
+
+# %% ../../nbs/210_score.meter.ipynb #26e425b3
+def _harmonic_change(slot, end, pitch, n):
+    "Return the cosine distance of pitch classes in the two quarters after and before each half quarter."
+    total, i = _cumulative_chroma(slot, end, pitch, n), np.arange(n)
     before, after = total[i] - total[np.maximum(i - 4, 0)], total[np.minimum(i + 4, n)] - total[i]
-    size = np.linalg.norm(before, axis=1)*np.linalg.norm(after, axis=1)
-    out = 1 - np.divide((before*after).sum(1), size, out=np.zeros(n), where=size > 1e-9)
+    norm = np.linalg.norm(before, axis=1)*np.linalg.norm(after, axis=1)
+    out = 1 - np.divide((before*after).sum(1), norm, out=np.zeros(n), where=norm > 1e-9)
     out[0] = 0
     return out
 
-# %% ../../nbs/210_score.meter.ipynb #f2d67d99
+# %% ../../nbs/210_score.meter.ipynb #1e917f34
+def _longest_and_lowest(slot, length, pitch, default, n):
+    "Return for each half quarter the longest and the lowest note that starts there; without a note 0 and `default`."
+    longest, lowest = np.zeros(n), np.full(n, default)
+    np.maximum.at(longest, slot, np.minimum(length, 4))
+    np.minimum.at(lowest, slot, pitch)
+    return longest, lowest
+
+# %% ../../nbs/210_score.meter.ipynb #ae00e5ae
 def accents(
     score, # in any unit, with its tempo map
 )->np.ndarray: # one value per half quarter; mean 0
     "Return the accent of each half quarter of `score`."
     on, off, pitch = _notes(score)
     slot = np.rint(on*2).astype(np.int64)
-    near = abs(on*2 - slot) < .3                                         # onsets between two half quarters are ignored
+    near = abs(on*2 - slot) < .3                             # onsets between two half quarters are ignored
     if not near.any() or slot.max() > 100_000: return np.zeros(0)
-    n, at = int(slot.max()) + 1, slot[near]
-    length, low = np.zeros(n), np.full(n, np.median(pitch))
-    np.maximum.at(length, at, np.minimum((off - on)[near], 4))
-    np.minimum.at(low, at, pitch[near])
-    signs = np.stack([length, np.log1p(np.bincount(at, minlength=n)), np.median(pitch) - low,
-                      _harmonic_change(slot, np.rint(off*2).astype(np.int64), pitch, n)], 1)
-    return ((signs - signs.mean(0))/np.maximum(signs.std(0), 1e-9)) @ _ACCENT_WEIGHTS
+    n, median = int(slot.max()) + 1, np.median(pitch)
+    longest, lowest = _longest_and_lowest(slot[near], (off - on)[near], pitch[near], median, n)
+    number = np.log1p(np.bincount(slot[near], minlength=n))
+    change = _harmonic_change(slot, np.rint(off*2).astype(np.int64), pitch, n)
+    properties = np.stack([longest, number, median - lowest, change], 1)
+    return ((properties - properties.mean(0))/np.maximum(properties.std(0), 1e-9)) @ _ACCENT_WEIGHTS
 
-# %% ../../nbs/210_score.meter.ipynb #e03d52cf
+# %% ../../nbs/210_score.meter.ipynb #a51d5f9a
 @dataclass(frozen=True)
 class MeterEstimate:
     "An estimated meter with its confidence."
-    name:str    # '4/4', '3/4', '6/8'; None without evidence
-    start:float # quarter notes before the first bar line
-    sure:float  # confidence 0 … 1: relative difference between the fits of duple and triple
+    name:str         # '4/4', '3/4', '6/8'; None without evidence
+    start:float      # quarter notes before the first bar line
+    confidence:float # 0 … 1: relative difference between the fits of duple and triple
 
+def _accent_contrast(a, on):
+    "Return how much the accents `on` bar lines exceed the others."
+    if not len(on): return -np.inf
+    other = (a.sum() - on.sum())/max(1, len(a) - len(on))
+    return (on.mean() - other)*(len(on)*(1 - len(on)/len(a)))**.5
+
+# %% ../../nbs/210_score.meter.ipynb #d3ba726b
 def _bar_fit(a, bar):
     "Return for each start quarter of bars of `bar` half quarters how much accents on bar lines exceed the others."
-    out = []
-    for first in range(0, bar, 2):
-        on = a[first::bar]
-        other = (a.sum() - on.sum())/max(1, len(a) - len(on))
-        out.append((on.mean() - other)*(len(on)*(1 - len(on)/len(a)))**.5 if len(on) else -np.inf)
-    return np.array(out)
+    return np.array([_accent_contrast(a, a[first::bar]) for first in range(0, bar, 2)])
 
-# %% ../../nbs/210_score.meter.ipynb #c8516aa1
+def _triple_name(a, start):
+    "Return 6/8 if the middle of the bar is stronger than its second and third quarter, else 3/4."
+    middle, second, third = (a[2*start+k::6].mean() for k in (3, 2, 4))
+    return '6/8' if middle > max(second, third) else '3/4'
+
+# %% ../../nbs/210_score.meter.ipynb #405e0a6e
 def estimate_meter(
     score, # in any unit, with its tempo map
 )->MeterEstimate:
@@ -80,10 +98,8 @@ def estimate_meter(
     if len(a) < 24: return MeterEstimate(None, 0., 0.)                   # four bars of three quarters
     two, three, four = (_bar_fit(a, bar) for bar in (4, 6, 8))
     duple, triple = max(two.max(), four.max()), three.max()
-    best, bar = (three, 6) if triple > duple else (four, 8)
-    top = max(duple, triple)
+    best, top = three if triple > duple else four, max(duple, triple)
     if top <= 0: return MeterEstimate(None, 0., 0.)
     start = 0 if best[0] > best.max()/10 else int(best.argmax())
-    name = ('4/4' if bar == 8 else
-            '6/8' if a[2*start+3::6].mean() > max(a[2*start+2::6].mean(), a[2*start+4::6].mean()) else '3/4')
+    name = _triple_name(a, start) if triple > duple else '4/4'
     return MeterEstimate(name, float(start), float(min(1, abs(triple - duple)/top)))

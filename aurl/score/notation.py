@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['detect_format', 'split_tunes', 'read_music', 'inspect_music', 'write_musicxml']
 
-# %% ../../nbs/235_score.notation.ipynb #95e960c6
+# %% ../../nbs/235_score.notation.ipynb #cdcc50f7
 import contextlib, io, re, warnings, zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,60 +22,74 @@ from ..midi.read import MidiReport, _describe, _limits, _load, inspect_midi, rea
 from ..midi.timing import snap_to_grid
 from ..midi.write import remove_overlaps
 
-# %% ../../nbs/235_score.notation.ipynb #5b47ba0d
+# %% ../../nbs/235_score.notation.ipynb #d3fd8f4c
+def _decoded(data):
+    "Decode `data` as UTF-16, UTF-8 or Latin-1, and normalize line ends."
+    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): text = data.decode('utf-16', 'replace')
+    else:
+        try: text = data.decode('utf-8-sig')
+        except UnicodeDecodeError: text = data.decode('latin-1')
+    return text.replace('\r\n', '\n').replace('\r', '\n')
+
+def _text_format(text):
+    "Detect the format of the beginning of a text file."
+    if re.search(r'<score-(partwise|timewise)[\s/>]', text): return 'musicxml'
+    if re.search(r'^\*\*kern\b', text, re.M): return 'kern'
+    return 'abc' if re.search(r'^X:\s*\d', text, re.M) and re.search(r'^K:', text, re.M) else ''
+
+# %% ../../nbs/235_score.notation.ipynb #ccee0568
 def detect_format(
     data:bytes, # contents of a file
 )->str:
     "Detect the format of `data`: 'midi', 'musicxml', 'mxl', 'abc', 'kern', or '' for anything else."
     if b'MThd' in data[:512]: return 'midi'
-    if data.startswith(b'PK\x03\x04'):
-        return 'mxl' if re.search(rb'META-INF/container\.xml|\.(musicxml|xml)', data[:4096] + data[-4096:]) else ''
-    text = _decoded(data[:2**16])
-    if re.search(r'<score-(partwise|timewise)[\s/>]', text): return 'musicxml'
-    if re.search(r'^\*\*kern\b', text, re.M): return 'kern'
-    return 'abc' if re.search(r'^X:\s*\d', text, re.M) and re.search(r'^K:', text, re.M) else ''
+    if not data.startswith(b'PK\x03\x04'): return _text_format(_decoded(data[:2**16]))
+    return 'mxl' if re.search(rb'META-INF/container\.xml|\.(musicxml|xml)', data[:4096] + data[-4096:]) else ''
 
-def _decoded(data):
-    "Decode `data` as UTF-16, UTF-8 or Latin-1, and normalize line ends."
-    for code in ('utf-16',) if data[:2] in (b'\xff\xfe', b'\xfe\xff') else ('utf-8-sig', 'latin-1'):
-        try:
-            return (
-                data.decode(code, 'strict' if code != 'utf-16' else 'replace').replace('\r\n', '\n').replace('\r', '\n')
-            )
-        except UnicodeDecodeError: pass
+# %% ../../nbs/235_score.notation.ipynb #9cc0a665
+def _read_member(archive, name, max_bytes, path):
+    "Read a member of a zip archive; raise if it exceeds `max_bytes`."
+    with archive.open(name) as f: data = f.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise MidiError(f'more than max_bytes={max_bytes:,} when unzipped', path,
+                        'increase max_bytes if you trust the file')
+    return data
 
-# %% ../../nbs/235_score.notation.ipynb #a23d9dfa
-def _unzip(data, most, path):
-    "Return the score inside the `.mxl` archive `data`; raise if it exceeds `most` bytes."
+_CONTAINER = 'META-INF/container.xml'  # lists the scores of an archive
+
+def _is_score_name(name):
+    "Whether the member `name` of an archive may be a score."
+    return name.lower().endswith(('.xml', '.musicxml')) and not name.startswith(('META-INF/', '__MACOSX/'))
+
+# %% ../../nbs/235_score.notation.ipynb #3615e188
+def _score_names(archive, max_bytes, path):
+    "Names of the scores in an `.mxl` archive; those that its container lists come first."
+    members = archive.namelist()
+    names = [n for n in members if _is_score_name(n)]
+    if _CONTAINER not in members: return names
+    container = _decoded(_read_member(archive, _CONTAINER, max_bytes, path))
+    listed = re.findall(r'full-path\s*=\s*["\']([^"\']+)', container)
+    return [n for n in listed if n in members] + names
+
+# %% ../../nbs/235_score.notation.ipynb #e1b7b789
+def _unzip(data, max_bytes, path):
+    "Return the score inside the `.mxl` archive `data`; raise if it exceeds `max_bytes`."
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as z:
-            names = [
-                n
-                for n in z.namelist()
-                if n.lower().endswith(('.xml', '.musicxml')) and not n.startswith(('META-INF/', '__MACOSX/'))
-            ]
-            def member(name):
-                with z.open(name) as f: out = f.read(most + 1)
-                if len(out) > most:
-                    raise MidiError(f'more than max_bytes={most:,} when unzipped', path,
-                                    'increase max_bytes if you trust the file')
-                return out
-            if 'META-INF/container.xml' in z.namelist():
-                named = re.findall(r'full-path\s*=\s*["\']([^"\']+)', _decoded(member('META-INF/container.xml')))
-                names = [n for n in named if n in z.namelist()] + names
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = _score_names(archive, max_bytes, path)
             if not names: raise MidiError('a zip archive without MusicXML', path, 'unpack it and read its files')
-            return member(names[0])
+            return _read_member(archive, names[0], max_bytes, path)
     except MidiError: raise
     except Exception as e: raise MidiError(f'a damaged .mxl ({e})', path, 'export or download it again') from e
 
-# %% ../../nbs/235_score.notation.ipynb #b160f452
+# %% ../../nbs/235_score.notation.ipynb #1c927ac7
 def _refuse_entities(data, path):
     "Return the XML document `data`; raise if it defines entities."
     if b'<!ENTITY' in data or '<!ENTITY' in _decoded(data):
         raise MidiError('an XML document with entities of its own', path, 'export it again from a notation program')
     return data
 
-# %% ../../nbs/235_score.notation.ipynb #472cdd9f
+# %% ../../nbs/235_score.notation.ipynb #b3f6801b
 def split_tunes(
     data:bytes, # contents of an ABC file
 )->list:        # bytes of each tune
@@ -84,60 +98,77 @@ def split_tunes(
     head = '\n'.join(l for l in head.splitlines() if re.match(r'[A-WYZa-z]:|%%', l))
     return [(head + '\n' + t if head else t).strip('\n').encode() + b'\n' for t in tunes]
 
-# %% ../../nbs/235_score.notation.ipynb #06546c56
-def _stream(data, kind, path, most, number, repeats):
-    "Parse `data` to a music21 stream."
-    from music21 import converter
-    if kind == 'mxl':
-        data = _unzip(data, most, path)
-        kind = 'musicxml'
-    if kind == 'musicxml': data = _with_drum_keys(_refuse_entities(data, path), path)
-    else: data = _decoded(data)
-    if kind == 'abc':
-        tunes = split_tunes(data.encode())
-        if number is None and len(tunes) > 1:
-            raise MidiError(f'a book of {len(tunes):,} tunes', path,
-                            f'select one by number=1 … {len(tunes)}, or split the book with split_tunes')
-        if not 1 <= (number or 1) <= len(tunes):
-            raise MidiError(f'number={number} of {len(tunes)} tunes', path, 'numbers start at 1')
-        data = _decoded(tunes[(number or 1) - 1])
-    try:
-        # silence music21; the report lists findings
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter('ignore')
-            s = converter.parseData(data, format={'kern':'humdrum'}.get(kind, kind))
-    except RecursionError as e: raise MidiError('nested too deeply', path, 'the file is damaged; exclude it') from e
-    except Exception as e:
-        raise MidiError(f'damaged {_FORMAT_NAMES[kind]} ({type(e).__name__}: {str(e).strip()[:120]})', path,
-                        'open it in a notation program and export it again, or exclude it') from e
-    try: return s.expandRepeats() if repeats else s
-    except Exception as e:
-        raise MidiError(f'its repeats cannot be expanded ({str(e)[:120]})', path,
-                        'read it as written, without repeats=True') from e
+# %% ../../nbs/235_score.notation.ipynb #b30f639a
+_FORMAT_NAMES = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
+_EXPORT_AGAIN = 'open it in a notation program and export it again, or exclude it'
 
-# %% ../../nbs/235_score.notation.ipynb #cbef9f91
 def _with_drum_keys(data, path):
     "Return `data` with drum keys as pitches; raise a `MidiError` if it is not valid XML."
     try: return drums_to_pitches(data)
     except (ElementTree.ParseError, LookupError, ValueError) as e:
-        raise MidiError(f'damaged MusicXML ({type(e).__name__}: {str(e)[:120]})', path,
-                        'open it in a notation program and export it again, or exclude it') from e
+        raise MidiError(f'damaged MusicXML ({type(e).__name__}: {str(e)[:120]})', path, _EXPORT_AGAIN) from e
 
-_FORMAT_NAMES = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
+def _check_tune(tune, n, path):
+    "Raise if `tune` is not one of `n`, or if it is not given and there are several."
+    if tune is None and n > 1:
+        raise MidiError(f'a book of {n:,} tunes', path,
+                        f'select one by tune=1 … {n}, or split the book with split_tunes')
+    if not 1 <= (tune or 1) <= n: raise MidiError(f'tune={tune} of {n} tunes', path, 'numbers start at 1')
 
-def _read_notation(data, path, kind, limits, number, repeats, tpq):
+# %% ../../nbs/235_score.notation.ipynb #bf54ef8f
+def _select_tune(text, tune, path):
+    "Return the text of one `tune` of an ABC book; raise if there are several and none is selected."
+    tunes = split_tunes(text.encode())
+    _check_tune(tune, len(tunes), path)
+    return _decoded(tunes[(tune or 1) - 1])
+
+# %% ../../nbs/235_score.notation.ipynb #1f727898
+def _music21_input(data, kind, path, max_bytes, tune):
+    "Return what music21 can parse: an XML document, or the text of a tune or of a kern file."
+    if kind == 'mxl': data = _unzip(data, max_bytes, path)
+    if kind in ('mxl', 'musicxml'): return _with_drum_keys(_refuse_entities(data, path), path)
+    text = _decoded(data)
+    return _select_tune(text, tune, path) if kind == 'abc' else text
+
+def _quietly(function, *args, **kwargs):
+    "Call `function` without warnings and messages; the report lists findings."
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter('ignore')
+        return function(*args, **kwargs)
+
+# %% ../../nbs/235_score.notation.ipynb #10774e07
+def _parse(data, kind, path):
+    "Parse `data` with music21."
+    from music21 import converter
+    source_format = dict(kern='humdrum', mxl='musicxml').get(kind, kind)
+    try: return _quietly(converter.parseData, data, format=source_format)
+    except RecursionError as e: raise MidiError('nested too deeply', path, 'the file is damaged; exclude it') from e
+    except Exception as e:
+        reason = f'{type(e).__name__}: {str(e).strip()[:120]}'
+        raise MidiError(f'damaged {_FORMAT_NAMES[kind]} ({reason})', path, _EXPORT_AGAIN) from e
+
+# %% ../../nbs/235_score.notation.ipynb #c3e84c1e
+def _expanded(stream, path):
+    "Return `stream` with repeats and endings expanded."
+    try: return stream.expandRepeats()
+    except Exception as e:
+        raise MidiError(f'its repeats cannot be expanded ({str(e)[:120]})', path,
+                        'read it as written, without repeats=True') from e
+
+# %% ../../nbs/235_score.notation.ipynb #36d09962
+def _read_notation(data, path, kind, limits, *, tune, repeats, tpq):
     "Return the music21 stream of `data`, its score, and the findings on what was repaired."
-    stream = _stream(data, kind, path, limits.max_bytes, number, repeats)
+    stream = _parse(_music21_input(data, kind, path, limits.max_bytes, tune), kind, path)
+    if repeats: stream = _expanded(stream, path)
     try: score = from_music21(stream, tpq)
     except MidiError as e:
-        raise MidiError(e.what.replace('music21 stream', _FORMAT_NAMES[kind]), path,
-                        'open it in a notation program and export it again, or exclude it') from e
+        raise MidiError(e.what.replace('music21 stream', _FORMAT_NAMES[kind]), path, _EXPORT_AGAIN) from e
     return stream, score, enforce_limits(score, limits, path)
 
-# %% ../../nbs/235_score.notation.ipynb #9f17252d
+# %% ../../nbs/235_score.notation.ipynb #7934a595
 def read_music(
     source,                    # a path, or the bytes of a file
-    number:int=None,           # number of the tune in an ABC book, from 1
+    tune:int=None,             # number of the tune in an ABC book, from 1
     repeats:bool=False,        # expand repeats and endings
     ticks_per_quarter:int=480, # resolution of the returned score; a MIDI file keeps its own
     limits:MidiLimits=None,        # limits; None: the defaults; an integer: maximum bytes, also when unzipped
@@ -146,102 +177,161 @@ def read_music(
     limits = _limits(limits)
     data, path = _load(source, limits.max_bytes)
     if (kind := detect_format(data)) in ('midi', ''): return read_midi(source, limits)
-    return _read_notation(data, path, kind, limits, number, repeats, ticks_per_quarter)[1]
+    return _read_notation(data, path, kind, limits, tune=tune, repeats=repeats, tpq=ticks_per_quarter)[1]
 
-# %% ../../nbs/235_score.notation.ipynb #79676be6
+# %% ../../nbs/235_score.notation.ipynb #decea50b
+_DROPPED = dict( # what becomes of the elements that a score cannot represent
+    grace='grace notes, which have no duration, dropped',
+    harmony='chord symbols dropped',
+    repeat='repeat marks and endings; the music is read as written, repeats=True expands them',
+)
+
+def _is_grace(element): return getattr(getattr(element, 'duration', None), 'isGrace', False)
+
+def _count_elements(elements):
+    "Number of grace notes, chord symbols and repeats among the elements of a music21 stream."
+    names = [name for e in elements for name in ('ChordSymbol', 'RepeatMark', 'RepeatBracket') if name in e.classSet]
+    repeats = names.count('RepeatMark') + names.count('RepeatBracket')
+    return dict(grace=sum(map(_is_grace, elements)), harmony=names.count('ChordSymbol'), repeat=repeats)
+
+# %% ../../nbs/235_score.notation.ipynb #6fc29f67
 def _dropped_elements(stream):
     "Findings on the elements of a music21 stream that a `Score` cannot represent."
-    every = list(stream.recurse())
-    has = lambda name: sum(name in e.classSet for e in every)
-    asked = [('grace', sum(getattr(getattr(e, 'duration', None), 'isGrace', False) for e in every),
-              'grace notes, which have no duration, dropped'),
-             ('harmony', has('ChordSymbol'), 'chord symbols dropped'),
-             ('repeat', has('RepeatMark') + has('RepeatBracket'),
-              'repeat marks and endings; the music is read as written, repeats=True expands them')]
-    return [Finding(kind, f'{say}: {n:,}', n, lost=kind != 'repeat') for kind,n,say in asked if n]
+    counts = _count_elements(list(stream.recurse()))
+    return [Finding(k, f'{_DROPPED[k]}: {n:,}', n, lost=k != 'repeat') for k,n in counts.items() if n]
 
-# %% ../../nbs/235_score.notation.ipynb #1e284523
+# %% ../../nbs/235_score.notation.ipynb #8486f929
+def _origin(kind): return Finding('notation', f'{_FORMAT_NAMES[kind]}, read through music21')
+
+# %% ../../nbs/235_score.notation.ipynb #f5bd7887
 def inspect_music(
     source,             # a path, or the bytes of a file
-    number:int=None,    # number of the tune in an ABC book, from 1
+    tune:int=None,      # number of the tune in an ABC book, from 1
     limits:MidiLimits=None, # limits as for `read_music`
 )->MidiReport:
     "Report the contents of a MIDI, MusicXML, ABC or kern file, its errors, the repairs and the losses."
     limits = _limits(limits)
     data, path = _load(source, limits.max_bytes)
     if (kind := detect_format(data)) in ('midi', ''): return inspect_midi(source, limits)
-    r = MidiReport(path and str(path), len(data))
-    try: stream, score, found = _read_notation(data, path, kind, limits, number, False, 480)
+    report = MidiReport(path and str(path), len(data))
+    try: stream, score, found = _read_notation(data, path, kind, limits, tune=tune, repeats=False, tpq=480)
     except MidiError as e:
-        r.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]
-        return r
-    r = _describe(r, score, found)
-    r.findings = [
-        Finding('notation', f'{_FORMAT_NAMES[kind]}, read through music21'),
-        *r.findings,
-        *_dropped_elements(stream),
-    ]
-    return r
+        report.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]
+        return report
+    report = _describe(report, score, found)
+    report.findings = [_origin(kind), *report.findings, *_dropped_elements(stream)]
+    return report
 
-# %% ../../nbs/235_score.notation.ipynb #dd7c7c91
+# %% ../../nbs/235_score.notation.ipynb #42e20ba9
+def _without_overlaps(notes):
+    "Return the arrays `notes` as symusic notes in which a note ends when its pitch is struck again."
+    velocity = np.clip(notes['velocity'], 1, 127)
+    end = notes['time'] + notes['duration']
+    on, off, pitch, velocity = remove_overlaps(notes['time'], end, notes['pitch'], velocity)
+    on, long = on.astype(np.int32), (off - on).astype(np.int32)
+    return Note.from_numpy(on, long, pitch.astype(np.int8), velocity.astype(np.int8), ttype='tick')
+
 def _playable(score, grid):
     "Quantize `score` to `grid` and remove overlaps of equal pitches."
     s = snap_to_grid(score, grid)
     for t in s.tracks:
-        if not len(t.notes): continue
-        n = t.notes.numpy()
-        on, off, pitch, velocity = remove_overlaps(
-            n['time'], n['time'] + n['duration'], n['pitch'], np.clip(n['velocity'], 1, 127)
-        )
-        t.notes = Note.from_numpy(
-            on.astype(np.int32),
-            (off - on).astype(np.int32),
-            pitch.astype(np.int8),
-            velocity.astype(np.int8),
-            ttype='tick',
-        )
+        if len(t.notes): t.notes = _without_overlaps(t.notes.numpy())
     return s
 
-# %% ../../nbs/235_score.notation.ipynb #a8a5987b
-def _xml(stream):
-    "Export a music21 stream to MusicXML."
-    from music21.musicxml.m21ToXml import GeneralObjectExporter
+# %% ../../nbs/235_score.notation.ipynb #acd33b41
+def _write_note_ids(stream):
+    "Write velocity and drum key of each note of a music21 stream to its id."
     for e in stream.recurse().notes:
         for n in getattr(e, 'notes', None) or (e,):
-            n.id = f'v{n.volume.velocity or e.volume.velocity or 80}' + (
-                f'k{music21_drum_key(n)}' if 'Unpitched' in n.classSet else ''
-            )
-    root, ids, keys = ElementTree.fromstring(GeneralObjectExporter(stream).parse()), {}, {}
+            key = f'k{music21_drum_key(n)}' if 'Unpitched' in n.classSet else ''
+            n.id = f'v{n.volume.velocity or e.volume.velocity or 80}{key}'
+
+# %% ../../nbs/235_score.notation.ipynb #91265552
+def _read_note_ids(root):
+    "Turn the ids of `_write_note_ids` into velocities; return the MIDI key of each drum note."
+    keys = {}
+    for e in root.iter('note'):
+        m = re.fullmatch(r'v(\d+)(?:k(\d+))?', e.get('id', ''))
+        if not m: continue
+        del e.attrib['id']
+        e.set('dynamics', f'{int(m[1])/.9:.2f}')
+        if m[2]: keys[e] = int(m[2])
+    return keys
+
+# %% ../../nbs/235_score.notation.ipynb #1efe85c9
+def _make_reproducible(root):
+    "Number the random ids of music21, and remove the dates."
+    ids = {}
     for e in root.iter():
-        if e.tag == 'note' and (told := re.fullmatch(r'v(\d+)(?:k(\d+))?', e.get('id', ''))):
-            del e.attrib['id']
-            e.set('dynamics', f'{int(told[1])/.9:.2f}')
-            if told[2]: keys[e] = int(told[2])
-        # music21 draws random ids
-        elif 'id' in e.attrib: e.set('id', ids.setdefault(e.get('id'), f'{e.get("id")[0]}{len(ids) + 1}'))
-        for old in e.findall('encoding-date'): e.remove(old)
+        if 'id' in e.attrib: e.set('id', ids.setdefault(e.get('id'), f'{e.get("id")[0]}{len(ids) + 1}'))
+        for date in e.findall('encoding-date'): e.remove(date)
+
+def _set_percussion_channels(root):
+    "Assign channel 10 to all drum parts, also to a second kit."
     for part in root.iter('score-part'):
         if part.findtext('score-instrument/instrument-name') == 'Percussion':
-            part.find('midi-instrument/midi-channel').text = '10'  # music21 assigns another channel to a second kit
-    write_drum_names(root, keys)
-    for measure in root.iter('measure'): _show_rests(measure)
-    return (
-        b'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" "http://www.musicxml.org/dtds/partwise.dtd">\n'
-        + ElementTree.tostring(root)
-    )
+            part.find('midi-instrument/midi-channel').text = '10'
 
-# %% ../../nbs/235_score.notation.ipynb #f8a2d254
+# %% ../../nbs/235_score.notation.ipynb #687658d3
 def _show_rests(measure):
     "Make the rests that music21 hid visible on staves with one voice."
-    notes = measure.findall('note')
-    staff, voices = lambda n: n.findtext('staff', '1'), {}
-    for n in notes: voices.setdefault(staff(n), set()).add(n.findtext('voice', '1'))
+    notes, voices = measure.findall('note'), {}
+    for n in notes: voices.setdefault(n.findtext('staff', '1'), set()).add(n.findtext('voice', '1'))
     for n in notes:
-        if n.find('rest') is not None and len(voices[staff(n)]) == 1:
+        if n.find('rest') is not None and len(voices[n.findtext('staff', '1')]) == 1:
             n.attrib.pop('print-object', None)
             n.attrib.pop('print-spacing', None)
 
-# %% ../../nbs/235_score.notation.ipynb #bb043250
+# %% ../../nbs/235_score.notation.ipynb #350b2741
+_MUSICXML_HEADER = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE score-partwise PUBLIC '
+    b'"-//Recordare//DTD MusicXML 4.0 Partwise//EN" "http://www.musicxml.org/dtds/partwise.dtd">\n'
+)
+
+def _xml(stream):
+    "Export a music21 stream to MusicXML."
+    from music21.musicxml.m21ToXml import GeneralObjectExporter
+    _write_note_ids(stream)
+    root = ElementTree.fromstring(GeneralObjectExporter(stream).parse())
+    keys = _read_note_ids(root)
+    _make_reproducible(root)
+    _set_percussion_channels(root)
+    write_drum_names(root, keys)
+    for measure in root.iter('measure'): _show_rests(measure)
+    return _MUSICXML_HEADER + ElementTree.tostring(root)
+
+# %% ../../nbs/235_score.notation.ipynb #739c25c3
+_MXL_CONTAINER = (
+    '<?xml version="1.0"?><container><rootfiles><rootfile full-path="score.musicxml"/></rootfiles></container>'
+)
+
+def _undated(name): return zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+
+def _zipped(xml):
+    "Zip `xml` to the bytes of an `.mxl` archive."
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
+        z.writestr(_undated(_CONTAINER), _MXL_CONTAINER)
+        z.writestr(_undated('score.musicxml'), xml, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+# %% ../../nbs/235_score.notation.ipynb #88d524b9
+def _write_file(path, data):
+    "Write `data` to `path`, zipped if its suffix is `.mxl`."
+    try:
+        with atomic_path(path) as p: p.write_bytes(_zipped(data) if path.suffix.lower() == '.mxl' else data)
+    except OSError as e:
+        raise MidiError(f'cannot be written ({e.strerror})', path,
+                        'check the folder, its permissions and the free space') from e
+
+# %% ../../nbs/235_score.notation.ipynb #a7a70831
+def _quietly_exported(score, title, composer, two_staves):
+    "Export a quantized score to MusicXML without the warnings of music21."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return _xml(to_music21(score, title or ' ', composer or ' ', two_staves))
+
+# %% ../../nbs/235_score.notation.ipynb #ef3ff785
 def write_musicxml(
     score,                         # in any unit
     path=None,                     # .musicxml, .xml or .mxl (zipped); None: return the bytes
@@ -251,32 +341,12 @@ def write_musicxml(
     two_staves:bool=True,          # split keyboard parts that need both clefs into two staves
 ):
     "Write `score` as MusicXML; return its `Path`, or its bytes if `path` is None."
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            data = _xml(to_music21(_playable(score, grid), title or ' ', composer or ' ', two_staves))
+    try: data = _quietly_exported(_playable(score, grid), title, composer, two_staves)
     except AurlError: raise
     except Exception as e:
         raise MidiError(f'music21 cannot notate this score ({type(e).__name__}: {str(e)[:120]})', path,
                         "try a coarser grid, such as grid='8th'") from e
     if path is None: return data
     path = Path(path)
-    try:
-        with atomic_path(path) as p: p.write_bytes(_zipped(data) if path.suffix.lower() == '.mxl' else data)
-    except OSError as e:
-        raise MidiError(
-            f'cannot be written ({e.strerror})', path, 'check the folder, its permissions and the free space'
-        ) from e
+    _write_file(path, data)
     return path
-
-# %% ../../nbs/235_score.notation.ipynb #0efad415
-def _zipped(xml):
-    "Zip `xml` to the bytes of an `.mxl` archive."
-    out, entry = io.BytesIO(), lambda name: zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
-        z.writestr(
-            entry('META-INF/container.xml'),
-            '<?xml version="1.0"?><container><rootfiles><rootfile full-path="score.musicxml"/></rootfiles></container>',
-        )
-        z.writestr(entry('score.musicxml'), xml, zipfile.ZIP_DEFLATED)
-    return out.getvalue()

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['PolyphonyConfig', 'polyphony_at_onsets', 'reduce_voices', 'reduce_polyphony']
 
-# %% ../../nbs/260_score.polyphony.ipynb #3c0de49d
+# %% ../../nbs/260_score.polyphony.ipynb #15aa7846
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -38,7 +40,7 @@ def _sounding_pairs(t, on, off):
     note = np.repeat(np.arange(len(on)), n)
     return np.arange(len(note)) - np.repeat(np.cumsum(n) - n, n) + lo[note], note
 
-# %% ../../nbs/260_score.polyphony.ipynb #f0d47197
+# %% ../../nbs/260_score.polyphony.ipynb #5e420aec
 def _priority(mode, at, on, off, pitch, velocity):
     "Priority of each row, a note sounding at time `at` (in seconds)."
     if mode == 'velocity': return velocity/128
@@ -46,45 +48,66 @@ def _priority(mode, at, on, off, pitch, velocity):
     if mode == 'newest': return -(at - on)
     return .3*velocity/127 + .2*np.minimum((off - at)/2, 1) + .2*(at - on < .5)
 
-def _priority_ranks(moment, pitch, on, velocity, wish):
+def _outer_rows(moment, pitch, begin, size):
+    "Whether each row is the last one of the lowest or of the highest pitch; `begin` and `size` of each moment."
+    new_moment = np.append(moment[1:] != moment[:-1], True)
+    last_of_pitch = np.append(pitch[1:] != pitch[:-1], True) | new_moment
+    return new_moment | last_of_pitch & (pitch == np.repeat(pitch[begin], size))
+
+# %% ../../nbs/260_score.polyphony.ipynb #d3d7af02
+def _priority_ranks(moment, pitch, on, velocity, priority):
     "Rank of each row within its onset time; the lowest and the highest pitch come first."
+    n = len(moment)
     o = np.lexsort((velocity, on, pitch, moment))
-    m, p = moment[o], pitch[o]
-    begin = np.flatnonzero(np.append(True, m[1:] != m[:-1]))
-    n = np.diff(np.append(begin, len(o)))
-    top = np.append(m[1:] != m[:-1], True)                             # the last row of the highest pitch
-    low = (np.append(p[1:] != p[:-1], True) | top) & (p == np.repeat(p[begin], n))  # the last row of the lowest pitch
-    first = np.empty(len(o), bool)
-    first[o] = top | low
-    o = np.lexsort((np.arange(len(o)), -velocity, -wish, ~first, moment))
-    rank = np.empty(len(o), np.int64)
-    rank[o] = np.arange(len(o)) - np.repeat(begin, n)
+    begin = np.flatnonzero(np.append(True, np.diff(moment[o]) != 0))
+    size, outer = np.diff(np.append(begin, n)), np.empty(n, bool)
+    outer[o] = _outer_rows(moment[o], pitch[o], begin, size)
+    o = np.lexsort((np.arange(n), -velocity, -priority, ~outer, moment))
+    rank = np.empty(n, np.int64)
+    rank[o] = np.arange(n) - np.repeat(begin, size)
     return rank
 
-# %% ../../nbs/260_score.polyphony.ipynb #258f7571
+# %% ../../nbs/260_score.polyphony.ipynb #fc085369
 _MAX_ROWS, _MAX_NOTES = 30_000, 5_000 # maximum rows of a table and notes of a block
 
-def _reduce_block(on, off, pitch, velocity, voices, mode, seconds):
-    "Apply `reduce_voices` to one block."
+@dataclass
+class _VoiceLimit:
+    "Maximum number of voices, and how to choose the notes that are kept."
+    voices:int        # maximum number of simultaneous notes
+    mode:str          # musical, velocity, pitch or newest
+    seconds:object    # function from times to seconds
+
+    def lost_rows(self, t, at, on, off, pitch, velocity):
+        "Whether each row, a note sounding at the time `t[at]`, exceeds the limit."
+        times = (None,)*3
+        if self.mode in ('musical', 'newest'): times = self.seconds(t)[at], self.seconds(on), self.seconds(off)
+        priority = _priority(self.mode, *times, pitch, velocity)
+        return _priority_ranks(at, pitch, on, velocity, priority) >= self.voices
+
+# %% ../../nbs/260_score.polyphony.ipynb #545b7ce0
+def _crowded_onsets(on, off, since, voices):
+    "Onset times after `since` at which more than `voices` notes sound, as many as fit into a table."
+    t, n = polyphony_at_onsets(on, off)
+    crowded = (n > voices) & (t > since)
+    t, n = t[crowded], n[crowded]
+    return t[:max(np.searchsorted(np.cumsum(n), _MAX_ROWS), 1)]
+
+# %% ../../nbs/260_score.polyphony.ipynb #d8993331
+def _reduce_block(on, off, pitch, velocity, limit):
+    "Return the new ends of the notes of one block."
     since = -np.inf
     while True:
         live = np.flatnonzero((off > since) & (off > on))
-        t, n = polyphony_at_onsets(on[live], off[live])
-        crowd = (n > voices) & (t > since)
-        t, n = t[crowd], n[crowd]
+        t = _crowded_onsets(on[live], off[live], since, limit.voices)
         if not len(t): return off
-        t = t[:max(np.searchsorted(np.cumsum(n), _MAX_ROWS), 1)]
         at, i = _sounding_pairs(t, on[live], off[live])
         i = live[i]
-        times = (seconds(t)[at], seconds(on[i]), seconds(off[i])) if mode in ('musical', 'newest') else (None,)*3
-        lost = (
-            _priority_ranks(at, pitch[i], on[i], velocity[i], _priority(mode, *times, pitch[i], velocity[i])) >= voices
-        )
+        lost = limit.lost_rows(t, at, on[i], off[i], pitch[i], velocity[i])
         off = off.copy()
         np.minimum.at(off, i[lost], t[at[lost]])
         since = t[-1]
 
-# %% ../../nbs/260_score.polyphony.ipynb #46e28d23
+# %% ../../nbs/260_score.polyphony.ipynb #2d610dad
 def reduce_voices(
     on, off,         # onset and end of each note, in the unit of the score
     pitch, velocity, # pitch and velocity of each note
@@ -93,51 +116,69 @@ def reduce_voices(
     seconds,         # function from times to seconds
 )->np.ndarray:       # new ends; a note whose end equals its onset is dropped
     "Shorten or drop notes so that at most `voices` sound at once."
+    limit = _VoiceLimit(voices, mode, seconds)
     off, o = off.copy(), np.argsort(on, kind='stable')
     starts, held, a = on[o], o[:0], 0
     while a < len(o):
         last = starts[min(a + _MAX_NOTES, len(o)) - 1]
         b = np.searchsorted(starts, last, 'right')
         i = np.concatenate([held, o[a:b]])
-        off[i] = _reduce_block(on[i], off[i], pitch[i], velocity[i], voices, mode, seconds)
+        off[i] = _reduce_block(on[i], off[i], pitch[i], velocity[i], limit)
         held, a = i[off[i] > last], b
     return off
 
-# %% ../../nbs/260_score.polyphony.ipynb #c779fe81
+# %% ../../nbs/260_score.polyphony.ipynb #2137d304
+def _max_polyphony(on, off): return int(polyphony_at_onsets(on, off)[1].max())
+
+def _write_ends(track, on, off, new):
+    "Write the new ends of the notes of `track`; return how many were dropped and shortened, and the new maximum."
+    n = track.notes.numpy()
+    keep = (new > on) | (off <= on)
+    long = np.where(new < off, new - on, n['duration']).astype(n['duration'].dtype)
+    columns = [np.ascontiguousarray(x[keep]) for x in (n['time'], long, n['pitch'], n['velocity'])]
+    track.notes = Note.from_numpy(*columns, time_unit(track))
+    dropped, shortened = np.count_nonzero(~keep), np.count_nonzero(keep & (new < off))
+    return int(dropped), int(shortened), _max_polyphony(on[keep], new[keep])
+
+# %% ../../nbs/260_score.polyphony.ipynb #e49bcee1
+def _note_columns(track):
+    "Onset, end, pitch and velocity of the notes of `track`."
+    n = track.notes.numpy()
+    on = n['time'].astype(np.int64 if time_unit(track) == 'tick' else np.float64)
+    return on, on + n['duration'], n['pitch'].astype(np.int64), np.maximum(n['velocity'], 1).astype(np.int64)
+
+def _reduce_track(track, config, seconds):
+    "Limit the notes of `track`; return how many were dropped and shortened, and the maximum before and after."
+    on, off, pitch, velocity = _note_columns(track)
+    before = _max_polyphony(on, off)
+    if before <= config.voices: return 0, 0, before, before
+    new = reduce_voices(on, off, pitch, velocity, config.voices, config.mode, seconds)
+    dropped, shortened, after = _write_ends(track, on, off, new)
+    return dropped, shortened, before, after
+
+# %% ../../nbs/260_score.polyphony.ipynb #6c8b80d5
 def reduce_polyphony(
     score,                                  # in ticks, quarters or seconds; not modified
     config:PolyphonyConfig=PolyphonyConfig(), # options
 )->tuple:                                   # a new score, and a dict of changes
     "Limit the simultaneous notes of each part of `score` to those that `config` allows."
-    out, clock = score.copy(), None
+    out = score.copy()
     if config.mode == 'none': return out, {}
-    did = dict(notes=0, dropped=0, shortened=0, most=[0, 0])
-    for t in out.tracks:
-        n = t.notes.numpy()
-        did['notes'] += len(n['time'])
-        if t.is_drum or not len(n['time']): continue
-        on = n['time'].astype(np.int64 if time_unit(t) == 'tick' else np.float64)
-        off = on + n['duration']
-        top = int(polyphony_at_onsets(on, off)[1].max())
-        did['most'][0] = max(did['most'][0], top)
-        if top > config.voices:
-            clock = clock or Clock(score)
-            new = reduce_voices(
-                on,
-                off,
-                n['pitch'].astype(np.int64),
-                np.maximum(n['velocity'], 1).astype(np.int64),
-                config.voices,
-                config.mode,
-                clock.seconds,
-            )
-            keep = (new > on) | (off <= on)
-            did['dropped'] += int(np.count_nonzero(~keep))
-            did['shortened'] += int(np.count_nonzero(keep & (new < off)))
-            long = np.where(new < off, new - on, n['duration']).astype(n['duration'].dtype)
-            t.notes = Note.from_numpy(
-                *(np.ascontiguousarray(x[keep]) for x in (n['time'], long, n['pitch'], n['velocity'])), time_unit(t)
-            )
-            top = int(polyphony_at_onsets(on[keep], new[keep])[1].max())
-        did['most'][1] = max(did['most'][1], top)
-    return out, {**did, 'most':tuple(did['most'])}
+    seconds = _LazySeconds(score)
+    parts = [t for t in out.tracks if not t.is_drum and len(t.notes)]
+    changes = [_reduce_track(t, config, seconds) for t in parts]
+    return out, dict(notes=sum(len(t.notes) for t in score.tracks), **_summarize(changes))
+
+# %% ../../nbs/260_score.polyphony.ipynb #e650a8ba
+def _summarize(changes):
+    "Total of the notes dropped and shortened, and the maximum polyphony before and after, of the tracks."
+    rows = np.array(changes, np.int64).reshape(-1, 4)
+    dropped, shortened = rows[:,:2].sum(0).tolist()
+    return dict(dropped=dropped, shortened=shortened, most=tuple(rows[:,2:].max(0, initial=0).tolist()))
+
+class _LazySeconds:
+    "Converts times of `score` to seconds; reads its tempo map when it is first needed."
+    def __init__(self, score): self.score = score
+    @cached_property
+    def clock(self): return Clock(self.score)
+    def __call__(self, time): return self.clock.seconds(time)

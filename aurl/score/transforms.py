@@ -6,7 +6,10 @@
 __all__ = ['piano_low', 'piano_high', 'drum_family', 'fit_transpose', 'transposable_range', 'transposed_signature',
            'loudness_curve', 'can_swing']
 
-# %% ../../nbs/280_score.transforms.ipynb #ca9a2329
+# %% ../../nbs/280_score.transforms.ipynb #66271fa5
+from functools import partial
+from operator import itemgetter, mul
+
 import numpy as np
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Tempo, TimeSignature
 
@@ -15,7 +18,7 @@ from .clock import Clock
 from ..midi.read import family_of
 from ..midi.timing import swing_times
 
-# %% ../../nbs/280_score.transforms.ipynb #a27309e3
+# %% ../../nbs/280_score.transforms.ipynb #7eaeeddd
 piano_low, piano_high = 21, 108   # lowest and highest pitch of a piano
 drum_family = 14               # the percussive family, which is not transposed
 
@@ -27,27 +30,31 @@ def fit_transpose(
     "Nearest interval to the same key that keeps `low` … `high` on the keyboard, or else the nearest that fits."
     down, up = min(piano_low - low, 0), max(piano_high - high, 0)
     if down <= semitones <= up: return semitones
-    same = [t for t in range(down, up + 1) if (t - semitones) % 12 == 0]
-    return min(same, key=lambda t: abs(t - semitones)) if same else min(max(semitones, down), up)
+    same_key = [(abs(t - semitones), t) for t in range(down, up + 1) if (t - semitones) % 12 == 0]
+    if same_key: return min(same_key, key=itemgetter(0))[1]
+    return min(max(semitones, down), up)
 
-# %% ../../nbs/280_score.transforms.ipynb #f2bd5608
+# %% ../../nbs/280_score.transforms.ipynb #0502a23f
+def _fold_into(pitch, low, high):
+    "Shift each `pitch` up or down by octaves into the range from `low` to below `high`, in place."
+    pitch += 12*np.maximum(-((pitch - low)//12), 0) - 12*np.maximum(-((high - 1 - pitch)//12), 0)
+
 def _transposition_table(
     semitones:int, # after `fit_transpose`
 )->np.ndarray:     # (128,) int8: new pitch of each pitch
     "Table of transposed pitches; those outside the keyboard stay outside, with the transposed pitch class."
     new = np.arange(128) + semitones
-    for lo, hi in ((0, piano_low), (piano_high + 1, 128)):
-        x = new[lo:hi]
-        # shift up or down by octaves
-        x += 12*np.maximum(-((x - lo)//12), 0) - 12*np.maximum(-((hi - 1 - x)//12), 0)
+    for low,high in ((0, piano_low), (piano_high + 1, 128)): _fold_into(new[low:high], low, high)
     return new.clip(0, 127).astype(np.int8)
 
+def _pitched_tracks(score): return [t for t in score.tracks if len(t.notes) and family_of(t) != drum_family]
+
+# %% ../../nbs/280_score.transforms.ipynb #72e3f3ae
 def transposable_range(
     score, # in any unit
 ):         # (lowest, highest), or None if there is no such pitch
     "Range of the pitches that a transposition changes: those on the keyboard, without percussion."
-    p = [t.notes.numpy()['pitch'] for t in score.tracks if len(t.notes) and family_of(t) != drum_family]
-    p = np.concatenate(p) if p else np.zeros(0, np.int8)
+    p = np.concatenate([t.notes.numpy()['pitch'] for t in _pitched_tracks(score)] or [np.zeros(0, np.int8)])
     p = p[(p >= piano_low) & (p <= piano_high)]
     return (int(p.min()), int(p.max())) if len(p) else None
 
@@ -59,32 +66,35 @@ def transposed_signature(
     "Transpose the key signature `sharps` by `semitones`."
     return sharps if semitones % 12 == 0 else (sharps + 7*semitones + 5) % 12 - 5
 
-# %% ../../nbs/280_score.transforms.ipynb #25db927b
+# %% ../../nbs/280_score.transforms.ipynb #5a5e2d30
+_COLUMNS = ('time', 'duration', 'pitch', 'velocity')
+
 def _unit(s): return type(s.ttype).__name__
 
 def _edit(track, unit, **columns):
-    "Replace columns of the notes of `track`: time, duration, pitch or velocity."
+    "Replace columns of the notes of `track`."
     n = {**track.notes.numpy(), **columns}
-    track.notes = Note.from_numpy(
-        *(np.ascontiguousarray(n[k]) for k in ('time', 'duration', 'pitch', 'velocity')), unit
-    )
+    track.notes = Note.from_numpy(*(np.ascontiguousarray(n[k]) for k in _COLUMNS), unit)
 
+# %% ../../nbs/280_score.transforms.ipynb #bc7422ae
+def _transpose_keys(s, semitones):
+    "Transpose the key signatures of `s`, in place."
+    k = s.key_signatures.numpy()
+    if not len(k['time']): return
+    sharps = transposed_signature(k['key'].astype(np.int64), semitones).astype(np.int8)
+    s.key_signatures = KeySignature.from_numpy(k['time'], sharps, k['tonality'], _unit(s))
+
+# %% ../../nbs/280_score.transforms.ipynb #3ab03883
 def _transpose(s, semitones):
     "Transpose `s` in place; return the interval applied."
     span = transposable_range(s)
     if not (t := fit_transpose(*span, semitones) if span else 0): return 0
     table = _transposition_table(t)
-    for track in s.tracks:
-        if len(track.notes) and family_of(track) != drum_family:
-            _edit(track, _unit(s), pitch=table[track.notes.numpy()['pitch'] & 127])
-    k = s.key_signatures.numpy()
-    if len(k['time']):
-        s.key_signatures = KeySignature.from_numpy(
-            k['time'], transposed_signature(k['key'].astype(np.int64), t).astype(np.int8), k['tonality'], _unit(s)
-        )
+    for track in _pitched_tracks(s): _edit(track, _unit(s), pitch=table[track.notes.numpy()['pitch'] & 127])
+    _transpose_keys(s, t)
     return t
 
-# %% ../../nbs/280_score.transforms.ipynb #36147956
+# %% ../../nbs/280_score.transforms.ipynb #9c2e4783
 _TRACK_EVENTS = dict(pedals=Pedal, controls=ControlChange, pitch_bends=PitchBend)
 _SCORE_EVENTS = dict(tempos=Tempo, time_signatures=TimeSignature, key_signatures=KeySignature)
 
@@ -92,57 +102,74 @@ def _to_time_dtype(x, unit):
     "Convert times to the type of the score: integer ticks, or 32-bit floats."
     return np.rint(x).astype(np.int32) if unit == 'Tick' else x.astype(np.float32)
 
-def _mapped_times(n, clock, unit):
-    "Map onsets and durations by `clock`."
+def _mapped_times(n, time_map, unit):
+    "Map onsets and durations by `time_map`."
     on = n['time'].astype(np.float64)
-    start = _to_time_dtype(clock(on), unit)
-    long = _to_time_dtype(clock(on + n['duration']) - start, unit)
+    start = _to_time_dtype(time_map(on), unit)
+    long = _to_time_dtype(time_map(on + n['duration']) - start, unit)
     # positive durations stay positive
     return start, np.maximum(long, n['duration'] > 0) if unit == 'Tick' else long
 
-def _mapped_events(events, kind, clock, unit):
-    "Map the times of a list of events by `clock`."
+# %% ../../nbs/280_score.transforms.ipynb #16276c38
+def _mapped_events(events, event_type, time_map, unit):
+    "Map the times of a list of events by `time_map`."
     n = events.numpy()
-    if 'duration' in n: n['time'], n['duration'] = _mapped_times(n, clock, unit)
-    else: n['time'] = _to_time_dtype(clock(n['time'].astype(np.float64)), unit)
-    return kind.from_numpy(*(np.ascontiguousarray(v) for v in n.values()), unit)
+    if 'duration' in n: n['time'], n['duration'] = _mapped_times(n, time_map, unit)
+    else: n['time'] = _to_time_dtype(time_map(n['time'].astype(np.float64)), unit)
+    return event_type.from_numpy(*(np.ascontiguousarray(v) for v in n.values()), unit)
 
-# %% ../../nbs/280_score.transforms.ipynb #f584a1a9
-def _retime(s, clock, marks):
-    "Map all times of `s` by `clock`, in place; with `marks` also tempos, meters, keys and markers."
+def _retime_events(owner, event_types, time_map, unit):
+    "Map the times of some events, in place."
+    for name,kind in event_types.items():
+        events = getattr(owner, name)
+        if len(events): setattr(owner, name, _mapped_events(events, kind, time_map, unit))
+
+# %% ../../nbs/280_score.transforms.ipynb #71be86cf
+def _retime_texts(texts, time_map, unit):
+    "Map the times of lyrics or markers, in place."
+    for e in texts: e.time = _to_time_dtype(time_map(np.float64(e.time)), unit).item()
+
+# %% ../../nbs/280_score.transforms.ipynb #3db0d2be
+def _retime(s, time_map, marks):
+    "Map all times of `s` by `time_map`, in place; with `marks` also tempos, meters, keys and markers."
     unit = _unit(s)
-    texts = [t.lyrics for t in s.tracks] + [s.markers]*marks
     for track in s.tracks:
         if len(track.notes):
-            _edit(track, unit, **dict(zip(('time', 'duration'), _mapped_times(track.notes.numpy(), clock, unit))))
-        for name,kind in _TRACK_EVENTS.items():
-            if len(events := getattr(track, name)): setattr(track, name, _mapped_events(events, kind, clock, unit))
-    for name,kind in _SCORE_EVENTS.items() if marks else ():
-        if len(events := getattr(s, name)): setattr(s, name, _mapped_events(events, kind, clock, unit))
-    for events in texts:
-        for e in events: e.time = _to_time_dtype(clock(np.float64(e.time)), unit).item()
+            time, duration = _mapped_times(track.notes.numpy(), time_map, unit)
+            _edit(track, unit, time=time, duration=duration)
+        _retime_events(track, _TRACK_EVENTS, time_map, unit)
+        _retime_texts(track.lyrics, time_map, unit)
+    if marks:
+        _retime_events(s, _SCORE_EVENTS, time_map, unit)
+        _retime_texts(s.markers, time_map, unit)
 
+# %% ../../nbs/280_score.transforms.ipynb #eb2e821a
+def _scale_times(s, factor):
+    "Multiply all times of `s` by `factor`, in place."
+    _retime(s, partial(mul, factor), marks=True)
+
+# %% ../../nbs/280_score.transforms.ipynb #a0951498
 def _stretch(s, factor):
     "Stretch `s` to `factor` times its duration, in place."
     unit = _unit(s)
-    if unit == 'Second': _retime(s, lambda x: x*factor, marks=True)
+    if unit == 'Second': _scale_times(s, factor)
     t = s.tempos.numpy()
     at, us = t['time'], np.rint(t['mspq']*float(factor)).clip(1, 2**24 - 1)
     if unit != 'Second' and not (len(at) and at.min() <= 0):
         at, us = np.append(at.dtype.type(0), at), np.append(np.rint(5e5*factor), us)
     s.tempos = Tempo.from_numpy(at, us.astype(np.int32), unit)
 
-# %% ../../nbs/280_score.transforms.ipynb #5d0e2dad
-_fine = 480 # ticks per quarter note that resolve milliseconds
+# %% ../../nbs/280_score.transforms.ipynb #dac662ee
+_FINE_TPQ = 480 # ticks per quarter note that resolve milliseconds
 
 def _finer(s):
     "Raise the resolution of `s` to at least 480 ticks per quarter note, in place, if it is in ticks."
-    if _unit(s) != 'Tick' or s.ticks_per_quarter >= _fine or s.end() >= 2**31//_fine: return
-    k = -(-_fine//s.ticks_per_quarter)
-    _retime(s, lambda x: x*k, marks=True)
+    if _unit(s) != 'Tick' or s.ticks_per_quarter >= _FINE_TPQ or s.end() >= 2**31//_FINE_TPQ: return
+    k = -(-_FINE_TPQ//s.ticks_per_quarter)
+    _scale_times(s, k)
     s.ticks_per_quarter = s.ticks_per_quarter*k
 
-# %% ../../nbs/280_score.transforms.ipynb #f0d0cae2
+# %% ../../nbs/280_score.transforms.ipynb #28b42295
 def loudness_curve(
     factor:float, # gain of soft notes
     peak:int,     # highest velocity of the score
@@ -152,6 +179,7 @@ def loudness_curve(
     new = factor*v if a <= 1 else 127*(1 - (1 - np.minimum(v/peak, 1))**a)
     return np.append(0, np.rint(new[1:]).clip(1, 127)).astype(np.int8)
 
+# %% ../../nbs/280_score.transforms.ipynb #afdb209b
 def _loudness(s, factor):
     "Scale the velocities of `s`, in place."
     parts = [t for t in s.tracks if len(t.notes)]
@@ -159,10 +187,13 @@ def _loudness(s, factor):
     table = loudness_curve(factor, max((int(v.max()) for v in velocity), default=1))
     for t,v in zip(parts, velocity): _edit(t, _unit(s), velocity=table[np.maximum(v, 0)])
 
-# %% ../../nbs/280_score.transforms.ipynb #6579d466
-_FAMILY_PROGRAMS = [
-    [p for p in range(8 * f, 8 * f + 8) if p not in (47, 55)] if f not in (drum_family, 15) else [] for f in range(16)
-]
+# %% ../../nbs/280_score.transforms.ipynb #d50e75bb
+def _replaceable_programs(family):
+    "Programs of a family that may replace each other; none for percussion and sound effects."
+    if family in (drum_family, 15): return []
+    return [p for p in range(8*family, 8*family + 8) if p not in (47, 55)]
+
+_FAMILY_PROGRAMS = [_replaceable_programs(f) for f in range(16)]
 
 def _program_table(
     steps, # for each family the number of places to advance
@@ -173,6 +204,7 @@ def _program_table(
         for i,p in enumerate(family): table[p] = family[(i + k) % len(family)]
     return table
 
+# %% ../../nbs/280_score.transforms.ipynb #72a8bff5
 def _instruments(s, steps):
     "Replace the programs of `s` within their families, in place."
     table = _program_table(steps)
@@ -184,16 +216,22 @@ def _swing_beats(beat, swing, starts, simple):
     "Map times `beat` to swung times; meters begin at `starts`, and `simple` ones have a binary division."
     return swing_times(beat, 1., swing, starts, simple)
 
-# %% ../../nbs/280_score.transforms.ipynb #5f25358b
-def _meter_starts(s, there):
+# %% ../../nbs/280_score.transforms.ipynb #0c6018c1
+def _meter_starts(s, clock):
     "Start of each meter of `s` in beats, and whether its beat has a binary division."
     m = s.time_signatures.numpy()
     o = np.argsort(m['time'], kind='stable')
-    starts, simple = there(m['time'][o].astype(np.float64)), m['denominator'][o] <= 4
-    return (starts, simple) if len(starts) and starts[0] <= 0 else (np.append(0., starts), np.append(True, simple))
+    starts, simple = clock.beats(m['time'][o].astype(np.float64)), m['denominator'][o] <= 4
+    if len(starts) and starts[0] <= 0: return starts, simple
+    return np.append(0., starts), np.append(True, simple)
 
 _UNIT_CIRCLE = np.exp(2j*np.pi*np.arange(256)/256)
 
+def _resultant_length(beat, cycles):
+    "Mean resultant length of the phases of `beat` at some `cycles` per beat."
+    return np.abs(_UNIT_CIRCLE.take((beat*(256*cycles) + .5).astype(np.int64) & 255).mean())
+
+# %% ../../nbs/280_score.transforms.ipynb #5ae565e5
 def can_swing(
     score, # in any unit
 )->bool:
@@ -201,37 +239,53 @@ def can_swing(
     on = [t.notes.numpy()['time'] for t in score.tracks if len(t.notes)]
     if not on: return False
     beat = Clock(score).beats(np.concatenate(on).astype(np.float64))
-    turn = lambda k: np.abs(_UNIT_CIRCLE.take((beat*(256*k) + .5).astype(np.int64) & 255).mean())
-    return bool(turn(4) > .5 and turn(4) >= turn(3) - 1e-9)
+    binary = _resultant_length(beat, 4)
+    return bool(binary > .5 and binary >= _resultant_length(beat, 3) - 1e-9)
 
+def _swung_times(clock, swing, meters, time):
+    "Swing `time`, in the unit of the score of `clock`."
+    return clock.exact_times(_swing_beats(clock.beats(time), swing, *meters))
+
+# %% ../../nbs/280_score.transforms.ipynb #70c75597
 def _swing(s, swing):
     "Swing `s` in place if `can_swing` permits it."
     if not can_swing(s): return
     _finer(s)
     clock = Clock(s)
-    starts, simple = _meter_starts(s, clock.beats)
-    _retime(s, lambda x: clock.moments(_swing_beats(clock.beats(x), swing, starts, simple)), marks=False)
+    _retime(s, partial(_swung_times, clock, swing, _meter_starts(s, clock)), marks=False)
 
-# %% ../../nbs/280_score.transforms.ipynb #184cc483
+# %% ../../nbs/280_score.transforms.ipynb #c12948c9
 def _onset_gaps(n):
     "Order of the notes by pitch and time, and distances of each onset to the previous and the next of its pitch."
     o = np.lexsort((n['time'], n['pitch']))
-    key, time, before, after = n['pitch'][o], n['time'][o].astype(np.float64), np.empty(len(o)), np.empty(len(o))
-    gap = np.where(key[1:] == key[:-1], np.diff(time), np.inf)
+    pitch, time = n['pitch'][o], n['time'][o].astype(np.float64)
+    before, after = np.empty(len(o)), np.empty(len(o))
+    gap = np.where(pitch[1:] == pitch[:-1], np.diff(time), np.inf)
     before[o], after[o] = np.append(np.inf, gap), np.append(gap, np.inf)
     return o, before, after
 
+def _gaps_after(time, order):
+    "Distance of each time to the following one in `order`; infinite for the last."
+    gaps = np.full(len(order), np.inf)
+    gaps[order[:-1]] = time[order[1:]] - time[order[:-1]].astype(np.float64)
+    return gaps
+
+# %% ../../nbs/280_score.transforms.ipynb #c39ccb69
 def _jittered_onsets(n, shift, unit):
     "Move onsets by `shift` within the limits set by notes of the same pitch; return new onsets and durations."
     o, before, after = _onset_gaps(n)
     shift = np.clip(shift, -.45*before, .45*after)
     new = _to_time_dtype(np.maximum(n['time'] + (np.trunc(shift) if unit == 'Tick' else shift), 0), unit)
-    room = np.full(len(o), np.inf)
-    room[o[:-1]] = new[o[1:]] - new[o[:-1]].astype(np.float64)
+    room = _gaps_after(new, o)
     short = np.isfinite(after) & (n['duration'] <= after) & (n['duration'] > room)
     return new, np.where(short, room, n['duration']).astype(n['duration'].dtype)
 
-# %% ../../nbs/280_score.transforms.ipynb #29e38413
+# %% ../../nbs/280_score.transforms.ipynb #628de418
+def _varied_velocity(velocity, noise, touch):
+    "Add normal `noise`, at most three deviations of `touch`, to velocities."
+    return np.rint(velocity + noise.clip(-3, 3)*touch).clip(1, 127).astype(np.int8)
+
+# %% ../../nbs/280_score.transforms.ipynb #64688516
 def _humanize(s, seconds, touch, noise):
     "Add random deviations to onsets and velocities, in place."
     if seconds: _finer(s)
@@ -240,6 +294,6 @@ def _humanize(s, seconds, touch, noise):
         if not len(t.notes): continue
         n = t.notes.numpy()
         z, w = rng(noise, 'humanise', k).standard_normal((2, len(n['time'])))
-        new, long = _jittered_onsets(n, (z*seconds/3).clip(-seconds, seconds)/clock.second(n['time']), unit)
-        velocity = np.rint(n['velocity'] + w.clip(-3, 3)*touch).clip(1, 127).astype(np.int8)
-        _edit(t, unit, time=new, duration=long, velocity=velocity)
+        shift = (z*seconds/3).clip(-seconds, seconds)/clock.seconds_per_unit(n['time'])
+        new, long = _jittered_onsets(n, shift, unit)
+        _edit(t, unit, time=new, duration=long, velocity=_varied_velocity(n['velocity'], w, touch))

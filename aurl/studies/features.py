@@ -319,7 +319,7 @@ def rhythm_entropy(m):
 @register_feature('groove', 'share', 'Wu & Yang, The Jazz Transformer, ISMIR 2020')
 def groove_consistency(m):
     "Similarity of the onsets of successive bars: shared positions divided by positions with an onset in either."
-    start, size = m.clock.metres(m.score)
+    start, size = m.clock.meters(m.score)
     cell = np.unique(m.cell)
     k = np.maximum(np.searchsorted(np.rint(start*12), cell, 'right') - 1, 0)
     first = np.append(0, np.ceil(np.diff(start)/size[:-1] - 1e-6).cumsum()) # index of the first bar of each meter
