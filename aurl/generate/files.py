@@ -54,11 +54,11 @@ def options(self:WriteConfig,
     "Return the keyword arguments for `write_midi`."
     return dict(
         ticks_per_quarter=self.resolution,
-        quantise=self.quantize or None,
+        quantize=self.quantize or None,
         merge_rests=self.merge_rests or None,
         legato=self.legato or None,
         swing=self.swing if self.swing > 0.5 else None,
-        humanise=self.humanize or None,
+        humanize=self.humanize or None,
         seed=seed,
     )
 
