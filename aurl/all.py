@@ -325,7 +325,8 @@ _all_ = [
 ]
 
 # %% ../nbs/990_all.ipynb #ae62a12b
-from .experiments.run import Experiment, find_runs
+from .experiments.run import Experiment
+from .experiments.run_files import find_runs
 from .experiments.registry import list_runs, inspect_run
 from .data.cache import list_cache, prune_stores, repair_stores, verify_stores
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll

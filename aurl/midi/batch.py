@@ -7,7 +7,7 @@ __all__ = ['read_many', 'stream_midi']
 
 # %% ../../nbs/170_midi.batch.ipynb #7a024242
 import json, mmap, os, selectors, signal, struct, subprocess, sys, time
-from collections import Counter, deque
+from collections import deque
 from functools import partial
 from pathlib import Path
 

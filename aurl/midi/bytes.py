@@ -9,8 +9,6 @@ __all__ = ['Finding', 'unwrap', 'find_chunks', 'Header', 'parse_header', 'parse_
 import struct, zlib
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..core import MidiError
 
 # %% ../../nbs/100_midi.bytes.ipynb #0677fac2

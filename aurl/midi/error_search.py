@@ -391,15 +391,16 @@ def _error_priors(b, chunks):
 _MAX_SEARCH_BYTES = 1 << 18  # largest size of the tracks of a file that are searched
 _NOISE_RATIO = 10  # a track with more than a tenth of its bytes outside events is noise, and not searched
 
-def _parse_parts(b, chunks, search=True):
-    "Parse each track, searching for errors if `search` and the file is not too long; return tracks, costs and steps."
-    size = sum(z - a for a,z in chunks)
-    skimmed = [skim_events(b, *c) for c in chunks]
-    if not search or size > _MAX_SEARCH_BYTES:
-        return [_ParsedPart(events, skipped_bytes=n) for events,n in skimmed], None, 0
-    noise = [z - a > 255 and n > (z - a)/_NOISE_RATIO for (a,z),(_,n) in zip(chunks, skimmed)]
+def _is_noise(size, skipped):
+    "Whether a track of `size` bytes, of which some were `skipped`, is noise."
+    return size > 255 and skipped > size/_NOISE_RATIO
+
+# %% ../../nbs/118_midi.error_search.ipynb #43b459f4
+def _search_parts(b, chunks, skimmed, work):
+    "Parse each track that is not noise, searching for errors; return tracks and the costs of the last."
+    noise = [_is_noise(z - a, skipped) for (a,z),(_,skipped) in zip(chunks, skimmed)]
     quick = [events if n else _plausible_events(b, *c, events) for c,(events,_),n in zip(chunks, skimmed, noise)]
-    work, out, usual, counts = [search_budget(size)], [], None, [_event_counts(events) for events in quick]
+    out, usual, counts = [], None, [_event_counts(events) for events in quick]
     for k,(chunk,prior) in enumerate(zip(chunks, _error_priors(b, chunks))):
         if noise[k]:
             out.append(_ParsedPart(quick[k], skipped_bytes=skimmed[k][1]))
@@ -407,4 +408,15 @@ def _parse_parts(b, chunks, search=True):
         usual = EventCosts(counts, k, usual)
         usual.mean_nats_per_byte, usual.error_prior = usual.nats_per_byte(quick[k]), prior
         out.append(_parse_damaged_part(b, *chunk, usual, work))
+    return out, usual
+
+# %% ../../nbs/118_midi.error_search.ipynb #3bb25046
+def _parse_parts(b, chunks, search=True):
+    "Parse each track, searching for errors if `search` and the file is not too long; return tracks, costs and steps."
+    size = sum(z - a for a,z in chunks)
+    skimmed = [skim_events(b, *c) for c in chunks]
+    if not search or size > _MAX_SEARCH_BYTES:
+        return [_ParsedPart(events, skipped_bytes=n) for events,n in skimmed], None, 0
+    work = [search_budget(size)]
+    out, usual = _search_parts(b, chunks, skimmed, work)
     return out, usual, search_budget(size) - work[0]

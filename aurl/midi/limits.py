@@ -216,15 +216,20 @@ def _check_length(score, limits, path):
                         'read it with MidiLimits(seconds=…) if this is intended')
 
 # %% ../../nbs/130_midi.limits.ipynb #79671aca
+def _extremes(arrays, key):
+    "Return the smallest and the largest `key` of the notes `arrays`."
+    return int(min(a[key].min() for a in arrays)), int(max(a[key].max() for a in arrays))
+
+# %% ../../nbs/130_midi.limits.ipynb #459524e7
 def _enforce_duration(score, limits, path):
     "Bring times and durations within `limits`; return findings."
     if _is_short(score, limits): return []
     tpq, arrays = score.ticks_per_quarter, [a for a in _note_arrays(score) if len(a['time'])]
     if not arrays: return []
-    if min(min(a['time'].min(), a['duration'].min()) for a in arrays) < 0:
+    if min(_extremes(arrays, 'time')[0], _extremes(arrays, 'duration')[0]) < 0:
         raise MidiError('its times exceed the range of 32 bits', path, 'the file is damaged; leave it out')
-    found, end = [], int(max(a['time'].max() for a in arrays))
-    if max(a['duration'].max() for a in arrays) > limits.hold*tpq: found += _shorten_notes(score, int(limits.hold*tpq))
+    found, end = [], _extremes(arrays, 'time')[1]
+    if _extremes(arrays, 'duration')[1] > limits.hold*tpq: found += _shorten_notes(score, int(limits.hold*tpq))
     if end > limits.quarters*tpq or _length_seconds(score, end) > limits.seconds:
         found += _shorten_silences(score, 64*tpq)
         _check_length(score, limits, path)

@@ -16,9 +16,9 @@ import numpy as np
 from symusic import ControlChange, Score
 
 from ..core import MidiError
-from .bytes import _END_OF_TRACK, Finding, find_chunks, parse_header, skim_events, unwrap
+from .bytes import _END_OF_TRACK, Finding, find_chunks, skim_events
 from .limits import MidiLimits, _note_arrays, enforce_limits
-from .repair import clamp_data_bytes, repair_midi
+from .repair import _layers, clamp_data_bytes, repair_midi
 from .realign import TrackEvents, detect_offsets
 
 # %% ../../nbs/140_midi.read.ipynb #19aa81d6
@@ -235,6 +235,11 @@ def _repair_candidates(data, path, limits, consistent):
     return candidates, n
 
 # %% ../../nbs/140_midi.read.ipynb #823eda3b
+def _nothing_left(score, best, size):
+    "Whether no music is left in the `score` of the best reading of `size` bytes; an intact file may have no notes."
+    return score is None or not score.note_num() and (size <= 22 or best.n_repairs or not best.parts)
+
+# %% ../../nbs/140_midi.read.ipynb #7ec34404
 def _read_damaged(data, path, limits, plain, why, consistent):
     "Return the best reading of damaged `data`, and findings; `plain` is symusic's own reading, or None."
     candidates, n = _repair_candidates(data, path, limits, consistent)
@@ -246,7 +251,7 @@ def _read_damaged(data, path, limits, plain, why, consistent):
         return lenient, clamped
     if plain is not None and (score is None or not best.n_repairs and score.note_num() <= plain.note_num()):
         return plain, best.findings
-    if score is None or not score.note_num() and (len(data) <= 22 or best.n_repairs or not best.parts):
+    if _nothing_left(score, best, len(data)):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path,
                         'export or download it again, or leave it out')
     return score, best.findings + (clamped if best is not candidates[0] else [])
@@ -375,9 +380,7 @@ def inspect_midi(
     data, path = _load(source, limits.max_bytes)
     r = MidiReport(path and str(path), len(data))
     try:
-        b, _ = unwrap(data, path, limits.max_bytes)
-        chunks, _ = find_chunks(b)
-        r.format = parse_header(b, chunks[0][0] - 8 if chunks else None)[0].format
+        r.format = _layers(data, path, limits.max_bytes)[2].format
         score, found, _ = _parse(data, path, limits)
     except MidiError as e:
         r.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]

@@ -17,13 +17,18 @@ from .bytes import _vlq_length
 # %% ../../nbs/110_midi.realign.ipynb #a8ff78c5
 _BEAT_DIVISIONS = 4, 6, 8, 12, 16, 24
 
+def _intervals(onsets, shortest):
+    "Return the inter-onset intervals of all tracks that are longer than `shortest`."
+    intervals = np.concatenate([np.diff(np.unique(o)) for o in onsets if len(o) > 1] or [np.zeros(0, int)])
+    return intervals[intervals > shortest]
+
+# %% ../../nbs/110_midi.realign.ipynb #70f0a148
 def detect_grid(
     onsets:list,           # for each track its onsets in ticks
     ticks_per_quarter:int, # resolution of the file
 ):
     "Return the grid (ticks) of the inter-onset intervals and the share on it; (0, 0) for free timing."
-    intervals = np.concatenate([np.diff(np.unique(o)) for o in onsets if len(o) > 1] or [np.zeros(0, int)])
-    intervals = intervals[intervals > ticks_per_quarter//32]
+    intervals = _intervals(onsets, ticks_per_quarter//32)
     if len(intervals) < 16: return 0, 0.
     grids = [ticks_per_quarter//n for n in _BEAT_DIVISIONS]
     shares = {g: float(np.mean(intervals % g == 0)) for g in grids if g >= 8}
@@ -222,13 +227,10 @@ def _byte_evidence(track, b, shifts, delta_cost):
     one_byte = _change_one_byte(old, new)
     cost = 1.5*rarer + np.where(one_byte, 0, 9 if b.damaged else 30) + 1e6*(new < 0)
     best, column = np.where(shifts == 0, 0, cost.argmin(0)), np.arange(len(shifts))
-    return (
-        np.where(shifts == 0, 0, -rarer[best, column]),
-        (shifts != 0) * (one_byte[best, column] - 1.0),
-        (shifts != 0) * -np.log2(1 + np.abs(shifts) / 240),
-        -1.0 * (new[best, column] < 0),
-        events[best],
-    )
+    frequency = np.where(shifts == 0, 0, -rarer[best, column])
+    few_bytes = (shifts != 0)*(one_byte[best, column] - 1.)
+    size = (shifts != 0)*-np.log2(1 + np.abs(shifts)/240)
+    return frequency, few_bytes, size, -1.*(new[best, column] < 0), events[best]
 
 # %% ../../nbs/110_midi.realign.ipynb #7ccb5316
 def _hit_rate(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
@@ -415,27 +417,45 @@ def _known_notes(r, part):
     return onsets, np.concatenate([r.tracks[k].onset_pitch[r.known[k]] for k in others])
 
 # %% ../../nbs/110_midi.realign.ipynb #0d73bfc0
-def _shift_evidence(r, b, shifts, onsets, pitches):
-    "Return the scores of each of `shifts`, one row per kind of evidence, and the event of each shift."
-    track, home, own = r.tracks[b.part], r.home[b.part], r.known[b.part]
-    *of_bytes, event = _byte_evidence(track, b, shifts, r.delta_cost)
+def _context_evidence(r, b, shifts, onsets, pitches):
+    "Score each of `shifts` by the other tracks (onsets, pitch classes) and by the bar; 0 with little known music."
     ref, ref_pitches = _known_notes(r, b.part)
     known = np.concatenate([o[m] for o,m in zip(r.onsets, r.known)])
     same = sounds = bar = np.zeros(len(shifts))
     if len(ref) > 8:
         same, sounds = _other_parts_evidence(onsets, pitches, shifts, ref, ref_pitches, r.ticks_per_quarter)
-    if len(known) > 16: bar = _bar_evidence(onsets, shifts, known, home, r.grid, r.ticks_per_quarter)
-    repeats = _repetition_evidence(onsets, pitches, shifts, r.onsets[b.part][own], track.onset_pitch[own],
-                                   r.ticks_per_quarter)
-    on_grid = ((onsets[None] + shifts[:,None]) % r.grid == home).mean(1)*min(len(onsets), 100)
+    if len(known) > 16: bar = _bar_evidence(onsets, shifts, known, r.home[b.part], r.grid, r.ticks_per_quarter)
+    return same, sounds, bar
+
+# %% ../../nbs/110_midi.realign.ipynb #d5bd0759
+def _track_evidence(r, b, shifts, onsets, pitches):
+    "Score each of `shifts` by the track itself: notes that repeat, and onsets on its grid."
+    known = r.known[b.part]
+    ref, ref_pitches = r.onsets[b.part][known], r.tracks[b.part].onset_pitch[known]
+    repeats = _repetition_evidence(onsets, pitches, shifts, ref, ref_pitches, r.ticks_per_quarter)
+    on_grid = (onsets[None] + shifts[:,None]) % r.grid == r.home[b.part]
+    return repeats, on_grid.mean(1)*min(len(onsets), 100)
+
+# %% ../../nbs/110_midi.realign.ipynb #a291ec27
+def _shift_evidence(r, b, shifts, onsets, pitches):
+    "Return the scores of each of `shifts`, one row per kind of evidence, and the event of each shift."
+    *of_bytes, event = _byte_evidence(r.tracks[b.part], b, shifts, r.delta_cost)
     phase_kept = -1.*(shifts != 0)*(b.phase is None)
-    scores = np.stack([*of_bytes, phase_kept, same, sounds, bar, repeats, on_grid])
+    scores = np.stack([*of_bytes, phase_kept, *_context_evidence(r, b, shifts, onsets, pitches),
+                       *_track_evidence(r, b, shifts, onsets, pitches)])
     return np.maximum(scores - scores.max(1, keepdims=True), -200), event
 
 # %% ../../nbs/110_midi.realign.ipynb #4fcdbeae
 def _on_phase_rate(onsets, phase, grid): return float(np.mean(np.unique(onsets) % grid == phase)) if len(onsets) else 0.
 
 # %% ../../nbs/110_midi.realign.ipynb #daab2948
+def _others_coincide(onsets, ref, shift):
+    "Return the share of `onsets` that coincide with `ref` after a `shift`, and whether hardly any do before it."
+    onsets = np.unique(onsets)
+    hits_now, hits_then = (np.isin(onsets + s, ref).sum() for s in (0, shift))
+    return hits_then/len(onsets), hits_then >= 12 and hits_then > 10*hits_now
+
+# %% ../../nbs/110_midi.realign.ipynb #57295fca
 def _is_certain(onsets, grid, part, start, end, shift):
     "Whether all evidence agrees that a track is shifted from onset `start` to `end` of `onsets[part]`."
     before, after = onsets[part][:start], onsets[part][start:end]
@@ -443,12 +463,12 @@ def _is_certain(onsets, grid, part, start, end, shift):
     if min(len(np.unique(before)), len(np.unique(after))) < 12 or not others: return False
     ref = np.unique(np.concatenate(others))
     phase = int(np.bincount(before % grid).argmax())
+    shifted_phase = (phase - shift) % grid
+    if _on_phase_rate(before, phase, grid) <= .8 or _on_phase_rate(after, shifted_phase, grid) <= .7: return False
+    share, only_shifted = _others_coincide(after, ref, shift)
     ref_after = ref[(ref > after[0]) & (ref <= after[-1])]
-    hits_now, hits_then = (np.isin(np.unique(after) + s, ref).sum() for s in (0, shift))
-    share = hits_then/len(np.unique(after))
-    keeps_phases = _on_phase_rate(before, phase, grid) > .8 and _on_phase_rate(after, (phase - shift) % grid, grid) > .7
     others_stay = len(ref_after) >= 12 and (_on_phase_rate(ref_after, phase, grid) > .7 or share > .4)
-    return keeps_phases and others_stay and hits_then >= 12 and hits_then > 10*hits_now and share > .2
+    return others_stay and only_shifted and share > .2
 
 # %% ../../nbs/110_midi.realign.ipynb #ce77b912
 def _is_division(shift, ticks_per_quarter): return any(shift % (ticks_per_quarter//n) == 0 for n in (16, 24))

@@ -15,7 +15,8 @@ from statistics import median
 import numpy as np
 
 from ..core import MidiError
-from .bytes import _N_DATA_BYTES, _encode_vlq, _read_vlq, Finding, find_chunks, parse_event, parse_header, unwrap
+from .bytes import _N_DATA_BYTES, _encode_vlq, _read_vlq, Finding
+from .bytes import find_chunks, parse_event, parse_header, unwrap
 from .error_search import _MAX_SEARCH_BYTES, _parse_parts
 from .realign import TrackEvents, realign_tracks, detect_offsets
 
@@ -132,13 +133,18 @@ def _track_times(events):
     return np.cumsum(np.minimum([e[2] for e in events], 1 << 28), dtype=np.int64)
 
 # %% ../../nbs/120_midi.repair.ipynb #a6f863cd
+def _track_events(part, ticks):
+    "Return the events of `part` at `ticks`, as input of `realign_tracks`."
+    is_onset, pitch = [_is_note_on(e) for e in part.events], [e[4] for e in part.events]
+    return TrackEvents(ticks, is_onset, pitch, part.damaged, part.time_intact)
+
+# %% ../../nbs/120_midi.repair.ipynb #65ae3cbe
 def _event_times(parts, usual, header):
     "Return the time of each event of each track, with offsets corrected, and the corrections."
     times = [_track_times(p.events) for p in parts]
     n = sum(len(p.events) for p in parts)
     if header.smpte_tempo or usual is None and n > _MAX_SEARCH_BYTES//8: return times, []
-    tracks = [TrackEvents(t, [_is_note_on(e) for e in p.events], [e[4] for e in p.events], p.damaged, p.time_intact)
-              for t,p in zip(times, parts)]
+    tracks = [_track_events(p, t) for p,t in zip(parts, times)]
     if any(p.damaged for p in parts): offsets = realign_tracks(tracks, header.tpq, np.array(usual.delta_cost))
     else: offsets = detect_offsets(tracks, header.tpq)
     for k,event,shift in offsets: times[k][event:] += shift
@@ -183,6 +189,14 @@ def _write_parts(b, header, parts, times):
     return head + b''.join(out), added, dropped
 
 # %% ../../nbs/120_midi.repair.ipynb #46d1476a
+def _layers(data, path, max_bytes):
+    "Return a file from its header on, its chunks, its header, and findings about all of them."
+    b, found = unwrap(data, path, max_bytes)
+    chunks, of_chunks = find_chunks(b)
+    header, of_header = parse_header(b, chunks[0][0] - 8 if chunks else None)
+    return b, chunks, header, found + of_header + of_chunks
+
+# %% ../../nbs/120_midi.repair.ipynb #c29c86b8
 def repair_midi(
     data:bytes,            # a damaged file
     path=None,             # its path, for errors
@@ -190,17 +204,15 @@ def repair_midi(
     search:bool=True,      # False: no search for errors; only note-ons and note-offs are matched
 )->RepairResult:
     "Reconstruct a valid file from the bytes of a damaged one."
-    b, found = unwrap(data, path, max_bytes)
-    chunks, of_chunks = find_chunks(b)
-    header, of_header = parse_header(b, chunks[0][0] - 8 if chunks else None)
+    b, chunks, header, found = _layers(data, path, max_bytes)
     if sum(z - a for a,z in chunks) > _MAX_REPAIR_BYTES:
         raise MidiError(f'damaged, and too long ({len(b):,} bytes) to be repaired', path, 'get the file again')
     parts, usual, steps = _parse_parts(b, chunks, search)
     times, offsets = _event_times(parts, usual, header)
     midi, added, dropped = _write_parts(b, header, parts, times)
     notes = sum(_is_note_on(e) for p in parts for e in p.events)
-    findings = found + of_header + of_chunks + _repair_findings(parts, offsets, added, dropped)
-    return RepairResult(midi, findings, len(parts), notes, notes - added - dropped, steps)
+    found += _repair_findings(parts, offsets, added, dropped)
+    return RepairResult(midi, found, len(parts), notes, notes - added - dropped, steps)
 
 # %% ../../nbs/120_midi.repair.ipynb #28c688d1
 def _clamp_data(b, i, end, running_status):

@@ -276,15 +276,20 @@ def _warp_track(track, warp):
     for e in track.lyrics: e.time = int(warp(e.time))
 
 # %% ../../nbs/150_midi.timing.ipynb #a728b9ed
+def _check_swing(ratio, unit):
+    "Raise a `ConfigError` for values that `swing` cannot apply."
+    if not .5 <= ratio < 1:
+        raise ConfigError(f'a swing of {ratio} is outside 0.5 … 1', way_out='0.5 is straight, 0.667 a triplet feel')
+    if unit not in ('8th', '16th'): raise ConfigError(f'swing of {unit!r}', way_out='use 8th or 16th')
+
+# %% ../../nbs/150_midi.timing.ipynb #c6c67cbe
 def swing(
     score,             # in any unit
     ratio:float=2/3,   # onset of the second note of a pair: 0.5 straight, 0.667 a triplet feel
     unit:str='8th',    # '8th' or '16th'
 )->Score:              # in ticks
     "Delay every second eighth (or sixteenth) of `score`."
-    if not .5 <= ratio < 1:
-        raise ConfigError(f'a swing of {ratio} is outside 0.5 … 1', way_out='0.5 is straight, 0.667 a triplet feel')
-    if unit not in ('8th', '16th'): raise ConfigError(f'swing of {unit!r}', way_out='use 8th or 16th')
+    _check_swing(ratio, unit)
     s = in_ticks(score)
     starts, swings = _meters(s, 4 if unit == '8th' else 8)
     pair = float(2*grid_step(unit)*s.tpq)

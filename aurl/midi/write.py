@@ -67,19 +67,24 @@ def _interleave(delta, data, start, length):
     return np.concatenate([vlq.ravel(), data])[_range_indices(starts, lengths)].tobytes()
 
 # %% ../../nbs/160_midi.write.ipynb #ae3811a6
+def _sorted_events(blocks):
+    "Return ticks, lengths and starts of all events of `blocks` in order of time and rank, and their bytes."
+    tick, rank = (np.concatenate([b[i] for b in blocks]) for i in (0, 1))
+    length = np.concatenate([np.full(len(b[0]), b[2].shape[1]) for b in blocks])
+    start, order = np.cumsum(length) - length, np.lexsort((rank, tick))
+    return tick[order], length[order], start[order], np.concatenate([b[2].ravel() for b in blocks])
+
+# %% ../../nbs/160_midi.write.ipynb #5dbc0917
 def _chunk(blocks):
     "Encode all `blocks` as one `MTrk` chunk, sorted by time and rank."
     end = b'\x00\xff\x2f\x00'
     if not blocks: return b'MTrk' + struct.pack('>I', 4) + end
-    tick, rank = (np.concatenate([b[i] for b in blocks]) for i in (0, 1))
-    length = np.concatenate([np.full(len(b[0]), b[2].shape[1]) for b in blocks])
-    data = np.concatenate([b[2].ravel() for b in blocks])
-    order = np.lexsort((rank, tick))
-    delta = np.diff(tick[order], prepend=0)
+    tick, length, start, data = _sorted_events(blocks)
+    delta = np.diff(tick, prepend=0)
     if delta.max(initial=0) >= 2**28:
         raise MidiError(f'a silence of {delta.max():,} ticks, more than a MIDI file can represent',
                         way_out='use fewer ticks_per_quarter')
-    body = _interleave(delta, data, (np.cumsum(length) - length)[order], length[order]) + end
+    body = _interleave(delta, data, start, length) + end
     return b'MTrk' + struct.pack('>I', len(body)) + body
 
 # %% ../../nbs/160_midi.write.ipynb #0271e362
@@ -192,6 +197,11 @@ def _repeated_banks(bank, numbers, ticks):
     return np.array(again, np.int64).reshape(-1, 3).T
 
 # %% ../../nbs/160_midi.write.ipynb #834bcc7c
+def _bank_numbers(banks, channels, channel):
+    "Return the bank controllers (0, 32) that the tracks of a channel use."
+    return sorted({n for bank,c in zip(banks, channels) if c == channel for n in bank[1].tolist()})
+
+# %% ../../nbs/160_midi.write.ipynb #bd4409d1
 def _programs(tracks, channels, onsets):
     "Return for each track the ticks of program changes, and the repeated bank controllers (ticks, numbers, values)."
     banks = [_banks(t) for t in tracks]
@@ -199,9 +209,9 @@ def _programs(tracks, channels, onsets):
     events = [np.concatenate([[0], bank[0], on]).astype(np.int64) for bank,on in zip(banks, onsets)]
     out = []
     for bank,channel,turns in zip(banks, channels, _channel_takeovers(channels, sounds, events)):
-        numbers = {n for other,c in zip(banks, channels) if c == channel for n in other[1].tolist()} if len(turns) else ()
+        numbers = _bank_numbers(banks, channels, channel) if len(turns) else []
         ticks = np.unique(np.concatenate([[0], bank[0], turns])).astype(np.int64)
-        out.append((ticks, _repeated_banks(bank, sorted(numbers), turns)))
+        out.append((ticks, _repeated_banks(bank, numbers, turns)))
     return out
 
 # %% ../../nbs/160_midi.write.ipynb #594e3aca

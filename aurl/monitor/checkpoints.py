@@ -210,7 +210,7 @@ def _write(self:CheckpointCallback, name, snap, score=None, suspect=False):
         (c.good for c in self.cbs if isinstance(c, FailureMonitor)), None
     )
     # a best state is written later than it was taken
-    if self.log is not None and score is None: state['logged'] = self.log.logged
+    if self.log is not None and score is None: state['logged'] = self.log.log_size
     def job():
         save_checkpoint(
             self.folder / name,

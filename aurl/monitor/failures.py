@@ -28,7 +28,7 @@ def all_finite(
     own = [t.to_local() if hasattr(t, 'to_local') else t for t in tensors if t is not None]
     own = [t for t in own if t.is_floating_point() and t.numel()]
     bad = bool(own) and not bool(torch.stack([t.isfinite().all() for t in own]).all())
-    return not sync_flag(bad, anybody=True)
+    return not sync_flag(bad, any_rank=True)
 
 def far_above(
     value, # a loss
