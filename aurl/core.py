@@ -107,6 +107,9 @@ def atomic_path(
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
+def _is_same_folder(a, b): return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+# %% ../nbs/000_core.ipynb #0665d40f
 def try_lock(
     folder, # an existing folder
 ):          # the lock (a file descriptor), or None if another process holds it
@@ -116,8 +119,7 @@ def try_lock(
     except FileNotFoundError: return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = os.stat(folder)
-        if (same.st_dev, same.st_ino) == (os.fstat(fd).st_dev, os.fstat(fd).st_ino): return fd
+        if _is_same_folder(os.stat(folder), os.fstat(fd)): return fd
     except (BlockingIOError, FileNotFoundError): pass
     except OSError: return fd                                            # a file system without locks
     os.close(fd)

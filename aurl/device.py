@@ -73,18 +73,22 @@ def _matmul_seconds(dtype, size=384, rounds=6):
 # instruction sets of oneDNN
 isas_without_bf16 = ('SSE41', 'AVX', 'AVX2', 'AVX2_VNNI', 'AVX512_CORE', 'AVX512_CORE_VNNI')
 
+def _cpu_bf16_is_faster():
+    "Whether bfloat16 is faster on the CPU, by its instructions; if torch does not report them, by measurement."
+    if os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper() in isas_without_bf16: return False
+    chip = getattr(torch.cpu, 'get_capabilities', dict)()
+    if chip.get('amx_bf16') or chip.get('avx512_bf16'): return True
+    if 'x86' in chip.get('architecture', ''): return False
+    return _matmul_seconds(torch.bfloat16) < .8 * _matmul_seconds(torch.float32)
+
+# %% ../nbs/020_device.ipynb #19dfed31
 @functools.cache
 def bf16_is_faster(
     kind:str, # the type of a device: cpu, cuda, ...
 )->bool:
     "Whether bfloat16 is faster than float32 on `kind`."
     if kind == 'cuda': return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind != 'cpu': return False
-    if os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper() in isas_without_bf16: return False
-    chip = getattr(torch.cpu, 'get_capabilities', dict)()
-    if chip.get('amx_bf16') or chip.get('avx512_bf16'): return True
-    if 'x86' in chip.get('architecture', ''): return False
-    return _matmul_seconds(torch.bfloat16) < .8 * _matmul_seconds(torch.float32)
+    return kind == 'cpu' and _cpu_bf16_is_faster()
 
 # %% ../nbs/020_device.ipynb #67ffe12d
 dtypes = 'auto', 'bf16', 'fp16', 'fp32'
@@ -102,6 +106,8 @@ def _refuse_fp16_on_cpu():
                       way_out='use dtype=auto, or train on a GPU: device=cuda or mps')
 
 # %% ../nbs/020_device.ipynb #87ad5c09
+def _fastest_dtype(kind): return 'bf16' if bf16_is_faster(kind) else 'fp16' if fp16_is_faster(kind) else 'fp32'
+
 def amp_dtype(
     device,       # device, or its name
     dtype='auto', # auto, bf16, fp16 or fp32
@@ -110,7 +116,7 @@ def amp_dtype(
     if dtype not in dtypes: raise ConfigError(f'dtype={dtype} is not known', way_out='use auto, bf16, fp16 or fp32')
     kind = pick_device(device).type
     if dtype == 'fp16' and kind == 'cpu': _refuse_fp16_on_cpu()
-    if dtype == 'auto': dtype = 'bf16' if bf16_is_faster(kind) else 'fp16' if fp16_is_faster(kind) else 'fp32'
+    if dtype == 'auto': dtype = _fastest_dtype(kind)
     return dict(bf16=torch.bfloat16, fp16=torch.float16).get(dtype)
 
 # %% ../nbs/020_device.ipynb #96556ea5

@@ -12,6 +12,14 @@ from importlib import metadata
 from pathlib import Path
 
 # %% ../../nbs/035_experiments.environment.ipynb #cf9ea9bc
+def _read_output(p, max_bytes, seconds=20):
+    "Return the output of process `p`, at most `max_bytes`; kill it after some seconds."
+    timer = threading.Timer(seconds, p.kill)
+    timer.start()
+    try: return p.stdout.read(max_bytes)
+    finally: timer.cancel()
+
+# %% ../../nbs/035_experiments.environment.ipynb #655faff7
 def _git(*args, cwd=None, max_bytes=1<<20):
     "Return the output of git (at most `max_bytes`), or None without git or a repository."
     env = dict(os.environ, GIT_OPTIONAL_LOCKS='0', LC_ALL='C')
@@ -19,10 +27,7 @@ def _git(*args, cwd=None, max_bytes=1<<20):
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError: return None
     with p:
-        timer = threading.Timer(20, p.kill)
-        timer.start()
-        try: out = p.stdout.read(max_bytes)
-        finally: timer.cancel()
+        out = _read_output(p, max_bytes)
         if cut := len(out) == max_bytes: p.kill()
     return None if p.returncode and not cut else out.decode('utf-8', 'replace')
 

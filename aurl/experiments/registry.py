@@ -81,19 +81,18 @@ class CheckpointEntry:
     def to_dict(self)->dict: return dataclasses.asdict(self) | dict(path=str(self.path))
 
 # %% ../../nbs/045_experiments.registry.ipynb #c51e5639
+def _file_size(path):
+    "Return the bytes of a file; 0 if it is unreadable."
+    try: return os.lstat(path).st_size
+    except OSError: return 0
+
 def folder_size(
     path, # a file or folder
 )->int:   # bytes
     "Return the bytes of all files in `path`; links are not followed, unreadable files count as 0."
-    path, total = str(path), 0
-    if not os.path.isdir(path) or os.path.islink(path):
-        try: return os.lstat(path).st_size
-        except OSError: return 0
-    for folder,_,names in os.walk(path, onerror=lambda e: None):
-        for n in names:
-            try: total += os.lstat(os.path.join(folder, n)).st_size
-            except OSError: pass
-    return total
+    path = str(path)
+    if not os.path.isdir(path) or os.path.islink(path): return _file_size(path)
+    return sum(_file_size(os.path.join(folder, n)) for folder,_,names in os.walk(path) for n in names)
 
 # %% ../../nbs/045_experiments.registry.ipynb #f4c58ce2
 def _has_files(m): return isinstance(m, dict) and isinstance(m.get('files'), dict)
@@ -203,16 +202,18 @@ def _read_metrics(path):
     return steps, best, best_step
 
 # %% ../../nbs/045_experiments.registry.ipynb #175d14c1
+def _safetensors_header(path, max_bytes=1<<23):
+    "Return the header of a file of weights; raise a ValueError if it is too large."
+    with open(path, 'rb') as f:
+        n = int.from_bytes(f.read(8), 'little')
+        if n > max_bytes: raise ValueError(f'a header of {n:,} bytes')
+        return json.loads(f.read(n))
+
 def count_parameters(
     path, # a .safetensors file
 )->int:   # number of values in all tensors; None if the file is unreadable
     "Count the parameters in a file of weights by its header."
-    try:
-        with open(path, 'rb') as f:
-            n = int.from_bytes(f.read(8), 'little')
-            if n > 1<<23: return None
-            header = json.loads(f.read(n))
-        return sum(math.prod(t['shape']) for k,t in header.items() if k != '__metadata__')
+    try: return sum(math.prod(t['shape']) for k,t in _safetensors_header(path).items() if k != '__metadata__')
     except _READ_ERRORS: return None
 
 # %% ../../nbs/045_experiments.registry.ipynb #130beded

@@ -14,10 +14,15 @@ import yaml
 from ..core import AurlError, atomic_path, to_json
 
 # %% ../../nbs/038_experiments.run_files.ipynb #3112f3fc
+def _dir_stem(name, short):
+    "Return the name of the directory of a run that starts now."
+    slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
+    return f'{slug}_{datetime.datetime.now():%Y%m%d_%H%M%S}_{short}'
+
+# %% ../../nbs/038_experiments.run_files.ipynb #437fe9f7
 def _new_dir(root, name, short):
     "Create a new directory for a run called `name`."
-    slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
-    stem = f'{slug}_{datetime.datetime.now():%Y%m%d_%H%M%S}_{short}'
+    stem = _dir_stem(name, short)
     try:
         root.mkdir(parents=True, exist_ok=True)
         for i in range(1, 10_000):

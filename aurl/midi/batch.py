@@ -64,13 +64,18 @@ def _decode_reply(path, b):
 # %% ../../nbs/170_midi.batch.ipynb #c4b59d88
 _SERVE = 'from aurl.midi.batch import _worker_main; _worker_main()'
 
+def _start_process(code):
+    "Start Python with `code`, pipes for its input and output, and the import path of this process."
+    path = os.pathsep.join(p for p in ['', *sys.path] if p is not None)
+    return subprocess.Popen(
+        [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        bufsize=0, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
+
+# %% ../../nbs/170_midi.batch.ipynb #8346db77
 class _ReaderProcess:
     "A process that reads files, and its queue."
     def __init__(self, limits, memory, serve=_SERVE):
-        path = os.pathsep.join(p for p in ['', *sys.path] if p is not None)
-        self.proc = subprocess.Popen(
-            [sys.executable, '-c', serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            bufsize=0, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
+        self.proc = _start_process(serve)
         self.queue, self.buf, self.started = deque(), bytearray(), time.monotonic()
         self._write(_frame(json.dumps(vars(limits)).encode()) + _frame(str(memory).encode()))
 

@@ -133,12 +133,10 @@ def find_chunks(
     for name,following in zip(names, [*names[1:], len(b)]):
         if name < last_end: continue
         start = min(name + 8, len(b))
-        end = start + int.from_bytes(b[name+4:name+8], 'big')
-        if end > len(b) or not _is_chunk_end(b, end):
-            wrong_lengths += end != following
-            end = following
-        out.append((start, end))
-        last_end = end
+        header_end = start + int.from_bytes(b[name+4:name+8], 'big')
+        last_end = header_end if header_end <= len(b) and _is_chunk_end(b, header_end) else following
+        wrong_lengths += header_end != last_end
+        out.append((start, last_end))
     return out, _chunk_findings(damaged_names, wrong_lengths)
 
 # %% ../../nbs/100_midi.bytes.ipynb #4efb44d3

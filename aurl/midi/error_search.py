@@ -77,6 +77,13 @@ def _without_guesses(readings, now):
     return out
 
 # %% ../../nbs/118_midi.error_search.ipynb #c960ed6b
+def _cheapest(readings):
+    "Return the cheapest of the readings with the same event, in order of cost."
+    out = {}
+    for reading in sorted(readings, key=itemgetter(1)): out.setdefault(reading[0][:6], reading)
+    return list(out.values())
+
+# %% ../../nbs/118_midi.error_search.ipynb #bd1c308e
 def _readings(b, i, end, running_status, usual):
     "Return the events possible at `i` if one byte is damaged: (event, cost, kind)."
     window = bytes(b[i:min(i+7, end)])
@@ -85,9 +92,7 @@ def _readings(b, i, end, running_status, usual):
     out = _deletions(b, i, end, running_status, window)
     out += _replacements(i, running_status, window, n, usual)
     out += _text_readings(b, i, end, running_status)
-    cheapest = {}
-    for reading in sorted(_without_guesses(out, now), key=itemgetter(1)): cheapest.setdefault(reading[0][:6], reading)
-    return list(cheapest.values())
+    return _cheapest(_without_guesses(out, now))
 
 # %% ../../nbs/118_midi.error_search.ipynb #2fdcd398
 _BEAM_WIDTH, _BEAM_SLACK, _LOOKAHEAD, _LOOKBACK = 12, 45., 60, 8

@@ -159,12 +159,17 @@ def _initial_phase(track, runs, home, votes, grid):
     return runs[0][0]
 
 # %% ../../nbs/110_midi.realign.ipynb #c019b011
+def _damage_near(track, onset):
+    "Return the damaged events shortly before an onset (index)."
+    lowest, highest = track.onset_event[max(onset-4, 0)] - 2, track.onset_event[onset] + 1
+    return [e for e in track.damaged if lowest <= e <= highest]
+
+# %% ../../nbs/110_midi.realign.ipynb #3cdfc2dc
 def _run_candidate(k, track, distinct, run, grid):
     "Return the candidate at the beginning of `run`; None if no byte is damaged there and few notes keep the phase."
     phase, start, end = run
     first = int(track.onset_event[distinct[start]])
-    lowest = track.onset_event[max(distinct[start]-4, 0)] - 2
-    near = [e for e in track.damaged if lowest <= e <= first + 1]
+    near = _damage_near(track, distinct[start])
     if near: return OffsetCandidate(k, near[0], near[-1], phase, True)
     on_phase = track.onset_tick[distinct[start:end]] % grid == phase
     if on_phase.sum() < 6 or on_phase.mean() < .55: return None

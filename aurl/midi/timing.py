@@ -102,6 +102,12 @@ def _track_in_ticks(track, clock):
     return new
 
 # %% ../../nbs/150_midi.timing.ipynb #37f6a4fd
+def _last_tempos(at, us):
+    "Return the last tempo at each tick; `at` is sorted."
+    last = np.append(at[1:] != at[:-1], True)[:len(at)]
+    return Tempo.from_numpy(at[last].astype(np.int32), us[last].astype(np.int32), ttype='tick')
+
+# %% ../../nbs/150_midi.timing.ipynb #788da889
 def in_ticks(
     score,        # in ticks, quarters or seconds
     tpq:int=None, # ticks per quarter note; None: that of `score`, or 480
@@ -111,8 +117,7 @@ def in_ticks(
     if _unit(score) == 'tick' and tpq == score.ticks_per_quarter: return score.copy()
     clock, at, us = tick_converter(score, tpq)
     new = Score(tpq)
-    last = np.append(at[1:] != at[:-1], True)[:len(at)]
-    new.tempos = Tempo.from_numpy(at[last].astype(np.int32), us[last].astype(np.int32), ttype='tick')
+    new.tempos = _last_tempos(at, us)
     _copy_score_events(score, new, clock)
     for t in score.tracks: new.tracks.append(_track_in_ticks(t, clock))
     return new
