@@ -27,8 +27,8 @@ class AurlError(Exception):
         super().__init__(self.what, self.path, self.way_out)  # all arguments, so that the error can be pickled
 
     def __str__(self):
-        where = f'{self.path}: ' if self.path else ''
-        return where + self.what + (f' → {self.way_out}' if self.way_out else '')
+        prefix = f'{self.path}: ' if self.path else ''
+        return prefix + self.what + (f' → {self.way_out}' if self.way_out else '')
 
 # %% ../nbs/000_core.ipynb #1d24c976
 class ConfigError(AurlError): "A key, value or preset that does not exist or does not fit."
@@ -46,11 +46,11 @@ class MissingExtra(AurlError): "An optional package that is not installed."
 def suggest(
     word,            # the unknown name
     names,           # the known names
-    like:float=.6,   # smallest similarity, 0 … 1: the ratio of `difflib`
+    cutoff:float=.6, # smallest similarity, 0 … 1: the ratio of `difflib`
 )->str:              # phrase to append to the error message
     "Return '; did you mean …?' with the nearest of `names`, or an empty string."
     names = {str(n).lower():str(n) for n in itertools.islice(names, 5000)}
-    near = difflib.get_close_matches(str(word).lower(), names, 1, like)
+    near = difflib.get_close_matches(str(word).lower(), names, 1, cutoff)
     return f'; did you mean {names[near[0]]!r}?' if near else ''
 
 # %% ../nbs/000_core.ipynb #e5d74e13
@@ -73,12 +73,16 @@ def _sync_folder(folder):
     except OSError: pass
     finally: os.close(fd)
 
+# %% ../nbs/000_core.ipynb #615b15b0
 def _make_temp(path, make):
     "Return a new hidden name beside `path`, and the result of `make` for it."
     while True:
         tmp = path.with_name(f'.{path.name}.aurl-{secrets.token_hex(4)}.tmp')
         try: return tmp, make(tmp)
         except FileExistsError: continue
+
+def _create_file(path): return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+def _create_folder(path): return path.mkdir(0o777)
 
 # %% ../nbs/000_core.ipynb #f8b6aba4
 @contextlib.contextmanager
@@ -88,7 +92,7 @@ def atomic_path(
     "Yield a temporary path to write to; it is renamed to `path` if the block succeeds and removed if it raises."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp, fd = _make_temp(path, lambda p: os.open(p, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    tmp, fd = _make_temp(path, _create_file)
     mode = stat.S_IMODE(os.fstat(fd).st_mode)                            # 666 after the umask
     os.close(fd)
     try:
@@ -103,6 +107,9 @@ def atomic_path(
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
+def _is_same_folder(a, b): return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+# %% ../nbs/000_core.ipynb #0665d40f
 def try_lock(
     folder, # an existing folder
 ):          # the lock (a file descriptor), or None if another process holds it
@@ -112,32 +119,36 @@ def try_lock(
     except FileNotFoundError: return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = os.stat(folder)
-        if (same.st_dev, same.st_ino) == (os.fstat(fd).st_dev, os.fstat(fd).st_ino): return fd
+        if _is_same_folder(os.stat(folder), os.fstat(fd)): return fd
     except (BlockingIOError, FileNotFoundError): pass
     except OSError: return fd                                            # a file system without locks
     os.close(fd)
 
-def unlock(held):
+# %% ../nbs/000_core.ipynb #817e675d
+def unlock(lock):
     "Release a lock from `try_lock`."
-    if held is not None and held >= 0: os.close(held)
+    if lock is not None and lock >= 0: os.close(lock)
 
 # %% ../nbs/000_core.ipynb #f0d61293
 _temp_pattern = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
+def _is_stale_temp(entry):
+    "Whether a directory entry is a temporary folder of aurl; without locks, one that is older than a day."
+    if not (_temp_pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)): return False
+    return fcntl is not None or time.time() - entry.stat().st_mtime >= 86_400
+
+# %% ../nbs/000_core.ipynb #13cfac3b
 def remove_stale_temps(
     folder, # where temporary folders may be
 )->list:    # the names of the removed folders
     "Remove the temporary folders of killed processes."
-    gone = []
+    removed = []
     for d in os.scandir(folder):
-        if not (_temp_pattern.fullmatch(d.name) and d.is_dir(follow_symlinks=False)): continue
-        if fcntl is None and time.time() - d.stat().st_mtime < 86_400: continue   # without locks: remove after a day
-        if (held := try_lock(d.path)) is None: continue
+        if not _is_stale_temp(d) or (lock := try_lock(d.path)) is None: continue
         shutil.rmtree(d.path, ignore_errors=True)
-        unlock(held)
-        gone.append(d.name)
-    return gone
+        unlock(lock)
+        removed.append(d.name)
+    return removed
 
 # %% ../nbs/000_core.ipynb #fa33e2a8
 def _apply_umask(folder):
@@ -158,10 +169,10 @@ def atomic_dir(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_temps(path.parent)
-    held = None
-    while held is None:
-        tmp, _ = _make_temp(path, lambda p: p.mkdir(0o777))
-        held = try_lock(tmp)                                                # None: another process has just removed it
+    lock = None
+    while lock is None:
+        tmp, _ = _make_temp(path, _create_folder)
+        lock = try_lock(tmp)                                                # None: another process has just removed it
     try:
         yield tmp
         _apply_umask(tmp)
@@ -169,7 +180,7 @@ def atomic_dir(
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-        unlock(held)
+        unlock(lock)
 
 # %% ../nbs/000_core.ipynb #af9e7704
 def _json_default(o):
@@ -212,11 +223,11 @@ def read_json(path):
 
 # %% ../nbs/000_core.ipynb #fd147fd3
 def sha256_of(
-    what, # a path, or bytes
+    source, # a path, or bytes
 )->str:
     "Return the SHA-256 in hexadecimal, read in blocks."
-    if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
-    with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    if isinstance(source, (bytes, bytearray, memoryview)): return hashlib.sha256(source).hexdigest()
+    with open(source, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/000_core.ipynb #a02a3fda
 def aurl_home()->Path:
@@ -249,8 +260,8 @@ def shared_data(
     name:str='', # a folder in it, such as 'pop909'
 ):
     "Folder of the developers' MIDI (`../shared/data` beside the checkout, or `AURL_SHARED_DATA`), or None (and print)."
-    here = Path.cwd().resolve()
-    spots = [Path(p) for p in [os.environ.get('AURL_SHARED_DATA')] if p]
-    spots += [d/'shared'/'data' for d in (here, *here.parents)]
-    if found := next((s/name for s in spots if (s/name).exists()), None): return found
+    cwd = Path.cwd().resolve()
+    roots = [Path(p) for p in [os.environ.get('AURL_SHARED_DATA')] if p]
+    roots += [d/'shared'/'data' for d in (cwd, *cwd.parents)]
+    if found := next((r/name for r in roots if (r/name).exists()), None): return found
     print(f'skipped: no shared data ({name or "any"}) beside this checkout')

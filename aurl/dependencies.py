@@ -8,7 +8,6 @@ __all__ = ['KeyRule', 'key_rule', 'broken_rule', 'given_keys', 'value_of', 'defa
 # %% ../nbs/015_dependencies.ipynb #ef8e20a3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from .config import Config, _union_types, _shorten
 from .core import ConfigError
@@ -17,10 +16,10 @@ from .core import ConfigError
 @dataclass(frozen=True)
 class KeyRule:
     "Keys, and the condition under which they have an effect."
-    keys: tuple     # dotted names; a group stands for all of its keys
-    met: Callable   # called with the configuration: do these keys have an effect?
-    lack: str       # the reason if not; `{c.ema.kind}` is filled in from the configuration
-    way_out: str    # the suggested change
+    keys: tuple          # dotted names; a group stands for all of its keys
+    has_effect: Callable # called with the configuration: do these keys have an effect?
+    reason: str          # why not; `{c.ema.kind}` is filled in from the configuration
+    way_out: str         # the suggested change
 
     def covers(self,
         key:str, # dotted
@@ -28,14 +27,15 @@ class KeyRule:
         "Whether this rule applies to `key`."
         return any(key == k or key.startswith(f'{k}.') for k in self.keys)
 
+# %% ../nbs/015_dependencies.ipynb #605dd415
 def key_rule(
-    keys:str,     # dotted names, separated by spaces
-    met:Callable, # called with the configuration
-    lack:str,     # the reason why they have no effect
-    way_out:str,  # the suggested change
+    keys:str,            # dotted names, separated by spaces
+    has_effect:Callable, # called with the configuration
+    reason:str,          # why they have no effect
+    way_out:str,         # the suggested change
 )->KeyRule:
     "Build a rule in one line."
-    return KeyRule(tuple(keys.split()), met, lack, way_out)
+    return KeyRule(tuple(keys.split()), has_effect, reason, way_out)
 
 # %% ../nbs/015_dependencies.ipynb #e7d923c7
 def broken_rule(
@@ -44,7 +44,7 @@ def broken_rule(
     key:str, # dotted
 )->KeyRule:  # None: the key has an effect
     "Return the first rule by which `key` has no effect in `c`."
-    return next((r for r in rules if r.covers(key) and not r.met(c)), None)
+    return next((r for r in rules if r.covers(key) and not r.has_effect(c)), None)
 
 # %% ../nbs/015_dependencies.ipynb #d7023ded
 def given_keys(
@@ -70,6 +70,7 @@ def value_of(
         values = values.get(part) if isinstance(values, dict) else getattr(values, part, None)
     return values
 
+# %% ../nbs/015_dependencies.ipynb #86cb9049
 def default_of(
     cls,     # a subclass of `Config`
     key:str, # dotted
@@ -83,29 +84,36 @@ def default_of(
     return default_of(inner, rest) if (inner := _group_class(field)) else None
 
 # %% ../nbs/015_dependencies.ipynb #f7707624
+def _plain(value):
+    "Return a configuration as a dict, and a tuple as a list, to be compared."
+    if isinstance(value, Config): return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
+
 def changed_keys(
     cfg:Config, # a configuration
-    said=None,  # dotted keys given by the user; None: all
+    given=None, # dotted keys given by the user; None: all
 )->list:        # of dotted keys, in order
-    "Return the keys among `said` whose value differs from the default."
-    plain = lambda x: x.to_dict() if isinstance(x, Config) else list(x) if isinstance(x, tuple) else x
-    said = given_keys(cfg.to_dict()) if said is None else said
-    return sorted(k for k in said if plain(value_of(cfg, k)) != plain(default_of(type(cfg), k)))
+    "Return the keys among `given` whose value differs from the default."
+    given = given_keys(cfg.to_dict()) if given is None else given
+    return sorted(k for k in given if _plain(value_of(cfg, k)) != _plain(default_of(type(cfg), k)))
 
 # %% ../nbs/015_dependencies.ipynb #0e39b4ce
+def _key_text(key, value):
+    "Return `key=value`; a group without its value."
+    return key if isinstance(value, (Config, dict)) else f'{key}={_shorten(value)}'
+
+# %% ../nbs/015_dependencies.ipynb #81c86ec0
 def reject_unused_keys(
     rules,      # a list of `KeyRule`
-    parts,      # configurations, one or more
+    configs,    # one or more configurations
     keys,       # dotted keys that must have an effect in one of them
     prefix='',  # of the keys in the error, such as 'train.'
-    said_in=None, # the configuration in which they were given; None: the first part
+    given_in=None, # the configuration in which they were given; None: the first one
 ):
     "Raise a `ConfigError` for the first of `keys` without effect."
     for key in keys:
-        broken = [broken_rule(rules, c, key) for c in parts]
+        broken = [broken_rule(rules, c, key) for c in configs]
         if not broken or not all(broken): continue
-        c, rule = parts[0], broken[0]
-        value = value_of(c if said_in is None else said_in, key)
-        named = f'{prefix}{key}' + ('' if isinstance(value, (Config, dict)) else f'={_shorten(value)}')
-        raise ConfigError(f'{named} has no effect: {rule.lack.format(c=c)}',
-                          way_out=f'{rule.way_out}, or leave {prefix}{key} out')
+        text = _key_text(f'{prefix}{key}', value_of(configs[0] if given_in is None else given_in, key))
+        raise ConfigError(f'{text} has no effect: {broken[0].reason.format(c=configs[0])}',
+                          way_out=f'{broken[0].way_out}, or leave {prefix}{key} out')

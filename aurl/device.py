@@ -33,6 +33,7 @@ def available_devices()->list:
     "Return the types of device on this machine, in the order of preference of `auto`."
     return [k for k in _order if _is_available(torch.device(k))]
 
+# %% ../nbs/020_device.ipynb #b477ffa5
 def pick_device(
     name='auto', # auto, cpu, cuda, cuda:1, mps, or a torch.device
 )->torch.device:
@@ -52,10 +53,11 @@ def mock_devices(
 ):
     "Make torch report these devices within the block; only for tests of choices, as they cannot compute."
     from unittest.mock import patch
-    has = lambda kind: lambda *args: kind in kinds
-    count = lambda: int('cuda' in kinds)
-    with patch.object(torch.cuda, 'is_available', has('cuda')), patch.object(torch.cuda, 'device_count', count), \
-         patch.object(torch.backends.mps, 'is_available', has('mps')): yield
+    def has_cuda(*args): return 'cuda' in kinds
+    def has_mps(*args): return 'mps' in kinds
+    def count(): return int('cuda' in kinds)
+    with patch.object(torch.cuda, 'is_available', has_cuda), patch.object(torch.cuda, 'device_count', count), \
+         patch.object(torch.backends.mps, 'is_available', has_mps): yield
 
 # %% ../nbs/020_device.ipynb #46d7d5e2
 def _matmul_seconds(dtype, size=384, rounds=6):
@@ -71,18 +73,22 @@ def _matmul_seconds(dtype, size=384, rounds=6):
 # instruction sets of oneDNN
 isas_without_bf16 = ('SSE41', 'AVX', 'AVX2', 'AVX2_VNNI', 'AVX512_CORE', 'AVX512_CORE_VNNI')
 
+def _cpu_bf16_is_faster():
+    "Whether bfloat16 is faster on the CPU, by its instructions; if torch does not report them, by measurement."
+    if os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper() in isas_without_bf16: return False
+    chip = getattr(torch.cpu, 'get_capabilities', dict)()
+    if chip.get('amx_bf16') or chip.get('avx512_bf16'): return True
+    if 'x86' in chip.get('architecture', ''): return False
+    return _matmul_seconds(torch.bfloat16) < .8 * _matmul_seconds(torch.float32)
+
+# %% ../nbs/020_device.ipynb #19dfed31
 @functools.cache
 def bf16_is_faster(
     kind:str, # the type of a device: cpu, cuda, ...
 )->bool:
     "Whether bfloat16 is faster than float32 on `kind`."
     if kind == 'cuda': return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind != 'cpu': return False
-    if os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper() in isas_without_bf16: return False
-    chip = getattr(torch.cpu, 'get_capabilities', dict)()
-    if chip.get('amx_bf16') or chip.get('avx512_bf16'): return True
-    if 'x86' in chip.get('architecture', ''): return False
-    return _matmul_seconds(torch.bfloat16) < .8 * _matmul_seconds(torch.float32)
+    return kind == 'cpu' and _cpu_bf16_is_faster()
 
 # %% ../nbs/020_device.ipynb #67ffe12d
 dtypes = 'auto', 'bf16', 'fp16', 'fp32'
@@ -100,6 +106,8 @@ def _refuse_fp16_on_cpu():
                       way_out='use dtype=auto, or train on a GPU: device=cuda or mps')
 
 # %% ../nbs/020_device.ipynb #87ad5c09
+def _fastest_dtype(kind): return 'bf16' if bf16_is_faster(kind) else 'fp16' if fp16_is_faster(kind) else 'fp32'
+
 def amp_dtype(
     device,       # device, or its name
     dtype='auto', # auto, bf16, fp16 or fp32
@@ -108,9 +116,10 @@ def amp_dtype(
     if dtype not in dtypes: raise ConfigError(f'dtype={dtype} is not known', way_out='use auto, bf16, fp16 or fp32')
     kind = pick_device(device).type
     if dtype == 'fp16' and kind == 'cpu': _refuse_fp16_on_cpu()
-    if dtype == 'auto': dtype = 'bf16' if bf16_is_faster(kind) else 'fp16' if fp16_is_faster(kind) else 'fp32'
+    if dtype == 'auto': dtype = _fastest_dtype(kind)
     return dict(bf16=torch.bfloat16, fp16=torch.float16).get(dtype)
 
+# %% ../nbs/020_device.ipynb #96556ea5
 def autocast(
     device,       # where the tensors are
     dtype='auto', # auto, bf16, fp16 or fp32
@@ -144,6 +153,7 @@ def can_compile(
     if kind == 'cuda': return importlib.util.find_spec('triton') is not None
     return kind == 'cpu' and any(shutil.which(c) for c in (os.environ.get('CXX') or 'c++', 'g++', 'clang++'))
 
+# %% ../nbs/020_device.ipynb #d2d65b9f
 def maybe_compile(
     model,     # a module
     on='auto', # auto, True or False
@@ -167,32 +177,42 @@ def deterministic_cumsum(
             and torch.are_deterministic_algorithms_enabled()): return x.cumsum(dim, dtype=dtype)
     return _cumsum_by_matmul(x.to(dtype or x.dtype), dim)
 
+# %% ../nbs/020_device.ipynb #cb4c3fb5
 def _cumsum_by_matmul(x, dim):
+    "Sum along `dim` as a product with a triangular matrix of ones."
     with torch.autocast(x.device.type, enabled=False):
         last = x.movedim(dim, -1)
-        return (last @ torch.ones(last.shape[-1], last.shape[-1], dtype=x.dtype, device=x.device).triu()).movedim(
-            -1, dim
-        )
+        n = last.shape[-1]
+        return (last @ torch.ones(n, n, dtype=x.dtype, device=x.device).triu()).movedim(-1, dim)
 
 # %% ../nbs/020_device.ipynb #de6039ce
+def _cpu_name():
+    "Return the name of the CPU."
+    chip = getattr(torch.cpu, 'get_capabilities', dict)()
+    return chip.get('cpu_name') or platform.processor() or platform.machine()
+
+def _n_cores():
+    "Return the number of cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+def _gigabytes(n): return round(n/2**30, 1)
+
+# %% ../nbs/020_device.ipynb #8939871e
+def _gpu_properties(device):
+    "Return name and memory of a GPU, and the version of CUDA."
+    if device.type == 'mps':
+        return dict(name=f'{_cpu_name()} (MPS)', memory_gb=_gigabytes(torch.mps.recommended_max_memory()))
+    gpu = torch.cuda.get_device_properties(device)
+    return dict(name=gpu.name, memory_gb=_gigabytes(gpu.total_memory), cuda=torch.version.cuda)
+
+# %% ../nbs/020_device.ipynb #9e0a185f
 def describe_device(
     name='auto', # as for `pick_device`
 )->dict:
     "Return name, cores, memory and default precision of the device."
     device = pick_device(name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    out = dict(
-        device=str(device), name=_cpu_name(), cores=cores, threads=torch.get_num_threads(), torch=torch.__version__
-    )
-    if device.type == 'cuda':
-        card = torch.cuda.get_device_properties(device)
-        out |= dict(name=card.name, memory_gb=round(card.total_memory/2**30, 1), cuda=torch.version.cuda)
-    if device.type == 'mps':
-        out |= dict(name=f'{_cpu_name()} (MPS)', memory_gb=round(torch.mps.recommended_max_memory()/2**30, 1))
+    out = dict(device=str(device), name=_cpu_name(), cores=_n_cores(), threads=torch.get_num_threads(),
+               torch=torch.__version__)
+    if device.type in ('cuda', 'mps'): out |= _gpu_properties(device)
     low = {torch.bfloat16: 'bf16', torch.float16: 'fp16 with loss scaling'}.get(amp_dtype(device), 'off')
     return out | dict(devices=', '.join(available_devices()), autocast=low, compiler=can_compile(device))
-
-def _cpu_name():
-    "Return the name of the CPU."
-    chip = getattr(torch.cpu, 'get_capabilities', dict)()
-    return chip.get('cpu_name') or platform.processor() or platform.machine()

@@ -19,61 +19,69 @@ def rank()->int:
     "Return the index of this process, from 0."
     return dist.get_rank() if world_size() > 1 else 0
 
+# %% ../nbs/030_distributed.ipynb #e2384fad
 def broadcast_object(
-    what, # any object that can be pickled; only that of rank 0 is used
+    obj, # any object that can be pickled; only that of rank 0 is used
 ):
     "Return the object of rank 0 on all ranks."
-    if world_size() == 1: return what
-    box = [what if rank() == 0 else None]
+    if world_size() == 1: return obj
+    box = [obj if rank() == 0 else None]
     dist.broadcast_object_list(box)
     return box[0]
 
+# %% ../nbs/030_distributed.ipynb #98521881
 def all_gather_objects(
-    what, # any object that can be pickled
+    obj,  # any object that can be pickled
 )->list:  # one object per rank, in order
     "Return the objects of all ranks on each rank."
-    if world_size() == 1: return [what]
+    if world_size() == 1: return [obj]
     out = [None]*world_size()
-    dist.all_gather_object(out, what)
+    dist.all_gather_object(out, obj)
     return out
 
 # %% ../nbs/030_distributed.ipynb #934ef1d8
 def sync_flag(
-    yes:bool,          # flag of this rank
-    anybody:bool=False, # True: logical or over the ranks; False: rank 0 decides
+    flag:bool,           # of this rank
+    any_rank:bool=False, # True: logical or over the ranks; False: rank 0 decides
 )->bool:
     "Return the same flag on all ranks."
-    if world_size() == 1: return bool(yes)
-    t = torch.tensor([float(yes) if anybody or rank() == 0 else 0.], device=_collective_device())
+    if world_size() == 1: return bool(flag)
+    t = torch.tensor([float(flag) if any_rank or rank() == 0 else 0.], device=_collective_device())
     dist.all_reduce(t)
     return t.item() > 0
 
+# %% ../nbs/030_distributed.ipynb #cfc087e6
 def all_reduce_sum(
-    *numbers, # scalar tensors or numbers
-)->list:      # one float for each
+    *values, # scalar tensors or numbers
+)->list:     # one float for each
     "Return the sums over all ranks."
-    if world_size() == 1: return [float(n) for n in numbers]
-    t = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=_collective_device())
+    if world_size() == 1: return [float(v) for v in values]
+    t = torch.tensor([float(v) for v in values], dtype=torch.float64, device=_collective_device())
     dist.all_reduce(t)
     return t.tolist()
 
 # %% ../nbs/030_distributed.ipynb #25c8e564
 def _collective_device(): return 'cuda' if 'gloo' not in str(dist.get_backend_config()) else 'cpu'
 
+def _weighted_grads(params, weight):
+    "Return one flat tensor: the weighted gradients, whether each exists, and the weight."
+    has_grad = [p.grad is not None and weight > 0 for p in params]
+    grads = [(p.grad*weight if has else torch.zeros_like(p)).flatten() for p,has in zip(params, has_grad)]
+    return torch.cat([*grads, params[0].new_tensor([*has_grad, weight])])
+
+# %% ../nbs/030_distributed.ipynb #e5e9adff
 @torch.no_grad()
 def average_grads(
     params, # parameters outside the wrapped model: a critic's, projections
-    share:float=1., # weight of this rank's gradients; 0 if it had no relevant data
+    weight:float=1., # of this rank's gradients; 0 if it had no relevant data
 ):
     "Replace each gradient by its weighted mean over all ranks; a missing gradient counts as 0."
     params = list(params)
     if world_size() == 1 or not params: return
-    has = [p.grad is not None and share > 0 for p in params]
-    flat = torch.cat([*((p.grad*share if h else torch.zeros_like(p)).flatten() for p,h in zip(params, has)),
-                      params[0].new_tensor([*has, share])])
+    flat = _weighted_grads(params, weight)
     dist.all_reduce(flat)
-    *sums, who, whole = flat.split([*(p.numel() for p in params), len(params), 1])
-    for p,s,some in zip(params, sums, who.tolist()): p.grad = (s/whole).view_as(p) if some else None
+    *sums, n_grads, total = flat.split([*(p.numel() for p in params), len(params), 1])
+    for p,s,n in zip(params, sums, n_grads.tolist()): p.grad = (s/total).view_as(p) if n else None
 
 # %% ../nbs/030_distributed.ipynb #7872513e
 def is_sharded(
@@ -94,23 +102,25 @@ def shard_like(
     "Shard `t` like `like`."
     if not hasattr(like, 'full_tensor'): return t
     from torch.distributed.tensor import distribute_tensor
-    t = (
-        t.to(like.device, like.dtype)
-        if t is not None
-        else torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    )
-    return distribute_tensor(t, like.device_mesh, like.placements)
+    if t is None: t = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    return distribute_tensor(t.to(like.device, like.dtype), like.device_mesh, like.placements)
 
 # %% ../nbs/030_distributed.ipynb #930b5912
+def _full_weights(model):
+    "Gather the state_dict of a sharded model; all ranks must call this."
+    with torch.no_grad(): return {k:full_tensor(v.detach()).clone() for k,v in model.state_dict().items()}
+
+# %% ../nbs/030_distributed.ipynb #f837c5f0
 def gather_model(
     model,       # a module whose class can be built from its `config`
     weights=None # full state_dict, if known; None: gathered, and all ranks must call this
 ):               # `model`, or a complete copy of it
     "Return the model with full tensors."
     if not is_sharded(model): return model
-    with torch.no_grad(): weights = weights or {k:full_tensor(v.detach()).clone() for k,v in model.state_dict().items()}
-    one = next(c for c in type(model).__mro__ if not c.__name__.startswith('FSDP'))(model.config)
-    if getattr(model, 'programs', None): one.programs = model.programs
-    one.load_state_dict(weights)
-    if hasattr(model, 'profile'): one.profile = model.profile
-    return one.to(next(model.parameters()).device).train(model.training)
+    weights = weights or _full_weights(model)
+    cls = next(c for c in type(model).__mro__ if not c.__name__.startswith('FSDP'))
+    out = cls(model.config)
+    if getattr(model, 'programs', None): out.programs = model.programs
+    out.load_state_dict(weights)
+    if hasattr(model, 'profile'): out.profile = model.profile
+    return out.to(next(model.parameters()).device).train(model.training)

@@ -8,6 +8,7 @@ __all__ = ['format_bytes', 'AvailableMemory', 'cgroup_memory', 'available_memory
 # %% ../nbs/025_memory.ipynb #208b8445
 import errno, os
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -24,16 +25,17 @@ def format_bytes(
 @dataclass(frozen=True)
 class AvailableMemory:
     "Memory still available to this process."
-    free:int    # bytes still available
-    total:int   # bytes: the limit itself
-    where:str   # description of the limit
-    def __str__(self): return f'{format_bytes(self.free)} of {format_bytes(self.total)} are free ({self.where})'
+    free:int       # bytes still available
+    total:int      # bytes: the limit itself
+    limited_by:str # description of the limit
+    def __str__(self): return f'{format_bytes(self.free)} of {format_bytes(self.total)} are free ({self.limited_by})'
 
+# %% ../nbs/025_memory.ipynb #f72ca3e8
 def _read_fields(path):
     "Read a file of names and numbers, such as /proc/meminfo, as a dict."
     try: lines = Path(path).read_text().splitlines()
     except OSError: return {}
-    pairs = (l.replace(':', ' ').split() for l in lines)
+    pairs = (line.replace(':', ' ').split() for line in lines)
     return {p[0]:int(p[1]) for p in pairs if len(p) > 1 and p[1].isdigit()}
 
 def _read_number(path):
@@ -50,28 +52,38 @@ _cgroup_versions = {
 
 def _cgroup_limit(folder, version):
     "Return the available memory of one control group; None if it sets no limit."
-    _, limit, usage, inactive = _cgroup_versions[version]
-    most, used = _read_number(folder/limit), _read_number(folder/usage)
-    if most is None or used is None or most >= 2**60: return None        # "no limit" is a very large number
+    _, limit_file, usage_file, inactive = _cgroup_versions[version]
+    limit, used = _read_number(folder/limit_file), _read_number(folder/usage_file)
+    if limit is None or used is None or limit >= 2**60: return None      # "no limit" is a very large number
     files = _read_fields(folder/'memory.stat').get(inactive, 0)
-    return AvailableMemory(max(0, most - used + min(files, used)), most, 'limit of the control group')
+    return AvailableMemory(max(0, limit - used + min(files, used)), limit, 'limit of the control group')
 
 # %% ../nbs/025_memory.ipynb #8b992202
+def _cgroup_version(kinds):
+    "Return the version of a line of /proc/self/cgroup; None if it does not concern memory."
+    return 2 if not kinds else 1 if 'memory' in kinds.split(',') else None
+
+def _cgroup_folders(root, version, name):
+    "Return the folders of a control group and of its ancestors, the innermost first."
+    top = Path(root)/_cgroup_versions[version][0]
+    inner = top/name.strip('/')
+    folders = [inner, *(p for p in inner.parents if p == top or top in p.parents), top]
+    return list(dict.fromkeys(folders))
+
+# %% ../nbs/025_memory.ipynb #63677afc
 def cgroup_memory(
-    root='/sys/fs/cgroup',     # where control groups are
-    own='/proc/self/cgroup',   # file that lists those of this process
-)->list:                       # of `AvailableMemory`
+    root='/sys/fs/cgroup',           # where control groups are
+    cgroup_file='/proc/self/cgroup', # file that lists those of this process
+)->list:                             # of `AvailableMemory`
     "Return the available memory of the control groups of this process and of their ancestors."
-    try: lines = Path(own).read_text().splitlines()
+    try: lines = Path(cgroup_file).read_text().splitlines()
     except OSError: return []
     out = []
-    for _, kinds, name in (l.split(':', 2) for l in lines if l.count(':') >= 2):
-        version = 2 if not kinds else 1 if 'memory' in kinds.split(',') else None
+    for _, kinds, name in (line.split(':', 2) for line in lines if line.count(':') >= 2):
+        version = _cgroup_version(kinds)
         if version is None: continue
-        top = Path(root)/_cgroup_versions[version][0]
-        inner = top/name.strip('/')
-        folders = [inner, *(p for p in inner.parents if p == top or top in p.parents)]
-        out += [r for f in dict.fromkeys([*folders, top]) if (r := _cgroup_limit(f, version)) is not None]
+        limits = [_cgroup_limit(folder, version) for folder in _cgroup_folders(root, version, name)]
+        out += [limit for limit in limits if limit is not None]
     return out
 
 # %% ../nbs/025_memory.ipynb #9722dd8e
@@ -84,32 +96,40 @@ def _address_space_memory():
     used = _read_fields('/proc/self/status').get('VmSize', 0)*1024
     return AvailableMemory(max(0, soft - used), soft, 'address space of the process, ulimit -v')
 
+# %% ../nbs/025_memory.ipynb #d82fe353
 def _machine_memory():
     "Return the memory left on this machine, or None if unknown."
-    told = _read_fields('/proc/meminfo')
-    if 'MemAvailable' in told:
-        return AvailableMemory(told['MemAvailable']*1024, told['MemTotal']*1024, 'memory of this machine')
-    try: page, whole = os.sysconf('SC_PAGE_SIZE'), os.sysconf('SC_PHYS_PAGES')
+    fields = _read_fields('/proc/meminfo')
+    if 'MemAvailable' in fields:
+        return AvailableMemory(fields['MemAvailable']*1024, fields['MemTotal']*1024, 'memory of this machine')
+    try: total = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
     except (AttributeError, ValueError, OSError): return None
-    return AvailableMemory(page*whole*3//4, page*whole,
+    return AvailableMemory(total*3//4, total,
                            'three quarters of the memory of this machine, which does not report the used part')
 
 # %% ../nbs/025_memory.ipynb #7a96ad72
+def _cuda_memory(device):
+    "Return the memory left on a CUDA GPU."
+    free, total = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)     # reserved by torch
+    return AvailableMemory(free + unused, total, f'memory of {torch.cuda.get_device_name(device)}')
+
+def _mps_memory():
+    "Return the memory left for Metal."
+    total = torch.mps.recommended_max_memory()
+    free = max(0, total - torch.mps.current_allocated_memory())
+    return AvailableMemory(free, total, 'memory that Metal recommends for the GPU')
+
+# %% ../nbs/025_memory.ipynb #17258baa
 def available_memory(
     device='auto', # as for `pick_device`
 )->AvailableMemory:           # None if unknown
     "Return the memory available to this process on `device`, by the smallest of its limits."
     device = pick_device(device)
-    if device.type == 'cuda':
-        free, total = torch.cuda.mem_get_info(device)
-        ours = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)     # reserved by torch, unused
-        return AvailableMemory(free + ours, total, f'memory of {torch.cuda.get_device_name(device)}')
-    if device.type == 'mps':
-        total = torch.mps.recommended_max_memory()
-        return AvailableMemory(max(0, total - torch.mps.current_allocated_memory()), total,
-                               'memory that Metal recommends for the GPU')
-    rooms = [r for r in (_machine_memory(), _address_space_memory(), *cgroup_memory()) if r is not None]
-    return min(rooms, key=lambda r: r.free, default=None)
+    if device.type == 'cuda': return _cuda_memory(device)
+    if device.type == 'mps': return _mps_memory()
+    limits = [m for m in (_machine_memory(), _address_space_memory(), *cgroup_memory()) if m is not None]
+    return min(limits, key=attrgetter('free'), default=None)
 
 # %% ../nbs/025_memory.ipynb #1795c6b5
 _oom_messages = (

@@ -7,10 +7,12 @@ __all__ = ['read_many', 'stream_midi']
 
 # %% ../../nbs/170_midi.batch.ipynb #7a024242
 import json, mmap, os, selectors, signal, struct, subprocess, sys, time
-from collections import Counter, deque
+from collections import deque
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 from symusic import ControlChange, Note, Score, Tempo, TimeSignature, Track
 
 from ..core import MidiError
@@ -31,18 +33,21 @@ def _encode_reply(path, limits):
         return b'E' + 'needs more memory than a worker has\0raise memory, or leave the file out'.encode()
 
 # %% ../../nbs/170_midi.batch.ipynb #3bba7eec
+def _read_frame(stream):
+    "Return the content of the next frame of `stream`; None at its end."
+    head = stream.read(4)
+    return stream.read(struct.unpack('>I', head)[0]) if len(head) == 4 else None
+
+# %% ../../nbs/170_midi.batch.ipynb #c9635630
 def _worker_main():
     "Main loop of a worker: limits and memory in two frames, then one path per frame, until its input ends."
     inp, out = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1)                                                       # printed output must not mix with the frames
-    def frame():
-        head = inp.read(4)
-        return inp.read(struct.unpack('>I', head)[0]) if len(head) == 4 else None
-    limits, memory = MidiLimits(**json.loads(frame())), int(frame())
+    limits, memory = MidiLimits(**json.loads(_read_frame(inp))), int(_read_frame(inp))
     if memory:
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    while (path := frame()) is not None:
+    while (path := _read_frame(inp)) is not None:
         out.write(_frame(_encode_reply(os.fsdecode(path), limits)))
         out.flush()
 
@@ -53,143 +58,180 @@ def _decode_reply(path, b):
         s = _TICK_SCORE.__new__(_TICK_SCORE)
         s.__setstate__(b[1:])
         return s
-    what, way = b[1:].decode('utf-8', 'replace').split('\0')
-    return MidiError(what, path, way)
+    what, way_out = b[1:].decode('utf-8', 'replace').split('\0')
+    return MidiError(what, path, way_out)
 
 # %% ../../nbs/170_midi.batch.ipynb #c4b59d88
+_SERVE = 'from aurl.midi.batch import _worker_main; _worker_main()'
+
+def _start_process(code):
+    "Start Python with `code`, pipes for its input and output, and the import path of this process."
+    path = os.pathsep.join(p for p in ['', *sys.path] if p is not None)
+    return subprocess.Popen(
+        [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        bufsize=0, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
+
+# %% ../../nbs/170_midi.batch.ipynb #8346db77
 class _ReaderProcess:
     "A process that reads files, and its queue."
-    def __init__(self, limits, memory, serve='from aurl.midi.batch import _worker_main; _worker_main()'):
-        path = os.pathsep.join(p for p in ['', *sys.path] if p is not None)
-        self.proc = subprocess.Popen(
-            [sys.executable, '-c', serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            bufsize=0, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
-        self.desk, self.buf, self.since = deque(), bytearray(), time.monotonic()
+    def __init__(self, limits, memory, serve=_SERVE):
+        self.proc = _start_process(serve)
+        self.queue, self.buf, self.started = deque(), bytearray(), time.monotonic()
         self._write(_frame(json.dumps(vars(limits)).encode()) + _frame(str(memory).encode()))
+
     def _write(self, b):
         try: self.proc.stdin.write(b)
-        except OSError: pass                                            # it is dead, which `take` detects
-    def give(self, i, path):
-        if not self.desk: self.since = time.monotonic()
-        self.desk.append((i, path))
+        except OSError: pass                                            # it is dead, which `replies` detects
+
+    def submit(self, i, path):
+        "Add file number `i` to the queue."
+        if not self.queue: self.started = time.monotonic()
+        self.queue.append((i, path))
         self._write(_frame(os.fsencode(path)))
-    def take(self):
-        "Yield (index, path, reply) of finished files; the reply is None for the file that ended the process."
-        b = os.read(self.proc.stdout.fileno(), 1 << 20)
-        self.buf += b
-        while len(self.buf) >= 4 and len(self.buf) >= 4 + (n := struct.unpack('>I', self.buf[:4])[0]):
-            yield *self.desk.popleft(), bytes(self.buf[4:4+n])
-            del self.buf[:4+n]
-            self.since = time.monotonic()
-        if not b and self.desk: yield *self.desk.popleft(), None
-    def end(self):
-        self.proc.kill()
-        self.proc.stdin.close()
-        self.proc.stdout.close()
-        return self.proc.wait()
+
+# %% ../../nbs/170_midi.batch.ipynb #b2e399c9
+@patch
+def replies(self:_ReaderProcess):
+    "Yield (index, path, reply) of finished files; the reply is None for the file that ended the process."
+    b = os.read(self.proc.stdout.fileno(), 1 << 20)
+    self.buf += b
+    while len(self.buf) >= 4 and len(self.buf) >= 4 + (n := struct.unpack('>I', self.buf[:4])[0]):
+        yield *self.queue.popleft(), bytes(self.buf[4:4+n])
+        del self.buf[:4+n]
+        self.started = time.monotonic()
+    if not b and self.queue: yield *self.queue.popleft(), None
+
+# %% ../../nbs/170_midi.batch.ipynb #3a9a53e5
+@patch
+def stop(self:_ReaderProcess):
+    "Kill the process; return its exit code."
+    self.proc.kill()
+    self.proc.stdin.close()
+    self.proc.stdout.close()
+    return self.proc.wait()
 
 # %% ../../nbs/170_midi.batch.ipynb #a4363613
 def read_many(
-    paths,              # paths of MIDI files; any iterable
-    workers:int=2,      # number of processes
+    paths,                  # paths of MIDI files; any iterable
+    workers:int=2,          # number of processes
     limits:MidiLimits=None, # limits of each file; None: the defaults
-    seconds:float=20.,  # timeout per file (for the first one including the start of the worker)
-    memory:int=2**31,   # bytes of address space of a worker; 0: no limit
-    ahead:int=16,       # files in progress per worker
+    timeout:float=20.,      # seconds per file (for the first one including the start of the worker)
+    memory_limit:int=2**31, # bytes of address space of a worker; 0: no limit
+    files_in_flight:int=16, # files in progress per worker
 ):
     "Yield (path, `Score` or `MidiError`) for each of `paths`, in order. A worker that crashes or hangs is replaced."
-    desk = _ReaderPool(workers, limits or MidiLimits(), seconds, memory, ahead)
-    try: yield from desk.run(enumerate(paths))
-    finally: desk.close()
+    pool = _ReaderPool(workers, limits or MidiLimits(), timeout, memory_limit, files_in_flight)
+    try: yield from pool.run(enumerate(paths))
+    finally: pool.close()
 
 # %% ../../nbs/170_midi.batch.ipynb #39b7ee7a
 class _ReaderPool:
     "The worker processes, the files to be repeated and the finished results."
-    def __init__(self, workers, limits, seconds, memory, ahead, **kw):
-        self.make = lambda: _ReaderProcess(limits, memory, **kw)
-        self.seconds, self.ahead, self.again, self.done, self.sel, self.workers = (
-            seconds, ahead, deque(), {}, selectors.DefaultSelector(), [])
-        for _ in range(max(workers, 1)): self._hire()
-    def _hire(self):
+    def __init__(self, workers, limits, timeout, memory_limit, files_in_flight, serve=_SERVE):
+        self.make = partial(_ReaderProcess, limits, memory_limit, serve)
+        self.timeout, self.files_in_flight = timeout, files_in_flight
+        self.retries, self.done, self.exhausted = deque(), {}, False
+        self.selector, self.workers = selectors.DefaultSelector(), []
+        for _ in range(max(workers, 1)): self._start_worker()
+
+    def _start_worker(self):
         w = self.make()
         self.workers.append(w)
-        self.sel.register(w.proc.stdout, selectors.EVENT_READ, w)
-    def _dismiss(self, w, blame):
-        "End worker `w`, report the first file in its queue, requeue the others, and start a new worker."
-        if w.desk and blame:
-            i, path = w.desk.popleft()
+        self.selector.register(w.proc.stdout, selectors.EVENT_READ, w)
+
+    def _replace_worker(self, w, blame):
+        "Stop worker `w`, report the first file in its queue, requeue the others, and start a new worker."
+        if w.queue and blame:
+            i, path = w.queue.popleft()
             self.done[i] = path, MidiError(blame, path, 'leave it out, or read it separately with read_midi')
-        self.again.extend(w.desk)
-        self.sel.unregister(w.proc.stdout)
+        self.retries.extend(w.queue)
+        self.selector.unregister(w.proc.stdout)
         self.workers.remove(w)
-        w.end()
-        self._hire()
+        w.stop()
+        self._start_worker()
+
     def close(self):
-        for w in self.workers: w.end()
-        self.sel.close()
+        "Stop all workers."
+        for w in self.workers: w.stop()
+        self.selector.close()
 
 # %% ../../nbs/170_midi.batch.ipynb #959087d9
 def _death_message(code):
-    return (
-        f'ended the process that read it ({signal.Signals(-code).name if code and code < 0 else f"exit code {code}"})'
-    )
+    cause = signal.Signals(-code).name if code and code < 0 else f'exit code {code}'
+    return f'ended the process that read it ({cause})'
 
 # %% ../../nbs/170_midi.batch.ipynb #c7619cc6
-def _run_pool(self, todo):
-    "Distribute `todo` to the workers until it is empty; yield results in order."
-    nxt, more = 0, True
-    while True:
-        for w in self.workers:
-            while len(w.desk) < 4 and (self.again or more and sum(
-                    len(x.desk) for x in self.workers) + len(self.done) < self.ahead*len(self.workers)):
-                item = self.again.popleft() if self.again else next(todo, None)
-                if item is None:
-                    more = False
-                    break
-                w.give(item[0], str(item[1]))
-        while nxt in self.done:
-            yield self.done.pop(nxt)
-            nxt += 1
-        if not more and not self.again and not any(w.desk for w in self.workers): return
-        for key,_ in self.sel.select(timeout=.2):
-            w = key.data
-            for i,path,answer in w.take():
-                if answer is not None:
-                    self.done[i] = path, _decode_reply(path, answer)
-                    continue
-                w.desk.appendleft((i, path))
-            if w.proc.poll() is not None or not w.buf and w.proc.poll() is not None:
-                self._dismiss(w, _death_message(w.proc.poll()))
-        for w in list(self.workers):
-            if w.desk and time.monotonic() - w.since > self.seconds:
-                self._dismiss(w, f'took longer than {self.seconds:g} s')
+@patch
+def _may_submit(self:_ReaderPool):
+    "Whether there is a file to repeat, or room for another."
+    if self.retries: return True
+    in_flight = sum(len(w.queue) for w in self.workers) + len(self.done)
+    return not self.exhausted and in_flight < self.files_in_flight*len(self.workers)
+
+# %% ../../nbs/170_midi.batch.ipynb #57a3dcb0
+@patch
+def _fill_queues(self:_ReaderPool, todo):
+    "Submit files to all workers, from those to be repeated and then from `todo`."
+    for w in self.workers:
+        while len(w.queue) < 4 and self._may_submit():
+            item = self.retries.popleft() if self.retries else next(todo, None)
+            if item is None:
+                self.exhausted = True
+                break
+            w.submit(item[0], str(item[1]))
+
+# %% ../../nbs/170_midi.batch.ipynb #e93bc3b3
+@patch
+def _collect_replies(self:_ReaderPool):
+    "Decode the replies that have arrived; replace workers that ended."
+    for key,_ in self.selector.select(timeout=.2):
+        w = key.data
+        for i,path,answer in w.replies():
+            if answer is None: w.queue.appendleft((i, path))
+            else: self.done[i] = path, _decode_reply(path, answer)
+        if w.proc.poll() is not None: self._replace_worker(w, _death_message(w.proc.poll()))
 
 # %% ../../nbs/170_midi.batch.ipynb #fb9813ad
-_ReaderPool.run = _run_pool
+@patch
+def run(self:_ReaderPool, todo):
+    "Distribute `todo` to the workers until it is empty; yield results in order."
+    following = 0
+    while True:
+        self._fill_queues(todo)
+        while following in self.done:
+            yield self.done.pop(following)
+            following += 1
+        if self.exhausted and not self.retries and not any(w.queue for w in self.workers): return
+        self._collect_replies()
+        for w in list(self.workers):
+            if w.queue and time.monotonic() - w.started > self.timeout:
+                self._replace_worker(w, f'took longer than {self.timeout:g} s')
 
 # %% ../../nbs/170_midi.batch.ipynb #0787712a
 class _TrackReader:
     "Reader of one track of a memory-mapped file, event by event."
     def __init__(self, b, start, end):
-        self.b, self.i, self.end, self.run, self.now, self.ahead, self.down, self.program = (
-            b, start, end, 0, 0, None, {}, {})
-    def until(self, tick):
+        self.b, self.i, self.end, self.running_status = b, start, end, 0
+        self.now, self.pending = 0, None    # time of the last event, None at the end; an event after the span
+        self.down, self.program = {}, {}    # notes that sound, by channel and pitch; program of each channel
+
+    def events_before(self, tick):
         "Yield the events before `tick` as (time, status, a, b)."
         while True:
-            e = self.ahead
+            e = self.pending
             if e is None:
                 if self.i >= self.end:
                     self.now = None
                     return
-                e = parse_event(self.b, self.i, self.end, self.run)
+                e = parse_event(self.b, self.i, self.end, self.running_status)
                 if e is None:
                     self.i += 1
                     continue
                 self.now += e[2]
             if self.now >= tick:
-                self.ahead = e
+                self.pending = e
                 return
-            self.ahead, (self.i, self.run) = None, e[:2]
+            self.pending, (self.i, self.running_status) = None, e[:2]
             yield self.now, *e[3:6]
 
 # %% ../../nbs/170_midi.batch.ipynb #583ed095
@@ -199,64 +241,87 @@ def _add_score_event(score, t, a, p):
     elif a == 0x58 and p[0] and p[1] <= 6: score.time_signatures.append(TimeSignature(t, p[0], 1 << p[1]))
 
 # %% ../../nbs/170_midi.batch.ipynb #3c307253
-def _read_span(reels, tick, tpq, b, held):
-    "Read all `reels` up to `tick` into a score; notes that still sound are added when they end, or after `held` ticks."
-    score, tracks, touched = Score(tpq), {}, []
-    for k,r in enumerate(reels):
-        for t,s,a,v in r.until(tick):
+class _Span:
+    "The events of a span of a file."
+    def __init__(self, tpq):
+        self.score = Score(tpq)
+        self.notes, self.controls = {}, []  # by track, channel and program
+
+    def add_note(self, k, channel, pitch, note, duration):
+        "Add a note that ends; `note` is its onset, velocity and program."
+        on, velocity, program = note
+        self.notes.setdefault((k, channel, program), []).append((on, duration, pitch, velocity))
+
+    def read(self, k, reader, tick):
+        "Add the events of track `k` before `tick`; notes are added when they end."
+        down, program = reader.down, reader.program
+        for t,s,a,v in reader.events_before(tick):
             c = s & 15
             if s == 0xff:
-                if a in (0x51, 0x58): _add_score_event(score, t, a, b[v[0]:v[1]])
-            elif s < 0xa0 and s >= 0x90 and v: r.down.setdefault((c, a), deque()).append((t, v, r.program.get(c, 0)))
+                if a in (0x51, 0x58): _add_score_event(self.score, t, a, reader.b[v[0]:v[1]])
+            elif 0x90 <= s < 0xa0 and v: down.setdefault((c, a), deque()).append((t, v, program.get(c, 0)))
             elif s < 0xa0:
-                if q := r.down.get((c, a)):
-                    on, vel, prog = q.popleft()
-                    tracks.setdefault((k, c, prog), []).append((on, t - on, a, vel))
-            elif 0xc0 <= s < 0xd0: r.program[c] = a
-            elif 0xb0 <= s < 0xc0: touched.append((k, c, r.program.get(c, 0), t, a, v))
-    for r_k,r in enumerate(reels):  # cut notes held too long, or to the end of the file
-        for (c,a),q in r.down.items():
-            while q and (r.now is None or q[0][0] < tick - held):
-                on, vel, prog = q.popleft()
-                tracks.setdefault((r_k, c, prog), []).append(
-                    (on, max(tick - on, 1) if r.now is not None else tpq//2, a, vel))
-    return _build_score(score, tracks, touched)
+                if held := down.get((c, a)): self.add_note(k, c, a, held[0], t - held.popleft()[0])
+            elif 0xc0 <= s < 0xd0: program[c] = a
+            elif 0xb0 <= s < 0xc0: self.controls.append((k, c, program.get(c, 0), t, a, v))
+
+    def cut_notes(self, k, reader, tick, longest):
+        "Add the notes of track `k` that sound for more than `longest` ticks before `tick`, or to the end of the track."
+        ended = reader.now is None
+        for (c,pitch),held in reader.down.items():
+            while held and (ended or held[0][0] < tick - longest):
+                duration = self.score.ticks_per_quarter//2 if ended else max(tick - held[0][0], 1)
+                self.add_note(k, c, pitch, held.popleft(), duration)
 
 # %% ../../nbs/170_midi.batch.ipynb #84f684c3
-def _build_score(score, tracks, touched):
-    for key in {x[:3] for x in touched}: tracks.setdefault(key, [])
-    for (k,c,prog),notes in sorted(tracks.items()):
-        t = Track(program=prog, is_drum=c == 9)
-        a = np.array(sorted(notes), np.int64).reshape(-1, 4)
-        if len(a) and a[:,:2].max() >= 2**31:
-            raise MidiError('its times exceed the range of 32 bits', way_out='the file is damaged; leave it out')
-        t.notes = Note.from_numpy(a[:,0].astype(np.int32), a[:,1].astype(np.int32),
-                                  a[:,2].astype(np.int8), a[:,3].astype(np.int8), 'tick')
-        for x in touched:
-            if x[:3] == (k, c, prog): t.controls.append(ControlChange(*x[3:]))
-        score.tracks.append(t)
-    _rebuild_pedals(score)
-    return score
+def _span_track(program, is_drum, notes, controls):
+    "Return a track of `notes` (onset, duration, pitch, velocity) and `controls` (tick, number, value)."
+    t = Track(program=program, is_drum=is_drum)
+    a = np.array(sorted(notes), np.int64).reshape(-1, 4)
+    if len(a) and a[:,:2].max() >= 2**31:
+        raise MidiError('its times exceed the range of 32 bits', way_out='the file is damaged; leave it out')
+    t.notes = Note.from_numpy(a[:,0].astype(np.int32), a[:,1].astype(np.int32),
+                              a[:,2].astype(np.int8), a[:,3].astype(np.int8), 'tick')
+    for c in controls: t.controls.append(ControlChange(*c))
+    return t
+
+# %% ../../nbs/170_midi.batch.ipynb #a0f24df9
+def _read_span(readers, tick, tpq, longest):
+    "Read all `readers` up to `tick` into a score; notes of more than `longest` ticks are cut."
+    span = _Span(tpq)
+    for k,reader in enumerate(readers): span.read(k, reader, tick)
+    for k,reader in enumerate(readers): span.cut_notes(k, reader, tick, longest)
+    for key in {x[:3] for x in span.controls}: span.notes.setdefault(key, [])
+    for key,notes in sorted(span.notes.items()):
+        _, channel, program = key
+        controls = [x[3:] for x in span.controls if x[:3] == key]
+        span.score.tracks.append(_span_track(program, channel == 9, notes, controls))
+    _rebuild_pedals(span.score)
+    return span.score
 
 # %% ../../nbs/170_midi.batch.ipynb #bc6c558b
+def _spans(b, path, span_quarters, max_note_quarters):
+    "Yield the spans of the file `b` as scores."
+    chunks, _ = find_chunks(b) if b[:4] == b'MThd' else ([], [])
+    if not chunks: raise MidiError('not a MIDI file with music in it', path, 'inspect_midi describes it')
+    tpq = parse_header(b[:chunks[0][0]], chunks[0][0] - 8)[0].tpq
+    readers, tick, step = [_TrackReader(b, *c) for c in chunks], 0, max(int(span_quarters*tpq), 1)
+    while any(r.now is not None for r in readers):
+        # skip a long silence in one step
+        tick = max(tick + step, min((r.now for r in readers if r.pending), default=0)//step*step + step)
+        s = _read_span(readers, tick, tpq, int(max_note_quarters*tpq))
+        if len(s.tracks) or len(s.tempos) or len(s.time_signatures): yield s
+
+# %% ../../nbs/170_midi.batch.ipynb #1fed4f76
 def stream_midi(
-    path,                # path of a MIDI file of any length
-    quarters:float=256., # length of a span in quarter notes
-    hold:float=1024.,    # longest note in quarter notes; longer ones are cut
+    path,                           # path of a MIDI file of any length
+    span_quarters:float=256.,       # length of a span in quarter notes
+    max_note_quarters:float=1024.,  # longest note in quarter notes; longer ones are cut
 ):
     "Yield the spans of a file as scores, in its own ticks. A note is in the span in which it ends."
     path = Path(path).expanduser()
     try:
         with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as b:
-            head = b[:4]
-            chunks, _ = find_chunks(b) if head == b'MThd' else ([], [])
-            if not chunks: raise MidiError('not a MIDI file with music in it', path, 'inspect_midi describes it')
-            h, _ = parse_header(b[:chunks[0][0]], chunks[0][0] - 8)
-            reels, tick, step = [_TrackReader(b, *c) for c in chunks], 0, max(int(quarters*h.tpq), 1)
-            while any(r.now is not None for r in reels):
-                # skip a long silence in one step
-                tick = max(tick + step, min((r.now for r in reels if r.ahead), default=0)//step*step + step)
-                s = _read_span(reels, tick, h.tpq, b, int(hold*h.tpq))
-                if len(s.tracks) or len(s.tempos) or len(s.time_signatures): yield s
+            yield from _spans(b, path, span_quarters, max_note_quarters)
     except (OSError, ValueError) as e:
         raise MidiError(f'cannot be read ({e})', path, 'check the path and the file') from e

@@ -9,37 +9,59 @@ __all__ = ['Finding', 'unwrap', 'find_chunks', 'Header', 'parse_header', 'parse_
 import struct, zlib
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..core import MidiError
 
 # %% ../../nbs/100_midi.bytes.ipynb #0677fac2
 @dataclass
 class Finding:
     "An irregularity found in a file."
-    kind:str    # keyword for programs: 'overlap', 'unreadable', …
-    say:str     # description for people
-    count:int=1 # number of events or bytes concerned
+    kind:str        # keyword for programs: 'overlap', 'unreadable', …
+    message:str     # description for people
+    count:int=1     # number of events or bytes concerned
     lost:bool=False # whether information is lost
 
 # %% ../../nbs/100_midi.bytes.ipynb #beae8845
-_SIGNATURES = {b'PK\x03\x04':'a zip archive (perhaps compressed MusicXML)', b'RIFF':'RIFF audio', b'ID3':'an MP3',
-               b'\xff\xfb':'an MP3', b'OggS':'Ogg audio', b'fLaC':'FLAC audio', b'<?xml':'XML (perhaps MusicXML)',
-               b'%PDF':'a PDF', b'\x89PNG':'a picture', b'<':'HTML or XML'}
-
-def _gunzip(data, most):
-    "Return the recoverable content of a gzip archive, up to one byte over `most`, and whether it is complete."
-    z, out = zlib.decompressobj(31), bytearray()
+def _gunzip(data, max_bytes):
+    "Return the recoverable content of a gzip archive, up to one byte over `max_bytes`, and whether it is complete."
+    decoder, out = zlib.decompressobj(31), bytearray()
     try:
         for i in range(0, len(data), 4096):
-            out += z.decompress(data[i:i+4096], most + 1 - len(out))
-            if z.eof or len(out) > most: break
+            out += decoder.decompress(data[i:i+4096], max_bytes + 1 - len(out))
+            if decoder.eof or len(out) > max_bytes: break
     except zlib.error: pass
-    return bytes(out), z.eof
+    return bytes(out), decoder.eof
 
 def _nearly_matches(b, i, name):
     "Whether at least three of the four bytes at `i` match `name`."
     return i + 4 <= len(b) and (b[i] == name[0]) + (b[i+1] == name[1]) + (b[i+2] == name[2]) + (b[i+3] == name[3]) >= 3
+
+# %% ../../nbs/100_midi.bytes.ipynb #3bdd9462
+def _unpack_gzip(data, path, max_bytes):
+    "Return the content of the gzip archive `data`, and a finding; raise a `MidiError` if it is too large."
+    content, complete = _gunzip(data, max_bytes)
+    if len(content) > max_bytes:
+        raise MidiError(f'a gzip archive of more than max_bytes={max_bytes:,}', path,
+                        'raise max_bytes if you trust the file')
+    message = 'it was inside a gzip archive' + ('' if complete else ', which is damaged')
+    return content, Finding('wrapped', message, lost=not complete)
+
+# %% ../../nbs/100_midi.bytes.ipynb #fade00e5
+def _find_header(data):
+    "Return the offset of the header, or else of the first chunk; -1 without one."
+    at = data.find(b'MThd', 0, 4096)
+    if at >= 0: return at
+    return 0 if _nearly_matches(data, 0, b'MThd') else data.find(b'MTrk', 0, 1 << 16)
+
+# %% ../../nbs/100_midi.bytes.ipynb #829e401d
+_SIGNATURES = {b'PK\x03\x04':'a zip archive (perhaps compressed MusicXML)', b'RIFF':'RIFF audio', b'ID3':'an MP3',
+               b'\xff\xfb':'an MP3', b'OggS':'Ogg audio', b'fLaC':'FLAC audio', b'<?xml':'XML (perhaps MusicXML)',
+               b'%PDF':'a PDF', b'\x89PNG':'a picture', b'<':'HTML or XML'}
+
+def _not_midi(data, path):
+    "Return the error for `data` without MIDI in it."
+    kind = next((name for signature,name in _SIGNATURES.items() if data.startswith(signature)), None)
+    return MidiError('not a MIDI file' + (f'; it looks like {kind}' if kind else ''), path,
+                     'convert it to MIDI, or leave it out')
 
 # %% ../../nbs/100_midi.bytes.ipynb #752c85c1
 def unwrap(
@@ -51,115 +73,122 @@ def unwrap(
     if not data: raise MidiError('an empty file (0 bytes)', path, 'get the file again')
     found = []
     if data[:2] == b'\x1f\x8b':
-        data, whole = _gunzip(data, max_bytes)
-        if len(data) > max_bytes:
-            raise MidiError(f'a gzip archive of more than max_bytes={max_bytes:,}', path,
-                            'raise max_bytes if you trust the file')
-        found.append(Finding('wrapped', 'it was inside a gzip archive' + ('' if whole else ', which is damaged'),
-                             lost=not whole))
-    at = data.find(b'MThd', 0, 4096)
-    if at < 0 and _nearly_matches(data, 0, b'MThd'): at = 0
-    if at < 0: at = next((i for i in (data.find(b'MTrk', 0, 1 << 16),) if i >= 0), -1)
-    if at < 0:
-        look = next((v for k,v in _SIGNATURES.items() if data.startswith(k)), None)
-        raise MidiError('not a MIDI file' + (f'; it looks like {look}' if look else ''), path,
-                        'convert it to MIDI, or leave it out')
+        data, finding = _unpack_gzip(data, path, max_bytes)
+        found.append(finding)
+    at = _find_header(data)
+    if at < 0: raise _not_midi(data, path)
     if at:
-        found.append(
-            Finding('wrapped', f'{at} bytes before the header' + (' (RIFF)' if data[:4] == b'RIFF' else ''), at)
-        )
+        message = f'{at} bytes before the header' + (' (RIFF)' if data[:4] == b'RIFF' else '')
+        found.append(Finding('wrapped', message, at))
     return data[at:], found
 
 # %% ../../nbs/100_midi.bytes.ipynb #960c4d0a
+_END_OF_TRACK = b'\xff\x2f\x00'
+_SHORT_NAMES = b'MTk', b'MTr', b'Mrk', b'Trk'  # `MTrk` without one letter
+
+def _find_all(b, pattern):
+    "Yield the offsets of `pattern` in `b`, without overlaps."
+    at = b.find(pattern)
+    while at >= 0:
+        yield at
+        at = b.find(pattern, at + len(pattern))
+
+# %% ../../nbs/100_midi.bytes.ipynb #8fd53111
+def _damaged_name(b, end, names):
+    "Return the offset of a damaged chunk name after an end of track at `end`, unless one of `names` is near; or None."
+    if b[end:end+4] == b'MTrk' or end + 8 >= len(b) or not names.isdisjoint(range(end - 3, end + 4)): return None
+    for at in range(end - 1, end + 3):
+        if _nearly_matches(b, at, b'MTrk'): return at
+    return end - 1 if b[end:end+3] in _SHORT_NAMES else None
+
+# %% ../../nbs/100_midi.bytes.ipynb #7e74eac5
 def _chunk_starts(b):
     "Return the offsets of chunks of events, and the number of damaged names among them."
-    exact, p = [], b.find(b'MTrk')
-    while p >= 0:
-        exact.append(p)
-        p = b.find(b'MTrk', p + 4)
-    heads, p = set(exact), b.find(b'\xff\x2f\x00')
-    while p >= 0:
-        q = p + 3
-        if b[q:q+4] != b'MTrk' and q + 8 < len(b) and heads.isdisjoint(range(q - 3, q + 4)):
-            r = next((r for r in range(q-1, q+3) if _nearly_matches(b, r, b'MTrk')), None)
-            if r is None and b[q:q+3] in (b'MTk', b'MTr', b'Mrk', b'Trk'): r = q - 1
-            if r is not None: heads.add(r)
-        p = b.find(b'\xff\x2f\x00', q)
-    return sorted(heads), len(heads) - len(exact)
+    exact = list(_find_all(b, b'MTrk'))
+    names = set(exact)
+    for at in _find_all(b, _END_OF_TRACK):
+        name = _damaged_name(b, at + 3, names)
+        if name is not None: names.add(name)
+    return sorted(names), len(names) - len(exact)
 
 # %% ../../nbs/100_midi.bytes.ipynb #85c6b213
 def _is_chunk_end(b, end):
     "Whether `end` is the end of a chunk: an end of track, followed by another chunk or by nothing."
-    return b[end-3:end] == b'\xff\x2f\x00' and (end == len(b) or b[end:end+4].isalpha())
+    return b[end-3:end] == _END_OF_TRACK and (end == len(b) or b[end:end+4].isalpha())
 
+def _chunk_findings(n_names, n_lengths):
+    "Return the findings about numbers of damaged names and wrong lengths."
+    found = []
+    if n_names: found.append(Finding('chunk name', f'{n_names} damaged chunk names', n_names))
+    if n_lengths: found.append(Finding('chunk length', f'{n_lengths} chunks with a wrong length', n_lengths))
+    return found
+
+# %% ../../nbs/100_midi.bytes.ipynb #237cd79f
 def find_chunks(
     b:bytes, # a file from its header on
 ):
     "Return (start, end) of the events of each track, and findings."
-    heads, near = _chunk_starts(b)
-    out, past, lies = [], 0, 0
-    for j,h in enumerate(heads):
-        if h < past: continue
-        start, size, nxt = (
-            min(h + 8, len(b)),
-            int.from_bytes(b[h + 4 : h + 8], 'big'),
-            heads[j + 1] if j + 1 < len(heads) else len(b),
-        )
-        end = start + size
-        if not (end <= len(b) and _is_chunk_end(b, end)):
-            lies += end != nxt
-            end = nxt
-        out.append((start, end))
-        past = end
-    found = [Finding('chunk name', f'{near} damaged chunk names', near)] if near else []
-    if lies: found.append(Finding('chunk length', f'{lies} chunks with a wrong length', lies))
-    return out, found
+    names, damaged_names = _chunk_starts(b)
+    out, last_end, wrong_lengths = [], 0, 0
+    for name,following in zip(names, [*names[1:], len(b)]):
+        if name < last_end: continue
+        start = min(name + 8, len(b))
+        header_end = start + int.from_bytes(b[name+4:name+8], 'big')
+        last_end = header_end if header_end <= len(b) and _is_chunk_end(b, header_end) else following
+        wrong_lengths += header_end != last_end
+        out.append((start, last_end))
+    return out, _chunk_findings(damaged_names, wrong_lengths)
 
 # %% ../../nbs/100_midi.bytes.ipynb #4efb44d3
 @dataclass
 class Header:
     "The header of a file, repaired if necessary."
-    format:int=1       # 0: one track, 1: simultaneous tracks, 2: consecutive tracks
-    tpq:int=480        # ticks per quarter note
-    film:int=None      # microseconds per quarter note, if the file uses film time
+    format:int=1         # 0: one track, 1: simultaneous tracks, 2: consecutive tracks
+    tpq:int=480          # ticks per quarter note
+    smpte_tempo:int=None # microseconds per quarter note, if the file uses film time
 
 def _smpte_resolution(tpq):
     "Return (ticks per quarter, microseconds per quarter, frames per second, ticks per frame) of film time, else None."
-    fps, per = -(tpq >> 8), tpq & 255
-    if fps in (24, 25, 29, 30) and per:
-        return (30 if fps == 29 else fps)*per, 1_001_000 if fps == 29 else 1_000_000, fps, per
+    fps, ticks_per_frame = -(tpq >> 8), tpq & 255
+    if fps not in (24, 25, 29, 30) or not ticks_per_frame: return None
+    if fps == 29: return 30*ticks_per_frame, 1_001_000, fps, ticks_per_frame      # NTSC: 30 frames in 1.001 seconds
+    return fps*ticks_per_frame, 1_000_000, fps, ticks_per_frame
 
 # %% ../../nbs/100_midi.bytes.ipynb #37381235
+def _header_body(b, first):
+    "Return the bytes of the header before the first chunk at `first`, six or more, and findings."
+    body = b[8:first] if not b.startswith(b'MTrk') else b''
+    if len(body) > 64: body, found = body[-6:], [Finding('header', 'the header is damaged')]
+    elif len(body) < 6: body, found = body.rjust(6, b'\0'), [Finding('header', 'the header is damaged')]
+    elif int.from_bytes(b[4:8], 'big') == len(body): found = []
+    else: found = [Finding('header', 'the header gives a wrong length')]
+    if found and len(body) != 6: body = b'\0\1\0\1' + body[-2:]  # bytes added or lost: the last two are the resolution
+    return body, found
+
+# %% ../../nbs/100_midi.bytes.ipynb #404972ad
+def _header_of(fmt, tpq):
+    "Return the `Header` with the resolution `tpq` of a file, and findings about the resolution."
+    if tpq > 0: return Header(fmt, tpq), []
+    if smpte := _smpte_resolution(tpq):
+        *quarter, fps, ticks_per_frame = smpte
+        message = (f'time is counted in film frames ({fps} per second, {ticks_per_frame} ticks each); '
+                   'it is converted to seconds')
+        return Header(fmt, *quarter), [Finding('film time', message)]
+    return Header(fmt), [Finding('resolution', f'a resolution of {tpq} ticks; 480 are assumed', lost=True)]
+
+# %% ../../nbs/100_midi.bytes.ipynb #359954a4
 def parse_header(
     b:bytes,         # a file from its header on
     first:int=None,  # offset of the first chunk's name
 ):
     "Return the `Header`, and findings."
-    first = len(b) if first is None else first
-    body = b[8:first] if not b.startswith(b'MTrk') else b''
-    if len(body) < 6 or len(body) > 64:
-        body, found = (body[-6:] if len(body) > 64 else body.rjust(6, b'\0')), [
-            Finding('header', 'the header is damaged')
-        ]
-    else:
-        found = (
-            [] if int.from_bytes(b[4:8], 'big') == len(body) else [Finding('header', 'the header gives a wrong length')]
-        )
-    if found and len(body) != 6: body = b'\0\1\0\1' + body[-2:]  # bytes added or lost: the last two are the resolution
-    fmt, n, tpq = struct.unpack('>HHh', body[:6])
+    body, found = _header_body(b, len(b) if first is None else first)
+    fmt, _, tpq = struct.unpack('>HHh', body[:6])
     if fmt > 2:
         found.append(Finding('header', f'format {fmt} does not exist'))
         fmt = 1
-    if tpq > 0: return Header(fmt, tpq), found
-    if film := _smpte_resolution(tpq):
-        *quarter, fps, per = film
-        return Header(fmt, *quarter), found + [
-            Finding(
-                'film time',
-                f'time is counted in film frames ({fps} per second, {per} ticks each); it is converted to seconds',
-            )
-        ]
-    return Header(fmt), found + [Finding('resolution', f'a resolution of {tpq} ticks; 480 are assumed', lost=True)]
+    header, more = _header_of(fmt, tpq)
+    return header, found + more
 
 # %% ../../nbs/100_midi.bytes.ipynb #5dd2b2da
 _N_DATA_BYTES = {s: 1 if 0xc0 <= s < 0xe0 else 2 for s in range(0x80, 0xf0)}  # data bytes after a status
@@ -175,28 +204,33 @@ def _read_vlq(b, i, end):
         if v < 128: return n, k+1
     return -1, i
 
+# %% ../../nbs/100_midi.bytes.ipynb #dd79deba
+def _encode_vlq(n):
+    "Encode `n` as a variable-length quantity."
+    out = [n & 127]
+    while n := n >> 7: out.append(n & 127 | 128)
+    return bytes(out[::-1])
+
+def _vlq_length(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
+
 # %% ../../nbs/100_midi.bytes.ipynb #0b71b22f
-def parse_event(b, i, end, run):
-    "Event at `i` of `b[:end]` with running status `run`: (next, running, delta, status, a, b, written), or None."
+def parse_event(b, i, end, running_status):
+    "Event at `i` of `b[:end]`: (next, running status, delta, status, a, b, written), or None."
     if i < end and b[i] < 128: n, j = b[i], i + 1                        # the most frequent case
     else: n, j = _read_vlq(b, i, end)
     if n < 0 or j >= end: return None
     s, written = b[j], 1
     if s < 0x80:
-        if not run: return None
-        s, written = run, 0
+        if not running_status: return None
+        s, written = running_status, 0
     else: j += 1
-    if s < 0xf0:
-        k = j + _N_DATA_BYTES[s]
-        return (
-            (k, s, n, s, b[j], b[k - 1] if k - j == 2 else 0, written)
-            if k <= end and b[j] < 128 and b[k - 1] < 128
-            else None
-        )
-    return _parse_system_event(b, j, end, run, n, s)
+    if s >= 0xf0: return _parse_system_event(b, j, end, running_status, n, s)
+    k = j + _N_DATA_BYTES[s]
+    if k > end or b[j] > 127 or b[k - 1] > 127: return None
+    return k, s, n, s, b[j], b[k - 1] if k - j == 2 else 0, written
 
 # %% ../../nbs/100_midi.bytes.ipynb #59e51214
-def _parse_system_event(b, j, end, run, n, s):
+def _parse_system_event(b, j, end, running_status, n, s):
     "The part of `parse_event` for meta events, system exclusive and real-time messages."
     a, k = 0, j
     if s == 0xff:
@@ -204,20 +238,22 @@ def _parse_system_event(b, j, end, run, n, s):
         a, k = b[j], j + 1
     elif s not in (0xf0, 0xf7):
         k = j + _N_DATA_BYTES[s]
-        return (k, run, n, s, 0, 0, 1) if k <= end and all(x < 128 for x in b[j:k]) else None
-    m, k = _read_vlq(b, k, end)
-    if m < 0 or k + m > end or (s == 0xff and _META_LENGTHS.get(a, m) != m): return None
-    return k + m, run, n, s, a, (k, k+m), 1
+        if k > end or any(x > 127 for x in b[j:k]): return None
+        return k, running_status, n, s, 0, 0, 1
+    size, k = _read_vlq(b, k, end)
+    if size < 0 or k + size > end or (s == 0xff and _META_LENGTHS.get(a, size) != size): return None
+    return k + size, running_status, n, s, a, (k, k + size), 1
 
-def skim_events(b, i, end, only=None):
-    "Return the events from `i`, and the number of skipped bytes: invalid ones, and notes with a status not in `only`."
-    out, run, lost = [], 0, 0
+# %% ../../nbs/100_midi.bytes.ipynb #d7d99fa2
+def skim_events(b, i, end, note_status=None):
+    "Events from `i`, and the number of skipped bytes: invalid ones, and notes with a status not in `note_status`."
+    out, running_status, skipped = [], 0, 0
     while i < end:
-        e = parse_event(b, i, end, run)
-        if e is None or only and 0x80 <= e[3] < 0xa0 and e[3] not in only:
+        e = parse_event(b, i, end, running_status)
+        if e is None or note_status and 0x80 <= e[3] < 0xa0 and e[3] not in note_status:
             i += 1
-            lost += 1
+            skipped += 1
         else:
             out.append(e)
-            i, run = e[0], e[1]
-    return out, lost
+            i, running_status = e[0], e[1]
+    return out, skipped

@@ -30,29 +30,38 @@ class MidiLimits:
     max_bpm:float = 1000.        # fastest tempo in quarter notes per minute
 
     def __post_init__(self):
-        for f in fields(self):
-            v, kind = getattr(self, f.name), Integral if f.type is int else Real
-            if isinstance(v, bool) or not isinstance(v, kind) or not v > 0:
-                raise ConfigError(f'{f.name}={v!r} is not a valid limit',
-                                  way_out=f"give a {'whole ' if kind is Integral else ''}number above 0")
+        for f in fields(self): _check_limit(f.name, getattr(self, f.name), whole=f.type is int)
+
+# %% ../../nbs/130_midi.limits.ipynb #b7f504a2
+def _check_limit(name, value, whole):
+    "Raise a `ConfigError` unless `value` is a positive number, and an integer if `whole`."
+    if not isinstance(value, bool) and isinstance(value, Integral if whole else Real) and value > 0: return
+    raise ConfigError(f'{name}={value!r} is not a valid limit',
+                      way_out=f"give a {'whole ' if whole else ''}number above 0")
 
 # %% ../../nbs/130_midi.limits.ipynb #b0e888e4
+def _pedal_changes(track):
+    "Return ticks and states (down or not) of the controllers 64 of `track`, in order of time."
+    c = track.controls.numpy()
+    tick, down, is_pedal = c['time'], c['value'] > 63, c['number'] == 64
+    if not is_pedal.all(): tick, down = tick[is_pedal], down[is_pedal]
+    if (tick[1:] >= tick[:-1]).all(): return tick, down
+    order = np.argsort(tick, kind='stable')
+    return tick[order], down[order]
+
+# %% ../../nbs/130_midi.limits.ipynb #d4bbefa7
 def _pedal_spans(track):
     "Return the start and end ticks of each pedal of `track`, from its controllers 64."
-    c = track.controls.numpy()
-    t, down, cc = c['time'], c['value'] > 63, c['number'] == 64
-    if not cc.all(): t, down = t[cc], down[cc]
-    if not len(t): return t, t
-    if (t[1:] < t[:-1]).any():
-        o = np.argsort(t, kind='stable')
-        t, down = t[o], down[o]
-    turn = down.copy()
-    np.not_equal(down[1:], down[:-1], out=turn[1:])
-    at = t[turn]                                                        # down, up, down, up …
-    if len(at) % 2: at = np.append(at, np.maximum(t[-1], track.end()).astype(at.dtype))
+    tick, down = _pedal_changes(track)
+    if not len(tick): return tick, tick
+    changes = down.copy()
+    np.not_equal(down[1:], down[:-1], out=changes[1:])
+    at = tick[changes]                                                  # down, up, down, up …
+    if len(at) % 2: at = np.append(at, np.maximum(tick[-1], track.end()).astype(at.dtype))
     on, off = at[::2], at[1::2]
     return (on, off) if (off > on).all() else (on[off > on], off[off > on])
 
+# %% ../../nbs/130_midi.limits.ipynb #c9f7aca5
 def _rebuild_pedals(score):
     "Rebuild the pedals of `score` from its controllers, in place."
     for t in score.tracks:
@@ -62,26 +71,35 @@ def _rebuild_pedals(score):
 
 # %% ../../nbs/130_midi.limits.ipynb #98582c99
 def _is_meter(n, d): return n > 0 and 0 < d <= 64 and d & (d-1) == 0
+def _is_key(k): return abs(k.key) <= 7 and k.tonality in (0, 1)
+def _has_length(tempo): return tempo.mspq > 0
+def _has_meter(signature): return _is_meter(signature.numerator, signature.denominator)
 
+def _remove_invalid(events, is_valid, description):
+    "Remove the invalid ones of `events` in place; return findings."
+    if not len(events) or not (n := sum(not is_valid(e) for e in events)): return []
+    events.filter(is_valid, inplace=True)
+    return [Finding('mended', f'{n} {description} removed', n)]
+
+# %% ../../nbs/130_midi.limits.ipynb #b8342b0e
+def _clip_tempos(score, limits):
+    "Clip the tempos of `score` in place; return findings."
+    us = score.tempos.numpy()['mspq'].tolist()
+    lo, hi = int(60e6/limits.max_bpm), int(60e6/limits.min_bpm)
+    if not us or (min(us) >= lo and max(us) <= hi): return []
+    n = sum(u < lo or u > hi for u in us)
+    for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
+    return [Finding('mended', f'{n} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', n)]
+
+# %% ../../nbs/130_midi.limits.ipynb #498a28f0
 def _repair_score_events(score, limits):
     "Remove invalid tempos, meters and keys, and clip extreme tempos; return findings."
-    found, us = [], score.tempos.numpy()['mspq'].tolist()
-    for what,events,ok in [
-            ('tempos of zero length', score.tempos, lambda t: t.mspq > 0),
-            ('invalid time signatures', score.time_signatures, lambda t: _is_meter(t.numerator, t.denominator)),
-            ('invalid key signatures', score.key_signatures, lambda k: abs(k.key) <= 7 and k.tonality in (0, 1))]:
-        if len(events) and (bad := sum(u <= 0 for u in us) if 'tempos' in what else sum(not ok(e) for e in events)):
-            found.append(Finding('mended', f'{bad} {what} removed', bad))
-            events.filter(ok, inplace=True)
-            us = score.tempos.numpy()['mspq'].tolist()
-    lo, hi = int(60e6/limits.max_bpm), int(60e6/limits.min_bpm)
-    if us and (min(us) < lo or max(us) > hi):
-        out = sum(u < lo or u > hi for u in us)
-        for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
-        found.append(
-            Finding('mended', f'{out} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', out)
-        )
-    return found
+    found = []
+    if (score.tempos.numpy()['mspq'] <= 0).any():
+        found += _remove_invalid(score.tempos, _has_length, 'tempos of zero length')
+    found += _remove_invalid(score.time_signatures, _has_meter, 'invalid time signatures')
+    found += _remove_invalid(score.key_signatures, _is_key, 'invalid key signatures')
+    return found + _clip_tempos(score, limits)
 
 # %% ../../nbs/130_midi.limits.ipynb #3d5150a4
 def _note_arrays(score): return [t.notes.numpy() for t in score.tracks]
@@ -91,40 +109,67 @@ def _shorten_notes(score, longest):
     n = 0
     for t in score.tracks:
         a = t.notes.numpy()
-        long = a['duration'] > longest
-        if long.any():
-            n += int(long.sum())
-            t.notes = Note.from_numpy(a['time'], np.minimum(a['duration'], longest).astype(np.int32),
-                                      a['pitch'], a['velocity'], 'tick')
+        n_long = int((a['duration'] > longest).sum())
+        if not n_long: continue
+        n += n_long
+        duration = np.minimum(a['duration'], longest).astype(np.int32)
+        t.notes = Note.from_numpy(a['time'], duration, a['pitch'], a['velocity'], 'tick')
     return [Finding('mended', f'{n} notes held longer than {longest:,} ticks were shortened', n, True)] if n else []
 
-_TIMED_SCORE_EVENTS = ('tempos', 'time_signatures', 'key_signatures', 'markers')
-
 # %% ../../nbs/130_midi.limits.ipynb #69c2acaa
+_TIMED_SCORE_EVENTS = 'tempos', 'time_signatures', 'key_signatures', 'markers'
+_TIMED_TRACK_EVENTS = 'notes', 'controls', 'pitch_bends', 'pedals'
+
+def _long_silences(score, gap):
+    "Return the end of each silence of all tracks of more than `gap` ticks, and by how much it is longer."
+    notes = [a for a in _note_arrays(score) if len(a['time'])]
+    if not notes: return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    on = np.concatenate([a['time'] for a in notes]).astype(np.int64)
+    off = np.concatenate([a['time'].astype(np.int64) + a['duration'] for a in notes]).astype(np.int64)
+    order = np.argsort(on, kind='stable')
+    on, last_end = on[order], np.maximum.accumulate(off[order])
+    silence = on - np.append(0, last_end[:-1])
+    return on[silence > gap], silence[silence > gap] - gap
+
+# %% ../../nbs/130_midi.limits.ipynb #bb00a4bc
+def _move_events(score, new_tick):
+    "Move all events of `score` from their tick to `new_tick(tick)`, in place."
+    for t in score.tracks:
+        for kind in _TIMED_TRACK_EVENTS:
+            for e in getattr(t, kind): e.time = int(new_tick(e.time))
+    for kind in _TIMED_SCORE_EVENTS:
+        for e in getattr(score, kind): e.time = int(new_tick(e.time))
+
+# %% ../../nbs/130_midi.limits.ipynb #b95cc9ea
 def _shorten_silences(score, gap):
     "Shorten silences of all tracks to at most `gap` ticks; return findings."
-    notes = [a for a in _note_arrays(score) if len(a['time'])]
-    if not notes: return []
-    on, off = (np.concatenate(v).astype(np.int64)
-               for v in zip(*((a['time'], a['time'].astype(np.int64) + a['duration']) for a in notes)))
-    o = np.argsort(on, kind='stable')
-    on, ends = on[o], np.maximum.accumulate(off[o])
-    quiet = on - np.append(0, ends[:-1])
-    at, less = on[quiet > gap], np.cumsum(quiet[quiet > gap] - gap)
-    if not len(at): return []
-    back = lambda t: t - np.append(0, less)[np.searchsorted(at, t, 'right')]
-    for t in score.tracks:
-        for kind in ('notes', 'controls', 'pitch_bends', 'pedals'):
-            for e in getattr(t, kind): e.time = int(back(e.time))
-    for kind in _TIMED_SCORE_EVENTS:
-        for e in getattr(score, kind): e.time = int(back(e.time))
-    return [Finding('mended', f'{len(at)} silences longer than {gap:,} ticks were shortened', len(at))]
+    ends, surplus = _long_silences(score, gap)
+    if not len(ends): return []
+    earlier = np.append(0, np.cumsum(surplus))  # by how many ticks, after so many silences
+    def new_tick(t): return t - earlier[np.searchsorted(ends, t, 'right')]
+    _move_events(score, new_tick)
+    return [Finding('mended', f'{len(ends)} silences longer than {gap:,} ticks were shortened', len(ends))]
 
 # %% ../../nbs/130_midi.limits.ipynb #b1d28dd4
-def _raise_too_many(what, n, most, name, path):
-    raise MidiError(
-        f'{n:,} {what}, more than {name}={most:,}', path, f'read it with MidiLimits({name}=…) if this is intended'
-    )
+def _check_count(description, n, limit, name, path):
+    "Raise a `MidiError` if `n`, the number of events called `description`, is above `limit`, called `name`."
+    if n <= limit: return
+    raise MidiError(f'{n:,} {description}, more than {name}={limit:,}', path,
+                    f'read it with MidiLimits({name}=…) if this is intended')
+
+def _has_notes(track): return len(track.notes) > 0
+
+# %% ../../nbs/130_midi.limits.ipynb #3a6210c9
+def _check_counts(score, limits, path):
+    "Raise a `MidiError` if `score` has too many notes, tracks or tempos; tracks without notes are removed first."
+    _check_count('notes', score.note_num(), limits.notes, 'notes', path)
+    if len(score.tracks) > limits.tracks:
+        score.tracks.filter(_has_notes, inplace=True)
+        _check_count('parts', len(score.tracks), limits.tracks, 'tracks', path)
+    _check_count('tempo changes', len(score.tempos), limits.tempos, 'tempos', path)
+
+# %% ../../nbs/130_midi.limits.ipynb #6743f9f0
+_DEFAULT = MidiLimits()
 
 def enforce_limits(
     score:Score,          # in ticks; modified in place
@@ -132,59 +177,84 @@ def enforce_limits(
     path=None,            # its path, for errors
 )->list:
     "Bring `score` within `limits` and return findings, or raise a `MidiError` if that would lose music."
-    limits, tpq, found = limits or _DEFAULT, score.ticks_per_quarter, []
+    limits, tpq = limits or _DEFAULT, score.ticks_per_quarter
     if not 1 <= tpq <= 32767:
         raise MidiError(f'a resolution of {tpq} ticks', path, 'export it again with 1 … 32767 ticks per quarter note')
-    if (n := score.note_num()) > limits.notes: _raise_too_many('notes', n, limits.notes, 'notes', path)
-    if len(score.tracks) > limits.tracks:
-        score.tracks.filter(lambda t: len(t.notes) > 0, inplace=True)
-        if (k := len(score.tracks)) > limits.tracks: _raise_too_many('parts', k, limits.tracks, 'tracks', path)
-    if (k := len(score.tempos)) > limits.tempos: _raise_too_many('tempo changes', k, limits.tempos, 'tempos', path)
+    _check_counts(score, limits, path)
     _rebuild_pedals(score)
-    found += _repair_score_events(score, limits)
-    return found + _enforce_duration(score, limits, tpq, path)
-
-_DEFAULT = MidiLimits()
+    return _repair_score_events(score, limits) + _enforce_duration(score, limits, path)
 
 # %% ../../nbs/130_midi.limits.ipynb #63b6a2e8
 def _last_note_end(score):
-    return max(
-        (int((a['time'].astype(np.int64) + a['duration']).max()) for a in _note_arrays(score) if len(a['time'])),
-        default=0,
-    )
+    "Return the tick at which the last note ends; 0 without notes."
+    ends = [int((a['time'].astype(np.int64) + a['duration']).max()) for a in _note_arrays(score) if len(a['time'])]
+    return max(ends, default=0)
 
 def _length_seconds(score, end):
     "Return the length of `score` in seconds, up to tick `end`."
     at, us = (score.tempos.numpy()[k].astype(np.float64) for k in ('time', 'mspq'))
-    o = np.argsort(at, kind='stable')
-    at, us = np.append(0, at[o]), np.append(500_000, us[o])
+    order = np.argsort(at, kind='stable')
+    at, us = np.append(0, at[order]), np.append(500_000, us[order])
     return float((np.diff(np.minimum(np.append(at, end), end))*us).sum()/score.ticks_per_quarter/1e6)
 
 # %% ../../nbs/130_midi.limits.ipynb #5ed343ac
-def _enforce_duration(score, limits, tpq, path):
+def _is_short(score, limits):
+    "Whether `score` is within the limits of time by its end, even at the slowest tempo."
+    end, tpq = score.end(), score.ticks_per_quarter
+    return (score.start() >= 0 and end <= tpq*min(limits.hold, limits.quarters)
+            and end*60 <= limits.seconds*limits.min_bpm*tpq)
+
+# %% ../../nbs/130_midi.limits.ipynb #399bf48d
+def _check_length(score, limits, path):
+    "Raise a `MidiError` if `score` is too long in quarter notes or in seconds."
+    end, tpq = _last_note_end(score), score.ticks_per_quarter
+    if end > limits.quarters*tpq:
+        raise MidiError(f'{end/tpq:,.0f} quarter notes long, more than quarters={limits.quarters:g}', path,
+                        'read it with MidiLimits(quarters=…) if this is intended')
+    if (s := _length_seconds(score, end)) > limits.seconds:
+        raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path,
+                        'read it with MidiLimits(seconds=…) if this is intended')
+
+# %% ../../nbs/130_midi.limits.ipynb #79671aca
+def _extremes(arrays, key):
+    "Return the smallest and the largest `key` of the notes `arrays`."
+    return int(min(a[key].min() for a in arrays)), int(max(a[key].max() for a in arrays))
+
+# %% ../../nbs/130_midi.limits.ipynb #459524e7
+def _enforce_duration(score, limits, path):
     "Bring times and durations within `limits`; return findings."
-    end = score.end()
-    if (score.start() >= 0 and end <= tpq*min(limits.hold, limits.quarters)
-            and end*60 <= limits.seconds*limits.min_bpm*tpq): return []
-    found, arrays = [], _note_arrays(score)
-    if not any(len(a['time']) for a in arrays): return found
-    time, length = (np.concatenate([a[k] for a in arrays]) for k in ('time', 'duration'))
-    if time.min() < 0 or length.min() < 0:
+    if _is_short(score, limits): return []
+    tpq, arrays = score.ticks_per_quarter, [a for a in _note_arrays(score) if len(a['time'])]
+    if not arrays: return []
+    if min(_extremes(arrays, 'time')[0], _extremes(arrays, 'duration')[0]) < 0:
         raise MidiError('its times exceed the range of 32 bits', path, 'the file is damaged; leave it out')
-    longest, end = int(length.max()), int(time.max())
-    if longest > limits.hold*tpq: found += _shorten_notes(score, int(limits.hold*tpq))
+    found, end = [], _extremes(arrays, 'time')[1]
+    if _extremes(arrays, 'duration')[1] > limits.hold*tpq: found += _shorten_notes(score, int(limits.hold*tpq))
     if end > limits.quarters*tpq or _length_seconds(score, end) > limits.seconds:
         found += _shorten_silences(score, 64*tpq)
-        end = _last_note_end(score)
-        if end > limits.quarters*tpq:
-            raise MidiError(f'{end/tpq:,.0f} quarter notes long, more than quarters={limits.quarters:g}', path,
-                            'read it with MidiLimits(quarters=…) if this is intended')
-        if (s := _length_seconds(score, end)) > limits.seconds:
-            raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path,
-                            'read it with MidiLimits(seconds=…) if this is intended')
+        _check_length(score, limits, path)
     return found
 
 # %% ../../nbs/130_midi.limits.ipynb #010429c2
+def _note_violations(a, limits, tpq):
+    "Return the violated limits of the notes `a` of a track."
+    if not len(a['time']): return []
+    out = []
+    if (a['time'].min() < 0 or a['duration'].min() < 0 or a['time'].max() > limits.quarters*tpq
+            or a['duration'].max() > limits.hold*tpq): out.append('times')
+    if a['pitch'].min() < 0 or a['velocity'].min() < 1: out.append('pitch or velocity')
+    return out
+
+# %% ../../nbs/130_midi.limits.ipynb #958ce618
+def _event_violations(score, limits):
+    "Return the violated limits of the tempos, meters and keys of `score`."
+    out, us = [], score.tempos.numpy()['mspq']
+    if len(us) and (us.min() < int(60e6/limits.max_bpm) or us.max() > 60e6/limits.min_bpm): out.append('tempo')
+    if not all(map(_has_meter, score.time_signatures)): out.append('metre')
+    if not all(map(_is_key, score.key_signatures)): out.append('key')
+    return out
+
+# %% ../../nbs/130_midi.limits.ipynb #6acf078d
 def limit_violations(
     score:Score,        # in ticks
     limits:MidiLimits=None, # None: the defaults
@@ -194,14 +264,8 @@ def limit_violations(
     if not 1 <= tpq <= 32767: out.append('resolution')
     if score.note_num() > limits.notes or len(score.tracks) > limits.tracks or len(score.tempos) > limits.tempos:
         out.append('counts')
-    for a in _note_arrays(score):
-        if not len(a['time']): continue
-        if (a['time'].min() < 0 or a['duration'].min() < 0 or a['time'].max() > limits.quarters*tpq
-                or a['duration'].max() > limits.hold*tpq): out.append('times')
-        if a['pitch'].min() < 0 or a['velocity'].min() < 1: out.append('pitch or velocity')
-    us = score.tempos.numpy()['mspq']
-    if len(us) and (us.min() < int(60e6/limits.max_bpm) or us.max() > 60e6/limits.min_bpm): out.append('tempo')
-    if not all(_is_meter(t.numerator, t.denominator) for t in score.time_signatures): out.append('metre')
-    if not all(abs(k.key) <= 7 and k.tonality in (0, 1) for k in score.key_signatures): out.append('key')
-    return out + (['seconds'] if not out and _length_seconds(score, _last_note_end(score))
-                  > limits.seconds + limits.hold*60/limits.min_bpm else [])
+    for a in _note_arrays(score): out += _note_violations(a, limits, tpq)
+    out += _event_violations(score, limits)
+    if out: return out
+    longest = limits.seconds + limits.hold*60/limits.min_bpm
+    return ['seconds'] if _length_seconds(score, _last_note_end(score)) > longest else []

@@ -9,18 +9,33 @@ __all__ = ['families', 'read_midi', 'read_midi_with_notes', 'family_of', 'MidiRe
 import html, struct
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from symusic import ControlChange, Score
 
 from ..core import MidiError
-from .bytes import Finding, find_chunks, parse_header, skim_events, unwrap
-from .limits import MidiLimits, _note_arrays, _is_meter, _pedal_spans, enforce_limits
-from .repair import clamp_data_bytes, damage_midi, onset_counts, note_on_counts, repair_midi
+from .bytes import _END_OF_TRACK, Finding, find_chunks, skim_events
+from .limits import MidiLimits, _note_arrays, enforce_limits
+from .repair import _layers, clamp_data_bytes, repair_midi
 from .realign import TrackEvents, detect_offsets
 
 # %% ../../nbs/140_midi.read.ipynb #19aa81d6
+def _too_large(size, max_bytes, path):
+    raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
+
+def _read_file(path, max_bytes):
+    "Return the bytes of the file at `path`, or raise a `MidiError`."
+    try:
+        if path.is_dir():
+            raise MidiError('a folder, not a MIDI file', path, 'give one file, or the folder to corpus_from')
+        if (size := path.stat().st_size) > max_bytes: _too_large(size, max_bytes, path)
+        return path.read_bytes()
+    except FileNotFoundError as e: raise MidiError('no such file', path, 'check the path') from e
+    except OSError as e: raise MidiError(f'cannot be read ({e.strerror})', path, 'check its permissions') from e
+
+# %% ../../nbs/140_midi.read.ipynb #707331f4
 def _load(
     source,        # a path, or the bytes of a file
     max_bytes:int, # largest size
@@ -29,40 +44,46 @@ def _load(
     if isinstance(source, (bytes, bytearray, memoryview)): data, path = bytes(source), None
     else:
         path = Path(source).expanduser()
-        try:
-            if path.is_dir():
-                raise MidiError('a folder, not a MIDI file', path, 'give one file, or the folder to corpus_from')
-            if (size := path.stat().st_size) > max_bytes: _too_large(size, max_bytes, path)
-            data = path.read_bytes()
-        except FileNotFoundError as e: raise MidiError('no such file', path, 'check the path') from e
-        except OSError as e: raise MidiError(f'cannot be read ({e.strerror})', path, 'check its permissions') from e
+        data = _read_file(path, max_bytes)
     if len(data) > max_bytes: _too_large(len(data), max_bytes, path)
     return data, path
 
-def _too_large(size, max_bytes, path):
-    raise MidiError(f'{size:,} bytes, more than max_bytes={max_bytes:,}', path, 'raise max_bytes if you trust the file')
-
 # %% ../../nbs/140_midi.read.ipynb #e42069da
+def _chunk_error(data, at, end):
+    "Return the error of the chunk from `at` to `end`; None for a consistent one."
+    if data[at:at+4] == b'MTrk':
+        return 'chunk length' if end > len(data) or data[end-3:end] != _END_OF_TRACK else None
+    return 'chunk name' if not data[at:at+4].isalpha() or end > len(data) else None
+
+# %% ../../nbs/140_midi.read.ipynb #f4eb6c33
 def _structure_errors(data):
     "Return the errors in the header and the chunks of `data`; [] for a consistent file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
-    size, fmt, n, division = struct.unpack('>IHHh', data[4:14])
-    out = (['header'] if size != 6 or fmt > 2 else []) + (['resolution'] if division <= 0 else [])
-    at, seen = 14 if size != 6 else 8 + size, 0
+    size, fmt, n_chunks, resolution = struct.unpack('>IHHh', data[4:14])
+    out = []
+    if size != 6 or fmt > 2: out.append('header')
+    if resolution <= 0: out.append('resolution')
+    at, n = 14, 0
     while at + 8 <= len(data):
         end = at + 8 + int.from_bytes(data[at+4:at+8], 'big')
-        if data[at:at+4] == b'MTrk':
-            seen += 1
-            if end > len(data) or data[end-3:end] != b'\xff\x2f\x00': return out + ['chunk length']
-        elif not data[at:at+4].isalpha() or end > len(data): return out + ['chunk name']
+        if error := _chunk_error(data, at, end): return out + [error]
+        n += data[at:at+4] == b'MTrk'
         at = end
-    return out + (['bytes behind the end'] if at != len(data) else []) + (['number of chunks'] if seen != n else [])
+    if at != len(data): out.append('bytes behind the end')
+    if n != n_chunks: out.append('number of chunks')
+    return out
 
 # %% ../../nbs/140_midi.read.ipynb #357516d6
 # note-offs of all keys of a channel
 _NOTE_OFFS = {0x90 | c: bytes((0, 0x80 | c)) + b'\0'.join(bytes((k, 0)) for k in range(128)) for c in range(16)}
 _RELEASE_TICK = 1 << 21
 
+def _final_note_offs(body):
+    "Return note-offs of all keys of the channels in the track `body`, after `_RELEASE_TICK` ticks; or nothing."
+    note_offs = b''.join([note_offs for status,note_offs in _NOTE_OFFS.items() if status in body])
+    return b'\xf0\1\xf7\x81\x80\x80\0\xf0\1\xf7' + note_offs + b'\0\xff\x2f\0' if note_offs else b''
+
+# %% ../../nbs/140_midi.read.ipynb #651dadfd
 def _with_final_note_offs(data):
     "Return a consistent file with note-offs of all keys `_RELEASE_TICK` ticks after the end of each track."
     at = 8 + int.from_bytes(data[4:8], 'big')
@@ -70,9 +91,8 @@ def _with_final_note_offs(data):
     while at < len(data):
         end = at + 8 + int.from_bytes(data[at+4:at+8], 'big')
         body = data[at+8:end]
-        if data[at:at+4] == b'MTrk' and (up := b''.join([up for s,up in _NOTE_OFFS.items() if s in body])):
-            up = b'\xf0\1\xf7\x81\x80\x80\0\xf0\1\xf7' + up + b'\0\xff\x2f\0'
-            out += (b'MTrk', (len(body) - 3 + len(up)).to_bytes(4, 'big'), body[:-3], up)
+        if data[at:at+4] == b'MTrk' and (more := _final_note_offs(body)):
+            out += (b'MTrk', (len(body) - 3 + len(more)).to_bytes(4, 'big'), body[:-3], more)
         else: out.append(data[at:end])
         at = end
     return b''.join(out)
@@ -83,147 +103,195 @@ def _parse_symusic(data, sanitize=False):
     try: return Score.from_midi(data, sanitize_data=sanitize), ''
     except Exception as e: return None, str(e).removeprefix('MiniMidi: ').removesuffix(': iostream error')
 
+def _all_released(score):
+    "Whether all notes of a score that was parsed with the extension have a note-off of their own."
+    if score.end() < _RELEASE_TICK: return True
+    return not any(len(a['time']) and a['duration'].max() >= _RELEASE_TICK for a in _note_arrays(score))
+
+# %% ../../nbs/140_midi.read.ipynb #f1a9e5ce
 def _read_intact(data):
     "Parse a consistent file with symusic: score or None, error message, and whether keys were never released."
-    if int.from_bytes(data[10:12], 'big') <= 64:
-        full, why = _parse_symusic(_with_final_note_offs(data))
-        if full is not None and (full.end() < _RELEASE_TICK or not any(
-                len(a['time']) and a['duration'].max() >= _RELEASE_TICK for a in _note_arrays(full))):
-                    return full, why, False
-        plain, why = _parse_symusic(data)
-        return plain, why, full is not None and plain is not None and full.note_num() > plain.note_num()
-    return *_parse_symusic(data), False
+    if int.from_bytes(data[10:12], 'big') > 64: return *_parse_symusic(data), False
+    full, why = _parse_symusic(_with_final_note_offs(data))
+    if full is not None and _all_released(full): return full, why, False
+    plain, why = _parse_symusic(data)
+    return plain, why, full is not None and plain is not None and full.note_num() > plain.note_num()
 
 # %% ../../nbs/140_midi.read.ipynb #75976fd5
-def _phase_change(time, g, some=32):
-    "Return the early and late phase of the onsets `time` in a grid of `g` ticks if they differ, else None."
-    if len(time) < some: return None
-    end = len(time)*7//8                                                 # the final ritardando is ignored
-    early, late = time[:some], time[max(end-some, 0):end]
-    if np.count_nonzero((late - early[0]) % g) < some - some//2: return None    # fast exit for most files
-    (a, m), (b, n) = (Counter((t % g).tolist()).most_common(1)[0] for t in (early, late))
-    return (a, b) if a != b and min(m, n) >= some//3 else None
+def _most_common_phase(onsets, grid): return Counter((onsets % grid).tolist()).most_common(1)[0]
 
-def _only_this_part_shifted(parts, k, a, b, g):
+def _phase_change(onsets, grid, n=32):
+    "Return the early and late phase of `onsets` in a `grid` of ticks if they differ, else None."
+    if len(onsets) < n: return None
+    end = len(onsets)*7//8                                               # the final ritardando is ignored
+    early, late = onsets[:n], onsets[max(end-n, 0):end]
+    if np.count_nonzero((late - early[0]) % grid) < n - n//2: return None    # fast exit for most files
+    (a, n_early), (b, n_late) = _most_common_phase(early, grid), _most_common_phase(late, grid)
+    return (a, b) if a != b and min(n_early, n_late) >= n//3 else None
+
+def _n_coincidences(onsets, ref):
+    "Count the `onsets` that are in the sorted array `ref`."
+    return np.count_nonzero(ref.take(np.searchsorted(ref, onsets), mode='clip') == onsets)
+
+# %% ../../nbs/140_midi.read.ipynb #7eaa0fb4
+def _only_this_part_shifted(onsets, k, a, b, grid):
     "Whether the onsets of track `k` in phase `b` coincide with those of other tracks only after a shift to phase `a`."
-    x = np.unique(parts[k])
-    there = x % g == b
-    if there[there.cumsum() > 2].mean() < .65: return False              # not lasting
-    ref, x = np.sort(np.concatenate([time for j,time in parts.items() if j != k])), x[there]
-    meet = lambda x: np.count_nonzero(ref.take(np.searchsorted(ref, x), mode='clip') == x)
-    now, then = meet(x), max(meet(x + (a - b) % g - d) for d in (0, g))
-    return bool(then >= 12 and then > 10*now and then > len(x)/5)
+    own = np.unique(onsets[k])
+    shifted = own % grid == b
+    if shifted[shifted.cumsum() > 2].mean() < .65: return False          # not lasting
+    ref, own = np.sort(np.concatenate([o for j,o in onsets.items() if j != k])), own[shifted]
+    now = _n_coincidences(own, ref)
+    then = max(_n_coincidences(own + (a - b) % grid - back, ref) for back in (0, grid))
+    return bool(then >= 12 and then > 10*now and then > len(own)/5)
 
 # %% ../../nbs/140_midi.read.ipynb #64deeda8
+def _has_unmatched_notes(score, data, notes):
+    "Whether a note or a silence in `notes` is extremely long, and note-ons and note-offs in `data` do not match."
+    longest = 512*score.ticks_per_quarter
+    if score.end() <= longest: return False
+    if not any(len(a['time']) and (a['duration'].max() > longest or np.diff(a['time'], prepend=0).max() > longest)
+               for a in notes): return False
+    repaired = repair_midi(data, search=False)
+    return repaired.paired_notes < repaired.notes
+
+# %% ../../nbs/140_midi.read.ipynb #46959389
+def _track_events(track):
+    "Return the notes of `track` as `TrackEvents`."
+    a = track.notes.numpy()
+    order = np.argsort(a['time'], kind='stable')
+    return TrackEvents(a['time'][order], np.ones(len(order), bool), a['pitch'][order])
+
+# %% ../../nbs/140_midi.read.ipynb #401420c2
 def _looks_damaged(score, data, notes):
     "Whether `score`, parsed from the consistent file `data`, has a symptom of damage; `notes` are its note arrays."
-    tpq = score.ticks_per_quarter
-    far, g = 512*tpq, tpq//4
-    if score.end() > far and any(
-            len(a['time']) and (a['duration'].max() > far or np.diff(a['time'], prepend=0).max() > far) for a in notes):
-        s = repair_midi(data, doubt=False)
-        if s.pairs < s.notes: return True
-    parts = [(k, a['time']) for k,a in enumerate(notes) if len(a['time'])]
-    if len(parts) < 2 or tpq < 120: return False
-    left = [(k, ab) for k,time in parts if (ab := _phase_change(time, g))]
-    if len(left) in (0, len(parts)): return False                        # a change in all tracks is musical
-    return (any(_only_this_part_shifted(dict(parts), k, *ab, g) for k,ab in left)
-            and bool(detect_offsets([_track_events(t) for t in score.tracks], tpq)))
-
-def _track_events(track):
-    a = track.notes.numpy()
-    o = np.argsort(a['time'], kind='stable')
-    return TrackEvents(a['time'][o], np.ones(len(o), bool), a['pitch'][o])
+    if _has_unmatched_notes(score, data, notes): return True
+    tpq, onsets = score.ticks_per_quarter, {k:a['time'] for k,a in enumerate(notes) if len(a['time'])}
+    if len(onsets) < 2 or tpq < 120: return False
+    grid = tpq//4
+    changes = {k:phases for k,o in onsets.items() if (phases := _phase_change(o, grid))}
+    if len(changes) in (0, len(onsets)): return False                     # a change in all tracks is musical
+    if not any(_only_this_part_shifted(onsets, k, *phases, grid) for k,phases in changes.items()): return False
+    return bool(detect_offsets([_track_events(t) for t in score.tracks], tpq))
 
 # %% ../../nbs/140_midi.read.ipynb #8367e215
 def _misplaced_banks(data):
     "Bank selects before program changes: tick, number, value, channel, both programs, (tick, pitch) of the next note."
     out = []
     for a,z in find_chunks(data)[0]:
-        now, program, told, waiting = 0, {}, {}, {}
-        for _,_,n,s,x,v,_ in skim_events(data, a, z)[0]:
-            now += n
+        now, program, selects, waiting = 0, {}, {}, {}         # by channel: selects, and those after a program change
+        for _,_,delta,s,x,v,_ in skim_events(data, a, z)[0]:
+            now += delta
             c = s & 15
-            if 0xb0 <= s < 0xc0 and x in (0, 32): told.setdefault(c, []).append((now, x, v))
+            if 0xb0 <= s < 0xc0 and x in (0, 32): selects.setdefault(c, []).append((now, x, v))
             elif 0xc0 <= s < 0xd0:
-                if told.get(c) and program.get(c, x) != x: waiting[c] = [(*t, c, program[c], x) for t in told[c]]
+                if selects.get(c) and program.get(c, x) != x: waiting[c] = [(*t, c, program[c], x) for t in selects[c]]
                 program[c] = x
-                told.pop(c, None)
+                selects.pop(c, None)
             elif 0x90 <= s < 0xa0 and v:
                 out += [(*w, (now, x)) for w in waiting.pop(c, ())]
-                told.pop(c, None)
+                selects.pop(c, None)
     return out
 
 # %% ../../nbs/140_midi.read.ipynb #1f7f4756
+def _may_misplace_banks(score):
+    "Whether tracks of `score` have the same name, and a bank is selected."
+    names = [(t.name, t.is_drum) for t in score.tracks]
+    if len(set(names)) == len(names): return False
+    return any(len(t.controls) and np.isin(t.controls.numpy()['number'], (0, 32)).any() for t in score.tracks)
+
+# %% ../../nbs/140_midi.read.ipynb #923a8844
+def _move_bank_select(tracks, select, drums, old, new, note):
+    "Move a bank select (tick, number, value) from the track of program `old` to that of program `new` with `note`."
+    def is_select(e): return (e.time, e.number, e.value) == select
+    def plays(t, program): return (t.program, t.is_drum) == (program, drums)
+    source = next((t for t in tracks if plays(t, old) and any(map(is_select, t.controls))), None)
+    if source is None: return
+    target = next((t for t in tracks if plays(t, new) and t.name == source.name
+                   and any((e.time, e.pitch) == note for e in t.notes)), None)
+    if target is None: return
+    source.controls.filter(lambda e: not is_select(e), inplace=True)
+    target.controls.append(ControlChange(*select))
+    target.controls.sort(inplace=True)
+
+# %% ../../nbs/140_midi.read.ipynb #84b212e7
 def _repair_bank_selects(score, data):
     "Move bank selects of `score`, parsed from the consistent file `data`, to the tracks of their programs."
-    names = [(t.name, t.is_drum) for t in score.tracks]
-    if len(set(names)) == len(names) or not any(
-            len(t.controls) and np.isin(t.controls.numpy()['number'], (0, 32)).any() for t in score.tracks): return
-    for at,number,value,c,old,new,note in _misplaced_banks(data):
-        same = lambda e: (e.time, e.number, e.value) == (at, number, value)
-        here = next((t for t in score.tracks
-                     if (t.program, t.is_drum) == (old, c == 9) and any(map(same, t.controls))), None)
-        there = next((t for t in score.tracks
-                      if (t.program, t.is_drum) == (new, c == 9) and (here is None or t.name == here.name)
-                      and any((e.time, e.pitch) == note for e in t.notes)), None)
-        if here is None or there is None: continue
-        here.controls.filter(lambda e: not same(e), inplace=True)
-        there.controls.append(ControlChange(at, number, value))
-        there.controls.sort(inplace=True)
+    if not _may_misplace_banks(score): return
+    for *select,channel,old,new,note in _misplaced_banks(data):
+        _move_bank_select(score.tracks, tuple(select), channel == 9, old, new, note)
 
 # %% ../../nbs/140_midi.read.ipynb #5412958b
 _MAX_STRAY_BYTES = 16                                               # more bytes above 127 than this are systematic
 
-def _repair_candidates(data, path, limits, sound):
+def _repair_candidates(data, path, limits, consistent):
     "Return the candidate readings (`RepairResult`), and the number of clamped bytes."
-    mended = repair_midi(data, path, limits.max_bytes)
-    if not sound: return [mended], 0
+    repaired = repair_midi(data, path, limits.max_bytes)
+    if not consistent: return [repaired], 0
     data, n = clamp_data_bytes(data)
-    plain = repair_midi(data, path, limits.max_bytes, doubt=False)
-    ways = [mended, plain]
-    if 0 < n <= _MAX_STRAY_BYTES and mended.pairs < plain.pairs:
-        ways.insert(1, repair_midi(data, path, limits.max_bytes))
-    return ways, n
+    as_written = repair_midi(data, path, limits.max_bytes, search=False)
+    candidates = [repaired, as_written]
+    if 0 < n <= _MAX_STRAY_BYTES and repaired.paired_notes < as_written.paired_notes:
+        candidates.insert(1, repair_midi(data, path, limits.max_bytes))
+    return candidates, n
 
 # %% ../../nbs/140_midi.read.ipynb #823eda3b
-def _read_damaged(data, path, limits, plain, why, sound):
+def _nothing_left(score, best, size):
+    "Whether no music is left in the `score` of the best reading of `size` bytes; an intact file may have no notes."
+    return score is None or not score.note_num() and (size <= 22 or best.n_repairs or not best.parts)
+
+# %% ../../nbs/140_midi.read.ipynb #7ec34404
+def _read_damaged(data, path, limits, plain, why, consistent):
     "Return the best reading of damaged `data`, and findings; `plain` is symusic's own reading, or None."
-    ways, n = _repair_candidates(data, path, limits, sound)
-    s = max(ways, key=lambda s: (s.pairs, s.notes))
-    score, also = _parse_symusic(s.midi)
-    if (n and (ways[0].mended > _MAX_STRAY_BYTES and n > _MAX_STRAY_BYTES or score is None)
-            and (habit := _parse_symusic(data, True)[0]) is not None):
-        return habit, [Finding('mended', f'{n} data bytes above 127 were clamped', n)]
-    if plain is not None and (score is None or not s.mended and score.note_num() <= plain.note_num()):
-        return plain, s.findings
-    if score is None or not score.note_num() and (len(data) <= 22 or s.mended or not s.parts):
+    candidates, n = _repair_candidates(data, path, limits, consistent)
+    best = max(candidates, key=attrgetter('paired_notes', 'notes'))
+    score, also = _parse_symusic(best.midi)
+    clamped = [Finding('mended', f'{n} data bytes above 127 were clamped', n)] if n else []
+    systematic = candidates[0].n_repairs > _MAX_STRAY_BYTES and n > _MAX_STRAY_BYTES
+    if n and (systematic or score is None) and (lenient := _parse_symusic(data, True)[0]) is not None:
+        return lenient, clamped
+    if plain is not None and (score is None or not best.n_repairs and score.note_num() <= plain.note_num()):
+        return plain, best.findings
+    if _nothing_left(score, best, len(data)):
         raise MidiError(f'damaged MIDI without a note left ({also or why})', path,
                         'export or download it again, or leave it out')
-    return score, s.findings + ([Finding('mended', f'{n} data bytes above 127 were clamped', n)]
-                                if n and s is not ways[0] else [])
+    return score, best.findings + (clamped if best is not candidates[0] else [])
 
 # %% ../../nbs/140_midi.read.ipynb #576684e7
-def _parse(data, path, limits):
-    "Return the score in `data`, findings about all corrections, and its note arrays if there were none."
-    faults, whole = _structure_errors(data), len(data) <= _MAX_CHECKED_BYTES
-    plain, why, stuck = _read_intact(data) if whole and not faults else (*_parse_symusic(data), False)
-    notes = None if plain is None or not whole or faults or stuck else _note_arrays(plain)
-    if faults == ['no header'] or plain is None or whole and (faults or stuck or _looks_damaged(plain, data, notes)):
-        notes = None
-        try: score, found = _read_damaged(data, path, limits, plain, why, not faults)
-        except MidiError:
-            if (score := plain or not faults and _parse_symusic(data, True)[0] or None) is None: raise
-            found = []
-    else:
-        score, found = plain, [Finding('damaged', f'{f}: inconsistent') for f in faults]
-        if whole: _repair_bank_selects(score, data)
-    found += enforce_limits(score, limits, path)
-    return score, found, None if found or notes is None or len(notes) != len(score.tracks) else notes
-
 _MAX_CHECKED_BYTES = 1 << 20
 
+def _damaged_or_plain(data, path, limits, plain, why, errors):
+    "Return the reading of damaged `data`, and findings; if nothing is left of it, symusic's reading without findings."
+    try: return _read_damaged(data, path, limits, plain, why, not errors)
+    except MidiError:
+        score = plain or not errors and _parse_symusic(data, True)[0] or None
+        if score is None: raise
+        return score, []
+
+# %% ../../nbs/140_midi.read.ipynb #2618eda0
+def _parse(data, path, limits):
+    "Return the score in `data`, findings about all corrections, and its note arrays if there were none."
+    errors, checked = _structure_errors(data), len(data) <= _MAX_CHECKED_BYTES
+    plain, why, stuck = _read_intact(data) if checked and not errors else (*_parse_symusic(data), False)
+    intact = plain is not None and checked and not errors and not stuck
+    notes = _note_arrays(plain) if intact else None
+    if intact: damaged = _looks_damaged(plain, data, notes)
+    else: damaged = checked or plain is None or errors == ['no header']
+    if damaged: score, found = _damaged_or_plain(data, path, limits, plain, why, errors)
+    else:
+        score, found = plain, [Finding('damaged', f'{error}: inconsistent') for error in errors]
+        if checked: _repair_bank_selects(score, data)
+    found += enforce_limits(score, limits, path)
+    same = intact and not damaged and not found and len(notes) == len(score.tracks)
+    return score, found, notes if same else None
+
 # %% ../../nbs/140_midi.read.ipynb #78371b96
+_DEFAULT = MidiLimits()
+
+def _limits(limits):
+    "Return `limits` as `MidiLimits`; None: the defaults; a number: largest size in bytes."
+    if limits is None: return _DEFAULT
+    return MidiLimits(max_bytes=limits) if isinstance(limits, int) else limits
+
 def read_midi(
     source,             # a path, or the bytes of a file
     limits:MidiLimits=None, # None: the defaults; a number: largest size in bytes
@@ -232,16 +300,13 @@ def read_midi(
     limits = _limits(limits)
     return _parse(*_load(source, limits.max_bytes), limits)[0]
 
+# %% ../../nbs/140_midi.read.ipynb #5a859c91
 def read_midi_with_notes(
     data:bytes, # of a MIDI file
 ):              # Score, and the note arrays of each track, or None if the score was corrected
     "Like `read_midi`, and return the note arrays, too."
     score, _, notes = _parse(*_load(data, _DEFAULT.max_bytes), _DEFAULT)
     return score, notes
-
-_DEFAULT = MidiLimits()
-def _limits(limits):
-    return _DEFAULT if limits is None else MidiLimits(max_bytes=limits) if isinstance(limits, int) else limits
 
 # %% ../../nbs/140_midi.read.ipynb #b7338eb6
 families = ('Piano', 'Chromatic percussion', 'Organ', 'Guitar', 'Bass', 'Strings', 'Ensemble', 'Brass', 'Reed', 'Pipe',
@@ -263,11 +328,11 @@ class MidiReport:
     quarters:float=0.          # length in quarter notes
     notes:int=0                # number of notes in all tracks
     parts:list=field(default_factory=list)           # for each track: name, program, family, notes, low, high, pedals
-    tempi:list=field(default_factory=list)           # beats per minute, in order
+    tempos:list=field(default_factory=list)          # beats per minute, in order
     time_signatures:list=field(default_factory=list) # '3/4', in order
     key_signatures:list=field(default_factory=list)  # 'E♭ major', in order
     findings:list=field(default_factory=list)        # of `Finding`
-    mended:bool=False          # whether the file was repaired or corrected
+    repaired:bool=False        # whether the file was repaired or corrected
 
     @property
     def readable(self): return not self.count('unreadable')
@@ -278,34 +343,32 @@ class MidiReport:
         return sum(f.count for f in self.findings if f.kind == kind)
 
 # %% ../../nbs/140_midi.read.ipynb #7d184b3f
-_majors = ('C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯')  # from seven flats to seven sharps
-_minors = ('A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯')
-def _key_name(k): return f'{_minors[k.key+7]} minor' if k.tonality else f'{_majors[k.key+7]} major'
-
 def _note_problem_counts(track):
     "Count the notes of `track` that have no duration, are duplicates, overlap the next, or are off the keyboard."
     n = track.notes.numpy()
-    o = np.lexsort((n['duration'], n['time'], n['pitch']))
-    p, on, off = n['pitch'][o], n['time'][o], n['time'][o] + n['duration'][o]
-    same = p[1:] == p[:-1]
+    order = np.lexsort((n['duration'], n['time'], n['pitch']))
+    pitch, on = n['pitch'][order], n['time'][order]
+    off = on + n['duration'][order]
+    same = pitch[1:] == pitch[:-1]
     return np.array([(off <= on).sum(), (same & (on[1:] == on[:-1])).sum(),
                      (same & (on[1:] > on[:-1]) & (on[1:] < off[:-1])).sum(),
-                     ((p < 21) | (p > 108)).sum() * (not track.is_drum)])
+                     ((pitch < 21) | (pitch > 108)).sum() * (not track.is_drum)])
 
 # %% ../../nbs/140_midi.read.ipynb #48fcbbc3
 def _problem_findings(score, fmt):
     "Return the findings in a readable score."
-    length, copy, overlap, off = sum((_note_problem_counts(t) for t in score.tracks), np.zeros(4, int)).tolist()
-    some = score.note_num() > 0
-    asked = [('format 2', fmt == 2, 'format 2: its tracks are separate pieces, and are read as simultaneous'),
-             ('no notes', not some, 'it contains no notes'), ('no length', length, 'notes without length'),
-             ('copy', copy, 'notes struck twice at once'), ('overlap', overlap, 'notes struck again while they sound'),
-             ('off keyboard', off, 'notes outside the 88 keys of a piano'),
-             ('no tempo', some and not len(score.tempos), 'no tempo: 120 beats per minute are assumed'),
-             ('no metre', some and not len(score.time_signatures), 'no time signature')]
-    return [
-        Finding(kind, say if count is True else f'{say}: {count:,}', int(count)) for kind, count, say in asked if count
-    ]
+    counts = sum((_note_problem_counts(t) for t in score.tracks), np.zeros(4, int))
+    no_length, copies, overlaps, off_keyboard = counts.tolist()
+    has_notes = score.note_num() > 0
+    problems = [('format 2', fmt == 2, 'format 2: its tracks are separate pieces, and are read as simultaneous'),
+                ('no notes', not has_notes, 'it contains no notes'),
+                ('no length', no_length, 'notes without length'),
+                ('copy', copies, 'notes struck twice at once'),
+                ('overlap', overlaps, 'notes struck again while they sound'),
+                ('off keyboard', off_keyboard, 'notes outside the 88 keys of a piano'),
+                ('no tempo', has_notes and not len(score.tempos), 'no tempo: 120 beats per minute are assumed'),
+                ('no metre', has_notes and not len(score.time_signatures), 'no time signature')]
+    return [Finding(kind, message if n is True else f'{message}: {n:,}', int(n)) for kind,n,message in problems if n]
 
 # %% ../../nbs/140_midi.read.ipynb #7d5ac192
 def inspect_midi(
@@ -317,9 +380,7 @@ def inspect_midi(
     data, path = _load(source, limits.max_bytes)
     r = MidiReport(path and str(path), len(data))
     try:
-        b, _ = unwrap(data, path, limits.max_bytes)
-        chunks, _ = find_chunks(b)
-        r.format = parse_header(b, chunks[0][0] - 8 if chunks else None)[0].format
+        r.format = _layers(data, path, limits.max_bytes)[2].format
         score, found, _ = _parse(data, path, limits)
     except MidiError as e:
         r.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]
@@ -327,48 +388,72 @@ def inspect_midi(
     return _describe(r, score, found)
 
 # %% ../../nbs/140_midi.read.ipynb #9bfb49a4
+_MAJOR_KEYS = 'C♭','G♭','D♭','A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯'  # from seven flats to seven sharps
+_MINOR_KEYS = 'A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G♯','D♯','A♯'
+
+def _key_name(k): return f'{_MINOR_KEYS[k.key+7]} minor' if k.tonality else f'{_MAJOR_KEYS[k.key+7]} major'
+
+def _describe_part(track):
+    "Return the row of a track in `MidiReport.parts`."
+    pitch = track.notes.numpy()['pitch']
+    low = int(pitch.min(initial=127)) if len(pitch) else None
+    high = int(pitch.max(initial=0)) if len(pitch) else None
+    return dict(name=track.name, program=track.program, family=families[family_of(track)], notes=len(pitch),
+                low=low, high=high, pedals=len(track.pedals))
+
+# %% ../../nbs/140_midi.read.ipynb #ea13c931
 def _describe(r, score, found):
     "Fill `r` with the content of `score`; `found` are the findings of the reader."
     r.ticks_per_quarter, r.notes = score.ticks_per_quarter, score.note_num()
     r.seconds, r.quarters = float(score.to('second').end()), score.end()/score.ticks_per_quarter
-    for t in score.tracks:
-        p = t.notes.numpy()['pitch']
-        r.parts.append(dict(name=t.name, program=t.program, family=families[family_of(t)], notes=len(p),
-                            low=int(p.min(initial=127)) if len(p) else None,
-                            high=int(p.max(initial=0)) if len(p) else None, pedals=len(t.pedals)))
-    r.tempi, r.time_signatures = ([round(t.qpm, 2) for t in score.tempos],
-                                  [f'{t.numerator}/{t.denominator}' for t in score.time_signatures])
+    r.parts += [_describe_part(t) for t in score.tracks]
+    r.tempos = [round(t.qpm, 2) for t in score.tempos]
+    r.time_signatures = [f'{t.numerator}/{t.denominator}' for t in score.time_signatures]
     r.key_signatures = [_key_name(k) for k in score.key_signatures]
-    r.mended, r.findings = bool(found), list(found) + _problem_findings(score, r.format)
+    r.repaired, r.findings = bool(found), list(found) + _problem_findings(score, r.format)
     return r
 
 # %% ../../nbs/140_midi.read.ipynb #15a8916a
-def _summarize_values(x, unit=''):
-    "Summarize the values of `x`."
-    x = list(dict.fromkeys(x))
-    if len(x) > 4 and not isinstance(x[0], str): return f'{min(x):g} … {max(x):g}{unit} ({len(x)} different)'
-    return ', '.join(v if isinstance(v, str) else f'{v:g}' for v in x[:4]) + (' …' if len(x) > 4 else '') + unit
+def _summarize_values(values, unit=''):
+    "Summarize the different ones of `values`."
+    values = list(dict.fromkeys(values))
+    if len(values) > 4 and not isinstance(values[0], str):
+        return f'{min(values):g} … {max(values):g}{unit} ({len(values)} different)'
+    shown = ', '.join(v if isinstance(v, str) else f'{v:g}' for v in values[:4])
+    return shown + (' …' if len(values) > 4 else '') + unit
 
+def _part_text(p):
+    "Return the description of a row of `MidiReport.parts`."
+    text = f'{p["name"] or "–"} · {p["family"]} ({p["program"]}) · {p["notes"]:,} notes'
+    if p['notes']: text += f', {p["low"]}–{p["high"]}'
+    return text + (f' · {p["pedals"]:,} pedals' if p['pedals'] else '')
+
+# %% ../../nbs/140_midi.read.ipynb #75d3ec90
+def _music_rows(r):
+    "Return the rows about the music in a readable file."
+    rows = [('music', f'{r.notes:,} notes in {len(r.parts)} part{"s"*(len(r.parts)!=1)}, {r.seconds:.1f} s, '
+                      f'{r.quarters:g} quarter notes of {r.ticks_per_quarter} ticks')]
+    if r.tempos: rows.append(('tempo', _summarize_values(r.tempos, ' bpm')))
+    if r.time_signatures: rows.append(('meter', _summarize_values(r.time_signatures)))
+    if r.key_signatures: rows.append(('key', _summarize_values(r.key_signatures)))
+    rows += [(f'part {i+1}', _part_text(p)) for i,p in enumerate(r.parts[:16])]
+    return rows + ([('', f'and {len(r.parts)-16} more parts')] if len(r.parts) > 16 else [])
+
+# %% ../../nbs/140_midi.read.ipynb #b3c8c590
 def _report_rows(r):
     "Return the rows of a `MidiReport`: (label, text)."
     rows = [('file', f'{r.path or "bytes"} ({r.size:,} bytes)')]
-    if r.readable:
-        rows += [('music', f'{r.notes:,} notes in {len(r.parts)} part{"s"*(len(r.parts)!=1)}, {r.seconds:.1f} s, '
-                           f'{r.quarters:g} quarter notes of {r.ticks_per_quarter} ticks')]
-        rows += [(k, _summarize_values(v, u)) for k,v,u in [
-            ('tempo', r.tempi, ' bpm'), ('meter', r.time_signatures, ''), ('key', r.key_signatures, '')] if v]
-        rows += [(f'part {i+1}', f'{p["name"] or "–"} · {p["family"]} ({p["program"]}) · {p["notes"]:,} notes'
-                  + (f', {p["low"]}–{p["high"]}' if p['notes'] else '')
-                  + (f' · {p["pedals"]:,} pedals' if p['pedals'] else '')) for i,p in enumerate(r.parts[:16])]
-        if len(r.parts) > 16: rows.append(('', f'and {len(r.parts)-16} more parts'))
-    return rows + [('lost' if f.lost else 'odd', f.say) for f in r.findings]
+    if r.readable: rows += _music_rows(r)
+    return rows + [('lost' if f.lost else 'odd', f.message) for f in r.findings]
 
-# %% ../../nbs/140_midi.read.ipynb #b3c8c590
 def _report_html(r):
     "Return the rows of `r` as an HTML table."
     rows = ''.join(f'<tr><th style="text-align:left">{html.escape(k)}</th>'
                    f'<td style="text-align:left">{html.escape(v)}</td></tr>' for k,v in _report_rows(r))
     return f'<table>{rows}</table>'
 
-MidiReport.__repr__ = MidiReport.__str__ = lambda self: '\n'.join(f'{k:8} {v}' for k,v in _report_rows(self))
+# %% ../../nbs/140_midi.read.ipynb #bb045890
+def _report_text(r): return '\n'.join(f'{k:8} {v}' for k,v in _report_rows(r))
+
+MidiReport.__repr__ = MidiReport.__str__ = _report_text
 MidiReport._repr_html_ = _report_html

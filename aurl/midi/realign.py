@@ -7,61 +7,82 @@ __all__ = ['detect_grid', 'grid_phases', 'TrackEvents', 'OffsetCandidate', 'real
 
 # %% ../../nbs/110_midi.realign.ipynb #622c1114
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from .bytes import _vlq_length
+
 # %% ../../nbs/110_midi.realign.ipynb #a8ff78c5
+_BEAT_DIVISIONS = 4, 6, 8, 12, 16, 24
+
+def _intervals(onsets, shortest):
+    "Return the inter-onset intervals of all tracks that are longer than `shortest`."
+    intervals = np.concatenate([np.diff(np.unique(o)) for o in onsets if len(o) > 1] or [np.zeros(0, int)])
+    return intervals[intervals > shortest]
+
+# %% ../../nbs/110_midi.realign.ipynb #70f0a148
 def detect_grid(
-    onsets:list, # for each track its onsets in ticks
-    tpq:int,     # ticks per quarter note
+    onsets:list,           # for each track its onsets in ticks
+    ticks_per_quarter:int, # resolution of the file
 ):
     "Return the grid (ticks) of the inter-onset intervals and the share on it; (0, 0) for free timing."
-    d = np.concatenate([np.diff(np.unique(o)) for o in onsets if len(o) > 1] or [np.zeros(0, int)])
-    d = d[d > tpq//32]
-    if len(d) < 16: return 0, 0.
-    f = {g: float(np.mean(d % g == 0)) for g in (tpq//n for n in (4, 6, 8, 12, 16, 24)) if g >= 8}
-    f = {g: x for g,x in f.items() if x > max(.3, 6/g)}
-    return next(((g, x) for g,x in f.items() if x > .75*max(f.values())), (0, 0.))
+    intervals = _intervals(onsets, ticks_per_quarter//32)
+    if len(intervals) < 16: return 0, 0.
+    grids = [ticks_per_quarter//n for n in _BEAT_DIVISIONS]
+    shares = {g: float(np.mean(intervals % g == 0)) for g in grids if g >= 8}
+    shares = {g: share for g,share in shares.items() if share > max(.3, 6/g)}
+    best = max(shares.values(), default=0)
+    return next(((g, share) for g,share in shares.items() if share > .75*best), (0, 0.))
 
 # %% ../../nbs/110_midi.realign.ipynb #84a661e6
 def grid_phases(
-    on,      # onsets in ticks, in order
-    g:int,   # grid in ticks
-    strict,  # share of notes on the grid
-    loose,   # cost in nats of a phase change just before each onset
+    onsets,       # in ticks, in order
+    grid:int,     # in ticks
+    on_grid_rate, # share of notes on the grid
+    switch_cost,  # cost in nats of a phase change just before each onset
 ):
     "Return the phase of each onset by the Viterbi algorithm."
-    n, ph = len(on), on % g
-    hit = math.log(strict*g/(1-strict))
-    v, back, top = np.zeros(g), np.empty((n, g), bool), np.empty(n, int)
+    n, phases = len(onsets), onsets % grid
+    gain = math.log(on_grid_rate*grid/(1-on_grid_rate))
+    score, switched, source = np.zeros(grid), np.empty((n, grid), bool), np.empty(n, int)
     for i in range(n):
-        k = int(v.argmax())
-        top[i] = k
-        jump = v[k] - loose[i]
-        back[i] = v < jump
-        np.maximum(v, jump, out=v)
-        v[ph[i]] += hit
-    out, s = np.empty(n, int), int(v.argmax())
-    for i in range(n-1, -1, -1):
-        out[i] = s
-        if back[i, s]: s = top[i]
+        best = int(score.argmax())
+        source[i] = best
+        after_switch = score[best] - switch_cost[i]
+        switched[i] = score < after_switch
+        np.maximum(score, after_switch, out=score)
+        score[phases[i]] += gain
+    return _backtrace(int(score.argmax()), switched, source)
+
+# %% ../../nbs/110_midi.realign.ipynb #3ecaf1e6
+def _backtrace(phase, switched, source):
+    "Return the best phases up to the last, `phase`; where `switched`, the phase before was `source`."
+    out = np.empty(len(source), int)
+    for i in range(len(source)-1, -1, -1):
+        out[i] = phase
+        if switched[i, phase]: phase = source[i]
     return out
 
 # %% ../../nbs/110_midi.realign.ipynb #af77d333
-def _runs(ph):
+def _runs(phases):
     "Return (phase, start, end) of each run of equal phases."
-    cut = np.flatnonzero(np.append(True, ph[1:] != ph[:-1]))
-    return [(int(ph[a]), int(a), int(z)) for a,z in zip(cut, [*cut[1:], len(ph)])]
+    starts = np.flatnonzero(np.append(True, phases[1:] != phases[:-1]))
+    return [(int(phases[a]), int(a), int(z)) for a,z in zip(starts, [*starts[1:], len(phases)])]
 
+def _run_length(run): return run[2] - run[1]
+
+# %% ../../nbs/110_midi.realign.ipynb #ed67549e
 def _drop_excursions(runs, home):
     "Merge runs before the last one at phase `home`, and runs between two of equal phase: these are part of the music."
-    last = max((i for i,(p,a,z) in enumerate(runs) if p == home and z - a >= 4), default=-1)
-    out, runs = ([(home, 0, runs[last][2])], runs[last+1:]) if last >= 0 else ([], runs)
+    last = max((i for i,r in enumerate(runs) if r[0] == home and _run_length(r) >= 4), default=-1)
+    out = [(home, 0, runs[last][2])] if last >= 0 else []
+    runs = runs[last+1:]
     while runs:
-        p, a, _ = runs[0]
-        back = max(i for i,r in enumerate(runs) if r[0] == p)
-        out.append((p, a, runs[back][2]))
+        phase, start, _ = runs[0]
+        back = max(i for i,r in enumerate(runs) if r[0] == phase)
+        out.append((phase, start, runs[back][2]))
         runs = runs[back+1:]
     return out
 
@@ -69,20 +90,24 @@ def _drop_excursions(runs, home):
 @dataclass
 class TrackEvents:
     "The events of one track, as input of `realign_tracks`."
-    time:np.ndarray  # of each event, in ticks
-    onset:np.ndarray # whether the event is a note onset
-    pitch:np.ndarray # pitch of each onset
-    sus:list = field(default_factory=list) # indices of events with damaged bytes
-    kept:list = field(default_factory=list) # those of them whose delta time is intact
-    def __post_init__(self):
-        self.time = np.asarray(self.time, np.int64)
-        self.wait = np.diff(self.time, prepend=0)
-        self.idx = np.flatnonzero(np.asarray(self.onset, bool))
-        self.on, self.key = self.time[self.idx], np.asarray(self.pitch, np.int64)[self.idx]
-        self.sus = sorted(set(self.sus))
-        # damaged at or before its first notes
-        self.early = bool(self.sus) and len(self.idx) > 0 and self.sus[0] <= self.idx[0] + 2
+    ticks:np.ndarray    # time of each event, in ticks
+    is_onset:np.ndarray # whether the event is a note onset
+    pitch:np.ndarray    # of each event; only that of onsets is used
+    damaged:list = field(default_factory=list)     # indices of events with damaged bytes
+    time_intact:list = field(default_factory=list) # those of them whose delta time is intact
 
+    def __post_init__(self):
+        self.ticks = np.asarray(self.ticks, np.int64)
+        self.delta = np.diff(self.ticks, prepend=0)
+        self.onset_event = np.flatnonzero(np.asarray(self.is_onset, bool))
+        self.onset_tick = self.ticks[self.onset_event]
+        self.onset_pitch = np.asarray(self.pitch, np.int64)[self.onset_event]
+        self.damaged = sorted(set(self.damaged))
+        # damaged at or before its first notes
+        self.damaged_early = (bool(self.damaged) and len(self.onset_event) > 0
+                              and self.damaged[0] <= self.onset_event[0] + 2)
+
+# %% ../../nbs/110_midi.realign.ipynb #e1e50bc8
 @dataclass
 class OffsetCandidate:
     "A place where a track may have been shifted."
@@ -93,242 +118,380 @@ class OffsetCandidate:
     damaged:bool=False        # whether bytes are damaged there
 
 # %% ../../nbs/110_midi.realign.ipynb #bb288b81
-def _phase_runs(lines, g, strict):
+_SWITCH_COST, _SWITCH_COST_AT_DAMAGE = 16., 4.  # nats
+
+def _switch_costs(track, distinct):
+    "Return the cost of a phase change before each of the `distinct` onsets (indices); it is low near damaged events."
+    cost = np.full(len(distinct) + 2, _SWITCH_COST)
+    near = np.searchsorted(track.onset_event[distinct], track.damaged)
+    cost[near] = cost[near+1] = _SWITCH_COST_AT_DAMAGE
+    cost[0] = 0
+    return cost
+
+# %% ../../nbs/110_midi.realign.ipynb #ae16930a
+def _phase_runs(tracks, grid, on_grid_rate):
     "For each track with enough notes: the indices of its distinct onsets, and their runs of phases."
     out = {}
-    for k,l in enumerate(lines):
-        if len(l.on) < 6: continue
-        i1 = np.flatnonzero(np.append(True, l.on[1:] != l.on[:-1]))
-        loose = np.full(len(i1) + 2, 16.)
-        j = np.searchsorted(l.idx[i1], l.sus)
-        loose[j] = loose[j+1] = 4.
-        loose[0] = 0
-        out[k] = i1, _runs(grid_phases(l.on[i1], g, strict, loose))
+    for k,track in enumerate(tracks):
+        if len(track.onset_tick) < 6: continue
+        distinct = np.flatnonzero(np.append(True, track.onset_tick[1:] != track.onset_tick[:-1]))
+        cost = _switch_costs(track, distinct)
+        out[k] = distinct, _runs(grid_phases(track.onset_tick[distinct], grid, on_grid_rate, cost))
     return out
 
+# %% ../../nbs/110_midi.realign.ipynb #74dfdd2a
 def _common_phase(found):
     "Return the phase with which most tracks begin, and the number of these tracks."
-    vote, many = {}, {}
-    for _,rs in found.values():
-        for p,a,z in rs: many[p] = many.get(p, 0) + z - a
-        first = next((r for r in rs if r[2] - r[1] >= 8), max(rs, key=lambda r: r[2] - r[1]))
-        vote[first[0]] = vote.get(first[0], 0) + 1
-    best = max(vote, key=lambda p: (vote[p], many[p]))
-    return best, vote[best]
+    votes, n_onsets = Counter(), Counter()
+    for _,runs in found.values():
+        for run in runs: n_onsets[run[0]] += _run_length(run)
+        first = next((r for r in runs if _run_length(r) >= 8), max(runs, key=_run_length))
+        votes[first[0]] += 1
+    rank = {phase: (votes[phase], n_onsets[phase]) for phase in votes}
+    best = max(rank, key=rank.get)
+    return best, votes[best]
+
+# %% ../../nbs/110_midi.realign.ipynb #959b4b9c
+def _initial_phase(track, runs, home, votes, grid):
+    "Return the phase with which a track begins: `home`, that of most tracks, unless its own may be intended."
+    lead = (runs[0][0] - home + grid//2) % grid - grid//2       # a difference of a few ticks may be intended
+    if track.damaged_early or votes > 1 and abs(lead) > 6 or _run_length(runs[0]) < 8: return home
+    return runs[0][0]
 
 # %% ../../nbs/110_midi.realign.ipynb #c019b011
-def _part_candidates(k, l, i1, rs, own, g):
+def _damage_near(track, onset):
+    "Return the damaged events shortly before an onset (index)."
+    lowest, highest = track.onset_event[max(onset-4, 0)] - 2, track.onset_event[onset] + 1
+    return [e for e in track.damaged if lowest <= e <= highest]
+
+# %% ../../nbs/110_midi.realign.ipynb #3cdfc2dc
+def _run_candidate(k, track, distinct, run, grid):
+    "Return the candidate at the beginning of `run`; None if no byte is damaged there and few notes keep the phase."
+    phase, start, end = run
+    first = int(track.onset_event[distinct[start]])
+    near = _damage_near(track, distinct[start])
+    if near: return OffsetCandidate(k, near[0], near[-1], phase, True)
+    on_phase = track.onset_tick[distinct[start:end]] % grid == phase
+    if on_phase.sum() < 6 or on_phase.mean() < .55: return None
+    lo = int(track.onset_event[distinct[start]-1]) + 1 if start else 0
+    return OffsetCandidate(k, lo, first, phase)
+
+# %% ../../nbs/110_midi.realign.ipynb #f5a3df3c
+def _part_candidates(k, track, distinct, runs, home, grid):
     "Return the candidates of one track."
     out = []
-    for n,(p,a,z) in enumerate(_drop_excursions(rs, own)):
-        if n == 0 and p == own: continue
-        lo, hi = (int(l.idx[i1[a]-1]) + 1 if a else 0), int(l.idx[i1[a]])
-        near = [s for s in l.sus if l.idx[max(i1[a]-4, 0)] - 2 <= s <= hi + 1]
-        on = l.on[i1[a:z]] % g == p
-        if near: out.append(OffsetCandidate(k, near[0], near[-1], p, True))
-        elif on.sum() >= 6 and on.mean() >= .55: out.append(OffsetCandidate(k, lo, hi, p))
-    out += [OffsetCandidate(k, s, s, None, True) for s in l.sus
-            if s <= l.idx[-1] and not any(b.lo <= s <= b.hi for b in out)]
+    for n,run in enumerate(_drop_excursions(runs, home)):
+        if n == 0 and run[0] == home: continue
+        candidate = _run_candidate(k, track, distinct, run, grid)
+        if candidate is not None: out.append(candidate)
+    for event in track.damaged:
+        if event <= track.onset_event[-1] and not any(b.lo <= event <= b.hi for b in out):
+            out.append(OffsetCandidate(k, event, event, None, True))
     return out
 
 # %% ../../nbs/110_midi.realign.ipynb #103d5e16
-def _offset_candidates(lines, g, strict, tpq):
+def _change_together(b, c, tracks, ticks_per_quarter):
+    "Whether candidate `c` in another track changes to the phase of `b` at about the same time."
+    if c.part == b.part or None in (b.phase, c.phase) or abs(c.phase - b.phase) > 1: return False
+    return abs(tracks[b.part].ticks[b.hi] - tracks[c.part].ticks[c.hi]) <= 8*ticks_per_quarter
+
+# %% ../../nbs/110_midi.realign.ipynb #0b35b0e0
+def _offset_candidates(tracks, grid, on_grid_rate, ticks_per_quarter):
     "Return all candidates in order of time, and the initial phase of each track."
-    found = _phase_runs(lines, g, strict)
+    found = _phase_runs(tracks, grid, on_grid_rate)
     if not found: return [], {}
-    (home, votes), own, out = _common_phase(found), {}, []
-    for k,(i1,rs) in found.items():
-        lead = (rs[0][0] - home + g//2) % g - g//2       # a difference of a few ticks may be intended
-        own[k] = home if lines[k].early or (votes > 1 and abs(lead) > 6) or rs[0][2] - rs[0][1] < 8 else rs[0][0]
-        out += _part_candidates(k, lines[k], i1, rs, own[k], g)
-    when = lambda b: lines[b.part].time[b.hi]
-    twin = lambda b, c: (c.part != b.part and None not in (b.phase, c.phase) and abs(c.phase - b.phase) <= 1
-                         and abs(when(b) - when(c)) <= 8*tpq)
-    out = [b for b in out if b.damaged or not any(twin(b, c) for c in out)]
-    return sorted(out, key=lambda b: lines[b.part].time[b.lo]), own
+    common, votes = _common_phase(found)
+    home, out = {}, []
+    for k,(distinct,runs) in found.items():
+        home[k] = _initial_phase(tracks[k], runs, common, votes, grid)
+        out += _part_candidates(k, tracks[k], distinct, runs, home[k], grid)
+    out = [b for b in out if b.damaged or not any(_change_together(b, c, tracks, ticks_per_quarter) for c in out)]
+    return sorted(out, key=lambda b: tracks[b.part].ticks[b.lo]), home
 
 # %% ../../nbs/110_midi.realign.ipynb #82c77e42
 def _base128_digits(n): return np.stack([n >> 21, n >> 14 & 127, n >> 7 & 127, n & 127], -1)
-def _vlq_length(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
 
-def _byte_evidence(l, b, c, cost):
-    "Score each shift in `c` by delta-time frequency, changed bytes, size and feasibility; also return its event."
-    ev = np.arange(b.lo, b.hi + 1)[:40]
-    d, top = l.wait[ev], len(cost) - 1
-    new = d[:,None] + c
-    usual = np.where(new <= top, cost[np.clip(new, 0, top)], 30.) - cost[np.clip(d, 0, top)][:,None]
-    one = ((_base128_digits(new) != _base128_digits(d)[:, None]).sum(-1) <= 1) & (
-        _vlq_length(new) == _vlq_length(d)[:, None]
-    )
-    odds = 1.5*usual + np.where(one, 0, 9 if b.damaged else 30) + 1e6*(new < 0)
-    j, i = np.where(c == 0, 0, odds.argmin(0)), np.arange(len(c))
-    return (
-        np.where(c == 0, 0, -usual[j, i]),
-        (c != 0) * (one[j, i] - 1.0),
-        (c != 0) * -np.log2(1 + np.abs(c) / 240),
-        -1.0 * (new[j, i] < 0),
-        ev[j],
-    )
+def _change_one_byte(old, new):
+    "Whether the encodings of the delta times `old` and `new` have equal length, and differ in at most one byte."
+    changed = (_base128_digits(new) != _base128_digits(old)[:, None]).sum(-1)
+    return (changed <= 1) & (_vlq_length(new) == _vlq_length(old)[:, None])
+
+def _frequency_cost(old, new, delta_cost):
+    "Return by how many nats the delta times `new` are rarer than `old`."
+    top = len(delta_cost) - 1
+    cost = np.where(new <= top, delta_cost[np.clip(new, 0, top)], 30.)
+    return cost - delta_cost[np.clip(old, 0, top)][:,None]
+
+# %% ../../nbs/110_midi.realign.ipynb #48ced955
+def _byte_evidence(track, b, shifts, delta_cost):
+    "Score each of `shifts` by delta-time frequency, changed bytes, size and feasibility; also return its event."
+    events = np.arange(b.lo, b.hi + 1)[:40]
+    old = track.delta[events]
+    new = old[:,None] + shifts
+    rarer = _frequency_cost(old, new, delta_cost)
+    one_byte = _change_one_byte(old, new)
+    cost = 1.5*rarer + np.where(one_byte, 0, 9 if b.damaged else 30) + 1e6*(new < 0)
+    best, column = np.where(shifts == 0, 0, cost.argmin(0)), np.arange(len(shifts))
+    frequency = np.where(shifts == 0, 0, -rarer[best, column])
+    few_bytes = (shifts != 0)*(one_byte[best, column] - 1.)
+    size = (shifts != 0)*-np.log2(1 + np.abs(shifts)/240)
+    return frequency, few_bytes, size, -1.*(new[best, column] < 0), events[best]
 
 # %% ../../nbs/110_midi.realign.ipynb #7ccb5316
 def _hit_rate(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
 
-def _other_parts_evidence(x, keys, c, ref, refkeys, tpq):
-    "Score each shift in `c` by onsets `x` coinciding with other tracks, and by pitch classes of their beats."
-    u = np.unique(ref)
-    beat = np.zeros((u[-1]//tpq + 4, 12), bool)
-    beat[ref//tpq, refkeys % 12] = True
-    y = x[None] + c[:,None]
-    inside = (y >= u[0] - 4*tpq) & (y <= u[-1] + 4*tpq)
-    same = (u[np.searchsorted(u, y).clip(0, len(u)-1)] == y) & inside
-    sounds = beat[np.clip(y//tpq, 0, len(beat)-1), (keys % 12)[None]] & inside
-    return _hit_rate(same, inside), _hit_rate(sounds, inside)
+def _sounding_classes(onsets, pitches, ticks_per_quarter):
+    "Return for each beat which of the twelve pitch classes begin in it."
+    classes = np.zeros((onsets.max()//ticks_per_quarter + 4, 12), bool)
+    classes[onsets//ticks_per_quarter, pitches % 12] = True
+    return classes
 
-def _bar_evidence(x, c, known, home, g, tpq):
-    "Score each shift in `c` by the metrical positions of onsets `x`, given those of all `known` onsets."
-    n = 4*tpq//g
-    h = np.bincount((known - home)//g % n, minlength=n) + .5
-    return np.log(h/h.sum())[((x[None] + c[:,None] - home)//g) % n].sum(1)*min(1, 100/len(x))
+# %% ../../nbs/110_midi.realign.ipynb #cae3efb2
+def _other_parts_evidence(onsets, pitches, shifts, ref, ref_pitches, ticks_per_quarter):
+    "Score each of `shifts` by `onsets` coinciding with those of other tracks, `ref`, and by their pitch classes."
+    distinct = np.unique(ref)
+    classes = _sounding_classes(ref, ref_pitches, ticks_per_quarter)
+    moved = onsets[None] + shifts[:,None]
+    inside = (moved >= distinct[0] - 4*ticks_per_quarter) & (moved <= distinct[-1] + 4*ticks_per_quarter)
+    nearest = distinct[np.searchsorted(distinct, moved).clip(0, len(distinct)-1)]
+    beat = np.clip(moved//ticks_per_quarter, 0, len(classes)-1)
+    sounds = classes[beat, (pitches % 12)[None]]
+    return _hit_rate((nearest == moved) & inside, inside), _hit_rate(sounds & inside, inside)
+
+# %% ../../nbs/110_midi.realign.ipynb #1e5ed245
+def _bar_evidence(onsets, shifts, ref, home, grid, ticks_per_quarter):
+    "Score each of `shifts` by the metrical positions of `onsets`, given those of all known onsets `ref`."
+    n = 4*ticks_per_quarter//grid
+    counts = np.bincount((ref - home)//grid % n, minlength=n) + .5
+    position = ((onsets[None] + shifts[:,None] - home)//grid) % n
+    return np.log(counts/counts.sum())[position].sum(1)*min(1, 100/len(onsets))
 
 # %% ../../nbs/110_midi.realign.ipynb #992e1866
-def _repetition_evidence(x, keys, c, known, knownkeys, tpq):
-    "Score each shift in `c` by the share of notes at `x` that repeat `known` notes of the track, whole bars apart."
-    if not len(known): return np.zeros(len(c))
-    o = np.argsort(knownkeys, kind='stable')
-    known, knownkeys = known[o], knownkeys[o]
-    lo, hi = np.searchsorted(knownkeys, keys), np.searchsorted(knownkeys, keys, 'right')
-    lag = np.concatenate([x[i] - known[lo[i]:hi[i]] for i in range(len(x))])
-    bars, bar = np.arange(-100, 101), 4*tpq
-    u, n = np.unique(lag, return_counts=True)
-    want = bar*bars[None] - c[:,None]
-    at = np.searchsorted(u, want).clip(0, max(len(u)-1, 0))
-    return np.where(u[at] == want, n[at], 0).max(1)/len(x)*min(len(x), 100) if len(u) else np.zeros(len(c))
+def _lags(onsets, pitches, ref, ref_pitches):
+    "Return the differences in ticks between each onset and all onsets of its pitch in `ref`."
+    order = np.argsort(ref_pitches, kind='stable')
+    ref, ref_pitches = ref[order], ref_pitches[order]
+    lo, hi = np.searchsorted(ref_pitches, pitches), np.searchsorted(ref_pitches, pitches, 'right')
+    return np.concatenate([onsets[i] - ref[lo[i]:hi[i]] for i in range(len(onsets))])
+
+# %% ../../nbs/110_midi.realign.ipynb #d569c8c0
+def _repetition_evidence(onsets, pitches, shifts, ref, ref_pitches, ticks_per_quarter):
+    "Score each of `shifts` by the share of notes that repeat known notes of the track, `ref`, whole bars apart."
+    if not len(ref): return np.zeros(len(shifts))
+    lags, counts = np.unique(_lags(onsets, pitches, ref, ref_pitches), return_counts=True)
+    if not len(lags): return np.zeros(len(shifts))
+    whole_bars = 4*ticks_per_quarter*np.arange(-100, 101)[None] - shifts[:,None]
+    at = np.searchsorted(lags, whole_bars).clip(0, len(lags)-1)
+    return np.where(lags[at] == whole_bars, counts[at], 0).max(1)/len(onsets)*min(len(onsets), 100)
 
 # %% ../../nbs/110_midi.realign.ipynb #db938b99
 _MAX_CANDIDATES = 60  # with more damage the evidence is unreliable
+_MAX_ONSETS, _MAX_VITERBI_STEPS = 30_000, 10_000_000
+
+# %% ../../nbs/110_midi.realign.ipynb #74d4fda0
+@dataclass
+class _Realignment:
+    "The tracks of a piece, and their onsets as corrected so far."
+    tracks:list              # of `TrackEvents`
+    grid:int                 # in ticks
+    ticks_per_quarter:int
+    delta_cost:np.ndarray    # of each delta time from 0 ticks on, in nats
+    home:dict                # for each track the phase with which it begins
+
+    def __post_init__(self):
+        self.onsets = [t.onset_tick.copy() for t in self.tracks]
+        self.known = [np.ones(len(t.onset_tick), bool) for t in self.tracks]  # no candidate before them is undecided
+        self.shift = [0]*len(self.tracks)                                     # ticks added to the end of each track
+
+    def first_onset(self, b):
+        "Return the index of the first onset that candidate `b` moves."
+        event = b.lo if b.phase is None else b.hi
+        return int(np.searchsorted(self.tracks[b.part].onset_event, event))
+
+    def apply(self, part, start, end, shift):
+        "Shift the onsets of a track from `start` on; those before `end` are known then."
+        self.onsets[part][start:] += shift
+        self.shift[part] += shift
+        self.known[part][start:end] = True
 
 # %% ../../nbs/110_midi.realign.ipynb #3a5be2aa
 def realign_tracks(
-    lines:list,     # of `TrackEvents`, all tracks of a piece
-    tpq:int,        # ticks per quarter note
-    wait_cost=None, # array of -log probabilities (nats) of delta times, from 0 ticks on
+    tracks:list,           # of `TrackEvents`, all tracks of a piece
+    ticks_per_quarter:int, # resolution of the file
+    delta_cost=None,       # array of -log probabilities (nats) of delta times, from 0 ticks on
 ):
     "Return (track, event, shift in ticks) of each correction."
-    cost = np.full(1 << 14, 7.) if wait_cost is None else wait_cost
-    g, share = detect_grid([l.on for l in lines], tpq)
-    if not g or (n := sum(len(l.on) for l in lines)) > 30_000 or n*g > 10_000_000: return []
-    breaks, own = _offset_candidates(lines, g, min(max(math.sqrt(share), .7), .95), tpq)
-    if len(breaks) > _MAX_CANDIDATES: return []
-    at = [int(np.searchsorted(lines[b.part].idx, b.hi if b.phase is not None else b.lo)) for b in breaks]
-    fixed, sure, gone, out = [l.on.copy() for l in lines], [np.ones(len(l.on), bool) for l in lines], [0]*len(lines), []
-    for b,a in zip(breaks, at): sure[b.part][a:] = False
-    for b,a in zip(breaks, at):
-        z = min([o for c,o in zip(breaks, at) if c.part == b.part and o > a], default=len(fixed[b.part]))
-        event, s = _best_shift(b, lines[b.part], a, z, fixed, sure, lines, gone[b.part], own[b.part], g, tpq, cost)
-        if s and b.phase is None and b.lo in lines[b.part].kept: s = 0
-        if s and not b.damaged and (any(_shifted_together(b, c, lines, gone, g, tpq) for c in breaks)
-                                    or not _supported_by_others(b.part, a, z, s, fixed, sure, g)): s = 0
-        fixed[b.part][a:] += s
-        gone[b.part] += s
-        sure[b.part][a:z] = True
-        if s: out.append((b.part, int(event), int(s)))
+    grid, share = detect_grid([t.onset_tick for t in tracks], ticks_per_quarter)
+    n = sum(len(t.onset_tick) for t in tracks)
+    if not grid or n > _MAX_ONSETS or n*grid > _MAX_VITERBI_STEPS: return []
+    on_grid_rate = min(max(math.sqrt(share), .7), .95)
+    candidates, home = _offset_candidates(tracks, grid, on_grid_rate, ticks_per_quarter)
+    if len(candidates) > _MAX_CANDIDATES: return []
+    if delta_cost is None: delta_cost = np.full(1 << 14, 7.)
+    return _correct_offsets(_Realignment(tracks, grid, ticks_per_quarter, delta_cost, home), candidates)
+
+# %% ../../nbs/110_midi.realign.ipynb #4c74cc43
+def _correct_offsets(r, candidates):
+    "Decide on each candidate in order of time; return (track, event, shift) of each correction."
+    starts, out = [r.first_onset(b) for b in candidates], []
+    for b,start in zip(candidates, starts): r.known[b.part][start:] = False
+    for b,start in zip(candidates, starts):
+        later = [s for c,s in zip(candidates, starts) if c.part == b.part and s > start]
+        end = min(later, default=len(r.onsets[b.part]))
+        event, shift = _accepted_shift(r, b, candidates, start, end)
+        r.apply(b.part, start, end, shift)
+        if shift: out.append((b.part, int(event), int(shift)))
     return out
 
+# %% ../../nbs/110_midi.realign.ipynb #27115672
+def _accepted_shift(r, b, candidates, start, end):
+    "Return event and shift of candidate `b`; the shift is 0 if the evidence contradicts it."
+    event, shift = _best_shift(r, b, start, end)
+    if not shift: return event, 0
+    if b.phase is None and b.lo in r.tracks[b.part].time_intact: return event, 0
+    if not b.damaged:
+        if any(_shifted_together(r, b, c) for c in candidates): return event, 0
+        if not _supported_by_others(r, b.part, start, end, shift): return event, 0
+    return event, shift
+
 # %% ../../nbs/110_midi.realign.ipynb #2da4fe2d
-def _shifted_together(b, c, lines, gone, g, tpq):
+def _shifted_together(r, b, c):
     "Whether candidate `c` in another track, as corrected so far, changes to the phase of `b` at about the same time."
     if c.part == b.part or None in (b.phase, c.phase): return False
-    d = (c.phase + gone[c.part] - b.phase - gone[b.part] + 1) % g
-    return (
-        d <= 2
-        and abs(int(lines[b.part].time[b.hi]) + gone[b.part] - int(lines[c.part].time[c.hi]) - gone[c.part]) <= 8 * tpq
-    )
+    difference = (c.phase + r.shift[c.part] - b.phase - r.shift[b.part] + 1) % r.grid
+    tick_b = int(r.tracks[b.part].ticks[b.hi]) + r.shift[b.part]
+    tick_c = int(r.tracks[c.part].ticks[c.hi]) + r.shift[c.part]
+    return difference <= 2 and abs(tick_b - tick_c) <= 8*r.ticks_per_quarter
 
 # %% ../../nbs/110_midi.realign.ipynb #decc0647
-def _supported_by_others(k, a, z, shift, fixed, sure, g):
-    "Whether other tracks support a `shift` of onsets `a` to `z` of track `k`, where no byte is damaged."
-    ref = [f[m] for j,(f,m) in enumerate(zip(fixed, sure)) if j != k and m.any()]
+def _within(onsets, ref): return onsets[(onsets >= ref[0]) & (onsets <= ref[-1])]
+
+def _supported_by_others(r, part, start, end, shift):
+    "Whether other tracks support a `shift` of onsets `start` to `end` of a track, where no byte is damaged."
+    ref = [o[m] for k,(o,m) in enumerate(zip(r.onsets, r.known)) if k != part and m.any()]
     if not ref: return False
-    ref, x, before = np.unique(np.concatenate(ref)), np.unique(fixed[k][a:z]), np.unique(fixed[k][:a])
-    x = x[(x + shift >= ref[0]) & (x + shift <= ref[-1])]
-    now, then = np.isin(x, ref).sum(), np.isin(x + shift, ref).sum()
-    was = before[(before >= ref[0]) & (before <= ref[-1])]
-    return bool(len(before) >= 8 and then >= 8 and then >= 5*now and then >= .3*np.isin(was, ref).mean()*len(x)
-                if len(was) >= 8 else then >= 12 and then >= 6*now and then >= .25*len(x))
+    ref, before = np.unique(np.concatenate(ref)), np.unique(r.onsets[part][:start])
+    moved = _within(np.unique(r.onsets[part][start:end]) + shift, ref)
+    hits_now, hits_then = np.isin(moved - shift, ref).sum(), np.isin(moved, ref).sum()
+    before_within = _within(before, ref)
+    if len(before_within) < 8: return bool(hits_then >= 12 and hits_then >= 6*hits_now and hits_then >= .25*len(moved))
+    usual = np.isin(before_within, ref).mean()
+    return bool(hits_then >= 8 and hits_then >= 5*hits_now and hits_then >= .3*usual*len(moved))
 
 # %% ../../nbs/110_midi.realign.ipynb #8d762842
-def _candidate_shifts(b, l, now, home, g, tpq):
-    "Return the possible corrections (ticks) of candidate `b`, for a track now in phase `now`."
-    near, far = 6*tpq//g, 32*tpq//g
-    most = min(16384//g, 200) if b.hi <= l.idx[0] else near
-    long = int(l.wait[b.lo:b.hi+1].max())
-    k = np.arange(-most, most + 1)
-    if long > most*g: k = np.append(np.arange(-(long//g) - 1, min(far - long//g, -most)), k)
-    return np.unique(np.append((home - now) % g + g*k, 0))
-
-_EVIDENCE_WEIGHTS = np.array([.28, .27, 1.22, 3.65, .99, .12, .19, .08, .087, .015])
+def _candidate_shifts(track, b, phase, home, grid, ticks_per_quarter):
+    "Return the possible corrections (ticks) of candidate `b`, for a track that is in `phase` there."
+    near, far = 6*ticks_per_quarter//grid, 32*ticks_per_quarter//grid
+    widest = min(16384//grid, 200) if b.hi <= track.onset_event[0] else near
+    longest = int(track.delta[b.lo:b.hi+1].max())
+    steps = np.arange(-widest, widest + 1)
+    if longest > widest*grid:
+        farther = np.arange(-(longest//grid) - 1, min(far - longest//grid, -widest))
+        steps = np.append(farther, steps)
+    return np.unique(np.append((home - phase) % grid + grid*steps, 0))
 
 # %% ../../nbs/110_midi.realign.ipynb #61424ad9
-def _best_shift(b, l, a, z, fixed, sure, lines, gone, home, g, tpq, cost):
-    "Return event and shift of candidate `b`, which moves the notes from `a`; the next candidate is at `z`."
-    x, keys = fixed[b.part][a:z], l.key[a:z]
-    if not len(x): return b.hi, 0
-    now = int(np.bincount(x % g, minlength=g).argmax()) if b.phase is None else (b.phase + gone) % g
-    if b.phase is None and (len(x) < 3 or (x % g == now).mean() < .5): now = home
-    c = _candidate_shifts(b, l, now, home, g, tpq)
-    some = min(400, 120_000//len(c) + 20)                                   # limits the work per candidate
-    told, event = _shift_evidence(b, l, c, x[:some], keys[:some], fixed, sure, lines, home, g, tpq, cost)
-    best = int((_EVIDENCE_WEIGHTS @ told).argmax())
-    return event[best], c[best]
+# of each kind of evidence, in the order of `_shift_evidence`
+_EVIDENCE_WEIGHTS = np.array([.28, .27, 1.22, 3.65, .99, .12, .19, .08, .087, .015])
+
+def _current_phase(r, b, onsets):
+    "Return the phase of the `onsets` after candidate `b`, as corrected so far; that of the track if it is unclear."
+    if b.phase is not None: return (b.phase + r.shift[b.part]) % r.grid
+    phase = int(np.bincount(onsets % r.grid, minlength=r.grid).argmax())
+    if len(onsets) < 3 or (onsets % r.grid == phase).mean() < .5: return r.home[b.part]
+    return phase
+
+# %% ../../nbs/110_midi.realign.ipynb #9bc5360e
+def _best_shift(r, b, start, end):
+    "Return event and shift of candidate `b`, which moves the notes from `start`; the next candidate is at `end`."
+    track, onsets = r.tracks[b.part], r.onsets[b.part][start:end]
+    if not len(onsets): return b.hi, 0
+    phase = _current_phase(r, b, onsets)
+    shifts = _candidate_shifts(track, b, phase, r.home[b.part], r.grid, r.ticks_per_quarter)
+    n = min(400, 120_000//len(shifts) + 20)                                # limits the work per candidate
+    scores, event = _shift_evidence(r, b, shifts, onsets[:n], track.onset_pitch[start:end][:n])
+    best = int((_EVIDENCE_WEIGHTS @ scores).argmax())
+    return event[best], shifts[best]
 
 # %% ../../nbs/110_midi.realign.ipynb #91015f0e
-def _shift_evidence(b, l, c, x, keys, fixed, sure, lines, home, g, tpq, cost):
-    "Return the scores of each shift in `c`, one row per kind of evidence, and the event of each shift."
-    usual, one, small, room, event = _byte_evidence(l, b, c, cost)
-    others = [(f[m], o.key[m]) for k,(f,m,o) in enumerate(zip(fixed, sure, lines)) if k != b.part]
-    ref, refkeys = (np.concatenate(v) for v in zip(*others)) if others else (np.zeros(0), np.zeros(0))
-    known = np.concatenate([f[m] for f,m in zip(fixed, sure)])
-    none = np.zeros(len(c))
-    same, sounds = _other_parts_evidence(x, keys, c, ref, refkeys, tpq) if len(ref) > 8 else (none, none)
-    bar = _bar_evidence(x, c, known, home, g, tpq) if len(known) > 16 else none
-    m = sure[b.part]
-    again = _repetition_evidence(x, keys, c, fixed[b.part][m], l.key[m], tpq)
-    grid = ((x[None] + c[:,None]) % g == home).mean(1)*min(len(x), 100)
-    told = np.stack([usual, one, small, room, -1.*(c != 0)*(b.phase is None), same, sounds, bar, again, grid])
-    return np.maximum(told - told.max(1, keepdims=True), -200), event
+def _known_notes(r, part):
+    "Return onsets and pitches of the known notes of the tracks other than `part`."
+    others = [k for k in range(len(r.tracks)) if k != part]
+    if not others: return np.zeros(0), np.zeros(0)
+    onsets = np.concatenate([r.onsets[k][r.known[k]] for k in others])
+    return onsets, np.concatenate([r.tracks[k].onset_pitch[r.known[k]] for k in others])
+
+# %% ../../nbs/110_midi.realign.ipynb #0d73bfc0
+def _context_evidence(r, b, shifts, onsets, pitches):
+    "Score each of `shifts` by the other tracks (onsets, pitch classes) and by the bar; 0 with little known music."
+    ref, ref_pitches = _known_notes(r, b.part)
+    known = np.concatenate([o[m] for o,m in zip(r.onsets, r.known)])
+    same = sounds = bar = np.zeros(len(shifts))
+    if len(ref) > 8:
+        same, sounds = _other_parts_evidence(onsets, pitches, shifts, ref, ref_pitches, r.ticks_per_quarter)
+    if len(known) > 16: bar = _bar_evidence(onsets, shifts, known, r.home[b.part], r.grid, r.ticks_per_quarter)
+    return same, sounds, bar
+
+# %% ../../nbs/110_midi.realign.ipynb #d5bd0759
+def _track_evidence(r, b, shifts, onsets, pitches):
+    "Score each of `shifts` by the track itself: notes that repeat, and onsets on its grid."
+    known = r.known[b.part]
+    ref, ref_pitches = r.onsets[b.part][known], r.tracks[b.part].onset_pitch[known]
+    repeats = _repetition_evidence(onsets, pitches, shifts, ref, ref_pitches, r.ticks_per_quarter)
+    on_grid = (onsets[None] + shifts[:,None]) % r.grid == r.home[b.part]
+    return repeats, on_grid.mean(1)*min(len(onsets), 100)
+
+# %% ../../nbs/110_midi.realign.ipynb #a291ec27
+def _shift_evidence(r, b, shifts, onsets, pitches):
+    "Return the scores of each of `shifts`, one row per kind of evidence, and the event of each shift."
+    *of_bytes, event = _byte_evidence(r.tracks[b.part], b, shifts, r.delta_cost)
+    phase_kept = -1.*(shifts != 0)*(b.phase is None)
+    scores = np.stack([*of_bytes, phase_kept, *_context_evidence(r, b, shifts, onsets, pitches),
+                       *_track_evidence(r, b, shifts, onsets, pitches)])
+    return np.maximum(scores - scores.max(1, keepdims=True), -200), event
 
 # %% ../../nbs/110_midi.realign.ipynb #4fcdbeae
-def _on_phase_rate(on, p, g): return float(np.mean(np.unique(on) % g == p)) if len(on) else 0.
+def _on_phase_rate(onsets, phase, grid): return float(np.mean(np.unique(onsets) % grid == phase)) if len(onsets) else 0.
 
-def _is_certain(on, g, k, a, z, shift, tpq):
-    "Whether all evidence agrees that track `k` is shifted from onset `a` to `z` of `on[k]`."
-    before, after, others = on[k][:a], on[k][a:z], [o for j,o in enumerate(on) if j != k and len(o)]
+# %% ../../nbs/110_midi.realign.ipynb #daab2948
+def _others_coincide(onsets, ref, shift):
+    "Return the share of `onsets` that coincide with `ref` after a `shift`, and whether hardly any do before it."
+    onsets = np.unique(onsets)
+    hits_now, hits_then = (np.isin(onsets + s, ref).sum() for s in (0, shift))
+    return hits_then/len(onsets), hits_then >= 12 and hits_then > 10*hits_now
+
+# %% ../../nbs/110_midi.realign.ipynb #57295fca
+def _is_certain(onsets, grid, part, start, end, shift):
+    "Whether all evidence agrees that a track is shifted from onset `start` to `end` of `onsets[part]`."
+    before, after = onsets[part][:start], onsets[part][start:end]
+    others = [o for k,o in enumerate(onsets) if k != part and len(o)]
     if min(len(np.unique(before)), len(np.unique(after))) < 12 or not others: return False
-    if any(shift % d == 0 for d in (tpq//16, tpq//24)): return False       # a division of the beat may be intended
     ref = np.unique(np.concatenate(others))
-    p = int(np.bincount(before % g).argmax())
-    q = (p - shift) % g
-    there = ref[(ref > after[0]) & (ref <= after[-1])]
-    now, then = (np.isin(np.unique(after) + x, ref).sum() for x in (0, shift))
-    share = then/len(np.unique(after))
-    return (_on_phase_rate(before, p, g) > .8 and _on_phase_rate(after, q, g) > .7 and len(there) >= 12
-            and (_on_phase_rate(there, p, g) > .7 or share > .4)
-            and then >= 12 and then > 10*now and share > .2)
+    phase = int(np.bincount(before % grid).argmax())
+    shifted_phase = (phase - shift) % grid
+    if _on_phase_rate(before, phase, grid) <= .8 or _on_phase_rate(after, shifted_phase, grid) <= .7: return False
+    share, only_shifted = _others_coincide(after, ref, shift)
+    ref_after = ref[(ref > after[0]) & (ref <= after[-1])]
+    others_stay = len(ref_after) >= 12 and (_on_phase_rate(ref_after, phase, grid) > .7 or share > .4)
+    return others_stay and only_shifted and share > .2
 
 # %% ../../nbs/110_midi.realign.ipynb #ce77b912
+def _is_division(shift, ticks_per_quarter): return any(shift % (ticks_per_quarter//n) == 0 for n in (16, 24))
+
+# %% ../../nbs/110_midi.realign.ipynb #325f9752
 def detect_offsets(
-    lines:list, # of `TrackEvents`
-    tpq:int,    # ticks per quarter note
+    tracks:list,           # of `TrackEvents`
+    ticks_per_quarter:int, # resolution of the file
 ):
     "Return the corrections of a file without visible damage, if the evidence is unanimous."
-    g, on = tpq//4, [l.on.copy() for l in lines]
-    if g < 30: return []
-    out = realign_tracks(lines, tpq)
-    at = [int(np.searchsorted(lines[k].idx, e)) for k,e,_ in out]
-    for (k,e,s),a in zip(out, at):
-        if not _is_certain(
-            on, g, k, a, min([b for (j, *_), b in zip(out, at) if j == k and b > a], default=len(on[k])), s, tpq
-        ):
-            return []
-        on[k][a:] += s
+    grid, onsets = ticks_per_quarter//4, [t.onset_tick.copy() for t in tracks]
+    if grid < 30: return []
+    out = realign_tracks(tracks, ticks_per_quarter)
+    starts = [int(np.searchsorted(tracks[k].onset_event, event)) for k,event,_ in out]
+    for (k,_,shift),start in zip(out, starts):
+        later = [s for (j,*_),s in zip(out, starts) if j == k and s > start]
+        end = min(later, default=len(onsets[k]))
+        if not _is_certain(onsets, grid, k, start, end, shift): return []
+        if _is_division(shift, ticks_per_quarter): return []          # it may be intended
+        onsets[k][start:] += shift
     return out

@@ -573,7 +573,7 @@ def fit_budget(self:Learner,
             self.model.eval()
     self.valid_curve, self.stopped, self.steps_done = (
         best.curve,
-        sync_flag(budget.asked is not None, anybody=True),
+        sync_flag(budget.asked is not None, any_rank=True),
         budget.done,
     )
     if self.stopped and run is not None: run.say('interrupted; the best weights are kept')

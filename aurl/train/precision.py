@@ -83,7 +83,7 @@ def before_step(self:LossScaling):
         self.checked = None
         return
     self.scaler.unscale_(self.checked)
-    self.overflow = sync_flag(self._found(), anybody=True)
+    self.overflow = sync_flag(self._found(), any_rank=True)
     if self.overflow: raise CancelStepException
 
 # %% ../../nbs/732_train.precision.ipynb #70b02ef4
