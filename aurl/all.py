@@ -150,7 +150,8 @@ _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_fe
 # %% ../nbs/990_all.ipynb #7975d587
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
-from .tokens.grammar import Verdict, grammar, verdict
+from .tokens.grammar import grammar
+from .tokens.verdict import Verdict, verdict
 from .tokens.correction import repair_ids
 from .data.profile import CorpusProfile, measure_profile
 from .data.conditions import Conditions

@@ -468,7 +468,7 @@ def _codec(have):
     return f'{len(ids)} ids, round trip exact'
 
 def _grammar(have):
-    from aurl.tokens.grammar import verdict
+    from aurl.tokens.verdict import verdict
     v = verdict(have['ids'])
     assert v.valid, str(v.reasons)
     return 'valid'
@@ -486,7 +486,7 @@ def _model(have):
 
 def _generate(have):
     from aurl.generate.sampling import generate_ids
-    from aurl.tokens.grammar import verdict
+    from aurl.tokens.verdict import verdict
     ids = have['new'] = generate_ids(have['model'], n=1, max_tokens=96, seed=0)[0]
     assert verdict(ids).valid, str(verdict(ids).reasons)
     return f'{len(ids)} ids, valid'

@@ -62,7 +62,8 @@ from .score.show import encode_audio, save_roll, write_wav
 from .distributed import broadcast_object, gather_model, is_sharded, rank, world_size
 from .tokens.codec import decode, encode
 from .data.conditions import Conditions
-from .tokens.grammar import State, grammar, verdict
+from .tokens.grammar import State, grammar
+from .tokens.verdict import verdict
 from .data.loaders import LoaderConfig, check_loader
 from .data.mixture import mix, window_quotas
 from .tokens.correction import repair_ids

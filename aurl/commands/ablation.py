@@ -35,7 +35,8 @@ from ..recipes import Command, Seed, TrainConfig, check_single_training, check_r
 from ..recipes import build_learner, parameter_summary, build_model_config, new_run_dir, train_valid_split
 from ..recipes import open_store, train_run
 from ..corpus.phrases import phrase_corpus
-from ..tokens.grammar import grammar, verdict
+from ..tokens.grammar import grammar
+from ..tokens.verdict import verdict
 from ..data.store import prepare
 from ..train.adversarial import AdversarialConfig
 

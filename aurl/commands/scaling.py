@@ -192,7 +192,7 @@ def words(self:ScalingStudy)->list:
         out.append(f'{n:,} parameters and {d:,} ids: predicted {e:.3f} nats ({low:.3f} … {high:.3f}), '
                    f'measured {got:.3f}, {got/e - 1:+.1%}: '
                    f'{"within" if low <= got <= high else "outside"} the interval.')
-        best_n, best_d = law.best_for(6*n*d)
+        best_n, best_d = law.compute_optimal(6*n*d)
         out.append(f'According to the law, the compute-optimal training has {best_n:,.0f} parameters '
                    f'and {best_d:,.0f} ids: {float(law(best_n, best_d)):.3f} nats.')
     return out

@@ -26,7 +26,9 @@ from ..recipes import COMMANDS, Command, Seed, TrainConfig, _absolute_source, ch
 from ..recipes import check_shared_keys, build_learner, parameter_summary, build_model_config, new_run_dir
 from ..recipes import train_valid_split, open_store, train_run
 from ..search.space import search_space
-from ..search.trials import SweepDefinition, PruneTrial, Pruned, Sweep, run_workers
+from ..search.trials import Sweep
+from ..search.definition import Pruned, SweepDefinition
+from ..search.processes import PruneTrial, run_workers
 
 # %% ../../nbs/984_commands.sweep.ipynb #f05c4fa9
 class SweepConfig(Config):

@@ -63,7 +63,7 @@ class TokenStore(TokenSequences):
         )
         if (
             len(self.ids) != length.sum()
-            or len(self._rows) != ((length - 1) // self.every).sum()
+            or len(self._snapshots) != ((length - 1) // self.every).sum()
             or (offset != self.offset).any()
         ):
             raise StoreError('table and ids are inconsistent', self.path, _repair_hint)

@@ -158,7 +158,7 @@ def _told(self:WindowMaker, w, epoch):
     "Features of the augmented pieces, corrected for the transposition of each window."
     measured = {p:self._made(p, epoch)[4] for p in set(w['piece'].tolist())} if self.features else {}
     return {
-        f.name: np.array([measured[p][f.name] for p in w['piece'].tolist()], np.float32) + np.float32(f.up) * w['key']
+        f.name: np.array([measured[p][f.name] for p in w['piece'].tolist()], np.float32) + np.float32(f.per_semitone) * w['key']
         for f in self.features
     }
 

@@ -99,7 +99,7 @@ class LossInputs:
         return F.cross_entropy(self.scores.flatten(0, -2), self.targets.flatten(), ignore_index=vocab.PAD,
                                reduction='none').view(self.targets.shape)
     @cached_property
-    def kinds(self): return grammar.on(self.ids).kind[self.targets]       # (batch, time) `Kind` of the targets
+    def kinds(self): return grammar.tables_for(self.ids).kind[self.targets]       # (batch, time) `Kind` of the targets
     @cached_property
     def scanned(self): return grammar.scan(self.ids, self.state)          # the automaton after every position
     @cached_property
@@ -185,7 +185,7 @@ def corrupt_ids(
 )->Tensor:     # of the same shape: affected ids are replaced by others of the same kind
     "Corrupt one aspect of the music."
     ids = torch.as_tensor(ids)
-    t, g = grammar.on(ids), torch.Generator().manual_seed(seed)
+    t, g = grammar.tables_for(ids), torch.Generator().manual_seed(seed)
     kind, index = t.kind[ids], t.index[ids]
     draw = lambda *options: torch.tensor(options)[torch.randint(len(options), ids.shape, generator=g)]
     def moved(new, *kinds):
@@ -347,7 +347,7 @@ def example_inputs(
     "A few bars with random logits in float64 and a random latent, for testing losses."
     ids = torch.tensor([[vocab.id(w) for w in _example_phrase]])
     higher = torch.where(
-        (grammar.on(ids).kind[ids] == Kind.NOTE_ON) | (grammar.on(ids).kind[ids] == Kind.NOTE_OFF), ids + 3, ids
+        (grammar.tables_for(ids).kind[ids] == Kind.NOTE_ON) | (grammar.tables_for(ids).kind[ids] == Kind.NOTE_OFF), ids + 3, ids
     )
     ids = torch.cat([ids, higher, ids])
     g = torch.Generator().manual_seed(seed)

@@ -135,7 +135,7 @@ def scan_roll(
     r, # result of `grammar.scan`
 )->Tensor: # (batch, time, 88)
     "Number of instruments that hold each key, after every position."
-    return r.held()*1.
+    return r.holding_families()*1.
 
 # %% ../../nbs/615_models.blocks.ipynb #74d9f570
 class MusicEmbedding(nn.Module):

@@ -29,7 +29,7 @@ def rhythm_complexity(
     m:Music, # notes of a piece
 )->float:    # 0 … 1
     "Variety of the inter-onset intervals, reduced if they repeat."
-    gaps = np.diff(np.unique(m.cell))
+    gaps = np.diff(np.unique(m.onset_cell))
     if len(gaps) < 2: return 0.
     n = -(-len(gaps)//16)
     parts = np.array_split(gaps, n)
@@ -41,7 +41,7 @@ def rhythm_complexity(
 
 def harmony_complexity(m:Music)->float:
     "Mean number of notes and of distinct interval classes that sound at an onset, normalized."
-    on, end, pitch = m.beat[m.tuned], np.maximum(m.beat_end, m.beat + 1/12)[m.tuned], m.pitch[m.tuned]
+    on, end, pitch = m.beat[m.pitched], np.maximum(m.beat_end, m.beat + 1/12)[m.pitched], m.pitch[m.pitched]
     if not len(on): return 0.
     t = np.unique(on)
     at, note = _sounding_pairs(t, on, end)
@@ -53,7 +53,7 @@ def harmony_complexity(m:Music)->float:
 # %% ../../nbs/764_train.curriculum.ipynb #4708abe2
 def melody_complexity(m:Music)->float:
     "Range, leaps and changes of direction of the highest line."
-    p = m.pitch[m.top]
+    p = m.pitch[m.skyline]
     if len(p) < 3: return 0.
     step = np.diff(p)
     turns = np.sign(step[step != 0])
@@ -74,7 +74,7 @@ difficulty_aspects = dict(
 # %% ../../nbs/764_train.curriculum.ipynb #2d6ec1db
 def key_distance(m:Music)->float:
     "Number of accidentals of the best-fitting key, 0 … 6."
-    if not m.tuned.any(): return 0.
+    if not m.pitched.any(): return 0.
     k = int(np.argmax(_key_fit(m)))
     # a minor key counts as its relative major
     fifths = 7*(k % 12 + 3*(k >= 12)) % 12
