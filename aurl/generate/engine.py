@@ -15,7 +15,8 @@ from ..core import CodecError, ConfigError
 from ..models.decoder import Decoder, NumpyDecoder, make_decoder
 from ..midi.read import read_midi
 from ..tokens.codec import decode, encode
-from ..tokens.grammar import beat_unit, grammar, array_module
+from ..tokens.grammar import grammar, array_module
+from ..tokens.transitions import beat_unit
 from ..tokens.verdict import verdict
 from ..tokens.vocab import Kind, vocab
 

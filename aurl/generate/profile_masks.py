@@ -19,7 +19,8 @@ from ..config import Config, make_config
 from ..core import CodecError, ConfigError, ModelError
 from .engine import _slack
 from ..tokens.codec import family_names
-from ..tokens.grammar import grammar, array_module, n_columns, n_keys, never_step, pedal_column
+from ..tokens.grammar import grammar, array_module
+from ..tokens.transitions import n_columns, n_keys, never_step, pedal_column
 from ..data.profile import CorpusProfile, _KeySpans, _family, measure_profile
 from ..tokens.vocab import Kind, vocab
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from .attention import Rotary
 from .local import Attention, AttentionSpan    # registers all kinds of attention
-from ..tokens.grammar import Grammar, State, beat_unit, grammar, array_module, n_keys, pedal_column
+from ..tokens.grammar import Grammar, State, grammar, array_module
+from ..tokens.transitions import beat_unit, n_keys, pedal_column
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/615_models.blocks.ipynb #7c0a3856

@@ -17,10 +17,10 @@ from .space import Choice, Range, grid_points, nest_keys
 SAMPLERS = ('grid', 'random', 'tpe', 'nsga2')           # selection of the next trial
 PRUNERS = ('none', 'median', 'halving', 'hyperband')    # early end of bad trials
 
-def _dimension_dict(dimension):
-    "Return a dict for JSON of a `Range` or a `Choice`."
-    if isinstance(dimension, Range): return {k: v for k, v in vars(dimension).items() if v is not None}
-    return dict(values=[list(v) if isinstance(v, tuple) else v for v in dimension.values])
+def _dimension_dict(d):
+    "Return a `Range` or a `Choice` as a dict for JSON."
+    if isinstance(d, Range): return {k: v for k, v in vars(d).items() if v is not None}
+    return dict(values=[list(v) if isinstance(v, tuple) else v for v in d.values])
 
 def _dimension_of(data):
     "Return the `Range` or the `Choice` of a dict from `_dimension_dict`."
@@ -40,8 +40,8 @@ class SweepDefinition:
 
     def __post_init__(self):
         self._check_goals()
-        for name, value, known in (('sampler', self.sampler, SAMPLERS), ('pruner', self.pruner, PRUNERS)):
-            if value not in known: raise ConfigError(f'{name}={value}', way_out=f'one of {", ".join(known)}')
+        for name, value, options in (('sampler', self.sampler, SAMPLERS), ('pruner', self.pruner, PRUNERS)):
+            if value not in options: raise ConfigError(f'{name}={value}', way_out=f'one of {", ".join(options)}')
         if self.pruner != 'none' and len(self.goals) > 1:
             raise ConfigError(f'pruner={self.pruner} with {len(self.goals)} goals',
                               way_out='pruning needs a single goal; set pruner=none')
@@ -55,19 +55,20 @@ class SweepDefinition:
             if direction not in ('min', 'max'): raise ConfigError(f'goals: {k}={direction}', way_out='min or max')
 
     def to_dict(self)->dict:
-        "Return a dict for JSON, without `trials`, which may increase later."
+        "Return a dict without `trials`, which may increase."
         space = {k: _dimension_dict(s) for k, s in self.space.items()}
         return dict(space=space, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
     @classmethod
     def from_dict(cls, data):
-        "Restore a definition from the dict in the folder of a sweep, which has `trials`."
+        "Restore the definition that a `Sweep` saved."
         space = {k: _dimension_of(s) for k, s in data['space'].items()}
         return cls(space, data['goals'], data['sampler'], data['pruner'], data['trials'], data['seed'])
 
 # %% ../../nbs/882_search.definition.ipynb #da43937e
 class Pruned(Exception): "Raised to end a trial early."
 
+# %% ../../nbs/882_search.definition.ipynb #4468ad78
 @dataclass
 class Trial:
     "One setting to try."

@@ -29,7 +29,7 @@ def _import_function(name):
 def _is_child_of(parent): return os.getppid() == parent
 
 def _worker(path, name, kwargs, number, parent):
-    "Body of a worker process; it starts no trial after its parent has ended."
+    "Body of a worker; it starts no trial after its parent has ended."
     run_trial = partial(_import_function(name), **kwargs)
     Sweep(path).work(run_trial, number, keep_going=partial(_is_child_of, parent))
 
@@ -50,6 +50,7 @@ def _wait_for(processes, sweep, progress, poll):
             if p.poll() is None: p.terminate()
         for p in processes: p.wait()
 
+# %% ../../nbs/888_search.processes.ipynb #8db2b201
 def _check_all_done(sweep, workers, path):
     "Raise if trials are left."
     if sweep.over >= sweep.definition.trials: return
@@ -58,6 +59,7 @@ def _check_all_done(sweep, workers, path):
                     + (f'; the last error: {errors[-1]}' if errors else ''), path,
                     'see worker-0.log there; the same command resumes the sweep')
 
+# %% ../../nbs/888_search.processes.ipynb #bcadd7e9
 def run_workers(
     path,                # folder of a sweep
     run_trial:str,       # 'module:function', called with a `Trial` and `kwargs`

@@ -52,6 +52,7 @@ def _residuals(x, n, d, y): return _curve(x, n, d)[0] - y
 def _jacobian(x, n, d, y): return _curve(x, n, d)[1]
 def _total_error(n, d, y, x): return np.abs(_residuals(x, n, d, y)).sum()
 
+# %% ../../nbs/890_search.scaling_law.ipynb #c192c953
 def _least_squares(x, n, d, y, delta):
     "Optimize the curve from the start `x`."
     return least_squares(
@@ -116,6 +117,7 @@ def _stretch_move(moving, fixed, log_p_moving, log_p, g):
     accept = np.log(g.random(half)) < (dim - 1)*np.log(z) + log_p_proposed - log_p_moving
     moving[accept], log_p_moving[accept] = proposed[accept], log_p_proposed[accept]
 
+# %% ../../nbs/890_search.scaling_law.ipynb #249edf81
 def _stretch_moves(
     at,     # (walkers, dim) initial positions
     log_p,  # (walkers, dim) to (walkers): log probability
@@ -201,6 +203,7 @@ def _plot_curves(self:ScalingFit, ax, by_tokens, more):
         ax.plot(x[on], self.L[on], 'o', ms=3.5, color=f'C{i}', label=f'{v:,.0f} {what}')
         ax.plot(line, self.law(v, line) if by_tokens else self.law(line, v), color=f'C{i}', lw=.8)
 
+# %% ../../nbs/890_search.scaling_law.ipynb #85b8a870
 @patch
 def _plot_prediction(self:ScalingFit, ax, x, N, D, L):
     "Plot the prediction for a training at `x`, and its measured loss."

@@ -9,7 +9,7 @@ __all__ = ['Range', 'Choice', 'nest_keys', 'search_space', 'grid_points']
 import itertools, json, math
 from dataclasses import dataclass
 
-from ..config import Config, _all_keys, _nearest, make_config, merge
+from ..config import _all_keys, _nearest, make_config, merge
 from ..core import ConfigError
 
 # %% ../../nbs/880_search.space.ipynb #07a03c31
@@ -78,13 +78,13 @@ def _takes_any_key(field):
 
 def _field(cls, key):
     "Return the field of `cls` for `key`; None inside a group of arbitrary values."
-    known = dict(_all_keys(cls))
-    if key in known: return known[key]
-    if any(_takes_any_key(f) for k, f in known.items() if key.startswith(f'{k}.')): return None
-    near = _nearest(key, known)
+    fields = dict(_all_keys(cls))
+    if key in fields: return fields[key]
+    if any(_takes_any_key(f) for k, f in fields.items() if key.startswith(f'{k}.')): return None
+    near = _nearest(key, fields)
     raise ConfigError(
         f'space: unknown key {key!r}' + (f'; did you mean {near!r}?' if near else ''),
-        way_out=f'a sweep can vary {", ".join(known)}',
+        way_out=f'a sweep can vary {", ".join(fields)}',
     )
 
 # %% ../../nbs/880_search.space.ipynb #aeb6f976
@@ -105,14 +105,20 @@ def _check_range_parts(key, given):
     if (log := given.get('log')) not in (None, True, False):
         raise ConfigError(f'space: {key}: log={log}', way_out='use true or false')
 
-# %% ../../nbs/880_search.space.ipynb #92fcbc77
+# %% ../../nbs/880_search.space.ipynb #699422e3
 def _check_range(key, r):
     "Raise if the values of the range `r` do not fit together."
-    low, high, log, step, points = r.low, r.high, r.log, r.step, r.points
+    low, high, log, step = r.low, r.high, r.log, r.step
     if low >= high: raise ConfigError(f'space: {key}: low={low} is not below high={high}')
     if log and low <= 0:
         raise ConfigError(f'space: {key}: log from low={low}', way_out='a logarithmic range begins above 0')
     if log and step: raise ConfigError(f'space: {key} has both log and step', way_out='leave one of them out')
+    _check_grid(key, r)
+
+# %% ../../nbs/880_search.space.ipynb #f2eb9af2
+def _check_grid(key, r):
+    "Raise if step and points of the range `r` do not fit."
+    low, high, step, points = r.low, r.high, r.step, r.points
     if step is not None and not 0 < step <= high - low:
         raise ConfigError(f'space: {key}: step={step} does not fit between {low} and {high}')
     if points is not None and (points < 1 or points != int(points)):
@@ -121,13 +127,14 @@ def _check_range(key, r):
         steps = f' in steps of {step}' if step else ''
         raise ConfigError(f'space: {key} takes whole numbers, not {low} … {high}{steps}')
 
+# %% ../../nbs/880_search.space.ipynb #274df28f
 def _range(key, given, integer):
     "Create the `Range` described by a dict."
     _check_range_parts(key, given)
     low, high, log, step, points = (given.get(k) for k in _RANGE_KEYS)
-    out = Range(low, high, bool(log), step, points, integer)
-    _check_range(key, out)
-    return out
+    r = Range(low, high, bool(log), step, points, integer)
+    _check_range(key, r)
+    return r
 
 # %% ../../nbs/880_search.space.ipynb #9a447fc6
 def _is_plain(x): return x is None or isinstance(x, (str, int, float))
@@ -155,7 +162,7 @@ def nest_keys(
     return out
 
 def _check_value(cls, base, key, value):
-    "Raise if `key` cannot have this value, with all other settings as in `base`."
+    "Raise if `key` cannot have `value`, beside the settings `base`."
     try: make_config(cls, overrides=merge(base, nest_keys({key: value})))
     except ConfigError as e: raise ConfigError(f'space: {e.what}', way_out=e.way_out) from e
 
@@ -172,6 +179,7 @@ def _dimension(key, field, given):
     if isinstance(given, (list, tuple)) and len(given): return _choice(key, given)
     raise ConfigError(f'space: {key}={given}', way_out='use [one, or, another], or {low: 1, high: 9}')
 
+# %% ../../nbs/880_search.space.ipynb #6e9e1ceb
 def search_space(
     cls,         # `Config` class that receives the values
     values:dict, # what may vary, by key
@@ -204,6 +212,7 @@ def _grid_of(s):
         return Range(s.low, s.high, step=1, whole=True).grid()
     return s.grid()
 
+# %% ../../nbs/880_search.space.ipynb #0b24e277
 def grid_points(
     space:dict # from `search_space`
 )->list:       # dicts of dotted keys and values

@@ -37,17 +37,20 @@ class Sweep:
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         self.file = self.path/'sweep.json'
         self.definition = self._saved_definition(path) if definition is None else definition
-        try: (self.path/'trials').mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise AurlError(f'cannot create a sweep ({e.strerror})', self.path, 'give another folder') from e
+        self._create_folder()
         with self._locked():
             d = self.definition.to_dict()
             if self.file.exists(): _check_same_definition(read_json(self.file), d, self.path)
             write_json(self.file, d | dict(trials=self.definition.trials))
             self._open()
 
+    def _create_folder(self):
+        try: (self.path/'trials').mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise AurlError(f'cannot create a sweep ({e.strerror})', self.path, 'give another folder') from e
+
     def _saved_definition(self, path):
-        "Return the definition of the existing sweep."
+        "Definition of the existing sweep."
         if not self.file.exists(): raise ConfigError('there is no sweep', path, 'give the folder of a sweep')
         return SweepDefinition.from_dict(read_json(self.file))
 
@@ -66,6 +69,7 @@ def _without_optuna_warnings():
         warnings.simplefilter('ignore')
         yield
 
+# %% ../../nbs/885_search.trials.ipynb #4a2fa9df
 @patch
 def _open(self:Sweep):
     "Open the study in the journal, and enqueue the trials of a grid."
@@ -124,6 +128,7 @@ def _trial_folder(self:Sweep, number):
     path.mkdir(parents=True, exist_ok=True)
     return path
 
+# %% ../../nbs/885_search.trials.ipynb #2b75ac28
 @patch
 def ask(self:Sweep,
     worker:int=0, # number of the process
@@ -172,6 +177,7 @@ def over(self:Sweep)->int:
     "Number of finished trials, without those enqueued once more."
     return len(self._finished())
 
+# %% ../../nbs/885_search.trials.ipynb #898b9c95
 @patch
 def _check_first_trials(self:Sweep):
     "Raise if the first three trials or more have all failed."
@@ -183,7 +189,7 @@ def _check_first_trials(self:Sweep):
             'see error.txt in the folder of each',
         )
 
-# %% ../../nbs/885_search.trials.ipynb #47db5e99
+# %% ../../nbs/885_search.trials.ipynb #03e4101c
 @patch
 def work(self:Sweep,
     run_trial,        # called with a `Trial`; returns metrics by name
@@ -192,8 +198,8 @@ def work(self:Sweep,
     keep_going=None,  # called before each trial; False stops the process
 ):
     "Run trials until all are done."
-    while (keep_going is None or keep_going()) and (asked := self.ask(worker)) is not None:
-        trial, lock = asked
+    while (keep_going is None or keep_going()) and (space := self.ask(worker)) is not None:
+        trial, lock = space
         try: self._run_trial(trial, run_trial)
         finally: unlock(lock)
         if progress: progress(self.over, self.definition.trials, self)
@@ -215,10 +221,12 @@ def _finite_metric(metrics, name):
 @patch
 def _mark_done(self:Sweep, trial, metrics, values, seconds):
     "Record the result of a trial."
-    trial.inner.set_user_attr('measures', {k: float(v) for k, v in metrics.items() if _is_finite(v)})
-    trial.inner.set_user_attr('seconds', round(seconds, 3))
+    record = trial.inner.set_user_attr
+    record('measures', {k: float(v) for k, v in metrics.items() if _is_finite(v)})
+    record('seconds', round(seconds, 3))
     self.study.tell(trial.inner, values)
 
+# %% ../../nbs/885_search.trials.ipynb #bd684ba8
 @patch
 def _run_trial(self:Sweep, trial, run_trial):
     "Run one trial and record its result."
@@ -256,6 +264,7 @@ def _row(self:Sweep, t):
         | dict(seconds=t.user_attrs.get('seconds'), error=t.user_attrs.get('error'))
     )
 
+# %% ../../nbs/885_search.trials.ipynb #f1592eef
 @patch
 def table(self:Sweep)->list:
     "Rows with number, state, values, metrics, seconds and error of each trial."
@@ -278,6 +287,7 @@ def _preset_text(self:Sweep, t, base):
     settings = merge(base, nest_keys(self.trial_settings(t)))
     return f'# trial {t.number}, {self.over} are done: {values}\n' + yaml.safe_dump(settings, sort_keys=False)
 
+# %% ../../nbs/885_search.trials.ipynb #163bc8c6
 @patch
 def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
@@ -310,6 +320,7 @@ def _plot_setting(ax, rows, key, dimension, goal):
         ax.margins(x=.3)
     elif dimension.log: ax.set_xscale('log')
 
+# %% ../../nbs/885_search.trials.ipynb #3cc6c9c8
 @patch
 def _plot_front(self:Sweep, ax, rows, goals):
     "Plot two goals against each other, and the Pareto front."
@@ -317,7 +328,7 @@ def _plot_front(self:Sweep, ax, rows, goals):
     ax.plot(*zip(*sorted(t.values[:2] for t in self.front)), 'ko-', ms=4, lw=1)
     ax.set(xlabel=goals[0], ylabel=goals[1])
 
-# %% ../../nbs/885_search.trials.ipynb #da5a1194
+# %% ../../nbs/885_search.trials.ipynb #5c2dd71a
 @patch
 def plot(self:Sweep):
     "Plot the best value so far, each setting against the first goal, and for two goals the Pareto front."

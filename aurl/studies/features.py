@@ -29,6 +29,7 @@ def as_music(
     "Return `music` as `Music`."
     return music if isinstance(music, Music) else Music(music)
 
+# %% ../../nbs/350_studies.features.ipynb #8f76ab91
 @dataclass(frozen=True)
 class Feature:
     "A numeric descriptor of a piece of music."
@@ -61,6 +62,7 @@ def _add_feature(feature):
     features[feature.name] = feature
     return feature
 
+# %% ../../nbs/350_studies.features.ipynb #a71953ec
 def register_feature(
     name:str,              # name of the feature: letters, digits and _
     unit:str='',           # unit of the value, such as notes/s
@@ -75,6 +77,7 @@ def register_feature(
     def register(function): return _add_feature(Feature(name, function, unit, source, per_semitone, stretch_power))
     return register
 
+# %% ../../nbs/350_studies.features.ipynb #2fb8d253
 def find_feature(
     name:str, # name of a feature
 )->Feature:
@@ -113,6 +116,7 @@ def mean_pitch(m):
     "Mean pitch, without drums."
     return mean_or_nan(m.pitch[m.pitched])
 
+# %% ../../nbs/350_studies.features.ipynb #0ebcfcf2
 @register_feature('pitch_range', 'semitones', _muspy)
 def pitch_range(m):
     "Interval from the lowest to the highest pitch, without drums."
@@ -128,11 +132,12 @@ def polyphony(m):
 
 @register_feature('polyphony_rate', 'share', _muspy)
 def polyphony_rate(m):
-    "Share of the sounding time in which at least two notes sound, without drums."
+    "Share of the sounding time with at least two notes, without drums."
     on, end = m.onset[m.pitched], m.end[m.pitched]
     sounding = covered_seconds(on, end)
     return seconds_with_polyphony(on, end)/sounding if sounding else np.nan
 
+# %% ../../nbs/350_studies.features.ipynb #66e9d35f
 @register_feature('chord_size', 'notes')
 def chord_size(m):
     "Mean number of notes per onset time, without drums."
@@ -146,7 +151,7 @@ def rest_share(m):
 
 # %% ../../nbs/350_studies.features.ipynb #9e1dc4f5
 def _all_scales():
-    "Return the pitch classes of the 24 major and natural minor scales, (24, 12)."
+    "Pitch classes of the major and natural minor scales, (24, 12)."
     patterns = [0, 2, 4, 5, 7, 9, 11], [0, 2, 3, 5, 7, 8, 10]
     return np.array([np.roll(np.isin(np.arange(12), p), k) for p in patterns for k in range(12)], float)
 
@@ -187,6 +192,7 @@ def majorness(m):
     fit = _key_fit(m)
     return fit[:12].max() - fit[12:].max()
 
+# %% ../../nbs/350_studies.features.ipynb #0ed2f7a4
 @register_feature('leaps', 'semitones', _jsymbolic)
 def mean_interval(m):
     "Mean absolute interval of the melody (the skyline)."
@@ -226,6 +232,7 @@ def _strongest_place(a, b):
         out = np.where((b - 1)//step > a//step, weight, out)
     return out
 
+# %% ../../nbs/350_studies.features.ipynb #e28eb96e
 @register_feature('syncopation', 'levels a note', 'Longuet-Higgins & Lee 1984; Fitch & Rosenfeld 2007')
 def syncopation(m):
     "Mean syncopation of the notes of the melody, 0 … 2."
@@ -254,6 +261,7 @@ def _bar_positions(m):
     bar, place = np.divmod(cell - first_cell[k], length[k])
     return bar + first_bar[k], place
 
+# %% ../../nbs/350_studies.features.ipynb #d94df369
 @register_feature('groove', 'share', 'Wu & Yang, The Jazz Transformer, ISMIR 2020')
 def groove_consistency(m):
     "Similarity of the onsets of successive bars: shared positions divided by positions with an onset in either."
@@ -273,9 +281,8 @@ def note_length(m):
 @register_feature('articulation', 'share')
 def articulation(m):
     "Mean ratio of duration to inter-onset interval of the melody: 1 is legato."
-    if len(m.skyline) < 2: return np.nan
-    gap = np.diff(m.beat[m.skyline])
-    beats = (m.beat_end - m.beat)[m.skyline[:-1]]
+    note, gap = m.skyline[:-1], np.diff(m.beat[m.skyline])
+    beats = (m.beat_end - m.beat)[note]
     return mean_or_nan(np.minimum(beats[gap > 0]/gap[gap > 0], 1))
 
 # %% ../../nbs/350_studies.features.ipynb #f7b0b92e
@@ -290,6 +297,7 @@ def _ngram_hashes(step, n):
         for j in range(_NGRAM): h = h*np.uint64(0xD6E8FEB86659FD93) + step[j:j+n]
     return h
 
+# %% ../../nbs/350_studies.features.ipynb #62fc902d
 @register_feature('repetition', 'share')
 def repetition_share(m):
     "Share of runs of eight notes that occurred before, in any transposition, without drums."

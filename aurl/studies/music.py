@@ -37,6 +37,7 @@ def _joined(notes, field, dtype):
     "Concatenate a field of the note arrays of several tracks."
     return np.concatenate([np.zeros(0, dtype), *(x[field] for x in notes)]).astype(dtype, copy=False)
 
+# %% ../../nbs/345_studies.music.ipynb #fc39e4ee
 class Music(_Times):
     "The notes of a score as flat arrays."
     def __init__(self,
@@ -67,6 +68,7 @@ def _is_highest(start, pitch, n_cells):
     np.maximum.at(highest, cell, pitch[note])
     return pitch == highest[cell[first]]
 
+# %% ../../nbs/345_studies.music.ipynb #7ae0ae76
 def _skyline(m):
     "Indices of the notes of the skyline, in order of time."
     on = np.flatnonzero(m.pitched)
@@ -88,6 +90,7 @@ def covered_seconds(
     before = np.append(on[0], reach[:-1])
     return float(np.maximum(reach - np.maximum(before, on), 0).sum())
 
+# %% ../../nbs/345_studies.music.ipynb #bf5d014e
 def seconds_with_polyphony(
     on, end,   # (n,) times in seconds
     n_notes=2, # smallest number of notes

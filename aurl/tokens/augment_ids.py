@@ -73,10 +73,9 @@ def _without_repeats(ids):
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #37e47c54
 def _shift_notes(table, semitones):
-    "Transpose the notes in a table of ids."
+    "Transpose notes in a table of ids."
     up, down = max(semitones, 0), max(-semitones, 0)
-    for k in (Kind.NOTE_ON, Kind.NOTE_OFF):
-        b = vocab.blocks[k]
+    for b in (vocab.blocks[Kind.NOTE_ON], vocab.blocks[Kind.NOTE_OFF]):
         table[b.start + down:b.stop - up] = _ids[b.start + up:b.stop - down]
 
 def _transpose_and_scale(ids, counts, semitones, factor):

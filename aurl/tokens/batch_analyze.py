@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ParsedPieces', 'analyze_batch', 'encode_and_analyze', 'retain_freed_memory']
 
-# %% ../../nbs/442_tokens.batch_analyze.ipynb #fca11343
+# %% ../../nbs/442_tokens.batch_analyze.ipynb #91fd129c
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from .batch_encode import FAMILY_OFFSET, ID_FLAGS, START_BIT, VELOCITY_OFFSET, C
 from .batch_encode import starts_of
 from .events import low_bits
 from .states import _BEATS, _CODES, _COLUMNS, _HAS_FAMILY, _IS_KEY_EVENT, _IS_NOTE, _IS_NOTE_ON, _IS_PRESS
-from .states import _KEY, _KEYS, _NOT_WITHIN_PIECE, _ORDER, _flag_bit, analyze_piece, kind_mask
-from .states import snapshot_dtype
+from .states import _KEY, _KEYS, _NOT_WITHIN_PIECE, _ORDER, _flag_bit, analyze_piece, has_flag
+from .states import kind_mask, snapshot_dtype
 from .vocab import Kind, vocab
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #28a6c287
 def _payload_tables():
-    "Return for each payload (id and family) its column in the table of sounding keys, its mark, and whether it presses."
+    "Return for each payload (id and family) its column of sounding keys, its mark, and whether it presses."
     payloads = np.arange(1 << VELOCITY_OFFSET)
     id, family = low_bits(payloads, FAMILY_OFFSET), payloads >> FAMILY_OFFSET
     id = np.where(id < len(vocab), id, vocab.PAD)
@@ -65,12 +65,13 @@ def _value_changes(k, ids, flags):
 
 def _event_codes(ids, at, instrument):
     "Return id and family of the events `at`."
-    id = ids.take(at)
-    family = np.repeat(instrument.value, np.diff(np.searchsorted(at, instrument.at), append=len(at)))
+    id, n = ids.take(at), np.diff(np.searchsorted(at, instrument.at), append=len(at))
+    family = np.repeat(instrument.value, n)
     return id | np.where(_HAS_FAMILY.take(id), family, 0) << FAMILY_OFFSET
 
 def _steps_since_start(clock, base, x, piece): return clock.take(x) - base.take(piece)
 
+# %% ../../nbs/442_tokens.batch_analyze.ipynb #7e4d15ab
 def _parse_pieces(pieces):
     "Parse several pieces that begin with START."
     n, ids = np.array([len(p) for p in pieces]), np.concatenate(pieces)
@@ -84,7 +85,7 @@ def _parse_pieces(pieces):
     code = _event_codes(ids, at, changes['instrument'])
     return ParsedPieces(
         ids, n, start, at, bounds, step=clock.take(at) - base.take(piece), code=code, changes=changes,
-        on=np.flatnonzero((flags.take(at) & (1 << _flag_bit['on'])) != 0),
+        on=np.flatnonzero(has_flag(flags.take(at), 'on')),
         clock=partial(_steps_since_start, clock, base), valid=_are_paired(ids, n, start, piece, code),
     )
 
@@ -121,14 +122,15 @@ def _with_resets(start, at, values, reset):
     i = np.searchsorted(at, start)
     return Changes(np.insert(at, i, start), np.insert(values.astype(np.int64), i, reset))
 
+# %% ../../nbs/442_tokens.batch_analyze.ipynb #da915851
 def _table_changes(e, start):
     "Return the changes of value, from the table of events."
     (louder, velocity), (turn, family) = e.velocity, e.instrument
-    both = np.isin(turn, louder, assume_unique=True) if len(turn) else 0      # INSTRUMENT comes before VELOCITY
+    same_event = np.isin(turn, louder, assume_unique=True) if len(turn) else 0      # INSTRUMENT comes before VELOCITY
     tempo = np.flatnonzero((e.flags & _change_flags['tempo']) != 0)
     return dict(
         velocity=_with_resets(start, e.at.take(louder) - 1, velocity, -1),
-        instrument=_with_resets(start, e.at.take(turn) - 1 - both, family, 0),
+        instrument=_with_resets(start, e.at.take(turn) - 1 - same_event, family, 0),
         tempo=Changes(e.at.take(tempo), _changed_value['tempo'].take(e.code.take(tempo))),
     )
 
@@ -166,12 +168,11 @@ def _tempo_and_beat(r, edge, now, piece):
 def _latest_order(r, edge):
     "Return the order number of the last event before the ids `edge`."
     last = edge - 1
-    while len(quiet := np.flatnonzero((ID_FLAGS.take(r.ids.take(last)) & (1 << _flag_bit['event'])) == 0)):
-        last[quiet] -= 1
+    while len(quiet := np.flatnonzero(~has_flag(ID_FLAGS.take(r.ids.take(last)), 'event'))): last[quiet] -= 1
     id, family = r.ids.take(last), _latest_value(r.changes['instrument'], last, 'right')
     return _ORDER.take(id) + np.where(_HAS_FAMILY.take(id), family*_KEYS, 0)
 
-# %% ../../nbs/442_tokens.batch_analyze.ipynb #8ca20a03
+# %% ../../nbs/442_tokens.batch_analyze.ipynb #176b940d
 def _snapshot_rows_batch(r, every):
     "Compute the scalar fields of the snapshots of all pieces, the piece of each, and the number of events before it."
     m = np.maximum((r.n - 1)//every, 0)
@@ -200,6 +201,7 @@ def _latest_events(code, upto, codes):
     np.maximum.accumulate(table, axis=0, out=table)
     return table
 
+# %% ../../nbs/442_tokens.batch_analyze.ipynb #ebe76b1e
 def _snapshot_entries_batch(r, piece, upto):
     "Return concatenated codes and steps of the snapshots, and the number of entries of each."
     code = r.code[:int(upto[-1])].astype(np.int64)
@@ -220,6 +222,7 @@ def _pitch_ranges(piece, key, n_pieces):
     some, low, high = used.any(1), used.argmax(1), vocab.n_pitches - 1 - used[:,::-1].argmax(1)
     return np.where(some, low + vocab.pitch_lo, 0), np.where(some, high + vocab.pitch_lo, 0)
 
+# %% ../../nbs/442_tokens.batch_analyze.ipynb #577fb5c3
 def _summarize_batch(r):
     "`summarize_ids` for each piece."
     n_pieces, code = len(r.n), r.code.take(r.on)

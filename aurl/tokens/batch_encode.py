@@ -19,14 +19,14 @@ from .codec import VELOCITY_BIN_OF_BYTE, track_family
 from .events import FAMILY_BITS, PLACE_BITS, SLOT_BITS, STEP_BITS, VELOCITY_BITS, default_pace
 from .events import grid_steps, low_bits, pack_notes, run_ends, run_starts, step_clock, tempo_changes
 from .events import union_of_spans, units_per_quarter
-from .states import _HAS_FAMILY, _PACKED_FLAGS, _flag_bit, kind_mask
+from .states import _HAS_FAMILY, _PACKED_FLAGS, has_flag, kind_mask
 from .vocab import Kind, vocab
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #4b8c5874
 FAMILY_OFFSET, VELOCITY_OFFSET = 10, 14   # bit offsets of family and velocity bin in a payload; the id is lowest
 
 def _note_payloads(kind):
-    "Return the payload of an event of `kind` for each place."
+    "Return the payload of `kind` at each place."
     places = np.arange(1 << PLACE_BITS)
     id = vocab.blocks[kind].start + low_bits(places, SLOT_BITS)
     return (places >> SLOT_BITS << FAMILY_OFFSET | id).astype(np.int32)
@@ -64,6 +64,7 @@ def _on_keyboard(notes, pitch, n):
     if inside.all(): return notes, n
     return notes[inside], np.bincount(np.repeat(np.arange(len(n)), n)[inside], minlength=len(n))
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #57b33a90
 def _note_events_batch(on, end, part, pitch, velocity, n):
     "Return the NOTE_OFFs of several pieces, their NOTE_ONs, and notes per piece; `part` holds family and slot."
     notes = pack_notes(part + pitch - vocab.pitch_lo, on, end, VELOCITY_BIN_OF_BYTE.take(velocity.view(np.uint8)))
@@ -84,13 +85,14 @@ class Timing(NamedTuple):
     mspq:np.ndarray  # (n,) microseconds per beat
 
 def _piecewise_steps(at, start, pace, x):
-    "Return the steps at times `x` for tempi that begin at 0, as `step_clock` does, in fewer operations."
+    "Return the steps at times `x`, as `step_clock` does for tempi that begin at 0."
     i = np.searchsorted(at[1:], x, 'right')
     y = x - at.take(i)
     y *= pace.take(i)
     y += start.take(i)
     return y
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #04d87e7a
 def _piecewise_timing(at, mspq, factor):
     "Return the timing for tempi that begin at 0; `factor` converts microseconds per beat to steps per time unit."
     pace, start = mspq*factor, np.zeros(len(at))
@@ -115,12 +117,12 @@ def _score_timing(score):
 # %% ../../nbs/440_tokens.batch_encode.ipynb #3b62e345
 def _span_steps(time, duration, n, timings):
     "Convert times and durations of several scores, `n` items each, to start and end steps."
-    both = np.empty((2, len(time)))
-    both[0] = time
-    np.add(both[0], duration, out=both[1])
-    steps = both*np.repeat(np.array([t.pace for t in timings]), n)
+    times = np.empty((2, len(time)))
+    times[0] = time
+    np.add(times[0], duration, out=times[1])
+    steps = times*np.repeat(np.array([t.pace for t in timings]), n)
     for t,a,b in zip(timings, starts_of(n).tolist(), n.cumsum().tolist()):
-        if not t.pace and b > a: steps[:,a:b] = t.clock(both[:,a:b])
+        if not t.pace and b > a: steps[:,a:b] = t.clock(times[:,a:b])
     return grid_steps(steps)
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #ac99c5e2
@@ -227,6 +229,7 @@ class Changes(NamedTuple):
     at:np.ndarray    # (n,) indices
     value:np.ndarray # (n,) new values
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #bfcbbef9
 def _changes_of(x, at, first, before=-1):
     "Return where `x`, given at the events `at`, changes; `before` is its value at the start of a piece."
     new = run_starts(x)
@@ -251,6 +254,7 @@ class EventTable:
     velocity:Changes     # events preceded by a VELOCITY, and its bin
     instrument:Changes   # events preceded by an INSTRUMENT, and its family
 
+# %% ../../nbs/440_tokens.batch_encode.ipynb #14908bfd
 def _family_changes(payload, id, first):
     "Return where INSTRUMENTs are required."
     family = low_bits(payload >> FAMILY_OFFSET, FAMILY_BITS)
@@ -266,6 +270,13 @@ def _full_shifts(gap):
     rest[far] -= n_full*_max_shift
     return rest, far, n_full
 
+def _insert_full_shifts(ids, room, far, n_full):
+    "Return the ids with `n_full` full shifts before the events `far`; their `room` grows in place."
+    at = (room.cumsum() - room).take(far)
+    room[far] += n_full
+    return np.insert(ids, np.repeat(at, n_full), vocab.TIME_SHIFT + _max_shift - 1)
+
+# %% ../../nbs/440_tokens.batch_encode.ipynb #96ca1277
 def _compact_rows(id, rest, velocity, instrument):
     "Return the ids, without full shifts: one row per event, of which the unused entries are removed."
     rows = np.full((len(id), 3 + (len(instrument.at) > 0)), _EMPTY_ID, np.uint16)
@@ -275,22 +286,20 @@ def _compact_rows(id, rest, velocity, instrument):
     ids = rows.reshape(-1)
     return ids.take(np.flatnonzero(ids != _EMPTY_ID))
 
-# %% ../../nbs/440_tokens.batch_encode.ipynb #38ee8bd0
+# %% ../../nbs/440_tokens.batch_encode.ipynb #481174e4
 def _events_to_ids_batch(step, payload, n):
     "`events_to_ids` for several pieces: the ids of all, and the table of the events."
     first, gap = starts_of(n), np.diff(step, prepend=step[:1])
     gap[first] = 0
     id = low_bits(payload, FAMILY_OFFSET).astype(np.uint16)
     flags = ID_FLAGS.take(id)
-    on = np.flatnonzero((flags & (1 << _flag_bit['on'])) != 0)
+    on = np.flatnonzero(has_flag(flags, 'on'))
     velocity = _changes_of(payload.take(on) >> VELOCITY_OFFSET, on, first)
     instrument = _family_changes(payload, id, first)
     rest, far, n_full = _full_shifts(gap)
     ids, room = _compact_rows(id, rest, velocity, instrument), 1 + (gap > 0).astype(np.int64)
     for changes in (velocity, instrument): room[changes.at] += 1
-    if len(far):
-        ids = np.insert(ids, np.repeat((room.cumsum() - room).take(far), n_full), vocab.TIME_SHIFT + _max_shift - 1)
-        room[far] += n_full
+    if len(far): ids = _insert_full_shifts(ids, room, far, n_full)
     code, at = low_bits(payload, VELOCITY_OFFSET), room.cumsum() - 1
     return ids, EventTable(step, code, at, gap, room, flags=flags, on=on, first=first,
                            velocity=velocity, instrument=instrument)
@@ -306,7 +315,7 @@ def encode_table(
 def encode_batch(
     scores, # several scores, in any time unit
 )->list:    # uint16 arrays
-    "Return the ids of each score, identical to `encode`."
+    "Return `encode` of each score."
     if not len(scores): return []
     ids, table = encode_table(scores)
     return np.split(ids, table.at.take(table.first)[1:])

@@ -160,6 +160,7 @@ class Spans(NamedTuple):
     def is_note(self): return self.slot < vocab.n_pitches
     def select(self, where): return Spans(*(x[where] for x in self))
 
+# %% ../../nbs/405_tokens.codec.ipynb #0691aec5
 def _key_table():
     "Return `slot << 1 | is press` of each id; the pedal is one more key."
     table = np.full(len(vocab), -1)
@@ -183,6 +184,7 @@ def _time_to_next(time, group, last):
     out[order] = end - start
     return out
 
+# %% ../../nbs/405_tokens.codec.ipynb #085c2141
 def key_spans(
     ids,    # (n,) int64
     kinds,  # (n,) `Kind` of each
@@ -232,6 +234,7 @@ def _family_track(family, spans, start, seconds):
     track.notes = Note.from_numpy(start, seconds, pitch, velocity, 'Second')
     return track
 
+# %% ../../nbs/405_tokens.codec.ipynb #64461dde
 def spans_to_score(
     spans, # `Spans`
 )->Score:  # in seconds, without tempi

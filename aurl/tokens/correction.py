@@ -45,6 +45,7 @@ class _LooseNote(NamedTuple):
     family:int
     key:int
 
+# %% ../../nbs/450_tokens.correction.ipynb #44e89ee9
 def _unpaired_notes(ids):
     "Return the notes never released, the releases of silent keys, and the length of the longest note in steps."
     # releases: (position, step, family, key)
@@ -69,6 +70,7 @@ def _matching_note(free, position, step, family, key):
     if not len(fits): return None
     return fits[np.lexsort((-at[fits], abs(of_key[fits] - key)))[0]]
 
+# %% ../../nbs/450_tokens.correction.ipynb #59512184
 def _reassign_releases(ids):
     "Assign each unmatched release in `ids` to a note without a release, if there is one."
     loose, orphans, _ = _unpaired_notes(ids)
@@ -117,10 +119,11 @@ def _edit_costs(a, b):
 
 # %% ../../nbs/450_tokens.correction.ipynb #ac903500
 def _matching_blocks(a, b):
-    "Return the pairs of ids in the common blocks of `a` and `b`: few edits, not the minimum."
+    "Return the pairs of ids in common blocks of `a` and `b`: few edits, not the minimum."
     blocks = SequenceMatcher(None, a, b, False).get_matching_blocks()
     return [(m.a + k, m.b + k) for m in blocks for k in range(m.size)]
 
+# %% ../../nbs/450_tokens.correction.ipynb #05118bc7
 def _kept_pairs(a, b):
     "Return the pairs (i, j) of ids kept by a minimum edit sequence from `a` to `b`."
     if len(a)*len(b) > 200_000: return _matching_blocks(a, b)                 # ids without shifts
@@ -141,8 +144,8 @@ _insertion_reasons = {Kind.START:'a piece begins with START', Kind.END:'a piece 
     Kind.SUSTAIN_OFF:'the pedal was still down'}
 
 def _reason(old, new):
-    "Return the rule behind a change."
-    if old is None: return _insertion_reasons.get(Kind(vocab.kind[new]), 'required order at this time step')
+    "Rule behind a change."
+    if old is None: return _insertion_reasons.get(vocab.kind[new], 'required order at this time step')
     if old not in range(len(vocab)): return 'not in the vocabulary'
     return violation_reason(old)
 
@@ -162,6 +165,7 @@ def _instant_corrections(old, new, at):
         i, j = m + 1, n + 1
     return out
 
+# %% ../../nbs/450_tokens.correction.ipynb #151b24bd
 def _list_corrections(old, new):
     "List the corrections that turn `old` into `new`."
     a, b, out, at, id = _ids_by_step(old), _ids_by_step(new), [], 0, itemgetter(1)
@@ -180,15 +184,16 @@ def _one_sequence(ids):
         raise CodecError(f'ids have shape {ids.shape} and type {ids.dtype}', way_out='pass one sequence of integers')
     return ids.astype(np.int64)
 
+# %% ../../nbs/450_tokens.correction.ipynb #0aef09d9
 def repair_ids(
     ids, # (n,) integers, valid or not
 ):       # valid uint16 ids, and a list of `IdCorrection`
     "Return the nearest valid ids and the list of corrections; valid ids are returned unchanged."
     old = _one_sequence(ids)
     if len(old) and verdict(old).valid: return old.astype(np.uint16), []
-    known = _reassign_releases(old[(old >= 0) & (old < len(vocab))])
-    loose, _, longest = _unpaired_notes(known)
-    score = _shorten_hanging_notes(decode(known), loose, longest)
+    inside = _reassign_releases(old[(old >= 0) & (old < len(vocab))])
+    loose, _, longest = _unpaired_notes(inside)
+    score = _shorten_hanging_notes(decode(inside), loose, longest)
     if not score.note_num():
         raise CodecError(f'these {len(old)} ids contain no note', way_out='skip them; there is nothing to repair')
     new = encode(score)

@@ -48,7 +48,7 @@ def default_pace(tpq):
 
 # %% ../../nbs/402_tokens.events.ipynb #d9540ca2
 def _piecewise_steps(at, start, pace, x):
-    "Return the steps at times `x`; from `at[i]` on, `start[i]` steps have passed and a time unit is `pace[i]` steps."
+    "Return the steps at times `x`; `start[i]` steps pass up to `at[i]`, then `pace[i]` in a time unit."
     i = np.maximum(np.searchsorted(at, x, 'right') - 1, 0)
     return start[i] + (x - at[i])*pace[i]
 
@@ -155,6 +155,7 @@ def union_of_spans(
     new = np.append(True, on[1:] >= off[:-1])[:len(spans)]
     return on[new], off[np.append(new[1:], True)[:len(spans)]]
 
+# %% ../../nbs/402_tokens.events.ipynb #65eab697
 def pedal_events(
     family,  # (n,) family of each span
     on, off, # (n,) steps

@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .transitions import beat_unit, n_columns, n_keys, never_step, pedal_column, transition_tables
+from .transitions import n_columns, n_keys, never_step, pedal_column, transition_tables
 from .vocab import Kind, vocab
 
 # %% ../../nbs/420_tokens.grammar.ipynb #2fe3c141
@@ -45,12 +45,13 @@ class State:
     def tensors(self)->dict: return {f.name:getattr(self, f.name) for f in fields(self)}
     @classmethod
     def of(cls, state):
-        "Extract a `State` from `state`: a `State`, a dict with its fields among others, or None."
+        "Return `state`, a `State` or a dict with its fields among others, as a `State` or None."
         if not isinstance(state, dict): return state
         return cls(**{f.name:state[f.name] for f in fields(cls)}) if 'time' in state else None
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
     def __repr__(self):
-        return f'State({len(self)} sequences at steps {self.time.tolist()[:4]}, {(self.onset >= 0).sum(1).tolist()[:4]} keys down)'
+        steps, n_down = self.time.tolist()[:4], (self.onset >= 0).sum(1).tolist()[:4]
+        return f'State({len(self)} sequences at steps {steps}, {n_down} keys down)'
 
 # %% ../../nbs/420_tokens.grammar.ipynb #732b6e19
 class Grammar:
@@ -118,6 +119,7 @@ def _updated_keys(s, time, column, pitch, press, note):
 
 def _changed(new, old): return array_module(new).where(new >= 0, new, old)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #a75dc444
 @patch
 def step(self:Grammar,
     s:State, # (batch) states
@@ -170,6 +172,7 @@ def _restrict_keys(out, t, held_keys, over):
         part &= held_keys[:,:,keys] != t.presses
         _restrict(out, ids, t.place[ids] > over)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #23d58b30
 def _allowed(t, held_keys, order_limit, idle, s, candidates=None):
     "Return the (n, vocab) mask; `held_keys` (n, 1, 89): sounding keys of the current family; `candidates` (n, vocab)."
     out, order, b = _take_rows(t.follows, s.last), s.order[:,None], _block_slices
@@ -191,6 +194,7 @@ def _family_keys(table, family):
     first = xp.arange(0, step * len(table), step, device=family.device)
     return _take_rows(table.reshape(-1, 1, n_keys), family + first)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #3dd0b1e7
 @patch
 def allowed(self:Grammar,
     s:State,          # (batch) states
@@ -298,7 +302,7 @@ def scan(self:Grammar,
     ids:Tensor,       # (batch, time) int64
     state:State=None, # state before the first id; None: the start of a piece
 )->Scan:
-    "Compute the states after every position of `ids` by cumulative sums and maxima."
+    "Compute the states after every position by cumulative sums and maxima."
     return Scan(self, ids, state)
 
 # %% ../../nbs/420_tokens.grammar.ipynb #94897942
@@ -314,6 +318,7 @@ def _sounding_changes(self:Scan)->Tensor: # (batch, time) int64
     change = torch.where(column < n_columns, down.long() - was_down.long(), 0)
     return torch.zeros_like(order).scatter(1, order, change)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #23c8b66e
 @patch
 def holding_families(self:Scan)->Tensor: # (batch, time, 88) int16
     "Count the families that hold each key, after every position."
@@ -335,6 +340,7 @@ def _full_families(r, sounds):
     of_family = (owner[:,None] == torch.arange(vocab.n_families, device=owner.device)).float()
     return sounds.float() @ of_family == vocab.n_pitches
 
+# %% ../../nbs/420_tokens.grammar.ipynb #60ef8bf9
 @patch
 def masks(self:Grammar,
     ids:Tensor,       # (batch, time) int64
@@ -374,9 +380,9 @@ def advance(self:Grammar,
 def max_closing_tokens(self:Grammar,
     s:State, # (batch) states
 ):           # (batch,)
-    "Return an upper bound on the number of ids needed to reach END."
-    table = _sounds(s)
-    return table.sum(2).sum(1) + table[:,:,:pedal_column].any(2).sum(1) + table[:,:,pedal_column].sum(1) + 10
+    "Bound the number of ids needed to reach END."
+    down = _sounds(s)
+    return down.sum(2).sum(1) + down[:,:,:pedal_column].any(2).sum(1) + down[:,:,pedal_column].sum(1) + 10
 
 # %% ../../nbs/420_tokens.grammar.ipynb #38363457
 _NO_RELEASE = 9*n_columns    # an order number beyond all others
@@ -392,6 +398,7 @@ def _next_release(s):
     id = xp.where(key == pedal_column, vocab.SUSTAIN_OFF, vocab.NOTE_OFF + key)
     return first, xp.where(family != s.family, vocab.INSTRUMENT + family, id)
 
+# %% ../../nbs/420_tokens.grammar.ipynb #698e6fba
 @patch
 def closing_mask(self:Grammar,
     s:State, # (batch) states

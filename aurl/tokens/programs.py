@@ -46,6 +46,7 @@ def _separated_slots(slots, has_notes):
         seen.add(s)
     return slots
 
+# %% ../../nbs/410_tokens.programs.ipynb #a378f21e
 def voice_slots(
     score,               # symusic.Score
     voices:str='merge',  # merge: one slot per family; apart: one slot per track, while free slots remain
@@ -77,6 +78,7 @@ def _format_program_summary(rows):
     n, total, square = np.bincount(code), np.bincount(code, pitch), np.bincount(code, pitch*pitch)
     return ' '.join(f'{c//128}/{c % 128}:{n[c]}:{total[c]:.0f}:{square[c]:.0f}' for c in np.flatnonzero(n).tolist())
 
+# %% ../../nbs/410_tokens.programs.ipynb #8b1843f4
 def summarize_programs(
     score,               # symusic.Score with its original programs
     voices:str='merge',  # voice mode of the encoding
@@ -93,9 +95,9 @@ def summarize_programs(
 def _parse_program_summary(text):
     "Yield (slot, program) and their three statistics."
     for word in text.split():
-        key, *numbers = word.split(':')
+        key, *stats = word.split(':')
         slot, program = map(int, key.split('/'))
-        yield (slot, program), np.array([int(x) for x in numbers], np.int64)
+        yield (slot, program), np.array([*map(int, stats)], np.int64)
 
 # %% ../../nbs/410_tokens.programs.ipynb #95530bba
 class ProgramTable:
@@ -173,7 +175,7 @@ def _pitch_densities(self:ProgramTable, slot, programs):
 # %% ../../nbs/410_tokens.programs.ipynb #d265676b
 @patch
 def _log_likelihood(self:ProgramTable, slot, counts, item):
-    "Return the log likelihood of the pitch `counts` under an item of `sets[slot]`: programs, and their pieces."
+    "Log likelihood of the pitch `counts` under an item of `sets[slot]`."
     programs, pieces = item
     return np.log(pieces) + counts @ np.logaddexp.reduce(self._pitch_densities(slot, programs)[2], 0)
 
@@ -228,7 +230,7 @@ def _is_borrowed(self:ProgramTable, slot):
 def slot_name(self:ProgramTable,
     slot:int, # family in the ids
 )->str:
-    "Return the display name of a slot."
+    "Display name of a slot."
     if not self._is_borrowed(slot): return family_names[slot]
     return f'{program_names[self._most_frequent_program(slot)]} (voice kept apart)'
 
@@ -254,11 +256,12 @@ def _split_by_program(track, programs):
 # %% ../../nbs/410_tokens.programs.ipynb #071e0463
 @patch
 def _track_order(self:ProgramTable, track):
-    "Return the sort key of a track: own slots by family, then borrowed ones in the order of borrowing."
+    "Sort key: own slots by family, then borrowed ones."
     family = track_family(track)
     borrowed = self._is_borrowed(family)
     return borrowed, _BORROWABLE_FAMILIES.index(family) if borrowed else family
 
+# %% ../../nbs/410_tokens.programs.ipynb #8cb0d9ba
 @patch
 def apply(self:ProgramTable,
     score,               # from `decode`, one track per slot
@@ -278,12 +281,11 @@ def apply(self:ProgramTable,
 
 # %% ../../nbs/410_tokens.programs.ipynb #3bf3e80b
 def _number_repeated_names(score):
-    "Append numbers to track names that occur more than once."
-    names = Counter(t.name for t in score.tracks)
-    seen = Counter()
+    "Number repeated track names."
+    names, seen = Counter(t.name for t in score.tracks), Counter()
     for t in score.tracks:
         seen[t.name] += 1
-        if names[t.name] > 1: t.name = f'{t.name} {seen[t.name]}'
+        if names[t.name] > 1: t.name += f' {seen[t.name]}'
     return score
 
 # %% ../../nbs/410_tokens.programs.ipynb #cf6431a9

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from .states import melodic_mask, snapshot_dtype, make_snapshots, _BEATS, _CODES, _COLUMNS, _HAS_FAMILY
 from .states import _KEYS, _MARKS, _TRANSPOSES, _NEVER_STEP, _IS_NOTE, _ORDER, _PACKED_FLAGS, _flag_bit
-from .states import _positions_where
+from .states import _positions_where, has_flag
 from .vocab import Kind, vocab
 
 # %% ../../nbs/435_tokens.sequences.ipynb #de575baf
@@ -45,6 +45,7 @@ def _concatenate_snapshots(made):
     rows['first'] += np.repeat(first, [len(s) for s in snapshots])
     return rows, np.concatenate(codes), np.concatenate(steps)
 
+# %% ../../nbs/435_tokens.sequences.ipynb #ddf900b4
 def build_sequences(
     pieces,                 # ids of each piece
     snapshot_every:int=512, # distance of snapshots in ids
@@ -99,12 +100,12 @@ def _concat_slices(self:TokenSequences, array, first, n):
 
 @patch
 def _snapshots_before(self:TokenSequences, pieces, starts):
-    "Return the positions after the last snapshots before `starts`, which windows have one, and these snapshots."
+    "Return the positions of the snapshots before `starts`, which windows have one, and its index."
     n = starts//self.every
     has = np.flatnonzero(n)
     return n*self.every, has, self._first_snapshot[pieces[has]] + n[has] - 1
 
-# %% ../../nbs/435_tokens.sequences.ipynb #6715838a
+# %% ../../nbs/435_tokens.sequences.ipynb #d0390399
 @patch
 def _families(self:TokenSequences, pieces, starts):
     "Return the instrument family at the start of each window."
@@ -129,6 +130,7 @@ def _as_uint16(semitones):
     "Return transpositions as uint16, which wraps: adding 65535 subtracts 1."
     return semitones.astype(np.int16).view(np.uint16)
 
+# %% ../../nbs/435_tokens.sequences.ipynb #d5a36461
 @patch
 def _transpose(self:TokenSequences, out, pieces, starts, semitones):
     "Transpose the notes of windows in place."
@@ -160,16 +162,16 @@ class Replay:
     def __post_init__(self):
         self.end = self.n.cumsum()
         start = self.clock[self.end - self.n]
-        self.base = self.snapshots['time'] - start                      # offset of `clock` in each row
+        self.base = self.snapshots['time'] - start                  # offset of `clock` in each row
         self.state['time'] += self.clock[self.end] - start
     def values(self, at): return vocab.index[self.ids[at]].astype(np.int64)
     def changes(self, flag):
-        "Return the positions of `flag`, their number up to the end of each row, and the rows that have any."
+        "Return the positions of `flag`, their number up to each row end, and the rows with any."
         at = _positions_where(self.flags, flag)
         upto = np.searchsorted(at, self.end)
         return at, upto, np.flatnonzero(np.diff(upto, prepend=0))
 
-# %% ../../nbs/435_tokens.sequences.ipynb #737b03e7
+# %% ../../nbs/435_tokens.sequences.ipynb #c7fc4c9b
 @patch
 def _load_snapshots(self:TokenSequences, pieces, starts):
     "Select the snapshots before `starts` and the ids to apply after them."
@@ -198,6 +200,7 @@ def _update_tempo(self:Replay):
     np.add.at(s['beat'], of_row, rest*(_BEATS[new] - _BEATS[old]))
     s['tempo'][row] = new[upto[row] - 1]
 
+# %% ../../nbs/435_tokens.sequences.ipynb #5d2ea5dd
 @patch
 def update_scalars(self:Replay):
     "Update family, velocity, tempo and beat."
@@ -229,26 +232,35 @@ def _write_snapshots(self:TokenSequences, table, r, semitones):
 
 # %% ../../nbs/435_tokens.sequences.ipynb #d647d40b
 @patch
-def _write_events(self:Replay, table, drums, semitones):
-    "Write the presses and releases after the snapshots."
+def _key_events(self:Replay):
+    "Return flags, row, family and step of each press and release, and their number up to the end of each row."
     at = _positions_where(self.flags, 'press')
     upto = np.searchsorted(at, self.end)
-    n, flags, row = np.diff(upto, prepend=0), self.flags[at], np.arange(len(self.n))    # number of events of each row
-    key, on, when = flags >> 10 & 127, flags >> _flag_bit['on'] & 1, self.clock[at] + np.repeat(self.base, n)
-    family = np.repeat(self.state['family'], n) if self.families is None else self.families[at]
-    column, marks = key + family*_KEYS, row*_MARKS + len(row)*_COLUMNS + 2*vocab.n_pitches
-    place, mark = column + np.repeat(row*_COLUMNS, n), key + np.repeat(marks, n) - 2*vocab.n_pitches*on
-    if drums: mark += (family == vocab.drums)*vocab.n_pitches
-    if semitones is not None:
-        up = _TRANSPOSES[column]*np.repeat(semitones, n)
-        place += up
-        mark += up
-    table[place] = np.where(flags & (1 << _flag_bit['down']), when, -1)
-    note = (flags & (1 << _flag_bit['note'])) != 0
+    row = np.repeat(np.arange(len(self.n)), np.diff(upto, prepend=0))
+    family = self.state['family'][row] if self.families is None else self.families[at]
+    return self.flags[at], row, family, self.clock[at] + self.base[row], upto
+
+def _mark_index(flags, row, family, n_rows, drums):
+    "Return the index of the mark of each press and release in the flat table of `n_rows` rows."
+    release = 1 - (flags >> _flag_bit['on'] & 1)
+    mark = (flags >> 10 & 127) + row*_MARKS + n_rows*_COLUMNS + 2*vocab.n_pitches*release
+    return mark + (family == vocab.drums)*vocab.n_pitches if drums else mark
+
+# %% ../../nbs/435_tokens.sequences.ipynb #9d7a8063
+@patch
+def _write_events(self:Replay, table, drums, semitones):
+    "Write the presses and releases after the snapshots."
+    flags, row, family, when, upto = self._key_events()
+    column, mark = (flags >> 10 & 127) + family*_KEYS, _mark_index(flags, row, family, len(self.n), drums)
+    up = 0 if semitones is None else _TRANSPOSES[column]*semitones[row]
+    table[column + row*_COLUMNS + up] = np.where(has_flag(flags, 'down'), when, -1)
+    note, mark = has_flag(flags, 'note'), mark + up
     if not note.all(): mark, when = mark[note], when[note]               # pedals have no marks
     table[mark] = when
-    self.state['notes'] += np.diff(np.append(0, on.cumsum())[upto], prepend=0)
+    n_on = np.append(0, has_flag(flags, 'on').cumsum())
+    self.state['notes'] += np.diff(n_on[upto], prepend=0)
 
+# %% ../../nbs/435_tokens.sequences.ipynb #496a65d9
 @patch
 def _update_keys(self:TokenSequences, r, drums, semitones=None):
     "Return a table of sounding keys (row by row), then struck and released marks (row by row)."
@@ -276,7 +288,7 @@ def _update_order(self:Replay):
     order, seek, back = self.state['order'], np.flatnonzero(self.n), 1
     while len(seek):
         p = self.end[seek] - back
-        hit = (self.flags[p] & (1 << _flag_bit['event'])) != 0
+        hit = has_flag(self.flags[p], 'event')
         row, at = (seek, p) if hit.all() else (seek[hit], p[hit])
         family, id = self.state['family'][row] if self.families is None else self.families[at], self.ids[at]
         order[row] = _ORDER[id] + np.where(_HAS_FAMILY[id], family*_KEYS, 0)
@@ -284,13 +296,14 @@ def _update_order(self:Replay):
         back, seek = back + 1, seek[~hit]
         seek = seek[self.n[seek] >= back]
 
+# %% ../../nbs/435_tokens.sequences.ipynb #9fec4d5c
 def _transpose_last(s, semitones):
     "Transpose order number and last id."
     rank, column = s['order']//_COLUMNS, s['order'] % _COLUMNS
     s['order'] += np.where((s['order'] >= 0) & ((rank == 0) | (rank == 4)), _TRANSPOSES[column]*semitones, 0)
     s['last'] += np.where(np.append(_IS_NOTE, False)[s['last']] & (s['family'] != vocab.drums), semitones, 0)
 
-# %% ../../nbs/435_tokens.sequences.ipynb #329a6d8f
+# %% ../../nbs/435_tokens.sequences.ipynb #9aee2b68
 @patch
 def _update_last(self:TokenSequences, r, starts, semitones=None):
     "Update order number and last id."

@@ -70,6 +70,7 @@ def _strongest_pulse(pulses, n, tempo, min_agreement=0):
         if power > .6*n: break
     return best
 
+# %% ../../nbs/404_tokens.tempo.ipynb #bb65ed4b
 def _constant_tempo(pulses, count, tempo, min_agreement=0):
     "Return the constant tempo in the range `tempo` that fits the onsets of the counted beats; or None."
     n = int(count.sum())
@@ -156,6 +157,7 @@ def _line_deviation(t, beat, first, end):
     elapsed = t[:-1] - np.repeat(t[first], end - first)
     return abs(beat[:-1] - np.repeat(beat[first], end - first) - elapsed*slope)
 
+# %% ../../nbs/404_tokens.tempo.ipynb #da920733
 def _merge_tempi(steps, bpm, first, last):
     "Reduce the tempi `bpm` at `steps` while preserving the beats up to step `last`; those at indices `first` are kept."
     t = np.append(steps, max(last, steps[-1] + 1))
@@ -177,6 +179,7 @@ def _section_tempo(pulses, count, tempo, single):
     if bpm is None and single and tempo.holds(vocab.default_bpm): return vocab.default_bpm
     return bpm
 
+# %% ../../nbs/404_tokens.tempo.ipynb #6564971f
 def _set_constant_sections(steps, out, tempi, pulses, count, single):
     "Replace the tempi of each section whose tempo is constant; return steps and tempi."
     # first whole beat of each section

@@ -71,10 +71,11 @@ def _effects(kind, index, steps, down, up, key, rank, silent):
 def _is_kind(kind, *kinds): return sum(kind == k for k in kinds).bool()
 
 def _key_columns(kind, index):
-    "Return the column of each id within its family; 0 for ids without a key."
+    "Return the column of each id in its family; 0 without a key."
     key = torch.where(_is_kind(kind, Kind.NOTE_ON, Kind.NOTE_OFF), index, 0)
     return torch.where(_is_kind(kind, Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF), pedal_column, key)
 
+# %% ../../nbs/415_tokens.transitions.ipynb #09134ceb
 def _id_properties():
     "Return the properties of each id, with one additional row for the time before the first id."
     kind, index = torch.tensor(vocab.kind).long(), torch.tensor(vocab.index).long()
@@ -92,7 +93,7 @@ def _id_properties():
 
 # %% ../../nbs/415_tokens.transitions.ipynb #7ce6c942
 def _beats_per_step():
-    "Return the beats that pass in a step at each tempo bin; the last entry, [-1], applies before the first TEMPO."
+    "Beats in a step at each tempo bin; [-1] applies before the first TEMPO."
     bpm = torch.tensor(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm))
     return (bpm/60/vocab.steps_per_second*beat_unit).round().long()
 

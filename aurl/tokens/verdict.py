@@ -82,6 +82,7 @@ def _is_audible(ids, kind):
     bin = vocab.index[np.where(at >= 0, ids[at], vocab.VELOCITY)]
     return (at >= 0) & (vocab.bin_velocity(bin) > _inaudible_velocity)
 
+# %% ../../nbs/425_tokens.verdict.ipynb #f52ca46e
 def _musical_shares(ids, allowed):
     "Return the shares timing, velocity and repetition of `ids`."
     kind = vocab.kind[ids]
@@ -98,14 +99,15 @@ def _musical_shares(ids, allowed):
 class _Findings:
     "What was found in a sequence."
     ids:np.ndarray     # (n,) integers as given
-    known:np.ndarray   # (n,) bool: whether each is in the vocabulary
+    in_vocab:np.ndarray   # (n,) bool: whether each is in the vocabulary
     allowed:np.ndarray # (n,) bool: whether each is allowed at its position
     notes:int          # number of notes begun
     orphans:int        # releases of silent keys
     doubles:int        # presses of sounding keys
     hanging:int        # notes that are never released
-    def is_at(self, i, id): return len(self.ids) > 0 and bool(self.known[i]) and self.ids[i] == id
+    def is_at(self, i, id): return len(self.ids) > 0 and bool(self.in_vocab[i]) and self.ids[i] == id
 
+# %% ../../nbs/425_tokens.verdict.ipynb #68b1b521
 def _count_unpaired(part, state, scanned):
     "Return the number of orphans and of doubles in `part` (1, time)."
     t, r = grammar.tables_for('cpu'), scanned
@@ -117,14 +119,15 @@ def _count_unpaired(part, state, scanned):
     return int(((kind == Kind.NOTE_OFF) & ~sounded).sum()), int(((kind == Kind.NOTE_ON) & sounded).sum())
 
 def _allowed_at(part, state, scanned):
-    "Return a (time,) mask: whether each id of `part` (1, time) is allowed at its position."
+    "Return a mask of the ids of `part` (1, time) that are allowed."
     masks = torch.cat([grammar.allowed(state)[:,None], grammar.masks(part, state, scanned)[:,:-1]], 1)
     return masks.gather(2, part[:,:,None])[0,:,0]
 
+# %% ../../nbs/425_tokens.verdict.ipynb #0f6bb003
 def _inspect(ids, block):
     "Scan `ids` in blocks and return the `_Findings`."
-    known = (ids >= 0) & (ids < len(vocab))
-    x = torch.from_numpy(np.where(known, ids, vocab.UNK))[None]
+    in_vocab = (ids >= 0) & (ids < len(vocab))
+    x = torch.from_numpy(np.where(in_vocab, ids, vocab.UNK))[None]
     state, allowed, orphans, doubles = grammar.start(), [torch.zeros(0, dtype=torch.bool)], 0, 0
     for part in x.split(block, 1) if len(ids) else ():
         scanned = grammar.scan(part, state)
@@ -133,20 +136,21 @@ def _inspect(ids, block):
         orphans, doubles = orphans + n_orphans, doubles + n_doubles
         state = grammar.advance(state, part)
     hanging = int((state.onset.view(-1, n_keys)[:,:pedal_column] >= 0).sum())
-    return _Findings(ids, known, torch.cat(allowed).numpy(), int(state.notes), orphans, doubles, hanging)
+    return _Findings(ids, in_vocab, torch.cat(allowed).numpy(), int(state.notes), orphans, doubles, hanging)
 
 # %% ../../nbs/425_tokens.verdict.ipynb #15d7219e
 def _pairing(f, require_end):
-    "Return the share of note events that have their counterpart; without `require_end`, held notes may still end."
+    "Return the share of paired note events; without `require_end`, held notes may still end."
     if not f.notes: return 0.
     unpaired = f.orphans + f.doubles + f.hanging*require_end
     return max(0., 1 - unpaired/max(1, f.notes + f.orphans))
 
 def _describe(f, i):
-    "Return the message about the id at position `i`, which is not allowed."
-    if not f.known[i]: return f'{i}: {f.ids[i]} is not in the vocabulary'
-    reason = 'stands where START must be' if i == 0 else violation_reason(f.ids[i])
-    return f'{i}: {vocab.name(f.ids[i])} {reason}'
+    "Describe the violation at position `i`."
+    id = f.ids[i]
+    if not f.in_vocab[i]: return f'{i}: {id} is not in the vocabulary'
+    reason = 'stands where START must be' if i == 0 else violation_reason(id)
+    return f'{i}: {vocab.name(id)} {reason}'
 
 def _reasons(f, require_end):
     "List the violated rules."
@@ -173,5 +177,5 @@ def verdict(
         notes=f.notes,
         pairing=pairing,
         allowed_share=share,
-        **_musical_shares(f.ids[f.known], f.allowed[f.known])
+        **_musical_shares(f.ids[f.in_vocab], f.allowed[f.in_vocab])
     )

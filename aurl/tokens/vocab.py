@@ -161,6 +161,7 @@ def _id_methods(self:Vocab):
     return dict(NOTE_ON=(self.note_on, int), NOTE_OFF=(self.note_off, int), TIME_SHIFT=(self.time_shift, int),
                 VELOCITY=(self.velocity, int), TEMPO=(self.tempo, float), INSTRUMENT=(self.instrument, int))
 
+# %% ../../nbs/400_tokens.vocab.ipynb #39107219
 @patch
 def id(self:Vocab,
     name:str, # an event name, as `Vocab.name` returns it
