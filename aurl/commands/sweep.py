@@ -247,19 +247,19 @@ def run_sweep(
     sweep = Sweep(Path(cfg.dest).expanduser() if cfg.dest else run.path/'sweep', sweep_definition(cfg))
     base = cfg.train.to_dict()
     check_same_config(sweep.path, dict(train={k:v for k,v in base.items() if k not in _run_keys}), 'sweep')
-    if sweep.over: run.say(f'resuming a sweep with {sweep.over} finished trials')
+    if sweep.n_finished: run.say(f'resuming a sweep with {sweep.n_finished} finished trials')
     def tell(done, total, sweep):
         run.progress('sweep', done/total, f'{done} of {total} trials' + _best_summary(sweep))
     open_store(cfg.train.data, cfg.train.workers, run, cfg.train.loader)     # prepared once, before the workers open it
     if cfg.workers > 1: run_workers(sweep.path, 'aurl.commands.sweep:train_trial', cfg.workers, dict(base=base), tell)
-    else: sweep.work(lambda trial: train_trial(trial, base), progress=tell)
+    else: sweep.run_trials(lambda trial: train_trial(trial, base), progress=tell)
     # without the keys of a run, such as checkpoint_every=0
     asked = {k:v for k,v in base.items() if k not in _run_keys} | dict(data=_absolute_source(cfg.train.data))
     for f in sweep.write_best(asked): run.say(f'the settings: {f}')
     return sweep
 
 def _best_summary(sweep):
-    try: t = sweep.front[0]
+    try: t = sweep.pareto_front[0]
     except AurlError: return ''
     return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, t.values))
 

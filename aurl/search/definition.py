@@ -55,7 +55,7 @@ class SweepDefinition:
             if direction not in ('min', 'max'): raise ConfigError(f'goals: {k}={direction}', way_out='min or max')
 
     def to_dict(self)->dict:
-        "Return a dict without `trials`, which may increase."
+        "A dict without `trials`, which may grow."
         space = {k: _dimension_dict(s) for k, s in self.space.items()}
         return dict(space=space, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
@@ -76,7 +76,7 @@ class Trial:
     values:dict    # dotted keys and values
     path:Path      # its folder
     seed:int       # of the sweep
-    inner:object   # the Optuna trial
+    optuna_trial:object   # the Optuna trial
 
     @property
     def overrides(self)->dict:
@@ -90,6 +90,6 @@ class Trial:
         """Report the current value; raise `Pruned` if the trial should end.
 
         With several goals nothing is reported, since Optuna does not prune such trials."""
-        if len(self.inner.study.directions) > 1: return
-        self.inner.report(float(value), round(20*progress))
-        if self.inner.should_prune(): raise Pruned
+        if len(self.optuna_trial.study.directions) > 1: return
+        self.optuna_trial.report(float(value), round(20*progress))
+        if self.optuna_trial.should_prune(): raise Pruned

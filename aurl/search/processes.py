@@ -29,9 +29,9 @@ def _import_function(name):
 def _is_child_of(parent): return os.getppid() == parent
 
 def _worker(path, name, kwargs, number, parent):
-    "Body of a worker; it starts no trial after its parent has ended."
+    "Run trials until all are done or the parent has ended."
     run_trial = partial(_import_function(name), **kwargs)
-    Sweep(path).work(run_trial, number, keep_going=partial(_is_child_of, parent))
+    Sweep(path).run_trials(run_trial, number, keep_going=partial(_is_child_of, parent))
 
 def _start_worker(log, *args):
     "Start a worker process that writes to the file `log`."
@@ -44,7 +44,7 @@ def _wait_for(processes, sweep, progress, poll):
     try:
         while any(p.poll() is None for p in processes):
             time.sleep(poll)
-            if progress: progress(sweep.over, sweep.definition.trials, sweep)
+            if progress: progress(sweep.n_finished, sweep.definition.trials, sweep)
     finally:
         for p in processes:
             if p.poll() is None: p.terminate()
@@ -53,9 +53,9 @@ def _wait_for(processes, sweep, progress, poll):
 # %% ../../nbs/888_search.processes.ipynb #8db2b201
 def _check_all_done(sweep, workers, path):
     "Raise if trials are left."
-    if sweep.over >= sweep.definition.trials: return
+    if sweep.n_finished >= sweep.definition.trials: return
     errors = [r['error'] for r in sweep.table() if r['error']]
-    raise AurlError(f'all {workers} processes ended, and {sweep.over} of {sweep.definition.trials} trials are done'
+    raise AurlError(f'all {workers} processes ended, and {sweep.n_finished} of {sweep.definition.trials} trials are done'
                     + (f'; the last error: {errors[-1]}' if errors else ''), path,
                     'see worker-0.log there; the same command resumes the sweep')
 

@@ -57,7 +57,7 @@ def _least_squares(x, n, d, y, delta):
     "Optimize the curve from the start `x`."
     return least_squares(
         _residuals,
-        x,
+        np.clip(x, _low, _high),
         jac=_jacobian,
         bounds=(_low, _high),
         loss='huber',
@@ -69,9 +69,9 @@ def _least_squares(x, n, d, y, delta):
 
 # %% ../../nbs/890_search.scaling_law.ipynb #84472bce
 def _best(n, d, y, delta, starts, n_descents=8):
-    "Best result of the optimizations from the most promising `starts`."
+    "Best result from the most promising `starts`."
     promising = sorted(starts, key=partial(_total_error, n, d, y))[:n_descents]
-    return min((_least_squares(np.clip(x, _low, _high), n, d, y, delta) for x in promising), key=attrgetter('cost'))
+    return min((_least_squares(x, n, d, y, delta) for x in promising), key=attrgetter('cost'))
 
 def _law(x): return ScalingLaw(math.exp(x[4]), math.exp(x[0]), x[1], math.exp(x[2]), x[3])
 
@@ -177,9 +177,14 @@ def predict(self:ScalingFit,
 
 # %% ../../nbs/890_search.scaling_law.ipynb #1d725313
 @patch
+def _parameter_text(self:ScalingFit, name):
+    "Return a parameter with its interval."
+    low, high = self.interval(name)
+    return f'{name} {getattr(self.law, name):.3g} ({low:.3g} … {high:.3g})'
+
+@patch
 def __repr__(self:ScalingFit):
-    intervals = {n: self.interval(n) for n in ScalingLaw.names}
-    parameters = ', '.join(f'{n} {getattr(self.law, n):.3g} ({a:.3g} … {b:.3g})' for n, (a, b) in intervals.items())
+    parameters = ', '.join(map(self._parameter_text, ScalingLaw.names))
     return f'{self.law}\n{parameters}\n{len(self.L)} trainings, {self.noise:.2%} mean deviation from the curve'
 
 # %% ../../nbs/890_search.scaling_law.ipynb #93cdcae7

@@ -129,7 +129,7 @@ def _check_grid(key, r):
 
 # %% ../../nbs/880_search.space.ipynb #274df28f
 def _range(key, given, integer):
-    "Create the `Range` described by a dict."
+    "Create a `Range`."
     _check_range_parts(key, given)
     low, high, log, step, points = (given.get(k) for k in _RANGE_KEYS)
     r = Range(low, high, bool(log), step, points, integer)

@@ -173,7 +173,7 @@ def _finished(self:Sweep):
     return [t for t in self._trials() if t.state.is_finished() and not t.user_attrs.get('again')]
 
 @patch(as_prop=True)
-def over(self:Sweep)->int:
+def n_finished(self:Sweep)->int:
     "Number of finished trials, without those enqueued once more."
     return len(self._finished())
 
@@ -191,7 +191,7 @@ def _check_first_trials(self:Sweep):
 
 # %% ../../nbs/885_search.trials.ipynb #03e4101c
 @patch
-def work(self:Sweep,
+def run_trials(self:Sweep,
     run_trial,        # called with a `Trial`; returns metrics by name
     worker:int=0,     # number of this process
     progress=None,    # called with (finished trials, total, the sweep)
@@ -202,7 +202,7 @@ def work(self:Sweep,
         trial, lock = space
         try: self._run_trial(trial, run_trial)
         finally: unlock(lock)
-        if progress: progress(self.over, self.definition.trials, self)
+        if progress: progress(self.n_finished, self.definition.trials, self)
         self._check_first_trials()
     return self
 
@@ -221,10 +221,10 @@ def _finite_metric(metrics, name):
 @patch
 def _mark_done(self:Sweep, trial, metrics, values, seconds):
     "Record the result of a trial."
-    record = trial.inner.set_user_attr
+    record = trial.optuna_trial.set_user_attr
     record('measures', {k: float(v) for k, v in metrics.items() if _is_finite(v)})
     record('seconds', round(seconds, 3))
-    self.study.tell(trial.inner, values)
+    self.study.tell(trial.optuna_trial, values)
 
 # %% ../../nbs/885_search.trials.ipynb #bd684ba8
 @patch
@@ -235,9 +235,9 @@ def _run_trial(self:Sweep, trial, run_trial):
     try:
         metrics = run_trial(trial)
         values = [_finite_metric(metrics, g) for g in self.definition.goals]
-    except Pruned: self.study.tell(trial.inner, state=self.optuna.trial.TrialState.PRUNED)
+    except Pruned: self.study.tell(trial.optuna_trial, state=self.optuna.trial.TrialState.PRUNED)
     except KeyboardInterrupt:
-        self._mark_failed(trial.number, 'interrupted', again=True, values=trial.inner.params)
+        self._mark_failed(trial.number, 'interrupted', again=True, values=trial.optuna_trial.params)
         raise
     except Exception as e:
         (trial.path/'error.txt').write_text(traceback.format_exc(), encoding='utf-8')
@@ -272,7 +272,7 @@ def table(self:Sweep)->list:
 
 # %% ../../nbs/885_search.trials.ipynb #be962f0c
 @patch(as_prop=True)
-def front(self:Sweep)->list:
+def pareto_front(self:Sweep)->list:
     "Optuna's trials that no other dominates: the best with a single goal, the Pareto front with several."
     if not any(t.state.name == 'COMPLETE' for t in self._trials()):
         raise AurlError('no trial of this sweep is complete', self.path, 'see error.txt in the folders of the trials')
@@ -285,16 +285,16 @@ def _preset_text(self:Sweep, t, base):
     "Return the text of a preset with the settings of a trial, and `base` for the others."
     values = ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.goals, t.values))
     settings = merge(base, nest_keys(self.trial_settings(t)))
-    return f'# trial {t.number}, {self.over} are done: {values}\n' + yaml.safe_dump(settings, sort_keys=False)
+    return f'# trial {t.number}, {self.n_finished} are done: {values}\n' + yaml.safe_dump(settings, sort_keys=False)
 
 # %% ../../nbs/885_search.trials.ipynb #163bc8c6
 @patch
 def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
 )->list:            # the files
-    "Write the settings of `front` as presets: `best.yaml`, or `front_0007.yaml` for each trial of a Pareto front."
+    "Write the settings of `pareto_front` as presets: `best.yaml`, or `front_0007.yaml` for each trial of a Pareto front."
     out, single = [], len(self.definition.goals) == 1
-    for t in self.front:
+    for t in self.pareto_front:
         file = self.path/('best.yaml' if single else f'front_{t.number:04d}.yaml')
         with atomic_path(file) as p: p.write_text(self._preset_text(t, base or {}), encoding='utf-8')
         out.append(file)
@@ -325,7 +325,7 @@ def _plot_setting(ax, rows, key, dimension, goal):
 def _plot_front(self:Sweep, ax, rows, goals):
     "Plot two goals against each other, and the Pareto front."
     ax.plot(*([r[g] for r in rows] for g in goals), '.', alpha=.4)
-    ax.plot(*zip(*sorted(t.values[:2] for t in self.front)), 'ko-', ms=4, lw=1)
+    ax.plot(*zip(*sorted(t.values[:2] for t in self.pareto_front)), 'ko-', ms=4, lw=1)
     ax.set(xlabel=goals[0], ylabel=goals[1])
 
 # %% ../../nbs/885_search.trials.ipynb #5c2dd71a

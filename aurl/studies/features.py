@@ -132,7 +132,7 @@ def polyphony(m):
 
 @register_feature('polyphony_rate', 'share', _muspy)
 def polyphony_rate(m):
-    "Share of the sounding time with at least two notes, without drums."
+    "Share of the sounding time in which at least two notes sound, without drums."
     on, end = m.onset[m.pitched], m.end[m.pitched]
     sounding = covered_seconds(on, end)
     return seconds_with_polyphony(on, end)/sounding if sounding else np.nan

@@ -26,6 +26,11 @@ _DRUMS = int(vocab.instrument(vocab.drums))
 
 def _block(kind): return slice(vocab.blocks[kind].start, vocab.blocks[kind].stop)
 
+def _positions_of(kind, ids):
+    "Return the positions of the ids of `kind`; uint16 wraps, so that smaller ids become large."
+    b = vocab.blocks[kind]
+    return np.flatnonzero(ids - np.uint16(b.start) < len(b))
+
 def _flat_ids(ids):
     "Return `ids` as a flat uint16 array, and the count of each id."
     if not (isinstance(ids, np.ndarray) and ids.dtype == np.uint16 and ids.ndim == 1):
@@ -65,7 +70,7 @@ def _velocity_table(counts, factor):
 
 def _without_repeats(ids):
     "Remove each VELOCITY that repeats the current value."
-    at = np.flatnonzero(ids - np.uint16(vocab.VELOCITY) < vocab.n_velocities)  # uint16 wraps: smaller ids become large
+    at = _positions_of(Kind.VELOCITY, ids)
     v = ids.take(at)
     keep = np.ones(len(ids), bool)
     keep[at[1:][v[1:] == v[:-1]]] = False
@@ -90,7 +95,7 @@ def _transpose_and_scale(ids, counts, semitones, factor):
 # %% ../../nbs/445_tokens.augment_ids.ipynb #d639a3aa
 def _stretch_shifts(ids, factor):
     "Return positions of shifts, a mask of those that end a run, and scaled instants; None if the fast path fails."
-    at = np.flatnonzero(ids - np.uint16(vocab.TIME_SHIFT) < vocab.max_shift)
+    at = _positions_of(Kind.TIME_SHIFT, ids)
     last = np.append(at[1:] - at[:-1] > 1, True)[:len(at)]
     exact = np.cumsum(ids.take(at) - np.uint16(vocab.TIME_SHIFT - 1), dtype=np.int64)[last]*factor
     new = np.rint(exact)
@@ -118,6 +123,9 @@ def _replace_shifts(ids, at, last, new):
     return out
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #e5e4b37d
+def _rounded(x): return np.rint(x).astype(np.int64)
+def _in_float32(x): return x.astype(np.float32).astype(np.float64)   # rounded as the times of a score in seconds
+
 def decoded_tempi(
     ids, # ids of one piece
 ):       # positions in steps of 1/64 s, and microseconds per beat from there on
@@ -128,13 +136,13 @@ def decoded_tempi(
     states = id_states(ids, kinds)
     onsets = elapsed_steps(states.take(np.flatnonzero(kinds == Kind.NOTE_ON)))
     t = decoded_tempo_list(ids, kinds, states, onsets).numpy()
-    return np.rint(t['time'].astype(np.float64)*vocab.steps_per_second).astype(np.int64), t['mspq'].astype(np.int64)
+    return _rounded(t['time'].astype(np.float64)*vocab.steps_per_second), t['mspq'].astype(np.int64)
 
 def _tempo_bins(tempi, factor):
     "Return steps and bins of the TEMPOs of a stretched piece."
     step, us = tempi
-    step = np.rint((step*factor).astype(np.float32).astype(np.float64)).astype(np.int64)
-    return effective_tempi(step, vocab.tempo_bin(6e7/np.rint(us*factor).clip(1, 2**24 - 1)))
+    bin = vocab.tempo_bin(6e7/np.rint(us*factor).clip(1, 2**24 - 1))
+    return effective_tempi(_rounded(_in_float32(step*factor)), bin)
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #05c17939
 _IS_UNTIMED = ~kind_mask(Kind.TIME_SHIFT, Kind.TEMPO)
@@ -176,7 +184,7 @@ def _stretch_ids(ids, factor, tempi):
     shifts = _stretch_shifts(ids, factor)
     if shifts is None: return None
     at, last, new = shifts
-    old, (step, bin) = np.flatnonzero(ids - np.uint16(vocab.TEMPO) < vocab.n_tempos), _tempo_bins(tempi, factor)
+    old, (step, bin) = _positions_of(Kind.TEMPO, ids), _tempo_bins(tempi, factor)
     if len(old) or len(step):
         old_step = np.append(0, new).take(np.searchsorted(at[last], old))
         if len(step) != len(old) or (step != old_step).any():
@@ -188,8 +196,8 @@ def _stretch_ids(ids, factor, tempi):
 # %% ../../nbs/445_tokens.augment_ids.ipynb #40270042
 def _stretch_spans(on, end, factor):
     "Scale onsets and ends in steps, with the rounding of a score in seconds."
-    start = (on*factor).astype(np.float32).astype(np.float64)
-    return np.rint(start).astype(np.int64), np.rint(start + (end*factor - start).astype(np.float32)).astype(np.int64)
+    start = _in_float32(on*factor)
+    return _rounded(start), _rounded(start + _in_float32(end*factor - start))
 
 def _stretched_spans(ids, factor):
     "Return the spans of `ids`, and their scaled onsets and ends."

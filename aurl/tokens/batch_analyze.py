@@ -173,11 +173,11 @@ def _latest_order(r, edge):
     return _ORDER.take(id) + np.where(_HAS_FAMILY.take(id), family*_KEYS, 0)
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #176b940d
-def _snapshot_rows_batch(r, every):
+def _snapshot_rows_batch(r, snapshot_every):
     "Compute the scalar fields of the snapshots of all pieces, the piece of each, and the number of events before it."
-    m = np.maximum((r.n - 1)//every, 0)
+    m = np.maximum((r.n - 1)//snapshot_every, 0)
     piece = np.repeat(np.arange(len(m)), m)
-    edge = r.start[piece] + (np.arange(len(piece)) - starts_of(m)[piece] + 1)*every
+    edge = r.start[piece] + (np.arange(len(piece)) - starts_of(m)[piece] + 1)*snapshot_every
     rows, now = np.zeros(len(piece), snapshot_dtype), r.clock(edge - 1, piece).astype(np.int64)
     rows['time'], upto = now, np.searchsorted(r.at, edge)
     rows['notes'] = np.searchsorted(r.on, upto) - np.searchsorted(r.on, r.bounds).take(piece)
@@ -241,9 +241,9 @@ def _summarize_batch(r):
 _max_batch = 32 # pieces per batch
 assert _max_batch*_COLUMNS < 2**16
 
-def _analyze_parsed(r, every):
+def _analyze_parsed(r, snapshot_every):
     "Return for each piece its summary and its snapshots."
-    summaries, (rows, piece, upto) = _summarize_batch(r), _snapshot_rows_batch(r, every)
+    summaries, (rows, piece, upto) = _summarize_batch(r), _snapshot_rows_batch(r, snapshot_every)
     if not len(piece): return [(s, (rows, np.zeros(0, np.uint16), np.zeros(0, np.int32))) for s in summaries]
     codes, steps, rows['entries'] = _snapshot_entries_batch(r, piece, upto)
     entry = np.append(0, rows['entries'].cumsum(dtype=np.int64))
@@ -260,25 +260,25 @@ def _is_batchable(ids): return len(ids) > 1 and ids[0] == vocab.START and np.cou
 
 def analyze_batch(
     pieces,    # ids of several pieces
-    every:int, # distance of snapshots in ids
+    snapshot_every:int, # distance of snapshots in ids
 )->list:       # for each its summary and snapshots, as in `analyze_piece`
     "Compute `analyze_piece` for several pieces."
     pieces = [np.asarray(p, np.uint16) for p in pieces]
-    if len(pieces) > _max_batch:
-        return [a for i in range(0, len(pieces), _max_batch) for a in analyze_batch(pieces[i:i+_max_batch], every)]
-    if not pieces or not all(map(_is_batchable, pieces)): return [analyze_piece(p, every) for p in pieces]
-    return _analyze_parsed(_parse_pieces(pieces), every)
+    batches = [pieces[i:i+_max_batch] for i in range(0, len(pieces), _max_batch)]
+    if len(batches) > 1: return [a for b in batches for a in analyze_batch(b, snapshot_every)]
+    if not pieces or not all(map(_is_batchable, pieces)): return [analyze_piece(p, snapshot_every) for p in pieces]
+    return _analyze_parsed(_parse_pieces(pieces), snapshot_every)
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #cf309001
 def encode_and_analyze(
     scores,     # several scores (best `_max_batch`), in any time unit
-    every:int,  # distance of snapshots in ids
+    snapshot_every:int,  # distance of snapshots in ids
     notes=None, # for each score the note arrays of its tracks, if already extracted
 )->list:        # for each its ids, summary and snapshots
     "Compute `encode` and `analyze_piece` for several scores at once."
     if not len(scores): return []
     r = _events_as_parsed(*encode_table(scores, notes))
-    return [(ids, *a) for ids,a in zip(np.split(r.ids, r.start[1:]), _analyze_parsed(r, every))]
+    return [(ids, *a) for ids,a in zip(np.split(r.ids, r.start[1:]), _analyze_parsed(r, snapshot_every))]
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #169fe8f0
 def retain_freed_memory():

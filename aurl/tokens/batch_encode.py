@@ -58,9 +58,11 @@ class Timed(NamedTuple):
     step:np.ndarray    # (n,) int32
     payload:np.ndarray # (n,) int32
 
+def _is_on_keyboard(pitch): return (pitch >= vocab.pitch_lo) & (pitch < vocab.pitch_lo + vocab.n_pitches)
+
 def _on_keyboard(notes, pitch, n):
-    "Drop the notes outside the keyboard; return the others, and their number per piece."
-    inside = (pitch >= vocab.pitch_lo) & (pitch < vocab.pitch_lo + vocab.n_pitches)
+    "Return the notes on the keyboard, and their number per piece."
+    inside = _is_on_keyboard(pitch)
     if inside.all(): return notes, n
     return notes[inside], np.bincount(np.repeat(np.arange(len(n)), n)[inside], minlength=len(n))
 
@@ -197,11 +199,15 @@ def _event_order(step, n):
     bounds = zip(starts_of(n).tolist(), last.tolist())
     return np.concatenate([np.argsort(key[a:b+1], kind='stable') + a for a, b in bounds])
 
+def _ends_with_tempo(payload, n):
+    "Return a mask of the pieces with a TEMPO directly before END."
+    return _IS_TEMPO.take(low_bits(payload.take(n.cumsum() - 2), FAMILY_OFFSET))
+
 def _drop_idle_tempi(step, payload, n):
     "Remove the tempi directly before an END."
-    while (idle := _IS_TEMPO.take(low_bits(payload.take(n.cumsum() - 2), FAMILY_OFFSET))).any():
-        step, payload = (np.delete(x, n.cumsum()[idle] - 2) for x in (step, payload))
-        n = n - idle
+    while (idle := _ends_with_tempo(payload, n)).any():
+        at = n.cumsum()[idle] - 2
+        step, payload, n = np.delete(step, at), np.delete(payload, at), n - idle
     return step, payload, n
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #c7e00fe9
@@ -264,9 +270,9 @@ def _family_changes(payload, id, first):
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #d33ac803
 def _full_shifts(gap):
-    "Return the gaps without full shifts, the events with full shifts before them, and their numbers."
-    far = np.flatnonzero(gap > _max_shift)
-    n_full, rest = (gap[far] - 1)//_max_shift, gap.copy() if len(far) else gap
+    "Return gaps without full shifts, and the events and numbers of these."
+    far, rest = np.flatnonzero(gap > _max_shift), gap.copy()
+    n_full = (gap[far] - 1)//_max_shift
     rest[far] -= n_full*_max_shift
     return rest, far, n_full
 

@@ -45,7 +45,7 @@ class State:
     def tensors(self)->dict: return {f.name:getattr(self, f.name) for f in fields(self)}
     @classmethod
     def of(cls, state):
-        "Return `state`, a `State` or a dict with its fields among others, as a `State` or None."
+        "Return `state`, a `State` or a dict with its fields, as a `State` or None."
         if not isinstance(state, dict): return state
         return cls(**{f.name:state[f.name] for f in fields(cls)}) if 'time' in state else None
     def __getitem__(self, i): return State(**{k:v[i] for k,v in self.tensors().items()})
@@ -302,7 +302,7 @@ def scan(self:Grammar,
     ids:Tensor,       # (batch, time) int64
     state:State=None, # state before the first id; None: the start of a piece
 )->Scan:
-    "Compute the states after every position by cumulative sums and maxima."
+    "Compute the states after every position of `ids`."
     return Scan(self, ids, state)
 
 # %% ../../nbs/420_tokens.grammar.ipynb #94897942

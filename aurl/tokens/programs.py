@@ -175,7 +175,7 @@ def _pitch_densities(self:ProgramTable, slot, programs):
 # %% ../../nbs/410_tokens.programs.ipynb #d265676b
 @patch
 def _log_likelihood(self:ProgramTable, slot, counts, item):
-    "Log likelihood of the pitch `counts` under an item of `sets[slot]`."
+    "Log likelihood of pitch `counts` under an item of `sets[slot]`."
     programs, pieces = item
     return np.log(pieces) + counts @ np.logaddexp.reduce(self._pitch_densities(slot, programs)[2], 0)
 

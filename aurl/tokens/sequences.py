@@ -162,11 +162,11 @@ class Replay:
     def __post_init__(self):
         self.end = self.n.cumsum()
         start = self.clock[self.end - self.n]
-        self.base = self.snapshots['time'] - start                  # offset of `clock` in each row
+        self.base = self.snapshots['time'] - start  # offset of `clock` in each row
         self.state['time'] += self.clock[self.end] - start
     def values(self, at): return vocab.index[self.ids[at]].astype(np.int64)
     def changes(self, flag):
-        "Return the positions of `flag`, their number up to each row end, and the rows with any."
+        "Positions of `flag`, number up to each row end, rows with any."
         at = _positions_where(self.flags, flag)
         upto = np.searchsorted(at, self.end)
         return at, upto, np.flatnonzero(np.diff(upto, prepend=0))

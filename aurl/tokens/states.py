@@ -16,7 +16,7 @@ from .vocab import Kind, vocab
 
 # %% ../../nbs/430_tokens.states.ipynb #03502bb5
 def _fill_forward(mask, values, first):
-    "Return the value at the latest True up to each position, or `first`."
+    "Value at the latest True up to each position, or `first`."
     at = np.flatnonzero(mask)
     return np.repeat(np.append(first, values[at]).astype(values.dtype), np.diff(np.concatenate([[0], at, [len(mask)]])))
 
@@ -201,9 +201,9 @@ def _order_before(r, edge, family):
     return _ORDER.take(id) + np.where(_HAS_FAMILY.take(id), own*_KEYS, 0)
 
 # %% ../../nbs/430_tokens.states.ipynb #39781b1b
-def _snapshot_rows(r, every, n):
+def _snapshot_rows(r, snapshot_every, n):
     "Compute the scalar fields of `n` snapshots, and the number of presses and releases before each."
-    rows, edge = np.zeros(n, snapshot_dtype), np.arange(1, n + 1)*every
+    rows, edge = np.zeros(n, snapshot_dtype), np.arange(1, n + 1)*snapshot_every
     rows['time'], upto = r.clock.take(edge - 1), np.searchsorted(r.at, edge)
     rows['notes'] = _prepend(0, np.cumsum(r.bit('on'))).take(upto)
     rows['velocity'] = _prepend(-1, r.values('velocity')).take(np.searchsorted(r.changes['velocity'], edge))

@@ -71,7 +71,7 @@ def _effects(kind, index, steps, down, up, key, rank, silent):
 def _is_kind(kind, *kinds): return sum(kind == k for k in kinds).bool()
 
 def _key_columns(kind, index):
-    "Return the column of each id in its family; 0 without a key."
+    "Column of each id in its family; 0 without a key."
     key = torch.where(_is_kind(kind, Kind.NOTE_ON, Kind.NOTE_OFF), index, 0)
     return torch.where(_is_kind(kind, Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF), pedal_column, key)
 
@@ -93,7 +93,7 @@ def _id_properties():
 
 # %% ../../nbs/415_tokens.transitions.ipynb #7ce6c942
 def _beats_per_step():
-    "Beats in a step at each tempo bin; [-1] applies before the first TEMPO."
+    "Beats per step at each tempo bin; [-1]: before the first TEMPO."
     bpm = torch.tensor(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm))
     return (bpm/60/vocab.steps_per_second*beat_unit).round().long()
 

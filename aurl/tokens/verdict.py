@@ -140,7 +140,7 @@ def _inspect(ids, block):
 
 # %% ../../nbs/425_tokens.verdict.ipynb #15d7219e
 def _pairing(f, require_end):
-    "Return the share of paired note events; without `require_end`, held notes may still end."
+    "Share of paired note events; held notes count only with `require_end`."
     if not f.notes: return 0.
     unpaired = f.orphans + f.doubles + f.hanging*require_end
     return max(0., 1 - unpaired/max(1, f.notes + f.orphans))
