@@ -170,7 +170,7 @@ def train(case, device, steps, folder):
     from aurl.train.learner import RunLog
     from aurl.generate.sampling import generate_ids
     from aurl.experiments.run import Experiment
-    from aurl.tokens.grammar import verdict
+    from aurl.tokens.verdict import verdict
     own = dict(dtype='fp32') if device == 'cpu' else {}                       # float16 is for the device
     cfg = make_config(
         TrainConfig,

@@ -89,7 +89,7 @@ class Conditions:
             else (
                 v[piece]
                 if n not in self.measured
-                else (v[piece] + np.float32(self.measured[n].up) * key).astype(np.float32)
+                else (v[piece] + np.float32(self.measured[n].per_semitone) * key).astype(np.float32)
             )
         )
         return {n:told[n] if n in (told or ()) else one(n, self.values[n]) for n in self.names}

@@ -18,7 +18,7 @@ from ..studies.features import Music, find_feature
 # %% ../../nbs/545_data.feature_table.ipynb #13720240
 def _definition_hash(f):
     "Hash of the definition of feature `f`."
-    try: source = inspect.getsource(sys.modules[f.f.__module__])
+    try: source = inspect.getsource(sys.modules[f.function.__module__])
     except (OSError, TypeError, KeyError):                               # a notebook cell has no source file
         code = getattr(f.f, '__code__', None)
         source = (

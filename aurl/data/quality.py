@@ -13,7 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import ConfigError
-from ..tokens.grammar import verdict
+from ..tokens.verdict import verdict
 from ..tokens.states import melodic_mask, is_paired
 from ..tokens.vocab import Kind, vocab
 

@@ -24,7 +24,7 @@ from ..corpus.corpus import Piece
 from ..corpus.metadata import merge_metadata
 from ..midi.read import read_midi_with_notes
 from ..score.notation import detect_format, read_music
-from ..tokens.batch_encode import _max_batch, analyze_batch, retain_freed_memory, encode_and_analyze
+from ..tokens.batch_analyze import _max_batch, analyze_batch, retain_freed_memory, encode_and_analyze
 from ..tokens.codec import event_codec, get_codec
 from ..tokens.programs import summarize_programs, separate_voices
 from ..tokens.states import analyze_piece, snapshot_dtype

@@ -172,7 +172,7 @@ def bar_steps(
     score, # `symusic.Score` in ticks or quarters
 )->np.ndarray: # steps of 1/64 s, ascending
     "Starts of the bars of `score`, from its meters and tempi."
-    from aurl.tokens.codec import _clock
+    from aurl.tokens.events import step_clock
     tpq = score.ticks_per_quarter if type(score.ttype).__name__ == 'Tick' else 1
     told = {float(t.time):4*tpq*t.numerator/max(t.denominator, 1) for t in score.time_signatures if t.numerator > 0}
     told.setdefault(0., 4.*tpq)
@@ -180,7 +180,7 @@ def bar_steps(
     bars = np.concatenate(
         [np.arange(a, b, max(told[a], tpq / 8)) for a, b in zip(at, [*at[1:], max(score.end(), at[-1] + 1)])]
     )
-    return np.unique(np.maximum(np.rint(_clock(score)(bars)), 0).astype(np.int64))
+    return np.unique(np.maximum(np.rint(step_clock(score)(bars)), 0).astype(np.int64))
 
 # %% ../../nbs/555_data.windows.ipynb #310f7738
 def bar_lines(

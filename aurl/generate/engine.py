@@ -15,7 +15,9 @@ from ..core import CodecError, ConfigError
 from ..models.decoder import Decoder, NumpyDecoder, make_decoder
 from ..midi.read import read_midi
 from ..tokens.codec import decode, encode
-from ..tokens.grammar import beat_unit, grammar, array_module
+from ..tokens.grammar import grammar, array_module
+from ..tokens.transitions import beat_unit
+from ..tokens.verdict import verdict
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/800_generate.engine.ipynb #6f2dd028
@@ -29,8 +31,8 @@ def allowed_mask(
     "Return which ids may come next so that END follows within `left` ids."
     mask = grammar.allowed(state)
     if not near: return mask
-    due = grammar.to_close(state) + _slack > left
-    return array_module(mask).where(due[:,None], grammar.closing(state, mask), mask)
+    due = grammar.max_closing_tokens(state) + _slack > left
+    return array_module(mask).where(due[:,None], grammar.closing_mask(state, mask), mask)
 
 # %% ../../nbs/800_generate.engine.ipynb #256f2b95
 _compact_below = 7/8                                 # finished pieces leave when an eighth has finished
@@ -43,7 +45,8 @@ def _without_end(scores):
 
 def _free_steps(state, left, limits):
     "Number of steps before the budget must be checked again."
-    need, growth = (grammar.to_close(state), _slack) if limits is None else (limits.need(state), limits.growth)
+    if limits is None: need, growth = grammar.max_closing_tokens(state), _slack
+    else: need, growth = limits.need(state), limits.growth
     return max(1, (left - growth - int(need.max()))//growth + 1)
 
 # %% ../../nbs/800_generate.engine.ipynb #bb7aa372
@@ -111,7 +114,7 @@ def as_prompt(
     decode(ids[:0] if ids.ndim != 1 else ids)
     if len(ids) and ids[-1] == vocab.END: ids = ids[:-1]
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')
-    if mask and (v := grammar.verdict(ids, whole=False)).reasons:
+    if mask and (v := verdict(ids, require_end=False)).reasons:
         raise CodecError(f'the prompt is not valid: {v.reasons[0]}',
                          way_out='give the output of encode, cut anywhere; repair_ids(ids) repairs faulty ids')
     return ids.astype(np.uint16)

@@ -19,7 +19,8 @@ from ..config import Config, make_config
 from ..core import CodecError, ConfigError, ModelError
 from .engine import _slack
 from ..tokens.codec import family_names
-from ..tokens.grammar import grammar, array_module, n_columns, n_keys, never_step, pedal_column
+from ..tokens.grammar import grammar, array_module
+from ..tokens.transitions import n_columns, n_keys, never_step, pedal_column
 from ..data.profile import CorpusProfile, _KeySpans, _family, measure_profile
 from ..tokens.vocab import Kind, vocab
 
@@ -311,7 +312,7 @@ def _release(self:GenerationLimits, t, s, m, may, due):
     place = xp.where(columns % n_keys == pedal_column, 2*n_columns + columns, columns)
     first = xp.amin(xp.where(late, place, 9*n_columns), 1)
     whose = first % n_columns//n_keys
-    here = grammar.on(s.time)
+    here = grammar.tables_for(s.time)
     before = here.place[:-1] + (s.family*n_keys)[:,None] <= first[:,None]
     events = (here.rank[:-1] >= 0) & before
     turn = xp.arange(vocab.n_families, device=s.time.device) == whose[:,None]
@@ -337,7 +338,7 @@ def _ending(self:GenerationLimits, t, s, m, may, ends):
 def need(self:GenerationLimits, s):
     "Return the most ids a state needs for a musical end, (batch,): a TIME_SHIFT and an INSTRUMENT per note."
     down = (s.onset >= 0).sum(1)
-    return grammar.to_close(s) + 2*down + max(self.note, self.pedal)//vocab.max_shift + 6
+    return grammar.max_closing_tokens(s) + 2*down + max(self.note, self.pedal)//vocab.max_shift + 6
 
 GenerationLimits.growth = 5                            # the most by which one free step reduces budget minus `need`
 
@@ -378,15 +379,15 @@ def _closed(self:GenerationLimits, s, left, near, ends, out):
     xp = array_module(s.time)
     last = xp.arange(len(vocab), device=s.time.device) == vocab.END
     out = xp.where((ends & out[:,vocab.END])[:,None], out & last, out)
-    if not near or not bool((due := grammar.to_close(s) + _slack > left).any()): return out
-    return xp.where(due[:,None], grammar.closing(s, out), out)
+    if not near or not bool((due := grammar.max_closing_tokens(s) + _slack > left).any()): return out
+    return xp.where(due[:,None], grammar.closing_mask(s, out), out)
 
 @patch
 def _otherwise(self:GenerationLimits, s, may, left, near):
     "Fallback where no id is left, after an INSTRUMENT or VELOCITY: drop the rule of the end, then all limits."
     xp = array_module(s.time)
     out, free = grammar.allowed(s, may), grammar.allowed(s)
-    if near: free = xp.where((grammar.to_close(s) + _slack > left)[:,None], grammar.closing(s, free), free)
+    if near: free = xp.where((grammar.max_closing_tokens(s) + _slack > left)[:,None], grammar.closing_mask(s, free), free)
     return xp.where(out.any(1)[:,None], out, free)
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #346c311b

@@ -162,7 +162,7 @@ def _generate_batch(model, start, pieces, room, seed, mask, window, how, least, 
     if not xp.isfinite(scores).all():
         raise ModelError("the model's logits are not finite",
                          way_out='its training diverged; use an earlier checkpoint')
-    if mask and room < (need := int(grammar.to_close(decoder.state).max())):
+    if mask and room < (need := int(grammar.max_closing_tokens(decoder.state).max())):
         raise ConfigError(f'{room} more ids may not suffice to end the piece, which takes up to {need}',
                           way_out='raise max_tokens')
     rows, fall = here(np.arange(len(pieces)) % alike), here(drawn)

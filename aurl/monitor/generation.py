@@ -23,7 +23,7 @@ from ..models.vae_gan import MusicTransformerVAEGAN
 from ..distributed import sync_flag, gather_model
 from ..studies.features import features
 from ..tokens.codec import decode
-from ..tokens.grammar import grammar
+from ..tokens.verdict import verdict
 from ..tokens.vocab import Kind, vocab
 from ..train.learner import Budget
 
@@ -46,7 +46,7 @@ def grammar_metrics(
     pieces, # list of ids: unfinished samples or whole pieces
 )->dict:    # grammar (the health), pairing, lawful, timing, velocity, repetition, validity: each in [0, 1]
     "Mean grammar scores of `pieces`."
-    verdicts = [grammar.verdict(x, whole=len(x) > 0 and int(x[-1]) == vocab.END) for x in pieces]
+    verdicts = [verdict(x, require_end=len(x) > 0 and int(x[-1]) == vocab.END) for x in pieces]
     mean = lambda f: float(np.mean([f(v) for v in verdicts])) if verdicts else 0.
     return dict(
         grammar=mean(lambda v: v.health),

@@ -7,7 +7,9 @@ __all__ = ['ScalingLaw', 'ScalingFit']
 
 # %% ../../nbs/890_search.scaling_law.ipynb #574b9ef1
 import math
+from functools import partial
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 from fastcore.basics import patch, store_attr
@@ -33,6 +35,7 @@ class ScalingLaw:
     def __iter__(self): return iter(getattr(self, n) for n in self.names)
     def __repr__(self): return f'L(N, D) = {self.E:.3f} + {self.A:.3g}/N^{self.a:.3f} + {self.B:.3g}/D^{self.b:.3f}'
 
+# %% ../../nbs/890_search.scaling_law.ipynb #54e3a0fe
 def _curve(x, n, d):
     "Logarithm of the loss and its derivatives, at logarithms n and d."
     p, a, q, b, r = x
@@ -45,26 +48,30 @@ def _curve(x, n, d):
 _low, _high = np.array([-10., 0., -10., 0., -7.]), np.array([40., 2., 40., 2., 3.])
 _starts = list(product((1., 5., 10.), (.2, .5, 1.), (1., 5., 10.), (.2, .5, 1.), (-3., -.5, .5)))
 
+def _residuals(x, n, d, y): return _curve(x, n, d)[0] - y
+def _jacobian(x, n, d, y): return _curve(x, n, d)[1]
+def _total_error(n, d, y, x): return np.abs(_residuals(x, n, d, y)).sum()
+
+# %% ../../nbs/890_search.scaling_law.ipynb #c192c953
 def _least_squares(x, n, d, y, delta):
+    "Optimize the curve from the start `x`."
     return least_squares(
-        lambda x: _curve(x, n, d)[0] - y,
-        x,
-        jac=lambda x: _curve(x, n, d)[1],
+        _residuals,
+        np.clip(x, _low, _high),
+        jac=_jacobian,
         bounds=(_low, _high),
         loss='huber',
         f_scale=delta,
         x_scale='jac',
         max_nfev=300,
+        args=(n, d, y),
     )
 
 # %% ../../nbs/890_search.scaling_law.ipynb #84472bce
-def _best(n, d, y, delta, starts, go=8):
-    "Best result of the optimizations from the most promising `starts`."
-    cost = lambda x: np.abs(_curve(x, n, d)[0] - y).sum()
-    return min(
-        (_least_squares(np.clip(x, _low, _high), n, d, y, delta) for x in sorted(starts, key=cost)[:go]),
-        key=lambda r: r.cost,
-    )
+def _best(n, d, y, delta, starts, n_descents=8):
+    "Best result from the most promising `starts`."
+    promising = sorted(starts, key=partial(_total_error, n, d, y))[:n_descents]
+    return min((_least_squares(x, n, d, y, delta) for x in promising), key=attrgetter('cost'))
 
 def _law(x): return ScalingLaw(math.exp(x[4]), math.exp(x[0]), x[1], math.exp(x[2]), x[3])
 
@@ -78,28 +85,39 @@ class ScalingFit:
         seed:int=0,        # of the samples
     ):
         self.N, self.D, self.L = (np.asarray(v, float) for v in (N, D, L))
-        self._refuse()
-        self.delta, n, d, y = delta, *map(np.log, (self.N, self.D, self.L))
-        end = _best(n, d, y, delta, _starts, 24)
-        self.law, fitted = _law(end.x), _curve(end.x, n, d)[0]
-        self.residuals = y - fitted                                       # of the logarithm
-        self.noise = float(np.sqrt(np.sum(self.residuals**2)/max(1, len(y) - 5)))   # five parameters were fitted
-        self.laws = [_law(x) for x in self._others(end.x, n, d, y, draws, rng(seed, 'scaling'))]
+        self._validate()
+        self.delta, data = delta, tuple(map(np.log, (self.N, self.D, self.L)))
+        x = _best(*data, delta, _starts, 24).x
+        self.law, self.residuals = _law(x), -_residuals(x, *data)         # of the logarithm
+        self.noise = float(np.sqrt(np.sum(self.residuals**2)/max(1, len(L) - 5)))   # five parameters were fitted
+        self.laws = [_law(p) for p in self._sample_posterior(x, data, draws, rng(seed, 'scaling'))]
 
 # %% ../../nbs/890_search.scaling_law.ipynb #1e9a0959
 @patch
-def _refuse(self:ScalingFit):
-    if not len(self.N) == len(self.D) == len(self.L):
-        raise AurlError(f'{len(self.N)} sizes, {len(self.D)} amounts and {len(self.L)} losses',
+def _validate(self:ScalingFit):
+    "Raise if the trainings do not determine a curve."
+    n, n_sizes, n_amounts = len(self.L), len(set(self.N)), len(set(self.D))
+    if not len(self.N) == len(self.D) == n:
+        raise AurlError(f'{len(self.N)} sizes, {len(self.D)} amounts and {n} losses',
                         way_out='give one of each for every training')
     if bad := [v for x in (self.N, self.D, self.L) for v in x if not (math.isfinite(v) and v > 0)]:
         raise AurlError(f'{bad[0]} is not a valid size, amount or loss', way_out='leave out trainings that failed')
-    if len(self.L) < 6 or len(set(self.N)) < 3 or len(set(self.D)) < 3:
-        raise AurlError(f'{len(self.L)} trainings of {len(set(self.N))} sizes with {len(set(self.D))} amounts of data '
+    if n < 6 or n_sizes < 3 or n_amounts < 3:
+        raise AurlError(f'{n} trainings of {n_sizes} sizes with {n_amounts} amounts of data '
                         'do not determine five parameters',
                         way_out='train three sizes or more, with three amounts or more each')
 
 # %% ../../nbs/890_search.scaling_law.ipynb #e1363969
+def _stretch_move(moving, fixed, log_p_moving, log_p, g):
+    "Move each of the walkers `moving` along the line through one of those `fixed`; in place."
+    half, dim = moving.shape
+    z, partner = (1 + g.random(half))**2/2, fixed[g.integers(half, size=half)]
+    proposed = partner + z[:,None]*(moving - partner)
+    log_p_proposed = log_p(proposed)
+    accept = np.log(g.random(half)) < (dim - 1)*np.log(z) + log_p_proposed - log_p_moving
+    moving[accept], log_p_moving[accept] = proposed[accept], log_p_proposed[accept]
+
+# %% ../../nbs/890_search.scaling_law.ipynb #249edf81
 def _stretch_moves(
     at,     # (walkers, dim) initial positions
     log_p,  # (walkers, dim) to (walkers): log probability
@@ -107,65 +125,71 @@ def _stretch_moves(
     g,      # NumPy generator
 ):          # yields (walkers, dim) after each step
     "Sample a distribution with an ensemble of walkers; each half moves along lines through the other."
-    half, dim, now = len(at)//2, at.shape[1], log_p(at)
+    half, now = len(at)//2, log_p(at)
+    first, second = slice(half), slice(half, None)
     for _ in range(steps):
-        for mine, yours in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
-            z, partner = (1 + g.random(half))**2/2, at[yours][g.integers(half, size=half)]
-            there = partner + z[:,None]*(at[mine] - partner)
-            then = log_p(there)
-            go = np.log(g.random(half)) < (dim - 1)*np.log(z) + then - now[mine]
-            at[mine][go], now[mine][go] = there[go], then[go]
+        for moving, fixed in ((first, second), (second, first)):
+            _stretch_move(at[moving], at[fixed], now[moving], log_p, g)
         yield at.copy()
 
 # %% ../../nbs/890_search.scaling_law.ipynb #366fb59c
 @patch
-def _others(self:ScalingFit, x, n, d, y, draws, g, walkers=64, steps=3000):
-    "Sample so many curves `x` from their posterior distribution."
-    def log_p(x):
-        terms = np.stack([x[:,:1] - x[:,1:2]*n, x[:,2:3] - x[:,3:4]*d, np.broadcast_to(x[:,4:], (len(x), len(n)))])
-        z = ((logsumexp(terms, axis=0) - y)/self.delta)**2
-        cost = np.where(z <= 1, z, 2*np.sqrt(z) - 1).sum(1)
-        return np.where(((x >= _low) & (x <= _high)).all(1), -len(y)/2*np.log(cost + 1e-12), -np.inf)
-    begin = np.clip(x + g.normal(0, 1e-2, (walkers, 5)), _low + 1e-6, _high - 1e-6)
-    places = [p for i,p in enumerate(_stretch_moves(begin, log_p, steps, g)) if i >= steps//3 and i % 20 == 0]
-    return g.permutation(np.concatenate(places))[:draws]
+def _log_posterior(self:ScalingFit, data, x):
+    "Return the log probability of curves `x` (walkers, 5), up to a constant."
+    n, d, y = data
+    terms = np.stack([x[:,:1] - x[:,1:2]*n, x[:,2:3] - x[:,3:4]*d, np.broadcast_to(x[:,4:], (len(x), len(n)))])
+    z = ((logsumexp(terms, axis=0) - y)/self.delta)**2
+    cost = np.where(z <= 1, z, 2*np.sqrt(z) - 1).sum(1)
+    return np.where(((x >= _low) & (x <= _high)).all(1), -len(y)/2*np.log(cost + 1e-12), -np.inf)
+
+@patch
+def _sample_posterior(self:ScalingFit, x, data, draws, g, walkers=64, steps=3000):
+    "Sample `draws` curves from their posterior distribution; the walkers begin near the curve `x`."
+    start = np.clip(x + g.normal(0, 1e-2, (walkers, 5)), _low + 1e-6, _high - 1e-6)
+    moves = enumerate(_stretch_moves(start, partial(self._log_posterior, data), steps, g))
+    kept = [p for i, p in moves if i >= steps//3 and i % 20 == 0]
+    return g.permutation(np.concatenate(kept))[:draws]
 
 # %% ../../nbs/890_search.scaling_law.ipynb #df1ceccf
+def _interval(values, confidence): return np.quantile(values, [(1-confidence)/2, (1+confidence)/2])
+
 @patch
 def interval(self:ScalingFit,
-    name:str,        # E, A, a, B or b
-    sure:float=.95   # confidence level
-)->tuple:            # lower and upper end
+    name:str,             # E, A, a, B or b
+    confidence:float=.95  # confidence level
+)->tuple:                 # lower and upper end
     "Confidence interval of a parameter."
-    return tuple(float(v) for v in np.quantile([getattr(l, name) for l in self.laws], [(1-sure)/2, (1+sure)/2]))
+    return tuple(float(v) for v in _interval([getattr(l, name) for l in self.laws], confidence))
 
 # %% ../../nbs/890_search.scaling_law.ipynb #c1fce09d
 @patch
 def predict(self:ScalingFit,
-    N, D,            # of a training that was not run
-    sure:float=.95   # confidence level
-)->tuple:            # nats per token: expected, lower and upper end
+    N, D,                 # of a training that was not run
+    confidence:float=.95  # confidence level
+)->tuple:                 # nats per token: expected, lower and upper end
     "Predict the final loss of a training."
     g = np.random.default_rng(0)
     free, draws = max(1, len(self.L) - 5), len(self.laws)
     # few residuals determine the noise only roughly, and five parameters were fitted to them
-    own = g.choice(self.residuals, draws)*np.sqrt(len(self.L)/g.chisquare(free, draws))
-    there = np.log([l(N, D) for l in self.laws]) + own
-    low, high = np.exp(np.quantile(there, [(1-sure)/2, (1+sure)/2]))
+    noise = g.choice(self.residuals, draws)*np.sqrt(len(self.L)/g.chisquare(free, draws))
+    low, high = np.exp(_interval(np.log([l(N, D) for l in self.laws]) + noise, confidence))
     return float(self.law(N, D)), float(low), float(high)
 
 # %% ../../nbs/890_search.scaling_law.ipynb #1d725313
 @patch
+def _parameter_text(self:ScalingFit, name):
+    "Return a parameter with its interval."
+    low, high = self.interval(name)
+    return f'{name} {getattr(self.law, name):.3g} ({low:.3g} … {high:.3g})'
+
+@patch
 def __repr__(self:ScalingFit):
-    said = ', '.join(
-        f'{n} {getattr(self.law, n):.3g} ({self.interval(n)[0]:.3g} … {self.interval(n)[1]:.3g})'
-        for n in ScalingLaw.names
-    )
-    return f'{self.law}\n{said}\n{len(self.L)} trainings, {self.noise:.2%} mean deviation from the curve'
+    parameters = ', '.join(map(self._parameter_text, ScalingLaw.names))
+    return f'{self.law}\n{parameters}\n{len(self.L)} trainings, {self.noise:.2%} mean deviation from the curve'
 
 # %% ../../nbs/890_search.scaling_law.ipynb #93cdcae7
 @patch
-def best_for(self:ScalingLaw,
+def compute_optimal(self:ScalingLaw,
     C:float # floating-point operations, 6 for each parameter and token
 )->tuple:   # parameters, training tokens
     "Optimal model size and amount of data for a compute budget."
@@ -174,26 +198,37 @@ def best_for(self:ScalingLaw,
 
 # %% ../../nbs/890_search.scaling_law.ipynb #9bb3985e
 @patch
+def _plot_curves(self:ScalingFit, ax, by_tokens, more):
+    "Plot losses and curves against training tokens, or else against parameters; one curve for each other amount."
+    x, groups, what = (self.D, self.N, 'parameters') if by_tokens else (self.N, self.D, 'tokens')
+    ends = [x.max(), *((m[1] if by_tokens else m[0]) for m in more)]
+    line = np.geomspace(x.min(), max(ends), 60)
+    for i, v in enumerate(sorted(set(groups))):
+        on = groups == v
+        ax.plot(x[on], self.L[on], 'o', ms=3.5, color=f'C{i}', label=f'{v:,.0f} {what}')
+        ax.plot(line, self.law(v, line) if by_tokens else self.law(line, v), color=f'C{i}', lw=.8)
+
+# %% ../../nbs/890_search.scaling_law.ipynb #85b8a870
+@patch
+def _plot_prediction(self:ScalingFit, ax, x, N, D, L):
+    "Plot the prediction for a training at `x`, and its measured loss."
+    expected, low, high = self.predict(N, D)
+    ax.errorbar([x], [expected], [[max(0, expected - low)], [max(0, high - expected)]], color='k', capsize=3, lw=1,
+                label='predicted')
+    ax.plot([x], [L], '*', color='C3', ms=9, label='measured')
+
+# %% ../../nbs/890_search.scaling_law.ipynb #81438eb0
+@patch
 def plot(self:ScalingFit,
     more=() # further trainings, (N, D, L), that were not fitted
 ):          # a matplotlib figure
     "Plot the trainings and the curve, against training tokens and against parameters."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(8.5, 3), sharey=True, layout='constrained')
-    for ax, x, by, label, what in ((axes[0], self.D, self.N, 'training tokens', 'parameters'),
-                                   (axes[1], self.N, self.D, 'parameters', 'tokens')):
-        wide = np.geomspace(x.min(), max([x.max(), *((m[1] if x is self.D else m[0]) for m in more)]), 60)
-        for i,v in enumerate(sorted(set(by))):
-            on = by == v
-            ax.plot(x[on], self.L[on], 'o', ms=3.5, color=f'C{i}', label=f'{v:,.0f} {what}')
-            ax.plot(wide, self.law(v, wide) if x is self.D else self.law(wide, v), color=f'C{i}', lw=.8)
-        for N,D,L in more:
-            at = D if x is self.D else N
-            e, low, high = self.predict(N, D)
-            ax.errorbar([at], [e], [[max(0, e - low)], [max(0, high - e)]], color='k', capsize=3, lw=1,
-                        label='predicted')
-            ax.plot([at], [L], '*', color='C3', ms=9, label='measured')
-        ax.set(xscale='log', xlabel=label)
+    for ax, by_tokens in zip(axes, (True, False)):
+        self._plot_curves(ax, by_tokens, more)
+        for N, D, L in more: self._plot_prediction(ax, D if by_tokens else N, N, D, L)
+        ax.set(xscale='log', xlabel='training tokens' if by_tokens else 'parameters')
         ax.legend(fontsize=6)
     axes[0].set(yscale='log', ylabel='nats per token')
     axes[0].yaxis.set_major_formatter('{x:.1f}')

@@ -7,76 +7,94 @@ __all__ = ['IdCorrection', 'repair_ids']
 
 # %% ../../nbs/450_tokens.correction.ipynb #3e113746
 from difflib import SequenceMatcher
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from symusic import Note
 
 from ..core import CodecError
-from .codec import _family, decode, encode
-from .grammar import _violation_reasons, verdict
+from .codec import decode, encode, track_family
+from .verdict import verdict, violation_reason
 from .vocab import Kind, vocab
 
 # %% ../../nbs/450_tokens.correction.ipynb #b6801e20
-class IdCorrection(NamedTuple):
-    "One changed id."
-    at:int   # position in the input ids; an added id is inserted before this position
-    was:int  # original id; None for an added id
-    now:int  # new id; None for a removed id
-    why:str  # the rule behind the change
-    def __str__(self):
-        before, after = (_name(x) for x in self[1:3])
-        what = f'{before} → {after}' if before and after else f'{after} added' if after else f'{before} removed'
-        return f'{self.at}: {what} ({self.why})'
-
 def _name(id):
     "Return the event name of `id`; '' for None."
     if id is None: return ''
     return vocab.name(id) if id in range(len(vocab)) else f'id {id}'
 
+class IdCorrection(NamedTuple):
+    "One changed id."
+    position:int # position in the input ids; an added id is inserted before this position
+    old_id:int   # original id; None for an added id
+    new_id:int   # new id; None for a removed id
+    reason:str   # the rule behind the change
+    def __str__(self):
+        before, after = _name(self.old_id), _name(self.new_id)
+        if before and after: change = f'{before} → {after}'
+        else: change = f'{after} added' if after else f'{before} removed'
+        return f'{self.position}: {change} ({self.reason})'
+
 # %% ../../nbs/450_tokens.correction.ipynb #b8e2216b
+class _LooseNote(NamedTuple):
+    "A note that is never released."
+    position:int # position of its NOTE_ON
+    limit:int    # position of the next NOTE_ON on its key, or the number of ids
+    step:int     # onset step
+    family:int
+    key:int
+
+# %% ../../nbs/450_tokens.correction.ipynb #44e89ee9
 def _unpaired_notes(ids):
     "Return the notes never released, the releases of silent keys, and the length of the longest note in steps."
-    # notes: [position, limit, step, family, key]; releases: (position, step, family, key)
+    # releases: (position, step, family, key)
     step, family, longest, down, loose, orphans = 0, 0, 0, {}, [], []
     for i,(kind, index) in enumerate(zip(vocab.kind[ids].tolist(), vocab.index[ids].tolist())):
         if kind == Kind.TIME_SHIFT: step += index + 1
         elif kind == Kind.INSTRUMENT: family = index
         elif kind == Kind.NOTE_ON:
-            if (again := down.get((family, index))): loose.append([again[0], i, again[1], family, index])
+            if (again := down.get((family, index))): loose.append(_LooseNote(again[0], i, again[1], family, index))
             down[family, index] = i, step
         elif kind == Kind.NOTE_OFF:
             if (note := down.pop((family, index), None)): longest = max(longest, step - note[1])
             else: orphans.append((i, step, family, index))
-    loose += [[at, len(ids), when, *key] for key,(at, when) in down.items()]
+    loose += [_LooseNote(at, len(ids), onset, *key) for key,(at, onset) in down.items()]
     return loose, orphans, longest
 
 # %% ../../nbs/450_tokens.correction.ipynb #911ffc9d
+def _matching_note(free, position, step, family, key):
+    "Return the index of the note of `free` that a release at `position` most likely ends; None if there is none."
+    at, limit, onset, of_family, of_key = free.T
+    fits = np.flatnonzero((of_family == family) & (at < position) & (position < limit) & (onset < step))
+    if not len(fits): return None
+    return fits[np.lexsort((-at[fits], abs(of_key[fits] - key)))[0]]
+
+# %% ../../nbs/450_tokens.correction.ipynb #59512184
 def _reassign_releases(ids):
     "Assign each unmatched release in `ids` to a note without a release, if there is one."
     loose, orphans, _ = _unpaired_notes(ids)
     if not loose or not orphans: return ids
     ids, free = ids.copy(), np.array(loose)
-    for at,step,family,key in orphans:
-        fits = (free[:,3] == family) & (free[:,0] < at) & (at < free[:,1]) & (free[:,2] < step)
-        if not fits.any(): continue
-        i = np.flatnonzero(fits)
-        best = i[np.lexsort((-free[i,0], abs(free[i,4] - key)))[0]]
-        ids[at] = vocab.NOTE_OFF + free[best,4]
-        free = np.delete(free, best, 0)
+    for position, step, family, key in orphans:
+        i = _matching_note(free, position, step, family, key)
+        if i is None: continue
+        ids[position] = vocab.NOTE_OFF + free[i, -1]
+        free = np.delete(free, i, 0)
     return ids
 
 # %% ../../nbs/450_tokens.correction.ipynb #2aeb312f
 def _shorten_hanging_notes(score, loose, longest):
     "Limit the notes of `loose` in `score` to `longest` steps."
-    hung = {(f, key + vocab.pitch_lo, step) for _,_,step,f,key in loose}
-    for t in score.tracks if hung and longest else ():
-        n, f = t.notes.numpy(), _family(t)
+    if not loose or not longest: return score
+    hanging = {(n.family, n.key + vocab.pitch_lo, n.step) for n in loose}
+    for track in score.tracks:
+        n, family = track.notes.numpy(), track_family(track)
         steps = np.rint(n['time']*vocab.steps_per_second).astype(np.int64)
-        mine = np.array([(f, p, s) in hung for p,s in zip(n['pitch'].tolist(), steps.tolist())], bool)
-        if not mine.any(): continue
-        long = np.where(mine, np.minimum(n['duration'], longest/vocab.steps_per_second), n['duration'])
-        t.notes = Note.from_numpy(n['time'], long.astype(np.float32), n['pitch'], n['velocity'], 'Second')
+        hangs = np.array([(family, p, s) in hanging for p, s in zip(n['pitch'].tolist(), steps.tolist())], bool)
+        if not hangs.any(): continue
+        length = np.where(hangs, np.minimum(n['duration'], longest/vocab.steps_per_second), n['duration'])
+        track.notes = Note.from_numpy(n['time'], length.astype(np.float32), n['pitch'], n['velocity'], 'Second')
     return score
 
 # %% ../../nbs/450_tokens.correction.ipynb #96172c9d
@@ -88,6 +106,7 @@ def _ids_by_step(ids):
         out.setdefault(step, []).append((i, id))
     return out
 
+# %% ../../nbs/450_tokens.correction.ipynb #21e247e1
 def _edit_costs(a, b):
     "Return the edit distance from `a[i:]` to `b[j:]` for all i and j; insertion, deletion and replacement cost 1."
     cost = np.zeros((len(a) + 1, len(b) + 1), np.int32)
@@ -99,19 +118,20 @@ def _edit_costs(a, b):
     return cost
 
 # %% ../../nbs/450_tokens.correction.ipynb #ac903500
+def _matching_blocks(a, b):
+    "Return the pairs of ids in common blocks of `a` and `b`: few edits, not the minimum."
+    blocks = SequenceMatcher(None, a, b, False).get_matching_blocks()
+    return [(m.a + k, m.b + k) for m in blocks for k in range(m.size)]
+
+# %% ../../nbs/450_tokens.correction.ipynb #05118bc7
 def _kept_pairs(a, b):
     "Return the pairs (i, j) of ids kept by a minimum edit sequence from `a` to `b`."
-    if len(a)*len(b) > 200_000:  # ids without shifts: few edits, not the minimum
-        return [
-            (m.a + k, m.b + k) for m in SequenceMatcher(None, a, b, False).get_matching_blocks() for k in range(m.size)
-        ]
+    if len(a)*len(b) > 200_000: return _matching_blocks(a, b)                 # ids without shifts
     cost, i, j, out = _edit_costs(a, b), 0, 0, []
     while i < len(a) and j < len(b):
-        if a[i] == b[j] and cost[i,j] == cost[i+1,j+1]:
-            out.append((i, j))
-            i += 1
-            j += 1
-        elif cost[i,j] == cost[i+1,j+1] + 1:
+        keeps = a[i] == b[j] and cost[i,j] == cost[i+1,j+1]
+        if keeps: out.append((i, j))
+        if keeps or cost[i,j] == cost[i+1,j+1] + 1:
             i += 1
             j += 1
         elif cost[i,j] == cost[i+1,j] + 1: i += 1
@@ -123,46 +143,57 @@ _insertion_reasons = {Kind.START:'a piece begins with START', Kind.END:'a piece 
     Kind.TIME_SHIFT:'the same time in the fewest shifts', Kind.NOTE_OFF:'the note was still sounding',
     Kind.SUSTAIN_OFF:'the pedal was still down'}
 
-def _reason(was, now):
-    "Return the rule behind a change."
-    if was is None: return _insertion_reasons.get(Kind(vocab.kind[now]), 'required order at this time step')
-    if was not in range(len(vocab)): return 'not in the vocabulary'
-    return _violation_reasons.get(Kind(vocab.kind[was]), 'is not allowed here')
+def _reason(old, new):
+    "Rule behind a change."
+    if old is None: return _insertion_reasons.get(vocab.kind[new], 'required order at this time step')
+    if old not in range(len(vocab)): return 'not in the vocabulary'
+    return violation_reason(old)
 
 # %% ../../nbs/450_tokens.correction.ipynb #ae402346
-def _list_corrections(old, new):
-    "List the corrections that turn `old` into `new`."
-    a, b, out, at = _ids_by_step(old), _ids_by_step(new), [], 0
-    for step in sorted({*a, *b}):
-        mine, theirs = a.get(step, []), [id for _,id in b.get(step, [])]
-        at = mine[0][0] if mine else at
-        ids, i, j = [id for _,id in mine], 0, 0
-        for m,n in _kept_pairs(ids, theirs) + [(len(ids), len(theirs))]:
-            out += _replacements(range(at + i, at + m), ids[i:m], theirs[j:n], at + m)
-            i, j = m + 1, n + 1
-        at += len(mine)
+def _replacements(positions, old, new, end):
+    "Replace ids `old` at `positions` by `new`; additional ids are inserted before `end`."
+    n_both = min(len(old), len(new))
+    out = [IdCorrection(at, a, b, _reason(a, b)) for at,a,b in zip(positions, old, new)]
+    out += [IdCorrection(at, a, None, _reason(a, None)) for at,a in zip(positions[n_both:], old[n_both:])]
+    return out + [IdCorrection(end, None, b, _reason(None, b)) for b in new[n_both:]]
+
+def _instant_corrections(old, new, at):
+    "List the corrections of one instant, whose ids `old` begin at position `at`."
+    out, i, j = [], 0, 0
+    for m, n in _kept_pairs(old, new) + [(len(old), len(new))]:
+        out += _replacements(range(at + i, at + m), old[i:m], new[j:n], at + m)
+        i, j = m + 1, n + 1
     return out
 
-def _replacements(places, was, now, end):
-    "Replace ids `was` at `places` by `now`; additional ids are inserted before `end`."
-    both = min(len(was), len(now))
-    out = [IdCorrection(at, a, b, _reason(a, b)) for at,a,b in zip(places, was, now)]
-    out += [IdCorrection(at, a, None, _reason(a, None)) for at,a in zip(places[both:], was[both:])]
-    return out + [IdCorrection(end, None, b, _reason(None, b)) for b in now[both:]]
+# %% ../../nbs/450_tokens.correction.ipynb #151b24bd
+def _list_corrections(old, new):
+    "List the corrections that turn `old` into `new`."
+    a, b, out, at, id = _ids_by_step(old), _ids_by_step(new), [], 0, itemgetter(1)
+    for step in sorted({*a, *b}):
+        before, after = a.get(step, []), b.get(step, [])
+        if before: at = before[0][0]
+        out += _instant_corrections(list(map(id, before)), list(map(id, after)), at)
+        at += len(before)
+    return out
 
 # %% ../../nbs/450_tokens.correction.ipynb #43481192
+def _one_sequence(ids):
+    "Return `ids` as int64; raise `CodecError` if they are not one sequence of integers."
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or len(ids) and ids.dtype.kind not in 'iu':
+        raise CodecError(f'ids have shape {ids.shape} and type {ids.dtype}', way_out='pass one sequence of integers')
+    return ids.astype(np.int64)
+
+# %% ../../nbs/450_tokens.correction.ipynb #0aef09d9
 def repair_ids(
     ids, # (n,) integers, valid or not
 ):       # valid uint16 ids, and a list of `IdCorrection`
     "Return the nearest valid ids and the list of corrections; valid ids are returned unchanged."
-    old = np.asarray(ids)
-    if old.ndim != 1 or len(old) and old.dtype.kind not in 'iu':
-        raise CodecError(f'ids have shape {old.shape} and type {old.dtype}', way_out='pass one sequence of integers')
-    old = old.astype(np.int64)
+    old = _one_sequence(ids)
     if len(old) and verdict(old).valid: return old.astype(np.uint16), []
-    known = _reassign_releases(old[(old >= 0) & (old < len(vocab))])
-    loose, _, longest = _unpaired_notes(known)
-    score = _shorten_hanging_notes(decode(known), loose, longest)
+    inside = _reassign_releases(old[(old >= 0) & (old < len(vocab))])
+    loose, _, longest = _unpaired_notes(inside)
+    score = _shorten_hanging_notes(decode(inside), loose, longest)
     if not score.note_num():
         raise CodecError(f'these {len(old)} ids contain no note', way_out='skip them; there is nothing to repair')
     new = encode(score)

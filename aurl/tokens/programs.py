@@ -8,14 +8,14 @@ __all__ = ['program_names', 'voice_modes', 'program_rules', 'voice_slots', 'sepa
 
 # %% ../../nbs/410_tokens.programs.ipynb #256a7ca3
 from collections import Counter
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from fastcore.basics import patch
 from symusic import Note, Pedal, Track
 
 from ..core import CodecError, StoreError
-from .codec import _family, family_names
+from .codec import family_names, track_family
 from .vocab import vocab
 
 # %% ../../nbs/410_tokens.programs.ipynb #1e01c3aa
@@ -36,6 +36,17 @@ voice_modes = ('merge', 'apart')
 _BORROWABLE_FAMILIES = (15, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 
 # %% ../../nbs/410_tokens.programs.ipynb #35f0585c
+def _separated_slots(slots, has_notes):
+    "Return `slots` with a borrowed family for each further track of a family, while free families remain."
+    slots, used, seen = list(slots), {s for s, n in zip(slots, has_notes) if n}, set()
+    free = [s for s in _BORROWABLE_FAMILIES if s not in used]
+    for i, s in enumerate(slots):
+        if not has_notes[i] or s == vocab.drums: continue
+        if s in seen and free: slots[i] = free.pop(0)
+        seen.add(s)
+    return slots
+
+# %% ../../nbs/410_tokens.programs.ipynb #a378f21e
 def voice_slots(
     score,               # symusic.Score
     voices:str='merge',  # merge: one slot per family; apart: one slot per track, while free slots remain
@@ -43,16 +54,9 @@ def voice_slots(
     "Return the slot of each track of `score`."
     if voices not in voice_modes:
         raise CodecError(f'unknown voices={voices!r}', way_out=f'use one of {", ".join(voice_modes)}')
-    slots = [_family(t) for t in score.tracks]
+    slots = [track_family(t) for t in score.tracks]
     if voices == 'merge': return slots
-    plays = [len(t.notes) > 0 for t in score.tracks]
-    used, seen = {s for s,p in zip(slots, plays) if p}, set()
-    free = [s for s in _BORROWABLE_FAMILIES if s not in used]
-    for i,s in enumerate(slots):
-        if not plays[i] or s == vocab.drums: continue
-        if s in seen and free: slots[i] = free.pop(0)
-        seen.add(s)
-    return slots
+    return _separated_slots(slots, [len(t.notes) > 0 for t in score.tracks])
 
 # %% ../../nbs/410_tokens.programs.ipynb #dde0aa7a
 def separate_voices(
@@ -60,13 +64,21 @@ def separate_voices(
 ):         # a score with one slot per track
     "Return `score` with the family of each track set by `voice_slots`, ready for `encode`."
     slots = voice_slots(score, 'apart')
-    if slots == [_family(t) for t in score.tracks]: return score
+    if slots == [track_family(t) for t in score.tracks]: return score
     out = score.copy()
-    for t,s in zip(out.tracks, slots):
-        if s != _family(t): t.program = s*8
+    for track, slot in zip(out.tracks, slots):
+        if slot != track_family(track): track.program = slot*8
     return out
 
 # %% ../../nbs/410_tokens.programs.ipynb #cb454905
+def _format_program_summary(rows):
+    "Return the statistics of (slot, program, pitches) rows as text."
+    code = np.repeat([slot*128 + program for slot, program, _ in rows], [len(pitch) for *_, pitch in rows])
+    pitch = np.concatenate([pitch for *_, pitch in rows]).astype(np.int64)
+    n, total, square = np.bincount(code), np.bincount(code, pitch), np.bincount(code, pitch*pitch)
+    return ' '.join(f'{c//128}/{c % 128}:{n[c]}:{total[c]:.0f}:{square[c]:.0f}' for c in np.flatnonzero(n).tolist())
+
+# %% ../../nbs/410_tokens.programs.ipynb #8b1843f4
 def summarize_programs(
     score,               # symusic.Score with its original programs
     voices:str='merge',  # voice mode of the encoding
@@ -75,23 +87,17 @@ def summarize_programs(
     "Return the program statistics of each slot of `score`, without drums."
     slots, tracks = voice_slots(score, voices), list(score.tracks)
     notes = notes or [t.notes.numpy() for t in tracks]
-    rows = [
-        (s, min(t.program, 127), a['pitch'])
-        for s, t, a in zip(slots, tracks, notes)
-        if s != vocab.drums and len(a['pitch'])
-    ]
-    if not rows: return ''
-    code = np.repeat([s*128 + p for s,p,_ in rows], [len(x) for *_,x in rows])
-    pitch = np.concatenate([x for *_,x in rows]).astype(np.int64)
-    n, total, square = np.bincount(code), np.bincount(code, pitch), np.bincount(code, pitch*pitch)
-    return ' '.join(f'{c//128}/{c % 128}:{n[c]}:{total[c]:.0f}:{square[c]:.0f}' for c in np.flatnonzero(n).tolist())
+    rows = [(s, min(t.program, 127), a['pitch']) for s, t, a in zip(slots, tracks, notes)]
+    rows = [r for r in rows if r[0] != vocab.drums and len(r[2])]
+    return _format_program_summary(rows) if rows else ''
 
+# %% ../../nbs/410_tokens.programs.ipynb #76aec63a
 def _parse_program_summary(text):
     "Yield (slot, program) and their three statistics."
     for word in text.split():
-        where, *numbers = word.split(':')
-        slot, program = map(int, where.split('/'))
-        yield (slot, program), np.array([int(x) for x in numbers], np.int64)
+        key, *stats = word.split(':')
+        slot, program = map(int, key.split('/'))
+        yield (slot, program), np.array([*map(int, stats)], np.int64)
 
 # %% ../../nbs/410_tokens.programs.ipynb #95530bba
 class ProgramTable:
@@ -100,37 +106,43 @@ class ProgramTable:
         texts=(),            # from `summarize_programs`, one per piece; None and '' are skipped
         voices:str='merge',  # voice mode of the corpus
     ):
-        self.voices, self.parts, self.sets = voices, {}, {}
-        for text in texts:
-            here = dict(_parse_program_summary(text or ''))
-            for k,v in here.items(): self.parts[k] = self.parts.get(k, 0) + v
-            for slot in {s for s,_ in here}:
-                self.sets.setdefault(slot, Counter())[tuple(sorted(p for s,p in here if s == slot))] += 1
+        self.voices, self.stats, self.sets = voices, {}, {}
+        for text in texts: self._add_piece(text or '')
+    def _add_piece(self, text):
+        "Add the statistics of one piece."
+        piece = dict(_parse_program_summary(text))
+        for k, v in piece.items(): self.stats[k] = self.stats.get(k, 0) + v
+        for slot in {s for s, _ in piece}:
+            programs = tuple(sorted(p for s, p in piece if s == slot))
+            self.sets.setdefault(slot, Counter())[programs] += 1
     @property
     def slots(self)->list: return sorted(self.sets)
     def __bool__(self): return bool(self.sets)
     def __eq__(self, other): return isinstance(other, ProgramTable) and self.to_dict() == other.to_dict()
 
 # %% ../../nbs/410_tokens.programs.ipynb #6cf26da6
+def _words(numbers): return ' '.join(map(str, numbers))
+def _integers(text, separator=None): return tuple(map(int, text.split(separator)))
+
 @patch
 def to_dict(self:ProgramTable)->dict:
     "Return the table as a JSON-compatible dict."
     return dict(
         voices=self.voices,
-        parts={f'{s}/{p}': v.tolist() for (s, p), v in sorted(self.parts.items())},
-        sets={str(s): {' '.join(map(str, k)): n for k, n in sorted(c.items())} for s, c in sorted(self.sets.items())},
+        parts={f'{s}/{p}': v.tolist() for (s, p), v in sorted(self.stats.items())},
+        sets={str(s): {_words(k): n for k, n in sorted(c.items())} for s, c in sorted(self.sets.items())},
     )
 
 # %% ../../nbs/410_tokens.programs.ipynb #8a90b70e
 @patch(cls_method=True)
 def from_dict(cls:ProgramTable,
-    told:dict, # from `to_dict`
+    data:dict, # from `to_dict`
 ):
-    "Restore a table from `told`."
+    "Restore a table from `data`."
     try:
-        out = cls(voices=told['voices'])
-        out.parts = {tuple(map(int, k.split('/'))):np.array(v, np.int64) for k,v in told['parts'].items()}
-        out.sets = {int(s):Counter({tuple(map(int, k.split())):n for k,n in c.items()}) for s,c in told['sets'].items()}
+        out = cls(voices=data['voices'])
+        out.stats = {_integers(k, '/'): np.array(v, np.int64) for k, v in data['parts'].items()}
+        out.sets = {int(s): Counter({_integers(k): n for k, n in c.items()}) for s, c in data['sets'].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CodecError(f'not a program table ({type(e).__name__})',
             way_out='prepare or train again, or omit it') from e
@@ -141,7 +153,7 @@ def from_dict(cls:ProgramTable,
 def __or__(self:ProgramTable, other):
     "Return the slots of this table, plus those of `other` that this one lacks."
     out = ProgramTable(voices=self.voices)
-    out.parts = {k:v for k,v in other.parts.items() if k[0] not in self.sets} | self.parts
+    out.stats = {k:v for k,v in other.stats.items() if k[0] not in self.sets} | self.stats
     out.sets = other.sets | self.sets
     return out
 
@@ -150,28 +162,51 @@ program_rules = ('first', 'frequent', 'register')
 _PITCHES = np.arange(128)
 
 @patch
-def _curves(self:ProgramTable, slot, programs):
+def _pitch_densities(self:ProgramTable, slot, programs):
     "Return `programs` in ascending order of mean pitch, their means, and their log densities over all pitches."
-    stats = np.array([self.parts[slot, p] for p in programs], float)
+    stats = np.array([self.stats[slot, p] for p in programs], float)
     mean = stats[:,1]/stats[:,0]
     # at least two semitones, for parts with few notes
-    spread = np.sqrt(np.maximum(stats[:,2]/stats[:,0] - mean**2, 0) + 4)
+    std = np.sqrt(np.maximum(stats[:,2]/stats[:,0] - mean**2, 0) + 4)
     o = np.lexsort((programs, mean))
-    z = (_PITCHES - mean[o,None])/spread[o,None]
-    return [programs[i] for i in o], mean[o], np.log(stats[o,:1]/stats[:,0].sum()/spread[o,None]) - z*z/2
+    z = (_PITCHES - mean[o,None])/std[o,None]
+    return [programs[i] for i in o], mean[o], np.log(stats[o,:1]/stats[:,0].sum()/std[o,None]) - z*z/2
 
 # %% ../../nbs/410_tokens.programs.ipynb #d265676b
 @patch
-def _ensemble(self:ProgramTable, slot, pitches):
+def _log_likelihood(self:ProgramTable, slot, counts, item):
+    "Log likelihood of pitch `counts` under an item of `sets[slot]`."
+    programs, pieces = item
+    return np.log(pieces) + counts @ np.logaddexp.reduce(self._pitch_densities(slot, programs)[2], 0)
+
+@patch
+def _likeliest_programs(self:ProgramTable, slot, pitches):
     "Return the set of programs under which `pitches` are most likely."
-    known, heard = sorted(self.sets[slot].items()), np.bincount(pitches, minlength=128)
-    if len(known) == 1: return known[0][0]
-    def fit(programs, pieces): return np.log(pieces) + heard @ np.logaddexp.reduce(self._curves(slot, programs)[2], 0)
-    return max(known, key=lambda x: fit(*x))[0]
+    items, counts = sorted(self.sets[slot].items()), np.bincount(pitches, minlength=128)
+    if len(items) == 1: return items[0][0]
+    return max(items, key=partial(self._log_likelihood, slot, counts))[0]
+
+# %% ../../nbs/410_tokens.programs.ipynb #2ed4519c
+@patch
+def _programs_in(self:ProgramTable, slot): return [p for s, p in self.stats if s == slot]
+
+@patch
+def _most_frequent_program(self:ProgramTable, slot):
+    "Return the program with the most notes in a slot; of several the lowest."
+    return -max((self.stats[slot, p][0], -p) for p in self._programs_in(slot))[1]
+
+def _lowest_pitches(programs, mean, density):
+    "Return each program and its lowest pitch: where its density exceeds that of the program below it."
+    out = [(programs[0], 0)]
+    for i, p in enumerate(programs[1:], 1):
+        above = np.flatnonzero((density[i] > density[i-1]) & (_PITCHES > mean[i-1]))
+        crossing = above[0] if len(above) else 128
+        out.append((p, max(out[-1][1], int(min(crossing, np.ceil(mean[i]))))))
+    return out
 
 # %% ../../nbs/410_tokens.programs.ipynb #ae3280ac
 @patch
-def players(self:ProgramTable,
+def assign_programs(self:ProgramTable,
     slot:int,                # family in the ids
     pitches,                 # MIDI pitches of its notes
     rule:str='register',     # one of `program_rules`
@@ -180,75 +215,77 @@ def players(self:ProgramTable,
     if rule not in program_rules:
         raise CodecError(f'unknown programs={rule!r}', way_out=f'use one of {", ".join(program_rules)}')
     if rule == 'first' or slot not in self.sets: return [(slot*8, 0)]
-    if rule == 'frequent':
-        return [(max((p for s,p in self.parts if s == slot), key=lambda p: (self.parts[slot,p][0], -p)), 0)]
-    programs, mean, density = self._curves(slot, self._ensemble(slot, np.asarray(pitches, np.int64)))
-    out = [(programs[0], 0)]
-    for p,lo,hi,a,b in zip(programs[1:], mean[:-1], mean[1:], density[:-1], density[1:]):
-        above = np.flatnonzero((b > a) & (_PITCHES > lo))
-        out.append((p, max(out[-1][1], int(min(above[0] if len(above) else 128, np.ceil(hi))))))
-    return out
+    if rule == 'frequent': return [(self._most_frequent_program(slot), 0)]
+    programs = self._likeliest_programs(slot, np.asarray(pitches, np.int64))
+    return _lowest_pitches(*self._pitch_densities(slot, programs))
 
 # %% ../../nbs/410_tokens.programs.ipynb #b3b6225c
+@patch
+def _is_borrowed(self:ProgramTable, slot):
+    "Whether a slot holds only programs of other families."
+    programs = self._programs_in(slot)
+    return bool(programs) and all(p//8 != slot for p in programs)
+
 @patch
 def slot_name(self:ProgramTable,
     slot:int, # family in the ids
 )->str:
-    "Return the display name of a slot."
-    own = [p for s,p in self.parts if s == slot]
-    if not own or any(p//8 == slot for p in own): return family_names[slot]
-    return f"{program_names[self.players(slot, (), 'frequent')[0][0]]} (voice kept apart)"
+    "Display name of a slot."
+    if not self._is_borrowed(slot): return family_names[slot]
+    return f'{program_names[self._most_frequent_program(slot)]} (voice kept apart)'
 
 # %% ../../nbs/410_tokens.programs.ipynb #e7259220
+def _program_track(track, program, notes):
+    "Build a track of `program` with some notes and all pedals of `track`."
+    out = Track(program_names[program], program, False, ttype='Second')
+    out.notes = Note.from_numpy(*notes, 'Second')
+    if len(track.pedals):
+        p = track.pedals.numpy()
+        out.pedals = Pedal.from_numpy(p['time'], p['duration'], 'Second')
+    return out
+
 def _split_by_program(track, programs):
     "Split `track` into one track per program that has notes; each keeps all pedals."
     n, edges = track.notes.numpy(), np.array([lo for _,lo in programs[1:]])
-    who = np.searchsorted(edges, n['pitch'], 'right')
+    part = np.searchsorted(edges, n['pitch'], 'right')
     for i in range(len(programs) - 1, -1, -1):                            # high voices first
-        mine = who == i
-        if not mine.any() and len(n['pitch']): continue
-        t = Track(program_names[programs[i][0]], programs[i][0], False, ttype='Second')
-        t.notes = Note.from_numpy(*(n[k][mine] for k in ('time', 'duration', 'pitch', 'velocity')), 'Second')
-        if len(track.pedals):
-            p = track.pedals.numpy()
-            t.pedals = Pedal.from_numpy(p['time'], p['duration'], 'Second')
-        yield t
+        own = part == i
+        if not own.any() and len(n['pitch']): continue
+        yield _program_track(track, programs[i][0], [n[k][own] for k in ('time', 'duration', 'pitch', 'velocity')])
 
 # %% ../../nbs/410_tokens.programs.ipynb #071e0463
 @patch
-def on(self:ProgramTable,
+def _track_order(self:ProgramTable, track):
+    "Sort key: own slots by family, then borrowed ones."
+    family = track_family(track)
+    borrowed = self._is_borrowed(family)
+    return borrowed, _BORROWABLE_FAMILIES.index(family) if borrowed else family
+
+# %% ../../nbs/410_tokens.programs.ipynb #8cb0d9ba
+@patch
+def apply(self:ProgramTable,
     score,               # from `decode`, one track per slot
     rule:str='register', # one of `program_rules`
 ):                       # a score with the programs of the corpus
     "Return `score` with each slot split among the programs of this table."
-    out, tracks = score.copy(), list(score.tracks)
-    own = {(s, p) for s,p in self.parts if p//8 == s}
-    borrowed = [_family(t) in self.sets and not any(s == _family(t) for s,_ in own) for t in tracks]
-    order = sorted(
-        range(len(tracks)),
-        key=lambda i: (
-            borrowed[i],
-            _BORROWABLE_FAMILIES.index(_family(tracks[i])) if borrowed[i] else _family(tracks[i]),
-        ),
-    )
+    out = score.copy()
     del out.tracks[:]
-    for i in order:
-        t = tracks[i]
-        if t.is_drum or _family(t) not in self.sets or rule == 'first':
-            out.tracks.append(t.copy())
+    for track in sorted(score.tracks, key=self._track_order):
+        family = track_family(track)
+        if track.is_drum or family not in self.sets or rule == 'first':
+            out.tracks.append(track.copy())
             continue
-        for new in _split_by_program(t, self.players(_family(t), t.notes.numpy()['pitch'], rule)):
-            out.tracks.append(new)
+        programs = self.assign_programs(family, track.notes.numpy()['pitch'], rule)
+        for new in _split_by_program(track, programs): out.tracks.append(new)
     return _number_repeated_names(out)
 
 # %% ../../nbs/410_tokens.programs.ipynb #3bf3e80b
 def _number_repeated_names(score):
-    "Append numbers to track names that occur more than once."
-    names = Counter(t.name for t in score.tracks)
-    seen = Counter()
+    "Number repeated track names."
+    names, seen = Counter(t.name for t in score.tracks), Counter()
     for t in score.tracks:
         seen[t.name] += 1
-        if names[t.name] > 1: t.name = f'{t.name} {seen[t.name]}'
+        if names[t.name] > 1: t.name += f' {seen[t.name]}'
     return score
 
 # %% ../../nbs/410_tokens.programs.ipynb #cf6431a9
@@ -256,14 +293,14 @@ def _known_values(store, name):
     "Return the known values of a column of `store.pieces`."
     return [v for v in store.pieces[name].to_pylist() if v is not None] if name in store.pieces.column_names else []
 
+def _manifest_voices(store): return getattr(store, 'manifest', {}).get('config', {}).get('voices', 'merge')
+
 def voice_mode_of(
     store, # a `TokenStore` or `Mixture`
 )->str:
     "Return the voice mode of `store`: merge or apart."
-    kinds = {
-        getattr(s, 'manifest', {}).get('config', {}).get('voices', 'merge') for s in getattr(store, 'parts', [store])
-    }
-    if len(kinds) == 1: return kinds.pop()
+    modes = {_manifest_voices(s) for s in getattr(store, 'parts', [store])}
+    if len(modes) == 1: return modes.pop()
     raise StoreError('some of these stores were prepared with voices=apart and some with voices=merge',
         way_out='prepare all of them with the same voices=')
 
@@ -274,17 +311,21 @@ def programs_of(
     "Return the program table of `store`."
     return ProgramTable(_known_values(store, 'programs'), voice_mode_of(store))
 
+# %% ../../nbs/410_tokens.programs.ipynb #1235a6b3
+def _merged_notes_line(store, n_merged, n):
+    "Return the line about merged notes, and what a user can do about them."
+    line = f'{n_merged:,} of {n:,} notes ({n_merged/n:.1%}) merged with a longer one on the same key'
+    if voice_mode_of(store) == 'apart': return line + ' of their track'
+    return line + '; aurl prepare voices=apart keeps those of different tracks'
+
 def lost_notes_summary(
     store, # a `TokenStore` or `Mixture`
 )->list:
     "Return lines that report the notes missing from the ids; empty if there are none."
-    merged, outside = _known_values(store, 'merged'), sum(_known_values(store, 'outside'))
+    merged, n_outside = _known_values(store, 'merged'), sum(_known_values(store, 'outside'))
     if not merged:
         return ['merged notes were not counted when this store was made; prepare it again with overwrite=true']
-    n, out = store.notes + sum(merged) + outside, []
-    apart = voice_mode_of(store) == 'apart'
-    if sum(merged):
-        out.append(f"{sum(merged):,} of {n:,} notes ({sum(merged)/n:.1%}) merged with a longer one on the same key"
-            + (' of their track' if apart else '; aurl prepare voices=apart keeps those of different tracks'))
-    if outside: out.append(f'{outside:,} of {n:,} notes ({outside/n:.1%}) are outside the 88 keys')
+    n, out = store.notes + sum(merged) + n_outside, []
+    if sum(merged): out.append(_merged_notes_line(store, sum(merged), n))
+    if n_outside: out.append(f'{n_outside:,} of {n:,} notes ({n_outside/n:.1%}) are outside the 88 keys')
     return out

@@ -31,26 +31,28 @@ class Vocab:
     def __init__(self):
         self.n_pitches = self.pitch_hi - self.pitch_lo + 1
         self.n_velocities, self.n_tempos, self.n_families = 32, 32, 16
-        sizes = {Kind.NOTE_ON:self.n_pitches, Kind.NOTE_OFF:self.n_pitches, Kind.TIME_SHIFT:self.max_shift,
-                 Kind.VELOCITY:self.n_velocities, Kind.TEMPO:self.n_tempos, Kind.INSTRUMENT:self.n_families}
-        self.blocks, at = {}, 0
-        for k in Kind:
-            self.blocks[k] = range(at, at := at + sizes.get(k, 1))
-        self.size = at
+        self.blocks = self._id_blocks()
+        self.size = max(r.stop for r in self.blocks.values())
         # (774,) the Kind of each id
         self.kind = np.concatenate([np.full(len(r), k, np.int8) for k,r in self.blocks.items()])
         # (774,) position of each id in its block
         self.index = np.concatenate([np.arange(len(r), dtype=np.int16) for r in self.blocks.values()])
         for k,r in self.blocks.items(): setattr(self, k.name, r.start)   # vocab.NOTE_ON: first id of the block
+    def _id_blocks(self):
+        "Return the range of ids of each kind, in the order of the kinds."
+        sizes = {Kind.NOTE_ON:self.n_pitches, Kind.NOTE_OFF:self.n_pitches, Kind.TIME_SHIFT:self.max_shift,
+                 Kind.VELOCITY:self.n_velocities, Kind.TEMPO:self.n_tempos, Kind.INSTRUMENT:self.n_families}
+        blocks, start = {}, 0
+        for k in Kind:
+            blocks[k] = range(start, start + sizes.get(k, 1))
+            start = blocks[k].stop
+        return blocks
     def __len__(self): return self.size
     def __repr__(self):
-        return (
-            f'Vocab({self.size} ids: '
-            + ', '.join(f'{k.name} {r.start}–{r.stop-1}' for k, r in self.blocks.items() if len(r) > 1)
-            + ')'
-        )
+        blocks = [f'{k.name} {r.start}–{r.stop-1}' for k, r in self.blocks.items() if len(r) > 1]
+        return f'Vocab({self.size} ids: {", ".join(blocks)})'
 
-# %% ../../nbs/400_tokens.vocab.ipynb #4e801993
+# %% ../../nbs/400_tokens.vocab.ipynb #1a17aa58
 def _within(x, lo, hi, what):
     "Return `x` as an array; raise `CodecError` if a value lies outside `lo` … `hi`."
     x = np.asarray(x)
@@ -59,6 +61,7 @@ def _within(x, lo, hi, what):
         raise CodecError(f'{what} {bad} is outside {lo} … {hi}', way_out=f'remove it, or use a value in {lo} … {hi}')
     return x
 
+# %% ../../nbs/400_tokens.vocab.ipynb #4e801993
 @patch
 def note_on(self:Vocab,
     pitch, # MIDI pitch 21 … 108, scalar or array
@@ -103,6 +106,7 @@ def bin_velocity(self:Vocab,
     "Return the velocity at the center of `bin`."
     return _within(bin, 0, self.n_velocities-1, 'velocity bin') * self.velocity_width + self.velocity_width//2
 
+# %% ../../nbs/400_tokens.vocab.ipynb #06f840a0
 @patch
 def velocity(self:Vocab,
     velocity, # MIDI velocity 1 … 127
@@ -126,6 +130,7 @@ def bin_tempo(self:Vocab,
     "Return the beats per minute at `bin`."
     return self.tempo_lo * (self.tempo_hi/self.tempo_lo) ** (np.asarray(bin)/(self.n_tempos-1))
 
+# %% ../../nbs/400_tokens.vocab.ipynb #c1fa9977
 @patch
 def tempo(self:Vocab,
     bpm, # beats per minute
@@ -149,16 +154,25 @@ def name(self:Vocab,
         case Kind.INSTRUMENT: return f'{k.name} {i}'
         case _: return k.name
 
+# %% ../../nbs/400_tokens.vocab.ipynb #a5421764
+@patch
+def _id_methods(self:Vocab):
+    "Return, by kind, the method that makes an id from a value, and the type of the value."
+    return dict(NOTE_ON=(self.note_on, int), NOTE_OFF=(self.note_off, int), TIME_SHIFT=(self.time_shift, int),
+                VELOCITY=(self.velocity, int), TEMPO=(self.tempo, float), INSTRUMENT=(self.instrument, int))
+
+# %% ../../nbs/400_tokens.vocab.ipynb #39107219
 @patch
 def id(self:Vocab,
     name:str, # an event name, as `Vocab.name` returns it
 )->int:
     "Return the id of the event `name`."
-    word, _, value = name.partition(' ')
-    make = dict(NOTE_ON=(self.note_on, int), NOTE_OFF=(self.note_off, int), TIME_SHIFT=(self.time_shift, int),
-                VELOCITY=(self.velocity, int), TEMPO=(self.tempo, float), INSTRUMENT=(self.instrument, int))
-    if word in make and value: return int(make[word][0](make[word][1](value)))
-    if word in Kind.__members__ and word not in make and not value: return self.blocks[Kind[word]].start
+    kind, _, value = name.partition(' ')
+    methods = self._id_methods()
+    if kind in methods and value:
+        method, parse = methods[kind]
+        return int(method(parse(value)))
+    if kind in Kind.__members__ and kind not in methods and not value: return self.blocks[Kind[kind]].start
     raise CodecError(f'{name!r} is not an event name',
         way_out=f'use one of {", ".join(Kind.__members__)}, followed by a value where the kind has one')
 
