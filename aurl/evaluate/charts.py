@@ -222,16 +222,16 @@ class _BarAxes:
     def x(self, value): return self.left + (self.width - self.left - self.right)*value/self.top
 
     def grid(self, unit):
-        "Title and ticks of the axis."
+        "Title and ticks."
         ticks = ''.join(self.tick(v) for v in _ticks(0, self.top))
         middle = (self.left + self.width - self.right)/2
         return ticks + _text(middle, self.height - 4, unit, 'middle', 11, opacity=.7)
 
     def tick(self, value):
         "A grid line and its value."
-        x, line_x = self.x(value), f'{self.x(value):.1f}'
+        x, px = self.x(value), f'{self.x(value):.1f}'
         text = _text(x, self.height - 20, f'{value:g}', 'middle', 11, opacity=0.7)
-        return _grid_line(line_x, line_x, 0, self.height - 36) + text
+        return _grid_line(px, px, 0, self.height - 36) + text
 
     def interval(self, low, high, y):
         "A confidence interval across a bar."

@@ -45,7 +45,7 @@ class _Notes:
     def chords(self):
         "Onset and highest pitch of each chord, the notes within 1/24 of a beat."
         onset = self.onset[self.order]
-        last = np.append(np.diff(onset) > 1/24, True)                             # the last note of each chord
+        last = np.append(np.diff(onset) > 1/24, True)
         return onset[last], _highest(self.pitch[self.order], last)
 
 # %% ../../nbs/910_evaluate.distance.ipynb #170a4e23

@@ -101,7 +101,7 @@ def piece_nats(
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #12c36b50
 def _exchange_partner(i, order, groups):
-    "The next piece with which `i` can exchange latents so that both get one of another group; None without one."
+    "The next piece to exchange latents with; None without one."
     for j in np.roll(np.arange(len(order)), -i - 1):
         if groups[order[j]] != groups[i] and groups[order[i]] != groups[j]: return j
     return None
@@ -179,9 +179,9 @@ class Reconstruction:
         "Half of the 95 % interval of the mean F1."
         return 1.96*self.f1.std()/max(1, len(self.f1))**.5
     def __repr__(self):
-        f1 = f'{self.f1.mean():.3f} ± {self.f1_error():.3f}'
-        return (f'temperature {self.temperature:g}: note F1 {f1} over {len(self.f1)} pieces '
-                f'(chance {self.f1_baseline:.3f}), edit distance {self.edit.mean():.3f}')
+        f1 = f'{self.f1.mean():.3f} ± {self.f1_error():.3f} over {len(self.f1)} pieces'
+        head = f'temperature {self.temperature:g}: note F1 {f1} (chance {self.f1_baseline:.3f})'
+        return f'{head}, edit distance {self.edit.mean():.3f}'
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #b1476c92
 def _generate_from(model, z, **kwargs):
@@ -223,7 +223,7 @@ class InterpolationReport:
         d = np.stack([np.diff(self.first), -np.diff(self.last)])
         return float((d > 0).mean() + (d == 0).mean()/2)
     def rank_correlation(self)->float:
-        "Mean Spearman correlation of step and distance, in [−1, 1], over paths and both ends."
+        "Mean Spearman correlation of step and distance, in [−1, 1]."
         n = np.arange(self.first.shape[1])
         return float(np.mean([(spearman(n, a) - spearman(n, b))/2 for a,b in zip(self.first, self.last)]))
     def is_monotone(self)->bool:
@@ -265,10 +265,11 @@ def measure_interpolation(
     latents = torch.cat([latents_between(model, z[i], z[i+1], steps, linear) for i in pairs])
     pieces = _generate_from(model, latents, max_tokens=max_tokens, temperature=temperature, seed=seed)
     paths = [pieces[i:i+steps] for i in range(0, len(pieces), steps)]
-    return InterpolationReport(
-        np.array([[edit_distance(path[0], x) for x in path] for path in paths]),
-        np.array([[edit_distance(path[-1], x) for x in path] for path in paths]),
-    )
+    return InterpolationReport(_distances_to(0, paths), _distances_to(-1, paths))
+
+def _distances_to(end, paths):
+    "Edit distances of the pieces of each path to its first (0) or last (-1) piece, (paths, steps)."
+    return np.array([[edit_distance(path[end], x) for x in path] for path in paths])
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #7446898a
 def shrink_details(

@@ -109,8 +109,8 @@ class NGram:
         self._count(_transposition_ranges(pieces, max_transposition), progress)
     def __repr__(self):
         n = f'{self.n_pieces:,}' + (f' of {self.n_given:,}' if self.n_pieces < self.n_given else '')
-        keys = f'in every key within ±{self.max_transposition}'
-        return f'NGram(order {self.order}, {n} pieces, {self.n_tokens:,} tokens {keys})'
+        return (f'NGram(order {self.order}, {n} pieces, {self.n_tokens:,} tokens '
+                f'in every key within ±{self.max_transposition})')
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #7fdc3ad5
 def _random_subset(pieces, max_tokens, seed):
@@ -198,7 +198,7 @@ def piece_nll(
     "Negative log-likelihood of every token of `pieces` under `model`, in nats; whole pieces from their start."
     import torch
     if grammar is None: from aurl.tokens.grammar import grammar
-    device = device or next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
+    device = device or _device_of(model)
     out, by_length = [None]*len(pieces), sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
     with _evaluating(model), torch.inference_mode(), (autocast or contextlib.nullcontext)():
         for first in range(0, len(pieces), batch_size):
@@ -209,6 +209,11 @@ def piece_nll(
     return out
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #429b0788
+def _device_of(model):
+    "Device of the first parameter; the CPU without parameters."
+    import torch
+    return next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
+
 @contextlib.contextmanager
 def _evaluating(model):
     "Set `model` to evaluation, and restore its mode."

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import CodecError, ConfigError
+from ..core import CodecError
 from ..models.decoder import Decoder, NumpyDecoder, make_decoder
 from ..midi.read import read_midi
 from ..tokens.codec import decode, encode
@@ -113,7 +113,7 @@ def _to_end(ids):
 
 # %% ../../nbs/800_generate.engine.ipynb #4e80e5d1
 def _to_ids(prompt):
-    "Return the ids of a prompt: ids, a score, or the path of a MIDI file."
+    "Ids of any prompt."
     if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
     if hasattr(prompt, 'tracks'): return encode(prompt)
     return np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)

@@ -203,7 +203,7 @@ def _decode_with_programs(self:FileOptions, ids):
 # %% ../../nbs/820_generate.files.ipynb #c0781e55
 @patch
 def _condition(self:FileOptions, name, read):
-    "Return the value of a condition parsed by `read`; None if it is absent or has no meaning in a file."
+    "A condition parsed by `read`; None without a meaning."
     value = self.conditions.get(name)
     if value in (None, ''): return None
     try: return read(str(value))

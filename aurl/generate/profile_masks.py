@@ -244,7 +244,7 @@ _EFFECT_OF_KIND = {
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #82b8fc1c
 def _effects():
-    "Return the effect and the value of each id."
+    "Effect and value of each id."
     effects = [_EFFECT_OF_KIND.get(Kind(k), _UNCHANGED) for k in vocab.kind]
     values = [int(i) + (k == Kind.TIME_SHIFT) for k,i in zip(vocab.kind, vocab.index)]
     return list(zip(effects, values))

@@ -18,7 +18,7 @@ from ..core import CheckpointError, ConfigError
 from ..distributed import world_size
 from .actions import RollbackRemedies
 from ..train.checkpoint import load_checkpoint, save_checkpoint
-from .collapse import RollbackOnCollapse, snapshot_bytes
+from .collapse import RollbackOnCollapse
 from .generation import GenerationMonitor, get_sample_metric
 from .mask_annealing import GrammarAnnealing
 from .early_stopping import EarlyStopping, ImprovementTracker
@@ -160,7 +160,7 @@ def _summarize_remedies(r):
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #d584edf8
 def _summarize_anomalies(m):
-    "Lines about anomalies."
+    "Lines on anomalies."
     out = []
     if m.found: out.append('anomalies: ' + ', '.join(f'{a["kind"]} at step {a["step"]}' for a in m.found[:5]))
     if m.skipped: out.append(f'{m.skipped} batches were skipped')

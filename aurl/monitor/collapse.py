@@ -284,7 +284,7 @@ def memory(self:RollbackOnCollapse)->int:
 
 @patch
 def _in_memory(self:RollbackOnCollapse):
-    "The snapshots in memory; one that is both the newest and the best counts once."
+    "Snapshots in memory, each once."
     stored = [*self.snapshots, *([self.best_snapshot] if self.best_snapshot else [])]
     return {id(s):s for _,s,*_ in stored if s is not None}.values()
 

@@ -7,7 +7,6 @@ __all__ = ['lower_is_better', 'higher_is_better', 'parse_direction', 'Improvemen
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #8c633c1b
 import math
-from dataclasses import dataclass
 
 from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch

@@ -13,7 +13,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch
 
-from ..core import AurlError, TrainingError
+from ..core import TrainingError
 from ..distributed import sync_flag
 from ..tokens.vocab import vocab
 from .collapse import RollbackOnCollapse
@@ -62,7 +62,7 @@ class FailureMonitor(Callback):
     ): self.every, self.patience, self.experiment, self.failed = every, patience, run, None
 
     def _reset(self):
-        # losses since the last check; the last three of all; those since the last good check
+        # since the last check; the last three; since the last good one
         self.losses, self.last, self.trail, self.failed = [], [], [], None
         self.step = self.good = self.bad = 0
         self.best = self.best_valid = math.inf

@@ -24,7 +24,7 @@ from ..distributed import sync_flag, gather_model
 from ..studies.features import features
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar
-from ..tokens.vocab import Kind, vocab
+from ..tokens.vocab import vocab
 from ..train.learner import Budget
 
 # %% ../../nbs/840_monitor.generation.ipynb #064deb8d
@@ -47,6 +47,7 @@ def _mean(values):
     "Mean of `values`; 0 if there are none."
     return float(np.mean(values)) if values else 0.
 
+# %% ../../nbs/840_monitor.generation.ipynb #b82c5a65
 def grammar_metrics(
     pieces, # list of ids: unfinished samples or whole pieces
 )->dict:    # grammar (the health), pairing, lawful, timing, velocity, repetition, validity: each in [0, 1]
@@ -71,6 +72,7 @@ class SampleMetric:
         inputs = map(decode, pieces) if self.input_type == 'score' else pieces
         return _finite_mean([self.fn(x) for x in inputs])
 
+# %% ../../nbs/840_monitor.generation.ipynb #889337da
 def _finite_mean(values):
     "Mean of the finite values; None if there are none."
     finite = [float(v) for v in values if v is not None and math.isfinite(v)]
@@ -101,6 +103,7 @@ def _variety(ids):
     n = len(ids) - 3
     return len({tuple(ids[i:i+4]) for i in range(n)})/n if n > 0 else None
 
+# %% ../../nbs/840_monitor.generation.ipynb #da37ef59
 def get_sample_metric(
     metric, # a name of `sample_metrics` or of a feature; or (name, function of ids); or a `SampleMetric`
 )->SampleMetric:
@@ -169,6 +172,7 @@ def schedule_next(self:MonitorSchedule,
     self.looks += evaluated
     self.next = step + (self.every or self._shortest_interval())
 
+# %% ../../nbs/840_monitor.generation.ipynb #1f2473e5
 @patch
 def _shortest_interval(self:MonitorSchedule):
     "Steps after which another evaluation is within its share of the time."
@@ -181,6 +185,7 @@ def cost(self:MonitorSchedule)->float:
     "Fraction of the total time (training and evaluations) spent on evaluations."
     return self.spent/max(1e-9, self.elapsed)
 
+# %% ../../nbs/840_monitor.generation.ipynb #23f0f59a
 @patch
 def due(self:MonitorSchedule,
     step:int # current training step
@@ -232,7 +237,7 @@ class GenerationMonitor(Callback):
     def after_batch(self):
         if not self.training: return
         self.at += 1
-        if not sync_flag(self.pace.due(self.at)): return      # the clock of rank 0 decides for all ranks
+        if not sync_flag(self.pace.due(self.at)): return # rank 0 decides
         if not self.pace.asked: self._estimate_cost()
         else: self.evaluate()
     @property
@@ -269,6 +274,7 @@ def evaluate(self:GenerationMonitor)->dict: # the metrics
         if self.experiment is not None: self._log()
     return self.now
 
+# %% ../../nbs/840_monitor.generation.ipynb #b57b0099
 @patch
 def _log(self:GenerationMonitor):
     "Log the metrics of the last evaluation."
@@ -292,6 +298,7 @@ def redraw(self:GenerationMonitor,
 def state_dict(self:GenerationMonitor):
     return dict(at=self.at, history=self.history[-500:], now=self.now, pace=self.pace.state_dict())
 
+# %% ../../nbs/840_monitor.generation.ipynb #332e0066
 @patch
 def load_state_dict(self:GenerationMonitor, d):
     self.at, self.history, self.now = d['at'], list(d['history']), dict(d['now'])

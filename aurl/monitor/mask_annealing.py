@@ -104,10 +104,12 @@ class GrammarAnnealing(Callback):
 
     def before_fit(self):
         self._observe_monitor()
-        for c in self.cbs:
-            if isinstance(c, MusicLosses): self._scale_weights(c)
+        self._scale_music_losses()
         if self.full_weights is None: self.full_weights = [c.weight for c in self._losses()]
         self._apply_strength()
+    def _scale_music_losses(self):
+        for c in self.cbs:
+            if isinstance(c, MusicLosses): self._scale_weights(c)
     def _losses(self): return [c for c in self.cbs if isinstance(c, GrammarLoss)]
     def _apply_strength(self):
         for c, weight in zip(self._losses(), self.full_weights): c.weight = weight*self.strength
