@@ -225,7 +225,8 @@ _all_ = [
 
 # %% ../nbs/990_all.ipynb #92fc7271
 from .losses.base import LossInputs, MusicLoss, check_loss, find_loss, grammar_loss, register_loss
-from .train.learner import KeepBest, RunLog, music_learner
+from .train.budget import KeepBest, RunLog
+from .train.learner import music_learner
 from .train.latent_loss import LatentConfig, latent_callbacks
 from .train.objectives import MusicLosses
 from .train.adversarial import AdversarialConfig, AdversarialTraining, adversarial_callbacks
@@ -246,7 +247,8 @@ from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
 
 # %% ../nbs/990_all.ipynb #bb3589e1
-from .train.checkpoint import average_checkpoints, best_checkpoint, latest_checkpoint, load_checkpoint
+from .train.checkpoint import load_checkpoint
+from .train.checkpoint_folder import average_checkpoints, best_checkpoint, latest_checkpoint
 from .train.checkpoint import save_checkpoint
 from .monitor.checkpoints import CheckpointConfig, CheckpointCallback
 from .train.reproducibility import compare_runs

@@ -80,14 +80,15 @@ from .train.latent_loss import LatentConfig, check_attribute_names, latent_callb
 from .train.distill import Distill, check_distill
 from .train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 from .train.options import OptimConfig, learner_kwargs
-from .train.learner import Budget, ValidEvery, WindowLog, music_learner, valid_interval
+from .train.budget import Budget, WindowLog
+from .train.learner import ValidEvery, music_learner, valid_interval
 from .monitor.callbacks import MonitorConfig, monitor_callbacks, monitor_summary
 from .train.parallel import distribute_learner
 from .train.stages import transfer_weights, run_stages, parse_stages
 from .train.objectives import MusicLosses, check_losses
 from .train.reproducibility import StateLog, check_state, reproducibility_levels, reproducible
 from .monitor.early_stopping import ImprovementTracker, higher_is_better
-from .train.checkpoint import latest_checkpoint
+from .train.checkpoint_folder import latest_checkpoint
 from .monitor.failures import FailureMonitor, all_finite
 
 # %% ../nbs/972_recipes.ipynb #a2bac8d1

@@ -162,7 +162,7 @@ def train(case, device, steps, folder):
     from unittest.mock import patch
     from fastai.callback.core import Callback
     from aurl import recipes
-    from aurl.train.learner import RunLog
+    from aurl.train.budget import RunLog
     from aurl.config import make_config
     from aurl.generate.sampling import generate_ids
     from aurl.experiments.run import Experiment

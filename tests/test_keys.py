@@ -240,9 +240,10 @@ def plain(cb):
     out = {
         k: v
         for k, v in vars(cb).items()
-        if simple(v) and k not in ('since', 'began', 'mark', 'learn', 'path', 'config', 'state')
+        if simple(v) and k not in ('since', 'began', 'last_time', 'mark', 'learn', 'path', 'config', 'state')
     }
-    if isinstance(getattr(cb, 'how', None), Config): out['how'] = cb.how.flat()
+    for name in ('how', 'options'):
+        if isinstance(getattr(cb, name, None), Config): out[name] = getattr(cb, name).flat()
     if hasattr(cb, 'pace') and hasattr(cb.pace, 'every'): out['pace'] = cb.pace.every or cb.pace.share
     if hasattr(cb, 'progress') and hasattr(cb.progress, 'weights'): out['weights'] = cb.progress.weights
     return type(cb).__name__, out
@@ -263,7 +264,7 @@ def stepping(cb, n=14):
         if isinstance(cb, WeightAveraging):
             with torch.no_grad(): model.weight.add_(1.)
             cb.after_step()
-            seen.append(next(cb.mean.module.parameters()).clone())
+            seen.append(next(cb.averaged.module.parameters()).clone())
         else:
             model.weight.grad = torch.tensor([[1., 2., 3.]])*(i + 1)
             cb.before_step()

@@ -44,7 +44,7 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
 
     from aurl import recipes as r
     from aurl.config import make_config
-    from aurl.train.learner import Budget
+    from aurl.train.budget import Budget
 
     def sitting(out, stop=0):
         asked = make_config(

@@ -9,7 +9,7 @@ import crash
 from aurl import recipes as r
 from aurl.config import make_config
 from aurl.core import ConfigError, TrainingError, read_json
-from aurl.train.learner import Budget
+from aurl.train.budget import Budget
 from common import root
 
 

@@ -23,7 +23,8 @@ from ..device import amp_dtype
 from ..distributed import full_tensor
 from .collapse import RollbackOnCollapse
 from .generation import GenerationMonitor
-from ..train.learner import Autocast, Budget
+from ..train.budget import Budget
+from ..train.precision import Autocast
 from ..train.clip import GradientAccumulation, pending_grad_scale
 from .profiler import memory_usage
 from ..tokens.vocab import vocab

@@ -18,7 +18,8 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Config
 from ..core import CheckpointError, ConfigError
 from ..experiments.registry import parse_age
-from ..train.checkpoint import is_suspect, latest_checkpoint, load_checkpoint, mark_suspect, prune_checkpoints
+from ..train.checkpoint import load_checkpoint
+from ..train.checkpoint_folder import is_suspect, latest_checkpoint, mark_suspect, prune_checkpoints
 from ..train.checkpoint import save_checkpoint
 from .failures import FailureMonitor
 from .generation import GenerationMonitor

@@ -340,7 +340,7 @@ def roll_back(self:RollbackOnCollapse,
             self.moments, self.finest = [], None
             return step
     self.plain = self.plain or [h['lr'] for h in self.opt.hypers] # the learning rate is not restored
-    restore_state(self.learn, moment, progress=False)
+    restore_state(self.learn, moment, with_progress=False)
     self.used, self.over = to, len(self.times) >= self.most
     self.times.append(dict(step=step, back_to=to, why=why))
     self.collapse.forgive()

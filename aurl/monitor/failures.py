@@ -17,7 +17,7 @@ from ..core import AurlError, TrainingError
 from ..distributed import sync_flag
 from ..tokens.vocab import vocab
 from .collapse import RollbackOnCollapse
-from ..train.learner import Budget
+from ..train.budget import Budget
 
 # %% ../../nbs/855_monitor.failures.ipynb #0a363156
 def all_finite(

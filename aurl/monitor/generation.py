@@ -25,7 +25,7 @@ from ..studies.features import features
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar
 from ..tokens.vocab import Kind, vocab
-from ..train.learner import Budget
+from ..train.budget import Budget
 
 # %% ../../nbs/840_monitor.generation.ipynb #064deb8d
 def sample_unmasked(

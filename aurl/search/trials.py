@@ -15,7 +15,7 @@ from fastcore.basics import patch, store_attr
 
 from ..config import Config
 from ..core import AurlError, ConfigError, atomic_path, try_lock, unlock, import_extra, read_json, rng, write_json
-from ..train.learner import Budget
+from ..train.budget import Budget
 from .space import Choice, Range, grid_points, nest_keys, search_space
 
 # %% ../../nbs/885_search.trials.ipynb #07717727

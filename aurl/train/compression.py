@@ -73,16 +73,20 @@ def _unpack_plane(data, size, path):
 def _blocks(path):
     "Yield the decompressed blocks of a file."
     with open(path, 'rb') as f:
-        if f.read(len(magic)) != magic: raise _damaged(path, f'is not a compressed tensor file')
+        if f.read(len(magic)) != magic: raise _damaged(path, 'is not a compressed tensor file')
         while head := f.read(4):
-            total = int.from_bytes(head, 'little')
-            if len(head) < 4 or not 0 < total <= block_bytes: raise _damaged(path, f'has a block of {total:,} bytes')
-            words = np.empty((total//_word_bytes, _word_bytes), np.uint8)
-            for i in range(_word_bytes):
-                n = int.from_bytes(_read_exactly(f, 4, path), 'little')
-                if n > len(words): raise _damaged(path, 'has a plane that is longer than its block')
-                words[:,i] = np.frombuffer(_unpack_plane(_read_exactly(f, n, path), len(words), path), np.uint8)
-            yield words.tobytes() + _read_exactly(f, total % _word_bytes, path)
+            size = int.from_bytes(head, 'little')
+            if len(head) < 4 or not 0 < size <= block_bytes: raise _damaged(path, f'has a block of {size:,} bytes')
+            yield _read_block(f, size, path)
+
+def _read_block(f, size, path):
+    "Read and decompress a block of `size` bytes."
+    words = np.empty((size//_word_bytes, _word_bytes), np.uint8)
+    for i in range(_word_bytes):
+        n = int.from_bytes(_read_exactly(f, 4, path), 'little')
+        if n > len(words): raise _damaged(path, 'has a plane that is longer than its block')
+        words[:,i] = np.frombuffer(_unpack_plane(_read_exactly(f, n, path), len(words), path), np.uint8)
+    return words.tobytes() + _read_exactly(f, size % _word_bytes, path)
 
 # %% ../../nbs/773_train.compression.ipynb #40268b05
 def expand_file(
