@@ -98,6 +98,7 @@ def _make_critic_opt(self:AdversarialTraining):
     self.critic_opt = torch.optim.Adam(self.model.critic.parameters(), self.options.lr, betas=(0., .99))
     if self.saved_opt_state is not None: self._load_critic_opt(copy.deepcopy(self.saved_opt_state))
 
+# %% ../../nbs/761_train.adversarial.ipynb #4b9e0cf5
 @patch
 def _load_critic_opt(self:AdversarialTraining, state):
     self.critic_opt.load_state_dict(state)
@@ -160,6 +161,7 @@ def _sampled_targets(self:AdversarialTraining, logits, ids, n_real, n_new, state
     choice = straight_through_sample(scores, masks, self.temperature)[1]
     return torch.where(sampled[...,None], choice, F.one_hot(targets, len(vocab)).to(scores.dtype)), sampled
 
+# %% ../../nbs/761_train.adversarial.ipynb #11810b3b
 def _with_sampled_rows(batch, probs, sampled):
     "Append the rows of `batch` once more, with the sampled targets in place of the generated stretch."
     n_context = batch.real.shape[1] - probs.shape[1]
@@ -202,6 +204,7 @@ def critic_step(self:AdversarialTraining, m:CriticBatch):
     self.current |= dict(critic_loss=loss.item(), critic_norm=norm.item(), told_apart=auc.item())
     return loss.item()
 
+# %% ../../nbs/761_train.adversarial.ipynb #5bc74d73
 @patch
 def _step_critic_opt(self:AdversarialTraining, m, loss):
     "Step the critic's optimizer, unless the gradient is not finite; return the norm of the gradient."
@@ -238,6 +241,7 @@ def after_loss(self:AdversarialTraining):
     self.learn.loss_grad = self.loss_grad + self.options.weight*self.balance.model_scale*term
     self.learn.loss = self.loss_grad.detach().clone()
 
+# %% ../../nbs/761_train.adversarial.ipynb #28d9c12d
 @patch
 def _both_steps(self:AdversarialTraining, stage):
     "Take the critic's step; return the term of the model's loss."

@@ -102,6 +102,7 @@ def swap(self:WeightAveraging):
     for p,m in pairs: p.data, m.data = m.data, p.data
     self.swapped = not self.swapped
 
+# %% ../../nbs/752_train.averaging.ipynb #efc7afb1
 @patch
 def before_validate(self:WeightAveraging):
     if not self.swapped: self.swap()
@@ -113,6 +114,7 @@ def after_fit(self:WeightAveraging):
     if self.swapped: self.swap()                                        # the training ended during validation
     if not any(type(c).__name__ == 'KeepBest' and c.weights is not None for c in self.cbs): self.finish()
 
+# %% ../../nbs/752_train.averaging.ipynb #04b43c0c
 @patch
 @torch.no_grad()
 def finish(self:WeightAveraging):

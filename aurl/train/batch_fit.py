@@ -70,6 +70,7 @@ def _trace(
         loss.backward()
     return weights, kept, meter.peak
 
+# %% ../../nbs/794_train.batch_fit.ipynb #074ebbd4
 @contextlib.contextmanager
 def _fused_attention():
     "Context manager in which attention is one fused operation, as on a GPU."
@@ -91,6 +92,7 @@ def _attention_bytes(
     weights = config.n_heads*sum(min(rows, length - i)*min(i + rows, length) for i in range(0, length, rows))
     return dtype.itemsize*(weights - 3*length*config.d_model)  # the fused operation keeps three more tensors
 
+# %% ../../nbs/794_train.batch_fit.ipynb #a5fb3f0f
 @cache
 def _build_shared_tables(mode):
     "Build the tables that models share, with real tensors."
@@ -181,9 +183,10 @@ def step_memory(
         length,
     )
 
-def _model_size(config):
-    "Number of parameters, and bytes of parameters and buffers."
-    with torch.device('meta'): model = MusicTransformerVAEGAN(config)
+# %% ../../nbs/794_train.batch_fit.ipynb #fad1faf8
+def _model_size(c):
+    "Parameters, and bytes with buffers."
+    with torch.device('meta'): model = MusicTransformerVAEGAN(c)
     n, buffers = sum(p.numel() for p in model.parameters()), sum(b.numel() for b in model.buffers())
     return n, 4*(n + buffers)
 
@@ -200,6 +203,7 @@ def _critic_saved_bytes(width, layers, rows, stretch):
         out = critic(torch.zeros(rows, stretch, len(vocab)).requires_grad_())
         return meter.now - weights, weights
 
+# %% ../../nbs/794_train.batch_fit.ipynb #a818e7b0
 def _critic_bytes(model_config, length, rows=4, steps=32, context=64):
     "Return the peak bytes of a critic step."
     c = model_config
@@ -257,10 +261,11 @@ def max_halvings(
 def windows_per_rank(
     cfg, # a configuration of a training
 )->int:
-    "Full-length windows in a batch of one process."
+    "Full-length windows per batch and rank."
     n = -(-cfg.loader.batch_tokens//cfg.length) if cfg.loader.batch_tokens else cfg.batch_size
     return max(1, -(-n//(cfg.gpus*cfg.nodes)))
 
+# %% ../../nbs/794_train.batch_fit.ipynb #17615132
 def training_memory(
     cfg,  # a configuration of a training
     model_config, # the configuration of its model
@@ -287,6 +292,7 @@ def _candidates(cfg):
         for name in _presets[_presets.index(cfg.model) + 1:]:
             yield 'model', cfg.changed(model=name), f'model={name}', 'a smaller model'
 
+# %% ../../nbs/794_train.batch_fit.ipynb #95d70dc3
 def _smaller_batches(cfg):
     "Yield the halvings of the batch."
     for k in range(1, max_halvings(cfg) + 1):
@@ -294,6 +300,7 @@ def _smaller_batches(cfg):
         cost = f'the same optimizer steps in {2**k} batches of {small.batch_size} each, a little slower'
         yield 'batch', small, 'fit_batch=true', cost
 
+# %% ../../nbs/794_train.batch_fit.ipynb #f602e8bb
 def _recomputed(cfg):
     "Yield recomputation of the layers, alone and with smaller batches."
     recomputed = cfg.changed(recompute=True)
@@ -354,6 +361,7 @@ def check_memory(
 
 _no_option = 'no change of batch, length or model alone is enough; combine them, or use a larger machine'
 
+# %% ../../nbs/794_train.batch_fit.ipynb #36a718ed
 def _option_text(options):
     "Describe the changes that make a training fit."
     if not options: return _no_option

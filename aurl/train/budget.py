@@ -140,6 +140,7 @@ _saved_fields = dict(
 def state_dict(self:Budget):
     return dict(spent=self.seconds_spent, **{k: getattr(self, name) for k, name in _saved_fields.items()})
 
+# %% ../../nbs/734_train.budget.ipynb #65222522
 @patch
 def load_state_dict(self:Budget, state):
     self.start_time = self.clock() - state['spent']
@@ -183,10 +184,11 @@ def before_validate(self:KeepBest): self.loss_sum, self.n_targets = 0., 0
 @patch
 def after_batch(self:KeepBest):
     if self.training: return
-    # targets of all ranks
+    # all ranks
     n = getattr(self.learn, 'targets_of_all', None) or int((self.yb[0] != vocab.PAD).sum())
     self.loss_sum, self.n_targets = self.loss_sum + self.loss.item()*n, self.n_targets + n
 
+# %% ../../nbs/734_train.budget.ipynb #ede10f55
 @patch
 def after_validate(self:KeepBest):
     self.learn.valid_nats = self.loss_sum/max(1, self.n_targets)
@@ -234,7 +236,7 @@ def load_state_dict(self:KeepBest, state):
 def data_epoch(
     learn # a Learner, after a batch or a validation
 )->int:
-    "Epoch of the data read last; a resumed `fit` counts its own epochs from 0."
+    "Epoch of the data read last, also resumed."
     loader = learn.dls.train
     if not hasattr(loader, 'at'): return learn.epoch
     return max(0, loader.epoch - (loader.at == 0))
@@ -269,6 +271,7 @@ def before_step(self:RunLog):
     grads = [p.grad for p in self.model.parameters() if p.grad is not None]
     if grads: self.learn.grad_norm = full_tensor(torch.nn.utils.get_total_norm(grads))
 
+# %% ../../nbs/734_train.budget.ipynb #f61c692d
 @patch
 def after_batch(self:RunLog):
     if not self.training: return
@@ -277,6 +280,7 @@ def after_batch(self:RunLog):
     if self.due: self._line()
     self._progress()
 
+# %% ../../nbs/734_train.budget.ipynb #b2b6e0e7
 @patch
 def after_validate(self:RunLog):
     valid_loss = getattr(self.learn, 'valid_nats', None)
@@ -312,6 +316,7 @@ def _line(self:RunLog):
     self.tokens, self.logged_time, self.loss_text = 0, now, f': {nats:.3f} nats'
     if self.run_budget: self.logged_pct = self.run_budget.used
 
+# %% ../../nbs/734_train.budget.ipynb #6f2bb351
 @patch
 def _more_columns(self:RunLog):
     "What other callbacks have measured."
@@ -390,6 +395,7 @@ def _best_folder(model, run):
     if run is None or getattr(run, 'quiet', False) or not hasattr(model, 'save_pretrained'): return None
     return run.path / 'model'
 
+# %% ../../nbs/734_train.budget.ipynb #927e3dea
 def _fit_until_end(learn, budget, best, cbs):
     "Fit until `budget` is used or an interruption, and leave the model in a usable state."
     with learn.no_bar(), learn.no_logging(), handle_interrupts(budget.ask):

@@ -91,6 +91,7 @@ def _batch_for(ids, length):
     "Return the windows per step."
     return next((b for b in (16, 8) if ids//(b*length) >= _min_steps), 4)
 
+# %% ../../nbs/797_train.calibrate.ipynb #05d5e21f
 def _pieces_for(lengths, speed, seconds):
     "Return how many pieces of these `lengths` can be validated as often as planned."
     max_ids, n, used = speed*_forward_speedup*seconds*_validation_share/_n_validations, 0, 0

@@ -42,9 +42,12 @@ def pack(
 # %% ../../nbs/776_train.checkpoint.ipynb #9642c321
 def _pack_tensor(tensor, tensors, at):
     t = tensor.detach().cpu().contiguous()
-    alone = t.untyped_storage().nbytes() == t.nbytes and all(t.data_ptr() != o.data_ptr() for o in tensors.values())
-    tensors[at] = t if alone else t.clone()          # safetensors refuses tensors that share memory
+    tensors[at] = t if _has_own_memory(t, tensors.values()) else t.clone()    # as safetensors requires
     return {'$tensor': at}
+
+def _has_own_memory(t, others):
+    "Whether a tensor is all of its storage, and shares it with none of `others`."
+    return t.untyped_storage().nbytes() == t.nbytes and all(t.data_ptr() != o.data_ptr() for o in others)
 
 def _pack_array(array, tensors, at):
     values = pack(array.ravel().tolist(), tensors, at)
@@ -82,7 +85,6 @@ _MARKS = 'manifest.json', 'state.json', 'model.safetensors', 'model.safetensors.
 
 def _siblings(folder):
     "Checkpoints of `folder`, valid or not."
-    folder = Path(folder)
     if not folder.is_dir(): return []
     return [
         p for p in folder.iterdir()
@@ -133,6 +135,7 @@ class _Content:
     optimizer:dict=None # its state
     training:dict=None  # the rest of a `Snapshot`
 
+# %% ../../nbs/776_train.checkpoint.ipynb #f76b1ed2
 def _content(model, optimizer):
     "Return the parts to save, of a `Snapshot` or of a model with its optimizer."
     if isinstance(model, Snapshot):
@@ -321,6 +324,7 @@ def _check_file(path, name, want):
     if header > min(_MAX_HEADER_BYTES, s.st_size):
         raise _damaged_file(path, name, f'is not readable (a header of {header:,} bytes)')
 
+# %% ../../nbs/776_train.checkpoint.ipynb #5c6f0a4a
 def _file_fault(name, s, want):
     "What is wrong with the file `name`, from its status `s`; None if nothing is."
     if not stat.S_ISREG(s.st_mode): return 'is not a plain file'
@@ -365,6 +369,7 @@ def _check_header(path, model):
         if k not in expected and math.prod(s) > max(1 << 20, 2*size):
             _refuse(path, k, list(s), 'no such weight', _same_model)
 
+# %% ../../nbs/776_train.checkpoint.ipynb #4bac42c2
 def _tensor_shapes(path):
     "Shapes of the saved weights by name, from the header of their file."
     try:
@@ -403,6 +408,7 @@ def _read_checkpoint(path, manifest):
     except (SafetensorError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f'not readable ({e})', path=path, way_out=_earlier) from e
 
+# %% ../../nbs/776_train.checkpoint.ipynb #78f46993
 def _check_settings(ck, codec, config):
     "Raise an error if codec or configuration differ from those expected."
     if codec is not None and codec != ck.codec:
@@ -449,6 +455,7 @@ def snapshot(self:Checkpoint)->Snapshot:
     optimizer = _read_tree(self.path, 'optimizer', files) if 'optimizer.json' in files else None
     return Snapshot(dict(weights=weights, shared=shared, optimizer=optimizer) | training)
 
+# %% ../../nbs/776_train.checkpoint.ipynb #f001bbf2
 def _split_shared(weights):
     "Return each tensor once, and the names of the others as {other: kept}."
     own, shared = {}, {}

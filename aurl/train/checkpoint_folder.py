@@ -36,7 +36,7 @@ def mark_suspect(
 def _newest_first(folder):
     "Checkpoints of `folder`, newest first; those without a readable manifest count as newest."
     _recover(folder)
-    return sorted(_siblings(folder), key=_age_key, reverse=True)
+    return sorted(_siblings(Path(folder)), key=_age_key, reverse=True)
 
 def _age_key(path):
     "Sort key: serial number, then the number in the name; a `best_` copy comes before the step it copies."
@@ -95,6 +95,7 @@ def thin_history(
         seen |= {(s, times[i]//s) for s in history}
     return sorted(stay)
 
+# %% ../../nbs/777_train.checkpoint_folder.ipynb #b538f211
 def _write_time(path):
     "When it was written, in seconds, by its manifest or file system."
     try: return datetime.datetime.fromisoformat(_manifest(path)['created']).timestamp()
@@ -117,6 +118,7 @@ def prune_checkpoints(
     _remove_leftovers(folder)
     return removed
 
+# %% ../../nbs/777_train.checkpoint_folder.ipynb #3dcf785b
 def _is_intact(path):
     "Whether the files of a checkpoint have their sizes."
     with contextlib.suppress(CheckpointError): return bool(verify_checkpoint(path, deep=False))
@@ -164,6 +166,7 @@ def average_checkpoints(
         unwrap_model(model).load_state_dict(out)
     return out
 
+# %% ../../nbs/777_train.checkpoint_folder.ipynb #1c11c0b0
 def _mean(newest, tensors):
     "Mean of `tensors` in the type of `newest`, or `newest` if that is not floating-point."
     if not newest.is_floating_point(): return newest

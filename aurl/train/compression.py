@@ -38,6 +38,7 @@ def _pack_block(block, level):
         out += [len(plane).to_bytes(4, 'little'), plane]
     return b''.join([*out, block[n:]])
 
+# %% ../../nbs/773_train.compression.ipynb #83772764
 def compress_file(
     source,      # a file
     dest,        # path of the compressed file
@@ -58,6 +59,7 @@ def _read_exactly(f, n, path):
     if len(got := f.read(n)) != n: raise _damaged(path, 'ends in the middle of a block')
     return got
 
+# %% ../../nbs/773_train.compression.ipynb #a2569d35
 def _unpack_plane(data, size, path):
     "Decompress a plane to `size` bytes."
     if len(data) == size: return data
@@ -79,6 +81,7 @@ def _blocks(path):
             if len(head) < 4 or not 0 < size <= block_bytes: raise _damaged(path, f'has a block of {size:,} bytes')
             yield _read_block(f, size, path)
 
+# %% ../../nbs/773_train.compression.ipynb #18dbea57
 def _read_block(f, size, path):
     "Read and decompress a block of `size` bytes."
     words = np.empty((size//_word_bytes, _word_bytes), np.uint8)

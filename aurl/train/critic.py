@@ -143,6 +143,7 @@ def update(self:Balance,
     self.critic_scale = self._towards(self.critic_scale, min(high, max(low, ratio**-self.gain)))
     self.model_scale = self._towards(self.model_scale, min(low**-.5, max(high**-.5, ratio**(self.gain/2))))
 
+# %% ../../nbs/760_train.critic.ipynb #0d1923d5
 @patch
 def _towards(self:Balance, now, target):
     "Move a factor towards its target, by at most `max_change`."

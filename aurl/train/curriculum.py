@@ -111,7 +111,7 @@ def complexity(
 def _measures(): return ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)
 
 def _check_measure(name):
-    "Return `name` if pieces can be ordered by it; otherwise raise an error."
+    "Return `name` if pieces can be ordered by it."
     names = list(_measures())
     if name in names: return name
     raise ConfigError(f'no curriculum by {name!r}{suggest(name, names)}', way_out=f"choose from {', '.join(names)}")
@@ -231,6 +231,7 @@ def stage_indices(
     stages = {w:i for i,entry in enumerate(order) for w in entry.split('|')}
     return np.array([stages.get(str(v), len(order)) for v in values], np.int64)
 
+# %% ../../nbs/764_train.curriculum.ipynb #bf730e20
 @patch
 def open_stages(self:CurriculumConfig,
     level:float, # epoch, or the level if adaptive
@@ -277,6 +278,7 @@ def open_to(self:CurriculumLoader,
         is_open[np.argmin(sum(np.argsort(np.argsort(self._values(n))) for n in self.difficulty))] = True
     return is_open
 
+# %% ../../nbs/764_train.curriculum.ipynb #59539cee
 @patch
 def _open_by(self:CurriculumLoader, name, level):
     "Which pieces are easy enough by one measure."
@@ -290,6 +292,7 @@ def _open_by(self:CurriculumLoader, name, level):
     if below.any() or done >= 1: return below | (done >= 1)
     return easiest & (v <= v.min())
 
+# %% ../../nbs/764_train.curriculum.ipynb #6cd74b1b
 @patch
 def _values(self:CurriculumLoader, name, progress=None):
     "Difficulty of the pieces by a measure, one value for each."
@@ -312,6 +315,7 @@ def _piece_stages(self:CurriculumLoader):
                           self.store.path, f'values: {", ".join(present[:20])}')
     return stage_indices(own, order)
 
+# %% ../../nbs/764_train.curriculum.ipynb #425c7394
 @patch
 def _windows(self:CurriculumLoader, epoch, length):
     return self._mixed(self.pieces[self.open_to(self.level(epoch))], epoch, length)
@@ -323,6 +327,7 @@ def _length(self:CurriculumLoader, epoch):
     share = self.pace.open_share(self.level(epoch))
     return self.length if share >= 1 else max(16, int(self.length*share)//16*16)
 
+# %% ../../nbs/764_train.curriculum.ipynb #5bd749fc
 @patch
 def set_level(self:CurriculumLoader,
     epoch:int, # the first epoch at this level

@@ -33,11 +33,9 @@ from ..losses.texture import n_form_parts, self_similarity, pitch_counts
 # %% ../../nbs/785_train.distill.ipynb #02091bca
 def _teacher_example():
     "Return loss inputs of a few bars, with random teacher logits."
-    h = example_inputs()
-    h.more = dict(
-        teacher=torch.randn(h.logits.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64),
-        temperature=2.0,
-    )
+    h, g = example_inputs(), torch.Generator().manual_seed(9)
+    teacher = torch.randn(h.logits.shape, generator=g, dtype=torch.float64)
+    h.more = dict(teacher=teacher, temperature=2.)
     return h
 
 @register_loss('teacher_output', unit='nats per token', needs='teacher', sample=_teacher_example)
@@ -59,6 +57,7 @@ def teacher_harmony_loss(h:LossInputs):
     )
     return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.chance(Kind.NOTE_ON))
 
+# %% ../../nbs/785_train.distill.ipynb #1a9065d7
 @register_loss('teacher_rhythm', unit='squared octaves', needs='teacher', sample=_teacher_example)
 def teacher_rhythm_loss(h:LossInputs):
     "Squared difference of the expected duration from the teacher's, in octaves."
@@ -104,6 +103,7 @@ def teacher_attention_loss(h:LossInputs):
 # %% ../../nbs/785_train.distill.ipynb #65c2fcb0
 kinds_with_attention_maps = FullAttention, SlidingWindowAttention
 
+# %% ../../nbs/785_train.distill.ipynb #7404002b
 def attention_map(
     layer,       # an `Attention` of kind full or sliding_window
     x:Tensor,    # (batch, time, d_model): its input
@@ -119,6 +119,7 @@ def attention_map(
     weights = scores.masked_fill(_hidden_keys(layer, rows, t), -1e9).softmax(-1).mean(1)
     return (weights + 1e-9).log()
 
+# %% ../../nbs/785_train.distill.ipynb #38569cb1
 def _hidden_keys(layer, rows, t):
     "Keys that the queries at `rows` cannot attend to, (n, time) bool."
     keys = torch.arange(t, device=rows.device)
@@ -227,6 +228,7 @@ def before_fit(self:Distill):
         self._make_projections(len(pairs), student.config.d_model, teacher.config.d_model)
     if self.projections is not None: self.projections.to(self.dls.device)
 
+# %% ../../nbs/785_train.distill.ipynb #06eddf91
 @patch
 def _recorder(self:Distill, model, layers):
     "Record features of `layers` and attention of the last layer."
@@ -276,6 +278,7 @@ def _teacher_outputs(self:Distill):
         more['teacher_features'] = torch.stack([split(f) for f in theirs.features()])
     return more | self._attention_maps(ours, theirs) if self.attention else more
 
+# %% ../../nbs/785_train.distill.ipynb #00565c8e
 def _unchanged(x): return x
 
 @patch

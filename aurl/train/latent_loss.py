@@ -82,6 +82,7 @@ def after_loss(self:KLLoss):
     # other schedules need no device synchronization
     if self.beta.kind == 'adaptive': self.last_kl = self._mean_kl()
 
+# %% ../../nbs/740_train.latent_loss.ipynb #f868f7df
 @patch
 def _mean_kl(self:KLLoss):
     "KL divergence per piece, of all ranks."
@@ -101,6 +102,7 @@ def _measure_valid(self:KLLoss, nats, tokens):
     self.valid_batches.append((n, tokens.item()*n, reconstruction, {k:v.item()*n for k,v in nats.items()}))
     self.learn.loss = self.loss + sum(nats.values())/tokens
 
+# %% ../../nbs/740_train.latent_loss.ipynb #2f9495a2
 @patch
 def after_batch(self:KLLoss):
     if not self.training: return
@@ -121,6 +123,7 @@ def after_pred(self:KLLoss):
     if not self.training and self.learn.output.clouds:
         self.posterior_means.append({k:c.mean.float() for k,c in self.learn.output.clouds.items()})
 
+# %% ../../nbs/740_train.latent_loss.ipynb #fde14f17
 @patch
 def after_validate(self:KLLoss):
     self.model.latent.noise = None
@@ -133,6 +136,7 @@ def after_validate(self:KLLoss):
         active = {f'active_{k}':n for k,n in self.active.items()}
         self.experiment.log(step=self.step, **active, **self.valid_metrics)
 
+# %% ../../nbs/740_train.latent_loss.ipynb #db539e13
 def _valid_metrics(batches, levels):
     "KL divergence of each level per piece, and reconstruction loss and KL in nats per token: together `valid_loss`."
     pieces, tokens, reconstruction = (sum(b[i] for b in batches) for i in range(3))

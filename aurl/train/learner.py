@@ -139,7 +139,7 @@ class ValidEvery(Callback):
 
     @property
     def due(self):
-        "Whether a validation is due; the time is that of rank 0."
+        "Whether to validate, by rank 0's time."
         if self.train_iter <= self.last_step: return False
         if self.steps: return self.train_iter % self.steps == 0
         return sync_flag(self.clock() - self.last_time >= self.seconds)
@@ -161,6 +161,7 @@ def before_train(self:ValidEvery):
 def after_batch(self:ValidEvery):
     if self.training and self.due: self._interrupt_for_validation()
 
+# %% ../../nbs/735_train.learner.ipynb #208a9b43
 @patch
 def _interrupt_for_validation(self:ValidEvery):
     self.interrupted = True

@@ -78,6 +78,7 @@ def block_size(
     best = max(k for k in range(1, min(n, block) + 1) if n % k == 0)
     return best if 4*best >= min(n, block) else n
 
+# %% ../../nbs/730_train.muon.ipynb #df8476e1
 def to_blocks(
     m:Tensor,     # (rows, columns)
     block:int=64, # units in a block, at most
@@ -87,6 +88,7 @@ def to_blocks(
     side = m if rows > columns else m.T
     return side.unflatten(0, (-1, block_size(len(side), block)))
 
+# %% ../../nbs/730_train.muon.ipynb #b7962b0b
 def from_blocks(
     blocks:Tensor, # of `to_blocks`
     shape:tuple,   # of the matrix

@@ -28,6 +28,7 @@ from ..losses.base import LossInputs, find_loss, losses
 # %% ../../nbs/743_train.objectives.ipynb #907ab642
 ramp_shapes = ('linear', 'cosine', 'step')
 
+# %% ../../nbs/743_train.objectives.ipynb #f163fe2b
 @dataclass(frozen=True)
 class Ramp:
     "Schedule of a weight over the training."
@@ -158,6 +159,7 @@ def mean_over_ranks(
     torch.distributed.all_reduce(sums)
     return out, {n:s.to(v.dtype) for (n,v),s in zip(out.items(), sums)}
 
+# %% ../../nbs/743_train.objectives.ipynb #596368a8
 def _mean_parts(parts): return {n:sum(values)/len(values) for n,values in parts.items()}
 
 # %% ../../nbs/743_train.objectives.ipynb #d9a6bf59
@@ -213,6 +215,7 @@ def after_loss(self:MusicLosses):
     self.learn.loss_grad = self._weighted_sum(parts.pop('main'), parts, weights)
     self.learn.loss = self.learn.loss_grad.detach().clone()
 
+# %% ../../nbs/743_train.objectives.ipynb #5cd5f4c7
 @patch
 def _weighted_sum(self:MusicLosses, main, parts, weights):
     if self.uncertainty is None: return main + sum(weights[n]*v for n,v in parts.items())
@@ -238,6 +241,7 @@ def after_step(self:MusicLosses):
     if not self.step_canceled: self._step_precisions()
     self.weight_optimizer.zero_grad()
 
+# %% ../../nbs/743_train.objectives.ipynb #f9488fcf
 @patch
 def _step_precisions(self:MusicLosses):
     "Step the precisions with the mean of the finite gradients of all ranks."
@@ -260,6 +264,7 @@ def after_batch(self:MusicLosses):
     self.history.append(self._line())
     if self.experiment is not None: self.experiment.log(**self.history[-1])
 
+# %% ../../nbs/743_train.objectives.ipynb #e72306e2
 @patch
 def _line(self:MusicLosses):
     "A line of the log: the losses, the weights that change, and the precisions."
@@ -283,6 +288,7 @@ def _add_valid(self:MusicLosses, h):
         sums = np.array([(v.item()*n, n) for (v,_),n in zip(means, counts)])
         self.valid_sums[name] = self.valid_sums.get(name, 0.) + sums
 
+# %% ../../nbs/743_train.objectives.ipynb #9e746a2f
 @patch
 def after_validate(self:MusicLosses):
     ranks = all_gather_objects(self.valid_sums)

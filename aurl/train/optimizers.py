@@ -73,6 +73,7 @@ def param_groups(
     ordered = [dict(params=ps, rate=rate, muon=muon) for (muon, rate), ps in groups.items()]
     return sorted(ordered, key=itemgetter('muon'), reverse=True)
 
+# %% ../../nbs/746_train.optimizers.ipynb #8afd659b
 def _part_fault(parts):
     "What is wrong with names of parts; None if nothing is."
     bad = next((k for k in parts if k not in model_parts), None)
@@ -121,6 +122,7 @@ def optimizer_names()->list:
     else: more = ['sophia', *pytorch_optimizer.get_supported_optimizers()]
     return sorted({'muon', *_torch_optimizers, *more} - set(_unsupported))
 
+# %% ../../nbs/746_train.optimizers.ipynb #00feea5a
 def check_optimizer_name(
     name:str # of an optimizer, in any spelling
 )->str:      # its key
@@ -272,6 +274,7 @@ def _optimizer_class(self:OptimizerConfig):
     if self.name == 'sophia': return _sophia()
     return import_extra('pytorch_optimizer', 'optim').load_optimizer(self.name)
 
+# %% ../../nbs/746_train.optimizers.ipynb #e8373d7b
 @patch
 def _group(self:OptimizerConfig, g, lr):
     "A group of `param_groups` as the optimizer takes it."
@@ -332,6 +335,7 @@ def learner_options(self:OptimizerConfig,
         cbs=self._callbacks(),
     )
 
+# %% ../../nbs/746_train.optimizers.ipynb #1555251f
 @patch
 def _groups(self:OptimizerConfig, model): return param_groups(model, self.layer_decay, self.scales)
 

@@ -56,6 +56,7 @@ def learner_kwargs(
     clip = GradientClipping(cfg.clip) if cfg.clip.kind != 'none' else 0
     return dict(lr=cfg.lr, optimizer=cfg.optimizer, clip=clip, smoothing=cfg.smoothing, cbs=cbs, **how)
 
+# %% ../../nbs/767_train.options.ipynb #cb9051bf
 def _optional_callbacks(cfg):
     "Callbacks of the options that are set."
     cbs = []

@@ -61,6 +61,7 @@ def distributed_context(
         torch.distributed.destroy_process_group()
         _remove_launch_dir()
 
+# %% ../../nbs/788_train.parallel.ipynb #bfe46299
 def _rank_device(kind):
     "Device of this rank; a GPU is selected for the process."
     if kind != 'cuda': return torch.device(kind)
@@ -90,7 +91,7 @@ class DistributedTraining(Callback):
     order, goes_back = 50, False       # after all terms of the loss are added, before the optimizer step
     def __init__(self,
         rank_info:RankInfo,   # of this process
-        use_ddp:bool=True, # use `DistributedDataParallel`; a sharded model averages its gradients itself
+        use_ddp:bool=True, # wrap in `DistributedDataParallel`, unless sharded
     ): self.rank_info, self.use_ddp, self.wrapped_model, self.shared_clock = rank_info, use_ddp, None, 0.
 
     def before_fit(self):
@@ -181,6 +182,7 @@ def shard_model(
     for block in model.trunk.blocks: fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
+# %% ../../nbs/788_train.parallel.ipynb #55ddd4d2
 def distribute_learner(
     learn,            # from `music_learner`
     rank_info:RankInfo=None, # of this process; None: the current one
@@ -241,6 +243,7 @@ def _rendezvous(gpus, nodes, node_rank, master_addr):
     static = [f'--nnodes={nodes}', f'--node-rank={node_rank}', '--rdzv-backend=static']
     return [*static, f'--master-addr={host}', f'--master-port={port}']
 
+# %% ../../nbs/788_train.parallel.ipynb #5008ef53
 def _worker_env(stop_file, env):
     "Environment of the processes; they stop when `stop_file` exists or this process does not."
     threads = dict(OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'))

@@ -40,12 +40,13 @@ def activation_bytes(
     context=contextlib.nullcontext, # context manager of the forward pass, such as `autocast`
 )->tuple:            # bytes independent of the batch, and bytes per window
     "Return the bytes kept for the backward pass, measured in four small models and extrapolated linearly to `config`."
-    c = model_config_of(config)
+    c = model_config_of(config).changed(checkpoint=recompute)
     heads, layers = (2, 4), (1, 2)
-    small = {(h, l):_activation_line(_narrow(c, h, l), length, recompute, context) for h in heads for l in layers}
+    small = {(h, l):_activation_line(_narrow(c, h, l), length, context) for h in heads for l in layers}
     per_window = {key:each for key, (_, each) in small.items()}
     return _batch_independent_bytes(c, small[4, 1][0], small[4, 2][0]), _extrapolate(per_window, c.n_heads, c.n_layers)
 
+# %% ../../nbs/791_train.parallel_plan.ipynb #6e6f66ff
 def _narrow(c, n_heads, n_layers):
     "A model like `c` with fewer heads and layers; the heads keep their width."
     width = n_heads*(c.d_model//c.n_heads)
@@ -53,7 +54,7 @@ def _narrow(c, n_heads, n_layers):
 
 # %% ../../nbs/791_train.parallel_plan.ipynb #5d202874
 def _extrapolate(values, n_heads, n_layers):
-    "Extrapolate values of 2 and 4 heads and of 1 and 2 layers linearly."
+    "Extrapolate values of 2 and 4 heads, 1 and 2 layers."
     single, double = (values[2, l] + (values[4, l] - values[2, l])*(n_heads - 2)/2 for l in (1, 2))
     return single + (double - single)*(n_layers - 1)
 
@@ -64,10 +65,10 @@ def _batch_independent_bytes(c, single, double):
     return layer*n/n_small*c.n_layers + (single - layer)*c.n_heads/4
 
 # %% ../../nbs/791_train.parallel_plan.ipynb #51fb327d
-def _activation_line(config, length, recompute, context):
+def _activation_line(config, length, context):
     "Bytes independent of the batch, and per window."
     with _as_on_gpu():
-        model = MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train()
+        model = MusicTransformerVAEGAN(config).train()
         return saved_activation_bytes(model, length, context)
 
 @contextlib.contextmanager

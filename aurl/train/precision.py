@@ -34,6 +34,7 @@ class Autocast(Callback):
 # %% ../../nbs/732_train.precision.ipynb #874b2d9e
 _max_skips_in_a_row = 30     # each skipped step halves the factor
 
+# %% ../../nbs/732_train.precision.ipynb #5f5ad271
 class LossScaling(Callback):
     "Scale the loss in float16, unscale the gradients, and skip steps that overflow; idle in other formats."
     order, goes_back = -5.6, False        # before callbacks that read gradients in `before_step`
@@ -62,6 +63,7 @@ def _accumulation(self:LossScaling):
     "The callback that accumulates several batches in a step, or None."
     return next((c for c in self.cbs if hasattr(c, 'completes_step')), None)
 
+# %% ../../nbs/732_train.precision.ipynb #52c0091a
 @patch
 def _make_scaler(self:LossScaling):
     scale = self.init_scale
@@ -72,6 +74,7 @@ def _make_scaler(self:LossScaling):
     if self.pending_state: self.scaler.load_state_dict(self.pending_state)
     self.pending_state = None
 
+# %% ../../nbs/732_train.precision.ipynb #1fefcb51
 @patch
 def before_backward(self:LossScaling):
     if not self.in_float16:
@@ -88,6 +91,7 @@ def _scaled_params(self:LossScaling):
     own = [p for c in self.cbs for p in getattr(c, 'own_parameters', tuple)() if p.grad is not None]
     return SimpleNamespace(param_groups=[dict(params=params + own)])
 
+# %% ../../nbs/732_train.precision.ipynb #ef93a31a
 @patch
 def before_step(self:LossScaling):
     self.overflow = False
@@ -112,6 +116,7 @@ def _found_nonfinite(self:LossScaling)->bool:
     self.scaler.step(self.unscaled_params)
     return self.nonfinite_here
 
+# %% ../../nbs/732_train.precision.ipynb #ba2615dc
 @patch
 def after_step(self:LossScaling):
     if self.unscaled_params is None: return

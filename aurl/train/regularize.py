@@ -20,11 +20,10 @@ from .precision import Autocast
 
 # %% ../../nbs/758_train.regularize.ipynb #d98c52fb
 def _trunk_of(model):
-    "Return the trunk of `model`, the module that embeds ids."
-    if not hasattr(model, 'trunk'):
-        raise ModelError(f'a {type(model).__name__} has no trunk that reads ids',
-                         way_out='give a MusicTransformerVAEGAN')
-    return model.trunk
+    "The module of `model` that embeds ids."
+    if hasattr(model, 'trunk'): return model.trunk
+    raise ModelError(f'a {type(model).__name__} has no trunk that reads ids',
+                     way_out='give a MusicTransformerVAEGAN')
 
 # %% ../../nbs/758_train.regularize.ipynb #4ce86e7d
 class TokenDropout(Callback):

@@ -21,7 +21,7 @@ from .state import capture_state
 reproducibility_levels = ('seeded', 'deterministic', 'verified')
 
 def check_reproducibility(level:str)->str:
-    "Return `level` if it is valid; otherwise raise an error."
+    "Return `level` if it is valid."
     if level not in reproducibility_levels:
         raise ConfigError(f'reproducible={level!r}', way_out=f"choose from {', '.join(reproducibility_levels)}")
     return level
@@ -43,6 +43,7 @@ def reproducible(
         _set_determinism(*settings)
         if workspace is None: os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
 
+# %% ../../nbs/779_train.reproducibility.ipynb #d0be0f12
 def _determinism():
     "What `_set_determinism` sets."
     cudnn = torch.backends.cudnn
@@ -139,6 +140,7 @@ def compare_runs(
         _different_settings(a.config, b.config),
     )
 
+# %% ../../nbs/779_train.reproducibility.ipynb #80a6853a
 def _different_settings(a, b):
     "Keys that two configurations set differently."
     return sorted(k for k in a.keys() | b.keys() if k not in _ignored_settings and a.get(k) != b.get(k))

@@ -53,6 +53,7 @@ def _use_averaged_weights(model, snapshot):
     with torch.no_grad():
         for p,m in zip(own, state['mean']): p.copy_(m)
 
+# %% ../../nbs/782_train.saved_models.ipynb #f65857c7
 def model_from_checkpoint(
     path,         # a checkpoint of a run
     device='cpu', # device of the model
@@ -87,6 +88,7 @@ def _at_step(folder, step):
                               f'choose step={", ".join(map(str, sorted(steps)))}' if steps else 'use RUN itself')
     return steps[step]
 
+# %% ../../nbs/782_train.saved_models.ipynb #e707d324
 def _newest_good(folder, max_count):
     "Return the newest good checkpoints, at most `max_count`."
     good = []
@@ -141,6 +143,7 @@ def _load_choice(run, choice, device):
     if choice: return model, run, f'{run.name}: {what}'
     return model, run, f'{run.name} has no model yet; using its newest good checkpoint, {what}'
 
+# %% ../../nbs/782_train.saved_models.ipynb #a32a2315
 def _load_one(path, choice, device):
     "Return model, run and line of one checkpoint."
     if choice:

@@ -81,6 +81,7 @@ def at(self:ScheduleConfig,
     if kind == 'exponential': return max(self.final, 1e-6)**t
     return self.final + (1 - self.final)*self._decay(t)
 
+# %% ../../nbs/749_train.schedules.ipynb #86c642ce
 @patch
 def _decay(self:ScheduleConfig, t):
     "Decay at time `t`, 0 … 1."

@@ -62,6 +62,7 @@ class Stage:
     cfg:Config    # configuration of its training
     number:int=0  # position, from 1
 
+# %% ../../nbs/770_train.stages.ipynb #e7e574ae
 def parse_stages(
     cfg:Config, # of a run, with `stages`, `steps` and `minutes`
 )->list:        # of `Stage`
@@ -130,6 +131,7 @@ def _divide_budget(stages, cfg):
 
 def _has_own_budget(stage): return bool(stage.end.steps or stage.end.minutes)
 
+# %% ../../nbs/770_train.stages.ipynb #2315f7d7
 def _equal_share(ends):
     "Share of each stage that has no share of its own."
     left = 1 - sum(end.share or 0 for end in ends)
@@ -191,7 +193,7 @@ class StageRun:
         return self.parent.progress(what, share, f'{self.stage.name}: {line}')
 
     def metrics(self):
-        "Lines of this stage, with steps counted from its beginning."
+        "Lines of this stage."
         lines = [m for m in self.parent.metrics() if m.get('stage') == self.stage.name]
         return [m | dict(step=m['step'] - self.steps_before) if m.get('step') is not None else m for m in lines]
 
@@ -204,6 +206,7 @@ class StageRun:
 # %% ../../nbs/770_train.stages.ipynb #c9ecd27a
 def _no_checkpoint(run): return None
 
+# %% ../../nbs/770_train.stages.ipynb #123510a6
 def run_stages(
     run,     # an `Experiment`
     stages,  # from `parse_stages`
@@ -239,6 +242,7 @@ def _finished_learner(run, learn, steps_done):
     run.say('all stages are finished, nothing is left to train')
     return learn
 
+# %% ../../nbs/770_train.stages.ipynb #3bbb15aa
 def _train_stage(run, n_stages, build, train, previous, find_checkpoint, more):
     "Train one stage; return the learner, its loss, and why the stage ended (None: it was interrupted)."
     stage = run.stage

@@ -38,6 +38,7 @@ def copy_to_cpu(
     copies = [copy_to_cpu(v, f'{at}/{i}', keep_tensors) for i,v in enumerate(tree)]
     return tuple(copies) if isinstance(tree, tuple) else copies
 
+# %% ../../nbs/738_train.state.ipynb #57263392
 def _copy_tensor(tensor, keep):
     full = full_tensor(tensor.detach())              # of a sharded tensor; all ranks must take part
     return full.to('cpu', copy=True).contiguous() if keep else None
@@ -111,6 +112,7 @@ def _callback_state(cb):
     if names := [n for n in _fastai_attrs.get(type(cb).__name__, ()) if n in vars(cb)]:
         return {n:getattr(cb, n) for n in names}
 
+# %% ../../nbs/738_train.state.ipynb #1e089f9a
 def _load_callback_state(cb, state):
     if callable(getattr(type(cb), 'load_state_dict', None)): cb.load_state_dict(state)
     else:
@@ -169,6 +171,7 @@ def _callback_states(cbs):
     states = [(c, _callback_state(c)) for c in cbs]
     return [[type(c).__name__, s, getattr(type(c), 'goes_back', True)] for c,s in states if s is not None]
 
+# %% ../../nbs/738_train.state.ipynb #145f1421
 def _own_state(x):
     "State of an object whose class can save it, or None."
     return x.state_dict() if callable(getattr(type(x), 'state_dict', None)) else None
@@ -186,6 +189,7 @@ def _progress(learn):
 def _refuse_mismatch(what, got, wanted, way_out='build the learner as it was when the snapshot was taken'):
     raise CheckpointError(f'{what}: the snapshot has {got}, expected is {wanted}', way_out=way_out)
 
+# %% ../../nbs/738_train.state.ipynb #9e395753
 def check_weights(
     weights:dict,    # by name
     model:nn.Module, # model to load them into
@@ -231,6 +235,7 @@ def _load_optimizer_state(opt, state):
         for p,s in getattr(o, 'state', {}).items():
             if hasattr(p, 'full_tensor'): _shard_state(p, s)
 
+# %% ../../nbs/738_train.state.ipynb #63370d6e
 def _shard_state(p, state):
     "Shard the tensors of an optimizer's state like the parameter `p`."
     for k,v in list(state.items()):
@@ -271,6 +276,7 @@ def _restore_callback(cb, state, with_progress):
     if with_progress: _load_callback_state(cb, copy_to_cpu(state))
     elif getattr(type(cb), 'goes_back', True): _load_callback_state(cb, _keep_own_step(cb, copy_to_cpu(state)))
 
+# %% ../../nbs/738_train.state.ipynb #887a743a
 def _restore_progress(learn, parts):
     "Restore step, position in the data, and random generators."
     step, others = parts['progress']['step'], parts.get('others') or ()
@@ -298,6 +304,7 @@ def digest(self:Snapshot,
     for name in parts or ('weights', 'optimizer', 'random'): _hash_tree(self.parts[name], h)
     return h.hexdigest()
 
+# %% ../../nbs/738_train.state.ipynb #594e8731
 def _hash_tree(x, h):
     "Add a tree of values to the hash `h`."
     if isinstance(x, torch.Tensor):
