@@ -9,7 +9,8 @@ from fastai.callback.core import Callback, CancelFitException
 from aurl.core import CheckpointError, rng, seed_everything
 from aurl.models.vae_gan import MusicTransformerVAEGAN
 from aurl.data.store import prepare
-from aurl.train.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint, verify_checkpoint
+from aurl.train.checkpoint import load_checkpoint, save_checkpoint, verify_checkpoint
+from aurl.train.checkpoint_folder import prune_checkpoints
 from aurl.train.learner import music_learner
 from aurl.monitor.checkpoints import CheckpointCallback, load_newest_checkpoint
 from aurl.train.state import ResumeFrom, restore_state, capture_state
@@ -30,9 +31,9 @@ def music(folder, pieces=12, notes=14):
 
 
 def _gan():
-    from aurl.train.adversarial import AdversarialTraining
+    from aurl.train.adversarial import AdversarialConfig, AdversarialTraining
     from aurl.train.latent_loss import KLLoss
-    return [KLLoss(), AdversarialTraining(warmup_pct=0., rollout_windows=2, rollout_length=6, context=12, sample_every=0, r1_every=3)]
+    return [KLLoss(), AdversarialTraining(AdversarialConfig(warm=0., rows=2, steps=6, context=12, guess=0), penalty_every=3)]
 
 def _latent():
     from aurl.train.latent_loss import KLLoss

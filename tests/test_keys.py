@@ -251,7 +251,7 @@ def plain(cb):
     out = {
         k: v
         for k, v in vars(cb).items()
-        if simple(v) and k not in ('since', 'began', 'mark', 'last_check', 'learn', 'path', 'config', 'state')
+        if simple(v) and k not in ('since', 'began', 'last_time', 'mark', 'learn', 'path', 'config', 'state')
     }
     for name in ('how', 'options'):
         if isinstance(getattr(cb, name, None), Config): out[name] = getattr(cb, name).flat()
@@ -275,7 +275,7 @@ def stepping(cb, n=14):
         if isinstance(cb, WeightAveraging):
             with torch.no_grad(): model.weight.add_(1.)
             cb.after_step()
-            seen.append(next(cb.mean.module.parameters()).clone())
+            seen.append(next(cb.averaged.module.parameters()).clone())
         else:
             model.weight.grad = torch.tensor([[1., 2., 3.]])*(i + 1)
             cb.before_step()

@@ -47,7 +47,7 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
     from aurl.commands.run_data import open_store, train_valid_split
     from aurl.commands.training import final_status, train_stages
     from aurl.config import make_config
-    from aurl.train.learner import Budget
+    from aurl.train.budget import Budget
 
     def sitting(out, stop=0):
         asked = make_config(

@@ -20,7 +20,7 @@ from aurl.monitor.checkpoints import load_newest_checkpoint
 from aurl.train.saved_models import load_model
 from aurl.config import make_config
 from aurl.core import ConfigError, TrainingError, read_json
-from aurl.train.learner import Budget
+from aurl.train.budget import Budget
 from common import root
 
 

@@ -10,6 +10,7 @@ import math, statistics, time
 from collections.abc import Callable
 
 from fastai.callback.core import Callback, CancelFitException
+from fastcore.meta import delegates
 from pydantic import Field
 
 from ..config import Config
@@ -23,11 +24,11 @@ class StepTimes(Callback):
     order = 90                                # after everything that belongs to a step
     def __init__(self,
         seconds:float=1.5,  # total time to measure
-        least:int=2,        # fewest steps
-        most:int=8,         # most steps
+        min_steps:int=2,    # fewest steps
+        max_steps:int=8,    # most steps
         clock=time.perf_counter, # returns seconds
     ):
-        self.limit, self.least, self.most, self.clock = seconds, least, most, clock
+        self.seconds, self.min_steps, self.max_steps, self.clock = seconds, min_steps, max_steps, clock
         self.times, self.last = [], None
     def after_batch(self):
         if not self.training: return
@@ -36,16 +37,17 @@ class StepTimes(Callback):
         if self.last is not None: self.times.append(now - self.last)
         self.last = now
         n = len(self.times)
-        if n >= self.most or n >= self.least and sum(self.times) >= self.limit: raise CancelFitException
+        if n >= self.max_steps or n >= self.min_steps and sum(self.times) >= self.seconds: raise CancelFitException
 
 # %% ../../nbs/797_train.calibrate.ipynb #4be4fccc
+@delegates(StepTimes)
 def training_speed(
     learn,    # a fastai Learner, discarded afterwards
     **kwargs  # for `StepTimes`
 )->float:     # ids per second
     "Measure how many ids per second `learn` trains on."
     times = StepTimes(**kwargs)
-    with learn.no_bar(), learn.no_logging(): learn.fit(times.most + 1, cbs=[times])
+    with learn.no_bar(), learn.no_logging(): learn.fit(times.max_steps + 1, cbs=[times])
     if not times.times:
         raise ConfigError('too little data to time a training step', way_out='set model= and batch_size=, or steps=')
     return learn.dls.train.bs*learn.dls.train.length/max(1e-9, statistics.median(times.times))
@@ -61,36 +63,39 @@ class TrainingPlan(Config):
     ids: int = Field(0, ge=0, description='estimated number of ids trained on')
     reasons: tuple[str, ...] = Field((), description='reasons for the choices')
 
+# %% ../../nbs/797_train.calibrate.ipynb #c9d554eb
 _min_ids, _min_steps, _n_validations, _validation_share, _forward_speedup = 600_000, 200, 12, .1, 3
 
 def plan_steps(
     steps:int,         # steps of the training
-    n_held:int,        # held-out pieces
+    n_valid:int,       # held-out pieces
     model:str='auto',  # a preset, or auto
     batch_size:int=0,  # windows per step; 0: 16
 )->TrainingPlan:
     "Return the plan for a number of steps, the same on every machine."
     plan = dict(model='song' if model == 'auto' else model, batch_size=batch_size or 16)
-    return TrainingPlan(**plan, valid_every=-(-steps//_n_validations), valid_pieces=n_held,
+    return TrainingPlan(**plan, valid_every=-(-steps//_n_validations), valid_pieces=n_valid,
                         reasons=(f'steps={steps} is given, so nothing was timed',))
 
 # %% ../../nbs/797_train.calibrate.ipynb #3fadbad9
-def _model_for(model, speed_of, seconds):
+def _model_for(model, measure_speed, seconds):
     "Return preset, ids per second, and the reason."
-    if model != 'auto': return model, speed_of(model), f'model={model} was given'
-    fits = int((song := speed_of('song'))*seconds)
-    words = f'`song` trains on {song:,.0f} ids per second here, {fits:,} in the time'
-    if fits >= _min_ids: return 'song', song, f'{words}: enough'
-    return 'song_small', speed_of('song_small'), f'{words}: too few, so `song_small`'
+    if model != 'auto': return model, measure_speed(model), f'model={model} was given'
+    speed = measure_speed('song')
+    ids = int(speed*seconds)
+    text = f'`song` trains on {speed:,.0f} ids per second here, {ids:,} in the time'
+    if ids >= _min_ids: return 'song', speed, f'{text}: enough'
+    return 'song_small', measure_speed('song_small'), f'{text}: too few, so `song_small`'
 
 def _batch_for(ids, length):
     "Return the windows per step."
     return next((b for b in (16, 8) if ids//(b*length) >= _min_steps), 4)
 
+# %% ../../nbs/797_train.calibrate.ipynb #05d5e21f
 def _pieces_for(lengths, speed, seconds):
     "Return how many pieces of these `lengths` can be validated as often as planned."
-    room, n, used = speed*_forward_speedup*seconds*_validation_share/_n_validations, 0, 0
-    while n < len(lengths) and (n < 8 or used + lengths[n] <= room):
+    max_ids, n, used = speed*_forward_speedup*seconds*_validation_share/_n_validations, 0, 0
+    while n < len(lengths) and (n < 8 or used + lengths[n] <= max_ids):
         used += lengths[n]
         n += 1
     return n
@@ -98,7 +103,7 @@ def _pieces_for(lengths, speed, seconds):
 # %% ../../nbs/797_train.calibrate.ipynb #b2be8bcb
 def plan_training(
     minutes:float,     # time limit of the training
-    speed_of:Callable, # function from a preset to its ids per second, measured when called
+    measure_speed:Callable, # function from a preset to its ids per second, measured when called
     lengths,           # ids of each held-out piece, in order of use
     length:int=384,    # ids per window
     model:str='auto',  # a preset, or auto
@@ -106,38 +111,33 @@ def plan_training(
 )->TrainingPlan:
     "Return the plan for `minutes` on this machine."
     seconds = minutes*60*(1 - _validation_share)
-    model, speed, why = _model_for(model, speed_of, seconds)
+    model, speed, reason = _model_for(model, measure_speed, seconds)
     ids = int(speed*seconds)
     batch = batch_size or _batch_for(ids, length)
-    steps = ids//(batch*length)
-    reasons = [why, f'{batch} windows of {length} ids per step: about {steps:,} steps, {ids:,} ids']
     n = _pieces_for(list(lengths), speed, minutes*60)
-    reasons.append(f'{_n_validations} validations on {n} of {len(lengths)} held-out pieces')
-    return TrainingPlan(
-        model=model,
-        batch_size=batch,
-        valid_every=f'{max(.1, minutes*60/_n_validations):g}s',
-        valid_pieces=n,
-        speed=round(speed, 1),
-        ids=ids,
-        reasons=tuple(reasons),
+    reasons = (
+        reason,
+        f'{batch} windows of {length} ids per step: about {ids//(batch*length):,} steps, {ids:,} ids',
+        f'{_n_validations} validations on {n} of {len(lengths)} held-out pieces',
     )
+    valid_every = f'{max(.1, minutes*60/_n_validations):g}s'
+    plan = dict(model=model, batch_size=batch, valid_every=valid_every, valid_pieces=n)
+    return TrainingPlan(**plan, speed=round(speed, 1), ids=ids, reasons=reasons)
 
 # %% ../../nbs/797_train.calibrate.ipynb #8faeda28
+@delegates(music_learner, but=['valid', 'batch_size'])
 def measure_presets(
     store,           # a `TokenStore`
-    train, held,     # indices of the training and the held-out pieces
+    train, valid,    # indices of the training and the held-out pieces
     length:int=384,  # ids per window
-    tell=None,       # called with the name of a preset before it is measured
+    on_preset=None,  # called with the name of a preset before it is measured
     seed:int=0,      # of weights and windows
     **kwargs         # for `music_learner`: transpose, device, lr
 )->Callable:         # from the name of a preset to ids per second
     "Return a function that measures the speed of a preset on this machine."
-    def speed_of(name):
-        if tell: tell(name)
+    options = dict(valid=(train, valid), length=length, batch_size=4, seed=seed, **kwargs)
+    def measure_speed(name):
+        if on_preset: on_preset(name)
         seed_everything(seed)
-        net = MusicTransformerVAEGAN.from_preset(name)
-        return training_speed(
-            music_learner(store, net, valid=(train, held), length=length, batch_size=4, seed=seed, **kwargs)
-        )
-    return speed_of
+        return training_speed(music_learner(store, MusicTransformerVAEGAN.from_preset(name), **options))
+    return measure_speed

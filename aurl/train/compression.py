@@ -38,6 +38,7 @@ def _pack_block(block, level):
         out += [len(plane).to_bytes(4, 'little'), plane]
     return b''.join([*out, block[n:]])
 
+# %% ../../nbs/773_train.compression.ipynb #83772764
 def compress_file(
     source,      # a file
     dest,        # path of the compressed file
@@ -58,6 +59,7 @@ def _read_exactly(f, n, path):
     if len(got := f.read(n)) != n: raise _damaged(path, 'ends in the middle of a block')
     return got
 
+# %% ../../nbs/773_train.compression.ipynb #a2569d35
 def _unpack_plane(data, size, path):
     "Decompress a plane to `size` bytes."
     if len(data) == size: return data
@@ -73,16 +75,21 @@ def _unpack_plane(data, size, path):
 def _blocks(path):
     "Yield the decompressed blocks of a file."
     with open(path, 'rb') as f:
-        if f.read(len(magic)) != magic: raise _damaged(path, f'is not a compressed tensor file')
+        if f.read(len(magic)) != magic: raise _damaged(path, 'is not a compressed tensor file')
         while head := f.read(4):
-            total = int.from_bytes(head, 'little')
-            if len(head) < 4 or not 0 < total <= block_bytes: raise _damaged(path, f'has a block of {total:,} bytes')
-            words = np.empty((total//_word_bytes, _word_bytes), np.uint8)
-            for i in range(_word_bytes):
-                n = int.from_bytes(_read_exactly(f, 4, path), 'little')
-                if n > len(words): raise _damaged(path, 'has a plane that is longer than its block')
-                words[:,i] = np.frombuffer(_unpack_plane(_read_exactly(f, n, path), len(words), path), np.uint8)
-            yield words.tobytes() + _read_exactly(f, total % _word_bytes, path)
+            size = int.from_bytes(head, 'little')
+            if len(head) < 4 or not 0 < size <= block_bytes: raise _damaged(path, f'has a block of {size:,} bytes')
+            yield _read_block(f, size, path)
+
+# %% ../../nbs/773_train.compression.ipynb #18dbea57
+def _read_block(f, size, path):
+    "Read and decompress a block of `size` bytes."
+    words = np.empty((size//_word_bytes, _word_bytes), np.uint8)
+    for i in range(_word_bytes):
+        n = int.from_bytes(_read_exactly(f, 4, path), 'little')
+        if n > len(words): raise _damaged(path, 'has a plane that is longer than its block')
+        words[:,i] = np.frombuffer(_unpack_plane(_read_exactly(f, n, path), len(words), path), np.uint8)
+    return words.tobytes() + _read_exactly(f, size % _word_bytes, path)
 
 # %% ../../nbs/773_train.compression.ipynb #40268b05
 def expand_file(

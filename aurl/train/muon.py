@@ -78,6 +78,7 @@ def block_size(
     best = max(k for k in range(1, min(n, block) + 1) if n % k == 0)
     return best if 4*best >= min(n, block) else n
 
+# %% ../../nbs/730_train.muon.ipynb #df8476e1
 def to_blocks(
     m:Tensor,     # (rows, columns)
     block:int=64, # units in a block, at most
@@ -87,11 +88,12 @@ def to_blocks(
     side = m if rows > columns else m.T
     return side.unflatten(0, (-1, block_size(len(side), block)))
 
+# %% ../../nbs/730_train.muon.ipynb #b7962b0b
 def from_blocks(
     blocks:Tensor, # of `to_blocks`
     shape:tuple,   # of the matrix
 )->Tensor:         # (rows, columns)
-    "Join `blocks` to the matrix they were cut from."
+    "Join `blocks` to their matrix."
     side = blocks.flatten(0, 1)
     return side if shape[0] > shape[1] else side.T
 
@@ -118,18 +120,19 @@ class Muon(torch.optim.Optimizer):
         batches = {}
         for p in group['params']:
             if p.grad is None: continue
-            blocks = to_blocks(full_tensor(self._direction(p, group['momentum'])).float(), group['block'])
+            direction = full_tensor(self._nesterov_direction(p, group['momentum'])).float()
+            blocks = to_blocks(direction, group['block'])
             batches.setdefault(blocks.shape[1:], []).append((p, blocks))
-        for items in batches.values(): self._move(items, group)
+        for items in batches.values(): self._update(items, group)
 
-    def _direction(self, p, momentum):
+    def _nesterov_direction(self, p, momentum):
         "Nesterov momentum of `p`, from the running mean of its gradients."
         state = self.state[p]
         if 'momentum_buffer' not in state: state['momentum_buffer'] = torch.zeros_like(p.grad)
         mean = state['momentum_buffer'].lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(mean, momentum)
 
-    def _move(self, items, group):
+    def _update(self, items, group):
         "Orthogonalize blocks of one shape in one batch, and update their parameters."
         factors = polar_factor(torch.cat([blocks for _, blocks in items]), group['steps'])
         size = group['lr']*.2*math.sqrt(max(factors.shape[1:]))
@@ -147,13 +150,11 @@ class MuonAdamW(torch.optim.Optimizer):
         wd:float=.02,     # decoupled weight decay of the matrices
         block:int=64,     # units in a block of Muon, at most
     ):
-        params = [dict(p) if isinstance(p, dict) else dict(params=p) for p in params]
-        muon = [p.pop('muon', False) for p in params]
-        n = max(1, sum(muon))
-        if any(muon[n:]): raise ValueError('the groups for Muon must come first')
-        self.parts = [Muon(params[:n], lr=lr, weight_decay=wd, momentum=betas[0], block=block)]
-        if params[n:]:
-            self.parts.append(torch.optim.AdamW(params[n:], lr=lr, betas=betas, weight_decay=0., fused=_fused(params)))
+        inner, rest = _split_groups(params)
+        self.parts = [Muon(inner, lr=lr, weight_decay=wd, momentum=betas[0], block=block)]
+        if rest:
+            fused = _fused([*inner, *rest])
+            self.parts.append(torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=0., fused=fused))
         for g in self.parts[0].param_groups: g['betas'] = betas                  # a momentum schedule sets both
         super().__init__([g for o in self.parts for g in o.param_groups], {})
 
@@ -169,11 +170,19 @@ class MuonAdamW(torch.optim.Optimizer):
         self.param_groups = [g for o in self.parts for g in o.param_groups]
 
 # %% ../../nbs/730_train.muon.ipynb #f4bfc0d5
+def _split_groups(params):
+    "Groups for Muon, and the others, as dicts without their mark `muon`."
+    groups = [dict(p) if isinstance(p, dict) else dict(params=p) for p in params]
+    muon = [g.pop('muon', False) for g in groups]
+    n = max(1, sum(muon))
+    if any(muon[n:]): raise ValueError('the groups for Muon must come first')
+    return groups[:n], groups[n:]
+
 def _with_defaults(saved, part):
     "Complete a saved state by the defaults of settings that it lacks."
     return dict(saved, param_groups=[{**part.defaults, **g} for g in saved['param_groups']])
 
-def _fused(params): return all(p.device.type in ('cpu', 'cuda') for g in params for p in g['params'])
+def _fused(groups): return all(p.device.type in ('cpu', 'cuda') for g in groups for p in g['params'])
 
 # %% ../../nbs/730_train.muon.ipynb #36cc578d
 def muon_param_groups(

@@ -40,37 +40,36 @@ def activation_bytes(
     context=contextlib.nullcontext, # context manager of the forward pass, such as `autocast`
 )->tuple:            # bytes independent of the batch, and bytes per window
     "Return the bytes kept for the backward pass, measured in four small models and extrapolated linearly to `config`."
-    c = model_config_of(config)
-    head, wide = c.d_model//c.n_heads, c.d_model
-    small = {
-        (d, l): _activation_line(
-            c.changed(d_model=d * head, n_heads=d, d_ff=c.d_ff * d * head // wide, n_layers=l),
-            length,
-            recompute,
-            context,
-        )
-        for d in (2, 4)
-        for l in (1, 2)
-    }
-    def drawn(i):
-        "Extrapolate linearly in width and layers."
-        at = lambda l: small[2, l][i] + (small[4, l][i] - small[2, l][i])*(c.n_heads - 2)/2
-        return at(1) + (at(2) - at(1))*(c.n_layers - 1)
-    n, m = (
-        parameter_counts(c)['layers'] / c.n_layers,
-        parameter_counts(c.changed(d_model=4 * head, n_heads=4, d_ff=c.d_ff * 4 * head // wide, n_layers=1))['layers'],
-    )
-    layer = small[4, 2][0] - small[4, 1][0]  # the part independent of windows is proportional to the weights
-    fixed = layer*n/m*c.n_layers + (small[4, 1][0] - layer)*c.n_heads/4
-    return fixed, drawn(1)
+    c = model_config_of(config).changed(checkpoint=recompute)
+    heads, layers = (2, 4), (1, 2)
+    small = {(h, l):_activation_line(_narrow(c, h, l), length, context) for h in heads for l in layers}
+    per_window = {key:each for key, (_, each) in small.items()}
+    return _batch_independent_bytes(c, small[4, 1][0], small[4, 2][0]), _extrapolate(per_window, c.n_heads, c.n_layers)
+
+# %% ../../nbs/791_train.parallel_plan.ipynb #6e6f66ff
+def _narrow(c, n_heads, n_layers):
+    "A model like `c` with fewer heads and layers; the heads keep their width."
+    width = n_heads*(c.d_model//c.n_heads)
+    return c.changed(d_model=width, n_heads=n_heads, d_ff=c.d_ff*width//c.d_model, n_layers=n_layers)
+
+# %% ../../nbs/791_train.parallel_plan.ipynb #5d202874
+def _extrapolate(values, n_heads, n_layers):
+    "Extrapolate values of 2 and 4 heads, 1 and 2 layers."
+    single, double = (values[2, l] + (values[4, l] - values[2, l])*(n_heads - 2)/2 for l in (1, 2))
+    return single + (double - single)*(n_layers - 1)
+
+def _batch_independent_bytes(c, single, double):
+    "Extrapolate the bytes of models of four heads with one and two layers: a layer's are proportional to its weights."
+    n, n_small = parameter_counts(c)['layers']/c.n_layers, parameter_counts(_narrow(c, 4, 1))['layers']
+    layer = double - single
+    return layer*n/n_small*c.n_layers + (single - layer)*c.n_heads/4
 
 # %% ../../nbs/791_train.parallel_plan.ipynb #51fb327d
-def _activation_line(config, length, recompute, context):
-    "Return bytes independent of the batch, and bytes per window."
+def _activation_line(config, length, context):
+    "Bytes independent of the batch, and per window."
     with _as_on_gpu():
-        return saved_activation_bytes(
-            MusicTransformerVAEGAN(config.changed(checkpoint=recompute)).train(), length, context
-        )
+        model = MusicTransformerVAEGAN(config).train()
+        return saved_activation_bytes(model, length, context)
 
 @contextlib.contextmanager
 def _as_on_gpu():
@@ -83,7 +82,7 @@ def _as_on_gpu():
 @dataclass
 class DistributedCost:
     "Memory, traffic and operations of one of many GPUs in a step."
-    ranks:int      # number of GPUs
+    world_size:int # number of GPUs
     sharded:bool   # whether each holds a part of the model
     windows:int    # windows on this GPU per step
     length:int     # ids per window
@@ -92,46 +91,46 @@ class DistributedCost:
     flops:float    # floating-point operations of a step on this GPU
     @property
     def total(self)->int: return sum(self.memory.values())
-    def wait(self, bandwidth)->float: # bytes per second that leave a GPU → seconds
+    def communication_seconds(self, bandwidth)->float: # bytes per second that leave a GPU → seconds
         "Return the time of the communication alone."
         return sum(self.traffic.values())/bandwidth
-    def compute(self, peak, share=.4)->float: # operations per second, and the fraction achieved → seconds
+    def compute_seconds(self, peak, efficiency=.4)->float: # operations per second, and the fraction achieved → seconds
         "Return the time of the computation alone."
-        return self.flops/(peak*share)
+        return self.flops/(peak*efficiency)
 
 # %% ../../nbs/791_train.parallel_plan.ipynb #5393855f
 def distributed_cost(
     config,            # a `ModelConfig`, the name of a preset, or a dict of fields
-    ranks:int,         # number of GPUs
+    world_size:int,    # number of GPUs
     sharded=False,     # shard the model
     windows:int=8,     # windows on each GPU per step
     length:int=512,    # ids per window
     optimizer='muon',  # muon or adamw
-    kept=(0, 0),       # from `activation_bytes`
-    recompute=False,   # whether `kept` was measured with recomputation
+    activations=(0, 0), # from `activation_bytes`
+    recompute=False,   # whether `activations` was measured with recomputation
 )->DistributedCost:
-    "Calculate memory, traffic and operations of a training on `ranks` GPUs."
-    whole, n, layers = (
-        training_state_bytes(config, optimizer),
-        parameter_counts(config),
-        model_config_of(config).n_layers,
-    )
-    layer, rest, ring = 4*n['layers']/layers, 4*(n['total'] - n['layers']), (ranks - 1)/ranks
-    if sharded:
-        memory = {k: v / ranks for k, v in whole.items()} | {
-            'gathered for a while': rest + min(3, 2 * layers) * layer if ranks > 1 else 0
-        }
-        traffic = dict(weights=ring*(2*4*n['layers'] + rest), gradients=ring*whole['gradients'])
-    else:
-        memory = whole | {'buckets':whole['gradients'] if ranks > 1 else 0}
-        traffic = dict(gradients=2*ring*whole['gradients'])
+    "Calculate memory, traffic and operations of a training on `world_size` GPUs."
+    state, n_layers = training_state_bytes(config, optimizer), model_config_of(config).n_layers
+    n = parameter_counts(config)
+    fixed, per_window = activations
+    split = _sharded_cost if sharded else _replicated_cost
+    memory, traffic = split(state, world_size, n, n_layers)
+    memory |= {'cast weights': fixed, 'activations': per_window * windows}
     flops = (8 if recompute else 6)*n['total']*windows*length
-    return DistributedCost(
-        ranks,
-        sharded,
-        windows,
-        length,
-        memory | {'cast weights': kept[0], 'activations': kept[1] * windows},
-        traffic,
-        flops,
-    )
+    return DistributedCost(world_size, sharded, windows, length, memory, traffic, flops)
+
+# %% ../../nbs/791_train.parallel_plan.ipynb #a2e50ddf
+def _replicated_cost(state, world_size, n, n_layers):
+    "Bytes held and sent with the whole model."
+    buckets = state['gradients'] if world_size > 1 else 0
+    return state | dict(buckets=buckets), dict(gradients=2*_ring(world_size)*state['gradients'])
+
+def _sharded_cost(state, world_size, n, n_layers):
+    "Bytes held and sent with a part of every tensor."
+    layer, rest = 4*n['layers']/n_layers, 4*(n['total'] - n['layers'])
+    gathered = rest + min(3, 2*n_layers)*layer if world_size > 1 else 0
+    memory = {k:v/world_size for k,v in state.items()} | {'gathered for a while': gathered}
+    ring = _ring(world_size)
+    return memory, dict(weights=ring*(2*4*n['layers'] + rest), gradients=ring*state['gradients'])
+
+def _ring(world_size): return (world_size - 1)/world_size       # share of a tensor that leaves each GPU of a ring

@@ -21,7 +21,7 @@ from .state import capture_state
 reproducibility_levels = ('seeded', 'deterministic', 'verified')
 
 def check_reproducibility(level:str)->str:
-    "Return `level` if it is valid; otherwise raise an error."
+    "Return `level` if it is valid."
     if level not in reproducibility_levels:
         raise ConfigError(f'reproducible={level!r}', way_out=f"choose from {', '.join(reproducibility_levels)}")
     return level
@@ -35,21 +35,24 @@ def reproducible(
     if check_reproducibility(level) == 'seeded':
         yield
         return
-    cudnn, space = torch.backends.cudnn, os.environ.get('CUBLAS_WORKSPACE_CONFIG')
-    was = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        cudnn.benchmark,
-        cudnn.deterministic,
-    )
+    workspace, settings = os.environ.get('CUBLAS_WORKSPACE_CONFIG'), _determinism()
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    torch.use_deterministic_algorithms(True)
-    cudnn.benchmark, cudnn.deterministic = False, True
+    _set_determinism(True, False, False, True)
     try: yield
     finally:
-        torch.use_deterministic_algorithms(was[0], warn_only=was[1])
-        cudnn.benchmark, cudnn.deterministic = was[2:]
-        if space is None: os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
+        _set_determinism(*settings)
+        if workspace is None: os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
+
+# %% ../../nbs/779_train.reproducibility.ipynb #d0be0f12
+def _determinism():
+    "What `_set_determinism` sets."
+    cudnn = torch.backends.cudnn
+    own = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    return *own, cudnn.benchmark, cudnn.deterministic
+
+def _set_determinism(enabled, warn_only, benchmark, deterministic):
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
 
 # %% ../../nbs/779_train.reproducibility.ipynb #7df1dfc2
 class StateLog(Callback):
@@ -58,45 +61,50 @@ class StateLog(Callback):
     def __init__(self,
         run,          # an `Experiment` to log to
         every:int=50, # steps between two hashes
-    ): self.to_run, self.every = run, every
-    def before_fit(self): self.told = 0
+    ): self.experiment, self.every = run, every
+    def before_fit(self): self.logged_step = 0
     def after_batch(self):
-        if self.training and self.train_iter % self.every == 0: self.tell()
-    def after_cancel_train(self): self.tell()
-    def tell(self):
-        if self.train_iter in (0, self.told): return
-        self.told = self.train_iter
-        snap = capture_state(self.learn)
-        self.to_run.log(step=self.told, state_weights=snap.digest('weights'), state_optimizer=snap.digest('optimizer'),
-                        state_random=snap.digest('random'))
+        if self.training and self.train_iter % self.every == 0: self.log_state()
+    def after_cancel_train(self): self.log_state()
+    def log_state(self):
+        if self.train_iter in (0, self.logged_step): return
+        self.logged_step = self.train_iter
+        snapshot = capture_state(self.learn)
+        hashes = {f'state_{part}':snapshot.digest(part) for part in _hashed_parts}
+        self.experiment.log(step=self.logged_step, **hashes)
+
+_hashed_parts = 'weights', 'optimizer', 'random'
 
 # %% ../../nbs/779_train.reproducibility.ipynb #882cd517
 def check_state(
-    snap,           # the `Snapshot` to resume from
+    snapshot,       # the `Snapshot` to resume from
     run:Experiment, # its log has hashes
 ):
     "Raise an error if the state differs from the log; if the log has the step twice, the last entry counts."
-    m = next((m for m in reversed(run.metrics()) if m.get('step') == snap.step and 'state_weights' in m), None)
-    if m is not None:
-        for part in ('weights', 'optimizer', 'random'):
-            if m[f'state_{part}'] != snap.digest(part):
-                raise CheckpointError(f'{part} of step {snap.step} are not those in the log', path=run.path,
-                                      way_out='use an earlier checkpoint, or start a new run')
+    step = snapshot.step
+    line = next((m for m in reversed(run.metrics()) if m.get('step') == step and 'state_weights' in m), None)
+    if line is None: return
+    for part in _hashed_parts:
+        if line[f'state_{part}'] != snapshot.digest(part):
+            raise CheckpointError(f'{part} of step {step} are not those in the log', path=run.path,
+                                  way_out='use an earlier checkpoint, or start a new run')
 
 # %% ../../nbs/779_train.reproducibility.ipynb #7e2d3bab
 @dataclass
 class RunComparison:
     "Result of a comparison of two runs."
     equal:bool          # True if all values logged by both are equal
-    losses:int          # number of losses compared
-    states:int          # number of states compared
-    first:int=None      # step of the first difference
-    what:list=field(default_factory=list) # columns that differ there
-    settings:list=field(default_factory=list) # keys of the configurations that differ
+    n_losses:int        # number of losses compared
+    n_states:int        # number of states compared
+    first_difference:int=None # step of the first difference
+    different_columns:list=field(default_factory=list) # columns that differ there
+    different_settings:list=field(default_factory=list) # keys of the configurations that differ
     def __repr__(self):
-        said = f'{self.losses} losses and {self.states} states compared: ' + (
-            'identical' if self.equal else f"different from step {self.first} on ({', '.join(self.what)})")
-        return said + (f"; settings that differ: {', '.join(self.settings)}" if self.settings else '')
+        text = f'{self.n_losses} losses and {self.n_states} states compared: ' + (
+            'identical' if self.equal
+            else f"different from step {self.first_difference} on ({', '.join(self.different_columns)})")
+        if not self.different_settings: return text
+        return f"{text}; settings that differ: {', '.join(self.different_settings)}"
 
 _loss_columns, _state_columns = ('train_loss', 'valid_loss'), ('state_weights', 'state_optimizer', 'state_random')
 _ignored_settings = ('out', 'resume', 'device', 'workers')        # settings that may differ
@@ -116,23 +124,23 @@ def compare_runs(
 )->RunComparison:
     "Compare two trainings in all values that both have logged."
     a, b = (r if isinstance(r, Experiment) else Experiment.open(r) for r in (a, b))
-    one, two = _logged_values(a), _logged_values(b)
-    both = sorted(one.keys() & two.keys())
-    if not both:
+    values_a, values_b = _logged_values(a), _logged_values(b)
+    common = sorted(values_a.keys() & values_b.keys())
+    if not common:
         raise AurlError('the two runs have no step in common', path=b.path,
                         way_out='compare runs that have logged the same steps')
-    apart = [k for k in both if one[k] != two[k]]
-    first = apart[0][0] if apart else None
-    settings = sorted(
-        k
-        for k in a.config.keys() | b.config.keys()
-        if k not in _ignored_settings and a.config.get(k) != b.config.get(k)
-    )
+    different = [k for k in common if values_a[k] != values_b[k]]
+    first = different[0][0] if different else None
     return RunComparison(
-        not apart,
-        sum(k in _loss_columns for _, k in both),
-        sum(k == 'state_weights' for _, k in both),
+        not different,
+        sum(column in _loss_columns for _, column in common),
+        sum(column == 'state_weights' for _, column in common),
         first,
-        [k for s, k in apart if s == first],
-        settings,
+        [column for step, column in different if step == first],
+        _different_settings(a.config, b.config),
     )
+
+# %% ../../nbs/779_train.reproducibility.ipynb #80a6853a
+def _different_settings(a, b):
+    "Keys that two configurations set differently."
+    return sorted(k for k in a.keys() | b.keys() if k not in _ignored_settings and a.get(k) != b.get(k))

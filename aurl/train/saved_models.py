@@ -7,6 +7,7 @@ __all__ = ['split_model_choice', 'checkpoint_folder', 'model_from_checkpoint', '
 
 # %% ../../nbs/782_train.saved_models.ipynb #ea0190a3
 import re, warnings
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ from ..config import make_config
 from ..aliases import current_callback
 from ..core import CheckpointError, ConfigError, ModelError, read_json
 from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
-from .checkpoint import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint, load_checkpoint
+from .checkpoint import load_checkpoint
+from .checkpoint_folder import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint
 from .checkpoint import verify_checkpoint
 
 # %% ../../nbs/782_train.saved_models.ipynb #091d3274
@@ -31,15 +33,16 @@ def split_model_choice(
                           way_out='give RUN@best, RUN@newest, RUN@average, RUN@average=3 or RUN@step=50')
     return Path(folder).expanduser(), choice
 
+# %% ../../nbs/782_train.saved_models.ipynb #f50d4c90
 def checkpoint_folder(
     run, # a run, one of its stages, or a folder of checkpoints
 ):       # a folder, or None
     "Return the folder that contains the checkpoints."
     run = Path(run)
-    stages = sorted(
-        run.glob('stages/*/checkpoints'), key=lambda p: int((re.match(r'\d+', p.parent.name) or ['0'])[0]), reverse=True
-    )
+    stages = sorted(run.glob('stages/*/checkpoints'), key=_stage_number, reverse=True)
     return next((d for d in (run/'checkpoints', *stages, run) if any(d.glob('*/manifest.json'))), None)
+
+def _stage_number(folder): return int((re.match(r'\d+', folder.parent.name) or ['0'])[0])
 
 # %% ../../nbs/782_train.saved_models.ipynb #49c625e7
 def _use_averaged_weights(model, snapshot):
@@ -50,6 +53,7 @@ def _use_averaged_weights(model, snapshot):
     with torch.no_grad():
         for p,m in zip(own, state['mean']): p.copy_(m)
 
+# %% ../../nbs/782_train.saved_models.ipynb #f65857c7
 def model_from_checkpoint(
     path,         # a checkpoint of a run
     device='cpu', # device of the model
@@ -75,27 +79,29 @@ def _build_model(ck):
 # %% ../../nbs/782_train.saved_models.ipynb #20fd957b
 def _at_step(folder, step):
     "Return the checkpoint of a step."
-    there = {
-        int(p.name.rpartition('_')[2]): p for p in sorted(folder.glob('*_*')) if p.name.rpartition('_')[2].isdigit()
-    }
-    if step not in there:
+    steps = {}
+    for p in sorted(folder.glob('*_*')):
+        number = p.name.rpartition('_')[2]
+        if number.isdigit(): steps[int(number)] = p
+    if step not in steps:
         raise CheckpointError(f'no checkpoint of step {step}', folder,
-                              f'choose step={", ".join(map(str, sorted(there)))}' if there else 'use RUN itself')
-    return there[step]
+                              f'choose step={", ".join(map(str, sorted(steps)))}' if steps else 'use RUN itself')
+    return steps[step]
 
-def _newest_good(folder, most):
-    "Return the newest good checkpoints, at most `most`."
+# %% ../../nbs/782_train.saved_models.ipynb #e707d324
+def _newest_good(folder, max_count):
+    "Return the newest good checkpoints, at most `max_count`."
     good = []
-    for p in sorted(folder.glob('step_*'), key=lambda p: p.name, reverse=True):
+    for p in sorted(folder.glob('step_*'), key=attrgetter('name'), reverse=True):
         try: verify_checkpoint(p)
         except CheckpointError as e: warnings.warn(f'passed over: {e}', stacklevel=2)
         else: good += [] if is_suspect(p) else [p]
-    return good[:most]
+    return good[:max_count]
 
 # %% ../../nbs/782_train.saved_models.ipynb #e2213d81
-def _average(folder, most, device):
+def _average(folder, max_count, device):
     "Return the mean of the newest checkpoints, and a description."
-    if not (paths := _newest_good(folder, most)):
+    if not (paths := _newest_good(folder, max_count)):
         raise CheckpointError('no good checkpoint to average', folder, 'use RUN itself')
     model = _build_model(load_checkpoint(paths[0]))
     average_checkpoints(paths, model)
@@ -115,38 +121,46 @@ def load_model(
 )->tuple:         # the model, the folder of its run, and a line that names the source, or ''
     "Load a saved model."
     run, choice = split_model_choice(text)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         model, run, line = _load_choice(run, choice, device)
-    passed = [str(w.message) for w in said if 'passed over' in str(w.message)]
+    passed = [str(w.message) for w in caught if 'passed over' in str(w.message)]
     return model, run, '; '.join([*([line] if line else []), *passed])
 
 # %% ../../nbs/782_train.saved_models.ipynb #d4add379
 def _load_choice(run, choice, device):
     "Return model, run and line for a choice."
-    if (run/'state.json').exists() and (run/'manifest.json').exists():
-        if choice:
-            raise ConfigError(f'model={run}@{choice}, but this is one checkpoint',
-                              way_out='remove the @, or name the run')
-        return model_from_checkpoint(run, device), _run_of(run), f'{run.name} of {_run_of(run).name}'
-    saved, folder = (run/'config.json').exists() or (run/'model/config.json').exists(), checkpoint_folder(run)
+    if (run/'state.json').exists() and (run/'manifest.json').exists(): return _load_one(run, choice, device)
+    saved = (run/'config.json').exists() or (run/'model/config.json').exists()
+    folder = checkpoint_folder(run)
     if choice in ('', 'best') and saved and (not choice or _better_checkpoint(run, folder) is None):
         return MusicTransformerVAEGAN.from_pretrained(run, device), run, ''
     if folder is None:
         if not choice: return MusicTransformerVAEGAN.from_pretrained(run, device), run, ''        # raises the error
         raise CheckpointError(f'no checkpoints for @{choice}', run,
                               'use the run itself, or train with checkpoint_every=100')
-    if choice.startswith('average'): model, what = _average(folder, int(choice.partition('=')[2] or 10**9), device)
-    else:
-        path = (
-            _at_step(folder, int(choice[5:]))
-            if choice.startswith('step')
-            else best_checkpoint(folder) if choice == 'best' else latest_checkpoint(folder)
-        )
-        if path is None: raise CheckpointError('no checkpoint is intact and good', folder, 'use another run')
-        model, what = model_from_checkpoint(path, device), path.name
-    return model, run, f'{run.name}: {what}' if choice else (
-        f'{run.name} has no model yet; using its newest good checkpoint, {what}')
+    model, what = _load_from_folder(folder, choice, device)
+    if choice: return model, run, f'{run.name}: {what}'
+    return model, run, f'{run.name} has no model yet; using its newest good checkpoint, {what}'
+
+# %% ../../nbs/782_train.saved_models.ipynb #a32a2315
+def _load_one(path, choice, device):
+    "Return model, run and line of one checkpoint."
+    if choice:
+        raise ConfigError(f'model={path}@{choice}, but this is one checkpoint',
+                          way_out='remove the @, or name the run')
+    run = _run_of(path)
+    return model_from_checkpoint(path, device), run, f'{path.name} of {run.name}'
+
+# %% ../../nbs/782_train.saved_models.ipynb #0b6daf1c
+def _load_from_folder(folder, choice, device):
+    "Return the model that a choice means among the checkpoints of `folder`, and its name."
+    kind, _, number = choice.partition('=')
+    if kind == 'average': return _average(folder, int(number or 10**9), device)
+    if kind == 'step': path = _at_step(folder, int(number))
+    else: path = best_checkpoint(folder) if kind == 'best' else latest_checkpoint(folder)
+    if path is None: raise CheckpointError('no checkpoint is intact and good', folder, 'use another run')
+    return model_from_checkpoint(path, device), path.name
 
 # %% ../../nbs/782_train.saved_models.ipynb #9b729a9c
 def _run_of(path):

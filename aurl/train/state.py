@@ -23,21 +23,25 @@ from ..distributed import all_gather_objects, shard_like, rank, world_size, is_s
 def copy_to_cpu(
     tree,       # dicts, lists, tuples, numbers, strings, tensors, arrays
     at:str='the state', # its name, for the error
-    keep=True,  # False: replace tensors by None
+    keep_tensors=True,  # False: replace tensors by None
 ):
     "Copy `tree` to the CPU, without shared memory."
     if tree is None or isinstance(tree, (bool, int, float, str)): return tree
-    if isinstance(tree, torch.Tensor):
-        t = full_tensor(tree.detach())
-        return t.to('cpu', copy=True).contiguous() if keep else None
+    if isinstance(tree, torch.Tensor): return _copy_tensor(tree, keep_tensors)
     if isinstance(tree, np.generic): return tree.item()
     if isinstance(tree, np.ndarray) and tree.dtype.kind in 'biuf': return tree.copy()
-    if isinstance(tree, dict): return {k:copy_to_cpu(v, f'{at}/{k}', keep) for k,v in tree.items()}
-    if isinstance(tree, tuple): return tuple(copy_to_cpu(v, f'{at}/{i}', keep) for i,v in enumerate(tree))
-    if isinstance(tree, list) or hasattr(tree, 'items') and hasattr(tree, 'map'):
-        return [copy_to_cpu(v, f'{at}/{i}', keep) for i,v in enumerate(tree)]  # fastcore's L too
-    raise CheckpointError(f'{at} is a {type(tree).__name__}, which a snapshot cannot hold',
-                          way_out='use numbers, strings, tensors, and lists and dicts of them')
+    if isinstance(tree, dict): return {k:copy_to_cpu(v, f'{at}/{k}', keep_tensors) for k,v in tree.items()}
+    is_list = isinstance(tree, (list, tuple)) or hasattr(tree, 'items') and hasattr(tree, 'map')  # fastcore's L too
+    if not is_list:
+        raise CheckpointError(f'{at} is a {type(tree).__name__}, which a snapshot cannot hold',
+                              way_out='use numbers, strings, tensors, and lists and dicts of them')
+    copies = [copy_to_cpu(v, f'{at}/{i}', keep_tensors) for i,v in enumerate(tree)]
+    return tuple(copies) if isinstance(tree, tuple) else copies
+
+# %% ../../nbs/738_train.state.ipynb #57263392
+def _copy_tensor(tensor, keep):
+    full = full_tensor(tensor.detach())              # of a sharded tensor; all ranks must take part
+    return full.to('cpu', copy=True).contiguous() if keep else None
 
 # %% ../../nbs/738_train.state.ipynb #8b91a61b
 def unwrap_model(
@@ -51,42 +55,44 @@ def unwrap_model(
         if inner is None: return model
         model = inner
 
+# %% ../../nbs/738_train.state.ipynb #17e4aee2
 def unique_weights(
     model:nn.Module, # may be sharded: then all ranks must call this
-    keep=True        # False: only the names
+    keep_tensors=True # False: only the names
 )->tuple:
     "Weights by name, each tensor once and on the CPU, and the names of shared tensors as {other: kept}."
-    out, shared, seen = {}, {}, {}
+    weights, shared, seen = {}, {}, {}
     for name,t in unwrap_model(model).state_dict().items():
         own = t.to_local() if hasattr(t, 'to_local') else t
         key = (own.data_ptr(), tuple(t.shape), t.stride(), t.dtype, t.device) if own.numel() else name
         if key in seen: shared[name] = seen[key]
-        else: seen[key], out[name] = name, copy_to_cpu(t, keep=keep)
-    return out, shared
+        else: seen[key], weights[name] = name, copy_to_cpu(t, keep_tensors=keep_tensors)
+    return weights, shared
 
 # %% ../../nbs/738_train.state.ipynb #d34c2501
 def random_state()->dict:
     "State of every random generator."
     version, inner, gauss = random.getstate()
-    _, keys, *place = np.random.get_state()
+    _, keys, *position = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     mps = dict(mps=torch.mps.get_rng_state()) if torch.backends.mps.is_available() else {}
     return dict(
         python=[version, torch.tensor(inner), gauss],
-        numpy=[torch.from_numpy(keys.astype(np.int64)), *place],
+        numpy=[torch.from_numpy(keys.astype(np.int64)), *position],
         torch=torch.get_rng_state(),
         cuda=list(cuda),
         **mps
     )
 
+# %% ../../nbs/738_train.state.ipynb #bded249a
 def set_random_state(
     state:dict, # from `random_state`
 ):
     "Set the state of every random generator."
     version, inner, gauss = state['python']
     random.setstate((version, tuple(inner.tolist()), gauss))
-    keys, *place = state['numpy']
-    np.random.set_state(('MT19937', keys.numpy().astype(np.uint32), *place))
+    keys, *position = state['numpy']
+    np.random.set_state(('MT19937', keys.numpy().astype(np.uint32), *position))
     torch.set_rng_state(state['torch'])
     for i,s in enumerate(state['cuda'][:torch.cuda.device_count()]): torch.cuda.set_rng_state(s, i)
     if 'mps' in state and torch.backends.mps.is_available(): torch.mps.set_rng_state(state['mps'])
@@ -106,6 +112,7 @@ def _callback_state(cb):
     if names := [n for n in _fastai_attrs.get(type(cb).__name__, ()) if n in vars(cb)]:
         return {n:getattr(cb, n) for n in names}
 
+# %% ../../nbs/738_train.state.ipynb #1e089f9a
 def _load_callback_state(cb, state):
     if callable(getattr(type(cb), 'load_state_dict', None)): cb.load_state_dict(state)
     else:
@@ -118,10 +125,10 @@ class Snapshot:
     @property
     def step(self): return self.parts['progress']['step']
     @property
-    def numbers(self): return sum(t.numel() for t in _all_tensors(self.parts))
+    def n_values(self): return sum(t.numel() for t in _all_tensors(self.parts))
     def __repr__(self):
-        return (f"Snapshot(step {self.step}, {self.numbers:,} values; "
-                f"{', '.join(n for n,*_ in self.parts['callbacks']) or 'no callbacks'})")
+        callbacks = ', '.join(n for n,*_ in self.parts['callbacks']) or 'no callbacks'
+        return f'Snapshot(step {self.step}, {self.n_values:,} values; {callbacks})'
 
 def _all_tensors(tree):
     if isinstance(tree, torch.Tensor): yield tree
@@ -135,65 +142,81 @@ def capture_state(
     "Capture everything in `learn` on which the next step depends."
     keep = rank() == 0 or not is_sharded(learn.model)
     weights, shared = unique_weights(learn.model, keep)
-    grads = {
-        n: g
-        for n, p in unwrap_model(learn.model).named_parameters()
-        if p.grad is not None and (g := full_tensor(p.grad)).any()
-    }
-    cbs = [
-        [type(c).__name__, s, getattr(type(c), 'goes_back', True)]
-        for c in learn.cbs
-        if (s := _callback_state(c)) is not None
-    ]
-    scaler, loader, loss = getattr(learn, 'scaler', None), learn.dls.train, learn.loss_func
+    scaler, loss = getattr(learn, 'scaler', None), learn.loss_func
     parts = dict(
         others=all_gather_objects(random_state())[1:],
         optimizer=learn.opt.state_dict() if learn.opt is not None else None,
-        grads=grads,
-        callbacks=cbs,
+        grads=_nonzero_grads(learn.model),
+        callbacks=_callback_states(learn.cbs),
         scaler=scaler.state_dict() if scaler is not None else None,
         loss=loss.state_dict() if isinstance(loss, nn.Module) else None,
         random=random_state(),
-        loader=loader.state_dict() if callable(getattr(type(loader), 'state_dict', None)) else None,
-        progress=dict(
-            model=type(unwrap_model(learn.model)).__name__.removeprefix('FSDP'),
-            step=getattr(learn, 'train_iter', 0),
-            pct_train=float(getattr(learn, 'pct_train', 0.0)),
-            epoch=getattr(learn, 'epoch', 0),
-        ),
+        loader=_own_state(learn.dls.train),
+        progress=_progress(learn),
     )
     return Snapshot(dict(weights=weights, shared=shared) | {k:copy_to_cpu(v, k, keep) for k,v in parts.items()})
 
-# %% ../../nbs/738_train.state.ipynb #31a78410
-def _refuse_mismatch(what, got, wanted, way='build the learner as it was when the snapshot was taken'):
-    raise CheckpointError(f'{what}: the snapshot has {got}, expected is {wanted}', way_out=way)
+# %% ../../nbs/738_train.state.ipynb #26f89d0a
+def _nonzero_grads(model):
+    "Gradients by name, without zeros."
+    grads = {}
+    for n,p in unwrap_model(model).named_parameters():
+        if p.grad is None: continue
+        g = full_tensor(p.grad)
+        if g.any(): grads[n] = g
+    return grads
 
+def _callback_states(cbs):
+    "Name and state of each callback, and whether a rollback restores it."
+    states = [(c, _callback_state(c)) for c in cbs]
+    return [[type(c).__name__, s, getattr(type(c), 'goes_back', True)] for c,s in states if s is not None]
+
+# %% ../../nbs/738_train.state.ipynb #145f1421
+def _own_state(x):
+    "State of an object whose class can save it, or None."
+    return x.state_dict() if callable(getattr(type(x), 'state_dict', None)) else None
+
+def _progress(learn):
+    "How far the training is, and of which model."
+    return dict(
+        model=type(unwrap_model(learn.model)).__name__.removeprefix('FSDP'),
+        step=getattr(learn, 'train_iter', 0),
+        pct_train=float(getattr(learn, 'pct_train', 0.0)),
+        epoch=getattr(learn, 'epoch', 0),
+    )
+
+# %% ../../nbs/738_train.state.ipynb #31a78410
+def _refuse_mismatch(what, got, wanted, way_out='build the learner as it was when the snapshot was taken'):
+    raise CheckpointError(f'{what}: the snapshot has {got}, expected is {wanted}', way_out=way_out)
+
+# %% ../../nbs/738_train.state.ipynb #9e395753
 def check_weights(
-    have:dict,       # weights by name
+    weights:dict,    # by name
     model:nn.Module, # model to load them into
     refuse=_refuse_mismatch,   # called with the name, the actual and the expected value
 ):
     "Raise an error unless names, shapes and types of the weights are those of `model`."
     want = unwrap_model(model).state_dict()
     for name in want:
-        if name not in have: refuse(name, 'no such weight', list(want[name].shape))
-    for name,t in have.items():
+        if name not in weights: refuse(name, 'no such weight', list(want[name].shape))
+    for name,t in weights.items():
         if t is None: continue                                   # rank 0 only
         if name not in want: refuse(name, list(t.shape), 'no such weight')
-        if t.shape != want[name].shape: refuse(f'shape of {name}', list(t.shape), list(want[name].shape))
-        if t.is_floating_point() != want[name].is_floating_point(): refuse(f'kind of {name}', t.dtype, want[name].dtype)
+        expected = want[name]
+        if t.shape != expected.shape: refuse(f'shape of {name}', list(t.shape), list(expected.shape))
+        if t.is_floating_point() != expected.is_floating_point(): refuse(f'kind of {name}', t.dtype, expected.dtype)
 
 # %% ../../nbs/738_train.state.ipynb #0c2290bd
-def _match_callbacks(learn, snap):
+def _match_callbacks(learn, snapshot):
     "Pair the saved states with the callbacks of `learn`, in order within each class."
-    left, out = list(learn.cbs), []
-    for name,state,learned in snap.parts['callbacks']:
+    left, pairs = list(learn.cbs), []
+    for name,state,learned in snapshot.parts['callbacks']:
         cb = next((c for c in left if type(c).__name__ == current_callback(name)), None)
         if cb is not None:
             left.remove(cb)
-            out.append((cb, state))
+            pairs.append((cb, state))
         elif learned: _refuse_mismatch('callback', name, 'none of that name', 'add the callback that the training had')
-    return out
+    return pairs
 
 # %% ../../nbs/738_train.state.ipynb #2d2e79c5
 def _load_optimizer_state(opt, state):
@@ -210,14 +233,13 @@ def _load_optimizer_state(opt, state):
     inner = getattr(opt, 'opt', opt)
     for o in getattr(inner, 'parts', [inner]):
         for p,s in getattr(o, 'state', {}).items():
-            if hasattr(p, 'full_tensor'):
-                s.update(
-                    {
-                        k: shard_like(v, p)
-                        for k, v in s.items()
-                        if isinstance(v, torch.Tensor) and v.shape == p.shape or v is None
-                    }
-                )
+            if hasattr(p, 'full_tensor'): _shard_state(p, s)
+
+# %% ../../nbs/738_train.state.ipynb #63370d6e
+def _shard_state(p, state):
+    "Shard the tensors of an optimizer's state like the parameter `p`."
+    for k,v in list(state.items()):
+        if isinstance(v, torch.Tensor) and v.shape == p.shape or v is None: state[k] = shard_like(v, p)
 
 # %% ../../nbs/738_train.state.ipynb #49bc945b
 def _keep_own_step(cb, state):
@@ -226,39 +248,51 @@ def _keep_own_step(cb, state):
 # %% ../../nbs/738_train.state.ipynb #b77eb12c
 def restore_state(
     learn,          # a Learner built like the one that was captured
-    snap:Snapshot,  # from `capture_state`
-    progress:bool=True, # False: a rollback, which keeps steps, time, data position and random state
+    snapshot:Snapshot, # from `capture_state`
+    with_progress:bool=True, # False: a rollback, which keeps steps, time, data position and random state
 ):
-    "Restore `learn` to the state in `snap`."
-    p = snap.parts
-    weights = p['weights'] | {other:p['weights'][kept] for other,kept in p['shared'].items()}
+    "Restore `learn` to the state in `snapshot`."
+    parts = snapshot.parts
+    weights = parts['weights'] | {other:parts['weights'][kept] for other,kept in parts['shared'].items()}
     check_weights(weights, learn.model)
-    partners = [(c, s) for c,s in _match_callbacks(learn, snap) if progress or getattr(type(c), 'goes_back', True)]
+    pairs = _match_callbacks(learn, snapshot)
     if learn.opt is None: learn.create_opt()
-    _load_optimizer_state(learn.opt, p['optimizer'])
-    unwrap_model(learn.model).load_state_dict(
-        {k: shard_like(weights[k], v) for k, v in unwrap_model(learn.model).state_dict().items()}
-    )
-    for n,q in unwrap_model(learn.model).named_parameters():
-        q.grad = shard_like(p['grads'][n], q).to(q.device, copy=True) if n in p['grads'] else None
-    if p['scaler'] and getattr(learn, 'scaler', None) is not None: learn.scaler.load_state_dict(p['scaler'])
-    if p['loss'] and isinstance(learn.loss_func, nn.Module): learn.loss_func.load_state_dict(p['loss'])
-    for cb,state in partners:
-        _load_callback_state(cb, copy_to_cpu(state) if progress else _keep_own_step(cb, copy_to_cpu(state)))
-    if not progress: return
-    learn.train_iter, learn.pct_train = p['progress']['step'], p['progress']['pct_train']
-    if p['loader'] is not None: learn.dls.train.load_state_dict(p['loader'])
-    set_random_state(p['random'])
-    if rank() and rank() <= len(p.get('others') or ()): set_random_state(p['others'][rank()-1])
+    _load_optimizer_state(learn.opt, parts['optimizer'])
+    _load_model(unwrap_model(learn.model), weights, parts['grads'])
+    if parts['scaler'] and getattr(learn, 'scaler', None) is not None: learn.scaler.load_state_dict(parts['scaler'])
+    if parts['loss'] and isinstance(learn.loss_func, nn.Module): learn.loss_func.load_state_dict(parts['loss'])
+    for cb,state in pairs: _restore_callback(cb, state, with_progress)
+    if with_progress: _restore_progress(learn, parts)
+
+# %% ../../nbs/738_train.state.ipynb #cabe9b1b
+def _load_model(model, weights, grads):
+    "Load weights and gradients."
+    model.load_state_dict({k:shard_like(weights[k], v) for k,v in model.state_dict().items()})
+    for n,p in model.named_parameters():
+        p.grad = shard_like(grads[n], p).to(p.device, copy=True) if n in grads else None
+
+def _restore_callback(cb, state, with_progress):
+    "Restore a callback; in a rollback only if its state is learned, and with its own step."
+    if with_progress: _load_callback_state(cb, copy_to_cpu(state))
+    elif getattr(type(cb), 'goes_back', True): _load_callback_state(cb, _keep_own_step(cb, copy_to_cpu(state)))
+
+# %% ../../nbs/738_train.state.ipynb #887a743a
+def _restore_progress(learn, parts):
+    "Restore step, position in the data, and random generators."
+    step, others = parts['progress']['step'], parts.get('others') or ()
+    learn.train_iter, learn.pct_train = step, parts['progress']['pct_train']
+    if parts['loader'] is not None: learn.dls.train.load_state_dict(parts['loader'])
+    set_random_state(parts['random'])
+    if rank() and rank() <= len(others): set_random_state(others[rank()-1])
     # a new rank seeds its own generator
-    elif rank(): torch.manual_seed(p['progress']['step']*world_size() + rank())
+    elif rank(): torch.manual_seed(step*world_size() + rank())
 
 # %% ../../nbs/738_train.state.ipynb #f61560de
 class ResumeFrom(Callback):
-    "Resume training from `snap`."
+    "Resume training from `snapshot`."
     order = 1000
-    def __init__(self, snap:Snapshot): self.snap = snap
-    def before_fit(self): restore_state(self.learn, self.snap)
+    def __init__(self, snapshot:Snapshot): self.snapshot = snapshot
+    def before_fit(self): restore_state(self.learn, self.snapshot)
 
 # %% ../../nbs/738_train.state.ipynb #34a16270
 @patch
@@ -267,18 +301,20 @@ def digest(self:Snapshot,
 )->str:    # hexadecimal
     "SHA-256 of parts of the state."
     h = hashlib.sha256()
-    def eat(x):
-        if isinstance(x, torch.Tensor):
-            h.update(f'{x.dtype}{tuple(x.shape)}'.encode())
-            h.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data if x.numel() else b'')
-        elif isinstance(x, dict):
-            # independent of the order in a file
-            for k in sorted(x, key=repr):
-                h.update(repr(k).encode())
-                eat(x[k])
-        elif isinstance(x, (list, tuple)):
-            h.update(str(len(x)).encode())
-            [eat(v) for v in x]
-        else: h.update(repr(x).encode())
-    for name in parts or ('weights', 'optimizer', 'random'): eat(self.parts[name])
+    for name in parts or ('weights', 'optimizer', 'random'): _hash_tree(self.parts[name], h)
     return h.hexdigest()
+
+# %% ../../nbs/738_train.state.ipynb #594e8731
+def _hash_tree(x, h):
+    "Add a tree of values to the hash `h`."
+    if isinstance(x, torch.Tensor):
+        h.update(f'{x.dtype}{tuple(x.shape)}'.encode())
+        h.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data if x.numel() else b'')
+    elif isinstance(x, dict):
+        for k in sorted(x, key=repr):            # independent of the order in a file
+            h.update(repr(k).encode())
+            _hash_tree(x[k], h)
+    elif isinstance(x, (list, tuple)):
+        h.update(str(len(x)).encode())
+        for v in x: _hash_tree(v, h)
+    else: h.update(repr(x).encode())
