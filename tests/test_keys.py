@@ -600,7 +600,7 @@ PREPARE_OUTSIDE = dict(
     folders='310_corpus.corpus',
     duplicates='972_recipes',
     workers='520_data.store',
-    dask='525_data.cluster',
+    dask='proofs/cluster',
     overwrite='520_data.store',
     out='972_recipes',
 )
