@@ -622,7 +622,7 @@ PREPARE_OUTSIDE = dict(
     folders='310_corpus.corpus',
     duplicates='969_commands.preparation',
     workers='520_data.store',
-    dask='525_data.cluster',
+    dask='proofs/cluster',
     overwrite='520_data.store',
     out='967_commands.run_folder',
 )

@@ -34,16 +34,19 @@ def _families(ids, new):
 class _KeySpans:
     "Key and pedal events of several pieces: piece, family, key, start and end in steps, in the order of the ids."
     def __init__(self, pieces):
-        ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])
-        size = np.array([len(p) for p in pieces])
-        new = np.zeros(len(ids), bool)
-        new[size.cumsum() - size] = True
-        who, clock = np.repeat(np.arange(len(pieces)), size), _STEPS[ids].cumsum()
-        clock -= np.repeat((clock - _STEPS[ids])[new], size)
-        at = np.flatnonzero(_KEYED[ids])
-        self.ids, self.who, self.total = ids, who, clock[size.cumsum() - 1]
-        self.piece, self.family, self.key = who[at], _families(ids, new)[at], _KEY[ids[at]]
-        self.time, self.down = clock[at], _DOWN[ids[at]]
+        self.ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])
+        n_ids = np.array([len(p) for p in pieces])
+        first = n_ids.cumsum() - n_ids
+        new = np.zeros(len(self.ids), bool)
+        new[first] = True
+        steps = _STEPS[self.ids]
+        clock = steps.cumsum()
+        clock -= np.repeat((clock - steps)[new], n_ids)
+        at = np.flatnonzero(_KEYED[self.ids])
+        self.total = clock[first + n_ids - 1]                          # length of each piece
+        self.piece, self.time = np.repeat(np.arange(len(pieces)), n_ids)[at], clock[at]
+        self.family, self.key = _families(self.ids, new)[at], _KEY[self.ids[at]]
+        self.down = _DOWN[self.ids[at]]
         self.end = self._ends()
 
     def _ends(self):
@@ -69,17 +72,18 @@ def _rests(s):
     "Return piece and length in steps of every rest."
     piece, time, count = s.piece, s.time, _sounding_counts(s, np.arange(len(s.piece)))
     new = np.diff(piece, prepend=-1) > 0
-    since = np.where(new, 0, np.append(0, time[:-1]))                 # the previous event, or the start of the piece
+    previous = np.where(new, 0, np.append(0, time[:-1]))              # the previous event, or the start of the piece
     silent = np.where(new, 0, np.append(0, count[:-1])) == 0
     last = np.flatnonzero(np.append(new[1:], True)[:len(piece)])
     last = last[count[last] == 0]
-    who = np.concatenate([piece[silent], piece[last]])
-    long = np.concatenate([(time - since)[silent], s.total[piece[last]] - time[last]])
-    return who[long > 0], long[long > 0]
+    rest_piece = np.concatenate([piece[silent], piece[last]])
+    length = np.concatenate([(time - previous)[silent], s.total[piece[last]] - time[last]])
+    return rest_piece[length > 0], length[length > 0]
 
 # %% ../../nbs/515_data.profile.ipynb #3428ab82
 quantile_levels = (0, .01, .05, .25, .5, .75, .95, .99, 1)                     # levels of the stored quantiles
 _quantile_names = ('min', '1 %', '5 %', '25 %', 'median', '75 %', '95 %', '99 %', 'max')
+_Quantiles = tuple[float, float, float, float, float, float, float, float, float]
 
 def _family(name):
     "Return the name of a General MIDI family as in `family_names`; `name` may be its number."
@@ -90,10 +94,9 @@ def _family(name):
                      f'the families are {", ".join(family_names)}')
 
 def _check_ascending(values):
+    "Return quantiles; raise an error if they fall."
     if any(b < a for a,b in zip(values, values[1:])): raise ValueError('quantiles must rise')
     return values
-
-_Quantiles = tuple[float, float, float, float, float, float, float, float, float]
 
 # %% ../../nbs/515_data.profile.ipynb #1209057d
 class CorpusProfile(Config):
@@ -143,18 +146,21 @@ class CorpusProfile(Config):
 class _Histogram:
     "Weighted counts of integers."
     def __init__(self): self.counts = np.zeros(0)
+
     def add(self, values, weights):
+        "Count `values` with their weights."
         if not len(values): return
         new = np.bincount(values, weights, len(self.counts))
         new[:len(self.counts)] += self.counts
         self.counts = new
+
     def quantiles(self, unit=1):
         "Return the values at `quantile_levels`, in multiples of `unit`; zeros if nothing was counted."
-        at = np.flatnonzero(self.counts)
-        if not len(at): return (0.,)*len(quantile_levels)
-        upto = self.counts[at].cumsum()
-        place = np.searchsorted(upto, np.array(quantile_levels)*upto[-1]*(1 - 1e-12))
-        return tuple((at[np.minimum(place, len(at) - 1)]*unit).tolist())
+        values = np.flatnonzero(self.counts)
+        if not len(values): return (0.,)*len(quantile_levels)
+        cumulative = self.counts[values].cumsum()
+        i = np.searchsorted(cumulative, np.array(quantile_levels)*cumulative[-1]*(1 - 1e-12))
+        return tuple((values[np.minimum(i, len(values) - 1)]*unit).tolist())
 
 # %% ../../nbs/515_data.profile.ipynb #0e56d4b5
 class _ProfileAccumulator:
@@ -166,20 +172,26 @@ class _ProfileAccumulator:
         self.pedal = np.zeros(vocab.n_families, np.int64)
 
     def add(self, pieces, weights):
-        s, size = _KeySpans(pieces), len(pieces)
-        note = np.flatnonzero(s.key < _PEDAL)
-        on = note[s.down[note]]
-        self.note.add((s.end - s.time)[on], weights[s.piece[on]])
-        self.voices.add(np.maximum(_sounding_counts(s, note), 0)[s.down[note]], weights[s.piece[on]])
-        who, rests = _rests(s)
-        self.rest.add(rests, weights[who])
+        "Measure `pieces` and count them with their weights."
+        s = _KeySpans(pieces)
+        self._add_notes(s, weights, len(pieces))
+        rest_piece, rests = _rests(s)
+        self.rest.add(rests, weights[rest_piece])
         self.seconds.add(s.total, weights)
-        self.notes.add(np.bincount(s.piece[on], minlength=size), weights)
-        self.used[s.family[on], s.key[on]] = True
-        down = np.flatnonzero(s.down & (s.key == _PEDAL))
-        np.maximum.at(self.pedal, s.family[down], (s.end - s.time)[down])
+        pedal = np.flatnonzero(s.down & (s.key == _PEDAL))
+        np.maximum.at(self.pedal, s.family[pedal], (s.end - s.time)[pedal])
         self.tempos[vocab.index[s.ids[vocab.kind[s.ids] == Kind.TEMPO]]] = True
-        self.pieces += size
+        self.pieces += len(pieces)
+
+    def _add_notes(self, s, weights, n_pieces):
+        "Count lengths, polyphony and pitches of the notes, and the notes of each piece."
+        events = np.flatnonzero(s.key < _PEDAL)
+        on = events[s.down[events]]
+        weight = weights[s.piece[on]]
+        self.note.add((s.end - s.time)[on], weight)
+        self.voices.add(np.maximum(_sounding_counts(s, events), 0)[s.down[events]], weight)
+        self.notes.add(np.bincount(s.piece[on], minlength=n_pieces), weights)
+        self.used[s.family[on], s.key[on]] = True
 
 # %% ../../nbs/515_data.profile.ipynb #812054b5
 _batch_ids = 1 << 17                                                     # ids per batch
@@ -198,27 +210,22 @@ def _batches(pieces, weights):
     if out: yield out, np.array(w, float)
 
 # %% ../../nbs/515_data.profile.ipynb #fbacb341
-def _pitch_ranges(tally):
-    "Return the pitch range of each family with notes."
-    span = {}
-    for f in np.flatnonzero(tally.used.any(1)):
-        keys = np.flatnonzero(tally.used[f]) + vocab.pitch_lo
-        span[family_names[f]] = (int(keys[0]), int(keys[-1]))
-    return span
+def _pitch_ranges(used):
+    "Return the pitch range of each family with notes, from the (families, keys) in use."
+    ranges = {}
+    for family in np.flatnonzero(used.any(1)):
+        pitches = np.flatnonzero(used[family]) + vocab.pitch_lo
+        ranges[family_names[family]] = int(pitches[0]), int(pitches[-1])
+    return ranges
 
 # %% ../../nbs/515_data.profile.ipynb #e3412468
-def measure_profile(
-    pieces,       # ids of each piece, from START on; an iterable, such as a store
-    weights=None, # sampling weight of each piece, 0 for never; None: equal weights
-)->CorpusProfile:
-    "Measure the profile of `pieces`."
-    t, step = _ProfileAccumulator(), 1/vocab.steps_per_second
-    for bundle, w in _batches(pieces, repeat(1.) if weights is None else weights): t.add(bundle, w)
-    if not t.used.any(): raise CodecError('there are no notes to measure', way_out='pass pieces with notes')
+def _profile_of(t):
+    "The profile of what a `_ProfileAccumulator` has counted."
+    step = 1/vocab.steps_per_second
     bpm = vocab.bin_tempo(np.flatnonzero(t.tempos)).round(2).tolist()
     return CorpusProfile(
         pieces=t.pieces,
-        pitches=_pitch_ranges(t),
+        pitches=_pitch_ranges(t.used),
         pedals={family_names[f]: float(t.pedal[f] * step) for f in np.flatnonzero(t.pedal)},
         note_seconds=t.note.quantiles(step),
         rest_seconds=t.rest.quantiles(step),
@@ -228,50 +235,68 @@ def measure_profile(
         notes=t.notes.quantiles(),
     )
 
+def measure_profile(
+    pieces,       # ids of each piece, from START on; an iterable, such as a store
+    weights=None, # sampling weight of each piece, 0 for never; None: equal weights
+)->CorpusProfile:
+    "Measure the profile of `pieces`."
+    counts = _ProfileAccumulator()
+    for batch, w in _batches(pieces, repeat(1.) if weights is None else weights): counts.add(batch, w)
+    if not counts.used.any(): raise CodecError('there are no notes to measure', way_out='pass pieces with notes')
+    return _profile_of(counts)
+
 # %% ../../nbs/515_data.profile.ipynb #7031a59b
+def _transpose_range(family, lo, hi, down, up):
+    "Pitch range of a family after transposition, within the keyboard; drums are not transposed."
+    if family == family_names[vocab.drums]: return lo, hi
+    return max(lo + down, vocab.pitch_lo), min(hi + up, vocab.pitch_hi)
+
+def _stretch_quantiles(quantiles, shortest, longest):
+    "Quantiles of lengths after stretching: those below the median shrink, those above it grow."
+    factors = [shortest if level < .5 else longest if level > .5 else 1 for level in quantile_levels]
+    return tuple(value*factor for value, factor in zip(quantiles, factors))
+
+# %% ../../nbs/515_data.profile.ipynb #38611a57
 @patch
 def augmented(self:CorpusProfile,
     transpose=(0, 0),    # lowest and highest transposition in semitones
     stretch=(1., 1.),    # smallest and largest stretch factor
 )->CorpusProfile:
     "Return the profile of the corpus with transposition and stretching."
-    def moved(name, lo, hi):
-        if name == family_names[vocab.drums]: return lo, hi
-        return max(lo + down, vocab.pitch_lo), min(hi + up, vocab.pitch_hi)
-    down, up = transpose
-    short, long = stretch
-    def longer(q):
-        return tuple(v*(short if level < .5 else long if level > .5 else 1) for v,level in zip(q, quantile_levels))
-    time = {k:longer(getattr(self, k)) for k in ('note_seconds', 'rest_seconds', 'seconds')}
-    tempo = (self.tempo[0]/long, self.tempo[1]/short) if self.tempo else None
-    return CorpusProfile(
-        **{
-            **dict(self),
-            **time,
-            'tempo': tempo,
-            'transpose': (self.transpose[0] + down, self.transpose[1] + up),
-            'pedals': {k: v * long for k, v in self.pedals.items()},
-            'pitches': {k: moved(k, *v) for k, v in self.pitches.items()},
-        }
+    (down, up), (shortest, longest) = transpose, stretch
+    changed = dict(
+        tempo=(self.tempo[0]/longest, self.tempo[1]/shortest) if self.tempo else None,
+        transpose=(self.transpose[0] + down, self.transpose[1] + up),
+        pedals={family: seconds*longest for family, seconds in self.pedals.items()},
+        pitches={family: _transpose_range(family, *span, down, up) for family, span in self.pitches.items()},
     )
+    for name in ('note_seconds', 'rest_seconds', 'seconds'):
+        changed[name] = _stretch_quantiles(getattr(self, name), shortest, longest)
+    return CorpusProfile(**{**dict(self), **changed})
 
 # %% ../../nbs/515_data.profile.ipynb #c030bc5e
-def _number(v): return f'{v:.3g}' if abs(v) < 1000 else f'{v:,.0f}'
+def _number(v):
+    "A number as text, with three significant digits."
+    return f'{v:.3g}' if abs(v) < 1000 else f'{v:,.0f}'
+
+def _quantile_text(quantiles, unit=''):
+    "Quantiles as text."
+    by_name = dict(zip(_quantile_names, quantiles))
+    return ', '.join(f'{name} {_number(by_name[name])}' for name in ('5 %', 'median', '95 %', 'max')) + unit
 
 # %% ../../nbs/515_data.profile.ipynb #3516da66
 @patch
 def rows(self:CorpusProfile)->list:
     "Return the rows of the table: (name, formatted value)."
-    def spread(name, unit=''):
-        q = dict(zip(_quantile_names, getattr(self, name)))
-        return ', '.join(f'{w} {_number(q[w])}' for w in ('5 %', 'median', '95 %', 'max')) + unit
+    tempo = 'unknown'
+    if self.tempo: tempo = '{:.0f}–{:.0f} beats per minute'.format(*self.tempo)
     out = {
         'families': ', '.join(f'{k} {lo}–{hi}' for k, (lo, hi) in self.pitches.items()),
-        'note': spread('note_seconds', ' s'),
-        'rest': spread('rest_seconds', ' s') if self.rest_seconds[-1] else 'none',
-        'notes at once': spread('voices'),
-        'tempo': f'{self.tempo[0]:.0f}–{self.tempo[1]:.0f} beats per minute' if self.tempo else 'unknown',
-        'piece': f"{spread('seconds', ' s')}; {spread('notes', ' notes')}",
+        'note': _quantile_text(self.note_seconds, ' s'),
+        'rest': _quantile_text(self.rest_seconds, ' s') if self.rest_seconds[-1] else 'none',
+        'notes at once': _quantile_text(self.voices),
+        'tempo': tempo,
+        'piece': f"{_quantile_text(self.seconds, ' s')}; {_quantile_text(self.notes, ' notes')}",
     }
     if self.pedals: out['pedal'] = ', '.join(f'{k} at most {_number(v)} s' for k,v in self.pedals.items())
     if any(self.transpose):
@@ -282,18 +307,15 @@ def rows(self:CorpusProfile)->list:
 @patch
 def __repr__(self:CorpusProfile):
     rows = self.rows()
-    wide = max(len(k) for k,_ in rows)
-    return '\n'.join(
-        [f'CorpusProfile of {self.pieces:,} piece{"s"*(self.pieces > 1)}', *(f'  {k:<{wide}}  {v}' for k, v in rows)]
-    )
+    width = max(len(k) for k,_ in rows)
+    lines = [f'  {k:<{width}}  {v}' for k, v in rows]
+    return '\n'.join([f'CorpusProfile of {self.pieces:,} piece{"s"*(self.pieces > 1)}', *lines])
 
 @patch
 def __str__(self:CorpusProfile): return repr(self)
 
 @patch
 def _repr_html_(self:CorpusProfile):
-    body = ''.join(
-        f'<tr><td style="text-align:left">{escape(k)}</td><td style="text-align:left">{escape(v)}</td></tr>'
-        for k, v in self.rows()
-    )
+    cell = '<td style="text-align:left">{}</td>'
+    body = ''.join(f'<tr>{cell.format(escape(k))}{cell.format(escape(v))}</tr>' for k, v in self.rows())
     return f'<p>CorpusProfile of {self.pieces:,} pieces</p><table>{body}</table>'

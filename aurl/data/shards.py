@@ -21,20 +21,17 @@ _file_of_array = dict(ids='ids.bin', states='states.bin', codes='codes.bin', ste
 shard_files = (*_file_of_array.values(), 'rows.jsonl') # the files that hold the shards
 shard_log_file = 'shards.jsonl'
 
-def _file_bytes(part, entries):
-    "Return the bytes of `part` for each file, after `entries` existing codes."
-    states = part.states.copy()
-    states['first'] += entries
-    lines = ''.join(to_json(r) + '\n' for r in part.rows)
-    return {
-        'ids.bin': _byte_view(part.ids),
-        'states.bin': _byte_view(states),
-        'codes.bin': _byte_view(part.codes),
-        'steps.bin': _byte_view(part.steps),
-        'rows.jsonl': lines.encode(),
-    }
+def _byte_view(array):
+    "The bytes of `array`: a view, not a copy."
+    return np.ascontiguousarray(array).view(np.uint8).data
 
-def _byte_view(array): return np.ascontiguousarray(array).view(np.uint8).data   # a view, not a copy
+def _file_bytes(encoded, n_codes):
+    "Return the bytes of `encoded` for each file, after `n_codes` existing codes."
+    states = encoded.states.copy()
+    states['first'] += n_codes
+    arrays = encoded._asdict() | dict(states=states)
+    lines = ''.join(to_json(row) + '\n' for row in encoded.rows)
+    return {f: _byte_view(arrays[name]) for name, f in _file_of_array.items()} | {'rows.jsonl': lines.encode()}
 
 # %% ../../nbs/505_data.shards.ipynb #b6864695
 def _counts(rows):
@@ -54,76 +51,96 @@ class Shards:
     def __init__(self,
         path,           # folder of the store
         trusted:int=0,  # number of first shards that are not checked
-        only:bool=False # read only the trusted shards, as a reader does
+        trusted_only:bool=False # read only the trusted shards, as a reader does
     ):
         self.path, self.log = Path(path), []
-        for line in self._lines():
-            if only and len(self.log) == trusted: break
-            try: s = json.loads(line) if line.endswith(b'\n') else None
-            except ValueError: break
-            if s is None: break
-            if len(self.log) >= trusted and self._wrong(s): break
-            self.log.append(s)
-        self.log_bytes = sum(len(l) for l in self._lines()[:len(self.log)])
+        lines = self._lines()
+        for line in lines[:trusted] if trusted_only else lines:
+            shard = _parse_log_line(line)
+            if shard is None: break
+            if len(self.log) >= trusted and self._first_damaged_file(shard): break
+            self.log.append(shard)
+        self.log_bytes = sum(map(len, lines[:len(self.log)]))
+
+    def __len__(self): return len(self.log)
 
     def _lines(self):
+        "The lines of the log."
         f = self.path/shard_log_file
         return f.read_bytes().splitlines(keepends=True) if f.is_file() else []
-    def __len__(self): return len(self.log)
-    def ends(self, k=None):
+
+    def end_offsets(self, k=None):
         "Return the size of each file up to the end of shard `k`-1, in bytes; None: of all shards."
         k = len(self.log) if k is None else k
-        return {f:self.log[k-1]['files'][f][1] if k else 0 for f in shard_files}
+        return {f: self.log[k-1]['files'][f][1] if k else 0 for f in shard_files}
+
+# %% ../../nbs/505_data.shards.ipynb #1e154f64
+def _parse_log_line(line):
+    "Parse a line of the log; None if it is incomplete or invalid."
+    try: return json.loads(line) if line.endswith(b'\n') else None
+    except ValueError: return None
+
+def _open_for_update(path):
+    "Open a file for writing without truncating it; create it if it is missing."
+    return open(path, 'r+b' if path.exists() else 'wb')
 
 # %% ../../nbs/505_data.shards.ipynb #f151b162
+def _read_range(path, start, stop):
+    "Read the bytes from `start` to `stop`; fewer if the file is shorter."
+    with open(path, 'rb') as f:
+        f.seek(start)
+        return f.read(stop - start)
+
 @patch
-def _wrong(self:Shards, s):
-    "Return the first file that does not match the log line `s`, or None."
-    for f,(a,b,sha) in s['files'].items():
-        try:
-            with open(self.path/f, 'rb') as h:
-                h.seek(a)
-                got = h.read(b - a)
+def _first_damaged_file(self:Shards, shard):
+    "Return the first file that does not match the log line `shard`, or None."
+    for f, (start, stop, sha256) in shard['files'].items():
+        try: data = _read_range(self.path/f, start, stop)
         except OSError: return f
-        if len(got) != b - a or sha256_of(got) != sha: return f
+        if len(data) != stop - start or sha256_of(data) != sha256: return f
 
 # %% ../../nbs/505_data.shards.ipynb #b9fe250d
 @patch
-def cut(self:Shards,
+def truncate(self:Shards,
     k:int, # number of shards to keep
 ):
     "Remove all but the first `k` shards and truncate the files."
-    self.log_bytes = sum(len(l) for l in self._lines()[:k])
+    self.log_bytes = sum(map(len, self._lines()[:k]))
     self.log = self.log[:k]
-    for f,n in {**self.ends(), shard_log_file:self.log_bytes}.items():
+    for f, n in {**self.end_offsets(), shard_log_file: self.log_bytes}.items():
         with open(self.path/f, 'ab') as h: h.truncate(n)
     return self
 
 # %% ../../nbs/505_data.shards.ipynb #6deee8cf
 @patch
+def _append_to_log(self:Shards, line):
+    "Append a line to the log; this commits its shard."
+    text = (to_json(line) + '\n').encode()
+    with _open_for_update(self.path/shard_log_file) as h:
+        h.truncate(self.log_bytes)
+        h.seek(self.log_bytes)
+        h.write(text)
+    self.log.append(line)
+    self.log_bytes += len(text)
+
+@patch
 def append(self:Shards,
-    part:EncodedPieces, # pieces of the shard
-)->dict:       # its log line
+    encoded:EncodedPieces, # pieces of the shard
+)->dict:                   # its log line
     "Append a shard."
-    ends = self.ends()
-    line = _counts(part.rows) | dict(names=[r['name'] for r in part.rows], files={})
-    for f,data in _file_bytes(part, ends['codes.bin']//2).items():
-        with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h:
+    ends = self.end_offsets()
+    line = _counts(encoded.rows) | dict(names=[r['name'] for r in encoded.rows], files={})
+    for f, data in _file_bytes(encoded, ends['codes.bin']//2).items():
+        with _open_for_update(self.path/f) as h:
             h.seek(ends[f])
             h.write(data)
         line['files'][f] = [ends[f], ends[f] + len(data), sha256_of(data)]
-    text = (to_json(line) + '\n').encode()
-    with open(self.path/shard_log_file, 'r+b' if (self.path/shard_log_file).exists() else 'wb') as h:
-        h.truncate(self.log_bytes)
-        h.seek(self.log_bytes)
-        h.write(text)  # this commits the shard
-    self.log.append(line)
-    self.log_bytes += len(text)
+    self._append_to_log(line)
     return line
 
 # %% ../../nbs/505_data.shards.ipynb #90a76792
 @patch
-def settle(self:Shards):
+def sync(self:Shards):
     "Flush all files to disk."
     for f in (*shard_files, shard_log_file):
         with open(self.path/f, 'rb+') as h: os.fsync(h.fileno())
@@ -133,33 +150,33 @@ def settle(self:Shards):
 @patch
 def damaged(self:Shards)->list:
     "Return index and file of each shard that does not match the log."
-    return [(k, f) for k,s in enumerate(self.log) for f in [self._wrong(s)] if f]
+    files = [self._first_damaged_file(shard) for shard in self.log]
+    return [(k, f) for k, f in enumerate(files) if f]
 
 @patch
 def rows(self:Shards,
     k:int, # shard index
 )->list:   # one dict per piece
     "Return the rows of the pieces of shard `k`."
-    a, b, _ = self.log[k]['files']['rows.jsonl']
-    with open(self.path/'rows.jsonl', 'rb') as h:
-        h.seek(a)
-        return json.loads(b'[' + b','.join(h.read(b - a).splitlines()) + b']')
+    start, stop, _ = self.log[k]['files']['rows.jsonl']
+    lines = _read_range(self.path/'rows.jsonl', start, stop).splitlines()
+    return json.loads(b'[' + b','.join(lines) + b']')
 
 # %% ../../nbs/505_data.shards.ipynb #05aaabbc
 @patch
-def mend(self:Shards,
-    k:int,              # shard index
-    part:EncodedPieces, # its pieces, read again
+def rewrite(self:Shards,
+    k:int,                 # shard index
+    encoded:EncodedPieces, # its pieces, read again
 ):
-    "Rewrite shard `k`, if `part` matches its checksums."
-    s = self.log[k]
-    new = _file_bytes(part, s['files']['codes.bin'][0]//2)
-    if other := [f for f,data in new.items() if sha256_of(data) != s['files'][f][2]]:
+    "Rewrite shard `k`, if `encoded` matches its checksums."
+    files = self.log[k]['files']
+    new = _file_bytes(encoded, files['codes.bin'][0]//2)
+    if other := [f for f, data in new.items() if sha256_of(data) != files[f][2]]:
         raise StoreError(f"shard {k} no longer matches its checksum ({other[0]})", self.path,
             'the source files or aurl have changed; prepare the store again with overwrite=True')
-    for f,data in new.items():
-        with open(self.path/f, 'r+b' if (self.path/f).exists() else 'wb') as h:
-            h.seek(s['files'][f][0])
+    for f, data in new.items():
+        with _open_for_update(self.path/f) as h:
+            h.seek(files[f][0])
             h.write(data)
             h.flush()
             os.fsync(h.fileno())
@@ -171,10 +188,11 @@ def plan_shards(
     sizes, # size of each piece's file in bytes
 )->list:   # one slice per shard
     "Divide pieces into shards."
-    out, first, n = [], 0, 0
-    for i,b in enumerate(sizes):
-        if i > first and (i - first == max_shard_pieces or n + b > max_shard_bytes):
-            out.append(slice(first, i))
-            first, n = i, 0
-        n += b
-    return out + [slice(first, len(sizes))] if len(sizes) else out
+    slices, first, total = [], 0, 0
+    for i, size in enumerate(sizes):
+        if i > first and (i - first == max_shard_pieces or total + size > max_shard_bytes):
+            slices.append(slice(first, i))
+            first, total = i, 0
+        total += size
+    if len(sizes): slices.append(slice(first, len(sizes)))
+    return slices
