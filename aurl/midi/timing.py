@@ -162,17 +162,22 @@ class _Notes:
     velocity:np.ndarray
 
 # %% ../../nbs/150_midi.timing.ipynb #35e1ab7f
+def _notes_of(part, track):
+    "Return the notes of `track`, which is in ticks."
+    n = track.notes.numpy()
+    on = n['time'].astype(np.int64)
+    return _Notes(part, track.is_drum, on, on + n['duration'], n['pitch'], n['velocity'].astype(np.int64))
+
+# %% ../../nbs/150_midi.timing.ipynb #dcdf57b2
 def _map_notes(score, move):
     "Apply `move(notes) -> (start, end, velocity)` to the `_Notes` of each track of a copy in ticks."
     s = in_ticks(score)
     for i,t in enumerate(s.tracks):
         if not len(t.notes): continue
-        n = t.notes.numpy()
-        start = n['time'].astype(np.int64)
-        notes = _Notes(i, t.is_drum, start, start + n['duration'], n['pitch'], n['velocity'].astype(np.int64))
+        notes = _notes_of(i, t)
         on, off, velocity = move(notes)
         t.notes = Note.from_numpy(on.astype(np.int32), np.maximum(off - on, 1).astype(np.int32),
-                                  n['pitch'], velocity.astype(np.int8), ttype='tick')
+                                  notes.pitch, velocity.astype(np.int8), ttype='tick')
     return s
 
 # %% ../../nbs/150_midi.timing.ipynb #08938424
