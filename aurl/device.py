@@ -14,6 +14,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')          # before torch: see
 os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')    # operations without MPS kernel run on the CPU
 
 import torch
+from fastcore.meta import delegates
 
 from .core import ConfigError
 
@@ -154,6 +155,7 @@ def can_compile(
     return kind == 'cpu' and any(shutil.which(c) for c in (os.environ.get('CXX') or 'c++', 'g++', 'clang++'))
 
 # %% ../nbs/020_device.ipynb #d2d65b9f
+@delegates(torch.compile)
 def maybe_compile(
     model,     # a module
     on='auto', # auto, True or False

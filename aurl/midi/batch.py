@@ -274,30 +274,41 @@ class _Span:
                 self.add_note(k, c, pitch, held.popleft(), duration)
 
 # %% ../../nbs/170_midi.batch.ipynb #84f684c3
-def _span_track(program, is_drum, notes, controls):
-    "Return a track of `notes` (onset, duration, pitch, velocity) and `controls` (tick, number, value)."
-    t = Track(program=program, is_drum=is_drum)
+def _note_list(notes):
+    "Return the notes of symusic for rows (onset, duration, pitch, velocity), sorted."
     a = np.array(sorted(notes), np.int64).reshape(-1, 4)
     if len(a) and a[:,:2].max() >= 2**31:
         raise MidiError('its times exceed the range of 32 bits', way_out='the file is damaged; leave it out')
-    t.notes = Note.from_numpy(a[:,0].astype(np.int32), a[:,1].astype(np.int32),
-                              a[:,2].astype(np.int8), a[:,3].astype(np.int8), 'tick')
+    return Note.from_numpy(a[:,0].astype(np.int32), a[:,1].astype(np.int32),
+                           a[:,2].astype(np.int8), a[:,3].astype(np.int8), 'tick')
+
+# %% ../../nbs/170_midi.batch.ipynb #acce7ec7
+def _span_track(program, is_drum, notes, controls):
+    "Return a track of `notes` (onset, duration, pitch, velocity) and `controls` (tick, number, value)."
+    t = Track(program=program, is_drum=is_drum)
+    t.notes = _note_list(notes)
     for c in controls: t.controls.append(ControlChange(*c))
     return t
 
 # %% ../../nbs/170_midi.batch.ipynb #a0f24df9
+@patch
+def build(self:_Span):
+    "Return the score: a track for each track, channel and program."
+    for key in {x[:3] for x in self.controls}: self.notes.setdefault(key, [])
+    for key,notes in sorted(self.notes.items()):
+        _, channel, program = key
+        controls = [x[3:] for x in self.controls if x[:3] == key]
+        self.score.tracks.append(_span_track(program, channel == 9, notes, controls))
+    _rebuild_pedals(self.score)
+    return self.score
+
+# %% ../../nbs/170_midi.batch.ipynb #cb1d9526
 def _read_span(readers, tick, tpq, longest):
     "Read all `readers` up to `tick` into a score; notes of more than `longest` ticks are cut."
     span = _Span(tpq)
     for k,reader in enumerate(readers): span.read(k, reader, tick)
     for k,reader in enumerate(readers): span.cut_notes(k, reader, tick, longest)
-    for key in {x[:3] for x in span.controls}: span.notes.setdefault(key, [])
-    for key,notes in sorted(span.notes.items()):
-        _, channel, program = key
-        controls = [x[3:] for x in span.controls if x[:3] == key]
-        span.score.tracks.append(_span_track(program, channel == 9, notes, controls))
-    _rebuild_pedals(span.score)
-    return span.score
+    return span.build()
 
 # %% ../../nbs/170_midi.batch.ipynb #bc6c558b
 def _spans(b, path, span_quarters, max_note_quarters):

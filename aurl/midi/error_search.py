@@ -26,12 +26,18 @@ def _resized_text(e, cost, by):
     return (e[0] + by, *e[1:5], payload, 1), cost + error + 3*abs(by), kind
 
 # %% ../../nbs/118_midi.error_search.ipynb #06e37914
-def _text_readings(b, i, end, running_status):
-    "Return alternative readings of a text event at `i`: its delta time damaged, or letters inserted or lost."
+def _mistimed_meta(b, i, end, running_status):
+    "Return the readings of a meta event at `i` whose delta time is missing or wrong."
     out = []
     for j,cost,kind in ((0, _MISSING, 'gone'), (1, _WRONG, 'wrong')):
         if b[i+j:i+j+1] == b'\xff' and (e := _parse_system_event(b, i+j+1, end, running_status, 0, 0xff)):
             out.append((e, cost, kind))
+    return out
+
+# %% ../../nbs/118_midi.error_search.ipynb #878f71a6
+def _text_readings(b, i, end, running_status):
+    "Return alternative readings of a text event at `i`: its delta time damaged, or letters inserted or lost."
+    out = _mistimed_meta(b, i, end, running_status)
     for e,cost,_ in [(parse_event(b, i, end, running_status), 0, ''), *out]:
         if e and e[3] == 0xff and e[4] in range(1, 10):
             out += [_resized_text(e, cost, by) for by in (-3, -2, -1, 1, 2, 3) if i + 4 < e[0] + by <= end]

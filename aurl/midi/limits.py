@@ -120,14 +120,21 @@ def _shorten_notes(score, longest):
 _TIMED_SCORE_EVENTS = 'tempos', 'time_signatures', 'key_signatures', 'markers'
 _TIMED_TRACK_EVENTS = 'notes', 'controls', 'pitch_bends', 'pedals'
 
-def _long_silences(score, gap):
-    "Return the end of each silence of all tracks of more than `gap` ticks, and by how much it is longer."
+def _note_spans(score):
+    "Return start and end of all notes of `score`, sorted by start."
     notes = [a for a in _note_arrays(score) if len(a['time'])]
     if not notes: return np.zeros(0, np.int64), np.zeros(0, np.int64)
     on = np.concatenate([a['time'] for a in notes]).astype(np.int64)
     off = np.concatenate([a['time'].astype(np.int64) + a['duration'] for a in notes]).astype(np.int64)
     order = np.argsort(on, kind='stable')
-    on, last_end = on[order], np.maximum.accumulate(off[order])
+    return on[order], off[order]
+
+# %% ../../nbs/130_midi.limits.ipynb #c542a229
+def _long_silences(score, gap):
+    "Return the end of each silence of all tracks of more than `gap` ticks, and by how much it is longer."
+    on, off = _note_spans(score)
+    if not len(on): return on, off
+    last_end = np.maximum.accumulate(off)
     silence = on - np.append(0, last_end[:-1])
     return on[silence > gap], silence[silence > gap] - gap
 
@@ -205,15 +212,16 @@ def _is_short(score, limits):
             and end*60 <= limits.seconds*limits.min_bpm*tpq)
 
 # %% ../../nbs/130_midi.limits.ipynb #399bf48d
+def _raise_too_long(length, unit, name, limit, path):
+    raise MidiError(f'{length:,.0f} {unit} long, more than {name}={limit:g}', path,
+                    f'read it with MidiLimits({name}=…) if this is intended')
+
 def _check_length(score, limits, path):
     "Raise a `MidiError` if `score` is too long in quarter notes or in seconds."
     end, tpq = _last_note_end(score), score.ticks_per_quarter
-    if end > limits.quarters*tpq:
-        raise MidiError(f'{end/tpq:,.0f} quarter notes long, more than quarters={limits.quarters:g}', path,
-                        'read it with MidiLimits(quarters=…) if this is intended')
-    if (s := _length_seconds(score, end)) > limits.seconds:
-        raise MidiError(f'{s:,.0f} seconds long, more than seconds={limits.seconds:g}', path,
-                        'read it with MidiLimits(seconds=…) if this is intended')
+    if end > limits.quarters*tpq: _raise_too_long(end/tpq, 'quarter notes', 'quarters', limits.quarters, path)
+    seconds = _length_seconds(score, end)
+    if seconds > limits.seconds: _raise_too_long(seconds, 'seconds', 'seconds', limits.seconds, path)
 
 # %% ../../nbs/130_midi.limits.ipynb #79671aca
 def _extremes(arrays, key):

@@ -429,13 +429,16 @@ def _part_text(p):
     return text + (f' · {p["pedals"]:,} pedals' if p['pedals'] else '')
 
 # %% ../../nbs/140_midi.read.ipynb #75d3ec90
+def _score_event_rows(r):
+    "Return the rows about tempos, meters and keys, as far as there are any."
+    values = [('tempo', r.tempos, ' bpm'), ('meter', r.time_signatures, ''), ('key', r.key_signatures, '')]
+    return [(label, _summarize_values(v, unit)) for label,v,unit in values if v]
+
 def _music_rows(r):
     "Return the rows about the music in a readable file."
     rows = [('music', f'{r.notes:,} notes in {len(r.parts)} part{"s"*(len(r.parts)!=1)}, {r.seconds:.1f} s, '
                       f'{r.quarters:g} quarter notes of {r.ticks_per_quarter} ticks')]
-    if r.tempos: rows.append(('tempo', _summarize_values(r.tempos, ' bpm')))
-    if r.time_signatures: rows.append(('meter', _summarize_values(r.time_signatures)))
-    if r.key_signatures: rows.append(('key', _summarize_values(r.key_signatures)))
+    rows += _score_event_rows(r)
     rows += [(f'part {i+1}', _part_text(p)) for i,p in enumerate(r.parts[:16])]
     return rows + ([('', f'and {len(r.parts)-16} more parts')] if len(r.parts) > 16 else [])
 

@@ -331,13 +331,17 @@ def realign_tracks(
     return _correct_offsets(_Realignment(tracks, grid, ticks_per_quarter, delta_cost, home), candidates)
 
 # %% ../../nbs/110_midi.realign.ipynb #4c74cc43
+def _next_start(starts, start, n):
+    "Return the first of `starts` after `start`; `n` without one."
+    return min((s for s in starts if s > start), default=n)
+
+# %% ../../nbs/110_midi.realign.ipynb #cbb3e3db
 def _correct_offsets(r, candidates):
     "Decide on each candidate in order of time; return (track, event, shift) of each correction."
     starts, out = [r.first_onset(b) for b in candidates], []
     for b,start in zip(candidates, starts): r.known[b.part][start:] = False
     for b,start in zip(candidates, starts):
-        later = [s for c,s in zip(candidates, starts) if c.part == b.part and s > start]
-        end = min(later, default=len(r.onsets[b.part]))
+        end = _next_start([s for c,s in zip(candidates, starts) if c.part == b.part], start, len(r.onsets[b.part]))
         event, shift = _accepted_shift(r, b, candidates, start, end)
         r.apply(b.part, start, end, shift)
         if shift: out.append((b.part, int(event), int(shift)))
@@ -489,8 +493,7 @@ def detect_offsets(
     out = realign_tracks(tracks, ticks_per_quarter)
     starts = [int(np.searchsorted(tracks[k].onset_event, event)) for k,event,_ in out]
     for (k,_,shift),start in zip(out, starts):
-        later = [s for (j,*_),s in zip(out, starts) if j == k and s > start]
-        end = min(later, default=len(onsets[k]))
+        end = _next_start([s for (j,*_),s in zip(out, starts) if j == k], start, len(onsets[k]))
         if not _is_certain(onsets, grid, k, start, end, shift): return []
         if _is_division(shift, ticks_per_quarter): return []          # it may be intended
         onsets[k][start:] += shift
