@@ -45,7 +45,7 @@ def train_worker(
         cfg = make_config(TrainConfig, overrides=broadcast_object(told['config'])).changed(
             data=asked.data, workers=asked.workers
         )
-        run = Experiment.open(told['run']) if place.first else SilentRun()
+        run = Experiment.open(told['run']) if place.is_main else SilentRun()
         try:
             store = open_store(cfg.data, cfg.workers, None, cfg.loader, of=told['run'])
             train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
@@ -55,7 +55,7 @@ def train_worker(
                     cfg.data,
                     'prepare it once with aurl prepare, copy the store to each machine, and say data=STORE',
                 )
-            last = load_newest_checkpoint(run.checkpoints, run.say) if place.first and not cfg.stages else None
+            last = load_newest_checkpoint(run.checkpoints, run.say) if place.is_main and not cfg.stages else None
             learn, best = train_stages(run, cfg, store, train, held, last)
             if not cfg.shard and len(set(all_gather_objects(_weights_hash(learn.model)))) > 1:
                 raise AurlError('the weights differ between the processes', told['run'],
@@ -77,7 +77,7 @@ def _save_outcome(learn, best, run, place, path):
     model, lines = gather_model(learn.model), broadcast_object(run.metrics())
     if int(os.environ.get('LOCAL_RANK', 0)): return
     model.save_pretrained(path/'model', valid_loss=best)
-    if not place.first:
+    if not place.is_main:
         with open(path/'metrics.jsonl', 'w', encoding='utf-8') as f: f.writelines(to_json(m) + '\n' for m in lines)
     write_json(
         path / 'outcome.json',
@@ -85,7 +85,7 @@ def _save_outcome(learn, best, run, place, path):
             valid_loss=best,
             stopped=learn.stopped,
             steps=learn.steps_done,
-            ranks=place.ranks,
+            ranks=place.world_size,
             words=monitor_summary(learn.watched),
         ),
     )
@@ -127,7 +127,7 @@ def launch_training(
             cfg.node,
             cfg.meet,
             log=run.path / 'workers.log',
-            tell=_notebook_progress(run),
+            on_poll=_notebook_progress(run),
         )
     except AurlError as e:
         run.say(str(e))

@@ -184,7 +184,7 @@ def after_fit(self:FailureMonitor):
         return self._end(f'the model has collapsed {len(rescue.times)} times ({rescue.times[-1]["why"]})')
     if not all_finite(self.model): return self._end('the weights are no longer finite')
     last = [x for x in (self.last + self._read())[-3:] if math.isfinite(x)]
-    stopped = self.until is not None and self.until.asked is not None
+    stopped = self.until is not None and self.until.stop_signal is not None
     if last and not stopped and self.best < math.inf and self._high(float(np.median(last)))[0]:
         self._end(self._words(last))
 

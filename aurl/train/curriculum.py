@@ -378,8 +378,8 @@ class AdaptiveCurriculum(Callback):
 # %% ../../nbs/764_train.curriculum.ipynb #3e81384d
 def curriculum_kwargs(
     pace:CurriculumConfig, # the curriculum
-)->dict:                   # `windows` and `cbs` for `music_learner`; empty without a curriculum
+)->dict:                   # `make_train_loader` and `cbs` for `music_learner`; empty without a curriculum
     "Return the arguments of `music_learner` for a curriculum."
     if not pace.by: return {}
     cbs = [AdaptiveCurriculum()] if pace.pacing == 'adaptive' else []
-    return dict(windows=partial(CurriculumLoader, pace=pace), cbs=cbs)
+    return dict(make_train_loader=partial(CurriculumLoader, pace=pace), cbs=cbs)

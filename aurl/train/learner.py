@@ -250,13 +250,13 @@ def music_learner(
     wd:float=.02,         # weight decay of the matrices
     optimizer=None,       # an `OptimizerConfig` of `746_train.optimizers`; None for `MuonAdamW`
     grammar_weight:float=0., # weight of the grammar loss
-    smoothing:float=0.,   # label smoothing
+    label_smoothing:float=0., # share of the target spread over all ids
     clip=1.,              # largest norm of the gradient, 0 for none; or a clipping callback
     dtype='auto',         # auto, bf16, fp16 or fp32
     device='auto',        # auto, cpu, cuda, mps …
     seed:int=0,           # of the split, the order of windows, augmentation and dropout
     loader=None,          # a `LoaderConfig`, or a dict of its fields: how windows are cut, batched and mixed
-    windows=WindowLoader, # class of the training loader
+    make_train_loader=WindowLoader, # class of the training loader
     cbs=(),               # further callbacks
     **kwargs              # passed on to fastai's Learner
 )->Learner:
@@ -265,11 +265,10 @@ def music_learner(
     if hasattr(store, 'pieces'): model.programs = programs_of(store) or None
     device = pick_device(device)
     split = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
-    dls = _data_loaders(
-        store, split, model, loader, windows, transpose, device, length=length, batch_size=batch_size, seed=seed
-    )
+    windows = dict(length=length, batch_size=batch_size, seed=seed)
+    dls = _data_loaders(store, split, model, loader, make_train_loader, transpose, device, **windows)
     # of the training split alone
     if hasattr(store, 'profile_of') and hasattr(dls.train, 'profile'): model.profile = dls.train.profile()
     how = optimizer.learner_options(model, lr) if optimizer is not None else _default_optimizer(lr, wd)
     cbs = [*_standard_callbacks(dtype, clip, grammar_weight), *how.pop('cbs', ()), *cbs]
-    return Learner(dls, model.to(device), loss_func=MusicLoss(smoothing), cbs=cbs, **{**how, **kwargs})
+    return Learner(dls, model.to(device), loss_func=MusicLoss(label_smoothing), cbs=cbs, **{**how, **kwargs})

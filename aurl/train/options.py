@@ -54,7 +54,7 @@ def learner_kwargs(
     how = curriculum_kwargs(cfg.curriculum)
     cbs = [LRScheduler(cfg.schedule), *how.pop('cbs', ()), *_optional_callbacks(cfg)]
     clip = GradientClipping(cfg.clip) if cfg.clip.kind != 'none' else 0
-    return dict(lr=cfg.lr, optimizer=cfg.optimizer, clip=clip, smoothing=cfg.smoothing, cbs=cbs, **how)
+    return dict(lr=cfg.lr, optimizer=cfg.optimizer, clip=clip, label_smoothing=cfg.smoothing, cbs=cbs, **how)
 
 # %% ../../nbs/767_train.options.ipynb #cb9051bf
 def _optional_callbacks(cfg):

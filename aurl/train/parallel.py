@@ -26,10 +26,10 @@ from .budget import Budget, handle_interrupts
 class RankInfo:
     "Rank of this process, number of ranks, and its device."
     rank:int=0            # counted from 0
-    ranks:int=1           # number of processes
+    world_size:int=1      # number of processes
     device:object='cpu'   # device of this process
     @property
-    def first(self)->bool:
+    def is_main(self)->bool:
         "Whether this is the process that writes files and prints."
         return self.rank == 0
 
@@ -124,12 +124,13 @@ def _ddp(model, device):
 @patch
 def _sync_clock_and_stop(self:DistributedTraining):
     "Synchronize the clock with rank 0, and stop all ranks if one was asked to."
-    stop = getattr(self.run_budget, 'asked', None) or _stop_signal()
-    now = time.monotonic() if self.rank_info.first else 0.
+    stop = getattr(self.run_budget, 'stop_signal', None) or _stop_signal()
+    now = time.monotonic() if self.rank_info.is_main else 0.
     t = torch.tensor([now, float(stop or 0)], dtype=torch.float64, device=self.rank_info.device)
     torch.distributed.all_reduce(t)
     self.shared_clock = t[0].item()
-    if t[1] > 0 and self.run_budget is not None: self.run_budget.asked = self.run_budget.asked or signal.SIGTERM
+    budget = self.run_budget
+    if t[1] > 0 and budget is not None: budget.stop_signal = budget.stop_signal or signal.SIGTERM
 
 # %% ../../nbs/788_train.parallel.ipynb #bad20df8
 @patch
@@ -145,7 +146,7 @@ def after_loss(self:DistributedTraining):
 @patch
 def _weight_loss(self:DistributedTraining, n, total):
     "Weight the loss by its targets; without a row it is zero."
-    share = n*self.rank_info.ranks/total
+    share = n*self.rank_info.world_size/total
     self.learn.loss_grad = self.loss_grad*share.to(self.loss_grad.dtype) if n else self.pred.sum()*0
 
 # %% ../../nbs/788_train.parallel.ipynb #fb5d113c
@@ -178,7 +179,7 @@ def shard_model(
     "Shard `model` over the ranks, layer by layer."
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    mesh = init_device_mesh(rank_info.device.type, (rank_info.ranks,))
+    mesh = init_device_mesh(rank_info.device.type, (rank_info.world_size,))
     for block in model.trunk.blocks: fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
@@ -190,8 +191,8 @@ def distribute_learner(
 ):                    # `learn`
     "Prepare `learn` for distributed training; a single process is left unchanged."
     rank_info = rank_info or current_rank()
-    if rank_info.ranks == 1: return learn
-    for loader in (learn.dls.train, learn.dls.valid): loader.take_rows(rank_info.rank, rank_info.ranks)
+    if rank_info.world_size == 1: return learn
+    for loader in (learn.dls.train, learn.dls.valid): loader.take_rows(rank_info.rank, rank_info.world_size)
     learn.dls.to(rank_info.device)
     learn.model.to(rank_info.device)
     if sharded: shard_model(learn.model, rank_info)
@@ -209,7 +210,7 @@ def launch(
     *,
     log=None,          # file for their output
     env:dict=None,     # additional environment variables
-    tell=None,         # called about once a second
+    on_poll=None,      # called about once a second
     stop_seconds:float=60, # time limit for a graceful stop
 )->int:                # exit code: 0, or possibly another one after a requested stop
     "Run `command` in several processes of one group; raise an `AurlError` with the likely cause if they fail."
@@ -223,7 +224,7 @@ def launch(
         stop = _StopRequest(Path(folder)/'stop')
         process = _start([f'--log-dir={folder}', *options, *map(str, command)], out, _worker_env(stop.path, env))
         with handle_interrupts(stop):
-            code = _wait_for_exit(process, tell, stop_seconds)
+            code = _wait_for_exit(process, on_poll, stop_seconds)
             if code == 0 or stop.signals: return code
             out.seek(begin)
             lines = [l for l in out.read().decode(errors='replace').splitlines() if l.strip()]
