@@ -78,7 +78,7 @@ def test_stages_go_on(store, tmp_path, monkeypatch):
             real(self)
             if self.training:
                 seen.append(1)
-                if len(seen) == stop: self.asked = signal.SIGTERM
+                if len(seen) == stop: self.stop_signal = signal.SIGTERM
         with monkeypatch.context() as m:
             m.setattr(Budget, 'after_batch', heard)
             learn, best = train_stages(run, cfg, music, train, held, last)

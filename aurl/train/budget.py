@@ -54,19 +54,19 @@ class Budget(Callback):
             raise ConfigError('a budget needs steps or minutes', way_out='set steps=200, or minutes=4')
         self.steps, self.minutes, self.clock = steps, minutes, clock
         self.lr_multiplier = lr_multiplier
-        self.done, self.asked = start_step, None
+        self.done, self.stop_signal = start_step, None
         # most seconds of a validation, and the batches that fit
         self.max_valid_seconds, self.max_valid_batches = (minutes or math.inf)*60/10, None
 
-    def ask(self, number=signal.SIGINT, frame=None):
+    def request_stop(self, number=signal.SIGINT, frame=None):
         "End after the current step; a second signal of the same number interrupts immediately."
-        if self.asked == number: raise KeyboardInterrupt
-        self.asked = number
+        if self.stop_signal == number: raise KeyboardInterrupt
+        self.stop_signal = number
 
     @property
     def seconds_spent(self): return self.clock() - self.start_time
     @property
-    def finished(self): return self.asked is not None or self.used >= 1
+    def finished(self): return self.stop_signal is not None or self.used >= 1
     @property
     def used(self):
         "Fraction used, with time reserved for the last validation."
@@ -385,7 +385,7 @@ def fit_budget(self:Learner,
     log = [RunLog(run, log_every)] if run is not None else []
     _fit_until_end(self, budget, best, [*log, *cbs])
     self.valid_curve, self.steps_done = best.valid_losses, budget.done
-    self.stopped = sync_flag(budget.asked is not None, anybody=True)
+    self.stopped = sync_flag(budget.stop_signal is not None, anybody=True)
     if self.stopped and run is not None: run.say('interrupted; the best weights are kept')
     return best.best_loss
 
@@ -398,10 +398,10 @@ def _best_folder(model, run):
 # %% ../../nbs/734_train.budget.ipynb #927e3dea
 def _fit_until_end(learn, budget, best, cbs):
     "Fit until `budget` is used or an interruption, and leave the model in a usable state."
-    with learn.no_bar(), learn.no_logging(), handle_interrupts(budget.ask):
+    with learn.no_bar(), learn.no_logging(), handle_interrupts(budget.request_stop):
         try: learn.fit(1_000_000, cbs=[budget, best, *cbs])
         except KeyboardInterrupt:
-            budget.asked = signal.SIGINT
+            budget.stop_signal = signal.SIGINT
             best.restore(learn.model)
         finally:
             for c in learn.cbs:
