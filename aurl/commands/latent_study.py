@@ -43,32 +43,43 @@ class LatentStudyConfig(Config):
         return tuple(n.strip() for n in value.split(',') if n.strip()) if isinstance(value, str) else value
 
 # %% ../../nbs/982_commands.latent_study.ipynb #ac93fa0c
+def _check_latent_run(run_config, where):
+    "Raise an error for a run whose model has no latent."
+    if run_config.get('mode', 'transformer') == 'transformer':
+        raise ModelError('a model without a latent', path=where, way_out='train one with mode=vae')
+
+def _draw_pieces(store, side, n, length, seed, name):
+    "At most `n` of the pieces in `side` that fit into a window, in random order."
+    fitting = np.array([i for i in side if store.length[i] <= length + 1])
+    return rng(seed, 'study', name).permutation(fitting)[:n]
+
+def _too_few_error(where, sides, drawn, length):
+    "The error for a run of whose pieces too few fit into its window."
+    (train, held), (train_pieces, held_pieces) = sides, drawn
+    return ModelError(f'of {len(train)} training pieces and {len(held)} held-out pieces '
+                      f'only {len(train_pieces)} and {len(held_pieces)} fit into its window of length={length}',
+                      path=where,
+                      way_out='cut the music into phrases (aurl prepare phrases=4), or train with a greater length')
+
+# %% ../../nbs/982_commands.latent_study.ipynb #ac93fa01
 def latent_study_data(
     where:Path,            # the run of a model
     cfg:LatentStudyConfig,
     run=None,              # an `Experiment` that shows the progress of the preparation
 ):                         # ids of training and of held-out pieces, groups of the latter, attributes tied to dimensions
     "Training and held-out pieces of a run that fit into its window."
-    told = Experiment.open(where).config
-    if told.get('mode', 'transformer') == 'transformer':
-        raise ModelError('a model without a latent', path=where, way_out='train one with mode=vae')
-    store = open_store(told['data'], cfg.workers, run, run_folder=where)
-    train, held = train_valid_split(store, told['valid'], told['seed'], told.get('split', 'group'))
-    fits = lambda side: np.array([i for i in side if store.length[i] <= told['length'] + 1])
-    some = lambda side, n, name: rng(cfg.seed, 'study', name).permutation(side)[:n]
-    known, mine = some(fits(train), cfg.known, 'known'), some(fits(held), cfg.pieces, 'held')
-    if len(mine) < 2 or len(known) < 3:
-        raise ModelError(f'of {len(train)} training pieces and {len(held)} held-out pieces '
-                         f'only {len(known)} and {len(mine)} fit into its window of length={told["length"]}',
-                         path=where,
-                         way_out='cut the music into phrases (aurl prepare phrases=4), or train with a greater length')
-    groups = np.array(store.pieces['group'].to_pylist())
-    return (
-        [store[int(i)] for i in known],
-        [store[int(i)] for i in mine],
-        groups[mine],
-        tuple(told.get('latent', {}).get('attributes', ())),
-    )
+    run_config = Experiment.open(where).config
+    _check_latent_run(run_config, where)
+    store, length = open_store(run_config['data'], cfg.workers, run, run_folder=where), run_config['length']
+    split = run_config.get('split', 'group')
+    train, held = train_valid_split(store, run_config['valid'], run_config['seed'], split)
+    train_pieces = _draw_pieces(store, train, cfg.known, length, cfg.seed, 'known')
+    held_pieces = _draw_pieces(store, held, cfg.pieces, length, cfg.seed, 'held')
+    if len(held_pieces) < 2 or len(train_pieces) < 3:
+        raise _too_few_error(where, (train, held), (train_pieces, held_pieces), length)
+    groups = np.array(store.pieces['group'].to_pylist())[held_pieces]
+    named = tuple(run_config.get('latent', {}).get('attributes', ()))
+    return [store[int(i)] for i in train_pieces], [store[int(i)] for i in held_pieces], groups, named
 
 # %% ../../nbs/982_commands.latent_study.ipynb #0ab4faca
 def run_latent_study(
@@ -78,19 +89,10 @@ def run_latent_study(
     run=None,              # an `Experiment` that shows the progress of the preparation
 )->LatentEvaluation:
     "Evaluate the latent of the model of a run."
-    known, held, groups, named = latent_study_data(where, cfg, run)
-    return evaluate_latent(
-        model,
-        known,
-        held,
-        groups,
-        tuple(attributes),
-        named,
-        min(cfg.pairs, len(held) // 2),
-        cfg.steps,
-        cfg.temperature,
-        cfg.seed,
-    )
+    train_pieces, held, groups, attribute_names = latent_study_data(where, cfg, run)
+    pairs = min(cfg.pairs, len(held)//2)
+    options = dict(pairs=pairs, steps=cfg.steps, temperature=cfg.temperature, seed=cfg.seed)
+    return evaluate_latent(model, train_pieces, held, groups, tuple(attributes), attribute_names, **options)
 
 # %% ../../nbs/982_commands.latent_study.ipynb #4fba46aa
 def check_latent_study(

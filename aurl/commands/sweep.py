@@ -8,14 +8,13 @@ __all__ = ['TRIAL_METRICS', 'SweepConfig', 'logged_metrics', 'metrics_at_best', 
 
 # %% ../../nbs/984_commands.sweep.ipynb #861f59d6
 import contextlib, functools, itertools, json, math
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from ..config import Config, config_from, make_config, merge
+from ..config import Config, make_config, merge
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
 from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_rule_input
@@ -30,7 +29,7 @@ from .option_checks import check_single_training
 from .run_data import open_store, train_valid_split
 from .run_folder import absolute_source
 from .training import train_run
-from ..search.space import search_space
+from ..search.space import nest_keys, search_space
 from ..search.trials import SweepDefinition, PruneTrial, Pruned, Sweep, run_workers
 
 # %% ../../nbs/984_commands.sweep.ipynb #f05c4fa9
@@ -55,22 +54,6 @@ _run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep')
 TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training
 
 # %% ../../nbs/984_commands.sweep.ipynb #31228890
-def logged_metrics(
-    cfg:TrainConfig # of a training
-)->list:            # names, in addition to `TRIAL_METRICS`
-    "The metrics that such a training logs: of held-out windows, of unmasked samples, of the gradient."
-    names = ['train_loss', 'objective', 'grad_norm']
-    names += [f'valid_{n}' for n in cfg.losses]
-    if cfg.watch.on: names += [*_generation_metrics, *cfg.watch.measures]
-    if cfg.mode != 'transformer':
-        names += [
-            'valid_reconstruction',
-            'valid_kl',
-            *(f'{k}_{level}' for k in ('valid_nats', 'active') for level in _latent_levels),
-        ]
-    return names
-
-# %% ../../nbs/984_commands.sweep.ipynb #293bce31
 _generation_metrics = (
     'grammar',
     'grammar_validity',
@@ -82,96 +65,123 @@ _generation_metrics = (
 )
 _latent_levels = 'global', 'local', 'fine'
 
+def logged_metrics(
+    cfg:TrainConfig # of a training
+)->list:            # names, in addition to `TRIAL_METRICS`
+    "The metrics that such a training logs: of held-out windows, of unmasked samples, of the gradient."
+    names = ['train_loss', 'objective', 'grad_norm', *(f'valid_{n}' for n in cfg.losses)]
+    if cfg.watch.on: names += [*_generation_metrics, *cfg.watch.measures]
+    if cfg.mode == 'transformer': return names
+    names += ['valid_reconstruction', 'valid_kl']
+    return names + [f'{k}_{level}' for k in ('valid_nats', 'active') for level in _latent_levels]
+
 # %% ../../nbs/984_commands.sweep.ipynb #e095ab7a
+def _numbers(line): return {k:v for k,v in line.items() if isinstance(v, (int, float))}
+
 def metrics_at_best(
     lines:list # of the log of a training: dicts with `step` and metrics
 )->dict:       # metric: value
     "Each metric at the best `valid_loss`: the last value up to its step, or else the first after it."
-    held = [(l['valid_loss'], l['step']) for l in lines if l.get('valid_loss') is not None]
-    best, out = min(held)[1] if held else np.inf, {}
-    for late, some in (
-        (False, [l for l in lines if (l['step'] or 0) <= best]),
-        (True, [l for l in lines if (l['step'] or 0) > best]),
-    ):
-        for line in some:
-            out |= {k:v for k,v in line.items() if isinstance(v, (int, float)) and not (late and k in out)}
+    validations = [(l['valid_loss'], l['step']) for l in lines if l.get('valid_loss') is not None]
+    best_step, out = min(validations)[1] if validations else np.inf, {}
+    for line in lines:
+        if (line['step'] or 0) <= best_step: out |= _numbers(line)
+    for line in lines:
+        if (line['step'] or 0) > best_step: out |= {k:v for k,v in _numbers(line).items() if k not in out}
     return out
 
 # %% ../../nbs/984_commands.sweep.ipynb #05ec86ba
+def _check_objectives(cfg):
+    "Raise an error for objectives that a training does not measure, or that the pruner cannot use."
+    available = [*TRIAL_METRICS, *logged_metrics(cfg.train)]
+    if bad := next((g for g in cfg.goals if g not in available), None):
+        raise ConfigError(f'goals: a training with these settings does not measure {bad}{suggest(bad, available)}',
+                          way_out=f'give one of {", ".join(available)}')
+    if cfg.pruner != 'none' and list(cfg.goals.items()) != [('valid_loss', 'min')]:
+        raise ConfigError(f'pruner={cfg.pruner} depends on valid_loss',
+                          way_out='make that the only objective, or say pruner=none')
+
 def sweep_definition(
     cfg:SweepConfig
 )->SweepDefinition:
     "The definition of the sweep; raise an error for invalid objectives, pruners or spaces."
-    known = [*TRIAL_METRICS, *logged_metrics(cfg.train)]
-    if bad := [g for g in cfg.goals if g not in known]:
-        raise ConfigError(f'goals: a training with these settings does not measure {bad[0]}{suggest(bad[0], known)}',
-                          way_out=f'give one of {", ".join(known)}')
-    if cfg.pruner != 'none' and list(cfg.goals.items()) != [('valid_loss', 'min')]:
-        raise ConfigError(f'pruner={cfg.pruner} depends on valid_loss',
-                          way_out='make that the only objective, or say pruner=none')
+    _check_objectives(cfg)
     space = search_space(TrainConfig, cfg.space, fixed=_run_keys, base=cfg.train.to_dict())
     return SweepDefinition(space, cfg.goals, cfg.sampler, cfg.pruner, cfg.trials, cfg.seed)
 
 # %% ../../nbs/984_commands.sweep.ipynb #4c182bce
+def _trial_config(cfg, values):
+    "The configuration of a trial with these values of dotted keys."
+    overrides = cfg.train.to_dict()
+    for key, value in values.items(): overrides = merge(overrides, nest_keys({key: value}))
+    return make_config(TrainConfig, overrides=overrides)
+
 def check_sweep(
     cfg:SweepConfig
 ):
     "Raise an error for a configuration that would fail during the run."
     space = sweep_definition(cfg).space
-    check_request(cfg.train)
-    check_single_training(cfg.train)
-    for k,s in space.items():
-        for v in s.ends:
-            check_request(c := make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), _nested_override(k, v))))
-            check_single_training(c)
-
-def _nested_override(key, value):
-    from aurl.search.space import nest_keys
-    return nest_keys({key: value})
+    ends = [{key: value} for key, s in space.items() for value in s.ends]
+    for trial in itertools.chain([cfg.train], (_trial_config(cfg, values) for values in ends)):
+        check_request(trial)
+        check_single_training(trial)
 
 # %% ../../nbs/984_commands.sweep.ipynb #2ec6586f
+def _end_combinations(space, max_combinations):
+    "Combinations of the ends of the space; pairs of ends if there are too many."
+    ends = [[(key, value) for value in s.ends] for key, s in space.items()]
+    if math.prod(map(len, ends)) <= max_combinations: yield from itertools.product(*ends)
+    else:
+        for a, b in itertools.combinations(ends, 2): yield from itertools.product(a, b)
+
 def _trial_combinations(
     cfg:SweepConfig,
-    space:dict,      # from `search_space`
-    many=64,         # maximum number of combinations; beyond that, pairs
-)->list:             # of (values, `TrainConfig`)
+    space:dict,          # from `search_space`
+    max_combinations=64, # beyond that, pairs
+)->list:                 # of (values, `TrainConfig`)
     "Combinations of the ends of the space; invalid ones are left out."
-    ends = [[(k, v) for v in s.ends] for k,s in space.items()]
-    pairs = lambda: (p for a,b in itertools.combinations(ends, 2) for p in itertools.product(a, b))
-    some = itertools.product(*ends) if math.prod(map(len, ends)) <= many else pairs()
     out = []
-    for values in map(dict, some):
-        over = functools.reduce(merge, (_nested_override(k, v) for k,v in values.items()), cfg.train.to_dict())
-        with contextlib.suppress(ConfigError): out.append((values, make_config(TrainConfig, overrides=over)))
+    for values in map(dict, _end_combinations(space, max_combinations)):
+        with contextlib.suppress(ConfigError): out.append((values, _trial_config(cfg, values)))
     return out
 
 # %% ../../nbs/984_commands.sweep.ipynb #600a0942
+def _check_common_keys(cfg, keys, space, trials):
+    "Raise an error for keys of `train` that the space sets, or that have no effect in any trial."
+    common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
+    if varied := next((k for k in common if k in space), None):
+        raise ConfigError(f'train.{varied} has no effect: space.{varied} sets it for each trial',
+                          way_out=f'leave train.{varied} out')
+    rules = [*NESTED_TRAIN_RULES, *TRAIN_RULES]
+    check_shared_keys(cfg.train, [c for _,c in trials], common, 'train.', 'trial', rules)
+
 def check_sweep_keys(
     cfg:SweepConfig,
-    said=None,       # dotted keys given by the user; None: any
+    given=None,      # dotted keys given by the user; None: any
 ):
     "Raise an error for keys that have no effect in any trial."
-    space, keys = sweep_definition(cfg).space, changed_keys(cfg, said)
+    space, keys = sweep_definition(cfg).space, changed_keys(cfg, given)
     reject_unused_keys(SWEEP_RULES, [cfg], [k for k in keys if k.partition('.')[0] not in ('train', 'space')])
-    common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
-    if varied := [k for k in common if k in space]:
-        raise ConfigError(f'train.{varied[0]} has no effect: space.{varied[0]} sets it for each trial',
-                          way_out=f'leave train.{varied[0]} out')
     trials = _trial_combinations(cfg, space)
-    check_shared_keys(cfg.train, [c for _,c in trials], common, 'train.', 'trial', [*NESTED_TRAIN_RULES, *TRAIN_RULES])
+    _check_common_keys(cfg, keys, space, trials)
     for k in space:
-        reject_unused_keys(
-            TRAIN_RULES,
-            [
-                training_rule_input(c, build_model_config(c))
-                for values, c in trials
-                if values.get(k) == space[k].ends[-1]
-            ],
-            [k],
-            'space.',
-        )
+        with_key = [c for values, c in trials if values.get(k) == space[k].ends[-1]]
+        inputs = [training_rule_input(c, build_model_config(c)) for c in with_key]
+        reject_unused_keys(TRAIN_RULES, inputs, [k], 'space.')
 
 # %% ../../nbs/984_commands.sweep.ipynb #3ec7e075
+def _trial_metrics(learn, run, best):
+    "The metrics of a finished trial by name."
+    lines = run.metrics()
+    speed = [m['tokens_per_second'] for m in lines if m.get('tokens_per_second')]
+    return metrics_at_best(lines) | dict(
+        valid_loss=best,
+        parameters=sum(p.numel() for p in learn.model.parameters()),
+        tokens_per_second=float(np.median(speed)) if speed else 0.,
+        seconds=run.elapsed,
+    )
+
+# %% ../../nbs/984_commands.sweep.ipynb #3ec7e001
 def train_trial(
     trial,      # of a `Sweep`
     base:dict,  # fields of `TrainConfig` that all trials share
@@ -189,59 +199,67 @@ def train_trial(
         if prune.pruned:
             run.say('pruned: other trials were better at this step')
             raise Pruned
-        speed = [m['tokens_per_second'] for m in run.metrics() if m.get('tokens_per_second')]
-        out = metrics_at_best(run.metrics()) | dict(
-            valid_loss=best,
-            parameters=sum(p.numel() for p in learn.model.parameters()),
-            tokens_per_second=float(np.median(speed)) if speed else 0.0,
-            seconds=run.elapsed,
-        )
-        run.finish([f'{best:.3f} nats per token on held-out windows'], out)
-    return out
+        metrics = _trial_metrics(learn, run, best)
+        run.finish([f'{best:.3f} nats per token on held-out windows'], metrics)
+    return metrics
 
 # %% ../../nbs/984_commands.sweep.ipynb #d3a7ce45
+def _comparable_config(config):
+    "A configuration as it is saved, with absolute paths of the data and all keys of the training."
+    train = make_config(TrainConfig, overrides=config['train'])
+    train = train.changed(data=absolute_source(train.data)).to_dict()
+    return json.loads(to_json(config | dict(train=train)))
+
+def _saved_comparable(file):
+    "The saved configuration in comparable form; None if it has keys that no longer exist."
+    try: return _comparable_config(read_json(file))
+    except (ConfigError, KeyError): return None
+
+# %% ../../nbs/984_commands.sweep.ipynb #d3a7ce01
 def check_same_config(
-    root, # folder of the sweep, ablation or study
-    said, # the configuration as a dict; `train` is that of a `TrainConfig`
-    what, # its name in messages: sweep, ablation, study
+    root,   # folder of the sweep, ablation or study
+    config, # the configuration as a dict; `train` is that of a `TrainConfig`
+    kind,   # its name in messages: sweep, ablation, study
 ):
     "Save the configuration in `root`, or raise an error if another one is saved there."
-    plain = lambda d: json.loads(
-        to_json(
-            d
-            | dict(
-                train=(t := make_config(TrainConfig, overrides=d['train']))
-                .changed(data=absolute_source(t.data))
-                .to_dict()
-            )
-        )
-    )
-    said, file = plain(said), Path(root)/'asked.json'
+    config, file = _comparable_config(config), Path(root)/'asked.json'
     if file.exists():
-        try: old = plain(read_json(file))
-        except (ConfigError, KeyError): old = None          # it has keys that no longer exist
-        if old is None or {**said, **old} != said:
-            raise ConfigError(f'this folder contains another {what}', root,
+        saved = _saved_comparable(file)
+        if saved is None or {**config, **saved} != config:
+            raise ConfigError(f'this folder contains another {kind}', root,
                               'give another dest, or the same configuration')
     Path(root).mkdir(parents=True, exist_ok=True)
-    write_json(file, said)
+    write_json(file, config)
 
 # %% ../../nbs/984_commands.sweep.ipynb #0f1f6292
 @contextlib.contextmanager
 def exclusive_folder(
     root, # folder of the ablation or study
-    what, # its name in messages: ablation, study
+    kind, # its name in messages: ablation, study
 ):
     "Context manager that locks `root`; raise an error if another process holds the lock."
     try: Path(root).mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise AurlError(f'no {what} can be kept there ({e.strerror})', root, 'give another dest') from e
-    if (held := try_lock(root)) is None:
-        raise ConfigError(f'another process is running this {what}', root, 'wait until it ends, or give another dest')
+        raise AurlError(f'no {kind} can be kept there ({e.strerror})', root, 'give another dest') from e
+    if (lock := try_lock(root)) is None:
+        raise ConfigError(f'another process is running this {kind}', root, 'wait until it ends, or give another dest')
     try: yield
-    finally: unlock(held)
+    finally: unlock(lock)
 
 # %% ../../nbs/984_commands.sweep.ipynb #f6a72300
+def _best_summary(sweep):
+    "The values of the best trial, or '' before the first."
+    try: best = sweep.front[0]
+    except AurlError: return ''
+    return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, best.values))
+
+def _report_trials(done, total, sweep, *, run):
+    "Report the progress of a sweep in `run`."
+    run.progress('sweep', done/total, f'{done} of {total} trials' + _best_summary(sweep))
+
+def _without_run_keys(train): return {k:v for k,v in train.items() if k not in _run_keys}
+
+# %% ../../nbs/984_commands.sweep.ipynb #f6a72301
 def run_sweep(
     cfg:SweepConfig,
     run:Experiment,  # its directory
@@ -249,19 +267,13 @@ def run_sweep(
     "Run the sweep and save presets of the best settings."
     sweep = Sweep(Path(cfg.dest).expanduser() if cfg.dest else run.path/'sweep', sweep_definition(cfg))
     base = cfg.train.to_dict()
-    check_same_config(sweep.path, dict(train={k:v for k,v in base.items() if k not in _run_keys}), 'sweep')
+    check_same_config(sweep.path, dict(train=_without_run_keys(base)), 'sweep')
     if sweep.over: run.say(f'resuming a sweep with {sweep.over} finished trials')
-    def tell(done, total, sweep):
-        run.progress('sweep', done/total, f'{done} of {total} trials' + _best_summary(sweep))
+    report = functools.partial(_report_trials, run=run)
     open_store(cfg.train.data, cfg.train.workers, run, cfg.train.loader)     # prepared once, before the workers open it
-    if cfg.workers > 1: run_workers(sweep.path, 'aurl.commands.sweep:train_trial', cfg.workers, dict(base=base), tell)
-    else: sweep.work(lambda trial: train_trial(trial, base), progress=tell)
+    if cfg.workers > 1: run_workers(sweep.path, 'aurl.commands.sweep:train_trial', cfg.workers, dict(base=base), report)
+    else: sweep.work(functools.partial(train_trial, base=base), progress=report)
     # without the keys of a run, such as checkpoint_every=0
-    asked = {k:v for k,v in base.items() if k not in _run_keys} | dict(data=absolute_source(cfg.train.data))
-    for f in sweep.write_best(asked): run.say(f'the settings: {f}')
+    preset_values = _without_run_keys(base) | dict(data=absolute_source(cfg.train.data))
+    for f in sweep.write_best(preset_values): run.say(f'the settings: {f}')
     return sweep
-
-def _best_summary(sweep):
-    try: t = sweep.front[0]
-    except AurlError: return ''
-    return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, t.values))
