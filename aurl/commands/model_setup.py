@@ -8,7 +8,7 @@ __all__ = ['build_model_config', 'with_conditions', 'build_model', 'build_loader
 # %% ../../nbs/971_commands.model_setup.ipynb #ccd6c4d2
 from pathlib import Path
 
-from .configs import SongConfig, TrainConfig
+from .configs import TrainConfig
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError, seed_everything
 from ..data.conditions import Conditions

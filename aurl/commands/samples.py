@@ -6,8 +6,6 @@
 __all__ = ['write_samples', 'held_out_prompt', 'file_options', 'prompt_ids', 'repair_pieces', 'requested_latents']
 
 # %% ../../nbs/976_commands.samples.ipynb #221acea7
-from pathlib import Path
-
 from .configs import GenerateConfig
 from ..core import CodecError, ConfigError, read_json
 from ..data.store import TokenStore
@@ -15,7 +13,6 @@ from ..experiments.run import Experiment
 from ..generate.engine import first_seconds
 from ..generate.files import FileOptions, PromptSource
 from ..generate.latent_sampling import latents_between, latents_like, latents_of
-from ..midi.write import write_midi
 from ..score.show import save_roll, write_wav
 from ..tokens.correction import repair_ids
 from ..tokens.grammar import verdict

@@ -8,7 +8,6 @@ __all__ = ['train_run', 'final_status', 'interrupt_message', 'memory_lines', 'tr
 # %% ../../nbs/975_commands.training.ipynb #18d761f3
 import math, shutil
 from functools import partial
-from pathlib import Path
 
 import torch
 from fastai.learner import Learner
