@@ -154,12 +154,15 @@ from .tokens.grammar import Verdict, grammar, verdict
 from .tokens.correction import repair_ids
 from .data.profile import CorpusProfile, measure_profile
 from .data.conditions import Conditions
-from .data.store import TokenStore, prepare, repair_store
+from .data.store import prepare, repair_store
+from .data.token_store import TokenStore
 from .data.quality import estimate_quality
 from .data.survey import find_store_duplicates, split_store
 from .data.resplit import resolve_split
 from .data.store_report import DataReport
-from .data.loaders import LoaderConfig, WindowLoader, mix, music_loaders
+from .data.loader_config import LoaderConfig
+from .data.loaders import WindowLoader, music_loaders
+from .data.mixture import mix
 
 # %% ../nbs/990_all.ipynb #005ffb71
 _all_ = [
@@ -327,7 +330,8 @@ _all_ = [
 # %% ../nbs/990_all.ipynb #ae62a12b
 from .experiments.run import Experiment, find_runs
 from .experiments.registry import list_runs, inspect_run
-from .data.cache import list_cache, prune_stores, repair_stores, verify_stores
+from .data.cache import list_cache, repair_stores, verify_stores
+from .data.pruning import prune_stores
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable

@@ -642,7 +642,8 @@ def run_stores(
     if action not in actions:
         raise ConfigError(f'aurl stores {action!r}{suggest(action, actions)}',
                           way_out=f'use one of {", ".join(actions)}')
-    from aurl.data.cache import list_cache, prune_stores, repair_stores, verify_stores
+    from aurl.data.cache import list_cache, repair_stores, verify_stores
+    from aurl.data.pruning import prune_stores
     if action == 'verify': return int(verify_stores(names, say=say) > 0)
     if action == 'repair': return int(repair_stores(names, source, say=say) > 0)
     if action == 'prune': return prune_stores(names, runs=['runs', *runs], say=say, **asked) and 0

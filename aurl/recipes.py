@@ -63,7 +63,7 @@ from .distributed import broadcast_object, gather_model, is_sharded, rank, world
 from .tokens.codec import decode, encode
 from .data.conditions import Conditions
 from .tokens.grammar import State, grammar, verdict
-from .data.loaders import LoaderConfig, check_loader
+from .data.loader_config import LoaderConfig, check_loader
 from .data.mixture import mix, window_quotas
 from .tokens.correction import repair_ids
 from .tokens.programs import ProgramTable, lost_notes_summary, program_rules, voice_modes
