@@ -124,7 +124,7 @@ def cut_anywhere(store, folder, way, cuts=100, steps=36, on=6, seed=0):
         later.dls.train.set_epoch(77)
         sit(later, steps, got.__setitem__, ResumeFrom(ck.snapshot()), last=min(steps, int(c) + on))
         good += got == {s: whole[s] for s in range(c + 1, min(steps, c + on) + 1)} and len(got) > 0
-    if hasattr(later.dls.train, 'hands'): later.dls.train.hands.close()
+    if hasattr(later.dls.train, 'pool'): later.dls.train.pool.close()
     return good, cuts
 
 

@@ -7,8 +7,10 @@ __all__ = ['growth_modes', 'BatchPlan', 'make_batches', 'Segments', 'distribute_
 
 # %% ../../nbs/560_data.batching.ipynb #30f90e81
 import math
+from functools import partial
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import ConfigError
 
@@ -24,9 +26,14 @@ class BatchPlan:
     ):
         self.order, self.row, self.col, self.first, self.width = order, row, col, first, width
         self.rows = row[first[1:] - 1] + 1 if len(width) else np.zeros(0, np.int64)  # (batches,) number of rows
+
     def __len__(self): return len(self.width)
-    def places(self)->int: return int((self.rows*self.width).sum())
-    def pick(self, batches):
+
+    def n_positions(self)->int:
+        "Number of positions in all batches, padding included."
+        return int((self.rows*self.width).sum())
+
+    def select(self, batches):
         "Return a plan with these batches, in this order."
         n = np.diff(self.first)[batches]
         at = np.repeat(self.first[:-1][batches] - (n.cumsum() - n), n) + np.arange(n.sum())
@@ -35,96 +42,102 @@ class BatchPlan:
 # %% ../../nbs/560_data.batching.ipynb #507c7c04
 def _fixed_size_batches(order, rows, width):
     "Batches of `rows` windows, one window per row; the last batch may be smaller."
-    i = np.arange(len(order))
-    return (
-        order,
-        i % rows,
-        np.zeros_like(i),
-        np.append(np.arange(0, len(order), rows), len(order)),
-        np.full(-(-len(order) // rows), width),
-    )
+    i, n = np.arange(len(order)), len(order)
+    first = np.append(np.arange(0, n, rows), n)
+    return BatchPlan(order, i % rows, np.zeros_like(i), first, np.full(-(-n//rows), width))
 
 # %% ../../nbs/560_data.batching.ipynb #36746403
-def _buckets(width, length, batch_size, tokens, bucket):
+def _concat_plans(plans):
+    "One plan with the batches of several plans, one after the other."
+    offsets = np.cumsum([0, *(len(p.order) for p in plans)])
+    order, row, col, width = (
+        np.concatenate([getattr(p, name) for p in plans]) for name in ('order', 'row', 'col', 'width'))
+    first = np.concatenate([p.first[:-1] + offset for p, offset in zip(plans, offsets)])
+    return BatchPlan(order, row, col, np.append(first, offsets[-1]), width)
+
+def _buckets(width, length, batch_size, max_tokens, bucket):
     "Batches of windows of similar length."
-    edge = np.minimum(-(-width//bucket)*bucket, length)
-    parts, at = [], 0
-    for e in np.unique(edge):
-        order, row, col, first, wide = _fixed_size_batches(
-            np.flatnonzero(edge == e), max(1, tokens // e) if tokens else batch_size, e
-        )
-        parts.append((order, row, col, first[:-1] + at, wide))
-        at += len(order)
-    order, row, col, first, wide = map(np.concatenate, zip(*parts))
-    return BatchPlan(order, row, col, np.append(first, at), wide)
+    edges, plans = np.minimum(-(-width//bucket)*bucket, length), []
+    for edge in np.unique(edges):
+        rows = max(1, max_tokens//edge) if max_tokens else batch_size
+        plans.append(_fixed_size_batches(np.flatnonzero(edges == edge), rows, edge))
+    return _concat_plans(plans)
 
 # %% ../../nbs/560_data.batching.ipynb #2ee7f979
-_pack_at_once = 4096 # windows
-
 def _best_fit_rows(width, length):
     "Assign a row to each window, so that the widths in a row sum to at most `length`."
-    row, open_, rooms, rows = np.empty(len(width), np.int64), {}, 0, 0
+    row, open_rows, spaces, n_rows = np.empty(len(width), np.int64), {}, 0, 0
     for i in np.argsort(-width, kind='stable').tolist():
         w = int(width[i])
-        if fits := rooms >> w:
+        if fits := spaces >> w:
             left = w + (fits & -fits).bit_length() - 1                    # the smallest sufficient free space
-            r = open_[left].pop()
-            if not open_[left]: rooms &= ~(1 << left)
-        else: r, left, rows = rows, length, rows + 1
+            r = open_rows[left].pop()
+            if not open_rows[left]: spaces &= ~(1 << left)
+        else: r, left, n_rows = n_rows, length, n_rows + 1
         row[i], left = r, left - w
         if left:
-            open_.setdefault(left, []).append(r)
-            rooms |= 1 << left
+            open_rows.setdefault(left, []).append(r)
+            spaces |= 1 << left
     return row
 
 # %% ../../nbs/560_data.batching.ipynb #e99d7cc1
-def _packed(width, length, rows, u):
-    "Pack several windows per row, `rows` rows per batch."
+_pack_at_once = 4096 # windows
+
+def _packed_rows(width, length, draw):
+    "Row of each window over all batches, and the number of rows; `draw(n)` shuffles the rows."
     row, n = np.empty(len(width), np.int64), 0
     for i in range(0, len(width), _pack_at_once):
         part = slice(i, i + _pack_at_once)
         row[part] = _best_fit_rows(width[part], length) + n
         n = row[part].max() + 1
-    if u is not None: row = np.argsort(np.argsort(u(n), kind='stable'), kind='stable')[row]   # shuffle the rows
+    if draw is not None: row = np.argsort(np.argsort(draw(n), kind='stable'), kind='stable')[row]
+    return row, n
+
+# %% ../../nbs/560_data.batching.ipynb #ba916f71
+def _pack(width, length, rows, draw):
+    "Pack several windows per row, `rows` rows per batch."
+    row, n = _packed_rows(width, length, draw)
     order = np.argsort(row, kind='stable')
-    row, wide = row[order], width[order]
+    row, width = row[order], width[order]
     begins = np.append(True, row[1:] != row[:-1])
-    before = wide.cumsum() - wide
+    before = width.cumsum() - width
     col = before - np.repeat(before[begins], np.diff(np.append(np.flatnonzero(begins), len(row))))
-    return BatchPlan(
-        order,
-        row % rows,
-        col,
-        np.append(np.searchsorted(row, np.arange(0, n, rows)), len(row)),
-        np.full(-(-n // rows), length),
-    )
+    first = np.append(np.searchsorted(row, np.arange(0, n, rows)), len(row))
+    return BatchPlan(order, row % rows, col, first, np.full(-(-n//rows), length))
+
+# %% ../../nbs/560_data.batching.ipynb #15f373ae
+def _rows_when_full(b, rows, max_tokens):
+    "Number of rows of each batch of `b` when it is full; bucketed batches under a budget have more narrow rows."
+    return np.maximum(1, max_tokens//b.width) if max_tokens else rows
+
+def _arrange(width, length, rows, max_tokens, bucket, pack, draw):
+    "Batches by the requested method, before any are left out or shuffled."
+    if pack: return _pack(width, length, rows, draw)
+    if bucket: return _buckets(width, length, rows, max_tokens, bucket)
+    return _fixed_size_batches(np.arange(len(width)), rows, length)
 
 # %% ../../nbs/560_data.batching.ipynb #b8a10eec
 def make_batches(
     width,            # (windows,) ids in each window
     length:int,       # ids in the longest row
     batch_size:int=16, # rows per batch without a budget
-    tokens:int=0,     # budget: positions per batch, padding included; 0: no budget
+    *,
+    max_tokens:int=0, # budget: positions per batch, padding included; 0: no budget
     bucket:int=0,     # row widths are multiples of this; 0: all rows have `length`
     pack:bool=False,  # put several windows in a row
     draw=None,        # `draw(what, n)` returns `n` random numbers in [0, 1); None: in order
     drop_last:bool=False, # leave out batches that are not full
 )->BatchPlan:
     "Arrange windows in batches."
-    if tokens and tokens < length:
-        raise ConfigError(f'batch_tokens={tokens} is less than one row of length={length}',
+    if max_tokens and max_tokens < length:
+        raise ConfigError(f'batch_tokens={max_tokens} is less than one row of length={length}',
             way_out=f'give a budget of at least {length}, such as {16*length}, or use shorter windows')
-    rows = tokens//length if tokens else batch_size
-    u = draw and (lambda n: draw('rows', n))
-    if not len(width): return BatchPlan(*_fixed_size_batches(np.zeros(0, np.int64), rows, length))
-    if pack: b = _packed(width, length, rows, u)
-    elif bucket: b = _buckets(width, length, rows, tokens, bucket)
-    else: b = BatchPlan(*_fixed_size_batches(np.arange(len(width)), rows, length))
-    if drop_last:
-        b = b.pick(
-            np.flatnonzero(b.rows == (np.maximum(1, tokens // b.width) if tokens and bucket and not pack else rows))
-        )
-    return b.pick(np.argsort(u(len(b)), kind='stable')) if bucket and u and not pack else b
+    rows, bucketed = max_tokens//length if max_tokens else batch_size, bucket and not pack
+    if not len(width): return _fixed_size_batches(np.zeros(0, np.int64), rows, length)
+    draw_rows = draw and partial(draw, 'rows')
+    b = _arrange(width, length, rows, max_tokens, bucket, pack, draw_rows)
+    if drop_last: b = b.select(np.flatnonzero(b.rows == _rows_when_full(b, rows, bucketed and max_tokens)))
+    return b.select(np.argsort(draw_rows(len(b)), kind='stable')) if bucketed and draw_rows else b
 
 # %% ../../nbs/560_data.batching.ipynb #3f35d121
 class Segments:
@@ -133,87 +146,105 @@ class Segments:
         number, # (batch, time) int64: index of the window in the batch; -1: none
     ):
         self.number, flat = number, number.flatten()
-        self.places = (flat >= 0).nonzero()[:,0]
-        self.window = flat[self.places]
+        self.positions = (flat >= 0).nonzero()[:,0]
+        self.window = flat[self.positions]
         count = self.window.bincount()
         self.at = self.window.new_ones(len(self.window)).cumsum(0) - 1 - (count.cumsum(0) - count)[self.window]
         self.size = len(count), int(count.max())
-    def apart(self,
-        x,      # (batch, time, …)
-        fill=0, # value after the end of a window
-    ):          # (windows, longest, …)
-        "Move each window to a row of its own."
-        out = x.new_full((*self.size, *x.shape[2:]), fill)
-        out[self.window, self.at] = x.flatten(0, 1)[self.places]
-        return out
-    def together(self,
-        x,      # (windows, longest, …)
-        fill=0, # value at positions without a window
-    ):          # (batch, time, …)
-        "Move windows back to their positions in packed rows."
-        out = x.new_full((self.number.numel(), *x.shape[2:]), fill)
-        out[self.places] = x[self.window, self.at]
-        return out.unflatten(0, self.number.shape)
-    def each(self,
-        f,      # function from (batch, time, …) and further arguments to (batch, time, …) or None
-        fill=0, # value after the end of a window
-    ):          # the same function for packed rows
-        "Wrap `f` so that it is applied to each window separately."
-        def apart(x, *args): return None if (y := f(self.apart(x, fill), *args)) is None else self.together(y)
-        return apart
+
     @classmethod
     def of(cls, state):
         "Return the segments in the state of a batch, or None."
         return cls(state['segments']) if isinstance(state, dict) and 'segments' in state else None
 
+# %% ../../nbs/560_data.batching.ipynb #3d94759b
+@patch
+def apart(self:Segments,
+    x,      # (batch, time, …)
+    fill=0, # value after the end of a window
+):          # (windows, longest, …)
+    "Move each window to a row of its own."
+    out = x.new_full((*self.size, *x.shape[2:]), fill)
+    out[self.window, self.at] = x.flatten(0, 1)[self.positions]
+    return out
+
+@patch
+def together(self:Segments,
+    x,      # (windows, longest, …)
+    fill=0, # value at positions without a window
+):          # (batch, time, …)
+    "Move windows back to their positions in packed rows."
+    out = x.new_full((self.number.numel(), *x.shape[2:]), fill)
+    out[self.positions] = x[self.window, self.at]
+    return out.unflatten(0, self.number.shape)
+
+# %% ../../nbs/560_data.batching.ipynb #7c8c457b
+@patch
+def _map(self:Segments, f, fill, x, *args):
+    "Apply `f` to the windows of `x`, each in a row of its own."
+    y = f(self.apart(x, fill), *args)
+    return None if y is None else self.together(y)
+
+@patch
+def each(self:Segments,
+    f,      # function from (batch, time, …) and further arguments to (batch, time, …) or None
+    fill=0, # value after the end of a window
+):          # the same function for packed rows
+    "Wrap `f` so that it is applied to each window separately."
+    return partial(self._map, f, fill)
+
 # %% ../../nbs/560_data.batching.ipynb #0063bb3c
 def distribute_batches(
-    rows,      # (batches,) number of rows
-    at:int,    # number of batches already done
-    ranks:int, # number of processes
+    rows,           # (batches,) number of rows
+    start:int,      # number of batches already done
+    world_size:int, # number of processes
     drop_last:bool=False, # leave out the last round if it is not full
 )->list:       # per round and rank: (batch, part, parts), meaning rows `part`, `part + parts`, … of the batch
-    "Assign batches to ranks, round by round, from batch `at` on."
-    left = len(rows) - at
-    full = left//ranks
-    if not drop_last and left % ranks:
-        # too few rows for all ranks: include the previous round
-        while full and rows[at + full*ranks:].sum() < -(-left//ranks)*ranks - full*ranks: full -= 1
-        rest = _split_batches(
-            [(i, int(rows[i])) for i in range(at + full * ranks, len(rows))], -(-left // ranks) * ranks - full * ranks
-        )
-    else: rest = []
-    whole = [[(at + j*ranks + r, 0, 1) for r in range(ranks)] for j in range(full)]
-    return whole + [rest[i:i+ranks] for i in range(0, len(rest), ranks)]
+    "Assign batches to ranks, round by round, from batch `start` on."
+    left = len(rows) - start
+    full, rounds = left//world_size, -(-left//world_size)
+    if drop_last: rounds = full
+    if full < rounds:
+        # too few rows for all ranks: divide the batches of the previous round too
+        while full and rows[start + full*world_size:].sum() < (rounds - full)*world_size: full -= 1
+    out = [[(start + j*world_size + r, 0, 1) for r in range(world_size)] for j in range(full)]
+    if full == rounds: return out
+    rest = [(i, int(rows[i])) for i in range(start + full*world_size, len(rows))]
+    parts = _split_batches(rest, (rounds - full)*world_size)
+    return out + [parts[i:i+world_size] for i in range(0, len(parts), world_size)]
 
 # %% ../../nbs/560_data.batching.ipynb #5c02381f
 def _split_batches(batches, n):
     "Divide some batches into `n` parts; rows repeat if there are fewer rows than parts."
-    parts = {i:1 for i,_ in batches}
+    parts = {i: 1 for i, _ in batches}
     while sum(parts.values()) < n:
-        i, k = max(((i, k/parts[i]) for i,k in batches), key=lambda x: x[1])
-        if k <= 1: break
+        rows_per_part = {i: rows/parts[i] for i, rows in batches}
+        i = max(rows_per_part, key=rows_per_part.get)
+        if rows_per_part[i] <= 1: break
         parts[i] += 1
-    out = [(i, p, k) for i,k in parts.items() for p in range(k)]
+    out = [(i, part, k) for i, k in parts.items() for part in range(k)]
     return out + [out[-1]]*(n - len(out))
 
 # %% ../../nbs/560_data.batching.ipynb #176fec74
 growth_modes = 'linear', 'exponential', 'cosine', 'step'
+
+def _grown_length(t, start, length, mode):
+    "Length at the share `t` of the growth from `start` to `length`."
+    match mode:
+        case 'linear': return start + (length - start)*t
+        case 'exponential': return start*(length/start)**t
+        case 'cosine': return start + (length - start)*(1 - math.cos(math.pi*t))/2
+        case 'step': return start*2**int((math.log2(length/start) + 1)*t)
+        case _: raise ConfigError(f'growth={mode!r} is not a mode', way_out=f"use one of {', '.join(growth_modes)}")
 
 def length_at(
     epoch:int,  # index of the epoch, from 0
     length:int, # final length
     start:int,  # length in the first epoch; 0: always `length`
     epochs:int, # epochs until the final length is reached
-    how:str='linear', # one of `growth_modes`; step: doubling
+    mode:str='linear', # one of `growth_modes`; step: doubling
 )->int:         # ids in a window; a multiple of 16 between start and end
     "Window length in an epoch."
     if not start or epoch >= epochs: return length
-    t = epoch/epochs
-    match how:
-        case 'linear': x = start + (length - start)*t
-        case 'exponential': x = start*(length/start)**t
-        case 'cosine': x = start + (length - start)*(1 - math.cos(math.pi*t))/2
-        case 'step': x = start*2**int((math.log2(length/start) + 1)*t)
-        case _: raise ConfigError(f'growth={how!r} is not a mode', way_out=f"use one of {', '.join(growth_modes)}")
-    return int(min(length, max(start, x//16*16)))
+    grown = _grown_length(epoch/epochs, start, length, mode)
+    return int(min(length, max(start, grown//16*16)))

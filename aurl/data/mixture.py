@@ -14,45 +14,67 @@ from fastcore.basics import patch
 
 from ..core import ConfigError, StoreError
 from .profile import CorpusProfile, measure_profile
-from .store import TokenStore
+from .token_store import TokenStore
 
 # %% ../../nbs/535_data.mixture.ipynb #541a3f4b
+def _open_stores(stores):
+    "Open stores given as folders; raise an error unless all have the same codec."
+    if not stores:
+        raise ConfigError('a mixture needs at least one store',
+            way_out='give stores by name, such as mix(bach=store, pop=other)')
+    stores = {name: s if hasattr(s, 'windows') else TokenStore(s) for name, s in stores.items()}
+    first = next(iter(stores))
+    for name, s in stores.items():
+        if s.codec.fingerprint != stores[first].codec.fingerprint:
+            raise StoreError(f'{name} was made with another codec than {first}', s.path,
+                'prepare both with the same codec')
+    return stores
+
+# %% ../../nbs/535_data.mixture.ipynb #28326e79
 class Mixture:
     "Several stores with the interface of one."
     def __init__(self,
         stores:dict, # `TokenStore` or its folder, by name
     ):
-        if not stores:
-            raise ConfigError('a mixture needs at least one store',
-                way_out='give stores by name, such as mix(bach=store, pop=other)')
-        self.stores = {k:s if hasattr(s, 'windows') else TokenStore(s) for k,s in stores.items()}
+        self.stores = _open_stores(stores)
         self.parts = list(self.stores.values())
-        a = self.parts[0]
-        for k,s in self.stores.items():
-            if s.codec.fingerprint != a.codec.fingerprint:
-                raise StoreError(f'{k} was made with another codec than {next(iter(stores))}', s.path,
-                                 'prepare both with the same codec')
-        self.first = np.cumsum([0, *map(len, self.parts)])
-        self.path, self.codec, self.every = a.path, a.codec, a.every
+        self.offsets = np.cumsum([0, *map(len, self.parts)])      # index of the first piece of each store
+        first = self.parts[0]
+        self.path, self.codec, self.every = first.path, first.codec, first.every
         self.length, self.low, self.high, self.drums = (
-            np.concatenate([getattr(s, k) for s in self.parts]) for k in ('length', 'low', 'high', 'drums')
+            np.concatenate([getattr(s, name) for s in self.parts]) for name in ('length', 'low', 'high', 'drums')
         )
-    def __len__(self): return int(self.first[-1])
+
+    def __len__(self): return int(self.offsets[-1])
+
     def __repr__(self):
-        return (
-            'Mixture('
-            + ', '.join(f'{k}: {len(s):,} pieces, {int(s.length.sum()):,} ids' for k, s in self.stores.items())
-            + ')'
-        )
-    def whose(self, piece):
-        "Return the store that holds a piece, and the index of the piece in it."
-        k = int(self.corpus(piece))
-        return self.parts[k], int(piece - self.first[k])
-    def corpus(self, piece): return np.searchsorted(self.first, piece, 'right') - 1
-    def __getitem__(self, i):
-        if not -len(self) <= i < len(self): raise IndexError(f'piece {i} of {len(self)}')
-        store, i = self.whose(i % len(self))
-        return store[i]
+        parts = (f'{name}: {len(s):,} pieces, {int(s.length.sum()):,} ids' for name, s in self.stores.items())
+        return f'Mixture({", ".join(parts)})'
+
+    def __reduce__(self): return Mixture, (self.stores,)
+
+# %% ../../nbs/535_data.mixture.ipynb #5ee2acff
+@patch
+def corpus(self:Mixture,
+    piece, # index of a piece, or an array
+):         # index of its store among `stores`
+    "Return which store holds a piece."
+    return np.searchsorted(self.offsets, piece, 'right') - 1
+
+@patch
+def locate(self:Mixture,
+    piece:int, # index of a piece in the mixture
+)->tuple:
+    "Return the store that holds a piece, and the index of the piece in it."
+    k = int(self.corpus(piece))
+    return self.parts[k], int(piece - self.offsets[k])
+
+@patch
+def __getitem__(self:Mixture, i):
+    "Return the ids of piece `i`."
+    if not -len(self) <= i < len(self): raise IndexError(f'piece {i} of {len(self)}')
+    store, i = self.locate(i % len(self))
+    return store[i]
 
 # %% ../../nbs/535_data.mixture.ipynb #3c03ee75
 def mix(
@@ -70,72 +92,76 @@ def tokens(self:Mixture)->int: return sum(s.tokens for s in self.parts)
 def notes(self:Mixture)->int: return sum(s.notes for s in self.parts)
 @patch(as_prop=True)
 def seconds(self:Mixture)->float: return sum(s.seconds for s in self.parts)
+
+# %% ../../nbs/535_data.mixture.ipynb #d28d6919
+@patch
+def _concat_tables(self:Mixture, name):
+    "The tables `name` of all stores, concatenated, with a column `corpus`."
+    import pyarrow as pa
+    tables = []
+    for corpus, store in self.stores.items():
+        table = getattr(store, name)
+        tables.append(table.append_column('corpus', pa.array([corpus]*len(table), pa.string())))
+    return pa.concat_tables(tables, promote_options='default')
+
 @patch(as_prop=True)
 def pieces(self:Mixture):
     "The tables of all stores, concatenated, with a column `corpus`."
-    import pyarrow as pa
-    named = [s.pieces.append_column('corpus', pa.array([k]*len(s), pa.string())) for k,s in self.stores.items()]
-    return pa.concat_tables(named, promote_options='default')
+    return self._concat_tables('pieces')
 
-# %% ../../nbs/535_data.mixture.ipynb #d28d6919
 @patch(as_prop=True)
 def quarantine(self:Mixture):
     "Pieces left out of each store, with a column `corpus`."
-    import pyarrow as pa
-    return pa.concat_tables(
-        [
-            s.quarantine.append_column('corpus', pa.array([k] * len(s.quarantine), pa.string()))
-            for k, s in self.stores.items()
-        ],
-        promote_options='default',
-    )
+    return self._concat_tables('quarantine')
+
+# %% ../../nbs/535_data.mixture.ipynb #3c07ba80
 @patch(as_prop=True)
-def quarantine_file(self:Mixture):
-    return next((s.quarantine_file for s in self.parts if len(s.quarantine)), self.parts[0].quarantine_file)
+def quarantine_file(self:Mixture)->Path:
+    "The table of the first store that left pieces out."
+    return next((s for s in self.parts if len(s.quarantine)), self.parts[0]).quarantine_file
+
 @patch
 def verify(self:Mixture):
     "Call `TokenStore.verify` for each store."
     for s in self.parts: s.verify()
     return self
 
-# %% ../../nbs/535_data.mixture.ipynb #3c07ba80
 @patch
-def split(self:Mixture, valid:float=.1, seed:int=0):
+def split(self:Mixture,
+    valid:float=.1, # approximate share to hold out
+    seed:int=0,     # seed of the split
+):                  # indices of the training pieces, and of the held-out pieces
     "Split each corpus as it would be split alone."
-    sides = [s.split(valid, seed) for s in self.parts]
-    return tuple(np.concatenate([side[k] + f for side,f in zip(sides, self.first)]) for k in (0, 1))
-@patch
-def __reduce__(self:Mixture): return Mixture, (self.stores,)
+    splits = [s.split(valid, seed) for s in self.parts]
+    return tuple(np.concatenate([split[k] + at for split, at in zip(splits, self.offsets)]) for k in (0, 1))
 
 # %% ../../nbs/535_data.mixture.ipynb #c3b82f07
-def _query_stores(self, ask, pieces, starts, semitones):
-    "Call `ask` once per store, with the pieces of that store; yields (row indices, result)."
+@patch
+def _query_stores(self:Mixture, method, pieces, starts, semitones, **kwargs):
+    "Call `method` of each store with its pieces; yields (row indices, result)."
     pieces, starts = np.asarray(pieces), np.asarray(starts)
     which = self.corpus(pieces)
     for k in np.unique(which):
         at = np.flatnonzero(which == k)
-        yield at, ask(
-            self.parts[k],
-            pieces[at] - self.first[k],
-            starts[at],
-            None if semitones is None else np.asarray(semitones)[at],
-        )
+        up = None if semitones is None else np.asarray(semitones)[at]
+        yield at, getattr(self.parts[k], method)(pieces[at] - self.offsets[k], starts[at], semitones=up, **kwargs)
 
 # %% ../../nbs/535_data.mixture.ipynb #99acccbd
 @patch
 def windows(self:Mixture, pieces, starts, length, semitones=None)->np.ndarray:
     "As `TokenSequences.windows`."
     out = np.empty((len(pieces), length), np.uint16)
-    for at,x in _query_stores(self, lambda s, p, a, up: s.windows(p, a, length, up), pieces, starts, semitones):
-        out[at] = x
+    for at, ids in self._query_stores('windows', pieces, starts, semitones, length=length): out[at] = ids
     return out
 
 @patch
 def replay(self:Mixture, pieces, starts, semitones=None)->dict:
     "As `TokenSequences.replay`."
     out = {}
-    for at,state in _query_stores(self, lambda s, p, a, up: s.replay(p, a, up), pieces, starts, semitones):
-        for k,v in state.items(): out.setdefault(k, np.empty((len(pieces), *v.shape[1:]), v.dtype))[at] = v
+    for at, state in self._query_stores('replay', pieces, starts, semitones):
+        for name, values in state.items():
+            if name not in out: out[name] = np.empty((len(pieces), *values.shape[1:]), values.dtype)
+            out[name][at] = values
     return out
 
 # %% ../../nbs/535_data.mixture.ipynb #d3d24021
@@ -146,6 +172,15 @@ def states(self:Mixture, pieces, starts, semitones=None)->dict:
     return {k:torch.from_numpy(v) for k,v in self.replay(pieces, starts, semitones).items()}
 
 # %% ../../nbs/535_data.mixture.ipynb #dd47c388
+def _check_corpus_weights(weights, names):
+    "Raise an error for weights of unknown corpora, and for weights that are negative or not finite."
+    for k, v in weights.items():
+        if k not in names:
+            near = difflib.get_close_matches(k, names, 1)
+            raise ConfigError(f'weights: there is no corpus {k!r}',
+                way_out=f'did you mean {near[0]!r}?' if near else f"there is {', '.join(names)}")
+        if not 0 <= v < np.inf: raise ConfigError(f'weights.{k}={v}', way_out='a weight is 0 or more')
+
 def window_quotas(
     weights:dict, # weight of each corpus by name, at least 0; a missing name means 0
     names,        # names of the corpora
@@ -153,22 +188,17 @@ def window_quotas(
 )->np.ndarray:    # (corpora,) number of windows from each
     "Number of windows of each corpus in an epoch."
     names = list(names)
-    for k,v in weights.items():
-        if k not in names:
-            near = difflib.get_close_matches(k, names, 1)
-            raise ConfigError(f'weights: there is no corpus {k!r}',
-                              way_out=f'did you mean {near[0]!r}?' if near else f"there is {', '.join(names)}")
-        if not 0 <= v < np.inf: raise ConfigError(f'weights.{k}={v}', way_out='a weight is 0 or more')
+    _check_corpus_weights(weights, names)
     w = np.array([float(weights.get(k, 0)) for k in names])
     if not w.sum(): raise ConfigError(f'weights={weights}: all weights are 0', way_out='give a corpus a weight above 0')
-    want = total*w/w.sum()
-    n = want.astype(np.int64)
-    n[np.argsort(n - want, kind='stable')[:total - n.sum()]] += 1         # the largest remainders
+    exact = total*w/w.sum()
+    n = exact.astype(np.int64)
+    n[np.argsort(n - exact, kind='stable')[:total - n.sum()]] += 1        # the largest remainders
     return n
 
 # %% ../../nbs/535_data.mixture.ipynb #ce847e7e
 @patch
-def _shares_of_pieces(self:Mixture, pieces, weights):
+def _piece_weights(self:Mixture, pieces, weights):
     "Relative frequency of each of `pieces` under the corpus `weights`; None if each piece counts once."
     if not weights: return None
     window_quotas(weights, self.stores, 1)
@@ -176,15 +206,21 @@ def _shares_of_pieces(self:Mixture, pieces, weights):
     return (w/np.maximum(np.bincount(which, minlength=len(w)), 1))[which]
 
 @patch
+def _event_ids(self:Mixture, pieces):
+    "Yield the ids of `pieces` in the event codec, for any codec of the stores."
+    for piece in pieces:
+        store, i = self.locate(int(piece))
+        yield from store._event_ids([i])
+
+# %% ../../nbs/535_data.mixture.ipynb #698fa851
+@patch
 def profile_of(self:Mixture,
     pieces=None,  # indices of pieces; None: all
     weights=None, # weight of each corpus by name, as for the loader; None: every piece counts once
 )->CorpusProfile:
     "Measure the corpus profile of some or all pieces."
     pieces = np.arange(len(self)) if pieces is None else np.asarray(pieces, np.int64)
-    whose = [self.whose(i) for i in pieces.tolist()]
-    ids = (x for store,i in whose for x in store._event_ids([i]))
-    return measure_profile(ids, self._shares_of_pieces(pieces, weights))
+    return measure_profile(self._event_ids(pieces), self._piece_weights(pieces, weights))
 
 @patch(as_prop=True)
 def profile(self:Mixture)->CorpusProfile:
@@ -192,22 +228,27 @@ def profile(self:Mixture)->CorpusProfile:
     return self.profile_of()
 
 # %% ../../nbs/535_data.mixture.ipynb #8e1b6825
-def epoch_slices(
-    epoch:int, # index of the epoch, from 0
-    quota:int, # number of windows per epoch
-    n:int,     # approximate number of windows of the corpus
-    deal,      # function from the index of a shuffled pass to its number of windows
-)->list:       # (pass, start, end)
-    "Slices of shuffled passes over a corpus that one epoch uses."
-    if quota < n:
-        if not quota: return []
-        epochs = -(-n//quota)                                            # epochs in a round
-        k, part = divmod(epoch, epochs)
-        if (have := deal(k)) > quota:
-            at = part*(have - quota)//(epochs - 1)
-            return [(k, at, at + quota)]
-    out, k = [], epoch << 20                                             # full passes, then the start of another
+def _whole_passes(epoch, quota, pass_length):
+    "Passes of an epoch that needs at least one: full passes, then the start of another."
+    out, i = [], epoch << 20
     while quota:
-        out.append((k, 0, min(quota, deal(k))))
-        quota, k = quota - out[-1][2], k + 1
+        n = min(quota, pass_length(i))
+        out.append((i, 0, n))
+        quota, i = quota - n, i + 1
     return out
+
+def epoch_slices(
+    epoch:int,   # index of the epoch, from 0
+    quota:int,   # number of windows per epoch
+    n:int,       # approximate number of windows of the corpus
+    pass_length, # function from the index of a shuffled pass to its number of windows
+)->list:         # (pass, start, end)
+    "Slices of shuffled passes over a corpus that one epoch uses."
+    if not quota: return []
+    if quota < n:
+        epochs = -(-n//quota)                                            # epochs in a round
+        i, part = divmod(epoch, epochs)
+        if (length := pass_length(i)) > quota:
+            start = part*(length - quota)//(epochs - 1)
+            return [(i, start, start + quota)]
+    return _whole_passes(epoch, quota, pass_length)

@@ -40,8 +40,7 @@ class _KeySpans:
         new = np.zeros(len(self.ids), bool)
         new[first] = True
         steps = _STEPS[self.ids]
-        clock = steps.cumsum()
-        clock -= np.repeat((clock - steps)[new], n_ids)
+        clock = steps.cumsum() - np.repeat((steps.cumsum() - steps)[new], n_ids)
         at = np.flatnonzero(_KEYED[self.ids])
         self.total = clock[first + n_ids - 1]                          # length of each piece
         self.piece, self.time = np.repeat(np.arange(len(pieces)), n_ids)[at], clock[at]
