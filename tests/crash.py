@@ -33,7 +33,7 @@ def music(folder, pieces=12, notes=14):
 def _gan():
     from aurl.train.adversarial import AdversarialConfig, AdversarialTraining
     from aurl.train.latent_loss import KLLoss
-    return [KLLoss(), AdversarialTraining(AdversarialConfig(warm=0., rows=2, steps=6, context=12, guess=0), penalty_every=3)]
+    return [KLLoss(), AdversarialTraining(AdversarialConfig(warmup_pct=0., rollout_windows=2, rollout_length=6, context=12, sample_every=0), penalty_every=3)]
 
 def _latent():
     from aurl.train.latent_loss import KLLoss

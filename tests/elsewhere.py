@@ -164,8 +164,8 @@ def train(case, device, steps, folder):
     from aurl import recipes
     from aurl.train.budget import RunLog
     from aurl.config import make_config
-    from aurl.data.store import TokenStore
-    from aurl.train.learner import RunLog
+    from aurl.data.token_store import TokenStore
+    from aurl.train.budget import RunLog
     from aurl.generate.sampling import generate_ids
     from aurl.experiments.run import Experiment
     from aurl.tokens.verdict import verdict

@@ -22,7 +22,7 @@ from aurl.commands.preparation import prepare_kwargs
 from aurl.commands.run_data import train_valid_split
 from aurl.commands.samples import file_options, prompt_ids, repair_pieces, requested_latents
 from aurl.commands.training import train_run
-from aurl.data.loaders import check_loader
+from aurl.data.loader_config import check_loader
 from aurl.train.stages import parse_stages
 from aurl.commands.ablation import check_ablation_keys
 from aurl.commands.sweep import check_sweep_keys
@@ -31,7 +31,8 @@ from aurl.core import AurlError, ConfigError, seed_everything
 from aurl.dependencies import given_keys, value_of
 from aurl.models.model_config import ModelConfig
 from aurl.models.vae_gan import MusicTransformerVAEGAN
-from aurl.commands.scaling import COMMANDS, check_scaling_keys
+from aurl.commands.command import COMMANDS
+from aurl.commands.scaling import check_scaling_keys
 from aurl.tokens.vocab import vocab
 from aurl.train.averaging import WeightAveraging
 from aurl.train.latent_loss import KLLoss
@@ -115,10 +116,10 @@ OUTSIDE = dict(
 OUTSIDE |= {
     'loader.workers': '500_data.readers',
     'loader.conditions': 'test_conditions',
-    'net.conditions': 'test_conditions',
-    'net.condition_dropout': '971_commands.model_setup',
-    'loader.weights': '535_data.mixture',
-    'loader.balance': '575_data.loaders',
+    'model_overrides.conditions': 'test_conditions',
+    'model_overrides.condition_dropout': '971_commands.model_setup',
+    'loader.corpus_weights': '535_data.mixture',
+    'loader.balance_by': '575_data.loaders',
     'loader.balance_power': '575_data.loaders',
     'curriculum.order': '764_train.curriculum',
     'fit_batch': 'test_memory',
@@ -654,7 +655,7 @@ def prepared(cfg):
     from aurl.corpus.phrases import cut_phrases
     notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
     told = {k:v for k,v in prepare_kwargs(cfg).items() if k != 'clean'}
-    cut = cut_phrases(performance(), cfg.phrases, **cfg.phrase.to_dict()) if cfg.phrases else []
+    cut = cut_phrases(performance(), cfg.phrase_bars, **cfg.phrase.to_dict()) if cfg.phrase_bars else []
     return digest(
         [notes(clean(performance(), cfg.cleaning)), [(i, notes(s), [t.qpm for t in s.tempos]) for i, s in cut], told]
     )

@@ -15,7 +15,7 @@ from aurl.commands.resume import saved_config
 from aurl.commands.run_data import new_piece_lines, open_store, train_valid_split
 from aurl.commands.training import final_status, train_stages
 from aurl.experiments.run import Experiment
-from aurl.experiments.run import find_runs
+from aurl.experiments.run_files import find_runs
 from aurl.monitor.checkpoints import load_newest_checkpoint
 from aurl.train.saved_models import load_model
 from aurl.config import make_config
@@ -296,7 +296,7 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
     told = (run.path / 'config.yaml').read_text()
     (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_windows')))
     # a run that was begun when there was no other way
-    assert saved_config(Experiment.open(run.path)).latent_music == 'whole'
+    assert saved_config(Experiment.open(run.path)).latent_windows == 'whole'
 
 
 def test_no_setting_changes_valid_loss(store, tmp_path):

@@ -10,14 +10,14 @@ from aurl.commands.command import COMMANDS
 from aurl.commands.configs import TrainConfig
 from aurl.commands.model_setup import build_model_config
 from aurl.commands.option_checks import validate_options
-from aurl.data.loaders import check_loader
+from aurl.data.loader_config import check_loader
 from aurl.train.stages import parse_stages
 from aurl.config import Config, _all_keys, describe_keys, make_config, merge
 from aurl.core import AurlError, ConfigError
 from aurl.models.model_config import ModelConfig
-from aurl.commands.scaling import COMMANDS
+from aurl.commands.command import COMMANDS
 from aurl.score.augment import AugmentConfig
-from aurl.data.store import StoreConfig
+from aurl.data.tables import StoreConfig
 from aurl.search.space import nest_keys
 from aurl.train.stages import StageEnd
 
