@@ -75,7 +75,9 @@ from .score.drums import drum_name, drum_staff_position
 from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty_midi
 from .score.notation import inspect_music, read_music, split_tunes, write_musicxml
 from .score.engrave import Sheet, engrave, save_sheet
-from .score.show import PianoRoll, Player, roll_svg, save_roll, show, synthesize, write_wav
+from .score.roll import PianoRoll, roll_svg, save_roll
+from .score.audio import synthesize, write_wav
+from .score.player import Player, show
 from .midi.batch import read_many, stream_midi
 from .score.clock import Clock, fit_tempo_map
 from .score.keys import estimate_key
@@ -150,16 +152,20 @@ _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_fe
 # %% ../nbs/990_all.ipynb #7975d587
 from .tokens.vocab import Kind, vocab
 from .tokens.codec import EventCodec, decode, encode, encode_report
-from .tokens.grammar import Verdict, grammar, verdict
+from .tokens.grammar import grammar
+from .tokens.verdict import Verdict, verdict
 from .tokens.correction import repair_ids
 from .data.profile import CorpusProfile, measure_profile
 from .data.conditions import Conditions
-from .data.store import TokenStore, prepare, repair_store
+from .data.store import prepare, repair_store
+from .data.token_store import TokenStore
 from .data.quality import estimate_quality
 from .data.survey import find_store_duplicates, split_store
 from .data.resplit import resolve_split
 from .data.store_report import DataReport
-from .data.loaders import LoaderConfig, WindowLoader, mix, music_loaders
+from .data.loader_config import LoaderConfig
+from .data.loaders import WindowLoader, music_loaders
+from .data.mixture import mix
 
 # %% ../nbs/990_all.ipynb #005ffb71
 _all_ = [
@@ -227,7 +233,8 @@ _all_ = [
 # %% ../nbs/990_all.ipynb #92fc7271
 from .losses.base import LossInputs, MusicLoss, find_loss, grammar_loss, register_loss
 from .losses.loss_checks import check_loss
-from .train.learner import KeepBest, RunLog, music_learner
+from .train.budget import KeepBest, RunLog
+from .train.learner import music_learner
 from .train.latent_loss import LatentConfig, latent_callbacks
 from .train.objectives import MusicLosses
 from .train.adversarial import AdversarialConfig, AdversarialTraining, adversarial_callbacks
@@ -243,12 +250,13 @@ from .monitor.collapse import RollbackOnCollapse
 from .monitor.mask_annealing import GrammarAnnealing
 from .monitor.early_stopping import EarlyStopping
 from .monitor.profiler import TrainingProfiler
-from .monitor.anomalies import AnomalyMonitor
+from .monitor.anomaly_monitor import AnomalyMonitor
 from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
 
 # %% ../nbs/990_all.ipynb #bb3589e1
-from .train.checkpoint import average_checkpoints, best_checkpoint, latest_checkpoint, load_checkpoint
+from .train.checkpoint import load_checkpoint
+from .train.checkpoint_folder import average_checkpoints, best_checkpoint, latest_checkpoint
 from .train.checkpoint import save_checkpoint
 from .monitor.checkpoints import CheckpointConfig, CheckpointCallback
 from .train.reproducibility import compare_runs
@@ -307,8 +315,9 @@ _all_ = [
 
 # %% ../nbs/990_all.ipynb #c29dd83e
 from .generate.engine import first_bars, first_seconds
-from .generate.profile_masks import GenerationLimits, ProfileConfig, describe_limits
-from .generate.sampling import Sampling, generate, generate_ids
+from .generate.profile_limits import ProfileConfig
+from .generate.profile_masks import GenerationLimits
+from .generate.sampling import Sampling, describe_limits, generate, generate_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 
 # %% ../nbs/990_all.ipynb #08b32f2a
@@ -327,9 +336,11 @@ _all_ = [
 ]
 
 # %% ../nbs/990_all.ipynb #ae62a12b
-from .experiments.run import Experiment, find_runs
+from .experiments.run import Experiment
+from .experiments.run_files import find_runs
 from .experiments.registry import list_runs, inspect_run
-from .data.cache import list_cache, prune_stores, repair_stores, verify_stores
+from .data.cache import list_cache, repair_stores, verify_stores
+from .data.pruning import prune_stores
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable

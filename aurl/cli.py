@@ -314,7 +314,8 @@ def run_stores(
     if action not in _store_actions:
         raise ConfigError(f'aurl stores {action!r}{suggest(action, _store_actions)}',
                           way_out=f'use one of {", ".join(_store_actions)}')
-    from aurl.data.cache import prune_stores, repair_stores, verify_stores
+    from aurl.data.pruning import prune_stores
+    from aurl.data.cache import repair_stores, verify_stores
     if action == 'verify': return int(verify_stores(names, say=say) > 0)
     if action == 'repair': return int(repair_stores(names, source, say=say) > 0)
     if action == 'prune': return prune_stores(names, runs=['runs', *runs], say=say, **prune_options) and 0

@@ -24,18 +24,20 @@ from .samples import file_options, prompt_ids, requested_latents
 from ..config import Config, make_config
 from ..core import AurlError, ConfigError, aurl_home
 from ..corpus.corpus import corpus_from
-from ..data.loaders import check_loader
+from ..data.loader_config import check_loader
 from ..data.mixture import window_quotas
 from ..data.resplit import is_split_file
-from ..data.store import StoreConfig, TokenStore
+from ..data.tables import StoreConfig
+from ..data.token_store import TokenStore
 from ..dependencies import changed_keys, default_of, given_keys, reject_unused_keys, value_of
 from ..device import amp_dtype, pick_device
-from ..generate.profile_masks import generation_limits
+from ..generate.sampling import generation_limits
 from ..memory import available_memory
-from ..models.vae_gan import ModelConfig
+from ..models.model_config import ModelConfig
 from ..monitor.checkpoints import load_newest_checkpoint
 from ..train.batch_fit import check_memory, halve_batch, halvings_to_fit, process_bytes, training_memory
-from ..train.learner import Budget, valid_interval
+from ..train.budget import Budget
+from ..train.learner import valid_interval
 from ..train.stages import parse_stages
 
 # %% ../../nbs/979_commands.checks.ipynb #d6382af5
@@ -58,9 +60,9 @@ def _count_pieces(path):
 # %% ../../nbs/979_commands.checks.ipynb #f54446b7
 def _check_weights(cfg):
     "Raise an error if the weights do not fit the corpora."
-    weights = cfg.loader.weights
+    weights = cfg.loader.corpus_weights
     if weights and not isinstance(cfg.data, dict):
-        raise ConfigError(f'loader.weights={weights}, and there is one corpus',
+        raise ConfigError(f'loader.corpus_weights={weights}, and there is one corpus',
                           way_out='name several: data={bach: chorales, pop: FOLDER}')
     if weights: window_quotas(weights, cfg.data, 1)
 

@@ -14,9 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Config
 from ..core import ConfigError
 from ..corpus.phrases import PhraseConfig
-from ..data.loaders import LoaderConfig
+from ..data.loader_config import LoaderConfig
 from ..generate.files import WriteConfig
-from ..generate.profile_masks import ProfileConfig, on_or_off
+from ..generate.profile_limits import ProfileConfig, on_or_off
 from ..monitor.callbacks import MonitorConfig
 from ..monitor.checkpoints import CheckpointConfig
 from ..monitor.early_stopping import ImprovementTracker
@@ -84,8 +84,8 @@ class PrepareConfig(Config):
     table: str = Field('', description='CSV or TSV file with metadata of the pieces; '
         'a metadata.csv beside the pieces is found automatically')
     table_extra: bool = Field(False, description='allow rows of the table that match no piece')
-    folders: str = Field('', description='meaning of the levels of folders, such as composer/title')
-    phrases: int = Field(0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs')
+    folder_pattern: str = Field('', description='meaning of the levels of folders, such as composer/title')
+    phrase_bars: int = Field(0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs')
     phrase: PhraseConfig = Field(PhraseConfig(), description='how phrases are cut')
     cleaning: CleanConfig = Field(CleanConfig(), description='cleaning of the scores before they are tokenized')
     duplicates: Literal['keep', 'drop'] = Field('keep',
@@ -113,7 +113,7 @@ class PrepareConfig(Config):
 class _DataKeys(Config):
     "The music of a training, and its length."
     data: str | dict[str, str] = Field('chorales', description='folder or zip of MIDI files, chorales, or a store; '
-        'several as {bach: chorales, pop: FOLDER}, mixed by loader.weights')
+        'several as {bach: chorales, pop: FOLDER}, mixed by loader.corpus_weights')
     split: str = Field('group', description='what is held out: group, piece, a column such as composer, '
         'composer=Chopin, or a .json or .txt file of names')
     steps: int = Field(2000, ge=0, description='training steps; 0: as many as the minutes allow')
@@ -135,7 +135,7 @@ class _ModelKeys(_DataKeys):
         description='architecture: a transformer, a VAE or a VAE-GAN around it')
     model: str = Field('song', description='preset of the model')
     net: dict[str, Any] = Field({},
-        description='fields of the model configuration to override, such as net.d_model=128 or net.latent=[32,8,4]')
+        description='fields of the model configuration to override, such as model_overrides.d_model=128 or model_overrides.latent=[32,8,4]')
     latent: LatentConfig = Field(LatentConfig(),
         description='modes with a latent: weight of the KL term, and attributes tied to dimensions')
     latent_music: Literal['all', 'whole'] = Field('all', description='modes with a latent: train on all of the data, '
@@ -178,14 +178,14 @@ class _LossKeys(_BatchKeys):
 class _LogKeys(_LossKeys):
     "Monitoring, validation and checkpoints of a training."
     watch: MonitorConfig = Field(MonitorConfig(),
-        description='monitoring: watch.every=50, watch.measures=[note_density]; watch.on=false for none')
+        description='monitoring: monitor.every=50, monitor.metrics=[note_density]; monitor.enabled=false for none')
     log_every: int = Field(10, ge=1, description='steps between lines of the log')
     record_windows: bool = Field(False,
         description='log each training window, including its augmentation, to windows.jsonl')
     valid_every: int | str = Field(0,
         description='interval between validations: steps (100) or time (30s, 2m); 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between checkpoints; 0: none')
-    keep: int = Field(3, ge=1, description='number of newest checkpoints to keep, in addition to the best')
+    keep_checkpoints: int = Field(3, ge=1, description='number of newest checkpoints to keep, in addition to the best')
     checkpoints: CheckpointConfig = Field(CheckpointConfig(),
         description='how checkpoints are kept: checkpoints.compress=true, checkpoints.history=[1h, 1d]')
     best_by: dict[str, float] = Field({'valid_loss': 1.}, description='metrics and weights that select the best '
@@ -215,7 +215,7 @@ class _MachineKeys(_LogKeys):
     gpus: int = Field(1, ge=1, description='processes on this machine that train together, each with its own GPU '
         'if there are GPUs; they share every batch')
     nodes: int = Field(1, ge=1,
-        description='machines that train together; the same command is given on each, with its own node=')
+        description='machines that train together; the same command is given on each, with its own node_rank=')
     node: int = Field(0, ge=0, description='index of this machine, from 0')
     meet: str = Field('', description='several machines: HOST:PORT of machine 0, the address for the rendezvous')
     shard: bool = Field(False,
@@ -258,7 +258,7 @@ class GenerateConfig(Config):
     programs: Literal['auto', 'prompt', *program_rules] = Field('auto', description='how MIDI programs are chosen '
         'for an instrument family: auto: those of the prompt, else by register as in the training data; prompt; '
         'first: the first program of the family; frequent: the most frequent; register')
-    metre: str = Field('auto', description='meter in the files: auto: that of the prompt, or an estimate if its '
+    meter: str = Field('auto', description='meter in the files: auto: that of the prompt, or an estimate if its '
         'confidence is high; none; or one such as 3/4')
     key: str = Field('auto', description='key in the files: auto, none, or one such as G major')
     title: str = Field('', description='title in the files; default: that of the prompt, or the name of the piece')

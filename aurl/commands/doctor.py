@@ -82,7 +82,7 @@ def _codec(context):
 # %% ../../nbs/993_commands.doctor.ipynb #e0ccf1bc
 def _grammar(context):
     "Check the ids by the grammar."
-    from aurl.tokens.grammar import verdict
+    from aurl.tokens.verdict import verdict
     v = verdict(context['ids'])
     assert v.valid, str(v.reasons)
     return 'valid'
@@ -102,7 +102,7 @@ def _model(context):
 def _generate(context):
     "Sample ids under the grammar."
     from aurl.generate.sampling import generate_ids
-    from aurl.tokens.grammar import verdict
+    from aurl.tokens.verdict import verdict
     ids = context['new'] = generate_ids(context['model'], n=1, max_tokens=96, seed=0)[0]
     assert verdict(ids).valid, str(verdict(ids).reasons)
     return f'{len(ids)} ids, valid'

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRAIN_RULES', 'PREPARE_RULES', 'GENERATE_RULES', 'EVALUATE_RULES', 'STAGE_RULES', 'SWEEP_RULES', 'ABLATION_RULES',
-           'NESTED_TRAIN_RULES', 'SCALING_RULES', 'training_rule_input', 'curriculum_problem', 'generation_rule_input']
+           'NESTED_TRAIN_RULES', 'SCALING_RULES', 'training_rule_input', 'is_set', 'is_unset', 'is_one_of',
+           'is_none_of', 'is_positive', 'never', 'curriculum_problem', 'generation_rule_input']
 
-# %% ../../nbs/970_commands.key_rules.ipynb #9eab4917
+# %% ../../nbs/970_commands.key_rules.ipynb #3a406199
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,34 +16,92 @@ import torch
 
 from ..config import Config
 from ..core import AurlError
-from ..dependencies import KeyRule, key_rule
-from ..models.vae_gan import ModelConfig
+from ..corpus.corpus import _find_table
+from ..dependencies import key_rule, value_of
+from ..models.model_config import ModelConfig
 from ..score.augment import augment_types
-from ..corpus.corpus import _table_beside
 
-# %% ../../nbs/970_commands.key_rules.ipynb #486b629a
+# %% ../../nbs/970_commands.key_rules.ipynb #b1b65d7a
 def training_rule_input(
-    cfg:Config,        # of a training
-    built:ModelConfig, # of its model
+    cfg:Config,               # of a training
+    model_config:ModelConfig, # of its model
 )->SimpleNamespace:
     "The input of the rules of a training."
-    return SimpleNamespace(**dict(cfg), built=built)
+    return SimpleNamespace(**dict(cfg), model_config=model_config)
 
-# %% ../../nbs/970_commands.key_rules.ipynb #4bac7633
-def _changes_schedule(name):
-    "Return a condition: the curve of the schedule differs from the curve with the default of `name`."
-    def met(c):
+# %% ../../nbs/970_commands.key_rules.ipynb #8aea40ef
+def is_set(
+    key:str, # dotted
+)->Callable:
+    "The condition that `key` has a value other than 0, false, None and empty."
+    def condition(c): return bool(value_of(c, key))
+    return condition
+
+def is_unset(
+    key:str, # dotted
+)->Callable:
+    "The condition that `key` is 0, false, None or empty."
+    def condition(c): return not value_of(c, key)
+    return condition
+
+# %% ../../nbs/970_commands.key_rules.ipynb #5ee85c63
+def is_one_of(
+    key:str, # dotted
+    *values, # of the key
+)->Callable:
+    "The condition that `key` has one of `values`."
+    def condition(c): return value_of(c, key) in values
+    return condition
+
+def is_none_of(
+    key:str, # dotted
+    *values, # of the key
+)->Callable:
+    "The condition that `key` has none of `values`."
+    def condition(c): return value_of(c, key) not in values
+    return condition
+
+# %% ../../nbs/970_commands.key_rules.ipynb #64f863e5
+def is_positive(
+    key:str, # dotted
+)->Callable:
+    "The condition that `key` is above 0."
+    def condition(c): return value_of(c, key) > 0
+    return condition
+
+def never(c)->bool:
+    "The condition of keys that have no effect in any case."
+    return False
+
+def _prefixed(group, names): return ' '.join(f'{group}.{n}' for n in names)
+
+# %% ../../nbs/970_commands.key_rules.ipynb #3b8cba24
+def _changes_schedule(key):
+    "The condition that the curve of the schedule differs from the curve with the default of `key`."
+    def differs(c):
         s = c.schedule
-        plain = s.model_copy(update={name: type(s).model_fields[name].default})
-        return s.kind == 'plateau' and name == 'final' or any(s.at(i/1000) != plain.at(i/1000) for i in range(1001))
-    return met
+        if s.kind == 'plateau' and key == 'final': return True
+        plain = s.model_copy(update={key: type(s).model_fields[key].default})
+        return any(s.at(i/1000) != plain.at(i/1000) for i in range(1001))
+    return differs
 
+# %% ../../nbs/970_commands.key_rules.ipynb #c6d10ee2
+_schedules_with = dict( # a kind of schedule, or an option of it, with which a key changes the curve
+    warmup_pct='schedule.kind=wsd',
+    warmup_shape='schedule.warmup_pct=0.1',
+    decay_start='schedule.kind=trapezoid',
+    final='schedule.kind=cosine',
+    power='schedule.kind=polynomial',
+    milestones='schedule.kind=step',
+    cycles='schedule.kind=cyclical',
+)
 _same_curve = 'the curve of schedule.kind={c.schedule.kind} is the same without it'
-_schedule_rules = [key_rule(f'schedule.{k}', _changes_schedule(k), _same_curve, f'say {way}') for k,way in dict(
-    warmup_pct='schedule.kind=wsd', warmup_shape='schedule.warmup_pct=0.1', decay_start='schedule.kind=trapezoid', final='schedule.kind=cosine',
-    power='schedule.kind=polynomial', milestones='schedule.kind=step', cycles='schedule.kind=cyclical').items()]
-_schedule_rules += [key_rule('schedule.patience schedule.factor', lambda c: c.schedule.kind == 'plateau',
-                    'schedule.kind={c.schedule.kind} does not detect plateaus', 'say schedule.kind=plateau')]
+_schedule_rules = [
+    *(key_rule(f'schedule.{k}', _changes_schedule(k), _same_curve, f'say {example}')
+      for k, example in _schedules_with.items()),
+    key_rule('schedule.patience schedule.factor', is_one_of('schedule.kind', 'plateau'),
+             'schedule.kind={c.schedule.kind} does not detect plateaus', 'say schedule.kind=plateau'),
+]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #5f26cb1c
 def _has_weight_decay(c):
@@ -50,271 +110,197 @@ def _has_weight_decay(c):
     opt = c.optimizer.make([dict(params=[matrix], rate=1., muon=True), dict(params=[vector], rate=1., muon=False)])
     return any('weight_decay' in o.defaults for o in getattr(opt, 'parts', [opt]))
 
-# %% ../../nbs/970_commands.key_rules.ipynb #665bc2ff
+# %% ../../nbs/970_commands.key_rules.ipynb #834d6144
 _optim_rules = [
     *_schedule_rules,
-    key_rule(
-        'optimizer.wd',
-        _has_weight_decay,
-        'optimizer.name={c.optimizer.name} has no weight decay',
-        'say optimizer.name=adamw',
-    ),
-    key_rule(
-        'optimizer.lr_scales.latent', lambda c: c.mode != 'transformer', 'mode={c.mode} has no latent', 'say mode=vae'
-    ),
-    key_rule(
-        'ema.decay ema.use_warmup',
-        lambda c: c.ema.kind == 'ema',
-        'ema.kind={c.ema.kind} keeps no exponential average',
-        'say ema.kind=ema',
-    ),
-    key_rule(
-        'ema.start',
-        lambda c: c.ema.kind == 'swa',
-        'ema.kind={c.ema.kind} keeps no average with a delayed start',
-        'say ema.kind=swa',
-    ),
-    key_rule('ema.every', lambda c: c.ema.kind != 'none', 'ema.kind=none keeps no average', 'say ema.kind=ema'),
-    key_rule('clip.threshold', lambda c: c.clip.kind != 'none', 'clip.kind=none does not clip', 'say clip.kind=norm'),
-    key_rule(
-        'clip.window',
-        lambda c: c.clip.kind == 'percentile',
-        'clip.kind={c.clip.kind} uses no earlier steps',
-        'say clip.kind=percentile',
-    ),
-    key_rule('perturb_steps', lambda c: c.perturb > 0, 'perturb=0 perturbs no embedding', 'say perturb=0.05'),
+    key_rule('optimizer.wd', _has_weight_decay,
+             'optimizer.name={c.optimizer.name} has no weight decay', 'say optimizer.name=adamw'),
+    key_rule('optimizer.lr_scales.latent', is_none_of('mode', 'transformer'),
+             'mode={c.mode} has no latent', 'say mode=vae'),
+    key_rule('ema.decay ema.use_warmup', is_one_of('ema.kind', 'ema'),
+             'ema.kind={c.ema.kind} keeps no exponential average', 'say ema.kind=ema'),
+    key_rule('ema.start', is_one_of('ema.kind', 'swa'),
+             'ema.kind={c.ema.kind} keeps no average with a delayed start', 'say ema.kind=swa'),
+    key_rule('ema.every', is_none_of('ema.kind', 'none'), 'ema.kind=none keeps no average', 'say ema.kind=ema'),
+    key_rule('clip.threshold', is_none_of('clip.kind', 'none'), 'clip.kind=none does not clip', 'say clip.kind=norm'),
+    key_rule('clip.window', is_one_of('clip.kind', 'percentile'),
+             'clip.kind={c.clip.kind} uses no earlier steps', 'say clip.kind=percentile'),
+    key_rule('perturb_steps', is_positive('perturb'), 'perturb=0 perturbs no embedding', 'say perturb=0.05'),
 ]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #0ee65452
+# %% ../../nbs/970_commands.key_rules.ipynb #d36d2220
+def _limits_curriculum(c):
+    "Does a curriculum begin with a part of the windows?"
+    return c.curriculum.start < 1 or bool(c.curriculum.limits)
+
 _curriculum_rules = [
-    key_rule(
-        'curriculum.pacing curriculum.start curriculum.epochs curriculum.min_improvement',
-        lambda c: c.curriculum.by,
-        'there is no curriculum',
-        'say curriculum.by=complexity',
-    ),
-    key_rule(
-        'curriculum.min_improvement',
-        lambda c: c.curriculum.pacing == 'adaptive',
-        'curriculum.pacing={c.curriculum.pacing} does not depend on the loss',
-        'say curriculum.pacing=adaptive',
-    ),
-    key_rule(
-        'curriculum',
-        lambda c: c.curriculum.start < 1 or c.curriculum.limits,
-        'with curriculum.start=1 all windows are used from the first epoch on',
-        'say curriculum.start=0.25',
-    ),
+    key_rule('curriculum.pacing curriculum.start curriculum.epochs curriculum.min_improvement', is_set('curriculum.by'),
+             'there is no curriculum', 'say curriculum.by=complexity'),
+    key_rule('curriculum.min_improvement', is_one_of('curriculum.pacing', 'adaptive'),
+             'curriculum.pacing={c.curriculum.pacing} does not depend on the loss', 'say curriculum.pacing=adaptive'),
+    key_rule('curriculum', _limits_curriculum,
+             'with curriculum.start=1 all windows are used from the first epoch on', 'say curriculum.start=0.25'),
 ]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #0a71ee0d
-def _full_pieces_only(c): return c.loader.full_pieces_only or c.mode != 'transformer' and c.latent_windows == 'whole'
-def _on_bars(c): return c.loader.align == 'bar' or c.mode != 'transformer' and c.loader.align == 'id'
+# %% ../../nbs/970_commands.key_rules.ipynb #974caf22
+def _chooses_windows(c):
+    "Are windows chosen from a piece?"
+    only_full_pieces = c.loader.full_pieces_only or c.mode != 'transformer' and c.latent_windows == 'whole'
+    return not only_full_pieces
+
+def _on_bars(c):
+    "Do windows begin at bar lines?"
+    return c.loader.align == 'bar' or c.mode != 'transformer' and c.loader.align == 'id'
 
 _no_window_choice = 'only whole pieces are used, each as one window'
 
-# %% ../../nbs/970_commands.key_rules.ipynb #e4f8b04c
+# %% ../../nbs/970_commands.key_rules.ipynb #18f295ad
 _window_rules = [
-    key_rule(
-        'batch_size',
-        lambda c: not c.loader.batch_tokens,
-        'loader.batch_tokens={c.loader.batch_tokens} sets the number of windows in a batch',
-        'say loader.batch_tokens=0',
-    ),
-    key_rule(
-        'loader.windows loader.max_windows loader.align loader.default_bar_quarters',
-        lambda c: not _full_pieces_only(c),
-        _no_window_choice,
-        'say loader.full_pieces_only=false',
-    ),
-    key_rule(
-        'loader.max_windows',
-        lambda c: c.loader.windows != 'first',
-        'loader.windows=first takes one window per piece',
-        'say loader.windows=tile',
-    ),
-    key_rule(
-        'loader.adaptive_max_windows',
-        lambda c: c.loader.windows == 'adaptive',
-        'loader.windows={c.loader.windows} does not depend on the length of a piece',
-        'say loader.windows=adaptive',
-    ),
-    key_rule('loader.default_bar_quarters', _on_bars, 'loader.align={c.loader.align} does not use bar lines', 'say loader.align=bar'),
-    key_rule('loader.bucket_multiple', lambda c: not c.loader.pack, 'loader.pack=true fills all rows', 'say loader.pack=false'),
-    key_rule(
-        'loader.grow_epochs loader.growth_mode',
-        lambda c: c.loader.start_length,
-        'loader.start_length=0: windows do not grow',
-        'say loader.start_length=64',
-    ),
+    key_rule('batch_size', is_unset('loader.batch_tokens'),
+             'loader.batch_tokens={c.loader.batch_tokens} sets the number of windows in a batch',
+             'say loader.batch_tokens=0'),
+    key_rule('loader.windows loader.max_windows loader.align loader.default_bar_quarters', _chooses_windows,
+             _no_window_choice, 'say loader.full_pieces_only=false'),
+    key_rule('loader.max_windows', is_none_of('loader.windows', 'first'),
+             'loader.windows=first takes one window per piece', 'say loader.windows=tile'),
+    key_rule('loader.adaptive_max_windows', is_one_of('loader.windows', 'adaptive'),
+             'loader.windows={c.loader.windows} does not depend on the length of a piece',
+             'say loader.windows=adaptive'),
+    key_rule('loader.default_bar_quarters', _on_bars,
+             'loader.align={c.loader.align} does not use bar lines', 'say loader.align=bar'),
+    key_rule('loader.bucket_multiple', is_unset('loader.pack'),
+             'loader.pack=true fills all rows', 'say loader.pack=false'),
+    key_rule('loader.grow_epochs loader.growth_mode', is_set('loader.start_length'),
+             'loader.start_length=0: windows do not grow', 'say loader.start_length=64'),
 ]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #84ff171c
-def _augment(c): return c.loader.augment
-def _n_active_types(c): return sum(getattr(_augment(c), t).probability > 0 for t in augment_types)
+# %% ../../nbs/970_commands.key_rules.ipynb #de8fc87d
+def _has_share_schedule(c):
+    "Does the augmentation follow a schedule in shares of the training?"
+    return c.loader.augment is not None and c.loader.augment.schedule.unit == 'share'
 
-# %% ../../nbs/970_commands.key_rules.ipynb #3968f650
-_augmentation_rules = [
-    key_rule(
-        'loader.epochs',
-        lambda c: _augment(c) is not None and _augment(c).schedule.unit == 'share',
-        'no augmentation schedule is in shares of the training',
-        'say loader.augment.schedule.unit=share',
-    ),
-    key_rule(
-        ' '.join(f'loader.augment.{k}' for k in ('at_most', 'schedule', *augment_types)),
-        lambda c: _augment(c).probability > 0,
-        'loader.augment.probability=0 augments nothing',
-        'say loader.augment.probability=0.5',
-    ),
-    key_rule(
-        'loader.augment.at_most',
-        lambda c: _n_active_types(c) > min(3, _augment(c).at_most),
-        'no more types of augmentation than that are enabled',
-        'give more of them a probability',
-    ),
-    *(
-        key_rule(
-            ' '.join(f'loader.augment.{t}.{k}' for k in ('low', 'high', 'seconds', 'touch')),
-            lambda c, t=t: getattr(_augment(c), t).probability > 0,
-            f'loader.augment.{t}.probability=0 disables it',
-            f'say loader.augment.{t}.probability=0.5',
-        )
-        for t in augment_types
-    ),
-    *(
-        key_rule(
-            f'loader.augment.schedule.{key}',
-            lambda c, kinds=kinds: _augment(c).schedule.kind in kinds.split(),
-            'loader.augment.schedule.kind={c.loader.augment.schedule.kind} does not use it',
-            f'say loader.augment.schedule.kind={kinds.split()[-1]}',
-        )
-        for key, kinds in dict(
-            low='warmup decay warmup_decay',
-            warmup='warmup warmup_decay',
-            decay='decay warmup_decay',
-            unit='steps warmup decay warmup_decay',
-            high='constant warmup decay warmup_decay',
-        ).items()
-    ),
-]
+def _exceeds_at_most(c):
+    "Are more types of augmentation active than may be applied together?"
+    augment = c.loader.augment
+    return sum(getattr(augment, t).probability > 0 for t in augment_types) > min(3, augment.at_most)
 
-# %% ../../nbs/970_commands.key_rules.ipynb #38164d03
-def _rows_per_process(c):
-    return (c.loader.batch_tokens//c.length if c.loader.batch_tokens else c.batch_size)//(c.gpus*c.nodes)
-
-_latent_model_keys = ' '.join(
-    f'model_overrides.{k}' for k in ('latent', 'regions', 'prior', 'encoder_layers', 'free_bits', 'word_dropout', 'skip')
+_kinds_with = dict( # kinds of schedule that use a key, the most typical one last
+    low=('warmup', 'decay', 'warmup_decay'),
+    warmup=('warmup', 'warmup_decay'),
+    decay=('decay', 'warmup_decay'),
+    unit=('steps', 'warmup', 'decay', 'warmup_decay'),
+    high=('constant', 'warmup', 'decay', 'warmup_decay'),
 )
-_critic_model_keys = ' '.join(f'model_overrides.{k}' for k in ('critic_width', 'critic_layers', 'critic_weights', 'critic_dropout'))
-_no_latent = 'mode={c.mode} has no latent', 'say mode=vae'
-_no_critic = 'mode={c.mode} has no critic', 'say mode=vae_gan'
-_model_rules = [
-    key_rule(f'latent latent_windows {_latent_model_keys}', lambda c: c.mode != 'transformer', *_no_latent),
-    key_rule(f'adversarial {_critic_model_keys}', lambda c: c.mode == 'vae_gan', *_no_critic),
-    key_rule('model_overrides.window', lambda c: c.built.attention in ('sliding_window', 'multi_scale'),
-             'model_overrides.attention={c.built.attention} has no sliding window', 'say model_overrides.attention=sliding_window'),
-    key_rule('model_overrides.block model_overrides.summary', lambda c: c.built.attention in ('hierarchical', 'multi_scale'),
-             'model_overrides.attention={c.built.attention} has no block summaries', 'say model_overrides.attention=hierarchical'),
-    key_rule('model_overrides.layer_embeddings', lambda c: c.built.n_layers > 1,
-             'it applies to the layers after the first, and the model has one layer',
-             'say model_overrides.n_layers=2'),
-    key_rule('recompute', lambda c: c.built.checkpoint, 'model_overrides.checkpoint=false stores all activations',
-             'say model_overrides.checkpoint=true')]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #3fbac377
-_latent_rules = [
-    key_rule(
-        'latent.beta_schedule latent.warmup_pct latent.cycles latent.target_kl',
-        lambda c: c.latent.beta > 0,
-        'latent.beta=0 disables the KL term',
-        'say latent.beta=0.2',
-    ),
-    key_rule(
-        'latent.warmup_pct',
-        lambda c: c.latent.beta_schedule not in ('constant', 'adaptive'),
-        'latent.beta_schedule={c.latent.beta_schedule} has no warmup',
-        'say latent.beta_schedule=linear',
-    ),
-    key_rule(
-        'latent.cycles',
-        lambda c: c.latent.beta_schedule == 'cyclical',
-        'latent.beta_schedule={c.latent.beta_schedule} has no cycles',
-        'say latent.beta_schedule=cyclical',
-    ),
-    key_rule(
-        'latent.target_kl',
-        lambda c: c.latent.beta_schedule == 'adaptive',
-        'latent.beta_schedule={c.latent.beta_schedule} has no target in nats',
-        'say latent.beta_schedule=adaptive',
-    ),
-    key_rule(
-        'latent.attribute_weight', lambda c: c.latent.attributes, 'latent.attributes is empty', 'say latent.attributes=[register]'
-    ),
-    key_rule(
-        'adversarial.losses adversarial.backprop_through_time',
-        lambda c: c.adversarial.weight > 0,
-        'with adversarial.weight=0 only the critic is trained',
-        'say adversarial.weight=0.1',
-    ),
+# %% ../../nbs/970_commands.key_rules.ipynb #afb6f095
+def _augment_type_rule(kind):
+    "The rule for the options of one type of augmentation."
+    key = f'loader.augment.{kind}.probability'
+    options = _prefixed(f'loader.augment.{kind}', ['low', 'high', 'seconds', 'touch'])
+    return key_rule(options, is_positive(key), f'{key}=0 disables it', f'say {key}=0.5')
+
+def _augment_schedule_rule(name, kinds):
+    "The rule for one key of the schedule of the augmentation."
+    key = 'loader.augment.schedule.kind'
+    return key_rule(f'loader.augment.schedule.{name}', is_one_of(key, *kinds),
+                    f'{key}={{c.{key}}} does not use it', f'say {key}={kinds[-1]}')
+
+# %% ../../nbs/970_commands.key_rules.ipynb #b7e5ed26
+_augmentation_rules = [
+    key_rule('loader.epochs', _has_share_schedule,
+             'no augmentation schedule is in shares of the training', 'say loader.augment.schedule.unit=share'),
+    key_rule(_prefixed('loader.augment', ['at_most', 'schedule', *augment_types]),
+             is_positive('loader.augment.probability'),
+             'loader.augment.probability=0 augments nothing', 'say loader.augment.probability=0.5'),
+    key_rule('loader.augment.at_most', _exceeds_at_most,
+             'no more types of augmentation than that are enabled', 'give more of them a probability'),
+    *(_augment_type_rule(t) for t in augment_types),
+    *(_augment_schedule_rule(name, kinds) for name, kinds in _kinds_with.items()),
 ]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #afbc6d0d
+# %% ../../nbs/970_commands.key_rules.ipynb #0e1e488b
+_latent_model_keys = _prefixed(
+    'model_overrides', ['latent', 'regions', 'prior', 'encoder_layers', 'free_bits', 'word_dropout', 'skip'])
+_critic_model_keys = _prefixed('model_overrides', ['critic_width', 'critic_layers', 'critic_weights', 'critic_dropout'])
+
+def _has_several_layers(c): return c.model_config.n_layers > 1
+
+# %% ../../nbs/970_commands.key_rules.ipynb #ca238910
+_model_rules = [
+    key_rule(f'latent latent_windows {_latent_model_keys}', is_none_of('mode', 'transformer'),
+             'mode={c.mode} has no latent', 'say mode=vae'),
+    key_rule(f'adversarial {_critic_model_keys}', is_one_of('mode', 'vae_gan'),
+             'mode={c.mode} has no critic', 'say mode=vae_gan'),
+    key_rule('model_overrides.window', is_one_of('model_config.attention', 'sliding_window', 'multi_scale'),
+             'model_overrides.attention={c.model_config.attention} has no sliding window', 'say model_overrides.attention=sliding_window'),
+    key_rule('model_overrides.block model_overrides.summary', is_one_of('model_config.attention', 'hierarchical', 'multi_scale'),
+             'model_overrides.attention={c.model_config.attention} has no block summaries', 'say model_overrides.attention=hierarchical'),
+    key_rule('model_overrides.layer_embeddings', _has_several_layers,
+             'it applies to the layers after the first, and the model has one layer', 'say model_overrides.n_layers=2'),
+    key_rule('recompute', is_set('model_config.checkpoint'),
+             'model_overrides.checkpoint=false stores all activations', 'say model_overrides.checkpoint=true'),
+]
+
+# %% ../../nbs/970_commands.key_rules.ipynb #6634698a
+_latent_rules = [
+    key_rule('latent.beta_schedule latent.warmup_pct latent.cycles latent.target_kl', is_positive('latent.beta'),
+             'latent.beta=0 disables the KL term', 'say latent.beta=0.2'),
+    key_rule('latent.warmup_pct', is_none_of('latent.beta_schedule', 'constant', 'adaptive'),
+             'latent.beta_schedule={c.latent.beta_schedule} has no warmup', 'say latent.beta_schedule=linear'),
+    key_rule('latent.cycles', is_one_of('latent.beta_schedule', 'cyclical'),
+             'latent.beta_schedule={c.latent.beta_schedule} has no cycles', 'say latent.beta_schedule=cyclical'),
+    key_rule('latent.target_kl', is_one_of('latent.beta_schedule', 'adaptive'),
+             'latent.beta_schedule={c.latent.beta_schedule} has no target in nats', 'say latent.beta_schedule=adaptive'),
+    key_rule('latent.attribute_weight', is_set('latent.attributes'),
+             'latent.attributes is empty', 'say latent.attributes=[register]'),
+    key_rule('adversarial.losses adversarial.backprop_through_time', is_positive('adversarial.weight'),
+             'with adversarial.weight=0 only the critic is trained', 'say adversarial.weight=0.1'),
+]
+
+# %% ../../nbs/970_commands.key_rules.ipynb #befb094e
+def _has_three_rows(c):
+    "Has each process at least three rows in a batch?"
+    rows = c.loader.batch_tokens//c.length if c.loader.batch_tokens else c.batch_size
+    return rows//(c.gpus*c.nodes) >= 3
+
+def _has_several_levels(c):
+    "Has the latent more than one level?"
+    return sum(size > 0 for size in c.model_config.latent) > 1
+
 _loss_rules = [
-    key_rule('balance', lambda c: c.losses, 'there are no losses to balance', 'say losses={rhythm: 0.1}'),
-    key_rule('distill', lambda c: c.teacher, 'there is no teacher', 'say teacher=RUN'),
-    key_rule('losses.decorrelation losses.orthogonality', lambda c: _rows_per_process(c) >= 3,
+    key_rule('balance', is_set('losses'), 'there are no losses to balance', 'say losses={rhythm: 0.1}'),
+    key_rule('distill', is_set('teacher'), 'there is no teacher', 'say teacher=RUN'),
+    key_rule('losses.decorrelation losses.orthogonality', _has_three_rows,
              'it needs at least three pieces in a batch, and each process has fewer (batch_size={c.batch_size})',
              'say batch_size=16'),
-    key_rule('losses.orthogonality', lambda c: sum(s > 0 for s in c.built.latent) > 1,
-             'it compares levels of the latent, and the model has one (model_overrides.latent={c.built.latent})',
-             'say model_overrides.latent=[32,8,4]')]
+    key_rule('losses.orthogonality', _has_several_levels,
+             'it compares levels of the latent, and the model has one (model_overrides.latent={c.model_config.latent})',
+             'say model_overrides.latent=[32,8,4]'),
+]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #0853b541
-_monitor_keys = ' '.join(
-    f'monitor.{k}'
-    for k in (
-        'every',
-        'time_share',
-        'samples',
-        'tokens',
-        'metrics',
-        'max_rollbacks',
-        'snapshot_memory',
-        'anomalies',
-        'recover',
-        'anneal_grammar',
-        'patience',
-        'stop_metrics',
-        'profiler',
-    )
-)
+# %% ../../nbs/970_commands.key_rules.ipynb #52f3449f
+_monitor_keys = _prefixed('monitor', (
+    'every time_share samples tokens metrics max_rollbacks snapshot_memory anomalies recover anneal_grammar patience '
+    'stop_metrics profiler').split())
 
-# %% ../../nbs/970_commands.key_rules.ipynb #61cebf92
+def _samples_by_time(c):
+    "Is the interval between samples a share of the time?"
+    return not (c.monitor.every or c.monitor.anneal_grammar) and c.reproducible == 'seeded'
+
+def _has_other_machines(c): return c.nodes > 1
+
+# %% ../../nbs/970_commands.key_rules.ipynb #34d16f47
 _monitor_rules = [
-    key_rule(_monitor_keys, lambda c: c.monitor.enabled, 'with monitor.enabled=false nothing is monitored', 'say monitor.enabled=true'),
-    key_rule(
-        'monitor.time_share',
-        lambda c: not (c.monitor.every or c.monitor.anneal_grammar) and c.reproducible == 'seeded',
-        'samples are taken at fixed steps (monitor.every, monitor.anneal_grammar or reproducible)',
-        'say monitor.every=0',
-    ),
-    key_rule(
-        'monitor.max_rollbacks monitor.snapshot_memory',
-        lambda c: not c.shard,
-        'with shard=true the training never rolls back',
-        'say shard=false',
-    ),
-    key_rule(
-        'monitor.snapshot_memory',
-        lambda c: c.monitor.max_rollbacks,
-        'with monitor.max_rollbacks=0 the training never rolls back',
-        'say monitor.max_rollbacks=3',
-    ),
-    key_rule(
-        'keep_checkpoints', lambda c: c.checkpoint_every, 'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'
-    ),
-    key_rule('master_addr node_rank', lambda c: c.nodes > 1, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
+    key_rule(_monitor_keys, is_set('monitor.enabled'), 'with monitor.enabled=false nothing is monitored', 'say monitor.enabled=true'),
+    key_rule('monitor.time_share', _samples_by_time,
+             'samples are taken at fixed steps (monitor.every, monitor.anneal_grammar or reproducible)', 'say monitor.every=0'),
+    key_rule('monitor.max_rollbacks monitor.snapshot_memory', is_unset('shard'),
+             'with shard=true the training never rolls back', 'say shard=false'),
+    key_rule('monitor.snapshot_memory', is_set('monitor.max_rollbacks'),
+             'with monitor.max_rollbacks=0 the training never rolls back', 'say monitor.max_rollbacks=3'),
+    key_rule('keep_checkpoints', is_set('checkpoint_every'),
+             'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'),
+    key_rule('master_addr node_rank', _has_other_machines, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
 ]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #830d187b
@@ -329,141 +315,141 @@ TRAIN_RULES = [
     *_monitor_rules,
 ]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #342a5506
+# %% ../../nbs/970_commands.key_rules.ipynb #b71e9b7b
 def _curriculum_state(loader, epoch):
     "What a curriculum admits in an epoch: the length of windows, and the pieces."
-    opened = loader.open_to(loader.level(epoch)).tobytes() if hasattr(loader, 'pace') else None
-    return loader._length(epoch), opened
+    admitted = loader.open_to(loader.level(epoch)).tobytes() if hasattr(loader, 'pace') else None
+    return loader._length(epoch), admitted
+
+def _steps_of_first_state(loader, max_steps):
+    "Steps and epochs with the same curriculum state as the first epoch; counting ends at `max_steps`."
+    first, epochs, steps = _curriculum_state(loader, 0), 1, len(loader._plan(0)[1])
+    while steps < max_steps and _curriculum_state(loader, epochs) == first:
+        steps += len(loader._plan(epochs)[1])
+        epochs += 1
+    return steps, epochs
+
+# %% ../../nbs/970_commands.key_rules.ipynb #19c19b38
+def _curriculum_key(loader):
+    "The key that changes the windows of a loader over time; '' if there is none."
+    pace = getattr(loader, 'pace', None)
+    if pace is not None and pace.by: return 'curriculum'
+    return 'loader.start_length' if loader.config.start_length else ''
 
 def curriculum_problem(
     loader,    # a `WindowLoader` for training
     steps:int, # batches of the training; 0: unknown
 )->str:        # '' if the curriculum advances, or if there is none
     "The message for a curriculum, or for growing windows, that never advance within `steps`."
-    pace, c = getattr(loader, 'pace', None), loader.config
-    what = 'curriculum' if pace is not None and pace.by else 'loader.start_length' if c.start_length else ''
-    if not (steps and what): return ''
-    first, epoch, need = _curriculum_state(loader, 0), 0, len(loader._plan(0)[1])
-    # an epoch as reference, and one without improvement
-    if pace is not None and pace.by and pace.pacing == 'adaptive': need *= 2
-    else:
-        while need < steps and _curriculum_state(loader, epoch + 1) == first:
-            epoch, need = epoch + 1, need + len(loader._plan(epoch + 1)[1])
-    if need < steps: return ''
-    return (f'{what} never advances: steps={steps}, and nothing changes in the first {need} steps, '
-            f'{epoch + 1} epoch{"s"*(epoch > 0)}')
+    key = _curriculum_key(loader)
+    if not (steps and key): return ''
+    if key == 'curriculum' and loader.pace.pacing == 'adaptive':
+        steps_needed, epochs = 2*len(loader._plan(0)[1]), 1    # an epoch as reference, and one without improvement
+    else: steps_needed, epochs = _steps_of_first_state(loader, steps)
+    if steps_needed < steps: return ''
+    return (f'{key} never advances: steps={steps}, and nothing changes in the first {steps_needed} steps, '
+            f'{epochs} epoch{"s"*(epochs > 1)}')
 
-# %% ../../nbs/970_commands.key_rules.ipynb #b0e22400
+# %% ../../nbs/970_commands.key_rules.ipynb #e9bdfb08
 def _has_table(c):
     "Is there a metadata table for the pieces?"
     if c.table: return True
-    try: return _table_beside(Path(c.data).expanduser()) is not None
+    try: return _find_table(Path(c.data).expanduser()) is not None
     except (AurlError, OSError): return False
 
-_quantize_keys = 'align note_ends strength microtiming swing grid phase'.split()
-_velocity_keys = 'low high curve mean std phrase_level_std pause min_phrase_notes smoothing'.split()
-def _prefixed(group, names): return ' '.join(f'{group}.{n}' for n in names)
+def _finds_grid(c):
+    "Is the position of the grid found, so that beats may be moved?"
+    quantize = c.cleaning.quantize
+    return quantize.mode == 'adaptive' or bool(quantize.phase)
 
-# %% ../../nbs/970_commands.key_rules.ipynb #8329b549
-PREPARE_RULES = [
-    key_rule('table_extra', _has_table, 'there is no table', 'say table=FILE.csv'),
-    key_rule('phrase', lambda c: c.phrase_bars, 'phrase_bars=0 does not cut phrases', 'say phrase_bars=4'),
-    key_rule(
-        _prefixed('cleaning.quantize', _quantize_keys),
-        lambda c: c.cleaning.quantize.mode != 'none',
-        'cleaning.quantize.mode=none does not change notes',
-        'say cleaning.quantize.mode=strict',
-    ),
-    key_rule(
-        'cleaning.quantize.grid cleaning.quantize.phase',
-        lambda c: c.cleaning.quantize.mode != 'adaptive',
-        'cleaning.quantize.mode=adaptive estimates its own',
-        'say cleaning.quantize.mode=groove',
-    ),
-    key_rule(
-        'cleaning.quantize.align',
-        lambda c: c.cleaning.quantize.mode == 'adaptive' or c.cleaning.quantize.phase,
-        'the beats of the file are used as they are',
-        'say cleaning.quantize.phase=find',
-    ),
-    key_rule(
-        'cleaning.polyphony.voices',
-        lambda c: c.cleaning.polyphony.mode != 'none',
-        'cleaning.polyphony.mode=none has no limit',
-        'say cleaning.polyphony.mode=musical',
-    ),
-    key_rule(
-        _prefixed('cleaning.velocity', _velocity_keys),
-        lambda c: c.cleaning.velocity.mode != 'none',
-        'cleaning.velocity.mode=none does not change velocities',
-        'say cleaning.velocity.mode=global',
-    ),
-    key_rule(
-        _prefixed('cleaning.velocity', ['mean', 'std']),
-        lambda c: c.cleaning.velocity.mode != 'piece_relative',
-        'cleaning.velocity.mode=piece_relative uses the range',
-        'say cleaning.velocity.mode=global',
-    ),
-    key_rule(
-        _prefixed('cleaning.velocity', ['phrase_level_std', 'pause', 'min_phrase_notes', 'smoothing']),
-        lambda c: c.cleaning.velocity.mode == 'style_preserving',
-        'cleaning.velocity.mode={c.cleaning.velocity.mode} does not use phrases',
-        'say cleaning.velocity.mode=style_preserving',
-    ),
-    key_rule(
-        'workers',
-        lambda c: c.dask in ('', 'local'),
-        'the files are read by the workers of the scheduler at dask={c.dask}',
-        'say dask=local',
-    ),
+_quantize_keys = _prefixed('cleaning.quantize', ['align', 'note_ends', 'strength', 'microtiming', 'swing', 'grid', 'phase'])
+_velocity_keys = _prefixed(
+    'cleaning.velocity',
+    ['low', 'high', 'curve', 'mean', 'std', 'phrase_level_std', 'pause', 'min_phrase_notes', 'smoothing'],
+)
+_phrase_velocity_keys = _prefixed('cleaning.velocity', ['phrase_level_std', 'pause', 'min_phrase_notes', 'smoothing'])
+
+# %% ../../nbs/970_commands.key_rules.ipynb #424c0b49
+_cleaning_rules = [
+    key_rule(_quantize_keys, is_none_of('cleaning.quantize.mode', 'none'),
+             'cleaning.quantize.mode=none does not change notes', 'say cleaning.quantize.mode=strict'),
+    key_rule('cleaning.quantize.grid cleaning.quantize.phase', is_none_of('cleaning.quantize.mode', 'adaptive'),
+             'cleaning.quantize.mode=adaptive estimates its own', 'say cleaning.quantize.mode=groove'),
+    key_rule('cleaning.quantize.align', _finds_grid,
+             'the beats of the file are used as they are', 'say cleaning.quantize.phase=find'),
+    key_rule('cleaning.polyphony.voices', is_none_of('cleaning.polyphony.mode', 'none'),
+             'cleaning.polyphony.mode=none has no limit', 'say cleaning.polyphony.mode=musical'),
+    key_rule(_velocity_keys, is_none_of('cleaning.velocity.mode', 'none'),
+             'cleaning.velocity.mode=none does not change velocities', 'say cleaning.velocity.mode=global'),
+    key_rule('cleaning.velocity.mean cleaning.velocity.std', is_none_of('cleaning.velocity.mode', 'piece_relative'),
+             'cleaning.velocity.mode=piece_relative uses the range', 'say cleaning.velocity.mode=global'),
+    key_rule(_phrase_velocity_keys, is_one_of('cleaning.velocity.mode', 'style_preserving'),
+             'cleaning.velocity.mode={c.cleaning.velocity.mode} does not use phrases',
+             'say cleaning.velocity.mode=style_preserving'),
 ]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #57aa2304
+# %% ../../nbs/970_commands.key_rules.ipynb #69dd65cd
+PREPARE_RULES = [
+    key_rule('table_extra', _has_table, 'there is no table', 'say table=FILE.csv'),
+    key_rule('phrase', is_set('phrase_bars'), 'phrase_bars=0 does not cut phrases', 'say phrase_bars=4'),
+    *_cleaning_rules,
+    key_rule('workers', is_one_of('dask', '', 'local'),
+             'the files are read by the workers of the scheduler at dask={c.dask}', 'say dask=local'),
+]
+
+# %% ../../nbs/970_commands.key_rules.ipynb #9f053d16
 def generation_rule_input(
-    cfg:Config,  # of a generation or an evaluation
-    latent:bool, # does the model have a latent?
+    cfg:Config,      # of a generation or an evaluation
+    has_latent:bool, # does the model have a latent?
 )->SimpleNamespace:
     "The input of the rules of a generation or an evaluation."
-    return SimpleNamespace(**dict(cfg), has_latent=latent)
+    return SimpleNamespace(**dict(cfg), has_latent=has_latent)
 
 def _uses_random_numbers(c):
     "Is anything sampled at random?"
-    latents = c.has_latent and not c.between and not (c.like and c.spread == 0)
-    return c.temperature > 0 or c.write.humanize > 0 or latents
+    samples_latents = c.has_latent and not c.between and not (c.like and c.spread == 0)
+    return c.temperature > 0 or c.write.humanize > 0 or samples_latents
 
-# %% ../../nbs/970_commands.key_rules.ipynb #7e8218bf
+def _has_source(c):
+    "Is there a piece to continue, to vary or to interpolate from?"
+    return bool(c.prompt or c.like or c.between)
+
+def _has_open_limit(c):
+    "Is one of the limits of notes, rests and pedals taken from the profile?"
+    return None in (c.profile.note_seconds, c.profile.rest_seconds, c.profile.pedal_seconds)
+
+# %% ../../nbs/970_commands.key_rules.ipynb #877b8236
 GENERATE_RULES = [
-    key_rule(
-        'prompt_seconds',
-        lambda c: c.prompt or c.like or c.between,
-        'there is no prompt, like or between',
-        'say prompt=FILE',
-    ),
-    key_rule('spread', lambda c: c.like, 'there is no piece to vary', 'say like=FILE'),
-    key_rule('top_k top_p min_p', lambda c: c.temperature > 0, 'temperature=0 is greedy decoding', 'say temperature=1'),
-    key_rule('profile', lambda c: c.mask, 'with mask=false no limits are applied', 'say mask=true'),
-    key_rule(
-        'profile.margin',
-        lambda c: None in (c.profile.note_seconds, c.profile.rest_seconds, c.profile.pedal_seconds),
-        'notes, rests and pedals have limits of their own',
-        'leave one of those out',
-    ),
+    key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
+    key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
+    key_rule('top_k top_p min_p', is_positive('temperature'), 'temperature=0 is greedy decoding', 'say temperature=1'),
+    key_rule('profile', is_set('mask'), 'with mask=false no limits are applied', 'say mask=true'),
+    key_rule('profile.margin', _has_open_limit,
+             'notes, rests and pedals have limits of their own', 'leave one of those out'),
     key_rule('seed', _uses_random_numbers, 'with temperature=0 nothing is sampled', 'say temperature=1'),
 ]
+EVALUATE_RULES = [
+    key_rule('window', is_unset('has_latent'),
+             'a model with a latent is evaluated on whole pieces', 'take a model of mode=transformer'),
+]
 
-# %% ../../nbs/970_commands.key_rules.ipynb #c5dbef91
-EVALUATE_RULES = [key_rule('window', lambda c: not c.has_latent, 'a model with a latent is evaluated on whole pieces',
-                           'take a model of mode=transformer')]
+# %% ../../nbs/970_commands.key_rules.ipynb #6c8b877b
+def _has_no_own_budget(c): return not (c.steps or c.minutes)
 
-# %% ../../nbs/970_commands.key_rules.ipynb #28a4022f
-STAGE_RULES = [key_rule('share', lambda c: not (c.steps or c.minutes), 'this stage sets its own steps or minutes',
-                        'leave those out'),
-         key_rule('min_improvement', lambda c: c.patience, 'patience=0 does not check for progress', 'say patience=3')]
-SWEEP_RULES = [key_rule('seed', lambda c: c.sampler != 'grid', 'sampler=grid runs all combinations in order',
-                        'say sampler=random')]
-ABLATION_RULES = [key_rule('latent_samples', lambda c: c.has_latent, 'no variant has a latent', 'name one with mode: vae')]
-NESTED_TRAIN_RULES = [key_rule('out resume', lambda c: False, 'each training has a folder within this run',
-                               'say out=FOLDER or dest=FOLDER without train')]
-SCALING_RULES = [key_rule('steps', lambda c: False, 'tokens sets the length of each training',
-                          'say tokens=[60000,150000,400000]'),
-           key_rule('seed', lambda c: False, 'seeds lists the seeds of the trainings', 'say seeds=[1]')]
+STAGE_RULES = [
+    key_rule('share', _has_no_own_budget, 'this stage sets its own steps or minutes', 'leave those out'),
+    key_rule('min_improvement', is_set('patience'), 'patience=0 does not check for progress', 'say patience=3'),
+]
+SWEEP_RULES = [
+    key_rule('seed', is_none_of('sampler', 'grid'),
+             'sampler=grid runs all combinations in order', 'say sampler=random'),
+]
+ABLATION_RULES = [key_rule('latent_samples', is_set('has_latent'), 'no variant has a latent', 'name one with mode: vae')]
+NESTED_TRAIN_RULES = [
+    key_rule('out resume', never,
+             'each training has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
+]
+SCALING_RULES = [
+    key_rule('steps', never, 'tokens sets the length of each training', 'say tokens=[60000,150000,400000]'),
+    key_rule('seed', never, 'seeds lists the seeds of the trainings', 'say seeds=[1]'),
+]

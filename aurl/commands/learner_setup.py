@@ -14,7 +14,7 @@ from .key_rules import curriculum_problem
 from .model_setup import build_loader_config, build_model, find_model
 from .option_checks import check_single_training
 from ..core import AurlError, ConfigError, read_json
-from ..data.store import TokenStore
+from ..data.token_store import TokenStore
 from ..distributed import world_size
 from ..models.compiled import compile_layers
 

@@ -12,22 +12,23 @@ from .configs import TrainConfig
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError, seed_everything
 from ..data.conditions import Conditions
-from ..data.loaders import LoaderConfig
+from ..data.loader_config import LoaderConfig
 from ..distributed import broadcast_object
-from ..experiments.run import find_runs
-from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN, preset_config
+from ..experiments.run_files import find_runs
+from ..models.model_config import ModelConfig, preset_config
+from ..models.vae_gan import MusicTransformerVAEGAN
 from ..train.saved_models import checkpoint_folder, load_model
 
 # %% ../../nbs/971_commands.model_setup.ipynb #35b2acb6
 def _reject_model_overrides(cfg):
     "Raise an error for overrides of the model that are set in another way."
     for k in ('mode', 'dropout'):
-        if k in cfg.net: raise ConfigError(f'net.{k}={cfg.net[k]}', way_out=f'say {k}={cfg.net[k]}')
-    if 'conditions' in cfg.net:
-        raise ConfigError('net.conditions cannot be set; their values are read from the data',
+        if k in cfg.model_overrides: raise ConfigError(f'model_overrides.{k}={cfg.model_overrides[k]}', way_out=f'say {k}={cfg.model_overrides[k]}')
+    if 'conditions' in cfg.model_overrides:
+        raise ConfigError('model_overrides.conditions cannot be set; their values are read from the data',
                           way_out='say loader.conditions=[key, composer]')
-    if 'condition_dropout' in cfg.net and not cfg.loader.conditions:
-        raise ConfigError(f'net.condition_dropout={cfg.net["condition_dropout"]}, but the model has no conditions',
+    if 'condition_dropout' in cfg.model_overrides and not cfg.loader.conditions:
+        raise ConfigError(f'model_overrides.condition_dropout={cfg.model_overrides["condition_dropout"]}, but the model has no conditions',
                           way_out='say loader.conditions=[key] as well, or leave it out')
 
 # %% ../../nbs/971_commands.model_setup.ipynb #48f1e04f
@@ -37,12 +38,12 @@ def build_model_config(
     "The configuration of the model of a training."
     _reject_model_overrides(cfg)
     recompute = dict(checkpoint=True) if cfg.recompute else {}
-    fields = {'mode': cfg.mode, 'dropout': cfg.dropout, **recompute, **cfg.net}
+    fields = {'mode': cfg.mode, 'dropout': cfg.dropout, **recompute, **cfg.model_overrides}
     try: return preset_config(cfg.model, **fields)
     except ConfigError as e:
-        if not any(e.what.startswith(k) for k in cfg.net): raise
+        if not any(e.what.startswith(k) for k in cfg.model_overrides): raise
         # without the prefix, `latent` would name another group
-        raise ConfigError(f'net.{e.what}', way_out=e.way_out) from e
+        raise ConfigError(f'model_overrides.{e.what}', way_out=e.way_out) from e
 
 # %% ../../nbs/971_commands.model_setup.ipynb #3b5c62cc
 def with_conditions(
@@ -76,7 +77,7 @@ def build_loader_config(
 )->LoaderConfig:
     "The loader configuration; with a latent, windows of pieces longer than one window begin at bar lines."
     if mode == 'transformer': return cfg.loader
-    if cfg.latent_music == 'whole' or cfg.loader.whole: return cfg.loader.changed(whole=True)
+    if cfg.latent_windows == 'whole' or cfg.loader.full_pieces_only: return cfg.loader.changed(full_pieces_only=True)
     return cfg.loader.changed(align='bar') if longest > cfg.length + 1 and cfg.loader.align == 'id' else cfg.loader
 
 # %% ../../nbs/971_commands.model_setup.ipynb #02db2c9f

@@ -16,7 +16,8 @@ from ..core import ConfigError
 from ..device import amp_dtype, pick_device
 from ..monitor.checkpoints import CheckpointConfig
 from ..monitor.early_stopping import ImprovementTracker, higher_is_better
-from ..train.adversarial import AdversarialConfig, critic_losses
+from ..train.adversarial import AdversarialConfig
+from ..train.critic import critic_losses
 from ..train.distill import Distill
 from ..train.latent_loss import LatentConfig, check_attribute_names
 from ..train.objectives import check_losses
@@ -33,9 +34,9 @@ def _check_critic_options(cfg, mode, modes):
 # %% ../../nbs/972_commands.option_checks.ipynb #8cedfdb5
 def _check_latent_options(cfg, mode, modes):
     "Raise an error for options of a latent in a mode without one, and for options that a latent excludes."
-    if modes == {'transformer'} and cfg.latent_music != 'all' and not cfg.stages:
-        raise ConfigError(f'latent_music={cfg.latent_music} in mode=transformer, which has no latent',
-                          way_out='say loader.whole=true, or leave it out')
+    if modes == {'transformer'} and cfg.latent_windows != 'all' and not cfg.stages:
+        raise ConfigError(f'latent_windows={cfg.latent_windows} in mode=transformer, which has no latent',
+                          way_out='say loader.full_pieces_only=true, or leave it out')
     if modes == {'transformer'} and cfg.latent != LatentConfig():
         raise ConfigError('latent options in mode=transformer, which has no latent',
                           way_out='say mode=vae, or leave them out')
@@ -58,12 +59,12 @@ def _check_checkpoint_options(cfg):
 def _check_monitored_metrics(cfg):
     "Raise an error for metrics of `best_by` that are not measured, and for a mask annealed without a grammar loss."
     measured = {'valid_loss'}
-    if cfg.watch.on: measured |= {*higher_is_better, *cfg.watch.measures}
+    if cfg.monitor.enabled: measured |= {*higher_is_better, *cfg.monitor.metrics}
     if bad := [n for n in ImprovementTracker(cfg.best_by).weights if n not in measured]:
         raise ConfigError(f'best_by {bad[0]}, which is not measured',
-                          way_out=f'say watch.measures=[{bad[0]}]' if cfg.watch.on else 'leave watch.on=false out')
-    if cfg.watch.let_go and not cfg.grammar_weight and 'grammar' not in cfg.losses:
-        raise ConfigError('watch.let_go without a grammar loss, whose weight it anneals',
+                          way_out=f'say monitor.metrics=[{bad[0]}]' if cfg.monitor.enabled else 'leave monitor.enabled=false out')
+    if cfg.monitor.anneal_grammar and not cfg.grammar_weight and 'grammar' not in cfg.losses:
+        raise ConfigError('monitor.anneal_grammar without a grammar loss, whose weight it anneals',
                           way_out='say grammar_weight=1 as well, or leave it out')
 
 # %% ../../nbs/972_commands.option_checks.ipynb #acef57c2
@@ -101,10 +102,10 @@ def validate_options(
 def _machine_problems(cfg):
     "Message and way out of each problem with the number of machines and processes."
     n = cfg.gpus*cfg.nodes
-    if cfg.node >= cfg.nodes: yield f'node={cfg.node} of nodes={cfg.nodes}', f'give an index from 0 to {cfg.nodes - 1}'
-    if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.meet):
-        yield (f'nodes={cfg.nodes} and meet={cfg.meet!r}: no address for the rendezvous',
-               'say meet=HOST:PORT of machine 0')
+    if cfg.node_rank >= cfg.nodes: yield f'node_rank={cfg.node_rank} of nodes={cfg.nodes}', f'give an index from 0 to {cfg.nodes - 1}'
+    if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.master_addr):
+        yield (f'nodes={cfg.nodes} and master_addr={cfg.master_addr!r}: no address for the rendezvous',
+               'say master_addr=HOST:PORT of machine 0')
     if cfg.fit_batch and n > 1:
         yield (f'fit_batch=true on {n} processes, each with its own memory',
                'say batch_size and accumulate such that they fit')
@@ -138,15 +139,15 @@ def _process_problems(cfg):
     if cfg.optimizer.name == 'sophia':
         yield (f'optimizer=sophia on {n} processes: each would sample a different curvature estimate',
                'take another optimizer, such as muon or adamw, or train on one')
-    if cfg.watch.on and cfg.watch.recover:
-        yield (f'watch.recover on {n} processes: each would skip different batches',
-               'say watch.recover=false; after a collapse all processes roll back together in any case')
+    if cfg.monitor.enabled and cfg.monitor.recover:
+        yield (f'monitor.recover on {n} processes: each would skip different batches',
+               'say monitor.recover=false; after a collapse all processes roll back together in any case')
 
 # %% ../../nbs/972_commands.option_checks.ipynb #e75f912c
 def _shard_model_problems(cfg, mode):
     "Message and way out of each option for which weights would have to be gathered outside the forward pass."
-    if cfg.watch.act != 'none':
-        yield f'shard=true and watch.act={cfg.watch.act}: a sharded model cannot roll back', 'leave one of them out'
+    if cfg.monitor.remedies != 'none':
+        yield f'shard=true and monitor.remedies={cfg.monitor.remedies}: a sharded model cannot roll back', 'leave one of them out'
     if mode != 'transformer':
         yield (f'shard=true for mode={mode}: the encoder and critic are called outside the forward pass, '
                'where their weights are not gathered', 'leave shard out, or say mode=transformer')

@@ -15,7 +15,8 @@ from ..core import aurl_home, sha256_of, to_json
 from ..corpus.corpus import Corpus, corpus_from
 from ..corpus.phrases import phrase_corpus
 from ..data.quality import quality_conditions
-from ..data.store import TokenStore, prepare
+from ..data.token_store import TokenStore
+from ..data.store import prepare
 from ..data.store_report import DataReport
 from ..experiments.run import Experiment
 
@@ -25,12 +26,12 @@ def load_corpus(
     ignore_phrases:bool=False, # return whole songs even if `cfg.phrases` is set
 )->Corpus:
     "The pieces of `cfg.data`, or their phrases, with the metadata of the table and the folders."
-    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folders, table_extra=cfg.table_extra)
-    return corpus if not cfg.phrases or ignore_phrases else _cut_phrases(corpus, cfg)
+    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folder_pattern, table_extra=cfg.table_extra)
+    return corpus if not cfg.phrase_bars or ignore_phrases else _cut_phrases(corpus, cfg)
 
 def _cut_phrases(corpus, cfg):
     "The phrases of `corpus`, cached under `aurl_home()`."
-    options = dict(bars=cfg.phrases, **cfg.phrase.to_dict())
+    options = dict(bars=cfg.phrase_bars, **cfg.phrase.to_dict())
     key = sha256_of(to_json([absolute_source(cfg.data), options]).encode())[:10]
     dest = aurl_home()/'phrases'/key
     shutil.rmtree(dest, ignore_errors=True)

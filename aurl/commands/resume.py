@@ -13,14 +13,16 @@ from fastcore.basics import noop
 
 from .configs import SongConfig, TrainConfig
 from .run_folder import with_absolute_sources
-from ..config import Config, make_config
+from ..config import Config, make_config, present_keys
 from ..core import AurlError, ConfigError, read_json
-from ..experiments.run import Experiment, find_runs
+from ..train.stages import StageEnd
+from ..experiments.run import Experiment
+from ..experiments.run_files import find_runs
 from ..monitor.checkpoints import load_newest_checkpoint
 
 # %% ../../nbs/974_commands.resume.ipynb #bb87820c
 _training_configs = dict(train=TrainConfig, song=SongConfig)                       # of the commands that train
-_process_keys = ('gpus', 'nodes', 'node', 'meet', 'shard')  # they do not change the result of a training
+_process_keys = ('gpus', 'nodes', 'node_rank', 'master_addr', 'shard')  # they do not change the result of a training
 _unfinished = ('running', 'failed', 'interrupted', 'stopped')                      # states of runs to resume
 _resumable_keys = (
     'data',
@@ -28,10 +30,10 @@ _resumable_keys = (
     'minutes',
     'valid_every',
     'checkpoint_every',
-    'keep',
+    'keep_checkpoints',
     'checkpoints.compress',
     'checkpoints.history',
-    'checkpoints.oldest',
+    'checkpoints.max_age',
     'device',
     'workers',
     'pieces',
@@ -62,15 +64,20 @@ def open_training_run(
     return run
 
 # %% ../../nbs/974_commands.resume.ipynb #0b44bbee
+def _present_stage(values):
+    "Translate the keys of a stage that an earlier release saved."
+    return present_keys(TrainConfig, present_keys(StageEnd, values))
+
 def saved_config(
     run:Experiment, # of a training
 )->Config:          # a `TrainConfig` or a `SongConfig`
     "The configuration with which `run` was started."
     cls = _training_configs[run.name]
-    fields = {k:v for k,v in run.config.items() if k in cls.model_fields}
+    fields = {k: v for k, v in present_keys(cls, run.config).items() if k in cls.model_fields}
+    if isinstance(fields.get('stages'), list): fields['stages'] = [_present_stage(stage) for stage in fields['stages']]
     # the behavior before this key existed
     had_latent = fields.get('mode', 'transformer') != 'transformer' or fields.get('stages')
-    if cls is TrainConfig and 'latent_music' not in fields and had_latent: fields['latent_music'] = 'whole'
+    if cls is TrainConfig and 'latent_windows' not in fields and had_latent: fields['latent_windows'] = 'whole'
     return make_config(cls, overrides=fields)
 
 def _comparable(cfg):
@@ -100,7 +107,7 @@ def run_to_resume(
 )->Path:        # None: a new run
     "The run that `cfg.resume` selects."
     resume = getattr(cfg, 'resume', '') if type(cfg) in _training_configs.values() else ''
-    if resume in ('', 'no') or getattr(cfg, 'node', 0): return None      # machine 0 decides for all
+    if resume in ('', 'no') or getattr(cfg, 'node_rank', 0): return None      # machine 0 decides for all
     if resume != 'auto': return Path(resume).expanduser().absolute()
     for path in find_runs(Path(cfg.out).expanduser().absolute()):
         try:

@@ -18,7 +18,8 @@ from ..core import aurl_home, read_json, sha256_of, to_json, write_json
 from ..data.cache import remember_run_folder
 from ..data.mixture import mix
 from ..data.resplit import resolve_split
-from ..data.store import TokenStore, prepare
+from ..data.token_store import TokenStore
+from ..data.store import prepare
 from ..data.survey import split_store
 from ..experiments.run import Experiment
 from ..tokens.programs import lost_notes_summary

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from ..config import Config
 from ..core import AurlError
-from ..experiments.run import Experiment, _new_dir, git_state
+from ..experiments.run import Experiment
+from ..experiments.run_files import _new_dir
+from ..experiments.environment import git_state
 from ..train.saved_models import split_model_choice
 
 # %% ../../nbs/967_commands.run_folder.ipynb #790b80e8

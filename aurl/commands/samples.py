@@ -8,14 +8,15 @@ __all__ = ['write_samples', 'held_out_prompt', 'file_options', 'prompt_ids', 're
 # %% ../../nbs/976_commands.samples.ipynb #221acea7
 from .configs import GenerateConfig
 from ..core import CodecError, ConfigError, read_json
-from ..data.store import TokenStore
+from ..data.token_store import TokenStore
 from ..experiments.run import Experiment
 from ..generate.engine import first_seconds
 from ..generate.files import FileOptions, PromptSource
 from ..generate.latent_sampling import latents_between, latents_like, latents_of
-from ..score.show import save_roll, write_wav
+from ..score.roll import save_roll
+from ..score.audio import write_wav
 from ..tokens.correction import repair_ids
-from ..tokens.grammar import verdict
+from ..tokens.verdict import verdict
 from ..tokens.programs import ProgramTable
 
 # %% ../../nbs/976_commands.samples.ipynb #204debfc
@@ -76,7 +77,7 @@ def file_options(
     "The options of the files that a generation writes."
     prompt = PromptSource(cfg.prompt, cfg.prompt_seconds) if cfg.prompt else None
     programs = cfg.programs, model.programs
-    return FileOptions(cfg.title, cfg.metre, cfg.key, *programs, prompt, cfg.write, cfg.seed, conditions=cfg.conditions)
+    return FileOptions(cfg.title, cfg.meter, cfg.key, *programs, prompt, cfg.write, cfg.seed, conditions=cfg.conditions)
 
 def prompt_ids(
     files:FileOptions, # of a generation

@@ -13,12 +13,13 @@ import numpy as np
 from .configs import SongConfig
 from ..config import make_config
 from ..core import rng
-from ..data.store import TokenStore
+from ..data.token_store import TokenStore
 from ..evaluate.likelihood import LikelihoodTable
-from ..evaluate.report import Report, loss_chart
+from ..evaluate.report import Report
+from ..evaluate.charts import loss_chart
 from ..experiments.run import Experiment
 from ..models.size import parameter_counts
-from ..score.show import encode_audio
+from ..score.audio import encode_audio
 from ..tokens.codec import decode
 from ..train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 

@@ -19,21 +19,22 @@ from .learner_setup import build_learner, parameter_summary
 from .model_setup import build_model, build_model_config, with_conditions
 from ..config import Config, make_config
 from ..core import AurlError, CheckpointError, OutOfMemory, read_json, seed_everything
-from ..data.store import TokenStore
+from ..data.token_store import TokenStore
 from ..distributed import broadcast_object, gather_model, is_sharded, rank, world_size
 
 # %% ../../nbs/975_commands.training.ipynb #0321aa30
 from ..experiments.run import Experiment
 from ..memory import available_memory, is_out_of_memory
-from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
+from ..models.model_config import ModelConfig
+from ..models.vae_gan import MusicTransformerVAEGAN
 from ..monitor.callbacks import monitor_callbacks, monitor_summary
 from ..monitor.checkpoints import CheckpointCallback, current_metrics, load_newest_checkpoint, weighted_score
 from ..monitor.early_stopping import ImprovementTracker
 from ..monitor.failures import FailureMonitor, all_finite
 from ..train.batch_fit import check_memory, free_step_memory, halve_batch, halvings_to_fit, max_halvings
 from ..train.batch_fit import training_memory
-from ..train.checkpoint import latest_checkpoint
-from ..train.learner import WindowLog
+from ..train.checkpoint_folder import latest_checkpoint
+from ..train.budget import WindowLog
 from ..train.reproducibility import StateLog, check_state, reproducible
 from ..train.saved_models import model_from_checkpoint
 from ..train.stages import parse_stages, run_stages, transfer_weights
@@ -82,8 +83,8 @@ def _broadcast_snapshot(snapshot, sharded):
 # %% ../../nbs/975_commands.training.ipynb #d9af7dbc
 def _run_monitors(learn, run, cfg):
     "The monitors of a training; a sharded model cannot roll back."
-    if not hasattr(cfg, 'watch'): return []
-    watch = cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch
+    if not hasattr(cfg, 'monitor'): return []
+    watch = cfg.monitor.changed(max_rollbacks=0) if is_sharded(learn.model) else cfg.monitor
     return monitor_callbacks(watch, run, cfg.seed, steady=_level(cfg) != 'seeded')
 
 def _level(cfg): return getattr(cfg, 'reproducible', 'seeded')
@@ -140,7 +141,7 @@ def _checkpoint_callback(learn, run, cfg, weights, higher):
     return CheckpointCallback(
         run.checkpoints,
         cfg.checkpoint_every,
-        getattr(cfg, 'keep', 1),
+        getattr(cfg, 'keep_checkpoints', 1),
         model.config.to_dict(),
         model.codec.fingerprint,
         weights,
@@ -234,13 +235,13 @@ def _log_memory(run, lines):
     "Log the lines of the memory estimate and record them in the run."
     for line in lines: run.say(line)
     if hasattr(run, 'record'): run.record(memory=dict(lines=lines))
-    run.progress('memory', None, lines[0])
+    run.progress('snapshot_memory', None, lines[0])
 
 def memory_lines(
     run, # of a training
 )->list: # one line, or none
     "The memory estimate recorded before the training."
-    try: return list(read_json(run.path/'environment.json').get('memory', {}).get('lines', ()))[:1]
+    try: return list(read_json(run.path/'environment.json').get('snapshot_memory', {}).get('lines', ()))[:1]
     except AurlError: return []
 
 # %% ../../nbs/975_commands.training.ipynb #e790f83e

@@ -15,7 +15,11 @@ from ..core import AurlError, ConfigError, read_json, sha256_of, to_json, write_
 from ..experiments.run import Experiment
 from ..models.vae_gan import MusicTransformerVAEGAN
 from ..distributed import all_gather_objects, broadcast_object, gather_model
-from ..recipes import TrainConfig, check_distributed, build_model_config, train_valid_split, open_store, train_stages
+from .configs import TrainConfig
+from .model_setup import build_model_config
+from .option_checks import check_distributed
+from .run_data import open_store, train_valid_split
+from .training import train_stages
 from ..train.parallel import launch, distributed_context
 from ..monitor.checkpoints import load_newest_checkpoint
 from ..monitor.callbacks import monitor_summary
@@ -45,9 +49,9 @@ def train_worker(
         cfg = make_config(TrainConfig, overrides=broadcast_object(told['config'])).changed(
             data=asked.data, workers=asked.workers
         )
-        run = Experiment.open(told['run']) if place.first else SilentRun()
+        run = Experiment.open(told['run']) if place.is_main else SilentRun()
         try:
-            store = open_store(cfg.data, cfg.workers, None, cfg.loader, of=told['run'])
+            store = open_store(cfg.data, cfg.workers, None, cfg.loader, run_folder=told['run'])
             train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
             if len(set(all_gather_objects(_data_hash(store, train, held)))) > 1:
                 raise ConfigError(
@@ -55,7 +59,7 @@ def train_worker(
                     cfg.data,
                     'prepare it once with aurl prepare, copy the store to each machine, and say data=STORE',
                 )
-            last = load_newest_checkpoint(run.checkpoints, run.say) if place.first and not cfg.stages else None
+            last = load_newest_checkpoint(run.checkpoints, run.say) if place.is_main and not cfg.stages else None
             learn, best = train_stages(run, cfg, store, train, held, last)
             if not cfg.shard and len(set(all_gather_objects(_weights_hash(learn.model)))) > 1:
                 raise AurlError('the weights differ between the processes', told['run'],
@@ -77,7 +81,7 @@ def _save_outcome(learn, best, run, place, path):
     model, lines = gather_model(learn.model), broadcast_object(run.metrics())
     if int(os.environ.get('LOCAL_RANK', 0)): return
     model.save_pretrained(path/'model', valid_loss=best)
-    if not place.first:
+    if not place.is_main:
         with open(path/'metrics.jsonl', 'w', encoding='utf-8') as f: f.writelines(to_json(m) + '\n' for m in lines)
     write_json(
         path / 'outcome.json',
@@ -85,7 +89,7 @@ def _save_outcome(learn, best, run, place, path):
             valid_loss=best,
             stopped=learn.stopped,
             steps=learn.steps_done,
-            ranks=place.ranks,
+            ranks=place.world_size,
             words=monitor_summary(learn.watched),
         ),
     )
@@ -127,7 +131,7 @@ def launch_training(
             cfg.node_rank,
             cfg.master_addr,
             log=run.path / 'workers.log',
-            tell=_notebook_progress(run),
+            on_poll=_notebook_progress(run),
         )
     except AurlError as e:
         run.say(str(e))

@@ -18,59 +18,73 @@ from .corpus import Corpus, Piece, corpus_from
 from ..score.quantize import QuantizeConfig, quantize_score
 from ..midi.write import write_midi
 
-# %% ../../nbs/340_corpus.phrases.ipynb #4ce596a0
+# %% ../../nbs/340_corpus.phrases.ipynb #5d7e68c7
 def _per_quarter(score): return score.ticks_per_quarter if type(score.ttype).__name__ == 'Tick' else 1
 
+def _bar_lengths(score):
+    "Quarter notes per bar by the start of each meter."
+    tpq, lengths = _per_quarter(score), {}
+    for t in score.time_signatures:
+        if t.numerator > 0: lengths[t.time/tpq] = 4*t.numerator/max(t.denominator, 1)
+    return lengths
+
+# %% ../../nbs/340_corpus.phrases.ipynb #1e2161e8
 def bar_starts(
     score,       # symusic.Score in ticks or quarters
-    beats:float=0., # quarter notes per bar; 0: by the time signatures of the score, else four
+    quarters_per_bar:float=0., # quarter notes per bar; 0: by the time signatures of the score, else four
 )->np.ndarray:   # ascending bar lines; the first is at or after 0, the last at or after the end
     "Bar lines of `score` in quarter notes, including the end of the last bar."
-    tpq = _per_quarter(score)
-    told = (
-        {}
-        if beats
-        else {t.time / tpq: 4 * t.numerator / max(t.denominator, 1) for t in score.time_signatures if t.numerator > 0}
-    )
-    told.setdefault(0., beats or 4.)
-    at, end = sorted(told), score.end()/tpq
-    lines = [np.arange(a, b - 1e-9, told[a]) for a,b in zip(at, [*at[1:], max(end, at[-1]) + told[at[-1]]])]
+    lengths = {0.:quarters_per_bar} if quarters_per_bar else {0.:4.} | _bar_lengths(score)
+    starts = sorted(lengths)
+    last = starts[-1]
+    stops = [*starts[1:], max(score.end()/_per_quarter(score), last) + lengths[last]]
+    lines = [np.arange(a, b - 1e-9, lengths[a]) for a,b in zip(starts, stops)]
     return np.unique(np.concatenate(lines).round(6))
 
-# %% ../../nbs/340_corpus.phrases.ipynb #c55b2db0
-def _parts(score, track):
-    "Return each track with its notes as rows (onset, end, pitch, velocity), times in quarter notes."
-    tpq = _per_quarter(score)
-    chosen = [t for t in score.tracks if len(t.notes) and (not track or t.name.strip().lower() == track.lower())]
-    if track and not chosen:
-        raise MidiError(f'no track is called {track!r}',
-                        way_out='the tracks are ' + ', '.join(repr(t.name) for t in score.tracks))
-    out = []
-    for t in chosen:
-        n = t.notes.numpy()
-        on = n['time']/tpq
-        out.append((t, np.stack([on, on + n['duration']/tpq, n['pitch'], n['velocity']], 1)))
-    return out
+# %% ../../nbs/340_corpus.phrases.ipynb #f4949aab
+def _is_called(track, name): return not name or track.name.strip().lower() == name.lower()
 
-# %% ../../nbs/340_corpus.phrases.ipynb #a2c910af
-def _excerpt(parts, start, stop, tempo, even, hold, ticks=480):
-    "Return the notes of `parts` between two times as a new score."
+def _note_rows(track, tpq):
+    "Return the notes of `track` as rows (onset, end, pitch, velocity), times in quarter notes."
+    n = track.notes.numpy()
+    on = n['time']/tpq
+    return np.stack([on, on + n['duration']/tpq, n['pitch'], n['velocity']], 1)
+
+def _parts(score, name):
+    "Return each track, or each called `name`, with the rows of its notes."
+    chosen = [t for t in score.tracks if len(t.notes) and _is_called(t, name)]
+    if name and not chosen:
+        raise MidiError(f'no track is called {name!r}',
+                        way_out='the tracks are ' + ', '.join(repr(t.name) for t in score.tracks))
+    return [(t, _note_rows(t, _per_quarter(score))) for t in chosen]
+
+# %% ../../nbs/340_corpus.phrases.ipynb #26c3d495
+def _new_score(tempo, ticks):
+    "Return an empty score in 4/4."
     new = Score(ticks)
     new.tempos.append(Tempo(0, tempo))
     new.time_signatures.append(TimeSignature(0, 4, 4))
+    return new
+
+def _excerpt_track(track, rows, start, stop, ticks):
+    "Return a copy of `track` with the notes in `rows`, clipped to the excerpt."
+    new = Track(name=track.name, program=track.program, is_drum=track.is_drum)
+    on, end = (np.rint((rows[:,:2].clip(start, stop) - start)*ticks)).astype(np.int32).T
+    pitch, velocity = rows[:,2].astype(np.int8), np.rint(rows[:,3]).astype(np.int8)
+    new.notes = Note.from_numpy(on, np.maximum(end - on, 1), pitch, velocity, 'Tick')
+    return new
+
+# %% ../../nbs/340_corpus.phrases.ipynb #27d6e888
+def _excerpt(parts, start, stop, tempo, *, even=False, hold=False, ticks=480):
+    "Return the notes of `parts` between two times as a new score."
     inside = [(t, n[(n[:,1] > start + 1e-6) & (n[:,0] < stop - 1e-6)]) for t,n in parts]
-    loud, last = (np.concatenate([n[:,i] for _,n in inside]) if inside else np.zeros(0) for i in (3, 1))
-    last = last.max(initial=start)
+    rows = np.concatenate([n for _,n in inside]) if inside else np.zeros((0, 4))
+    last, new = rows[:,1].max(initial=start), _new_score(tempo, ticks)
     for t,n in inside:
         if not len(n): continue
         if hold: n[n[:,1] > last - 1e-6,1] = stop
-        on, end = (np.rint((n[:,:2].clip(start, stop) - start)*ticks)).astype(np.int32).T
-        velocity = np.full(len(n), loud.mean()) if even else n[:,3]
-        track = Track(name=t.name, program=t.program, is_drum=t.is_drum)
-        track.notes = Note.from_numpy(
-            on, np.maximum(end - on, 1), n[:, 2].astype(np.int8), np.rint(velocity).astype(np.int8), 'Tick'
-        )
-        new.tracks.append(track)
+        if even: n[:,3] = rows[:,3].mean()
+        new.tracks.append(_excerpt_track(t, n, start, stop, ticks))
     return new
 
 # %% ../../nbs/340_corpus.phrases.ipynb #df8385df
@@ -85,66 +99,95 @@ class PhraseConfig(Config):
     extend_last: bool = Field(False, description='extend the last note to the end of the phrase, for equal durations')
     min_notes: int = Field(4, ge=1, description='minimum number of notes; shorter phrases are left out')
 
-# %% ../../nbs/340_corpus.phrases.ipynb #471e82e8
-def cut_phrases(
-    score,          # symusic.Score in ticks or quarters
-    bars:int=4,     # bars per phrase
-    **how           # fields of `PhraseConfig`
-)->list:            # pairs (index of the first bar, symusic.Score)
-    "Cut a song into phrases."
-    if bars < 1: raise MidiError(f'phrases of {bars} bars', way_out='use a positive number')
-    c = make_config(PhraseConfig, overrides=how)
-    if type(score.ttype).__name__ == 'Second':
-        raise MidiError('a score in seconds has no bars', way_out='read it with read_midi')
-    score = _on_grid(score, c) if c.grid else score
-    parts, lines = _parts(score, c.track), bar_starts(score, c.quarters_per_bar)
-    found = (
-        (i, _excerpt(parts, lines[i], lines[i + bars], c.tempo, c.equal_velocity, c.extend_last))
-        for i in range(0, len(lines) - bars, c.stride_bars or bars)
-    )
-    return [(i, s) for i,s in found if s.note_num() >= c.min_notes]
-
-# %% ../../nbs/340_corpus.phrases.ipynb #948056b1
+# %% ../../nbs/340_corpus.phrases.ipynb #610de6f6
 def _on_grid(score, c):
     "Select the configured tracks and quantize them."
     score = score.copy()
     for i in reversed(range(len(score.tracks))):
-        if c.track and score.tracks[i].name.strip().lower() != c.track.lower(): score.tracks.pop(i)
-    return (
-        quantize_score(score, QuantizeConfig(mode='strict', grid=c.grid, phase='find'))[0]
-        if any(len(t.notes) for t in score.tracks)
-        else score
-    )
+        if not _is_called(score.tracks[i], c.track): score.tracks.pop(i)
+    if not any(len(t.notes) for t in score.tracks): return score
+    return quantize_score(score, QuantizeConfig(mode='strict', grid=c.grid, phase='find'))[0]
 
-# %% ../../nbs/340_corpus.phrases.ipynb #942d037b
+# %% ../../nbs/340_corpus.phrases.ipynb #6c7ff90e
+def cut_phrases(
+    score,          # symusic.Score in ticks or quarters
+    bars:int=4,     # bars per phrase
+    **config        # fields of `PhraseConfig`
+)->list:            # pairs (index of the first bar, symusic.Score)
+    "Cut a song into phrases."
+    if bars < 1: raise MidiError(f'phrases of {bars} bars', way_out='use a positive number')
+    c = make_config(PhraseConfig, overrides=config)
+    if type(score.ttype).__name__ == 'Second':
+        raise MidiError('a score in seconds has no bars', way_out='read it with read_midi')
+    if c.grid: score = _on_grid(score, c)
+    parts, lines, phrases = _parts(score, c.track), bar_starts(score, c.quarters_per_bar), []
+    for i in range(0, len(lines) - bars, c.stride_bars or bars):
+        phrase = _excerpt(parts, lines[i], lines[i + bars], c.tempo, even=c.equal_velocity, hold=c.extend_last)
+        if phrase.note_num() >= c.min_notes: phrases.append((i, phrase))
+    return phrases
+
+# %% ../../nbs/340_corpus.phrases.ipynb #9ca8e4de
+def _write_phrases(piece, phrases, folder, dest):
+    "Write the `phrases` of `piece` to `folder`, which becomes `dest`; return their pieces."
+    name, pieces = str(PurePosixPath(piece.name).with_suffix('')), []
+    for bar,score in phrases:
+        file = f'{name}/{bar + 1:04}.mid'
+        (folder/file).parent.mkdir(parents=True, exist_ok=True)
+        write_midi(score, folder/file)
+        pieces.append(Piece(file, Path(dest)/file, group=piece.group or piece.name))
+    return pieces
+
+# %% ../../nbs/340_corpus.phrases.ipynb #6a9fcc52
+def _no_phrase_error(corpus, errors):
+    "Error for a corpus without phrases; `errors` of its pieces may be the reason."
+    reason = f'; {errors[0].what}' if errors else ''
+    return CorpusError(f'no phrase in {len(corpus)} pieces{reason}', corpus.source,
+                       'use fewer bars, a smaller least, or another track')
+
+# %% ../../nbs/340_corpus.phrases.ipynb #cd118f6c
 def phrase_corpus(
     source,     # a `Corpus`, or any source of `corpus_from`
     dest,       # folder to create for the MIDI files of the phrases
     progress=None, # callback with (done, total)
     bars:int=4, # bars per phrase
-    **how       # fields of `PhraseConfig`
+    **config    # fields of `PhraseConfig`
 )->Corpus:      # pieces named SONG/BAR.mid, grouped by song
     "Cut all songs of a corpus into phrases; unreadable songs and songs without a phrase are left out."
-    corpus, pieces, why = corpus_from(source), [], []
+    corpus, pieces, errors = corpus_from(source), [], []
     with atomic_dir(dest) as folder:
         for k,p in enumerate(corpus):
-            name = str(PurePosixPath(p.name).with_suffix(''))
-            try: cut = cut_phrases(p.read(), bars, **how)
+            try: phrases = cut_phrases(p.read(), bars, **config)
             except MidiError as e:
-                why.append(e)
+                errors.append(e)
                 continue
-            for bar,s in cut:
-                file = f'{name}/{bar + 1:04}.mid'
-                (folder/file).parent.mkdir(parents=True, exist_ok=True)
-                write_midi(s, folder/file)
-                pieces.append(Piece(file, Path(dest)/file, group=p.group or p.name))
+            pieces += _write_phrases(p, phrases, folder, dest)
             if progress is not None: progress(k + 1, len(corpus))
-        if not pieces:
-            raise CorpusError(f'no phrase in {len(corpus)} pieces' + (f'; {why[0].what}' if why else ''), corpus.source,
-                              'use fewer bars, a smaller least, or another track')
+        if not pieces: raise _no_phrase_error(corpus, errors)
     return Corpus(pieces, f'phrases of {corpus.source}')
 
-# %% ../../nbs/340_corpus.phrases.ipynb #91981baa
+# %% ../../nbs/340_corpus.phrases.ipynb #38b16704
+def _runs(x):
+    "Start and end of each run of equal positive values of `x`."
+    first = np.flatnonzero(np.append(True, x[1:] != x[:-1]))
+    last = np.append(first[1:], len(x))
+    sounding = x[first] > 0
+    return first[sounding], last[sounding]
+
+def _voice_notes(pitch, ticks, velocity):
+    "Return the notes of a column of pitches, one row each `ticks`."
+    first, last = _runs(pitch)
+    on, end = (np.rint(a*ticks).astype(np.int32) for a in (first, last))
+    velocities = np.full(len(first), velocity, np.int8)
+    return Note.from_numpy(on, end - on, pitch[first].astype(np.int8), velocities, 'Tick')
+
+# %% ../../nbs/340_corpus.phrases.ipynb #d5a1ed2a
+def _pitch_table(rows):
+    "Return `rows` as an array; raise if it is not a table."
+    rows = np.asarray(rows)
+    if rows.ndim == 2 and rows.size: return rows
+    raise MidiError(f'a table of shape {rows.shape}', way_out='pass a 2-D table of pitches with one column per voice')
+
+# %% ../../nbs/340_corpus.phrases.ipynb #64f6aa3e
 def grid_score(
     rows,            # (time, voices) pitches; values below 1 are rests
     step:float=.25,  # quarter notes per row
@@ -153,21 +196,9 @@ def grid_score(
     velocity:int=64, # velocity of all notes
 )->Score:
     "Convert a table of pitches to a score with one track per voice."
-    rows = np.asarray(rows)
-    if rows.ndim != 2 or not rows.size:
-        raise MidiError(f'a table of shape {rows.shape}',
-                        way_out='pass a 2-D table of pitches with one column per voice')
-    score, ticks = Score(480), step*480
-    score.tempos.append(Tempo(0, tempo))
-    score.time_signatures.append(TimeSignature(0, 4, 4))
-    for v,x in enumerate(rows.T):
-        first = np.flatnonzero(np.append(True, x[1:] != x[:-1]))
-        last = np.append(first[1:], len(x))
-        first, last = first[x[first] > 0], last[x[first] > 0]
+    score = _new_score(tempo, 480)
+    for v,pitch in enumerate(_pitch_table(rows).T):
         track = Track(name=f'voice {v + 1}', program=program)
-        at, end = (np.rint(a*ticks).astype(np.int32) for a in (first, last))
-        track.notes = Note.from_numpy(
-            at, end - at, x[first].astype(np.int8), np.full(len(first), velocity, np.int8), 'Tick'
-        )
+        track.notes = _voice_notes(pitch, step*480, velocity)
         score.tracks.append(track)
     return score

@@ -15,8 +15,10 @@ from pathlib import Path
 from ..core import AurlError, StoreError, aurl_home, try_lock, unlock, suggest, read_json, to_json
 from ..experiments.registry import format_age, folder_size, html_row, printable, run_folders
 from ..experiments.registry import format_size
-from ..experiments.run import Experiment, read_config
-from .store import TokenStore, repair_store
+from ..experiments.run import Experiment
+from ..experiments.run_files import read_config
+from .token_store import TokenStore
+from .store import repair_store
 
 # %% ../../nbs/528_data.cache.ipynb #424bb69d
 _run_folders_file = 'run_folders.txt'

@@ -75,7 +75,7 @@ def _select_pieces(self:WindowPlanner, pieces):
     if n_ids.min() > self.length + 1:
         raise StoreError(
             f'no piece fits into a window of length={self.length}; the shortest has {n_ids.min()} ids', store.path,
-            'increase length, or use phrases: aurl prepare phrases=4')
+            'increase length, or use phrases: aurl prepare phrase_bars=4')
     return pieces[n_ids <= self.length + 1]
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #336b933c

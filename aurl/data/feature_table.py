@@ -13,27 +13,33 @@ import numpy as np
 
 from .. import __version__
 from ..core import atomic_path, sha256_of
-from ..studies.features import Music, find_feature
+from ..studies.music import Music
+from ..studies.features import find_feature
 
 # %% ../../nbs/545_data.feature_table.ipynb #13720240
+def _source_of(f):
+    "Source code of the module that defines feature `f`; for a notebook cell, its byte code, names and constants."
+    try: return inspect.getsource(sys.modules[f.f.__module__])
+    except (OSError, TypeError, KeyError): pass
+    code = getattr(f.f, '__code__', None)
+    if code is None: return f'{type(f.f)}'
+    constants = [c for c in code.co_consts if not hasattr(c, 'co_code')]
+    return f'{code.co_code.hex()} {code.co_names} {constants}'
+
 def _definition_hash(f):
     "Hash of the definition of feature `f`."
-    try: source = inspect.getsource(sys.modules[f.function.__module__])
-    except (OSError, TypeError, KeyError):                               # a notebook cell has no source file
-        code = getattr(f.f, '__code__', None)
-        source = (
-            f'{type(f.f)}'
-            if code is None
-            else f'{code.co_code.hex()} {code.co_names} {[c for c in code.co_consts if not hasattr(c, "co_code")]}'
-        )
-    return sha256_of(f'{__version__} {f.name} {source}'.encode())[:16]
+    return sha256_of(f'{__version__} {f.name} {_source_of(f)}'.encode())[:16]
 
 # %% ../../nbs/545_data.feature_table.ipynb #5b64443d
+def _cache_file(path, f):
+    "The file of the cached values of a feature, in the folder `path` of a store."
+    return path/'features'/f'{f.name}.parquet'
+
 def _read_cached(path, f):
     "Cached values of a feature, by the sha256 of the piece's file."
     import pyarrow as pa, pyarrow.parquet as pq
     try:
-        t = pq.read_table(path/'features'/f'{f.name}.parquet')
+        t = pq.read_table(_cache_file(path, f))
         if (t.schema.metadata or {}).get(b'meaning', b'').decode() == _definition_hash(f):
             return dict(zip(t['sha256'].to_pylist(), t['value'].to_pylist()))
     except (OSError, pa.ArrowException, KeyError): pass
@@ -43,14 +49,10 @@ def _read_cached(path, f):
 def _write_cached(path, f, values):
     "Write the cached values of a feature."
     import pyarrow as pa, pyarrow.parquet as pq
-    t = pa.table(
-        dict(
-            sha256=pa.array(list(values), pa.string()),
-            value=pa.array(list(values.values()), pa.float64(), from_pandas=False),
-        )
-    )
-    with suppress(OSError), atomic_path(path/'features'/f'{f.name}.parquet') as at:
-        pq.write_table(t.replace_schema_metadata(dict(meaning=_definition_hash(f))), at)
+    hashes = pa.array(list(values), pa.string())
+    numbers = pa.array(list(values.values()), pa.float64(), from_pandas=False)
+    table = pa.table(dict(sha256=hashes, value=numbers)).replace_schema_metadata(dict(meaning=_definition_hash(f)))
+    with suppress(OSError), atomic_path(_cache_file(path, f)) as at: pq.write_table(table, at)
 
 # %% ../../nbs/545_data.feature_table.ipynb #1df14244
 def piece_features(
@@ -64,6 +66,14 @@ def piece_features(
     return {n:find_feature(n)(m) for n in names}
 
 # %% ../../nbs/545_data.feature_table.ipynb #b62a711b
+def _mixture_values(mixture, names, pieces, progress):
+    "Feature values of a mixture: those of its stores, concatenated."
+    values = []
+    for store, offset in zip(mixture.parts, mixture.offsets):
+        own = pieces[(pieces >= offset) & (pieces < offset + len(store))] - offset
+        values.append(feature_values(store, names, own, progress))
+    return {n: np.concatenate([v[n] for v in values]) for n in names}
+
 def feature_values(
     store,         # a `TokenStore` or `Mixture`
     names,         # names of features
@@ -73,29 +83,23 @@ def feature_values(
     "Measure features of the pieces of a store, or read them from the cache."
     names = [find_feature(n).name for n in names]
     pieces = np.arange(len(store)) if pieces is None else np.unique(np.asarray(pieces, np.int64))
-    if hasattr(store, 'parts'):
-        each = [
-            feature_values(s, names, pieces[(pieces >= a) & (pieces < a + len(s))] - a, progress)
-            for s, a in zip(store.parts, store.first)
-        ]
-        return {n:np.concatenate([e[n] for e in each]) for n in names}
-    sha = _piece_hashes(store)
-    have = {n:_read_cached(store.path, find_feature(n)) for n in names}
-    _measure_missing(store, have, sha, pieces.tolist(), progress)
-    asked = np.isin(np.arange(len(store)), pieces)
-    return {n:np.where(asked, [have[n].get(s, np.nan) for s in sha], np.nan).astype(np.float32) for n in names}
+    if hasattr(store, 'parts'): return _mixture_values(store, names, pieces, progress)
+    sha = store.pieces['sha256'].to_pylist()
+    cached = {n: _read_cached(store.path, find_feature(n)) for n in names}
+    _measure_missing(store, cached, sha, pieces.tolist(), progress)
+    requested, out = np.isin(np.arange(len(store)), pieces), {}
+    for n in names:
+        values = [cached[n].get(s, np.nan) for s in sha]
+        out[n] = np.where(requested, values, np.nan).astype(np.float32)
+    return out
 
 # %% ../../nbs/545_data.feature_table.ipynb #8661e7b9
-def _piece_hashes(store):
-    "Sha256 of the file of each piece, the key of the cache."
-    return store.pieces['sha256'].to_pylist()
-
-def _measure_missing(store, have, sha, pieces, progress):
-    "Measure the values that `have` lacks for `pieces`; write the cache every 4096 pieces and at the end."
-    todo = [i for i in pieces if any(sha[i] not in v for v in have.values())]
-    for k,i in enumerate(todo, 1):
-        for n,x in piece_features(store[i], [n for n,v in have.items() if sha[i] not in v], store.codec).items():
-            have[n][sha[i]] = x
+def _measure_missing(store, cached, sha, pieces, progress):
+    "Measure the values that `cached` lacks for `pieces`; write the cache every 4096 pieces and at the end."
+    todo = [i for i in pieces if any(sha[i] not in values for values in cached.values())]
+    for k, i in enumerate(todo, 1):
+        missing = [n for n, values in cached.items() if sha[i] not in values]
+        for n, value in piece_features(store[i], missing, store.codec).items(): cached[n][sha[i]] = value
         if progress: progress(k, len(todo))
         if k % 4096 and k < len(todo): continue
-        for n,v in have.items(): _write_cached(store.path, find_feature(n), v)
+        for n, values in cached.items(): _write_cached(store.path, find_feature(n), values)

@@ -23,27 +23,27 @@ class LoaderConfig(Config):
     windows: Literal[window_modes] = Field('tile',
         description='how a piece is cut: adjacent windows, overlapping, only the first, adaptive, random')
     overlap: int = Field(0, ge=0, description='ids shared by consecutive sliding windows')
-    most: int = Field(0, ge=0, description='largest number of windows per piece and epoch; 0: all')
-    slide_up_to: int = Field(3, ge=1,
+    max_windows: int = Field(0, ge=0, description='largest number of windows per piece and epoch; 0: all')
+    adaptive_max_windows: int = Field(3, ge=1,
         description='adaptive: pieces of up to this many windows are used in full; of longer ones, the first window')
     min_length: int = Field(0, ge=0, description='pieces with fewer ids are left out')
-    whole: bool = Field(False,
+    full_pieces_only: bool = Field(False,
         description='only pieces that fit into one window from START to END, '
                     'for latent models, which encode the whole piece')
     align: Literal['id', 'beat', 'bar'] = Field('id', description='windows begin at any id, on a beat or on a bar')
-    bar: float = Field(4., gt=0, description='quarter notes in a bar if the meter of a piece is unknown')
+    default_bar_quarters: float = Field(4., gt=0, description='quarter notes in a bar if the meter of a piece is unknown')
     batch_tokens: int = Field(0, ge=0,
         description='largest number of ids in a batch, padding included, instead of a batch size; 0: no budget')
-    bucket: int = Field(0, ge=0,
+    bucket_multiple: int = Field(0, ge=0,
         description='batch windows of similar length, in rows of a multiple of this many ids; '
                     '0: all rows have the same length')
     pack: bool = Field(False, description='pack several short windows into a row, without attention between them')
     start_length: int = Field(0, ge=0, description='window length in the first epoch; 0: constant length')
     grow_epochs: int = Field(20, ge=1, description='epochs until windows reach their full length')
-    growth: Literal[growth_modes] = Field('linear', description='growth of the window length')
-    weights: dict[str, float] = Field({},
+    growth_mode: Literal[growth_modes] = Field('linear', description='growth of the window length')
+    corpus_weights: dict[str, float] = Field({},
         description='weights of the corpora of a mixture; empty: in proportion to their windows')
-    balance: str = Field('',
+    balance_by: str = Field('',
         description='column of the table of pieces, such as genre or composer, whose values get equal numbers '
                     'of windows; empty: in proportion')
     balance_power: float = Field(1., gt=0, le=1,
@@ -65,11 +65,11 @@ class LoaderConfig(Config):
 _DETERMINISTIC = dict(
     windows='tile',
     overlap=0,
-    most=0,
+    max_windows=0,
     align='id',
     start_length=0,
-    weights={},
-    balance='',
+    corpus_weights={},
+    balance_by='',
     balance_power=1.0,
     augment=None,
     workers=0,
@@ -101,10 +101,10 @@ def _check_balance(c):
     "Raise an error for weights and balance that contradict each other."
     if c.balance and c.weights:
         raise ConfigError(f'balance={c.balance} and weights={c.weights} both set how often a piece is used',
-            way_out='leave one of the two out; balance=corpus makes the corpora of a mixture equal')
+            way_out='leave one of the two out; balance_by=corpus makes the corpora of a mixture equal')
     if c.balance_power != 1 and not c.balance:
         raise ConfigError(f'balance_power={c.balance_power:g} has no effect: nothing is balanced',
-            way_out='set balance as well, such as balance=genre, or leave it out')
+            way_out='set balance_by as well, such as balance_by=genre, or leave it out')
 
 # %% ../../nbs/571_data.loader_config.ipynb #b74188e1
 def check_loader(

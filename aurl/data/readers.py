@@ -8,7 +8,7 @@ __all__ = ['EncodeJob', 'import_function', 'parse_condition', 'unmet_condition',
            'read_in_order', 'read_separately', 'DaskExecutor']
 
 # %% ../../nbs/500_data.readers.ipynb #280c8a4a
-import contextlib, gc, importlib, json, logging, multiprocessing, os, re, sys, time
+import contextlib, gc, importlib, json, logging, multiprocessing, operator, os, re, sys, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,24 +45,24 @@ class EncodeJob(NamedTuple):
 
 # %% ../../nbs/500_data.readers.ipynb #c472a23d
 def import_function(
-    place:str, # 'module:name'
+    path:str, # 'module:name'
 ):
-    "Import the function named by `place`."
-    module, _, name = current_function(place).partition(':')
+    "Import the function named by `path`."
+    module, _, name = current_function(path).partition(':')
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
-        raise ConfigError(f'measures={place}: no such function ({e})',
+        raise ConfigError(f'measures={path}: no such function ({e})',
             way_out="write it as 'module:function'; every worker process must be able to import it") from e
 
 # %% ../../nbs/500_data.readers.ipynb #33e57ddd
 _condition = re.compile(r'\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*')
 _comparisons = {
-    '<': lambda a, b: a < b,
-    '<=': lambda a, b: a <= b,
-    '>': lambda a, b: a > b,
-    '>=': lambda a, b: a >= b,
-    '==': lambda a, b: a == b,
-    '!=': lambda a, b: a != b,
+    '<': operator.lt,
+    '<=': operator.le,
+    '>': operator.gt,
+    '>=': operator.ge,
+    '==': operator.eq,
+    '!=': operator.ne,
 }
 
 # %% ../../nbs/500_data.readers.ipynb #27e09688
@@ -80,97 +80,113 @@ def parse_condition(
 # %% ../../nbs/500_data.readers.ipynb #9786c015
 def unmet_condition(
     row:dict, # columns of a piece
-    keep,     # conditions on the columns
+    filters,  # conditions on the columns
 ):            # a reason, or None
-    "Return the reason why a piece is rejected by `keep`, or None."
-    for text in keep:
+    "Return the reason why a piece is rejected by `filters`, or None."
+    for text in filters:
         column, relation, value = parse_condition(text)
         if column not in row: return f'{column} is unknown, and {text} is required'
-        try: ok = _comparisons[relation](row[column], value)
-        except TypeError: ok = False
-        if not ok: return f'{column}={row[column]}, and {text} is required'
+        try: is_met = _comparisons[relation](row[column], value)
+        except TypeError: is_met = False
+        if not is_met: return f'{column}={row[column]}, and {text} is required'
 
 # %% ../../nbs/500_data.readers.ipynb #d116703a
-def _read_bytes(w, e):
+def _read_bytes(w, job):
+    "Read the bytes of the piece."
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
 
-def _read_score(w, e):
-    w.score, w.notes = read_midi_with_notes(w.data) if detect_format(w.data) == 'midi' else (read_music(w.data), None)
-    if e.change is not None: w.score, w.notes = e.change(w.score), None
-    if get_codec(e.codec) is not event_codec: return
-    w.row['programs'] = summarize_programs(w.score, e.voices, w.notes)
-    if e.voices == 'apart': w.score = separate_voices(w.score)
+def _read_score(w, job):
+    "Parse the score, transform it, and record its programs."
+    is_midi = detect_format(w.data) == 'midi'
+    w.score, w.notes = read_midi_with_notes(w.data) if is_midi else (read_music(w.data), None)
+    if job.change is not None: w.score, w.notes = job.change(w.score), None
+    if get_codec(job.codec) is not event_codec: return
+    w.row['programs'] = summarize_programs(w.score, job.voices, w.notes)
+    if job.voices == 'apart': w.score = separate_voices(w.score)
 
-def _encode_piece(w, e):
-    if not hasattr(w, 'ids'): w.ids = get_codec(e.codec).encode(w.score)
+def _encode_piece(w, job):
+    "Encode the score, unless a batch did."
+    if not hasattr(w, 'ids'): w.ids = get_codec(job.codec).encode(w.score)
 
-def _summarize_piece(w, e):
-    said, w.shots = getattr(w, 'said', None) or analyze_piece(w.ids, e.every)
-    w.row |= said | _lost_notes(w.score, said['notes'], e)
-    if said['notes'] < max(e.min_notes, 1):
-        w.row = _rejected_row(w.row, 'Empty', f"{said['notes']} notes, and min_notes={e.min_notes}")
+def _summarize_piece(w, job):
+    "Add the columns that follow from the ids; reject a piece with too few notes."
+    summary, w.snapshots = getattr(w, 'analysis', None) or analyze_piece(w.ids, job.every)
+    notes = summary['notes']
+    w.row |= summary | _lost_notes(w.score, notes, job)
+    if notes < max(job.min_notes, 1):
+        w.row = _rejected_row(w.row, 'Empty', f'{notes} notes, and min_notes={job.min_notes}')
 
 # %% ../../nbs/500_data.readers.ipynb #0fba3289
-def _lost_notes(score, kept, e):
-    "Count the notes of `score` outside the 88 keys and those merged with another; `kept` notes are in the ids."
-    if get_codec(e.codec) is not event_codec: return {}
-    lost, outside = score.note_num() - kept, 0
-    if lost:
-        outside = sum(
-            int(((p < vocab.pitch_lo) | (p > vocab.pitch_hi)).sum())
-            for p in (t.notes.numpy()['pitch'] for t in score.tracks)
-        )
-    return dict(outside=outside, merged=lost - outside)
+def _lost_notes(score, n_encoded, job):
+    "Count the notes of `score` outside the 88 keys and those merged with another; `n_encoded` notes are in the ids."
+    if get_codec(job.codec) is not event_codec: return {}
+    n_lost, n_outside = score.note_num() - n_encoded, 0
+    if n_lost:
+        for track in score.tracks:
+            pitch = track.notes.numpy()['pitch']
+            n_outside += int(((pitch < vocab.pitch_lo) | (pitch > vocab.pitch_hi)).sum())
+    return dict(outside=n_outside, merged=n_lost - n_outside)
 
-def _apply_filters(w, e):
-    for place in e.measures: w.row |= import_function(place)(w.score, w.ids, w.row)
-    if e.meta != 'none':
-        w.row['meta'] = {
-            k: v for k, v in merge_metadata({}, w.data, w.score, estimate=e.meta == 'estimate').items() if v is not None
-        }
-    if why := unmet_condition(w.row, e.keep): w.row = _rejected_row(w.row, 'Filtered', why)
+def _apply_filters(w, job):
+    "Add the columns of measures and metadata; reject a piece that does not meet the filters."
+    for path in job.measures: w.row |= import_function(path)(w.score, w.ids, w.row)
+    if job.meta != 'none':
+        metadata = merge_metadata({}, w.data, w.score, estimate=job.meta == 'estimate')
+        w.row['meta'] = {k: v for k, v in metadata.items() if v is not None}
+    if reason := unmet_condition(w.row, job.keep): w.row = _rejected_row(w.row, 'Filtered', reason)
 
-def _rejected_row(row, kind, reason): return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
+def _rejected_row(row, kind, reason):
+    "The row of a piece that cannot be used."
+    return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
 # %% ../../nbs/500_data.readers.ipynb #d0f9869d
-def _encode_pieces(works, e):
-    if get_codec(e.codec) is event_codec:
-        notes = [w.notes or [t.notes.numpy() for t in w.score.tracks] for w in works]
-        for w,(ids, *said) in zip(works, encode_and_analyze([w.score for w in works], e.every, notes)):
-            w.ids, w.said = ids, said
+def _encode_pieces(works, job):
+    "Encode and analyze a batch of scores at once."
+    if get_codec(job.codec) is not event_codec: return
+    notes = [w.notes or [t.notes.numpy() for t in w.score.tracks] for w in works]
+    encoded = encode_and_analyze([w.score for w in works], job.every, notes)
+    for w, (ids, *analysis) in zip(works, encoded): w.ids, w.analysis = ids, analysis
 
-def _summarize_pieces(works, e):
-    works = [w for w in works if not hasattr(w, 'said')]
-    for w,said in zip(works, analyze_batch([w.ids for w in works], e.every)): w.said = said
+def _summarize_pieces(works, job):
+    "Analyze a batch of pieces at once, where `_encode_pieces` has not."
+    works = [w for w in works if not hasattr(w, 'analysis')]
+    for w, analysis in zip(works, analyze_batch([w.ids for w in works], job.every)): w.analysis = analysis
 
-def _in_batches(works, e, do):
+def _in_batches(works, job, do):
     "Apply `do` to batches of pieces; a batch with an error is skipped, and its pieces are processed one by one later."
     for i in range(0, len(works) if len(works) > 1 else 0, _max_batch):
-        with contextlib.suppress(Exception): do(works[i:i+_max_batch], e)
+        with contextlib.suppress(Exception): do(works[i:i+_max_batch], job)
 
 # %% ../../nbs/500_data.readers.ipynb #aecf206e
+# each step for one piece, and for a batch
+_read_steps = (
+    (_read_bytes, None),
+    (_read_score, None),
+    (_encode_piece, _encode_pieces),
+    (_summarize_piece, _summarize_pieces),
+    (_apply_filters, None),
+)
+
+def _apply_step(step, w, job):
+    "Apply a step to one piece; an error rejects the piece."
+    try: step(w, job)
+    except ConfigError: raise
+    except AurlError as e: w.row = _rejected_row(w.row, type(e).__name__, e.what)
+    except Exception as e: w.row = _rejected_row(w.row, type(e).__name__, str(e) or 'no reason given')
+
+# %% ../../nbs/500_data.readers.ipynb #205e19bb
 def read_pieces(
-    pieces,           # a batch of `Piece`
-    errand:EncodeJob, # the processing
-)->list:              # for each its row, and ids and snapshots (None if rejected)
+    pieces,        # a batch of `Piece`
+    job:EncodeJob, # the processing
+)->list:           # for each its row, and ids and snapshots (None if rejected)
     "Process `pieces`: their columns, ids and snapshots, or the reasons for rejection."
     works = [SimpleNamespace(piece=p, row=dict(name=p.name)) for p in pieces]
-    for step, together in (
-        (_read_bytes, None),
-        (_read_score, None),
-        (_encode_piece, _encode_pieces),
-        (_summarize_piece, _summarize_pieces),
-        (_apply_filters, None),
-    ):
-        left = [w for w in works if 'kind' not in w.row]
-        if together: _in_batches(left, errand, together)
-        for w in left:
-            try: step(w, errand)
-            except ConfigError: raise
-            except AurlError as e: w.row = _rejected_row(w.row, type(e).__name__, e.what)
-            except Exception as e: w.row = _rejected_row(w.row, type(e).__name__, str(e) or 'no reason given')
-    return [(w.row, None if 'kind' in w.row else (w.ids, *w.shots)) for w in works]
+    for step, batch_step in _read_steps:
+        accepted = [w for w in works if 'kind' not in w.row]
+        if batch_step: _in_batches(accepted, job, batch_step)
+        for w in accepted: _apply_step(step, w, job)
+    return [(w.row, None if 'kind' in w.row else (w.ids, *w.snapshots)) for w in works]
 
 # %% ../../nbs/500_data.readers.ipynb #c2a79775
 class EncodedPieces(NamedTuple):
@@ -191,31 +207,33 @@ def encoded_piece(
     return EncodedPieces([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
 # %% ../../nbs/500_data.readers.ipynb #a5d5695f
+def _concat_arrays(parts, name):
+    "One array from the arrays `name` of `parts`, in the type of that array."
+    kind = _types[name]
+    return np.concatenate([np.zeros(0, kind), *(getattr(p, name) for p in parts)]).astype(kind, copy=False)
+
 def concat_encoded(
     parts, # iterable of `EncodedPieces`
 )->EncodedPieces:
     "Concatenate `parts`."
     parts = list(parts)
-    base = np.cumsum([0] + [len(p.codes) for p in parts])
-    states = np.concatenate([np.zeros(0, snapshot_dtype), *(p.states for p in parts)])
-    states['first'] += np.repeat(base[:-1], [len(p.states) for p in parts])
-    cat = lambda k: np.concatenate([np.zeros(0, _types[k]), *(getattr(p, k) for p in parts)]).astype(
-        _types[k], copy=False
-    )
-    return EncodedPieces([r for p in parts for r in p.rows], cat('ids'), states, cat('codes'), cat('steps'))
+    offsets = np.cumsum([0] + [len(p.codes) for p in parts])
+    arrays = {name: _concat_arrays(parts, name) for name in _types}
+    arrays['states']['first'] += np.repeat(offsets[:-1], [len(p.states) for p in parts])
+    return EncodedPieces([row for p in parts for row in p.rows], **arrays)
 
 # %% ../../nbs/500_data.readers.ipynb #fd82f79f
 def read_batch(
-    pieces,           # a batch of `Piece`
-    errand:EncodeJob, # the processing
+    pieces,        # a batch of `Piece`
+    job:EncodeJob, # the processing
 )->EncodedPieces:
     "Process a batch in a worker process."
-    errand = EncodeJob(*errand)                                             # it is sent as a plain tuple
-    here = get_codec(errand.codec).fingerprint
-    if errand.fingerprint not in ('', here):
-        raise StoreError(f"a worker has codec {errand.codec!r} {here[:8]}, but {errand.fingerprint[:8]} is required",
+    job = EncodeJob(*job)                                                   # it is sent as a plain tuple
+    installed = get_codec(job.codec).fingerprint
+    if job.fingerprint not in ('', installed):
+        raise StoreError(f"a worker has codec {job.codec!r} {installed[:8]}, but {job.fingerprint[:8]} is required",
             way_out='install the same version of aurl on all workers')
-    return concat_encoded(encoded_piece(*r) for r in read_pieces(pieces, errand))
+    return concat_encoded(encoded_piece(*r) for r in read_pieces(pieces, job))
 
 # %% ../../nbs/500_data.readers.ipynb #3ed1ad2d
 class WorkerDied(Exception):
@@ -223,33 +241,38 @@ class WorkerDied(Exception):
 
 class SerialExecutor:
     "Executor in this process."
-    ahead = 1 # batches submitted ahead
-    def __init__(self, errand): self.errand = errand
+    max_pending = 1 # batches submitted ahead
+    def __init__(self, job): self.job = job
     def submit(self, pieces): return pieces
-    def result(self, pieces): return read_batch(pieces, self.errand)
-    def lost(self, sent): return 0 # submitted batches lost together with a failed one
+    def result(self, pieces): return read_batch(pieces, self.job)
+    def n_lost(self, pending): return 0 # number of the pending batches lost together with a failed one
     def close(self): pass
 
 # %% ../../nbs/500_data.readers.ipynb #37cfbde7
+_thread_variables = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
+
+def _restore_environment(variables):
+    "Set environment variables to their former values; None: unset."
+    for name, value in variables.items():
+        if value is None: os.environ.pop(name, None)
+        else: os.environ[name] = value
+
 @contextlib.contextmanager
 def worker_environment():
     "Context in which new processes neither run the caller's script again nor use more than one thread."
-    main, env = sys.modules['__main__'], {
-        k: os.environ.get(k) for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
-    }
-    hidden = {k:main.__dict__.pop(k) for k in ('__file__', '__spec__') if k in main.__dict__}
+    main, variables = sys.modules['__main__'], {name: os.environ.get(name) for name in _thread_variables}
+    hidden = {k: main.__dict__.pop(k) for k in ('__file__', '__spec__') if k in main.__dict__}
     main.__spec__ = None
-    os.environ.update(dict.fromkeys(env, '1'))
+    os.environ.update(dict.fromkeys(_thread_variables, '1'))
     try: yield
     finally:
         main.__dict__.update(hidden)
-        for k,v in env.items():
-            if v is None: os.environ.pop(k, None)
-            else: os.environ[k] = v
+        _restore_environment(variables)
 
 # %% ../../nbs/500_data.readers.ipynb #1d3d9692
-# picklable from a notebook too
-def _importable(f): return getattr(importlib.import_module('aurl.data.readers'), f.__name__)
+def _importable(f):
+    "The function of this module with the name of `f`, which is picklable from a notebook too."
+    return getattr(importlib.import_module('aurl.data.readers'), f.__name__)
 
 def _init_worker():
     "Initialize a worker process: freeze its objects, since garbage collection among them would cost 5 % of the time."
@@ -260,117 +283,150 @@ def _init_worker():
 # %% ../../nbs/500_data.readers.ipynb #43658b90
 class ProcessExecutor:
     "Executor with worker processes on this machine."
-    def __init__(self, errand, workers):
-        self.errand, self.workers, self.ahead, self.pool = errand, workers, 3*workers, None
+    def __init__(self, job, workers):
+        self.job, self.workers, self.max_pending, self.pool = job, workers, 3*workers, None
+
+    def _start(self):
+        "Start the worker processes."
+        spawn = multiprocessing.get_context('spawn')
+        self.pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_importable(_init_worker))
+
     def submit(self, pieces):
         with worker_environment():
-            if self.pool is None:
-                self.pool = ProcessPoolExecutor(
-                    self.workers, mp_context=multiprocessing.get_context('spawn'), initializer=_importable(_init_worker)
-                )
-            try: return self.pool.submit(_importable(read_batch), pieces, tuple(self.errand))
+            if self.pool is None: self._start()
+            try: return self.pool.submit(_importable(read_batch), pieces, tuple(self.job))
             except BrokenProcessPool: return None                        # just broken; `result` raises WorkerDied
+
     def result(self, future):
         try:
             if future is not None: return future.result()
         except BrokenProcessPool: pass
         self.close()
         raise WorkerDied
-    def lost(self, sent): return len(sent)
+
+    def n_lost(self, pending): return len(pending)
+
     def close(self):
         if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
 
 # %% ../../nbs/500_data.readers.ipynb #263b84ea
 def read_in_order(
-    bundles, # lists of pieces
-    crew,    # an executor
-):           # yields an `EncodedPieces` per batch
-    "Read `bundles` with the executor `crew` and yield the results in order."
-    waiting, sent = deque(bundles), deque()
+    batches,  # lists of pieces
+    executor, # reads them
+):            # yields an `EncodedPieces` per batch
+    "Read `batches` with `executor` and yield the results in order."
+    waiting, sent = deque(batches), deque()
     while waiting or sent:
-        while waiting and len(sent) < crew.ahead:
-            b = waiting.popleft()
-            sent.append((b, crew.submit(b)))
-        b, f = sent.popleft()
-        try: part = crew.result(f)
+        while waiting and len(sent) < executor.max_pending:
+            batch = waiting.popleft()
+            sent.append((batch, executor.submit(batch)))
+        batch, future = sent.popleft()
+        try: encoded = executor.result(future)
         except WorkerDied:
-            for _ in range(crew.lost(sent)): waiting.appendleft(sent.pop()[0])
-            part = concat_encoded(_read_one_by_one(b, crew))
-        yield part
+            for _ in range(executor.n_lost(sent)): waiting.appendleft(sent.pop()[0])
+            encoded = concat_encoded(_read_one_by_one(batch, executor))
+        yield encoded
 
-def _read_one_by_one(pieces, crew):
+def _read_one_by_one(pieces, executor):
     "Yield the result of each piece, where some may kill their worker process."
     for p in pieces:
-        try: yield crew.result(crew.submit([p]))
+        try: yield executor.result(executor.submit([p]))
         except WorkerDied: yield encoded_piece(_rejected_row(dict(name=p.name), 'Crash', 'the worker process crashed'))
 
 # %% ../../nbs/500_data.readers.ipynb #ee0a4418
 def read_separately(
-    pieces,           # a batch of `Piece`
-    errand:EncodeJob, # the processing
+    pieces,        # a batch of `Piece`
+    job:EncodeJob, # the processing
 )->list:
     "Process a batch on another machine, with a separate result per piece."
-    return [read_batch([p], errand) for p in pieces]
+    return [read_batch([p], job) for p in pieces]
 
 # %% ../../nbs/500_data.readers.ipynb #ce72301d
 class DaskExecutor:
     "Executor on the workers of a Dask scheduler."
-    def __init__(self, errand,
+    def __init__(self, job,
         dask,          # address of a scheduler, 'local', or a `distributed.Client`
         workers:int=2, # number of workers of a local cluster
-        patience=60.,  # seconds without any worker before an error is raised
+        worker_timeout=60.,  # seconds without any worker before an error is raised
     ):
-        self.errand, self.patience, self.distributed = errand, patience, import_extra('distributed', 'scale')
-        self.own, self.cluster, self.count, self.stack = not hasattr(dask, 'submit'), None, 0, contextlib.ExitStack()
-        if str(dask) == 'local':
-            self.stack.enter_context(worker_environment())   # until `close`, because workers may be restarted
-            self.cluster = dask = self.distributed.LocalCluster(
-                n_workers=max(workers, 1), threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
-            )
-        try: self.client = self.distributed.Client(dask, timeout=10, set_as_default=False) if self.own else dask
+        self.job, self.worker_timeout, self.distributed = job, worker_timeout, import_extra('distributed', 'scale')
+        self.owns_client, self.cluster, self.count = not hasattr(dask, 'submit'), None, 0
+        self.exit_stack = contextlib.ExitStack()
+        if str(dask) == 'local': dask = self._start_cluster(workers)
+        try: self.client = self._connect(dask) if self.owns_client else dask
         except (OSError, ValueError, RuntimeError) as e:
             raise StoreError(f'no Dask scheduler answers at {dask} ({type(e).__name__})',
                 way_out='start one with `dask scheduler`, and workers with `dask worker ADDRESS`') from e
         self.name = str(getattr(self.client.scheduler, 'address', dask))
 
-    @property
-    def ahead(self):
-        "Batches submitted ahead: enough that every thread of every worker has the next one ready."
-        if self.count % 64 == 0: self._ahead = max(8, 4*sum(self.client.nthreads().values()))
-        return self._ahead
-    def submit(self, pieces):
-        self.count += 1
-        return self.client.submit(_importable(read_separately), pieces, tuple(self.errand), pure=False), pieces
-    def lost(self, sent): return 0
+    def _connect(self, dask): return self.distributed.Client(dask, timeout=10, set_as_default=False)
+
+    def _start_cluster(self, workers):
+        "Start a cluster of processes on this machine."
+        self.exit_stack.enter_context(worker_environment())   # until `close`, because workers may be restarted
+        self.cluster = self.distributed.LocalCluster(
+            n_workers=max(workers, 1), threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+        )
+        return self.cluster
+
     def close(self):
-        if self.own: self.client.close()
+        if self.owns_client: self.client.close()
         if self.cluster is not None: self.cluster.close()
-        self.stack.close()
+        self.exit_stack.close()
+
+# %% ../../nbs/500_data.readers.ipynb #a33de80d
+@patch(as_prop=True)
+def max_pending(self:DaskExecutor)->int:
+    "Batches submitted ahead: enough that every thread of every worker has the next one ready."
+    if self.count % 64 == 0: self._max_pending = max(8, 4*sum(self.client.nthreads().values()))
+    return self._max_pending
+
+@patch
+def submit(self:DaskExecutor, pieces):
+    self.count += 1
+    return self.client.submit(_importable(read_separately), pieces, tuple(self.job), pure=False), pieces
+
+@patch
+def n_lost(self:DaskExecutor, pending): return 0
 
 # %% ../../nbs/500_data.readers.ipynb #83efaef1
+@patch
+def _cluster_error(self:DaskExecutor, what, detail):
+    "The error for a cluster that cannot finish a batch."
+    return StoreError(f'the Dask scheduler: {what} {detail}', self.name,
+        'start workers with `dask worker ADDRESS` and prepare again; finished work is kept')
+
+@patch
+def _has_workers(self:DaskExecutor):
+    "Whether any worker is connected; False if the scheduler does not answer."
+    try: return bool(self.client.nthreads())
+    except OSError: return False
+
+@patch
+def _wait_for(self:DaskExecutor, future):
+    "Return the result of `future`; raise an error if no worker is connected for too long."
+    last_seen = time.monotonic()
+    while True:
+        try: return future.result(timeout=2)
+        except self.distributed.KilledWorker as e: raise WorkerDied from e
+        except (TimeoutError, self.distributed.TimeoutError):            # still running: are there workers?
+            if self._has_workers(): last_seen = time.monotonic()
+            if time.monotonic() - last_seen > self.worker_timeout:
+                raise self._cluster_error('no worker connected', f'for {self.worker_timeout:g} s')
+        except (self.distributed.CancelledError, OSError) as e:
+            raise self._cluster_error('the connection was lost', f'({type(e).__name__})') from e
+
+# %% ../../nbs/500_data.readers.ipynb #de5677d0
+def _cannot_open(row):
+    "Whether a worker could not open the file of a rejected piece."
+    return row.get('kind') not in (None, 'Crash') and row['sha256'] is None
+
 @patch
 def result(self:DaskExecutor, sent):
     "Return the result of a submitted batch; raise `WorkerDied` if the batch killed its workers."
     future, pieces = sent
-    last = time.monotonic()
-    while True:
-        try:
-            parts = future.result(timeout=2)
-            break
-        except self.distributed.KilledWorker as e: raise WorkerDied from e
-        except (TimeoutError, self.distributed.TimeoutError):            # still running: are there workers?
-            try:
-                if self.client.nthreads(): last = time.monotonic()
-            except OSError: pass
-            if time.monotonic() - last > self.patience:
-                raise self._gone('no worker connected', f'for {self.patience:g} s')
-        except (self.distributed.CancelledError, OSError) as e:
-            raise self._gone('the connection was lost', f'({type(e).__name__})') from e
-    blind = [p.rows[0].get('kind') not in (None, 'Crash') and p.rows[0]['sha256'] is None for p in parts]
-    return concat_encoded(read_batch([q], self.errand) if b else p for p,q,b in zip(parts, pieces, blind))
-
-@patch
-def _gone(self:DaskExecutor, what, how):
-    return StoreError(f'the Dask scheduler: {what} {how}', self.name,
-        'start workers with `dask worker ADDRESS` and prepare again; finished work is kept')
+    parts = self._wait_for(future)
+    # this process reads the files that the worker could not open
+    return concat_encoded(read_batch([piece], self.job) if _cannot_open(part.rows[0]) else part
+                          for part, piece in zip(parts, pieces))

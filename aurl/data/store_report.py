@@ -20,7 +20,7 @@ from ..score.keys import key_names
 from ..tokens.codec import family_names
 from ..tokens.programs import lost_notes_summary, programs_of, voice_mode_of
 from .quality import estimate_quality
-from .store import TokenStore
+from .token_store import TokenStore
 from .survey import find_store_duplicates, piece_keys, survey_store
 from ..tokens.vocab import vocab
 

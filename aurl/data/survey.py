@@ -19,7 +19,7 @@ from ..corpus.duplicates import Duplicates, DuplicatePair, find_duplicates, sket
 from ..score.keys import estimate_key, key_names
 from ..corpus.splits import Split, _merge_units
 from .quality import estimate_quality
-from .store import TokenStore
+from .token_store import TokenStore
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/532_data.survey.ipynb #0bbc2a8b

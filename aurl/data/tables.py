@@ -8,13 +8,14 @@ __all__ = ['StoreConfig', 'make_encode_job', 'to_column', 'to_numpy']
 # %% ../../nbs/510_data.tables.ipynb #c575491a
 import os, zipfile
 from functools import partial
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from ..aliases import current_function
-from ..config import Config, make_config
+from ..config import Config
 from ..core import ConfigError, StoreError, sha256_of, to_json
 from ..score.clean import CleanConfig, clean
 from ..corpus.corpus import Piece
@@ -57,55 +58,65 @@ def make_encode_job(
 )->EncodeJob:
     "Return the job description for the worker processes."
     for m in cfg.measures: import_function(m)
-    change = None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean)
     if cfg.voices == 'apart' and cfg.codec != event_codec.name:
         raise ConfigError(f'voices=apart with codec={cfg.codec}',
             way_out='remove one of them: only the event codec has instrument families')
     return EncodeJob(
-        cfg.codec,
-        get_codec(cfg.codec).fingerprint,
-        cfg.every,
-        cfg.min_notes,
-        change,
-        cfg.meta,
-        cfg.measures,
-        cfg.keep,
-        cfg.voices,
+        codec=cfg.codec,
+        fingerprint=get_codec(cfg.codec).fingerprint,
+        every=cfg.every,
+        min_notes=cfg.min_notes,
+        change=None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean),
+        meta=cfg.meta,
+        measures=cfg.measures,
+        keep=cfg.keep,
+        voices=cfg.voices,
     )
 
 # %% ../../nbs/510_data.tables.ipynb #378a959c
+def _bit_buffer(bits):
+    "Booleans as a pyarrow buffer of one bit each."
+    import pyarrow as pa
+    return pa.py_buffer(np.packbits(bits, bitorder='little'))
+
+def _value_buffers(values, kind):
+    "Buffers of the values of a column; of strings, the offsets and the bytes."
+    import pyarrow as pa
+    if pa.types.is_string(kind):
+        texts = [b'' if v is None else v.encode() for v in values]
+        offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        return [pa.py_buffer(offsets), pa.py_buffer(b''.join(texts))]
+    if pa.types.is_boolean(kind): return [_bit_buffer(np.array([bool(v) for v in values], bool))]
+    return [pa.py_buffer(np.array([0 if v is None else v for v in values], str(kind)))]
+
+# %% ../../nbs/510_data.tables.ipynb #864f3d2a
 def to_column(
     values, # numbers, booleans or strings; None for missing values
     kind,   # a pyarrow data type
 ):          # a `pyarrow.Array`
     "Return `pa.array(values, kind)` without importing pandas."
     import pyarrow as pa
-    n, gap = len(values), np.array([v is None for v in values], bool)
-    bits = lambda x: pa.py_buffer(np.packbits(x, bitorder='little'))
-    if pa.types.is_string(kind):
-        words = [b'' if v is None else v.encode() for v in values]
-        body = [pa.py_buffer(np.cumsum([0, *map(len, words)], dtype=np.int32)), pa.py_buffer(b''.join(words))]
-    elif pa.types.is_boolean(kind): body = [bits(np.array([bool(v) for v in values], bool))]
-    else: body = [pa.py_buffer(np.array([0 if v is None else v for v in values], str(kind)))]
-    return pa.Array.from_buffers(kind, n, [bits(~gap) if gap.any() else None, *body], int(gap.sum()))
+    missing = np.array([v is None for v in values], bool)
+    validity = _bit_buffer(~missing) if missing.any() else None
+    return pa.Array.from_buffers(kind, len(values), [validity, *_value_buffers(values, kind)], int(missing.sum()))
 
 # %% ../../nbs/510_data.tables.ipynb #7fa1eb2d
+def _chunk_to_numpy(chunk):
+    "A chunk of a column of numbers or booleans as an array."
+    stop = chunk.offset + len(chunk)
+    data = chunk.buffers()[1] if len(chunk) else b''
+    if str(chunk.type) != 'bool': return np.frombuffer(data, str(chunk.type))[chunk.offset:stop]
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=stop if len(chunk) else 0, bitorder='little')
+    return bits[chunk.offset:].astype(bool)
+
 def to_numpy(
     column, # pyarrow column of numbers or booleans, without missing values
 )->np.ndarray:
     "Return `column.to_numpy()` without importing pandas."
-    def one(a):
-        values, upto = a.buffers()[1], a.offset + len(a)
-        if not len(a): values = b''
-        if str(a.type) == 'bool':
-            return np.unpackbits(np.frombuffer(values, np.uint8), count=upto if len(a) else 0, bitorder='little')[
-                a.offset :
-            ].astype(bool)
-        return np.frombuffer(values, str(a.type))[a.offset:upto]
     if column.null_count:
         raise StoreError(f'{column.null_count} values of a column are missing',
             way_out='rebuild the table with repair_store(path, source)')
-    return np.concatenate([one(a) for a in column.chunks] or [np.zeros(0, str(column.type))])
+    return np.concatenate([*map(_chunk_to_numpy, column.chunks)] or [np.zeros(0, str(column.type))])
 
 # %% ../../nbs/510_data.tables.ipynb #dcecbeb9
 def _table_schemas():
@@ -113,43 +124,50 @@ def _table_schemas():
     import pyarrow as pa
     text, whole = pa.string(), pa.int64()
     place = dict(file=text, member=text, bytes=whole, mtime=whole)
-    return (
-        dict(
-            name=text,
-            group=text,
-            offset=whole,
-            length=whole,
-            notes=whole,
-            seconds=pa.float64(),
-            low=pa.int16(),
-            high=pa.int16(),
-            drums=pa.bool_(),
-            valid=pa.bool_(),
-            sha256=text,
-        )
-        | place,
-        dict(name=text, kind=text, reason=text, sha256=text) | place,
+    pieces = dict(
+        name=text,
+        group=text,
+        offset=whole,
+        length=whole,
+        notes=whole,
+        seconds=pa.float64(),
+        low=pa.int16(),
+        high=pa.int16(),
+        drums=pa.bool_(),
+        valid=pa.bool_(),
+        sha256=text,
     )
+    return pieces | place, dict(name=text, kind=text, reason=text, sha256=text) | place
 
 # %% ../../nbs/510_data.tables.ipynb #c5d27f96
+def _stat(path):
+    "Size and modification time of a file; (-1, -1) if missing."
+    try: s = os.stat(path)
+    except OSError: return -1, -1
+    return s.st_size, s.st_mtime_ns
+
+def _member_sizes(path):
+    "Size of each file in a zip archive; empty if it cannot be read."
+    try:
+        with zipfile.ZipFile(path) as z: return {i.filename: i.file_size for i in z.infolist()}
+    except (OSError, zipfile.BadZipFile): return {}
+
 def _file_stats(pieces):
     "Return size and modification time of each piece's file; (-1, -1) if missing."
-    stats, sizes = {}, {}
-    for path in {str(p.path) for p in pieces}:
-        try:
-            s = os.stat(path)
-            stats[path] = s.st_size, s.st_mtime_ns
-        except OSError: stats[path] = -1, -1
-    for path in {str(p.path) for p in pieces if p.member}:
-        try:
-            with zipfile.ZipFile(path) as z: sizes[path] = {i.filename:i.file_size for i in z.infolist()}
-        except (OSError, zipfile.BadZipFile): sizes[path] = {}
-    out = [stats[str(p.path)] for p in pieces]
-    return [(sizes[str(p.path)].get(p.member, -1), s[1]) if p.member else s for p,s in zip(pieces, out)]
+    stats = {path: _stat(path) for path in {str(p.path) for p in pieces}}
+    sizes = {path: _member_sizes(path) for path in {str(p.path) for p in pieces if p.member}}
+    out = []
+    for p in pieces:
+        size, mtime = stats[str(p.path)]
+        if p.member: size = sizes[str(p.path)].get(p.member, -1)
+        out.append((size, mtime))
+    return out
 
-def _pieces_fingerprint(pieces, seen):
+# %% ../../nbs/510_data.tables.ipynb #e85578bb
+def _pieces_fingerprint(pieces, file_stats):
     "Return a fingerprint of all table entries that do not depend on the content of the files."
-    return sha256_of(to_json([[p.name, p.location, p.group, p.meta, *s] for p,s in zip(pieces, seen)]).encode())
+    entries = [[p.name, p.where, p.group, p.meta, *stats] for p, stats in zip(pieces, file_stats)]
+    return sha256_of(to_json(entries).encode())
 
 # %% ../../nbs/510_data.tables.ipynb #f05305ba
 def _merge_metadata(
@@ -157,20 +175,19 @@ def _merge_metadata(
     piece:Piece, # the piece in the corpus
 )->dict:
     "Merge the metadata of a piece: the corpus takes precedence over the file."
-    own, told = row.get('meta'), {k:v for k,v in piece.meta.items() if v is not None}
-    if own is None and not told: return {}
-    out = dict.fromkeys(FIELDS) | dict(key_from=None, key_sure=None) | (own or {}) | told
-    if told.get('key'): out |= dict(key_from=told.get('key_from', 'table'), key_sure=None)
-    return out | dict(source=out['source'] or piece.location)
+    from_file, from_corpus = row.get('meta'), {k: v for k, v in piece.meta.items() if v is not None}
+    if from_file is None and not from_corpus: return {}
+    out = dict.fromkeys(FIELDS) | dict(key_from=None, key_sure=None) | (from_file or {}) | from_corpus
+    if from_corpus.get('key'): out |= dict(key_from=from_corpus.get('key_from', 'table'), key_sure=None)
+    return out | dict(source=out['source'] or piece.where)
 
 def _table(rows, schema):
     "Convert rows to a table with the columns of `schema` and all further ones."
     import pyarrow as pa
-    more = dict.fromkeys(k for r in rows for k in r if k not in schema)
-    cols = {k: to_column([r.get(k) for r in rows], t) for k, t in schema.items()} | {
-        k: _column([r.get(k) for r in rows], k) for k in more
-    }
-    return pa.table(cols)
+    columns = {name: to_column([r.get(name) for r in rows], kind) for name, kind in schema.items()}
+    for name in dict.fromkeys(k for r in rows for k in r if k not in schema):
+        columns[name] = _column([r.get(name) for r in rows], name)
+    return pa.table(columns)
 
 # %% ../../nbs/510_data.tables.ipynb #2e06f2d0
 def _column(values, name=''):
@@ -185,48 +202,56 @@ def _column(values, name=''):
     return to_column([None if v is None else str(v) for v in values], pa.string())
 
 # %% ../../nbs/510_data.tables.ipynb #282020a2
-def _concat_tables(tables, schema):
-    "Concatenate tables."
+def _common_type(types):
+    "The type of a column that has these types in some chunks."
     import pyarrow as pa
-    if not tables: return pa.table({k:to_column([], t) for k,t in schema.items()})
-    kinds = {}
-    for t in tables:
-        for f in t.schema: kinds.setdefault(f.name, set()).add(f.type)
-    def one(types):
-        return (
-            types.copy().pop()
-            if len(types) == 1
-            else pa.float64() if types <= {pa.int64(), pa.float64()} else pa.string()
-        )
-    want = pa.schema({k:one(v) for k,v in kinds.items()})
-    def as_type(c, kind): return c if c.type == kind else c.cast(kind)
-    def fit(t):
-        return pa.table(
-            {f.name: as_type(t[f.name], f.type) if f.name in t.column_names else pa.nulls(len(t), f.type) for f in want}
-        )
-    return pa.concat_tables([fit(t) for t in tables])
+    if len(types) == 1: return next(iter(types))
+    return pa.float64() if types <= {pa.int64(), pa.float64()} else pa.string()
+
+def _cast_table(table, schema):
+    "Cast a table to `schema`; missing columns are filled with nulls."
+    import pyarrow as pa
+    columns = {}
+    for field in schema:
+        if field.name not in table.column_names: columns[field.name] = pa.nulls(len(table), field.type)
+        elif table[field.name].type == field.type: columns[field.name] = table[field.name]
+        else: columns[field.name] = table[field.name].cast(field.type)
+    return pa.table(columns)
+
+def _concat_tables(tables, schema):
+    "Concatenate tables; without any, an empty table of `schema`."
+    import pyarrow as pa
+    if not tables: return pa.table({name: to_column([], kind) for name, kind in schema.items()})
+    types = {}
+    for table in tables:
+        for field in table.schema: types.setdefault(field.name, set()).add(field.type)
+    common = pa.schema({name: _common_type(kinds) for name, kinds in types.items()})
+    return pa.concat_tables([_cast_table(table, common) for table in tables])
 
 # %% ../../nbs/510_data.tables.ipynb #e306e19c
-def _tables(shards, pieces, seen):
+def _accepted_row(row, piece, place, offset):
+    "Row of an accepted piece, whose ids begin at `offset`, in the table of pieces."
+    measured = {k: v for k, v in row.items() if k != 'meta'}
+    return _merge_metadata(row, piece) | measured | place | dict(group=piece.group or row['sha256'], offset=offset)
+
+def _tables(shards, pieces, file_stats):
     "Return the table of pieces and the quarantine table."
-    kept, left, offset, out = [], {}, 0, []
-    of = {p.name:(p, s) for p,s in zip(pieces, seen)}
+    by_name = {p.name: (p, stats) for p, stats in zip(pieces, file_stats)}
+    schema, rejected_schema = _table_schemas()
+    accepted, rejected, offset, tables = [], {}, 0, []
     for k in range(len(shards)):
-        for r in shards.rows(k):
-            p, s = of.get(r['name'], (None, None))
-            if p is None: continue                                       # rejected, and no longer in the corpus
-            place = dict(file=str(p.path), member=p.member, bytes=s[0], mtime=s[1])
-            if 'length' not in r:
-                left[r['name']] = {**r, **place}
+        for row in shards.rows(k):
+            if row['name'] not in by_name: continue                          # rejected, and no longer in the corpus
+            p, (size, mtime) = by_name[row['name']]
+            place = dict(file=str(p.path), member=p.member, bytes=size, mtime=mtime)
+            if 'length' not in row:
+                rejected[p.name] = {**row, **place}
                 continue
-            left.pop(r['name'], None)                                    # usable now
-            words = _merge_metadata(r, p)
-            r.pop('meta', None)
-            kept.append(words | r | place | dict(group=p.group or r['sha256'], offset=offset))
-            offset += r['length']
-        if len(kept) > 8192 or k == len(shards) - 1:
-            out.append(_table(kept, _table_schemas()[0]))
-            kept = []
-    return _concat_tables(out, _table_schemas()[0]), _table(
-        sorted(left.values(), key=lambda r: r['name']), _table_schemas()[1]
-    )
+            rejected.pop(p.name, None)                                       # usable now
+            accepted.append(_accepted_row(row, p, place, offset))
+            offset += row['length']
+        if len(accepted) > 8192 or k == len(shards) - 1:
+            tables.append(_table(accepted, schema))
+            accepted = []
+    rejected = sorted(rejected.values(), key=itemgetter('name'))
+    return _concat_tables(tables, schema), _table(rejected, rejected_schema)

@@ -10,12 +10,14 @@ import importlib, multiprocessing, warnings
 from collections import OrderedDict, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import numpy as np
 from fastcore.basics import patch
 
-from ..score.augment import Augmentation, AugmentConfig, sample_augmentation, fit_transpose
-from ..studies.features import Music
+from ..score.augment import Augmentation, AugmentConfig, sample_augmentation
+from ..score.transforms import fit_transpose
+from ..studies.music import Music
 from ..tokens.augment_ids import augment_piece
 from ..tokens.codec import decode
 from ..tokens.sequences import TokenSequences
@@ -27,51 +29,48 @@ class WindowMaker:
     "Make the windows of a plan."
     def __init__(self,
         store,        # a `TokenStore` or `Mixture`
+        *,
         state:bool=True, # also return the state of the automaton at the start of each window
         augment:AugmentConfig=None, # augmentation of pieces; None: none
         seed:int=0,   # seed of the augmentation
         epochs:int=0, # epochs of the whole training; required if the schedule of `augment` is by share
-        bars=None,    # (pieces,) beats between two lines, if windows begin on bar lines; None: they do not
-        told=None,    # (pieces,) texts of the column `bars`, if there is one
+        grid_beats=None, # (pieces,) beats between two lines, if windows begin on bar lines; None: they do not
+        bar_texts=None, # (pieces,) texts of the column `bars`, if there is one
         tile:bool=True, # windows are tiles, so they also end on lines
-        room:int=1 << 25, # size of the cache of augmented pieces, in ids
+        cache_tokens:int=1 << 25, # size of the cache of augmented pieces, in ids
         features=(),  # `Feature`s to measure on augmented pieces
     ):
-        self.store, self.state, self.augment, self.seed, self.epochs, self.bars, self.told, self.tile, self.room = (
-            store,
-            state,
-            augment,
-            seed,
-            epochs,
-            bars,
-            told,
-            tile,
-            room,
-        )
-        self.features = tuple(features)
-        self._names = self._low = None
-        self._kept, self._tempi, self._size = OrderedDict(), {}, 0
+        self.store, self.state, self.features = store, state, tuple(features)
+        self.augment, self.seed, self.epochs = augment, seed, epochs
+        self.grid_beats, self.bar_texts, self.tile = grid_beats, bar_texts, tile
+        self.cache_tokens = cache_tokens
+        self._names = None
+        self._cache, self._tempi, self._size = OrderedDict(), {}, 0
 
-    def __call__(self,
-        w,          # plan rows: `piece`, `start`, `first`, `stop`, `key`, `wide` (width), `long` (targets of the piece)
-        epoch:int,  # index of the epoch
-        length:int, # ids in the longest window of the epoch
-    )->dict:        # `ids` (n, widest + 1) uint16, `first`, `stop`, `key`, `state`; `told`: features after augmentation
-        "Return ids, target ranges and states."
-        line, piece, key, told = self.store, w['piece'], w['key'], {}
-        if self.augment is not None: told, (line, w, piece) = self._told(w, epoch), self._augmented(w, epoch, length)
-        up = key if key.any() else None
-        ids = line.windows(piece, w['start'], int(w['wide'].max()) + 1, up)
-        return dict(
-            ids=ids,
-            first=w['first'],
-            stop=w['stop'],
-            key=w['key'],
-            state=line.replay(piece, w['start'], up) if self.state else None,
-            told=told,
-        )
+    def __getstate__(self):
+        return dict(self.__dict__, _cache=OrderedDict(), _tempi={}, _size=0, _names=None)
 
-    def __getstate__(self): return dict(self.__dict__, _kept=OrderedDict(), _tempi={}, _size=0, _names=None)
+# %% ../../nbs/570_data.window_maker.ipynb #89f45911
+@patch
+def __call__(self:WindowMaker,
+    w,          # plan rows: `piece`, `start`, `first`, `stop`, `key`, `wide` (width), `long` (targets of the piece)
+    epoch:int,  # index of the epoch
+    length:int, # ids in the longest window of the epoch
+)->dict:        # `ids` (n, widest + 1) uint16, `first`, `stop`, `key`, `state`; `features` of augmented pieces
+    "Return ids, target ranges and states."
+    sequences, piece, semitones, measured = self.store, w['piece'], w['key'], {}
+    if self.augment is not None:
+        measured = self._augmented_features(w, epoch)
+        sequences, w, piece = self._augment_rows(w, epoch, length)
+    semitones = semitones if semitones.any() else None
+    return dict(
+        ids=sequences.windows(piece, w['start'], int(w['wide'].max()) + 1, semitones),
+        first=w['first'],
+        stop=w['stop'],
+        key=w['key'],
+        state=sequences.replay(piece, w['start'], semitones) if self.state else None,
+        features=measured,
+    )
 
 # %% ../../nbs/570_data.window_maker.ipynb #6d571bba
 def _growth_bounds(c):
@@ -81,8 +80,9 @@ def _growth_bounds(c):
     light = c.humanize.seconds <= .02 and c.humanize.touch <= 3
     return dict(stretch=1.15, swing=1.25, humanize=1.6 if light else 2.4)
 
+# %% ../../nbs/570_data.window_maker.ipynb #ea0f7138
 @patch
-def record(self:WindowMaker,
+def augmentation_of(self:WindowMaker,
     piece:int, # index of the piece
     epoch:int, # index of the epoch
 )->Augmentation:
@@ -93,153 +93,134 @@ def record(self:WindowMaker,
 
 # %% ../../nbs/570_data.window_maker.ipynb #189573fb
 @patch
-def growth(self:WindowMaker,
+def max_growth(self:WindowMaker,
     piece,          # (n,) indices of pieces
     epoch:int=None, # index of the epoch; None: the largest of all epochs
 )->np.ndarray:      # (n,)
     "Upper bound of the factor by which augmentation lengthens each piece."
-    c = self.augment
-    if c is None: return np.ones(len(piece))
-    most = _growth_bounds(c)
+    if self.augment is None: return np.ones(len(piece))
+    bounds = _growth_bounds(self.augment)
     if epoch is None:
-        return np.full(len(piece), max([1.] + [g for k,g in most.items() if getattr(c, k).probability > 0]))
-    return np.array([max([1.] + [most[k] for k in self.record(p, epoch).kinds if k in most]) for p in piece.tolist()])
+        possible = [g for kind, g in bounds.items() if getattr(self.augment, kind).probability > 0]
+        return np.full(len(piece), max([1., *possible]))
+    kinds = (self.augmentation_of(p, epoch).kinds for p in piece.tolist())
+    return np.array([max([1., *(bounds[k] for k in of_piece if k in bounds)]) for of_piece in kinds])
 
 # %% ../../nbs/570_data.window_maker.ipynb #9c4aeb65
 @patch
-def moved(self:WindowMaker,
+def transpositions(self:WindowMaker,
     piece, # (n,) indices of pieces
     epoch:int, # index of the epoch
 )->np.ndarray: # (n,)
     "Transposition of each piece in an epoch, in semitones."
-    s = self.store
-    return np.array(
-        [
-            t and s.high[p] and fit_transpose(int(s.low[p]), int(s.high[p]), t)
-            for p, t in ((p, self.record(p, epoch).transpose) for p in piece.tolist())
-        ],
-        np.int64,
-    )
+    low, high, out = self.store.low, self.store.high, []
+    for p in piece.tolist():
+        t = self.augmentation_of(p, epoch).transpose
+        out.append(fit_transpose(int(low[p]), int(high[p]), t) if t and high[p] else 0)
+    return np.array(out, np.int64)
 
 # %% ../../nbs/570_data.window_maker.ipynb #bb87dad9
 @patch
-def _made(self:WindowMaker, piece, epoch):
-    "Ids and snapshots of a piece as augmented in an epoch, from the cache if possible."
-    if (piece, epoch) in self._kept:
-        self._kept.move_to_end((piece, epoch))
-        return self._kept[piece, epoch]
-    whose, i = self.store.whose(piece) if hasattr(self.store, 'whose') else (self.store, piece)
-    made = augment_piece(whose, i, self.record(piece, epoch), self._tempi.setdefault(id(whose), {}))
-    if self.features: made = *made, {f.name:f(m) for m in [Music(decode(made[0]))] for f in self.features}
-    self._kept[piece, epoch], self._size = made, self._size + len(made[0])
-    while self._size > self.room: self._size -= len(self._kept.popitem(last=False)[1][0])
+def _augmented_piece(self:WindowMaker, piece, epoch):
+    "Ids, snapshots and features of a piece as augmented in an epoch, from the cache if possible."
+    key = piece, epoch
+    if key in self._cache:
+        self._cache.move_to_end(key)
+        return self._cache[key]
+    store, i = self.store.locate(piece) if hasattr(self.store, 'locate') else (self.store, piece)
+    made = augment_piece(store, i, self.augmentation_of(piece, epoch), self._tempi.setdefault(id(store), {}))
+    if self.features:
+        music = Music(decode(made[0]))
+        made = *made, {f.name: f(music) for f in self.features}
+    self._cache[key], self._size = made, self._size + len(made[0])
+    while self._size > self.cache_tokens: self._size -= len(self._cache.popitem(last=False)[1][0])
     return made
 
 # %% ../../nbs/570_data.window_maker.ipynb #731e45af
 @patch
-def known(self:WindowMaker,
+def _bar_steps(self:WindowMaker, pieces, epoch, k):
+    "Bar starts in steps of the piece at position `k` of `pieces`, as augmented in `epoch`; None if unknown."
+    piece = int(pieces[k])
+    steps = parse_bar_lines(self.bar_texts[piece])
+    if steps is None or epoch is None: return steps
+    return np.rint(steps*self.augmentation_of(piece, epoch).stretch).astype(np.int64)
+
+@patch
+def bar_steps_of(self:WindowMaker,
     pieces,         # indices of pieces
     epoch:int=None, # augmented as in this epoch; None: without augmentation
 ):                  # function from a position in `pieces` to bar starts, for `alignment_grid`; or None
     "Recorded bars of pieces, if the store has a column `bars`."
-    if self.told is None: return None
-    def known(k):
-        at = parse_bar_lines(self.told[int(pieces[k])])
-        return (
-            at
-            if at is None or epoch is None
-            else np.rint(at * self.record(int(pieces[k]), epoch).stretch).astype(np.int64)
-        )
-    return known
+    return None if self.bar_texts is None else partial(self._bar_steps, pieces, epoch)
 
 # %% ../../nbs/570_data.window_maker.ipynb #48f36175
 @patch
-def _told(self:WindowMaker, w, epoch):
+def _augmented_features(self:WindowMaker, w, epoch):
     "Features of the augmented pieces, corrected for the transposition of each window."
-    measured = {p:self._made(p, epoch)[4] for p in set(w['piece'].tolist())} if self.features else {}
-    return {
-        f.name: np.array([measured[p][f.name] for p in w['piece'].tolist()], np.float32) + np.float32(f.up) * w['key']
-        for f in self.features
-    }
+    if not self.features: return {}
+    pieces = w['piece'].tolist()
+    measured = {p: self._augmented_piece(p, epoch)[4] for p in set(pieces)}
+    out = {}
+    for f in self.features:
+        values = np.array([measured[p][f.name] for p in pieces], np.float32)
+        out[f.name] = values + np.float32(f.up)*w['key']
+    return out
+
+# %% ../../nbs/570_data.window_maker.ipynb #7243ea50
+@patch
+def _augmented_sequences(self:WindowMaker, pieces, epoch):
+    "`TokenSequences` of some pieces as augmented in an epoch."
+    ids, snapshots, codes, steps = zip(*(self._augmented_piece(p, epoch)[:4] for p in pieces.tolist()))
+    snapshots = [s.copy() for s in snapshots]
+    for s, offset in zip(snapshots, np.cumsum([0, *map(len, codes)])): s['first'] += offset
+    length = np.array([len(x) for x in ids])
+    arrays = map(np.concatenate, (snapshots, codes, steps))
+    return TokenSequences(np.concatenate(ids), length, self.store.drums[pieces], self.store.every, *arrays)
+
+# %% ../../nbs/570_data.window_maker.ipynb #47af3083
+def _scale_position(x, n_old, n_new):
+    "Scale positions among `n_old` targets to `n_new` targets, rounded to the nearest."
+    return (2*x*n_new + n_old)//(2*n_old)
+
+def _warn_of_dropped_targets(n, epoch):
+    "Warn if augmentation has lengthened pieces beyond their planned size, so that `n` targets are dropped."
+    if not n: return
+    warnings.warn(f'{n} targets of epoch {epoch} dropped: augmentation lengthened a piece beyond its planned '
+                  'size; reduce augment.humanize')
+
+# %% ../../nbs/570_data.window_maker.ipynb #4169f009
+@patch
+def _augmented_grid(self:WindowMaker, sequences, pieces, epoch):
+    "Bar lines of some augmented pieces."
+    return alignment_grid(sequences, np.arange(len(pieces)), self.grid_beats[pieces], self.bar_steps_of(pieces, epoch))
 
 # %% ../../nbs/570_data.window_maker.ipynb #8b8f86ab
 @patch
-def _augmented(self:WindowMaker, w, epoch, length):
+def _augment_rows(self:WindowMaker, w, epoch, length):
     "Sequences of the augmented pieces, the plan rows within them, and the piece index of each row."
-    piece, at = np.unique(w['piece'], return_inverse=True)
-    ids, shots, codes, steps = zip(*(self._made(p, epoch)[:4] for p in piece.tolist()))
-    shots = [r.copy() for r in shots]
-    for r,f in zip(shots, np.cumsum([0, *map(len, codes)])): r['first'] += f
-    line = TokenSequences(
-        np.concatenate(ids),
-        np.array([len(x) for x in ids]),
-        self.store.drums[piece],
-        self.store.every,
-        *map(np.concatenate, (shots, codes, steps))
-    )
-    was, now = w['long'], line.length[at] - 1
-    # the same share of the piece, rounded to a target
-    place = lambda x: (2*x*now + was)//(2*was)
-    start, a, b = (place(w['start'] + x) for x in (0, w['first'], w['stop']))
-    if self.bars is not None:
-        lines = alignment_grid(line, np.arange(len(piece)), self.bars[piece], self.known(piece, epoch))
-        reach = lines.room(length)[at]
-        start, b = lines.snap(at, start, reach), lines.snap(at, b, reach) if self.tile else b
-        a = start if self.tile else a
-    else: start = np.maximum(start, b - w['wide'])
-    if (over := (b - start - w['wide']).clip(0).sum()):
-        warnings.warn(f'{over} targets of epoch {epoch} dropped: augmentation lengthened a piece beyond its planned '
-                      'size; reduce augment.humanize')
+    pieces, at = np.unique(w['piece'], return_inverse=True)
+    sequences = self._augmented_sequences(pieces, epoch)
+    n_new = sequences.length[at] - 1
+    start, a, b = (_scale_position(w['start'] + x, w['long'], n_new) for x in (0, w['first'], w['stop']))
+    if self.grid_beats is None: start = np.maximum(start, b - w['wide'])
+    else:
+        grid = self._augmented_grid(sequences, pieces, epoch)
+        max_moves = grid.max_moves(length)[at]
+        start = grid.snap(at, start, max_moves)
+        if self.tile: a, b = start, grid.snap(at, b, max_moves)
+    _warn_of_dropped_targets((b - start - w['wide']).clip(0).sum(), epoch)
     b = np.minimum(b, start + w['wide'])
     a = np.clip(a, start, b)
-    return line, dict(w, start=start, first=a - start, stop=b - start, key=w['key'] + self.moved(w['piece'], epoch)), at
+    semitones = w['key'] + self.transpositions(w['piece'], epoch)
+    return sequences, dict(w, start=start, first=a - start, stop=b - start, key=semitones), at
 
 # %% ../../nbs/570_data.window_maker.ipynb #2bb8586a
 class WorkerPool:
     "Worker processes that make windows in advance."
     def __init__(self,
-        drawing:WindowMaker, # makes the windows
-        workers:int,     # number of processes; 0: made in this process, on demand
-    ): self.drawing, self.workers, self.pool = drawing, workers, None
-
-    def draw_all(self,
-        jobs, # iterable of (rows, epoch, length)
-    ):
-        "Yield the result of each job, in order."
-        jobs, sent = iter(jobs), deque()
-        try:
-            while True:
-                while self.workers and len(sent) < 2*self.workers + 1 and (job := next(jobs, None)):
-                    sent.append((job, self._submit(job)))
-                if not self.workers and not sent:
-                    if (job := next(jobs, None)) is None: return
-                    yield self.drawing(*job)
-                    continue
-                if not sent: return
-                job, f = sent.popleft()
-                try: yield f.result()
-                except BrokenProcessPool:
-                    warnings.warn('a worker process that makes windows has died; continuing without workers')
-                    self.workers = 0
-                    self.close()
-                    for job,_ in [(job, f), *sent]: yield self.drawing(*job)
-                    sent.clear()
-        finally:
-            for _,f in sent: f.cancel()
-
-    def _submit(self, job):
-        # by name, so the functions can be pickled from a notebook too
-        m = importlib.import_module('aurl.data.window_maker')
-        with worker_environment():
-            if self.pool is None:
-                self.pool = ProcessPoolExecutor(
-                    self.workers,
-                    multiprocessing.get_context('spawn'),
-                    initializer=m._init_process,
-                    initargs=(self.drawing,),
-                )
-            try: return self.pool.submit(m._run_job, job)
-            except BrokenProcessPool as e: return _FailedFuture(e)
+        maker:WindowMaker, # makes the windows
+        workers:int,       # number of processes; 0: made in this process, on demand
+    ): self.maker, self.workers, self.pool = maker, workers, None
 
     def close(self):
         "Shut down the worker processes."
@@ -255,7 +236,58 @@ class _FailedFuture:
 
 # %% ../../nbs/570_data.window_maker.ipynb #6da9d3c1
 _process_state = {}
-def _init_process(drawing):
+
+def _init_process(maker):
     "Store the `WindowMaker` in a worker process."
-    _process_state['drawing'] = drawing
-def _run_job(job): return _process_state['drawing'](*job)
+    _process_state['maker'] = maker
+
+def _run_job(job):
+    "Make the windows of a job in a worker process."
+    return _process_state['maker'](*job)
+
+# %% ../../nbs/570_data.window_maker.ipynb #8bf75dce
+@patch
+def _submit(self:WorkerPool, job):
+    "Submit a job, and start the processes before the first one."
+    module = importlib.import_module('aurl.data.window_maker')      # picklable from a notebook too
+    with worker_environment():
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(
+                self.workers,
+                multiprocessing.get_context('spawn'),
+                initializer=module._init_process,
+                initargs=(self.maker,),
+            )
+        try: return self.pool.submit(module._run_job, job)
+        except BrokenProcessPool as e: return _FailedFuture(e)
+
+# %% ../../nbs/570_data.window_maker.ipynb #ee4dc89e
+@patch
+def _run_in_pool(self:WorkerPool, jobs, sent):
+    "Yield the results from the worker processes; after the death of a worker, those of the jobs in `sent`."
+    while True:
+        while len(sent) < 2*self.workers + 1 and (job := next(jobs, None)): sent.append((job, self._submit(job)))
+        if not sent: return
+        job, future = sent.popleft()
+        try: result = future.result()
+        except BrokenProcessPool:
+            warnings.warn('a worker process that makes windows has died; continuing without workers')
+            self.workers = 0
+            self.close()
+            yield self.maker(*job)
+            while sent: yield self.maker(*sent.popleft()[0])
+            return
+        yield result
+
+# %% ../../nbs/570_data.window_maker.ipynb #af176600
+@patch
+def run_jobs(self:WorkerPool,
+    jobs, # iterable of (rows, epoch, length)
+):
+    "Yield the result of each job, in order."
+    jobs, sent = iter(jobs), deque()
+    try:
+        if self.workers: yield from self._run_in_pool(jobs, sent)
+        for job in jobs: yield self.maker(*job)
+    finally:
+        for _, future in sent: future.cancel()

@@ -7,6 +7,8 @@ __all__ = ['window_modes', 'meter_quarters', 'AlignmentGrid', 'alignment_grid', 
            'cut_windows', 'check_windows']
 
 # %% ../../nbs/555_data.windows.ipynb #5d6fdd95
+from functools import partial
+
 import numpy as np
 
 from ..core import ConfigError
@@ -23,6 +25,19 @@ def _tile_counts(
     return m + ((n >= 8*length) & (m*length - n < length//2))
 
 # %% ../../nbs/555_data.windows.ipynb #f1fec7d2
+def _number_windows(m):
+    "For `m` windows in each piece: the piece of each window, and its index within the piece."
+    piece = np.repeat(np.arange(len(m)), m)
+    return piece, np.arange(len(piece)) - np.repeat(m.cumsum() - m, m)
+
+def _first_cuts(n, length, m, u):
+    "End of the first window of each of `m` tiles per piece: as late as possible, or at `u` within its range."
+    spare = m*length - n
+    lo, hi = np.maximum(length - spare, 1), np.minimum(length, 2*length - spare - 1)
+    lo, hi = np.where(m == 1, n, lo), np.where(m == 1, n, hi)
+    return hi if u is None else lo + (u*(hi - lo + 1)).astype(np.int64)
+
+# %% ../../nbs/555_data.windows.ipynb #e8a40a00
 def _tile_windows(
     n,      # (pieces,) targets in each piece
     length, # targets in a window: a number, or (pieces,)
@@ -31,18 +46,10 @@ def _tile_windows(
     "Adjacent windows that contain every target of every piece exactly once."
     n, length = np.broadcast_arrays(n, length)
     m = _tile_counts(n, length)
-    spare = m*length - n
-    lo, hi = np.maximum(length - spare, 1), np.minimum(length, 2*length - spare - 1)
-    lo, hi = np.where(m == 1, n, lo), np.where(m == 1, n, hi)
-    cut = hi if u is None else lo + (u*(hi - lo + 1)).astype(np.int64)
-    piece, i = _numbered(m)
+    cut = _first_cuts(n, length, m, u)
+    piece, i = _number_windows(m)
     stop = np.where(i == m[piece] - 1, n[piece], cut[piece] + i*length[piece])
     return piece, np.where(i == 0, 0, np.append(0, stop[:-1])), stop
-
-def _numbered(m):
-    "For `m` windows in each piece: the piece of each window, and its index within the piece."
-    piece = np.repeat(np.arange(len(m)), m)
-    return piece, np.arange(len(piece)) - np.repeat(m.cumsum() - m, m)
 
 # %% ../../nbs/555_data.windows.ipynb #e87dcacf
 def _sliding_windows(
@@ -55,7 +62,7 @@ def _sliding_windows(
     m = 1 + -(-np.maximum(n - length, 0)//step)
     spare = np.where(m > 1, np.minimum((m - 1)*step + length - n, step - 1), 0)
     shift = np.zeros_like(n) if u is None else (u*(spare + 1)).astype(np.int64)
-    piece, i = _numbered(m)
+    piece, i = _number_windows(m)
     return piece, np.clip(i*step[piece] - shift[piece], 0, np.maximum(n - length, 0)[piece])
 
 # %% ../../nbs/555_data.windows.ipynb #cc69b0fa
@@ -65,7 +72,7 @@ def _random_windows(
     u,      # function from a count to as many random numbers in [0, 1)
 ):          # piece, first target, and the range `a` to `b` of targets in the piece
     "As many windows as tiling gives, each at a uniformly random position that overlaps its piece."
-    piece, _ = _numbered(_tile_counts(n, length))
+    piece, _ = _number_windows(_tile_counts(n, length))
     n, length = n[piece], length[piece]
     at = 1 - length + (u(len(piece))*(n + length - 1)).astype(np.int64)
     return piece, np.clip(at, 0, np.maximum(n - length, 0)), np.maximum(at, 0), np.minimum(at + length, n)
@@ -73,54 +80,61 @@ def _random_windows(
 # %% ../../nbs/555_data.windows.ipynb #1ad474c3
 def _cap_per_piece(
     piece,  # (windows,) piece of each window, ascending
-    most:int, # largest number of windows per piece
+    max_windows:int, # largest number of windows per piece
     u=None, # function from a count to random numbers in [0, 1); None: evenly spaced
 ):          # (windows,) bool
     "Mask of the windows to keep."
     m = np.bincount(piece)
     first = (m.cumsum() - m)[piece]
     i, m = np.arange(len(piece)) - first, m[piece]
-    if u is None: return (i*most)//m != (i*most - most)//m                # the first of each of `most` equal parts
+    # without `u`: the first of each of `max_windows` equal parts
+    if u is None: return (i*max_windows)//m != (i*max_windows - max_windows)//m
     order = np.lexsort((u(len(piece)), piece))
     rank = np.empty(len(piece), np.int64)
     rank[order] = i
-    return rank < most
+    return rank < max_windows
 
 # %% ../../nbs/555_data.windows.ipynb #157aeb18
 def meter_quarters(
-    metre,        # meter such as '3/4'; None if unknown
+    meter,        # meter such as '3/4'; None if unknown
     default=4.,   # quarter notes in a bar of unknown meter
 )->float:         # quarter notes in a bar
     "Quarter notes in a bar of this meter."
     try:
-        over, under = str(metre).split('/')
+        over, under = str(meter).split('/')
         bar = 4*float(over)/float(under)
         return bar if bar > 0 else float(default)
     except (ValueError, ZeroDivisionError): return float(default)
 
+# %% ../../nbs/555_data.windows.ipynb #6b4d764b
 # units per beat; an event up to a 64th note early counts as on the line, because grid and performance are inexact
 _beat, _tolerance = 1 << 20, 1 << 16
 
-# %% ../../nbs/555_data.windows.ipynb #6b4d764b
-def _grid_counts(line, pieces, beats, known):
-    "For the concatenated ids of `pieces`: number of lines reached before each id, and the start of each piece."
-    x = np.concatenate([line[p] for p in pieces])
-    n = line.length[pieces]
-    start = vocab.kind[x] == Kind.START
-    steps = _STEPS[x].astype(np.int64)
-    tempo = _fill_forward((vocab.kind[x] == Kind.TEMPO) | start, np.where(start, -1, vocab.index[x]), -1)
-    # before each id; a shift uses the preceding tempo
+def _beats_before(ids, first, n):
+    "Beats before each id of concatenated pieces, and the steps of each id; pieces start at `first` and have `n` ids."
+    kind = vocab.kind[ids]
+    start = kind == Kind.START
+    steps = _STEPS[ids].astype(np.int64)
+    tempo = _fill_forward((kind == Kind.TEMPO) | start, np.where(start, -1, vocab.index[ids]), -1)
+    # a shift uses the preceding tempo
     beat = np.append(0, (steps*_BEATS[np.append(-1, tempo[:-1])]).cumsum()[:-1])
+    return beat - np.repeat(beat[first], n), steps
+
+# %% ../../nbs/555_data.windows.ipynb #1bb66498
+def _count_lines(sequences, pieces, beats, bar_steps_of):
+    "For the concatenated ids of `pieces`: number of lines reached before each id, and the start of each piece."
+    ids, n = np.concatenate([sequences[p] for p in pieces]), sequences.length[pieces]
     first = n.cumsum() - n
-    beat -= np.repeat(beat[first], n)
+    beat, steps = _beats_before(ids, first, n)
     unit = np.repeat(np.rint(np.broadcast_to(beats, n.shape)*_beat).astype(np.int64), n)
-    q = (beat + _tolerance)//unit
-    for k,p in enumerate(pieces):
-        if (at := known and known(int(p))) is not None:
-            here = slice(first[k], first[k] + n[k])
-            # one step early counts as on the line
-            q[here] = np.searchsorted(at, np.append(0, steps[here].cumsum()[:-1]) + 1, 'right')
-    return q, first
+    lines = (beat + _tolerance)//unit
+    if bar_steps_of is None: return lines, first
+    for k, p in enumerate(pieces):
+        if (bars := bar_steps_of(int(p))) is None: continue
+        span = slice(first[k], first[k] + n[k])
+        # one step early counts as on the line
+        lines[span] = np.searchsorted(bars, np.append(0, steps[span].cumsum()[:-1]) + 1, 'right')
+    return lines, first
 
 # %% ../../nbs/555_data.windows.ipynb #dfc9a367
 class AlignmentGrid:
@@ -133,39 +147,45 @@ class AlignmentGrid:
         self.n, self.base = n, (n + 1).cumsum() - n - 1
         self.at = at + np.repeat(self.base, count)
         gap = np.diff(np.append(self.at, (n + 1).sum()))
-        self.longest = np.maximum.reduceat(gap, count.cumsum() - count)
-    def room(self, length)->np.ndarray:
+        self.max_gap = np.maximum.reduceat(gap, count.cumsum() - count)
+
+    def max_moves(self, length)->np.ndarray:
         "Largest distance a start moves back, per piece; at most half a window, so longer bars are not always met."
-        return np.minimum(self.longest - 1, length//2)
-    def snap(self, piece, at, reach)->np.ndarray:
-        "The latest line up to `at` if it is within `reach`; otherwise, and at the end of the piece, `at` itself."
+        return np.minimum(self.max_gap - 1, length//2)
+
+    def snap(self, piece, at, max_moves)->np.ndarray:
+        "The latest line up to `at` if it is within `max_moves`; otherwise, and at the end of the piece, `at` itself."
         i = self.base[piece] + at
         line = self.at[np.searchsorted(self.at, i, 'right') - 1]
-        return np.where((i - line <= reach) & (at < self.n[piece]), line - self.base[piece], at)
+        return np.where((i - line <= max_moves) & (at < self.n[piece]), line - self.base[piece], at)
 
 # %% ../../nbs/555_data.windows.ipynb #d2e3715a
 _chunk_ids = 1 << 20 # approximate number of ids processed at once
 
+def _find_lines(sequences, pieces, beats, bar_steps_of):
+    "Positions of the lines in a few `pieces`, piece after piece, and their number in each piece."
+    lines, first = _count_lines(sequences, pieces, beats, bar_steps_of)
+    n = sequences.length[pieces]
+    piece = np.repeat(np.arange(len(pieces)), n)
+    lines = np.maximum.accumulate(lines + piece*(lines.max() + 1))    # a falling tempo must not undo a bar
+    i = np.flatnonzero(np.append(True, lines[1:] != lines[:-1]))
+    i = i[i - first[piece[i]] < n[piece[i]] - 1]                      # no window begins at END
+    return i - first[piece[i]], np.bincount(piece[i], minlength=len(pieces))
+
+# %% ../../nbs/555_data.windows.ipynb #7040f4f5
 def alignment_grid(
-    line,       # `TokenSequences`, such as a store
+    sequences,  # `TokenSequences`, such as a store
     pieces,     # indices of pieces
     beats,      # (pieces,) beats between two lines
-    known=None, # function from a piece to the steps at which its bars begin, or to None to use the TEMPO ids
+    bar_steps_of=None, # function from a piece to the steps at which its bars begin, or to None to use the TEMPO ids
 )->AlignmentGrid:
     "Bar lines of `pieces`, from known bars or from the tempo in the ids."
-    at, count, pieces, beats = [], [], np.asarray(pieces), np.broadcast_to(beats, np.shape(pieces))
-    size = line.length[pieces]
-    for some in np.split(np.arange(len(pieces)), np.flatnonzero(np.diff(size.cumsum()//_chunk_ids)) + 1):
-        if not len(some): continue
-        q, first = _grid_counts(line, pieces[some], beats[some], known)
-        n = size[some]
-        piece = np.repeat(np.arange(len(some)), n)
-        q = np.maximum.accumulate(q + piece*(q.max() + 1))                # a falling tempo must not undo a bar
-        i = np.flatnonzero(np.append(True, q[1:] != q[:-1]))
-        i = i[i - first[piece[i]] < n[piece[i]] - 1]                      # no window begins at END
-        at.append(i - first[piece[i]])
-        count.append(np.bincount(piece[i], minlength=len(some)))
-    return AlignmentGrid(size - 1, np.concatenate(at), np.concatenate(count))
+    pieces, beats = np.asarray(pieces), np.broadcast_to(beats, np.shape(pieces))
+    n_ids = sequences.length[pieces]
+    borders = np.flatnonzero(np.diff(n_ids.cumsum()//_chunk_ids)) + 1
+    chunks = [c for c in np.split(np.arange(len(pieces)), borders) if len(c)]
+    at, count = zip(*(_find_lines(sequences, pieces[c], beats[c], bar_steps_of) for c in chunks))
+    return AlignmentGrid(n_ids - 1, np.concatenate(at), np.concatenate(count))
 
 # %% ../../nbs/555_data.windows.ipynb #1423fa49
 def bar_steps(
@@ -174,13 +194,12 @@ def bar_steps(
     "Starts of the bars of `score`, from its meters and tempi."
     from aurl.tokens.events import step_clock
     tpq = score.ticks_per_quarter if type(score.ttype).__name__ == 'Tick' else 1
-    told = {float(t.time):4*tpq*t.numerator/max(t.denominator, 1) for t in score.time_signatures if t.numerator > 0}
-    told.setdefault(0., 4.*tpq)
-    at = sorted(told)
-    bars = np.concatenate(
-        [np.arange(a, b, max(told[a], tpq / 8)) for a, b in zip(at, [*at[1:], max(score.end(), at[-1] + 1)])]
-    )
-    return np.unique(np.maximum(np.rint(step_clock(score)(bars)), 0).astype(np.int64))
+    meters = [s for s in score.time_signatures if s.numerator > 0]
+    bar_length = {0.: 4.*tpq} | {float(s.time): 4*tpq*s.numerator/max(s.denominator, 1) for s in meters}
+    changes = sorted(bar_length)
+    ends = [*changes[1:], max(score.end(), changes[-1] + 1)]
+    bars = [np.arange(a, b, max(bar_length[a], tpq/8)) for a, b in zip(changes, ends)]
+    return np.unique(np.maximum(np.rint(_clock(score)(np.concatenate(bars))), 0).astype(np.int64))
 
 # %% ../../nbs/555_data.windows.ipynb #310f7738
 def bar_lines(
@@ -190,12 +209,9 @@ def bar_lines(
     if type(score.ttype).__name__ == 'Second': return {}
     gap = np.diff(bar_steps(score), prepend=0)
     new = np.flatnonzero(np.append(True, gap[1:] != gap[:-1]))
-    return dict(
-        bars=' '.join(
-            f'{g}*{n}' if n > 1 else str(g)
-            for g, n in zip(gap[new].tolist(), np.diff(np.append(new, len(gap))).tolist())
-        )
-    )
+    repeats = np.diff(np.append(new, len(gap))).tolist()
+    runs = [f'{g}*{n}' if n > 1 else str(g) for g, n in zip(gap[new].tolist(), repeats)]
+    return dict(bars=' '.join(runs))
 
 # %% ../../nbs/555_data.windows.ipynb #eed71e4c
 def parse_bar_lines(
@@ -210,48 +226,70 @@ def parse_bar_lines(
 window_modes = 'tile', 'sliding', 'first', 'adaptive', 'random'
 
 # %% ../../nbs/555_data.windows.ipynb #3a7da54c
+class _WindowCutter:
+    "Window positions of all pieces in one mode, before they are capped and aligned."
+    def __init__(self, n, length, margin, draw, aligned):
+        self.n, self.length, self.draw, self.aligned = n, length, draw, aligned
+        self.short = length - margin                # (pieces,) targets in a window before its start moves back
+
+    def shifts(self):
+        "(pieces,) random numbers in [0, 1), or None for deterministic windows."
+        return None if self.draw is None else self.draw('cut', len(self.n))
+
+    def tile(self):
+        "Adjacent windows; with context before the last one, unless starts will move back."
+        piece, a, b = _tile_windows(self.n, self.short, self.shifts())
+        return dict(piece=piece, start=a if self.aligned else np.maximum(b - self.length, 0), a=a, b=b)
+
+    def random(self):
+        "Windows at random positions."
+        piece, start, a, b = _random_windows(self.n, self.short, partial(self.draw, 'cut'))
+        return dict(piece=piece, start=start, a=a, b=b)
+
+    def sliding(self, overlap, first_only):
+        "Overlapping windows; one at the beginning of the pieces in `first_only`."
+        n = np.where(first_only, np.minimum(self.n, self.short), self.n)
+        step = np.minimum(self.short, self.length - overlap)
+        piece, start = _sliding_windows(n, self.short, step, self.shifts())
+        return dict(piece=piece, start=start, a=start, b=np.minimum(start + self.length, self.n[piece]))
+
+# %% ../../nbs/555_data.windows.ipynb #7ec37ccb
 def cut_windows(
     n,                 # (pieces,) targets in each piece
     length:int,        # targets in a window
-    how:str='tile',    # one of `window_modes`
+    mode:str='tile',   # one of `window_modes`
+    *,
     overlap:int=0,     # targets shared by consecutive sliding windows
-    most:int=0,        # largest number of windows per piece; 0: all
-    slide_up_to:int=3, # adaptive: pieces of up to this many windows are used in full
+    max_windows:int=0, # largest number of windows per piece; 0: all
+    adaptive_max_windows:int=3, # adaptive: pieces of up to this many windows are used in full
     draw=None,         # `draw(what, n)` returns `n` random numbers in [0, 1); None: deterministic windows
-    lines:AlignmentGrid=None,  # positions where windows may begin; None: anywhere
-    room=0,            # (pieces,) targets a start may move back later, if `lines` are not known yet
+    grid:AlignmentGrid=None,  # positions where windows may begin; None: anywhere
+    margin=0,          # (pieces,) targets a start may move back later, if the grid is not known yet
 )->dict:               # arrays with one row per window: `piece`, `start`, and its targets from `a` to `b` (exclusive)
     "Cut all pieces into windows."
-    check_windows(length, how, overlap, most)
-    n, how = np.asarray(n, np.int64), 'sliding' if how == 'random' and draw is None else how
-    room = lines.room(length) if lines else np.broadcast_to(np.asarray(room, np.int64), n.shape)
-    eff, u = length - room, (lambda: None) if draw is None else (lambda: draw('cut', len(n)))
-    if how == 'tile':
-        piece, a, b = _tile_windows(n, eff, u())
-        start = a if room.any() or lines else np.maximum(b - length, 0)
-    elif how == 'random': piece, start, a, b = _random_windows(n, eff, lambda k: draw('cut', k))
-    else:
-        once = (how == 'first') | ((how == 'adaptive') & (n > slide_up_to*length))
-        piece, start = _sliding_windows(
-            np.where(once, np.minimum(n, eff), n), eff, np.minimum(eff, length - overlap), u()
-        )
-        a, b = start, np.minimum(start + length, n[piece])
-    w = dict(piece=piece, start=start, a=a, b=b)
-    if most: w = _select_rows(w, _cap_per_piece(piece, most, draw and (lambda k: draw('cap', k))))
-    if lines: w = _snap_windows(w, how, lines, length, room, n)
-    return w if how in ('tile', 'random') else _assign_targets_once(w)
+    check_windows(length, mode, overlap, max_windows)
+    n = np.asarray(n, np.int64)
+    if mode == 'random' and draw is None: mode = 'sliding'
+    margin = grid.max_moves(length) if grid else np.broadcast_to(np.asarray(margin, np.int64), n.shape)
+    cutter = _WindowCutter(n, length, margin, draw, aligned=grid or margin.any())
+    if mode == 'tile': w = cutter.tile()
+    elif mode == 'random': w = cutter.random()
+    else: w = cutter.sliding(overlap, (mode == 'first') | ((mode == 'adaptive') & (n > adaptive_max_windows*length)))
+    if max_windows: w = _select_rows(w, _cap_per_piece(w['piece'], max_windows, draw and partial(draw, 'cap')))
+    if grid: w = _snap_windows(w, mode, grid, length, margin)
+    return w if mode in ('tile', 'random') else _assign_targets_once(w)
 
 # %% ../../nbs/555_data.windows.ipynb #e7f2a66c
 def _select_rows(w, at): return {k:v[at] for k,v in w.items()}
 
 # %% ../../nbs/555_data.windows.ipynb #66071800
-def _snap_windows(w, how, lines, length, room, n):
-    "Move starts back to the lines; tiles also end on lines."
+def _snap_windows(w, mode, grid, length, margin):
+    "Move starts back to the lines of the grid; tiles also end on lines."
     p = w['piece']
-    start, b = lines.snap(p, w['start'], room[p]), w['b']
-    if how == 'tile': b = lines.snap(p, b, room[p])
-    elif how != 'random': b = np.minimum(start + length, n[p])
-    a = w['a'] if how == 'random' else start
+    start, b = grid.snap(p, w['start'], margin[p]), w['b']
+    if mode == 'tile': b = grid.snap(p, b, margin[p])
+    elif mode != 'random': b = np.minimum(start + length, grid.n[p])
+    a = w['a'] if mode == 'random' else start
     w = dict(piece=p, start=start, a=a, b=b)
     return _select_rows(w, b > a) # a tile within a single bar owns no targets
 
@@ -261,14 +299,21 @@ def _assign_targets_once(w):
     w['a'] = np.clip(before, w['start'], w['b'])
     return _select_rows(w, w['b'] > w['a'])
 
-def check_windows(length, how, overlap, most):
+# %% ../../nbs/555_data.windows.ipynb #9a609979
+def check_windows(
+    length:int,  # targets in a window
+    mode:str,    # one of `window_modes`
+    overlap:int, # targets shared by consecutive sliding windows
+    max_windows:int, # largest number of windows per piece; 0: all
+):
     "Raise an error for settings that give no windows."
-    if how not in window_modes:
-        raise ConfigError(f'windows={how!r} is not a mode', way_out=f"use one of {', '.join(window_modes)}")
-    if length < 1 or most < 0: raise ConfigError(f'length={length}, most={most}', way_out='give positive numbers')
+    if mode not in window_modes:
+        raise ConfigError(f'windows={mode!r} is not a mode', way_out=f"use one of {', '.join(window_modes)}")
+    if length < 1 or max_windows < 0:
+        raise ConfigError(f'length={length}, most={max_windows}', way_out='give positive numbers')
     if not 0 <= overlap < length:
         raise ConfigError(f'overlap={overlap} with length={length}: windows would not advance',
-                          way_out=f'use an overlap of 0 … {length - 1}')
-    if overlap and how not in ('sliding', 'adaptive'):
-        raise ConfigError(f'overlap={overlap} has no effect with windows={how}',
-                          way_out='use windows=sliding or windows=adaptive')
+            way_out=f'use an overlap of 0 … {length - 1}')
+    if overlap and mode not in ('sliding', 'adaptive'):
+        raise ConfigError(f'overlap={overlap} has no effect with windows={mode}',
+            way_out='use windows=sliding or windows=adaptive')

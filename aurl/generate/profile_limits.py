@@ -18,7 +18,8 @@ from ..config import Config
 from ..core import ConfigError
 from ..data.profile import CorpusProfile, _KeySpans, _family, measure_profile
 from ..tokens.codec import family_names
-from ..tokens.grammar import grammar, n_keys, pedal_column
+from ..tokens.grammar import grammar
+from ..tokens.transitions import n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #8ec98a80

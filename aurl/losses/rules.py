@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..models.blocks import scan_roll
-from ..tokens.grammar import grammar, n_keys, pedal_column
+from ..tokens.grammar import grammar
+from ..tokens.transitions import n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 from .base import LossInputs, is_onset, kind_slice, last_key, losses, register_loss
 

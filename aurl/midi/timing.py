@@ -7,7 +7,9 @@ __all__ = ['grids', 'tick_converter', 'in_ticks', 'grid_step', 'snap_to_grid', '
            'humanize']
 
 # %% ../../nbs/150_midi.timing.ipynb #5ac7faef
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, Tempo, TextMeta, TimeSignature, Track
@@ -15,40 +17,50 @@ from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, 
 from ..core import ConfigError, MidiError, rng
 
 # %% ../../nbs/150_midi.timing.ipynb #5ca28245
-def tick_converter(
-    score,   # in ticks, quarters or seconds
-    tpq:int, # ticks per quarter note wanted
-):
-    "Return a function from times of `score` to ticks, and the tempos: arrays of ticks and of microseconds per quarter."
-    t = score.tempos.numpy()
-    o = np.argsort(t['time'], kind='stable')
-    at, us = t['time'][o].astype(np.float64), np.clip(t['mspq'][o].astype(np.int64), 1, 2**24-1)
-    unit = _unit(score)
-    if unit == 'second': return _seconds_to_ticks(at, us, tpq)
-    scale = tpq/score.ticks_per_quarter if unit == 'tick' else tpq
-    clock = lambda x: np.maximum(np.rint(np.asarray(x, np.float64)*scale), 0).astype(np.int64)
-    return clock, clock(at), us
-
 def _unit(score):
     "Return the time unit of `score`: 'tick', 'quarter' or 'second'."
     return str(score.ttype).split('.')[-1].lower()
 
 def _tpq(score): return score.ticks_per_quarter if _unit(score) == 'tick' else 480
 
+def _scaled_clock(scale):
+    "Return a function from times to ticks: multiplication by `scale`, without negative ticks."
+    def clock(times): return np.maximum(np.rint(np.asarray(times, np.float64)*scale), 0).astype(np.int64)
+    return clock
+
+# %% ../../nbs/150_midi.timing.ipynb #71c66d58
+def tick_converter(
+    score,   # in ticks, quarters or seconds
+    tpq:int, # ticks per quarter note wanted
+):
+    "Return a function from times of `score` to ticks, and the tempos: arrays of ticks and of microseconds per quarter."
+    t = score.tempos.numpy()
+    order = np.argsort(t['time'], kind='stable')
+    at, us = t['time'][order].astype(np.float64), np.clip(t['mspq'][order].astype(np.int64), 1, 2**24-1)
+    unit = _unit(score)
+    if unit == 'second': return _seconds_to_ticks(at, us, tpq)
+    clock = _scaled_clock(tpq/score.ticks_per_quarter if unit == 'tick' else tpq)
+    return clock, clock(at), us
+
 # %% ../../nbs/150_midi.timing.ipynb #c01e460b
-def _seconds_to_ticks(at, us, tpq):
-    "Return `tick_converter` of a score in seconds; its tempos of `us` microseconds per quarter start at `at` seconds."
-    ticks, marks, rates = [0], [0], [500_000]         # marks: exact times of ticks, in microseconds × tpq
+def _tempo_marks(at, us, tpq):
+    "Return ticks, exact times (microseconds × tpq) and tempos of all tempo changes, as integers."
+    ticks, marks, rates = [0], [0], [500_000]
     for t,u in zip(np.maximum(at, 0)*1e6*tpq, us.tolist()):
         n = max(round((t - marks[-1])/rates[-1]), 0)  # whole ticks since the last change
         ticks.append(ticks[-1] + n)
         marks.append(marks[-1] + n*rates[-1])
         rates.append(u)
-    ticks, marks, rates = (np.array(x, np.int64) for x in (ticks, marks, rates))
-    def clock(x):
-        x = np.maximum(np.asarray(x, np.float64), 0)*1e6*tpq
-        i = np.searchsorted(marks, x, side='right') - 1
-        return ticks[i] + np.rint((x - marks[i])/rates[i]).astype(np.int64)
+    return (np.array(x, np.int64) for x in (ticks, marks, rates))
+
+# %% ../../nbs/150_midi.timing.ipynb #51b98f30
+def _seconds_to_ticks(at, us, tpq):
+    "Return `tick_converter` of a score in seconds; its tempos of `us` microseconds per quarter start at `at` seconds."
+    ticks, marks, rates = _tempo_marks(at, us, tpq)
+    def clock(times):
+        times = np.maximum(np.asarray(times, np.float64), 0)*1e6*tpq
+        i = np.searchsorted(marks, times, side='right') - 1
+        return ticks[i] + np.rint((times - marks[i])/rates[i]).astype(np.int64)
     return clock, ticks[1:], rates[1:]
 
 # %% ../../nbs/150_midi.timing.ipynb #40a1935c
@@ -56,14 +68,14 @@ _EVENT_TYPES = dict(notes=Note, pedals=Pedal, controls=ControlChange, pitch_bend
 
 def _at_times(cls, events, on, off=None):
     "Copy `events` with new start ticks `on` and, if they have a duration, end ticks `off`."
-    a = events.numpy() if cls is not TextMeta else {}
     if on.max(initial=0) >= 2**31:
         raise MidiError(f'{on.max():,} ticks, more than 32 bits can count', way_out='use fewer ticks per quarter note')
-    if cls is TextMeta: return [TextMeta(int(t), e.text) for t,e in zip(on, events)]
+    a = events.numpy()
     a['time'] = on.astype(np.int32)
     if off is not None: a['duration'] = np.minimum(off - on, 2**31-1).astype(np.int32)
     return cls.from_numpy(**{k:np.ascontiguousarray(v) for k,v in a.items()}, ttype='tick')
 
+# %% ../../nbs/150_midi.timing.ipynb #4082f24b
 def _times(events):
     "Return the start and end of `events` as floats; the end is None for events without duration."
     a = events.numpy()
@@ -71,6 +83,31 @@ def _times(events):
     return on, on + a['duration'] if 'duration' in a else None
 
 # %% ../../nbs/150_midi.timing.ipynb #2d703e2a
+def _copy_score_events(score, new, clock):
+    "Append meters, keys and markers of `score` to `new`, at the ticks of `clock`."
+    for t in score.time_signatures:
+        new.time_signatures.append(TimeSignature(int(clock(t.time)), t.numerator, t.denominator))
+    for k in score.key_signatures: new.key_signatures.append(KeySignature(int(clock(k.time)), k.key, k.tonality))
+    for m in score.markers: new.markers.append(TextMeta(int(clock(m.time)), m.text))
+
+# %% ../../nbs/150_midi.timing.ipynb #aa1f928f
+def _track_in_ticks(track, clock):
+    "Return a copy of `track` at the ticks of `clock`."
+    new = Track(track.name, track.program, track.is_drum)
+    for kind,cls in _EVENT_TYPES.items():
+        events = getattr(track, kind)
+        on, off = _times(events)
+        if len(on): setattr(new, kind, _at_times(cls, events, clock(on), None if off is None else clock(off)))
+    for e in track.lyrics: new.lyrics.append(TextMeta(int(clock(e.time)), e.text))
+    return new
+
+# %% ../../nbs/150_midi.timing.ipynb #37f6a4fd
+def _last_tempos(at, us):
+    "Return the last tempo at each tick; `at` is sorted."
+    last = np.append(at[1:] != at[:-1], True)[:len(at)]
+    return Tempo.from_numpy(at[last].astype(np.int32), us[last].astype(np.int32), ttype='tick')
+
+# %% ../../nbs/150_midi.timing.ipynb #788da889
 def in_ticks(
     score,        # in ticks, quarters or seconds
     tpq:int=None, # ticks per quarter note; None: that of `score`, or 480
@@ -78,22 +115,12 @@ def in_ticks(
     "Return a copy of `score` in ticks, each event at its nearest tick by the tempo map."
     tpq = tpq or _tpq(score)
     if _unit(score) == 'tick' and tpq == score.ticks_per_quarter: return score.copy()
-    (clock, at, us), s = tick_converter(score, tpq), Score(tpq)
-    last = np.append(at[1:] != at[:-1], True)[:len(at)]
-    s.tempos = Tempo.from_numpy(at[last].astype(np.int32), us[last].astype(np.int32), ttype='tick')
-    for t in score.time_signatures:
-        s.time_signatures.append(TimeSignature(int(clock(t.time)), t.numerator, t.denominator))
-    for k in score.key_signatures: s.key_signatures.append(KeySignature(int(clock(k.time)), k.key, k.tonality))
-    for m in score.markers: s.markers.append(TextMeta(int(clock(m.time)), m.text))
-    for t in score.tracks:
-        new = Track(t.name, t.program, t.is_drum)
-        for k,cls in _EVENT_TYPES.items():
-            on, off = _times(getattr(t, k))
-            if len(on):
-                setattr(new, k, _at_times(cls, getattr(t, k), clock(on), None if off is None else clock(off)))
-        for e in t.lyrics: new.lyrics.append(TextMeta(int(clock(e.time)), e.text))
-        s.tracks.append(new)
-    return s
+    clock, at, us = tick_converter(score, tpq)
+    new = Score(tpq)
+    new.tempos = _last_tempos(at, us)
+    _copy_score_events(score, new, clock)
+    for t in score.tracks: new.tracks.append(_track_in_ticks(t, clock))
+    return new
 
 # %% ../../nbs/150_midi.timing.ipynb #4616b623
 grids = {
@@ -124,25 +151,56 @@ def grid_step(
     return step
 
 # %% ../../nbs/150_midi.timing.ipynb #7172e06d
+@dataclass
+class _Notes:
+    "The notes of a track."
+    part:int            # index of the track
+    is_drum:bool
+    on:np.ndarray       # in ticks
+    off:np.ndarray      # in ticks
+    pitch:np.ndarray
+    velocity:np.ndarray
+
+# %% ../../nbs/150_midi.timing.ipynb #35e1ab7f
+def _notes_of(part, track):
+    "Return the notes of `track`, which is in ticks."
+    n = track.notes.numpy()
+    on = n['time'].astype(np.int64)
+    return _Notes(part, track.is_drum, on, on + n['duration'], n['pitch'], n['velocity'].astype(np.int64))
+
+# %% ../../nbs/150_midi.timing.ipynb #dcdf57b2
 def _map_notes(score, move):
-    "Apply `move(track index, start, end, pitch, velocity) -> (start, end, velocity)` to each track, in ticks."
+    "Apply `move(notes) -> (start, end, velocity)` to the `_Notes` of each track of a copy in ticks."
     s = in_ticks(score)
     for i,t in enumerate(s.tracks):
         if not len(t.notes): continue
-        n = t.notes.numpy()
-        on, off, velocity = move(i, n['time'].astype(np.int64), n['time'].astype(np.int64) + n['duration'],
-                                 n['pitch'], n['velocity'].astype(np.int64))
+        notes = _notes_of(i, t)
+        on, off, velocity = move(notes)
         t.notes = Note.from_numpy(on.astype(np.int32), np.maximum(off - on, 1).astype(np.int32),
-                                  n['pitch'], velocity.astype(np.int8), ttype='tick')
+                                  notes.pitch, velocity.astype(np.int8), ttype='tick')
     return s
 
+# %% ../../nbs/150_midi.timing.ipynb #08938424
 def _best_steps(on, steps, tpq):
     "Return for each beat the grid step (ticks) nearest to the onsets `on`; the first of `steps` without onsets."
+    if len(steps) == 1: return np.array(steps)
     beat = on//tpq
-    off = [np.bincount(beat, np.abs(on - np.rint(on/s)*s)) for s in steps]
-    return np.array(steps)[np.argmin(np.round(off, 6), 0)]
+    distance = [np.bincount(beat, np.abs(on - np.rint(on/s)*s)) for s in steps]
+    return np.array(steps)[np.argmin(np.round(distance, 6), 0)]
 
-# %% ../../nbs/150_midi.timing.ipynb #08938424
+# %% ../../nbs/150_midi.timing.ipynb #762779f8
+def _snap_notes(notes, steps, tpq, strength):
+    "Move `notes` towards the grid of `steps` (ticks), of which each beat uses one."
+    best = _best_steps(notes.on, steps, tpq)
+    def step(x): return best[np.minimum(x//tpq, len(best) - 1)]                        # of the beat of `x`
+    def snap(x): return np.rint(np.rint(x/step(x))*step(x)).astype(np.int64)
+    on = snap(notes.on)
+    one_step_later = np.rint((np.rint(on/step(on)) + 1)*step(on)).astype(np.int64)
+    off = np.maximum(snap(notes.off), one_step_later)
+    return (notes.on + np.rint(strength*(on - notes.on)).astype(np.int64),
+            notes.off + np.rint(strength*(off - notes.off)).astype(np.int64), notes.velocity)
+
+# %% ../../nbs/150_midi.timing.ipynb #736b30db
 def snap_to_grid(
     score,             # in any unit
     grid='16th',       # a name of `grids`, quarter notes, or several in a tuple
@@ -151,106 +209,128 @@ def snap_to_grid(
     "Move the notes of `score` to, or towards, the lines of a grid."
     if not 0 <= strength <= 1:
         raise ConfigError(f'strength={strength} is outside 0 … 1', way_out='1 moves notes onto the grid')
-    steps = [float(grid_step(g)*_tpq(score)) for g in (grid if isinstance(grid, (tuple, list)) else (grid,))]
-    def move(_, on, off, pitch, velocity):
-        best = _best_steps(on, steps, tpq)
-        step = lambda x: best[np.minimum(x//tpq, len(best) - 1)] if len(steps) > 1 else steps[0]  # of the beat of `x`
-        snap = lambda x: np.rint(np.rint(x/step(x))*step(x)).astype(np.int64)
-        a = snap(on)
-        b = np.maximum(snap(off), np.rint((np.rint(a/step(a)) + 1)*step(a)).astype(np.int64))   # at least one step
-        return (on + np.rint(strength*(a - on)).astype(np.int64), off + np.rint(strength*(b - off)).astype(np.int64),
-                velocity)
     tpq = _tpq(score)
-    return _map_notes(score, move)
+    steps = [float(grid_step(g)*tpq) for g in (grid if isinstance(grid, (tuple, list)) else (grid,))]
+    return _map_notes(score, partial(_snap_notes, steps=steps, tpq=tpq, strength=strength))
 
 # %% ../../nbs/150_midi.timing.ipynb #ab69a3e1
+def _close_rests(notes, max_ticks):
+    "Extend the notes before silences of at most `max_ticks`."
+    if notes.is_drum: return notes.on, notes.off, notes.velocity
+    order = np.argsort(notes.on, kind='stable')
+    last_end = np.maximum.accumulate(notes.off[order])[:-1]
+    next_on = notes.on[order][1:]
+    silence = next_on - last_end
+    short = (silence > 0) & (silence <= max_ticks)
+    later = dict(zip(last_end[short].tolist(), next_on[short].tolist()))
+    return notes.on, np.array([later.get(x, x) for x in notes.off.tolist()]), notes.velocity
+
+# %% ../../nbs/150_midi.timing.ipynb #efcdfc89
 def merge_rests(
-    score,        # in any unit
-    up_to='16th', # the longest rest to close: a name of `grids`, or quarter notes
-)->Score:         # in ticks
+    score,           # in any unit
+    max_rest='16th', # the longest rest to close: a name of `grids`, or quarter notes
+)->Score:            # in ticks
     "Close the short silences of each track by extending the notes before them."
-    s = in_ticks(score)
-    most = float(grid_step(up_to)*s.tpq)
-    drum = [t.is_drum for t in s.tracks]
-    def move(i, on, off, pitch, velocity):
-        if drum[i]: return on, off, velocity
-        o = np.argsort(on, kind='stable')
-        top = np.maximum.accumulate(off[o])[:-1]  # end of the notes so far
-        gap = on[o][1:] - top
-        short = (gap > 0) & (gap <= most)
-        new = dict(zip(top[short].tolist(), on[o][1:][short].tolist()))
-        return on, np.array([new.get(x, x) for x in off.tolist()]), velocity
-    return _map_notes(s, move)
+    return _map_notes(score, partial(_close_rests, max_ticks=float(grid_step(max_rest)*_tpq(score))))
 
 # %% ../../nbs/150_midi.timing.ipynb #b33566ef
+def _close_gaps(notes, max_ticks):
+    "Extend each of `notes` to the next onset, if that is at most `max_ticks` after its end."
+    if notes.is_drum: return notes.on, notes.off, notes.velocity
+    onsets = np.unique(notes.on)
+    following = np.append(onsets, 0)[np.searchsorted(onsets, notes.on, side='right')]
+    close = (following > notes.off) & (following - notes.off <= max_ticks)
+    return notes.on, np.where(close, following, notes.off), notes.velocity
+
+# %% ../../nbs/150_midi.timing.ipynb #89c402f3
 def legato(
-    score,         # in any unit
-    up_to='whole', # the longest gap to close: a name of `grids`, or quarter notes
-)->Score:          # in ticks
+    score,           # in any unit
+    max_gap='whole', # the longest gap to close: a name of `grids`, or quarter notes
+)->Score:            # in ticks
     "Extend each note to the next onset of its track."
-    s = in_ticks(score)
-    most = float(grid_step(up_to)*s.tpq)
-    drum = [t.is_drum for t in s.tracks]
-    def move(i, on, off, pitch, velocity):
-        if drum[i]: return on, off, velocity
-        starts = np.unique(on)
-        k = np.searchsorted(starts, on, side='right')
-        after = np.append(starts, 0)[k]
-        return on, np.where((after > off) & (after - off <= most), after, off), velocity
-    return _map_notes(s, move)
+    return _map_notes(score, partial(_close_gaps, max_ticks=float(grid_step(max_gap)*_tpq(score))))
 
 # %% ../../nbs/150_midi.timing.ipynb #fbd50010
 def swing_times(
-    x,      # times, in any unit
+    times,  # in any unit
     pair,   # length of a pair, in that unit
     ratio,  # share of the pair taken by its first half
     starts, # start times of the meters, the first of them 0
-    bends,  # whether swing applies to each meter
+    swings, # whether swing applies to each meter
 ):
-    "Map times `x` to swung times."
-    i = np.maximum(np.searchsorted(starts, x, side='right') - 1, 0)
-    k, phase = np.divmod(x - starts[i], pair)
+    "Map `times` to swung times."
+    i = np.maximum(np.searchsorted(starts, times, side='right') - 1, 0)
+    k, phase = np.divmod(times - starts[i], pair)
     half = pair/2
-    new = np.where(phase < half, phase*2*ratio, ratio*pair + (phase - half)*2*(1 - ratio))
-    new = np.minimum(starts[i] + k*pair + new, np.append(starts[1:], np.inf)[i])       # a meter may begin within a pair
-    return np.where(bends[i], new, x)
+    swung = np.where(phase < half, phase*2*ratio, ratio*pair + (phase - half)*2*(1 - ratio))
+    swung = np.minimum(starts[i] + k*pair + swung, np.append(starts[1:], np.inf)[i])   # a meter may begin within a pair
+    return np.where(swings[i], swung, times)
 
 # %% ../../nbs/150_midi.timing.ipynb #1dcb25c4
+def _meters(score, max_denominator):
+    "Return the start ticks of the meters of `score`, and whether each has a denominator of at most `max_denominator`."
+    denominators = {0:4, **{max(t.time, 0):t.denominator for t in score.time_signatures}}
+    starts = sorted(denominators)
+    return np.array(starts), np.array([denominators[t] <= max_denominator for t in starts])
+
+# %% ../../nbs/150_midi.timing.ipynb #5ee07c52
+def _warp_track(track, warp):
+    "Move all events of `track` from their ticks to `warp(ticks)`, in place; notes keep a tick at least."
+    for kind,cls in _EVENT_TYPES.items():
+        events = getattr(track, kind)
+        on, off = _times(events)
+        if not len(on): continue
+        on = warp(on)
+        if off is not None: off = np.maximum(warp(off), on + (kind == 'notes'))
+        setattr(track, kind, _at_times(cls, events, on, off))
+    for e in track.lyrics: e.time = int(warp(e.time))
+
+# %% ../../nbs/150_midi.timing.ipynb #a728b9ed
+def _check_swing(ratio, unit):
+    "Raise a `ConfigError` for values that `swing` cannot apply."
+    if not .5 <= ratio < 1:
+        raise ConfigError(f'a swing of {ratio} is outside 0.5 … 1', way_out='0.5 is straight, 0.667 a triplet feel')
+    if unit not in ('8th', '16th'): raise ConfigError(f'swing of {unit!r}', way_out='use 8th or 16th')
+
+# %% ../../nbs/150_midi.timing.ipynb #c6c67cbe
 def swing(
     score,             # in any unit
     ratio:float=2/3,   # onset of the second note of a pair: 0.5 straight, 0.667 a triplet feel
     unit:str='8th',    # '8th' or '16th'
 )->Score:              # in ticks
     "Delay every second eighth (or sixteenth) of `score`."
-    if not .5 <= ratio < 1:
-        raise ConfigError(f'a swing of {ratio} is outside 0.5 … 1', way_out='0.5 is straight, 0.667 a triplet feel')
-    if unit not in ('8th', '16th'): raise ConfigError(f'swing of {unit!r}', way_out='use 8th or 16th')
+    _check_swing(ratio, unit)
     s = in_ticks(score)
-    metres = {0:4, **{max(t.time, 0):t.denominator for t in s.time_signatures}}
-    starts = np.array(sorted(metres))
-    bends = np.array([metres[t] <= (4 if unit == '8th' else 8) for t in starts.tolist()])
-    bent = lambda x: np.rint(swing_times(
-        np.asarray(x, np.float64), float(2*grid_step(unit)*s.tpq), ratio, starts, bends)).astype(np.int64)
-    for t in s.tracks:
-        for k,cls in _EVENT_TYPES.items():
-            on, off = _times(getattr(t, k))
-            if len(on):
-                on = bent(on)
-                setattr(t, k, _at_times(cls, getattr(t, k), on,
-                                        None if off is None else np.maximum(bent(off), on + (k == 'notes'))))
-        for e in t.lyrics: e.time = int(bent(e.time))
+    starts, swings = _meters(s, 4 if unit == '8th' else 8)
+    pair = float(2*grid_step(unit)*s.tpq)
+    def warp(x): return np.rint(swing_times(np.asarray(x, np.float64), pair, ratio, starts, swings)).astype(np.int64)
+    for t in s.tracks: _warp_track(t, warp)
     return s
 
 # %% ../../nbs/150_midi.timing.ipynb #24b9b7c6
 def _jitter_room(on, pitch, order):
     "Return how far (ticks) each note may move such that notes of one pitch keep their order."
-    o = order[np.lexsort((on[order], pitch[order]))]
-    gap = np.where(np.diff(pitch[o]) == 0, np.diff(on[o]), 2**40)
+    by_pitch = order[np.lexsort((on[order], pitch[order]))]
+    gap = np.where(np.diff(pitch[by_pitch]) == 0, np.diff(on[by_pitch]), 2**40)
     room = np.empty(len(on), np.int64)
-    room[o] = np.maximum(np.minimum(np.append(2**40, gap), np.append(gap, 2**40)) - 1, 0)//2
+    room[by_pitch] = np.maximum(np.minimum(np.append(2**40, gap), np.append(gap, 2**40)) - 1, 0)//2
     return room
 
 # %% ../../nbs/150_midi.timing.ipynb #5c5173a5
+def _jitter_notes(notes, ticks_of, velocity, seed):
+    "Vary `notes` by at most `ticks_of(onsets)` and `velocity`; the draws depend on `seed` and the notes only."
+    on, n = notes.on, len(notes.on)
+    order, draw = np.lexsort((notes.velocity, notes.off, notes.pitch, on)), rng(seed, 'humanize', notes.part)
+    late, loud = (np.clip(draw.normal(0, 1/3, n), -1, 1) for _ in range(2))
+    step = np.empty(n, np.int64)
+    step[order] = np.rint(late*ticks_of(on)[order])
+    room = _jitter_room(on, notes.pitch, order)
+    step = np.maximum(np.clip(step, -room, room), -on)
+    new = notes.velocity.copy()
+    new[order] += np.rint(loud*velocity).astype(np.int64)
+    return on + step, notes.off + step, np.clip(new, 1, 127)
+
+# %% ../../nbs/150_midi.timing.ipynb #e6d0d233
 def humanize(
     score,              # in any unit
     seconds:float=.02,  # largest change of an onset
@@ -264,15 +344,5 @@ def humanize(
     s = in_ticks(score)
     _, at, us = tick_converter(s, s.tpq)
     at, us = np.append(0, at), np.append(500_000, us)
-    def move(i, on, off, pitch, v):
-        o, r = np.lexsort((v, off, pitch, on)), rng(seed, 'humanize', i)
-        late, loud = (np.clip(r.normal(0, 1/3, len(on)), -1, 1) for _ in range(2))
-        far = np.floor(seconds*1e6*s.tpq/us[np.searchsorted(at, on, side='right') - 1])
-        step = np.empty(len(on), np.int64)
-        step[o] = np.rint(late*far[o])
-        room = _jitter_room(on, pitch, o)
-        step = np.maximum(np.clip(step, -room, room), -on)
-        new = v.copy()
-        new[o] += np.rint(loud*velocity).astype(np.int64)
-        return on + step, off + step, np.clip(new, 1, 127)
-    return _map_notes(s, move)
+    def ticks_of(on): return np.floor(seconds*1e6*s.tpq/us[np.searchsorted(at, on, side='right') - 1])
+    return _map_notes(s, partial(_jitter_notes, ticks_of=ticks_of, velocity=velocity, seed=seed))

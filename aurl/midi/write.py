@@ -7,12 +7,14 @@ __all__ = ['remove_overlaps', 'write_midi']
 
 # %% ../../nbs/160_midi.write.ipynb #20ee1aa3
 import struct
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 from ..core import MidiError, atomic_path
-from .read import _is_meter, _pedal_spans
+from .bytes import _encode_vlq, _vlq_length
+from .limits import _has_meter, _is_key, _pedal_spans
 from . import timing
 from .timing import _times, in_ticks
 
@@ -26,14 +28,14 @@ def remove_overlaps(
     "Remove duplicates, overlaps and zero durations of notes of one pitch; return the notes sorted by start."
     on, off, pitch, velocity = (np.asarray(a, np.int64) for a in (on, off, pitch, velocity))
     off = np.maximum(off, on + 1)
-    o = np.lexsort((velocity, off, on, pitch))
-    on, off, pitch, velocity = on[o], off[o], pitch[o], velocity[o]
+    order = np.lexsort((velocity, off, on, pitch))
+    on, off, pitch, velocity = on[order], off[order], pitch[order], velocity[order]
     last = np.append((pitch[1:] != pitch[:-1]) | (on[1:] != on[:-1]), True)[:len(on)]  # the longest of equal onsets
     on, off, pitch, velocity = on[last], off[last], pitch[last], velocity[last]
     struck = np.append(np.where(pitch[1:] == pitch[:-1], on[1:], off[:-1]), off[-1:])  # next onset of the same key
     off = np.minimum(off, struck)
-    o = np.lexsort((pitch, on))
-    return on[o], off[o], pitch[o], velocity[o]
+    order = np.lexsort((pitch, on))
+    return on[order], off[order], pitch[order], velocity[order]
 
 # %% ../../nbs/160_midi.write.ipynb #213deecf
 # ranks: the order of events at the same tick
@@ -42,17 +44,14 @@ _NAME, _BANK, _OFF, _PEDAL_UP, _PEDAL_DOWN, _CONTROL, _BEND, _PROGRAM, _ON, _TEX
 def _block(tick, rank, *columns):
     "Return a block of events at `tick` with the bytes in `columns`."
     tick = np.atleast_1d(np.asarray(tick, np.int64))
-    return (
-        tick,
-        np.full(len(tick), rank),
-        np.stack([np.broadcast_to(c, tick.shape) for c in columns], 1).astype(np.uint8),
-    )
+    rows = np.stack([np.broadcast_to(c, tick.shape) for c in columns], 1).astype(np.uint8)
+    return tick, np.full(len(tick), rank), rows
 
 def _encode_vlqs(n):
     "Encode the array `n` as variable-length quantities: four bytes each, and the number of bytes used, from the right."
     b = (n[:,None] >> np.array([21,14,7,0])) & 127
     b[:,:3] |= 128
-    return b.astype(np.uint8), 1 + (n >= 1<<7) + (n >= 1<<14) + (n >= 1<<21)
+    return b.astype(np.uint8), _vlq_length(n)
 
 # %% ../../nbs/160_midi.write.ipynb #404ea74d
 def _range_indices(start, length):
@@ -60,135 +59,180 @@ def _range_indices(start, length):
     ends = np.cumsum(length)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - ends + length, length)
 
+def _interleave(delta, data, start, length):
+    "Return the bytes of each delta time, followed by those of its event: `length` bytes of `data` from `start`."
+    vlq, used = _encode_vlqs(delta)
+    starts = np.stack([np.arange(len(delta))*4 + 4 - used, vlq.size + start], 1).ravel()
+    lengths = np.stack([used, length], 1).ravel()
+    return np.concatenate([vlq.ravel(), data])[_range_indices(starts, lengths)].tobytes()
+
+# %% ../../nbs/160_midi.write.ipynb #ae3811a6
+def _sorted_events(blocks):
+    "Return ticks, lengths and starts of all events of `blocks` in order of time and rank, and their bytes."
+    tick, rank = (np.concatenate([b[i] for b in blocks]) for i in (0, 1))
+    length = np.concatenate([np.full(len(b[0]), b[2].shape[1]) for b in blocks])
+    start, order = np.cumsum(length) - length, np.lexsort((rank, tick))
+    return tick[order], length[order], start[order], np.concatenate([b[2].ravel() for b in blocks])
+
+# %% ../../nbs/160_midi.write.ipynb #5dbc0917
 def _chunk(blocks):
     "Encode all `blocks` as one `MTrk` chunk, sorted by time and rank."
     end = b'\x00\xff\x2f\x00'
     if not blocks: return b'MTrk' + struct.pack('>I', 4) + end
-    tick, rank = (np.concatenate([b[i] for b in blocks]) for i in (0, 1))
-    length = np.concatenate([np.full(len(b[0]), b[2].shape[1]) for b in blocks])
-    pool = np.concatenate([b[2].ravel() for b in blocks])
-    start = np.cumsum(length) - length
-    o = np.lexsort((rank, tick))
-    wait = np.diff(tick[o], prepend=0)
-    if wait.max(initial=0) >= 2**28:
-        raise MidiError(f'a silence of {wait.max():,} ticks, more than a MIDI file can represent',
+    tick, length, start, data = _sorted_events(blocks)
+    delta = np.diff(tick, prepend=0)
+    if delta.max(initial=0) >= 2**28:
+        raise MidiError(f'a silence of {delta.max():,} ticks, more than a MIDI file can represent',
                         way_out='use fewer ticks_per_quarter')
-    vlq, used = _encode_vlqs(wait)
-    starts = np.stack([np.arange(len(o))*4 + 4 - used, vlq.size + start[o]], 1).ravel()  # delta time, then event
-    body = (
-        np.concatenate([vlq.ravel(), pool])[_range_indices(starts, np.stack([used, length[o]], 1).ravel())].tobytes()
-        + end
-    )
+    body = _interleave(delta, data, start, length) + end
     return b'MTrk' + struct.pack('>I', len(body)) + body
 
 # %% ../../nbs/160_midi.write.ipynb #0271e362
 def _meta(tick, rank, kind, data:bytes):
     "Return a block of one meta event."
-    vlq, used = _encode_vlqs(np.array([len(data)]))
-    return _block(max(tick, 0), rank, 0xff, kind, *vlq[0][4-used[0]:], *data)
+    return _block(max(tick, 0), rank, 0xff, kind, *_encode_vlq(len(data)), *data)
 
 def _text(tick, rank, kind, text): return _meta(tick, rank, kind, text.encode('utf-8', 'replace'))
 def _texts(events, kind): return [_text(e.time, _TEXT, kind, e.text) for e in events]
-# keep the last
-def _last_per_tick(events): return {max(e.time, 0):e for e in sorted(events, key=lambda e: e.time)}.items()
 
+def _last_per_tick(events):
+    "Return (tick, event) pairs of the last of `events` at each tick."
+    return {max(e.time, 0):e for e in sorted(events, key=attrgetter('time'))}.items()
+
+# %% ../../nbs/160_midi.write.ipynb #d67a43ae
+def _tempo_blocks(tempos):
+    "Return the block of the last tempo at each tick; [] without tempos."
+    t = tempos.numpy()
+    if not len(t['time']): return []
+    last = dict(zip(t['time'].tolist(), t['mspq'].tolist()))
+    at, us = (np.array(x, np.int64) for x in zip(*sorted(last.items())))
+    us = np.clip(us, 1, 2**24-1)
+    return [_block(at, _BANK, 0xff, 0x51, 3, us >> 16, us >> 8 & 255, us & 255)]
+
+# %% ../../nbs/160_midi.write.ipynb #a0eb115d
 def _conductor(score, title=''):
     "Return the blocks of the first track: title, meters, keys, tempos, markers."
-    t = score.tempos.numpy()
-    at, us = ((np.array(x, np.int64) for x in zip(*sorted(dict(zip(t['time'].tolist(), t['mspq'].tolist())).items())))
-              if len(t['time']) else (np.zeros(0, int),)*2)
-    us = np.clip(us, 1, 2**24-1)
-    metres = [(i,t) for i,t in _last_per_tick(score.time_signatures) if _is_meter(t.numerator, t.denominator)]
-    keys = [(i,k) for i,k in _last_per_tick(score.key_signatures) if abs(k.key) <= 7 and k.tonality in (0, 1)]
-    return [*([_text(0, _NAME, 0x03, title)] if title else []),
-            *(_meta(i, _NAME, 0x58, bytes([t.numerator, t.denominator.bit_length()-1, 24, 8])) for i,t in metres),
-            *(_meta(i, _NAME, 0x59, bytes([k.key & 255, k.tonality])) for i,k in keys),
-            *([_block(at, _BANK, 0xff, 0x51, 3, us >> 16, us >> 8 & 255, us & 255)] if len(at) else []),
-            *_texts(score.markers, 0x06)]
+    out = [_text(0, _NAME, 0x03, title)] if title else []
+    for tick,t in _last_per_tick(score.time_signatures):
+        if _has_meter(t):
+            out.append(_meta(tick, _NAME, 0x58, bytes([t.numerator, t.denominator.bit_length()-1, 24, 8])))
+    for tick,k in _last_per_tick(score.key_signatures):
+        if _is_key(k): out.append(_meta(tick, _NAME, 0x59, bytes([k.key & 255, k.tonality])))
+    return out + _tempo_blocks(score.tempos) + _texts(score.markers, 0x06)
 
 # %% ../../nbs/160_midi.write.ipynb #c48b4d9e
+_DRUM_CHANNEL = 9
+_MELODIC_CHANNELS = [c for c in range(16) if c != _DRUM_CHANNEL]
+
+def _has_events(track): return any(map(len, (track.notes, track.controls, track.pitch_bends, track.pedals)))
+
 def _needs_own_channel(track):
     "Whether `track` uses its channel for more than notes, program and bank."
     return bool(
         len(track.pedals) or len(track.pitch_bends) or (~np.isin(track.controls.numpy()['number'], (0, 32))).any()
     )
 
+# %% ../../nbs/160_midi.write.ipynb #1215eecf
+def _shared_channels(tracks, parts):
+    "Return a channel for each of `parts`, indices of more tracks than there are channels."
+    own = [i for i in parts if _needs_own_channel(tracks[i])]
+    if len(own) >= len(_MELODIC_CHANNELS): own = []
+    channel, left = dict(zip(own, _MELODIC_CHANNELS)), _MELODIC_CHANNELS[len(own):]
+    order = {}                                                         # of the programs
+    for i in parts:
+        if i not in channel: channel[i] = left[order.setdefault(tracks[i].program, len(order)) % len(left)]
+    return channel
+
+# %% ../../nbs/160_midi.write.ipynb #1d615420
 def _channels(tracks):
     "Return a channel for each track; None for a track with text only."
-    free = [c for c in range(16) if c != 9]
-    speaks = [any(map(len, (t.notes, t.controls, t.pitch_bends, t.pedals))) for t in tracks]
-    parts = [i for i,t in enumerate(tracks) if speaks[i] and not t.is_drum]
-    if len(parts) <= len(free):
-        return [free[parts.index(i)] if i in parts else 9 if speaks[i] else None for i in range(len(tracks))]
-    own = [i for i in parts if _needs_own_channel(tracks[i])]
-    if len(own) >= len(free): own = []
-    seat, left = dict(zip(own, free)), free[len(own):]
-    order = {}
-    for i in parts:
-        if i not in seat: seat[i] = left[order.setdefault(tracks[i].program, len(order)) % len(left)]
-    return [seat.get(i, 9 if speaks[i] else None) for i in range(len(tracks))]
+    used = [i for i,t in enumerate(tracks) if _has_events(t)]
+    parts = [i for i in used if not tracks[i].is_drum]
+    if len(parts) <= len(_MELODIC_CHANNELS): channel = dict(zip(parts, _MELODIC_CHANNELS))
+    else: channel = _shared_channels(tracks, parts)
+    for i in used: channel.setdefault(i, _DRUM_CHANNEL)
+    return [channel.get(i) for i in range(len(tracks))]
 
 # %% ../../nbs/160_midi.write.ipynb #21fdd6dc
 def _banks(track):
     "Return ticks, numbers and values of the bank controllers of `track`."
     c = track.controls.numpy()
-    m = np.isin(c['number'], (0, 32))
-    return (
-        np.maximum(c['time'][m].astype(np.int64), 0),
-        c['number'][m].astype(np.int64),
-        np.clip(c['value'][m], 0, 127).astype(np.int64),
-    )
+    is_bank = np.isin(c['number'], (0, 32))
+    tick = np.maximum(c['time'][is_bank].astype(np.int64), 0)
+    return tick, c['number'][is_bank].astype(np.int64), np.clip(c['value'][is_bank], 0, 127).astype(np.int64)
 
-def _channel_takeovers(channels, sounds, acts):
-    "Return for each track those of its ticks `acts` at which it takes over a channel from a track with another sound."
-    told = [np.zeros(0, np.int64) for _ in channels]
-    for c in set(channels) - {None}:
-        who = [i for i,x in enumerate(channels) if x == c]
-        kinds = {x:k for k,x in enumerate(dict.fromkeys(sounds[i] for i in who))}
-        if len(kinds) < 2: continue
-        t = np.concatenate([acts[i] for i in who])
-        part = np.repeat(who, [len(acts[i]) for i in who])
-        o = np.lexsort((part, t))
-        t, part = t[o], part[o]
-        kind = np.array([kinds.get(s, -1) for s in sounds])[part]
-        turn = np.append(True, kind[1:] != kind[:-1])[:len(kind)]
-        for i in who: told[i] = t[turn & (part == i)]
-    return told
+# %% ../../nbs/160_midi.write.ipynb #fc1420d3
+def _takeover_ticks(parts, sounds, events):
+    "Return (tick, track) arrays of the events of `parts`, tracks of one channel, that follow one with another sound."
+    tick = np.concatenate([events[i] for i in parts])
+    part = np.repeat(parts, [len(events[i]) for i in parts])
+    order = np.lexsort((part, tick))
+    tick, part = tick[order], part[order]
+    kinds = {sound:k for k,sound in enumerate(dict.fromkeys(sounds[i] for i in parts))}
+    kind = np.array([kinds.get(s, -1) for s in sounds])[part]
+    takes_over = np.append(True, kind[1:] != kind[:-1])[:len(kind)]
+    return tick[takes_over], part[takes_over]
+
+# %% ../../nbs/160_midi.write.ipynb #9248800c
+def _channel_takeovers(channels, sounds, events):
+    "Return for each track those of its ticks `events` at which it takes over a channel from a track with another sound."
+    out = [np.zeros(0, np.int64) for _ in channels]
+    for channel in set(channels) - {None}:
+        parts = [i for i,c in enumerate(channels) if c == channel]
+        if len({sounds[i] for i in parts}) < 2: continue
+        tick, part = _takeover_ticks(parts, sounds, events)
+        for i in parts: out[i] = tick[part == i]
+    return out
 
 # %% ../../nbs/160_midi.write.ipynb #71159f1a
+def _repeated_banks(bank, numbers, ticks):
+    "Return the bank selects (ticks, numbers, values) of `numbers` to be repeated at `ticks`, with their last value."
+    own = set(zip(bank[0].tolist(), bank[1].tolist()))
+    again = []
+    for tick in sorted(set(ticks.tolist())):
+        for n in numbers:
+            if (tick, n) in own: continue
+            values = bank[2][(bank[1] == n) & (bank[0] <= tick)]
+            again.append((tick, n, values[-1] if len(values) else 0))
+    return np.array(again, np.int64).reshape(-1, 3).T
+
+# %% ../../nbs/160_midi.write.ipynb #834bcc7c
+def _bank_numbers(banks, channels, channel):
+    "Return the bank controllers (0, 32) that the tracks of a channel use."
+    return sorted({n for bank,c in zip(banks, channels) if c == channel for n in bank[1].tolist()})
+
+# %% ../../nbs/160_midi.write.ipynb #bd4409d1
 def _programs(tracks, channels, onsets):
     "Return for each track the ticks of program changes, and the repeated bank controllers (ticks, numbers, values)."
     banks = [_banks(t) for t in tracks]
-    turns = _channel_takeovers(channels, [(t.program, *zip(*(x.tolist() for x in b))) for t,b in zip(tracks, banks)],
-                               [np.concatenate([[0], b[0], o]).astype(np.int64) for b,o in zip(banks, onsets)])
+    sounds = [(t.program, *zip(*(x.tolist() for x in bank))) for t,bank in zip(tracks, banks)]
+    events = [np.concatenate([[0], bank[0], on]).astype(np.int64) for bank,on in zip(banks, onsets)]
     out = []
-    for b,c,turn in zip(banks, channels, turns):
-        numbers = sorted({n for x,d in zip(banks, channels) if d == c for n in x[1].tolist()}) if len(turn) else []
-        own = set(zip(b[0].tolist(), b[1].tolist()))
-        again = [(t, n, ([0] + b[2][(b[1] == n) & (b[0] <= t)].tolist())[-1])
-                 for t in sorted(set(turn.tolist())) for n in numbers if (t, n) not in own]
-        out.append((np.unique(np.concatenate([[0], b[0], turn])).astype(np.int64),
-                    np.array(again, np.int64).reshape(-1, 3).T))
+    for bank,channel,turns in zip(banks, channels, _channel_takeovers(channels, sounds, events)):
+        numbers = _bank_numbers(banks, channels, channel) if len(turns) else []
+        ticks = np.unique(np.concatenate([[0], bank[0], turns])).astype(np.int64)
+        out.append((ticks, _repeated_banks(bank, numbers, turns)))
     return out
 
 # %% ../../nbs/160_midi.write.ipynb #594e3aca
 def _merge_spans(on, off):
     "Merge overlapping pedal spans; adjacent spans stay separate."
     keep = off > on
-    o = np.lexsort((off[keep], on[keep]))
-    on, off = on[keep][o], off[keep][o]
-    top = np.maximum.accumulate(off) if len(off) else off
-    new = np.append(True, on[1:] >= top[:-1])[:len(on)]
-    return on[new], top[np.append(new[1:], True)[:len(on)]]
+    order = np.lexsort((off[keep], on[keep]))
+    on, off = on[keep][order], off[keep][order]
+    last_end = np.maximum.accumulate(off) if len(off) else off
+    new = np.append(True, on[1:] >= last_end[:-1])[:len(on)]
+    return on[new], last_end[np.append(new[1:], True)[:len(on)]]
 
+# %% ../../nbs/160_midi.write.ipynb #f0f6df3a
 def _pedals(track):
     "Return the blocks of the sustain pedal, and whether they replace the controllers 64 of `track`."
     on, off = (np.maximum(x, 0).astype(np.int64) for x in _times(track.pedals))
     on, off = _merge_spans(on, off)
     if not len(on): return [], False
-    dn, up = _pedal_spans(track)
-    if len(dn) == len(on) and (abs(dn - on) <= 1).all() and (abs(up - off) <= 1).all(): return [], False
-    return [_block(off, _PEDAL_UP, 0, 64, 0), _block(on, _PEDAL_DOWN, 0, 64, 127)], True
+    down, up = _pedal_spans(track)
+    if len(down) == len(on) and (abs(down - on) <= 1).all() and (abs(up - off) <= 1).all(): return [], False
+    return [_block(off, _PEDAL_UP, 0xb0, 64, 0), _block(on, _PEDAL_DOWN, 0xb0, 64, 127)], True
 
 # %% ../../nbs/160_midi.write.ipynb #ef31512e
 def _notes(track):
@@ -199,32 +243,36 @@ def _notes(track):
     on, off = (np.maximum(x, 0) for x in _times(track.notes))
     return remove_overlaps(on, off, n['pitch'], np.clip(n['velocity'], 1, 127))
 
-def _controls(track, without):
-    "Return the blocks of the controllers of `track`, except 64 if `without`; bank selects rank before program changes."
+# %% ../../nbs/160_midi.write.ipynb #91e75f6d
+def _controls(track, without_pedal):
+    "Return the blocks of the controllers of `track`, perhaps without 64; bank selects rank before program changes."
     c = track.controls.numpy()
-    t, n, v = np.maximum(c['time'].astype(np.int64), 0), c['number'], np.clip(c['value'], 0, 127)
-    bank, keep = np.isin(n, (0, 32)), ~(without & (n == 64))
-    return [_block(t[m], rank, 0xb0, n[m] & 127, v[m]) for m,rank in ((bank, _BANK), (keep & ~bank, _CONTROL))]
+    tick, n, v = np.maximum(c['time'].astype(np.int64), 0), c['number'], np.clip(c['value'], 0, 127)
+    bank, keep = np.isin(n, (0, 32)), ~(without_pedal & (n == 64))
+    return [_block(tick[m], rank, 0xb0, n[m] & 127, v[m]) for m,rank in ((bank, _BANK), (keep & ~bank, _CONTROL))]
+
+def _bends(track):
+    "Return the block of the pitch bends of `track`."
+    b = track.pitch_bends.numpy()
+    value = np.clip(b['value'].astype(np.int64) + 8192, 0, 16383)
+    return _block(np.maximum(b['time'], 0), _BEND, 0xe0, value & 127, value >> 7)
 
 # %% ../../nbs/160_midi.write.ipynb #38ccef38
-def _part(track, channel, notes, told):
+def _part(track, channel, notes, programs):
     "Return the blocks of one track: its name, then its events on `channel`."
     name = [_text(0, _NAME, 0x03, track.name)] if track.name else []
-    if channel is None: return name + _texts(track.lyrics, 0x05)
-    (on, off, pitch, velocity), (programs, again) = notes, told
-    pedal, instead = _pedals(track)
-    b = track.pitch_bends.numpy()
-    bend = np.clip(b['value'].astype(np.int64) + 8192, 0, 16383)
-    blocks = [_block(again[0], _BANK, 0xb0, again[1], again[2])] + _controls(track, instead)
-    blocks += [(t, r, rows | np.array([0xb0,0,0], np.uint8)) for t,r,rows in pedal]
-    blocks += [_block(np.maximum(b['time'], 0), _BEND, 0xe0, bend & 127, bend >> 7),
-               _block(programs, _PROGRAM, 0xc0, track.program & 127),
-               _block(off, _OFF, 0x80, pitch, 0), _block(on, _ON, 0x90, pitch, velocity)]
+    lyrics = _texts(track.lyrics, 0x05)
+    if channel is None: return name + lyrics
+    (on, off, pitch, velocity), (program_ticks, banks) = notes, programs
+    pedal, replaces_controls = _pedals(track)
+    blocks = [_block(banks[0], _BANK, 0xb0, banks[1], banks[2]), *_controls(track, replaces_controls), *pedal,
+              _bends(track), _block(program_ticks, _PROGRAM, 0xc0, track.program & 127),
+              _block(off, _OFF, 0x80, pitch, 0), _block(on, _ON, 0x90, pitch, velocity)]
     for _,_,rows in blocks: rows[:,0] |= channel
-    return name + blocks + _texts(track.lyrics, 0x05)
+    return name + blocks + lyrics
 
 # %% ../../nbs/160_midi.write.ipynb #807cd903
-_transformations = dict(
+_TRANSFORMATIONS = dict(
     quantize=timing.snap_to_grid,
     merge_rests=timing.merge_rests,
     legato=timing.legato,
@@ -232,12 +280,13 @@ _transformations = dict(
     humanize=timing.humanize,
 )
 
-def _apply_timing(score, asked, seed):
-    "Apply the transformations `asked` to `score`, in their order."
-    for name,value in asked.items():
+def _apply_timing(score, options, seed):
+    "Apply the transformations `options` (name: value, or True for its default) to `score`, in their order."
+    for name,value in options.items():
         if value is None or value is False: continue
         args = () if value is True else (value,)
-        score = _transformations[name](score, *args, **({'seed':seed} if name == 'humanize' else {}))
+        kwargs = {'seed':seed} if name == 'humanize' else {}
+        score = _TRANSFORMATIONS[name](score, *args, **kwargs)
     return score
 
 # %% ../../nbs/160_midi.write.ipynb #477b071e
@@ -245,29 +294,42 @@ def _attach_lyrics(tracks):
     "Move the lyrics of text-only tracks to the track of the same name."
     parts, out = {}, []
     for t in tracks:
-        speaks = any(map(len, (t.notes, t.controls, t.pitch_bends, t.pedals)))
-        if not speaks and len(t.lyrics) and t.name in parts: parts[t.name].lyrics.extend(t.lyrics)
+        if _has_events(t):
+            out.append(t)
+            parts.setdefault(t.name, t)
+        elif len(t.lyrics) and t.name in parts: parts[t.name].lyrics.extend(t.lyrics)
         else: out.append(t)
-        if speaks: parts.setdefault(t.name, t)
     return out
 
+# %% ../../nbs/160_midi.write.ipynb #716207cb
 def _midi_bytes(score, tpq, title):
     "Encode `score`, which is in ticks of `tpq`."
     tracks = _attach_lyrics(score.tracks)
     notes = [_notes(t) for t in tracks]
     channels = _channels(tracks)
-    told = _programs(tracks, channels, [n[0] for n in notes])
-    chunks = [_chunk(_conductor(score, title))] + [_chunk(_part(*x)) for x in zip(tracks, channels, notes, told)]
+    programs = _programs(tracks, channels, [n[0] for n in notes])
+    chunks = [_chunk(_conductor(score, title))] + [_chunk(_part(*x)) for x in zip(tracks, channels, notes, programs)]
     if len(chunks) >= 2**16:
         raise MidiError(f'{len(chunks):,} tracks, more than a MIDI file can represent', way_out='merge some tracks')
     return b'MThd' + struct.pack('>IHHH', 6, 1, len(chunks), tpq) + b''.join(chunks)
 
 # %% ../../nbs/160_midi.write.ipynb #15c66038
+def _write_file(data, path):
+    "Write `data` to `path` atomically; return the `Path`."
+    try:
+        with atomic_path(path) as p: p.write_bytes(data)
+    except OSError as e:
+        raise MidiError(f'cannot be written ({e.strerror})', path,
+                        'check the folder, its permissions and the free space') from e
+    return Path(path)
+
+# %% ../../nbs/160_midi.write.ipynb #5190e980
 def write_midi(
     score,                     # in ticks, quarters or seconds
     path=None,                 # path of the file; None: return the bytes
     ticks_per_quarter:int=480, # resolution of the file
     title:str='',              # name of the piece, written to the first track
+    *,
     quantize=None,             # grid ('16th', quarter notes, or several) of `snap_to_grid`
     merge_rests=None,          # longest rest to close ('16th'), for `merge_rests`
     legato=None,               # longest gap to close, or True, for `legato`
@@ -278,21 +340,8 @@ def write_midi(
     "Write `score` as a MIDI file (type 1); return its `Path`, or the bytes if `path` is None."
     if not (isinstance(ticks_per_quarter, (int, np.integer)) and 1 <= ticks_per_quarter < 2**15):
         raise MidiError(f'ticks_per_quarter={ticks_per_quarter} is outside 1 … 32767', path, '480 suits most music')
-    try:
-        data = _midi_bytes(
-            _apply_timing(
-                in_ticks(score, int(ticks_per_quarter)),
-                dict(quantize=quantize, merge_rests=merge_rests, legato=legato, swing=swing, humanize=humanize),
-                seed,
-            ),
-            int(ticks_per_quarter),
-            title,
-        )
+    tpq = int(ticks_per_quarter)
+    options = dict(quantize=quantize, merge_rests=merge_rests, legato=legato, swing=swing, humanize=humanize)
+    try: data = _midi_bytes(_apply_timing(in_ticks(score, tpq), options, seed), tpq, title)
     except MidiError as e: raise MidiError(e.what, path, e.way_out) from None
-    if path is None: return data
-    try:
-        with atomic_path(path) as p: p.write_bytes(data)
-    except OSError as e:
-        raise MidiError(f'cannot be written ({e.strerror})', path,
-                        'check the folder, its permissions and the free space') from e
-    return Path(path)
+    return data if path is None else _write_file(data, path)

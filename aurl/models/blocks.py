@@ -18,8 +18,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .attention import Rotary
-from .local import Attention, AttentionSpan    # registers all kinds of attention
-from ..tokens.grammar import Grammar, State, beat_unit, grammar, array_module, n_keys, pedal_column
+from .attention import Attention, AttentionSpan  # registers all kinds of attention
+from ..tokens.grammar import Grammar, State, grammar, array_module
+from ..tokens.transitions import beat_unit, n_keys, pedal_column
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/615_models.blocks.ipynb #7c0a3856
@@ -159,7 +160,7 @@ def scan_roll(
     r, # result of `grammar.scan`
 )->Tensor: # (batch, time, 88)
     "Number of instruments that hold each key, after every position."
-    return r.held()*1.
+    return r.holding_families()*1.
 
 # %% ../../nbs/615_models.blocks.ipynb #74d9f570
 class MusicEmbedding(nn.Module):

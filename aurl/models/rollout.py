@@ -19,7 +19,8 @@ from .blocks import age_taus, beat_periods, clock_periods, echo_taus, elapsed_ta
 from .local import WindowCache
 from .transformer import ModelCache, eval_mode
 from .vae_gan import MusicTransformerVAEGAN
-from ..tokens.grammar import State, beat_unit, grammar
+from ..tokens.grammar import State, grammar
+from ..tokens.transitions import beat_unit
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/675_models.rollout.ipynb #4f10faad

@@ -26,7 +26,7 @@ def cumulative_steps(
     ids:Tensor, # (batch, time) int64, from the start of a piece
 )->Tensor:      # (batch, time) int64
     "Steps of 1/64 s that have passed after each id."
-    return grammar.on(ids).steps[ids].cumsum(1)
+    return grammar.tables_for(ids).steps[ids].cumsum(1)
 
 def musical_position(
     time:Tensor,    # (batch, time) steps that have passed

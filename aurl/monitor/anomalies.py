@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..device import amp_dtype
-from ..train.learner import Autocast
+from ..train.precision import Autocast
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #9e13b04e
 def robust_std(

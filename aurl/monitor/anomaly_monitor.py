@@ -21,7 +21,7 @@ from .anomalies import remedies, severities
 from .collapse import RollbackOnCollapse
 from .failures import fetch_floats
 from .generation import GenerationMonitor, find_callback
-from ..train.learner import Budget
+from ..train.budget import Budget
 from ..train.clip import GradientAccumulation, pending_grad_scale
 from .profiler import memory_usage
 from ..tokens.vocab import vocab

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from ..core import ConfigError
 from .generation import GenerationMonitor, find_callback, sample_metrics
-from ..train.learner import KeepBest
+from ..train.budget import KeepBest
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #9b3653e2
 lower_is_better = {'valid_loss', 'train_loss', 'waste'} # for other metrics, `sample_metrics` may define the direction

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from ..device import amp_dtype, bf16_is_faster
 from ..models.compiled import is_compiled
-from ..train.learner import Autocast
+from ..train.precision import Autocast
 
 # %% ../../nbs/852_monitor.profiler.ipynb #cec72708
 phases = 'data forward backward optimizer callbacks validation other'.split()

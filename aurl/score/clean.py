@@ -28,7 +28,33 @@ class CleanConfig(Config):
     @classmethod
     def _mode_alone(cls, value): return dict(mode=value) if isinstance(value, str) else value
 
-# %% ../../nbs/270_score.clean.ipynb #c4f6d3a5
+# %% ../../nbs/270_score.clean.ipynb #13d4830b
+def _no_grid_line(q):
+    "Sentence on a performance without a grid."
+    return (f"quantize: no grid fits these {q['notes']} notes better than chance, so none was moved; "
+            "set the beats of the performance first (on_beats)")
+
+def _quantize_line(q):
+    "Sentence on the estimated grid, and the onsets and durations moved."
+    phase = f", beats {q['phase']:+.3f} quarters from those of the file" if q['phase'] else ''
+    separated = f"; {q['apart']} repeated notes separated" if q['apart'] else ''
+    return (f"quantize: {q['moved']} of {q['notes']} onsets and {q['lengths']} durations moved, "
+            f"{q['mean_ms']:.1f} ms on average and {q['max_ms']:.0f} at most; grid {q['grid']}{phase}{separated}")
+
+# %% ../../nbs/270_score.clean.ipynb #1a938ee3
+def _polyphony_line(p):
+    "Sentence on the notes dropped and shortened."
+    return (f"polyphony: {p['dropped']} of {p['notes']} notes dropped and {p['shortened']} shortened; "
+            f"maximum polyphony {p['most'][1]}, was {p['most'][0]}")
+
+def _velocity_line(v):
+    "Sentence on mean, deviation and range of the velocities."
+    (old_mean, mean), (old_std, std), (old_range, new_range) = v['mean'], v['spread'], v['range']
+    return (f"velocity: {v['changed']} notes changed; mean {old_mean:.0f} → {mean:.0f}, "
+            f"standard deviation {old_std:.0f} → {std:.0f}, "
+            f"range {old_range[0]}–{old_range[1]} → {new_range[0]}–{new_range[1]}")
+
+# %% ../../nbs/270_score.clean.ipynb #43e01614
 @dataclass
 class CleanReport:
     "Estimates and changes of each cleaning step; a step that was not requested has an empty dict."
@@ -37,23 +63,9 @@ class CleanReport:
     velocity:dict = field(default_factory=dict)  # notes changed; mean, standard deviation and range before and after
     def lines(self):
         "Yield the report as sentences."
-        q, p, v = self.quantize, self.polyphony, self.velocity
-        if q:
-            if q['grid'] is None:
-                yield (f"quantize: no grid fits these {q['notes']} notes better than chance, so none was moved; "
-                       "set the beats of the performance first (on_beats)")
-            else:
-                yield (f"quantize: {q['moved']} of {q['notes']} onsets and {q['lengths']} durations moved, "
-                       f"{q['mean_ms']:.1f} ms on average and {q['max_ms']:.0f} at most; grid {q['grid']}"
-                       + (f", beats {q['phase']:+.3f} quarters from those of the file" if q['phase'] else '')
-                       + (f"; {q['apart']} repeated notes separated" if q['apart'] else ''))
-        if p:
-            yield (f"polyphony: {p['dropped']} of {p['notes']} notes dropped and {p['shortened']} shortened; "
-                   f"maximum polyphony {p['most'][1]}, was {p['most'][0]}")
-        if v:
-            yield (f"velocity: {v['changed']} notes changed; mean {v['mean'][0]:.0f} → {v['mean'][1]:.0f}, "
-                   f"standard deviation {v['spread'][0]:.0f} → {v['spread'][1]:.0f}, "
-                   f"range {v['range'][0][0]}–{v['range'][0][1]} → {v['range'][1][0]}–{v['range'][1][1]}")
+        if q := self.quantize: yield _no_grid_line(q) if q['grid'] is None else _quantize_line(q)
+        if self.polyphony: yield _polyphony_line(self.polyphony)
+        if self.velocity: yield _velocity_line(self.velocity)
     def __str__(self): return '\n'.join(self.lines()) or 'no cleaning was requested'
     __repr__ = __str__
     def _repr_html_(self): return '<br>'.join(html.escape(l) for l in self.lines()) or 'no cleaning was requested'

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['QuantizeConfig', 'quantize_defaults', 'habitual_offsets', 'quantize_score']
 
-# %% ../../nbs/255_score.quantize.ipynb #c49db7bd
-from functools import lru_cache
+# %% ../../nbs/255_score.quantize.ipynb #b50591d2
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -36,146 +37,259 @@ class QuantizeConfig(Config):
                              f'with {self.grid}; triplet and adaptive grids represent swing themselves')
         return self
 
-# %% ../../nbs/255_score.quantize.ipynb #7743ff2a
+# %% ../../nbs/255_score.quantize.ipynb #c88335c0
+_MODE_DEFAULTS = dict( # strength, micro, phase, ends
+    strict=(1.0, 0.0, 0.0, 'grid'),
+    groove=(0.8, 1.0, 0.0, 'follow'),
+    adaptive=(0.8, 1.0, 'find', 'grid'),
+    none=(0.0, 0.0, 0.0, 'keep'),
+)
+
 @lru_cache(64)
 def quantize_defaults(
     config:QuantizeConfig,
 )->QuantizeConfig: # a copy with a value in every field
     "Replace the nulls of `config` by the defaults of its mode."
-    own = dict(
-        strict=(1.0, 0.0, 0.0, 'grid'),
-        groove=(0.8, 1.0, 0.0, 'follow'),
-        adaptive=(0.8, 1.0, 'find', 'grid'),
-        none=(0.0, 0.0, 0.0, 'keep'),
-    )[config.mode]
-    told = {k:v for k,v in config.to_dict().items() if v is not None}
-    return QuantizeConfig(**{**dict(zip(('strength', 'microtiming', 'phase', 'note_ends'), own)), **told})
+    defaults = dict(zip(('strength', 'microtiming', 'phase', 'note_ends'), _MODE_DEFAULTS[config.mode]))
+    given = {k:v for k,v in config.to_dict().items() if v is not None}
+    return QuantizeConfig(**{**defaults, **given})
 
-# %% ../../nbs/255_score.quantize.ipynb #afd49e49
+# %% ../../nbs/255_score.quantize.ipynb #792979ee
 def _nearest_meter_lines(x, step, clock, score, phase=0., swing=.5):
     "Nearest grid line to each time in `x`; the grid restarts at each meter change, offset by `phase`."
-    start, _ = clock.metres(score)
+    start, _ = clock.meters(score)
     if len(start) == 1:
-        return (
-            np.maximum(nearest_grid_line(x - phase, step, swing) + phase, 0)
-            if phase
-            else nearest_grid_line(x, step, swing)
-        )
+        if not phase: return nearest_grid_line(x, step, swing)
+        return np.maximum(nearest_grid_line(x - phase, step, swing) + phase, 0)
     i = np.maximum(np.searchsorted(start + phase, x, 'right') - 1, 0)
-    lo = start[i] + phase
-    p = nearest_grid_line(x - lo, step, swing) + lo
-    return np.maximum(np.minimum(p, np.append(start + phase, np.inf)[i+1]), 0)
+    origin = start[i] + phase
+    line = nearest_grid_line(x - origin, step, swing) + origin
+    return np.maximum(np.minimum(line, np.append(start + phase, np.inf)[i+1]), 0)
 
-# %% ../../nbs/255_score.quantize.ipynb #f2c769b6
+# %% ../../nbs/255_score.quantize.ipynb #f9a5446a
+def _runs(changes):
+    "Start and length of each run, given where a sorted array `changes`."
+    first = np.flatnonzero(np.append(True, changes))
+    return first, np.diff(np.append(first, len(changes) + 1))
+
+# %% ../../nbs/255_score.quantize.ipynb #870fbed6
 def habitual_offsets(
     x,       # onset times in quarter notes
     line,    # grid line of each onset
     place,   # position of that line in the bar, in quarter notes
-    least=4, # minimum number of onsets at a position
+    min_count=4, # minimum number of onsets at a position
 ):
     "Median deviation from the grid line at the bar position of each onset, in quarter notes."
-    key = np.rint(place*48).astype(np.int64)
-    o = np.lexsort((x - line, key))
-    first = np.flatnonzero(np.append(True, np.diff(key[o]) > 0))
-    n = np.diff(np.append(first, len(o)))
-    habit = np.where(n >= least, (x - line)[o][first + (n - 1)//2], 0)
+    position = np.rint(place*48).astype(np.int64)
+    o = np.lexsort((x - line, position))
+    first, n = _runs(np.diff(position[o]) > 0)
+    median = np.where(n >= min_count, (x - line)[o][first + (n - 1)//2], 0)
     out = np.empty(len(x))
-    out[o] = np.repeat(habit, n)
+    out[o] = np.repeat(median, n)
     return out
 
-# %% ../../nbs/255_score.quantize.ipynb #053a1920
+# %% ../../nbs/255_score.quantize.ipynb #aa9f6071
+def _repeat_marks(a, b, n):
+    "Mark, among `n` onsets, those that repeat a key struck since the last mark; `a` and `b` are pairs of strokes."
+    repeat = np.full(n + 1, n)
+    np.minimum.at(repeat, a, b)
+    # from each onset on: the first one that repeats a key
+    repeat = np.minimum.accumulate(repeat[::-1])[::-1].tolist()
+    mark, at = np.zeros(n, np.int64), repeat[0]
+    while at < n:
+        mark[at] = 1
+        at = repeat[at]
+    return mark
+
+# %% ../../nbs/255_score.quantize.ipynb #168d35a1
+def _cluster_levels(mark, first, cluster):
+    "Level of each onset in its cluster, and the number of levels of the cluster."
+    level = np.cumsum(mark)
+    level -= level[first][cluster]
+    return level, np.maximum.reduceat(level, first)[cluster] + 1
+
+def _level_starts(x, starts, cluster_start):
+    "Played time from the start of the cluster to the start of the level of each onset."
+    since = x - cluster_start
+    return since[np.maximum.accumulate(np.where(starts, np.arange(len(x)), 0))]
+
+# %% ../../nbs/255_score.quantize.ipynb #dee6700f
+def _level_delay(level, delay, tick):
+    "Round the `delay` of each level down to ticks, at least one tick per level; the first level has none."
+    if tick > 1e-6: delay = np.maximum(np.floor(delay/tick + 1e-6), level)*tick
+    return np.where(level > 0, delay, 0)
+
+# %% ../../nbs/255_score.quantize.ipynb #67bf7c68
 def _separate_repeats(q, x, strike, step, tick):
     "Separate repeated notes in the new times `q` of onsets `x`; `strike` holds pairs of consecutive onsets of one key."
-    base = np.append(True, np.diff(q) > tick/2)                        # a cluster: onsets with the same new time
+    base = np.append(True, np.diff(q) > tick/2)                        # the first onset of each cluster
     cluster = np.cumsum(base) - 1
     a, b = strike[:, cluster[strike[0]] == cluster[strike[1]]]
     if not len(a): return q, 0
-    nxt = np.full(len(q) + 1, len(q))
-    np.minimum.at(nxt, a, b)
-    # from each onset on: the first one that repeats a key
-    nxt = np.minimum.accumulate(nxt[::-1])[::-1].tolist()
-    level, at = np.zeros(len(q), np.int64), nxt[0]
-    while at < len(q):
-        level[at] = 1
-        at = nxt[at]
-    first = np.flatnonzero(base)
-    turn = level > 0
-    level = np.cumsum(level)
-    level -= level[first][cluster]
-    top = np.maximum.reduceat(level, first)[cluster] + 1
+    first, mark = np.flatnonzero(base), _repeat_marks(a, b, len(q))
+    level, n_levels = _cluster_levels(mark, first, cluster)
     room = np.minimum(step, np.append(q[first][1:], np.inf)[cluster] - q)
-    since = x - x[first][cluster]
-    # time since the start of its level
-    since = since[np.maximum.accumulate(np.where(turn | base, np.arange(len(q)), 0))]
-    d = np.minimum(since, level*room/(2*top))
-    if tick > 1e-6: d = np.maximum(np.floor(d/tick + 1e-6), level)*tick
-    return _enforce_order(q + np.where(level > 0, d, 0), strike, tick), int(len(a))
+    played = _level_starts(x, base | (mark > 0), x[first][cluster])
+    delay = _level_delay(level, np.minimum(played, level*room/(2*n_levels)), tick)
+    return _enforce_order(q + delay, strike, tick), int(len(a))
 
-# %% ../../nbs/255_score.quantize.ipynb #eb9087b2
+# %% ../../nbs/255_score.quantize.ipynb #506a6bda
 def _enforce_order(q, strike, tick):
     "Move onsets `q` later where grid lines are too close, until order holds and repeated notes are separated."
     a, b = strike
     if (np.diff(q) >= -tick/2).all() and (q[b] - q[a] > tick/2).all(): return q
-    q, after = q.tolist(), {}
-    for i,j in zip(a.tolist(), b.tolist()): after.setdefault(j, []).append(i)
-    for j in range(1, len(q)): q[j] = max(q[j], q[j-1], *(q[i] + tick for i in after.get(j, ())))
+    q, previous = q.tolist(), {}
+    for i,j in zip(a.tolist(), b.tolist()): previous.setdefault(j, []).append(i)
+    for j in range(1, len(q)): q[j] = max(q[j], q[j-1], *(q[i] + tick for i in previous.get(j, ())))
     return np.array(q)
 
-# %% ../../nbs/255_score.quantize.ipynb #138ea0a1
-def _find_lines(x, cfg, clock, score, weight=None):
-    "Return grid line and step of each onset, and a dict of estimates."
-    phase, blur = estimate_beat_phase(x, weight) if cfg.phase == 'find' or cfg.mode == 'adaptive' else (0., None)
-    if cfg.phase != 'find': phase = float(cfg.phase)
-    if cfg.mode != 'adaptive':
-        step = np.full(len(x), grid_quarters[cfg.grid])
-        return _nearest_meter_lines(x, step[0], clock, score, phase, cfg.swing), step, dict(grid=cfg.grid, phase=phase)
-    start, _ = clock.metres(score)
-    lo = start[np.maximum(np.searchsorted(start, x - phase, 'right') - 1, 0)]
-    line, step, fit, share = fit_grid(x - phase, blur, lo)
-    found = dict(
-        grid=max(share, key=share.get),
-        phase=phase,
-        blur=blur,
-        fit=fit,
-        grids={k: round(v, 4) for k, v in share.items() if v},
-    )
+# %% ../../nbs/255_score.quantize.ipynb #f9a1c195
+_MIN_GAIN_NATS = 3. # nats by which the grid must exceed a uniform distribution
+
+def _adaptive_lines(x, phase, onset_std, start):
+    "Return grid line and step of each onset on the likeliest grid of each beat, and a dict of estimates."
+    meter_start = start[np.maximum(np.searchsorted(start, x - phase, 'right') - 1, 0)]
+    line, step, fit, share = fit_grid(x - phase, onset_std, meter_start)
+    grids = {k:round(v, 4) for k,v in share.items() if v}
+    found = dict(grid=max(share, key=share.get), phase=phase, blur=onset_std, fit=fit, grids=grids)
     if fit*len(x) < _MIN_GAIN_NATS: return x, step, {**found, 'grid':None}
     return np.maximum.accumulate(np.maximum(line + phase, 0)), step, found
 
-_MIN_GAIN_NATS = 3. # nats by which the grid must exceed a uniform distribution
+# %% ../../nbs/255_score.quantize.ipynb #00a51f56
+def _find_lines(x, cfg, clock, score, weight=None):
+    "Return grid line and step of each onset, and a dict of estimates."
+    phase, onset_std = 0., None
+    if cfg.phase == 'find' or cfg.mode == 'adaptive': phase, onset_std = estimate_beat_phase(x, weight)
+    if cfg.phase != 'find': phase = float(cfg.phase)
+    if cfg.mode == 'adaptive': return _adaptive_lines(x, phase, onset_std, clock.meters(score)[0])
+    step = np.full(len(x), grid_quarters[cfg.grid])
+    return _nearest_meter_lines(x, step[0], clock, score, phase, cfg.swing), step, dict(grid=cfg.grid, phase=phase)
 
-# %% ../../nbs/255_score.quantize.ipynb #1b0b6b8a
+# %% ../../nbs/255_score.quantize.ipynb #4e8e3556
+def _bar_positions(line, phase, start, bar):
+    "Position of each grid line in its bar; meters begin at `start` with bars of `bar` quarter notes."
+    i = np.maximum(np.searchsorted(start, line + 1e-6, 'right') - 1, 0)
+    return (line - phase - start[i]) % bar[i]
+
 def _target_times(x, cfg, clock, score, weight=None):
     "Return the new time of each onset, the step of its grid, and a dict of estimates."
     line, step, found = _find_lines(x, cfg, clock, score, weight)
     if cfg.microtiming and found['grid']:
-        start, bar = clock.metres(score)
-        i = np.maximum(np.searchsorted(start, line + 1e-6, 'right') - 1, 0)
-        line = line + cfg.microtiming*habitual_offsets(x, line, (line - found['phase'] - start[i]) % bar[i])
+        place = _bar_positions(line, found['phase'], *clock.meters(score))
+        line = line + cfg.microtiming*habitual_offsets(x, line, place)
     return np.maximum.accumulate(np.maximum(x + cfg.strength*(line - x), 0)), step, found
 
-# %% ../../nbs/255_score.quantize.ipynb #efa58ce2
-def _new_ends(end, on, new, i, x, q, step, cfg, found, tick, lines):
-    "New ends of notes with old ends `end`, old onsets `on` = x[i] and new onsets `new` = q[i]."
-    if cfg.note_ends == 'keep' or not found['grid']: return new + (end - on)
-    if cfg.note_ends == 'follow':
-        moved = end + np.interp(end, x, q - x)
-        return np.maximum(moved, new + np.minimum(end - on, step[i]/4))
-    fine = step[np.maximum(np.searchsorted(x, end, 'right') - 1, 0)]
-    if cfg.mode == 'adaptive': fine = np.minimum(fine/2, .25)
-    moved = end + cfg.strength*(lines(end, fine) - end)
-    return np.where(moved > new + tick, np.maximum(moved, new + np.minimum(end - on, fine/2)), lines(new + fine, fine))
+# %% ../../nbs/255_score.quantize.ipynb #6113bbe0
+@dataclass
+class _OnsetMap:
+    "Distinct onset times of a score, and their new times in quarter notes."
+    time:np.ndarray   # onset times in the unit of the score, ascending
+    old:np.ndarray    # the same in quarter notes
+    new:np.ndarray    # new time of each
+    step:np.ndarray   # grid step at each
 
-# %% ../../nbs/255_score.quantize.ipynb #98a8b8c4
+    def displacement(self, quarters):
+        "Distance that a time of `quarters` moves."
+        return np.interp(quarters, self.old, self.new - self.old)
+
+# %% ../../nbs/255_score.quantize.ipynb #71cfd650
+@dataclass
+class _Grid:
+    "Options and estimates of the quantization of a score."
+    cfg:QuantizeConfig
+    clock:Clock
+    score:Score
+    found:dict      # estimates: name of the grid, phase, …
+
+    @property
+    def tick(self):
+        "Smallest distance of two times in quarter notes."
+        return 1/self.clock.tpq if self.clock.unit == 'Tick' else 1e-7
+    def lines(self, x, step):
+        "Nearest grid line to each time in `x`."
+        return _nearest_meter_lines(x, step, self.clock, self.score, self.found['phase'], self.cfg.swing)
+
+# %% ../../nbs/255_score.quantize.ipynb #8fd9285d
+@dataclass
+class _SortedNotes:
+    "The notes of some tracks, sorted by track, pitch and onset."
+    order:np.ndarray    # position of each note in the tracks, one after another
+    key:np.ndarray      # track and pitch of each note as one number
+    onset:np.ndarray    # index of its onset time
+    end:np.ndarray      # its end in quarter notes
+    is_drum:np.ndarray  # whether it is a drum stroke
+
+def _column(notes, name): return np.concatenate([n[name] for n in notes])
+
+# %% ../../nbs/255_score.quantize.ipynb #d26c721f
+def _sorted_notes(tracks, notes, onset, end, n_onsets):
+    "Sort the `notes` of `tracks` with the indices of their `onset` times."
+    count = [len(n['time']) for n in notes]
+    key = np.repeat(np.arange(len(tracks)), count)*256 + _column(notes, 'pitch')
+    o = np.argsort(key*n_onsets + onset)
+    return _SortedNotes(o, key[o], onset[o], end[o], np.repeat([t.is_drum for t in tracks], count)[o])
+
+# %% ../../nbs/255_score.quantize.ipynb #82c92ae0
+def _ends_on_grid(end, on, new, onsets, grid):
+    "Move note ends to grid lines; `on` and `new` are old and new onsets of the notes."
+    step = onsets.step[np.maximum(np.searchsorted(onsets.old, end, 'right') - 1, 0)]
+    if grid.cfg.mode == 'adaptive': step = np.minimum(step/2, .25)
+    moved = end + grid.cfg.strength*(grid.lines(end, step) - end)
+    shortest = new + np.minimum(end - on, step/2)
+    return np.where(moved > new + grid.tick, np.maximum(moved, shortest), grid.lines(new + step, step))
+
+# %% ../../nbs/255_score.quantize.ipynb #2af01d5b
+def _new_ends(notes, onsets, grid):
+    "New ends of `notes`, before the next stroke of their keys is considered."
+    on, new, end = onsets.old[notes.onset], onsets.new[notes.onset], notes.end
+    if grid.cfg.ends == 'keep' or not grid.found['grid']: return new + (end - on)
+    if grid.cfg.ends == 'grid': return _ends_on_grid(end, on, new, onsets, grid)
+    shortest = new + np.minimum(end - on, onsets.step[notes.onset]/4)
+    return np.maximum(end + onsets.displacement(end), shortest)
+
+# %% ../../nbs/255_score.quantize.ipynb #ca113972
 def _clip_to_next_onset(end, new_end, key, on, new):
     "Clip `new_end` to the next onset of the key if the old end respected it; `key` and `on` are sorted."
-    first = np.flatnonzero(np.append(True, (key[1:] != key[:-1]) | (on[1:] > on[:-1])))
-    nxt = np.repeat(np.append(first[1:], len(key)), np.diff(np.append(first, len(key))))  # the next later onset
-    nxt, last = np.minimum(nxt, len(key) - 1), nxt == len(key)
-    free = ~last & (key[nxt] == key) & (end <= on[nxt] + 1e-9)
-    return np.where(free, np.minimum(new_end, new[nxt]), new_end)
+    first, n = _runs((key[1:] != key[:-1]) | (on[1:] > on[:-1]))
+    following = np.repeat(np.append(first[1:], len(key)), n)
+    following, last = np.minimum(following, len(key) - 1), following == len(key)
+    free = ~last & (key[following] == key) & (end <= on[following] + 1e-9)
+    return np.where(free, np.minimum(new_end, new[following]), new_end)
 
-# %% ../../nbs/255_score.quantize.ipynb #303f17bd
+def _note_ends(notes, onsets, grid):
+    "New ends of `notes`; drums keep their durations."
+    on, new = onsets.old[notes.onset], onsets.new[notes.onset]
+    ends = np.where(notes.is_drum, new + (notes.end - on), _new_ends(notes, onsets, grid))
+    return _clip_to_next_onset(notes.end, ends, notes.key, on, new)
+
+# %% ../../nbs/255_score.quantize.ipynb #13dd4d5f
+def _repeated_onsets(key, onset):
+    "Pairs of consecutive onsets of one key."
+    again = (key[1:] == key[:-1]) & (onset[1:] > onset[:-1])
+    return np.stack([onset[:-1][again], onset[1:][again]])
+
+def _map_onsets(time, index, end, grid):
+    "Map the onset times `time` to their targets; notes at `index` with their `end` determine the weight of each."
+    clock = grid.clock
+    old = np.maximum(clock.beats(time), 0)
+    weight = np.bincount(index, np.clip(end - old[index], 1/16, 2))
+    new, step, grid.found = _target_times(old, grid.cfg, clock, grid.score, weight)
+    if clock.unit == 'Tick': new = clock.times(new)/clock.tpq
+    return _OnsetMap(time, old, new, step)
+
+# %% ../../nbs/255_score.quantize.ipynb #67f0cd5a
+def _map_notes(tracks, arrays, grid):
+    "Sort the notes of `tracks`, map their onset times, and count the repeated notes that were separated."
+    time = _column(arrays, 'time')
+    end = grid.clock.beats(time.astype(np.float64) + _column(arrays, 'duration'))
+    time, index = np.unique(time, return_inverse=True)
+    onsets = _map_onsets(time, index, end, grid)
+    notes = _sorted_notes(tracks, arrays, index, end, len(time))
+    strike, room = _repeated_onsets(notes.key, notes.onset), onsets.step*2*(1 - grid.cfg.swing)
+    onsets.new, n_separated = _separate_repeats(onsets.new, onsets.old, strike, room, grid.tick)
+    return notes, onsets, n_separated
+
+# %% ../../nbs/255_score.quantize.ipynb #e7b4be79
 def quantize_score(
     score,                          # in ticks, quarters or seconds; not modified
     config:QuantizeConfig=QuantizeConfig(), # options
@@ -184,66 +298,70 @@ def quantize_score(
     cfg, out = quantize_defaults(config), score.copy()
     tracks = [t for t in out.tracks if len(t.notes)]
     if cfg.mode == 'none' or not tracks: return out, {}
-    clock, notes = Clock(score), [t.notes.numpy() for t in tracks]
-    count = [len(n['time']) for n in notes]
-    time, long, pitch = (np.concatenate([n[k] for n in notes]) for k in ('time', 'duration', 'pitch'))
-    at, i = np.unique(time, return_inverse=True)
-    x, tick = np.maximum(clock.beats(at), 0), 1/clock.tpq if clock.unit == 'Tick' else 1e-7
-    end = clock.beats(time.astype(np.float64) + long)
-    q, step, found = _target_times(x, cfg, clock, score, np.bincount(i, np.clip(end - x[i], 1/16, 2)))
-    if clock.unit == 'Tick': q = clock.time(q)/clock.tpq
-    key = np.repeat(np.arange(len(tracks)), count)*256 + pitch
-    o = np.argsort(key*len(at) + i)
-    key, i, end = key[o], i[o], end[o]
-    again = (key[1:] == key[:-1]) & (i[1:] > i[:-1])
-    q, apart = _separate_repeats(q, x, np.stack([i[:-1][again], i[1:][again]]), step*2*(1 - cfg.swing), tick)
-    shift = _align_to_bars(out, clock, q, found) if cfg.align else 0.
-    drum = np.repeat([t.is_drum for t in tracks], count)[o]
-    new, lines = q[i], lambda t, step: _nearest_meter_lines(t, step, clock, score, found['phase'], cfg.swing)
-    new_end = _new_ends(end, x[i], new, i, x, q, step, cfg, found, tick, lines)
-    new_end = np.where(drum, new + (end - x[i]), new_end)
-    new_end = _clip_to_next_onset(end, new_end, key, x[i], new)
-    return _write_times(
-        out, tracks, notes, count, o, clock, (at, x, q), (new, new_end), shift, dict(found, apart=apart)
-    )
+    grid, arrays = _Grid(cfg, Clock(score), score, {}), [t.notes.numpy() for t in tracks]
+    notes, onsets, n_separated = _map_notes(tracks, arrays, grid)
+    shift = _align_to_bars(out, grid.clock, onsets.new, grid.found) if cfg.align else 0.
+    on, long = _score_times(notes, onsets, _note_ends(notes, onsets, grid), shift, grid.clock)
+    _write_notes(tracks, arrays, on, long, partial(_moved_times, onsets, grid.clock, shift))
+    changes = _changes(arrays, on, long, onsets, grid.clock)
+    return out, dict(grid.found, apart=n_separated, **changes, shift=float(shift))
 
-# %% ../../nbs/255_score.quantize.ipynb #75c52b58
+# %% ../../nbs/255_score.quantize.ipynb #46e077e9
+def _shift_tempos(out, clock, shift):
+    "Shift the tempos of `out` after its beginning by quarter notes."
+    t = out.tempos.numpy()
+    moved = np.maximum(clock.times(clock.beats(t['time']) + shift), 0)
+    at = np.where(t['time'] > 0, moved, t['time']).astype(t['time'].dtype)
+    out.tempos = Tempo.from_numpy(at, t['mspq'], time_unit(out))
+
 def _align_to_bars(out, clock, q, found):
     "Shift in quarter notes that aligns the beats of the piece with those of the file; moves the later tempos of `out`."
     shift = -found['phase'] if found['grid'] else 0.
     if q[0] + shift < -1e-9: shift += 1
-    t = out.tempos.numpy()
-    at = np.where(t['time'] > 0, np.maximum(clock.time(clock.beats(t['time']) + shift), 0), t['time']).astype(
-        t['time'].dtype
-    )
-    if len(at): out.tempos = Tempo.from_numpy(at, t['mspq'], time_unit(out))
+    if len(out.tempos): _shift_tempos(out, clock, shift)
     return shift
 
-# %% ../../nbs/255_score.quantize.ipynb #6b2e0fc8
-def _write_times(out, tracks, notes, count, o, clock, moments, new, shift, found):
-    "Write the new times to the tracks of `out`; return it with a dict of the changes."
-    at, x, q = moments
-    on = clock.time(new[0] + shift)
-    long = np.maximum(clock.time(new[1] + shift) - on, 1 if clock.unit == 'Tick' else 1e-4).astype(on.dtype)
-    back = np.empty(len(o), np.int64)
-    back[o] = np.arange(len(o))
-    on, long, a = on[back], long[back], 0
-    def move(t):
-        b = clock.beats(t)
-        return clock.time(np.maximum(b + np.interp(b, x, q - x) + shift, 0))
-    for t,n,k in zip(tracks, notes, count):
-        t.notes = Note.from_numpy(on[a:a+k], long[a:a+k], n['pitch'], n['velocity'], time_unit(t))
+# %% ../../nbs/255_score.quantize.ipynb #0bfa78cb
+def _inverse(order):
+    "Inverse of the permutation `order`."
+    inverse = np.empty(len(order), np.int64)
+    inverse[order] = np.arange(len(order))
+    return inverse
+
+def _score_times(notes, onsets, ends, shift, clock):
+    "New onset and duration of each note in the unit of the score, in the order of the tracks."
+    on = clock.times(onsets.new[notes.onset] + shift)
+    shortest = 1 if clock.unit == 'Tick' else 1e-4
+    long = np.maximum(clock.times(ends + shift) - on, shortest).astype(on.dtype)
+    back = _inverse(notes.order)
+    return on[back], long[back]
+
+# %% ../../nbs/255_score.quantize.ipynb #ee58e6c5
+def _moved_times(onsets, clock, shift, time):
+    "New time of each event at `time`, in the unit of the score."
+    beats = clock.beats(time)
+    return clock.times(np.maximum(beats + onsets.displacement(beats) + shift, 0))
+
+# %% ../../nbs/255_score.quantize.ipynb #726b7ac0
+def _write_notes(tracks, notes, on, long, move):
+    "Write the new times to the notes of `tracks`, and `move` their other events."
+    a = 0
+    for t,n in zip(tracks, notes):
+        b = a + len(n['time'])
+        t.notes = Note.from_numpy(on[a:b], long[a:b], n['pitch'], n['velocity'], time_unit(t))
         move_events(t, move)
-        a += k
-    ms, differ = np.abs(clock.seconds(clock.time(q)) - clock.seconds(at)) * 1000, lambda new, k: int(
-        np.count_nonzero(np.abs(new - np.concatenate([n[k] for n in notes])) > 1e-5)
-    )
-    return out, dict(
-        found,
-        notes=len(o),
-        moved=differ(on, 'time'),
-        lengths=differ(long, 'duration'),
+        a = b
+
+def _n_changed(new, old): return int(np.count_nonzero(np.abs(new - old) > 1e-5))
+
+# %% ../../nbs/255_score.quantize.ipynb #af99ef23
+def _changes(notes, on, long, onsets, clock):
+    "Numbers of onsets and durations moved, and distances in milliseconds."
+    ms = np.abs(clock.seconds(clock.times(onsets.new)) - clock.seconds(onsets.time))*1000
+    return dict(
+        notes=len(on),
+        moved=_n_changed(on, _column(notes, 'time')),
+        lengths=_n_changed(long, _column(notes, 'duration')),
         mean_ms=float(ms.mean()),
         max_ms=float(ms.max()),
-        shift=float(shift),
     )

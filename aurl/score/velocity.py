@@ -49,32 +49,45 @@ def velocity_curve(
     y = dict(linear=x, logarithmic=np.log1p(9*x)/np.log(10), exponential=(10**x - 1)/9)[curve]
     return np.maximum(y*127, [0] + [1]*127)
 
-# %% ../../nbs/265_score.velocity.ipynb #16ce4365
+# %% ../../nbs/265_score.velocity.ipynb #a30a1560
 _MAX_GAIN = 4. # maximum gain applied to velocity differences
 
-def _affine(v, gain, centre, cfg): return np.clip(np.rint(cfg.mean + gain*(v - centre)), cfg.low, cfg.high)
+def _affine(v, gain, center, cfg): return np.clip(np.rint(cfg.mean + gain*(v - center)), cfg.low, cfg.high)
 
+def _mean_std(h, v):
+    "Mean and standard deviation of the velocities `v` with histogram `h`."
+    n = h.sum()
+    mean = (h*v).sum()/n
+    return mean, np.sqrt((h*(v - mean)**2).sum()/n)
+
+def _reaches_target(mean, std, cfg): return abs(mean - cfg.mean) <= .6 and abs(std - cfg.std) <= .6
+
+# %% ../../nbs/265_score.velocity.ipynb #22e54915
+def _shifted_table(h, v, mean, cfg):
+    "Table that moves only the mean, for a piece without dynamics."
+    clipped = np.clip(np.rint(v), cfg.low, cfg.high)
+    if abs(_mean_std(h, clipped)[0] - cfg.mean) <= .6: return clipped
+    for _ in range(8): mean += _mean_std(h, _affine(v, 1., mean, cfg))[0] - cfg.mean
+    return _affine(v, 1., mean, cfg)
+
+# %% ../../nbs/265_score.velocity.ipynb #ef78eb79
 def global_velocity_table(
     h,                    # (128,) number of notes of each velocity
     cfg:VelocityConfig,
 )->np.ndarray:            # (128,) new velocities
     "Table that maps the notes to mean and standard deviation of `cfg`."
-    v, n = velocity_curve(cfg.curve), h.sum()
-    stats = lambda y: (m := (h*y).sum()/n, np.sqrt((h*(y - m)**2).sum()/n))
-    mean, sd = stats(v)
-    near = lambda m, s: abs(m - cfg.mean) <= .6 and abs(s - cfg.std) <= .6
-    if near(mean, sd): return np.clip(np.rint(v), cfg.low, cfg.high)
-    gain, centre = cfg.std/max(sd, 1e-9), mean
+    v = velocity_curve(cfg.curve)
+    mean, std = _mean_std(h, v)
+    if _reaches_target(mean, std, cfg): return np.clip(np.rint(v), cfg.low, cfg.high)
+    gain, center = cfg.std/max(std, 1e-9), mean
     for _ in range(30):
         if gain > _MAX_GAIN: break
-        m, s = stats(y := _affine(v, gain, centre, cfg))
-        if near(m, s): return y
-        centre += (m - cfg.mean)/gain
-        gain *= np.clip(cfg.std/max(s, 1e-9), .5, 2)
-    y, centre = np.clip(np.rint(v), cfg.low, cfg.high), mean           # flat: shift only
-    if abs(stats(y)[0] - cfg.mean) <= .6: return y
-    for _ in range(8): centre += stats(_affine(v, 1., centre, cfg))[0] - cfg.mean
-    return _affine(v, 1., centre, cfg)
+        new = _affine(v, gain, center, cfg)
+        new_mean, new_std = _mean_std(h, new)
+        if _reaches_target(new_mean, new_std, cfg): return new
+        center += (new_mean - cfg.mean)/gain
+        gain *= np.clip(cfg.std/max(new_std, 1e-9), .5, 2)
+    return _shifted_table(h, v, mean, cfg)
 
 # %% ../../nbs/265_score.velocity.ipynb #c64025bf
 def relative_velocity_table(
@@ -87,54 +100,92 @@ def relative_velocity_table(
     if hi - lo < 1: return np.clip(np.rint(v), cfg.low, cfg.high)
     return np.clip(np.rint(cfg.low + (v - lo)/(hi - lo)*(cfg.high - cfg.low)), cfg.low, cfg.high)
 
-# %% ../../nbs/265_score.velocity.ipynb #b4dddb19
+# %% ../../nbs/265_score.velocity.ipynb #ba8ce08d
+def _phrase_cuts(cuts, n, min_notes):
+    "Select the `cuts` that leave `min_notes` in each phrase."
+    kept, at = [], 0
+    for c in cuts:
+        if c - at >= min_notes and n - c >= min_notes:
+            kept.append(c)
+            at = c
+    return kept
+
+# %% ../../nbs/265_score.velocity.ipynb #7d76ab9b
 def phrase_indices(
     seconds,     # onsets in seconds, ascending
     pause:float, # time between onsets, in seconds, that ends a phrase
-    least:int,   # minimum number of notes in a phrase
+    min_notes:int, # minimum number of notes in a phrase
 )->np.ndarray:   # phrase index of each onset
     "Split the onsets of a part into phrases at pauses."
-    n = len(seconds)
     cuts = np.flatnonzero(np.diff(seconds) > pause) + 1
-    keep, at = [], 0
-    for c in cuts.tolist():
-        if c - at >= least and n - c >= least:
-            keep.append(c)
-            at = c
-    out = np.zeros(n, np.int64)
-    out[keep] = 1
+    out = np.zeros(len(seconds), np.int64)
+    out[_phrase_cuts(cuts.tolist(), len(seconds), min_notes)] = 1
     return np.cumsum(out)
 
-# %% ../../nbs/265_score.velocity.ipynb #279381f8
-def _normalize_phrases(x, phrase, cfg):
-    "Normalize velocities `x` of phrases (ascending indices) to the targets of `cfg`."
+# %% ../../nbs/265_score.velocity.ipynb #7eb6e475
+def _phrase_gain(std, spread):
+    "Gain that brings the deviation of each phrase between half of `spread` and `spread`; flat phrases stay flat."
+    half, std_or_tiny = spread/2, np.maximum(std, 1e-9)
+    limited = np.where(std < half, half/std_or_tiny, np.minimum(1, spread/std_or_tiny))
+    return np.where(std < half/2, 1, limited)
+
+def _phrase_stats(x, phrase):
+    "Number of notes, mean and deviation of each phrase."
     n = np.bincount(phrase)
     level = np.bincount(phrase, x)/n
-    sd = np.sqrt(np.maximum(np.bincount(phrase, (x - level[phrase])**2)/n, 0))
-    mean = (level*n).sum()/n.sum()
-    out = np.sqrt(((level - mean)**2*n).sum()/n.sum())
-    new_level = cfg.mean + (level - mean)*min(1, cfg.phrase_level_std/max(out, 1e-9))
-    half = cfg.std/2
-    gain = np.where(
-        sd < half / 2,
-        1,
-        np.where(sd < half, half / np.maximum(sd, 1e-9), np.minimum(1, cfg.std / np.maximum(sd, 1e-9))),
-    )
-    return new_level[phrase] + (x - level[phrase])*gain[phrase]
+    return n, level, np.sqrt(np.maximum(np.bincount(phrase, (x - level[phrase])**2)/n, 0))
 
-# %% ../../nbs/265_score.velocity.ipynb #8d260c13
+# %% ../../nbs/265_score.velocity.ipynb #47219ac5
+def _normalize_phrases(x, phrase, cfg):
+    "Normalize velocities `x` of phrases (ascending indices) to the targets of `cfg`."
+    n, level, std = _phrase_stats(x, phrase)
+    mean = (level*n).sum()/n.sum()
+    level_std = np.sqrt(((level - mean)**2*n).sum()/n.sum())
+    new_level = cfg.mean + (level - mean)*min(1, cfg.phrase_level_std/max(level_std, 1e-9))
+    return new_level[phrase] + (x - level[phrase])*_phrase_gain(std, cfg.std)[phrase]
+
+# %% ../../nbs/265_score.velocity.ipynb #2cfcc836
+def _window_means(x, first, end):
+    "Mean of `x` over each window from `first` to `end`."
+    c = np.append(0, np.cumsum(x))
+    return (c[end] - c[first])/(end - first)
+
 def _smoothed(x, phrase, amount):
     "Move `x` toward the mean of a window of five notes in its phrase where the local variance is small."
-    def window(y):
-        c = np.append(0, np.cumsum(y))
-        return (c[hi] - c[lo])/(hi - lo)
     i, n = np.arange(len(x)), np.bincount(phrase)
-    first = (np.cumsum(n) - n)[phrase]
-    lo, hi = np.maximum(i - 2, first), np.minimum(i + 3, first + n[phrase])
-    m = window(x)
-    return x + amount/(1 + np.maximum(window(x**2) - m**2, 0)/16)*(m - x)
+    phrase_start = (np.cumsum(n) - n)[phrase]
+    window = np.maximum(i - 2, phrase_start), np.minimum(i + 3, phrase_start + n[phrase])
+    mean = _window_means(x, *window)
+    variance = np.maximum(_window_means(x**2, *window) - mean**2, 0)
+    return x + amount/(1 + variance/16)*(mean - x)
 
-# %% ../../nbs/265_score.velocity.ipynb #13ab3c2c
+# %% ../../nbs/265_score.velocity.ipynb #75bacbcc
+def _write_velocities(tracks, notes, velocity):
+    "Write `velocity`, one value for each of the `notes` of `tracks`."
+    a = 0
+    for t,n in zip(tracks, notes):
+        b = a + len(n['time'])
+        t.notes = Note.from_numpy(n['time'], n['duration'], n['pitch'], velocity[a:b], time_unit(t))
+        a = b
+
+# %% ../../nbs/265_score.velocity.ipynb #3db3dcd6
+def _velocity_changes(old, new):
+    "Number of velocities changed, and mean, deviation and range before and after."
+    return dict(
+        changed=int(np.count_nonzero(new != old)),
+        mean=(float(old.mean()), float(new.mean())),
+        spread=(float(old.std()), float(new.std())),
+        range=((int(old.min()), int(old.max())), (int(new.min()), int(new.max()))),
+    )
+
+# %% ../../nbs/265_score.velocity.ipynb #83e547eb
+def _new_velocities(score, notes, old, cfg):
+    "New velocities of all parts, by the mode of `cfg`."
+    if cfg.mode == 'style_preserving': return _phrasewise_velocity(score, notes, old, cfg)
+    table = global_velocity_table if cfg.mode == 'global' else relative_velocity_table
+    return table(np.bincount(old, minlength=128), cfg)[old]
+
+# %% ../../nbs/265_score.velocity.ipynb #fdc6c07c
 def normalize_velocity(
     score,                              # in ticks, quarters or seconds; not modified
     config:VelocityConfig=VelocityConfig(), # options
@@ -145,32 +196,28 @@ def normalize_velocity(
     if config.mode == 'none' or not tracks: return out, {}
     notes = [t.notes.numpy() for t in tracks]
     old = np.maximum(np.concatenate([n['velocity'] for n in notes]), 1)
-    h = np.bincount(old, minlength=128)
-    if config.mode == 'style_preserving': new = _phrasewise_velocity(score, notes, old, config)
-    else: new = (global_velocity_table if config.mode == 'global' else relative_velocity_table)(h, config)[old]
-    new, a = new.astype(np.int8), 0
-    for t,n in zip(tracks, notes):
-        t.notes = Note.from_numpy(n['time'], n['duration'], n['pitch'], new[a:a+len(n['time'])], time_unit(t))
-        a += len(n['time'])
-    return out, dict(
-        changed=int(np.count_nonzero(new != old)),
-        mean=(float(old.mean()), float(new.mean())),
-        spread=(float(old.std()), float(new.std())),
-        range=((int(old.min()), int(old.max())), (int(new.min()), int(new.max()))),
-    )
+    new = _new_velocities(score, notes, old, config).astype(np.int8)
+    _write_velocities(tracks, notes, new)
+    return out, _velocity_changes(old, new)
 
-# %% ../../nbs/265_score.velocity.ipynb #b7390f32
+# %% ../../nbs/265_score.velocity.ipynb #ce8cd23f
+def _all_phrases(notes, clock, cfg):
+    "Order of all notes by part and time, and the phrase of each."
+    order, phrase, n_notes, n_phrases = [], [], 0, 0
+    for n in notes:
+        o = np.argsort(n['time'], kind='stable')
+        index = phrase_indices(clock.seconds(n['time'][o]), cfg.pause, cfg.min_phrase_notes) + n_phrases
+        order.append(o + n_notes)
+        phrase.append(index)
+        n_notes, n_phrases = n_notes + len(o), index[-1] + 1
+    return np.concatenate(order), np.concatenate(phrase)
+
+# %% ../../nbs/265_score.velocity.ipynb #1b6aa7f0
 def _phrasewise_velocity(score, notes, old, cfg):
     "New velocities of all parts, normalized phrase by phrase."
-    clock, x, o, phrase, a, p = Clock(score), velocity_curve(cfg.curve)[old], [], [], 0, 0
-    for n in notes:
-        order = np.argsort(n['time'], kind='stable')
-        ph = phrase_indices(clock.seconds(n['time'][order]), cfg.pause, cfg.min_phrase_notes) + p
-        o.append(order + a)
-        phrase.append(ph)
-        a, p = a + len(order), ph[-1] + 1
-    o, phrase = np.concatenate(o), np.concatenate(phrase)
-    y = _normalize_phrases(x[o], phrase, cfg)
+    x = velocity_curve(cfg.curve)[old]
+    order, phrase = _all_phrases(notes, Clock(score), cfg)
+    y = _normalize_phrases(x[order], phrase, cfg)
     if cfg.smoothing: y = _smoothed(y, phrase, cfg.smoothing)
-    x[o] = np.clip(np.rint(y), cfg.low, cfg.high)
+    x[order] = np.clip(np.rint(y), cfg.low, cfg.high)
     return x

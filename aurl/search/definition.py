@@ -50,9 +50,9 @@ class SweepDefinition:
 
     def _check_goals(self):
         if not isinstance(self.goals, dict) or not self.goals:
-            raise ConfigError('goals: no objective', way_out='such as goals={valid_loss: min}')
+            raise ConfigError('objectives: no objective', way_out='such as objectives={valid_loss: min}')
         for k, direction in self.goals.items():
-            if direction not in ('min', 'max'): raise ConfigError(f'goals: {k}={direction}', way_out='min or max')
+            if direction not in ('min', 'max'): raise ConfigError(f'objectives: {k}={direction}', way_out='min or max')
 
     def to_dict(self)->dict:
         "A dict without `trials`, which may grow."

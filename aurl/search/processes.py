@@ -16,7 +16,7 @@ from fastcore.basics import store_attr
 from ..core import AurlError, ConfigError
 from .definition import Pruned, Trial
 from .trials import Sweep
-from ..train.learner import Budget
+from ..train.budget import Budget
 
 # %% ../../nbs/888_search.processes.ipynb #7811844d
 def _import_function(name):

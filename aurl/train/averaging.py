@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from ..config import Config
 from ..core import ConfigError
-from .learner import Budget
+from .budget import Budget
 from .optimizers import ScheduleFreeMode
 from .state import unwrap_model
 
@@ -39,14 +39,14 @@ class AverageConfig(Config):
         return dict(kind=value) if isinstance(value, str) else value
 
 # %% ../../nbs/752_train.averaging.ipynb #afe0d546
-def _ema_update(decay, ramp):
+def _ema_update(decay, use_warmup):
     "Return the EMA update for `AveragedModel`, a function of the mean, the weights and the number averaged before."
     @torch.no_grad()
-    def go(mean, now, n):
+    def update(averaged, current, n):
         n = int(n)
-        d = min(decay, (1 + n)/(10 + n)) if ramp else decay
-        torch._foreach_lerp_(list(mean), list(now), 1 - d)
-    return go
+        d = min(decay, (1 + n)/(10 + n)) if use_warmup else decay
+        torch._foreach_lerp_(list(averaged), list(current), 1 - d)
+    return update
 
 class _WeightList(nn.Module):
     "The weights that an optimizer updates, as a module for `AveragedModel`."
@@ -59,40 +59,50 @@ class WeightAveraging(Callback):
     "Average the weights; the average replaces them during validation and at the end of training."
     order = 57.5                                        # `KeepBest` (57) runs while the mean is in place
     def __init__(self, config:AverageConfig):
-        self.config, self.mean, self.steps, self.swapped, self.called_off = config, None, 0, False, False
+        self.config, self.averaged, self.n_steps = config, None, 0
+        self.swapped = self.step_canceled = False
 
     def before_fit(self):
-        c, self.swapped = self.config, False
-        if any(isinstance(b, ScheduleFreeMode) for b in self.cbs):
-            raise ConfigError(f'ema={c.kind}, but the optimizer averages the weights itself',
+        self.swapped = False
+        if any(isinstance(c, ScheduleFreeMode) for c in self.cbs):
+            raise ConfigError(f'ema={self.config.kind}, but the optimizer averages the weights itself',
                               way_out='remove ema, or choose another optimizer')
-        self.until = next((b for b in self.cbs if isinstance(b, Budget)), None)
-        mine = {id(p) for ps in self.opt.param_lists for p in ps}               # the critic's weights are not averaged
-        self.live = _WeightList([p for p in unwrap_model(self.model).parameters() if id(p) in mine])
-        if self.mean is None:
-            self.mean = AveragedModel(
-                self.live, multi_avg_fn=_ema_update(c.decay, c.use_warmup) if c.kind == 'ema' else get_swa_multi_avg_fn()
-            )
-        self.mean.requires_grad_(False)
+        self.run_budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
+        own = {id(p) for ps in self.opt.param_lists for p in ps}               # the critic's weights are not averaged
+        self.trained = _WeightList([p for p in unwrap_model(self.model).parameters() if id(p) in own])
+        if self.averaged is None: self.averaged = AveragedModel(self.trained, multi_avg_fn=self._update_rule())
+        self.averaged.requires_grad_(False)
 
-    def before_step(self): self.called_off = False
-    def after_cancel_step(self): self.called_off = True
-    def after_step(self):
-        if self.called_off: return                                             # a skipped step does not count
-        self.steps += 1
-        used = self.until.used if self.until else self.pct_train
-        if self.config.kind == 'swa' and used < self.config.start or self.steps % self.config.every: return
-        self.mean.update_parameters(self.live)
+    def _update_rule(self):
+        if self.config.kind == 'ema': return _ema_update(self.config.decay, self.config.use_warmup)
+        return get_swa_multi_avg_fn()
+
+# %% ../../nbs/752_train.averaging.ipynb #e0d5e40b
+@patch
+def before_step(self:WeightAveraging): self.step_canceled = False
+
+@patch
+def after_cancel_step(self:WeightAveraging): self.step_canceled = True
+
+@patch
+def after_step(self:WeightAveraging):
+    if self.step_canceled: return                                             # a skipped step does not count
+    self.n_steps += 1
+    used = self.run_budget.used if self.run_budget else self.pct_train
+    too_early = self.config.kind == 'swa' and used < self.config.start
+    if not too_early and self.n_steps % self.config.every == 0: self.averaged.update_parameters(self.trained)
 
 # %% ../../nbs/752_train.averaging.ipynb #d41b264b
 @patch
 @torch.no_grad()
 def swap(self:WeightAveraging):
     "Exchange the weights and their mean."
-    if not self.swapped and not int(self.mean.n_averaged): return          # nothing has been averaged yet
-    for p,m in zip(self.live.parameters(), self.mean.module.parameters(), strict=True): p.data, m.data = m.data, p.data
+    if not self.swapped and not int(self.averaged.n_averaged): return          # nothing has been averaged yet
+    pairs = zip(self.trained.parameters(), self.averaged.module.parameters(), strict=True)
+    for p,m in pairs: p.data, m.data = m.data, p.data
     self.swapped = not self.swapped
 
+# %% ../../nbs/752_train.averaging.ipynb #efc7afb1
 @patch
 def before_validate(self:WeightAveraging):
     if not self.swapped: self.swap()
@@ -104,24 +114,26 @@ def after_fit(self:WeightAveraging):
     if self.swapped: self.swap()                                        # the training ended during validation
     if not any(type(c).__name__ == 'KeepBest' and c.weights is not None for c in self.cbs): self.finish()
 
+# %% ../../nbs/752_train.averaging.ipynb #04b43c0c
 @patch
 @torch.no_grad()
 def finish(self:WeightAveraging):
     "Copy the mean into the model."
-    if int(self.mean.n_averaged):
-        torch._foreach_copy_(list(self.live.parameters()), list(self.mean.module.parameters()))
+    if int(self.averaged.n_averaged):
+        torch._foreach_copy_(list(self.trained.parameters()), list(self.averaged.module.parameters()))
 
 # %% ../../nbs/752_train.averaging.ipynb #ee446a4b
 @patch
 def state_dict(self:WeightAveraging)->dict:
-    if self.mean is None: return dict(steps=self.steps, n=0, mean=[])
-    holder = self.live if self.swapped else self.mean.module
-    return dict(steps=self.steps, n=int(self.mean.n_averaged), mean=[p.detach() for p in holder.parameters()])
+    if self.averaged is None: return dict(steps=self.n_steps, n=0, mean=[])
+    holder = self.trained if self.swapped else self.averaged.module
+    mean = [p.detach() for p in holder.parameters()]
+    return dict(steps=self.n_steps, n=int(self.averaged.n_averaged), mean=mean)
 
 @patch
 @torch.no_grad()
 def load_state_dict(self:WeightAveraging, state):
-    self.steps = state['steps']
-    if self.mean is None: self.before_fit()
-    self.mean.n_averaged.fill_(state['n'])
-    for p,v in zip(self.mean.module.parameters(), state['mean']): p.copy_(v)
+    self.n_steps = state['steps']
+    if self.averaged is None: self.before_fit()
+    self.averaged.n_averaged.fill_(state['n'])
+    for p,v in zip(self.averaged.module.parameters(), state['mean']): p.copy_(v)

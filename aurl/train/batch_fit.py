@@ -8,7 +8,7 @@ __all__ = ['process_bytes', 'memory_margin', 'TensorMemoryMeter', 'StepMemory', 
            'check_memory', 'free_step_memory']
 
 # %% ../../nbs/794_train.batch_fit.ipynb #6a17c87c
-import gc, math, traceback, weakref
+import contextlib, gc, math, traceback, weakref
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -22,7 +22,8 @@ from ..device import amp_dtype, autocast, pick_device
 from ..memory import AvailableMemory, is_out_of_memory, available_memory, format_bytes
 from ..models.attention import _block_rows, blockwise_settings
 from ..models.size import model_config_of
-from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
+from ..models.model_config import ModelConfig
+from ..models.vae_gan import MusicTransformerVAEGAN
 from ..tokens.vocab import vocab
 from ..losses.base import MusicLoss
 from .muon import muon_param_groups
@@ -36,17 +37,17 @@ class TensorMemoryMeter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for t in tree_iter(out):
-            if isinstance(t, torch.Tensor): self._meet(t)
+            if isinstance(t, torch.Tensor): self._track(t)
         return out
-    def _meet(self, t):
+    def _track(self, t):
         storage = t.untyped_storage()
         key, n = storage._cdata, storage.nbytes()
         if key in self.seen: return
         self.seen.add(key)
         self.now += n
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, key, n)
-    def _gone(self, key, n):
+        weakref.finalize(storage, self._untrack, key, n)
+    def _untrack(self, key, n):
         self.seen.discard(key)
         self.now -= n
 
@@ -55,37 +56,44 @@ def _trace(
     config:ModelConfig, # of the model
     windows:int,        # windows per batch
     length:int,         # ids per window
-    low=None,           # dtype of autocast, or None
+    amp_dtype=None,     # dtype of autocast, or None
 )->tuple:               # bytes of weights and buffers, after the forward pass, and at the peak of the backward pass
     "Trace one step on fake tensors."
     from torch._subclasses.fake_tensor import FakeTensorMode
-    was, blockwise_settings.longest = blockwise_settings.longest, 0
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), TensorMemoryMeter() as meter:
-            model = MusicTransformerVAEGAN(config).train()
-            weights = meter.now
-            ids = torch.full((windows, length), vocab.START, dtype=torch.int64)
-            with torch.autocast('cpu', dtype=low or torch.bfloat16, enabled=low is not None): logits = model(ids).logits
-            loss = MusicLoss()(logits, ids)
-            kept = meter.now
-            loss.backward()
-        return weights, kept, meter.peak
-    finally: blockwise_settings.longest = was
+    with _fused_attention(), FakeTensorMode(allow_non_fake_inputs=True), TensorMemoryMeter() as meter:
+        model = MusicTransformerVAEGAN(config).train()
+        weights = meter.now
+        ids = torch.full((windows, length), vocab.START, dtype=torch.int64)
+        enabled = amp_dtype is not None
+        with torch.autocast('cpu', dtype=amp_dtype or torch.bfloat16, enabled=enabled): logits = model(ids).logits
+        loss = MusicLoss()(logits, ids)
+        kept = meter.now
+        loss.backward()
+    return weights, kept, meter.peak
+
+# %% ../../nbs/794_train.batch_fit.ipynb #074ebbd4
+@contextlib.contextmanager
+def _fused_attention():
+    "Context manager in which attention is one fused operation, as on a GPU."
+    longest, blockwise_settings.longest = blockwise_settings.longest, 0
+    try: yield
+    finally: blockwise_settings.longest = longest
 
 # %% ../../nbs/794_train.batch_fit.ipynb #5fbb5a5f
 def _attention_bytes(
     config:ModelConfig, # of the model
     length:int,         # ids per window
-    low=None,           # dtype of autocast, or None
+    dtype=None,         # dtype of autocast, or None
 )->int:                 # bytes per window and layer
     "Return the bytes of the weights that attention keeps on a CPU."
-    dtype = low or torch.float32
+    dtype = dtype or torch.float32
     reaches = config.attention == 'full' or config.attention == 'sliding_window' and length <= config.window
     if dtype not in _block_rows or length > blockwise_settings.longest or not reaches: return 0
     rows = _block_rows[dtype]
     weights = config.n_heads*sum(min(rows, length - i)*min(i + rows, length) for i in range(0, length, rows))
     return dtype.itemsize*(weights - 3*length*config.d_model)  # the fused operation keeps three more tensors
 
+# %% ../../nbs/794_train.batch_fit.ipynb #a5fb3f0f
 @cache
 def _build_shared_tables(mode):
     "Build the tables that models share, with real tensors."
@@ -99,37 +107,37 @@ class StepMemory:
     "Bytes that a step needs, by kind; `str` gives a readable line."
     parameters:int   # number of trained parameters
     weights:int      # bytes of parameters and buffers
-    learning:int     # gradients and optimizer state
+    gradients_and_optimizer:int # gradients and optimizer state
     activations:int  # kept for the backward pass, of the whole batch
-    passing:int      # temporaries of backward pass, optimizer and critic, copies of weights, allocator overhead
+    temporary:int    # temporaries of backward pass, optimizer and critic, copies of weights, allocator overhead
     batch_size:int
     length:int
     @property
-    def total(self)->int: return self.weights + self.learning + self.activations + self.passing
+    def total(self)->int: return self.weights + self.gradients_and_optimizer + self.activations + self.temporary
     def __str__(self):
         return (f'{self.parameters/1e6:.2f}M parameters; to train on {self.batch_size} × {self.length} ids takes '
                 f'{format_bytes(self.total)}: {format_bytes(self.weights)} weights, '
-                f'{format_bytes(self.learning)} gradients and optimizer, {format_bytes(self.activations)} activations, '
-                f'{format_bytes(self.passing)} temporary')
+                f'{format_bytes(self.gradients_and_optimizer)} gradients and optimizer, '
+                f'{format_bytes(self.activations)} activations, {format_bytes(self.temporary)} temporary')
 
 # %% ../../nbs/794_train.batch_fit.ipynb #c74895af
 @cache
 def _per_window(
     config_json:str, # of the model
     length:int,      # ids per window
-    low,             # dtype of autocast, or None
+    dtype,           # dtype of autocast, or None
     gpu:bool,        # calculate for a GPU
 )->tuple:            # bytes each window keeps, and the additional bytes at the peak
     "Return the bytes per window, from two small traces."
     config = ModelConfig.model_validate_json(config_json)
     _build_shared_tables(config.mode)
     few = max(2, -(-256//length))  # from 256 positions on, the keyboard convolution is computed as matrix products
-    few_layers = [_trace(config.changed(n_layers=n), few, length, low) for n in (1, 2)]
-    (kept1, peak1), (kept2, peak2) = (((kept - w)/few, (peak - kept)/few) for w, kept, peak in few_layers)
-    stair = 0 if gpu else _attention_bytes(config, length, low)
-    return kept1 + (kept2 - kept1) * (config.n_layers - 1) + (0 if config.checkpoint else stair * config.n_layers), max(
-        peak1, peak2
-    ) + (stair if config.checkpoint else 0)
+    traces = [_trace(config.changed(n_layers=n), few, length, dtype) for n in (1, 2)]
+    (kept1, peak1), (kept2, peak2) = (((kept - w)/few, (peak - kept)/few) for w, kept, peak in traces)
+    kept, peak = kept1 + (kept2 - kept1)*(config.n_layers - 1), max(peak1, peak2)
+    attention = 0 if gpu else _attention_bytes(config, length, dtype)
+    if config.checkpoint: return kept, peak + attention
+    return kept + attention*config.n_layers, peak
 
 # %% ../../nbs/794_train.batch_fit.ipynb #45592fae
 _kept_by_malloc = 48*4   # bytes per position of the batch and unit of `d_model`, on a CPU
@@ -138,9 +146,11 @@ _kept_by_malloc = 48*4   # bytes per position of the batch and unit of `d_model`
 # values an optimizer stores per parameter; 2 for others
 _optimizer_states = dict(muon=1, sgd=1, lion=1, adafactor=.1, ademamix=3, adan=3, soap=4)
 
-def _optimizer_bytes(net, optimizer):
+def _without_critic(config): return config.changed(mode='vae') if config.mode == 'vae_gan' else config
+
+def _optimizer_bytes(model_config, optimizer):
     "Return the bytes of the optimizer state, and the temporary bytes of its step."
-    with torch.device('meta'): model = MusicTransformerVAEGAN(net.changed(mode='vae') if net.mode == 'vae_gan' else net)
+    with torch.device('meta'): model = MusicTransformerVAEGAN(_without_critic(model_config))
     inner, rest = (sum(p.numel() for p in ps) for ps in muon_param_groups(model))
     if optimizer != 'muon': return 4*(inner + rest)*_optimizer_states.get(optimizer, 2), 0
     return 4*(inner + 2*rest), 4*inner*4                # all matrices of one shape are orthogonalized together
@@ -156,27 +166,30 @@ def step_memory(
     averages:int=0,    # further copies of the weights: averages, the best so far
 )->StepMemory:
     "Estimate the memory of a training step."
-    net, device = model_config_of(config), pick_device(device)
-    plain = net.changed(mode='vae') if net.mode == 'vae_gan' else net
-    low = amp_dtype(device, dtype)
+    model_config, device = model_config_of(config), pick_device(device)
+    plain, low = _without_critic(model_config), amp_dtype(device, dtype)
     kept, peak = _per_window(plain.model_dump_json(), length, low, device.type != 'cpu')
-    with torch.device('meta'): model = MusicTransformerVAEGAN(plain)
-    n, weights = sum(p.numel() for p in model.parameters()), sum(
-        t.numel() * 4 for t in (*model.parameters(), *model.buffers())
-    )
-    remembered, passing = _optimizer_bytes(plain, optimizer)
-    critic = _critic_bytes(net, length) if net.mode == 'vae_gan' else 0
-    lowered = n*2 if low is not None else 0              # autocast keeps a copy of the weights
-    slack = _kept_by_malloc*net.d_model*batch_size*length if device.type == 'cpu' else 0
+    n, weights = _model_size(plain)
+    optimizer_state, optimizer_step = _optimizer_bytes(plain, optimizer)
+    extra = _critic_bytes(model_config, length) if model_config.mode == 'vae_gan' else 0
+    if low is not None: extra += 2*n                     # autocast keeps a copy of the weights
+    if device.type == 'cpu': extra += _kept_by_malloc*model_config.d_model*batch_size*length
     return StepMemory(
         n,
         weights,
-        int(4 * n + remembered),
+        int(4 * n + optimizer_state),
         int(kept * batch_size),
-        int(max(peak * batch_size, passing) + critic + lowered + averages * weights + slack),
+        int(max(peak * batch_size, optimizer_step) + averages * weights + extra),
         batch_size,
         length,
     )
+
+# %% ../../nbs/794_train.batch_fit.ipynb #fad1faf8
+def _model_size(c):
+    "Parameters, and bytes with buffers."
+    with torch.device('meta'): model = MusicTransformerVAEGAN(c)
+    n, buffers = sum(p.numel() for p in model.parameters()), sum(b.numel() for b in model.buffers())
+    return n, 4*(n + buffers)
 
 # %% ../../nbs/794_train.batch_fit.ipynb #4e4f300c
 @cache
@@ -191,11 +204,13 @@ def _critic_saved_bytes(width, layers, rows, stretch):
         out = critic(torch.zeros(rows, stretch, len(vocab)).requires_grad_())
         return meter.now - weights, weights
 
-def _critic_bytes(net, length, rows=4, steps=32, context=64):
+# %% ../../nbs/794_train.batch_fit.ipynb #a818e7b0
+def _critic_bytes(model_config, length, rows=4, steps=32, context=64):
     "Return the peak bytes of a critic step."
-    played = rows*(steps - 1)*net.n_layers*2*(length - steps//2)*net.d_model*4
-    saved, weights = _critic_saved_bytes(net.critic_width, net.critic_layers, 2*rows, context + steps)
-    return played + 3*saved + 4*weights
+    c = model_config
+    rollout = rows*(steps - 1)*c.n_layers*2*(length - steps//2)*c.d_model*4
+    saved, weights = _critic_saved_bytes(c.critic_width, c.critic_layers, 2*rows, context + steps)
+    return rollout + 3*saved + 4*weights
 
 # %% ../../nbs/794_train.batch_fit.ipynb #02652721
 process_bytes = 600*2**20      # Python, torch and the loaders; measured: 570 MiB
@@ -203,17 +218,17 @@ memory_margin = 1.1                   # margin for the error of the estimate, se
 
 def fits_in_memory(
     need:int,   # bytes
-    room:AvailableMemory,  # from `available_memory`; None: unknown
+    available:AvailableMemory,  # from `available_memory`; None: unknown
 )->bool:
     "Return whether a training may begin."
-    return room is None or need <= room.free*memory_margin
+    return available is None or need <= available.free*memory_margin
 
 @dataclass(frozen=True)
 class MemoryOption:
     "A change that makes a training fit."
-    words:str    # keys and values of the command line
-    costs:str    # description of its cost
-    need:int     # bytes needed with the change
+    overrides:str # keys and values of the command line
+    cost:str      # description of its cost
+    n_bytes:int   # bytes needed with the change
 
 # %% ../../nbs/794_train.batch_fit.ipynb #348c6c06
 _step_keys = 'steps', 'checkpoint_every', 'log_every'
@@ -228,53 +243,49 @@ def halve_batch(
     if cfg.loader.batch_tokens:
         change = dict(loader=cfg.loader.changed(batch_tokens=max(1, cfg.loader.batch_tokens//k)))
     else: change = dict(batch_size=-(-cfg.batch_size//k))
-    every = dict(valid_every=cfg.valid_every*k) if isinstance(cfg.valid_every, int) else {}
-    return cfg.changed(accumulate=cfg.accumulate*k, **change, **every, **{n:getattr(cfg, n)*k for n in _step_keys})
+    change |= {n:getattr(cfg, n)*k for n in _step_keys}
+    if isinstance(cfg.valid_every, int): change['valid_every'] = cfg.valid_every*k
+    return cfg.changed(accumulate=cfg.accumulate*k, **change)
 
+# %% ../../nbs/794_train.batch_fit.ipynb #54d277c9
 def max_halvings(
     cfg, # a configuration of a training
 )->int:
     "Return how often the batch can be halved evenly."
     n = cfg.loader.batch_tokens or cfg.batch_size
-    least = cfg.length if cfg.loader.batch_tokens else 1
+    smallest = cfg.length if cfg.loader.batch_tokens else 1
     times = 0
-    while n % 2 == 0 and n//2 >= least: n, times = n//2, times + 1
+    while n % 2 == 0 and n//2 >= smallest: n, times = n//2, times + 1
     return times
 
 # %% ../../nbs/794_train.batch_fit.ipynb #b3bc8024
 def windows_per_rank(
     cfg, # a configuration of a training
 )->int:
-    "Return the number of full-length windows per batch and process."
+    "Full-length windows per batch and rank."
     n = -(-cfg.loader.batch_tokens//cfg.length) if cfg.loader.batch_tokens else cfg.batch_size
     return max(1, -(-n//(cfg.gpus*cfg.nodes)))
 
+# %% ../../nbs/794_train.batch_fit.ipynb #17615132
 def training_memory(
     cfg,  # a configuration of a training
-    net,  # the configuration of its model
+    model_config, # the configuration of its model
 )->StepMemory:
     "Estimate the memory of a training with `cfg`."
     # the best so far, an average, a snapshot being saved
     copies = 1 + (cfg.ema.kind != 'none') + bool(cfg.checkpoint_every)
-    return step_memory(net, windows_per_rank(cfg), cfg.length, cfg.optimizer.name, cfg.dtype, cfg.device, copies)
+    windows = windows_per_rank(cfg)
+    return step_memory(model_config, windows, cfg.length, cfg.optimizer.name, cfg.dtype, cfg.device, copies)
 
 _presets = 'large', 'base', 'small', 'song', 'song_small', 'tiny'
 
 # %% ../../nbs/794_train.batch_fit.ipynb #59ea58d9
 def _candidates(cfg):
     "Yield changes with their keys and costs, the cheapest first."
-    if times := max_halvings(cfg):
-        for k in range(1, times + 1):
-            yield ('batch', halve_batch(cfg, k), 'fit_batch=true',
-                   f'the same optimizer steps in {2**k} batches of {halve_batch(cfg, k).batch_size} each, '
-                   'a little slower')
+    yield from _smaller_batches(cfg)
     if cfg.dtype == 'fp32' and amp_dtype(cfg.device, 'auto') is not None:
         yield 'dtype', cfg.changed(dtype='auto'), 'dtype=auto', 'matrix products in half precision'
-    if not cfg.recompute: yield 'recompute', cfg.changed(recompute=True), 'recompute=true', 'about a third more time'
-    if not cfg.recompute:
-        for k in range(1, times + 1):
-            yield ('recompute', halve_batch(cfg.changed(recompute=True), k), 'recompute=true fit_batch=true',
-                   f'about a third more time, in {2**k} batches per step')
+    if not cfg.recompute: yield from _recomputed(cfg)
     for part in (2, 4, 8):
         if cfg.length//part >= 64:
             yield 'length', cfg.changed(length=cfg.length//part), f'length={cfg.length//part}', 'less context'
@@ -282,56 +293,80 @@ def _candidates(cfg):
         for name in _presets[_presets.index(cfg.model) + 1:]:
             yield 'model', cfg.changed(model=name), f'model={name}', 'a smaller model'
 
+# %% ../../nbs/794_train.batch_fit.ipynb #95d70dc3
+def _smaller_batches(cfg):
+    "Yield the halvings of the batch."
+    for k in range(1, max_halvings(cfg) + 1):
+        small = halve_batch(cfg, k)
+        cost = f'the same optimizer steps in {2**k} batches of {small.batch_size} each, a little slower'
+        yield 'batch', small, 'fit_batch=true', cost
+
+# %% ../../nbs/794_train.batch_fit.ipynb #f602e8bb
+def _recomputed(cfg):
+    "Yield recomputation of the layers, alone and with smaller batches."
+    recomputed = cfg.changed(recompute=True)
+    yield 'recompute', recomputed, 'recompute=true', 'about a third more time'
+    for k in range(1, max_halvings(cfg) + 1):
+        cost = f'about a third more time, in {2**k} batches per step'
+        yield 'recompute', halve_batch(recomputed, k), 'recompute=true fit_batch=true', cost
+
 # %% ../../nbs/794_train.batch_fit.ipynb #3bf1c780
 def memory_options(
     cfg,           # a configuration of a training
-    net_of,        # function from such a configuration to that of its model
-    room:AvailableMemory,     # the available memory
-    beside:int=0,  # bytes that other parts will still allocate
+    model_config_of, # function from such a configuration to that of its model
+    available:AvailableMemory, # the available memory
+    reserved:int=0, # bytes that other parts will still allocate
     n:int=3,       # largest number of options
 )->list:           # of `MemoryOption`, at most one of a kind
     "Return the cheapest changes with which the training fits."
-    out, kinds = [], set()
-    for kind, changed, words, costs in _candidates(cfg):
+    options, kinds = [], set()
+    for kind, changed, overrides, cost in _candidates(cfg):
         if kind in kinds: continue
-        need = training_memory(changed, net_of(changed)).total + beside
-        if need > room.free/memory_margin: continue
-        out.append(MemoryOption(words, costs, need))
+        n_bytes = training_memory(changed, model_config_of(changed)).total + reserved
+        if n_bytes > available.free/memory_margin: continue
+        options.append(MemoryOption(overrides, cost, n_bytes))
         kinds.add(kind)
-        if len(out) == n: break
-    return out
+        if len(options) == n: break
+    return options
 
 # %% ../../nbs/794_train.batch_fit.ipynb #ac1ded8d
 def halvings_to_fit(
     cfg,          # a configuration of a training
-    net_of,       # function from such a configuration to that of its model
-    room:AvailableMemory,    # the available memory; None: unknown
-    beside:int=0, # bytes that other parts will still allocate
+    model_config_of, # function from such a configuration to that of its model
+    available:AvailableMemory, # the available memory; None: unknown
+    reserved:int=0, # bytes that other parts will still allocate
 )->int:           # None: not even the smallest batch fits
     "Return how often the batch must be halved to fit."
     for k in range(max_halvings(cfg) + 1):
         small = halve_batch(cfg, k)
-        if fits_in_memory(training_memory(small, net_of(small)).total + beside, room): return k
+        if fits_in_memory(training_memory(small, model_config_of(small)).total + reserved, available): return k
 
 # %% ../../nbs/794_train.batch_fit.ipynb #2abe843c
 def check_memory(
     cfg,          # a configuration of a training
-    net_of,       # function from such a configuration to that of its model
-    beside:int=0, # bytes that other parts will still allocate
-    room=None,    # an `AvailableMemory`, if known
+    model_config_of, # function from such a configuration to that of its model
+    reserved:int=0, # bytes that other parts will still allocate
+    available=None, # an `AvailableMemory`, if known
 )->list:          # lines to print
     "Raise an error that names the cheapest changes if a training does not fit; otherwise return lines to print."
-    need, room = training_memory(cfg, net_of(cfg)), room or available_memory(cfg.device)
-    if room is None: return [str(need)]
-    total = need.total + beside
-    if fits_in_memory(total, room):
-        return [f'{need}; {room}'] + ['this is close: fit_batch=true halves the batch if memory runs out']*(
-            total*memory_margin > room.free)
-    ways = memory_options(cfg, net_of, room, beside)
-    told = '; '.join(f'{w.words} ({w.costs}; {format_bytes(w.need)})' for w in ways) or (
-        'no change of batch, length or model alone is enough; combine them, or use a larger machine')
-    more = f' with {format_bytes(beside)} for the process itself' if beside else ''
-    raise ConfigError(f'this training needs {format_bytes(total)}{more}, but {room}: {need}', way_out=told)
+    need, available = training_memory(cfg, model_config_of(cfg)), available or available_memory(cfg.device)
+    if available is None: return [str(need)]
+    total = need.total + reserved
+    if fits_in_memory(total, available):
+        close = total*memory_margin > available.free
+        return [f'{need}; {available}'] + ['this is close: fit_batch=true halves the batch if memory runs out']*close
+    options = memory_options(cfg, model_config_of, available, reserved)
+    process = f' with {format_bytes(reserved)} for the process itself' if reserved else ''
+    raise ConfigError(f'this training needs {format_bytes(total)}{process}, but {available}: {need}',
+                      way_out=_option_text(options))
+
+_no_option = 'no change of batch, length or model alone is enough; combine them, or use a larger machine'
+
+# %% ../../nbs/794_train.batch_fit.ipynb #36a718ed
+def _option_text(options):
+    "Describe the changes that make a training fit."
+    if not options: return _no_option
+    return '; '.join(f'{o.overrides} ({o.cost}; {format_bytes(o.n_bytes)})' for o in options)
 
 # %% ../../nbs/794_train.batch_fit.ipynb #b00c61f5
 def free_step_memory(
@@ -339,14 +374,16 @@ def free_step_memory(
     error:BaseException, # the exception raised
 )->str:                  # its message, in one line
     "Release everything the failed step has allocated."
-    told = ' '.join(str(error).split())[:160] or type(error).__name__
+    message = ' '.join(str(error).split())[:160] or type(error).__name__
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
     if learn is not None:
-        for name in ('pred', 'output', 'loss', 'loss_grad', 'xb', 'yb', 'opt', 'more', 'model'):
-            setattr(learn, name, None)
+        for name in _step_attributes: setattr(learn, name, None)
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     if torch.backends.mps.is_available(): torch.mps.empty_cache()
-    return told
+    return message
+
+# attributes of a Learner that hold tensors
+_step_attributes = 'pred', 'output', 'loss', 'loss_grad', 'xb', 'yb', 'opt', 'more', 'model'

@@ -52,14 +52,14 @@ def optimized_params(
     learn, # a learner with an optimizer
 )->list:
     "Parameters that have a gradient and belong to the learner's optimizer; a critic has its own optimizer."
-    mine = {id(p) for ps in learn.opt.param_lists for p in ps}
-    return [p for p in learn.model.parameters() if p.grad is not None and id(p) in mine]
+    own = {id(p) for ps in learn.opt.param_lists for p in ps}
+    return [p for p in learn.model.parameters() if p.grad is not None and id(p) in own]
 
 # %% ../../nbs/755_train.clip.ipynb #5978a2c6
 class GradientClipping(Callback):
     "Clip the gradient before each optimizer step."
     order, measures_norm = 11, True               # the order of fastai's GradientClip
-    def __init__(self, config:ClipConfig): self.config, self.lengths = config, []
+    def __init__(self, config:ClipConfig): self.config, self.norm_history = config, []
 
     def before_step(self):
         c, ps = self.config, optimized_params(self.learn)
@@ -68,55 +68,59 @@ class GradientClipping(Callback):
         if c.kind == 'norm': nn.utils.clip_grads_with_norm_(ps, c.limit, norm)
         elif c.kind == 'value': nn.utils.clip_grad_value_(ps, c.limit)
         elif c.kind == 'layer': _clip_by_layer(ps, c.limit)
-        elif c.kind == 'percentile': nn.utils.clip_grads_with_norm_(ps, self._percentile(), norm)
+        elif c.kind == 'percentile': nn.utils.clip_grads_with_norm_(ps, self._percentile_limit(), norm)
 
-    def _percentile(self):
+    def _percentile_limit(self):
         "Add the current norm to the history, unless it is not finite, and return the threshold."
         if math.isfinite(norm := float(self.learn.grad_norm)):
-            self.lengths = (self.lengths + [norm])[-self.config.window:]
-        return float(np.percentile(self.lengths, self.config.limit)) if self.lengths else math.inf
-    def state_dict(self): return dict(lengths=list(self.lengths))
-    def load_state_dict(self, state): self.lengths = list(state['lengths'])
+            self.norm_history = (self.norm_history + [norm])[-self.config.window:]
+        return float(np.percentile(self.norm_history, self.config.limit)) if self.norm_history else math.inf
+
+    def state_dict(self): return dict(lengths=list(self.norm_history))
+    def load_state_dict(self, state): self.norm_history = list(state['lengths'])
 
 # %% ../../nbs/755_train.clip.ipynb #2770cec4
 def _clip_by_layer(ps, limit):
     "Clip each gradient to `limit` times the norm of its weight, for which an RMS of at least 0.001 is assumed."
-    most = [limit*n for n in torch._foreach_norm([p.detach() for p in ps])]
-    for p,m,n in zip(ps, most, torch._foreach_norm([p.grad for p in ps])):
-        m = torch.clamp(m, min=limit*1e-3*math.sqrt(p.numel()))
-        p.grad.mul_(torch.clamp(m/(n + 1e-12), max=1.))
+    max_norms = [limit*n for n in torch._foreach_norm([p.detach() for p in ps])]
+    for p,max_norm,norm in zip(ps, max_norms, torch._foreach_norm([p.grad for p in ps])):
+        max_norm = torch.clamp(max_norm, min=limit*1e-3*math.sqrt(p.numel()))
+        p.grad.mul_(torch.clamp(max_norm/(norm + 1e-12), max=1.))
 
 # %% ../../nbs/755_train.clip.ipynb #f2e953c8
 class GradientAccumulation(Callback):
-    "Take one step every `n` batches, with the gradient of one large batch."
+    "Take one step every `n_batches` batches, with the gradient of one large batch."
     order = 6                                    # before the gradient is clipped
     run_valid = False
     def __init__(self,
-        n:int, # batches per step
+        n_batches:int, # batches per step
     ):
-        if n < 1: raise ConfigError(f'accumulate={n}', way_out='give 1 or more batches per step')
-        self.n, self.batches, self.targets = n, 0, 0
+        if n_batches < 1: raise ConfigError(f'accumulate={n_batches}', way_out='give 1 or more batches per step')
+        self.n_batches, self.n_done, self.n_targets = n_batches, 0, 0
 
-    def completes_step(self): return self.batches + 1 >= self.n          # does the current batch complete a step?
+    def completes_step(self): return self.n_done + 1 >= self.n_batches     # does the current batch complete a step?
     def before_batch(self): self.learn.loss_scale = 1.
     def before_backward(self):
         # the same on all ranks; callbacks that run a backward pass of their own multiply their loss by it
         self.learn.loss_scale = float(getattr(self.learn, 'targets_of_all', None) or (self.yb[0] != vocab.PAD).sum())
         self.learn.loss_grad = self.loss_grad*self.loss_scale
+
     def before_step(self):
-        self.batches, self.targets = self.batches + 1, self.targets + self.loss_scale
-        if self.batches < self.n: raise CancelBatchException             # keep the gradient for the next batch
-        torch._foreach_mul_([p.grad for p in optimized_params(self.learn)], 1/max(1., self.targets))
-        self.batches = self.targets = 0
-    def after_cancel_step(self): self.batches = self.targets = 0  # a callback cancelled the step: drop the gradient
-    def state_dict(self): return dict(batches=self.batches, targets=self.targets)
-    def load_state_dict(self, state): self.batches, self.targets = state['batches'], state['targets']
+        self.n_done, self.n_targets = self.n_done + 1, self.n_targets + self.loss_scale
+        if self.n_done < self.n_batches: raise CancelBatchException             # keep the gradient for the next batch
+        torch._foreach_mul_([p.grad for p in optimized_params(self.learn)], 1/max(1., self.n_targets))
+        self.n_done = self.n_targets = 0
+
+    def after_cancel_step(self): self.n_done = self.n_targets = 0  # a callback canceled the step: drop the gradient
+    def state_dict(self): return dict(batches=self.n_done, targets=self.n_targets)
+    def load_state_dict(self, state): self.n_done, self.n_targets = state['batches'], state['targets']
 
 # %% ../../nbs/755_train.clip.ipynb #9a70b216
 def pending_grad_scale(
     learn, # a learner, in `before_step`
 )->float:  # None while the step needs more batches
     "Return the factor `GradientAccumulation` will still apply, for callbacks that read the gradient before it."
-    a = next((c for c in learn.cbs if isinstance(c, GradientAccumulation)), None)
-    if a is None: return 1.
-    return 1/max(1., a.targets + learn.loss_scale) if a.batches + 1 >= a.n else None
+    accumulation = next((c for c in learn.cbs if isinstance(c, GradientAccumulation)), None)
+    if accumulation is None: return 1.
+    if not accumulation.completes_step(): return None
+    return 1/max(1., accumulation.n_targets + learn.loss_scale)

@@ -9,17 +9,20 @@ __all__ = ['difficulty_aspects', 'simple_difficulties', 'rhythm_complexity', 'ha
 
 # %% ../../nbs/764_train.curriculum.ipynb #16ba74ed
 import zlib
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from fastai.callback.core import Callback
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
 from ..core import ConfigError, suggest, to_json
 from ..score.polyphony import _sounding_pairs
-from ..studies.features import Music, _key_fit, features, find_feature
+from ..studies.music import Music
+from ..studies.features import _key_fit, features, find_feature
 from ..data.batching import growth_modes, length_at
 from ..tokens.codec import decode
 from ..data.loaders import WindowLoader
@@ -29,39 +32,41 @@ def rhythm_complexity(
     m:Music, # notes of a piece
 )->float:    # 0 … 1
     "Variety of the inter-onset intervals, reduced if they repeat."
-    gaps = np.diff(np.unique(m.cell))
+    gaps = np.diff(np.unique(m.onset_cell))
     if len(gaps) < 2: return 0.
     n = -(-len(gaps)//16)
-    parts = np.array_split(gaps, n)
-    return float(
-        np.mean(
-            [(len(np.unique(g)) / len(g)) * (1 - 0.5 * (np.mean(g[1:] == g[:-1]) if len(g) > 1 else 0)) for g in parts]
-        )
-    )
+    return float(np.mean([_variety(stretch) for stretch in np.array_split(gaps, n)]))
 
+def _variety(gaps):
+    "Fraction of distinct intervals, reduced by up to a half if they equal the previous one."
+    regularity = np.mean(gaps[1:] == gaps[:-1]) if len(gaps) > 1 else 0
+    return (len(np.unique(gaps))/len(gaps))*(1 - .5*regularity)
+
+# %% ../../nbs/764_train.curriculum.ipynb #9befa3d7
 def harmony_complexity(m:Music)->float:
     "Mean number of notes and of distinct interval classes that sound at an onset, normalized."
     on, end, pitch = m.beat[m.tuned], np.maximum(m.beat_end, m.beat + 1/12)[m.tuned], m.pitch[m.tuned]
     if not len(on): return 0.
-    t = np.unique(on)
-    at, note = _sounding_pairs(t, on, end)
-    n, classes = np.bincount(at, minlength=len(t)), np.zeros(len(t), np.int64)
+    onsets = np.unique(on)
+    at, note = _sounding_pairs(onsets, on, end)
+    n, classes = np.bincount(at, minlength=len(onsets)), np.zeros(len(onsets), np.int64)
     np.bitwise_or.at(classes, at, 1 << (pitch[note] % 12))
-    variety = sum((classes & ((classes << k) | (classes >> (12 - k))) & 0xfff > 0).astype(int) for k in range(1, 7))
-    return float(np.mean(.7*np.minimum(n/6, 1) + .3*variety/6))
+    return float(np.mean(.7*np.minimum(n/6, 1) + .3*_interval_classes(classes)/6))
+
+def _interval_classes(classes):
+    "Number of distinct interval classes among pitch classes, given as bits."
+    def has(k): return classes & ((classes << k) | (classes >> (12 - k))) & 0xfff > 0
+    return sum(has(k).astype(int) for k in range(1, 7))
 
 # %% ../../nbs/764_train.curriculum.ipynb #4708abe2
 def melody_complexity(m:Music)->float:
     "Range, leaps and changes of direction of the highest line."
-    p = m.pitch[m.top]
+    p = m.pitch[m.skyline]
     if len(p) < 3: return 0.
     step = np.diff(p)
-    turns = np.sign(step[step != 0])
-    return float(
-        0.4 * min(np.ptp(p) / 24, 1)
-        + 0.3 * np.mean(np.abs(step) > 4)
-        + 0.3 * (np.mean(turns[1:] != turns[:-1]) if len(turns) > 1 else 0)
-    )
+    direction = np.sign(step[step != 0])
+    turns = np.mean(direction[1:] != direction[:-1]) if len(direction) > 1 else 0
+    return float(.4*min(np.ptp(p)/24, 1) + .3*np.mean(np.abs(step) > 4) + .3*turns)
 
 def structure_complexity(m:Music)->float:
     "Duration and number of instruments, normalized."
@@ -74,7 +79,7 @@ difficulty_aspects = dict(
 # %% ../../nbs/764_train.curriculum.ipynb #2d6ec1db
 def key_distance(m:Music)->float:
     "Number of accidentals of the best-fitting key, 0 … 6."
-    if not m.tuned.any(): return 0.
+    if not m.pitched.any(): return 0.
     k = int(np.argmax(_key_fit(m)))
     # a minor key counts as its relative major
     fifths = 7*(k % 12 + 3*(k >= 12)) % 12
@@ -104,11 +109,21 @@ def complexity(
     return np.asarray(parts) @ np.array(w)
 
 # %% ../../nbs/764_train.curriculum.ipynb #d536c888
+def _measures(): return ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)
+
 def _check_measure(name):
-    "Return `name` if pieces can be ordered by it; otherwise raise an error."
-    names = ['length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features]
+    "Return `name` if pieces can be ordered by it."
+    names = list(_measures())
     if name in names: return name
     raise ConfigError(f'no curriculum by {name!r}{suggest(name, names)}', way_out=f"choose from {', '.join(names)}")
+
+def _measure(name):
+    "The function that measures the difficulty `name`."
+    if name in ('complexity', 'musical'): return _all_aspects
+    known = difficulty_aspects | simple_difficulties
+    return known[name] if name in known else find_feature(name)
+
+def _all_aspects(m): return [f(m) for f in difficulty_aspects.values()]
 
 # %% ../../nbs/764_train.curriculum.ipynb #87adfeac
 def measure_difficulties(
@@ -118,24 +133,14 @@ def measure_difficulties(
     progress=None, # called with (done, total)
 )->dict:           # name: (pieces,) float64, or (pieces, 4) for complexity and musical
     "Measure the difficulty of pieces."
-    table = store.pieces.column_names if hasattr(store, 'pieces') else ()
-    out = {n:store.pieces[n].to_numpy(zero_copy_only=False)[pieces].astype(float) for n in names if n in table}
-    todo, rows = [n for n in names if n not in out], {}
-    for i,p in enumerate(pieces.tolist() if todo else ()):
+    columns = store.pieces.column_names if hasattr(store, 'pieces') else ()
+    known = {n:store.pieces[n].to_numpy(zero_copy_only=False)[pieces].astype(float) for n in names if n in columns}
+    rows = {n:[] for n in names if n not in known}
+    for i,p in enumerate(pieces.tolist() if rows else ()):
         m = Music(decode(store[p]))
-        for n in todo:
-            v = (
-                [f(m) for f in difficulty_aspects.values()]
-                if n in ('complexity', 'musical')
-                else (
-                    (difficulty_aspects | simple_difficulties)[n](m)
-                    if n in difficulty_aspects | simple_difficulties
-                    else find_feature(n)(m)
-                )
-            )
-            rows.setdefault(n, []).append(v)
+        for n,values in rows.items(): values.append(_measure(n)(m))
         if progress: progress(i + 1, len(pieces))
-    return out | {n:np.nan_to_num(np.array(rows[n], float)) for n in todo}
+    return known | {n:np.nan_to_num(np.array(values, float)) for n,values in rows.items()}
 
 # %% ../../nbs/764_train.curriculum.ipynb #261357a2
 class CurriculumConfig(Config):
@@ -162,33 +167,24 @@ class CurriculumConfig(Config):
     @model_validator(mode='before')
     @classmethod
     def _word(cls, value):
-        return (dict(by=() if value == 'none' else (value,)) if isinstance(value, str)
-                else dict(by=value) if isinstance(value, (list, tuple)) else value)
+        if isinstance(value, str): return dict(by=() if value == 'none' else (value,))
+        return dict(by=value) if isinstance(value, (list, tuple)) else value
     @field_validator('by', mode='before')
     @classmethod
     def _one(cls, v): return (v,) if isinstance(v, str) else v
     @field_validator('order', mode='before')
     @classmethod
-    def _places(cls, v):
+    def _as_tuple(cls, v):
         if v in ('', None): return ()
         return (v,) if isinstance(v, str) else v
     @model_validator(mode='after')
     def _names(self):
-        column = [
-            n
-            for n in self.by
-            if self.order
-            and n not in ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)
-        ]
+        columns = _order_columns(self.by, self.order)
         for n in self.by:
-            try: n in column or _check_measure(n)
+            try: n in columns or _check_measure(n)
             except ConfigError as e: raise ValueError(e.what) from e
-        if len(column) > 1: raise ValueError(f'by={list(self.by)}: order applies to one column only')
-        if self.order and not column:
-            raise ValueError(f'order={list(self.order)} without a column; add by=genre, or remove order')
-        values = [w for o in self.order for w in o.split('|')]
-        if twice := [w for w in values if values.count(w) > 1]: raise ValueError(f'order has {twice[0]} twice')
-        if bad := [n for n in column if n in self.limits]:
+        if fault := _order_fault(self.by, self.order, columns): raise ValueError(fault)
+        if bad := [n for n in columns if n in self.limits]:
             raise ValueError(f'limits.{bad[0]}, but {bad[0]} is ordered by its values')
         return self
     @model_validator(mode='after')
@@ -200,28 +196,32 @@ class CurriculumConfig(Config):
         return self
 
 # %% ../../nbs/764_train.curriculum.ipynb #61e153f2
+def _order_columns(by, order):
+    "Names of columns among the measures `by`: with an `order` of values, a name that is no measure."
+    return [n for n in by if n not in _measures()] if order else []
+
+def _order_fault(by, order, columns):
+    "What is wrong with the order of the values of a column; None if nothing is."
+    if len(columns) > 1: return f'by={list(by)}: order applies to one column only'
+    if order and not columns: return f'order={list(order)} without a column; add by=genre, or remove order'
+    values = [w for entry in order for w in entry.split('|')]
+    if twice := [w for w in values if values.count(w) > 1]: return f'order has {twice[0]} twice'
+
 @patch(as_prop=True)
-def column(self:CurriculumConfig)->str:
+def order_column(self:CurriculumConfig)->str:
     "Name of the column that `order` applies to, or an empty string."
-    return next(
-        (
-            n
-            for n in self.by
-            if self.order
-            and n not in ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)
-        ),
-        '',
-    )
+    return next(iter(_order_columns(self.by, self.order)), '')
 
 # %% ../../nbs/764_train.curriculum.ipynb #5e79db8d
 @patch
-def share(self:CurriculumConfig,
+def open_share(self:CurriculumConfig,
     epoch:float, # or the level, if adaptive; from 0
 )->float:        # 0 … 1
     "Return the fraction of the pieces that is available."
-    how = 'linear' if self.pacing == 'adaptive' else self.pacing
+    if self.start >= 1: return 1.
+    mode = 'linear' if self.pacing == 'adaptive' else self.pacing
     fine = 1 << 20  # `length_at` works in multiples of sixteen
-    return length_at(epoch, fine, int(self.start*fine), self.epochs, how)/fine if self.start < 1 else 1.
+    return length_at(epoch, fine, int(self.start*fine), self.epochs, mode)/fine
 
 # %% ../../nbs/764_train.curriculum.ipynb #4dc9c5f9
 def stage_indices(
@@ -229,71 +229,94 @@ def stage_indices(
     order,       # of a `CurriculumConfig`
 )->np.ndarray:   # (pieces,) int64: stage of each, from 0; values not in `order` come last
     "Return the stage at which each piece becomes available."
-    at = {w:i for i,entry in enumerate(order) for w in entry.split('|')}
-    return np.array([at.get(str(v), len(order)) for v in values], np.int64)
+    stages = {w:i for i,entry in enumerate(order) for w in entry.split('|')}
+    return np.array([stages.get(str(v), len(order)) for v in values], np.int64)
 
+# %% ../../nbs/764_train.curriculum.ipynb #bf730e20
 @patch
-def stage_open(self:CurriculumConfig,
+def open_stages(self:CurriculumConfig,
     level:float, # epoch, or the level if adaptive
-    places,      # (pieces,) from `stage_indices`
+    piece_stages, # (pieces,) from `stage_indices`
 )->np.ndarray:   # (pieces,) bool
     "Return which pieces are available, given their stages."
-    u = 1. if self.start >= 1 else (self.share(level) - self.start)/(1 - self.start)
-    there = np.unique(places)                                                   # empty stages are skipped
-    return places <= there[min(len(there) - 1, int(u*len(there) + 1e-9))]
+    u = 1. if self.start >= 1 else (self.open_share(level) - self.start)/(1 - self.start)
+    stages = np.unique(piece_stages)                                            # empty stages are skipped
+    return piece_stages <= stages[min(len(stages) - 1, int(u*len(stages) + 1e-9))]
 
 # %% ../../nbs/764_train.curriculum.ipynb #aeabd476
+@delegates()
 class CurriculumLoader(WindowLoader):
     "A `WindowLoader` whose pieces become available from easy to hard."
-    def __init__(self, store, pieces=None, pace:CurriculumConfig=None, measured=None, **kwargs):
+    def __init__(self,
+        store,                      # a `TokenStore`
+        pieces=None,                # indices of pieces; None: all
+        pace:CurriculumConfig=None, # the curriculum
+        difficulty=None,            # from `measure_difficulties`; None: measured here
+        **kwargs                    # for `WindowLoader`
+    ):
         self.pace, self.levels = pace or CurriculumConfig(), [0]               # the level of each epoch begun so far
         super().__init__(store, pieces, **kwargs)
         if self.config.corpus_weights:
             raise ConfigError('a curriculum and loader.corpus_weights: both select pieces', way_out='remove one of them')
-        names = tuple(n for n in self.pace.by if n not in ('length', self.pace.column))
-        self.measured = measured if measured is not None else measure_difficulties(store, self.pieces, names)
-        self.places = self._stages() if self.pace.column else None
+        names = tuple(n for n in self.pace.by if n not in ('length', self.pace.order_column))
+        self.difficulty = difficulty if difficulty is not None else measure_difficulties(store, self.pieces, names)
+        self.piece_stages = self._piece_stages() if self.pace.order_column else None
 
     def level(self, epoch):
         "Return the level of an epoch: the epoch itself, unless the pacing is adaptive."
         return epoch if self.pace.pacing != 'adaptive' else self.levels[min(epoch, len(self.levels) - 1)]
 
-    def open_to(self, level,
-    ):           # (pieces,) bool
-        "Return which pieces are available at a level."
-        p, is_open = self.pace, np.ones(len(self.pieces), bool)
-        if self.places is not None: is_open = p.stage_open(level, self.places)
-        done = min(1., level/p.epochs)
-        for n,v in self.measured.items():
-            if v.ndim == 2: v = complexity(v, done if n == 'musical' else None)
-            least = max(1, round(p.share(level)*len(v)))
-            easiest = np.argsort(np.argsort(v, kind='stable'), kind='stable') < least
-            if n in p.limits:
-                lo, hi = p.limits[n]
-                some = v <= lo + (hi - lo)*done
-                is_open &= some | (done >= 1) if some.any() or done >= 1 else easiest & (v <= v.min())
-            else: is_open &= easiest
-        if not is_open.any():  # no piece is easy by every measure: take the one with the lowest sum of ranks
-            is_open[np.argmin(sum(np.argsort(np.argsort(complexity(v) if v.ndim == 2 else v))
-                                  for v in self.measured.values()))] = True
-        return is_open
+# %% ../../nbs/764_train.curriculum.ipynb #4f9232d3
+@patch
+def open_to(self:CurriculumLoader,
+    level:float, # epoch, or the level if adaptive
+)->np.ndarray:   # (pieces,) bool
+    "Return which pieces are available at a level."
+    is_open = np.ones(len(self.pieces), bool)
+    if self.piece_stages is not None: is_open = self.pace.open_stages(level, self.piece_stages)
+    for n in self.difficulty: is_open &= self._open_by(n, level)
+    if not is_open.any():  # no piece is easy by every measure: take the one with the lowest sum of ranks
+        is_open[np.argmin(sum(np.argsort(np.argsort(self._values(n))) for n in self.difficulty))] = True
+    return is_open
+
+# %% ../../nbs/764_train.curriculum.ipynb #59539cee
+@patch
+def _open_by(self:CurriculumLoader, name, level):
+    "Which pieces are easy enough by one measure."
+    p, done = self.pace, min(1., level/self.pace.epochs)
+    v = self._values(name, done if name == 'musical' else None)
+    n_open = max(1, round(p.open_share(level)*len(v)))
+    easiest = np.argsort(np.argsort(v, kind='stable'), kind='stable') < n_open
+    if name not in p.limits: return easiest
+    low, high = p.limits[name]
+    below = v <= low + (high - low)*done
+    if below.any() or done >= 1: return below | (done >= 1)
+    return easiest & (v <= v.min())
+
+# %% ../../nbs/764_train.curriculum.ipynb #6cd74b1b
+@patch
+def _values(self:CurriculumLoader, name, progress=None):
+    "Difficulty of the pieces by a measure, one value for each."
+    v = self.difficulty[name]
+    return complexity(v, progress) if v.ndim == 2 else v
 
 # %% ../../nbs/764_train.curriculum.ipynb #3b2c55b4
 @patch
-def _stages(self:CurriculumLoader):
+def _piece_stages(self:CurriculumLoader):
     "Return the stage of each piece, from the column of the curriculum."
-    name, order = self.pace.column, self.pace.order
+    name, order = self.pace.order_column, self.pace.order
     if (values := self._column(name)) is None:
-        raise ConfigError(f'curriculum by {name}: no such column{suggest(name, self.store.pieces.column_names)}',
-                          self.store.path, f'columns: {", ".join(self.store.pieces.column_names)}; '
-                          'a metadata.csv in the data folder adds others')
-    mine = [values[p] for p in self.pieces.tolist()]
-    there = sorted({str(v) for v in mine if v is not None})
+        columns = self.store.pieces.column_names
+        raise ConfigError(f'curriculum by {name}: no such column{suggest(name, columns)}', self.store.path,
+                          f'columns: {", ".join(columns)}; a metadata.csv in the data folder adds others')
+    own = [values[p] for p in self.pieces.tolist()]
+    present = sorted({str(v) for v in own if v is not None})
     if bad := [w for o in order for w in o.split('|') if w not in map(str, filter(None, values))]:
-        raise ConfigError(f'curriculum.order has {bad[0]!r}, but no piece has this {name}{suggest(bad[0], there)}',
-                          self.store.path, f'values: {", ".join(there[:20])}')
-    return stage_indices(mine, order)
+        raise ConfigError(f'curriculum.order has {bad[0]!r}, but no piece has this {name}{suggest(bad[0], present)}',
+                          self.store.path, f'values: {", ".join(present[:20])}')
+    return stage_indices(own, order)
 
+# %% ../../nbs/764_train.curriculum.ipynb #425c7394
 @patch
 def _windows(self:CurriculumLoader, epoch, length):
     return self._mixed(self.pieces[self.open_to(self.level(epoch))], epoch, length)
@@ -302,8 +325,10 @@ def _windows(self:CurriculumLoader, epoch, length):
 @patch
 def _length(self:CurriculumLoader, epoch):
     if 'length' not in self.pace.by: return WindowLoader._length(self, epoch)
-    return self.length if (s := self.pace.share(self.level(epoch))) >= 1 else max(16, int(self.length*s)//16*16)
+    share = self.pace.open_share(self.level(epoch))
+    return self.length if share >= 1 else max(16, int(self.length*share)//16*16)
 
+# %% ../../nbs/764_train.curriculum.ipynb #5bd749fc
 @patch
 def set_level(self:CurriculumLoader,
     epoch:int, # the first epoch at this level
@@ -325,38 +350,37 @@ def load_state_dict(self:CurriculumLoader, state):
 @patch
 def _order(self:CurriculumLoader):
     own = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}  # an empty `order` keeps old fingerprints
-    by = {k: v.tolist() for k, v in self.measured.items()} | (
-        {} if self.places is None else {self.pace.column: self.places.tolist()}
-    )
+    by = {k:v.tolist() for k,v in self.difficulty.items()}
+    if self.piece_stages is not None: by[self.pace.order_column] = self.piece_stages.tolist()
     return zlib.crc32(to_json([own, by]).encode(), WindowLoader._order(self))
 
 # %% ../../nbs/764_train.curriculum.ipynb #cd13c549
 class AdaptiveCurriculum(Callback):
     "Begin the next level of a `CurriculumLoader` when the loss of an epoch hardly fell."
     order = 55
-    def __init__(self): self.before, self.sum, self.n = None, 0., 0
+    def __init__(self): self.previous_loss, self.sum, self.n = None, 0., 0
     def after_batch(self):
         if not self.training: return
-        self.sum, self.n = self.sum + getattr(self.learn, 'nats', self.loss).item(), self.n + 1  # cross-entropy alone
+        self.sum, self.n = self.sum + getattr(self.learn, 'nats', self.loss).item(), self.n + 1  # cross-entropy
         loader = self.dls.train
-        if loader.at == 0: self._over(loader)                                   # this was the last batch of the epoch
-    def _over(self, loader):
+        if loader.at == 0: self._end_epoch(loader)                              # this was the last batch of the epoch
+
+    def _end_epoch(self, loader):
         mean, pace = self.sum/self.n, loader.pace
         self.sum, self.n = 0., 0
-        stalled = self.before is not None and mean > self.before*(1 - pace.min_improvement)
+        stalled = self.previous_loss is not None and mean > self.previous_loss*(1 - pace.gain)
         level = loader.levels[-1] + (stalled and loader.levels[-1] < pace.epochs)
-        self.before = None if stalled else mean  # new pieces: no comparison with earlier losses
+        self.previous_loss = None if stalled else mean  # new pieces: no comparison with earlier losses
         loader.set_level(loader.epoch, level)  # the loader is already at the next epoch
-    def state_dict(self): return dict(before=self.before, sum=self.sum, n=self.n)
-    def load_state_dict(self, state): self.before, self.sum, self.n = state['before'], state['sum'], state['n']
+
+    def state_dict(self): return dict(before=self.previous_loss, sum=self.sum, n=self.n)
+    def load_state_dict(self, state): self.previous_loss, self.sum, self.n = state['before'], state['sum'], state['n']
 
 # %% ../../nbs/764_train.curriculum.ipynb #3e81384d
 def curriculum_kwargs(
     pace:CurriculumConfig, # the curriculum
-)->dict:                   # `windows` and `cbs` for `music_learner`; empty without a curriculum
+)->dict:                   # `make_train_loader` and `cbs` for `music_learner`; empty without a curriculum
     "Return the arguments of `music_learner` for a curriculum."
     if not pace.by: return {}
-    return dict(
-        windows=lambda store, pieces, **kw: CurriculumLoader(store, pieces, pace=pace, **kw),
-        cbs=[AdaptiveCurriculum()] if pace.pacing == 'adaptive' else [],
-    )
+    cbs = [AdaptiveCurriculum()] if pace.pacing == 'adaptive' else []
+    return dict(make_train_loader=partial(CurriculumLoader, pace=pace), cbs=cbs)

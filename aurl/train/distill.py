@@ -24,7 +24,7 @@ from ..models.vae_gan import MusicTransformerVAEGAN
 from ..distributed import average_grads
 from ..data.batching import Segments
 from ..tokens.vocab import Kind, vocab
-from .learner import Autocast
+from .precision import Autocast
 from ..losses.base import LossInputs, kind_slice, losses, register_loss
 from ..losses.loss_checks import example_inputs
 from ..losses.musical import pitch_class_matrix
@@ -34,11 +34,9 @@ from ..losses.texture import n_form_parts, self_similarity, pitch_counts
 # %% ../../nbs/785_train.distill.ipynb #02091bca
 def _teacher_example():
     "Return loss inputs of a few bars, with random teacher logits."
-    h = example_inputs()
-    h.more = dict(
-        teacher=torch.randn(h.logits.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64),
-        temperature=2.0,
-    )
+    h, g = example_inputs(), torch.Generator().manual_seed(9)
+    teacher = torch.randn(h.logits.shape, generator=g, dtype=torch.float64)
+    h.more = dict(teacher=teacher, temperature=2.)
     return h
 
 @register_loss('teacher_output', unit='nats per token', needs='teacher', sample=_teacher_example)
@@ -58,21 +56,22 @@ def teacher_harmony_loss(h:LossInputs):
     ours, theirs = (
         x.float_logits[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.float_logits) for x in (h, t)
     )
-    return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.kind_prob(Kind.NOTE_ON))
+    return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.chance(Kind.NOTE_ON))
 
+# %% ../../nbs/785_train.distill.ipynb #1a9065d7
 @register_loss('teacher_rhythm', unit='squared octaves', needs='teacher', sample=_teacher_example)
 def teacher_rhythm_loss(h:LossInputs):
     "Squared difference of the expected duration from the teacher's, in octaves."
     t = _teacher_inputs(h)
-    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.float_logits).log2()
-    ours, theirs = (x.float_logits[...,kind_slice(Kind.TIME_SHIFT)].softmax(-1) @ octaves for x in (h, t))
-    return h.mean((ours - theirs)**2, t.kind_prob(Kind.TIME_SHIFT))
+    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.scores).log2()
+    ours, theirs = (x.scores[...,kind_slice(Kind.TIME_SHIFT)].softmax(-1) @ octaves for x in (h, t))
+    return h.mean((ours - theirs)**2, t.chance(Kind.TIME_SHIFT))
 
 @register_loss('teacher_form', unit='squared cosine', needs='teacher', sample=_teacher_example)
 def teacher_form_loss(h:LossInputs):
     "Squared difference of the window's expected self-similarity from the teacher's."
     ours, theirs = (self_similarity(pitch_counts(x, n_form_parts)[0]) for x in (h, _teacher_inputs(h)))
-    return h.mean_over((ours - theirs).pow(2).mean((1, 2))[h.target_mask.any(1)])
+    return h.over((ours - theirs).pow(2).mean((1, 2))[h.counts.any(1)])
 
 # %% ../../nbs/785_train.distill.ipynb #16bb08a4
 def _layer_normalize(x): return F.layer_norm(x, x.shape[-1:])
@@ -81,14 +80,9 @@ def _feature_example():
     "Return loss inputs of a few bars, with random features and attention maps of student and teacher."
     h, g = example_inputs(), torch.Generator().manual_seed(9)
     b, t = h.ids.shape
-    new = lambda *size: torch.randn(*size, generator=g, dtype=torch.float64)
-    h.more = dict(
-        features=new(2, b, t, 8),
-        teacher_features=new(2, b, t, 8),
-        maps=new(1, b, 4, t),
-        teacher_maps=new(1, b, 4, t).softmax(-1).log(),
-        rows=torch.tensor([3, 5, 9, 14]),
-    )
+    def random(*size): return torch.randn(*size, generator=g, dtype=torch.float64)
+    h.more = dict(features=random(2, b, t, 8), teacher_features=random(2, b, t, 8), maps=random(1, b, 4, t))
+    h.more |= dict(teacher_maps=random(1, b, 4, t).softmax(-1).log(), rows=torch.tensor([3, 5, 9, 14]))
     return h
 
 # %% ../../nbs/785_train.distill.ipynb #42f9632b
@@ -110,6 +104,7 @@ def teacher_attention_loss(h:LossInputs):
 # %% ../../nbs/785_train.distill.ipynb #65c2fcb0
 kinds_with_attention_maps = FullAttention, SlidingWindowAttention
 
+# %% ../../nbs/785_train.distill.ipynb #7404002b
 def attention_map(
     layer,       # an `Attention` of kind full or sliding_window
     x:Tensor,    # (batch, time, d_model): its input
@@ -121,11 +116,17 @@ def attention_map(
     b, t, d = x.shape
     q, k, _ = F.linear(x.float(), layer.qkv.weight.float()).view(b, t, 3, layer.n_heads, -1).permute(2, 0, 3, 1, 4)
     q, k = rotary(q, angles)[:,:,rows], rotary(k, angles)
-    at = torch.arange(t, device=x.device)
-    unseen = at > rows[:,None]
-    if isinstance(layer.look, SlidingWindowAttention): unseen = unseen | (at <= rows[:,None] - layer.look.window)
-    w = ((q @ k.transpose(-1, -2))*q.shape[-1]**-.5).masked_fill(unseen, -1e9).softmax(-1).mean(1)
-    return (w + 1e-9).log()
+    scores = (q @ k.transpose(-1, -2))*q.shape[-1]**-.5
+    weights = scores.masked_fill(_hidden_keys(layer, rows, t), -1e9).softmax(-1).mean(1)
+    return (weights + 1e-9).log()
+
+# %% ../../nbs/785_train.distill.ipynb #38569cb1
+def _hidden_keys(layer, rows, t):
+    "Keys that the queries at `rows` cannot attend to, (n, time) bool."
+    keys = torch.arange(t, device=rows.device)
+    hidden = keys > rows[:,None]
+    if isinstance(layer.look, SlidingWindowAttention): hidden = hidden | (keys <= rows[:,None] - layer.look.window)
+    return hidden
 
 # %% ../../nbs/785_train.distill.ipynb #5c953c2d
 class LayerRecorder:
@@ -135,27 +136,23 @@ class LayerRecorder:
         features=(),  # indices of layers whose output is recorded
         maps=(),      # indices of layers whose attention is recorded
     ):
-        self.blocks, self.layers, self.map_layers, self.out, self.read, self.hooks = (
-            model.trunk.blocks,
-            list(features),
-            list(maps),
-            {},
-            {},
-            [],
-        )
-        for i in self.layers:
-            self.hooks.append(
-                self.blocks[i].register_forward_hook(lambda m, args, out, i=i: self.out.__setitem__(i, out))
-            )
-        for i in self.map_layers:
-            self.hooks.append(
-                self.blocks[i].attention.register_forward_pre_hook(lambda m, args, i=i: self.read.__setitem__(i, args))
-            )
+        self.blocks, self.layers, self.map_layers = model.trunk.blocks, list(features), list(maps)
+        self.features_by_layer, self.attention_args = {}, {}
+        self.hooks = [self._record_output(i) for i in self.layers] + [self._record_input(i) for i in self.map_layers]
 
-    def features(self): return [self.out[i].float() for i in self.layers]
+    def _record_output(self, i):
+        def record(module, args, out): self.features_by_layer[i] = out
+        return self.blocks[i].register_forward_hook(record)
+
+    def _record_input(self, i):
+        def record(module, args): self.attention_args[i] = args
+        return self.blocks[i].attention.register_forward_pre_hook(record)
+
+    def features(self): return [self.features_by_layer[i].float() for i in self.layers]
     def maps(self, rows):
-        return torch.stack([attention_map(self.blocks[i].attention, *self.read[i][:3], rows) for i in self.map_layers])
-    def time(self): return self.read[self.map_layers[0]][0].shape[1]
+        layers = [(self.blocks[i].attention, self.attention_args[i][:3]) for i in self.map_layers]
+        return torch.stack([attention_map(attention, *args, rows) for attention, args in layers])
+    def time(self): return self.attention_args[self.map_layers[0]][0].shape[1]
     def remove(self):
         for h in self.hooks: h.remove()
 
@@ -176,21 +173,21 @@ default_teacher_terms = dict(output=.7, feature=1.)
 
 # %% ../../nbs/785_train.distill.ipynb #ffa70e73
 def check_distill(
-    told:dict, # terms and their weights or schedules; `hard` and `temperature` likewise
+    terms:dict, # terms and their weights or schedules; `hard` and `temperature` likewise
 )->dict:
     "Return the losses of a distillation with their weights; raise an error if a term is unknown."
-    if not isinstance(told, dict):
-        raise ConfigError(f'distill={told!r}',
+    if not isinstance(terms, dict):
+        raise ConfigError(f'distill={terms!r}',
                           way_out="give terms and weights, such as distill='{output: 0.7, hard: 0.3}'")
-    for k in told:
-        if k not in teacher_terms and k not in ('hard', 'temperature'):
-            raise ConfigError(f"no distillation term {k!r}{suggest(k, [*teacher_terms, 'hard', 'temperature'])}",
-                              way_out=f"choose from {', '.join(teacher_terms)}; further keys are hard and temperature")
-    heat = make_ramp(told.get('temperature', 1.), 'temperature')
-    if min(heat.start, heat.end) <= 0:
-        raise ConfigError(f"temperature={told['temperature']}", way_out='give a temperature above 0')
-    out = {k:v for k,v in told.items() if k in teacher_terms} or default_teacher_terms
-    return check_losses({f'teacher_{k}':v for k,v in out.items()})
+    keys = [*teacher_terms, 'hard', 'temperature']
+    if unknown := [k for k in terms if k not in keys]:
+        raise ConfigError(f"no distillation term {unknown[0]!r}{suggest(unknown[0], keys)}",
+                          way_out=f"choose from {', '.join(teacher_terms)}; further keys are hard and temperature")
+    ramp = make_ramp(terms.get('temperature', 1.), 'temperature')
+    if min(ramp.start, ramp.end) <= 0:
+        raise ConfigError(f"temperature={terms['temperature']}", way_out='give a temperature above 0')
+    weights = {k:v for k,v in terms.items() if k in teacher_terms} or default_teacher_terms
+    return check_losses({f'teacher_{k}':v for k,v in weights.items()})
 
 # %% ../../nbs/785_train.distill.ipynb #366e7a15
 class Distill(MusicLosses):
@@ -198,95 +195,117 @@ class Distill(MusicLosses):
     order = -3   # before further losses are added: `hard` weights the cross-entropy alone
     def __init__(self,
         teacher,           # a trained `MusicTransformerVAEGAN` of mode transformer
-        told:dict=None,    # terms and weights; by default `default_teacher_terms`
+        terms:dict=None,   # terms and weights; by default `default_teacher_terms`
         every:int=10,      # steps per line of the log
-        to=None,           # an `Experiment` to log to; by default that of `fit_budget`
-        layers:int=2,      # pairs of layers whose features are compared
-        rows:int=64,       # rows of an attention map that are compared
-        rate:float=3e-3,   # learning rate of the projections
+        run=None,          # an `Experiment` to log to; by default that of `fit_budget`
+        n_layer_pairs:int=2, # pairs of layers whose features are compared
+        n_attention_rows:int=64, # rows of an attention map that are compared
+        projection_lr:float=3e-3, # learning rate of the projections
     ):
-        told = dict(told or {})
-        weights = check_distill(told)
-        super().__init__(weights, every=every, to=to)
+        terms = dict(terms or {})
+        weights = check_distill(terms)
+        super().__init__(weights, every=every, run=run)
         if getattr(teacher, 'latent', None) is not None:
             raise ModelError(f'a teacher of mode {teacher.config.mode} is not usable: its encoder sees the whole piece',
                              way_out='use a teacher of mode transformer')
-        self.teacher, self.hard, self.n_layers, self.rows, self.rate = (
-            teacher.eval().requires_grad_(False), make_ramp(told.get('hard', .3), 'hard'), layers, rows, rate)
-        self.temperature = make_ramp(told.get('temperature', 1.), 'temperature')
-        self.projections = self.learns_projection = self._kept = None
-        self.taps = ()
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.data_weight = make_ramp(terms.get('hard', .3), 'hard')
+        self.temperature = make_ramp(terms.get('temperature', 1.), 'temperature')
+        self.n_layer_pairs, self.n_attention_rows, self.projection_lr = n_layer_pairs, n_attention_rows, projection_lr
         self.feature, self.attention = (f'teacher_{k}' in weights for k in ('feature', 'attention'))
+        self.projections = self.projection_optimizer = self._pending_state = None
+        self.recorders = ()
 
 # %% ../../nbs/785_train.distill.ipynb #8c269457
 @patch
 def before_fit(self:Distill):
     super(Distill, self).before_fit()
-    s, t = self.model, self.teacher.to(self.dls.device)
-    if s.codec.fingerprint != t.codec.fingerprint:
+    student, teacher = self.model, self.teacher.to(self.dls.device)
+    self._check_teacher(student, teacher)
+    pairs = layer_pairs(len(student.trunk.blocks), len(teacher.trunk.blocks), self.n_layer_pairs)
+    self.after_fit()  # remove the hooks of a fit that ended with an error
+    self.recorders = [self._recorder(m, [p[i] for p in pairs]) for i,m in enumerate((student, teacher))]
+    if self.feature and self.projections is None:
+        self._make_projections(len(pairs), student.config.d_model, teacher.config.d_model)
+    if self.projections is not None: self.projections.to(self.dls.device)
+
+# %% ../../nbs/785_train.distill.ipynb #06eddf91
+@patch
+def _recorder(self:Distill, model, layers):
+    "Record features of `layers` and attention of the last layer."
+    last = [len(model.trunk.blocks) - 1] if self.attention else []
+    return LayerRecorder(model, layers if self.feature else [], last)
+
+# %% ../../nbs/785_train.distill.ipynb #98ddfbb1
+@patch
+def _check_teacher(self:Distill, student, teacher):
+    "Raise an error if teacher and student cannot be compared."
+    if student.codec.fingerprint != teacher.codec.fingerprint:
         raise ModelError('the codec of the teacher differs from that of the student',
                          way_out='use a teacher that was trained with the same codec')
-    if self.attention and not all(
-        isinstance(b.attention.look, kinds_with_attention_maps) for m in (s, t) for b in (m.trunk.blocks[-1],)
-    ):
+    last = [m.trunk.blocks[-1].attention.look for m in (student, teacher)]
+    if self.attention and not all(isinstance(look, kinds_with_attention_maps) for look in last):
         raise ConfigError('this kind of attention never forms the full map',
                           way_out='remove attention from distill, or use full or sliding_window')
-    pairs = layer_pairs(len(s.trunk.blocks), len(t.trunk.blocks), self.n_layers)
-    last = lambda m: [len(m.trunk.blocks) - 1] if self.attention else []
-    for t in self.taps: t.remove()  # of a fit that ended with an error
-    self.taps = [LayerRecorder(m, [p[i] for p in pairs] if self.feature else [], last(m)) for i,m in enumerate((s, t))]
-    if self.feature and self.projections is None: self._project(len(pairs), s.config.d_model, t.config.d_model)
-    if self.projections is not None: self.projections.to(self.dls.device)
 
 # %% ../../nbs/785_train.distill.ipynb #b711f379
 @patch
-def _project(self:Distill, n, d, d_teacher):
+def _make_projections(self:Distill, n, d, d_teacher):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         self.projections = nn.ModuleList(nn.Linear(d, d_teacher, bias=False) for _ in range(n))
-    self.learns_projection = torch.optim.AdamW(self.projections.parameters(), lr=self.rate, weight_decay=0.)
-    if self._kept: self.load_state_dict(self._kept)
+    parameters = self.projections.parameters()
+    self.projection_optimizer = torch.optim.AdamW(parameters, lr=self.projection_lr, weight_decay=0.)
+    if self._pending_state: self.load_state_dict(self._pending_state)
 
 @patch
 def after_fit(self:Distill):
-    for t in self.taps: t.remove()
-    self.taps = ()
+    for r in self.recorders: r.remove()
+    self.recorders = ()
 
 # %% ../../nbs/785_train.distill.ipynb #bbbc0df1
 @patch
-def _ask(self:Distill):
+def _teacher_outputs(self:Distill):
     "Return the teacher's outputs for the batch, for `LossInputs.more`."
-    state, used = self.xb[3] if len(self.xb) > 3 else None, self.until.used if self.until else self.pct_train
+    state = self.xb[3] if len(self.xb) > 3 else None
     dtype = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), 'auto')
     with torch.no_grad(), autocast(self.dls.device, dtype): logits = self.teacher(self.xb[0], state=state).logits
-    apart = Segments.of(state)
-    own = (lambda x: x) if apart is None else apart.apart
-    more = dict(teacher=own(logits).float(), temperature=self.temperature.at(used))
-    ours, theirs = self.taps
+    segments = Segments.of(state)
+    split = _unchanged if segments is None else segments.apart
+    more = dict(teacher=split(logits).float(), temperature=self.temperature.at(self._pct_used()))
+    ours, theirs = self.recorders
     if self.feature:
-        more['features'] = torch.stack([p(own(f)) for p,f in zip(self.projections, ours.features())])
-        more['teacher_features'] = torch.stack([own(f) for f in theirs.features()])
-    if self.attention:
-        t = ours.time()
-        more['rows'] = rows = (
-            torch.arange(min(self.rows, t), device=logits.device) * t // min(self.rows, t) + self.train_iter
-        ) % t
-        more['maps'] = ours.maps(rows)
-        with torch.no_grad(): more['teacher_maps'] = theirs.maps(rows)
-    return more
+        more['features'] = torch.stack([p(split(f)) for p,f in zip(self.projections, ours.features())])
+        more['teacher_features'] = torch.stack([split(f) for f in theirs.features()])
+    return more | self._attention_maps(ours, theirs) if self.attention else more
+
+# %% ../../nbs/785_train.distill.ipynb #00565c8e
+def _unchanged(x): return x
+
+@patch
+def _pct_used(self:Distill): return self.run_budget.used if self.run_budget else self.pct_train
+
+# %% ../../nbs/785_train.distill.ipynb #30499cc6
+@patch
+def _attention_maps(self:Distill, ours, theirs):
+    "Rows of the attention maps of student and teacher; which rows changes from step to step."
+    t, device = ours.time(), self.xb[0].device
+    n = min(self.n_attention_rows, t)
+    rows = (torch.arange(n, device=device)*t//n + self.train_iter) % t
+    with torch.no_grad(): teacher_maps = theirs.maps(rows)
+    return dict(rows=rows, maps=ours.maps(rows), teacher_maps=teacher_maps)
 
 # %% ../../nbs/785_train.distill.ipynb #e258a8ac
 @patch
 def after_loss(self:Distill):
     if not self.training: return
-    self.learn.more = (getattr(self.learn, 'more', None) or {}) | self._ask()
+    self.learn.more = (getattr(self.learn, 'more', None) or {}) | self._teacher_outputs()
     self.learn.loss_grad = self.loss_grad*1.
     super(Distill, self).after_loss()
 
 @patch
-def _sum(self:Distill, main, parts, now):
-    used = self.until.used if self.until else self.pct_train
-    return self.hard.at(used)*main + sum(now[n]*v for n,v in parts.items())
+def _weighted_sum(self:Distill, main, parts, weights):
+    return self.data_weight.at(self._pct_used())*main + sum(weights[n]*v for n,v in parts.items())
 
 @patch
 def own_parameters(self:Distill):
@@ -296,10 +315,10 @@ def own_parameters(self:Distill):
 # %% ../../nbs/785_train.distill.ipynb #6823bdd5
 @patch
 def after_step(self:Distill):
-    if self.learns_projection is None: return
+    if self.projection_optimizer is None: return
     average_grads(self.projections.parameters())
-    if not self.called_off: self.learns_projection.step()
-    self.learns_projection.zero_grad()
+    if not self.step_canceled: self.projection_optimizer.step()
+    self.projection_optimizer.zero_grad()
 
 @patch
 def after_validate(self:Distill): pass
@@ -307,20 +326,18 @@ def after_validate(self:Distill): pass
 @patch
 def state_dict(self:Distill):
     if self.projections is None: return {}
-    return dict(
-        projections={k: v.detach().cpu().clone() for k, v in self.projections.state_dict().items()},
-        learns=self.learns_projection.state_dict(),
-        grads=[p.grad for p in self.projections.parameters()],
-    )
+    weights = {k:v.detach().cpu().clone() for k,v in self.projections.state_dict().items()}
+    grads = [p.grad for p in self.projections.parameters()]
+    return dict(projections=weights, learns=self.projection_optimizer.state_dict(), grads=grads)
 
 # %% ../../nbs/785_train.distill.ipynb #6c00a365
 @patch
 def load_state_dict(self:Distill, state):
     if not state: return
     if self.projections is None:
-        self._kept = state
+        self._pending_state = state
         return
     self.projections.load_state_dict(state['projections'])
-    self.learns_projection.load_state_dict(state['learns'])
+    self.projection_optimizer.load_state_dict(state['learns'])
     for p,g in zip(self.projections.parameters(), state.get('grads', ())): p.grad = None if g is None else g.to(p)
-    self._kept = None
+    self._pending_state = None

@@ -19,7 +19,7 @@ from ..models.attributes import attribute_values, attributes, attribute_regulari
 from ..models.latent import BetaSchedule, active_units, beta_schedules
 from ..distributed import all_gather_objects, world_size, all_reduce_sum
 from ..tokens.vocab import vocab
-from .learner import Budget
+from .budget import Budget
 
 # %% ../../nbs/740_train.latent_loss.ipynb #cbc7e1d8
 class LatentConfig(Config):
@@ -41,7 +41,8 @@ class LatentConfig(Config):
             raise ValueError(f'{bad[0]!r} is not an attribute; choose from {", ".join(attributes)}')
         return v
 
-    def price(self)->BetaSchedule: return BetaSchedule(self.beta_schedule, self.beta, self.warmup_pct, self.cycles, self.target_kl)
+    def make_beta(self)->BetaSchedule:
+        return BetaSchedule(self.beta_schedule, self.beta, self.warmup_pct, self.cycles, self.target_kl)
 
 # %% ../../nbs/740_train.latent_loss.ipynb #81bf5435
 class KLLoss(Callback):
@@ -50,86 +51,99 @@ class KLLoss(Callback):
     def __init__(self,
         beta:BetaSchedule=None, # schedule of beta over the training
         every:int=10,   # steps between two log lines
-        to=None,        # an `Experiment` to log to
+        run=None,       # an `Experiment` to log to
     ):
-        self.beta, self.every, self.to, self.history, self.step, self.told = (
-            beta or BetaSchedule('linear'),
-            every,
-            to,
-            [],
-            0,
-            None,
-        )
+        self.beta, self.every, self.experiment = beta or BetaSchedule('linear'), every, run
+        self.history, self.step, self.last_kl = [], 0, None
 
     def before_fit(self):
         if getattr(self.model, 'latent', None) is None:
             raise ModelError('the model has no latent', way_out='build it with mode=vae')
-        self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
+        self.run_budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
 
-    def after_loss(self):
-        price = getattr(self.learn.output, 'price', None)
-        if price is None: return
-        tokens = (self.yb[0] != vocab.PAD).sum()/len(self.yb[0])
-        if not self.training: return self._judge(price.nats, tokens)
-        beta = self.beta.at(self.until.used if self.until else self.pct_train, self.told)
-        if (plain := getattr(self.learn, 'nats', None)) is not None:
-            self.learn.nats = plain + sum(price.nats.values()).detach()/tokens
-        self.learn.loss_grad = self.loss_grad + beta*price.paid/tokens
-        self.learn.loss = self.loss_grad.detach().clone()
-        self.now = beta, {k:n.detach() for k,n in price.nats.items()}
-        # other schedules need no device synchronization
-        if self.beta.kind == 'adaptive': self.told = self._sum()
-
-    def _sum(self):
-        told = sum(self.now[1].values()).item()
-        if world_size() == 1: return told
-        n = int((self.yb[0] != vocab.PAD).any(1).sum())                            # 0 for a rank without rows
-        told, n = all_reduce_sum(told*n, n)
-        return told/max(1, n)
-
-    def _judge(self, nats, tokens):
-        n = len(self.yb[0])
-        if not tokens: return                       # a rank without rows
-        self.seen.append((n, tokens.item()*n, self.loss.item()*tokens.item()*n, {k:v.item()*n for k,v in nats.items()}))
-        self.learn.loss = self.loss + sum(nats.values())/tokens
-
-    def after_batch(self):
-        if not self.training: return
-        self.step += 1
-        if self.step % self.every and self.step > 1: return
-        beta, nats = self.now
-        self.history.append(dict(step=self.step, beta=beta, **{f'nats_{k}':n.item() for k,n in nats.items()}))
-        if self.to is not None: self.to.log(**self.history[-1])
-
-    def state_dict(self): return dict(step=self.step, told=self.told, beta=self.beta.state_dict())
+    def state_dict(self): return dict(step=self.step, told=self.last_kl, beta=self.beta.state_dict())
     def load_state_dict(self, state):
-        self.step, self.told = state['step'], state['told']
+        self.step, self.last_kl = state['step'], state['told']
         self.beta.load_state_dict(state['beta'])
+
+# %% ../../nbs/740_train.latent_loss.ipynb #41bb5401
+@patch
+def after_loss(self:KLLoss):
+    kl = getattr(self.learn.output, 'price', None)
+    if kl is None: return
+    tokens = (self.yb[0] != vocab.PAD).sum()/len(self.yb[0])
+    if not self.training: return self._measure_valid(kl.nats, tokens)
+    beta = self.beta.at(self.run_budget.used if self.run_budget else self.pct_train, self.last_kl)
+    if (nats := getattr(self.learn, 'nats', None)) is not None:
+        self.learn.nats = nats + sum(kl.nats.values()).detach()/tokens
+    self.learn.loss_grad = self.loss_grad + beta*kl.paid/tokens
+    self.learn.loss = self.loss_grad.detach().clone()
+    self.current = beta, {k:n.detach() for k,n in kl.nats.items()}
+    # other schedules need no device synchronization
+    if self.beta.kind == 'adaptive': self.last_kl = self._mean_kl()
+
+# %% ../../nbs/740_train.latent_loss.ipynb #f868f7df
+@patch
+def _mean_kl(self:KLLoss):
+    "KL divergence per piece, of all ranks."
+    kl = sum(self.current[1].values()).item()
+    if world_size() == 1: return kl
+    n = int((self.yb[0] != vocab.PAD).any(1).sum())                            # 0 for a rank without rows
+    total, n = all_reduce_sum(kl*n, n)
+    return total/max(1, n)
+
+# %% ../../nbs/740_train.latent_loss.ipynb #293c7d7c
+@patch
+def _measure_valid(self:KLLoss, nats, tokens):
+    "Record rows, tokens, reconstruction loss and KL terms of a batch; `tokens` is their mean in a row."
+    n = len(self.yb[0])
+    if not tokens: return                       # a rank without rows
+    reconstruction = self.loss.item()*tokens.item()*n
+    self.valid_batches.append((n, tokens.item()*n, reconstruction, {k:v.item()*n for k,v in nats.items()}))
+    self.learn.loss = self.loss + sum(nats.values())/tokens
+
+# %% ../../nbs/740_train.latent_loss.ipynb #2f9495a2
+@patch
+def after_batch(self:KLLoss):
+    if not self.training: return
+    self.step += 1
+    if self.step % self.every and self.step > 1: return
+    beta, nats = self.current
+    self.history.append(dict(step=self.step, beta=beta, **{f'nats_{k}':n.item() for k,n in nats.items()}))
+    if self.experiment is not None: self.experiment.log(**self.history[-1])
 
 # %% ../../nbs/740_train.latent_loss.ipynb #69182156
 @patch
 def before_validate(self:KLLoss):
-    self.means, self.seen = [], []
+    self.posterior_means, self.valid_batches = [], []
     self.model.latent.noise = torch.Generator(self.dls.device).manual_seed(0)
 
 @patch
 def after_pred(self:KLLoss):
     if not self.training and self.learn.output.clouds:
-        self.means.append({k:c.mean.float() for k,c in self.learn.output.clouds.items()})
+        self.posterior_means.append({k:c.mean.float() for k,c in self.learn.output.clouds.items()})
 
+# %% ../../nbs/740_train.latent_loss.ipynb #fde14f17
 @patch
 def after_validate(self:KLLoss):
     self.model.latent.noise = None
-    self.means, self.seen = (sum(all_gather_objects(x), []) for x in (self.means, self.seen))    # of all ranks
-    if not self.means: return
-    self.active = {k:int(active_units(torch.cat([m[k] for m in self.means])).sum()) for k in self.means[0]}
-    pieces, tokens, nats = (sum(s[i] for s in self.seen) for i in range(3))
-    self.held = {f'valid_nats_{k}': sum(s[3][k] for s in self.seen) / pieces for k in self.active} | dict(
-        valid_reconstruction=nats / tokens
-    )
-    # nats per token; plus the reconstruction it is `valid_loss`
-    self.held['valid_kl'] = sum(sum(s[3].values()) for s in self.seen)/tokens
-    if self.to is not None: self.to.log(step=self.step, **{f'active_{k}':n for k,n in self.active.items()}, **self.held)
+    means = sum(all_gather_objects(self.posterior_means), [])    # of all ranks
+    batches = sum(all_gather_objects(self.valid_batches), [])
+    if not means: return
+    self.active = {k:int(active_units(torch.cat([m[k] for m in means])).sum()) for k in means[0]}
+    self.valid_metrics = _valid_metrics(batches, self.active)
+    if self.experiment is not None:
+        active = {f'active_{k}':n for k,n in self.active.items()}
+        self.experiment.log(step=self.step, **active, **self.valid_metrics)
+
+# %% ../../nbs/740_train.latent_loss.ipynb #db539e13
+def _valid_metrics(batches, levels):
+    "KL divergence of each level per piece, and reconstruction loss and KL in nats per token: together `valid_loss`."
+    pieces, tokens, reconstruction = (sum(b[i] for b in batches) for i in range(3))
+    metrics = {f'valid_nats_{k}':sum(b[3][k] for b in batches)/pieces for k in levels}
+    metrics['valid_reconstruction'] = reconstruction/tokens
+    metrics['valid_kl'] = sum(sum(b[3].values()) for b in batches)/tokens
+    return metrics
 
 # %% ../../nbs/740_train.latent_loss.ipynb #12a33c97
 def check_attribute_names(
@@ -146,27 +160,32 @@ class AttributeRegularization(Callback):
     "Tie the first dimensions of the global level to attributes of the pieces."
     order = 11
     def __init__(self,
-        names:tuple,      # of `attributes`
+        attribute_names:tuple, # of `attributes`
         weight:float=1.,  # of the attribute loss
         every:int=10,     # steps between two log lines
-        to=None,          # an `Experiment` to log to
-    ): self.names, self.weight, self.every, self.to, self.step = tuple(names), weight, every, to, 0
+        run=None,         # an `Experiment` to log to
+    ):
+        self.attribute_names, self.weight, self.every = tuple(attribute_names), weight, every
+        self.experiment, self.step = run, 0
 
     def before_fit(self):
-        levels = {l.name:l for l in self.model.latent.levels} if getattr(self.model, 'latent', None) is not None else {}
-        check_attribute_names(self.names, levels['global'].size if 'global' in levels else 0)
+        latent = getattr(self.model, 'latent', None)
+        sizes = {} if latent is None else {level.name:level.size for level in latent.levels}
+        check_attribute_names(self.attribute_names, sizes.get('global', 0))
 
     def after_loss(self):
         if not self.training or not self.weight: return
-        z = self.model.latent.parts(self.learn.output.z)[0]['global'][:,0,:len(self.names)]
-        self.off = attribute_regularization(z.float(), attribute_values(self.xb[0], self.names))
-        self.learn.loss_grad = self.loss_grad + self.weight*self.off
+        z = self.model.latent.parts(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
+        values = attribute_values(self.xb[0], self.attribute_names)
+        self.order_loss = attribute_regularization(z.float(), values)
+        self.learn.loss_grad = self.loss_grad + self.weight*self.order_loss
         self.learn.loss = self.loss_grad.detach().clone()
 
     def after_batch(self):
         if not self.training: return
         self.step += 1
-        if self.to is not None and self.step % self.every == 0: self.to.log(step=self.step, order=self.off.item())
+        if self.experiment is not None and self.step % self.every == 0:
+            self.experiment.log(step=self.step, order=self.order_loss.item())
 
     def state_dict(self): return dict(step=self.step)
     def load_state_dict(self, state): self.step = state['step']
@@ -174,10 +193,9 @@ class AttributeRegularization(Callback):
 # %% ../../nbs/740_train.latent_loss.ipynb #cbf44177
 def latent_callbacks(
     config:LatentConfig, # options of the latent
-    to=None,             # an `Experiment` to log to
+    run=None,            # an `Experiment` to log to
 )->list:
     "Callbacks that train a latent."
-    return [
-        KLLoss(config.price(), to=to),
-        *([AttributeRegularization(config.attributes, config.attribute_weight, to=to)] if config.attributes else []),
-    ]
+    cbs = [KLLoss(config.make_beta(), run=run)]
+    if config.attributes: cbs.append(AttributeRegularization(config.attributes, config.attribute_weight, run=run))
+    return cbs

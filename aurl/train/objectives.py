@@ -22,12 +22,13 @@ from ..data.batching import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
 from ..losses import latent_penalties, musical, rules, texture   # imported to register their losses
-from .learner import Budget, RunLog
+from .budget import Budget, RunLog
 from ..losses.base import LossInputs, find_loss, losses
 
 # %% ../../nbs/743_train.objectives.ipynb #907ab642
 ramp_shapes = ('linear', 'cosine', 'step')
 
+# %% ../../nbs/743_train.objectives.ipynb #f163fe2b
 @dataclass(frozen=True)
 class Ramp:
     "Schedule of a weight over the training."
@@ -47,33 +48,40 @@ class Ramp:
 
 # %% ../../nbs/743_train.objectives.ipynb #f4c03022
 def make_ramp(
-    told, # a number, a pair of numbers, a dict of the fields of `Ramp`, or a `Ramp`
-    of='weight', # its name, for the error
+    value, # a number, a pair of numbers, a dict of the fields of `Ramp`, or a `Ramp`
+    label='weight', # its name, for the error
 )->Ramp:
     "Return the `Ramp` for a value of a configuration."
-    if isinstance(told, Ramp): return told
-    number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x >= 0
-    bad = lambda what: ConfigError(f'{of}: {what}', way_out='give a number such as 0.1, a pair such as [0, 0.1], '
-                                                           'or {start: 0, end: 0.1, until: 0.5, way: cosine}')
-    if number(told): return Ramp(told, told)
-    if isinstance(told, (list, tuple)) and len(told) == 2 and all(map(number, told)): return Ramp(*told)
-    if not isinstance(told, dict): raise bad(f'{told!r} is not a weight')
-    if unknown := [k for k in told if k not in Ramp.__dataclass_fields__]:
-        raise bad(f"unknown key {unknown[0]!r}; choose from {', '.join(Ramp.__dataclass_fields__)}")
-    if wrong := [k for k,v in told.items() if k != 'way' and not number(v)]:
-        raise bad(f'{wrong[0]}={told[wrong[0]]!r} is not a weight or fraction')
-    if late := [k for k in ('begin', 'until') if told.get(k, 0) > 1]:
-        raise bad(f'{late[0]}={told[late[0]]:g} is not a fraction of the budget, 0 … 1')
-    if told.get('begin', 0) > told.get('until', 1):
-        raise bad(f"begin={told['begin']:g} is after until={told.get('until', 1):g}")
-    if told.get('way', 'linear') not in ramp_shapes:
-        raise bad(f"way={told['way']!r}; choose one of {', '.join(ramp_shapes)}")
-    return Ramp(**told)
+    if isinstance(value, Ramp): return value
+    if _is_weight(value): return Ramp(value, value)
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_weight, value)): return Ramp(*value)
+    if fault := _ramp_fault(value):
+        raise ConfigError(f'{label}: {fault}', way_out='give a number such as 0.1, a pair such as [0, 0.1], '
+                                                       'or {start: 0, end: 0.1, until: 0.5, way: cosine}')
+    return Ramp(**value)
+
+def _is_weight(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x >= 0
+
+# %% ../../nbs/743_train.objectives.ipynb #f682edc7
+def _ramp_fault(value):
+    "What is wrong with the fields of a `Ramp`; None if nothing is."
+    fields = Ramp.__dataclass_fields__
+    if not isinstance(value, dict): return f'{value!r} is not a weight'
+    if unknown := [k for k in value if k not in fields]:
+        return f"unknown key {unknown[0]!r}; choose from {', '.join(fields)}"
+    if wrong := [k for k,v in value.items() if k != 'way' and not _is_weight(v)]:
+        return f'{wrong[0]}={value[wrong[0]]!r} is not a weight or fraction'
+    if late := [k for k in ('begin', 'until') if value.get(k, 0) > 1]:
+        return f'{late[0]}={value[late[0]]:g} is not a fraction of the budget, 0 … 1'
+    if value.get('begin', 0) > value.get('until', 1):
+        return f"begin={value['begin']:g} is after until={value.get('until', 1):g}"
+    if value.get('way', 'linear') not in ramp_shapes:
+        return f"way={value['way']!r}; choose one of {', '.join(ramp_shapes)}"
 
 # %% ../../nbs/743_train.objectives.ipynb #3c89962f
 class UncertaintyWeighting(nn.Module):
     "Learned precisions of several losses."
-    least, most = -math.log(100.), -math.log(1e-4)   # of s
+    min_log_var, max_log_var = -math.log(100.), -math.log(1e-4)   # of s
     def __init__(self,
         names:list, # of the losses
     ):
@@ -89,7 +97,7 @@ class UncertaintyWeighting(nn.Module):
         return (weights*((-self.s).exp()*values + self.s)).sum()
 
     @torch.no_grad()
-    def hold(self): self.s.clamp_(self.least, self.most)
+    def clamp(self): self.s.clamp_(self.min_log_var, self.max_log_var)
     @property
     def precisions(self): return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
 
@@ -99,13 +107,14 @@ def inputs_from_learner(
 )->LossInputs:
     "Loss inputs of the current batch; packed rows are separated."
     state = learn.xb[3] if len(learn.xb) > 3 else None
-    pred, ids, targets, apart = learn.pred, learn.xb[0], learn.yb[0], Segments.of(state)
-    if apart is not None:
-        pred, ids, targets = apart.apart(pred), apart.apart(ids, vocab.PAD), apart.apart(targets, vocab.PAD)
-    return LossInputs(
-        pred, ids, targets, State.of(state), getattr(learn, 'output', None), getattr(learn, 'more', None) or {}
-    )
+    pred, ids, targets, segments = learn.pred, learn.xb[0], learn.yb[0], Segments.of(state)
+    if segments is not None:
+        pred = segments.apart(pred)
+        ids, targets = segments.apart(ids, vocab.PAD), segments.apart(targets, vocab.PAD)
+    output, more = getattr(learn, 'output', None), getattr(learn, 'more', None) or {}
+    return LossInputs(pred, ids, targets, State.of(state), output, more)
 
+# %% ../../nbs/743_train.objectives.ipynb #3e5b6c08
 def check_losses(
     weights:dict,      # names of losses and their weights
     mode:str=None,     # mode of the model; None if unknown
@@ -114,12 +123,12 @@ def check_losses(
     if not isinstance(weights, dict):
         raise ConfigError(f'losses={weights!r}',
                           way_out="give names and weights, such as losses='{rhythm: 0.1, grammar: 0.5}'")
-    out = {n:make_ramp(w, n) for n,w in weights.items() if find_loss(n)}
-    blind = [n for n in out if mode == 'transformer' and losses[n].needs in ('z', 'price', 'clouds')]
-    if blind:
-        raise ConfigError(f'the loss {blind[0]!r} needs a latent, and a model of mode {mode} has none',
+    ramps = {n:make_ramp(w, n) for n,w in weights.items() if find_loss(n)}
+    needs_latent = [n for n in ramps if losses[n].needs in ('z', 'price', 'clouds')]
+    if needs_latent and mode == 'transformer':
+        raise ConfigError(f'the loss {needs_latent[0]!r} needs a latent, and a model of mode {mode} has none',
                           way_out='set mode=vae, or leave the loss out')
-    return out
+    return ramps
 
 # %% ../../nbs/743_train.objectives.ipynb #5635d54b
 def loss_means(
@@ -127,12 +136,12 @@ def loss_means(
     names,   # names of losses
 )->dict:     # {name: list of (mean, number of its values)}; the number is None if unknown
     "Compute losses as means, with the number of values in each."
-    out = {}
+    means = {}
     for n in names:
         h.mean_sizes.clear()
         parts = losses[n].parts(h)
-        out[n] = list(zip(parts, h.mean_sizes if len(h.mean_sizes) == len(parts) else [None]*len(parts)))
-    return out
+        means[n] = list(zip(parts, h.taken if len(h.taken) == len(parts) else [None]*len(parts)))
+    return means
 
 # %% ../../nbs/743_train.objectives.ipynb #a888f353
 def mean_over_ranks(
@@ -140,27 +149,28 @@ def mean_over_ranks(
     measured:dict, # {name: list of (mean, number of its values)}, from `loss_means`
 )->tuple:          # {name: loss, whose token-weighted mean over processes is the global mean}, {name: global mean}
     "Correct the losses of this process such that their mean over processes is exact."
-    whole = lambda parts: {n:sum(parts[n])/len(parts[n]) for n in parts}
     if world_size() == 1:
-        return (out := whole({n:[v for v,_ in m] for n,m in measured.items()})), {n:v.detach() for n,v in out.items()}
-    here = torch.stack(
-        [
-            h.target_mask.sum(),
-            *(
-                torch.as_tensor(math.nan if k is None else k, device=h.ids.device)
-                for m in measured.values()
-                for _, k in m
-            ),
-        ]
-    ).double()
-    total = here.clone()
-    torch.distributed.all_reduce(total)
-    share = here[0]/total[0].clamp(min=1)
-    more = iter((here[1:]/total[1:]/share).nan_to_num(1., 1., 1.))
-    out = whole({n:[v*next(more).to(v.dtype) for v,_ in m] for n,m in measured.items()})
+        out = _mean_parts({n:[v for v,_ in m] for n,m in measured.items()})
+        return out, {n:v.detach() for n,v in out.items()}
+    share, factors = _rank_shares(h, measured)
+    factor = iter(factors)
+    out = _mean_parts({n:[v*next(factor).to(v.dtype) for v,_ in m] for n,m in measured.items()})
     sums = torch.stack([torch.where(share > 0, v.detach().double()*share, 0.) for v in out.values()])
     torch.distributed.all_reduce(sums)
     return out, {n:s.to(v.dtype) for (n,v),s in zip(out.items(), sums)}
+
+# %% ../../nbs/743_train.objectives.ipynb #596368a8
+def _mean_parts(parts): return {n:sum(values)/len(values) for n,values in parts.items()}
+
+# %% ../../nbs/743_train.objectives.ipynb #d9a6bf59
+def _rank_shares(h, measured):
+    "This process's share of the tokens, and by mean: its share of what the mean counts, relative to that."
+    counts = [math.nan if n is None else n for means in measured.values() for _,n in means]
+    own = torch.stack([h.counts.sum(), *(torch.as_tensor(n, device=h.ids.device) for n in counts)]).double()
+    total = own.clone()
+    torch.distributed.all_reduce(total)
+    share = own[0]/total[0].clamp(min=1)
+    return share, (own[1:]/total[1:]/share).nan_to_num(1., 1., 1.)
 
 # %% ../../nbs/743_train.objectives.ipynb #56d52cca
 balance_modes = ('fixed', 'uncertainty')
@@ -173,48 +183,44 @@ class MusicLosses(Callback):
         weights:dict,          # name of a loss: its weight, or a schedule (see `make_ramp`)
         balance:str='fixed',   # fixed: the weights as given; uncertainty: times learned precisions
         every:int=10,          # steps between two log lines
-        to=None,               # an `Experiment` to log to; by default that of `fit_budget`
-        rate:float=.01,        # learning rate of the precisions
+        run=None,              # an `Experiment` to log to; by default that of `fit_budget`
+        weight_lr:float=.01,   # learning rate of the precisions
     ):
         if balance not in balance_modes:
             raise ConfigError(f'balance={balance!r}', way_out=f"choose one of {', '.join(balance_modes)}")
-        self.weights, self.balance, self.every, self.to, self.history, self.step = (
-            check_losses(weights),
-            balance,
-            every,
-            to,
-            [],
-            0,
-        )
-        self.until = self.book = None
-        self.names = list(self.weights)
-        self.uncertainty = UncertaintyWeighting(['main', *self.names]) if balance == 'uncertainty' else None
-        self.learns = (
-            torch.optim.Adam(self.uncertainty.parameters(), lr=rate, betas=(0.9, 0.99)) if self.uncertainty else None
-        )
+        self.weights, self.balance, self.every, self.own_experiment = check_losses(weights), balance, every, run
+        self.names, self.history, self.step = list(self.weights), [], 0
+        self.run_budget = self.experiment = self.uncertainty = self.weight_optimizer = None
+        if balance == 'uncertainty':
+            self.uncertainty = UncertaintyWeighting(['main', *self.names])
+            self.weight_optimizer = torch.optim.Adam(self.uncertainty.parameters(), lr=weight_lr, betas=(.9, .99))
 
     def before_fit(self):
-        self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
-        self.step = self.until.done if self.until else self.step
-        self.book = self.to if self.to is not None else next((c.to for c in self.cbs if isinstance(c, RunLog)), None)
+        self.run_budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
+        self.step = self.run_budget.done if self.run_budget else self.step
+        logged = next((c.experiment for c in self.cbs if isinstance(c, RunLog)), None)
+        self.experiment = self.own_experiment if self.own_experiment is not None else logged
         if self.uncertainty: self.uncertainty.to(self.dls.device)
 
-    def after_loss(self):
-        h = inputs_from_learner(self.learn)
-        if not self.training: return self._book(h)
-        used = self.until.used if self.until else self.pct_train
-        now = {n:r.at(used) for n,r in self.weights.items()}
-        parts, told = mean_over_ranks(
-            h, dict(main=[(self.loss_grad, h.target_mask.sum())], **loss_means(h, [n for n, w in now.items() if w]))
-        )
-        self.now = told, now
-        self.learn.loss_grad = self._sum(parts.pop('main'), parts, now)
-        self.learn.loss = self.learn.loss_grad.detach().clone()
+# %% ../../nbs/743_train.objectives.ipynb #a6910176
+@patch
+def after_loss(self:MusicLosses):
+    h = inputs_from_learner(self.learn)
+    if not self.training: return self._add_valid(h)
+    used = self.run_budget.used if self.run_budget else self.pct_train
+    weights = {n:r.at(used) for n,r in self.weights.items()}
+    measured = dict(main=[(self.loss_grad, h.counts.sum())], **loss_means(h, [n for n,w in weights.items() if w]))
+    parts, global_means = mean_over_ranks(h, measured)
+    self.current = global_means, weights
+    self.learn.loss_grad = self._weighted_sum(parts.pop('main'), parts, weights)
+    self.learn.loss = self.learn.loss_grad.detach().clone()
 
-    def _sum(self, main, parts, now):
-        if self.uncertainty is None: return main + sum(now[n]*v for n,v in parts.items())
-        values = torch.stack([main, *(parts[n].to(main) if n in parts else main.new_zeros(()) for n in self.names)])
-        return self.uncertainty(values, main.new_tensor([1., *(now[n] for n in self.names)]))
+# %% ../../nbs/743_train.objectives.ipynb #5cd5f4c7
+@patch
+def _weighted_sum(self:MusicLosses, main, parts, weights):
+    if self.uncertainty is None: return main + sum(weights[n]*v for n,v in parts.items())
+    values = torch.stack([main, *(parts[n].to(main) if n in parts else main.new_zeros(()) for n in self.names)])
+    return self.uncertainty(values, main.new_tensor([1., *(weights[n] for n in self.names)]))
 
 # %% ../../nbs/743_train.objectives.ipynb #e64cac95
 @patch
@@ -223,74 +229,85 @@ def own_parameters(self:MusicLosses):
     return [self.uncertainty.s] if self.uncertainty else []
 
 @patch
-def before_step(self:MusicLosses): self.called_off = False
+def before_step(self:MusicLosses): self.step_canceled = False
 
 @patch
-def after_cancel_step(self:MusicLosses): self.called_off = True
+def after_cancel_step(self:MusicLosses): self.step_canceled = True
 
 # %% ../../nbs/743_train.objectives.ipynb #86646548
 @patch
 def after_step(self:MusicLosses):
     if self.uncertainty is None: return
-    if self.called_off: return self.learns.zero_grad()
+    if not self.step_canceled: self._step_precisions()
+    self.weight_optimizer.zero_grad()
+
+# %% ../../nbs/743_train.objectives.ipynb #f9488fcf
+@patch
+def _step_precisions(self:MusicLosses):
+    "Step the precisions with the mean of the finite gradients of all ranks."
     s = self.uncertainty.s
-    fine = s.grad is not None and bool(torch.isfinite(s.grad).all())
+    finite = s.grad is not None and bool(torch.isfinite(s.grad).all())
     # plus a flag: a rank may have no gradient
-    grad = torch.cat([s.grad, s.new_ones(1)]) if fine else s.new_zeros(len(s) + 1)
+    grad = torch.cat([s.grad, s.new_ones(1)]) if finite else s.new_zeros(len(s) + 1)
     if torch.distributed.is_initialized(): torch.distributed.all_reduce(grad)
-    if grad[-1]:
-        s.grad = grad[:-1]/world_size()
-        self.learns.step()
-        self.uncertainty.hold()
-    self.learns.zero_grad()
+    if not grad[-1]: return
+    s.grad = grad[:-1]/world_size()
+    self.weight_optimizer.step()
+    self.uncertainty.clamp()
 
 # %% ../../nbs/743_train.objectives.ipynb #cb798910
 @patch
 def after_batch(self:MusicLosses):
     if not self.training: return
-    self.step = self.until.done + 1 if self.until else self.step + 1
+    self.step = self.run_budget.done + 1 if self.run_budget else self.step + 1
     if self.step % self.every and self.step > 1: return
-    parts, now = self.now
-    line = dict(
-        step=self.step,
-        **{f'loss_{n}': v.item() for n, v in parts.items()},
-        **{f'weight_{n}': w for n, w in now.items() if self.weights[n].start != self.weights[n].end},
-    )
-    if self.uncertainty: line |= {f'precision_{n}':p for n,p in self.uncertainty.precisions.items()}
-    self.history.append(line)
-    if self.book is not None: self.book.log(**line)
+    self.history.append(self._line())
+    if self.experiment is not None: self.experiment.log(**self.history[-1])
 
+# %% ../../nbs/743_train.objectives.ipynb #e72306e2
 @patch
-def before_validate(self:MusicLosses): self.held = {}
+def _line(self:MusicLosses):
+    "A line of the log: the losses, the weights that change, and the precisions."
+    parts, weights = self.current
+    scheduled = [n for n,r in self.weights.items() if r.start != r.end]
+    line = dict(step=self.step, **{f'loss_{n}':v.item() for n,v in parts.items()})
+    line |= {f'weight_{n}':weights[n] for n in scheduled}
+    if self.uncertainty: line |= {f'precision_{n}':p for n,p in self.uncertainty.precisions.items()}
+    return line
 
 # %% ../../nbs/743_train.objectives.ipynb #0ba4a79f
 @patch
-def _book(self:MusicLosses, h):
-    if not h.target_mask.any(): return
-    for name,means in loss_means(h, self.names).items():
-        many = [float(h.target_mask.sum() if k is None else k) for _,k in means]
-        self.held[name] = self.held.get(name, 0.) + np.array([(v.item()*k, k) for (v,_),k in zip(means, many)])
+def before_validate(self:MusicLosses): self.valid_sums = {}
 
 @patch
+def _add_valid(self:MusicLosses, h):
+    "Add the losses of a batch to the sums of the validation."
+    if not h.counts.any(): return
+    for name,means in loss_means(h, self.names).items():
+        counts = [float(h.counts.sum() if n is None else n) for _,n in means]
+        sums = np.array([(v.item()*n, n) for (v,_),n in zip(means, counts)])
+        self.valid_sums[name] = self.valid_sums.get(name, 0.) + sums
+
+# %% ../../nbs/743_train.objectives.ipynb #9e746a2f
+@patch
 def after_validate(self:MusicLosses):
-    held = all_gather_objects(self.held)                                               # of all ranks
-    sums = {n:sum(h[n] for h in held if n in h) for n in self.names if any(n in h for h in held)}
+    ranks = all_gather_objects(self.valid_sums)
+    sums = {n:sum(r[n] for r in ranks if n in r) for n in self.names if any(n in r for r in ranks)}
     self.valid = {n:(sums[n][:,0]/sums[n][:,1].clip(min=1)).mean().item() if n in sums else 0. for n in self.names}
-    if self.book is not None and self.names:
-        self.book.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
+    if self.experiment is not None and self.names:
+        self.experiment.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
 
 # %% ../../nbs/743_train.objectives.ipynb #513f9a4d
 @patch
 def state_dict(self:MusicLosses):
-    return (
-        dict(s=self.uncertainty.s.detach().cpu().clone(), learns=self.learns.state_dict(), grad=self.uncertainty.s.grad)
-        if self.uncertainty
-        else {}
-    )
+    if not self.uncertainty: return {}
+    s = self.uncertainty.s
+    return dict(s=s.detach().cpu().clone(), learns=self.weight_optimizer.state_dict(), grad=s.grad)
 
 @patch
 def load_state_dict(self:MusicLosses, state):
-    if self.uncertainty and state:
-        with torch.no_grad(): self.uncertainty.s.copy_(state['s'])
-        self.learns.load_state_dict(state['learns'])
-        self.uncertainty.s.grad = state['grad'].to(self.uncertainty.s) if state.get('grad') is not None else None
+    if not (self.uncertainty and state): return
+    s = self.uncertainty.s
+    with torch.no_grad(): s.copy_(state['s'])
+    self.weight_optimizer.load_state_dict(state['learns'])
+    s.grad = state['grad'].to(s) if state.get('grad') is not None else None

@@ -10,6 +10,7 @@ __all__ = ['model_parts', 'default_lrs', 'layer_depths', 'param_groups', 'optimi
 import inspect, re
 from contextlib import nullcontext
 from functools import partial
+from operator import itemgetter
 
 import torch
 from fastai.callback.core import Callback
@@ -22,7 +23,7 @@ from ..config import Config
 from ..core import AurlError, ConfigError, suggest, import_extra
 from ..device import amp_dtype, autocast
 from ..tokens.vocab import vocab
-from .learner import Autocast
+from .precision import Autocast
 from .muon import MuonAdamW, muon_param_groups
 
 # %% ../../nbs/746_train.optimizers.ipynb #93f39ff6
@@ -36,83 +37,59 @@ model_parts = dict(
     decoder=r'^trunk\b',
 )
 
+# %% ../../nbs/746_train.optimizers.ipynb #d35778ad
 def layer_depths(
     model:nn.Module # with layers in lists named `blocks`
 )->dict:            # {name of a parameter: 0 for the last layer and everything above it, 1 for the one before …}
     "Number of layers above each parameter, in its own stack."
-    at, tops = {}, {}
+    layers, tops = {}, {}
     for n,_ in model.named_parameters():
         m = re.match(r'(.*?\bblocks)\.(\d+)\.', n)
-        at[n] = (m[1], int(m[2])) if m else None
+        layers[n] = (m[1], int(m[2])) if m else None
         if m: tops[m[1]] = max(tops.get(m[1], 0), int(m[2]))
-    low = tops.get('trunk.blocks', -1) + 1          # the embedding is below all layers
-    return {n:tops[a[0]] - a[1] if a else low if re.search(r'^trunk\.embed\b', n) else 0 for n,a in at.items()}
+    embedding = tops.get('trunk.blocks', -1) + 1          # the embedding is below all layers
+    def depth(n, layer):
+        if layer: return tops[layer[0]] - layer[1]
+        return embedding if re.search(r'^trunk\.embed\b', n) else 0
+    return {n:depth(n, layer) for n,layer in layers.items()}
 
 # %% ../../nbs/746_train.optimizers.ipynb #e73a4079
 def param_groups(
     model:nn.Module,      # a `MusicTransformerVAEGAN`, or any module
     layer_decay:float=1., # learning rate of a layer relative to the one above it
-    scales:dict=None,     # {part: factor of its learning rate}
+    lr_scales:dict=None,  # {part: factor of its learning rate}
 )->list:                  # dicts of `params`, `rate` (a factor) and `muon` (matrices inside the layers), those first
     "Group the parameters of `model` by learning rate and use of Muon."
-    scales = scales or {}
-    if bad := [k for k in scales if k not in model_parts]:
-        raise ConfigError(f'{bad[0]!r} is not a part of a model{suggest(bad[0], model_parts)}',
-                          way_out=f"choose from {', '.join(model_parts)}")
+    lr_scales = lr_scales or {}
+    if fault := _part_fault(lr_scales): raise ConfigError(fault, way_out=f"choose from {', '.join(model_parts)}")
     inner, rest = muon_param_groups(model)
-    kind, deep, groups = {**{id(p):True for p in inner}, **{id(p):False for p in rest}}, layer_depths(model), {}
+    is_muon = {**{id(p):True for p in inner}, **{id(p):False for p in rest}}
+    depths, groups = layer_depths(model), {}
     for n,p in model.named_parameters():
-        if id(p) not in kind: continue
-        rate = layer_decay**deep[n]
-        for k,f in scales.items(): rate *= f if re.search(model_parts[k], n) else 1
-        groups.setdefault((kind[id(p)], round(rate, 9)), []).append(p)
-    return [
-        dict(params=ps, rate=rate, muon=muon) for (muon, rate), ps in sorted(groups.items(), key=lambda g: not g[0][0])
-    ]
+        if id(p) not in is_muon: continue
+        rate = layer_decay**depths[n]
+        for part,scale in lr_scales.items(): rate *= scale if re.search(model_parts[part], n) else 1
+        groups.setdefault((is_muon[id(p)], round(rate, 9)), []).append(p)
+    ordered = [dict(params=ps, rate=rate, muon=muon) for (muon, rate), ps in groups.items()]
+    return sorted(ordered, key=itemgetter('muon'), reverse=True)
+
+# %% ../../nbs/746_train.optimizers.ipynb #8afd659b
+def _part_fault(parts):
+    "What is wrong with names of parts; None if nothing is."
+    bad = next((k for k in parts if k not in model_parts), None)
+    return None if bad is None else f'{bad!r} is not a part of a model{suggest(bad, model_parts)}'
 
 # %% ../../nbs/746_train.optimizers.ipynb #e15e06f0
 _torch_optimizers = {
-    n.lower(): n
-    for n in (
-        'Adadelta',
-        'Adafactor',
-        'Adagrad',
-        'Adam',
-        'AdamW',
-        'Adamax',
-        'ASGD',
-        'NAdam',
-        'RAdam',
-        'RMSprop',
-        'Rprop',
-        'SGD',
-    )
+    name.lower(): name for name in (
+        'Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop SGD'
+    ).split()
 }
 
 # %% ../../nbs/746_train.optimizers.ipynb #05e3822b
-_extra_optimizers = (
-    'lion',
-    'sophia',
-    'lamb',
-    'lars',
-    'adan',
-    'soap',
-    'ademamix',
-    'adopt',
-    'adabelief',
-    'prodigy',
-    'ranger',
-    'schedulefreeadamw',
-    'stableadamw',
-    'came',
-    'mars',
-    'laprop',
-    'tiger',
-    'yogi',
-    'adamp',
-    'grams',
-    'normuon',
-    'adamuon',
+_extra_optimizers = tuple(
+    'lion sophia lamb lars adan soap ademamix adopt adabelief prodigy ranger schedulefreeadamw stableadamw came mars '
+    'laprop tiger yogi adamp grams normuon adamuon'.split()
 )
 
 # %% ../../nbs/746_train.optimizers.ipynb #92bb01b8
@@ -145,30 +122,31 @@ def optimizer_names()->list:
     else: more = ['sophia', *pytorch_optimizer.get_supported_optimizers()]
     return sorted({'muon', *_torch_optimizers, *more} - set(_unsupported))
 
+# %% ../../nbs/746_train.optimizers.ipynb #00feea5a
 def check_optimizer_name(
     name:str # of an optimizer, in any spelling
 )->str:      # its key
     "Normalize the name of an optimizer; the error suggests the nearest name, or what to install."
     key = str(name).lower().replace('-', '').replace('_', '')
-    if key in (there := optimizer_names()): return key
+    available = optimizer_names()
+    if key in available: return key
+    choices = f"choose from {', '.join(['muon', *_torch_optimizers, *_extra_optimizers])}"
     if key in _unsupported:
-        raise ConfigError(f'optimizer={name} cannot be used here: it {_unsupported[key]}',
-                          way_out=f"choose from {', '.join(['muon', *_torch_optimizers, *_extra_optimizers])}")
+        raise ConfigError(f'optimizer={name} cannot be used here: it {_unsupported[key]}', way_out=choices)
     if key in _extra_optimizers: import_extra('pytorch_optimizer', 'optim')
-    raise ConfigError(f'there is no optimizer {name!r}{suggest(key, {*there, *_extra_optimizers})}',
-                      way_out=f"choose from {', '.join(['muon', *_torch_optimizers, *_extra_optimizers])}, "
-                              "or others of pytorch-optimizer")
+    raise ConfigError(f'there is no optimizer {name!r}{suggest(key, {*available, *_extra_optimizers})}',
+                      way_out=f'{choices}, or others of pytorch-optimizer')
 
 # %% ../../nbs/746_train.optimizers.ipynb #2b5c830a
 def sample_curvature(
     logits, # (…, vocabulary), with a gradient
     params, # list of parameters
-    counts, # (…) bool: positions that count
+    target_mask, # (…) bool: positions that count
 )->list:    # a tensor for each of `params`
     "One sample of the Gauss-Newton-Bartlett estimate of the diagonal curvature."
-    x = logits[counts].float()
-    drawn = torch.multinomial(x.detach().softmax(-1), 1)[:,0]
-    grads = torch.autograd.grad(nn.functional.cross_entropy(x, drawn), params, allow_unused=True)
+    x = logits[target_mask].float()
+    sampled = torch.multinomial(x.detach().softmax(-1), 1)[:,0]
+    grads = torch.autograd.grad(nn.functional.cross_entropy(x, sampled), params, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g.square()*len(x) for p,g in zip(params, grads)]
 
 # %% ../../nbs/746_train.optimizers.ipynb #7489d9ba
@@ -184,16 +162,17 @@ class SophiaCurvature(Callback):
         if amp and amp_dtype(self.dls.device, amp) is torch.float16: amp = None
         with autocast(self.dls.device, amp) if amp else nullcontext(): out = self.model(*self.xb)
         params = [p for g in opt.param_groups for p in g['params']]
-        opt.given = sample_curvature(getattr(out, 'logits', out), params, self.yb[0] != vocab.PAD)
+        opt.curvature = sample_curvature(getattr(out, 'logits', out), params, self.yb[0] != vocab.PAD)
 
+# %% ../../nbs/746_train.optimizers.ipynb #ba8b318f
 def _sophia():
     "SophiaH of pytorch-optimizer, with an external curvature estimate."
     class Sophia(base := import_extra('pytorch_optimizer', 'optim').SophiaH):
-        given, __signature__ = None, inspect.signature(base)                  # the options are those of SophiaH
+        curvature, __signature__ = None, inspect.signature(base)              # the options are those of SophiaH
         def __init__(self, params, **kwargs): super().__init__(params, update_period=1 << 60, **kwargs)
         def step(self, closure=None):
-            given, self.given = self.given, None
-            return super().step(hessian=given)
+            curvature, self.curvature = self.curvature, None
+            return super().step(hessian=curvature)
     return Sophia
 
 # %% ../../nbs/746_train.optimizers.ipynb #2ed370c6
@@ -255,9 +234,7 @@ class OptimizerConfig(Config):
     @field_validator('lr_scales')
     @classmethod
     def _scales(cls, v):
-        if bad := [k for k in v if k not in model_parts]:
-            raise ValueError(f'{bad[0]!r} is not a part of a model{suggest(bad[0], model_parts)}; '
-                             f'choose from {", ".join(model_parts)}')
+        if bad := _part_fault(v): raise ValueError(f'{bad}; choose from {", ".join(model_parts)}')
         if bad := [k for k in v if not v[k] >= 0]: raise ValueError(f'{bad[0]}={v[bad[0]]}: a factor must be 0 or more')
         return v
 
@@ -268,41 +245,53 @@ def make(self:OptimizerConfig,
     lr:float=None, # learning rate of a group whose factor is 1; None: the optimizer's default
 )->torch.optim.Optimizer:
     "Build the optimizer for `groups`."
-    lr = lr or self.own_rate
-    wd = self.wd if self.wd is not None else 0. if self.name in _coupled_decay else .02
-    options = {**_default_options.get(self.name, {}), **self.options}
-    groups = [
-        dict(params=g['params'], lr=lr * g['rate'], muon=g['muon'], weight_decay=wd if g['muon'] else 0.0)
-        for g in groups
-    ]
-    if self.name == 'muon': cls = partial(MuonAdamW, wd=wd)
-    elif self.name in _torch_optimizers: cls = getattr(torch.optim, _torch_optimizers[self.name])
-    elif self.name == 'sophia': cls = _sophia()
-    else: cls = import_extra('pytorch_optimizer', 'optim').load_optimizer(self.name)
-    if self.name != 'muon':
-        for g in groups:
-            if self.name in ('normuon', 'adamuon'): g['use_muon'] = g['muon']
-            del g['muon']
-        if 'fused' in inspect.signature(cls).parameters and self.name in ('adam', 'adamw', 'sgd'):
-            options.setdefault('fused', True)
-    if bad := [k for k in self.options if k not in (known := inspect.signature(cls).parameters)]:
+    lr, cls = lr or self.default_lr, self._optimizer_class()
+    known = inspect.signature(cls).parameters
+    if bad := [k for k in self.options if k not in known]:
         raise ConfigError(f'optimizer.options.{bad[0]}: {self.name} has no such option{suggest(bad[0], known)}',
                           way_out=f"choose from {', '.join(k for k in known if k not in ('params', 'kwargs', 'wd'))}")
-    try: return cls(groups, lr=lr, **options)
+    options = {**_default_options.get(self.name, {}), **self.options}
+    if self.name in ('adam', 'adamw', 'sgd') and 'fused' in known: options.setdefault('fused', True)
+    try: return cls([self._group(g, lr) for g in groups], lr=lr, **options)
     except (AurlError, ModuleNotFoundError): raise
     except Exception as e:
-        raise ConfigError(f"optimizer={self.name} fails with "
-                          f"{', '.join(f'{k}={v}' for k,v in self.options.items()) or 'its defaults'} ({e})",
+        given = ', '.join(f'{k}={v}' for k,v in self.options.items()) or 'its defaults'
+        raise ConfigError(f'optimizer={self.name} fails with {given} ({e})',
                           way_out='give valid optimizer.options, or leave them out') from e
+
+# %% ../../nbs/746_train.optimizers.ipynb #6ce3c126
+@patch(as_prop=True)
+def _weight_decay(self:OptimizerConfig):
+    "Weight decay of the matrices."
+    if self.wd is not None: return self.wd
+    return 0. if self.name in _coupled_decay else .02
+
+@patch
+def _optimizer_class(self:OptimizerConfig):
+    "The optimizer's class, or a partial application of it."
+    if self.name == 'muon': return partial(MuonAdamW, wd=self._weight_decay)
+    if self.name in _torch_optimizers: return getattr(torch.optim, _torch_optimizers[self.name])
+    if self.name == 'sophia': return _sophia()
+    return import_extra('pytorch_optimizer', 'optim').load_optimizer(self.name)
+
+# %% ../../nbs/746_train.optimizers.ipynb #e8373d7b
+@patch
+def _group(self:OptimizerConfig, g, lr):
+    "A group of `param_groups` as the optimizer takes it."
+    wd = self._weight_decay if g['muon'] else 0.
+    group = dict(params=g['params'], lr=lr*g['rate'], weight_decay=wd)
+    if self.name == 'muon': group['muon'] = g['muon']
+    if self.name in ('normuon', 'adamuon'): group['use_muon'] = g['muon']
+    return group
 
 # %% ../../nbs/746_train.optimizers.ipynb #fb805e7a
 @patch(as_prop=True)
-def keeps_mean(self:OptimizerConfig)->bool:
+def averages_weights(self:OptimizerConfig)->bool:
     "Whether it has two sets of weights, for training and for evaluation."
     return self.name.startswith('schedulefree') or self.name == 'splus'
 
 @patch(as_prop=True)
-def own_rate(self:OptimizerConfig)->float:
+def default_lr(self:OptimizerConfig)->float:
     "Default learning rate of the optimizer."
     return default_lrs.get(self.name, 1e-3)
 
@@ -323,34 +312,47 @@ class SafeOptimWrapper(OptimWrapper):
 class ScheduleFreeMode(Callback):
     "Switch schedule-free optimizers between their training and their evaluation weights."
     order = 56
-    def before_fit(self): self._go('train')
-    def before_validate(self): self._go('eval')
-    def after_validate(self): self._go('train')
-    def after_fit(self): self._go('eval')
-    def _go(self, how):
-        if self.opt is not None and hasattr(self.opt.opt, 'eval'): getattr(self.opt.opt, how)()
+    def before_fit(self): self._set_mode('train')
+    def before_validate(self): self._set_mode('eval')
+    def after_validate(self): self._set_mode('train')
+    def after_fit(self): self._set_mode('eval')
+    def _set_mode(self, mode):
+        if self.opt is not None and hasattr(self.opt.opt, 'eval'): getattr(self.opt.opt, mode)()
 
 # %% ../../nbs/746_train.optimizers.ipynb #2355690e
 @patch
-def learning(self:OptimizerConfig,
+def learner_options(self:OptimizerConfig,
     model:nn.Module, # model to train
     lr:float=0,      # learning rate; 0 for the optimizer's default
 )->dict:             # arguments of a Learner: lr, splitter, opt_func, cbs
     "Arguments of a Learner for this optimizer; `music_learner(…, optimizer=…)` uses them."
-    groups = lambda m: param_groups(m, self.layer_decay, self.lr_scales)
-    factors, lr = [g['rate'] for g in groups(model)], lr or self.own_rate
-    def opt_func(lists, lr=None):
-        return SafeOptimWrapper(
-            [dict(params=list(ps)) for ps in lists],
-            opt=lambda gs: self.make(
-                [dict(g, params=list(ps)) for g, ps in zip(groups(model), lists, strict=True)], lr_
-            ),
-        )
-    lr_ = lr
-    cbs = [SophiaCurvature()] if self.name == 'sophia' else [ScheduleFreeMode()] if self.keeps_mean else []
+    base_lr, rates = lr or self.default_lr, [g['rate'] for g in self._groups(model)]
+    def opt_func(param_lists, lr=None): return self._wrapped(base_lr, model, param_lists)
     return dict(
-        lr=[lr * f for f in factors] if len(set(factors)) > 1 else lr * factors[0],
-        splitter=lambda m: [g['params'] for g in groups(m)],
+        lr=[base_lr*r for r in rates] if len(set(rates)) > 1 else base_lr*rates[0],
+        splitter=self._param_lists,
         opt_func=opt_func,
-        cbs=cbs,
+        cbs=self._callbacks(),
     )
+
+# %% ../../nbs/746_train.optimizers.ipynb #1555251f
+@patch
+def _groups(self:OptimizerConfig, model): return param_groups(model, self.layer_decay, self.lr_scales)
+
+@patch
+def _param_lists(self:OptimizerConfig, model): return [g['params'] for g in self._groups(model)]
+
+@patch
+def _callbacks(self:OptimizerConfig):
+    "Callbacks that the optimizer needs."
+    if self.name == 'sophia': return [SophiaCurvature()]
+    return [ScheduleFreeMode()] if self.averages_weights else []
+
+# %% ../../nbs/746_train.optimizers.ipynb #c679c6c7
+@patch
+def _wrapped(self:OptimizerConfig, lr, model, param_lists):
+    "The optimizer of `model` in fastai's wrapper; the parameters are those that fastai has split."
+    def make(_):
+        groups = zip(self._groups(model), param_lists, strict=True)
+        return self.make([dict(g, params=list(ps)) for g,ps in groups], lr)
+    return SafeOptimWrapper([dict(params=list(ps)) for ps in param_lists], opt=make)

@@ -41,7 +41,7 @@ class OptimConfig(Config):
 
     @model_validator(mode='after')
     def _one_mean(self):
-        if self.ema.kind != 'none' and self.optimizer.keeps_mean:
+        if self.ema.kind != 'none' and self.optimizer.averages_weights:
             raise ValueError(f'ema={self.ema.kind}, but {self.optimizer.name} averages the weights itself; '
                              'remove ema, or choose another optimizer')
         return self
@@ -52,16 +52,16 @@ def learner_kwargs(
 )->dict: # arguments of `music_learner`
     "Return the arguments of `music_learner` for `cfg`."
     how = curriculum_kwargs(cfg.curriculum)
-    cbs = [LRScheduler(cfg.schedule), *how.pop('cbs', ())]
+    cbs = [LRScheduler(cfg.schedule), *how.pop('cbs', ()), *_optional_callbacks(cfg)]
+    clip = GradientClipping(cfg.clip) if cfg.clip.kind != 'none' else 0
+    return dict(lr=cfg.lr, optimizer=cfg.optimizer, clip=clip, label_smoothing=cfg.label_smoothing, cbs=cbs, **how)
+
+# %% ../../nbs/767_train.options.ipynb #cb9051bf
+def _optional_callbacks(cfg):
+    "Callbacks of the options that are set."
+    cbs = []
     if cfg.accumulate > 1: cbs.append(GradientAccumulation(cfg.accumulate))
     if cfg.token_dropout: cbs.append(TokenDropout(cfg.token_dropout))
     if cfg.perturb: cbs.append(AdversarialPerturbation(cfg.perturb, cfg.perturb_steps))
     if cfg.ema.kind != 'none': cbs.append(WeightAveraging(cfg.ema))
-    return dict(
-        lr=cfg.lr,
-        optimizer=cfg.optimizer,
-        clip=GradientClipping(cfg.clip) if cfg.clip.kind != 'none' else 0,
-        smoothing=cfg.label_smoothing,
-        cbs=cbs,
-        **how
-    )
+    return cbs

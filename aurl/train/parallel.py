@@ -19,17 +19,17 @@ from ..core import AurlError, ConfigError
 from ..device import pick_device
 from ..distributed import rank, world_size
 from ..tokens.vocab import vocab
-from .learner import Budget, handle_interrupts
+from .budget import Budget, handle_interrupts
 
 # %% ../../nbs/788_train.parallel.ipynb #b874ca21
 @dataclass(frozen=True)
 class RankInfo:
     "Rank of this process, number of ranks, and its device."
     rank:int=0            # counted from 0
-    ranks:int=1           # number of processes
+    world_size:int=1      # number of processes
     device:object='cpu'   # device of this process
     @property
-    def first(self)->bool:
+    def is_main(self)->bool:
         "Whether this is the process that writes files and prints."
         return self.rank == 0
 
@@ -44,30 +44,34 @@ def current_rank()->RankInfo:
 @contextlib.contextmanager
 def distributed_context(
     device='auto',   # auto, cpu, cuda, mps
-    minutes:float=10 # timeout of collective operations; after it all ranks fail
+    timeout_minutes:float=10 # timeout of collective operations; after it all ranks fail
 ):
     "Context manager that joins the process group set up by `torchrun`; a single rank without it."
     global _current
-    kind, many = pick_device(device).type, int(os.environ.get('WORLD_SIZE', 1))
-    if many == 1:
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         yield RankInfo(device=pick_device(device))
         return
-    at = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if kind == 'cuda' else torch.device(kind)
-    if kind == 'cuda':
-        if at.index >= torch.cuda.device_count():
-            raise ConfigError(f'process {at.index} of this machine has no GPU; '
-                              f'the machine has {torch.cuda.device_count()}',
-                              way_out='give gpus=N, at most the number of GPUs')
-        torch.cuda.set_device(at)
-    torch.distributed.init_process_group(
-        'cpu:gloo,cuda:nccl' if kind == 'cuda' else 'gloo', timeout=datetime.timedelta(minutes=minutes)
-    )
-    _current = RankInfo(rank(), world_size(), at)
+    own = _rank_device(pick_device(device).type)
+    backend = 'cpu:gloo,cuda:nccl' if own.type == 'cuda' else 'gloo'
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    _current = RankInfo(rank(), world_size(), own)
     try: yield _current
     finally:
         _current = RankInfo()
         torch.distributed.destroy_process_group()
         _remove_launch_dir()
+
+# %% ../../nbs/788_train.parallel.ipynb #bfe46299
+def _rank_device(kind):
+    "Device of this rank; a GPU is selected for the process."
+    if kind != 'cuda': return torch.device(kind)
+    own = torch.device('cuda', int(os.environ['LOCAL_RANK']))
+    if own.index >= torch.cuda.device_count():
+        raise ConfigError(f'process {own.index} of this machine has no GPU; '
+                          f'the machine has {torch.cuda.device_count()}',
+                          way_out='give gpus=N, at most the number of GPUs')
+    torch.cuda.set_device(own)
+    return own
 
 # %% ../../nbs/788_train.parallel.ipynb #fed82895
 class GlobalTargetCount(Callback):
@@ -75,10 +79,10 @@ class GlobalTargetCount(Callback):
     order, goes_back = -6, False
     def after_loss(self):
         n = (self.yb[0] != vocab.PAD).sum().double()
-        t = torch.stack([n, torch.where(n > 0, self.loss_grad.detach().double()*n, 0.)])
-        torch.distributed.all_reduce(t)
-        self.learn.targets_here, self.learn.targets_of_all = n, int(t[0])
-        if self.training: self.learn.loss = (t[1]/t[0].clamp(min=1)).to(self.loss.dtype)
+        sums = torch.stack([n, torch.where(n > 0, self.loss_grad.detach().double()*n, 0.)])
+        torch.distributed.all_reduce(sums)
+        self.learn.targets_here, self.learn.targets_of_all = n, int(sums[0])
+        if self.training: self.learn.loss = (sums[1]/sums[0].clamp(min=1)).to(self.loss.dtype)
     def after_fit(self): self.learn.targets_of_all = None
 
 # %% ../../nbs/788_train.parallel.ipynb #d1665c0a
@@ -86,62 +90,70 @@ class DistributedTraining(Callback):
     "Average gradients over ranks, weighted by tokens, and synchronize clock and stop requests."
     order, goes_back = 50, False       # after all terms of the loss are added, before the optimizer step
     def __init__(self,
-        place:RankInfo,       # of this process
-        wrapped:bool=True, # use `DistributedDataParallel`; a sharded model averages its gradients itself
-    ): self.place, self.wraps, self.wrapped, self.now = place, wrapped, None, 0.
+        rank_info:RankInfo,   # of this process
+        use_ddp:bool=True, # wrap in `DistributedDataParallel`, unless sharded
+    ): self.rank_info, self.use_ddp, self.wrapped_model, self.shared_clock = rank_info, use_ddp, None, 0.
 
     def before_fit(self):
-        p, has_latent = self.place, getattr(self.model, 'latent', None) is not None
-        self.own, self.until = self.model, next((c for c in self.cbs if isinstance(c, Budget)), None)
-        ddp, device = torch.nn.parallel.DistributedDataParallel, [p.device.index] if p.device.type == 'cuda' else None
-        # the critic's gradients are averaged in `761_train.adversarial`
-        ddp._set_params_and_buffers_to_ignore_for_model(
-            self.model, [n for n in self.model.state_dict() if n.startswith('critic.')])
-        self.wrapped = (
-            ddp(self.model, device_ids=device, broadcast_buffers=has_latent, find_unused_parameters=has_latent)
-            if self.wraps
-            else self.model
-        )
-        if self.until is not None: self.until.clock = lambda: self.now
-        self._agree()
+        self.run_budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
+        self.unwrapped_model = self.model
+        self.wrapped_model = _ddp(self.model, self.rank_info.device) if self.use_ddp else self.model
+        if self.run_budget is not None: self.run_budget.clock = self._read_shared_clock
+        self._sync_clock_and_stop()
 
-    def before_validate(self): self._agree()
+    def _read_shared_clock(self): return self.shared_clock
+    def before_validate(self): self._sync_clock_and_stop()
     def before_batch(self):
-        self._agree()
+        self._sync_clock_and_stop()
         # for the forward pass only: other callbacks use the bare model
-        if self.training: self.learn.model = self.wrapped
-    def after_pred(self): self.learn.model = self.own
-    def after_cancel_batch(self): self.learn.model = self.own
-    def after_fit(self): self.learn.model = self.own
+        if self.training: self.learn.model = self.wrapped_model
+    def after_pred(self): self.learn.model = self.unwrapped_model
+    def after_cancel_batch(self): self.learn.model = self.unwrapped_model
+    def after_fit(self): self.learn.model = self.unwrapped_model
+
+# %% ../../nbs/788_train.parallel.ipynb #72a0d01e
+def _ddp(model, device):
+    "Wrap `model` in `DistributedDataParallel`; a critic's gradients are averaged in `761_train.adversarial`."
+    wrapper, has_latent = torch.nn.parallel.DistributedDataParallel, getattr(model, 'latent', None) is not None
+    critic = [n for n in model.state_dict() if n.startswith('critic.')]
+    wrapper._set_params_and_buffers_to_ignore_for_model(model, critic)
+    ids = [device.index] if device.type == 'cuda' else None
+    return wrapper(model, device_ids=ids, broadcast_buffers=has_latent, find_unused_parameters=has_latent)
 
 # %% ../../nbs/788_train.parallel.ipynb #83e1dfdb
 @patch
-def _agree(self:DistributedTraining):
+def _sync_clock_and_stop(self:DistributedTraining):
     "Synchronize the clock with rank 0, and stop all ranks if one was asked to."
-    wish = getattr(self.until, 'asked', None) or _stop_signal()
-    t = torch.tensor(
-        [time.monotonic() if self.place.first else 0.0, float(wish or 0)], dtype=torch.float64, device=self.place.device
-    )
+    stop = getattr(self.run_budget, 'stop_signal', None) or _stop_signal()
+    now = time.monotonic() if self.rank_info.is_main else 0.
+    t = torch.tensor([now, float(stop or 0)], dtype=torch.float64, device=self.rank_info.device)
     torch.distributed.all_reduce(t)
-    self.now = t[0].item()
-    if t[1] > 0 and self.until is not None: self.until.asked = self.until.asked or signal.SIGTERM
+    self.shared_clock = t[0].item()
+    budget = self.run_budget
+    if t[1] > 0 and budget is not None: budget.stop_signal = budget.stop_signal or signal.SIGTERM
 
 # %% ../../nbs/788_train.parallel.ipynb #bad20df8
 @patch
 def after_loss(self:DistributedTraining):
-    n, all = self.learn.targets_here, max(1, self.learn.targets_of_all)
+    n, total = self.learn.targets_here, max(1, self.learn.targets_of_all)
     loss = self.loss_grad if self.training else self.loss
-    t = torch.stack([torch.where(n > 0, x.detach().double()*n, 0.) for x in (loss, getattr(self.learn, 'nats', loss))])
-    torch.distributed.all_reduce(t)
-    if self.training:  # without a row, this rank has a zero loss
-        self.learn.loss_grad = (self.loss_grad*(n*self.place.ranks/all).to(self.loss_grad.dtype) if n
-                                else self.pred.sum()*0)
-    self.learn.loss, self.learn.nats = (t/all).to(self.loss.dtype)
+    losses = loss, getattr(self.learn, 'nats', loss)
+    sums = torch.stack([torch.where(n > 0, x.detach().double()*n, 0.) for x in losses])
+    torch.distributed.all_reduce(sums)
+    if self.training: self._weight_loss(n, total)
+    self.learn.loss, self.learn.nats = (sums/total).to(self.loss.dtype)
 
+@patch
+def _weight_loss(self:DistributedTraining, n, total):
+    "Weight the loss by its targets; without a row it is zero."
+    share = n*self.rank_info.world_size/total
+    self.learn.loss_grad = self.loss_grad*share.to(self.loss_grad.dtype) if n else self.pred.sum()*0
+
+# %% ../../nbs/788_train.parallel.ipynb #fb5d113c
 _parent = os.getppid()
 
 def _stop_signal():
-    "Return SIGTERM if the launcher requests a stop or no longer exists, otherwise None."
+    "SIGTERM if the launcher requests a stop or is gone, otherwise None."
     if os.path.exists(os.environ.get('AURL_WISH', '')): return signal.SIGTERM
     return signal.SIGTERM if _launcher_gone() or os.getppid() != _parent else None
 
@@ -155,128 +167,134 @@ def _launcher_gone():
 
 def _remove_launch_dir():
     "Remove the directory left by a launcher that was killed by a second Ctrl-C."
-    room = Path(os.environ.get('AURL_WISH', '')).parent
-    if room.name.startswith('aurl-ranks-') and os.environ.get('LOCAL_RANK') == '0' and _launcher_gone():
-        shutil.rmtree(room, ignore_errors=True)
+    folder = Path(os.environ.get('AURL_WISH', '')).parent
+    if folder.name.startswith('aurl-ranks-') and os.environ.get('LOCAL_RANK') == '0' and _launcher_gone():
+        shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/788_train.parallel.ipynb #7b40695a
 def shard_model(
     model,       # a `MusicTransformerVAEGAN`
-    place:RankInfo, # of this process
+    rank_info:RankInfo, # of this process
 ):               # `model`, of which this rank holds a part
     "Shard `model` over the ranks, layer by layer."
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    mesh = init_device_mesh(place.device.type, (place.ranks,))
+    mesh = init_device_mesh(rank_info.device.type, (rank_info.world_size,))
     for block in model.trunk.blocks: fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
+# %% ../../nbs/788_train.parallel.ipynb #55ddd4d2
 def distribute_learner(
     learn,            # from `music_learner`
-    place:RankInfo=None, # of this process; None: the current one
+    rank_info:RankInfo=None, # of this process; None: the current one
     sharded=False,    # shard the model
 ):                    # `learn`
     "Prepare `learn` for distributed training; a single process is left unchanged."
-    place = place or current_rank()
-    if place.ranks == 1: return learn
-    for loader in (learn.dls.train, learn.dls.valid): loader.take_rows(place.rank, place.ranks)
-    learn.dls.to(place.device)
-    learn.model.to(place.device)
-    if sharded: shard_model(learn.model, place)
+    rank_info = rank_info or current_rank()
+    if rank_info.world_size == 1: return learn
+    for loader in (learn.dls.train, learn.dls.valid): loader.take_rows(rank_info.rank, rank_info.world_size)
+    learn.dls.to(rank_info.device)
+    learn.model.to(rank_info.device)
+    if sharded: shard_model(learn.model, rank_info)
     # the weights are equal; each rank seeds its own generators
-    torch.manual_seed(int(torch.initial_seed()) + place.rank)
-    return learn.add_cbs([GlobalTargetCount(), DistributedTraining(place, not sharded)])
+    torch.manual_seed(int(torch.initial_seed()) + rank_info.rank)
+    return learn.add_cbs([GlobalTargetCount(), DistributedTraining(rank_info, not sharded)])
 
 # %% ../../nbs/788_train.parallel.ipynb #715439ba
 def launch(
     command:list,      # a script or ['-m', module], with its arguments
     gpus:int=1,        # processes on this machine, one per GPU or, on the CPU, up to the number of cores
     nodes:int=1,       # number of machines; the same call is made on each
-    node:int=0,        # index of this machine
-    meet:str='',       # for several machines: host:port of the first
+    node_rank:int=0,   # index of this machine
+    master_addr:str='', # for several machines: host:port of the first
+    *,
     log=None,          # file for their output
     env:dict=None,     # additional environment variables
-    tell=None,         # called about once a second
+    on_poll=None,      # called about once a second
     stop_seconds:float=60, # time limit for a graceful stop
 )->int:                # exit code: 0, or possibly another one after a requested stop
     "Run `command` in several processes of one group; raise an `AurlError` with the likely cause if they fail."
-    if gpus < 1 or nodes < 1 or not 0 <= node < nodes:
-        raise ConfigError(f'gpus={gpus}, nodes={nodes}, node={node}',
-                          way_out='give at least one process and one machine; machines are counted from 0')
-    if nodes > 1 and not meet:
-        raise ConfigError(f'nodes={nodes}: master address missing', way_out='give master_addr=HOST:PORT of the first machine')
-    where = (
-        ['--standalone']
-        if nodes == 1
-        else [
-            f'--nnodes={nodes}',
-            f'--node-rank={node}',
-            '--rdzv-backend=static',
-            f'--master-addr={meet.rpartition(":")[0]}',
-            f'--master-port={meet.rpartition(":")[2]}',
-        ]
-    )
-    asked = []
-    with contextlib.ExitStack() as stack:
-        # also removes their temporary files
-        room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='aurl-ranks-', ignore_cleanup_errors=True)))
-        wish = room/'stop'
-        def ask(number, frame=None):
-            if number in asked: raise KeyboardInterrupt
-            asked.append(number)
-            wish.touch()
-        out = stack.enter_context(open(log, 'ab+') if log else tempfile.TemporaryFile())
+    options = [*_rendezvous(gpus, nodes, node_rank, master_addr), f'--nproc-per-node={gpus}']
+    # the folder has their temporary files too
+    with (
+        tempfile.TemporaryDirectory(prefix='aurl-ranks-', ignore_cleanup_errors=True) as folder,
+        open(log, 'ab+') if log else tempfile.TemporaryFile() as out,
+    ):
         begin = out.seek(0, os.SEEK_END)                         # skip the output of earlier sessions
-        told = {
-            **os.environ,
-            'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'),
-            'AURL_WISH': str(wish),
-            'AURL_ASKER': str(os.getpid()),
-            **(env or {}),
-        }
-        p = subprocess.Popen(
-            [
-                sys.executable,
-                '-m',
-                'torch.distributed.run',
-                *where,
-                f'--log-dir={room}',
-                f'--nproc-per-node={gpus}',
-                *map(str, command),
-            ],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=told,
-            start_new_session=True,
-        )
-        stack.enter_context(handle_interrupts(ask))
-        try:
-            while (code := _wait_for(p, 1)) is None:
-                if tell: tell()
-        except BaseException:
-            p.terminate()                                    # torchrun passes it on
-            if _wait_for(p, stop_seconds) is None: os.killpg(p.pid, signal.SIGKILL)
-            raise
-        if code == 0 or asked: return code
-        out.seek(begin)
-        words = [l for l in out.read().decode(errors='replace').splitlines() if l.strip()]
-    raise AurlError(f'a process of {gpus*nodes} ended with an error ({_likely_cause(words)})', log,
+        stop = _StopRequest(Path(folder)/'stop')
+        process = _start([f'--log-dir={folder}', *options, *map(str, command)], out, _worker_env(stop.path, env))
+        with handle_interrupts(stop):
+            code = _wait_for_exit(process, on_poll, stop_seconds)
+            if code == 0 or stop.signals: return code
+            out.seek(begin)
+            lines = [l for l in out.read().decode(errors='replace').splitlines() if l.strip()]
+    raise AurlError(f'a process of {gpus*nodes} ended with an error ({_likely_cause(lines)})', log,
                     'a run with checkpoints can be resumed with resume=RUN')
 
-# %% ../../nbs/788_train.parallel.ipynb #8809112e
+# %% ../../nbs/788_train.parallel.ipynb #f292d975
+def _rendezvous(gpus, nodes, node_rank, master_addr):
+    "Options of `torchrun` by which the processes find each other."
+    if gpus < 1 or nodes < 1 or not 0 <= node_rank < nodes:
+        raise ConfigError(f'gpus={gpus}, nodes={nodes}, node={node_rank}',
+                          way_out='give at least one process and one machine; machines are counted from 0')
+    if nodes == 1: return ['--standalone']
+    if not master_addr:
+        raise ConfigError(f'nodes={nodes}: master address missing', way_out='give master_addr=HOST:PORT of the first machine')
+    host, _, port = master_addr.rpartition(':')
+    static = [f'--nnodes={nodes}', f'--node-rank={node_rank}', '--rdzv-backend=static']
+    return [*static, f'--master-addr={host}', f'--master-port={port}']
+
+# %% ../../nbs/788_train.parallel.ipynb #5008ef53
+def _worker_env(stop_file, env):
+    "Environment of the processes; they stop when `stop_file` exists or this process does not."
+    threads = dict(OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'))
+    own = dict(AURL_WISH=str(stop_file), AURL_ASKER=str(os.getpid()))
+    return {**os.environ, **threads, **own, **(env or {})}
+
+# %% ../../nbs/788_train.parallel.ipynb #f61efdc9
+class _StopRequest:
+    "Ask the processes to stop, by a file; a second signal of the same number interrupts immediately."
+    def __init__(self, path): self.path, self.signals = path, []
+    def __call__(self, number, frame=None):
+        if number in self.signals: raise KeyboardInterrupt
+        self.signals.append(number)
+        self.path.touch()
+
+def _start(options, out, env):
+    "Start `torchrun`; its output goes to `out`."
+    command = [sys.executable, '-m', 'torch.distributed.run', *options]
+    return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+
+# %% ../../nbs/788_train.parallel.ipynb #acbe09ea
 def _wait_for(process, seconds):
     "Return the exit code of `process`, or None after `seconds`."
     try: return process.wait(seconds)
     except subprocess.TimeoutExpired: return None
 
-def _likely_cause(words):
+def _wait_for_exit(process, on_poll, stop_seconds):
+    "Return the exit code of `torchrun`; if waiting is interrupted, end all processes."
+    try:
+        while (code := _wait_for(process, 1)) is None:
+            if on_poll: on_poll()
+        return code
+    except BaseException:
+        process.terminate()                                    # torchrun passes it on
+        if _wait_for(process, stop_seconds) is None: os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+# %% ../../nbs/788_train.parallel.ipynb #8809112e
+def _likely_cause(lines):
     "Return the line that most likely names the cause."
-    said = [
+    pattern = r'\w(Error|Exception): |Signal \d+ \(SIG'
+    causes = [
         l.split(']:')[-1].strip().removeprefix('traceback : ')
-        for l in words
-        if re.search(r'\w(Error|Exception): |Signal \d+ \(SIG', l) and 'ChildFailedError' not in l
+        for l in lines
+        if re.search(pattern, l) and 'ChildFailedError' not in l
     ]
-    # consequences in the other ranks come last
-    said.sort(key=lambda l: 'SIGKILL' not in l and 2 + (
-        'SIGTERM' in l or 'Exception occured' in l or 'gloo' in l.lower()))
-    return said[0][:300] if said else (words[-1] if words else 'no output')
+    if causes: return min(causes, key=_cause_rank)[:300]
+    return lines[-1] if lines else 'no output'
+
+def _cause_rank(line):
+    "Sort key: a killed process first, the consequences in the other ranks last."
+    if 'SIGKILL' in line: return 0
+    return 3 if 'SIGTERM' in line or 'Exception occured' in line or 'gloo' in line.lower() else 2

@@ -16,15 +16,14 @@ from fastcore.basics import patch
 from ..core import ConfigError, ModelError
 from ..device import autocast
 from ..tokens.vocab import vocab
-from .learner import Autocast
+from .precision import Autocast
 
 # %% ../../nbs/758_train.regularize.ipynb #d98c52fb
 def _trunk_of(model):
-    "Return the trunk of `model`, the module that embeds ids."
-    if not hasattr(model, 'trunk'):
-        raise ModelError(f'a {type(model).__name__} has no trunk that reads ids',
-                         way_out='give a MusicTransformerVAEGAN')
-    return model.trunk
+    "The module of `model` that embeds ids."
+    if hasattr(model, 'trunk'): return model.trunk
+    raise ModelError(f'a {type(model).__name__} has no trunk that reads ids',
+                     way_out='give a MusicTransformerVAEGAN')
 
 # %% ../../nbs/758_train.regularize.ipynb #4ce86e7d
 class TokenDropout(Callback):
@@ -64,49 +63,70 @@ class AdversarialPerturbation(Callback):
         if not size > 0 or steps < 1 or weight <= 0:
             raise ConfigError(f'size={size}, steps={steps}, weight={weight}',
                               way_out='give a size and a weight above 0, and at least one step')
-        self.size, self.steps, self.weight, self.hook, self.push, self.seen = size, steps, weight, None, None, []
+        self.size, self.steps, self.weight = size, steps, weight
+        self.hook, self.perturbation, self.embedded = None, None, []
+
     def before_fit(self):
         self.close()
-        self.hook = _trunk_of(self.model).embed.table.register_forward_hook(self._pushed)
+        self.hook = _trunk_of(self.model).embed.table.register_forward_hook(self._perturb)
     def after_fit(self): self.close()
     def close(self):
         if self.hook is not None: self.hook.remove()
-        self.hook, self.seen = None, []
+        self.hook, self.embedded = None, []
 
-    def _pushed(self, table, args, out):
+    def _perturb(self, table, args, out):
         "Add the perturbation to the output of the table, and keep that output for its gradient."
         if not self.model.training or not torch.is_grad_enabled(): return
-        if self.push is not None: out = out + self.push
+        if self.perturbation is not None: out = out + self.perturbation
         if out.requires_grad: out.retain_grad()
-        self.seen = [out]
+        self.embedded = [out]
         return out
 
-    def before_batch(self): self.push, self.seen = None, []
+    def before_batch(self): self.perturbation, self.embedded = None, []
 
 # %% ../../nbs/758_train.regularize.ipynb #67fae712
 def _row_norms(x): return x.flatten(1).norm(dim=1).clamp_min(1e-12)[:,None,None]   # norm of each row, (batch, 1, 1)
 
 @patch
 def after_backward(self:AdversarialPerturbation):
-    clean = self.seen[0]
+    clean = self.embedded[0]
     if clean.grad is None:
         raise ModelError('the embedding has no gradient',
                          way_out='AdversarialPerturbation needs a model whose embedding is trained')
-    most = self.size*_row_norms(clean.detach())
-    if self.steps == 1: self.push = clean.grad/_row_norms(clean.grad)*most
-    else: self.push = (r := torch.randn_like(clean))/_row_norms(r)*most*torch.rand(len(r), 1, 1, device=r.device)
+    radius = self.size*_row_norms(clean.detach())
+    self.perturbation = self._first_perturbation(clean, radius)
     for k in range(self.steps):
-        loss = self._again()
-        scaled = getattr(self.learn, 'scale_loss', lambda x: x)                         # in float16
-        scaled(loss*(self.weight/self.steps*getattr(self.learn, 'loss_scale', 1.))).backward()
-        if k + 1 < self.steps:
-            g = self.seen[0].grad
-            push = self.push + g/_row_norms(g)*most  # a gradient ascent step, projected back below
-            self.push = push*(most/_row_norms(push)).clamp(max=1.)
-    self.learn.pushed_loss, self.push, self.seen = loss.item(), None, []
+        loss = self._perturbed_backward()
+        if k + 1 < self.steps: self._ascend(radius)
+    self.learn.pushed_loss, self.perturbation, self.embedded = loss.item(), None, []
+
+# %% ../../nbs/758_train.regularize.ipynb #4f0be352
+@patch
+def _first_perturbation(self:AdversarialPerturbation, clean, radius):
+    "Along the gradient if there is one step, otherwise at random within the radius."
+    if self.steps == 1: return clean.grad/_row_norms(clean.grad)*radius
+    direction = torch.randn_like(clean)
+    return direction/_row_norms(direction)*radius*torch.rand(len(direction), 1, 1, device=direction.device)
 
 @patch
-def _again(self:AdversarialPerturbation):
+def _ascend(self:AdversarialPerturbation, radius):
+    "Gradient ascent, projected into the radius."
+    g = self.embedded[0].grad
+    moved = self.perturbation + g/_row_norms(g)*radius
+    self.perturbation = moved*(radius/_row_norms(moved)).clamp(max=1.)
+
+# %% ../../nbs/758_train.regularize.ipynb #37a367a1
+@patch
+def _perturbed_backward(self:AdversarialPerturbation):
+    "Add the gradient of the loss on the perturbed embeddings; return that loss."
+    loss = self._perturbed_loss()
+    total = loss*(self.weight/self.steps*getattr(self.learn, 'loss_scale', 1.))
+    if scale := getattr(self.learn, 'scale_loss', None): total = scale(total)      # in float16
+    total.backward()
+    return loss
+
+@patch
+def _perturbed_loss(self:AdversarialPerturbation):
     "Return the cross-entropy with the perturbation."
     amp = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), None)
     with autocast(self.dls.device, amp) if amp else nullcontext(): out = self.model(*self.xb)

@@ -15,7 +15,8 @@ import torch
 from ..config import make_config
 from ..aliases import current_callback
 from ..core import CheckpointError, ConfigError, ModelError, read_json
-from ..models.vae_gan import ModelConfig, MusicTransformerVAEGAN
+from ..models.model_config import ModelConfig
+from ..models.vae_gan import MusicTransformerVAEGAN
 from .checkpoint import load_checkpoint
 from .checkpoint_folder import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint
 from .checkpoint import verify_checkpoint

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pydantic import Field, model_validator
 
 from ..config import Config
-from .learner import Budget, lr_multiplier
+from .budget import Budget, lr_multiplier
 
 # %% ../../nbs/749_train.schedules.ipynb #ab83ba50
 _decay_starts = dict(wsd=.3, trapezoid=.8)  # fraction of the budget at which decay begins, unless `hold` is given
@@ -53,14 +53,16 @@ class ScheduleConfig(Config):
 # %% ../../nbs/749_train.schedules.ipynb #21c932fa
 def _cosine(t): return (1 + math.cos(math.pi*t))/2
 
-_decay_curves = dict(wsd=_cosine, cosine=_cosine, trapezoid=lambda t: 1-t, linear=lambda t: 1-t)
+def _linear(t): return 1 - t
+
+_decay_curves = dict(wsd=_cosine, cosine=_cosine, trapezoid=_linear, linear=_linear)
 
 @patch
-def _warming(self:ScheduleConfig, used):
+def _warmup_multiplier(self:ScheduleConfig, used):
     "Fraction of the peak rate during warm-up."
-    t, least = used/self.warmup_pct, .02
-    rise = dict(linear=t, cosine=1 - _cosine(t), exponential=least**(1-t), constant=least)[self.warmup_shape]
-    return max(rise, least)
+    t, low = used/self.warmup_pct, .02
+    rise = dict(linear=t, cosine=1 - _cosine(t), exponential=low**(1-t), constant=low)[self.warmup_shape]
+    return max(rise, low)
 
 # %% ../../nbs/749_train.schedules.ipynb #982c3309
 @patch
@@ -68,18 +70,24 @@ def at(self:ScheduleConfig,
     used:float, # fraction of the budget used, 0 to 1
 )->float:       # fraction of the peak learning rate
     "Return the rate at `used`; for `plateau`, the rate before any reduction."
-    k, used = self.kind, min(1., max(0., used))
-    if k == 'one_cycle': return _one_cycle(used, self.final)[0]
-    if used < self.warmup_pct: return self._warming(used)
-    hold = max(self.warmup_pct, self.decay_start if self.decay_start is not None else _decay_starts.get(k, 0.))
-    if used < hold or k in ('constant', 'plateau'): return 1.
-    t = min(1., (used - hold)/(1 - hold))
-    if k in _decay_curves: return self.final + (1 - self.final)*_decay_curves[k](t)
-    if k == 'polynomial': return self.final + (1 - self.final)*(1 - t)**self.power
-    if k == 'exponential': return max(self.final, 1e-6)**t
-    if k == 'inverse_sqrt': return max(self.final, math.sqrt(max(hold, .01)/max(used, .01)))
-    if k == 'step': return .1**sum(used >= s for s in self.milestones)
-    return self.final + (1 - self.final)*_cosine(2*abs((t*self.cycles) % 1 - (t == 1)))  # cyclical: falls and rises
+    kind, used = self.kind, min(1., max(0., used))
+    if kind == 'one_cycle': return _one_cycle(used, self.final)[0]
+    if used < self.warmup_pct: return self._warmup_multiplier(used)
+    begin = max(self.warmup_pct, self.decay_start if self.decay_start is not None else _decay_starts.get(kind, 0.))
+    if used < begin or kind in ('constant', 'plateau'): return 1.
+    if kind == 'inverse_sqrt': return max(self.final, math.sqrt(max(begin, .01)/max(used, .01)))
+    if kind == 'step': return .1**sum(used >= s for s in self.milestones)
+    t = min(1., (used - begin)/(1 - begin))
+    if kind == 'exponential': return max(self.final, 1e-6)**t
+    return self.final + (1 - self.final)*self._decay(t)
+
+# %% ../../nbs/749_train.schedules.ipynb #86c642ce
+@patch
+def _decay(self:ScheduleConfig, t):
+    "Decay at time `t`, 0 … 1."
+    if self.kind in _decay_curves: return _decay_curves[self.kind](t)
+    if self.kind == 'polynomial': return (1 - t)**self.power
+    return _cosine(2*abs((t*self.cycles) % 1 - (t == 1)))      # cyclical
 
 # %% ../../nbs/749_train.schedules.ipynb #b3b5c3ec
 def _one_cycle(used, final, top=.25):
@@ -93,18 +101,24 @@ class LRScheduler(Callback):
     "Apply a `ScheduleConfig`: `rate_at` gives the rate to `Budget`; this sets the momentum and detects a plateau."
     order, name = 57.2, 'scheduled'  # after the validation loss, before `Budget`; learn.rate would shadow other `rate`s
     def __init__(self, schedule:ScheduleConfig):
-        self.schedule, self.share, self.least, self.waited = schedule, 1., math.inf, 0
-    def rate_at(self, used): return self.share*self.schedule.at(used)
-    def before_fit(self): self.until = next((c for c in self.cbs if isinstance(c, Budget)), None)
+        self.schedule, self.plateau_factor, self.best_loss, self.stalled = schedule, 1., math.inf, 0
+    def rate_at(self, used): return self.plateau_factor*self.schedule.at(used)
+    def before_fit(self): self.run_budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
     def before_batch(self):
-        if self.training and self.schedule.kind == 'one_cycle' and self.until:
-            self.opt.set_hyper('mom', _one_cycle(self.until.used, 0)[1])
-    def after_validate(self):
-        if self.schedule.kind != 'plateau' or (now := getattr(self.learn, 'valid_nats', None)) is None: return
-        if now < self.least*(1 - 1e-3): self.least, self.waited = now, 0
-        else: self.waited += 1
-        if self.waited >= self.schedule.patience:
-            self.share, self.waited = max(self.schedule.final, self.share*self.schedule.factor), 0
-    def state_dict(self): return dict(share=self.share, least=self.least, waited=self.waited)
+        if self.training and self.schedule.kind == 'one_cycle' and self.run_budget:
+            self.opt.set_hyper('mom', _one_cycle(self.run_budget.used, 0)[1])
+
+    def state_dict(self): return dict(share=self.plateau_factor, least=self.best_loss, waited=self.stalled)
     def load_state_dict(self, state):
-        self.share, self.least, self.waited = state['share'], state['least'], state['waited']
+        self.plateau_factor, self.best_loss, self.stalled = state['share'], state['least'], state['waited']
+
+# %% ../../nbs/749_train.schedules.ipynb #8a2a8c96
+@patch
+def after_validate(self:LRScheduler):
+    loss = getattr(self.learn, 'valid_nats', None)
+    if self.schedule.kind != 'plateau' or loss is None: return
+    if loss < self.best_loss*(1 - 1e-3): self.best_loss, self.stalled = loss, 0
+    else: self.stalled += 1
+    if self.stalled < self.schedule.patience: return
+    self.plateau_factor = max(self.schedule.final, self.plateau_factor*self.schedule.factor)
+    self.stalled = 0

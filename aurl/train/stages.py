@@ -17,7 +17,7 @@ from pydantic import Field
 from ..config import Config, load_preset, make_config, presets
 from ..core import AurlError, ConfigError, read_json, write_json
 from ..distributed import broadcast_object, gather_model, rank
-from .learner import Budget
+from .budget import Budget
 
 # %% ../../nbs/770_train.stages.ipynb #41b0608e
 class StageEnd(Config):
@@ -32,20 +32,26 @@ class StageEnd(Config):
     min_improvement: float = Field(
         1e-3, ge=0, description='smallest relative fall of the validation loss that counts as improvement')
 
+# %% ../../nbs/770_train.stages.ipynb #21685069
 class StageStopping(Callback):
     "Stop a stage that has reached its target or a plateau."
     order = 59.5  # before `Budget`; the checkpoint is written when the fit ends
-    def __init__(self, end:StageEnd): self.end, self.best, self.waited, self.why = end, math.inf, 0, ''
+    def __init__(self, end:StageEnd): self.end, self.best_loss, self.stalled, self.reason = end, math.inf, 0, ''
     def after_epoch(self):
-        e, now = self.end, getattr(self.learn, 'valid_nats', math.inf)
-        better = now < self.best*(1 - e.min_improvement) if self.best < math.inf else now < math.inf
-        self.best, self.waited = (now, 0) if better else (self.best, self.waited + 1)
-        if e.target_loss is not None and now <= e.target_loss:
-            self.why = f'{now:.3f} nats per token reached the target {e.target_loss:g}'
-        elif e.patience and self.waited >= e.patience: self.why = f'no improvement in {self.waited} validations'
-        if self.why: raise CancelFitException
-    def state_dict(self): return dict(best=self.best, waited=self.waited)
-    def load_state_dict(self, state): self.best, self.waited = state['best'], state['waited']
+        loss = getattr(self.learn, 'valid_nats', math.inf)
+        better = loss < self.best_loss*(1 - self.end.progress) if self.best_loss < math.inf else loss < math.inf
+        self.best_loss, self.stalled = (loss, 0) if better else (self.best_loss, self.stalled + 1)
+        self.reason = self._stop_reason(loss)
+        if self.reason: raise CancelFitException
+
+    def _stop_reason(self, loss):
+        target, patience = self.end.target, self.end.patience
+        if target is not None and loss <= target: return f'{loss:.3f} nats per token reached the target {target:g}'
+        if patience and self.stalled >= patience: return f'no improvement in {self.stalled} validations'
+        return self.reason
+
+    def state_dict(self): return dict(best=self.best_loss, waited=self.stalled)
+    def load_state_dict(self, state): self.best_loss, self.stalled = state['best'], state['waited']
 
 # %% ../../nbs/770_train.stages.ipynb #bda17153
 @dataclass
@@ -56,6 +62,7 @@ class Stage:
     cfg:Config    # configuration of its training
     number:int=0  # position, from 1
 
+# %% ../../nbs/770_train.stages.ipynb #e7e574ae
 def parse_stages(
     cfg:Config, # of a run, with `stages`, `steps` and `minutes`
 )->list:        # of `Stage`
@@ -88,18 +95,18 @@ _run_keys = (
 )
 
 # %% ../../nbs/770_train.stages.ipynb #86174d17
-def _stage(cfg, i, entry):
+def _stage(cfg, number, entry):
     "Return the stage of one entry."
-    mine = {k:entry.pop(k) for k in list(entry) if k in StageEnd.model_fields}
-    name = str(mine.setdefault('name', f'stage{i}'))
-    at = f'stage {i} ({name})'
+    end = {k:entry.pop(k) for k in list(entry) if k in StageEnd.model_fields}
+    name = str(end.setdefault('name', f'stage{number}'))
+    label = f'stage {number} ({name})'
     if not name.replace('_', '').replace('-', '').isalnum():
-        raise ConfigError(f'{at}: {name!r} is not a valid name for a stage', way_out='use letters, digits, _ and -')
+        raise ConfigError(f'{label}: {name!r} is not a valid name for a stage', way_out='use letters, digits, _ and -')
     if bad := [k for k in entry if k.split('.')[0] in _run_keys]:
-        raise ConfigError(f'{at}: {bad[0]} belongs to the whole run',
+        raise ConfigError(f'{label}: {bad[0]} belongs to the whole run',
                           way_out='set it beside stages, not in one of them')
-    try: return Stage(name, make_config(StageEnd, overrides=mine), cfg.changed(**_nest_keys(entry), stages=''), i)
-    except ConfigError as e: raise ConfigError(f'{at}: {e.what}', way_out=e.way_out) from e
+    try: return Stage(name, make_config(StageEnd, overrides=end), cfg.changed(**_nest_keys(entry), stages=''), number)
+    except ConfigError as e: raise ConfigError(f'{label}: {e.what}', way_out=e.way_out) from e
 
 # %% ../../nbs/770_train.stages.ipynb #17b44bcf
 def _nest_keys(entry):
@@ -118,42 +125,52 @@ def _divide_budget(stages, cfg):
     names = [s.name for s in stages]
     if twice := [n for n in names if names.count(n) > 1]:
         raise ConfigError(f'two stages are called {twice[0]}', way_out='give each stage its own name')
-    said = [s.end.steps or s.end.minutes for s in stages]
-    left = 1 - sum(s.end.share or 0 for s,w in zip(stages, said) if not w)
-    free = sum(not w and s.end.share is None for s,w in zip(stages, said))
-    if left < -1e-9 or free and left <= 1e-9:
-        raise ConfigError(f'the shares of the stages are {1 - left:g} together'
-                          + (', and nothing is left for the others' if free else ''),
-                          way_out='shares must add up to at most 1')
-    for s,w in zip(stages, said):
-        share = s.end.share or left/max(1, free)
-        budget = (
-            dict(steps=s.end.steps, minutes=s.end.minutes)
-            if w
-            else dict(steps=max(1, round(cfg.steps * share)) if cfg.steps else 0, minutes=cfg.minutes * share)
-        )
-        s.cfg = s.cfg.changed(**budget)
+    equal_share = _equal_share([s.end for s in stages if not _has_own_budget(s)])
+    for s in stages: s.cfg = s.cfg.changed(**_stage_budget(s, cfg, equal_share))
     return stages
 
-# %% ../../nbs/770_train.stages.ipynb #1c8a4279
-def _budget(stage, over):
-    "Steps and minutes of a finished stage."
-    return over.get('asked') or dict(steps=over['steps'] if stage.cfg.steps else 0, minutes=stage.cfg.minutes)
+def _has_own_budget(stage): return bool(stage.end.steps or stage.end.minutes)
 
-def _added_budget(run, stages, asked=None):
+# %% ../../nbs/770_train.stages.ipynb #2315f7d7
+def _equal_share(ends):
+    "Share of each stage that has no share of its own."
+    left = 1 - sum(end.share or 0 for end in ends)
+    n = sum(end.share is None for end in ends)
+    if left < -1e-9 or n and left <= 1e-9:
+        raise ConfigError(f'the shares of the stages are {1 - left:g} together'
+                          + (', and nothing is left for the others' if n else ''),
+                          way_out='shares must add up to at most 1')
+    return left/max(1, n)
+
+# %% ../../nbs/770_train.stages.ipynb #81793a88
+def _stage_budget(stage, cfg, equal_share):
+    "Steps and minutes of a stage."
+    end = stage.end
+    if _has_own_budget(stage): return dict(steps=end.steps, minutes=end.minutes)
+    share = end.share or equal_share
+    return dict(steps=max(1, round(cfg.steps*share)) if cfg.steps else 0, minutes=cfg.minutes*share)
+
+# %% ../../nbs/770_train.stages.ipynb #1c8a4279
+def _budget(stage, done):
+    "Steps and minutes of a finished stage."
+    return done.get('asked') or dict(steps=done['steps'] if stage.cfg.steps else 0, minutes=stage.cfg.minutes)
+
+def _added_budget(run, stages, requested=None):
     "Return steps and minutes of the last stage of a finished run that is to be extended; None if nothing was added."
-    overs = [StageRun(run, s).over for s in stages]
-    if not all(overs): return None
-    had = [_budget(s, o) for s,o in zip(stages, overs)]
-    more = {k:sum(getattr(s.cfg, k) for s in stages) - sum(h[k] for h in had) for k in ('steps', 'minutes')}
-    last = {k:had[-1][k] + max(0, v) for k,v in more.items()}
-    if any(v > 1e-9 for v in more.values()): return last
-    first = getattr(run, 'config', None) or {}
-    wants = [k for k,v in (asked or {}).items() if v > first.get(k, v)]
-    if wants and all(s.end.steps or s.end.minutes for s in stages):
-        raise ConfigError(f'{wants[0]}={asked[wants[0]]:g} for a run whose stages have budgets of their own', run.path,
-                          'start a new run with other stages, or with a teacher: teacher=RUN')
-    return None
+    done = [StageRun(run, s).done_info for s in stages]
+    if not all(done): return None
+    had = [_budget(s, d) for s,d in zip(stages, done)]
+    added = {k:sum(getattr(s.cfg, k) for s in stages) - sum(h[k] for h in had) for k in ('steps', 'minutes')}
+    if any(v > 1e-9 for v in added.values()): return {k:had[-1][k] + max(0, v) for k,v in added.items()}
+    if all(s.end.steps or s.end.minutes for s in stages): _refuse_more(run, requested or {})
+
+# %% ../../nbs/770_train.stages.ipynb #95d3dd1e
+def _refuse_more(run, requested):
+    "Raise an error if more was requested than the run had, though its stages have budgets of their own."
+    before = getattr(run, 'config', None) or {}
+    if more := [k for k,v in requested.items() if v > before.get(k, v)]:
+        raise ConfigError(f'{more[0]}={requested[more[0]]:g} for a run whose stages have budgets of their own',
+                          run.path, 'start a new run with other stages, or with a teacher: teacher=RUN')
 
 def _no_checkpoint_error(run, stage):
     return ConfigError(f'cannot extend the finished run: its last stage {stage.name} has no checkpoint to resume from',
@@ -162,87 +179,113 @@ def _no_checkpoint_error(run, stage):
 # %% ../../nbs/770_train.stages.ipynb #d1e36b89
 class StageRun:
     "A run restricted to one stage: its own folder, checkpoints and steps."
-    def __init__(self, run, stage:Stage, done:int=0):
-        self.run_, self.stage, self.done = run, stage, done
+    def __init__(self, run, stage:Stage, steps_before:int=0):
+        self.parent, self.stage, self.steps_before = run, stage, steps_before
         self.path = Path(run.path)/'stages'/f'{stage.number}_{stage.name}'
         self.checkpoints = self.path/'checkpoints'
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-    def __getattr__(self, name): return getattr(self.run_, name)
+
+    def __getattr__(self, name): return getattr(self.parent, name)
     def log(self, step=None, **values):
-        return self.run_.log(step=self.done + (step or 0), stage=self.stage.name, **values)
-    def metrics(self):  # only lines of this stage, with steps counted from its beginning
-        return [m | dict(step=m['step'] - self.done) if m.get('step') is not None else m
-                for m in self.run_.metrics() if m.get('stage') == self.stage.name]
-    def rewind(self, size=None, step=0): return self.run_.rewind(size, self.done + step)
-    def progress(self, what, share=None, line=''): return self.run_.progress(what, share, f'{self.stage.name}: {line}')
+        return self.parent.log(step=self.steps_before + (step or 0), stage=self.stage.name, **values)
+    def rewind(self, size=None, step=0): return self.parent.rewind(size, self.steps_before + step)
+    def progress(self, what, share=None, line=''):
+        return self.parent.progress(what, share, f'{self.stage.name}: {line}')
+
+    def metrics(self):
+        "Lines of this stage."
+        lines = [m for m in self.parent.metrics() if m.get('stage') == self.stage.name]
+        return [m | dict(step=m['step'] - self.steps_before) if m.get('step') is not None else m for m in lines]
+
     @property
-    def over(self)->dict:
+    def done_info(self)->dict:
         "Contents of `done.json`, or an empty dictionary."
         try: return read_json(self.path/'done.json')
         except (AurlError, OSError): return {}
 
 # %% ../../nbs/770_train.stages.ipynb #c9ecd27a
+def _no_checkpoint(run): return None
+
+# %% ../../nbs/770_train.stages.ipynb #123510a6
 def run_stages(
     run,     # an `Experiment`
     stages,  # from `parse_stages`
     build,   # called with a stage, its `StageRun` and the previous stage's model; returns a learner
     train,   # called with the learner, the `StageRun`, the configuration and a checkpoint; returns the loss
     load,    # called with a folder; returns the model saved in it
-    newest=lambda run: None, # called with a `StageRun`; returns a checkpoint to resume from
+    newest=_no_checkpoint, # called with a `StageRun`; returns a checkpoint to resume from
     asked=None, # steps and minutes requested now for the whole run
 )->tuple:    # the learner of the last stage trained, and its loss in nats per token
     "Train the stages in order, skipping finished ones; extend the last stage if more steps are requested."
-    model, done, learn, best = None, 0, None, math.inf
+    model, steps_before, learn, best = None, 0, None, math.inf
     longer = broadcast_object(_added_budget(run, stages, asked))
     for s in stages:
-        r = StageRun(run, s, done)
-        more = s is stages[-1] and longer is not None
-        if more: s.cfg = s.cfg.changed(**longer)
-        if (over := broadcast_object(r.over)) and not more:
-            done, best, model = done + over['steps'], over['valid_loss'], load(r.path/'model')
-            if s is not stages[-1]: continue
-            learn = build(s, r, model)                                        # all are finished
-            learn.model.eval()
-            learn.watched, learn.stopped, learn.steps_done = [], False, done
-            run.say('all stages are finished, nothing is left to train')
-            return learn, best
-        run.say(f'stage {s.number} of {len(stages)}: {s.name}' + (
-            ' is extended: it receives all added steps and minutes '
-            f'(steps={longer["steps"]}, minutes={longer["minutes"]:g})'
-            if more else ''))
-        last, learn = newest(r), build(s, r, model)
-        if more and broadcast_object(last is None): raise _no_checkpoint_error(run, s)
-        exit = StageStopping(s.end)
-        learn.add_cb(exit)
-        best = train(learn, r, s.cfg, last)
-        if getattr(learn, 'stopped', False): return learn, best              # interrupted: the stage is not finished
-        steps, why, model = learn.steps_done, exit.why or _end_reason(learn), gather_model(learn.model)
-        if rank() == 0:                                                       # only rank 0 writes
-            model.save_pretrained(r.path/'model', valid_loss=best, stage=s.name)
-            write_json(r.path/'done.json', dict(name=s.name, steps=steps, valid_loss=best, why=why,
-                                                asked=dict(steps=s.cfg.steps, minutes=s.cfg.minutes)))
-        run.say(f'{s.name} ended after {steps} steps: {why}; {best:.3f} nats per token')
-        done += steps
+        r, last = StageRun(run, s, steps_before), s is stages[-1]
+        more = longer if last else None
+        if (done := broadcast_object(r.done_info)) and more is None:
+            steps_before, best, model = steps_before + done['steps'], done['valid_loss'], load(r.path/'model')
+            if last: return _finished_learner(run, build(s, r, model), steps_before), best
+            continue
+        if more: s.cfg = s.cfg.changed(**more)
+        learn, best, reason = _train_stage(r, len(stages), build, train, model, newest, more)
+        if reason is None: return learn, best              # interrupted: the stage is not finished
+        model = gather_model(learn.model)
+        _save_stage(r, model, learn.steps_done, best, reason)
+        steps_before += learn.steps_done
     return learn, best
+
+# %% ../../nbs/770_train.stages.ipynb #9a7f3e32
+def _finished_learner(run, learn, steps_done):
+    "The learner of a run whose stages are all finished, with the attributes it has after a training."
+    learn.model.eval()
+    learn.watched, learn.stopped, learn.steps_done = [], False, steps_done
+    run.say('all stages are finished, nothing is left to train')
+    return learn
+
+# %% ../../nbs/770_train.stages.ipynb #3bbb15aa
+def _train_stage(run, n_stages, build, train, previous, find_checkpoint, more):
+    "Train one stage; return the learner, its loss, and why the stage ended (None: it was interrupted)."
+    stage = run.stage
+    extended = '' if more is None else (
+        f' is extended: it receives all added steps and minutes (steps={more["steps"]}, minutes={more["minutes"]:g})')
+    run.parent.say(f'stage {stage.number} of {n_stages}: {stage.name}{extended}')
+    checkpoint, learn = find_checkpoint(run), build(stage, run, previous)
+    if more is not None and broadcast_object(checkpoint is None): raise _no_checkpoint_error(run.parent, stage)
+    stopping = StageStopping(stage.end)
+    learn.add_cb(stopping)
+    best = train(learn, run, stage.cfg, checkpoint)
+    if getattr(learn, 'stopped', False): return learn, best, None
+    return learn, best, stopping.reason or _end_reason(learn)
+
+# %% ../../nbs/770_train.stages.ipynb #cc97997d
+def _save_stage(run, model, steps, best, reason):
+    "Save the model of a finished stage, and mark the stage as finished."
+    stage = run.stage
+    if rank() == 0:                                                       # only rank 0 writes
+        budget = dict(steps=stage.cfg.steps, minutes=stage.cfg.minutes)
+        model.save_pretrained(run.path/'model', valid_loss=best, stage=stage.name)
+        done = dict(name=stage.name, steps=steps, valid_loss=best, why=reason, asked=budget)
+        write_json(run.path/'done.json', done)
+    run.parent.say(f'{stage.name} ended after {steps} steps: {reason}; {best:.3f} nats per token')
 
 # %% ../../nbs/770_train.stages.ipynb #0ca87dcd
 def _end_reason(learn):
     "Why a stage ended without its stopping rule: its budget, or a monitor (`867_monitor.callbacks`)."
     ends = dict(ended='the monitored metrics stopped improving', over='too many collapses')
-    return next(
-        (w for k, w in ends.items() for c in getattr(learn, 'watched', ()) if getattr(c, k, False) is True),
-        'its budget is used',
-    )
+    for attribute, reason in ends.items():
+        if any(getattr(c, attribute, False) is True for c in getattr(learn, 'watched', ())): return reason
+    return 'its budget is used'
 
 # %% ../../nbs/770_train.stages.ipynb #242cfd31
 def transfer_weights(
     model,    # a new model
-    before,   # the model of the previous stage, or None
+    previous, # the model of the previous stage, or None
     say=None, # called with a line that lists the parts
 ):            # `model`
-    "Copy the weights of the parts that `model` shares with `before`."
-    if before is None: return model
-    told = model.take_over(before)
-    if say: say(f"transferred: {', '.join(told['taken'])}"
-                + (f"; new: {', '.join(told['new'])}" if told['new'] else ''))
+    "Copy the weights of the parts that `model` shares with `previous`."
+    if previous is None: return model
+    parts = model.take_over(previous)
+    if say:
+        new = f"; new: {', '.join(parts['new'])}" if parts['new'] else ''
+        say(f"transferred: {', '.join(parts['taken'])}{new}")
     return model
