@@ -416,14 +416,19 @@ def list_runs(
     return RunTable(sorted(runs, key=_sort_keys[sort]))
 
 # %% ../../nbs/045_experiments.registry.ipynb #9f62a52b
+def _compression_text(c):
+    "Return by how much a checkpoint is compressed; empty if it is not."
+    if c.damaged or c.plain <= 1.02*c.size: return ''
+    return f' ({c.size/c.plain:.0%} of {format_size(c.plain)})'
+
 def _checkpoint_line(c):
     "Return the description of a checkpoint in one line."
     score = f', score {c.score:.4f}' if _is_finite_number(c.score) else ''
-    compressed = c.plain > 1.02*c.size and not c.damaged
-    ratio = f' ({c.size/c.plain:.0%} of {format_size(c.plain)})' if compressed else ''
+    size = f'{format_size(c.size)}{_compression_text(c)}'
     problem = f', damaged: {c.damaged}' if c.damaged else ', suspect: the training was failing' if c.suspect else ''
-    return printable(f'  {c.path.name}: step {c.step}{score}, {format_size(c.size)}{ratio}, {c.created}{problem}')
+    return printable(f'  {c.path.name}: step {c.step}{score}, {size}, {c.created}{problem}')
 
+# %% ../../nbs/045_experiments.registry.ipynb #000d5045
 def checkpoint_lines(
     found:list, # of `CheckpointEntry`
 )->list:
