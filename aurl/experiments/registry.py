@@ -263,15 +263,21 @@ def _run_readers(path, deep):
                 checkpoints=(_checkpoints, path, deep), notes=(_notes, path))
 
 # %% ../../nbs/045_experiments.registry.ipynb #fdcc8fda
+def _problem_text(name, error):
+    "Return the description of an `error` in reading the part `name`."
+    if isinstance(error, AurlError): return error.what
+    if isinstance(error, ValueError): return str(error)
+    if isinstance(error, OSError): return f'{name} cannot be read ({error.strerror})'
+    return f'{name} does not have the expected format'
+
+# %% ../../nbs/045_experiments.registry.ipynb #b0496aad
 def _read_parts(path, deep):
     "Read all parts of a run; return their values by name, and the problems."
     parts, problems = {}, []
     for name,(reader,*args) in _run_readers(path, deep).items():
         try: parts[name] = reader(*args)
-        except AurlError as e: problems.append(e.what)
-        except ValueError as e: problems.append(str(e))
-        except OSError as e: problems.append(f'{name} cannot be read ({e.strerror})')
-        except (KeyError, TypeError, AttributeError): problems.append(f'{name} does not have the expected format')
+        except (AurlError, ValueError, OSError, KeyError, TypeError, AttributeError) as e:
+            problems.append(_problem_text(name, e))
     return parts, problems
 
 # %% ../../nbs/045_experiments.registry.ipynb #9f2670a1
@@ -285,11 +291,14 @@ def inspect_run(
     return _fill_entry(out, *_read_parts(path, deep))
 
 # %% ../../nbs/045_experiments.registry.ipynb #88995e6d
-def _fill_entry(out, parts, problems):
-    "Fill `out` with the parts that were read."
-    status = parts.get('told') or {}
+def _add_status(out, status):
+    "Fill `out` with the values of status.json."
     out.state, out.reason = _state(out.path, status) if status else ('unknown', '')
     out.command, out.started = str(status.get('name') or out.command), str(status.get('started') or '')
+
+def _fill_entry(out, parts, problems):
+    "Fill `out` with the parts that were read."
+    _add_status(out, parts.get('told') or {})
     for k in ('stores', 'age', 'checkpoints', 'notes'): setattr(out, k, parts.get(k, getattr(out, k)))
     out.steps, out.best, out.best_step = parts.get('measured', (None, None, None))
     out.parameters = _parameters(out.path, out.checkpoints)
@@ -407,14 +416,19 @@ def list_runs(
     return RunTable(sorted(runs, key=_sort_keys[sort]))
 
 # %% ../../nbs/045_experiments.registry.ipynb #9f62a52b
+def _compression_text(c):
+    "Return by how much a checkpoint is compressed; empty if it is not."
+    if c.damaged or c.plain <= 1.02*c.size: return ''
+    return f' ({c.size/c.plain:.0%} of {format_size(c.plain)})'
+
 def _checkpoint_line(c):
     "Return the description of a checkpoint in one line."
     score = f', score {c.score:.4f}' if _is_finite_number(c.score) else ''
-    compressed = c.plain > 1.02*c.size and not c.damaged
-    ratio = f' ({c.size/c.plain:.0%} of {format_size(c.plain)})' if compressed else ''
+    size = f'{format_size(c.size)}{_compression_text(c)}'
     problem = f', damaged: {c.damaged}' if c.damaged else ', suspect: the training was failing' if c.suspect else ''
-    return printable(f'  {c.path.name}: step {c.step}{score}, {format_size(c.size)}{ratio}, {c.created}{problem}')
+    return printable(f'  {c.path.name}: step {c.step}{score}, {size}, {c.created}{problem}')
 
+# %% ../../nbs/045_experiments.registry.ipynb #000d5045
 def checkpoint_lines(
     found:list, # of `CheckpointEntry`
 )->list:
@@ -440,6 +454,12 @@ def run_lines(
     return [printable(str(r.path)), *facts, *checkpoints]
 
 # %% ../../nbs/045_experiments.registry.ipynb #08010331
+def _is_torn(f):
+    "Whether the last line of the open file `f` is incomplete; continue at its end."
+    f.seek(max(0, f.seek(0, os.SEEK_END) - 1))
+    return f.read(1) not in (b'', b'\n')
+
+# %% ../../nbs/045_experiments.registry.ipynb #cd36d477
 def add_note(
     path,     # the directory of a run
     text:str, # one line
@@ -449,6 +469,4 @@ def add_note(
     if not any(os.path.lexists(path/f) for f in _run_files):
         raise AurlError('no run is there', path, 'give the directory of a run')
     with open(path/'notes.txt', 'ab+') as f:
-        f.seek(max(0, f.seek(0, os.SEEK_END) - 1))
-        torn = f.read(1) not in (b'', b'\n')                            # the last line is incomplete
-        f.write(('\n'*torn + ' '.join(printable(text).split()) + '\n').encode())
+        f.write(('\n'*_is_torn(f) + ' '.join(printable(text).split()) + '\n').encode())

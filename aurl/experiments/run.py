@@ -121,6 +121,8 @@ def _mark(self:Experiment, status, **more):
     self._try_write('status.json', partial(self._write_status, status, more))
 
 # %% ../../nbs/040_experiments.run.ipynb #4415b9ac
+def _nonfinite(metrics): return [k for k,v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
+
 @patch
 def log(self:Experiment,
     step=None,  # training step
@@ -129,8 +131,7 @@ def log(self:Experiment,
     "Append one line to `metrics.jsonl`."
     metrics = {k:_to_plain(v) for k,v in metrics.items()}
     line = dict(step=None if step is None else int(step), time=round(self.elapsed, 3)) | metrics
-    nonfinite = [k for k,v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
-    if nonfinite: line['nonfinite'] = nonfinite
+    if nonfinite := _nonfinite(metrics): line['nonfinite'] = nonfinite
     self._append('metrics.jsonl', to_json(line))
 
 # %% ../../nbs/040_experiments.run.ipynb #67e27a73
@@ -263,8 +264,7 @@ def __exit__(self:Experiment, kind, error, tb):
     if kind is None:
         if self._status().get('status') == 'running': self._mark('finished', ended=_now())
         return
-    for text in traceback.format_exception(kind, error, tb):
-        for line in text.splitlines(): self.say(line)
+    for line in ''.join(traceback.format_exception(kind, error, tb)).splitlines(): self.say(line)
     status = 'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'
     self._mark(status, ended=_now(), error=f'{kind.__name__}: {error}')
 

@@ -39,14 +39,18 @@ def _read_frame(stream):
     return stream.read(struct.unpack('>I', head)[0]) if len(head) == 4 else None
 
 # %% ../../nbs/170_midi.batch.ipynb #c9635630
+def _limit_memory(memory):
+    "Limit the address space of this process to `memory` bytes."
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+# %% ../../nbs/170_midi.batch.ipynb #0a210fa1
 def _worker_main():
     "Main loop of a worker: limits and memory in two frames, then one path per frame, until its input ends."
     inp, out = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1)                                                       # printed output must not mix with the frames
     limits, memory = MidiLimits(**json.loads(_read_frame(inp))), int(_read_frame(inp))
-    if memory:
-        import resource
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if memory: _limit_memory(memory)
     while (path := _read_frame(inp)) is not None:
         out.write(_frame(_encode_reply(os.fsdecode(path), limits)))
         out.flush()
@@ -311,12 +315,18 @@ def _read_span(readers, tick, tpq, longest):
     return span.build()
 
 # %% ../../nbs/170_midi.batch.ipynb #bc6c558b
-def _spans(b, path, span_quarters, max_note_quarters):
-    "Yield the spans of the file `b` as scores."
+def _track_readers(b, path):
+    "Return a reader for each track of the file `b`, and its ticks per quarter note."
     chunks, _ = find_chunks(b) if b[:4] == b'MThd' else ([], [])
     if not chunks: raise MidiError('not a MIDI file with music in it', path, 'inspect_midi describes it')
-    tpq = parse_header(b[:chunks[0][0]], chunks[0][0] - 8)[0].tpq
-    readers, tick, step = [_TrackReader(b, *c) for c in chunks], 0, max(int(span_quarters*tpq), 1)
+    header, _ = parse_header(b[:chunks[0][0]], chunks[0][0] - 8)
+    return [_TrackReader(b, *c) for c in chunks], header.tpq
+
+# %% ../../nbs/170_midi.batch.ipynb #6ac3ebda
+def _spans(b, path, span_quarters, max_note_quarters):
+    "Yield the spans of the file `b` as scores."
+    readers, tpq = _track_readers(b, path)
+    tick, step = 0, max(int(span_quarters*tpq), 1)
     while any(r.now is not None for r in readers):
         # skip a long silence in one step
         tick = max(tick + step, min((r.now for r in readers if r.pending), default=0)//step*step + step)

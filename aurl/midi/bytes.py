@@ -155,13 +155,17 @@ def _smpte_resolution(tpq):
     return fps*ticks_per_frame, 1_000_000, fps, ticks_per_frame
 
 # %% ../../nbs/100_midi.bytes.ipynb #37381235
+def _header_findings(b, size):
+    "Return findings about a header with `size` bytes after its length."
+    if not 6 <= size <= 64: return [Finding('header', 'the header is damaged')]
+    return [] if int.from_bytes(b[4:8], 'big') == size else [Finding('header', 'the header gives a wrong length')]
+
 def _header_body(b, first):
     "Return the bytes of the header before the first chunk at `first`, six or more, and findings."
     body = b[8:first] if not b.startswith(b'MTrk') else b''
-    if len(body) > 64: body, found = body[-6:], [Finding('header', 'the header is damaged')]
-    elif len(body) < 6: body, found = body.rjust(6, b'\0'), [Finding('header', 'the header is damaged')]
-    elif int.from_bytes(b[4:8], 'big') == len(body): found = []
-    else: found = [Finding('header', 'the header gives a wrong length')]
+    found = _header_findings(b, len(body))
+    if len(body) > 64: body = body[-6:]
+    elif len(body) < 6: body = body.rjust(6, b'\0')
     if found and len(body) != 6: body = b'\0\1\0\1' + body[-2:]  # bytes added or lost: the last two are the resolution
     return body, found
 

@@ -353,33 +353,44 @@ def _repair(self:_PartParser, e, anomaly):
 
 # %% ../../nbs/118_midi.error_search.ipynb #dbb5ad65
 @patch
+def _go_back(self:_PartParser, state):
+    "Forget the events after `state`."
+    _, self.running_status, self.down, n = state
+    p = self.part
+    p.events[n:] = []
+    p.damaged, p.time_intact = [k for k in p.damaged if k < n], [k for k in p.time_intact if k < n]
+    self.trail = [t for t in self.trail if t[3] < n]
+
+# %% ../../nbs/118_midi.error_search.ipynb #319c7847
+@patch
 def _accept(self:_PartParser, found, state):
     "Replace the events after `state` by those of the search result `found` up to its last error."
     last = max((k for k,(_,_,kind) in enumerate(found.steps) if kind), default=0)
     steps, nx = found.steps[:last+1], found.next
     if last + 1 < len(found.steps): nx = found.steps[last+1][0]  # the steps after it are parsed again
     self.clear = max(nx, self.i + 1)
-    _, self.running_status, self.down, n = state
-    p = self.part
-    p.events[n:] = []
-    p.damaged, p.time_intact = [k for k in p.damaged if k < n], [k for k in p.time_intact if k < n]
-    self.trail = [t for t in self.trail if t[3] < n]
+    self._go_back(state)
     for step in steps: self._take_step(*step)
     self.i = nx
 
 # %% ../../nbs/118_midi.error_search.ipynb #e95cebd9
 @patch
+def _count_error(self:_PartParser, offset, e, kind):
+    "Note that the next event, `e` at `offset`, is damaged."
+    p, n = self.part, len(self.part.events)
+    p.damaged.append(n)
+    p.n_errors[kind] += 1
+    if kind == 'wrong' and self.exact_length and _same_time_and_length(self.b, offset, self.end, e):
+        p.time_intact.append(n)
+
+# %% ../../nbs/118_midi.error_search.ipynb #83686603
+@patch
 def _take_step(self:_PartParser, offset, e, kind):
     "Append the event `e` of a search result, read at `offset` with an error of `kind` or None."
-    p, n = self.part, len(self.part.events)
-    self.trail.append((offset, self.running_status, self.down, n))
-    if kind:
-        p.damaged.append(n)
-        p.n_errors[kind] += 1
-        if kind == 'wrong' and self.exact_length and _same_time_and_length(self.b, offset, self.end, e):
-            p.time_intact.append(n)
+    self.trail.append((offset, self.running_status, self.down, len(self.part.events)))
+    if kind: self._count_error(offset, e, kind)
     if e is None: return
-    p.events.append(e)
+    self.part.events.append(e)
     self.running_status = e[1]
     self.down = self.usual.cost(e, self.down, self.end)[1]
 

@@ -200,16 +200,23 @@ def cost(self:EventCosts, e, down, end):
 
 # %% ../../nbs/115_midi.event_costs.ipynb #6e386ae7
 @patch
+def _sample_cost(self:EventCosts, events, down):
+    "Return the cost of `events` other than meta events, about how many bytes they have, and the keys down after them."
+    total, size = 0., 0
+    for e in events:
+        if e[3] >= 0xf0: continue
+        cost, down = self.cost(e, down, 1 << 30)
+        total += cost
+        size += 2 + e[6] + (e[2] > 127)*1
+    return total, size, down
+
+# %% ../../nbs/115_midi.event_costs.ipynb #e8d5d355
+@patch
 def nats_per_byte(self:EventCosts, events, n_samples=400):
     "Return the median cost in nats of a byte of `events`."
     out, down = [], 0
     for i in range(0, len(events), max(len(events)//n_samples, 1)*16):
-        total, size = 0., 0
-        for e in events[i:i+16]:
-            if e[3] >= 0xf0: continue
-            cost, down = self.cost(e, down, 1 << 30)
-            total += cost
-            size += 2 + e[6] + (e[2] > 127)*1
+        total, size, down = self._sample_cost(events[i:i+16], down)
         if size: out.append(total/size)
     return median(out) if out else 4.
 

@@ -50,13 +50,18 @@ def _pedal_changes(track):
     return tick[order], down[order]
 
 # %% ../../nbs/130_midi.limits.ipynb #d4bbefa7
+def _changes(tick, down):
+    "Return the ticks at which the pedal changes; it is up at the beginning."
+    changes = down.copy()
+    np.not_equal(down[1:], down[:-1], out=changes[1:])
+    return tick[changes]
+
+# %% ../../nbs/130_midi.limits.ipynb #e3560fb7
 def _pedal_spans(track):
     "Return the start and end ticks of each pedal of `track`, from its controllers 64."
     tick, down = _pedal_changes(track)
     if not len(tick): return tick, tick
-    changes = down.copy()
-    np.not_equal(down[1:], down[:-1], out=changes[1:])
-    at = tick[changes]                                                  # down, up, down, up …
+    at = _changes(tick, down)                                           # down, up, down, up …
     if len(at) % 2: at = np.append(at, np.maximum(tick[-1], track.end()).astype(at.dtype))
     on, off = at[::2], at[1::2]
     return (on, off) if (off > on).all() else (on[off > on], off[off > on])
@@ -263,6 +268,11 @@ def _event_violations(score, limits):
     return out
 
 # %% ../../nbs/130_midi.limits.ipynb #6acf078d
+def _has_too_many(score, limits):
+    "Whether `score` has too many notes, tracks or tempos."
+    return score.note_num() > limits.notes or len(score.tracks) > limits.tracks or len(score.tempos) > limits.tempos
+
+# %% ../../nbs/130_midi.limits.ipynb #baeaed90
 def limit_violations(
     score:Score,        # in ticks
     limits:MidiLimits=None, # None: the defaults
@@ -270,8 +280,7 @@ def limit_violations(
     "Return the violated limits of `score`; [] for a valid one."
     limits, out, tpq = limits or _DEFAULT, [], score.ticks_per_quarter
     if not 1 <= tpq <= 32767: out.append('resolution')
-    if score.note_num() > limits.notes or len(score.tracks) > limits.tracks or len(score.tempos) > limits.tempos:
-        out.append('counts')
+    if _has_too_many(score, limits): out.append('counts')
     for a in _note_arrays(score): out += _note_violations(a, limits, tpq)
     out += _event_violations(score, limits)
     if out: return out

@@ -56,6 +56,19 @@ def _chunk_error(data, at, end):
     return 'chunk name' if not data[at:at+4].isalpha() or end > len(data) else None
 
 # %% ../../nbs/140_midi.read.ipynb #f4eb6c33
+def _chunk_errors(data, n_chunks):
+    "Return the errors in the chunks of `data`, of which the header promises `n_chunks`."
+    at, n, out = 14, 0, []
+    while at + 8 <= len(data):
+        end = at + 8 + int.from_bytes(data[at+4:at+8], 'big')
+        if error := _chunk_error(data, at, end): return [error]
+        n += data[at:at+4] == b'MTrk'
+        at = end
+    if at != len(data): out.append('bytes behind the end')
+    if n != n_chunks: out.append('number of chunks')
+    return out
+
+# %% ../../nbs/140_midi.read.ipynb #ef13bfac
 def _structure_errors(data):
     "Return the errors in the header and the chunks of `data`; [] for a consistent file."
     if data[:4] != b'MThd' or len(data) < 14: return ['no header']
@@ -63,15 +76,7 @@ def _structure_errors(data):
     out = []
     if size != 6 or fmt > 2: out.append('header')
     if resolution <= 0: out.append('resolution')
-    at, n = 14, 0
-    while at + 8 <= len(data):
-        end = at + 8 + int.from_bytes(data[at+4:at+8], 'big')
-        if error := _chunk_error(data, at, end): return out + [error]
-        n += data[at:at+4] == b'MTrk'
-        at = end
-    if at != len(data): out.append('bytes behind the end')
-    if n != n_chunks: out.append('number of chunks')
-    return out
+    return out + _chunk_errors(data, n_chunks)
 
 # %% ../../nbs/140_midi.read.ipynb #357516d6
 # note-offs of all keys of a channel
@@ -402,10 +407,15 @@ def _describe_part(track):
                 low=low, high=high, pedals=len(track.pedals))
 
 # %% ../../nbs/140_midi.read.ipynb #ea13c931
-def _describe(r, score, found):
-    "Fill `r` with the content of `score`; `found` are the findings of the reader."
+def _describe_size(r, score):
+    "Fill `r` with resolution, notes and length of `score`."
     r.ticks_per_quarter, r.notes = score.ticks_per_quarter, score.note_num()
     r.seconds, r.quarters = float(score.to('second').end()), score.end()/score.ticks_per_quarter
+
+# %% ../../nbs/140_midi.read.ipynb #f806b359
+def _describe(r, score, found):
+    "Fill `r` with the content of `score`; `found` are the findings of the reader."
+    _describe_size(r, score)
     r.parts += [_describe_part(t) for t in score.tracks]
     r.tempos = [round(t.qpm, 2) for t in score.tempos]
     r.time_signatures = [f'{t.numerator}/{t.denominator}' for t in score.time_signatures]

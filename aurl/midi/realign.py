@@ -140,13 +140,16 @@ def _phase_runs(tracks, grid, on_grid_rate):
     return out
 
 # %% ../../nbs/110_midi.realign.ipynb #74dfdd2a
+def _first_run(runs):
+    "Return the first run of eight onsets or more, or else the longest."
+    return next((r for r in runs if _run_length(r) >= 8), max(runs, key=_run_length))
+
 def _common_phase(found):
     "Return the phase with which most tracks begin, and the number of these tracks."
     votes, n_onsets = Counter(), Counter()
     for _,runs in found.values():
         for run in runs: n_onsets[run[0]] += _run_length(run)
-        first = next((r for r in runs if _run_length(r) >= 8), max(runs, key=_run_length))
-        votes[first[0]] += 1
+        votes[_first_run(runs)[0]] += 1
     rank = {phase: (votes[phase], n_onsets[phase]) for phase in votes}
     best = max(rank, key=rank.get)
     return best, votes[best]
@@ -372,9 +375,8 @@ def _within(onsets, ref): return onsets[(onsets >= ref[0]) & (onsets <= ref[-1])
 
 def _supported_by_others(r, part, start, end, shift):
     "Whether other tracks support a `shift` of onsets `start` to `end` of a track, where no byte is damaged."
-    ref = [o[m] for k,(o,m) in enumerate(zip(r.onsets, r.known)) if k != part and m.any()]
-    if not ref: return False
-    ref, before = np.unique(np.concatenate(ref)), np.unique(r.onsets[part][:start])
+    ref, before = np.unique(_known_notes(r, part)[0]), np.unique(r.onsets[part][:start])
+    if not len(ref): return False
     moved = _within(np.unique(r.onsets[part][start:end]) + shift, ref)
     hits_now, hits_then = np.isin(moved - shift, ref).sum(), np.isin(moved, ref).sum()
     before_within = _within(before, ref)

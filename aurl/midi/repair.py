@@ -13,6 +13,7 @@ from operator import itemgetter
 from statistics import median
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import MidiError
 from .bytes import _N_DATA_BYTES, _encode_vlq, _read_vlq, Finding
@@ -63,6 +64,14 @@ class _NotePairs:
         return False
 
 # %% ../../nbs/120_midi.repair.ipynb #2c0c736d
+@patch
+def release_all(self:_NotePairs, usual_length):
+    "Release the keys that are still down after the median note duration, or else `usual_length`."
+    length = max(int(median(self.lengths) if self.lengths else usual_length), 1)
+    for key,held in self.held.items():
+        for tick in held: self.release(tick + length, key)
+
+# %% ../../nbs/120_midi.repair.ipynb #6eaa84d2
 def _pair_notes(ticks, events, usual_length):
     "Sorted (time, event) pairs with a note-off for each note-on; the numbers of added and of dropped note-offs."
     pairs = _NotePairs(events)
@@ -72,9 +81,7 @@ def _pair_notes(ticks, events, usual_length):
             if _is_note_on(e): pairs.press(tick, key)
             elif not pairs.lift(tick, key): continue
         pairs.out.append((tick, e))
-    length = max(int(median(pairs.lengths) if pairs.lengths else usual_length), 1)
-    for key,held in pairs.held.items():
-        for tick in held: pairs.release(tick + length, key)
+    pairs.release_all(usual_length)
     out = sorted(pairs.out, key=itemgetter(0)) if pairs.added else pairs.out
     return out, pairs.added, pairs.dropped
 

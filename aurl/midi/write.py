@@ -110,15 +110,15 @@ def _tempo_blocks(tempos):
     return [_block(at, _BANK, 0xff, 0x51, 3, us >> 16, us >> 8 & 255, us & 255)]
 
 # %% ../../nbs/160_midi.write.ipynb #a0eb115d
+def _meter(tick, t): return _meta(tick, _NAME, 0x58, bytes([t.numerator, t.denominator.bit_length()-1, 24, 8]))
+def _key(tick, k): return _meta(tick, _NAME, 0x59, bytes([k.key & 255, k.tonality]))
+
 def _conductor(score, title=''):
     "Return the blocks of the first track: title, meters, keys, tempos, markers."
-    out = [_text(0, _NAME, 0x03, title)] if title else []
-    for tick,t in _last_per_tick(score.time_signatures):
-        if _has_meter(t):
-            out.append(_meta(tick, _NAME, 0x58, bytes([t.numerator, t.denominator.bit_length()-1, 24, 8])))
-    for tick,k in _last_per_tick(score.key_signatures):
-        if _is_key(k): out.append(_meta(tick, _NAME, 0x59, bytes([k.key & 255, k.tonality])))
-    return out + _tempo_blocks(score.tempos) + _texts(score.markers, 0x06)
+    name = [_text(0, _NAME, 0x03, title)] if title else []
+    meters = [_meter(tick, t) for tick,t in _last_per_tick(score.time_signatures) if _has_meter(t)]
+    keys = [_key(tick, k) for tick,k in _last_per_tick(score.key_signatures) if _is_key(k)]
+    return name + meters + keys + _tempo_blocks(score.tempos) + _texts(score.markers, 0x06)
 
 # %% ../../nbs/160_midi.write.ipynb #c48b4d9e
 _DRUM_CHANNEL = 9
@@ -202,10 +202,15 @@ def _bank_numbers(banks, channels, channel):
     return sorted({n for bank,c in zip(banks, channels) if c == channel for n in bank[1].tolist()})
 
 # %% ../../nbs/160_midi.write.ipynb #bd4409d1
+def _sound(program, bank):
+    "Return what distinguishes the sound of a track: its program and all its bank selects."
+    return program, *zip(*(x.tolist() for x in bank))
+
+# %% ../../nbs/160_midi.write.ipynb #f50153d0
 def _programs(tracks, channels, onsets):
     "Return for each track the ticks of program changes, and the repeated bank controllers (ticks, numbers, values)."
     banks = [_banks(t) for t in tracks]
-    sounds = [(t.program, *zip(*(x.tolist() for x in bank))) for t,bank in zip(tracks, banks)]
+    sounds = [_sound(t.program, bank) for t,bank in zip(tracks, banks)]
     events = [np.concatenate([[0], bank[0], on]).astype(np.int64) for bank,on in zip(banks, onsets)]
     out = []
     for bank,channel,turns in zip(banks, channels, _channel_takeovers(channels, sounds, events)):
