@@ -271,8 +271,8 @@ def _family_changes(payload, id, first):
 # %% ../../nbs/440_tokens.batch_encode.ipynb #d33ac803
 def _full_shifts(gap):
     "Return gaps without full shifts, and the events and numbers of these."
-    far, rest = np.flatnonzero(gap > _max_shift), gap.copy()
-    n_full = (gap[far] - 1)//_max_shift
+    far = np.flatnonzero(gap > _max_shift)
+    n_full, rest = (gap[far] - 1)//_max_shift, gap.copy() if len(far) else gap
     rest[far] -= n_full*_max_shift
     return rest, far, n_full
 
@@ -283,11 +283,16 @@ def _insert_full_shifts(ids, room, far, n_full):
     return np.insert(ids, np.repeat(at, n_full), vocab.TIME_SHIFT + _max_shift - 1)
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #96ca1277
-def _compact_rows(id, rest, velocity, instrument):
+def _velocity_ids(velocity, n):
+    "Return the VELOCITY before each of `n` events, if any."
+    out = np.full(n, _EMPTY_ID, np.uint16)
+    out[velocity.at] = velocity.value + vocab.VELOCITY
+    return out
+
+def _compact_rows(id, rest, velocity_id, instrument):
     "Return the ids, without full shifts: one row per event, of which the unused entries are removed."
     rows = np.full((len(id), 3 + (len(instrument.at) > 0)), _EMPTY_ID, np.uint16)
-    rows[:,0], rows[:,-1] = _LAST_SHIFT_ID.take(rest), id
-    rows[velocity.at,-2] = velocity.value + vocab.VELOCITY
+    rows[:,0], rows[:,-2], rows[:,-1] = _LAST_SHIFT_ID.take(rest), velocity_id, id
     if len(instrument.at): rows[instrument.at,1] = instrument.value + vocab.INSTRUMENT
     ids = rows.reshape(-1)
     return ids.take(np.flatnonzero(ids != _EMPTY_ID))
@@ -303,8 +308,10 @@ def _events_to_ids_batch(step, payload, n):
     velocity = _changes_of(payload.take(on) >> VELOCITY_OFFSET, on, first)
     instrument = _family_changes(payload, id, first)
     rest, far, n_full = _full_shifts(gap)
-    ids, room = _compact_rows(id, rest, velocity, instrument), 1 + (gap > 0).astype(np.int64)
-    for changes in (velocity, instrument): room[changes.at] += 1
+    velocity_id = _velocity_ids(velocity, len(id))
+    ids = _compact_rows(id, rest, velocity_id, instrument)
+    room = 1 + (gap > 0).astype(np.int64) + (velocity_id != _EMPTY_ID)
+    room[instrument.at] += 1
     if len(far): ids = _insert_full_shifts(ids, room, far, n_full)
     code, at = low_bits(payload, VELOCITY_OFFSET), room.cumsum() - 1
     return ids, EventTable(step, code, at, gap, room, flags=flags, on=on, first=first,

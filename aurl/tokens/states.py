@@ -148,12 +148,13 @@ class PieceEvents:
     flags:np.ndarray     # (n,) packed flags of each
     clock:np.ndarray     # (n,) steps elapsed after each
     at:np.ndarray        # (m,) positions of presses and releases
-    key_flags:np.ndarray # (m,) packed flags of these
+    on:np.ndarray        # (m,) 1 for each NOTE_ON, else 0
+    down:np.ndarray      # (m,) 1 for each press
+    note:np.ndarray      # (m,) 1 for each note
     key:np.ndarray       # (m,) column of each within its family
     families:np.ndarray  # (m,) family of each; None: the piece has no INSTRUMENT
     column:np.ndarray    # (m,) column of each in the sounding table
     changes:dict         # positions of INSTRUMENT, TEMPO and VELOCITY
-    def bit(self, flag): return self.key_flags >> _flag_bit[flag] & 1
     def values(self, k): return vocab.index.take(self.ids.take(self.changes[k])).astype(np.int64)
 
 # %% ../../nbs/430_tokens.states.ipynb #ef2c3d23
@@ -181,9 +182,8 @@ def _read_events(ids):
     key_flags, families = flags.take(at), _families_at(ids, at, changes['instrument'])
     key = (key_flags >> 10 & 127).astype(np.int64)
     column = key if families is None else key + families*_KEYS
-    return PieceEvents(
-        ids, flags, clock, at, key_flags, key=key, families=families, column=column, changes=changes
-    )
+    bits = {k: key_flags >> _flag_bit[k] & 1 for k in ('on', 'down', 'note')}
+    return PieceEvents(ids, flags, clock, at, **bits, key=key, families=families, column=column, changes=changes)
 
 # %% ../../nbs/430_tokens.states.ipynb #885708d2
 def _beats_at(r, edge, time):
@@ -205,7 +205,7 @@ def _snapshot_rows(r, snapshot_every, n):
     "Compute the scalar fields of `n` snapshots, and the number of presses and releases before each."
     rows, edge = np.zeros(n, snapshot_dtype), np.arange(1, n + 1)*snapshot_every
     rows['time'], upto = r.clock.take(edge - 1), np.searchsorted(r.at, edge)
-    rows['notes'] = _prepend(0, np.cumsum(r.bit('on'))).take(upto)
+    rows['notes'] = _prepend(0, np.cumsum(r.on)).take(upto)
     rows['velocity'] = _prepend(-1, r.values('velocity')).take(np.searchsorted(r.changes['velocity'], edge))
     rows['tempo'], rows['beat'] = _beats_at(r, edge, rows['time'])
     family = _prepend(0, r.values('instrument'))
@@ -216,7 +216,7 @@ def _snapshot_rows(r, snapshot_every, n):
 # %% ../../nbs/430_tokens.states.ipynb #a97f2b9a
 def _mark_codes(r, note):
     "Return the code of the mark that each of the presses and releases `note` sets."
-    mark = _COLUMNS + 2*vocab.n_pitches*(1 - r.bit('on').take(note)) + r.key.take(note)
+    mark = _COLUMNS + 2*vocab.n_pitches*(1 - r.on.take(note)) + r.key.take(note)
     if r.families is not None: mark += vocab.n_pitches*(r.families.take(note) == vocab.drums)
     return mark
 
@@ -237,12 +237,12 @@ def _table_entries(table, codes):
 def _snapshot_entries(r, upto):
     "Return codes and steps of the snapshots after `upto` presses and releases, and the number of entries of each."
     n, m = len(upto), int(upto[-1])
-    when, column, note = r.clock.take(r.at[:m]), r.column[:m], np.flatnonzero(r.bit('note')[:m])
+    when, column, note = r.clock.take(r.at[:m]), r.column[:m], np.flatnonzero(r.note[:m])
     mark = _mark_codes(r, note)
     codes, place = _used_codes(column, mark)
     table = np.full((n, len(codes)), -2, np.int32)
     flat, row = table.reshape(-1), np.repeat(np.arange(n), np.diff(upto, prepend=0))*len(codes)
-    flat[row + place.take(column)] = np.where(r.bit('down')[:m], when, -1)
+    flat[row + place.take(column)] = np.where(r.down[:m], when, -1)
     flat[row.take(note) + place.take(mark)] = when.take(note)
     for above, below in zip(table, table[1:]): np.copyto(below, above, where=below == -2)
     return _table_entries(table, codes)
@@ -250,7 +250,7 @@ def _snapshot_entries(r, upto):
 # %% ../../nbs/430_tokens.states.ipynb #898eb995
 def _summarize(r):
     "Return the columns of the piece table."
-    counts = np.bincount(r.column, r.bit('on'), _COLUMNS).reshape(vocab.n_families, _KEYS)[:,:vocab.n_pitches]
+    counts = np.bincount(r.column, r.on, _COLUMNS).reshape(vocab.n_families, _KEYS)[:,:vocab.n_pitches]
     key = np.flatnonzero(counts.sum(0) - counts[vocab.drums])
     return dict(
         length=len(r.ids),
@@ -274,7 +274,7 @@ def _is_paired(r):
     "Whether a piece is complete and its presses and releases alternate."
     if not _is_complete(r.ids) or not len(r.at) or len(r.at) % 2: return False
     order = np.argsort(r.column.astype(np.uint16), kind='stable')
-    down, column = r.bit('down').take(order), r.column.take(order)
+    down, column = r.down.take(order), r.column.take(order)
     return bool(down[::2].all() and not down[1::2].any() and (column[::2] == column[1::2]).all())
 
 # %% ../../nbs/430_tokens.states.ipynb #75506fdb
