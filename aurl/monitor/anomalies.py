@@ -414,7 +414,7 @@ class AnomalyMonitor(Callback):
         self.mark, self.before, self.group = (
             self.clock(),
             None,
-            next((c.n for c in self.cbs if isinstance(c, GradientAccumulation)), 1),
+            next((c.n_batches for c in self.cbs if isinstance(c, GradientAccumulation)), 1),
         )
         self.past.unfit = inapplicable_advice(self.learn)
         if self.recover is not None and self.recover not in list(self.cbs):
