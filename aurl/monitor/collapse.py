@@ -62,6 +62,7 @@ def update(self:CollapseDetector,
     self.means.append(float(np.mean(draws)))
     return 'falling' if self._is_falling() else ''
 
+# %% ../../nbs/843_monitor.collapse.ipynb #67931bc7
 @patch
 def _set_aside(self:CollapseDetector, draws):
     "Set low draws aside, and classify them."
@@ -130,6 +131,7 @@ def _robust_noise(x):
     "Standard deviation of the noise, from the differences of neighbors."
     return 1.4826*np.median(np.abs(np.diff(np.array(x))))/math.sqrt(2)
 
+# %% ../../nbs/843_monitor.collapse.ipynb #dd657fd7
 class LossJumpDetector:
     "Distinguishes a jump of the loss from an unusual batch."
     def __init__(self,
@@ -240,6 +242,7 @@ def on_evaluation(self:RollbackOnCollapse,
         self.roll_back(step, reason, to_best=state == 'falling')
     elif loss == 'jumped': self.roll_back(step, 'the loss jumped')
 
+# %% ../../nbs/843_monitor.collapse.ipynb #bfc57c3b
 @patch
 def _redraw(self:RollbackOnCollapse, i):
     "The metric of draw `i` at this step."
@@ -288,6 +291,7 @@ def _in_memory(self:RollbackOnCollapse):
     stored = [*self.snapshots, *([self.best_snapshot] if self.best_snapshot else [])]
     return {id(s):s for _,s,*_ in stored if s is not None}.values()
 
+# %% ../../nbs/843_monitor.collapse.ipynb #2c720257
 @patch
 def _limit_memory(self:RollbackOnCollapse):
     "Reduce the memory: keep fewer snapshots, then only the newest, then move that one to `buffer`."
@@ -298,6 +302,7 @@ def _limit_memory(self:RollbackOnCollapse):
         self.buffer.drop(step)
         self.buffered_steps.discard(step)
 
+# %% ../../nbs/843_monitor.collapse.ipynb #293c3501
 @patch
 def _move_to_buffer(self:RollbackOnCollapse):
     "Move the newest snapshot from the memory to `buffer`; without one, no rollback is possible."
