@@ -14,13 +14,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from fastcore.basics import patch, store_attr
+from fastcore.basics import patch
 from pydantic import Field
 from scipy.stats import t as student
 
 from .sweep import check_same_config, exclusive_folder
 from ..config import Config, make_config, merge
-from ..core import AurlError, ConfigError, read_json, rng
+from ..core import ConfigError, read_json
 from ..dependencies import changed_keys, reject_unused_keys, given_keys
 from .key_rules import ABLATION_RULES, NESTED_TRAIN_RULES, TRAIN_RULES, training_rule_input
 from ..evaluate.bound import total_nats
@@ -54,31 +54,39 @@ metric_direction = dict(
 )
 
 # %% ../../nbs/986_commands.ablation.ipynb #4e7c5e64
-def measure_model(
-    model,              # a `MusicTransformerVAEGAN`
-    held,               # ids of held-out pieces
-    others,             # ids of more real pieces, for the floor of the distances
-    pieces:int=48,      # number of samples, with and without the mask
-    max_tokens:int=400, # maximum length of a sample in tokens
-    window:int=512,     # context in ids
-    draws:int=8,        # latents sampled for each piece, in the modes with a latent
-    seed:int=0,         # of all random numbers
-)->dict:                # a value for each of `ABLATION_METRICS`, and `floor`
-    "Metrics of a trained model."
-    nats = total_nats(model, held, window, draws, seed)
-    unaided = [verdict(x) for x in generate_ids(model, pieces, max_tokens, mask=False, seed=seed, window=window)]
-    table = DistanceTable(held, others, seed=seed).add(
-        'new', generate_ids(model, pieces, max_tokens, seed=seed, window=window, profile=False)
-    )
-    far = table['new']
+def _sample_metrics(model, held, reference_pieces, pieces, *, max_tokens, window, seed):
+    "Metrics of samples: validity without the mask, and distances to held-out music with it, with their floor."
+    sampling = dict(seed=seed, window=window)
+    unmasked = [verdict(x) for x in generate_ids(model, pieces, max_tokens, mask=False, **sampling)]
+    masked = generate_ids(model, pieces, max_tokens, profile=False, **sampling)
+    distances = DistanceTable(held, reference_pieces, seed=seed).add('new', masked)['new']
     return dict(
-        nats_per_token=float(sum(x.sum() for x in nats) / sum(len(x) for x in nats)),
-        valid=float(np.mean([v.valid for v in unaided])),
-        grammar=float(np.mean([v.score for v in unaided])),
-        waste=invalid_probability(model, held, window),
-        **{k: far[k]['distance'] for k in histogram_bins},
-        floor={k: far[k]['floor'] for k in histogram_bins}
+        valid=float(np.mean([v.valid for v in unmasked])),
+        grammar=float(np.mean([v.score for v in unmasked])),
+        **{k: distances[k]['distance'] for k in histogram_bins},
+        floor={k: distances[k]['floor'] for k in histogram_bins},
     )
+
+# %% ../../nbs/986_commands.ablation.ipynb #4e7c5e01
+def measure_model(
+    model,                # a `MusicTransformerVAEGAN`
+    held,                 # ids of held-out pieces
+    reference_pieces,     # ids of more real pieces, for the floor of the distances
+    pieces:int=48,        # number of samples, with and without the mask
+    max_tokens:int=400,   # maximum length of a sample in tokens
+    *,
+    window:int=512,       # context in ids
+    latent_samples:int=8, # latents sampled for each piece, in the modes with a latent
+    seed:int=0,           # of all random numbers
+)->dict:                  # a value for each of `ABLATION_METRICS`, and `floor`
+    "Metrics of a trained model."
+    nats = total_nats(model, held, window, latent_samples, seed)
+    sampled = _sample_metrics(model, held, reference_pieces, pieces, max_tokens=max_tokens, window=window, seed=seed)
+    values = sampled | dict(
+        nats_per_token=float(sum(x.sum() for x in nats)/sum(len(x) for x in nats)),
+        waste=invalid_probability(model, held, window),
+    )
+    return {k: values[k] for k in (*ABLATION_METRICS, 'floor')}
 
 # %% ../../nbs/986_commands.ablation.ipynb #5c1ec68f
 def invalid_probability(
@@ -89,9 +97,10 @@ def invalid_probability(
     "Mean probability of ids that the grammar forbids, at the starts of `pieces`; what follows END is not counted."
     total, n = 0., 0
     with torch.inference_mode():
-        for p in pieces:
-            ids = torch.from_numpy(np.asarray(p[:-1][:window], dtype=np.int64))[None].to(model.device)
-            total, n = total + float(invalid_mass(model(ids).logits, grammar.masks(ids)).sum()), n + ids.shape[1]
+        for piece in pieces:
+            ids = torch.from_numpy(np.asarray(piece[:-1][:window], dtype=np.int64))[None].to(model.device)
+            total += float(invalid_mass(model(ids).logits, grammar.masks(ids)).sum())
+            n += ids.shape[1]
     return total/max(n, 1)
 
 # %% ../../nbs/986_commands.ablation.ipynb #2dcd38fc
@@ -119,13 +128,12 @@ class AblationConfig(Config):
     out: str = Field('runs', description='folder of the runs')
 
 # %% ../../nbs/986_commands.ablation.ipynb #bf9d5912
-def _variant_dir_name(name, seed): return f'{"".join(c if c.isalnum() or c in "-_+" else "_" for c in name)}_{seed}'
+def _variant_dir_name(name, seed):
+    "The name of the run directory of a variant and a seed."
+    return f'{"".join(c if c.isalnum() or c in "-_+" else "_" for c in name)}_{seed}'
 
-# %% ../../nbs/986_commands.ablation.ipynb #a568ac1e
-def variant_configs(
-    cfg:AblationConfig
-)->dict:               # a `TrainConfig` for each name, all with the same number of parameters
-    "The trainings that are compared."
+def _check_names(cfg):
+    "Raise an error for variants and seeds that cannot be compared."
     if len(cfg.variants) < 2:
         raise ConfigError(f'variants: {len(cfg.variants)} cannot be compared', way_out='name two or more')
     if len({_variant_dir_name(n, 0) for n in cfg.variants}) < len(cfg.variants):
@@ -134,98 +142,117 @@ def variant_configs(
     if len(set(cfg.seeds)) < len(cfg.seeds):
         raise ConfigError(f'seeds={list(cfg.seeds)}: the same seed twice would count as two',
                           way_out='name each seed once')
-    def one(name, values):
-        if not isinstance(values, dict):
-            raise ConfigError(f'variants: {name}={values}',
-                              way_out='give the settings that differ, such as {mode: vae}')
-        try: return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), values))
-        except ConfigError as e: raise ConfigError(f'variants: {name}: {e.what}', way_out=e.way_out) from e
-    asked = _drop_unused_options({n:one(n, v) for n,v in cfg.variants.items()}, cfg.variants)
-    own = {n:_generator_parameters(build_model_config(c)) for n,c in asked.items()}
-    size = cfg.parameters or max(own.values())
-    out = {}
-    for n,c in asked.items():
-        net = build_model_config(c)
-        extra = parameter_counts(net)['total'] - own[n]                          # the critic does not generate
-        out[n] = c.changed(model_overrides=c.model_overrides | dict(d_ff=match_parameter_count(net, size + extra, within=.02).d_ff))
-    return out
+
+# %% ../../nbs/986_commands.ablation.ipynb #a568ac01
+def _requested_config(cfg, name, settings):
+    "The shared settings with those of one variant."
+    if not isinstance(settings, dict):
+        raise ConfigError(f'variants: {name}={settings}', way_out='give the settings that differ, such as {mode: vae}')
+    try: return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), settings))
+    except ConfigError as e: raise ConfigError(f'variants: {name}: {e.what}', way_out=e.way_out) from e
+
+def _generator_parameters(model_cfg):
+    "The number of parameters without the critic, which does not generate."
+    return sum(n for part, n in parameter_counts(model_cfg).items() if part not in ('total', 'critic'))
+
+def _with_size(train_cfg, size):
+    "The training with a model whose generator has `size` parameters."
+    model_cfg = build_model_config(train_cfg)
+    critic = parameter_counts(model_cfg)['total'] - _generator_parameters(model_cfg)
+    d_ff = match_parameter_count(model_cfg, size + critic, within=.02).d_ff
+    return train_cfg.changed(model_overrides=train_cfg.model_overrides | dict(d_ff=d_ff))
+
+# %% ../../nbs/986_commands.ablation.ipynb #a568ac02
+def variant_configs(
+    cfg:AblationConfig
+)->dict:               # a `TrainConfig` for each name, all with the same number of parameters
+    "The trainings that are compared."
+    _check_names(cfg)
+    requested = {name: _requested_config(cfg, name, settings) for name, settings in cfg.variants.items()}
+    requested = _drop_unused_options(requested, cfg.variants)
+    sizes = [_generator_parameters(build_model_config(c)) for c in requested.values()]
+    size = cfg.parameters or max(sizes)
+    return {name: _with_size(c, size) for name, c in requested.items()}
 
 # %% ../../nbs/986_commands.ablation.ipynb #de3d68f3
-def _drop_unused_options(asked, variants):
+_optional_parts = ( # options, the modes in which they have an effect, and their defaults
+    ('latent', ('vae', 'vae_gan'), LatentConfig()),
+    ('adversarial', ('vae_gan',), AdversarialConfig()),
+)
+
+def _drop_unused_options(requested, variants):
     "Remove options of a latent or a critic from variants without one, if another variant has one."
-    mode, out = {n:build_model_config(c).mode for n,c in asked.items()}, dict(asked)
-    for part, have, none in (
-        ('latent', ('vae', 'vae_gan'), LatentConfig()),
-        ('adversarial', ('vae_gan',), AdversarialConfig()),
-    ):
-        if {*mode.values()} & {*have}:
-            out = {n:c if mode[n] in have or part in variants[n] else c.changed(**{part:none}) for n,c in out.items()}
+    modes = {name: build_model_config(c).mode for name, c in requested.items()}
+    out = dict(requested)
+    for options, modes_with, default in _optional_parts:
+        if not {*modes.values()} & {*modes_with}: continue
+        for name, c in out.items():
+            if modes[name] not in modes_with and options not in variants[name]:
+                out[name] = c.changed(**{options: default})
     return out
 
-def _generator_parameters(net): return sum(n for k,n in parameter_counts(net).items() if k not in ('total', 'critic'))
-
 # %% ../../nbs/986_commands.ablation.ipynb #0d5de54a
+def _measure_variant(model, train_cfg, ablation_cfg, store, sides):
+    "The metrics of a trained variant; all variants use the same seed for them."
+    train, held = ([store[int(i)] for i in side] for side in sides)
+    return measure_model(
+        model,
+        held,
+        train,
+        ablation_cfg.pieces,
+        ablation_cfg.max_tokens,
+        window=train_cfg.length,
+        latent_samples=ablation_cfg.draws,
+        seed=ablation_cfg.train.seed,
+    )
+
+# %% ../../nbs/986_commands.ablation.ipynb #0d5de501
 def train_variant(
-    cfg:TrainConfig,      # of the variant
-    path:Path,            # its run directory
-    asked:AblationConfig, # of the ablation
-)->dict:                  # metrics by name
+    cfg:TrainConfig,             # of the variant
+    path:Path,                   # its run directory
+    ablation_cfg:AblationConfig, # of the ablation
+)->dict:                         # metrics by name
     "Train one variant from one seed, measure it, and save the results."
     with Experiment('train', cfg, path=path, seeds=dict(seed=cfg.seed)) as run:
         store = open_store(cfg.data, cfg.workers, run, cfg.loader)
         # the same pieces for every seed
-        train, held = train_valid_split(store, cfg.valid, asked.train.seed, cfg.split)
-        learn = build_learner(cfg, store, train, held, run=run)
+        sides = train_valid_split(store, cfg.valid, ablation_cfg.train.seed, cfg.split)
+        learn = build_learner(cfg, store, *sides, run=run)
         run.say(parameter_summary(learn))
         train_run(learn, run, cfg)
         if learn.stopped: raise KeyboardInterrupt  # an interrupted training cannot be compared
         model = learn.model.eval()
-        figures = measure_model(
-            model,
-            [store[int(i)] for i in held],
-            [store[int(i)] for i in train],
-            asked.pieces,
-            asked.max_tokens,
-            cfg.length,
-            asked.latent_samples,
-            asked.train.seed,
-        )
-        figures |= dict(parameters=_generator_parameters(model.config), seconds=run.elapsed)
-        run.finish([f"{figures['nats_per_token']:.3f} nats per token"], figures)
-    return figures
+        results = _measure_variant(model, cfg, ablation_cfg, store, sides)
+        results |= dict(parameters=_generator_parameters(model.config), seconds=run.elapsed)
+        run.finish([f"{results['nats_per_token']:.3f} nats per token"], results)
+    return results
 
 # %% ../../nbs/986_commands.ablation.ipynb #d8b34936
 def _ablation_data(cfg, root):
     "The data of an ablation: a store of phrases, prepared once."
     if not cfg.phrase_bars: return cfg.train.data
-    if not (root/'store'/'manifest.json').exists():
+    store = root/'store'
+    if not (store/'manifest.json').exists():
         shutil.rmtree(root/'phrases', ignore_errors=True)
-        prepare(
-            phrase_corpus(cfg.train.data, root / 'phrases', bars=cfg.phrase_bars), root / 'store', workers=cfg.train.workers
-        )
-    return str(root/'store')
+        phrases = phrase_corpus(cfg.train.data, root/'phrases', bars=cfg.phrase_bars)
+        prepare(phrases, store, workers=cfg.train.workers)
+    return str(store)
 
 # %% ../../nbs/986_commands.ablation.ipynb #e2a9d3d6
+_compared_keys = 'variants', 'parameters', 'phrases', 'pieces', 'max_tokens', 'draws'
+
 def run_ablation(
     cfg:AblationConfig,
     run:Experiment,     # its directory
 )->'AblationResults':
     "Train and measure all variants without results."
     root, variants = (Path(cfg.dest).expanduser() if cfg.dest else run.path)/'variants', variant_configs(cfg)
-    said = dict(
-        train=cfg.train.to_dict(),
-        variants=cfg.variants,
-        parameters=cfg.parameters,
-        phrases=cfg.phrase_bars,
-        pieces=cfg.pieces,
-        max_tokens=cfg.max_tokens,
-        draws=cfg.latent_samples,
-    )
     with exclusive_folder(root, 'ablation'):
-        check_same_config(root, said, 'ablation', AblationConfig)
+        config = dict(train=cfg.train.to_dict(), **{k:getattr(cfg, k) for k in _compared_keys})
+        check_same_config(root, config, 'ablation')
         data = _ablation_data(cfg, root.parent)
-        jobs = [(n, s) for s in cfg.seeds for n in variants]
-        for i,(name, seed) in enumerate(jobs):
+        jobs = [(name, seed) for seed in cfg.seeds for name in variants]
+        for i, (name, seed) in enumerate(jobs):
             run.progress('ablation', i/len(jobs), f'{name}, seed {seed}')
             path = root/_variant_dir_name(name, seed)
             if (path/'results.json').exists(): continue
@@ -233,7 +260,18 @@ def run_ablation(
             train_variant(variants[name].changed(seed=seed, data=data), path, cfg)
     return AblationResults(root, list(variants), cfg.seeds)
 
-# %% ../../nbs/986_commands.ablation.ipynb #c9f07eba
+# %% ../../nbs/986_commands.ablation.ipynb #c9f07e01
+def _mean_interval(values):
+    "The mean, and half the width of its 95 % interval; nan for a single value."
+    x = np.array(values, float)
+    if len(x) == 1: return float(x.mean()), float('nan')
+    return float(x.mean()), float(student.ppf(.975, len(x) - 1)*x.std(ddof=1)/math.sqrt(len(x)))
+
+def _read_results(root, name, seeds):
+    "The metrics of a variant from each seed."
+    return [read_json(Path(root)/_variant_dir_name(name, s)/'results.json') for s in seeds]
+
+# %% ../../nbs/986_commands.ablation.ipynb #c9f07e02
 class AblationResults:
     "The metrics of all variants, read from the folder of an ablation."
     def __init__(self,
@@ -242,102 +280,103 @@ class AblationResults:
         seeds,    # of the trainings
     ):
         self.names, self.seeds = list(names), list(seeds)
-        self.figures = {n:[read_json(Path(root)/_variant_dir_name(n, s)/'results.json') for s in seeds] for n in names}
+        self.results = {n:_read_results(root, n, seeds) for n in names}
 
     def mean(self,
-        name:str,    # a variant
-        measure:str, # one of `ABLATION_METRICS`
-    )->tuple:        # mean over the seeds, and half the width of its 95 % interval (nan for a single seed)
+        name:str,   # a variant
+        metric:str, # one of `ABLATION_METRICS`
+    )->tuple:       # mean over the seeds, and half the width of its 95 % interval (nan for a single seed)
         "Mean of a metric of a variant, with its interval."
-        x = np.array([f[measure] for f in self.figures[name]], float)
-        half = student.ppf(.975, len(x) - 1)*x.std(ddof=1)/math.sqrt(len(x)) if len(x) > 1 else float('nan')
-        return float(x.mean()), float(half)
+        return _mean_interval([r[metric] for r in self.results[name]])
 
     def difference(self,
         a:str, b:str, # two variants
-        measure:str,  # one of `ABLATION_METRICS`
+        metric:str,   # one of `ABLATION_METRICS`
     )->tuple:         # mean of a − b over the seeds, half the width of its 95 % interval, whether it is significant
         "Paired difference of two variants over the seeds."
-        d = np.array([f[measure] - g[measure] for f,g in zip(self.figures[a], self.figures[b])], float)
-        half = student.ppf(.975, len(d) - 1)*d.std(ddof=1)/math.sqrt(len(d)) if len(d) > 1 else float('nan')
-        return float(d.mean()), float(half), bool(abs(d.mean()) > half)
+        mean, half = _mean_interval([r[metric] - s[metric] for r,s in zip(self.results[a], self.results[b])])
+        return mean, half, abs(mean) > half
 
-    def floor(self, measure)->float:
+    def floor(self, metric)->float:
         "The distance of other real pieces, averaged over all trainings."
-        return float(np.mean([f['floor'][measure] for n in self.names for f in self.figures[n]]))
+        return float(np.mean([r['floor'][metric] for n in self.names for r in self.results[n]]))
 
 # %% ../../nbs/986_commands.ablation.ipynb #3918e0d0
+def _format_mean(mean, half): return f'{mean:.3f}' + (f' ± {half:.3f}' if half == half else '')
+
 @patch
 def _cells(self:AblationResults):
-    say = lambda m, h: f'{m:.3f}' + (f' ± {h:.3f}' if h == h else '')
-    return [(n, [say(*self.mean(n, k)) for k in ABLATION_METRICS]) for n in self.names] + [
-        ('other real pieces', ['', '', '', '', *(f'{self.floor(k):.3f}' for k in histogram_bins)])
-    ]
+    "Name and cells of each row of the table; the last row has the floors of the distances."
+    rows = [(n, [_format_mean(*self.mean(n, k)) for k in ABLATION_METRICS]) for n in self.names]
+    floors = [f'{self.floor(k):.3f}' if k in histogram_bins else '' for k in ABLATION_METRICS]
+    return [*rows, ('other real pieces', floors)]
 
 @patch
 def __repr__(self:AblationResults):
-    wide = max(map(len, self.names)) + 1
-    return '\n'.join(
-        [
-            ' ' * max(wide, 18) + ''.join(f'{k:>18}' for k in ABLATION_METRICS),
-            *(f'{n:{max(wide, 18)}}' + ''.join(f'{c:>18}' for c in cs) for n, cs in self._cells()),
-        ]
-    )
+    width = max(18, *(len(n) + 1 for n in self.names))
+    rows = [('', ABLATION_METRICS), *self._cells()]
+    return '\n'.join(f'{name:{width}}' + ''.join(f'{c:>18}' for c in cells) for name, cells in rows)
 
 # %% ../../nbs/986_commands.ablation.ipynb #29d3578b
+def _html_head(metric):
+    "The head of the column of a metric as HTML."
+    return f'<th>{metric.replace("_", " ")}<br><small>{metric_direction[metric]} is better</small></th>'
+
+def _html_row(name, cells):
+    "A row of the table as HTML."
+    return f'<tr><td style="text-align:left">{escape(name)}</td>' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
+
 @patch
 def _repr_html_(self:AblationResults):
-    head = ''.join(
-        f'<th>{k.replace("_", " ")}<br><small>{metric_direction[k]} is better</small></th>' for k in ABLATION_METRICS
-    )
-    rows = ''.join(
-        f'<tr><td style="text-align:left">{escape(n)}</td>' + ''.join(f'<td>{c}</td>' for c in cs) + '</tr>'
-        for n, cs in self._cells()
-    )
-    return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table><p>means over the seeds {", ".join(map(str, self.seeds))} with 95 % intervals</p>'
+    head = ''.join(map(_html_head, ABLATION_METRICS))
+    rows = ''.join(_html_row(name, cells) for name, cells in self._cells())
+    seeds = ', '.join(map(str, self.seeds))
+    return (f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+            f'<p>means over the seeds {seeds} with 95 % intervals</p>')
 
 # %% ../../nbs/986_commands.ablation.ipynb #dd0b5742
 @patch
-def words(self:AblationResults,
+def _significant_changes(self:AblationResults, name, base):
+    "The metrics in which `name` is significantly better than `base`, and those in which it is worse."
+    improved, worsened = [], []
+    for k in ABLATION_METRICS:
+        difference, _, is_significant = self.difference(name, base, k)
+        if not is_significant: continue
+        is_better = (difference > 0) == (metric_direction[k] == 'higher')
+        (improved if is_better else worsened).append(f'{k.replace("_", " ")} by {abs(difference):.3f}')
+    return improved, worsened
+
+@patch
+def summary(self:AblationResults,
     base:str=None, # the variant that the others are compared with; default: the first
 )->list:
     "A sentence for each variant with the metrics that are significantly better or worse."
     base, out = base or self.names[0], []
-    for n in self.names:
-        if n == base: continue
-        good, bad = [], []
-        for k in ABLATION_METRICS:
-            d, h, real = self.difference(n, base, k)
-            if real:
-                (good if (d > 0) == (metric_direction[k] == 'higher') else bad).append(
-                    f'{k.replace("_", " ")} by {abs(d):.3f}'
-                )
-        out.append(f'{n} against {base}: ' + (
-            '; '.join(w for w in (f'better in {", ".join(good)}' if good else '',
-                                  f'worse in {", ".join(bad)}' if bad else '') if w)
-            or 'no significant difference') + '.')
+    for name in self.names:
+        if name == base: continue
+        improved, worsened = self._significant_changes(name, base)
+        parts = [f'better in {", ".join(improved)}']*bool(improved) + [f'worse in {", ".join(worsened)}']*bool(worsened)
+        out.append(f'{name} against {base}: {"; ".join(parts) or "no significant difference"}.')
     return out
 
 # %% ../../nbs/986_commands.ablation.ipynb #30b7b452
 @patch
+def _plot_metric(self:AblationResults, ax, metric):
+    "Plot the mean and interval of each variant, from top to bottom."
+    mean, half = np.array([self.mean(n, metric) for n in self.names]).T
+    ax.errorbar(mean, np.arange(len(self.names))[::-1], xerr=np.nan_to_num(half), fmt='o', ms=3, lw=1)
+    if metric in histogram_bins: ax.axvline(self.floor(metric), color='k', lw=.7, ls=':')
+    ax.set_title(metric.replace('_', ' '), fontsize=8)
+    ax.tick_params(labelsize=7)
+
+@patch
 def plot(self:AblationResults):
     "A panel for each metric, with the mean and interval of each variant."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(
-        1,
-        len(ABLATION_METRICS),
-        figsize=(1.9 * len(ABLATION_METRICS), 0.3 * len(self.names) + 1),
-        sharey=True,
-        layout='constrained',
-    )
-    y = np.arange(len(self.names))[::-1]
-    for ax,k in zip(axes, ABLATION_METRICS):
-        m, h = np.array([self.mean(n, k) for n in self.names]).T
-        ax.errorbar(m, y, xerr=np.nan_to_num(h), fmt='o', ms=3, lw=1)
-        if k in histogram_bins: ax.axvline(self.floor(k), color='k', lw=.7, ls=':')
-        ax.set_title(k.replace('_', ' '), fontsize=8)
-        ax.tick_params(labelsize=7)
-    axes[0].set_yticks(y, self.names)
+    n, size = len(ABLATION_METRICS), (1.9*len(ABLATION_METRICS), .3*len(self.names) + 1)
+    fig, axes = plt.subplots(1, n, figsize=size, sharey=True, layout='constrained')
+    for ax, metric in zip(axes, ABLATION_METRICS): self._plot_metric(ax, metric)
+    axes[0].set_yticks(np.arange(len(self.names))[::-1], self.names)
     plt.close(fig)
     return fig
 
@@ -351,24 +390,28 @@ def check_ablation(
         check_single_training(c)
 
 # %% ../../nbs/986_commands.ablation.ipynb #3509ff89
+_variant_rules = [*NESTED_TRAIN_RULES, *TRAIN_RULES]
+
+def _check_own_keys(cfg, keys, variants):
+    "Raise an error for keys of the ablation itself that have no effect."
+    has_latent = {build_model_config(c).mode for c in variants.values()} != {'transformer'}
+    own = [k for k in keys if k.partition('.')[0] not in ('train', 'variants')]
+    reject_unused_keys(ABLATION_RULES, [SimpleNamespace(**dict(cfg), has_latent=has_latent)], own)
+
+def _check_variant_keys(cfg, variants):
+    "Raise an error for keys of a variant that have no effect in it."
+    for name, c in variants.items():
+        given = changed_keys(c, given_keys(cfg.variants[name]))
+        reject_unused_keys(_variant_rules, [training_rule_input(c, build_model_config(c))], given, f'variants.{name}.')
+
+# %% ../../nbs/986_commands.ablation.ipynb #3509ff01
 def check_ablation_keys(
     cfg:AblationConfig,
-    said=None,          # dotted keys given by the user; None: any
+    given=None,         # dotted keys given by the user; None: any
 ):
     "Raise an error for shared keys without effect in any variant, and for keys of a variant without effect in it."
-    variants, keys = variant_configs(cfg), changed_keys(cfg, said)
-    modes = {build_model_config(c).mode for c in variants.values()}
-    reject_unused_keys(
-        ABLATION_RULES,
-        [SimpleNamespace(**dict(cfg), has_latent=modes != {'transformer'})],
-        [k for k in keys if k.partition('.')[0] not in ('train', 'variants')],
-    )
+    variants, keys = variant_configs(cfg), changed_keys(cfg, given)
+    _check_own_keys(cfg, keys, variants)
     common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
-    check_shared_keys(
-        cfg.train, list(variants.values()), common, 'train.', 'variant', [*NESTED_TRAIN_RULES, *TRAIN_RULES]
-    )
-    for n,c in variants.items():
-        mine = changed_keys(c, given_keys(cfg.variants[n])) if 'variants' in {k.partition('.')[0] for k in keys} else []
-        reject_unused_keys(
-            [*NESTED_TRAIN_RULES, *TRAIN_RULES], [training_rule_input(c, build_model_config(c))], mine, f'variants.{n}.'
-        )
+    check_shared_keys(cfg.train, list(variants.values()), common, 'train.', 'variant', _variant_rules)
+    if any(k.partition('.')[0] == 'variants' for k in keys): _check_variant_keys(cfg, variants)

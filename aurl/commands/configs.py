@@ -134,11 +134,11 @@ class _ModelKeys(_DataKeys):
     mode: Literal['transformer', 'vae', 'vae_gan'] = Field('transformer',
         description='architecture: a transformer, a VAE or a VAE-GAN around it')
     model: str = Field('song', description='preset of the model')
-    net: dict[str, Any] = Field({},
+    model_overrides: dict[str, Any] = Field({},
         description='fields of the model configuration to override, such as model_overrides.d_model=128 or model_overrides.latent=[32,8,4]')
     latent: LatentConfig = Field(LatentConfig(),
         description='modes with a latent: weight of the KL term, and attributes tied to dimensions')
-    latent_music: Literal['all', 'whole'] = Field('all', description='modes with a latent: train on all of the data, '
+    latent_windows: Literal['all', 'whole'] = Field('all', description='modes with a latent: train on all of the data, '
         'where pieces longer than a window are cut at bar lines; or on whole pieces only, and leave out longer ones')
     adversarial: AdversarialConfig = Field(AdversarialConfig(),
         description='mode vae_gan: training of the critic, and the adversarial losses')
@@ -177,7 +177,7 @@ class _LossKeys(_BatchKeys):
 # %% ../../nbs/966_commands.configs.ipynb #f899316b
 class _LogKeys(_LossKeys):
     "Monitoring, validation and checkpoints of a training."
-    watch: MonitorConfig = Field(MonitorConfig(),
+    monitor: MonitorConfig = Field(MonitorConfig(),
         description='monitoring: monitor.every=50, monitor.metrics=[note_density]; monitor.enabled=false for none')
     log_every: int = Field(10, ge=1, description='steps between lines of the log')
     record_windows: bool = Field(False,
@@ -216,8 +216,8 @@ class _MachineKeys(_LogKeys):
         'if there are GPUs; they share every batch')
     nodes: int = Field(1, ge=1,
         description='machines that train together; the same command is given on each, with its own node_rank=')
-    node: int = Field(0, ge=0, description='index of this machine, from 0')
-    meet: str = Field('', description='several machines: HOST:PORT of machine 0, the address for the rendezvous')
+    node_rank: int = Field(0, ge=0, description='index of this machine, from 0')
+    master_addr: str = Field('', description='several machines: HOST:PORT of machine 0, the address for the rendezvous')
     shard: bool = Field(False,
         description='shard the model over the processes instead of replicating it: less memory, more communication')
     seed: Seed = Field(0, description='seed of all random numbers')

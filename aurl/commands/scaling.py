@@ -35,7 +35,7 @@ from ..tokens.vocab import vocab
 from ..search.scaling_law import ScalingFit
 
 # %% ../../nbs/988_commands.scaling.ipynb #4f794f54
-_size_overrides = lambda d, layers, heads: dict(d_model=d, n_layers=layers, n_heads=heads)
+def _size_overrides(d, layers, heads): return dict(d_model=d, n_layers=layers, n_heads=heads)
 
 class ScalingConfig(Config):
     "Measure how the loss falls with parameters and data."
@@ -56,88 +56,103 @@ class ScalingConfig(Config):
     out: str = Field('runs', description='folder of the runs')
 
 # %% ../../nbs/988_commands.scaling.ipynb #7e04d57a
+def _layer_parameters(cfg): return parameter_counts(build_model_config(cfg))['layers']
+
+def _cost(cfg):
+    "The compute of a training, up to a factor."
+    return _layer_parameters(cfg)*cfg.steps
+
+def _grid_config(cfg, net, tokens, seed):
+    "The training of one size, one amount of data and one seed."
+    steps = round(tokens/(cfg.train.length*cfg.train.batch_size))
+    if steps < 1:
+        batch = f'{cfg.train.batch_size} × {cfg.train.length} ids'
+        raise ConfigError(f'tokens: {tokens} are less than one batch of {batch}',
+                          way_out='say more tokens, or a smaller train.batch_size')
+    return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), dict(model_overrides=net, steps=steps, seed=seed)))
+
+def _training_name(cfg): return f'{_layer_parameters(cfg)}_{cfg.steps*cfg.length*cfg.batch_size}_{cfg.seed}'
+
+# %% ../../nbs/988_commands.scaling.ipynb #7e04d501
+def _larger_config(cfg, grid):
+    "The training to predict, which must cost more than those of the grid."
+    if set(cfg.larger) != {'model_overrides', 'tokens'}:
+        raise ConfigError(f'larger={cfg.larger}', way_out='say larger={model_overrides: {d_model: 128}, tokens: 600000}')
+    larger = _grid_config(cfg, cfg.larger['model_overrides'], cfg.larger['tokens'], cfg.seeds[0])
+    if _cost(larger) <= max(map(_cost, grid)):
+        raise ConfigError('larger: this training is not larger than the others',
+                          way_out='give it more parameters or more tokens')
+    return larger
+
+def _by_seed_and_cost(cfg): return cfg.seed, _cost(cfg)
+
+# %% ../../nbs/988_commands.scaling.ipynb #7e04d502
 def training_grid(
     cfg:ScalingConfig
 )->dict:              # name: (TrainConfig, whether it is the larger one)
     "The trainings of a study, cheapest first; the larger one is the last."
-    def one(net, tokens, seed):
-        steps = round(tokens/(cfg.train.length*cfg.train.batch_size))
-        if steps < 1:
-            raise ConfigError(f'tokens: {tokens} are less than one batch '
-                              f'of {cfg.train.batch_size} × {cfg.train.length} ids',
-                              way_out='say more tokens, or a smaller train.batch_size')
-        return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), dict(model_overrides=net, steps=steps, seed=seed)))
-    name = lambda c: f'{_layer_parameters(c)}_{c.steps*c.length*c.batch_size}_{c.seed}'
-    grid = [one(net, t, s) for s in cfg.seeds for net in cfg.sizes for t in cfg.tokens]
-    out = {name(c):(c, False) for c in sorted(grid, key=lambda c: (c.seed, _layer_parameters(c)*c.steps))}
-    if len(out) < len(grid):
+    grid = [_grid_config(cfg, net, tokens, seed) for seed in cfg.seeds for net in cfg.sizes for tokens in cfg.tokens]
+    trainings = {_training_name(c): (c, False) for c in sorted(grid, key=_by_seed_and_cost)}
+    if len(trainings) < len(grid):
         raise ConfigError('two of the trainings are the same', way_out='name each size, amount and seed once')
-    if cfg.larger:
-        if set(cfg.larger) != {'model_overrides', 'tokens'}:
-            raise ConfigError(f'larger={cfg.larger}', way_out='say larger={model_overrides: {d_model: 128}, tokens: 600000}')
-        big = one(cfg.larger['model_overrides'], cfg.larger['tokens'], cfg.seeds[0])
-        if _layer_parameters(big)*big.steps <= max(_layer_parameters(c)*c.steps for c in grid):
-            raise ConfigError(
-                'larger: this training is not larger than the others', way_out='give it more parameters or more tokens'
-            )
-        out[name(big)] = (big, True)
-    return out
-
-# %% ../../nbs/988_commands.scaling.ipynb #c3060007
-def _layer_parameters(cfg): return parameter_counts(build_model_config(cfg))['layers']
+    if not cfg.larger: return trainings
+    larger = _larger_config(cfg, grid)
+    return trainings | {_training_name(larger): (larger, True)}
 
 # %% ../../nbs/988_commands.scaling.ipynb #55ef44af
 class TokenCounter(Callback):
     "Count the ids that were trained on, without padding."
     order = 59
-    def before_fit(self): self.ids = 0
+    def before_fit(self): self.n_ids = 0
     def after_batch(self):
-        if self.training: self.ids += int((self.yb[0] != vocab.PAD).sum())
+        if self.training: self.n_ids += int((self.yb[0] != vocab.PAD).sum())
 
 # %% ../../nbs/988_commands.scaling.ipynb #e38b5443
 def train_grid_point(
     name:str,          # of the training
     cfg:TrainConfig,   # of the training
     path:Path,         # its run directory
-    held:int,          # number of held-out pieces
+    valid_pieces:int,  # number of held-out pieces
     larger:bool=False, # is it the training to predict?
 )->dict:               # name, parameters, ids, nats, seconds, larger
     "Run one training of a study."
     shutil.rmtree(path, ignore_errors=True)
     with Experiment('train', cfg, path=path, seeds=dict(seed=cfg.seed)) as run:
         store = open_store(cfg.data, cfg.workers, run, cfg.loader)
-        train, kept = train_valid_split(store, cfg.valid, 0, cfg.split)                 # the same pieces for every seed
-        learn, heard = build_learner(cfg, store, train, kept[:held], run=run), TokenCounter()
-        nats = train_run(learn, run, cfg, cbs=[heard])
+        train, valid = train_valid_split(store, cfg.valid, 0, cfg.split)                # the same pieces for every seed
+        learn, counter = build_learner(cfg, store, train, valid[:valid_pieces], run=run), TokenCounter()
+        nats = train_run(learn, run, cfg, cbs=[counter])
         if learn.stopped: raise KeyboardInterrupt                           # an interrupted training is no data point
-        out = dict(
+        row = dict(
             name=name,
             parameters=_layer_parameters(cfg),
-            ids=heard.ids,
+            ids=counter.n_ids,
             nats=nats,
             seconds=round(run.elapsed, 1),
             larger=larger,
         )
-        run.finish([f'{nats:.3f} nats per id'], out)
-    return out
+        run.finish([f'{nats:.3f} nats per id'], row)
+    return row
 
 # %% ../../nbs/988_commands.scaling.ipynb #6a1821ef
+def _json_or_none(line):
+    "The value of a line of JSON; None for a line that is no JSON."
+    try: return json.loads(line)
+    except ValueError: return None
+
 def read_json_lines(
     path # of a JSON-lines file
 )->list: # of dicts
     "Read a JSON-lines file; lines that are no JSON, such as a truncated last line, are left out."
     if not Path(path).exists(): return []
-    out = []
-    for line in Path(path).read_text().splitlines():
-        try: out.append(json.loads(line))
-        except ValueError: continue
-    return out
+    rows = map(_json_or_none, Path(path).read_text().splitlines())
+    return [row for row in rows if row is not None]
 
 def _append_line(path, row):
     "Append a line to the file and flush it to disk."
-    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b'\n')
+    is_truncated = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b'\n')
     with open(path, 'a') as f:
-        f.write('\n'*torn + json.dumps(row) + '\n')
+        f.write('\n'*is_truncated + json.dumps(row) + '\n')
         f.flush()
         os.fsync(f.fileno())
 
@@ -145,15 +160,37 @@ def _append_line(path, row):
 class ScalingStudy:
     "The trainings of a study, and the scaling law fitted to them."
     def __init__(self,
-        rows,          # of `results.jsonl`
-        draws:int=400, # number of fits for the confidence intervals
+        rows,                     # of `results.jsonl`
+        posterior_samples:int=400,# number of fits for the confidence intervals
     ):
-        self.rows, self.larger = [r for r in rows if not r['larger']], next((r for r in rows if r['larger']), None)
-        self.fit = ScalingFit(*zip(*[(r['parameters'], r['ids'], r['nats']) for r in self.rows]), draws=draws)
+        self.rows = [r for r in rows if not r['larger']]
+        self.larger = next((r for r in rows if r['larger']), None)
+        columns = zip(*[(r['parameters'], r['ids'], r['nats']) for r in self.rows])
+        self.fit = ScalingFit(*columns, draws=posterior_samples)
     @property
     def predicted(self): return self.fit.predict(self.larger['parameters'], self.larger['ids'])
 
 # %% ../../nbs/988_commands.scaling.ipynb #1adc2161
+def _predict_larger(cfg, rows, larger, path):
+    "Fit the law to `rows`, and save its prediction for the larger training."
+    law = ScalingStudy(rows, cfg.posterior_samples).fit
+    expected, low, high = law.predict(_layer_parameters(larger), larger.steps*larger.length*larger.batch_size)
+    write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
+
+def _run_missing_trainings(cfg, jobs, run, root):
+    "Run the trainings `jobs` without results in `root`, and return the results of all."
+    rows = {r['name']:r for r in read_json_lines(root/'results.jsonl')}
+    done, total = 0, sum(_cost(c) for c, _ in jobs.values())
+    for name, (c, larger) in jobs.items():
+        run.progress('scaling', done/total, name.replace('_', ' parameters, ', 1).replace('_', ' ids, seed '))
+        if name not in rows:
+            if larger: _predict_larger(cfg, list(rows.values()), c, root/'predicted.json')
+            rows[name] = train_grid_point(name, c, root/'trainings'/name, cfg.valid_pieces, larger)
+            _append_line(root/'results.jsonl', rows[name])
+        done += _cost(c)
+    return [rows[name] for name in jobs]
+
+# %% ../../nbs/988_commands.scaling.ipynb #1adc2101
 def run_scaling(
     cfg:ScalingConfig,
     run:Experiment,    # its directory
@@ -161,59 +198,66 @@ def run_scaling(
     "Run the trainings without results, the larger one last, and fit the law."
     root, jobs = Path(cfg.dest).expanduser() if cfg.dest else run.path/'study', training_grid(cfg)
     with exclusive_folder(root, 'study'):
-        check_same_config(root, {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'posterior_samples')}, 'study', ScalingConfig)
-        done, rows = 0, {r['name']:r for r in read_json_lines(root/'results.jsonl')}
-        work = sum(_layer_parameters(c)*c.steps for c,_ in jobs.values())
-        for name,(c, larger) in jobs.items():
-            run.progress('scaling', done/work, f'{name.replace("_", " parameters, ", 1).replace("_", " ids, seed ")}')
-            if name not in rows:
-                if larger: _predict_larger(cfg, list(rows.values()), c, root/'predicted.json')
-                rows[name] = train_grid_point(name, c, root/'trainings'/name, cfg.valid_pieces, larger)
-                _append_line(root/'results.jsonl', rows[name])
-            done += _layer_parameters(c)*c.steps
-    return ScalingStudy([rows[n] for n in jobs], cfg.posterior_samples)
-
-# %% ../../nbs/988_commands.scaling.ipynb #a07c338d
-def _predict_larger(cfg, rows, larger, path):
-    expected, low, high = ScalingStudy(rows, cfg.posterior_samples).fit.predict(
-        _layer_parameters(larger), larger.steps * larger.length * larger.batch_size
-    )
-    write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
+        config = {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'posterior_samples')}
+        check_same_config(root, config, 'study')
+        rows = _run_missing_trainings(cfg, jobs, run, root)
+    return ScalingStudy(rows, cfg.posterior_samples)
 
 # %% ../../nbs/988_commands.scaling.ipynb #7e65920f
+def _law_sentences(law, fit, n_trainings):
+    "The law, and what its exponents mean."
+    interval = {name: '{:.2f} … {:.2f}'.format(*fit.interval(name)) for name in ('a', 'b', 'E')}
+    return [
+        f'{law}, fitted to {n_trainings} trainings, whose mean deviation from it is {fit.noise:.1%}.',
+        f'Ten times the parameters reduce the size-dependent loss to {10**-law.a:.0%} '
+        f'(a = {law.a:.2f}, {interval["a"]}); ten times the data reduces the data-dependent loss to {10**-law.b:.0%} '
+        f'(b = {law.b:.2f}, {interval["b"]}); the irreducible loss is {law.E:.2f} nats ({interval["E"]}).',
+    ]
+
+def _prediction_sentences(law, larger, predicted):
+    "The larger training with its prediction, and the best use of its compute."
+    expected, low, high = predicted
+    n, d, measured = larger['parameters'], larger['ids'], larger['nats']
+    place = 'within' if low <= measured <= high else 'outside'
+    best_n, best_d = law.compute_optimal(6*n*d)
+    return [
+        f'{n:,} parameters and {d:,} ids: predicted {expected:.3f} nats ({low:.3f} … {high:.3f}), '
+        f'measured {measured:.3f}, {measured/expected - 1:+.1%}: {place} the interval.',
+        f'According to the law, the compute-optimal training has {best_n:,.0f} parameters and {best_d:,.0f} ids: '
+        f'{float(law(best_n, best_d)):.3f} nats.',
+    ]
+
+# %% ../../nbs/988_commands.scaling.ipynb #7e659201
 @patch
-def words(self:ScalingStudy)->list:
+def summary(self:ScalingStudy)->list:
     "The results of the study in sentences."
-    law, fit = self.fit.law, self.fit
-    iv = lambda n: '{:.2f} … {:.2f}'.format(*fit.interval(n))
-    out = [f'{law}, fitted to {len(self.rows)} trainings, whose mean deviation from it is {fit.noise:.1%}.',
-           f'Ten times the parameters reduce the size-dependent loss to {10**-law.a:.0%} (a = {law.a:.2f}, {iv("a")}); '
-           f'ten times the data reduces the data-dependent loss to {10**-law.b:.0%} (b = {law.b:.2f}, {iv("b")}); '
-           f'the irreducible loss is {law.E:.2f} nats ({iv("E")}).']
-    if self.larger:
-        e, low, high = self.predicted
-        n, d, got = self.larger['parameters'], self.larger['ids'], self.larger['nats']
-        out.append(f'{n:,} parameters and {d:,} ids: predicted {e:.3f} nats ({low:.3f} … {high:.3f}), '
-                   f'measured {got:.3f}, {got/e - 1:+.1%}: '
-                   f'{"within" if low <= got <= high else "outside"} the interval.')
-        best_n, best_d = law.compute_optimal(6*n*d)
-        out.append(f'According to the law, the compute-optimal training has {best_n:,.0f} parameters '
-                   f'and {best_d:,.0f} ids: {float(law(best_n, best_d)):.3f} nats.')
-    return out
+    sentences = _law_sentences(self.fit.law, self.fit, len(self.rows))
+    if not self.larger: return sentences
+    return sentences + _prediction_sentences(self.fit.law, self.larger, self.predicted)
 
 # %% ../../nbs/988_commands.scaling.ipynb #27c74e2e
 @patch
-def _repr_html_(self:ScalingStudy):
+def _mean_nats(self:ScalingStudy, parameters, ids):
+    "The mean loss of the trainings of one size and one amount of data as text; '' if there are none."
+    nats = [r['nats'] for r in self.rows if (r['parameters'], r['ids']) == (parameters, ids)]
+    return f'{sum(nats)/len(nats):.3f}' if nats else ''
+
+@patch
+def _html_table(self:ScalingStudy):
+    "The losses by size and amount of data as HTML."
     sizes, amounts = (sorted({r[k] for r in self.rows}) for k in ('parameters', 'ids'))
-    mean = lambda n, d: [r['nats'] for r in self.rows if (r['parameters'], r['ids']) == (n, d)]
-    cell = lambda x: f'{sum(x)/len(x):.3f}' if x else ''
-    rows = ''.join(
-        f'<tr><th>{n:,}</th>' + ''.join(f'<td>{cell(mean(n, d))}</td>' for d in amounts) + '</tr>' for n in sizes
-    )
-    return (
-        f'<table><thead><tr><th>parameters</th>{"".join(f"<th>{d:,} ids</th>" for d in amounts)}</tr></thead><tbody>{rows}</tbody></table><p>nats per held-out id</p>'
-        + ''.join(f'<p>{escape(w)}</p>' for w in self.words())
-    )
+    head = ''.join(f'<th>{d:,} ids</th>' for d in amounts)
+    rows = ''
+    for n in sizes:
+        cells = ''.join(f'<td>{self._mean_nats(n, d)}</td>' for d in amounts)
+        rows += f'<tr><th>{n:,}</th>{cells}</tr>'
+    return f'<table><thead><tr><th>parameters</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+# %% ../../nbs/988_commands.scaling.ipynb #27c74e01
+@patch
+def _repr_html_(self:ScalingStudy):
+    sentences = ''.join(f'<p>{escape(s)}</p>' for s in self.summary())
+    return self._html_table() + '<p>nats per held-out id</p>' + sentences
 
 @patch
 def plot(self:ScalingStudy):
@@ -232,15 +276,10 @@ def check_scaling(
 # %% ../../nbs/988_commands.scaling.ipynb #5dec8d32
 def check_scaling_keys(
     cfg:ScalingConfig,
-    said=None,         # dotted keys given by the user; None: any
+    given=None,        # dotted keys given by the user; None: any
 ):
     "Raise an error for keys that have no effect in any training."
-    keys = [k.removeprefix('train.') for k in changed_keys(cfg, said) if k.startswith('train.')]
-    check_shared_keys(
-        cfg.train,
-        [c for c, _ in training_grid(cfg).values()],
-        keys,
-        'train.',
-        'training',
-        [*NESTED_TRAIN_RULES, *SCALING_RULES, *TRAIN_RULES],
-    )
+    keys = [k.removeprefix('train.') for k in changed_keys(cfg, given) if k.startswith('train.')]
+    trainings = [c for c, _ in training_grid(cfg).values()]
+    rules = [*NESTED_TRAIN_RULES, *SCALING_RULES, *TRAIN_RULES]
+    check_shared_keys(cfg.train, trainings, keys, 'train.', 'training', rules)

@@ -251,7 +251,7 @@ def exclusive_folder(
 # %% ../../nbs/984_commands.sweep.ipynb #f6a72300
 def _best_summary(sweep):
     "The values of the best trial, or '' before the first."
-    try: best = sweep.front[0]
+    try: best = sweep.pareto_front[0]
     except AurlError: return ''
     return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, best.values))
 
@@ -270,7 +270,7 @@ def run_sweep(
     sweep = Sweep(Path(cfg.dest).expanduser() if cfg.dest else run.path/'sweep', sweep_definition(cfg))
     base = cfg.train.to_dict()
     check_same_config(sweep.path, dict(train=_without_run_keys(base)), 'sweep')
-    if sweep.over: run.say(f'resuming a sweep with {sweep.over} finished trials')
+    if sweep.n_finished: run.say(f'resuming a sweep with {sweep.n_finished} finished trials')
     report = functools.partial(_report_trials, run=run)
     open_store(cfg.train.data, cfg.train.workers, run, cfg.train.loader)     # prepared once, before the workers open it
     if cfg.workers > 1: run_workers(sweep.path, 'aurl.commands.sweep:train_trial', cfg.workers, dict(base=base), report)

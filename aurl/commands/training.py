@@ -85,7 +85,7 @@ def _run_monitors(learn, run, cfg):
     "The monitors of a training; a sharded model cannot roll back."
     if not hasattr(cfg, 'monitor'): return []
     watch = cfg.monitor.changed(max_rollbacks=0) if is_sharded(learn.model) else cfg.monitor
-    return monitor_callbacks(watch, run, cfg.seed, steady=_level(cfg) != 'seeded')
+    return monitor_callbacks(watch, run, cfg.seed, deterministic=_level(cfg) != 'seeded')
 
 def _level(cfg): return getattr(cfg, 'reproducible', 'seeded')
 
@@ -126,7 +126,7 @@ def _state_callbacks(learn, run, cfg, last):
 def _best_weights(cfg):
     "Weights of the metrics that select the best checkpoint, and the metrics of which a higher value is better."
     tracker = ImprovementTracker(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
-    return tracker.weights, [n for n, sign in tracker.better.items() if sign > 0]
+    return tracker.weights, [n for n, sign in tracker.directions.items() if sign > 0]
 
 def _score_function(weights, higher):
     "A function that scores a Learner by its metrics; None: by the validation loss alone."
@@ -181,7 +181,7 @@ def train_run(
     learn.watched = _run_monitors(learn, run, cfg)
     cbs = [*cbs, *learn.watched, *_state_callbacks(learn, run, cfg, last)]
     weights, higher = _best_weights(cfg)
-    cbs.append(failure := FailureMonitor(to=run))
+    cbs.append(failure := FailureMonitor(run=run))
     if cfg.checkpoint_every: cbs.append(_checkpoint_callback(learn, run, cfg, weights, higher))
     best = _fit(learn, run, cfg, cbs, _score_function(weights, higher), **kwargs)
     if failure.failed is not None: raise _training_error(learn, run, failure, best)

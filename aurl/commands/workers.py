@@ -39,41 +39,59 @@ class SilentRun:
     def close(self): shutil.rmtree(self.path, ignore_errors=True)
 
 # %% ../../nbs/980_commands.workers.ipynb #11132621
+def _run_of_rank(job, place):
+    "The run for rank 0, and a run without output for the others."
+    return Experiment.open(job['run']) if place.first else SilentRun()
+
+def _check_same_data(data, store, train, held):
+    "Raise an error if the machines have different data."
+    if len(set(all_gather_objects(_data_hash(store, train, held)))) > 1:
+        raise ConfigError(
+            'the machines have different data, or different versions of aurl',
+            data,
+            'prepare it once with aurl prepare, copy the store to each machine, and say data=STORE',
+        )
+
+def _check_same_weights(learn, cfg, job):
+    "Raise an error if the weights of the processes differ."
+    if not cfg.shard and len(set(all_gather_objects(_weights_hash(learn.model)))) > 1:
+        raise AurlError('the weights differ between the processes', job['run'],
+                        'this is a bug: please report it, with config.yaml')
+
+# %% ../../nbs/980_commands.workers.ipynb #11132601
+def _train_together(cfg, job, run, place):
+    "Train as one of several processes, and save the outcome."
+    store = open_store(cfg.data, cfg.workers, None, cfg.loader, run_folder=job['run'])
+    train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
+    _check_same_data(cfg.data, store, train, held)
+    last = load_newest_checkpoint(run.checkpoints, run.say) if place.first and not cfg.stages else None
+    learn, best = train_stages(run, cfg, store, train, held, last)
+    _check_same_weights(learn, cfg, job)
+    _save_outcome(learn, best, run, place, Path(job['run']))
+
 def train_worker(
-    told, # JSON file with the configuration and the run directory
+    job_file, # JSON file with the configuration and the run directory
 ):
     "Train as one of several processes."
-    told = read_json(told)
-    asked = make_config(TrainConfig, overrides=told['config'])
-    with distributed_context(asked.device) as place:
-        cfg = make_config(TrainConfig, overrides=broadcast_object(told['config'])).changed(
-            data=asked.data, workers=asked.workers
-        )
-        run = Experiment.open(told['run']) if place.is_main else SilentRun()
-        try:
-            store = open_store(cfg.data, cfg.workers, None, cfg.loader, run_folder=told['run'])
-            train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
-            if len(set(all_gather_objects(_data_hash(store, train, held)))) > 1:
-                raise ConfigError(
-                    'the machines have different data, or different versions of aurl',
-                    cfg.data,
-                    'prepare it once with aurl prepare, copy the store to each machine, and say data=STORE',
-                )
-            last = load_newest_checkpoint(run.checkpoints, run.say) if place.is_main and not cfg.stages else None
-            learn, best = train_stages(run, cfg, store, train, held, last)
-            if not cfg.shard and len(set(all_gather_objects(_weights_hash(learn.model)))) > 1:
-                raise AurlError('the weights differ between the processes', told['run'],
-                                'this is a bug: please report it, with config.yaml')
-            _save_outcome(learn, best, run, place, Path(told['run']))
+    job = read_json(job_file)
+    requested_cfg = make_config(TrainConfig, overrides=job['config'])
+    with distributed_context(requested_cfg.device) as place:
+        cfg = make_config(TrainConfig, overrides=broadcast_object(job['config']))
+        cfg = cfg.changed(data=requested_cfg.data, workers=requested_cfg.workers)
+        run = _run_of_rank(job, place)
+        try: _train_together(cfg, job, run, place)
         finally:
             if run.__class__ is SilentRun: run.close()
 
 # %% ../../nbs/980_commands.workers.ipynb #55554bc1
-def _weights_hash(model): return sha256_of(b''.join(p.detach().cpu().numpy().tobytes() for p in model.parameters()))
+def _weights_hash(model):
+    "A hash of all weights of a model."
+    return sha256_of(b''.join(p.detach().cpu().numpy().tobytes() for p in model.parameters()))
+
 def _data_hash(store, train, held):
-    return sha256_of(
-        store.length.tobytes() + train.tobytes() + held.tobytes() + str(getattr(store, 'names', '')).encode()
-    )
+    "A hash of the pieces and of the split."
+    arrays = store.length.tobytes() + train.tobytes() + held.tobytes()
+    return sha256_of(arrays + str(getattr(store, 'names', '')).encode())
 
 # %% ../../nbs/980_commands.workers.ipynb #df25e115
 def _save_outcome(learn, best, run, place, path):
@@ -83,16 +101,14 @@ def _save_outcome(learn, best, run, place, path):
     model.save_pretrained(path/'model', valid_loss=best)
     if not place.is_main:
         with open(path/'metrics.jsonl', 'w', encoding='utf-8') as f: f.writelines(to_json(m) + '\n' for m in lines)
-    write_json(
-        path / 'outcome.json',
-        dict(
-            valid_loss=best,
-            stopped=learn.stopped,
-            steps=learn.steps_done,
-            ranks=place.world_size,
-            words=monitor_summary(learn.watched),
-        ),
+    outcome = dict(
+        valid_loss=best,
+        stopped=learn.stopped,
+        steps=learn.steps_done,
+        ranks=place.ranks,
+        words=monitor_summary(learn.watched),
     )
+    write_json(path/'outcome.json', outcome)
 
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('workers.py'): train_worker(sys.argv[1])
 
@@ -100,13 +116,33 @@ if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('
 @dataclass
 class TrainingOutcome:
     "The outcome of a training by worker processes, in place of a learner."
-    model:object     # with the best weights
-    stopped:bool     # interrupted?
-    steps_done:int   # including those before the run was resumed
-    words:list       # summary of the monitors
-    watched:tuple=() # monitor callbacks; none here
+    model:object         # with the best weights
+    stopped:bool         # interrupted?
+    steps_done:int       # including those before the run was resumed
+    monitor_summary:list # lines about what the monitors found
+    watched:tuple=()     # monitor callbacks; none here
+
+def _read_outcome(run):
+    "The outcome that the workers saved, and the best validation loss."
+    saved = read_json(run.path/'outcome.json')
+    model = MusicTransformerVAEGAN.from_pretrained(run.path/'model')
+    best = saved['valid_loss'] if saved['valid_loss'] is not None else math.inf
+    return TrainingOutcome(model, saved['stopped'], saved['steps'], saved['words']), best
 
 # %% ../../nbs/980_commands.workers.ipynb #28f181dd
+def _launch_workers(run, cfg):
+    "Train in worker processes, and wait for their end."
+    job_file = run.path/'workers.json'
+    write_json(job_file, dict(config=cfg.to_dict(), run=str(run.path)))
+    run.say(f'{cfg.gpus*cfg.nodes} processes train together' + f', {cfg.gpus} of them here'*(cfg.nodes > 1))
+    command, progress = ['-m', 'aurl.commands.workers', job_file], _notebook_progress(run)
+    try: launch(command, cfg.gpus, cfg.nodes, cfg.node_rank, cfg.master_addr, log=run.path/'workers.log', on_poll=progress)
+    except AurlError as e:
+        run.say(str(e))
+        run._mark('failed', error=str(e))
+        raise
+
+# %% ../../nbs/980_commands.workers.ipynb #28f18101
 def launch_training(
     run:Experiment,   # its directory
     cfg:TrainConfig,
@@ -117,48 +153,39 @@ def launch_training(
     "Train in this process, or in `cfg.gpus*cfg.nodes` worker processes."
     if cfg.gpus*cfg.nodes == 1:
         learn, best = train_stages(run, cfg, store, train, held, last)
-        learn.words = monitor_summary(learn.watched)
+        learn.monitor_summary = monitor_summary(learn.watched)
         return learn, best
     check_distributed(cfg, build_model_config(cfg).mode)
     (run.path/'outcome.json').unlink(missing_ok=True)
-    write_json(run.path/'workers.json', dict(config=cfg.to_dict(), run=str(run.path)))
-    run.say(f'{cfg.gpus*cfg.nodes} processes train together' + f', {cfg.gpus} of them here'*(cfg.nodes > 1))
-    try:
-        launch(
-            ['-m', 'aurl.commands.workers', run.path / 'workers.json'],
-            cfg.gpus,
-            cfg.nodes,
-            cfg.node_rank,
-            cfg.master_addr,
-            log=run.path / 'workers.log',
-            on_poll=_notebook_progress(run),
-        )
-    except AurlError as e:
-        run.say(str(e))
-        run._mark('failed', error=str(e))
-        raise
+    _launch_workers(run, cfg)
     if not (run.path/'outcome.json').exists(): raise KeyboardInterrupt            # stopped before the first step
-    out = read_json(run.path/'outcome.json')
-    model = MusicTransformerVAEGAN.from_pretrained(run.path/'model')
-    return TrainingOutcome(model, out['stopped'], out['steps'], out['words']), (
-        out['valid_loss'] if out['valid_loss'] is not None else math.inf
-    )
+    return _read_outcome(run)
 
 # %% ../../nbs/980_commands.workers.ipynb #ec30386c
+def _in_notebook():
+    "Is this code executed by the kernel of a notebook?"
+    try: from IPython import get_ipython
+    except ImportError: return False
+    return getattr(get_ipython(), 'kernel', None) is not None
+
+def _progress_line(run):
+    "The stage, progress and message of a run; None if they cannot be read."
+    try: now = read_json(run.path/'progress.json')
+    except AurlError: return None
+    share = now.get('fraction')
+    percent = f'{share:.0%}, ' if share is not None else ''
+    return f"{now.get('stage', '')}: {percent}{now.get('message') or ''}"
+
+# %% ../../nbs/980_commands.workers.ipynb #ec303801
 def _notebook_progress(run):
     "A function that updates the progress line of a run in a notebook; None outside of notebooks."
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-        if getattr(get_ipython(), 'kernel', None) is None: return None
-    except ImportError: return None
-    line, shown = display({'text/plain': 'starting'}, raw=True, display_id=True), ['']
-    def tell():
-        try: now = read_json(run.path/'progress.json')
-        except AurlError: return
-        share, message = now.get('fraction'), now.get('message') or ''
-        text = f"{now.get('stage', '')}: {f'{share:.0%}, ' if share is not None else ''}{message}"
-        if text != shown[0]:
-            line.update({'text/plain': text}, raw=True)
-            shown[0] = text
-    return tell
+    if not _in_notebook(): return None
+    from IPython.display import display
+    output, shown = display({'text/plain': 'starting'}, raw=True, display_id=True), ''
+    def update():
+        nonlocal shown
+        line = _progress_line(run)
+        if line is None or line == shown: return
+        output.update({'text/plain': line}, raw=True)
+        shown = line
+    return update

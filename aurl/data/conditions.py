@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import ConfigError, suggest
 from ..studies.features import features as registry
@@ -17,22 +18,23 @@ from .feature_table import feature_values
 
 # %% ../../nbs/550_data.conditions.ipynb #8f1bc0f0
 _tonic_of_letter = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11, h=11)
+_semitones_of_accidental = {'#':1, '♯':1, 's':1, 'b':-1, '♭':-1, '-':-1, 'f':-1}
 _tonic_names = 'C', 'Db', 'D', 'Eb', 'E', 'F', 'Gb', 'G', 'Ab', 'A', 'Bb', 'B'
 key_class_names = [f'{n} {mode}' for mode in ('major', 'minor') for n in _tonic_names]  # names of classes 1 … 24
+_key = re.compile(r'\s*([A-Ha-h])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*'
+                  r'(maj(?:or)?|dur|min(?:or)?|moll|m|M)?\s*')
 
+# %% ../../nbs/550_data.conditions.ipynb #b6a1f56a
 def key_class(
     text, # name of a key, such as 'D minor', 'F#m', 'e-', 'Bb'
 )->int:   # 1 … 24, or 0 if unknown
     "Class of a key: C major is 1, C minor 13."
-    m = re.fullmatch(
-        r'\s*([A-Ha-h])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*(maj(?:or)?|dur|min(?:or)?|moll|m|M)?\s*',
-        str(text or ''),
-    )
-    if not m: return 0
-    letter, accidental, _, mode = m.groups()
-    up = {'#':1, '♯':1, 's':1, 'b':-1, '♭':-1, '-':-1, 'f':-1}.get(accidental, 0)
-    minor = mode in ('m', 'moll') or (mode or '').lower().startswith('min') or (not mode and letter.islower())
-    return 1 + (_tonic_of_letter[letter.lower()] + up) % 12 + 12*minor
+    match = _key.fullmatch(str(text or ''))
+    if not match: return 0
+    letter, accidental, _, mode = match.groups()
+    tonic = _tonic_of_letter[letter.lower()] + _semitones_of_accidental.get(accidental, 0)
+    is_minor = mode in ('m', 'moll') or (mode or '').lower().startswith('min') or (not mode and letter.islower())
+    return 1 + tonic % 12 + 12*is_minor
 
 def transpose_key_class(
     key,       # (n,) key classes
@@ -54,54 +56,60 @@ class Conditions:
         self.names, self.classes, self.values, self.measured = tuple(names), {}, {}, {}
         if not names: return
         table, features, classes = store.pieces, dict(features or {}), dict(classes or {})
-        self.measured = {
-            n: registry[n] for n in names if n in registry and n not in features and n not in table.column_names
-        }
+        columns = table.column_names
+        self.measured = {n: registry[n] for n in names if n in registry and n not in features and n not in columns}
         for n in names:
             if n in features: self.values[n] = _computed(store, n, features[n], pieces)
-            elif n in table.column_names: self._column(n, table[n].to_pylist(), classes.get(n))
+            elif n in columns: self._add_column(n, table[n].to_pylist(), classes.get(n))
             elif n not in self.measured:
-                raise _unknown_condition_error(n, features, table.column_names, getattr(store, 'path', None))
-        self.values |= feature_values(store, self.measured, pieces) if self.measured else {}
+                raise _unknown_condition_error(n, features, columns, getattr(store, 'path', None))
+        if self.measured: self.values |= feature_values(store, self.measured, pieces)
 
-    def _column(self, name, values, words):
-        told = [v for v in values if v is not None]
-        if name == 'key':
-            self.classes[name], self.values[name] = ['', *key_class_names], np.array(
-                [key_class(v) for v in values], np.int64
-            )
-        elif words is None and all(isinstance(v, (int, float)) for v in told):
-            self.values[name] = np.array([np.nan if v is None else v for v in values], np.float32)
-        else:
-            self.classes[name] = ['', *sorted(set(map(str, told)))] if words is None else list(words)
-            number = {w:i for i,w in enumerate(self.classes[name])}
-            self.values[name] = np.array([0 if v is None else number.get(str(v), 0) for v in values], np.int64)
+# %% ../../nbs/550_data.conditions.ipynb #e255adbb
+@patch
+def _add_column(self:Conditions, name, values, labels):
+    "Add a column as a condition: classes of keys or of text, or numbers; `labels` are those of an earlier training."
+    known = [v for v in values if v is not None]
+    if name == 'key':
+        self.classes[name] = ['', *key_class_names]
+        self.values[name] = np.array([key_class(v) for v in values], np.int64)
+    elif labels is None and all(isinstance(v, (int, float)) for v in known):
+        self.values[name] = np.array([np.nan if v is None else v for v in values], np.float32)
+    else:
+        self.classes[name] = ['', *sorted(set(map(str, known)))] if labels is None else list(labels)
+        number = {label: i for i, label in enumerate(self.classes[name])}
+        self.values[name] = np.array([0 if v is None else number.get(str(v), 0) for v in values], np.int64)
 
-    def take(self,
-        piece, # (n,) index of the piece of each window
-        key,   # (n,) transposition in semitones
-        told=None, # (n,) values by name that override the stored ones, for augmented pieces
-    )->dict:   # (n,) int64 classes or float32 values, by name
-        "Return the condition values of some windows."
-        one = lambda n, v: (
-            transpose_key_class(v[piece], key)
-            if n == 'key'
-            else (
-                v[piece]
-                if n not in self.measured
-                else (v[piece] + np.float32(self.measured[n].per_semitone) * key).astype(np.float32)
-            )
-        )
-        return {n:told[n] if n in (told or ()) else one(n, self.values[n]) for n in self.names}
+# %% ../../nbs/550_data.conditions.ipynb #a67b829f
+@patch
+def _transposed(self:Conditions, name, piece, semitones):
+    "Stored values of a condition for some windows, corrected for their transpositions."
+    values = self.values[name][piece]
+    if name == 'key': return transpose_key_class(values, semitones)
+    if name not in self.measured: return values
+    return (values + np.float32(self.measured[name].up)*semitones).astype(np.float32)
 
-    def specs(self,
-        pieces=None, # indices of the training pieces, for the statistics; None: all
-    )->dict:         # fields of a `ConditionSpec` (`625_models.conditioning`) by name
-        "Return the class labels, or mean and standard deviation, of each condition."
-        pick = slice(None) if pieces is None else pieces
-        return {
-            n: dict(words=self.classes[n]) if n in self.classes else _mean_std(v[pick]) for n, v in self.values.items()
-        }
+@patch
+def take(self:Conditions,
+    piece, # (n,) index of the piece of each window
+    semitones,     # (n,) transposition of each window
+    measured=None, # (n,) values by name that override the stored ones, for augmented pieces
+)->dict:   # (n,) int64 classes or float32 values, by name
+    "Return the condition values of some windows."
+    measured = measured or {}
+    return {n: measured[n] if n in measured else self._transposed(n, piece, semitones) for n in self.names}
+
+# %% ../../nbs/550_data.conditions.ipynb #d96830c2
+@patch
+def specs(self:Conditions,
+    pieces=None, # indices of the training pieces, for the statistics; None: all
+)->dict:         # fields of a `ConditionSpec` (`625_models.conditioning`) by name
+    "Return the class labels, or mean and standard deviation, of each condition."
+    rows, specs = slice(None) if pieces is None else pieces, {}
+    for name, values in self.values.items():
+        has_classes = name in self.classes
+        specs[name] = dict(words=self.classes[name]) if has_classes else _mean_std(values[rows])
+    return specs
 
 # %% ../../nbs/550_data.conditions.ipynb #410b8904
 def _mean_std(values):

@@ -70,7 +70,7 @@ def _select_pieces(self:WindowPlanner, pieces):
         raise StoreError(f'no piece has min_length={self.config.min_length} ids; the longest has {n_ids.max()}',
             store.path, 'reduce min_length, or add pieces')
     pieces = pieces[n_ids >= min_length]
-    if not self.config.whole: return pieces
+    if not self.config.full_pieces_only: return pieces
     n_ids = store.length[pieces]
     if n_ids.min() > self.length + 1:
         raise StoreError(
@@ -96,13 +96,13 @@ def _check_weights(weights, store, pieces):
 def _check(self:WindowPlanner):
     "Raise an error for options that do not fit each other or the store."
     check_loader(self.config, self.length, self.semitone_range)
-    if self.config.weights: _check_weights(self.config.weights, self.store, self.pieces)
+    if self.config.corpus_weights: _check_weights(self.config.corpus_weights, self.store, self.pieces)
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #384061eb
 @patch
 def _balance_labels(self:WindowPlanner):
     "Name of the group of each piece of the store, such as genre=waltz."
-    name, columns = self.config.balance, self.store.pieces.column_names
+    name, columns = self.config.balance_by, self.store.pieces.column_names
     if name not in columns:
         raise ConfigError(f'balance: there is no column {name!r}{suggest(name, columns)}', self.store.path,
             f'there is {", ".join(columns)}; add columns with a metadata.csv next to the files')
@@ -117,12 +117,12 @@ def _balance_labels(self:WindowPlanner):
 def _piece_groups(self:WindowPlanner):
     "Names of the groups, and the group of each piece of the store; None without weights and balance."
     c = self.config
-    if c.weights: return list(self.store.stores), self.store.corpus(np.arange(len(self.store)))
-    if not c.balance: return None
+    if c.corpus_weights: return list(self.store.stores), self.store.corpus(np.arange(len(self.store)))
+    if not c.balance_by: return None
     labels = self._balance_labels()
     used = [labels[p] for p in self.pieces.tolist()]
     if len(set(used)) < 2:
-        raise ConfigError(f'balance={c.balance} has no effect: all {len(used)} pieces have {used[0]}',
+        raise ConfigError(f'balance_by={c.balance_by} has no effect: all {len(used)} pieces have {used[0]}',
             self.store.path, 'leave it out, or choose another column')
     names = sorted(set(labels))
     return names, np.searchsorted(names, labels)
@@ -131,7 +131,7 @@ def _piece_groups(self:WindowPlanner):
 @patch
 def _weights(self:WindowPlanner, names, counts):
     "Weight of each group, given its number of windows in `counts`."
-    if self.config.weights: return self.config.weights
+    if self.config.corpus_weights: return self.config.corpus_weights
     power = 1 - self.config.balance_power
     return {name: float(count)**power if count else 0. for name, count in zip(names, counts)}
 
@@ -149,7 +149,7 @@ def _grid_beats(self:WindowPlanner):
     c, n = self.config, len(self.store)
     if c.align == 'id': return None
     if c.align == 'beat': return np.ones(n)
-    return np.array([meter_quarters(meter, c.bar) for meter in self._column('metre') or [None]*n])
+    return np.array([meter_quarters(meter, c.default_bar_quarters) for meter in self._column('metre') or [None]*n])
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #7beed44d
 @patch
@@ -158,7 +158,7 @@ def _bar_texts(self:WindowPlanner):
 
     Without a known meter, they were counted in four quarters and are ignored if `bar` differs."""
     bars, meters = self._column('bars'), self._column('metre')
-    if bars is None or meters is None or self.config.bar == 4: return bars
+    if bars is None or meters is None or self.config.default_bar_quarters == 4: return bars
     return [text if meter else None for text, meter in zip(bars, meters)]
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #7113d62c
@@ -205,8 +205,8 @@ def _cut_windows(self:WindowPlanner, pieces, length, draw, epoch):
         length,
         c.windows,
         overlap=c.overlap,
-        max_windows=c.most,
-        adaptive_max_windows=c.slide_up_to,
+        max_windows=c.max_windows,
+        adaptive_max_windows=c.adaptive_max_windows,
         draw=draw if self.train else None,
         grid=grid,
         margin=margin,
@@ -309,7 +309,7 @@ def _make_batches(self:WindowPlanner, widths, length, draw):
         length,
         self.bs,
         max_tokens=c.batch_tokens,
-        bucket=c.bucket,
+        bucket=c.bucket_multiple,
         pack=c.pack,
         draw=draw if self.train else None,
         drop_last=self.drop_last,
@@ -319,7 +319,7 @@ def _make_batches(self:WindowPlanner, widths, length, draw):
 def _length(self:WindowPlanner, epoch):
     "Length of the windows of an epoch."
     c = self.config
-    return length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth)
+    return length_at(epoch, self.length, c.start_length, c.grow_epochs, c.growth_mode)
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #eaa4adf4
 @patch

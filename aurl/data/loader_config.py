@@ -68,7 +68,7 @@ _DETERMINISTIC = dict(
     max_windows=0,
     align='id',
     start_length=0,
-    corpus_weights={},
+    corpus_corpus_weights={},
     balance_by='',
     balance_power=1.0,
     augment=None,
@@ -83,7 +83,7 @@ def deterministic(self:LoaderConfig)->LoaderConfig:
 # %% ../../nbs/571_data.loader_config.ipynb #ede083d5
 def _check_lengths(c, length):
     "Raise an error for lengths of windows and batches that contradict each other."
-    if c.whole and (c.windows not in ('tile', 'first') or c.start_length):
+    if c.full_pieces_only and (c.windows not in ('tile', 'first') or c.start_length):
         other = f'start_length={c.start_length}' if c.start_length else f'windows={c.windows}'
         raise ConfigError(f'whole=true with {other}', way_out='leave one of the two out')
     if c.start_length > length:
@@ -99,10 +99,10 @@ def _check_lengths(c, length):
 # %% ../../nbs/571_data.loader_config.ipynb #def10212
 def _check_balance(c):
     "Raise an error for weights and balance that contradict each other."
-    if c.balance and c.weights:
-        raise ConfigError(f'balance={c.balance} and weights={c.weights} both set how often a piece is used',
+    if c.balance_by and c.corpus_weights:
+        raise ConfigError(f'balance_by={c.balance_by} and corpus_weights={c.corpus_weights} both set how often a piece is used',
             way_out='leave one of the two out; balance_by=corpus makes the corpora of a mixture equal')
-    if c.balance_power != 1 and not c.balance:
+    if c.balance_power != 1 and not c.balance_by:
         raise ConfigError(f'balance_power={c.balance_power:g} has no effect: nothing is balanced',
             way_out='set balance_by as well, such as balance_by=genre, or leave it out')
 
@@ -113,7 +113,7 @@ def check_loader(
     semitone_range=(0, 0), # lowest and highest transposition in semitones
 ):
     "Raise an error for options that contradict each other, independent of the data."
-    check_windows(length, c.windows, c.overlap, c.most)
+    check_windows(length, c.windows, c.overlap, c.max_windows)
     _check_lengths(c, length)
     if c.augment is not None and semitone_range != (0, 0) and c.augment.transpose.probability > 0:
         raise ConfigError(f'transpose={semitone_range} and augment.transpose: pieces would be transposed twice',

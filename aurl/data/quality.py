@@ -10,7 +10,6 @@ __all__ = ['SCORE_NAMES', 'QUALITY_FILTERS', 'quality_measures', 'measure_score'
 from dataclasses import dataclass
 
 import numpy as np
-from fastcore.basics import patch
 
 from ..core import ConfigError
 from ..tokens.verdict import verdict
@@ -19,11 +18,26 @@ from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/530_data.quality.ipynb #08f32a4b
 _step = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index + 1, 0)
-_key_change = np.select(
-    [np.isin(vocab.kind, (Kind.NOTE_ON, Kind.SUSTAIN_ON)), np.isin(vocab.kind, (Kind.NOTE_OFF, Kind.SUSTAIN_OFF))],
-    [1, -1],
-    0,
-)
+_presses, _releases = (Kind.NOTE_ON, Kind.SUSTAIN_ON), (Kind.NOTE_OFF, Kind.SUSTAIN_OFF)
+_key_change = np.select([np.isin(vocab.kind, _presses), np.isin(vocab.kind, _releases)], [1, -1], 0)
+
+def _share_of_valid_grammar(ids, n_notes, n_encoded):
+    "Share of the ids that obey the grammar, reduced by the notes of the score that are not in the ids."
+    valid = 1. if is_paired(ids) else float(verdict(ids).score)
+    return valid*min(1., n_encoded/n_notes if n_notes else 1.)
+
+def _span(ids, is_note):
+    "Semitones from the lowest to the highest pitch without drums; None if all notes are drums, 0 without notes."
+    pitch = vocab.index[ids[is_note & melodic_mask(ids)]]
+    if len(pitch): return int(np.ptp(pitch))
+    return None if is_note.any() else 0
+
+# %% ../../nbs/530_data.quality.ipynb #77612a0d
+def _silent_share(ids, steps):
+    "Share of the time in which no key is down and no pedal holds one; 1 without any time."
+    silent = float(steps[np.cumsum(_key_change[ids]) <= 0].sum()/vocab.steps_per_second)
+    seconds = float(steps.sum()/vocab.steps_per_second)
+    return silent/seconds if seconds else 1.
 
 def quality_measures(
     ids,        # token ids of one piece, (time,)
@@ -31,17 +45,14 @@ def quality_measures(
 )->dict:
     "Measure seconds, notes per second, share of silence, span in semitones and share of valid grammar."
     ids = np.asarray(ids, np.int64)
-    on, steps = vocab.kind[ids] == Kind.NOTE_ON, _step[ids]
-    seconds, n = float(steps.sum()/vocab.steps_per_second), int(on.sum())
-    silent = float(steps[np.cumsum(_key_change[ids]) <= 0].sum()/vocab.steps_per_second)
-    pitch = vocab.index[ids[on & melodic_mask(ids)]]
-    lawful = 1. if is_paired(ids) else float(verdict(ids).score)
+    is_note, steps = vocab.kind[ids] == Kind.NOTE_ON, _step[ids]
+    seconds, n = float(steps.sum()/vocab.steps_per_second), int(is_note.sum())
     return dict(
         seconds=seconds,
-        density=n / seconds if seconds else 0.0,
-        silence=silent / seconds if seconds else 1.0,
-        span=int(np.ptp(pitch)) if len(pitch) else (None if n else 0),
-        grammar=lawful * min(1.0, n / notes if notes else 1.0),
+        density=n/seconds if seconds else 0.,
+        silence=_silent_share(ids, steps),
+        span=_span(ids, is_note),
+        grammar=_share_of_valid_grammar(ids, notes, n),
     )
 
 # %% ../../nbs/530_data.quality.ipynb #d171424f
@@ -72,28 +83,39 @@ def measure_score(
 @dataclass(frozen=True)
 class Quality:
     "Estimate of how likely a piece is to be music."
-    marks:dict    # scores of grammar, density, silence, range, length in [0, 1]; None if not applicable
+    scores:dict   # scores of grammar, density, silence, range, length in [0, 1]; None if not applicable
     measures:dict # the measured values
-    @property
-    def score(self):
-        x = [v for v in self.marks.values() if v is not None]
-        return float(np.prod(x)**(1/len(x)))
-    @property
-    def weakest(self): return min((k for k,v in self.marks.items() if v is not None), key=self.marks.get)
-    def __repr__(self):
-        return (
-            f'Quality {self.score:.2f} ('
-            + ', '.join(f'{k} {v:.2f}' for k, v in self.marks.items() if v is not None)
-            + ')'
-        )
 
+    @property
+    def applicable(self)->dict:
+        "The scores that apply to the piece."
+        return {k: v for k, v in self.scores.items() if v is not None}
+
+    @property
+    def score(self)->float:
+        "Geometric mean of the scores."
+        x = list(self.applicable.values())
+        return float(np.prod(x)**(1/len(x)))
+
+    @property
+    def weakest(self)->str:
+        "Name of the lowest score."
+        return min(self.applicable, key=self.scores.get)
+
+    def __repr__(self):
+        parts = ', '.join(f'{k} {v:.2f}' for k, v in self.applicable.items())
+        return f'Quality {self.score:.2f} ({parts})'
+
+# %% ../../nbs/530_data.quality.ipynb #788a1e5b
 def estimate_quality(
     ids,        # token ids of one piece, (time,)
     notes=None, # number of notes in the encoded score; None: unknown
 )->Quality:
     "Estimate the quality of a piece."
-    m = quality_measures(ids, notes)
-    return Quality({said:None if m[k] is None else float(measure_score(k, m[k])) for k,said in SCORE_NAMES.items()}, m)
+    m, scores = quality_measures(ids, notes), {}
+    for measure, name in SCORE_NAMES.items():
+        scores[name] = None if m[measure] is None else float(measure_score(measure, m[measure]))
+    return Quality(scores, m)
 
 # %% ../../nbs/530_data.quality.ipynb #8a788ac0
 def quality_columns(
@@ -105,7 +127,7 @@ def quality_columns(
     q = estimate_quality(ids, score.note_num() if score is not None else None)
     return dict(
         quality=round(q.score, 4),
-        **{f'q_{k}': None if v is None else round(v, 4) for k, v in q.marks.items()},
+        **{f'q_{k}': None if v is None else round(v, 4) for k, v in q.scores.items()},
         density=round(q.measures['density'], 4),
         silence=round(q.measures['silence'], 4),
         span=q.measures['span'],
@@ -122,20 +144,26 @@ QUALITY_FILTERS = dict(
     min_span='span >= {}',
 )
 
+def _check_filter(name, limit):
+    "Raise an error for an unknown filter, and for a limit that is no number of at least 0; None is no limit."
+    if name not in QUALITY_FILTERS:
+        raise ConfigError(f'{name} is not a filter', way_out=f'choose from {", ".join(QUALITY_FILTERS)}')
+    if limit is None: return
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not np.isfinite(limit) or limit < 0:
+        raise ConfigError(f'{name}={limit} is not a limit', way_out='give a number of at least 0')
+
+def _check_order(limits, low, high):
+    "Raise an error if the limit `low` is above the limit `high`."
+    lo, hi = limits.get(low), limits.get(high)
+    if lo is not None and hi is not None and lo > hi:
+        raise ConfigError(f'{low}={lo} is more than {high}={hi}: nothing would be left',
+            way_out='lower the first or raise the second')
+
+# %% ../../nbs/530_data.quality.ipynb #ffee9cd5
 def quality_conditions(
     **limits # values by names of `QUALITY_FILTERS`; None: no limit
 )->list:
     "Build conditions for `prepare(keep=…)`."
-    out = []
-    for k,v in limits.items():
-        if k not in QUALITY_FILTERS:
-            raise ConfigError(f'{k} is not a filter', way_out=f'choose from {", ".join(QUALITY_FILTERS)}')
-        if v is None: continue
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not np.isfinite(v) or v < 0:
-            raise ConfigError(f'{k}={v} is not a limit', way_out='give a number of at least 0')
-        out.append(QUALITY_FILTERS[k].format(v))
-    for a,b in (('min_seconds', 'max_seconds'), ('min_density', 'max_density')):
-        if limits.get(a) is not None and limits.get(b) is not None and limits[a] > limits[b]:
-            raise ConfigError(f'{a}={limits[a]} is more than {b}={limits[b]}: nothing would be left',
-                              way_out='lower the first or raise the second')
-    return out
+    for name, limit in limits.items(): _check_filter(name, limit)
+    for low, high in (('min_seconds', 'max_seconds'), ('min_density', 'max_density')): _check_order(limits, low, high)
+    return [QUALITY_FILTERS[name].format(limit) for name, limit in limits.items() if limit is not None]

@@ -16,112 +16,117 @@ from .survey import split_groups, split_store, split_units
 def _column(store, name):
     "Return a column of the table of pieces, or raise an error that lists the columns."
     if name in store.pieces.column_names: return store.pieces[name].to_pylist()
-    known = store.pieces.column_names
-    raise CorpusError(f"split={name}: the pieces have no column {name!r}{suggest(name, ['group', 'piece', *known])}",
-        store.path, f"split by group, piece, or one of {', '.join(known)}; "
+    columns = store.pieces.column_names
+    raise CorpusError(f"split={name}: the pieces have no column {name!r}{suggest(name, ['group', 'piece', *columns])}",
+        store.path, f"split by group, piece, or one of {', '.join(columns)}; "
                     "column=value holds out one value; the name of a split file ends in .json or .txt")
 
-def _split_holding_out(store, held, how):
-    "The split that holds out the pieces with indices in `held`."
-    group = split_groups(store)
-    near, names = {group[i] for i in held}, store.names
-    side = ['valid' if i in held else 'left_out' if g in near else 'train' for i,g in enumerate(group)]
-    return Split(
-        *([n for n, s in zip(names, side) if s == k] for k in ('train', 'valid')),
-        [],
-        [n for n, s in zip(names, side) if s == 'left_out'],
-        dict(by=how)
-    )
+def _split_holding_out(store, held_out, by):
+    "The split that holds out the pieces with indices in `held_out`."
+    group, parts = split_groups(store), dict(train=[], valid=[], left_out=[])
+    held_out_groups = {group[i] for i in held_out}
+    for i, name in enumerate(store.names):
+        part = 'valid' if i in held_out else 'left_out' if group[i] in held_out_groups else 'train'
+        parts[part].append(name)
+    return Split(parts['train'], parts['valid'], [], parts['left_out'], dict(by=by))
 
 # %% ../../nbs/537_data.resplit.ipynb #fa2352e1
-def _split_by_value(store, how):
+def _check_values(by, name, wanted, values, path):
+    "Raise an error unless some value is wanted, and each one occurs among `values`, where '' is unknown."
+    known = sorted({*values} - {''})
+    if not wanted:
+        raise CorpusError(f'split={by}: no value is given', path,
+            f'give one, such as {name}={next(filter(None, values), "Bach")}')
+    missing = next((v for v in wanted if v not in values), None)
+    if missing is None: return
+    if not known:
+        raise CorpusError(f'split={by}: no piece has a {name}', path, 'add it in a metadata.csv next to the files')
+    raise CorpusError(f'split={by}: no piece has {name}={missing}{suggest(missing, known, .5)}', path,
+        f"there is {', '.join(known[:20])}{' …' if len(known) > 20 else ''}")
+
+def _split_by_value(store, by):
     "The split for `column=value, value, …`."
-    name, _, said = how.partition('=')
+    name, _, text = by.partition('=')
     values = ['' if v is None else str(v) for v in _column(store, name.strip())]
-    want = [w.strip() for w in said.split(',') if w.strip()]
-    if not want:
-        raise CorpusError(f'split={how}: no value is given', store.path,
-                          f'give one, such as {name}={next((v for v in values if v), "Bach")}')
-    for w in want:
-        if w in values: continue
-        known = sorted({*values} - {''})
-        if not known:
-            raise CorpusError(f'split={how}: no piece has a {name}', store.path,
-                'add it in a metadata.csv next to the files')
-        raise CorpusError(f'split={how}: no piece has {name}={w}{suggest(w, known, .5)}', store.path,
-                          f"there is {', '.join(known[:20])}{' …' if len(known) > 20 else ''}")
-    return _split_holding_out(store, {i for i,v in enumerate(values) if v in want}, how)
+    wanted = [v.strip() for v in text.split(',') if v.strip()]
+    _check_values(by, name, wanted, values, store.path)
+    return _split_holding_out(store, {i for i, v in enumerate(values) if v in wanted}, by)
 
 # %% ../../nbs/537_data.resplit.ipynb #4665640d
+def _read_name_list(path):
+    "Read the names in a text file, one per line; empty lines and comments are ignored."
+    try: lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, 'strerror', None) or type(e).__name__
+        raise CorpusError(f'the list of held-out pieces cannot be read ({reason})', path,
+            'give a text file with the name of one piece per line') from e
+    names = [line.strip() for line in lines]
+    names = [n for n in names if n and not n.startswith('#')]
+    if not names:
+        raise CorpusError('the list of held-out pieces is empty', path, 'write the name of one piece per line')
+    return names
+
 def _split_from_file(store, path):
     "Read the split from a file."
     if path.suffix == '.json': return read_split(path)
-    try: lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as e: raise CorpusError(
-        f'the list of held-out pieces cannot be read ({getattr(e, "strerror", None) or type(e).__name__})', path,
-        'give a text file with the name of one piece per line') from e
-    names = [n for l in lines if (n := l.strip()) and not n.startswith('#')]
-    if not names:
-        raise CorpusError('the list of held-out pieces is empty', path, 'write the name of one piece per line')
-    _check_names_exist(names, store, path)
-    held = {*names}
-    return _split_holding_out(store, {i for i,n in enumerate(store.names) if n in held}, str(path))
+    wanted = _read_name_list(path)
+    _check_names_exist(wanted, store, path)
+    held_out = {i for i, n in enumerate(store.names) if n in set(wanted)}
+    return _split_holding_out(store, held_out, str(path))
 
 # %% ../../nbs/537_data.resplit.ipynb #a6b0e58f
-def _check_names_exist(names, store, path):
-    "Raise an error for `names` that are neither in `store` nor in its quarantine."
+def _known_names(store):
+    "Names of the pieces of `store` and of its quarantine, in order, as the keys of a dict."
     q = store.quarantine
-    known = dict.fromkeys(
-        [
-            *store.names,
-            *(
-                [f'{c}/{n}' for c, n in zip(q['corpus'].to_pylist(), q['name'].to_pylist())]
-                if 'corpus' in q.column_names
-                else q['name'].to_pylist()
-            ),
-        ]
-    )
-    if not (gone := [n for n in names if n not in known]): return
-    raise CorpusError(f'the split names {gone[0]!r}'
-                      + (f' and {len(gone) - 1} more that are not in the data' if len(gone) > 1
-                         else ', which is not in the data')
-                      + suggest(gone[0], known), path,
-                      f'names look like {next(iter(known))!r}')
+    rejected = q['name'].to_pylist()
+    if 'corpus' in q.column_names: rejected = [f'{c}/{n}' for c, n in zip(q['corpus'].to_pylist(), rejected)]
+    return dict.fromkeys([*store.names, *rejected])
+
+def _check_names_exist(wanted, store, path):
+    "Raise an error for `wanted` names that are neither in `store` nor in its quarantine."
+    known = _known_names(store)
+    if not (missing := [n for n in wanted if n not in known]): return
+    others = ', which is not in the data'
+    if len(missing) > 1: others = f' and {len(missing) - 1} more that are not in the data'
+    raise CorpusError(f'the split names {missing[0]!r}{others}{suggest(missing[0], known)}', path,
+        f'names look like {next(iter(known))!r}')
 
 # %% ../../nbs/537_data.resplit.ipynb #bd350292
 def is_split_file(
-    how:str, # value of the option `split`
+    by:str, # value of the option `split`
 )->bool:
-    "Whether `how` names a split file."
-    return Path(str(how)).suffix in ('.json', '.txt')
+    "Whether `by` names a split file."
+    return Path(str(by)).suffix in ('.json', '.txt')
+
+def _resolve_file(store, by):
+    "The split of the file `by`, for the pieces of `store`; pieces that it does not name are left out."
+    side = _split_from_file(store, Path(by).expanduser()).assignment
+    _check_names_exist(side, store, by)
+    parts = dict(train=[], valid=[])
+    left_out = []
+    for name in store.names: parts.get(side.get(name), left_out).append(name)
+    return Split(parts['train'], parts['valid'], [], left_out, dict(by=by))
+
+def _resolve_column(store, by, valid, seed):
+    "The split of a share of the groups, pieces or values of the column `by`."
+    if by not in ('group', 'piece') and all(v is None for v in _column(store, by)):
+        raise CorpusError(f'split={by}: no piece has a {by}', store.path,
+            'add it in a metadata.csv next to the files; or split by group')
+    names, sides = store.names, split_store(store, valid, seed, by)
+    train, held_out = ([names[i] for i in side] for side in sides)
+    return Split(train, held_out, how=dict(by=by, seed=seed, valid=valid))
 
 # %% ../../nbs/537_data.resplit.ipynb #a264e34d
 def resolve_split(
     store,           # a `TokenStore` or `Mixture`
-    how:str='group', # group, piece, a column, column=value, or a .json or .txt file
-    valid:float=.1,  # approximate share to hold out, if `how` does not select the pieces
+    by:str='group',  # group, piece, a column, column=value, or a .json or .txt file
+    valid:float=.1,  # approximate share to hold out, if `by` does not select the pieces
     seed:int=0,      # seed of the split
 )->Split:
-    "Resolve `how` into the training and held-out pieces of `store`."
-    if is_split_file(how):
-        split = _split_from_file(store, Path(how).expanduser())
-        _check_names_exist(split.assignment, store, how)
-        here = [n for n in store.names if n in split.assignment]
-        split = Split(
-            *([n for n in here if split.assignment[n] == s] for s in ('train', 'valid')),
-            [],
-            [n for n in store.names if split.assignment.get(n) not in ('train', 'valid')],
-            dict(by=how)
-        )
-    elif '=' in how: split = _split_by_value(store, how)
-    else:
-        if how not in ('group', 'piece') and all(v is None for v in _column(store, how)):
-            raise CorpusError(f'split={how}: no piece has a {how}', store.path,
-                              'add it in a metadata.csv next to the files; or split by group')
-        train, held = split_store(store, valid, seed, how)
-        names = store.names
-        split = Split([names[i] for i in train], [names[i] for i in held], how=dict(by=how, seed=seed, valid=valid))
-    if not split.train or not split.valid:
-        raise CorpusError(f"split={how} leaves nothing to {'be held out' if split.train else 'train on'}", store.path,
-            'use at least two pieces that are not versions of each other, and two values of the column of the split')
-    return split
+    "Resolve `by` into the training and held-out pieces of `store`."
+    if is_split_file(by): split = _resolve_file(store, by)
+    elif '=' in by: split = _split_by_value(store, by)
+    else: split = _resolve_column(store, by, valid, seed)
+    if split.train and split.valid: return split
+    raise CorpusError(f"split={by} leaves nothing to {'be held out' if split.train else 'train on'}", store.path,
+        'use at least two pieces that are not versions of each other, and two values of the column of the split')

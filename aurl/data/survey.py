@@ -7,65 +7,75 @@ __all__ = ['read_notes', 'Survey', 'survey_store', 'piece_keys', 'find_store_dup
            'split_store']
 
 # %% ../../nbs/532_data.survey.ipynb #02a267c1
+import contextlib, hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from fastcore.basics import patch
 
 from ..core import AurlError, CorpusError, read_json, write_json
 from ..corpus.corpus import split_pieces
 from ..corpus.duplicates import Duplicates, DuplicatePair, find_duplicates, sketch
-from ..score.keys import estimate_key, key_names
+from ..score.keys import estimate_key
 from ..corpus.splits import Split, _merge_units
-from .quality import estimate_quality
 from .token_store import TokenStore
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/532_data.survey.ipynb #0bbc2a8b
 _step = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index + 1, 0).astype(np.int64)
 
-def _fill_forward(mask, values, first):
-    "At each position, the value at the latest True up to it; `first` where there is none."
-    at = np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
-    return np.where(at < 0, first, values[at])
-
 @dataclass
 class _Notes:
     "The notes of some pieces."
-    # piece index in the batch, seconds, MIDI pitch, bin, family; each (notes,)
-    piece:np.ndarray
-    onset:np.ndarray
-    pitch:np.ndarray
-    velocity:np.ndarray
-    family:np.ndarray
-    tempo:np.ndarray # (pieces,) time-weighted mean BPM, NaN without TEMPO events
+    piece:np.ndarray    # (notes,) piece index in the batch
+    onset:np.ndarray    # (notes,) seconds
+    pitch:np.ndarray    # (notes,) MIDI pitch
+    velocity:np.ndarray # (notes,) velocity bin
+    family:np.ndarray   # (notes,) instrument family
+    tempo:np.ndarray    # (pieces,) time-weighted mean BPM, NaN without TEMPO events
 
 # %% ../../nbs/532_data.survey.ipynb #7bc77275
+class _PieceIds:
+    "The concatenated ids of some pieces: kinds, indices, steps, and the values in effect."
+    def __init__(self, pieces):
+        self.n = len(pieces)
+        ids = np.concatenate([np.asarray(p, np.int64) for p in pieces]) if pieces else np.zeros(0, np.int64)
+        n_ids = np.array([len(p) for p in pieces], np.int64)
+        self.piece = np.repeat(np.arange(len(pieces)), n_ids)
+        self.kind, self.index, self.steps = vocab.kind[ids], vocab.index[ids].astype(np.int64), _step[ids]
+        self.starts = np.zeros(len(ids), bool)                       # where a piece begins
+        self.starts[(n_ids.cumsum() - n_ids)[n_ids > 0]] = True
+        self.time = self.steps.cumsum() - self.steps                 # in steps, from the start of the piece
+        self.time -= np.repeat(self.time[self.starts], n_ids[n_ids > 0])
+
+    def latest(self, kind, values):
+        "At each id, the value of the last event of this kind in the piece; 0 before the first one."
+        events = self.kind == kind
+        mask = self.starts | events
+        at = np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
+        return np.where(at < 0, 0, np.where(events, values, 0)[at])
+
+# %% ../../nbs/532_data.survey.ipynb #016cea05
+def _mean_tempo(x):
+    "Mean BPM of each piece of a `_PieceIds`, weighted by time; NaN without TEMPO events."
+    bpm = x.latest(Kind.TEMPO, vocab.bin_tempo(np.clip(x.index, 0, vocab.n_tempos - 1)))
+    timed = x.steps*(bpm > 0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return np.bincount(x.piece, timed*bpm, x.n)/np.bincount(x.piece, timed, x.n)
+
 def read_notes(
     pieces:list, # token ids of some pieces
 )->_Notes:
     "Read the notes of `pieces` as arrays."
-    x = np.concatenate([np.asarray(p, np.int64) for p in pieces]) if pieces else np.zeros(0, np.int64)
-    long = np.array([len(p) for p in pieces], np.int64)
-    who, kind, index = np.repeat(np.arange(len(pieces)), long), vocab.kind[x], vocab.index[x].astype(np.int64)
-    new = np.zeros(len(x), bool)
-    new[(long.cumsum() - long)[long > 0]] = True
-    steps = _step[x]
-    time = steps.cumsum() - steps
-    time -= np.repeat(time[new], long[long > 0])
-    on = np.flatnonzero(kind == Kind.NOTE_ON)
-    family = _fill_forward(new | (kind == Kind.INSTRUMENT), np.where(kind == Kind.INSTRUMENT, index, 0), 0)
-    velocity = _fill_forward(new | (kind == Kind.VELOCITY), np.where(kind == Kind.VELOCITY, index, 0), 0)
-    bpm = _fill_forward(
-        new | (kind == Kind.TEMPO),
-        np.where(kind == Kind.TEMPO, vocab.bin_tempo(np.clip(index, 0, vocab.n_tempos - 1)), 0.0),
-        0.0,
+    x = _PieceIds(pieces)
+    on = np.flatnonzero(x.kind == Kind.NOTE_ON)
+    return _Notes(
+        piece=x.piece[on],
+        onset=x.time[on]/vocab.steps_per_second,
+        pitch=x.index[on] + vocab.pitch_lo,
+        velocity=x.latest(Kind.VELOCITY, x.index)[on],
+        family=x.latest(Kind.INSTRUMENT, x.index)[on],
+        tempo=_mean_tempo(x),
     )
-    told = steps*(bpm > 0)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        tempo = np.bincount(who, told*bpm, len(pieces))/np.bincount(who, told, len(pieces))
-    return _Notes(who[on], time[on]/vocab.steps_per_second, index[on] + vocab.pitch_lo, velocity[on], family[on], tempo)
 
 # %% ../../nbs/532_data.survey.ipynb #e9ed3059
 @dataclass
@@ -76,116 +86,135 @@ class Survey:
     pitch:np.ndarray      # (88,) notes of each pitch, without drums
     velocity:np.ndarray   # (32,) notes of each velocity bin
     family:np.ndarray     # (16,) notes of each family
-    having:np.ndarray     # (16,) pieces that contain the family
+    pieces_with_family:np.ndarray # (16,) pieces that contain the family
     tempo:np.ndarray      # (pieces,) mean BPM, NaN without TEMPO events
-    classes:np.ndarray    # (pieces, 12) notes of each pitch class
+    pitch_classes:np.ndarray      # (pieces, 12) notes of each pitch class
     sketches:list=field(default_factory=list, repr=False) # one sketch per piece, if requested
+
     @property
-    def whole(self): return len(self.pieces) == self.total
+    def is_complete(self): return len(self.pieces) == self.total
+
+def _empty_survey(pieces, total):
+    "A survey of `pieces` before any is counted."
+    return Survey(
+        pieces,
+        total,
+        pitch=np.zeros(vocab.n_pitches, np.int64),
+        velocity=np.zeros(vocab.n_velocities, np.int64),
+        family=np.zeros(vocab.n_families, np.int64),
+        pieces_with_family=np.zeros(vocab.n_families, np.int64),
+        tempo=np.full(len(pieces), np.nan),
+        pitch_classes=np.zeros((len(pieces), 12)),
+    )
 
 # %% ../../nbs/532_data.survey.ipynb #228f3044
+def _sample(n, limit):
+    "Indices of `n` pieces, or of at most `limit` of them, evenly spaced."
+    return np.arange(n) if n <= limit else np.unique(np.linspace(0, n-1, limit).astype(int))
+
 def survey_store(
     store:TokenStore,  # the store to count
     limit:int=100_000, # largest number of pieces to read
-    twins:bool=True,   # also compute the sketches that `find_store_duplicates` needs
+    with_sketches:bool=True, # also compute the sketches that `find_store_duplicates` needs
     progress=None,     # called with (done, total)
 )->Survey:
     "Count the contents of `store`."
-    n = len(store)
-    at = np.arange(n) if n <= limit else np.unique(np.linspace(0, n-1, limit).astype(int))
-    out = Survey(
-        at,
-        n,
-        np.zeros(vocab.n_pitches, np.int64),
-        np.zeros(vocab.n_velocities, np.int64),
-        np.zeros(vocab.n_families, np.int64),
-        np.zeros(vocab.n_families, np.int64),
-        np.full(len(at), np.nan),
-        np.zeros((len(at), 12)),
-    )
-    for first in range(0, len(at), 128):
-        if progress: progress(first, len(at))
-        _count(out, first, read_notes([store[int(i)] for i in at[first:first+128]]), twins)
-    return out
+    pieces = _sample(len(store), limit)
+    survey = _empty_survey(pieces, len(store))
+    for first in range(0, len(pieces), 128):
+        if progress: progress(first, len(pieces))
+        notes = read_notes([store[int(i)] for i in pieces[first:first+128]])
+        _count(survey, first, notes)
+        if with_sketches: survey.sketches += _sketches(notes)
+    return survey
 
 # %% ../../nbs/532_data.survey.ipynb #07b36f41
-def _count(out, first, n, twins):
-    "Add the notes of a batch of pieces to the survey."
-    size, melodic = len(n.tempo), n.family != vocab.drums
-    out.pitch += np.bincount(n.pitch[melodic] - vocab.pitch_lo, minlength=vocab.n_pitches)
-    out.velocity += np.bincount(n.velocity, minlength=vocab.n_velocities)
-    out.family += np.bincount(n.family, minlength=vocab.n_families)
-    out.having += np.bincount(
-        np.unique(n.piece * vocab.n_families + n.family) % vocab.n_families, minlength=vocab.n_families
-    )
-    out.tempo[first:first+size] = n.tempo
-    out.classes[first : first + size] = np.bincount(
-        n.piece[melodic] * 12 + n.pitch[melodic] % 12, minlength=size * 12
-    ).reshape(size, 12)
-    if not twins: return
-    o, p, cut = n.onset[melodic], n.pitch[melodic], np.searchsorted(n.piece[melodic], np.arange(size + 1))
-    out.sketches += [sketch(o[a:b], p[a:b]) for a,b in zip(cut[:-1], cut[1:])]
+def _count(survey, first, notes):
+    "Add the notes of a batch of pieces, which begins at `first`, to the survey."
+    n, melodic = len(notes.tempo), notes.family != vocab.drums
+    pitch, piece = notes.pitch[melodic], notes.piece[melodic]
+    survey.pitch += np.bincount(pitch - vocab.pitch_lo, minlength=vocab.n_pitches)
+    survey.velocity += np.bincount(notes.velocity, minlength=vocab.n_velocities)
+    survey.family += np.bincount(notes.family, minlength=vocab.n_families)
+    families = np.unique(notes.piece*vocab.n_families + notes.family) % vocab.n_families
+    survey.pieces_with_family += np.bincount(families, minlength=vocab.n_families)
+    survey.tempo[first:first+n] = notes.tempo
+    survey.pitch_classes[first:first+n] = np.bincount(piece*12 + pitch % 12, minlength=n*12).reshape(n, 12)
+
+def _sketches(notes):
+    "Sketches of the pieces of a batch, from their melodic notes."
+    melodic = notes.family != vocab.drums
+    onset, pitch = notes.onset[melodic], notes.pitch[melodic]
+    borders = np.searchsorted(notes.piece[melodic], np.arange(len(notes.tempo) + 1))
+    return [sketch(onset[a:b], pitch[a:b]) for a, b in zip(borders[:-1], borders[1:])]
 
 # %% ../../nbs/532_data.survey.ipynb #41b3dc5d
+def _column_of(store, name, pieces):
+    "Values of a column for some pieces; None for each without such a column."
+    if name not in store.pieces.column_names: return [None]*len(pieces)
+    column = store.pieces[name]
+    return [column[int(i)].as_py() for i in pieces]
+
 def piece_keys(
     store:TokenStore, # with or without a column `key`
-    found:Survey,     # its survey
+    survey:Survey,    # its survey
 )->tuple:             # two lists over the surveyed pieces: key or None, and its source
     "Return the keys of the surveyed pieces and their sources."
-    columns = store.pieces.column_names
-    key = [store.pieces['key'][int(i)].as_py() for i in found.pieces] if 'key' in columns else [None]*len(found.pieces)
-    whence = (
-        [store.pieces['key_from'][int(i)].as_py() for i in found.pieces]
-        if 'key_from' in columns
-        else [None] * len(found.pieces)
-    )
-    for i,c in enumerate(found.classes):
-        if key[i] is None and (name := estimate_key(c).name): key[i], whence[i] = name, 'estimate'
-    return key, whence
+    keys, sources = (_column_of(store, name, survey.pieces) for name in ('key', 'key_from'))
+    for i, counts in enumerate(survey.pitch_classes):
+        if keys[i] is None and (name := estimate_key(counts).name): keys[i], sources[i] = name, 'estimate'
+    return keys, sources
 
 # %% ../../nbs/532_data.survey.ipynb #f84d9fca
+def _content_hash(store):
+    "SHA-256 over the lengths and file hashes of all pieces."
+    h = hashlib.sha256(store.pieces['length'].to_numpy().tobytes())
+    for s in store.pieces['sha256'].to_pylist(): h.update((s or '-').encode())
+    return h.hexdigest()
+
+def _read_duplicates(path, stamp, names):
+    "The duplicates saved in the file `path`; None if it is missing, damaged or of other content."
+    try: saved = read_json(path) if path.is_file() else {}
+    except AurlError: return None
+    if saved.get('stamp') != stamp: return None
+    try: return Duplicates([DuplicatePair(**t) for t in saved['pairs']], np.array(saved['group'], int), names)
+    except (TypeError, KeyError, ValueError): return None
+
+# %% ../../nbs/532_data.survey.ipynb #c6b112dd
 def find_store_duplicates(
     store:TokenStore,  # the store or mixture to search
-    found:Survey=None, # a survey with sketches of all pieces, if already computed
+    survey:Survey=None, # a survey with sketches of all pieces, if already computed
     progress=None,     # called with (done, total)
 )->Duplicates:
     "Find the pieces of `store` that are the same music."
     names, stamp = store.names, dict(version=1, content=_content_hash(store))
     # a mixture: in the folder of its first store
-    path = store.path/(f"twins-{stamp['content'][:12]}.json" if hasattr(store, 'parts') else 'twins.json')
-    try: kept = read_json(path) if path.is_file() else {}
-    except AurlError: kept = {}
-    if kept.get('stamp') == stamp:
-        try: return Duplicates([DuplicatePair(**t) for t in kept['pairs']], np.array(kept['group'], int), names)
-        except (TypeError, KeyError, ValueError): pass
-    if found is None or not found.whole or len(found.sketches) != len(names):
-        found = survey_store(store, max(len(names), 1), progress=progress)
-    d = find_duplicates(found.sketches, store.pieces['sha256'].to_pylist(), names=names)
-    try: write_json(path, dict(stamp=stamp, pairs=[vars(t) for t in d.pairs], group=d.group.tolist()))
-    except OSError: pass
-    return d
-
-def _content_hash(store):
-    "SHA-256 over the lengths and file hashes of all pieces."
-    import hashlib
-    h = hashlib.sha256(store.pieces['length'].to_numpy().tobytes())
-    for s in store.pieces['sha256'].to_pylist(): h.update((s or '-').encode())
-    return h.hexdigest()
+    file = f"twins-{stamp['content'][:12]}.json" if hasattr(store, 'parts') else 'twins.json'
+    if (saved := _read_duplicates(store.path/file, stamp, names)) is not None: return saved
+    if survey is None or not survey.is_complete or len(survey.sketches) != len(names):
+        survey = survey_store(store, max(len(names), 1), progress=progress)
+    found = find_duplicates(survey.sketches, store.pieces['sha256'].to_pylist(), names=names)
+    with contextlib.suppress(OSError):
+        write_json(store.path/file, dict(stamp=stamp, pairs=[vars(t) for t in found.pairs], group=found.group.tolist()))
+    return found
 
 # %% ../../nbs/532_data.survey.ipynb #9d1f8815
+def _join_group(group, duplicates, ungrouped, sha):
+    "Give `duplicates` that are `ungrouped` the group of the others, or one named by their smallest hash."
+    joining = [int(i) for i in duplicates if ungrouped[i]]
+    existing = sorted({group[i] for i in duplicates if not ungrouped[i]})
+    for i in joining: group[i] = existing[0] if existing else min(sha[j] for j in joining)
+
 def split_groups(
     store:TokenStore, # the store to split
 )->list:              # name of the group of each piece
     "Groups from the metadata, and groups of duplicates for the other pieces."
-    group, sha = store.pieces['group'].to_pylist(), store.pieces['sha256'].to_pylist()
-    alone = [g is None or g == s for g,s in zip(group, sha)]
-    if not any(alone): return group
-    given_group = list(group)
-    for g in find_store_duplicates(store).groups:
-        mine = [int(i) for i in g if alone[i]]
-        given = sorted({group[i] for i in g if not alone[i]})
-        for i in mine: group[i] = given[0] if given else min(sha[j] for j in mine)
-    return group if len(set(group)) > 1 else given_group      # all pieces are versions of one: split by version
+    given, sha = store.pieces['group'].to_pylist(), store.pieces['sha256'].to_pylist()
+    ungrouped = [g is None or g == s for g, s in zip(given, sha)]
+    if not any(ungrouped): return given
+    group = list(given)
+    for duplicates in find_store_duplicates(store).groups: _join_group(group, duplicates, ungrouped, sha)
+    return group if len(set(group)) > 1 else given            # all pieces are versions of one: split by version
 
 # %% ../../nbs/532_data.survey.ipynb #0f97d52c
 def split_units(
@@ -195,15 +224,11 @@ def split_units(
     "Return the unit of each piece; a unit is never divided by a split."
     if by == 'group': return split_groups(store)
     if by == 'piece': return store.pieces['sha256'].to_pylist()
-    if by not in store.pieces.column_names:
-        raise CorpusError(
-            f'no piece has a {by}',
-            store.path,
-            f'split by group, piece, or one of {", ".join(store.pieces.column_names)}',
-        )
-    return _merge_units(
-        [None if v is None else f'{by}: {v}' for v in store.pieces[by].to_pylist()], split_groups(store)
-    )
+    columns = store.pieces.column_names
+    if by not in columns:
+        raise CorpusError(f'no piece has a {by}', store.path, f'split by group, piece, or one of {", ".join(columns)}')
+    values = [None if v is None else f'{by}: {v}' for v in store.pieces[by].to_pylist()]
+    return _merge_units(values, split_groups(store))
 
 # %% ../../nbs/532_data.survey.ipynb #82ec7b55
 def split_store(
@@ -213,14 +238,10 @@ def split_store(
     by='group',       # unit that stays together: group, piece, a column such as composer; or a `Split`
 ):                    # two arrays of piece indices: training, held out
     "Split a store into two parts that share no group, copy or transposed duplicate."
-    names = store.names
-    train, held = (
-        (by.train, by.valid) if isinstance(by, Split) else split_pieces(names, valid, seed, split_units(store, by))
-    )
-    if gone := ({*train, *held} - set(names)):
-        raise CorpusError(f'the split names {min(gone)!r}, which is not in the data', store.path,
-                          'use the data it was made for')
-    train, held = set(train), set(held)
-    return np.array([i for i, n in enumerate(names) if n in train], int), np.array(
-        [i for i, n in enumerate(names) if n in held], int
-    )
+    names, given = store.names, isinstance(by, Split)
+    sides = (by.train, by.valid) if given else split_pieces(names, valid, seed, split_units(store, by))
+    train, held_out = map(set, sides)
+    if unknown := (train | held_out) - set(names):
+        raise CorpusError(f'the split names {min(unknown)!r}, which is not in the data', store.path,
+            'use the data it was made for')
+    return tuple(np.array([i for i, n in enumerate(names) if n in side], int) for side in (train, held_out))

@@ -31,8 +31,8 @@ def allowed_mask(
     "Return which ids may come next so that END follows within `remaining` ids."
     mask = grammar.allowed(state)
     if not near_end: return mask
-    due = grammar.to_close(state) + _slack > remaining
-    return array_module(mask).where(due[:,None], grammar.closing(state, mask), mask)
+    due = grammar.max_closing_tokens(state) + _slack > remaining
+    return array_module(mask).where(due[:,None], grammar.closing_mask(state, mask), mask)
 
 # %% ../../nbs/800_generate.engine.ipynb #256f2b95
 _compact_below = 7/8                                 # finished pieces leave when an eighth has finished
@@ -45,7 +45,7 @@ def _without_end(logits):
 
 def _free_steps(state, remaining, limits):
     "Number of steps before the budget must be checked again."
-    need, per_step = grammar.to_close(state), _slack
+    need, per_step = grammar.max_closing_tokens(state), _slack
     if limits is not None: need, per_step = limits.ids_to_end(state), limits.ids_per_step
     return max(1, (remaining - per_step - int(need.max()))//per_step + 1)
 

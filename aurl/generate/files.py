@@ -218,9 +218,9 @@ def _meter_rows(score, meter, start):
 # %% ../../nbs/820_generate.files.ipynb #589fa07d
 def _estimated_meter(score, guess):
     "Time signatures of an estimated meter, and its record; none below the minimum confidence."
-    if guess.name is None or guess.sure < min_meter_confidence: return [], {}
+    if guess.name is None or guess.confidence < min_meter_confidence: return [], {}
     rows = _meter_rows(score, _parse_meter(guess.name), guess.start)
-    return rows, dict(meter=guess.name, meter_from=f'estimate, confidence {guess.sure:.2f}')
+    return rows, dict(meter=guess.name, meter_from=f'estimate, confidence {guess.confidence:.2f}')
 
 # %% ../../nbs/820_generate.files.ipynb #5d3c17ec
 @patch
@@ -261,8 +261,8 @@ def _find_key(self:FileOptions, score):
     if self.opening and (rows := self.opening.keys()):
         return rows, dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
     guess = estimate_key(score)
-    if guess.key < 0 or guess.sure < min_key_confidence: return [], {}
-    return _whole_piece(guess.key, f'estimate, confidence {guess.sure:.2f}')
+    if guess.key < 0 or guess.confidence < min_key_confidence: return [], {}
+    return _whole_piece(guess.key, f'estimate, confidence {guess.confidence:.2f}')
 
 # %% ../../nbs/820_generate.files.ipynb #843708cc
 @patch

@@ -158,7 +158,7 @@ def _end(self:GenerationLimits, tables, state, now, may, ends):
 def ids_to_end(self:GenerationLimits, state):
     "Return the most ids a state needs for a musical end, (batch,): a TIME_SHIFT and an INSTRUMENT per note."
     down = (state.onset >= 0).sum(1)
-    return grammar.to_close(state) + 2*down + max(self.max_note, self.max_pedal)//vocab.max_shift + 6
+    return grammar.max_closing_tokens(state) + 2*down + max(self.max_note, self.max_pedal)//vocab.max_shift + 6
 
 GenerationLimits.ids_per_step = 5                # the most by which one free step reduces budget minus `ids_to_end`
 
@@ -218,8 +218,8 @@ def _force_end(self:GenerationLimits, state, remaining, near_end, ends, out):
     xp = array_module(state.time)
     is_end = xp.arange(len(vocab), device=state.time.device) == vocab.END
     out = xp.where((ends & out[:,vocab.END])[:,None], out & is_end, out)
-    if not near_end or not bool((due := grammar.to_close(state) + _slack > remaining).any()): return out
-    return xp.where(due[:,None], grammar.closing(state, out), out)
+    if not near_end or not bool((due := grammar.max_closing_tokens(state) + _slack > remaining).any()): return out
+    return xp.where(due[:,None], grammar.closing_mask(state, out), out)
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #c21b0a40
 @patch
@@ -228,8 +228,8 @@ def _fallback(self:GenerationLimits, state, may, remaining, near_end):
     where = array_module(state.time).where
     out, free = grammar.allowed(state, may), grammar.allowed(state)
     if near_end:
-        due = grammar.to_close(state) + _slack > remaining
-        free = where(due[:,None], grammar.closing(state, free), free)
+        due = grammar.max_closing_tokens(state) + _slack > remaining
+        free = where(due[:,None], grammar.closing_mask(state, free), free)
     return where(out.any(1)[:,None], out, free)
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #346c311b

@@ -182,7 +182,7 @@ def check(self:_Generation, decoder, logits):
     if not array_module(logits).isfinite(logits).all():
         raise ModelError("the model's logits are not finite",
                          way_out='its training diverged; use an earlier checkpoint')
-    if self.mask and self.max_new < (need := int(grammar.to_close(decoder.state).max())):
+    if self.mask and self.max_new < (need := int(grammar.max_closing_tokens(decoder.state).max())):
         raise ConfigError(f'{self.max_new} more ids may not suffice to end the piece, which takes up to {need}',
                           way_out='raise max_tokens')
 

@@ -189,16 +189,19 @@ def _best_steps(on, steps, tpq):
     return np.array(steps)[np.argmin(np.round(distance, 6), 0)]
 
 # %% ../../nbs/150_midi.timing.ipynb #762779f8
+def _nearest_line(x, step, later=0):
+    "Return the multiple of `step` nearest to each of `x`, or one that is some steps later."
+    return np.rint((np.rint(x/step) + later)*step).astype(np.int64)
+
+def _towards(x, target, strength): return x + np.rint(strength*(target - x)).astype(np.int64)
+
 def _snap_notes(notes, steps, tpq, strength):
     "Move `notes` towards the grid of `steps` (ticks), of which each beat uses one."
     best = _best_steps(notes.on, steps, tpq)
     def step(x): return best[np.minimum(x//tpq, len(best) - 1)]                        # of the beat of `x`
-    def snap(x): return np.rint(np.rint(x/step(x))*step(x)).astype(np.int64)
-    on = snap(notes.on)
-    one_step_later = np.rint((np.rint(on/step(on)) + 1)*step(on)).astype(np.int64)
-    off = np.maximum(snap(notes.off), one_step_later)
-    return (notes.on + np.rint(strength*(on - notes.on)).astype(np.int64),
-            notes.off + np.rint(strength*(off - notes.off)).astype(np.int64), notes.velocity)
+    on = _nearest_line(notes.on, step(notes.on))
+    off = np.maximum(_nearest_line(notes.off, step(notes.off)), _nearest_line(on, step(on), 1))   # at least one step
+    return _towards(notes.on, on, strength), _towards(notes.off, off, strength), notes.velocity
 
 # %% ../../nbs/150_midi.timing.ipynb #736b30db
 def snap_to_grid(
@@ -317,18 +320,22 @@ def _jitter_room(on, pitch, order):
     return room
 
 # %% ../../nbs/150_midi.timing.ipynb #5c5173a5
+def _jitter_steps(notes, order, late):
+    "Return by how many ticks each note moves, given the lateness of the notes in `order`."
+    step = np.empty(len(order), np.int64)
+    step[order] = np.rint(late)
+    room = _jitter_room(notes.on, notes.pitch, order)
+    return np.maximum(np.clip(step, -room, room), -notes.on)
+
+# %% ../../nbs/150_midi.timing.ipynb #45ff0923
 def _jitter_notes(notes, ticks_of, velocity, seed):
     "Vary `notes` by at most `ticks_of(onsets)` and `velocity`; the draws depend on `seed` and the notes only."
-    on, n = notes.on, len(notes.on)
-    order, draw = np.lexsort((notes.velocity, notes.off, notes.pitch, on)), rng(seed, 'humanize', notes.part)
-    late, loud = (np.clip(draw.normal(0, 1/3, n), -1, 1) for _ in range(2))
-    step = np.empty(n, np.int64)
-    step[order] = np.rint(late*ticks_of(on)[order])
-    room = _jitter_room(on, notes.pitch, order)
-    step = np.maximum(np.clip(step, -room, room), -on)
+    order, draw = np.lexsort((notes.velocity, notes.off, notes.pitch, notes.on)), rng(seed, 'humanize', notes.part)
+    late, loud = (np.clip(draw.normal(0, 1/3, len(order)), -1, 1) for _ in range(2))
+    step = _jitter_steps(notes, order, late*ticks_of(notes.on)[order])
     new = notes.velocity.copy()
     new[order] += np.rint(loud*velocity).astype(np.int64)
-    return on + step, notes.off + step, np.clip(new, 1, 127)
+    return notes.on + step, notes.off + step, np.clip(new, 1, 127)
 
 # %% ../../nbs/150_midi.timing.ipynb #e6d0d233
 def humanize(

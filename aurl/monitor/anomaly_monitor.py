@@ -87,7 +87,7 @@ def _skip_batch(self:AnomalyMonitor, loss, max_in_a_row=5):
 def _roll_back(self:AnomalyMonitor, reason):
     "Roll back to the last good snapshot, if any."
     self.must_roll_back, self.row = False, 0
-    if not self.rollback.moments: return
+    if not self.rollback.snapshots: return
     self._forget_losses()
     self.rollback.roll_back(self.steps, reason)
 
@@ -232,7 +232,7 @@ def _report(self:AnomalyMonitor, a):
 def _recover(self:AnomalyMonitor, found):
     "Roll back, lower the learning rate, or store a snapshot, depending on what was found."
     severe = [a for a in found if a.remedy == 'back' and severities.index(a.severity) >= 2]
-    if severe and self.rollback.moments and not self._was_skipped(severe[0]):
+    if severe and self.rollback.snapshots and not self._was_skipped(severe[0]):
         self._roll_back(severe[0].kind.replace('_', ' '))
     elif any(a['step'] == self.steps and remedies.get(a['kind']) == 'slower' for a in self.found):   # only when new
         self.rollback.factor *= self.rollback.lr_factor

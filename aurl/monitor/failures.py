@@ -29,7 +29,7 @@ def all_finite(
     local = [t.to_local() if hasattr(t, 'to_local') else t for t in tensors if t is not None]
     local = [t for t in local if t.is_floating_point() and t.numel()]
     bad = bool(local) and not bool(torch.stack([t.isfinite().all() for t in local]).all())
-    return not sync_flag(bad, anybody=True)
+    return not sync_flag(bad, any_rank=True)
 
 # %% ../../nbs/855_monitor.failures.ipynb #fe5973f0
 def far_above(

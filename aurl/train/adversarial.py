@@ -123,9 +123,9 @@ def load_state_dict(self:AdversarialTraining, state):
 def _choose_windows(self:AdversarialTraining, ids):
     "Return rows (n,), the number of real ids to condition on, and the number to generate."
     lengths = (ids != vocab.PAD).sum(1)
-    n_new = min(self.options.steps, max(1, ids.shape[1]//2))
+    n_new = min(self.options.rollout_length, max(1, ids.shape[1]//2))
     fit = (lengths >= min(int(lengths.max()), n_new + 2)).nonzero()[:,0]
-    rows = fit[torch.randperm(len(fit), device='cpu').to(fit.device)[:self.options.rows]]
+    rows = fit[torch.randperm(len(fit), device='cpu').to(fit.device)[:self.options.rollout_windows]]
     longest = max(1, int(lengths[rows].min()) - n_new)
     return rows, int(torch.randint(max(1, longest//8), longest + 1, (1,))), n_new
 
@@ -142,18 +142,18 @@ def make_critic_batch(self:AdversarialTraining,
     ids, z, state = ids[rows], z[rows] if z is not None else None, State.of(state)
     state = grammar.start(len(ids), ids.device) if state is None else state[rows]
     first, end = max(0, n_real - self.options.context), n_real + n_new
-    r = rollout(self.model, ids[:,:n_real], n_new, z, state, self.temperature, self.options.through)
+    r = rollout(self.model, ids[:,:n_real], n_new, z, state, self.temperature, self.options.backprop_through_time)
     real = F.pad(ids[:,first:end], (0, max(0, end - ids.shape[1])), value=vocab.PAD)
     sounding = state_roll(grammar.advance(state, ids[:,:first]))
     batch = CriticBatch(self.model.critic, real, r.music()[:,first:], r.there[:,first:], r.own[:,first:], sounding)
-    if not self.options.guess: return batch
+    if not self.options.sample_every: return batch
     return _with_sampled_rows(batch, *self._sampled_targets(logits[rows], ids, n_real, n_new, state))
 
 # %% ../../nbs/761_train.adversarial.ipynb #e31a8da0
 @patch
 def _sampled_targets(self:AdversarialTraining, logits, ids, n_real, n_new, state):
     "Replace every n-th event of the real stretch by the model's choice: probabilities (n, n_new, 774), and positions."
-    every, end = self.options.guess, n_real + n_new
+    every, end = self.options.sample_every, n_real + n_new
     scores, masks = logits[:,n_real-1:end-1].float(), grammar.masks(ids[:,:end-1], state)[:,n_real-1:]
     chosen = (torch.arange(n_new, device=ids.device) + int(torch.randint(every, (1,)))) % every == 0
     targets = ids[:,n_real:end]
@@ -183,10 +183,10 @@ def _penalties(self:AdversarialTraining, m):
     def score(x, **kwargs): return m.critic(x, **kwargs).score(m.weights)
     real, present = F.one_hot(m.real[:n], len(vocab)).to(m.fake.dtype), m.real[:n] != vocab.PAD
     where = dict(judge=m.generated_mask[:n], before=m.sounding[:n])
-    if options.gamma: penalties['r1'] = r1_penalty(score, real, options.gamma, there=present, **where)
-    if options.slope:
+    if options.r1_weight: penalties['r1'] = r1_penalty(score, real, options.r1_weight, there=present, **where)
+    if options.gradient_penalty_weight:
         fake, present = m.fake[:n].detach(), present | m.real_mask[:n]
-        penalties['gradient_penalty'] = gradient_penalty(score, real, fake, options.slope, there=present, **where)
+        penalties['gradient_penalty'] = gradient_penalty(score, real, fake, options.gradient_penalty_weight, there=present, **where)
     return penalties
 
 # %% ../../nbs/761_train.adversarial.ipynb #f073cc8b
@@ -234,7 +234,7 @@ def model_loss(self:AdversarialTraining, m:CriticBatch, inputs:LossInputs):
 def after_loss(self:AdversarialTraining):
     if not self.training: return
     used = self.run_budget.used if self.run_budget else self.pct_train
-    stage = critic_stage_at(used, self.options.warm, self.stage_ends)
+    stage = critic_stage_at(used, self.options.warmup_pct, self.stage_ends)
     if stage is None or self.step % self.options.every: return
     term = self._both_steps(stage)
     if not term.isfinite(): return

@@ -385,7 +385,7 @@ def fit_budget(self:Learner,
     log = [RunLog(run, log_every)] if run is not None else []
     _fit_until_end(self, budget, best, [*log, *cbs])
     self.valid_curve, self.steps_done = best.valid_losses, budget.done
-    self.stopped = sync_flag(budget.stop_signal is not None, anybody=True)
+    self.stopped = sync_flag(budget.stop_signal is not None, any_rank=True)
     if self.stopped and run is not None: run.say('interrupted; the best weights are kept')
     return best.best_loss
 

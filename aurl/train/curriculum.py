@@ -45,7 +45,7 @@ def _variety(gaps):
 # %% ../../nbs/764_train.curriculum.ipynb #9befa3d7
 def harmony_complexity(m:Music)->float:
     "Mean number of notes and of distinct interval classes that sound at an onset, normalized."
-    on, end, pitch = m.beat[m.tuned], np.maximum(m.beat_end, m.beat + 1/12)[m.tuned], m.pitch[m.tuned]
+    on, end, pitch = m.beat[m.pitched], np.maximum(m.beat_end, m.beat + 1/12)[m.pitched], m.pitch[m.pitched]
     if not len(on): return 0.
     onsets = np.unique(on)
     at, note = _sounding_pairs(onsets, on, end)

@@ -103,7 +103,7 @@ def before_step(self:LossScaling):
         self.unscaled_params = None
         return
     self.scaler.unscale_(self.unscaled_params)
-    self.overflow = sync_flag(self._found_nonfinite(), anybody=True)
+    self.overflow = sync_flag(self._found_nonfinite(), any_rank=True)
     if self.overflow: raise CancelStepException
 
 # %% ../../nbs/732_train.precision.ipynb #70b02ef4
