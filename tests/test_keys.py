@@ -252,7 +252,7 @@ def plain(cb):
     out = {
         k: v
         for k, v in vars(cb).items()
-        if simple(v) and k not in ('since', 'began', 'last_time', 'mark', 'learn', 'path', 'config', 'state')
+        if simple(v) and k not in ('since', 'began', 'mark', 'last_check', 'learn', 'path', 'config', 'state')
     }
     for name in ('how', 'options'):
         if isinstance(getattr(cb, name, None), Config): out[name] = getattr(cb, name).flat()
