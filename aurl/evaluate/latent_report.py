@@ -407,13 +407,13 @@ def control_sweep(
     name:str,             # one of `attributes`
     dim:int=None,         # index of the dimension tied to it
     steps:int=5,          # number of target values, from the 5th to the 95th percentile
-    **generate_kwargs     # further arguments of `measure_control`
+    **kwargs              # further arguments of `measure_control`
 )->dict:                  # method: `ControlResult`
     """Control an attribute of held-out pieces, calibrated on training pieces.
 
     By attribute vector, the same with their details shrunk to 0, and by the single dimension."""
     targets = value.quantile(torch.linspace(.05, .95, steps))
-    control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, name=name, targets=targets, **generate_kwargs)
+    control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, name=name, targets=targets, **kwargs)
     v = attribute_direction(z, value)
     results = {'by vector': control(v), 'by vector, loosened': control(v, detail_scale=0.)}
     if dim is not None: results['by number'] = control(single_dim_vector(z, value, dim))

@@ -359,7 +359,7 @@ def roll_back(self:RollbackOnCollapse,
             return step
         restored = min(restored, snapshot.step)
     self.plain = self.plain or [h['lr'] for h in self.opt.hypers] # the learning rate is not restored
-    restore_state(self.learn, snapshot, with_with_progress=False)
+    restore_state(self.learn, snapshot, with_progress=False)
     self.used, self.exhausted = restored, len(self.times) >= self.max_rollbacks
     self.times.append(dict(step=step, back_to=restored, why=reason))
     if not self.exhausted: self.factor *= self.lr_factor
