@@ -19,7 +19,7 @@ from ..core import atomic_path, to_json, write_json
 from ..score.keys import key_names
 from ..tokens.codec import family_names
 from ..tokens.programs import lost_notes_summary, programs_of, voice_mode_of
-from .charts import Chart, _shorten, histogram_chart, ranking_chart
+from .store_charts import Chart, _shorten, histogram_chart, ranking_chart
 from .quality import estimate_quality
 from .token_store import TokenStore
 from .survey import find_store_duplicates, piece_keys, survey_store
