@@ -134,7 +134,7 @@ def leaves(cls, at=''):
 
 
 def keys_of_training():
-    keys = set(leaves(TrainConfig)) - {'net'}
+    keys = set(leaves(TrainConfig)) - {'model_overrides'}
     return (
         keys
         | {f'model_overrides.{k}' for k in ModelConfig.model_fields if k not in ('mode', 'dropout')}
@@ -620,7 +620,7 @@ PREPARE_OUTSIDE = dict(
     dest='520_data.store',
     table='310_corpus.corpus',
     table_extra='310_corpus.corpus',
-    folders='310_corpus.corpus',
+    folder_pattern='310_corpus.corpus',
     duplicates='969_commands.preparation',
     workers='520_data.store',
     dask='proofs/cluster',
