@@ -148,7 +148,7 @@ def load_state_dict(self:Budget, state):
 
 # %% ../../nbs/734_train.budget.ipynb #c626b31f
 def _cpu_weights(model):
-    "Weights on the CPU (sharded: of rank 0)."
+    "Weights on the CPU (sharded: rank 0)."
     copy, skip = {k:full_tensor(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
     return {k:None if skip else v.cpu().clone() for k,v in copy.items()}
 

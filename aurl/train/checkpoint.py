@@ -211,7 +211,7 @@ def _atomic_replace(path):
 
 # %% ../../nbs/776_train.checkpoint.ipynb #5b1852bb
 def _recover(folder):
-    "Undo renames of a killed process."
+    "Undo a killed process's renames."
     for old in Path(folder).glob('.*.old.tmp'):
         path = old.with_name(old.name[1:-len('.old.tmp')])
         with contextlib.suppress(OSError):
