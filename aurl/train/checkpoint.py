@@ -211,11 +211,11 @@ def _atomic_replace(path):
 
 # %% ../../nbs/776_train.checkpoint.ipynb #5b1852bb
 def _recover(folder):
-    "Restore directories that a killed process had renamed."
+    "Undo a killed process's renames."
     for old in Path(folder).glob('.*.old.tmp'):
         path = old.with_name(old.name[1:-len('.old.tmp')])
         with contextlib.suppress(OSError):
-            if not path.exists(): os.rename(old, path)
+            if not path.exists(): old.rename(path)
 
 # %% ../../nbs/776_train.checkpoint.ipynb #ff1ab27e
 def _compressed(d, files):

@@ -109,8 +109,8 @@ _fastai_attrs = dict(
 def _callback_state(cb):
     "State of `cb`, or None."
     if callable(getattr(type(cb), 'state_dict', None)): return cb.state_dict()
-    if names := [n for n in _fastai_attrs.get(type(cb).__name__, ()) if n in vars(cb)]:
-        return {n:getattr(cb, n) for n in names}
+    names = _fastai_attrs.get(type(cb).__name__, ())
+    return {n:getattr(cb, n) for n in names if n in vars(cb)} or None
 
 # %% ../../nbs/738_train.state.ipynb #1e089f9a
 def _load_callback_state(cb, state):
