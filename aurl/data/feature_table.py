@@ -20,9 +20,9 @@ def _definition_hash(f):
     "Hash of the definition of feature `f`."
     try: source = inspect.getsource(sys.modules[f.function.__module__])
     except (OSError, TypeError, KeyError):                               # a notebook cell has no source file
-        code = getattr(f.f, '__code__', None)
+        code = getattr(f.function, '__code__', None)
         source = (
-            f'{type(f.f)}'
+            f'{type(f.function)}'
             if code is None
             else f'{code.co_code.hex()} {code.co_names} {[c for c in code.co_consts if not hasattr(c, "co_code")]}'
         )
