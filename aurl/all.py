@@ -241,7 +241,7 @@ from .monitor.collapse import RollbackOnCollapse
 from .monitor.mask_annealing import GrammarAnnealing
 from .monitor.early_stopping import EarlyStopping
 from .monitor.profiler import TrainingProfiler
-from .monitor.anomalies import AnomalyMonitor
+from .monitor.anomaly_monitor import AnomalyMonitor
 from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
 
@@ -305,8 +305,9 @@ _all_ = [
 
 # %% ../nbs/990_all.ipynb #c29dd83e
 from .generate.engine import first_bars, first_seconds
-from .generate.profile_masks import GenerationLimits, ProfileConfig, describe_limits
-from .generate.sampling import Sampling, generate, generate_ids
+from .generate.profile_limits import ProfileConfig
+from .generate.profile_masks import GenerationLimits
+from .generate.sampling import Sampling, describe_limits, generate, generate_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 
 # %% ../nbs/990_all.ipynb #08b32f2a

@@ -40,12 +40,14 @@ from .commands.key_rules import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, S
 from .commands.key_rules import curriculum_problem, generation_rule_input, training_rule_input
 from .evaluate.bound import total_nats
 from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
-from .evaluate.report import Report, loss_chart
+from .evaluate.charts import loss_chart
+from .evaluate.report import Report
 from .experiments.run import Experiment, find_runs
 from .generate.engine import first_seconds
 from .generate.files import FileOptions, PromptSource, WriteConfig
 from .generate.latent_sampling import latents_between, latents_like, latents_of
-from .generate.profile_masks import ProfileConfig, generation_limits, on_or_off, describe_limits
+from .generate.profile_limits import ProfileConfig, on_or_off
+from .generate.sampling import describe_limits, generation_limits
 from .generate.sampling import generate_ids
 from .models.compiled import compile_layers
 
@@ -913,7 +915,7 @@ def _add_pieces(r, run, cfg, rows, pieces, continued):
     base = {row['name']: Path(row['file']).with_suffix('') for row in rows}
     pictures = sum(b.with_suffix('.svg').stat().st_size + 2*b.with_suffix('.mid').stat().st_size for b in base.values())
     # one second of audio takes at most about 7,500 characters
-    seconds = min(120, max(10, (r.room - pictures - 150_000)/7500/max(1, len(rows))))
+    seconds = min(120, max(10, (r.bytes_left - pictures - 150_000)/7500/max(1, len(rows))))
     for i,row in enumerate(rows):
         run.progress('report', i/len(rows), row['name'])
         b, clip = base[row['name']], encode_audio(decode(pieces[row['name']]), 22050, seconds=seconds)
@@ -1438,7 +1440,7 @@ def train_run(
             cfg.watch.changed(rescues=0) if is_sharded(learn.model) else cfg.watch,
             run,
             cfg.seed,
-            steady=level != 'seeded',
+            deterministic=level != 'seeded',
         )
         if hasattr(cfg, 'watch')
         else []
@@ -1457,13 +1459,13 @@ def train_run(
     if (snap := _broadcast_snapshot(snap, is_sharded(learn.model))) is not None: cbs.append(ResumeFrom(snap))
     if level == 'verified': cbs.append(StateLog(run, cfg.checkpoint_every or 50))
     by = ImprovementTracker(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
-    weights, higher = by.weights, [n for n,way in by.better.items() if way > 0]
+    weights, higher = by.weights, [n for n,way in by.directions.items() if way > 0]
     score = (
         None
         if weights == {'valid_loss': 1.0}
         else lambda learn: weighted_score(current_metrics(learn), weights, higher)
     )
-    cbs.append(monitor := FailureMonitor(to=run))
+    cbs.append(monitor := FailureMonitor(run=run))
     if cfg.checkpoint_every:
         profile = getattr(learn.model, 'profile', None)
         cbs.append(
@@ -1476,9 +1478,9 @@ def train_run(
                 weights,
                 higher,
                 say=run.say,
-                quiet=quiet,
-                log=run if hasattr(run, 'logged') else None,
-                how=getattr(cfg, 'checkpoints', None),
+                read_only=quiet,
+                run=run if hasattr(run, 'logged') else None,
+                options=getattr(cfg, 'checkpoints', None),
                 seed=cfg.seed,
                 profile=profile.to_dict() if profile is not None else None,
             )

@@ -111,7 +111,7 @@ def cut_anywhere(store, folder, way, cuts=100, steps=36, on=6, seed=0):
     One training saves after every step. Another learner, whose weights, optimiser and chance are disturbed each time, goes on from the
     checkpoint on the disk for `on` steps (which is often beyond the end of an epoch, a validation and a longer window)."""
     whole, folder = {}, Path(folder)
-    sit(learner(store, way), steps, whole.__setitem__, CheckpointCallback(folder, 1, keep=10**6, patience=60.))
+    sit(learner(store, way), steps, whole.__setitem__, CheckpointCallback(folder, 1, keep=10**6, disk_timeout=60.))
     later, good = learner(store, way, seed=0), 0
     later.opt = None
     for c in rng(seed, way, 'cuts').integers(1, steps, cuts):
@@ -253,7 +253,7 @@ def crash_at_every_event(store, folder, on=3):
     "A save that is killed before and after each of its file events: what is wrong, and figures."
     folder, wrong, steps, whole = Path(folder), [], 24, {}
     folder.mkdir(parents=True)
-    sit(learner(store), steps, whole.__setitem__, CheckpointCallback(folder / 'all', 5, keep=99, patience=60.))
+    sit(learner(store), steps, whole.__setitem__, CheckpointCallback(folder / 'all', 5, keep=99, disk_timeout=60.))
     snaps = {s: load_checkpoint(folder / f'all/step_{s:08d}').snapshot() for s in (5, 10, 15)}
     before = folder / 'before'
     for s in (5, 10): save_checkpoint(before / f'step_{s:08d}', snaps[s], state=dict(step=s))
@@ -322,7 +322,7 @@ def damage(path, kind, draw):
 def damage_at_random(store, folder, each=300, seed=0):
     "Flips, truncations and zeroed blocks in the newest checkpoint: what is wrong, and figures."
     folder, wrong, draw = Path(folder), [], rng(seed, 'damage')
-    sit(learner(store), 10, lambda *_: None, CheckpointCallback(folder, 5, keep=9, patience=60.))
+    sit(learner(store), 10, lambda *_: None, CheckpointCallback(folder, 5, keep=9, disk_timeout=60.))
     for p in folder.glob('best_*'): shutil.rmtree(p)
     new, was = folder / 'step_00000010', {f.name: f.read_bytes() for f in (folder / 'step_00000010').iterdir()}
     before, figures = load_checkpoint(folder / 'step_00000005').snapshot().digest(), {}
@@ -366,7 +366,7 @@ def full_disk(store, folder, limit=4096, steps=24, every=4, full=(9, 17)):
                 steps,
                 got.__setitem__,
                 Fill(),
-                CheckpointCallback(folder / 'ck', every, keep=9, say=said.append, patience=60.0),
+                CheckpointCallback(folder / 'ck', every, keep=9, say=said.append, disk_timeout=60.0),
             )
         heard = [str(w.message) for w in heard if 'checkpoint' in str(w.message)]
         (folder / 'told').write_text(json.dumps([said, heard, got]))

@@ -240,9 +240,10 @@ def plain(cb):
     out = {
         k: v
         for k, v in vars(cb).items()
-        if simple(v) and k not in ('since', 'began', 'mark', 'learn', 'path', 'config', 'state')
+        if simple(v) and k not in ('since', 'began', 'mark', 'last_check', 'learn', 'path', 'config', 'state')
     }
-    if isinstance(getattr(cb, 'how', None), Config): out['how'] = cb.how.flat()
+    for name in ('how', 'options'):
+        if isinstance(getattr(cb, name, None), Config): out[name] = getattr(cb, name).flat()
     if hasattr(cb, 'pace') and hasattr(cb.pace, 'every'): out['pace'] = cb.pace.every or cb.pace.share
     if hasattr(cb, 'progress') and hasattr(cb.progress, 'weights'): out['weights'] = cb.progress.weights
     return type(cb).__name__, out

@@ -84,10 +84,10 @@ def run_latent_study(
         groups,
         tuple(attributes),
         named,
-        min(cfg.pairs, len(held) // 2),
-        cfg.steps,
-        cfg.temperature,
-        cfg.seed,
+        pairs=min(cfg.pairs, len(held) // 2),
+        steps=cfg.steps,
+        temperature=cfg.temperature,
+        seed=cfg.seed,
     )
 
 # %% ../../nbs/982_commands.latent_study.ipynb #4fba46aa

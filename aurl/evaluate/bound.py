@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import ModelError, rng
 from ..device import to_widest_float
-from .likelihood import piece_nll
+from .likelihood import _evaluating, _pad_batch, piece_nll
 from ..models.latent import DiagonalGaussian
 from ..tokens.vocab import vocab
 
@@ -24,31 +24,45 @@ def duration_nats(
     seconds:Tensor, # (batch,) durations of pieces
 )->Tensor:          # (batch,)
     "Negative log-probability of the duration of a piece, in nats."
-    mean, spread = to_widest_float(model.latent.lengths)
+    mean, std = to_widest_float(model.latent.lengths)
     log = to_widest_float(seconds).clamp(min=1/vocab.steps_per_second).log()
-    density = -((log - mean)/spread)**2/2 - spread.log() - .5*math.log(2*math.pi) - log      # of the seconds themselves
+    density = -((log - mean)/std)**2/2 - std.log() - .5*math.log(2*math.pi) - log      # of the seconds themselves
     return -(density - math.log(vocab.steps_per_second))
 
 # %% ../../nbs/905_evaluate.bound.ipynb #878de33a
+def _piece_sum(x):
+    "Sum of the values of each piece, (batch,)."
+    return x.flatten(1).sum(1)
+
+def _log_prior(latent, zs):
+    "ln p(z) of the levels `zs`, without the duration, (batch,)."
+    return sum(_piece_sum(to_widest_float(latent.priors[k].log_prob(z))) for k,z in zs.items())
+
+def _log_posterior(posteriors, zs):
+    "ln q(z|x) of the levels `zs`, (batch,)."
+    return sum(_piece_sum(_widest(q).log_prob(to_widest_float(zs[k]))) for k,q in posteriors.items())
+
+def _widest(posterior):
+    "The posterior in the widest floating-point format."
+    return DiagonalGaussian(to_widest_float(posterior.mean), to_widest_float(posterior.logvar))
+
+# %% ../../nbs/905_evaluate.bound.ipynb #807e1a9e
+def _log_likelihood(model, ids, z):
+    "ln p(x|z), (batch,)."
+    logits = model(ids[:, :-1], z=z).logits.float().flatten(0, 1)
+    targets = ids[:, 1:].flatten()
+    nats = torch.nn.functional.cross_entropy(logits, targets, ignore_index=vocab.PAD, reduction='none')
+    return -to_widest_float(nats.view(len(ids), -1)).sum(1)
+
+# %% ../../nbs/905_evaluate.bound.ipynb #8b0d2dcb
 def _log_weights(model, ids, generator):
     "ln p(x|z) + ln p(z) − ln q(z|x) of one sample for each row, (batch,)."
-    clouds, seconds = model.latent.infer_posterior(ids[:, :-1])
-    z = model.latent.choose(clouds, seconds, draw=True, generator=generator)
-    zs, _ = model.latent.parts(z)
-    prior = sum(to_widest_float(model.latent.priors[k].log_prob(zs[k])).flatten(1).sum(1) for k in clouds)
-    said = sum(
-        DiagonalGaussian(to_widest_float(c.mean), to_widest_float(c.logvar))
-        .log_prob(to_widest_float(zs[k]))
-        .flatten(1)
-        .sum(1)
-        for k, c in clouds.items()
-    )
-    logits = model(ids[:, :-1], z=z).logits.float()
-    nats = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocab.PAD, reduction='none'
-    )
-    heard = -to_widest_float(nats.view(len(ids), -1)).sum(1)
-    return heard + prior - said - duration_nats(model, seconds)
+    posteriors, seconds = model.latent.infer_posterior(ids[:, :-1])
+    z = model.latent.choose(posteriors, seconds, draw=True, generator=generator)
+    levels, _ = model.latent.parts(z)
+    zs = {k:levels[k] for k in posteriors}
+    log_p, log_q = _log_prior(model.latent, zs), _log_posterior(posteriors, zs)
+    return _log_likelihood(model, ids, z) + log_p - log_q - duration_nats(model, seconds)
 
 # %% ../../nbs/905_evaluate.bound.ipynb #65ead0e7
 def latent_nll(
@@ -61,20 +75,14 @@ def latent_nll(
     "Upper bound of the negative log-likelihood of whole pieces, including the latent."
     if getattr(model, 'latent', None) is None:
         raise ModelError('a model without a latent has no bound', way_out='piece_nll gives its exact likelihood')
-    was, out = model.training, np.zeros(len(pieces))
-    model.eval()
-    try:
-        with torch.inference_mode():
-            by_length = sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
-            for at in range(0, len(pieces), batch_size):
-                some = by_length[at:at+batch_size]
-                ids = torch.full((len(some), len(pieces[some[0]])), vocab.PAD, dtype=torch.int64)
-                for row,i in zip(ids, some):
-                    row[:len(pieces[i])] = torch.from_numpy(np.asarray(pieces[i], dtype=np.int64))
-                generator = torch.Generator(model.device).manual_seed(int(rng(seed, 'bound', at).integers(2**63)))
-                w = torch.stack([_log_weights(model, ids.to(model.device), generator) for _ in range(draws)])
-                out[some] = -(w.logsumexp(0) - math.log(draws)).cpu().numpy()
-    finally: model.train(was)
+    out, by_length = np.zeros(len(pieces)), sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
+    with _evaluating(model), torch.inference_mode():
+        for first in range(0, len(pieces), batch_size):
+            batch = by_length[first:first+batch_size]
+            ids = _pad_batch([pieces[i] for i in batch], len(pieces[batch[0]]), model.device)
+            generator = torch.Generator(model.device).manual_seed(int(rng(seed, 'bound', first).integers(2**63)))
+            weights = torch.stack([_log_weights(model, ids, generator) for _ in range(draws)])
+            out[batch] = -(weights.logsumexp(0) - math.log(draws)).cpu().numpy()
     return out
 
 # %% ../../nbs/905_evaluate.bound.ipynb #69b3918a
@@ -87,6 +95,5 @@ def total_nats(
 )->list:               # one array per piece: nats of its tokens; a bound of the whole piece is spread evenly over them
     "Negative log-likelihood of pieces under `model`: exact, or an upper bound."
     if getattr(model, 'latent', None) is None: return piece_nll(model, pieces, window)
-    return [
-        np.full(len(p) - 1, n / max(len(p) - 1, 1)) for p, n in zip(pieces, latent_nll(model, pieces, draws, seed=seed))
-    ]
+    tokens, nats = [len(p) - 1 for p in pieces], latent_nll(model, pieces, draws, seed=seed)
+    return [np.full(n, x/max(n, 1)) for n,x in zip(tokens, nats)]

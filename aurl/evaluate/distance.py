@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 from fastcore.basics import patch, store_attr
+from symusic import Note
 
 from ..core import AurlError, rng
 from ..score.clock import Clock
@@ -24,38 +25,61 @@ def _length_bin(beats):
     return np.clip(np.rint(4*np.log2(np.maximum(beats, 1e-6))) + 16, 0, 23).astype(np.int64)
 
 # %% ../../nbs/910_evaluate.distance.ipynb #ee6cecaf
+class _Notes:
+    "Onsets, ends and pitches of all notes of a piece except drums; beats from its beginning."
+    def __init__(self, score):
+        tracks = [t.notes.numpy() for t in score.tracks if not t.is_drum and len(t.notes)]
+        self.n, clock = sum(len(t['time']) for t in tracks), Clock(score)
+        if not self.n: return
+        time, duration, self.pitch = (
+            np.concatenate([t[k].astype(np.float64) for t in tracks]) for k in ('time', 'duration', 'pitch')
+        )
+        self.onset, self.end = clock.beats(time), clock.beats(time + duration)
+        self.order = np.lexsort((self.pitch, time))
+
+    def key(self):
+        "The estimated key, from the pitches weighted by their duration."
+        weights = np.minimum(self.end - self.onset, 4)
+        return max(estimate_key(np.bincount(self.pitch.astype(np.int64) % 12, weights, 12)).key, 0)
+
+    def chords(self):
+        "Onset and highest pitch of each chord, the notes within 1/24 of a beat."
+        onset = self.onset[self.order]
+        last = np.append(np.diff(onset) > 1/24, True)
+        return onset[last], _highest(self.pitch[self.order], last)
+
+# %% ../../nbs/910_evaluate.distance.ipynb #170a4e23
 def count_histograms(
     piece, # a `Score`, or its ids
 )->dict:   # counts for each of `histogram_bins`
     "Count the five histograms of `piece`."
-    score = decode(piece) if isinstance(piece, (np.ndarray, list)) else piece
-    clock, tracks = Clock(score), [t.notes.numpy() for t in score.tracks if not t.is_drum and len(t.notes)]
-    if not tracks: return {k:np.zeros(n, np.int64) for k,n in histogram_bins.items()}
-    time, long, pitch = (
-        np.concatenate([t[k].astype(np.float64) for t in tracks]) for k in ('time', 'duration', 'pitch')
-    )
-    on, end, o = clock.beats(time), clock.beats(time + long), np.lexsort((pitch, time))
-    at, top = on[o], pitch[o]
-    # notes within 1/24 of a beat form a chord; this marks the last of each
-    last = np.append(np.diff(at) > 1/24, True)
-    key = max(estimate_key(np.bincount(pitch.astype(np.int64) % 12, np.minimum(end - on, 4), 12)).key, 0)
+    notes = _Notes(decode(piece) if isinstance(piece, (np.ndarray, list)) else piece)
+    if not notes.n: return {k:np.zeros(n, np.int64) for k,n in histogram_bins.items()}
+    key, (onsets, melody) = notes.key(), notes.chords()
     values = {
-        'pitch class': (pitch - key) % 12 + 12 * (key >= 12),
-        'interval': np.clip(np.diff(_highest(top, last)), -24, 24) + 24,
-        'onset': _from_strongest(np.rint(12 * on).astype(np.int64) % 12),
-        'gap': _length_bin(np.diff(at[last])),
-        'duration': _length_bin(end - on),
+        'pitch class': (notes.pitch - key) % 12 + 12 * (key >= 12),
+        'interval': np.clip(np.diff(melody), -24, 24) + 24,
+        'onset': _from_strongest(np.rint(12 * notes.onset).astype(np.int64) % 12),
+        'gap': _length_bin(np.diff(onsets)),
+        'duration': _length_bin(notes.end - notes.onset),
     }
     return {k:np.bincount(values[k].astype(np.int64), minlength=n) for k,n in histogram_bins.items()}
 
 # %% ../../nbs/910_evaluate.distance.ipynb #ace6733e
-def _from_strongest(place): return (place - np.bincount(place, minlength=12).argmax()) % 12
+def _from_strongest(position):
+    "Positions within the beat, relative to the most frequent one."
+    return (position - np.bincount(position, minlength=12).argmax()) % 12
 
 def _highest(pitch, last):
     "Highest pitch of each chord, whose last note is marked."
     return np.maximum.reduceat(pitch, np.append(0, np.flatnonzero(last)[:-1] + 1))
 
 # %% ../../nbs/910_evaluate.distance.ipynb #69205a37
+def _kl(p, q):
+    "Kullback–Leibler divergence to base 2; 0 where `p` is 0."
+    return np.where(p > 0, p*np.log2(p/q), 0).sum(-1)
+
+# %% ../../nbs/910_evaluate.distance.ipynb #1a0023c0
 def js_distance(
     p, # (…, bins) counts or probabilities
     q, # (…, bins)
@@ -63,10 +87,8 @@ def js_distance(
     "Jensen–Shannon distance to base 2."
     p, q = (np.asarray(x, np.float64) for x in (p, q))
     p, q = (x/np.maximum(x.sum(-1, keepdims=True), 1e-300) for x in (p, q))
-    m = (p + q)/2
-    with np.errstate(divide='ignore', invalid='ignore'):
-        kl = lambda x: np.where(x > 0, x*np.log2(x/m), 0).sum(-1)
-        d = np.sqrt(np.clip((kl(p) + kl(q))/2, 0, 1))
+    mean = (p + q)/2
+    with np.errstate(divide='ignore', invalid='ignore'): d = np.sqrt(np.clip((_kl(p, mean) + _kl(q, mean))/2, 0, 1))
     return np.where((p.sum(-1) > 0) == (q.sum(-1) > 0), d, 1.)
 
 # %% ../../nbs/910_evaluate.distance.ipynb #2ab07584
@@ -74,20 +96,25 @@ class DistanceTable:
     "Distances of sets of pieces from the real `pieces`; lower is better, down to the floor of other real pieces."
     def __init__(self,
         pieces,         # real pieces, scores or ids
-        others=(),      # other real pieces, from which the floor is drawn
-        draws:int=400,  # bootstrap samples for the intervals
+        other_real=(),  # other real pieces, from which the floor is drawn
+        n_resamples:int=400, # bootstrap samples for the intervals
         seed:int=0,     # of the bootstrap samples
     ):
         if not len(pieces):
             raise AurlError('no real pieces to compare with', way_out='give some that the model was not trained on')
-        store_attr('draws,seed')
-        self.real, self.others, self.rows = _stack_counts(pieces), _stack_counts(others), []
+        store_attr('n_resamples,seed')
+        self.real, self.other_real, self.rows = _stack_counts(pieces), _stack_counts(other_real), []
         self.sums = {k:v.sum(0) for k,v in self.real.items()}
 
+    def __getitem__(self, name):
+        "Return the row of `name`."
+        return next(r for r in self.rows if r['name'] == name)
+
+# %% ../../nbs/910_evaluate.distance.ipynb #274119f1
 def _stack_counts(pieces):
     "(pieces, bins) counts for each of `histogram_bins`."
-    c = [count_histograms(p) for p in pieces]
-    return {k:np.array([x[k] for x in c]).reshape(-1, n) for k,n in histogram_bins.items()}
+    counts = [count_histograms(p) for p in pieces]
+    return {k:np.array([c[k] for c in counts]).reshape(-1, n) for k,n in histogram_bins.items()}
 
 # %% ../../nbs/910_evaluate.distance.ipynb #cd4be05f
 @patch
@@ -96,21 +123,25 @@ def add(self:DistanceTable,
     pieces,   # generated pieces, scores or ids
 ):
     "Add a row with its own floor."
-    pile, n, draw = _stack_counts(pieces), len(pieces), rng(self.seed, 'distance', name)
+    counts, n, draw = _stack_counts(pieces), len(pieces), rng(self.seed, 'distance', name)
     if not n: raise AurlError(f'{name} has no pieces', way_out='generate some')
-    times = draw.multinomial(n, np.full(n, 1/n), size=self.draws)
-    row = dict(name=name, pieces=n)
-    for k,x in pile.items():
-        d = js_distance(times @ x, self.sums[k])
-        row[k] = dict(
-            distance=float(js_distance(x.sum(0), self.sums[k])),
-            low=float(np.percentile(d, 2.5)),
-            high=float(np.percentile(d, 97.5)),
-            floor=self.floor(k, n),
-        )
-    row['mean'] = float(np.mean([row[k]['distance'] for k in histogram_bins]))
-    self.rows.append(row)
+    times = draw.multinomial(n, np.full(n, 1/n), size=self.n_resamples)
+    distances = {k:self._distance(k, x, times) for k,x in counts.items()}
+    mean = float(np.mean([distances[k]['distance'] for k in histogram_bins]))
+    self.rows.append(dict(name=name, pieces=n, **distances, mean=mean))
     return self
+
+# %% ../../nbs/910_evaluate.distance.ipynb #f5b80dfa
+@patch
+def _distance(self:DistanceTable, name, counts, times):
+    "Distance of one histogram, its bootstrap interval and its floor; `times`: how often each piece is drawn."
+    resampled = js_distance(times @ counts, self.sums[name])
+    return dict(
+        distance=float(js_distance(counts.sum(0), self.sums[name])),
+        low=float(np.percentile(resampled, 2.5)),
+        high=float(np.percentile(resampled, 97.5)),
+        floor=self.floor(name, len(counts)),
+    )
 
 # %% ../../nbs/910_evaluate.distance.ipynb #447a1228
 @patch
@@ -119,69 +150,71 @@ def floor(self:DistanceTable,
     n:int,    # number of pieces in a set
 )->float:     # nan without other real pieces
     "Median distance of `n` other real pieces."
-    x = self.others[name]
-    if not len(x): return float('nan')
-    draw = rng(self.seed, 'floor', n)
-    some = np.stack([np.bincount(draw.choice(len(x), n, replace=n > len(x)), minlength=len(x)) for _ in range(100)])
-    return float(np.median(js_distance(some @ x, self.sums[name])))
-
-@patch
-def __getitem__(self:DistanceTable, name):
-    "Return the row of `name`."
-    return next(r for r in self.rows if r['name'] == name)
+    counts = self.other_real[name]
+    if not len(counts): return float('nan')
+    draw, m = rng(self.seed, 'floor', n), len(counts)
+    times = np.stack([np.bincount(draw.choice(m, n, replace=n > m), minlength=m) for _ in range(100)])
+    return float(np.median(js_distance(times @ counts, self.sums[name])))
 
 # %% ../../nbs/910_evaluate.distance.ipynb #24ebd731
+def _format_distance(d): return f"{d['distance']:.3f} ({d['low']:.3f} … {d['high']:.3f})"
+
 @patch
-def cells(self:DistanceTable)->list: # (name, [text for each of `histogram_bins`])
+def format_rows(self:DistanceTable)->list: # (name, [text for each of `histogram_bins`])
     "Return the table as text."
-    def say(d): return f"{d['distance']:.3f} ({d['low']:.3f} … {d['high']:.3f})"
-    out = [(r['name'], [say(r[k]) for k in histogram_bins]) for r in self.rows]
-    if self.rows and len(self.others['onset']):
-        out.append(
-            (
-                f"other real pieces, {self.rows[-1]['pieces']}",
-                [f"{self.rows[-1][k]['floor']:.3f}" for k in histogram_bins],
-            )
-        )
+    out = [(r['name'], [_format_distance(r[k]) for k in histogram_bins]) for r in self.rows]
+    if self.rows and len(self.other_real['onset']): out.append(_floor_row(self.rows[-1]))
     return out
+
+def _floor_row(row):
+    "The floors of a row as text."
+    return f"other real pieces, {row['pieces']}", [f"{row[k]['floor']:.3f}" for k in histogram_bins]
 
 # %% ../../nbs/910_evaluate.distance.ipynb #6b0f68f6
 @patch
 def __repr__(self:DistanceTable):
-    wide = max([len(n) for n,_ in self.cells()] + [4])
-    lines = [' '.join([' ' * wide, *(f'{k:>22}' for k in histogram_bins)])] + [
-        ' '.join([f'{n:{wide}}', *(f'{c:>22}' for c in cs)]) for n, cs in self.cells()
-    ]
-    return '\n'.join(lines)
+    rows = [('', histogram_bins), *self.format_rows()]
+    width = max(4, *(len(name) for name,_ in rows))
+    return '\n'.join(' '.join([f'{name:{width}}', *(f'{c:>22}' for c in cells)]) for name,cells in rows)
 
+def _html_row(name, cells):
+    "One row of the table in HTML."
+    return f'<tr><td style="text-align:left">{escape(name)}</td>' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
+
+# %% ../../nbs/910_evaluate.distance.ipynb #ac23c77d
 @patch
 def _repr_html_(self:DistanceTable):
     head = ''.join(f'<th>{k}</th>' for k in histogram_bins)
-    rows = ''.join(
-        f'<tr><td style="text-align:left">{escape(n)}</td>' + ''.join(f'<td>{c}</td>' for c in cs) + '</tr>'
-        for n, cs in self.cells()
-    )
-    return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table><p>Jensen–Shannon distances to {len(self.real["onset"])} real pieces, 95 % intervals</p>'
+    rows = ''.join(_html_row(name, cells) for name, cells in self.format_rows())
+    note = f'Jensen–Shannon distances to {len(self.real["onset"])} real pieces, 95 % intervals'
+    return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table><p>{note}</p>'
 
 # %% ../../nbs/910_evaluate.distance.ipynb #bbded8b6
+def _random_pitches(n, r):
+    n['pitch'] = np.clip(n['pitch'] + r.integers(-3, 4, len(n['pitch'])), 0, 127).astype(np.int8)
+
+def _random_durations(n, r):
+    durations = n['duration']
+    n['duration'] = r.permutation(durations) * r.choice([0.4, 1, 1.7], len(durations)).astype(durations.dtype)
+
+def _random_onsets(n, r):
+    time = n['time']
+    n['time'] = np.sort(r.uniform(time.min(), time.max(), len(time))).astype(time.dtype)
+
+_CORRUPTIONS = dict(pitch=_random_pitches, rhythm=_random_onsets, duration=_random_durations)
+
+# %% ../../nbs/910_evaluate.distance.ipynb #66caf889
 def corrupt_notes(
     score,      # times in seconds or ticks
     what:str,   # pitch, rhythm or duration
     seed:int=0, # of the changes
 ):
     "Copy of `score` with one property of its notes randomized, to test metrics."
+    if what not in _CORRUPTIONS: raise AurlError(f'{what!r} cannot be corrupted', way_out='pitch, rhythm or duration')
     s = score.copy()
     for i,t in enumerate(s.tracks):
         if t.is_drum or not len(t.notes): continue
-        n, r = t.notes.numpy(), rng(seed, what, i)
-        if what == 'pitch':
-            n['pitch'] = np.clip(n['pitch'] + r.integers(-3, 4, len(n['pitch'])), 0, 127).astype(np.int8)
-        elif what == 'duration':
-            n['duration'] = r.permutation(n['duration']) * r.choice([0.4, 1, 1.7], len(n['duration'])).astype(
-                n['duration'].dtype
-            )
-        elif what == 'rhythm':
-            n['time'] = np.sort(r.uniform(n['time'].min(), n['time'].max(), len(n['time']))).astype(n['time'].dtype)
-        else: raise AurlError(f'{what!r} cannot be corrupted', way_out='pitch, rhythm or duration')
-        t.notes = Note.from_numpy(**n, ttype=str(type(score.ttype).__name__).lower())
+        notes = t.notes.numpy()
+        _CORRUPTIONS[what](notes, rng(seed, what, i))
+        t.notes = Note.from_numpy(**notes, ttype=str(type(score.ttype).__name__).lower())
     return s

@@ -10,10 +10,13 @@ __all__ = ['note_f1', 'edit_distance', 'pad_pieces', 'piece_nats', 'shuffle_late
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #97b66a32
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
+from fastcore.meta import delegates
 from torch import Tensor
 
 from ..core import ModelError, rng
@@ -26,27 +29,37 @@ from ..tokens.vocab import vocab
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #27f33be9
 def _notes(ids):
-    "(pitch, onset in steps) of the notes of a piece, sorted by pitch and time."
-    tracks = [t.notes.numpy() for t in decode(ids).tracks]
+    "Pitch and onset of all notes, sorted."
+    tracks = [_pitch_and_onset(t.notes.numpy()) for t in decode(ids).tracks]
     if not tracks: return np.zeros((0, 2))
-    n = np.concatenate([np.stack([t['pitch'], np.rint(t['time']*vocab.steps_per_second)], 1) for t in tracks])
+    n = np.concatenate(tracks)
     return n[np.lexsort((n[:,1], n[:,0]))]
 
+def _pitch_and_onset(notes):
+    "Pitch and onset in steps of the notes of a track, (notes, 2)."
+    return np.stack([notes['pitch'], np.rint(notes['time']*vocab.steps_per_second)], 1)
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #1db78630
+def _n_matches(u, v, tolerance):
+    "How many values of two ascending lists can be paired within `tolerance`."
+    i = j = n = 0
+    while i < len(u) and j < len(v):
+        if abs(u[i] - v[j]) <= tolerance: i, j, n = i + 1, j + 1, n + 1
+        elif u[i] < v[j]: i += 1
+        else: j += 1
+    return n
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #84b6a70b
 def note_f1(
-    a, b,                  # ids of two pieces
-    within:float=.05,      # tolerance of onsets in seconds
-)->float:                  # in [0, 1]
+    a, b,                      # ids of two pieces
+    onset_tolerance:float=.05, # in seconds
+)->float:                      # in [0, 1]
     "F1 of the notes that two pieces have in common."
     a, b = _notes(a), _notes(b)
     if not len(a) + len(b): return 1.
-    found, tolerance = 0, within*vocab.steps_per_second + 1e-6
+    found, steps = 0, onset_tolerance*vocab.steps_per_second + 1e-6
     for p in np.intersect1d(a[:,0], b[:,0]):
-        u, v = a[a[:,0] == p,1].tolist(), b[b[:,0] == p,1].tolist()
-        i = j = 0
-        while i < len(u) and j < len(v):
-            if abs(u[i] - v[j]) <= tolerance: found, i, j = found + 1, i + 1, j + 1
-            elif u[i] < v[j]: i += 1
-            else: j += 1
+        found += _n_matches(a[a[:,0] == p,1].tolist(), b[b[:,0] == p,1].tolist(), steps)
     return 2*found/(len(a) + len(b))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #87f33dec
@@ -76,20 +89,24 @@ def piece_nats(
     model,       # of a mode with a latent
     ids:Tensor,  # (pieces, time), whole pieces
     z:Tensor,    # (pieces, size), the latents to condition on
-    batch:int=64, # pieces per batch
+    batch_size:int=64, # pieces per batch
 )->Tensor:       # (pieces,) nats
     "Negative log-likelihood of pieces conditioned on these latents."
     out = []
-    for x,w in zip(ids.split(batch), z.split(batch)):
-        logits = model(x[:,:-1].to(model.device), z=w.to(model.device)).logits.float()
-        out.append(
-            F.cross_entropy(logits.transpose(1, 2), x[:, 1:].to(model.device), ignore_index=vocab.PAD, reduction='none')
-            .sum(1)
-            .cpu()
-        )
+    for x,w in zip(ids.split(batch_size), z.split(batch_size)):
+        logits = model(x[:,:-1].to(model.device), z=w.to(model.device)).logits.float().transpose(1, 2)
+        targets = x[:,1:].to(model.device)
+        out.append(F.cross_entropy(logits, targets, ignore_index=vocab.PAD, reduction='none').sum(1).cpu())
     return torch.cat(out)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #12c36b50
+def _exchange_partner(i, order, groups):
+    "The next piece to exchange latents with; None without one."
+    for j in np.roll(np.arange(len(order)), -i - 1):
+        if groups[order[j]] != groups[i] and groups[order[i]] != groups[j]: return j
+    return None
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #4c1cbc86
 def shuffle_latents(
     z:Tensor,   # (pieces, size)
     groups=None, # group of each piece, such as its song; the latent must come from another group
@@ -98,20 +115,12 @@ def shuffle_latents(
     "Permute the latents so that each piece has that of another; durations are kept."
     n = len(z)
     if n < 2: raise ModelError('a single latent cannot be shuffled', way_out='give two or more pieces')
-    order, groups = rng(seed, 'others').permutation(n), (
-        np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    )
+    groups = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = rng(seed, 'others').permutation(n)
     for i in range(n): # swap until each piece has the latent of another group
-        if groups[order[i]] == groups[i]:
-            j = next(
-                (
-                    j
-                    for j in np.roll(np.arange(n), -i - 1)
-                    if groups[order[j]] != groups[i] and groups[order[i]] != groups[j]
-                ),
-                None,
-            )
-            if j is not None: order[i], order[j] = order[j], order[i]
+        if groups[order[i]] != groups[i]: continue
+        j = _exchange_partner(i, order, groups)
+        if j is not None: order[i], order[j] = order[j], order[i]
     return torch.cat([z[order,:-1], z[:,-1:]], 1)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4ec42654
@@ -125,13 +134,23 @@ class LatentUsage:
     bits:dict      # KL divergence in bits per piece, by level
     tokens:float   # per piece
     def __repr__(self):
+        levels = ', '.join(f'{k} {v:.1f}' for k,v in self.bits.items())
         return (f'nats per token: {self.own:.3f} with its own z ({self.drawn:.3f} sampled), '
                 f'{self.other:.3f} with that of another piece (+{self.other - self.own:.3f}), '
                 f'{self.none:.3f} with zeros (+{self.none - self.own:.3f})\n'
-                f'KL {sum(self.bits.values()):.1f} bits per piece of {self.tokens:.0f} tokens: '
-                + ', '.join(f'{k} {v:.1f}' for k,v in self.bits.items()))
+                f'KL {sum(self.bits.values()):.1f} bits per piece of {self.tokens:.0f} tokens: {levels}')
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #8ee4aafa
+@torch.inference_mode()
+def _infer_latents(model, ids, seed):
+    "Posterior means, posterior samples, and the KL divergence in nats by level."
+    posteriors, seconds = model.latent.infer_posterior(ids.to(model.device))
+    mean = model.latent.choose(posteriors, seconds)
+    generator = torch.Generator(model.device).manual_seed(seed)
+    sample = model.latent.choose(posteriors, seconds, draw=True, generator=generator)
+    return mean, sample, model.latent.price(posteriors, sample).nats
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #d4393c3a
 def measure_latent_usage(
     model,       # of a mode with a latent
     pieces,      # ids of held-out pieces
@@ -140,17 +159,12 @@ def measure_latent_usage(
 )->LatentUsage:
     "Measure how much the decoder uses z."
     ids = pad_pieces(pieces)
-    with torch.inference_mode():
-        clouds, seconds = model.latent.infer_posterior(ids.to(model.device))
-        z = model.latent.choose(clouds, seconds)
-        drawn = model.latent.choose(
-            clouds, seconds, draw=True, generator=torch.Generator(model.device).manual_seed(seed)
-        )
-        nats = model.latent.price(clouds, drawn).nats
-    none = torch.cat([torch.zeros_like(z[:,:-1]), z[:,-1:]], 1)
+    z, sample, kl = _infer_latents(model, ids, seed)
+    zeros = torch.cat([torch.zeros_like(z[:,:-1]), z[:,-1:]], 1)
     tokens = (ids[:,1:] != vocab.PAD).sum().item()
-    costs = [piece_nats(model, ids, w).sum().item()/tokens for w in (z, drawn, shuffle_latents(z, groups, seed), none)]
-    return LatentUsage(*costs, {k:v.item()/np.log(2) for k,v in nats.items()}, tokens/len(pieces))
+    latents = z, sample, shuffle_latents(z, groups, seed), zeros
+    nats = [piece_nats(model, ids, w).sum().item()/tokens for w in latents]
+    return LatentUsage(*nats, {k:v.item()/np.log(2) for k,v in kl.items()}, tokens/len(pieces))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #ce438b96
 @dataclass
@@ -159,131 +173,135 @@ class Reconstruction:
     temperature:float
     f1:np.ndarray      # (pieces,) note F1
     edit:np.ndarray    # (pieces,) edit distance
-    chance:float       # mean F1 with a piece generated from the latent of another
-    played:list        # ids of the reconstructions
+    f1_baseline:float  # mean F1 with a piece generated from the latent of another
+    outputs:list       # ids of the reconstructions
+    def f1_error(self)->float:
+        "Half of the 95 % interval of the mean F1."
+        return 1.96*self.f1.std()/max(1, len(self.f1))**.5
     def __repr__(self):
-        half = 1.96*self.f1.std()/max(1, len(self.f1))**.5
-        return f'temperature {self.temperature:g}: note F1 {self.f1.mean():.3f} ± {half:.3f} over {len(self.f1)} pieces (chance {self.chance:.3f}), edit distance {self.edit.mean():.3f}'
+        f1 = f'{self.f1.mean():.3f} ± {self.f1_error():.3f} over {len(self.f1)} pieces'
+        head = f'temperature {self.temperature:g}: note F1 {f1} (chance {self.f1_baseline:.3f})'
+        return f'{head}, edit distance {self.edit.mean():.3f}'
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #b1476c92
+def _generate_from(model, z, **kwargs):
+    "Generate a piece from each latent, without limits."
+    return generate_ids(model, n=len(z), z=z, profile=False, **kwargs)
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #7eec5f00
 def reconstruct(
     model,                # of a mode with a latent
     pieces,               # ids of held-out pieces
     temperature:float=1., # of the sampling; 0: greedy
-    draw:bool=True,       # sample from the posteriors instead of using their means
+    sample:bool=True,     # sample from the posteriors instead of using their means
     seed:int=0,           # of posterior and token samples
-    within:float=.05,     # tolerance of onsets in seconds
+    onset_tolerance:float=.05, # in seconds
 )->Reconstruction:
     "Generate pieces from their latents and compare."
     with torch.inference_mode():
-        clouds, seconds = model.latent.infer_posterior(pad_pieces(pieces).to(model.device))
-        z = model.latent.choose(clouds, seconds, draw=draw, generator=torch.Generator(model.device).manual_seed(seed))
-    played = generate_ids(
-        model,
-        n=len(pieces),
-        z=z,
-        max_tokens=2 * max(map(len, pieces)),
-        temperature=temperature,
-        seed=seed,
-        profile=False,
-    )
-    f1 = np.array([note_f1(a, b, within) for a,b in zip(pieces, played)])
-    return Reconstruction(
-        temperature,
-        f1,
-        np.array([edit_distance(a, b) for a, b in zip(pieces, played)]),
-        float(np.mean([note_f1(a, b, within) for a, b in zip(pieces, played[1:] + played[:1])])),
-        played,
-    )
+        posteriors, seconds = model.latent.infer_posterior(pad_pieces(pieces).to(model.device))
+        generator = torch.Generator(model.device).manual_seed(seed)
+        z = model.latent.choose(posteriors, seconds, draw=sample, generator=generator)
+    longest = 2*max(map(len, pieces))
+    outputs = _generate_from(model, z, max_tokens=longest, temperature=temperature, seed=seed)
+    f1 = [note_f1(a, b, onset_tolerance) for a,b in zip(pieces, outputs)]
+    edit = [edit_distance(a, b) for a,b in zip(pieces, outputs)]
+    baseline = [note_f1(a, b, onset_tolerance) for a,b in zip(pieces, outputs[1:] + outputs[:1])]
+    return Reconstruction(temperature, np.array(f1), np.array(edit), float(np.mean(baseline)), outputs)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #23e8a922
+def _format_means(x, spec='.2f'): return ' '.join(f'{v:{spec}}' for v in x.mean(0))
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #002183ba
 @dataclass
 class InterpolationReport:
     "Edit distances along paths between pieces."
     first:np.ndarray # (pairs, steps) to the first end
     last:np.ndarray  # (pairs, steps) to the last
-    def right(self)->float:
-        "Fraction of steps away from the first end and towards the last, in [0, 1]; no change counts as half."
+    def forward_share(self)->float:
+        "Fraction of steps away from the first end and towards the last; no change counts as half."
         d = np.stack([np.diff(self.first), -np.diff(self.last)])
         return float((d > 0).mean() + (d == 0).mean()/2)
-    def order(self)->float:
-        "Mean Spearman correlation of step and distance, in [−1, 1], over paths and both ends."
+    def rank_correlation(self)->float:
+        "Mean Spearman correlation of step and distance, in [−1, 1]."
         n = np.arange(self.first.shape[1])
         return float(np.mean([(spearman(n, a) - spearman(n, b))/2 for a,b in zip(self.first, self.last)]))
-    def monotone(self)->bool:
+    def is_monotone(self)->bool:
         "Do the mean distances grow and shrink at every step?"
         return bool((np.diff(self.first.mean(0)) > 0).all() and (np.diff(self.last.mean(0)) < 0).all())
-    def back(self)->tuple:
-        """Largest step of a mean distance in the wrong direction, and its standard error over paths.
 
-        (0, 0) if there is none."""
-        d = np.concatenate([-np.diff(self.first), np.diff(self.last)], 1)
-        i = d.mean(0).argmax()
-        return (
-            (float(d[:, i].mean()), float(d[:, i].std(ddof=1) / len(d) ** 0.5) if len(d) > 1 else np.nan)
-            if d[:, i].mean() > 0
-            else (0.0, 0.0)
-        )
-    def __repr__(self):
-        say = lambda x: ' '.join(f'{v:.2f}' for v in x.mean(0))
-        how = 'monotone' if self.monotone() else 'monotone except for at most {:.4f} ± {:.4f}'.format(*self.back())
-        return (
-            f'{len(self.first)} paths; mean distance to the first end {say(self.first)}, '
-            f'to the last {say(self.last)}: {how}; {self.right():.0%} of the steps in the right direction, Spearman {self.order():.3f}'
-        )
+# %% ../../nbs/915_evaluate.latent_report.ipynb #5cb9e134
+@patch
+def worst_backstep(self:InterpolationReport)->tuple:
+    """Largest step of a mean distance in the wrong direction, and its standard error over paths.
+
+    (0, 0) if there is none."""
+    d = np.concatenate([-np.diff(self.first), np.diff(self.last)], 1)
+    worst = d[:, d.mean(0).argmax()]
+    if not worst.mean() > 0: return 0., 0.
+    return float(worst.mean()), float(worst.std(ddof=1)/len(d)**.5) if len(d) > 1 else np.nan
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #72c0e9ba
+@patch
+def __repr__(self:InterpolationReport):
+    how = 'monotone'
+    if not self.is_monotone(): how = 'monotone except for at most {:.4f} ± {:.4f}'.format(*self.worst_backstep())
+    return (f'{len(self.first)} paths; mean distance to the first end {_format_means(self.first)}, '
+            f'to the last {_format_means(self.last)}: {how}; {self.forward_share():.0%} of the steps '
+            f'in the right direction, Spearman {self.rank_correlation():.3f}')
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #3eaad7d3
 def measure_interpolation(
     model,               # of a mode with a latent
     z:Tensor,            # (pieces, size); paths from piece 0 to 1, 2 to 3 and so on
     steps:int=9,         # including both ends
-    straight:bool=False, # linear instead of spherical interpolation
+    linear:bool=False,   # instead of spherical interpolation
     temperature:float=0., # of the sampling
     seed:int=0,          # of the sampling
     max_tokens:int=512,  # maximum length of a piece
 )->InterpolationReport:
     "Interpolate between pairs of pieces and measure the edit distances along the paths."
-    pairs = len(z)//2
-    rows = torch.cat([latents_between(model, z[2*i], z[2*i+1], steps, straight) for i in range(pairs)])
-    played = generate_ids(
-        model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False
-    )
-    walks = [played[i*steps:(i+1)*steps] for i in range(pairs)]
-    return InterpolationReport(
-        np.array([[edit_distance(w[0], x) for x in w] for w in walks]),
-        np.array([[edit_distance(w[-1], x) for x in w] for w in walks]),
-    )
+    pairs = range(0, len(z)//2*2, 2)
+    latents = torch.cat([latents_between(model, z[i], z[i+1], steps, linear) for i in pairs])
+    pieces = _generate_from(model, latents, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    paths = [pieces[i:i+steps] for i in range(0, len(pieces), steps)]
+    return InterpolationReport(_distances_to(0, paths), _distances_to(-1, paths))
+
+def _distances_to(end, paths):
+    "Edit distances of the pieces of each path to its first (0) or last (-1) piece, (paths, steps)."
+    return np.array([[edit_distance(path[end], x) for x in path] for path in paths])
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #7446898a
 def shrink_details(
     model,          # of a mode with a latent
     z:Tensor,       # (pieces, size)
-    keep:float=0.,  # factor of the details: 1 unchanged, 0 none
+    detail_scale:float=0., # factor of the details: 1 unchanged, 0 none
 )->Tensor:          # (pieces, size)
     "Scale the levels below the first."
     levels, seconds = model.latent.parts(z)
     first = model.latent.levels[0].name
-    return model.latent.flat({k:v if k == first else v*keep for k,v in levels.items()}, seconds)
+    return model.latent.flat({k:v if k == first else v*detail_scale for k,v in levels.items()}, seconds)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #0fb9d915
 @dataclass
 class ControlResult:
     "Target values of an attribute and the values measured."
     name:str
-    asked:np.ndarray # (steps,) target values
-    got:np.ndarray   # (pieces, steps) measured values
-    def order(self)->float:
+    targets:np.ndarray  # (steps,) target values
+    measured:np.ndarray # (pieces, steps) measured values
+    def rank_correlation(self)->float:
         "Spearman correlation of target and measured values, over all pieces."
-        return spearman(np.tile(self.asked, len(self.got)), self.got.ravel())
-    def each(self)->float:
+        return spearman(np.tile(self.targets, len(self.measured)), self.measured.ravel())
+    def mean_rank_correlation(self)->float:
         "Mean over pieces of the Spearman correlation within a piece."
-        return float(np.mean([spearman(self.asked, g) for g in self.got]))
+        return float(np.mean([spearman(self.targets, m) for m in self.measured]))
     def __repr__(self):
-        say = lambda x: ' '.join(f'{v:.3g}' for v in x)
-        return (
-            f'{self.name:12} target {say(self.asked)}, measured {say(self.got.mean(0))} '
-            f'(mean of {len(self.got)} pieces); Spearman {self.order():.3f} over all, {self.each():.3f} within a piece'
-        )
+        targets, measured = _format_means(self.targets[None], '.3g'), _format_means(self.measured, '.3g')
+        return (f'{self.name:12} target {targets}, measured {measured} (mean of {len(self.measured)} pieces); '
+                f'Spearman {self.correlations()}')
+    def correlations(self)->str:
+        "Both rank correlations as text."
+        return f'{self.rank_correlation():.3f} over all, {self.mean_rank_correlation():.3f} within a piece'
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #0fb97b9c
 def measure_control(
@@ -291,55 +309,48 @@ def measure_control(
     z:Tensor,             # (pieces, size)
     name:str,             # one of `attributes`
     vector:AttributeVector, # direction of the attribute
-    asked,                # (steps,) target values
+    targets,              # (steps,) target values
+    *,
     temperature:float=1., # of the sampling
     seed:int=0,           # of the sampling
     max_tokens:int=512,   # maximum length of a piece
-    keep:float=1.,        # factor of the details, see `shrink_details`
+    detail_scale:float=1., # factor of the details, see `shrink_details`
 )->ControlResult:
     "Generate pieces with target values of an attribute and measure it."
-    asked = torch.as_tensor(asked, dtype=torch.float32)
-    rows = torch.stack([vector.ask(z, a) for a in asked], 1).flatten(0, 1)
-    if keep != 1: rows = shrink_details(model, rows, keep)
-    played = generate_ids(
-        model, n=len(rows), z=rows, max_tokens=max_tokens, temperature=temperature, seed=seed, profile=False
-    )
-    return ControlResult(
-        name, asked.numpy(), attribute_values(pad_pieces(played), (name,))[:, 0].view(len(z), -1).numpy()
-    )
+    targets = torch.as_tensor(targets, dtype=torch.float32)
+    latents = torch.stack([vector.ask(z, t) for t in targets], 1).flatten(0, 1)
+    if detail_scale != 1: latents = shrink_details(model, latents, detail_scale)
+    pieces = _generate_from(model, latents, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    measured = attribute_values(pad_pieces(pieces), (name,))[:,0]
+    return ControlResult(name, targets.numpy(), measured.view(len(z), -1).numpy())
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #66c52242
 def single_dim_vector(
     z:Tensor,     # (pieces, size)
     value:Tensor, # (pieces,): attribute values
-    number:int,   # index of the dimension tied to the attribute
+    dim:int,      # index of the dimension tied to the attribute
 )->AttributeVector:
     "Attribute vector along a single dimension, by linear regression."
-    x, y = z[:,number] - z[:,number].mean(), value - value.mean()
+    x, y = z[:,dim] - z[:,dim].mean(), value - value.mean()
     slope = ((x @ y)/(x @ x).clamp(min=1e-9)).item()
     move, weights = torch.zeros(z.shape[1]), torch.zeros(z.shape[1])
-    move[number], weights[number] = 1/(slope or 1e-9), slope
-    return AttributeVector(
-        move,
-        weights,
-        float(value.mean() - slope * z[:, number].mean()),
-        float((x @ y) ** 2 / ((x @ x) * (y @ y)).clamp(min=1e-9)),
-    )
+    move[dim], weights[dim] = 1/(slope or 1e-9), slope
+    bias, fit = value.mean() - slope*z[:,dim].mean(), (x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)
+    return AttributeVector(move, weights, float(bias), float(fit))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #5dd6f9d6
 def calibrate_vector(
     vector:AttributeVector, # direction of the attribute
-    tried:ControlResult,          # result of using it on training pieces
+    trial:ControlResult,    # result of using it on training pieces
 )->AttributeVector:
     "Correct a vector for the measured response, so that its values are those obtained on average."
-    x, y = np.tile(tried.asked, len(tried.got)).astype(float), tried.got.ravel().astype(float)
+    x, y = np.tile(trial.targets, len(trial.measured)).astype(float), trial.measured.ravel().astype(float)
     slope = np.cov(x, y, bias=True)[0,1]/x.var() if x.var() else 0.
     if slope < .05:
-        raise ModelError(f'{tried.name} does not respond to its target value (slope {slope:.2f})',
+        raise ModelError(f'{trial.name} does not respond to its target value (slope {slope:.2f})',
                          way_out='train longer, with latent.attributes or a smaller latent.beta')
-    return AttributeVector(
-        vector.move / slope, vector.weights * slope, vector.bias * slope + y.mean() - slope * x.mean(), vector.fit
-    )
+    bias = vector.bias*slope + y.mean() - slope*x.mean()
+    return AttributeVector(vector.move/slope, vector.weights*slope, bias, vector.fit)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #8c509d7d
 @dataclass
@@ -355,88 +366,92 @@ class LatentEvaluation:
     values:dict          # name: (pieces,) their attribute values
     def figures(self)->dict:
         "Return the main metrics, for a file."
-        best, sampled = self.reconstructions[0], self.reconstructions[-1]
+        usage, best, sampled = self.listening, self.reconstructions[0], self.reconstructions[-1]
         return dict(
-            nats=self.listening.own,
-            other=self.listening.other - self.listening.own,
-            none=self.listening.none - self.listening.own,
-            bits=sum(self.listening.bits.values()),
+            nats=usage.own,
+            other=usage.other - usage.own,
+            none=usage.none - usage.own,
+            bits=sum(usage.bits.values()),
             f1=best.f1.mean(),
             f1_sampled=sampled.f1.mean(),
-            chance=sampled.chance,
-            **{
-                f'ask_{k}{way}': v
-                for k, c in self.controls.items()
-                for way, v in (
-                    ('', c['by vector'].order()),
-                    ('_each', c['by vector'].each()),
-                    ('_loose', c['by vector, loosened'].order()),
-                )
-            },
-            around=self.around.order(),
-            straight=self.straight.order(),
+            chance=sampled.f1_baseline,
+            **{k:v for name,results in self.controls.items() for k,v in _control_figures(name, results).items()},
+            around=self.around.rank_correlation(),
+            straight=self.straight.rank_correlation(),
             active=self.report.active,
         )
 
+# %% ../../nbs/915_evaluate.latent_report.ipynb #c2cf1322
+def _control_figures(name, results):
+    "The metrics of a controlled attribute."
+    by_vector, loosened = results['by vector'], results['by vector, loosened']
+    return {
+        f'ask_{name}':by_vector.rank_correlation(),
+        f'ask_{name}_each':by_vector.mean_rank_correlation(),
+        f'ask_{name}_loose':loosened.rank_correlation(),
+    }
+
 # %% ../../nbs/915_evaluate.latent_report.ipynb #c1adde37
+def _calibrated_control(model, train_z, valid_z, vector, **kwargs):
+    "`measure_control` of held-out pieces with `vector`, calibrated on training pieces if it responds."
+    trial = measure_control(model, train_z, vector=vector, **kwargs)
+    try: vector = calibrate_vector(vector, trial)
+    except ModelError: pass # it does not respond; the result shows it
+    return measure_control(model, valid_z, vector=vector, **kwargs)
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #63e22f4c
+@delegates(measure_control, but=['detail_scale'])
 def control_sweep(
     model, z, value,      # latents of training pieces, and an attribute of each
-    held:Tensor,          # (pieces, size): latents of held-out pieces
+    valid_z:Tensor,       # (pieces, size): latents of held-out pieces
     name:str,             # one of `attributes`
-    number:int=None,      # index of the dimension tied to it
+    dim:int=None,         # index of the dimension tied to it
     steps:int=5,          # number of target values, from the 5th to the 95th percentile
-    **playing             # further arguments of `measure_control`
+    **kwargs              # further arguments of `measure_control`
 )->dict:                  # method: `ControlResult`
     """Control an attribute of held-out pieces, calibrated on training pieces.
 
     By attribute vector, the same with their details shrunk to 0, and by the single dimension."""
-    asked, some = value.quantile(torch.linspace(.05, .95, steps)), z[:len(held)]
-    def by(vector, **how):
-        tried = measure_control(model, some, name, vector, asked, **playing, **how)
-        try: vector = calibrate_vector(vector, tried)
-        except ModelError: pass # it does not respond; the result shows it
-        return measure_control(model, held, name, vector, asked, **playing, **how)
+    targets = value.quantile(torch.linspace(.05, .95, steps))
+    control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, name=name, targets=targets, **kwargs)
     v = attribute_direction(z, value)
-    return {
-        'by vector': by(v),
-        'by vector, loosened': by(v, keep=0.0),
-        **({} if number is None else {'by number': by(single_dim_vector(z, value, number))}),
-    }
+    results = {'by vector': control(v), 'by vector, loosened': control(v, detail_scale=0.)}
+    if dim is not None: results['by number'] = control(single_dim_vector(z, value, dim))
+    return results
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4e16bd71
 def evaluate_latent(
     model,            # of a mode with a latent
-    known,            # ids of training pieces
-    held,             # ids of held-out pieces
+    train_pieces,     # ids of training pieces
+    valid_pieces,     # ids of held-out pieces
     groups=None,      # group of each held-out piece, such as its song
     names=('register', 'note_density', 'velocity'), # attributes to control
-    named=(),         # attributes tied to the first dimensions of the global level in training
+    regularized=(),   # attributes tied to the first dimensions of the global level in training
+    *,
     pairs:int=16,     # number of paths between held-out pieces
     steps:int=9,      # steps of a path
     temperature:float=1., # of the sampling; half of it for the control of attributes
     seed:int=0,       # of all random choices
 )->LatentEvaluation:
     "Compute all metrics of a trained model."
-    longest = 2*max(map(len, (*known, *held)))
-    ids = pad_pieces(known)
-    z, values = torch.cat([model.encode(x) for x in ids.split(64)]).clone(), dict(
-        zip(names, attribute_values(ids, names).T)
-    )
-    values = {k:v for k,v in values.items() if v.std() > 1e-3}
-    mine = model.encode(pad_pieces(held)).clone()
-    playing = dict(temperature=temperature/2, seed=seed, max_tokens=longest)
-    controls = {
-        k: control_sweep(model, z, v, mine[:40], k, named.index(k) if k in named else None, **playing)
-        for k, v in values.items()
-    }
-    walk = lambda straight: measure_interpolation(model, mine[:2*pairs], steps, straight, seed=seed, max_tokens=longest)
-    return LatentEvaluation(
-        measure_latent_usage(model, held, groups, seed),
-        [reconstruct(model, held, t, seed=seed) for t in (0.0, 0.5 * temperature, temperature)],
-        latent_report(z[:, :-1], values),
-        controls,
-        walk(False),
-        walk(True),
-        z,
-        values,
-    )
+    z, values = _train_latents(model, train_pieces, names)
+    valid_z = model.encode(pad_pieces(valid_pieces)).clone()
+    common = dict(seed=seed, max_tokens=2*max(map(len, (*train_pieces, *valid_pieces))))
+    controls = {}
+    for k,v in values.items():
+        dim = regularized.index(k) if k in regularized else None
+        controls[k] = control_sweep(model, z, v, valid_z[:40], k, dim, temperature=temperature/2, **common)
+    around, straight = (measure_interpolation(model, valid_z[:2*pairs], steps, x, **common) for x in (False, True))
+    usage = measure_latent_usage(model, valid_pieces, groups, seed)
+    temperatures = 0., .5*temperature, temperature
+    reconstructions = [reconstruct(model, valid_pieces, t, seed=seed) for t in temperatures]
+    report = latent_report(z[:,:-1], values)
+    return LatentEvaluation(usage, reconstructions, report, controls, around, straight, z=z, values=values)
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #300191cc
+def _train_latents(model, pieces, names):
+    "Latents of training pieces, and the values of each attribute that varies among them."
+    ids = pad_pieces(pieces)
+    z = torch.cat([model.encode(x) for x in ids.split(64)]).clone()
+    values = dict(zip(names, attribute_values(ids, names).T))
+    return z, {k:v for k,v in values.items() if v.std() > 1e-3}

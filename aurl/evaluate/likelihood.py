@@ -6,11 +6,13 @@
 __all__ = ['IntervalWeights', 'NGram', 'piece_nll', 'LikelihoodTable', 'baselines']
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #cf67369b
-import math
+import contextlib, math
 from html import escape
+from operator import itemgetter
 
 import numpy as np
 from fastcore.basics import patch, store_attr
+from fastcore.meta import delegates
 
 from ..core import ModelError, rng
 from ..tokens.states import melodic_mask, transposition_range, transpose_ids
@@ -30,37 +32,64 @@ class IntervalWeights:
     def __call__(self, cls, pitch): return self.sums[np.searchsorted(self.at, (cls << 8) | pitch, 'right') - 1]
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #1e6f1b40
-def _transposition_ranges(pieces, widest):
+def _is_note(kind): return (kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF)
+
+def _has_drums(ids):
+    "Whether some notes of a piece are not transposed."
+    return (_is_note(vocab.kind[ids]) & ~melodic_mask(ids)).any()
+
+def _transposition_ranges(pieces, max_transposition):
     "`pieces` with the transposition range of each; those with drums are written out in every key."
     out = []
-    for ids in pieces:
-        ids, (lo, hi) = np.asarray(ids), transposition_range(ids, widest)
-        kind = vocab.kind[ids]
-        drums = (((kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF)) & ~melodic_mask(ids)).any()
-        out += [(transpose_ids(ids, s), 0, 0) for s in range(lo, hi+1)] if drums else [(ids, lo, hi)]
+    for ids in map(np.asarray, pieces):
+        lo, hi = transposition_range(ids, max_transposition)
+        out += _in_every_key(ids, lo, hi) if _has_drums(ids) else [(ids, lo, hi)]
     return out
 
+# %% ../../nbs/900_evaluate.likelihood.ipynb #738a3fe4
+def _in_every_key(ids, lo, hi):
+    "The transpositions of a piece, none of which is shifted further."
+    return [(transpose_ids(ids, s), 0, 0) for s in range(lo, hi+1)]
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #9389f8f2
 class _TokenRun:
     "Concatenated pieces."
     def __init__(self, pieces):
-        n = np.array([len(p) for p in pieces], dtype=np.int64)
-        self.n, self.ids = n, np.concatenate([np.asarray(p, np.int64) for p in pieces] + [np.empty(0, np.int64)])
-        self.place = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)   # position of a token in its piece
-        self.left = np.repeat(n, n) - self.place                         # tokens from here to the end of the piece
+        self.n = np.array([len(p) for p in pieces], dtype=np.int64)
+        self.ids = np.concatenate([np.asarray(p, np.int64) for p in pieces] + [np.empty(0, np.int64)])
+        starts = self.n.cumsum() - self.n
+        self.position = np.arange(len(self.ids)) - np.repeat(starts, self.n)  # of a token in its piece
+        self.remaining = np.repeat(self.n, self.n) - self.position            # tokens to the end of the piece
         kind = vocab.kind[self.ids]
-        self.note, self.off = (kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF), kind == Kind.NOTE_OFF
+        self.note, self.off = _is_note(kind), kind == Kind.NOTE_OFF
         self.pitch = vocab.index[self.ids].astype(np.int64)
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #641c284a
 _SPAN = 256                                             # range of an interval, up and down
 _BITS = (len(vocab) + 2*_SPAN).bit_length()
 
-def _extend_grams(line, start, cls, base, k):
+def _extend_grams(tokens, start, cls, base, k):
     "Key and first pitch (-1: no note yet) of the `k` tokens from each `start`, given those of the first k-1."
     t = start + k-1
-    base = np.where((base < 0) & line.note[t], line.pitch[t], base)
-    sign = np.where(line.note[t], len(vocab) + line.off[t]*_SPAN + line.pitch[t] - base + _SPAN//2, line.ids[t])
+    note, pitch = tokens.note[t], tokens.pitch[t]
+    base = np.where((base < 0) & note, pitch, base)
+    interval = len(vocab) + tokens.off[t]*_SPAN + pitch - base + _SPAN//2
+    sign = np.where(note, interval, tokens.ids[t])
     return np.where(cls < 0, -1, (cls << _BITS) | sign), base
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #a63fa45b
+class _GrowingGrams:
+    "The n-grams of concatenated pieces, each extended by one token at a time."
+    def __init__(self, tokens):
+        self.tokens, self.start = tokens, np.arange(len(tokens.ids))
+        self.cls, self.base = np.zeros_like(self.start), np.full_like(self.start, -1)
+
+    def extend(self, k):
+        "Extend to `k` tokens where the piece is long enough; return the keys, and class and first pitch of the contexts."
+        long_enough = self.tokens.remaining[self.start] >= k
+        self.start, context, context_base = self.start[long_enough], self.cls[long_enough], self.base[long_enough]
+        key, self.base = _extend_grams(self.tokens, self.start, context, context_base, k)
+        return key, context, context_base
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #04728aee
 class NGram:
@@ -68,83 +97,91 @@ class NGram:
     def __init__(self,
         pieces,                # ids of the training pieces
         order:int=7,           # length of the longest n-gram
-        widest:int=12,         # largest transposition down and up, in semitones
+        max_transposition:int=12, # down and up, in semitones
         max_tokens=2_000_000,  # use a random subset of a larger corpus (None: all)
         seed:int=0,            # of the subset
         progress=None,         # called with (orders counted, number of orders)
     ):
-        store_attr('order,widest,max_tokens')
+        store_attr('order,max_transposition,max_tokens')
         self.n_given, self.tables = len(pieces), []
-        if max_tokens and sum(map(len, pieces)) > max_tokens:
-            some = rng(seed, 'n-gram').permutation(len(pieces))
-            pieces = [
-                pieces[i]
-                for i in some[: max(1, np.searchsorted(np.cumsum([len(pieces[i]) for i in some]), max_tokens, 'right'))]
-            ]
+        pieces = _random_subset(pieces, max_tokens, seed)
         self.n_pieces, self.n_tokens = len(pieces), sum(map(len, pieces))
-        self._count(_transposition_ranges(pieces, widest), progress)
+        self._count(_transposition_ranges(pieces, max_transposition), progress)
     def __repr__(self):
-        part = f' of {self.n_given:,}' if self.n_pieces < self.n_given else ''
-        return f'NGram(order {self.order}, {self.n_pieces:,}{part} pieces, {self.n_tokens:,} tokens in every key within ±{self.widest})'
+        n = f'{self.n_pieces:,}' + (f' of {self.n_given:,}' if self.n_pieces < self.n_given else '')
+        return (f'NGram(order {self.order}, {n} pieces, {self.n_tokens:,} tokens '
+                f'in every key within ±{self.max_transposition})')
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #7fdc3ad5
+def _random_subset(pieces, max_tokens, seed):
+    "Return `pieces`, or as many of them at random as have at most `max_tokens` ids, at least one."
+    if not max_tokens or sum(map(len, pieces)) <= max_tokens: return pieces
+    order = rng(seed, 'n-gram').permutation(len(pieces))
+    total = np.cumsum([len(pieces[i]) for i in order])
+    return [pieces[i] for i in order[:max(1, np.searchsorted(total, max_tokens, 'right'))]]
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #5c9c866d
+def _first_pitches(base, lo, hi):
+    "Range of first pitches, and the weight of each; without a note only the weight."
+    no_note = base < 0
+    return np.where(no_note, 0, base + lo), np.where(no_note, 1, base + hi + 1), np.where(no_note, hi - lo + 1, 1)
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #4877436c
 @patch
-def _count(self:NGram, spread, progress=None):
+def _count(self:NGram, ranges, progress=None):
     "Fill one table for each order."
-    line = _TokenRun([p for p,_,_ in spread])
-    lo, hi = (np.repeat(np.array([s[i] for s in spread], dtype=np.int64), line.n) for i in (1, 2))
-    start = np.arange(len(line.ids))
-    cls, base = np.zeros_like(start), np.full_like(start, -1)
-    def stretch(base, s): # possible first pitches of the n-grams from `s`, and the weight of each
-        return (
-            np.where(base < 0, 0, base + lo[s]),
-            np.where(base < 0, 1, base + hi[s] + 1),
-            np.where(base < 0, hi[s] - lo[s] + 1, 1),
-        )
+    tokens = _TokenRun([p for p,_,_ in ranges])
+    lo, hi = (np.repeat(np.array([x[i] for x in ranges], dtype=np.int64), tokens.n) for i in (1, 2))
+    grams = _GrowingGrams(tokens)
     for k in range(1, self.order+1):
         if progress: progress(k - 1, self.order)
-        stay = line.left[start] >= k
-        start, ctx, cbase = start[stay], cls[stay], base[stay]
-        key, base = _extend_grams(line, start, ctx, cbase, k)
-        known, cls = np.unique(key, return_inverse=True)
-        some = slice(None) if k > 1 else line.place[start] > 0     # START is given, not predicted
-        a, b, w = stretch(base[some], start[some])
-        grams = IntervalWeights(cls[some], a, b, w)
-        contexts = IntervalWeights(ctx[some], *stretch(cbase[some], start[some]))
-        self.tables.append((known, grams, contexts, _followers(cls[some], a, b, ctx[some], cbase[some])))
+        key, context, context_base = grams.extend(k)
+        known, grams.cls = np.unique(key, return_inverse=True)
+        counted = slice(None) if k > 1 else tokens.position[grams.start] > 0     # START is given, not predicted
+        cls, context, context_base, start = (x[counted] for x in (grams.cls, context, context_base, grams.start))
+        a, b, weight = _first_pitches(grams.base[counted], lo[start], hi[start])
+        counts = IntervalWeights(cls, a, b, weight)
+        contexts = IntervalWeights(context, *_first_pitches(context_base, lo[start], hi[start]))
+        self.tables.append((known, counts, contexts, _followers(cls, a, b, context, context_base)))
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #b7ff19aa
-def _followers(cls, a, b, ctx, cbase):
+def _followers(cls, a, b, context, context_base):
     "Count the different events that follow a context, as merged intervals of its n-grams."
     if not len(cls): return IntervalWeights(cls, a, b, a)
-    o = np.argsort((cls << 8) | a, kind='stable')
-    lo, far = ((cls << 8) | a)[o], np.maximum.accumulate(((cls << 8) | b)[o])
-    new = np.flatnonzero(np.append(True, lo[1:] > far[:-1]))
-    a, b, o = lo[new] & 255, far[np.append(new[1:], len(far)) - 1] & 255, o[new]
-    free = cbase[o] < 0 # a context without a pitch is followed by notes of many pitches
-    return IntervalWeights(ctx[o], np.where(free, 0, a), np.where(free, 1, b), np.where(free, b - a, 1))
+    order = np.argsort((cls << 8) | a, kind='stable')
+    low, end = ((cls << 8) | a)[order], np.maximum.accumulate(((cls << 8) | b)[order])
+    first = np.flatnonzero(np.append(True, low[1:] > end[:-1]))            # of each merged interval
+    a, b, order = low[first] & 255, end[np.append(first[1:], len(end)) - 1] & 255, order[first]
+    no_pitch = context_base[order] < 0 # such a context is followed by notes of many pitches
+    weight = np.where(no_pitch, b - a, 1)
+    return IntervalWeights(context[order], np.where(no_pitch, 0, a), np.where(no_pitch, 1, b), weight)
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #78b5eff8
+def _find_classes(known, key):
+    "Class of each key; -1 where it is not `known`."
+    if not len(known): return np.full_like(key, -1)
+    cls = np.searchsorted(known, key).clip(max=len(known)-1)
+    return np.where(known[cls] == key, cls, -1)
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #79248473
 @patch
 def nll(self:NGram,
     pieces, # ids of the pieces to predict
 )->list:    # for each order 0 … `order` a list with one array per piece: nats of each token after START
     "Negative log-likelihood of every token of `pieces` under each order."
-    line = _TokenRun(pieces)
-    start, p = np.arange(len(line.ids)), np.full(len(line.ids), 1/len(vocab))
-    cls, base, out = np.zeros_like(start), np.full_like(start, -1), [-np.log(p)]
-    for k,(known, grams, contexts, followers) in enumerate(self.tables, 1):
-        stay = line.left[start] >= k
-        start, ctx, cbase = start[stay], cls[stay], base[stay]
-        key, base = _extend_grams(line, start, ctx, cbase, k)
-        cls = np.searchsorted(known, key).clip(max=len(known)-1)
-        cls = np.where(known[cls] == key, cls, -1) if len(known) else np.full_like(key, -1)
-        cp, t = np.maximum(cbase, 0), start + k-1
-        kinds = followers(ctx, cp)
-        total = contexts(ctx, cp) + kinds
-        p[t] = np.where(total > 0, (grams(cls, np.maximum(base, 0)) + kinds*p[t]) / np.maximum(total, 1), p[t])
+    tokens = _TokenRun(pieces)
+    grams, p = _GrowingGrams(tokens), np.full(len(tokens.ids), 1/len(vocab))
+    out = [-np.log(p)]
+    for k,(known, counts, contexts, followers) in enumerate(self.tables, 1):
+        key, context, context_base = grams.extend(k)
+        grams.cls = _find_classes(known, key)
+        pitch, t = np.maximum(context_base, 0), grams.start + k-1
+        n_followers = followers(context, pitch)
+        total = contexts(context, pitch) + n_followers
+        smoothed = (counts(grams.cls, np.maximum(grams.base, 0)) + n_followers*p[t]) / np.maximum(total, 1)
+        p[t] = np.where(total > 0, smoothed, p[t])
         out.append(-np.log(p))
-    cuts = line.n.cumsum()[:-1]
+    cuts = tokens.n.cumsum()[:-1]
     return [[piece[1:] for piece in np.split(row, cuts)] for row in out]
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #870d13a1
@@ -159,60 +196,94 @@ def piece_nll(
     progress=None,     # called with (pieces done, number of pieces)
 )->list:               # one array per piece: nats of each token after START
     "Negative log-likelihood of every token of `pieces` under `model`, in nats; whole pieces from their start."
-    import contextlib, torch
+    import torch
     if grammar is None: from aurl.tokens.grammar import grammar
-    device = device or next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
-    out, was = [None]*len(pieces), getattr(model, 'training', False)
-    by_length = sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
-    if was: model.eval()
-    try:
-        with torch.inference_mode(), (autocast or contextlib.nullcontext)():
-            for at in range(0, len(pieces), batch_size):
-                some = by_length[at:at+batch_size]
-                for i,nats in zip(some, _batch_nll(model, [pieces[i] for i in some], window, device, grammar)):
-                    out[i] = nats
-                if progress: progress(at + len(some), len(pieces))
-    finally:
-        if was: model.train()
+    device = device or _device_of(model)
+    out, by_length = [None]*len(pieces), sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
+    with _evaluating(model), torch.inference_mode(), (autocast or contextlib.nullcontext)():
+        for first in range(0, len(pieces), batch_size):
+            batch = by_length[first:first+batch_size]
+            for i,nats in zip(batch, _batch_nll(model, [pieces[i] for i in batch], window, device, grammar)):
+                out[i] = nats
+            if progress: progress(first + len(batch), len(pieces))
     return out
 
+# %% ../../nbs/900_evaluate.likelihood.ipynb #429b0788
+def _device_of(model):
+    "Device of the first parameter; the CPU without parameters."
+    import torch
+    return next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
+
+@contextlib.contextmanager
+def _evaluating(model):
+    "Set `model` to evaluation, and restore its mode."
+    was_training = getattr(model, 'training', False)
+    if was_training: model.eval()
+    try: yield
+    finally:
+        if was_training: model.train()
+
 # %% ../../nbs/900_evaluate.likelihood.ipynb #0678f6f3
+def _pad_batch(pieces, length, device):
+    "Ids of `pieces` in one tensor on `device`, padded to `length`."
+    import torch
+    out = torch.full((len(pieces), length), vocab.PAD, dtype=torch.int64)
+    for row,p in zip(out, pieces): row[:len(p)] = torch.from_numpy(np.asarray(p, dtype=np.int64))
+    return out.to(device)
+
+def _window_nll(model, ids, target, state, skip):
+    "Nats of the `target` of one window, without the first `skip` positions."
+    logits = model(ids, state=state).logits.float()[:, skip:]
+    return _nats(logits, target[:, skip:]).cpu().double().numpy()
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #0e0087c1
+def _nats(logits, target):
+    "Cross-entropy of each position, (batch, time)."
+    from torch.nn.functional import cross_entropy
+    return cross_entropy(logits.flatten(0, 1), target.flatten(), reduction='none').view(len(logits), -1)
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #75e930aa
 def _batch_nll(model, pieces, window, device, grammar):
     "Compute `piece_nll` of one batch, longest piece first."
-    import torch
     n = np.array([len(p) for p in pieces])
-    full = torch.full((len(pieces), int(n[0])), vocab.PAD, dtype=torch.int64)
-    for row,p in zip(full, pieces): row[:len(p)] = torch.from_numpy(np.asarray(p, dtype=np.int64))
-    full, nats = full.to(device), np.zeros((len(pieces), int(n[0])))
-    state, half, first = grammar.start(len(pieces), device=device), max(1, window//2), 0
+    longest, half, first = int(n[0]), max(1, window//2), 0
+    full, nats, state = _pad_batch(pieces, longest, device), np.zeros((len(n), longest)), grammar.start(len(n), device=device)
     while True:
         m = int((n - 1 > first).sum())                   # pieces longer than this; they come first
-        state, ids = state[:m], full[:m, first:first+window][:, :n[0]-1-first]
+        end, skip = min(first + window, longest - 1), half if first else 0
         # the first half of a later window was predicted in the one before
-        target, skip = full[:m, first+1:first+1+ids.shape[1]], half if first else 0
-        logits = model(ids, state=state).logits.float()
-        got = torch.nn.functional.cross_entropy(
-            logits[:, skip:].flatten(0, 1), target[:, skip:].flatten(), reduction='none'
-        )
-        nats[:m, first+1+skip:first+1+ids.shape[1]] = got.view(m, -1).cpu().double().numpy()
-        if first + window >= n[0] - 1: return [row[1:k] for row,k in zip(nats, n)]
-        state, first = grammar.advance(state, full[:m, first:first+half]), first + half
+        ids, target = full[:m, first:end], full[:m, first+1:end+1]
+        nats[:m, first+1+skip:end+1] = _window_nll(model, ids, target, state[:m], skip)
+        if end == longest - 1: return [row[1:k] for row,k in zip(nats, n)]
+        state, first = grammar.advance(state[:m], full[:m, first:first+half]), first + half
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #bd955567
 class LikelihoodTable:
     "Likelihood of `pieces` under several models; lower is better."
     def __init__(self,
         pieces,        # ids of the held-out pieces
-        draws:int=2000, # bootstrap samples for the intervals
+        n_resamples:int=2000, # bootstrap samples for the intervals
         seed:int=0,
     ):
         self.tokens = np.array([len(p)-1 for p in pieces])
         self.notes = np.array([(vocab.kind[np.asarray(p)] == Kind.NOTE_ON).sum() for p in pieces])
         self.rows, self.nats = [], {}
-        n = len(pieces)
-        self.draws = (
-            rng(seed, 'bootstrap').multinomial(n, np.full(n, 1 / max(n, 1)), size=draws) if n else np.zeros((1, 0))
-        )
+        self.resamples = _bootstrap(len(pieces), n_resamples, seed)
+
+    def _interval(self, nats):
+        "Ends of the 95 % bootstrap interval of nats per token, from the `nats` of each piece."
+        means = (self.resamples @ nats) / np.maximum(self.resamples @ self.tokens, 1)
+        return np.percentile(means, [2.5, 97.5])
+
+    def __getitem__(self, name):
+        "Return the row of `name`."
+        return next(r for r in self.rows if r['name'] == name)
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #b3a45cce
+def _bootstrap(n, n_resamples, seed):
+    "How often each of `n` pieces occurs in each resample, (n_resamples, n)."
+    if not n: return np.zeros((1, 0))
+    return rng(seed, 'bootstrap').multinomial(n, np.full(n, 1/n), size=n_resamples)
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #222ac8c4
 @patch
@@ -221,33 +292,32 @@ def add(self:LikelihoodTable,
     nll,      # one array of nats for each piece
 ):
     "Add the row of a model."
-    got = [len(x) for x in nll]
-    if got != self.tokens.tolist():
-        raise ModelError(f'{name} scored {sum(got)} tokens of {len(got)} pieces, '
-                         f'not {self.tokens.sum()} of {len(self.tokens)}',
-                                                     way_out='score the pieces of this table, whole')
-    nats = np.array([np.sum(x, dtype=np.float64) for x in nll])
-    n, self.nats[name] = max(self.tokens.sum(), 1), nats
-    lo, hi = np.percentile((self.draws @ nats) / np.maximum(self.draws @ self.tokens, 1), [2.5, 97.5])
+    self._check_lengths(name, [len(x) for x in nll])
+    self.nats[name] = nats = np.array([np.sum(x, dtype=np.float64) for x in nll])
+    low, high = self._interval(nats)
+    total, n_tokens, n_notes = nats.sum(), self.tokens.sum(), self.notes.sum()
     self.rows.append(
         dict(
             name=name,
-            nats_per_token=nats.sum() / n,
-            low=lo,
-            high=hi,
-            bits_per_note=nats.sum() / math.log(2) / max(self.notes.sum(), 1),
-            tokens=int(self.tokens.sum()),
-            notes=int(self.notes.sum()),
+            nats_per_token=total / max(n_tokens, 1),
+            low=low,
+            high=high,
+            bits_per_note=total / math.log(2) / max(n_notes, 1),
+            tokens=int(n_tokens),
+            notes=int(n_notes),
             pieces=len(self.tokens),
         )
     )
     return self
 
-# %% ../../nbs/900_evaluate.likelihood.ipynb #baab6c92
+# %% ../../nbs/900_evaluate.likelihood.ipynb #66366759
 @patch
-def __getitem__(self:LikelihoodTable, name): 
-    "Return the row of `name`."
-    return next(r for r in self.rows if r['name'] == name)
+def _check_lengths(self:LikelihoodTable, name, lengths):
+    "Raise an error unless each token of the pieces has a value."
+    if lengths == self.tokens.tolist(): return
+    raise ModelError(f'{name} scored {sum(lengths)} tokens of {len(lengths)} pieces, '
+                     f'not {self.tokens.sum()} of {len(self.tokens)}',
+                     way_out='score the pieces of this table, whole')
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #cc4a7490
 @patch
@@ -257,9 +327,9 @@ def difference(self:LikelihoodTable,
 )->tuple:  # nats per token by which `a` is better than `b`, and the ends of its 95 % interval
     "Difference in nats per token, with a bootstrap interval."
     d = self.nats[b] - self.nats[a]
-    boot = (self.draws @ d) / np.maximum(self.draws @ self.tokens, 1)
-    return (d.sum()/max(self.tokens.sum(), 1), *np.percentile(boot, [2.5, 97.5]))
+    return (d.sum()/max(self.tokens.sum(), 1), *self._interval(d))
 
+# %% ../../nbs/900_evaluate.likelihood.ipynb #4e340e0c
 @patch
 def verdict(self:LikelihoodTable,
     name:str, # name of a row
@@ -268,45 +338,56 @@ def verdict(self:LikelihoodTable,
     # rows such as 'model under the grammar' belong to `name`
     others = [r for r in self.rows if not r['name'].startswith(name)]
     if not others: return f'{name} has no other row to compare with.'
-    best = min(others, key=lambda r: r['nats_per_token'])
-    d, lo, hi = self.difference(name, best['name'])
-    what = (f"the best of the others, {best['name']}, by {abs(d):.3f} nats per token "
-            f"(95 % interval of the difference {lo:+.3f} … {hi:+.3f})")
-    if lo > 0: return f'{name} beats {what}.'
-    return f'{name} does not beat {what}.' if d <= 0 else f'{name} is ahead of {what}, but not significantly.'
+    best = min(others, key=itemgetter('nats_per_token'))
+    d, low, high = self.difference(name, best['name'])
+    comparison = (f"the best of the others, {best['name']}, by {abs(d):.3f} nats per token "
+                  f"(95 % interval of the difference {low:+.3f} … {high:+.3f})")
+    if low > 0: return f'{name} beats {comparison}.'
+    return f'{name} does not beat {comparison}.' if d <= 0 else f'{name} is ahead of {comparison}, but not significantly.'
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #dbaf7a56
 @patch
+def _size(self:LikelihoodTable):
+    return f'{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces'
+
+@patch
 def __repr__(self:LikelihoodTable):
-    wide = max([len(r['name']) for r in self.rows] + [4])
-    head = f"{'':{wide}}  nats/token   95 % interval  bits/note"
-    lines = [
-        f"{r['name']:{wide}}  {r['nats_per_token']:10.3f}   {r['low']:5.3f} … {r['high']:5.3f}  {r['bits_per_note']:9.2f}"
-        for r in self.rows
-    ]
-    return '\n'.join(
-        [head, *lines, f'{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces']
-    )
+    width = max([len(r['name']) for r in self.rows] + [4])
+    head = f"{'':{width}}  nats/token   95 % interval  bits/note"
+    return '\n'.join([head, *(_text_row(r, width) for r in self.rows), self._size()])
+
+def _text_row(r, width):
+    "One row of the table as text."
+    interval = f"{r['low']:5.3f} … {r['high']:5.3f}"
+    return f"{r['name']:{width}}  {r['nats_per_token']:10.3f}   {interval}  {r['bits_per_note']:9.2f}"
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #14929b34
+_HEAD = '<tr><th></th><th>nats per token</th><th>95 % interval</th><th>bits per note</th></tr>'
+
+def _html_numbers(r):
+    "The cells of a row with numbers."
+    numbers = f"{r['nats_per_token']:.3f}", f"{r['low']:.3f} … {r['high']:.3f}", f"{r['bits_per_note']:.2f}"
+    return ''.join(f'<td style="text-align:right">{x}</td>' for x in numbers)
+
+def _html_row(r, bold):
+    "One row of the table in HTML."
+    style = ' style=font-weight:bold' if bold else ''
+    return f'<tr{style}><td style="text-align:left">{escape(r["name"])}</td>{_html_numbers(r)}</tr>'
+
+# %% ../../nbs/900_evaluate.likelihood.ipynb #d04ee361
+@patch
+def _lowest(self:LikelihoodTable):
+    "The lowest nats per token."
+    return min((r['nats_per_token'] for r in self.rows), default=0)
+
 @patch
 def _repr_html_(self:LikelihoodTable):
-    best = min((r['nats_per_token'] for r in self.rows), default=0)
-    cell = lambda v: f'<td style="text-align:right">{v}</td>'
-    rows = ''.join(
-        f"<tr{' style=font-weight:bold' if r['nats_per_token'] == best else ''}><td style=\"text-align:left\">{escape(r['name'])}</td>"
-        + cell(f"{r['nats_per_token']:.3f}")
-        + cell(f"{r['low']:.3f} … {r['high']:.3f}")
-        + cell(f"{r['bits_per_note']:.2f}")
-        + '</tr>'
-        for r in self.rows
-    )
-    return (
-        f'<table><thead><tr><th></th><th>nats per token</th><th>95 % interval</th><th>bits per note</th></tr></thead><tbody>{rows}</tbody></table>'
-        f'<p>{self.tokens.sum():,} tokens, {self.notes.sum():,} notes, {len(self.tokens):,} pieces</p>'
-    )
+    best = self._lowest()
+    rows = ''.join(_html_row(r, r['nats_per_token'] == best) for r in self.rows)
+    return f'<table><thead>{_HEAD}</thead><tbody>{rows}</tbody></table><p>{self._size()}</p>'
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #f56eebb6
+@delegates(NGram, but=['order'])
 def baselines(
     train,          # ids of the training pieces
     test,           # ids of the held-out pieces
@@ -316,8 +397,9 @@ def baselines(
     "Likelihood table of uniform, unigram and n-gram models on `test`."
     if not len(train) or not len(test):
         raise ModelError(f'{len(train)} training and {len(test)} held-out pieces', way_out='give at least one of each')
-    machine = NGram(train, max(orders), **kwargs)
-    nll, table = machine.nll(test), LikelihoodTable(test)
-    for k,name in {0: 'uniform', 1: 'unigram', **{k: f'{k}-gram' for k in orders}}.items(): table.add(name, nll[k])
-    table.machine = machine
+    ngram = NGram(train, max(orders), **kwargs)
+    nll, table = ngram.nll(test), LikelihoodTable(test)
+    names = {0:'uniform', 1:'unigram', **{k:f'{k}-gram' for k in orders}}
+    for k,name in names.items(): table.add(name, nll[k])
+    table.ngram = ngram
     return table

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import CodecError, ConfigError
+from ..core import CodecError
 from ..models.decoder import Decoder, NumpyDecoder, make_decoder
 from ..midi.read import read_midi
 from ..tokens.codec import decode, encode
@@ -22,72 +22,88 @@ from ..tokens.vocab import Kind, vocab
 _slack = 3                                   # the most by which one free step reduces budget minus need
 
 def allowed_mask(
-    state,     # of the grammar, (batch,)
-    left:int,  # ids that may still come, including END
-    near=True, # whether the budget of any piece may be running short
-):             # (batch, 774) bool
-    "Return which ids may come next so that END follows within `left` ids."
+    state,         # of the grammar, (batch,)
+    remaining:int, # ids that may still come, including END
+    near_end=True, # whether the budget of any piece may be running short
+):                 # (batch, 774) bool
+    "Return which ids may come next so that END follows within `remaining` ids."
     mask = grammar.allowed(state)
-    if not near: return mask
-    due = grammar.to_close(state) + _slack > left
+    if not near_end: return mask
+    due = grammar.to_close(state) + _slack > remaining
     return array_module(mask).where(due[:,None], grammar.closing(state, mask), mask)
 
 # %% ../../nbs/800_generate.engine.ipynb #256f2b95
 _compact_below = 7/8                                 # finished pieces leave when an eighth has finished
 
-def _without_end(scores):
-    "Set the score of END to -inf, unless it is the only possible id."
-    xp, rest = array_module(scores), scores + 0
+def _without_end(logits):
+    "Set the logit of END to -inf, unless it is the only possible id."
+    xp, rest = array_module(logits), logits + 0
     rest[:,vocab.END] = -np.inf
-    return xp.where(xp.isfinite(rest).any(-1)[:,None], rest, scores)
+    return xp.where(xp.isfinite(rest).any(-1)[:,None], rest, logits)
 
-def _free_steps(state, left, limits):
+def _free_steps(state, remaining, limits):
     "Number of steps before the budget must be checked again."
-    need, growth = (grammar.to_close(state), _slack) if limits is None else (limits.need(state), limits.growth)
-    return max(1, (left - growth - int(need.max()))//growth + 1)
+    need, per_step = grammar.to_close(state), _slack
+    if limits is not None: need, per_step = limits.ids_to_end(state), limits.ids_per_step
+    return max(1, (remaining - per_step - int(need.max()))//per_step + 1)
+
+# %% ../../nbs/800_generate.engine.ipynb #5ca707a4
+class _LoopMask:
+    "The mask of each step of a loop, which checks the budget only when it may run short."
+    def __init__(self, decoder, limits, min_tokens):
+        self.decoder, self.limits, self.min_tokens, self.next_check = decoder, limits, min_tokens, 0
+        self.tracker = None if limits is None else limits.tracker(decoder.state)
+
+    def apply(self, logits, step, remaining):
+        "Set the logits of ids that may not come next to -inf."
+        state = self.decoder.state
+        if near_end := step >= self.next_check: self.next_check = step + _free_steps(state, remaining, self.limits)
+        if self.tracker is None: allowed = allowed_mask(state, remaining, near_end)
+        else: allowed = self.tracker.mask(state, remaining, near_end, step + 1 >= self.min_tokens)
+        return array_module(logits).where(allowed, logits, -np.inf)
+
+    def pick(self, rows):
+        "Keep the rows of the batch for which `rows` is True."
+        if self.tracker is not None: self.tracker.pick(rows)
+
+    def read(self, ids):
+        "Update after one id of each row."
+        if self.tracker is not None: self.tracker.read(ids)
 
 # %% ../../nbs/800_generate.engine.ipynb #bb7aa372
 @torch.inference_mode()
 def sample_loop(
     decoder,        # has read the prompt
-    scores,         # its logits after the prompt, (batch, 774), NumPy or torch
-    choose,         # function of scores (batch, 774), their rows and the step; returns ids (batch,)
+    logits,         # its logits after the prompt, (batch, 774), NumPy or torch
+    choose,         # function of logits (batch, 774), their rows and the step; returns ids (batch,)
     max_tokens:int, # most ids to generate
     mask:bool=True, # allow only ids the grammar allows
-    every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
+    check_every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
     min_tokens:int=0, # fewest ids, including END, unless only END may follow
-    limits=None,    # `GenerationLimits` of `805_generate.profile_masks`: stricter than the grammar
+    limits=None,    # `GenerationLimits` of `802_generate.profile_limits`: stricter than the grammar
 )->list:            # for each piece an array of the generated ids, up to END
     "Generate with `decoder` until all pieces have ended."
-    xp, device, look = array_module(scores), scores.device, 0
-    every = every or (1 if str(device) == 'cpu' else 16)
-    rows = xp.arange(len(scores), device=device)
-    said, going = xp.full((len(scores), max_tokens), vocab.PAD, device=device), rows >= 0
-    track = limits.track(decoder.state) if limits is not None and mask else None
+    xp, device = array_module(logits), logits.device
+    check_every = check_every or (1 if str(device) == 'cpu' else 16)
+    rows = xp.arange(len(logits), device=device)
+    out, active = xp.full((len(logits), max_tokens), vocab.PAD, device=device), rows >= 0
+    masks = _LoopMask(decoder, limits, min_tokens) if mask else None
     for i in range(max_tokens):
-        left = max_tokens - i
-        if mask:
-            if near := i >= look: look = i + _free_steps(decoder.state, left, limits)
-            may = (
-                allowed_mask(decoder.state, left, near)
-                if limits is None
-                else track.mask(decoder.state, left, near, i + 1 >= min_tokens)
-            )
-            scores = xp.where(may, scores, -np.inf)
-        if i+1 < min_tokens: scores = _without_end(scores)
-        ids = choose(scores, rows, i)
-        said[rows,i] = ids
-        if (i+1) % every == 0:
-            going &= (said[rows,i+1-every:i+1] != vocab.END).all(1)
-            on = int(going.sum())
-            if on == 0: break
-            if on <= len(rows)*_compact_below:
-                decoder.pick(going)
-                if track is not None: track.pick(going)
-                rows, ids, going = rows[going], ids[going], going[going]
-        if left > 1: scores = decoder.read(ids[:,None])
-        if track is not None: track.read(ids)
-    return [_to_end(x) for x in torch.as_tensor(said).cpu().numpy().astype(np.uint16)]
+        if mask: logits = masks.apply(logits, i, max_tokens - i)
+        if i+1 < min_tokens: logits = _without_end(logits)
+        ids = choose(logits, rows, i)
+        out[rows,i] = ids
+        if (i+1) % check_every == 0:
+            active &= (out[rows,i+1-check_every:i+1] != vocab.END).all(1)
+            n_active = int(active.sum())
+            if n_active == 0: break
+            if n_active <= len(rows)*_compact_below:
+                decoder.pick(active)
+                if mask: masks.pick(active)
+                rows, ids, active = rows[active], ids[active], active[active]
+        if i+1 < max_tokens: logits = decoder.read(ids[:,None])
+        if mask: masks.read(ids)
+    return [_to_end(x) for x in torch.as_tensor(out).cpu().numpy().astype(np.uint16)]
 
 # %% ../../nbs/800_generate.engine.ipynb #539748c7
 def _to_end(ids):
@@ -96,19 +112,21 @@ def _to_end(ids):
     return ids[:end[0]+1] if len(end) else ids
 
 # %% ../../nbs/800_generate.engine.ipynb #4e80e5d1
+def _to_ids(prompt):
+    "Ids of any prompt."
+    if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
+    if hasattr(prompt, 'tracks'): return encode(prompt)
+    return np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
+
+# %% ../../nbs/800_generate.engine.ipynb #033a9eab
 def as_prompt(
     prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
     mask:bool=True, # require that the grammar allows it
 )->np.ndarray:      # uint16, from START on, without END
     "Return the ids that a new piece begins with."
     if prompt is None: return np.array([vocab.START], np.uint16)
-    if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
-    ids = (
-        encode(prompt)
-        if hasattr(prompt, 'tracks')
-        else np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
-    )
-    decode(ids[:0] if ids.ndim != 1 else ids)
+    ids = _to_ids(prompt)
+    decode(ids[:0] if ids.ndim != 1 else ids)                          # raises an error if these are no ids
     if len(ids) and ids[-1] == vocab.END: ids = ids[:-1]
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')
     if mask and (v := grammar.verdict(ids, whole=False)).reasons:
@@ -117,9 +135,9 @@ def as_prompt(
     return ids.astype(np.uint16)
 
 # %% ../../nbs/800_generate.engine.ipynb #a573c952
-def _until(ids, clock, limit):
-    "Return the ids before the cumulative sum of `clock` reaches `limit`."
-    return ids[:int(np.searchsorted(np.cumsum(clock), limit))]
+def _until(ids, duration, limit):
+    "Return the ids before the cumulative sum of `duration` reaches `limit`."
+    return ids[:int(np.searchsorted(np.cumsum(duration), limit))]
 
 def first_seconds(
     ids,           # of a piece
@@ -129,13 +147,19 @@ def first_seconds(
     ids = as_prompt(ids, mask=False)
     return _until(ids, grammar.tables['steps'].numpy()[ids], seconds*vocab.steps_per_second)
 
+# %% ../../nbs/800_generate.engine.ipynb #ef9f0b6d
+def _tempo_at(ids):
+    "Tempo bin in effect at each id; -1 before the first."
+    last = np.maximum.accumulate(np.where(vocab.kind[ids] == Kind.TEMPO, np.arange(len(ids)), -1))
+    return np.where(last >= 0, vocab.index[ids[last]], -1)
+
+# %% ../../nbs/800_generate.engine.ipynb #78f69e7e
 def first_bars(
     ids,           # of a piece
     bars:float=4,  # number of bars
     beats:int=4,   # beats per bar
 )->np.ndarray:     # uint16
     "Return the ids of the first `bars`, at the tempo given by the ids."
-    ids, t = as_prompt(ids, mask=False), grammar.tables
-    at = np.maximum.accumulate(np.where(vocab.kind[ids] == Kind.TEMPO, np.arange(len(ids)), -1))
-    tempo = np.where(at >= 0, vocab.index[ids[at]], -1)                # the current tempo bin; -1 before the first
-    return _until(ids, t['steps'].numpy()[ids]*t['beats'].numpy()[tempo], bars*beats*beat_unit)
+    ids, tables = as_prompt(ids, mask=False), grammar.tables
+    beat_units = tables['steps'].numpy()[ids]*tables['beats'].numpy()[_tempo_at(ids)]
+    return _until(ids, beat_units, bars*beats*beat_unit)

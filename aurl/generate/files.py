@@ -7,6 +7,7 @@ __all__ = ['min_key_confidence', 'min_meter_confidence', 'WriteConfig', 'key_sig
 
 # %% ../../nbs/820_generate.files.ipynb #507b8d6f
 from dataclasses import dataclass, field
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -70,69 +71,82 @@ def key_signature(
     sharps = 7*(key if key < 12 else key + 3) % 12
     return sharps - 12*(sharps > 6), int(key >= 12)
 
-def _parse_key(said):
-    "Return the index of the key named `said`."
-    try: return key_number(said)
-    except AurlError as e: raise ConfigError(f'key={said}: {e.what}', way_out=f'auto, none, or {e.way_out}') from e
+def _parse_key(text):
+    "Return the index of the key named `text`."
+    try: return key_number(text)
+    except AurlError as e: raise ConfigError(f'key={text}: {e.what}', way_out=f'auto, none, or {e.way_out}') from e
 
-def _parse_meter(said):
-    "Return numerator and denominator of `said`, such as 3/4."
-    top, _, low = said.partition('/')
+# %% ../../nbs/820_generate.files.ipynb #4ec4ed8a
+def _parse_meter(text):
+    "Return numerator and denominator of `text`, such as 3/4."
+    top, _, low = text.partition('/')
     if top.isdigit() and low.isdigit() and int(top) < 128 and _is_meter(int(top), int(low)): return int(top), int(low)
-    raise ConfigError(f'metre={said}', way_out='auto, none, or a meter such as 3/4')
+    raise ConfigError(f'metre={text}', way_out='auto, none, or a meter such as 3/4')
 
 # %% ../../nbs/820_generate.files.ipynb #9f655a43
 class PromptSource:
     "A prompt and the number of seconds used from its beginning."
     def __init__(self,
-        music,         # a `Score`, or the path of a MIDI file
+        source,        # a `Score`, or the path of a MIDI file
         seconds:float, # used from the beginning
     ):
-        path = None if hasattr(music, 'tracks') else Path(music).expanduser()
-        self.score, self.seconds = read_midi(path) if path else music, seconds
+        path = None if hasattr(source, 'tracks') else Path(source).expanduser()
+        self.score, self.seconds = read_midi(path) if path else source, seconds
         self.title = (merge_metadata({}, path.read_bytes(), self.score).get('title') or path.stem) if path else ''
     @property
     def programs(self): return ProgramTable([summarize_programs(self.score)])
-    def table(self, voices):
+    def program_table(self, voices):
         "Return the programs of the prompt, encoded with these `voices`."
         return ProgramTable([summarize_programs(self.score, voices)], voices)
 
 # %% ../../nbs/820_generate.files.ipynb #cbf953f2
+_by_time = attrgetter('time')
+
+@patch
+def meters(self:PromptSource)->list:
+    "Meters (second, numerator, denominator) of the part that was used."
+    clock, found = Clock(self.score), sorted(self.score.time_signatures, key=_by_time)
+    found = [t for t in found if _is_meter(t.numerator, t.denominator)]
+    rows = [(float(clock.seconds(t.time)), t.numerator, t.denominator) for t in found]
+    return [r for r in rows if r[0] < self.seconds]
+
+# %% ../../nbs/820_generate.files.ipynb #6898fc36
+@patch
+def keys(self:PromptSource)->list:
+    "Keys (second, sharps, minor) of the part that was used."
+    clock, found = Clock(self.score), sorted(self.score.key_signatures, key=_by_time)
+    found = [k for k in found if abs(k.key) <= 7 and k.tonality in (0, 1)]
+    rows = [(float(clock.seconds(k.time)), k.key, k.tonality) for k in found]
+    return [r for r in rows if r[0] < self.seconds]
+
 @patch
 def signatures(self:PromptSource)->tuple:
-    "Meters (second, numerator, denominator) and keys (second, sharps, minor) of the part that was used."
-    clock, s = Clock(self.score), self.score
-    metres = [
-        (float(clock.seconds(t.time)), t.numerator, t.denominator)
-        for t in sorted(s.time_signatures, key=lambda t: t.time)
-        if _is_meter(t.numerator, t.denominator)
-    ]
-    keys = [
-        (float(clock.seconds(k.time)), k.key, k.tonality)
-        for k in sorted(s.key_signatures, key=lambda k: k.time)
-        if abs(k.key) <= 7 and k.tonality in (0, 1)
-    ]
-    return [m for m in metres if m[0] < self.seconds], [k for k in keys if k[0] < self.seconds]
+    "Meters and keys of the part that was used."
+    return self.meters(), self.keys()
 
 # %% ../../nbs/820_generate.files.ipynb #f9ec8436
 def _tempo_changes(score):
     "Seconds and microseconds per quarter of the tempos of `score`, in order, starting with the MIDI default."
     t, clock = score.tempos.numpy(), Clock(score)
-    rows = sorted(zip(clock.seconds(t['time']).tolist(), t['mspq'].tolist()), key=lambda r: r[0])
+    rows = sorted(zip(clock.seconds(t['time']).tolist(), t['mspq'].tolist()), key=itemgetter(0))
     return rows if rows and rows[0][0] <= 0 else [(0., 500_000)] + rows
 
+def _without_repeats(rows):
+    "The tempo changes that change something."
+    return [row for row,before in zip(rows, [(0, None)] + rows) if row[1] != before[1]]
+
+# %% ../../nbs/820_generate.files.ipynb #6ac486d1
 @patch
-def lay_tempi(self:PromptSource,
+def copy_tempi(self:PromptSource,
     score, # a continuation of this prompt, in seconds; changed in place
 ):
     "Copy the tempos of the prompt to `score`, up to the cut."
     if not len(score.tempos): return
     own, cut = _tempo_changes(score), self.seconds
-    now = [us for t,us in own if t <= cut][-1]
-    rows = [(t, us) for t,us in _tempo_changes(self.score) if t < cut] + [(cut, now)] + [r for r in own if r[0] > cut]
-    keep = [r for r,before in zip(rows, [(0, None)] + rows) if r[1] != before[1]]
-    at, us = zip(*keep)
-    score.tempos = Tempo.from_numpy(np.array(at, np.float32), np.array(us, np.int32), 'Second')
+    at_cut = [us for t,us in own if t <= cut][-1]
+    before, after = [r for r in _tempo_changes(self.score) if r[0] < cut], [r for r in own if r[0] > cut]
+    seconds, us = zip(*_without_repeats(before + [(cut, at_cut)] + after))
+    score.tempos = Tempo.from_numpy(np.array(seconds, np.float32), np.array(us, np.int32), 'Second')
 
 # %% ../../nbs/820_generate.files.ipynb #52a7d1d1
 min_key_confidence, min_meter_confidence = .05, .2 # thresholds below which an estimate is not written
@@ -154,6 +168,10 @@ class FileOptions:
     def __post_init__(self):
         if self.metre not in ('auto', 'none'): _parse_meter(self.metre)
         if self.key not in ('auto', 'none'): _parse_key(self.key)
+        self._check_programs()
+
+    def _check_programs(self):
+        "Raise an error if the rule for programs is unknown or lacks what it needs."
         if self.rule not in ('auto', 'prompt', *program_rules):
             raise ConfigError(f'programs={self.rule}', way_out=f'one of auto, prompt, {", ".join(program_rules)}')
         if self.rule == 'prompt' and self.opening is None:
@@ -173,87 +191,106 @@ def encode(self:FileOptions,
     "Encode `score` the way the model's training data was encoded."
     return encode(separate_voices(score) if self.voices == 'apart' else score)
 
+# %% ../../nbs/820_generate.files.ipynb #9e5ce92d
 @patch
-def _played(self:FileOptions, ids):
+def _decode_with_programs(self:FileOptions, ids):
     "Decode `ids` with the selected programs."
     known = self.programs or ProgramTable()
     if self.rule in program_rules: return known.on(decode(ids), self.rule)
     if self.opening is None: return decode(ids, programs=known)
-    return decode(ids, programs=self.opening.table(self.voices) | known)
+    return decode(ids, programs=self.opening.program_table(self.voices) | known)
 
 # %% ../../nbs/820_generate.files.ipynb #c0781e55
 @patch
 def _condition(self:FileOptions, name, read):
-    "Return the value of a condition parsed by `read`; None if it is absent or has no meaning in a file."
+    "A condition parsed by `read`; None without a meaning."
     value = self.conditions.get(name)
     if value in (None, ''): return None
     try: return read(str(value))
     except ConfigError: return None
 
-def _add_meters(score, rows):
-    for t,n,d in rows: score.time_signatures.append(TimeSignature(t, n, d, 'Second'))
-
-def _meter_rows(score, metre, start):
-    "Time signatures of a meter whose first bar line is `start` quarter notes after the beginning."
-    n, d = metre
+def _meter_rows(score, meter, start):
+    "Time signatures of a meter; its first bar line comes after `start` quarter notes."
+    n, d = meter
     if not start: return [(0., n, d)]
     return [(0., int(start), 4), (float(Clock(score).moments(start)), n, d)]
 
 # %% ../../nbs/820_generate.files.ipynb #589fa07d
+def _estimated_meter(score, guess):
+    "Time signatures of an estimated meter, and its record; none below the minimum confidence."
+    if guess.name is None or guess.sure < min_meter_confidence: return [], {}
+    rows = _meter_rows(score, _parse_meter(guess.name), guess.start)
+    return rows, dict(metre=guess.name, metre_from=f'estimate, confidence {guess.sure:.2f}')
+
+# %% ../../nbs/820_generate.files.ipynb #5d3c17ec
 @patch
-def _tell_metre(self:FileOptions, score):
-    "Add the time signature; return the meter, its source and the confidence."
-    guess, metres = estimate_meter(score), self.opening.signatures()[0] if self.opening else []
-    if self.metre == 'none': return {}
+def _find_meter(self:FileOptions, score):
+    "Time signatures of `score`, and a record of the meter and its source."
+    if self.metre == 'none': return [], {}
     if self.metre != 'auto':
-        _add_meters(score, _meter_rows(score, _parse_meter(self.metre), 0))
-        return dict(metre=self.metre, metre_from='given')
-    if asked := self._condition('metre', _parse_meter):
-        start = guess.start if guess.name == f'{asked[0]}/{asked[1]}' else 0
-        _add_meters(score, _meter_rows(score, asked, start))
-        return dict(metre=f'{asked[0]}/{asked[1]}', metre_from='condition')
-    if metres:
-        _add_meters(score, metres)
-        return dict(metre=f'{metres[-1][1]}/{metres[-1][2]}', metre_from='prompt')
-    if guess.name is None or guess.sure < min_meter_confidence: return {}
-    _add_meters(score, _meter_rows(score, _parse_meter(guess.name), guess.start))
-    return dict(metre=guess.name, metre_from=f'estimate, confidence {guess.sure:.2f}')
+        return _meter_rows(score, _parse_meter(self.metre), 0), dict(metre=self.metre, metre_from='given')
+    guess = estimate_meter(score)
+    if condition := self._condition('metre', _parse_meter):
+        name = f'{condition[0]}/{condition[1]}'
+        rows = _meter_rows(score, condition, guess.start if guess.name == name else 0)
+        return rows, dict(metre=name, metre_from='condition')
+    if self.opening and (rows := self.opening.meters()):
+        return rows, dict(metre=f'{rows[-1][1]}/{rows[-1][2]}', metre_from='prompt')
+    return _estimated_meter(score, guess)
+
+# %% ../../nbs/820_generate.files.ipynb #38b8200a
+@patch
+def _write_meter(self:FileOptions, score):
+    "Add the time signature; return the meter and its source."
+    rows, record = self._find_meter(score)
+    for row in rows: score.time_signatures.append(TimeSignature(*row, 'Second'))
+    return record
 
 # %% ../../nbs/820_generate.files.ipynb #ad3d6e6e
+def _whole_piece(key, source):
+    "The key signature of a whole piece, and a record of its source."
+    return [(0., *key_signature(key))], dict(key=key_names[key], key_from=source)
+
+# %% ../../nbs/820_generate.files.ipynb #7b7d7a13
 @patch
-def _tell_key(self:FileOptions, score):
-    "Add the key signature; return the key, its source and the confidence."
-    if self.key == 'none': return {}
-    if self.key != 'auto':
-        rows, told = [(0.0, *key_signature(_parse_key(self.key)))], dict(
-            key=key_names[_parse_key(self.key)], key_from='given'
-        )
-    elif (asked := self._condition('key', _parse_key)) is not None:
-        rows, told = [(0., *key_signature(asked))], dict(key=key_names[asked], key_from='condition')
-    elif self.opening and (rows := self.opening.signatures()[1]):
-        told = dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
-    else:
-        guess = estimate_key(score)
-        if guess.key < 0 or guess.sure < min_key_confidence: return {}
-        rows, told = [(0.0, *key_signature(guess.key))], dict(
-            key=guess.name, key_from=f'estimate, confidence {guess.sure:.2f}'
-        )
-    for t,sharps,minor in rows: score.key_signatures.append(KeySignature(t, sharps, minor, 'Second'))
-    return told
+def _find_key(self:FileOptions, score):
+    "Key signatures of `score`, and a record of the key and its source."
+    if self.key == 'none': return [], {}
+    if self.key != 'auto': return _whole_piece(_parse_key(self.key), 'given')
+    if (condition := self._condition('key', _parse_key)) is not None: return _whole_piece(condition, 'condition')
+    if self.opening and (rows := self.opening.keys()):
+        return rows, dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
+    guess = estimate_key(score)
+    if guess.key < 0 or guess.sure < min_key_confidence: return [], {}
+    return _whole_piece(guess.key, f'estimate, confidence {guess.sure:.2f}')
+
+# %% ../../nbs/820_generate.files.ipynb #843708cc
+@patch
+def _write_key(self:FileOptions, score):
+    "Add the key signature; return the key and its source."
+    rows, record = self._find_key(score)
+    for row in rows: score.key_signatures.append(KeySignature(*row, 'Second'))
+    return record
 
 # %% ../../nbs/820_generate.files.ipynb #c5a14cf7
+@patch
+def _piece_title(self:FileOptions, name):
+    "Title of the piece `name`."
+    title = self.title or (f'{self.opening.title}, continued' if self.opening and self.opening.title else '')
+    return f'{title} ({name})' if title and name else title or name
+
+# %% ../../nbs/820_generate.files.ipynb #1a75e228
 @patch
 def score(self:FileOptions,
     ids,          # of a piece
     name:str='',  # name of the piece within the run
 )->tuple:         # score in seconds, and a dict with title, metre, metre_from, key, key_from
     "Decode `ids` to a score with meter, key and programs."
-    out = self._played(ids)
-    if self.opening: self.opening.lay_tempi(out)
-    title = self.title or (f'{self.opening.title}, continued' if self.opening and self.opening.title else '')
-    title = f'{title} ({name})' if title and name else title or name
-    return out, dict(title=title, **self._tell_metre(out), **self._tell_key(out))
+    out = self._decode_with_programs(ids)
+    if self.opening: self.opening.copy_tempi(out)
+    return out, dict(title=self._piece_title(name), **self._write_meter(out), **self._write_key(out))
 
+# %% ../../nbs/820_generate.files.ipynb #c4542b3c
 @patch
 def write_file(self:FileOptions,
     score, path, # the score and the path of its file

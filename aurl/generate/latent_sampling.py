@@ -21,18 +21,23 @@ from ..tokens.vocab import vocab
 
 # %% ../../nbs/815_generate.latent_sampling.ipynb #52a88043
 def as_piece(
-    music,              # ids, a symusic.Score, or the path of a MIDI file
+    source,             # ids, a symusic.Score, or the path of a MIDI file
     seconds:float=None, # use at most so many seconds from the beginning; None: all
 )->np.ndarray:          # uint16, from START to END
     "Return the ids of a whole piece."
-    if isinstance(music, (str, Path)): music = read_midi(music)
-    ids = encode(music) if hasattr(music, 'tracks') else np.append(as_prompt(music), vocab.END).astype(np.uint16)
-    if seconds is not None and decode(ids).end() > seconds:
-        ids = encode(decode(np.append(first_seconds(ids, seconds), vocab.END).astype(np.uint16)))
+    if isinstance(source, (str, Path)): source = read_midi(source)
+    ids = encode(source) if hasattr(source, 'tracks') else _with_end(as_prompt(source))
+    if seconds is not None and decode(ids).end() > seconds: ids = encode(decode(_with_end(first_seconds(ids, seconds))))
     if not (ids >= vocab.NOTE_ON).any() or not decode(ids).note_num():
         raise ModelError('the piece has no notes', way_out='give music with notes')
     return ids
 
+# %% ../../nbs/815_generate.latent_sampling.ipynb #58d8dcf1
+def _with_end(ids):
+    "Append END."
+    return np.append(ids, vocab.END).astype(np.uint16)
+
+# %% ../../nbs/815_generate.latent_sampling.ipynb #382c8fd8
 def latents_of(
     model,              # of a mode with a latent
     music,              # list of ids, scores or paths
@@ -40,13 +45,13 @@ def latents_of(
 )->Tensor:              # (pieces, size)
     "Latents of pieces: the means of their posteriors."
     if not len(music): raise ModelError('no pieces to encode', way_out='give at least one piece')
-    lines = [torch.from_numpy(as_piece(m, seconds).astype(np.int64)) for m in music]
-    return model.encode(torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=vocab.PAD))
+    rows = [torch.from_numpy(as_piece(m, seconds).astype(np.int64)) for m in music]
+    return model.encode(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=vocab.PAD))
 
 # %% ../../nbs/815_generate.latent_sampling.ipynb #47737633
 def latents_like(
     model,           # of a mode with a latent
-    like,            # (size,) or (1, size): latent of a piece
+    base,            # (size,) or (1, size): latent of a piece
     n:int=4,         # number of variations
     spread:float=.5, # 0: the piece itself … 1: a sample from the prior
     seed:int=0,      # of the samples
@@ -54,29 +59,32 @@ def latents_like(
     "Latents of variations of a piece."
     if not 0 <= spread <= 1:
         raise ConfigError(f'spread={spread}', way_out='0 for the piece, 1 for a sample from the prior, or between')
-    z = like.reshape(1, -1).expand(n, -1)
-    new = (1 - spread**2)**.5*z + spread*model.sample_prior(n, seed)
-    return torch.cat([new[:,:-1], z[:,-1:]], 1)
+    z = base.reshape(1, -1).expand(n, -1)
+    mixed = (1 - spread**2)**.5*z + spread*model.sample_prior(n, seed)
+    return torch.cat([mixed[:,:-1], z[:,-1:]], 1)
 
 # %% ../../nbs/815_generate.latent_sampling.ipynb #717d1bd3
 def latents_between(
-    model,               # of a mode with a latent
-    a, b,                # (size,) or (1, size): latents of two pieces
-    n:int=5,             # number of latents, both ends included
-    straight:bool=False, # linear instead of spherical interpolation
-)->Tensor:               # (n, size)
+    model,             # of a mode with a latent
+    a, b,              # (size,) or (1, size): latents of two pieces
+    n:int=5,           # number of latents, both ends included
+    linear:bool=False, # instead of spherical interpolation
+)->Tensor:             # (n, size)
     "Latents on the path from one piece to another."
     if n < 2: raise ConfigError(f'{n} step of an interpolation', way_out='two or more')
     a, b, t = a.reshape(-1), b.reshape(-1), torch.linspace(0, 1, n, device=a.device)
-    return torch.cat([(lerp if straight else slerp)(a[:-1], b[:-1], t), lerp(a[-1:], b[-1:], t)], 1)
+    content = (lerp if linear else slerp)(a[:-1], b[:-1], t)
+    return torch.cat([content, lerp(a[-1:], b[-1:], t)], 1)
 
 # %% ../../nbs/815_generate.latent_sampling.ipynb #b2ad314d
+def _with_duration(x):
+    "Append a 0 for the dimension of the duration."
+    return torch.cat([x, x.new_zeros(1)])
+
 def attribute_direction(
     z:Tensor,     # (pieces, size)
     value:Tensor, # (pieces,): attribute values, in their own unit
 )->AttributeVector:
     "Fit the direction along which an attribute grows while the duration is constant."
     v = attribute_vector(z[:,:-1], value)
-    return v._replace(
-        move=torch.cat([v.move, v.move.new_zeros(1)]), weights=torch.cat([v.weights, v.weights.new_zeros(1)])
-    )
+    return v._replace(move=_with_duration(v.move), weights=_with_duration(v.weights))

@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from ..core import ConfigError
 from .collapse import RollbackOnCollapse
 from .anomalies import advice
+from .generation import find_callback
 from ..train.clip import GradientClipping
 
 # %% ../../nbs/861_monitor.actions.ipynb #4e5264e7
@@ -22,73 +23,89 @@ class RollbackRemedies(Callback):
     "Lowers the learning rate and the clipping threshold after each rollback of `RollbackOnCollapse`."
     order, goes_back = -5.5, False # before the rollback callback sets the rate; remedies are not rolled back
     def __init__(self,
-        apply:bool=True, # apply the remedies; False: only log them
-        to=None,         # an `Experiment` to log to
-        slower:float=.7, # factor of the learning rate at each rollback
-        tighter:float=.5, # factor of the clipping threshold at each rollback
+        apply:bool=True,  # apply the remedies; False: only log them
+        run=None,         # an `Experiment` to log to
+        lr_factor:float=.7, # factor of the learning rate at each rollback
+        clip_factor:float=.5, # factor of the clipping threshold at each rollback
     ):
-        self.apply, self.to, self.slower, self.tighter = apply, to, slower, tighter
+        self.apply, self.experiment, self.lr_factor, self.clip_factor = apply, run, lr_factor, clip_factor
         self.seen, self.told = 0, []                # rollbacks that were handled, and the remedies of each
         self.rate, self.limit = 1., 1.              # current factors
 
     def before_fit(self):
-        self.back = next((c for c in self.cbs if isinstance(c, RollbackOnCollapse)), None)
-        if self.back is None:
+        self.rollback = find_callback(self.cbs, RollbackOnCollapse)
+        if self.rollback is None:
             raise ConfigError('no callback rolls back here',
                               way_out='add RollbackOnCollapse to the callbacks, or leave watch.act out')
-        self.held = next((c for c in self.cbs if isinstance(c, GradientClipping)), None)
-        self.hold()
+        self.clipping = find_callback(self.cbs, GradientClipping)
+        self.apply_scales()
 
     def before_batch(self):
-        if not self.training or len(self.back.times) <= self.seen: return
-        self.seen = len(self.back.times)
-        if not self.back.over: self.answer(self.back.times[-1])
+        if not self.training or len(self.rollback.times) <= self.seen: return
+        self.seen = len(self.rollback.times)
+        if not self.rollback.exhausted: self.apply_remedies(self.rollback.times[-1])
 
     def state_dict(self): return dict(seen=self.seen, rate=self.rate, limit=self.limit, told=list(self.told))
     def load_state_dict(self, state):
         self.seen, self.rate, self.limit, self.told = state['seen'], state['rate'], state['limit'], list(state['told'])
-        if 'back' in vars(self): self.hold()
+        if 'rollback' in vars(self): self.apply_scales()
 
 # %% ../../nbs/861_monitor.actions.ipynb #7630d9ce
 @patch
-def hold(self:RollbackRemedies):
+def apply_scales(self:RollbackRemedies):
     "Apply the current factors."
     if not self.apply: return
-    self.back.lasting = self.rate
-    if self.held is None: return
-    self.held.asked = c = vars(self.held).get('asked', self.held.config)       # the original config
-    self.held.config = c if self.limit == 1 else c.changed(at=c.limit*self._share(c))
+    self.rollback.lasting = self.rate
+    if self.clipping is None: return
+    self.clipping.asked = c = self._original_clipping()
+    self.clipping.config = c if self.limit == 1 else c.changed(at=c.limit*self._clip_share(c))
 
 @patch
-def _share(self:RollbackRemedies, c):
+def _original_clipping(self:RollbackRemedies):
+    "The configuration of the clipping before any remedy."
+    return vars(self.clipping).get('asked', self.clipping.config)
+
+# %% ../../nbs/861_monitor.actions.ipynb #9896f5c6
+@patch
+def _clip_share(self:RollbackRemedies, config):
     "Factor of the threshold; a percentile is moved by less."
-    return 1 - (1 - self.limit)/4 if c.kind == 'percentile' else self.limit
+    return 1 - (1 - self.limit)/4 if config.kind == 'percentile' else self.limit
 
 # %% ../../nbs/861_monitor.actions.ipynb #7a4e7c3c
 @patch
-def answer(self:RollbackRemedies,
-    back:dict, # an entry of `RollbackOnCollapse.times`: step, back_to, why
+def apply_remedies(self:RollbackRemedies,
+    rollback:dict, # an entry of `RollbackOnCollapse.times`: step, back_to, why
 ):
     "Choose the remedies for the cause of a rollback, and apply or suggest them."
-    kind = back['why'].replace(' ', '_')
-    helps = {what for what,way,_ in advice.get(kind, advice['training_divergence']) if way == 'down'}
-    words = []
-    if 'lr' in helps and self.rate > _min_scale:
-        self.rate = max(_min_scale, self.rate*self.slower)
-        words.append(f'learning rate × {self.rate:.3g} of the schedule')
-    if 'clip' in helps and self.held is not None and self.limit > _min_scale:
-        c = vars(self.held).get('asked', self.held.config)
-        was, self.limit = c.limit*self._share(c), max(_min_scale, self.limit*self.tighter)
-        words.append(f'clip {was:.3g} → {c.limit*self._share(c):.3g}')
-    what = ' and '.join(words) or 'no cheap remedy is left'
-    self.told.append(dict(step=back['step'], why=back['why'], what=what))
-    self.hold()
-    self._say(self.told[-1])
+    kind = rollback['why'].replace(' ', '_')
+    to_lower = {a.setting for a in advice.get(kind, advice['training_divergence']) if a.direction == 'down'}
+    changes = []
+    if 'lr' in to_lower and self.rate > _min_scale: changes.append(self._lower_rate())
+    if 'clip' in to_lower and self.clipping is not None and self.limit > _min_scale: changes.append(self._lower_clip())
+    remedies = ' and '.join(changes) or 'no cheap remedy is left'
+    self.told.append(dict(step=rollback['step'], why=rollback['why'], what=remedies))
+    self.apply_scales()
+    self._report(self.told[-1])
+
+# %% ../../nbs/861_monitor.actions.ipynb #f2151643
+@patch
+def _lower_rate(self:RollbackRemedies):
+    "Lower the factor of the learning rate; return a description."
+    self.rate = max(_min_scale, self.rate*self.lr_factor)
+    return f'learning rate × {self.rate:.3g} of the schedule'
+
+@patch
+def _lower_clip(self:RollbackRemedies):
+    "Lower the factor of the clipping threshold; return a description."
+    config = self._original_clipping()
+    before, self.limit = config.limit*self._clip_share(config), max(_min_scale, self.limit*self.clip_factor)
+    return f'clip {before:.3g} → {config.limit*self._clip_share(config):.3g}'
 
 # %% ../../nbs/861_monitor.actions.ipynb #90075adc
 @patch
-def _say(self:RollbackRemedies, t):
-    if self.to is None: return
-    self.to.log(step=t['step'], **{'acted' if self.apply else 'suggested':t['what']})
+def _report(self:RollbackRemedies, entry):
+    "Log the remedies of a rollback."
+    if self.experiment is None: return
+    self.experiment.log(step=entry['step'], **{'acted' if self.apply else 'suggested':entry['what']})
     how = 'changed for the rest of the training' if self.apply else 'suggested'
-    self.to.say(f'step {t["step"]}: after the rollback ({t["why"]}) {how}: {t["what"]}')
+    self.experiment.say(f'step {entry["step"]}: after the rollback ({entry["why"]}) {how}: {entry["what"]}')

@@ -10,6 +10,7 @@ import contextlib, math, os, shutil
 from pathlib import Path
 from typing import Literal
 
+from fastcore.basics import patch
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
@@ -17,12 +18,12 @@ from ..core import CheckpointError, ConfigError
 from ..distributed import world_size
 from .actions import RollbackRemedies
 from ..train.checkpoint import load_checkpoint, save_checkpoint
-from .collapse import RollbackOnCollapse, snapshot_bytes
+from .collapse import RollbackOnCollapse
 from .generation import GenerationMonitor, get_sample_metric
 from .mask_annealing import GrammarAnnealing
 from .early_stopping import EarlyStopping, ImprovementTracker
-from .anomalies import AnomalyMonitor
-from .profiler import TrainingProfiler, memory_limit, phases
+from .anomaly_monitor import AnomalyMonitor
+from .profiler import TrainingProfiler, memory_limit, plot_phases
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #027a82a9
 class MonitorConfig(Config):
@@ -93,95 +94,123 @@ class RollbackBuffer:
         self.folder = Path(folder)/os.environ.get('RANK', '0')           # a separate folder for each rank
         shutil.rmtree(self.folder, ignore_errors=True)                   # left by a process that was killed
     def _at(self, step): return self.folder/f'good_{step:08d}'
-    def put(self, step, moment): save_checkpoint(self._at(step), moment)
+    def put(self, step, snapshot): save_checkpoint(self._at(step), snapshot)
     def get(self, step):
         if self._at(step).exists() or self.checkpoints is None: return load_checkpoint(self._at(step)).snapshot()
-        there = {
-            int(n): p
-            for p in Path(self.checkpoints).glob('*_*')
-            if (n := p.name.rpartition('_')[2]).isdigit() and int(n) <= step
-        }
-        for n in sorted(there, reverse=True):
-            with contextlib.suppress(CheckpointError): return load_checkpoint(there[n]).snapshot()
-        raise CheckpointError(
-            f'no checkpoint of step {step} or before', self.checkpoints, 'keep more of them, or save more often'
-        )
+        return self._newest_checkpoint(step)
     def drop(self, step): shutil.rmtree(self._at(step), ignore_errors=True)
 
+# %% ../../nbs/867_monitor.callbacks.ipynb #4ef12cd5
+@patch
+def _newest_checkpoint(self:RollbackBuffer, step):
+    "Load the newest intact checkpoint of the run at or before `step`."
+    by_step = {p.name.rpartition('_')[2]:p for p in Path(self.checkpoints).glob('*_*')}
+    by_step = {int(n):p for n,p in by_step.items() if n.isdigit() and int(n) <= step}
+    for n in sorted(by_step, reverse=True):
+        with contextlib.suppress(CheckpointError): return load_checkpoint(by_step[n]).snapshot()
+    raise CheckpointError(
+        f'no checkpoint of step {step} or before', self.checkpoints, 'keep more of them, or save more often'
+    )
+
 # %% ../../nbs/867_monitor.callbacks.ipynb #afc8e877
+def _rollback_buffer(run):
+    "Storage for snapshots in the folder of the run; None without one."
+    if run is None: return None
+    return RollbackBuffer(run.path/'moments', run.checkpoints if world_size() == 1 else None)
+
+# %% ../../nbs/867_monitor.callbacks.ipynb #a4f97770
 def monitor_callbacks(
-    cfg:MonitorConfig,   # which callbacks
+    cfg:MonitorConfig, # which callbacks
     run=None,          # an `Experiment` to log to
     seed:int=0,        # of the training
-    steady:bool=False, # independent of the clock?
+    deterministic:bool=False, # independent of the clock?
 )->list:               # callbacks
     "Create the callbacks that monitor a training."
     if not cfg.on: return []
-    room, shelf = cfg.memory * (memory_limit() or math.inf), (
-        RollbackBuffer(run.path / 'moments', run.checkpoints if world_size() == 1 else None)
-        if run is not None
-        else None
-    )
-    rescue = RollbackOnCollapse(cfg.rescues, room=room, shelf=shelf, to=run) if cfg.rescues else None
-    every = cfg.every or (100 if cfg.let_go or steady else 0) # annealing also needs the same steps on every machine
-    act = RollbackRemedies(cfg.act == 'apply', run) if cfg.act != 'none' and rescue is not None else None
-    out = [
-        GenerationMonitor(cfg.measures, cfg.samples, cfg.tokens, cfg.share, every, seed, run),
-        rescue,
-        GrammarAnnealing(to=run) if cfg.let_go else None,
-        AnomalyMonitor(recover=rescue if cfg.recover else None, to=run) if cfg.stability else None,
-        EarlyStopping(cfg.stop_on, cfg.patience, to=run) if cfg.patience else None,
-        TrainingProfiler(to=run) if cfg.stopwatch else None,
-        act,
-    ]
-    return [c for c in out if c is not None]
-
-# %% ../../nbs/867_monitor.callbacks.ipynb #01ed8b73
-def monitor_summary(
-    watched # callbacks from `monitor_callbacks`, or the Learner that has them
-)->list:    # lines of text
-    "Summarize the results of the monitoring callbacks."
-    out, cbs = [], {type(c).__name__:c for c in getattr(watched, 'cbs', watched)}
-    if (w := cbs.get('GenerationMonitor')) and w.now:
-        out.append(f'without the mask the grammar score is {w.now["grammar"]:.2f}, and {w.now["validity"]:.0%} of the '
-                   f'samples have no errors; {w.pace.looks} evaluations took {w.pace.cost:.1%} of the time')
-    if (r := cbs.get('RollbackOnCollapse')) and r.times:
-        out.append(f'the model collapsed {len(r.times)} times and was rolled back: '
-                   + ', '.join(f'{t["step"]} to {t["back_to"]}' for t in r.times))
-    if (a := cbs.get('RollbackRemedies')) and a.told:
-        out.append(('changed after rollbacks: ' if a.apply else 'suggested after rollbacks: ')
-                   + '; '.join(t['what'] for t in a.told))
-    if s := cbs.get('AnomalyMonitor'):
-        if s.found:
-            out.append('anomalies: ' + ', '.join(f'{a["kind"]} at step {a["step"]}' for a in s.found[:5]))
-        if s.skipped: out.append(f'{s.skipped} batches were skipped')
-    if b := cbs.get('TrainingProfiler'):
-        phase, share, remedy = b.bottleneck()
-        out.append(f'{b.throughput()["tokens_per_second"]:,.0f} ids per second; '
-                   f'most of the time ({share:.0%}) is spent on {phase}: {remedy}')
+    memory = dict(max_bytes=cfg.memory*(memory_limit() or math.inf), buffer=_rollback_buffer(run))
+    rollback = RollbackOnCollapse(cfg.rescues, run=run, **memory) if cfg.rescues else None
+    every = cfg.every or (100 if cfg.let_go or deterministic else 0) # annealing needs the same steps on every machine
+    out = [GenerationMonitor(cfg.measures, cfg.samples, cfg.tokens, cfg.share, every, seed, run=run)]
+    if rollback is not None: out.append(rollback)
+    if cfg.let_go: out.append(GrammarAnnealing(run=run))
+    if cfg.stability: out.append(AnomalyMonitor(rollback=rollback if cfg.recover else None, run=run))
+    if cfg.patience: out.append(EarlyStopping(cfg.stop_on, cfg.patience, run=run))
+    if cfg.stopwatch: out.append(TrainingProfiler(run=run))
+    if cfg.act != 'none' and rollback is not None: out.append(RollbackRemedies(cfg.act == 'apply', run))
     return out
 
+# %% ../../nbs/867_monitor.callbacks.ipynb #01ed8b73
+def _summarize_samples(m):
+    "Line about the samples."
+    if not m.now: return []
+    return [f'without the mask the grammar score is {m.now["grammar"]:.2f}, and {m.now["validity"]:.0%} of the '
+            f'samples have no errors; {m.pace.looks} evaluations took {m.pace.cost:.1%} of the time']
+
+def _summarize_rollbacks(r):
+    "Line about the rollbacks."
+    if not r.times: return []
+    steps = ', '.join(f'{t["step"]} to {t["back_to"]}' for t in r.times)
+    return [f'the model collapsed {len(r.times)} times and was rolled back: {steps}']
+
+# %% ../../nbs/867_monitor.callbacks.ipynb #55466700
+def _summarize_remedies(r):
+    "Line about the remedies."
+    if not r.told: return []
+    return [f'{"changed" if r.apply else "suggested"} after rollbacks: {"; ".join(t["what"] for t in r.told)}']
+
+# %% ../../nbs/867_monitor.callbacks.ipynb #d584edf8
+def _summarize_anomalies(m):
+    "Lines on anomalies."
+    out = []
+    if m.found: out.append('anomalies: ' + ', '.join(f'{a["kind"]} at step {a["step"]}' for a in m.found[:5]))
+    if m.skipped: out.append(f'{m.skipped} batches were skipped')
+    return out
+
+def _summarize_profile(p):
+    "Line about the speed."
+    phase, share, remedy = p.bottleneck()
+    return [f'{p.throughput()["tokens_per_second"]:,.0f} ids per second; '
+            f'most of the time ({share:.0%}) is spent on {phase}: {remedy}']
+
+# %% ../../nbs/867_monitor.callbacks.ipynb #96673f9c
+_SUMMARIES = dict(
+    GenerationMonitor=_summarize_samples,
+    RollbackOnCollapse=_summarize_rollbacks,
+    RollbackRemedies=_summarize_remedies,
+    AnomalyMonitor=_summarize_anomalies,
+    TrainingProfiler=_summarize_profile,
+)
+
+# %% ../../nbs/867_monitor.callbacks.ipynb #6ec180f8
+def monitor_summary(
+    callbacks # from `monitor_callbacks`, or the Learner that has them
+)->list:      # lines of text
+    "Summarize the results of the monitoring callbacks."
+    by_name = {type(c).__name__:c for c in getattr(callbacks, 'cbs', callbacks)}
+    return [line for name, summarize in _SUMMARIES.items() if name in by_name for line in summarize(by_name[name])]
+
 # %% ../../nbs/867_monitor.callbacks.ipynb #a3b9031a
+_PLOTTED = (('grammar', 'health'), ('grammar_validity', 'valid samples'), ('grammar_pairing', 'pairing'))
+
+def _plot_quality(ax, run):
+    "Plot the metrics of samples over the steps, and the rollbacks."
+    for name, label in _PLOTTED: ax.plot(*run.series(name), '.-', lw=2 if name == 'grammar' else 1, label=label)
+    for step in run.series('back_to')[0]: ax.axvline(step, color='C3', lw=.8)
+    ax.set(xlabel='step', ylabel='without mask', ylim=(-.05, 1.05))
+    ax.legend(fontsize=7, ncols=3, loc='lower right')
+
+# %% ../../nbs/867_monitor.callbacks.ipynb #3e752248
 def monitor_figure(
     run, # an `Experiment`
 ):       # a matplotlib figure; None without monitoring
     "Plot the quality of unmasked samples during training, and the time of each phase."
     import matplotlib.pyplot as plt
-    at, health = run.series('grammar')
     last = run.latest()
-    if not len(at) and 'seconds_total' not in last: return None
-    fig, (a, b) = plt.subplots(2, 1, figsize=(7, 3.4), height_ratios=(4, 1), layout='constrained')
-    for name, label in (('grammar', 'health'), ('grammar_validity', 'valid samples'), ('grammar_pairing', 'pairing')):
-        a.plot(*run.series(name), '.-', lw=2 if name == 'grammar' else 1, label=label)
-    for step in run.series('back_to')[0]: a.axvline(step, color='C3', lw=.8)
-    a.set(xlabel='step', ylabel='without mask', ylim=(-.05, 1.05))
-    a.legend(fontsize=7, ncols=3, loc='lower right')
-    x = 0.
-    for i,p in enumerate(phases if 'seconds_total' in last else ()):
-        share = last[f'seconds_{p}']/max(last['seconds_total'], 1e-9)
-        b.barh(0, share, left=x, color=f'C{i}', label=f'{p} {share:.0%}')
-        x += share
-    b.set(xlim=(0, 1), yticks=[], xlabel='fraction of the time')
-    b.legend(fontsize=6, ncols=7, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
+    if not len(run.series('grammar')[0]) and 'seconds_total' not in last: return None
+    fig, (quality, time) = plt.subplots(2, 1, figsize=(7, 3.4), height_ratios=(4, 1), layout='constrained')
+    _plot_quality(quality, run)
+    seconds = {k.removeprefix('seconds_'):v for k,v in last.items() if k.startswith('seconds_')}
+    if 'total' in seconds: plot_phases(time, seconds, fontsize=6)
+    time.set(xlim=(0, 1), yticks=[], xlabel='fraction of the time')
     plt.close(fig)
     return fig

@@ -9,10 +9,11 @@ __all__ = ['BackgroundWriter', 'weighted_score', 'current_metrics', 'CheckpointC
 # %% ../../nbs/864_monitor.checkpoints.ipynb #aa646772
 import math, warnings
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from functools import partial
 from pathlib import Path
 
 from fastai.callback.core import Callback
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
@@ -21,7 +22,7 @@ from ..experiments.registry import parse_age
 from ..train.checkpoint import is_suspect, latest_checkpoint, load_checkpoint, mark_suspect, prune_checkpoints
 from ..train.checkpoint import save_checkpoint
 from .failures import FailureMonitor
-from .generation import GenerationMonitor
+from .generation import GenerationMonitor, find_callback
 from ..train.state import ResumeFrom, capture_state
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #857b4a24
@@ -47,33 +48,46 @@ class BackgroundWriter:
         return job.exception()
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #b76cbc17
-def weighted_score(
-    measures:dict, # metrics by name
-    weights:dict,  # weight of each metric in the score; all positive
-    higher=(),     # names of metrics for which higher is better
-)->float:          # lower is better; None if a metric is missing or not finite
-    "Weighted sum of metrics that determines the best checkpoint."
+def _check_weights(weights, higher_is_better):
+    "Raise an error if a weight is not positive, or a metric in `higher_is_better` has none."
     if bad := [k for k,w in weights.items() if not w > 0]:
         raise ConfigError(f'best.{bad[0]}={weights[bad[0]]}',
                           way_out=f'weights are positive; where higher is better, set higher=["{bad[0]}"]')
-    if bad := [k for k in higher if k not in weights]:
+    if bad := [k for k in higher_is_better if k not in weights]:
         raise ConfigError(f'higher names {bad[0]}, which has no weight',
                           way_out=f'the weights are of {", ".join(weights)}')
-    got = [measures.get(k) for k in weights]
-    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in got): return None
-    return sum((-w if k in higher else w)*v for (k,w),v in zip(weights.items(), got))
 
+# %% ../../nbs/864_monitor.checkpoints.ipynb #b5898634
+def weighted_score(
+    metrics:dict,        # by name
+    weights:dict,        # weight of each metric in the score; all positive
+    higher_is_better=(), # names of metrics for which higher is better
+)->float:                # lower is better; None if a metric is missing or not finite
+    "Weighted sum of metrics that determines the best checkpoint."
+    _check_weights(weights, higher_is_better)
+    values = [metrics.get(k) for k in weights]
+    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values): return None
+    return sum((-w if k in higher_is_better else w)*v for (k,w),v in zip(weights.items(), values))
+
+# %% ../../nbs/864_monitor.checkpoints.ipynb #b5a56a91
+def _recorded_metrics(learn):
+    "fastai's metrics of the last validation."
+    recorder = getattr(learn, 'recorder', None)
+    if recorder is None or not len(getattr(recorder, 'values', [])): return {}
+    values = dict(zip(recorder.metric_names[1:], recorder.values[-1]))
+    return {k:float(v) for k,v in values.items() if isinstance(v, (int, float))}
+
+# %% ../../nbs/864_monitor.checkpoints.ipynb #e092dbd0
 def current_metrics(learn)->dict:
     """Current metrics of `learn`.
 
     fastai's metrics and `valid_loss` (nats per token) of the last validation, metrics of the last unmasked samples
     (`840_monitor.generation`), and the metrics that callbacks put into `learn.measures`."""
-    r = getattr(learn, 'recorder', None)
-    out = dict(zip(r.metric_names[1:], r.values[-1])) if r is not None and len(getattr(r, 'values', [])) else {}
-    out = {k:float(v) for k,v in out.items() if k in [*r.metric_names] and isinstance(v, (int, float))}
+    out = _recorded_metrics(learn)
     if 'valid_nats' in vars(learn): out['valid_loss'] = learn.valid_nats
-    watch = next((c.now for c in learn.cbs if isinstance(c, GenerationMonitor)), None) or {}
-    return out | watch | vars(learn).get('measures', {}) # the monitor's values are newer than the recorder's
+    monitor = find_callback(learn.cbs, GenerationMonitor)
+    samples = monitor.now if monitor else {}
+    return out | samples | vars(learn).get('measures', {}) # the monitor's values are newer than the recorder's
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #a482e66d
 class CheckpointConfig(Config):
@@ -114,31 +128,24 @@ class CheckpointCallback(Callback):
         keep:int=3,  # newest checkpoints to keep
         config=None, # configuration to rebuild the model
         codec=None,  # fingerprint of the codec
-        best=None,   # weights of the metrics that define the best checkpoint; None: the validation loss
-        higher=(),   # those of them for which higher is better
-        patience:float=.25, # maximum seconds to wait for the disk
+        best_by=None, # weights of the metrics that define the best checkpoint; None: the validation loss
+        higher_is_better=(), # those of them for which higher is better
+        *,
+        disk_timeout:float=.25, # maximum seconds to wait for the disk
         say=None,    # called with a status line
-        quiet=False, # True on ranks that do not write
-        log=None,    # an `Experiment`; a training resumed from a checkpoint truncates the log at that point
-        how=None,    # a `CheckpointConfig`: compression and history
+        read_only=False, # True on ranks that do not write
+        run=None,    # an `Experiment`; a training resumed from a checkpoint truncates its log at that point
+        options=None, # a `CheckpointConfig`: compression and history
         **state      # further state to store, such as the seed
     ):
-        self.quiet, self.log, self.how = quiet, log, how or CheckpointConfig()
-        self.folder, self.every, self.keep, self.config, self.codec, self.patience, self.say, self.state = (
-            Path(folder),
-            every,
-            keep,
-            config,
-            codec,
-            patience,
-            say or (lambda line: None),
-            state,
-        )
-        self.best, self.higher = dict(best or dict(valid_loss=1.)), tuple(higher)
-        weighted_score({}, self.best, self.higher)
-        self.writer, self.bad = BackgroundWriter(), False
+        self.folder, self.every, self.keep, self.config, self.codec = Path(folder), every, keep, config, codec
+        self.best_by, self.higher_is_better = dict(best_by or dict(valid_loss=1.)), tuple(higher_is_better)
+        _check_weights(self.best_by, self.higher_is_better)
+        self.disk_timeout, self.say, self.read_only, self.experiment = disk_timeout, say or noop, read_only, run
+        self.options, self.state = options or CheckpointConfig(), state
+        self.writer, self.disk_failed = BackgroundWriter(), False
 
-    def before_fit(self): self.saved, self.top, self.held, self.judged = 0, math.inf, None, True
+    def before_fit(self): self.saved, self.top, self.pending_best, self.validation_scored = 0, math.inf, None, True
     def state_dict(self): return dict(saved=self.saved, top=self.top, bound=True)
     def load_state_dict(self, state):
         self.saved = state['saved']
@@ -150,15 +157,15 @@ class CheckpointCallback(Callback):
     def after_cancel_train(self):
         # `ValidEvery` only pauses for a validation
         if not any(getattr(c, 'interrupted', False) for c in self.cbs): self.save()
-    def after_validate(self): self.judged = False
+    def after_validate(self): self.validation_scored = False
     def after_epoch(self):
-        self.judge()
+        self.score_validation()
         if self.epoch == self.n_epoch - 1: self.save()
     def after_cancel_fit(self):
-        self.judge()
+        self.score_validation()
         self.save()
     def after_fit(self):
-        self.flush()
+        self.write_pending_best()
         self.close()
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #419afb83
@@ -166,86 +173,91 @@ class CheckpointCallback(Callback):
 def save(self:CheckpointCallback):
     "Save now, unless this step is saved already or the weights must not be saved."
     if self.train_iter in (0, self.saved): return
-    monitor = next((c for c in self.cbs if isinstance(c, FailureMonitor)), None)
-    if monitor is not None and monitor.hopeless(): return self._set_aside(monitor)
+    monitor = self._failure_monitor()
+    if monitor is not None and monitor.is_unusable(): return self._mark_failed(monitor)
     self.saved = self.train_iter
-    self.flush()
-    self._write(
-        f'step_{self.train_iter:08d}', capture_state(self.learn), suspect=monitor is not None and monitor.suspicious()
-    )
+    self.write_pending_best()
+    suspect = monitor is not None and monitor.suspicious()
+    self._write(f'step_{self.train_iter:08d}', capture_state(self.learn), suspect=suspect)
+
+# %% ../../nbs/864_monitor.checkpoints.ipynb #db180921
+@patch
+def _failure_monitor(self:CheckpointCallback):
+    return find_callback(self.cbs, FailureMonitor)
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #6eb806cc
 @patch
-def _set_aside(self:CheckpointCallback, monitor):
+def _mark_failed(self:CheckpointCallback, monitor):
     "Mark the checkpoints after the last good step of a failed training as suspect."
     self.writer.wait()
-    if monitor.failed is None or self.quiet: return
+    if monitor.failed is None or self.read_only: return
     for p in self.folder.glob('*_*'):
         step = p.name.rpartition('_')[2]
         if step.isdigit() and int(step) > monitor.good: mark_suspect(p)
 
+# %% ../../nbs/864_monitor.checkpoints.ipynb #666c5894
 @patch
-def judge(self:CheckpointCallback):
+def score_validation(self:CheckpointCallback):
     "Store this state if its score is the best so far."
-    if self.judged or not self.train_iter: return
-    self.judged, score = True, weighted_score(current_metrics(self.learn), self.best, self.higher)
+    if self.validation_scored or not self.train_iter: return
+    self.validation_scored, score = True, self._score()
     if score is not None and score < self.top:
         self.top = score
-        self.held = capture_state(self.learn), score
+        self.pending_best = capture_state(self.learn), score
+
+@patch
+def _score(self:CheckpointCallback):
+    return weighted_score(current_metrics(self.learn), self.best_by, self.higher_is_better)
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #366da123
 @patch
-def flush(self:CheckpointCallback):
-    "Write the best state if it is not written yet."
-    if self.held is None: return
-    (snap, score), self.held = self.held, None
-    self._write(f'best_{snap.step:08d}', snap, score)
+def write_pending_best(self:CheckpointCallback):
+    "Write the best state, if any."
+    if self.pending_best is None: return
+    (snapshot, score), self.pending_best = self.pending_best, None
+    self._write(f'best_{snapshot.step:08d}', snapshot, score)
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #5d5e8fe8
 @patch
-def _write(self:CheckpointCallback, name, snap, score=None, suspect=False):
-    "Write `snap` in the background thread."
-    if self.quiet: return
-    state, until = dict(self.state, step=snap.step), next(
-        (c.good for c in self.cbs if isinstance(c, FailureMonitor)), None
-    )
+def _write(self:CheckpointCallback, name, snapshot, score=None, suspect=False):
+    "Write `snapshot` in the background thread."
+    if self.read_only: return
+    state, monitor = dict(self.state, step=snapshot.step), self._failure_monitor()
     # a best state is written later than it was taken
-    if self.log is not None and score is None: state['logged'] = self.log.logged
-    def job():
-        save_checkpoint(
-            self.folder / name,
-            snap,
-            self.config,
-            self.codec,
-            state=state,
-            score=score,
-            suspect=suspect,
-            compress=self.how.compress,
-        )
-        prune_checkpoints(self.folder, self.keep, until, self.how.spans(), self.how.limit())
-    self._look()
+    if self.experiment is not None and score is None: state['logged'] = self.experiment.logged
+    info = dict(state=state, score=score, suspect=suspect)
+    job = partial(self._write_now, self.folder/name, snapshot, info, None if monitor is None else monitor.good)
+    self._check_writer()
     self.writer(job)
-    if self.writer.wait(self.patience): self._look()
+    if self.writer.wait(self.disk_timeout): self._check_writer()
+
+# %% ../../nbs/864_monitor.checkpoints.ipynb #27d62575
+@patch
+def _write_now(self:CheckpointCallback, path, snapshot, info, last_good_step):
+    "Write a checkpoint, and delete those that are no longer kept."
+    save_checkpoint(path, snapshot, self.config, self.codec, compress=self.options.compress, **info)
+    prune_checkpoints(self.folder, self.keep, last_good_step, self.options.spans(), self.options.limit())
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #5b62809d
 @patch
-def _look(self:CheckpointCallback):
+def _check_writer(self:CheckpointCallback):
     "Report a write error once, and the recovery once; neither ends the training."
     if self.writer.job is None: return
     self.writer.wait()
     error = self.writer.error()
     if error is not None and not isinstance(error, (OSError, CheckpointError)): raise error
-    if error is not None and not self.bad:
+    if error is not None and not self.disk_failed:
         warnings.warn(f'no checkpoint at step {self.train_iter}: {error}; the training continues', stacklevel=2)
         self.say(f'no checkpoint at step {self.train_iter}: {error}; the training continues')
-    if error is None and self.bad:
+    if error is None and self.disk_failed:
         self.say(f'checkpoints are written again, from step {self.train_iter} on')
-    self.bad = error is not None
+    self.disk_failed = error is not None
 
+# %% ../../nbs/864_monitor.checkpoints.ipynb #6ab53ff2
 @patch
 def close(self:CheckpointCallback):
     "Wait until everything is written."
-    self._look()
+    self._check_writer()
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #7b1b13ba
 def load_newest_checkpoint(
@@ -255,17 +267,22 @@ def load_newest_checkpoint(
 ):                   # a `Checkpoint`, or None if there is none
     "Load the newest intact checkpoint of `folder`."
     folder = Path(folder)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as damaged:
         warnings.simplefilter('always')
-        last = latest_checkpoint(folder)
-    for w in said: (say or warnings.warn)(str(w.message))
-    if last is not None: return load_checkpoint(last, codec=codec)
-    there = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.')] if folder.is_dir() else []
-    if there and all(map(is_suspect, there)):
+        newest = latest_checkpoint(folder)
+    for w in damaged: (say or warnings.warn)(str(w.message))
+    if newest is not None: return load_checkpoint(newest, codec=codec)
+    _raise_if_any(folder)
+
+# %% ../../nbs/864_monitor.checkpoints.ipynb #b79e57fc
+def _raise_if_any(folder):
+    "Raise an error if `folder` has checkpoints, none of which is usable."
+    found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.')] if folder.is_dir() else []
+    if not found: return
+    if all(map(is_suspect, found)):
         raise CheckpointError(
             'all checkpoints were written while the training was failing',
             folder,
             'start a new run with a lower lr: resume=no lr=…',
         )
-    if there:
-        raise CheckpointError('no checkpoint is intact', folder, 'copy one back, or start a new run')
+    raise CheckpointError('no checkpoint is intact', folder, 'copy one back, or start a new run')

@@ -7,10 +7,11 @@ __all__ = ['CollapseDetector', 'white_noise_kinds', 'LossJumpDetector', 'Rollbac
 
 # %% ../../nbs/843_monitor.collapse.ipynb #232f1bb4
 import math
+from functools import partial
 
 import numpy as np
 from fastai.callback.core import Callback, CancelFitException, CancelTrainException
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 
 from ..core import AurlError
 from .generation import GenerationMonitor
@@ -20,131 +21,134 @@ from ..train.state import _all_tensors, restore_state, capture_state
 class CollapseDetector:
     "Distinguishes a collapse from a bad draw, in a series in which higher is better."
     def __init__(self,
-        low:float=.5,    # values above this are never a collapse
-        broken:float=.3, # if all draws of an evaluation are below this, no second evaluation is needed
-        patience:int=2,  # evaluations in a row that must be low
-        drop:float=.2,   # minimum drop
-        sure:float=5.,   # minimum drop in units of the noise
-        least:int=5,     # evaluations before the first decision
-        wide:int=8,      # evaluations averaged for slow declines
-        draws:int=4,     # how often a suspicious evaluation is repeated
+        threshold:float=.5,    # values above this are never a collapse
+        broken_threshold:float=.3, # if all draws of an evaluation are below this, no second evaluation is needed
+        patience:int=2,        # evaluations in a row that must be low
+        min_drop:float=.2,     # minimum drop
+        noise_factor:float=5., # minimum drop in units of the noise
+        min_checks:int=5,      # evaluations before the first decision
+        window:int=8,          # evaluations averaged for slow declines
+        n_redraws:int=4,       # how often a suspicious evaluation is repeated
     ):
-        self.low, self.broken, self.patience, self.drop, self.sure, self.least, self.wide, self.draws = (
-            low,
-            broken,
-            patience,
-            drop,
-            sure,
-            least,
-            wide,
-            draws,
-        )
+        store_attr()
         self.seen, self.aside, self.means, self.bad_looks, self.best = [], [], [], 0, -math.inf
 
-    def limits(self)->tuple: # level and noise
-        "Level and noise of the last 40 draws; the noise starts from a prior estimate of .1."
+    def usual_range(self)->tuple:
+        "Level and noise of the last 40 draws; the prior of the noise is .1."
         x = np.array(self.seen[-40:])
         return float(np.median(x[-20:])), math.sqrt(((np.diff(x)**2).sum()/2 + 4*.1**2)/(len(x) + 3))
 
-    def bad(self,
+    def is_low(self,
         value:float # of one draw
     )->bool:
         "Is `value` below the plausible range?"
-        if value >= self.low or len(self.means) < self.least: return False
-        level, noise = self.limits()
-        return level >= self.low and value < level - max(self.drop, self.sure*noise)
+        if value >= self.threshold or len(self.means) < self.min_checks: return False
+        level, noise = self.usual_range()
+        return level >= self.threshold and value < level - max(self.min_drop, self.noise_factor*noise)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #87f63f63
 @patch
 def update(self:CollapseDetector,
     value:float, # newest evaluation; None or NaN: the logits are not finite
-    again=None,  # function of 1, 2, … that returns the value of another draw; None: unavailable
+    redraw=None, # function of 1, 2, … that returns the value of another draw; None: unavailable
 )->str:          # low, broken or falling; '' if normal; 'perhaps' if the next evaluation must decide
     "Classify the newest evaluation."
     if value is None or not math.isfinite(value): return 'broken'
     draws = [value]
-    if again is not None and self.bad(value): draws += [again(i+1) for i in range(self.draws)]
-    if self.bad(float(np.median(draws))):
-        self.aside += draws
-        self.bad_looks += 1
-        if (
-            len(draws) > 1
-            and len(self.means) >= 2 * self.least
-            and max(draws) < self.broken
-            and all(map(self.bad, draws))
-        ):
-            return 'broken'
-        return 'low' if self.bad_looks >= self.patience else 'perhaps'
+    if redraw is not None and self.is_low(value): draws += [redraw(i+1) for i in range(self.n_redraws)]
+    if self.is_low(float(np.median(draws))): return self._set_aside(draws)
     self.seen = (self.seen + self.aside + draws)[-100:]
     self.aside, self.bad_looks = [], 0
     self.means.append(float(np.mean(draws)))
-    return 'falling' if self._falls() else ''
+    return 'falling' if self._is_falling() else ''
+
+# %% ../../nbs/843_monitor.collapse.ipynb #67931bc7
+@patch
+def _set_aside(self:CollapseDetector, draws):
+    "Set low draws aside, and classify them."
+    self.aside += draws
+    self.bad_looks += 1
+    if self._is_broken(draws): return 'broken'
+    return 'low' if self.bad_looks >= self.patience else 'perhaps'
+
+@patch
+def _is_broken(self:CollapseDetector, draws):
+    "Are all draws far too low, in a long series?"
+    if len(draws) < 2 or len(self.means) < 2*self.min_checks: return False
+    return max(draws) < self.broken_threshold and all(map(self.is_low, draws))
 
 # %% ../../nbs/843_monitor.collapse.ipynb #ff55c5e2
 @patch
-def _falls(self:CollapseDetector):
+def _is_falling(self:CollapseDetector):
     "Is the mean of the last evaluations far below the best such mean?"
-    if len(self.means) < 2*self.wide: return False
-    self.best = max(self.best, float(np.mean(self.means[-2*self.wide:-self.wide])))
-    now = float(np.mean(self.means[-self.wide:]))
-    return now < self.best - self.drop and now < self.best - .8*self.sure*self.limits()[1]
+    if len(self.means) < 2*self.window: return False
+    self.best = max(self.best, float(np.mean(self.means[-2*self.window:-self.window])))
+    fall = max(self.min_drop, .8*self.noise_factor*self.usual_range()[1])
+    return float(np.mean(self.means[-self.window:])) < self.best - fall
 
 @patch
-def forgive(self:CollapseDetector):
+def reset(self:CollapseDetector):
     "Restart after a rollback: clear suspicious values and the best mean."
-    self.aside, self.bad_looks, self.means, self.best = [], 0, self.means[-self.least:], -math.inf
+    self.aside, self.bad_looks, self.means, self.best = [], 0, self.means[-self.min_checks:], -math.inf
+
+# %% ../../nbs/843_monitor.collapse.ipynb #ddfc61e2
+def _copy_list(v): return list(v) if isinstance(v, list) else v
 
 @patch
 def state_dict(self:CollapseDetector):
     return {k:_copy_list(getattr(self, k)) for k in ('seen', 'aside', 'means', 'bad_looks', 'best')}
+
 @patch
 def load_state_dict(self:CollapseDetector, d):
     for k,v in d.items(): setattr(self, k, _copy_list(v))
-def _copy_list(v): return list(v) if isinstance(v, list) else v
 
 # %% ../../nbs/843_monitor.collapse.ipynb #feb3a4e4
+def _clip01(x): return np.clip(x, 0, 1)
+def _normal(g, n, mean, std): return _clip01(g.normal(mean, std, n))
+def _coins(g, n, p): return g.binomial(4, p, n)/4
+def _uniform(g, n): return g.random(n)
+def _upper_half(g, n): return .5 + g.random(n)/2
+def _both_ends(g, n): return g.beta(.5, .5, n)
+def _laplace(g, n): return _clip01(g.laplace(.8, .07, n))
+def _student(g, n): return _clip01(.8 + .05*g.standard_t(3, n))
+
+# %% ../../nbs/843_monitor.collapse.ipynb #63b20219
 def white_noise_kinds()->dict: # name: function of a generator and a shape
     "Kinds of white noise in [0, 1], to test detectors."
-    clip = lambda x: np.clip(x, 0, 1)
-    out = {
-        f'normal {m} ± {s}': lambda g, n, m=m, s=s: clip(g.normal(m, s, n))
-        for m, s in ((0.3, 0.1), (0.5, 0.1), (0.6, 0.05), (0.6, 0.2), (0.8, 0.1), (0.8, 0.2), (0.95, 0.1))
-    }
-    out |= {f'{p:.0%} of 4 coins': lambda g, n, p=p: g.binomial(4, p, n)/4 for p in (.5, .8, .9, .98)}
-    return out | {
-        'uniform': lambda g, n: g.random(n),
-        'upper half': lambda g, n: 0.5 + g.random(n) / 2,
-        'piled up': lambda g, n: g.beta(0.5, 0.5, n),
-        'double exponential': lambda g, n: clip(g.laplace(0.8, 0.07, n)),
-        'Student, 3 degrees': lambda g, n: clip(0.8 + 0.05 * g.standard_t(3, n)),
+    normal = ((.3, .1), (.5, .1), (.6, .05), (.6, .2), (.8, .1), (.8, .2), (.95, .1))
+    kinds = {f'normal {m} ± {s}':partial(_normal, mean=m, std=s) for m,s in normal}
+    kinds |= {f'{p:.0%} of 4 coins':partial(_coins, p=p) for p in (.5, .8, .9, .98)}
+    return kinds | {
+        'uniform':_uniform,
+        'upper half':_upper_half,
+        'piled up':_both_ends,
+        'double exponential':_laplace,
+        'Student, 3 degrees':_student,
     }
 
 # %% ../../nbs/843_monitor.collapse.ipynb #8a724346
+def _robust_noise(x):
+    "Standard deviation of the noise, from the differences of neighbors."
+    return 1.4826*np.median(np.abs(np.diff(np.array(x))))/math.sqrt(2)
+
+# %% ../../nbs/843_monitor.collapse.ipynb #dd657fd7
 class LossJumpDetector:
     "Distinguishes a jump of the loss from an unusual batch."
     def __init__(self,
-        row:int=5,       # losses in a row that must be high
-        share:float=.1,  # minimum relative increase
-        sure:float=6.,   # minimum increase in units of the noise
-        memory:int=50,   # losses that define the usual range
-        least:int=20,    # minimum number of them
+        patience:int=5,        # losses in a row that must be high
+        min_rise:float=.1,     # minimum relative increase
+        noise_factor:float=6., # minimum increase in units of the noise
+        window:int=50,         # losses that define the usual range
+        min_history:int=20,    # minimum number of them
     ):
-        self.row, self.share, self.sure, self.memory, self.least, self.seen, self.high = (
-            row,
-            share,
-            sure,
-            memory,
-            least,
-            [],
-            0,
-        )
+        store_attr()
+        self.seen, self.high = [], 0
 
     def limit(self)->float: # nats
         "Return the upper end of the usual range."
-        if len(self.seen) < self.least: return math.inf
-        x = np.array(self.seen)
-        level, noise = np.median(x), 1.4826*np.median(np.abs(np.diff(x)))/math.sqrt(2)
-        return float(level + max(self.sure*noise, self.share*abs(level)))
+        if len(self.seen) < self.min_history: return math.inf
+        level, noise = np.median(self.seen), _robust_noise(self.seen)
+        return float(level + max(self.noise_factor*noise, self.min_rise*abs(level)))
 
     def update(self,
         losses # losses since the last call, in order
@@ -153,67 +157,55 @@ class LossJumpDetector:
         for v in losses:
             if not math.isfinite(v) or v > self.limit():
                 self.high += 1
-                if self.high >= self.row: return 'jumped'
-            else: self.high, self.seen = 0, (self.seen + [v])[-self.memory:]
+                if self.high >= self.patience: return 'jumped'
+            else: self.high, self.seen = 0, (self.seen + [v])[-self.window:]
         return 'perhaps' if self.high else ''
 
 # %% ../../nbs/843_monitor.collapse.ipynb #b851d377
 @patch
-def accept(self:LossJumpDetector, losses):
+def set_baseline(self:LossJumpDetector, losses):
     "Take `losses` as the new usual range."
     self.seen, self.high = [v for v in losses if math.isfinite(v)], 0
+
 @patch
 def state_dict(self:LossJumpDetector): return dict(seen=list(self.seen), high=self.high)
+
 @patch
 def load_state_dict(self:LossJumpDetector, d): self.seen, self.high = list(d['seen']), d['high']
 
 # %% ../../nbs/843_monitor.collapse.ipynb #e837fcbe
 class RollbackOnCollapse(Callback):
-    "Rolls back to the last good snapshot when the model collapses; ends the training after `most` rollbacks."
+    "Rolls back to the last good snapshot when the model collapses; ends the training after `max_rollbacks`."
     order, goes_back = -5, False            # reads the loss before other callbacks add to it
     def __init__(self,
-        most:int=3,           # maximum rollbacks; the next collapse ends the training
-        slower:float=.5,      # factor of the learning rate at each rollback
-        regain:float=2**.5,   # factor at each normal evaluation, until the rate has recovered
+        max_rollbacks:int=3,  # maximum rollbacks; the next collapse ends the training
+        lr_factor:float=.5,   # factor of the learning rate at each rollback
+        lr_recovery:float=2**.5, # factor at each normal evaluation, until the rate has recovered
         keep:int=2,           # newest good snapshots to keep
-        measure:str='grammar', # metric of `GenerationMonitor` to monitor; higher is better
+        metric:str='grammar', # metric of `GenerationMonitor` to monitor; higher is better
+        *,
         collapse:CollapseDetector=None, # detects a collapse of the metric
         jump:LossJumpDetector=None,       # detects a jump of the loss
-        room:float=math.inf,  # maximum memory of the snapshots, in bytes
+        max_bytes:float=math.inf, # maximum memory of the snapshots, in bytes
         # storage for snapshots that do not fit: `put(step, snapshot)`, `get(step)`, `drop(step)`;
         # after a restart, `get` returns the newest one at or before the step
-        shelf=None,
-        to=None,              # an `Experiment` to log to
+        buffer=None,
+        run=None,             # an `Experiment` to log to
     ):
-        self.most, self.slower, self.regain, self.keep, self.measure, self.collapse, self.to = (
-            most,
-            slower,
-            regain,
-            keep,
-            measure,
-            collapse or CollapseDetector(),
-            to,
-        )
-        self.room, self.shelf, self.shelved, self.refused = room, shelf, set(), False
-        self.jump, self.losses, self.fresh = jump or LossJumpDetector(), [], False
-        self.moments, self.finest, self.times, self.factor, self.over, self.plain, self.used, self.good = (
-            [],
-            None,
-            [],
-            1.0,
-            False,
-            None,
-            None,
-            None,
-        )
+        store_attr('max_rollbacks,lr_factor,lr_recovery,keep,metric,max_bytes,buffer')
+        self.experiment, self.collapse, self.jump = run, collapse or CollapseDetector(), jump or LossJumpDetector()
+        self.snapshots, self.best_snapshot, self.buffered_steps, self.warned_no_room = [], None, set(), False
+        self.losses, self.fresh, self.times, self.exhausted = [], False, [], False
+        self.plain, self.used, self.good = None, None, None   # learning rates of the schedule; steps of snapshots
+        self.factor = 1.  # of the learning rate
         self.lasting = 1. # a factor that does not recover, see `861_monitor.actions`
 
     def before_fit(self):
-        self.over, self.plain = False, None
-        for w in self.cbs:
-            if isinstance(w, GenerationMonitor) and self.on_evaluation not in w.observers:
-                w.observers.append(self.on_evaluation)
-                self.watch = w
+        self.exhausted, self.plain = False, None
+        for c in self.cbs:
+            if isinstance(c, GenerationMonitor) and self.on_evaluation not in c.observers:
+                c.observers.append(self.on_evaluation)
+                self.monitor = c
     def before_batch(self):
         if self.plain:
             self.opt.set_hyper('lr', self.plain)
@@ -226,161 +218,183 @@ class RollbackOnCollapse(Callback):
         self.plain = [h['lr'] for h in self.opt.hypers]
         self.opt.set_hyper('lr', [lr*factor for lr in self.plain])
     def after_epoch(self):
-        if self.over: raise CancelFitException
+        if self.exhausted: raise CancelFitException
     def after_fit(self):
-        self.moments, self.finest = [], None                                        # free the memory
-        for step in self.shelved: self.shelf.drop(step)
-        self.shelved = set()
+        self.snapshots, self.best_snapshot = [], None                                        # free the memory
+        for step in self.buffered_steps: self.buffer.drop(step)
+        self.buffered_steps = set()
 
 # %% ../../nbs/843_monitor.collapse.ipynb #6d6da0e9
 @patch
 def on_evaluation(self:RollbackOnCollapse,
-    step:int, # current training step
-    now:dict, # metrics of this evaluation
+    step:int,     # current training step
+    metrics:dict, # of this evaluation
 ):
     "Store a snapshot if the model is good; roll back if it has collapsed."
-    draw = lambda k: self.watch.again(k).get(self.measure, 0.)
-    what, loss = self.collapse.update(None if 'broken' in now else now.get(self.measure), draw), self._loss(step)
-    if what == loss == '':
-        self.remember(step)
-        self.factor = min(1., self.factor*self.regain)
-    elif not self.moments: return
-    elif what in ('low', 'broken', 'falling'):
-        self.roll_back(
-            step,
-            now.get('broken', f'{self.measure} is {what}, {now.get(self.measure, 0.):.2f}'),
-            slow=what == 'falling',
-        )
+    value = None if 'broken' in metrics else metrics.get(self.metric)
+    state, loss = self.collapse.update(value, self._redraw), self._check_losses(step)
+    if state == loss == '':
+        self.keep_snapshot(step)
+        self.factor = min(1., self.factor*self.lr_recovery)
+    elif not self.snapshots: return
+    elif state in ('low', 'broken', 'falling'):
+        reason = metrics.get('broken', f'{self.metric} is {state}, {metrics.get(self.metric, 0.):.2f}')
+        self.roll_back(step, reason, to_best=state == 'falling')
     elif loss == 'jumped': self.roll_back(step, 'the loss jumped')
+
+# %% ../../nbs/843_monitor.collapse.ipynb #bfc57c3b
+@patch
+def _redraw(self:RollbackOnCollapse, i):
+    "The metric of draw `i` at this step."
+    return self.monitor.redraw(i).get(self.metric, 0.)
+
+@patch
+def _say(self:RollbackOnCollapse, line):
+    "Log a line if there is an `Experiment`."
+    if self.experiment is not None: self.experiment.say(line)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #bc89db23
 @patch
-def _loss(self:RollbackOnCollapse, step):
+def _check_losses(self:RollbackOnCollapse, step):
     "Classify the losses since the last evaluation; losses high from the first step after a rollback mean other data."
     losses, fresh = [float(x) for x in self.losses], self.fresh
     self.losses, self.fresh = [], False
-    if fresh and len(losses) >= 3 and np.median(losses[:3]) > self.jump.limit():
-        self.jump.accept(losses)
-        if self.to is not None:
-            self.to.say(f'step {step}: the loss is high with the earlier weights as well: '
-                        'the data changed, not the model')
-        return ''
-    return self.jump.update(losses)
+    high = fresh and len(losses) >= 3 and np.median(losses[:3]) > self.jump.limit()
+    if not high: return self.jump.update(losses)
+    self.jump.set_baseline(losses)
+    self._say(f'step {step}: the loss is high with the earlier weights as well: the data changed, not the model')
+    return ''
 
 # %% ../../nbs/843_monitor.collapse.ipynb #cfc7dece
 @patch
-def remember(self:RollbackOnCollapse, step:int):
+def keep_snapshot(self:RollbackOnCollapse, step:int):
     "Store a good snapshot."
-    m = capture_state(self.learn)
-    m.parts['callbacks'] = [c for c in m.parts['callbacks'] if c[2]] # without callbacks whose state is not rolled back
-    level = float(np.mean(self.collapse.means[-self.collapse.wide:])) if self.collapse.means else 0.
-    self.moments = [*(x for x in self.moments if x[1] is not None or x[0] in self.shelved), (step, m)][-self.keep:]
-    self.good = step
-    if self.finest is None or level >= self.finest[2]: self.finest = (step, m, level)
-    self._fit_in()
+    snapshot = capture_state(self.learn)
+    # without callbacks whose state is not rolled back
+    snapshot.parts['callbacks'] = [c for c in snapshot.parts['callbacks'] if c[2]]
+    recent = self.collapse.means[-self.collapse.window:]
+    level = float(np.mean(recent)) if recent else 0.
+    available = [x for x in self.snapshots if x[1] is not None or x[0] in self.buffered_steps]
+    self.snapshots, self.good = [*available, (step, snapshot)][-self.keep:], step
+    if self.best_snapshot is None or level >= self.best_snapshot[2]: self.best_snapshot = (step, snapshot, level)
+    self._limit_memory()
 
 # %% ../../nbs/843_monitor.collapse.ipynb #45ad54ea
 @patch
-def _fit_in(self:RollbackOnCollapse):
-    "Reduce the memory: keep fewer snapshots, then only the newest, then move that one to `shelf`."
-    in_memory = lambda: sum(
-        {
-            id(m): snapshot_bytes(m)
-            for _, m, *_ in [*self.moments, *([self.finest] if self.finest else [])]
-            if m is not None
-        }.values()
-    )
-    if in_memory() > self.room: self.finest = (*self.moments[-1], self.finest[2])
-    while in_memory() > self.room and len(self.moments) > 1: self.moments.pop(0)
-    if in_memory() > self.room:
-        (step, m), level = self.moments[-1], self.finest[2]
-        self.moments, self.finest = [], None
-        if self.shelf is not None and self._put(step, m):
-            self.moments, self.finest = [(step, None)], (step, None, level)
-        elif not self.refused:
-            self.refused = True
-            if self.to is not None:
-                self.to.say(f'a snapshot takes {snapshot_bytes(m)/2**20:,.0f} MiB, more than the limit of '
-                            f'{self.room/2**20:,.0f}: this training cannot roll back')
-    for step in [s for s in self.shelved if s not in {x[0] for x in self.moments}]:
-        self.shelf.drop(step)
-        self.shelved.discard(step)
+def memory(self:RollbackOnCollapse)->int:
+    "Memory of all snapshots, in bytes."
+    return sum(map(snapshot_bytes, self._in_memory()))
+
+@patch
+def _in_memory(self:RollbackOnCollapse):
+    "Snapshots in memory, each once."
+    stored = [*self.snapshots, *([self.best_snapshot] if self.best_snapshot else [])]
+    return {id(s):s for _,s,*_ in stored if s is not None}.values()
+
+# %% ../../nbs/843_monitor.collapse.ipynb #2c720257
+@patch
+def _limit_memory(self:RollbackOnCollapse):
+    "Reduce the memory: keep fewer snapshots, then only the newest, then move that one to `buffer`."
+    if self.memory() > self.max_bytes: self.best_snapshot = (*self.snapshots[-1], self.best_snapshot[2])
+    while self.memory() > self.max_bytes and len(self.snapshots) > 1: self.snapshots.pop(0)
+    if self.memory() > self.max_bytes: self._move_to_buffer()
+    for step in self.buffered_steps - {x[0] for x in self.snapshots}:
+        self.buffer.drop(step)
+        self.buffered_steps.discard(step)
+
+# %% ../../nbs/843_monitor.collapse.ipynb #293c3501
+@patch
+def _move_to_buffer(self:RollbackOnCollapse):
+    "Move the newest snapshot from the memory to `buffer`; without one, no rollback is possible."
+    (step, snapshot), level = self.snapshots[-1], self.best_snapshot[2]
+    self.snapshots, self.best_snapshot = [], None
+    if self.buffer is not None and self._write_to_buffer(step, snapshot):
+        self.snapshots, self.best_snapshot = [(step, None)], (step, None, level)
+    elif not self.warned_no_room:
+        self.warned_no_room = True
+        self._say(f'a snapshot takes {snapshot_bytes(snapshot)/2**20:,.0f} MiB, more than the limit of '
+                  f'{self.max_bytes/2**20:,.0f}: this training cannot roll back')
 
 # %% ../../nbs/843_monitor.collapse.ipynb #722f42b6
 @patch
-def _put(self:RollbackOnCollapse, step, moment):
-    try: self.shelf.put(step, moment)
+def _write_to_buffer(self:RollbackOnCollapse, step, snapshot):
+    try: self.buffer.put(step, snapshot)
     except (OSError, AurlError): return False # a full disk must not end the training
-    self.shelved.add(step)
+    self.buffered_steps.add(step)
     return True
 
-
 def snapshot_bytes(
-    snap # a `Snapshot`
+    snapshot # a `Snapshot`
 )->int:
     "Memory of its tensors, in bytes."
-    return sum(t.numel()*t.element_size() for t in _all_tensors(snap.parts))
+    return sum(t.numel()*t.element_size() for t in _all_tensors(snapshot.parts))
 
 # %% ../../nbs/843_monitor.collapse.ipynb #ec281da9
 @patch
+def _snapshot_to_restore(self:RollbackOnCollapse, to_best):
+    "Step and `Snapshot` (None: in `buffer`) to roll back to; the next older one if the last rollback did not help."
+    if len(self.snapshots) > 1 and self.used == self.snapshots[-1][0]: self.snapshots.pop()
+    return (self.best_snapshot if to_best and self.best_snapshot else self.snapshots[-1])[:2]
+
+@patch
+def _forget_snapshots(self:RollbackOnCollapse, line):
+    "Give up a rollback whose snapshot is not readable."
+    self._say(line)
+    self.snapshots, self.best_snapshot = [], None
+
+# %% ../../nbs/843_monitor.collapse.ipynb #e1a46a1e
+@patch
 def roll_back(self:RollbackOnCollapse,
     step:int,       # current training step
-    why:str,        # reason, for the log
-    slow=False,     # restore the best snapshot instead of the newest?
+    reason:str,     # for the log
+    to_best=False,  # restore the best snapshot instead of the newest?
 )->int:             # step of the restored weights
-    "Restore a good snapshot and lower the learning rate; after `most` rollbacks, end the training."
-    # the last rollback to it did not help
-    if len(self.moments) > 1 and self.used == self.moments[-1][0]: self.moments.pop()
-    to, moment = (self.finest if slow and self.finest else self.moments[-1])[:2]
-    if moment is None:
-        try: to = min(to, (moment := self.shelf.get(to)).step)
-        except AurlError as e:                                                                 # nothing to restore
-            if self.to is not None:
-                self.to.say(f'step {step}: collapse ({why}), and the snapshot of step {to} is not readable: {e}')
-            self.moments, self.finest = [], None
+    "Restore a good snapshot and lower the learning rate; after `max_rollbacks`, end the training."
+    restored, snapshot = self._snapshot_to_restore(to_best)
+    if snapshot is None:
+        try: snapshot = self.buffer.get(restored)
+        except AurlError as e:
+            self._forget_snapshots(f'step {step}: collapse ({reason}), and the snapshot of step {restored} '
+                                   f'is not readable: {e}')
             return step
+        restored = min(restored, snapshot.step)
     self.plain = self.plain or [h['lr'] for h in self.opt.hypers] # the learning rate is not restored
-    restore_state(self.learn, moment, progress=False)
-    self.used, self.over = to, len(self.times) >= self.most
-    self.times.append(dict(step=step, back_to=to, why=why))
-    self.collapse.forgive()
+    restore_state(self.learn, snapshot, progress=False)
+    self.used, self.exhausted = restored, len(self.times) >= self.max_rollbacks
+    self.times.append(dict(step=step, back_to=restored, why=reason))
+    if not self.exhausted: self.factor *= self.lr_factor
+    self._restart_detectors()
+    self._log_rollback(**self.times[-1])
+    if self.exhausted: raise CancelTrainException # the restored weights are validated before the end
+    return restored
+
+# %% ../../nbs/843_monitor.collapse.ipynb #96f1f1c1
+@patch
+def _restart_detectors(self:RollbackOnCollapse):
+    "Let the detectors begin again after a rollback."
+    self.collapse.reset()
     self.losses, self.fresh, self.jump.high = [], True, 0
-    if not self.over: self.factor *= self.slower
-    if self.to is not None:
-        self.to.log(step=step, back_to=to, rate_factor=self.factor)
-        self.to.say(f'step {step}: collapse ({why}); rolled back to step {to}, '
-                    + ('and the training ends: too many collapses' if self.over
-                       else f'learning rate × {self.factor:g}'))
-    if self.over: raise CancelTrainException # the restored weights are validated before the end
-    return to
+
+@patch
+def _log_rollback(self:RollbackOnCollapse, step, back_to, why):
+    "Log a rollback and what follows from it."
+    if self.experiment is not None: self.experiment.log(step=step, back_to=back_to, rate_factor=self.factor)
+    result = 'and the training ends: too many collapses' if self.exhausted else f'learning rate × {self.factor:g}'
+    self._say(f'step {step}: collapse ({why}); rolled back to step {back_to}, {result}')
 
 # %% ../../nbs/843_monitor.collapse.ipynb #4280d43b
 @patch
 def state_dict(self:RollbackOnCollapse):
-    return dict(
-        good=self.good,
-        plain=self.plain,
-        factor=self.factor,
-        lasting=self.lasting,
-        times=self.times,
-        used=self.used,
-        collapse=self.collapse.state_dict(),
-        jump=self.jump.state_dict(),
-        losses=[float(x) for x in self.losses],
-        fresh=self.fresh,
-    )
+    state = {k:getattr(self, k) for k in ('good', 'plain', 'factor', 'lasting', 'times', 'used')}
+    detectors = dict(collapse=self.collapse.state_dict(), jump=self.jump.state_dict())
+    return state | detectors | dict(losses=[float(x) for x in self.losses], fresh=self.fresh)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #c18b5ee7
 @patch
 def load_state_dict(self:RollbackOnCollapse, d):
-    self.factor, self.times, self.used, self.losses, self.fresh = (
-        d['factor'],
-        list(d['times']),
-        d['used'],
-        list(d['losses']),
-        d['fresh'],
-    )
+    self.factor, self.lasting, self.fresh = d['factor'], d.get('lasting', 1.), d['fresh']
+    self.times, self.losses = list(d['times']), list(d['losses'])
+    self.used, self.good, self.plain = d['used'], d.get('good'), d.get('plain')
     self.collapse.load_state_dict(d['collapse'])
     self.jump.load_state_dict(d['jump'])
-    self.good, self.plain, self.lasting = d.get('good'), d.get('plain'), d.get('lasting', 1.)
-    if self.good is not None and self.shelf is not None and not self.moments: self.moments = [(self.good, None)]
+    if self.good is not None and self.buffer is not None and not self.snapshots: self.snapshots = [(self.good, None)]

@@ -7,13 +7,12 @@ __all__ = ['lower_is_better', 'higher_is_better', 'parse_direction', 'Improvemen
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #8c633c1b
 import math
-from dataclasses import dataclass
 
 from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch
 
 from ..core import ConfigError
-from .generation import GenerationMonitor, sample_metrics
+from .generation import GenerationMonitor, find_callback, sample_metrics
 from ..train.learner import KeepBest
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #9b3653e2
@@ -26,56 +25,62 @@ def parse_direction(
     "Return the name and direction of a metric."
     if name[:1] in '+-': return name[1:], 1 if name[0] == '+' else -1
     if name in lower_is_better: return name, -1
-    known = 1 if name in higher_is_better else getattr(sample_metrics.get(name), 'better', 0)
-    if not known:
-        raise ConfigError(f'is a higher or a lower {name} better?', way_out=f'use +{name} or -{name}')
-    return name, known
+    direction = 1 if name in higher_is_better else getattr(sample_metrics.get(name), 'direction', 0)
+    if not direction: raise ConfigError(f'is a higher or a lower {name} better?', way_out=f'use +{name} or -{name}')
+    return name, direction
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #5ca5f336
 class ImprovementTracker:
     "Detects that several metrics together have stopped improving."
     def __init__(self,
-        weights:dict,    # metric: weight; +name and -name set the direction
-        patience:int=10, # checks in a row without a gain
-        least:float=1e-4 # minimum relative mean gain
+        weights:dict,       # metric: weight; +name and -name set the direction
+        patience:int=10,    # checks in a row without a gain
+        min_gain:float=1e-4 # minimum relative mean gain
     ):
-        self.better = dict(parse_direction(n) for n in weights)
+        self.directions = dict(parse_direction(n) for n in weights)
         self.weights = {parse_direction(n)[0]:w for n,w in weights.items()}
         if bad := [n for n,w in self.weights.items() if not w > 0]:
             raise ConfigError(
                 f'{bad[0]} has weight {self.weights[bad[0]]}', way_out='give a weight above 0, or leave it out'
             )
-        self.patience, self.least, self.best, self.waited, self.checks = patience, least, {}, 0, 0
+        self.patience, self.min_gain, self.best, self.waited, self.checks = patience, min_gain, {}, 0, 0
+
+    def _measured(self, metrics):
+        "The values of `metrics` that have a weight and are available."
+        return {n:metrics[n] for n in self.weights if metrics.get(n) is not None}
 
     def gain(self,
-        now:dict # metric: value, or None
-    )->float:    # None if there is nothing to compare
+        metrics:dict # name: value, or None
+    )->float:        # None if there is nothing to compare
         "Relative mean gain over the best check."
-        there = {n:now[n] for n in self.weights if now.get(n) is not None and n in self.best}
-        if not there: return None
-        if not all(math.isfinite(v) for v in there.values()): return -math.inf
-        each = {n:self.better[n]*(v - self.best[n])/max(abs(self.best[n]), 1e-9) for n,v in there.items()}
-        return sum(self.weights[n]*g for n,g in each.items())/sum(self.weights[n] for n in each)
+        values = {n:v for n,v in self._measured(metrics).items() if n in self.best}
+        if not values: return None
+        if not all(map(math.isfinite, values.values())): return -math.inf
+        gains = {n:self.directions[n]*(v - self.best[n])/max(abs(self.best[n]), 1e-9) for n,v in values.items()}
+        return sum(self.weights[n]*g for n,g in gains.items())/sum(self.weights[n] for n in gains)
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #3b6987a0
 @patch
 def update(self:ImprovementTracker,
-    now:dict # metric: value, or None
-)->bool:     # True: stop
+    metrics:dict # name: value, or None
+)->bool:         # True: stop
     "Update with the current metrics; return whether to stop."
-    there = {n:now[n] for n in self.weights if now.get(n) is not None}
-    if not there: return False                                           # nothing was measured
-    gain = self.gain(now)
+    values = self._measured(metrics)
+    if not values: return False                                          # nothing was measured
+    gain, finite = self.gain(metrics), {n:v for n,v in values.items() if math.isfinite(v)}
     self.checks += 1
-    fine = {n:v for n,v in there.items() if math.isfinite(v)}
-    if gain is None: new = fine                                          # first values of these metrics
-    elif gain > self.least: new, self.waited = fine, 0
-    else: new, self.waited = {n:v for n,v in fine.items() if n not in self.best}, self.waited + 1
-    self.best.update(new)
+    if gain is None or gain > self.min_gain:
+        self.best.update(finite)
+        if gain is not None: self.waited = 0                             # else: first values of these metrics
+    else:
+        self.best.update({n:v for n,v in finite.items() if n not in self.best})
+        self.waited += 1
     return self.waited >= self.patience
 
+# %% ../../nbs/849_monitor.early_stopping.ipynb #4c1021ea
 @patch
 def state_dict(self:ImprovementTracker): return dict(best=dict(self.best), waited=self.waited, checks=self.checks)
+
 @patch
 def load_state_dict(self:ImprovementTracker, d):
     self.best, self.waited, self.checks = dict(d['best']), d['waited'], d['checks']
@@ -85,34 +90,35 @@ class EarlyStopping(Callback):
     "Ends the training when several metrics together have stopped improving."
     order, goes_back = 59.5, False
     def __init__(self,
-        weights:dict=None, # metric: weight; by default valid_loss .6, grammar .4
-        patience:int=10,   # validations in a row without a gain
-        least:float=1e-4,  # minimum relative mean gain
-        to=None,           # an `Experiment` to log to
+        weights:dict=None,   # metric: weight; by default valid_loss .6, grammar .4
+        patience:int=10,     # validations in a row without a gain
+        min_gain:float=1e-4, # minimum relative mean gain
+        run=None,            # an `Experiment` to log to
     ):
-        self.progress, self.to, self.since, self.ended = (
-            ImprovementTracker(weights or dict(valid_loss=0.6, grammar=0.4), patience, least),
-            to,
-            0,
-            False,
-        )
+        self.progress = ImprovementTracker(weights or dict(valid_loss=0.6, grammar=0.4), patience, min_gain)
+        self.experiment, self.since, self.should_stop = run, 0, False
     def state_dict(self): return dict(progress=self.progress.state_dict(), since=self.since)
     def load_state_dict(self, d):
         self.progress.load_state_dict(d['progress'])
         self.since = d['since']
 
     def after_validate(self):
-        watch = next((c for c in self.cbs if isinstance(c, GenerationMonitor)), None)
-        now = (
-            dict(valid_loss=getattr(self.learn, 'valid_nats', None))
-            if any(isinstance(c, KeepBest) for c in self.cbs)
-            else {}
-        )
-        if watch is not None and watch.now and watch.history[-1]['step'] > self.since:
-            now, self.since = now | watch.now, watch.history[-1]['step']
-        self.ended = self.progress.update(now)
-        if self.ended and self.to is not None:
-            self.to.say(f'{self.progress.patience} validations without a gain in '
-                        f'{", ".join(self.progress.weights)}: the training ends')
+        self.should_stop = self.progress.update(self._new_metrics())
+        if self.should_stop and self.experiment is not None: self.experiment.say(self._reason())
+    def _reason(self):
+        metrics = ', '.join(self.progress.weights)
+        return f'{self.progress.patience} validations without a gain in {metrics}: the training ends'
     def after_epoch(self):
-        if self.ended: raise CancelFitException
+        if self.should_stop: raise CancelFitException
+
+# %% ../../nbs/849_monitor.early_stopping.ipynb #acbc00ec
+@patch
+def _new_metrics(self:EarlyStopping):
+    "The validation loss, and the metrics of samples if they were evaluated since the last validation."
+    metrics = {}
+    if find_callback(self.cbs, KeepBest) is not None: metrics['valid_loss'] = getattr(self.learn, 'valid_nats', None)
+    monitor = find_callback(self.cbs, GenerationMonitor)
+    if monitor is not None and monitor.now and monitor.history[-1]['step'] > self.since:
+        metrics |= monitor.now
+        self.since = monitor.history[-1]['step']
+    return metrics

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sample_metrics', 'sample_unmasked', 'grammar_metrics', 'SampleMetric', 'register_sample_metric', 'get_sample_metric',
-           'evaluate_samples', 'MonitorSchedule', 'GenerationMonitor']
+           'evaluate_samples', 'MonitorSchedule', 'find_callback', 'GenerationMonitor']
 
 # %% ../../nbs/840_monitor.generation.ipynb #e3fb5fe4
 import contextlib, math, time
@@ -24,7 +24,7 @@ from ..distributed import sync_flag, gather_model
 from ..studies.features import features
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar
-from ..tokens.vocab import Kind, vocab
+from ..tokens.vocab import vocab
 from ..train.learner import Budget
 
 # %% ../../nbs/840_monitor.generation.ipynb #064deb8d
@@ -34,24 +34,29 @@ def sample_unmasked(
     tokens:int=64, # maximum ids in each
     seed:int=0,    # of the training run
     step:int=0,    # of the training run
-    look:int=0,    # index of the evaluation at this step; another index gives another draw
+    draw:int=0,    # index of the evaluation at this step; another index gives another draw
 )->list:           # uint16 arrays
     "Sample ids from the model without the grammar mask."
-    return generate_ids(
-        model, n=n, max_tokens=tokens, seed=int(rng(seed, 'unaided', step, look).integers(2**31)), mask=False
-    )
+    sampling_seed = int(rng(seed, 'unaided', step, draw).integers(2**31))
+    return generate_ids(model, n=n, max_tokens=tokens, seed=sampling_seed, mask=False)
 
 # %% ../../nbs/840_monitor.generation.ipynb #175887c0
+_GRAMMAR_SCORES = ('pairing', 'lawful', 'timing', 'velocity', 'repetition')
+
+def _mean(values):
+    "Mean of `values`; 0 if there are none."
+    return float(np.mean(values)) if values else 0.
+
+# %% ../../nbs/840_monitor.generation.ipynb #b82c5a65
 def grammar_metrics(
     pieces, # list of ids: unfinished samples or whole pieces
 )->dict:    # grammar (the health), pairing, lawful, timing, velocity, repetition, validity: each in [0, 1]
     "Mean grammar scores of `pieces`."
     verdicts = [grammar.verdict(x, whole=len(x) > 0 and int(x[-1]) == vocab.END) for x in pieces]
-    mean = lambda f: float(np.mean([f(v) for v in verdicts])) if verdicts else 0.
     return dict(
-        grammar=mean(lambda v: v.health),
-        validity=mean(lambda v: v.valid and v.notes > 0),
-        **{k: mean(lambda v: getattr(v, k)) for k in ('pairing', 'lawful', 'timing', 'velocity', 'repetition')}
+        grammar=_mean([v.health for v in verdicts]),
+        validity=_mean([v.valid and v.notes > 0 for v in verdicts]),
+        **{k:_mean([getattr(v, k) for v in verdicts]) for k in _GRAMMAR_SCORES}
     )
 
 # %% ../../nbs/840_monitor.generation.ipynb #31e8228d
@@ -59,61 +64,69 @@ def grammar_metrics(
 class SampleMetric:
     "A named metric of a generated piece."
     name:str
-    fn:Callable      # takes ids or a symusic.Score
-    of:str='ids'     # argument of `fn`: ids or score
-    better:int=0     # 1: higher is better, -1: lower is better, 0: neither
+    fn:Callable           # takes ids or a symusic.Score
+    input_type:str='ids'  # argument of `fn`: ids or score
+    direction:int=0       # 1: higher is better, -1: lower is better, 0: neither
     def __call__(self, pieces)->float:
         "Return the mean over `pieces` of the finite values; None if there are none."
-        values = [self.fn(decode(x) if self.of == 'score' else x) for x in pieces]
-        values = [float(v) for v in values if v is not None and math.isfinite(v)]
-        return float(np.mean(values)) if values else None
+        inputs = map(decode, pieces) if self.input_type == 'score' else pieces
+        return _finite_mean([self.fn(x) for x in inputs])
 
+# %% ../../nbs/840_monitor.generation.ipynb #889337da
+def _finite_mean(values):
+    "Mean of the finite values; None if there are none."
+    finite = [float(v) for v in values if v is not None and math.isfinite(v)]
+    return float(np.mean(finite)) if finite else None
+
+# %% ../../nbs/840_monitor.generation.ipynb #897cf70f
 sample_metrics = {}
 
 def register_sample_metric(
-    name:str,     # name of the metric
-    of:str='ids', # argument of the function: ids or score
-    better:int=0, # 1: higher is better, -1: lower is better, 0: neither
+    name:str,             # name of the metric
+    input_type:str='ids', # argument of the function: ids or score
+    direction:int=0,      # 1: higher is better, -1: lower is better, 0: neither
 ):
     "Register the decorated function as the metric `name`."
-    if of not in ('ids', 'score'): raise ConfigError(f'of={of!r}', way_out='use ids or score')
-    def keep(fn):
-        sample_metrics[name] = SampleMetric(name, fn, of, better)
+    if input_type not in ('ids', 'score'): raise ConfigError(f'input_type={input_type!r}', way_out='use ids or score')
+    def register(fn):
+        sample_metrics[name] = SampleMetric(name, fn, input_type, direction)
         return fn
-    return keep
+    return register
 
 # %% ../../nbs/840_monitor.generation.ipynb #0ce7086b
 @register_sample_metric('length')
 def _length(ids): return len(ids)
 
-@register_sample_metric('variety', better=1)
+@register_sample_metric('variety', direction=1)
 def _variety(ids):
     "Fraction of distinct 4-grams of ids."
-    return len({tuple(ids[i:i+4]) for i in range(len(ids)-3)})/(len(ids)-3) if len(ids) > 3 else None
+    n = len(ids) - 3
+    return len({tuple(ids[i:i+4]) for i in range(n)})/n if n > 0 else None
 
+# %% ../../nbs/840_monitor.generation.ipynb #da37ef59
 def get_sample_metric(
-    what, # a name of `sample_metrics` or of a feature; or (name, function of ids); or a `SampleMetric`
+    metric, # a name of `sample_metrics` or of a feature; or (name, function of ids); or a `SampleMetric`
 )->SampleMetric:
     "Return the metric given by name, pair or object."
-    if isinstance(what, SampleMetric): return what
-    if isinstance(what, tuple): return SampleMetric(*what)
-    if what in sample_metrics: return sample_metrics[what]
-    if what in features: return SampleMetric(what, features[what], 'score')
-    raise ConfigError(f'there is no metric {what!r}',
+    if isinstance(metric, SampleMetric): return metric
+    if isinstance(metric, tuple): return SampleMetric(*metric)
+    if metric in sample_metrics: return sample_metrics[metric]
+    if metric in features: return SampleMetric(metric, features[metric], 'score')
+    raise ConfigError(f'there is no metric {metric!r}',
                       way_out=f'there is {", ".join([*sample_metrics, *features])}; register_sample_metric adds one')
 
 # %% ../../nbs/840_monitor.generation.ipynb #e0bcb73e
 def evaluate_samples(
     model,         # a `MusicTransformerVAEGAN`
-    more=(),       # further metrics: names, (name, function) or `SampleMetric`
+    metrics=(),    # further metrics: names, (name, function) or `SampleMetric`
     n:int=4,       # number of samples
     tokens:int=64, # maximum ids in each
-    seed:int=0, step:int=0, look:int=0, # determine the draws, as in `sample_unmasked`
+    seed:int=0, step:int=0, draw:int=0, # determine the draws, as in `sample_unmasked`
 )->dict:           # metrics by name; also `broken`, an error message, where the logits are not finite
     "Sample from `model` without the mask and return the metrics."
-    try: pieces = sample_unmasked(model, n, tokens, seed, step, look)
+    try: pieces = sample_unmasked(model, n, tokens, seed, step, draw)
     except ModelError as e: return grammar_metrics([]) | dict(broken=e.what)
-    return grammar_metrics(pieces) | {m.name:m(pieces) for m in map(get_sample_metric, more)}
+    return grammar_metrics(pieces) | {m.name:m(pieces) for m in map(get_sample_metric, metrics)}
 
 # %% ../../nbs/840_monitor.generation.ipynb #33f9c451
 class MonitorSchedule:
@@ -122,20 +135,13 @@ class MonitorSchedule:
         share:float=.015, # fraction of the training time
         every:int=0,      # steps between two evaluations; 0: determined by `share`
         first:int=4,      # step at which the cost is estimated
-        least:int=2,      # minimum steps between two evaluations
+        min_interval:int=2, # minimum steps between two evaluations
         clock=time.perf_counter, # function that returns seconds
     ):
-        self.share, self.every, self.least, self.clock = share, every, least, clock
-        self.next, self.asked, self.spent, self.price, self.looks, self.time, self.steps = (
-            every or first,
-            bool(every),
-            0.0,
-            0.0,
-            0,
-            0.0,
-            0,
-        )
-        self.since = None
+        self.share, self.every, self.min_interval, self.clock = share, every, min_interval, clock
+        self.next, self.asked = every or first, bool(every)    # the next evaluation; is its cost known?
+        self.spent, self.price, self.time = 0., 0., 0.         # seconds: evaluations so far, one evaluation, in all
+        self.looks, self.steps, self.since = 0, 0, None
 
     def begin(self): self.since = self.clock()
     def end(self): self.time, self.since = self.elapsed, None
@@ -143,40 +149,43 @@ class MonitorSchedule:
     def elapsed(self): return self.time + (self.clock() - self.since if self.since is not None else 0.)
 
     @contextlib.contextmanager
-    def spending(self):
+    def timed(self):
         "Add the time of the enclosed block to the evaluation time."
         t = self.clock()
         try: yield
         finally: self.spent += self.clock() - t
 
     def state_dict(self):
-        return {k: getattr(self, k) for k in ('next', 'asked', 'spent', 'price', 'looks', 'steps')} | dict(
-            time=self.elapsed
-        )
+        state = {k:getattr(self, k) for k in ('next', 'asked', 'spent', 'price', 'looks', 'steps')}
+        return state | dict(time=self.elapsed)
     def load_state_dict(self, d):
         for k,v in d.items(): setattr(self, k, v)
         if self.since is not None: self.since = self.clock()
 
 # %% ../../nbs/840_monitor.generation.ipynb #70272c01
 @patch
-def plan(self:MonitorSchedule,
-    step:int,   # current training step
-    looked=True # was this an evaluation, or only an estimate?
+def schedule_next(self:MonitorSchedule,
+    step:int,      # current training step
+    evaluated=True # was this an evaluation, or only an estimate?
 ):
     "Schedule the next evaluation as early as the time budget allows."
-    self.looks += looked
-    if self.every:
-        self.next = step + self.every
-        return
-    own = self.elapsed - self.spent                                          # seconds of training without evaluations
-    short = (self.spent + self.price)*(1/self.share - 1) - own # training time required before the next evaluation
-    self.next = step + max(self.least, math.ceil(short/max(own/max(1, self.steps), 1e-9)))
+    self.looks += evaluated
+    self.next = step + (self.every or self._shortest_interval())
+
+# %% ../../nbs/840_monitor.generation.ipynb #1f2473e5
+@patch
+def _shortest_interval(self:MonitorSchedule):
+    "Steps after which another evaluation is within its share of the time."
+    training = self.elapsed - self.spent                                     # seconds without evaluations
+    missing = (self.spent + self.price)*(1/self.share - 1) - training        # seconds to train before the next one
+    return max(self.min_interval, math.ceil(missing/max(training/max(1, self.steps), 1e-9)))
 
 @patch(as_prop=True)
 def cost(self:MonitorSchedule)->float:
     "Fraction of the total time (training and evaluations) spent on evaluations."
     return self.spent/max(1e-9, self.elapsed)
 
+# %% ../../nbs/840_monitor.generation.ipynb #23f0f59a
 @patch
 def due(self:MonitorSchedule,
     step:int # current training step
@@ -185,98 +194,111 @@ def due(self:MonitorSchedule,
     self.steps += 1
     return step >= self.next
 
+# %% ../../nbs/840_monitor.generation.ipynb #18f741ea
+def find_callback(
+    cbs,  # callbacks, such as `learn.cbs`
+    kind, # a subclass of `Callback`
+):
+    "The first callback of a type; None if there is none."
+    return next((c for c in cbs if isinstance(c, kind)), None)
+
 # %% ../../nbs/840_monitor.generation.ipynb #cf6684ba
 class GenerationMonitor(Callback):
     "Samples from the model without the mask at intervals and logs metrics of the samples."
     order, goes_back = 49, False          # before fastai's recorder and the log; its history is kept on a rollback
     def __init__(self,
-        more=(),          # further metrics: names, (name, function) or `SampleMetric`
+        extra_metrics=(), # further metrics: names, (name, function) or `SampleMetric`
         n:int=4,          # samples per evaluation
         tokens:int=64,    # maximum ids in each
         share:float=.015, # fraction of the training time spent on evaluations
         every:int=0,      # steps between two evaluations; 0: determined by `share`
         seed:int=0,       # of the draws
-        to=None,          # an `Experiment` to log to
+        *,
+        run=None,         # an `Experiment` to log to
         observers=(),         # functions of (step, metrics), called after each evaluation
         clock=time.perf_counter, # function that returns seconds
     ):
-        self.more, self.n, self.tokens, self.seed, self.to, self.observers = (
-            [get_sample_metric(m) for m in more],
-            n,
-            tokens,
-            seed,
-            to,
-            list(observers),
-        )
+        self.extra_metrics = [get_sample_metric(m) for m in extra_metrics]
+        self.n, self.tokens, self.seed, self.experiment, self.observers = n, tokens, seed, run, list(observers)
         self.pace, self.at, self.history, self.now = MonitorSchedule(share, every, clock=clock), 0, [], {}
 
     def before_fit(self):
-        until = next((c for c in self.cbs if isinstance(c, Budget)), None)
-        self.at = max(self.at, until.done if until else 0)
-        if 'grammar' not in [m.name for m in self.learn.metrics]:
-            self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.now.get('grammar'), 'grammar')]
+        budget = find_callback(self.cbs, Budget)
+        self.at = max(self.at, budget.done if budget else 0)
+        self._add_to_table()
         self.pace.begin()
     def after_fit(self): self.pace.end()
+    def _grammar_score(self): return self.now.get('grammar')
+    def _add_to_table(self):
+        "Show the grammar score in fastai's table."
+        if 'grammar' not in [m.name for m in self.learn.metrics]:
+            self.learn.metrics = self.learn.metrics + [ValueMetric(self._grammar_score, 'grammar')]
 
     def after_batch(self):
         if not self.training: return
         self.at += 1
-        if not sync_flag(self.pace.due(self.at)): return      # the clock of rank 0 decides for all ranks
-        if not self.pace.asked: self._estimate()
-        else: self.look()
+        if not sync_flag(self.pace.due(self.at)): return # rank 0 decides
+        if not self.pace.asked: self._estimate_cost()
+        else: self.evaluate()
     @property
     def in_short(self): return f'grammar {self.now["grammar"]:.2f}' if self.now else ''
 
 # %% ../../nbs/840_monitor.generation.ipynb #743d7f17
 @patch
-def _see(self:GenerationMonitor, look=0, n=None, tokens=None):
-    return evaluate_samples(
-        gather_model(self.model), self.more, n or self.n, tokens or self.tokens, self.seed, self.at, look
-    )
+def _evaluate(self:GenerationMonitor, draw=0, tokens=None):
+    "Return the metrics of a draw at this step."
+    model = gather_model(self.model)
+    return evaluate_samples(model, self.extra_metrics, self.n, tokens or self.tokens, self.seed, self.at, draw)
 
 @patch
-def _estimate(self:GenerationMonitor, some=8):
+def _estimate_cost(self:GenerationMonitor, n_tokens=8):
     "Estimate the cost of an evaluation from a few ids."
     t = self.pace.clock()
-    with self.pace.spending(): self._see(tokens=some)
-    self.pace.price, self.pace.asked = (self.pace.clock() - t)*max(1., self.tokens/some), True
-    self.pace.plan(self.at, looked=False)
+    with self.pace.timed(): self._evaluate(tokens=n_tokens)
+    self.pace.price, self.pace.asked = (self.pace.clock() - t)*max(1., self.tokens/n_tokens), True
+    self.pace.schedule_next(self.at, evaluated=False)
 
 # %% ../../nbs/840_monitor.generation.ipynb #ec9826e3
 @patch
-def look(self:GenerationMonitor)->dict: # the metrics
+def evaluate(self:GenerationMonitor)->dict: # the metrics
     "Evaluate now."
     t = self.pace.clock()
     try:
-        with self.pace.spending():
-            self.now = self._see()
+        with self.pace.timed():
+            self.now = self._evaluate()
             self.history.append(dict(step=self.at, **self.now))
             for f in self.observers: f(self.at, self.now)
     finally:                                      # a function in `observers` may raise to end the training
         self.pace.price = self.pace.clock() - t
-        self.pace.plan(self.at)
-        if self.to is not None:
-            self.to.log(
-                step=self.at, watch_share=round(self.pace.cost, 5), **{self._called(k): v for k, v in self.now.items()}
-            )
+        self.pace.schedule_next(self.at)
+        if self.experiment is not None: self._log()
     return self.now
+
+# %% ../../nbs/840_monitor.generation.ipynb #b57b0099
+@patch
+def _log(self:GenerationMonitor):
+    "Log the metrics of the last evaluation."
+    metrics = {self._log_name(k):v for k,v in self.now.items()}
+    self.experiment.log(step=self.at, watch_share=round(self.pace.cost, 5), **metrics)
+
+@patch
+def _log_name(self:GenerationMonitor, name):
+    "Name of a metric in the log."
+    return name if name == 'grammar' or name in {m.name for m in self.extra_metrics} else f'grammar_{name}'
 
 # %% ../../nbs/840_monitor.generation.ipynb #305a0a7e
 @patch
-def _called(self:GenerationMonitor, name):
-    return name if name == 'grammar' or name in {m.name for m in self.more} else f'grammar_{name}'
-
-@patch
-def again(self:GenerationMonitor,
-    look:int # index of the evaluation; another index gives another draw
+def redraw(self:GenerationMonitor,
+    draw:int # index of the evaluation; another index gives another draw
 )->dict:
     "Evaluate another draw at this step, to confirm a result; its time counts as well."
-    with self.pace.spending(): return self._see(look)
+    with self.pace.timed(): return self._evaluate(draw)
 
 @patch
 def state_dict(self:GenerationMonitor):
     return dict(at=self.at, history=self.history[-500:], now=self.now, pace=self.pace.state_dict())
 
+# %% ../../nbs/840_monitor.generation.ipynb #332e0066
 @patch
 def load_state_dict(self:GenerationMonitor, d):
     self.at, self.history, self.now = d['at'], list(d['history']), dict(d['now'])

@@ -6,10 +6,12 @@
 __all__ = ['annealing_strength', 'soft_mask', 'sample_soft_masked', 'GrammarAnnealing', 'ScaledSchedule']
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #25e711e4
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 
 from ..config import make_config
 from ..core import ConfigError
@@ -17,7 +19,7 @@ from ..generate.engine import as_prompt, allowed_mask, sample_loop
 from ..generate.sampling import Sampling, filtered_probs, uniform_draws, inverse_cdf_sample
 from ..models.decoder import make_decoder
 from ..tokens.grammar import array_module
-from .generation import GenerationMonitor
+from .generation import GenerationMonitor, find_callback
 from ..train.learner import GrammarLoss
 from ..train.objectives import MusicLosses
 
@@ -31,21 +33,36 @@ def annealing_strength(
     return float(min(1., max(0., (high - validity)/(high - low))))
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #d728db86
+def _indicator(allowed, like):
+    "1 for `allowed` ids and 0 for others, in the type of `like`."
+    if array_module(like) is np: return np.where(allowed, 1., 0.).astype(like.dtype)
+    return torch.where(allowed, 1., 0.).to(like.dtype)
+
+# %% ../../nbs/846_monitor.mask_annealing.ipynb #4058037b
 def soft_mask(
     p,       # (batch, 774) probabilities, need not sum to 1
     allowed, # (batch, 774) bool
     strength:float, # in [0, 1]
 ):           # (batch, 774)
     "Multiply the probability of ids that are not allowed by 1 - `strength`."
-    xp = array_module(p)
-    out = xp.where(allowed, p, p*(1 - strength))
-    return xp.where(
-        out.sum(-1)[:, None] > 0,
-        out,
-        xp.where(allowed, 1.0, 0.0).astype(p.dtype) if xp is np else torch.where(allowed, 1.0, 0.0).to(p.dtype),
-    )
+    where = array_module(p).where
+    out = where(allowed, p, p*(1 - strength))
+    return where(out.sum(-1)[:,None] > 0, out, _indicator(allowed, p))
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #27c1b128
+@dataclass
+class _SoftMaskedChooser:
+    "Chooses the next ids under a soft mask."
+    decoder:object
+    sampling:Sampling
+    u:np.ndarray      # (pieces, steps) draws
+    strength:float    # of the mask
+    def __call__(self, logits, rows, step):
+        remaining = self.u.shape[1] - step
+        p = soft_mask(filtered_probs(logits, self.sampling), allowed_mask(self.decoder.state, remaining), self.strength)
+        return inverse_cdf_sample(p, self.u[rows,step])
+
+# %% ../../nbs/846_monitor.mask_annealing.ipynb #4cf73c23
 @torch.no_grad()
 def sample_soft_masked(
     model,             # a `MusicTransformerVAEGAN`
@@ -57,83 +74,90 @@ def sample_soft_masked(
 )->list:               # uint16 arrays
     "Generate pieces under a mask of any strength."
     if not 0 <= strength <= 1: raise ConfigError(f'strength={strength}', way_out='use a value in [0, 1]')
-    how, was, room = make_config(Sampling, overrides=sampling), model.training, max_tokens - 1
+    sampler, was_training, start = make_config(Sampling, overrides=sampling), model.training, as_prompt()
     model.eval()
     try:
         decoder = make_decoder(model, n, None, None if model.latent is None else model.sample_prior(n, seed))
-        scores = decoder.read(torch.from_numpy(as_prompt().astype(np.int64))[None].expand(n, -1).to(model.device))
-        xp, fall = array_module(scores), uniform_draws(seed, range(n), room)
-        fall = xp.asarray(fall, device=scores.device) if xp is torch else fall
-        choose = lambda scores, rows, i: inverse_cdf_sample(
-            soft_mask(filtered_probs(scores, how), allowed_mask(decoder.state, room - i), strength), fall[rows, i]
-        )
+        logits = decoder.read(torch.from_numpy(start.astype(np.int64))[None].expand(n, -1).to(model.device))
+        u = uniform_draws(seed, range(n), max_tokens - 1)
+        if array_module(logits) is torch: u = torch.asarray(u, device=logits.device)
+        choose = _SoftMaskedChooser(decoder, sampler, u, strength)
         with decoder.threads():
-            return [
-                np.concatenate([as_prompt(), ids]) for ids in sample_loop(decoder, scores, choose, room, mask=False)
-            ]
-    finally: model.train(was)
+            return [np.concatenate([start, x]) for x in sample_loop(decoder, logits, choose, max_tokens - 1, mask=False)]
+    finally: model.train(was_training)
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #87e625b9
 class GrammarAnnealing(Callback):
     "Reduces the weight of the grammar loss as the validity of unmasked samples rises."
     order, goes_back = 48.5, False
     def __init__(self,
-        measure:str='validity', # metric of `GenerationMonitor`
-        low:float=.2,           # strength 1 up to this value
-        high:float=.9,          # strength 0 from this value
-        memory:float=.6,        # weight of the previous value in the running mean
-        losses=('grammar',),    # names of the losses to scale in `MusicLosses`
-        to=None,                # an `Experiment` to log to
+        metric:str='validity', # metric of `GenerationMonitor`
+        low:float=.2,          # strength 1 up to this value
+        high:float=.9,         # strength 0 from this value
+        momentum:float=.6,     # weight of the previous value in the running mean
+        losses=('grammar',),   # names of the losses to scale in `MusicLosses`
+        run=None,              # an `Experiment` to log to
     ):
         if not low < high: raise ConfigError(f'low={low}, high={high}', way_out='low must be below high')
-        self.measure, self.low, self.high, self.memory, self.losses, self.to = measure, low, high, memory, losses, to
-        self.level, self.strength, self.full = None, 1., None
+        store_attr('metric,low,high,momentum,losses')
+        self.experiment, self.level, self.strength, self.full_weights = run, None, 1., None
 
     def before_fit(self):
-        watch = next((c for c in self.cbs if isinstance(c, GenerationMonitor)), None)
-        if watch is None or not watch.pace.every:
-            raise ConfigError('grammar annealing needs a generation monitor with a fixed interval',
-                              way_out='add GenerationMonitor(every=100), or another number of steps')
-        if self.on_evaluation not in watch.observers: watch.observers.append(self.on_evaluation)
+        self._observe_monitor()
+        self._scale_music_losses()
+        if self.full_weights is None: self.full_weights = [c.weight for c in self._losses()]
+        self._apply_strength()
+    def _scale_music_losses(self):
         for c in self.cbs:
-            if isinstance(c, MusicLosses):
-                c.weights.update(
-                    {
-                        k: ScaledSchedule(r, self)
-                        for k, r in c.weights.items()
-                        if k in self.losses and not isinstance(r, ScaledSchedule)
-                    }
-                )
-        if self.full is None: self.full = [c.weight for c in self._losses()]
-        self._hold()
+            if isinstance(c, MusicLosses): self._scale_weights(c)
     def _losses(self): return [c for c in self.cbs if isinstance(c, GrammarLoss)]
-    def _hold(self):
-        for c, full in zip(self._losses(), self.full): c.weight = full*self.strength
+    def _apply_strength(self):
+        for c, weight in zip(self._losses(), self.full_weights): c.weight = weight*self.strength
+
+# %% ../../nbs/846_monitor.mask_annealing.ipynb #cd19a8b1
+@patch
+def _observe_monitor(self:GrammarAnnealing):
+    "Receive the metrics of the generation monitor, which must evaluate at fixed steps."
+    monitor = find_callback(self.cbs, GenerationMonitor)
+    if monitor is None or not monitor.pace.every:
+        raise ConfigError('grammar annealing needs a generation monitor with a fixed interval',
+                          way_out='add GenerationMonitor(every=100), or another number of steps')
+    if self.on_evaluation not in monitor.observers: monitor.observers.append(self.on_evaluation)
+
+# %% ../../nbs/846_monitor.mask_annealing.ipynb #249677b7
+@patch
+def _scale_weights(self:GrammarAnnealing, music_losses):
+    "Multiply the schedules of the losses by the strength, once."
+    for name, weight in music_losses.weights.items():
+        if name in self.losses and not isinstance(weight, ScaledSchedule):
+            music_losses.weights[name] = ScaledSchedule(weight, self)
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #895860f9
 class ScaledSchedule:
     "A weight schedule multiplied by the annealing strength."
     start, end = 0., 1.                                                  # marks a weight that varies
-    def __init__(self, ramp, guidance): self.ramp, self.guidance = ramp, guidance
-    def at(self, used): return self.ramp.at(used)*self.guidance.strength
+    def __init__(self, schedule, annealing): self.schedule, self.annealing = schedule, annealing
+    def at(self, used): return self.schedule.at(used)*self.annealing.strength
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #fcb55d57
 @patch
 def on_evaluation(self:GrammarAnnealing,
-    step:int, # current training step
-    now:dict, # metrics of this evaluation
+    step:int,     # current training step
+    metrics:dict, # of this evaluation
 ):
     "Update the strength from the metrics."
-    value = now.get(self.measure)
+    value = metrics.get(self.metric)
     if value is None or not np.isfinite(value): return
-    self.level = value if self.level is None else self.memory*self.level + (1 - self.memory)*value
+    self.level = value if self.level is None else self.momentum*self.level + (1 - self.momentum)*value
     self.strength = annealing_strength(self.level, self.low, self.high)
-    self._hold()
-    if self.to is not None: self.to.log(step=step, guidance=self.strength)
+    self._apply_strength()
+    if self.experiment is not None: self.experiment.log(step=step, guidance=self.strength)
 
+# %% ../../nbs/846_monitor.mask_annealing.ipynb #13d3b236
 @patch
 def state_dict(self:GrammarAnnealing): return dict(level=self.level, strength=self.strength)
+
 @patch
 def load_state_dict(self:GrammarAnnealing, d):
     self.level, self.strength = d['level'], d['strength']
-    if self.full is not None: self._hold()
+    if self.full_weights is not None: self._apply_strength()
