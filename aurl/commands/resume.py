@@ -18,6 +18,7 @@ from ..core import AurlError, ConfigError, read_json
 from ..train.stages import StageEnd
 from ..train.stages import StageEnd
 from ..train.stages import StageEnd
+from ..train.stages import StageEnd
 from ..experiments.run import Experiment
 from ..experiments.run_files import find_runs
 from ..monitor.checkpoints import load_newest_checkpoint
@@ -66,6 +67,10 @@ def open_training_run(
     return run
 
 # %% ../../nbs/974_commands.resume.ipynb #0b44bbee
+def _present_stage(values):
+    "Translate the keys of a stage that an earlier release saved."
+    return present_keys(TrainConfig, present_keys(StageEnd, values))
+
 def _present_stage(values):
     "Translate the keys of a stage that an earlier release saved."
     return present_keys(TrainConfig, present_keys(StageEnd, values))

@@ -147,9 +147,9 @@ def _checkpoint_callback(learn, run, cfg, weights, higher):
         weights,
         higher,
         say=run.say,
-        quiet=getattr(run, 'quiet', False),
-        log=run if hasattr(run, 'logged') else None,
-        how=getattr(cfg, 'checkpoints', None),
+        read_only=getattr(run, 'quiet', False),
+        run=run if hasattr(run, 'log_size') else None,
+        options=getattr(cfg, 'checkpoints', None),
         seed=cfg.seed,
         profile=profile.to_dict() if profile is not None else None,
     )

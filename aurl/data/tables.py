@@ -166,7 +166,7 @@ def _file_stats(pieces):
 # %% ../../nbs/510_data.tables.ipynb #e85578bb
 def _pieces_fingerprint(pieces, file_stats):
     "Return a fingerprint of all table entries that do not depend on the content of the files."
-    entries = [[p.name, p.where, p.group, p.meta, *stats] for p, stats in zip(pieces, file_stats)]
+    entries = [[p.name, p.location, p.group, p.meta, *stats] for p, stats in zip(pieces, file_stats)]
     return sha256_of(to_json(entries).encode())
 
 # %% ../../nbs/510_data.tables.ipynb #f05305ba
@@ -179,7 +179,7 @@ def _merge_metadata(
     if from_file is None and not from_corpus: return {}
     out = dict.fromkeys(FIELDS) | dict(key_from=None, key_sure=None) | (from_file or {}) | from_corpus
     if from_corpus.get('key'): out |= dict(key_from=from_corpus.get('key_from', 'table'), key_sure=None)
-    return out | dict(source=out['source'] or piece.where)
+    return out | dict(source=out['source'] or piece.location)
 
 def _table(rows, schema):
     "Convert rows to a table with the columns of `schema` and all further ones."

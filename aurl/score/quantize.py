@@ -242,8 +242,8 @@ def _ends_on_grid(end, on, new, onsets, grid):
 def _new_ends(notes, onsets, grid):
     "New ends of `notes`, before the next stroke of their keys is considered."
     on, new, end = onsets.old[notes.onset], onsets.new[notes.onset], notes.end
-    if grid.cfg.ends == 'keep' or not grid.found['grid']: return new + (end - on)
-    if grid.cfg.ends == 'grid': return _ends_on_grid(end, on, new, onsets, grid)
+    if grid.cfg.note_ends == 'keep' or not grid.found['grid']: return new + (end - on)
+    if grid.cfg.note_ends == 'grid': return _ends_on_grid(end, on, new, onsets, grid)
     shortest = new + np.minimum(end - on, onsets.step[notes.onset]/4)
     return np.maximum(end + onsets.displacement(end), shortest)
 

@@ -148,9 +148,9 @@ def load_state_dict(self:Budget, state):
 
 # %% ../../nbs/734_train.budget.ipynb #c626b31f
 def _cpu_weights(model):
-    "Copy the weights to the CPU; of a sharded model, on rank 0 only."
-    copy, alone = {k:full_tensor(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
-    return {k:None if alone else v.cpu().clone() for k,v in copy.items()}
+    "Weights on the CPU (sharded: rank 0)."
+    copy, skip = {k:full_tensor(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
+    return {k:None if skip else v.cpu().clone() for k,v in copy.items()}
 
 # %% ../../nbs/734_train.budget.ipynb #2fea6775
 class KeepBest(Callback):

@@ -145,7 +145,7 @@ def after_loss(self:DistributedTraining):
 
 @patch
 def _weight_loss(self:DistributedTraining, n, total):
-    "Weight the loss by its targets; without a row it is zero."
+    "Weight the loss by its targets; without any it is 0."
     share = n*self.rank_info.world_size/total
     self.learn.loss_grad = self.loss_grad*share.to(self.loss_grad.dtype) if n else self.pred.sum()*0
 
