@@ -125,7 +125,7 @@ def _check_files(self:TokenStore):
 def _check_positions(self:TokenStore, offset):
     "Raise an error if the lengths and positions of the table do not fit the arrays."
     n_snapshots = ((self.length - 1)//self.every).sum()
-    fits = len(self.ids) == self.length.sum() and len(self._rows) == n_snapshots and (offset == self.offset).all()
+    fits = len(self.ids) == self.length.sum() and len(self._snapshots) == n_snapshots and (offset == self.offset).all()
     if not fits: raise StoreError('table and ids are inconsistent', self.path, _repair_hint)
 
 # %% ../../nbs/518_data.token_store.ipynb #067fa141

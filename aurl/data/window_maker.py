@@ -103,7 +103,7 @@ def max_growth(self:WindowMaker,
     if epoch is None:
         possible = [g for kind, g in bounds.items() if getattr(self.augment, kind).probability > 0]
         return np.full(len(piece), max([1., *possible]))
-    kinds = (self.augmentation_of(p, epoch).kinds for p in piece.tolist())
+    kinds = (self.augmentation_of(p, epoch).types for p in piece.tolist())
     return np.array([max([1., *(bounds[k] for k in of_piece if k in bounds)]) for of_piece in kinds])
 
 # %% ../../nbs/570_data.window_maker.ipynb #9c4aeb65

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, yaml
 from fastcore.basics import patch
 
+from ..aliases import current_columns
 from ..core import AurlError, atomic_path, read_json, to_json, write_json
 from .environment import aurl_state, environment, git_diff, git_state
 from .run_files import _append_line, _as_dict, _cut_log, _host_hash, _is_running, _keep_until, _new_dir
@@ -144,7 +145,7 @@ def _append(self:Experiment, name, line):
 @patch
 def metrics(self:Experiment)->list:
     "Return all lines of `metrics.jsonl` as dicts, without lines that a crash left incomplete."
-    return _read_lines(self.path/'metrics.jsonl')
+    return [current_columns(row) for row in _read_lines(self.path/'metrics.jsonl')]
 
 @patch
 def series(self:Experiment,

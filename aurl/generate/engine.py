@@ -131,7 +131,7 @@ def as_prompt(
     decode(ids[:0] if ids.ndim != 1 else ids)                          # raises an error if these are no ids
     if len(ids) and ids[-1] == vocab.END: ids = ids[:-1]
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')
-    if mask and (v := grammar.verdict(ids, whole=False)).reasons:
+    if mask and (v := verdict(ids, require_end=False)).reasons:
         raise CodecError(f'the prompt is not valid: {v.reasons[0]}',
                          way_out='give the output of encode, cut anywhere; repair_ids(ids) repairs faulty ids')
     return ids.astype(np.uint16)

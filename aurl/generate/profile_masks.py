@@ -126,7 +126,7 @@ def _first_due(self:GenerationLimits, state, now):
 # %% ../../nbs/805_generate.profile_masks.ipynb #b4d6a5f7
 def _release_only(state, may, first):
     "Allow only the release with the order number `first`, and what precedes it in the instant."
-    xp, tables = array_module(state.time), grammar.on(state.time)
+    xp, tables = array_module(state.time), grammar.tables_for(state.time)
     before = tables.place[:-1] + (state.family*n_keys)[:,None] <= first[:,None]
     out = may & (tables.rank[:-1] >= 0) & before
     out[:,_NOTE_ONS] = False

@@ -106,7 +106,7 @@ class LossInputs:
     @cached_property
     def nll(self): return _nll(self.float_logits, self.targets)     # (batch, time), in nats; 0 where the target is PAD
     @cached_property
-    def target_kinds(self): return grammar.on(self.ids).kind[self.targets] # (batch, time) `Kind` of the targets
+    def target_kinds(self): return grammar.tables_for(self.ids).kind[self.targets] # (batch, time) `Kind` of the targets
     @cached_property
     def grammar_states(self): return grammar.scan(self.ids, self.state)    # the automaton after every position
     @cached_property
@@ -225,7 +225,7 @@ _kind_sizes = torch.tensor([len(vocab.blocks[k]) for k in Kind])
 
 def _replace_index(ids, new, kind):
     "Ids of `kind` with the index `new`, reflected at the ends of the range."
-    t = grammar.on(ids)
+    t = grammar.tables_for(ids)
     kinds, index = t.kind[ids], t.index[ids]
     n = _kind_sizes[kinds]
     new = torch.where((new < 0) | (new >= n), 2*index - new, new).clamp(min=0).minimum(n-1)
@@ -253,7 +253,7 @@ def _previous_true(mask):
 
 def _repeat_last(ids, index, g):
     "Replace each note, shift and velocity by the last one before it."
-    out, kind = ids.clone(), grammar.on(ids).kind[ids]
+    out, kind = ids.clone(), grammar.tables_for(ids).kind[ids]
     for k in (Kind.NOTE_ON, Kind.TIME_SHIFT, Kind.VELOCITY):
         at = _previous_true(kind == k)
         out = torch.where((kind == k) & (at >= 0), ids.gather(-1, at.clamp(min=0)), out)
@@ -274,7 +274,7 @@ def corrupt_ids(
     if corruption not in _corruptions:
         raise ConfigError(f'unknown corruption {corruption!r}', way_out=f"choose one of {', '.join(corruptions)}")
     ids = torch.as_tensor(ids)
-    return _corruptions[corruption](ids, grammar.on(ids).index[ids], torch.Generator().manual_seed(seed))
+    return _corruptions[corruption](ids, grammar.tables_for(ids).index[ids], torch.Generator().manual_seed(seed))
 
 # %% ../../nbs/700_losses.base.ipynb #97843d13
 @dataclass

@@ -50,7 +50,7 @@ _example_phrase = (
 # %% ../../nbs/702_losses.loss_checks.ipynb #c5b2a8d1
 def _transpose(ids, semitones):
     "Ids with all keys moved by some semitones."
-    kind = grammar.on(ids).kind[ids]
+    kind = grammar.tables_for(ids).kind[ids]
     return torch.where((kind == Kind.NOTE_ON) | (kind == Kind.NOTE_OFF), ids + semitones, ids)
 
 def _example_ids():

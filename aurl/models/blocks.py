@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .attention import Rotary
-from .attention import Attention, AttentionSpan  # registers all kinds of attention
+from .local import Attention, AttentionSpan  # registers all kinds of attention
 from ..tokens.grammar import Grammar, State, grammar, array_module
 from ..tokens.transitions import beat_unit, n_keys, pedal_column
 from ..tokens.vocab import vocab

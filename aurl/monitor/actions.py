@@ -74,7 +74,7 @@ def _clip_share(self:RollbackRemedies, config):
 # %% ../../nbs/861_monitor.actions.ipynb #7a4e7c3c
 @patch
 def apply_remedies(self:RollbackRemedies,
-    rollback:dict, # an entry of `RollbackOnCollapse.times`: step, back_to, why
+    rollback:dict, # an entry of `RollbackOnCollapse.times`: step, rolled_back_to, why
 ):
     "Choose the remedies for the cause of a rollback, and apply or suggest them."
     kind = rollback['why'].replace(' ', '_')
@@ -106,6 +106,6 @@ def _lower_clip(self:RollbackRemedies):
 def _report(self:RollbackRemedies, entry):
     "Log the remedies of a rollback."
     if self.experiment is None: return
-    self.experiment.log(step=entry['step'], **{'acted' if self.apply else 'suggested':entry['what']})
+    self.experiment.log(step=entry['step'], **{'remedy_applied' if self.apply else 'remedy_suggested':entry['what']})
     how = 'changed for the rest of the training' if self.apply else 'suggested'
     self.experiment.say(f'step {entry["step"]}: after the rollback ({entry["why"]}) {how}: {entry["what"]}')

@@ -149,7 +149,7 @@ def _summarize_samples(m):
 def _summarize_rollbacks(r):
     "Line about the rollbacks."
     if not r.times: return []
-    steps = ', '.join(f'{t["step"]} to {t["back_to"]}' for t in r.times)
+    steps = ', '.join(f'{t["step"]} to {t["rolled_back_to"]}' for t in r.times)
     return [f'the model collapsed {len(r.times)} times and was rolled back: {steps}']
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #55466700
@@ -195,7 +195,7 @@ _PLOTTED = (('grammar', 'health'), ('grammar_validity', 'valid samples'), ('gram
 def _plot_quality(ax, run):
     "Plot the metrics of samples over the steps, and the rollbacks."
     for name, label in _PLOTTED: ax.plot(*run.series(name), '.-', lw=2 if name == 'grammar' else 1, label=label)
-    for step in run.series('back_to')[0]: ax.axvline(step, color='C3', lw=.8)
+    for step in run.series('rolled_back_to')[0]: ax.axvline(step, color='C3', lw=.8)
     ax.set(xlabel='step', ylabel='without mask', ylim=(-.05, 1.05))
     ax.legend(fontsize=7, ncols=3, loc='lower right')
 

@@ -13,6 +13,7 @@ import numpy as np
 from fastai.callback.core import Callback, CancelFitException, CancelTrainException
 from fastcore.basics import patch, store_attr
 
+from ..aliases import current_columns
 from ..core import AurlError
 from .generation import GenerationMonitor
 from ..train.state import _all_tensors, restore_state, capture_state
@@ -361,7 +362,7 @@ def roll_back(self:RollbackOnCollapse,
     self.plain = self.plain or [h['lr'] for h in self.opt.hypers] # the learning rate is not restored
     restore_state(self.learn, snapshot, with_progress=False)
     self.used, self.exhausted = restored, len(self.times) >= self.max_rollbacks
-    self.times.append(dict(step=step, back_to=restored, why=reason))
+    self.times.append(dict(step=step, rolled_back_to=restored, why=reason))
     if not self.exhausted: self.factor *= self.lr_factor
     self._restart_detectors()
     self._log_rollback(**self.times[-1])
@@ -376,11 +377,11 @@ def _restart_detectors(self:RollbackOnCollapse):
     self.losses, self.fresh, self.jump.high = [], True, 0
 
 @patch
-def _log_rollback(self:RollbackOnCollapse, step, back_to, why):
+def _log_rollback(self:RollbackOnCollapse, step, rolled_back_to, why):
     "Log a rollback and what follows from it."
-    if self.experiment is not None: self.experiment.log(step=step, back_to=back_to, rate_factor=self.factor)
+    if self.experiment is not None: self.experiment.log(step=step, rolled_back_to=rolled_back_to, lr_scale=self.factor)
     result = 'and the training ends: too many collapses' if self.exhausted else f'learning rate × {self.factor:g}'
-    self._say(f'step {step}: collapse ({why}); rolled back to step {back_to}, {result}')
+    self._say(f'step {step}: collapse ({why}); rolled back to step {rolled_back_to}, {result}')
 
 # %% ../../nbs/843_monitor.collapse.ipynb #4280d43b
 @patch
@@ -393,7 +394,7 @@ def state_dict(self:RollbackOnCollapse):
 @patch
 def load_state_dict(self:RollbackOnCollapse, d):
     self.factor, self.lasting, self.fresh = d['factor'], d.get('lasting', 1.), d['fresh']
-    self.times, self.losses = list(d['times']), list(d['losses'])
+    self.times, self.losses = [current_columns(t) for t in d['times']], list(d['losses'])
     self.used, self.good, self.plain = d['used'], d.get('good'), d.get('plain')
     self.collapse.load_state_dict(d['collapse'])
     self.jump.load_state_dict(d['jump'])

@@ -23,7 +23,7 @@ from ..models.vae_gan import MusicTransformerVAEGAN
 from ..distributed import sync_flag, gather_model
 from ..studies.features import features
 from ..tokens.codec import decode
-from ..tokens.grammar import grammar
+from ..tokens.verdict import verdict
 from ..tokens.vocab import vocab
 from ..train.budget import Budget
 
@@ -52,7 +52,7 @@ def grammar_metrics(
     pieces, # list of ids: unfinished samples or whole pieces
 )->dict:    # grammar (the health), pairing, lawful, timing, velocity, repetition, validity: each in [0, 1]
     "Mean grammar scores of `pieces`."
-    verdicts = [grammar.verdict(x, whole=len(x) > 0 and int(x[-1]) == vocab.END) for x in pieces]
+    verdicts = [verdict(x, require_end=len(x) > 0 and int(x[-1]) == vocab.END) for x in pieces]
     return dict(
         grammar=_mean([v.health for v in verdicts]),
         validity=_mean([v.valid and v.notes > 0 for v in verdicts]),
@@ -279,7 +279,7 @@ def evaluate(self:GenerationMonitor)->dict: # the metrics
 def _log(self:GenerationMonitor):
     "Log the metrics of the last evaluation."
     metrics = {self._log_name(k):v for k,v in self.now.items()}
-    self.experiment.log(step=self.at, watch_share=round(self.pace.cost, 5), **metrics)
+    self.experiment.log(step=self.at, monitor_time_share=round(self.pace.cost, 5), **metrics)
 
 @patch
 def _log_name(self:GenerationMonitor, name):

@@ -151,7 +151,7 @@ def on_evaluation(self:GrammarAnnealing,
     self.level = value if self.level is None else self.momentum*self.level + (1 - self.momentum)*value
     self.strength = annealing_strength(self.level, self.low, self.high)
     self._apply_strength()
-    if self.experiment is not None: self.experiment.log(step=step, guidance=self.strength)
+    if self.experiment is not None: self.experiment.log(step=step, grammar_strength=self.strength)
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #13d3b236
 @patch

@@ -241,7 +241,7 @@ def _gpu_memory(device):
         memory=torch.cuda.memory_allocated(device),
         memory_reserved=torch.cuda.memory_reserved(device),
         memory_capacity=torch.cuda.mem_get_info(device)[1],
-        gpu_use=gpu_utilization(device.index or 0),
+        gpu_utilization=gpu_utilization(device.index or 0),
     )
 
 def _process_memory():
@@ -252,7 +252,7 @@ def _process_memory():
 # %% ../../nbs/852_monitor.profiler.ipynb #c73c329e
 def memory_usage(
     device='cpu' # device whose memory is measured
-)->dict:         # memory, memory_capacity in bytes; on a GPU also memory_reserved, gpu_use in [0, 1]; no unknown values
+)->dict:         # memory, memory_capacity in bytes; on a GPU also memory_reserved, gpu_utilization in [0, 1]; no unknown values
     "Return the memory in use and the capacity."
     device = torch.device(device)
     usage = _gpu_memory(device) if device.type == 'cuda' else _process_memory()

@@ -253,7 +253,7 @@ _MAX_BAR_CELLS = 4096 # twelfths of a beat
 
 def _bar_positions(m):
     "Return the bar and the place in it of each distinct onset, in twelfths of a beat."
-    start, size = m.clock.metres(m.score)
+    start, size = m.clock.meters(m.score)
     first_cell, cell = np.rint(start*12).astype(np.int64), np.unique(m.onset_cell)
     k = np.maximum(np.searchsorted(first_cell, cell, 'right') - 1, 0)
     first_bar = np.append(0, np.ceil(np.diff(start)/size[:-1] - 1e-6).cumsum()).astype(np.int64) # of each meter

@@ -285,7 +285,7 @@ def augment_piece(
     tempi:dict=None,     # cache of `decoded_tempi` by piece index; updated in place
 ):                       # ids; rows, codes and steps of its snapshots, as in `make_snapshots`
     "Return ids and snapshots of piece `i`, augmented by `record`."
-    old, tempi, kinds = sequences[i], {} if tempi is None else tempi, set(record.kinds) - {'programs'}
+    old, tempi, kinds = sequences[i], {} if tempi is None else tempi, set(record.types) - {'programs'}
     if not kinds: return old, *_piece_snapshots(sequences, i)
     untimed = kinds <= {'transpose', 'velocity'}
     if not untimed and i not in tempi: tempi[i] = decoded_tempi(old)

@@ -201,7 +201,7 @@ def critic_step(self:AdversarialTraining, m:CriticBatch):
     norm = self._step_critic_opt(m, total)
     a, b = real.score(m.weights).detach(), fake.score(m.weights).detach()
     auc = (a[:,None] > b).float().mean()
-    self.current |= dict(critic_loss=loss.item(), critic_norm=norm.item(), told_apart=auc.item())
+    self.current |= dict(critic_loss=loss.item(), critic_norm=norm.item(), critic_auc=auc.item())
     return loss.item()
 
 # %% ../../nbs/761_train.adversarial.ipynb #5bc74d73
@@ -254,7 +254,7 @@ def _both_steps(self:AdversarialTraining, stage):
     m.critic.train(training)
     self.critic_steps += 1
     if 'adversarial' in self.current: self._update_balance(self.current['adversarial'], loss, m.rank_share)
-    scales = dict(hold_critic=self.balance.critic_scale, push_model=self.balance.model_scale)
+    scales = dict(critic_scale=self.balance.critic_scale, model_scale=self.balance.model_scale)
     self.current |= dict(ratio=self.balance.ratio, **scales)
     return term
 
