@@ -87,7 +87,7 @@ def _transposed(self:Conditions, name, piece, semitones):
     values = self.values[name][piece]
     if name == 'key': return transpose_key_class(values, semitones)
     if name not in self.measured: return values
-    return (values + np.float32(self.measured[name].up)*semitones).astype(np.float32)
+    return (values + np.float32(self.measured[name].per_semitone)*semitones).astype(np.float32)
 
 @patch
 def take(self:Conditions,

@@ -82,7 +82,7 @@ def _select_pieces(self:WindowPlanner, pieces):
 def _check_weights(weights, store, pieces):
     "Raise an error for weights that do not fit the corpora of `store`, or the `pieces` in use."
     if not isinstance(store, Mixture):
-        raise ConfigError(f'weights={weights}, but there is one corpus',
+        raise ConfigError(f'corpus_weights={weights}, but there is one corpus',
             way_out='combine stores with mix(name=store, …)')
     window_quotas(weights, store.stores, 1)
     used = store.corpus(pieces)
@@ -108,7 +108,7 @@ def _balance_labels(self:WindowPlanner):
             f'there is {", ".join(columns)}; add columns with a metadata.csv next to the files')
     values = self._column(name)
     if not all(isinstance(v, (str, bool, type(None))) for v in values):
-        raise ConfigError(f'balance={name} is a column of numbers', self.store.path,
+        raise ConfigError(f'balance_by={name} is a column of numbers', self.store.path,
             'choose a text column, such as genre or composer')
     return [f'{name}={"unknown" if v is None or v == "" else v}' for v in values]
 

@@ -19,10 +19,10 @@ from ..studies.features import find_feature
 # %% ../../nbs/545_data.feature_table.ipynb #13720240
 def _source_of(f):
     "Source code of the module that defines feature `f`; for a notebook cell, its byte code, names and constants."
-    try: return inspect.getsource(sys.modules[f.f.__module__])
+    try: return inspect.getsource(sys.modules[f.function.__module__])
     except (OSError, TypeError, KeyError): pass
-    code = getattr(f.f, '__code__', None)
-    if code is None: return f'{type(f.f)}'
+    code = getattr(f.function, '__code__', None)
+    if code is None: return f'{type(f.function)}'
     constants = [c for c in code.co_consts if not hasattr(c, 'co_code')]
     return f'{code.co_code.hex()} {code.co_names} {constants}'
 

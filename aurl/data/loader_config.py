@@ -85,7 +85,7 @@ def _check_lengths(c, length):
     "Raise an error for lengths of windows and batches that contradict each other."
     if c.full_pieces_only and (c.windows not in ('tile', 'first') or c.start_length):
         other = f'start_length={c.start_length}' if c.start_length else f'windows={c.windows}'
-        raise ConfigError(f'whole=true with {other}', way_out='leave one of the two out')
+        raise ConfigError(f'full_pieces_only=true with {other}', way_out='leave one of the two out')
     if c.start_length > length:
         raise ConfigError(f'start_length={c.start_length} is more than length={length}',
             way_out='use a smaller start_length')

@@ -163,7 +163,7 @@ def _augmented_features(self:WindowMaker, w, epoch):
     out = {}
     for f in self.features:
         values = np.array([measured[p][f.name] for p in pieces], np.float32)
-        out[f.name] = values + np.float32(f.up)*w['key']
+        out[f.name] = values + np.float32(f.per_semitone)*w['key']
     return out
 
 # %% ../../nbs/570_data.window_maker.ipynb #7243ea50

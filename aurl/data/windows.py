@@ -199,7 +199,7 @@ def bar_steps(
     changes = sorted(bar_length)
     ends = [*changes[1:], max(score.end(), changes[-1] + 1)]
     bars = [np.arange(a, b, max(bar_length[a], tpq/8)) for a, b in zip(changes, ends)]
-    return np.unique(np.maximum(np.rint(_clock(score)(np.concatenate(bars))), 0).astype(np.int64))
+    return np.unique(np.maximum(np.rint(step_clock(score)(np.concatenate(bars))), 0).astype(np.int64))
 
 # %% ../../nbs/555_data.windows.ipynb #310f7738
 def bar_lines(
