@@ -225,7 +225,7 @@ def _write(self:CheckpointCallback, name, snapshot, score=None, suspect=False):
     if self.read_only: return
     state, monitor = dict(self.state, step=snapshot.step), self._failure_monitor()
     # a best state is written later than it was taken
-    if self.experiment is not None and score is None: state['logged'] = self.experiment.logged
+    if self.experiment is not None and score is None: state['logged'] = self.experiment.log_size
     info = dict(state=state, score=score, suspect=suspect)
     job = partial(self._write_now, self.folder/name, snapshot, info, None if monitor is None else monitor.good)
     self._check_writer()

@@ -211,7 +211,7 @@ def after_fit(self:FailureMonitor):
         return self._stop(f'the model has collapsed {len(times)} times ({times[-1]["why"]})')
     if not all_finite(self.model): return self._stop('the weights are no longer finite')
     last = _finite(self._last_losses())
-    interrupted = self.budget is not None and self.budget.asked is not None
+    interrupted = self.budget is not None and self.budget.stop_signal is not None
     if last and not interrupted and self.best < math.inf and self._high(float(np.median(last)))[0]:
         self._stop(self._divergence_message(last))
 

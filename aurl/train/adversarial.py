@@ -145,7 +145,7 @@ def make_critic_batch(self:AdversarialTraining,
     r = rollout(self.model, ids[:,:n_real], n_new, z, state, self.temperature, self.options.backprop_through_time)
     real = F.pad(ids[:,first:end], (0, max(0, end - ids.shape[1])), value=vocab.PAD)
     sounding = state_roll(grammar.advance(state, ids[:,:first]))
-    batch = CriticBatch(self.model.critic, real, r.music()[:,first:], r.there[:,first:], r.own[:,first:], sounding)
+    batch = CriticBatch(self.model.critic, real, r.one_hot_piece()[:,first:], r.mask[:,first:], r.generated_mask[:,first:], sounding)
     if not self.options.sample_every: return batch
     return _with_sampled_rows(batch, *self._sampled_targets(logits[rows], ids, n_real, n_new, state))
 

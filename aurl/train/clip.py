@@ -37,7 +37,7 @@ class ClipConfig(Config):
     @classmethod
     def _word(cls, value):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return dict(kind='norm', at=value) if value else dict(kind='none')
+            return dict(kind='norm', threshold=value) if value else dict(kind='none')
         return dict(kind=value) if isinstance(value, str) else value
     @model_validator(mode='after')
     def _percent(self):

@@ -56,22 +56,22 @@ def teacher_harmony_loss(h:LossInputs):
     ours, theirs = (
         x.float_logits[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.float_logits) for x in (h, t)
     )
-    return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.chance(Kind.NOTE_ON))
+    return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.kind_prob(Kind.NOTE_ON))
 
 # %% ../../nbs/785_train.distill.ipynb #1a9065d7
 @register_loss('teacher_rhythm', unit='squared octaves', needs='teacher', sample=_teacher_example)
 def teacher_rhythm_loss(h:LossInputs):
     "Squared difference of the expected duration from the teacher's, in octaves."
     t = _teacher_inputs(h)
-    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.scores).log2()
-    ours, theirs = (x.scores[...,kind_slice(Kind.TIME_SHIFT)].softmax(-1) @ octaves for x in (h, t))
-    return h.mean((ours - theirs)**2, t.chance(Kind.TIME_SHIFT))
+    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.float_logits).log2()
+    ours, theirs = (x.float_logits[...,kind_slice(Kind.TIME_SHIFT)].softmax(-1) @ octaves for x in (h, t))
+    return h.mean((ours - theirs)**2, t.kind_prob(Kind.TIME_SHIFT))
 
 @register_loss('teacher_form', unit='squared cosine', needs='teacher', sample=_teacher_example)
 def teacher_form_loss(h:LossInputs):
     "Squared difference of the window's expected self-similarity from the teacher's."
     ours, theirs = (self_similarity(pitch_counts(x, n_form_parts)[0]) for x in (h, _teacher_inputs(h)))
-    return h.over((ours - theirs).pow(2).mean((1, 2))[h.counts.any(1)])
+    return h.mean_over((ours - theirs).pow(2).mean((1, 2))[h.target_mask.any(1)])
 
 # %% ../../nbs/785_train.distill.ipynb #16bb08a4
 def _layer_normalize(x): return F.layer_norm(x, x.shape[-1:])

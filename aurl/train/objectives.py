@@ -140,7 +140,7 @@ def loss_means(
     for n in names:
         h.mean_sizes.clear()
         parts = losses[n].parts(h)
-        means[n] = list(zip(parts, h.taken if len(h.taken) == len(parts) else [None]*len(parts)))
+        means[n] = list(zip(parts, h.mean_sizes if len(h.mean_sizes) == len(parts) else [None]*len(parts)))
     return means
 
 # %% ../../nbs/743_train.objectives.ipynb #a888f353
@@ -166,7 +166,7 @@ def _mean_parts(parts): return {n:sum(values)/len(values) for n,values in parts.
 def _rank_shares(h, measured):
     "This process's share of the tokens, and by mean: its share of what the mean counts, relative to that."
     counts = [math.nan if n is None else n for means in measured.values() for _,n in means]
-    own = torch.stack([h.counts.sum(), *(torch.as_tensor(n, device=h.ids.device) for n in counts)]).double()
+    own = torch.stack([h.target_mask.sum(), *(torch.as_tensor(n, device=h.ids.device) for n in counts)]).double()
     total = own.clone()
     torch.distributed.all_reduce(total)
     share = own[0]/total[0].clamp(min=1)
@@ -209,7 +209,7 @@ def after_loss(self:MusicLosses):
     if not self.training: return self._add_valid(h)
     used = self.run_budget.used if self.run_budget else self.pct_train
     weights = {n:r.at(used) for n,r in self.weights.items()}
-    measured = dict(main=[(self.loss_grad, h.counts.sum())], **loss_means(h, [n for n,w in weights.items() if w]))
+    measured = dict(main=[(self.loss_grad, h.target_mask.sum())], **loss_means(h, [n for n,w in weights.items() if w]))
     parts, global_means = mean_over_ranks(h, measured)
     self.current = global_means, weights
     self.learn.loss_grad = self._weighted_sum(parts.pop('main'), parts, weights)
@@ -282,9 +282,9 @@ def before_validate(self:MusicLosses): self.valid_sums = {}
 @patch
 def _add_valid(self:MusicLosses, h):
     "Add the losses of a batch to the sums of the validation."
-    if not h.counts.any(): return
+    if not h.target_mask.any(): return
     for name,means in loss_means(h, self.names).items():
-        counts = [float(h.counts.sum() if n is None else n) for _,n in means]
+        counts = [float(h.target_mask.sum() if n is None else n) for _,n in means]
         sums = np.array([(v.item()*n, n) for (v,_),n in zip(means, counts)])
         self.valid_sums[name] = self.valid_sums.get(name, 0.) + sums
 
