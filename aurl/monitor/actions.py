@@ -58,7 +58,7 @@ def apply_scales(self:RollbackRemedies):
     self.rollback.lasting = self.rate
     if self.clipping is None: return
     self.clipping.asked = c = self._original_clipping()
-    self.clipping.config = c if self.limit == 1 else c.changed(at=c.limit*self._clip_share(c))
+    self.clipping.config = c if self.limit == 1 else c.changed(threshold=c.limit*self._clip_share(c))
 
 @patch
 def _original_clipping(self:RollbackRemedies):

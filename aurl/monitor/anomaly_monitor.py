@@ -45,7 +45,7 @@ class AnomalyMonitor(Callback):
         self.budget = find_callback(self.cbs, Budget)
         self.steps = max(self.steps, self.budget.done if self.budget else 0)
         accumulation = find_callback(self.cbs, GradientAccumulation)
-        self.batches_per_step = accumulation.n if accumulation else 1
+        self.batches_per_step = accumulation.n_batches if accumulation else 1
         self.last_check, self.weights_before = self.clock(), None
         self.past.inapplicable = inapplicable_advice(self.learn)
         if self.rollback is not None and self.rollback not in list(self.cbs):

@@ -182,7 +182,7 @@ def _penalties(self:AdversarialTraining, m):
     n, penalties, options = max(1, len(m.real)//2), {}, self.options
     def score(x, **kwargs): return m.critic(x, **kwargs).score(m.weights)
     real, present = F.one_hot(m.real[:n], len(vocab)).to(m.fake.dtype), m.real[:n] != vocab.PAD
-    where = dict(judge=m.generated_mask[:n], before=m.sounding[:n])
+    where = dict(score_mask=m.generated_mask[:n], initial_roll=m.sounding[:n])
     if options.r1_weight: penalties['r1'] = r1_penalty(score, real, options.r1_weight, there=present, **where)
     if options.gradient_penalty_weight:
         fake, present = m.fake[:n].detach(), present | m.real_mask[:n]

@@ -36,7 +36,7 @@ class CriticBatch:
         self.weights = weights
         self.rank_share = 1.  # weight of this batch among those of all ranks
 
-    def real_output(self): return self.critic(self.real, judge=self.generated_mask, before=self.sounding)
+    def real_output(self): return self.critic(self.real, score_mask=self.generated_mask, initial_roll=self.sounding)
     def fake_output(self, fake=None):
         fake = self.fake if fake is None else fake
         return self.critic(fake, self.real_mask, self.generated_mask, self.sounding)

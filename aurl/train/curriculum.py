@@ -368,7 +368,7 @@ class AdaptiveCurriculum(Callback):
     def _end_epoch(self, loader):
         mean, pace = self.sum/self.n, loader.pace
         self.sum, self.n = 0., 0
-        stalled = self.previous_loss is not None and mean > self.previous_loss*(1 - pace.gain)
+        stalled = self.previous_loss is not None and mean > self.previous_loss*(1 - pace.min_improvement)
         level = loader.levels[-1] + (stalled and loader.levels[-1] < pace.epochs)
         self.previous_loss = None if stalled else mean  # new pieces: no comparison with earlier losses
         loader.set_level(loader.epoch, level)  # the loader is already at the next epoch

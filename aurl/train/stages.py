@@ -39,13 +39,13 @@ class StageStopping(Callback):
     def __init__(self, end:StageEnd): self.end, self.best_loss, self.stalled, self.reason = end, math.inf, 0, ''
     def after_epoch(self):
         loss = getattr(self.learn, 'valid_nats', math.inf)
-        better = loss < self.best_loss*(1 - self.end.progress) if self.best_loss < math.inf else loss < math.inf
+        better = loss < self.best_loss*(1 - self.end.min_improvement) if self.best_loss < math.inf else loss < math.inf
         self.best_loss, self.stalled = (loss, 0) if better else (self.best_loss, self.stalled + 1)
         self.reason = self._stop_reason(loss)
         if self.reason: raise CancelFitException
 
     def _stop_reason(self, loss):
-        target, patience = self.end.target, self.end.patience
+        target, patience = self.end.target_loss, self.end.patience
         if target is not None and loss <= target: return f'{loss:.3f} nats per token reached the target {target:g}'
         if patience and self.stalled >= patience: return f'no improvement in {self.stalled} validations'
         return self.reason
