@@ -159,7 +159,7 @@ def _with_size(train_cfg, size):
     "The training with a model whose generator has `size` parameters."
     model_cfg = build_model_config(train_cfg)
     critic = parameter_counts(model_cfg)['total'] - _generator_parameters(model_cfg)
-    d_ff = match_parameter_count(model_cfg, size + critic, within=.02).d_ff
+    d_ff = match_parameter_count(model_cfg, size + critic, tolerance=.02).d_ff
     return train_cfg.changed(model_overrides=train_cfg.model_overrides | dict(d_ff=d_ff))
 
 # %% ../../nbs/986_commands.ablation.ipynb #a568ac02

@@ -48,7 +48,7 @@ def drop_duplicates(
     for pair in found.pairs: pair_of.setdefault(pair.b, pair)
     rows = []
     for i in sorted(copies):
-        how = pair_of[i].words if i in pair_of else 'related'
+        how = pair_of[i].description if i in pair_of else 'related'
         original = corpus[int(found.group[i])].name
         rows.append(dict(name=corpus[i].name, kind='Duplicate', reason=f'{how}: duplicate of {original}'))
     return Corpus([p for i,p in enumerate(corpus) if i not in copies], corpus.source), rows

@@ -41,7 +41,7 @@ class SilentRun:
 # %% ../../nbs/980_commands.workers.ipynb #11132621
 def _run_of_rank(job, place):
     "The run for rank 0, and a run without output for the others."
-    return Experiment.open(job['run']) if place.first else SilentRun()
+    return Experiment.open(job['run']) if place.is_main else SilentRun()
 
 def _check_same_data(data, store, train, held):
     "Raise an error if the machines have different data."
@@ -64,7 +64,7 @@ def _train_together(cfg, job, run, place):
     store = open_store(cfg.data, cfg.workers, None, cfg.loader, run_folder=job['run'])
     train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
     _check_same_data(cfg.data, store, train, held)
-    last = load_newest_checkpoint(run.checkpoints, run.say) if place.first and not cfg.stages else None
+    last = load_newest_checkpoint(run.checkpoints, run.say) if place.is_main and not cfg.stages else None
     learn, best = train_stages(run, cfg, store, train, held, last)
     _check_same_weights(learn, cfg, job)
     _save_outcome(learn, best, run, place, Path(job['run']))
