@@ -161,8 +161,10 @@ def train(case, device, steps, folder):
     "The loss of each step, how often it made the program wait, and whether the grammar allows two pieces that are played afterwards."
     from unittest.mock import patch
     from fastai.callback.core import Callback
-    from aurl import recipes
-    from aurl.train.budget import RunLog
+    from aurl.commands.configs import TrainConfig
+    from aurl.commands.learner_setup import build_learner
+    from aurl.commands.run_data import train_valid_split
+    from aurl.commands.training import train_run
     from aurl.config import make_config
     from aurl.data.token_store import TokenStore
     from aurl.train.budget import RunLog

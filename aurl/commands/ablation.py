@@ -202,7 +202,7 @@ def _measure_variant(model, train_cfg, ablation_cfg, store, sides):
         ablation_cfg.pieces,
         ablation_cfg.max_tokens,
         window=train_cfg.length,
-        latent_samples=ablation_cfg.draws,
+        latent_samples=ablation_cfg.latent_samples,
         seed=ablation_cfg.train.seed,
     )
 
