@@ -239,7 +239,7 @@ def _ablation_data(cfg, root):
     return str(store)
 
 # %% ../../nbs/986_commands.ablation.ipynb #e2a9d3d6
-_compared_keys = 'variants', 'parameters', 'phrases', 'pieces', 'max_tokens', 'draws'
+_compared_keys = 'variants', 'parameters', 'phrase_bars', 'pieces', 'max_tokens', 'latent_samples'
 
 def run_ablation(
     cfg:AblationConfig,
