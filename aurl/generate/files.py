@@ -196,7 +196,7 @@ def encode(self:FileOptions,
 def _decode_with_programs(self:FileOptions, ids):
     "Decode `ids` with the selected programs."
     known = self.programs or ProgramTable()
-    if self.rule in program_rules: return known.on(decode(ids), self.rule)
+    if self.rule in program_rules: return known.apply(decode(ids), self.rule)
     if self.opening is None: return decode(ids, programs=known)
     return decode(ids, programs=self.opening.program_table(self.voices) | known)
 
