@@ -269,12 +269,12 @@ def run_sweep(
     "Run the sweep and save presets of the best settings."
     sweep = Sweep(Path(cfg.dest).expanduser() if cfg.dest else run.path/'sweep', sweep_definition(cfg))
     base = cfg.train.to_dict()
-    check_same_config(sweep.path, dict(train=_without_run_keys(base)), 'sweep')
+    check_same_config(sweep.path, dict(train=_without_run_keys(base)), 'sweep', SweepConfig)
     if sweep.n_finished: run.say(f'resuming a sweep with {sweep.n_finished} finished trials')
     report = functools.partial(_report_trials, run=run)
     open_store(cfg.train.data, cfg.train.workers, run, cfg.train.loader)     # prepared once, before the workers open it
     if cfg.workers > 1: run_workers(sweep.path, 'aurl.commands.sweep:train_trial', cfg.workers, dict(base=base), report)
-    else: sweep.work(functools.partial(train_trial, base=base), progress=report)
+    else: sweep.run_trials(functools.partial(train_trial, base=base), progress=report)
     # without the keys of a run, such as checkpoint_every=0
     preset_values = _without_run_keys(base) | dict(data=absolute_source(cfg.train.data))
     for f in sweep.write_best(preset_values): run.say(f'the settings: {f}')

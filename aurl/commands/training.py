@@ -235,13 +235,13 @@ def _log_memory(run, lines):
     "Log the lines of the memory estimate and record them in the run."
     for line in lines: run.say(line)
     if hasattr(run, 'record'): run.record(memory=dict(lines=lines))
-    run.progress('snapshot_memory', None, lines[0])
+    run.progress('memory', None, lines[0])
 
 def memory_lines(
     run, # of a training
 )->list: # one line, or none
     "The memory estimate recorded before the training."
-    try: return list(read_json(run.path/'environment.json').get('snapshot_memory', {}).get('lines', ()))[:1]
+    try: return list(read_json(run.path/'environment.json').get('memory', {}).get('lines', ()))[:1]
     except AurlError: return []
 
 # %% ../../nbs/975_commands.training.ipynb #e790f83e

@@ -183,10 +183,10 @@ def _penalties(self:AdversarialTraining, m):
     def score(x, **kwargs): return m.critic(x, **kwargs).score(m.weights)
     real, present = F.one_hot(m.real[:n], len(vocab)).to(m.fake.dtype), m.real[:n] != vocab.PAD
     where = dict(score_mask=m.generated_mask[:n], initial_roll=m.sounding[:n])
-    if options.r1_weight: penalties['r1'] = r1_penalty(score, real, options.r1_weight, there=present, **where)
+    if options.r1_weight: penalties['r1'] = r1_penalty(score, real, options.r1_weight, mask=present, **where)
     if options.gradient_penalty_weight:
         fake, present = m.fake[:n].detach(), present | m.real_mask[:n]
-        penalties['gradient_penalty'] = gradient_penalty(score, real, fake, options.gradient_penalty_weight, there=present, **where)
+        penalties['gradient_penalty'] = gradient_penalty(score, real, fake, options.gradient_penalty_weight, mask=present, **where)
     return penalties
 
 # %% ../../nbs/761_train.adversarial.ipynb #f073cc8b
