@@ -249,7 +249,7 @@ def run_ablation(
     root, variants = (Path(cfg.dest).expanduser() if cfg.dest else run.path)/'variants', variant_configs(cfg)
     with exclusive_folder(root, 'ablation'):
         config = dict(train=cfg.train.to_dict(), **{k:getattr(cfg, k) for k in _compared_keys})
-        check_same_config(root, config, 'ablation')
+        check_same_config(root, config, 'ablation', AblationConfig)
         data = _ablation_data(cfg, root.parent)
         jobs = [(name, seed) for seed in cfg.seeds for name in variants]
         for i, (name, seed) in enumerate(jobs):

@@ -199,7 +199,7 @@ def run_scaling(
     root, jobs = Path(cfg.dest).expanduser() if cfg.dest else run.path/'study', training_grid(cfg)
     with exclusive_folder(root, 'study'):
         config = {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'posterior_samples')}
-        check_same_config(root, config, 'study')
+        check_same_config(root, config, 'study', ScalingConfig)
         rows = _run_missing_trainings(cfg, jobs, run, root)
     return ScalingStudy(rows, cfg.posterior_samples)
 

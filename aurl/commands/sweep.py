@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from ..config import Config, make_config, merge
+from ..config import Config, make_config, merge, present_keys, restore_config
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
 from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_rule_input
@@ -208,13 +208,13 @@ def train_trial(
 # %% ../../nbs/984_commands.sweep.ipynb #d3a7ce45
 def _comparable_config(config):
     "A configuration as it is saved, with absolute paths of the data and all keys of the training."
-    train = make_config(TrainConfig, overrides=config['train'])
+    train = restore_config(TrainConfig, config['train'])
     train = train.changed(data=absolute_source(train.data)).to_dict()
     return json.loads(to_json(config | dict(train=train)))
 
-def _saved_comparable(file):
+def _saved_comparable(file, cls):
     "The saved configuration in comparable form; None if it has keys that no longer exist."
-    try: return _comparable_config(read_json(file))
+    try: return _comparable_config(present_keys(cls, read_json(file)))
     except (ConfigError, KeyError): return None
 
 # %% ../../nbs/984_commands.sweep.ipynb #d3a7ce01
@@ -222,11 +222,12 @@ def check_same_config(
     root,   # folder of the sweep, ablation or study
     config, # the configuration as a dict; `train` is that of a `TrainConfig`
     kind,   # its name in messages: sweep, ablation, study
+    cls=Config, # its configuration class: keys of earlier releases are translated
 ):
     "Save the configuration in `root`, or raise an error if another one is saved there."
     config, file = _comparable_config(config), Path(root)/'asked.json'
     if file.exists():
-        saved = _saved_comparable(file)
+        saved = _saved_comparable(file, cls)
         if saved is None or {**config, **saved} != config:
             raise ConfigError(f'this folder contains another {kind}', root,
                               'give another dest, or the same configuration')
