@@ -328,7 +328,7 @@ def _order(self:WindowLoader):
     # excluded fields keep the hashes of earlier runs unchanged
     excluded = ['workers', 'conditions']
     if not self.config.balance_by: excluded += ['balance', 'balance_power']
-    options = {k: v for k, v in self.config.to_dict().items() if k not in excluded}
+    options = {k: v for k, v in self.config.former_dict().items() if k not in excluded}
     if self.config.balance_by: options['groups'] = [self.groups[0], self.groups[1][self.pieces].tolist()]
     settings = [options, self.length, self.bs, self.train, self.semitone_range, self.drop_last]
     hash_ = zlib.crc32(to_json(settings).encode())
