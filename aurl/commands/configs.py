@@ -85,7 +85,9 @@ class PrepareConfig(Config):
         'a metadata.csv beside the pieces is found automatically')
     table_extra: bool = Field(False, description='allow rows of the table that match no piece')
     folder_pattern: str = Field('', description='meaning of the levels of folders, such as composer/title')
-    phrase_bars: int = Field(0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs')
+    phrase_bars: int = Field(
+        0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs'
+    )
     phrase: PhraseConfig = Field(PhraseConfig(), description='how phrases are cut')
     cleaning: CleanConfig = Field(CleanConfig(), description='cleaning of the scores before they are tokenized')
     duplicates: Literal['keep', 'drop'] = Field('keep',

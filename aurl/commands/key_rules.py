@@ -227,34 +227,82 @@ def _has_several_layers(c): return c.model_config.n_layers > 1
 
 # %% ../../nbs/970_commands.key_rules.ipynb #ca238910
 _model_rules = [
-    key_rule(f'latent latent_windows {_latent_model_keys}', is_none_of('mode', 'transformer'),
-             'mode={c.mode} has no latent', 'say mode=vae'),
-    key_rule(f'adversarial {_critic_model_keys}', is_one_of('mode', 'vae_gan'),
-             'mode={c.mode} has no critic', 'say mode=vae_gan'),
-    key_rule('model_overrides.window', is_one_of('model_config.attention', 'sliding_window', 'multi_scale'),
-             'model_overrides.attention={c.model_config.attention} has no sliding window', 'say model_overrides.attention=sliding_window'),
-    key_rule('model_overrides.block model_overrides.summary', is_one_of('model_config.attention', 'hierarchical', 'multi_scale'),
-             'model_overrides.attention={c.model_config.attention} has no block summaries', 'say model_overrides.attention=hierarchical'),
-    key_rule('model_overrides.layer_embeddings', _has_several_layers,
-             'it applies to the layers after the first, and the model has one layer', 'say model_overrides.n_layers=2'),
-    key_rule('recompute', is_set('model_config.checkpoint'),
-             'model_overrides.checkpoint=false stores all activations', 'say model_overrides.checkpoint=true'),
+    key_rule(
+        f'latent latent_windows {_latent_model_keys}',
+        is_none_of('mode', 'transformer'),
+        'mode={c.mode} has no latent',
+        'say mode=vae',
+    ),
+    key_rule(
+        f'adversarial {_critic_model_keys}',
+        is_one_of('mode', 'vae_gan'),
+        'mode={c.mode} has no critic',
+        'say mode=vae_gan',
+    ),
+    key_rule(
+        'model_overrides.window',
+        is_one_of('model_config.attention', 'sliding_window', 'multi_scale'),
+        'model_overrides.attention={c.model_config.attention} has no sliding window',
+        'say model_overrides.attention=sliding_window',
+    ),
+    key_rule(
+        'model_overrides.block model_overrides.summary',
+        is_one_of('model_config.attention', 'hierarchical', 'multi_scale'),
+        'model_overrides.attention={c.model_config.attention} has no block summaries',
+        'say model_overrides.attention=hierarchical',
+    ),
+    key_rule(
+        'model_overrides.layer_embeddings',
+        _has_several_layers,
+        'it applies to the layers after the first, and the model has one layer',
+        'say model_overrides.n_layers=2',
+    ),
+    key_rule(
+        'recompute',
+        is_set('model_config.checkpoint'),
+        'model_overrides.checkpoint=false stores all activations',
+        'say model_overrides.checkpoint=true',
+    ),
 ]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #6634698a
 _latent_rules = [
-    key_rule('latent.beta_schedule latent.warmup_pct latent.cycles latent.target_kl', is_positive('latent.beta'),
-             'latent.beta=0 disables the KL term', 'say latent.beta=0.2'),
-    key_rule('latent.warmup_pct', is_none_of('latent.beta_schedule', 'constant', 'adaptive'),
-             'latent.beta_schedule={c.latent.beta_schedule} has no warmup', 'say latent.beta_schedule=linear'),
-    key_rule('latent.cycles', is_one_of('latent.beta_schedule', 'cyclical'),
-             'latent.beta_schedule={c.latent.beta_schedule} has no cycles', 'say latent.beta_schedule=cyclical'),
-    key_rule('latent.target_kl', is_one_of('latent.beta_schedule', 'adaptive'),
-             'latent.beta_schedule={c.latent.beta_schedule} has no target in nats', 'say latent.beta_schedule=adaptive'),
-    key_rule('latent.attribute_weight', is_set('latent.attributes'),
-             'latent.attributes is empty', 'say latent.attributes=[register]'),
-    key_rule('adversarial.losses adversarial.backprop_through_time', is_positive('adversarial.weight'),
-             'with adversarial.weight=0 only the critic is trained', 'say adversarial.weight=0.1'),
+    key_rule(
+        'latent.beta_schedule latent.warmup_pct latent.cycles latent.target_kl',
+        is_positive('latent.beta'),
+        'latent.beta=0 disables the KL term',
+        'say latent.beta=0.2',
+    ),
+    key_rule(
+        'latent.warmup_pct',
+        is_none_of('latent.beta_schedule', 'constant', 'adaptive'),
+        'latent.beta_schedule={c.latent.beta_schedule} has no warmup',
+        'say latent.beta_schedule=linear',
+    ),
+    key_rule(
+        'latent.cycles',
+        is_one_of('latent.beta_schedule', 'cyclical'),
+        'latent.beta_schedule={c.latent.beta_schedule} has no cycles',
+        'say latent.beta_schedule=cyclical',
+    ),
+    key_rule(
+        'latent.target_kl',
+        is_one_of('latent.beta_schedule', 'adaptive'),
+        'latent.beta_schedule={c.latent.beta_schedule} has no target in nats',
+        'say latent.beta_schedule=adaptive',
+    ),
+    key_rule(
+        'latent.attribute_weight',
+        is_set('latent.attributes'),
+        'latent.attributes is empty',
+        'say latent.attributes=[register]',
+    ),
+    key_rule(
+        'adversarial.losses adversarial.backprop_through_time',
+        is_positive('adversarial.weight'),
+        'with adversarial.weight=0 only the critic is trained',
+        'say adversarial.weight=0.1',
+    ),
 ]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #befb094e
@@ -291,15 +339,36 @@ def _has_other_machines(c): return c.nodes > 1
 
 # %% ../../nbs/970_commands.key_rules.ipynb #34d16f47
 _monitor_rules = [
-    key_rule(_monitor_keys, is_set('monitor.enabled'), 'with monitor.enabled=false nothing is monitored', 'say monitor.enabled=true'),
-    key_rule('monitor.time_share', _samples_by_time,
-             'samples are taken at fixed steps (monitor.every, monitor.anneal_grammar or reproducible)', 'say monitor.every=0'),
-    key_rule('monitor.max_rollbacks monitor.snapshot_memory', is_unset('shard'),
-             'with shard=true the training never rolls back', 'say shard=false'),
-    key_rule('monitor.snapshot_memory', is_set('monitor.max_rollbacks'),
-             'with monitor.max_rollbacks=0 the training never rolls back', 'say monitor.max_rollbacks=3'),
-    key_rule('keep_checkpoints', is_set('checkpoint_every'),
-             'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'),
+    key_rule(
+        _monitor_keys,
+        is_set('monitor.enabled'),
+        'with monitor.enabled=false nothing is monitored',
+        'say monitor.enabled=true',
+    ),
+    key_rule(
+        'monitor.time_share',
+        _samples_by_time,
+        'samples are taken at fixed steps (monitor.every, monitor.anneal_grammar or reproducible)',
+        'say monitor.every=0',
+    ),
+    key_rule(
+        'monitor.max_rollbacks monitor.snapshot_memory',
+        is_unset('shard'),
+        'with shard=true the training never rolls back',
+        'say shard=false',
+    ),
+    key_rule(
+        'monitor.snapshot_memory',
+        is_set('monitor.max_rollbacks'),
+        'with monitor.max_rollbacks=0 the training never rolls back',
+        'say monitor.max_rollbacks=3',
+    ),
+    key_rule(
+        'keep_checkpoints',
+        is_set('checkpoint_every'),
+        'checkpoint_every=0 writes no checkpoints',
+        'say checkpoint_every=200',
+    ),
     key_rule('master_addr node_rank', _has_other_machines, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
 ]
 
@@ -362,7 +431,9 @@ def _finds_grid(c):
     quantize = c.cleaning.quantize
     return quantize.mode == 'adaptive' or bool(quantize.phase)
 
-_quantize_keys = _prefixed('cleaning.quantize', ['align', 'note_ends', 'strength', 'microtiming', 'swing', 'grid', 'phase'])
+_quantize_keys = _prefixed(
+    'cleaning.quantize', ['align', 'note_ends', 'strength', 'microtiming', 'swing', 'grid', 'phase']
+)
 _velocity_keys = _prefixed(
     'cleaning.velocity',
     ['low', 'high', 'curve', 'mean', 'std', 'phrase_level_std', 'pause', 'min_phrase_notes', 'smoothing'],
@@ -444,7 +515,9 @@ SWEEP_RULES = [
     key_rule('seed', is_none_of('sampler', 'grid'),
              'sampler=grid runs all combinations in order', 'say sampler=random'),
 ]
-ABLATION_RULES = [key_rule('latent_samples', is_set('has_latent'), 'no variant has a latent', 'name one with mode: vae')]
+ABLATION_RULES = [
+    key_rule('latent_samples', is_set('has_latent'), 'no variant has a latent', 'name one with mode: vae')
+]
 NESTED_TRAIN_RULES = [
     key_rule('out resume', never,
              'each training has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),

@@ -27,7 +27,9 @@ class LatentStudyConfig(Config):
     model: str = Field('', description='a run of aurl train mode=vae; default: the newest run')
     compare_with: tuple[str, ...] = Field((), description='further runs to compare it with, separated by commas')
     pieces: int = Field(64, ge=4, description='number of held-out pieces to evaluate')
-    n_train_pieces: int = Field(600, ge=8, description='number of training pieces for attribute vectors and the PCA map')
+    n_train_pieces: int = Field(
+        600, ge=8, description='number of training pieces for attribute vectors and the PCA map'
+    )
     pairs: int = Field(16, ge=1, description='number of interpolations between held-out pieces')
     interpolation_steps: int = Field(9, ge=3, description='points of an interpolation')
     temperature: float = Field(1., gt=0, description='sampling temperature of reconstructions, which are also '

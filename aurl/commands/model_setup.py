@@ -23,13 +23,18 @@ from ..train.saved_models import checkpoint_folder, load_model
 def _reject_model_overrides(cfg):
     "Raise an error for overrides of the model that are set in another way."
     for k in ('mode', 'dropout'):
-        if k in cfg.model_overrides: raise ConfigError(f'model_overrides.{k}={cfg.model_overrides[k]}', way_out=f'say {k}={cfg.model_overrides[k]}')
+        if k in cfg.model_overrides:
+            raise ConfigError(
+                f'model_overrides.{k}={cfg.model_overrides[k]}', way_out=f'say {k}={cfg.model_overrides[k]}'
+            )
     if 'conditions' in cfg.model_overrides:
         raise ConfigError('model_overrides.conditions cannot be set; their values are read from the data',
                           way_out='say loader.conditions=[key, composer]')
     if 'condition_dropout' in cfg.model_overrides and not cfg.loader.conditions:
-        raise ConfigError(f'model_overrides.condition_dropout={cfg.model_overrides["condition_dropout"]}, but the model has no conditions',
-                          way_out='say loader.conditions=[key] as well, or leave it out')
+        raise ConfigError(
+            f'model_overrides.condition_dropout={cfg.model_overrides["condition_dropout"]}, but the model has no conditions',
+            way_out='say loader.conditions=[key] as well, or leave it out',
+        )
 
 # %% ../../nbs/971_commands.model_setup.ipynb #48f1e04f
 def build_model_config(

@@ -61,8 +61,10 @@ def _check_monitored_metrics(cfg):
     measured = {'valid_loss'}
     if cfg.monitor.enabled: measured |= {*higher_is_better, *cfg.monitor.metrics}
     if bad := [n for n in ImprovementTracker(cfg.best_by).weights if n not in measured]:
-        raise ConfigError(f'best_by {bad[0]}, which is not measured',
-                          way_out=f'say monitor.metrics=[{bad[0]}]' if cfg.monitor.enabled else 'leave monitor.enabled=false out')
+        raise ConfigError(
+            f'best_by {bad[0]}, which is not measured',
+            way_out=f'say monitor.metrics=[{bad[0]}]' if cfg.monitor.enabled else 'leave monitor.enabled=false out',
+        )
     if cfg.monitor.anneal_grammar and not cfg.grammar_weight and 'grammar' not in cfg.losses:
         raise ConfigError('monitor.anneal_grammar without a grammar loss, whose weight it anneals',
                           way_out='say grammar_weight=1 as well, or leave it out')
@@ -102,7 +104,8 @@ def validate_options(
 def _machine_problems(cfg):
     "Message and way out of each problem with the number of machines and processes."
     n = cfg.gpus*cfg.nodes
-    if cfg.node_rank >= cfg.nodes: yield f'node_rank={cfg.node_rank} of nodes={cfg.nodes}', f'give an index from 0 to {cfg.nodes - 1}'
+    if cfg.node_rank >= cfg.nodes:
+        yield f'node_rank={cfg.node_rank} of nodes={cfg.nodes}', f'give an index from 0 to {cfg.nodes - 1}'
     if cfg.nodes > 1 and not re.fullmatch(r'.+:\d+', cfg.master_addr):
         yield (f'nodes={cfg.nodes} and master_addr={cfg.master_addr!r}: no address for the rendezvous',
                'say master_addr=HOST:PORT of machine 0')

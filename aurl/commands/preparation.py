@@ -26,7 +26,9 @@ def load_corpus(
     ignore_phrases:bool=False, # return whole songs even if `cfg.phrases` is set
 )->Corpus:
     "The pieces of `cfg.data`, or their phrases, with the metadata of the table and the folders."
-    corpus = corpus_from(cfg.data, table=cfg.table or None, folders=cfg.folder_pattern, allow_extra_rows=cfg.table_extra)
+    corpus = corpus_from(
+        cfg.data, table=cfg.table or None, folders=cfg.folder_pattern, allow_extra_rows=cfg.table_extra
+    )
     return corpus if not cfg.phrase_bars or ignore_phrases else _cut_phrases(corpus, cfg)
 
 def _cut_phrases(corpus, cfg):

@@ -69,7 +69,9 @@ def _grid_config(cfg, net, tokens, seed):
         batch = f'{cfg.train.batch_size} × {cfg.train.length} ids'
         raise ConfigError(f'tokens: {tokens} are less than one batch of {batch}',
                           way_out='say more tokens, or a smaller train.batch_size')
-    return make_config(TrainConfig, overrides=merge(cfg.train.to_dict(), dict(model_overrides=net, steps=steps, seed=seed)))
+    return make_config(
+        TrainConfig, overrides=merge(cfg.train.to_dict(), dict(model_overrides=net, steps=steps, seed=seed))
+    )
 
 def _training_name(cfg): return f'{_layer_parameters(cfg)}_{cfg.steps*cfg.length*cfg.batch_size}_{cfg.seed}'
 
@@ -77,7 +79,9 @@ def _training_name(cfg): return f'{_layer_parameters(cfg)}_{cfg.steps*cfg.length
 def _larger_config(cfg, grid):
     "The training to predict, which must cost more than those of the grid."
     if set(cfg.larger) != {'model_overrides', 'tokens'}:
-        raise ConfigError(f'larger={cfg.larger}', way_out='say larger={model_overrides: {d_model: 128}, tokens: 600000}')
+        raise ConfigError(
+            f'larger={cfg.larger}', way_out='say larger={model_overrides: {d_model: 128}, tokens: 600000}'
+        )
     larger = _grid_config(cfg, cfg.larger['model_overrides'], cfg.larger['tokens'], cfg.seeds[0])
     if _cost(larger) <= max(map(_cost, grid)):
         raise ConfigError('larger: this training is not larger than the others',

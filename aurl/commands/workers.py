@@ -136,7 +136,10 @@ def _launch_workers(run, cfg):
     write_json(job_file, dict(config=cfg.to_dict(), run=str(run.path)))
     run.say(f'{cfg.gpus*cfg.nodes} processes train together' + f', {cfg.gpus} of them here'*(cfg.nodes > 1))
     command, progress = ['-m', 'aurl.commands.workers', job_file], _notebook_progress(run)
-    try: launch(command, cfg.gpus, cfg.nodes, cfg.node_rank, cfg.master_addr, log=run.path/'workers.log', on_poll=progress)
+    try:
+        launch(
+            command, cfg.gpus, cfg.nodes, cfg.node_rank, cfg.master_addr, log=run.path / 'workers.log', on_poll=progress
+        )
     except AurlError as e:
         run.say(str(e))
         run._mark('failed', error=str(e))

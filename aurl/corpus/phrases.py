@@ -90,8 +90,12 @@ def _excerpt(parts, start, stop, tempo, *, even=False, hold=False, ticks=480):
 # %% ../../nbs/340_corpus.phrases.ipynb #df8385df
 class PhraseConfig(Config):
     "Options of cutting songs into phrases."
-    stride_bars: int = Field(0, ge=0, description='bars from the start of one phrase to the next; 0: the length of a phrase')
-    quarters_per_bar: float = Field(0., ge=0, description='quarter notes per bar; 0: by the time signatures of the file')
+    stride_bars: int = Field(
+        0, ge=0, description='bars from the start of one phrase to the next; 0: the length of a phrase'
+    )
+    quarters_per_bar: float = Field(
+        0.0, ge=0, description='quarter notes per bar; 0: by the time signatures of the file'
+    )
     tempo: float = Field(120., gt=0, description='tempo of all phrases in quarter notes per minute')
     track: str = Field('', description='keep only tracks of this name')
     grid: str = Field('', description='quantize notes to this grid first, such as 16th; empty: no quantization')

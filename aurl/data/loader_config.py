@@ -31,7 +31,9 @@ class LoaderConfig(Config):
         description='only pieces that fit into one window from START to END, '
                     'for latent models, which encode the whole piece')
     align: Literal['id', 'beat', 'bar'] = Field('id', description='windows begin at any id, on a beat or on a bar')
-    default_bar_quarters: float = Field(4., gt=0, description='quarter notes in a bar if the meter of a piece is unknown')
+    default_bar_quarters: float = Field(
+        4.0, gt=0, description='quarter notes in a bar if the meter of a piece is unknown'
+    )
     batch_tokens: int = Field(0, ge=0,
         description='largest number of ids in a batch, padding included, instead of a batch size; 0: no budget')
     bucket_multiple: int = Field(0, ge=0,
@@ -100,8 +102,10 @@ def _check_lengths(c, length):
 def _check_balance(c):
     "Raise an error for weights and balance that contradict each other."
     if c.balance_by and c.corpus_weights:
-        raise ConfigError(f'balance_by={c.balance_by} and corpus_weights={c.corpus_weights} both set how often a piece is used',
-            way_out='leave one of the two out; balance_by=corpus makes the corpora of a mixture equal')
+        raise ConfigError(
+            f'balance_by={c.balance_by} and corpus_weights={c.corpus_weights} both set how often a piece is used',
+            way_out='leave one of the two out; balance_by=corpus makes the corpora of a mixture equal',
+        )
     if c.balance_power != 1 and not c.balance_by:
         raise ConfigError(f'balance_power={c.balance_power:g} has no effect: nothing is balanced',
             way_out='set balance_by as well, such as balance_by=genre, or leave it out')

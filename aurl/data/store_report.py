@@ -258,7 +258,9 @@ def repeats(self:DataReport)->list:
     rows = []
     for *_, i in pairs:
         t = self.twins.pairs[i]
-        rows.append({'piece': names[t.a], 'duplicate': names[t.b], 'difference': t.description, 'similarity': f'{t.share:.0%}'})
+        rows.append(
+            {'piece': names[t.a], 'duplicate': names[t.b], 'difference': t.description, 'similarity': f'{t.share:.0%}'}
+        )
     return rows
 
 # %% ../../nbs/540_data.store_report.ipynb #cfe3a2e1

@@ -247,7 +247,11 @@ def _batch_nll(model, pieces, window, device, grammar):
     "Compute `piece_nll` of one batch, longest piece first."
     n = np.array([len(p) for p in pieces])
     longest, half, first = int(n[0]), max(1, window//2), 0
-    full, nats, state = _pad_batch(pieces, longest, device), np.zeros((len(n), longest)), grammar.start(len(n), device=device)
+    full, nats, state = (
+        _pad_batch(pieces, longest, device),
+        np.zeros((len(n), longest)),
+        grammar.start(len(n), device=device),
+    )
     while True:
         m = int((n - 1 > first).sum())                   # pieces longer than this; they come first
         end, skip = min(first + window, longest - 1), half if first else 0
@@ -343,7 +347,9 @@ def verdict(self:LikelihoodTable,
     comparison = (f"the best of the others, {best['name']}, by {abs(d):.3f} nats per token "
                   f"(95 % interval of the difference {low:+.3f} … {high:+.3f})")
     if low > 0: return f'{name} beats {comparison}.'
-    return f'{name} does not beat {comparison}.' if d <= 0 else f'{name} is ahead of {comparison}, but not significantly.'
+    return (
+        f'{name} does not beat {comparison}.' if d <= 0 else f'{name} is ahead of {comparison}, but not significantly.'
+    )
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #dbaf7a56
 @patch

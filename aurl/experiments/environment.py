@@ -69,7 +69,8 @@ def aurl_state()->dict:
     "Return the version of the imported aurl, and its commit if it is a checkout of its repository."
     import aurl
     home = Path(aurl.__file__).resolve().parent
-    tracked = _git('ls-files', '--error-unmatch', 'core.py', cwd=home)  # false for a user's repository with a venv in it
+    # false for a user's repository with a venv in it
+    tracked = _git('ls-files', '--error-unmatch', 'core.py', cwd=home)
     git = git_state(home) if tracked else dict(commit=None, branch=None, dirty=None)
     return dict(version=aurl.__version__, **{k:git[k] for k in ('commit', 'branch', 'dirty')})
 
@@ -103,7 +104,9 @@ def _ram():
 # %% ../../nbs/035_experiments.environment.ipynb #e32dd31f
 def _torch_environment(torch):
     "Return version, threads and GPUs of the module `torch`."
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
 
 # %% ../../nbs/035_experiments.environment.ipynb #1d0ce7b2

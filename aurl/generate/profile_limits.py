@@ -297,7 +297,8 @@ def _widen_to_tempos(self:GenerationLimits, ids):
 @patch
 def _allow_families(self:GenerationLimits, ids, state):
     "Allow the families that a prompt names, and the note that its last id announces."
-    for i in vocab.index[ids[vocab.kind[ids] == Kind.INSTRUMENT]]: self.pitches.setdefault(family_names[i], _ALL_PITCHES)
+    for i in vocab.index[ids[vocab.kind[ids] == Kind.INSTRUMENT]]:
+        self.pitches.setdefault(family_names[i], _ALL_PITCHES)
     if int(vocab.kind[ids[-1]]) not in (Kind.INSTRUMENT, Kind.VELOCITY): return
     self.pitches[family_names[int(state.family)]] = _ALL_PITCHES
     sounding = (state.onset.reshape(1, -1, n_keys)[:,:,:pedal_column] >= 0).sum()

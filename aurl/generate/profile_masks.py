@@ -329,7 +329,9 @@ class LimitTracker:
         for r in self.rows:
             r.apply_limits(limits)
             r.restricted = True
-        self.family_orders = np.array([r.family_orders(limits) for r in self.rows], np.int64).reshape(-1, vocab.n_families)
+        self.family_orders = np.array([r.family_orders(limits) for r in self.rows], np.int64).reshape(
+            -1, vocab.n_families
+        )
         self.keys = np.array([r.key for r in self.rows])
         self.max_shifts = np.array([r.max_shift for r in self.rows])
 
@@ -382,7 +384,8 @@ def mask(self:LimitTracker,
     if (self.max_shifts < vocab.max_shift).any():
         may[:,_TIME_SHIFTS] &= self.limits.tables['steps'] <= self.max_shifts[:,None]
     orders = self.family_orders
-    if array_module(state.time) is torch: may, orders = (torch.from_numpy(x).to(state.time.device) for x in (may, orders))
+    if array_module(state.time) is torch:
+        may, orders = (torch.from_numpy(x).to(state.time.device) for x in (may, orders))
     out = grammar.allowed(state, may, orders)
     if special: out[special] = self.limits.mask(state[special], remaining, near_end, may_end)
     if (dead := ~out.any(1)).any(): out[dead] = self.limits.mask(state[dead], remaining, near_end, may_end)

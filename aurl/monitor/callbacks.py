@@ -35,7 +35,9 @@ class MonitorConfig(Config):
     samples: int = Field(4, ge=1, description='samples per evaluation')
     tokens: int = Field(64, ge=8, description='maximum ids per sample')
     metrics: tuple[str, ...] = Field((), description='further metrics of the samples, such as note_density')
-    max_rollbacks: int = Field(3, ge=0, description='rollbacks after a collapse before the training ends; 0: no rollback')
+    max_rollbacks: int = Field(
+        3, ge=0, description='rollbacks after a collapse before the training ends; 0: no rollback'
+    )
     snapshot_memory: float = Field(.15, gt=0, le=1, description='fraction of the memory for snapshots to roll back to; '
                                                        'larger ones are stored in the folder of the run')
     anomalies: bool = Field(True, description='detect the twelve kinds of anomaly')
@@ -43,7 +45,9 @@ class MonitorConfig(Config):
     remedies: Literal['none', 'suggest', 'apply'] = Field(
         'none', description='after a rollback, suggest a lower learning rate and a tighter clip for the rest of the '
                             'training (suggest), or apply them (true)')
-    anneal_grammar: bool = Field(False, description='reduce the weight of the grammar loss as the validity of samples rises')
+    anneal_grammar: bool = Field(
+        False, description='reduce the weight of the grammar loss as the validity of samples rises'
+    )
     patience: int = Field(0, ge=0, description='end the training after so many validations without a gain; 0: never')
     stop_metrics: dict[str, float] = Field({'valid_loss': .6, 'grammar': .4}, description='metrics and weights that '
                                       'define a gain; +name: higher is better, -name: lower is better')
@@ -129,7 +133,8 @@ def monitor_callbacks(
     if not cfg.enabled: return []
     memory = dict(max_bytes=cfg.snapshot_memory*(memory_limit() or math.inf), buffer=_rollback_buffer(run))
     rollback = RollbackOnCollapse(cfg.max_rollbacks, run=run, **memory) if cfg.max_rollbacks else None
-    every = cfg.every or (100 if cfg.anneal_grammar or deterministic else 0) # annealing needs the same steps on every machine
+    # annealing needs the same steps on every machine
+    every = cfg.every or (100 if cfg.anneal_grammar or deterministic else 0)
     out = [GenerationMonitor(cfg.metrics, cfg.samples, cfg.tokens, cfg.time_share, every, seed, run=run)]
     if rollback is not None: out.append(rollback)
     if cfg.anneal_grammar: out.append(GrammarAnnealing(run=run))

@@ -83,7 +83,9 @@ def sample_soft_masked(
         if array_module(logits) is torch: u = torch.asarray(u, device=logits.device)
         choose = _SoftMaskedChooser(decoder, sampler, u, strength)
         with decoder.threads():
-            return [np.concatenate([start, x]) for x in sample_loop(decoder, logits, choose, max_tokens - 1, mask=False)]
+            return [
+                np.concatenate([start, x]) for x in sample_loop(decoder, logits, choose, max_tokens - 1, mask=False)
+            ]
     finally: model.train(was_training)
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #87e625b9

@@ -55,9 +55,12 @@ def _check_all_done(sweep, workers, path):
     "Raise if trials are left."
     if sweep.n_finished >= sweep.definition.trials: return
     errors = [r['error'] for r in sweep.table() if r['error']]
-    raise AurlError(f'all {workers} processes ended, and {sweep.n_finished} of {sweep.definition.trials} trials are done'
-                    + (f'; the last error: {errors[-1]}' if errors else ''), path,
-                    'see worker-0.log there; the same command resumes the sweep')
+    raise AurlError(
+        f'all {workers} processes ended, and {sweep.n_finished} of {sweep.definition.trials} trials are done'
+        + (f'; the last error: {errors[-1]}' if errors else ''),
+        path,
+        'see worker-0.log there; the same command resumes the sweep',
+    )
 
 # %% ../../nbs/888_search.processes.ipynb #bcadd7e9
 def run_workers(

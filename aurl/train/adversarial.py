@@ -145,7 +145,9 @@ def make_critic_batch(self:AdversarialTraining,
     r = rollout(self.model, ids[:,:n_real], n_new, z, state, self.temperature, self.options.backprop_through_time)
     real = F.pad(ids[:,first:end], (0, max(0, end - ids.shape[1])), value=vocab.PAD)
     sounding = state_roll(grammar.advance(state, ids[:,:first]))
-    batch = CriticBatch(self.model.critic, real, r.one_hot_piece()[:,first:], r.mask[:,first:], r.generated_mask[:,first:], sounding)
+    batch = CriticBatch(
+        self.model.critic, real, r.one_hot_piece()[:, first:], r.mask[:, first:], r.generated_mask[:, first:], sounding
+    )
     if not self.options.sample_every: return batch
     return _with_sampled_rows(batch, *self._sampled_targets(logits[rows], ids, n_real, n_new, state))
 
@@ -186,7 +188,9 @@ def _penalties(self:AdversarialTraining, m):
     if options.r1_weight: penalties['r1'] = r1_penalty(score, real, options.r1_weight, mask=present, **where)
     if options.gradient_penalty_weight:
         fake, present = m.fake[:n].detach(), present | m.real_mask[:n]
-        penalties['gradient_penalty'] = gradient_penalty(score, real, fake, options.gradient_penalty_weight, mask=present, **where)
+        penalties['gradient_penalty'] = gradient_penalty(
+            score, real, fake, options.gradient_penalty_weight, mask=present, **where
+        )
     return penalties
 
 # %% ../../nbs/761_train.adversarial.ipynb #f073cc8b

@@ -257,7 +257,9 @@ class CurriculumLoader(WindowLoader):
         self.pace, self.levels = pace or CurriculumConfig(), [0]               # the level of each epoch begun so far
         super().__init__(store, pieces, **kwargs)
         if self.config.corpus_weights:
-            raise ConfigError('a curriculum and loader.corpus_weights: both select pieces', way_out='remove one of them')
+            raise ConfigError(
+                'a curriculum and loader.corpus_weights: both select pieces', way_out='remove one of them'
+            )
         names = tuple(n for n in self.pace.by if n not in ('length', self.pace.order_column))
         self.difficulty = difficulty if difficulty is not None else measure_difficulties(store, self.pieces, names)
         self.piece_stages = self._piece_stages() if self.pace.order_column else None
@@ -349,7 +351,8 @@ def load_state_dict(self:CurriculumLoader, state):
 
 @patch
 def _order(self:CurriculumLoader):
-    own = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}  # an empty `order` keeps old fingerprints
+    # an empty `order` keeps old fingerprints
+    own = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}
     by = {k:v.tolist() for k,v in self.difficulty.items()}
     if self.piece_stages is not None: by[self.pace.order_column] = self.piece_stages.tolist()
     return zlib.crc32(to_json([own, by]).encode(), WindowLoader._order(self))

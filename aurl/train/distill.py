@@ -54,7 +54,8 @@ def teacher_harmony_loss(h:LossInputs):
     "Cosine distance to the teacher's pitch-class distribution of the next note."
     t = _teacher_inputs(h)
     ours, theirs = (
-        x.float_logits[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.float_logits) for x in (h, t)
+        x.float_logits[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.float_logits)
+        for x in (h, t)
     )
     return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.kind_prob(Kind.NOTE_ON))
 

@@ -27,7 +27,9 @@ class LatentConfig(Config):
     beta_schedule: Literal[beta_schedules] = Field('linear', description='schedule of beta')
     beta: float = Field(.2, ge=0, description='final beta (adaptive: maximum); '
                                              '1 is the ELBO, less keeps more information in z')
-    warmup_pct: float = Field(.5, gt=0, le=1, description='fraction of the training, or of each cycle, in which beta rises')
+    warmup_pct: float = Field(
+        0.5, gt=0, le=1, description='fraction of the training, or of each cycle, in which beta rises'
+    )
     cycles: int = Field(4, ge=1, description='cyclical: number of cycles')
     target_kl: float = Field(32., gt=0, description='adaptive: target KL divergence, nats per piece')
     attributes: tuple[str, ...] = Field((), description='attributes tied to the first dimensions of the global level, '

@@ -31,7 +31,9 @@ class OptimConfig(Config):
     clip: ClipConfig = Field(
         ClipConfig(), description='gradient clipping: largest norm, percentile, value, layer, or 0 for none')
     accumulate: int = Field(1, ge=1, description='batches per optimizer step')
-    label_smoothing: float = Field(0., ge=0, lt=1, description='label smoothing: fraction of the target spread over all ids')
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description='label smoothing: fraction of the target spread over all ids'
+    )
     token_dropout: float = Field(0., ge=0, lt=1, description='fraction of the ids hidden in training')
     perturb: float = Field(
         0., ge=0, description='norm of an adversarial perturbation of the embeddings, relative to them; 0 for none')

@@ -239,7 +239,9 @@ def _rendezvous(gpus, nodes, node_rank, master_addr):
                           way_out='give at least one process and one machine; machines are counted from 0')
     if nodes == 1: return ['--standalone']
     if not master_addr:
-        raise ConfigError(f'nodes={nodes}: master address missing', way_out='give master_addr=HOST:PORT of the first machine')
+        raise ConfigError(
+            f'nodes={nodes}: master address missing', way_out='give master_addr=HOST:PORT of the first machine'
+        )
     host, _, port = master_addr.rpartition(':')
     static = [f'--nnodes={nodes}', f'--node-rank={node_rank}', '--rdzv-backend=static']
     return [*static, f'--master-addr={host}', f'--master-port={port}']
