@@ -58,8 +58,8 @@ def test_what_does_not_fit_is_refused_with_ways_that_do(store, tmp_path, megabyt
     asked = make_config(TrainConfig, overrides=dict(data=str(store.path), dtype='fp32', out=str(tmp_path)))
     room = AvailableMemory(megabytes << 20, 8 << 30, 'memory of a test')
     with pytest.raises(ConfigError, match=f'{megabytes} MiB of 8.0 GiB are free') as said:
-        fit.check_memory(asked, r.build_model_config, available=room)
-    ways = fit.memory_options(asked, r.build_model_config, room)
+        fit.check_memory(asked, build_model_config, available=room)
+    ways = fit.memory_options(asked, build_model_config, room)
     assert len(ways) == 3 and all(w.overrides in str(said.value) for w in ways)
     for way in ways:
         there = make_config(
@@ -69,9 +69,9 @@ def test_what_does_not_fit_is_refused_with_ways_that_do(store, tmp_path, megabyt
                 *way.overrides.split(),
             ],
         )
-        if there.fit_batch: there = fit.halve_batch(there, fit.halvings_to_fit(there, r.build_model_config, room))
-        fit.check_memory(there, r.build_model_config, available=room)                     # it is not refused
-    assert fit.check_memory(asked, r.build_model_config, available=AvailableMemory(64 << 30, 64 << 30, 'much'))[
+        if there.fit_batch: there = fit.halve_batch(there, fit.halvings_to_fit(there, build_model_config, room))
+        fit.check_memory(there, build_model_config, available=room)                     # it is not refused
+    assert fit.check_memory(asked, build_model_config, available=AvailableMemory(64 << 30, 64 << 30, 'much'))[
         0
     ].startswith('2.94M parameters')
 
