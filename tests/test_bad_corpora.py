@@ -75,7 +75,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (prepare('keep=loud'), 2, 'loud: not a condition'),
     (prepare('min_qualty=0.5'), 2, "unknown key 'min_qualty'; did you mean 'min_quality'?"),
     (prepare('cleaning.quantize.grid=7'), 2, 'cleaning.quantize.grid'),
-    (prepare('cleaning.quantize=strict'), 2, "'cleaning.quantize'")]
+    (prepare('cleaning.quantise=strict'), 2, "'cleaning.quantize'")]
 
 
 def ask(here, questions):
