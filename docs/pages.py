@@ -728,7 +728,8 @@ def public_table(listed, page, public, names):
         a = names.full.get(f'{public[name].module}.{name}')
         summary = (inspect.getdoc(a.obj) or '').partition('\n')[0] if a is not None and a.obj is not None else ''
         link = f'{{py:obj}}`{name} <{public[name].module}.{name}>`' if a is not None else f'`{name}`'
-        rows.append(f'| {link} | {_cell(names.link(summary, page))} | [example]({page.to(public[name].doc)}.html#example-{name.lower()}) |')
+        example = f'<a href="{page.to(public[name].doc)}.html#example-{name.lower()}">example</a>'
+        rows.append(f'| {link} | {_cell(names.link(summary, page))} | {example} |')
     return '\n'.join(rows)
 
 def _markdown(source):

@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRAIN_RULES', 'PREPARE_RULES', 'GENERATE_RULES', 'EVALUATE_RULES', 'STAGE_RULES', 'SWEEP_RULES', 'ABLATION_RULES',
-           'NESTED_TRAIN_RULES', 'SCALING_RULES', 'training_rule_input', 'is_set', 'is_unset', 'is_one_of',
-           'is_none_of', 'is_positive', 'never', 'curriculum_problem', 'generation_rule_input']
+           'NESTED_TRAIN_RULES', 'SCALING_RULES', 'training_rule_input', 'generation_rule_input']
 
 # %% ../../nbs/970_commands.key_rules.ipynb #3a406199
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +15,7 @@ import torch
 from ..config import Config
 from ..core import AurlError
 from ..corpus.corpus import _find_table
-from ..dependencies import key_rule, value_of
+from ..dependencies import is_none_of, is_one_of, is_positive, is_set, is_unset, key_rule, never
 from ..models.model_config import ModelConfig
 from ..score.augment import augment_types
 
@@ -28,52 +26,6 @@ def training_rule_input(
 )->SimpleNamespace:
     "The input of the rules of a training."
     return SimpleNamespace(**dict(cfg), model_config=model_config)
-
-# %% ../../nbs/970_commands.key_rules.ipynb #8aea40ef
-def is_set(
-    key:str, # dotted
-)->Callable:
-    "The condition that `key` has a value other than 0, false, None and empty."
-    def condition(c): return bool(value_of(c, key))
-    return condition
-
-def is_unset(
-    key:str, # dotted
-)->Callable:
-    "The condition that `key` is 0, false, None or empty."
-    def condition(c): return not value_of(c, key)
-    return condition
-
-# %% ../../nbs/970_commands.key_rules.ipynb #5ee85c63
-def is_one_of(
-    key:str, # dotted
-    *values, # of the key
-)->Callable:
-    "The condition that `key` has one of `values`."
-    def condition(c): return value_of(c, key) in values
-    return condition
-
-def is_none_of(
-    key:str, # dotted
-    *values, # of the key
-)->Callable:
-    "The condition that `key` has none of `values`."
-    def condition(c): return value_of(c, key) not in values
-    return condition
-
-# %% ../../nbs/970_commands.key_rules.ipynb #64f863e5
-def is_positive(
-    key:str, # dotted
-)->Callable:
-    "The condition that `key` is above 0."
-    def condition(c): return value_of(c, key) > 0
-    return condition
-
-def never(c)->bool:
-    "The condition of keys that have no effect in any case."
-    return False
-
-def _prefixed(group, names): return ' '.join(f'{group}.{n}' for n in names)
 
 # %% ../../nbs/970_commands.key_rules.ipynb #3b8cba24
 def _changes_schedule(key):
@@ -193,6 +145,8 @@ _kinds_with = dict( # kinds of schedule that use a key, the most typical one las
 )
 
 # %% ../../nbs/970_commands.key_rules.ipynb #afb6f095
+def _prefixed(group, names): return ' '.join(f'{group}.{n}' for n in names)
+
 def _augment_type_rule(kind):
     "The rule for the options of one type of augmentation."
     key = f'loader.augment.{kind}.probability'
@@ -383,41 +337,6 @@ TRAIN_RULES = [
     *_loss_rules,
     *_monitor_rules,
 ]
-
-# %% ../../nbs/970_commands.key_rules.ipynb #b71e9b7b
-def _curriculum_state(loader, epoch):
-    "What a curriculum admits in an epoch: the length of windows, and the pieces."
-    admitted = loader.open_to(loader.level(epoch)).tobytes() if hasattr(loader, 'pace') else None
-    return loader._length(epoch), admitted
-
-def _steps_of_first_state(loader, max_steps):
-    "Steps and epochs with the same curriculum state as the first epoch; counting ends at `max_steps`."
-    first, epochs, steps = _curriculum_state(loader, 0), 1, len(loader._plan(0)[1])
-    while steps < max_steps and _curriculum_state(loader, epochs) == first:
-        steps += len(loader._plan(epochs)[1])
-        epochs += 1
-    return steps, epochs
-
-# %% ../../nbs/970_commands.key_rules.ipynb #19c19b38
-def _curriculum_key(loader):
-    "The key that changes the windows of a loader over time; '' if there is none."
-    pace = getattr(loader, 'pace', None)
-    if pace is not None and pace.by: return 'curriculum'
-    return 'loader.start_length' if loader.config.start_length else ''
-
-def curriculum_problem(
-    loader,    # a `WindowLoader` for training
-    steps:int, # batches of the training; 0: unknown
-)->str:        # '' if the curriculum advances, or if there is none
-    "The message for a curriculum, or for growing windows, that never advance within `steps`."
-    key = _curriculum_key(loader)
-    if not (steps and key): return ''
-    if key == 'curriculum' and loader.pace.pacing == 'adaptive':
-        steps_needed, epochs = 2*len(loader._plan(0)[1]), 1    # an epoch as reference, and one without improvement
-    else: steps_needed, epochs = _steps_of_first_state(loader, steps)
-    if steps_needed < steps: return ''
-    return (f'{key} never advances: steps={steps}, and nothing changes in the first {steps_needed} steps, '
-            f'{epochs} epoch{"s"*(epochs > 1)}')
 
 # %% ../../nbs/970_commands.key_rules.ipynb #e9bdfb08
 def _has_table(c):

@@ -10,9 +10,8 @@ import numpy as np
 from fastai.learner import Learner
 
 from .configs import TrainConfig
-from .key_rules import curriculum_problem
 from .model_setup import build_loader_config, build_model, find_model
-from .option_checks import check_single_training
+from .option_checks import check_single_training, curriculum_problem
 from ..core import AurlError, ConfigError, read_json
 from ..data.token_store import TokenStore
 from ..distributed import world_size
