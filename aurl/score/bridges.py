@@ -15,6 +15,7 @@ from symusic import KeySignature, Note, Score, Tempo, TextMeta, TimeSignature, T
 
 from ..core import MidiError
 from .drums import music21_drum_key, music21_drum_note
+from .measures import Measure, meter_rows
 from ..midi.read import read_midi
 from ..midi.timing import in_ticks
 from ..midi.write import write_midi
@@ -292,7 +293,7 @@ def from_music21(
     try:
         s = Score(ticks_per_quarter)
         for staves in _staff_groups(stream): s.tracks.append(_track(staves, ticks))
-        _read_score_events(s, stream.flatten(), ticks)
+        _read_score_events(s, stream, ticks)
     except MidiError: raise
     except Exception as e:
         raise MidiError(f'music21 stream cannot be read ({type(e).__name__}: {e})',
@@ -314,13 +315,33 @@ def _key_rows(flat, ticks):
         if k.sharps is not None and abs(k.sharps) <= 7:
             yield ticks(k.offset), k.sharps, int(getattr(k, 'mode', None) == 'minor')
 
+# %% ../../nbs/220_score.bridges.ipynb #acdb6b8c
+def _signature_rows(element):
+    "Return (onset in quarter notes, numerator, denominator) of the time signatures in a measure or a flat stream."
+    signatures = element.getElementsByClass('TimeSignature')
+    return _distinct((Fraction(m.offset), m.numerator, m.denominator) for m in signatures)
+
+def _first_measures(stream):
+    "Return the measures of the first part of a music21 stream that has any."
+    for part in list(getattr(stream, 'parts', ())) or [stream]:
+        if measures := list(part.getElementsByClass('Measure')): return measures
+    return []
+
+def _stream_meters(stream, flat):
+    "Return the time signatures of a music21 stream; irregular measures have their own."
+    found = _first_measures(stream)
+    if not found or found[0].offset: return _signature_rows(flat)
+    starts = [Fraction(m.offset) for m in found]
+    ends = [*starts[1:], starts[-1] + Fraction(found[-1].quarterLength)]
+    measures = [Measure(end - start, _signature_rows(m)) for m,start,end in zip(found, starts, ends)]
+    return meter_rows(measures, range(len(measures))) if any(m.meters for m in measures) else []
+
 # %% ../../nbs/220_score.bridges.ipynb #ce37657e
-def _read_score_events(s, flat, ticks):
-    "Add tempo, meter, key and rehearsal marks of the flat stream to `s`."
-    meters = flat.getElementsByClass('TimeSignature')
-    marks = flat.getElementsByClass('RehearsalMark')
-    for row in _distinct((ticks(m.offset), m.numerator, m.denominator) for m in meters):
-        s.time_signatures.append(TimeSignature(*row))
+def _read_score_events(s, stream, ticks):
+    "Add tempo, meter, key and rehearsal marks of the `stream` to `s`."
+    flat = stream.flatten()
+    for time,*meter in _stream_meters(stream, flat): s.time_signatures.append(TimeSignature(ticks(time), *meter))
     for row in _distinct(_key_rows(flat, ticks)): s.key_signatures.append(KeySignature(*row))
     for on,bpm in _distinct(_tempo_rows(flat, ticks)): s.tempos.append(Tempo(on, qpm=bpm))
+    marks = flat.getElementsByClass('RehearsalMark')
     for row in _distinct((ticks(m.offset), str(m.content)) for m in marks): s.markers.append(TextMeta(*row))

@@ -15,8 +15,10 @@ from symusic import Note, Score
 
 from ..core import AurlError, MidiError, atomic_path
 from .bridges import from_music21, to_music21
+from .measures import _DROPPED, dropped_findings, to_score
+from .musicxml import read_musicxml
 from ..midi.bytes import Finding
-from .drums import music21_drum_key, drums_to_pitches, write_drum_names
+from .drums import music21_drum_key, write_drum_names
 from ..midi.limits import MidiLimits, enforce_limits
 from ..midi.read import MidiReport, _describe, _limits, _load, inspect_midi, read_midi
 from ..midi.timing import snap_to_grid
@@ -102,12 +104,6 @@ def split_tunes(
 _FORMAT_NAMES = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
 _EXPORT_AGAIN = 'open it in a notation program and export it again, or exclude it'
 
-def _with_drum_keys(data, path):
-    "Return `data` with drum keys as pitches; raise a `MidiError` if it is not valid XML."
-    try: return drums_to_pitches(data)
-    except (ElementTree.ParseError, LookupError, ValueError) as e:
-        raise MidiError(f'damaged MusicXML ({type(e).__name__}: {str(e)[:120]})', path, _EXPORT_AGAIN) from e
-
 def _check_tune(tune, n, path):
     "Raise if `tune` is not one of `n`, or if it is not given and there are several."
     if tune is None and n > 1:
@@ -123,10 +119,8 @@ def _select_tune(text, tune, path):
     return _decoded(tunes[(tune or 1) - 1])
 
 # %% ../../nbs/235_score.notation.ipynb #1f727898
-def _music21_input(data, kind, path, max_bytes, tune):
-    "Return what music21 can parse: an XML document, or the text of a tune or of a kern file."
-    if kind == 'mxl': data = _unzip(data, max_bytes, path)
-    if kind in ('mxl', 'musicxml'): return _with_drum_keys(_refuse_entities(data, path), path)
+def _music21_input(data, kind, path, tune):
+    "Return what music21 can parse: the text of a tune or of a kern file."
     text = _decoded(data)
     return _select_tune(text, tune, path) if kind == 'abc' else text
 
@@ -155,37 +149,7 @@ def _expanded(stream, path):
         raise MidiError(f'its repeats cannot be expanded ({str(e)[:120]})', path,
                         'read it as written, without repeats=True') from e
 
-# %% ../../nbs/235_score.notation.ipynb #36d09962
-def _read_notation(data, path, kind, limits, *, tune, repeats, tpq):
-    "Return the music21 stream of `data`, its score, and the findings on what was repaired."
-    stream = _parse(_music21_input(data, kind, path, limits.max_bytes, tune), kind, path)
-    if repeats: stream = _expanded(stream, path)
-    try: score = from_music21(stream, tpq)
-    except MidiError as e:
-        raise MidiError(e.what.replace('music21 stream', _FORMAT_NAMES[kind]), path, _EXPORT_AGAIN) from e
-    return stream, score, enforce_limits(score, limits, path)
-
-# %% ../../nbs/235_score.notation.ipynb #7934a595
-def read_music(
-    source,                    # a path, or the bytes of a file
-    tune:int=None,             # number of the tune in an ABC book, from 1
-    repeats:bool=False,        # expand repeats and endings
-    ticks_per_quarter:int=480, # resolution of the returned score; a MIDI file keeps its own
-    limits:MidiLimits=None,        # limits; None: the defaults; an integer: maximum bytes, also when unzipped
-)->Score:                      # the score, in ticks
-    "Read a MIDI, MusicXML, ABC or kern file, detected by its content; raise a `MidiError` if it is unreadable."
-    limits = _limits(limits)
-    data, path = _load(source, limits.max_bytes)
-    if (kind := detect_format(data)) in ('midi', ''): return read_midi(source, limits)
-    return _read_notation(data, path, kind, limits, tune=tune, repeats=repeats, tpq=ticks_per_quarter)[1]
-
 # %% ../../nbs/235_score.notation.ipynb #decea50b
-_DROPPED = dict( # what becomes of the elements that a score cannot represent
-    grace='grace notes, which have no duration, dropped',
-    harmony='chord symbols dropped',
-    repeat='repeat marks and endings; the music is read as written, repeats=True expands them',
-)
-
 def _is_grace(element): return getattr(getattr(element, 'duration', None), 'isGrace', False)
 
 def _count_elements(elements):
@@ -200,8 +164,45 @@ def _dropped_elements(stream):
     counts = _count_elements(list(stream.recurse()))
     return [Finding(k, f'{_DROPPED[k]}: {n:,}', n, lost=k != 'repeat') for k,n in counts.items() if n]
 
+# %% ../../nbs/235_score.notation.ipynb #36d09962
+def _read_written(data, path, kind, limits):
+    "Return a `WrittenScore`; raise a `MidiError` that names the file if it is damaged."
+    if kind == 'mxl': data = _unzip(data, limits.max_bytes, path)
+    try: return read_musicxml(_refuse_entities(data, path))
+    except MidiError as e: raise MidiError(e.what, path, e.way_out) from e
+
+def _read_notation(data, path, kind, limits, *, tune, repeats, tpq):
+    "Return the score of `data`, the findings on what was repaired, and those on what was left out."
+    if kind in ('mxl', 'musicxml'):
+        written = _read_written(data, path, kind, limits)
+        score, dropped = to_score(written, repeats, tpq), dropped_findings(written)
+        return score, written.findings + enforce_limits(score, limits, path), dropped
+    stream = _parse(_music21_input(data, kind, path, tune), kind, path)
+    if repeats: stream = _expanded(stream, path)
+    try: score = from_music21(stream, tpq)
+    except MidiError as e:
+        raise MidiError(e.what.replace('music21 stream', _FORMAT_NAMES[kind]), path, _EXPORT_AGAIN) from e
+    return score, enforce_limits(score, limits, path), _dropped_elements(stream)
+
+# %% ../../nbs/235_score.notation.ipynb #7934a595
+def read_music(
+    source,                    # a path, or the bytes of a file
+    tune:int=None,             # number of the tune in an ABC book, from 1
+    repeats:bool=False,        # expand repeats and endings
+    ticks_per_quarter:int=480, # resolution of the returned score; a MIDI file keeps its own
+    limits:MidiLimits=None,        # limits; None: the defaults; an integer: maximum bytes, also when unzipped
+)->Score:                      # the score, in ticks
+    "Read a MIDI, MusicXML, ABC or kern file, detected by its content; raise a `MidiError` if it is unreadable."
+    limits = _limits(limits)
+    data, path = _load(source, limits.max_bytes)
+    if (kind := detect_format(data)) in ('midi', ''): return read_midi(source, limits)
+    return _read_notation(data, path, kind, limits, tune=tune, repeats=repeats, tpq=ticks_per_quarter)[0]
+
 # %% ../../nbs/235_score.notation.ipynb #8486f929
-def _origin(kind): return Finding('notation', f'{_FORMAT_NAMES[kind]}, read through music21')
+def _origin(kind):
+    "Return a finding on how the file was read."
+    reader = '' if kind in ('mxl', 'musicxml') else ', read through music21'
+    return Finding('notation', f'{_FORMAT_NAMES[kind]}{reader}')
 
 # %% ../../nbs/235_score.notation.ipynb #f5bd7887
 def inspect_music(
@@ -214,12 +215,12 @@ def inspect_music(
     data, path = _load(source, limits.max_bytes)
     if (kind := detect_format(data)) in ('midi', ''): return inspect_midi(source, limits)
     report = MidiReport(path and str(path), len(data))
-    try: stream, score, found = _read_notation(data, path, kind, limits, tune=tune, repeats=False, tpq=480)
+    try: score, found, dropped = _read_notation(data, path, kind, limits, tune=tune, repeats=False, tpq=480)
     except MidiError as e:
         report.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]
         return report
     report = _describe(report, score, found)
-    report.findings = [_origin(kind), *report.findings, *_dropped_elements(stream)]
+    report.findings = [_origin(kind), *report.findings, *dropped]
     return report
 
 # %% ../../nbs/235_score.notation.ipynb #42e20ba9
