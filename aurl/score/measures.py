@@ -275,7 +275,8 @@ def _time_of(row): return row[0]
 class _Ticks:
     "Converts quarter notes to ticks."
     per_quarter:int
-    def __call__(self, quarters): return max(round(quarters*self.per_quarter), 0)
+    def __call__(self, quarters):
+        return max((2*quarters.numerator*self.per_quarter + quarters.denominator)//(2*quarters.denominator), 0)
 
 def _sounding_notes(part, order, starts):
     "Return the notes of `part` with ties joined, by start and pitch."

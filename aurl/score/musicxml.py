@@ -54,11 +54,17 @@ _EXPORT_AGAIN = 'open it in a notation program and export it again, or exclude i
 # %% ../../nbs/222_score.musicxml.ipynb #c237c72f
 _NUMBER = re.compile(r'\s*[+-]?\d{1,9}(\.\d{0,9})?\s*')
 
+@lru_cache(maxsize=10_000)
 def _number(text):
     "Return the decimal number `text` as a fraction; 0 without text."
     if not text or not text.strip(): return Fraction(0)
     if not _NUMBER.fullmatch(text): raise ValueError(f'{text.strip()[:20]!r} is not a number')
     return Fraction(text.strip())
+
+@lru_cache(maxsize=10_000)
+def _quarters(text, divisions):
+    "Return the duration `text` in quarter notes."
+    return _number(text)/divisions
 
 def _attribute(element, name):
     "Return the attribute `name` as a number, or None if it is absent or no number."
@@ -148,7 +154,7 @@ class _Part:
     @property
     def now(self): return self.measures[-1]
 
-    def quarters(self, text): return _number(text)/self.divisions
+    def quarters(self, text): return _quarters(text, self.divisions)
 
     def read(self, element):
         "Read a `measure` element."
@@ -222,6 +228,12 @@ def _read_attributes(part, e):
 # %% ../../nbs/222_score.musicxml.ipynb #9d0f51a6
 _STEPS = dict(C=0, D=2, E=4, F=5, G=7, A=9, B=11)
 
+@lru_cache(maxsize=1000)
+def _written_pitch(step, octave, alter):
+    "Return the MIDI pitch of a written note; a microtone is rounded."
+    if (step or '').strip() not in _STEPS: raise ValueError('a pitch without step')
+    return round(12*(_number(octave) + 1) + _STEPS[step.strip()] + _number(alter))
+
 def _staff_position(element):
     "Return the position on the staff of an `unpitched` element, such as 'F4'."
     return (element.findtext('display-step', '').strip() + element.findtext('display-octave', '').strip()) or 'C5'
@@ -247,10 +259,8 @@ def _pitch(part, e):
     if element is None:
         element = e.find('unpitched')
         return None if element is None else _unpitched_key(part, e, element)
-    step = _STEPS.get(element.findtext('step', '').strip())
-    if step is None: raise ValueError('a pitch without step')
-    octave, alter = _number(element.findtext('octave')), _number(element.findtext('alter'))
-    return round(12*(octave + 1) + step + alter) + _transposition(part, e.findtext('staff', '').strip())
+    written = _written_pitch(*(element.findtext(t) for t in ('step', 'octave', 'alter')))
+    return written + _transposition(part, e.findtext('staff', '').strip())
 
 # %% ../../nbs/222_score.musicxml.ipynb #ba839a88
 def _tie_of(e):
