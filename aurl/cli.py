@@ -82,6 +82,8 @@ def _remove_file(file):
     try: file.unlink()
     except OSError: pass
 
+def _print_error(message): print(f'aurl: {message}', file=sys.stderr)
+
 def _print_traceback(error):
     "Print the traceback of `error`."
     import re, traceback
@@ -95,7 +97,7 @@ def _report_end(run, run_dir, new_folders, say, debug):
     if debug and run.error: _print_traceback(run.error)
     log = run_dir/'kernel.log'
     if code == 0 or code > 128 or log.exists() and not log.stat().st_size: _remove_file(log)
-    if line is not None: print(f'aurl: {line}', file=sys.stderr)
+    if line is not None: _print_error(line)
     if run.error is None:
         for l in read_json_or_empty(run_dir/'summary.json').get('lines') or [f'done: {run_dir}']: say(l)
     elif run_dir in new_folders and _nothing_to_keep(run, run_dir, code): _remove_run(run_dir, *new_folders)
@@ -161,14 +163,18 @@ def run_command(
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='Train music generators on a folder of MIDI files, and generate new music.')
 
+def _error_code(error, debug):
+    "Print `error`; return the exit code."
+    from aurl.core import ConfigError
+    if debug: _print_traceback(error)
+    _print_error(' '.join(str(error).split()))
+    return 2 if isinstance(error, ConfigError) else 1
+
 def _exit_with(work, debug):
     "Exit with the code that `work` returns; an `AurlError` is printed as one line."
-    from aurl.core import AurlError, ConfigError
+    from aurl.core import AurlError
     try: code = work()
-    except AurlError as e:
-        if debug: _print_traceback(e)
-        print('aurl: ' + ' '.join(str(e).split()), file=sys.stderr)
-        code = 2 if isinstance(e, ConfigError) else 1
+    except AurlError as e: code = _error_code(e, debug)
     raise typer.Exit(code)
 
 # %% ../nbs/995_cli.ipynb #e84a7a88

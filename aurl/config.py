@@ -124,19 +124,20 @@ def to_dict(self:Config)->dict:
 
 @patch
 def former_dict(self:Config)->dict:
-    "Return `to_dict` under the keys of the first release, for hashes that saved files contain."
-    values = self.to_dict()
-    groups = {key: value for key, value in self if isinstance(value, Config)}
-    return former_keys(type(self), values | {key: group.former_dict() for key, group in groups.items()})
+    "Return `to_dict` under the keys of the first release, for hashes in saved files."
+    groups = {k: v.former_dict() for k,v in self if isinstance(v, Config)}
+    return former_keys(type(self), self.to_dict() | groups)
+
+def _flat_items(values, at=''):
+    "Yield the dotted keys of nested `values`, and the value of each."
+    for k,v in values.items():
+        if isinstance(v, dict) and v: yield from _flat_items(v, f'{at}{k}.')
+        else: yield f'{at}{k}', v
 
 @patch
 def flat(self:Config)->dict:
     "Return a dict of dotted keys and their values."
-    def go(d, at):
-        for k,v in d.items():
-            if isinstance(v, dict) and v: yield from go(v, f'{at}{k}.')
-            else: yield at+k, v
-    return dict(go(self.to_dict(), ''))
+    return dict(_flat_items(self.to_dict()))
 
 @patch
 def __repr__(self:Config):
@@ -145,12 +146,16 @@ def __repr__(self:Config):
     return '\n'.join([type(self).__name__, *(f'  {k:<{wide}}  {"null" if v is None else v}' for k,v in rows.items())])
 
 # %% ../nbs/010_config.ipynb #a4fd25f9
+def _group_types(annotation):
+    "Yield the subclasses of `Config` among the types that `annotation` accepts."
+    for t in _union_types(annotation):
+        if isinstance(t, type) and issubclass(t, Config): yield t
+
 def _all_keys(cls, at=''):
     "Yield every dotted key of `cls` with its field."
     for name, field in cls.model_fields.items():
         yield at+name, field
-        for t in _union_types(field.annotation):
-            if isinstance(t, type) and issubclass(t, Config): yield from _all_keys(t, f'{at}{name}.')
+        for t in _group_types(field.annotation): yield from _all_keys(t, f'{at}{name}.')
 
 def _nearest(word, names):
     "Return the member of `names` that `word` probably stands for, or None."
@@ -164,8 +169,7 @@ def _nearest(word, names):
 def _group_class(cls, key):
     "Return the class of the group of keys `key` of `cls`, or None if `key` is not a group."
     if key not in cls.model_fields: return None
-    kinds = _union_types(cls.model_fields[key].annotation)
-    return next((t for t in kinds if isinstance(t, type) and issubclass(t, Config)), None)
+    return next(_group_types(cls.model_fields[key].annotation), None)
 
 def _present_key(cls, key):
     "Return the present name of a dotted key of `cls`."
@@ -305,8 +309,7 @@ def describe_keys(
     out, comments = {}, _comments(cls)
     for name, field in cls.model_fields.items():
         out[_at+name] = field.description or comments.get(name, '')
-        for t in _union_types(field.annotation):
-            if isinstance(t, type) and issubclass(t, Config): out |= describe_keys(t, f'{_at}{name}.')
+        for t in _group_types(field.annotation): out |= describe_keys(t, f'{_at}{name}.')
     return out
 
 # %% ../nbs/010_config.ipynb #94b72fe9
@@ -330,12 +333,16 @@ def presets(
     "Return the names of the presets of `group`."
     return sorted(p.stem for p in (presets_dir()/group).glob('*.yaml'))
 
+def _first_comment(path):
+    "Return the comment in the first line of a file; '' if there is none."
+    line = path.read_text(encoding='utf-8').partition('\n')[0]
+    return line.removeprefix('#').strip() if line.startswith('#') else ''
+
 def preset_descriptions(
-    group:str, # group of presets, such as 'song'
-)->dict:       # name: description, the comment in its first line
-    "Return the description of each preset of `group`."
-    first = {n:(presets_dir()/group/f'{n}.yaml').read_text(encoding='utf-8').partition('\n')[0] for n in presets(group)}
-    return {n:line.removeprefix('#').strip() if line.startswith('#') else '' for n,line in first.items()}
+    group:str, # such as 'song'
+)->dict:       # name: the comment in its first line
+    "Return the description of each preset."
+    return {name: _first_comment(presets_dir()/group/f'{name}.yaml') for name in presets(group)}
 
 # %% ../nbs/010_config.ipynb #b7394511
 def _preset_file(group, name, beside=None):
@@ -370,8 +377,9 @@ def merge(
     high:dict, # values that override them
 )->dict:
     "Merge `high` into `low`, level by level; return a new dict."
-    both = {k: merge(low[k], v) if isinstance(v, dict) and isinstance(low.get(k), dict) else v for k,v in high.items()}
-    return {**low, **both}
+    return {**low, **{k: _merge_values(low.get(k), v) for k,v in high.items()}}
+
+def _merge_values(low, high): return merge(low, high) if isinstance(low, dict) and isinstance(high, dict) else high
 
 # %% ../nbs/010_config.ipynb #ca10cf11
 def load_preset(
@@ -408,9 +416,9 @@ def make_config(
 
 def restore_config(
     cls,         # a subclass of `Config`
-    values:dict, # from a file that this or an earlier release has saved
+    values:dict, # saved by this or an earlier release
 )->Config:
-    "Build an instance of `cls` from saved values, whose keys may have other names today."
+    "Build a `cls` from saved values under present or former keys."
     return make_config(cls, overrides=present_keys(cls, values))
 
 # %% ../nbs/010_config.ipynb #1e2dee6f
@@ -423,25 +431,29 @@ def _merge_group_defaults(cls, values):
             out[k] = _merge_group_defaults(type(own), merge(own.model_dump(mode='json', exclude_unset=True), v))
     return out
 
+def _accepts_text_only(cls, key):
+    "Whether the values of `key` of `cls` are strings, paths or None."
+    return key in cls.model_fields and {*_union_types(cls.model_fields[key].annotation)} <= {str, Path, type(None)}
+
+def _number_to_string(cls, key, value):
+    "Convert the `value` of `key` as `_numbers_to_strings` does."
+    group = _group_class(cls, key)
+    if group and isinstance(value, dict): return _numbers_to_strings(group, value)
+    return str(value) if type(value) in (int, float) and _accepts_text_only(cls, key) else value
+
 def _numbers_to_strings(cls, values):
     "Convert numbers in `values` to strings where the field accepts strings only."
-    out = {}
-    for k,v in values.items():
-        kinds = set(_union_types(cls.model_fields[k].annotation)) if k in cls.model_fields else set()
-        inner = next((t for t in kinds if isinstance(t, type) and issubclass(t, Config)), None)
-        if inner and isinstance(v, dict): v = _numbers_to_strings(inner, v)
-        elif type(v) in (int, float) and kinds <= {str, Path, type(None)} and kinds: v = str(v)
-        out[k] = v
-    return out
+    return {k: _number_to_string(cls, k, v) for k,v in values.items()}
 
 # %% ../nbs/010_config.ipynb #e8b55c18
+def _preset_text(cfg): return yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True)
+
 def save_config(
     cfg:Config, # the config to save
     path,       # a .yaml file
 )->Path:
-    "Write `cfg` as YAML that `make_config` accepts as a preset."
-    with atomic_path(path) as p:
-        p.write_text(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), encoding='utf-8')
+    "Write `cfg` as YAML, a preset for `make_config`."
+    with atomic_path(path) as p: p.write_text(_preset_text(cfg), encoding='utf-8')
     return Path(path)
 
 @patch
@@ -456,5 +468,5 @@ def config_from(
     cls,        # a subclass of `Config`
     names:dict, # usually `globals()`
 )->Config:
-    "Build an instance of `cls` from those `names` that are its fields."
+    "Build a `cls` from those `names` that are its fields."
     return make_config(cls, overrides={k:names[k] for k in cls.model_fields if k in names})

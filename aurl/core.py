@@ -65,6 +65,10 @@ def import_extra(
         raise MissingExtra(f'{module} is not installed', way_out=f"pip install 'aurl[{extra}]'") from e
 
 # %% ../nbs/000_core.ipynb #3b8e3166
+def _sync_file(path):
+    "Write the content of a file to the disk."
+    with open(path, 'rb+') as f: os.fsync(f.fileno())
+
 def _sync_folder(folder):
     "Make a rename inside `folder` durable (where the system lets a folder be synced)."
     try: fd = os.open(folder, os.O_RDONLY)
@@ -75,11 +79,10 @@ def _sync_folder(folder):
 
 # %% ../nbs/000_core.ipynb #615b15b0
 def _make_temp(path, make):
-    "Return a new hidden name beside `path`, and the result of `make` for it."
+    "Return a new hidden path beside `path`, and `make` of it."
     while True:
         tmp = path.with_name(f'.{path.name}.aurl-{secrets.token_hex(4)}.tmp')
-        try: return tmp, make(tmp)
-        except FileExistsError: continue
+        with contextlib.suppress(FileExistsError): return tmp, make(tmp)
 
 def _create_file(path): return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 def _create_folder(path): return path.mkdir(0o777)
@@ -97,7 +100,7 @@ def atomic_path(
     os.close(fd)
     try:
         yield tmp
-        with open(tmp, 'rb+') as f: os.fsync(f.fileno())
+        _sync_file(tmp)
         os.chmod(tmp, mode)                                              # the block may have replaced the file
         os.replace(tmp, path)
         _sync_folder(path.parent)
@@ -132,10 +135,11 @@ def unlock(lock):
 # %% ../nbs/000_core.ipynb #f0d61293
 _temp_pattern = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
 
+def _is_temp(entry): return _temp_pattern.fullmatch(entry.name) is not None and entry.is_dir(follow_symlinks=False)
+
 def _is_stale_temp(entry):
     "Whether a directory entry is a temporary folder of aurl; without locks, one that is older than a day."
-    if not (_temp_pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)): return False
-    return fcntl is not None or time.time() - entry.stat().st_mtime >= 86_400
+    return _is_temp(entry) and (fcntl is not None or time.time() - entry.stat().st_mtime >= 86_400)
 
 # %% ../nbs/000_core.ipynb #13cfac3b
 def remove_stale_temps(
@@ -157,10 +161,15 @@ def _apply_umask(folder):
     for f in Path(folder).rglob('*'):
         if f.is_symlink(): continue
         os.chmod(f, mode if f.is_dir() or f.stat().st_mode & 0o100 else mode & 0o666)
-        if f.is_file():
-            with open(f, 'rb+') as h: os.fsync(h.fileno())
+        if f.is_file(): _sync_file(f)
 
 # %% ../nbs/000_core.ipynb #bbaecbb6
+def _make_locked_folder(path):
+    "Create a temporary folder beside `path`; return it and its lock."
+    while True:
+        tmp, _ = _make_temp(path, _create_folder)
+        if (lock := try_lock(tmp)) is not None: return tmp, lock      # else another process has just removed it
+
 @contextlib.contextmanager
 def atomic_dir(
     path, # where the folder shall be; it must not exist yet
@@ -169,10 +178,7 @@ def atomic_dir(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_temps(path.parent)
-    lock = None
-    while lock is None:
-        tmp, _ = _make_temp(path, _create_folder)
-        lock = try_lock(tmp)                                                # None: another process has just removed it
+    tmp, lock = _make_locked_folder(path)
     try:
         yield tmp
         _apply_umask(tmp)
@@ -184,9 +190,8 @@ def atomic_dir(
 
 # %% ../nbs/000_core.ipynb #af9e7704
 def _json_default(o):
-    "Convert `o` to types that JSON supports."
-    if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
-    if isinstance(o, np.ndarray): return o.tolist()
+    "Convert `o` to a JSON type."
+    if isinstance(o, (np.integer, np.floating, np.bool_, np.ndarray)): return o.tolist()
     if isinstance(o, Path): return str(o)
     raise TypeError(f'{type(o).__name__} cannot be written as JSON')
 
@@ -231,19 +236,22 @@ def sha256_of(
 
 # %% ../nbs/000_core.ipynb #a02a3fda
 def aurl_home()->Path:
-    "Return the folder for data kept between runs: `AURL_HOME`, or the user's cache folder."
+    "Return the folder of data kept between runs: `AURL_HOME`, or in the cache."
     if home := os.environ.get('AURL_HOME'): return Path(home).expanduser()
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
-    return Path(base)/'aurl'
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'aurl'
 
 # %% ../nbs/000_core.ipynb #19860754
+def _philox_key(seed, names):
+    "Return a key of 128 bits that depends on `seed` and `names` only."
+    text = repr((int(seed), *map(str, names)))
+    return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype=np.uint64)
+
 def rng(
     seed:int, # the seed of the run
     *names,   # the purpose: strings and integers
 )->np.random.Generator:
-    "Return a generator whose values depend on `seed` and `names` only."
-    key = hashlib.blake2b(repr((int(seed),) + tuple(str(n) for n in names)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
+    "Return a generator determined by `seed` and `names`."
+    return np.random.Generator(np.random.Philox(key=_philox_key(seed, names)))
 
 # %% ../nbs/000_core.ipynb #cc752e46
 def seed_everything(
@@ -256,12 +264,15 @@ def seed_everything(
     torch.manual_seed(seed)
 
 # %% ../nbs/000_core.ipynb #e28d3275
+def _shared_data_roots():
+    "Return where `shared_data` looks, in this order."
+    cwd = Path.cwd().resolve()
+    named = [Path(p) for p in [os.environ.get('AURL_SHARED_DATA')] if p]
+    return named + [d/'shared'/'data' for d in (cwd, *cwd.parents)]
+
 def shared_data(
     name:str='', # a folder in it, such as 'pop909'
 ):
     "Folder of the developers' MIDI (`../shared/data` beside the checkout, or `AURL_SHARED_DATA`), or None (and print)."
-    cwd = Path.cwd().resolve()
-    roots = [Path(p) for p in [os.environ.get('AURL_SHARED_DATA')] if p]
-    roots += [d/'shared'/'data' for d in (cwd, *cwd.parents)]
-    if found := next((r/name for r in roots if (r/name).exists()), None): return found
+    if found := next((r/name for r in _shared_data_roots() if (r/name).exists()), None): return found
     print(f'skipped: no shared data ({name or "any"}) beside this checkout')

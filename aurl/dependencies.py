@@ -9,8 +9,9 @@ __all__ = ['KeyRule', 'key_rule', 'broken_rule', 'given_keys', 'value_of', 'defa
 # %% ../nbs/015_dependencies.ipynb #ef8e20a3
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
-from .config import Config, _union_types, _shorten
+from .config import Config, _flat_items, _group_class, _shorten
 from .core import ConfigError
 
 # %% ../nbs/015_dependencies.ipynb #2649092b
@@ -52,24 +53,17 @@ def given_keys(
     values:dict, # nested, as returned by `parse_overrides`
 )->set:          # of dotted keys
     "Collect the dotted keys of `values`."
-    out = set()
-    for k,v in values.items():
-        out |= {f'{k}.{n}' for n in given_keys(v)} if isinstance(v, dict) and v else {str(k)}
-    return out
-
-def _group_class(field):
-    "Return the `Config` class of a group `field`, or None."
-    return next((t for t in _union_types(field.annotation) if isinstance(t, type) and issubclass(t, Config)), None)
+    return {key for key,_ in _flat_items(values)}
 
 # %% ../nbs/015_dependencies.ipynb #70a9740e
+def _member(values, name): return values.get(name) if isinstance(values, dict) else getattr(values, name, None)
+
 def value_of(
     values,  # a `Config` or nested dict
     key:str, # dotted
 ):           # its value; None where there is none
     "Look up the value of `key`."
-    for part in key.split('.'):
-        values = values.get(part) if isinstance(values, dict) else getattr(values, part, None)
-    return values
+    return reduce(_member, key.split('.'), values)
 
 # %% ../nbs/015_dependencies.ipynb #86cb9049
 def default_of(
@@ -79,10 +73,10 @@ def default_of(
     "Return the default of `key`."
     first, _, rest = key.partition('.')
     if first not in cls.model_fields: return None
-    field = cls.model_fields[first]
-    if not rest or isinstance(field.default, (Config, dict)):
-        return value_of(field.default, rest) if rest else field.default
-    return default_of(inner, rest) if (inner := _group_class(field)) else None
+    default = cls.model_fields[first].default
+    if not rest: return default
+    if isinstance(default, (Config, dict)): return value_of(default, rest)
+    return default_of(inner, rest) if (inner := _group_class(cls, first)) else None
 
 # %% ../nbs/015_dependencies.ipynb #f7707624
 def _plain(value):

@@ -8,7 +8,7 @@ __all__ = ['device_choices', 'isas_without_bf16', 'dtypes', 'device_types_withou
            'to_widest_float', 'can_compile', 'maybe_compile', 'deterministic_cumsum', 'describe_device']
 
 # %% ../nbs/020_device.ipynb #2afce573
-import contextlib, functools, os, platform, shutil, time
+import contextlib, functools, importlib.util, os, platform, shutil, time
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')          # before torch: see below
 os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')    # operations without MPS kernel run on the CPU
@@ -83,22 +83,26 @@ def _cpu_bf16_is_faster():
     return _matmul_seconds(torch.bfloat16) < .8 * _matmul_seconds(torch.float32)
 
 # %% ../nbs/020_device.ipynb #19dfed31
+def _gpu_supports_bf16(): return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
 @functools.cache
 def bf16_is_faster(
     kind:str, # the type of a device: cpu, cuda, ...
 )->bool:
     "Whether bfloat16 is faster than float32 on `kind`."
-    if kind == 'cuda': return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == 'cuda': return _gpu_supports_bf16()
     return kind == 'cpu' and _cpu_bf16_is_faster()
 
 # %% ../nbs/020_device.ipynb #67ffe12d
 dtypes = 'auto', 'bf16', 'fp16', 'fp32'
 
+def _gpu_has_tensor_cores(): return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (7, 0)
+
 def fp16_is_faster(
     kind:str, # the type of a device: cpu, cuda, ...
 )->bool:
     "Whether float16 is faster than float32 on `kind`: on CUDA GPUs with tensor cores."
-    return kind == 'cuda' and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (7, 0)
+    return kind == 'cuda' and _gpu_has_tensor_cores()
 
 def _refuse_fp16_on_cpu():
     "Raise a `ConfigError` for float16 on a CPU, unless `AURL_FP16_ON_CPU=1` allows it for tests."
@@ -145,14 +149,15 @@ def to_widest_float(
     return x.to(widest_float(x.device))
 
 # %% ../nbs/020_device.ipynb #9615682f
+def _has_cpp_compiler(): return any(shutil.which(c) for c in (os.environ.get('CXX') or 'c++', 'g++', 'clang++'))
+
 def can_compile(
-    device, # where the model is
+    device, # of the model
 )->bool:
-    "Whether there is a compiler for `device`."
-    import importlib.util
+    "Whether a compiler for `device` exists."
     kind = pick_device(device).type
     if kind == 'cuda': return importlib.util.find_spec('triton') is not None
-    return kind == 'cpu' and any(shutil.which(c) for c in (os.environ.get('CXX') or 'c++', 'g++', 'clang++'))
+    return kind == 'cpu' and _has_cpp_compiler()
 
 # %% ../nbs/020_device.ipynb #d2d65b9f
 @delegates(torch.compile)

@@ -25,15 +25,15 @@ def broadcast_object(
 ):
     "Return the object of rank 0 on all ranks."
     if world_size() == 1: return obj
-    box = [obj if rank() == 0 else None]
+    box = [obj]
     dist.broadcast_object_list(box)
     return box[0]
 
 # %% ../nbs/030_distributed.ipynb #98521881
 def all_gather_objects(
-    obj,  # any object that can be pickled
-)->list:  # one object per rank, in order
-    "Return the objects of all ranks on each rank."
+    obj,  # any picklable object
+)->list:  # one per rank, in order
+    "Return the objects of all ranks."
     if world_size() == 1: return [obj]
     out = [None]*world_size()
     dist.all_gather_object(out, obj)
@@ -55,8 +55,9 @@ def all_reduce_sum(
     *values, # scalar tensors or numbers
 )->list:     # one float for each
     "Return the sums over all ranks."
-    if world_size() == 1: return [float(v) for v in values]
-    t = torch.tensor([float(v) for v in values], dtype=torch.float64, device=_collective_device())
+    values = [float(v) for v in values]
+    if world_size() == 1: return values
+    t = torch.tensor(values, dtype=torch.float64, device=_collective_device())
     dist.all_reduce(t)
     return t.tolist()
 

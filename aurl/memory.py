@@ -31,17 +31,19 @@ class AvailableMemory:
     def __str__(self): return f'{format_bytes(self.free)} of {format_bytes(self.total)} are free ({self.limited_by})'
 
 # %% ../nbs/025_memory.ipynb #f72ca3e8
+def _read_text(path):
+    "Read a small file; '' if it is missing or unreadable."
+    try: return Path(path).read_text()
+    except OSError: return ''
+
 def _read_fields(path):
     "Read a file of names and numbers, such as /proc/meminfo, as a dict."
-    try: lines = Path(path).read_text().splitlines()
-    except OSError: return {}
-    pairs = (line.replace(':', ' ').split() for line in lines)
+    pairs = (line.replace(':', ' ').split() for line in _read_text(path).splitlines())
     return {p[0]:int(p[1]) for p in pairs if len(p) > 1 and p[1].isdigit()}
 
 def _read_number(path):
     "Read the number in a file; None without a file or for `max`."
-    try: text = Path(path).read_text().strip()
-    except OSError: return None
+    text = _read_text(path).strip()
     return int(text) if text.isdigit() else None
 
 # %% ../nbs/025_memory.ipynb #6979279b
@@ -63,12 +65,16 @@ def _cgroup_version(kinds):
     "Return the version of a line of /proc/self/cgroup; None if it does not concern memory."
     return 2 if not kinds else 1 if 'memory' in kinds.split(',') else None
 
+def _cgroup_of(line):
+    "Return version and name of the control group in a line of /proc/self/cgroup."
+    _, kinds, name = line.split(':', 2)
+    return _cgroup_version(kinds), name
+
 def _cgroup_folders(root, version, name):
-    "Return the folders of a control group and of its ancestors, the innermost first."
+    "Return the folder of a control group, then those above."
     top = Path(root)/_cgroup_versions[version][0]
     inner = top/name.strip('/')
-    folders = [inner, *(p for p in inner.parents if p == top or top in p.parents), top]
-    return list(dict.fromkeys(folders))
+    return [p for p in (inner, *inner.parents) if p.is_relative_to(top)]
 
 # %% ../nbs/025_memory.ipynb #63677afc
 def cgroup_memory(
@@ -76,15 +82,10 @@ def cgroup_memory(
     cgroup_file='/proc/self/cgroup', # file that lists those of this process
 )->list:                             # of `AvailableMemory`
     "Return the available memory of the control groups of this process and of their ancestors."
-    try: lines = Path(cgroup_file).read_text().splitlines()
-    except OSError: return []
-    out = []
-    for _, kinds, name in (line.split(':', 2) for line in lines if line.count(':') >= 2):
-        version = _cgroup_version(kinds)
-        if version is None: continue
-        limits = [_cgroup_limit(folder, version) for folder in _cgroup_folders(root, version, name)]
-        out += [limit for limit in limits if limit is not None]
-    return out
+    groups = [_cgroup_of(line) for line in _read_text(cgroup_file).splitlines() if line.count(':') >= 2]
+    limits = (_cgroup_limit(folder, version) for version, name in groups if version is not None
+              for folder in _cgroup_folders(root, version, name))
+    return [limit for limit in limits if limit is not None]
 
 # %% ../nbs/025_memory.ipynb #9722dd8e
 def _address_space_memory():
@@ -97,13 +98,17 @@ def _address_space_memory():
     return AvailableMemory(max(0, soft - used), soft, 'address space of the process, ulimit -v')
 
 # %% ../nbs/025_memory.ipynb #d82fe353
+def _total_memory():
+    "Return the memory of this machine in bytes, or None if unknown."
+    try: return os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
+    except (AttributeError, ValueError, OSError): return None
+
 def _machine_memory():
     "Return the memory left on this machine, or None if unknown."
     fields = _read_fields('/proc/meminfo')
     if 'MemAvailable' in fields:
         return AvailableMemory(fields['MemAvailable']*1024, fields['MemTotal']*1024, 'memory of this machine')
-    try: total = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
-    except (AttributeError, ValueError, OSError): return None
+    if (total := _total_memory()) is None: return None
     return AvailableMemory(total*3//4, total,
                            'three quarters of the memory of this machine, which does not report the used part')
 
@@ -121,6 +126,11 @@ def _mps_memory():
     return AvailableMemory(free, total, 'memory that Metal recommends for the GPU')
 
 # %% ../nbs/025_memory.ipynb #17258baa
+def _main_memory():
+    "Return the smallest limit of the memory of this process, or None."
+    limits = [m for m in (_machine_memory(), _address_space_memory(), *cgroup_memory()) if m is not None]
+    return min(limits, key=attrgetter('free'), default=None)
+
 def available_memory(
     device='auto', # as for `pick_device`
 )->AvailableMemory:           # None if unknown
@@ -128,8 +138,7 @@ def available_memory(
     device = pick_device(device)
     if device.type == 'cuda': return _cuda_memory(device)
     if device.type == 'mps': return _mps_memory()
-    limits = [m for m in (_machine_memory(), _address_space_memory(), *cgroup_memory()) if m is not None]
-    return min(limits, key=attrgetter('free'), default=None)
+    return _main_memory()
 
 # %% ../nbs/025_memory.ipynb #1795c6b5
 _oom_messages = (
@@ -142,13 +151,19 @@ _oom_messages = (
     'could not create a memory',
 )
 
+def _says_out_of_memory(error):
+    "Whether torch ran out of memory, by class or message."
+    if isinstance(error, torch.OutOfMemoryError): return True
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _oom_messages)
+
+def _is_memory_error(error):
+    "Whether `error` itself, not its cause, is an out-of-memory error."
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM: return True
+    return isinstance(error, MemoryError) or _says_out_of_memory(error)
+
 def is_out_of_memory(
-    error:BaseException, # the caught error
+    error:BaseException, # a caught error
 )->bool:
     "Whether `error`, or one of its causes, is an out-of-memory error."
-    while error is not None:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)): return True
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM: return True
-        if isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _oom_messages): return True
-        error = error.__cause__
-    return False
+    while error is not None and not _is_memory_error(error): error = error.__cause__
+    return error is not None

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from pydantic import Field
 from scipy.stats import t as student
 
-from .sweep import check_same_config, exclusive_folder
+from .sweep import _study_folder, check_same_config, exclusive_folder
 from ..config import Config, make_config, merge
 from ..core import ConfigError, read_json
 from ..dependencies import changed_keys, reject_unused_keys, given_keys
@@ -246,7 +246,7 @@ def run_ablation(
     run:Experiment,     # its directory
 )->'AblationResults':
     "Train and measure all variants without results."
-    root, variants = (Path(cfg.dest).expanduser() if cfg.dest else run.path)/'variants', variant_configs(cfg)
+    root, variants = _study_folder(cfg, run, '')/'variants', variant_configs(cfg)
     with exclusive_folder(root, 'ablation'):
         config = dict(train=cfg.train.to_dict(), **{k:getattr(cfg, k) for k in _compared_keys})
         check_same_config(root, config, 'ablation', AblationConfig)
@@ -261,11 +261,15 @@ def run_ablation(
     return AblationResults(root, list(variants), cfg.seeds)
 
 # %% ../../nbs/986_commands.ablation.ipynb #c9f07e01
+def _half_width(x):
+    "Half the width of the 95 % interval of the mean of `x`; nan for a single value."
+    if len(x) == 1: return math.nan
+    return float(student.ppf(.975, len(x) - 1)*x.std(ddof=1)/math.sqrt(len(x)))
+
 def _mean_interval(values):
-    "The mean, and half the width of its 95 % interval; nan for a single value."
+    "The mean of `values`, and half the width of its 95 % interval."
     x = np.array(values, float)
-    if len(x) == 1: return float(x.mean()), float('nan')
-    return float(x.mean()), float(student.ppf(.975, len(x) - 1)*x.std(ddof=1)/math.sqrt(len(x)))
+    return float(x.mean()), _half_width(x)
 
 def _read_results(root, name, seeds):
     "The metrics of a variant from each seed."
@@ -275,9 +279,9 @@ def _read_results(root, name, seeds):
 class AblationResults:
     "The metrics of all variants, read from the folder of an ablation."
     def __init__(self,
-        root,     # folder of the variants
-        names,    # of the variants
-        seeds,    # of the trainings
+        root,  # folder of variants
+        names, # of the variants
+        seeds, # of the trainings
     ):
         self.names, self.seeds = list(names), list(seeds)
         self.results = {n:_read_results(root, n, seeds) for n in names}

@@ -66,10 +66,14 @@ def _check_weights(cfg):
                           way_out='name several: data={bach: chorales, pop: FOLDER}')
     if weights: window_quotas(weights, cfg.data, 1)
 
+def _is_prepared(data):
+    "Are all sources of `data` token stores?"
+    sources = data.values() if isinstance(data, dict) else [data]
+    return all((Path(s).expanduser()/'manifest.json').exists() for s in sources)
+
 def _check_split(cfg):
     "Raise an error if the split does not fit the stores, or if its file does not exist."
-    sources = cfg.data.values() if isinstance(cfg.data, dict) else [cfg.data]
-    if all((Path(s).expanduser()/'manifest.json').exists() for s in sources):
+    if _is_prepared(cfg.data):
         train_valid_split(open_store(cfg.data, 0), cfg.valid, cfg.seed, cfg.split)
     elif is_split_file(cfg.split) and not Path(cfg.split).expanduser().is_file():
         raise ConfigError(f'split={cfg.split}: no such file',
@@ -78,7 +82,7 @@ def _check_split(cfg):
 
 # %% ../../nbs/979_commands.checks.ipynb #b0f9e4ab
 def _store_still_exists(run_folder, data):
-    "Does the store with which the run in `run_folder` started still exist?"
+    "Are the stores of the run unchanged?"
     recorded = recorded_stores(run_folder)
     try: return recorded is not None and reopen_stores(run_folder, recorded, data) is not None
     except AurlError: return False
@@ -101,15 +105,17 @@ def _check_disk_space(folder, megabytes):
                         'the variable AURL_HOME for prepared data')
 
 # %% ../../nbs/979_commands.checks.ipynb #5fc0a22a
+def _halvings(cfg, extra_bytes):
+    "How often `fit_batch` halves the batch by the estimate; 0 without it."
+    if not cfg.fit_batch: return 0
+    return halvings_to_fit(cfg, build_model_config, available_memory(cfg.device), extra_bytes) or 0
+
 def _check_memory(cfg):
     "Check that the training fits into memory, before the training process is started."
     if cfg.gpus*cfg.nodes > 1:
         return [f'{training_memory(cfg, build_model_config(cfg))}, on each of {cfg.gpus*cfg.nodes} processes']
     extra_bytes = process_bytes if pick_device(cfg.device).type == 'cpu' else 0
-    times = 0
-    if cfg.fit_batch:
-        times = halvings_to_fit(cfg, build_model_config, available_memory(cfg.device), extra_bytes) or 0
-    return check_memory(halve_batch(cfg, times), build_model_config, extra_bytes)
+    return check_memory(halve_batch(cfg, _halvings(cfg, extra_bytes)), build_model_config, extra_bytes)
 
 def _check_no_clock(cfg):
     "Raise an error for times in a training that must take the same steps each time."
@@ -186,7 +192,7 @@ def _check_use_of_model(cfg):
     return lines
 
 def _check_preparation(cfg):
-    "Raise an error for a preparation whose settings are invalid, or that finds no pieces."
+    "Raise an error for invalid settings, and for a preparation without pieces."
     make_config(StoreConfig, overrides=prepare_kwargs(cfg))
     corpus = load_corpus(cfg, ignore_phrases=True)
     if len(corpus) == 1: corpus.read(0)

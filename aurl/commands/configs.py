@@ -36,7 +36,7 @@ Seed = Annotated[int, Field(ge=-2**63, le=2**63 - 1)]     # accepted by Python, 
 def _check_interval(value):
     "Validate `valid_every` and return it as a number of steps or a time."
     try: valid_interval(value)
-    except ConfigError as e: raise ValueError(f'{e.way_out}') from e
+    except ConfigError as e: raise ValueError(e.way_out) from e
     return int(value) if str(value).isdecimal() else value
 
 # %% ../../nbs/966_commands.configs.ipynb #ad1eeece
@@ -137,7 +137,8 @@ class _ModelKeys(_DataKeys):
         description='architecture: a transformer, a VAE or a VAE-GAN around it')
     model: str = Field('song', description='preset of the model')
     model_overrides: dict[str, Any] = Field({},
-        description='fields of the model configuration to override, such as model_overrides.d_model=128 or model_overrides.latent=[32,8,4]')
+        description='fields of the model configuration to override, such as model_overrides.d_model=128 '
+            'or model_overrides.latent=[32,8,4]')
     latent: LatentConfig = Field(LatentConfig(),
         description='modes with a latent: weight of the KL term, and attributes tied to dimensions')
     latent_windows: Literal['all', 'whole'] = Field('all', description='modes with a latent: train on all of the data, '

@@ -6,20 +6,25 @@
 __all__ = ['self_check', 'run_doctor']
 
 # %% ../../nbs/993_commands.doctor.ipynb #b2ea3730
-import os, time
+import os, platform, shutil, time
 from pathlib import Path
 
 from .execution import notebooks_dir
 
 # %% ../../nbs/993_commands.doctor.ipynb #9ff32e8e
+_main_packages = 'torch', 'fastai', 'symusic', 'numpy', 'papermill'
+
+def _version_of(name):
+    "The version of a package; None if it is not installed."
+    from importlib import metadata
+    try: return metadata.version(name)
+    except metadata.PackageNotFoundError: return None
+
 def _versions():
     "Names and versions of the main packages."
-    import platform
-    from importlib import metadata
     yield 'Python', platform.python_version()
-    for name in ['aurl', 'torch', 'fastai', 'symusic', 'numpy', 'papermill']:
-        try: yield name, metadata.version(name)
-        except metadata.PackageNotFoundError: yield name, 'not installed as a package' if name == 'aurl' else 'missing'
+    yield 'aurl', _version_of('aurl') or 'not installed as a package'
+    for name in _main_packages: yield name, _version_of(name) or 'missing'
 
 # %% ../../nbs/993_commands.doctor.ipynb #c805154b
 _development_extras = 'dev', 'docs', 'bench', 'all'
@@ -34,9 +39,7 @@ def _packages_of_extras(requirements):
 
 def _installed(name):
     "Is a package installed?"
-    from importlib import metadata
-    try: return bool(metadata.version(name))
-    except metadata.PackageNotFoundError: return False
+    return bool(_version_of(name))
 
 # %% ../../nbs/993_commands.doctor.ipynb #08304eaf
 def _extras():
@@ -50,14 +53,16 @@ def _extras():
         yield extra, 'installed' if not missing else f"missing {', '.join(missing)}: pip install 'aurl[{extra}]'"
 
 # %% ../../nbs/993_commands.doctor.ipynb #1c5cdb88
-def _storage_info():
-    "The folders of aurl, and the free disk space."
-    import shutil
-    from aurl.core import aurl_home
-    home = aurl_home()
+def _free_space(home):
+    "The path `home` with the free disk space there."
     existing = next(d for d in (home, *home.parents) if d.exists())
     free = f'{shutil.disk_usage(existing).free/2**30:.1f} GB free'
-    yield 'AURL_HOME', f'{home} ({free})' + ('' if os.access(existing, os.W_OK) else '; not writable')
+    return f'{home} ({free})' + ('' if os.access(existing, os.W_OK) else '; not writable')
+
+def _storage_info():
+    "The folders of aurl, and the free disk space."
+    from aurl.core import aurl_home
+    yield 'AURL_HOME', _free_space(aurl_home())
     yield 'notebooks', str(notebooks_dir())
 
 # %% ../../nbs/993_commands.doctor.ipynb #9755b724
@@ -135,13 +140,16 @@ def _check_state(check, context):
     except KeyError as e: return 'absent', f'needs {e.args[0]} of an earlier check'
     except Exception as e: return 'FAILED', f'{type(e).__name__}: {" ".join(str(e).split())[:200]}'
 
+def _timed_check(check, context):
+    "State and message of a check, with the time that it took."
+    start = time.perf_counter()
+    state, detail = _check_state(check, context)
+    return state, f'{detail} ({time.perf_counter()-start:.1f} s)'
+
 def self_check():
     "Run the checks: name, 'ok', 'absent' or 'FAILED', and a message for each."
     context = {}
-    for name, check in _checks.items():
-        start = time.perf_counter()
-        state, detail = _check_state(check, context)
-        yield name, state, f'{detail} ({time.perf_counter()-start:.1f} s)'
+    for name, check in _checks.items(): yield name, *_timed_check(check, context)
 
 # %% ../../nbs/993_commands.doctor.ipynb #5f755197
 def _say_table(say, title, rows):

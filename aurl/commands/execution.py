@@ -6,7 +6,7 @@
 __all__ = ['notebooks_dir', 'Execution', 'error_class', 'error_name', 'exit_status']
 
 # %% ../../nbs/991_commands.execution.ipynb #e4a056ce
-import os, signal, sys, threading
+import contextlib, os, signal, sys, threading
 from functools import wraps
 from pathlib import Path
 
@@ -21,21 +21,25 @@ def notebooks_dir()->Path:
     return next((d for d in folders if d.is_dir()), folders[0])
 
 # %% ../../nbs/991_commands.execution.ipynb #477217cc
+_kernel_command = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+
+def _kernel_spec():
+    "The specification of a kernel for the running Python."
+    from jupyter_client.kernelspec import KernelSpec
+    return KernelSpec(argv=_kernel_command, language='python', display_name='aurl')
+
 def _kernel_manager():
     "A kernel manager for the running Python."
-    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     km = AsyncKernelManager(kernel_name='python3')
-    command = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
-    km._kernel_spec = KernelSpec(argv=command, language='python', display_name='aurl')
+    km._kernel_spec = _kernel_spec()
     return km
 
 def _ignore_full_disk(save):
-    "Wrap `save` so that an `OSError`, such as that of a full disk, is ignored."
+    "Wrap `save` to ignore an `OSError`, such as that of a full disk."
     @wraps(save)
     def save_if_possible(*args, **kwargs):
-        try: return save(*args, **kwargs)
-        except OSError: pass
+        with contextlib.suppress(OSError): return save(*args, **kwargs)
     return save_if_possible
 
 # %% ../../nbs/991_commands.execution.ipynb #40da1148
@@ -125,7 +129,7 @@ def stop(self:Execution):
 def error_class(
     name, # of a class
 )->type:
-    "The subclass of `AurlError` called `name`, or None."
+    "The kind of `AurlError` called `name`, or None."
     from aurl import core
     kind = getattr(core, name or '', None)
     return kind if isinstance(kind, type) and issubclass(kind, core.AurlError) else None

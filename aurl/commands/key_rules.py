@@ -56,10 +56,14 @@ _schedule_rules = [
 ]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #5f26cb1c
+def _tiny_optimizer(options):
+    "The optimizer of `options` for a matrix and a vector."
+    weights = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
+    return options.make([dict(params=[p], rate=1., muon=p.ndim == 2) for p in weights])
+
 def _has_weight_decay(c):
     "Does the optimizer have weight decay?"
-    matrix, vector = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
-    opt = c.optimizer.make([dict(params=[matrix], rate=1., muon=True), dict(params=[vector], rate=1., muon=False)])
+    opt = _tiny_optimizer(c.optimizer)
     return any('weight_decay' in o.defaults for o in getattr(opt, 'parts', [opt]))
 
 # %% ../../nbs/970_commands.key_rules.ipynb #834d6144
@@ -392,7 +396,7 @@ def generation_rule_input(
     cfg:Config,      # of a generation or an evaluation
     has_latent:bool, # does the model have a latent?
 )->SimpleNamespace:
-    "The input of the rules of a generation or an evaluation."
+    "The input of the rules for `cfg`."
     return SimpleNamespace(**dict(cfg), has_latent=has_latent)
 
 def _uses_random_numbers(c):

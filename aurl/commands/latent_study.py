@@ -46,12 +46,12 @@ class LatentStudyConfig(Config):
 
 # %% ../../nbs/982_commands.latent_study.ipynb #ac93fa0c
 def _check_latent_run(run_config, where):
-    "Raise an error for a run whose model has no latent."
+    "Raise an error for a model without a latent."
     if run_config.get('mode', 'transformer') == 'transformer':
         raise ModelError('a model without a latent', path=where, way_out='train one with mode=vae')
 
 def _draw_pieces(store, side, n, length, seed, name):
-    "At most `n` of the pieces in `side` that fit into a window, in random order."
+    "At most `n` pieces of `side` that fit a window, in random order."
     fitting = np.array([i for i in side if store.length[i] <= length + 1])
     return rng(seed, 'study', name).permutation(fitting)[:n]
 

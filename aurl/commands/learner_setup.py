@@ -27,9 +27,13 @@ from ..train.options import learner_kwargs
 from ..train.parallel import distribute_learner
 
 # %% ../../nbs/973_commands.learner_setup.ipynb #7fd3f3b9
+def _count_long(loader, pieces):
+    "How many of `pieces` are longer than a window."
+    return int((loader.store.length[pieces] > loader.length + 1).sum())
+
 def _left_out_reasons(loader, left_out):
     "Why a loader uses none of the pieces `left_out`."
-    too_long = int((loader.store.length[left_out] > loader.length + 1).sum())
+    too_long = _count_long(loader, left_out)
     reasons = [f'{too_long} longer than a window of {loader.length} ids'] if too_long else []
     if len(left_out) > too_long:
         reasons.append(f'{len(left_out) - too_long} shorter than min_length={loader.config.min_length}')
@@ -38,8 +42,7 @@ def _left_out_reasons(loader, left_out):
 def _loader_usage(loader, side, name):
     "The line of `data_usage` about one loader."
     line = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows'
-    cut = int((loader.store.length[loader.pieces] > loader.length + 1).sum())
-    if cut: line += f', {cut} of them longer than a window'
+    if cut := _count_long(loader, loader.pieces): line += f', {cut} of them longer than a window'
     if words := loader.balance_words(): line += f'; {words}'
     left_out = np.setdiff1d(side, loader.pieces)
     if len(left_out): line += f'; {len(left_out)} of {len(side)} left out ({_left_out_reasons(loader, left_out)})'
@@ -63,10 +66,14 @@ def data_usage_lines(
     return [f'{stage}: {line}' if stage else line for stage, lines in recorded.items() for line in lines]
 
 # %% ../../nbs/973_commands.learner_setup.ipynb #31e3f93a
+def _stage_name(run):
+    "The name of the current stage of a run; '' without stages."
+    return getattr(getattr(run, 'stage', None), 'name', '')
+
 def _record_data_usage(learn, train, held, run):
-    "Log the lines of `data_usage`, and record them under the name of the stage; '' without stages."
+    "Log the lines of `data_usage`, and record them under the name of the stage."
     lines = data_usage(learn, train, held)
-    run.record(music={getattr(getattr(run, 'stage', None), 'name', ''): lines})
+    run.record(music={_stage_name(run): lines})
     for line in lines: run.say(line)
 
 def _check_curriculum(loader, steps, run):
@@ -124,6 +131,6 @@ def build_learner(
 def parameter_summary(
     learn, # of `build_learner`
 )->str:
-    "The number of parameters of a sharded model, as text."
+    "The number of parameters of a sharded model."
     return (f'{sum(p.numel() for p in learn.model.parameters())/1e6:.2f}M parameters, '
             f'sharded over {world_size()} processes')

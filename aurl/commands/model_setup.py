@@ -32,7 +32,8 @@ def _reject_model_overrides(cfg):
                           way_out='say loader.conditions=[key, composer]')
     if 'condition_dropout' in cfg.model_overrides and not cfg.loader.conditions:
         raise ConfigError(
-            f'model_overrides.condition_dropout={cfg.model_overrides["condition_dropout"]}, but the model has no conditions',
+            f'model_overrides.condition_dropout={cfg.model_overrides["condition_dropout"]}, '
+            'but the model has no conditions',
             way_out='say loader.conditions=[key] as well, or leave it out',
         )
 
@@ -62,6 +63,14 @@ def with_conditions(
     return model_cfg.changed(conditions=Conditions(store, cfg.loader.conditions, pieces=pieces).specs(pieces))
 
 # %% ../../nbs/971_commands.model_setup.ipynb #f535363b
+def _shared_model_config(last):
+    "The model configuration of the checkpoint that rank 0 has, on all ranks; None without a checkpoint."
+    return broadcast_object(last.config if last is not None else None)
+
+def _new_model(saved):
+    "A new model with the configuration that a checkpoint contains."
+    return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved))
+
 def build_model(
     cfg:Config, # a `TrainConfig` or a `SongConfig`
     last=None,  # a `Checkpoint` to resume from, whose model configuration is used even if the preset has changed since
@@ -69,8 +78,7 @@ def build_model(
 )->MusicTransformerVAEGAN:
     "Build a new model, initialized from the seed."
     seed_everything(cfg.seed)
-    saved = broadcast_object(last.config if last is not None else None)
-    if saved: return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved))
+    if saved := _shared_model_config(last): return _new_model(saved)
     if not isinstance(cfg, TrainConfig): return MusicTransformerVAEGAN(preset_config(cfg.model))
     return MusicTransformerVAEGAN(with_conditions(build_model_config(cfg), cfg, *(training_data or ())))
 

@@ -11,6 +11,7 @@ import re
 import torch
 
 from .configs import TrainConfig
+from .key_rules import _tiny_optimizer
 from .model_setup import build_model_config, find_model
 from ..core import ConfigError
 from ..device import amp_dtype, pick_device
@@ -72,8 +73,7 @@ def _check_monitored_metrics(cfg):
 # %% ../../nbs/972_commands.option_checks.ipynb #acef57c2
 def _check_optimizer(cfg):
     "Raise the error of the optimizer for options that it does not have."
-    matrix, vector = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
-    cfg.optimizer.make([dict(params=[matrix], rate=1., muon=True), dict(params=[vector], rate=1., muon=False)])
+    _tiny_optimizer(cfg.optimizer)
 
 def _check_teacher(cfg):
     "Raise an error for a distillation without a teacher, and for a teacher that cannot be used."
@@ -150,7 +150,8 @@ def _process_problems(cfg):
 def _shard_model_problems(cfg, mode):
     "Message and way out of each option for which weights would have to be gathered outside the forward pass."
     if cfg.monitor.remedies != 'none':
-        yield f'shard=true and monitor.remedies={cfg.monitor.remedies}: a sharded model cannot roll back', 'leave one of them out'
+        yield (f'shard=true and monitor.remedies={cfg.monitor.remedies}: a sharded model cannot roll back',
+               'leave one of them out')
     if mode != 'transformer':
         yield (f'shard=true for mode={mode}: the encoder and critic are called outside the forward pass, '
                'where their weights are not gathered', 'leave shard out, or say mode=transformer')
@@ -184,8 +185,7 @@ def check_distributed(
     mode:str,        # of its model
 ):
     "Raise an error for options that several processes do not support."
-    problem = next(_distributed_problems(cfg, mode), None)
-    if problem is not None: raise ConfigError(problem[0], way_out=problem[1])
+    for what, way_out in _distributed_problems(cfg, mode): raise ConfigError(what, way_out=way_out)
 
 # %% ../../nbs/972_commands.option_checks.ipynb #826b3b51
 def check_single_training(
@@ -202,7 +202,7 @@ def check_single_training(
 
 # %% ../../nbs/972_commands.option_checks.ipynb #b71e9b7b
 def _curriculum_state(loader, epoch):
-    "What a curriculum admits in an epoch: the length of windows, and the pieces."
+    "What a curriculum admits in an epoch: the length of windows and the pieces."
     admitted = loader.open_to(loader.level(epoch)).tobytes() if hasattr(loader, 'pace') else None
     return loader._length(epoch), admitted
 
@@ -216,9 +216,8 @@ def _steps_of_first_state(loader, max_steps):
 
 # %% ../../nbs/972_commands.option_checks.ipynb #19c19b38
 def _curriculum_key(loader):
-    "The key that changes the windows of a loader over time; '' if there is none."
-    pace = getattr(loader, 'pace', None)
-    if pace is not None and pace.by: return 'curriculum'
+    "The key that changes the windows of a loader over time; '' if none does."
+    if getattr(getattr(loader, 'pace', None), 'by', None): return 'curriculum'
     return 'loader.start_length' if loader.config.start_length else ''
 
 def curriculum_problem(

@@ -23,7 +23,7 @@ from ..experiments.run import Experiment
 # %% ../../nbs/969_commands.preparation.ipynb #a53d8854
 def load_corpus(
     cfg:PrepareConfig,
-    ignore_phrases:bool=False, # return whole songs even if `cfg.phrases` is set
+    ignore_phrases:bool=False, # return whole songs even if `cfg.phrase_bars` is set
 )->Corpus:
     "The pieces of `cfg.data`, or their phrases, with the metadata of the table and the folders."
     corpus = corpus_from(

@@ -41,7 +41,7 @@ class _StageTimer:
     def elapsed(self): return self.clock() - self.started_at
     @property
     def remaining(self):
-        "Estimated seconds to the end of the stage; None if too little of it is done for an estimate."
+        "Estimated seconds left in the stage; None at first."
         done = (self.fraction or 0.) - self.first_fraction
         if done < .01 or self.elapsed < 2: return None
         return max(0., 1 - self.fraction)/done*self.elapsed
@@ -96,6 +96,8 @@ def _progress_bar(**kwargs):
     return bar, width.bar_width + 30
 
 # %% ../../nbs/992_commands.progress.ipynb #70e5ac0e
+def _shorten(text, width): return text if len(text) <= width else text[:max(0, width-1)] + '…'
+
 class _BarProgress:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -113,9 +115,9 @@ class _BarProgress:
         self.timer.update(stage, fraction)
         message = ', '.join(words for words in (self.timer.remaining_text, message) if words)
         width = max(0, self.bar.console.width - self.reserved_width)
-        if len(message) > width: message = message[:max(0, width-1)] + '…'
         completed = min(1, max(0, fraction or 0))
-        self.bar.update(self.task, description=escape(stage), message=escape(message), completed=completed)
+        self.bar.update(self.task, description=escape(stage), message=escape(_shorten(message, width)),
+                        completed=completed)
 
 # %% ../../nbs/992_commands.progress.ipynb #b1050e3a
 def _stop_message(run, stage):

@@ -16,9 +16,6 @@ from .run_folder import with_absolute_sources
 from ..config import Config, make_config, present_keys
 from ..core import AurlError, ConfigError, read_json
 from ..train.stages import StageEnd
-from ..train.stages import StageEnd
-from ..train.stages import StageEnd
-from ..train.stages import StageEnd
 from ..experiments.run import Experiment
 from ..experiments.run_files import find_runs
 from ..monitor.checkpoints import load_newest_checkpoint
@@ -71,18 +68,6 @@ def _present_stage(values):
     "Translate the keys of a stage that an earlier release saved."
     return present_keys(TrainConfig, present_keys(StageEnd, values))
 
-def _present_stage(values):
-    "Translate the keys of a stage that an earlier release saved."
-    return present_keys(TrainConfig, present_keys(StageEnd, values))
-
-def _present_stage(values):
-    "Translate the keys of a stage that an earlier release saved."
-    return present_keys(TrainConfig, present_keys(StageEnd, values))
-
-def _present_stage(values):
-    "Translate the keys of a stage that an earlier release saved."
-    return present_keys(TrainConfig, present_keys(StageEnd, values))
-
 def saved_config(
     run:Experiment, # of a training
 )->Config:          # a `TrainConfig` or a `SongConfig`
@@ -131,7 +116,7 @@ def run_to_resume(
 
 # %% ../../nbs/974_commands.resume.ipynb #cc9c672f
 def _explicit_keys(cfg, prefix=''):
-    "Dotted keys that were given explicitly."
+    "Dotted keys given explicitly."
     for k in cfg.model_fields_set:
         value = getattr(cfg, k)
         if isinstance(value, Config): yield from _explicit_keys(value, f'{prefix}{k}.')

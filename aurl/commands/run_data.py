@@ -28,7 +28,7 @@ from ..tokens.programs import lost_notes_summary
 def named_stores(
     store, # a `TokenStore` or a `Mixture`
 )->list:   # of (name, `TokenStore`)
-    "The stores of a mixture with their names; a single store has the name ''."
+    "The stores of a mixture with their names; a single store is called ''."
     return list(store.stores.items()) if hasattr(store, 'stores') else [('', store)]
 
 def store_fingerprint(
@@ -103,22 +103,30 @@ def _data_changed_error(run_folder, store, record):
         'resume=no starts a new run with the present data; data=STORE resumes with a store of the former data')
 
 # %% ../../nbs/968_commands.run_data.ipynb #92537550
+def _names_at_start(run_folder):
+    "The names of the pieces in the split of a run; empty without one."
+    try: split = read_json(Path(run_folder)/'split.json')
+    except AurlError: return set()
+    return {*split.get('train', []), *split.get('valid', [])}
+
 def _piece_changes(run_folder, store):
     "Words about the pieces that are new or missing since the start of a run; [] if there are none."
-    try: split = read_json(Path(run_folder)/'split.json')
-    except AurlError: return []
-    before = {*split.get('train', []), *split.get('valid', [])}
+    before = _names_at_start(run_folder)
     if not before: return []
     now = set(store.names if store is not None else [])
-    return [f'{len(names)} {word}: {_first_names(names)}'
-            for word, names in (('new', now - before), ('missing', before - now)) if names]
+    changes = ('new', now - before), ('missing', before - now)
+    return [f'{len(names)} {word}: {_first_names(names)}' for word, names in changes if names]
 
 def _first_names(names): return ', '.join(sorted(names)[:3]) + ' …'*(len(names) > 3)
 
 # %% ../../nbs/968_commands.run_data.ipynb #b2a649da
+def _name_with_hash(path):
+    "The name of a store in the cache, with a hash of the `path` of its source."
+    return f'{path.stem or "music"}-{sha256_of(str(path.absolute()).encode())[:10]}'
+
 def _cached_store(data, path, with_bars):
     "The folder of the store of `data` in the cache."
-    name = data if data == 'chorales' else f'{path.stem or "music"}-{sha256_of(str(path.absolute()).encode())[:10]}'
+    name = data if data == 'chorales' else _name_with_hash(path)
     return aurl_home()/'stores'/(name + '-bars'*with_bars)
 
 # %% ../../nbs/968_commands.run_data.ipynb #88b63653
@@ -139,14 +147,15 @@ def _prepare_source(data, workers, run, loader):
 
 # %% ../../nbs/968_commands.run_data.ipynb #1868d493
 def _touch_store(path):
-    "Update the time of last use of a store in `aurl_home()`; the least recently used are removed first."
+    "Set the time of last use of a store in `aurl_home()`; the least recently used are removed first."
     if Path(path).parent != aurl_home()/'stores': return
     with contextlib.suppress(OSError): os.utime(Path(path)/'manifest.json')
 
+def _is_run(folder): return folder is not None and (Path(folder)/'config.yaml').exists()
+
 def _with_split_file(store, run_folder):
     "`store`, with the path of the split file of the run in `run_folder`."
-    is_run = run_folder is not None and (Path(run_folder)/'config.yaml').exists()
-    store.split_file = Path(run_folder)/'split.json' if is_run else None
+    store.split_file = Path(run_folder)/'split.json' if _is_run(run_folder) else None
     return store
 
 # %% ../../nbs/968_commands.run_data.ipynb #6b3f05a0
@@ -221,7 +230,7 @@ def too_few_pieces_error(
 def data_warnings(
     store:TokenStore,
 )->list:              # of lines; empty if nothing was lost
-    "Warnings about files that could not be read and notes that were merged in tokenization."
+    "Warnings about unreadable files, and about notes merged in tokenization."
     return [*_unreadable_file_lines(store), *lost_notes_summary(store)]
 
 def _unreadable_file_lines(store):

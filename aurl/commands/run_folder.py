@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import Config
-from ..core import AurlError
 from ..experiments.run import Experiment
 from ..experiments.run_files import _new_dir
 from ..experiments.environment import git_state
@@ -39,14 +38,11 @@ def with_absolute_sources(
 # %% ../../nbs/967_commands.run_folder.ipynb #9ba9d7ab
 def new_run_dir(
     command:str, # its name
-    cfg:Config,  # its `out` is the parent folder
+    cfg:Config,  # `out` is the parent folder
 )->Path:
-    "Create a directory for a new run in `cfg.out`."
+    "Create a folder for a new run."
     root = Path(cfg.out).expanduser().absolute()
-    try: return _new_dir(root, command, git_state(None, ignore=root)['short'])
-    except OSError as e:
-        raise AurlError(f'no run can be kept there ({e.strerror})', path=root,
-                        way_out='give another folder with out=FOLDER') from e
+    return _new_dir(root, command, git_state(None, ignore=root)['short'])
 
 # %% ../../nbs/967_commands.run_folder.ipynb #6f1a00ca
 def create_run(

@@ -15,7 +15,7 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from pydantic import Field
 
-from .sweep import exclusive_folder, check_same_config
+from .sweep import _study_folder, exclusive_folder, check_same_config
 from ..config import Config, make_config, merge
 from ..core import ConfigError, write_json
 from ..dependencies import changed_keys
@@ -73,7 +73,8 @@ def _grid_config(cfg, net, tokens, seed):
         TrainConfig, overrides=merge(cfg.train.to_dict(), dict(model_overrides=net, steps=steps, seed=seed))
     )
 
-def _training_name(cfg): return f'{_layer_parameters(cfg)}_{cfg.steps*cfg.length*cfg.batch_size}_{cfg.seed}'
+def _n_ids(cfg): return cfg.steps*cfg.length*cfg.batch_size
+def _training_name(cfg): return f'{_layer_parameters(cfg)}_{_n_ids(cfg)}_{cfg.seed}'
 
 # %% ../../nbs/988_commands.scaling.ipynb #7e04d501
 def _larger_config(cfg, grid):
@@ -152,11 +153,15 @@ def read_json_lines(
     rows = map(_json_or_none, Path(path).read_text().splitlines())
     return [row for row in rows if row is not None]
 
+def _is_truncated(path):
+    "Does the file end within a line? False for one that is empty or does not exist."
+    return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b'\n')
+
 def _append_line(path, row):
     "Append a line to the file and flush it to disk."
-    is_truncated = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b'\n')
+    line = '\n'*_is_truncated(path) + json.dumps(row) + '\n'
     with open(path, 'a') as f:
-        f.write('\n'*is_truncated + json.dumps(row) + '\n')
+        f.write(line)
         f.flush()
         os.fsync(f.fileno())
 
@@ -178,7 +183,7 @@ class ScalingStudy:
 def _predict_larger(cfg, rows, larger, path):
     "Fit the law to `rows`, and save its prediction for the larger training."
     law = ScalingStudy(rows, cfg.posterior_samples).fit
-    expected, low, high = law.predict(_layer_parameters(larger), larger.steps*larger.length*larger.batch_size)
+    expected, low, high = law.predict(_layer_parameters(larger), _n_ids(larger))
     write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
 
 def _run_missing_trainings(cfg, jobs, run, root):
@@ -200,7 +205,7 @@ def run_scaling(
     run:Experiment,    # its directory
 )->ScalingStudy:
     "Run the trainings without results, the larger one last, and fit the law."
-    root, jobs = Path(cfg.dest).expanduser() if cfg.dest else run.path/'study', training_grid(cfg)
+    root, jobs = _study_folder(cfg, run, 'study'), training_grid(cfg)
     with exclusive_folder(root, 'study'):
         config = {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'posterior_samples')}
         check_same_config(root, config, 'study', ScalingConfig)
@@ -234,27 +239,30 @@ def _prediction_sentences(law, larger, predicted):
 # %% ../../nbs/988_commands.scaling.ipynb #7e659201
 @patch
 def summary(self:ScalingStudy)->list:
-    "The results of the study in sentences."
+    "The results in sentences."
     sentences = _law_sentences(self.fit.law, self.fit, len(self.rows))
-    if not self.larger: return sentences
-    return sentences + _prediction_sentences(self.fit.law, self.larger, self.predicted)
+    if self.larger: sentences += _prediction_sentences(self.fit.law, self.larger, self.predicted)
+    return sentences
 
 # %% ../../nbs/988_commands.scaling.ipynb #27c74e2e
 @patch
 def _mean_nats(self:ScalingStudy, parameters, ids):
-    "The mean loss of the trainings of one size and one amount of data as text; '' if there are none."
+    "The mean loss at a size and amount of data, or ''."
     nats = [r['nats'] for r in self.rows if (r['parameters'], r['ids']) == (parameters, ids)]
     return f'{sum(nats)/len(nats):.3f}' if nats else ''
+
+@patch
+def _html_row(self:ScalingStudy, parameters, amounts):
+    "The losses of one model size by amount of data, as HTML."
+    cells = ''.join(f'<td>{self._mean_nats(parameters, d)}</td>' for d in amounts)
+    return f'<tr><th>{parameters:,}</th>{cells}</tr>'
 
 @patch
 def _html_table(self:ScalingStudy):
     "The losses by size and amount of data as HTML."
     sizes, amounts = (sorted({r[k] for r in self.rows}) for k in ('parameters', 'ids'))
     head = ''.join(f'<th>{d:,} ids</th>' for d in amounts)
-    rows = ''
-    for n in sizes:
-        cells = ''.join(f'<td>{self._mean_nats(n, d)}</td>' for d in amounts)
-        rows += f'<tr><th>{n:,}</th>{cells}</tr>'
+    rows = ''.join(self._html_row(n, amounts) for n in sizes)
     return f'<table><thead><tr><th>parameters</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 # %% ../../nbs/988_commands.scaling.ipynb #27c74e01

@@ -113,9 +113,8 @@ def sweep_definition(
 
 # %% ../../nbs/984_commands.sweep.ipynb #4c182bce
 def _trial_config(cfg, values):
-    "The configuration of a trial with these values of dotted keys."
-    overrides = cfg.train.to_dict()
-    for key, value in values.items(): overrides = merge(overrides, nest_keys({key: value}))
+    "The configuration of a trial with `values` by key."
+    overrides = functools.reduce(merge, (nest_keys({k: v}) for k, v in values.items()), cfg.train.to_dict())
     return make_config(TrainConfig, overrides=overrides)
 
 def check_sweep(
@@ -172,14 +171,18 @@ def check_sweep_keys(
         reject_unused_keys(TRAIN_RULES, inputs, [k], 'space.')
 
 # %% ../../nbs/984_commands.sweep.ipynb #3ec7e075
+def _median_speed(lines):
+    "The median of the logged tokens per second; 0 if none were logged."
+    speed = [m['tokens_per_second'] for m in lines if m.get('tokens_per_second')]
+    return float(np.median(speed)) if speed else 0.
+
 def _trial_metrics(learn, run, best):
     "The metrics of a finished trial by name."
     lines = run.metrics()
-    speed = [m['tokens_per_second'] for m in lines if m.get('tokens_per_second')]
     return metrics_at_best(lines) | dict(
         valid_loss=best,
         parameters=sum(p.numel() for p in learn.model.parameters()),
-        tokens_per_second=float(np.median(speed)) if speed else 0.,
+        tokens_per_second=_median_speed(lines),
         seconds=run.elapsed,
     )
 
@@ -235,15 +238,23 @@ def check_same_config(
     write_json(file, config)
 
 # %% ../../nbs/984_commands.sweep.ipynb #0f1f6292
+def _make_study_folder(root, kind):
+    "Create `root`, or raise an error."
+    try: Path(root).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise AurlError(f'no {kind} can be kept there ({e.strerror})', root, 'give another dest') from e
+
+def _study_folder(cfg, run, name):
+    "The folder `cfg.dest` of a sweep, an ablation or a study, or else the folder `name` of `run`."
+    return Path(cfg.dest).expanduser() if cfg.dest else run.path/name
+
 @contextlib.contextmanager
 def exclusive_folder(
     root, # folder of the ablation or study
     kind, # its name in messages: ablation, study
 ):
     "Context manager that locks `root`; raise an error if another process holds the lock."
-    try: Path(root).mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise AurlError(f'no {kind} can be kept there ({e.strerror})', root, 'give another dest') from e
+    _make_study_folder(root, kind)
     if (lock := try_lock(root)) is None:
         raise ConfigError(f'another process is running this {kind}', root, 'wait until it ends, or give another dest')
     try: yield
@@ -254,7 +265,7 @@ def _best_summary(sweep):
     "The values of the best trial, or '' before the first."
     try: best = sweep.pareto_front[0]
     except AurlError: return ''
-    return ', best ' + ', '.join(f'{k} {v:.4g}' for k,v in zip(sweep.definition.goals, best.values))
+    return f', best {sweep._goals_text(best)}'
 
 def _report_trials(done, total, sweep, *, run):
     "Report the progress of a sweep in `run`."
@@ -268,7 +279,7 @@ def run_sweep(
     run:Experiment,  # its directory
 )->Sweep:
     "Run the sweep and save presets of the best settings."
-    sweep = Sweep(Path(cfg.dest).expanduser() if cfg.dest else run.path/'sweep', sweep_definition(cfg))
+    sweep = Sweep(_study_folder(cfg, run, 'sweep'), sweep_definition(cfg))
     base = cfg.train.to_dict()
     check_same_config(sweep.path, dict(train=_without_run_keys(base)), 'sweep', SweepConfig)
     if sweep.n_finished: run.say(f'resuming a sweep with {sweep.n_finished} finished trials')

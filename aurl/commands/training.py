@@ -16,8 +16,9 @@ from fastcore.meta import delegates
 
 from .configs import TrainConfig
 from .learner_setup import build_learner, parameter_summary
+from .model_setup import _new_model, _shared_model_config
 from .model_setup import build_model, build_model_config, with_conditions
-from ..config import Config, make_config
+from ..config import Config
 from ..core import AurlError, CheckpointError, OutOfMemory, read_json, seed_everything
 from ..data.token_store import TokenStore
 from ..distributed import broadcast_object, gather_model, is_sharded, rank, world_size
@@ -25,7 +26,6 @@ from ..distributed import broadcast_object, gather_model, is_sharded, rank, worl
 # %% ../../nbs/975_commands.training.ipynb #0321aa30
 from ..experiments.run import Experiment
 from ..memory import available_memory, is_out_of_memory
-from ..models.model_config import ModelConfig
 from ..models.vae_gan import MusicTransformerVAEGAN
 from ..monitor.callbacks import monitor_callbacks, monitor_summary
 from ..monitor.checkpoints import CheckpointCallback, current_metrics, load_newest_checkpoint, weighted_score
@@ -60,17 +60,20 @@ def _without_tensors(x):
     return type(x)(_without_tensors(v) for v in x) if isinstance(x, (list, tuple)) else x
 
 def _broadcast_best(best, sharded):
-    "Broadcast the validation loss and weights of the best model so far to every rank."
+    "Broadcast the best model so far, with its loss, to every rank."
     if world_size() == 1: return best
-    received = broadcast_object(_without_tensors(best) if sharded else best)
-    return best if rank() == 0 else received
+    sent = broadcast_object(_without_tensors(best) if sharded else best)
+    return best if rank() == 0 else sent
 
 # %% ../../nbs/975_commands.training.ipynb #ed627726
+def _small_callback(name, state, level):
+    "A callback of a snapshot without the weights that `KeepBest` holds."
+    return [name, _without_tensors(state) if name == 'KeepBest' else state, level]
+
 def _small_parts(parts):
-    "The parts of a snapshot without the large tensors of a sharded model."
+    "The parts of a snapshot without its large tensors."
     small = {k:_without_tensors(parts[k]) for k in ('weights', 'optimizer', 'grads')}
-    callbacks = [[n, _without_tensors(s) if n == 'KeepBest' else s, l] for n,s,l in parts['callbacks']]
-    return parts | small | dict(callbacks=callbacks)
+    return parts | small | dict(callbacks=[_small_callback(*c) for c in parts['callbacks']])
 
 def _broadcast_snapshot(snapshot, sharded):
     "Broadcast the snapshot read by rank 0 to every rank; of a sharded model, without its large tensors."
@@ -128,11 +131,11 @@ def _best_weights(cfg):
     tracker = ImprovementTracker(getattr(cfg, 'best_by', None) or {'valid_loss': 1.})
     return tracker.weights, [n for n, sign in tracker.directions.items() if sign > 0]
 
+def _score(weights, higher, learn): return weighted_score(current_metrics(learn), weights, higher)
+
 def _score_function(weights, higher):
     "A function that scores a Learner by its metrics; None: by the validation loss alone."
-    if weights == {'valid_loss': 1.}: return None
-    def score(learn): return weighted_score(current_metrics(learn), weights, higher)
-    return score
+    return None if weights == {'valid_loss': 1.} else partial(_score, weights, higher)
 
 # %% ../../nbs/975_commands.training.ipynb #98329d76
 def _checkpoint_callback(learn, run, cfg, weights, higher):
@@ -216,19 +219,23 @@ def _training_error(learn, run, failure, best):
     return error
 
 # %% ../../nbs/975_commands.training.ipynb #a40cb0c8
+def _remove_checkpoints(run):
+    "Empty the folder of the checkpoints of `run`."
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    run.checkpoints.mkdir(exist_ok=True)
+
 def final_status(learn, run)->str:
-    "The status of an ended training, for `run.finish`; the checkpoints of a finished song are removed."
+    "The status of an ended training; a finished song loses its checkpoints."
     if getattr(learn, 'stopped', False): return 'stopped'
-    if run.name == 'song':
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
-        run.checkpoints.mkdir(exist_ok=True)
+    if run.name == 'song': _remove_checkpoints(run)
     return 'finished'
 
+def _last_step(run): return max((m['step'] or 0 for m in run.metrics()), default=0)
+
 def interrupt_message(learn, run)->list:
-    "A one-line list if the training was interrupted by Ctrl-C, else an empty one."
+    "A list of one line if Ctrl-C interrupted the training, else []."
     if not getattr(learn, 'stopped', False): return []
-    steps = max((m['step'] or 0 for m in run.metrics()), default=0)
-    return [f'interrupted after {steps} steps; the best model so far is kept']
+    return [f'interrupted after {_last_step(run)} steps; the best model so far is kept']
 
 # %% ../../nbs/975_commands.training.ipynb #3e6df5a4
 def _log_memory(run, lines):
@@ -255,7 +262,7 @@ def _halve_batch(run, cfg, times, reason):
 
 # %% ../../nbs/975_commands.training.ipynb #4651885d
 def _memory_estimate(cfg, last):
-    "Lines about the memory of a training; raise an error for a new one that does not fit."
+    "Lines about the memory of a training; raise if a new one cannot fit."
     if last is None and world_size() == 1: return check_memory(cfg, build_model_config)
     return [str(training_memory(cfg, build_model_config(cfg)))]
 
@@ -273,11 +280,12 @@ def _initial_halvings(run, cfg, last):
     return times
 
 # %% ../../nbs/975_commands.training.ipynb #6f8640ca
+_use_less = 'start again with less: fit_batch=true, recompute=true, a smaller batch_size (with accumulate) or length'
+
 def _memory_way_out(run, checkpoint):
     "What to do after memory ran out."
-    less = 'start again with less: fit_batch=true, recompute=true, a smaller batch_size (with accumulate) or length'
-    if checkpoint is None: return less
-    return f'with more memory, resume={run.path} continues from {checkpoint.name}; or {less} and resume=no'
+    if checkpoint is None: return _use_less
+    return f'with more memory, resume={run.path} continues from {checkpoint.name}; or {_use_less} and resume=no'
 
 def _memory_error(run, cfg, message, checkpoint):
     "The error of a training that ran out of memory."
@@ -332,8 +340,7 @@ def _stage_model(stages, stage, run, store, train):
     "The model of a stage, with the configuration of its newest checkpoint or of `_stage_model_config`."
     last = load_newest_checkpoint(run.checkpoints, noop) if rank() == 0 else None
     seed_everything(stage.cfg.seed)
-    saved = broadcast_object(last.config if last is not None else None)
-    if saved: return MusicTransformerVAEGAN(make_config(ModelConfig, overrides=saved))
+    if saved := _shared_model_config(last): return _new_model(saved)
     return MusicTransformerVAEGAN(with_conditions(_stage_model_config(stages, stage), stage.cfg, store, train))
 
 def _stage_learner(stage, run, before, *, stages, store, sides):
@@ -348,7 +355,7 @@ def _load_on_all_ranks(path):
     if world_size() == 1: return model
     config, weights = broadcast_object((model.config.to_dict(), model.state_dict()) if model is not None else None)
     if model is None:
-        model = MusicTransformerVAEGAN(make_config(ModelConfig, overrides=config))
+        model = _new_model(config)
         model.load_state_dict(weights)
     return model
 

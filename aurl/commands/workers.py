@@ -25,12 +25,16 @@ from ..monitor.checkpoints import load_newest_checkpoint
 from ..monitor.callbacks import monitor_summary
 
 # %% ../../nbs/980_commands.workers.ipynb #a7d2f1b9
+def _launcher_folder():
+    "The temporary folder of the launcher, which removes it at the end; None if there is none."
+    folder = os.path.dirname(os.environ.get('AURL_WISH', ''))
+    return folder if os.path.isdir(folder) else None
+
 class SilentRun:
     "A run that discards its output."
     quiet, name, elapsed = True, 'train', 0.
     def __init__(self):
-        room = os.path.dirname(os.environ.get('AURL_WISH', ''))  # temporary folder of the launcher, which removes it
-        self.path = Path(tempfile.mkdtemp(prefix='aurl-rank-', dir=room if os.path.isdir(room) else None))
+        self.path = Path(tempfile.mkdtemp(prefix='aurl-rank-', dir=_launcher_folder()))
         self.checkpoints = self.path/'checkpoints'
     def log(self, step=None, **values): pass
     def say(self, line): pass
@@ -43,9 +47,13 @@ def _run_of_rank(job, place):
     "The run for rank 0, and a run without output for the others."
     return Experiment.open(job['run']) if place.is_main else SilentRun()
 
+def _differs(value):
+    "Does `value` differ between the processes?"
+    return len(set(all_gather_objects(value))) > 1
+
 def _check_same_data(data, store, train, held):
     "Raise an error if the machines have different data."
-    if len(set(all_gather_objects(_data_hash(store, train, held)))) > 1:
+    if _differs(_data_hash(store, train, held)):
         raise ConfigError(
             'the machines have different data, or different versions of aurl',
             data,
@@ -54,7 +62,7 @@ def _check_same_data(data, store, train, held):
 
 def _check_same_weights(learn, cfg, job):
     "Raise an error if the weights of the processes differ."
-    if not cfg.shard and len(set(all_gather_objects(_weights_hash(learn.model)))) > 1:
+    if not cfg.shard and _differs(_weights_hash(learn.model)):
         raise AurlError('the weights differ between the processes', job['run'],
                         'this is a bug: please report it, with config.yaml')
 

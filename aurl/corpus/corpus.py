@@ -17,7 +17,9 @@ from symusic import Score
 
 from ..core import CorpusError, MidiError, sha256_of
 from .chorales import chorale_files
-from .metadata import FIELDS, folder_metadata, folder_pattern, merge_metadata, match_table, parse_table
+from aurl.corpus.metadata import (
+    FIELDS, _example_name, folder_metadata, folder_pattern, match_table, merge_metadata, parse_table,
+)
 from ..score.notation import read_music
 
 # %% ../../nbs/310_corpus.corpus.ipynb #2433e71b
@@ -32,7 +34,7 @@ class Piece:
     path:Path                 # path of the file, or of the zip that contains it
     member:str=None           # name of the member in the zip
     group:str=None            # pieces of a group stay in one split; None: group by equal bytes
-    meta:dict=field(default_factory=dict) # metadata from a table and the folders: title, composer, … (see `300_corpus.metadata`)
+    meta:dict=field(default_factory=dict) # from a table and the folders: title, composer, … (see `300_corpus.metadata`)
 
     @property
     def location(self): return f'{self.path}!{self.member}' if self.member else str(self.path)
@@ -107,8 +109,7 @@ class Corpus:
 def _position(self:Corpus, name):
     "Index of the piece called `name`."
     if name in self.index: return self.index[name]
-    example = f'names look like {self.pieces[0].name!r}' if self.pieces else ''
-    raise CorpusError(f'no piece is called {name!r}', self.source, example)
+    raise CorpusError(f'no piece is called {name!r}', self.source, _example_name(self.names))
 
 @patch
 def __getitem__(self:Corpus, i):
@@ -127,19 +128,31 @@ music_suffixes = ('.mid', '.midi', '.smf', '.kar', '.rmi', '.musicxml', '.mxl', 
 
 def _is_hidden(part): return part.startswith('.') or part == '__MACOSX'
 
+def _path_parts(name): return [p for p in name.replace('\\', '/').split('/') if p not in ('', '.')]
+
 def _is_music(name):
-    "Whether the relative path `name` has a music suffix and no hidden part."
-    parts = [p for p in name.replace('\\', '/').split('/') if p not in ('', '.')]
-    if not parts or not parts[-1].lower().endswith(music_suffixes): return False
-    return not any(_is_hidden(p) for p in parts if p != '..')
+    "Whether a relative path has a music suffix and no hidden part."
+    parts = _path_parts(name)
+    if not parts or any(_is_hidden(p) for p in parts if p != '..'): return False
+    return parts[-1].lower().endswith(music_suffixes)
 
 # %% ../../nbs/310_corpus.corpus.ipynb #a23a38b8
+def _suffix(name): return PurePosixPath(name).suffix.lower() or 'without suffix'
+
+def _contents(names):
+    "Words for the most common suffixes of `names`."
+    if not names: return 'it is empty'
+    return 'it holds ' + ', '.join(f'{n} {k}' for k,n in Counter(map(_suffix, names)).most_common(6))
+
 def _no_music_error(names, path, kind):
-    "Error for a `kind` of source (a folder or zip) without music."
-    suffixes = Counter(PurePosixPath(n).suffix.lower() or 'without suffix' for n in names)
-    found = 'it holds ' + ', '.join(f'{n} {k}' for k,n in suffixes.most_common(6)) if names else 'it is empty'
-    return CorpusError(f'no music in this {kind}; {found}', path,
+    "Error for a `kind` of source without music."
+    return CorpusError(f'no music in this {kind}; {_contents(names)}', path,
                        f'give a {kind} with files that end in {", ".join(music_suffixes)}')
+
+def _music_among(names, path, kind):
+    "The music files among `names`, sorted; raise if there are none."
+    if music := sorted(filter(_is_music, names)): return music
+    raise _no_music_error(names, path, kind)
 
 # %% ../../nbs/310_corpus.corpus.ipynb #b1326364
 def _unreadable(e):
@@ -162,16 +175,13 @@ def _utf8(name):
 
 def _from_folder(folder):
     "Pieces of the music files in `folder`."
-    files = _files_in(folder)
-    music = sorted(f for f in files if _is_music(f))
-    if not music: raise _no_music_error(files, folder, 'folder')
-    return [Piece(_utf8(f), Path(f'{folder}/{f}')) for f in music]
+    files = _music_among(_files_in(folder), folder, 'folder')
+    return [Piece(_utf8(f), Path(f'{folder}/{f}')) for f in files]
 
 # %% ../../nbs/310_corpus.corpus.ipynb #ecf79508
 def _safe_member(member):
     "Return `member` as a relative path that cannot leave its folder."
-    parts = member.replace('\\', '/').split('/')
-    return '/'.join(p for p in parts if p not in ('', '.', '..') and not p.endswith(':'))
+    return '/'.join(p for p in _path_parts(member) if p != '..' and not p.endswith(':'))
 
 def _zip_members(path):
     "Names of the files in a zip archive."
@@ -182,12 +192,10 @@ def _zip_members(path):
 
 # %% ../../nbs/310_corpus.corpus.ipynb #bc877357
 def _from_zip(path):
-    "Pieces of the music files in a zip archive."
-    names, music = _zip_members(path), {}
-    for n in sorted(dict.fromkeys(names)):
-        if _is_music(n): music.setdefault(_safe_member(n), n)
-    if not music: raise _no_music_error(names, path, 'zip')
-    return [Piece(safe, Path(path), member=n) for safe,n in music.items()]
+    "Pieces of the music files in a zip."
+    members = {}
+    for n in _music_among(_zip_members(path), path, 'zip'): members.setdefault(_safe_member(n), n)
+    return [Piece(safe, Path(path), member=n) for safe,n in members.items()]
 
 # %% ../../nbs/310_corpus.corpus.ipynb #6b46baea
 def _check_files(paths):
@@ -263,10 +271,14 @@ def _with_metadata(piece, by_folder, by_table):
     if 'key' in found: found |= dict(key_from='table' if 'key' in by_table else 'folders')
     return replace(piece, meta=piece.meta | found) if found else piece
 
+def _table_data(table):
+    "Return path and bytes of `table`, which is a path, or already such a pair."
+    return _read_table(table) if isinstance(table, (str, Path)) else table
+
 @patch
 def _match_rows(self:Corpus, table, allow_extra_rows):
     "Values by piece of a `table`: its path, or its path and its bytes."
-    path, data = _read_table(table) if isinstance(table, (str, Path)) else table
+    path, data = _table_data(table)
     return match_table(parse_table(data, path), self.names, path, allow_extra_rows)
 
 # %% ../../nbs/310_corpus.corpus.ipynb #20f40a70
@@ -362,12 +374,13 @@ def unique(self:Corpus)->Corpus:
     return Corpus(reversed(first.values()), self.source)
 
 # %% ../../nbs/310_corpus.corpus.ipynb #ec9e5a11
+def _has_value(meta, name, wanted):
+    "Whether the field `name` is `wanted`, or one of several values."
+    return meta.get(name) in (wanted if isinstance(wanted, (list, tuple, set, range)) else (wanted,))
+
 def _matches(meta, values):
     "Whether each field of `meta` has the value, or one of the values."
-    for k,v in values.items():
-        wanted = v if isinstance(v, (list, tuple, set, range)) else (v,)
-        if meta.get(k) not in wanted: return False
-    return True
+    return all(_has_value(meta, k, v) for k,v in values.items())
 
 @patch
 def _check_fields(self:Corpus, names):
@@ -389,15 +402,19 @@ def filter(self:Corpus,
     return Corpus([p for p in pieces if _matches(p.meta, values)], self.source)
 
 # %% ../../nbs/310_corpus.corpus.ipynb #85b128c0
+def _text_cell(text): return f'<td style="text-align:left">{html.escape(text)}</td>'
+
 def _table_row(piece):
     "Row of an HTML table with name, title and group of `piece`."
-    name, title = html.escape(piece.name), html.escape(piece.meta.get('title', ''))
-    left = '<td style="text-align:left">'
-    return f'<tr>{left}{name}</td>{left}{title}</td><td>{html.escape(piece.group or "")}</td></tr>'
+    cells = _text_cell(piece.name) + _text_cell(piece.meta.get('title', ''))
+    return f'<tr>{cells}<td>{html.escape(piece.group or "")}</td></tr>'
+
+def _last_row(n):
+    "Row of an HTML table that counts `n` more pieces, if there are any."
+    return f'<tr><td colspan="3" style="text-align:left">… and {n:,} more</td></tr>' if n > 0 else ''
 
 @patch
 def _repr_html_(self:Corpus):
-    rows = ''.join(map(_table_row, self.pieces[:6]))
-    more = f'<tr><td colspan="3" style="text-align:left">… and {len(self)-6:,} more</td></tr>' if len(self) > 6 else ''
+    rows = ''.join(map(_table_row, self.pieces[:6])) + _last_row(len(self) - 6)
     heading = f'<p>{len(self):,} piece{"s"*(len(self) != 1)} from {html.escape(self.source)}</p>'
-    return f'{heading}<table>{rows}{more}</table>'
+    return f'{heading}<table>{rows}</table>'

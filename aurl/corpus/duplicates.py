@@ -121,10 +121,14 @@ def overlap_coefficient(
     return len(np.intersect1d(x, y, assume_unique=True))/max(1, min(len(x), len(y)))
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #d83fd3e0
+def _run_lengths(h):
+    "Number of equal values in each run of the sorted `h`."
+    start = np.flatnonzero(np.r_[True, h[1:] != h[:-1]]) if len(h) else np.zeros(0, int)
+    return np.diff(np.r_[start, len(h)])
+
 def _neighbors_to_pair(h, max_pieces):
     "Number of following neighbors to pair each of the sorted hashes with: four for common ones."
-    start = np.flatnonzero(np.r_[True, h[1:] != h[:-1]]) if len(h) else np.zeros(0, int)
-    n_pieces = np.diff(np.r_[start, len(h)])
+    n_pieces = _run_lengths(h)
     return np.repeat(np.where(n_pieces > max_pieces, 4, max_pieces), n_pieces)
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #37abfe5b

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from symusic import Score
 
 from ..core import CorpusError, suggest
-from ..score.keys import estimate_key, file_key, key_names, key_number
+from ..score.keys import _span_ends, estimate_key, file_key, key_names, key_number
 
 # %% ../../nbs/300_corpus.metadata.ipynb #e1f7bd32
 FIELDS = ('title', 'composer', 'genre', 'year', 'key', 'metre', 'licence', 'source')
@@ -34,19 +34,22 @@ def clean_text(
     return None if text.lower() in _EMPTY_VALUES else text
 
 # %% ../../nbs/300_corpus.metadata.ipynb #4e59dd9f
+_YEAR = re.compile(r'(?:(?:c|ca|circa|about)\.? ?)?(\d{3,4})(?:\.0)?')
+_METER = re.compile(r'(\d{1,2}) ?/ ?(\d{1,2})')
+
 def _parse_year(text):
     "Parse a year, perhaps preceded by 'circa'."
-    m = re.fullmatch(r'(?:(?:c|ca|circa|about)\.? ?)?(\d{3,4})(?:\.0)?', text.lower())
-    if not m or not 500 <= int(m[1]) <= 2100:
-        raise CorpusError(f'{text!r} is not a year', way_out='use an integer, such as 1685')
-    return int(m[1])
+    m = _YEAR.fullmatch(text.lower())
+    if m and 500 <= int(m[1]) <= 2100: return int(m[1])
+    raise CorpusError(f'{text!r} is not a year', way_out='use an integer, such as 1685')
+
+def _is_meter(n, d): return 1 <= n <= 64 and d in (1, 2, 4, 8, 16, 32, 64)
 
 def _parse_meter(text):
     "Normalize a meter."
-    m = re.fullmatch(r'(\d{1,2}) ?/ ?(\d{1,2})', text)
-    if not m or not 1 <= int(m[1]) <= 64 or int(m[2]) not in (1, 2, 4, 8, 16, 32, 64):
-        raise CorpusError(f'{text!r} is not a meter', way_out="use a fraction, such as '3/4'")
-    return f'{int(m[1])}/{int(m[2])}'
+    m = _METER.fullmatch(text)
+    if m and _is_meter(int(m[1]), int(m[2])): return f'{int(m[1])}/{int(m[2])}'
+    raise CorpusError(f'{text!r} is not a meter', way_out="use a fraction, such as '3/4'")
 
 # %% ../../nbs/300_corpus.metadata.ipynb #1465f1c2
 def _parse_number(text):
@@ -81,23 +84,28 @@ def _check_pattern_name(part, pattern):
         raise CorpusError(f'{part} in the pattern {pattern!r} is unknown', way_out=f'did you mean {{{near}}}?')
 
 # %% ../../nbs/300_corpus.metadata.ipynb #6491d390
+def _part_regex(part, pattern):
+    "Regular expression of a `part` that is not literal text: * or a name in braces."
+    if part == '*': return '.*?'
+    _check_pattern_name(part, pattern)
+    return f'(?P<{part[1:-1]}>.+?)'
+
 def _compile_level(text, pattern):
-    "Compile the pattern of one folder name."
-    regex = ''
-    for i,part in enumerate(re.split(r'(\{[^{}]*\}|\*)', text)):
-        if i % 2 == 0: regex += re.escape(part)
-        elif part == '*': regex += '.*?'
-        else:
-            _check_pattern_name(part, pattern)
-            regex += f'(?P<{part[1:-1]}>.+?)'
+    "Compile the pattern of a folder name."
+    parts = re.split(r'(\{[^{}]*\}|\*)', text)
+    regex = ''.join(_part_regex(p, pattern) if i % 2 else re.escape(p) for i,p in enumerate(parts))
     return re.compile(regex, re.I)
 
 # %% ../../nbs/300_corpus.metadata.ipynb #2cf4d472
+def _path_fields(pairs):
+    "Fields of pairs of a name and a value in a path, where underscores stand for spaces."
+    return {k.lower():v.replace('_', ' ') for k,v in pairs}
+
 def _read_path(levels, name):
-    "Return the metadata in the path `name`, by the compiled `levels` of a pattern."
+    "Metadata in the path `name`, by the compiled `levels` of a pattern."
     found = {}
     for level,part in zip(levels, PurePosixPath(name).with_suffix('').parts):
-        if m := level.fullmatch(part): found |= {k.lower():v.replace('_', ' ') for k,v in m.groupdict().items()}
+        if m := level.fullmatch(part): found |= _path_fields(m.groupdict().items())
     return found
 
 # %% ../../nbs/300_corpus.metadata.ipynb #6f6a3437
@@ -116,7 +124,7 @@ _PARTITION = re.compile(r'([A-Za-z]\w*)=(.+)')
 def _partition_values(name):
     "Return the values in folders such as `composer=Bach`."
     matches = [_PARTITION.fullmatch(part) for part in PurePosixPath(name).parts[:-1]] if '=' in name else []
-    return {m[1].lower():m[2].replace('_', ' ') for m in matches if m}
+    return _path_fields(m.groups() for m in matches if m)
 
 # %% ../../nbs/300_corpus.metadata.ipynb #d7adbf45
 def folder_metadata(
@@ -194,7 +202,7 @@ _GENERIC_TITLE = re.compile(
 _LABEL = re.compile(r'(?i)(composer|composed by|music by|title|genre|year)\s*[:=]?\s+(.+)')
 
 def _track_title(texts):
-    "Title in the track names, or None if there is none."
+    "Title in the track names, or None."
     names = [t for k,t in texts if k == 3]
     if (144, '') in texts or not names or _GENERIC_TITLE.fullmatch(names[0]): return None
     return ': '.join(dict.fromkeys(names[:3]))
@@ -217,10 +225,8 @@ def file_meter(
 ):               # such as '4/4', or None if the file has no time signature
     "Return the meter with the longest total duration."
     if not (t := [x for x in score.time_signatures if x.numerator and x.denominator]): return None
-    if len(t) == 1: return _meter_name(t[0])
     durations = Counter()
-    for x,end in zip(t, [x.time for x in t[1:]] + [max(score.end(), t[-1].time)]):
-        durations[_meter_name(x)] += end - x.time
+    for x,end in zip(t, _span_ends([x.time for x in t], score.end())): durations[_meter_name(x)] += end - x.time
     return durations.most_common(1)[0][0]
 
 # %% ../../nbs/300_corpus.metadata.ipynb #7c214cf4
@@ -277,12 +283,16 @@ def _decode_table(data, path):
         raise CorpusError(f'line {line} is not UTF-8 (byte {data[e.start]:#04x})', path, _SAVE_AS_UTF8) from e
 
 # %% ../../nbs/300_corpus.metadata.ipynb #c1b032bd
-def _table_text(data, path):
-    "Decode the text of a table; raise if it is not UTF-8 CSV."
-    text = _decode_table(data, path)
+def _check_zero_bytes(text, path):
+    "Raise if `text` has a zero byte."
     if '\0' in text:
         line = text.count('\n', 0, text.index('\0')) + 1
         raise CorpusError(f'line {line} has a zero byte', path, _SAVE_AS_UTF8)
+
+def _table_text(data, path):
+    "Decode the text of a table; raise if it is not UTF-8 CSV."
+    text = _decode_table(data, path)
+    _check_zero_bytes(text, path)
     if not text.strip(): raise _empty_table_error(path)
     return text
 
@@ -318,12 +328,16 @@ def _check_column(i, names, columns, at, path):
         raise CorpusError(f'column {names[i]!r} is unknown', path, f'did you mean {near!r}?')
 
 # %% ../../nbs/300_corpus.metadata.ipynb #9d3590e3
+def _no_piece_column_error(names, path):
+    "Error for a table without a column that names the pieces."
+    listed = ', '.join(map(repr, names))
+    return CorpusError(f'no column names the files; the columns are {listed}', path, "call one column 'file'")
+
 def _piece_column(columns, names, path):
     "Index of the column that identifies the pieces."
     for k in _key_columns:
         if k in columns: return columns.index(k)
-    listed = ', '.join(map(repr, names))
-    raise CorpusError(f'no column names the files; the columns are {listed}', path, "call one column 'file'")
+    raise _no_piece_column_error(names, path)
 
 def _header(names, path):
     "Return the index of the column that identifies the pieces, and the name of each column."
@@ -333,20 +347,24 @@ def _header(names, path):
     return at, [n if n not in _reserved else f'{n}_' for n in columns]
 
 # %% ../../nbs/300_corpus.metadata.ipynb #85f292c2
+def _cell_value(line, name, cell, path):
+    "Clean the value of a `cell` of the column `name`; the error names its line."
+    try: return clean_value(name, cell)
+    except CorpusError as e: raise CorpusError(f'line {line}: {e.what}', path, e.way_out) from e
+
 def _row_values(line, names, cells, path):
-    "Return the values of a row by field; the error names its line."
-    values = {}
-    for name,cell in zip(names, cells):
-        try: value = clean_value(name, cell)
-        except CorpusError as e: raise CorpusError(f'line {line}: {e.what}', path, e.way_out) from e
-        if value is not None: values[name] = value
-    return values
+    "Values of a row by field, without empty ones."
+    values = [(name, _cell_value(line, name, cell, path)) for name,cell in zip(names, cells)]
+    return {name:value for name,value in values if value is not None}
+
+def _piece_key(cell):
+    "Identifier of the piece in `cell`, as a relative path."
+    return unicodedata.normalize('NFC', cell).replace('\\', '/').removeprefix('./')
 
 def _piece_of_row(line, cell, column, path):
-    "Return the identifier of the piece in a row."
-    piece = unicodedata.normalize('NFC', cell).replace('\\', '/').removeprefix('./')
-    if not piece: raise CorpusError(f'line {line} names no file', path, f'fill in the column {column!r}')
-    return piece
+    "Return the identifier of the piece in a row; raise if the cell is empty."
+    if key := _piece_key(cell): return key
+    raise CorpusError(f'line {line} names no file', path, f'fill in the column {column!r}')
 
 # %% ../../nbs/300_corpus.metadata.ipynb #b9f8bfc4
 def _check_length(line, cells, names, path):
@@ -391,6 +409,10 @@ def _index_pieces(names):
     return levels
 
 # %% ../../nbs/300_corpus.metadata.ipynb #7541c1de
+def _example_name(names):
+    "Words that show what names look like, if there are any."
+    return f'names look like {names[0]!r}' if names else ''
+
 def _unmatched_row_error(key, line, names, path):
     "Error for a row that matches no piece."
     example = f'names look like {names[0]!r}; or ' if names else ''
@@ -407,7 +429,7 @@ def _find_pieces(levels, key, line, path):
 
 # %% ../../nbs/300_corpus.metadata.ipynb #22df7795
 def _add_row(out, level_of, name, row, level):
-    "Add the values of a `row` to a piece; the more specific row takes precedence."
+    "Add the `row` of a piece; the more specific one takes precedence."
     if level_of.get(name, 9) > level: out[name], level_of[name] = out.get(name, {}) | row, level
     else: out[name] = row | out[name]
 
@@ -427,7 +449,7 @@ def match_table(
         for n in found: _add_row(out, level_of, n, row, at)
     if not out:
         raise CorpusError(f'none of its {len(table)} rows matches one of the {len(names)} pieces', path,
-                          f'names look like {names[0]!r}' if names else '')
+                          _example_name(names))
     return out
 
 # %% ../../nbs/300_corpus.metadata.ipynb #dda80c45

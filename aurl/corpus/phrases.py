@@ -23,10 +23,8 @@ def _per_quarter(score): return score.ticks_per_quarter if type(score.ttype).__n
 
 def _bar_lengths(score):
     "Quarter notes per bar by the start of each meter."
-    tpq, lengths = _per_quarter(score), {}
-    for t in score.time_signatures:
-        if t.numerator > 0: lengths[t.time/tpq] = 4*t.numerator/max(t.denominator, 1)
-    return lengths
+    tpq = _per_quarter(score)
+    return {t.time/tpq:4*t.numerator/max(t.denominator, 1) for t in score.time_signatures if t.numerator > 0}
 
 # %% ../../nbs/340_corpus.phrases.ipynb #1e2161e8
 def bar_starts(
@@ -50,13 +48,20 @@ def _note_rows(track, tpq):
     on = n['time']/tpq
     return np.stack([on, on + n['duration']/tpq, n['pitch'], n['velocity']], 1)
 
+def _no_track_error(score, name):
+    "Error for a score without a track called `name`."
+    listed = ', '.join(repr(t.name) for t in score.tracks)
+    return MidiError(f'no track is called {name!r}', way_out=f'the tracks are {listed}')
+
+def _chosen_tracks(score, name):
+    "The tracks with notes; if `name` is given, those called so."
+    chosen = [t for t in score.tracks if len(t.notes) and _is_called(t, name)]
+    if name and not chosen: raise _no_track_error(score, name)
+    return chosen
+
 def _parts(score, name):
     "Return each track, or each called `name`, with the rows of its notes."
-    chosen = [t for t in score.tracks if len(t.notes) and _is_called(t, name)]
-    if name and not chosen:
-        raise MidiError(f'no track is called {name!r}',
-                        way_out='the tracks are ' + ', '.join(repr(t.name) for t in score.tracks))
-    return [(t, _note_rows(t, _per_quarter(score))) for t in chosen]
+    return [(t, _note_rows(t, _per_quarter(score))) for t in _chosen_tracks(score, name)]
 
 # %% ../../nbs/340_corpus.phrases.ipynb #26c3d495
 def _new_score(tempo, ticks):
@@ -104,12 +109,17 @@ class PhraseConfig(Config):
     min_notes: int = Field(4, ge=1, description='minimum number of notes; shorter phrases are left out')
 
 # %% ../../nbs/340_corpus.phrases.ipynb #610de6f6
-def _on_grid(score, c):
-    "Select the configured tracks and quantize them."
+def _select_tracks(score, name):
+    "Copy `score` with only the tracks called `name`, if given."
     score = score.copy()
     for i in reversed(range(len(score.tracks))):
-        if not _is_called(score.tracks[i], c.track): score.tracks.pop(i)
-    if not any(len(t.notes) for t in score.tracks): return score
+        if not _is_called(score.tracks[i], name): score.tracks.pop(i)
+    return score
+
+def _on_grid(score, c):
+    "Select the configured tracks and quantize them."
+    score = _select_tracks(score, c.track)
+    if not score.note_num(): return score
     return quantize_score(score, QuantizeConfig(mode='strict', grid=c.grid, phase='find'))[0]
 
 # %% ../../nbs/340_corpus.phrases.ipynb #6c7ff90e
@@ -146,7 +156,7 @@ def _no_phrase_error(corpus, errors):
     "Error for a corpus without phrases; `errors` of its pieces may be the reason."
     reason = f'; {errors[0].what}' if errors else ''
     return CorpusError(f'no phrase in {len(corpus)} pieces{reason}', corpus.source,
-                       'use fewer bars, a smaller least, or another track')
+                       'use fewer bars, a smaller min_notes, or another track')
 
 # %% ../../nbs/340_corpus.phrases.ipynb #cd118f6c
 def phrase_corpus(

@@ -128,24 +128,23 @@ def make_split(
 
 # %% ../../nbs/330_corpus.splits.ipynb #143ab851
 def _sides_of_units(assignment, unit):
-    "Sides to which the pieces of each unit were assigned."
+    "Sides to which each unit was assigned, by unit."
     sides = {}
     for n,u in unit.items():
         if assignment.get(n, 'left_out') != 'left_out': sides.setdefault(u, set()).add(assignment[n])
     return sides
 
-def _kept_side(name, side, assignment, sides):
-    "Side of a piece: the previous one, or that of its unit, or the new `side`; left out if its unit is on two sides."
-    if previous := assignment.get(name): return previous
-    if not sides: return side
-    return next(iter(sides)) if len(sides) == 1 else 'left_out'
+def _kept_side(previous, new, sides):
+    "Side of a piece: the `previous` one, or that of its unit, or the `new` one; left out if its unit has two `sides`."
+    if previous: return previous
+    return 'left_out' if len(sides) > 1 else next(iter(sides), new)
 
 # %% ../../nbs/330_corpus.splits.ipynb #94492bc1
 def _keep_previous(previous, new, unit):
     "Change `new` so that the assignments of `previous` are kept."
     was = previous.assignment
     sides = _sides_of_units(was, unit)
-    now = {n:_kept_side(n, s, was, sides.get(unit[n])) for n,s in new.assignment.items()}
+    now = {n:_kept_side(was.get(n), s, sides.get(unit[n], ())) for n,s in new.assignment.items()}
     return Split(*([n for n in now if now[n] == s] for s in _SIDES), new.how)
 
 # %% ../../nbs/330_corpus.splits.ipynb #828df7e0

@@ -41,10 +41,10 @@ class BatchPlan:
 
 # %% ../../nbs/560_data.batching.ipynb #507c7c04
 def _fixed_size_batches(order, rows, width):
-    "Batches of `rows` windows, one window per row; the last batch may be smaller."
-    i, n = np.arange(len(order)), len(order)
-    first = np.append(np.arange(0, n, rows), n)
-    return BatchPlan(order, i % rows, np.zeros_like(i), first, np.full(-(-n//rows), width))
+    "Batches of `rows` windows, one per row."
+    i = np.arange(len(order))
+    first = np.append(i[::rows], len(i))
+    return BatchPlan(order, i % rows, np.zeros_like(i), first, np.full(len(first) - 1, width))
 
 # %% ../../nbs/560_data.batching.ipynb #36746403
 def _concat_plans(plans):

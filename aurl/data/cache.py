@@ -10,7 +10,10 @@ __all__ = ['known_run_folders', 'remember_run_folder', 'RunsUsingData', 'find_ru
 import contextlib, dataclasses, json, os, re, time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+
+from fastcore.basics import patch
 
 from ..core import AurlError, StoreError, aurl_home, try_lock, unlock, suggest, read_json, to_json
 from ..experiments.registry import format_age, folder_size, html_row, printable, run_folders
@@ -53,17 +56,25 @@ def _recorded_data(run):
             return [], f.read(1<<24)
     return [], ''
 
-def _data_folders(run):
-    "Folders that a run uses as training data, and the raw text of environment.json where that file is damaged."
-    places, text = _recorded_data(run)
+def _configured_data(run):
+    "Values of the field `data` in the configuration of a run."
     try: data = read_config(run).get('data')
     except AurlError: data = None
-    places += list(data.values()) if isinstance(data, dict) else [data]
-    return {os.path.realpath(p) for p in places if isinstance(p, str) and '\0' not in p}, text
+    return list(data.values()) if isinstance(data, dict) else [data]
+
+def _is_path(value):
+    "Whether a value may be a path."
+    return isinstance(value, str) and '\0' not in value
+
+def _data_folders(run):
+    "Data folders of a run, and the raw text of a damaged environment.json."
+    recorded, text = _recorded_data(run)
+    places = filter(_is_path, [*recorded, *_configured_data(run)])
+    return set(map(os.path.realpath, places)), text
 
 # %% ../../nbs/528_data.cache.ipynb #819b77d1
 def _is_running(run):
-    "Whether a process is training in this run now."
+    "Whether a process trains in this run."
     experiment = Experiment.__new__(Experiment)
     experiment.path = run
     try: return experiment.status == 'running'
@@ -75,22 +86,27 @@ class RunsUsingData:
     "The runs of some folders, and the data folders they use."
     runs:list = field(default_factory=list) # (path, folders, text of a damaged environment.json, whether it is running)
 
-    def using(self, path)->list: # (path of a run, whether it is running)
-        "Return the runs that use `path`."
-        real, out = os.path.realpath(path), []
-        for run, folders, text, is_running in self.runs:
-            if real in folders or text and (real in text or str(path) in text): out.append((run, is_running))
-        return out
+def _uses(real, path, folders, text):
+    "Whether a run with these data folders, or with this text of a damaged environment.json, uses `path`."
+    return real in folders or bool(text) and (real in text or str(path) in text)
+
+@patch
+def using(self:RunsUsingData, path)->list: # (path, whether it is running)
+    "Return the runs that use `path`."
+    real = os.path.realpath(path)
+    return [(run, running) for run, folders, text, running in self.runs if _uses(real, path, folders, text)]
+
+def _runs_in(folder):
+    "The runs in a folder, as in `RunsUsingData`."
+    runs = run_folders(folder) if folder.is_dir() else ()
+    return [(run, *_data_folders(run), _is_running(run)) for run in runs]
 
 def find_runs_using_data(
     folders:Iterable, # hold runs
 )->RunsUsingData:
     "Read all runs in `folders`."
-    out = RunsUsingData()
-    for folder in dict.fromkeys(Path(f).expanduser().absolute() for f in folders):
-        runs = run_folders(folder) if folder.is_dir() else ()
-        out.runs += [(run, *_data_folders(run), _is_running(run)) for run in runs]
-    return out
+    unique = dict.fromkeys(Path(f).expanduser().absolute() for f in folders)
+    return RunsUsingData(list(chain(*map(_runs_in, unique))))
 
 # %% ../../nbs/528_data.cache.ipynb #d2e81137
 @dataclass
@@ -133,13 +149,15 @@ def _is_locked(folder):
 
 def _unfinished_path(path): return path.with_name(f'.{path.name}.making')
 
+def _modified(path):
+    "Time of the last change of `path`, in seconds since the epoch; None if unknown."
+    try: return os.lstat(path).st_mtime
+    except OSError: return None
+
 def _last_used(path):
     "Time of the last use of `path`, in seconds since the epoch; None if unknown."
-    files = [path/'manifest.json', path/'shards.jsonl', path]
-    times = []
-    for f in files:
-        with contextlib.suppress(OSError): times.append(os.lstat(f).st_mtime)
-    return max(times, default=None)
+    times = map(_modified, (path/'manifest.json', path/'shards.jsonl', path))
+    return max((t for t in times if t is not None), default=None)
 
 # %% ../../nbs/528_data.cache.ipynb #eedbb598
 def check_store(
@@ -180,12 +198,15 @@ def _read_store_state(entry, check_hashes):
     if store is not None: entry.pieces, entry.tokens = len(store), int(store.tokens)
 
 # %% ../../nbs/528_data.cache.ipynb #f3592d80
+def _entries_of(folder):
+    "Paths of what is in `folder`, sorted; none if there is no such folder."
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
 def _cache_paths(home):
-    "Paths of all entries under `home`, in the order of the listing."
-    if not home.is_dir(): return []
+    "Paths of the entries of `home`, as listed."
     folders = [home/n for n in ('stores', 'phrases', 'corpora')]
-    entries = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir())]
-    return entries + [p for p in sorted(home.iterdir()) if p not in folders]
+    others = [p for p in _entries_of(home) if p not in folders]
+    return [*chain(*map(_entries_of, folders)), *others]
 
 def list_cache(
     home=None,       # aurl's home folder; None: `aurl_home()`
@@ -209,11 +230,23 @@ def _users_text(entry):
     if entry.reason or not entry.users: return entry.reason
     return entry.users[0].name + (f' and {len(entry.users)-1} more' if len(entry.users) > 1 else '')
 
+def _name_text(entry):
+    "The name of an entry, after the folder of its kind."
+    return entry.path.name if entry.kind == 'other' else f'{entry.path.parent.name}/{entry.path.name}'
+
+def _figure_texts(entry):
+    "Size, age, and numbers of pieces and ids of an entry as text."
+    return format_size(entry.size), format_age(entry.age), _number_text(entry.pieces), _number_text(entry.tokens)
+
 def _row_cells(entry):
     "The columns of an entry as printable text."
-    name = entry.path.name if entry.kind == 'other' else f'{entry.path.parent.name}/{entry.path.name}'
-    figures = format_size(entry.size), format_age(entry.age), _number_text(entry.pieces), _number_text(entry.tokens)
-    return [printable(x) for x in (name, entry.kind, entry.state, *figures, _users_text(entry)[:100])]
+    cells = _name_text(entry), entry.kind, entry.state, *_figure_texts(entry), _users_text(entry)[:100]
+    return list(map(printable, cells))
+
+def _align_columns(rows):
+    "Rows of text as lines with aligned columns."
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ['  '.join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
 
 # %% ../../nbs/528_data.cache.ipynb #4e6909e6
 class CacheTable(list):
@@ -223,9 +256,7 @@ class CacheTable(list):
 
     def lines(self)->list:
         "Return the table as lines of text."
-        rows = [list(_column_titles), *map(_row_cells, self)]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = ['  '.join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
+        lines = _align_columns([_column_titles, *map(_row_cells, self)])
         return [*lines, f'{format_size(self.size)} in total']
 
     def __repr__(self): return '\n'.join(self.lines()) if self else 'nothing is kept yet'
@@ -253,10 +284,9 @@ def find_store(
     raise StoreError(f'there is no store {printable(name)!r}{suggest(name, names)}', way_out=way_out)
 
 def _stores_to_check(names, home):
-    "Folders of the named stores; of all stores under `home` if no name is given."
-    folder = Path(home or aurl_home())/'stores'
+    "Folders of the named stores; without names, of all under `home`."
     if names: return [find_store(n, home) for n in names]
-    return sorted(p for p in folder.iterdir() if _kind(p) == 'store') if folder.is_dir() else []
+    return [p for p in _entries_of(Path(home or aurl_home())/'stores') if _kind(p) == 'store']
 
 # %% ../../nbs/528_data.cache.ipynb #9f367c4e
 def verify_stores(
@@ -274,7 +304,7 @@ def verify_stores(
 
 # %% ../../nbs/528_data.cache.ipynb #45c02ef1
 def _repair(path, source, is_only):
-    "Repair a store; returns whether that failed, and the lines of its report. The error of the only store is raised."
+    "Repair a store; returns (failed, report)."
     try: return False, repair_store(path, source) or ['nothing to repair']
     except AurlError as e:
         if is_only: raise

@@ -38,7 +38,7 @@ def key_class(
 
 def transpose_key_class(
     key,       # (n,) key classes
-    semitones, # (n,) transposition of each, upwards
+    semitones, # (n,) upwards
 )->np.ndarray: # (n,) key classes
     "Key classes after a transposition."
     return np.where(key == 0, 0, (key - 1)//12*12 + (key - 1 + np.asarray(semitones)) % 12 + 1)

@@ -94,9 +94,9 @@ def _check_weights(weights, store, pieces):
 # %% ../../nbs/573_data.epoch_plan.ipynb #42520f87
 @patch
 def _check(self:WindowPlanner):
-    "Raise an error for options that do not fit each other or the store."
+    "Raise an error if options do not fit each other or the store."
     check_loader(self.config, self.length, self.semitone_range)
-    if self.config.corpus_weights: _check_weights(self.config.corpus_weights, self.store, self.pieces)
+    if weights := self.config.corpus_weights: _check_weights(weights, self.store, self.pieces)
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #384061eb
 @patch
@@ -128,12 +128,15 @@ def _piece_groups(self:WindowPlanner):
     return names, np.searchsorted(names, labels)
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #e30a19e7
+def _balancing_weights(names, counts, power):
+    "`counts` to this power, by name; 0 for a group without windows."
+    return {name: float(count)**power if count else 0. for name, count in zip(names, counts)}
+
 @patch
 def _weights(self:WindowPlanner, names, counts):
     "Weight of each group, given its number of windows in `counts`."
-    if self.config.corpus_weights: return self.config.corpus_weights
-    power = 1 - self.config.balance_power
-    return {name: float(count)**power if count else 0. for name, count in zip(names, counts)}
+    c = self.config
+    return c.corpus_weights or _balancing_weights(names, counts, 1 - c.balance_power)
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #e5058a6d
 @patch
@@ -144,19 +147,24 @@ def _column(self:WindowPlanner, name):
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #ad376297
 @patch
+def _bar_quarters(self:WindowPlanner):
+    "Quarter notes in a bar of each piece, from its meter if known."
+    meters = self._column('metre') or [None]*len(self.store)
+    return np.array([meter_quarters(m, self.config.default_bar_quarters) for m in meters])
+
+@patch
 def _grid_beats(self:WindowPlanner):
-    "Beats between the positions where windows may begin, per piece; None: anywhere."
-    c, n = self.config, len(self.store)
-    if c.align == 'id': return None
-    if c.align == 'beat': return np.ones(n)
-    return np.array([meter_quarters(meter, c.default_bar_quarters) for meter in self._column('metre') or [None]*n])
+    "Beats between possible starts of windows, per piece; None: anywhere."
+    align = self.config.align
+    if align == 'id': return None
+    return np.ones(len(self.store)) if align == 'beat' else self._bar_quarters()
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #7beed44d
 @patch
 def _bar_texts(self:WindowPlanner):
     """Recorded bars of the pieces.
 
-    Without a known meter, they were counted in four quarters and are ignored if `bar` differs."""
+    Without a known meter, they were counted in four quarters and are ignored if `default_bar_quarters` differs."""
     bars, meters = self._column('bars'), self._column('metre')
     if bars is None or meters is None or self.config.default_bar_quarters == 4: return bars
     return [text if meter else None for text, meter in zip(bars, meters)]

@@ -11,7 +11,7 @@ from collections import deque
 
 import numpy as np
 import torch
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 from fastcore.meta import delegates
 
 from ..config import Config, make_config
@@ -20,7 +20,6 @@ from .batching import distribute_batches
 from .conditions import Conditions
 from .epoch_plan import WindowPlanner
 from .loader_config import LoaderConfig
-from .mixture import Mixture
 from .profile import CorpusProfile
 from .token_store import TokenStore
 from .window_maker import WorkerPool
@@ -51,7 +50,8 @@ class WindowLoader(WindowPlanner):
         features:dict=None, # functions from the ids of a piece to a number, by condition
         **more,             # fields of `LoaderConfig` that override `config`
     ):
-        _check_sizes(length, batch_size, rank, ranks)
+        _check_sizes(length, batch_size)
+        _check_rank(rank, ranks)
         self.state, self.once, self.device, self.rank, self.ranks = state, once, device, rank, ranks
         self.requested = _merge_config(config, more)
         super().__init__(store, pieces, length, batch_size, seed, train=train, transpose=transpose,
@@ -66,22 +66,25 @@ class WindowLoader(WindowPlanner):
         self.part, self.parts = 0, 1                                  # see `take_rows`
 
 # %% ../../nbs/575_data.loaders.ipynb #6ddbbc47
-def _check_sizes(length, batch_size, rank, ranks):
-    "Raise an error for sizes and ranks that are out of range."
+def _check_sizes(length, batch_size):
+    "Raise an error for sizes that are not positive."
     if length < 1 or batch_size < 1:
         raise ConfigError(f'length={length}, batch_size={batch_size}', way_out='give positive values')
+
+def _check_rank(rank, ranks):
+    "Raise an error for a rank that is out of range."
     if not 0 <= rank < ranks:
         raise ConfigError(f'rank={rank} of ranks={ranks}', way_out=f'ranks count from 0 to {ranks - 1}')
 
 def _merge_config(config, fields):
-    "The `LoaderConfig` of `config` (a config, a dict or None) with some `fields` replaced."
+    "`config` (a config, dict or None) as a `LoaderConfig` with these `fields`."
     given = config.to_dict() if isinstance(config, Config) else config or {}
     return make_config(LoaderConfig, overrides={**given, **fields})
 
 # %% ../../nbs/575_data.loaders.ipynb #e30a19e7
 @patch
 def balance_words(self:WindowLoader)->str:
-    "Shares of windows of the groups of `balance` in this epoch, with and without balancing; '' without `balance`."
+    "Shares of windows of the groups of `balance_by` in this epoch, with and without balancing; '' without it."
     if not self.config.balance_by: return ''
     names, group_of = self.groups
     now = np.bincount(group_of[self._plan(self.epoch)[0]['piece']], minlength=len(names))
@@ -143,7 +146,7 @@ def _contiguous(steps):
     return all(step == (first + j, step[1], 1) for j, step in enumerate(steps))
 
 def _rows_of_step(b, step):
-    "Indices of the windows of a step; without rows for this part, those of the first row (their targets are masked)."
+    "Windows of a step; those of the first row for a part without rows."
     i, part, parts = step
     at = np.arange(b.first[i], b.first[i+1])
     return at[b.row[at] % parts == part] if part < b.rows[i] else at[b.row[at] == 0]
@@ -221,13 +224,15 @@ def _pack_rows(ids, targets, row, wide, width):
 # %% ../../nbs/575_data.loaders.ipynb #2030ba2c
 _windows_at_once = 128 # approximate number of windows made at once; more do not fit into the CPU cache
 
+def _batches_at_once(b):
+    "Number of batches of the plan `b` that are made together."
+    windows_per_batch = max(1, int(len(b.order)/max(1, len(b))))
+    return max(1, _windows_at_once//windows_per_batch)
+
 @patch
 def _groups(self:WindowLoader, epoch, at, done=0):
     "Groups of steps that are made together."
-    steps, b = self._steps(epoch, at, done), self._plan(epoch)[1]
-    windows_per_batch = max(1, int(len(b.order)/max(1, len(b))))
-    n = max(1, _windows_at_once//windows_per_batch)
-    return [steps[i:i+n] for i in range(0, len(steps), n)]
+    return list(chunked(self._steps(epoch, at, done), _batches_at_once(self._plan(epoch)[1])))
 
 # %% ../../nbs/575_data.loaders.ipynb #60b224dd
 _job_columns = ('piece', 'start', 'first', 'stop', 'key', 'wide', 'long') # columns of the plan that `WindowMaker` needs
@@ -348,11 +353,15 @@ def _to_device(batch, device):
 
 # %% ../../nbs/575_data.loaders.ipynb #7cc418fa
 @patch
+def _no_batch_error(self:WindowLoader):
+    "The error for an epoch without a full batch."
+    return StoreError(f'{self.n} windows do not fill a batch of {self.bs}', self.store.path,
+        'choose a smaller batch_size, or drop_last=False')
+
+@patch
 def one_batch(self:WindowLoader):
     "Return the first batch of the current epoch."
-    if not len(self):
-        raise StoreError(f'{self.n} windows do not fill a batch of {self.bs}', self.store.path,
-            'choose a smaller batch_size, or drop_last=False')
+    if not len(self): raise self._no_batch_error()
     return _to_device(self.batch(0), self.device)
 
 # %% ../../nbs/575_data.loaders.ipynb #1358da4c
@@ -439,9 +448,9 @@ def _augmentation_range(self:WindowLoader):
 
 @patch
 def profile(self:WindowLoader)->CorpusProfile:
-    "Return the corpus profile of the pieces of this loader, widened by transposition and augmentation."
-    weights = self.config.corpus_weights if isinstance(self.store, Mixture) else None
-    return self.store.profile_of(self.pieces, weights).augmented(*self._augmentation_range())
+    "Profile of the pieces, widened by keys and augmentation."
+    plain = self.store.profile_of(self.pieces, self.config.corpus_weights or None)
+    return plain.augmented(*self._augmentation_range())
 
 # %% ../../nbs/575_data.loaders.ipynb #5fd74f32
 @delegates(WindowLoader, keep=True, but=['pieces'])

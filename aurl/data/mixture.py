@@ -94,14 +94,16 @@ def notes(self:Mixture)->int: return sum(s.notes for s in self.parts)
 def seconds(self:Mixture)->float: return sum(s.seconds for s in self.parts)
 
 # %% ../../nbs/535_data.mixture.ipynb #d28d6919
+def _add_corpus(table, corpus):
+    "`table` with a column `corpus` of this value."
+    import pyarrow as pa
+    return table.append_column('corpus', pa.array([corpus]*len(table), pa.string()))
+
 @patch
 def _concat_tables(self:Mixture, name):
-    "The tables `name` of all stores, concatenated, with a column `corpus`."
+    "All tables `name`, with a column `corpus`."
     import pyarrow as pa
-    tables = []
-    for corpus, store in self.stores.items():
-        table = getattr(store, name)
-        tables.append(table.append_column('corpus', pa.array([corpus]*len(table), pa.string())))
+    tables = [_add_corpus(getattr(s, name), k) for k, s in self.stores.items()]
     return pa.concat_tables(tables, promote_options='default')
 
 @patch(as_prop=True)
@@ -229,13 +231,12 @@ def profile(self:Mixture)->CorpusProfile:
 
 # %% ../../nbs/535_data.mixture.ipynb #8e1b6825
 def _whole_passes(epoch, quota, pass_length):
-    "Passes of an epoch that needs at least one: full passes, then the start of another."
-    out, i = [], epoch << 20
+    "Yield the passes of an epoch: full ones, then the start of another."
+    i = epoch << 20
     while quota:
         n = min(quota, pass_length(i))
-        out.append((i, 0, n))
+        yield i, 0, n
         quota, i = quota - n, i + 1
-    return out
 
 def epoch_slices(
     epoch:int,   # index of the epoch, from 0
@@ -251,4 +252,4 @@ def epoch_slices(
         if (length := pass_length(i)) > quota:
             start = part*(length - quota)//(epochs - 1)
             return [(i, start, start + quota)]
-    return _whole_passes(epoch, quota, pass_length)
+    return list(_whole_passes(epoch, quota, pass_length))

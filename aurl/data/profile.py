@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Config, _shorten
 from ..core import CodecError, ConfigError, suggest
 from ..tokens.codec import family_names
+from ..tokens.states import _fill_forward
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/515_data.profile.ipynb #31ade66d
@@ -23,12 +24,12 @@ _STEPS = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index.astype(np.int64) + 
 _DOWN = np.isin(vocab.kind, (Kind.NOTE_ON, Kind.SUSTAIN_ON))
 _KEYED = _DOWN | np.isin(vocab.kind, (Kind.NOTE_OFF, Kind.SUSTAIN_OFF))
 _PEDAL = vocab.n_pitches                                              # the pedal is stored as one more key of a family
+_FAMILY = np.where(vocab.kind == Kind.INSTRUMENT, vocab.index, 0).astype(np.int64)
 _KEY = np.where(np.isin(vocab.kind, (Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF)), _PEDAL, vocab.index.astype(np.int64))
 
 def _families(ids, new):
     "Return the family in effect at each id; `new` is True where a piece begins."
-    at = np.maximum.accumulate(np.where(new | (vocab.kind[ids] == Kind.INSTRUMENT), np.arange(len(ids)), 0))
-    return np.where(vocab.kind[ids[at]] == Kind.INSTRUMENT, vocab.index[ids[at]], 0).astype(np.int64)
+    return _fill_forward(new | (vocab.kind[ids] == Kind.INSTRUMENT), _FAMILY[ids], 0)
 
 # %% ../../nbs/515_data.profile.ipynb #52a67706
 class _KeySpans:
@@ -61,11 +62,14 @@ class _KeySpans:
         return out
 
 # %% ../../nbs/515_data.profile.ipynb #1a7c7afe
+def _restart(count, first):
+    "Cumulative counts that restart at each of the indices `first`."
+    return count - np.repeat(np.append(0, count)[first], np.diff(np.append(first, len(count))))
+
 def _sounding_counts(s, at):
     "Return the number of keys down after each of the events `at`, counted per piece."
     count = np.where(s.down[at], 1, -1).cumsum()
-    first = np.flatnonzero(np.diff(s.piece[at], prepend=-1))
-    return count - np.repeat(np.append(0, count)[first], np.diff(np.append(first, len(at))))
+    return _restart(count, np.flatnonzero(np.diff(s.piece[at], prepend=-1)))
 
 def _rests(s):
     "Return piece and length in steps of every rest."
@@ -92,6 +96,11 @@ def _family(name):
     raise ValueError(f'{_shorten(name)!r} is not an instrument family{suggest(str(name), family_names)}; '
                      f'the families are {", ".join(family_names)}')
 
+def _check_pitch_range(family, lo, hi):
+    "Raise an error for an invalid pitch range."
+    if not vocab.pitch_lo <= lo <= hi <= vocab.pitch_hi:
+        raise ValueError(f'{family}: {lo} … {hi} is not a pitch range within {vocab.pitch_lo} … {vocab.pitch_hi}')
+
 def _check_ascending(values):
     "Return quantiles; raise an error if they fall."
     if any(b < a for a,b in zip(values, values[1:])): raise ValueError('quantiles must rise')
@@ -115,9 +124,7 @@ class CorpusProfile(Config):
     @classmethod
     def _known_pitches(cls, value):
         if not value: raise ValueError('no instrument family')
-        for k,(lo,hi) in value.items():
-            if not vocab.pitch_lo <= lo <= hi <= vocab.pitch_hi:
-                raise ValueError(f'{k}: {lo} … {hi} is not a pitch range within {vocab.pitch_lo} … {vocab.pitch_hi}')
+        for family, (lo, hi) in value.items(): _check_pitch_range(family, lo, hi)
         return {_family(k):v for k,v in value.items()}
 
     @field_validator('pedals')
@@ -129,11 +136,19 @@ class CorpusProfile(Config):
     def _sorted(cls, value): return _check_ascending(value)
 
     @model_validator(mode='after')
-    def _makes_sense(self):
+    def _has_notes(self):
         if self.note_seconds[-1] <= 0 or self.voices[-1] < 1 or self.notes[-1] < 1:
             raise ValueError('a corpus must contain notes of positive length')
+        return self
+
+    @model_validator(mode='after')
+    def _has_lengths(self):
         if min(self.note_seconds[0], self.rest_seconds[0], self.seconds[0], self.notes[0]) < 0:
             raise ValueError('lengths must not be negative')
+        return self
+
+    @model_validator(mode='after')
+    def _makes_sense(self):
         if self.tempo is not None and not 0 < self.tempo[0] <= self.tempo[1]:
             raise ValueError(f'tempo={self.tempo} is not a range')
         return self
@@ -209,13 +224,14 @@ def _batches(pieces, weights):
     if out: yield out, np.array(w, float)
 
 # %% ../../nbs/515_data.profile.ipynb #fbacb341
+def _pitch_range(keys):
+    "Lowest and highest MIDI pitch of the (keys,) in use."
+    pitches = np.flatnonzero(keys) + vocab.pitch_lo
+    return int(pitches[0]), int(pitches[-1])
+
 def _pitch_ranges(used):
     "Return the pitch range of each family with notes, from the (families, keys) in use."
-    ranges = {}
-    for family in np.flatnonzero(used.any(1)):
-        pitches = np.flatnonzero(used[family]) + vocab.pitch_lo
-        ranges[family_names[family]] = int(pitches[0]), int(pitches[-1])
-    return ranges
+    return {family_names[f]: _pitch_range(used[f]) for f in np.flatnonzero(used.any(1))}
 
 # %% ../../nbs/515_data.profile.ipynb #e3412468
 def _profile_of(t):
@@ -246,14 +262,18 @@ def measure_profile(
 
 # %% ../../nbs/515_data.profile.ipynb #7031a59b
 def _transpose_range(family, lo, hi, down, up):
-    "Pitch range of a family after transposition, within the keyboard; drums are not transposed."
+    "Transposed pitch range of a family, within the keyboard; drums keep theirs."
     if family == family_names[vocab.drums]: return lo, hi
     return max(lo + down, vocab.pitch_lo), min(hi + up, vocab.pitch_hi)
 
+def _stretch_factor(level, shortest, longest):
+    "Factor on the quantile of this level: lengths below the median shrink, those above it grow."
+    if level == .5: return 1
+    return shortest if level < .5 else longest
+
 def _stretch_quantiles(quantiles, shortest, longest):
-    "Quantiles of lengths after stretching: those below the median shrink, those above it grow."
-    factors = [shortest if level < .5 else longest if level > .5 else 1 for level in quantile_levels]
-    return tuple(value*factor for value, factor in zip(quantiles, factors))
+    "Quantiles of lengths after stretching."
+    return tuple(q*_stretch_factor(level, shortest, longest) for q, level in zip(quantiles, quantile_levels))
 
 # %% ../../nbs/515_data.profile.ipynb #38611a57
 @patch
@@ -313,8 +333,11 @@ def __repr__(self:CorpusProfile):
 @patch
 def __str__(self:CorpusProfile): return repr(self)
 
+def _html_cell(text):
+    "A cell of an HTML table."
+    return f'<td style="text-align:left">{escape(text)}</td>'
+
 @patch
 def _repr_html_(self:CorpusProfile):
-    cell = '<td style="text-align:left">{}</td>'
-    body = ''.join(f'<tr>{cell.format(escape(k))}{cell.format(escape(v))}</tr>' for k, v in self.rows())
+    body = ''.join(f'<tr>{_html_cell(k)}{_html_cell(v)}</tr>' for k, v in self.rows())
     return f'<p>CorpusProfile of {self.pieces:,} pieces</p><table>{body}</table>'

@@ -22,12 +22,13 @@ class Removal:
     remove:bool
     reason:str
 
+_being_written = 'another process is writing it'
 _removable_kinds = ('store', 'phrases', 'corpus', 'unfinished', 'temporary')
 
 def _protected(entry, force):
     "Why an entry must be kept, or ''."
     if entry.kind not in _removable_kinds: return 'not created by aurl prepare or a training run'
-    if entry.state == 'in use': return 'another process is writing it'
+    if entry.state == 'in use': return _being_written
     if entry.running: return f'{entry.users[0].name} is training on it'
     if entry.users and not force: return f'{entry.users[0].name} uses it as training data; --force removes it anyway'
     return ''
@@ -43,11 +44,15 @@ def _selection_reason(entry, names, max_age, everything):
     if max_age is not None and age > max_age: return f'not used for {format_age(entry.age)}'
     return ''
 
+def _short_name(name):
+    "A name without the folder of its kind: bach for stores/bach."
+    path = Path(name)
+    return path.name if path.parent.name in ('stores', 'phrases', 'corpora') else name
+
 def _name_forms(names):
-    "The forms in which `names` may match an entry: as given, absolute, and without the folder of its kind."
+    "Forms in which `names` may match an entry: as given, absolute, and without the kind's folder."
     given = {str(n).rstrip('/') for n in names}
-    short = {Path(n).name for n in given if Path(n).parent.name in ('stores', 'phrases', 'corpora')}
-    return given | short | {os.path.abspath(n) for n in given}
+    return {form for n in given for form in (n, _short_name(n), os.path.abspath(n))}
 
 # %% ../../nbs/529_data.pruning.ipynb #1a6ce4db
 def plan_pruning(
@@ -100,20 +105,26 @@ def _locked(entry):
         unlock(held)
 
 # %% ../../nbs/529_data.pruning.ipynb #03f19302
+def _trash_path(path):
+    "A new temporary name next to `path`."
+    return path.with_name(f'.{path.name.strip(".")}.aurl-{secrets.token_hex(4)}.tmp')
+
 def _delete(path):
     "Rename a folder or file to a temporary name, and delete it."
-    trash = path.with_name(f'.{path.name.strip(".")}.aurl-{secrets.token_hex(4)}.tmp')
+    trash = _trash_path(path)
     os.rename(path, trash)
     shutil.rmtree(trash) if trash.is_dir() and not trash.is_symlink() else trash.unlink()
 
+def _delete_if_free(entry):
+    "Delete the entry unless another process is writing it; returns whether it was deleted."
+    with _locked(entry) as is_free:
+        if is_free: _delete(entry.path)
+    return is_free
+
 def _delete_entry(entry):
-    "Delete the entry unless another process is writing it; returns why it was kept, or ''."
-    try:
-        with _locked(entry) as is_free:
-            if not is_free: return 'another process is writing it'
-            _delete(entry.path)
+    "Delete the entry; returns why it was kept, or ''."
+    try: return '' if _delete_if_free(entry) else _being_written
     except OSError as e: return str(e.strerror)
-    return ''
 
 # %% ../../nbs/529_data.pruning.ipynb #74885e04
 def apply_pruning(
@@ -143,15 +154,18 @@ def _check_names(names, entries, home):
             'list the entries with aurl stores')
 
 # %% ../../nbs/529_data.pruning.ipynb #b788e0e1
+def _decision_text(r):
+    "The decision about an entry as text."
+    decision = 'would remove' if r.remove else 'kept'
+    return f'{decision} {r.entry.path} ({r.entry.kind}, {format_size(r.entry.size)}): {r.reason}'
+
 def _report_plan(plan, yes, say):
     "Report the entries of `plan` that are kept, and without `yes` those that would be removed."
     for r in plan:
-        if r.remove and yes: continue
-        decision = 'would remove' if r.remove else 'kept'
-        say(printable(f'{decision} {r.entry.path} ({r.entry.kind}, {format_size(r.entry.size)}): {r.reason}'))
+        if not (r.remove and yes): say(printable(_decision_text(r)))
 
 def _report_freed(plan, freed, yes, say):
-    "Report how many bytes were freed, or would be."
+    "Report what was freed, or would be."
     if not plan: say('nothing to remove')
     elif yes: say(f'{format_size(freed)} freed')
     elif freed: say(f'{format_size(freed)} would be freed; remove them with --yes')

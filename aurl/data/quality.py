@@ -22,12 +22,12 @@ _presses, _releases = (Kind.NOTE_ON, Kind.SUSTAIN_ON), (Kind.NOTE_OFF, Kind.SUST
 _key_change = np.select([np.isin(vocab.kind, _presses), np.isin(vocab.kind, _releases)], [1, -1], 0)
 
 def _share_of_valid_grammar(ids, n_notes, n_encoded):
-    "Share of the ids that obey the grammar, reduced by the notes of the score that are not in the ids."
+    "Share of ids that obey the grammar, times that of notes in the ids."
     valid = 1. if is_paired(ids) else float(verdict(ids).score)
     return valid*min(1., n_encoded/n_notes if n_notes else 1.)
 
 def _span(ids, is_note):
-    "Semitones from the lowest to the highest pitch without drums; None if all notes are drums, 0 without notes."
+    "Semitones from lowest to highest pitch without drums; None: only drums, 0: no notes."
     pitch = vocab.index[ids[is_note & melodic_mask(ids)]]
     if len(pitch): return int(np.ptp(pitch))
     return None if is_note.any() else 0
@@ -35,9 +35,8 @@ def _span(ids, is_note):
 # %% ../../nbs/530_data.quality.ipynb #77612a0d
 def _silent_share(ids, steps):
     "Share of the time in which no key is down and no pedal holds one; 1 without any time."
-    silent = float(steps[np.cumsum(_key_change[ids]) <= 0].sum()/vocab.steps_per_second)
-    seconds = float(steps.sum()/vocab.steps_per_second)
-    return silent/seconds if seconds else 1.
+    silent, total = steps[np.cumsum(_key_change[ids]) <= 0].sum(), steps.sum()
+    return float(silent/total) if total else 1.
 
 def quality_measures(
     ids,        # token ids of one piece, (time,)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 
 from ..aliases import current_function
 from ..core import AurlError, ConfigError, StoreError, import_extra, sha256_of
@@ -96,12 +96,22 @@ def _read_bytes(w, job):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
 
+def _parse_music(data):
+    "The score in the bytes of a file, and the notes of its tracks as arrays; None if the file is not MIDI."
+    return read_midi_with_notes(data) if detect_format(data) == 'midi' else (read_music(data), None)
+
 def _read_score(w, job):
-    "Parse the score, transform it, and record its programs."
-    is_midi = detect_format(w.data) == 'midi'
-    w.score, w.notes = read_midi_with_notes(w.data) if is_midi else (read_music(w.data), None)
+    "Parse the score and transform it."
+    w.score, w.notes = _parse_music(w.data)
     if job.change is not None: w.score, w.notes = job.change(w.score), None
-    if get_codec(job.codec) is not event_codec: return
+
+def _has_families(job):
+    "Whether the job encodes into the event codec, which has instrument families."
+    return get_codec(job.codec) is event_codec
+
+def _record_programs(w, job):
+    "Record programs; separate voices if requested."
+    if not _has_families(job): return
     w.row['programs'] = summarize_programs(w.score, job.voices, w.notes)
     if job.voices == 'apart': w.score = separate_voices(w.score)
 
@@ -110,30 +120,41 @@ def _encode_piece(w, job):
     if not hasattr(w, 'ids'): w.ids = get_codec(job.codec).encode(w.score)
 
 def _summarize_piece(w, job):
-    "Add the columns that follow from the ids; reject a piece with too few notes."
+    "Add the columns that follow from the ids."
     summary, w.snapshots = getattr(w, 'analysis', None) or analyze_piece(w.ids, job.every)
-    notes = summary['notes']
-    w.row |= summary | _lost_notes(w.score, notes, job)
+    w.row |= summary | _lost_notes(w.score, summary['notes'], job)
+
+def _check_notes(w, job):
+    "Reject a piece with too few notes."
+    notes = w.row['notes']
     if notes < max(job.min_notes, 1):
         w.row = _rejected_row(w.row, 'Empty', f'{notes} notes, and min_notes={job.min_notes}')
 
 # %% ../../nbs/500_data.readers.ipynb #0fba3289
+def _n_outside(track):
+    "Number of notes of a track outside the 88 keys."
+    pitch = track.notes.numpy()['pitch']
+    return int(((pitch < vocab.pitch_lo) | (pitch > vocab.pitch_hi)).sum())
+
 def _lost_notes(score, n_encoded, job):
     "Count the notes of `score` outside the 88 keys and those merged with another; `n_encoded` notes are in the ids."
-    if get_codec(job.codec) is not event_codec: return {}
-    n_lost, n_outside = score.note_num() - n_encoded, 0
-    if n_lost:
-        for track in score.tracks:
-            pitch = track.notes.numpy()['pitch']
-            n_outside += int(((pitch < vocab.pitch_lo) | (pitch > vocab.pitch_hi)).sum())
+    if not _has_families(job): return {}
+    n_lost = score.note_num() - n_encoded
+    n_outside = sum(map(_n_outside, score.tracks)) if n_lost else 0
     return dict(outside=n_outside, merged=n_lost - n_outside)
 
-def _apply_filters(w, job):
-    "Add the columns of measures and metadata; reject a piece that does not meet the filters."
+def _add_measures(w, job):
+    "Add the columns of the measures."
     for path in job.measures: w.row |= import_function(path)(w.score, w.ids, w.row)
-    if job.meta != 'none':
-        metadata = merge_metadata({}, w.data, w.score, estimate=job.meta == 'estimate')
-        w.row['meta'] = {k: v for k, v in metadata.items() if v is not None}
+
+def _add_metadata(w, job):
+    "Add the metadata as column `meta`."
+    if job.meta == 'none': return
+    metadata = merge_metadata({}, w.data, w.score, estimate=job.meta == 'estimate')
+    w.row['meta'] = {k: v for k, v in metadata.items() if v is not None}
+
+def _apply_filters(w, job):
+    "Reject a piece that does not meet the filters."
     if reason := unmet_condition(w.row, job.keep): w.row = _rejected_row(w.row, 'Filtered', reason)
 
 def _rejected_row(row, kind, reason):
@@ -143,37 +164,45 @@ def _rejected_row(row, kind, reason):
 # %% ../../nbs/500_data.readers.ipynb #d0f9869d
 def _encode_pieces(works, job):
     "Encode and analyze a batch of scores at once."
-    if get_codec(job.codec) is not event_codec: return
+    if not _has_families(job): return
     notes = [w.notes or [t.notes.numpy() for t in w.score.tracks] for w in works]
     encoded = encode_and_analyze([w.score for w in works], job.every, notes)
     for w, (ids, *analysis) in zip(works, encoded): w.ids, w.analysis = ids, analysis
 
 def _summarize_pieces(works, job):
-    "Analyze a batch of pieces at once, where `_encode_pieces` has not."
+    "Analyze a batch, unless `_encode_pieces` did."
     works = [w for w in works if not hasattr(w, 'analysis')]
     for w, analysis in zip(works, analyze_batch([w.ids for w in works], job.every)): w.analysis = analysis
 
 def _in_batches(works, job, do):
-    "Apply `do` to batches of pieces; a batch with an error is skipped, and its pieces are processed one by one later."
-    for i in range(0, len(works) if len(works) > 1 else 0, _max_batch):
-        with contextlib.suppress(Exception): do(works[i:i+_max_batch], job)
+    "Apply `do` to batches of pieces; those of a failed batch are processed one by one later."
+    for batch in chunked(works if len(works) > 1 else [], _max_batch):
+        with contextlib.suppress(Exception): do(batch, job)
 
 # %% ../../nbs/500_data.readers.ipynb #aecf206e
 # each step for one piece, and for a batch
 _read_steps = (
     (_read_bytes, None),
     (_read_score, None),
+    (_record_programs, None),
     (_encode_piece, _encode_pieces),
     (_summarize_piece, _summarize_pieces),
+    (_check_notes, None),
+    (_add_measures, None),
+    (_add_metadata, None),
     (_apply_filters, None),
 )
+
+def _error_row(row, error):
+    "The row of a piece whose processing raised `error`."
+    reason = error.what if isinstance(error, AurlError) else str(error) or 'no reason given'
+    return _rejected_row(row, type(error).__name__, reason)
 
 def _apply_step(step, w, job):
     "Apply a step to one piece; an error rejects the piece."
     try: step(w, job)
     except ConfigError: raise
-    except AurlError as e: w.row = _rejected_row(w.row, type(e).__name__, e.what)
-    except Exception as e: w.row = _rejected_row(w.row, type(e).__name__, str(e) or 'no reason given')
+    except Exception as e: w.row = _error_row(w.row, e)
 
 # %% ../../nbs/500_data.readers.ipynb #205e19bb
 def read_pieces(
@@ -328,11 +357,15 @@ def read_in_order(
             encoded = concat_encoded(_read_one_by_one(batch, executor))
         yield encoded
 
+def _crashed_piece(piece):
+    "The result of a piece that kills its worker process."
+    return encoded_piece(_rejected_row(dict(name=piece.name), 'Crash', 'the worker process crashed'))
+
 def _read_one_by_one(pieces, executor):
     "Yield the result of each piece, where some may kill their worker process."
     for p in pieces:
         try: yield executor.result(executor.submit([p]))
-        except WorkerDied: yield encoded_piece(_rejected_row(dict(name=p.name), 'Crash', 'the worker process crashed'))
+        except WorkerDied: yield _crashed_piece(p)
 
 # %% ../../nbs/500_data.readers.ipynb #ee0a4418
 def read_separately(
@@ -378,7 +411,7 @@ class DaskExecutor:
 # %% ../../nbs/500_data.readers.ipynb #a33de80d
 @patch(as_prop=True)
 def max_pending(self:DaskExecutor)->int:
-    "Batches submitted ahead: enough that every thread of every worker has the next one ready."
+    "Batches submitted ahead, so that every thread of every worker has the next one ready."
     if self.count % 64 == 0: self._max_pending = max(8, 4*sum(self.client.nthreads().values()))
     return self._max_pending
 
@@ -392,9 +425,9 @@ def n_lost(self:DaskExecutor, pending): return 0
 
 # %% ../../nbs/500_data.readers.ipynb #83efaef1
 @patch
-def _cluster_error(self:DaskExecutor, what, detail):
+def _cluster_error(self:DaskExecutor, what):
     "The error for a cluster that cannot finish a batch."
-    return StoreError(f'the Dask scheduler: {what} {detail}', self.name,
+    return StoreError(f'the Dask scheduler: {what}', self.name,
         'start workers with `dask worker ADDRESS` and prepare again; finished work is kept')
 
 @patch
@@ -413,9 +446,9 @@ def _wait_for(self:DaskExecutor, future):
         except (TimeoutError, self.distributed.TimeoutError):            # still running: are there workers?
             if self._has_workers(): last_seen = time.monotonic()
             if time.monotonic() - last_seen > self.worker_timeout:
-                raise self._cluster_error('no worker connected', f'for {self.worker_timeout:g} s')
+                raise self._cluster_error(f'no worker connected for {self.worker_timeout:g} s')
         except (self.distributed.CancelledError, OSError) as e:
-            raise self._cluster_error('the connection was lost', f'({type(e).__name__})') from e
+            raise self._cluster_error(f'the connection was lost ({type(e).__name__})') from e
 
 # %% ../../nbs/500_data.readers.ipynb #de5677d0
 def _cannot_open(row):
@@ -423,10 +456,12 @@ def _cannot_open(row):
     return row.get('kind') not in (None, 'Crash') and row['sha256'] is None
 
 @patch
+def _complete(self:DaskExecutor, part, piece):
+    "The result of a piece, which this process reads if the worker could not open the file."
+    return read_batch([piece], self.job) if _cannot_open(part.rows[0]) else part
+
+@patch
 def result(self:DaskExecutor, sent):
     "Return the result of a submitted batch; raise `WorkerDied` if the batch killed its workers."
     future, pieces = sent
-    parts = self._wait_for(future)
-    # this process reads the files that the worker could not open
-    return concat_encoded(read_batch([piece], self.job) if _cannot_open(part.rows[0]) else part
-                          for part, piece in zip(parts, pieces))
+    return concat_encoded(map(self._complete, self._wait_for(future), pieces))

@@ -66,21 +66,32 @@ def _read_name_list(path):
         raise CorpusError('the list of held-out pieces is empty', path, 'write the name of one piece per line')
     return names
 
+def _indices_of(store, names):
+    "Indices of the pieces with these names."
+    names = set(names)
+    return {i for i, name in enumerate(store.names) if name in names}
+
+def _split_from_list(store, path):
+    "The split that holds out the pieces listed in a file."
+    names = _read_name_list(path)
+    _check_names_exist(names, store, path)
+    return _split_holding_out(store, _indices_of(store, names), str(path))
+
 def _split_from_file(store, path):
     "Read the split from a file."
-    if path.suffix == '.json': return read_split(path)
-    wanted = _read_name_list(path)
-    _check_names_exist(wanted, store, path)
-    held_out = {i for i, n in enumerate(store.names) if n in set(wanted)}
-    return _split_holding_out(store, held_out, str(path))
+    return read_split(path) if path.suffix == '.json' else _split_from_list(store, path)
 
 # %% ../../nbs/537_data.resplit.ipynb #a6b0e58f
+def _rejected_names(store):
+    "Names in the quarantine of a store or mixture."
+    q = store.quarantine
+    names = q['name'].to_pylist()
+    if 'corpus' not in q.column_names: return names
+    return list(map('{}/{}'.format, q['corpus'].to_pylist(), names))
+
 def _known_names(store):
     "Names of the pieces of `store` and of its quarantine, in order, as the keys of a dict."
-    q = store.quarantine
-    rejected = q['name'].to_pylist()
-    if 'corpus' in q.column_names: rejected = [f'{c}/{n}' for c, n in zip(q['corpus'].to_pylist(), rejected)]
-    return dict.fromkeys([*store.names, *rejected])
+    return dict.fromkeys([*store.names, *_rejected_names(store)])
 
 def _check_names_exist(wanted, store, path):
     "Raise an error for `wanted` names that are neither in `store` nor in its quarantine."

@@ -91,13 +91,16 @@ def _read_range(path, start, stop):
         f.seek(start)
         return f.read(stop - start)
 
+def _matches(path, start, stop, sha256):
+    "Whether the bytes from `start` to `stop` exist with this checksum."
+    try: data = _read_range(path, start, stop)
+    except OSError: return False
+    return len(data) == stop - start and sha256_of(data) == sha256
+
 @patch
 def _first_damaged_file(self:Shards, shard):
     "Return the first file that does not match the log line `shard`, or None."
-    for f, (start, stop, sha256) in shard['files'].items():
-        try: data = _read_range(self.path/f, start, stop)
-        except OSError: return f
-        if len(data) != stop - start or sha256_of(data) != sha256: return f
+    return next((f for f, entry in shard['files'].items() if not _matches(self.path/f, *entry)), None)
 
 # %% ../../nbs/505_data.shards.ipynb #b9fe250d
 @patch
@@ -112,14 +115,18 @@ def truncate(self:Shards,
     return self
 
 # %% ../../nbs/505_data.shards.ipynb #6deee8cf
+def _replace_end(path, start, data):
+    "Write `data` to a file in place of everything from byte `start` on."
+    with _open_for_update(path) as h:
+        h.truncate(start)
+        h.seek(start)
+        h.write(data)
+
 @patch
 def _append_to_log(self:Shards, line):
     "Append a line to the log; this commits its shard."
     text = (to_json(line) + '\n').encode()
-    with _open_for_update(self.path/shard_log_file) as h:
-        h.truncate(self.log_bytes)
-        h.seek(self.log_bytes)
-        h.write(text)
+    _replace_end(self.path/shard_log_file, self.log_bytes, text)
     self.log.append(line)
     self.log_bytes += len(text)
 
@@ -153,14 +160,17 @@ def damaged(self:Shards)->list:
     files = [self._first_damaged_file(shard) for shard in self.log]
     return [(k, f) for k, f in enumerate(files) if f]
 
+def _parse_json_lines(data):
+    "Parse lines of JSON all at once."
+    return json.loads(b'[' + b','.join(data.splitlines()) + b']')
+
 @patch
 def rows(self:Shards,
     k:int, # shard index
 )->list:   # one dict per piece
-    "Return the rows of the pieces of shard `k`."
+    "Return the rows of shard `k`."
     start, stop, _ = self.log[k]['files']['rows.jsonl']
-    lines = _read_range(self.path/'rows.jsonl', start, stop).splitlines()
-    return json.loads(b'[' + b','.join(lines) + b']')
+    return _parse_json_lines(_read_range(self.path/'rows.jsonl', start, stop))
 
 # %% ../../nbs/505_data.shards.ipynb #05aaabbc
 @patch

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
+from fastcore.basics import groupby
+
 from ..config import make_config, restore_config
 
 # %% ../../nbs/520_data.store.ipynb #e2a8a802
@@ -32,14 +34,15 @@ def _sha256_or_none(p):
     try: return sha256_of(p.bytes())
     except AurlError: return None
 
+_file_columns = ['file', 'member', 'bytes', 'mtime', 'sha256']
+
 def _stored_files(store, table):
-    "File, member, size, time and hash of each piece in a table of `store`, by name."
-    columns = ['file', 'member', 'bytes', 'mtime', 'sha256']
-    t = store._table(table, ['name', *columns])
-    return dict(zip(t['name'].to_pylist(), zip(*(t[c].to_pylist() for c in columns))))
+    "The `_file_columns` of each piece in a table of `store`, by name."
+    t = store._table(table, ['name', *_file_columns])
+    return dict(zip(t['name'].to_pylist(), zip(*(t[c].to_pylist() for c in _file_columns))))
 
 def _has_changed(p, stats, stored):
-    "Whether a piece differs from its `stored` entry: its file is another or has changed, and so have its bytes."
+    "Whether a piece differs from its `stored` entry: another file, and other bytes."
     *place, sha256 = stored
     return (str(p.path), p.member, *stats) != tuple(place) and (sha256 is None or _sha256_or_none(p) != sha256)
 
@@ -71,7 +74,7 @@ def _changed_settings(m, cfg):
     return [] if same_codec else [f'another version of the codec {cfg.codec}']
 
 def _alternative_path(dest, cfg):
-    "Return the path for a store with other settings than the one at `dest`, determined by the settings."
+    "Return the path next to `dest` of the store with the settings `cfg`."
     settings = to_json([cfg.to_dict(), get_codec(cfg.codec).fingerprint])
     return dest.with_name(f'{dest.name}-{sha256_of(settings.encode())[:8]}')
 
@@ -98,16 +101,20 @@ def _existing_store(dest, cfg, overwrite):
         if not overwrite: raise
 
 # %% ../../nbs/520_data.store.ipynb #ba639379
-@contextlib.contextmanager
-def _locked_folder(folder):
-    "Lock `folder` for this process; wait while another process holds it."
+def _wait_for_lock(folder):
+    "Create `folder` and return its lock; wait while another process holds it."
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        if (held := try_lock(folder)) is not None: break
+        if (held := try_lock(folder)) is not None: return held
         time.sleep(.05)
+
+@contextlib.contextmanager
+def _locked_folder(folder):
+    "Lock `folder`, and remove it afterwards if it is empty."
+    held = _wait_for_lock(folder)
     try: yield folder
     finally:
-        with contextlib.suppress(OSError): folder.rmdir()                # only if it is empty
+        with contextlib.suppress(OSError): folder.rmdir()
         unlock(held)
 
 def _making_folder(dest):
@@ -120,12 +127,11 @@ def _clear_folder(folder):
     for f in folder.iterdir(): shutil.rmtree(f) if f.is_dir() else f.unlink()
 
 def _start_or_resume(folder, job):
-    "Clear the hidden `folder`, unless it was begun with the same `job`, the result of `job_manifest`."
-    try: same = read_json(folder/'begun.json') == job
-    except AurlError: same = False
-    if not same:
-        _clear_folder(folder)
-        write_json(folder/'begun.json', job)
+    "Clear `folder`, unless it was begun with this `job`."
+    with contextlib.suppress(AurlError):
+        if read_json(folder/'begun.json') == job: return
+    _clear_folder(folder)
+    write_json(folder/'begun.json', job)
 
 def _is_current(row, pieces_by_name):
     "Whether the piece of a row still exists, with the same bytes."
@@ -148,7 +154,7 @@ def _finished_pieces(shards, trusted, pieces):
 _batch_pieces = 64 # pieces per batch
 
 def _choose_executor(job, n, workers, dask):
-    "The executor for `n` pieces: a Dask cluster, worker processes, or this process."
+    "The executor for `n` pieces: Dask, processes, or this process."
     if dask: return DaskExecutor(job, dask, workers)
     return SerialExecutor(job) if workers < 1 or n <= 16 else ProcessExecutor(job, workers)
 
@@ -172,20 +178,24 @@ def _minimal_piece(p):
     "Return `p` without metadata and with an absolute path as a plain string, which is small to pickle."
     return replace(p, path=str(Path(p.path).absolute() if not os.path.isabs(p.path) else p.path), meta={}, group=None)
 
-def _nothing_usable_error(rejected, source):
-    "Return the error for a source without usable pieces."
-    groups = {}
-    for row in rejected: groups.setdefault(_rejection_label(row), []).append(row)
-    reasons = []
-    for label, rows in list(groups.items())[:4]:
-        reason = rows[0]['reason'] if label == rows[0]['kind'] else label
-        reasons.append(f"{len(rows)} × {reason} ({rows[0]['name']})")
-    return StoreError(f'none of {len(rejected)} pieces can be used: {"; ".join(reasons)}', source,
-        'choose a source with readable music')
-
 def _rejection_label(row):
     "What rejected pieces are grouped by: the reason of a filter, or the kind of the error."
     return row['reason'] if row['kind'] in ('Empty', 'Filtered') else row['kind']
+
+def _describe_rejections(label, rows):
+    "Number of the rejected pieces with this label, a reason, and a name."
+    reason = rows[0]['reason'] if label == rows[0]['kind'] else label
+    return f"{len(rows)} × {reason} ({rows[0]['name']})"
+
+def _main_reasons(rejected):
+    "The first four kinds of rejection, as text."
+    groups = groupby(rejected, _rejection_label)
+    return '; '.join(_describe_rejections(*group) for group in list(groups.items())[:4])
+
+def _nothing_usable_error(rejected, source):
+    "Return the error for a source without usable pieces."
+    return StoreError(f'none of {len(rejected)} pieces can be used: {_main_reasons(rejected)}', source,
+        'choose a source with readable music')
 
 # %% ../../nbs/520_data.store.ipynb #fc245ca4
 @dataclass
@@ -236,13 +246,16 @@ def prepare(
     return TokenStore(dest)._with_profile() if ready is None else ready
 
 # %% ../../nbs/520_data.store.ipynb #339880b2
+def _is_unchanged(store, p):
+    "Whether the store has the configuration and the pieces of `p`."
+    cfg = restore_config(StoreConfig, store.manifest['config'])
+    return cfg == p.cfg and store.manifest['source']['stamp'] == p.stamp
+
 def _unchanged_store(p):
     "Return the store at the destination if nothing has changed, or None."
-    try:
+    with contextlib.suppress(ConfigError, StoreError):
         store = TokenStore(p.dest)
-        cfg = restore_config(StoreConfig, store.manifest['config'])
-    except (ConfigError, StoreError): return None
-    return store if cfg == p.cfg and store.manifest['source']['stamp'] == p.stamp else None
+        if _is_unchanged(store, p): return store
 
 # %% ../../nbs/520_data.store.ipynb #f04f42fc
 def _prepare_locked(p, overwrite):
@@ -292,34 +305,44 @@ def _build_store(p, old, new):
     if not old: _publish_store(folder, p.dest)
 
 # %% ../../nbs/520_data.store.ipynb #681eb1bd
+def _job_fields(job):
+    "The fields of a job in JSON-compatible form."
+    change = None if job.change is None else job.change.keywords['config'].to_dict()
+    return job._asdict() | dict(change=change, measures=list(job.measures), keep=list(job.keep))
+
 def job_manifest(
     job:EncodeJob, # the processing of each piece
 )->dict:
     "Return the job of an unfinished store in JSON-compatible form."
-    change = None if job.change is None else job.change.keywords['config'].to_dict()
-    fields = {**job._asdict(), 'change': change, 'measures': list(job.measures), 'keep': list(job.keep)}
-    return dict(kind=_store_kind, version=_store_version, errand=fields)
+    return dict(kind=_store_kind, version=_store_version, errand=_job_fields(job))
 
 # %% ../../nbs/520_data.store.ipynb #bfb6fba7
 def _old_folder(dest):
     "The hidden folder of the store that is being replaced."
     return dest.with_name(f'.{dest.name}.old')
 
-def _publish_store(hidden, dest):
-    "Rename the finished store to its destination."
+def _move_aside(dest):
+    "Rename the store that is being replaced to its hidden folder."
     old = _old_folder(dest)
-    if dest.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        dest.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+    dest.rename(old)
+
+def _swap_in(hidden, dest):
+    "Rename `hidden` to `dest`; if that fails, the old store remains."
+    if dest.exists(): _move_aside(dest)
     try: hidden.rename(dest)
     except BaseException:
         _recover_interrupted_swap(dest)
         raise
+
+def _publish_store(hidden, dest):
+    "Rename the finished store to its destination, and delete what it replaces."
+    _swap_in(hidden, dest)
     (dest/'begun.json').unlink(missing_ok=True)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old_folder(dest), ignore_errors=True)
 
 def _recover_interrupted_swap(dest):
-    "Undo a replacement interrupted between its two renames, or finish one interrupted after them."
+    "Undo a replacement interrupted between its renames, or finish one interrupted after them."
     old = _old_folder(dest)
     if old.exists(): shutil.rmtree(old, ignore_errors=True) if dest.exists() else old.rename(dest)
 
@@ -329,10 +352,14 @@ def _damaged_tables(path, m):
     return [f for f in m['tables'].values()
             if not (path/f).is_file() or sha256_of(path/f) != m['files'][f]['sha256']]
 
+def _pieces_of(table):
+    "The pieces in a table with their names, files and members."
+    return [Piece(r['name'], Path(r['file']), r['member']) for r in table.to_pylist()]
+
 def _pieces_from_tables(path, m):
     "Return the pieces of a store from its tables."
     tables = [_read_table(path/m['tables'][name], ['name', 'file', 'member']) for name in ('pieces', 'quarantine')]
-    return [Piece(r['name'], Path(r['file']), r['member']) for table in tables for r in table.to_pylist()]
+    return [p for t in tables for p in _pieces_of(t)]
 
 # %% ../../nbs/520_data.store.ipynb #2000ff71
 def _repair_shard(shards, k, f, pieces_by_name, job):

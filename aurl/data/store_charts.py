@@ -35,11 +35,15 @@ class Chart:
 _colors = ('#3b6fb6', '#e0a458', '#7aa974')
 
 # %% ../../nbs/538_data.store_charts.ipynb #09236b72
+def _n_edges(v):
+    "Number of bin edges for the values `v`."
+    return int(np.clip(2*math.sqrt(len(v)), 8, 40)) + 1
+
 def _bin_edges(v, log):
-    "Bin edges for the values `v`, which are not empty; evenly spaced, or by a constant ratio."
-    n, lo, hi = int(np.clip(2*math.sqrt(len(v)), 8, 40)), v.min(), v.max()
+    "Bin edges of `v`, evenly spaced or by a fixed ratio."
+    n, lo, hi = _n_edges(v), v.min(), v.max()
     if hi - lo < 1e-9: lo, hi = lo - .5, hi + .5
-    return np.geomspace(lo, hi*(1 + 1e-9), n + 1) if log else np.linspace(lo, hi, n + 1)
+    return np.geomspace(lo, hi*(1 + 1e-9), n) if log else np.linspace(lo, hi, n)
 
 # %% ../../nbs/538_data.store_charts.ipynb #f64435b8
 @delegates(Chart, but=['log', 'edges'])
@@ -140,12 +144,15 @@ def draw(self:Chart,
     self._format_axes(ax)
 
 # %% ../../nbs/538_data.store_charts.ipynb #778b3a7e
+def _decades(lo, hi):
+    "Powers of ten from the last one up to `lo` to the first one from `hi` on."
+    return [10.**e for e in range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1)]
+
 def _log_ticks(lo, hi):
     "Round tick values for a logarithmic axis."
-    factors, ticks = (1, 2, 5) if hi/lo < 3000 else (1,), []
-    for exponent in range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1):
-        ticks += [f*10.**exponent for f in factors if lo <= f*10.**exponent <= hi]
-    return ticks or [lo, hi]
+    factors = (1, 2, 5) if hi/lo < 3000 else (1,)
+    ticks = [f*decade for decade in _decades(lo, hi) for f in factors]
+    return [t for t in ticks if lo <= t <= hi] or [lo, hi]
 
 def _plotly_names(names):
     "Shortened names that plotly shows literally."
@@ -197,22 +204,31 @@ def _plotly_layout(self:Chart):
     )
 
 @patch
+def _set_log_ticks(self:Chart, fig):
+    "Label round values on the logarithmic axis."
+    ticks = _log_ticks(self.edges[0], self.edges[-1])
+    fig.update_xaxes(tickvals=[math.log10(t) for t in ticks], ticktext=[f'{t:,.15g}' for t in ticks])
+
+@patch
 def _plotly_axes(self:Chart, fig):
-    "Set the types and ticks of the axes."
+    "Set types and ticks of the axes."
     if self.across: fig.update_yaxes(autorange='reversed', type='category')
     elif not self.edges: fig.update_xaxes(type='category')
-    if self.log:
-        ticks = _log_ticks(self.edges[0], self.edges[-1])
-        fig.update_xaxes(tickvals=[math.log10(t) for t in ticks], ticktext=[f'{t:,.15g}' for t in ticks])
+    if self.log: self._set_log_ticks(fig)
 
 # %% ../../nbs/538_data.store_charts.ipynb #5a333a34
 @patch
-def plotly(self:Chart):
-    "Return a plotly figure; names are escaped and shown literally."
-    import plotly.graph_objects as go
-    fig = go.Figure()
+def _add_bars(self:Chart, fig):
+    "Add the bars of all layers."
     for (name, heights), color in zip(self.bars.items(), _colors):
         fig.add_bar(marker_color=color, name=name, **self._plotly_bars(name, heights))
+
+@patch
+def plotly(self:Chart):
+    "Return a plotly figure; names are shown literally."
+    import plotly.graph_objects as go
+    fig = go.Figure()
+    self._add_bars(fig)
     fig.update_layout(**self._plotly_layout())
     self._plotly_axes(fig)
     return fig

@@ -122,13 +122,14 @@ def _slot_names(store):
     if voice_mode_of(store) == 'merge': return family_names
     return list(map(programs_of(store).slot_name, range(vocab.n_families)))
 
+def _slot_text(survey, i, name):
+    "Number of pieces, and share of the notes, of slot `i`."
+    share = f'{survey.family[i]/max(1, survey.family.sum()):.0%} of the notes'
+    return f'{name.lower()} in {survey.pieces_with_family[i]:,} pieces ({share})'
+
 def _instrument_sentence(survey, slots, names):
     "Number of pieces, and share of the notes, of the first `slots`."
-    total, parts = max(1, survey.family.sum()), []
-    for i in slots:
-        share = f'{survey.family[i]/total:.0%} of the notes'
-        parts.append(f'{names[i].lower()} in {survey.pieces_with_family[i]:,} pieces ({share})')
-    return ', '.join(parts) + '.'
+    return ', '.join(_slot_text(survey, i, names[i]) for i in slots) + '.'
 
 @_chart
 def _instruments(r):
@@ -168,11 +169,15 @@ def _density(r):
     return histogram_chart('Density', v[np.isfinite(v)], 'notes per second', says=says)
 
 # %% ../../nbs/540_data.store_report.ipynb #21d7ed19
+def _estimated_scores(r):
+    "Scores of about 2,000 of the surveyed pieces, evenly spaced."
+    pieces = r.survey.pieces
+    return [estimate_quality(r.store[int(i)]).score for i in pieces[::max(1, len(pieces)//2000)]]
+
 def _quality_scores(r):
     "Scores from the table; without that column, of about 2,000 of the surveyed pieces."
-    if (scores := r.column('quality')) is not None: return scores
-    sample = r.survey.pieces[::max(1, len(r.survey.pieces)//2000)]
-    return [estimate_quality(r.store[int(i)]).score for i in sample]
+    scores = r.column('quality')
+    return _estimated_scores(r) if scores is None else scores
 
 @_chart
 def _quality(r):
@@ -230,14 +235,18 @@ def facts(self:DataReport)->dict:
 
 # %% ../../nbs/540_data.store_report.ipynb #0b8e724f
 def _reason_template(reason):
-    "A reason without what differs from file to file: measured values and names of duplicates; limits are kept."
+    "A reason with its limit, without measured value and duplicate."
     finding, separator, limit = reason.partition(', and ')
     return re.sub(r'\d+(\.\d+)?', '…', finding.partition(': duplicate of ')[0]) + separator + limit
 
+def _common_reason(rows, template):
+    "The reason in full if it is the same for all pieces; otherwise `template`."
+    reasons = {q['reason'] for q in rows}
+    return reasons.pop() if len(reasons) == 1 else template
+
 def _reason_row(kind, template, rows):
-    "A row of the table of reasons; the reason in full if it is the same for all pieces."
-    same = len({q['reason'] for q in rows}) == 1
-    reason = rows[0]['reason'] if same else template
+    "A row of the table of reasons."
+    reason = _common_reason(rows, template)
     return dict(kind=kind, reason=reason, pieces=len(rows), example=rows[0]['name'])
 
 @patch(as_prop=True)
@@ -291,28 +300,44 @@ def _repr_html_(self:DataReport):
 # %% ../../nbs/540_data.store_report.ipynb #ea9bc8a0
 _style = '''
 :root{color-scheme:light;--ink:#222;--soft:#667;--line:#e3e5ea;--accent:#3b6fb6}*{box-sizing:border-box}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);margin:0;background:#f5f6f8}main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}
-h1{font-size:26px;margin:0 0 2px}h2{font-size:19px;margin:36px 0 10px}p.soft,.soft{color:var(--soft)}.facts{display:flex;flex-wrap:wrap;gap:10px;margin:18px 0}
-.facts div{background:#fff;border:1px solid var(--line);border-radius:8px;padding:10px 16px;min-width:112px}.facts b{display:block;font-size:21px}.facts span{color:var(--soft);font-size:13px}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:14px}.card{background:#fff;border:1px solid var(--line);border-radius:8px;padding:12px 16px;min-width:0}
-.card h3{margin:0;font-size:16px}.card p{margin:2px 0 4px;color:var(--soft);font-size:13px;min-height:1.5em}.plot{width:100%}
-table{border-collapse:collapse;width:100%;background:#fff;font-size:13px}th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);overflow-wrap:anywhere;vertical-align:top}th{color:var(--soft);font-weight:600}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.scroll{max-height:420px;overflow:auto;border:1px solid var(--line);border-radius:8px}input{font:inherit;padding:4px 8px;border:1px solid var(--line);border-radius:6px;margin:0 0 8px;width:min(100%,320px)}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);margin:0;background:#f5f6f8}
+main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:26px;margin:0 0 2px}
+h2{font-size:19px;margin:36px 0 10px}p.soft,.soft{color:var(--soft)}
+.facts{display:flex;flex-wrap:wrap;gap:10px;margin:18px 0}
+.facts div{background:#fff;border:1px solid var(--line);border-radius:8px;padding:10px 16px;min-width:112px}
+.facts b{display:block;font-size:21px}.facts span{color:var(--soft);font-size:13px}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:14px}
+.card{background:#fff;border:1px solid var(--line);border-radius:8px;padding:12px 16px;min-width:0}
+.card h3{margin:0;font-size:16px}.card p{margin:2px 0 4px;color:var(--soft);font-size:13px;min-height:1.5em}
+.plot{width:100%}
+table{border-collapse:collapse;width:100%;background:#fff;font-size:13px}
+th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);overflow-wrap:anywhere;vertical-align:top}
+th{color:var(--soft);font-weight:600}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.scroll{max-height:420px;overflow:auto;border:1px solid var(--line);border-radius:8px}
+input{font:inherit;padding:4px 8px;border:1px solid var(--line);border-radius:6px;margin:0 0 8px;width:min(100%,320px)}
 @media print{.scroll{max-height:none}input{display:none}}'''
 
 _script = '''
 const charts=JSON.parse(document.getElementById('charts').textContent);
-for(const [i,c] of charts.entries())Plotly.newPlot('chart'+i,c.data,c.layout,{responsive:true,displaylogo:false,modeBarButtonsToRemove:['select2d','lasso2d']});
-for(const box of document.querySelectorAll('input[data-for]'))box.addEventListener('input',()=>{const w=box.value.toLowerCase();
- for(const r of document.getElementById(box.dataset.for).tBodies[0].rows)r.hidden=!r.textContent.toLowerCase().includes(w)});'''
+for(const [i,c] of charts.entries())Plotly.newPlot('chart'+i,c.data,c.layout,
+ {responsive:true,displaylogo:false,modeBarButtonsToRemove:['select2d','lasso2d']});
+for(const box of document.querySelectorAll('input[data-for]'))box.addEventListener('input',()=>{
+ const w=box.value.toLowerCase();
+ for(const r of document.getElementById(box.dataset.for).tBodies[0].rows)
+  r.hidden=!r.textContent.toLowerCase().includes(w)});'''
 
 # %% ../../nbs/540_data.store_report.ipynb #6d617b46
-_page = '''<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+_page = '''<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
 <title>{title}</title><style>{style}</style></head><body><main><h1>{title}</h1><p class="soft">{subtitle}</p>
 <div class="facts">{facts}</div><h2>Contents</h2><div class="grid">{cards}</div>{profile}
 <h2>Pieces left out</h2>{quarantine}<h2>Duplicates</h2>{duplicates}
-</main><script type="application/json" id="charts">{charts}</script><script>{plotly}</script><script>{script}</script></body></html>'''
+</main><script type="application/json" id="charts">{charts}</script>
+<script>{plotly}</script><script>{script}</script></body></html>'''
 
 # %% ../../nbs/540_data.store_report.ipynb #09eabb60
 _json_escapes = {ord(c): f'\\u{ord(c):04x}' for c in '&<>\u2028\u2029'}
@@ -370,11 +395,18 @@ def _duplicates_html(self:DataReport):
             'Duplicates stay on one side of a split.</p>' + _html_table(rows, 'same'))
 
 # %% ../../nbs/540_data.store_report.ipynb #78fd5e1b
+def _caption(c):
+    "The sentence on a chart, with the name of a single bar, which is not drawn."
+    return c.says if len(c.x) != 1 else f'All pieces: {_shorten(c.x[0], 200)}. {c.says}'
+
+def _plot_html(number):
+    "Where the script draws chart `number`; '' for None."
+    return f'<div class="plot" id="chart{number}"></div>' if number is not None else ''
+
 def _chart_html(c, number):
-    "The HTML of a chart; a single bar is not drawn, and has no `number`."
-    says = c.says if len(c.x) != 1 else f'All pieces: {_shorten(c.x[0], 200)}. {c.says}'
-    plot = f'<div class="plot" id="chart{number}"></div>' if number is not None else ''
-    return f'<div class="card"><h3>{escape(c.title)}</h3><p>{escape(says)}</p>{plot}</div>'
+    "The HTML of a chart; one that is not drawn has no `number`."
+    plot = _plot_html(number)
+    return f'<div class="card"><h3>{escape(c.title)}</h3><p>{escape(_caption(c))}</p>{plot}</div>'
 
 @patch
 def _charts_html(self:DataReport):

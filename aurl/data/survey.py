@@ -9,6 +9,7 @@ __all__ = ['read_notes', 'Survey', 'survey_store', 'piece_keys', 'find_store_dup
 # %% ../../nbs/532_data.survey.ipynb #02a267c1
 import contextlib, hashlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..corpus.duplicates import Duplicates, DuplicatePair, find_duplicates, sket
 from ..score.keys import estimate_key
 from ..corpus.splits import Split, _merge_units
 from .token_store import TokenStore
+from ..tokens.states import _fill_forward
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/532_data.survey.ipynb #0bbc2a8b
@@ -50,17 +52,18 @@ class _PieceIds:
     def latest(self, kind, values):
         "At each id, the value of the last event of this kind in the piece; 0 before the first one."
         events = self.kind == kind
-        mask = self.starts | events
-        at = np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
-        return np.where(at < 0, 0, np.where(events, values, 0)[at])
+        return _fill_forward(self.starts | events, np.where(events, values, 0), 0)
 
 # %% ../../nbs/532_data.survey.ipynb #016cea05
-def _mean_tempo(x):
-    "Mean BPM of each piece of a `_PieceIds`, weighted by time; NaN without TEMPO events."
-    bpm = x.latest(Kind.TEMPO, vocab.bin_tempo(np.clip(x.index, 0, vocab.n_tempos - 1)))
-    timed = x.steps*(bpm > 0)
+def _group_means(group, values, weights, n):
+    "Weighted mean of each of `n` groups; NaN for one without weight."
     with np.errstate(invalid='ignore', divide='ignore'):
-        return np.bincount(x.piece, timed*bpm, x.n)/np.bincount(x.piece, timed, x.n)
+        return np.bincount(group, weights*values, n)/np.bincount(group, weights, n)
+
+def _mean_tempo(x):
+    "Time-weighted mean BPM of each piece; NaN without TEMPO events."
+    bpm = x.latest(Kind.TEMPO, vocab.bin_tempo(np.clip(x.index, 0, vocab.n_tempos - 1)))
+    return _group_means(x.piece, bpm, x.steps*(bpm > 0), x.n)
 
 def read_notes(
     pieces:list, # token ids of some pieces
@@ -129,10 +132,15 @@ def survey_store(
     return survey
 
 # %% ../../nbs/532_data.survey.ipynb #07b36f41
+def _melodic(notes):
+    "Piece, onset and pitch of the notes that are not drums."
+    melodic = notes.family != vocab.drums
+    return notes.piece[melodic], notes.onset[melodic], notes.pitch[melodic]
+
 def _count(survey, first, notes):
     "Add the notes of a batch of pieces, which begins at `first`, to the survey."
-    n, melodic = len(notes.tempo), notes.family != vocab.drums
-    pitch, piece = notes.pitch[melodic], notes.piece[melodic]
+    n = len(notes.tempo)
+    piece, _, pitch = _melodic(notes)
     survey.pitch += np.bincount(pitch - vocab.pitch_lo, minlength=vocab.n_pitches)
     survey.velocity += np.bincount(notes.velocity, minlength=vocab.n_velocities)
     survey.family += np.bincount(notes.family, minlength=vocab.n_families)
@@ -142,15 +150,14 @@ def _count(survey, first, notes):
     survey.pitch_classes[first:first+n] = np.bincount(piece*12 + pitch % 12, minlength=n*12).reshape(n, 12)
 
 def _sketches(notes):
-    "Sketches of the pieces of a batch, from their melodic notes."
-    melodic = notes.family != vocab.drums
-    onset, pitch = notes.onset[melodic], notes.pitch[melodic]
-    borders = np.searchsorted(notes.piece[melodic], np.arange(len(notes.tempo) + 1))
-    return [sketch(onset[a:b], pitch[a:b]) for a, b in zip(borders[:-1], borders[1:])]
+    "Sketches of the pieces of a batch."
+    piece, onset, pitch = _melodic(notes)
+    borders = np.searchsorted(piece, np.arange(len(notes.tempo) + 1))
+    return [sketch(onset[a:b], pitch[a:b]) for a, b in pairwise(borders)]
 
 # %% ../../nbs/532_data.survey.ipynb #41b3dc5d
 def _column_of(store, name, pieces):
-    "Values of a column for some pieces; None for each without such a column."
+    "Values of a column for some pieces; all None without it."
     if name not in store.pieces.column_names: return [None]*len(pieces)
     column = store.pieces[name]
     return [column[int(i)].as_py() for i in pieces]
@@ -199,11 +206,16 @@ def find_store_duplicates(
     return found
 
 # %% ../../nbs/532_data.survey.ipynb #9d1f8815
+def _common_group(group, duplicates, ungrouped, sha):
+    "The first group of `duplicates` that have one; else their smallest hash."
+    existing = {group[i] for i in duplicates if not ungrouped[i]}
+    return min(existing or {sha[i] for i in duplicates})
+
 def _join_group(group, duplicates, ungrouped, sha):
-    "Give `duplicates` that are `ungrouped` the group of the others, or one named by their smallest hash."
-    joining = [int(i) for i in duplicates if ungrouped[i]]
-    existing = sorted({group[i] for i in duplicates if not ungrouped[i]})
-    for i in joining: group[i] = existing[0] if existing else min(sha[j] for j in joining)
+    "Give the `duplicates` that are `ungrouped` the common group."
+    name = _common_group(group, duplicates, ungrouped, sha)
+    for i in duplicates:
+        if ungrouped[i]: group[i] = name
 
 def split_groups(
     store:TokenStore, # the store to split

@@ -165,7 +165,7 @@ def _file_stats(pieces):
 
 # %% ../../nbs/510_data.tables.ipynb #e85578bb
 def _pieces_fingerprint(pieces, file_stats):
-    "Return a fingerprint of all table entries that do not depend on the content of the files."
+    "Fingerprint of the table entries besides file contents."
     entries = [[p.name, p.location, p.group, p.meta, *stats] for p, stats in zip(pieces, file_stats)]
     return sha256_of(to_json(entries).encode())
 
@@ -208,15 +208,20 @@ def _common_type(types):
     if len(types) == 1: return next(iter(types))
     return pa.float64() if types <= {pa.int64(), pa.float64()} else pa.string()
 
+def _cast(column, kind):
+    "Cast a column to another type; the column itself if it has this type."
+    return column if column.type == kind else column.cast(kind)
+
+def _cast_column(table, field):
+    "Column `field` of a table in its type; nulls if missing."
+    import pyarrow as pa
+    if field.name not in table.column_names: return pa.nulls(len(table), field.type)
+    return _cast(table[field.name], field.type)
+
 def _cast_table(table, schema):
     "Cast a table to `schema`; missing columns are filled with nulls."
     import pyarrow as pa
-    columns = {}
-    for field in schema:
-        if field.name not in table.column_names: columns[field.name] = pa.nulls(len(table), field.type)
-        elif table[field.name].type == field.type: columns[field.name] = table[field.name]
-        else: columns[field.name] = table[field.name].cast(field.type)
-    return pa.table(columns)
+    return pa.table({field.name: _cast_column(table, field) for field in schema})
 
 def _concat_tables(tables, schema):
     "Concatenate tables; without any, an empty table of `schema`."
@@ -229,10 +234,14 @@ def _concat_tables(tables, schema):
     return pa.concat_tables([_cast_table(table, common) for table in tables])
 
 # %% ../../nbs/510_data.tables.ipynb #e306e19c
+def _without_metadata(row):
+    "The columns of a row in the shards besides its metadata."
+    return {k: v for k, v in row.items() if k != 'meta'}
+
 def _accepted_row(row, piece, place, offset):
-    "Row of an accepted piece, whose ids begin at `offset`, in the table of pieces."
-    measured = {k: v for k, v in row.items() if k != 'meta'}
-    return _merge_metadata(row, piece) | measured | place | dict(group=piece.group or row['sha256'], offset=offset)
+    "Row of the table of pieces; the ids begin at `offset`."
+    columns = _merge_metadata(row, piece) | _without_metadata(row) | place
+    return columns | dict(group=piece.group or row['sha256'], offset=offset)
 
 def _tables(shards, pieces, file_stats):
     "Return the table of pieces and the quarantine table."

@@ -18,7 +18,7 @@ from ..config import make_config
 from ..core import AurlError, CodecError, StoreError, _apply_umask, read_json, sha256_of, write_json
 from ..corpus.corpus import split_pieces
 from .profile import CorpusProfile, measure_profile
-from .shards import Shards, shard_log_file
+from .shards import Shards, _read_range, shard_log_file
 from .tables import _pieces_fingerprint, _tables, to_numpy
 from ..tokens.codec import encode, get_codec
 from ..tokens.sequences import TokenSequences
@@ -37,11 +37,14 @@ def _write_tables(folder, shards, pieces, file_stats, generation):
     return names, len(tables[1])
 
 # %% ../../nbs/518_data.token_store.ipynb #b2d2e8ab
+def _file_entry(path):
+    "Size and hash of a file, for the manifest."
+    return dict(bytes=path.stat().st_size, sha256=sha256_of(path))
+
 def _file_entries(folder, shards, tables):
-    "Sizes of the shard files, and sizes and hashes of the `tables`, for the manifest."
+    "Sizes of the shard files, and entries of the `tables`."
     shard_entries = {f: dict(bytes=n) for f, n in shards.end_offsets().items()}
-    table_entries = {f: dict(bytes=(folder/f).stat().st_size, sha256=sha256_of(folder/f)) for f in tables}
-    return shard_entries | table_entries
+    return shard_entries | {f: _file_entry(folder/f) for f in tables}
 
 def _log_entry(shards):
     "Number of shards, and size and hash of their log, for the manifest."
@@ -103,12 +106,17 @@ class TokenStore(TokenSequences):
     def __reduce__(self): return TokenStore, (str(self.path),)
 
 # %% ../../nbs/518_data.token_store.ipynb #21b59af9
+def _map_file(path, dtype, size):
+    "The first `size` bytes of a file as an array, memory-mapped."
+    n = size//np.dtype(dtype).itemsize
+    if not n: return np.zeros(0, dtype)
+    return np.memmap(path, dtype, 'r', shape=(n,)).view(np.ndarray)
+
 @patch
 def _mapped(self:TokenStore, name, dtype):
     "The file of an array, memory-mapped up to the size in the manifest."
-    n = self.manifest['files'][f'{name}.bin']['bytes']//np.dtype(dtype).itemsize
-    if not n: return np.zeros(0, dtype)
-    return np.memmap(self.path/f'{name}.bin', dtype, 'r', shape=(n,)).view(np.ndarray)
+    file = f'{name}.bin'
+    return _map_file(self.path/file, dtype, self.manifest['files'][file]['bytes'])
 
 @patch
 def _check_files(self:TokenStore):
@@ -122,11 +130,16 @@ def _check_files(self:TokenStore):
 
 # %% ../../nbs/518_data.token_store.ipynb #3302e3d8
 @patch
-def _check_positions(self:TokenStore, offset):
-    "Raise an error if the lengths and positions of the table do not fit the arrays."
+def _has_all_ids(self:TokenStore):
+    "Whether the numbers of ids and snapshots are those of the table."
     n_snapshots = ((self.length - 1)//self.every).sum()
-    fits = len(self.ids) == self.length.sum() and len(self._snapshots) == n_snapshots and (offset == self.offset).all()
-    if not fits: raise StoreError('table and ids are inconsistent', self.path, _repair_hint)
+    return len(self.ids) == self.length.sum() and len(self._snapshots) == n_snapshots
+
+@patch
+def _check_positions(self:TokenStore, offset):
+    "Raise an error if the table does not fit the arrays."
+    if self._has_all_ids() and (offset == self.offset).all(): return
+    raise StoreError('table and ids are inconsistent', self.path, _repair_hint)
 
 # %% ../../nbs/518_data.token_store.ipynb #067fa141
 def _read_manifest(path):
@@ -174,14 +187,18 @@ def _table(self:TokenStore, name, columns=None):
 
 # %% ../../nbs/518_data.token_store.ipynb #061b435d
 @patch
+def _index_of(self:TokenStore, name):
+    "Index of the piece `name`."
+    names = self.pieces['name']
+    if (i := names.index(name).as_py()) >= 0: return i
+    raise StoreError(f'no piece is called {name!r}', self.path, f'names look like {names[0]}')
+
+@patch
 def __getitem__(self:TokenStore,
     i, # piece index or name
 )->np.ndarray: # uint16, read-only
     "Return the ids of one piece."
-    if not isinstance(i, str): return TokenSequences.__getitem__(self, i)
-    if (at := self.pieces['name'].index(i).as_py()) < 0:
-        raise StoreError(f'no piece is called {i!r}', self.path, f"names look like {self.pieces['name'][0]}")
-    return TokenSequences.__getitem__(self, at)
+    return TokenSequences.__getitem__(self, self._index_of(i) if isinstance(i, str) else i)
 
 # %% ../../nbs/518_data.token_store.ipynb #25fc4f6b
 @patch(as_prop=True)
@@ -255,11 +272,10 @@ def _with_profile(self:TokenStore):
 
 # %% ../../nbs/518_data.token_store.ipynb #e4805fd6
 def _log_is_intact(path, m):
-    "Whether the log in the folder `path` matches the checksum in the manifest `m`."
-    try:
-        with open(path/shard_log_file, 'rb') as f:
-            return sha256_of(f.read(m['shards']['bytes'])) == m['shards']['sha256']
+    "Whether the log in the folder `path` matches the manifest `m`."
+    try: log = _read_range(path/shard_log_file, 0, m['shards']['bytes'])
     except OSError: return False
+    return sha256_of(log) == m['shards']['sha256']
 
 def _check_log(path, m):
     "Raise an error for a damaged log."
@@ -300,12 +316,14 @@ def split(self:TokenStore,
     return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
 
 # %% ../../nbs/518_data.token_store.ipynb #85105c32
+def _counts_text(c):
+    "The counts of a manifest as text."
+    text = '{pieces:,} pieces, {tokens:,} ids, {notes:,} notes, {hours:.1f} h'
+    if c['quarantined']: text += ', {quarantined} in quarantine'
+    return text.format(hours=c['seconds']/3600, **c)
+
 @patch
-def __repr__(self:TokenStore):
-    c = self.manifest['counts']
-    rejected = f", {c['quarantined']} in quarantine" if c['quarantined'] else ''
-    return (f"TokenStore({self.path.name}: {c['pieces']:,} pieces, {c['tokens']:,} ids, {c['notes']:,} notes, "
-            f"{c['seconds']/3600:.1f} h{rejected})")
+def __repr__(self:TokenStore): return f"TokenStore({self.path.name}: {_counts_text(self.manifest['counts'])})"
 
 # %% ../../nbs/518_data.token_store.ipynb #57e16674
 def _html_cell(text, align='right', more=''):
@@ -313,13 +331,18 @@ def _html_cell(text, align='right', more=''):
     return f'<td{more} style="text-align:{align}">{text}</td>'
 
 def _piece_html(r):
-    "The row of a piece in the display of a store."
+    "The HTML row of a piece."
     cells = (f"{r['length']:,}", f"{r['notes']:,}", f"{r['seconds']:.0f} s", f"{r['low']}–{r['high']}")
     return f'<tr>{_html_cell(escape(r["name"]), "left")}{"".join(map(_html_cell, cells))}</tr>'
 
+_html_head = '<tr><th></th><th>ids</th><th>notes</th><th>length</th><th>pitches</th></tr>'
+
+def _more_html(n):
+    "The HTML row for `n` pieces that are not displayed; '' for none."
+    if n <= 0: return ''
+    return '<tr>' + _html_cell(f'… and {n:,} more', 'left', ' colspan="5"') + '</tr>'
+
 @patch
 def _repr_html_(self:TokenStore):
-    head = '<tr><th></th><th>ids</th><th>notes</th><th>length</th><th>pitches</th></tr>'
     rows = ''.join(map(_piece_html, self.pieces.slice(0, 6).to_pylist()))
-    if len(self) > 6: rows += '<tr>' + _html_cell(f'… and {len(self)-6:,} more', 'left', ' colspan="5"') + '</tr>'
-    return f'<p>{escape(repr(self))}</p><table>{head}{rows}</table>'
+    return f'<p>{escape(repr(self))}</p><table>{_html_head}{rows}{_more_html(len(self) - 6)}</table>'

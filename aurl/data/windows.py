@@ -237,7 +237,7 @@ class _WindowCutter:
         return None if self.draw is None else self.draw('cut', len(self.n))
 
     def tile(self):
-        "Adjacent windows; with context before the last one, unless starts will move back."
+        "Adjacent windows; the last one has context if starts stay."
         piece, a, b = _tile_windows(self.n, self.short, self.shifts())
         return dict(piece=piece, start=a if self.aligned else np.maximum(b - self.length, 0), a=a, b=b)
 
@@ -294,7 +294,7 @@ def _snap_windows(w, mode, grid, length, margin):
     return _select_rows(w, b > a) # a tile within a single bar owns no targets
 
 def _assign_targets_once(w):
-    "Assign targets in the overlap of two windows to the earlier one only."
+    "Assign shared targets to the earlier window."
     before = np.append(0, np.where(w['piece'][1:] == w['piece'][:-1], w['b'][:-1], 0))
     w['a'] = np.clip(before, w['start'], w['b'])
     return _select_rows(w, w['b'] > w['a'])

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import ModelError, rng
@@ -47,12 +48,15 @@ def _widest(posterior):
     return DiagonalGaussian(to_widest_float(posterior.mean), to_widest_float(posterior.logvar))
 
 # %% ../../nbs/905_evaluate.bound.ipynb #807e1a9e
+def _target_nats(logits, targets):
+    "Nats of each target, (batch, time); 0 for padding."
+    logits, flat = logits.flatten(0, 1), targets.flatten()
+    return F.cross_entropy(logits, flat, ignore_index=vocab.PAD, reduction='none').view(len(targets), -1)
+
 def _log_likelihood(model, ids, z):
     "ln p(x|z), (batch,)."
-    logits = model(ids[:, :-1], z=z).logits.float().flatten(0, 1)
-    targets = ids[:, 1:].flatten()
-    nats = torch.nn.functional.cross_entropy(logits, targets, ignore_index=vocab.PAD, reduction='none')
-    return -to_widest_float(nats.view(len(ids), -1)).sum(1)
+    logits = model(ids[:, :-1], z=z).logits.float()
+    return -to_widest_float(_target_nats(logits, ids[:, 1:])).sum(1)
 
 # %% ../../nbs/905_evaluate.bound.ipynb #8b0d2dcb
 def _log_weights(model, ids, generator):

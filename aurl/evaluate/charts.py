@@ -24,15 +24,17 @@ class Svg(str):
 # %% ../../nbs/918_evaluate.charts.ipynb #7e39340a
 _FORBIDDEN = ('script', 'foreignObject', 'handler', 'set', 'animate')
 
-def _parse_svg(svg):
-    "The root element of an SVG."
-    try: root = ET.fromstring(svg)
+def _parse_xml(text):
+    "The root element of an XML text."
+    try: return ET.fromstring(text)
     except (ET.ParseError, ValueError) as e:
         raise AurlError(f'not an SVG picture ({e})', way_out='pass the text of one <svg> element') from e
-    if root.tag != f'{{{_SVG}}}svg':
-        raise AurlError(f'not an SVG picture but {root.tag!r}',
-                        way_out=f'pass text that begins with <svg xmlns="{_SVG}"')
-    return root
+
+def _parse_svg(svg):
+    "The root element of an SVG."
+    root = _parse_xml(svg)
+    if root.tag == f'{{{_SVG}}}svg': return root
+    raise AurlError(f'not an SVG picture but {root.tag!r}', way_out=f'pass text that begins with <svg xmlns="{_SVG}"')
 
 # %% ../../nbs/918_evaluate.charts.ipynb #7ec57c86
 def _is_allowed(element):
@@ -41,24 +43,31 @@ def _is_allowed(element):
     return element.tag.split('}')[1] not in _FORBIDDEN
 
 # %% ../../nbs/918_evaluate.charts.ipynb #bd2367db
+_SAFE_LINKS = ('#', 'data:image/png', 'data:image/jpeg')
+
 def _unsafe(name, value):
     "Whether an attribute may run code or fetch a file."
     value = re.sub(r'\s+', '', value).lower()
-    if name.startswith('on'): return True
-    if name in ('href', 'src'): return not value.startswith(('#', 'data:image/png', 'data:image/jpeg'))
-    return _fetches(value)
+    if name in ('href', 'src'): return not value.startswith(_SAFE_LINKS)
+    return name.startswith('on') or _fetches(value)
 
 def _fetches(style):
     "Whether a style refers to a file outside the page."
     return '@import' in style or 'url(' in style and re.search(r'url\((?![\'"]?#)', style) is not None
 
 # %% ../../nbs/918_evaluate.charts.ipynb #1fe0c1b0
+def _remove_unsafe_attributes(element):
+    "Remove attributes that may run code or fetch a file."
+    for k in [k for k,v in element.attrib.items() if _unsafe(k.split('}')[-1].lower(), v)]: del element.attrib[k]
+
+def _drop_prefixes(element):
+    "Rename xlink:href to href and so on, since HTML has no namespace prefixes."
+    for k in [k for k in element.attrib if k.startswith('{')]: element.set(k.split('}')[1], element.attrib.pop(k))
+
 def _clean_attributes(element):
     "Remove unsafe attributes and styles of an element."
-    for k in [k for k,v in element.attrib.items() if _unsafe(k.split('}')[-1].lower(), v)]: del element.attrib[k]
-    # HTML has no namespace prefixes: xlink:href becomes href
-    prefixed = [k for k in element.attrib if k.startswith('{')]
-    for k in prefixed: element.set(k.split('}')[1], element.attrib.pop(k))
+    _remove_unsafe_attributes(element)
+    _drop_prefixes(element)
     if element.tag.endswith('}style') and _unsafe('style', element.text or ''): element.text = ''
 
 def _remove_forbidden(root):
@@ -67,15 +76,23 @@ def _remove_forbidden(root):
         for child in [c for c in parent if not _is_allowed(c)]: parent.remove(child)
 
 # %% ../../nbs/918_evaluate.charts.ipynb #2991eaae
+def _clean_tree(root):
+    "Remove forbidden elements, and unsafe attributes of the others."
+    _remove_forbidden(root)
+    for element in root.iter(): _clean_attributes(element)
+
+def _as_svg(root):
+    "The text of a tree, in which <svg> has no prefix."
+    ET.register_namespace('', _SVG)
+    return Svg(ET.tostring(root, encoding='unicode'))
+
 def clean_svg(
     svg:str, # an SVG element, optionally with an XML prolog
 )->Svg:
     "`svg` without scripts, event handlers and external URLs."
     root = _parse_svg(svg)
-    _remove_forbidden(root)
-    for element in root.iter(): _clean_attributes(element)
-    ET.register_namespace('', _SVG)
-    return Svg(ET.tostring(root, encoding='unicode', short_empty_elements=True))
+    _clean_tree(root)
+    return _as_svg(root)
 
 # %% ../../nbs/918_evaluate.charts.ipynb #eec74968
 def _log_ticks(low, high):
@@ -102,11 +119,14 @@ def _apart(ys, gap):
     return out
 
 # %% ../../nbs/918_evaluate.charts.ipynb #62f11526
+def _attributes(values):
+    "A dict as attributes of an SVG element."
+    return ''.join(f' {k.replace("_", "-")}="{v}"' for k,v in values.items())
+
 def _text(x, y, s, anchor='start', size=12, **kw):
     "SVG text in the color of the page."
-    more = ''.join(f' {k.replace("_", "-")}="{v}"' for k,v in kw.items())
     return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
-            f'fill="currentColor"{more}>{escape(str(s))}</text>')
+            f'fill="currentColor"{_attributes(kw)}>{escape(str(s))}</text>')
 
 def _svg(width, height, body, label):
     "An SVG picture with a title for screen readers."
@@ -123,6 +143,8 @@ def _grid_line(x1, x2, y1, y2):
     return f'<line x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}" stroke="currentColor" opacity=".12"/>'
 
 # %% ../../nbs/918_evaluate.charts.ipynb #c6cbe816
+_SMALL = dict(size=11, opacity=0.7)  # style of titles and ticks
+
 class _LossAxes:
     "Pixel coordinates of losses over time; the loss is logarithmic."
     left, top, bottom = 52, 26, 44                                    # margins in pixels
@@ -137,19 +159,25 @@ class _LossAxes:
         span, top = self.height - self.top - self.bottom, math.log(self.high)
         return self.top + span*(top - math.log(loss))/(top - math.log(self.low))
 
+    def titles(self):
+        "Titles of both axes."
+        title = _text(8, 15, 'nats per token (log scale)', **_SMALL)
+        return title + _text((self.left + self.edge)/2, self.height - 8, 'seconds of training', 'middle', **_SMALL)
+
+    def loss_tick(self, v):
+        "A grid line and its loss."
+        y = self.y(v)
+        line = _grid_line(self.left, self.edge, f'{y:.1f}', f'{y:.1f}')
+        return line + _text(self.left - 8, y + 4, f'{v:g}', 'end', 11, opacity=0.7)
+
+    def time_tick(self, t):
+        "A number of seconds below the chart."
+        return _text(self.x(t), self.height - self.bottom + 18, f'{t:g}', 'middle', 11, opacity=.7)
+
     def grid(self):
         "Titles and ticks of both axes."
-        out = [
-            _text(8, 15, 'nats per token (log scale)', size=11, opacity=0.7),
-            _text((self.left + self.edge)/2, self.height - 8, 'seconds of training', 'middle', 11, opacity=0.7),
-        ]
-        for v in _log_ticks(self.low, self.high):
-            y = self.y(v)
-            out.append(_grid_line(self.left, self.edge, f'{y:.1f}', f'{y:.1f}'))
-            out.append(_text(self.left - 8, y + 4, f'{v:g}', 'end', 11, opacity=0.7))
-        for t in _ticks(0, self.end):
-            out.append(_text(self.x(t), self.height - self.bottom + 18, f'{t:g}', 'middle', 11, opacity=.7))
-        return ''.join(out)
+        losses = ''.join(self.loss_tick(v) for v in _log_ticks(self.low, self.high))
+        return self.titles() + losses + ''.join(self.time_tick(t) for t in _ticks(0, self.end))
 
 # %% ../../nbs/918_evaluate.charts.ipynb #905aa9a9
 def _baseline(axes, name, loss, color):
@@ -158,12 +186,15 @@ def _baseline(axes, name, loss, color):
     return (f'<line x1="{axes.left}" x2="{axes.edge}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="1.5" '
             f'stroke-dasharray="5 4"><title>{escape(name)}: {loss:.3f} nats per token</title></line>')
 
+def _line(axes, points):
+    "A line through (seconds, loss) points."
+    path = ' '.join(f'{axes.x(t):.1f},{axes.y(v):.1f}' for t,v in points)
+    return f'<polyline fill="none" stroke="{_ACCENT}" stroke-width="2.5" stroke-linejoin="round" points="{path}"/>'
+
 def _curve(axes, points, best):
     "The validation loss as a line with a dot for each value; the best one is larger."
-    path = ' '.join(f'{axes.x(t):.1f},{axes.y(v):.1f}' for t,v in points)
-    out = (f'<polyline fill="none" stroke="{_ACCENT}" stroke-width="2.5" stroke-linejoin="round" '
-           f'points="{path}"/>')
-    return out + ''.join(_dot(axes, t, v, 5 if (t,v) == best else 2.5) for t,v in points)
+    dots = ''.join(_dot(axes, t, v, 5 if (t,v) == best else 2.5) for t,v in points)
+    return _line(axes, points) + dots
 
 # %% ../../nbs/918_evaluate.charts.ipynb #fa7e24fc
 def _dot(axes, t, v, radius):
@@ -171,13 +202,14 @@ def _dot(axes, t, v, radius):
     return (f'<circle cx="{axes.x(t):.1f}" cy="{axes.y(v):.1f}" r="{radius}" fill="{_ACCENT}">'
             f'<title>{v:.3f} nats per token after {t:.0f} s</title></circle>')
 
+def _label(x, y, text, color, weight):
+    "A colored text."
+    return _text(x, y, text, fill_opacity=1, font_weight=weight).replace('currentColor', color)
+
 def _labels(axes, labels):
     "Text, color and weight at a height each, moved apart."
-    out = ''
-    for y,(_,text,color,weight) in zip(_apart([label[0] for label in labels], 15), labels):
-        svg = _text(axes.edge + 8, y + 4, text, fill_opacity=1, font_weight=weight)
-        out += svg.replace('currentColor', color)
-    return out
+    heights = _apart([label[0] for label in labels], 15)
+    return ''.join(_label(axes.edge + 8, y + 4, *label[1:]) for y,label in zip(heights, labels))
 
 # %% ../../nbs/918_evaluate.charts.ipynb #727caf65
 def _positive(pairs):

@@ -159,10 +159,14 @@ def floor(self:DistanceTable,
 # %% ../../nbs/910_evaluate.distance.ipynb #24ebd731
 def _format_distance(d): return f"{d['distance']:.3f} ({d['low']:.3f} … {d['high']:.3f})"
 
+def _distance_row(row):
+    "Name and distances of a row as text."
+    return row['name'], [_format_distance(row[k]) for k in histogram_bins]
+
 @patch
-def format_rows(self:DistanceTable)->list: # (name, [text for each of `histogram_bins`])
-    "Return the table as text."
-    out = [(r['name'], [_format_distance(r[k]) for k in histogram_bins]) for r in self.rows]
+def format_rows(self:DistanceTable)->list: # (name, [text of each histogram])
+    "The table as text."
+    out = [_distance_row(r) for r in self.rows]
     if self.rows and len(self.other_real['onset']): out.append(_floor_row(self.rows[-1]))
     return out
 
@@ -182,12 +186,16 @@ def _html_row(name, cells):
     return f'<tr><td style="text-align:left">{escape(name)}</td>' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
 
 # %% ../../nbs/910_evaluate.distance.ipynb #ac23c77d
+_HEAD = f'<tr><th></th>{"".join(f"<th>{k}</th>" for k in histogram_bins)}</tr>'
+
+@patch
+def _note(self:DistanceTable):
+    return f'Jensen–Shannon distances to {len(self.real["onset"])} real pieces, 95 % intervals'
+
 @patch
 def _repr_html_(self:DistanceTable):
-    head = ''.join(f'<th>{k}</th>' for k in histogram_bins)
     rows = ''.join(_html_row(name, cells) for name, cells in self.format_rows())
-    note = f'Jensen–Shannon distances to {len(self.real["onset"])} real pieces, 95 % intervals'
-    return f'<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table><p>{note}</p>'
+    return f'<table><thead>{_HEAD}</thead><tbody>{rows}</tbody></table><p>{self._note()}</p>'
 
 # %% ../../nbs/910_evaluate.distance.ipynb #bbded8b6
 def _random_pitches(n, r):

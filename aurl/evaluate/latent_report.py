@@ -179,9 +179,12 @@ class Reconstruction:
         "Half of the 95 % interval of the mean F1."
         return 1.96*self.f1.std()/max(1, len(self.f1))**.5
     def __repr__(self):
-        f1 = f'{self.f1.mean():.3f} ± {self.f1_error():.3f} over {len(self.f1)} pieces'
-        head = f'temperature {self.temperature:g}: note F1 {f1} (chance {self.f1_baseline:.3f})'
-        return f'{head}, edit distance {self.edit.mean():.3f}'
+        return f'temperature {self.temperature:g}: {self._f1_text()}, edit distance {self.edit.mean():.3f}'
+
+    def _f1_text(self):
+        "Mean note F1 and that of chance, as text."
+        mean = f'{self.f1.mean():.3f} ± {self.f1_error():.3f} over {len(self.f1)} pieces'
+        return f'note F1 {mean} (chance {self.f1_baseline:.3f})'
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #b1476c92
 def _generate_from(model, z, **kwargs):
@@ -243,12 +246,20 @@ def worst_backstep(self:InterpolationReport)->tuple:
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #72c0e9ba
 @patch
+def _distances_text(self:InterpolationReport):
+    "Mean distances at each step, as text."
+    return f'mean distance to the first end {_format_means(self.first)}, to the last {_format_means(self.last)}'
+
+@patch
+def _trend_text(self:InterpolationReport):
+    "Whether the mean distances are monotone, as text."
+    if self.is_monotone(): return 'monotone'
+    return 'monotone except for at most {:.4f} ± {:.4f}'.format(*self.worst_backstep())
+
+@patch
 def __repr__(self:InterpolationReport):
-    how = 'monotone'
-    if not self.is_monotone(): how = 'monotone except for at most {:.4f} ± {:.4f}'.format(*self.worst_backstep())
-    return (f'{len(self.first)} paths; mean distance to the first end {_format_means(self.first)}, '
-            f'to the last {_format_means(self.last)}: {how}; {self.forward_share():.0%} of the steps '
-            f'in the right direction, Spearman {self.rank_correlation():.3f}')
+    return (f'{len(self.first)} paths; {self._distances_text()}: {self._trend_text()}; '
+            f'{self.forward_share():.0%} of the steps in the right direction, Spearman {self.rank_correlation():.3f}')
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #3eaad7d3
 def measure_interpolation(
@@ -295,10 +306,12 @@ class ControlResult:
     def mean_rank_correlation(self)->float:
         "Mean over pieces of the Spearman correlation within a piece."
         return float(np.mean([spearman(self.targets, m) for m in self.measured]))
-    def __repr__(self):
+    def __repr__(self): return f'{self.name:12} {self._values_text()}; Spearman {self.correlations()}'
+
+    def _values_text(self):
+        "Targets and means as text."
         targets, measured = _format_means(self.targets[None], '.3g'), _format_means(self.measured, '.3g')
-        return (f'{self.name:12} target {targets}, measured {measured} (mean of {len(self.measured)} pieces); '
-                f'Spearman {self.correlations()}')
+        return f'target {targets}, measured {measured} (mean of {len(self.measured)} pieces)'
     def correlations(self)->str:
         "Both rank correlations as text."
         return f'{self.rank_correlation():.3f} over all, {self.mean_rank_correlation():.3f} within a piece'
@@ -449,9 +462,13 @@ def evaluate_latent(
     return LatentEvaluation(usage, reconstructions, report, controls, around, straight, z=z, values=values)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #300191cc
+def _varied_attributes(ids, names):
+    "Values (pieces,) of each attribute that varies among pieces, by name."
+    values = dict(zip(names, attribute_values(ids, names).T))
+    return {k:v for k,v in values.items() if v.std() > 1e-3}
+
 def _train_latents(model, pieces, names):
-    "Latents of training pieces, and the values of each attribute that varies among them."
+    "Latents of training pieces, and their attributes that vary, by name."
     ids = pad_pieces(pieces)
     z = torch.cat([model.encode(x) for x in ids.split(64)]).clone()
-    values = dict(zip(names, attribute_values(ids, names).T))
-    return z, {k:v for k,v in values.items() if v.std() > 1e-3}
+    return z, _varied_attributes(ids, names)

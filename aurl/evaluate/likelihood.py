@@ -38,13 +38,14 @@ def _has_drums(ids):
     "Whether some notes of a piece are not transposed."
     return (_is_note(vocab.kind[ids]) & ~melodic_mask(ids)).any()
 
+def _with_range(ids, max_transposition):
+    "A piece with its transposition range; in every key if it has drums."
+    lo, hi = transposition_range(ids, max_transposition)
+    return _in_every_key(ids, lo, hi) if _has_drums(ids) else [(ids, lo, hi)]
+
 def _transposition_ranges(pieces, max_transposition):
     "`pieces` with the transposition range of each; those with drums are written out in every key."
-    out = []
-    for ids in map(np.asarray, pieces):
-        lo, hi = transposition_range(ids, max_transposition)
-        out += _in_every_key(ids, lo, hi) if _has_drums(ids) else [(ids, lo, hi)]
-    return out
+    return [x for ids in pieces for x in _with_range(np.asarray(ids), max_transposition)]
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #738a3fe4
 def _in_every_key(ids, lo, hi):
@@ -85,7 +86,7 @@ class _GrowingGrams:
         self.cls, self.base = np.zeros_like(self.start), np.full_like(self.start, -1)
 
     def extend(self, k):
-        "Extend to `k` tokens where the piece is long enough; return the keys, and class and first pitch of the contexts."
+        "Extend to `k` tokens where the piece is long enough; returns keys, and class and first pitch of contexts."
         long_enough = self.tokens.remaining[self.start] >= k
         self.start, context, context_base = self.start[long_enough], self.cls[long_enough], self.base[long_enough]
         key, self.base = _extend_grams(self.tokens, self.start, context, context_base, k)
@@ -107,18 +108,28 @@ class NGram:
         pieces = _random_subset(pieces, max_tokens, seed)
         self.n_pieces, self.n_tokens = len(pieces), sum(map(len, pieces))
         self._count(_transposition_ranges(pieces, max_transposition), progress)
+    def _size_text(self):
+        "Numbers of pieces and tokens as text."
+        of_given = f' of {self.n_given:,}' if self.n_pieces < self.n_given else ''
+        return f'{self.n_pieces:,}{of_given} pieces, {self.n_tokens:,} tokens'
+
     def __repr__(self):
-        n = f'{self.n_pieces:,}' + (f' of {self.n_given:,}' if self.n_pieces < self.n_given else '')
-        return (f'NGram(order {self.order}, {n} pieces, {self.n_tokens:,} tokens '
-                f'in every key within ±{self.max_transposition})')
+        return f'NGram(order {self.order}, {self._size_text()} in every key within ±{self.max_transposition})'
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #7fdc3ad5
+def _first_within(pieces, max_tokens):
+    "The first of `pieces` that have at most `max_tokens` ids together, at least one."
+    total = np.cumsum([len(p) for p in pieces])
+    return pieces[:max(1, np.searchsorted(total, max_tokens, 'right'))]
+
+def _shuffled(pieces, seed):
+    "The pieces in random order."
+    return [pieces[i] for i in rng(seed, 'n-gram').permutation(len(pieces))]
+
 def _random_subset(pieces, max_tokens, seed):
-    "Return `pieces`, or as many of them at random as have at most `max_tokens` ids, at least one."
+    "`pieces`, or random ones with at most `max_tokens` ids together."
     if not max_tokens or sum(map(len, pieces)) <= max_tokens: return pieces
-    order = rng(seed, 'n-gram').permutation(len(pieces))
-    total = np.cumsum([len(pieces[i]) for i in order])
-    return [pieces[i] for i in order[:max(1, np.searchsorted(total, max_tokens, 'right'))]]
+    return _first_within(_shuffled(pieces, seed), max_tokens)
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #5c9c866d
 def _first_pitches(base, lo, hi):

@@ -34,12 +34,15 @@ class _Inline:
     def restore(self, match): return self.kept[int(match[1])]
 
 # %% ../../nbs/920_evaluate.report.ipynb #9ca7dc02
+def _emphasize(text):
+    "Convert **bold** and *italic* to HTML."
+    text = re.sub(r'\*\*(.+?)\*\*', r'<strong>\1</strong>', text)
+    return re.sub(r'\*(.+?)\*', r'<em>\1</em>', text)
+
 def _inline(text):
     "HTML of one line of Markdown."
     inline = _Inline()
-    text = _LINK.sub(inline.link, _CODE.sub(inline.code, escape(text)))
-    text = re.sub(r'\*\*(.+?)\*\*', r'<strong>\1</strong>', text)
-    text = re.sub(r'\*(.+?)\*', r'<em>\1</em>', text)
+    text = _emphasize(_LINK.sub(inline.link, _CODE.sub(inline.code, escape(text))))
     while '\0' in text: text = _PLACEHOLDER.sub(inline.restore, text)
     return text
 
@@ -66,10 +69,13 @@ def markdown_to_html(
 
 # %% ../../nbs/920_evaluate.report.ipynb #e69d0d99
 _STYLE = '''
-:root{color-scheme:light dark;--bg:#f6f5f1;--card:#fff;--ink:#1f2328;--soft:#656d76;--line:#e3e1da;--accent:#2f6fde;--c1:#8a8f98;--c2:#b0793a;--c3:#3c8f63;--c4:#9a55b3}
-@media(prefers-color-scheme:dark){:root{--bg:#14161a;--card:#1d2026;--ink:#e6e8eb;--soft:#9aa2ad;--line:#31353d;--accent:#7fb0ff;--c1:#8f96a1;--c2:#d8a468;--c3:#6cc497;--c4:#c58ddb}}
+:root{color-scheme:light dark;--bg:#f6f5f1;--card:#fff;--ink:#1f2328;--soft:#656d76;--line:#e3e1da;--accent:#2f6fde;\
+--c1:#8a8f98;--c2:#b0793a;--c3:#3c8f63;--c4:#9a55b3}
+@media(prefers-color-scheme:dark){:root{--bg:#14161a;--card:#1d2026;--ink:#e6e8eb;--soft:#9aa2ad;--line:#31353d;\
+--accent:#7fb0ff;--c1:#8f96a1;--c2:#d8a468;--c3:#6cc497;--c4:#c58ddb}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,\
+"DejaVu Sans",sans-serif}
 main,header,footer{max-width:62rem;margin:0 auto;padding:0 1.25rem}
 header{padding-top:3rem;padding-bottom:.5rem}
 h1{font:600 clamp(1.8rem,5vw,2.7rem)/1.15 Georgia,"Times New Roman","DejaVu Serif",serif;margin:0 0 .6rem}
@@ -77,18 +83,26 @@ header p{font-size:1.12rem;color:var(--soft);max-width:46rem;margin:.2rem 0}
 h2{font:600 1.45rem/1.3 Georgia,"Times New Roman","DejaVu Serif",serif;margin:2.4rem 0 .6rem}
 h3{font-size:1.05rem;margin:1.4rem 0 .3rem}
 main>p,main>ul{max-width:46rem}
-a{color:var(--accent)} code{font:.9em ui-monospace,"DejaVu Sans Mono",monospace;background:color-mix(in srgb,var(--ink) 7%,transparent);padding:.1em .3em;border-radius:4px;overflow-wrap:anywhere}
-figure,.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.1rem 1.25rem;margin:1.1rem 0;overflow-x:auto}
+a{color:var(--accent)} code{font:.9em ui-monospace,"DejaVu Sans Mono",monospace;background:color-mix(in srgb,\
+var(--ink) 7%,transparent);padding:.1em .3em;border-radius:4px;overflow-wrap:anywhere}
+figure,.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.1rem 1.25rem;\
+margin:1.1rem 0;overflow-x:auto}
 figure svg,.card svg{display:block;max-width:100%;height:auto;margin:0 auto}
 figcaption,.caption{color:var(--soft);font-size:.92rem;margin:.6rem 0 0}
 .card h3{margin:0 0 .5rem;font:600 1.15rem/1.3 Georgia,"Times New Roman","DejaVu Serif",serif;overflow-wrap:anywhere}
-.play{display:flex;flex-wrap:wrap;gap:.8rem;align-items:center;margin-top:.9rem}.play audio{flex:1 1 18rem;height:40px}
-.button{border:1px solid var(--line);border-radius:999px;padding:.35rem .95rem;text-decoration:none;white-space:nowrap;font-size:.92rem}.button:hover{border-color:var(--accent)}
+.play{display:flex;flex-wrap:wrap;gap:.8rem;align-items:center;margin-top:.9rem}.play audio{flex:1 1 18rem;\
+height:40px}
+.button{border:1px solid var(--line);border-radius:999px;padding:.35rem .95rem;text-decoration:none;\
+white-space:nowrap;font-size:.92rem}.button:hover{border-color:var(--accent)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.4rem .7rem;text-align:right;border-bottom:1px solid var(--line)}th{font-weight:600;color:var(--soft);font-size:.88rem}
-th:first-child,td:first-child{text-align:left}tr:last-child td{border-bottom:0}tr.mark td{font-weight:700;color:var(--accent)}
+th,td{padding:.4rem .7rem;text-align:right;border-bottom:1px solid var(--line)}th{font-weight:600;color:var(--soft);\
+font-size:.88rem}
+th:first-child,td:first-child{text-align:left}tr:last-child td{border-bottom:0}tr.mark td{font-weight:700;\
+color:var(--accent)}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1.2rem 0}
-.facts div{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:.75rem 1rem}.facts b{display:block;font-size:1.35rem;line-height:1.3;overflow-wrap:anywhere}.facts span{color:var(--soft);font-size:.88rem}
+.facts div{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:.75rem 1rem}\
+.facts b{display:block;font-size:1.35rem;line-height:1.3;overflow-wrap:anywhere}.facts span{color:var(--soft);\
+font-size:.88rem}
 footer{color:var(--soft);font-size:.85rem;padding-top:2rem;padding-bottom:3rem}
 .wide{overflow-x:auto}
 @media(max-width:40rem){.wide svg{width:38rem!important;max-width:none!important}figure,.card{padding:.9rem .8rem}}
@@ -162,11 +176,15 @@ def write(self:Report,
     return path
 
 # %% ../../nbs/920_evaluate.report.ipynb #69817568
+def _unboxed(v):
+    "A scalar of NumPy or torch as a Python value; others as they are."
+    return v.item() if hasattr(v, 'item') and getattr(v, 'ndim', 1) == 0 else v
+
 def _cell(v):
     "Text of a value in a table."
     if v is None: return '–'
     if isinstance(v, bool): return 'yes' if v else 'no'
-    if hasattr(v, 'item') and getattr(v, 'ndim', 1) == 0: v = v.item()
+    v = _unboxed(v)
     if isinstance(v, float): return _format_float(v)
     return f'{v:,}' if isinstance(v, int) else str(v)
 
@@ -221,11 +239,15 @@ def _scrollable(svg):
     "HTML of an SVG figure that scrolls sideways on a narrow screen."
     return f'<div class="wide">{clean_svg(svg)}</div>'
 
+def _with_text_color(svg):
+    "`svg` with the text color of the page instead of black."
+    return svg.replace('#000000', 'currentColor').replace('<svg ', '<svg fill="currentColor" ', 1)
+
 def _matplotlib_svg(fig):
+    "A matplotlib figure as SVG, in the text color of the page."
     buf = io.StringIO()
     fig.savefig(buf, format='svg', bbox_inches='tight', transparent=True, metadata={'Date': None})
-    # black becomes the text color of the page
-    return buf.getvalue().replace('#000000', 'currentColor').replace('<svg ', '<svg fill="currentColor" ', 1)
+    return _with_text_color(buf.getvalue())
 
 # %% ../../nbs/920_evaluate.report.ipynb #7a8895af
 @patch
@@ -252,11 +274,14 @@ def _check_plotly(self:Report, fig):
                         way_out='allow them with Report(title, interactive=True)')
 
 # %% ../../nbs/920_evaluate.report.ipynb #eb2a68c9
+def _file_bytes(path):
+    "Contents of a file; `AurlError` if it is not readable."
+    try: return Path(path).read_bytes()
+    except OSError as e: raise AurlError(f'not readable ({e.strerror})', path=path) from e
+
 def _bytes(source):
     "The bytes `source`, or those of the file at the path `source`."
-    if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source)
-    try: return Path(source).read_bytes()
-    except OSError as e: raise AurlError(f'not readable ({e.strerror})', path=source) from e
+    return bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else _file_bytes(source)
 
 def _data(source, mime):
     "A data URL of bytes, or of the file at a path."

@@ -13,7 +13,7 @@ from pathlib import Path
 
 # %% ../../nbs/035_experiments.environment.ipynb #cf9ea9bc
 def _read_output(p, max_bytes, seconds=20):
-    "Return the output of process `p`, at most `max_bytes`; kill it after some seconds."
+    "Return up to `max_bytes` of output of process `p`; kill it after `seconds`."
     timer = threading.Timer(seconds, p.kill)
     timer.start()
     try: return p.stdout.read(max_bytes)
@@ -43,11 +43,14 @@ def _outside(files, top, ignore):
     return [f for f in files if not (top/f).resolve().is_relative_to(ignore)]
 
 # %% ../../nbs/035_experiments.environment.ipynb #7aa463f8
+def _git_status(cwd):
+    "Return mark and name of changed and untracked files."
+    status = _git('status', '--porcelain', '-z', '--no-renames', '--untracked-files=normal', cwd=cwd) or ''
+    return [(s[:2], s[3:]) for s in status.split('\0') if len(s) > 3]
+
 def _git_files(cwd, ignore):
     "Return the changed files, and the untracked ones that are not in the folder `ignore`."
-    top = _git_line('rev-parse', '--show-toplevel', cwd=cwd)
-    status = _git('status', '--porcelain', '-z', '--no-renames', '--untracked-files=normal', cwd=cwd) or ''
-    files = [(s[:2], s[3:]) for s in status.split('\0') if len(s) > 3]
+    top, files = _git_line('rev-parse', '--show-toplevel', cwd=cwd), _git_status(cwd)
     untracked = _outside([f for mark,f in files if mark == '??'], top, ignore)
     return [f for mark,f in files if mark != '??'], untracked
 
@@ -88,13 +91,17 @@ def git_diff(
 # %% ../../nbs/035_experiments.environment.ipynb #7b6dc1f5
 _CPU_FLAGS = {'avx2', 'avx512f', 'avx512_bf16', 'amx_bf16'}  # instruction sets that change speed and rounding
 
+def _cpuinfo_value(text, name):
+    "Return the first value of `name` in the `text` of /proc/cpuinfo, or None."
+    found = re.search(rf'{name}\s*: (.*)', text)
+    return found[1] if found else None
+
 def _cpu():
     "Return the name of the processor, and its relevant instruction sets."
     try: text = Path('/proc/cpuinfo').read_text()
     except OSError: return platform.processor() or platform.machine(), []
-    name = re.search(r'model name\s*: (.*)', text)
-    flags = set((re.search(r'flags\s*: (.*)', text) or ['', ''])[1].split())
-    return (name[1] if name else platform.machine()), sorted(flags & _CPU_FLAGS)
+    name, flags = _cpuinfo_value(text, 'model name'), _cpuinfo_value(text, 'flags') or ''
+    return (platform.machine() if name is None else name), sorted({*flags.split()} & _CPU_FLAGS)
 
 def _ram():
     "Return the bytes of memory, or None."
@@ -102,19 +109,26 @@ def _ram():
     except (ValueError, OSError, AttributeError): return None
 
 # %% ../../nbs/035_experiments.environment.ipynb #e32dd31f
+def _gpu_names(torch):
+    "Return the names of the GPUs that the module `torch` can use."
+    if not torch.cuda.is_available(): return []
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
 def _torch_environment(torch):
     "Return version, threads and GPUs of the module `torch`."
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
-    return dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda, gpus=gpus)
+    return dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda,
+                gpus=_gpu_names(torch))
 
 # %% ../../nbs/035_experiments.environment.ipynb #1d0ce7b2
+def _packages():
+    "Return the names and versions of all installed packages, sorted."
+    packages = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
+    return dict(sorted(packages.items()))
+
 def environment()->dict:
     "Return the properties of machine, Python and torch, and the versions of all packages."
     cpu, flags = _cpu()
     env = dict(python=platform.python_version(), platform=platform.platform(), cpu=cpu, cpu_flags=flags,
                cpu_count=os.cpu_count(), ram=_ram(), argv=sys.argv[:20])
     if torch := sys.modules.get('torch'): env |= _torch_environment(torch)
-    packages = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
-    return env | dict(packages=dict(sorted(packages.items())))
+    return env | dict(packages=_packages())

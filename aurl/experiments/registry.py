@@ -16,35 +16,41 @@ from pathlib import Path
 
 from ..core import AurlError, ConfigError, suggest, read_json, sha256_of, to_json
 from .run import Experiment
-from .run_files import read_config
+from .run_files import _change_times, _name_from_dir, read_config
 
 # %% ../../nbs/045_experiments.registry.ipynb #cc86d17c
 _units = dict(b=1, kb=1000, mb=1000**2, gb=1000**3, tb=1000**4, kib=2**10, mib=2**20, gib=2**30, tib=2**40)
 _spans = dict(s=1, m=60, h=3600, d=86_400, w=604_800)
 
+def _number_and_unit(text, units, kind, examples):
+    "Split `text` into a number and one of the `units`; raise a `ConfigError` if that is impossible."
+    m = re.fullmatch(rf'\s*(\d+(?:\.\d+)?)\s*({units})\s*', str(text).lower())
+    if not m: raise ConfigError(f'{printable(text)!r} is not a {kind}', way_out=f'write it as {examples}')
+    return float(m[1]), m[2]
+
 def parse_size(
     text, # such as 500MB, 5GB, 2GiB, or bytes
 )->int:   # bytes
-    "Parse a size; return bytes."
-    m = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)?\s*', str(text).lower())
-    if not m: raise ConfigError(f'{printable(text)!r} is not a size', way_out='write it as 500MB, 5GB or 2GiB')
-    return int(float(m[1])*_units[m[2] or 'b'])
+    "Parse a size."
+    number, unit = _number_and_unit(text, '(?:[kmgt]i?)?b|', 'size', '500MB, 5GB or 2GiB')
+    return int(number*_units[unit or 'b'])
 
 # %% ../../nbs/045_experiments.registry.ipynb #1bf37d40
 def parse_age(
     text, # such as 30m, 12h, 7d, 4w
 )->float: # seconds
-    "Parse a duration; return seconds."
-    m = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*', str(text).lower())
-    if not m: raise ConfigError(f'{printable(text)!r} is not a duration', way_out='write it as 30m, 12h, 7d or 4w')
-    return float(m[1])*_spans[m[2]]
+    "Parse a duration."
+    number, unit = _number_and_unit(text, '[smhdw]', 'duration', '30m, 12h, 7d or 4w')
+    return number*_spans[unit]
 
 # %% ../../nbs/045_experiments.registry.ipynb #84263a51
+def _escaped(character): return character.encode('unicode_escape', 'backslashreplace').decode()
+
 def printable(
     text, # from a file or a file name
 )->str:
     "Escape control characters, changes of direction and other unprintable characters of `text` for a terminal."
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'backslashreplace').decode() for c in str(text))
+    return ''.join(c if c.isprintable() else _escaped(c) for c in str(text))
 
 def format_size(
     n:float, # bytes
@@ -55,12 +61,14 @@ def format_size(
         n /= 1000
 
 # %% ../../nbs/045_experiments.registry.ipynb #cefa5594
+_age_units = dict(w=604_800, d=86_400, h=3600, min=60)     # seconds
+
 def format_age(
-    seconds, # age in seconds; None: unknown
+    seconds, # None: unknown
 )->str:
-    "Format an age, such as 3 d."
+    "Format an age: 3 d."
     if seconds is None: return '?'
-    for unit,span in (('w', 604_800), ('d', 86_400), ('h', 3600), ('min', 60)):
+    for unit,span in _age_units.items():
         if seconds >= 2*span: return f'{seconds/span:.0f} {unit}'
     return f'{max(0, seconds):.0f} s'
 
@@ -209,11 +217,13 @@ def _safetensors_header(path, max_bytes=1<<23):
         if n > max_bytes: raise ValueError(f'a header of {n:,} bytes')
         return json.loads(f.read(n))
 
+def _count_values(header): return sum(math.prod(t['shape']) for k,t in header.items() if k != '__metadata__')
+
 def count_parameters(
     path, # a .safetensors file
-)->int:   # number of values in all tensors; None if the file is unreadable
-    "Count the parameters in a file of weights by its header."
-    try: return sum(math.prod(t['shape']) for k,t in _safetensors_header(path).items() if k != '__metadata__')
+)->int:   # values in all tensors; None: unreadable
+    "Count the parameters by the header of a file."
+    try: return _count_values(_safetensors_header(path))
     except _READ_ERRORS: return None
 
 # %% ../../nbs/045_experiments.registry.ipynb #130beded
@@ -231,7 +241,7 @@ def _checkpoints(path, deep=False):
     return sorted(found, key=lambda c: (c.step or 0, c.path.name))
 
 def _state(path, status):
-    "Return the state of a run, and its error message."
+    "Return the state of a run and its error message."
     run = Experiment.__new__(Experiment)                              # without creating its folders
     run.path = path
     return str(run.status), str(status.get('error') or '')
@@ -244,10 +254,9 @@ def _stores(path):
 
 # %% ../../nbs/045_experiments.registry.ipynb #6667a774
 def _seconds_since_change(path):
-    "Return the seconds since the last change."
-    files = [path/n for n in ('config.yaml', 'status.json', 'progress.json', 'metrics.jsonl', 'summary.json')]
-    times = [f.stat().st_mtime for f in files if f.exists()] or [path.stat().st_mtime]
-    return max(0., time.time() - max(times))
+    "Return seconds since the last change."
+    names = 'config.yaml', 'status.json', 'progress.json', 'metrics.jsonl', 'summary.json'
+    return max(0., time.time() - max(_change_times(path, *names) or [path.stat().st_mtime]))
 
 def _notes(path):
     "Return the text of notes.txt, at most 2,000 characters."
@@ -287,12 +296,12 @@ def inspect_run(
 )->RunEntry:
     "Describe a run; `reason` lists all damage."
     path = Path(path).absolute()
-    out = RunEntry(path, path.name, re.sub(r'_\d{8}_\d{6}_.*', '', path.name), size=folder_size(path))
+    out = RunEntry(path, path.name, _name_from_dir(path.name), size=folder_size(path))
     return _fill_entry(out, *_read_parts(path, deep))
 
 # %% ../../nbs/045_experiments.registry.ipynb #88995e6d
 def _add_status(out, status):
-    "Fill `out` with the values of status.json."
+    "Fill `out` from `status.json`."
     out.state, out.reason = _state(out.path, status) if status else ('unknown', '')
     out.command, out.started = str(status.get('name') or out.command), str(status.get('started') or '')
 
@@ -333,10 +342,11 @@ def _checkpoint_count(checkpoints):
     return f'{len(checkpoints) or ""}' + (f' ({damaged} damaged)' if damaged else '')
 
 # %% ../../nbs/045_experiments.registry.ipynb #1bcc590e
+def _known(value, spec): return '' if value is None else format(value, spec)
+
 def _row_text(r):
     "Return the columns of a run, as text that is safe in a terminal."
-    steps = '' if r.steps is None else f'{r.steps:,}'
-    best = '' if r.best is None else f'{r.best:.3f}'
+    steps, best = _known(r.steps, ','), _known(r.best, '.3f')
     parameters = '' if r.parameters is None else f'{r.parameters/1e6:.2f}M'
     notes = (r.reason or r.notes.split('\n')[0])[:100]
     return [printable(x) for x in (r.name, r.command, r.state, steps, best, parameters,
@@ -356,8 +366,8 @@ class RunTable(list):
     def rows(self)->list: return [_row_text(r) for r in self]
     def lines(self)->list:
         "Return the table as lines of text."
-        rows = [list(_header), *self.rows()]
-        widths = [max(len(r[i]) for r in rows) for i in range(len(_header))]
+        rows = [_header, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*rows)]
         return ['  '.join(c.ljust(w) for c,w in zip(r, widths)).rstrip() for r in rows]
     def __repr__(self): return '\n'.join(self.lines()) if self else 'no runs'
     def _repr_html_(self):

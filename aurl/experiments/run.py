@@ -6,7 +6,7 @@
 __all__ = ['Experiment']
 
 # %% ../../nbs/040_experiments.run.ipynb #803c8383
-import datetime, math, os, re, threading, time, traceback, warnings
+import datetime, math, os, threading, time, traceback, warnings
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -17,8 +17,8 @@ from fastcore.basics import patch
 from ..aliases import current_columns
 from ..core import AurlError, atomic_path, read_json, to_json, write_json
 from .environment import aurl_state, environment, git_diff, git_state
-from .run_files import _append_line, _as_dict, _cut_log, _host_hash, _is_running, _keep_until, _new_dir
-from .run_files import _process_start, _read_lines, _split_log, _to_plain, find_runs, read_config
+from .run_files import _append_line, _as_dict, _cut_log, _is_running, _keep_until
+from .run_files import _name_from_dir, _new_dir, _read_lines, _split_log, _this_process, _to_plain, find_runs, read_config
 
 # %% ../../nbs/040_experiments.run.ipynb #9a15b3d6
 class Experiment:
@@ -112,8 +112,7 @@ def _status(self:Experiment):
 @patch
 def _write_status(self:Experiment, status, more):
     "Write `status`, this process and the values `more` to `status.json`, beside what it contains."
-    process = dict(pid=os.getpid(), since=_process_start(os.getpid()), where=_host_hash())
-    write_json(self.path/'status.json', self._status() | dict(status=status, **process) | more)
+    write_json(self.path/'status.json', self._status() | dict(status=status, **_this_process()) | more)
 
 # %% ../../nbs/040_experiments.run.ipynb #bc74a179
 @patch
@@ -286,7 +285,7 @@ def open(cls:Experiment,
     self, path = cls.__new__(cls), Path(path).absolute()
     self.path, self.config = path, read_config(path)
     # killed before writing a status
-    self.name = self._status().get('name') or re.sub(r'_\d{8}_\d{6}_.*', '', path.name)
+    self.name = self._status().get('name') or _name_from_dir(path.name)
     self._set_up()
     return self
 
@@ -323,17 +322,20 @@ def _folder_text(path):
     files = [f for f in path.rglob('*') if f.is_file()]
     return f'{len(files)} files, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'
 
+def _name_and_size(path):
+    "Return the name of a file or folder, and its size as text."
+    if path.is_dir(): return path.name + '/', _folder_text(path)
+    return path.name, _format_size(path.stat().st_size)
+
 @patch
 def _tree(self:Experiment):
     "Return files and folders with their sizes."
-    out = []
-    for p in sorted(self.path.iterdir(), key=lambda p: (p.is_dir(), p.name)):
-        if p.name.startswith('.'): continue
-        out.append((p.name + '/', _folder_text(p)) if p.is_dir() else (p.name, _format_size(p.stat().st_size)))
-    return out
+    paths = sorted(self.path.iterdir(), key=lambda p: (p.is_dir(), p.name))
+    return [_name_and_size(p) for p in paths if not p.name.startswith('.')]
 
 # %% ../../nbs/040_experiments.run.ipynb #26fe95dd
 def _metric_text(v): return f'{v:.4g}' if isinstance(v, float) else str(v)
+def _metrics_text(metrics): return ', '.join(f'{k} {_metric_text(v)}' for k,v in metrics.items())
 
 @patch
 def latest(self:Experiment)->dict:
@@ -345,7 +347,7 @@ def latest(self:Experiment)->dict:
 @patch
 def __repr__(self:Experiment):
     tree = '\n'.join(f'  {name:18} {size}' for name,size in self._tree())
-    last = ', '.join(f'{k} {_metric_text(v)}' for k,v in self.latest().items())
+    last = _metrics_text(self.latest())
     return f'{self.path.name}/ ({self.status})\n{tree}' + (f'\n  last: {last}' if last else '')
 
 # %% ../../nbs/040_experiments.run.ipynb #c004a262

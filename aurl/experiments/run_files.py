@@ -14,6 +14,10 @@ import yaml
 from ..core import AurlError, atomic_path, to_json
 
 # %% ../../nbs/038_experiments.run_files.ipynb #3112f3fc
+def _name_from_dir(name):
+    "Return the name of a run by that of its directory."
+    return re.sub(r'_\d{8}_\d{6}_.*', '', name)
+
 def _dir_stem(name, short):
     "Return the name of the directory of a run that starts now."
     slug = re.sub(r'[^\w.-]+', '-', name).strip('-.') or 'run'
@@ -36,12 +40,15 @@ def _new_dir(root, name, short):
     raise AurlError(f'{i:,} runs of this name in one second', path=root)
 
 # %% ../../nbs/038_experiments.run_files.ipynb #501ae182
+def _start_key(run):
+    "Return the time at which the run in the folder `run` started, and its name, to sort runs."
+    return (run/'config.yaml').stat().st_mtime_ns, run.name
+
 def find_runs(
     root='runs', # the folder of all runs
 )->list:
     "Return the directories of the runs in `root`, newest first."
-    paths = [p.parent for p in Path(root).glob('*/config.yaml')]
-    return sorted(paths, key=lambda p: ((p/'config.yaml').stat().st_mtime_ns, p.name), reverse=True)
+    return sorted((p.parent for p in Path(root).glob('*/config.yaml')), key=_start_key, reverse=True)
 
 # %% ../../nbs/038_experiments.run_files.ipynb #078d87f3
 def _as_dict(config):
@@ -110,22 +117,30 @@ def _keep_until(file, step):
     with atomic_path(file) as p: p.write_bytes(b''.join(lines))
 
 # %% ../../nbs/038_experiments.run_files.ipynb #32d81992
+def _boot_id(): return Path('/proc/sys/kernel/random/boot_id').read_text()[:8]
+
 def _process_start(pid):
-    "Return an identifier of the start of process `pid` (start time and boot id); None where /proc is missing."
-    try:
-        start = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]
-        return start + Path('/proc/sys/kernel/random/boot_id').read_text()[:8]
+    "Return start time and boot id of process `pid` as text; None without /proc."
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19] + _boot_id()
     except (OSError, IndexError): return None
 
 def _host_hash():
     "Return a hash of the name of this machine."
     return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
+def _this_process():
+    "Return what identifies this process in `status.json`."
+    return dict(pid=os.getpid(), since=_process_start(os.getpid()), where=_host_hash())
+
 # %% ../../nbs/038_experiments.run_files.ipynb #d354e0d1
+def _change_times(folder, *names):
+    "Return when the files `names` of `folder` were last changed, in seconds; only of those that exist."
+    return [f.stat().st_mtime for f in (folder/name for name in names) if f.exists()]
+
 def _written_recently(folder, seconds=600):
     "Whether the run in `folder` has written within the last `seconds`."
-    files = [folder/name for name in ('status.json', 'progress.json', 'metrics.jsonl')]
-    return time.time() - max((f.stat().st_mtime for f in files if f.exists()), default=0) < seconds
+    times = _change_times(folder, 'status.json', 'progress.json', 'metrics.jsonl')
+    return time.time() - max(times, default=0) < seconds
 
 def _is_running(folder, status):
     "Whether the process that wrote `status` in `folder` is still running, as far as this machine can determine."

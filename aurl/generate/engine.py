@@ -43,10 +43,14 @@ def _without_end(logits):
     rest[:,vocab.END] = -np.inf
     return xp.where(xp.isfinite(rest).any(-1)[:,None], rest, logits)
 
+def _need_and_slack(state, limits):
+    "Most ids each state needs to end, (batch,), and the slack that a free step uses at most."
+    if limits is None: return grammar.max_closing_tokens(state), _slack
+    return limits.ids_to_end(state), limits.ids_per_step
+
 def _free_steps(state, remaining, limits):
     "Number of steps before the budget must be checked again."
-    need, per_step = grammar.max_closing_tokens(state), _slack
-    if limits is not None: need, per_step = limits.ids_to_end(state), limits.ids_per_step
+    need, per_step = _need_and_slack(state, limits)
     return max(1, (remaining - per_step - int(need.max()))//per_step + 1)
 
 # %% ../../nbs/800_generate.engine.ipynb #5ca707a4

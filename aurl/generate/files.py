@@ -77,10 +77,14 @@ def _parse_key(text):
     except AurlError as e: raise ConfigError(f'key={text}: {e.what}', way_out=f'auto, none, or {e.way_out}') from e
 
 # %% ../../nbs/820_generate.files.ipynb #4ec4ed8a
+def _are_meter(top, low):
+    "Whether two texts are the numerator and denominator of a meter."
+    return top.isdigit() and low.isdigit() and int(top) < 128 and _is_meter(int(top), int(low))
+
 def _parse_meter(text):
-    "Return numerator and denominator of `text`, such as 3/4."
+    "Numerator and denominator of `text`, such as 3/4."
     top, _, low = text.partition('/')
-    if top.isdigit() and low.isdigit() and int(top) < 128 and _is_meter(int(top), int(low)): return int(top), int(low)
+    if _are_meter(top, low): return int(top), int(low)
     raise ConfigError(f'meter={text}', way_out='auto, none, or a meter such as 3/4')
 
 # %% ../../nbs/820_generate.files.ipynb #9f655a43
@@ -102,22 +106,30 @@ class PromptSource:
 # %% ../../nbs/820_generate.files.ipynb #cbf953f2
 _by_time = attrgetter('time')
 
+def _timed(score, events):
+    "Each of the `events` of `score` after its second, in order."
+    clock = Clock(score)
+    return [(float(clock.seconds(e.time)), e) for e in sorted(events, key=_by_time)]
+
+@patch
+def _within_part(self:PromptSource, events):
+    "Each of the `events` in the part that was used, after its second, in order."
+    return [(second, e) for second,e in _timed(self.score, events) if second < self.seconds]
+
+def _fraction(meter): return meter.numerator, meter.denominator
+
 @patch
 def meters(self:PromptSource)->list:
     "Meters (second, numerator, denominator) of the part that was used."
-    clock, found = Clock(self.score), sorted(self.score.time_signatures, key=_by_time)
-    found = [t for t in found if _is_meter(t.numerator, t.denominator)]
-    rows = [(float(clock.seconds(t.time)), t.numerator, t.denominator) for t in found]
-    return [r for r in rows if r[0] < self.seconds]
+    found = self._within_part(self.score.time_signatures)
+    return [(t, *_fraction(m)) for t,m in found if _is_meter(*_fraction(m))]
 
 # %% ../../nbs/820_generate.files.ipynb #6898fc36
 @patch
 def keys(self:PromptSource)->list:
     "Keys (second, sharps, minor) of the part that was used."
-    clock, found = Clock(self.score), sorted(self.score.key_signatures, key=_by_time)
-    found = [k for k in found if abs(k.key) <= 7 and k.tonality in (0, 1)]
-    rows = [(float(clock.seconds(k.time)), k.key, k.tonality) for k in found]
-    return [r for r in rows if r[0] < self.seconds]
+    found = self._within_part(self.score.key_signatures)
+    return [(t, k.key, k.tonality) for t,k in found if abs(k.key) <= 7 and k.tonality in (0, 1)]
 
 @patch
 def signatures(self:PromptSource)->tuple:
@@ -125,10 +137,14 @@ def signatures(self:PromptSource)->tuple:
     return self.meters(), self.keys()
 
 # %% ../../nbs/820_generate.files.ipynb #f9ec8436
+def _timed_tempos(score):
+    "Seconds and microseconds per quarter of the tempos of `score`, in order."
+    t, clock = score.tempos.numpy(), Clock(score)
+    return sorted(zip(clock.seconds(t['time']).tolist(), t['mspq'].tolist()), key=itemgetter(0))
+
 def _tempo_changes(score):
     "Seconds and microseconds per quarter of the tempos of `score`, in order, starting with the MIDI default."
-    t, clock = score.tempos.numpy(), Clock(score)
-    rows = sorted(zip(clock.seconds(t['time']).tolist(), t['mspq'].tolist()), key=itemgetter(0))
+    rows = _timed_tempos(score)
     return rows if rows and rows[0][0] <= 0 else [(0., 500_000)] + rows
 
 def _without_repeats(rows):
@@ -211,9 +227,8 @@ def _condition(self:FileOptions, name, read):
 
 def _meter_rows(score, meter, start):
     "Time signatures of a meter; its first bar line comes after `start` quarter notes."
-    n, d = meter
-    if not start: return [(0., n, d)]
-    return [(0., int(start), 4), (float(Clock(score).exact_times(start)), n, d)]
+    if not start: return [(0., *meter)]
+    return [(0., int(start), 4), (float(Clock(score).exact_times(start)), *meter)]
 
 # %% ../../nbs/820_generate.files.ipynb #589fa07d
 def _estimated_meter(score, guess):

@@ -23,6 +23,15 @@ from ..tokens.transitions import n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #8ec98a80
+def _is_on(word):
+    "Whether `word` is on; `ValueError` if it is not off."
+    if word.strip().lower() in ('on', 'off'): return word.strip().lower() == 'on'
+    raise ValueError(f'{word!r} is neither on nor off; set single fields, such as profile.voices=4')
+
+def _range_text(low, high):
+    "A range in words; it may be open at the top."
+    return f'from {low:g} ' + (f'to {high:g}' if high < math.inf else 'on')
+
 class ProfileConfig(Config):
     "Limits of generation; null fields come from the corpus profile of the model. The words on and off set `on`."
     on: bool = Field(True, description='keep within the profile; profile=off: the grammar alone')
@@ -45,11 +54,8 @@ class ProfileConfig(Config):
     @model_validator(mode='before')
     @classmethod
     def _word(cls, value):
-        if isinstance(value, bool): return dict(on=value)
-        if not isinstance(value, str): return value
-        if value.strip().lower() not in ('on', 'off'):
-            raise ValueError(f'{value!r} is neither on nor off; set single fields, such as profile.voices=4')
-        return dict(on=value.strip().lower() == 'on')
+        if isinstance(value, str): value = _is_on(value)
+        return dict(on=value) if isinstance(value, bool) else value
 
     @field_validator('families', mode='before')
     @classmethod
@@ -64,17 +70,18 @@ class ProfileConfig(Config):
     def _ranges(cls, value, info):
         low, high = _BOUNDS[info.field_name]
         if value is None or low <= value[0] <= value[1] <= high and value[1] > 0: return value
-        upper = f' to {high:g}' if high < math.inf else ' on'
-        raise ValueError(f'give two numbers from {low:g}{upper}, smaller one first')
+        raise ValueError(f'give two numbers {_range_text(low, high)}, smaller one first')
+
+    def _changed_limits(self):
+        "Names of the limits that are set to other values than their defaults."
+        fields = type(self).model_fields
+        return [k for k in self.model_fields_set if k != 'on' and getattr(self, k) != fields[k].default]
 
     @model_validator(mode='after')
     def _used(self):
-        default = {k:field.default for k,field in type(self).model_fields.items()}
-        changed = [k for k in self.model_fields_set if k != 'on' and getattr(self, k) != default[k]]
-        if changed and not self.on:
-            raise ValueError(f'profile is off, so {changed[0]}={getattr(self, changed[0])} has no effect; '
-                             'remove one of the two')
-        return self
+        unused = None if self.on else next(iter(self._changed_limits()), None)
+        if unused is None: return self
+        raise ValueError(f'profile is off, so {unused}={getattr(self, unused)} has no effect; remove one of the two')
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #76913bb4
 # smallest and largest value of each range
@@ -159,9 +166,9 @@ def _choose_families(known, families):
     return {f:known[f] for f in families}
 
 def _pitches(profile, config):
-    "Return the lowest and highest pitch of each family."
+    "Lowest and highest pitch of each family."
     known, drums = _choose_families(profile.pitches, config.families), family_names[vocab.drums]
-    return {f:(v if config.pitch is None or f == drums else config.pitch) for f,v in known.items()}
+    return {f:v if f == drums else config.pitch or v for f,v in known.items()}
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #6d8f3065
 def _tempo_bins(bpm):

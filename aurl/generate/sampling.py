@@ -8,6 +8,7 @@ __all__ = ['Sampling', 'filtered_probs', 'inverse_cdf_sample', 'uniform_draws', 
 
 # %% ../../nbs/810_generate.sampling.ipynb #5dbba3b8
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -77,20 +78,24 @@ def inverse_cdf_sample(
 _below_one = 1 - 2.**-40 # keeps a draw below the end of the cumulative sum
 
 def uniform_draws(
-    seed:int, # of the generation
-    pieces,   # indices of the pieces
-    steps:int # draws for each piece
+    seed:int,
+    pieces,    # their indices
+    steps:int,
 )->np.ndarray: # (pieces, steps) float64
-    "Uniform draws for each piece and step."
+    "Uniform draws in [0, 1) per piece and step."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_below_one
 
 # %% ../../nbs/810_generate.sampling.ipynb #17f58525
+def _profile_config(profile):
+    "`profile` as a `ProfileConfig`."
+    if isinstance(profile, ProfileConfig): return profile
+    if profile is None: return ProfileConfig()
+    return make_config(ProfileOption, overrides=dict(profile=profile)).profile
+
 def _resolve_profile(profile):
     "Return the configuration, and the profile given instead of the model's, or None."
     if isinstance(profile, CorpusProfile): return ProfileConfig(), profile
-    if isinstance(profile, ProfileConfig): return profile, None
-    if profile is None: return ProfileConfig(), None
-    return make_config(ProfileOption, overrides=dict(profile=profile)).profile, None
+    return _profile_config(profile), None
 
 # %% ../../nbs/810_generate.sampling.ipynb #17cc28e8
 def _limits_error(model, known, mask):
@@ -109,7 +114,8 @@ def _limits_error(model, known, mask):
 # %% ../../nbs/810_generate.sampling.ipynb #91e7bbf5
 def generation_limits(
     model,           # a `MusicTransformerVAEGAN`
-    profile=None,    # on, off, a dict of fields of `ProfileConfig`, or another `CorpusProfile`; None: that of the model, if it has one
+    # on, off, a dict of fields of `ProfileConfig`, or another `CorpusProfile`; None: that of the model, if it has one
+    profile=None,
     prompt=None,     # ids that every piece begins with
     mask:bool=True,  # apply the mask of the grammar; without it there are no limits either
 )->GenerationLimits:           # None: no limits
@@ -187,23 +193,27 @@ def check(self:_Generation, decoder, logits):
                           way_out='raise max_tokens')
 
 # %% ../../nbs/810_generate.sampling.ipynb #c2b270bc
+def _fit_precision(u, like):
+    "Draws `u`; in float32, and still below 1, if the device of `like` has no float64."
+    return np.minimum(u, 1 - 2.**-20).astype(np.float32) if _widest(like) == torch.float32 else u
+
 @patch
 def draws(self:_Generation, pieces, logits):
     "Uniform draws for each piece and step, on the device of `logits`."
-    u = uniform_draws(self.seed, pieces, self.max_new)
-    # where float64 is missing
-    if _widest(logits) == torch.float32: u = np.minimum(u, 1 - 2.**-20).astype(np.float32)
+    u = _fit_precision(uniform_draws(self.seed, pieces, self.max_new), logits)
     return array_module(logits).asarray(u, device=logits.device)
 
 # %% ../../nbs/810_generate.sampling.ipynb #f44e3572
 @patch
+def _choose(self:_Generation, u, logits, rows, step):
+    "Ids (batch,) of the pieces `rows`, from draws `u`."
+    if self.sampling.temperature == 0: return logits.argmax(-1)
+    return inverse_cdf_sample(filtered_probs(logits, self.sampling), u[rows,step])
+
+@patch
 def chooser(self:_Generation, pieces, logits):
     "Return the function that chooses the next ids of `pieces`."
-    u = self.draws(pieces, logits)
-    def choose(logits, rows, step):
-        if self.sampling.temperature == 0: return logits.argmax(-1)
-        return inverse_cdf_sample(filtered_probs(logits, self.sampling), u[rows,step])
-    return choose
+    return partial(self._choose, self.draws(pieces, logits))
 
 # %% ../../nbs/810_generate.sampling.ipynb #9bed9db8
 @patch

@@ -25,12 +25,17 @@ _TICK_SCORE = type(Score(480))
 
 def _frame(b): return struct.pack('>I', len(b)) + b
 
+_NO_MEMORY = 'needs more memory than a worker has', 'raise memory, or leave the file out'
+
+def _encode_error(what, way_out):
+    "Return a worker's reply for a file that it could not read."
+    return b'E' + '\0'.join((what, way_out)).encode('utf-8', 'replace')
+
 def _encode_reply(path, limits):
-    "Return a worker's reply for `path` as bytes."
+    "Return a worker's reply on `path`."
     try: return b'S' + read_midi(path, limits).__getstate__()
-    except MidiError as e: return b'E' + '\0'.join((e.what, e.way_out)).encode('utf-8', 'replace')
-    except MemoryError:
-        return b'E' + 'needs more memory than a worker has\0raise memory, or leave the file out'.encode()
+    except MidiError as e: return _encode_error(e.what, e.way_out)
+    except MemoryError: return _encode_error(*_NO_MEMORY)
 
 # %% ../../nbs/170_midi.batch.ipynb #3bba7eec
 def _read_frame(stream):
@@ -56,24 +61,30 @@ def _worker_main():
         out.flush()
 
 # %% ../../nbs/170_midi.batch.ipynb #be47eb1c
+def _decode_error(path, b):
+    "Decode the content `b` of `_encode_error` for `path`."
+    what, way_out = b.decode('utf-8', 'replace').split('\0')
+    return MidiError(what, path, way_out)
+
 def _decode_reply(path, b):
     "Decode a worker's reply `b` for `path`: a score or a `MidiError`."
-    if b[:1] == b'S':
-        s = _TICK_SCORE.__new__(_TICK_SCORE)
-        s.__setstate__(b[1:])
-        return s
-    what, way_out = b[1:].decode('utf-8', 'replace').split('\0')
-    return MidiError(what, path, way_out)
+    if b[:1] != b'S': return _decode_error(path, b[1:])
+    s = _TICK_SCORE.__new__(_TICK_SCORE)
+    s.__setstate__(b[1:])
+    return s
 
 # %% ../../nbs/170_midi.batch.ipynb #c4b59d88
 _SERVE = 'from aurl.midi.batch import _worker_main; _worker_main()'
 
-def _start_process(code):
-    "Start Python with `code`, pipes for its input and output, and the import path of this process."
+def _worker_env():
+    "Return the environment of a worker: one thread, and the import path of this process."
     path = os.pathsep.join(p for p in ['', *sys.path] if p is not None)
-    return subprocess.Popen(
-        [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        bufsize=0, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
+    return {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+
+def _start_process(code):
+    "Start Python with `code` and pipes."
+    return subprocess.Popen([sys.executable, '-c', code], bufsize=0, env=_worker_env(),
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 # %% ../../nbs/170_midi.batch.ipynb #8346db77
 class _ReaderProcess:
@@ -143,15 +154,22 @@ class _ReaderPool:
         self.workers.append(w)
         self.selector.register(w.proc.stdout, selectors.EVENT_READ, w)
 
-    def _replace_worker(self, w, blame):
-        "Stop worker `w`, report the first file in its queue, requeue the others, and start a new worker."
-        if w.queue and blame:
-            i, path = w.queue.popleft()
-            self.done[i] = path, MidiError(blame, path, 'leave it out, or read it separately with read_midi')
+    def _report_failure(self, w, blame):
+        "Report that the first file in the queue of worker `w` was not read."
+        i, path = w.queue.popleft()
+        self.done[i] = path, MidiError(blame, path, 'leave it out, or read it separately with read_midi')
+
+    def _remove_worker(self, w):
+        "Stop worker `w`, and requeue its files."
         self.retries.extend(w.queue)
         self.selector.unregister(w.proc.stdout)
         self.workers.remove(w)
         w.stop()
+
+    def _replace_worker(self, w, blame):
+        "Replace worker `w`; if there is a `blame`, its first file is not read again."
+        if w.queue and blame: self._report_failure(w, blame)
+        self._remove_worker(w)
         self._start_worker()
 
     def close(self):
@@ -166,34 +184,48 @@ def _death_message(code):
 
 # %% ../../nbs/170_midi.batch.ipynb #c7619cc6
 @patch
+def _n_in_flight(self:_ReaderPool): return sum(len(w.queue) for w in self.workers) + len(self.done)
+
+@patch
 def _may_submit(self:_ReaderPool):
     "Whether there is a file to repeat, or room for another."
-    if self.retries: return True
-    in_flight = sum(len(w.queue) for w in self.workers) + len(self.done)
-    return not self.exhausted and in_flight < self.files_in_flight*len(self.workers)
+    return bool(self.retries) or not self.exhausted and self._n_in_flight() < self.files_in_flight*len(self.workers)
 
 # %% ../../nbs/170_midi.batch.ipynb #57a3dcb0
 @patch
+def _next_file(self:_ReaderPool, todo):
+    "Return (index, path) of a file to repeat or the next of `todo`; None at the end."
+    item = self.retries.popleft() if self.retries else next(todo, None)
+    if item is None: self.exhausted = True
+    return item
+
+@patch
 def _fill_queues(self:_ReaderPool, todo):
-    "Submit files to all workers, from those to be repeated and then from `todo`."
+    "Submit files to all workers, first those to repeat."
     for w in self.workers:
         while len(w.queue) < 4 and self._may_submit():
-            item = self.retries.popleft() if self.retries else next(todo, None)
-            if item is None:
-                self.exhausted = True
-                break
-            w.submit(item[0], str(item[1]))
+            if item := self._next_file(todo): w.submit(item[0], str(item[1]))
 
 # %% ../../nbs/170_midi.batch.ipynb #e93bc3b3
+@patch
+def _decode_replies(self:_ReaderPool, w):
+    "Decode the replies of `w`; requeue a file without one."
+    for i,path,answer in w.replies():
+        if answer is None: w.queue.appendleft((i, path))
+        else: self.done[i] = path, _decode_reply(path, answer)
+
+@patch
+def _replace_if_ended(self:_ReaderPool, w):
+    "Replace worker `w` if its process has ended."
+    code = w.proc.poll()
+    if code is not None: self._replace_worker(w, _death_message(code))
+
 @patch
 def _collect_replies(self:_ReaderPool):
     "Decode the replies that have arrived; replace workers that ended."
     for key,_ in self.selector.select(timeout=.2):
-        w = key.data
-        for i,path,answer in w.replies():
-            if answer is None: w.queue.appendleft((i, path))
-            else: self.done[i] = path, _decode_reply(path, answer)
-        if w.proc.poll() is not None: self._replace_worker(w, _death_message(w.proc.poll()))
+        self._decode_replies(key.data)
+        self._replace_if_ended(key.data)
 
 # %% ../../nbs/170_midi.batch.ipynb #fb9813ad
 @patch
@@ -252,7 +284,7 @@ class _Span:
         self.notes, self.controls = {}, []  # by track, channel and program
 
     def add_note(self, k, channel, pitch, note, duration):
-        "Add a note that ends; `note` is its onset, velocity and program."
+        "Add an ended note; `note` is its onset, velocity and program."
         on, velocity, program = note
         self.notes.setdefault((k, channel, program), []).append((on, duration, pitch, velocity))
 
@@ -288,21 +320,28 @@ def _note_list(notes):
 
 # %% ../../nbs/170_midi.batch.ipynb #acce7ec7
 def _span_track(program, is_drum, notes, controls):
-    "Return a track of `notes` (onset, duration, pitch, velocity) and `controls` (tick, number, value)."
-    t = Track(program=program, is_drum=is_drum)
+    "Make a track of `notes` and `controls` (tick, number, value)."
+    t = Track('', program, is_drum)
     t.notes = _note_list(notes)
     for c in controls: t.controls.append(ControlChange(*c))
     return t
 
 # %% ../../nbs/170_midi.batch.ipynb #a0f24df9
 @patch
+def _track(self:_Span, key):
+    "Return the track of the notes and controls of `key`: track, channel and program."
+    controls = [x[3:] for x in self.controls if x[:3] == key]
+    return _span_track(key[2], key[1] == 9, self.notes.get(key, []), controls)
+
+@patch
+def _keys(self:_Span):
+    "Return each track, channel and program with notes or controls, in order."
+    return sorted({*self.notes, *(x[:3] for x in self.controls)})
+
+@patch
 def build(self:_Span):
     "Return the score: a track for each track, channel and program."
-    for key in {x[:3] for x in self.controls}: self.notes.setdefault(key, [])
-    for key,notes in sorted(self.notes.items()):
-        _, channel, program = key
-        controls = [x[3:] for x in self.controls if x[:3] == key]
-        self.score.tracks.append(_span_track(program, channel == 9, notes, controls))
+    for key in self._keys(): self.score.tracks.append(self._track(key))
     _rebuild_pedals(self.score)
     return self.score
 
@@ -315,11 +354,16 @@ def _read_span(readers, tick, tpq, longest):
     return span.build()
 
 # %% ../../nbs/170_midi.batch.ipynb #bc6c558b
-def _track_readers(b, path):
-    "Return a reader for each track of the file `b`, and its ticks per quarter note."
+def _track_chunks(b, path):
+    "Return (start, end) of each track."
     chunks, _ = find_chunks(b) if b[:4] == b'MThd' else ([], [])
     if not chunks: raise MidiError('not a MIDI file with music in it', path, 'inspect_midi describes it')
-    header, _ = parse_header(b[:chunks[0][0]], chunks[0][0] - 8)
+    return chunks
+
+def _track_readers(b, path):
+    "Return a reader per track, and the resolution."
+    chunks = _track_chunks(b, path)
+    header = parse_header(b[:chunks[0][0]], chunks[0][0] - 8)[0]
     return [_TrackReader(b, *c) for c in chunks], header.tpq
 
 # %% ../../nbs/170_midi.batch.ipynb #6ac3ebda

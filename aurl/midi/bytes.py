@@ -57,11 +57,15 @@ _SIGNATURES = {b'PK\x03\x04':'a zip archive (perhaps compressed MusicXML)', b'RI
                b'\xff\xfb':'an MP3', b'OggS':'Ogg audio', b'fLaC':'FLAC audio', b'<?xml':'XML (perhaps MusicXML)',
                b'%PDF':'a PDF', b'\x89PNG':'a picture', b'<':'HTML or XML'}
 
+def _kind_of_file(data):
+    "Return what `data` looks like by its first bytes; None if they are unknown."
+    return next((name for signature,name in _SIGNATURES.items() if data.startswith(signature)), None)
+
 def _not_midi(data, path):
     "Return the error for `data` without MIDI in it."
-    kind = next((name for signature,name in _SIGNATURES.items() if data.startswith(signature)), None)
-    return MidiError('not a MIDI file' + (f'; it looks like {kind}' if kind else ''), path,
-                     'convert it to MIDI, or leave it out')
+    kind = _kind_of_file(data)
+    what = 'not a MIDI file' + (f'; it looks like {kind}' if kind else '')
+    return MidiError(what, path, 'convert it to MIDI, or leave it out')
 
 # %% ../../nbs/100_midi.bytes.ipynb #752c85c1
 def unwrap(
@@ -94,21 +98,32 @@ def _find_all(b, pattern):
         at = b.find(pattern, at + len(pattern))
 
 # %% ../../nbs/100_midi.bytes.ipynb #8fd53111
-def _damaged_name(b, end, names):
-    "Return the offset of a damaged chunk name after an end of track at `end`, unless one of `names` is near; or None."
-    if b[end:end+4] == b'MTrk' or end + 8 >= len(b) or not names.isdisjoint(range(end - 3, end + 4)): return None
+def _may_be_damaged_name(b, end, names):
+    "Whether bytes follow `end`, and neither a correct chunk name nor one of the found `names`."
+    return b[end:end+4] != b'MTrk' and end + 8 < len(b) and names.isdisjoint(range(end - 3, end + 4))
+
+def _similar_name(b, end):
+    "Return the offset of a chunk name with an error at about `end`, or None."
     for at in range(end - 1, end + 3):
         if _nearly_matches(b, at, b'MTrk'): return at
     return end - 1 if b[end:end+3] in _SHORT_NAMES else None
 
+def _damaged_name(b, end, names):
+    "Return the offset of a damaged chunk name at about the `end` of a chunk; None if there is none, or a correct one."
+    return _similar_name(b, end) if _may_be_damaged_name(b, end, names) else None
+
 # %% ../../nbs/100_midi.bytes.ipynb #7e74eac5
+def _add_damaged_names(b, names):
+    "Add the offsets of damaged chunk names to the set `names`."
+    for at in _find_all(b, _END_OF_TRACK):
+        name = _damaged_name(b, at + 3, names)
+        if name is not None: names.add(name)
+
 def _chunk_starts(b):
     "Return the offsets of chunks of events, and the number of damaged names among them."
     exact = list(_find_all(b, b'MTrk'))
     names = set(exact)
-    for at in _find_all(b, _END_OF_TRACK):
-        name = _damaged_name(b, at + 3, names)
-        if name is not None: names.add(name)
+    _add_damaged_names(b, names)
     return sorted(names), len(names) - len(exact)
 
 # %% ../../nbs/100_midi.bytes.ipynb #85c6b213
@@ -116,12 +131,14 @@ def _is_chunk_end(b, end):
     "Whether `end` is the end of a chunk: an end of track, followed by another chunk or by nothing."
     return b[end-3:end] == _END_OF_TRACK and (end == len(b) or b[end:end+4].isalpha())
 
+def _counted(kind, n, description):
+    "Return a list with the finding about `n` cases; [] for none."
+    return [Finding(kind, f'{n} {description}', n)] if n else []
+
 def _chunk_findings(n_names, n_lengths):
-    "Return the findings about numbers of damaged names and wrong lengths."
-    found = []
-    if n_names: found.append(Finding('chunk name', f'{n_names} damaged chunk names', n_names))
-    if n_lengths: found.append(Finding('chunk length', f'{n_lengths} chunks with a wrong length', n_lengths))
-    return found
+    "Return findings about damaged names and wrong lengths."
+    names = _counted('chunk name', n_names, 'damaged chunk names')
+    return names + _counted('chunk length', n_lengths, 'chunks with a wrong length')
 
 # %% ../../nbs/100_midi.bytes.ipynb #237cd79f
 def find_chunks(
@@ -155,19 +172,27 @@ def _smpte_resolution(tpq):
     return fps*ticks_per_frame, 1_000_000, fps, ticks_per_frame
 
 # %% ../../nbs/100_midi.bytes.ipynb #37381235
+def _header_fault(b, size):
+    "Return the fault of a header of `size` bytes; '' for none."
+    if not 6 <= size <= 64: return 'the header is damaged'
+    return '' if int.from_bytes(b[4:8], 'big') == size else 'the header gives a wrong length'
+
 def _header_findings(b, size):
     "Return findings about a header with `size` bytes after its length."
-    if not 6 <= size <= 64: return [Finding('header', 'the header is damaged')]
-    return [] if int.from_bytes(b[4:8], 'big') == size else [Finding('header', 'the header gives a wrong length')]
+    fault = _header_fault(b, size)
+    return [Finding('header', fault)] if fault else []
+
+def _fit_header(body):
+    "Return six bytes for the `body` of a damaged header."
+    if len(body) > 64: return body[-6:]
+    if len(body) <= 6: return body.rjust(6, b'\0')
+    return b'\0\1\0\1' + body[-2:]  # bytes added or lost: the last two are the resolution
 
 def _header_body(b, first):
-    "Return the bytes of the header before the first chunk at `first`, six or more, and findings."
-    body = b[8:first] if not b.startswith(b'MTrk') else b''
+    "Return the header's bytes before the chunk at `first`, and findings."
+    body = b'' if b.startswith(b'MTrk') else b[8:first]
     found = _header_findings(b, len(body))
-    if len(body) > 64: body = body[-6:]
-    elif len(body) < 6: body = body.rjust(6, b'\0')
-    if found and len(body) != 6: body = b'\0\1\0\1' + body[-2:]  # bytes added or lost: the last two are the resolution
-    return body, found
+    return _fit_header(body) if found else body, found
 
 # %% ../../nbs/100_midi.bytes.ipynb #404972ad
 def _header_of(fmt, tpq):
@@ -200,7 +225,7 @@ _N_DATA_BYTES |= {0xf1:1, 0xf2:2, 0xf3:1} | {s: 0 for s in (0xf4, 0xf5, 0xf6, 0x
 _META_LENGTHS = {0x00:2, 0x20:1, 0x21:1, 0x2f:0, 0x51:3, 0x54:5, 0x58:4, 0x59:2}  # meta events of fixed length
 
 def _read_vlq(b, i, end):
-    "Return the variable-length quantity at `i` and the offset after it; -1 if there is none."
+    "Return the variable-length quantity at `i`, or -1, and the next offset."
     n = 0
     for k in range(i, i+4 if i+4 < end else end):
         v = b[k]

@@ -265,7 +265,7 @@ def _clamp_event(b, i, end, running_status, down):
 
 # %% ../../nbs/118_midi.error_search.ipynb #b4730a96
 def _same_time_and_length(b, i, end, e):
-    "Whether the bytes at `i` have the delta time and length of `e`, so that only its status or data were wrong."
+    "Whether the bytes at `i` have the delta time and the length of `e`."
     n, j = _read_vlq(b, i, end)
     return e is not None and n == e[2] and e[3] < 0xf0 and e[0] == j + e[6] + _N_DATA_BYTES[e[3]]
 
@@ -331,10 +331,9 @@ def _skip_byte(self:_PartParser):
 # %% ../../nbs/118_midi.error_search.ipynb #1e8d509a
 @patch
 def _search_start(self:_PartParser, e):
-    "Return the state at which to begin a search: that before one of the last events, or the present one."
+    "Return the state to search from: before a recent event, or the present one."
     earliest = self.clear - (e is None)
-    recent = [state for state in self.trail[-_LOOKBACK:] if state[0] >= earliest]
-    return recent[0] if recent else self._state()
+    return next((s for s in self.trail[-_LOOKBACK:] if s[0] >= earliest), None) or self._state()
 
 # %% ../../nbs/118_midi.error_search.ipynb #46249392
 @patch
@@ -352,13 +351,17 @@ def _repair(self:_PartParser, e, anomaly):
     return True
 
 # %% ../../nbs/118_midi.error_search.ipynb #dbb5ad65
+def _truncate(part, n):
+    "Keep the first `n` events of `part`."
+    part.events[n:] = []
+    part.damaged = [k for k in part.damaged if k < n]
+    part.time_intact = [k for k in part.time_intact if k < n]
+
 @patch
 def _go_back(self:_PartParser, state):
     "Forget the events after `state`."
     _, self.running_status, self.down, n = state
-    p = self.part
-    p.events[n:] = []
-    p.damaged, p.time_intact = [k for k in p.damaged if k < n], [k for k in p.time_intact if k < n]
+    _truncate(self.part, n)
     self.trail = [t for t in self.trail if t[3] < n]
 
 # %% ../../nbs/118_midi.error_search.ipynb #319c7847

@@ -10,7 +10,7 @@ import math
 from statistics import median
 
 import numpy as np
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 
 from .bytes import skim_events
 
@@ -32,8 +32,8 @@ def _unmatched_notes(events, down):
 def _paired_events(events, block=24):
     "Return the events of those blocks in which note-ons and note-offs match."
     out, down = [], set()
-    for i in range(0, len(events), block):
-        if _unmatched_notes(events[i:i+block], down) <= 4: out += events[i:i+block]
+    for part in chunked(events, block):
+        if _unmatched_notes(part, down) <= 4: out += part
     return out
 
 # %% ../../nbs/115_midi.event_costs.ipynb #83fe2ef3
@@ -79,28 +79,40 @@ def _event_counts(events):
 
 # %% ../../nbs/115_midi.event_costs.ipynb #b9b19975
 def _smoothed_nats(counts, smooth):
-    "Return the costs of values that occur `counts` times; a single occurrence may be the damage itself."
+    "Return the costs of values that occur `counts` times; a single one may be damage."
     counts = np.maximum(np.asarray(counts, np.float64) - .5, 0) + smooth
     return (-np.log(counts/counts.sum())).tolist()
 
+_DELTA_SIZE = np.floor(np.log2(np.arange(1 << 14) + 1)).astype(int)  # binary order of magnitude of a delta time
+
+def _size_probs(counts):
+    "Return the mean probability of the delta times of the size of each."
+    by_size = np.bincount(_DELTA_SIZE, counts, 15) + .3
+    return (by_size/by_size.sum()/np.bincount(_DELTA_SIZE, minlength=15))[_DELTA_SIZE]
+
 def _delta_costs(counts):
     "Return the costs of delta times, from their own count and that of delta times of similar size."
-    size = np.floor(np.log2(np.arange(1 << 14) + 1)).astype(int)
-    by_size = np.bincount(size, counts, 15) + .3
-    similar = (by_size/by_size.sum()/np.bincount(size, minlength=15))[size]
-    p = .7*np.maximum(counts - 1, 0)/(counts.sum() + 1) + .3*similar
+    p = .7*np.maximum(counts - 1, 0)/(counts.sum() + 1) + .3*_size_probs(counts)
     return (-np.log(p)).tolist()
 
 # %% ../../nbs/115_midi.event_costs.ipynb #cddc96cb
+def _own_statuses(counts):
+    "Return how often each status occurs in a track, without those that are probably errors."
+    return counts['first_status'] + counts['status']*(counts['status'] > 2)
+
+def _running_status_cost(s, notes):
+    "Return the cost of running status after `s`, which is none of the track; `notes`: whether some of them are notes."
+    if s < 0xa0: return 5.*notes
+    return 12. if 0xc0 <= s < 0xe0 else 6.
+
 def _running_status_costs(counts):
-    "Return for each status the cost of running status after it: high after one that is probably an error."
-    own = counts['first_status'] + counts['status']*(counts['status'] > 2)
+    "Return the cost of running status after each status, high after an error."
+    own = _own_statuses(counts)
     notes = own[0x80:0xa0].any()
-    return [5.*(own[s] == 0 and notes) if s < 0xa0 else (12. if 0xc0 <= s < 0xe0 else 6.)*(own[s] == 0)
-            for s in range(256)]
+    return [_running_status_cost(s, notes)*(n == 0) for s,n in enumerate(own)]
 
 def _frequent_statuses(own, file):
-    "Return the most frequent statuses of messages in the track, or else in the file."
+    "Return the most frequent statuses of the track, or else of the file."
     counts = own[:0xf0] if own[:0xf0].any() else file[:0xf0]
     return [int(s) for s in np.argsort(-counts)[:6] if counts[s]] or [0x90, 0x80]
 
@@ -181,7 +193,7 @@ def _pressed(down, key):
     return (5, down | key << _SECOND_PRESS_SHIFT) if down & key else (0, down | key)
 
 def _released(down, key):
-    "Return the cost of releasing `key` while the keys `down` are down, and the keys that are down after it."
+    "Return the cost of releasing `key` while the keys `down` are down, and those down after it."
     if not down & key: return 9, down
     return 1.2, down & ~(key << _SECOND_PRESS_SHIFT if down >> _SECOND_PRESS_SHIFT & key else key)
 

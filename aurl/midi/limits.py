@@ -40,14 +40,17 @@ def _check_limit(name, value, whole):
                       way_out=f"give a {'whole ' if whole else ''}number above 0")
 
 # %% ../../nbs/130_midi.limits.ipynb #b0e888e4
+def _by_time(tick, values):
+    "Return `tick` and `values` in order of `tick`; equal ticks keep their order."
+    if (tick[1:] >= tick[:-1]).all(): return tick, values
+    order = np.argsort(tick, kind='stable')
+    return tick[order], values[order]
+
 def _pedal_changes(track):
     "Return ticks and states (down or not) of the controllers 64 of `track`, in order of time."
     c = track.controls.numpy()
-    tick, down, is_pedal = c['time'], c['value'] > 63, c['number'] == 64
-    if not is_pedal.all(): tick, down = tick[is_pedal], down[is_pedal]
-    if (tick[1:] >= tick[:-1]).all(): return tick, down
-    order = np.argsort(tick, kind='stable')
-    return tick[order], down[order]
+    is_pedal = c['number'] == 64
+    return _by_time(c['time'][is_pedal], c['value'][is_pedal] > 63)
 
 # %% ../../nbs/130_midi.limits.ipynb #d4bbefa7
 def _changes(tick, down):
@@ -57,18 +60,22 @@ def _changes(tick, down):
     return tick[changes]
 
 # %% ../../nbs/130_midi.limits.ipynb #e3560fb7
+def _pedal_moves(track):
+    "Return the ticks of the pedal's moves: down, up, …, up."
+    tick, down = _pedal_changes(track)
+    at = _changes(tick, down)
+    if len(at) % 2: at = np.append(at, np.maximum(tick[-1], track.end()).astype(at.dtype))
+    return at
+
 def _pedal_spans(track):
     "Return the start and end ticks of each pedal of `track`, from its controllers 64."
-    tick, down = _pedal_changes(track)
-    if not len(tick): return tick, tick
-    at = _changes(tick, down)                                           # down, up, down, up …
-    if len(at) % 2: at = np.append(at, np.maximum(tick[-1], track.end()).astype(at.dtype))
+    at = _pedal_moves(track)
     on, off = at[::2], at[1::2]
     return (on, off) if (off > on).all() else (on[off > on], off[off > on])
 
 # %% ../../nbs/130_midi.limits.ipynb #c9f7aca5
 def _rebuild_pedals(score):
-    "Rebuild the pedals of `score` from its controllers, in place."
+    "Set the pedals of `score` to those of its controllers."
     for t in score.tracks:
         if len(t.pedals) or len(t.controls):
             on, off = _pedal_spans(t)
@@ -80,11 +87,15 @@ def _is_key(k): return abs(k.key) <= 7 and k.tonality in (0, 1)
 def _has_length(tempo): return tempo.mspq > 0
 def _has_meter(signature): return _is_meter(signature.numerator, signature.denominator)
 
+def _mended(n, message):
+    "Return a list with the finding about `n` corrections; [] for none."
+    return [Finding('mended', message, n)] if n else []
+
 def _remove_invalid(events, is_valid, description):
-    "Remove the invalid ones of `events` in place; return findings."
-    if not len(events) or not (n := sum(not is_valid(e) for e in events)): return []
-    events.filter(is_valid, inplace=True)
-    return [Finding('mended', f'{n} {description} removed', n)]
+    "Remove the invalid `events` in place; return findings."
+    n = sum(not is_valid(e) for e in events)
+    if n: events.filter(is_valid, inplace=True)
+    return _mended(n, f'{n} {description} removed')
 
 # %% ../../nbs/130_midi.limits.ipynb #b8342b0e
 def _clip_tempos(score, limits):
@@ -129,10 +140,8 @@ def _note_spans(score):
     "Return start and end of all notes of `score`, sorted by start."
     notes = [a for a in _note_arrays(score) if len(a['time'])]
     if not notes: return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    on = np.concatenate([a['time'] for a in notes]).astype(np.int64)
-    off = np.concatenate([a['time'].astype(np.int64) + a['duration'] for a in notes]).astype(np.int64)
-    order = np.argsort(on, kind='stable')
-    return on[order], off[order]
+    on, duration = (np.concatenate([a[k] for a in notes]).astype(np.int64) for k in ('time', 'duration'))
+    return _by_time(on, on + duration)
 
 # %% ../../nbs/130_midi.limits.ipynb #c542a229
 def _long_silences(score, gap):
@@ -144,13 +153,15 @@ def _long_silences(score, gap):
     return on[silence > gap], silence[silence > gap] - gap
 
 # %% ../../nbs/130_midi.limits.ipynb #bb00a4bc
+def _timed_events(score):
+    "Yield all events of `score` and of its tracks that have a time."
+    for t in score.tracks:
+        for kind in _TIMED_TRACK_EVENTS: yield from getattr(t, kind)
+    for kind in _TIMED_SCORE_EVENTS: yield from getattr(score, kind)
+
 def _move_events(score, new_tick):
     "Move all events of `score` from their tick to `new_tick(tick)`, in place."
-    for t in score.tracks:
-        for kind in _TIMED_TRACK_EVENTS:
-            for e in getattr(t, kind): e.time = int(new_tick(e.time))
-    for kind in _TIMED_SCORE_EVENTS:
-        for e in getattr(score, kind): e.time = int(new_tick(e.time))
+    for e in _timed_events(score): e.time = int(new_tick(e.time))
 
 # %% ../../nbs/130_midi.limits.ipynb #b95cc9ea
 def _shorten_silences(score, gap):
@@ -163,11 +174,14 @@ def _shorten_silences(score, gap):
     return [Finding('mended', f'{len(ends)} silences longer than {gap:,} ticks were shortened', len(ends))]
 
 # %% ../../nbs/130_midi.limits.ipynb #b1d28dd4
+def _raise_above(what, name, limit, path):
+    "Raise a `MidiError`: `what` is more than the `limit` called `name`."
+    raise MidiError(f'{what}, more than {name}={limit}', path,
+                    f'read it with MidiLimits({name}=…) if this is intended')
+
 def _check_count(description, n, limit, name, path):
     "Raise a `MidiError` if `n`, the number of events called `description`, is above `limit`, called `name`."
-    if n <= limit: return
-    raise MidiError(f'{n:,} {description}, more than {name}={limit:,}', path,
-                    f'read it with MidiLimits({name}=…) if this is intended')
+    if n > limit: _raise_above(f'{n:,} {description}', name, f'{limit:,}', path)
 
 def _has_notes(track): return len(track.notes) > 0
 
@@ -202,11 +216,14 @@ def _last_note_end(score):
     ends = [int((a['time'].astype(np.int64) + a['duration']).max()) for a in _note_arrays(score) if len(a['time'])]
     return max(ends, default=0)
 
+def _tempo_steps(score):
+    "Return ticks and microseconds per quarter note of all tempos, from tick 0 on."
+    at, us = _by_time(*(score.tempos.numpy()[k].astype(np.float64) for k in ('time', 'mspq')))
+    return np.append(0, at), np.append(500_000, us)
+
 def _length_seconds(score, end):
     "Return the length of `score` in seconds, up to tick `end`."
-    at, us = (score.tempos.numpy()[k].astype(np.float64) for k in ('time', 'mspq'))
-    order = np.argsort(at, kind='stable')
-    at, us = np.append(0, at[order]), np.append(500_000, us[order])
+    at, us = _tempo_steps(score)
     return float((np.diff(np.minimum(np.append(at, end), end))*us).sum()/score.ticks_per_quarter/1e6)
 
 # %% ../../nbs/130_midi.limits.ipynb #5ed343ac
@@ -218,8 +235,7 @@ def _is_short(score, limits):
 
 # %% ../../nbs/130_midi.limits.ipynb #399bf48d
 def _raise_too_long(length, unit, name, limit, path):
-    raise MidiError(f'{length:,.0f} {unit} long, more than {name}={limit:g}', path,
-                    f'read it with MidiLimits({name}=…) if this is intended')
+    _raise_above(f'{length:,.0f} {unit} long', name, f'{limit:g}', path)
 
 def _check_length(score, limits, path):
     "Raise a `MidiError` if `score` is too long in quarter notes or in seconds."
@@ -249,13 +265,20 @@ def _enforce_duration(score, limits, path):
     return found
 
 # %% ../../nbs/130_midi.limits.ipynb #010429c2
+def _has_invalid_times(a, limits, tpq):
+    "Whether a time of the notes `a` is negative or above its limit."
+    longest = dict(time=limits.quarters, duration=limits.hold)
+    return any(a[k].min() < 0 or a[k].max() > limit*tpq for k,limit in longest.items())
+
+def _is_too_low(a):
+    "Whether a pitch of the notes `a` is below 0, or a velocity below 1."
+    return a['pitch'].min() < 0 or a['velocity'].min() < 1
+
 def _note_violations(a, limits, tpq):
-    "Return the violated limits of the notes `a` of a track."
+    "Return the violated limits of notes `a`."
     if not len(a['time']): return []
-    out = []
-    if (a['time'].min() < 0 or a['duration'].min() < 0 or a['time'].max() > limits.quarters*tpq
-            or a['duration'].max() > limits.hold*tpq): out.append('times')
-    if a['pitch'].min() < 0 or a['velocity'].min() < 1: out.append('pitch or velocity')
+    out = ['times'] if _has_invalid_times(a, limits, tpq) else []
+    if _is_too_low(a): out.append('pitch or velocity')
     return out
 
 # %% ../../nbs/130_midi.limits.ipynb #958ce618

@@ -36,15 +36,15 @@ def _read_file(path, max_bytes):
     except OSError as e: raise MidiError(f'cannot be read ({e.strerror})', path, 'check its permissions') from e
 
 # %% ../../nbs/140_midi.read.ipynb #707331f4
-def _load(
-    source,        # a path, or the bytes of a file
-    max_bytes:int, # largest size
-):
-    "Return the bytes of `source`, and its path or None."
-    if isinstance(source, (bytes, bytearray, memoryview)): data, path = bytes(source), None
-    else:
-        path = Path(source).expanduser()
-        data = _read_file(path, max_bytes)
+def _bytes_of(source, max_bytes):
+    "Return the bytes of `source` and its path or None."
+    if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source), None
+    path = Path(source).expanduser()
+    return _read_file(path, max_bytes), path
+
+def _load(source, max_bytes):
+    "Return the bytes of `source`, a path or bytes, and its path or None."
+    data, path = _bytes_of(source, max_bytes)
     if len(data) > max_bytes: _too_large(len(data), max_bytes, path)
     return data, path
 
@@ -103,15 +103,19 @@ def _with_final_note_offs(data):
     return b''.join(out)
 
 # %% ../../nbs/140_midi.read.ipynb #f7ddfd2b
+def _error_message(e):
+    "Return the message of an error of symusic, without the names of its parts."
+    return str(e).removeprefix('MiniMidi: ').removesuffix(': iostream error')
+
 def _parse_symusic(data, sanitize=False):
     "Parse with symusic; return (score, '') or (None, error message)."
     try: return Score.from_midi(data, sanitize_data=sanitize), ''
-    except Exception as e: return None, str(e).removeprefix('MiniMidi: ').removesuffix(': iostream error')
+    except Exception as e: return None, _error_message(e)
 
 def _all_released(score):
-    "Whether all notes of a score that was parsed with the extension have a note-off of their own."
+    "Whether all notes of a score parsed with the extension have a note-off of their own."
     if score.end() < _RELEASE_TICK: return True
-    return not any(len(a['time']) and a['duration'].max() >= _RELEASE_TICK for a in _note_arrays(score))
+    return all(a['duration'].max(initial=0) < _RELEASE_TICK for a in _note_arrays(score))
 
 # %% ../../nbs/140_midi.read.ipynb #f1a9e5ce
 def _read_intact(data):
@@ -150,12 +154,15 @@ def _only_this_part_shifted(onsets, k, a, b, grid):
     return bool(then >= 12 and then > 10*now and then > len(own)/5)
 
 # %% ../../nbs/140_midi.read.ipynb #64deeda8
+def _has_long_gap(a, longest):
+    "Whether a note of `a`, or the time between two onsets, has more than `longest` ticks."
+    if not len(a['time']): return False
+    return a['duration'].max() > longest or np.diff(a['time'], prepend=0).max() > longest
+
 def _has_unmatched_notes(score, data, notes):
     "Whether a note or a silence in `notes` is extremely long, and note-ons and note-offs in `data` do not match."
     longest = 512*score.ticks_per_quarter
-    if score.end() <= longest: return False
-    if not any(len(a['time']) and (a['duration'].max() > longest or np.diff(a['time'], prepend=0).max() > longest)
-               for a in notes): return False
+    if score.end() <= longest or not any(_has_long_gap(a, longest) for a in notes): return False
     repaired = repair_midi(data, search=False)
     return repaired.paired_notes < repaired.notes
 
@@ -198,11 +205,14 @@ def _misplaced_banks(data):
     return out
 
 # %% ../../nbs/140_midi.read.ipynb #1f7f4756
+def _selects_bank(track):
+    "Whether `track` has bank selects."
+    return len(track.controls) > 0 and np.isin(track.controls.numpy()['number'], (0, 32)).any()
+
 def _may_misplace_banks(score):
     "Whether tracks of `score` have the same name, and a bank is selected."
-    names = [(t.name, t.is_drum) for t in score.tracks]
-    if len(set(names)) == len(names): return False
-    return any(len(t.controls) and np.isin(t.controls.numpy()['number'], (0, 32)).any() for t in score.tracks)
+    names = {(t.name, t.is_drum) for t in score.tracks}
+    return len(names) < len(score.tracks) and any(map(_selects_bank, score.tracks))
 
 # %% ../../nbs/140_midi.read.ipynb #923a8844
 def _move_bank_select(tracks, select, drums, old, new, note):
@@ -398,19 +408,22 @@ _MINOR_KEYS = 'A♭','E♭','B♭','F','C','G','D','A','E','B','F♯','C♯','G�
 
 def _key_name(k): return f'{_MINOR_KEYS[k.key+7]} minor' if k.tonality else f'{_MAJOR_KEYS[k.key+7]} major'
 
+def _note_fields(track):
+    "Return the number of notes and their pitch range."
+    pitch = track.notes.numpy()['pitch']
+    low, high = (int(pitch.min()), int(pitch.max())) if len(pitch) else (None, None)
+    return dict(notes=len(pitch), low=low, high=high)
+
 def _describe_part(track):
     "Return the row of a track in `MidiReport.parts`."
-    pitch = track.notes.numpy()['pitch']
-    low = int(pitch.min(initial=127)) if len(pitch) else None
-    high = int(pitch.max(initial=0)) if len(pitch) else None
-    return dict(name=track.name, program=track.program, family=families[family_of(track)], notes=len(pitch),
-                low=low, high=high, pedals=len(track.pedals))
+    return dict(name=track.name, program=track.program, family=families[family_of(track)],
+                **_note_fields(track), pedals=len(track.pedals))
 
 # %% ../../nbs/140_midi.read.ipynb #ea13c931
 def _describe_size(r, score):
     "Fill `r` with resolution, notes and length of `score`."
     r.ticks_per_quarter, r.notes = score.ticks_per_quarter, score.note_num()
-    r.seconds, r.quarters = float(score.to('second').end()), score.end()/score.ticks_per_quarter
+    r.seconds, r.quarters = float(score.to('second').end()), score.end()/r.ticks_per_quarter
 
 # %% ../../nbs/140_midi.read.ipynb #f806b359
 def _describe(r, score, found):
@@ -440,29 +453,36 @@ def _part_text(p):
 
 # %% ../../nbs/140_midi.read.ipynb #75d3ec90
 def _score_event_rows(r):
-    "Return the rows about tempos, meters and keys, as far as there are any."
-    values = [('tempo', r.tempos, ' bpm'), ('meter', r.time_signatures, ''), ('key', r.key_signatures, '')]
-    return [(label, _summarize_values(v, unit)) for label,v,unit in values if v]
+    "Return rows about tempos, meters and keys."
+    rows = [('tempo', r.tempos, ' bpm'), ('meter', r.time_signatures, ''), ('key', r.key_signatures, '')]
+    return [(label, _summarize_values(v, unit)) for label,v,unit in rows if v]
+
+def _summary(r):
+    "Return the description of notes, parts and length."
+    return (f'{r.notes:,} notes in {len(r.parts)} part{"s"*(len(r.parts)!=1)}, {r.seconds:.1f} s, '
+            f'{r.quarters:g} quarter notes of {r.ticks_per_quarter} ticks')
+
+def _part_rows(r):
+    "Return rows about 16 parts, and the number of others."
+    rows = [(f'part {i+1}', _part_text(p)) for i,p in enumerate(r.parts[:16])]
+    return rows + ([('', f'and {len(r.parts)-16} more parts')] if len(r.parts) > 16 else [])
 
 def _music_rows(r):
     "Return the rows about the music in a readable file."
-    rows = [('music', f'{r.notes:,} notes in {len(r.parts)} part{"s"*(len(r.parts)!=1)}, {r.seconds:.1f} s, '
-                      f'{r.quarters:g} quarter notes of {r.ticks_per_quarter} ticks')]
-    rows += _score_event_rows(r)
-    rows += [(f'part {i+1}', _part_text(p)) for i,p in enumerate(r.parts[:16])]
-    return rows + ([('', f'and {len(r.parts)-16} more parts')] if len(r.parts) > 16 else [])
+    return [('music', _summary(r)), *_score_event_rows(r), *_part_rows(r)]
 
 # %% ../../nbs/140_midi.read.ipynb #b3c8c590
 def _report_rows(r):
-    "Return the rows of a `MidiReport`: (label, text)."
+    "Return (label, text) rows of a `MidiReport`."
     rows = [('file', f'{r.path or "bytes"} ({r.size:,} bytes)')]
     if r.readable: rows += _music_rows(r)
     return rows + [('lost' if f.lost else 'odd', f.message) for f in r.findings]
 
+def _html_cell(tag, text): return f'<{tag} style="text-align:left">{html.escape(text)}</{tag}>'
+
 def _report_html(r):
     "Return the rows of `r` as an HTML table."
-    rows = ''.join(f'<tr><th style="text-align:left">{html.escape(k)}</th>'
-                   f'<td style="text-align:left">{html.escape(v)}</td></tr>' for k,v in _report_rows(r))
+    rows = ''.join(f'<tr>{_html_cell("th", k)}{_html_cell("td", v)}</tr>' for k,v in _report_rows(r))
     return f'<table>{rows}</table>'
 
 # %% ../../nbs/140_midi.read.ipynb #bb045890

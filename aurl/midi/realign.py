@@ -18,7 +18,7 @@ from .bytes import _vlq_length
 _BEAT_DIVISIONS = 4, 6, 8, 12, 16, 24
 
 def _intervals(onsets, shortest):
-    "Return the inter-onset intervals of all tracks that are longer than `shortest`."
+    "Return inter-onset intervals longer than `shortest` of all tracks."
     intervals = np.concatenate([np.diff(np.unique(o)) for o in onsets if len(o) > 1] or [np.zeros(0, int)])
     return intervals[intervals > shortest]
 
@@ -215,15 +215,14 @@ def _offset_candidates(tracks, grid, on_grid_rate, ticks_per_quarter):
 def _base128_digits(n): return np.stack([n >> 21, n >> 14 & 127, n >> 7 & 127, n & 127], -1)
 
 def _change_one_byte(old, new):
-    "Whether the encodings of the delta times `old` and `new` have equal length, and differ in at most one byte."
+    "Whether delta times differ in at most one byte, with equal length."
     changed = (_base128_digits(new) != _base128_digits(old)[:, None]).sum(-1)
     return (changed <= 1) & (_vlq_length(new) == _vlq_length(old)[:, None])
 
 def _frequency_cost(old, new, delta_cost):
     "Return by how many nats the delta times `new` are rarer than `old`."
-    top = len(delta_cost) - 1
-    cost = np.where(new <= top, delta_cost[np.clip(new, 0, top)], 30.)
-    return cost - delta_cost[np.clip(old, 0, top)][:,None]
+    cost = np.where(new < len(delta_cost), delta_cost.take(new, mode='clip'), 30.)
+    return cost - delta_cost.take(old, mode='clip')[:,None]
 
 # %% ../../nbs/110_midi.realign.ipynb #48ced955
 def _byte_evidence(track, b, shifts, delta_cost):
@@ -244,7 +243,7 @@ def _byte_evidence(track, b, shifts, delta_cost):
 def _hit_rate(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
 
 def _sounding_classes(onsets, pitches, ticks_per_quarter):
-    "Return for each beat which of the twelve pitch classes begin in it."
+    "Return which pitch classes begin in a beat."
     classes = np.zeros((onsets.max()//ticks_per_quarter + 4, 12), bool)
     classes[onsets//ticks_per_quarter, pitches % 12] = True
     return classes

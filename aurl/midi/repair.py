@@ -25,7 +25,7 @@ from .realign import TrackEvents, realign_tracks, detect_offsets
 def _is_note_on(e): return 0x90 <= e[3] < 0xa0 and e[5] > 0
 
 def _surplus_note_ons(events):
-    "Return for each key of each channel the number of note-ons minus that of note-offs."
+    "Return note-ons minus note-offs for each key of each channel."
     surplus = [0]*2048
     for _,_,_,s,a,v,_ in events:
         if s < 0xa0: surplus[(s & 15) << 7 | a] += 1 if s >= 0x90 and v else -1
@@ -65,9 +65,14 @@ class _NotePairs:
 
 # %% ../../nbs/120_midi.repair.ipynb #2c0c736d
 @patch
+def _median_length(self:_NotePairs, usual_length):
+    "Return the median note duration in ticks, or else `usual_length`; 1 or more."
+    return max(int(median(self.lengths or [usual_length])), 1)
+
+@patch
 def release_all(self:_NotePairs, usual_length):
-    "Release the keys that are still down after the median note duration, or else `usual_length`."
-    length = max(int(median(self.lengths) if self.lengths else usual_length), 1)
+    "Release the keys that are still down after `_median_length`."
+    length = self._median_length(usual_length)
     for key,held in self.held.items():
         for tick in held: self.release(tick + length, key)
 
@@ -141,9 +146,9 @@ def _track_times(events):
 
 # %% ../../nbs/120_midi.repair.ipynb #a6f863cd
 def _track_events(part, ticks):
-    "Return the events of `part` at `ticks`, as input of `realign_tracks`."
-    is_onset, pitch = [_is_note_on(e) for e in part.events], [e[4] for e in part.events]
-    return TrackEvents(ticks, is_onset, pitch, part.damaged, part.time_intact)
+    "Return the events of `part` at `ticks`, for `realign_tracks`."
+    is_onset = [_is_note_on(e) for e in part.events]
+    return TrackEvents(ticks, is_onset, [e[4] for e in part.events], part.damaged, part.time_intact)
 
 # %% ../../nbs/120_midi.repair.ipynb #65ae3cbe
 def _event_times(parts, usual, header):
@@ -158,17 +163,28 @@ def _event_times(parts, usual, header):
     return [np.maximum.accumulate(np.maximum(t, 0)) if len(t) else t for t in times], offsets
 
 # %% ../../nbs/120_midi.repair.ipynb #30fa5232
+_ERROR_NAMES = dict(wrong='wrong', gone='missing', extra='extra')
+
+def _byte_finding(name, n):
+    "Return the finding about `n` bytes that were wrong, missing or extra."
+    return Finding(f'{name} bytes', f'{n} {name} byte{"s"*(n > 1)} repaired', n)
+
+def _damage_findings(parts):
+    "Return findings about wrong, missing and extra bytes."
+    n_errors = sum((p.n_errors for p in parts), Counter())
+    return [_byte_finding(name, n_errors[kind]) for kind,name in _ERROR_NAMES.items() if n_errors[kind]]
+
+def _skipped_findings(parts):
+    "Return the finding about bytes that were skipped; [] for none."
+    n = sum(p.skipped_bytes for p in parts)
+    return [Finding('skipped bytes', f'{n} bytes that belong to no event were skipped', n, True)] if n else []
+
 def _error_findings(parts):
     "Return findings about damaged and skipped bytes."
-    out, n_errors = [], sum((p.n_errors for p in parts), Counter())
-    for kind,name in (('wrong', 'wrong'), ('gone', 'missing'), ('extra', 'extra')):
-        if n := n_errors[kind]: out.append(Finding(f'{name} bytes', f'{n} {name} byte{"s"*(n > 1)} repaired', n))
-    if n := sum(p.skipped_bytes for p in parts):
-        out.append(Finding('skipped bytes', f'{n} bytes that belong to no event were skipped', n, True))
-    return out
+    return _damage_findings(parts) + _skipped_findings(parts)
 
 def _offset_finding(part, shift):
-    "Return the finding about a track that was realigned by `shift` ticks."
+    "Return the finding about a realignment by `shift` ticks."
     side = 'early' if shift > 0 else 'late'
     return Finding('slipped', f'part {part+1} was {abs(shift)} ticks {side} from a damaged byte on, and was realigned')
 

@@ -83,11 +83,19 @@ def _times(events):
     return on, on + a['duration'] if 'duration' in a else None
 
 # %% ../../nbs/150_midi.timing.ipynb #2d703e2a
-def _copy_score_events(score, new, clock):
-    "Append meters, keys and markers of `score` to `new`, at the ticks of `clock`."
+def _copy_meters(score, new, clock):
+    "Append the time signatures of `score` to `new`, at the ticks of `clock`."
     for t in score.time_signatures:
         new.time_signatures.append(TimeSignature(int(clock(t.time)), t.numerator, t.denominator))
+
+def _copy_keys(score, new, clock):
+    "Append the key signatures of `score` to `new`, at the ticks of `clock`."
     for k in score.key_signatures: new.key_signatures.append(KeySignature(int(clock(k.time)), k.key, k.tonality))
+
+def _copy_score_events(score, new, clock):
+    "Copy meters, keys, markers to `new`, timed by `clock`."
+    _copy_meters(score, new, clock)
+    _copy_keys(score, new, clock)
     for m in score.markers: new.markers.append(TextMeta(int(clock(m.time)), m.text))
 
 # %% ../../nbs/150_midi.timing.ipynb #aa1f928f
@@ -289,10 +297,14 @@ def _warp_track(track, warp):
     for e in track.lyrics: e.time = int(warp(e.time))
 
 # %% ../../nbs/150_midi.timing.ipynb #a728b9ed
-def _check_swing(ratio, unit):
-    "Raise a `ConfigError` for values that `swing` cannot apply."
+def _check_ratio(ratio):
+    "Raise a `ConfigError` for a swing ratio outside 0.5 … 1."
     if not .5 <= ratio < 1:
         raise ConfigError(f'a swing of {ratio} is outside 0.5 … 1', way_out='0.5 is straight, 0.667 a triplet feel')
+
+def _check_swing(ratio, unit):
+    "Raise a `ConfigError` for values that `swing` cannot apply."
+    _check_ratio(ratio)
     if unit not in ('8th', '16th'): raise ConfigError(f'swing of {unit!r}', way_out='use 8th or 16th')
 
 # %% ../../nbs/150_midi.timing.ipynb #c6c67cbe
@@ -311,13 +323,15 @@ def swing(
     return s
 
 # %% ../../nbs/150_midi.timing.ipynb #24b9b7c6
+def _half_gaps(on, pitch):
+    "Return half the gap around each note, sorted by pitch, in ticks."
+    gap = np.where(np.diff(pitch) == 0, np.diff(on), 2**40)
+    return np.maximum(np.minimum(np.append(2**40, gap), np.append(gap, 2**40)) - 1, 0)//2
+
 def _jitter_room(on, pitch, order):
-    "Return how far (ticks) each note may move such that notes of one pitch keep their order."
+    "Return how far (ticks) each note may move while notes of a pitch keep their order."
     by_pitch = order[np.lexsort((on[order], pitch[order]))]
-    gap = np.where(np.diff(pitch[by_pitch]) == 0, np.diff(on[by_pitch]), 2**40)
-    room = np.empty(len(on), np.int64)
-    room[by_pitch] = np.maximum(np.minimum(np.append(2**40, gap), np.append(gap, 2**40)) - 1, 0)//2
-    return room
+    return _half_gaps(on[by_pitch], pitch[by_pitch])[np.argsort(by_pitch)]
 
 # %% ../../nbs/150_midi.timing.ipynb #5c5173a5
 def _jitter_steps(notes, order, late):

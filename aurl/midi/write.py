@@ -100,25 +100,34 @@ def _last_per_tick(events):
     return {max(e.time, 0):e for e in sorted(events, key=attrgetter('time'))}.items()
 
 # %% ../../nbs/160_midi.write.ipynb #d67a43ae
-def _tempo_blocks(tempos):
-    "Return the block of the last tempo at each tick; [] without tempos."
-    t = tempos.numpy()
-    if not len(t['time']): return []
-    last = dict(zip(t['time'].tolist(), t['mspq'].tolist()))
-    at, us = (np.array(x, np.int64) for x in zip(*sorted(last.items())))
+def _tempo_block(at, us):
+    "Return the block of tempos of `us` microseconds per quarter note at the ticks `at`."
     us = np.clip(us, 1, 2**24-1)
-    return [_block(at, _BANK, 0xff, 0x51, 3, us >> 16, us >> 8 & 255, us & 255)]
+    return _block(at, _BANK, 0xff, 0x51, 3, us >> 16, us >> 8 & 255, us & 255)
+
+def _tempo_blocks(tempos):
+    "Return a block: each tick's last tempo."
+    if not len(tempos): return []
+    t = tempos.numpy()
+    last = dict(zip(t['time'].tolist(), t['mspq'].tolist()))
+    return [_tempo_block(*np.array(sorted(last.items()), np.int64).T)]
 
 # %% ../../nbs/160_midi.write.ipynb #a0eb115d
 def _meter(tick, t): return _meta(tick, _NAME, 0x58, bytes([t.numerator, t.denominator.bit_length()-1, 24, 8]))
 def _key(tick, k): return _meta(tick, _NAME, 0x59, bytes([k.key & 255, k.tonality]))
 
+def _meters(score):
+    "Return the blocks of the valid meters of `score`."
+    return [_meter(tick, t) for tick,t in _last_per_tick(score.time_signatures) if _has_meter(t)]
+
+def _keys(score):
+    "Return the blocks of the valid keys of `score`."
+    return [_key(tick, k) for tick,k in _last_per_tick(score.key_signatures) if _is_key(k)]
+
 def _conductor(score, title=''):
-    "Return the blocks of the first track: title, meters, keys, tempos, markers."
+    "Return the blocks of the first track: all but notes."
     name = [_text(0, _NAME, 0x03, title)] if title else []
-    meters = [_meter(tick, t) for tick,t in _last_per_tick(score.time_signatures) if _has_meter(t)]
-    keys = [_key(tick, k) for tick,k in _last_per_tick(score.key_signatures) if _is_key(k)]
-    return name + meters + keys + _tempo_blocks(score.tempos) + _texts(score.markers, 0x06)
+    return name + _meters(score) + _keys(score) + _tempo_blocks(score.tempos) + _texts(score.markers, 0x06)
 
 # %% ../../nbs/160_midi.write.ipynb #c48b4d9e
 _DRUM_CHANNEL = 9
@@ -144,12 +153,15 @@ def _shared_channels(tracks, parts):
     return channel
 
 # %% ../../nbs/160_midi.write.ipynb #1d615420
+def _melodic_channels(tracks, parts):
+    "Return a channel for each of `parts`, indices of `tracks`."
+    if len(parts) > len(_MELODIC_CHANNELS): return _shared_channels(tracks, parts)
+    return dict(zip(parts, _MELODIC_CHANNELS))
+
 def _channels(tracks):
     "Return a channel for each track; None for a track with text only."
     used = [i for i,t in enumerate(tracks) if _has_events(t)]
-    parts = [i for i in used if not tracks[i].is_drum]
-    if len(parts) <= len(_MELODIC_CHANNELS): channel = dict(zip(parts, _MELODIC_CHANNELS))
-    else: channel = _shared_channels(tracks, parts)
+    channel = _melodic_channels(tracks, [i for i in used if not tracks[i].is_drum])
     for i in used: channel.setdefault(i, _DRUM_CHANNEL)
     return [channel.get(i) for i in range(len(tracks))]
 
@@ -175,7 +187,7 @@ def _takeover_ticks(parts, sounds, events):
 
 # %% ../../nbs/160_midi.write.ipynb #9248800c
 def _channel_takeovers(channels, sounds, events):
-    "Return for each track those of its ticks `events` at which it takes over a channel from a track with another sound."
+    "Return for each track those of its ticks `events` at which it takes over a channel from another sound."
     out = [np.zeros(0, np.int64) for _ in channels]
     for channel in set(channels) - {None}:
         parts = [i for i,c in enumerate(channels) if c == channel]
@@ -220,32 +232,46 @@ def _programs(tracks, channels, onsets):
     return out
 
 # %% ../../nbs/160_midi.write.ipynb #594e3aca
-def _merge_spans(on, off):
-    "Merge overlapping pedal spans; adjacent spans stay separate."
+def _sorted_spans(on, off):
+    "Return the spans of positive duration, sorted by `on` and `off`."
     keep = off > on
     order = np.lexsort((off[keep], on[keep]))
-    on, off = on[keep][order], off[keep][order]
-    last_end = np.maximum.accumulate(off) if len(off) else off
+    return on[keep][order], off[keep][order]
+
+def _merge_spans(on, off):
+    "Merge overlapping pedal spans; adjacent spans stay separate."
+    on, off = _sorted_spans(on, off)
+    last_end = np.maximum.accumulate(off)
     new = np.append(True, on[1:] >= last_end[:-1])[:len(on)]
     return on[new], last_end[np.append(new[1:], True)[:len(on)]]
 
 # %% ../../nbs/160_midi.write.ipynb #f0f6df3a
+def _clipped_times(events):
+    "Return the start and end of `events` as floats, 0 or more."
+    return [np.maximum(x, 0) for x in _times(events)]
+
+def _has_pedals(track, on, off):
+    "Whether the controllers 64 of `track` are the pedals from `on` to `off`, within a tick."
+    down, up = _pedal_spans(track)
+    return len(down) == len(on) and (abs(down - on) <= 1).all() and (abs(up - off) <= 1).all()
+
 def _pedals(track):
     "Return the blocks of the sustain pedal, and whether they replace the controllers 64 of `track`."
-    on, off = (np.maximum(x, 0).astype(np.int64) for x in _times(track.pedals))
-    on, off = _merge_spans(on, off)
-    if not len(on): return [], False
-    down, up = _pedal_spans(track)
-    if len(down) == len(on) and (abs(down - on) <= 1).all() and (abs(up - off) <= 1).all(): return [], False
+    on, off = _merge_spans(*(x.astype(np.int64) for x in _clipped_times(track.pedals)))
+    if not len(on) or _has_pedals(track, on, off): return [], False
     return [_block(off, _PEDAL_UP, 0xb0, 64, 0), _block(on, _PEDAL_DOWN, 0xb0, 64, 127)], True
 
 # %% ../../nbs/160_midi.write.ipynb #ef31512e
+def _check_pitches(pitch):
+    "Raise a `MidiError` if one of `pitch` is negative."
+    if len(pitch) and pitch.min() < 0:
+        raise MidiError(f'pitch {pitch.min()} is outside 0 … 127', way_out='leave such notes out')
+
 def _notes(track):
     "Return the notes of `track` after `remove_overlaps`."
     n = track.notes.numpy()
-    if len(n['pitch']) and n['pitch'].min() < 0:
-        raise MidiError(f'pitch {n["pitch"].min()} is outside 0 … 127', way_out='leave such notes out')
-    on, off = (np.maximum(x, 0) for x in _times(track.notes))
+    _check_pitches(n['pitch'])
+    on, off = _clipped_times(track.notes)
     return remove_overlaps(on, off, n['pitch'], np.clip(n['velocity'], 1, 127))
 
 # %% ../../nbs/160_midi.write.ipynb #91e75f6d
@@ -285,13 +311,16 @@ _TRANSFORMATIONS = dict(
     humanize=timing.humanize,
 )
 
+def _transform(score, name, value, seed):
+    "Apply transformation `name`; True is its default."
+    args = () if value is True else (value,)
+    kwargs = {'seed':seed} if name == 'humanize' else {}
+    return _TRANSFORMATIONS[name](score, *args, **kwargs)
+
 def _apply_timing(score, options, seed):
-    "Apply the transformations `options` (name: value, or True for its default) to `score`, in their order."
+    "Apply the transformations `options` to `score`, in order."
     for name,value in options.items():
-        if value is None or value is False: continue
-        args = () if value is True else (value,)
-        kwargs = {'seed':seed} if name == 'humanize' else {}
-        score = _TRANSFORMATIONS[name](score, *args, **kwargs)
+        if value is not None and value is not False: score = _transform(score, name, value, seed)
     return score
 
 # %% ../../nbs/160_midi.write.ipynb #477b071e
@@ -319,13 +348,15 @@ def _midi_bytes(score, tpq, title):
     return b'MThd' + struct.pack('>IHHH', 6, 1, len(chunks), tpq) + b''.join(chunks)
 
 # %% ../../nbs/160_midi.write.ipynb #15c66038
+def _not_written(e, path):
+    "Return the `MidiError` for the `OSError` `e` while `path` was written."
+    return MidiError(f'cannot be written ({e.strerror})', path, 'check the folder, its permissions and the free space')
+
 def _write_file(data, path):
     "Write `data` to `path` atomically; return the `Path`."
     try:
         with atomic_path(path) as p: p.write_bytes(data)
-    except OSError as e:
-        raise MidiError(f'cannot be written ({e.strerror})', path,
-                        'check the folder, its permissions and the free space') from e
+    except OSError as e: raise _not_written(e, path) from e
     return Path(path)
 
 # %% ../../nbs/160_midi.write.ipynb #5190e980

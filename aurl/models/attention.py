@@ -50,10 +50,7 @@ class Rotary(nn.Module):
         super().__init__()
         self.register_buffer('inv_freq', base ** (-torch.arange(0, dim, 2)/dim), persistent=False)
 
-    def angles(self,
-        start:int, # first position
-        n:int      # number of positions
-    ):
+    def angles(self, start:int, n:int):
         "Cosines and sines, each (n, dim), of positions `start` … `start+n-1`."
         return self.angles_at(torch.arange(start, start+n, device=self.inv_freq.device))
 
@@ -78,9 +75,8 @@ blockwise_settings = SimpleNamespace(longest=2048)   # positions; 0: always the 
 _block_rows = {torch.float32: 64, torch.bfloat16: 128}   # queries per block
 
 def _uses_blockwise(q, time, max_length):
-    "Whether the blockwise kernel computes this attention: in training on a CPU, for windows of usual length."
-    supported = q.device.type == 'cpu' and q.dtype in _block_rows
-    return supported and torch.is_grad_enabled() and time <= max_length
+    "Whether the blockwise kernel computes this attention: in training on a CPU, up to `max_length`."
+    return q.device.type == 'cpu' and q.dtype in _block_rows and torch.is_grad_enabled() and time <= max_length
 
 # %% ../../nbs/600_models.attention.ipynb #693cbbdf
 def _causal_mask(new, time, like):
@@ -143,6 +139,13 @@ class _BlockwiseAttention(torch.autograd.Function):
         return grad_q.mul_(d**-.5).view(ctx.shape), grad_k, grad_v, None, None
 
 # %% ../../nbs/600_models.attention.ipynb #2d4a12dc
+def _enlarged(old, n, like, capacity):
+    "Array of `capacity` positions, the first `n` of them from `old`, if any."
+    b, h, _, d = like.shape
+    new = like.new_zeros(b, h, capacity, d)
+    if old is not None: new[:,:,:n] = old[:,:,:n]
+    return new
+
 class KVCache:
     "Keys and values of all positions so far, for one layer."
     def __init__(self,
@@ -166,11 +169,7 @@ class KVCache:
 
     def _grow(self, like, capacity):
         "Copy keys and values to arrays with more positions."
-        b, h, _, d = like.shape
-        for name in ('k', 'v'):
-            old, new = getattr(self, name), like.new_zeros(b, h, capacity, d)
-            if old is not None: new[:,:,:self.n] = old[:,:,:self.n]
-            setattr(self, name, new)
+        for name in ('k', 'v'): setattr(self, name, _enlarged(getattr(self, name), self.n, like, capacity))
 
 # %% ../../nbs/600_models.attention.ipynb #7fd4a2e8
 @patch
@@ -236,9 +235,9 @@ class FullAttention(nn.Module):
 
 # %% ../../nbs/600_models.attention.ipynb #7656c162
 def split_heads(
-    x:Tensor,    # (batch, time, 3·width)
-    n_heads:int, # number of heads
-):               # (3, batch, heads, time, dim)
+    x:Tensor, # (batch, time, 3·width)
+    n_heads:int,
+):            # (3, batch, heads, time, dim)
     "Queries, keys and values of each head."
     b, t, d = x.shape
     return x.view(b, t, 3, n_heads, d//3//n_heads).permute(2, 0, 3, 1, 4)

@@ -60,10 +60,10 @@ def _seconds(ids):
     return seconds.clamp(min=1/vocab.steps_per_second)
 
 def _current_velocity(ids):
-    "Value of the latest VELOCITY up to each id, (batch, time)."
-    has_velocity, velocity = _lookup(_velocity, ids)
+    "Latest velocity at each id (batch, time)."
+    is_velocity, velocity = _lookup(_velocity, ids)
     i = torch.arange(ids.shape[1], device=ids.device)
-    return velocity.gather(1, torch.where(has_velocity, i, 0).cummax(1).values)
+    return velocity.gather(1, torch.where(is_velocity, i, 0).cummax(1).values)
 
 @register_attribute('note_density', 'notes per second')
 def piece_note_density(
@@ -87,10 +87,10 @@ def _attribute(name):
     raise ConfigError(f'there is no attribute {name!r}', way_out=f'use one of {", ".join(attributes)}')
 
 def attribute_values(
-    ids:Tensor,       # (batch, time) of whole pieces
-    names=('register', 'note_density', 'velocity'), # names of `attributes`
-)->Tensor:            # (batch, names)
-    "Measure attributes of a batch of pieces."
+    ids:Tensor, # (batch, time) of whole pieces
+    names=('register', 'note_density', 'velocity'),
+)->Tensor:      # (batch, names)
+    "Measure `attributes` of pieces."
     return torch.stack([_attribute(n)(ids) for n in names], 1)
 
 # %% ../../nbs/645_models.attributes.ipynb #6b8f5d9d

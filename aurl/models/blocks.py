@@ -76,9 +76,10 @@ feature_sizes = dict(
 
 # %% ../../nbs/615_models.blocks.ipynb #f07253b9
 def _decay_table(constants):
-    "Table (τ, ages) of exp(-age/τ) for ages in steps, up to where it is negligible; the last column is 0."
+    "exp(-age/τ) (τ, ages in steps) until it is negligible; the last column is 0."
     out = np.exp(-np.arange(70*max(constants))/np.array(constants)[:,None])
-    return np.where(out > 1e-30, out, 0.).astype(np.float32)*(np.arange(out.shape[1]) < out.shape[1]-1)
+    out[out <= 1e-30] = out[:,-1] = 0
+    return out.astype(np.float32)
 
 def _one_hot_rows(n, xp, device):
     "One-hot rows (n+1, n+1) of the classes 0 … n-1; the last row, [-1], means no value yet."
@@ -177,16 +178,17 @@ class MusicEmbedding(nn.Module):
         nn.init.normal_(self.table.weight, std=.02)
         if self.project: nn.init.zeros_(self.project.weight)
 
-    def forward(self,
-        ids:Tensor,     # (batch, time) int64
-        features=None,  # (batch, time, size), or None for a model without features
-    )->Tensor:          # (batch, time, d_model)
-        x = self.table(ids)
-        return x if self.project is None else x + self.project(features)
-
     def logits(self, x:Tensor)->Tensor:
         "Logits (…, 774) of vectors (…, d_model)."
         return F.linear(x, self.table.weight)
+
+@patch
+def forward(self:MusicEmbedding,
+    ids:Tensor,    # (batch, time) int64
+    features=None, # (batch, time, size), or None
+)->Tensor:         # (batch, time, d_model)
+    x = self.table(ids)
+    return x if self.project is None else x + self.project(features)
 
 # %% ../../nbs/615_models.blocks.ipynb #0941c41d
 @patch

@@ -58,13 +58,17 @@ class NumberEmbedding(nn.Module):
         return torch.exp(-((z[:,None] - self.centers)/width)**2/2).nan_to_num(0.)
 
 # %% ../../nbs/625_models.conditioning.ipynb #b213a743
-def _condition_table(d_model, spec):
-    "Embedding of one condition; the class 0, unknown, is initialized to zero."
-    if not spec.words: return NumberEmbedding(d_model, spec.mean, spec.std)
-    table = nn.Embedding(len(spec.words), d_model)
+def _class_table(d_model, n):
+    "Embedding of `n` classes; the class 0, unknown, is initialized to zero."
+    table = nn.Embedding(n, d_model)
     nn.init.normal_(table.weight, std=.02)
     nn.init.zeros_(table.weight[0])
     return table
+
+def _condition_table(d_model, spec):
+    "Embedding of one condition."
+    if spec.words: return _class_table(d_model, len(spec.words))
+    return NumberEmbedding(d_model, spec.mean, spec.std)
 
 def _unknown(spec, n):
     "Values (n,) of a condition that is not given."
@@ -84,9 +88,9 @@ class ConditionEmbedding(nn.Module):
         self.tables = nn.ModuleList(tables)    # a list, since a column may have any name
 
     def forward(self,
-        values:dict,   # (n,) int64 classes or float32 numbers, by name
-        n:int,         # number of rows
-    )->Tensor:         # (n, d_model)
+        values:dict, # (n,) int64 classes or float32 numbers, by name
+        n:int,
+    )->Tensor:       # (n, d_model)
         return embedding_gain*sum(table(self._column(name, values, n)) for name,table in zip(self.specs, self.tables))
 
     def _column(self, name, values, n):
@@ -133,14 +137,16 @@ def _finite(value):
     except (TypeError, ValueError): return None
     return number if np.isfinite(number) else None
 
+def _not_a_number(name, value, spec):
+    "The error for a condition that is no finite number."
+    return ConfigError(
+        f'conditions.{name}={value} is not a number', way_out=f'in training it was {spec.mean:.4g} ± {spec.std:.3g}'
+    )
+
 def _value(name, value, spec):
     "Class or float of one condition."
     if spec.words: return _class_index(name, str(value), spec.words)
-    number = _finite(value)
-    if number is None:
-        raise ConfigError(
-            f'conditions.{name}={value} is not a number', way_out=f'in training it was {spec.mean:.4g} ± {spec.std:.3g}'
-        )
+    if (number := _finite(value)) is None: raise _not_a_number(name, value, spec)
     return number
 
 # %% ../../nbs/625_models.conditioning.ipynb #fb3cf3ae

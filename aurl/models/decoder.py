@@ -272,16 +272,19 @@ def pick(self:NumpyDecoder, rows):
 
 # %% ../../nbs/680_models.decoder.ipynb #d56a73c5
 def _is_supported(model):
-    "Whether the model is a plain transformer in 32 bits with full attention, on a CPU."
+    "Whether it is a transformer in 32 bits with full attention, on a CPU."
     p, c = next(model.parameters()), model.config
     return (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full')
 
+def _complete_weights(trunk):
+    "`DecoderWeights` of `trunk`; None if it has other parameters."
+    try: weights = DecoderWeights(trunk)
+    except KeyError: return None  # a parameter has an unknown name
+    return None if weights.unknown else weights
+
 def _numpy_weights(model):
     "The `DecoderWeights` of a model that `NumpyDecoder` supports, or None."
-    if not _is_supported(model): return None
-    try: weights = DecoderWeights(model.trunk)
-    except KeyError: return None                    # a parameter has an unknown name
-    return None if weights.unknown else weights
+    return _complete_weights(model.trunk) if _is_supported(model) else None
 
 def make_decoder(
     model:MusicTransformerVAEGAN, # in eval mode

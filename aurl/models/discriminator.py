@@ -53,13 +53,16 @@ def _strides_of(x, stride):
     pad = -x.shape[1] % stride
     return F.pad(x, (0, 0)*(x.ndim-2) + (0, pad)).unflatten(1, (-1, stride))
 
+def _group_means(x, mask):
+    "Mean of each group of positions in `x` (batch, places, stride, width), and which groups are not all padding."
+    n = mask.sum(2)
+    return x.sum(2)/n.clamp(min=1)[...,None], n > 0
+
 def _pool_positions(x, mask, stride):
     "Means (batch, places, width) over `stride` positions each, without padding."
     x = x*mask[...,None]
     if stride == 1: return x, mask
-    x, mask = _strides_of(x, stride), _strides_of(mask, stride)
-    n = mask.sum(2)
-    return x.sum(2)/n.clamp(min=1)[...,None], n > 0
+    return _group_means(_strides_of(x, stride), _strides_of(mask, stride))
 
 # %% ../../nbs/655_models.discriminator.ipynb #267b1aa0
 class CriticScale(nn.Module):
@@ -133,7 +136,7 @@ class CriticOutput:
     def score(self,
         weights=None, # of the scales; those of the critic by default
     )->Tensor:        # (batch,)
-        "One score for each piece: the weighted sum of its scales."
+        "Weighted sum of the scale scores."
         return sum(w*s for w,s in zip(weights or self.weights, self.scale_scores().values()))
 
 # %% ../../nbs/655_models.discriminator.ipynb #6b06ea21
@@ -172,10 +175,14 @@ class Discriminator(nn.Module):
         self.table = spectral_norm(nn.Linear(len(vocab), width, bias=False))
         self.scales = nn.ModuleDict({k:CriticScale(width, layers, *s, dropout) for k,s in critic_scales.items()})
 
+    def _scaled_table(self):
+        "Embeddings (774, width), scaled so that each has a norm of the order of one."
+        return self.table.weight.T*math.sqrt(len(vocab))
+
     def embed(self,
         x:Tensor, # ids (batch, time) int64, or probabilities (batch, time, 774)
     )->Tensor:    # (batch, time, width)
-        table = self.table.weight.T*math.sqrt(len(vocab))        # gives each vector a norm of the order of one
+        table = self._scaled_table()
         return x @ table if x.is_floating_point() else F.embedding(x, table)
 
 # %% ../../nbs/655_models.discriminator.ipynb #30070aba
@@ -216,11 +223,8 @@ def critic_loss(
     scales = zip(weights or real.weights, real.logits)
     return sum(w*(_cross_entropy(real, k, True) + _cross_entropy(fake, k, False))/2 for w,k in scales if w)
 
-def generator_loss(
-    fake:CriticOutput, # for generated music
-    weights=None,      # of the scales
-)->Tensor:             # ()
-    "Loss of the model: cross-entropy of its music with the label real, in nats."
+def generator_loss(fake:CriticOutput, weights=None)->Tensor: # ()
+    "Cross-entropy of generated music with the label real, in nats, over all scales."
     return sum(w*_cross_entropy(fake, k, True) for w,k in zip(weights or fake.weights, fake.logits) if w)
 
 # %% ../../nbs/655_models.discriminator.ipynb #b471eac2
@@ -233,11 +237,13 @@ def _mean_difference(real, fake):
     return (_masked_mean(*real).detach() - _masked_mean(*fake)).abs().mean()
 
 # %% ../../nbs/655_models.discriminator.ipynb #9ccdbebf
+def _masked_layers(out, scale):
+    "Features of each layer of one scale, with their mask."
+    return [(x, out.place_masks[scale]) for x in out.features[scale]]
+
 def _scale_distance(real, fake, scale):
     "Mean absolute differences of the mean features of one scale, summed over its layers."
-    layers = zip(real.features[scale], fake.features[scale])
-    real_mask, fake_mask = real.place_masks[scale], fake.place_masks[scale]
-    return sum(_mean_difference((a, real_mask), (b, fake_mask)) for a,b in layers)
+    return sum(map(_mean_difference, _masked_layers(real, scale), _masked_layers(fake, scale)))
 
 # %% ../../nbs/655_models.discriminator.ipynb #1fc67c7b
 def feature_distance(

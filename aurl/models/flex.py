@@ -76,12 +76,16 @@ def _saved_choices():
     try: return read_json(aurl_home()/'bands.json')
     except AurlError: return {}
 
+def _platform(q):
+    "Device, version of torch and precision, as text."
+    name = torch.cuda.get_device_name(q.device) if q.is_cuda else q.device.type
+    return f'{name}, torch {torch.__version__}, {str(q.dtype)[6:]}'
+
 def _choice_key(q, k, window):
     "Text that identifies the device and the sizes."
-    name = torch.cuda.get_device_name(q.device) if q.is_cuda else q.device.type
     size = 1 << (k.shape[2] - 1).bit_length()
     rows = f'{q.shape[0]*q.shape[1]} rows of {q.shape[3]}'
-    return f'{name}, torch {torch.__version__}, {str(q.dtype)[6:]}, {rows}, {size} positions, window {window}'
+    return f'{_platform(q)}, {rows}, {size} positions, window {window}'
 
 # %% ../../nbs/605_models.flex.ipynb #9608f3ae
 def _forced_kernel(kernels):

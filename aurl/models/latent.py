@@ -58,13 +58,11 @@ class Prior(nn.Module):
         super().__init__()
         self.size = size
 
-    def kl(self,
-        q:DiagonalGaussian,         # posterior (…, size)
-        z:Tensor=None,   # (…, size) samples of `q`; None: sample them
-    )->Tensor:           # (…)
-        "Unbiased Monte Carlo estimate of the KL divergence from `z`, in nats."
-        z = q.rsample() if z is None else z
-        return q.log_prob(z) - self.log_prob(z)
+@patch
+def kl(self:Prior, q:DiagonalGaussian, z:Tensor=None)->Tensor:
+    "Unbiased Monte Carlo estimate (…) of the KL divergence, in nats, from samples `z` of `q` or new ones."
+    if z is None: z = q.rsample()
+    return q.log_prob(z) - self.log_prob(z)
 
 # %% ../../nbs/630_models.latent.ipynb #a8e28281
 @register_prior('standard')
@@ -104,10 +102,14 @@ class MixturePrior(Prior):
         each = DiagonalGaussian(self.mean, self.logvar).log_prob(z[...,None,:])
         return (each + self.weight.log_softmax(0)).logsumexp(-1)
 
+    def _sample_components(self, shape, generator):
+        "Random components: indices of this shape."
+        probs, n = self.weight.softmax(0), math.prod(shape)
+        return torch.multinomial(probs, n, replacement=True, generator=generator).view(shape)
+
     def sample(self, *shape, generator=None)->Tensor:
         "Sample latents (*shape, size)."
-        probs, n = self.weight.softmax(0), math.prod(shape)
-        which = torch.multinomial(probs, n, replacement=True, generator=generator).view(shape)
+        which = self._sample_components(shape, generator)
         return DiagonalGaussian(self.mean[which], self.logvar[which]).rsample(generator)
 
 # %% ../../nbs/630_models.latent.ipynb #932731da
@@ -327,5 +329,5 @@ def active_units(
     means:Tensor,       # (pieces, …) posterior means
     threshold:float=.01 # least variance of an active dimension
 )->Tensor:              # (…) bool
-    "Mask of the active dimensions of a latent."
+    "Mask of the active dimensions."
     return means.var(0, correction=0) > threshold

@@ -38,14 +38,21 @@ def traverse(
 # %% ../../nbs/640_models.latent_metrics.ipynb #520c27a3
 def _in_ticks(score): return type(score.ttype).__name__ == 'Tick'
 
-def _add_track(score, track):
-    "Add the notes of `track` to the track of `score` with the same instrument, or a copy of `track`."
+def _same_instrument(score, track):
+    "The track of `score` with the instrument of `track`, or None."
     instrument = track.program, track.is_drum
-    same = next((t for t in score.tracks if (t.program, t.is_drum) == instrument), None)
+    return next((t for t in score.tracks if (t.program, t.is_drum) == instrument), None)
+
+def _extend_track(track, other):
+    "Append the notes and pedals of `other` to `track`."
+    track.notes.extend(other.notes)
+    track.pedals.extend(other.pedals)
+
+def _add_track(score, track):
+    "Add `track` to the track of `score` with the same instrument, or else a copy of it."
+    same = _same_instrument(score, track)
     if same is None: score.tracks.append(track.copy())
-    else:
-        same.notes.extend(track.notes)
-        same.pedals.extend(track.pedals)
+    else: _extend_track(same, track)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #68e5e33f
 def concat_scores(
@@ -125,19 +132,25 @@ def _check_values(z, value):
     if z.ndim != 2 or len(z) != len(value):
         raise ModelError(f'{len(z)} latents with {len(value)} values', way_out='give one value for each latent')
 
+def _too_few_pieces(n):
+    "The error for a direction from `n` pieces."
+    return ModelError(f'a direction from {n} pieces is undefined', way_out='give at least three pieces')
+
+def _constant_attribute(lacks):
+    "The error for an attribute that does not vary."
+    return ModelError(f'an attribute that is the same in all pieces has no {lacks}',
+                      way_out='give pieces with different values')
+
 def _check_varied(value):
     "Raise a `ModelError` unless there are three values or more that are not all the same."
-    if len(value) < 3:
-        raise ModelError(f'a direction from {len(value)} pieces is undefined', way_out='give at least three pieces')
-    if value.std() == 0:
-        raise ModelError('an attribute that is the same in all pieces has no direction',
-                         way_out='give pieces with different values')
+    if len(value) < 3: raise _too_few_pieces(len(value))
+    if value.std() == 0: raise _constant_attribute('direction')
 
 def _ridge_weights(x, xy, ridge):
-    "Weights of a ridge regression of centered inputs `x` (n, size), whose covariance with the target is `xy`."
+    "Ridge regression weights; `x` (n, size) is centered, `xy` its covariance with targets."
     cov = x.T @ x/len(x)
-    penalty = ridge*cov.diagonal().mean().clamp(min=1e-12)*torch.eye(x.shape[1], dtype=x.dtype)
-    return torch.linalg.solve(cov + penalty, xy)
+    cov.diagonal().add_(ridge*cov.diagonal().mean().clamp(min=1e-12))
+    return torch.linalg.solve(cov, xy)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #ee53d5b6
 def _fit_direction(z, value, ridge):
@@ -180,16 +193,24 @@ def _float_array(x):
     return np.asarray(x.detach().cpu().numpy() if isinstance(x, Tensor) else x, float)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #825514a4
+def _correlation(x, y):
+    "Pearson's correlation of two arrays; 0 if one of them is constant."
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y/math.sqrt((x @ x)*(y @ y))) if x.any() and y.any() else 0.
+
+def _check_equal_length(x, y):
+    "Raise a `ModelError` unless two arrays have the same length."
+    if len(x) != len(y):
+        raise ModelError(f'{len(x)} values with {len(y)} values', way_out='give arrays of equal length')
+
 def spearman(
     x, # (n,) values
     y, # (n,) values
 )->float: # -1 … 1; 0 if one of them is constant
     "Spearman's rank correlation."
     x, y = _ranks(_float_array(x)), _ranks(_float_array(y))
-    if len(x) != len(y):
-        raise ModelError(f'{len(x)} values with {len(y)} values', way_out='give arrays of equal length')
-    x, y = x - x.mean(), y - y.mean()
-    return float(x @ y/math.sqrt((x @ x)*(y @ y))) if x.any() and y.any() else 0.
+    _check_equal_length(x, y)
+    return _correlation(x, y)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #fd6b8d59
 def _relative_entropy(p, q):
@@ -203,17 +224,14 @@ def _binned(x, bins):
 def _information(a, b, bins):
     "Mutual information of two binned variables, in nats."
     joint = np.bincount(a*bins + b, minlength=bins*bins).reshape(bins, bins)/len(a)
-    independent = joint.sum(1, keepdims=True)*joint.sum(0, keepdims=True)
-    return _relative_entropy(joint, independent)
+    return _relative_entropy(joint, np.outer(joint.sum(1), joint.sum(0)))
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #98006445
 def _entropy(x):
     "Entropy of a binned variable, in nats; `ModelError` if it is constant."
     p = np.bincount(x)/len(x)
     entropy = -(p[p > 0]*np.log(p[p > 0])).sum()
-    if entropy == 0:
-        raise ModelError('an attribute that is the same in all pieces has no entropy to explain',
-                         way_out='give pieces with different values')
+    if entropy == 0: raise _constant_attribute('entropy to explain')
     return entropy
 
 def _excess_information(a, b, shuffled, bins):
@@ -269,6 +287,12 @@ def sap(
     return top2_gap(r2_per_dim(z, value))
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #a3310fcc
+_METRICS_HEAD = f'{"attribute":12} {"dim":>6} {"MIG":>6} {"SAP":>6} {"fit":>6}'
+
+def _metrics_row(name, dim, mig, sap, fit):
+    "One attribute of a `LatentReport` as text."
+    return f'{name:12} {dim:6} {mig:6.3f} {sap:6.3f} {fit:6.3f}'
+
 class LatentReport(NamedTuple):
     "Metrics of a latent space."
     active:int      # number of active dimensions
@@ -276,11 +300,9 @@ class LatentReport(NamedTuple):
     attributes:dict # (best dimension, MIG, SAP, fit of the attribute vector) by name
 
     def __repr__(self):
-        lines = [f'{self.active} of {self.size} dimensions active',
-                 f'{"attribute":12} {"dim":>6} {"MIG":>6} {"SAP":>6} {"fit":>6}']
-        for name, (dim, mig, sap, fit) in self.attributes.items():
-            lines.append(f'{name:12} {dim:6} {mig:6.3f} {sap:6.3f} {fit:6.3f}')
-        return '\n'.join(lines)
+        head = f'{self.active} of {self.size} dimensions active'
+        rows = [_metrics_row(name, *metrics) for name,metrics in self.attributes.items()]
+        return '\n'.join([head, _METRICS_HEAD, *rows])
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #8c04c797
 def _attribute_metrics(z, value, bins):

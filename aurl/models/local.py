@@ -27,7 +27,7 @@ def _window_mask(steps, keys, window, like):
     return mask.masked_fill_((key > query) | (key <= query - window), -math.inf)
 
 def _slices(new, time, window, block):
-    "For each block of queries: the slice of queries and the slice of keys."
+    "Slices of queries and keys for each block of queries."
     for i in range(0, new, block):
         j = min(new, i + block)
         yield slice(i, j), slice(max(0, time - new + i - window + 1), time - new + j)
@@ -37,13 +37,15 @@ def _slice_mask(i, j, window, like):
     "Additive mask for the queries of slice `i` and the keys of slice `j`."
     return _window_mask(i.stop - i.start, j.stop - j.start, window, like)
 
+def _attend_slice(q, k, v, i, j, window):
+    "Window attention of the queries of slice `i` to the keys of slice `j`."
+    mask = _slice_mask(i, j, window, q)
+    return F.scaled_dot_product_attention(q[:,:,i], k[:,:,j], v[:,:,j], attn_mask=mask)
+
 def _blocks_in_loop(q, k, v, window, block):
     "Window attention, one block after the other."
-    out = []
-    for i, j in _slices(q.shape[2], k.shape[2], window, block):
-        mask = _slice_mask(i, j, window, q)
-        out.append(F.scaled_dot_product_attention(q[:,:,i], k[:,:,j], v[:,:,j], attn_mask=mask))
-    return torch.cat(out, 2)
+    slices = _slices(q.shape[2], k.shape[2], window, block)
+    return torch.cat([_attend_slice(q, k, v, i, j, window) for i, j in slices], 2)
 
 # %% ../../nbs/610_models.local.ipynb #eb79f2df
 _flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -114,9 +116,9 @@ def _strips(q, k, v, window):
 _window_kernels = dict(strips=_strips, flex=flex_window_attention)
 
 def _window_kernel(q, k, v, window):
-    "The kernel that computes a window on a GPU: `strips`, or in training the faster one."
-    measured = q.is_cuda and torch.is_grad_enabled()
-    return _window_kernels[fastest_window_kernel(_window_kernels, q, k, v, window) if measured else 'strips']
+    "The kernel for a GPU: `strips`, or in training the faster one."
+    if not (q.is_cuda and torch.is_grad_enabled()): return _strips
+    return _window_kernels[fastest_window_kernel(_window_kernels, q, k, v, window)]
 
 # %% ../../nbs/610_models.local.ipynb #3eb1214f
 def sliding_window_attention(
@@ -242,7 +244,7 @@ def _concat_time(old, new):
     return [torch.cat(pair, 2) for pair in zip(old, new)]
 
 def _store(cache, near, far, pending, end, block):
-    "Keep in `cache` what the positions from `end` on may attend to."
+    "Keep what later positions attend to."
     kept = end - max(0, (end//block - 1)*block)
     cache.n, cache.summaries, cache.pending = end, far, pending
     cache.k, cache.v = (x[:,:,-kept:] for x in near)

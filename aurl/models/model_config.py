@@ -19,13 +19,20 @@ from .discriminator import check_critic, default_scale_weights
 from .latent import latent_levels, priors
 
 # %% ../../nbs/657_models.model_config.ipynb #84958ea4
-def _check_attention(c):
-    "Raise a `ValueError` unless the width divides into heads, and blocks into summaries."
+def _check_heads(c):
+    "Raise a `ValueError` unless the width divides into heads."
     if c.d_model % c.n_heads or c.d_model//c.n_heads % 2:
-        raise ValueError(f'd_model={c.d_model} does not divide into n_heads={c.n_heads} '
-                         'heads of an even dimension')
+        raise ValueError(f'd_model={c.d_model} does not divide into n_heads={c.n_heads} heads of an even dimension')
+
+def _check_summaries(c):
+    "Raise a `ValueError` unless blocks divide into summaries."
     if c.attention in ('hierarchical', 'multi_scale') and c.block % c.summary:
         raise ValueError(f'block={c.block} is not a multiple of summary={c.summary}')
+
+def _check_attention(c):
+    "Raise a `ValueError` unless sizes suit the attention."
+    _check_heads(c)
+    _check_summaries(c)
     if c.attention == 'multi_scale' and c.n_heads < 2:
         raise ValueError('multi_scale attention needs n_heads=2 at least')
 

@@ -35,11 +35,15 @@ def _swap(new, path):
     _remove(old)
 
 # %% ../../nbs/658_models.model_files.ipynb #8dcbe60d
-def check_model_target(
-    path:Path, # where a model is to be saved
-):
-    "Raise a `ModelError` if `path` has contents other than a saved model."
-    if path.exists() and not (path/'config.json').exists() and any(path.iterdir()):
+def _has_config(path): return (path/'config.json').exists()
+
+def _has_other_contents(path):
+    "Whether `path` has contents other than a saved model."
+    return path.exists() and not _has_config(path) and any(path.iterdir())
+
+def check_model_target(path:Path):
+    "Raise a `ModelError` if the folder `path` has contents other than a saved model."
+    if _has_other_contents(path):
         raise ModelError('exists and is not a saved model', path=path, way_out='choose another folder')
 
 def _write_files(folder, weights, description, programs):
@@ -71,20 +75,21 @@ def find_model_folder(
 )->Path:
     "The folder of the model in `path`; `ModelError` if there is none."
     path = Path(path)
-    if not (path/'config.json').exists() and (path/'model/config.json').exists(): path = path/'model'
-    if not (path/'config.json').exists():
+    if not _has_config(path) and _has_config(path/'model'): path = path/'model'
+    if not _has_config(path):
         raise ModelError('no saved model in this folder', path=path,
                          way_out='give the folder that save_pretrained or a run wrote')
     return path
+
+def _is_description(saved): return isinstance(saved, dict) and 'model' in saved
 
 def read_description(
     path:Path, # folder of a model
 )->dict:
     "Contents of config.json."
     saved = read_json(path/'config.json')
-    if not isinstance(saved, dict) or 'model' not in saved:
-        raise ModelError('config.json is not the config of a model', path=path)
-    return saved
+    if _is_description(saved): return saved
+    raise ModelError('config.json is not the config of a model', path=path)
 
 # %% ../../nbs/658_models.model_files.ipynb #1eefdffa
 def _check_vocabulary(saved, config, path):

@@ -161,7 +161,8 @@ class Rollout:
     def mask(self): return torch.cat([self.prefix, self.ids], 1) != vocab.PAD
 
     @property
-    def generated_mask(self):                                                              # (batch, real + steps) bool: sampled
+    # (batch, real + steps) bool: sampled
+    def generated_mask(self):
         return F.pad(self.ids != vocab.PAD, (self.prefix.shape[1], 0))
 
 # %% ../../nbs/675_models.rollout.ipynb #db4809e9

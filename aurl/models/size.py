@@ -132,11 +132,13 @@ class Footprint:
 
     def __str__(self):
         size = f'{self.batch_size} × {self.length} ids'
-        return (
-            f'{self.parameters/1e6:.2f}M parameters; to train on {size} takes {_format_size(self.total)}: '
-            f'{_format_size(self.weights)} weights, {_format_size(self.optimizer)} gradients and optimizer, '
-            f'{_format_size(self.activations)} activations'
-        )
+        head = f'{self.parameters/1e6:.2f}M parameters; to train on {size} takes {_format_size(self.total)}'
+        return f'{head}: {self._parts_text()}'
+
+    def _parts_text(self):
+        "Memory by purpose, as text."
+        return (f'{_format_size(self.weights)} weights, {_format_size(self.optimizer)} gradients and optimizer, '
+                f'{_format_size(self.activations)} activations')
 
 # %% ../../nbs/665_models.size.ipynb #83d2e545
 def _bytes_of(tensors): return sum(t.numel()*t.element_size() for t in tensors)

@@ -93,10 +93,18 @@ def _overlap(a, b, semitones):
     "How much of the pitch classes `a` lies `semitones` above `b`, (…, 1)."
     return (a*b.roll(semitones, -1)).sum(-1, keepdim=True)
 
+def _decay_since(mass, past, decays):
+    "Decay (batch, time) since the latest event, at each speed; `mass` is the event probability."
+    latest = _latest(mass, past)
+    return [(latest*d).sum(2) for d in decays]
+
+def _value_at_latest(mass, past, value):
+    "`value` (batch, time, 1) at the latest event before each position, (batch, time)."
+    return (_latest(mass, past) @ value)[...,0]
+
 def _rhythm(t, past, decays, onset):
-    shift, latest = t.shift[...,0], _latest(onset, past)
-    since = [(latest*d).sum(2) for d in decays]
-    longer = t.length[...,0] - shift*(_latest(shift, past) @ t.length)[...,0]
+    shift, since = t.shift[...,0], _decay_since(onset, past, decays)
+    longer = t.length[...,0] - shift*_value_at_latest(shift, past, t.length)
     return torch.stack([shift, t.length[...,0], longer, onset, *since], -1)
 
 def _harmony(t, past, decays, sounding, classes):
@@ -117,7 +125,7 @@ def _melody(t, past, onset, classes, pitches):
 
 def _dynamics(t, past, onset):
     velocity_event, loud = t.velocity[...,0], t.loud[...,0]
-    held = (_latest(velocity_event, past) @ t.loud)[...,0]
+    held = _value_at_latest(velocity_event, past, t.loud)
     return torch.stack([velocity_event, loud, loud - velocity_event*held, onset*held], -1)
 
 # %% ../../nbs/650_models.soft_features.ipynb #11639236
@@ -127,10 +135,14 @@ def _keys(device, dtype):
     pitch = torch.arange(vocab.pitch_lo, vocab.pitch_hi+1, device=device)
     return F.one_hot(pitch % 12, 12).to(dtype), ((pitch - 64.5)/44).to(dtype)
 
+def _decay_between(log):
+    "Decay (batch, time, time) from each position to each later one, from cumulative logarithms (batch, time)."
+    return (log[:,:,None] - log[:,None]).clamp(max=0).exp()
+
 def _decays(fade):
-    "Decay (batch, time, time) from each position to each later one, at each speed of `fade` (batch, time, speeds)."
+    "Decays (batch, time, time) at the speeds of `fade` (batch, time, speeds)."
     log = deterministic_cumsum(fade.clamp(min=math.exp(-max_decay)/2).log(), 1)
-    return [(log[:,:,None,i] - log[:,None,:,i]).clamp(max=0).exp() for i in range(len(decay_taus))]
+    return [_decay_between(log[...,i]) for i in range(len(decay_taus))]
 
 # %% ../../nbs/650_models.soft_features.ipynb #eb605ddc
 def expected_features(

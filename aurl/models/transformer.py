@@ -33,13 +33,13 @@ class ModelCache:
 
     def __len__(self): return len(self.layers[0])
 
-    def pick(self, rows:Tensor):
-        "Keep these rows of the batch."
-        for c in self.layers: c.pick(rows)
-        for name in ('state', 'z', 'condition'):
-            value = getattr(self, name)
-            if value is not None: setattr(self, name, value[rows])
-        return self
+@patch
+def pick(self:ModelCache, rows:Tensor):
+    "Keep `rows` of the batch."
+    for c in self.layers: c.pick(rows)
+    for name in ('state', 'z', 'condition'):
+        if (value := getattr(self, name)) is not None: setattr(self, name, value[rows])
+    return self
 
 # %% ../../nbs/620_models.transformer.ipynb #a11dea1a
 class Transformer(nn.Module):
@@ -78,12 +78,13 @@ class Transformer(nn.Module):
             if p.ndim == 2: nn.init.normal_(p, std=small if name.endswith(('out.weight', '2.weight')) else .02)
         if self.layer_embed is not None: nn.init.normal_(self.layer_embed.weight, std=.02)
 
-    def new_cache(self,
-        capacity:int=256, # positions to allocate initially
-        state:State=None, # state of the automaton; None: the start of a piece
-    )->ModelCache:
-        "Create an empty cache."
-        return ModelCache([b.attention.look.cache(capacity) for b in self.blocks], state)
+@patch
+def new_cache(self:Transformer,
+    capacity:int=256, # positions to allocate
+    state:State=None, # None: the start of a piece
+)->ModelCache:
+    "Create an empty cache."
+    return ModelCache([b.attention.look.cache(capacity) for b in self.blocks], state)
 
 # %% ../../nbs/620_models.transformer.ipynb #f3a1905c
 @patch
@@ -140,10 +141,10 @@ def _run_blocks(self:Transformer, x, angles, caches, segments, add, layer_vector
 
 @patch
 def _logits(self:Transformer, x, feats):
-    "Logits of the last layer's output, with those of the keyboard."
+    "Logits of the last layer, and of the keyboard."
     x = self.norm(x)
     logits = self.embed.logits(x)
-    if self.keyboard is not None: logits[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
+    if self.keyboard: logits[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
     return logits
 
 # %% ../../nbs/620_models.transformer.ipynb #e0820181

@@ -28,12 +28,14 @@ def cumulative_steps(
     "Steps of 1/64 s that have passed after each id."
     return grammar.tables_for(ids).steps[ids].cumsum(1)
 
+def _length_in_steps(seconds): return (seconds*vocab.steps_per_second).clamp(min=1)
+
 def musical_position(
-    time:Tensor,    # (batch, time) steps that have passed
-    seconds:Tensor, # (batch,) duration of the piece
+    time:Tensor,    # (batch, time) steps passed
+    seconds:Tensor, # (batch,) durations
 )->Tensor:          # (batch, time), 0 … 1
     "Relative position in the piece."
-    return (time/(seconds[:,None]*vocab.steps_per_second).clamp(min=1)).clamp(max=1.)
+    return (time/_length_in_steps(seconds)[:,None]).clamp(max=1.)
 
 # %% ../../nbs/635_models.vae.ipynb #0c9b48a8
 class BidirectionalAttention(nn.Module):

@@ -167,8 +167,8 @@ def _check_packed(self:MusicTransformerVAEGAN, cache):
 
 @patch
 def _word_dropout_mask(self:MusicTransformerVAEGAN, ids):
-    "Random mask of ids to hide from the decoder; None outside of training."
-    share = self.config.word_dropout if self.training else 0
+    "Random mask of ids to hide from the decoder, or None."
+    share = self.training and self.config.word_dropout
     return torch.rand(ids.shape, device=ids.device) < share if share else None
 
 def _steps_passed(ids, cache):
@@ -259,11 +259,19 @@ def from_preset(cls:MusicTransformerVAEGAN,
     return cls(preset_config(name, **overrides))
 
 @patch
+def _layers_text(self:MusicTransformerVAEGAN):
+    c = self.config
+    return f'{c.n_layers} layers of {c.d_model}, {c.n_heads} heads'
+
+@patch
+def _critic_text(self:MusicTransformerVAEGAN):
+    return '' if self.critic is None else f'; a critic of {n_parameters(self.critic)/1e6:.2f}M'
+
+@patch
 def __repr__(self:MusicTransformerVAEGAN):
-    c, n = self.config, sum(p.numel() for p in self.generator_parameters())
-    critic_text = '' if self.critic is None else f'; a critic of {n_parameters(self.critic)/1e6:.2f}M'
-    layers = f'{c.n_layers} layers of {c.d_model}, {c.n_heads} heads'
-    return f'MusicTransformerVAEGAN({c.mode}, {n/1e6:.2f}M parameters: {layers}{critic_text})'
+    n = sum(p.numel() for p in self.generator_parameters())
+    parts = f'{n/1e6:.2f}M parameters: {self._layers_text()}{self._critic_text()}'
+    return f'MusicTransformerVAEGAN({self.config.mode}, {parts})'
 
 # %% ../../nbs/660_models.vae_gan.ipynb #618b5e2f
 @patch

@@ -133,13 +133,19 @@ def _audible_partials(timbre, f0, v, rate):
     return f, a/max(np.sqrt((a**2).sum()), 1e-9), d
 
 # %% ../../nbs/230_score.audio.ipynb #72431748
+def _attack(n):
+    "Rising amplitude of the first `n` samples of a note."
+    return np.sin(np.linspace(0, np.pi/2, n, dtype=np.float32))**2
+
+def _release(n, decay):
+    "Falling amplitude of the last `n` samples of a note, with a time constant of `decay` samples."
+    return np.exp(np.arange(n)/-decay, dtype=np.float32)*np.linspace(1, 0, n, dtype=np.float32)
+
 def _apply_envelope(x, n, timbre, rate):
     "Shape the attack of a note, and its release after `n` samples, in place."
-    tail = len(x) - n
-    fade = np.exp(np.arange(tail)/(-timbre.release*rate), dtype=np.float32)
-    x[n:] *= fade*np.linspace(1, 0, tail, dtype=np.float32)
+    x[n:] *= _release(len(x) - n, timbre.release*rate)
     rise = min(max(int(timbre.attack*rate), 8), len(x))
-    x[:rise] *= np.sin(np.linspace(0, np.pi/2, rise, dtype=np.float32))**2
+    x[:rise] *= _attack(rise)
 
 # %% ../../nbs/230_score.audio.ipynb #e4c6c071
 def _note(family, pitch, velocity, n, rate):
@@ -177,19 +183,24 @@ _DRUM_SOUNDS = {
 _TOM_FREQUENCIES = {41:82, 43:98, 45:116, 47:138, 48:160, 50:190}  # in Hz, by key
 
 # %% ../../nbs/230_score.audio.ipynb #3544be15
-def _drum_sound(key):
-    "Return the sound of the percussion `key`; keys without one of their own have a pitch that grows with the key."
-    if tom := _TOM_FREQUENCIES.get(key): return _DrumSound(tom*1.4, tom, 7.0, 500, 50.0, 0.12)
-    for keys,sound in _DRUM_SOUNDS.items():
-        if key in keys: return sound
+def _generic_drum(key):
+    "Sound of a percussion `key` without one of its own; the pitch grows with the key."
     pitch = 2**((key - 60)/24)
     return _DrumSound(300*pitch, 260*pitch, 14.0, 1500, 30.0, 0.3)
 
+def _drum_sound(key):
+    "Sound of the percussion `key`."
+    if tom := _TOM_FREQUENCIES.get(key): return _DrumSound(tom*1.4, tom, 7.0, 500, 50.0, 0.12)
+    return next((sound for keys,sound in _DRUM_SOUNDS.items() if key in keys), _generic_drum(key))
+
+def _high_pass(x, cutoff, rate):
+    "Attenuate the frequencies of `x` below `cutoff` Hz."
+    gain = 1/(1 + (cutoff/np.maximum(np.fft.rfftfreq(len(x), 1/rate), 1))**4)
+    return np.fft.irfft(np.fft.rfft(x)*gain, len(x))
+
 def _drum_noise(key, n, cutoff, rate):
     "High-pass filtered noise, seeded by the key, and its maximum."
-    spectrum = np.fft.rfft(np.random.default_rng(key).standard_normal(n))
-    spectrum *= 1/(1 + (cutoff/np.maximum(np.fft.rfftfreq(n, 1/rate), 1))**4)
-    noise = np.fft.irfft(spectrum, n)
+    noise = _high_pass(np.random.default_rng(key).standard_normal(n), cutoff, rate)
     return noise, max(abs(noise).max(), 1e-9)
 
 # %% ../../nbs/230_score.audio.ipynb #4a3d3026
@@ -234,14 +245,16 @@ def _reverberate(mix, level, rate):
     return np.stack([x + level*_convolve(x, _impulse_response(rate, k)) for k,x in enumerate(mix)])
 
 # %% ../../nbs/230_score.audio.ipynb #9d79ff36
+def _pedal_times(pedals):
+    "Times at which the pedal is pressed and lifted, in order, after −∞."
+    o = np.argsort(pedals['time'])
+    times = pedals['time'], pedals['time'] + pedals['duration']
+    return [np.append(-np.inf, t[o]) for t in times]
+
 def _extend_by_pedal(end, pedals):
     "Extend note ends to the release of a pedal that is down."
-    if not len(pedals['time']): return end
-    o = np.argsort(pedals['time'])
-    down = pedals['time'][o].astype(np.float64)
-    up = (pedals['time'][o] + pedals['duration'][o]).astype(np.float64)
-    i = np.searchsorted(down, end, side='right') - 1
-    return np.where((i >= 0) & (end < up[i]), up[i], end)
+    down, up = _pedal_times(pedals)
+    return np.maximum(end, up[np.searchsorted(down, end, 'right') - 1])
 
 def _next_strike(onset, pitch):
     "Next onset of the same pitch; notes are sorted by pitch and onset."
@@ -271,14 +284,15 @@ def _drum_note(pitch, velocity, n, rate):
     return _drum(pitch, rate)*np.float32((velocity/127)**1.4)
 
 # %% ../../nbs/230_score.audio.ipynb #410ef6b1
-def _add_note(mix, x, at, pitch):
-    "Add the samples `x` from sample `at` to the channels of `mix`, in place; low notes are panned to the left."
-    x = x[:mix.shape[1]-at]
-    if len(mix) == 1:
-        mix[0,at:at+len(x)] += x
-        return
+def _channel_gains(n, pitch):
+    "Gain of each of `n` channels; low notes are panned to the left."
     pan = .5 + np.clip((pitch - 62)/90, -.3, .3)
-    for channel,share in zip(mix, (1 - pan, pan)): channel[at:at+len(x)] += x*np.float32(np.sqrt(share)*1.414)
+    return [1] if n == 1 else [np.float32(np.sqrt(share)*1.414) for share in (1 - pan, pan)]
+
+def _add_note(mix, x, at, pitch):
+    "Add the samples `x` from sample `at` to the channels of `mix`, in place."
+    x = x[:mix.shape[1]-at]
+    for channel,gain in zip(mix, _channel_gains(len(mix), pitch)): channel[at:at+len(x)] += x*gain
 
 # %% ../../nbs/230_score.audio.ipynb #5cfdd036
 def _add_track(mix, track, start, end, rate):
@@ -296,11 +310,20 @@ def _fade_out(x, n):
     x[:,-n:] *= np.linspace(1, 0, n, dtype=np.float32)**2
 
 # %% ../../nbs/230_score.audio.ipynb #cc7efa3e
-def _limit_peaks(x, cut, rate):
-    "Limit `x` below 1: scale loud signals, compress peaks softly, and fade out the end if it is `cut`."
-    if x.size and (top := float(np.quantile(np.abs(x[:,::7]), .9995))) > .8: x = x*np.float32(.8/top)
+def _scale_down(x):
+    "Scale a loud signal, so that hardly any sample exceeds 0.8."
+    if x.size and (top := float(np.quantile(np.abs(x[:,::7]), .9995))) > .8: return x*np.float32(.8/top)
+    return x
+
+def _compress_peaks(x):
+    "Compress values above 0.7 softly, to at most 0.99, in place."
     over = np.abs(x) > .7
     x[over] = np.sign(x[over])*(.7 + .29*np.tanh((np.abs(x[over]) - .7)/.29))
+
+def _limit_peaks(x, cut, rate):
+    "Limit `x` below 1: scale loud signals, compress peaks softly, and fade out the end if it is `cut`."
+    x = _scale_down(x)
+    _compress_peaks(x)
     if cut: _fade_out(x, min(int(.6*rate), x.shape[1]))
     return x
 
@@ -387,12 +410,18 @@ def _riff_chunk(name, body):
     return name + _uint32(len(body)) + body + b'\0'*(len(body) % 2)
 
 # %% ../../nbs/230_score.audio.ipynb #48d6cb35
+def _wav_file(chunks):
+    "The bytes of a WAV file with these chunks, by name."
+    return _riff_chunk(b'RIFF', b'WAVE' + b''.join(_riff_chunk(k, v) for k,v in chunks.items()))
+
+def _mu_law_format(sample_rate):
+    "Body of the format chunk of a mono µ-law file."
+    return _uint16(7, 1) + _uint32(sample_rate, sample_rate) + _uint16(1, 8, 0)
+
 def _mu_law_wav(x, sample_rate):
     "Encode samples as the bytes of a mono µ-law WAV file."
     data = _mu_law(x).tobytes()
-    fmt = _uint16(7, 1) + _uint32(sample_rate, sample_rate) + _uint16(1, 8, 0)
-    chunks = {b'fmt ':fmt, b'fact':_uint32(len(data)), b'data':data}
-    return _riff_chunk(b'RIFF', b'WAVE' + b''.join(_riff_chunk(k, v) for k,v in chunks.items()))
+    return _wav_file({b'fmt ':_mu_law_format(sample_rate), b'fact':_uint32(len(data)), b'data':data})
 
 # %% ../../nbs/230_score.audio.ipynb #3b80f7c9
 def _audio_format(kind):

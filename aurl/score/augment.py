@@ -7,7 +7,6 @@ __all__ = ['augment_types', 'Augmentation', 'as_augmentation', 'augment', 'Trans
            'InstrumentSwap', 'SwingRange', 'HumanizeRange', 'AugmentSchedule', 'AugmentConfig', 'sample_augmentation']
 
 # %% ../../nbs/285_score.augment.ipynb #11010f90
-from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ class Augmentation(Config):
     stretch:float = Field(1., ge=.1, le=10)        # factor of all durations; the tempo is divided by it
     velocity:float = Field(1., ge=.1, le=1.9)      # gain of the velocities of soft notes
     programs:tuple[int, ...] = ()                  # instruments to advance in each of the 16 families; (): no change
-    swing:float = Field(.5, ge=.5, le=.75)         # position of the second eighth in the beat; 0.5 straight, 2/3 triplets
+    swing:float = Field(.5, ge=.5, le=.75)      # position of the second eighth in the beat; 0.5 straight, 2/3 triplets
     humanize:float = Field(0., ge=0, le=.1)        # maximum deviation of onsets in seconds, three standard deviations
     touch:float = Field(0., ge=0, le=20)           # standard deviation added to velocities
     noise:int = 0                                  # seed of the deviations of onsets and velocities
@@ -177,17 +176,21 @@ _STRETCH_DENOMINATOR = 99 # stretch factors are multiples of 1/99
 
 def _pick(values, u): return values[int(u*len(values))]
 
-def _stretch_factors(low, high):
-    "Stretch factors between `low` and `high`, without 1."
+def _stretch_numerators(low, high):
+    "Numerators of the multiples of 1/99 from `low` to `high`."
     first = int(np.ceil(low*_STRETCH_DENOMINATOR - 1e-9))
     last = int(np.floor(high*_STRETCH_DENOMINATOR + 1e-9))
-    found = [m/_STRETCH_DENOMINATOR for m in range(first, last + 1) if m != _STRETCH_DENOMINATOR]
+    return range(first, last + 1)
+
+def _stretch_factors(low, high):
+    "Stretch factors from `low` to `high` without 1."
+    found = [m/_STRETCH_DENOMINATOR for m in _stretch_numerators(low, high) if m != _STRETCH_DENOMINATOR]
     return found or [low if abs(low - 1) > abs(high - 1) else high]
 
 def _select_types(config, n_max, u, order):
     "Select at most `n_max` of the types drawn, in random `order`."
     drawn = [(o, k) for o,k,x in zip(order, augment_types, u) if x < getattr(config, k).probability]
-    return [k for _,k in sorted(drawn, key=itemgetter(0))[:n_max]]
+    return [k for _,k in sorted(drawn)[:n_max]]
 
 # %% ../../nbs/285_score.augment.ipynb #12d0921c
 def _between(r, u): return round(r.low + (r.high - r.low)*float(u), 4)

@@ -36,6 +36,7 @@ def _no_grid_line(q):
 
 def _quantize_line(q):
     "Sentence on the estimated grid, and the onsets and durations moved."
+    if q['grid'] is None: return _no_grid_line(q)
     phase = f", beats {q['phase']:+.3f} quarters from those of the file" if q['phase'] else ''
     separated = f"; {q['apart']} repeated notes separated" if q['apart'] else ''
     return (f"quantize: {q['moved']} of {q['notes']} onsets and {q['lengths']} durations moved, "
@@ -63,7 +64,7 @@ class CleanReport:
     velocity:dict = field(default_factory=dict)  # notes changed; mean, standard deviation and range before and after
     def lines(self):
         "Yield the report as sentences."
-        if q := self.quantize: yield _no_grid_line(q) if q['grid'] is None else _quantize_line(q)
+        if self.quantize: yield _quantize_line(self.quantize)
         if self.polyphony: yield _polyphony_line(self.polyphony)
         if self.velocity: yield _velocity_line(self.velocity)
     def __str__(self): return '\n'.join(self.lines()) or 'no cleaning was requested'

@@ -25,6 +25,10 @@ def _sorted_tempos(score):
     if len(at) and at[0] <= 0: return at, seconds
     return np.append(0, at), np.append(.5, seconds)
 
+def _running_sum(x):
+    "Sum of the values before each of `x`, and of all of them."
+    return np.append(0, np.cumsum(x))
+
 # %% ../../nbs/200_score.clock.ipynb #e61112e1
 class Clock:
     "Converts times of a score to beats (quarter notes) and seconds, and back, by its tempo map."
@@ -37,12 +41,14 @@ class Clock:
                             way_out='this score has no resolution; give it one, such as 480')
         at, self.seconds_per_beat = _sorted_tempos(score) # from each change on
         self.change_beats, self.change_seconds = self._changes(at)
+    @property
+    def _units_per_beat(self): return self.tpq if self.unit == 'Tick' else 1
     def _changes(self, at):
-        "Return the beats and the seconds of the tempo changes at times `at` of the score."
+        "Beats and seconds of the tempo changes at times `at` of the score."
         rate = self.seconds_per_beat[:-1]
-        if self.unit == 'Second': return np.append(0, np.cumsum(np.diff(at)/rate)), at
-        if self.unit == 'Tick': at = at/self.tpq
-        return at, np.append(0, np.cumsum(np.diff(at)*rate))
+        if self.unit == 'Second': return _running_sum(np.diff(at)/rate), at
+        at = at/self._units_per_beat
+        return at, _running_sum(np.diff(at)*rate)
 
 # %% ../../nbs/200_score.clock.ipynb #c8d4dce1
 def _last_before(at, x):
@@ -71,8 +77,7 @@ def beats(self:Clock,
 ):
     "Convert to quarter notes since the beginning."
     x = np.asarray(time, np.float64)
-    if self.unit == 'Second': return self._beats_of_seconds(x)
-    return x/self.tpq if self.unit == 'Tick' else x
+    return self._beats_of_seconds(x) if self.unit == 'Second' else x/self._units_per_beat
 
 # %% ../../nbs/200_score.clock.ipynb #10484e52
 @patch
@@ -90,28 +95,32 @@ def exact_times(self:Clock,
 ):
     "Convert to the time of the score, unrounded."
     x = np.asarray(beats, np.float64)
-    if self.unit == 'Second': return self._seconds_of_beats(x)
-    return x*self.tpq if self.unit == 'Tick' else x
+    return self._seconds_of_beats(x) if self.unit == 'Second' else x*self._units_per_beat
 
 # %% ../../nbs/200_score.clock.ipynb #4fb9b268
+def _rounded_ticks(x):
+    "Round ticks to 32-bit integers, halves up."
+    return np.minimum(np.floor(x + (0.5 + 1e-6)), 2**31 - 1).astype(np.int32)
+
 @patch
 def times(self:Clock,
     beats, # quarter notes since the beginning
 ):
     "Convert to the time of the score; ticks are rounded to integers."
     x = self.exact_times(beats)
-    if self.unit != 'Tick': return x.astype(np.float32)
-    return np.minimum(np.floor(x + (0.5 + 1e-6)), 2**31 - 1).astype(np.int32)
+    return _rounded_ticks(x) if self.unit == 'Tick' else x.astype(np.float32)
 
 # %% ../../nbs/200_score.clock.ipynb #3f453090
+@patch
+def _beat_seconds(self:Clock, beats): return self.seconds_per_beat[_last_before(self.change_beats, beats)]
+
 @patch
 def seconds_per_unit(self:Clock,
     time, # times in the unit of the score
 ):
-    "Return the seconds per unit of the score at `time`."
+    "Seconds per unit of the score at each `time`."
     if self.unit == 'Second': return np.ones(np.shape(time))
-    i = _last_before(self.change_beats, self.beats(time))
-    return self.seconds_per_beat[i]/(self.tpq if self.unit == 'Tick' else 1)
+    return self._beat_seconds(self.beats(time))/self._units_per_beat
 
 # %% ../../nbs/200_score.clock.ipynb #cbd1d901
 def _is_whole(x): return abs(x - round(x)) <= 1e-3
@@ -137,12 +146,21 @@ def time_unit(x):
     "Return the time unit of `x`: 'tick', 'quarter' or 'second'."
     return type(x.ttype).__name__.lower()
 
+def _track_slices(notes):
+    "Slice of each track in the joined columns of the `notes` of several tracks."
+    ends = np.cumsum([len(n['time']) for n in notes]).tolist()
+    return [slice(a, b) for a,b in zip([0, *ends], ends)]
+
+def _ends(events): return events['time'].astype(np.float64) + events['duration']
+
+def _mapped_spans(events, time_map, shortest):
+    "Starts and durations of notes or pedals after mapping; at least `shortest` long."
+    on, end = time_map(events['time']), time_map(_ends(events))
+    return on, np.maximum(end - on, shortest).astype(on.dtype)
+
 def _moved_pedals(track, time_map):
     "Return the pedals of `track` with both ends mapped."
-    p = track.pedals.numpy()
-    on = time_map(p['time'])
-    long = np.maximum(time_map(p['time'].astype(np.float64) + p['duration']) - on, 0)
-    return Pedal.from_numpy(on, long.astype(on.dtype), time_unit(track))
+    return Pedal.from_numpy(*_mapped_spans(track.pedals.numpy(), time_map, 0), time_unit(track))
 
 def _moved_values(events, event_type, time_map, unit):
     "Return controllers or pitch bends with their times mapped."
@@ -175,10 +193,10 @@ class _BeatMap:
     seconds_per_tick:np.ndarray # from each beat on
 
     def to_ticks(self, seconds):
-        "Ticks at `seconds`, rounded."
+        "Rounded ticks at `seconds`."
         i = _last_before(self.seconds, seconds)
-        ticks = self.ticks[i] + (seconds - self.seconds[i])/self.seconds_per_tick[i]
-        return np.maximum(np.rint(ticks), 0).astype(np.int32)
+        since = (seconds - self.seconds[i])/self.seconds_per_tick[i]
+        return np.maximum(np.rint(self.ticks[i] + since), 0).astype(np.int32)
     def tempos(self, tpq):
         "Tempo events for a score of `tpq` ticks per quarter note."
         mspq = np.rint(self.seconds_per_tick*tpq*1e6).astype(np.int32)
@@ -224,9 +242,7 @@ def _with_ticks(events, to_tick):
 def _retimed_notes(track, to_tick):
     "Return the notes of `track` in ticks, at least one tick long."
     n = track.notes.numpy()
-    on = to_tick(n['time'])
-    off = to_tick(n['time'].astype(np.float64) + n['duration'])
-    return Note.from_numpy(on, np.maximum(off - on, 1).astype(np.int32), n['pitch'], n['velocity'], 'tick')
+    return Note.from_numpy(*_mapped_spans(n, to_tick, 1), n['pitch'], n['velocity'], 'tick')
 
 def _retimed_pedal(pedal, on, to_tick):
     "Return `pedal` in ticks, from `on` to its mapped end."

@@ -34,7 +34,7 @@ def drum_name(
 def drum_staff_position(
     key:int, # 0 … 127
 )->tuple:    # such as ('G5', True)
-    "Return the staff position of the drum at `key`, as under a treble clef, and whether its note head is a cross."
+    "Staff position of the drum at `key`, as under a treble clef, and whether its note head is a cross."
     return _STAFF_POSITIONS.get(key, 'C5'), key in _CROSS_HEADS
 
 # %% ../../nbs/215_score.drums.ipynb #509c4afa
@@ -87,17 +87,25 @@ def _add_midi_instrument(head, ident, program, key=None):
     _add_element(e, 'midi-program', program)
     if key is not None: _add_element(e, 'midi-unpitched', key + 1)
 
+def _first_program(head):
+    "Program of the first instrument of a part, as text."
+    first = head.find('midi-instrument')
+    return '1' if first is None else first.findtext('midi-program', '1')
+
+def _remove_elements(parent, *tags):
+    "Remove the child elements with one of the `tags` from `parent`."
+    for e in [e for e in parent if e.tag in tags]: parent.remove(e)
+
 def _remove_instruments(head):
     "Remove all instruments from the header of a part; return the program of the first one."
-    first = head.find('midi-instrument')
-    program = '1' if first is None else first.findtext('midi-program', '1')
-    for e in head.findall('score-instrument') + head.findall('midi-instrument'): head.remove(e)
+    program = _first_program(head)
+    _remove_elements(head, 'score-instrument', 'midi-instrument')
     return program
 
 # %% ../../nbs/215_score.drums.ipynb #27168539
 def _refer_to_instrument(note, ident):
     "Write the reference to an instrument at its place in `note`."
-    for old in note.findall('instrument'): note.remove(old)
+    _remove_elements(note, 'instrument')
     at = max(i for i,e in enumerate(note) if e.tag in ('chord', 'unpitched', 'duration', 'tie', 'grace'))
     note.insert(at + 1, ElementTree.Element('instrument', id=ident))
 
@@ -138,42 +146,44 @@ def _pitch_element(key):
 # %% ../../nbs/215_score.drums.ipynb #a6baf862
 def _as_pitch(note, key):
     "Give the unpitched `note` the pitch of `key`, in place."
-    old = note.find('unpitched')
-    at = list(note).index(old)
-    note.remove(old)
-    note.insert(at, _pitch_element(key))
-    for e in note.findall('instrument') + note.findall('accidental'): note.remove(e)
+    note[list(note).index(note.find('unpitched'))] = _pitch_element(key)
+    _remove_elements(note, 'instrument', 'accidental')
 
 # %% ../../nbs/215_score.drums.ipynb #cff6c0f9
+def _instrument_key(e):
+    "MIDI key of a `midi-instrument` element; −1 if it has none."
+    try: return int(e.findtext('midi-unpitched', '')) - 1
+    except ValueError: return -1
+
 def _instrument_keys(head):
     "Return the MIDI keys of the instruments of a part by id."
-    keys = {}
-    for e in head.findall('midi-instrument'):
-        try: k = int(e.findtext('midi-unpitched', '')) - 1
-        except ValueError: continue
-        if 0 <= k <= 127: keys[e.get('id')] = k
-    return keys
+    keys = [(e.get('id'), _instrument_key(e)) for e in head.findall('midi-instrument')]
+    return {i:k for i,k in keys if 0 <= k <= 127}
 
 # %% ../../nbs/215_score.drums.ipynb #48661a75
 def _drum_key(note, keys):
-    "Return the MIDI key of `note`, or the only key of its part."
+    "MIDI key of `note`, or the only key of its part."
     i = note.find('instrument')
     if i is not None: return keys.get(i.get('id'))
     distinct = set(keys.values())
     return min(distinct) if len(distinct) == 1 else None
 
 # %% ../../nbs/215_score.drums.ipynb #b6724b06
+def _unpitched_notes(root, head):
+    "The unpitched notes of the part of `head`."
+    parts = [p for p in root.iter('part') if p.get('id') == head.get('id')]
+    return [n for p in parts for n in p.iter('note') if n.find('unpitched') is not None]
+
+def _keyed_notes(root, head):
+    "The unpitched notes of the part of `head` that have a key, with their keys."
+    keys = _instrument_keys(head)
+    return [(n, k) for n in _unpitched_notes(root, head) if (k := _drum_key(n, keys)) is not None]
+
 def _part_drums_to_pitches(root, head):
     "Replace the unpitched notes of the part of `head`; return whether there were any with a key."
-    keys, found = _instrument_keys(head), False
-    for part in root.iter('part'):
-        if part.get('id') != head.get('id'): continue
-        for note in part.iter('note'):
-            key = _drum_key(note, keys)
-            if key is not None and note.find('unpitched') is not None:
-                _as_pitch(note, key)
-                found = True
-    return found
+    drums = _keyed_notes(root, head)
+    for note,key in drums: _as_pitch(note, key)
+    return len(drums) > 0
 
 # %% ../../nbs/215_score.drums.ipynb #2e4891f0
 def drums_to_pitches(

@@ -64,12 +64,14 @@ _ALLOWED_ATTRIBUTES = set(
 # %% ../../nbs/240_score.engrave.ipynb #2673dd42
 def _local_name(name): return name.rsplit('}', 1)[-1]
 
+def _links_outside(name, value):
+    "Whether an attribute, with its `value` in lower case, may link to anything outside the drawing."
+    return name == 'href' and not value.startswith('#') or 'javascript' in value or 'url(' in value
+
 def _is_allowed_attribute(name, value):
     "Whether an attribute is on the list and does not link to anything outside the drawing."
-    name, value = _local_name(name), value.lower()
-    if name not in _ALLOWED_ATTRIBUTES: return False
-    if name == 'href' and not value.startswith('#'): return False
-    return 'javascript' not in value and 'url(' not in value
+    name = _local_name(name)
+    return name in _ALLOWED_ATTRIBUTES and not _links_outside(name, value.lower())
 
 # %% ../../nbs/240_score.engrave.ipynb #cdf16f78
 def _sanitize(element):
@@ -83,13 +85,18 @@ def _sanitize(element):
     if is_style and re.search(r'@import|url\(|expression|</', element.text or '', re.I): element.text = ''
 
 # %% ../../nbs/240_score.engrave.ipynb #04cac44f
+_NAMESPACES = {'':'http://www.w3.org/2000/svg', 'xlink':'http://www.w3.org/1999/xlink'}
+
+def _svg_text(root):
+    "Serialize an SVG element with the usual prefixes of the namespaces."
+    for prefix,name in _NAMESPACES.items(): ElementTree.register_namespace(prefix, name)
+    return ElementTree.tostring(root, encoding='unicode')
+
 def _drawing(svg):
     "Return `svg` reduced to the allowed elements and attributes."
     root = ElementTree.fromstring(svg)
     _sanitize(root)
-    for prefix,name in (('', 'http://www.w3.org/2000/svg'), ('xlink', 'http://www.w3.org/1999/xlink')):
-        ElementTree.register_namespace(prefix, name)
-    return ElementTree.tostring(root, encoding='unicode')
+    return _svg_text(root)
 
 # %% ../../nbs/240_score.engrave.ipynb #97eb8d6f
 class Sheet:

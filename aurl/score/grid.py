@@ -6,6 +6,8 @@
 __all__ = ['grid_quarters', 'nearest_grid_line', 'estimate_beat_phase', 'fit_grid']
 
 # %% ../../nbs/250_score.grid.ipynb #cfd4c9fd
+from itertools import product
+
 import numpy as np
 
 from ..midi.timing import grids as fractions
@@ -35,6 +37,7 @@ _steps = np.array([grid_quarters[k] for k in _GRID_NAMES])
 _weight = {4.:1., 2.:.9, 1.:.8, 1/2:.5, 1/4:.25, 1/8:.03, 1/16:.01, 2/3:.25, 1/3:.25, 1/6:.05, 1/12:.01}
 # positions in four quarters: 48 per quarter, a common multiple of all grids
 _N_PLACES = 192
+_PLACE_TIMES = np.arange(_N_PLACES)/48  # in quarter notes
 
 # %% ../../nbs/250_score.grid.ipynb #f10cf947
 def _is_multiple(a, b): return np.abs(a/b - np.rint(a/b)) < 1e-6
@@ -43,22 +46,21 @@ def _is_binary(step): return _is_multiple(np.log2(step), 1)
 
 def _line_weights(step, weights):
     "Fill the positions on the lines of the grid with `step` that have no weight yet, from coarse to fine lines."
-    at = np.arange(_N_PLACES)/48
     for line in _steps[_is_multiple(_steps, step)]:
         # in a triplet grid, a sixteenth position is weak
         if _is_binary(line) and line < .5 and not _is_binary(step): line = step
-        weights[_is_multiple(at, line) & (weights == 0)] = _weight[float(line)]
+        weights[_is_multiple(_PLACE_TIMES, line) & (weights == 0)] = _weight[float(line)]
     return weights/weights.sum()
 
 # %% ../../nbs/250_score.grid.ipynb #7df04996
+def _initial_weights(index, step):
+    "Weights of the positions before the lines are filled: equal for the grids for fast runs, else 0."
+    return np.zeros(_N_PLACES) if index < len(grid_quarters) else _is_multiple(_PLACE_TIMES, step)*1.
+
 def _place_distributions():
     "Probability of an onset at each position of four quarters, for every grid."
-    at = np.arange(_N_PLACES)/48
-    out = []
-    for k,step in enumerate(_steps):
-        equal = _is_multiple(at, step)*1.  # of the grids for fast runs
-        out.append(_line_weights(step, np.zeros(_N_PLACES) if k < len(grid_quarters) else equal))
-    return np.array(out, np.float32)
+    weights = [_line_weights(step, _initial_weights(k, step)) for k,step in enumerate(_steps)]
+    return np.array(weights, np.float32)
 
 _PLACE_PROBS, _column = _place_distributions(), np.arange(len(_steps))
 
@@ -129,28 +131,31 @@ def _cyclic_distance(position):
     "Signed distance of each bin of a beat from `position`, within half a beat."
     return (np.arange(_N_BINS)/_N_BINS - position + .5) % 1 - .5
 
+def _onset_peak(position, weight, std):
+    "Density of the onsets around `position`, a normal distribution that integrates to `weight`."
+    return weight*np.exp(-((_cyclic_distance(position)/std)**2)/2)/(std*np.sqrt(2*np.pi))
+
 def _log_density(weights, std):
-    "Log density of onsets within a beat, with peaks of width `std` at the positions in `weights`."
-    peaks = [
-        v*np.exp(-((_cyclic_distance(k)/std)**2)/2)/(std*np.sqrt(2*np.pi)) for k,v in weights.items()
-    ]
-    return np.log(_OUTLIER_RATE + (1 - _OUTLIER_RATE)*sum(peaks))
+    "Log density of onsets within a beat, with peaks at the positions in `weights`."
+    density = sum(_onset_peak(k, v, std) for k,v in weights.items())
+    return np.log(_OUTLIER_RATE + (1 - _OUTLIER_RATE)*density)
 
 # %% ../../nbs/250_score.grid.ipynb #3c39db73
-def _beat_densities():
-    "Return the standard deviations of all shapes of a beat, and their log densities."
-    shapes = [(_BEAT_WEIGHTS, std) for std in _ONSET_STDS]
-    for weights in _DENSE_BEAT_WEIGHTS: shapes += [(weights, std) for std in _ONSET_STDS[:2]]
-    return np.array([std for _,std in shapes]), np.array([_log_density(*s) for s in shapes])
-
-_SHAPE_STDS, _LOG_DENSITIES = _beat_densities()
+# weights and standard deviation of each shape of a beat
+_BEAT_SHAPES = [*product([_BEAT_WEIGHTS], _ONSET_STDS), *product(_DENSE_BEAT_WEIGHTS, _ONSET_STDS[:2])]
+_SHAPE_STDS = np.array([std for _,std in _BEAT_SHAPES])
+_LOG_DENSITIES = np.array([_log_density(*shape) for shape in _BEAT_SHAPES])
 _SHAPE_SPECTRA = np.conj(np.fft.rfft(_LOG_DENSITIES, axis=1))
 
 # %% ../../nbs/250_score.grid.ipynb #5a00689f
-def _phase_fit(quarters, weight):
-    "Log likelihood of the onsets for each shape of a beat (rows) and each shift of the beats (columns)."
+def _beat_histogram(quarters, weight):
+    "Number or total `weight` of the onsets in each bin of a beat."
     bins = np.rint(quarters*_N_BINS).astype(np.int64) % _N_BINS
-    histogram = np.bincount(bins, weight, minlength=_N_BINS)
+    return np.bincount(bins, weight, minlength=_N_BINS)
+
+def _phase_fit(quarters, weight):
+    "Log likelihood of the onsets for each shape of a beat (rows) and each shift (columns)."
+    histogram = _beat_histogram(quarters, weight)
     return np.fft.irfft(np.fft.rfft(histogram)*_SHAPE_SPECTRA, _N_BINS, axis=1)
 
 # %% ../../nbs/250_score.grid.ipynb #27d11dba

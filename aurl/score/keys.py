@@ -9,6 +9,7 @@ __all__ = ['key_names', 'key_number', 'signature_key', 'pitch_class_profile', 'k
 # %% ../../nbs/205_score.keys.ipynb #64cb4c91
 import functools
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,12 +82,15 @@ _profiles = dict(
     temperley=([.748,.060,.488,.082,.670,.460,.096,.715,.104,.366,.057,.400],
                [.712,.084,.474,.618,.049,.460,.105,.747,.404,.067,.133,.330]))
 
+def _profile_weights(profile):
+    "Weights of the scale degrees in major and in minor."
+    if profile in _profiles: return _profiles[profile]
+    raise CorpusError(f'no key profile is called {profile!r}', way_out=f'there are {", ".join(_profiles)}')
+
 @functools.cache
 def _templates(profile):
-    "Return the 24 rotated profiles, of mean 0 and norm 1."
-    if profile not in _profiles:
-        raise CorpusError(f'no key profile is called {profile!r}', way_out=f'there are {", ".join(_profiles)}')
-    t = np.array([np.roll(p, k) for p in _profiles[profile] for k in range(12)], float)
+    "The 24 rotated profiles, of mean 0 and norm 1."
+    t = np.array([np.roll(w, k) for w in _profile_weights(profile) for k in range(12)], float)
     t -= t.mean(1, keepdims=True)
     return t/np.linalg.norm(t, axis=1, keepdims=True)
 
@@ -122,14 +126,19 @@ def estimate_key(
     return KeyEstimate(int(a), float(fit[a] - fit[b]), int(b)) if fit[a] > 1e-9 else KeyEstimate(-1, 0., -1)
 
 # %% ../../nbs/205_score.keys.ipynb #44cf6e3c
+def _span_ends(starts, end):
+    "Ends of successive spans: the start of the next one; for the last one `end`, or its start if that is later."
+    return [*starts[1:], max([end, *starts[-1:]])]
+
+def _valid_signatures(score):
+    "The valid key signatures of `score`, with the time at which each ends."
+    signatures = [k for k in score.key_signatures if -7 <= k.key <= 7]
+    return zip(signatures, _span_ends([k.time for k in signatures], score.end()))
+
 def _signature_durations(score):
     "Total duration of each valid key signature (sharps, minor) of `score`."
-    signatures = [k for k in score.key_signatures if -7 <= k.key <= 7]
-    durations = {}
-    if not signatures: return durations
-    ends = [k.time for k in signatures[1:]] + [max(score.end(), signatures[-1].time)]
-    for k,end in zip(signatures, ends):
-        durations[k.key, k.tonality] = durations.get((k.key, k.tonality), 0) + end - k.time
+    durations = Counter()
+    for k,end in _valid_signatures(score): durations[k.key, k.tonality] += end - k.time
     return durations
 
 def _is_undecided(durations):

@@ -24,23 +24,32 @@ def _seconds_of(notes, score):
     return probe.to('second').tracks[0].notes.numpy()['time']
 
 # %% ../../nbs/232_score.player.ipynb #b0626dad
-def _tick_times(score):
-    "Return ticks of `score`, among them all tempo changes, and the second of each."
-    even = np.linspace(0, score.end(), 400).astype(int)
-    ticks = np.unique(np.concatenate([even, score.tempos.numpy()['time']]))
+def _notes_at(ticks):
+    "A note of one tick at each of `ticks`."
     n = len(ticks)
     values = np.full(n, 60, np.int8)
-    notes = Note.from_numpy(ticks.astype(np.int32), np.ones(n, np.int32), values, values, 'tick')
-    return ticks, _seconds_of(notes, score)
+    return Note.from_numpy(ticks.astype(np.int32), np.ones(n, np.int32), values, values, 'tick')
+
+def _tick_times(score):
+    "Ticks of `score`, among them all tempo changes, and the second of each."
+    ticks = np.union1d(np.linspace(0, score.end(), 400).astype(int), score.tempos.numpy()['time'])
+    return ticks, _seconds_of(_notes_at(ticks), score)
 
 # %% ../../nbs/232_score.player.ipynb #8f0b004c
+def _quarters_at(seconds, score):
+    "Quarter notes from the start of `score` to each of `seconds`."
+    ticks, times = _tick_times(score)
+    return np.interp(seconds, times, ticks/score.ticks_per_quarter)
+
+def _percent_of_width(f, x):
+    "Positions `x` in percent of the width of the picture, within the roll."
+    return [round(float(p), 2) for p in np.clip(x, f.left, f.right)/(f.right + 8)*100]
+
 def _cursor_positions(lay, f, start, seconds):
-    "Position of the playback cursor at each second, in percent of the width."
+    "Cursor position at each second, in percent of the width."
     t = np.arange(int(np.ceil(seconds)) + 2) + start
-    if lay.axis == 'bar':
-        ticks, times = _tick_times(lay.score)
-        t = np.interp(t, times, ticks/lay.score.ticks_per_quarter)
-    return [round(float(x), 2) for x in np.clip(f.x(t), f.left, f.right)/(f.right + 8)*100]
+    if lay.axis == 'bar': t = _quarters_at(t, lay.score)
+    return _percent_of_width(f, f.x(t))
 
 # %% ../../nbs/232_score.player.ipynb #4094a93c
 _CURSOR_JS = (

@@ -20,7 +20,8 @@ from .clock import Clock, time_unit
 # %% ../../nbs/260_score.polyphony.ipynb #8f634f66
 class PolyphonyConfig(Config):
     "Limit on the simultaneous notes of a part, and their priority."
-    mode:Literal['none', 'musical', 'velocity', 'pitch', 'newest'] = 'none' # priority of the notes between bass and melody; none: no limit
+    mode:Literal['none', 'musical', 'velocity', 'pitch', 'newest'] = Field('none', description=(
+        'priority of the notes between bass and melody; none: no limit'))
     voices:int = Field(6, ge=2) # maximum number of simultaneous notes in a part; drums have no limit
 
 # %% ../../nbs/260_score.polyphony.ipynb #603e05bd

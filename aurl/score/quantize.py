@@ -15,20 +15,26 @@ from pydantic import Field, model_validator
 from symusic import Note, Score, Tempo
 
 from ..config import Config
-from .clock import Clock, move_events, time_unit
+from .clock import Clock, _last_before, _track_slices, move_events, time_unit
 from .grid import estimate_beat_phase, fit_grid, grid_quarters, nearest_grid_line
 
 # %% ../../nbs/255_score.quantize.ipynb #aa946591
 class QuantizeConfig(Config):
     "Options of quantization."
-    mode:Literal['none', 'strict', 'groove', 'adaptive'] = 'none' # none; strict: on the grid; groove: nearer to it, keeping systematic deviations; adaptive: on the likeliest grid of each beat
+    mode:Literal['none', 'strict', 'groove', 'adaptive'] = Field('none', description=(
+        'none; strict: on the grid; groove: nearer to it, keeping systematic deviations; '
+        'adaptive: on the likeliest grid of each beat'))
     grid:Literal[tuple(grid_quarters)] = '16th' # grid step; ignored by adaptive, which estimates the grid
-    strength:float|None = Field(None, ge=0, le=1) # fraction of the distance to the grid; null: 1 for strict, 0.8 for groove and adaptive
-    microtiming:float|None = Field(None, ge=0, le=1) # fraction of systematic deviations to keep; null: 0 for strict, 1 for groove and adaptive
+    strength:float|None = Field(None, ge=0, le=1, description=(
+        'fraction of the distance to the grid; null: 1 for strict, 0.8 for groove and adaptive'))
+    microtiming:float|None = Field(None, ge=0, le=1, description=(
+        'fraction of systematic deviations to keep; null: 0 for strict, 1 for groove and adaptive'))
     swing:float = Field(.5, ge=.5, le=.75) # position of the second of two grid lines: 0.5 straight, 0.67 triplets
-    phase:float|Literal['find']|None = None # offset of the beats from those of the file in quarter notes; null: find for adaptive, else 0
+    phase:float|Literal['find']|None = Field(None, description=(
+        'offset of the beats from those of the file in quarter notes; null: find for adaptive, else 0'))
     align:bool = False # shift the whole piece so that its beats coincide with those of the file
-    note_ends:Literal['grid', 'follow', 'keep']|None = None # ends on the grid, moved with the onsets around them, or durations kept; null: follow for groove, else grid
+    note_ends:Literal['grid', 'follow', 'keep']|None = Field(None, description=(
+        'ends on the grid, moved with the onsets around them, or durations kept; null: follow for groove, else grid'))
 
     @model_validator(mode='after')
     def _fits(self):
@@ -38,7 +44,7 @@ class QuantizeConfig(Config):
         return self
 
 # %% ../../nbs/255_score.quantize.ipynb #c88335c0
-_MODE_DEFAULTS = dict( # strength, micro, phase, ends
+_MODE_DEFAULTS = dict( # strength, microtiming, phase, note_ends
     strict=(1.0, 0.0, 0.0, 'grid'),
     groove=(0.8, 1.0, 0.0, 'follow'),
     adaptive=(0.8, 1.0, 'find', 'grid'),
@@ -61,7 +67,7 @@ def _nearest_meter_lines(x, step, clock, score, phase=0., swing=.5):
     if len(start) == 1:
         if not phase: return nearest_grid_line(x, step, swing)
         return np.maximum(nearest_grid_line(x - phase, step, swing) + phase, 0)
-    i = np.maximum(np.searchsorted(start + phase, x, 'right') - 1, 0)
+    i = _last_before(start + phase, x)
     origin = start[i] + phase
     line = nearest_grid_line(x - origin, step, swing) + origin
     return np.maximum(np.minimum(line, np.append(start + phase, np.inf)[i+1]), 0)
@@ -115,7 +121,7 @@ def _level_starts(x, starts, cluster_start):
 
 # %% ../../nbs/255_score.quantize.ipynb #dee6700f
 def _level_delay(level, delay, tick):
-    "Round the `delay` of each level down to ticks, at least one tick per level; the first level has none."
+    "Round the `delay` of each level down to ticks, at least one per level; the first has none."
     if tick > 1e-6: delay = np.maximum(np.floor(delay/tick + 1e-6), level)*tick
     return np.where(level > 0, delay, 0)
 
@@ -148,8 +154,7 @@ _MIN_GAIN_NATS = 3. # nats by which the grid must exceed a uniform distribution
 
 def _adaptive_lines(x, phase, onset_std, start):
     "Return grid line and step of each onset on the likeliest grid of each beat, and a dict of estimates."
-    meter_start = start[np.maximum(np.searchsorted(start, x - phase, 'right') - 1, 0)]
-    line, step, fit, share = fit_grid(x - phase, onset_std, meter_start)
+    line, step, fit, share = fit_grid(x - phase, onset_std, start[_last_before(start, x - phase)])
     grids = {k:round(v, 4) for k,v in share.items() if v}
     found = dict(grid=max(share, key=share.get), phase=phase, blur=onset_std, fit=fit, grids=grids)
     if fit*len(x) < _MIN_GAIN_NATS: return x, step, {**found, 'grid':None}
@@ -168,7 +173,7 @@ def _find_lines(x, cfg, clock, score, weight=None):
 # %% ../../nbs/255_score.quantize.ipynb #4e8e3556
 def _bar_positions(line, phase, start, bar):
     "Position of each grid line in its bar; meters begin at `start` with bars of `bar` quarter notes."
-    i = np.maximum(np.searchsorted(start, line + 1e-6, 'right') - 1, 0)
+    i = _last_before(start, line + 1e-6)
     return (line - phase - start[i]) % bar[i]
 
 def _target_times(x, cfg, clock, score, weight=None):
@@ -232,7 +237,7 @@ def _sorted_notes(tracks, notes, onset, end, n_onsets):
 # %% ../../nbs/255_score.quantize.ipynb #82c92ae0
 def _ends_on_grid(end, on, new, onsets, grid):
     "Move note ends to grid lines; `on` and `new` are old and new onsets of the notes."
-    step = onsets.step[np.maximum(np.searchsorted(onsets.old, end, 'right') - 1, 0)]
+    step = onsets.step[_last_before(onsets.old, end)]
     if grid.cfg.mode == 'adaptive': step = np.minimum(step/2, .25)
     moved = end + grid.cfg.strength*(grid.lines(end, step) - end)
     shortest = new + np.minimum(end - on, step/2)
@@ -345,12 +350,9 @@ def _moved_times(onsets, clock, shift, time):
 # %% ../../nbs/255_score.quantize.ipynb #726b7ac0
 def _write_notes(tracks, notes, on, long, move):
     "Write the new times to the notes of `tracks`, and `move` their other events."
-    a = 0
-    for t,n in zip(tracks, notes):
-        b = a + len(n['time'])
-        t.notes = Note.from_numpy(on[a:b], long[a:b], n['pitch'], n['velocity'], time_unit(t))
+    for t,n,k in zip(tracks, notes, _track_slices(notes)):
+        t.notes = Note.from_numpy(on[k], long[k], n['pitch'], n['velocity'], time_unit(t))
         move_events(t, move)
-        a = b
 
 def _n_changed(new, old): return int(np.count_nonzero(np.abs(new - old) > 1e-5))
 

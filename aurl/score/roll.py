@@ -9,6 +9,8 @@ __all__ = ['family_colors', 'track_colors', 'roll_svg', 'PianoRoll', 'save_roll'
 import html
 import re
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,19 @@ from ..midi.write import write_midi
 # %% ../../nbs/225_score.roll.ipynb #a4459277
 def _is_in_ticks(score): return 'tick' in str(score.ttype).lower()
 
+def _in_ticks(score): return score if _is_in_ticks(score) else read_midi(write_midi(score))
+
+def _check_choice(key, value, choices):
+    "Raise if `value` is not one of the `choices`."
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ConfigError(f'{key}={value!r}', way_out=f'use {", ".join(others)} or {last}')
+
 def _score_on_axis(score, axis):
     "Return the unit of the time axis, and `score` in ticks (for bars) or in seconds."
-    if axis not in ('auto', 'bar', 'second'):
-        raise ConfigError(f'axis={axis!r}', way_out="use 'auto', 'bar' or 'second'")
+    _check_choice('axis', axis, ('auto', 'bar', 'second'))
     if axis == 'auto': axis = 'bar' if _is_in_ticks(score) else 'second'
-    if axis == 'second': return axis, score.to('second')
-    return axis, score if _is_in_ticks(score) else read_midi(write_midi(score))
+    return axis, score.to('second') if axis == 'second' else _in_ticks(score)
 
 # %% ../../nbs/225_score.roll.ipynb #720b9058
 def _start_and_end(events, unit):
@@ -38,7 +46,7 @@ def _start_and_end(events, unit):
 _NOTE_COLUMNS = ('x0', 'x1', 'pitch', 'velocity', 'track', 'family')
 
 def _note_columns(track, index, unit):
-    "Return the columns of the notes of the track at `index`."
+    "The columns of the notes of one track."
     n = track.notes.numpy()
     origin = [np.full(len(n['time']), x) for x in (index, family_of(track))]
     return *_start_and_end(n, unit), n['pitch'], n['velocity'], *origin
@@ -58,46 +66,51 @@ def _visible_notes(notes, start, end):
     return {k:a[visible] for k,a in (notes | clipped).items()}
 
 # %% ../../nbs/225_score.roll.ipynb #cd297716
+def _all_pedals(score, unit):
+    "Starts and ends of all pedals."
+    spans = [_start_and_end(t.pedals.numpy(), unit) for t in score.tracks if len(t.pedals)]
+    return [np.concatenate(c) for c in zip(*spans)] if spans else [np.zeros(0)]*2
+
 def _pedal_spans(score, unit, start, end):
     "Return start and end of each pedal between `start` and `end`."
-    pedals = [t.pedals.numpy() for t in score.tracks]
-    spans = [_start_and_end(p, unit) for p in pedals if len(p['time'])]
-    if not spans: return np.zeros(0), np.zeros(0)
-    p0, p1 = (np.concatenate(c).clip(start, end) for c in zip(*spans))
+    p0, p1 = (p.clip(start, end) for p in _all_pedals(score, unit))
     return p0[p1 > p0], p1[p1 > p0]
 
 # %% ../../nbs/225_score.roll.ipynb #836d626e
+def _valid_meters(score): return [t for t in score.time_signatures if t.numerator > 0 and t.denominator > 0]
+
 def _meter_changes(score):
-    "Start and bar length of each meter in quarter notes; the meter is 4/4 up to the first time signature."
-    found = [(0., 4.)]
-    for t in score.time_signatures:
-        if t.numerator > 0 and t.denominator > 0:
-            found.append((t.time/score.ticks_per_quarter, 4*t.numerator/t.denominator))
-    return found
+    "Start and bar length of each meter in quarter notes; 4/4 before the first time signature."
+    tpq = score.ticks_per_quarter
+    return [(0., 4.)] + [(t.time/tpq, 4*t.numerator/t.denominator) for t in _valid_meters(score)]
 
 # %% ../../nbs/225_score.roll.ipynb #9afcbc55
+def _bars_of_meter(start, stop, bar):
+    "Start of each bar of a meter, `bar` quarter notes long; none if there were 20,000 or more."
+    return np.arange(start, stop - 1e-6, bar) if 0 < stop - start < 2e4*bar else np.zeros(0)
+
 def _bars(score, end):
     "Start of each bar in quarter notes, up to `end`."
-    meters = _meter_changes(score)
-    stops = [start for start,_ in meters[1:]] + [end + 1e-6]
-    bars = [np.zeros(0)]
-    for (start, bar), stop in zip(meters, stops):
-        if 0 < stop - start < 2e4*bar: bars.append(np.arange(start, stop - 1e-6, bar))
-    return np.concatenate(bars)
+    starts, lengths = zip(*_meter_changes(score))
+    stops = [*starts[1:], end + 1e-6]
+    return np.concatenate([*map(_bars_of_meter, starts, stops, lengths)])
 
 # %% ../../nbs/225_score.roll.ipynb #7bfc657e
 def _bar_labels(numbers):
     "Label every first, second, fourth, … bar with its number, so that there are at most fourteen."
     step = next(2**k for k in range(30) if len(numbers)/2**k <= 14)
-    return [str(n) if (n - 1) % step == 0 else '' for n in numbers]
+    return ['' if (n - 1) % step else str(n) for n in numbers]
+
+def _labeled_bars(score, start, end):
+    "Position and label of each bar between two times."
+    at = _bars(score, end)
+    inside = np.flatnonzero((at >= start) & (at < end))
+    return list(zip(at[inside].tolist(), _bar_labels((inside + 1).tolist())))
 
 def _bar_lines(score, start, end):
     "Grid lines at all bars, about a dozen of them numbered; in long scores only the numbered ones."
-    at = _bars(score, end)
-    inside = (at >= start) & (at < end)
-    labels = _bar_labels(np.arange(1, len(at)+1)[inside].tolist())
-    at = at[inside]
-    return [(x, label) for x,label in zip(at.tolist(), labels) if len(at) <= 200 or label]
+    lines = _labeled_bars(score, start, end)
+    return [(x, label) for x,label in lines if len(lines) <= 200 or label]
 
 # %% ../../nbs/225_score.roll.ipynb #1634d273
 _SECOND_STEPS = (.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)  # distances of the labeled lines
@@ -106,9 +119,13 @@ def _second_label(x, end):
     "Label of the line at `x` seconds; in long scores in minutes and seconds."
     return f'{x:g} s' if end < 120 else f'{int(x)//60}:{int(x)%60:02}'
 
+def _second_step(length):
+    "Distance of the grid lines, so that at most a dozen fit into `length` seconds."
+    return next((x for x in _SECOND_STEPS if length/x <= 12), 3600)
+
 def _second_lines(start, end):
     "About a dozen grid lines at round numbers of seconds."
-    step = next((x for x in _SECOND_STEPS if (end - start)/x <= 12), 3600)
+    step = _second_step(end - start)
     at = np.arange(np.ceil(start/step), end/step + 1e-9)*step
     return [(x, _second_label(x, end)) for x in at.tolist()]
 
@@ -130,6 +147,11 @@ class _Layout:
     track:np.ndarray    # index of the track of each note
     family:np.ndarray   # instrument family of each note
 
+    @property
+    def axis_title(self): return 'bar' if self.axis == 'bar' else ''
+    @cached_property
+    def level(self): return np.clip(self.velocity*5//128, 0, 4)
+
 # %% ../../nbs/225_score.roll.ipynb #d39cbbbf
 def _layout(score, axis='auto', start=0., end=None):
     "Return the layout of `score` from `start` to `end`, in quarter notes or seconds."
@@ -139,22 +161,22 @@ def _layout(score, axis='auto', start=0., end=None):
     last = float(notes['x1'].max(initial=0) if end is None else end)
     lines = _bar_lines(score, start, last) if axis == 'bar' else _second_lines(start, last)
     pedals = _pedal_spans(score, unit, start, last)
-    return _Layout(
-        axis, start, max(last, start + 1e-3), lines, score, *pedals, **_visible_notes(notes, start, last)
-    )
+    return _Layout(axis, start, max(last, start + 1e-3), lines, score, *pedals, **_visible_notes(notes, start, last))
 
 # %% ../../nbs/225_score.roll.ipynb #5ab094f0
 family_colors = ('#4a8cf0', '#22b8c9', '#9b72e0', '#e59a2f', '#b98252', '#e2574c', '#df74bd', '#cfa21c',
                   '#2ea87a', '#66b94f', '#ff7d52', '#7785e6', '#47b3a6', '#a7b52a', '#868c96', '#a0a4ab')
 track_colors = ('#4a8cf0', '#e2574c', '#2ea87a', '#e59a2f', '#9b72e0', '#22b8c9', '#df74bd', '#b98252')
 
-def _color_property(lay, by):
-    "Return the property that colors distinguish: family, track or velocity."
-    if by not in ('auto', 'family', 'track', 'velocity'):
-        raise ConfigError(f'color={by!r}', way_out="use 'auto', 'family', 'track' or 'velocity'")
-    if by != 'auto': return by
+def _default_property(lay):
+    "Return family, or track if there is only one family and a color for each of several tracks."
     if len(set(lay.family)) > 1: return 'family'
     return 'track' if 1 < len(set(lay.track)) <= len(track_colors) else 'family'
+
+def _color_property(lay, by):
+    "Return the property that colors distinguish: family, track or velocity."
+    _check_choice('color', by, ('auto', 'family', 'track', 'velocity'))
+    return _default_property(lay) if by == 'auto' else by
 
 # %% ../../nbs/225_score.roll.ipynb #fcd0591c
 def _track_name(lay, track): return lay.score.tracks[int(track)].name or f'part {track+1}'
@@ -210,6 +232,12 @@ class _Geometry:
 
     @property
     def height(self): return self.axis + 36
+    @property
+    def pitches(self): return range(self.low, self.high + 1)
+    @property
+    def octaves(self): return [p for p in self.pitches if p % 12 == 0]
+    @property
+    def black_keys(self): return [p for p in self.pitches if p % 12 in (1, 3, 6, 8, 10)]
     def x(self, time):
         "Horizontal position of `time`."
         return self.left + (np.asarray(time, np.float64) - self.start)/(self.end - self.start)*(self.right - self.left)
@@ -236,35 +264,34 @@ def _geometry(lay, width, legend):
     return _Geometry(low, high, lay.start, lay.end, 76, 2*width - 8, top, bottom, row=row, pedal=pedal, axis=axis)
 
 # %% ../../nbs/225_score.roll.ipynb #51cb614a
-def _black_keys(f):
-    "Heights of the rows of the black keys."
-    pitches = np.arange(f.low, f.high + 1)
-    return f.y(pitches[np.isin(pitches % 12, (1, 3, 6, 8, 10))])
+def _gray_path(d, opacity, width=None):
+    "Draw the path `d` in gray, with strokes of `width` pixels if given."
+    stroke = '' if width is None else f' stroke-width="{width}"'
+    return f'<path d="{d}" stroke="#808890" stroke-opacity="{opacity}"{stroke}/>'
 
 def _key_edge(f, pitch): return f'{f.y(pitch) + f.row/2:.0f}'
 
+def _octave_label(f, pitch):
+    "Label of the C at `pitch`."
+    return f'<text x="{f.left-30}" y="{f.y(pitch) + 7:.0f}" text-anchor="end">C{pitch//12 - 1}</text>'
+
 def _octave_labels(f):
     "Draw a line and a label at each C."
-    octaves = [p for p in range(f.low, f.high + 1) if p % 12 == 0]
-    lines = ''.join(f'M{f.left} {_key_edge(f, p)}H{f.right}' for p in octaves)
-    labels = [f'<text x="{f.left-30}" y="{f.y(p) + 7:.0f}" text-anchor="end">C{p//12 - 1}</text>' for p in octaves]
-    return f'<path d="{lines}" stroke="#808890" stroke-opacity=".4"/>' + ''.join(labels)
+    lines = ''.join(f'M{f.left} {_key_edge(f, p)}H{f.right}' for p in f.octaves)
+    return _gray_path(lines, '.4') + ''.join(_octave_label(f, p) for p in f.octaves)
 
 # %% ../../nbs/225_score.roll.ipynb #337343da
 def _black_rows(f, left):
     "Draw the rows of the black keys, and the keys themselves from `left`."
-    rows = ''.join(f'M{f.left} {y:.0f}H{f.right}' for y in _black_keys(f))
-    keys = ''.join(f'M{left} {y:.0f}h12' for y in _black_keys(f))
-    return (
-        f'<path d="{rows}" stroke="#808890" stroke-opacity=".09" stroke-width="{f.row:.1f}"/>'
-        f'<path d="{keys}" stroke="#808890" stroke-opacity=".75" stroke-width="{f.row*.8:.1f}"/>'
-    )
+    rows = ''.join(f'M{f.left} {y:.0f}H{f.right}' for y in f.y(f.black_keys))
+    keys = ''.join(f'M{left} {y:.0f}h12' for y in f.y(f.black_keys))
+    return _gray_path(rows, '.09', f'{f.row:.1f}') + _gray_path(keys, '.75', f'{f.row*.8:.1f}')
 
 # %% ../../nbs/225_score.roll.ipynb #ca8f61e6
 def _keyboard_svg(f):
     "Draw the rows of the black keys, the keyboard at the left, and the octaves."
     left = f.left - 22
-    edges = ''.join(f'M{left} {_key_edge(f, p)}h18' for p in range(f.low, f.high + 1) if p % 12 in (0, 5))
+    edges = ''.join(f'M{left} {_key_edge(f, p)}h18' for p in f.pitches if p % 12 in (0, 5))
     frame = f'<path d="{edges}M{left} {f.top}h18V{f.bottom}h-18z" fill="none" stroke="#808890" stroke-opacity=".5"/>'
     return _black_rows(f, left) + frame + _octave_labels(f)
 
@@ -274,23 +301,26 @@ def _axis_label(f, x, label):
     anchor = 'start' if x < f.left + 20 else 'end' if x > f.right - 30 else 'middle'
     return f'<text x="{x:.0f}" y="{f.axis+28}" text-anchor="{anchor}">{label}</text>'
 
+def _axis_labels(f, at): return ''.join(_axis_label(f, x, label) for x,label in at if label)
+
+def _left_label(f, y, text):
+    "Label at the height `y` to the left of the roll."
+    return f'<text x="{f.left-12}" y="{y}" text-anchor="end" opacity=".75">{text}</text>'
+
+def _vertical_lines(f, positions, bottom, opacity):
+    "Draw lines from the top of the roll to `bottom`."
+    return _gray_path(''.join(f'M{x:.0f} {f.top}V{bottom}' for x in positions), opacity)
+
 def _grid_lines(f, at):
     "Draw the grid lines `at` some positions, those with a label stronger."
-    lines = ''.join(f'M{x:.0f} {f.top}V{f.axis}' for x,_ in at)
-    strong = ''.join(f'M{x:.0f} {f.top}V{f.axis+6}' for x,label in at if label)
-    return (f'<path d="{lines}" stroke="#808890" stroke-opacity=".18"/>'
-            f'<path d="{strong}" stroke="#808890" stroke-opacity=".3"/>')
+    labeled = [x for x,label in at if label]
+    return _vertical_lines(f, [x for x,_ in at], f.axis, '.18') + _vertical_lines(f, labeled, f.axis + 6, '.3')
 
 # %% ../../nbs/225_score.roll.ipynb #fe5c6e96
 def _time_axis_svg(lay, f):
     "Draw the grid lines and their labels."
     at = [(f.x(t), label) for t,label in lay.lines]
-    labels = ''.join(_axis_label(f, x, label) for x,label in at if label)
-    unit = 'bar' if lay.axis == 'bar' else ''
-    return (
-        f'{_grid_lines(f, at)}{labels}'
-        f'<text x="{f.left-12}" y="{f.axis+28}" text-anchor="end" opacity=".75">{unit}</text>'
-    )
+    return _grid_lines(f, at) + _axis_labels(f, at) + _left_label(f, f.axis + 28, lay.axis_title)
 
 # %% ../../nbs/225_score.roll.ipynb #0ade42be
 def _note_path(lay, f, group, color, opacity):
@@ -298,25 +328,23 @@ def _note_path(lay, f, group, color, opacity):
     d = _strokes_path(f.x(lay.x0[group]), f.x(lay.x1[group]), f.y(lay.pitch[group]))
     return f'<path d="{d}" stroke="{color}" stroke-opacity="{opacity:.2f}"/>'
 
+def _note_groups(lay, index, n_colors):
+    "Yield velocity level, color index and mask of each group of notes."
+    for v,k in product(range(5), range(n_colors)):
+        group = (index == k) & (lay.level == v)
+        if group.any(): yield v, k, group
+
 def _note_paths(lay, f, index, palette):
     "Draw the notes, one path for each color and velocity level."
-    level = np.clip(lay.velocity*5//128, 0, 4)
-    paths = []
-    for v in range(5):
-        for k,(color,_) in enumerate(palette):
-            group = (index == k) & (level == v)
-            if group.any(): paths.append(_note_path(lay, f, group, color, .4 + .15*v))
-    return paths
+    groups = _note_groups(lay, index, len(palette))
+    return [_note_path(lay, f, group, palette[k][0], .4 + .15*v) for v,k,group in groups]
 
 # %% ../../nbs/225_score.roll.ipynb #ff168920
 def _pedal_svg(lay, f):
     "Draw the pedal lane, if there is one."
     if f.pedal is None: return ''
-    d = _strokes_path(f.x(lay.p0), f.x(lay.p1), np.full(len(lay.p0), f.pedal + 7))
-    return (
-        f'<text x="{f.left-12}" y="{f.pedal+14}" text-anchor="end" opacity=".75">pedal</text>'
-        f'<path d="{d}" stroke="#808890" stroke-opacity=".6" stroke-width="6"/>'
-    )
+    d = _strokes_path(f.x(lay.p0), f.x(lay.p1), np.full_like(lay.p0, f.pedal + 7))
+    return _left_label(f, f.pedal + 14, 'pedal') + _gray_path(d, '.6', 6)
 
 def _notes_svg(lay, f, index, palette):
     "Draw the notes and the pedal lane."
@@ -324,14 +352,18 @@ def _notes_svg(lay, f, index, palette):
     return f'<g stroke-width="{max(f.row - 1.5, 3):.1f}">{paths}</g>' + _pedal_svg(lay, f)
 
 # %% ../../nbs/225_score.roll.ipynb #70c1fe3f
+def _legend_entry(x, color, name):
+    "Draw a dot at `x` and the name to the right of it."
+    dot = f'<circle cx="{x:.0f}" cy="22" r="7" fill="{color}"/>'
+    return dot + f'<text x="{x+14:.0f}" y="29">{_safe_text(name, 18)}</text>'
+
 def _legend_svg(f, palette):
     "Draw the legend at the right; return also its left edge."
     out, x = '', f.right
     for color,name in reversed(palette[:9]):
         if not name: continue
         x -= 11.5*min(len(name), 18) + 12
-        out += f'<circle cx="{x:.0f}" cy="22" r="7" fill="{color}"/>'
-        out += f'<text x="{x+14:.0f}" y="29">{_safe_text(name, 18)}</text>'
+        out += _legend_entry(x, color, name)
         x -= 26
     return out, x
 
@@ -378,8 +410,7 @@ def _plural(n, noun): return f'{n:,} {noun}{"s"*(n != 1)}'
 def _summary(score):
     "Notes, parts and duration of `score`."
     parts = sum(len(t.notes) > 0 for t in score.tracks)
-    seconds = float(score.to('second').end())
-    return f'{_plural(score.note_num(), "note")}, {_plural(parts, "part")}, {seconds:.1f} s'
+    return f'{_plural(score.note_num(), "note")}, {_plural(parts, "part")}, {score.to("second").end():.1f} s'
 
 # %% ../../nbs/225_score.roll.ipynb #438c037d
 class PianoRoll:
@@ -444,9 +475,8 @@ def _png_axes(f, dpi):
 
 # %% ../../nbs/225_score.roll.ipynb #5baf5b0f
 def _png_background(ax, lay, f):
-    "Tint the rows of the black keys, and draw the grid lines."
-    for p in range(f.low, f.high + 1):
-        if p % 12 in (1, 3, 6, 8, 10): ax.axhspan(p-.5, p+.5, color='#f3f4f6', lw=0)
+    "Tint the rows of black keys and draw the grid lines."
+    for p in f.black_keys: ax.axhspan(p-.5, p+.5, color='#f3f4f6', lw=0)
     for x,label in lay.lines: ax.axvline(x, color='#808890', lw=.6, alpha=.5 if label else .25)
 
 # %% ../../nbs/225_score.roll.ipynb #eb37910d
@@ -468,19 +498,18 @@ def _png_notes(ax, lay, colors, points):
 def _png_axis_labels(ax, lay, f):
     "Set the ranges of the axes, and label the grid lines and the octaves."
     labeled = [(x, label) for x,label in lay.lines if label]
-    octaves = [p for p in range(f.low, f.high + 1) if p % 12 == 0]
-    ax.set(xlim=(lay.start, lay.end), ylim=(f.low - 1, f.high + 0.5), xticks=[x for x,_ in labeled], yticks=octaves)
-    ax.set_xticklabels([label for _,label in labeled])
-    ax.set_yticklabels([f'C{int(p)//12 - 1}' for p in ax.get_yticks()])
+    ax.set(xlim=(lay.start, lay.end), ylim=(f.low - 1, f.high + 0.5))
+    ax.set_xticks([x for x,_ in labeled], [label for _,label in labeled])
+    ax.set_yticks(f.octaves, [f'C{p//12 - 1}' for p in f.octaves])
+    ax.set_xlabel(lay.axis_title, color='#60666f', fontsize=8, loc='left', labelpad=2)
     _style_axes(ax)
-    ax.set_xlabel('bar' if lay.axis == 'bar' else '', color='#60666f', fontsize=8, loc='left', labelpad=2)
-    for s in ax.spines.values(): s.set_color('#c8ccd2')
 
 # %% ../../nbs/225_score.roll.ipynb #de33fa55
 def _style_axes(ax):
-    "Set the style of the tick labels and of the lines at the octaves."
+    "Style the tick labels, the octave lines and the frame."
     ax.tick_params(colors='#60666f', labelsize=8, length=0)
     ax.grid(axis='y', color='#808890', alpha=.4, lw=.6)
+    for s in ax.spines.values(): s.set_color('#c8ccd2')
 
 # %% ../../nbs/225_score.roll.ipynb #746fe7f6
 def _png_text(text, max_length):
@@ -490,8 +519,9 @@ def _png_text(text, max_length):
 def _png_title(ax, title):
     ax.set_title(_png_text(title, 60), loc='left', fontsize=10, fontweight='bold', color='#40464f')
 
+_LEGEND_STYLE = dict(ha='right', va='bottom', fontsize=8)
+
 def _png_legend(ax, palette):
     "Write the names of the colors above the roll."
     for k,(color,name) in enumerate(reversed(palette[:9])):
-        style = dict(color=color, transform=ax.transAxes, ha='right', va='bottom', fontsize=8)
-        ax.text(1 - 0.1*k, 1.02, _png_text(name, 14), **style)
+        ax.text(1 - 0.1*k, 1.02, _png_text(name, 14), color=color, transform=ax.transAxes, **_LEGEND_STYLE)

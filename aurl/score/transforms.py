@@ -85,14 +85,23 @@ def _transpose_keys(s, semitones):
     s.key_signatures = KeySignature.from_numpy(k['time'], sharps, k['tonality'], _unit(s))
 
 # %% ../../nbs/280_score.transforms.ipynb #3ab03883
+def _fitting_interval(s, semitones):
+    "Interval that fits the range of `s`; 0 if no pitch can be transposed."
+    span = transposable_range(s)
+    return fit_transpose(*span, semitones) if span else 0
+
+def _transpose_notes(s, semitones):
+    "Transpose the notes of `s` except percussion, in place."
+    table = _transposition_table(semitones)
+    for track in _pitched_tracks(s): _edit(track, _unit(s), pitch=table[track.notes.numpy()['pitch'] & 127])
+
 def _transpose(s, semitones):
     "Transpose `s` in place; return the interval applied."
-    span = transposable_range(s)
-    if not (t := fit_transpose(*span, semitones) if span else 0): return 0
-    table = _transposition_table(t)
-    for track in _pitched_tracks(s): _edit(track, _unit(s), pitch=table[track.notes.numpy()['pitch'] & 127])
-    _transpose_keys(s, t)
-    return t
+    interval = _fitting_interval(s, semitones)
+    if interval:
+        _transpose_notes(s, interval)
+        _transpose_keys(s, interval)
+    return interval
 
 # %% ../../nbs/280_score.transforms.ipynb #9c2e4783
 _TRACK_EVENTS = dict(pedals=Pedal, controls=ControlChange, pitch_bends=PitchBend)
@@ -111,18 +120,21 @@ def _mapped_times(n, time_map, unit):
     return start, np.maximum(long, n['duration'] > 0) if unit == 'Tick' else long
 
 # %% ../../nbs/280_score.transforms.ipynb #16276c38
+def _map_columns(n, time_map, unit):
+    "Map the times in the columns `n`, in place."
+    if 'duration' in n: n['time'], n['duration'] = _mapped_times(n, time_map, unit)
+    else: n['time'] = _to_time_dtype(time_map(n['time'].astype(np.float64)), unit)
+
 def _mapped_events(events, event_type, time_map, unit):
     "Map the times of a list of events by `time_map`."
     n = events.numpy()
-    if 'duration' in n: n['time'], n['duration'] = _mapped_times(n, time_map, unit)
-    else: n['time'] = _to_time_dtype(time_map(n['time'].astype(np.float64)), unit)
+    _map_columns(n, time_map, unit)
     return event_type.from_numpy(*(np.ascontiguousarray(v) for v in n.values()), unit)
 
 def _retime_events(owner, event_types, time_map, unit):
     "Map the times of some events, in place."
     for name,kind in event_types.items():
-        events = getattr(owner, name)
-        if len(events): setattr(owner, name, _mapped_events(events, kind, time_map, unit))
+        if len(events := getattr(owner, name)): setattr(owner, name, _mapped_events(events, kind, time_map, unit))
 
 # %% ../../nbs/280_score.transforms.ipynb #71be86cf
 def _retime_texts(texts, time_map, unit):
@@ -162,12 +174,16 @@ def _stretch(s, factor):
 # %% ../../nbs/280_score.transforms.ipynb #dac662ee
 _FINE_TPQ = 480 # ticks per quarter note that resolve milliseconds
 
+def _is_coarse(s):
+    "Whether `s` is in ticks that do not resolve milliseconds, and short enough for finer ones."
+    return _unit(s) == 'Tick' and s.ticks_per_quarter < _FINE_TPQ and s.end() < 2**31//_FINE_TPQ
+
 def _finer(s):
     "Raise the resolution of `s` to at least 480 ticks per quarter note, in place, if it is in ticks."
-    if _unit(s) != 'Tick' or s.ticks_per_quarter >= _FINE_TPQ or s.end() >= 2**31//_FINE_TPQ: return
+    if not _is_coarse(s): return
     k = -(-_FINE_TPQ//s.ticks_per_quarter)
     _scale_times(s, k)
-    s.ticks_per_quarter = s.ticks_per_quarter*k
+    s.ticks_per_quarter *= k
 
 # %% ../../nbs/280_score.transforms.ipynb #28b42295
 def loudness_curve(
@@ -232,15 +248,22 @@ def _resultant_length(beat, cycles):
     return np.abs(_UNIT_CIRCLE.take((beat*(256*cycles) + .5).astype(np.int64) & 255).mean())
 
 # %% ../../nbs/280_score.transforms.ipynb #5ae565e5
+def _onset_beats(score):
+    "Beats of all onsets of `score`."
+    on = [t.notes.numpy()['time'] for t in score.tracks if len(t.notes)]
+    return Clock(score).beats(np.concatenate(on).astype(np.float64)) if on else np.zeros(0)
+
+def _is_on_sixteenths(beat):
+    "Whether the times `beat` lie on a grid of sixteenths, and on one of triplets no more than that."
+    binary = _resultant_length(beat, 4)
+    return bool(binary > .5 and binary >= _resultant_length(beat, 3) - 1e-9)
+
 def can_swing(
     score, # in any unit
 )->bool:
     "Whether the onsets of `score` lie on a grid of sixteenths."
-    on = [t.notes.numpy()['time'] for t in score.tracks if len(t.notes)]
-    if not on: return False
-    beat = Clock(score).beats(np.concatenate(on).astype(np.float64))
-    binary = _resultant_length(beat, 4)
-    return bool(binary > .5 and binary >= _resultant_length(beat, 3) - 1e-9)
+    beat = _onset_beats(score)
+    return len(beat) > 0 and _is_on_sixteenths(beat)
 
 def _swung_times(clock, swing, meters, time):
     "Swing `time`, in the unit of the score of `clock`."

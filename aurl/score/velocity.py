@@ -14,21 +14,27 @@ from pydantic import Field, model_validator
 from symusic import Note
 
 from ..config import Config
-from .clock import Clock, time_unit
+from .clock import Clock, _track_slices, time_unit
 
 # %% ../../nbs/265_score.velocity.ipynb #19768755
 class VelocityConfig(Config):
     "Options of velocity normalization."
-    mode:Literal['none', 'global', 'piece_relative', 'style_preserving'] = 'none' # none; global: one mean and deviation; piece_relative: the whole range; style_preserving: phrase by phrase
+    mode:Literal['none', 'global', 'piece_relative', 'style_preserving'] = Field('none', description=(
+        'none; global: one mean and deviation; piece_relative: the whole range; style_preserving: phrase by phrase'))
     low:int = Field(20, ge=1, le=127) # lowest velocity of the result
     high:int = Field(110, ge=1, le=127) # highest velocity of the result
     mean:float = Field(64., ge=1, le=127) # mean velocity of a piece (global, style_preserving)
-    std:float = Field(20., gt=0, le=60) # standard deviation of a piece (global); maximum of a phrase, at least half of it (style_preserving)
-    phrase_level_std:float = Field(12., ge=0, le=60) # maximum standard deviation of the levels of phrases (style_preserving)
+    std:float = Field(20., gt=0, le=60, description=(
+        'standard deviation of a piece (global); maximum of a phrase, at least half of it (style_preserving)'))
+    phrase_level_std:float = Field(12., ge=0, le=60, description=(
+        'maximum standard deviation of the levels of phrases (style_preserving)'))
     pause:float = Field(1., gt=0) # time between onsets, in seconds, that ends a phrase
-    min_phrase_notes:int = Field(8, ge=2) # minimum number of notes in a phrase; shorter phrases are merged with a neighbor
-    smoothing:float = Field(0., ge=0, le=1) # smoothing of small differences (below about 4) between neighbors (style_preserving)
-    curve:Literal['linear', 'logarithmic', 'exponential'] = 'linear' # curve applied first: logarithmic raises soft notes, exponential lowers them
+    min_phrase_notes:int = Field(8, ge=2, description=(
+        'minimum number of notes in a phrase; shorter phrases are merged with a neighbor'))
+    smoothing:float = Field(0., ge=0, le=1, description=(
+        'smoothing of small differences (below about 4) between neighbors (style_preserving)'))
+    curve:Literal['linear', 'logarithmic', 'exponential'] = Field('linear', description=(
+        'curve applied first: logarithmic raises soft notes, exponential lowers them'))
 
     @model_validator(mode='after')
     def _fits(self):
@@ -125,9 +131,8 @@ def phrase_indices(
 # %% ../../nbs/265_score.velocity.ipynb #7eb6e475
 def _phrase_gain(std, spread):
     "Gain that brings the deviation of each phrase between half of `spread` and `spread`; flat phrases stay flat."
-    half, std_or_tiny = spread/2, np.maximum(std, 1e-9)
-    limited = np.where(std < half, half/std_or_tiny, np.minimum(1, spread/std_or_tiny))
-    return np.where(std < half/2, 1, limited)
+    gain = np.clip(std, spread/2, spread)/np.maximum(std, 1e-9)
+    return np.where(std < spread/4, 1, gain)
 
 def _phrase_stats(x, phrase):
     "Number of notes, mean and deviation of each phrase."
@@ -136,13 +141,15 @@ def _phrase_stats(x, phrase):
     return n, level, np.sqrt(np.maximum(np.bincount(phrase, (x - level[phrase])**2)/n, 0))
 
 # %% ../../nbs/265_score.velocity.ipynb #47219ac5
+def _new_levels(n, level, cfg):
+    "New level of each phrase, given its number of notes `n` and its `level`."
+    mean, std = _mean_std(n, level)
+    return cfg.mean + (level - mean)*min(1, cfg.phrase_level_std/max(std, 1e-9))
+
 def _normalize_phrases(x, phrase, cfg):
-    "Normalize velocities `x` of phrases (ascending indices) to the targets of `cfg`."
+    "Normalize the velocities `x` of phrases (ascending indices)."
     n, level, std = _phrase_stats(x, phrase)
-    mean = (level*n).sum()/n.sum()
-    level_std = np.sqrt(((level - mean)**2*n).sum()/n.sum())
-    new_level = cfg.mean + (level - mean)*min(1, cfg.phrase_level_std/max(level_std, 1e-9))
-    return new_level[phrase] + (x - level[phrase])*_phrase_gain(std, cfg.std)[phrase]
+    return _new_levels(n, level, cfg)[phrase] + (x - level[phrase])*_phrase_gain(std, cfg.std)[phrase]
 
 # %% ../../nbs/265_score.velocity.ipynb #2cfcc836
 def _window_means(x, first, end):
@@ -161,12 +168,9 @@ def _smoothed(x, phrase, amount):
 
 # %% ../../nbs/265_score.velocity.ipynb #75bacbcc
 def _write_velocities(tracks, notes, velocity):
-    "Write `velocity`, one value for each of the `notes` of `tracks`."
-    a = 0
-    for t,n in zip(tracks, notes):
-        b = a + len(n['time'])
-        t.notes = Note.from_numpy(n['time'], n['duration'], n['pitch'], velocity[a:b], time_unit(t))
-        a = b
+    "Write `velocity`, one value for each of the `notes`."
+    for t,n,k in zip(tracks, notes, _track_slices(notes)):
+        t.notes = Note.from_numpy(n['time'], n['duration'], n['pitch'], velocity[k], time_unit(t))
 
 # %% ../../nbs/265_score.velocity.ipynb #3db3dcd6
 def _velocity_changes(old, new):

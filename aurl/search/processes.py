@@ -33,22 +33,26 @@ def _worker(path, name, kwargs, number, parent):
     run_trial = partial(_import_function(name), **kwargs)
     Sweep(path).run_trials(run_trial, number, keep_going=partial(_is_child_of, parent))
 
+_WORKER_CODE = 'import sys, json; from aurl.search.processes import _worker; _worker(*json.loads(sys.argv[1]))'
+
 def _start_worker(log, *args):
     "Start a worker process that writes to the file `log`."
-    code = 'import sys, json; from aurl.search.processes import _worker; _worker(*json.loads(sys.argv[1]))'
-    return subprocess.Popen([sys.executable, '-c', code, json.dumps(args)], stdout=log, stderr=log)
+    return subprocess.Popen([sys.executable, '-c', _WORKER_CODE, json.dumps(args)], stdout=log, stderr=log)
 
 # %% ../../nbs/888_search.processes.ipynb #3af0b221
+def _end_all(processes):
+    "Terminate the processes that are still running, and wait for the end of all."
+    for p in processes:
+        if p.poll() is None: p.terminate()
+    for p in processes: p.wait()
+
 def _wait_for(processes, sweep, progress, poll):
     "Wait until all `processes` have ended; end them if this process is interrupted."
     try:
         while any(p.poll() is None for p in processes):
             time.sleep(poll)
             if progress: progress(sweep.n_finished, sweep.definition.trials, sweep)
-    finally:
-        for p in processes:
-            if p.poll() is None: p.terminate()
-        for p in processes: p.wait()
+    finally: _end_all(processes)
 
 # %% ../../nbs/888_search.processes.ipynb #8db2b201
 def _check_all_done(sweep, workers, path):

@@ -53,19 +53,11 @@ def _jacobian(x, n, d, y): return _curve(x, n, d)[1]
 def _total_error(n, d, y, x): return np.abs(_residuals(x, n, d, y)).sum()
 
 # %% ../../nbs/890_search.scaling_law.ipynb #c192c953
+_solver_options = dict(jac=_jacobian, bounds=(_low, _high), loss='huber', x_scale='jac', max_nfev=300)
+
 def _least_squares(x, n, d, y, delta):
     "Optimize the curve from the start `x`."
-    return least_squares(
-        _residuals,
-        np.clip(x, _low, _high),
-        jac=_jacobian,
-        bounds=(_low, _high),
-        loss='huber',
-        f_scale=delta,
-        x_scale='jac',
-        max_nfev=300,
-        args=(n, d, y),
-    )
+    return least_squares(_residuals, np.clip(x, _low, _high), f_scale=delta, args=(n, d, y), **_solver_options)
 
 # %% ../../nbs/890_search.scaling_law.ipynb #84472bce
 def _best(n, d, y, delta, starts, n_descents=8):

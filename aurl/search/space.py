@@ -33,12 +33,18 @@ class Range:
         "Return the number at the fraction `x` of the range."
         if self.log: return self.low*(self.high/self.low)**x
         return self.low + (self.high - self.low)*x
+    def _stepped(self):
+        "Return the numbers from `low` on, `step` apart."
+        return [self.low + i*self.step for i in range(int((self.high - self.low)/self.step + 1e-9) + 1)]
+
+    def _spread(self):
+        "Return `points` numbers spread over the range."
+        n = self.points or 1
+        return [self._at(i/max(n - 1, 1)) for i in range(n)]
+
     def grid(self)->list:
         "Points for a grid search."
-        if self.step: out = [self.low + i*self.step for i in range(int((self.high - self.low)/self.step + 1e-9) + 1)]
-        else:
-            n = self.points or 1
-            out = [self._at(i/max(n - 1, 1)) for i in range(n)]
+        out = self._stepped() if self.step else self._spread()
         return list(dict.fromkeys(round(x) for x in out)) if self.whole else out
     @property
     def ends(self): return [int(x) if self.whole else x for x in (self.low, self.high)]
@@ -162,7 +168,7 @@ def nest_keys(
     return out
 
 def _check_value(cls, base, key, value):
-    "Raise if `key` cannot have `value`, beside the settings `base`."
+    "Raise unless `value` fits `key` and `base`."
     try: make_config(cls, overrides=merge(base, nest_keys({key: value})))
     except ConfigError as e: raise ConfigError(f'space: {e.what}', way_out=e.way_out) from e
 

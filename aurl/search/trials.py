@@ -281,18 +281,22 @@ def pareto_front(self:Sweep)->list:
 
 # %% ../../nbs/885_search.trials.ipynb #958a3f1d
 @patch
+def _goals_text(self:Sweep, t):
+    "Return the goals with their values in a finished trial."
+    return ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.goals, t.values))
+
+@patch
 def _preset_text(self:Sweep, t, base):
     "Return the text of a preset with the settings of a trial, and `base` for the others."
-    values = ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.goals, t.values))
-    settings = merge(base, nest_keys(self.trial_settings(t)))
-    return f'# trial {t.number}, {self.n_finished} are done: {values}\n' + yaml.safe_dump(settings, sort_keys=False)
+    head = f'# trial {t.number}, {self.n_finished} are done: {self._goals_text(t)}\n'
+    return head + yaml.safe_dump(merge(base, nest_keys(self.trial_settings(t))), sort_keys=False)
 
 # %% ../../nbs/885_search.trials.ipynb #163bc8c6
 @patch
 def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
 )->list:            # the files
-    "Write the settings of `pareto_front` as presets: `best.yaml`, or `front_0007.yaml` for each trial of a Pareto front."
+    "Write the settings of `pareto_front` as presets: `best.yaml`, or with several goals `front_0007.yaml` for each."
     out, single = [], len(self.definition.goals) == 1
     for t in self.pareto_front:
         file = self.path/('best.yaml' if single else f'front_{t.number:04d}.yaml')

@@ -39,12 +39,15 @@ def _flat_ids(ids):
     return (ids, counts) if len(counts) == len(vocab) else (checked_ids(ids), counts)          # raises the error
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #59f419b1
+def _melodic_counts(ids, counts):
+    "Return the counts without drums, and a mask of these notes (None: all)."
+    if not counts[_DRUMS]: return counts, None
+    melodic = melodic_mask(ids)
+    return np.bincount(ids[melodic], minlength=len(vocab)), melodic
+
 def _fit_to_keyboard(ids, counts, semitones):
     "Return the effective transposition, and a mask of the ids it applies to (None: all notes)."
-    melodic = None
-    if counts[_DRUMS]:
-        melodic = melodic_mask(ids)
-        counts = np.bincount(ids[melodic], minlength=len(vocab))
+    counts, melodic = _melodic_counts(ids, counts)
     pitches = np.flatnonzero(counts[_block(Kind.NOTE_ON)]) + vocab.pitch_lo
     if not len(pitches): return 0, melodic
     return fit_transpose(int(pitches[0]), int(pitches[-1]), semitones), melodic
@@ -78,9 +81,9 @@ def _without_repeats(ids):
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #37e47c54
 def _shift_notes(table, semitones):
-    "Transpose notes in a table of ids."
+    "Transpose notes in an id table."
     up, down = max(semitones, 0), max(-semitones, 0)
-    for b in (vocab.blocks[Kind.NOTE_ON], vocab.blocks[Kind.NOTE_OFF]):
+    for b in map(_block, (Kind.NOTE_ON, Kind.NOTE_OFF)):
         table[b.start + down:b.stop - up] = _ids[b.start + up:b.stop - down]
 
 def _transpose_and_scale(ids, counts, semitones, factor):
@@ -199,10 +202,14 @@ def _stretch_spans(on, end, factor):
     start = _in_float32(on*factor)
     return _rounded(start), _rounded(start + _in_float32(end*factor - start))
 
+def _spans_of(ids):
+    "Return the spans of `ids`, which are int64."
+    kinds = vocab.kind.take(ids)
+    return key_spans(ids, kinds, id_states(ids, kinds))
+
 def _stretched_spans(ids, factor):
     "Return the spans of `ids`, and their scaled onsets and ends."
-    kinds = vocab.kind.take(ids)
-    spans = key_spans(ids, kinds, id_states(ids, kinds))
+    spans = _spans_of(ids)
     on, end = _stretch_spans(spans.on, spans.on + spans.length, factor)
     if end.max(initial=0) >= 1 << STEP_BITS:
         raise CodecError(f'a time of {end.max()/vocab.steps_per_second:.0f} s is too large',
@@ -222,15 +229,17 @@ def _stretch_notes(ids, factor, tempi):
     return sequence_ids(offs, pack_event(step, TEMPO_RANK, bin), pedals, ons)[0]
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #4cebe4be
+def _tempo_list(step, us):
+    "Return tempi of `us` microseconds per beat for `Score.tempos`, in seconds."
+    seconds = step.astype(np.float32)/np.float32(vocab.steps_per_second)
+    return Tempo.from_numpy(seconds, us.astype(np.int32), 'Second')
+
 def _decode_with_tempi(ids, tempi):
     "Return `decode(ids)` with known tempi."
     ids = ids.astype(np.int64)
     if not len(ids): return decode(ids)
-    kinds = vocab.kind.take(ids)
-    score = spans_to_score(key_spans(ids, kinds, id_states(ids, kinds)))
-    step, us = tempi
-    seconds = step.astype(np.float32)/np.float32(vocab.steps_per_second)
-    score.tempos = Tempo.from_numpy(seconds, us.astype(np.int32), 'Second')
+    score = spans_to_score(_spans_of(ids))
+    score.tempos = _tempo_list(*tempi)
     return score
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #bdada624

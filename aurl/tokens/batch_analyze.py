@@ -17,7 +17,7 @@ from .batch_encode import FAMILY_OFFSET, ID_FLAGS, START_BIT, VELOCITY_OFFSET, C
 from .batch_encode import starts_of
 from .events import low_bits
 from .states import _BEATS, _CODES, _COLUMNS, _HAS_FAMILY, _IS_KEY_EVENT, _IS_NOTE, _IS_NOTE_ON, _IS_PRESS
-from .states import _KEY, _KEYS, _NOT_WITHIN_PIECE, _ORDER, _flag_bit, analyze_piece, has_flag
+from .states import _KEY, _KEYS, _NOT_WITHIN_PIECE, _flag_bit, _order_number, analyze_piece, has_flag
 from .states import kind_mask, snapshot_dtype
 from .vocab import Kind, vocab
 
@@ -91,7 +91,9 @@ def _parse_pieces(pieces):
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #a46df7e1
 def _count_unpaired(piece, code, n_pieces):
-    "Count the presses and releases of each piece, and those that do not alternate; only those are passed."
+    "Count the presses and releases of each piece, and those that do not alternate."
+    press = np.flatnonzero(_COLUMN.take(code) < _COLUMNS)
+    piece, code = piece.take(press), code.take(press)
     m = np.bincount(piece, minlength=n_pieces)
     odd, column = np.arange(len(piece)) - starts_of(m).take(piece) & 1, piece*_COLUMNS + _COLUMN.take(code)
     order = np.argsort(column.astype(np.uint16), kind='stable')
@@ -100,13 +102,15 @@ def _count_unpaired(piece, code, n_pieces):
     bad = (_DOWN.take(code.take(order)) == odd) | ((odd == 0) & last_of_key)
     return m, np.bincount(piece[bad], minlength=n_pieces)
 
+def _are_complete(ids, n, start):
+    "`_is_complete` for each piece that begins with START."
+    delimiters = np.add.reduceat(_NOT_WITHIN_PIECE.take(ids), start, dtype=np.int64)
+    return (delimiters == 2) & (ids.take(start + n - 1) == vocab.END) & (n > 1)
+
 def _are_paired(ids, n, start, piece, code):
     "`is_paired` for each piece."
-    press = np.flatnonzero(_COLUMN.take(code) < _COLUMNS)
-    m, n_bad = _count_unpaired(piece.take(press), code.take(press), len(n))
-    delimiters = np.add.reduceat(_NOT_WITHIN_PIECE.take(ids), start, dtype=np.int64)
-    complete = (delimiters == 2) & (ids.take(start + n - 1) == vocab.END) & (n > 1)
-    return complete & (m > 0) & (m % 2 == 0) & (n_bad == 0)
+    m, n_bad = _count_unpaired(piece, code, len(n))
+    return _are_complete(ids, n, start) & (m > 0) & (m % 2 == 0) & (n_bad == 0)
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #73d5b740
 def _steps_of_events(e, x, piece):
@@ -165,12 +169,16 @@ def _tempo_and_beat(r, edge, now, piece):
     i, zero = np.searchsorted(at, edge) - 1, np.searchsorted(at, r.start)
     return bin.take(i), beat.take(i) - beat.take(zero).take(piece) + (now - start.take(i))*pace.take(i)
 
-def _latest_order(r, edge):
-    "Return the order number of the last event before the ids `edge`."
+def _latest_event(r, edge):
+    "Return the index of the last event before each of the ids `edge`."
     last = edge - 1
     while len(quiet := np.flatnonzero(~has_flag(ID_FLAGS.take(r.ids.take(last)), 'event'))): last[quiet] -= 1
-    id, family = r.ids.take(last), _latest_value(r.changes['instrument'], last, 'right')
-    return _ORDER.take(id) + np.where(_HAS_FAMILY.take(id), family*_KEYS, 0)
+    return last
+
+def _latest_order(r, edge):
+    "Return the order number of the last event before the ids `edge`."
+    last = _latest_event(r, edge)
+    return _order_number(r.ids.take(last), _latest_value(r.changes['instrument'], last, 'right'))
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #176b940d
 def _snapshot_rows_batch(r, snapshot_every):
@@ -281,10 +289,12 @@ def encode_and_analyze(
     return [(ids, *a) for ids,a in zip(np.split(r.ids, r.start[1:]), _analyze_parsed(r, snapshot_every))]
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #169fe8f0
+# M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, and their values in bytes
+_MALLOPT = (-3, 1 << 28), (-1, 1 << 28), (-2, 1 << 24)
+
 def retain_freed_memory():
     "Keep freed memory in this process for later allocations."
     try:
         mallopt = ctypes.CDLL(None).mallopt
-        for what,size in ((-3, 1 << 28), (-1, 1 << 28), (-2, 1 << 24)):
-            mallopt(what, size)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+        for option in _MALLOPT: mallopt(*option)
     except (OSError, AttributeError, TypeError): pass

@@ -37,6 +37,10 @@ def starts_of(n):
     "Return where each of several concatenated parts of `n` items begins."
     return np.cumsum(n) - n
 
+def _part_of_each(n):
+    "Return the index of the part of each item, in concatenated parts of `n` items."
+    return np.repeat(np.arange(len(n)), n)
+
 def _low_step(x): return low_bits(x, STEP_BITS).astype(np.int32)
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #382a3d50
@@ -64,7 +68,7 @@ def _on_keyboard(notes, pitch, n):
     "Return the notes on the keyboard, and their number per piece."
     inside = _is_on_keyboard(pitch)
     if inside.all(): return notes, n
-    return notes[inside], np.bincount(np.repeat(np.arange(len(n)), n)[inside], minlength=len(n))
+    return notes[inside], np.bincount(_part_of_each(n)[inside], minlength=len(n))
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #57b33a90
 def _note_events_batch(on, end, part, pitch, velocity, n):
@@ -191,11 +195,17 @@ def _join_by_piece(notes, pedals, tempos):
 # %% ../../nbs/440_tokens.batch_encode.ipynb #aacb1799
 _IS_TEMPO = kind_mask(Kind.TEMPO)
 
-def _event_order(step, n):
-    "Return the order of events by step; the END of each piece stays last."
-    last, dtype = n.cumsum() - 1, np.uint16 if step.max() < 2**16 else np.int32       # 16-bit keys sort fastest
+def _sort_keys(step, last):
+    "Return keys to sort events by step, those of `last` behind."
+    dtype = np.uint16 if step.max() < 2**16 else np.int32  # 16-bit keys sort fastest
     key = step.astype(dtype)
     key[last] = np.iinfo(dtype).max
+    return key
+
+def _event_order(step, n):
+    "Return the order of events by step; the END of each piece stays last."
+    last = n.cumsum() - 1
+    key = _sort_keys(step, last)
     bounds = zip(starts_of(n).tolist(), last.tolist())
     return np.concatenate([np.argsort(key[a:b+1], kind='stable') + a for a, b in bounds])
 

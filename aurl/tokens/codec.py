@@ -29,14 +29,17 @@ def _joined(arrays, *names):
     "Concatenate each of the named fields of several arrays of symusic."
     return [np.concatenate([a[k] for a in arrays] or [[]]) for k in names]
 
+def _family_of_each(tracks, arrays):
+    "Return the family of each event in `arrays`, those of the events of `tracks`."
+    return np.repeat(np.array([track_family(t) for t in tracks], np.int64), [len(a['time']) for a in arrays])
+
 def _note_columns(tracks, clock):
     "Return onset step, end step, family, pitch and velocity of every note."
     notes = [t.notes.numpy() for t in tracks]
     time, duration, pitch, velocity = _joined(notes, 'time', 'duration', 'pitch', 'velocity')
-    family = np.repeat(np.array([track_family(t) for t in tracks], np.int64), [len(n['time']) for n in notes])
     time = time.astype(np.float64)
     on, end = grid_steps(clock(time)), grid_steps(clock(time + duration))
-    return on, end, family, pitch.astype(np.int64), velocity.astype(np.int64)
+    return on, end, _family_of_each(tracks, notes), pitch.astype(np.int64), velocity.astype(np.int64)
 
 # %% ../../nbs/405_tokens.codec.ipynb #78068a41
 # indexed by signed byte, negative values last; velocity 0 counts as 1
@@ -60,7 +63,7 @@ def _pedal_events(tracks, clock):
     if not tracks: return np.zeros(0, np.int64)
     pedals = [t.pedals.numpy() for t in tracks]
     time, duration = (x.astype(np.float64) for x in _joined(pedals, 'time', 'duration'))
-    family = np.repeat(np.array([track_family(t) for t in tracks], np.int64), [len(p['time']) for p in pedals])
+    family = _family_of_each(tracks, pedals)
     return pedal_events(family, grid_steps(clock(time)), grid_steps(clock(time + duration)))
 
 # %% ../../nbs/405_tokens.codec.ipynb #f7c017db
@@ -293,10 +296,12 @@ class Codec(Protocol):
 class EventCodec:
     "The codec of the 774 events."
     name, version, vocab = 'event', 1, vocab
-    def __init__(self):
-        layout = dict(name=self.name, version=self.version, ids=[vocab.name(i) for i in range(len(vocab))],
-                      order=[k.name for k in RANKS], steps_per_second=vocab.steps_per_second)
-        self.fingerprint = sha256_of(to_json(layout).encode())
+    def __init__(self): self.fingerprint = sha256_of(to_json(self._layout()).encode())
+    def _layout(self):
+        "Return what defines the ids."
+        return dict(name=self.name, version=self.version, ids=[vocab.name(i) for i in range(len(vocab))],
+                    order=[k.name for k in RANKS], steps_per_second=vocab.steps_per_second)
+
     def encode(self, score): return encode(score)
     def decode(self, ids): return decode(ids)
     def __repr__(self):

@@ -7,6 +7,7 @@ __all__ = ['IdCorrection', 'repair_ids']
 
 # %% ../../nbs/450_tokens.correction.ipynb #3e113746
 from difflib import SequenceMatcher
+from itertools import chain, repeat, zip_longest
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -24,6 +25,11 @@ def _name(id):
     if id is None: return ''
     return vocab.name(id) if id in range(len(vocab)) else f'id {id}'
 
+def _change(before, after):
+    "Return the description of a change between event names; '' for none."
+    if before and after: return f'{before} → {after}'
+    return f'{after} added' if after else f'{before} removed'
+
 class IdCorrection(NamedTuple):
     "One changed id."
     position:int # position in the input ids; an added id is inserted before this position
@@ -31,9 +37,7 @@ class IdCorrection(NamedTuple):
     new_id:int   # new id; None for a removed id
     reason:str   # the rule behind the change
     def __str__(self):
-        before, after = _name(self.old_id), _name(self.new_id)
-        if before and after: change = f'{before} → {after}'
-        else: change = f'{after} added' if after else f'{before} removed'
+        change = _change(_name(self.old_id), _name(self.new_id))
         return f'{self.position}: {change} ({self.reason})'
 
 # %% ../../nbs/450_tokens.correction.ipynb #b8e2216b
@@ -151,11 +155,9 @@ def _reason(old, new):
 
 # %% ../../nbs/450_tokens.correction.ipynb #ae402346
 def _replacements(positions, old, new, end):
-    "Replace ids `old` at `positions` by `new`; additional ids are inserted before `end`."
-    n_both = min(len(old), len(new))
-    out = [IdCorrection(at, a, b, _reason(a, b)) for at,a,b in zip(positions, old, new)]
-    out += [IdCorrection(at, a, None, _reason(a, None)) for at,a in zip(positions[n_both:], old[n_both:])]
-    return out + [IdCorrection(end, None, b, _reason(None, b)) for b in new[n_both:]]
+    "Replace ids `old` at `positions` by `new`; insert more before `end`."
+    at = chain(positions, repeat(end))
+    return [IdCorrection(i, a, b, _reason(a, b)) for i,(a,b) in zip(at, zip_longest(old, new))]
 
 def _instant_corrections(old, new, at):
     "List the corrections of one instant, whose ids `old` begin at position `at`."

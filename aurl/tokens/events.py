@@ -68,14 +68,17 @@ def step_clock(
 # %% ../../nbs/402_tokens.events.ipynb #84ed40d2
 STEP_BITS = 23                                         # bits per step
 
+def _too_long(steps):
+    "Return the error for a time of `steps`."
+    return CodecError(f'a time of {steps/vocab.steps_per_second:.0f} s is too large',
+                      way_out='split the score: a sequence can span at most 36 hours')
+
 def grid_steps(
     x, # times in steps
 ):     # int64
     "Round times `x` to the grid; negative times become 0."
     x = np.rint(x)
-    if not x.max(initial=0) < 1 << STEP_BITS:
-        raise CodecError(f'a time of {x.max()/vocab.steps_per_second:.0f} s is too large',
-            way_out='split the score: a sequence can span at most 36 hours')
+    if not x.max(initial=0) < 1 << STEP_BITS: raise _too_long(x.max())
     return np.maximum(x, 0).astype(np.int64)
 
 # %% ../../nbs/402_tokens.events.ipynb #3d9e6ba3

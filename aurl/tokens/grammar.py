@@ -380,7 +380,7 @@ def advance(self:Grammar,
 def max_closing_tokens(self:Grammar,
     s:State, # (batch) states
 ):           # (batch,)
-    "Bound the number of ids needed to reach END."
+    "Bound the number of ids up to END."
     down = _sounds(s)
     return down.sum(2).sum(1) + down[:,:,:pedal_column].any(2).sum(1) + down[:,:,pedal_column].sum(1) + 10
 

@@ -9,6 +9,7 @@ __all__ = ['program_names', 'voice_modes', 'program_rules', 'voice_slots', 'sepa
 # %% ../../nbs/410_tokens.programs.ipynb #256a7ca3
 from collections import Counter
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 from fastcore.basics import patch
@@ -96,8 +97,7 @@ def _parse_program_summary(text):
     "Yield (slot, program) and their three statistics."
     for word in text.split():
         key, *stats = word.split(':')
-        slot, program = map(int, key.split('/'))
-        yield (slot, program), np.array([*map(int, stats)], np.int64)
+        yield tuple(map(int, key.split('/'))), np.array([*map(int, stats)], np.int64)
 
 # %% ../../nbs/410_tokens.programs.ipynb #95530bba
 class ProgramTable:
@@ -112,9 +112,13 @@ class ProgramTable:
         "Add the statistics of one piece."
         piece = dict(_parse_program_summary(text))
         for k, v in piece.items(): self.stats[k] = self.stats.get(k, 0) + v
+        self._count_sets(piece)
+    def _count_sets(self, piece):
+        "Count the program sets of `piece`."
         for slot in {s for s, _ in piece}:
             programs = tuple(sorted(p for s, p in piece if s == slot))
             self.sets.setdefault(slot, Counter())[programs] += 1
+
     @property
     def slots(self)->list: return sorted(self.sets)
     def __bool__(self): return bool(self.sets)
@@ -195,14 +199,15 @@ def _most_frequent_program(self:ProgramTable, slot):
     "Return the program with the most notes in a slot; of several the lowest."
     return -max((self.stats[slot, p][0], -p) for p in self._programs_in(slot))[1]
 
+def _crossing(mean, density, i):
+    "Return the lowest pitch of program `i`, denser there than `i-1`."
+    above = np.flatnonzero((density[i] > density[i-1]) & (_PITCHES > mean[i-1]))
+    return int(min(above[0] if len(above) else 128, np.ceil(mean[i])))
+
 def _lowest_pitches(programs, mean, density):
-    "Return each program and its lowest pitch: where its density exceeds that of the program below it."
-    out = [(programs[0], 0)]
-    for i, p in enumerate(programs[1:], 1):
-        above = np.flatnonzero((density[i] > density[i-1]) & (_PITCHES > mean[i-1]))
-        crossing = above[0] if len(above) else 128
-        out.append((p, max(out[-1][1], int(min(crossing, np.ceil(mean[i]))))))
-    return out
+    "Return each program and its lowest pitch, a `_crossing`."
+    crossings = (_crossing(mean, density, i) for i in range(1, len(programs)))
+    return list(zip(programs, accumulate(crossings, max, initial=0)))
 
 # %% ../../nbs/410_tokens.programs.ipynb #ae3280ac
 @patch
@@ -281,7 +286,7 @@ def apply(self:ProgramTable,
 
 # %% ../../nbs/410_tokens.programs.ipynb #3bf3e80b
 def _number_repeated_names(score):
-    "Number repeated track names."
+    "Number repeated names."
     names, seen = Counter(t.name for t in score.tracks), Counter()
     for t in score.tracks:
         seen[t.name] += 1
@@ -295,14 +300,18 @@ def _known_values(store, name):
 
 def _manifest_voices(store): return getattr(store, 'manifest', {}).get('config', {}).get('voices', 'merge')
 
+def _two_modes():
+    "Return the error for stores of both voice modes."
+    return StoreError('some of these stores were prepared with voices=apart and some with voices=merge',
+                      way_out='prepare all of them with the same voices=')
+
 def voice_mode_of(
     store, # a `TokenStore` or `Mixture`
 )->str:
-    "Return the voice mode of `store`: merge or apart."
+    "Return the mode of `store`: merge or apart."
     modes = {_manifest_voices(s) for s in getattr(store, 'parts', [store])}
-    if len(modes) == 1: return modes.pop()
-    raise StoreError('some of these stores were prepared with voices=apart and some with voices=merge',
-        way_out='prepare all of them with the same voices=')
+    if len(modes) > 1: raise _two_modes()
+    return modes.pop()
 
 # %% ../../nbs/410_tokens.programs.ipynb #df44c12f
 def programs_of(

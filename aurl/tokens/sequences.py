@@ -68,14 +68,19 @@ def _sliding(self:TokenSequences, length):
     return self._view[1]
 
 @patch
-def _gather(self:TokenSequences, at, length):
-    "Return `length` ids from each of the positions `at`; PAD after the last id of all."
-    if len(at) and at.max() + length <= len(self.ids): return self._sliding(length)[at]
+def _gather_padded(self:TokenSequences, at, length):
+    "`_gather` past the last id."
     out = np.full((len(at), length), vocab.PAD, np.uint16)
     for row, a in zip(out, at):
         part = self.ids[a:a+length]
         row[:len(part)] = part
     return out
+
+@patch
+def _gather(self:TokenSequences, at, length):
+    "Return `length` ids from each of `at`; PAD after the last id of all."
+    if len(at) and at.max() + length <= len(self.ids): return self._sliding(length)[at]
+    return self._gather_padded(at, length)
 
 # %% ../../nbs/435_tokens.sequences.ipynb #2f2373be
 @patch
@@ -121,7 +126,7 @@ def _families(self:TokenSequences, pieces, starts):
 
 # %% ../../nbs/435_tokens.sequences.ipynb #7fe92a9d
 def _fill_rows_forward(first, values, at, changes, n):
-    "Fill `n` positions forward: `values` from the row starts `first`, replaced by `changes` from the positions `at` on."
+    "Fill `n` positions forward: `values` from the row starts `first`, replaced by `changes` from `at` on."
     start = np.append(first, at)
     order = np.argsort(start, kind='stable')  # a change at the first position of a row follows the row start
     return np.repeat(np.append(values, changes)[order], np.diff(np.append(start[order], n)))

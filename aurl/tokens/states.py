@@ -193,12 +193,21 @@ def _beats_at(r, edge, time):
     beat = _prepend(0, np.cumsum(np.diff(start) * pace[:-1]))
     return tempo.take(i), beat.take(i) + (time - start.take(i))*pace.take(i)
 
-def _order_before(r, edge, family):
-    "Return the order number of the last event before the positions `edge`."
+def _order_number(id, family):
+    "Return the order numbers of the events `id` of each `family`."
+    return _ORDER.take(id) + np.where(_HAS_FAMILY.take(id), family*_KEYS, 0)
+
+def _last_event(r, edge):
+    "Return the position of the last event before each of `edge`."
     last = edge - 1
     while len(quiet := np.flatnonzero(~has_flag(r.flags.take(last), 'event'))): last[quiet] -= 1
-    id, own = r.ids.take(last), family.take(np.searchsorted(r.changes['instrument'], last, 'right'))
-    return _ORDER.take(id) + np.where(_HAS_FAMILY.take(id), own*_KEYS, 0)
+    return last
+
+def _order_before(r, edge, family):
+    "Return the order number of the last event before `edge`."
+    last = _last_event(r, edge)
+    own = family.take(np.searchsorted(r.changes['instrument'], last, 'right'))
+    return _order_number(r.ids.take(last), own)
 
 # %% ../../nbs/430_tokens.states.ipynb #39781b1b
 def _snapshot_rows(r, snapshot_every, n):

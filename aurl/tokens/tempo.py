@@ -30,13 +30,15 @@ def _beats(x, at, bpm):
 # %% ../../nbs/404_tokens.tempo.ipynb #d1c9a751
 _ROOTS = np.exp(2j*np.pi*np.arange(256)/256)
 
+def _pulse(beats, beat, k):
+    "Return the sum of the onset phasors of each beat, with `k` cycles per beat."
+    z = _ROOTS.take((beats*(256*k) + .5).astype(np.int64) & 255)
+    return np.bincount(beat, z.real) + 1j*np.bincount(beat, z.imag)
+
 def _beat_phasors(beats):
     "Sum the onset phasors of each beat, with four and with three cycles per beat; also return onset counts per beat."
-    beat, pulses = beats.astype(np.int64), {}
-    for k in (4, 3):
-        z = _ROOTS.take((beats*(256*k) + .5).astype(np.int64) & 255)
-        pulses[k] = np.bincount(beat, z.real) + 1j*np.bincount(beat, z.imag)
-    return pulses, np.bincount(beat)
+    beat = beats.astype(np.int64)
+    return {k: _pulse(beats, beat, k) for k in (4, 3)}, np.bincount(beat)
 
 # %% ../../nbs/404_tokens.tempo.ipynb #96360877
 def _best_tempo_factor(pulse, k, lo, hi):

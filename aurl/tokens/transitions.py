@@ -39,10 +39,13 @@ FOLLOWERS = {
     Kind.SUSTAIN_OFF: [*_ANY_EVENT, Kind.END],
 }
 
+def _may_follow(before, after):
+    "Return a mask of the kinds `after` that may directly follow the kind `before`."
+    return torch.isin(after, torch.tensor([int(k) for k in FOLLOWERS.get(before, ())]))
+
 def _follows(before, after):
     "Return a (len(before), len(after)) bool table: whether the kind `after` may directly follow the kind `before`."
-    rows = [torch.isin(after, torch.tensor([int(k) for k in FOLLOWERS.get(b, ())])) for b in before.tolist()]
-    table = torch.stack(rows)
+    table = torch.stack([_may_follow(b, after) for b in before.tolist()])
     longest = vocab.blocks[Kind.TIME_SHIFT][-1]
     table[longest] |= after == Kind.TIME_SHIFT              # only the longest shift may precede another shift
     return table

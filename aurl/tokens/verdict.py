@@ -56,13 +56,15 @@ def violation_reason(
 _max_notes_at_once, _inaudible_velocity, _max_period = 8, 20, 16  # notes per advance of time, velocity, ids
 _REPETITION_SHARES = (3, 1.0), (5, 0.7), (10, 0.3)                # up to this many repetitions, this share
 
+def _repetitions(ids, p):
+    "Return the most repetitions of `p` ids in a row, halved if `p` > 2."
+    turns = np.flatnonzero(np.diff(np.concatenate([[0], ids[p:] == ids[:-p], [0]])))
+    return ((turns[1::2] - turns[::2]).max(initial=0)/p + 1)/(1 + (p > 2))
+
 def _max_repetitions(ids):
-    "Return the largest number of consecutive repetitions of a pattern; patterns of three ids or more count half."
-    most = 1.
-    for p in range(1, min(_max_period, len(ids)-1) + 1):
-        turns = np.flatnonzero(np.diff(np.concatenate([[0], ids[p:] == ids[:-p], [0]])))
-        if len(turns): most = max(most, ((turns[1::2] - turns[::2]).max()/p + 1)/(1 + (p > 2)))
-    return most
+    "Return the most consecutive repetitions of a pattern; those of three ids or more count half."
+    periods = range(1, min(_max_period, len(ids)-1) + 1)
+    return max([1., *(_repetitions(ids, p) for p in periods)])
 
 def _repetition_share(ids):
     "Return the share for the repetitions in `ids`."
@@ -146,17 +148,22 @@ def _pairing(f, require_end):
     return max(0., 1 - unpaired/max(1, f.notes + f.orphans))
 
 def _describe(f, i):
-    "Describe the violation at position `i`."
+    "Describe the violation at `i`."
     id = f.ids[i]
     if not f.in_vocab[i]: return f'{i}: {id} is not in the vocabulary'
-    reason = 'stands where START must be' if i == 0 else violation_reason(id)
-    return f'{i}: {vocab.name(id)} {reason}'
+    why = violation_reason(id) if i else 'stands where START must be'
+    return f'{i}: {vocab.name(id)} {why}'
+
+def _missing(f):
+    "List what the piece lacks."
+    out = [] if f.notes else ['there are no notes']
+    if f.hanging: out.append(f'{f.hanging} notes are never released')
+    if not f.is_at(-1, vocab.END): out.append('the last id is not END')
+    return out
 
 def _reasons(f, require_end):
     "List the violated rules."
-    out = [] if f.notes or not require_end else ['there are no notes']
-    if f.hanging and require_end: out.append(f'{f.hanging} notes are never released')
-    if require_end and not f.is_at(-1, vocab.END): out.append('the last id is not END')
+    out = _missing(f) if require_end else []
     return out + [_describe(f, i) for i in np.flatnonzero(~f.allowed)[:10].tolist()]
 
 # %% ../../nbs/425_tokens.verdict.ipynb #ab329178

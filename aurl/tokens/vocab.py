@@ -116,12 +116,17 @@ def velocity(self:Vocab,
 
 # %% ../../nbs/400_tokens.vocab.ipynb #a4f0cfd7
 @patch
+def _tempo_place(self:Vocab, bpm):
+    "Return the place 0 … 1 of `bpm` on the log scale of tempi."
+    bpm = np.clip(np.asarray(bpm, float), self.tempo_lo, self.tempo_hi)
+    return np.log(bpm/self.tempo_lo) / np.log(self.tempo_hi/self.tempo_lo)
+
+@patch
 def tempo_bin(self:Vocab,
     bpm, # beats per minute, any positive number
 ):
     "Return the nearest of the 32 tempo bins on a log scale."
-    bpm = np.clip(np.asarray(bpm, dtype=np.float64), self.tempo_lo, self.tempo_hi)
-    return np.rint(np.log(bpm/self.tempo_lo) / np.log(self.tempo_hi/self.tempo_lo) * (self.n_tempos-1)).astype(np.int64)
+    return np.rint(self._tempo_place(bpm) * (self.n_tempos-1)).astype(np.int64)
 
 @patch
 def bin_tempo(self:Vocab,
