@@ -6,7 +6,7 @@
 __all__ = ['ORGAN_PROGRAM', 'chorale_score', 'chorale_files']
 
 # %% ../../nbs/305_corpus.chorales.ipynb #22fea00b
-import json, os, shutil, subprocess, sys, tempfile, time
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from symusic import Score
 from ..core import CorpusError, aurl_home, atomic_dir, read_json, sha256_of, write_json
 from ..midi.read import read_midi
 from ..midi.write import write_midi
-from ..score.bridges import from_music21
+from ..score.notation import read_music
 
 # %% ../../nbs/305_corpus.chorales.ipynb #2581efeb
 def _chorale_list():
@@ -40,12 +40,18 @@ def _voice_tracks(score):
     return [t for v in voices for t in v] if all(voices) else tracks
 
 # %% ../../nbs/305_corpus.chorales.ipynb #e6cdd2fd
+def _corpus_file(work):
+    "Return the path of a work of the music21 corpus; MusicXML if there are several formats."
+    from music21 import corpus
+    found = corpus.getWork(work)
+    paths = [Path(p) for p in found] if isinstance(found, list) else [Path(found)]
+    return next((p for p in paths if p.name == f'{work.split("/")[-1]}.mxl'), paths[0])
+
 def chorale_score(
     work:str, # file of the music21 corpus, such as 'bach/bwv269'
 )->Score:
     "Convert a chorale to a score with one organ part per voice, in strict time."
-    from music21 import corpus
-    s = from_music21(corpus.parse(work, forceSource=True))
+    s = read_music(_corpus_file(work))
     tracks = _voice_tracks(s)
     s.tracks.clear()
     s.tempos.clear()
@@ -96,52 +102,18 @@ def _group_tunes(
 # %% ../../nbs/305_corpus.chorales.ipynb #d6bb7e11
 def _midi_name(work): return f'{work.split("/")[-1]}.mid'
 
-def _convert_works(folder):
-    "Main function of a worker process: convert the works listed on standard input."
-    for w in json.load(sys.stdin): write_midi(chorale_score(w), Path(folder)/_midi_name(w))
-
-_WORKER_CODE = 'import sys; from aurl.corpus.chorales import _convert_works; _convert_works(sys.argv[1])'
-
-def _start_worker(works, folder, log):
-    "Start a process that converts `works`, with its error messages in `log`."
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), OMP_NUM_THREADS='1')
-    p = subprocess.Popen([sys.executable, '-c', _WORKER_CODE, str(folder)],
-                         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=env)
-    p.stdin.write(json.dumps(works).encode())
-    p.stdin.close()
-    return p
-
-# %% ../../nbs/305_corpus.chorales.ipynb #c99be35d
-def _raise_if_failed(process, log, folder):
-    "Raise with the last line of the `log` if a worker process failed."
-    if not process.returncode: return
-    log.seek(0)
-    lines = log.read().decode(errors='replace').strip().splitlines() or ['no reason given']
-    raise CorpusError(f'the chorales could not be converted ({lines[-1]})', folder,
-                      'check the music21 installation and the free space')
-
-def _wait_for_workers(processes, folder, total, progress):
-    "Wait until all worker processes have ended or one has failed."
-    while any(p.poll() is None for p in processes):
-        time.sleep(.2)
-        progress(sum(1 for _ in Path(folder).glob('*.mid')), total)
-        if any(p.returncode for p in processes): break
-
-# %% ../../nbs/305_corpus.chorales.ipynb #36a859d0
-def _convert(works, folder, progress, workers=2):
+def _convert(works, folder, progress):
     "Convert `works` to MIDI files in `folder`."
-    logs, processes = [tempfile.TemporaryFile() for _ in range(workers)], []
-    try:
-        for k,log in enumerate(logs): processes.append(_start_worker(works[k::workers], folder, log))
-        _wait_for_workers(processes, folder, len(works), progress)
-        for p,log in zip(processes, logs): _raise_if_failed(p, log, folder)
-    finally:
-        for p in processes:
-            if p.poll() is None: p.kill()
-            p.wait()
+    for n,work in enumerate(works):
+        progress(n, len(works))
+        try: write_midi(chorale_score(work), Path(folder)/_midi_name(work))
+        except Exception as e:
+            raise CorpusError(f'the chorales could not be converted ({type(e).__name__}: {e})', folder,
+                              'check the music21 installation and the free space') from e
+    progress(len(works), len(works))
 
 # %% ../../nbs/305_corpus.chorales.ipynb #eb9a1349
-_CHORALES_VERSION = 1  # version of the format that `_make_chorales` writes
+_CHORALES_VERSION = 2  # version of the format that `_make_chorales` writes
 
 def _index_row(row, first, score, folder):
     "Complete the `row` of a chorale; `first` is the row of the first chorale of its group."
