@@ -212,7 +212,8 @@ def unwrap_riff(
     at = 12
     while at + 8 <= len(data):
         size = int.from_bytes(data[at + 4:at + 8], 'little')
-        if data[at:at + 4] == b'data': return data[at + 8:at + 8 + size], [Finding('wrapped', 'it was inside a RIFF file', at + 8)]
+        if data[at:at + 4] == b'data' and data[at + 8:at + 12] == b'MThd':
+            return data[at + 8:at + 8 + size], [Finding('wrapped', 'it was inside a RIFF file', at + 8)]
         at += 8 + size + size % 2
     return data, []
 

@@ -17,6 +17,7 @@ from symusic import ControlChange, Score
 
 from ..core import MidiError
 from .bytes import _END_OF_TRACK, Finding, find_chunks, skim_events
+from .conventions import apply_conventions, unwrap_riff
 from .limits import MidiLimits, _note_arrays, enforce_limits
 from .repair import _layers, clamp_data_bytes, repair_midi
 from .realign import TrackEvents, detect_offsets
@@ -282,20 +283,33 @@ def _damaged_or_plain(data, path, limits, plain, why, errors):
         if score is None: raise
         return score, []
 
+# %% ../../nbs/140_midi.read.ipynb #e9fd4c06
+def _consistent_findings(score, data, errors, checked):
+    "Repair the bank selects of `score`, parsed from undamaged `data`, and return findings about its `errors`."
+    if checked: _repair_bank_selects(score, data)
+    return [Finding('damaged', f'{error}: inconsistent') for error in errors]
+
 # %% ../../nbs/140_midi.read.ipynb #2618eda0
+def _plain_midi(data, checked):
+    "Return the MIDI file in `data` without conventions of devices, its structure errors, and findings."
+    data, found = unwrap_riff(data)
+    errors = _structure_errors(data)
+    if errors or not checked: return data, errors, found
+    data, more = apply_conventions(data)
+    return data, errors, found + more
+
 def _parse(data, path, limits):
     "Return the score in `data`, findings about all corrections, and its note arrays if there were none."
-    errors, checked = _structure_errors(data), len(data) <= _MAX_CHECKED_BYTES
+    checked = len(data) <= _MAX_CHECKED_BYTES
+    data, errors, rewritten = _plain_midi(data, checked)
     plain, why, stuck = _read_intact(data) if checked and not errors else (*_parse_symusic(data), False)
     intact = plain is not None and checked and not errors and not stuck
     notes = _note_arrays(plain) if intact else None
     if intact: damaged = _looks_damaged(plain, data, notes)
     else: damaged = checked or plain is None or errors == ['no header']
     if damaged: score, found = _damaged_or_plain(data, path, limits, plain, why, errors)
-    else:
-        score, found = plain, [Finding('damaged', f'{error}: inconsistent') for error in errors]
-        if checked: _repair_bank_selects(score, data)
-    found += enforce_limits(score, limits, path)
+    else: score, found = plain, _consistent_findings(plain, data, errors, checked)
+    found = [*rewritten, *found, *enforce_limits(score, limits, path)]
     same = intact and not damaged and not found and len(notes) == len(score.tracks)
     return score, found, notes if same else None
 
@@ -370,13 +384,12 @@ def _note_problem_counts(track):
                      ((pitch < 21) | (pitch > 108)).sum() * (not track.is_drum)])
 
 # %% ../../nbs/140_midi.read.ipynb #48fcbbc3
-def _problem_findings(score, fmt):
+def _problem_findings(score):
     "Return the findings in a readable score."
     counts = sum((_note_problem_counts(t) for t in score.tracks), np.zeros(4, int))
     no_length, copies, overlaps, off_keyboard = counts.tolist()
     has_notes = score.note_num() > 0
-    problems = [('format 2', fmt == 2, 'format 2: its tracks are separate pieces, and are read as simultaneous'),
-                ('no notes', not has_notes, 'it contains no notes'),
+    problems = [('no notes', not has_notes, 'it contains no notes'),
                 ('no length', no_length, 'notes without length'),
                 ('copy', copies, 'notes struck twice at once'),
                 ('overlap', overlaps, 'notes struck again while they sound'),
@@ -433,7 +446,7 @@ def _describe(r, score, found):
     r.tempos = [round(t.qpm, 2) for t in score.tempos]
     r.time_signatures = [f'{t.numerator}/{t.denominator}' for t in score.time_signatures]
     r.key_signatures = [_key_name(k) for k in score.key_signatures]
-    r.repaired, r.findings = bool(found), list(found) + _problem_findings(score, r.format)
+    r.repaired, r.findings = bool(found), list(found) + _problem_findings(score)
     return r
 
 # %% ../../nbs/140_midi.read.ipynb #15a8916a
