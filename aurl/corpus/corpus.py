@@ -6,10 +6,10 @@
 __all__ = ['music_suffixes', 'Piece', 'Corpus', 'corpus_from', 'split_pieces']
 
 # %% ../../nbs/310_corpus.corpus.ipynb #4e1395d1
-import hashlib, html, os, zipfile, zlib
+import hashlib, html, os, re, zipfile, zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from fastcore.basics import patch
@@ -20,9 +20,11 @@ from .chorales import chorale_files
 from aurl.corpus.metadata import (
     FIELDS, _example_name, folder_metadata, folder_pattern, match_table, merge_metadata, parse_table,
 )
+from ..score.abc_fields import split_tunes
 from ..score.notation import read_music
 
 # %% ../../nbs/310_corpus.corpus.ipynb #2433e71b
+_TUNE = r'(?i:(?<=\.abc)|^)#(\d+)$'  # number of the tune at the end of a member
 _RESERVED_META = ('name', 'file', 'group', 'sha256', 'notes')  # reserved for the internal use of a prepared corpus
 # what reading a damaged or missing file or zip may raise
 _READ_ERRORS = (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -32,22 +34,41 @@ class Piece:
     "One piece of music: its name and its location."
     name:str                  # unique in its corpus; a safe relative path
     path:Path                 # path of the file, or of the zip that contains it
-    member:str=None           # name of the member in the zip
+    member:str=None           # name of the member in the zip; '#3' for the third tune of an ABC book
     group:str=None            # pieces of a group stay in one split; None: group by equal bytes
     meta:dict=field(default_factory=dict) # from a table and the folders: title, composer, … (see `300_corpus.metadata`)
 
     @property
-    def location(self): return f'{self.path}!{self.member}' if self.member else str(self.path)
+    def zip_member(self): return re.sub(_TUNE, '', self.member or '') or None
+    @property
+    def tune(self): return int(m[1]) if (m := re.search(_TUNE, self.member or '')) else None
+    @property
+    def location(self): return str(self.path) + '!'*bool(self.zip_member) + (self.member or '')
     @cached_property
     def sha256(self): return self.meta.get('sha256') or sha256_of(self.bytes())
 
 # %% ../../nbs/310_corpus.corpus.ipynb #cd3d7660
+def _first_bytes(path, member, n):
+    "Read the first `n` bytes of a file, or of a `member` of a zip."
+    if not member:
+        with open(path, 'rb') as f: return f.read(n)
+    with zipfile.ZipFile(path) as z, z.open(member) as f: return f.read(n)
+
+@lru_cache(maxsize=4)
+def _book_tunes(path, member, n, size_and_time):
+    "Tunes of an ABC book of less than `n` bytes; read again when `size_and_time` of the file change."
+    data = _first_bytes(path, member, n)
+    if len(data) == n: raise EOFError(f'a book of more than {n - 1:,} bytes')
+    return split_tunes(data)
+
 @patch
 def _read_bytes(self:Piece, n):
-    "Read the first `n` bytes of the file or member."
-    if not self.member:
-        with open(self.path, 'rb') as f: return f.read(n)
-    with zipfile.ZipFile(self.path) as z, z.open(self.member) as f: return f.read(n)
+    "Read the first `n` bytes of the file, the member or the tune."
+    if not self.tune: return _first_bytes(self.path, self.zip_member, n)
+    stat = os.stat(self.path)
+    tunes = _book_tunes(self.path, self.zip_member, n, (stat.st_size, stat.st_mtime_ns))
+    if self.tune > len(tunes): raise EOFError(f'a book of {len(tunes)} tunes now')
+    return tunes[self.tune - 1]
 
 # %% ../../nbs/310_corpus.corpus.ipynb #74b34d30
 @patch
@@ -154,6 +175,22 @@ def _music_among(names, path, kind):
     if music := sorted(filter(_is_music, names)): return music
     raise _no_music_error(names, path, kind)
 
+# %% ../../nbs/310_corpus.corpus.ipynb #3d19e552
+def _n_tunes(piece):
+    "Number of tunes in the file of `piece`; 1 if it is no ABC file, or unreadable."
+    if not (piece.member or piece.name).lower().endswith('.abc'): return 1
+    try: return max(len(split_tunes(piece.bytes())), 1)
+    except MidiError: return 1
+
+def _with_tunes(pieces):
+    "Replace each ABC book among `pieces` by its tunes, called `book.abc#1`, `book.abc#2`, …"
+    out = []
+    for p in pieces:
+        n = _n_tunes(p)
+        if n == 1: out.append(p)
+        else: out += [replace(p, name=f'{p.name}#{i}', member=f'{p.member or ""}#{i}') for i in range(1, n + 1)]
+    return out
+
 # %% ../../nbs/310_corpus.corpus.ipynb #b1326364
 def _unreadable(e):
     raise CorpusError(f'cannot be read ({e.strerror})', e.filename,
@@ -176,7 +213,7 @@ def _utf8(name):
 def _from_folder(folder):
     "Pieces of the music files in `folder`."
     files = _music_among(_files_in(folder), folder, 'folder')
-    return [Piece(_utf8(f), Path(f'{folder}/{f}')) for f in files]
+    return _with_tunes(Piece(_utf8(f), Path(f'{folder}/{f}')) for f in files)
 
 # %% ../../nbs/310_corpus.corpus.ipynb #ecf79508
 def _safe_member(member):
@@ -195,7 +232,7 @@ def _from_zip(path):
     "Pieces of the music files in a zip."
     members = {}
     for n in _music_among(_zip_members(path), path, 'zip'): members.setdefault(_safe_member(n), n)
-    return [Piece(safe, Path(path), member=n) for safe,n in members.items()]
+    return _with_tunes(Piece(safe, Path(path), member=n) for safe,n in members.items())
 
 # %% ../../nbs/310_corpus.corpus.ipynb #6b46baea
 def _check_files(paths):
@@ -209,7 +246,8 @@ def _from_list(paths):
     paths = sorted({Path(p).expanduser().absolute() for p in paths})
     _check_files(paths)
     top = Path(os.path.commonpath([p.parent for p in paths]))
-    return Corpus([Piece(p.relative_to(top).as_posix(), p) for p in paths], top if len(paths) > 1 else paths[0])
+    pieces = _with_tunes(Piece(p.relative_to(top).as_posix(), p) for p in paths)
+    return Corpus(pieces, top if len(paths) > 1 else paths[0])
 
 # %% ../../nbs/310_corpus.corpus.ipynb #0b2c92ca
 _CHORALE_META = dict(

@@ -394,11 +394,13 @@ def parse_table(
 
 # %% ../../nbs/300_corpus.metadata.ipynb #9ec8391f
 def _match_keys(name):
-    "Return the names by which a table may call a piece: path, path without suffix, file name, stem, and folders."
+    "Return the names by which a table may call a piece: path, path without suffix, file name, stem, book and folders."
     name = unicodedata.normalize('NFC', name)
-    p = PurePosixPath(name)
+    path, tune = re.fullmatch(r'(.*?)((?<=\.abc)#\d+)?', name, re.I | re.S).groups('')
+    p = PurePosixPath(path)
+    books = {path, str(p.with_suffix('')), p.name, p.stem} if tune else ()
     folders = [k for d in p.parents if str(d) != '.' for k in {str(d), d.name}]
-    return [name], [str(p.with_suffix(''))], [p.name], [p.stem], folders
+    return [name], [f'{p.with_suffix("")}{tune}'], [p.name + tune], [p.stem + tune], [*books, *folders]
 
 def _index_pieces(names):
     "Index the pieces by their names in a table; one dict for each way of naming them, the most specific first."

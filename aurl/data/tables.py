@@ -155,11 +155,11 @@ def _member_sizes(path):
 def _file_stats(pieces):
     "Return size and modification time of each piece's file; (-1, -1) if missing."
     stats = {path: _stat(path) for path in {str(p.path) for p in pieces}}
-    sizes = {path: _member_sizes(path) for path in {str(p.path) for p in pieces if p.member}}
+    sizes = {path: _member_sizes(path) for path in {str(p.path) for p in pieces if p.zip_member}}
     out = []
     for p in pieces:
         size, mtime = stats[str(p.path)]
-        if p.member: size = sizes[str(p.path)].get(p.member, -1)
+        if p.zip_member: size = sizes[str(p.path)].get(p.zip_member, -1)
         out.append((size, mtime))
     return out
 
