@@ -24,6 +24,7 @@ from .samples import file_options, prompt_ids, requested_latents
 from ..config import Config, make_config
 from ..core import AurlError, ConfigError, aurl_home
 from ..corpus.corpus import corpus_from
+from ..corpus.registry import find_corpus, is_corpus_name
 from ..data.loader_config import check_loader
 from ..data.mixture import window_quotas
 from ..data.resplit import is_split_file
@@ -46,7 +47,9 @@ def _check_data(data, two=False):
     if isinstance(data, dict):
         for source in data.values(): _check_data(source, two and len(data) == 1)
         return
-    if data == 'chorales': return
+    if is_corpus_name(data):
+        find_corpus(data)    # its licence may forbid training
+        return
     path = Path(data).expanduser()
     n = len(TokenStore(path)) if (path/'manifest.json').exists() else _count_pieces(path)
     if two and n < 2: raise too_few_pieces_error(n, path)

@@ -15,6 +15,7 @@ import numpy as np
 from .run_folder import absolute_source, progress_callback
 from ..core import AurlError, ConfigError, CorpusError, StoreError
 from ..core import aurl_home, read_json, sha256_of, to_json, write_json
+from ..corpus.registry import is_corpus_name
 from ..data.cache import remember_run_folder
 from ..data.mixture import mix
 from ..data.resplit import resolve_split
@@ -126,7 +127,7 @@ def _name_with_hash(path):
 
 def _cached_store(data, path, with_bars):
     "The folder of the store of `data` in the cache."
-    name = data if data == 'chorales' else _name_with_hash(path)
+    name = data if is_corpus_name(data) else _name_with_hash(path)
     return aurl_home()/'stores'/(name + '-bars'*with_bars)
 
 # %% ../../nbs/968_commands.run_data.ipynb #88b63653
@@ -136,7 +137,7 @@ def _prepare_source(data, workers, run, loader):
     path = Path(data).expanduser()
     if (path/'manifest.json').exists(): return TokenStore(path).verify()
     with_bars = loader is not None and loader.align == 'bar'
-    source, dest = data if data == 'chorales' else path, _cached_store(data, path, with_bars)
+    source, dest = data if is_corpus_name(data) else path, _cached_store(data, path, with_bars)
     options = dict(workers=workers, progress=progress_callback(run, 'prepare', 'pieces'), overwrite=True)
     if with_bars: options['measures'] = 'aurl.data.windows:bar_lines'
     try: return prepare(source, dest, **options).verify()
@@ -164,7 +165,7 @@ def _record_use(store, run):
     run.record(data=dict(stores=[_store_record(k, s) for k,s in named_stores(store)]))
 
 def open_store(
-    data,            # 'chorales', a folder, a zip, or a store; or several of them by name
+    data,            # name of a corpus, a folder, a zip, or a store; or several of them by name
     workers:int=2,   # processes that read files
     run=None,        # an `Experiment` that shows the progress and records the store
     loader=None,     # a `LoaderConfig`: for windows aligned to bars the store gets a column of bar lines

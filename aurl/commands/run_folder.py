@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import Config
+from ..corpus.registry import is_corpus_name
 from ..experiments.run import Experiment
 from ..experiments.run_files import _new_dir
 from ..experiments.environment import git_state
@@ -18,11 +19,11 @@ from ..train.saved_models import split_model_choice
 
 # %% ../../nbs/967_commands.run_folder.ipynb #790b80e8
 def absolute_source(
-    data, # 'chorales', a path, or several of them by name
+    data, # name of a corpus, a path, or several of them by name
 ):        # the same, with absolute paths
     "`data` with absolute paths, valid in any working directory."
     if isinstance(data, dict): return {k:absolute_source(v) for k,v in data.items()}
-    return data if data in ('', 'chorales') else os.path.abspath(Path(data).expanduser())
+    return data if not data or is_corpus_name(data) else os.path.abspath(Path(data).expanduser())
 
 # %% ../../nbs/967_commands.run_folder.ipynb #6fb51488
 def with_absolute_sources(

@@ -222,7 +222,7 @@ class _Preparation:
 
 # %% ../../nbs/520_data.store.ipynb #58281a1d
 def prepare(
-    source,            # 'chorales', a folder, a zip, a list of files, a `Corpus`
+    source,            # name of a corpus, a folder, a zip, a list of files, a `Corpus`
     dest,              # folder of the store
     workers:int=2,     # number of worker processes; 0: read in this process
     progress=None,     # callback with (done, total)
