@@ -62,6 +62,9 @@ class WrittenScore:
     parts: list = field(default_factory=list)        # of `WrittenPart`
     dropped: Counter = field(default_factory=Counter) # how many 'grace' notes, 'harmony' symbols … were left out
     findings: list = field(default_factory=list)     # of `Finding`
+    order: list = field(default_factory=list)        # indices of measures as they are played, if the file lists them
+    title: str = ''
+    composer: str = ''
 
 # %% ../../nbs/216_score.measures.ipynb #e5acd139
 def _group_passes(measures, i):
@@ -320,7 +323,8 @@ def to_score(
     ticks_per_quarter:int=480, # resolution
 )->Score:                      # in ticks
     "Convert `written` to a score; without `repeats` each measure is played once."
-    order = playing_order(written.measures) if repeats else list(range(len(written.measures)))
+    order = list(range(len(written.measures)))
+    if repeats: order = written.order or playing_order(written.measures)
     starts, ticks = _starts(written.measures, order), _Ticks(ticks_per_quarter)
     score = Score(ticks_per_quarter)
     for part in written.parts: score.tracks.append(_track(part, order, starts, ticks))
@@ -347,6 +351,6 @@ def dropped_findings(
     written:WrittenScore,
 )->list: # of `Finding`
     "Return findings on the elements that a score cannot represent."
-    counts = dict(written.dropped, repeat=_count_repeats(written.measures))
+    counts = dict(written.dropped, repeat=_count_repeats(written.measures) + bool(written.order))
     return [Finding(k, f'{_DROPPED[k]}: {counts[k]:,}', counts[k], lost=k != 'repeat')
             for k in _DROPPED if counts.get(k)]

@@ -6,7 +6,7 @@
 __all__ = ['detect_format', 'read_music', 'inspect_music', 'write_musicxml']
 
 # %% ../../nbs/235_score.notation.ipynb #cdcc50f7
-import contextlib, io, re, warnings, zipfile
+import io, re, warnings, zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,17 +14,18 @@ import numpy as np
 from symusic import Note, Score
 
 from ..core import AurlError, MidiError, atomic_path
-from .abc import read_abc
-from .abc_fields import split_tunes
-from .bridges import from_music21, to_music21
-from .measures import _DROPPED, dropped_findings, to_score
-from .musicxml import read_musicxml
 from ..midi.bytes import Finding
-from .drums import music21_drum_key, write_drum_names
 from ..midi.limits import MidiLimits, enforce_limits
 from ..midi.read import MidiReport, _describe, _limits, _load, inspect_midi, read_midi
 from ..midi.timing import snap_to_grid
 from ..midi.write import remove_overlaps
+from .abc import read_abc
+from .abc_fields import split_tunes
+from .bridges import to_music21
+from .drums import music21_drum_key, write_drum_names
+from .kern import read_kern
+from .measures import dropped_findings, to_score
+from .musicxml import read_musicxml
 
 # %% ../../nbs/235_score.notation.ipynb #d3fd8f4c
 def _decoded(data):
@@ -95,75 +96,32 @@ def _refuse_entities(data, path):
 
 # %% ../../nbs/235_score.notation.ipynb #b30f639a
 _FORMAT_NAMES = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
-_EXPORT_AGAIN = 'open it in a notation program and export it again, or exclude it'
 
-def _read_abc(data, path, limits, tune, repeats, tpq):
-    "Return the score of an ABC tune, the findings on what was repaired, and those on what was left out."
-    try: score, found = read_abc(data, tune, repeats, tpq)
-    except MidiError as e: raise MidiError(e.what, path, e.way_out) from e
-    return score, enforce_limits(score, limits, path), found
+def _read_written(data, path, kind, limits):
+    "Return the `WrittenScore` of a MusicXML or kern file."
+    if kind == 'kern': return read_kern(data)
+    if kind == 'mxl': data = _unzip(data, limits.max_bytes, path)
+    return read_musicxml(_refuse_entities(data, path))
 
-# %% ../../nbs/235_score.notation.ipynb #1f727898
-def _quietly(function, *args, **kwargs):
-    "Call `function` without warnings and messages; the report lists findings."
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter('ignore')
-        return function(*args, **kwargs)
-
-# %% ../../nbs/235_score.notation.ipynb #10774e07
-def _parse(data, kind, path):
-    "Parse `data` with music21."
-    from music21 import converter
-    source_format = dict(kern='humdrum', mxl='musicxml').get(kind, kind)
-    try: return _quietly(converter.parseData, data, format=source_format)
-    except RecursionError as e: raise MidiError('nested too deeply', path, 'the file is damaged; exclude it') from e
-    except Exception as e:
-        reason = f'{type(e).__name__}: {str(e).strip()[:120]}'
-        raise MidiError(f'damaged {_FORMAT_NAMES[kind]} ({reason})', path, _EXPORT_AGAIN) from e
-
-# %% ../../nbs/235_score.notation.ipynb #c3e84c1e
-def _expanded(stream, path):
-    "Return `stream` with repeats and endings expanded."
-    try: return stream.expandRepeats()
-    except Exception as e:
-        raise MidiError(f'its repeats cannot be expanded ({str(e)[:120]})', path,
-                        'read it as written, without repeats=True') from e
-
-# %% ../../nbs/235_score.notation.ipynb #decea50b
-def _is_grace(element): return getattr(getattr(element, 'duration', None), 'isGrace', False)
-
-def _count_elements(elements):
-    "Number of grace notes, chord symbols and repeats among the elements of a music21 stream."
-    names = [name for e in elements for name in ('ChordSymbol', 'RepeatMark', 'RepeatBracket') if name in e.classSet]
-    repeats = names.count('RepeatMark') + names.count('RepeatBracket')
-    return dict(grace=sum(map(_is_grace, elements)), harmony=names.count('ChordSymbol'), repeat=repeats)
-
-# %% ../../nbs/235_score.notation.ipynb #6fc29f67
-def _dropped_elements(stream):
-    "Findings on the elements of a music21 stream that a `Score` cannot represent."
-    counts = _count_elements(list(stream.recurse()))
-    return [Finding(k, f'{_DROPPED[k]}: {n:,}', n, lost=k != 'repeat') for k,n in counts.items() if n]
+def _origin(kind, title='', composer=''):
+    "Return a finding on the format of a file, its title and its composer."
+    return Finding('notation', ', '.join(filter(None, (_FORMAT_NAMES[kind], title, composer))))
 
 # %% ../../nbs/235_score.notation.ipynb #36d09962
-def _read_written(data, path, kind, limits):
-    "Return a `WrittenScore`; raise a `MidiError` that names the file if it is damaged."
-    if kind == 'mxl': data = _unzip(data, limits.max_bytes, path)
-    try: return read_musicxml(_refuse_entities(data, path))
-    except MidiError as e: raise MidiError(e.what, path, e.way_out) from e
+def _convert(data, path, kind, limits, tune, repeats, tpq):
+    "Return the score of `data`, findings on what was repaired, and those on its origin and on what was left out."
+    if kind == 'abc':
+        score, found = read_abc(data, tune, repeats, tpq)
+        return score, [], [_origin(kind), *found]
+    written = _read_written(data, path, kind, limits)
+    origin = _origin(kind, written.title, written.composer)
+    return to_score(written, repeats, tpq), written.findings, [origin, *dropped_findings(written)]
 
 def _read_notation(data, path, kind, limits, *, tune, repeats, tpq):
-    "Return the score of `data`, the findings on what was repaired, and those on what was left out."
-    if kind == 'abc': return _read_abc(data, path, limits, tune, repeats, tpq)
-    if kind in ('mxl', 'musicxml'):
-        written = _read_written(data, path, kind, limits)
-        score, dropped = to_score(written, repeats, tpq), dropped_findings(written)
-        return score, written.findings + enforce_limits(score, limits, path), dropped
-    stream = _parse(_decoded(data), kind, path)
-    if repeats: stream = _expanded(stream, path)
-    try: score = from_music21(stream, tpq)
-    except MidiError as e:
-        raise MidiError(e.what.replace('music21 stream', _FORMAT_NAMES[kind]), path, _EXPORT_AGAIN) from e
-    return score, enforce_limits(score, limits, path), _dropped_elements(stream)
+    "The result of `_convert` within the `limits`; an error names the file."
+    try: score, repaired, found = _convert(data, path, kind, limits, tune, repeats, tpq)
+    except MidiError as e: raise MidiError(e.what, path, e.way_out) from e
+    return score, [*repaired, *enforce_limits(score, limits, path)], found
 
 # %% ../../nbs/235_score.notation.ipynb #7934a595
 def read_music(
@@ -179,11 +137,6 @@ def read_music(
     if (kind := detect_format(data)) in ('midi', ''): return read_midi(source, limits)
     return _read_notation(data, path, kind, limits, tune=tune, repeats=repeats, tpq=ticks_per_quarter)[0]
 
-# %% ../../nbs/235_score.notation.ipynb #8486f929
-def _origin(kind):
-    "Return a finding on how the file was read."
-    return Finding('notation', _FORMAT_NAMES[kind] + ', read through music21'*(kind == 'kern'))
-
 # %% ../../nbs/235_score.notation.ipynb #f5bd7887
 def inspect_music(
     source,             # a path, or the bytes of a file
@@ -195,12 +148,12 @@ def inspect_music(
     data, path = _load(source, limits.max_bytes)
     if (kind := detect_format(data)) in ('midi', ''): return inspect_midi(source, limits)
     report = MidiReport(path and str(path), len(data))
-    try: score, found, dropped = _read_notation(data, path, kind, limits, tune=tune, repeats=False, tpq=480)
+    try: score, repaired, found = _read_notation(data, path, kind, limits, tune=tune, repeats=False, tpq=480)
     except MidiError as e:
         report.findings = [Finding('unreadable', f'{e.what}; {e.way_out}', lost=True)]
         return report
-    report = _describe(report, score, found)
-    report.findings = [_origin(kind), *report.findings, *dropped]
+    report = _describe(report, score, repaired)
+    report.findings = [found[0], *report.findings, *found[1:]]
     return report
 
 # %% ../../nbs/235_score.notation.ipynb #42e20ba9
