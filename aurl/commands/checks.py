@@ -24,7 +24,7 @@ from .samples import file_options, prompt_ids, requested_latents
 from ..config import Config, make_config
 from ..core import AurlError, ConfigError, aurl_home
 from ..corpus.corpus import corpus_from
-from ..corpus.registry import find_corpus, is_corpus_name
+from ..corpus.catalog import find_corpus, is_corpus_name
 from ..data.loader_config import check_loader
 from ..data.mixture import window_quotas
 from ..data.resplit import is_split_file

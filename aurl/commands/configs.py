@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Config
 from ..core import ConfigError
 from ..corpus.phrases import PhraseConfig
-from ..corpus.registry import named_corpora
+from ..corpus.catalog import named_corpora
 from ..data.loader_config import LoaderConfig
 from ..generate.files import WriteConfig
 from ..generate.profile_limits import ProfileConfig, on_or_off

@@ -15,7 +15,7 @@ import numpy as np
 from .run_folder import absolute_source, progress_callback
 from ..core import AurlError, ConfigError, CorpusError, StoreError
 from ..core import aurl_home, read_json, sha256_of, to_json, write_json
-from ..corpus.registry import is_corpus_name
+from ..corpus.catalog import is_corpus_name
 from ..data.cache import remember_run_folder
 from ..data.mixture import mix
 from ..data.resplit import resolve_split

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import Config
-from ..corpus.registry import is_corpus_name
+from ..corpus.catalog import is_corpus_name
 from ..experiments.run import Experiment
 from ..experiments.run_files import _new_dir
 from ..experiments.environment import git_state

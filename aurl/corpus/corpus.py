@@ -17,7 +17,7 @@ from symusic import Score
 
 from ..core import CorpusError, MidiError, sha256_of
 from .chorales import chorale_files
-from .registry import corpus_files, find_corpus, is_corpus_name, named_corpora
+from .catalog import corpus_files, find_corpus, is_corpus_name, named_corpora
 from aurl.corpus.metadata import (
     FIELDS, _example_name, folder_metadata, folder_pattern, match_table, merge_metadata, parse_table,
 )

@@ -235,7 +235,7 @@ def _grown_length(t, start, length, mode):
         case 'exponential': return start*(length/start)**t
         case 'cosine': return start + (length - start)*(1 - math.cos(math.pi*t))/2
         case 'step': return start*2**int((math.log2(length/start) + 1)*t)
-        case _: raise ConfigError(f'growth={mode!r} is not a mode', way_out=f"use one of {', '.join(growth_modes)}")
+        case _: raise ConfigError(f'growth_mode={mode!r} is not a mode', way_out=f"use one of {', '.join(growth_modes)}")
 
 def length_at(
     epoch:int,  # index of the epoch, from 0

@@ -88,7 +88,7 @@ def _check_weights(weights, store, pieces):
     used = store.corpus(pieces)
     for name, weight in weights.items():
         if weight and not (used == list(store.stores).index(name)).any():
-            raise ConfigError(f'weights.{name}={weight}, but none of the pieces is from this corpus', store.path,
+            raise ConfigError(f'corpus_weights.{name}={weight}, but none of the pieces is from this corpus', store.path,
                 'leave the weight out, or include pieces of this corpus')
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #42520f87
@@ -104,7 +104,7 @@ def _balance_labels(self:WindowPlanner):
     "Name of the group of each piece of the store, such as genre=waltz."
     name, columns = self.config.balance_by, self.store.pieces.column_names
     if name not in columns:
-        raise ConfigError(f'balance: there is no column {name!r}{suggest(name, columns)}', self.store.path,
+        raise ConfigError(f'balance_by: there is no column {name!r}{suggest(name, columns)}', self.store.path,
             f'there is {", ".join(columns)}; add columns with a metadata.csv next to the files')
     values = self._column(name)
     if not all(isinstance(v, (str, bool, type(None))) for v in values):

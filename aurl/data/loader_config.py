@@ -49,7 +49,7 @@ class LoaderConfig(Config):
         description='column of the table of pieces, such as genre or composer, whose values get equal numbers '
                     'of windows; empty: in proportion')
     balance_power: float = Field(1., gt=0, le=1,
-        description='balance: 1 makes all values equally likely, 0.5 goes halfway')
+        description='with balance_by: 1 makes all values equally likely, 0.5 goes halfway')
     conditions: tuple[str, ...] = Field((),
         description='conditions of the model: columns of the table of pieces such as key and composer, '
                     'or features such as syncopation')

@@ -179,9 +179,9 @@ def _check_corpus_weights(weights, names):
     for k, v in weights.items():
         if k not in names:
             near = difflib.get_close_matches(k, names, 1)
-            raise ConfigError(f'weights: there is no corpus {k!r}',
+            raise ConfigError(f'corpus_weights: there is no corpus {k!r}',
                 way_out=f'did you mean {near[0]!r}?' if near else f"there is {', '.join(names)}")
-        if not 0 <= v < np.inf: raise ConfigError(f'weights.{k}={v}', way_out='a weight is 0 or more')
+        if not 0 <= v < np.inf: raise ConfigError(f'corpus_weights.{k}={v}', way_out='a weight is 0 or more')
 
 def window_quotas(
     weights:dict, # weight of each corpus by name, at least 0; a missing name means 0
@@ -192,7 +192,7 @@ def window_quotas(
     names = list(names)
     _check_corpus_weights(weights, names)
     w = np.array([float(weights.get(k, 0)) for k in names])
-    if not w.sum(): raise ConfigError(f'weights={weights}: all weights are 0', way_out='give a corpus a weight above 0')
+    if not w.sum(): raise ConfigError(f'corpus_weights={weights}: all weights are 0', way_out='give a corpus a weight above 0')
     exact = total*w/w.sum()
     n = exact.astype(np.int64)
     n[np.argsort(n - exact, kind='stable')[:total - n.sum()]] += 1        # the largest remainders

@@ -310,7 +310,7 @@ def check_windows(
     if mode not in window_modes:
         raise ConfigError(f'windows={mode!r} is not a mode', way_out=f"use one of {', '.join(window_modes)}")
     if length < 1 or max_windows < 0:
-        raise ConfigError(f'length={length}, most={max_windows}', way_out='give positive numbers')
+        raise ConfigError(f'length={length}, max_windows={max_windows}', way_out='give positive numbers')
     if not 0 <= overlap < length:
         raise ConfigError(f'overlap={overlap} with length={length}: windows would not advance',
             way_out=f'use an overlap of 0 … {length - 1}')

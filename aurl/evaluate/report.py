@@ -183,8 +183,8 @@ def _unboxed(v):
 def _cell(v):
     "Text of a value in a table."
     if v is None: return '–'
-    if isinstance(v, bool): return 'yes' if v else 'no'
     v = _unboxed(v)
+    if isinstance(v, bool): return 'yes' if v else 'no'
     if isinstance(v, float): return _format_float(v)
     return f'{v:,}' if isinstance(v, int) else str(v)
 
