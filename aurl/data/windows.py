@@ -275,8 +275,8 @@ def cut_windows(
     if mode == 'tile': w = cutter.tile()
     elif mode == 'random': w = cutter.random()
     else: w = cutter.sliding(overlap, (mode == 'first') | ((mode == 'adaptive') & (n > adaptive_max_windows*length)))
-    if max_windows: w = _select_rows(w, _cap_per_piece(w['piece'], max_windows, draw and partial(draw, 'cap')))
     if grid: w = _snap_windows(w, mode, grid, length, margin)
+    if max_windows: w = _select_rows(w, _cap_per_piece(w['piece'], max_windows, draw and partial(draw, 'cap')))
     return w if mode in ('tile', 'random') else _assign_targets_once(w)
 
 # %% ../../nbs/555_data.windows.ipynb #e7f2a66c
