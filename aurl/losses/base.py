@@ -26,6 +26,10 @@ from ..tokens.grammar import State, grammar
 from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/700_losses.base.ipynb #17441e13
+def _cross_entropy(logits, targets, **kwargs):
+    "Cross-entropy in nats over the positions whose target is not PAD, (batch, time) together."
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, **kwargs)
+
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
@@ -36,12 +40,9 @@ class MusicLoss(nn.Module):
 
     def forward(self,
         logits:Tensor,  # (batch, time, 774)
-        targets:Tensor, # (batch, time) int64: the next ids
+        targets:Tensor, # (batch, time) next ids, int64
     )->Tensor:          # ()
-        smoothing = self.smoothing if torch.is_grad_enabled() else 0.
-        return F.cross_entropy(
-            logits.float().flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, label_smoothing=smoothing
-        )
+        return _cross_entropy(logits.float(), targets, label_smoothing=self.smoothing*torch.is_grad_enabled())
 
     def decodes(self, logits): return logits.argmax(-1)
     def activation(self, logits): return logits.softmax(-1)
@@ -49,8 +50,7 @@ class MusicLoss(nn.Module):
 # %% ../../nbs/700_losses.base.ipynb #14f8dc08
 def _nll(logits, targets):
     "Negative log-likelihood (batch, time); 0 where the target is PAD."
-    flat = logits.flatten(0, -2), targets.flatten()
-    return F.cross_entropy(*flat, ignore_index=vocab.PAD, reduction='none').view(targets.shape)
+    return _cross_entropy(logits, targets, reduction='none').view(targets.shape)
 
 def token_nll(
     logits:Tensor,  # (batch, time, 774)
@@ -62,9 +62,9 @@ def token_nll(
 # %% ../../nbs/700_losses.base.ipynb #d6e096d3
 def invalid_mass(
     logits:Tensor,  # (batch, time, 774)
-    allowed:Tensor, # (batch, time, 774) bool, from `grammar.masks`
+    allowed:Tensor, # (batch, time, 774) bool: `grammar.masks`
 )->Tensor:          # (batch, time), 0 … 1
-    "Total probability of the invalid ids."
+    "Probability of an invalid id."
     return (logits.float().softmax(-1) * ~allowed).sum(-1)
 
 def grammar_loss(
@@ -134,7 +134,7 @@ def mean(self:LossInputs,
 def mean_over(self:LossInputs,
     x:Tensor, # (n,)
 )->Tensor:    # ()
-    "Mean of `x`, one value for each position, note or window that counts; 0 if there are none."
+    "Mean of `x`, the values of positions, notes or windows that count; 0 if none do."
     self.mean_sizes.append(torch.tensor(len(x), device=x.device))
     return x.sum()/max(1, len(x))
 
@@ -191,12 +191,19 @@ def is_onset(
     "Mask of the NOTE_ON ids."
     return (ids >= vocab.NOTE_ON) & (ids < vocab.NOTE_OFF)
 
+def _last_true(mask):
+    "Position of the last true value up to each one, on the last axis; -1 if there is none."
+    return torch.where(mask, torch.arange(mask.shape[-1], device=mask.device), -1).cummax(-1).values
+
+def _gather_or(x, at, missing):
+    "Values of `x` at the positions `at`; `missing` where the position is -1."
+    return torch.where(at >= 0, x.gather(-1, at.clamp(min=0)), missing)
+
 def last_key(
     ids:Tensor, # (batch, time) int64
 )->Tensor:      # (batch, time) int64: index of the key; -1 before the first onset
     "Key of the last onset up to each position."
-    at = torch.where(is_onset(ids), torch.arange(ids.shape[1], device=ids.device), -1).cummax(1).values
-    return torch.where(at >= 0, ids.gather(1, at.clamp(min=0)) - vocab.NOTE_ON, -1)
+    return _gather_or(ids - vocab.NOTE_ON, _last_true(is_onset(ids)), -1)
 
 # %% ../../nbs/700_losses.base.ipynb #51daf67f
 def _confident_logits(predicted, prob):
@@ -221,15 +228,16 @@ def confident_inputs(
     return LossInputs(_confident_logits(predicted, prob) if logits is None else logits, read, targets)
 
 # %% ../../nbs/700_losses.base.ipynb #b21301c0
-_kind_sizes = torch.tensor([len(vocab.blocks[k]) for k in Kind])
+def _reflect(new, index, kind):
+    "The index `new`, on the other side of `index` if `kind` has no such id."
+    n = len(vocab.blocks[kind])
+    return torch.where((new < 0) | (new >= n), 2*index - new, new).clamp(0, n - 1)
 
 def _replace_index(ids, new, kind):
-    "Ids of `kind` with the index `new`, reflected at the ends of the range."
+    "Ids of `kind` with the index `new`, reflected at both ends."
     t = grammar.tables_for(ids)
-    kinds, index = t.kind[ids], t.index[ids]
-    n = _kind_sizes[kinds]
-    new = torch.where((new < 0) | (new >= n), 2*index - new, new).clamp(min=0).minimum(n-1)
-    return torch.where(kinds == kind, ids - index + new, ids)
+    new = _reflect(new, t.index[ids], kind)
+    return torch.where(t.kind[ids] == kind, ids - t.index[ids] + new, ids)
 
 def _draw(options, ids, g):
     "One of `options` for each of `ids`, at random."
@@ -247,17 +255,19 @@ def _wrong_times(ids, index, g):
 
 def _previous_true(mask):
     "Position of the last true value before each one; -1 if there is none."
-    at = torch.where(mask, torch.arange(mask.shape[-1]), -1).cummax(-1).values.roll(1, -1)
+    at = _last_true(mask).roll(1, -1)
     at[...,0] = -1
     return at
 
+def _repeat_masked(ids, mask):
+    "Replace each id of the `mask` by the one of the mask before it, if there is one."
+    return torch.where(mask, _gather_or(ids, _previous_true(mask), ids), ids)
+
 def _repeat_last(ids, index, g):
-    "Replace each note, shift and velocity by the last one before it."
-    out, kind = ids.clone(), grammar.tables_for(ids).kind[ids]
-    for k in (Kind.NOTE_ON, Kind.TIME_SHIFT, Kind.VELOCITY):
-        at = _previous_true(kind == k)
-        out = torch.where((kind == k) & (at >= 0), ids.gather(-1, at.clamp(min=0)), out)
-    return out
+    "Replace each note, shift and velocity by the one before it."
+    kind = grammar.tables_for(ids).kind[ids]
+    for k in (Kind.NOTE_ON, Kind.TIME_SHIFT, Kind.VELOCITY): ids = _repeat_masked(ids, kind == k)
+    return ids
 
 # %% ../../nbs/700_losses.base.ipynb #4068b794
 _corruptions = dict(
@@ -298,8 +308,7 @@ class Loss:
     def _check_needs(self, inputs):
         "Raise a `ConfigError` if the required input is missing."
         if self.needs and getattr(inputs.output, self.needs, None) is None and self.needs not in inputs.more:
-            raise ConfigError(f'the loss {self.name!r} needs {self.needs!r}, which this model does not give',
-                              way_out=_hints.get(self.needs, f'leave {self.name} out'))
+            raise _missing_input(self)
 
     def __call__(self, inputs:LossInputs)->Tensor:
         parts = self.parts(inputs)
@@ -307,6 +316,12 @@ class Loss:
 
 # %% ../../nbs/700_losses.base.ipynb #5799e901
 _hints = dict.fromkeys(('z', 'price', 'clouds'), 'set mode=vae, or leave the loss out')
+
+def _missing_input(loss):
+    "Error for an input the model does not give."
+    return ConfigError(f'the loss {loss.name!r} needs {loss.needs!r}, which this model does not give',
+                       way_out=_hints.get(loss.needs, f'leave {loss.name} out'))
+
 losses = {}  # every loss, by name
 
 def register_loss(
@@ -322,13 +337,17 @@ def register_loss(
     return add
 
 # %% ../../nbs/700_losses.base.ipynb #86e7a7ae
+def _unknown_loss(name):
+    "Error that suggests the nearest name."
+    return ConfigError(f'there is no loss {name!r}{suggest(name, losses)}',
+                       way_out=f"choose from {', '.join(sorted(losses))}")
+
 def find_loss(
     name:str, # of a loss
 )->Loss:
-    "Return the loss of that name; the error for an unknown name suggests the nearest."
-    if name in losses: return losses[name]
-    raise ConfigError(f'there is no loss {name!r}{suggest(name, losses)}',
-                      way_out=f"choose from {', '.join(sorted(losses))}")
+    "Return the loss of that name; a `ConfigError` for an unknown name suggests the nearest."
+    if name not in losses: raise _unknown_loss(name)
+    return losses[name]
 
 # %% ../../nbs/700_losses.base.ipynb #17c7656a
 @register_loss('reconstruction', unit='nats per token')

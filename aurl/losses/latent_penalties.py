@@ -46,7 +46,7 @@ def _excess_correlation(a, b):
 
 @register_loss('decorrelation', unit='squared correlation', needs='z')
 def decorrelation_loss(h:LossInputs):
-    "Mean squared correlation between the dimensions of the latent."
+    "Mean squared correlation between latent dimensions."
     z = h.output.z.flatten(1)
     if len(z) < 3 or z.shape[1] < 2: return z.sum()*0.
     return _excess_correlation(z, z)[~_diagonal(z.shape[1], z.device)].mean()

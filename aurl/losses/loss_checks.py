@@ -91,12 +91,14 @@ def _tensors(h):
     return [h.logits, *latent, *filter(_is_float, h.more.values())]
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #713a547c
+def _posterior_at(posterior, mean):
+    "Copy of a posterior with another mean, of as many values."
+    return SimpleNamespace(mean=mean.view(posterior.mean.shape), logvar=posterior.logvar.to(mean))
+
 def _with_latent(output, z):
-    "Copy of the output of a model, with another latent."
-    sizes, posteriors = [c.mean[0].numel() for c in output.clouds.values()], {}
-    for (name,c),mean in zip(output.clouds.items(), z.split(sizes, 1)):
-        posteriors[name] = SimpleNamespace(mean=mean.view(c.mean.shape), logvar=c.logvar.to(mean))
-    return _output_of(z, posteriors)
+    "Copy of the output of a model with another latent."
+    sizes = [c.mean[0].numel() for c in output.clouds.values()]
+    return _output_of(z, {k:_posterior_at(c, m) for (k,c),m in zip(output.clouds.items(), z.split(sizes, 1))})
 
 def _with_tensors(h, logits, *rest):
     "Copy of `h` with other tensors, in the order of `_tensors`."
@@ -106,18 +108,26 @@ def _with_tensors(h, logits, *rest):
     return LossInputs(logits, h.ids, h.targets, h.state, output, more)
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #b3cf6c9c
-def _random_direction(x, grads, seed):
-    "A random tensor in the shape of each of `x`; zeros for those without a gradient."
-    g, direction = torch.Generator().manual_seed(seed), []
-    for t,grad in zip(x, grads):
-        direction.append(torch.zeros_like(t) if grad is None else torch.randn(t.shape, generator=g, dtype=t.dtype))
-    return direction
+def _noise_like(t, g): return torch.randn(t.shape, generator=g, dtype=t.dtype)
 
-def _directional_slopes(f, x, grads, seed, step=1e-6):
-    "Directional derivative of `f` at `x` along a random direction: by differences, and by its gradient `grads`."
-    direction = _random_direction(x, grads, seed)
+def _random_direction(x, grads, seed):
+    "Random tensors in the shapes of `x`; zeros for those without a gradient."
+    g = torch.Generator().manual_seed(seed)
+    return [torch.zeros_like(t) if s is None else _noise_like(t, g) for t,s in zip(x, grads)]
+
+def _central_difference(f, x, direction, step=1e-6):
+    "Directional derivative of `f` at `x` by differences."
     up, down = (f(*[t.detach() + sign*step*d for t,d in zip(x, direction)]).item() for sign in (1, -1))
-    return (up - down)/(2*step), sum((s*d).sum().item() for s,d in zip(grads, direction) if s is not None)
+    return (up - down)/(2*step)
+
+def _inner_product(grads, x):
+    "Inner product of two lists of tensors; a gradient may be None."
+    return sum((s*t).sum().item() for s,t in zip(grads, x) if s is not None)
+
+def _directional_slopes(f, x, grads, seed):
+    "Slopes of `f` along a random direction, by differences and by its gradient."
+    direction = _random_direction(x, grads, seed)
+    return _central_difference(f, x, direction), _inner_product(grads, direction)
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #cdbaa053
 def _gradient(name, f, x):
@@ -130,7 +140,7 @@ def _gradient(name, f, x):
 
 def _check_gradient(name, f, x, grads):
     "Assert that the gradient agrees with finite differences."
-    size = sum(s.pow(2).sum().item() for s in grads if s is not None)**.5
+    size = _inner_product(grads, grads)**.5
     for seed in range(3):
         a, b = _directional_slopes(f, x, grads, seed)
         assert abs(a - b) < 1e-3*size, (f'the gradient of {name} differs from finite differences: '

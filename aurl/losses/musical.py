@@ -52,7 +52,7 @@ def _energy_loss(h, kind, distance, fold=None):
     "Mean energy score within `kind`, after `_fold_classes`."
     p, y = h.within_kind(kind)
     if fold is not None: p, y = _fold_classes(p, y, fold)
-    return h.mean_over(energy_score(p, y, distance.to(p.device, p.dtype)))
+    return h.mean_over(energy_score(p, y, distance))
 
 # %% ../../nbs/705_losses.musical.ipynb #92f5a85a
 @register_loss('rhythm', unit='octaves of duration')

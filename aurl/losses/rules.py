@@ -16,7 +16,7 @@ from ..models.blocks import scan_roll
 from ..tokens.grammar import grammar
 from ..tokens.transitions import n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
-from .base import LossInputs, is_onset, kind_slice, last_key, losses, register_loss
+from .base import LossInputs, _gather_or, is_onset, kind_slice, last_key, losses, register_loss
 
 # %% ../../nbs/715_losses.rules.ipynb #50d228a5
 def keys_down(
@@ -41,7 +41,7 @@ def pairing_loss(h:LossInputs):
 
 # %% ../../nbs/715_losses.rules.ipynb #317e260a
 def _prob_of_none(h, kind):
-    "Probability (batch,) that a window has no event of `kind`; 0 if the targets have none."
+    "Probability (batch,) of a window without `kind`; 0 if the targets have none."
     p = (h.kind_prob(kind)*h.target_mask).clamp(max=1 - 1e-6)
     return torch.where(h.target_is(kind).any(1), torch.log1p(-p).sum(1).exp(), 0.)
 
@@ -63,10 +63,10 @@ def _repeats(x):
     return mask
 
 def _previous_equal(codes):
-    "Position of the latest earlier equal value in each row; -1 if there is none."
+    "Position of the latest earlier equal value in the row; -1 if none."
     codes, at = codes.sort(dim=1, stable=True)
-    before = torch.where(_repeats(codes), at.roll(1, 1), -1)
-    return torch.full_like(codes, -1).scatter(1, at, before)
+    last = torch.where(_repeats(codes), at.roll(1, 1), -1)
+    return torch.empty_like(at).scatter(1, at, last)
 
 # %% ../../nbs/715_losses.rules.ipynb #3b343514
 def ngram_continuation(
@@ -86,10 +86,14 @@ def _unlikelihood(scores, classes):
     "−log(1−p) of `classes` (n,) under `scores` (n, k), exact also where p is 1."
     return scores.logsumexp(-1) - scores.scatter(1, classes[:,None], -torch.inf).logsumexp(-1)
 
+def _is_wrong(h, ids):
+    "Mask of the positions that count, where there is an id (not -1) other than the target."
+    return h.target_mask & (ids >= 0) & (ids != h.targets)
+
 def _loop_unlikelihood(h, n):
     "−log(1−p) of the id that would extend a repetition of `n` ids, where the target does not."
     again = ngram_continuation(h.ids, n)
-    where = h.target_mask & (again >= 0) & (again != h.targets)
+    where = _is_wrong(h, again)
     return _unlikelihood(h.float_logits[where], again[where])
 
 @register_loss('repetition', unit='nats')
@@ -113,16 +117,14 @@ def _note_sequence(ids):
 def _note_run(ids):
     "Last note and the length of its run, each (batch, time); (-1, 0) before the first note."
     notes, last = _note_sequence(ids)
-    index = last.clamp(min=0)
-    run = _run_lengths(notes).gather(1, index)
-    return torch.where(last >= 0, notes.gather(1, index), -1), torch.where(last >= 0, run, 0)
+    return _gather_or(notes, last, -1), _gather_or(_run_lengths(notes), last, 0)
 
 # %% ../../nbs/715_losses.rules.ipynb #7855cec3
 @register_loss('runs', unit='weighted probability')
 def note_repeat_loss(h:LossInputs, free_run=3, max_run=8):
     "Probability of repeating a key struck three times or more in a row, times the squared excess length of the run."
     note, run = _note_run(h.ids)
-    where = (run >= free_run) & (note != h.targets) & (note >= 0)
+    where = (run >= free_run) & _is_wrong(h, note)
     p = h.probs.gather(2, note.clamp(min=0)[...,None])[...,0]
     return h.mean(p*(run.clamp(max=max_run) - free_run + 1)**2*where)
 
@@ -145,9 +147,7 @@ def _excess_loss(h, kind, cost):
 # %% ../../nbs/715_losses.rules.ipynb #4a69dd92
 def _step_function(bounds, costs, values):
     "Step function of `values`: `costs[i]` up to `bounds[i]`, 0 beyond the last."
-    out = torch.zeros(len(values))
-    for bound,cost in [*zip(bounds, costs)][::-1]: out[torch.as_tensor(values) <= bound] = cost
-    return out
+    return torch.tensor([*costs, 0.])[np.searchsorted(bounds, values)]
 
 _velocity_values = vocab.bin_velocity(np.arange(vocab.n_velocities))
 _milliseconds = 1000*np.arange(1, vocab.max_shift + 1)/vocab.steps_per_second
@@ -166,13 +166,15 @@ def timing_loss(h:LossInputs):
     return _excess_loss(h, Kind.TIME_SHIFT, _short_time_cost)
 
 # %% ../../nbs/715_losses.rules.ipynb #0062baef
+def _distance_down(keys):
+    "Semitones (n, k) from each key down to the next of `keys` (n, k) bool; at least 4k if there is none."
+    k = keys.shape[1]
+    i = torch.arange(k, device=keys.device)
+    return i - torch.where(keys, i, -4*k).cummax(1).values
+
 def _distance_to_nearest(keys):
     "Semitones (n, k) from each key to the nearest of `keys` (n, k) bool; at least 2k if there is none."
-    k = keys.shape[1]
-    i, far = torch.arange(k, device=keys.device), 4*k
-    below = i - torch.where(keys, i, -far).cummax(1).values
-    above = torch.where(keys, i, far).flip(1).cummin(1).values.flip(1) - i
-    return torch.minimum(below, above)
+    return torch.minimum(_distance_down(keys), _distance_down(keys.flip(1)).flip(1))
 
 def _previous_chord(r, where):
     "Keys (n, 88) bool of the last chord before the positions `where`, held ones included."

@@ -34,9 +34,9 @@ def _target_steps(h):
 
 # %% ../../nbs/710_losses.texture.ipynb #09af340a
 def note_time_counts(
-    h:LossInputs, # a batch
-)->tuple:    # (notes (batch,), steps (batch,)), twice: expected, and of the targets
-    "Number of onsets and number of time steps (1/64 s) in a window."
+    h:LossInputs,
+)->tuple:    # expected and target (notes, steps), each (batch,)
+    "Numbers of onsets and of time steps (1/64 s) in a window."
     return (_expected_notes(h), _expected_steps(h)), (_target_notes(h), _target_steps(h))
 
 # %% ../../nbs/710_losses.texture.ipynb #736d09db
@@ -62,13 +62,16 @@ def pitch_counts(
     return torch.einsum('btk,btp->bpk', keys, part), torch.einsum('btk,btp->bpk', target, part)
 
 # %% ../../nbs/710_losses.texture.ipynb #9067f004
+def _octaves(expected, target, offset):
+    "log2 of a ratio, with `offset` added on both sides."
+    return torch.log2((expected + offset)/(target + offset))
+
 @register_loss('density', unit='squared octaves of density')
 def density_loss(h:LossInputs):
-    "Squared log ratio of the expected and the target notes per second."
-    (expected, expected_time), (target, target_time) = note_time_counts(h)
-    second = vocab.steps_per_second
-    notes, time = (expected + 1)/(target + 1), (expected_time + second)/(target_time + second)
-    return h.mean_over_windows((torch.log2(notes) - torch.log2(time))**2)
+    "Squared log ratio of expected and target notes per second."
+    added = 1, vocab.steps_per_second
+    notes, time = map(_octaves, *note_time_counts(h), added)
+    return h.mean_over_windows((notes - time)**2)
 
 # %% ../../nbs/710_losses.texture.ipynb #8ed1bb97
 def _over_notes(h, x, target):
@@ -87,6 +90,8 @@ def pitch_register_loss(h:LossInputs):
     return _over_notes(h, (_mean_octave(expected) - _mean_octave(target))**2, target)
 
 # %% ../../nbs/710_losses.texture.ipynb #937b3966
+def _pitch_classes(counts): return counts @ pitch_class_matrix.to(counts)  # (…, 12), of key counts (…, 88)
+
 def _shares(x): return x/x.sum(-1, keepdim=True).clamp(min=1e-9)
 
 def _relative_entropy(p, q): return torch.xlogy(p, p.clamp(min=1e-12)/q)
@@ -102,23 +107,27 @@ def js_divergence(
 
 @register_loss('pitch_profile', unit='nats')
 def pitch_profile_loss(h:LossInputs):
-    "Jensen–Shannon divergence of the expected and the target pitch-class profile."
-    expected, target = (x[:,0] @ pitch_class_matrix.to(x) for x in pitch_counts(h))
+    "Jensen–Shannon divergence from the target pitch-class profile."
+    expected, target = (_pitch_classes(x[:,0]) for x in pitch_counts(h))
     return _over_notes(h, js_divergence(expected + 1e-6, target + 1e-6), target)
 
 # %% ../../nbs/710_losses.texture.ipynb #343b94fa
 n_form_parts = 16 # of a window
 
+def _unit_profiles(counts):
+    "Pitch-class profiles (…, 12) of key counts (…, 88), scaled to length 1; zeros stay."
+    c = _pitch_classes(counts)
+    return c/(c.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt()
+
 def self_similarity(
     x:Tensor, # (batch, parts, 88) number of onsets of each key
 )->Tensor:    # (batch, parts, parts), 0 … 1
-    "Self-similarity matrix: the cosine of the pitch-class profiles of any two parts."
-    c = x @ pitch_class_matrix.to(x)
-    c = c/(c.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt()
-    return c @ c.transpose(1, 2)
+    "Self-similarity matrix: cosine of the pitch-class profiles of any two parts."
+    c = _unit_profiles(x)
+    return c @ c.mT
 
 @register_loss('form', unit='squared cosine')
 def form_loss(h:LossInputs):
-    "Mean squared difference of the expected and the target self-similarity."
+    "Mean squared difference of expected and target self-similarity."
     expected, target = (self_similarity(x) for x in pitch_counts(h, n_form_parts))
     return h.mean_over_windows((expected - target).pow(2).mean((1, 2)))

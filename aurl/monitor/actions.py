@@ -56,9 +56,13 @@ def apply_scales(self:RollbackRemedies):
     "Apply the current factors."
     if not self.apply: return
     self.rollback.lasting = self.rate
-    if self.clipping is None: return
+    if self.clipping is not None: self._scale_clipping()
+
+@patch
+def _scale_clipping(self:RollbackRemedies):
+    "Scale the threshold; keep the original configuration."
     self.clipping.asked = c = self._original_clipping()
-    self.clipping.config = c if self.limit == 1 else c.changed(threshold=c.limit*self._clip_share(c))
+    self.clipping.config = c if self.limit == 1 else c.changed(threshold=self._clip_threshold())
 
 @patch
 def _original_clipping(self:RollbackRemedies):
@@ -70,6 +74,12 @@ def _original_clipping(self:RollbackRemedies):
 def _clip_share(self:RollbackRemedies, config):
     "Factor of the threshold; a percentile is moved by less."
     return 1 - (1 - self.limit)/4 if config.kind == 'percentile' else self.limit
+
+@patch
+def _clip_threshold(self:RollbackRemedies):
+    "Current clipping threshold."
+    config = self._original_clipping()
+    return config.limit*self._clip_share(config)
 
 # %% ../../nbs/861_monitor.actions.ipynb #7a4e7c3c
 @patch
@@ -96,10 +106,10 @@ def _lower_rate(self:RollbackRemedies):
 
 @patch
 def _lower_clip(self:RollbackRemedies):
-    "Lower the factor of the clipping threshold; return a description."
-    config = self._original_clipping()
-    before, self.limit = config.limit*self._clip_share(config), max(_min_scale, self.limit*self.clip_factor)
-    return f'clip {before:.3g} → {config.limit*self._clip_share(config):.3g}'
+    "Lower the clipping threshold; return a description."
+    before = self._clip_threshold()
+    self.limit = max(_min_scale, self.limit*self.clip_factor)
+    return f'clip {before:.3g} → {self._clip_threshold():.3g}'
 
 # %% ../../nbs/861_monitor.actions.ipynb #90075adc
 @patch

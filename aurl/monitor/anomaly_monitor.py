@@ -114,12 +114,12 @@ def before_step(self:AnomalyMonitor):
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #7540ca84
 @patch
 def _is_exploding(self:AnomalyMonitor, norm):
-    "Is the gradient norm not finite, or far above the usual?"
+    "Is the norm infinite, NaN or unusual?"
     if not math.isfinite(norm): return True
     x = self.past.finite('norm')[-100:]
-    if len(x) < 20 or norm <= 100: return False
-    x = np.log(x)
-    return math.log(norm) > np.median(x) + max(math.log(5), outlier_distance(x))
+    return len(x) >= 20 and norm > 100 and math.log(norm) > _usual_limit(np.log(x))
+
+def _usual_limit(log_norms): return np.median(log_norms) + max(math.log(5), outlier_distance(log_norms))
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #b1248fff
 def _total_norm(tensors):
@@ -136,30 +136,41 @@ def _copy_weights(self:AnomalyMonitor, params):
 @patch
 @torch.no_grad()
 def after_step(self:AnomalyMonitor):
-    if self.weights_before:
-        change = _total_norm(p - old for p,old in self.weights_before)
-        norm = _total_norm(old for _,old in self.weights_before)
-        self.relative_update = float(change/norm.clamp(min=1e-12))
+    if self.weights_before: self.relative_update = _relative_change(self.weights_before)
     self.weights_before = None
+
+def _relative_change(pairs):
+    "Norm of the change of weights, given with their old values, relative to the norm of these."
+    change = _total_norm(p - old for p,old in pairs)
+    return float(change/_total_norm(old for _,old in pairs).clamp(min=1e-12))
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #f7df0c08
 @patch
 def after_batch(self:AnomalyMonitor):
     if not self.training: return
-    self.steps += 1
-    self.tokens += self.yb[0].numel()
-    if self.steps <= 20 or not len(self.seen): self._count_tokens(self.yb[0])
+    self._count_batch(self.yb[0])
     if self.must_roll_back: self._roll_back('the loss stays abnormally high')
     elif self.steps % self.every == 0: self.run_checks()
+
+@patch
+def _count_batch(self:AnomalyMonitor, targets):
+    self.steps += 1
+    self.tokens += targets.numel()
+    if self.steps <= 20 or not len(self.seen): self._count_tokens(targets)
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #75d70d22
 @patch
 def _count_tokens(self:AnomalyMonitor, targets):
     "Update the unigram counts and their entropy."
-    n = torch.bincount(targets.flatten(), minlength=len(vocab)).cpu().double()
-    n[vocab.PAD] = 0
+    n = _token_counts(targets)
     self.seen = self.seen + n if len(self.seen) else n
     self.past.facts['trivial'] = _entropy(self.seen)
+
+def _token_counts(targets):
+    "Number of targets of each id, without PAD, in float64."
+    n = torch.bincount(targets.flatten(), minlength=len(vocab)).cpu().double()
+    n[vocab.PAD] = 0
+    return n
 
 def _entropy(counts):
     "Entropy of the distribution with these counts, in nats."
@@ -199,14 +210,19 @@ def _memory(self:AnomalyMonitor):
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #9c6d5d35
 @patch
-def run_checks(self:AnomalyMonitor)->list: # all current `Anomaly` objects
+def run_checks(self:AnomalyMonitor)->list: # current `Anomaly`s
     "Run a check now."
     self._record()
     found = detect_anomalies(self.past, self.steps)
-    for a in found: self._report(a)
-    self._update_standing({a.kind for a in found})
+    self._report_all(found)
     if self.rollback is not None: self._recover(found)
     return found
+
+@patch
+def _report_all(self:AnomalyMonitor, found):
+    "Report what is new, and note when each kind was found."
+    for a in found: self._report(a)
+    self._update_standing({a.kind for a in found})
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #a6b46a81
 @patch

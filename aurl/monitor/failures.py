@@ -109,7 +109,7 @@ def _last_losses(self:FailureMonitor)->list:
 # %% ../../nbs/855_monitor.failures.ipynb #b97fc953
 @patch
 def _high(self:FailureMonitor, mean):
-    "Return whether the loss is worse than random, and whether it is that or far above its best."
+    "Return whether the loss is worse than random, and whether that or far above its best."
     guessing = mean > worse_than_random and mean > self.best + .5
     return guessing, guessing or far_above(mean, self.best)
 
@@ -170,12 +170,20 @@ def after_epoch(self:FailureMonitor):
 @patch
 def fail(self:FailureMonitor, reason):
     "Roll back if possible; otherwise end the training."
-    if self.rollback is not None and self.rollback.snapshots and not self.rollback.exhausted:
-        self.bad, self.last, self.trail = 0, [], []
-        self.rollback.roll_back(self.step, reason)
-        if all_finite(self.model): return
+    if self._can_roll_back() and self._roll_back(reason): return
     self._stop(reason)
     raise CancelFitException
+
+@patch
+def _can_roll_back(self:FailureMonitor):
+    return self.rollback is not None and self.rollback.snapshots and not self.rollback.exhausted
+
+@patch
+def _roll_back(self:FailureMonitor, reason)->bool:
+    "Roll back; return whether the weights are finite then."
+    self.bad, self.last, self.trail = 0, [], []
+    self.rollback.roll_back(self.step, reason)
+    return all_finite(self.model)
 
 # %% ../../nbs/855_monitor.failures.ipynb #4b0cbc99
 @patch

@@ -171,20 +171,26 @@ def report(self:TrainingProfiler,
 
 # %% ../../nbs/852_monitor.profiler.ipynb #6f36070d
 @patch
-def throughput(self:TrainingProfiler)->dict: # tokens, samples and steps per second of training, without validation
-    "Return the training throughput."
-    t = max(1e-9, self.seconds()['total'] - self.parts['validation'])
+def throughput(self:TrainingProfiler)->dict: # tokens, samples and steps per second
+    "Training throughput."
+    t = self._training_seconds()
     return dict(tokens_per_second=self.tokens/t, samples_per_second=self.windows/t, steps_per_second=self.batches/t)
 
 # %% ../../nbs/852_monitor.profiler.ipynb #298a2364
 @patch
+def _training_seconds(self:TrainingProfiler):
+    "Seconds of training, without validation."
+    return max(1e-9, self.seconds()['total'] - self.parts['validation'])
+
+@patch
+def _columns(self:TrainingProfiler):
+    "Columns of a log line."
+    seconds = {f'seconds_{k}':round(v, 3) for k,v in self.seconds().items()}
+    return seconds | {k:round(v, 2) for k,v in self.throughput().items()} | memory_usage(self.learn.dls.device)
+
+@patch
 def after_epoch(self:TrainingProfiler):
-    if self.experiment is None: return
-    self.experiment.log(
-        **{f'seconds_{k}':round(v, 3) for k,v in self.seconds().items()},
-        **{k:round(v, 2) for k,v in self.throughput().items()},
-        **memory_usage(self.learn.dls.device),
-    )
+    if self.experiment is not None: self.experiment.log(**self._columns())
 
 # %% ../../nbs/852_monitor.profiler.ipynb #aaea34d7
 def plot_phases(
@@ -212,21 +218,28 @@ def plot(self:TrainingProfiler, ax=None):
     return ax
 
 # %% ../../nbs/852_monitor.profiler.ipynb #327bdb20
-def _read_number_in(path, key=None):
-    "First number in a file, or in its line `key`; None if there is none."
-    try: lines = Path(path).read_text().splitlines()
-    except OSError: return None
-    words = next((l.split() for l in lines if key is None or l.startswith(key)), [])
+def _lines_of(path):
+    "Lines of a file; none if it is not readable."
+    try: return Path(path).read_text().splitlines()
+    except OSError: return []
+
+def _read_number_in(path, key=''):
+    "First number in a file, or in its line `key`; None if none."
+    words = next((l.split() for l in _lines_of(path) if l.startswith(key)), [])
     return next((int(w) for w in words if w.isdigit()), None)
 
 # %% ../../nbs/852_monitor.profiler.ipynb #39c21e8f
 _CGROUP_LIMITS = ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes')
 
-def _physical_memory():
-    "Bytes of the machine's memory; None if unknown."
-    if total := _read_number_in('/proc/meminfo', 'MemTotal'): return total*1024
+def _memory_by_sysconf():
+    "Bytes of the machine's memory where there is no /proc; None if unknown."
     if not hasattr(os, 'sysconf') or 'SC_PHYS_PAGES' not in os.sysconf_names: return None
     return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')
+
+def _physical_memory():
+    "Bytes of the machine's memory; None if unknown."
+    total = _read_number_in('/proc/meminfo', 'MemTotal')
+    return total*1024 if total else _memory_by_sysconf()
 
 @cache
 def memory_limit()->int:
@@ -252,8 +265,8 @@ def _process_memory():
 # %% ../../nbs/852_monitor.profiler.ipynb #c73c329e
 def memory_usage(
     device='cpu' # device whose memory is measured
-)->dict:         # memory, memory_capacity in bytes; on a GPU also memory_reserved, gpu_utilization in [0, 1]; no unknown values
-    "Return the memory in use and the capacity."
+)->dict:         # memory, memory_capacity in bytes; on a GPU also memory_reserved, and gpu_utilization in [0, 1]
+    "Return the memory in use and the capacity, as far as they are known."
     device = torch.device(device)
     usage = _gpu_memory(device) if device.type == 'cuda' else _process_memory()
     return {k:v for k,v in usage.items() if v is not None}

@@ -185,7 +185,7 @@ def on_broken(self:AbcReader, m): self.voice.break_rhythm(m[0])
 @patch
 def on_bar(self:AbcReader, m):
     "Read a bar line."
-    text = m[0].lstrip('.')
+    text = m[0].lstrip('.').replace('[|]', '') or '|'      # an invisible bar line
     left, right = len(text) - len(text.lstrip(':')), len(text) - len(text.rstrip(':'))
     if set(text) == {':'}: left = right = len(text)//2
     self.voice.end_bar(left, right, text != '|')

@@ -17,182 +17,10 @@ from math import lcm
 from ..core import MidiError
 from ..midi.bytes import Finding
 from .measures import Measure, WrittenNote, WrittenPart, WrittenScore, meter_of_length
-
-# %% ../../nbs/223_score.kern.ipynb #88538407
-_DURATION = re.compile(r'(?<!\d)(\d{1,4})(?!\d)(?:%(\d{1,4})(?!\d))?(\.{0,8})')
-_PITCH = re.compile(r'([a-gA-G])\1{0,9}')
-_ACCIDENTALS = re.compile(r'#{1,3}|-{1,3}')
-_SEMITONES = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11)
-_UNPITCHED = 71  # the middle line of the treble staff
-
-@lru_cache(4096)
-def _reciprocal(number, count, dots):
-    "Return the quarter notes of `count` notes that are each a `number`-th of a whole note, with `dots`."
-    whole = Fraction(2**len(number)) if not int(number) else Fraction(1, int(number))
-    return 4*whole*int(count or 1)*(2 - Fraction(1, 2**dots))
-
-def _duration(text):
-    "Return the duration of a note in quarter notes: 0 for a grace note, None if it has none."
-    if 'q' in text or 'Q' in text: return Fraction(0)
-    m = _DURATION.search(text)
-    return _reciprocal(m[1], m[2], len(m[3])) if m else None
-
-# %% ../../nbs/223_score.kern.ipynb #c8141239
-def _pitch(text):
-    "Return the MIDI pitch of a note; None for a rest, or for a token without a pitch."
-    m = None if 'r' in text else _PITCH.search(text)
-    if not m: return _UNPITCHED if 'R' in text else None
-    octave = 4 + len(m[0]) if m[1].islower() else 5 - len(m[0])
-    signs = _ACCIDENTALS.match(text, m.end())
-    alter = len(signs[0])*(1 if signs[0][0] == '#' else -1) if signs else 0
-    return 12*octave + _SEMITONES[m[1].lower()] + alter
-
-def _tie(text):
-    "Return the tie of a note as in `WrittenNote`."
-    starts, stops = '[' in text, ']' in text
-    if '_' in text or starts and stops: return 'continue'
-    return 'start' if starts else 'stop' if stops else ''
-
-# %% ../../nbs/223_score.kern.ipynb #babb9907
-@dataclass(frozen=True)
-class _Token:
-    "A data token of a kern spine."
-    length: Fraction    # time that it takes, in quarter notes; None if not given
-    notes: tuple        # (pitch, duration, tie); a duration is None if not given
-    is_grace: bool = False
-
-@lru_cache(1 << 16)
-def _parse_token(token):
-    "Parse a data token; notes of a chord without a duration have that of the first one."
-    notes, lengths = [], []
-    for text in token.split(' '):
-        if text in ('', '.'): continue
-        length = _duration(text)
-        lengths.append(lengths[0] if length is None and lengths else length)
-        pitch = _pitch(text)
-        if pitch is not None: notes.append((pitch, lengths[-1], _tie(text)))
-    return _Token(lengths[0] if lengths else None, tuple(notes), bool(lengths) and lengths[0] == 0)
-
-# %% ../../nbs/223_score.kern.ipynb #293bc315
-@dataclass(eq=False)
-class _Column:
-    "A spine: the staff, part and instrument that its interpretations name."
-    kind: str                 # '**kern', '**text' …
-    index: int                # 0 is the leftmost
-    kern: object = None       # for other spines: the kern column to the left
-    staves: tuple = ()        # numbers of `*staff1/2`; 1 is the top staff
-    part: int = None          # number of `*part1`
-    code: str = ''            # 'piano', of `*Ipiano`
-    family: str = ''          # 'klav', of `*ICklav`
-    name: str = ''            # 'Piano', of `*I"Piano`
-    is_drum: bool = False
-    shift: int = 0            # semitones from the encoded to the sounding pitch
-    key: tuple = None         # sharps, whether it is minor
-    events: list = field(default_factory=list)  # (measure, onset, token) of a spine that is not kern
-    notes: dict = field(default_factory=dict)   # lists of `WrittenNote` by measure
-
-# %% ../../nbs/223_score.kern.ipynb #07ec77ed
-@dataclass(eq=False)
-class _Path:
-    "A field of a line, and when its last token ends."
-    column: _Column = None     # None for a spine that `*+` added, until its interpretation
-    voice: str = ''            # differs between the paths of a column
-    end: int = 0               # in units of the `_Reader`, from the beginning
-    is_ossia: bool = False     # an alternative that is not played
-    @property
-    def is_kern(self): return self.column is not None and self.column.kind == '**kern'
-
-# %% ../../nbs/223_score.kern.ipynb #5eb38474
-def _merged(run):
-    "Return what is left of neighboring paths that all merge: one path for each column that has several of them."
-    groups = {}
-    for path in run: groups.setdefault(path.column, []).append(path)
-    lists = list(groups.values()) if min(map(len, groups.values())) > 1 else [run]
-    return [_Path(paths[0].column, paths[0].voice, max(p.end for p in paths)) for paths in lists]
-
-def _run_of_merges(tokens, i):
-    "Return the index after the neighboring `*v` that begin at `i`."
-    while i < len(tokens) and tokens[i] == '*v': i += 1
-    return i
-
-def _exchanged(paths, tokens):
-    "Return `paths` after each pair of `*x` changed places."
-    paths, at = list(paths), [i for i,t in enumerate(tokens) if t == '*x']
-    for i,j in zip(at[::2], at[1::2]): paths[i], paths[j] = paths[j], paths[i]
-    return paths
-
-# %% ../../nbs/223_score.kern.ipynb #d6697779
-def _split_path(path, names):
-    "Return the two paths of one that splits; the second has a new voice."
-    return [path, _Path(path.column, f'{path.voice or 0}.{next(names)}', path.end)]
-
-def _next_paths(
-    paths,  # of the fields of a line
-    tokens, # the line, with spine paths
-    names,  # iterator of numbers for new voices
-)->list:    # the paths of the next line
-    "Follow the spine paths `*^`, `*v`, `*+`, `*x` and `*-` of a line."
-    paths, out, i = _exchanged(paths, tokens), [], 0
-    while i < len(paths):
-        after = max(_run_of_merges(tokens, i), i + 1)
-        match tokens[i]:
-            case '*^': out += _split_path(paths[i], names)
-            case '*+': out += [paths[i], _Path(end=paths[i].end)]
-            case '*v': out += _merged(paths[i:after])
-            case '*-': pass
-            case _: out.append(paths[i])
-        i = after
-    return out
-
-# %% ../../nbs/223_score.kern.ipynb #0670a041
-def _set_staff(column, m): column.staves = tuple(int(n) for n in m[1].split('/') if n)
-def _set_part(column, m): column.part = int(m[1])
-def _set_name(column, m): column.name = column.name or m[1].strip()
-def _set_code(column, m): column.code = column.code or m[1]
-def _set_family(column, m): column.family = m[1].lower()
-def _set_drum(column, m): column.is_drum = True
-def _set_shift(column, m): column.shift = -int(m[1])
-
-# %% ../../nbs/223_score.kern.ipynb #68001b55
-_FIFTHS = dict(zip('fcgdaeb', range(-1, 6)))  # sharps of the major keys
-
-def _set_signature(column, m):
-    "Read `*k[b-e-]`; the mode stays as it is if the signature does."
-    altered = {step:sign for step,sign in re.findall(r'([a-g])([#-])', m[1].lower())}
-    signs = list(altered.values())
-    sharps = signs.count('#') - signs.count('-')
-    column.key = sharps, bool(column.key and column.key[0] == sharps and column.key[1])
-
-def _set_mode(column, m):
-    "Read `*e-:`, minor, or `*E-:`, major; the number of sharps is that of the signature, if there is one."
-    minor = m[1].islower()
-    sharps = _FIFTHS[m[1].lower()] + 7*(m[2].count('#') - m[2].count('-')) - 3*minor
-    column.key = column.key[0] if column.key else sharps, minor
-
-# %% ../../nbs/223_score.kern.ipynb #ed5341aa
-_OF_COLUMN = [(re.compile(pattern), function) for pattern,function in (
-    (r'\*k\[([^\]]{0,99})', _set_signature),
-    (r'\*([a-gA-G])([#-]{0,2}):', _set_mode),
-    (r'\*staff(\d{1,4}(?:/\d{1,4})*)', _set_staff),
-    (r'\*part(\d{1,4})', _set_part),
-    (r'\*I"(?!")(.*)', _set_name),
-    (r'\*IC([a-zA-Z]+)', _set_family),
-    (r'\*I([a-z]\w{2,})', _set_code),
-    (r'\*Trd-?\d{1,2}c(-?\d{1,2})', _set_shift),
-    (r'\*clefX', _set_drum),
-)]
-
-@lru_cache(4096)
-def _column_setting(token):
-    "Return the function and the match of an interpretation of a column; (None, None) for others."
-    for pattern,function in _OF_COLUMN:
-        if m := pattern.match(token): return function, m
-    return None, None
-
-def _interpret(column, token):
-    "Take over an interpretation into `column`."
-    function, m = _column_setting(token)
-    if function: function(column, m)
+from aurl.score.spines import (
+    Spine, SpinePath, drum_key, interpret, is_percussion, next_paths, parse_token, program_of, reciprocal,
+                               staves_of_parts
+)
 
 # %% ../../nbs/223_score.kern.ipynb #fe44c06f
 @lru_cache(1 << 14)
@@ -308,7 +136,7 @@ def _advance(reader):
 def _read_data(reader, tokens):
     "Read a line of notes, lyrics and dynamics."
     fields = [(p, t) for p,t in zip(reader.paths, tokens) if t not in ('.', '') and t[0] != '=']
-    kern = [(p, _parse_token(t)) for p,t in fields if p.is_kern]
+    kern = [(p, parse_token(t)) for p,t in fields if p.is_kern]
     if kern: _synchronize(reader, [p for p,_ in kern])
     if kern and not reader.has_bars: _divide(reader)
     if kern and reader.start is None: _enter_measure(reader)
@@ -324,7 +152,7 @@ _DENOMINATORS = 1, 2, 4, 8, 16, 32, 64
 
 def _as_meter(m):
     "Return numerator and denominator of `*M3/4`, `*M3/0` or `*M2/3%2`; None if MIDI cannot represent them."
-    unit = _reciprocal(m[2], m[3], 0)
+    unit = reciprocal(m[2], m[3])
     denominator = 1 if unit > 4 else 4/unit
     return meter_of_length(int(m[1])*unit, int(denominator) if denominator in _DENOMINATORS else 4)
 
@@ -363,7 +191,7 @@ def _read_section(reader, token):
 def _column_at(reader, i, kind):
     "Return the column of the field `i` in a line of exclusive interpretations, all of whose spines are new."
     if i < len(reader.columns) and reader.columns[i].kind == kind: return reader.columns[i]
-    reader.columns.append(_Column(kind, len(reader.columns)))
+    reader.columns.append(Spine(kind, len(reader.columns)))
     return reader.columns[-1]
 
 def _attach(paths):
@@ -379,10 +207,10 @@ def _begin_spines(reader, tokens):
     if not reader.paths:
         reader.begin_measure()
         reader.now = max(reader.now, reader.end)
-        reader.paths = [_Path(_column_at(reader, i, t), end=reader.now) for i,t in enumerate(tokens)]
+        reader.paths = [SpinePath(_column_at(reader, i, t), end=reader.now) for i,t in enumerate(tokens)]
     for path,token in zip(reader.paths, tokens):
         if token.startswith('**') and not (path.column and path.column.kind == token):
-            path.column = _Column(token, len(reader.columns))
+            path.column = Spine(token, len(reader.columns))
             reader.columns.append(path.column)
     _attach(reader.paths)
 
@@ -391,7 +219,7 @@ _SPINE_PATHS = {'*^', '*v', '*+', '*x', '*-'}
 
 def _read_tandem(reader, path, token):
     "Read an interpretation of one field."
-    if path.column: _interpret(path.column, token)
+    if path.column: interpret(path.column, token)
     if token.startswith('*>') and path.is_kern: _read_section(reader, token)
     elif token in ('*ossia', '*Xossia'): path.is_ossia = token == '*ossia'
     elif token == '*cue': reader.counts['cue'] += 1
@@ -404,7 +232,7 @@ def _read_interpretations(reader, tokens):
     _read_meter(reader, tokens)
     _read_tempo(reader, tokens)
     _read_key(reader)
-    if not _SPINE_PATHS.isdisjoint(tokens): reader.paths = _next_paths(reader.paths, tokens, reader.voices)
+    if not _SPINE_PATHS.isdisjoint(tokens): reader.paths = next_paths(reader.paths, tokens, reader.voices)
 
 # %% ../../nbs/223_score.kern.ipynb #61d32c45
 def _fields(reader, line):
@@ -417,7 +245,7 @@ def _fields(reader, line):
             return attempt
     raise MidiError(f'line {reader.line} has {len(tokens)} fields for {n} spines', way_out=_WAY_OUT)
 
-_WAY_OUT = 'correct the line, or validate the file with the Humdrum tools; a line needs one field per spine, separated by tabs'
+_WAY_OUT = 'correct the line; each line needs one field per spine, separated by tabs'
 
 # %% ../../nbs/223_score.kern.ipynb #2d5a1603
 def _read_comment(reader, line):
@@ -473,87 +301,9 @@ def _read_lines(text):
     for reader.line,line in enumerate(text.split('\n'), 1):
         if line.strip(): _read_line(reader, line)
     if not any(c.kind == '**kern' for c in reader.columns):
-        raise MidiError('without a **kern spine', way_out='convert other representations to **kern with the Humdrum tools')
+        raise MidiError('without a **kern spine', way_out='convert it to **kern with the Humdrum tools')
     _finish(reader)
     return reader
-
-# %% ../../nbs/223_score.kern.ipynb #1f3021fd
-_PROGRAMS = {int(program):codes.split() for program,codes in (line.split(None, 1) for line in '''\
-0 piano pianf forte fortp klav
-6 cemba clavi
-8 celes celst
-9 glock
-11 vibra
-12 marim
-13 xylo xylop
-14 campn
-16 hammd
-19 organ
-20 physh harmn
-21 accor
-24 guitr liuto tiorb mando lute
-40 violn violp
-41 viola viole violt
-42 cello viols violb gamba
-43 cbass vlne
-46 arpa harp harps
-47 timpa
-52 soprn mezzo calto alto tenor barit bass vox coro cant canto quinto sesto feme male infant recit
-56 tromp clrno cornt flugh
-57 tromt tromb troma troms
-58 tuba ophic serp
-60 cor corno
-64 saxS sxhS
-65 saxA
-66 saxT
-67 saxR sxhB
-68 oboe
-69 cangl
-70 fagot fag_c fagotc dulc
-71 clars clara clarb clarp claro
-72 picco
-73 flt flt_b
-74 recor'''.splitlines())}
-_PROGRAM_OF = {code:program for program,codes in _PROGRAMS.items() for code in codes}
-_PROGRAM_OF_FAMILY = dict(klav=0, str=48, vox=52, bras=61, ww=73)
-_DRUM_OF = dict(bdrum=36, sdrum=38, drum=38, drumP=38, perc=38, tom=45, piatt=49, cymba=49, gong=52, tambn=54, tambu=54,
-                castn=85, casts=85, trngl=81, trian=81)
-_TWO_STAVES = set(_PROGRAMS[0] + _PROGRAMS[6] + _PROGRAMS[8] + _PROGRAMS[19] + _PROGRAMS[20] + _PROGRAMS[46])
-
-# %% ../../nbs/223_score.kern.ipynb #ae89dbd0
-def _program(column):
-    "Return the General MIDI program of a column."
-    return _PROGRAM_OF.get(column.code, _PROGRAM_OF_FAMILY.get(column.family, 0))
-
-def _is_percussion(column): return column.is_drum or column.code in _DRUM_OF or column.family == 'perc'
-
-def _from_top(columns):
-    "Return the kern columns from the top of the page to its bottom."
-    numbers = [c.staves[0] if c.staves else 0 for c in columns]
-    by_number = 0 not in numbers and len(set(numbers)) == len(numbers)
-    return sorted(columns, key=_top_staff) if by_number else columns[::-1]
-
-def _top_staff(column): return column.staves[0]
-
-# %% ../../nbs/223_score.kern.ipynb #efe42f0e
-def _continues(part, column, most):
-    "Whether `column` is a further staff of the keyboard instrument or harp in `part`, of at most `most` staves."
-    if len(part) == most or column.part is not None or column.code not in _TWO_STAVES: return False
-    names = {c.name for c in part if c.name}
-    return part[0].part is None and part[0].code == column.code and (not names or column.name in ('', *names))
-
-def _staves_of_parts(columns):
-    "Return the kern columns of each part, as lists; an even number of staves of one keyboard is divided into pairs."
-    parts, of_number, columns = [], {}, [c for c in columns if c.kind == '**kern']
-    counts = Counter(c.code for c in columns)
-    for column in _from_top(columns):
-        n = counts[column.code]
-        if column.part in of_number: of_number[column.part].append(column)
-        elif parts and _continues(parts[-1], column, n if n % 2 else 2): parts[-1].append(column)
-        else:
-            parts.append([column])
-            if column.part is not None: of_number[column.part] = parts[-1]
-    return parts
 
 # %% ../../nbs/223_score.kern.ipynb #6d602e7c
 _LEVELS = dict(pppp=8, ppp=16, pp=33, p=49, mp=64, mf=80, f=96, ff=112, fff=120, ffff=126)
@@ -662,7 +412,7 @@ def _findings(reader):
 # %% ../../nbs/223_score.kern.ipynb #c2b657d3
 def _use_drum_keys(column):
     "Replace the staff positions of a percussion instrument by its MIDI key, if it has one."
-    key = _DRUM_OF.get(column.code)
+    key = drum_key(column)
     for notes in column.notes.values():
         for note in notes: note.pitch = key or note.pitch
 
@@ -670,7 +420,7 @@ def _part(columns, staves):
     "Return the `WrittenPart` of the columns in `staves`."
     named = next((c for c in staves if c.name), staves[0])
     played = next((c for c in staves if c.code or c.family), staves[0])
-    part = WrittenPart(named.name, _program(played), all(map(_is_percussion, staves)))
+    part = WrittenPart(named.name, program_of(played), all(map(is_percussion, staves)))
     for column in staves:
         if part.is_drum: _use_drum_keys(column)
         for measure,notes in column.notes.items(): part.notes.setdefault(measure, []).extend(notes)
@@ -684,7 +434,7 @@ def read_kern(
 )->WrittenScore:
     "Read a kern file; raise a `MidiError` if its spines cannot be followed."
     reader = _read_lines(_text(data))
-    parts = _staves_of_parts(reader.columns)
+    parts = staves_of_parts(reader.columns)
     _apply_dynamics(reader.columns, parts)
     names = reader.references
     written = WrittenScore(reader.measures, [_part(reader.columns, staves) for staves in parts],

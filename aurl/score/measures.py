@@ -228,15 +228,14 @@ def meter_rows(
         _read_nominal(meters, measure, time)
         if any(onset for onset,*_ in measure.meters): pass                          # written above
         elif lengths[k] == meters.bar or not lengths[k]: meters.set(time, meters.nominal)
-        else: n = _write_irregular(meters, measures, order, k, time)
+        else: n = _write_irregular(meters, measures, order, lengths, k, time)
         time += sum(lengths[k:k + n])
         k += n
     return meters.rows
 
 # %% ../../nbs/216_score.measures.ipynb #5a0f2627
-def _write_irregular(meters, measures, order, k, time):
+def _write_irregular(meters, measures, order, lengths, k, time):
     "Write the meter of the irregular `k`-th measure; return how many measures it is valid for."
-    lengths = _measure_lengths(measures, order)
     n = _joined(lengths, k, meters.bar) if k else 0
     is_last = k == len(order) - 1
     if n > 1 and not _next_has_meter(measures, order, k, n) or is_last and lengths[k] < meters.bar:

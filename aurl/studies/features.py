@@ -78,13 +78,17 @@ def register_feature(
     return register
 
 # %% ../../nbs/350_studies.features.ipynb #2fb8d253
+def _unknown_feature(name):
+    "Error that suggests the nearest name."
+    return ConfigError(f'unknown feature {name!r}{suggest(name, features)}',
+                       way_out=f"the features are {', '.join(features)}")
+
 def find_feature(
     name:str, # name of a feature
 )->Feature:
     "Return the feature called `name`."
-    if name in features: return features[name]
-    raise ConfigError(f'unknown feature {name!r}{suggest(name, features)}',
-                      way_out=f"the features are {', '.join(features)}")
+    if name not in features: raise _unknown_feature(name)
+    return features[name]
 
 # %% ../../nbs/350_studies.features.ipynb #d39c79e2
 def _feature_at(name, module):
@@ -123,17 +127,19 @@ def pitch_range(m):
     return np.ptp(m.pitch[m.pitched]) if m.pitched.any() else np.nan
 
 # %% ../../nbs/350_studies.features.ipynb #57ccc1bb
+def _pitched_times(m): return m.onset[m.pitched], m.end[m.pitched]
+
 @register_feature('polyphony', 'notes', _muspy)
 def polyphony(m):
     "Mean number of simultaneous notes while any sounds, without drums."
-    on, end = m.onset[m.pitched], m.end[m.pitched]
+    on, end = _pitched_times(m)
     sounding = covered_seconds(on, end)
     return (end - on).sum()/sounding if sounding else np.nan
 
 @register_feature('polyphony_rate', 'share', _muspy)
 def polyphony_rate(m):
     "Share of the sounding time in which at least two notes sound, without drums."
-    on, end = m.onset[m.pitched], m.end[m.pitched]
+    on, end = _pitched_times(m)
     sounding = covered_seconds(on, end)
     return seconds_with_polyphony(on, end)/sounding if sounding else np.nan
 
@@ -233,11 +239,14 @@ def _strongest_place(a, b):
     return out
 
 # %% ../../nbs/350_studies.features.ipynb #e28eb96e
+def _metrical_places(cell):
+    "Onsets at the nearest sixteenths or thirds of a beat, each once."
+    return np.unique(cell//12*12 + _NEAREST_PLACE[cell % 12])
+
 @register_feature('syncopation', 'levels a note', 'Longuet-Higgins & Lee 1984; Fitch & Rosenfeld 2007')
 def syncopation(m):
     "Mean syncopation of the notes of the melody, 0 … 2."
-    c = m.onset_cell[m.skyline]
-    c = np.unique(c//12*12 + _NEAREST_PLACE[c % 12])
+    c = _metrical_places(m.onset_cell[m.skyline])
     if len(c) < 2: return 0.
     return np.maximum(_strongest_place(c[:-1], c[1:]) - _METRICAL_WEIGHT[c[:-1] % 12], 0).mean()
 
@@ -281,8 +290,8 @@ def note_length(m):
 @register_feature('articulation', 'share')
 def articulation(m):
     "Mean ratio of duration to inter-onset interval of the melody: 1 is legato."
-    note, gap = m.skyline[:-1], np.diff(m.beat[m.skyline])
-    beats = (m.beat_end - m.beat)[note]
+    gap = np.diff(m.beat[m.skyline])
+    beats = (m.beat_end - m.beat)[m.skyline[:-1]]
     return mean_or_nan(np.minimum(beats[gap > 0]/gap[gap > 0], 1))
 
 # %% ../../nbs/350_studies.features.ipynb #f7b0b92e
@@ -329,20 +338,22 @@ def n_instrument_families(m):
     return len(np.unique(m.family))
 
 # %% ../../nbs/350_studies.features.ipynb #d240acbf
+def _features_called(names): return [find_feature(k) for k in (features if names is None else names)]
+
 def measure_all(
     music,      # a `Score` or `Music`
-    names=None, # names of features; None: all registered
+    names=None, # names of features; None: all
 )->dict:        # {name: value}
     "Measure the features of a piece."
     m = as_music(music)
-    return {k:find_feature(k)(m) for k in (features if names is None else names)}
+    return {f.name:f(m) for f in _features_called(names)}
 
 def measure_each(
     scores,     # iterable of `Score`
     names=None, # names of features; None: all registered
 )->dict:        # {name: (scores,) float64}
     "Measure the features of many pieces as columns."
-    names = [find_feature(k).name for k in (features if names is None else names)]
+    names = [f.name for f in _features_called(names)]
     rows = np.array([list(measure_all(s, names).values()) for s in scores]).reshape(-1, len(names))
     return dict(zip(names, rows.T))
 

@@ -39,13 +39,13 @@ class AverageConfig(Config):
         return dict(kind=value) if isinstance(value, str) else value
 
 # %% ../../nbs/752_train.averaging.ipynb #afe0d546
+def _decay_at(n, decay, use_warmup): return min(decay, (1 + n)/(10 + n)) if use_warmup else decay
+
 def _ema_update(decay, use_warmup):
-    "Return the EMA update for `AveragedModel`, a function of the mean, the weights and the number averaged before."
+    "EMA update for `AveragedModel`."
     @torch.no_grad()
     def update(averaged, current, n):
-        n = int(n)
-        d = min(decay, (1 + n)/(10 + n)) if use_warmup else decay
-        torch._foreach_lerp_(list(averaged), list(current), 1 - d)
+        torch._foreach_lerp_(list(averaged), list(current), 1 - _decay_at(int(n), decay, use_warmup))
     return update
 
 class _WeightList(nn.Module):
@@ -86,21 +86,28 @@ def after_cancel_step(self:WeightAveraging): self.step_canceled = True
 
 @patch
 def after_step(self:WeightAveraging):
-    if self.step_canceled: return                                             # a skipped step does not count
+    if self.step_canceled: return  # a skipped step does not count
     self.n_steps += 1
+    if self._has_begun() and self.n_steps % self.config.every == 0: self.averaged.update_parameters(self.trained)
+
+@patch
+def _has_begun(self:WeightAveraging):
+    "Whether averaging has begun; that of SWA does so in the course of the training."
     used = self.run_budget.used if self.run_budget else self.pct_train
-    too_early = self.config.kind == 'swa' and used < self.config.start
-    if not too_early and self.n_steps % self.config.every == 0: self.averaged.update_parameters(self.trained)
+    return self.config.kind != 'swa' or used >= self.config.start
 
 # %% ../../nbs/752_train.averaging.ipynb #d41b264b
 @patch
 @torch.no_grad()
 def swap(self:WeightAveraging):
-    "Exchange the weights and their mean."
-    if not self.swapped and not int(self.averaged.n_averaged): return          # nothing has been averaged yet
-    pairs = zip(self.trained.parameters(), self.averaged.module.parameters(), strict=True)
-    for p,m in pairs: p.data, m.data = m.data, p.data
+    "Exchange the weights and their mean, if any."
+    if not self.swapped and not int(self.averaged.n_averaged): return
+    for p,m in self._weight_pairs(): p.data, m.data = m.data, p.data
     self.swapped = not self.swapped
+
+@patch
+def _weight_pairs(self:WeightAveraging):
+    return zip(self.trained.parameters(), self.averaged.module.parameters(), strict=True)
 
 # %% ../../nbs/752_train.averaging.ipynb #efc7afb1
 @patch
@@ -126,9 +133,13 @@ def finish(self:WeightAveraging):
 @patch
 def state_dict(self:WeightAveraging)->dict:
     if self.averaged is None: return dict(steps=self.n_steps, n=0, mean=[])
+    return dict(steps=self.n_steps, n=int(self.averaged.n_averaged), mean=self._mean())
+
+@patch
+def _mean(self:WeightAveraging):
+    "The averaged weights; while they are swapped, they are in the model."
     holder = self.trained if self.swapped else self.averaged.module
-    mean = [p.detach() for p in holder.parameters()]
-    return dict(steps=self.n_steps, n=int(self.averaged.n_averaged), mean=mean)
+    return [p.detach() for p in holder.parameters()]
 
 @patch
 @torch.no_grad()

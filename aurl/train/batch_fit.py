@@ -43,10 +43,12 @@ class TensorMemoryMeter(TorchDispatchMode):
         storage = t.untyped_storage()
         key, n = storage._cdata, storage.nbytes()
         if key in self.seen: return
+        self._add(key, n)
+        weakref.finalize(storage, self._untrack, key, n)
+    def _add(self, key, n):
         self.seen.add(key)
         self.now += n
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._untrack, key, n)
     def _untrack(self, key, n):
         self.seen.discard(key)
         self.now -= n
@@ -294,11 +296,14 @@ def _candidates(cfg):
             yield 'model', cfg.changed(model=name), f'model={name}', 'a smaller model'
 
 # %% ../../nbs/794_train.batch_fit.ipynb #95d70dc3
+def _halvings(cfg):
+    "Yield the configurations with smaller batches, and the number of batches in one of the original size."
+    for k in range(1, max_halvings(cfg) + 1): yield halve_batch(cfg, k), 2**k
+
 def _smaller_batches(cfg):
     "Yield the halvings of the batch."
-    for k in range(1, max_halvings(cfg) + 1):
-        small = halve_batch(cfg, k)
-        cost = f'the same optimizer steps in {2**k} batches of {small.batch_size} each, a little slower'
+    for small,n in _halvings(cfg):
+        cost = f'the same optimizer steps in {n} batches of {small.batch_size} each, a little slower'
         yield 'batch', small, 'fit_batch=true', cost
 
 # %% ../../nbs/794_train.batch_fit.ipynb #f602e8bb
@@ -306,9 +311,8 @@ def _recomputed(cfg):
     "Yield recomputation of the layers, alone and with smaller batches."
     recomputed = cfg.changed(recompute=True)
     yield 'recompute', recomputed, 'recompute=true', 'about a third more time'
-    for k in range(1, max_halvings(cfg) + 1):
-        cost = f'about a third more time, in {2**k} batches per step'
-        yield 'recompute', halve_batch(recomputed, k), 'recompute=true fit_batch=true', cost
+    for small,n in _halvings(recomputed):
+        yield 'recompute', small, 'recompute=true fit_batch=true', f'about a third more time, in {n} batches per step'
 
 # %% ../../nbs/794_train.batch_fit.ipynb #3bf1c780
 def memory_options(

@@ -111,10 +111,14 @@ def _estimate_valid_seconds(self:Budget):
 def before_validate(self:Budget): self.valid_batches, self.valid_start = 0, self.clock()
 
 @patch
+def _limit_valid_batches(self:Budget):
+    "Let this validation and the next ones end here if the time for one is used."
+    if self.clock() - self.valid_start >= self.max_valid_seconds: self.max_valid_batches = self.valid_batches
+
+@patch
 def _count_valid_batch(self:Budget):
     self.valid_batches += 1
-    if self.max_valid_batches is None and self.clock() - self.valid_start >= self.max_valid_seconds:
-        self.max_valid_batches = self.valid_batches
+    if self.max_valid_batches is None: self._limit_valid_batches()
     if self.max_valid_batches and self.valid_batches >= self.max_valid_batches: raise CancelValidException
 
 @patch
@@ -193,11 +197,10 @@ def after_batch(self:KeepBest):
 def after_validate(self:KeepBest):
     self.learn.valid_nats = self.loss_sum/max(1, self.n_targets)
     self.valid_losses.append(self.valid_nats)
-    score = self.valid_nats if self.score_fn is None else self.score_fn(self.learn)
+    score = self._score()
     if not self._is_best(score): return
-    self.best_loss, self.best_score = self.valid_nats, math.inf if score is None else score
-    self.weights = _cpu_weights(self.model)
-    if self.folder is not None and time.monotonic() - self.saved_time > self.every: self.save()
+    self._keep(score)
+    if self._is_copy_due(): self.save()
 
 # %% ../../nbs/734_train.budget.ipynb #7802961f
 @patch
@@ -205,6 +208,19 @@ def _is_best(self:KeepBest, score):
     "Whether this is the best validation; until a score is defined, by the held-out loss."
     if score is None: return self.best_score == math.inf and self.valid_nats < self.best_loss
     return score < self.best_score
+
+@patch
+def _score(self:KeepBest): return self.valid_nats if self.score_fn is None else self.score_fn(self.learn)
+
+@patch
+def _keep(self:KeepBest, score):
+    "Keep the current weights as the best."
+    self.best_loss, self.best_score = self.valid_nats, math.inf if score is None else score
+    self.weights = _cpu_weights(self.model)
+
+@patch
+def _is_copy_due(self:KeepBest):
+    return self.folder is not None and time.monotonic() - self.saved_time > self.every
 
 @patch
 def save(self:KeepBest):
@@ -264,12 +280,17 @@ class RunLog(Callback):
         self.logged_time, self.logged_pct = self.clock(), 0.
 
 # %% ../../nbs/734_train.budget.ipynb #e8e94759
+def _gradient_norm(model):
+    "Norm of all gradients together; None if there are none."
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return full_tensor(torch.nn.utils.get_total_norm(grads)) if grads else None
+
 @patch
 def before_step(self:RunLog):
-    "Measure the gradient norm unless another callback does, such as `GradientClipping` or `AnomalyMonitor`."
+    "Measure the gradient norm unless another callback does."
     if any(getattr(c, 'measures_norm', False) for c in self.cbs): return
-    grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-    if grads: self.learn.grad_norm = full_tensor(torch.nn.utils.get_total_norm(grads))
+    norm = _gradient_norm(self.model)
+    if norm is not None: self.learn.grad_norm = norm
 
 # %% ../../nbs/734_train.budget.ipynb #f61c692d
 @patch
@@ -293,7 +314,11 @@ def after_validate(self:RunLog):
 def due(self:RunLog)->bool:
     "Whether this step is logged."
     if self.step == 1 or self.step % self.every == 0: return True
-    if self.clock() - self.logged_time >= self.seconds: return True
+    return self.clock() - self.logged_time >= self.seconds or self._is_due_by_budget()
+
+@patch
+def _is_due_by_budget(self:RunLog):
+    "Whether a line's share of the budget has been used since the last line."
     return self.run_budget is not None and (self.run_budget.used - self.logged_pct)*self.min_lines >= 1
 
 @patch
@@ -321,8 +346,7 @@ def _line(self:RunLog):
 def _more_columns(self:RunLog):
     "What other callbacks have measured."
     more = {k:getattr(self.learn, k) for k in ('waste', 'grad_norm') if hasattr(self.learn, k)}
-    for c in self.cbs:
-        if hasattr(c, 'log_columns'): more |= c.log_columns()  # such as the loss scale in float16
+    for c in self.cbs: more |= getattr(c, 'log_columns', dict)()
     return more
 
 # %% ../../nbs/734_train.budget.ipynb #a92b4461
@@ -338,17 +362,23 @@ def _progress(self:RunLog):
     self.experiment.progress('train', used, f'step {self.step}{self.loss_text}{valid}{words}')
 
 # %% ../../nbs/734_train.budget.ipynb #c6c5d7ab
+def _batch_index(loader, epoch):
+    "Index of the batch read last, within its epoch; the loader may be at the next one already."
+    return (loader.at or len(loader._steps(epoch, 0))) - 1
+
 class WindowLog(Callback):
     "Record each training window in `windows.jsonl` of a run."
     order, goes_back = 58.5, False
     def __init__(self, run): self.experiment = run # an `Experiment`
     def after_batch(self):
-        loader = self.dls.train
         if not self.training or getattr(self.experiment, 'quiet', False): return
-        epoch = data_epoch(self.learn)
-        at = (loader.at or len(loader._steps(epoch, 0))) - 1          # within the epoch of this batch, also at its end
-        line = dict(step=self.train_iter, epoch=epoch, batch=at, windows=loader.records(at, epoch))
-        self.experiment._append('windows.jsonl', to_json(line))
+        self.experiment._append('windows.jsonl', to_json(self._line()))
+
+    def _line(self):
+        "The windows of the batch."
+        loader, epoch = self.dls.train, data_epoch(self.learn)
+        i = _batch_index(loader, epoch)
+        return dict(step=self.train_iter, epoch=epoch, batch=i, windows=loader.records(i, epoch))
 
 # %% ../../nbs/734_train.budget.ipynb #4e0f273e
 @contextlib.contextmanager

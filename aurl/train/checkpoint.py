@@ -53,8 +53,10 @@ def _pack_array(array, tensors, at):
     values = pack(array.ravel().tolist(), tensors, at)
     return {'$array': values, 'dtype': str(array.dtype), 'shape': list(array.shape)}
 
+def _has_plain_keys(tree): return all(isinstance(k, str) and not k.startswith('$') for k in tree)
+
 def _pack_dict(tree, tensors, at):
-    if all(isinstance(k, str) and not k.startswith('$') for k in tree):
+    if _has_plain_keys(tree):
         return {k:pack(v, tensors, f'{at}/{k}') for k,v in tree.items()}
     return {'$dict': [[pack(k, tensors, f'{at}/key'), pack(v, tensors, f'{at}/{k}')] for k,v in tree.items()]}
 
@@ -190,9 +192,11 @@ def _write_content(d, content, config, codec, state):
     if content.optimizer is not None: _write_tree(d, 'optimizer', content.optimizer)
     if content.training: _write_tree(d, 'training', content.training)
 
+def _record(path): return dict(size=path.stat().st_size, sha256=sha256_of(path))
+
 def _file_records(d):
     "Size and SHA-256 of each file in `d`."
-    return {f.name:dict(size=f.stat().st_size, sha256=sha256_of(f)) for f in sorted(d.iterdir())}
+    return {f.name:_record(f) for f in sorted(d.iterdir())}
 
 # %% ../../nbs/776_train.checkpoint.ipynb #c8a0c7c6
 @contextlib.contextmanager
@@ -211,35 +215,35 @@ def _atomic_replace(path):
 
 # %% ../../nbs/776_train.checkpoint.ipynb #5b1852bb
 def _recover(folder):
-    "Undo a killed process's renames."
+    "Undo a killed process's rename."
     for old in Path(folder).glob('.*.old.tmp'):
         path = old.with_name(old.name[1:-len('.old.tmp')])
         with contextlib.suppress(OSError):
             if not path.exists(): old.rename(path)
 
 # %% ../../nbs/776_train.checkpoint.ipynb #ff1ab27e
+def _compress_one(d, name, plain):
+    "Replace a file by a compressed one; return its name and its record."
+    small = d/f'{name}.z'
+    compress_file(d/name, small)
+    (d/name).unlink()
+    return small.name, _record(small) | dict(plain=plain)
+
 def _compressed(d, files):
-    "Compress the tensor files in `d`; return the manifest's `files`, with size and hash before compression as `plain`."
-    out = {}
-    for name,plain in files.items():
-        if not name.endswith('.safetensors'):
-            out[name] = plain
-            continue
-        small = d/f'{name}.z'
-        compress_file(d/name, small)
-        (d/name).unlink()
-        out[small.name] = dict(size=small.stat().st_size, sha256=sha256_of(small), plain=plain)
-    return out
+    "Compress the tensor files in `d`; return the records of all files, for the manifest."
+    return dict(_compress_one(d, k, v) if k.endswith('.safetensors') else (k, v) for k,v in files.items())
 
 # %% ../../nbs/776_train.checkpoint.ipynb #ae1f2e75
+def _expanded(d, name, plain):
+    "Content of a compressed file."
+    data = expand_file(d/name, plain['size'])
+    if sha256_of(data) != plain['sha256']: raise _damaged_file(d, name, 'does not unpack to what was written')
+    return bytes(data)
+
 def _tensors(d, name, files):
     "Load the tensors of the file `name` in `d`, compressed or not."
     if name in files: return load_file(d/name)
-    plain = files[f'{name}.z']['plain']
-    data = expand_file(d/f'{name}.z', plain['size'])
-    if sha256_of(data) != plain['sha256']:
-        raise CheckpointError(f'{name}.z does not unpack to what was written', path=d, way_out=_earlier)
-    return load(bytes(data))
+    return load(_expanded(d, f'{name}.z', files[f'{name}.z']['plain']))
 
 def _write_tree(d, name, tree):
     "Write `tree` as `name`.json and, if it has tensors, `name`.safetensors."
@@ -302,20 +306,18 @@ def _damaged_file(path, name, what): return CheckpointError(f'{name} {what}', pa
 # %% ../../nbs/776_train.checkpoint.ipynb #0e85b239
 _MAX_RATIO = 200 # largest ratio of uncompressed to compressed size, beyond 64 MiB
 
+def _is_record(x):
+    "Whether `x`, from a manifest, has the size and SHA-256 of a file."
+    return isinstance(x, dict) and isinstance(x.get('size'), int) and isinstance(x.get('sha256'), str)
+
 def _plausible_size(plain, size):
     "Return whether a file of `size` bytes can decompress to the size in the manifest."
-    return (
-        isinstance(plain, dict)
-        and isinstance(plain.get('sha256'), str)
-        and isinstance(plain.get('size'), int)
-        and 0 <= plain['size'] <= _MAX_RATIO * size + (1 << 26)
-    )
+    return _is_record(plain) and 0 <= plain['size'] <= _MAX_RATIO*size + (1 << 26)
 
 # %% ../../nbs/776_train.checkpoint.ipynb #91c1eaf7
 def _check_file(path, name, want):
     "Check that `name` is a regular file of the recorded size, with a plausible header."
-    if not (isinstance(want, dict) and isinstance(want.get('size'), int) and isinstance(want.get('sha256'), str)):
-        raise _damaged_manifest(path)
+    if not _is_record(want): raise _damaged_manifest(path)
     try: s = os.stat(path/name)
     except (OSError, ValueError): raise _damaged_file(path, name, 'is missing') from None
     if fault := _file_fault(name, s, want): raise _damaged_file(path, name, fault)
@@ -336,11 +338,9 @@ def _file_fault(name, s, want):
 # %% ../../nbs/776_train.checkpoint.ipynb #b9109243
 class Checkpoint:
     "A checkpoint that has been read and verified."
-    def __init__(self, path, manifest, tree, weights): 
-        store_attr('path,manifest,weights')
-        self.config, self.codec = tree['config'], tree['codec']
-        self.model_name, self.state = tree['model'], tree['state']
-        self.step, self.score = manifest['step'], manifest['score']
+    def __init__(self, path, manifest, tree, weights):
+        store_attr('path,manifest,weights', config=tree['config'], codec=tree['codec'], model_name=tree['model'],
+                   state=tree['state'], step=manifest['step'], score=manifest['score'])
     def __repr__(self):
         n = _numel({id(t):t for t in self.weights.values()})
         return (f'Checkpoint({self.path.name}: {self.model_name}, {n:,} parameters, step {self.step}, '
@@ -409,13 +409,20 @@ def _read_checkpoint(path, manifest):
         raise CheckpointError(f'not readable ({e})', path=path, way_out=_earlier) from e
 
 # %% ../../nbs/776_train.checkpoint.ipynb #78f46993
+# the ways out if these differ
+_same_codec = 'prepare the data with the codec of the checkpoint'
+_same_config = 'use the configuration in the checkpoint'
+
 def _check_settings(ck, codec, config):
     "Raise an error if codec or configuration differ from those expected."
-    if codec is not None and codec != ck.codec:
-        _refuse(ck.path, 'codec', ck.codec, codec, 'prepare the data with the codec of the checkpoint')
+    if codec is not None and codec != ck.codec: _refuse(ck.path, 'codec', ck.codec, codec, _same_codec)
+    _check_config(ck, config)
+
+def _check_config(ck, config):
+    "Raise an error if an entry of `config` differs."
+    saved = ck.config or {}
     for k,v in config.items():
-        if (got := (ck.config or {}).get(k)) != v:
-            _refuse(ck.path, f'config.{k}', got, v, 'use the configuration in the checkpoint')
+        if saved.get(k) != v: _refuse(ck.path, f'config.{k}', saved.get(k), v, _same_config)
 
 # %% ../../nbs/776_train.checkpoint.ipynb #0ce73d2a
 _same_optimizer = 'create the optimizer as the saved one was created'   # the way out if its state does not fit
@@ -456,11 +463,10 @@ def snapshot(self:Checkpoint)->Snapshot:
     return Snapshot(dict(weights=weights, shared=shared, optimizer=optimizer) | training)
 
 # %% ../../nbs/776_train.checkpoint.ipynb #f001bbf2
+def _first_names(weights): return {id(t):k for k,t in reversed(weights.items())}  # by the id of the tensor
+
 def _split_shared(weights):
-    "Return each tensor once, and the names of the others as {other: kept}."
-    own, shared = {}, {}
-    for k,t in weights.items():
-        kept = next((n for n,o in own.items() if o is t), None)
-        if kept: shared[k] = kept
-        else: own[k] = t
-    return own, shared
+    "Each tensor once; other names as {other: kept}."
+    first = _first_names(weights)
+    own = {k:t for k,t in weights.items() if first[id(t)] == k}
+    return own, {k:first[id(t)] for k,t in weights.items() if k not in own}

@@ -40,9 +40,13 @@ def _newest_first(folder):
 
 def _age_key(path):
     "Sort key: serial number, then the number in the name; a `best_` copy comes before the step it copies."
-    copied = path.name.startswith('best_') and (path.parent/path.name.replace('best_', 'step_')).exists()
-    number = int((re.findall(r'\d+', path.name) or [0])[-1])
-    return _manifest(path).get('serial', float('inf')) - 1.5*copied, number, path.name
+    return _manifest(path).get('serial', math.inf) - 1.5*_is_copy(path), _last_number(path.name), path.name
+
+def _is_copy(path):
+    "Whether it is a `best_` copy of a checkpoint that is still there."
+    return path.name.startswith('best_') and (path.parent/path.name.replace('best_', 'step_')).exists()
+
+def _last_number(name): return int((re.findall(r'\d+', name) or [0])[-1])
 
 def _score(path):
     "Score in the manifest, or None."
@@ -145,10 +149,12 @@ def _remove(path):
     return True
 
 def _remove_leftovers(folder):
-    "Remove temporary directories left by killed processes."
-    for p in [*folder.glob('.*.gone.tmp'), *folder.glob('.*.old.tmp')]: shutil.rmtree(p, ignore_errors=True)
-    for p in folder.glob('.*.tmp'):            # perhaps still being written: only those of an hour ago or more
-        if p.is_dir() and time.time() - p.stat().st_mtime > 3600: shutil.rmtree(p, ignore_errors=True)
+    "Remove temporary directories of killed processes."
+    done = [*folder.glob('.*.gone.tmp'), *folder.glob('.*.old.tmp')]
+    for p in [*done, *filter(_is_hour_old, folder.glob('.*.tmp'))]: shutil.rmtree(p, ignore_errors=True)
+
+# a younger directory may still be in use
+def _is_hour_old(path): return path.is_dir() and time.time() - path.stat().st_mtime > 3600
 
 # %% ../../nbs/777_train.checkpoint_folder.ipynb #0e6396c4
 def average_checkpoints(

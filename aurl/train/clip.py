@@ -49,10 +49,8 @@ class ClipConfig(Config):
         return self.threshold if self.threshold is not None else _default_thresholds.get(self.kind, math.inf)
 
 # %% ../../nbs/755_train.clip.ipynb #ecb4d62a
-def optimized_params(
-    learn, # a learner with an optimizer
-)->list:
-    "Parameters that have a gradient and belong to the learner's optimizer; a critic has its own optimizer."
+def optimized_params(learn)->list:
+    "Parameters with a gradient of a Learner's optimizer, not a critic's."
     own = {id(p) for ps in learn.opt.param_lists for p in ps}
     return [p for p in learn.model.parameters() if p.grad is not None and id(p) in own]
 
@@ -71,10 +69,14 @@ class GradientClipping(Callback):
         elif c.kind == 'layer': _clip_by_layer(ps, c.limit)
         elif c.kind == 'percentile': nn.utils.clip_grads_with_norm_(ps, self._percentile_limit(), norm)
 
-    def _percentile_limit(self):
-        "Add the current norm to the history, unless it is not finite, and return the threshold."
+    def _record_norm(self):
+        "Add the current norm to the history, unless it is not finite."
         if math.isfinite(norm := float(self.learn.grad_norm)):
             self.norm_history = (self.norm_history + [norm])[-self.config.window:]
+
+    def _percentile_limit(self):
+        "Record the current norm, and return the threshold."
+        self._record_norm()
         return float(np.percentile(self.norm_history, self.config.limit)) if self.norm_history else math.inf
 
     def state_dict(self): return dict(lengths=list(self.norm_history))
@@ -89,6 +91,10 @@ def _clip_by_layer(ps, limit):
         p.grad.mul_(torch.clamp(max_norm/(norm + 1e-12), max=1.))
 
 # %% ../../nbs/755_train.clip.ipynb #f2e953c8
+def _count_targets(learn):
+    "Number of targets in the batch, on all ranks."
+    return getattr(learn, 'targets_of_all', None) or (learn.yb[0] != vocab.PAD).sum()
+
 class GradientAccumulation(Callback):
     "Take one step every `n_batches` batches, with the gradient of one large batch."
     order = 6                                    # before the gradient is clipped
@@ -102,13 +108,17 @@ class GradientAccumulation(Callback):
     def completes_step(self): return self.n_done + 1 >= self.n_batches     # does the current batch complete a step?
     def before_batch(self): self.learn.loss_scale = 1.
     def before_backward(self):
-        # the same on all ranks; callbacks that run a backward pass of their own multiply their loss by it
-        self.learn.loss_scale = float(getattr(self.learn, 'targets_of_all', None) or (self.yb[0] != vocab.PAD).sum())
+        # callbacks that run a backward pass of their own multiply their loss by it
+        self.learn.loss_scale = float(_count_targets(self.learn))
         self.learn.loss_grad = self.loss_grad*self.loss_scale
 
     def before_step(self):
         self.n_done, self.n_targets = self.n_done + 1, self.n_targets + self.loss_scale
-        if self.n_done < self.n_batches: raise CancelBatchException             # keep the gradient for the next batch
+        if self.n_done < self.n_batches: raise CancelBatchException  # keep the gradient for the next batch
+        self._divide_grads()
+
+    def _divide_grads(self):
+        "Divide the gradients by the number of targets of the whole step."
         torch._foreach_mul_([p.grad for p in optimized_params(self.learn)], 1/max(1., self.n_targets))
         self.n_done = self.n_targets = 0
 

@@ -6,7 +6,8 @@
 __all__ = ['magic', 'block_bytes', 'compress_file', 'expand_file']
 
 # %% ../../nbs/773_train.compression.ipynb #2eff5f76
-import json, zlib
+import zlib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +22,30 @@ def _sample(data, parts=16, size=4096):
     step = max(size, len(data)//parts)
     return b''.join(data[i:i+size] for i in range(0, len(data), step))
 
+def _is_compressible(plane):
+    "Whether compression of `plane` saves at least about 3 percent, by its sample."
+    part = _sample(plane)
+    return len(zlib.compress(part, 1)) <= .97*len(part)
+
 def _compress_plane(plane, level):
     "Compress `plane`, or return it unchanged if that saves less than about 3 percent."
-    part = _sample(plane)
-    if len(zlib.compress(part, 1)) > .97*len(part): return plane
-    small = zlib.compress(plane, level)
-    return small if len(small) < len(plane) else plane
+    small = zlib.compress(plane, level) if _is_compressible(plane) else plane
+    return min(plane, small, key=len)
 
 # %% ../../nbs/773_train.compression.ipynb #9a566285
-def _pack_block(block, level):
-    "Return the compressed bytes of one block."
+def _size(data): return len(data).to_bytes(4, 'little')
+
+def _split_block(block):
+    "Planes of a block, and its last bytes."
     n = len(block)//_word_bytes*_word_bytes
-    words, out = np.frombuffer(block, np.uint8, n).reshape(-1, _word_bytes), [len(block).to_bytes(4, 'little')]
-    for i in range(_word_bytes):
-        plane = _compress_plane(words[:,i].tobytes(), level)
-        out += [len(plane).to_bytes(4, 'little'), plane]
-    return b''.join([*out, block[n:]])
+    words = np.frombuffer(block, np.uint8, n).reshape(-1, _word_bytes)
+    return [words[:,i].tobytes() for i in range(_word_bytes)], block[n:]
+
+def _pack_block(block, level):
+    "Compressed bytes of one block."
+    planes, rest = _split_block(block)
+    small = [_compress_plane(p, level) for p in planes]
+    return b''.join([_size(block), *chain.from_iterable((_size(p), p) for p in small), rest])
 
 # %% ../../nbs/773_train.compression.ipynb #83772764
 def compress_file(
@@ -72,14 +81,17 @@ def _unpack_plane(data, size, path):
     return plane
 
 # %% ../../nbs/773_train.compression.ipynb #149317e8
+def _block_size(head, path):
+    "Size of a block, from the four bytes before it."
+    size = int.from_bytes(head, 'little')
+    if len(head) < 4 or not 0 < size <= block_bytes: raise _damaged(path, f'has a block of {size:,} bytes')
+    return size
+
 def _blocks(path):
-    "Yield the decompressed blocks of a file."
+    "Decompressed blocks."
     with open(path, 'rb') as f:
         if f.read(len(magic)) != magic: raise _damaged(path, 'is not a compressed tensor file')
-        while head := f.read(4):
-            size = int.from_bytes(head, 'little')
-            if len(head) < 4 or not 0 < size <= block_bytes: raise _damaged(path, f'has a block of {size:,} bytes')
-            yield _read_block(f, size, path)
+        while head := f.read(4): yield _read_block(f, _block_size(head, path), path)
 
 # %% ../../nbs/773_train.compression.ipynb #18dbea57
 def _read_block(f, size, path):

@@ -28,14 +28,15 @@ from ..tokens.codec import decode
 from ..data.loaders import WindowLoader
 
 # %% ../../nbs/764_train.curriculum.ipynb #4a0e2ff5
-def rhythm_complexity(
-    m:Music, # notes of a piece
-)->float:    # 0 … 1
-    "Variety of the inter-onset intervals, reduced if they repeat."
+def rhythm_complexity(m:Music)->float:
+    "Variety of the inter-onset intervals, reduced if they repeat, 0 … 1."
     gaps = np.diff(np.unique(m.onset_cell))
     if len(gaps) < 2: return 0.
-    n = -(-len(gaps)//16)
-    return float(np.mean([_variety(stretch) for stretch in np.array_split(gaps, n)]))
+    return float(np.mean([_variety(s) for s in _stretches(gaps)]))
+
+def _stretches(gaps, n=16):
+    "Parts of about equal length, of at most `n` intervals."
+    return np.array_split(gaps, -(-len(gaps)//n))
 
 def _variety(gaps):
     "Fraction of distinct intervals, reduced by up to a half if they equal the previous one."
@@ -59,14 +60,17 @@ def _interval_classes(classes):
     return sum(has(k).astype(int) for k in range(1, 7))
 
 # %% ../../nbs/764_train.curriculum.ipynb #4708abe2
+def _turns(step):
+    "Fraction of the steps, without repeated notes, that change direction."
+    direction = np.sign(step[step != 0])
+    return np.mean(direction[1:] != direction[:-1]) if len(direction) > 1 else 0
+
 def melody_complexity(m:Music)->float:
-    "Range, leaps and changes of direction of the highest line."
+    "Range, leaps and turns of the highest line."
     p = m.pitch[m.skyline]
     if len(p) < 3: return 0.
     step = np.diff(p)
-    direction = np.sign(step[step != 0])
-    turns = np.mean(direction[1:] != direction[:-1]) if len(direction) > 1 else 0
-    return float(.4*min(np.ptp(p)/24, 1) + .3*np.mean(np.abs(step) > 4) + .3*turns)
+    return float(.4*min(np.ptp(p)/24, 1) + .3*np.mean(abs(step) > 4) + .3*_turns(step))
 
 def structure_complexity(m:Music)->float:
     "Duration and number of instruments, normalized."
@@ -77,12 +81,14 @@ difficulty_aspects = dict(
 )
 
 # %% ../../nbs/764_train.curriculum.ipynb #2d6ec1db
+def _fifths_above_c(key):
+    "Fifths from C up to one of 24 keys, 0 … 11; a minor key (12 and above) counts as its relative major."
+    return 7*(key % 12 + 3*(key >= 12)) % 12
+
 def key_distance(m:Music)->float:
     "Number of accidentals of the best-fitting key, 0 … 6."
     if not m.pitched.any(): return 0.
-    k = int(np.argmax(_key_fit(m)))
-    # a minor key counts as its relative major
-    fifths = 7*(k % 12 + 3*(k >= 12)) % 12
+    fifths = _fifths_above_c(int(np.argmax(_key_fit(m))))
     return float(min(fifths, 12 - fifths))
 
 def tempo_range(m:Music)->float:
@@ -333,11 +339,16 @@ def _length(self:CurriculumLoader, epoch):
 # %% ../../nbs/764_train.curriculum.ipynb #5bd749fc
 @patch
 def set_level(self:CurriculumLoader,
-    epoch:int, # the first epoch at this level
-    level:int, # level, if the pacing is adaptive
+    epoch:int, # the first at this level
+    level:int, # from 0
 ):
     "Set the level of an adaptive curriculum."
     self.levels = (self.levels + [self.levels[-1]]*epoch)[:epoch] + [int(level)]
+    self._forget_plan(epoch)
+
+@patch
+def _forget_plan(self:CurriculumLoader, epoch):
+    "Discard the planned windows if they are of `epoch` or later."
     if self._planned is not None and self._planned[0] >= epoch: self._planned = self._made = None
 
 @patch
@@ -350,12 +361,17 @@ def load_state_dict(self:CurriculumLoader, state):
     return WindowLoader.load_state_dict(self, state)
 
 @patch
+def _piece_values(self:CurriculumLoader):
+    "Difficulties and stages, as lists."
+    lists = {k:v.tolist() for k,v in self.difficulty.items()}
+    if self.piece_stages is not None: lists[self.pace.order_column] = self.piece_stages.tolist()
+    return lists
+
+@patch
 def _order(self:CurriculumLoader):
     # an empty `order` keeps old fingerprints
-    own = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}
-    by = {k:v.tolist() for k,v in self.difficulty.items()}
-    if self.piece_stages is not None: by[self.pace.order_column] = self.piece_stages.tolist()
-    return zlib.crc32(to_json([own, by]).encode(), WindowLoader._order(self))
+    pace = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}
+    return zlib.crc32(to_json([pace, self._piece_values()]).encode(), WindowLoader._order(self))
 
 # %% ../../nbs/764_train.curriculum.ipynb #cd13c549
 class AdaptiveCurriculum(Callback):

@@ -9,6 +9,7 @@ __all__ = ['kinds_with_attention_maps', 'teacher_terms', 'default_teacher_terms'
 
 # %% ../../nbs/785_train.distill.ipynb #c423c2db
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -32,56 +33,67 @@ from .objectives import MusicLosses, check_losses, inputs_from_learner, make_ram
 from ..losses.texture import n_form_parts, self_similarity, pitch_counts
 
 # %% ../../nbs/785_train.distill.ipynb #02091bca
+def _noise(): return partial(torch.randn, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
 def _teacher_example():
     "Return loss inputs of a few bars, with random teacher logits."
-    h, g = example_inputs(), torch.Generator().manual_seed(9)
-    teacher = torch.randn(h.logits.shape, generator=g, dtype=torch.float64)
-    h.more = dict(teacher=teacher, temperature=2.)
+    h = example_inputs()
+    h.more = dict(teacher=_noise()(h.logits.shape), temperature=2.)
     return h
+
+def _divergence(theirs, ours):
+    "KL divergence of the distribution with logits `ours` (…, k) from that with logits `theirs`."
+    theirs, ours = theirs.log_softmax(-1), ours.log_softmax(-1)
+    return (theirs.exp()*(theirs - ours)).sum(-1)
 
 @register_loss('teacher_output', unit='nats per token', needs='teacher', sample=_teacher_example)
 def teacher_output_loss(h:LossInputs):
     "KL divergence from the teacher's distribution, both at the given temperature."
     t = h.more.get('temperature', 1.)
-    theirs, ours = (h.more['teacher'].to(h.float_logits)/t).log_softmax(-1), (h.float_logits/t).log_softmax(-1)
-    return t*t*h.mean((theirs.exp()*(theirs - ours)).sum(-1))
+    return t*t*h.mean(_divergence(h.more['teacher'].to(h.float_logits)/t, h.float_logits/t))
 
 # %% ../../nbs/785_train.distill.ipynb #30e3bb35
 def _teacher_inputs(h): return LossInputs(h.more['teacher'].to(h.float_logits), h.ids, h.targets, h.state)
+
+def _probs_of(h, kind): return h.float_logits[...,kind_slice(kind)].softmax(-1)  # (batch, time, ids of the kind)
+
+def _pitch_classes(h):
+    "Distribution (batch, time, 12) over the pitch classes of the next note."
+    return _probs_of(h, Kind.NOTE_ON) @ pitch_class_matrix.to(h.float_logits)
 
 @register_loss('teacher_harmony', unit='1 - cosine', needs='teacher', sample=_teacher_example)
 def teacher_harmony_loss(h:LossInputs):
     "Cosine distance to the teacher's pitch-class distribution of the next note."
     t = _teacher_inputs(h)
-    ours, theirs = (
-        x.float_logits[..., kind_slice(Kind.NOTE_ON)].softmax(-1) @ pitch_class_matrix.to(x.float_logits)
-        for x in (h, t)
-    )
-    return h.mean(1 - F.cosine_similarity(ours, theirs, dim=-1), t.kind_prob(Kind.NOTE_ON))
+    return h.mean(1 - F.cosine_similarity(*map(_pitch_classes, (h, t)), dim=-1), t.kind_prob(Kind.NOTE_ON))
 
 # %% ../../nbs/785_train.distill.ipynb #1a9065d7
+def _expected_octaves(h):
+    "Expected duration (batch, time) of the next time shift, in octaves."
+    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.float_logits).log2()
+    return _probs_of(h, Kind.TIME_SHIFT) @ octaves
+
 @register_loss('teacher_rhythm', unit='squared octaves', needs='teacher', sample=_teacher_example)
 def teacher_rhythm_loss(h:LossInputs):
     "Squared difference of the expected duration from the teacher's, in octaves."
     t = _teacher_inputs(h)
-    octaves = torch.arange(1, vocab.max_shift + 1, device=h.ids.device).to(h.float_logits).log2()
-    ours, theirs = (x.float_logits[...,kind_slice(Kind.TIME_SHIFT)].softmax(-1) @ octaves for x in (h, t))
-    return h.mean((ours - theirs)**2, t.kind_prob(Kind.TIME_SHIFT))
+    return h.mean((_expected_octaves(h) - _expected_octaves(t))**2, t.kind_prob(Kind.TIME_SHIFT))
+
+def _expected_form(h): return self_similarity(pitch_counts(h, n_form_parts)[0])  # (batch, parts, parts)
 
 @register_loss('teacher_form', unit='squared cosine', needs='teacher', sample=_teacher_example)
 def teacher_form_loss(h:LossInputs):
     "Squared difference of the window's expected self-similarity from the teacher's."
-    ours, theirs = (self_similarity(pitch_counts(x, n_form_parts)[0]) for x in (h, _teacher_inputs(h)))
-    return h.mean_over((ours - theirs).pow(2).mean((1, 2))[h.target_mask.any(1)])
+    difference = _expected_form(h) - _expected_form(_teacher_inputs(h))
+    return h.mean_over_windows(difference.pow(2).mean((1, 2)))
 
 # %% ../../nbs/785_train.distill.ipynb #16bb08a4
 def _layer_normalize(x): return F.layer_norm(x, x.shape[-1:])
 
 def _feature_example():
     "Return loss inputs of a few bars, with random features and attention maps of student and teacher."
-    h, g = example_inputs(), torch.Generator().manual_seed(9)
+    h, random = example_inputs(), _noise()
     b, t = h.ids.shape
-    def random(*size): return torch.randn(*size, generator=g, dtype=torch.float64)
     h.more = dict(features=random(2, b, t, 8), teacher_features=random(2, b, t, 8), maps=random(1, b, 4, t))
     h.more |= dict(teacher_maps=random(1, b, 4, t).softmax(-1).log(), rows=torch.tensor([3, 5, 9, 14]))
     return h
@@ -97,9 +109,7 @@ def teacher_feature_loss(h:LossInputs):
 @register_loss('teacher_attention', unit='nats', needs='maps', sample=_feature_example)
 def teacher_attention_loss(h:LossInputs):
     "KL divergence from the teacher's attention, averaged over heads, in some rows of the map."
-    ours, theirs = h.more['maps'].log_softmax(-1), h.more['teacher_maps'].to(h.more['maps']).log_softmax(-1)
-    # (layers, batch, rows)
-    each = (theirs.exp()*(theirs - ours)).sum(-1)
+    each = _divergence(h.more['teacher_maps'].to(h.more['maps']), h.more['maps'])  # (layers, batch, rows)
     return h.mean_over(each[h.target_mask[:,h.more['rows']].expand_as(each)])
 
 # %% ../../nbs/785_train.distill.ipynb #65c2fcb0
@@ -123,11 +133,10 @@ def attention_map(
 
 # %% ../../nbs/785_train.distill.ipynb #38569cb1
 def _hidden_keys(layer, rows, t):
-    "Keys that the queries at `rows` cannot attend to, (n, time) bool."
-    keys = torch.arange(t, device=rows.device)
-    hidden = keys > rows[:,None]
-    if isinstance(layer.look, SlidingWindowAttention): hidden = hidden | (keys <= rows[:,None] - layer.look.window)
-    return hidden
+    "Keys (n, time) hidden from `rows`."
+    back = rows[:,None] - torch.arange(t, device=rows.device)
+    if isinstance(layer.look, SlidingWindowAttention): return (back < 0) | (back >= layer.look.window)
+    return back < 0
 
 # %% ../../nbs/785_train.distill.ipynb #5c953c2d
 class LayerRecorder:
@@ -288,11 +297,15 @@ def _pct_used(self:Distill): return self.run_budget.used if self.run_budget else
 
 # %% ../../nbs/785_train.distill.ipynb #30499cc6
 @patch
-def _attention_maps(self:Distill, ours, theirs):
-    "Rows of the attention maps of student and teacher; which rows changes from step to step."
-    t, device = ours.time(), self.xb[0].device
+def _attention_rows(self:Distill, t):
+    "Positions (n,) of the compared rows of a map of `t` positions; they change from step to step."
     n = min(self.n_attention_rows, t)
-    rows = (torch.arange(n, device=device)*t//n + self.train_iter) % t
+    return (torch.arange(n, device=self.xb[0].device)*t//n + self.train_iter) % t
+
+@patch
+def _attention_maps(self:Distill, ours, theirs):
+    "Some rows of both maps."
+    rows = self._attention_rows(ours.time())
     with torch.no_grad(): teacher_maps = theirs.maps(rows)
     return dict(rows=rows, maps=ours.maps(rows), teacher_maps=teacher_maps)
 
@@ -324,12 +337,13 @@ def after_step(self:Distill):
 @patch
 def after_validate(self:Distill): pass
 
+def _cpu_copy(module): return {k:v.detach().cpu().clone() for k,v in module.state_dict().items()}
+
 @patch
 def state_dict(self:Distill):
     if self.projections is None: return {}
-    weights = {k:v.detach().cpu().clone() for k,v in self.projections.state_dict().items()}
     grads = [p.grad for p in self.projections.parameters()]
-    return dict(projections=weights, learns=self.projection_optimizer.state_dict(), grads=grads)
+    return dict(projections=_cpu_copy(self.projections), learns=self.projection_optimizer.state_dict(), grads=grads)
 
 # %% ../../nbs/785_train.distill.ipynb #6c00a365
 @patch

@@ -90,18 +90,24 @@ def _mean_kl(self:KLLoss):
     "KL divergence per piece, of all ranks."
     kl = sum(self.current[1].values()).item()
     if world_size() == 1: return kl
-    n = int((self.yb[0] != vocab.PAD).any(1).sum())                            # 0 for a rank without rows
+    n = _count_rows(self.yb[0])
     total, n = all_reduce_sum(kl*n, n)
     return total/max(1, n)
 
+def _count_rows(targets): return int((targets != vocab.PAD).any(1).sum())  # 0 for a rank without rows
+
 # %% ../../nbs/740_train.latent_loss.ipynb #293c7d7c
 @patch
-def _measure_valid(self:KLLoss, nats, tokens):
-    "Record rows, tokens, reconstruction loss and KL terms of a batch; `tokens` is their mean in a row."
+def _batch_sums(self:KLLoss, nats, tokens):
+    "Rows, tokens, reconstruction loss and KL terms of a batch."
     n = len(self.yb[0])
-    if not tokens: return                       # a rank without rows
-    reconstruction = self.loss.item()*tokens.item()*n
-    self.valid_batches.append((n, tokens.item()*n, reconstruction, {k:v.item()*n for k,v in nats.items()}))
+    return n, tokens*n, self.loss.item()*tokens*n, {k:v.item()*n for k,v in nats.items()}
+
+@patch
+def _measure_valid(self:KLLoss, nats, tokens):
+    "Record a batch with `tokens` per row, and add KL."
+    if not tokens: return
+    self.valid_batches.append(self._batch_sums(nats, tokens.item()))
     self.learn.loss = self.loss + sum(nats.values())/tokens
 
 # %% ../../nbs/740_train.latent_loss.ipynb #2f9495a2
@@ -109,7 +115,10 @@ def _measure_valid(self:KLLoss, nats, tokens):
 def after_batch(self:KLLoss):
     if not self.training: return
     self.step += 1
-    if self.step % self.every and self.step > 1: return
+    if self.step == 1 or self.step % self.every == 0: self._log()
+
+@patch
+def _log(self:KLLoss):
     beta, nats = self.current
     self.history.append(dict(step=self.step, beta=beta, **{f'nats_{k}':n.item() for k,n in nats.items()}))
     if self.experiment is not None: self.experiment.log(**self.history[-1])
@@ -175,11 +184,14 @@ class AttributeRegularization(Callback):
         sizes = {} if latent is None else {level.name:level.size for level in latent.levels}
         check_attribute_names(self.attribute_names, sizes.get('global', 0))
 
+    def _order_loss(self):
+        "Loss of the batch."
+        z = self.model.latent.parts(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
+        return attribute_regularization(z.float(), attribute_values(self.xb[0], self.attribute_names))
+
     def after_loss(self):
         if not self.training or not self.weight: return
-        z = self.model.latent.parts(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
-        values = attribute_values(self.xb[0], self.attribute_names)
-        self.order_loss = attribute_regularization(z.float(), values)
+        self.order_loss = self._order_loss()
         self.learn.loss_grad = self.loss_grad + self.weight*self.order_loss
         self.learn.loss = self.loss_grad.detach().clone()
 

@@ -38,13 +38,15 @@ class Ramp:
     until:float=1.   # fraction of the budget, 0 … 1
     way:str='linear' # one of `ramp_shapes`; step: changes at `until`
 
-    def at(self,
-        used:float # fraction of the budget used
-    )->float:
-        "Weight at this point of the budget."
+    def at(self, used:float)->float:
+        "Weight when the fraction `used` of the budget is used."
         if self.way == 'step': return self.end if used >= self.until else self.start
+        return self.start + (self.end - self.start)*self._moved(used)
+
+    def _moved(self, used):
+        "Fraction of the way from `start` to `end`."
         u = min(1., max(0., (used - self.begin)/max(1e-9, self.until - self.begin)))
-        return self.start + (self.end - self.start)*((1 - math.cos(math.pi*u))/2 if self.way == 'cosine' else u)
+        return (1 - math.cos(math.pi*u))/2 if self.way == 'cosine' else u
 
 # %% ../../nbs/743_train.objectives.ipynb #f4c03022
 def make_ramp(
@@ -131,17 +133,19 @@ def check_losses(
     return ramps
 
 # %% ../../nbs/743_train.objectives.ipynb #5635d54b
+def _means_of(h, loss):
+    "The means of one loss, with the number of values in each."
+    h.mean_sizes.clear()
+    parts = loss.parts(h)
+    sizes = h.mean_sizes if len(h.mean_sizes) == len(parts) else [None]*len(parts)
+    return list(zip(parts, sizes))
+
 def loss_means(
     h:LossInputs, # a batch
     names,   # names of losses
-)->dict:     # {name: list of (mean, number of its values)}; the number is None if unknown
+)->dict:     # {name: [(mean, number of its values or None)]}
     "Compute losses as means, with the number of values in each."
-    means = {}
-    for n in names:
-        h.mean_sizes.clear()
-        parts = losses[n].parts(h)
-        means[n] = list(zip(parts, h.mean_sizes if len(h.mean_sizes) == len(parts) else [None]*len(parts)))
-    return means
+    return {n:_means_of(h, losses[n]) for n in names}
 
 # %% ../../nbs/743_train.objectives.ipynb #a888f353
 def mean_over_ranks(
@@ -259,10 +263,15 @@ def _step_precisions(self:MusicLosses):
 @patch
 def after_batch(self:MusicLosses):
     if not self.training: return
-    self.step = self.run_budget.done + 1 if self.run_budget else self.step + 1
+    self.step = getattr(self.run_budget, 'done', self.step) + 1
     if self.step % self.every and self.step > 1: return
     self.history.append(self._line())
-    if self.experiment is not None: self.experiment.log(**self.history[-1])
+    self._log(self.history[-1])
+
+@patch
+def _log(self:MusicLosses, line):
+    "Write a line to the run, if there is one."
+    if self.experiment is not None: self.experiment.log(**line)
 
 # %% ../../nbs/743_train.objectives.ipynb #e72306e2
 @patch
@@ -279,23 +288,31 @@ def _line(self:MusicLosses):
 @patch
 def before_validate(self:MusicLosses): self.valid_sums = {}
 
+def _sums(h, means):
+    "Sum and number of the values of each mean (tokens if unknown), (means, 2)."
+    counts = [float(h.target_mask.sum() if n is None else n) for _,n in means]
+    return np.array([(v.item()*n, n) for (v,_),n in zip(means, counts)])
+
 @patch
 def _add_valid(self:MusicLosses, h):
-    "Add the losses of a batch to the sums of the validation."
+    "Add the losses of a batch of the validation."
     if not h.target_mask.any(): return
-    for name,means in loss_means(h, self.names).items():
-        counts = [float(h.target_mask.sum() if n is None else n) for _,n in means]
-        sums = np.array([(v.item()*n, n) for (v,_),n in zip(means, counts)])
-        self.valid_sums[name] = self.valid_sums.get(name, 0.) + sums
+    for n,means in loss_means(h, self.names).items():
+        self.valid_sums[n] = self.valid_sums.get(n, 0.) + _sums(h, means)
 
 # %% ../../nbs/743_train.objectives.ipynb #9e746a2f
+def _valid_mean(name, ranks):
+    "Value of a loss, from the sums of all ranks; 0 if none has it."
+    sums = [r[name] for r in ranks if name in r]
+    if not sums: return 0.
+    values, counts = sum(sums).T
+    return (values/counts.clip(min=1)).mean().item()
+
 @patch
 def after_validate(self:MusicLosses):
     ranks = all_gather_objects(self.valid_sums)
-    sums = {n:sum(r[n] for r in ranks if n in r) for n in self.names if any(n in r for r in ranks)}
-    self.valid = {n:(sums[n][:,0]/sums[n][:,1].clip(min=1)).mean().item() if n in sums else 0. for n in self.names}
-    if self.experiment is not None and self.names:
-        self.experiment.log(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()})
+    self.valid = {n:_valid_mean(n, ranks) for n in self.names}
+    if self.names: self._log(dict(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()}))
 
 # %% ../../nbs/743_train.objectives.ipynb #513f9a4d
 @patch

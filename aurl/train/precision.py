@@ -65,12 +65,14 @@ def _accumulation(self:LossScaling):
 
 # %% ../../nbs/732_train.precision.ipynb #52c0091a
 @patch
+def _start_scale(self:LossScaling):
+    "Initial factor, lower if the loss is multiplied by the number of targets."
+    if self._accumulation() is None: return self.init_scale
+    return self.init_scale/2.**round(math.log2(max(1, self.yb[0].numel())))
+
+@patch
 def _make_scaler(self:LossScaling):
-    scale = self.init_scale
-    if self._accumulation() is not None: scale /= 2.**round(math.log2(max(1, self.yb[0].numel())))
-    self.scaler = torch.amp.GradScaler(
-        self.dls.device.type, init_scale=scale, growth_interval=self.growth_interval
-    )
+    self.scaler = torch.amp.GradScaler(self.dls.device.type, self._start_scale(), growth_interval=self.growth_interval)
     if self.pending_state: self.scaler.load_state_dict(self.pending_state)
     self.pending_state = None
 
@@ -84,12 +86,15 @@ def before_backward(self:LossScaling):
     self.learn.loss_grad = self._scale(self.loss_grad)
 
 # %% ../../nbs/732_train.precision.ipynb #0488237c
+def _own_parameters(cbs):
+    "Parameters of callbacks that are trained by the same loss."
+    return [p for c in cbs for p in getattr(c, 'own_parameters', tuple)()]
+
 @patch
 def _scaled_params(self:LossScaling):
-    "Stand-in for an optimizer, for `GradScaler`: all parameters whose gradients are scaled."
-    params = [p for p in self.model.parameters() if p.grad is not None]
-    own = [p for c in self.cbs for p in getattr(c, 'own_parameters', tuple)() if p.grad is not None]
-    return SimpleNamespace(param_groups=[dict(params=params + own)])
+    "Optimizer stand-in with all scaled gradients."
+    params = [*self.model.parameters(), *_own_parameters(self.cbs)]
+    return SimpleNamespace(param_groups=[dict(params=[p for p in params if p.grad is not None])])
 
 # %% ../../nbs/732_train.precision.ipynb #ef93a31a
 @patch

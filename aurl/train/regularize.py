@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 import torch
 from fastai.callback.core import Callback
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 
 from ..core import ConfigError, ModelError
 from ..device import autocast
@@ -101,12 +101,16 @@ def after_backward(self:AdversarialPerturbation):
     self.learn.pushed_loss, self.perturbation, self.embedded = loss.item(), None, []
 
 # %% ../../nbs/758_train.regularize.ipynb #4f0be352
+def _random_perturbation(like, radius):
+    "Perturbation in a random direction, at a random distance within the radius."
+    direction = torch.randn_like(like)
+    return direction/_row_norms(direction)*radius*torch.rand(len(like), 1, 1, device=like.device)
+
 @patch
 def _first_perturbation(self:AdversarialPerturbation, clean, radius):
-    "Along the gradient if there is one step, otherwise at random within the radius."
-    if self.steps == 1: return clean.grad/_row_norms(clean.grad)*radius
-    direction = torch.randn_like(clean)
-    return direction/_row_norms(direction)*radius*torch.rand(len(direction), 1, 1, device=direction.device)
+    "Along the gradient if there is one step, otherwise at random."
+    if self.steps > 1: return _random_perturbation(clean, radius)
+    return clean.grad/_row_norms(clean.grad)*radius
 
 @patch
 def _ascend(self:AdversarialPerturbation, radius):
@@ -120,14 +124,23 @@ def _ascend(self:AdversarialPerturbation, radius):
 def _perturbed_backward(self:AdversarialPerturbation):
     "Add the gradient of the loss on the perturbed embeddings; return that loss."
     loss = self._perturbed_loss()
-    total = loss*(self.weight/self.steps*getattr(self.learn, 'loss_scale', 1.))
-    if scale := getattr(self.learn, 'scale_loss', None): total = scale(total)      # in float16
-    total.backward()
+    self._scaled(loss).backward()
     return loss
+
+@patch
+def _scaled(self:AdversarialPerturbation, loss):
+    "The loss with its weight, and scaled like the main loss."
+    total = loss*(self.weight/self.steps*getattr(self.learn, 'loss_scale', 1.))
+    return getattr(self.learn, 'scale_loss', noop)(total)
 
 @patch
 def _perturbed_loss(self:AdversarialPerturbation):
     "Return the cross-entropy with the perturbation."
-    amp = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), None)
-    with autocast(self.dls.device, amp) if amp else nullcontext(): out = self.model(*self.xb)
+    with self._precision(): out = self.model(*self.xb)
     return self.learn.loss_func(getattr(out, 'logits', out), *self.yb)
+
+@patch
+def _precision(self:AdversarialPerturbation):
+    "Context with the precision of the training."
+    amp = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), None)
+    return autocast(self.dls.device, amp) if amp else nullcontext()

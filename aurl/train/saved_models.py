@@ -39,9 +39,14 @@ def checkpoint_folder(
     run, # a run, one of its stages, or a folder of checkpoints
 ):       # a folder, or None
     "Return the folder that contains the checkpoints."
-    run = Path(run)
+    return next(filter(_has_checkpoints, _possible_folders(Path(run))), None)
+
+def _has_checkpoints(folder): return any(folder.glob('*/manifest.json'))
+
+def _possible_folders(run):
+    "Folders that may contain checkpoints, the preferred ones first."
     stages = sorted(run.glob('stages/*/checkpoints'), key=_stage_number, reverse=True)
-    return next((d for d in (run/'checkpoints', *stages, run) if any(d.glob('*/manifest.json'))), None)
+    return run/'checkpoints', *stages, run
 
 def _stage_number(folder): return int((re.match(r'\d+', folder.parent.name) or ['0'])[0])
 
@@ -80,14 +85,19 @@ def _build_model(ck):
 # %% ../../nbs/782_train.saved_models.ipynb #20fd957b
 def _at_step(folder, step):
     "Return the checkpoint of a step."
-    steps = {}
-    for p in sorted(folder.glob('*_*')):
-        number = p.name.rpartition('_')[2]
-        if number.isdigit(): steps[int(number)] = p
-    if step not in steps:
-        raise CheckpointError(f'no checkpoint of step {step}', folder,
-                              f'choose step={", ".join(map(str, sorted(steps)))}' if steps else 'use RUN itself')
+    steps = _by_step(folder)
+    if step not in steps: raise _no_such_step(folder, step, sorted(steps))
     return steps[step]
+
+def _by_step(folder):
+    "The checkpoints of a folder by their steps, from their names."
+    numbers = {p:p.name.rpartition('_')[2] for p in sorted(folder.glob('*_*'))}
+    return {int(n):p for p,n in numbers.items() if n.isdigit()}
+
+def _no_such_step(folder, step, steps):
+    "Error that lists the steps there are."
+    way_out = f'choose step={", ".join(map(str, steps))}' if steps else 'use RUN itself'
+    return CheckpointError(f'no checkpoint of step {step}', folder, way_out)
 
 # %% ../../nbs/782_train.saved_models.ipynb #e707d324
 def _newest_good(folder, max_count):

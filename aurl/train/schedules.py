@@ -17,7 +17,7 @@ from ..config import Config
 from .budget import Budget, lr_multiplier
 
 # %% ../../nbs/749_train.schedules.ipynb #ab83ba50
-_decay_starts = dict(wsd=.3, trapezoid=.8)  # fraction of the budget at which decay begins, unless `hold` is given
+_decay_starts = dict(wsd=.3, trapezoid=.8)  # the default of `decay_start`; 0 for other kinds
 schedule_kinds = ('wsd', 'trapezoid', 'cosine', 'linear', 'polynomial', 'exponential', 'inverse_sqrt', 'constant',
                   'step', 'one_cycle', 'cyclical', 'plateau')
 
@@ -61,8 +61,7 @@ _decay_curves = dict(wsd=_cosine, cosine=_cosine, trapezoid=_linear, linear=_lin
 def _warmup_multiplier(self:ScheduleConfig, used):
     "Fraction of the peak rate during warm-up."
     t, low = used/self.warmup_pct, .02
-    rise = dict(linear=t, cosine=1 - _cosine(t), exponential=low**(1-t), constant=low)[self.warmup_shape]
-    return max(rise, low)
+    return max(low, dict(linear=t, cosine=1 - _cosine(t), exponential=low**(1-t), constant=low)[self.warmup_shape])
 
 # %% ../../nbs/749_train.schedules.ipynb #982c3309
 @patch
@@ -90,11 +89,13 @@ def _decay(self:ScheduleConfig, t):
     return _cosine(2*abs((t*self.cycles) % 1 - (t == 1)))      # cyclical
 
 # %% ../../nbs/749_train.schedules.ipynb #b3b5c3ec
+def _rise(low, t): return low + (1 - low)*t
+
 def _one_cycle(used, final, top=.25):
-    "Fraction of the peak rate, and momentum between .95 and .85."
-    t = used/top if used < top else (used - top)/(1 - top)
-    if used < top: return 1/25 + (1 - 1/25)*(1 - _cosine(t)), .85 + .1*_cosine(t)
-    return final/25 + (1 - final/25)*_cosine(t), .95 - .1*_cosine(t)
+    "Fraction of the peak rate; momentum, .85 to .95."
+    c = _cosine(used/top if used < top else (used - top)/(1 - top))
+    if used < top: return _rise(1/25, 1 - c), .85 + .1*c
+    return _rise(final/25, c), .95 - .1*c
 
 # %% ../../nbs/749_train.schedules.ipynb #85d686b7
 class LRScheduler(Callback):
@@ -117,8 +118,16 @@ class LRScheduler(Callback):
 def after_validate(self:LRScheduler):
     loss = getattr(self.learn, 'valid_nats', None)
     if self.schedule.kind != 'plateau' or loss is None: return
+    self._compare(loss)
+    if self.stalled >= self.schedule.patience: self._reduce_rate()
+
+@patch
+def _compare(self:LRScheduler, loss):
+    "Count the validations since the loss last fell by a thousandth."
     if loss < self.best_loss*(1 - 1e-3): self.best_loss, self.stalled = loss, 0
     else: self.stalled += 1
-    if self.stalled < self.schedule.patience: return
+
+@patch
+def _reduce_rate(self:LRScheduler):
     self.plateau_factor = max(self.schedule.final, self.plateau_factor*self.schedule.factor)
     self.stalled = 0

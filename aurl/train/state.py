@@ -48,12 +48,13 @@ def unwrap_model(
     model:nn.Module, # may be compiled or wrapped for several devices
 )->nn.Module:
     "Return the model without its wrappers."
-    while True:
-        inner = getattr(model, '_orig_mod', None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if inner is None: return model
-        model = inner
+    while (inner := _wrapped_model(model)) is not None: model = inner
+    return model
+
+def _wrapped_model(model):
+    "The model in a wrapper, or None."
+    if (inner := getattr(model, '_orig_mod', None)) is not None: return inner
+    return model.module if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else None
 
 # %% ../../nbs/738_train.state.ipynb #17e4aee2
 def unique_weights(
@@ -169,21 +170,21 @@ def _nonzero_grads(model):
 def _callback_states(cbs):
     "Name and state of each callback, and whether a rollback restores it."
     states = [(c, _callback_state(c)) for c in cbs]
-    return [[type(c).__name__, s, getattr(type(c), 'goes_back', True)] for c,s in states if s is not None]
+    return [[type(c).__name__, s, _goes_back(c)] for c,s in states if s is not None]
+
+def _goes_back(cb): return getattr(type(cb), 'goes_back', True)   # is its state learned?
 
 # %% ../../nbs/738_train.state.ipynb #145f1421
 def _own_state(x):
     "State of an object whose class can save it, or None."
     return x.state_dict() if callable(getattr(type(x), 'state_dict', None)) else None
 
+def _model_name(model): return type(unwrap_model(model)).__name__.removeprefix('FSDP')
+
 def _progress(learn):
     "How far the training is, and of which model."
-    return dict(
-        model=type(unwrap_model(learn.model)).__name__.removeprefix('FSDP'),
-        step=getattr(learn, 'train_iter', 0),
-        pct_train=float(getattr(learn, 'pct_train', 0.0)),
-        epoch=getattr(learn, 'epoch', 0),
-    )
+    return dict(model=_model_name(learn.model), step=getattr(learn, 'train_iter', 0),
+                pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0))
 
 # %% ../../nbs/738_train.state.ipynb #31a78410
 def _refuse_mismatch(what, got, wanted, way_out='build the learner as it was when the snapshot was taken'):
@@ -243,6 +244,7 @@ def _shard_state(p, state):
 
 # %% ../../nbs/738_train.state.ipynb #49bc945b
 def _keep_own_step(cb, state):
+    "The state, but with the step that the callback itself has counted."
     return state | dict(step=cb.step) if isinstance(state, dict) and 'step' in state and 'step' in vars(cb) else state
 
 # %% ../../nbs/738_train.state.ipynb #b77eb12c
@@ -268,13 +270,17 @@ def restore_state(
 def _load_model(model, weights, grads):
     "Load weights and gradients."
     model.load_state_dict({k:shard_like(weights[k], v) for k,v in model.state_dict().items()})
+    _load_grads(model, grads)
+
+def _load_grads(model, grads):
+    "Load copies of gradients by name; the others become None."
     for n,p in model.named_parameters():
         p.grad = shard_like(grads[n], p).to(p.device, copy=True) if n in grads else None
 
 def _restore_callback(cb, state, with_progress):
-    "Restore a callback; in a rollback only if its state is learned, and with its own step."
+    "Restore a callback, in a rollback if learned."
     if with_progress: _load_callback_state(cb, copy_to_cpu(state))
-    elif getattr(type(cb), 'goes_back', True): _load_callback_state(cb, _keep_own_step(cb, copy_to_cpu(state)))
+    elif _goes_back(cb): _load_callback_state(cb, _keep_own_step(cb, copy_to_cpu(state)))
 
 # %% ../../nbs/738_train.state.ipynb #887a743a
 def _restore_progress(learn, parts):
@@ -295,13 +301,15 @@ class ResumeFrom(Callback):
     def before_fit(self): restore_state(self.learn, self.snapshot)
 
 # %% ../../nbs/738_train.state.ipynb #34a16270
+_digest_parts = 'weights', 'optimizer', 'random'
+
 @patch
 def digest(self:Snapshot,
-    *parts # names of parts; none: weights, optimizer and random
+    *parts # default: weights, optimizer, random
 )->str:    # hexadecimal
     "SHA-256 of parts of the state."
     h = hashlib.sha256()
-    for name in parts or ('weights', 'optimizer', 'random'): _hash_tree(self.parts[name], h)
+    for name in parts or _digest_parts: _hash_tree(self.parts[name], h)
     return h.hexdigest()
 
 # %% ../../nbs/738_train.state.ipynb #594e8731
