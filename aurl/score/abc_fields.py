@@ -136,7 +136,8 @@ def parse_fraction(
 
 # %% ../../nbs/226_score.abc_fields.ipynb #10d899ea
 _TEMPO_WORDS = dict(larghissimo=16, grave=40, largo=46, lento=52, adagio=56, slow=56, larghetto=60, adagietto=66,
-                    andante=72, andantino=80, maestoso=88, moderato=92, allegretto=108, animato=120, allegro=132, fast=132,
+                    andante=72, andantino=80, maestoso=88, moderato=92,                # not an id
+                    allegretto=108, animato=120, allegro=132, fast=132,
                     allegrissimo=140, vivace=160, vivacissimo=168, presto=184, prestissimo=208)
 _BEATS = re.compile(r'((?:\d{1,4}/\d{1,4}\s*){1,8})=\s*(\d{1,4}(?:\.\d{1,6})?)')
 _OLD_BEATS = re.compile(r'(?:(?:C(\d{0,3})(?:/(\d{1,3}))?\s*)?=)?\s*(\d{1,4}(?:\.\d{1,6})?)\s*$')
