@@ -14,9 +14,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 # %% ../../nbs/218_score.spines.ipynb #b78810cd
-_DURATION = re.compile(r'(?<!\d)(\d{1,4})(?!\d)(?:%(\d{1,4})(?!\d))?(\.{0,8})')
+_DURATION = re.compile(r'(?<!\d)(\d{1,4})(?!\d)(?:%(\d{1,4})(?!\d))?')
 _PITCH = re.compile(r'([a-gA-G])\1{0,9}')
-_ACCIDENTALS = re.compile(r'#{1,3}|-{1,3}')
 _SEMITONES = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11)
 _UNPITCHED = 71  # the middle line of the treble staff
 
@@ -34,7 +33,7 @@ def _duration(text):
     "Return the duration of a note in quarter notes: 0 for a grace note, None if it has none."
     if 'q' in text or 'Q' in text: return Fraction(0)
     m = _DURATION.search(text)
-    return reciprocal(m[1], m[2], len(m[3])) if m else None
+    return reciprocal(m[1], m[2], min(text.count('.'), 8)) if m else None
 
 # %% ../../nbs/218_score.spines.ipynb #91a3bd2a
 def _pitch(text):
@@ -42,9 +41,7 @@ def _pitch(text):
     m = None if 'r' in text else _PITCH.search(text)
     if not m: return _UNPITCHED if 'R' in text else None
     octave = 4 + len(m[0]) if m[1].islower() else 5 - len(m[0])
-    signs = _ACCIDENTALS.match(text, m.end())
-    alter = len(signs[0])*(1 if signs[0][0] == '#' else -1) if signs else 0
-    return 12*octave + _SEMITONES[m[1].lower()] + alter
+    return 12*octave + _SEMITONES[m[1].lower()] + text.count('#') - text.count('-')
 
 def _tie(text):
     "Return the tie of a note as in `WrittenNote`."
