@@ -60,11 +60,11 @@ class KernToken:
 def parse_token(
     token:str, # such as '4c', '8ee-L 8gg' or '2.r'
 )->KernToken:
-    "Parse a data token; notes of a chord without a duration have that of the first one."
+    "Parse a data token; notes of a chord without a duration have that of the first one, and all are grace if it is."
     notes, lengths = [], []
     for text in token.split(' '):
         if text in ('', '.'): continue
-        length = _duration(text)
+        length = Fraction(0) if lengths[:1] == [0] else _duration(text)
         lengths.append(lengths[0] if length is None and lengths else length)
         pitch = _pitch(text)
         if pitch is not None: notes.append((pitch, lengths[-1], _tie(text)))
