@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WrittenNote', 'WrittenPart', 'Measure', 'WrittenScore', 'playing_order', 'meter_of_length', 'meter_rows', 'to_score',
-           'dropped_findings']
+           'dropped_findings', 'count_findings']
 
 # %% ../../nbs/216_score.measures.ipynb #fb485f53
 from collections import Counter
@@ -353,3 +353,14 @@ def dropped_findings(
     counts = dict(written.dropped, repeat=_count_repeats(written.measures) + bool(written.order))
     return [Finding(k, f'{_DROPPED[k]}: {counts[k]:,}', counts[k], lost=k != 'repeat')
             for k in _DROPPED if counts.get(k)]
+
+# %% ../../nbs/216_score.measures.ipynb #991f1575
+def count_findings(
+    written:WrittenScore,
+    score:Score, # converted without repeats
+)->list:         # of `Finding`
+    "Return a finding if the number of notes that begin in `written` is not that of `score`."
+    notes = [n for p in written.parts for ns in p.notes.values() for n in ns]
+    begin, sound = sum(n.tie not in ('stop', 'continue') for n in notes), score.note_num()
+    if begin == sound: return []
+    return [Finding('count', f'{begin:,} notes begin, and {sound:,} sound: ties are incomplete', abs(begin - sound))]

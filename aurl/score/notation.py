@@ -24,7 +24,7 @@ from .abc_fields import split_tunes
 from .bridges import to_music21
 from .drums import music21_drum_key, write_drum_names
 from .kern import read_kern
-from .measures import dropped_findings, to_score
+from .measures import count_findings, dropped_findings, to_score
 from .musicxml import read_musicxml
 
 # %% ../../nbs/235_score.notation.ipynb #d3fd8f4c
@@ -114,8 +114,9 @@ def _convert(data, path, kind, limits, tune, repeats, tpq):
         score, found = read_abc(data, tune, repeats, tpq)
         return score, [], [_origin(kind), *found]
     written = _read_written(data, path, kind, limits)
-    origin = _origin(kind, written.title, written.composer)
-    return to_score(written, repeats, tpq), written.findings, [origin, *dropped_findings(written)]
+    origin, score = _origin(kind, written.title, written.composer), to_score(written, repeats, tpq)
+    counts = [] if repeats else count_findings(written, score)
+    return score, written.findings + counts, [origin, *dropped_findings(written)]
 
 def _read_notation(data, path, kind, limits, *, tune, repeats, tpq):
     "The result of `_convert` within the `limits`; an error names the file."
