@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Config
 from ..core import ConfigError
 from ..corpus.phrases import PhraseConfig
-from ..corpus.catalog import named_corpora
+from ..corpus.catalog import trainable_names
 from ..data.loader_config import LoaderConfig
 from ..generate.files import WriteConfig
 from ..generate.profile_limits import ProfileConfig, on_or_off
@@ -41,11 +41,9 @@ def _check_interval(value):
     return int(value) if str(value).isdecimal() else value
 
 # %% ../../nbs/966_commands.configs.ipynb #ad1eeece
-_NAMES = ', '.join(n for n,c in named_corpora().items() if c.training)
-
 class SongConfig(Config):
     "Train a small model and generate new pieces in a few minutes."
-    data: str = Field('chorales', description=f'folder or zip of music files, or a corpus: {_NAMES}')
+    data: str = Field('chorales', description=f'folder or zip of music files, or a corpus: {trainable_names()}')
     minutes: float = Field(4., gt=0, description='training time in minutes')
     steps: int = Field(0, ge=0, description='maximum number of training steps; 0: no limit')
     pieces: int = Field(4, ge=1, description='number of pieces to generate; the last one continues a held-out piece')
@@ -82,7 +80,7 @@ class SongConfig(Config):
 # %% ../../nbs/966_commands.configs.ipynb #d3c8e1af
 class PrepareConfig(Config):
     "Convert music files to a token store."
-    data: str = Field('chorales', description=f'folder or zip of music files, or a corpus: {_NAMES}')
+    data: str = Field('chorales', description=f'folder or zip of music files, or a corpus: {trainable_names()}')
     dest: str = Field('store', description='folder of the store')
     table: str = Field('', description='CSV or TSV file with metadata of the pieces; '
         'a metadata.csv beside the pieces is found automatically')
@@ -117,7 +115,7 @@ class PrepareConfig(Config):
 # %% ../../nbs/966_commands.configs.ipynb #58f45534
 class _DataKeys(Config):
     "The music of a training, and its length."
-    data: str | dict[str, str] = Field('chorales', description=f'folder or zip of music files, a corpus ({_NAMES}), or a store; '
+    data: str | dict[str, str] = Field('chorales', description=f'folder or zip of music files, a corpus ({trainable_names()}), or a store; '
         'several as {bach: chorales, pop: FOLDER}, mixed by loader.corpus_weights')
     split: str = Field('group', description='what is held out: group, piece, a column such as composer, '
         'composer=Chopin, or a .json or .txt file of names')

@@ -17,7 +17,7 @@ from symusic import Score
 
 from ..core import CorpusError, MidiError, sha256_of
 from .chorales import chorale_files
-from .catalog import corpus_files, find_corpus, is_corpus_name, named_corpora
+from .catalog import corpus_files, find_corpus, is_corpus_name, trainable_names
 from aurl.corpus.metadata import (
     FIELDS, _example_name, folder_metadata, folder_pattern, match_table, merge_metadata, parse_table,
 )
@@ -270,7 +270,8 @@ def _named(name, progress):
     folder, rows = corpus_files(corpus, progress)
     stated = dict(composer=corpus.composer, genre=corpus.genre, licence=corpus.licence, source=corpus.title)
     meta = {k:v for k,v in stated.items() if v}
-    return Corpus(_with_tunes(Piece(r['file'], folder/r['file'], group=r['group'], meta=meta) for r in rows), corpus.title)
+    pieces = (Piece(r['file'], folder/r['file'], group=r['group'], meta=meta) for r in rows)
+    return Corpus(_with_tunes(pieces), corpus.title)
 
 # %% ../../nbs/310_corpus.corpus.ipynb #17e92532
 _TABLE_NAMES = ('metadata.csv', 'metadata.tsv')
@@ -352,7 +353,7 @@ def _pieces_of(source, progress):
     if path.is_dir(): return Corpus(_from_folder(path), path), path
     if not path.exists():
         raise CorpusError('no such folder or file', path,
-                          f'give a folder, a zip, music files, or one of {", ".join(named_corpora())}')
+                          f'give a folder, a zip, music files, or one of {trainable_names()}')
     if path.suffix.lower() in music_suffixes: return _from_list([path]), None
     return Corpus(_from_zip(path), path), path
 

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from symusic import Score
 
 from ..core import CorpusError, suggest
+from ..midi.conventions import guess_encoding
 from ..score.keys import _span_ends, estimate_key, file_key, key_names, key_number
 
 # %% ../../nbs/300_corpus.metadata.ipynb #e1f7bd32
@@ -151,9 +152,9 @@ def _read_vlq_at(b, i):
     raise IndexError
 
 def _decode_text(raw):
-    "Decode the text of an event, UTF-8 or Windows-1252."
+    "Decode the text of an event as UTF-8, or by a guess of its encoding."
     try: return clean_text(raw.decode('utf-8'))
-    except UnicodeDecodeError: return clean_text(raw.decode('cp1252', errors='replace'))
+    except UnicodeDecodeError: return clean_text(raw.decode(guess_encoding(raw), errors='replace'))
 
 # %% ../../nbs/300_corpus.metadata.ipynb #63da575b
 def _after_event(data, i, status):

@@ -275,7 +275,7 @@ def _read_line(reader, line):
     if bars: _read_barline(reader, ' '.join(bars))
     if len(bars) < len(tokens): _read_data(reader, tokens)
 
-def _text(data):
+def _decoded(data):
     "Decode `data` as UTF-16, UTF-8 or Latin-1, and normalize line ends."
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'): text = data.decode('utf-16', 'replace')
     else:
@@ -433,7 +433,7 @@ def read_kern(
     expansion:str='', # name of the expansion list that gives the order of the sections, such as 'norep'
 )->WrittenScore:
     "Read a kern file; raise a `MidiError` if its spines cannot be followed."
-    reader = _read_lines(_text(data))
+    reader = _read_lines(_decoded(data))
     parts = staves_of_parts(reader.columns)
     _apply_dynamics(reader.columns, parts)
     names = reader.references

@@ -23,19 +23,11 @@ from .abc import read_abc
 from .abc_fields import split_tunes
 from .bridges import to_music21
 from .drums import music21_drum_key, write_drum_names
-from .kern import read_kern
+from .kern import _decoded, read_kern
 from .measures import count_findings, dropped_findings, to_score
 from .musicxml import read_musicxml
 
 # %% ../../nbs/235_score.notation.ipynb #d3fd8f4c
-def _decoded(data):
-    "Decode `data` as UTF-16, UTF-8 or Latin-1, and normalize line ends."
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): text = data.decode('utf-16', 'replace')
-    else:
-        try: text = data.decode('utf-8-sig')
-        except UnicodeDecodeError: text = data.decode('latin-1')
-    return text.replace('\r\n', '\n').replace('\r', '\n')
-
 def _text_format(text):
     "Detect the format of the beginning of a text file."
     if re.search(r'<score-(partwise|timewise)[\s/>]', text): return 'musicxml'
