@@ -115,8 +115,11 @@ class PrepareConfig(Config):
 # %% ../../nbs/966_commands.configs.ipynb #58f45534
 class _DataKeys(Config):
     "The music of a training, and its length."
-    data: str | dict[str, str] = Field('chorales', description=f'folder or zip of music files, a corpus ({trainable_names()}), or a store; '
-        'several as {bach: chorales, pop: FOLDER}, mixed by loader.corpus_weights')
+    data: str | dict[str, str] = Field(
+        'chorales',
+        description=f'folder or zip of music files, a corpus ({trainable_names()}), or a store; '
+        'several as {bach: chorales, pop: FOLDER}, mixed by loader.corpus_weights',
+    )
     split: str = Field('group', description='what is held out: group, piece, a column such as composer, '
         'composer=Chopin, or a .json or .txt file of names')
     steps: int = Field(2000, ge=0, description='training steps; 0: as many as the minutes allow')

@@ -231,11 +231,18 @@ growth_modes = 'linear', 'exponential', 'cosine', 'step'
 def _grown_length(t, start, length, mode):
     "Length at the share `t` of the growth from `start` to `length`."
     match mode:
-        case 'linear': return start + (length - start)*t
-        case 'exponential': return start*(length/start)**t
-        case 'cosine': return start + (length - start)*(1 - math.cos(math.pi*t))/2
-        case 'step': return start*2**int((math.log2(length/start) + 1)*t)
-        case _: raise ConfigError(f'growth_mode={mode!r} is not a mode', way_out=f"use one of {', '.join(growth_modes)}")
+        case 'linear':
+            return start + (length - start) * t
+        case 'exponential':
+            return start * (length / start) ** t
+        case 'cosine':
+            return start + (length - start) * (1 - math.cos(math.pi * t)) / 2
+        case 'step':
+            return start * 2 ** int((math.log2(length / start) + 1) * t)
+        case _:
+            raise ConfigError(
+                f'growth_mode={mode!r} is not a mode', way_out=f"use one of {', '.join(growth_modes)}"
+            )
 
 def length_at(
     epoch:int,  # index of the epoch, from 0

@@ -192,7 +192,8 @@ def window_quotas(
     names = list(names)
     _check_corpus_weights(weights, names)
     w = np.array([float(weights.get(k, 0)) for k in names])
-    if not w.sum(): raise ConfigError(f'corpus_weights={weights}: all weights are 0', way_out='give a corpus a weight above 0')
+    if not w.sum():
+        raise ConfigError(f'corpus_weights={weights}: all weights are 0', way_out='give a corpus a weight above 0')
     exact = total*w/w.sum()
     n = exact.astype(np.int64)
     n[np.argsort(n - exact, kind='stable')[:total - n.sum()]] += 1        # the largest remainders

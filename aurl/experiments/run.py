@@ -18,7 +18,16 @@ from ..aliases import current_columns
 from ..core import AurlError, atomic_path, read_json, to_json, write_json
 from .environment import aurl_state, environment, git_diff, git_state
 from .run_files import _append_line, _as_dict, _cut_log, _is_running, _keep_until
-from .run_files import _name_from_dir, _new_dir, _read_lines, _split_log, _this_process, _to_plain, find_runs, read_config
+from aurl.experiments.run_files import (
+    _name_from_dir,
+    _new_dir,
+    _read_lines,
+    _split_log,
+    _this_process,
+    _to_plain,
+    find_runs,
+    read_config,
+)
 
 # %% ../../nbs/040_experiments.run.ipynb #9a15b3d6
 class Experiment:

@@ -117,7 +117,9 @@ class _StaffOrder:
 # %% ../../nbs/229_score.abc.ipynb #051f83f5
 def _written_score(reader):
     "Return the `WrittenScore` of what a reader read."
-    voices = _in_staff_order([v for v in reader.voices.values() if not v.bar.is_empty or len(v.bars) > 1], reader.staves)
+    voices = _in_staff_order(
+        [v for v in reader.voices.values() if not v.bar.is_empty or len(v.bars) > 1], reader.staves
+    )
     if not voices: return WrittenScore(parts=[WrittenPart()])
     if len(voices) > 1: reader.counts['voices'] += _common_lengths(voices)
     measures = _measures_of(voices[0], reader.template.key)
@@ -169,7 +171,9 @@ def _select_tune(data, tune):
     if not n and re.search(r'^K:', decode_abc(data), re.M): tunes, n = [data], 1
     if not n: raise MidiError('no ABC tune', way_out='a tune begins with X:1 and has a key, such as K:C')
     if tune is None and n > 1:
-        raise MidiError(f'a book of {n:,} tunes', way_out=f'select one by tune=1 … {n}, or split the book with split_tunes')
+        raise MidiError(
+            f'a book of {n:,} tunes', way_out=f'select one by tune=1 … {n}, or split the book with split_tunes'
+        )
     if not 1 <= (tune or 1) <= n: raise MidiError(f'tune={tune} of {n} tunes', way_out='numbers start at 1')
     return decode_abc(tunes[(tune or 1) - 1])
 

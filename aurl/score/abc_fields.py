@@ -28,10 +28,14 @@ def decode_abc(
         except (UnicodeDecodeError, LookupError): pass
 
 # %% ../../nbs/226_score.abc_fields.ipynb #55d2c24a
-_MARKS = dict(zip('`\'^~":@cuvH.=/', '\u0300\u0301\u0302\u0303\u0308\u0308\u030a\u0327\u0306\u030c\u030b\u0307\u0304\u0338'))
+_MARKS = dict(
+    zip('`\'^~":@cuvH.=/', '\u0300\u0301\u0302\u0303\u0308\u0308\u030a\u0327\u0306\u030c\u030b\u0307\u0304\u0338')
+)
 _LETTERS = dict(zip(('ss', 'AE', 'ae', 'OE', 'oe', 'AA', 'aa', '/O', '/o', '/L', '/l', 'TH', 'th', 'DH', 'dh'),
                     'ßÆæŒœÅåØøŁłÞþÐð'))
-_ESCAPE = re.compile(r'\\(?:u([0-9A-Fa-f]{4})|(ss|AE|ae|OE|oe|AA|aa|/[OoLl]|TH|th|DH|dh)|([`\'^~":@cuvH.=/])([A-Za-z]))')
+_ESCAPE = re.compile(
+    r'\\(?:u([0-9A-Fa-f]{4})|(ss|AE|ae|OE|oe|AA|aa|/[OoLl]|TH|th|DH|dh)|([`\'^~":@cuvH.=/])([A-Za-z]))'
+)
 
 def _escaped_letter(m):
     "Return the letter that the escape `m` stands for."
@@ -160,7 +164,8 @@ def parse_tempo(
         beat = sum(Fraction(int(a), max(int(b), 1)) for a,b in (x.split('/') for x in m[1].split()))
         qpm = float(beat*4)*float(m[2])
     else: qpm = _old_tempo(plain, unit)
-    if qpm is None: qpm = next((_TEMPO_WORDS[w] for w in re.findall(r'[a-z]+', text.lower()) if w in _TEMPO_WORDS), None)
+    if qpm is None:
+        qpm = next((_TEMPO_WORDS[w] for w in re.findall(r'[a-z]+', text.lower()) if w in _TEMPO_WORDS), None)
     return qpm if qpm and 1 <= qpm <= 10_000 else None
 
 # %% ../../nbs/226_score.abc_fields.ipynb #9c0928ae

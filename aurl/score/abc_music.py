@@ -224,7 +224,9 @@ def on_overlay(self:AbcReader, m):
 
 # %% ../../nbs/228_score.abc_music.ipynb #af799b18
 _DYNAMICS = dict(pppp=20, ppp=30, pp=45, p=60, mp=75, mf=90, f=105, ff=120, fff=127, ffff=127)
-_JUMPS = dict(dc='capo', dacapo='capo', dcalfine='capo', dcalcoda='capo', ds='segno', dsalfine='segno', dsalcoda='segno')
+_JUMPS = dict(
+    dc='capo', dacapo='capo', dcalfine='capo', dcalcoda='capo', ds='segno', dsalfine='segno', dsalcoda='segno'
+)
 
 @patch
 def on_text(self:AbcReader, m):
@@ -375,8 +377,17 @@ def _midi(self:AbcReader, words):
     elif command == 'drummap': self.drum_map[words[1]] = max(0, min(numbers[0], 127))
 
 # %% ../../nbs/228_score.abc_music.ipynb #d44da2b7
-_SETTERS = dict(K='_set_key', M='_set_meter', L='_set_unit', Q='_set_tempo', P='_set_part', V='_set_voice', U='_set_symbol',
-                w='_add_lyrics', I='_directive')
+_SETTERS = dict(
+    K='_set_key',
+    M='_set_meter',
+    L='_set_unit',
+    Q='_set_tempo',
+    P='_set_part',
+    V='_set_voice',
+    U='_set_symbol',
+    w='_add_lyrics',
+    I='_directive',
+)
 
 @patch
 def read_field(self:AbcReader,

@@ -101,7 +101,7 @@ class AbcVoice:
     ties:list=field(default_factory=_no_ties)   # ties into this bar and the next one, by layer
     ending_ties:dict=field(default_factory=dict)    # ties into the endings of a repeat
     overlay:tuple=None                              # bar and time where an overlay of several measures began
-    line:list=field(default_factory=list)           # (bar, onset) of each note on the line of music, None for a bar line
+    line:list=field(default_factory=list)           # (bar, onset) of each note on the line, None for a bar line
     line_number:int=-1
     verse:int=0
 

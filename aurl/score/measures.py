@@ -263,7 +263,7 @@ def _signs(measures, name): return {i:getattr(m, name) for i,m in enumerate(meas
 
 # %% ../../nbs/216_score.measures.ipynb #a62a1d00
 def _changes(rows):
-    "Return the sorted `rows` without those that repeat the values of the row before; of several at a time the last one holds."
+    "Return the sorted `rows` whose values differ from those before; the last of several at a time holds."
     out = []
     for time,*values in sorted(rows, key=_time_of):
         if out and out[-1][0] == time: out.pop()

@@ -168,7 +168,7 @@ def _read_forward(part, e):
 
 # %% ../../nbs/222_score.musicxml.ipynb #13ba8530
 def _is_stated_twice(attributes, transpose):
-    "Whether an octave clef has the octave of `transpose`, as Sibelius writes it for parts whose pitches sound as written."
+    "Whether an octave clef repeats the octave of `transpose`, as Sibelius writes it for pitches as they sound."
     octaves, clef = _number(transpose.findtext('octave-change')), attributes.find('clef/clef-octave-change')
     return clef is not None and not _number(transpose.findtext('chromatic')) and octaves == _number(clef.text) != 0
 
@@ -436,7 +436,11 @@ def _measure_length(columns, i, lengths, bars):
 
 def _measure_findings(columns, lengths, bars, used):
     "Return a finding on measures that were filled up with silence."
-    filled = [m[0].number or str(i + 1) for i,m in enumerate(columns) if 0 < lengths[i] < bars[i] - _MAX_ROUNDING and used[i] == bars[i]]
+    filled = [
+        m[0].number or str(i + 1)
+        for i, m in enumerate(columns)
+        if 0 < lengths[i] < bars[i] - _MAX_ROUNDING and used[i] == bars[i]
+    ]
     if not filled: return []
     return [Finding('measure', f'incomplete measures, filled up with silence: {", ".join(filled[:8])}', len(filled))]
 
