@@ -436,11 +436,8 @@ def _measure_length(columns, i, lengths, bars):
 
 def _measure_findings(columns, lengths, bars, used):
     "Return a finding on measures that were filled up with silence."
-    filled = [
-        m[0].number or str(i + 1)
-        for i, m in enumerate(columns)
-        if 0 < lengths[i] < bars[i] - _MAX_ROUNDING and used[i] == bars[i]
-    ]
+    short = [0 < length < bar - _MAX_ROUNDING for length,bar in zip(lengths, bars)]
+    filled = [m[0].number or str(i + 1) for i,m in enumerate(columns) if short[i] and used[i] == bars[i]]
     if not filled: return []
     return [Finding('measure', f'incomplete measures, filled up with silence: {", ".join(filled[:8])}', len(filled))]
 
