@@ -180,6 +180,8 @@ class _LossKeys(_BatchKeys):
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
+    valid_pieces: int = Field(0, ge=0, description='held-out pieces used for validation during the training, '
+        'the same number from each corpus; 0: all of them')
 
 # %% ../../nbs/966_commands.configs.ipynb #f899316b
 class _LogKeys(_LossKeys):
