@@ -17,22 +17,23 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'Conditions', 'TokenStore', 'prepare',
            'repair_store', 'estimate_quality', 'find_store_duplicates', 'split_store', 'resolve_split', 'DataReport',
            'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput',
-           'MusicTransformerVAEGAN', 'preset_config', 'Footprint', 'parameter_counts', 'footprint',
-           'match_parameter_count', 'ConditionEmbedding', 'ConditionSpec', 'Discriminator', 'register_prior',
-           'register_attribute', 'PCAProjection', 'attribute_vector', 'latent_report', 'lerp', 'latent_pca', 'slerp',
-           'traverse', 'LossInputs', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss',
-           'KeepBest', 'RunLog', 'music_learner', 'LatentConfig', 'latent_callbacks', 'MusicLosses',
-           'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'OptimizerConfig', 'optimizer_names',
-           'ScheduleConfig', 'AverageConfig', 'WeightAveraging', 'GradientAccumulation', 'GradientClipping',
-           'ClipConfig', 'AdversarialPerturbation', 'TokenDropout', 'OptimConfig', 'learner_kwargs', 'CurriculumConfig',
-           'GenerationMonitor', 'evaluate_samples', 'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing',
-           'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state',
-           'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint',
-           'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
-           'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Sampling', 'generate', 'generate_ids',
-           'latents_between', 'latents_like', 'latents_of', 'Experiment', 'find_runs', 'list_runs', 'inspect_run',
-           'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll',
-           'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'Report']
+           'MusicTransformerVAEGAN', 'from_pretrained', 'pretrained_names', 'pretrained_table', 'preset_config',
+           'Footprint', 'parameter_counts', 'footprint', 'match_parameter_count', 'ConditionEmbedding', 'ConditionSpec',
+           'Discriminator', 'register_prior', 'register_attribute', 'PCAProjection', 'attribute_vector',
+           'latent_report', 'lerp', 'latent_pca', 'slerp', 'traverse', 'LossInputs', 'MusicLoss', 'check_loss',
+           'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig',
+           'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks',
+           'OptimizerConfig', 'optimizer_names', 'ScheduleConfig', 'AverageConfig', 'WeightAveraging',
+           'GradientAccumulation', 'GradientClipping', 'ClipConfig', 'AdversarialPerturbation', 'TokenDropout',
+           'OptimConfig', 'learner_kwargs', 'CurriculumConfig', 'GenerationMonitor', 'evaluate_samples',
+           'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing', 'EarlyStopping', 'TrainingProfiler',
+           'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state', 'capture_state', 'average_checkpoints',
+           'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'CheckpointConfig',
+           'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds', 'GenerationLimits', 'ProfileConfig',
+           'describe_limits', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of',
+           'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache', 'prune_stores', 'repair_stores',
+           'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
+           'LatentEvaluation', 'evaluate_latent', 'longest_matches', 'memorization_table', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -198,7 +199,8 @@ _all_ = [
 
 # %% ../nbs/990_all.ipynb #5ced51ec
 from .models.model_config import ModelConfig, preset_config
-from .models.vae_gan import ModelOutput, MusicTransformerVAEGAN
+from .models.pretrained import pretrained_names, pretrained_table
+from .models.vae_gan import ModelOutput, MusicTransformerVAEGAN, from_pretrained
 from .models.size import Footprint, parameter_counts, footprint, match_parameter_count
 from .models.conditioning import ConditionEmbedding, ConditionSpec
 from .models.discriminator import Discriminator
@@ -211,6 +213,9 @@ _all_ = [
     'ModelConfig',
     'ModelOutput',
     'MusicTransformerVAEGAN',
+    'from_pretrained',
+    'pretrained_names',
+    'pretrained_table',
     'preset_config',
     'Footprint',
     'parameter_counts',
@@ -345,6 +350,7 @@ from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable
 from .evaluate.latent_report import LatentEvaluation, evaluate_latent
+from .evaluate.memorization import longest_matches, memorization_table
 from .evaluate.report import Report
 
 # %% ../nbs/990_all.ipynb #6c92ef41
@@ -365,5 +371,7 @@ _all_ = [
     'DistanceTable',
     'LatentEvaluation',
     'evaluate_latent',
+    'longest_matches',
+    'memorization_table',
     'Report',
 ]

@@ -216,6 +216,7 @@ _command_help = dict(
     sweep='Find the best settings of a training: many short trainings, and a preset of the best.',
     ablation='Measure the effect of each part of the model: variants of one size, several seeds, intervals.',
     scaling='Measure how the loss falls with parameters and data: small trainings, a law, a larger one predicted.',
+    release='Measure a trained model on held-out works, and write it with a model card.',
 )
 for _name, _help in _command_help.items(): app.command(_name, help=_help)(_make_command(_name))
 

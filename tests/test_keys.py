@@ -52,7 +52,7 @@ modes = 'transformer', 'vae', 'vae_gan'
 vae, gan = dict(mode='vae'), dict(mode='vae_gan')
 augmented = {'loader.augment.probability': 1., 'transpose': 0}
 TRAIN = {
-    'split': ('HELD', {}), 'steps': (7, {}), 'minutes': (1., {}), 'mode': ('vae', {}), 'model': ('OTHER', {}), 'length': (48, {}), 'transpose': (2, {}),
+    'split': ('HELD', {}), 'start': ('TEACHER', {}), 'valid_pieces': (1, {}), 'steps': (7, {}), 'minutes': (1., {}), 'mode': ('vae', {}), 'model': ('OTHER', {}), 'length': (48, {}), 'transpose': (2, {}),
     'latent_windows': ('whole', dict(vae, length=290)), 'recompute': (True, {}), 'stages': ([dict(name='a'), dict(name='b')], {}), 'valid': (.5, {}), 'seed': (3, {}),
     'batch_size': (2, {}), 'grammar_weight': (.5, {}), 'losses': (dict(rhythm=.1), {}), 'balance': ('uncertainty', {'losses.rhythm': .1}),
     'teacher': ('TEACHER', {}), 'distill': (dict(output=.3, hard=.7), dict(teacher='TEACHER')), 'dropout': (.1, {}), 'dtype': ('bf16', {}),

@@ -13,7 +13,7 @@ from .configs import EvaluateConfig, GenerateConfig, PrepareConfig, SongConfig, 
 from .evaluation import evaluation_source
 from .key_rules import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, STAGE_RULES, TRAIN_RULES
 from .key_rules import generation_rule_input, training_rule_input
-from .model_setup import build_loader_config, build_model_config, find_model
+from .model_setup import build_loader_config, build_model_config, check_start, find_model
 from .option_checks import check_distributed, validate_options
 from .preparation import load_corpus, prepare_kwargs
 from .resume import open_training_run, resumed_config, run_to_resume, saved_config
@@ -146,6 +146,11 @@ def _check_stage_configs(cfg, resumed):
     return lines
 
 # %% ../../nbs/979_commands.checks.ipynb #997c5b3a
+def _first_stage(cfg):
+    "The configuration of the first stage of a training, whose model is new."
+    stages = parse_stages(cfg) if isinstance(cfg, TrainConfig) else []
+    return stages[0].cfg if stages else cfg
+
 def _check_training(cfg, resume_path):
     "Check a `TrainConfig` or a `SongConfig`; `resume_path` is the run to resume, or None."
     lines, is_new = [], resume_path is None
@@ -153,6 +158,7 @@ def _check_training(cfg, resume_path):
     if isinstance(cfg, TrainConfig): lines = _check_stage_configs(cfg, not is_new)
     elif cfg.model != 'auto': make_config(ModelConfig, preset=cfg.model, group='model')
     if is_new or not _store_still_exists(resume_path, cfg.data): _check_data(cfg.data, two=True)
+    if is_new: check_start(_first_stage(cfg))
     if isinstance(cfg, TrainConfig) and is_new:
         _check_weights(cfg)
         _check_split(cfg)

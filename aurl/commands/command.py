@@ -17,6 +17,7 @@ from .ablation import AblationConfig, check_ablation, check_ablation_keys
 from .checks import check_keys, check_request
 from .configs import EvaluateConfig, GenerateConfig, PrepareConfig, SongConfig, TrainConfig
 from .latent_study import LatentStudyConfig, check_latent_study
+from .release import ReleaseConfig, check_release
 from .resume import resolve_config, resume_run, run_to_resume
 from .run_folder import create_run, new_run_dir
 from .scaling import ScalingConfig, check_scaling, check_scaling_keys
@@ -67,6 +68,7 @@ COMMANDS = dict( # by name
     sweep=_study('sweep', SweepConfig, check_sweep, check_sweep_keys, 'sweep'),
     ablation=_study('ablation', AblationConfig, check_ablation, check_ablation_keys, ''),
     scaling=_study('scaling', ScalingConfig, check_scaling, check_scaling_keys, 'study'),
+    release=_study('release', ReleaseConfig, check_release),
 )
 
 # %% ../../nbs/989_commands.command.ipynb #0fa0253c

@@ -47,13 +47,16 @@ class SongConfig(Config):
     minutes: float = Field(4., gt=0, description='training time in minutes')
     steps: int = Field(0, ge=0, description='maximum number of training steps; 0: no limit')
     pieces: int = Field(4, ge=1, description='number of pieces to generate; the last one continues a held-out piece')
-    model: str = Field('auto',
-        description='preset of the model; auto: song or song_small, depending on the speed of this machine')
+    start: str = Field('auto', description='weights that the training starts from: a pretrained model such as base, '
+        'a run or a folder with a saved model; none: random weights; auto: base, or none if a preset is given as model')
+    model: str = Field('auto', description='preset of the model; auto: that of start; without one, song or song_small, '
+        'depending on the speed of this machine')
     length: int = Field(384, ge=16, description='ids in a training window')
     batch_size: int = Field(0, ge=0,
         description='windows in a batch; 0: 16, 8 or 4, depending on what fits into the minutes')
     transpose: int = Field(6, ge=0, le=24, description='training windows are transposed by at most so many semitones')
-    lr: float = Field(4e-3, gt=0, description='learning rate')
+    lr: float = Field(0., ge=0,
+        description='learning rate; 0: 0.004 from random weights, 0.002 from a trained model')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     valid_every: int | str = Field('auto',
         description='interval between validations: steps (100) or time (30s, 2m); auto: twelve validations in all')
@@ -139,6 +142,8 @@ class _ModelKeys(_DataKeys):
     "The model of a training."
     mode: Literal['transformer', 'vae', 'vae_gan'] = Field('transformer',
         description='architecture: a transformer, a VAE or a VAE-GAN around it')
+    start: str = Field('none', description='weights that the training starts from: a pretrained model such as base, a '
+        'run or a folder with a saved model, for a model of the same size; none: random weights')
     model: str = Field('song', description='preset of the model')
     model_overrides: dict[str, Any] = Field({},
         description='fields of the model configuration to override, such as model_overrides.d_model=128 '
@@ -173,7 +178,7 @@ class _LossKeys(_BatchKeys):
         description='additional losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
     balance: Literal['fixed', 'uncertainty'] = Field('fixed',
         description='weights of the losses: fixed, or uncertainty: learned factors times the given weights')
-    teacher: str = Field('', description='teacher for distillation: a run (also RUN@best, @newest, @average, '
+    teacher: str = Field('', description='teacher for distillation: a pretrained model, a run (also RUN@best, @newest, @average, '
         '@step=50), a checkpoint or a folder with a saved model')
     distill: dict[str, Any] = Field({},
         description='distillation losses with weights: {output: 0.7, hard: 0.3, feature: 0.5}')
@@ -240,8 +245,8 @@ class TrainConfig(OptimConfig, _MachineKeys): "Train a model."
 # %% ../../nbs/966_commands.configs.ipynb #7d774b63
 class GenerateConfig(Config):
     "Generate new pieces with a trained model."
-    model: str = Field('', description='a run; RUN@best, @newest, @average or @step=50; a checkpoint in it; '
-        'or a folder with a saved model; default: the newest run')
+    model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
+        '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
     pieces: int = Field(4, ge=1, description='number of pieces to generate')
     prompt: str = Field('', description='MIDI file to continue')
     prompt_seconds: float = Field(8., gt=0,
@@ -298,8 +303,8 @@ class GenerateConfig(Config):
 # %% ../../nbs/966_commands.configs.ipynb #3d2298ca
 class EvaluateConfig(Config):
     "Evaluate a model: likelihood of held-out music, and validity of unmasked samples."
-    model: str = Field('', description='a run; RUN@best, @newest, @average or @step=50; a checkpoint in it; '
-        'or a folder with a saved model; default: the newest run')
+    model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
+        '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
     data: str = Field('', description='data to evaluate on; default: the held-out pieces of the run')
     valid: float = Field(0., ge=0, lt=1, description='share of data held out; 0: that of the run, or all of it')
     window: int = Field(0, ge=0, description='context of the model in ids; 0: that of its training')

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .configs import SongConfig
+from .model_setup import _start_model, resolve_start
 from ..config import make_config
 from ..core import rng
 from ..data.token_store import TokenStore
@@ -24,6 +25,8 @@ from ..tokens.codec import decode
 from ..train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 
 # %% ../../nbs/978_commands.song.ipynb #82078aa9
+_lr, _start_lr = .004, .002   # learning rates from random weights, and from a trained model
+
 def _benchmark_progress(run):
     "A callback that shows in `run` which model is timed."
     def report(name): run.progress('measure', None, f'training speed of the model {name} on this machine')
@@ -31,9 +34,11 @@ def _benchmark_progress(run):
 
 def _fixed_plan(cfg, n_held):
     "The plan of a training whose open values do not depend on the speed of the machine; None if some do."
-    if cfg.steps: return plan_steps(cfg.steps, n_held, cfg.model, cfg.batch_size)
-    if cfg.model == 'auto' or not cfg.batch_size or not cfg.valid_pieces: return None
-    return plan_steps(1, n_held, cfg.model, cfg.batch_size).changed(
+    model = resolve_start(cfg) or cfg.model
+    plan = plan_steps(cfg.steps or 1, n_held, model, cfg.batch_size)
+    if cfg.steps: return plan
+    if model == 'auto' or not cfg.batch_size or not cfg.valid_pieces: return None
+    return plan.changed(
         valid_every=f'{max(.1, cfg.minutes*5):g}s',
         reasons=('model, batch_size and valid_pieces are given, so nothing was timed',),
     )
@@ -41,16 +46,20 @@ def _fixed_plan(cfg, n_held):
 # %% ../../nbs/978_commands.song.ipynb #0bc9306e
 def _measured_plan(cfg, run, store, sides, order):
     "Time the machine, and plan the training of `cfg`; validation uses the held-out pieces in this order."
+    start = resolve_start(cfg)
+    new_model = _start_model if start else None
     speeds = measure_presets(
         store,
         *sides,
         cfg.length,
         _benchmark_progress(run),
         cfg.seed,
+        new_model,
         transpose=cfg.transpose,
         device=cfg.device,
     )
-    return plan_training(cfg.minutes, speeds, store.length[order].tolist(), cfg.length, cfg.model, cfg.batch_size)
+    lengths = store.length[order].tolist()
+    return plan_training(cfg.minutes, speeds, lengths, cfg.length, start or cfg.model, cfg.batch_size)
 
 def _saved_plan(run):
     "The plan in the configuration of `run`."
@@ -60,20 +69,30 @@ def _saved_plan(run):
 # %% ../../nbs/978_commands.song.ipynb #8be1b035
 def _format_duration(seconds): return f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
 
+def _start_of(run): return run.config.get('plan', {}).get('start', '')
+
 def plan_summary(
     run:Experiment, # of `aurl song`
 )->list:            # sentences; empty for runs of older versions
     "The plan for this machine, its reasons, and the time of the setup."
     if not (plan := run.config.get('plan')): return []
     setup = _format_duration(plan.get('setup_seconds', 0))
-    return [f'the setup took {setup}, which are not counted as training', *plan.get('reasons', ())]
+    start = [f'the training starts from the weights of {_start_of(run)}'] if _start_of(run) else []
+    return [*start, f'the setup took {setup}, which are not counted as training', *plan.get('reasons', ())]
 
 # %% ../../nbs/978_commands.song.ipynb #cc4a89e6
 def _planned_config(cfg, plan, n_held):
     "`cfg` with the values of `plan` where it left them open."
     every = plan.valid_every if cfg.valid_every == 'auto' else cfg.valid_every
-    n = min(cfg.valid_pieces or plan.valid_pieces, n_held)
-    return cfg.changed(model=plan.model, batch_size=plan.batch_size, valid_every=every, valid_pieces=n)
+    n, start = min(cfg.valid_pieces or plan.valid_pieces, n_held), resolve_start(cfg)
+    return cfg.changed(
+        start=start or 'none',
+        model=plan.model,
+        batch_size=plan.batch_size,
+        valid_every=every,
+        valid_pieces=n,
+        lr=cfg.lr or (_start_lr if start else _lr),
+    )
 
 def plan_for_machine(
     cfg:SongConfig,
@@ -85,7 +104,7 @@ def plan_for_machine(
     order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
     if 'plan' not in run.config:
         plan = _fixed_plan(cfg, len(held)) or _measured_plan(cfg, run, store, (train, held), order)
-        run.decide(plan=plan.to_dict() | dict(setup_seconds=round(run.elapsed, 1)))
+        run.decide(plan=plan.to_dict() | dict(setup_seconds=round(run.elapsed, 1), start=resolve_start(cfg)))
     for line in plan_summary(run): run.say(line)
     planned = _planned_config(cfg, _saved_plan(run), len(held))
     return planned, np.sort(order[:planned.valid_pieces])
@@ -158,11 +177,14 @@ def _empty_report(run, store, table, model):
     lines = run.metrics()
     steps, trained = (max((m.get(k) or 0 for m in lines), default=0) for k in ('step', 'train_seconds'))
     parameters = parameter_counts(model.config)['total']
-    report = Report('New music', f'Trained on a corpus of {len(store)} pieces for {_format_duration(trained)}; '
+    start = _start_of(run)
+    origin = f', from the weights of {start}' if start else ''
+    report = Report('New music', f'Trained on a corpus of {len(store)} pieces for {_format_duration(trained)}{origin}; '
                                  f'generated by a model with {parameters/1e6:.1f} million parameters.')
     report.add_facts(
         pieces=len(store),
         notes=int(np.sum(store.pieces['notes'].to_numpy())),
+        start=start or 'random weights',
         steps=steps,
         nats_per_token=round(table['model']['nats_per_token'], 3),
     )

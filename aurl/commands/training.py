@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 
 from .configs import TrainConfig
 from .learner_setup import build_learner, parameter_summary
-from .model_setup import _new_model, _shared_model_config
+from .model_setup import _new_model, _shared_model_config, _take_weights, resolve_start
 from .model_setup import build_model, build_model_config, with_conditions
 from ..config import Config
 from ..core import AurlError, CheckpointError, OutOfMemory, read_json, seed_everything
@@ -345,7 +345,10 @@ def _stage_model(stages, stage, run, store, train):
 
 def _stage_learner(stage, run, before, *, stages, store, sides):
     "The learner of a stage, with the weights of `before`, the model of the previous stage."
-    model = transfer_weights(_stage_model(stages, stage, run, store, sides[0]), before, run.say)
+    model = _stage_model(stages, stage, run, store, sides[0])
+    start = resolve_start(stage.cfg)
+    if before is not None: model = transfer_weights(model, before, run.say)
+    elif start: model = _take_weights(model, start)
     return build_learner(stage.cfg, store, *sides, model, run)
 
 # %% ../../nbs/975_commands.training.ipynb #d5fc53df

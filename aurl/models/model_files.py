@@ -17,6 +17,7 @@ from ..config import make_config
 from ..core import AurlError, CodecError, ConfigError, ModelError, atomic_dir, read_json, sha256_of, write_json
 from ..data.profile import CorpusProfile
 from .model_config import ModelConfig
+from .pretrained import is_pretrained_name, pretrained_folder, pretrained_names
 from ..tokens.codec import get_codec
 from ..tokens.programs import ProgramTable
 from ..tokens.vocab import vocab
@@ -46,9 +47,10 @@ def check_model_target(path:Path):
     if _has_other_contents(path):
         raise ModelError('exists and is not a saved model', path=path, way_out='choose another folder')
 
-def _write_files(folder, weights, description, programs):
+def _write_files(folder, weights, description, programs, card):
     "Write the files of a model to an empty folder."
     if programs: write_json(folder/'programs.json', programs.to_dict())
+    if card: (folder/'README.md').write_text(card, encoding='utf-8')
     safetensors.torch.save_file(weights, folder/'model.safetensors')
     write_json(folder/'config.json', description | dict(sha256=sha256_of(folder/'model.safetensors')))
 
@@ -58,12 +60,13 @@ def write_model_folder(
     weights:dict,     # contiguous tensors on the CPU, by name
     description:dict, # contents of config.json; the hash of the weights is added
     programs:ProgramTable=None, # programs of the instrument families, if known
+    card:str='',      # the model card, README.md
 ):
     "Write a model to the folder `path`, under a temporary name that is renamed at the end."
     new = path.with_name(f'.{path.name}.new')
     try:
         _remove(new)
-        with atomic_dir(new) as folder: _write_files(folder, weights, description, programs)
+        with atomic_dir(new) as folder: _write_files(folder, weights, description, programs, card)
         _swap(new, path)
     except (OSError, SafetensorError) as e:
         raise ModelError(f'the model is not saved ({getattr(e, "strerror", None) or e})', path=path,
@@ -71,14 +74,16 @@ def write_model_folder(
 
 # %% ../../nbs/658_models.model_files.ipynb #0e0a1914
 def find_model_folder(
-    path, # folder of a model, or of a run that contains one
+    path, # folder of a model, or of a run that contains one; or the name of a pretrained model
 )->Path:
     "The folder of the model in `path`; `ModelError` if there is none."
+    if is_pretrained_name(path): return pretrained_folder(path)
     path = Path(path)
     if not _has_config(path) and _has_config(path/'model'): path = path/'model'
     if not _has_config(path):
         raise ModelError('no saved model in this folder', path=path,
-                         way_out='give the folder that save_pretrained or a run wrote')
+                         way_out='give the folder that save_pretrained or a run wrote, or the name of a pretrained '
+                                 f'model: {", ".join(pretrained_names())}')
     return path
 
 def _is_description(saved): return isinstance(saved, dict) and 'model' in saved

@@ -132,12 +132,14 @@ def measure_presets(
     length:int=384,  # ids per window
     on_preset=None,  # called with the name of a preset before it is measured
     seed:int=0,      # of weights and windows
+    new_model=None,  # function from a name to a model; None: that of presets
     **kwargs         # for `music_learner`: transpose, device, lr
 )->Callable:         # from the name of a preset to ids per second
     "Return a function that measures the speed of a preset on this machine."
+    new_model = new_model or MusicTransformerVAEGAN.from_preset
     options = dict(valid=(train, valid), length=length, batch_size=4, seed=seed, **kwargs)
     def measure_speed(name):
         if on_preset: on_preset(name)
         seed_everything(seed)
-        return training_speed(music_learner(store, MusicTransformerVAEGAN.from_preset(name), **options))
+        return training_speed(music_learner(store, new_model(name), **options))
     return measure_speed

@@ -16,6 +16,7 @@ from ..config import make_config
 from ..aliases import current_callback
 from ..core import CheckpointError, ConfigError, ModelError, read_json
 from ..models.model_config import ModelConfig
+from ..models.pretrained import is_pretrained_name, pretrained_folder
 from ..models.vae_gan import MusicTransformerVAEGAN
 from .checkpoint import load_checkpoint
 from .checkpoint_folder import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint
@@ -126,11 +127,18 @@ def _better_checkpoint(run, folder):
     return best if isinstance(score, (int, float)) and read_json(best/'manifest.json')['score'] < score else None
 
 # %% ../../nbs/782_train.saved_models.ipynb #ea0894bd
+def _load_pretrained(name, device):
+    "Return a pretrained model, its folder, and a line."
+    model = MusicTransformerVAEGAN.from_pretrained(name, device)
+    return model, pretrained_folder(name), f'the pretrained model {name}'
+
 def load_model(
-    text,         # a run, optionally with a choice such as @best; a checkpoint; or a folder with a saved model
+    text,         # a pretrained model such as piano; a run, optionally with a choice such as @best; a checkpoint;
+                  # or a folder with a saved model
     device='cpu', # device of the model
 )->tuple:         # the model, the folder of its run, and a line that names the source, or ''
     "Load a saved model."
+    if is_pretrained_name(text): return _load_pretrained(text, device)
     run, choice = split_model_choice(text)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
