@@ -27,6 +27,7 @@ from ..evaluate.memorization import memorization_table
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 from ..models.model_files import check_model_target
+from ..tokens.programs import programs_of
 from ..models.vae_gan import MusicTransformerVAEGAN
 
 # %% ../../nbs/987_commands.release.ipynb #a2001c9c
@@ -39,7 +40,7 @@ class ReleaseConfig(Config):
     limits: str = Field('', description='what the model cannot do, for the model card')
     dest: str = Field('models', description='folder in which a folder with the name of the model is written')
     works: int = Field(20, ge=1, description='number of held-out works of each corpus on which the model is measured')
-    ngram_tokens: int = Field(1_000_000, ge=1000,
+    ngram_tokens: int = Field(4_000_000, ge=1000,
         description='ids of training pieces of each corpus that the n-grams count, drawn at random')
     pieces: int = Field(24, ge=2, description='number of generated pieces that are compared with the training music')
     max_tokens: int = Field(1024, ge=64, description='maximum length of these pieces in tokens')
@@ -116,14 +117,17 @@ def _likelihood(data, k, model, window):
     else: table = LikelihoodTable(works, seed=seed)
     return table.add('model', piece_nll(model, works, window))
 
+_ngrams = '5-gram', '7-gram'
+
 def _result_row(name, table):
     "A row for the model card."
     row = dict(corpus=name, works=len(table.tokens), tokens=int(table.tokens.sum()))
     for r in table.rows:
-        if r['name'] in ('7-gram', 'model'): row[r['name']] = round(r['nats_per_token'], 3)
-    if '7-gram' in row:
-        d, low, high = table.difference('model', '7-gram')
-        row['difference'] = f'{d:.3f} ({low:.3f} … {high:.3f})'
+        if r['name'] in (*_ngrams, 'model'): row[r['name']] = round(r['nats_per_token'], 3)
+    if known := [n for n in _ngrams if n in row]:
+        best = min(known, key=row.get)
+        d, low, high = table.difference('model', best)
+        row['difference'] = f'{d:.3f} ({low:.3f} … {high:.3f}) to the {best}'
     return row
 
 def corpus_results(
@@ -203,8 +207,9 @@ def rounded_model(
         for p in model.parameters(): p.copy_(p.bfloat16().float())
     return model
 
-_results_text = ('Nats per token on works that were not trained on, lower is better: a 7-gram, which counts training pieces of '
-                 'the same corpus in all keys, and this model. The difference has a 95 % bootstrap interval over works.')
+_results_text = ('Nats per token on works that were not trained on, lower is better: n-grams, which count training pieces of '
+                 'the same corpus in all keys, and this model. The difference to the better of them has a 95 % bootstrap '
+                 'interval over works.')
 _memorization_text = ('Notes in the longest passage that also occurs in the training music, in any key: of generated pieces, '
                       'and of excerpts of held-out works with as many notes.')
 
@@ -236,6 +241,8 @@ def release_model(
     memorization:list, # of `memorization_rows`
 )->Path:               # the folder
     "Write a model with bfloat16 weights and a model card."
+    if model.profile is None: model.profile = data.store.profile_of(data.train)     # a checkpoint has no profile
+    if model.programs is None: model.programs = programs_of(data.store) or None
     folder = release_folder(data.cfg, data.where)
     folder.parent.mkdir(parents=True, exist_ok=True)
     return model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization))
