@@ -102,7 +102,8 @@ class PrepareConfig(Config):
     max_seconds: float | None = Field(None, ge=0, description='leave out longer pieces')
     max_density: float | None = Field(None, ge=0, description='leave out pieces with more notes per second')
     max_silence: float | None = Field(None, ge=0, le=1, description='leave out pieces with a larger share of silence')
-    keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20"')
+    keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20" or '
+        '"families == Piano"')
     voices: Literal[voice_modes] = Field('merge', description='tracks of the same instrument family: merge them, '
         'or keep them apart, each in a family of its own as long as unused families remain')
     workers: int = Field(2, ge=0, description='processes that read files')
