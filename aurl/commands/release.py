@@ -19,11 +19,11 @@ from .configs import Seed
 from .model_setup import find_model
 from .run_data import named_stores, open_store, train_valid_split
 from ..config import Config
-from ..core import AurlError, ConfigError, ModelError, read_json, rng
+from ..core import AurlError, ConfigError, ModelError, atomic_path, read_json, rng
 from ..corpus.catalog import is_corpus_name, named_corpora
 from ..device import pick_device
 from ..evaluate.likelihood import LikelihoodTable, baselines, piece_nll
-from ..evaluate.memorization import longest_matches, memorization_table
+from ..evaluate.memorization import fingerprint_file, longest_matches, memorization_table, passage_fingerprints
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 from ..models.model_files import check_model_target
@@ -39,6 +39,8 @@ class ReleaseConfig(Config):
     licence: str = Field('', description='licence of the released model, such as CC BY 4.0')
     limits: str = Field('', description='what the model cannot do, for the model card')
     dest: str = Field('models', description='folder in which a folder with the name of the model is written')
+    start_data: str | dict[str, str] = Field('', description='data that the model at the start of the training was trained '
+        'on, with the same split: its training pieces are known as well')
     works: int = Field(20, ge=1, description='number of held-out works of each corpus on which the model is measured')
     ngram_tokens: int = Field(4_000_000, ge=1000,
         description='ids of training pieces of each corpus that the n-grams count, drawn at random')
@@ -70,6 +72,14 @@ class ReleaseData:
     def of_corpus(self, side, k):
         "The pieces of `side` in corpus `k`."
         return side[self.corpus_of(side) == k]
+
+    def known_pieces(self):
+        "The ids of all training pieces, and of those of the model at the start."
+        known, before = self.ids_of(self.train), self.cfg.start_data
+        if not before: return known
+        store = open_store(before, self.cfg.workers)
+        split = train_valid_split(store, self.config['valid'], self.config['seed'])
+        return known + [store[int(i)] for i in split[0]]
 
     def ids_of(self, pieces):
         "The ids of some pieces."
@@ -118,7 +128,7 @@ def unknown_works(
     pieces,           # indices of held-out pieces
 )->np.ndarray:        # those of `pieces` that are no version of a training piece, in any corpus
     "Leave out held-out pieces that share a passage of 100 notes with the training music."
-    longest = longest_matches(data.ids_of(pieces), data.ids_of(data.train))
+    longest = longest_matches(data.ids_of(pieces), data.known_pieces())
     return pieces[longest < _known_from]
 
 def _likelihood(data, k, model, window):
@@ -213,7 +223,7 @@ def memorization_rows(
     cfg = data.cfg
     generated = generate_ids(model, n=cfg.pieces, max_tokens=cfg.max_tokens, seed=cfg.seed)
     works = unknown_works(data, draw_works(data.store, data.held, 20*len(data.names), cfg.seed))
-    return memorization_table(generated, data.ids_of(works), data.ids_of(data.train), cfg.seed)
+    return memorization_table(generated, data.ids_of(works), data.known_pieces(), cfg.seed)
 
 # %% ../../nbs/987_commands.release.ipynb #4e684648
 def rounded_model(
@@ -262,7 +272,10 @@ def release_model(
     if model.programs is None: model.programs = programs_of(data.store) or None
     folder = release_folder(data.cfg, data.where)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization))
+    model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization))
+    with atomic_path(folder/fingerprint_file) as path:
+        with open(path, 'wb') as f: np.save(f, passage_fingerprints(data.known_pieces()), allow_pickle=False)
+    return folder
 
 def check_release(
     cfg:ReleaseConfig,
