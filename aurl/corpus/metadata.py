@@ -17,6 +17,7 @@ from symusic import Score
 
 from ..core import CorpusError, suggest
 from ..midi.conventions import guess_encoding
+from ..score.headers import score_header
 from ..score.keys import _span_ends, estimate_key, file_key, key_names, key_number
 
 # %% ../../nbs/300_corpus.metadata.ipynb #e1f7bd32
@@ -231,12 +232,18 @@ def file_meter(
     return durations.most_common(1)[0][0]
 
 # %% ../../nbs/300_corpus.metadata.ipynb #7c214cf4
+def _header_fields(data):
+    "Yield field and value at the head of a score, if the value is valid."
+    for field, value in score_header(data).items():
+        try: yield field, clean_value(field, str(value))
+        except CorpusError: pass
+
 def file_metadata(
-    data:bytes,  # contents of a MIDI file
+    data:bytes,  # contents of a MIDI, MusicXML, ABC or kern file
     score:Score, # score read from the file
 )->dict:
-    "Metadata stated in a MIDI file."
-    texts, out = midi_texts(data), {}
+    "Metadata stated in a file."
+    texts, out = midi_texts(data), dict(_header_fields(data))
     if data[8:10] != b'\0\0' and (title := _track_title(texts)) is not None: out['title'] = title
     for field,value in _labeled_fields(texts): out.setdefault(field, value)
     if notice := next((t for k,t in texts if k == 2), None): out['licence'] = notice
