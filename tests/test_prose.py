@@ -95,7 +95,7 @@ def test_stems_are_seen():
 
 # pattern: what to say instead
 BANNED = {
-    r'(graphics )?cards?': 'GPU',
+    r'(?<!model\s)(graphics )?cards?': 'GPU',      # a model card is the description of a model
     r'foresees?|foresaw|foreseen|foreseeing': 'predict',
     r'dream(s|ed|t|ing)?': 'sample from the prior',
     r'hears?|heard|hearing|listen(s|ed|ing|ers?)?': 'receive, attend to, condition on',
@@ -244,7 +244,7 @@ def test_words_of_the_list_are_found(word):
 
 
 @pytest.mark.parametrize('text', [
-    'Discard it; a scorecard, a surprising result, cardinal, told apart: critics are told apart from models',
+    'Discard it; a model card and all model cards; a scorecard, a surprising result, cardinal, told apart: critics are told apart from models',
     'The method `model.dream` and the key `watch.rescues`; rescues=3, or model.dream(n), see [here](card.ipynb)',
     '```\ncrew = hear(card)\n```',
 ])

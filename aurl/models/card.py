@@ -10,7 +10,7 @@ import yaml
 
 # %% ../../nbs/659_models.card.ipynb #474a7bd0
 def _header(notes):
-    "The YAML header of a card, as the Hugging Face hub reads it."
+    "The YAML header of a model card, as the Hugging Face hub reads it."
     licence = notes.get('licence', '').lower().replace(' ', '-')
     fields = dict(library_name='aurl', tags=['symbolic-music', 'midi', 'music-generation'])
     if licence: fields = dict(license=licence) | fields
@@ -49,7 +49,7 @@ def _facts(description):
 
 # %% ../../nbs/659_models.card.ipynb #1ce917af
 def _sections(notes):
-    "The sections of a card for which `notes` has contents: (title, text)."
+    "The sections of a model card for which `notes` has contents: (title, text)."
     corpora = [dict(corpus=k) | v for k,v in notes.get('corpora', {}).items()]
     yield 'Training music', markdown_table(corpora)
     yield 'Training', '\n'.join(f'- {k}: {v}' for k,v in notes.get('training', {}).items())
@@ -62,7 +62,7 @@ def model_card(
     name:str,         # of the model
     description:dict, # contents of its config.json
 )->str:               # Markdown
-    "The card of a model."
+    "The model card of a model."
     notes = description.get('notes', {})
     parts = [_header(notes), f"# {name}\n", f"{notes['title']}\n" if notes.get('title') else '']
     parts += ['## Use\n', _use.format(name=name) + '\n', '## Architecture\n', _facts(description) + '\n']

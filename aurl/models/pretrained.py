@@ -38,13 +38,18 @@ def pretrained_folder(
     return _pretrained_root()/name
 
 # %% ../../nbs/656_models.pretrained.ipynb #f07b6a3c
+def _nats_text(results):
+    "Nats per token of the model on each corpus, and of the better n-gram."
+    def best(row): return min((row[k] for k in ('5-gram', '7-gram') if k in row), default='–')
+    return ', '.join(f"{row['corpus']} {row['model']:.2f} ({best(row):.2f})" for row in results)
+
 def pretrained_table()->list: # a dict for each model
-    "What each pretrained model was trained on, its size and its licence."
+    "What each pretrained model writes, its training music, its nats per token on held-out works, and its size."
     rows = []
     for name in pretrained_names():
         folder = pretrained_folder(name)
         notes = read_json(folder/'config.json')['notes']
         size = (folder/'model.safetensors').stat().st_size
-        rows.append(dict(name=name, title=notes.get('title', ''), megabytes=round(size/1e6, 1),
-                         corpora=', '.join(notes.get('corpora', {})), licence=notes.get('licence', '')))
+        rows.append(dict(name=name, writes=notes.get('title', ''), trained_on=', '.join(notes.get('corpora', {})),
+                         nats=_nats_text(notes.get('results', [])), megabytes=round(size/1e6, 1)))
     return rows
