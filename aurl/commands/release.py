@@ -33,17 +33,26 @@ from ..models.vae_gan import MusicTransformerVAEGAN
 # %% ../../nbs/987_commands.release.ipynb #a2001c9c
 class ReleaseConfig(Config):
     "Measure a trained model, and write it with a model card."
-    model: str = Field('', description='a run of aurl train; RUN@best, @newest, @average or @step=50; default: the newest run')
+
+    model: str = Field(
+        '', description='a run of aurl train; RUN@best, @newest, @average or @step=50; default: the newest run'
+    )
     name: str = Field('', description='name of the released model; default: that of the run')
     title: str = Field('', description='one sentence for the model card: what the model writes')
     licence: str = Field('', description='licence of the released model, such as CC BY 4.0')
     limits: str = Field('', description='what the model cannot do, for the model card')
     dest: str = Field('models', description='folder in which a folder with the name of the model is written')
-    start_data: str | dict[str, str] = Field('', description='data that the model at the start of the training was trained '
-        'on, with the same split: its training pieces are known as well')
+    start_data: str | dict[str, str] = Field(
+        '',
+        description='data that the model at the start of the training was trained '
+        'on, with the same split: its training pieces are known as well',
+    )
     works: int = Field(20, ge=1, description='number of held-out works of each corpus on which the model is measured')
-    ngram_tokens: int = Field(4_000_000, ge=1000,
-        description='ids of training pieces of each corpus that the n-grams count, drawn at random')
+    ngram_tokens: int = Field(
+        4_000_000,
+        ge=1000,
+        description='ids of training pieces of each corpus that the n-grams count, drawn at random',
+    )
     pieces: int = Field(24, ge=2, description='number of generated pieces that are compared with the training music')
     max_tokens: int = Field(1024, ge=64, description='maximum length of these pieces in tokens')
     workers: int = Field(2, ge=0, description='processes that read files')
@@ -193,16 +202,18 @@ def attributions(
 # %% ../../nbs/987_commands.release.ipynb #ce36e0a7
 def _curve_text(run, n=8):
     "At most `n` points of the learning curve, as words."
-    points = [(m.get('train_seconds', m['time'])/60, m['valid_loss']) for m in run.metrics() if m.get('valid_loss') is not None]
+    points = [
+        (m.get('train_seconds', m['time']) / 60, m['valid_loss'])
+        for m in run.metrics()
+        if m.get('valid_loss') is not None
+    ]
     chosen = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(n, len(points)))}) if points else []
     return ', '.join(f'{points[i][0]:.0f} min {points[i][1]:.3f}' for i in chosen)
 
-def training_facts(
-    data:ReleaseData,
-)->dict:             # words for the model card
+def training_facts(data: ReleaseData) -> dict:  # words for the model card
     "How the model was trained: start, steps, time, machine, seed, and the learning curve."
     run, c = Experiment.open(data.where), data.config
-    lines, machine = run.metrics(), read_json(data.where/'environment.json')
+    lines, machine = run.metrics(), read_json(data.where / 'environment.json')
     steps, seconds = (max((m.get(k) or 0 for m in lines), default=0) for k in ('step', 'train_seconds'))
     stores = {s['name'] or data.names[0]: s['fingerprint'][:16] for s in machine.get('data', {}).get('stores', [])}
     return {
@@ -210,7 +221,7 @@ def training_facts(
         'budget': f"{steps:,} steps of {c.get('batch_size')} windows of {c.get('length')} ids, {seconds/3600:.2f} hours",
         'machine': f"{machine.get('cpu')}, {machine.get('torch_threads')} threads, torch {machine.get('torch')}",
         'seed': c['seed'],
-        'stores': ', '.join(f'{k} {v}' for k,v in stores.items()),
+        'stores': ', '.join(f'{k} {v}' for k, v in stores.items()),
         'learning curve (nats per token on held-out windows)': _curve_text(run),
     }
 
@@ -234,23 +245,34 @@ def rounded_model(
         for p in model.parameters(): p.copy_(p.bfloat16().float())
     return model
 
-_results_text = ('Nats per token on works that were not trained on, lower is better: n-grams, which count training pieces of '
-                 'the same corpus in all keys, and this model. The difference to the better of them has a 95 % bootstrap '
-                 'interval over works.')
-_memorization_text = ('Notes in the longest passage that also occurs in the training music, in any key: of generated pieces, '
-                      'and of excerpts of held-out works with as many notes.')
+_results_text = (
+    'Nats per token on works that were not trained on, lower is better: n-grams, which count training pieces of '
+    'the same corpus in all keys, and this model. The difference to the better of them has a 95 % bootstrap '
+    'interval over works.'
+)
+_memorization_text = (
+    'Notes in the longest passage that also occurs in the training music, in any key: of generated pieces, '
+    'and of excerpts of held-out works with as many notes.'
+)
 
 def release_notes(
-    data:ReleaseData,
-    results:list,      # of `corpus_results`
-    memorization:list, # of `memorization_rows`
-)->dict:
+    data: ReleaseData, results: list, memorization: list  # of `corpus_results`  # of `memorization_rows`
+) -> dict:
     "What the model card says."
     cfg = data.cfg
     return dict(
-        title=cfg.title, licence=cfg.licence, limits=cfg.limits, date=str(date.today()), length=data.config.get('length', 512),
-        corpora=corpus_facts(data), training=training_facts(data), attribution=attributions(data), results=results,
-        results_text=_results_text, memorization=memorization, memorization_text=_memorization_text,
+        title=cfg.title,
+        licence=cfg.licence,
+        limits=cfg.limits,
+        date=str(date.today()),
+        length=data.config.get('length', 512),
+        corpora=corpus_facts(data),
+        training=training_facts(data),
+        attribution=attributions(data),
+        results=results,
+        results_text=_results_text,
+        memorization=memorization,
+        memorization_text=_memorization_text,
     )
 
 # %% ../../nbs/987_commands.release.ipynb #07c8ad23

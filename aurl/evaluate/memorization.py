@@ -37,7 +37,8 @@ _CODES = rng(0, 'codes of interval symbols').integers(1 << 63, size=263, dtype=n
 
 def _powers(base, n):
     "The first `n` powers of `base` modulo 2**64."
-    with np.errstate(over='ignore'): return np.append(np.uint64(1), np.full(n - 1, base, np.uint64)).cumprod(dtype=np.uint64)
+    with np.errstate(over='ignore'):
+        return np.append(np.uint64(1), np.full(n - 1, base, np.uint64)).cumprod(dtype=np.uint64)
 
 class _Windows:
     "The windows of some sequences of symbols, by their hashes."
@@ -78,21 +79,21 @@ def longest_matches(
 def _note_positions(ids): return np.flatnonzero(vocab.kind[np.asarray(ids, np.int64)] == Kind.NOTE_ON)
 
 def random_excerpts(
-    pieces,     # ids of pieces
-    n_notes,    # notes of each excerpt
-    seed:int=0, # of the draw
-)->list:        # of ids: from one NOTE_ON to another, without START and END
+    pieces, n_notes, seed: int = 0  # ids of pieces  # notes of each excerpt  # of the draw
+) -> list:  # of ids: from one NOTE_ON to another, without START and END
     "An excerpt of each length, from pieces drawn at random among those that are long enough."
     gen, out = rng(seed, 'excerpts'), []
     positions = [_note_positions(p) for p in pieces]
     for n in n_notes:
         long = [i for i, at in enumerate(positions) if len(at) >= n]
         if not long:
-            raise CorpusError(f'no held-out piece has the {n} notes of a generated one', way_out='generate shorter pieces')
+            raise CorpusError(
+                f'no held-out piece has the {n} notes of a generated one', way_out='generate shorter pieces'
+            )
         i = long[gen.integers(len(long))]
         first = gen.integers(len(positions[i]) - n + 1)
-        at = positions[i][first:first + n]
-        out.append(np.asarray(pieces[i])[at[0]:at[-1] + 1])
+        at = positions[i][first : first + n]
+        out.append(np.asarray(pieces[i])[at[0] : at[-1] + 1])
     return out
 
 # %% ../../nbs/925_evaluate.memorization.ipynb #80539f91

@@ -42,9 +42,12 @@ def _facts(description):
     c, notes = description['model'], description.get('notes', {})
     lines = [f"- {c['mode']}: {c['n_layers']} layers of {c['d_model']}, {c['n_heads']} heads"]
     lines.append(f"- codec `{c['codec']}`, {description['vocab']} ids")
-    if 'length' in notes: lines.append(f"- trained on windows of {notes['length']} ids")
-    if isinstance(notes.get('data'), str): lines.append(f"- data: {notes['data']}")
-    if isinstance(loss := notes.get('valid_loss'), float): lines.append(f'- {loss:.3f} nats per token on held-out windows')
+    if 'length' in notes:
+        lines.append(f"- trained on windows of {notes['length']} ids")
+    if isinstance(notes.get('data'), str):
+        lines.append(f"- data: {notes['data']}")
+    if isinstance(loss := notes.get('valid_loss'), float):
+        lines.append(f'- {loss:.3f} nats per token on held-out windows')
     return '\n'.join(lines)
 
 # %% ../../nbs/659_models.card.ipynb #1ce917af

@@ -67,8 +67,13 @@ def _kern_fields(data):
     for m in re.finditer(r'^!!!\s*([A-Z]{3})(?:\d*)?(?:@+[A-Za-z]*)?\s*:[ \t]*(.*?)\s*$', _decoded(data), re.M):
         records.setdefault(m[1], m[2])
     titles = dict.fromkeys(filter(None, (records.get('OPR'), records.get('OTL'))))
-    return dict(title=': '.join(titles), composer=records.get('COM'), genre=records.get('AGN'), year=_year_in(records.get('ODT')),
-                licence=records.get('YEC'))
+    return dict(
+        title=': '.join(titles),
+        composer=records.get('COM'),
+        genre=records.get('AGN'),
+        year=_year_in(records.get('ODT')),
+        licence=records.get('YEC'),
+    )
 
 # %% ../../nbs/236_score.headers.ipynb #0073b0ba
 def score_header(
