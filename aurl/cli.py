@@ -32,10 +32,10 @@ def _unused_path(path):
 # %% ../nbs/995_cli.ipynb #bcecdfe8
 def _check_command(command, cfg, items):
     "Messages to print; raise an error if `cfg` cannot work or a given key has no effect."
-    from aurl.config import parse_overrides
+    from aurl.config import parse_overrides, quote_texts
     from aurl.dependencies import given_keys
     lines = list(command.check(cfg) or ())
-    command.check_keys(cfg, given_keys(parse_overrides(items)))
+    command.check_keys(cfg, given_keys(parse_overrides(quote_texts(command.config_cls, items))))
     return lines
 
 def _run_dir(command, cfg):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['parse_overrides', 'Config', 'present_keys', 'describe_keys', 'presets_dir', 'presets', 'preset_descriptions', 'merge',
-           'load_preset', 'make_config', 'restore_config', 'save_config', 'config_from']
+           'load_preset', 'quote_texts', 'make_config', 'restore_config', 'save_config', 'config_from']
 
 # %% ../nbs/010_config.ipynb #150a8794
-import difflib, functools, inspect, re, typing
+import difflib, functools, inspect, json, re, typing
 from collections import Counter
 from pathlib import Path
 
@@ -41,9 +41,8 @@ class _Loader(yaml.SafeLoader):
 _float = r'[-+]?((\.\d+|\d+\.\d*)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)|\.nan'
 for _tag, _pattern, _first in [('null', '~|null|', '~nN'), ('bool', 'true|false', 'tTfF'),
                                ('int', r'[-+]?(0|[1-9][\d_]*)', '-+0123456789'), ('float', _float, '-+.0123456789')]:
-    _Loader.add_implicit_resolver(
-        f'tag:yaml.org,2002:{_tag}', re.compile(f'^(?:{_pattern})$', re.I | re.A), [*_first, '']
-    )
+    _regex = re.compile(f'^(?:{_pattern})$', re.I | re.A)
+    _Loader.add_implicit_resolver(f'tag:yaml.org,2002:{_tag}', _regex, [*_first, ''])
 
 # %% ../nbs/010_config.ipynb #1de2a8d5
 def _yaml(
@@ -66,9 +65,8 @@ def parse_overrides(
         key, eq, value = str(item).partition('=')
         *above, last = key.strip().removeprefix('--').split('.')
         if not (eq and last and all(above)):
-            raise ConfigError(
-                f'{item!r} is not key=value', way_out='write it without spaces, such as steps=200 or model.width=256'
-            )
+            raise ConfigError(f'{item!r} is not key=value',
+                              way_out='write it without spaces, such as steps=200 or model.width=256')
         at = out
         for part in above:
             at = at.setdefault(part, {})
@@ -112,9 +110,8 @@ def _type_names(kinds):
         tuple: 'a list',
         type(None): 'null',
     }
-    return ' or '.join(
-        dict.fromkeys(words.get(k, 'a group of keys') for k in sorted(kinds, key=lambda k: k is type(None)))
-    )
+    ordered = sorted(kinds, key=lambda k: k is type(None))
+    return ' or '.join(dict.fromkeys(words.get(k, 'a group of keys') for k in ordered))
 
 # %% ../nbs/010_config.ipynb #ee190559
 @patch
@@ -261,9 +258,8 @@ def _error_message(cls, finding, key):
     if finding['type'] == 'missing' and isinstance(finding['loc'][-1], int):
         return f"{key.rpartition('.')[0]}={_shorten(value)}: it has too few values"
     if finding['type'] == 'missing': return f'{key} is needed and was not given'
-    near = isinstance(value, str) and _nearest(
-        value, re.findall(r"'([^']*)'", str(finding.get('ctx', {}).get('expected', '')))
-    )
+    choices = re.findall(r"'([^']*)'", str(finding.get('ctx', {}).get('expected', '')))
+    near = isinstance(value, str) and _nearest(value, choices)
     said = _problem_text(finding)
     if finding['type'] == 'value_error' and isinstance(value, (dict, Config)):
         return ': '.join(w for w in (key, said) if w)
@@ -401,6 +397,23 @@ def load_preset(
     base = values.pop('base', None)
     return values if base is None else merge(load_preset(group, base, chain, path.parent), values)
 
+# %% ../nbs/010_config.ipynb #55af7f12
+def _needs_quotes(cls, key, value):
+    "Is `value` a text for a key that takes text only, although it reads as something else in YAML?"
+    first, _, rest = key.partition('.')
+    if rest and cls: return _needs_quotes(_group_class(cls, first), rest, value)
+    if not cls or not _accepts_text_only(cls, first): return False
+    try: return isinstance(_yaml(value), (dict, list))
+    except ConfigError: return True
+
+def quote_texts(
+    cls,   # a subclass of `Config`
+    items, # strings `key=value`
+)->list:   # of strings
+    "Quote values such as `title=Waltz: in A`, which YAML would take for a mapping."
+    parts = [str(item).removeprefix('--').partition('=') for item in items or ()]
+    return [key + eq + (json.dumps(value) if _needs_quotes(cls, key, value) else value) for key, eq, value in parts]
+
 # %% ../nbs/010_config.ipynb #f4cf2ca0
 def make_config(
     cls,           # a subclass of `Config`
@@ -410,7 +423,7 @@ def make_config(
 )->Config:
     "Build an instance of `cls` from its defaults, a preset and overrides."
     low = present_keys(cls, load_preset(group, preset)) if preset else {}
-    over = dict(overrides) if isinstance(overrides, dict) else parse_overrides(overrides)
+    over = dict(overrides) if isinstance(overrides, dict) else parse_overrides(quote_texts(cls, overrides))
     if low: _validate(cls, _numbers_to_strings(cls, low), source=preset)  # so that the error names the file
     return _validate(cls, _numbers_to_strings(cls, _merge_group_defaults(cls, merge(low, over))))
 
