@@ -94,9 +94,12 @@ class Units:
 
 @dataclass
 class _Row:
-    "The durations of a measure in quarter notes, and the length of a bar by its time signature."
-    bar: Fraction
+    "The durations of a measure in quarter notes, and its time signature."
+    meter: tuple  # (numerator, denominator), or None
     steps: list   # (kind, duration); the kind is that of a field of `Units`
+
+    @property
+    def bar(self): return self.meter and Fraction(4*self.meter[0], self.meter[1])
 
 # %% ../../nbs/219_score.musicxml_document.ipynb #86ef2d93
 def _steps_of(measure, divisions):
@@ -112,12 +115,12 @@ def _steps_of(measure, divisions):
 
 def _rows_of(part):
     "Return a `_Row` for each measure of a `part` element."
-    rows, bar, divisions = [], None, Fraction(1)
+    rows, meter, divisions = [], None, Fraction(1)
     for measure in part.findall('measure'):
         steps, divisions = _steps_of(measure, divisions)
         for time in measure.findall('attributes/time')[:1]:
-            if meter := _meter_of(time): bar = Fraction(4*meter[0], meter[1])
-        rows.append(_Row(bar, steps))
+            meter = _meter_of(time) or meter
+        rows.append(_Row(meter, steps))
     return rows
 
 # %% ../../nbs/219_score.musicxml_document.ipynb #a749d77c
@@ -140,11 +143,11 @@ def _runs_of(columns):
     "Return lists of indices of neighboring measures whose parts have the same different time signatures."
     runs, before = [], None
     for i,column in enumerate(columns):
-        bars = [r.bar for r in column if r]
-        if len({b for b in bars if b}) > 1:
-            if bars == before: runs[-1].append(i)
+        meters = [r.meter for r in column if r]
+        if len({m for m in meters if m}) > 1:
+            if meters == before: runs[-1].append(i)
             else: runs.append([i])
-        before = bars
+        before = meters
     return runs
 
 def _meters_of(part):
