@@ -54,6 +54,7 @@ class Measure:
     keys: list = field(default_factory=list)     # (onset, sharps, is_minor); flats are negative
     tempos: list = field(default_factory=list)   # (onset, quarter notes per minute)
     markers: list = field(default_factory=list)  # (onset, text)
+    is_first: bool = False                       # a movement begins, within which repeats and jumps are played
     repeat_start: bool = False                   # a repeat sign at its beginning
     repeat_times: int = 0                        # a repeat sign at its end: how often the section is played
     endings: tuple = ()                          # numbers of the ending that it belongs to
@@ -76,18 +77,18 @@ class WrittenScore:
     composer: str = ''
 
 # %% ../../nbs/216_score.measures.ipynb #e5acd139
-def _group_passes(measures, i):
-    "Return how often a section is played whose endings begin before or at measure `i`."
+def _group_numbers(measures, i):
+    "Return the numbers of all endings of a section, one of which has measure `i`."
     first, last = i, i
     while first and measures[first - 1].endings: first -= 1
     while last + 1 < len(measures) and measures[last + 1].endings: last += 1
-    return max(n for m in measures[first:last + 1] for n in m.endings)
+    return {n for m in measures[first:last + 1] for n in m.endings}
 
 def _passes(measures, i):
     "Return how often the section is played that ends with measure `i`; 1 without a repeat sign."
     measure = measures[i]
     if not measure.repeat_times: return 1
-    return _group_passes(measures, i) if measure.endings else measure.repeat_times
+    return max(_group_numbers(measures, i)) if measure.endings else measure.repeat_times
 
 # %% ../../nbs/216_score.measures.ipynb #ba839327
 class _Player:
@@ -95,19 +96,21 @@ class _Player:
     def __init__(self, measures):
         self.measures, self.at, self.start, self.count = measures, 0, 0, 1
         self.jumped, self.in_coda, self.order = False, False, []
+        self.origin = self.left = 0                # target of da capo, and the measure that the last jump left
         codas = [i for i,m in enumerate(measures) if m.coda]
         self.exits = codas[:-1] if len(codas) > 1 and not any(m.to_coda for m in measures) else []
 
     def skips(self):
-        "Whether the measure belongs to the ending of another pass."
+        "Whether the measure belongs to the ending of another pass; not if there is none for this pass."
         endings = self.measures[self.at].endings
         if not endings: return False
-        wanted = _group_passes(self.measures, self.at) if self.jumped else self.count
-        return wanted not in endings
+        numbers = _group_numbers(self.measures, self.at)
+        wanted = max(numbers) if self.jumped else self.count
+        return wanted in numbers and wanted not in endings
 
     def segno(self):
-        "Return the index of the measure with the segno; 0 without one."
-        return next((i for i,m in enumerate(self.measures) if m.segno), 0)
+        "Return the index of the measure with the segno; that of da capo without one."
+        return next((i for i,m in enumerate(self.measures) if i >= self.origin and m.segno), self.origin)
 
     def coda(self):
         "Return the index of the coda if the present measure leads there; None if it does not."
@@ -117,7 +120,9 @@ class _Player:
 # %% ../../nbs/216_score.measures.ipynb #2266d157
 def _after_jump(player, measure):
     "Return where the music continues after `measure`, once a jump was taken."
-    if measure.fine: return len(player.measures)
+    if measure.fine:
+        player.jumped, player.origin, player.start, player.count = False, player.left + 1, player.left + 1, 1
+        return player.origin
     if (coda := player.coda()) is None: return player.at + 1
     player.jumped, player.in_coda, player.start, player.count = False, True, coda, 1
     return coda
@@ -129,8 +134,8 @@ def _next_measure(player, measure):
         player.count += 1
         return player.start
     if measure.jump and not player.in_coda:
-        player.jumped = True
-        return player.segno() if measure.jump == 'segno' else 0
+        player.jumped, player.left = True, player.at
+        return player.segno() if measure.jump == 'segno' else player.origin
     return player.at + 1
 
 # %% ../../nbs/216_score.measures.ipynb #69054e3b
@@ -142,11 +147,8 @@ def _enter(player):
     if at > player.start and (measures[at].repeat_start or leaves_endings or leaves_repeat):
         player.start, player.count = at, 1
 
-def playing_order(
-    measures,             # a list of `Measure`
-    max_measures=100_000, # longest order
-)->list:                  # indices of measures
-    "Return the measures in the order in which they are played, with repeats, endings and jumps."
+def _movement_order(measures, max_measures):
+    "Return the order in which the measures of one movement are played."
     player = _Player(measures)
     while player.at < len(measures) and len(player.order) < max_measures:
         _enter(player)
@@ -155,6 +157,16 @@ def playing_order(
             player.order.append(player.at)
             player.at = _next_measure(player, measures[player.at])
     return player.order
+
+def playing_order(
+    measures,             # a list of `Measure`
+    max_measures=100_000, # longest order
+)->list:                  # indices of measures
+    "Return the measures in the order in which they are played, with repeats, endings and jumps."
+    order, starts = [], [0, *(i for i,m in enumerate(measures) if i and m.is_first)]
+    for a,b in zip(starts, [*starts[1:], len(measures)]):
+        order += [a + i for i in _movement_order(measures[a:b], max_measures - len(order))]
+    return order
 
 # %% ../../nbs/216_score.measures.ipynb #f4505a9b
 @dataclass(slots=True)

@@ -70,6 +70,15 @@ def _measure_findings(columns, lengths, bars, used):
     return [Finding('measure', f'incomplete measures, filled up with silence: {", ".join(filled[:8])}', len(filled))]
 
 # %% ../../nbs/222_score.musicxml.ipynb #2f1da8eb
+def _mark_movements(measures, columns):
+    "Mark the measures at which the numbers of measures begin again, as at a new movement."
+    last = 0
+    for measure,column in zip(measures, columns):
+        if not column[0].number.isdecimal(): continue
+        number = int(column[0].number[:9])
+        measure.is_first = number <= 1 and number < last
+        last = number
+
 def _merged_signs(measures, length):
     "Return the signs of a measure from all of its parts."
     signs = Measure(length)
@@ -137,6 +146,7 @@ def _joined_parts(parts):
     lengths, bars = [_content(c) for c in columns], _nominal_lengths(columns)
     used = [_measure_length(columns, i, lengths, bars) for i in range(len(columns))]
     written = WrittenScore([_merged_signs(c, length) for c,length in zip(columns, used)])
+    _mark_movements(written.measures, columns)
     starts = _starts(written.measures, range(len(used)))
     for p in parts: _set_velocities(p, starts)
     written.parts = [w for p in parts for w in _written_parts(p)]
