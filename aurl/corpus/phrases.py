@@ -6,6 +6,7 @@
 __all__ = ['bar_starts', 'PhraseConfig', 'cut_phrases', 'phrase_corpus', 'grid_score']
 
 # %% ../../nbs/340_corpus.phrases.ipynb #31055c71
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,6 +16,7 @@ from symusic import Note, Score, Tempo, TimeSignature, Track
 from ..config import Config, make_config
 from ..core import CorpusError, MidiError, atomic_dir
 from .corpus import Corpus, Piece, corpus_from
+from ..score.measures import meter_of_length
 from ..score.quantize import QuantizeConfig, quantize_score
 from ..midi.write import write_midi
 
@@ -64,11 +66,12 @@ def _parts(score, name):
     return [(t, _note_rows(t, _per_quarter(score))) for t in _chosen_tracks(score, name)]
 
 # %% ../../nbs/340_corpus.phrases.ipynb #26c3d495
-def _new_score(tempo, ticks):
-    "Return an empty score in 4/4."
-    new = Score(ticks)
+def _new_score(tempo, ticks, pickup=0.):
+    "Return an empty score in 4/4, after a pickup of so many quarter notes."
+    new, meter = Score(ticks), meter_of_length(Fraction(pickup).limit_denominator(16))
     new.tempos.append(Tempo(0, tempo))
-    new.time_signatures.append(TimeSignature(0, 4, 4))
+    if meter: new.time_signatures.append(TimeSignature(0, *meter))
+    new.time_signatures.append(TimeSignature(round(pickup*ticks) if meter else 0, 4, 4))
     return new
 
 def _excerpt_track(track, rows, start, stop, ticks):
@@ -80,17 +83,23 @@ def _excerpt_track(track, rows, start, stop, ticks):
     return new
 
 # %% ../../nbs/340_corpus.phrases.ipynb #27d6e888
-def _excerpt(parts, start, stop, tempo, *, even=False, hold=False, ticks=480):
+def _excerpt(parts, start, stop, tempo, *, even=False, hold=False, ticks=480, pickup=0.):
     "Return the notes of `parts` between two times as a new score."
     inside = [(t, n[(n[:,1] > start + 1e-6) & (n[:,0] < stop - 1e-6)]) for t,n in parts]
     rows = np.concatenate([n for _,n in inside]) if inside else np.zeros((0, 4))
-    last, new = rows[:,1].max(initial=start), _new_score(tempo, ticks)
+    last, new = rows[:,1].max(initial=start), _new_score(tempo, ticks, pickup)
     for t,n in inside:
         if not len(n): continue
         if hold: n[n[:,1] > last - 1e-6,1] = stop
         if even: n[:,3] = rows[:,3].mean()
         new.tracks.append(_excerpt_track(t, n, start, stop, ticks))
     return new
+
+# %% ../../nbs/340_corpus.phrases.ipynb #b796410e
+def _join_pickup(lines):
+    "Return bar lines without the one after a pickup, and the length of the pickup in quarter notes; 0 without one."
+    if len(lines) < 3 or lines[1] - lines[0] >= lines[2] - lines[1]: return lines, 0.
+    return np.delete(lines, 1), lines[1] - lines[0]
 
 # %% ../../nbs/340_corpus.phrases.ipynb #df8385df
 class PhraseConfig(Config):
@@ -127,16 +136,18 @@ def cut_phrases(
     score,          # symusic.Score in ticks or quarters
     bars:int=4,     # bars per phrase
     **config        # fields of `PhraseConfig`
-)->list:            # pairs (index of the first bar, symusic.Score)
+)->list:            # pairs (index of the first bar, symusic.Score); a pickup belongs to bar 0
     "Cut a song into phrases."
     if bars < 1: raise MidiError(f'phrases of {bars} bars', way_out='use a positive number')
     c = make_config(PhraseConfig, overrides=config)
     if type(score.ttype).__name__ == 'Second':
         raise MidiError('a score in seconds has no bars', way_out='read it with read_midi')
     if c.grid: score = _on_grid(score, c)
-    parts, lines, phrases = _parts(score, c.track), bar_starts(score, c.quarters_per_bar), []
+    parts, phrases = _parts(score, c.track), []
+    lines, pickup = _join_pickup(bar_starts(score, c.quarters_per_bar))
     for i in range(0, len(lines) - bars, c.stride_bars or bars):
-        phrase = _excerpt(parts, lines[i], lines[i + bars], c.tempo, even=c.equal_velocity, hold=c.extend_last)
+        phrase = _excerpt(parts, lines[i], lines[i + bars], c.tempo,
+                          even=c.equal_velocity, hold=c.extend_last, pickup=0. if i else pickup)
         if phrase.note_num() >= c.min_notes: phrases.append((i, phrase))
     return phrases
 

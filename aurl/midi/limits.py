@@ -75,9 +75,9 @@ def _pedal_spans(track):
 
 # %% ../../nbs/130_midi.limits.ipynb #c9f7aca5
 def _rebuild_pedals(score):
-    "Set the pedals of `score` to those of its controllers."
+    "Set the pedals of each track to those of its controllers 64, if it has any; a track read from notation has none."
     for t in score.tracks:
-        if len(t.pedals) or len(t.controls):
+        if len(t.controls) and (t.controls.numpy()['number'] == 64).any():
             on, off = _pedal_spans(t)
             t.pedals = Pedal.from_numpy(on, off - on, 'tick')
 

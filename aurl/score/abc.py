@@ -81,6 +81,9 @@ def _write_part(voice, place, reader):
         for onset,text in bar.lyrics:
             k, onset = place(i, onset)
             part.lyrics.setdefault(k, []).append((_as_quarters(onset), text))
+        for onset,is_down in bar.pedals:
+            k, onset = place(i, onset)
+            part.pedals.setdefault(k, []).append((_as_quarters(onset), is_down))
     return part
 
 def _write_signs(voice, place, measures, names):
@@ -142,7 +145,7 @@ def _sections(bars):
 
 def _reordered(written, order):
     "Return `written` with its measures in `order`, a list of lists of indices: one for each section."
-    out = WrittenScore(dropped=written.dropped, parts=[replace(p, notes={}, lyrics={}) for p in written.parts])
+    out = WrittenScore(dropped=written.dropped, parts=[replace(p, notes={}, lyrics={}, pedals={}) for p in written.parts])
     for section in order:
         for old in section:
             new = len(out.measures)
@@ -150,8 +153,8 @@ def _reordered(written, order):
             out.measures.append(replace(written.measures[old],
                                         repeat_start=is_first or written.measures[old].repeat_start))
             for a,b in zip(written.parts, out.parts):
-                if old in a.notes: b.notes[new] = a.notes[old]
-                if old in a.lyrics: b.lyrics[new] = a.lyrics[old]
+                for name in ('notes', 'lyrics', 'pedals'):
+                    if old in getattr(a, name): getattr(b, name)[new] = getattr(a, name)[old]
     return out
 
 def _in_part_order(reader, written):

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core import MidiError
 from .abc_fields import (ALTERATIONS, apply_macros, clean_abc_text, default_unit, parse_fraction,
                                    parse_key, parse_macro, parse_meter, parse_properties, parse_tempo, tune_lines)
+from .measures import nearest_semitone
 from .abc_voices import _MAX_LENGTH, _QUARTER, AbcNote, AbcSettings, AbcVoice, _rounded
 
 # %% ../../nbs/228_score.abc_music.ipynb #cb1f26c3
@@ -82,10 +83,10 @@ def _alteration(self:AbcReader, m, letter, octave):
 
 @patch
 def _microtone(self:AbcReader, sign, text):
-    "Return the alteration by a fraction of semitones, such as '/' or '3/2', to the nearest semitone."
+    "Return the alteration by a fraction of semitones, such as '/' or '3/2', by `nearest_semitone`."
     a, _, b = text.partition('/')
     self.counts['microtone'] += 1
-    return round(sign*int(a or 1)/max(int(b or 2), 1))
+    return nearest_semitone(Fraction(sign*int(a or 1), max(int(b or 2), 1)))
 
 # %% ../../nbs/228_score.abc_music.ipynb #bc14d9fd
 _MAX_NOTES = 2_000_000
@@ -250,11 +251,12 @@ def on_decoration(self:AbcReader, m): self._decorate(m[0][1:-1])
 # %% ../../nbs/228_score.abc_music.ipynb #b6b3c3e5
 @patch
 def _decorate(self:AbcReader, name):
-    "Apply the decoration `name`, if it is a dynamic mark or a jump."
+    "Apply the decoration `name`, if it is a dynamic mark, a pedal sign or a jump."
     bars, at = self.voice.bars, self.voice.at
     signs, word = self.voice.bar.signs, re.sub('[^a-z]', '', name.lower())
     before = bars[at - 1].signs if at and not self.voice.cursor else signs
     if name in _DYNAMICS: self.voice.settings.velocity = _DYNAMICS[name]
+    elif name in ('ped', 'ped-up'): self.voice.bar.pedals.append((self.voice.cursor, name == 'ped'))
     elif word in _JUMPS: before.jump = _JUMPS[word]
     elif word == 'segno': signs.segno = True
     elif word == 'fine': before.fine = True

@@ -52,6 +52,7 @@ class AbcBar:
     length:int=0
     notes:list=field(default_factory=list)      # of `AbcNote`
     lyrics:list=field(default_factory=list)     # (onset, text)
+    pedals:list=field(default_factory=list)     # (onset, whether the sustain pedal goes down)
     signs:AbcSigns=field(default_factory=AbcSigns)
     is_closed:bool=False                        # whether a double bar or a repeat sign ends it
     is_rest:bool=False                          # whether it is a rest of whole measures

@@ -8,7 +8,6 @@ __all__ = ['read_kern']
 # %% ../../nbs/223_score.kern.ipynb #9cb31489
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from itertools import count
@@ -16,7 +15,8 @@ from math import lcm
 
 from ..core import MidiError
 from ..midi.bytes import Finding
-from .measures import Measure, WrittenNote, WrittenPart, WrittenScore, meter_of_length
+from .dynamics import Dynamics, VelocityCurve, pair_hairpins
+from .measures import Measure, WrittenNote, WrittenPart, WrittenScore, _starts, meter_of_length
 from aurl.score.spines import (
     Spine, SpinePath, drum_key, interpret, is_percussion, next_paths, parse_token, program_of, reciprocal,
                                staves_of_parts
@@ -36,6 +36,7 @@ class _Reader:
         self.start = None                          # of the present measure; None until it has music
         self.lists, self.labels, self.references = {}, {}, {}
         self.counts, self.irregular, self.grace = Counter(), set(), 0
+        self.has_meters, self.n_meters = False, 0  # whether the staves differ now, and in how many measures
 
     @property
     def index(self): return len(self.measures) - 1
@@ -84,6 +85,7 @@ def _enter_measure(reader):
     "Let the present measure start at `now`."
     if reader.index: _close_measure(reader)
     reader.start = reader.now
+    reader.n_meters += reader.has_meters
 
 # %% ../../nbs/223_score.kern.ipynb #3f11ae72
 def _divide(reader):
@@ -159,10 +161,14 @@ def _as_meter(m):
 _METER = re.compile(r'\*(?:yy)?M(\d{1,3})[/\\](\d{1,3})(?:%(\d))?')
 
 def _read_meter(reader, tokens):
-    "Take over the meter of a line of interpretations."
-    meters = [_as_meter(m) for t in reversed(tokens) if (m := _METER.match(t))]
-    if not any(meters): return
-    reader.meter, before = _most_common(filter(None, meters)), reader.meter
+    "Take over the meter of most staves, or of the upper of two."
+    found = [(p.column, meter) for p,t in zip(reader.paths, tokens) if (m := _METER.match(t)) and (meter := _as_meter(m))]
+    for column,meter in found:
+        if column: column.meter = meter
+    if not found: return
+    meters = [c.meter for c in reversed(reader.columns) if c.meter and c.kind == '**kern']
+    reader.has_meters = len(set(meters)) > 1
+    reader.meter, before = _most_common(meters or [found[-1][1]]), reader.meter
     if reader.meter != before or not any(m.meters for m in reader.measures):
         reader.measures[-1].meters.append((reader.onset, *reader.meter))
 
@@ -222,6 +228,8 @@ def _read_tandem(reader, path, token):
     if path.column: interpret(path.column, token)
     if token.startswith('*>') and path.is_kern: _read_section(reader, token)
     elif token in ('*ossia', '*Xossia'): path.is_ossia = token == '*ossia'
+    elif token in ('*ped', '*Xped') and path.column:
+        path.column.pedals.setdefault(reader.index, []).append((reader.onset, token == '*ped'))
     elif token == '*cue': reader.counts['cue'] += 1
 
 def _read_interpretations(reader, tokens):
@@ -306,38 +314,31 @@ def _read_lines(text):
     return reader
 
 # %% ../../nbs/223_score.kern.ipynb #6d602e7c
-_LEVELS = dict(pppp=8, ppp=16, pp=33, p=49, mp=64, mf=80, f=96, ff=112, fff=120, ffff=126)
-_ACCENTS = dict(sf=104, sfz=104, fz=104, rf=104, rfz=104, sff=118, sffz=118, ffz=118, fp=96, fpp=96, sfp=104, sfpp=104)
+_HAIRPINS = {'<':('<', 1), '[':('<', 0), '>':('>', -1), ']':('>', 0)}
 
-@dataclass
-class _Dynamics:
-    "Velocities from the marks of a spine; places are (measure, onset)."
-    levels: list = field(default_factory=list)   # (place, velocity)
-    accents: dict = field(default_factory=dict)  # velocity by place
+def _end_of_notes(spine, measure, onset):
+    "Return when the notes end that start at `onset` at the left of `spine`; `onset` without any."
+    notes = spine.kern.notes.get(measure, ()) if spine.kern else ()
+    return max((note.onset + note.duration for note in notes if note.onset == onset), default=onset)
 
-    def add(self, place, word):
-        "Add a mark such as 'mf'; others are ignored."
-        if word in _ACCENTS: self.accents[place] = _ACCENTS[word]
-        level = _LEVELS.get(word.lstrip('sf') if word in _ACCENTS else word)
-        if level: self.levels.append((place, level))
-
-# %% ../../nbs/223_score.kern.ipynb #f1cacc8e
-def _dynamics(spine):
-    "Return the `_Dynamics` of a spine; a `y` after a mark hides it on the page."
-    found = _Dynamics()
+def _dynamics(spine, starts):
+    "Return the `Dynamics` of a spine; a `y` after a mark hides it on the page."
+    found, events = Dynamics(), []
     for measure,onset,token in spine.events:
-        for word in re.findall('[a-z]+', token): found.add((measure, onset), word.rstrip('yx'))
+        time = float(starts[measure] + onset)
+        for word in re.findall(r'[a-z]+|\[\[|\]\]|[<>\[\]]', token):
+            if word in ('[[', ']]'):
+                events.append((float(starts[measure] + _end_of_notes(spine, measure, onset)), *_HAIRPINS[word[0]]))
+            elif word in _HAIRPINS: events.append((time, *_HAIRPINS[word]))
+            else: found.add_mark(time, word.rstrip('yx'))
+    found.hairpins = pair_hairpins(events)
     return found
 
-def _set_velocities(column, dynamics):
+# %% ../../nbs/223_score.kern.ipynb #f1cacc8e
+def _set_velocities(column, curve, starts):
     "Set the velocities of the notes of a column."
-    levels, level, k = dynamics.levels, 80, 0
-    for measure in sorted(column.notes):
-        for note in column.notes[measure]:
-            place = measure, note.onset
-            while k < len(levels) and levels[k][0] <= place:
-                level, k = levels[k][1], k + 1
-            note.velocity = dynamics.accents.get(place, level)
+    for measure,notes in column.notes.items():
+        for note in notes: note.velocity = curve(float(starts[measure] + note.onset))
 
 # %% ../../nbs/223_score.kern.ipynb #72697e78
 def _targets(spine, spines, part):
@@ -347,13 +348,13 @@ def _targets(spine, spines, part):
     if spine.kern not in part: return []
     return part if sum(s.kern in part for s in spines) == 1 else [spine.kern]
 
-def _apply_dynamics(columns, parts):
+def _apply_dynamics(columns, parts, starts):
     "Set the velocities of all notes that have dynamics."
     spines = [c for c in columns if c.kind == '**dynam' and c.events]
     for spine in spines:
-        dynamics = _dynamics(spine)
+        curve = VelocityCurve(_dynamics(spine, starts))
         for part in parts:
-            for column in _targets(spine, spines, part): _set_velocities(column, dynamics)
+            for column in _targets(spine, spines, part): _set_velocities(column, curve, starts)
 
 # %% ../../nbs/223_score.kern.ipynb #3c29073a
 def _syllable(token):
@@ -424,6 +425,7 @@ def _part(columns, staves):
     for column in staves:
         if part.is_drum: _use_drum_keys(column)
         for measure,notes in column.notes.items(): part.notes.setdefault(measure, []).extend(notes)
+        for measure,rows in column.pedals.items(): part.pedals.setdefault(measure, []).extend(rows)
     part.lyrics = _lyrics(columns, staves)
     return part
 
@@ -435,10 +437,10 @@ def read_kern(
     "Read a kern file; raise a `MidiError` if its spines cannot be followed."
     reader = _read_lines(_decoded(data))
     parts = staves_of_parts(reader.columns)
-    _apply_dynamics(reader.columns, parts)
+    _apply_dynamics(reader.columns, parts, _starts(reader.measures, range(len(reader.measures))))
     names = reader.references
     written = WrittenScore(reader.measures, [_part(reader.columns, staves) for staves in parts],
-                           Counter(grace=reader.grace), title=names.get('OTL', ''), composer=names.get('COM', ''))
+                           Counter(grace=reader.grace, meter=reader.n_meters), title=names.get('OTL', ''), composer=names.get('COM', ''))
     written.order = _expanded(reader, expansion)
     written.findings = _findings(reader)
     return written

@@ -85,8 +85,10 @@ class Spine:
     is_drum: bool = False
     shift: int = 0            # semitones from the encoded to the sounding pitch
     key: tuple = None         # sharps, whether it is minor
+    meter: tuple = None       # numerator and denominator
     events: list = field(default_factory=list)  # (measure, onset, token) of a spine that is not kern
     notes: dict = field(default_factory=dict)   # lists of `WrittenNote` by measure
+    pedals: dict = field(default_factory=dict)  # lists of (onset, whether the pedal goes down) by measure
 
 # %% ../../nbs/218_score.spines.ipynb #eee78eb3
 @dataclass(eq=False)
