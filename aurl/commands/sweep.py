@@ -80,12 +80,17 @@ def logged_metrics(
 # %% ../../nbs/984_commands.sweep.ipynb #e095ab7a
 def _numbers(line): return {k:v for k,v in line.items() if isinstance(v, (int, float))}
 
-def metrics_at_best(
-    lines:list # of the log of a training: dicts with `step` and metrics
-)->dict:       # metric: value
-    "Each metric at the best `valid_loss`: the last value up to its step, or else the first after it."
+def _step_of_lowest_loss(lines):
+    "The step of the best `valid_loss`; infinite without a validation."
     validations = [(l['valid_loss'], l['step']) for l in lines if l.get('valid_loss') is not None]
-    best_step, out = min(validations)[1] if validations else np.inf, {}
+    return min(validations)[1] if validations else np.inf
+
+def metrics_at_best(
+    lines:list,   # of the log of a training: dicts with `step` and metrics
+    step:int=None # of the model that `best_by` keeps; None: that of the best `valid_loss`
+)->dict:          # metric: value
+    "Each metric at the best model: the last value up to its step, or else the first after it."
+    best_step, out = _step_of_lowest_loss(lines) if step is None else step, {}
     for line in lines:
         if (line['step'] or 0) <= best_step: out |= _numbers(line)
     for line in lines:
@@ -177,9 +182,9 @@ def _median_speed(lines):
     return float(np.median(speed)) if speed else 0.
 
 def _trial_metrics(learn, run, best):
-    "The metrics of a finished trial by name."
+    "The metrics of a finished trial by name, at the step of the model that it keeps."
     lines = run.metrics()
-    return metrics_at_best(lines) | dict(
+    return metrics_at_best(lines, learn.best_step) | dict(
         valid_loss=best,
         parameters=sum(p.numel() for p in learn.model.parameters()),
         tokens_per_second=_median_speed(lines),

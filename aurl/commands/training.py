@@ -135,7 +135,7 @@ def _score(weights, higher, learn): return weighted_score(current_metrics(learn)
 
 def _score_function(weights, higher):
     "A function that scores a Learner by its metrics; None: by the validation loss alone."
-    return None if weights == {'valid_loss': 1.} else partial(_score, weights, higher)
+    return None if weights == {'valid_loss': 1.} and not higher else partial(_score, weights, higher)
 
 # %% ../../nbs/975_commands.training.ipynb #98329d76
 def _checkpoint_callback(learn, run, cfg, weights, higher):
