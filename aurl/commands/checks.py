@@ -17,7 +17,9 @@ from .model_setup import build_loader_config, build_model_config, check_start, f
 from .option_checks import check_distributed, validate_options
 from .preparation import load_corpus, prepare_kwargs
 from .resume import open_training_run, resumed_config, run_to_resume, saved_config
-from .run_data import open_store, recorded_stores, reopen_stores, too_few_pieces_error, train_valid_split
+from .run_data import open_store, recorded_stores, reopen_stores, source_columns
+from .run_data import too_few_pieces_error, train_valid_split
+from .run_folder import absolute_source
 from .samples import file_options, prompt_ids, requested_latents
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
@@ -25,6 +27,7 @@ from ..config import Config, make_config
 from ..core import AurlError, ConfigError, aurl_home
 from ..corpus.corpus import corpus_from
 from ..corpus.catalog import find_corpus, is_corpus_name
+from ..data.epoch_plan import balance_labels, check_balance_column
 from ..data.loader_config import check_loader
 from ..data.mixture import window_quotas
 from ..data.resplit import is_split_file
@@ -74,11 +77,26 @@ def _is_prepared(data):
     sources = data.values() if isinstance(data, dict) else [data]
     return all((Path(s).expanduser()/'manifest.json').exists() for s in sources)
 
+def _balancing_columns(cfg):
+    "The columns by which the stages of a training balance their windows."
+    loaders = [s.cfg.loader for s in parse_stages(cfg)] or [cfg.loader]
+    return {c.balance_by for c in loaders if c.balance_by}
+
+def _check_columns(cfg):
+    "Raise an error if data that is not prepared yet will have no column to balance by."
+    if not (names := _balancing_columns(cfg)): return
+    columns = source_columns(cfg.data)
+    for name in names if columns is not None else (): check_balance_column(name, columns, absolute_source(cfg.data))
+
 def _check_split(cfg):
-    "Raise an error if the split does not fit the stores, or if its file does not exist."
+    "Raise an error if split or balance do not fit the stores, or if the file of the split does not exist."
     if _is_prepared(cfg.data):
-        train_valid_split(open_store(cfg.data, 0), cfg.valid, cfg.seed, cfg.split)
-    elif is_split_file(cfg.split) and not Path(cfg.split).expanduser().is_file():
+        store = open_store(cfg.data, 0)
+        train = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)[0]
+        for name in _balancing_columns(cfg): balance_labels(store, name, train.tolist())
+        return
+    _check_columns(cfg)
+    if is_split_file(cfg.split) and not Path(cfg.split).expanduser().is_file():
         raise ConfigError(f'split={cfg.split}: no such file',
                           way_out='give a .json file with train and valid, '
                                   'or a .txt file with the name of a held-out piece on each line')
