@@ -857,3 +857,36 @@ def test_window_of_evaluate(players):
             )
         )
         assert bool(words) == idle and ('window=99 has no effect' in words or not idle)
+
+
+# ---- the run notebooks, whose parameters papermill sets
+NOTEBOOK_DEFAULTS = {  # parameters of a notebook that differ from the default of the command, and why
+    ('sweep', 'train'): 'a short search that can be read as an example',
+    ('sweep', 'space'): 'without a space there is no sweep',
+    ('sweep', 'pruner'): 'the example prunes',
+    ('sweep', 'trials'): 'the example is short',
+    ('ablation', 'variants'): 'the same variants, with the mode of each written out',
+    ('scaling', 'train'): 'the study in the documentation has more music than the chorales',
+}
+
+
+def code_of(name):
+    "The code cells of a run notebook; the first one has the parameters."
+    cells = json.loads((root / 'nbs' / 'runs' / f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
+    code = [c for c in cells if c['cell_type'] == 'code']
+    assert 'parameters' in code[0]['metadata']['tags']
+    return [''.join(c['source']) for c in code]
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_key_is_a_parameter_of_its_notebook(name):
+    "With the default of the command, and no import of the notebook replaces it before the configuration is made."
+    cls, code, names = COMMANDS[name].config_cls, code_of(name), {}
+    exec(code[0], names)
+    given = {k: names[k] for k in cls.model_fields if k in names}
+    assert not (missing := [k for k in cls.model_fields if k not in given]), f'nbs/runs/{name}.ipynb lacks {missing}'
+    cfg, default = make_config(cls, overrides=given), cls()
+    differs = {(name, k) for k in cls.model_fields if getattr(cfg, k) != getattr(default, k)}
+    assert differs == {place for place in NOTEBOOK_DEFAULTS if place[0] == name}
+    for cell in code[1 : next(i for i,c in enumerate(code) if 'config_from(' in c)]: exec(cell, names)
+    assert not (gone := [k for k in given if names[k] is not given[k]]), f'an import replaces {gone}'
