@@ -138,9 +138,14 @@ def _score_function(weights, higher):
     return None if weights == {'valid_loss': 1.} and not higher else partial(_score, weights, higher)
 
 # %% ../../nbs/975_commands.training.ipynb #98329d76
+def _corpus_of(model):
+    "The profile and the programs of the corpus of a model, as a checkpoint stores them."
+    known = {k:getattr(model, k, None) for k in ('profile', 'programs')}
+    return {k:v.to_dict() for k,v in known.items() if v is not None}
+
 def _checkpoint_callback(learn, run, cfg, weights, higher):
     "The callback that writes the checkpoints of a training."
-    model, profile = learn.model, getattr(learn.model, 'profile', None)
+    model = learn.model
     return CheckpointCallback(
         run.checkpoints,
         cfg.checkpoint_every,
@@ -154,7 +159,7 @@ def _checkpoint_callback(learn, run, cfg, weights, higher):
         run=run if hasattr(run, 'log_size') else None,
         options=getattr(cfg, 'checkpoints', None),
         seed=cfg.seed,
-        profile=profile.to_dict() if profile is not None else None,
+        **_corpus_of(model),
     )
 
 # %% ../../nbs/975_commands.training.ipynb #18cc83e8
