@@ -292,15 +292,24 @@ def _memory_way_out(run, checkpoint):
     if checkpoint is None: return _use_less
     return f'with more memory, resume={run.path} continues from {checkpoint.name}; or {_use_less} and resume=no'
 
-def _memory_error(run, cfg, message, checkpoint):
-    "The error of a training that ran out of memory."
-    room = available_memory(cfg.device)
-    what = f'memory ran out while training on {cfg.batch_size} × {cfg.length} ids ({message})'
-    if room: what += f'; now {room}'
-    error = OutOfMemory(what, run.path, _memory_way_out(run, checkpoint))
+def _out_of_memory(run, cfg, what, way_out):
+    "The error for memory that ran out, which is logged and recorded in the run."
+    if room := available_memory(cfg.device): what += f'; now {room}'
+    error = OutOfMemory(what, run.path, way_out)
     run.say(str(error))
     if hasattr(run, '_mark'): run._mark('failed', error=str(error))
     return error
+
+def _memory_error(run, cfg, message, checkpoint):
+    "The error of a training that ran out of memory."
+    what = f'memory ran out while training on {cfg.batch_size} × {cfg.length} ids ({message})'
+    return _out_of_memory(run, cfg, what, _memory_way_out(run, checkpoint))
+
+def _stage_memory_error(run, cfg, message):
+    "The error of a training with stages that ran out of memory."
+    way_out = (f'with more memory, resume={run.path} continues with the stage; or start again with resume=no and less: '
+               'recompute=true, a smaller batch_size (with accumulate) or length')
+    return _out_of_memory(run, cfg, f'memory ran out in a stage ({message})', way_out)
 
 # %% ../../nbs/975_commands.training.ipynb #20335837
 def _train_once(run, cfg, store, sides, last):
@@ -370,6 +379,20 @@ def _load_on_all_ranks(path):
 def _newest_checkpoint(run): return load_newest_checkpoint(run.checkpoints, run.say)
 
 # %% ../../nbs/975_commands.training.ipynb #9391af17
+def _stage_bytes(stage): return training_memory(stage.cfg, build_model_config(stage.cfg)).total
+
+def _is_begun(run):
+    "Has the run finished a stage, or saved a checkpoint of one?"
+    return any(run.path.glob('stages/*/done.json')) or any(run.path.glob('stages/*/checkpoints/*/manifest.json'))
+
+def _check_stage_memory(run, stages):
+    "Log the memory of the largest stage; raise an error before the first begins if it cannot fit."
+    largest = max(stages, key=_stage_bytes)
+    if world_size() > 1 or _is_begun(run): lines = [str(training_memory(largest.cfg, build_model_config(largest.cfg)))]
+    else: lines = check_memory(largest.cfg, build_model_config, fit_batch=False)
+    _log_memory(run, [f'the largest stage, {largest.name}: {lines[0]}', *lines[1:]])
+
+# %% ../../nbs/975_commands.training.ipynb #e54f16e6
 def train_stages(
     run:Experiment,   # its directory
     cfg:TrainConfig,
@@ -380,6 +403,10 @@ def train_stages(
     "Run a training with its stages, if it has any."
     stages, sides = parse_stages(cfg), (train, held)
     if not stages: return _train_with_retry(run, cfg, store, sides, last)
+    if not cfg.shard: _check_stage_memory(run, stages)
     build = partial(_stage_learner, stages=stages, store=store, sides=sides)
     budget = dict(steps=cfg.steps, minutes=cfg.minutes)
-    return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, asked=budget)
+    try: return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, asked=budget)
+    except Exception as e:
+        if not is_out_of_memory(e): raise
+        raise _stage_memory_error(run, cfg, free_step_memory(None, e)) from e
