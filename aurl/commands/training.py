@@ -15,7 +15,7 @@ from fastcore.basics import noop
 from fastcore.meta import delegates
 
 from .configs import TrainConfig
-from .learner_setup import build_learner, parameter_summary
+from .learner_setup import build_learner, parameter_summary, validation_callbacks
 from .model_setup import _new_model, _shared_model_config, _take_weights, resolve_start
 from .model_setup import build_model, build_model_config, with_conditions
 from ..config import Config
@@ -31,10 +31,12 @@ from ..monitor.callbacks import monitor_callbacks, monitor_summary
 from ..monitor.checkpoints import CheckpointCallback, current_metrics, load_newest_checkpoint, weighted_score
 from ..monitor.early_stopping import ImprovementTracker
 from ..monitor.failures import FailureMonitor, all_finite
+from ..monitor.generation import find_callback
 from ..train.batch_fit import check_memory, free_step_memory, halve_batch, halvings_to_fit, max_halvings
 from ..train.batch_fit import training_memory
 from ..train.checkpoint_folder import latest_checkpoint
 from ..train.budget import WindowLog
+from ..train.learner import ValidEvery
 from ..train.reproducibility import StateLog, check_state, reproducible
 from ..train.saved_models import model_from_checkpoint
 from ..train.stages import parse_stages, run_stages, transfer_weights
@@ -188,6 +190,7 @@ def train_run(
     "Train with checkpoints and monitoring, from the start or from `last`."
     learn.watched = _run_monitors(learn, run, cfg)
     cbs = [*cbs, *learn.watched, *_state_callbacks(learn, run, cfg, last)]
+    if find_callback(learn.cbs, ValidEvery) is None: cbs += validation_callbacks(cfg)    # the learner of a song has none
     weights, higher = _best_weights(cfg)
     cbs.append(failure := FailureMonitor(run=run))
     if cfg.checkpoint_every: cbs.append(_checkpoint_callback(learn, run, cfg, weights, higher))
