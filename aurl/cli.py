@@ -6,7 +6,7 @@
 __all__ = ['app', 'run_command', 'doctor', 'run_runs', 'runs', 'run_stores', 'stores', 'version', 'main']
 
 # %% ../nbs/995_cli.ipynb #887d6e2c
-import sys
+import os, sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .commands.doctor import run_doctor
-from .commands.execution import Execution, error_class, error_name, exit_status, notebooks_dir
+from .commands.execution import EarlyKernel, Execution, error_class, error_name, exit_status, notebooks_dir
 from .commands.progress import read_json_or_empty, run_with_progress
 
 # %% ../nbs/995_cli.ipynb #f741a8bc
@@ -130,11 +130,11 @@ def _open_run_dir(command, cfg, say):
         say(f'resuming {run_dir}, which was stopped; resume=no starts a new run')
     return run_dir, [d for d, new in ((run_dir, is_new), (root, new_root)) if new]
 
-def _execution(command, cfg, run_dir):
+def _execution(command, cfg, run_dir, kernel):
     "The execution of the notebook of a command."
     parameters = command.resolve(cfg).to_dict() | dict(run_dir=str(run_dir))
     dest = _unused_path(run_dir/Path(command.notebook).name)
-    return Execution(notebooks_dir()/command.notebook, dest, parameters, run_dir/'kernel.log')
+    return Execution(notebooks_dir()/command.notebook, dest, parameters, run_dir/'kernel.log', kernel)
 
 # %% ../nbs/995_cli.ipynb #8e860ee2
 def run_command(
@@ -145,12 +145,19 @@ def run_command(
     debug=False,  # print tracebacks?
 )->int:           # the exit code
     "Check the configuration, run the notebook, and print where the results are."
+    kernel = EarlyKernel() if os.cpu_count() > 1 else None     # on one core it would only compete with the check
+    try: return _run_command(name, items, preset, say, debug, kernel)
+    finally:
+        if kernel: kernel.close()
+
+def _run_command(name, items, preset, say, debug, kernel):
+    "Run a command whose notebook is executed in `kernel`."
     from aurl.config import make_config
     command = _all_commands()[name]
     cfg = make_config(command.config_cls, preset=preset, group=name, overrides=items)
     for line in _check_command(command, cfg, items): say(line)
     run_dir, new_folders = _open_run_dir(command, cfg, say)
-    run = _execution(command, cfg, run_dir)
+    run = _execution(command, cfg, run_dir, kernel)
     _remove_file(run_dir/'progress.json')  # from before the run was resumed
     run_with_progress(run, run_dir, say)
     code = _report_end(run, run_dir, new_folders, say, debug)

@@ -55,8 +55,7 @@ class SongConfig(Config):
     batch_size: int = Field(0, ge=0,
         description='windows in a batch; 0: 16, 8 or 4, depending on what fits into the minutes')
     transpose: int = Field(6, ge=0, le=24, description='training windows are transposed by at most so many semitones')
-    lr: float = Field(0., ge=0,
-        description='learning rate; 0: 0.004 from random weights, 0.002 from a trained model')
+    lr: float = Field(4e-3, gt=0, description='learning rate')
     valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
     valid_every: int | str = Field('auto',
         description='interval between validations: steps (100) or time (30s, 2m); auto: twelve validations in all')

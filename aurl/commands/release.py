@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ReleaseConfig', 'ReleaseData', 'draw_works', 'draw_ids', 'unknown_works', 'corpus_results', 'corpus_facts',
-           'attributions', 'training_facts', 'memorization_rows', 'rounded_model', 'release_notes', 'release_folder',
-           'release_model', 'check_release']
+           'attributions', 'training_facts', 'works_as_trained', 'generated_pieces', 'memorization_rows',
+           'distance_rows', 'rounded_model', 'release_notes', 'release_folder', 'release_model', 'check_release']
 
 # %% ../../nbs/987_commands.release.ipynb #3a5ff19c
 from datetime import date
@@ -22,6 +22,7 @@ from ..config import Config
 from ..core import AurlError, ConfigError, ModelError, atomic_path, read_json, rng
 from ..corpus.catalog import is_corpus_name, named_corpora
 from ..device import pick_device
+from ..evaluate.distance import DistanceTable, _format_distance, histogram_bins
 from ..evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from ..evaluate.memorization import fingerprint_file, longest_matches, memorization_table, passage_fingerprints
 from ..experiments.run import Experiment
@@ -210,7 +211,9 @@ def _curve_text(run, n=8):
     chosen = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(n, len(points)))}) if points else []
     return ', '.join(f'{points[i][0]:.0f} min {points[i][1]:.3f}' for i in chosen)
 
-def training_facts(data: ReleaseData) -> dict:  # words for the model card
+def training_facts(
+    data:ReleaseData,
+)->dict:             # words for the model card
     "How the model was trained: start, steps, time, machine, seed, and the learning curve."
     run, c = Experiment.open(data.where), data.config
     lines, machine = run.metrics(), read_json(data.where / 'environment.json')
@@ -218,7 +221,7 @@ def training_facts(data: ReleaseData) -> dict:  # words for the model card
     stores = {s['name'] or data.names[0]: s['fingerprint'][:16] for s in machine.get('data', {}).get('stores', [])}
     return {
         'start': c.get('start') or 'none',
-        'budget': f"{steps:,} steps of {c.get('batch_size')} windows of {c.get('length')} ids, {seconds/3600:.2f} hours",
+        'steps': f"{steps:,}, of {c.get('batch_size')} windows of {c.get('length')} ids, in {seconds/3600:.2f} hours",
         'machine': f"{machine.get('cpu')}, {machine.get('torch_threads')} threads, torch {machine.get('torch')}",
         'seed': c['seed'],
         'stores': ', '.join(f'{k} {v}' for k, v in stores.items()),
@@ -226,15 +229,43 @@ def training_facts(data: ReleaseData) -> dict:  # words for the model card
     }
 
 # %% ../../nbs/987_commands.release.ipynb #4cd5b853
-def memorization_rows(
+def works_as_trained(
+    data:ReleaseData,
+    side,            # indices of the training or of the held-out pieces
+    n:int=100,       # approximate number of works
+)->np.ndarray:       # indices of pieces
+    "Draw works of each corpus in the proportions of the training."
+    weights = data.config.get('loader', {}).get('corpus_weights') or {}
+    share = np.array([weights.get(name, 0) for name in data.names] if weights else [1]*len(data.names), float)
+    counts = np.rint(n*share/share.sum()).astype(int)
+    parts = [draw_works(data.store, data.of_corpus(side, k), count, data.cfg.seed) for k, count in enumerate(counts)]
+    return np.concatenate(parts)
+
+def generated_pieces(
     data:ReleaseData,
     model,           # a `MusicTransformerVAEGAN`
+)->list:             # of ids
+    "The pieces that are compared with the training music and with held-out works."
+    return generate_ids(model, n=data.cfg.pieces, max_tokens=data.cfg.max_tokens, seed=data.cfg.seed)
+
+# %% ../../nbs/987_commands.release.ipynb #bb9e158d
+def memorization_rows(
+    data:ReleaseData,
+    generated,       # from `generated_pieces`
 )->list:             # rows of `memorization_table`
     "The longest matches of generated pieces and of held-out works with all of the training music."
-    cfg = data.cfg
-    generated = generate_ids(model, n=cfg.pieces, max_tokens=cfg.max_tokens, seed=cfg.seed)
-    works = unknown_works(data, draw_works(data.store, data.held, 20*len(data.names), cfg.seed))
-    return memorization_table(generated, data.ids_of(works), data.known_pieces(), cfg.seed)
+    works = unknown_works(data, works_as_trained(data, data.held))
+    return memorization_table(generated, data.ids_of(works), data.known_pieces(), data.cfg.seed)
+
+def distance_rows(
+    data:ReleaseData,
+    generated,       # from `generated_pieces`
+)->list:             # a row for each histogram of `DistanceTable`
+    "Distances of generated pieces from held-out works, and those of as many training pieces."
+    held, train = (data.ids_of(works_as_trained(data, side)) for side in (data.held, data.train))
+    row = DistanceTable(held, train, seed=data.cfg.seed).add('generated', generated)['generated']
+    return [dict(histogram=name, generated=_format_distance(row[name]), training_pieces=f"{row[name]['floor']:.3f}")
+            for name in histogram_bins]
 
 # %% ../../nbs/987_commands.release.ipynb #4e684648
 def rounded_model(
@@ -250,14 +281,21 @@ _results_text = (
     'the same corpus in all keys, and this model. The difference to the better of them has a 95 % bootstrap '
     'interval over works.'
 )
+_distances_text = (
+    'Jensen–Shannon distances of statistics of generated pieces to held-out works (`910_evaluate.distance`), with 95 % '
+    'intervals, and those of as many training pieces; lower is better.'
+)
 _memorization_text = (
     'Notes in the longest passage that also occurs in the training music, in any key: of generated pieces, '
     'and of excerpts of held-out works with as many notes.'
 )
 
 def release_notes(
-    data: ReleaseData, results: list, memorization: list  # of `corpus_results`  # of `memorization_rows`
-) -> dict:
+    data:ReleaseData,
+    results:list,      # of `corpus_results`
+    memorization:list, # of `memorization_rows`
+    distances:list,    # of `distance_rows`
+)->dict:
     "What the model card says."
     cfg = data.cfg
     return dict(
@@ -273,6 +311,8 @@ def release_notes(
         results_text=_results_text,
         memorization=memorization,
         memorization_text=_memorization_text,
+        distances=distances,
+        distances_text=_distances_text,
     )
 
 # %% ../../nbs/987_commands.release.ipynb #07c8ad23
@@ -288,13 +328,14 @@ def release_model(
     data:ReleaseData,
     results:list,      # of `corpus_results`
     memorization:list, # of `memorization_rows`
+    distances:list,    # of `distance_rows`
 )->Path:               # the folder
     "Write a model with bfloat16 weights and a model card."
     if model.profile is None: model.profile = data.store.profile_of(data.train)     # a checkpoint has no profile
     if model.programs is None: model.programs = programs_of(data.store) or None
     folder = release_folder(data.cfg, data.where)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization))
+    model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization, distances))
     with atomic_path(folder/fingerprint_file) as path:
         with open(path, 'wb') as f: np.save(f, passage_fingerprints(data.known_pieces()), allow_pickle=False)
     return folder

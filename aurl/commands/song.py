@@ -27,8 +27,6 @@ from ..tokens.codec import decode
 from ..train.calibrate import TrainingPlan, measure_presets, plan_steps, plan_training
 
 # %% ../../nbs/978_commands.song.ipynb #82078aa9
-_lr, _start_lr = .004, .002   # learning rates from random weights, and from a trained model
-
 def _benchmark_progress(run):
     "A callback that shows in `run` which model is timed."
     def report(name): run.progress('measure', None, f'training speed of the model {name} on this machine')
@@ -116,7 +114,6 @@ def _planned_config(cfg, plan, n_held):
         batch_size=plan.batch_size,
         valid_every=every,
         valid_pieces=n,
-        lr=cfg.lr or (_start_lr if start else _lr),
     )
 
 def plan_for_machine(

@@ -57,6 +57,7 @@ def _sections(notes):
     yield 'Training music', markdown_table(corpora)
     yield 'Training', '\n'.join(f'- {k}: {v}' for k,v in notes.get('training', {}).items())
     yield 'Held-out works', notes.get('results_text', '') + '\n\n' + markdown_table(notes.get('results', []))
+    yield 'Statistics', notes.get('distances_text', '') + '\n\n' + markdown_table(notes.get('distances', []))
     yield 'Memorization', notes.get('memorization_text', '') + '\n\n' + markdown_table(notes.get('memorization', []))
     yield 'Limits', notes.get('limits', '')
     yield 'Attribution', '\n'.join(f'- {line}' for line in notes.get('attribution', []))

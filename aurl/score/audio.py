@@ -148,10 +148,19 @@ def _apply_envelope(x, n, timbre, rate):
     x[:rise] *= _attack(rise)
 
 # %% ../../nbs/230_score.audio.ipynb #e4c6c071
+_RINGING = 4096                # lengths of tones are rounded up to multiples of so many samples
+
+@lru_cache(maxsize=192)
+def _ringing(family, pitch, velocity, n, rate):
+    "`n` samples of a tone without its attack and release; a piece repeats its tones often."
+    partials = _audible_partials(_TIMBRES[family], 440*2**((pitch - 69)/12), velocity/127, rate)
+    return _tone(*partials, n, rate)
+
 def _note(family, pitch, velocity, n, rate):
     "Synthesize a note held for `n` samples, followed by its release."
     timbre, f0, v = _TIMBRES[int(family)], 440*2**((pitch - 69)/12), velocity/127
-    x = _tone(*_audible_partials(timbre, f0, v, rate), n + int(timbre.release*3*rate), rate)
+    length = n + int(timbre.release*3*rate)
+    x = _ringing(int(family), pitch, velocity, -(-length//_RINGING)*_RINGING, rate)[:length].copy()
     _apply_envelope(x, n, timbre, rate)
     level = .6*(.35 + .65*v) if family == 2 else v**1.5  # an organ has little dynamic range
     return x*np.float32(level*.16*(262/f0)**.18)

@@ -128,6 +128,7 @@ def check_optimizer_name(
 )->str:      # its key
     "Normalize the name of an optimizer; the error suggests the nearest name, or what to install."
     key = str(name).lower().replace('-', '').replace('_', '')
+    if key in {'muon', *_torch_optimizers} - set(_unsupported): return key   # pytorch-optimizer takes long to import
     available = optimizer_names()
     if key in available: return key
     choices = f"choose from {', '.join(['muon', *_torch_optimizers, *_extra_optimizers])}"
