@@ -25,7 +25,7 @@ from .samples import file_options, prompt_ids, requested_latents
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
 from ..config import Config, make_config
-from ..core import AurlError, ConfigError, aurl_home
+from ..core import AurlError, ConfigError, aurl_home, suggest
 from ..corpus.corpus import corpus_from
 from ..corpus.catalog import find_corpus, is_corpus_name
 from ..data.epoch_plan import balance_labels, check_balance_column
@@ -84,11 +84,19 @@ def _balancing_columns(cfg):
     loaders = [s.cfg.loader for s in parse_stages(cfg)] or [cfg.loader]
     return {c.balance_by for c in loaders if c.balance_by}
 
+def _split_column(cfg):
+    "The column of the split; '' for a file, groups or pieces."
+    return '' if is_split_file(cfg.split) or cfg.split in ('group', 'piece') else cfg.split.partition('=')[0]
+
 def _check_columns(cfg):
-    "Raise an error if data that is not prepared yet will have no column to balance by."
-    if not (names := _balancing_columns(cfg)): return
-    columns = source_columns(cfg.data)
-    for name in names if columns is not None else (): check_balance_column(name, columns, absolute_source(cfg.data))
+    "Raise an error if data that is not prepared yet will have no column to balance or to split by."
+    balancing, split = _balancing_columns(cfg), _split_column(cfg)
+    columns = source_columns(cfg.data) if balancing or split else None
+    if columns is None: return
+    for name in balancing: check_balance_column(name, columns, absolute_source(cfg.data))
+    if split and split not in columns:
+        raise ConfigError(f'split={split}: the pieces will have no column {split!r}{suggest(split, columns)}',
+                          absolute_source(cfg.data), f'there is {", ".join(columns)}')
 
 def _check_split(cfg):
     "Raise an error if split or balance do not fit the stores, or if the file of the split does not exist."
