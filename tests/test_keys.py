@@ -14,7 +14,7 @@ from torch import nn
 
 from aurl.commands.checks import check_keys
 from aurl.commands.command import COMMANDS
-from aurl.commands.configs import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
+from aurl.commands.configs import EvaluateConfig, GenerateConfig, PrepareConfig, SongConfig, TrainConfig
 from aurl.commands.learner_setup import build_learner
 from aurl.commands.model_setup import build_loader_config, build_model_config, find_model
 from aurl.commands.option_checks import check_distributed, validate_options
@@ -252,7 +252,7 @@ def plain(cb):
     out = {
         k: v
         for k, v in vars(cb).items()
-        if simple(v) and k not in ('since', 'began', 'mark', 'last_check', 'learn', 'path', 'config', 'state')
+        if simple(v) and k not in ('since', 'began', 'mark', 'last_check', 'last_time', 'learn', 'path', 'config', 'state')
     }
     for name in ('how', 'options'):
         if isinstance(getattr(cb, name, None), Config): out[name] = getattr(cb, name).flat()
@@ -857,3 +857,167 @@ def test_window_of_evaluate(players):
             )
         )
         assert bool(words) == idle and ('window=99 has no effect' in words or not idle)
+
+
+# ---- the run notebooks, whose parameters papermill sets
+NOTEBOOK_DEFAULTS = {  # parameters of a notebook that differ from the default of the command, and why
+    ('sweep', 'train'): 'a short search that can be read as an example',
+    ('sweep', 'space'): 'without a space there is no sweep',
+    ('sweep', 'pruner'): 'the example prunes',
+    ('sweep', 'trials'): 'the example is short',
+    ('ablation', 'variants'): 'the same variants, with the mode of each written out',
+    ('scaling', 'train'): 'the study in the documentation has more music than the chorales',
+}
+
+
+def code_of(name):
+    "The code cells of a run notebook; the first one has the parameters."
+    cells = json.loads((root / 'nbs' / 'runs' / f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
+    code = [c for c in cells if c['cell_type'] == 'code']
+    assert 'parameters' in code[0]['metadata']['tags']
+    return [''.join(c['source']) for c in code]
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_key_is_a_parameter_of_its_notebook(name):
+    "With the default of the command, and no import of the notebook replaces it before the configuration is made."
+    cls, code, names = COMMANDS[name].config_cls, code_of(name), {}
+    exec(code[0], names)
+    given = {k: names[k] for k in cls.model_fields if k in names}
+    assert not (missing := [k for k in cls.model_fields if k not in given]), f'nbs/runs/{name}.ipynb lacks {missing}'
+    cfg, default = make_config(cls, overrides=given), cls()
+    differs = {(name, k) for k in cls.model_fields if getattr(cfg, k) != getattr(default, k)}
+    assert differs == {place for place in NOTEBOOK_DEFAULTS if place[0] == name}
+    for cell in code[1 : next(i for i,c in enumerate(code) if 'config_from(' in c)]: exec(cell, names)
+    assert not (gone := [k for k in given if names[k] is not given[k]]), f'an import replaces {gone}'
+
+
+# ---- a song and an evaluation: the code of their notebooks, which must hand on every key
+def executed(name, cfg, **stubs):
+    "Execute the code of a run notebook with a configuration; `stubs` replace what it imports."
+    names, code = dict(cfg.to_dict(), run_dir=None), code_of(name)
+    exec(code[1], names)
+    names.update(stubs, display=lambda *args: None, show=lambda *args, **kwargs: None)
+    for cell in code[2:]: exec(cell, names)
+    return names
+
+
+class Table:
+    "A table of likelihoods without any."
+    rows = []
+    def verdict(self, name): return ''
+    def __getitem__(self, name): return dict(nats_per_token=1.0, bits_per_note=1.0)
+
+
+def noted(calls, name, result):
+    "A function that notes what it is called with, models and runs apart."
+    def call(*args, **kwargs):
+        calls.append([name, digest([[a for a in args if isinstance(a, (int, float, list, tuple))], kwargs])])
+        return result(*args, **kwargs)
+    return call
+
+
+def stand_ins(world, calls):
+    "What takes long in a song or an evaluation."
+    tune = world.store[0]
+    return dict(
+        baseline_table=noted(calls, 'baselines', lambda *args: Table()),
+        score_model=noted(calls, 'score', lambda *args: args[0]),
+        generate_ids=noted(calls, 'samples', lambda net, n, **kwargs: [tune] * n),
+    )
+
+
+def sung(cfg, world):
+    "What a song is made of."
+    from aurl.train.learner import music_learner
+    calls, told, made = [], {}, {}
+
+    def fit(cbs=(), score=None, before=(), run=None, **kwargs):
+        told.update(kwargs, cbs=[plain(c) for c in cbs if type(c).__name__ in ('ValidEvery', 'CheckpointCallback')])
+        return 1.0
+
+    def learner(*args, **kwargs):
+        made['learn'] = learn = music_learner(*args, **kwargs)
+        made['weights'] = digest([p.detach().clone() for p in learn.model.parameters()])
+        learn.fit_budget = fit
+        return learn
+    none = lambda *args, **kwargs: []
+    stubs = dict(music_learner=learner, loss_chart=none, write_samples=none, song_report=none, decode=none)
+    names = executed('song', cfg, **stand_ins(world, calls), **stubs)
+    learn, plan = made['learn'], {k: v for k,v in names['run'].config['plan'].items() if k != 'setup_seconds'}
+    loaders = digest(windows(learn.dls.train)), digest(windows(learn.dls.valid))
+    return digest([calls, plan, made['weights'], loaders, learn.lr, told])
+
+
+SONG = {
+    'minutes': (1.0, {}), 'steps': (9, {}), 'pieces': (2, {}), 'model': ('OTHER', {}), 'length': (48, {}),
+    'start': ('TEACHER', dict(start='none', model='auto')), 'batch_size': (2, {}), 'transpose': (2, {}), 'lr': (.02, {}),
+    'valid': (.5, {}), 'valid_every': (5, {}), 'valid_pieces': (1, {}), 'prompt_seconds': (1.0, {}), 'min_tokens': (17, {}),
+    'max_tokens': (99, {}), 'temperature': (.5, {}), 'top_p': (.5, {}), 'checkpoint_every': (7, {}), 'seed': (3, {}),
+}
+SONG_OUTSIDE = dict(
+    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+)
+
+
+@pytest.mark.parametrize('steps', [30, 0])
+def test_keys_of_song(world, monkeypatch, tmp_path, steps):
+    "Each key changes what the notebook of `aurl song` trains or generates, with a number of steps and with minutes."
+    assert set(leaves(SongConfig)) == set(SONG) | set(SONG_OUTSIDE), 'a new key of aurl song needs its place here'
+    monkeypatch.setattr('aurl.commands.song.measure_presets', lambda *args, **kwargs: lambda name: 5000.0)
+    base = dict(data=world.base['data'], model=world.base['model'], start='none', length=32, batch_size=4, valid=.34)
+    base |= dict(steps=steps, workers=0, device='cpu', resume='no', out=str(tmp_path))
+    here, seen = SimpleNamespace(base=base, words=world.words), {}
+
+    def song(values):
+        cfg = asked(here, values, SongConfig)[0]
+        key = json.dumps(cfg.to_dict())
+        if key not in seen: seen[key] = sung(cfg, world)
+        return seen[key]
+    idle = [key for key,(value, more) in SONG.items() if song({**more, key: value}) == song(more)]
+    assert song({}) == sung(asked(here, {}, SongConfig)[0], world)
+    assert not idle, f'accepted, and the song is the same: {idle}'
+
+
+EVALUATE = {
+    'data': ('FEW', {}), 'valid': (.5, dict(data='FEW')), 'window': (99, {}), 'pieces': (3, {}), 'max_tokens': (99, {}),
+    'seed': (3, {}),
+}
+EVALUATE_OUTSIDE = dict(
+    model='782_train.saved_models', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+)
+
+
+@pytest.fixture(scope='module')
+def trained(world):
+    "The folder of a run with a model, which was never trained, and a store of a few of its pieces."
+    from aurl.commands.run_data import open_store
+    from aurl.commands.run_folder import create_run
+    from aurl.data.store import prepare
+    from shutil import copy
+    cfg = asked(world, dict(out=str(world.work / 'trained')))[0]
+    run = create_run('train', cfg)
+    sides = train_valid_split(open_store(cfg.data, 0, run), cfg.valid, cfg.seed, cfg.split)
+    build_learner(cfg, world.store, *sides).model.save_pretrained(run.path / 'model')
+    run.finish([])
+    (world.work / 'few').mkdir()
+    for path in sorted((world.work / 'music').iterdir())[:6]: copy(path, world.work / 'few')
+    return str(run.path), str(prepare(world.work / 'few', world.work / 'few_store', workers=0).path)
+
+
+def test_keys_of_evaluate(world, trained, tmp_path):
+    "Each key changes what the notebook of `aurl evaluate` measures, or is refused with the reason."
+    assert set(leaves(EvaluateConfig)) == set(EVALUATE) | set(EVALUATE_OUTSIDE), 'a new key needs its place here'
+    run, few = trained
+    base = dict(model=run, workers=0, device='cpu', out=str(tmp_path))
+    here = SimpleNamespace(base=base, words=dict(FEW=few))
+
+    def evaluated(values):
+        calls, cfg = [], asked(here, values, EvaluateConfig)[0]
+        executed('evaluate', cfg, **stand_ins(world, calls), interval_chart=lambda *args, **kwargs: None)
+        return digest(calls)
+    idle = [key for key,(value, more) in EVALUATE.items() if evaluated({**more, key: value}) == evaluated(more)]
+    assert evaluated({}) == evaluated({})
+    assert not idle, f'accepted, and nothing else is measured: {idle}'
+    words = refusal(lambda: evaluated(dict(valid=.5)))
+    assert 'valid=0.5' in words and 'learned from the rest → leave valid out' in words

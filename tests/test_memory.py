@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import crash
-from aurl.commands.command import open_run
+from aurl.commands import checks
+from aurl.commands.checks import check_request
+from aurl.commands.command import COMMANDS, open_run
 from aurl.commands.configs import TrainConfig
 from aurl.commands.model_setup import build_model, build_model_config
 from aurl.commands.run_data import open_store, train_valid_split
@@ -182,3 +184,88 @@ def test_running_out_at_first_halves_the_batch(store, tmp_path, monkeypatch):
     run, learn, _ = train(config(store, tmp_path, steps=4, fit_batch=True, checkpoint_every=0))
     assert run.config['halvings'] == 1 and learn.dls.train.bs == 2
     assert 'memory ran out, the batch is halved' in (run.path / 'training.log').read_text()
+
+
+# ---- before the first training of each command
+def told_room(monkeypatch, n_bytes):
+    "Let this many bytes be free."
+    room = AvailableMemory(int(n_bytes), 8 << 30, 'memory of a test')
+    for module in (checks, training, fit): monkeypatch.setattr(module, 'available_memory', lambda device: room)
+
+
+def need(cfg): return fit.training_memory(cfg, build_model_config(cfg)).total + fit.process_bytes
+
+
+def check(name, store, tmp_path, **more):
+    "What the command says before it starts."
+    shared = dict(data=str(store.path), model='tiny', workers=0, device='cpu')
+    if name in ('song', 'train'): more = shared | more
+    else: more = dict(more, train=shared | dict(dtype='fp32', monitor=dict(enabled=False)) | more.get('train', {}))
+    return COMMANDS[name].check(make_config(COMMANDS[name].config_cls, overrides=dict(more, out=str(tmp_path))))
+
+
+def variants(*sizes): return {f'v{n}': dict(model_overrides=dict(d_model=n, n_layers=2, n_heads=1)) for n in sizes}
+
+
+LARGE = dict(  # of each command a request whose largest training needs more than a GiB
+    song=dict(start='none', batch_size=512),
+    train=dict(stages=[dict(name='a', batch_size=4), dict(name='b', batch_size=512)]),
+    sweep=dict(train=dict(batch_size=64), space=dict(batch_size=[4, 512])),
+    ablation=dict(train=dict(batch_size=512), variants=variants(16, 32), phrase_bars=0),
+    scaling=dict(train=dict(batch_size=512), tokens=[2_000_000, 3_000_000, 4_000_000], larger={}),
+)
+
+
+@pytest.mark.parametrize('name', LARGE)
+def test_the_largest_training_is_checked_before_the_first(store, tmp_path, monkeypatch, name):
+    told_room(monkeypatch, 1 << 30)
+    with pytest.raises(ConfigError, match='but 1.0 GiB of 8.0 GiB are free') as said: check(name, store, tmp_path, **LARGE[name])
+    assert 'batch_size=' in str(said.value) and 'fit_batch' not in str(said.value)        # these cannot halve their batches
+    told_room(monkeypatch, 64 << 30)
+    assert any('64.0 GiB of 8.0 GiB are free' in line for line in check(name, store, tmp_path, **LARGE[name]))
+
+
+def test_a_sweep_is_as_large_as_its_largest_combination(store, tmp_path, monkeypatch):
+    small = config(store, tmp_path, model_overrides={}, length=384)
+    larger = small.changed(batch_size=64), small.changed(model_overrides=dict(d_model=192)), small.changed(
+        batch_size=64, model_overrides=dict(d_model=192)
+    )
+    wide, deep, both = map(need, larger)
+    space = dict(batch_size=[4, 64], model_overrides=dict(d_model=[32, 192]))
+    told_room(monkeypatch, (max(wide, deep) + both)/2/fit.memory_margin)
+    asked = dict(train=dict(model='tiny', length=384), space=space)
+    with pytest.raises(ConfigError, match='this training needs'): check('sweep', store, tmp_path, **asked)
+    told_room(monkeypatch, both)
+    assert check('sweep', store, tmp_path, **asked)
+    with pytest.raises(ConfigError, match='workers=3: so many trainings at once') as said:
+        check('sweep', store, tmp_path, **asked, workers=3)
+    assert 'say workers=1' in str(said.value)
+    told_room(monkeypatch, 3*both)
+    assert check('sweep', store, tmp_path, **asked, workers=3)
+
+
+def test_a_song_takes_the_batch_that_fits(store, tmp_path, monkeypatch):
+    told_room(monkeypatch, 8 << 30)
+    first, = check('song', store, tmp_path, model='song', start='none')
+    assert 'to train on 16 × 384 ids' in first
+    told_room(monkeypatch, fit.process_bytes + (400 << 20))
+    first, advice = check('song', store, tmp_path, model='song', start='none')
+    assert 'to train on 8 × 384 ids' in first and 'batch_size=8' in advice
+    assert len(check('song', store, tmp_path, model='song', start='none', batch_size=8)) == 1
+
+
+def test_stages_are_checked_from_python_too(store, tmp_path, monkeypatch):
+    stages = [dict(name='a'), dict(name='b', length=384, batch_size=256)]
+    asked = config(store, tmp_path, steps=4, stages=stages)
+    told_room(monkeypatch, 256 << 20)
+    with pytest.raises(ConfigError, match='this training needs'): train(asked)
+    assert not list(tmp_path.glob('*/stages/*/checkpoints/*'))
+    with pytest.raises(ConfigError, match='fit_batch=true with stages'): check_request(asked.changed(fit_batch=True))
+
+
+@pytest.mark.parametrize('name', ['sweep', 'ablation', 'scaling'])
+def test_compared_trainings_keep_their_batches(store, name):
+    more = dict(space=dict(lr=[0.1, 0.2])) if name == 'sweep' else {}
+    asked = make_config(COMMANDS[name].config_cls, overrides=dict(more, train=dict(data=str(store.path), fit_batch=True)))
+    with pytest.raises(ConfigError, match='train.fit_batch=true has no effect'):
+        COMMANDS[name].check_keys(asked, {'train.fit_batch'})

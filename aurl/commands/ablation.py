@@ -30,7 +30,7 @@ from ..generate.sampling import generate_ids
 
 # %% ../../nbs/986_commands.ablation.ipynb #a207e2fc
 from ..models.size import parameter_counts, match_parameter_count
-from .checks import check_request, check_shared_keys
+from .checks import check_request, check_shared_keys, study_memory
 from .configs import Seed, TrainConfig
 from .learner_setup import build_learner, parameter_summary
 from .model_setup import build_model_config
@@ -387,11 +387,13 @@ def plot(self:AblationResults):
 # %% ../../nbs/986_commands.ablation.ipynb #83ad3cc0
 def check_ablation(
     cfg:AblationConfig
-):
+)->list: # lines to print
     "Raise an error for a configuration that would fail during the run."
-    for c in variant_configs(cfg).values():
-        check_request(c)
+    variants = variant_configs(cfg).values()
+    for c in variants:
+        check_request(c, alone=False)
         check_single_training(c)
+    return study_memory(variants)
 
 # %% ../../nbs/986_commands.ablation.ipynb #3509ff89
 _variant_rules = [*NESTED_TRAIN_RULES, *TRAIN_RULES]

@@ -30,14 +30,27 @@ def evaluation_source(
     except AurlError: run_config = {}
     if not (data := cfg.data or run_config.get('data')):
         raise ConfigError('no data to evaluate on: this model belongs to no run', way_out='say data=FOLDER')
-    return absolute_source(data), run_config
+    data = absolute_source(data)
+    if _is_data_of(run_config, data): _check_share(cfg, run_config)
+    return data, run_config
+
+def _is_data_of(run_config, data):
+    "Is `data` the data of the run?"
+    return data == absolute_source(run_config.get('data', ''))
+
+def _check_share(cfg, run_config):
+    "Raise an error for another share than that of the run: the model has learned from the rest of its data."
+    share = run_config.get('valid', cfg.valid)
+    if cfg.valid in (0, share): return
+    raise ConfigError(f'valid={cfg.valid:g}, but the run has held out {share:g} of its data and learned from the rest',
+                      way_out='leave valid out, or evaluate on other music: data=FOLDER')
 
 # %% ../../nbs/977_commands.evaluation.ipynb #84f1ddf4
 def _split_settings(cfg, run_config, is_run_data):
     "Share, seed and kind of the split of an evaluation; share 0: all pieces are evaluated."
     seed = run_config.get('seed', cfg.seed)
     if not is_run_data: return cfg.valid, seed, 'group'
-    return cfg.valid or run_config.get('valid', .1), seed, run_config.get('split', 'group')
+    return run_config.get('valid', cfg.valid or .1), seed, run_config.get('split', 'group')
 
 def evaluation_pieces(
     cfg:EvaluateConfig,
@@ -47,7 +60,7 @@ def evaluation_pieces(
     "The pieces that the run held out, or those of `cfg.data`."
     data, run_config = evaluation_source(cfg, where)
     window = cfg.window or run_config.get('length', 512)
-    is_run_data = data == absolute_source(run_config.get('data', ''))
+    is_run_data = _is_data_of(run_config, data)
     store = open_store(data, cfg.workers, run, run_folder=where if is_run_data else None)
     share, seed, split = _split_settings(cfg, run_config, is_run_data)
     if not share: return [], list(store), window
@@ -63,7 +76,8 @@ def baseline_table(
 )->LikelihoodTable:
     "The n-gram baselines on `held_out`; an empty table without training pieces."
     if not len(train): return LikelihoodTable(held_out, seed=seed)
-    return baselines(train, held_out, progress=progress_callback(run, 'count', 'lengths of n-grams in all keys'))
+    progress = progress_callback(run, 'count', 'lengths of n-grams in all keys')
+    return baselines(train, held_out, seed=seed, progress=progress)
 
 # %% ../../nbs/977_commands.evaluation.ipynb #39034dd9
 class GrammarMaskedModel(torch.nn.Module):

@@ -24,7 +24,7 @@ from ..experiments.run import Experiment
 from ..models.size import parameter_counts
 
 # %% ../../nbs/988_commands.scaling.ipynb #e88e4d09
-from .checks import check_request, check_shared_keys
+from .checks import check_request, check_shared_keys, study_memory
 from .configs import Seed, TrainConfig
 from .learner_setup import build_learner
 from .model_setup import build_model_config
@@ -279,11 +279,13 @@ def plot(self:ScalingStudy):
 # %% ../../nbs/988_commands.scaling.ipynb #07f53958
 def check_scaling(
     cfg:ScalingConfig
-):
+)->list: # lines to print
     "Raise an error for a configuration that would fail during the run."
-    for c,_ in training_grid(cfg).values():
-        check_request(c)
+    trainings = [c for c, _ in training_grid(cfg).values()]
+    for c in trainings:
+        check_request(c, alone=False)
         check_single_training(c)
+    return study_memory(trainings)
 
 # %% ../../nbs/988_commands.scaling.ipynb #5dec8d32
 def check_scaling_keys(

@@ -75,22 +75,16 @@ def _fingerprints_of(start):
     except ModelError: return []       # a run that has checkpoints only
 
 def unknown_pieces(
-    store: TokenStore,
-    held,  # indices of the held-out pieces
-    start: str,  # the model at the start of the training; '' for random weights
-) -> tuple:  # the pieces to evaluate on, and a list with a line about the others, or none
+    store:TokenStore,
+    held,       # indices of the held-out pieces
+    start:str,  # the model at the start of the training; '' for random weights
+)->tuple:       # the pieces to evaluate on, and a list with a line about the others, or none
     "Leave out held-out pieces that the model at the start was trained on; if it knows all of them, none."
-    prints = _fingerprints_of(start)
-    known = np.array([len(prints) > 0 and known_share(store[int(i)], prints) >= 0.1 for i in held], bool)
-    if not known.any():
-        return held, []
-    if known.all():
-        return held, [
-            f'{start} was trained on all {len(held)} held-out pieces: their likelihood is not that of new music'
-        ]
-    return held[~known], [
-        f'{known.sum()} of {len(held)} held-out pieces are not evaluated: {start} was trained on them'
-    ]
+    prints, n = _fingerprints_of(start), len(held)
+    known = np.array([len(prints) > 0 and known_share(store[int(i)], prints) >= .1 for i in held], bool)
+    if not known.any(): return held, []
+    if known.all(): return held, [f'{start} was trained on all {n} held-out pieces: their likelihood says little']
+    return held[~known], [f'{known.sum()} of {n} held-out pieces are not evaluated: {start} was trained on them']
 
 def _start_of(run): return run.config.get('plan', {}).get('start', '')
 

@@ -21,7 +21,7 @@ from .key_rules import NESTED_TRAIN_RULES, SWEEP_RULES, TRAIN_RULES, training_ru
 from ..experiments.run import Experiment
 
 # %% ../../nbs/984_commands.sweep.ipynb #f3784dc3
-from .checks import check_request, check_shared_keys
+from .checks import check_request, check_shared_keys, study_memory
 from .configs import Seed, TrainConfig
 from .learner_setup import build_learner, parameter_summary
 from .model_setup import build_model_config
@@ -33,6 +33,7 @@ from ..search.space import nest_keys, search_space
 from ..search.definition import SweepDefinition, Pruned
 from ..search.processes import PruneTrial, run_workers
 from ..search.trials import Sweep
+from ..train.batch_fit import training_memory
 
 # %% ../../nbs/984_commands.sweep.ipynb #f05c4fa9
 class SweepConfig(Config):
@@ -52,7 +53,7 @@ class SweepConfig(Config):
     out: str = Field('runs', description='folder of the runs')
 
 # keys that do not change the result of a training
-_run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep_checkpoints')
+_run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep_checkpoints', 'fit_batch')
 TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training
 
 # %% ../../nbs/984_commands.sweep.ipynb #31228890
@@ -80,12 +81,17 @@ def logged_metrics(
 # %% ../../nbs/984_commands.sweep.ipynb #e095ab7a
 def _numbers(line): return {k:v for k,v in line.items() if isinstance(v, (int, float))}
 
-def metrics_at_best(
-    lines:list # of the log of a training: dicts with `step` and metrics
-)->dict:       # metric: value
-    "Each metric at the best `valid_loss`: the last value up to its step, or else the first after it."
+def _step_of_lowest_loss(lines):
+    "The step of the best `valid_loss`; infinite without a validation."
     validations = [(l['valid_loss'], l['step']) for l in lines if l.get('valid_loss') is not None]
-    best_step, out = min(validations)[1] if validations else np.inf, {}
+    return min(validations)[1] if validations else np.inf
+
+def metrics_at_best(
+    lines:list,   # of the log of a training: dicts with `step` and metrics
+    step:int=None # of the model that `best_by` keeps; None: that of the best `valid_loss`
+)->dict:          # metric: value
+    "Each metric at the best model: the last value up to its step, or else the first after it."
+    best_step, out = _step_of_lowest_loss(lines) if step is None else step, {}
     for line in lines:
         if (line['step'] or 0) <= best_step: out |= _numbers(line)
     for line in lines:
@@ -117,15 +123,36 @@ def _trial_config(cfg, values):
     overrides = functools.reduce(merge, (nest_keys({k: v}) for k, v in values.items()), cfg.train.to_dict())
     return make_config(TrainConfig, overrides=overrides)
 
+# groups of keys on which the memory of a training depends
+_memory_keys = ('model', 'model_overrides', 'mode', 'length', 'batch_size', 'loader', 'recompute', 'optimizer',
+                'dtype', 'ema')
+
+def _training_bytes_or_none(cfg, values):
+    "The memory of the trial with `values`; None for an invalid one."
+    with contextlib.suppress(ConfigError):
+        trial = _trial_config(cfg, values)
+        return training_memory(trial, build_model_config(trial)).total
+
+def _largest_trial(cfg, space):
+    "The trial that needs the most memory: for one key after the other, the end of the space that needs more."
+    largest = {}
+    for key, s in space.items():
+        if key.partition('.')[0] not in _memory_keys: continue
+        sizes = [(n, i) for i, v in enumerate(s.ends) if (n := _training_bytes_or_none(cfg, largest | {key: v}))]
+        if sizes: largest[key] = s.ends[max(sizes)[1]]
+    return _trial_config(cfg, largest)
+
+# %% ../../nbs/984_commands.sweep.ipynb #7e45d5c3
 def check_sweep(
     cfg:SweepConfig
-):
+)->list: # lines to print
     "Raise an error for a configuration that would fail during the run."
     space = sweep_definition(cfg).space
     ends = [{key: value} for key, s in space.items() for value in s.ends]
     for trial in itertools.chain([cfg.train], (_trial_config(cfg, values) for values in ends)):
-        check_request(trial)
+        check_request(trial, alone=False)
         check_single_training(trial)
+    return study_memory([_largest_trial(cfg, space)], cfg.workers)
 
 # %% ../../nbs/984_commands.sweep.ipynb #2ec6586f
 def _end_combinations(space, max_combinations):
@@ -177,9 +204,9 @@ def _median_speed(lines):
     return float(np.median(speed)) if speed else 0.
 
 def _trial_metrics(learn, run, best):
-    "The metrics of a finished trial by name."
+    "The metrics of a finished trial by name, at the step of the model that it keeps."
     lines = run.metrics()
-    return metrics_at_best(lines) | dict(
+    return metrics_at_best(lines, learn.best_step) | dict(
         valid_loss=best,
         parameters=sum(p.numel() for p in learn.model.parameters()),
         tokens_per_second=_median_speed(lines),

@@ -15,7 +15,7 @@ from fastcore.basics import noop
 from fastcore.meta import delegates
 
 from .configs import TrainConfig
-from .learner_setup import build_learner, parameter_summary
+from .learner_setup import build_learner, parameter_summary, validation_callbacks
 from .model_setup import _new_model, _shared_model_config, _take_weights, resolve_start
 from .model_setup import build_model, build_model_config, with_conditions
 from ..config import Config
@@ -31,10 +31,12 @@ from ..monitor.callbacks import monitor_callbacks, monitor_summary
 from ..monitor.checkpoints import CheckpointCallback, current_metrics, load_newest_checkpoint, weighted_score
 from ..monitor.early_stopping import ImprovementTracker
 from ..monitor.failures import FailureMonitor, all_finite
+from ..monitor.generation import find_callback
 from ..train.batch_fit import check_memory, free_step_memory, halve_batch, halvings_to_fit, max_halvings
 from ..train.batch_fit import training_memory
 from ..train.checkpoint_folder import latest_checkpoint
 from ..train.budget import WindowLog
+from ..train.learner import ValidEvery
 from ..train.reproducibility import StateLog, check_state, reproducible
 from ..train.saved_models import model_from_checkpoint
 from ..train.stages import parse_stages, run_stages, transfer_weights
@@ -135,12 +137,17 @@ def _score(weights, higher, learn): return weighted_score(current_metrics(learn)
 
 def _score_function(weights, higher):
     "A function that scores a Learner by its metrics; None: by the validation loss alone."
-    return None if weights == {'valid_loss': 1.} else partial(_score, weights, higher)
+    return None if weights == {'valid_loss': 1.} and not higher else partial(_score, weights, higher)
 
 # %% ../../nbs/975_commands.training.ipynb #98329d76
+def _corpus_of(model):
+    "The profile and the programs of the corpus of a model, as a checkpoint stores them."
+    known = {k:getattr(model, k, None) for k in ('profile', 'programs')}
+    return {k:v.to_dict() for k,v in known.items() if v is not None}
+
 def _checkpoint_callback(learn, run, cfg, weights, higher):
     "The callback that writes the checkpoints of a training."
-    model, profile = learn.model, getattr(learn.model, 'profile', None)
+    model = learn.model
     return CheckpointCallback(
         run.checkpoints,
         cfg.checkpoint_every,
@@ -154,7 +161,7 @@ def _checkpoint_callback(learn, run, cfg, weights, higher):
         run=run if hasattr(run, 'log_size') else None,
         options=getattr(cfg, 'checkpoints', None),
         seed=cfg.seed,
-        profile=profile.to_dict() if profile is not None else None,
+        **_corpus_of(model),
     )
 
 # %% ../../nbs/975_commands.training.ipynb #18cc83e8
@@ -183,6 +190,7 @@ def train_run(
     "Train with checkpoints and monitoring, from the start or from `last`."
     learn.watched = _run_monitors(learn, run, cfg)
     cbs = [*cbs, *learn.watched, *_state_callbacks(learn, run, cfg, last)]
+    if find_callback(learn.cbs, ValidEvery) is None: cbs += validation_callbacks(cfg)    # the learner of a song has none
     weights, higher = _best_weights(cfg)
     cbs.append(failure := FailureMonitor(run=run))
     if cfg.checkpoint_every: cbs.append(_checkpoint_callback(learn, run, cfg, weights, higher))
@@ -287,15 +295,24 @@ def _memory_way_out(run, checkpoint):
     if checkpoint is None: return _use_less
     return f'with more memory, resume={run.path} continues from {checkpoint.name}; or {_use_less} and resume=no'
 
-def _memory_error(run, cfg, message, checkpoint):
-    "The error of a training that ran out of memory."
-    room = available_memory(cfg.device)
-    what = f'memory ran out while training on {cfg.batch_size} × {cfg.length} ids ({message})'
-    if room: what += f'; now {room}'
-    error = OutOfMemory(what, run.path, _memory_way_out(run, checkpoint))
+def _out_of_memory(run, cfg, what, way_out):
+    "The error for memory that ran out, which is logged and recorded in the run."
+    if room := available_memory(cfg.device): what += f'; now {room}'
+    error = OutOfMemory(what, run.path, way_out)
     run.say(str(error))
     if hasattr(run, '_mark'): run._mark('failed', error=str(error))
     return error
+
+def _memory_error(run, cfg, message, checkpoint):
+    "The error of a training that ran out of memory."
+    what = f'memory ran out while training on {cfg.batch_size} × {cfg.length} ids ({message})'
+    return _out_of_memory(run, cfg, what, _memory_way_out(run, checkpoint))
+
+def _stage_memory_error(run, cfg, message):
+    "The error of a training with stages that ran out of memory."
+    way_out = (f'with more memory, resume={run.path} continues with the stage; or start again with resume=no and less: '
+               'recompute=true, a smaller batch_size (with accumulate) or length')
+    return _out_of_memory(run, cfg, f'memory ran out in a stage ({message})', way_out)
 
 # %% ../../nbs/975_commands.training.ipynb #20335837
 def _train_once(run, cfg, store, sides, last):
@@ -365,6 +382,20 @@ def _load_on_all_ranks(path):
 def _newest_checkpoint(run): return load_newest_checkpoint(run.checkpoints, run.say)
 
 # %% ../../nbs/975_commands.training.ipynb #9391af17
+def _stage_bytes(stage): return training_memory(stage.cfg, build_model_config(stage.cfg)).total
+
+def _is_begun(run):
+    "Has the run finished a stage, or saved a checkpoint of one?"
+    return any(run.path.glob('stages/*/done.json')) or any(run.path.glob('stages/*/checkpoints/*/manifest.json'))
+
+def _check_stage_memory(run, stages):
+    "Log the memory of the largest stage; raise an error before the first begins if it cannot fit."
+    largest = max(stages, key=_stage_bytes)
+    if world_size() > 1 or _is_begun(run): lines = [str(training_memory(largest.cfg, build_model_config(largest.cfg)))]
+    else: lines = check_memory(largest.cfg, build_model_config, fit_batch=False)
+    _log_memory(run, [f'the largest stage, {largest.name}: {lines[0]}', *lines[1:]])
+
+# %% ../../nbs/975_commands.training.ipynb #e54f16e6
 def train_stages(
     run:Experiment,   # its directory
     cfg:TrainConfig,
@@ -375,6 +406,10 @@ def train_stages(
     "Run a training with its stages, if it has any."
     stages, sides = parse_stages(cfg), (train, held)
     if not stages: return _train_with_retry(run, cfg, store, sides, last)
+    if not cfg.shard: _check_stage_memory(run, stages)
     build = partial(_stage_learner, stages=stages, store=store, sides=sides)
     budget = dict(steps=cfg.steps, minutes=cfg.minutes)
-    return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, asked=budget)
+    try: return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, asked=budget)
+    except Exception as e:
+        if not is_out_of_memory(e): raise
+        raise _stage_memory_error(run, cfg, free_step_memory(None, e)) from e

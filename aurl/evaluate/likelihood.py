@@ -409,13 +409,14 @@ def baselines(
     train,          # ids of the training pieces
     test,           # ids of the held-out pieces
     orders=(5, 7),  # orders of the n-grams in the table
+    seed:int=0,     # of the confidence intervals
     **kwargs,       # further arguments of `NGram`
 )->LikelihoodTable:
     "Likelihood table of uniform, unigram and n-gram models on `test`."
     if not len(train) or not len(test):
         raise ModelError(f'{len(train)} training and {len(test)} held-out pieces', way_out='give at least one of each')
     ngram = NGram(train, max(orders), **kwargs)
-    nll, table = ngram.nll(test), LikelihoodTable(test)
+    nll, table = ngram.nll(test), LikelihoodTable(test, seed=seed)
     names = {0:'uniform', 1:'unigram', **{k:f'{k}-gram' for k in orders}}
     for k,name in names.items(): table.add(name, nll[k])
     table.ngram = ngram

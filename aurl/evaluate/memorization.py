@@ -79,8 +79,10 @@ def longest_matches(
 def _note_positions(ids): return np.flatnonzero(vocab.kind[np.asarray(ids, np.int64)] == Kind.NOTE_ON)
 
 def random_excerpts(
-    pieces, n_notes, seed: int = 0  # ids of pieces  # notes of each excerpt  # of the draw
-) -> list:  # of ids: from one NOTE_ON to another, without START and END
+    pieces,     # ids of pieces
+    n_notes,    # notes of each excerpt
+    seed:int=0, # of the draw
+)->list:        # of ids: from one NOTE_ON to another, without START and END
     "An excerpt of each length, from pieces drawn at random among those that are long enough."
     gen, out = rng(seed, 'excerpts'), []
     positions = [_note_positions(p) for p in pieces]

@@ -7,6 +7,7 @@ __all__ = ['Sampling', 'filtered_probs', 'inverse_cdf_sample', 'uniform_draws', 
            'generate_ids', 'generate']
 
 # %% ../../nbs/810_generate.sampling.ipynb #5dbba3b8
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -141,8 +142,10 @@ def describe_limits(
     if not mask: return 'mask=false: neither the grammar nor the profile limits the model'
     if not _resolve_profile(profile)[0].on: return 'profile=off: the grammar alone limits the model'
     if model.config.codec != 'event': return f'the codec {model.config.codec} has no profile: generated without limits'
-    return ('this model has no corpus profile (it was not trained by aurl, or by an earlier version): '
-            'generated without limits')
+    return _no_profile
+
+_no_profile = ('this model has no corpus profile (it was not trained by aurl, or by an earlier version): '
+               'generated without limits')
 
 # %% ../../nbs/810_generate.sampling.ipynb #c09e791c
 class _GenerateOptions(Config):
@@ -245,6 +248,15 @@ def _latents(model, z, n, seed):
     return z
 
 # %% ../../nbs/810_generate.sampling.ipynb #f0e4f370
+def _warn_without_profile(model, profile, mask):
+    "Warn once for each model that would be kept within the profile of its corpus and has none."
+    limited = profile is None and mask and model.config.codec == 'event'
+    if not limited or model.profile is not None or getattr(model, 'has_warned', False): return
+    model.has_warned = True
+    warnings.warn(f'{_no_profile}. To limit it: model.profile = store.profile, or measure_profile(pieces); '
+                  'profile=False generates without limits and without this warning', stacklevel=3)
+
+# %% ../../nbs/810_generate.sampling.ipynb #e944ae34
 def generate_ids(
     model,               # a `MusicTransformerVAEGAN`
     n:int=4,             # number of pieces
@@ -265,6 +277,7 @@ def generate_ids(
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
     sampler, start = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask)
+    _warn_without_profile(model, profile, mask)
     counts = dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens)
     make_config(_GenerateOptions, overrides=dict(**counts, seed=seed, window=window, batch_size=batch_size))
     z, limits = _latents(model, z, n, seed), generation_limits(model, profile, start, mask)

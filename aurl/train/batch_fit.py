@@ -282,12 +282,12 @@ def training_memory(
 _presets = 'large', 'base', 'small', 'song', 'song_small', 'tiny'
 
 # %% ../../nbs/794_train.batch_fit.ipynb #59ea58d9
-def _candidates(cfg):
+def _candidates(cfg, fit_batch):
     "Yield changes with their keys and costs, the cheapest first."
-    yield from _smaller_batches(cfg)
+    yield from _smaller_batches(cfg, fit_batch)
     if cfg.dtype == 'fp32' and amp_dtype(cfg.device, 'auto') is not None:
         yield 'dtype', cfg.changed(dtype='auto'), 'dtype=auto', 'matrix products in half precision'
-    if not cfg.recompute: yield from _recomputed(cfg)
+    if not cfg.recompute: yield from _recomputed(cfg, fit_batch)
     for part in (2, 4, 8):
         if cfg.length//part >= 64:
             yield 'length', cfg.changed(length=cfg.length//part), f'length={cfg.length//part}', 'less context'
@@ -300,19 +300,27 @@ def _halvings(cfg):
     "Yield the configurations with smaller batches, and the number of batches in one of the original size."
     for k in range(1, max_halvings(cfg) + 1): yield halve_batch(cfg, k), 2**k
 
-def _smaller_batches(cfg):
+def _batch_keys(small, fit_batch):
+    "The keys that make the batches of `small`, where `fit_batch` can be used or not."
+    if fit_batch: return 'fit_batch=true'
+    n = small.loader.batch_tokens
+    size = f'loader.batch_tokens={n}' if n else f'batch_size={small.batch_size}'
+    return f'{size} accumulate={small.accumulate}' + f' steps={small.steps}'*bool(small.steps)
+
+def _smaller_batches(cfg, fit_batch):
     "Yield the halvings of the batch."
     for small,n in _halvings(cfg):
         cost = f'the same optimizer steps in {n} batches of {small.batch_size} each, a little slower'
-        yield 'batch', small, 'fit_batch=true', cost
+        yield 'batch', small, _batch_keys(small, fit_batch), cost
 
 # %% ../../nbs/794_train.batch_fit.ipynb #f602e8bb
-def _recomputed(cfg):
+def _recomputed(cfg, fit_batch):
     "Yield recomputation of the layers, alone and with smaller batches."
     recomputed = cfg.changed(recompute=True)
     yield 'recompute', recomputed, 'recompute=true', 'about a third more time'
     for small,n in _halvings(recomputed):
-        yield 'recompute', small, 'recompute=true fit_batch=true', f'about a third more time, in {n} batches per step'
+        keys = f'recompute=true {_batch_keys(small, fit_batch)}'
+        yield 'recompute', small, keys, f'about a third more time, in {n} batches per step'
 
 # %% ../../nbs/794_train.batch_fit.ipynb #3bf1c780
 def memory_options(
@@ -321,10 +329,11 @@ def memory_options(
     available:AvailableMemory, # the available memory
     reserved:int=0, # bytes that other parts will still allocate
     n:int=3,       # largest number of options
+    fit_batch:bool=True, # can the training halve its batches by itself?
 )->list:           # of `MemoryOption`, at most one of a kind
     "Return the cheapest changes with which the training fits."
     options, kinds = [], set()
-    for kind, changed, overrides, cost in _candidates(cfg):
+    for kind, changed, overrides, cost in _candidates(cfg, fit_batch):
         if kind in kinds: continue
         n_bytes = training_memory(changed, model_config_of(changed)).total + reserved
         if n_bytes > available.free/memory_margin: continue
@@ -351,6 +360,7 @@ def check_memory(
     model_config_of, # function from such a configuration to that of its model
     reserved:int=0, # bytes that other parts will still allocate
     available=None, # an `AvailableMemory`, if known
+    fit_batch:bool=True, # can the training halve its batches by itself? not in stages, sweeps and studies
 )->list:          # lines to print
     "Raise an error that names the cheapest changes if a training does not fit; otherwise return lines to print."
     need, available = training_memory(cfg, model_config_of(cfg)), available or available_memory(cfg.device)
@@ -358,11 +368,16 @@ def check_memory(
     total = need.total + reserved
     if fits_in_memory(total, available):
         close = total*memory_margin > available.free
-        return [f'{need}; {available}'] + ['this is close: fit_batch=true halves the batch if memory runs out']*close
-    options = memory_options(cfg, model_config_of, available, reserved)
+        return [f'{need}; {available}'] + [_close_line(fit_batch)]*close
+    options = memory_options(cfg, model_config_of, available, reserved, fit_batch=fit_batch)
     process = f' with {format_bytes(reserved)} for the process itself' if reserved else ''
     raise ConfigError(f'this training needs {format_bytes(total)}{process}, but {available}: {need}',
                       way_out=_option_text(options))
+
+def _close_line(fit_batch):
+    "The advice for a training that hardly fits."
+    if fit_batch: return 'this is close: fit_batch=true halves the batch if memory runs out'
+    return 'this is close: a smaller batch_size with accumulate needs less'
 
 _no_option = 'no change of batch, length or model alone is enough; combine them, or use a larger machine'
 

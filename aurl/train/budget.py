@@ -169,7 +169,7 @@ class KeepBest(Callback):
         score_fn=None  # function of a Learner, lower is better (returns None while undefined); None: nats per token
     ):
         self.folder, self.every, self.score_fn = folder, every, score_fn
-        self.best_loss, self.weights = best_loss, weights
+        self.best_loss, self.weights, self.best_step = best_loss, weights, None
         self.valid_losses, self.saved_time = [], -math.inf
         if best_score is None: best_score = best_loss if score_fn is None else math.inf
         self.best_score = best_score
@@ -217,6 +217,7 @@ def _keep(self:KeepBest, score):
     "Keep the current weights as the best."
     self.best_loss, self.best_score = self.valid_nats, math.inf if score is None else score
     self.weights = _cpu_weights(self.model)
+    self.best_step = next((c.done for c in self.cbs if isinstance(c, Budget)), None)
 
 @patch
 def _is_copy_due(self:KeepBest):
@@ -235,9 +236,8 @@ def save(self:KeepBest):
 # %% ../../nbs/734_train.budget.ipynb #8fff02a4
 @patch
 def state_dict(self:KeepBest):
-    return dict(
-        best=self.best_loss, curve=self.valid_losses, weights=self.weights, top=self.best_score, bound=True
-    )
+    best = dict(best=self.best_loss, top=self.best_score, step=self.best_step)
+    return dict(curve=self.valid_losses, weights=self.weights, bound=True, **best)
 
 @patch
 def load_state_dict(self:KeepBest, state):
@@ -247,6 +247,7 @@ def load_state_dict(self:KeepBest, state):
     best_score = state.get('top', state['best'] if self.score_fn is None else math.inf)
     if best_score < self.best_score or self.weights is None:
         self.best_loss, self.weights, self.best_score = state['best'], state['weights'], best_score
+        self.best_step = state.get('step')
 
 # %% ../../nbs/734_train.budget.ipynb #d858229f
 def data_epoch(
@@ -414,7 +415,7 @@ def fit_budget(self:Learner,
     budget = Budget(steps, minutes, start, lr_multiplier=rate)
     log = [RunLog(run, log_every)] if run is not None else []
     _fit_until_end(self, budget, best, [*log, *cbs])
-    self.valid_curve, self.steps_done = best.valid_losses, budget.done
+    self.valid_curve, self.steps_done, self.best_step = best.valid_losses, budget.done, best.best_step
     self.stopped = sync_flag(budget.stop_signal is not None, any_rank=True)
     if self.stopped and run is not None: run.say('interrupted; the best weights are kept')
     return best.best_loss

@@ -14,10 +14,13 @@ import torch
 
 from ..config import make_config
 from ..aliases import current_callback
-from ..core import CheckpointError, ConfigError, ModelError, read_json
+from ..core import AurlError, CheckpointError, ConfigError, ModelError, read_json
+from ..data.profile import CorpusProfile
 from ..models.model_config import ModelConfig
+from ..models.model_files import read_description, read_profile, read_programs
 from ..models.pretrained import is_pretrained_name, pretrained_folder
 from ..models.vae_gan import MusicTransformerVAEGAN
+from ..tokens.programs import ProgramTable
 from .checkpoint import load_checkpoint
 from .checkpoint_folder import average_checkpoints, best_checkpoint, is_suspect, latest_checkpoint
 from .checkpoint import verify_checkpoint
@@ -69,8 +72,29 @@ def model_from_checkpoint(
     ck = load_checkpoint(path)
     model = _build_model(ck)
     model.load_state_dict(ck.weights)
+    _take_corpus(model, ck)
     if 'training.json' in ck.manifest['files']: _use_averaged_weights(model, ck.snapshot().parts)
     return model.to(device).eval()
+
+# %% ../../nbs/782_train.saved_models.ipynb #4477b179
+def _saved_with_run(path):
+    "Profile and programs of the model of the run of a checkpoint; None without one."
+    folder = _run_of(path)/'model'
+    if not (folder/'config.json').exists(): return None, None
+    return read_profile(read_description(folder), folder), read_programs(folder/'programs.json')
+
+def _take_corpus(model, ck):
+    "Set the profile and the programs of the corpus that the checkpoint was trained on."
+    profile, programs = (ck.state.get(k) for k in ('profile', 'programs'))
+    try:
+        if profile is not None: model.profile = make_config(CorpusProfile, overrides=profile)
+        if programs is not None: model.programs = ProgramTable.from_dict(programs)
+    except AurlError as e:
+        raise CheckpointError(f'profile or programs are not readable: {e.what}', ck.path,
+                              'use the version of aurl that wrote it') from e
+    if profile is not None and programs is not None: return
+    of_run = _saved_with_run(ck.path)
+    model.profile, model.programs = model.profile or of_run[0], model.programs or of_run[1]
 
 # %% ../../nbs/782_train.saved_models.ipynb #736b9e9a
 def _build_model(ck):
@@ -115,8 +139,10 @@ def _average(folder, max_count, device):
     "Return the mean of the newest checkpoints, and a description."
     if not (paths := _newest_good(folder, max_count)):
         raise CheckpointError('no good checkpoint to average', folder, 'use RUN itself')
-    model = _build_model(load_checkpoint(paths[0]))
+    newest = load_checkpoint(paths[0])
+    model = _build_model(newest)
     average_checkpoints(paths, model)
+    _take_corpus(model, newest)
     return model.to(device).eval(), f'the mean of {", ".join(p.name for p in reversed(paths))}'
 
 def _better_checkpoint(run, folder):
