@@ -59,7 +59,9 @@ def _measured_plan(cfg, run, store, sides, order):
         device=cfg.device,
     )
     lengths = store.length[order].tolist()
-    return plan_training(cfg.minutes, speeds, lengths, cfg.length, start or cfg.model, cfg.batch_size)
+    plan = plan_training(cfg.minutes, speeds, lengths, cfg.length, start or cfg.model, cfg.batch_size)
+    if not start: return plan
+    return plan.changed(reasons=(f'{start} trains on {plan.speed:,.0f} ids per second here', *plan.reasons[1:]))
 
 def _saved_plan(run):
     "The plan in the configuration of `run`."
