@@ -119,7 +119,6 @@ slips = [  # what is asked, the exit code, what the line must name
     (['train', 'data=store-codec'], 1, 'store-codec: prepared with codec'),
     (['train', 'data=store-cut'], 1, 'store-cut/ids.bin: '),
     (['train', 'data=store-torn'], 1, 'store-torn/manifest.json: not JSON'),
-    (['generate'], 1, 'no run with a trained model here →'),
     (['generate', 'model=nowhere'], 1, 'nowhere: no saved model in this folder →'),
     (['generate', 'model=model-codec'], 1, 'model-codec: codec'),
     (['generate', 'model=model', 'profile=of'], 2, "'of' is neither on nor off"),
@@ -154,6 +153,7 @@ def test_slips_are_one_line_and_leave_nothing(here):
     answers = [json.loads(line) for line in told.stdout.splitlines()]
     assert len(answers) == len(slips), told.stderr
     for (args, code, says), (got, out, err) in zip(slips, answers):
+        out = ''.join(line for line in out.splitlines() if 'parameters; to train on' not in line)   # the estimated memory
         assert (got, out) == (code, ''), (args, got, out, err)
         assert says in err and err.startswith('aurl: ') and len(err.splitlines()) == 1, (args, err)
     assert [p for p in sorted(here.iterdir()) if p.name != 'home'] == before
@@ -244,7 +244,7 @@ def test_a_full_disk(here, small_disk):
     code, out, err = finish(p)
     assert code == 1 and len(err) == 1 and 'the disk is full' in err[0] and 'out=FOLDER' in err[0]
     run = next((small_disk / 'runs').iterdir())
-    assert out[-1] == f'partial results: {run}' and not list(run.rglob('*.tmp'))
+    assert f'partial results: {run}' in out and not list(run.rglob('*.tmp'))   # and how to resume, after a checkpoint
     from aurl.models.vae_gan import MusicTransformerVAEGAN
     assert MusicTransformerVAEGAN.from_pretrained(run)  # the best model that still went in
     code, out, err = finish(start(here, 'song', 'data=music', *short, f'out={small_disk}/runs'))

@@ -73,13 +73,16 @@ class EarlyKernel:
 
     def append_log(self, path):
         "Append the output of the kernel outside of cells to the file `path`."
+        if self.log.closed: return
         self.log.seek(0)
         if text := self.log.read():
             with open(path, 'ab') as f: f.write(text)
 
     def close(self):
         "Kill the kernel, unless it was taken."
-        if (km := self.take()) is None: return
+        km = self.take()
+        self.log.close()
+        if km is None: return
         with contextlib.suppress(ProcessLookupError, PermissionError): km.provisioner.process.kill()
         km.provisioner.process.wait()
         km.cleanup_connection_file()
