@@ -32,10 +32,15 @@ def _benchmark_progress(run):
     def report(name): run.progress('measure', None, f'training speed of the model {name} on this machine')
     return report
 
-def _fixed_plan(cfg, n_held):
+def _n_valid_pieces(cfg, lengths):
+    "How many held-out pieces can be validated twelve times in about a tenth of a training of `cfg.steps` steps."
+    max_ids = cfg.steps*(cfg.batch_size or 16)*cfg.length*.3/12      # a forward pass takes a third of a step
+    return min(len(lengths), max(2, int(np.searchsorted(np.cumsum(lengths), max_ids))))
+
+def _fixed_plan(cfg, lengths):
     "The plan of a training whose open values do not depend on the speed of the machine; None if some do."
     model = resolve_start(cfg) or cfg.model
-    plan = plan_steps(cfg.steps or 1, n_held, model, cfg.batch_size)
+    plan = plan_steps(cfg.steps or 1, _n_valid_pieces(cfg, lengths), model, cfg.batch_size)
     if cfg.steps: return plan
     if model == 'auto' or not cfg.batch_size or not cfg.valid_pieces: return None
     return plan.changed(
@@ -121,7 +126,7 @@ def plan_for_machine(
     "Choose the values that `cfg` left open; a resumed run keeps its plan."
     order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
     if 'plan' not in run.config:
-        plan = _fixed_plan(cfg, len(held)) or _measured_plan(cfg, run, store, (train, held), order)
+        plan = _fixed_plan(cfg, store.length[order]) or _measured_plan(cfg, run, store, (train, held), order)
         run.decide(plan=plan.to_dict() | dict(setup_seconds=round(run.elapsed, 1), start=resolve_start(cfg)))
     for line in plan_summary(run): run.say(line)
     planned = _planned_config(cfg, _saved_plan(run), len(held))
