@@ -178,8 +178,8 @@ class _LossKeys(_BatchKeys):
         description='additional losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
     balance: Literal['fixed', 'uncertainty'] = Field('fixed',
         description='weights of the losses: fixed, or uncertainty: learned factors times the given weights')
-    teacher: str = Field('', description='teacher for distillation: a pretrained model, a run (also RUN@best, @newest, @average, '
-        '@step=50), a checkpoint or a folder with a saved model')
+    teacher: str = Field('', description='teacher for distillation: a pretrained model, a run (also '
+        'RUN@best, @newest, @average, @step=50), a checkpoint or a folder with a saved model')
     distill: dict[str, Any] = Field({},
         description='distillation losses with weights: {output: 0.7, hard: 0.3, feature: 0.5}')
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
