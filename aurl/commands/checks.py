@@ -13,8 +13,7 @@ from .configs import EvaluateConfig, GenerateConfig, PrepareConfig, SongConfig, 
 from .evaluation import evaluation_source
 from .key_rules import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, STAGE_RULES, TRAIN_RULES
 from .key_rules import generation_rule_input, training_rule_input
-from .model_setup import _start_model, build_loader_config, build_model_config, check_start, find_model
-from .model_setup import resolve_start
+from .model_setup import build_loader_config, build_model_config, check_start, find_model
 from .option_checks import check_distributed, validate_options
 from .preparation import load_corpus, prepare_kwargs
 from .resume import open_training_run, resumed_config, run_to_resume, saved_config
@@ -22,6 +21,7 @@ from .run_data import open_store, recorded_stores, reopen_stores, source_columns
 from .run_data import too_few_pieces_error, train_valid_split
 from .run_folder import absolute_source
 from .samples import file_options, prompt_ids, requested_latents
+from .song import check_song_memory
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
 from ..config import Config, make_config
@@ -38,7 +38,7 @@ from ..dependencies import changed_keys, default_of, given_keys, reject_unused_k
 from ..device import amp_dtype, pick_device
 from ..generate.sampling import generation_limits
 from ..memory import available_memory, format_bytes
-from ..models.model_config import ModelConfig, preset_config
+from ..models.model_config import ModelConfig
 from ..monitor.checkpoints import load_newest_checkpoint
 from ..train.batch_fit import check_memory, fits_in_memory, halve_batch, halvings_to_fit, process_bytes
 from ..train.batch_fit import training_memory
@@ -206,40 +206,6 @@ def study_memory(
     if parallel > 1: _check_parallel(largest, parallel)
     return [f'the largest of the trainings: {first}', *rest]
 
-# %% ../../nbs/979_commands.checks.ipynb #e0ec9d13
-def _song_need(cfg, batch_size, length=None):
-    "The memory of the training of a song."
-    start = resolve_start(cfg)
-    model_config = _start_model(start).config if start else preset_config('song' if cfg.model == 'auto' else cfg.model)
-    values = dict(batch_size=batch_size, length=length or cfg.length, device=cfg.device,
-                  checkpoint_every=cfg.checkpoint_every)
-    return training_memory(make_config(TrainConfig, overrides=values), model_config)
-
-def _fitting_batch(cfg, sizes, available):
-    "The largest of the batch `sizes`, in descending order, with which a song fits; None without one."
-    extra_bytes = _process_bytes(cfg)
-    return next((n for n in sizes if fits_in_memory(_song_need(cfg, n).total + extra_bytes, available)), None)
-
-# %% ../../nbs/979_commands.checks.ipynb #b7baf3c8
-def _song_memory_error(cfg, batch_size, available):
-    "The error for a song that does not fit into memory, with what does."
-    need, extra_bytes = _song_need(cfg, batch_size), _process_bytes(cfg)
-    smaller = _fitting_batch(cfg, [n for n in (8, 4, 2, 1) if n < batch_size], available)
-    shorter = [n for n in (cfg.length//2, cfg.length//4)
-               if n >= 64 and fits_in_memory(_song_need(cfg, batch_size, n).total + extra_bytes, available)]
-    ways = [f'batch_size={smaller}']*bool(smaller) + [f'length={n}' for n in shorter[:1]]
-    return ConfigError(f'this training needs {format_bytes(need.total + extra_bytes)}, but {available}: {need}',
-                       way_out=', or '.join([*ways, 'start=none model=tiny, a smaller model']))
-
-def _check_song_memory(cfg):
-    "Check that the training of a song fits into memory; return lines about it."
-    sizes = [cfg.batch_size] if cfg.batch_size else [16] if cfg.steps else [16, 8, 4]
-    available = available_memory(cfg.device)
-    if (fits := _fitting_batch(cfg, sizes, available)) is None: raise _song_memory_error(cfg, sizes[-1], available)
-    lines = [f'{_song_need(cfg, fits)}; {available}']
-    if fits == sizes[0]: return lines
-    return [*lines, f'batches of {sizes[0]} windows would not fit: batch_size={fits} keeps to those that do']
-
 # %% ../../nbs/979_commands.checks.ipynb #7810d614
 def _first_stage(cfg):
     "The configuration of the first stage of a training, whose model is new."
@@ -254,7 +220,7 @@ def _check_training(cfg, resume_path, alone):
     elif cfg.model != 'auto': make_config(ModelConfig, preset=cfg.model, group='model')
     if is_new or not _store_still_exists(resume_path, cfg.data): _check_data(cfg.data, two=True)
     if is_new: check_start(_first_stage(cfg))
-    if is_new and not isinstance(cfg, TrainConfig): lines = _check_song_memory(cfg)
+    if is_new and not isinstance(cfg, TrainConfig): lines = check_song_memory(cfg)
     if isinstance(cfg, TrainConfig) and is_new:
         _check_weights(cfg)
         _check_split(cfg)

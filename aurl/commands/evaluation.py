@@ -103,9 +103,10 @@ def score_model(
     model,                 # a `MusicTransformerVAEGAN`
     pieces,                # ids of the held-out pieces
     window:int,            # context in ids
-    run=None               # an `Experiment` that shows the progress
+    run=None,              # an `Experiment` that shows the progress
+    seed:int=0,            # of the latent samples
 )->LikelihoodTable:
     "Add `model` to the table, without and with the grammar mask; a model with a latent by its bound."
     if getattr(model, 'latent', None) is None: _add_scores(table, model, pieces, window, run)
-    else: table.add('model', total_nats(model, pieces))       # the encoder reads the piece, so the KL term is counted
+    else: table.add('model', total_nats(model, pieces, seed=seed)) # the encoder reads the piece: the KL term is counted
     return table

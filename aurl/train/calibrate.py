@@ -87,9 +87,9 @@ def _model_for(model, measure_speed, seconds):
     if ids >= _min_ids: return 'song', speed, f'{text}: enough'
     return 'song_small', measure_speed('song_small'), f'{text}: too few, so `song_small`'
 
-def _batch_for(ids, length):
+def _batch_for(ids, length, largest):
     "Return the windows per step."
-    return next((b for b in (16, 8) if ids//(b*length) >= _min_steps), 4)
+    return next((b for b in (16, 8) if b <= largest and ids//(b*length) >= _min_steps), 4)
 
 # %% ../../nbs/797_train.calibrate.ipynb #05d5e21f
 def _pieces_for(lengths, speed, seconds):
@@ -108,12 +108,13 @@ def plan_training(
     length:int=384,    # ids per window
     model:str='auto',  # a preset, or auto
     batch_size:int=0,  # windows per step; 0: chosen here
+    largest:int=16,    # most windows per step that fit into memory
 )->TrainingPlan:
     "Return the plan for `minutes` on this machine."
     seconds = minutes*60*(1 - _validation_share)
     model, speed, reason = _model_for(model, measure_speed, seconds)
     ids = int(speed*seconds)
-    batch = batch_size or _batch_for(ids, length)
+    batch = batch_size or _batch_for(ids, length, largest)
     n = _pieces_for(list(lengths), speed, minutes*60)
     reasons = (
         reason,
