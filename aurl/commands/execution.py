@@ -25,7 +25,7 @@ _launch = '-m', 'ipykernel_launcher'
 # the same, after the modules of aurl are imported; without the current folder in the path, as ipykernel_launcher does
 _launch_with_aurl = '-c', """import contextlib, sys
 if sys.path[:1] == ['']: del sys.path[0]
-with contextlib.suppress(Exception): import aurl.all
+with contextlib.suppress(Exception): import aurl.all, aurl.commands.command
 from ipykernel import kernelapp
 kernelapp.launch_new_instance()"""
 

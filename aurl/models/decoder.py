@@ -6,18 +6,18 @@
 __all__ = ['Decoder', 'DecoderWeights', 'NumpyDecoder', 'make_decoder']
 
 # %% ../../nbs/680_models.decoder.ipynb #6d14afb2
-import contextlib, functools
+import contextlib
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from scipy.special import ndtr
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from .blocks import musical_features, n_key_channels, state_roll
 from .vae_gan import MusicTransformerVAEGAN
+from ..threads import limit_blas_threads
 from ..tokens.grammar import grammar
 from ..tokens.vocab import vocab
 
@@ -299,13 +299,10 @@ def make_decoder(
     return NumpyDecoder(model, batch, window, weights, condition)
 
 # %% ../../nbs/680_models.decoder.ipynb #8b80882f
-@functools.cache
-def _blas_controller(): return ThreadpoolController()
-
 @patch
 def threads(self:Decoder):
     "Context manager that sets the number of threads for calls of `read`."
     return contextlib.nullcontext()
 
 @patch
-def threads(self:NumpyDecoder): return _blas_controller().limit(limits=1, user_api='blas')
+def threads(self:NumpyDecoder): return limit_blas_threads()

@@ -17,6 +17,7 @@ from fastcore.meta import delegates
 
 from ..core import ConfigError, MidiError, atomic_path
 from ..midi.read import family_of
+from ..threads import limit_blas_threads
 
 # %% ../../nbs/230_score.audio.ipynb #196dff1f
 _SYNTH_BLOCK = 512
@@ -360,7 +361,8 @@ def synthesize(
     end = float(s.end())
     last, n = _excerpt_end(start, end, seconds, sample_rate)
     mix = np.zeros((2 if stereo else 1, n), np.float32)
-    for track in s.tracks: _add_track(mix, track, start, last, sample_rate)
+    with limit_blas_threads():
+        for track in s.tracks: _add_track(mix, track, start, last, sample_rate)
     if reverb and mix.size: mix = _reverberate(mix, reverb, sample_rate)
     return _limit_peaks(mix, last - start < end - start - .01, sample_rate).T.squeeze()
 
