@@ -7,6 +7,7 @@ __all__ = ['WrittenNote', 'nearest_semitone', 'WrittenPart', 'Measure', 'Written
            'meter_rows', 'to_score', 'dropped_findings', 'count_findings']
 
 # %% ../../nbs/216_score.measures.ipynb #fb485f53
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -320,13 +321,17 @@ def _onset_of(note): return note.onset
 def _start_and_pitch(note): return note.start, note.pitch
 
 # %% ../../nbs/216_score.measures.ipynb #641b4bfe
-def _pedal_spans(rows, end):
-    "Return when the pedal is pressed and lifted, from rows (time, whether it goes down); `end` is that of the score."
+def _latest_release(pressed, starts, end):
+    "The end of the measure that follows the one in which the pedal is pressed; `starts` are those of the measures."
+    following = bisect_right(starts, pressed) + 1
+    return starts[following] if following < len(starts) else end
+
+def _pedal_spans(rows, starts, end):
+    "Return when the pedal is pressed and lifted, from rows (time, whether it goes down)."
     spans, pressed = [], None
-    for time,down in sorted(set(rows)):
-        if pressed is not None: spans.append((pressed, time))
+    for time,down in [*sorted(set(rows)), (end, True)]:
+        if pressed is not None: spans.append((pressed, min(time, _latest_release(pressed, starts, end)) if down else time))
         pressed = time if down else None
-    if pressed is not None: spans.append((pressed, end))
     return [(a, b) for a,b in spans if b > a]
 
 # %% ../../nbs/216_score.measures.ipynb #7489150f
@@ -339,7 +344,7 @@ def _track(written, part, order, starts, ticks):
     for time,text in _placed(part.lyrics, order, starts):
         track.lyrics.append(TextMeta(ticks(time), text))
     end = starts[-1] + written.measures[order[-1]].length if order else Fraction(0)
-    for down,up in _pedal_spans(_placed(part.pedals, order, starts), end):
+    for down,up in _pedal_spans(_placed(part.pedals, order, starts), starts, end):
         track.pedals.append(Pedal(ticks(down), ticks(up) - ticks(down)))
     return track
 
