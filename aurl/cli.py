@@ -20,7 +20,9 @@ from .commands.progress import read_json_or_empty, run_with_progress
 # %% ../nbs/995_cli.ipynb #f741a8bc
 def _all_commands():
     "All commands by name."
-    from aurl.commands.command import COMMANDS
+    from aurl.imports import imports_without_gc
+    with imports_without_gc():
+        from aurl.commands.command import COMMANDS
     return COMMANDS
 
 def _unused_path(path):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from pydantic import Field
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from .sweep import _study_folder, check_same_config, exclusive_folder
 from ..config import Config, make_config, merge
@@ -264,7 +264,7 @@ def run_ablation(
 def _half_width(x):
     "Half the width of the 95 % interval of the mean of `x`; nan for a single value."
     if len(x) == 1: return math.nan
-    return float(student.ppf(.975, len(x) - 1)*x.std(ddof=1)/math.sqrt(len(x)))
+    return float(stdtrit(len(x) - 1, .975)*x.std(ddof=1)/math.sqrt(len(x)))
 
 def _mean_interval(values):
     "The mean of `values`, and half the width of its 95 % interval."

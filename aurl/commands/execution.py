@@ -12,6 +12,8 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from ..imports import defer_imports
+
 # %% ../../nbs/991_commands.execution.ipynb #2f835980
 def notebooks_dir()->Path:
     "The folder of the run notebooks."
@@ -25,7 +27,9 @@ _launch = '-m', 'ipykernel_launcher'
 # the same, after the modules of aurl are imported; without the current folder in the path, as ipykernel_launcher does
 _launch_with_aurl = '-c', """import contextlib, sys
 if sys.path[:1] == ['']: del sys.path[0]
-with contextlib.suppress(Exception): import aurl.all, aurl.commands.command
+with contextlib.suppress(Exception):
+    from aurl.imports import imports_without_gc
+    with imports_without_gc(): import aurl.all, aurl.commands.command
 from ipykernel import kernelapp
 kernelapp.launch_new_instance()"""
 
@@ -146,7 +150,7 @@ def _run_kernel(self:Execution, notes):
 def _execute(self:Execution):
     "Execute the notebook with papermill."
     import logging
-    import papermill
+    with defer_imports('rfc3987_syntax'): import papermill    # jsonschema checks addresses with it; there are none here
     logging.getLogger('papermill').setLevel(logging.ERROR)
     _register_engine(self)
     papermill.execute_notebook(
