@@ -3,7 +3,7 @@
 A server has imported the libraries that most notebooks need, and none of aurl. Each notebook runs in a fork of it, a process of its own that
 begins where the imports ended: four seconds of CPU less a notebook, which is a tenth of the whole suite.
 """
-import importlib, io, json, os, re, sys
+import gc, importlib, io, json, os, re, sys
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -63,7 +63,10 @@ def become(job):
 def serve():
     "Run the notebooks that standard input names, a line of JSON each; say how each ended, and how much CPU it took."
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # as aurl.device does before it imports torch
+    gc.disable()
     for name in LIBRARIES: importlib.import_module(name)
+    gc.freeze()   # what is imported stays: no fork searches it for garbage, and memory stays shared
+    gc.enable()
     while line := sys.stdin.readline():
         if (pid := os.fork()) == 0: sys.exit(become(json.loads(line)))
         _, status, used = os.wait4(pid, 0)
