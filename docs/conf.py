@@ -1,5 +1,5 @@
 "Sphinx for aurl. `docs/build.py` writes the pages and calls this; see there."
-import json, os
+import functools, json, os, re
 from pathlib import Path
 
 meta = json.loads(Path(os.environ['AURL_DOCS']).read_text(encoding='utf-8'))
@@ -107,6 +107,26 @@ def _source(app, modname):
     code, tags = meta['tags'].get(modname, (None, None))
     return (code, {k:tuple(v) for k,v in tags.items()}) if code else None
 
+@functools.cache
+def _navigation(builder):
+    "The tree of all pages in the sidebar, as the page index shows it; Sphinx takes a second to compute it."
+    options = dict(collapse=False, titles_only=True, maxdepth=-1, includehidden=True)
+    return builder._get_local_toctree('index', **options)
+
+def _navigation_of(builder, page):
+    "The tree in the sidebar of `page`: with addresses relative to it, and with a mark where it stands."
+    entry = '<li class="toctree-l1{}"><a class="{}reference internal" href="{}">'
+    before, link, after = _navigation(builder).partition(entry.format('', '', f'{page}.html'))
+    if link:
+        head, _, tail = before.rpartition('<ul>')
+        before, link = f'{head}<ul class="current">{tail}', entry.format(' current', 'current ', '#')
+    up = '../'*page.count('/')
+    return re.sub(r'href="(?![a-z]+:|#)', f'href="{up}', before + link + after)
+
+def _faster_navigation(app, pagename, templatename, context, doctree):
+    "Compute the tree of the sidebar once, not again for each of the hundreds of pages."
+    context['toctree'] = lambda **options: _navigation_of(app.builder, pagename)
+
 def _scripts(app, pagename, templatename, context, doctree):
     "plotly on the pages that draw with it, excerpts on the search page."
     body = context.get('body') or ''
@@ -115,5 +135,6 @@ def _scripts(app, pagename, templatename, context, doctree):
 
 def setup(app):
     app.connect('viewcode-find-source', _source)
+    app.connect('html-page-context', _faster_navigation, priority=400)    # before the theme renders the tree
     app.connect('html-page-context', _scripts)
     return dict(parallel_read_safe=True, parallel_write_safe=True)
