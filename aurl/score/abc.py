@@ -145,7 +145,8 @@ def _sections(bars):
 
 def _reordered(written, order):
     "Return `written` with its measures in `order`, a list of lists of indices: one for each section."
-    out = WrittenScore(dropped=written.dropped, parts=[replace(p, notes={}, lyrics={}, pedals={}) for p in written.parts])
+    empty = [replace(p, notes={}, lyrics={}, pedals={}) for p in written.parts]
+    out = WrittenScore(dropped=written.dropped, parts=empty)
     for section in order:
         for old in section:
             new = len(out.measures)

@@ -174,8 +174,10 @@ def place(self:AbcVoice,
     self.cursor += length
 
 @patch
-def tie(self:AbcVoice, found):
-    "Tie the notes `found` to the next ones."
+def tie(self:AbcVoice,
+    found, # (note, step, alteration) of each note
+):
+    "Tie notes to the next ones."
     for note,step,alteration in found:
         note.tie = 'continue' if note.tie in ('stop', 'continue') else 'start'
         self.tied[step] = alteration, note.pitch
