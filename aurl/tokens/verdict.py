@@ -20,7 +20,7 @@ from .vocab import Kind, vocab
 class Verdict:
     "The result of checking a sequence against the grammar."
     valid:bool     # whether it is the encoding of some music
-    score:float    # 0 … 1: pairing · (0.7 + 0.2·lawful + 0.1·framed)
+    score:float    # 0 … 1: pairing · (0.7 + 0.2·lawful + 0.05 each for START and END)
     reasons:list   # violated rules, at most ten
     notes:int      # number of notes begun
     pairing:float  # share of note events that have their counterpart
