@@ -56,6 +56,7 @@ def is_corpus_name(
     "Whether `source` is the name of a corpus; a folder of the same name is written as `./chopin`."
     return isinstance(source, str) and source in named_corpora()
 
+# %% ../../nbs/307_corpus.catalog.ipynb #33d2f8f4
 def find_corpus(
     name:str, # such as 'chopin'
 )->NamedCorpus:

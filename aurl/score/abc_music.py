@@ -176,6 +176,7 @@ def on_tuplet(self:AbcReader, m):
     q = q or {2:3, 3:2, 4:3, 6:2, 8:3}.get(p, n)
     if p: self.voice.tuplets = [*self.voice.tuplets[-3:], [p, q, r or p]]
 
+# %% ../../nbs/228_score.abc_music.ipynb #23458b97
 @patch
 def on_tie(self:AbcReader, m):
     "Tie the notes read last."
@@ -233,6 +234,7 @@ _JUMPS = dict(
     dc='capo', dacapo='capo', dcalfine='capo', dcalcoda='capo', ds='segno', dsalfine='segno', dsalcoda='segno'
 )
 
+# %% ../../nbs/228_score.abc_music.ipynb #f701aae8
 @patch
 def on_text(self:AbcReader, m):
     "Count a chord symbol; other texts begin with their position."
@@ -283,6 +285,7 @@ def _place_of(line, i):
     while i < len(line) and line[i] is None: i += 1
     return i
 
+# %% ../../nbs/228_score.abc_music.ipynb #0e80e5ea
 @patch
 def _add_lyrics(self:AbcReader, text):
     "Assign the syllables of `text` to the notes of the last line."

@@ -173,6 +173,7 @@ def place(self:AbcVoice,
     self.last, self.last_length, self.tied = found, length, {}
     self.cursor += length
 
+# %% ../../nbs/227_score.abc_voices.ipynb #0919c2c8
 @patch
 def tie(self:AbcVoice,
     found, # (note, step, alteration) of each note

@@ -158,6 +158,7 @@ def _as_meter(m):
     denominator = 1 if unit > 4 else 4/unit
     return meter_of_length(int(m[1])*unit, int(denominator) if denominator in _DENOMINATORS else 4)
 
+# %% ../../nbs/223_score.kern.ipynb #62283521
 _METER = re.compile(r'\*(?:yy)?M(\d{1,3})[/\\](\d{1,3})(?:%(\d))?')
 
 def _read_meter(reader, tokens):

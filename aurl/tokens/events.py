@@ -92,6 +92,7 @@ STEP_OFFSET = RANK_OFFSET + RANK_BITS
 RANKS = [Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON, Kind.NOTE_ON]   # the order at one instant
 OFF_RANK, TEMPO_RANK, PEDAL_OFF_RANK, PEDAL_ON_RANK, ON_RANK = range(5)
 
+# %% ../../nbs/402_tokens.events.ipynb #ab202f58
 def low_bits(x, bits):
     "Return the lowest `bits` bits of `x`."
     return x & (1 << bits) - 1
@@ -140,6 +141,7 @@ def pack_notes(
     "Pack notes into one integer each."
     return ((place << STEP_BITS | on) << STEP_BITS | np.maximum(end, on + 1)) << VELOCITY_BITS | velocity
 
+# %% ../../nbs/402_tokens.events.ipynb #df8ed236
 def resolve_overlaps(
     notes, # (n,) from `pack_notes`
 ):         # onset and end (below family and key), velocity bin, number cut
