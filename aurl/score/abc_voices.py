@@ -121,7 +121,7 @@ def _next_bar(self:AbcVoice):
 
 @patch
 def _finish_bar(self:AbcVoice):
-    "Set the length of the bar by the time that was reached, and forget its accidentals."
+    "Set the length of the bar by the time that was reached, and clear its accidentals."
     self.bar.length = max(self.bar.length, self.cursor)
     self.accidentals = {}
     self.ties[1][self.layer] = self.tied
@@ -187,7 +187,7 @@ def tie(self:AbcVoice,
 def break_rhythm(self:AbcVoice,
     marks:str, # one or more of '<' or of '>'
 ):
-    "Make the last note longer and the next one shorter, or the other way round."
+    "Make the last note longer and the next one shorter, or the reverse."
     n = min(len(marks), 4)
     long, short = (2**(n+1) - 1, 2**n), (1, 2**n)
     (a, b), self.factor = (long, short) if marks[0] == '>' else (short, long)

@@ -89,7 +89,7 @@ def _enter_measure(reader):
 
 # %% ../../nbs/223_score.kern.ipynb #3f11ae72
 def _divide(reader):
-    "Begin measures where the meter asks for it, in a file without bar lines."
+    "Begin measures where the meter requires it, in a file without bar lines."
     quarters = Fraction(4*reader.meter[0], reader.meter[1])
     bar = reader.units(quarters)
     while reader.start is not None and reader.now - reader.start >= bar:
