@@ -35,7 +35,7 @@ def rename_keys(
     cls,         # a configuration class
     values:dict, # keys and values of one level, perhaps with old keys
 )->dict:         # the same values under the present keys
-    "Translate the old keys of `values`; the keys of nested groups are translated by their own class."
+    "Translate the old keys of `values`, without those of nested groups; a key with both names is a `ConfigError`."
     table = _config_table(cls)
     out = {}
     for key, value in values.items():

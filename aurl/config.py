@@ -421,7 +421,7 @@ def make_config(
     group=None,    # group in which its name is looked up
     overrides=None # dict, or strings `key=value`
 )->Config:
-    "Build an instance of `cls` from its defaults, a preset and overrides."
+    "Build an instance of `cls` from its defaults, a preset and overrides; any mistake is one `ConfigError`."
     low = present_keys(cls, load_preset(group, preset)) if preset else {}
     over = dict(overrides) if isinstance(overrides, dict) else parse_overrides(quote_texts(cls, overrides))
     if low: _validate(cls, _numbers_to_strings(cls, low), source=preset)  # so that the error names the file

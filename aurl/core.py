@@ -115,7 +115,7 @@ def _is_same_folder(a, b): return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 # %% ../nbs/000_core.ipynb #0665d40f
 def try_lock(
     folder, # an existing folder
-):          # the lock (a file descriptor), or None if another process holds it
+):          # the lock (a file descriptor; -1 on Windows), or None if another process holds it or the folder is gone
     "Lock `folder` for this process, until it ends or the result is closed."
     if fcntl is None: return -1
     try: fd = os.open(folder, os.O_RDONLY)
@@ -128,8 +128,10 @@ def try_lock(
     os.close(fd)
 
 # %% ../nbs/000_core.ipynb #817e675d
-def unlock(lock):
-    "Release a lock from `try_lock`."
+def unlock(
+    lock, # from `try_lock`; None and -1 have no effect
+):
+    "Release a lock."
     if lock is not None and lock >= 0: os.close(lock)
 
 # %% ../nbs/000_core.ipynb #f0d61293
@@ -214,13 +216,18 @@ def to_json(
 @lru_cache
 def _encoder(indent): return json.JSONEncoder(default=_json_default, indent=indent, allow_nan=False, ensure_ascii=False)
 
-def write_json(path, obj):
+def write_json(
+    path, # path of the file
+    obj,  # as for `to_json`
+):
     "Write `obj` to `path`, atomically."
     with atomic_path(path) as p: p.write_text(to_json(obj, indent=1) + '\n', encoding='utf-8')
 
 # %% ../nbs/000_core.ipynb #0c9fa64f
-def read_json(path):
-    "Read the JSON file at `path`."
+def read_json(
+    path, # path of the file
+):        # dicts, lists, numbers and strings
+    "Read the JSON file at `path`; raise an `AurlError` if it is missing or not JSON."
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError as e: raise AurlError('no such file', path=path) from e
     except ValueError as e:
@@ -236,7 +243,7 @@ def sha256_of(
 
 # %% ../nbs/000_core.ipynb #a02a3fda
 def aurl_home()->Path:
-    "Return the folder of data kept between runs: `AURL_HOME`, or in the cache."
+    "Return the folder of data kept between runs: `AURL_HOME`, or else `aurl` in the user's cache folder."
     if home := os.environ.get('AURL_HOME'): return Path(home).expanduser()
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'aurl'
 

@@ -91,7 +91,9 @@ def is_sharded(
     "Whether each rank stores only a part of `model`."
     return any(hasattr(p, 'full_tensor') for p in model.parameters())
 
-def full_tensor(t):
+def full_tensor(
+    t, # a tensor, sharded or not
+):     # with all values
     "Gather a sharded tensor; all ranks must call this."
     return t.full_tensor() if hasattr(t, 'full_tensor') else t
 

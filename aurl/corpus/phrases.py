@@ -67,7 +67,7 @@ def _parts(score, name):
 
 # %% ../../nbs/340_corpus.phrases.ipynb #26c3d495
 def _new_score(tempo, ticks, pickup=0.):
-    "Return an empty score in 4/4, after a pickup of so many quarter notes."
+    "Return an empty score in 4/4 with a pickup of `pickup` quarter notes."
     new, meter = Score(ticks), meter_of_length(Fraction(pickup).limit_denominator(16))
     new.tempos.append(Tempo(0, tempo))
     if meter: new.time_signatures.append(TimeSignature(0, *meter))

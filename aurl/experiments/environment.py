@@ -79,7 +79,7 @@ def aurl_state()->dict:
 
 # %% ../../nbs/035_experiments.environment.ipynb #a1351933
 def git_diff(
-    state,             # of `git_state`
+    state,             # from `git_state`
     cwd=None,          # a folder of the repository; None: the current one
     max_bytes=1<<20,   # bytes to keep
 )->str:
@@ -126,7 +126,7 @@ def _packages():
     return dict(sorted(packages.items()))
 
 def environment()->dict:
-    "Return the properties of machine, Python and torch, and the versions of all packages."
+    "Return the properties of machine, Python and torch, the command line, and the versions of all packages."
     cpu, flags = _cpu()
     env = dict(python=platform.python_version(), platform=platform.platform(), cpu=cpu, cpu_flags=flags,
                cpu_count=os.cpu_count(), ram=_ram(), argv=sys.argv[:20])

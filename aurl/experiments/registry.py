@@ -86,7 +86,9 @@ class CheckpointEntry:
     parameters:int = None   # number of parameters
     damaged:str = ''        # the reason; empty: undamaged
 
-    def to_dict(self)->dict: return dataclasses.asdict(self) | dict(path=str(self.path))
+    def to_dict(self)->dict:
+        "Return the fields, for JSON."
+        return dataclasses.asdict(self) | dict(path=str(self.path))
 
 # %% ../../nbs/045_experiments.registry.ipynb #c51e5639
 def _file_size(path):
@@ -174,6 +176,7 @@ class RunEntry:
     notes:str = ''             # from notes.txt
 
     def to_dict(self)->dict:
+        "Return the fields, for JSON."
         return dataclasses.asdict(self) | dict(path=str(self.path), checkpoints=[c.to_dict() for c in self.checkpoints])
 
 # %% ../../nbs/045_experiments.registry.ipynb #b75aa047
@@ -267,8 +270,8 @@ def _notes(path):
 # %% ../../nbs/045_experiments.registry.ipynb #e6d2f254
 def _run_readers(path, deep):
     "Return the readers of the parts of a run: name, function and its arguments."
-    return dict(config=(read_config, path), told=(_small_json, path/'status.json'), stores=(_stores, path),
-                age=(_seconds_since_change, path), measured=(_read_metrics, path/'metrics.jsonl'),
+    return dict(config=(read_config, path), status=(_small_json, path/'status.json'), stores=(_stores, path),
+                age=(_seconds_since_change, path), metrics=(_read_metrics, path/'metrics.jsonl'),
                 checkpoints=(_checkpoints, path, deep), notes=(_notes, path))
 
 # %% ../../nbs/045_experiments.registry.ipynb #fdcc8fda
@@ -307,9 +310,9 @@ def _add_status(out, status):
 
 def _fill_entry(out, parts, problems):
     "Fill `out` with the parts that were read."
-    _add_status(out, parts.get('told') or {})
+    _add_status(out, parts.get('status') or {})
     for k in ('stores', 'age', 'checkpoints', 'notes'): setattr(out, k, parts.get(k, getattr(out, k)))
-    out.steps, out.best, out.best_step = parts.get('measured', (None, None, None))
+    out.steps, out.best, out.best_step = parts.get('metrics', (None, None, None))
     out.parameters = _parameters(out.path, out.checkpoints)
     if problems: out.state, out.reason = 'damaged', '; '.join(' '.join(p.split()) for p in problems)[:400]
     return out
@@ -363,7 +366,9 @@ def html_row(
 # %% ../../nbs/045_experiments.registry.ipynb #e369ceb8
 class RunTable(list):
     "A list of runs, shown as a table in a notebook or a terminal."
-    def rows(self)->list: return [_row_text(r) for r in self]
+    def rows(self)->list:
+        "Return the texts of each row, in the order of the columns."
+        return [_row_text(r) for r in self]
     def lines(self)->list:
         "Return the table as lines of text."
         rows = [_header, *self.rows()]

@@ -177,7 +177,7 @@ def rewind(self:Experiment,
     size:int=None, # bytes of `metrics.jsonl` to keep; None, or not the end of a line: `step` decides
     step:int=0,    # lines of later steps are cut
 ):
-    "Cut off the lines logged after a checkpoint, and move them to `metrics_cut.jsonl`."
+    "Move the lines logged after a checkpoint to `metrics_cut.jsonl`; also shorten `windows.jsonl`."
     try: data = (self.path/'metrics.jsonl').read_bytes()
     except OSError: data = b''
     kept, cut = _split_log(data, size, step)
@@ -290,7 +290,7 @@ def status(self:Experiment)->str:
 def open(cls:Experiment,
     path, # the directory of a run
 )->Experiment:
-    "Open the run in `path`, to read or to resume it."
+    "Open the run in `path`, to read or to resume it; raise an `AurlError` if there is none."
     self, path = cls.__new__(cls), Path(path).absolute()
     self.path, self.config = path, read_config(path)
     # killed before writing a status

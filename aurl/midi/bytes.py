@@ -243,8 +243,13 @@ def _encode_vlq(n):
 def _vlq_length(n): return 1 + (n >= 1 << 7) + (n >= 1 << 14) + (n >= 1 << 21)
 
 # %% ../../nbs/100_midi.bytes.ipynb #0b71b22f
-def parse_event(b, i, end, running_status):
-    "Event at `i` of `b[:end]`: (next, running status, delta, status, a, b, written), or None."
+def parse_event(
+    b,              # bytes of the file
+    i,              # offset of the event
+    end,            # end of its track
+    running_status, # status of the event before, or 0
+):                  # (next offset, running status, delta in ticks, status, a, b, written), or None
+    "Parse the event at `i`."
     if i < end and b[i] < 128: n, j = b[i], i + 1                        # the most frequent case
     else: n, j = _read_vlq(b, i, end)
     if n < 0 or j >= end: return None
@@ -274,8 +279,13 @@ def _parse_system_event(b, j, end, running_status, n, s):
     return k + size, running_status, n, s, a, (k, k + size), 1
 
 # %% ../../nbs/100_midi.bytes.ipynb #d7d99fa2
-def skim_events(b, i, end, note_status=None):
-    "Events from `i`, and the number of skipped bytes: invalid ones, and notes with a status not in `note_status`."
+def skim_events(
+    b,                # bytes of the file
+    i,                # offset of the first event
+    end,              # end of the track
+    note_status=None, # status bytes of the notes to keep; None: all
+):                    # events as from `parse_event`, and the number of skipped bytes
+    "Parse the events from `i`; skip invalid bytes, and notes with a status not in `note_status`."
     out, running_status, skipped = [], 0, 0
     while i < end:
         e = parse_event(b, i, end, running_status)

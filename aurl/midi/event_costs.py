@@ -157,7 +157,10 @@ def _payload_cost(a, size):
 
 # %% ../../nbs/115_midi.event_costs.ipynb #3b739739
 @patch
-def content_cost(self:EventCosts, e, end):
+def content_cost(self:EventCosts,
+    e,   # an event from `parse_event`
+    end, # end of its track
+)->float: # nats
     "Return the cost of the status and the data of event `e`."
     nx, _, _, s, a, v, written = e
     cost = self.status_cost[s] if written else 0.
@@ -176,8 +179,11 @@ _SECOND_PRESS_SHIFT = 2048  # offset of the bits of keys that are down twice
 _KEY_BITS = [1 << k for k in range(2048)]
 
 @patch
-def event_costs(self:EventCosts, e, end):
-    "Costs of `e` in silence and during a note, without its key; the bit of the key; 1 for down, -1 for up, else 0."
+def event_costs(self:EventCosts,
+    e,   # an event from `parse_event`
+    end, # end of its track
+):       # costs (nats) in silence and during a note, without the key; bit of the key; 1 for down, -1 for up, else 0
+    "Return the costs of event `e` that do not depend on its key."
     _, _, n, s, a, v, _ = e
     if n < 1 << 14: delta = self.delta_cost[n]
     else: delta = self.long_delta_cost + (25 if n >= 1 << 21 else 10 if n >= 1 << 16 else 0)
@@ -204,8 +210,12 @@ def _update_held_keys(e, down):
 
 # %% ../../nbs/115_midi.event_costs.ipynb #7415ab3d
 @patch
-def cost(self:EventCosts, e, down, end):
-    "Return the cost of event `e` while the keys in the bit set `down` sound, and the bit set after it."
+def cost(self:EventCosts,
+    e,    # an event from `parse_event`
+    down, # bit set of the keys that sound
+    end,  # end of its track
+):        # cost in nats, and the keys that sound after it
+    "Return the cost of event `e` while the keys `down` sound."
     silent, sounding, key, moves = self.event_costs(e, end)
     more, down_after = (0, down) if not moves else _pressed(down, key) if moves > 0 else _released(down, key)
     return (sounding if down else silent) + more, down_after
@@ -224,7 +234,10 @@ def _sample_cost(self:EventCosts, events, down):
 
 # %% ../../nbs/115_midi.event_costs.ipynb #e8d5d355
 @patch
-def nats_per_byte(self:EventCosts, events, n_samples=400):
+def nats_per_byte(self:EventCosts,
+    events,        # of a track, from `parse_event`
+    n_samples=400, # about how many samples of 16 events are measured
+)->float:
     "Return the median cost in nats of a byte of `events`."
     out, down = [], 0
     for i in range(0, len(events), max(len(events)//n_samples, 1)*16):
@@ -246,8 +259,12 @@ def _other_anomaly(self:EventCosts, e, end):
 
 # %% ../../nbs/115_midi.event_costs.ipynb #d70a017f
 @patch
-def anomaly(self:EventCosts, e, down, end):
-    "Return the kind of anomaly of event `e`; None for an ordinary event."
+def anomaly(self:EventCosts,
+    e,    # an event from `parse_event`
+    down, # bit set of the keys that sound
+    end,  # end of its track
+):        # such as 'up': a release of a key that is up; None for an ordinary event
+    "Return the kind of anomaly of event `e`."
     _, _, n, s, a, v, written = e
     if (n >= 1 << 18 or n >= 1 << 16 and s >= 0xc0 and not (s == 0xff and a >= 0x51)
             or n >= 1 << 13 and down and (n >= 1 << 14 or self.delta_cost[n] > 13)): return 'wait'

@@ -65,7 +65,7 @@ def _chunk_errors(data, n_chunks):
         if error := _chunk_error(data, at, end): return [error]
         n += data[at:at+4] == b'MTrk'
         at = end
-    if at != len(data): out.append('bytes behind the end')
+    if at != len(data): out.append('bytes after the end')
     if n != n_chunks: out.append('number of chunks')
     return out
 
@@ -364,9 +364,13 @@ class MidiReport:
     repaired:bool=False        # whether the file was repaired or corrected
 
     @property
-    def readable(self): return not self.count('unreadable')
+    def readable(self)->bool:
+        "Whether the file could be read."
+        return not self.count('unreadable')
     @property
-    def lost(self): return [f for f in self.findings if f.lost]
+    def lost(self)->list:
+        "The findings about lost information."
+        return [f for f in self.findings if f.lost]
     def count(self, kind:str):
         "Return the number of events in findings of `kind`; 0 without one."
         return sum(f.count for f in self.findings if f.kind == kind)

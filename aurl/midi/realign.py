@@ -111,9 +111,9 @@ class TrackEvents:
 @dataclass
 class OffsetCandidate:
     "A place where a track may have been shifted."
-    part:int
-    lo:int
-    hi:int  # the track, and the range of events that contains the shift
+    part:int                  # index of the track
+    lo:int                    # first event of the range that contains the shift
+    hi:int                    # last event of the range
     phase:int=None            # phase after the shift; None: unchanged
     damaged:bool=False        # whether bytes are damaged there
 

@@ -136,7 +136,9 @@ class RepairResult:
     search_steps:int = 0                        # steps of the search
 
     @property
-    def n_repairs(self): return sum(f.count for f in self.findings if f.kind in _REPAIR_KINDS)
+    def n_repairs(self)->int:
+        "Number of bytes and tracks that were repaired."
+        return sum(f.count for f in self.findings if f.kind in _REPAIR_KINDS)
 
 # %% ../../nbs/120_midi.repair.ipynb #bc9e27d1
 def _track_times(events):

@@ -145,7 +145,8 @@ def _sections(bars):
 
 def _reordered(written, order):
     "Return `written` with its measures in `order`, a list of lists of indices: one for each section."
-    out = WrittenScore(dropped=written.dropped, parts=[replace(p, notes={}, lyrics={}, pedals={}) for p in written.parts])
+    empty = [replace(p, notes={}, lyrics={}, pedals={}) for p in written.parts]
+    out = WrittenScore(dropped=written.dropped, parts=empty)
     for section in order:
         for old in section:
             new = len(out.measures)
@@ -157,6 +158,7 @@ def _reordered(written, order):
                     if old in getattr(a, name): getattr(b, name)[new] = getattr(a, name)[old]
     return out
 
+# %% ../../nbs/229_score.abc.ipynb #968882a5
 def _in_part_order(reader, written):
     "Return `written` with its parts in the order that the header gives; as it is without one."
     bars = _in_staff_order(list(reader.voices.values()), reader.staves)[0].bars

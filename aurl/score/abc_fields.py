@@ -232,7 +232,7 @@ def _properties(text):
 def parse_properties(
     text:str, # value of K:, or of V: after the name of the voice
 )->dict:      # of 'octaves' and 'semitones' to transpose by, 'name' and 'percussion', those that are given
-    "Parse what a field says about a voice."
+    "Parse the properties of a voice in a field."
     values, rest = _properties(text)
     out, clef = {}, _CLEF.search(values.get('clef', '')) or _CLEF.search(rest)
     octaves = {'8':1, '15':2}

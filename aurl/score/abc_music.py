@@ -176,11 +176,16 @@ def on_tuplet(self:AbcReader, m):
     q = q or {2:3, 3:2, 4:3, 6:2, 8:3}.get(p, n)
     if p: self.voice.tuplets = [*self.voice.tuplets[-3:], [p, q, r or p]]
 
+# %% ../../nbs/228_score.abc_music.ipynb #23458b97
 @patch
-def on_tie(self:AbcReader, m): self.voice.tie(self.voice.last)
+def on_tie(self:AbcReader, m):
+    "Tie the notes read last."
+    self.voice.tie(self.voice.last)
 
 @patch
-def on_broken(self:AbcReader, m): self.voice.break_rhythm(m[0])
+def on_broken(self:AbcReader, m):
+    "Read `>` or `<`: lengthen one note and shorten its neighbor."
+    self.voice.break_rhythm(m[0])
 
 # %% ../../nbs/228_score.abc_music.ipynb #ce061844
 @patch
@@ -229,24 +234,32 @@ _JUMPS = dict(
     dc='capo', dacapo='capo', dcalfine='capo', dcalcoda='capo', ds='segno', dsalfine='segno', dsalcoda='segno'
 )
 
+# %% ../../nbs/228_score.abc_music.ipynb #f701aae8
 @patch
 def on_text(self:AbcReader, m):
     "Count a chord symbol; other texts begin with their position."
     self.counts['harmony'] += m[0][1:2] not in ('^', '_', '<', '>', '@', '"', '')
 
 @patch
-def on_grace(self:AbcReader, m): self.counts['grace'] += len(re.findall('[A-Ga-g]', m[0]))
+def on_grace(self:AbcReader, m):
+    "Count grace notes."
+    self.counts['grace'] += len(re.findall('[A-Ga-g]', m[0]))
 
 @patch
 def on_skip(self:AbcReader, m):
+    "Skip symbols without a length; apply those that U: defines."
     for symbol in m[0]:
         if symbol in self.symbols: self._decorate(self.symbols[symbol])
 
 @patch
-def on_other(self:AbcReader, m): self.counts['syntax'] += len(m[0])
+def on_other(self:AbcReader, m):
+    "Count characters that are not ABC."
+    self.counts['syntax'] += len(m[0])
 
 @patch
-def on_decoration(self:AbcReader, m): self._decorate(m[0][1:-1])
+def on_decoration(self:AbcReader, m):
+    "Read a decoration such as `!trill!`."
+    self._decorate(m[0][1:-1])
 
 # %% ../../nbs/228_score.abc_music.ipynb #b6b3c3e5
 @patch
@@ -272,6 +285,7 @@ def _place_of(line, i):
     while i < len(line) and line[i] is None: i += 1
     return i
 
+# %% ../../nbs/228_score.abc_music.ipynb #0e80e5ea
 @patch
 def _add_lyrics(self:AbcReader, text):
     "Assign the syllables of `text` to the notes of the last line."
@@ -290,6 +304,7 @@ def _add_lyrics(self:AbcReader, text):
 
 @patch
 def _add_syllable(self:AbcReader, bar, onset, text):
+    "Add a syllable to the note at `onset` of `bar`."
     bar.lyrics.append((onset, clean_abc_text(text.replace('~', ' ').replace('\\-', '-'))))
 
 # %% ../../nbs/228_score.abc_music.ipynb #d2b6c3ee

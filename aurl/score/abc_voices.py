@@ -121,7 +121,7 @@ def _next_bar(self:AbcVoice):
 
 @patch
 def _finish_bar(self:AbcVoice):
-    "Set the length of the bar by the time that was reached, and forget its accidentals."
+    "Set the length of the bar by the time that was reached, and clear its accidentals."
     self.bar.length = max(self.bar.length, self.cursor)
     self.accidentals = {}
     self.ties[1][self.layer] = self.tied
@@ -173,9 +173,12 @@ def place(self:AbcVoice,
     self.last, self.last_length, self.tied = found, length, {}
     self.cursor += length
 
+# %% ../../nbs/227_score.abc_voices.ipynb #0919c2c8
 @patch
-def tie(self:AbcVoice, found):
-    "Tie the notes `found` to the next ones."
+def tie(self:AbcVoice,
+    found, # (note, step, alteration) of each note
+):
+    "Tie notes to the next ones."
     for note,step,alteration in found:
         note.tie = 'continue' if note.tie in ('stop', 'continue') else 'start'
         self.tied[step] = alteration, note.pitch
@@ -184,7 +187,7 @@ def tie(self:AbcVoice, found):
 def break_rhythm(self:AbcVoice,
     marks:str, # one or more of '<' or of '>'
 ):
-    "Make the last note longer and the next one shorter, or the other way round."
+    "Make the last note longer and the next one shorter, or the reverse."
     n = min(len(marks), 4)
     long, short = (2**(n+1) - 1, 2**n), (1, 2**n)
     (a, b), self.factor = (long, short) if marks[0] == '>' else (short, long)

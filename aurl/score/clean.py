@@ -31,8 +31,8 @@ class CleanConfig(Config):
 # %% ../../nbs/270_score.clean.ipynb #13d4830b
 def _no_grid_line(q):
     "Sentence on a performance without a grid."
-    return (f"quantize: no grid fits these {q['notes']} notes better than chance, so none was moved; "
-            "set the beats of the performance first (on_beats)")
+    return (f"quantize: no grid fits these {q['notes']} notes better than a uniform distribution, so none "
+            "was moved; set the beats of the performance first (on_beats)")
 
 def _quantize_line(q):
     "Sentence on the estimated grid, and the onsets and durations moved."

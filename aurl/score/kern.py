@@ -89,7 +89,7 @@ def _enter_measure(reader):
 
 # %% ../../nbs/223_score.kern.ipynb #3f11ae72
 def _divide(reader):
-    "Begin measures where the meter asks for it, in a file without bar lines."
+    "Begin measures where the meter requires it, in a file without bar lines."
     quarters = Fraction(4*reader.meter[0], reader.meter[1])
     bar = reader.units(quarters)
     while reader.start is not None and reader.now - reader.start >= bar:
@@ -158,11 +158,13 @@ def _as_meter(m):
     denominator = 1 if unit > 4 else 4/unit
     return meter_of_length(int(m[1])*unit, int(denominator) if denominator in _DENOMINATORS else 4)
 
+# %% ../../nbs/223_score.kern.ipynb #62283521
 _METER = re.compile(r'\*(?:yy)?M(\d{1,3})[/\\](\d{1,3})(?:%(\d))?')
 
 def _read_meter(reader, tokens):
     "Take over the meter of most staves, or of the upper of two."
-    found = [(p.column, meter) for p,t in zip(reader.paths, tokens) if (m := _METER.match(t)) and (meter := _as_meter(m))]
+    found = [(p.column, meter) for p,t in zip(reader.paths, tokens)
+             if (m := _METER.match(t)) and (meter := _as_meter(m))]
     for column,meter in found:
         if column: column.meter = meter
     if not found: return
@@ -438,9 +440,9 @@ def read_kern(
     reader = _read_lines(_decoded(data))
     parts = staves_of_parts(reader.columns)
     _apply_dynamics(reader.columns, parts, _starts(reader.measures, range(len(reader.measures))))
-    names = reader.references
-    written = WrittenScore(reader.measures, [_part(reader.columns, staves) for staves in parts],
-                           Counter(grace=reader.grace, meter=reader.n_meters), title=names.get('OTL', ''), composer=names.get('COM', ''))
+    names, dropped = reader.references, Counter(grace=reader.grace, meter=reader.n_meters)
+    written = WrittenScore(reader.measures, [_part(reader.columns, staves) for staves in parts], dropped,
+                           title=names.get('OTL', ''), composer=names.get('COM', ''))
     written.order = _expanded(reader, expansion)
     written.findings = _findings(reader)
     return written

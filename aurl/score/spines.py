@@ -236,25 +236,24 @@ _PROGRAMS = {int(program):codes.split() for program,codes in (line.split(None, 1
 _PROGRAM_OF = {code:program for program,codes in _PROGRAMS.items() for code in codes}
 _PROGRAM_OF_FAMILY = dict(klav=0, str=48, vox=52, bras=61, ww=73)
 _DRUM_OF = dict(bdrum=36, sdrum=38, drum=38, drumP=38, perc=38, tom=45, piatt=49, cymba=49, gong=52, tambn=54,
-                tambu=54,
-                castn=85, casts=85, trngl=81, trian=81)
+                tambu=54, castn=85, casts=85, trngl=81, trian=81)
 _TWO_STAVES = set(_PROGRAMS[0] + _PROGRAMS[6] + _PROGRAMS[8] + _PROGRAMS[19] + _PROGRAMS[20] + _PROGRAMS[46])
 
 # %% ../../nbs/218_score.spines.ipynb #b3079657
 def program_of(
-    column:Spine,
+    column:Spine, # of `**kern`
 )->int: # 0 … 127
     "Return the General MIDI program of a column."
     return _PROGRAM_OF.get(column.code, _PROGRAM_OF_FAMILY.get(column.family, 0))
 
 def is_percussion(
-    column:Spine,
+    column:Spine, # of `**kern`
 )->bool:
     "Return whether a column has the notes of unpitched instruments."
     return column.is_drum or column.code in _DRUM_OF or column.family == 'perc'
 
 def drum_key(
-    column:Spine,
+    column:Spine, # of `**kern`
 )->int: # 0 … 127, or None
     "Return the General MIDI key of the drum of a column, if its instrument is a single drum."
     return _DRUM_OF.get(column.code)

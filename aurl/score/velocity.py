@@ -98,7 +98,7 @@ def global_velocity_table(
 # %% ../../nbs/265_score.velocity.ipynb #c64025bf
 def relative_velocity_table(
     h,                    # (128,) number of notes of each velocity
-    cfg:VelocityConfig,
+    cfg:VelocityConfig,   # its range and curve
 )->np.ndarray:            # (128,) new velocities
     "Table that maps the softest note to `low` and the loudest to `high`; a flat piece keeps its level."
     v, has = velocity_curve(cfg.curve), np.flatnonzero(h)

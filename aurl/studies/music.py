@@ -101,7 +101,9 @@ def seconds_with_polyphony(
     return float(np.diff(t[order], append=t.max(initial=0)) @ (np.cumsum(d[order]) >= n_notes))
 
 # %% ../../nbs/345_studies.music.ipynb #a077bde9
-def pitch_class_counts(m):
+def pitch_class_counts(
+    m, # a `Music`
+):
     "Return the number of notes of each pitch class, (12,), without drums."
     return np.bincount(m.pitch[m.pitched] % 12, minlength=12).astype(float)
 
@@ -112,6 +114,8 @@ def entropy_bits(
     p = counts[counts > 0]/max(counts.sum(), 1)
     return float(-(p*np.log2(p)).sum()) + 0.
 
-def mean_or_nan(x):
+def mean_or_nan(
+    x, # an array, possibly empty
+):
     "Return the mean, NaN if there is no value."
     return x.mean() if len(x) else np.nan

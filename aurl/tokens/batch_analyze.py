@@ -59,7 +59,7 @@ class ParsedPieces:
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #8427a40f
 def _value_changes(k, ids, flags):
-    "Return the changes of the value `k`."
+    "Return where the value `k` changes, and to what."
     at = np.flatnonzero((flags & _change_flags[k]) != 0)
     return Changes(at, _changed_value[k].take(ids.take(at)))
 

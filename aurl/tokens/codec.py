@@ -21,7 +21,9 @@ from .tempo import refine_tempi
 from .vocab import Kind, vocab
 
 # %% ../../nbs/405_tokens.codec.ipynb #40206f9c
-def track_family(track):
+def track_family(
+    track, # a track of symusic
+):
     "Return the instrument family of `track` in the ids."
     return vocab.drums if track.is_drum else min(track.program, 127)//8
 
@@ -147,9 +149,17 @@ def id_states(
     return np.cumsum(change, out=change)
 
 # %% ../../nbs/405_tokens.codec.ipynb #e26bc26f
-def elapsed_steps(states): return low_bits(states, CLOCK_BITS)
-def current_velocity(states): return low_bits(states >> CLOCK_BITS, VELOCITY_BITS)
-def current_family(states): return states >> (CLOCK_BITS + VELOCITY_BITS)
+def elapsed_steps(states):
+    "Return the time of `states` in steps."
+    return low_bits(states, CLOCK_BITS)
+
+def current_velocity(states):
+    "Return the velocity bin of `states`."
+    return low_bits(states >> CLOCK_BITS, VELOCITY_BITS)
+
+def current_family(states):
+    "Return the instrument family of `states`."
+    return states >> (CLOCK_BITS + VELOCITY_BITS)
 
 # %% ../../nbs/405_tokens.codec.ipynb #7eb8645f
 class Spans(NamedTuple):
@@ -160,8 +170,13 @@ class Spans(NamedTuple):
     slot:np.ndarray     # (n,) key, counted from `vocab.pitch_lo`; `vocab.n_pitches` for the pedal
     velocity:np.ndarray # (n,) velocity bins
     @property
-    def is_note(self): return self.slot < vocab.n_pitches
-    def select(self, where): return Spans(*(x[where] for x in self))
+    def is_note(self)->np.ndarray:
+        "(n,) bool: whether each is a note, not a pedal span."
+        return self.slot < vocab.n_pitches
+
+    def select(self, where)->'Spans':
+        "Return the spans at `where`, a mask or indices."
+        return Spans(*(x[where] for x in self))
 
 # %% ../../nbs/405_tokens.codec.ipynb #0691aec5
 def _key_table():
@@ -289,8 +304,10 @@ class Codec(Protocol):
     name:str        # registered name
     version:int     # incremented when the rules change
     fingerprint:str # sha256 of the meaning of all ids
-    def encode(self, score)->np.ndarray: ...
-    def decode(self, ids)->Score: ...
+    def encode(self, score)->np.ndarray:
+        "Return the ids of `score`."
+    def decode(self, ids)->Score:
+        "Return the score of `ids`."
 
 # %% ../../nbs/405_tokens.codec.ipynb #a255f069
 class EventCodec:
@@ -302,8 +319,14 @@ class EventCodec:
         return dict(name=self.name, version=self.version, ids=[vocab.name(i) for i in range(len(vocab))],
                     order=[k.name for k in RANKS], steps_per_second=vocab.steps_per_second)
 
-    def encode(self, score): return encode(score)
-    def decode(self, ids): return decode(ids)
+    def encode(self, score)->np.ndarray:
+        "Return the ids of `score`."
+        return encode(score)
+
+    def decode(self, ids)->Score:
+        "Return the score of `ids`."
+        return decode(ids)
+
     def __repr__(self):
         return f'EventCodec(version {self.version}, {len(vocab)} ids, fingerprint {self.fingerprint[:8]})'
 

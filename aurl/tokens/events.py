@@ -42,7 +42,9 @@ def units_per_quarter(
         raise CodecError(f'{tpq} ticks per quarter', way_out='set ticks_per_quarter to a positive number, such as 480')
     return tpq
 
-def default_pace(tpq):
+def default_pace(
+    tpq, # time units per quarter note
+):
     "Return the steps per time unit before the first tempo."
     return 60/vocab.default_bpm * float(vocab.steps_per_second)/tpq
 
@@ -90,14 +92,27 @@ STEP_OFFSET = RANK_OFFSET + RANK_BITS
 RANKS = [Kind.NOTE_OFF, Kind.TEMPO, Kind.SUSTAIN_OFF, Kind.SUSTAIN_ON, Kind.NOTE_ON]   # the order at one instant
 OFF_RANK, TEMPO_RANK, PEDAL_OFF_RANK, PEDAL_ON_RANK, ON_RANK = range(5)
 
-def low_bits(x, bits): return x & (1 << bits) - 1
+# %% ../../nbs/402_tokens.events.ipynb #ab202f58
+def low_bits(x, bits):
+    "Return the lowest `bits` bits of `x`."
+    return x & (1 << bits) - 1
 
-def pack_event(step, rank, place, velocity=0):
-    "Pack each event into one integer; `place` combines family and slot."
+def pack_event(
+    step,       # time in steps
+    rank,       # position in `RANKS`
+    place,      # family and slot
+    velocity=0, # velocity bin
+):
+    "Pack each event into one integer."
     return step << STEP_OFFSET | rank << RANK_OFFSET | place << VELOCITY_BITS | velocity
 
-def event_rank(events): return low_bits(events >> RANK_OFFSET, RANK_BITS)
-def event_family(events): return low_bits(events >> (VELOCITY_BITS + SLOT_BITS), FAMILY_BITS)
+def event_rank(events):
+    "Return the rank of packed events."
+    return low_bits(events >> RANK_OFFSET, RANK_BITS)
+
+def event_family(events):
+    "Return the instrument family of packed events."
+    return low_bits(events >> (VELOCITY_BITS + SLOT_BITS), FAMILY_BITS)
 
 # %% ../../nbs/402_tokens.events.ipynb #6ffaafd7
 def run_starts(
@@ -117,10 +132,16 @@ def run_ends(
     return out
 
 # %% ../../nbs/402_tokens.events.ipynb #f761fd20
-def pack_notes(place, on, end, velocity):
-    "Pack notes into one integer each; `place` combines family and slot, and a note has at least one step."
+def pack_notes(
+    place,    # family and slot
+    on,       # onset in steps
+    end,      # end in steps; at least one step after the onset
+    velocity, # velocity bin
+):
+    "Pack notes into one integer each."
     return ((place << STEP_BITS | on) << STEP_BITS | np.maximum(end, on + 1)) << VELOCITY_BITS | velocity
 
+# %% ../../nbs/402_tokens.events.ipynb #df8ed236
 def resolve_overlaps(
     notes, # (n,) from `pack_notes`
 ):         # onset and end (below family and key), velocity bin, number cut

@@ -20,7 +20,7 @@ from .vocab import Kind, vocab
 class Verdict:
     "The result of checking a sequence against the grammar."
     valid:bool     # whether it is the encoding of some music
-    score:float    # 0 … 1: pairing · (0.7 + 0.2·lawful + 0.1·framed)
+    score:float    # 0 … 1: pairing · (0.7 + 0.2·lawful + 0.05 each for START and END)
     reasons:list   # violated rules, at most ten
     notes:int      # number of notes begun
     pairing:float  # share of note events that have their counterpart
@@ -57,12 +57,12 @@ _max_notes_at_once, _inaudible_velocity, _max_period = 8, 20, 16  # notes per ad
 _REPETITION_SHARES = (3, 1.0), (5, 0.7), (10, 0.3)                # up to this many repetitions, this share
 
 def _repetitions(ids, p):
-    "Return the most repetitions of `p` ids in a row, halved if `p` > 2."
+    "Return the largest number of consecutive repetitions of `p` ids, halved if `p` > 2."
     turns = np.flatnonzero(np.diff(np.concatenate([[0], ids[p:] == ids[:-p], [0]])))
     return ((turns[1::2] - turns[::2]).max(initial=0)/p + 1)/(1 + (p > 2))
 
 def _max_repetitions(ids):
-    "Return the most consecutive repetitions of a pattern; those of three ids or more count half."
+    "Return the largest number of consecutive repetitions of a pattern; those of three ids or more count half."
     periods = range(1, min(_max_period, len(ids)-1) + 1)
     return max([1., *(_repetitions(ids, p) for p in periods)])
 
