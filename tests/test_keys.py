@@ -922,7 +922,7 @@ def stand_ins(world, calls):
     tune = world.store[0]
     return dict(
         baseline_table=noted(calls, 'baselines', lambda *args: Table()),
-        score_model=noted(calls, 'score', lambda *args: args[0]),
+        score_model=noted(calls, 'score', lambda *args, **kwargs: args[0]),
         generate_ids=noted(calls, 'samples', lambda net, n, **kwargs: [tune] * n),
     )
 

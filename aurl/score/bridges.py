@@ -284,6 +284,11 @@ class _QuartersToTicks:
     def __call__(self, quarters): return max(round(quarters*self.tpq), 0)
 
 # %% ../../nbs/220_score.bridges.ipynb #9c4e41c4
+def _at_sounding_pitch(stream):
+    "`stream`, or a transposed copy if a part of it is written for a transposing instrument."
+    is_written = any(s.atSoundingPitch is False for s in (stream, *getattr(stream, 'parts', ())))
+    return stream.toSoundingPitch() if is_written else stream
+
 def from_music21(
     stream,                    # a music21 Score, Part or any other stream
     ticks_per_quarter:int=480, # resolution of the returned score
@@ -291,7 +296,7 @@ def from_music21(
     "Convert a music21 stream to a score: one track per part, with tempo, meter, key, lyrics and rehearsal marks."
     ticks = _QuartersToTicks(ticks_per_quarter)
     try:
-        s = Score(ticks_per_quarter)
+        s, stream = Score(ticks_per_quarter), _at_sounding_pitch(stream)
         for staves in _staff_groups(stream): s.tracks.append(_track(staves, ticks))
         _read_score_events(s, stream, ticks)
     except MidiError: raise
