@@ -107,10 +107,10 @@ def _check_objectives(cfg):
                           way_out=f'give one of {", ".join(available)}')
     if cfg.pruner != 'none' and list(cfg.objectives.items()) != [('valid_loss', 'min')]:
         raise ConfigError(f'pruner={cfg.pruner} depends on valid_loss',
-                          way_out='make that the only objective, or say pruner=none')
+                          way_out='make that the only objective, or set pruner=none')
 
 def sweep_definition(
-    cfg:SweepConfig
+    cfg:SweepConfig # of `aurl sweep`
 )->SweepDefinition:
     "The definition of the sweep; raise an error for invalid objectives, pruners or spaces."
     _check_objectives(cfg)
@@ -144,7 +144,7 @@ def _largest_trial(cfg, space):
 
 # %% ../../nbs/984_commands.sweep.ipynb #7e45d5c3
 def check_sweep(
-    cfg:SweepConfig
+    cfg:SweepConfig # of `aurl sweep`
 )->list: # lines to print
     "Raise an error for a configuration that would fail during the run."
     space = sweep_definition(cfg).space
@@ -163,7 +163,7 @@ def _end_combinations(space, max_combinations):
         for a, b in itertools.combinations(ends, 2): yield from itertools.product(a, b)
 
 def _trial_combinations(
-    cfg:SweepConfig,
+    cfg:SweepConfig,     # of `aurl sweep`
     space:dict,          # from `search_space`
     max_combinations=64, # beyond that, pairs
 )->list:                 # of (values, `TrainConfig`)
@@ -184,7 +184,7 @@ def _check_common_keys(cfg, keys, space, trials):
     check_shared_keys(cfg.train, [c for _,c in trials], common, 'train.', 'trial', rules)
 
 def check_sweep_keys(
-    cfg:SweepConfig,
+    cfg:SweepConfig, # of `aurl sweep`
     given=None,      # dotted keys given by the user; None: any
 ):
     "Raise an error for keys that have no effect in any trial."
@@ -302,7 +302,7 @@ def _without_run_keys(train): return {k:v for k,v in train.items() if k not in _
 
 # %% ../../nbs/984_commands.sweep.ipynb #f6a72301
 def run_sweep(
-    cfg:SweepConfig,
+    cfg:SweepConfig, # of `aurl sweep`
     run:Experiment,  # its directory
 )->Sweep:
     "Run the sweep and save presets of the best settings."

@@ -44,9 +44,9 @@ severities = ('info', 'warning', 'critical', 'fatal')
 
 class Advice(NamedTuple):
     "A change of a setting that may help."
-    setting:str
-    direction:str # up, down or look
-    reason:str
+    setting:str   # what to change, such as lr
+    direction:str # up, down or look (check it)
+    reason:str    # why it may help
     def __str__(self):
         change = f'check {self.setting}' if self.direction == 'look' else f'{self.setting} {self.direction}'
         return f'{change} ({self.reason})'
@@ -186,8 +186,10 @@ def inapplicable_advice(
 # %% ../../nbs/858_monitor.anomalies.ipynb #7b62e92f
 class TrainingHistory:
     "The last values of each series."
-    # facts such as trivial: entropy of the unigram distribution, nats per token
-    def __init__(self, size:int=200, **facts):
+    def __init__(self,
+        size:int=200, # number of values to keep of each series
+        **facts       # constants, such as trivial: entropy of the unigram distribution in nats per token
+    ):
         self.size, self.series, self.facts, self.inapplicable = size, {}, facts, ()
     def add(self, **values):
         "Append one value or a list to each series; None is ignored."
@@ -405,7 +407,7 @@ def detect_anomalies(
     history:TrainingHistory, # recorded series
     step:int=0 # current training step
 )->list:       # `Anomaly` objects, the most severe first
-    "Run all detectors."
+    "Return the anomalies that the detectors find."
     results = {name:f(history) for name,f in detectors.items()}
     found = [Anomaly(name, *result, step, history.inapplicable) for name,result in results.items() if result]
     return sorted(found, key=_rank, reverse=True)

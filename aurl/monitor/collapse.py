@@ -40,9 +40,9 @@ class CollapseDetector:
         return float(np.median(x[-20:])), math.sqrt(((np.diff(x)**2).sum()/2 + 4*.1**2)/(len(x) + 3))
 
     def is_low(self,
-        value:float # of one draw
+        value:float # metric of one draw
     )->bool:
-        "Is `value` below the plausible range?"
+        "Return whether `value` is below the plausible range."
         if value >= self.threshold or len(self.means) < self.min_checks: return False
         level, noise = self.usual_range()
         return level >= self.threshold and value < level - max(self.min_drop, self.noise_factor*noise)
@@ -268,7 +268,9 @@ def _check_losses(self:RollbackOnCollapse, step):
 
 # %% ../../nbs/843_monitor.collapse.ipynb #cfc7dece
 @patch
-def keep_snapshot(self:RollbackOnCollapse, step:int):
+def keep_snapshot(self:RollbackOnCollapse,
+    step:int, # current training step
+):
     "Store a good snapshot."
     snapshot = capture_state(self.learn)
     # without callbacks whose state is not rolled back
@@ -326,8 +328,8 @@ def _write_to_buffer(self:RollbackOnCollapse, step, snapshot):
 
 def snapshot_bytes(
     snapshot # a `Snapshot`
-)->int:
-    "Memory of its tensors, in bytes."
+)->int:      # bytes
+    "Memory of the tensors of a snapshot."
     return sum(t.numel()*t.element_size() for t in _all_tensors(snapshot.parts))
 
 # %% ../../nbs/843_monitor.collapse.ipynb #ec281da9
@@ -339,7 +341,7 @@ def _snapshot_to_restore(self:RollbackOnCollapse, to_best):
 
 @patch
 def _forget_snapshots(self:RollbackOnCollapse, line):
-    "Give up a rollback whose snapshot is not readable."
+    "Log `line` and discard the snapshots, one of which is not readable."
     self._say(line)
     self.snapshots, self.best_snapshot = [], None
 
@@ -348,7 +350,7 @@ def _forget_snapshots(self:RollbackOnCollapse, line):
 def roll_back(self:RollbackOnCollapse,
     step:int,       # current training step
     reason:str,     # for the log
-    to_best=False,  # restore the best snapshot instead of the newest?
+    to_best=False,  # restore the best snapshot instead of the newest
 )->int:             # step of the restored weights
     "Restore a good snapshot and lower the learning rate; after `max_rollbacks`, end the training."
     restored, snapshot = self._snapshot_to_restore(to_best)
@@ -372,7 +374,7 @@ def roll_back(self:RollbackOnCollapse,
 # %% ../../nbs/843_monitor.collapse.ipynb #96f1f1c1
 @patch
 def _restart_detectors(self:RollbackOnCollapse):
-    "Let the detectors begin again after a rollback."
+    "Restart the detectors after a rollback."
     self.collapse.reset()
     self.losses, self.fresh, self.jump.high = [], True, 0
 

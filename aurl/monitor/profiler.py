@@ -159,7 +159,7 @@ def _report_row(name, seconds, total):
 # %% ../../nbs/852_monitor.profiler.ipynb #60287019
 @patch
 def report(self:TrainingProfiler,
-    n_callbacks:int=5 # how many to list by name
+    n_callbacks:int=5 # number of callbacks to list by name
 )->list:              # dicts with what, seconds, share
     "Return the phases, longest first, and the slowest callbacks."
     s = self.seconds()
