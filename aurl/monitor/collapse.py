@@ -129,7 +129,7 @@ def white_noise_kinds()->dict: # name: function of a generator and a shape
 
 # %% ../../nbs/843_monitor.collapse.ipynb #8a724346
 def _robust_noise(x):
-    "Standard deviation of the noise, from the differences of neighbors."
+    "Standard deviation of the noise, from the differences of consecutive values."
     return 1.4826*np.median(np.abs(np.diff(np.array(x))))/math.sqrt(2)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #dd657fd7
