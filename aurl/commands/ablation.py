@@ -301,7 +301,9 @@ class AblationResults:
         mean, half = _mean_interval([r[metric] - s[metric] for r,s in zip(self.results[a], self.results[b])])
         return mean, half, abs(mean) > half
 
-    def floor(self, metric)->float:
+    def floor(self,
+        metric:str, # one of `histogram_bins`
+    )->float:
         "The distance of other real pieces, averaged over all trainings."
         return float(np.mean([r['floor'][metric] for n in self.names for r in self.results[n]]))
 

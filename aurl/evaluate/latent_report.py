@@ -77,7 +77,9 @@ def edit_distance(
     return float(row[-1]/max(len(a), len(b)))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4f0d72ed
-def pad_pieces(pieces)->Tensor: # (pieces, time)
+def pad_pieces(
+    pieces, # ids of each piece
+)->Tensor:  # (pieces, time)
     "Ids of pieces as one padded tensor."
     return torch.nn.utils.rnn.pad_sequence(
         [torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD

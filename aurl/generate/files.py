@@ -101,7 +101,9 @@ class PromptSource:
     def programs(self):
         "The programs of the prompt."
         return ProgramTable([summarize_programs(self.score)])
-    def program_table(self, voices):
+    def program_table(self,
+        voices, # 'merge' or 'apart'
+    ):
         "Return the programs of the prompt, encoded with these `voices`."
         return ProgramTable([summarize_programs(self.score, voices)], voices)
 

@@ -217,7 +217,9 @@ def _make_tables(self:GenerationLimits):
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #0f1aa70b
 @patch
-def tables_on(self:GenerationLimits, x):
+def tables_on(self:GenerationLimits,
+    x, # an array, or a tensor on the device
+):
     "Return the tables as arrays or tensors on the device of `x`."
     device = 'numpy' if isinstance(x, np.ndarray) else x.device
     if device not in self._device_tables:

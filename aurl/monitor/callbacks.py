@@ -98,7 +98,10 @@ class RollbackBuffer:
         self.folder = Path(folder)/os.environ.get('RANK', '0')           # a separate folder for each rank
         shutil.rmtree(self.folder, ignore_errors=True)                   # left by a process that was killed
     def _at(self, step): return self.folder/f'good_{step:08d}'
-    def put(self, step, snapshot):
+    def put(self,
+        step:int, # of the snapshot
+        snapshot, # a `Snapshot`
+    ):
         "Store the snapshot of a step."
         save_checkpoint(self._at(step), snapshot)
     def get(self, step):
@@ -151,7 +154,7 @@ def monitor_callbacks(
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #01ed8b73
 def _summarize_samples(m):
-    "Line about the samples."
+    "A line about the samples."
     if not m.now: return []
     return [f'without the mask the grammar score is {m.now["grammar"]:.2f}, and {m.now["validity"]:.0%} of the '
             f'samples have no errors; {m.pace.looks} evaluations took {m.pace.cost:.1%} of the time']

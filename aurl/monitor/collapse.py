@@ -74,14 +74,14 @@ def _set_aside(self:CollapseDetector, draws):
 
 @patch
 def _is_broken(self:CollapseDetector, draws):
-    "Are all draws far too low, in a long series?"
+    "Whether all draws are far too low, in a long series."
     if len(draws) < 2 or len(self.means) < 2*self.min_checks: return False
     return max(draws) < self.broken_threshold and all(map(self.is_low, draws))
 
 # %% ../../nbs/843_monitor.collapse.ipynb #ff55c5e2
 @patch
 def _is_falling(self:CollapseDetector):
-    "Is the mean of the last evaluations far below the best such mean?"
+    "Whether the mean of the last evaluations is far below the best such mean."
     if len(self.means) < 2*self.window: return False
     self.best = max(self.best, float(np.mean(self.means[-2*self.window:-self.window])))
     fall = max(self.min_drop, .8*self.noise_factor*self.usual_range()[1])
@@ -164,7 +164,9 @@ class LossJumpDetector:
 
 # %% ../../nbs/843_monitor.collapse.ipynb #b851d377
 @patch
-def set_baseline(self:LossJumpDetector, losses):
+def set_baseline(self:LossJumpDetector,
+    losses, # nats per token
+):
     "Take `losses` as the new usual range."
     self.seen, self.high = [v for v in losses if math.isfinite(v)], 0
 

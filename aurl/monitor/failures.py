@@ -41,7 +41,9 @@ def far_above(
 
 worse_than_random = math.log(len(vocab)) + 1   # nats per token
 
-def fetch_floats(xs):
+def fetch_floats(
+    xs, # scalar tensors and numbers
+)->list:
     "Convert a list of scalar tensors and numbers to floats, with a single transfer from the device."
     tensors = [x for x in xs if isinstance(x, torch.Tensor)]
     values = iter(torch.stack(tensors).tolist() if tensors else ())

@@ -139,7 +139,7 @@ class MonitorSchedule:
         clock=time.perf_counter, # function that returns seconds
     ):
         self.share, self.every, self.min_interval, self.clock = share, every, min_interval, clock
-        self.next, self.asked = every or first, bool(every)    # the next evaluation; is its cost known?
+        self.next, self.asked = every or first, bool(every)    # step of the next evaluation; whether its cost is known
         self.spent, self.price, self.time = 0., 0., 0.         # seconds: evaluations so far, one evaluation, in all
         self.looks, self.steps, self.since = 0, 0, None
 

@@ -209,7 +209,9 @@ def plot_phases(
 
 # %% ../../nbs/852_monitor.profiler.ipynb #3f2415e2
 @patch
-def plot(self:TrainingProfiler, ax=None):
+def plot(self:TrainingProfiler,
+    ax=None, # matplotlib axes; None: new ones
+):           # the axes
     "Plot the phases as one stacked bar."
     import matplotlib.pyplot as plt
     ax, seconds = ax or plt.subplots(figsize=(7, 1.1))[1], self.seconds()

@@ -60,7 +60,9 @@ class SweepDefinition:
         return dict(space=space, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
     @classmethod
-    def from_dict(cls, data:dict):
+    def from_dict(cls,
+        data:dict, # from `to_dict`, with `trials`
+    ):
         "Restore the definition that a `Sweep` saved."
         space = {k: _dimension_of(s) for k, s in data['space'].items()}
         return cls(space, data['goals'], data['sampler'], data['pruner'], data['trials'], data['seed'])

@@ -23,7 +23,10 @@ class Range:
     points:int=None    # number of points in a grid
     whole:bool=False   # integers only
 
-    def suggest(self, trial, key):
+    def suggest(self,
+        trial,   # a trial of Optuna
+        key:str, # dotted key
+    ):
         "Suggest a value for `key` in an Optuna trial."
         if self.whole:
             return trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
@@ -60,7 +63,10 @@ class Range:
 class Choice:
     "One of `values`."
     values:tuple # allowed values
-    def suggest(self, trial, key):
+    def suggest(self,
+        trial,   # a trial of Optuna
+        key:str, # dotted key
+    ):
         "Suggest a value for `key` in an Optuna trial."
         stored = tuple(map(self.to_optuna, self.values))
         return self.from_optuna(trial.suggest_categorical(key, stored))
