@@ -173,7 +173,7 @@ def _trial_combinations(
         with contextlib.suppress(ConfigError): out.append((values, _trial_config(cfg, values)))
     return out
 
-# %% ../../nbs/984_commands.sweep.ipynb #600a0942
+# %% ../../nbs/984_commands.sweep.ipynb #d7aa015e
 def _check_common_keys(cfg, keys, space, trials):
     "Raise an error for keys of `train` that the space sets, or that have no effect in any trial."
     common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
@@ -183,6 +183,7 @@ def _check_common_keys(cfg, keys, space, trials):
     rules = [*NESTED_TRAIN_RULES, *TRAIN_RULES]
     check_shared_keys(cfg.train, [c for _,c in trials], common, 'train.', 'trial', rules)
 
+# %% ../../nbs/984_commands.sweep.ipynb #600a0942
 def check_sweep_keys(
     cfg:SweepConfig, # of `aurl sweep`
     given=None,      # dotted keys given by the user; None: any

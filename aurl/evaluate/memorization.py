@@ -75,11 +75,12 @@ def longest_matches(
         longest[asked.sequence[asked.start]] = length + 1
         length += 1
 
-# %% ../../nbs/925_evaluate.memorization.ipynb #5f83d4e6
+# %% ../../nbs/925_evaluate.memorization.ipynb #58204a96
 def _note_positions(ids):
     "Indices of the NOTE_ONs."
     return np.flatnonzero(vocab.kind[np.asarray(ids, np.int64)] == Kind.NOTE_ON)
 
+# %% ../../nbs/925_evaluate.memorization.ipynb #5f83d4e6
 def random_excerpts(
     pieces,     # ids of pieces
     n_notes,    # notes of each excerpt

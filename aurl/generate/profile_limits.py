@@ -94,7 +94,9 @@ _BOUNDS = dict(
 )
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #f55136a7
-def on_or_off(value):
+def on_or_off(
+    value, # of the key `profile`
+):
     "Return on or off for a bare true or false."
     return ('off', 'on')[value] if isinstance(value, bool) else value
 
