@@ -1,8 +1,9 @@
-"""Every notebook is a test: `pytest nbs/400_tokens.vocab.ipynb` runs its cells with nbdev's runner, in a process of its own.
+"""Every notebook is a test: `pytest nbs/400_tokens.vocab.ipynb` runs its cells in a separate process, with nbdev's
+runner.
 
-nbdev decides what runs: cells with `#| eval: false` or a flag of `tst_flags` in settings.ini stay out, notebooks with `skip_exec: true` are
-skipped, and a folder with a `.notest` file in it is not looked at. `pytest --flags "slow cuda"` runs what is marked so as well.
-"""
+nbdev selects the cells: those with `#| eval: false` or with a flag of `tst_flags` in settings.ini are not run, nor
+are notebooks with `skip_exec: true` and folders with a file `.notest`. `pytest --flags "slow cuda"` also runs the
+cells with these flags."""
 import getpass, json, os, select, signal, subprocess, sys, tempfile
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def pytest_addoption(parser):
 
 
 def cpu_seconds():
-    "CPU seconds of this process and of all that it started and waited for."
+    "CPU seconds of this process and of the child processes that it waited for."
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
@@ -43,7 +44,7 @@ def pytest_runtest_protocol(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    "The last report of an item says what it took, its fixtures included; reports come from the workers of xdist as they are."
+    "Record the CPU time of an item and its fixtures in its last report, which xdist passes on."
     report = yield
     if resource and call.when == 'teardown':
         report.user_properties.append(
@@ -53,7 +54,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    "The items that took most CPU: seconds that a busy machine does not stretch much."
+    "List the items that took most CPU time, which depends little on other load on the machine."
     reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, 'when', '') == 'teardown']
     took = {
         r.nodeid: dict(r.user_properties)['cpu_seconds'] for r in reports if 'cpu_seconds' in dict(r.user_properties)
@@ -72,21 +73,22 @@ def pytest_collect_file(file_path, parent):
 
 
 def hidden(path):
-    "Is `path` in a folder with `.notest`, or in one that no tool should read?"
+    "Whether `path` is in a folder with `.notest`, or in a hidden one."
     folders = [d for d in path.parents if d.is_relative_to(root) and d != root]
     return any((d / '.notest').exists() or d.name[0] in '._' for d in folders) or path.name[0] in '._'
 
 
 class Notebook(pytest.File):
+    "A notebook, which is one test."
     def collect(self): yield NotebookItem.from_parent(self, name='cells')
 
 
 class NotebookFailed(Exception):
-    "A cell that raised; the message is what the reader shall see."
+    "A failed cell; the message is what the report shows."
 
 
 class Server:
-    "Runs notebooks in forks of one process that has imported what most of them need; see tests/run_notebook.py."
+    "Runs notebooks in forks of a process that has imported common libraries; see tests/run_notebook.py."
     process = None
 
     def start(self, env):
@@ -127,6 +129,7 @@ def pytest_sessionfinish(): server.end()
 
 
 class NotebookItem(pytest.Item):
+    "The test of a notebook: all of its cells run without an error."
     cpu_of_forks = 0.
 
     def runtest(self):

@@ -1,4 +1,4 @@
-"Plain-Python care for a finished site: every link and file of every page, and the excerpts that the search shows."
+"Check every link and file of a finished site, and write the excerpts that its search shows."
 import json, re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -50,6 +50,7 @@ class Page(HTMLParser):
         if self.box and self.box[1]: self.objects[self.box[0]].append(data)
 
 def read(path):
+    "Parse a page."
     p = Page()
     p.feed(path.read_text(encoding='utf-8'))
     return p
@@ -57,7 +58,7 @@ def read(path):
 _remote = re.compile(r'^(https?:)?//', re.I)
 
 def problems(site):
-    "What is wrong with the site in the folder `site`, a line each; an empty list is a sound site."
+    "The problems of the site in the folder `site`, one line each; an empty list if there are none."
     site = Path(site).resolve()
     pages = {f:read(f) for f in sorted(site.rglob('*.html')) if '_static' not in f.relative_to(site).parts}
     bad = []

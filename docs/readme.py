@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""README.md from `nbs/index.ipynb`: `python docs/readme.py`; with `--check`, only say whether it is up to date.
+"""Write README.md from `nbs/index.ipynb`: `python docs/readme.py`; with `--check`, only test whether it is up to date.
 
-Prose stays prose, code becomes code, printed output follows it, pictures are kept in `docs/images`. Links are turned from the notebook's
-place to the repository's.
+Markdown cells are copied, code becomes code blocks, printed output follows it, and pictures are stored in `docs/images`.
+Links are changed from the folder of the notebook to that of the repository.
 """
 import base64, re, sys
 from pathlib import Path
@@ -15,7 +15,7 @@ images = root/'docs'/'images'
 def text(x): return ''.join(x) if isinstance(x, (list, tuple)) else x or ''
 
 def link(m):
-    "A link beside the notebook, seen from the root of the repository."
+    "Change a link relative to the notebook to one relative to the root of the repository."
     pre, url, post = m.groups()
     if re.match(r'^([a-z][a-z0-9+.-]*:|#|//)', url, re.I): return m[0]
     path, _, frag = url.partition('#')
@@ -24,7 +24,7 @@ def link(m):
     return f"{pre}{f.relative_to(root).as_posix()}{'#'+frag if frag else ''}{post}" if f.is_relative_to(root) else m[0]
 
 def outputs(cell, i, files):
-    "What a cell printed or drew, in Markdown."
+    "The outputs of a cell in Markdown."
     for j,o in enumerate(cell.get('outputs') or []):
         if o.get('output_type') == 'stream' and o.get('name') == 'stdout': yield f"```\n{text(o['text']).rstrip()}\n```"
         data = o.get('data', {})
@@ -40,7 +40,7 @@ def outputs(cell, i, files):
                 yield f"```\n{text(data['text/plain']).rstrip()}\n```"
 
 def readme():
-    "The README's text, and the files it shows."
+    "The text of the README, and the files that it shows."
     parts, files = [], {}
     for i,c in enumerate(read_nb(root/'nbs'/'index.ipynb').cells):
         src = c.source.strip()

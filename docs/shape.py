@@ -104,7 +104,7 @@ def functions_of(module, source, body, prefix=''):
 
 
 def called_name(call):
-    "The last part of what a call calls: `joinpath` of `path.joinpath(a, b)`."
+    "The last part of the name of the called function: `joinpath` in `path.joinpath(a, b)`."
     return getattr(call.func, 'attr', getattr(call.func, 'id', ''))
 
 

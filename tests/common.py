@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Functions that several tests use."""
 import shutil, subprocess
 from pathlib import Path
 

@@ -1,3 +1,4 @@
+"Fixtures of all tests."
 import sys
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Trainings that are cut, killed and damaged: used by tests/test_resume.py in small and by nbs/benchmarks/resume.ipynb in full."""
+"""Trainings that are interrupted, killed and damaged.
+
+`tests/test_resume.py` runs a few of each, `nbs/benchmarks/resume.ipynb` many."""
 import builtins, contextlib, io, json, os, resource, shutil, signal, time, warnings
 from pathlib import Path
 
@@ -80,7 +82,7 @@ MORE = {  # what must be saved beside the model, in the middle of a step of four
 }
 
 def learner(store, way='plain', seed=0, d_model=16):
-    "A learner of that kind; the same every time."
+    "A learner of the kind `way`, with the same weights and batches at each call."
     how = dict((WAYS | MORE)[way])
     net, cbs = how.pop('net', {}), how.pop('cbs', list)
     how = {**dict(length=48, batch_size=4, transpose=2, dtype='fp32'), **how}
@@ -90,7 +92,7 @@ def learner(store, way='plain', seed=0, d_model=16):
 
 
 class Tape(Callback):
-    "Tells the loss of each step to `tell`; ends the training after step `last`."
+    "Passes step and loss of each step to `tell`; ends the training after step `last`."
     order = 59.5
     def __init__(self, tell, last=None): self.tell, self.last = tell, last
     def after_batch(self):
@@ -100,17 +102,18 @@ class Tape(Callback):
 
 
 def sit(learn, steps, tell, *cbs, last=None):
-    "A sitting of a training of `steps`, up to step `last`."
+    "Run a training of `steps`, or its part up to step `last`."
     learn.fit_budget(steps=steps, cbs=[Tape(tell, last), *cbs])
 
 
 # --------------------------------------------------------------------------- cuts
 
 def cut_anywhere(store, folder, way, cuts=100, steps=36, on=6, seed=0):
-    """Losses after going on from a checkpoint at `cuts` random steps, held against one sitting: (equal, asked).
+    """Number of resumed trainings with the losses of an uninterrupted one, and the number of attempts.
 
-    One training saves after every step. Another learner, whose weights, optimiser and chance are disturbed each time, goes on from the
-    checkpoint on the disk for `on` steps (which is often beyond the end of an epoch, a validation and a longer window)."""
+    One training saves after every step. Another learner, whose weights, optimizer and random state are changed each
+    time, resumes from the checkpoint of a random step and continues for `on` steps, often beyond the end of an epoch,
+    a validation and a longer window."""
     whole, folder = {}, Path(folder)
     sit(learner(store, way), steps, whole.__setitem__, CheckpointCallback(folder, 1, keep=10**6, disk_timeout=60.))
     later, good = learner(store, way, seed=0), 0
@@ -131,7 +134,7 @@ def cut_anywhere(store, folder, way, cuts=100, steps=36, on=6, seed=0):
 # --------------------------------------------------------------------------- kills
 
 def child(work):
-    "Run `work` in a fork of this process, which has everything imported; its number."
+    "Run `work` in a fork of this process, which has all imports; return its process id."
     pid = os.fork()
     if pid: return pid
     code = 1
@@ -150,7 +153,7 @@ def child(work):
 
 
 def train_in(store, folder, steps, every):
-    "What the child does: go on from what is there, and note each loss where a kill cannot take it back."
+    "The training of the child: resume from the newest checkpoint, and append each loss to a file at once."
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     log = os.open(folder / 'losses', os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -168,7 +171,7 @@ def train_in(store, folder, steps, every):
 
 
 def sittings(folder):
-    "The log as a list of (from, {step: loss})."
+    "The log of a killed training as a list of (first step, {step: loss}), one for each process."
     out = []
     for line in (Path(folder) / 'losses').read_text().splitlines():
         what = json.loads(line)
@@ -178,7 +181,7 @@ def sittings(folder):
 
 
 def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
-    "Kill -9 a training again and again until `kills` are through: what is wrong (nothing, one hopes), and figures."
+    "Kill trainings with SIGKILL at random times, `kills` times in all; return what is wrong, and figures."
     folder, wrong, lost, whole, draw = Path(folder), [], [], {}, rng(seed, 'kills')
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__)
@@ -203,7 +206,7 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
                 wrong.append(f'chain {chain}: ended with {os.WEXITSTATUS(status)}')
         if stopped:
             pid = child(lambda: train_in(store, here, steps, every))
-            _, status = os.waitpid(pid, 0)  # the last one may end in peace
+            _, status = os.waitpid(pid, 0)  # the last one may finish
             if status: wrong.append(f'chain {chain}: ended with {status}')
         ended += 1
         reached, seen = 0, {}
@@ -227,7 +230,7 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
 # --------------------------------------------------------------------------- every file event
 
 class Events:
-    "Counts what is done with files, and kills this process before or after event `at`."
+    "Counts the file operations, and kills this process before or after operation `at`."
     def __init__(self, at=None, after=False): self.at, self.after, self.seen = at, after, []
     def __enter__(self):
         import aurl.train.checkpoint as c
@@ -251,7 +254,7 @@ class Events:
 
 
 def crash_at_every_event(store, folder, on=3):
-    "A save that is killed before and after each of its file events: what is wrong, and figures."
+    "Kill a save before and after each of its file operations; return what is wrong, and figures."
     folder, wrong, steps, whole = Path(folder), [], 24, {}
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__, CheckpointCallback(folder / 'all', 5, keep=99, disk_timeout=60.))
@@ -307,7 +310,7 @@ def crash_at_every_event(store, folder, on=3):
 # --------------------------------------------------------------------------- damage
 
 def damage(path, kind, draw):
-    "Harm a file; False when that would change nothing."
+    "Damage a file; return False if that would change nothing."
     data = bytearray(path.read_bytes())
     if kind == 'flip': data[int(draw.integers(len(data)))] ^= 1 << int(draw.integers(8))
     elif kind == 'truncate': data = data[:int(draw.integers(len(data)))]
@@ -321,7 +324,7 @@ def damage(path, kind, draw):
 
 
 def damage_at_random(store, folder, each=300, seed=0):
-    "Flips, truncations and zeroed blocks in the newest checkpoint: what is wrong, and figures."
+    "Flip a bit, truncate, or zero a block of the newest checkpoint; return what is wrong, and figures."
     folder, wrong, draw = Path(folder), [], rng(seed, 'damage')
     sit(learner(store), 10, lambda *_: None, CheckpointCallback(folder, 5, keep=9, disk_timeout=60.))
     for p in folder.glob('best_*'): shutil.rmtree(p)
@@ -347,7 +350,7 @@ def damage_at_random(store, folder, each=300, seed=0):
 # --------------------------------------------------------------------------- a full disk
 
 def full_disk(store, folder, limit=4096, steps=24, every=4, full=(9, 17)):
-    "The file size limit of the process falls to `limit` bytes for a while, so that nothing larger can be written: what is wrong."
+    "Limit the file size of the process to `limit` bytes for some steps, as on a full disk; return what is wrong."
     folder, wrong, whole, got = Path(folder), [], {}, {}
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__)

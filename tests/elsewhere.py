@@ -1,10 +1,11 @@
-"""A second device for machines that have none: its tensors live in main memory, and behave as those of a graphics card do.
+"""A second device for machines without a GPU: its tensors are in main memory and behave like those of a GPU.
 
-They must not meet tensors of the CPU in one operation, cannot be turned into arrays without being fetched, have no running sum where
-the same bits are asked each time, and it is counted when the program waits for one of them. `python tests/elsewhere.py CASE STEPS` trains there and here and prints what it saw as JSON.
-With `ELSEWHERE_FLOAT64=0` it has no float64, as Apple's MPS; its autocast knows float16, so that loss scaling is proved here too.
-A gradient of a gradient, which a critic's R1 needs, is too much for a device that is written in Python; so `vae_gan` goes without.
-"""
+An operation on tensors of this device and of the CPU is an error; a tensor becomes an array only after it is copied
+to the CPU; there is no cumulative sum under deterministic algorithms; and each synchronization with the device is
+counted. `python tests/elsewhere.py CASE STEPS` trains on this device and on the CPU, and prints the results as JSON.
+With `ELSEWHERE_FLOAT64=0` the device has no float64, like Apple's MPS; its autocast supports float16, so that loss
+scaling is tested here too. The case `vae_gan` omits the R1 penalty of the critic, because a device written in Python
+does not support gradients of gradients."""
 import collections, json, os, sys, tempfile, traceback
 from pathlib import Path
 
@@ -31,7 +32,7 @@ asks = {
 waits = collections.Counter()
 
 class Away(torch.Tensor):
-    "A tensor in main memory that says it is elsewhere."
+    "A tensor in main memory that reports the second device."
     @staticmethod
     def __new__(cls, here, requires_grad=False):
         return torch.Tensor._make_wrapper_subclass(
@@ -158,7 +159,7 @@ cases = dict(
 )
 
 def train(case, device, steps, folder):
-    "The loss of each step, how often it made the program wait, and whether the grammar allows two pieces that are played afterwards."
+    "Train on `device`: the loss of each step, its synchronizations, the validity of two pieces, and the loss scales."
     from unittest.mock import patch
     from fastai.callback.core import Callback
     from aurl.commands.configs import TrainConfig
@@ -213,7 +214,7 @@ def train(case, device, steps, folder):
     return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces], scales=scales)
 
 def refuses():
-    "Is a meeting of two devices noticed?"
+    "Whether an operation on tensors of two devices raises an error."
     try: torch.ones(2) + torch.ones(2).to(AWAY)
     except RuntimeError as e: return 'one device' in str(e)
     return False

@@ -1,8 +1,7 @@
-"""Run one notebook with nbdev's runner: run_notebook.py NOTEBOOK [FLAGS]. conftest.py starts this with --serve, for all notebooks.
+"""Run one notebook with nbdev's runner: run_notebook.py NOTEBOOK [FLAGS]. conftest.py starts it with --serve.
 
-A server has imported the libraries that most notebooks need, and none of aurl. Each notebook runs in a fork of it, a process of its own that
-begins where the imports ended: four seconds of CPU less a notebook, which is a tenth of the whole suite.
-"""
+The server has imported the libraries that most notebooks need, but no module of aurl. Each notebook runs in a fork of
+the server, which saves four seconds of CPU time for each notebook, a tenth of the whole suite."""
 import gc, importlib, io, json, os, re, sys
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -12,6 +11,7 @@ from nbdev.test import test_nb
 
 
 def main(path, flags=''):
+    "Run a notebook; return 0 if it passes, and print the failed cell otherwise."
     path, said = Path(path).resolve(), io.StringIO()
     with redirect_stderr(said):
         passed, seconds = test_nb(
@@ -26,7 +26,7 @@ def main(path, flags=''):
 
 
 def cell_of(path, told):
-    "The source of the cell that `told` names, with its number."
+    "The number and source of the cell named in the error message `told`."
     if not (found := re.search(r'Cell #(\d+)', told)): return ''
     number = int(found.group(1))
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
@@ -61,7 +61,7 @@ def become(job):
 
 
 def serve():
-    "Run the notebooks that standard input names, a line of JSON each; say how each ended, and how much CPU it took."
+    "Run the notebooks named on standard input, one line of JSON each; print the exit code and CPU time of each."
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # as aurl.device does before it imports torch
     gc.disable()
     for name in LIBRARIES: importlib.import_module(name)

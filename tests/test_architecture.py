@@ -38,6 +38,7 @@ def named():
 
 
 def test_the_page_names_what_exists():
+    "Every name in backticks on the page is a notebook, a file, or an exported name."
     known = exported() | {p.stem for p in (root / 'nbs').glob('*.ipynb')}
     lost = sorted({name for name in named() if name not in known and not (root / name).exists()})
     assert not lost, f'docs/architecture.md names {lost}: say what they are called now'
@@ -50,6 +51,7 @@ def packages():
 
 
 def test_the_picture_has_every_package():
+    "The picture links to the section of every package."
     svg = ET.parse(PICTURE)
     links = [e.get('href') for e in svg.iter('{http://www.w3.org/2000/svg}a')]
     missing = packages() - {link.removeprefix('#') for link in links}
@@ -57,12 +59,14 @@ def test_the_picture_has_every_package():
 
 
 def test_the_picture_needs_no_network():
+    "The picture loads nothing, and has no blank line, which would end HTML in Markdown."
     text = PICTURE.read_text(encoding='utf-8').replace('http://www.w3.org/2000/svg', '')
     assert 'http' not in text and '@import' not in text
     assert '\n\n' not in architecture.picture(), 'a blank line ends HTML in Markdown'
 
 
 def test_the_table_comes_from_the_notebooks():
+    "The tables list the modules with the lead of their notebooks, and omit empty groups."
     pages = [
         SimpleNamespace(group='midi', module='aurl.midi.read', doc='midi.read', lead='Reads | repairs\nfiles.'),
         SimpleNamespace(group='midi', module='', doc='midi.none', lead='exports nothing'),
@@ -80,6 +84,7 @@ def first_cell(path):
 
 @pytest.mark.parametrize('path', sorted((root / 'nbs').glob('*.ipynb')), ids=lambda p: p.stem)
 def test_every_notebook_begins_with_its_title_and_purpose(path):
+    "The first cell of every notebook is `# Title` and `> purpose`."
     assert re.match(
         r'# \S.*\n+> \S', first_cell(path)
     ), f'{path.name}: begin with "# Title" and "> purpose in one line"'
@@ -87,6 +92,7 @@ def test_every_notebook_begins_with_its_title_and_purpose(path):
 
 @pytest.mark.skipif(importlib.util.find_spec('nbdev') is None, reason="nbdev not installed: pip install -e '.[dev]'")
 def test_every_package_has_a_purpose_and_a_heading_for_its_link():
+    "The heading of every package equals the target of its link in the picture."
     sys.path.insert(0, str(root / 'docs'))
     try:
         from pages import GROUPS
@@ -99,4 +105,5 @@ def test_every_package_has_a_purpose_and_a_heading_for_its_link():
 
 
 def test_the_sidebar_has_the_page():
+    "The sidebar of the site links to the page Architecture."
     assert '/architecture\\n/api' in (root / 'docs' / 'build.py').read_text(encoding='utf-8')

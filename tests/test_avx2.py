@@ -1,7 +1,6 @@
-"""The numerical notebooks once more as a processor with AVX2 and no bfloat16 computes them, on processors that have more.
+"""The numerical notebooks pass with AVX2 and without bfloat16, also on processors that have more.
 
-Most laptops are such processors. Where the tests run on one, the ordinary run has proved it all, and this one skips.
-"""
+Most laptops have such processors. On one of them the ordinary run tests this already, and these tests are skipped."""
 import os, subprocess, sys
 
 import pytest
@@ -34,7 +33,7 @@ ordinary = pytest.mark.skipif(
 
 
 def asked(code, **env):
-    "What `code` prints in a process of its own with the variables `env`."
+    "The output of `code` in a separate process with the environment variables `env`."
     paths = [str(root), os.environ.get('PYTHONPATH')]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in paths if p), **env}
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
@@ -49,7 +48,8 @@ x86 = pytest.mark.skipif(
 
 @x86
 def test_the_variables_switch():
-    "Torch's kernels, the library of matrix products and aurl's choice of precision follow them; a variable for less changes something on every processor."
+    """The environment variables select AVX2 in torch's kernels and in its library of matrix products, and turn
+    bfloat16 off."""
     code = 'import torch; torch.conv2d(torch.ones(16, 16, 64, 64), torch.ones(32, 16, 3, 3)); print(torch.backends.cpu.get_cpu_capability())'
     said = asked(code, **AVX2, ONEDNN_VERBOSE='1')
     assert said.splitlines()[-1] == 'AVX2'
@@ -61,7 +61,7 @@ def test_the_variables_switch():
 @ordinary
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_notebook(name, tmp_path):
-    "In half precision nothing is faster here, so nothing uses it; the numbers keep their tolerances."
+    "The notebook passes with AVX2: its comparisons have tolerances for other instruction sets."
     env = {
         **os.environ,
         **AVX2,
@@ -80,4 +80,6 @@ def test_notebook(name, tmp_path):
     assert done.returncode == 0, done.stderr[-20_000:]
 
 
-def test_the_notebooks_are_there(): assert not [n for n in NOTEBOOKS if not (root / 'nbs' / f'{n}.ipynb').exists()]
+def test_the_notebooks_are_there():
+    "Every notebook of the list exists."
+    assert not [n for n in NOTEBOOKS if not (root / 'nbs' / f'{n}.ipynb').exists()]

@@ -1,4 +1,5 @@
-"""Slips with folders, tables and the configuration of `aurl prepare`, through the real command line: one line that names file and remedy, and nothing lost."""
+"""Mistakes in folders, tables and the configuration of `aurl prepare` print one line with file and remedy, and lose
+nothing."""
 import json, os, shutil, subprocess, sys, zipfile
 
 import pytest
@@ -8,7 +9,7 @@ from test_bad_input import driver, environment
 
 @pytest.fixture(scope='module')
 def here(midi, tmp_path_factory):
-    "A folder with music, told about well and badly."
+    "A folder with music and with correct and faulty tables of metadata."
     here = tmp_path_factory.mktemp('corpora')
     files = sorted(midi.iterdir())
     shutil.copytree(midi, here / 'music')
@@ -94,6 +95,7 @@ def ask(here, questions):
 
 
 def test_slips_are_one_line_and_leave_nothing(here):
+    "Each mistake prints one line on standard error, and creates no file."
     before = sorted(here.iterdir())
     for (args, code, says), (got, out, err) in zip(slips, ask(here, [a for a, _, _ in slips])):
         assert (got, out) == (code, ''), (args, got, out, err)
@@ -103,6 +105,7 @@ def test_slips_are_one_line_and_leave_nothing(here):
 
 @pytest.mark.skipif(os.name == 'nt' or hasattr(os, 'geteuid') and os.geteuid() == 0, reason='root may read everything')
 def test_a_folder_that_may_not_be_read(here):
+    "A folder without read permission is an error that names it."
     (here / 'music' / 'locked').mkdir()
     (here / 'music' / 'locked').chmod(0)
     try: [(code, _, err)] = ask(here, [prepare()])
@@ -111,7 +114,8 @@ def test_a_folder_that_may_not_be_read(here):
 
 
 def test_what_was_prepared_stays(here):
-    "A good store, then slips of all kinds at its place: it is there afterwards, byte for byte; and the report names what was left out."
+    """A store is unchanged, byte for byte, after failed commands with the same destination; the report names the
+    files left out."""
     args = ['prepare', 'data=mixed', 'dest=kept', 'workers=0']
     [(code, out, err)] = ask(here, [args])
     assert code == 0, err

@@ -1,4 +1,5 @@
-"""Bad input and bad luck, through the real command line: one clear line or a clean finish, nothing lost, no folder left for nothing."""
+"""Bad input, signals and a full disk, through the real command line: one line of error or a clean end, and nothing is
+lost."""
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ for args in json.load(sys.stdin):
 
 @pytest.fixture(scope='module')
 def here(midi, tmp_path_factory):
-    "A folder with good and bad music, good and bad models, good and bad stores."
+    "A folder with correct and damaged music, models and stores."
     from aurl.models.vae_gan import MusicTransformerVAEGAN
     from aurl.data.store import prepare
     here = tmp_path_factory.mktemp('bad')
@@ -65,7 +66,7 @@ def environment(here, **more):
 
 
 def start(here, *args):
-    "`aurl args` as a shell would start it: a signal to its process group is what Ctrl-C sends."
+    "Start `aurl args` in a process group of its own, so that a signal to the group acts like Ctrl-C."
     return subprocess.Popen(
         [sys.executable, '-c', 'from aurl.cli import main; main()', *args],
         cwd=here,
@@ -84,7 +85,7 @@ def finish(process):
 
 
 def progress(out):
-    "What the one run in `out` tells of itself."
+    "The progress file of the only run in `out`."
     for p in Path(out).glob('*/progress.json'):
         try: return json.loads(p.read_text())
         except (OSError, ValueError): pass
@@ -139,7 +140,7 @@ slips = [  # what is asked, the exit code, what the line must name
 
 
 def test_slips_are_one_line_and_leave_nothing(here):
-    "All of them in one process, which is quicker; each as if it were the only one."
+    "Each mistake prints one line on standard error and creates no file; all of them run in one process."
     before = sorted(here.iterdir())
     told = subprocess.run(
         [sys.executable, '-c', driver],
@@ -160,14 +161,14 @@ def test_slips_are_one_line_and_leave_nothing(here):
 
 
 def test_music_that_is_none(here):
-    "Only reading shows it; the folder of the run goes again."
+    "Files that turn out not to be music when they are read: an error, and no run directory remains."
     code, out, err = finish(start(here, 'prepare', 'data=lies', 'dest=lies-store', 'workers=0', 'out=lies-runs'))
     assert code == 1 and len(err) == 1 and 'none of 2 pieces can be used: 2 × not a MIDI file' in err[0]
     assert not (here / 'lies-runs').exists() and not (here / 'lies-store').exists()
 
 
 def test_ctrl_c_before_anything(here):
-    "While the kernel starts there is nothing to save."
+    "Ctrl-C while the kernel starts ends the command with exit code 130 and removes the run directory."
     p = start(here, 'song', 'data=music', *short, 'out=early')
     until(p, (here / 'early').exists)
     os.killpg(p.pid, signal.SIGINT)
@@ -176,7 +177,8 @@ def test_ctrl_c_before_anything(here):
 
 
 def test_ctrl_c_in_the_first_steps(here):
-    "Nothing has been measured yet: it is measured now, the samples are written, and bad files among good ones are named."
+    """After Ctrl-C before the first validation, the model is validated, samples and report are written, and bad files
+    are named."""
     p = start(here, 'song', 'data=mixed', *short, 'out=song')
     until(p, lambda: progress(here / 'song').get('stage') == 'train')
     os.killpg(p.pid, signal.SIGINT)
@@ -199,7 +201,7 @@ def test_ctrl_c_in_the_first_steps(here):
 
 
 def test_killed_and_resumed(here):
-    "No warning, no time to save: what was on the disk is enough to go on."
+    "A training killed with SIGKILL resumes from its checkpoints, although the newest one is damaged."
     p = start(here, 'train', 'data=music', *tiny, 'steps=40', 'checkpoint_every=10', 'out=train')
     until(p, lambda: any((here / 'train').glob('*/checkpoints/step_00000020')))
     run = next((here / 'train').iterdir())
@@ -218,7 +220,7 @@ def test_killed_and_resumed(here):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    "A disk of 48 MB, where the user may mount one."
+    "A disk of 48 MB; the test is skipped if it cannot be mounted."
     disk = tmp_path / 'disk'
     disk.mkdir()
     try: done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=48m', 'tmpfs', str(disk)], capture_output=True)
@@ -229,7 +231,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk, leave=0):
-    "Write until nothing, or `leave` bytes, are left."
+    "Write to the disk until `leave` bytes are free."
     with open(disk / 'filler', 'wb', 0) as f:
         try:
             while (free := shutil.disk_usage(disk).free - leave) > 0: f.write(b'0' * min(free, 2**20))
@@ -237,6 +239,7 @@ def fill(disk, leave=0):
 
 
 def test_a_full_disk(here, small_disk):
+    "On a full disk the command ends with one line of error and a loadable model, and the next one refuses to start."
     p = start(here, 'song', 'data=music', *short, f'out={small_disk}/runs')
     until(p, lambda: list(small_disk.glob('runs/*/model/model.safetensors')))
     fill(small_disk)

@@ -1,4 +1,4 @@
-"""The notebooks are the source: exporting and cleaning them again changes nothing."""
+"The notebooks are the source: exporting and cleaning them changes no file."
 import os, subprocess, sys
 from pathlib import Path
 
@@ -16,6 +16,7 @@ def snapshot(tree):
 
 @pytest.mark.parametrize('command', ['nbdev_export', 'nbdev_clean'])
 def test_changes_nothing(command, tmp_path):
+    "After the command every file of the repository has the same bytes."
     tree = copy_tree(tmp_path / 'tree')
     before = snapshot(tree)
     assert before, 'nothing was copied'

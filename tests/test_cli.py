@@ -1,4 +1,5 @@
-"""The program in a process of its own, with real signals and a real terminal: one line for every mistake, and Ctrl-C loses nothing."""
+"""The command line in a separate process, with real signals and a real terminal: mistakes are one line, and Ctrl-C
+loses nothing."""
 import json, os, re, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def here(tmp_path_factory):
 
 
 def start(here, *args, **kwargs):
-    "`aurl args` as a shell would start it: in a process group of its own, so that a signal to the group is what Ctrl-C sends."
+    "Start `aurl args` in a process group of its own, so that a signal to the group acts like Ctrl-C."
     env = {**os.environ, 'PYTHONPATH': str(root), 'TMPDIR': str(here / 'tmp')}
     (here / 'tmp').mkdir(exist_ok=True)
     kwargs = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | kwargs
@@ -103,7 +104,7 @@ def until(condition, seconds=240):
 
 @pytest.fixture
 def patient(here):
-    "A run whose long cell has begun; gives its process, and a question whether its kernel lives."
+    "A run whose long cell has started: its process, and a function that returns whether its kernel is alive."
     import shutil
     shutil.rmtree(here / 'runs', ignore_errors=True)
     run = here / 'runs' / 'patient'
@@ -114,7 +115,7 @@ def patient(here):
     def alive():
         try: os.kill(pid, 0)
         except ProcessLookupError: return False
-        # dead and not yet buried
+        # a zombie process counts as ended
         return not Path(f'/proc/{pid}/stat').exists() or Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0] != 'Z'
     alive.pid = pid
     yield process, alive
@@ -122,6 +123,7 @@ def patient(here):
 
 
 def test_ctrl_c_once(patient, here):
+    "The first Ctrl-C interrupts the cell; the remaining cells run, and the command ends with exit code 0."
     process, alive = patient
     time.sleep(.5)
     os.killpg(process.pid, signal.SIGINT)
@@ -135,8 +137,9 @@ def test_ctrl_c_once(patient, here):
 
 
 def test_ctrl_c_twice(patient):
+    "The second Ctrl-C kills a kernel that does not react, and the command ends with exit code 130."
     process, alive = patient
-    os.kill(alive.pid, signal.SIGSTOP)  # a kernel that does not listen
+    os.kill(alive.pid, signal.SIGSTOP)  # a kernel that does not react
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(.5)
     os.killpg(process.pid, signal.SIGINT)
@@ -148,6 +151,7 @@ def test_ctrl_c_twice(patient):
 
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_no_kernel_is_left(patient, how):
+    "No kernel remains after the command is terminated by a signal; after SIGTERM the results are saved as well."
     process, alive = patient
     time.sleep(.5)
     process.send_signal(how)
@@ -155,11 +159,12 @@ def test_no_kernel_is_left(patient, how):
     assert process.returncode == (-9 if how == signal.SIGKILL else 128 + how)
     until(lambda: not alive(), 20)
     if how == signal.SIGTERM:
-        # as after Ctrl-C, and the code says that it was asked
+        # as after Ctrl-C, but with the exit code of SIGTERM
         assert out.splitlines()[-2:] == ['kept the best model', 'look into patient'], out + err
 
 
 def test_sigterm_twice(patient):
+    "The second SIGTERM kills a kernel that does not react."
     process, alive = patient
     os.kill(alive.pid, signal.SIGSTOP)
     for _ in range(2):
@@ -170,8 +175,9 @@ def test_sigterm_twice(patient):
     until(lambda: not alive(), 20)
 
 
-def test_a_pipe_hears_how_far_it_is(here, monkeypatch):
-    "Without a terminal: lines for each stage and, at an interval (here half a second), lines between, also while the notebook is silent."
+def test_progress_without_a_terminal(here, monkeypatch):
+    """Without a terminal, lines report each stage, and the progress at an interval, also while the notebook prints
+    nothing."""
     monkeypatch.setenv('TOY_EVERY', '.5')
     code, out, err = aurl(here, 'prepare')
     lines = out.splitlines()
@@ -187,9 +193,10 @@ def test_a_pipe_hears_how_far_it_is(here, monkeypatch):
 
 
 def test_an_error_of_ours_is_one_line(here):
+    "An `AurlError` is printed as one line, and as a traceback with `--debug`."
     code, out, err = aurl(here, 'train')
     assert (code, err) == (1, 'aurl: songs: no MIDI file in it → give another folder\n')
-    # a slow machine says every 20 seconds that it is at it
+    # a slow machine prints a line every 20 seconds
     assert all(line.split()[1].startswith('starting') for line in out.splitlines())
     assert not (here / 'runs' / 'sour').exists()
     code, out, err = aurl(here, 'train', '--debug')
@@ -197,6 +204,7 @@ def test_an_error_of_ours_is_one_line(here):
 
 
 def test_other_errors(here):
+    "The death of the kernel and an error of Python are printed as one line."
     code, out, err = aurl(here, 'generate')
     assert code == 1 and len(err.splitlines()) == 1 and 'memory' in err
     code, out, err = aurl(here, 'evaluate')
@@ -206,18 +214,21 @@ def test_other_errors(here):
 @pytest.mark.parametrize('args, says', [(['y=3'], "unknown key 'y'; known are x, out"), (['x=many'], 'x=many'), (['x'], "'x' is not key=value"),
                                         (['--preset', 'no-such'], "no preset 'no-such' for song"), (['x=[1'], 'YAML')])
 def test_a_slip_is_one_line(here, args, says):
+    "A mistake in the arguments is printed as one line, with exit code 2."
     code, out, err = aurl(here, 'song', *args)
     assert code == 2 and out == '' and len(err.splitlines()) == 1 and says in err
 
 
 def test_keys(here):
+    "`--keys` lists the keys with their defaults, and the presets of the command."
     code, out, err = aurl(here, 'song', '--keys')
     keys, _, presets = out.partition('\n\n')
     assert (code, [l.split() for l in keys.splitlines()]) == (0, [['x=1'], ['out=.']])
     assert 'aurl song --preset' in presets and any(l.startswith('quick ') for l in presets.splitlines())
 
 
-def test_a_terminal_sees_a_bar(here):
+def test_a_progress_bar_in_a_terminal(here):
+    "A terminal shows a progress bar with stage and message."
     import pty, shutil
     shutil.rmtree(here / 'runs', ignore_errors=True)
     ours, theirs = pty.openpty()
@@ -235,7 +246,7 @@ def test_a_terminal_sees_a_bar(here):
 
 
 def test_ctrl_c_in_a_real_training(midi, tmp_path):
-    "The best model so far is kept, a checkpoint is written, and so are the samples."
+    "After Ctrl-C the best model so far is kept, and a checkpoint and the samples are written."
     command = [
         sys.executable,
         '-c',
@@ -289,7 +300,8 @@ def step_of(run):
 
 @pytest.fixture
 def song(midi, tmp_path):
-    "Gives `song(out)`: the command, until it ends or until it gets the signal `how`, once it has written checkpoint `wait_for`; its exit code and words."
+    """A function `song(out)` that runs the command, and sends it the signal `how` after checkpoint `wait_for`: exit
+    code and output."""
     def song(out, wait_for=None, how=None, budget=('steps=200', 'minutes=9', 'batch_size=4')):
         command = [
             sys.executable,
@@ -317,8 +329,7 @@ def song(midi, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        # for a checkpoint of its own: the kernel of a command that was killed lives on for a second, and
-        # learns
+        # only for a checkpoint of its own: the kernel of a killed command continues to train for a second
         if wait_for:
             begun = time.time()
             def its_own(p):
@@ -334,8 +345,9 @@ def song(midi, tmp_path):
     return song
 
 
-def test_a_song_is_killed_and_goes_on(song, tmp_path):
-    "kill -9, SIGTERM and then in peace: one run, which ends with its report; the losses are those of a song that nobody disturbed."
+def test_a_killed_song_resumes(song, tmp_path):
+    """A song that is killed, terminated and started again is one run, with the losses of an uninterrupted one and a
+    report."""
     assert song('one', 10, signal.SIGKILL)[0] == -9
     code, said = song('one', 25, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM and 'which was stopped' in said and 'report.html' in said, said
@@ -357,8 +369,8 @@ def test_a_song_is_killed_and_goes_on(song, tmp_path):
     assert max(a) == max(b) == 200 and all(a[s] == b[s] for s in a.keys() & b.keys()) and len(a.keys() & b.keys()) >= 6
 
 
-def test_a_song_keeps_what_it_has_decided(song, tmp_path):
-    "A song within minutes measures the machine; killed and started again, it goes on with the choices of its first sitting."
+def test_a_resumed_song_keeps_its_plan(song, tmp_path):
+    "A song with a time budget measures the machine; when it is killed and resumed, it keeps the first plan."
     import yaml
     budget = ['minutes=0.4']
     assert song('timed', 5, signal.SIGKILL, budget)[0] == -9
@@ -372,5 +384,5 @@ def test_a_song_keeps_what_it_has_decided(song, tmp_path):
 
 
 def test_nothing_stays_behind(here):
-    "Kernels that ended, were interrupted, killed or died have left no connection file; only a command that was itself killed with SIGKILL, once above, cannot help it."
+    "Kernels leave no connection files, except that of the one command that was killed with SIGKILL."
     assert len(list((here / 'tmp').glob('*.json'))) <= 1

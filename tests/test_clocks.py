@@ -1,4 +1,4 @@
-"""No test and no notebook asserts a time: what takes a second here takes three elsewhere. Benchmarks do, as ratios in one run."""
+"No test and no notebook asserts a time, since times depend on the machine; benchmarks assert ratios within one run."
 import ast, json, re
 
 import pytest
@@ -40,7 +40,7 @@ def targets(node):
 
 
 class Timed(ast.NodeVisitor):
-    "Follows what was read from a clock through assignments, loops, functions and attributes, to assertions."
+    "Traces values read from a clock through assignments, loops, functions and attributes to assertions."
     def __init__(self, allowed=()):
         self.timed, self.found, self.inside, self.parts, self.allowed = set(), [], [], {}, allowed
 
@@ -120,7 +120,7 @@ class Timed(ast.NodeVisitor):
 
 
 def claims(code, allowed=()):
-    "The assertions of `code` that depend on a clock, with the functions that they stand in; names in `allowed` are no times."
+    "The assertions of `code` that depend on a clock, with their functions; names in `allowed` are not times."
     timed = Timed(allowed)
     timed.visit(ast.parse(code))
     return list(dict.fromkeys(timed.found))
@@ -135,6 +135,7 @@ files = [
 
 @pytest.mark.parametrize('path', sorted(files), ids=lambda p: p.name)
 def test_no_time_is_asserted(path):
+    "No assertion of the file depends on a value read from a clock."
     name = str(path.relative_to(root))
     allowed = [function for file, function in ALLOWED if file == name]
     found = [what for inside, what in claims(source(path), allowed) if inside not in allowed]
@@ -148,8 +149,12 @@ def test_no_time_is_asserted(path):
     'def took(f):\n    t = time.time(); f()\n    return time.time() - t\nassert took(f) < 1', 'took = []\nfor f in fs: took.append(clock() if x else perf_counter())\nassert max(took) < 1',
     'best = lambda f: min(timeit.repeat(f))\nassert best(f) < best(g)', "out = run('resource.getrusage(0)').split()\nassert float(out[0]) < 1",
     'class A:\n    def go(self): self.t = perf_counter()\nassert A().t < 1', 'slowest = 0\nfor f in fs:\n    t = perf_counter()\n    slowest = max(slowest, perf_counter() - t)\nassert slowest < 1'])
-def test_a_timed_claim_is_found(code): assert claims(code)
+def test_a_timed_claim_is_found(code):
+    "An assertion that depends on a clock is found."
+    assert claims(code)
 
 
 @pytest.mark.parametrize('code', ['t = perf_counter(); print(perf_counter() - t); t = 3; assert t == 3', 'assert seconds(score) == 4', 'def f(t): assert t < 1\nt = perf_counter()\nf(2)'])
-def test_what_is_no_time_passes(code): assert not claims(code)
+def test_what_is_no_time_passes(code):
+    "An assertion that does not depend on a clock is accepted."
+    assert not claims(code)

@@ -1,4 +1,5 @@
-"""Conditions from the table of a folder to the music that is generated: prepare, train, resume, generate, by the command line."""
+"""Conditions, from the metadata table of a folder to generated music: prepare, train, resume and generate by the
+command line."""
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from aurl.tokens.vocab import vocab
 
 @pytest.fixture(scope='module')
 def store(tmp_path_factory):
-    "24 tunes by two composers, one low and one high, with a table that says who wrote what."
+    "24 tunes by two composers, one of low and one of high tunes, with a table of the composers."
     from symusic import Note, Score, Tempo, Track
     folder = tmp_path_factory.mktemp('conditions')
     rows = ['file,composer']
@@ -63,6 +64,7 @@ def mean_pitch(ids):
 
 
 def test_from_the_table_to_the_music(store, tmp_path):
+    "A model trained with composers generates low or high music for the given composer; an unknown name is an error."
     common = ['workers=0', f'out={tmp_path}', 'device=cpu']
     words = [
         f'data={store}',
@@ -107,7 +109,7 @@ def test_from_the_table_to_the_music(store, tmp_path):
 
 
 def test_conditions_reach_the_model(store, tmp_path):
-    "The labels of a batch change its loss, once the embeddings are not zero; packed rows and accumulation give each window its own."
+    "The labels of a batch change the logits, and packed windows have their own labels."
     cfg = asked(store, tmp_path, steps=4)
     music = open_store(str(store), 0)
     train, held = train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
@@ -132,6 +134,7 @@ def test_conditions_reach_the_model(store, tmp_path):
 
 
 def test_refusals(store, tmp_path):
+    "Settings of the conditions that contradict the model or each other are errors."
     for more, says in (
         (dict(model_overrides=dict(conditions={})), 'loader.conditions'),
         (dict(model_overrides=dict(condition_dropout=0.2), loader={}), 'no conditions'),

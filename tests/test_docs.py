@@ -1,4 +1,4 @@
-"""The documentation, built and looked at: every link and file of every page, and what a browser sees in it, without any network."""
+"The documentation site: every link and file of every page, and what a browser shows, without a network."
 import base64, importlib.util, io, json, os, shutil, subprocess, sys, wave
 from pathlib import Path
 
@@ -111,13 +111,14 @@ def site(tmp_path_factory):
 def _page(site, name): return (site/name).read_text(encoding='utf-8')
 
 def test_every_link_and_file_is_there(site):
+    "Every link leads to a page and place of the site, and every file is in the site."
     sys.path.insert(0, str(root/'docs'))
     try: import check
     finally: sys.path.pop(0)
     assert check.problems(site) == []
 
 def test_the_checker_sees_what_is_wrong(tmp_path):
-    "The checker itself is not blind."
+    "The checker finds broken links, missing files and remote resources."
     sys.path.insert(0, str(root/'docs'))
     try: import check
     finally: sys.path.pop(0)
@@ -129,6 +130,7 @@ def test_the_checker_sees_what_is_wrong(tmp_path):
     for word in ('b.html', '#no', 'c.png', 'cdn.example.org'): assert word in bad
 
 def test_exported_names_have_boxes(site):
+    "Every exported name has an entry with anchor, table of parameters and local source link."
     core = _page(site, 'core.html')
     for name in ('aurl.core.AurlError', 'aurl.core.atomic_path', 'aurl.core.rng'): assert f'id="{name}"' in core
     # nbdev's own anchor, for links from elsewhere
@@ -145,6 +147,7 @@ def test_exported_names_have_boxes(site):
     assert vocab.index('aurl.tokens.vocab.Vocab.note_on"') < vocab.index('aurl.tokens.vocab.Vocab.note_off"')
 
 def test_hidden_and_exported_cells_stay_away(site):
+    "Hidden cells, directives and remote resources are not on the page; the other outputs are."
     assert 'nbdev_export' not in _page(site, 'core.html') and 'default_exp' not in _page(site, 'core.html')
     page = _page(site, 'tutorials/everything.html')
     for word in (
@@ -171,18 +174,21 @@ def test_hidden_and_exported_cells_stay_away(site):
         assert word in page, word
 
 def test_names_become_links(site):
+    "Names in backticks link to their definitions, and linked files are copied to the site."
     page = _page(site, 'tutorials/everything.html')
     for url in ('../core.html#aurl.core.atomic_path', '../core.html', '../core.html#aurlerror', '#words'):
         assert f'href="{url}"' in page, url
     assert 'assets/' in page and 'LICENSE' in page
 
 def test_notebooks_are_in_the_sidebar(site):
+    "The sidebar lists the notebooks in groups, with addresses without numbers."
     index = _page(site, 'index.html')
     for word in ('Core', 'Tokens', 'Tutorials', 'href="tokens.vocab.html"', 'href="tutorials/everything.html"'):
         assert word in index, word
     assert not list(site.rglob('000_*')) and (site/'.nojekyll').exists()
 
 def test_architecture_is_in_the_sidebar(site):
+    "The page Architecture is in the sidebar, with picture, tables and links."
     assert 'href="architecture.html"' in _page(site, 'index.html')
     page = _page(site, 'architecture.html')
     for word in (
@@ -195,6 +201,7 @@ def test_architecture_is_in_the_sidebar(site):
         assert word in page, word
 
 def test_old_addresses_lead_to_the_new_ones(site):
+    "Every old address redirects to a page of the site."
     import yaml
     moved = yaml.safe_load((root/'docs'/'moved.yaml').read_text(encoding='utf-8'))
     assert len(moved) > 80
@@ -231,7 +238,7 @@ def browser():
         b.close()
 
 class Watch:
-    "A page that remembers everything that went wrong on it."
+    "A page of the browser that records errors and failed requests."
     def __init__(self, browser, site):
         self.site, self.bad = site, []
         self.page = browser.new_page(viewport=dict(width=1280, height=900))
@@ -261,16 +268,19 @@ def watch(browser, site):
     assert w.bad == []
 
 def test_browser_opens_the_index(watch):
+    "The index has one title and a sidebar whose links work."
     page = watch.open('index.html')
     assert page.locator('article h1').count() == 1 and page.locator('.sidebar-tree .caption').count() >= 3
     page.locator('.sidebar-tree a[href="tokens.vocab.html"]').click()
     page.wait_for_url('**/tokens.vocab.html')
 
 def test_browser_follows_an_old_address(watch):
+    "An old address redirects in the browser."
     page = watch.open('score.midi.html')
     page.wait_for_url('**/midi.read.html')
 
 def test_browser_opens_a_module(watch):
+    "The page of a module shows its entries and pictures, and its source links work."
     page = watch.open('tokens.vocab.html')
     assert page.locator('dt.sig').count() > 5
     assert page.locator('div.cell_output img').first.evaluate('e => e.complete && e.naturalWidth > 50')
@@ -278,6 +288,7 @@ def test_browser_opens_a_module(watch):
     page.wait_for_url('**/_modules/aurl/tokens/vocab.html#Vocab.note_on')
 
 def test_browser_searches(watch):
+    "The search finds a name and shows an excerpt, from a folder without a server."
     page = watch.open('index.html')
     page.locator('.sidebar-search').fill('atomic')
     page.locator('.sidebar-search').press('Enter')
@@ -288,6 +299,7 @@ def test_browser_searches(watch):
     page.wait_for_url('**/core.html*')
 
 def test_browser_draws_figure_player_formula(watch):
+    "Plotly figures, audio players and formulas work without a network."
     page = watch.open('tutorials/everything.html')
     page.wait_for_selector('.plotly-figure .main-svg .bars path')
     assert page.locator('.plotly-figure svg.main-svg').first.bounding_box()['width'] > 300
@@ -298,14 +310,14 @@ def test_browser_draws_figure_player_formula(watch):
     assert page.locator('mjx-container').count() >= 2
 
 def test_browser_plays_our_own_player(watch, site):
-    "The player of `score.player`, as its notebook saved it."
+    "The player of `score.player` works with the output saved in its notebook."
     if not (site/'score.player.html').exists(): pytest.skip('no notebook score.player')
     page = watch.open('score.player.html')
     page.wait_for_function('[...document.querySelectorAll("audio")].some(a => a.readyState >= 1 && a.duration > 0)')
     assert page.locator('div.cell_output img, div.cell_output svg').count() > 0
 
 def test_browser_shows_every_page(watch, site):
-    "No page of the site has an error or asks for what is not there."
+    "No page has a JavaScript error or requests a file that does not exist."
     for f in sorted(site.rglob('*.html')):
         rel = f.relative_to(site)
         if rel.parts[0] in ('_static', '_modules') or 'http-equiv="refresh"' in f.read_text(encoding='utf-8')[:600]:

@@ -1,4 +1,5 @@
-"""What is computed on a graphics card, on machines that have none: everything a training needs is where the model is, and nobody waits for it."""
+"""Trainings on a second device, on machines without a GPU: all tensors are on the device of the model, without
+synchronizations."""
 import json, os, subprocess, sys
 
 import pytest
@@ -6,7 +7,7 @@ from common import root
 
 
 def both(case, steps, tmp_path, float64=True):
-    "What `elsewhere.py` says of a training here and there; without float64 the device is like Apple's MPS."
+    "The output of `elsewhere.py` for a training on both devices; without float64 the second is like Apple's MPS."
     done = subprocess.run(
         [sys.executable, root / 'tests/elsewhere.py', case, str(steps)],
         env=dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS='1', ELSEWHERE_FLOAT64=str(int(float64))),
@@ -21,14 +22,16 @@ def both(case, steps, tmp_path, float64=True):
 
 
 @pytest.mark.parametrize('case', ['losses', 'vae', 'vae_gan'])
-def test_a_training_elsewhere_is_the_same_training(case, tmp_path):
+def test_training_on_a_second_device(case, tmp_path):
+    "The losses on the second device equal those of the CPU, and the generated pieces are valid."
     said = both(case, 6, tmp_path, float64=False)
     assert said['there']['losses'] == pytest.approx(said['here']['losses'], abs=2e-4)
     assert said['there']['valid'] == said['here']['valid'] == [True, True]
 
 
 def test_float16_with_loss_scaling(tmp_path):
-    "Several losses with weights that are learned, accumulation, a mean of the weights and a second backward pass: all of them meet unscaled gradients."
+    """With float16, learned loss weights, accumulation, weight averaging and a second backward pass receive unscaled
+    gradients."""
     said = both('fp16', 8, tmp_path)
     assert said['there']['losses'] == pytest.approx(said['here']['losses'], abs=.02)
     assert (
@@ -40,10 +43,11 @@ def test_float16_with_loss_scaling(tmp_path):
     assert said['there']['valid'] == [True, True]
 
 
-def test_nobody_waits_between_two_lines_of_the_log(tmp_path):
+def test_no_synchronization_between_log_lines(tmp_path):
+    "A step of a plain training between two lines of the log does not synchronize with the device."
     said = both('plain', 26, tmp_path)
     assert said['there']['losses'] == pytest.approx(said['here']['losses'], abs=2e-4)
-    # the first twenty steps count what there is to learn; a validation at the end of an epoch may wait
+    # the first twenty steps count the targets for the unigram entropy; a validation may synchronize
     late = sorted(said['there']['waited'][20:])
     assert late[len(late)//2] == 0, said['where']
-    assert sum(said['here']['waited']) == 0           # and here there is nobody to wait for
+    assert sum(said['here']['waited']) == 0           # on the CPU there is nothing to synchronize with

@@ -1,4 +1,4 @@
-"""Fifty files that somebody made to harm whoever opens them: nothing in them runs, each is refused with an error of ours, after little work."""
+"Fifty malicious files: no code in them is executed, and each raises an `AurlError` after a limited amount of work."
 import json, os, pickle, shutil, struct, sys, zipfile
 from pathlib import Path
 
@@ -15,11 +15,12 @@ command = f'touch {canary}'
 
 
 class Bomb:
+    "An object whose unpickling executes a command."
     def __reduce__(self): return os.system, (command,)
 
 
 def seal(d):
-    "A manifest that fits whatever is there."
+    "Write a manifest that matches the files."
     from aurl.train.checkpoint import _seal_manifest
     m = json.loads((d / 'manifest.json').read_text())
     m.pop('seal', None)
@@ -145,6 +146,7 @@ CALLS = 300_000  # of functions; the longest refusal needs a quarter of them, on
 
 
 def refused(f):
+    "Assert that `f` raises an `AurlError`, executes no command, and makes a limited number of calls."
     canary.unlink(missing_ok=True)
     calls = 0
 
@@ -162,6 +164,7 @@ def refused(f):
 
 @pytest.mark.parametrize('name', CHECKPOINT)
 def test_checkpoint(good, tmp_path, name):
+    "A malicious checkpoint is refused."
     from aurl.train.checkpoint import load_checkpoint
     d = tmp_path / 'step_00000001'
     shutil.copytree(good, d)
@@ -175,6 +178,7 @@ def test_checkpoint(good, tmp_path, name):
 
 @pytest.mark.parametrize('name', YAML)
 def test_run(tmp_path, name):
+    "A run with a malicious configuration is refused."
     from aurl.commands.configs import TrainConfig
     from aurl.commands.resume import resume_run
     run = tmp_path / 'run'
@@ -186,7 +190,7 @@ def test_run(tmp_path, name):
 
 @pytest.mark.parametrize('name', ['../out.mid', '/tmp/out.mid', '..\\out.mid'])
 def test_zip_slip(tmp_path, name):
-    "Nothing is unpacked: a member is read where it is, and one that is no music is refused."
+    "A zip with paths outside of its folder writes no file, and its member is refused."
     from aurl.corpus.corpus import corpus_from
     with zipfile.ZipFile(tmp_path / 'evil.zip', 'w') as z: z.writestr(name, pickled)
     before = sorted(tmp_path.rglob('*'))
@@ -198,4 +202,6 @@ def test_zip_slip(tmp_path, name):
     )
 
 
-def test_there_are_fifty(): assert len(CHECKPOINT) + len(YAML) + 3 >= 50
+def test_there_are_fifty():
+    "The tests cover at least fifty files."
+    assert len(CHECKPOINT) + len(YAML) + 3 >= 50

@@ -1,11 +1,10 @@
-"""One `Vocab`: no token id, block offset or vocabulary size is written out anywhere but in tokens/vocab.py.
+"""No module but tokens/vocab.py writes out a token id, a block offset or the vocabulary size.
 
-What is looked for, in the syntax tree, so that prose and comments are free:
-1. a number that hardly means anything else: the size of the vocabulary, the ends of its blocks, middle C let go;
-2. ids compared with a number (`ids == 2`, `token >= 4`), whatever the number;
+The syntax tree is searched, so prose and comments are free, for
+1. numbers that are specific to the vocabulary: its size, the ends of its blocks, middle C in NOTE_OFF;
+2. ids compared with a number (`ids == 2`, `token >= 4`);
 3. a number given as `pad_id=`, `ignore_index=`, `vocab_size=` and the like.
-A number that is innocent says so at the end of its line: `# not an id`.
-"""
+A number that is not an id is marked at the end of its line: `# not an id`."""
 import ast, re
 
 import pytest
@@ -55,6 +54,7 @@ def stray(source):
 
 @pytest.mark.parametrize('name', [n for n in modules() if n != 'tokens/vocab.py'])
 def test_no_stray_ids(name):
+    "The module contains no number that should come from the vocabulary."
     path = root / 'aurl' / name
     found = stray(path.read_text(encoding='utf-8'))
     assert not found, '\n'.join(
@@ -64,9 +64,13 @@ def test_no_stray_ids(name):
 
 @pytest.mark.parametrize('line', ['x = torch.zeros(774)', 'mask[180:692] = True', 'pitch = i - 92', 'kind = torch.where(ids >= 4, 1, 0)', 'done = ids[:, -1] == 1',
     'if token == 2: pass', 'self.ids != 0', 'F.cross_entropy(a, b, ignore_index=2)', 'nn.Embedding(9, 8, padding_idx=2)', 'middle_c = 131', 'v = 757', 'f(vocab_size=800)'])
-def test_a_stray_id_is_seen(line): assert stray(line)
+def test_a_stray_id_is_seen(line):
+    "A written-out id is found."
+    assert stray(line)
 
 
 @pytest.mark.parametrize('line', ['x = 512', 'rate = 22050', 'if ids.ndim == 2: pass', 'if len(ids) > 4: pass', 'if ids.shape[1] == 3: pass', 'n = max_tokens > 2', 'if ids.min() < 0: pass',
     'ids[0] == vocab.start', 'x = ids[2]', 'F.cross_entropy(a, b, ignore_index=-100)', '"774 events"', 'x = 180  # not an id', 'x = 92.0', 'bad = ids < 0', 'width = 256'])
-def test_ordinary_numbers_pass(line): assert not stray(line)
+def test_ordinary_numbers_pass(line):
+    "Numbers that are not ids are accepted."
+    assert not stray(line)

@@ -1,4 +1,4 @@
-"""The listing is the data flow: a notebook imports from lower numbers alone, and a user's import needs nothing but the requirements."""
+"A notebook imports only from lower numbers, and importing aurl needs only the requirements of users."
 import ast, json, os, re, subprocess, sys
 
 import pytest
@@ -63,6 +63,7 @@ def imported(source, module):
 
 
 def climbs(module, source, number):
+    "The modules with higher numbers that `source` imports."
     return sorted({t for t in imported(source, module) if number.get(t, -1) > number[module]})
 
 
@@ -71,6 +72,7 @@ number = numbers(root / 'nbs')
 
 @pytest.mark.parametrize('module', sorted(number, key=number.get))
 def test_imports_never_climb(module):
+    "The module imports only modules with lower numbers."
     path = root / 'aurl' / (module.replace('.', '/') + '.py')
     assert path.exists(), f'the notebook of {module} exports nothing; run nbdev_export'
     up = climbs(module, path.read_text(encoding='utf-8'), number)
@@ -78,11 +80,13 @@ def test_imports_never_climb(module):
 
 
 def test_numbers_are_unique():
+    "No two notebooks have the same number."
     twice = [m for m, n in number.items() if list(number.values()).count(n) > 1]
     assert not twice, f'share a number: {twice}'
 
 
 def test_every_notebook_of_the_top_folder_has_a_module():
+    "Every notebook at the top of nbs exports a module."
     others = [
         p.name for p in sorted((root / 'nbs').glob('*.ipynb')) if p.name != 'index.ipynb' and p.stem[4:] not in number
     ]
@@ -90,6 +94,7 @@ def test_every_notebook_of_the_top_folder_has_a_module():
 
 
 def test_file_names_of_modules_are_unique():
+    "No two modules have the same file name."
     stems = [m.split('.')[-1] for m in number]
     twice = sorted({s for s in stems if stems.count(s) > 1})
     assert (
@@ -98,6 +103,7 @@ def test_file_names_of_modules_are_unique():
 
 
 def test_a_climb_is_seen():
+    "Every form of an import from a higher number is found."
     known = {'core': 0, 'tokens.vocab': 400, 'losses.base': 700}
     for line in [
         'from aurl.losses.base import x',
@@ -113,6 +119,7 @@ def test_a_climb_is_seen():
 
 
 def test_no_module_names_development_tools():
+    "No module imports a development tool."
     for name, path in modules().items():
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             names = (
@@ -125,6 +132,7 @@ def test_no_module_names_development_tools():
 
 
 def test_everything_imports_without_extras():
+    "Every module can be imported without development tools and extras."
     code = '''
 import importlib, importlib.abc, sys
 absent = set(sys.argv[1].split())

@@ -1,8 +1,8 @@
-"""Every key of every command, in every mode: it changes what a run is built from, or it is refused with the reason.
+"""Every key of every command, in every mode, changes what a run is built from, or is refused with the reason.
 
-A new key makes `test_every_key_has_its_place` fail. Give it a line in the table of its command: a value that is not its default, and what
-else must be said so that it has an effect. If it has none by itself, it needs a rule in `nbs/970_commands.key_rules.ipynb`.
-"""
+A new key makes `test_every_key_has_its_place` fail. Add it to the table of its command, with a value other than its
+default and the other keys that it needs to have an effect. If it has no effect without them, it also needs a rule in
+`nbs/970_commands.key_rules.ipynb`."""
 import hashlib, json, re
 from functools import lru_cache, partial
 from types import SimpleNamespace
@@ -128,12 +128,13 @@ OUTSIDE |= {
 
 
 def leaves(cls, at=''):
-    "The dotted keys that can be set, groups apart."
+    "The dotted keys that can be set, without those of groups."
     names = list(describe_keys(cls))
     return [at + n for n in names if not any(m.startswith(f'{n}.') for m in names)]
 
 
 def keys_of_training():
+    "All keys of a training, including those of the model and of the learning rates of its parts."
     keys = set(leaves(TrainConfig)) - {'model_overrides'}
     return (
         keys
@@ -143,6 +144,7 @@ def keys_of_training():
 
 
 def test_every_key_has_its_place():
+    "Every key of a training is in one of the two tables."
     placed = set(TRAIN) | set(OUTSIDE)
     assert not (
         new := keys_of_training() - placed
@@ -163,7 +165,7 @@ def world(midi, tmp_path_factory):
     from aurl.data.store import prepare
     work = tmp_path_factory.mktemp('keys')
     (work / 'music').mkdir()
-    for i,path in enumerate(sorted(midi.glob('*.mid'))):                     # every other piece without a metre
+    for i,path in enumerate(sorted(midi.glob('*.mid'))):                     # every other piece without a meter
         score = Score(path)
         if i % 2: score.time_signatures.clear()
         for t in score.tracks: t.notes = t.notes.filter(lambda n: n.start < 480*(14 + 2*i))   # of several lengths
@@ -192,7 +194,7 @@ def world(midi, tmp_path_factory):
 
 
 def asked(world, values, cls=None):
-    "A configuration, and the keys that were said."
+    "A configuration, and the keys that were given."
     put = lambda v: world.words.get(v, v) if isinstance(v, str) else v
     values = {k:put(v) for k,v in values.items()}
     together = {}
@@ -201,7 +203,7 @@ def asked(world, values, cls=None):
 
 
 def digest(x):
-    "A short word for tensors, arrays and plain values."
+    "A short hash of tensors, arrays and plain values."
     h = hashlib.sha256()
 
     def add(v):
@@ -219,7 +221,7 @@ def digest(x):
 
 @lru_cache(None)
 def model_print(text):
-    "What a model gives, forward and backward, and how much it keeps for the way back."
+    "A hash of the output, gradients and stored activations of a model."
     seed_everything(0)
     model = MusicTransformerVAEGAN(make_config(ModelConfig, overrides=json.loads(text)))
     torch.manual_seed(1)
@@ -241,7 +243,7 @@ def model_print(text):
 
 
 def plain(cb):
-    "The plain values of a callback; what it was told of its schedule or its windows is looked at by what it does."
+    "The plain values of a callback; schedules and windows are compared by their effect."
     simple = (
         lambda v: isinstance(v, (int, float, str, bool))
         or v is None
@@ -262,7 +264,7 @@ def plain(cb):
 
 
 def stepping(cb, n=14):
-    "What a callback does in `n` steps to the gradient of two weights, and what mean it keeps."
+    "The effect of a callback on the gradient of two weights in `n` steps, and the average that it keeps."
     model = nn.Linear(3, 1, bias=False)
     with torch.no_grad(): model.weight.fill_(1.)
     learn = SimpleNamespace(
@@ -285,7 +287,7 @@ def stepping(cb, n=14):
 
 
 def curve(rate):
-    "The rate over a training, and what a plateau does to it."
+    "The learning rate over a training, and the effect of a plateau on it."
     cb = LRScheduler(rate.schedule)
     cb.learn, out = SimpleNamespace(), [rate.schedule.at(i/300) for i in range(301)]
     for nats in (3., 2., 2., 2., 2., 2., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1.):
@@ -296,7 +298,7 @@ def curve(rate):
 
 
 def windows(loader):
-    "What a loader gives in a few epochs, and how its windows grow."
+    "The batches of a loader in a few epochs, and the growth of its windows."
     epochs, pace = range(0, 24), getattr(loader, 'pace', None)
     out = [loader._length(e) for e in epochs] + (
         [loader.open_to(e) for e in epochs] + [pace.min_improvement if pace.pacing == 'adaptive' else 0]
@@ -326,7 +328,7 @@ def optimized(learn):
 
 
 def built(cfg, world):
-    "What the training of `cfg` is built from: the learner, and what `train_run` asks it to do."
+    "What a training of `cfg` is built from: the learner and the options of `train_run`."
     if cfg.stages: return dict(stages=digest([(s.name, s.cfg.steps) for s in parse_stages(cfg)]))
     net = build_model_config(cfg)
     sides = train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split)
@@ -368,21 +370,21 @@ _seen = {}
 
 
 def what_is_built(cfg, world):
-    "`built`, remembered for configurations that come again."
+    "`built`, cached by configuration."
     key = json.dumps(cfg.to_dict(), sort_keys=True)
     if key not in _seen: _seen[key] = built(cfg, world)
     return _seen[key]
 
 
 def refusal(check):
-    "What a check says; '' where it accepts."
+    "The error message of a check; '' if it accepts."
     try: check()
     except ConfigError as e: return str(e)
     return ''
 
 
 def checked(cfg, said):
-    "As `aurl train` checks what was said, music and disk apart."
+    "The checks of `aurl train`, without those of the data and the disk."
     for c in [s.cfg for s in parse_stages(cfg)] or [cfg]:
         mode = build_model_config(c).mode
         validate_options(c, mode)
@@ -392,7 +394,7 @@ def checked(cfg, said):
 
 
 def tried(world, values):
-    "The configuration, and the words with which it is refused."
+    "The configuration, and the message with which it is refused."
     try: cfg, said = asked(world, values)
     except ConfigError as e: return None, str(e)
     return cfg, refusal(lambda: checked(cfg, said))
@@ -403,7 +405,8 @@ def named(words, key): return any(p in words for p in key.split('.'))
 
 @pytest.mark.parametrize('mode', modes)
 def test_alone_it_acts_or_is_refused(world, mode):
-    "Each key by itself, in each mode. Where a mode changes nothing about a key, the first mode builds it."
+    """Each key alone, in each mode, changes what is built or is refused; keys that a mode does not affect are built
+    once."""
     idle, silent = [], []
     plain_mode = what_is_built(asked(world, dict(mode=mode))[0], world)
     for key,(value,_) in TRAIN.items():
@@ -425,7 +428,7 @@ def test_alone_it_acts_or_is_refused(world, mode):
 
 
 def test_with_what_it_needs_it_acts(world):
-    "No key is refused always."
+    "Each key, with the keys that it needs, is accepted and changes what is built."
     idle, refused = [], []
     for key,(value,more) in TRAIN.items():
         cfg, words = tried(world, {**more, key: value})
@@ -442,7 +445,7 @@ def test_with_what_it_needs_it_acts(world):
 
 
 def test_the_proof_can_fail(world):
-    "What is built does not depend on keys that nobody reads, although the configuration has them."
+    "Keys without effect do not change what is built, so the tests above would find them."
     for key, value in {
         'ema.decay': 0.5,
         'schedule.power': 5.0,
@@ -457,7 +460,7 @@ def test_the_proof_can_fail(world):
 
 
 def test_losses_over_pieces_need_three_of_them():
-    "What the rule about `losses.decorrelation` says is so."
+    "The losses over pieces have a gradient from three pieces on, as the rule about `losses.decorrelation` states."
     from aurl.losses.base import losses
     for rows in (2, 4):
         z = torch.randn(rows, 1, 6, requires_grad=True)
@@ -474,9 +477,9 @@ def test_losses_over_pieces_need_three_of_them():
             assert bool(g.any()) == (rows >= 3), (name, rows)
 
 
-# ---- what was said, and what was only there
-def test_what_nobody_said_is_no_mistake(world):
-    "A saved configuration, a preset and a resumed run may hold anything; a default may be written out."
+# ---- keys that were given, and keys that were only present
+def test_defaults_and_saved_keys_are_accepted(world):
+    "Keys of a saved configuration, a preset or a resumed run are not refused, nor is a default that is given."
     for mode in modes:
         for key,(value,_) in TRAIN.items():
             try: cfg, said = asked(world, {key: value, 'mode': mode} if key != 'mode' else {key: value})
@@ -487,6 +490,7 @@ def test_what_nobody_said_is_no_mistake(world):
 
 
 def test_the_command_refuses_before_a_run_begins(world):
+    "A key without effect is refused before a run directory is created."
     from aurl.cli import run_command
     out = world.work / 'never'
     items = [f'{k}={v}' for k,v in {**world.base, 'out': out}.items()]
@@ -507,6 +511,7 @@ STAGE = dict(
 
 
 def test_keys_of_a_stage(world):
+    "Each key of the end of a stage has an effect, or is refused without the key that it needs."
     assert set(STAGE) == set(StageEnd.model_fields), 'a new key of a stage needs its place in tests/test_keys.py'
     for key,(value,more) in STAGE.items():
         alone = refusal(lambda: check_keys(*asked(world, dict(stages=[dict(name='a') | {key: value}]))))
@@ -521,15 +526,16 @@ def test_keys_of_a_stage(world):
 
 # ---- many trainings
 def in_sweep(world, key, value):
-    "What a sweep says of the key of a training."
+    "The message with which a sweep refuses a key of its trainings."
     cfg, said = asked(world, {key: value})
     base = merge(world.base, {k: v for k,v in cfg.to_dict().items() if k in {s.partition('.')[0] for s in said}})
-    base = dict(checkpoint_every=200) | base                                # a sweep has none by itself
+    base = dict(checkpoint_every=200) | base                                # the default of a sweep is 0
     sweep = make_config(COMMANDS['sweep'].config_cls, overrides=dict(train=base, space=dict(valid=[.3, .4])))
     return refusal(lambda: check_sweep_keys(sweep, {f'train.{k}' for k in said}))
 
 
 def test_a_sweep_refuses_what_its_training_refuses(world):
+    "A sweep refuses exactly the keys that a training refuses."
     for key,(value,_) in TRAIN.items():
         if key in ('stages', 'valid'): continue
         try: cfg, said = asked(world, {key: value})
@@ -551,7 +557,7 @@ def test_a_sweep_refuses_what_its_training_refuses(world):
 
 
 def reads(name):
-    "What the commands read of their configuration: `cfg.KEY`."
+    "The keys that the commands read from their configuration: `cfg.KEY`."
     text = (
         (root / 'nbs' / 'runs' / f'{name}.ipynb').read_text()
         + ''.join(p.read_text() for p in (root / 'aurl').glob('*.py'))
@@ -561,8 +567,8 @@ def reads(name):
 
 
 @pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling'])
-def test_somebody_reads_it(name):
-    "These commands have no keys that depend on others but those with a rule in `970_commands.key_rules`; each is read by the command."
+def test_every_key_is_read(name):
+    "Each key of these commands is read; those that depend on other keys have a rule in `970_commands.key_rules`."
     read, keys = reads(name), {k.partition('.')[0] for k in leaves(COMMANDS[name].config_cls)}
     assert not (unread := keys - read), f'nobody reads {sorted(unread)}'
     assert 'no_such_key' not in read
@@ -630,7 +636,7 @@ PREPARE_OUTSIDE = dict(
 
 
 def performance():
-    "Two tracks of uneven playing with chords, phrases and loud and soft places."
+    "Two tracks of uneven timing with chords, phrases and changes of dynamics."
     from symusic import Note, Score, TimeSignature, Track
     rng, score = np.random.default_rng(0), Score(480)
     score.time_signatures.append(TimeSignature(0, 4, 4))
@@ -650,7 +656,7 @@ def performance():
 
 
 def prepared(cfg):
-    "What becomes of a performance, and what the store is told."
+    "The score after cleaning, and the arguments of the store."
     from aurl.score.clean import clean
     from aurl.corpus.phrases import cut_phrases
     notes = lambda s: [(t.name, sorted((n.time, n.duration, n.pitch, n.velocity) for n in t.notes)) for t in s.tracks]
@@ -662,6 +668,7 @@ def prepared(cfg):
 
 
 def test_keys_of_prepare(tmp_path):
+    "Each key of `aurl prepare` changes the result, or is refused with the reason."
     cls = PrepareConfig
     assert set(leaves(cls)) == set(PREPARE) | set(
         PREPARE_OUTSIDE
@@ -751,7 +758,7 @@ GENERATE_OUTSIDE = dict(
 
 @pytest.fixture(scope='module')
 def players(world):
-    "A model of each kind, and music to go on from."
+    "A model of each kind, and music for prompts."
     for mode in ('transformer', 'vae'):
         cfg = asked(world, dict(mode=mode))[0]
         learn = build_learner(cfg, world.store, *train_valid_split(world.store, cfg.valid, cfg.seed, cfg.split))
@@ -797,6 +804,7 @@ def played(cfg, work):
 
 @pytest.mark.parametrize('kind', ['transformer', 'vae'])
 def test_keys_of_generate(players, kind):
+    "Each key of `aurl generate` changes the files, or is refused with the reason."
     cls, model = GenerateConfig, dict(model=str(players.work / kind))
     assert set(leaves(cls)) == set(GENERATE) | set(
         GENERATE_OUTSIDE
@@ -828,7 +836,8 @@ def test_keys_of_generate(players, kind):
     assert not silent, silent
 
 
-def test_greedy_playing_draws_nothing(players):
+def test_greedy_generation_refuses_sampling_keys(players):
+    "With temperature=0, keys of sampling are refused, and `seed` unless something else is sampled."
     for kind, more, drawn in [
         ('transformer', {}, False),
         ('vae', {}, True),
@@ -849,6 +858,7 @@ def test_greedy_playing_draws_nothing(players):
 
 
 def test_window_of_evaluate(players):
+    "`window` is refused for a model with a latent, and accepted otherwise."
     for kind,idle in dict(transformer=False, vae=True).items():
         words = refusal(
             lambda: check_keys(
@@ -880,7 +890,7 @@ def code_of(name):
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_every_key_is_a_parameter_of_its_notebook(name):
-    "With the default of the command, and no import of the notebook replaces it before the configuration is made."
+    "Each key is a parameter of the notebook with the default of the command, and no import replaces it."
     cls, code, names = COMMANDS[name].config_cls, code_of(name), {}
     exec(code[0], names)
     given = {k: names[k] for k in cls.model_fields if k in names}
@@ -903,14 +913,14 @@ def executed(name, cfg, **stubs):
 
 
 class Table:
-    "A table of likelihoods without any."
+    "An empty table of likelihoods."
     rows = []
     def verdict(self, name): return ''
     def __getitem__(self, name): return dict(nats_per_token=1.0, bits_per_note=1.0)
 
 
 def noted(calls, name, result):
-    "A function that notes what it is called with, models and runs apart."
+    "A function that records its arguments, except models and runs."
     def call(*args, **kwargs):
         calls.append([name, digest([[a for a in args if isinstance(a, (int, float, list, tuple))], kwargs])])
         return result(*args, **kwargs)
@@ -918,7 +928,7 @@ def noted(calls, name, result):
 
 
 def stand_ins(world, calls):
-    "What takes long in a song or an evaluation."
+    "Replacements for the slow parts of a song or an evaluation."
     tune = world.store[0]
     return dict(
         baseline_table=noted(calls, 'baselines', lambda *args: Table()),
@@ -928,7 +938,7 @@ def stand_ins(world, calls):
 
 
 def sung(cfg, world):
-    "What a song is made of."
+    "What a song is built from."
     from aurl.train.learner import music_learner
     calls, told, made = [], {}, {}
 
@@ -990,7 +1000,7 @@ EVALUATE_OUTSIDE = dict(
 
 @pytest.fixture(scope='module')
 def trained(world):
-    "The folder of a run with a model, which was never trained, and a store of a few of its pieces."
+    "The directory of a run with an untrained model, and a store with a few of its pieces."
     from aurl.commands.run_data import open_store
     from aurl.commands.run_folder import create_run
     from aurl.data.store import prepare

@@ -1,4 +1,4 @@
-"""Every loss in the register keeps its promises: differentiable on chances, finite for the worst scores, deaf to padding."""
+"Every registered loss passes `check_loss`: differentiable, finite for extreme logits, and independent of padding."
 import pytest
 
 # noqa: F401  (whose imports fill the register)
@@ -8,8 +8,12 @@ from aurl.losses.loss_checks import check_loss
 
 
 @pytest.mark.parametrize('name', sorted(losses))
-def test_a_loss_keeps_its_promises(name): check_loss(name)
+def test_a_loss_passes_its_checks(name):
+    "The loss passes `check_loss`."
+    check_loss(name)
 
 
 @pytest.mark.parametrize('name', sorted(losses))
-def test_a_loss_says_what_it_is(name): assert losses[name].doc and losses[name].unit
+def test_a_loss_says_what_it_is(name):
+    "The loss has a description and a unit."
+    assert losses[name].doc and losses[name].unit

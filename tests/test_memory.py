@@ -1,4 +1,5 @@
-"""Memory: what does not fit is refused with ways that do fit, running out is an error of its own, and half of the batch, twice, learns the same."""
+"""Memory: a training that does not fit is refused with settings that fit, running out of memory is a specific error,
+and a halved batch with accumulation gives the same training."""
 import json, subprocess, sys
 from types import SimpleNamespace
 
@@ -57,6 +58,7 @@ def train(asked):
 
 @pytest.mark.parametrize('megabytes', [700, 350])
 def test_what_does_not_fit_is_refused_with_ways_that_do(store, tmp_path, megabytes):
+    "The error names three settings with which the training fits."
     asked = make_config(TrainConfig, overrides=dict(data=str(store.path), dtype='fp32', out=str(tmp_path)))
     room = AvailableMemory(megabytes << 20, 8 << 30, 'memory of a test')
     with pytest.raises(ConfigError, match=f'{megabytes} MiB of 8.0 GiB are free') as said:
@@ -79,6 +81,7 @@ def test_what_does_not_fit_is_refused_with_ways_that_do(store, tmp_path, megabyt
 
 
 def test_a_smaller_batch_is_chosen_before_and_kept(store, tmp_path, monkeypatch):
+    "`fit_batch` halves the batch before the training, and a resumed run keeps it."
     asked = config(store, tmp_path, steps=6, fit_batch=True, checkpoint_every=2)
     need = [fit.training_memory(fit.halve_batch(asked, k), build_model_config(asked)).total for k in (0, 1)]
     tight = AvailableMemory(int(need[1]*1.02), 1 << 30, 'memory of a test')
@@ -94,7 +97,7 @@ def test_a_smaller_batch_is_chosen_before_and_kept(store, tmp_path, monkeypatch)
 
 
 def test_two_halves_are_the_whole(long_store, tmp_path):
-    "The weights after as many steps of the optimizer, in one batch or in two, within an epoch, where the same windows make a step."
+    "Halved batches with accumulation give the weights of whole batches, after as many optimizer steps."
     asked = config(
         long_store,
         tmp_path / 'whole',
@@ -148,7 +151,7 @@ except OutOfMemory as e: print(json.dumps(dict(error=str(e), path=str(run.path))
 
 
 def starve(asked, at, megabytes):
-    "A training in a process whose address space may grow by so many megabytes from step `at` on."
+    "A training in a process whose address space may grow by `megabytes` from step `at` on."
     told = json.dumps(dict(config=asked.to_dict(), at=at, more=megabytes << 20))
     done = subprocess.run([sys.executable, '-c', starved, told], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -160,6 +163,7 @@ wide = dict(model_overrides=dict(d_model=256, n_layers=4, n_heads=4), length=256
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='limits of the address space')
 def test_running_out_says_so_and_names_the_checkpoint(long_store, tmp_path):
+    "The error of a training that runs out of memory names the checkpoint and how to resume."
     said = starve(config(long_store, tmp_path, **wide, checkpoint_every=1), 2, 60)
     assert (
         'memory ran out while training on 16 × 256 ids' in said['error']
@@ -174,7 +178,7 @@ def test_running_out_says_so_and_names_the_checkpoint(long_store, tmp_path):
 
 
 def test_running_out_at_first_halves_the_batch(store, tmp_path, monkeypatch):
-    "A device that has room for two windows."
+    "With `fit_batch`, a batch that runs out of memory in the first step is halved."
     real = Budget.before_batch
 
     def before_batch(self):
@@ -188,16 +192,18 @@ def test_running_out_at_first_halves_the_batch(store, tmp_path, monkeypatch):
 
 # ---- before the first training of each command
 def told_room(monkeypatch, n_bytes):
-    "Let this many bytes be free."
+    "Simulate that this many bytes are free."
     room = AvailableMemory(int(n_bytes), 8 << 30, 'memory of a test')
     for module in (checks, training, fit): monkeypatch.setattr(module, 'available_memory', lambda device: room)
 
 
-def need(cfg): return fit.training_memory(cfg, build_model_config(cfg)).total + fit.process_bytes
+def need(cfg):
+    "The bytes that a training needs."
+    return fit.training_memory(cfg, build_model_config(cfg)).total + fit.process_bytes
 
 
 def check(name, store, tmp_path, **more):
-    "What the command says before it starts."
+    "The lines that the command prints before it starts."
     shared = dict(data=str(store.path), model='tiny', workers=0, device='cpu')
     if name in ('song', 'train'): more = shared | more
     else: more = dict(more, train=shared | dict(dtype='fp32', monitor=dict(enabled=False)) | more.get('train', {}))
@@ -218,6 +224,7 @@ LARGE = dict(  # of each command a request whose largest training needs more tha
 
 @pytest.mark.parametrize('name', LARGE)
 def test_the_largest_training_is_checked_before_the_first(store, tmp_path, monkeypatch, name):
+    "The command checks the memory of its largest training before the first one."
     told_room(monkeypatch, 1 << 30)
     with pytest.raises(ConfigError, match='but 1.0 GiB of 8.0 GiB are free') as said: check(name, store, tmp_path, **LARGE[name])
     assert 'batch_size=' in str(said.value) and 'fit_batch' not in str(said.value)        # these cannot halve their batches
@@ -226,6 +233,7 @@ def test_the_largest_training_is_checked_before_the_first(store, tmp_path, monke
 
 
 def test_a_sweep_is_as_large_as_its_largest_combination(store, tmp_path, monkeypatch):
+    "The memory of a sweep is that of its largest combination, times the workers."
     small = config(store, tmp_path, model_overrides={}, length=384)
     larger = small.changed(batch_size=64), small.changed(model_overrides=dict(d_model=192)), small.changed(
         batch_size=64, model_overrides=dict(d_model=192)
@@ -245,6 +253,7 @@ def test_a_sweep_is_as_large_as_its_largest_combination(store, tmp_path, monkeyp
 
 
 def test_a_song_takes_the_batch_that_fits(store, tmp_path, monkeypatch):
+    "A song takes the largest batch that fits into memory."
     told_room(monkeypatch, 8 << 30)
     first, = check('song', store, tmp_path, model='song', start='none')
     assert 'to train on 16 × 384 ids' in first
@@ -255,6 +264,7 @@ def test_a_song_takes_the_batch_that_fits(store, tmp_path, monkeypatch):
 
 
 def test_stages_are_checked_from_python_too(store, tmp_path, monkeypatch):
+    "The memory of all stages is checked before the first one, also from Python."
     stages = [dict(name='a'), dict(name='b', length=384, batch_size=256)]
     asked = config(store, tmp_path, steps=4, stages=stages)
     told_room(monkeypatch, 256 << 20)
@@ -265,6 +275,7 @@ def test_stages_are_checked_from_python_too(store, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['sweep', 'ablation', 'scaling'])
 def test_compared_trainings_keep_their_batches(store, name):
+    "Sweeps, ablations and scaling studies refuse `fit_batch`."
     more = dict(space=dict(lr=[0.1, 0.2])) if name == 'sweep' else {}
     asked = make_config(COMMANDS[name].config_cls, overrides=dict(more, train=dict(data=str(store.path), fit_batch=True)))
     with pytest.raises(ConfigError, match='train.fit_batch=true has no effect'):

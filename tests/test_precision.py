@@ -1,4 +1,4 @@
-"""float16 with loss scaling in whole trainings: a run that is killed goes on bit for bit, and a skipped step is no failure."""
+"float16 with loss scaling in whole trainings: a killed run resumes bit for bit, and a skipped step is not a failure."
 import json
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('precisi
 
 @pytest.fixture
 def float16(monkeypatch):
-    "float16 on a CPU, and a loss scale that is too large at first."
+    "float16 on a CPU, with a loss scale that is too large at first."
     monkeypatch.setenv('AURL_FP16_ON_CPU', '1')
     real = precision.LossScaling.__init__
     monkeypatch.setattr(
@@ -34,6 +34,7 @@ def float16(monkeypatch):
 
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_killed_and_resumed_bit_for_bit(store, tmp_path, monkeypatch, float16, accumulate):
+    "A killed and resumed run has the losses, loss scales and weights of an uninterrupted one."
     asked = dict(
         dtype='fp16',
         steps=48,
@@ -62,6 +63,7 @@ def test_killed_and_resumed_bit_for_bit(store, tmp_path, monkeypatch, float16, a
 
 
 def test_what_is_refused(store, tmp_path):
+    "float16 on a CPU and two processes on MPS are refused; the description of `device` names mps."
     with pytest.raises(ConfigError, match='dtype=fp16 on a CPU'):
         check_request(config(store, tmp_path, dtype='fp16', device='cpu', steps=2))
     with mock_devices('mps'), pytest.raises(ConfigError, match='a Mac has one GPU'):

@@ -1,4 +1,4 @@
-"""Named presets of commands: each is accepted with all its keys, says what it is for, and does it."""
+"Named presets of commands: each is accepted, has a description, and changes the configuration."
 import pytest
 
 import crash
@@ -20,6 +20,7 @@ def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('presets
 
 @pytest.mark.parametrize('command,name', every)
 def test_accepted(command, name):
+    "The preset is valid, described, and sets no key to its default."
     cfg = make_config(_all_commands()[command].config_cls, preset=name, group=command)
     assert preset_descriptions(command)[name]
     plain = make_config(_all_commands()[command].config_cls)
@@ -33,6 +34,7 @@ def test_accepted(command, name):
 
 
 def test_dev_logs_everything(store, tmp_path):
+    "The preset `dev` logs losses, validations, samples and windows, and saves checkpoints."
     assert run_command('train', [f'data={store.path}', 'workers=0', 'device=cpu', f'out={tmp_path}'], preset='dev') == 0
     run = Experiment.open(next(tmp_path.glob('train_*')))
     lines = run.metrics()
@@ -43,5 +45,6 @@ def test_dev_logs_everything(store, tmp_path):
 
 
 def test_unknown():
+    "A misspelled preset is an error with a suggestion."
     with pytest.raises(ConfigError, match="did you mean 'quick'"):
         make_config(_all_commands()['train'].config_cls, preset='quik', group='train')

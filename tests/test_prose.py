@@ -41,10 +41,12 @@ def next_stems(path):
 
 @pytest.mark.parametrize('here, there', list(zip(NUMBERED, NUMBERED[1:])), ids=lambda p: p.stem)
 def test_every_notebook_leads_to_the_next(here, there):
+    "The last prose cell of each notebook names the next notebook."
     assert next_stems(here) == [there.stem], f'the last prose cell of {here.name} should say: Next: `{there.stem}` …'
 
 
 def test_the_last_notebook_leads_to_the_runs():
+    "The last notebook leads to `runs`."
     assert next_stems(NUMBERED[-1]) == ['runs']
 
 
@@ -57,10 +59,12 @@ def is_header(kind, source):
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_no_notebook_begins_with_a_header_of_jupytext(path):
+    "No notebook begins with a header of another format."
     assert not is_header(*cells_of(path)[0]), f'{path.name}: delete the first cell'
 
 
 def test_a_header_is_seen():
+    "Headers are found, and ordinary first cells are accepted."
     for cell in (('code', '# ---\n# jupyter:\n#   jupytext:\n'), ('raw', 'x'), ('markdown', '---\ntitle: x')):
         assert is_header(*cell)
     for cell in (('markdown', '# Title\n> lead'), ('code', '#| default_exp core')):
@@ -80,6 +84,7 @@ def stems_in(text):
 
 @pytest.mark.parametrize('path', [*NOTEBOOKS, *(root / p for p in PAGES)], ids=lambda p: p.stem)
 def test_named_notebooks_exist(path):
+    "Every notebook that is named in backticks exists."
     known = {p.stem for p in NOTEBOOKS}
     text = path.read_text(encoding='utf-8') if path.suffix == '.md' else '\n'.join(s for _, s in cells_of(path))
     lost = sorted(set(stems_in(text)) - known)
@@ -87,6 +92,7 @@ def test_named_notebooks_exist(path):
 
 
 def test_stems_are_seen():
+    "Names of notebooks are found in a text, also old ones."
     text = 'See `405_tokens.codec`, `nbs/420_tokens.grammar.ipynb`, `32ab_line` and `10_x`; not `id_3` and `v1_x`'
     assert stems_in(text) == ['405_tokens.codec', '420_tokens.grammar', '32ab_line', '10_x']
 
@@ -203,12 +209,14 @@ def banned_in(text):
 
 @pytest.mark.parametrize('path', [*NOTEBOOKS, *(root / p for p in PAGES)], ids=lambda p: p.stem)
 def test_prose_uses_the_terms_of_the_field(path):
+    "The prose contains no word of the list `BANNED`."
     found = [hit for text in prose_of(path) for hit in banned_in(text) if (path.stem, hit[0]) not in EXCEPTIONS]
     lines = [f'  "…{around}…": instead of "{word}" say {instead}' for word, around, instead in found]
     assert not found, '\n'.join([f'{path.name}; reword these, or name an exception in tests/test_prose.py:', *lines])
 
 
 def test_every_exception_is_needed():
+    "Every exception still occurs in its notebook."
     paths = {p.stem: p for p in NOTEBOOKS}
     for (stem, word), why in EXCEPTIONS.items():
         words = [hit[0] for text in prose_of(paths[stem]) for hit in banned_in(text)]
@@ -228,6 +236,7 @@ PLANTED = {
 
 @pytest.mark.parametrize('place', PLANTED)
 def test_a_planted_word_is_found(place, tmp_path):
+    "A word of the list is found in every kind of text."
     cell = dict(cell_type='markdown' if place == 'markdown' else 'code', source=PLANTED[place])
     path = tmp_path / '999_x.ipynb'
     path.write_text(json.dumps(dict(cells=[cell])), encoding='utf-8')
@@ -240,6 +249,7 @@ WORDS = 'graphics card, foresaw, dreamt, listener, were told, Nobody, surprise, 
 
 @pytest.mark.parametrize('word', WORDS.split(', '))
 def test_words_of_the_list_are_found(word):
+    "Forms of the words of the list are found."
     assert [hit[0] for hit in banned_in(f'A {word} here')] == [word.lower()]
 
 
@@ -249,4 +259,5 @@ def test_words_of_the_list_are_found(word):
     '```\ncrew = hear(card)\n```',
 ])
 def test_other_words_and_code_are_left_alone(text):
+    "Similar words and code are accepted."
     assert not list(banned_in(plain(text)))

@@ -33,16 +33,19 @@ NAMES = {n.strip(): m for s in EXPORTS for m, names in IMPORT.findall(s) for n i
 
 
 def test_the_list_is_that_of_the_module():
+    "The list of public names equals `aurl.all.__all__`."
     assert set(NAMES) == set(public.__all__)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_cell_of_its_notebook_uses_it(name):
+    "A cell of the notebook that defines the name uses it."
     uses = [s for s in CELLS[NAMES[name]] if not DIRECTIVE.match(s) and re.search(rf'(?<![\w.]){name}\b', s)]
     assert uses, f'{name}: no cell after its definition in the notebook of {NAMES[name]} shows it'
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_it_has_a_summary(name):
+    "The public function or class has a docstring."
     thing = getattr(public, name)
     if callable(thing): assert (inspect.getdoc(thing) or '').strip(), f'{name} has no docstring'

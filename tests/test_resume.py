@@ -1,4 +1,5 @@
-"""A training that is cut, killed or damaged goes on as if nothing had happened. Small numbers here; nbs/benchmarks/resume.ipynb has the large ones."""
+"""A training that is interrupted, killed or damaged resumes with the same losses; nbs/benchmarks/resume.ipynb runs
+more cases."""
 import os
 
 import pytest
@@ -13,15 +14,18 @@ def store(tmp_path_factory): return crash.music(tmp_path_factory.mktemp('resume'
 
 @pytest.mark.parametrize('way', [w for w in [*crash.WAYS, *crash.MORE] if 'two workers' not in w])
 def test_cut_anywhere(store, tmp_path, way):
+    "A training resumed from a random step has the losses of an uninterrupted one."
     assert crash.cut_anywhere(store, tmp_path / 'ck', way, cuts=4, steps=20) == (4, 4)
 
 
 def test_killed_at_random(store, tmp_path):
+    "A training killed at random times loses at most one interval and has the same losses."
     wrong, figures = crash.kill_at_random(store, tmp_path / 'kills', kills=6, steps=24)
     assert not wrong and figures['kills'] == 6
 
 
 def test_killed_at_file_events(store, tmp_path, monkeypatch):
+    "A save killed at a file operation leaves a complete checkpoint, old or new."
     real = range
     monkeypatch.setattr(crash, 'range', lambda n: real(0, n, 9), raising=False)    # every ninth of them
     wrong, figures = crash.crash_at_every_event(store, tmp_path / 'events')
@@ -29,17 +33,19 @@ def test_killed_at_file_events(store, tmp_path, monkeypatch):
 
 
 def test_damage_is_seen_and_said(store, tmp_path):
+    "A damaged checkpoint is detected and named, and the one before it is loaded."
     wrong, figures = crash.damage_at_random(store, tmp_path / 'damage', each=20)
     assert not wrong
 
 
 def test_full_disk(store, tmp_path):
+    "On a full disk the training continues with one warning."
     wrong, said = crash.full_disk(store, tmp_path / 'full')
     assert not wrong and len(said) == 2
 
 
 def test_stages_go_on(store, tmp_path, monkeypatch):
-    "The same command again goes on in the middle of the second of three stages, and ends where an undisturbed run ends."
+    "The same command resumes in the middle of the second of three stages, with the result of an uninterrupted run."
     import signal
 
     from aurl.commands.command import open_run

@@ -1,4 +1,4 @@
-"""Each run notebook, executed by papermill from its first cell to its last with the tiny parameters of tests/tiny.yaml."""
+"Each run notebook, executed by papermill with the small parameters of tests/tiny.yaml."
 import os, re
 from pathlib import Path
 
@@ -13,7 +13,7 @@ tiny = yaml.safe_load((root / 'tests' / 'tiny.yaml').read_text(encoding='utf-8')
 
 @pytest.fixture(scope='session')
 def run(midi, tmp_path_factory):
-    "Execute a run notebook, once a session; gives the folder it wrote to."
+    "A function that executes a run notebook once a session and returns its output folder."
     import papermill
     done = {}
 
@@ -56,6 +56,7 @@ def result(out):
 
 @pytest.mark.parametrize('name', notebooks)
 def test_run(name, run):
+    "The notebook runs without an error and writes to its folder."
     assert (
         name in tiny
     ), f'nbs/runs/{name}.ipynb has no line in tests/tiny.yaml; say there with which tiny parameters it runs'
@@ -63,7 +64,7 @@ def test_run(name, run):
 
 
 def test_a_song_within_minutes(run):
-    "What was decided stands in the configuration, the report and the last words; the log has a curve."
+    "The plan of a song with a time budget is in its configuration, report and summary; the log has a learning curve."
     import json
     out = result(run('song_minutes'))
     plan = yaml.safe_load((out / 'config.yaml').read_text(encoding='utf-8'))['plan']
@@ -80,6 +81,7 @@ def test_a_song_within_minutes(run):
 
 @pytest.mark.skipif(os.name == 'nt', reason='processes of POSIX')
 def test_two_processes(run):
+    "A training of two processes writes a model, checkpoints and its outcome."
     out = result(run('ranks'))
     assert (
         (out / 'model' / 'config.json').exists()
@@ -89,7 +91,7 @@ def test_two_processes(run):
 
 
 def test_profile(run):
-    "A model that was trained has a profile, also in its checkpoints; generation keeps within it, and within what is changed of it, and says so."
+    "A trained model and its checkpoints have a corpus profile; generation keeps within it, and reports this."
     import json
     from aurl.models.vae_gan import MusicTransformerVAEGAN
     from aurl.midi.read import read_midi
@@ -123,6 +125,7 @@ def test_profile(run):
 
 @pytest.mark.parametrize('name', notebooks)
 def test_parameters_cell(name):
+    "Exactly one cell of the notebook has the tag `parameters`."
     import nbformat
     cells = nbformat.read(folder / f'{name}.ipynb', 4).cells
     assert sum('parameters' in c.metadata.get('tags', []) for c in cells) == 1, 'one cell must be tagged `parameters`'

@@ -1,9 +1,9 @@
-"""What an earlier aurl has saved still loads: a store, two models and two unfinished trainings, written by revision 65b3102.
+"""Files saved by an earlier version still load: a store, two models and two unfinished trainings of revision 65b3102.
 
-tests/saved/65b3102.tar.gz was made there: `aurl prepare` of six short pieces, then `aurl train` for six steps in the modes transformer
-(hierarchical attention, averaging, percentile clipping, accumulation, a curriculum, grammar annealing) and vae_gan (attributes, one-cycle
-schedule). It keeps the checkpoint of step 3, the weights after step 6 (`end.safetensors`), and what that revision read and generated.
-"""
+tests/saved/65b3102.tar.gz was written by that revision: `aurl prepare` of six short pieces, then `aurl train` for six
+steps in the modes transformer (hierarchical attention, averaging, percentile clipping, accumulation, a curriculum,
+grammar annealing) and vae_gan (attributes, one-cycle schedule). It contains the checkpoint of step 3, the weights
+after step 6 (`end.safetensors`), and what that revision read and generated."""
 import json, tarfile
 
 import numpy as np
@@ -23,7 +23,7 @@ kinds = ['transformer', 'vae_gan']
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    "The folder of the archive; paths in its files lead to where it is now."
+    "The folder of the archive; paths in its files are changed to its present place."
     where = tmp_path_factory.mktemp('saved')
     with tarfile.open(root / 'tests' / 'saved' / '65b3102.tar.gz') as archive: archive.extractall(where, filter='data')
     for kind in kinds:
@@ -39,6 +39,7 @@ def expected(saved): return json.loads((saved / 'expected.json').read_text())
 
 
 def test_store(saved, expected):
+    "The store has the same pieces and ids."
     store = TokenStore(saved / 'store').verify()
     then = expected['store']
     assert (
@@ -50,7 +51,7 @@ def test_store(saved, expected):
 
 @pytest.mark.parametrize('kind', kinds)
 def test_model(saved, expected, kind):
-    "The same logits within rounding, and the same ids."
+    "The model gives the same logits within rounding, and the same ids."
     then = expected[kind]
     model = MusicTransformerVAEGAN.from_pretrained(saved / kind / 'model').eval()
     z = None if then['z'] is None else torch.tensor(then['z'])

@@ -1,7 +1,6 @@
-"""The exported code does not become denser: no figure of `docs/shape.py` passes its ceiling.
+"""The exported code does not become denser: no figure of `docs/shape.py` exceeds its ceiling.
 
-Lower a ceiling when you improve its figure.
-"""
+Lower a ceiling when you improve its figure."""
 import json
 import sys
 
@@ -40,6 +39,7 @@ def now():
 
 @pytest.mark.parametrize('key', CEILINGS)
 def test_no_figure_gets_worse(now, key):
+    "The figure is within its ceiling."
     ceiling, goal = CEILINGS[key]
     figure = shape.FIGURES[key]
     passed = now[key] >= ceiling if figure.at_least else now[key] <= ceiling
@@ -48,6 +48,7 @@ def test_no_figure_gets_worse(now, key):
 
 
 def test_every_figure_has_a_ceiling_beside_its_goal():
+    "Every figure has a ceiling, and the same goal as in `docs/shape.py`."
     assert {key: goal for key, (_, goal) in CEILINGS.items()} == {key: f.goal for key, f in shape.FIGURES.items()}
 
 
@@ -58,6 +59,7 @@ def _notebook(path, *sources):
 
 
 def test_what_is_measured(tmp_path):
+    "The figures of a small notebook are those counted by hand."
     cell = """#| export
 class A:
     def method(self, a, b, /, c, *, d):

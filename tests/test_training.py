@@ -1,4 +1,5 @@
-"""What a training says of itself is true: failures, killed runs, stages that are asked for more, folders that grow, and the log after a kill."""
+"""Reports of a training are correct: failures, killed runs, stages with more steps, growing folders, and the log
+after a kill."""
 import json, math, shutil, subprocess, sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def config(store, out, **more):
 
 
 def train(asked):
-    "As the run notebook does it: run, learner, nats per token."
+    "Train as the run notebook does: run, learner, and nats per token."
     run, cfg, last = open_run('train', asked)
     music = open_store(cfg.data, cfg.workers, run, cfg.loader)
     sides = train_valid_split(music, cfg.valid, cfg.seed, cfg.split)
@@ -56,7 +57,7 @@ def train(asked):
 
 
 def killed(asked, step, monkeypatch):
-    "A run whose process is gone after `step`: nothing is said, nothing is saved."
+    "A run whose process ends after `step` without saving anything more."
     real = Budget.after_batch
 
     class Gone(BaseException): pass
@@ -88,6 +89,7 @@ class Poison:
 
 @pytest.mark.parametrize('valid_every', [10, 0])
 def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch, valid_every):
+    "A NaN ends the training with an error; model and checkpoints are finite, and the same command resumes before it."
     Poison(25)(monkeypatch)
     asked = config(store, tmp_path, steps=60, checkpoint_every=2, keep_checkpoints=2, valid_every=valid_every)
     with pytest.raises(TrainingError, match='no longer finite'): train(asked)
@@ -100,12 +102,12 @@ def test_nan_ends_with_an_error_and_a_finite_model(store, tmp_path, monkeypatch,
     last = load_newest_checkpoint(run / 'checkpoints')
     assert last.step == 24 and all(t.isfinite().all() for t in last.weights.values())
     monkeypatch.undo()
-    again, _, best = train(asked)                                        # the same command goes on before it
+    again, _, best = train(asked)                                        # the same command resumes before it
     assert again.path == run and math.isfinite(best) and 'resuming from step' in (run / 'training.log').read_text()
 
 
 def test_divergence_is_a_failure(store, tmp_path):
-    "A rate out of hand: every checkpoint after the harm is suspect, the good one stays."
+    "A learning rate that is too high ends the training with an error and a finite model."
     asked = config(
         store,
         tmp_path,
@@ -126,8 +128,8 @@ def test_divergence_is_a_failure(store, tmp_path):
     assert all(t.isfinite().all() for t in model.state_dict().values())
 
 
-def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
-    "From step 25 on the steps go uphill: many checkpoints are written before anybody can be sure, and the last good one is still there."
+def test_good_checkpoints_are_kept(store, tmp_path, monkeypatch):
+    "If the loss rises from step 25 on, the last good checkpoint is kept until the failure is detected."
     real = Budget.before_batch
 
     def before_batch(budget):
@@ -144,7 +146,7 @@ def test_the_good_checkpoints_outlive_the_harm(store, tmp_path, monkeypatch):
 
 
 def test_exit_code_and_words(store, tmp_path):
-    "On the command line: a non-zero exit, and the reason in the last line."
+    "A failed `aurl train` has a non-zero exit code, and the reason in its last line."
     words = [
         f'data={store.path}',
         'model=tiny',
@@ -170,8 +172,8 @@ def test_exit_code_and_words(store, tmp_path):
     assert 'the same command again' not in done.stdout
 
 
-def test_a_killed_run_plays_and_its_log_is_one_story(store, tmp_path, monkeypatch):
-    "Killed at step 15 with checkpoints at 4, 8, 12: it plays from 12; resumed, no step stands twice in the log."
+def test_a_killed_run_generates_and_resumes(store, tmp_path, monkeypatch):
+    "A run killed at step 15 generates from its checkpoint of step 12; resumed, its log has each step once."
     asked = config(
         store, tmp_path / 'cut', steps=24, checkpoint_every=4, log_every=1, valid_every=6, record_windows=True
     )
@@ -213,6 +215,7 @@ def test_a_killed_run_plays_and_its_log_is_one_story(store, tmp_path, monkeypatc
 
 
 def test_best_by_decides_what_is_kept(store, tmp_path):
+    "The saved model is that of the step with the best value of `best_by`."
     asked = config(
         store,
         tmp_path,
@@ -231,6 +234,7 @@ def test_best_by_decides_what_is_kept(store, tmp_path):
 
 
 def test_more_steps_for_a_finished_staged_run(store, tmp_path):
+    "A finished run with stages can be resumed with more steps, which the last stage receives."
     asked = config(
         store, tmp_path, steps=12, checkpoint_every=3, stages=[dict(name='a', share=0.5), dict(name='b', lr=0.001)]
     )
@@ -251,6 +255,7 @@ def test_more_steps_for_a_finished_staged_run(store, tmp_path):
 
 
 def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
+    "A run resumes with the pieces of its start if its folder has grown or moved, and names missing pieces."
     monkeypatch.setenv('AURL_HOME', str(tmp_path / 'home'))
     folder = tmp_path / 'songs'
     shutil.copytree(store.path.parent / 'midi', folder)
@@ -280,6 +285,7 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
 
 
 def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
+    "A latent model is trained on all pieces; a run of an earlier version keeps its setting."
     asked = config(
         store,
         tmp_path,
@@ -300,7 +306,7 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
 
 
 def test_no_setting_changes_valid_loss(store, tmp_path):
-    "The same weights under four prices of a nat, and under several losses and smoothing."
+    "`valid_loss` does not depend on `latent.beta`, on other losses or on label smoothing."
     net = dict(d_model=16, n_layers=1, encoder_layers=1, latent=[4, 2, 0], regions=[1, 2, 1])
     def figure(out, **more):
         return train(config(store, tmp_path / out, steps=1, lr=1e-20, checkpoint_every=0, **more))[2]
@@ -325,6 +331,7 @@ def test_no_setting_changes_valid_loss(store, tmp_path):
 
 
 def test_a_preset_that_has_changed_since(store, tmp_path, monkeypatch):
+    "A resumed run keeps its model although the preset file has changed."
     preset = tmp_path / 'mine.yaml'
     preset.write_text('d_model: 16\nn_layers: 1\nn_heads: 2\nkeyboard: 0\n')
     asked = config(store, tmp_path / 'runs', model=str(preset), model_overrides={}, steps=6, checkpoint_every=2)

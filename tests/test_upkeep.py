@@ -1,4 +1,4 @@
-"""Runs and stores are looked after: a compressed training goes on bit for bit, and nothing that a run needs is pruned."""
+"Management of runs and stores: compressed checkpoints resume bit for bit, and no store that a run needs is pruned."
 import json, os, shutil, subprocess, sys
 
 import pytest
@@ -31,6 +31,7 @@ def losses(run): return [(m['step'], m['train_loss']) for m in run.metrics() if 
 
 
 def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, monkeypatch):
+    "A killed training resumes from compressed checkpoints with the same losses."
     more = dict(
         steps=14,
         checkpoint_every=4,
@@ -60,6 +61,7 @@ def test_a_killed_training_goes_on_from_compressed_checkpoints(store, tmp_path, 
 
 
 def test_options_that_would_have_no_effect_are_refused(store, tmp_path):
+    "Options of checkpoints, balancing and remedies without effect are errors."
     for more, says in (
         (dict(checkpoints=dict(compress=True), checkpoint_every=0), 'checkpoint_every=0'),
         (dict(loader=dict(balance_power=0.5)), 'nothing is balanced'),
@@ -72,7 +74,7 @@ def test_options_that_would_have_no_effect_are_refused(store, tmp_path):
 
 @pytest.fixture(scope='module')
 def kept(tmp_path_factory, store):
-    "A run on music that aurl has prepared, in a folder of its own."
+    "A run on data that aurl has prepared, in a separate folder."
     home, here = tmp_path_factory.mktemp('home'), tmp_path_factory.mktemp('here')
     before = os.environ.get('AURL_HOME')
     os.environ['AURL_HOME'] = str(home)
@@ -81,6 +83,7 @@ def kept(tmp_path_factory, store):
 
 
 def test_a_store_that_a_run_needs_is_not_pruned(kept):
+    "`aurl stores prune` keeps stores in use and lists what it would remove."
     here, store = kept
     source = here / 'music'
     source.mkdir()
@@ -116,6 +119,7 @@ def test_a_store_that_a_run_needs_is_not_pruned(kept):
 
 
 def test_runs_are_listed_whatever_lies_beside_them(kept):
+    "`aurl runs` lists damaged runs as such, and mistakes print one line."
     here, _ = kept
     bad = here / 'runs' / 'torn\x1b[2J'
     bad.mkdir(parents=True)

@@ -1,8 +1,7 @@
-"""The built wheel, in an environment of its own where only what settings.ini asks for can be imported: no nbdev, no extras, no checkout.
+"""The built wheel, in an environment where only its requirements can be imported: no nbdev, no extras, no checkout.
 
-Installing torch and all the rest again would take minutes and prove little more, so the fresh environment looks into this one for
-them, through a door that lets in the requirements of the wheel, theirs, and nobody else.
-"""
+The fresh environment uses the packages installed in this one, because installing torch again takes minutes, but an
+import hook admits only the requirements of the wheel and their dependencies."""
 import json, os, re, subprocess, sys, zipfile
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
@@ -28,7 +27,7 @@ def plain(name): return re.sub(r'[-_.]+', '-', name).lower()
 
 
 def closure(requirements):
-    "The distributions that `requirements` bring in this environment."
+    "The distributions that `requirements` need in this environment, directly or indirectly."
     todo, seen = [packaging.Requirement(r) for r in requirements], set()
     while todo:
         r = todo.pop()
@@ -60,7 +59,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def fresh(wheel, tmp_path_factory):
-    "A fresh environment with the wheel in it; a function that runs something there."
+    "A function that runs a command in a fresh environment with the wheel."
     folder = tmp_path_factory.mktemp('fresh')
     # with the checkout on its path pip would find aurl installed already
     clean = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'AURL'))}
@@ -112,7 +111,7 @@ def fresh(wheel, tmp_path_factory):
 
 
 def requirements(wheel, extra=''):
-    "What the wheel asks for without extras."
+    "The requirements of the wheel without extras."
     with zipfile.ZipFile(wheel) as z: text = z.read(next(n for n in z.namelist() if n.endswith('METADATA'))).decode()
     asked = [
         packaging.Requirement(l.removeprefix('Requires-Dist: '))
@@ -123,6 +122,7 @@ def requirements(wheel, extra=''):
 
 
 def test_what_is_inside(wheel):
+    "The wheel has all modules, run notebooks and presets, and no music or other packages."
     with zipfile.ZipFile(wheel) as z: names = set(z.namelist())
     want = {f'aurl/{n}' for n in modules()}
     want |= {f'aurl/notebooks/{p.name}' for p in (root / 'nbs' / 'runs').glob('*.ipynb')}
@@ -134,6 +134,7 @@ def test_what_is_inside(wheel):
 
 
 def test_what_it_asks_for(wheel):
+    "The requirements of the wheel are those of settings.ini, without development tools."
     cfg = ConfigParser(delimiters=['='])
     cfg.read(root / 'settings.ini', encoding='utf-8')
     want = {plain(packaging.Requirement(r).name) for r in cfg['DEFAULT']['requirements'].split()}
@@ -143,6 +144,7 @@ def test_what_it_asks_for(wheel):
 
 
 def test_every_module_imports(fresh):
+    "Every module of the wheel can be imported."
     names = ['aurl.' + n.removesuffix('.py').replace('/', '.') for n in modules()]
     done = fresh(
         'python',
@@ -155,11 +157,13 @@ def test_every_module_imports(fresh):
 
 
 def test_nbdev_is_absent(fresh):
+    "nbdev cannot be imported in the fresh environment."
     assert 'not among the requirements' in fresh('python', '-c', 'import nbdev').stderr
 
 
 @pytest.mark.skipif(not (root / 'aurl' / 'cli.py').exists(), reason='the command line has not been written yet')
 def test_doctor(fresh):
+    "`aurl doctor` succeeds without a traceback."
     done = fresh('aurl', 'doctor')
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'Traceback' not in done.stdout + done.stderr
@@ -167,7 +171,7 @@ def test_doctor(fresh):
 
 @pytest.mark.skipif(not (root / 'aurl' / 'cli.py').exists(), reason='the command line has not been written yet')
 def test_help_starts_at_once(fresh):
-    "It imports what a command line needs: no torch, no fastai, and few modules in all, for each of them is a part of a second."
+    "`aurl --help` imports neither torch nor fastai, and few modules in all."
     code = 'import atexit, sys; atexit.register(lambda: print("MODULES", *sys.modules)); from aurl.cli import main; sys.argv = ["aurl", "--help"]; main()'
     done = fresh('python', '-c', code)
     assert done.returncode == 0 and 'Usage' in done.stdout, done.stderr

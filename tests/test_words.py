@@ -1,4 +1,4 @@
-"""What a refusal says: no name of a type of Python, and no word of the library that checks."""
+"Error messages contain no type name of Python and no term of the validation library."
 import math, re
 
 import pytest
@@ -52,7 +52,7 @@ classes = {
 
 
 def words_of(check):
-    "What a refusal says, '' where there is none; any other error is a failure of this test."
+    "The message of the `AurlError` that `check` raises, '' without one; any other error fails the test."
     try: check()
     except AurlError as e: return str(e)
     return ''
@@ -67,8 +67,8 @@ def values_for(cls): return ((k, v) for k in describe_keys(cls) for v in bad.val
 
 
 @pytest.mark.parametrize('name', classes)
-def test_every_refusal_speaks_plainly(name):
-    "Every key and group of every command, with values of each kind: taken, or refused in words."
+def test_refusals_use_plain_words(name):
+    "Every key of every command, with values of each kind, is accepted or refused in plain words."
     cls, refused = classes[name], 0
     keys = [k for k in describe_keys(cls) if not k.startswith('train.')]
     for key in keys:
@@ -80,8 +80,8 @@ def test_every_refusal_speaks_plainly(name):
     assert refused > len(keys)                                              # most values are wrong for most keys
 
 
-def test_a_training_speaks_plainly(tmp_path):
-    "What only the training itself finds wrong: losses, optimizers, stages, teachers, models."
+def test_training_refusals_use_plain_words(tmp_path):
+    "Losses, optimizers, stages, teachers and models that only the training checks are refused in plain words."
     for key in (
         'losses',
         'distill',
@@ -126,7 +126,8 @@ def test_a_training_speaks_plainly(tmp_path):
             check(words_of(go), key, value)
 
 
-def test_what_the_issue_named():
+def test_empty_values_and_large_seeds():
+    "An empty value, a word instead of a list and a seed beyond 64 bits are refused in plain words."
     says = lambda name, *items: words_of(lambda: make_config(COMMANDS[name].config_cls, overrides=items))
     assert says('train', 'data=').startswith('data is empty: it should be a word or a group of keys')
     assert says('train', 'monitor.metrics=note_density').startswith('monitor.metrics=note_density: it should be a list')
@@ -139,6 +140,7 @@ def test_what_the_issue_named():
 
 
 def test_the_pattern_can_fail():
+    "The pattern finds internal terms, and accepts plain words."
     for words in (
         'data.str=null: it should be a valid string',
         'it should be a valid tuple',
@@ -153,7 +155,7 @@ def test_the_pattern_can_fail():
 
 
 def test_a_damaged_checkpoint_is_said_where_the_command_is_given(tmp_path, monkeypatch):
-    "`aurl train resume=RUN` says on the terminal that an older checkpoint is taken, for a run with stages too."
+    "`aurl train resume=RUN` reports on the terminal that an older checkpoint is used, also for a run with stages."
     from types import SimpleNamespace
     seen = []
 

@@ -116,7 +116,7 @@ class AblationConfig(Config):
                             for g in (0., .5) for k,v in _mode_overrides.items()},
         description='names of the variants, each with the settings in which it differs')
     phrase_bars: int = Field(4, ge=0,
-        description='cut the music into phrases of so many bars, which all fit into a window; 0: use whole pieces')
+        description='cut the music into phrases of this many bars, which all fit into a window; 0: use whole pieces')
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1,
                                     description='each variant is trained from each of these seeds')
     parameters: int = Field(0, ge=0,
@@ -164,7 +164,7 @@ def _with_size(train_cfg, size):
 
 # %% ../../nbs/986_commands.ablation.ipynb #a568ac02
 def variant_configs(
-    cfg:AblationConfig
+    cfg:AblationConfig # of `aurl ablation`
 )->dict:               # a `TrainConfig` for each name, all with the same number of parameters
     "The trainings that are compared."
     _check_names(cfg)
@@ -242,7 +242,7 @@ def _ablation_data(cfg, root):
 _compared_keys = 'variants', 'parameters', 'phrase_bars', 'pieces', 'max_tokens', 'latent_samples'
 
 def run_ablation(
-    cfg:AblationConfig,
+    cfg:AblationConfig, # of `aurl ablation`
     run:Experiment,     # its directory
 )->'AblationResults':
     "Train and measure all variants without results."
@@ -301,7 +301,9 @@ class AblationResults:
         mean, half = _mean_interval([r[metric] - s[metric] for r,s in zip(self.results[a], self.results[b])])
         return mean, half, abs(mean) > half
 
-    def floor(self, metric)->float:
+    def floor(self,
+        metric:str, # one of `histogram_bins`
+    )->float:
         "The distance of other real pieces, averaged over all trainings."
         return float(np.mean([r['floor'][metric] for n in self.names for r in self.results[n]]))
 
@@ -386,7 +388,7 @@ def plot(self:AblationResults):
 
 # %% ../../nbs/986_commands.ablation.ipynb #83ad3cc0
 def check_ablation(
-    cfg:AblationConfig
+    cfg:AblationConfig # of `aurl ablation`
 )->list: # lines to print
     "Raise an error for a configuration that would fail during the run."
     variants = variant_configs(cfg).values()
@@ -412,7 +414,7 @@ def _check_variant_keys(cfg, variants):
 
 # %% ../../nbs/986_commands.ablation.ipynb #3509ff01
 def check_ablation_keys(
-    cfg:AblationConfig,
+    cfg:AblationConfig, # of `aurl ablation`
     given=None,         # dotted keys given by the user; None: any
 ):
     "Raise an error for shared keys without effect in any variant, and for keys of a variant without effect in it."

@@ -54,9 +54,10 @@ class SongConfig(Config):
     length: int = Field(384, ge=16, description='ids in a training window')
     batch_size: int = Field(0, ge=0,
         description='windows in a batch; 0: 16, 8 or 4, depending on what fits into the minutes')
-    transpose: int = Field(6, ge=0, le=24, description='training windows are transposed by at most so many semitones')
+    transpose: int = Field(6, ge=0, le=24,
+        description='largest transposition of training windows, up or down, in semitones')
     lr: float = Field(4e-3, gt=0, description='learning rate')
-    valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
+    valid: float = Field(.1, gt=0, lt=1, description='fraction of the pieces to hold out')
     valid_every: int | str = Field('auto',
         description='interval between validations: steps (100) or time (30s, 2m); auto: twelve validations in all')
     valid_pieces: int = Field(0, ge=0, description='held-out pieces used for validation during the training; '
@@ -89,7 +90,7 @@ class PrepareConfig(Config):
     table_extra: bool = Field(False, description='allow rows of the table that match no piece')
     folder_pattern: str = Field('', description='meaning of the levels of folders, such as composer/title')
     phrase_bars: int = Field(
-        0, ge=0, description='cut songs into phrases of so many bars, in strict time; 0: whole songs'
+        0, ge=0, description='cut songs into phrases of this many bars, in strict time; 0: whole songs'
     )
     phrase: PhraseConfig = Field(PhraseConfig(), description='how phrases are cut')
     cleaning: CleanConfig = Field(CleanConfig(), description='cleaning of the scores before they are tokenized')
@@ -100,7 +101,8 @@ class PrepareConfig(Config):
     min_seconds: float | None = Field(None, ge=0, description='leave out shorter pieces')
     max_seconds: float | None = Field(None, ge=0, description='leave out longer pieces')
     max_density: float | None = Field(None, ge=0, description='leave out pieces with more notes per second')
-    max_silence: float | None = Field(None, ge=0, le=1, description='leave out pieces with a larger share of silence')
+    max_silence: float | None = Field(None, ge=0, le=1,
+        description='leave out pieces with a larger fraction of silence')
     keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20" or '
         '"families == Piano"')
     voices: Literal[voice_modes] = Field('merge', description='tracks of the same instrument family: merge them, '
@@ -162,7 +164,7 @@ class _BatchKeys(_ModelKeys):
     batch_size: int = Field(16, ge=1, description='windows in a batch')
     fit_batch: bool = Field(False, description='if memory does not suffice: halve the batch and accumulate twice as '
         'many batches per step, as often as needed; the number of windows per step stays the same')
-    transpose: int = Field(6, ge=0, le=24, description='windows are transposed by at most so many semitones')
+    transpose: int = Field(6, ge=0, le=24, description='largest transposition of windows, up or down, in semitones')
     recompute: bool = Field(False,
         description='activation checkpointing: recompute layers in the backward pass; less memory, more time')
     compile: Literal['auto', True, False] = Field('auto',
@@ -184,7 +186,7 @@ class _LossKeys(_BatchKeys):
         description='distillation losses with weights: {output: 0.7, hard: 0.3, feature: 0.5}')
     loader: LoaderConfig = Field(LoaderConfig(), description='how windows are cut, batched and augmented')
     dropout: float = Field(0., ge=0, lt=1, description='dropout of the model')
-    valid: float = Field(.1, gt=0, lt=1, description='share of the pieces held out')
+    valid: float = Field(.1, gt=0, lt=1, description='fraction of the pieces to hold out')
     valid_pieces: int = Field(0, ge=0, description='held-out pieces used for validation during the training, '
         'the same number from each corpus; 0: all of them')
 
@@ -266,7 +268,7 @@ class GenerateConfig(Config):
     top_k: int = Field(0, ge=0, description='top-k sampling: number of ids that are kept; 0: all')
     top_p: float = Field(.98, gt=0, le=1, description='nucleus sampling: probability mass that is kept')
     min_p: float = Field(0., ge=0, lt=1,
-        description='drop ids whose probability is less than this share of the highest')
+        description='drop ids whose probability is less than this fraction of the highest')
     repair: bool = Field(False,
         description='with mask=false: repair the pieces until the grammar accepts them, and print the changes')
     programs: Literal['auto', 'prompt', *program_rules] = Field('auto', description='how MIDI programs are chosen '
@@ -297,7 +299,7 @@ class GenerateConfig(Config):
     def _fits(self):
         if self.repair and self.mask:
             raise ValueError('repair=true with mask=true, which never samples an invalid id; '
-                             'say mask=false as well, or leave repair out')
+                             'set mask=false as well, or leave repair out')
         return self
 
 # %% ../../nbs/966_commands.configs.ipynb #3d2298ca
@@ -306,7 +308,8 @@ class EvaluateConfig(Config):
     model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
         '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
     data: str = Field('', description='data to evaluate on; default: the held-out pieces of the run')
-    valid: float = Field(0., ge=0, lt=1, description='share of data held out; 0: that of the run, or all of it')
+    valid: float = Field(0., ge=0, lt=1,
+        description='fraction of the data to evaluate on; 0: that of the run, or all of it')
     window: int = Field(0, ge=0, description='context of the model in ids; 0: that of its training')
     pieces: int = Field(8, ge=1, description='number of pieces to sample without the grammar mask')
     max_tokens: int = Field(512, ge=64, description='maximum length of these pieces in tokens')

@@ -66,7 +66,7 @@ def _too_few_error(where, sides, drawn, length):
 # %% ../../nbs/982_commands.latent_study.ipynb #ac93fa01
 def latent_study_data(
     where:Path,            # the run of a model
-    cfg:LatentStudyConfig,
+    cfg:LatentStudyConfig, # of `aurl latent`
     run=None,              # an `Experiment` that shows the progress of the preparation
 ):                         # ids of training and of held-out pieces, groups of the latter, attributes tied to dimensions
     "Training and held-out pieces of a run that fit into its window."
@@ -87,7 +87,7 @@ def latent_study_data(
 def run_latent_study(
     model,                 # of the run
     where:Path,            # the run
-    cfg:LatentStudyConfig,
+    cfg:LatentStudyConfig, # of `aurl latent`
     run=None,              # an `Experiment` that shows the progress of the preparation
 )->LatentEvaluation:
     "Evaluate the latent of the model of a run."
@@ -98,7 +98,7 @@ def run_latent_study(
 
 # %% ../../nbs/982_commands.latent_study.ipynb #4fba46aa
 def check_latent_study(
-    cfg:LatentStudyConfig,
+    cfg:LatentStudyConfig, # of `aurl latent`
 ):
     "Raise an error for a configuration that would fail during the run."
     pick_device(cfg.device)

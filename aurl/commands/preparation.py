@@ -22,7 +22,7 @@ from ..experiments.run import Experiment
 
 # %% ../../nbs/969_commands.preparation.ipynb #a53d8854
 def load_corpus(
-    cfg:PrepareConfig,
+    cfg:PrepareConfig, # of `aurl prepare`
     ignore_phrases:bool=False, # return whole songs even if `cfg.phrase_bars` is set
 )->Corpus:
     "The pieces of `cfg.data`, or their phrases, with the metadata of the table and the folders."
@@ -41,7 +41,7 @@ def _cut_phrases(corpus, cfg):
 
 # %% ../../nbs/969_commands.preparation.ipynb #5493e1b8
 def drop_duplicates(
-    corpus:Corpus,
+    corpus:Corpus,  # pieces to compare
     progress=None,  # called with (done, total)
 )->tuple:           # a corpus without duplicates, and a table row for each piece dropped
     "Keep the first piece of each set of duplicates."
@@ -59,7 +59,7 @@ def drop_duplicates(
 _quality_limits = 'min_quality', 'min_seconds', 'max_seconds', 'max_density', 'max_silence'
 
 def prepare_kwargs(
-    cfg:PrepareConfig,
+    cfg:PrepareConfig, # of `aurl prepare`
 )->dict:
     "The keyword arguments of `prepare`."
     limits = quality_conditions(**{k:getattr(cfg, k) for k in _quality_limits})
@@ -74,7 +74,7 @@ def prepare_kwargs(
 
 # %% ../../nbs/969_commands.preparation.ipynb #074de1eb
 def _write_store(cfg, corpus, run, first):
-    "Prepare the store of `cfg` and log the warnings; its progress begins at the share `first`."
+    "Prepare the store of `cfg` and log the warnings; its progress begins at the fraction `first`."
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
         store = prepare(
@@ -91,7 +91,7 @@ def _write_store(cfg, corpus, run, first):
 
 # %% ../../nbs/969_commands.preparation.ipynb #6b1a6673
 def run_preparation(
-    cfg:PrepareConfig,
+    cfg:PrepareConfig, # of `aurl prepare`
     run:Experiment,    # the report is written to its folder
 )->DataReport:         # with its store
     "Prepare the store, and write `report.html` to the run directory."
@@ -106,7 +106,7 @@ def run_preparation(
 
 # %% ../../nbs/969_commands.preparation.ipynb #4c2a721a
 def store_location_lines(
-    cfg:PrepareConfig,
+    cfg:PrepareConfig, # of `aurl prepare`
     store:TokenStore,  # the store that was written
 )->list:               # one line, or none
     "A message if the store was not written to `cfg.dest`."

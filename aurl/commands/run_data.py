@@ -44,7 +44,7 @@ def store_fingerprint(
 
 # %% ../../nbs/968_commands.run_data.ipynb #da304e3c
 def _store_record(name, store):
-    "What a run records about one of its stores."
+    "The record of one of the stores of a run."
     return dict(
         name=name,
         path=str(store.path),
@@ -70,7 +70,7 @@ def _original_pieces(store, record):
     return store
 
 def _is_data_of(run_folder, data):
-    "Did the run in `run_folder` start with `data`?"
+    "Whether the run in `run_folder` started with `data`."
     try: config = Experiment.open(run_folder).config
     except AurlError: return False
     return config.get('data') in (data, absolute_source(data))
@@ -113,7 +113,7 @@ def _names_at_start(run_folder):
     return {*split.get('train', []), *split.get('valid', [])}
 
 def _piece_changes(run_folder, store):
-    "Words about the pieces that are new or missing since the start of a run; [] if there are none."
+    "A description of the pieces that are new or missing since the start of a run; [] if there are none."
     before = _names_at_start(run_folder)
     if not before: return []
     now = set(store.names if store is not None else [])
@@ -202,7 +202,7 @@ def open_store(
 # %% ../../nbs/968_commands.run_data.ipynb #430becba
 def train_valid_split(
     store,             # `TokenStore` or `Mixture`
-    valid:float,       # share of the pieces held out
+    valid:float,       # fraction of the pieces to hold out
     seed:int=0,        # of the split
     split:str='group', # what is held out, see `resolve_split`
 )->tuple:              # indices of the training pieces and of the held-out pieces
@@ -236,7 +236,7 @@ def _new_split(store, valid, seed, split):
 
 def too_few_pieces_error(
     n:int, # number of pieces
-    where, # path of the data, or words about it
+    where, # path of the data, or a description of it
 )->CorpusError:
     "The error for data that cannot be split into training and held-out pieces."
     return CorpusError(f'{n} piece{"s"*(n > 1)}, where versions of one piece count as one; '
@@ -244,7 +244,7 @@ def too_few_pieces_error(
 
 # %% ../../nbs/968_commands.run_data.ipynb #20eacbff
 def data_warnings(
-    store:TokenStore,
+    store:TokenStore, # of the run
 )->list:              # of lines; empty if nothing was lost
     "Warnings about unreadable files, and about notes merged in tokenization."
     return [*_unreadable_file_lines(store), *lost_notes_summary(store)]

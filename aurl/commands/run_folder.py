@@ -64,10 +64,10 @@ def progress_callback(
     run,         # an `Experiment`, or None
     stage:str,   # the stage of the run
     unit:str,    # what is counted, such as pieces
-    first=0.,    # share of the stage that is done before
-    last=1.,     # share of the stage that is done after
+    first=0.,    # fraction of the stage that is done before
+    last=1.,     # fraction of the stage that is done after
 )->Callable:     # called with (done, total); None without a run
-    "A callback that reports the progress of a stage of `run` between the shares `first` and `last`."
+    "A callback that reports the progress of a stage of `run` between the fractions `first` and `last`."
     if run is None: return None
     def report(done, total):
         run.progress(stage, first + (last - first)*done/max(1, total), f'{done} of {total} {unit}')

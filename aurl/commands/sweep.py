@@ -107,10 +107,10 @@ def _check_objectives(cfg):
                           way_out=f'give one of {", ".join(available)}')
     if cfg.pruner != 'none' and list(cfg.objectives.items()) != [('valid_loss', 'min')]:
         raise ConfigError(f'pruner={cfg.pruner} depends on valid_loss',
-                          way_out='make that the only objective, or say pruner=none')
+                          way_out='make that the only objective, or set pruner=none')
 
 def sweep_definition(
-    cfg:SweepConfig
+    cfg:SweepConfig # of `aurl sweep`
 )->SweepDefinition:
     "The definition of the sweep; raise an error for invalid objectives, pruners or spaces."
     _check_objectives(cfg)
@@ -144,7 +144,7 @@ def _largest_trial(cfg, space):
 
 # %% ../../nbs/984_commands.sweep.ipynb #7e45d5c3
 def check_sweep(
-    cfg:SweepConfig
+    cfg:SweepConfig # of `aurl sweep`
 )->list: # lines to print
     "Raise an error for a configuration that would fail during the run."
     space = sweep_definition(cfg).space
@@ -163,7 +163,7 @@ def _end_combinations(space, max_combinations):
         for a, b in itertools.combinations(ends, 2): yield from itertools.product(a, b)
 
 def _trial_combinations(
-    cfg:SweepConfig,
+    cfg:SweepConfig,     # of `aurl sweep`
     space:dict,          # from `search_space`
     max_combinations=64, # beyond that, pairs
 )->list:                 # of (values, `TrainConfig`)
@@ -173,7 +173,7 @@ def _trial_combinations(
         with contextlib.suppress(ConfigError): out.append((values, _trial_config(cfg, values)))
     return out
 
-# %% ../../nbs/984_commands.sweep.ipynb #600a0942
+# %% ../../nbs/984_commands.sweep.ipynb #d7aa015e
 def _check_common_keys(cfg, keys, space, trials):
     "Raise an error for keys of `train` that the space sets, or that have no effect in any trial."
     common = [k.removeprefix('train.') for k in keys if k.startswith('train.')]
@@ -183,8 +183,9 @@ def _check_common_keys(cfg, keys, space, trials):
     rules = [*NESTED_TRAIN_RULES, *TRAIN_RULES]
     check_shared_keys(cfg.train, [c for _,c in trials], common, 'train.', 'trial', rules)
 
+# %% ../../nbs/984_commands.sweep.ipynb #600a0942
 def check_sweep_keys(
-    cfg:SweepConfig,
+    cfg:SweepConfig, # of `aurl sweep`
     given=None,      # dotted keys given by the user; None: any
 ):
     "Raise an error for keys that have no effect in any trial."
@@ -302,7 +303,7 @@ def _without_run_keys(train): return {k:v for k,v in train.items() if k not in _
 
 # %% ../../nbs/984_commands.sweep.ipynb #f6a72301
 def run_sweep(
-    cfg:SweepConfig,
+    cfg:SweepConfig, # of `aurl sweep`
     run:Experiment,  # its directory
 )->Sweep:
     "Run the sweep and save presets of the best settings."

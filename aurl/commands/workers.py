@@ -48,7 +48,7 @@ def _run_of_rank(job, place):
     return Experiment.open(job['run']) if place.is_main else SilentRun()
 
 def _differs(value):
-    "Does `value` differ between the processes?"
+    "Whether `value` differs between the processes."
     return len(set(all_gather_objects(value))) > 1
 
 def _check_same_data(data, store, train, held):
@@ -57,7 +57,7 @@ def _check_same_data(data, store, train, held):
         raise ConfigError(
             'the machines have different data, or different versions of aurl',
             data,
-            'prepare it once with aurl prepare, copy the store to each machine, and say data=STORE',
+            'prepare it once with aurl prepare, copy the store to each machine, and set data=STORE',
         )
 
 def _check_same_weights(learn, cfg, job):
@@ -125,7 +125,7 @@ if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('
 class TrainingOutcome:
     "The outcome of a training by worker processes, in place of a learner."
     model:object         # with the best weights
-    stopped:bool         # interrupted?
+    stopped:bool         # whether it was interrupted
     steps_done:int       # including those before the run was resumed
     monitor_summary:list # lines about what the monitors found
     watched:tuple=()     # monitor callbacks; none here
@@ -156,7 +156,7 @@ def _launch_workers(run, cfg):
 # %% ../../nbs/980_commands.workers.ipynb #28f18101
 def launch_training(
     run:Experiment,   # its directory
-    cfg:TrainConfig,
+    cfg:TrainConfig,  # its configuration
     store,            # a `TokenStore` or `Mixture`
     train, held,      # indices of the pieces on each side
     last=None,        # a checkpoint to resume from; workers load it themselves
@@ -174,7 +174,7 @@ def launch_training(
 
 # %% ../../nbs/980_commands.workers.ipynb #ec30386c
 def _in_notebook():
-    "Is this code executed by the kernel of a notebook?"
+    "Whether this code is executed by the kernel of a notebook."
     try: from IPython import get_ipython
     except ImportError: return False
     return getattr(get_ipython(), 'kernel', None) is not None

@@ -286,7 +286,7 @@ def _bar(axes, i, row, value, marked):
 # %% ../../nbs/918_evaluate.charts.ipynb #0285a560
 def interval_chart(
     rows,                 # dicts with 'name', `value` and optionally 'low' and 'high'
-    value='nats_per_token',
+    value='nats_per_token', # key of the values
     unit='nats per token', # label of the axis
     mark=None,            # name of the row to highlight
     width=760,            # in pixels

@@ -41,7 +41,7 @@ def _pitch_and_onset(notes):
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #1db78630
 def _n_matches(u, v, tolerance):
-    "How many values of two ascending lists can be paired within `tolerance`."
+    "Number of values of two ascending lists that can be paired within `tolerance`."
     i = j = n = 0
     while i < len(u) and j < len(v):
         if abs(u[i] - v[j]) <= tolerance: i, j, n = i + 1, j + 1, n + 1
@@ -77,7 +77,9 @@ def edit_distance(
     return float(row[-1]/max(len(a), len(b)))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4f0d72ed
-def pad_pieces(pieces)->Tensor: # (pieces, time)
+def pad_pieces(
+    pieces, # ids of each piece
+)->Tensor:  # (pieces, time)
     "Ids of pieces as one padded tensor."
     return torch.nn.utils.rnn.pad_sequence(
         [torch.from_numpy(np.asarray(p, np.int64)) for p in pieces], batch_first=True, padding_value=vocab.PAD
@@ -111,7 +113,7 @@ def shuffle_latents(
     z:Tensor,   # (pieces, size)
     groups=None, # group of each piece, such as its song; the latent must come from another group
     seed:int=0, # of the permutation
-)->Tensor:
+)->Tensor:      # (pieces, size)
     "Permute the latents so that each piece has that of another; durations are kept."
     n = len(z)
     if n < 2: raise ModelError('a single latent cannot be shuffled', way_out='give two or more pieces')
@@ -170,7 +172,7 @@ def measure_latent_usage(
 @dataclass
 class Reconstruction:
     "How well pieces are reconstructed from their latents."
-    temperature:float
+    temperature:float  # of the sampling
     f1:np.ndarray      # (pieces,) note F1
     edit:np.ndarray    # (pieces,) edit distance
     f1_baseline:float  # mean F1 with a piece generated from the latent of another
@@ -230,7 +232,7 @@ class InterpolationReport:
         n = np.arange(self.first.shape[1])
         return float(np.mean([(spearman(n, a) - spearman(n, b))/2 for a,b in zip(self.first, self.last)]))
     def is_monotone(self)->bool:
-        "Do the mean distances grow and shrink at every step?"
+        "Return whether the mean distance to the first end grows, and that to the last shrinks, at every step."
         return bool((np.diff(self.first.mean(0)) > 0).all() and (np.diff(self.last.mean(0)) < 0).all())
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #5cb9e134
@@ -297,7 +299,7 @@ def shrink_details(
 @dataclass
 class ControlResult:
     "Target values of an attribute and the values measured."
-    name:str
+    name:str            # of the attribute
     targets:np.ndarray  # (steps,) target values
     measured:np.ndarray # (pieces, steps) measured values
     def rank_correlation(self)->float:
@@ -369,12 +371,12 @@ def calibrate_vector(
 @dataclass
 class LatentEvaluation:
     "All metrics of the latent of a model."
-    listening:LatentUsage
+    listening:LatentUsage # use of the latent by the decoder
     reconstructions:list # from greedy to sampled
     report:LatentReport  # on training pieces, without the duration
     controls:dict        # name: {method: `ControlResult`}
-    around:InterpolationReport
-    straight:InterpolationReport
+    around:InterpolationReport   # of spherical paths
+    straight:InterpolationReport # of linear paths
     z:Tensor             # (pieces, size) of training pieces
     values:dict          # name: (pieces,) their attribute values
     def figures(self)->dict:

@@ -278,7 +278,7 @@ class LikelihoodTable:
     def __init__(self,
         pieces,        # ids of the held-out pieces
         n_resamples:int=2000, # bootstrap samples for the intervals
-        seed:int=0,
+        seed:int=0,    # of the bootstrap samples
     ):
         self.tokens = np.array([len(p)-1 for p in pieces])
         self.notes = np.array([(vocab.kind[np.asarray(p)] == Kind.NOTE_ON).sum() for p in pieces])

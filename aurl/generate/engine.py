@@ -129,7 +129,7 @@ def as_prompt(
     prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
     mask:bool=True, # require that the grammar allows it
 )->np.ndarray:      # uint16, from START on, without END
-    "Return the ids that a new piece begins with."
+    "Return the ids that a new piece begins with; raise `CodecError` if they are not valid."
     if prompt is None: return np.array([vocab.START], np.uint16)
     ids = _to_ids(prompt)
     decode(ids[:0] if ids.ndim != 1 else ids)                          # raises an error if these are no ids
@@ -146,7 +146,7 @@ def _until(ids, duration, limit):
     return ids[:int(np.searchsorted(np.cumsum(duration), limit))]
 
 def first_seconds(
-    ids,           # of a piece
+    ids,           # of a piece, (length,)
     seconds:float, # duration of the part
 )->np.ndarray:     # uint16
     "Return the ids of the first `seconds`; notes that sound at the cut stay open."
@@ -161,7 +161,7 @@ def _tempo_at(ids):
 
 # %% ../../nbs/800_generate.engine.ipynb #78f69e7e
 def first_bars(
-    ids,           # of a piece
+    ids,           # of a piece, (length,)
     bars:float=4,  # number of bars
     beats:int=4,   # beats per bar
 )->np.ndarray:     # uint16

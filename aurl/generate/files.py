@@ -98,8 +98,12 @@ class PromptSource:
         self.score, self.seconds = read_midi(path) if path else source, seconds
         self.title = (merge_metadata({}, path.read_bytes(), self.score).get('title') or path.stem) if path else ''
     @property
-    def programs(self): return ProgramTable([summarize_programs(self.score)])
-    def program_table(self, voices):
+    def programs(self):
+        "The programs of the prompt."
+        return ProgramTable([summarize_programs(self.score)])
+    def program_table(self,
+        voices, # 'merge' or 'apart'
+    ):
         "Return the programs of the prompt, encoded with these `voices`."
         return ProgramTable([summarize_programs(self.score, voices)], voices)
 
@@ -174,9 +178,9 @@ class FileOptions:
     title:str=''                # of the pieces
     meter:str='auto'            # auto: from the prompt, or estimated; none; or a meter such as 3/4
     key:str='auto'              # auto, none, or a key such as G major
-    rule:str='auto'             # choice of programs: auto, prompt, or one of `program_rules`
+    rule:str='auto'             # how programs are chosen: auto, prompt, or one of `program_rules`
     programs:ProgramTable=None  # of the model
-    opening:PromptSource=None        # the prompt
+    opening:PromptSource=None   # the prompt
     write:WriteConfig=field(default_factory=WriteConfig)
     seed:int=0                  # of the random deviations (humanize)
     conditions:dict=field(default_factory=dict) # conditions of the model, such as dict(key='G major', metre='3/4')
@@ -194,11 +198,13 @@ class FileOptions:
             raise ConfigError('programs=prompt without a prompt', way_out='set prompt=FILE, or leave it out')
         if self.rule in ('frequent', 'register') and not self.programs:
             raise ConfigError(f'programs={self.rule}, but the model does not store the programs of its training data',
-                              way_out='train it again on a store of this aurl, or set programs=prompt or first')
+                              way_out='train it on a store of this version of aurl, or set programs=prompt or first')
 
 # %% ../../nbs/820_generate.files.ipynb #5da37404
 @patch(as_prop=True)
-def voices(self:FileOptions)->str: return self.programs.voices if self.programs else 'merge'
+def voices(self:FileOptions)->str:
+    "How the voices of the training data were encoded: 'merge' or 'apart'."
+    return self.programs.voices if self.programs else 'merge'
 
 @patch
 def encode(self:FileOptions,
@@ -309,7 +315,7 @@ def score(self:FileOptions,
 @patch
 def write_file(self:FileOptions,
     score, path, # the score and the path of its file
-    title:str='',
-)->Path:
+    title:str='', # stored in the file
+)->Path:          # of the file
     "Write a score returned by `score` to a MIDI file."
     return write_midi(score, path, title=title, **self.write.options(self.seed))

@@ -22,9 +22,9 @@ from ..tokens.vocab import vocab
 # %% ../../nbs/815_generate.latent_sampling.ipynb #52a88043
 def as_piece(
     source,             # ids, a symusic.Score, or the path of a MIDI file
-    seconds:float=None, # use at most so many seconds from the beginning; None: all
+    seconds:float=None, # number of seconds to use from the beginning; None: all
 )->np.ndarray:          # uint16, from START to END
-    "Return the ids of a whole piece."
+    "Return the ids of a whole piece; raise `ModelError` if it has no notes."
     if isinstance(source, (str, Path)): source = read_midi(source)
     ids = encode(source) if hasattr(source, 'tracks') else _with_end(as_prompt(source))
     if seconds is not None and decode(ids).end() > seconds: ids = encode(decode(_with_end(first_seconds(ids, seconds))))
@@ -41,7 +41,7 @@ def _with_end(ids):
 def latents_of(
     model,              # of a mode with a latent
     music,              # list of ids, scores or paths
-    seconds:float=None, # use at most so many seconds of each
+    seconds:float=None, # number of seconds to use of each; None: all
 )->Tensor:              # (pieces, size)
     "Latents of pieces: the means of their posteriors."
     if not len(music): raise ModelError('no pieces to encode', way_out='give at least one piece')

@@ -41,13 +41,14 @@ class ProfileConfig(Config):
     note_seconds: float | None = Field(None, gt=0, description='longest note, in seconds')
     rest_seconds: float | None = Field(None, ge=0, description='longest rest, in seconds')
     pedal_seconds: float | None = Field(
-        None, ge=0, description='longest pedal, in seconds; 0 for no pedal')
+        None, ge=0, description='longest time that the pedal is held, in seconds; 0 for no pedal')
     voices: int | None = Field(None, ge=1, description='largest number of simultaneous notes')
     tempo: tuple[float, float] | None = Field(
         None, description='slowest and fastest tempo, in beats per minute')
     seconds: tuple[float, float] | None = Field(
-        None, description='length of a piece: an end is possible from the first on, and requested at the second')
-    notes: tuple[int, int] | None = Field(None, description='length of a piece in notes, likewise')
+        None,
+        description='lengths in seconds: END is allowed from the first value on and requested at the second')
+    notes: tuple[int, int] | None = Field(None, description='lengths in notes; the two values as for seconds')
     margin: float = Field(
         1.25, ge=1, description='factor by which notes, rests and pedals may exceed the longest in the corpus')
 
@@ -93,7 +94,9 @@ _BOUNDS = dict(
 )
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #f55136a7
-def on_or_off(value):
+def on_or_off(
+    value, # of the key `profile`
+):
     "Return on or off for a bare true or false."
     return ('off', 'on')[value] if isinstance(value, bool) else value
 
@@ -216,7 +219,9 @@ def _make_tables(self:GenerationLimits):
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #0f1aa70b
 @patch
-def tables_on(self:GenerationLimits, x):
+def tables_on(self:GenerationLimits,
+    x, # an array, or a tensor on the device
+):
     "Return the tables as arrays or tensors on the device of `x`."
     device = 'numpy' if isinstance(x, np.ndarray) else x.device
     if device not in self._device_tables:
@@ -367,8 +372,8 @@ def _breached_lengths(self:GenerationLimits, p):
 # %% ../../nbs/802_generate.profile_limits.ipynb #00e11b99
 @patch
 def breaches(self:GenerationLimits,
-    ids, # of a finished piece
-)->list: # empty if there are none
+    ids, # of a finished piece, (length,)
+)->list: # of texts; empty if there are no breaches
     "Return descriptions of what lies outside the limits in a piece."
     ids = np.asarray(ids, np.int64)
     if not (vocab.kind[ids] == Kind.NOTE_ON).any(): return ['no notes']

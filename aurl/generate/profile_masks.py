@@ -155,7 +155,9 @@ def _end(self:GenerationLimits, tables, state, now, may, ends):
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #b6dd709e
 @patch
-def ids_to_end(self:GenerationLimits, state):
+def ids_to_end(self:GenerationLimits,
+    state, # states of the grammar, (batch,)
+):
     "Return the most ids a state needs for a musical end, (batch,): a TIME_SHIFT and an INSTRUMENT per note."
     down = (state.onset >= 0).sum(1)
     return grammar.max_closing_tokens(state) + 2*down + max(self.max_note, self.max_pedal)//vocab.max_shift + 6
@@ -335,7 +337,9 @@ class LimitTracker:
         self.keys = np.array([r.key for r in self.rows])
         self.max_shifts = np.array([r.max_shift for r in self.rows])
 
-    def read(self, ids):
+    def read(self,
+        ids, # (batch,)
+    ):
         "Update all rows after one id of each."
         for i,id in enumerate(ids.tolist()):
             effect, value = _EFFECTS[id]
@@ -350,7 +354,9 @@ class LimitTracker:
             r.restricted = r.at_max_voices or len(r.open) >= self.limits.narrowest
             if r.restricted or was: self.family_orders[i] = r.family_orders(self.limits)
 
-    def pick(self, rows):
+    def pick(self,
+        rows, # (batch,) bool
+    ):
         "Keep the rows of the batch for which `rows` is True."
         rows = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
         self.rows = [r for r,keep in zip(self.rows, rows.tolist()) if keep]

@@ -79,9 +79,9 @@ def inverse_cdf_sample(
 _below_one = 1 - 2.**-40 # keeps a draw below the end of the cumulative sum
 
 def uniform_draws(
-    seed:int,
+    seed:int,  # of the draws
     pieces,    # their indices
-    steps:int,
+    steps:int, # draws for each piece
 )->np.ndarray: # (pieces, steps) float64
     "Uniform draws in [0, 1) per piece and step."
     return np.stack([rng(seed, 'sample', i).random(steps) for i in pieces])*_below_one
@@ -120,7 +120,7 @@ def generation_limits(
     prompt=None,     # ids that every piece begins with
     mask:bool=True,  # apply the mask of the grammar; without it there are no limits either
 )->GenerationLimits:           # None: no limits
-    "Return the limits of a generation."
+    "Return the limits of a generation; raise an error for requested limits that cannot be applied."
     config, other = _resolve_profile(profile)
     if not config.on: return None
     known = other or getattr(model, 'profile', None)
@@ -166,7 +166,7 @@ class _Generation:
     max_new:int             # most ids after them
     min_new:int             # fewest ids after them
     seed:int                # of the random draws
-    mask:bool               # apply the grammar mask?
+    mask:bool               # whether to apply the grammar mask
     window:int              # previous ids to attend to; None: all
     sampling:Sampling
     z:Tensor                # (pieces, size) latents, or None
@@ -260,14 +260,14 @@ def _warn_without_profile(model, profile, mask):
 def generate_ids(
     model,               # a `MusicTransformerVAEGAN`
     n:int=4,             # number of pieces
-    max_tokens:int=1024, # at most so many ids after the prompt; without a prompt, the maximum length of a piece
+    max_tokens:int=1024, # maximum number of ids after the prompt; without a prompt, the maximum length of a piece
     prompt=None,         # common beginning of all pieces: ids, a score, or the path of a MIDI file
     seed:int=0,          # of the random draws; the same seed gives the same pieces
     *,
-    mask:bool=True,      # apply the grammar mask? False samples from the unmasked model
-    window:int=None,     # attend to at most so many previous ids, such as the window used in training
+    mask:bool=True,      # apply the grammar mask; False samples from the unmasked model
+    window:int=None,     # number of previous ids to attend to, such as the window used in training; None: all
     batch_size:int=64,   # pieces generated in parallel
-    min_tokens:int=0,    # at least so many ids, as long as `max_tokens` leaves room to end all sounding notes
+    min_tokens:int=0,    # minimum number of ids, as long as `max_tokens` leaves room to end all sounding notes
     z=None, # (n, size): a latent for each piece, in modes with a latent; None: sampled from the prior with `seed`
     # values of the model's conditions, such as dict(key='G major', tempo=90); omitted ones are unknown
     conditions:dict=None,
@@ -298,7 +298,7 @@ def generate_ids(
 def generate(
     model,               # a `MusicTransformerVAEGAN`
     n:int=4,             # number of pieces
-    max_tokens:int=1024, # at most so many ids
+    max_tokens:int=1024, # maximum number of ids
     **kwargs             # fields of `Sampling`, as for `generate_ids`
 )->list:                 # symusic.Score objects, times in seconds
     "Generate pieces as scores."

@@ -35,7 +35,7 @@ class RollbackRemedies(Callback):
     def before_fit(self):
         self.rollback = find_callback(self.cbs, RollbackOnCollapse)
         if self.rollback is None:
-            raise ConfigError('no callback rolls back here',
+            raise ConfigError('RollbackRemedies needs a RollbackOnCollapse',
                               way_out='add RollbackOnCollapse to the callbacks, or leave monitor.remedies out')
         self.clipping = find_callback(self.cbs, GradientClipping)
         self.apply_scales()

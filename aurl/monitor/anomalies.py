@@ -44,9 +44,9 @@ severities = ('info', 'warning', 'critical', 'fatal')
 
 class Advice(NamedTuple):
     "A change of a setting that may help."
-    setting:str
-    direction:str # up, down or look
-    reason:str
+    setting:str   # what to change, such as lr
+    direction:str # up, down or look (check it)
+    reason:str    # why it may help
     def __str__(self):
         change = f'check {self.setting}' if self.direction == 'look' else f'{self.setting} {self.direction}'
         return f'{change} ({self.reason})'
@@ -186,17 +186,23 @@ def inapplicable_advice(
 # %% ../../nbs/858_monitor.anomalies.ipynb #7b62e92f
 class TrainingHistory:
     "The last values of each series."
-    # facts such as trivial: entropy of the unigram distribution, nats per token
-    def __init__(self, size:int=200, **facts):
+    def __init__(self,
+        size:int=200, # number of values to keep of each series
+        **facts       # constants, such as trivial: entropy of the unigram distribution in nats per token
+    ):
         self.size, self.series, self.facts, self.inapplicable = size, {}, facts, ()
-    def add(self, **values):
+    def add(self,
+        **values # series=value, or a list of values
+    ):
         "Append one value or a list to each series; None is ignored."
         for k,v in values.items():
             if v is None: continue
             new = list(v) if isinstance(v, (list, tuple, np.ndarray)) else [v]
             self.series[k] = (self.series.get(k, []) + new)[-self.size:]
     def __getitem__(self, name): return np.asarray(self.series.get(name, ()), float)
-    def finite(self, name):
+    def finite(self,
+        name:str # of a series
+    )->np.ndarray:
         "The finite values of the series `name`."
         x = self[name]
         return x[np.isfinite(x)]
@@ -206,8 +212,10 @@ class TrainingHistory:
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #abca0913
 detectors = {}
-def detector(f):
-    "Register a function from `TrainingHistory` to (severity, evidence) or None under its name."
+def detector(
+    f, # function of a `TrainingHistory`; returns (severity, evidence), or None
+):
+    "Register a detector under the name of its function."
     detectors[f.__name__] = f
     return f
 
@@ -282,7 +290,9 @@ def _running_mean(x, window):
     return np.convolve(x, np.ones(window)/window, 'valid')
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #12ff8e2e
-def trend(x)->tuple:
+def trend(
+    x, # (n,) values of a series
+)->tuple:
     "Change over the whole of `x` and its standard error, corrected for autocorrelation."
     n = len(x)
     t = np.arange(n) - (n-1)/2
@@ -307,7 +317,9 @@ def loss_plateau(history, window=50, max_change=.02):
     return 'info', {'change over the last 50 checks':change, 'level':float(level), 'fell before':float(fell)}
 
 # %% ../../nbs/858_monitor.anomalies.ipynb #80511e38
-def dominant_frequency(x)->tuple: # fraction of the power at the strongest frequency, and the index of the frequency
+def dominant_frequency(
+    x,   # (n,) values of a series
+)->tuple: # fraction of the power at the strongest frequency, and the index of the frequency
     "Find the dominant frequency of `x`."
     x = x - np.polyval(np.polyfit(np.arange(len(x)), x, 1), np.arange(len(x)))
     autocorrelation = (x[1:] @ x[:-1])/max(x @ x, 1e-30)
@@ -405,7 +417,7 @@ def detect_anomalies(
     history:TrainingHistory, # recorded series
     step:int=0 # current training step
 )->list:       # `Anomaly` objects, the most severe first
-    "Run all detectors."
+    "Return the anomalies that the detectors find."
     results = {name:f(history) for name,f in detectors.items()}
     found = [Anomaly(name, *result, step, history.inapplicable) for name,result in results.items() if result]
     return sorted(found, key=_rank, reverse=True)

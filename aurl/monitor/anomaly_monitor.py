@@ -66,7 +66,7 @@ class AnomalyMonitor(Callback):
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #4d666610
 @patch
 def _is_outlier(self:AnomalyMonitor, loss):
-    "Is the loss unusually high?"
+    "Whether the loss is not finite or unusually high."
     x = self.past.finite('loss')[-100:]
     if not math.isfinite(loss): return True
     return len(x) >= 20 and loss > np.median(x) + max(outlier_distance(x), .5*abs(np.median(x)))
@@ -74,7 +74,7 @@ def _is_outlier(self:AnomalyMonitor, loss):
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #246e3b14
 @patch
 def _skip_batch(self:AnomalyMonitor, loss, max_in_a_row=5):
-    "Should this batch be skipped? At most `max_in_a_row` are."
+    "Whether to skip this batch; at most `max_in_a_row` are skipped in a row."
     outlier = self._is_outlier(loss)
     self.row = self.row + 1 if outlier else 0
     self.must_roll_back = self.row > max_in_a_row
@@ -114,7 +114,7 @@ def before_step(self:AnomalyMonitor):
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #7540ca84
 @patch
 def _is_exploding(self:AnomalyMonitor, norm):
-    "Is the norm infinite, NaN or unusual?"
+    "Whether the norm is infinite, NaN or unusually large."
     if not math.isfinite(norm): return True
     x = self.past.finite('norm')[-100:]
     return len(x) >= 20 and norm > 100 and math.log(norm) > _usual_limit(np.log(x))
@@ -220,14 +220,14 @@ def run_checks(self:AnomalyMonitor)->list: # current `Anomaly`s
 
 @patch
 def _report_all(self:AnomalyMonitor, found):
-    "Report what is new, and note when each kind was found."
+    "Report new anomalies, and record when each kind was found."
     for a in found: self._report(a)
     self._update_standing({a.kind for a in found})
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #a6b46a81
 @patch
 def _update_standing(self:AnomalyMonitor, kinds):
-    "Note when each kind was last found; forget those absent for five checks."
+    "Record when each kind was last found; remove those absent for five checks."
     recent = {k:v for k,v in self.standing.items() if self.steps - v[1] <= 5*self.every}
     self.standing = {k:(rank, self.steps if k in kinds else step) for k,(rank,step) in recent.items()}
 
@@ -258,12 +258,12 @@ def _recover(self:AnomalyMonitor, found):
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #127b69c7
 @patch
 def _was_skipped(self:AnomalyMonitor, a):
-    "Was the only cause of the anomaly a batch that was skipped? Then no rollback is needed."
+    "Whether a batch that was skipped is the only cause of the anomaly, so that no rollback is needed."
     return a.kind == 'nan_values' and self.row == 0 and a.severity != 'fatal'
 
 @patch
 def _is_evaluated(self:AnomalyMonitor):
-    "Does a `GenerationMonitor` decide which states are good?"
+    "Whether a `GenerationMonitor` decides which states are good."
     return find_callback(self.cbs, GenerationMonitor) is not None
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #0fec7a07

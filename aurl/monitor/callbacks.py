@@ -48,7 +48,7 @@ class MonitorConfig(Config):
     anneal_grammar: bool = Field(
         False, description='reduce the weight of the grammar loss as the validity of samples rises'
     )
-    patience: int = Field(0, ge=0, description='end the training after so many validations without a gain; 0: never')
+    patience: int = Field(0, ge=0, description='end the training after this many validations without a gain; 0: never')
     stop_metrics: dict[str, float] = Field({'valid_loss': .6, 'grammar': .4}, description='metrics and weights that '
                                       'define a gain; +name: higher is better, -name: lower is better')
     profiler: bool = Field(True, description='measure the time of each phase')
@@ -71,7 +71,7 @@ class MonitorConfig(Config):
             try: ask()
             except ConfigError as e: raise ValueError(f'{name}: {e.what}; {e.way_out}') from e
         if not self.patience and self.stop_metrics != type(self).model_fields['stop_metrics'].default:
-            raise ValueError('stop_on defines a gain, which patience=0 never uses; '
+            raise ValueError('stop_metrics defines a gain, which patience=0 never uses; '
                              'set patience=5 as well, or leave it out')
         if self.recover and not self.anomalies:
             raise ValueError('recover acts on anomalies, which anomalies=false does not detect; set anomalies=true')
@@ -98,11 +98,19 @@ class RollbackBuffer:
         self.folder = Path(folder)/os.environ.get('RANK', '0')           # a separate folder for each rank
         shutil.rmtree(self.folder, ignore_errors=True)                   # left by a process that was killed
     def _at(self, step): return self.folder/f'good_{step:08d}'
-    def put(self, step, snapshot): save_checkpoint(self._at(step), snapshot)
+    def put(self,
+        step:int, # of the snapshot
+        snapshot, # a `Snapshot`
+    ):
+        "Store the snapshot of a step."
+        save_checkpoint(self._at(step), snapshot)
     def get(self, step):
+        "Load the snapshot of a step, or else the newest checkpoint of the run at or before it."
         if self._at(step).exists() or self.checkpoints is None: return load_checkpoint(self._at(step)).snapshot()
         return self._newest_checkpoint(step)
-    def drop(self, step): shutil.rmtree(self._at(step), ignore_errors=True)
+    def drop(self, step):
+        "Delete the snapshot of a step."
+        shutil.rmtree(self._at(step), ignore_errors=True)
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #4ef12cd5
 @patch
@@ -127,7 +135,7 @@ def monitor_callbacks(
     cfg:MonitorConfig, # which callbacks
     run=None,          # an `Experiment` to log to
     seed:int=0,        # of the training
-    deterministic:bool=False, # independent of the clock?
+    deterministic:bool=False, # evaluate at fixed steps, independent of the clock
 )->list:               # callbacks
     "Create the callbacks that monitor a training."
     if not cfg.enabled: return []
@@ -146,7 +154,7 @@ def monitor_callbacks(
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #01ed8b73
 def _summarize_samples(m):
-    "Line about the samples."
+    "A line about the samples."
     if not m.now: return []
     return [f'without the mask the grammar score is {m.now["grammar"]:.2f}, and {m.now["validity"]:.0%} of the '
             f'samples have no errors; {m.pace.looks} evaluations took {m.pace.cost:.1%} of the time']

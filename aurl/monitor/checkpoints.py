@@ -30,13 +30,16 @@ from ..train.state import ResumeFrom, capture_state
 class BackgroundWriter:
     "Runs jobs in a thread, one after the other."
     def __init__(self): self.pool, self.job = None, None
-    def __call__(self, job):
+    def __call__(self,
+        job, # function without arguments
+    ):
+        "Start a job when the last one is done."
         self.wait()
         if self.pool is None: self.pool = ThreadPoolExecutor(1, 'checkpoints')
         self.job = self.pool.submit(job)
     def wait(self,
         seconds:float=None # timeout; None: until the job is done
-    )->bool:               # is the job done?
+    )->bool:               # whether the job is done
         "Wait for the current job."
         if self.job is None: return True
         try: self.job.exception(seconds)
@@ -52,10 +55,10 @@ class BackgroundWriter:
 def _check_weights(weights, higher_is_better):
     "Raise an error if a weight is not positive, or a metric in `higher_is_better` has none."
     if bad := [k for k,w in weights.items() if not w > 0]:
-        raise ConfigError(f'best.{bad[0]}={weights[bad[0]]}',
-                          way_out=f'weights are positive; where higher is better, set higher=["{bad[0]}"]')
+        raise ConfigError(f'the metric {bad[0]} has the weight {weights[bad[0]]}',
+                          way_out=f'give a weight above 0; if higher is better, set higher_is_better=["{bad[0]}"]')
     if bad := [k for k in higher_is_better if k not in weights]:
-        raise ConfigError(f'higher names {bad[0]}, which has no weight',
+        raise ConfigError(f'higher_is_better names {bad[0]}, which has no weight',
                           way_out=f'the weights are of {", ".join(weights)}')
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #b5898634
@@ -79,8 +82,10 @@ def _recorded_metrics(learn):
     return {k:float(v) for k,v in values.items() if isinstance(v, (int, float))}
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #e092dbd0
-def current_metrics(learn)->dict:
-    """Current metrics of `learn`.
+def current_metrics(
+    learn, # a Learner
+)->dict:   # name: value
+    """Return the current metrics of a training.
 
     fastai's metrics and `valid_loss` (nats per token) of the last validation, metrics of the last unmasked samples
     (`840_monitor.generation`), and the metrics that callbacks put into `learn.measures`."""
@@ -116,8 +121,12 @@ class CheckpointConfig(Config):
             raise ValueError(f'max_age={self.max_age} is less than {self.history[0]}, the first span of history')
         return self
 
-    def spans(self)->tuple: return tuple(map(parse_age, self.history))
-    def limit(self)->float: return parse_age(self.max_age) if self.max_age else math.inf
+    def spans(self)->tuple:
+        "Return the spans of `history`, in seconds."
+        return tuple(map(parse_age, self.history))
+    def limit(self)->float:
+        "Return the maximum age, in seconds."
+        return parse_age(self.max_age) if self.max_age else math.inf
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #aec6fab5
 class CheckpointCallback(Callback):

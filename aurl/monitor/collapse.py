@@ -40,9 +40,9 @@ class CollapseDetector:
         return float(np.median(x[-20:])), math.sqrt(((np.diff(x)**2).sum()/2 + 4*.1**2)/(len(x) + 3))
 
     def is_low(self,
-        value:float # of one draw
+        value:float # metric of one draw
     )->bool:
-        "Is `value` below the plausible range?"
+        "Return whether `value` is below the plausible range."
         if value >= self.threshold or len(self.means) < self.min_checks: return False
         level, noise = self.usual_range()
         return level >= self.threshold and value < level - max(self.min_drop, self.noise_factor*noise)
@@ -74,14 +74,14 @@ def _set_aside(self:CollapseDetector, draws):
 
 @patch
 def _is_broken(self:CollapseDetector, draws):
-    "Are all draws far too low, in a long series?"
+    "Whether all draws are far too low, in a long series."
     if len(draws) < 2 or len(self.means) < 2*self.min_checks: return False
     return max(draws) < self.broken_threshold and all(map(self.is_low, draws))
 
 # %% ../../nbs/843_monitor.collapse.ipynb #ff55c5e2
 @patch
 def _is_falling(self:CollapseDetector):
-    "Is the mean of the last evaluations far below the best such mean?"
+    "Whether the mean of the last evaluations is far below the best such mean."
     if len(self.means) < 2*self.window: return False
     self.best = max(self.best, float(np.mean(self.means[-2*self.window:-self.window])))
     fall = max(self.min_drop, .8*self.noise_factor*self.usual_range()[1])
@@ -129,7 +129,7 @@ def white_noise_kinds()->dict: # name: function of a generator and a shape
 
 # %% ../../nbs/843_monitor.collapse.ipynb #8a724346
 def _robust_noise(x):
-    "Standard deviation of the noise, from the differences of neighbors."
+    "Standard deviation of the noise, from the differences of consecutive values."
     return 1.4826*np.median(np.abs(np.diff(np.array(x))))/math.sqrt(2)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #dd657fd7
@@ -164,7 +164,9 @@ class LossJumpDetector:
 
 # %% ../../nbs/843_monitor.collapse.ipynb #b851d377
 @patch
-def set_baseline(self:LossJumpDetector, losses):
+def set_baseline(self:LossJumpDetector,
+    losses, # nats per token
+):
     "Take `losses` as the new usual range."
     self.seen, self.high = [v for v in losses if math.isfinite(v)], 0
 
@@ -268,7 +270,9 @@ def _check_losses(self:RollbackOnCollapse, step):
 
 # %% ../../nbs/843_monitor.collapse.ipynb #cfc7dece
 @patch
-def keep_snapshot(self:RollbackOnCollapse, step:int):
+def keep_snapshot(self:RollbackOnCollapse,
+    step:int, # current training step
+):
     "Store a good snapshot."
     snapshot = capture_state(self.learn)
     # without callbacks whose state is not rolled back
@@ -326,8 +330,8 @@ def _write_to_buffer(self:RollbackOnCollapse, step, snapshot):
 
 def snapshot_bytes(
     snapshot # a `Snapshot`
-)->int:
-    "Memory of its tensors, in bytes."
+)->int:      # bytes
+    "Memory of the tensors of a snapshot."
     return sum(t.numel()*t.element_size() for t in _all_tensors(snapshot.parts))
 
 # %% ../../nbs/843_monitor.collapse.ipynb #ec281da9
@@ -339,7 +343,7 @@ def _snapshot_to_restore(self:RollbackOnCollapse, to_best):
 
 @patch
 def _forget_snapshots(self:RollbackOnCollapse, line):
-    "Give up a rollback whose snapshot is not readable."
+    "Log `line` and discard the snapshots, one of which is not readable."
     self._say(line)
     self.snapshots, self.best_snapshot = [], None
 
@@ -348,7 +352,7 @@ def _forget_snapshots(self:RollbackOnCollapse, line):
 def roll_back(self:RollbackOnCollapse,
     step:int,       # current training step
     reason:str,     # for the log
-    to_best=False,  # restore the best snapshot instead of the newest?
+    to_best=False,  # restore the best snapshot instead of the newest
 )->int:             # step of the restored weights
     "Restore a good snapshot and lower the learning rate; after `max_rollbacks`, end the training."
     restored, snapshot = self._snapshot_to_restore(to_best)
@@ -372,7 +376,7 @@ def roll_back(self:RollbackOnCollapse,
 # %% ../../nbs/843_monitor.collapse.ipynb #96f1f1c1
 @patch
 def _restart_detectors(self:RollbackOnCollapse):
-    "Let the detectors begin again after a rollback."
+    "Restart the detectors after a rollback."
     self.collapse.reset()
     self.losses, self.fresh, self.jump.high = [], True, 0
 

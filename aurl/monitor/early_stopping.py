@@ -26,7 +26,8 @@ def parse_direction(
     if name[:1] in '+-': return name[1:], 1 if name[0] == '+' else -1
     if name in lower_is_better: return name, -1
     direction = 1 if name in higher_is_better else getattr(sample_metrics.get(name), 'direction', 0)
-    if not direction: raise ConfigError(f'is a higher or a lower {name} better?', way_out=f'use +{name} or -{name}')
+    if not direction:
+        raise ConfigError(f'the direction of the metric {name} is unknown', way_out=f'use +{name} or -{name}')
     return name, direction
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #5ca5f336

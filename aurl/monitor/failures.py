@@ -24,7 +24,7 @@ from ..train.budget import Budget
 def all_finite(
     weights, # a dict of tensors, or a model
 )->bool:
-    "Are all values finite? Of a distributed model, on all ranks."
+    "Return whether all values are finite; for a distributed model, on all ranks."
     tensors = (weights.state_dict() if hasattr(weights, 'state_dict') else weights).values()
     local = [t.to_local() if hasattr(t, 'to_local') else t for t in tensors if t is not None]
     local = [t for t in local if t.is_floating_point() and t.numel()]
@@ -33,16 +33,18 @@ def all_finite(
 
 # %% ../../nbs/855_monitor.failures.ipynb #fe5973f0
 def far_above(
-    value, # a loss
+    value, # a loss, nats per token
     best,  # the best of its kind so far
 )->bool:
-    "Is the loss too high to be explained by chance or by other data?"
+    "Return whether a loss is more than 1.5 times its best plus half a nat."
     return value > 1.5*abs(best) + .5
 
 worse_than_random = math.log(len(vocab)) + 1   # nats per token
 
-def fetch_floats(xs):
-    "Convert scalar tensors and numbers to floats, with a single transfer from the device."
+def fetch_floats(
+    xs, # scalar tensors and numbers
+)->list:
+    "Convert a list of scalar tensors and numbers to floats, with a single transfer from the device."
     tensors = [x for x in xs if isinstance(x, torch.Tensor)]
     values = iter(torch.stack(tensors).tolist() if tensors else ())
     return [next(values) if isinstance(x, torch.Tensor) else x for x in xs]
@@ -116,20 +118,20 @@ def _high(self:FailureMonitor, mean):
 # %% ../../nbs/855_monitor.failures.ipynb #ad3a0816
 @patch
 def suspicious(self:FailureMonitor)->bool:
-    "Do the last losses look like a failure?"
+    "Return whether the last losses indicate a failure."
     last = self._last_losses()
     if not last: return False
     return not _all_finite(last) or self.best < math.inf and self._high(float(np.median(last)))[1]
 
 @patch
 def is_unusable(self:FailureMonitor)->bool:
-    "Has the training failed, or are the current weights not finite? Then no checkpoint may be written."
+    "Return whether the training has failed or its weights are not finite, so that no checkpoint may be written."
     return self.failed is not None or not all_finite(self.model)
 
 # %% ../../nbs/855_monitor.failures.ipynb #14fe93fd
 @patch
 def check(self:FailureMonitor):
-    "Check the losses since the last check."
+    "Check the losses since the last check; `fail` if they or the weights show a failure."
     losses = self._fetch_losses()
     self.last, self.losses, self.trail = (self.last + losses)[-3:], [], (self.trail + losses)[-500:]
     if not _all_finite(losses) and not all_finite(self.model): return self.fail('the weights are no longer finite')
@@ -144,7 +146,7 @@ def check(self:FailureMonitor):
 # %% ../../nbs/855_monitor.failures.ipynb #ea01a5b0
 @patch
 def _accept(self:FailureMonitor, best):
-    "Note that all is well at this step, and the best loss."
+    "Record this step as good, and the best loss."
     self.best, self.good, self.trail = best, self.step, []
 
 @patch
@@ -168,8 +170,10 @@ def after_epoch(self:FailureMonitor):
 
 # %% ../../nbs/855_monitor.failures.ipynb #cb5b8e0d
 @patch
-def fail(self:FailureMonitor, reason):
-    "Roll back if possible; otherwise end the training."
+def fail(self:FailureMonitor,
+    reason:str, # for the log and the error message
+):
+    "Roll back if possible; otherwise end the training by `CancelFitException`."
     if self._can_roll_back() and self._roll_back(reason): return
     self._stop(reason)
     raise CancelFitException

@@ -139,14 +139,20 @@ class MonitorSchedule:
         clock=time.perf_counter, # function that returns seconds
     ):
         self.share, self.every, self.min_interval, self.clock = share, every, min_interval, clock
-        self.next, self.asked = every or first, bool(every)    # the next evaluation; is its cost known?
+        self.next, self.asked = every or first, bool(every)    # step of the next evaluation; whether its cost is known
         self.spent, self.price, self.time = 0., 0., 0.         # seconds: evaluations so far, one evaluation, in all
         self.looks, self.steps, self.since = 0, 0, None
 
-    def begin(self): self.since = self.clock()
-    def end(self): self.time, self.since = self.elapsed, None
+    def begin(self):
+        "Start the clock of the training time."
+        self.since = self.clock()
+    def end(self):
+        "Stop the clock of the training time."
+        self.time, self.since = self.elapsed, None
     @property
-    def elapsed(self): return self.time + (self.clock() - self.since if self.since is not None else 0.)
+    def elapsed(self):
+        "Seconds of training so far, evaluations included."
+        return self.time + (self.clock() - self.since if self.since is not None else 0.)
 
     @contextlib.contextmanager
     def timed(self):
@@ -166,7 +172,7 @@ class MonitorSchedule:
 @patch
 def schedule_next(self:MonitorSchedule,
     step:int,      # current training step
-    evaluated=True # was this an evaluation, or only an estimate?
+    evaluated=True # False for an estimate of the cost
 ):
     "Schedule the next evaluation as early as the time budget allows."
     self.looks += evaluated
@@ -190,7 +196,7 @@ def cost(self:MonitorSchedule)->float:
 def due(self:MonitorSchedule,
     step:int # current training step
 )->bool:
-    "Is an evaluation due at this step?"
+    "Count a training step, and return whether an evaluation is due after it."
     self.steps += 1
     return step >= self.next
 

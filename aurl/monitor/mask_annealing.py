@@ -138,8 +138,16 @@ def _scale_weights(self:GrammarAnnealing, music_losses):
 class ScaledSchedule:
     "A weight schedule multiplied by the annealing strength."
     start, end = 0., 1.                                                  # marks a weight that varies
-    def __init__(self, schedule, annealing): self.schedule, self.annealing = schedule, annealing
-    def at(self, used): return self.schedule.at(used)*self.annealing.strength
+    def __init__(self,
+        schedule,  # of the weight of a loss
+        annealing, # `GrammarAnnealing`, whose strength multiplies it
+    ):
+        self.schedule, self.annealing = schedule, annealing
+    def at(self,
+        used:float, # fraction of the budget used, in [0, 1]
+    )->float:
+        "Return the weight at this point of the training."
+        return self.schedule.at(used)*self.annealing.strength
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #fcb55d57
 @patch

@@ -159,7 +159,7 @@ def _report_row(name, seconds, total):
 # %% ../../nbs/852_monitor.profiler.ipynb #60287019
 @patch
 def report(self:TrainingProfiler,
-    n_callbacks:int=5 # how many to list by name
+    n_callbacks:int=5 # number of callbacks to list by name
 )->list:              # dicts with what, seconds, share
     "Return the phases, longest first, and the slowest callbacks."
     s = self.seconds()
@@ -209,7 +209,9 @@ def plot_phases(
 
 # %% ../../nbs/852_monitor.profiler.ipynb #3f2415e2
 @patch
-def plot(self:TrainingProfiler, ax=None):
+def plot(self:TrainingProfiler,
+    ax=None, # matplotlib axes; None: new ones
+):           # the axes
     "Plot the phases as one stacked bar."
     import matplotlib.pyplot as plt
     ax, seconds = ax or plt.subplots(figsize=(7, 1.1))[1], self.seconds()

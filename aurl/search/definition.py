@@ -32,7 +32,7 @@ def _dimension_of(data):
 class SweepDefinition:
     "Definition of a sweep."
     space:dict              # from `search_space`
-    goals:dict              # metrics and 'min' or 'max'
+    goals:dict              # objectives: metrics and 'min' or 'max'
     sampler:str='tpe'       # one of `SAMPLERS`
     pruner:str='none'       # one of `PRUNERS`
     trials:int=20           # number of trials; 0 with a grid: the whole grid
@@ -43,8 +43,8 @@ class SweepDefinition:
         for name, value, options in (('sampler', self.sampler, SAMPLERS), ('pruner', self.pruner, PRUNERS)):
             if value not in options: raise ConfigError(f'{name}={value}', way_out=f'one of {", ".join(options)}')
         if self.pruner != 'none' and len(self.goals) > 1:
-            raise ConfigError(f'pruner={self.pruner} with {len(self.goals)} goals',
-                              way_out='pruning needs a single goal; set pruner=none')
+            raise ConfigError(f'pruner={self.pruner} with {len(self.goals)} objectives',
+                              way_out='pruning needs a single objective; set pruner=none')
         if self.sampler == 'grid': self.trials = min(self.trials or math.inf, len(grid_points(self.space)))
         if self.trials < 1: raise ConfigError(f'trials={self.trials}', way_out='1 or more; 0 only with a grid')
 
@@ -60,7 +60,9 @@ class SweepDefinition:
         return dict(space=space, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
     @classmethod
-    def from_dict(cls, data):
+    def from_dict(cls,
+        data:dict, # from `to_dict`, with `trials`
+    ):
         "Restore the definition that a `Sweep` saved."
         space = {k: _dimension_of(s) for k, s in data['space'].items()}
         return cls(space, data['goals'], data['sampler'], data['pruner'], data['trials'], data['seed'])
@@ -89,7 +91,7 @@ class Trial:
     ):
         """Report the current value; raise `Pruned` if the trial should end.
 
-        With several goals nothing is reported, since Optuna does not prune such trials."""
+        With several objectives nothing is reported, since Optuna does not prune such trials."""
         if len(self.optuna_trial.study.directions) > 1: return
         self.optuna_trial.report(float(value), round(20*progress))
         if self.optuna_trial.should_prune(): raise Pruned

@@ -23,7 +23,10 @@ class Range:
     points:int=None    # number of points in a grid
     whole:bool=False   # integers only
 
-    def suggest(self, trial, key):
+    def suggest(self,
+        trial,   # a trial of Optuna
+        key:str, # dotted key
+    ):
         "Suggest a value for `key` in an Optuna trial."
         if self.whole:
             return trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
@@ -47,8 +50,12 @@ class Range:
         out = self._stepped() if self.step else self._spread()
         return list(dict.fromkeys(round(x) for x in out)) if self.whole else out
     @property
-    def ends(self): return [int(x) if self.whole else x for x in (self.low, self.high)]
-    def to_optuna(self, value): return value
+    def ends(self):
+        "Both ends of the range, to be checked."
+        return [int(x) if self.whole else x for x in (self.low, self.high)]
+    def to_optuna(self, value):
+        "Return `value` unchanged, since Optuna supports numbers."
+        return value
     from_optuna = to_optuna
 
 # %% ../../nbs/880_search.space.ipynb #8d387e8a
@@ -56,10 +63,16 @@ class Range:
 class Choice:
     "One of `values`."
     values:tuple # allowed values
-    def suggest(self, trial, key):
+    def suggest(self,
+        trial,   # a trial of Optuna
+        key:str, # dotted key
+    ):
+        "Suggest a value for `key` in an Optuna trial."
         stored = tuple(map(self.to_optuna, self.values))
         return self.from_optuna(trial.suggest_categorical(key, stored))
-    def grid(self)->list: return list(self.values)
+    def grid(self)->list:
+        "Points for a grid search."
+        return list(self.values)
     def to_optuna(self, value):
         "Convert `value` for Optuna, which does not support lists: a list becomes its JSON string."
         return json.dumps(value) if isinstance(value, (tuple, list)) else value
@@ -67,7 +80,9 @@ class Choice:
         "Convert a value stored by Optuna back."
         return next((v for v in self.values if self.to_optuna(v) == self.to_optuna(stored)), stored)
     @property
-    def ends(self): return list(self.values)
+    def ends(self):
+        "All values, to be checked."
+        return list(self.values)
 
 # %% ../../nbs/880_search.space.ipynb #3a43f80e
 def _flatten(values, prefix=''):

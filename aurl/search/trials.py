@@ -198,8 +198,8 @@ def run_trials(self:Sweep,
     keep_going=None,  # called before each trial; False stops the process
 ):
     "Run trials until all are done."
-    while (keep_going is None or keep_going()) and (space := self.ask(worker)) is not None:
-        trial, lock = space
+    while (keep_going is None or keep_going()) and (assigned := self.ask(worker)) is not None:
+        trial, lock = assigned
         try: self._run_trial(trial, run_trial)
         finally: unlock(lock)
         if progress: progress(self.n_finished, self.definition.trials, self)
@@ -213,7 +213,7 @@ def _finite_metric(metrics, name):
     "Return the metric `name`, which must be a finite number."
     if name not in (metrics or {}):
         raise AurlError(f'the trial gave no {name}',
-                        way_out=f'it gave {", ".join(metrics or ()) or "nothing"}; name one of them as a goal')
+                        way_out=f'it gave {", ".join(metrics or ()) or "nothing"}; name one of them as an objective')
     if not _is_finite(metrics[name]): raise AurlError(f'{name} is {metrics[name]}')
     return float(metrics[name])
 
@@ -273,7 +273,7 @@ def table(self:Sweep)->list:
 # %% ../../nbs/885_search.trials.ipynb #be962f0c
 @patch(as_prop=True)
 def pareto_front(self:Sweep)->list:
-    "Optuna's trials that no other dominates: the best with a single goal, the Pareto front with several."
+    "Optuna's trials that no other dominates: the best with a single objective, the Pareto front with several."
     if not any(t.state.name == 'COMPLETE' for t in self._trials()):
         raise AurlError('no trial of this sweep is complete', self.path, 'see error.txt in the folders of the trials')
     if len(self.definition.goals) > 1: return sorted(self.study.best_trials, key=attrgetter('number'))
@@ -296,7 +296,7 @@ def _preset_text(self:Sweep, t, base):
 def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
 )->list:            # the files
-    "Write the settings of `pareto_front` as presets: `best.yaml`, or with several goals `front_0007.yaml` for each."
+    "Write `pareto_front` as presets: `best.yaml`, or with several objectives a `front_0007.yaml` for each."
     out, single = [], len(self.definition.goals) == 1
     for t in self.pareto_front:
         file = self.path/('best.yaml' if single else f'front_{t.number:04d}.yaml')
@@ -335,7 +335,7 @@ def _plot_front(self:Sweep, ax, rows, goals):
 # %% ../../nbs/885_search.trials.ipynb #5c2dd71a
 @patch
 def plot(self:Sweep):
-    "Plot the best value so far, each setting against the first goal, and for two goals the Pareto front."
+    "Plot the best value so far, each setting against the first objective, and for two the Pareto front."
     import matplotlib.pyplot as plt
     rows, d = [r for r in self.table() if r['state'] == 'done'], self.definition
     goals = list(d.goals)
