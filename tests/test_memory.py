@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import crash
-from aurl.commands import checks
+from aurl.commands import checks, song
 from aurl.commands.checks import check_request
 from aurl.commands.command import COMMANDS, open_run
 from aurl.commands.configs import TrainConfig
@@ -194,7 +194,7 @@ def test_running_out_at_first_halves_the_batch(store, tmp_path, monkeypatch):
 def told_room(monkeypatch, n_bytes):
     "Simulate that this many bytes are free."
     room = AvailableMemory(int(n_bytes), 8 << 30, 'memory of a test')
-    for module in (checks, training, fit): monkeypatch.setattr(module, 'available_memory', lambda device: room)
+    for module in (checks, song, training, fit): monkeypatch.setattr(module, 'available_memory', lambda device: room)
 
 
 def need(cfg):
@@ -259,7 +259,7 @@ def test_a_song_takes_the_batch_that_fits(store, tmp_path, monkeypatch):
     assert 'to train on 16 × 384 ids' in first
     told_room(monkeypatch, fit.process_bytes + (400 << 20))
     first, advice = check('song', store, tmp_path, model='song', start='none')
-    assert 'to train on 8 × 384 ids' in first and 'batch_size=8' in advice
+    assert 'to train on 8 × 384 ids' in first and 'a batch has at most 8 windows' in advice
     assert len(check('song', store, tmp_path, model='song', start='none', batch_size=8)) == 1
 
 
