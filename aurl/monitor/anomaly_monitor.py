@@ -221,15 +221,15 @@ def run_checks(self:AnomalyMonitor)->list: # current `Anomaly`s
 @patch
 def _report_all(self:AnomalyMonitor, found):
     "Report new anomalies, and record when each kind was found."
+    self._forget_absent()
     for a in found: self._report(a)
-    self._update_standing({a.kind for a in found})
+    for a in found: self.standing[a.kind] = self.standing[a.kind][0], self.steps
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #a6b46a81
 @patch
-def _update_standing(self:AnomalyMonitor, kinds):
-    "Record when each kind was last found; remove those absent for five checks."
-    recent = {k:v for k,v in self.standing.items() if self.steps - v[1] <= 5*self.every}
-    self.standing = {k:(rank, self.steps if k in kinds else step) for k,(rank,step) in recent.items()}
+def _forget_absent(self:AnomalyMonitor):
+    "Remove the kinds that were absent for five checks."
+    self.standing = {k:(rank, step) for k,(rank,step) in self.standing.items() if self.steps - step <= 5*self.every}
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #b6350c4c
 @patch
