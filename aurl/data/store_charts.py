@@ -30,7 +30,9 @@ class Chart:
     across:bool=False # horizontal bars, for long names
 
     @property
-    def total(self): return sum(sum(b) for b in self.bars.values())
+    def total(self):
+        "Sum of the heights of all bars."
+        return sum(sum(b) for b in self.bars.values())
 
 _colors = ('#3b6fb6', '#e0a458', '#7aa974')
 
