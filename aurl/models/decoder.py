@@ -260,6 +260,7 @@ def _step(self:NumpyDecoder, ids):
 # %% ../../nbs/680_models.decoder.ipynb #b6357b68
 @patch
 def pick(self:NumpyDecoder, rows):
+    "As `Decoder.pick`."
     torch_rows, numpy_rows, n, old = torch.as_tensor(rows), np.asarray(rows), self.n, self.kv
     self.start_state, self.history = self.start_state[torch_rows], [k[torch_rows] for k in self.history]
     self.state = self.state[numpy_rows]
@@ -308,4 +309,6 @@ def threads(self:Decoder):
     return contextlib.nullcontext()
 
 @patch
-def threads(self:NumpyDecoder): return _blas_controller().limit(limits=1, user_api='blas')
+def threads(self:NumpyDecoder):
+    "Context manager that limits BLAS to one thread."
+    return _blas_controller().limit(limits=1, user_api='blas')

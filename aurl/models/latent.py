@@ -154,7 +154,8 @@ def _check_levels(sizes, regions):
         raise ConfigError(f'sizes {tuple(sizes)} in {tuple(regions)} regions are out of range',
                           way_out='give sizes of at least 0 and numbers of regions of at least 1')
     if not sum(sizes):
-        raise ConfigError('a latent without numbers', way_out='give one of its levels a size, or use mode=transformer')
+        raise ConfigError('a latent without dimensions',
+                          way_out='give one of its levels a size, or use mode=transformer')
 
 # %% ../../nbs/630_models.latent.ipynb #cfa406c2
 def latent_levels(

@@ -174,7 +174,9 @@ class SlidingWindowAttention(nn.Module):
         super().__init__()
         self.window = span.window
 
-    def cache(self, capacity:int=0): return WindowCache(max(1, self.window - 1))
+    def cache(self, capacity:int=0):
+        "Create an empty cache; its size does not depend on `capacity`."
+        return WindowCache(max(1, self.window - 1))
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."
@@ -214,7 +216,9 @@ class HierarchicalAttention(nn.Module):
                               way_out='choose a block size that is a multiple of the summary size')
         self.heed, self.loud = nn.Parameter(torch.zeros(n_heads, dim)), nn.Parameter(torch.ones(2, n_heads, 1, 1))
 
-    def cache(self, capacity:int=0): return SummaryCache()
+    def cache(self, capacity:int=0):
+        "Create an empty cache; its size does not depend on `capacity`."
+        return SummaryCache()
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."
@@ -329,7 +333,9 @@ class MultiScaleAttention(nn.Module):
         self.near = SlidingWindowAttention(self.n, dim, span)
         self.wide = HierarchicalAttention(n_heads - self.n, dim, span)
 
-    def cache(self, capacity:int=0): return MultiScaleCache([self.near.cache(capacity), self.wide.cache(capacity)])
+    def cache(self, capacity:int=0):
+        "Create an empty cache."
+        return MultiScaleCache([self.near.cache(capacity), self.wide.cache(capacity)])
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."

@@ -99,7 +99,9 @@ class MusicTransformerVAEGAN(nn.Module):
         self.conditioning = ConditionEmbedding(c.d_model, c.conditions, c.condition_dropout) if c.conditions else None
 
     @property
-    def device(self): return next(self.parameters()).device
+    def device(self):
+        "The device of the parameters."
+        return next(self.parameters()).device
 
     def new_cache(self, capacity=256)->ModelCache:
         "An empty cache; `forward` with `cache=` fills it."
@@ -187,6 +189,7 @@ def forward(self:MusicTransformerVAEGAN,
     state=None,    # automaton before the first id, for a window within a piece: a `State` or a loader's dict
     precomputed=None, # embeddings, features and state after the last id (`675_models.rollout`)
 )->ModelOutput:
+    "Predict the next id at each position; `ModelError` for packed rows with a cache or a latent."
     values = state.get('conditions') if isinstance(state, dict) else None
     segments, state = Segments.of(state), State.of(state)
     if segments is not None: self._check_packed(cache)
