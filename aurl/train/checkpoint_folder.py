@@ -180,7 +180,7 @@ def _mean(newest, tensors):
 
 # %% ../../nbs/777_train.checkpoint_folder.ipynb #26d8d59a
 def _check_same_training(ck, last):
-    "Raise an error if two checkpoints cannot be of one training."
+    "Raise an error if two checkpoints cannot be of one training run."
     way_out = 'give checkpoints of one training'
     for name in ('model_name', 'config', 'codec'):
         got, want = getattr(ck, name), getattr(last, name)
