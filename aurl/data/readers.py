@@ -390,7 +390,8 @@ def read_separately(
 # %% ../../nbs/500_data.readers.ipynb #ce72301d
 class DaskExecutor:
     "Executor on the workers of a Dask scheduler."
-    def __init__(self, job,
+    def __init__(self,
+        job:EncodeJob, # the processing of each piece
         dask,          # address of a scheduler, 'local', or a `distributed.Client`
         workers:int=2, # number of workers of a local cluster
         worker_timeout=60.,  # seconds without any worker before an error is raised

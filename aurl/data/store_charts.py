@@ -51,7 +51,7 @@ def _bin_edges(v, log):
 @delegates(Chart, but=['log', 'edges'])
 def histogram_chart(
     title:str, values, # values to count
-    xlabel:str,
+    xlabel:str,        # label of the x axis
     bins=None,         # bin edges; None: chosen from the number and the range of the values
     **kwargs           # further fields of `Chart`
 )->Chart:
@@ -69,7 +69,7 @@ def histogram_chart(
 @delegates(Chart, but=['ylabel', 'across'])
 def ranking_chart(
     title:str, values, # one name per piece; None: unknown
-    xlabel:str='pieces',
+    xlabel:str='pieces', # label of the x axis
     max_bars:int=12,   # names with a bar of their own
     unknown='unknown', # name of the bar of missing values
     **kwargs           # further fields of `Chart`

@@ -217,6 +217,8 @@ def notes(self:TokenStore)->int:
 def seconds(self:TokenStore)->float:
     "Duration of all pieces, in seconds."
     return self.manifest['counts']['seconds']
+
+# %% ../../nbs/518_data.token_store.ipynb #d05f3c74
 @patch(as_prop=True)
 def names(self:TokenStore)->list:
     "Names of the pieces, in the order of their indices."

@@ -30,6 +30,7 @@ def _cross_entropy(logits, targets, **kwargs):
     "Cross-entropy in nats over the positions whose target is not PAD, (batch, time) together."
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, **kwargs)
 
+# %% ../../nbs/700_losses.base.ipynb #8040cf9a
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,

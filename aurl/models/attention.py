@@ -238,7 +238,7 @@ class FullAttention(nn.Module):
 # %% ../../nbs/600_models.attention.ipynb #7656c162
 def split_heads(
     x:Tensor, # (batch, time, 3·width)
-    n_heads:int,
+    n_heads:int, # number of heads
 ):            # (3, batch, heads, time, dim)
     "Queries, keys and values of each head."
     b, t, d = x.shape

@@ -50,17 +50,19 @@ class Block(nn.Module):
         self.attention = Attention(d_model, n_heads, dropout, attention, span)
         self.feed = FeedForward(d_model, d_ff, dropout)
 
-    def forward(self,
-        x:Tensor,       # (batch, new, d_model)
-        rotary:Rotary,  # rotation shared by the layers
-        angles:tuple,   # angles of the new positions
-        cache=None,     # cache of the earlier positions, of the kind of attention
-        segments=None,  # `Segments` of packed rows; attention is then within each window
-    )->Tensor:          # (batch, new, d_model)
-        "Apply the layer."
-        attend = self.attention if segments is None else segments.each(self.attention)
-        x = x + attend(self.norm1(x), rotary, angles, cache)
-        return x + self.feed(self.norm2(x))
+# %% ../../nbs/615_models.blocks.ipynb #3484ac50
+@patch
+def forward(self:Block,
+    x:Tensor,       # (batch, new, d_model)
+    rotary:Rotary,  # rotation shared by the layers
+    angles:tuple,   # angles of the new positions
+    cache=None,     # cache of the earlier positions, of the kind of attention
+    segments=None,  # `Segments` of packed rows; attention is then within each window
+)->Tensor:          # (batch, new, d_model)
+    "Apply the layer."
+    attend = self.attention if segments is None else segments.each(self.attention)
+    x = x + attend(self.norm1(x), rotary, angles, cache)
+    return x + self.feed(self.norm2(x))
 
 # %% ../../nbs/615_models.blocks.ipynb #17ff4ddb
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s

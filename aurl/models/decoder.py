@@ -194,7 +194,7 @@ def _keyboard_logits(w, x, features, keys, view):
 # %% ../../nbs/680_models.decoder.ipynb #e30bf561
 class NumpyDecoder(Decoder):
     "A `Decoder` that computes single steps in NumPy."
-    def __init__(self, model, batch=1, window=None,
+    def __init__(self, model, batch=1, window=None, # as for `Decoder`
         weights:DecoderWeights=None, # of the model, to share them between decoders
         condition=None,       # (batch, d_model) from `model.condition_vectors`; None: all unknown
     ):

@@ -158,7 +158,7 @@ class WindowCache:
         return k, v
 
     def pick(self, rows:Tensor):
-        "Keep these rows of the batch."
+        "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
         return self
 
@@ -193,7 +193,7 @@ class SummaryCache:
     def __len__(self): return self.n
 
     def pick(self, rows:Tensor):
-        "Keep these rows of the batch."
+        "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None:
             self.k, self.v = self.k[rows], self.v[rows]
             self.pending = [x[rows] for x in self.pending]
@@ -312,7 +312,7 @@ class MultiScaleCache(list):
     "One cache for each half of the heads."
     def __len__(self): return len(self[0])
     def pick(self, rows:Tensor):
-        "Keep these rows of the batch."
+        "Keep the `rows` (n,) of the batch, in order."
         for i in (0, 1): self[i].pick(rows)
         return self
 

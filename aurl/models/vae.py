@@ -149,7 +149,7 @@ def choose(self:Latent,
 # %% ../../nbs/635_models.vae.ipynb #ef870c45
 @patch
 def update_durations(self:Latent, seconds):
-    "Update the running mean and standard deviation of log durations."
+    "Update the running mean and standard deviation of log durations with `seconds` (batch,)."
     log = _log_seconds(seconds).float()
     std = log.std(unbiased=False) if len(log) > 1 else self.lengths[1]
     self.lengths.lerp_(torch.stack([log.mean(), std]), .02)

@@ -103,9 +103,13 @@ class MusicTransformerVAEGAN(nn.Module):
         "The device of the parameters."
         return next(self.parameters()).device
 
-    def new_cache(self, capacity=256)->ModelCache:
-        "An empty cache; `forward` with `cache=` fills it."
-        return self.trunk.new_cache(capacity)
+# %% ../../nbs/660_models.vae_gan.ipynb #504c7c75
+@patch
+def new_cache(self:MusicTransformerVAEGAN,
+    capacity:int=256, # positions to allocate
+)->ModelCache:
+    "An empty cache; `forward` with `cache=` fills it."
+    return self.trunk.new_cache(capacity)
 
 # %% ../../nbs/660_models.vae_gan.ipynb #68a93ca0
 @patch

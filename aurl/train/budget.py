@@ -47,8 +47,7 @@ class Budget(Callback):
         minutes:float=None, # time, validation included
         start_step:int=0,   # steps done before
         clock=time.monotonic, # returns seconds
-        # learning-rate multiplier by fraction used; None: a callback's `rate_at`, or `lr_multiplier`
-        lr_multiplier=None
+        lr_multiplier=None, # by fraction used; None: a callback's `rate_at`, or the function `lr_multiplier`
     ):
         if not steps and not minutes:
             raise ConfigError('a budget needs steps or minutes', way_out='set steps=200, or minutes=4')

@@ -98,14 +98,17 @@ class UncertaintyWeighting(nn.Module):
         "Weighted sum of the losses with their precisions."
         return (weights*((-self.s).exp()*values + self.s)).sum()
 
-    @torch.no_grad()
-    def clamp(self):
-        "Limit the precisions to 0.0001 … 100."
-        self.s.clamp_(self.min_log_var, self.max_log_var)
-    @property
-    def precisions(self)->dict:
-        "Precision of each loss, by name."
-        return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
+# %% ../../nbs/743_train.objectives.ipynb #3e868469
+@patch
+@torch.no_grad()
+def clamp(self:UncertaintyWeighting):
+    "Limit the precisions to 0.0001 … 100."
+    self.s.clamp_(self.min_log_var, self.max_log_var)
+
+@patch(as_prop=True)
+def precisions(self:UncertaintyWeighting)->dict:
+    "Precision of each loss, by name."
+    return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
 
 # %% ../../nbs/743_train.objectives.ipynb #8995c078
 def inputs_from_learner(

@@ -10,6 +10,7 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
+from fastcore.basics import patch
 
 from ..core import ConfigError
 from ..models.attention import blockwise_settings
@@ -89,16 +90,27 @@ class DistributedCost:
     memory:dict    # bytes by kind
     traffic:dict   # bytes that leave this GPU per step, by kind
     flops:float    # floating-point operations of a step on this GPU
-    @property
-    def total(self)->int:
-        "Bytes of memory of all kinds."
-        return sum(self.memory.values())
-    def communication_seconds(self, bandwidth)->float: # bytes per second that leave a GPU → seconds
-        "Return the time of the communication alone."
-        return sum(self.traffic.values())/bandwidth
-    def compute_seconds(self, peak, efficiency=.4)->float: # operations per second, and the fraction achieved → seconds
-        "Return the time of the computation alone."
-        return self.flops/(peak*efficiency)
+
+# %% ../../nbs/791_train.parallel_plan.ipynb #08fd83b5
+@patch(as_prop=True)
+def total(self:DistributedCost)->int:
+    "Bytes of memory of all kinds."
+    return sum(self.memory.values())
+
+@patch
+def communication_seconds(self:DistributedCost,
+    bandwidth, # bytes per second that leave a GPU
+)->float:
+    "Return the time of the communication alone."
+    return sum(self.traffic.values())/bandwidth
+
+@patch
+def compute_seconds(self:DistributedCost,
+    peak,          # floating-point operations per second of a GPU
+    efficiency=.4, # fraction of the peak that is achieved
+)->float:
+    "Return the time of the computation alone."
+    return self.flops/(peak*efficiency)
 
 # %% ../../nbs/791_train.parallel_plan.ipynb #5393855f
 def distributed_cost(
