@@ -46,10 +46,10 @@ class MusicLoss(nn.Module):
         return _cross_entropy(logits.float(), targets, label_smoothing=self.smoothing*torch.is_grad_enabled())
 
     def decodes(self, logits):
-        "The most likely ids, as fastai asks a loss for them."
+        "The most likely ids; fastai calls this for predictions."
         return logits.argmax(-1)
     def activation(self, logits):
-        "Probabilities of the ids, as fastai asks a loss for them."
+        "Probabilities of the ids; fastai calls this for predictions."
         return logits.softmax(-1)
 
 # %% ../../nbs/700_losses.base.ipynb #14f8dc08

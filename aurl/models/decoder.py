@@ -52,7 +52,7 @@ class Decoder:
 # %% ../../nbs/680_models.decoder.ipynb #5f465638
 @patch
 def _slide(self:Decoder, ids):
-    "Remember `ids`; if they exceed the window, empty the cache and return the newest half to read again."
+    "Record `ids`; if they exceed the window, empty the cache and return the newest half to read again."
     self.history.append(torch.as_tensor(ids))
     if self.n + ids.shape[1] <= self.window: return ids
     history, half = torch.cat(self.history, 1), max(1, self.window//2)
