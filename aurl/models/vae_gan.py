@@ -285,7 +285,7 @@ def __repr__(self:MusicTransformerVAEGAN):
 # %% ../../nbs/660_models.vae_gan.ipynb #618b5e2f
 @patch
 def _description(self:MusicTransformerVAEGAN, metadata):
-    "What config.json says of the model."
+    "The entries of config.json that describe the model."
     return dict(
         model=self.config.to_dict(),
         fingerprint=self.codec.fingerprint,

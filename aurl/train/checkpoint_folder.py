@@ -130,7 +130,7 @@ def _is_intact(path):
 
 # %% ../../nbs/777_train.checkpoint_folder.ipynb #34b3df17
 def _kept(paths, keep, safe_step, history, max_age):
-    "Those of `paths`, newest first, that stay."
+    "Those of `paths`, newest first, that are kept."
     good, suspect = [p for p in paths if not is_suspect(p)], [p for p in paths if is_suspect(p)]
     best = min((p for p in good if _score(p) is not None), key=_score, default=None)
     newest = [p for p in good if not p.name.startswith('best_')] or good  # `best_` copies do not count among the newest
