@@ -124,6 +124,7 @@ class CacheEntry:
     running:bool = False   # whether one of them is training now
 
     def to_dict(self)->dict:
+        "The entry in JSON-compatible form."
         return dataclasses.asdict(self) | dict(path=str(self.path), users=[str(u) for u in self.users])
 
 _temporary_name = re.compile(r'\..+\.aurl-[0-9a-f]{8}\.tmp')
@@ -252,7 +253,9 @@ def _align_columns(rows):
 class CacheTable(list):
     "The entries of the cache, shown as a table in a notebook or a terminal."
     @property
-    def size(self)->int: return sum(e.size for e in self)
+    def size(self)->int:
+        "Bytes of all entries together."
+        return sum(e.size for e in self)
 
     def lines(self)->list:
         "Return the table as lines of text."

@@ -68,7 +68,7 @@ class Conditions:
 # %% ../../nbs/550_data.conditions.ipynb #e255adbb
 @patch
 def _add_column(self:Conditions, name, values, labels):
-    "Add a column as a condition: classes of keys or of text, or numbers; `labels` are those of an earlier training."
+    "Add a column as a condition: classes of keys or of text, or numbers; `labels` are those of an earlier run."
     known = [v for v in values if v is not None]
     if name == 'key':
         self.classes[name] = ['', *key_class_names]

@@ -183,7 +183,7 @@ def _bar_texts(self:WindowPlanner):
 # %% ../../nbs/573_data.epoch_plan.ipynb #7113d62c
 @patch
 def _new_window_maker(self:WindowPlanner, state=False, features=()):
-    "The `WindowMaker` of these windows, which also knows how much augmentation lengthens a piece."
+    "The `WindowMaker` of these windows, which also bounds how much augmentation lengthens a piece."
     c = self.config
     return WindowMaker(
         self.store,

@@ -384,7 +384,9 @@ def set_epoch(self:WindowLoader, epoch:int):
     return self
 
 @patch(as_prop=True)
-def dataset(self:WindowLoader): return self.store
+def dataset(self:WindowLoader):
+    "The store, under the name that fastai uses."
+    return self.store
 
 # %% ../../nbs/575_data.loaders.ipynb #d30129e5
 @patch

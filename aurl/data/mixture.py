@@ -85,13 +85,21 @@ def mix(
 
 # %% ../../nbs/535_data.mixture.ipynb #acbe8de0
 @patch(as_prop=True)
-def names(self:Mixture)->list: return [f'{k}/{n}' for k,s in self.stores.items() for n in s.names]
+def names(self:Mixture)->list:
+    "Names of the pieces, after the name of their corpus."
+    return [f'{k}/{n}' for k,s in self.stores.items() for n in s.names]
 @patch(as_prop=True)
-def tokens(self:Mixture)->int: return sum(s.tokens for s in self.parts)
+def tokens(self:Mixture)->int:
+    "Number of ids of all pieces."
+    return sum(s.tokens for s in self.parts)
 @patch(as_prop=True)
-def notes(self:Mixture)->int: return sum(s.notes for s in self.parts)
+def notes(self:Mixture)->int:
+    "Number of notes of all pieces."
+    return sum(s.notes for s in self.parts)
 @patch(as_prop=True)
-def seconds(self:Mixture)->float: return sum(s.seconds for s in self.parts)
+def seconds(self:Mixture)->float:
+    "Duration of all pieces, in seconds."
+    return sum(s.seconds for s in self.parts)
 
 # %% ../../nbs/535_data.mixture.ipynb #d28d6919
 def _add_corpus(table, corpus):

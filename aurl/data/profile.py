@@ -154,7 +154,9 @@ class CorpusProfile(Config):
         return self
 
     @property
-    def families(self)->list: return list(self.pitches)
+    def families(self)->list:
+        "Names of the instrument families."
+        return list(self.pitches)
 
 # %% ../../nbs/515_data.profile.ipynb #2674b18f
 class _Histogram:

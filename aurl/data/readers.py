@@ -271,11 +271,20 @@ class WorkerDied(Exception):
 class SerialExecutor:
     "Executor in this process."
     max_pending = 1 # batches submitted ahead
-    def __init__(self, job): self.job = job
-    def submit(self, pieces): return pieces
-    def result(self, pieces): return read_batch(pieces, self.job)
-    def n_lost(self, pending): return 0 # number of the pending batches lost together with a failed one
-    def close(self): pass
+    def __init__(self,
+        job:EncodeJob, # the processing of each piece
+    ): self.job = job
+    def submit(self, pieces):
+        "Accept a batch, and return what `result` needs."
+        return pieces
+    def result(self, pieces):
+        "Return the `EncodedPieces` of a submitted batch; raise `WorkerDied` if its worker process died."
+        return read_batch(pieces, self.job)
+    def n_lost(self, pending):
+        "Number of the pending batches that are lost together with a failed one."
+        return 0
+    def close(self):
+        "Release the workers."
 
 # %% ../../nbs/500_data.readers.ipynb #37cfbde7
 _thread_variables = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
@@ -312,7 +321,10 @@ def _init_worker():
 # %% ../../nbs/500_data.readers.ipynb #43658b90
 class ProcessExecutor:
     "Executor with worker processes on this machine."
-    def __init__(self, job, workers):
+    def __init__(self,
+        job:EncodeJob, # the processing of each piece
+        workers:int,   # number of processes
+    ):
         self.job, self.workers, self.max_pending, self.pool = job, workers, 3*workers, None
 
     def _start(self):
@@ -378,7 +390,8 @@ def read_separately(
 # %% ../../nbs/500_data.readers.ipynb #ce72301d
 class DaskExecutor:
     "Executor on the workers of a Dask scheduler."
-    def __init__(self, job,
+    def __init__(self,
+        job:EncodeJob, # the processing of each piece
         dask,          # address of a scheduler, 'local', or a `distributed.Client`
         workers:int=2, # number of workers of a local cluster
         worker_timeout=60.,  # seconds without any worker before an error is raised

@@ -229,7 +229,7 @@ def prepare(
     overwrite:bool=False, # replace a store with other settings, instead of preparing another one next to it
     dask=None,         # read on a Dask cluster: address of its scheduler, 'local', or a `Client`
     **config,          # fields of `StoreConfig`
-):                     # -> TokenStore
+)->TokenStore:         # the store in `dest`, or with other settings in a folder next to it
     "Prepare a store of the music in `source`: create it, extend an existing one, or open it if it is up to date."
     cfg, dest, corpus = make_config(StoreConfig, overrides=config), Path(dest).expanduser(), corpus_from(source)
     job, pieces = make_encode_job(cfg), sorted(corpus, key=attrgetter('name'))

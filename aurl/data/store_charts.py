@@ -30,7 +30,9 @@ class Chart:
     across:bool=False # horizontal bars, for long names
 
     @property
-    def total(self): return sum(sum(b) for b in self.bars.values())
+    def total(self):
+        "Sum of the heights of all bars."
+        return sum(sum(b) for b in self.bars.values())
 
 _colors = ('#3b6fb6', '#e0a458', '#7aa974')
 
@@ -49,7 +51,7 @@ def _bin_edges(v, log):
 @delegates(Chart, but=['log', 'edges'])
 def histogram_chart(
     title:str, values, # values to count
-    xlabel:str,
+    xlabel:str,        # label of the x axis
     bins=None,         # bin edges; None: chosen from the number and the range of the values
     **kwargs           # further fields of `Chart`
 )->Chart:
@@ -67,7 +69,7 @@ def histogram_chart(
 @delegates(Chart, but=['ylabel', 'across'])
 def ranking_chart(
     title:str, values, # one name per piece; None: unknown
-    xlabel:str='pieces',
+    xlabel:str='pieces', # label of the x axis
     max_bars:int=12,   # names with a bar of their own
     unknown='unknown', # name of the bar of missing values
     **kwargs           # further fields of `Chart`

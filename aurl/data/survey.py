@@ -95,7 +95,9 @@ class Survey:
     sketches:list=field(default_factory=list, repr=False) # one sketch per piece, if requested
 
     @property
-    def is_complete(self): return len(self.pieces) == self.total
+    def is_complete(self)->bool:
+        "Whether every piece of the store is counted."
+        return len(self.pieces) == self.total
 
 def _empty_survey(pieces, total):
     "A survey of `pieces` before any is counted."

@@ -273,11 +273,12 @@ def _row_of(piece):
     return _accepted_row(row, piece, dict(file=str(piece.path), member=piece.member, bytes=0, mtime=0), 0)
 
 def expected_columns(
-    pieces,          # of a corpus, each a `Piece`
-    max_tries:int=5, # pieces that are read until one is accepted
-)->list:             # None if none is
-    "The columns of the table of `pieces`, before they are read."
+    pieces,          # `Piece`s of a corpus
+    max_tries:int=5, # largest number of pieces to read until one is accepted
+)->list:             # names of the columns; None if no piece is accepted
+    "The columns of the table of `pieces`, before all of them are read."
     row = next((row for p in list(pieces)[:max_tries] if (row := _row_of(p)) is not None), None)
     if row is None: return None
     by_corpus = [FIELDS] if any(p.meta for p in pieces) else []
-    return list(dict.fromkeys(k for keys in (_table_schemas()[0], row, *by_corpus, *(p.meta for p in pieces)) for k in keys))
+    sources = (_table_schemas()[0], row, *by_corpus, *(p.meta for p in pieces))
+    return list(dict.fromkeys(k for keys in sources for k in keys))

@@ -98,10 +98,14 @@ class TokenStore(TokenSequences):
         self._check_positions(offset)
 
     @cached_property
-    def pieces(self): return self._table('pieces')              # one row per accepted piece
+    def pieces(self):
+        "Table of the accepted pieces, one row each."
+        return self._table('pieces')
 
     @cached_property
-    def quarantine(self): return self._table('quarantine')      # one row per rejected piece
+    def quarantine(self):
+        "Table of the rejected pieces, one row each."
+        return self._table('quarantine')
 
     def __reduce__(self): return TokenStore, (str(self.path),)
 
@@ -202,17 +206,31 @@ def __getitem__(self:TokenStore,
 
 # %% ../../nbs/518_data.token_store.ipynb #25fc4f6b
 @patch(as_prop=True)
-def tokens(self:TokenStore)->int: return self.manifest['counts']['tokens']
+def tokens(self:TokenStore)->int:
+    "Number of ids of all pieces."
+    return self.manifest['counts']['tokens']
 @patch(as_prop=True)
-def notes(self:TokenStore)->int: return self.manifest['counts']['notes']
+def notes(self:TokenStore)->int:
+    "Number of notes of all pieces."
+    return self.manifest['counts']['notes']
 @patch(as_prop=True)
-def seconds(self:TokenStore)->float: return self.manifest['counts']['seconds']
+def seconds(self:TokenStore)->float:
+    "Duration of all pieces, in seconds."
+    return self.manifest['counts']['seconds']
+
+# %% ../../nbs/518_data.token_store.ipynb #d05f3c74
 @patch(as_prop=True)
-def names(self:TokenStore)->list: return self.pieces['name'].to_pylist()
+def names(self:TokenStore)->list:
+    "Names of the pieces, in the order of their indices."
+    return self.pieces['name'].to_pylist()
 @patch(as_prop=True)
-def codec(self:TokenStore): return get_codec(self.manifest['codec']['name'])
+def codec(self:TokenStore):
+    "The codec of the ids."
+    return get_codec(self.manifest['codec']['name'])
 @patch(as_prop=True)
-def quarantine_file(self:TokenStore)->Path: return self.path/self.manifest['tables']['quarantine']
+def quarantine_file(self:TokenStore)->Path:
+    "File of the table of rejected pieces."
+    return self.path/self.manifest['tables']['quarantine']
 
 # %% ../../nbs/518_data.token_store.ipynb #bf38156b
 _profile_version, _cache_profile_from = 1, 2_000_000  # number of ids from which the profile of a subset is cached

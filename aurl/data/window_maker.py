@@ -33,7 +33,7 @@ class WindowMaker:
         state:bool=True, # also return the state of the automaton at the start of each window
         augment:AugmentConfig=None, # augmentation of pieces; None: none
         seed:int=0,   # seed of the augmentation
-        epochs:int=0, # epochs of the whole training; required if the schedule of `augment` is by share
+        epochs:int=0, # epochs of the whole training run; required if the schedule of `augment` is by share
         grid_beats=None, # (pieces,) beats between two lines, if windows begin on bar lines; None: they do not
         bar_texts=None, # (pieces,) texts of the column `bars`, if there is one
         tile:bool=True, # windows are tiles, so they also end on lines

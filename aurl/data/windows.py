@@ -291,7 +291,7 @@ def _snap_windows(w, mode, grid, length, margin):
     elif mode != 'random': b = np.minimum(start + length, grid.n[p])
     a = w['a'] if mode == 'random' else start
     w = dict(piece=p, start=start, a=a, b=b)
-    return _select_rows(w, b > a) # a tile within a single bar owns no targets
+    return _select_rows(w, b > a) # a tile within a single bar has no targets of its own
 
 def _assign_targets_once(w):
     "Assign shared targets to the earlier window."

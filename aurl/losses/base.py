@@ -30,6 +30,7 @@ def _cross_entropy(logits, targets, **kwargs):
     "Cross-entropy in nats over the positions whose target is not PAD, (batch, time) together."
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, **kwargs)
 
+# %% ../../nbs/700_losses.base.ipynb #8040cf9a
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
@@ -44,8 +45,12 @@ class MusicLoss(nn.Module):
     )->Tensor:          # ()
         return _cross_entropy(logits.float(), targets, label_smoothing=self.smoothing*torch.is_grad_enabled())
 
-    def decodes(self, logits): return logits.argmax(-1)
-    def activation(self, logits): return logits.softmax(-1)
+    def decodes(self, logits):
+        "The most likely ids; fastai calls this for predictions."
+        return logits.argmax(-1)
+    def activation(self, logits):
+        "Probabilities of the ids; fastai calls this for predictions."
+        return logits.softmax(-1)
 
 # %% ../../nbs/700_losses.base.ipynb #14f8dc08
 def _nll(logits, targets):
@@ -79,7 +84,7 @@ def grammar_loss(
 
 # %% ../../nbs/700_losses.base.ipynb #68891f11
 def is_half_precision(
-    x:Tensor,
+    x:Tensor, # of any shape
 )->bool:
     "Whether `x` is float16 or bfloat16."
     return x.dtype in (torch.float16, torch.bfloat16)
@@ -291,13 +296,15 @@ def corrupt_ids(
 class Loss:
     "A named loss."
     name:str           # its name in configurations
-    fn:Callable        # function of a `LossInputs`: returns a scalar, or a list of means that count alike
+    fn:Callable        # function of a `LossInputs`: returns a scalar, or a list of means with equal weights
     unit:str           # unit of its value
     needs:str=''       # required input beside the logits: a field of `ModelOutput`, or a key of `more`
     sample:Callable=None # returns a small `LossInputs` to check it with, for losses that need more
 
     @property
-    def doc(self): return self.fn.__doc__ or ''
+    def doc(self)->str:
+        "The docstring of the function."
+        return self.fn.__doc__ or ''
 
     def parts(self, inputs:LossInputs)->list:
         "The list of means of which the loss is the mean; most losses have one."

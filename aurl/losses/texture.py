@@ -34,7 +34,7 @@ def _target_steps(h):
 
 # %% ../../nbs/710_losses.texture.ipynb #09af340a
 def note_time_counts(
-    h:LossInputs,
+    h:LossInputs, # a batch
 )->tuple:    # expected and target (notes, steps), each (batch,)
     "Numbers of onsets and of time steps (1/64 s) in a window."
     return (_expected_notes(h), _expected_steps(h)), (_target_notes(h), _target_steps(h))

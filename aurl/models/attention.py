@@ -66,6 +66,7 @@ class Rotary(nn.Module):
         x:Tensor,     # (…, time, dim)
         angles:tuple, # result of `angles`
     )->Tensor:        # (…, time, dim)
+        "Rotate `x` by the angles of its positions."
         cos, sin = (a.to(x.dtype) for a in angles)                      # differs only in mixed precision
         if torch.compiler.is_compiling(): return torch.addcmul(x*cos, x.roll(x.shape[-1]//2, -1), sin)
         return _Rotation.apply(x, cos, sin)     # (a, b) to (a·cos - b·sin, b·cos + a·sin)
@@ -231,12 +232,13 @@ class FullAttention(nn.Module):
         angles:tuple,       # angles of the new positions
         cache:KVCache=None, # cache of the earlier positions
     )->Tensor:              # (batch, heads, new, dim)
+        "Attention of the new positions over all positions up to their own; the cache is updated."
         return causal_attention(*rotate_and_cache(q, k, v, rotary, angles, cache))
 
 # %% ../../nbs/600_models.attention.ipynb #7656c162
 def split_heads(
     x:Tensor, # (batch, time, 3·width)
-    n_heads:int,
+    n_heads:int, # number of heads
 ):            # (3, batch, heads, time, dim)
     "Queries, keys and values of each head."
     b, t, d = x.shape
@@ -272,5 +274,6 @@ class Attention(nn.Module):
         angles:tuple,          # angles of the new positions
         cache:KVCache=None,    # cache of the earlier positions
     )->Tensor:                 # (batch, new, d_model)
+        "Attention of the new positions over all positions of its kind up to their own; the cache is updated."
         q, k, v = split_heads(self.qkv(x), self.n_heads)
         return self.drop(self.out(merge_heads(self.look(q, k, v, rotary, angles, cache))))

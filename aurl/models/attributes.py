@@ -88,7 +88,7 @@ def _attribute(name):
 
 def attribute_values(
     ids:Tensor, # (batch, time) of whole pieces
-    names=('register', 'note_density', 'velocity'),
+    names=('register', 'note_density', 'velocity'), # of `attributes`
 )->Tensor:      # (batch, names)
     "Measure `attributes` of pieces."
     return torch.stack([_attribute(n)(ids) for n in names], 1)

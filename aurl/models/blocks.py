@@ -50,11 +50,19 @@ class Block(nn.Module):
         self.attention = Attention(d_model, n_heads, dropout, attention, span)
         self.feed = FeedForward(d_model, d_ff, dropout)
 
-    def forward(self, x, rotary, angles, cache=None, segments=None):
-        # in packed rows, attention within each window
-        attend = self.attention if segments is None else segments.each(self.attention)
-        x = x + attend(self.norm1(x), rotary, angles, cache)
-        return x + self.feed(self.norm2(x))
+# %% ../../nbs/615_models.blocks.ipynb #3484ac50
+@patch
+def forward(self:Block,
+    x:Tensor,       # (batch, new, d_model)
+    rotary:Rotary,  # rotation shared by the layers
+    angles:tuple,   # angles of the new positions
+    cache=None,     # cache of the earlier positions, of the kind of attention
+    segments=None,  # `Segments` of packed rows; attention is then within each window
+)->Tensor:          # (batch, new, d_model)
+    "Apply the layer."
+    attend = self.attention if segments is None else segments.each(self.attention)
+    x = x + attend(self.norm1(x), rotary, angles, cache)
+    return x + self.feed(self.norm2(x))
 
 # %% ../../nbs/615_models.blocks.ipynb #17ff4ddb
 clock_periods = (8, 16, 32, 64, 96, 128, 256)             # steps of 1/64 s
@@ -187,6 +195,7 @@ def forward(self:MusicEmbedding,
     ids:Tensor,    # (batch, time) int64
     features=None, # (batch, time, size), or None
 )->Tensor:         # (batch, time, d_model)
+    "Embed ids with their features."
     x = self.table(ids)
     return x if self.project is None else x + self.project(features)
 
@@ -233,6 +242,7 @@ class KeyboardConv(nn.Module):
         x:Tensor,        # (batch, time, d_model)
         features:Tensor, # (batch, time, size) musical features; roll, age and echo are the last
     )->Tensor:           # (batch, time, 2·88) for NOTE_ON and NOTE_OFF
+        "Logits of the keys at each position."
         b, t, _ = x.shape
         weights = self.weigh(x).view(b*t, 2, -1)
         bands = self.activations(features[...,-n_key_channels*vocab.n_pitches:].flatten(0, 1))

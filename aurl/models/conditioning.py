@@ -49,6 +49,7 @@ class NumberEmbedding(nn.Module):
     def forward(self,
         x:Tensor, # (n,) float32
     )->Tensor:    # (n, d_model)
+        "Embed numbers."
         basis = self._basis(((x - self.mean)/self.std).clamp(-3, 3))
         return torch.where(x.isnan()[:,None], self.unknown, self.curve(basis.to(self.curve.weight.dtype)))
 
@@ -89,8 +90,9 @@ class ConditionEmbedding(nn.Module):
 
     def forward(self,
         values:dict, # (n,) int64 classes or float32 numbers, by name
-        n:int,
+        n:int,       # number of rows
     )->Tensor:       # (n, d_model)
+        "Sum of the embeddings of all conditions in each row."
         return embedding_gain*sum(table(self._column(name, values, n)) for name,table in zip(self.specs, self.tables))
 
     def _column(self, name, values, n):
@@ -121,7 +123,7 @@ def _unknown_class(name, word, words):
     few = ', '.join(words[1:9]) + ' …'*(len(words) > 9)
     return ConfigError(
         f'conditions.{name}={word}: the model was trained on no such {name}{suggest(word, words[1:])}',
-        way_out=f'it knows {few}',
+        way_out=f'its classes are {few}',
     )
 
 def _class_index(name, word, words):

@@ -52,7 +52,7 @@ class Decoder:
 # %% ../../nbs/680_models.decoder.ipynb #5f465638
 @patch
 def _slide(self:Decoder, ids):
-    "Remember `ids`; if they exceed the window, empty the cache and return the newest half to read again."
+    "Record `ids`; if they exceed the window, empty the cache and return the newest half to read again."
     self.history.append(torch.as_tensor(ids))
     if self.n + ids.shape[1] <= self.window: return ids
     history, half = torch.cat(self.history, 1), max(1, self.window//2)
@@ -194,7 +194,7 @@ def _keyboard_logits(w, x, features, keys, view):
 # %% ../../nbs/680_models.decoder.ipynb #e30bf561
 class NumpyDecoder(Decoder):
     "A `Decoder` that computes single steps in NumPy."
-    def __init__(self, model, batch=1, window=None,
+    def __init__(self, model, batch=1, window=None, # as for `Decoder`
         weights:DecoderWeights=None, # of the model, to share them between decoders
         condition=None,       # (batch, d_model) from `model.condition_vectors`; None: all unknown
     ):
@@ -260,6 +260,7 @@ def _step(self:NumpyDecoder, ids):
 # %% ../../nbs/680_models.decoder.ipynb #b6357b68
 @patch
 def pick(self:NumpyDecoder, rows):
+    "As `Decoder.pick`."
     torch_rows, numpy_rows, n, old = torch.as_tensor(rows), np.asarray(rows), self.n, self.kv
     self.start_state, self.history = self.start_state[torch_rows], [k[torch_rows] for k in self.history]
     self.state = self.state[numpy_rows]
@@ -305,4 +306,6 @@ def threads(self:Decoder):
     return contextlib.nullcontext()
 
 @patch
-def threads(self:NumpyDecoder): return limit_blas_threads()
+def threads(self:NumpyDecoder):
+    "Context manager that limits BLAS to one thread."
+    return limit_blas_threads()

@@ -39,7 +39,8 @@ class SelfAttention(nn.Module):
     def forward(self,
         x:Tensor,    # (batch, places, width)
         mask:Tensor, # (batch, places) bool: positions that are not padding
-    ):
+    )->Tensor:       # (batch, places, width)
+        "Add the attention between the positions."
         q, k, v = split_heads(self.qkv(x), self.n_heads)
         angles = self.rotary.angles(0, x.shape[1])
         w = self.rotary(q, angles) @ self.rotary(k, angles).transpose(-1, -2)*q.shape[-1]**-.5
@@ -90,6 +91,7 @@ def forward(self:CriticScale,
     music:dict,  # (batch, time, …) for each group of `expected_features`
     mask:Tensor, # (batch, time) bool: positions that are not padding
 ):               # scores (batch, places), mask of non-padding positions, and features of each layer
+    "Score each position of the scale."
     x, mask = _pool_positions(self._add_music(x, music), mask, self.stride)
     features = [x]
     for layer in self.layers:
@@ -182,6 +184,7 @@ class Discriminator(nn.Module):
     def embed(self,
         x:Tensor, # ids (batch, time) int64, or probabilities (batch, time, 774)
     )->Tensor:    # (batch, time, width)
+        "Embed ids, or average the embeddings with probabilities."
         table = self._scaled_table()
         return x @ table if x.is_floating_point() else F.embedding(x, table)
 
@@ -193,6 +196,7 @@ def forward(self:Discriminator,
     score_mask:Tensor=None, # (batch, time) bool: positions that count for the score; all non-padding ones by default
     initial_roll:Tensor=None, # (batch, 88): keys that sound before the first position
 )->CriticOutput:
+    "Score music at all scales."
     if mask is None: mask = _no_padding(x)
     score_mask = mask if score_mask is None else score_mask & mask
     embedded = self.embed(x)
@@ -223,7 +227,10 @@ def critic_loss(
     scales = zip(weights or real.weights, real.logits)
     return sum(w*(_cross_entropy(real, k, True) + _cross_entropy(fake, k, False))/2 for w,k in scales if w)
 
-def generator_loss(fake:CriticOutput, weights=None)->Tensor: # ()
+def generator_loss(
+    fake:CriticOutput, # for generated music
+    weights=None,      # of the scales; those of the critic by default
+)->Tensor:             # ()
     "Cross-entropy of generated music with the label real, in nats, over all scales."
     return sum(w*_cross_entropy(fake, k, True) for w,k in zip(weights or fake.weights, fake.logits) if w)
 

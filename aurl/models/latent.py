@@ -34,7 +34,7 @@ class DiagonalGaussian(NamedTuple):
         return self.mean + (self.logvar/2).exp()*noise
 
     def log_prob(self, z:Tensor)->Tensor:
-        "Log density (…) of `z`, in nats."
+        "Log density (…) of `z` (…, size), in nats."
         return -.5*((z - self.mean)**2/self.logvar.exp() + self.logvar + math.log(2*math.pi)).sum(-1)
 
 # %% ../../nbs/630_models.latent.ipynb #2fa81dbe
@@ -69,7 +69,7 @@ def kl(self:Prior, q:DiagonalGaussian, z:Tensor=None)->Tensor:
 class StandardPrior(Prior):
     "Standard normal prior."
     def log_prob(self, z:Tensor)->Tensor:
-        "Log density (…), in nats."
+        "Log density (…) of `z` (…, size), in nats."
         return -.5*(z**2 + math.log(2*math.pi)).sum(-1)
 
     def sample(self, *shape, generator=None)->Tensor:
@@ -98,7 +98,7 @@ class MixturePrior(Prior):
         self.logvar = nn.Parameter(torch.zeros(components, size))
 
     def log_prob(self, z:Tensor)->Tensor:
-        "Log density (…), in nats."
+        "Log density (…) of `z` (…, size), in nats."
         each = DiagonalGaussian(self.mean, self.logvar).log_prob(z[...,None,:])
         return (each + self.weight.log_softmax(0)).logsumexp(-1)
 
@@ -129,7 +129,7 @@ class FlowPrior(Prior):
         self.flow = flows.NSF(size, transforms=transforms, hidden_features=(hidden, hidden))
 
     def log_prob(self, z:Tensor)->Tensor:
-        "Log density (…), in nats."
+        "Log density (…) of `z` (…, size), in nats."
         return self.flow().log_prob(z)
 
     def sample(self, *shape, generator=None)->Tensor:
@@ -154,7 +154,8 @@ def _check_levels(sizes, regions):
         raise ConfigError(f'sizes {tuple(sizes)} in {tuple(regions)} regions are out of range',
                           way_out='give sizes of at least 0 and numbers of regions of at least 1')
     if not sum(sizes):
-        raise ConfigError('a latent without numbers', way_out='give one of its levels a size, or use mode=transformer')
+        raise ConfigError('a latent without dimensions',
+                          way_out='give one of its levels a size, or use mode=transformer')
 
 # %% ../../nbs/630_models.latent.ipynb #cfa406c2
 def latent_levels(

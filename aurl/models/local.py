@@ -158,7 +158,7 @@ class WindowCache:
         return k, v
 
     def pick(self, rows:Tensor):
-        "Keep these rows of the batch."
+        "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
         return self
 
@@ -174,7 +174,9 @@ class SlidingWindowAttention(nn.Module):
         super().__init__()
         self.window = span.window
 
-    def cache(self, capacity:int=0): return WindowCache(max(1, self.window - 1))
+    def cache(self, capacity:int=0):
+        "Create an empty cache; its size does not depend on `capacity`."
+        return WindowCache(max(1, self.window - 1))
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."
@@ -191,7 +193,7 @@ class SummaryCache:
     def __len__(self): return self.n
 
     def pick(self, rows:Tensor):
-        "Keep these rows of the batch."
+        "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None:
             self.k, self.v = self.k[rows], self.v[rows]
             self.pending = [x[rows] for x in self.pending]
@@ -214,7 +216,9 @@ class HierarchicalAttention(nn.Module):
                               way_out='choose a block size that is a multiple of the summary size')
         self.heed, self.loud = nn.Parameter(torch.zeros(n_heads, dim)), nn.Parameter(torch.ones(2, n_heads, 1, 1))
 
-    def cache(self, capacity:int=0): return SummaryCache()
+    def cache(self, capacity:int=0):
+        "Create an empty cache; its size does not depend on `capacity`."
+        return SummaryCache()
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."
@@ -308,7 +312,7 @@ class MultiScaleCache(list):
     "One cache for each half of the heads."
     def __len__(self): return len(self[0])
     def pick(self, rows:Tensor):
-        "Keep these rows of the batch."
+        "Keep the `rows` (n,) of the batch, in order."
         for i in (0, 1): self[i].pick(rows)
         return self
 
@@ -329,7 +333,9 @@ class MultiScaleAttention(nn.Module):
         self.near = SlidingWindowAttention(self.n, dim, span)
         self.wide = HierarchicalAttention(n_heads - self.n, dim, span)
 
-    def cache(self, capacity:int=0): return MultiScaleCache([self.near.cache(capacity), self.wide.cache(capacity)])
+    def cache(self, capacity:int=0):
+        "Create an empty cache."
+        return MultiScaleCache([self.near.cache(capacity), self.wide.cache(capacity)])
 
     def forward(self, q, k, v, rotary, angles, cache=None):
         "As `FullAttention.forward`."

@@ -98,9 +98,9 @@ def read_description(
 
 # %% ../../nbs/658_models.model_files.ipynb #1eefdffa
 def _check_vocabulary(saved, config, path):
-    "Raise an error unless this aurl has the vocabulary and the codec of the saved model."
+    "Raise an error unless this version of aurl has the vocabulary and the codec of the saved model."
     if saved.get('vocab', len(vocab)) != len(vocab):
-        raise ModelError(f'the model has a vocabulary of {saved["vocab"]} ids, this aurl one of {len(vocab)}',
+        raise ModelError(f'the model has {saved["vocab"]} ids in its vocabulary, this version of aurl has {len(vocab)}',
                          path=path, way_out='use the version of aurl that trained it')
     try: get_codec(config.codec, saved.get('fingerprint'))
     except CodecError as e:
@@ -110,7 +110,7 @@ def read_model_config(
     saved:dict, # contents of config.json
     path:Path,  # folder of the model, for the errors
 )->ModelConfig:
-    "The `ModelConfig` in a config.json, checked against this aurl."
+    "The `ModelConfig` in a config.json, checked against this version of aurl."
     try: config = make_config(ModelConfig, overrides=saved['model'])
     except ConfigError as e:
         raise ModelError(e.what, path=path/'config.json', way_out='use the version of aurl that trained it') from e

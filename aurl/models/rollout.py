@@ -157,12 +157,13 @@ class Rollout:
         return torch.cat([F.one_hot(self.prefix, len(vocab)).to(self.one_hot.dtype), self.one_hot], 1)
 
     @property
-    # (batch, real + steps) bool: not padding
-    def mask(self): return torch.cat([self.prefix, self.ids], 1) != vocab.PAD
+    def mask(self)->Tensor:
+        "Positions that are not padding, (batch, real + steps) bool."
+        return torch.cat([self.prefix, self.ids], 1) != vocab.PAD
 
     @property
-    # (batch, real + steps) bool: sampled
-    def generated_mask(self):
+    def generated_mask(self)->Tensor:
+        "Positions that were sampled, (batch, real + steps) bool."
         return F.pad(self.ids != vocab.PAD, (self.prefix.shape[1], 0))
 
 # %% ../../nbs/675_models.rollout.ipynb #db4809e9

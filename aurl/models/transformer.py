@@ -153,12 +153,12 @@ def forward(self:Transformer,
     ids:Tensor,          # (batch, time) int64
     cache:ModelCache=None,  # cache of the earlier positions; it is updated
     state:State=None,    # state before the first id, without a cache; None: the start of a piece
-    # (batch, time or 1, d_model) added to the input, such as a latent; or a list for the layers
-    add=None,
+    add=None,            # (batch, time or 1, d_model) added to the input, such as a latent; or a list for the layers
     hidden_mask:Tensor=None, # (batch, time) bool: ids to hide, with their features (word dropout)
     segments:Segments=None,  # windows of packed rows; `state` then has one row per window
     precomputed=None,    # vectors, features, final state and layer vectors (`675_models.rollout`)
-):                       # logits (batch, time, 774)
+)->Tensor:               # (batch, time, 774)
+    "Logits of the next id at each position."
     start, caches = (0, [None]*len(self.blocks)) if cache is None else (len(cache), cache.layers)
     if cache is not None and cache.state is not None: state = cache.state
     layer_vectors = None

@@ -65,6 +65,7 @@ class PieceEncoder(nn.Module):
         ids:Tensor,  # (batch, time) int64, from the start of a piece
         mask:Tensor, # (batch, time) bool: False for padding
     )->Tensor:       # (batch, time, d_model)
+        "Encode whole pieces."
         x = self.embed(ids, self.embed.compute_features(ids)[0])
         angles = self.rotary.angles(0, ids.shape[1])
         for b in self.blocks: x = b(x, self.rotary, angles, mask)
@@ -99,7 +100,9 @@ class Latent(nn.Module):
         self.noise = None # a `torch.Generator` to sample from the posterior outside of training too
 
     @property
-    def size(self): return sum(l.regions*l.size for l in self.levels) + 1
+    def size(self):
+        "Dimension of the latent vector: all levels and the log duration."
+        return sum(l.regions*l.size for l in self.levels) + 1
 
 # %% ../../nbs/635_models.vae.ipynb #827825dd
 def _log_seconds(seconds): return seconds.clamp(min=1e-2).log()
@@ -146,7 +149,7 @@ def choose(self:Latent,
 # %% ../../nbs/635_models.vae.ipynb #ef870c45
 @patch
 def update_durations(self:Latent, seconds):
-    "Update the running mean and standard deviation of log durations."
+    "Update the running mean and standard deviation of log durations with `seconds` (batch,)."
     log = _log_seconds(seconds).float()
     std = log.std(unbiased=False) if len(log) > 1 else self.lengths[1]
     self.lengths.lerp_(torch.stack([log.mean(), std]), .02)

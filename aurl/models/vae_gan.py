@@ -99,11 +99,17 @@ class MusicTransformerVAEGAN(nn.Module):
         self.conditioning = ConditionEmbedding(c.d_model, c.conditions, c.condition_dropout) if c.conditions else None
 
     @property
-    def device(self): return next(self.parameters()).device
+    def device(self):
+        "The device of the parameters."
+        return next(self.parameters()).device
 
-    def new_cache(self, capacity=256)->ModelCache:
-        "An empty cache; `forward` with `cache=` fills it."
-        return self.trunk.new_cache(capacity)
+# %% ../../nbs/660_models.vae_gan.ipynb #504c7c75
+@patch
+def new_cache(self:MusicTransformerVAEGAN,
+    capacity:int=256, # positions to allocate
+)->ModelCache:
+    "An empty cache; `forward` with `cache=` fills it."
+    return self.trunk.new_cache(capacity)
 
 # %% ../../nbs/660_models.vae_gan.ipynb #68a93ca0
 @patch
@@ -187,6 +193,7 @@ def forward(self:MusicTransformerVAEGAN,
     state=None,    # automaton before the first id, for a window within a piece: a `State` or a loader's dict
     precomputed=None, # embeddings, features and state after the last id (`675_models.rollout`)
 )->ModelOutput:
+    "Predict the next id at each position; `ModelError` for packed rows with a cache or a latent."
     values = state.get('conditions') if isinstance(state, dict) else None
     segments, state = Segments.of(state), State.of(state)
     if segments is not None: self._check_packed(cache)
@@ -278,7 +285,7 @@ def __repr__(self:MusicTransformerVAEGAN):
 # %% ../../nbs/660_models.vae_gan.ipynb #618b5e2f
 @patch
 def _description(self:MusicTransformerVAEGAN, metadata):
-    "What config.json says of the model."
+    "The entries of config.json that describe the model."
     return dict(
         model=self.config.to_dict(),
         fingerprint=self.codec.fingerprint,

@@ -248,7 +248,7 @@ def after_loss(self:AdversarialTraining):
 # %% ../../nbs/761_train.adversarial.ipynb #28d9c12d
 @patch
 def _both_steps(self:AdversarialTraining, stage):
-    "Take the critic's step; return the term of the model's loss."
+    "Make the step of the critic; return the adversarial term of the model's loss."
     m, inputs = self._stage_batch(stage)
     training = self.model.critic.training
     # the penalties are computed rarely: log their last values

@@ -47,8 +47,7 @@ class Budget(Callback):
         minutes:float=None, # time, validation included
         start_step:int=0,   # steps done before
         clock=time.monotonic, # returns seconds
-        # learning-rate multiplier by fraction used; None: a callback's `rate_at`, or `lr_multiplier`
-        lr_multiplier=None
+        lr_multiplier=None, # by fraction used; None: a callback's `rate_at`, or the function `lr_multiplier`
     ):
         if not steps and not minutes:
             raise ConfigError('a budget needs steps or minutes', way_out='set steps=200, or minutes=4')
@@ -64,9 +63,13 @@ class Budget(Callback):
         self.stop_signal = number
 
     @property
-    def seconds_spent(self): return self.clock() - self.start_time
+    def seconds_spent(self):
+        "Seconds since the start, earlier sessions included."
+        return self.clock() - self.start_time
     @property
-    def finished(self): return self.stop_signal is not None or self.used >= 1
+    def finished(self):
+        "Whether the budget is used, or a stop was requested."
+        return self.stop_signal is not None or self.used >= 1
     @property
     def used(self):
         "Fraction used, with time reserved for the last validation."
@@ -242,7 +245,7 @@ def state_dict(self:KeepBest):
 @patch
 def load_state_dict(self:KeepBest, state):
     self.valid_losses = list(state['curve'])
-    # saved by an aurl whose score of latent models depended on beta
+    # saved by a version of aurl whose score of latent models depended on beta
     if not state.get('bound') and getattr(self.model, 'latent', None) is not None: return
     best_score = state.get('top', state['best'] if self.score_fn is None else math.inf)
     if best_score < self.best_score or self.weights is None:

@@ -295,8 +295,9 @@ def _check_manifest(path, m):
     if 'state.json' not in files or not {'model.safetensors', 'model.safetensors.z'} & set(files):
         raise _damaged_manifest(path)
     if m.get('version') not in (_VERSION, _COMPRESSED):
-        raise CheckpointError(f'version {m.get("version")} of the format; this aurl reads {_VERSION} and {_COMPRESSED}',
-                              path=path, way_out='read it with the aurl that wrote it')
+        raise CheckpointError(
+            f'version {m.get("version")} of the format; this version of aurl reads {_VERSION} and {_COMPRESSED}',
+            path=path, way_out='read it with the version of aurl that wrote it')
 
 def _damaged_manifest(path):
     return CheckpointError('manifest.json is missing or damaged', path=path, way_out=_earlier)

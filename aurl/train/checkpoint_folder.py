@@ -130,7 +130,7 @@ def _is_intact(path):
 
 # %% ../../nbs/777_train.checkpoint_folder.ipynb #34b3df17
 def _kept(paths, keep, safe_step, history, max_age):
-    "Those of `paths`, newest first, that stay."
+    "Those of `paths`, newest first, that are kept."
     good, suspect = [p for p in paths if not is_suspect(p)], [p for p in paths if is_suspect(p)]
     best = min((p for p in good if _score(p) is not None), key=_score, default=None)
     newest = [p for p in good if not p.name.startswith('best_')] or good  # `best_` copies do not count among the newest
@@ -180,7 +180,7 @@ def _mean(newest, tensors):
 
 # %% ../../nbs/777_train.checkpoint_folder.ipynb #26d8d59a
 def _check_same_training(ck, last):
-    "Raise an error if two checkpoints cannot be of one training."
+    "Raise an error if two checkpoints cannot be of one training run."
     way_out = 'give checkpoints of one training'
     for name in ('model_name', 'config', 'codec'):
         got, want = getattr(ck, name), getattr(last, name)

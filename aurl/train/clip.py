@@ -45,7 +45,8 @@ class ClipConfig(Config):
             raise ValueError(f'threshold={self.threshold}, but a percentile is at most 100')
         return self
     @property
-    def limit(self):
+    def limit(self)->float:
+        "The threshold in effect."
         return self.threshold if self.threshold is not None else _default_thresholds.get(self.kind, math.inf)
 
 # %% ../../nbs/755_train.clip.ipynb #ecb4d62a

@@ -36,10 +36,19 @@ class CriticBatch:
         self.weights = weights
         self.rank_share = 1.  # weight of this batch among those of all ranks
 
-    def real_output(self): return self.critic(self.real, score_mask=self.generated_mask, initial_roll=self.sounding)
-    def fake_output(self, fake=None):
-        fake = self.fake if fake is None else fake
-        return self.critic(fake, self.real_mask, self.generated_mask, self.sounding)
+# %% ../../nbs/760_train.critic.ipynb #13b7dda2
+@patch
+def real_output(self:CriticBatch):
+    "The `CriticOutput` for the real music."
+    return self.critic(self.real, score_mask=self.generated_mask, initial_roll=self.sounding)
+
+@patch
+def fake_output(self:CriticBatch,
+    fake=None, # (batch, time, 774) in place of the generated music; None: that of the batch
+):
+    "The `CriticOutput` for the generated music."
+    fake = self.fake if fake is None else fake
+    return self.critic(fake, self.real_mask, self.generated_mask, self.sounding)
 
 # %% ../../nbs/760_train.critic.ipynb #5d1aa94c
 def critic_outputs(h:LossInputs)->tuple:

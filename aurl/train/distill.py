@@ -158,12 +158,18 @@ class LayerRecorder:
         def record(module, args): self.attention_args[i] = args
         return self.blocks[i].attention.register_forward_pre_hook(record)
 
-    def features(self): return [self.features_by_layer[i].float() for i in self.layers]
+    def features(self):
+        "Outputs (batch, time, d_model) of the recorded layers."
+        return [self.features_by_layer[i].float() for i in self.layers]
     def maps(self, rows):
+        "Attention maps (layers, batch, n, time) of the recorded layers, at the query positions `rows` (n,)."
         layers = [(self.blocks[i].attention, self.attention_args[i][:3]) for i in self.map_layers]
         return torch.stack([attention_map(attention, *args, rows) for attention, args in layers])
-    def time(self): return self.attention_args[self.map_layers[0]][0].shape[1]
+    def time(self):
+        "Number of positions of the last input."
+        return self.attention_args[self.map_layers[0]][0].shape[1]
     def remove(self):
+        "Remove the hooks."
         for h in self.hooks: h.remove()
 
 # %% ../../nbs/785_train.distill.ipynb #bffd7121
@@ -216,7 +222,8 @@ class Distill(MusicLosses):
         weights = check_distill(terms)
         super().__init__(weights, every=every, run=run)
         if getattr(teacher, 'latent', None) is not None:
-            raise ModelError(f'a teacher of mode {teacher.config.mode} is not usable: its encoder sees the whole piece',
+            mode = teacher.config.mode
+            raise ModelError(f'a teacher of mode {mode} is not usable: its encoder reads the whole piece',
                              way_out='use a teacher of mode transformer')
         self.teacher = teacher.eval().requires_grad_(False)
         self.data_weight = make_ramp(terms.get('hard', .3), 'hard')

@@ -44,6 +44,7 @@ class LatentConfig(Config):
         return v
 
     def make_beta(self)->BetaSchedule:
+        "The schedule of beta with these options."
         return BetaSchedule(self.beta_schedule, self.beta, self.warmup_pct, self.cycles, self.target_kl)
 
 # %% ../../nbs/740_train.latent_loss.ipynb #81bf5435

@@ -300,13 +300,16 @@ def default_lr(self:OptimizerConfig)->float:
 class SafeOptimWrapper(OptimWrapper):
     "fastai's wrapper that ignores `mom`, `sqr_mom`, `wd` and `eps` if the optimizer lacks them, and clears all state."
     @property
-    def hypers(self): return [{'mom': 0., **h} for h in super().hypers]
+    def hypers(self):
+        "Hyperparameters of each group; a momentum of 0 if there is none."
+        return [{'mom': 0., **h} for h in super().hypers]
     def _set_hyper(self, k, v):
         if k in self.bwd_map: super()._set_hyper(k, v)
-        elif k not in ('mom', 'sqr_mom', 'wd', 'eps'): 
+        elif k not in ('mom', 'sqr_mom', 'wd', 'eps'):
             raise ConfigError(f'{type(self.opt).__name__} has no {k}{suggest(k, self.bwd_map)}',
                               way_out=f"choose from {', '.join(self.bwd_map)}")
     def clear_state(self):
+        "Discard the state of the optimizer, with that of its parts."
         for o in getattr(self.opt, 'parts', [self.opt]): o.state.clear()
 
 # %% ../../nbs/746_train.optimizers.ipynb #83fe6b8a

@@ -21,7 +21,9 @@ from ..distributed import sync_flag
 class Autocast(Callback):
     "Run the forward pass in bfloat16 or float16 where that is faster."
     order = -10
-    def __init__(self, dtype='auto'): self.dtype, self.context = dtype, None
+    def __init__(self,
+        dtype='auto', # auto, bf16, fp16 or fp32
+    ): self.dtype, self.context = dtype, None
     def before_batch(self):
         self.context = autocast(self.learn.dls.device, self.dtype)
         self.context.__enter__()

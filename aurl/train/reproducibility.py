@@ -122,7 +122,7 @@ def _logged_values(run):
 def compare_runs(
     a, b # runs (`Experiment`), or their folders
 )->RunComparison:
-    "Compare two trainings in all values that both have logged."
+    "Compare two training runs in all values that both have logged."
     a, b = (r if isinstance(r, Experiment) else Experiment.open(r) for r in (a, b))
     values_a, values_b = _logged_values(a), _logged_values(b)
     common = sorted(values_a.keys() & values_b.keys())

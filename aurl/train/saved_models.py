@@ -103,7 +103,7 @@ def _build_model(ck):
         raise CheckpointError('it has no configuration of its model', ck.path, 'use a checkpoint of a run')
     model = MusicTransformerVAEGAN(make_config(ModelConfig, overrides=ck.config))
     if ck.codec not in (None, model.codec.fingerprint):
-        raise CheckpointError(f'codec: the checkpoint has {ck.codec}, this aurl {model.codec.fingerprint}', ck.path,
+        raise CheckpointError(f'codec: the checkpoint has {ck.codec}, this version {model.codec.fingerprint}', ck.path,
                               'use the version of aurl that trained it')
     return model
 
