@@ -75,8 +75,8 @@ def _rests(s):
     "Return piece and length in steps of every rest."
     piece, time, count = s.piece, s.time, _sounding_counts(s, np.arange(len(s.piece)))
     new = np.diff(piece, prepend=-1) > 0
-    previous = np.where(new, 0, np.append(0, time[:-1]))              # the previous event, or the start of the piece
-    silent = np.where(new, 0, np.append(0, count[:-1])) == 0
+    previous = np.append(0, time[:-1])
+    silent = ~new & (np.append(0, count[:-1]) == 0)
     last = np.flatnonzero(np.append(new[1:], True)[:len(piece)])
     last = last[count[last] == 0]
     rest_piece = np.concatenate([piece[silent], piece[last]])

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
 from ..core import ConfigError
-from ..data.profile import CorpusProfile, _KeySpans, _family, measure_profile
+from ..data.profile import CorpusProfile, _KeySpans, _family, _number, measure_profile
 from ..tokens.codec import family_names
 from ..tokens.grammar import grammar
 from ..tokens.transitions import n_keys, pedal_column
@@ -233,11 +233,11 @@ def tables_on(self:GenerationLimits,
 # %% ../../nbs/802_generate.profile_limits.ipynb #c626378d
 @patch
 def __repr__(self:GenerationLimits):
-    s = vocab.steps_per_second
+    def seconds(steps): return _number(steps/vocab.steps_per_second)
     return (f'Limits: {", ".join(f"{k} {lo}–{hi}" for k,(lo,hi) in self.pitches.items())}; '
-            f'notes to {self.max_note/s:.3g} s, rests to {self.max_rest/s:.3g} s, {self.max_voices} at once; '
-            f'an end from {self.time_range[0]/s:.3g} s and {self.note_range[0]} notes on, '
-            f'requested at {self.time_range[1]/s:.3g} s or {self.note_range[1]} notes')
+            f'notes to {seconds(self.max_note)} s, rests to {seconds(self.max_rest)} s, {self.max_voices} at once; '
+            f'an end from {seconds(self.time_range[0])} s and {self.note_range[0]:,} notes on, '
+            f'requested at {seconds(self.time_range[1])} s or {self.note_range[1]:,} notes')
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #68da3b44
 _ALL_PITCHES = vocab.pitch_lo, vocab.pitch_hi
