@@ -12,7 +12,10 @@ from threadpoolctl import ThreadpoolController
 
 # %% ../nbs/022_threads.ipynb #2b63ba66
 @cache
-def _controller(): return ThreadpoolController()
+def _controller():
+    "The controller of the libraries that are loaded, among them that of numpy."
+    import numpy
+    return ThreadpoolController()
 
 def limit_blas_threads(
     n:int=1, # threads of each matrix product of numpy
