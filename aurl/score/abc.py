@@ -16,6 +16,7 @@ from ..midi.bytes import Finding
 from .abc_fields import decode_abc, expand_parts, split_tunes, tune_lines
 from .abc_music import AbcReader
 from .abc_voices import _MAX_BARS, _QUARTER
+from .dynamics import Dynamics, VelocityCurve, pair_hairpins
 from .measures import Measure, WrittenNote, WrittenPart, WrittenScore, dropped_findings, to_score
 
 # %% ../../nbs/229_score.abc.ipynb #379505a6
@@ -64,6 +65,19 @@ class _Placer:
         return self.at, time - self.starts[self.at]
 
 # %% ../../nbs/229_score.abc.ipynb #a3f80dce
+def _in_quarters(bars, name):
+    "Return the rows `name` of the bars, with their time in quarter notes from the beginning of the voice."
+    return [(float(_as_quarters(start + onset)), *values)
+            for bar,start in zip(bars, _bar_starts(bars)) for onset,*values in getattr(bar, name)]
+
+def _apply_hairpins(bars):
+    "Set the velocities of the notes of a voice that has hairpins."
+    if not any(bar.hairpins for bar in bars): return
+    dynamics = Dynamics(_in_quarters(bars, 'marks'), pair_hairpins(_in_quarters(bars, 'hairpins')))
+    curve = VelocityCurve(dynamics)
+    for bar,start in zip(bars, _bar_starts(bars)):
+        for note in bar.notes: note.velocity = curve(float(_as_quarters(start + note.onset)))
+
 def _as_written(note, onset):
     "Return `note` as a `WrittenNote` at `onset` units in its measure."
     start, length = _as_quarters(onset), _as_quarters(note.duration)
@@ -74,6 +88,7 @@ def _write_part(voice, place, reader):
     s = voice.settings
     is_drum = s.channel == 10 or s.percussion and bool(reader.drum_map)
     part = WrittenPart(s.name, s.program, is_drum)
+    _apply_hairpins(voice.bars)
     for i,bar in enumerate(voice.bars):
         for note in bar.notes:
             k, onset = place(i, note.onset)

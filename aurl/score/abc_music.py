@@ -262,13 +262,24 @@ def on_decoration(self:AbcReader, m):
     self._decorate(m[0][1:-1])
 
 # %% ../../nbs/228_score.abc_music.ipynb #b6b3c3e5
+# kind, and 1 for the start of a crescendo, -1 for that of a diminuendo, 0 for the end
+_HAIRPINS = {'crescendo(': ('<', 1), '<(': ('<', 1), 'crescendo)': ('<', 0), '<)': ('<', 0),
+             'diminuendo(': ('>', -1), '>(': ('>', -1), 'diminuendo)': ('>', 0), '>)': ('>', 0)}
+
+@patch
+def _set_velocity(self:AbcReader, velocity):
+    "Set the velocity of the notes that follow."
+    self.voice.settings.velocity = velocity
+    self.voice.bar.marks.append((self.voice.cursor, velocity))
+
 @patch
 def _decorate(self:AbcReader, name):
-    "Apply the decoration `name`, if it is a dynamic mark, a pedal sign or a jump."
+    "Apply the decoration `name`, if it is a dynamic mark, a hairpin, a pedal sign or a jump."
     bars, at = self.voice.bars, self.voice.at
     signs, word = self.voice.bar.signs, re.sub('[^a-z]', '', name.lower())
     before = bars[at - 1].signs if at and not self.voice.cursor else signs
-    if name in _DYNAMICS: self.voice.settings.velocity = _DYNAMICS[name]
+    if name in _DYNAMICS: self._set_velocity(_DYNAMICS[name])
+    elif name in _HAIRPINS: self.voice.bar.hairpins.append((self.voice.cursor, *_HAIRPINS[name]))
     elif name in ('ped', 'ped-up'): self.voice.bar.pedals.append((self.voice.cursor, name == 'ped'))
     elif word in _JUMPS: before.jump = _JUMPS[word]
     elif word == 'segno': signs.segno = True

@@ -53,6 +53,8 @@ class AbcBar:
     notes:list=field(default_factory=list)      # of `AbcNote`
     lyrics:list=field(default_factory=list)     # (onset, text)
     pedals:list=field(default_factory=list)     # (onset, whether the sustain pedal goes down)
+    marks:list=field(default_factory=list)      # (onset, velocity) of the dynamic marks
+    hairpins:list=field(default_factory=list)   # (onset, kind, sign), as for `pair_hairpins`
     signs:AbcSigns=field(default_factory=AbcSigns)
     is_closed:bool=False                        # whether a double bar or a repeat sign ends it
     is_rest:bool=False                          # whether it is a rest of whole measures
