@@ -76,7 +76,7 @@ def _record_data_usage(learn, train, held, run):
     "Log the lines of `data_usage`, and record them under the name of the stage."
     lines = data_usage(learn, train, held)
     run.record(music={_stage_name(run): lines})
-    for line in lines: run.say(line)
+    for line in lines: run.log_text(line)
 
 def _check_curriculum(loader, steps, run):
     "Raise an error for a curriculum that never advances; in a stage, log it."
@@ -84,7 +84,7 @@ def _check_curriculum(loader, steps, run):
     if not problem: return
     if not hasattr(run, 'stage'):
         raise ConfigError(problem, way_out='train for more steps, give it fewer epochs, or leave it out')
-    run.say(problem)
+    run.log_text(problem)
 
 # %% ../../nbs/973_commands.learner_setup.ipynb #9ff1e56f
 def validation_pieces(

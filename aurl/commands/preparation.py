@@ -86,7 +86,7 @@ def _write_store(cfg, corpus, run, first):
             progress=progress_callback(run, 'prepare', 'pieces read', first, .9),
             **prepare_kwargs(cfg)
         )
-    for w in caught: run.say(w.message)
+    for w in caught: run.log_text(w.message)
     return store
 
 # %% ../../nbs/969_commands.preparation.ipynb #6b1a6673

@@ -176,8 +176,8 @@ def plan_for_machine(
     order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
     if 'plan' not in run.config:
         plan = _fixed_plan(cfg, store.length[order]) or _measured_plan(cfg, run, store, (train, held), order)
-        run.decide(plan=plan.to_dict() | dict(setup_seconds=round(run.elapsed, 1), start=resolve_start(cfg)))
-    for line in plan_summary(run): run.say(line)
+        run.add_config(plan=plan.to_dict() | dict(setup_seconds=round(run.elapsed, 1), start=resolve_start(cfg)))
+    for line in plan_summary(run): run.log_text(line)
     planned = _planned_config(cfg, _saved_plan(run), len(held))
     return planned, np.sort(order[:planned.valid_pieces])
 

@@ -226,11 +226,11 @@ def train_trial(
         train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
         learn, prune = build_learner(cfg, store, train, held, run=run), PruneTrial(trial)
         learn.add_cb(prune)
-        run.say(parameter_summary(learn))
+        run.log_text(parameter_summary(learn))
         best = train_run(learn, run, cfg)
         if learn.stopped: raise KeyboardInterrupt                             # an interrupted training is not a trial
         if prune.pruned:
-            run.say('pruned: other trials were better at this step')
+            run.log_text('pruned: other trials were better at this step')
             raise Pruned
         metrics = _trial_metrics(learn, run, best)
         run.finish([f'{best:.3f} nats per token on held-out windows'], metrics)
@@ -310,12 +310,12 @@ def run_sweep(
     sweep = Sweep(_study_folder(cfg, run, 'sweep'), sweep_definition(cfg))
     base = cfg.train.to_dict()
     check_same_config(sweep.path, dict(train=_without_run_keys(base)), 'sweep', SweepConfig)
-    if sweep.n_finished: run.say(f'resuming a sweep with {sweep.n_finished} finished trials')
+    if sweep.n_finished: run.log_text(f'resuming a sweep with {sweep.n_finished} finished trials')
     report = functools.partial(_report_trials, run=run)
     open_store(cfg.train.data, cfg.train.workers, run, cfg.train.loader)     # prepared once, before the workers open it
     if cfg.workers > 1: run_workers(sweep.path, 'aurl.commands.sweep:train_trial', cfg.workers, dict(base=base), report)
     else: sweep.run_trials(functools.partial(train_trial, base=base), progress=report)
     # without the keys of a run, such as checkpoint_every=0
     preset_values = _without_run_keys(base) | dict(data=absolute_source(cfg.train.data))
-    for f in sweep.write_best(preset_values): run.say(f'the settings: {f}')
+    for f in sweep.write_best(preset_values): run.log_text(f'the settings: {f}')
     return sweep

@@ -105,7 +105,7 @@ class EarlyStopping(Callback):
 
     def after_validate(self):
         self.should_stop = self.progress.update(self._new_metrics())
-        if self.should_stop and self.experiment is not None: self.experiment.say(self._reason())
+        if self.should_stop and self.experiment is not None: self.experiment.log_text(self._reason())
     def _reason(self):
         metrics = ', '.join(self.progress.weights)
         return f'{self.progress.patience} validations without a gain in {metrics}: the training ends'
