@@ -45,7 +45,7 @@ def _loader_usage(loader, side, name):
     "The line of `data_usage` about one loader."
     line = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows'
     if cut := _count_long(loader, loader.pieces): line += f', {cut} of them longer than a window'
-    if words := loader.balance_words(): line += f'; {words}'
+    if words := loader.balance_summary(): line += f'; {words}'
     left_out = np.setdiff1d(side, loader.pieces)
     if len(left_out): line += f'; {len(left_out)} of {len(side)} left out ({_left_out_reasons(loader, left_out)})'
     return line
@@ -96,7 +96,7 @@ def validation_pieces(
     "Draw the held-out pieces used for validation during a training, the same number from each corpus of a mixture."
     if not n or n >= len(held): return held
     order = held[rng(seed, 'validation pieces').permutation(len(held))]
-    corpus = store.corpus(order) if hasattr(store, 'corpus') else np.zeros(len(order), int)
+    corpus = store.corpus_index(order) if hasattr(store, 'corpus_index') else np.zeros(len(order), int)
     # how many pieces of the same corpus come before each piece
     place = np.zeros(len(order), int)
     for k in np.unique(corpus): place[corpus == k] = np.arange((corpus == k).sum())

@@ -77,7 +77,7 @@ class ReleaseData:
 
     def corpus_of(self, pieces):
         "The index of the corpus of each of `pieces`."
-        return self.store.corpus(pieces) if hasattr(self.store, 'corpus') else np.zeros(len(pieces), int)
+        return self.store.corpus_index(pieces) if hasattr(self.store, 'corpus_index') else np.zeros(len(pieces), int)
 
     def of_corpus(self, side, k):
         "The pieces of `side` in corpus `k`."

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from ..aliases import match_name
 from ..config import Config, make_config, merge, present_keys, restore_config
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
@@ -61,7 +62,7 @@ _generation_metrics = (
     'grammar',
     'grammar_validity',
     'grammar_pairing',
-    'grammar_lawful',
+    'grammar_allowed_share',
     'grammar_timing',
     'grammar_velocity',
     'grammar_repetition',
@@ -102,7 +103,7 @@ def metrics_at_best(
 def _check_objectives(cfg):
     "Raise an error for objectives that a training does not measure, or that the pruner cannot use."
     available = [*TRIAL_METRICS, *logged_metrics(cfg.train)]
-    if bad := next((g for g in cfg.objectives if g not in available), None):
+    if bad := next((g for g in cfg.objectives if match_name(g, available) not in available), None):
         raise ConfigError(f'objectives: a training with these settings does not measure {bad}{suggest(bad, available)}',
                           way_out=f'give one of {", ".join(available)}')
     if cfg.pruner != 'none' and list(cfg.objectives.items()) != [('valid_loss', 'min')]:

@@ -113,7 +113,7 @@ def _save_outcome(learn, best, run, place, path):
         valid_loss=best,
         stopped=learn.stopped,
         steps=learn.steps_done,
-        ranks=place.world_size,
+        world_size=place.world_size,
         words=monitor_summary(learn.watched),
     )
     write_json(path/'outcome.json', outcome)

@@ -174,7 +174,7 @@ def _augmented_sequences(self:WindowMaker, pieces, epoch):
     for s, offset in zip(snapshots, np.cumsum([0, *map(len, codes)])): s['first'] += offset
     length = np.array([len(x) for x in ids])
     arrays = map(np.concatenate, (snapshots, codes, steps))
-    return TokenSequences(np.concatenate(ids), length, self.store.drums[pieces], self.store.every, *arrays)
+    return TokenSequences(np.concatenate(ids), length, self.store.drums[pieces], self.store.snapshot_every, *arrays)
 
 # %% ../../nbs/570_data.window_maker.ipynb #47af3083
 def _scale_position(x, n_old, n_new):

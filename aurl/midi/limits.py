@@ -19,15 +19,15 @@ from .bytes import Finding
 @dataclass(frozen=True)
 class MidiLimits:
     "Limits of a score."
-    max_bytes:int = 64*2**20     # size of a file, and of a decompressed archive
-    notes:int = 2_000_000        # number of notes in all tracks
-    tracks:int = 1024            # number of tracks
-    tempos:int = 100_000         # number of tempo changes
-    quarters:float = 100_000.    # length in quarter notes
-    seconds:float = 86_400.      # length in seconds
-    hold:float = 1024.           # longest note in quarter notes
-    min_bpm:float = 1.           # slowest tempo in quarter notes per minute
-    max_bpm:float = 1000.        # fastest tempo in quarter notes per minute
+    max_bytes:int = 64*2**20        # size of a file, and of a decompressed archive
+    max_notes:int = 2_000_000       # number of notes in all tracks
+    max_tracks:int = 1024           # number of tracks
+    max_tempos:int = 100_000        # number of tempo changes
+    max_quarters:float = 100_000.   # length in quarter notes
+    max_seconds:float = 86_400.     # length in seconds
+    max_note_quarters:float = 1024. # longest note in quarter notes
+    min_bpm:float = 1.              # slowest tempo in quarter notes per minute
+    max_bpm:float = 1000.           # fastest tempo in quarter notes per minute
 
     def __post_init__(self):
         for f in fields(self): _check_limit(f.name, getattr(self, f.name), whole=f.type is int)
@@ -188,11 +188,11 @@ def _has_notes(track): return len(track.notes) > 0
 # %% ../../nbs/130_midi.limits.ipynb #3a6210c9
 def _check_counts(score, limits, path):
     "Raise a `MidiError` if `score` has too many notes, tracks or tempos; tracks without notes are removed first."
-    _check_count('notes', score.note_num(), limits.notes, 'notes', path)
-    if len(score.tracks) > limits.tracks:
+    _check_count('notes', score.note_num(), limits.max_notes, 'max_notes', path)
+    if len(score.tracks) > limits.max_tracks:
         score.tracks.filter(_has_notes, inplace=True)
-        _check_count('parts', len(score.tracks), limits.tracks, 'tracks', path)
-    _check_count('tempo changes', len(score.tempos), limits.tempos, 'tempos', path)
+        _check_count('parts', len(score.tracks), limits.max_tracks, 'max_tracks', path)
+    _check_count('tempo changes', len(score.tempos), limits.max_tempos, 'max_tempos', path)
 
 # %% ../../nbs/130_midi.limits.ipynb #6743f9f0
 _DEFAULT = MidiLimits()
@@ -230,8 +230,8 @@ def _length_seconds(score, end):
 def _is_short(score, limits):
     "Whether `score` is within the limits of time by its end, even at the slowest tempo."
     end, tpq = score.end(), score.ticks_per_quarter
-    return (score.start() >= 0 and end <= tpq*min(limits.hold, limits.quarters)
-            and end*60 <= limits.seconds*limits.min_bpm*tpq)
+    return (score.start() >= 0 and end <= tpq*min(limits.max_note_quarters, limits.max_quarters)
+            and end*60 <= limits.max_seconds*limits.min_bpm*tpq)
 
 # %% ../../nbs/130_midi.limits.ipynb #399bf48d
 def _raise_too_long(length, unit, name, limit, path):
@@ -240,9 +240,10 @@ def _raise_too_long(length, unit, name, limit, path):
 def _check_length(score, limits, path):
     "Raise a `MidiError` if `score` is too long in quarter notes or in seconds."
     end, tpq = _last_note_end(score), score.ticks_per_quarter
-    if end > limits.quarters*tpq: _raise_too_long(end/tpq, 'quarter notes', 'quarters', limits.quarters, path)
+    if end > limits.max_quarters*tpq:
+        _raise_too_long(end/tpq, 'quarter notes', 'max_quarters', limits.max_quarters, path)
     seconds = _length_seconds(score, end)
-    if seconds > limits.seconds: _raise_too_long(seconds, 'seconds', 'seconds', limits.seconds, path)
+    if seconds > limits.max_seconds: _raise_too_long(seconds, 'seconds', 'max_seconds', limits.max_seconds, path)
 
 # %% ../../nbs/130_midi.limits.ipynb #79671aca
 def _extremes(arrays, key):
@@ -258,8 +259,9 @@ def _enforce_duration(score, limits, path):
     if min(_extremes(arrays, 'time')[0], _extremes(arrays, 'duration')[0]) < 0:
         raise MidiError('its times exceed the range of 32 bits', path, 'the file is damaged; leave it out')
     found, end = [], _extremes(arrays, 'time')[1]
-    if _extremes(arrays, 'duration')[1] > limits.hold*tpq: found += _shorten_notes(score, int(limits.hold*tpq))
-    if end > limits.quarters*tpq or _length_seconds(score, end) > limits.seconds:
+    longest = limits.max_note_quarters*tpq
+    if _extremes(arrays, 'duration')[1] > longest: found += _shorten_notes(score, int(longest))
+    if end > limits.max_quarters*tpq or _length_seconds(score, end) > limits.max_seconds:
         found += _shorten_silences(score, 64*tpq)
         _check_length(score, limits, path)
     return found
@@ -267,7 +269,7 @@ def _enforce_duration(score, limits, path):
 # %% ../../nbs/130_midi.limits.ipynb #010429c2
 def _has_invalid_times(a, limits, tpq):
     "Whether a time of the notes `a` is negative or above its limit."
-    longest = dict(time=limits.quarters, duration=limits.hold)
+    longest = dict(time=limits.max_quarters, duration=limits.max_note_quarters)
     return any(a[k].min() < 0 or a[k].max() > limit*tpq for k,limit in longest.items())
 
 def _is_too_low(a):
@@ -293,7 +295,8 @@ def _event_violations(score, limits):
 # %% ../../nbs/130_midi.limits.ipynb #6acf078d
 def _has_too_many(score, limits):
     "Whether `score` has too many notes, tracks or tempos."
-    return score.note_num() > limits.notes or len(score.tracks) > limits.tracks or len(score.tempos) > limits.tempos
+    return (score.note_num() > limits.max_notes or len(score.tracks) > limits.max_tracks
+            or len(score.tempos) > limits.max_tempos)
 
 # %% ../../nbs/130_midi.limits.ipynb #baeaed90
 def limit_violations(
@@ -307,5 +310,5 @@ def limit_violations(
     for a in _note_arrays(score): out += _note_violations(a, limits, tpq)
     out += _event_violations(score, limits)
     if out: return out
-    longest = limits.seconds + limits.hold*60/limits.min_bpm
+    longest = limits.max_seconds + limits.max_note_quarters*60/limits.min_bpm
     return ['seconds'] if _length_seconds(score, _last_note_end(score)) > longest else []
