@@ -243,8 +243,8 @@ def _plan_rows(w, pieces, n, length):
         start=start,
         first=w['a'] - start,
         stop=w['b'] - start,
-        wide=np.minimum(n - start, length),
-        long=n,
+        row_width=np.minimum(n - start, length),
+        piece_targets=n,
     )
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #41c2886f
@@ -346,19 +346,19 @@ def _length(self:WindowPlanner, epoch):
 @patch
 def plan(self:WindowPlanner,
     epoch:int, # index of the epoch
-)->dict:       # arrays (windows,): `piece`, `start`, `first`, `stop`, `key`, `wide`, `long`, `batch`, `row`, `col`
+)->dict:       # arrays (windows,): piece, start, first, stop, semitones, row_width, piece_targets, batch, row, col
     """Plan the windows of an epoch, in order.
 
     The targets `first` … `stop`-1 count from `start`; `key` is the transposition in semitones."""
     length, draw = self._length(epoch), self._draw(epoch)
     w = self._windows(epoch, length)
     n = len(w['piece'])
-    w['key'] = self._transpositions(w['piece'], draw)
+    w['semitones'] = self._transpositions(w['piece'], draw)
     if self.train: w = _select_rows(w, rng(self.seed, 'windows', 'order', epoch).permutation(n))
-    batches = self._make_batches(w['wide'], length, draw)
+    batches = self._make_batches(w['row_width'], length, draw)
     w = _select_rows(w, batches.order)
     batch = np.repeat(np.arange(len(batches)), np.diff(batches.first))
-    if not self.config.pack: w['wide'] = batches.width[batch]        # a window may extend to the end of its row
+    if not self.config.pack: w['row_width'] = batches.width[batch]   # a window may extend to the end of its row
     w.update(batch=batch, row=batches.row, col=batches.col)
     self._planned = epoch, w, batches
     return w

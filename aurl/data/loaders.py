@@ -183,14 +183,14 @@ def _collate(self:WindowLoader, epoch, steps, w, first, made):
     "Build the batches of `steps` from the arrays of `WindowMaker`."
     plan, batches = self._plan(epoch)[1], []
     states = _to_tensors(made['state']) if self.state else {}
-    conditions = _to_tensors(self.conditions.take(w['piece'], made['key'], made['features']))
+    conditions = _to_tensors(self.conditions.take(w['piece'], made['semitones'], made['features']))
     ids, targets = self._ids_and_targets(w, made)
     for (i, part, _), a, b in zip(steps, first[:-1].tolist(), first[1:].tolist()):
         width = int(plan.width[i])
         state = {k: v[a:b] for k, v in states.items()}
         if conditions: state['conditions'] = {k: v[a:b] for k, v in conditions.items()}
         x, y = ids[a:b,:width], targets[a:b,:width]
-        if self.config.pack: x, y, state['segments'] = _pack_rows(x, y, w['row'][a:b], w['wide'][a:b], width)
+        if self.config.pack: x, y, state['segments'] = _pack_rows(x, y, w['row'][a:b], w['row_width'][a:b], width)
         if part >= plan.rows[i]: y = torch.full_like(y, vocab.PAD)   # no row is left for this part
         batches.append((x, None, None, state or None, y))
     return batches
@@ -199,7 +199,7 @@ def _collate(self:WindowLoader, epoch, steps, w, first, made):
 @patch
 def _mask_targets(self:WindowLoader, targets, made, w):
     "Set targets to PAD that belong to another window or lie beyond the row."
-    lo, hi = (made['first'], made['stop']) if self.targets_once else (np.zeros_like(w['wide']), w['wide'])
+    lo, hi = (made['first'], made['stop']) if self.targets_once else (np.zeros_like(w['row_width']), w['row_width'])
     for r in np.flatnonzero((lo > 0) | (hi < targets.shape[1])):
         targets[r,:lo[r]] = vocab.PAD
         targets[r,hi[r]:] = vocab.PAD
@@ -236,7 +236,8 @@ def _groups(self:WindowLoader, epoch, at, done=0):
     return list(chunked(self._steps(epoch, at, done), _batches_at_once(self._plan(epoch)[1])))
 
 # %% ../../nbs/575_data.loaders.ipynb #60b224dd
-_job_columns = ('piece', 'start', 'first', 'stop', 'key', 'wide', 'long') # columns of the plan that `WindowMaker` needs
+# columns of the plan that `WindowMaker` needs
+_job_columns = ('piece', 'start', 'first', 'stop', 'semitones', 'row_width', 'piece_targets')
 
 @patch
 def _jobs(self:WindowLoader, epoch, groups, sent):
@@ -431,12 +432,12 @@ def records(self:WindowLoader,
     "Piece, position, key, augmentation and place in the batch of each window of a batch."
     epoch, names = self.epoch if epoch is None else epoch, self.store.names
     w, _ = self._job(epoch, self._steps(epoch, 0)[i:i+1])
-    columns = ('piece', 'start', 'first', 'stop', 'key', 'row', 'col')
+    columns = ('piece', 'start', 'first', 'stop', 'semitones', 'row', 'col')
     records = [dict(name=names[p], **{k: int(w[k][r]) for k in columns}) for r, p in enumerate(w['piece'])]
     if self.config.augment is None: return records
     _, augmented, _ = self.window_maker._augment_rows(w, epoch, self._length(epoch))
     for r, record in enumerate(records):
-        record.update({k: int(augmented[k][r]) for k in ('start', 'first', 'stop', 'key')})
+        record.update({k: int(augmented[k][r]) for k in ('start', 'first', 'stop', 'semitones')})
         record['augment'] = self.window_maker.augmentation_of(record['piece'], epoch).to_dict()
     return records
 
