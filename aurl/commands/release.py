@@ -186,7 +186,7 @@ def corpus_facts(
     data:ReleaseData,
 )->dict:             # by name: pieces and ids trained on, licence
     "The training music of a model."
-    facts, licences = {}, _column(data.store, 'licence')
+    facts, licences = {}, _column(data.store, 'license')
     for k, name in enumerate(data.names):
         train = data.of_corpus(data.train, k)
         stated = sorted({licences[i] or 'not stated' for i in train.tolist()})

@@ -229,7 +229,7 @@ def _likelihood_row(row):
 # %% ../../nbs/978_commands.song.ipynb #45167a9e
 def _add_likelihood(report, run, table):
     "Add the likelihood of the model: the learning curve, and the table of whole pieces."
-    report.add_text('## Likelihood of held-out music\n\n' + table.verdict('model'))
+    report.add_text('## Likelihood of held-out music\n\n' + table.conclusion('model'))
     others = {row['name']: row['nats_per_token'] for row in table.rows if 'model' not in row['name']}
     report.add_figure(
         loss_chart(learning_curve(run), others),

@@ -87,15 +87,15 @@ def _is_key(k): return abs(k.key) <= 7 and k.tonality in (0, 1)
 def _has_length(tempo): return tempo.mspq > 0
 def _has_meter(signature): return _is_meter(signature.numerator, signature.denominator)
 
-def _mended(n, message):
+def _repaired(n, message):
     "Return a list with the finding about `n` corrections; [] for none."
-    return [Finding('mended', message, n)] if n else []
+    return [Finding('repaired', message, n)] if n else []
 
 def _remove_invalid(events, is_valid, description):
     "Remove the invalid `events` in place; return findings."
     n = sum(not is_valid(e) for e in events)
     if n: events.filter(is_valid, inplace=True)
-    return _mended(n, f'{n} {description} removed')
+    return _repaired(n, f'{n} {description} removed')
 
 # %% ../../nbs/130_midi.limits.ipynb #b8342b0e
 def _clip_tempos(score, limits):
@@ -105,7 +105,7 @@ def _clip_tempos(score, limits):
     if not us or (min(us) >= lo and max(us) <= hi): return []
     n = sum(u < lo or u > hi for u in us)
     for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
-    return [Finding('mended', f'{n} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', n)]
+    return [Finding('repaired', f'{n} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', n)]
 
 # %% ../../nbs/130_midi.limits.ipynb #498a28f0
 def _repair_score_events(score, limits):
@@ -130,7 +130,7 @@ def _shorten_notes(score, longest):
         n += n_long
         duration = np.minimum(a['duration'], longest).astype(np.int32)
         t.notes = Note.from_numpy(a['time'], duration, a['pitch'], a['velocity'], 'tick')
-    return [Finding('mended', f'{n} notes held longer than {longest:,} ticks were shortened', n, True)] if n else []
+    return [Finding('repaired', f'{n} notes held longer than {longest:,} ticks were shortened', n, True)] if n else []
 
 # %% ../../nbs/130_midi.limits.ipynb #69c2acaa
 _TIMED_SCORE_EVENTS = 'tempos', 'time_signatures', 'key_signatures', 'markers'
@@ -171,7 +171,7 @@ def _shorten_silences(score, gap):
     earlier = np.append(0, np.cumsum(surplus))  # by how many ticks, after so many silences
     def new_tick(t): return t - earlier[np.searchsorted(ends, t, 'right')]
     _move_events(score, new_tick)
-    return [Finding('mended', f'{len(ends)} silences longer than {gap:,} ticks were shortened', len(ends))]
+    return [Finding('repaired', f'{len(ends)} silences longer than {gap:,} ticks were shortened', len(ends))]
 
 # %% ../../nbs/130_midi.limits.ipynb #b1d28dd4
 def _raise_above(what, name, limit, path):
@@ -288,7 +288,7 @@ def _event_violations(score, limits):
     "Return the violated limits of the tempos, meters and keys of `score`."
     out, us = [], score.tempos.numpy()['mspq']
     if len(us) and (us.min() < int(60e6/limits.max_bpm) or us.max() > 60e6/limits.min_bpm): out.append('tempo')
-    if not all(map(_has_meter, score.time_signatures)): out.append('metre')
+    if not all(map(_has_meter, score.time_signatures)): out.append('meter')
     if not all(map(_is_key, score.key_signatures)): out.append('key')
     return out
 
