@@ -19,14 +19,14 @@ from fastcore.meta import delegates
 @dataclass
 class Chart:
     "A bar chart with a sentence of summary."
-    title:str     # title of the chart
-    x:list        # names or centers of the bars
-    bars:dict     # heights of the bars by name of the layer
-    xlabel:str    # label of the x axis
+    title:str             # title of the chart
+    x:list                # names or centers of the bars
+    bars:dict             # heights of the bars by name of the layer
+    xlabel:str            # label of the x axis
     ylabel:str='pieces'
-    caption:str='' # summary below the title
+    caption:str=''        # summary below the title
     log_x:bool=False# whether the x axis is logarithmic
-    edges:list=None # bin edges of a histogram
+    edges:list=None       # bin edges of a histogram
     horizontal:bool=False # horizontal bars, for long names
 
     @property

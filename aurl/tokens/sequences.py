@@ -20,9 +20,9 @@ from .vocab import Kind, vocab
 class TokenSequences:
     "Concatenated pieces with snapshots of the grammar state."
     def __init__(self,
-        ids,       # (n,) uint16: ids of all pieces
-        length,    # (pieces,) length of each piece in ids
-        drums,     # (pieces,) bool: whether it contains drums
+        ids,                # (n,) uint16: ids of all pieces
+        length,             # (pieces,) length of each piece in ids
+        drums,              # (pieces,) bool: whether it contains drums
         snapshot_every:int, # distance of snapshots in ids
         snapshots, codes, steps, # of all pieces, from `make_snapshots`
     ):
