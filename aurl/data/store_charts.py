@@ -25,7 +25,7 @@ class Chart:
     xlabel:str            # label of the x axis
     ylabel:str='pieces'
     caption:str=''        # summary below the title
-    log_x:bool=False# whether the x axis is logarithmic
+    log_x:bool=False      # whether the x axis is logarithmic
     edges:list=None       # bin edges of a histogram
     horizontal:bool=False # horizontal bars, for long names
 
