@@ -332,9 +332,9 @@ def run_stores(
                           way_out=f'use one of {", ".join(_store_actions)}')
     from aurl.data.pruning import prune_stores
     from aurl.data.cache import repair_stores, verify_stores
-    if action == 'verify': return int(verify_stores(names, say=say) > 0)
-    if action == 'repair': return int(repair_stores(names, source, say=say) > 0)
-    if action == 'prune': return prune_stores(names, runs=['runs', *runs], say=say, **prune_options) and 0
+    if action == 'verify': return int(verify_stores(names, log=say) > 0)
+    if action == 'repair': return int(repair_stores(names, source, log=say) > 0)
+    if action == 'prune': return prune_stores(names, runs=['runs', *runs], log=say, **prune_options) and 0
     return _list_stores(['runs', *runs], as_json, say)
 
 # %% ../nbs/995_cli.ipynb #c1c8dd46

@@ -309,13 +309,13 @@ def describe_keys(
     return out
 
 # %% ../nbs/010_config.ipynb #94b72fe9
-def _validate(cls, values, source=None):
+def _validate(cls, values, path=None):
     "Return an instance of `cls`, or raise one `ConfigError` that lists all problems."
     try: return cls.model_validate(values)
     except ValidationError as e:
         said = list(_error_messages(cls, e.errors(include_url=False)))
         key, about = said[0][0], describe_keys(cls).get(said[0][0])
-        raise ConfigError('; '.join(dict.fromkeys(words for _,words in said)), path=source,
+        raise ConfigError('; '.join(dict.fromkeys(words for _,words in said)), path=path,
                           way_out=f'{key}: {about}' if about else '') from e
 
 # %% ../nbs/010_config.ipynb #3384cd8d
@@ -341,16 +341,16 @@ def preset_descriptions(
     return {name: _first_comment(presets_dir()/group/f'{name}.yaml') for name in presets(group)}
 
 # %% ../nbs/010_config.ipynb #b7394511
-def _preset_file(group, name, beside=None):
-    "Find the file of preset `name`: a path, a file beside the extending preset, or a preset of aurl."
+def _preset_file(group, name, folder=None):
+    "Find the file of preset `name`: a path, a file in the folder of the extending preset, or a preset of aurl."
     name = str(name)
     if name.endswith(('.yaml', '.yml')):
-        spots = [Path(beside or '.')/Path(name).expanduser()]
-    else: spots = [d/f'{name}.yaml' for d in (beside, presets_dir()/group if group else None) if d]
+        spots = [Path(folder or '.')/Path(name).expanduser()]
+    else: spots = [d/f'{name}.yaml' for d in (folder, presets_dir()/group if group else None) if d]
     if found := next((p for p in spots if p.is_file()), None): return found
     here = sorted(
-        {*(presets(group) if group else ()), *(p.stem for p in Path(beside).glob('*.yaml'))}
-        if beside
+        {*(presets(group) if group else ()), *(p.stem for p in Path(folder).glob('*.yaml'))}
+        if folder
         else presets(group) if group else ()
     )
     # a preset of another group: then no suggestion
@@ -369,25 +369,25 @@ def _preset_file(group, name, beside=None):
 
 # %% ../nbs/010_config.ipynb #586b4bd9
 def merge(
-    low:dict,  # base values
-    high:dict, # values that override them
+    base:dict,      # base values
+    overrides:dict, # values that override them
 )->dict:
-    "Merge `high` into `low`, level by level; return a new dict."
-    return {**low, **{k: _merge_values(low.get(k), v) for k,v in high.items()}}
+    "Merge `overrides` into `base`, level by level; return a new dict."
+    return {**base, **{k: _merge_values(base.get(k), v) for k,v in overrides.items()}}
 
-def _merge_values(low, high): return merge(low, high) if isinstance(low, dict) and isinstance(high, dict) else high
+def _merge_values(old, new): return merge(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
 
 # %% ../nbs/010_config.ipynb #ca10cf11
 def load_preset(
     group,       # group of presets, such as 'song'; None when `name` is a path
     name,        # its name, or the path of a .yaml file
-    _above=(),   # the presets that extend this one
-    _beside=None # the folder of the extending preset
+    _parents=(), # the presets that extend this one
+    _folder=None # the folder of the extending preset
 )->dict:
     "Return the values of a preset, including those of its `base:`."
-    path = _preset_file(group, name, _beside)
-    chain = (*_above, path.resolve())
-    if path.resolve() in _above:
+    path = _preset_file(group, name, _folder)
+    chain = (*_parents, path.resolve())
+    if path.resolve() in _parents:
         raise ConfigError('presets extend each other in a circle: ' + ' → '.join(p.stem for p in chain), path=path)
     try: text = path.read_text(encoding='utf-8')
     except (OSError, ValueError) as e: raise ConfigError(f'cannot be read ({e})', path=path) from e
@@ -424,7 +424,7 @@ def make_config(
     "Build an instance of `cls` from its defaults, a preset and overrides; any mistake is one `ConfigError`."
     low = present_keys(cls, load_preset(group, preset)) if preset else {}
     over = dict(overrides) if isinstance(overrides, dict) else parse_overrides(quote_texts(cls, overrides))
-    if low: _validate(cls, _numbers_to_strings(cls, low), source=preset)  # so that the error names the file
+    if low: _validate(cls, _numbers_to_strings(cls, low), path=preset)  # so that the error names the file
     return _validate(cls, _numbers_to_strings(cls, _merge_group_defaults(cls, merge(low, over))))
 
 def restore_config(

@@ -162,15 +162,15 @@ def can_compile(
 # %% ../nbs/020_device.ipynb #d2d65b9f
 @delegates(torch.compile)
 def maybe_compile(
-    model,     # a module
-    on='auto', # auto, True or False
-    **kwargs   # for torch.compile
+    model,          # a module
+    enabled='auto', # auto, True or False
+    **kwargs        # for torch.compile
 ):
-    "Compile `model` in place if `on` requires it and a compiler exists; return the model."
+    "Compile `model` in place if `enabled` requires it and a compiler exists; return the model."
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
-    if on is False or (on == 'auto' and device.type != 'cuda'): return model
+    if enabled is False or (enabled == 'auto' and device.type != 'cuda'): return model
     if can_compile(device): model.compile(**kwargs)
-    elif on is True: print(f'not compiled: no compiler for {device.type} on this machine')
+    elif enabled is True: print(f'not compiled: no compiler for {device.type} on this machine')
     return model
 
 # %% ../nbs/020_device.ipynb #c0f83cd8

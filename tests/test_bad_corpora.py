@@ -29,7 +29,7 @@ def here(midi, tmp_path_factory):
         'noname': b'file,title\n,a\n',
         'year': b'file,year\npiece0,soon\n',
         'key': b'file,key\npiece0,H dur\n',
-        'metre': b'file,metre\npiece0,three\n',
+        'meter': b'file,meter\npiece0,three\n',
         'latin': 'file,title\npiece0,Pr\xe9lude\n'.encode('latin-1'),
         'utf16': 'file,title\npiece0,a\n'.encode('utf-16'),
         'quote': b'file,title\npiece0,"a\n',
@@ -58,7 +58,7 @@ slips = [  # what is asked, the exit code, what the line must name
     *[(prepare(f'table={name}.csv'), 1, says) for name, says in {
         'empty': 'empty.csv: the table is empty →', 'words': "words.csv: no column names the files", 'nofile': "call one column 'file'", 'header': 'header.csv: the table has no rows →', 'typo': "typo.csv: column 'composr' is unknown → did you mean 'composer'?",
         'twice': "twice.csv: 2 columns are called 'title' →", 'cells': 'cells.csv: line 2 has 3 cells, the first line 2 →', 'rows': "rows.csv: line 3: 'piece0' is already in line 2 →", 'nobody': "nobody.csv: line 2: no piece is called 'peice0.mid'; did you mean 'piece0.mid'?",
-        'noname': 'noname.csv: line 2 names no file →', 'year': "year.csv: line 2: 'soon' is not a year →", 'key': "key.csv: line 2: 'H dur' is not a key →", 'metre': "metre.csv: line 2: 'three' is not a meter →", 'latin': 'latin.csv: line 2 is not UTF-8 (byte 0xe9) → save it as "CSV UTF-8"',
+        'noname': 'noname.csv: line 2 names no file →', 'year': "year.csv: line 2: 'soon' is not a year →", 'key': "key.csv: line 2: 'H dur' is not a key →", 'meter': "meter.csv: line 2: 'three' is not a meter →", 'latin': 'latin.csv: line 2 is not UTF-8 (byte 0xe9) → save it as "CSV UTF-8"',
         'utf16': 'utf16.csv: saved as UTF-16 →', 'quote': 'quote.csv: line 2: ', 'zero': 'zero.csv: line 2 has a zero byte →', 'sheet': 'sheet.csv: a spreadsheet, not a CSV →', 'strangers': 'table_extra=true', 'gone': 'gone.csv: cannot be read'}.items()],
     (prepare('table=strangers.csv', 'table_extra=true'), 1, 'strangers.csv: none of its 2 rows matches one of the 6 pieces →'),
     (prepare('table=music'), 1, 'music: cannot be read'),

@@ -27,7 +27,7 @@ def test_loaded_by_name(name):
     assert model.config.changed(dropout=0.0) == preset_config('song'), 'a song starts from a model of its own size'
     assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in model.parameters())
     ids = generate_ids(model, n=1, max_tokens=200, seed=1)[0]
-    assert verdict(ids).lawful == 1 and decode(ids).note_num() > 10
+    assert verdict(ids).allowed_share == 1 and decode(ids).note_num() > 10
 
 
 @pytest.mark.parametrize('name', names)

@@ -17,6 +17,8 @@ from aurl.commands.command import open_run
 from aurl.commands.configs import TrainConfig
 from aurl.commands.run_data import open_store, train_valid_split
 from aurl.commands.training import train_stages
+from aurl.data.conditions import Conditions
+from aurl.data.survey import split_units
 
 kinds = ['transformer', 'vae_gan']
 
@@ -47,6 +49,16 @@ def test_store(saved, expected):
         and int(store.tokens) == then['tokens']
         and store[0].tolist() == then['first']
     )
+
+
+def test_columns(saved):
+    "The columns of the store have their present names, and those of that revision are understood."
+    store = TokenStore(saved / 'store')
+    assert {'meter', 'license', 'key_confidence'} <= {*store.pieces.column_names}
+    assert split_units(store, 'metre')[0].startswith(f"metre: {store.pieces['meter'][0]}")
+    old, new = (Conditions(store, names) for names in (['metre', 'register'], ['meter', 'mean_pitch']))
+    assert (old.values['metre'] == new.values['meter']).all()
+    assert np.allclose(old.values['register'], new.values['mean_pitch'])
 
 
 @pytest.mark.parametrize('kind', kinds)

@@ -70,7 +70,7 @@ def killed(asked, step, monkeypatch):
     with monkeypatch.context() as m, pytest.raises(Gone):
         m.setattr(Budget, 'after_batch', after_batch)
         train_stages(run, cfg, music, *train_valid_split(music, cfg.valid, cfg.seed, cfg.split), last)
-    run._mark('interrupted')
+    run._set_status('interrupted')
     return run
 
 

@@ -218,7 +218,7 @@ def train_variant(
         # the same pieces for every seed
         sides = train_valid_split(store, cfg.valid, ablation_cfg.train.seed, cfg.split)
         learn = build_learner(cfg, store, *sides, run=run)
-        run.say(parameter_summary(learn))
+        run.log_text(parameter_summary(learn))
         train_run(learn, run, cfg)
         if learn.stopped: raise KeyboardInterrupt  # an interrupted training cannot be compared
         model = learn.model.eval()

@@ -9,6 +9,7 @@ __all__ = ['study_memory', 'check_request', 'check_shared_keys', 'check_keys']
 import shutil
 from pathlib import Path
 
+from ..aliases import match_name
 from .configs import EvaluateConfig, GenerateConfig, PrepareConfig, SongConfig, TrainConfig
 from .evaluation import evaluation_source
 from .key_rules import EVALUATE_RULES, GENERATE_RULES, PREPARE_RULES, STAGE_RULES, TRAIN_RULES
@@ -94,7 +95,7 @@ def _check_columns(cfg):
     columns = source_columns(cfg.data) if balancing or split else None
     if columns is None: return
     for name in balancing: check_balance_column(name, columns, absolute_source(cfg.data))
-    if split and split not in columns:
+    if split and match_name(split, columns) not in columns:
         raise ConfigError(f'split={split}: the pieces will have no column {split!r}{suggest(split, columns)}',
                           absolute_source(cfg.data), f'there is {", ".join(columns)}')
 

@@ -279,7 +279,7 @@ class GenerateConfig(Config):
     key: str = Field('auto', description='key in the files: auto, none, or one such as G major')
     title: str = Field('', description='title in the files; default: that of the prompt, or the name of the piece')
     conditions: dict[str, Any] = Field({}, description='conditioned models (loader.conditions): values by name, '
-        'such as conditions.key="G major" or {composer: Bach, tempo: 90}; the others are unknown')
+        'such as conditions.key="G major" or {composer: Bach, mean_tempo: 90}; the others are unknown')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='auto, cpu, cuda, mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')

@@ -45,7 +45,7 @@ def _loader_usage(loader, side, name):
     "The line of `data_usage` about one loader."
     line = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows'
     if cut := _count_long(loader, loader.pieces): line += f', {cut} of them longer than a window'
-    if words := loader.balance_words(): line += f'; {words}'
+    if words := loader.balance_summary(): line += f'; {words}'
     left_out = np.setdiff1d(side, loader.pieces)
     if len(left_out): line += f'; {len(left_out)} of {len(side)} left out ({_left_out_reasons(loader, left_out)})'
     return line
@@ -76,7 +76,7 @@ def _record_data_usage(learn, train, held, run):
     "Log the lines of `data_usage`, and record them under the name of the stage."
     lines = data_usage(learn, train, held)
     run.record(music={_stage_name(run): lines})
-    for line in lines: run.say(line)
+    for line in lines: run.log_text(line)
 
 def _check_curriculum(loader, steps, run):
     "Raise an error for a curriculum that never advances; in a stage, log it."
@@ -84,7 +84,7 @@ def _check_curriculum(loader, steps, run):
     if not problem: return
     if not hasattr(run, 'stage'):
         raise ConfigError(problem, way_out='train for more steps, give it fewer epochs, or leave it out')
-    run.say(problem)
+    run.log_text(problem)
 
 # %% ../../nbs/973_commands.learner_setup.ipynb #9ff1e56f
 def validation_pieces(
@@ -96,7 +96,7 @@ def validation_pieces(
     "Draw the held-out pieces used for validation during a training, the same number from each corpus of a mixture."
     if not n or n >= len(held): return held
     order = held[rng(seed, 'validation pieces').permutation(len(held))]
-    corpus = store.corpus(order) if hasattr(store, 'corpus') else np.zeros(len(order), int)
+    corpus = store.corpus_index(order) if hasattr(store, 'corpus_index') else np.zeros(len(order), int)
     # how many pieces of the same corpus come before each piece
     place = np.zeros(len(order), int)
     for k in np.unique(corpus): place[corpus == k] = np.arange((corpus == k).sum())

@@ -10,6 +10,7 @@ import re
 
 import torch
 
+from ..aliases import match_name
 from .configs import TrainConfig
 from .key_rules import _tiny_optimizer
 from .model_setup import build_model_config, find_model
@@ -61,7 +62,7 @@ def _check_monitored_metrics(cfg):
     "Raise an error for metrics of `best_by` that are not measured, and for a mask annealed without a grammar loss."
     measured = {'valid_loss'}
     if cfg.monitor.enabled: measured |= {*higher_is_better, *cfg.monitor.metrics}
-    if bad := [n for n in ImprovementTracker(cfg.best_by).weights if n not in measured]:
+    if bad := [n for n in ImprovementTracker(cfg.best_by).weights if match_name(n, measured) not in measured]:
         raise ConfigError(
             f'best_by {bad[0]}, which is not measured',
             way_out=f'say monitor.metrics=[{bad[0]}]' if cfg.monitor.enabled else 'leave monitor.enabled=false out',

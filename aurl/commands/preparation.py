@@ -86,7 +86,7 @@ def _write_store(cfg, corpus, run, first):
             progress=progress_callback(run, 'prepare', 'pieces read', first, .9),
             **prepare_kwargs(cfg)
         )
-    for w in caught: run.say(w.message)
+    for w in caught: run.log_text(w.message)
     return store
 
 # %% ../../nbs/969_commands.preparation.ipynb #6b1a6673
@@ -100,7 +100,7 @@ def run_preparation(
         corpus, duplicates = drop_duplicates(corpus, progress_callback(run, 'prepare', 'pieces compared', 0, .3))
     store = _write_store(cfg, corpus, run, .3 if duplicates else 0)
     progress = progress_callback(run, 'prepare', 'pieces surveyed', .9, 1)
-    report = DataReport(store, left=duplicates, progress=progress)
+    report = DataReport(store, excluded=duplicates, progress=progress)
     report.write(run.path/'report.html')
     return report
 

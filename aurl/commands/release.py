@@ -77,7 +77,7 @@ class ReleaseData:
 
     def corpus_of(self, pieces):
         "The index of the corpus of each of `pieces`."
-        return self.store.corpus(pieces) if hasattr(self.store, 'corpus') else np.zeros(len(pieces), int)
+        return self.store.corpus_index(pieces) if hasattr(self.store, 'corpus_index') else np.zeros(len(pieces), int)
 
     def of_corpus(self, side, k):
         "The pieces of `side` in corpus `k`."
@@ -186,7 +186,7 @@ def corpus_facts(
     data:ReleaseData,
 )->dict:             # by name: pieces and ids trained on, licence
     "The training music of a model."
-    facts, licences = {}, _column(data.store, 'licence')
+    facts, licences = {}, _column(data.store, 'license')
     for k, name in enumerate(data.names):
         train = data.of_corpus(data.train, k)
         stated = sorted({licences[i] or 'not stated' for i in train.tolist()})

@@ -163,8 +163,8 @@ def resume_run(
     "Open a training run to resume it."
     run = open_training_run(resume, type(requested))
     cfg = resumed_config(run, requested, defaults_count)
-    last = load_newest_checkpoint(run.checkpoints, run.say)
-    if last is None and not getattr(cfg, 'stages', ''): run.say('no checkpoint yet: starting from step 0')
+    last = load_newest_checkpoint(run.checkpoints, run.log_text)
+    if last is None and not getattr(cfg, 'stages', ''): run.log_text('no checkpoint yet: starting from step 0')
     return run.resume(), cfg, last
 
 # %% ../../nbs/974_commands.resume.ipynb #eb230040

@@ -231,7 +231,7 @@ def _new_split(store, valid, seed, split):
     if split != 'group': return split_store(store, by=resolve_split(store, split, valid, seed))
     train, held = split_store(store, valid, seed)
     if len(train) and len(held): return train, held
-    sources = [s.manifest['source']['words'] for s in getattr(store, 'parts', [store])]
+    sources = [s.manifest['source']['words'] for s in getattr(store, 'members', [store])]
     raise too_few_pieces_error(len(store), ', '.join(sources))
 
 def too_few_pieces_error(

@@ -176,8 +176,8 @@ def plan_for_machine(
     order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
     if 'plan' not in run.config:
         plan = _fixed_plan(cfg, store.length[order]) or _measured_plan(cfg, run, store, (train, held), order)
-        run.decide(plan=plan.to_dict() | dict(setup_seconds=round(run.elapsed, 1), start=resolve_start(cfg)))
-    for line in plan_summary(run): run.say(line)
+        run.add_config(plan=plan.to_dict() | dict(setup_seconds=round(run.elapsed, 1), start=resolve_start(cfg)))
+    for line in plan_summary(run): run.log_text(line)
     planned = _planned_config(cfg, _saved_plan(run), len(held))
     return planned, np.sort(order[:planned.valid_pieces])
 
@@ -229,7 +229,7 @@ def _likelihood_row(row):
 # %% ../../nbs/978_commands.song.ipynb #45167a9e
 def _add_likelihood(report, run, table):
     "Add the likelihood of the model: the learning curve, and the table of whole pieces."
-    report.add_text('## Likelihood of held-out music\n\n' + table.verdict('model'))
+    report.add_text('## Likelihood of held-out music\n\n' + table.conclusion('model'))
     others = {row['name']: row['nats_per_token'] for row in table.rows if 'model' not in row['name']}
     report.add_figure(
         loss_chart(learning_curve(run), others),

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from ..aliases import match_name
 from ..config import Config, make_config, merge, present_keys, restore_config
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
@@ -61,7 +62,7 @@ _generation_metrics = (
     'grammar',
     'grammar_validity',
     'grammar_pairing',
-    'grammar_lawful',
+    'grammar_allowed_share',
     'grammar_timing',
     'grammar_velocity',
     'grammar_repetition',
@@ -102,7 +103,7 @@ def metrics_at_best(
 def _check_objectives(cfg):
     "Raise an error for objectives that a training does not measure, or that the pruner cannot use."
     available = [*TRIAL_METRICS, *logged_metrics(cfg.train)]
-    if bad := next((g for g in cfg.objectives if g not in available), None):
+    if bad := next((g for g in cfg.objectives if match_name(g, available) not in available), None):
         raise ConfigError(f'objectives: a training with these settings does not measure {bad}{suggest(bad, available)}',
                           way_out=f'give one of {", ".join(available)}')
     if cfg.pruner != 'none' and list(cfg.objectives.items()) != [('valid_loss', 'min')]:
@@ -226,11 +227,11 @@ def train_trial(
         train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
         learn, prune = build_learner(cfg, store, train, held, run=run), PruneTrial(trial)
         learn.add_cb(prune)
-        run.say(parameter_summary(learn))
+        run.log_text(parameter_summary(learn))
         best = train_run(learn, run, cfg)
         if learn.stopped: raise KeyboardInterrupt                             # an interrupted training is not a trial
         if prune.pruned:
-            run.say('pruned: other trials were better at this step')
+            run.log_text('pruned: other trials were better at this step')
             raise Pruned
         metrics = _trial_metrics(learn, run, best)
         run.finish([f'{best:.3f} nats per token on held-out windows'], metrics)
@@ -310,12 +311,12 @@ def run_sweep(
     sweep = Sweep(_study_folder(cfg, run, 'sweep'), sweep_definition(cfg))
     base = cfg.train.to_dict()
     check_same_config(sweep.path, dict(train=_without_run_keys(base)), 'sweep', SweepConfig)
-    if sweep.n_finished: run.say(f'resuming a sweep with {sweep.n_finished} finished trials')
+    if sweep.n_finished: run.log_text(f'resuming a sweep with {sweep.n_finished} finished trials')
     report = functools.partial(_report_trials, run=run)
     open_store(cfg.train.data, cfg.train.workers, run, cfg.train.loader)     # prepared once, before the workers open it
     if cfg.workers > 1: run_workers(sweep.path, 'aurl.commands.sweep:train_trial', cfg.workers, dict(base=base), report)
     else: sweep.run_trials(functools.partial(train_trial, base=base), progress=report)
     # without the keys of a run, such as checkpoint_every=0
     preset_values = _without_run_keys(base) | dict(data=absolute_source(cfg.train.data))
-    for f in sweep.write_best(preset_values): run.say(f'the settings: {f}')
+    for f in sweep.write_best(preset_values): run.log_text(f'the settings: {f}')
     return sweep

@@ -107,7 +107,7 @@ def _snapshot_of(learn, run, cfg, last):
     snapshot = None
     if last is not None:
         _check_codec(learn, last)
-        run.say(f'resuming from step {last.step}')
+        run.log_text(f'resuming from step {last.step}')
         snapshot = last.snapshot()
         if _level(cfg) == 'verified': check_state(snapshot, run)
     return _broadcast_snapshot(snapshot, is_sharded(learn.model))
@@ -156,7 +156,7 @@ def _checkpoint_callback(learn, run, cfg, weights, higher):
         model.codec.fingerprint,
         weights,
         higher,
-        say=run.say,
+        say=run.log_text,
         read_only=getattr(run, 'quiet', False),
         run=run if hasattr(run, 'log_size') else None,
         options=getattr(cfg, 'checkpoints', None),
@@ -175,7 +175,7 @@ def _fit(learn, run, cfg, cbs, score, **kwargs):
     finally:
         for c in cbs:
             if isinstance(c, CheckpointCallback): c.close()
-        for line in monitor_summary(learn.watched): run.say(line)
+        for line in monitor_summary(learn.watched): run.log_text(line)
 
 # %% ../../nbs/975_commands.training.ipynb #a56fecc3
 @delegates(Learner.fit_budget, but=['steps', 'minutes', 'run', 'log_every', 'before', 'score'])
@@ -223,7 +223,7 @@ def _training_error(learn, run, failure, best):
         valid_loss = best if best < math.inf else None
         model.save_pretrained(run.path/'model', valid_loss=valid_loss, failed=failure.failed['why'])
     error = failure.error(run.path, kept)
-    run._mark('failed', error=str(error))
+    run._set_status('failed', error=str(error))
     return error
 
 # %% ../../nbs/975_commands.training.ipynb #a40cb0c8
@@ -248,7 +248,7 @@ def interrupt_message(learn, run)->list:
 # %% ../../nbs/975_commands.training.ipynb #3e6df5a4
 def _log_memory(run, lines):
     "Log the lines of the memory estimate and record them in the run."
-    for line in lines: run.say(line)
+    for line in lines: run.log_text(line)
     if hasattr(run, 'record'): run.record(memory=dict(lines=lines))
     run.progress('memory', None, lines[0])
 
@@ -263,9 +263,9 @@ def memory_lines(
 def _halve_batch(run, cfg, times, reason):
     "Halve the batch `times` times, and save that in the run for when it is resumed."
     run.config.pop('halvings', None)
-    run.decide(halvings=times)
+    run.add_config(halvings=times)
     small = halve_batch(cfg, times)
-    run.say(f'{reason}, the batch is halved: {2**times} batches of {small.batch_size} for a step '
+    run.log_text(f'{reason}, the batch is halved: {2**times} batches of {small.batch_size} for a step '
             f'instead of {cfg.batch_size} at once; steps are counted in batches, {small.steps} of them')
 
 # %% ../../nbs/975_commands.training.ipynb #4651885d
@@ -299,8 +299,8 @@ def _out_of_memory(run, cfg, what, way_out):
     "The error for memory that ran out, which is logged and recorded in the run."
     if room := available_memory(cfg.device): what += f'; now {room}'
     error = OutOfMemory(what, run.path, way_out)
-    run.say(str(error))
-    if hasattr(run, '_mark'): run._mark('failed', error=str(error))
+    run.log_text(str(error))
+    if hasattr(run, '_set_status'): run._set_status('failed', error=str(error))
     return error
 
 def _memory_error(run, cfg, message, checkpoint):
@@ -320,7 +320,7 @@ def _train_once(run, cfg, store, sides, last):
     learn = None
     try:
         learn = build_learner(cfg, store, *sides, build_model(cfg, last, (store, sides[0])), run)
-        if is_sharded(learn.model): run.say(parameter_summary(learn))
+        if is_sharded(learn.model): run.log_text(parameter_summary(learn))
         return learn, train_run(learn, run, cfg, last), None
     except Exception as e:
         if not is_out_of_memory(e): raise
@@ -364,7 +364,7 @@ def _stage_learner(stage, run, before, *, stages, store, sides):
     "The learner of a stage, with the weights of `before`, the model of the previous stage."
     model = _stage_model(stages, stage, run, store, sides[0])
     start = resolve_start(stage.cfg)
-    if before is not None: model = transfer_weights(model, before, run.say)
+    if before is not None: model = transfer_weights(model, before, run.log_text)
     elif start: model = _take_weights(model, start)
     return build_learner(stage.cfg, store, *sides, model, run)
 
@@ -379,7 +379,7 @@ def _load_on_all_ranks(path):
         model.load_state_dict(weights)
     return model
 
-def _newest_checkpoint(run): return load_newest_checkpoint(run.checkpoints, run.say)
+def _newest_checkpoint(run): return load_newest_checkpoint(run.checkpoints, run.log_text)
 
 # %% ../../nbs/975_commands.training.ipynb #9391af17
 def _stage_bytes(stage): return training_memory(stage.cfg, build_model_config(stage.cfg)).total

@@ -37,7 +37,7 @@ class SilentRun:
         self.path = Path(tempfile.mkdtemp(prefix='aurl-rank-', dir=_launcher_folder()))
         self.checkpoints = self.path/'checkpoints'
     def log(self, step=None, **values): pass
-    def say(self, line): pass
+    def log_text(self, line): pass
     def progress(self, what, share=None, line=''): pass
     def metrics(self): return []
     def close(self): shutil.rmtree(self.path, ignore_errors=True)
@@ -72,7 +72,7 @@ def _train_together(cfg, job, run, place):
     store = open_store(cfg.data, cfg.workers, None, cfg.loader, run_folder=job['run'])
     train, held = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
     _check_same_data(cfg.data, store, train, held)
-    last = load_newest_checkpoint(run.checkpoints, run.say) if place.is_main and not cfg.stages else None
+    last = load_newest_checkpoint(run.checkpoints, run.log_text) if place.is_main and not cfg.stages else None
     learn, best = train_stages(run, cfg, store, train, held, last)
     _check_same_weights(learn, cfg, job)
     _save_outcome(learn, best, run, place, Path(job['run']))
@@ -113,7 +113,7 @@ def _save_outcome(learn, best, run, place, path):
         valid_loss=best,
         stopped=learn.stopped,
         steps=learn.steps_done,
-        ranks=place.world_size,
+        world_size=place.world_size,
         words=monitor_summary(learn.watched),
     )
     write_json(path/'outcome.json', outcome)
@@ -142,15 +142,15 @@ def _launch_workers(run, cfg):
     "Train in worker processes, and wait for their end."
     job_file = run.path/'workers.json'
     write_json(job_file, dict(config=cfg.to_dict(), run=str(run.path)))
-    run.say(f'{cfg.gpus*cfg.nodes} processes train together' + f', {cfg.gpus} of them here'*(cfg.nodes > 1))
+    run.log_text(f'{cfg.gpus*cfg.nodes} processes train together' + f', {cfg.gpus} of them here'*(cfg.nodes > 1))
     command, progress = ['-m', 'aurl.commands.workers', job_file], _notebook_progress(run)
     try:
         launch(
             command, cfg.gpus, cfg.nodes, cfg.node_rank, cfg.master_addr, log=run.path / 'workers.log', on_poll=progress
         )
     except AurlError as e:
-        run.say(str(e))
-        run._mark('failed', error=str(e))
+        run.log_text(str(e))
+        run._set_status('failed', error=str(e))
         raise
 
 # %% ../../nbs/980_commands.workers.ipynb #28f18101

@@ -177,28 +177,28 @@ def candidate_pairs(
 @dataclass(frozen=True)
 class DuplicatePair:
     "Two versions of one piece."
-    a:int            # index of a piece
-    b:int            # index of the other piece, greater than a
-    share:float      # overlap coefficient
-    up:int           # transposition from a to b in semitones
-    tempo:float      # tempo of b divided by that of a
-    part:float       # size of the smaller piece divided by that of the larger
-    exact:bool=False # whether the files are identical
+    a:int             # index of a piece
+    b:int             # index of the other piece, greater than a
+    overlap:float     # overlap coefficient
+    semitones:int     # transposition from a to b in semitones
+    tempo_ratio:float # tempo of b divided by that of a
+    size_ratio:float  # size of the smaller piece divided by that of the larger
+    exact:bool=False  # whether the files are identical
 
     def _transposition(self):
         "Words for the transposition, if there is one."
-        if not self.up: return ''
-        direction = 'higher' if self.up > 0 else 'lower'
-        return f'{abs(self.up)} semitone{"s"*(abs(self.up) > 1)} {direction}'
+        if not self.semitones: return ''
+        direction = 'higher' if self.semitones > 0 else 'lower'
+        return f'{abs(self.semitones)} semitone{"s"*(abs(self.semitones) > 1)} {direction}'
     def _extent(self):
         "Words for the shared part, if it is not all."
-        if self.part < .8: return 'part of it' if self.share > .6 else 'related'
-        if self.share >= .98: return ''
-        return 'edited' if self.share > .3 else 'related'
+        if self.size_ratio < .8: return 'part of it' if self.overlap > .6 else 'related'
+        if self.overlap >= .98: return ''
+        return 'edited' if self.overlap > .3 else 'related'
     @property
     def description(self):
         if self.exact: return 'same file'
-        tempo = f'{self.tempo:.2f} times as fast' if abs(self.tempo - 1) > .02 else ''
+        tempo = f'{self.tempo_ratio:.2f} times as fast' if abs(self.tempo_ratio - 1) > .02 else ''
         return ', '.join(x for x in (self._transposition(), tempo, self._extent()) if x) or 'same notes'
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #bd10c324
@@ -258,7 +258,7 @@ def _equal_files(sha256):
 def _mark_equal_files(pairs, sha256):
     "Mark pairs of identical files as exact, and add those that were not found."
     same = _equal_files(sha256)
-    pairs = [replace(t, exact=True, share=1.) if (t.a, t.b) in same else t for t in pairs]
+    pairs = [replace(t, exact=True, overlap=1.) if (t.a, t.b) in same else t for t in pairs]
     missing = sorted(same - {(t.a, t.b) for t in pairs})
     return pairs + [DuplicatePair(i, j, 1., 0, 1., 1., True) for i,j in missing]
 
@@ -282,7 +282,7 @@ def find_duplicates(
 )->Duplicates:
     "Find the duplicates among `sketches`, and their groups."
     compared = (compare_sketches(sketches[i], sketches[j], i, j) for i,j in candidate_pairs(sketches))
-    pairs = [t for t in compared if t.share >= min_overlap]
+    pairs = [t for t in compared if t.overlap >= min_overlap]
     if sha256 is not None: pairs = _mark_equal_files(pairs, sha256)
     return Duplicates(sorted(pairs, key=attrgetter('a', 'b')), _first_of_group(pairs, len(sketches)), names)
 
@@ -332,7 +332,7 @@ def group_duplicates(self:Corpus,
 def _pair_line(self:Duplicates, t):
     "One line on the pair `t`."
     a, b = (self.names[i] if self.names else i for i in (t.a, t.b))
-    return f'\n  {a} = {b}: {t.description} ({t.share:.0%})'
+    return f'\n  {a} = {b}: {t.description} ({t.overlap:.0%})'
 
 @patch
 def _heading(self:Duplicates):

@@ -15,13 +15,14 @@ from pathlib import Path, PurePosixPath
 
 from symusic import Score
 
+from ..aliases import match_name
 from ..core import CorpusError, suggest
 from ..midi.conventions import guess_encoding
 from ..score.headers import score_header
 from ..score.keys import _span_ends, estimate_key, file_key, key_names, key_number
 
 # %% ../../nbs/300_corpus.metadata.ipynb #e1f7bd32
-FIELDS = ('title', 'composer', 'genre', 'year', 'key', 'metre', 'licence', 'source')
+FIELDS = ('title', 'composer', 'genre', 'year', 'key', 'meter', 'license', 'source')
 
 # %% ../../nbs/300_corpus.metadata.ipynb #10dfae31
 _EMPTY_VALUES = ('', '?', '-', '–', 'n/a', 'na', 'none', 'null', 'nan', 'unknown')
@@ -68,14 +69,14 @@ def clean_value(
     "Validate and normalize the `value` of `field`."
     if (text := clean_text(value)) is None: return None
     if field == 'year': return _parse_year(text)
-    if field == 'metre': return _parse_meter(text)
+    if field == 'meter': return _parse_meter(text)
     if field == 'key': return key_names[key_number(text)]
     return text if field in FIELDS else _parse_number(text)
 
 # %% ../../nbs/300_corpus.metadata.ipynb #91b6f7bd
 def _nearest_field(name):
     "Return the field of which `name` is probably a misspelling, or None."
-    if name.lower() in FIELDS: return None
+    if match_name(name.lower(), FIELDS) in FIELDS: return None
     return next(iter(difflib.get_close_matches(name.lower(), FIELDS, 1, .75)), None)
 
 def _check_pattern_name(part, pattern):
@@ -101,7 +102,7 @@ def _compile_level(text, pattern):
 # %% ../../nbs/300_corpus.metadata.ipynb #2cf4d472
 def _path_fields(pairs):
     "Fields of pairs of a name and a value in a path, where underscores stand for spaces."
-    return {k.lower():v.replace('_', ' ') for k,v in pairs}
+    return {match_name(k.lower(), FIELDS):v.replace('_', ' ') for k,v in pairs}
 
 def _read_path(levels, name):
     "Metadata in the path `name`, by the compiled `levels` of a pattern."
@@ -246,9 +247,9 @@ def file_metadata(
     texts, out = midi_texts(data), dict(_header_fields(data))
     if data[8:10] != b'\0\0' and (title := _track_title(texts)) is not None: out['title'] = title
     for field,value in _labeled_fields(texts): out.setdefault(field, value)
-    if notice := next((t for k,t in texts if k == 2), None): out['licence'] = notice
+    if notice := next((t for k,t in texts if k == 2), None): out['license'] = notice
     if found := file_key(score): out |= dict(key=key_names[found[0]], key_from=found[1])
-    if meter := file_meter(score): out['metre'] = meter
+    if meter := file_meter(score): out['meter'] = meter
     return out
 
 # %% ../../nbs/300_corpus.metadata.ipynb #3b4db0df
@@ -261,12 +262,12 @@ _aliases = dict(
     song='title',
     style='genre',
     date='year',
-    meter='metre',
-    time_signature='metre',
-    timesig='metre',
-    license='licence',
-    rights='licence',
-    copyright='licence',
+    metre='meter',
+    time_signature='meter',
+    timesig='meter',
+    licence='license',
+    rights='license',
+    copyright='license',
     origin='source',
     key_signature='key',
 )
@@ -467,7 +468,7 @@ def _estimated_key(score):
     "Fields of the estimated key; none without an estimate."
     guess = estimate_key(score)
     if not guess.name: return {}
-    return dict(key=guess.name, key_from='estimate', key_sure=round(guess.confidence, 3))
+    return dict(key=guess.name, key_from='estimate', key_confidence=round(guess.confidence, 3))
 
 # %% ../../nbs/300_corpus.metadata.ipynb #e952b1c5
 def merge_metadata(
@@ -482,4 +483,4 @@ def merge_metadata(
     if known.get('key'): out['key_from'] = known.get('key_from', 'table')
     elif not out['key'] and estimate: out |= _estimated_key(score)
     source = out['source'] or str(path) or None
-    return out | dict(source=source, key_from=out.get('key_from'), key_sure=out.get('key_sure'))
+    return out | dict(source=source, key_from=out.get('key_from'), key_confidence=out.get('key_confidence'))

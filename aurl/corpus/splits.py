@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from ..aliases import current_fields, match_name
 from ..core import AurlError, CorpusError, read_json, write_json
 from .corpus import Corpus, split_pieces
 
@@ -31,7 +32,7 @@ def grouping_units(
     "Return the unit of each piece, which a split never divides."
     if by == 'piece': return [p.sha256 for p in corpus]
     if by == 'group': return [p.group or p.sha256 for p in corpus]
-    values = [p.meta.get(by) for p in corpus]
+    values = [p.meta.get(match_name(by, p.meta)) for p in corpus]
     if not any(v is not None for v in values): raise _no_field_error(corpus, by)
     units = [None if v is None else f'{by}: {v}' for v in values]
     return _merge_units(units, [p.group or p.sha256 for p in corpus])
@@ -61,12 +62,12 @@ class Split:
     valid:list
     test:list=field(default_factory=list)
     left_out:list=field(default_factory=list) # pieces excluded because they belong to both sides
-    how:dict=field(default_factory=dict)      # settings the split was made with
+    settings:dict=field(default_factory=dict) # settings the split was made with
 
     @property
     def assignment(self): return {n:s for s in _SIDES for n in getattr(self, s)}
     def save(self, path):
-        write_json(path, {s:getattr(self, s) for s in (*_SIDES, 'how')})
+        write_json(path, {s:getattr(self, s) for s in (*_SIDES, 'settings')})
         return self
     def __repr__(self):
         return (f'Split: {len(self.train):,} training, {len(self.valid):,} validation'
@@ -98,7 +99,7 @@ def read_split(
         raise CorpusError(f'no split can be read ({getattr(e, "what", e)})', path,
                           'give a JSON file with "train" and "valid", lists of names') from e
     if not _is_split(data): raise CorpusError('not a split', path, 'it needs "train" and "valid", lists of names')
-    split = Split(*(data.get(s, []) for s in _SIDES), data.get('how', {}))
+    split = Split(*(data.get(s, []) for s in _SIDES), current_fields(Split, data).get('settings', {}))
     _check_distinct(split, path)
     return split
 
@@ -145,7 +146,7 @@ def _keep_previous(previous, new, unit):
     was = previous.assignment
     sides = _sides_of_units(was, unit)
     now = {n:_kept_side(was.get(n), s, sides.get(unit[n], ())) for n,s in new.assignment.items()}
-    return Split(*([n for n in now if now[n] == s] for s in _SIDES), new.how)
+    return Split(*([n for n in now if now[n] == s] for s in _SIDES), new.settings)
 
 # %% ../../nbs/330_corpus.splits.ipynb #828df7e0
 def _missing_pieces_error(names, corpus):

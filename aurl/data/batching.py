@@ -143,9 +143,9 @@ def make_batches(
 class Segments:
     "The window of each position in packed rows."
     def __init__(self,
-        number, # (batch, time) int64: index of the window in the batch; -1: none
+        window_of_position, # (batch, time) int64: index of the window in the batch; -1: none
     ):
-        self.number, flat = number, number.flatten()
+        self.window_of_position, flat = window_of_position, window_of_position.flatten()
         self.positions = (flat >= 0).nonzero()[:,0]
         self.window = flat[self.positions]
         count = self.window.bincount()
@@ -159,7 +159,7 @@ class Segments:
 
 # %% ../../nbs/560_data.batching.ipynb #3d94759b
 @patch
-def apart(self:Segments,
+def unpack(self:Segments,
     x,      # (batch, time, …)
     fill=0, # value after the end of a window
 ):          # (windows, longest, …)
@@ -169,24 +169,24 @@ def apart(self:Segments,
     return out
 
 @patch
-def together(self:Segments,
+def repack(self:Segments,
     x,      # (windows, longest, …)
     fill=0, # value at positions without a window
 ):          # (batch, time, …)
     "Move windows back to their positions in packed rows."
-    out = x.new_full((self.number.numel(), *x.shape[2:]), fill)
+    out = x.new_full((self.window_of_position.numel(), *x.shape[2:]), fill)
     out[self.positions] = x[self.window, self.at]
-    return out.unflatten(0, self.number.shape)
+    return out.unflatten(0, self.window_of_position.shape)
 
 # %% ../../nbs/560_data.batching.ipynb #7c8c457b
 @patch
 def _map(self:Segments, f, fill, x, *args):
     "Apply `f` to the windows of `x`, each in a row of its own."
-    y = f(self.apart(x, fill), *args)
-    return None if y is None else self.together(y)
+    y = f(self.unpack(x, fill), *args)
+    return None if y is None else self.repack(y)
 
 @patch
-def each(self:Segments,
+def map_windows(self:Segments,
     f,      # function from (batch, time, …) and further arguments to (batch, time, …) or None
     fill=0, # value after the end of a window
 ):          # the same function for packed rows

@@ -295,14 +295,14 @@ def _stores_to_check(names, home):
 def verify_stores(
     names=(),  # names or folders of stores; empty: all under `aurl_home()`
     home=None, # aurl's home folder; None: `aurl_home()`
-    say=print, # called with each line of the report
+    log=print, # called with each line of the report
 )->int:        # number of damaged stores
     "Verify the checksums of stores and report each one."
     n_damaged = 0
     for path in _stores_to_check(names, home):
         store, reason = check_store(path, check_hashes=True)
         n_damaged += store is None
-        say(printable(f'{path.name}: ' + ('intact' if store is not None else f'damaged: {reason}')))
+        log(printable(f'{path.name}: ' + ('intact' if store is not None else f'damaged: {reason}')))
     return n_damaged
 
 # %% ../../nbs/528_data.cache.ipynb #45c02ef1
@@ -317,12 +317,12 @@ def repair_stores(
     names=(),    # names or folders of stores; empty: all under `aurl_home()` that are damaged
     source=None, # location of the original files; None: the recorded one
     home=None,   # aurl's home folder; None: `aurl_home()`
-    say=print,   # called with each line of the report
+    log=print,   # called with each line of the report
 )->int:          # number of stores that could not be repaired
     "Rebuild the damaged shards of stores."
     n_failed = 0
     for path in _stores_to_check(names, home):
         failed, lines = _repair(path, source, is_only=len(names) == 1)
         n_failed += failed
-        for line in lines: say(printable(f'{path.name}: {line}'))
+        for line in lines: log(printable(f'{path.name}: {line}'))
     return n_failed

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from fastcore.basics import patch
 
+from ..aliases import match_name
 from ..core import ConfigError, suggest
 from ..studies.features import features as registry
 from .feature_table import feature_values
@@ -57,15 +58,22 @@ class Conditions:
         if not names: return
         table, features, classes = store.pieces, dict(features or {}), dict(classes or {})
         columns = table.column_names
-        self.measured = {n: registry[n] for n in names if n in registry and n not in features and n not in columns}
+        found = {n: match_name(n, {*columns, *registry}) for n in names if n not in features}
+        self.measured = {n: registry[f] for n, f in found.items() if f in registry and f not in columns}
         for n in names:
             if n in features: self.values[n] = _computed(store, n, features[n], pieces)
-            elif n in columns: self._add_column(n, table[n].to_pylist(), classes.get(n))
+            elif found[n] in columns: self._add_column(n, table[found[n]].to_pylist(), classes.get(n))
             elif n not in self.measured:
                 raise _unknown_condition_error(n, features, columns, getattr(store, 'path', None))
-        if self.measured: self.values |= feature_values(store, self.measured, pieces)
+        if self.measured: self._measure(store, pieces)
 
 # %% ../../nbs/550_data.conditions.ipynb #e255adbb
+@patch
+def _measure(self:Conditions, store, pieces):
+    "Add the features of the pieces as conditions."
+    values = feature_values(store, [f.name for f in self.measured.values()], pieces)
+    self.values |= {n: values[f.name] for n, f in self.measured.items()}
+
 @patch
 def _add_column(self:Conditions, name, values, labels):
     "Add a column as a condition: classes of keys or of text, or numbers; `labels` are those of an earlier run."
@@ -97,7 +105,8 @@ def take(self:Conditions,
 )->dict:   # (n,) int64 classes or float32 values, by name
     "Return the condition values of some windows."
     measured = measured or {}
-    return {n: measured[n] if n in measured else self._transposed(n, piece, semitones) for n in self.names}
+    key = {n: self.measured[n].name if n in self.measured else n for n in self.names}
+    return {n: measured[k] if k in measured else self._transposed(n, piece, semitones) for n, k in key.items()}
 
 # %% ../../nbs/550_data.conditions.ipynb #d96830c2
 @patch

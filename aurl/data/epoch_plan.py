@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from fastcore.basics import patch
 
+from ..aliases import match_name
 from ..core import ConfigError, StoreError, rng, suggest
 from .batching import length_at, make_batches
 from .loader_config import LoaderConfig, check_loader, parse_semitone_range
@@ -85,7 +86,7 @@ def _check_weights(weights, store, pieces):
         raise ConfigError(f'corpus_weights={weights}, but there is one corpus',
             way_out='combine stores with mix(name=store, …)')
     window_quotas(weights, store.stores, 1)
-    used = store.corpus(pieces)
+    used = store.corpus_index(pieces)
     for name, weight in weights.items():
         if weight and not (used == list(store.stores).index(name)).any():
             raise ConfigError(f'corpus_weights.{name}={weight}, but none of the pieces is from this corpus', store.path,
@@ -105,7 +106,7 @@ def check_balance_column(
     path=None # of the data, for the error
 ):
     "Raise an error if there is no column `name`."
-    if name not in columns:
+    if match_name(name, columns) not in columns:
         raise ConfigError(f'balance_by: there is no column {name!r}{suggest(name, columns)}', path,
             f'there is {", ".join(columns)}; add columns with a metadata.csv next to the files')
 
@@ -115,8 +116,9 @@ def balance_labels(
     pieces,   # indices of the pieces that are used
 )->list:      # of each piece of the store, such as genre=waltz
     "Name of the group of each piece; raise an error for a column that cannot balance `pieces`."
-    check_balance_column(name, store.pieces.column_names, store.path)
-    values = store.pieces[name].to_pylist()
+    columns = store.pieces.column_names
+    check_balance_column(name, columns, store.path)
+    values = store.pieces[match_name(name, columns)].to_pylist()
     if not all(isinstance(v, (str, bool, type(None))) for v in values):
         raise ConfigError(f'balance_by={name} is a column of numbers', store.path,
             'choose a text column, such as genre or composer')
@@ -132,7 +134,7 @@ def balance_labels(
 def _piece_groups(self:WindowPlanner):
     "Names of the groups, and the group of each piece of the store; None without weights and balance."
     c = self.config
-    if c.corpus_weights: return list(self.store.stores), self.store.corpus(np.arange(len(self.store)))
+    if c.corpus_weights: return list(self.store.stores), self.store.corpus_index(np.arange(len(self.store)))
     if not c.balance_by: return None
     labels = balance_labels(self.store, c.balance_by, self.pieces.tolist())
     names = sorted(set(labels))
@@ -160,7 +162,7 @@ def _column(self:WindowPlanner, name):
 @patch
 def _bar_quarters(self:WindowPlanner):
     "Quarter notes in a bar of each piece, from its meter if known."
-    meters = self._column('metre') or [None]*len(self.store)
+    meters = self._column('meter') or [None]*len(self.store)
     return np.array([meter_quarters(m, self.config.default_bar_quarters) for m in meters])
 
 @patch
@@ -176,7 +178,7 @@ def _bar_texts(self:WindowPlanner):
     """Recorded bars of the pieces.
 
     Without a known meter, they were counted in four quarters and are ignored if `default_bar_quarters` differs."""
-    bars, meters = self._column('bars'), self._column('metre')
+    bars, meters = self._column('bars'), self._column('meter')
     if bars is None or meters is None or self.config.default_bar_quarters == 4: return bars
     return [text if meter else None for text, meter in zip(bars, meters)]
 
@@ -241,8 +243,8 @@ def _plan_rows(w, pieces, n, length):
         start=start,
         first=w['a'] - start,
         stop=w['b'] - start,
-        wide=np.minimum(n - start, length),
-        long=n,
+        row_width=np.minimum(n - start, length),
+        piece_targets=n,
     )
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #41c2886f
@@ -344,19 +346,19 @@ def _length(self:WindowPlanner, epoch):
 @patch
 def plan(self:WindowPlanner,
     epoch:int, # index of the epoch
-)->dict:       # arrays (windows,): `piece`, `start`, `first`, `stop`, `key`, `wide`, `long`, `batch`, `row`, `col`
+)->dict:       # arrays (windows,): piece, start, first, stop, semitones, row_width, piece_targets, batch, row, col
     """Plan the windows of an epoch, in order.
 
     The targets `first` … `stop`-1 count from `start`; `key` is the transposition in semitones."""
     length, draw = self._length(epoch), self._draw(epoch)
     w = self._windows(epoch, length)
     n = len(w['piece'])
-    w['key'] = self._transpositions(w['piece'], draw)
+    w['semitones'] = self._transpositions(w['piece'], draw)
     if self.train: w = _select_rows(w, rng(self.seed, 'windows', 'order', epoch).permutation(n))
-    batches = self._make_batches(w['wide'], length, draw)
+    batches = self._make_batches(w['row_width'], length, draw)
     w = _select_rows(w, batches.order)
     batch = np.repeat(np.arange(len(batches)), np.diff(batches.first))
-    if not self.config.pack: w['wide'] = batches.width[batch]        # a window may extend to the end of its row
+    if not self.config.pack: w['row_width'] = batches.width[batch]   # a window may extend to the end of its row
     w.update(batch=batch, row=batches.row, col=batches.col)
     self._planned = epoch, w, batches
     return w

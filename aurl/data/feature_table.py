@@ -69,7 +69,7 @@ def piece_features(
 def _mixture_values(mixture, names, pieces, progress):
     "Feature values of a mixture: those of its stores, concatenated."
     values = []
-    for store, offset in zip(mixture.parts, mixture.offsets):
+    for store, offset in zip(mixture.members, mixture.offsets):
         own = pieces[(pieces >= offset) & (pieces < offset + len(store))] - offset
         values.append(feature_values(store, names, own, progress))
     return {n: np.concatenate([v[n] for v in values]) for n in names}
@@ -83,7 +83,7 @@ def feature_values(
     "Measure features of the pieces of a store, or read them from the cache."
     names = [find_feature(n).name for n in names]
     pieces = np.arange(len(store)) if pieces is None else np.unique(np.asarray(pieces, np.int64))
-    if hasattr(store, 'parts'): return _mixture_values(store, names, pieces, progress)
+    if hasattr(store, 'members'): return _mixture_values(store, names, pieces, progress)
     sha = store.pieces['sha256'].to_pylist()
     cached = {n: _read_cached(store.path, find_feature(n)) for n in names}
     _measure_missing(store, cached, sha, pieces.tolist(), progress)

@@ -40,19 +40,20 @@ class WindowLoader(WindowPlanner):
         train:bool=True,    # random cuts, order and keys; False: always the same windows, in order
         transpose=0,        # range in semitones: 5 means -5 … 5, (-6, 5) all keys; only in training
         state:bool=True,    # include the grammar state at the start of each window
-        once:bool=True,     # every target once per epoch; False: targets in overlaps count in both windows
+        targets_once:bool=True, # every target once per epoch; False: targets in overlaps count in both windows
         drop_last:bool=False, # leave out a last batch that is not full
         device=None,        # device of the batches
         rank:int=0,         # rank of this process
-        ranks:int=1,        # number of processes that share an epoch
+        world_size:int=1,   # number of processes that share an epoch
         config:LoaderConfig=None, # further options; None: the defaults
         classes:dict=None,  # class labels by condition, from an earlier training run; None: those of the store
         features:dict=None, # functions from the ids of a piece to a number, by condition
         **more,             # fields of `LoaderConfig` that override `config`
     ):
         _check_sizes(length, batch_size)
-        _check_rank(rank, ranks)
-        self.state, self.once, self.device, self.rank, self.ranks = state, once, device, rank, ranks
+        _check_rank(rank, world_size)
+        self.state, self.targets_once, self.device = state, targets_once, device
+        self.rank, self.world_size = rank, world_size
         self.requested = _merge_config(config, more)
         super().__init__(store, pieces, length, batch_size, seed, train=train, transpose=transpose,
             drop_last=drop_last, config=self.requested)
@@ -62,7 +63,7 @@ class WindowLoader(WindowPlanner):
         self.pool = WorkerPool(self.window_maker, self.config.workers)
         weakref.finalize(self, WorkerPool.close, self.pool)
         self.epoch, self.at, self.round = 0, 0, 0
-        self._resume_at = self._made = None                           # `_made`: see `batch`
+        self._resume_at = self._cached_batches = None                 # `_cached_batches`: see `batch`
         self.part, self.parts = 0, 1                                  # see `take_rows`
 
 # %% ../../nbs/575_data.loaders.ipynb #6ddbbc47
@@ -71,10 +72,10 @@ def _check_sizes(length, batch_size):
     if length < 1 or batch_size < 1:
         raise ConfigError(f'length={length}, batch_size={batch_size}', way_out='give positive values')
 
-def _check_rank(rank, ranks):
+def _check_rank(rank, world_size):
     "Raise an error for a rank that is out of range."
-    if not 0 <= rank < ranks:
-        raise ConfigError(f'rank={rank} of ranks={ranks}', way_out=f'ranks count from 0 to {ranks - 1}')
+    if not 0 <= rank < world_size:
+        raise ConfigError(f'rank={rank} of world_size={world_size}', way_out=f'ranks count from 0 to {world_size - 1}')
 
 def _merge_config(config, fields):
     "`config` (a config, dict or None) as a `LoaderConfig` with these `fields`."
@@ -83,7 +84,7 @@ def _merge_config(config, fields):
 
 # %% ../../nbs/575_data.loaders.ipynb #e30a19e7
 @patch
-def balance_words(self:WindowLoader)->str:
+def balance_summary(self:WindowLoader)->str:
     "Shares of windows of the groups of `balance_by` in this epoch, with and without balancing; '' without it."
     if not self.config.balance_by: return ''
     names, group_of = self.groups
@@ -102,7 +103,7 @@ def balance_words(self:WindowLoader)->str:
 def __len__(self:WindowLoader):
     "Number of batches of this rank in the current epoch."
     n = len(self._plan(self.epoch)[1])
-    return n//self.ranks if self.drop_last else -(-n//self.ranks)
+    return n//self.world_size if self.drop_last else -(-n//self.world_size)
 
 @patch(as_prop=True)
 def n(self:WindowLoader)->int:
@@ -117,7 +118,7 @@ def __repr__(self:WindowLoader):
     used = int((w['stop'] - w['first']).sum())/max(1, batches.n_positions())
     size = f"{self.bs}{' rows' if self.config.pack else ''}"
     if self.config.batch_tokens: size = f'up to {self.config.batch_tokens:,} ids'
-    rank = f'; rank {self.rank} of {self.ranks}' if self.ranks > 1 else ''
+    rank = f'; rank {self.rank} of {self.world_size}' if self.world_size > 1 else ''
     return (f'WindowLoader({self.n:,} windows of {longest} from {len(self.pieces):,} pieces, '
             f'{len(self):,} batches of {size}; {used:.0%} of the positions are targets{rank})')
 
@@ -126,17 +127,17 @@ def __repr__(self:WindowLoader):
 def _steps(self:WindowLoader, epoch, at, done=0):
     "Steps of this rank after batch `at` and `done` rounds of an epoch: (batch, part, parts) for each."
     b = self._plan(epoch)[1]
-    if self.ranks == 1: return [(i, self.part, self.parts) for i in range(at, len(b))]
-    return [r[self.rank] for r in distribute_batches(b.rows, at, self.ranks, self.drop_last)[done:]]
+    if self.world_size == 1: return [(i, self.part, self.parts) for i in range(at, len(b))]
+    return [r[self.rank] for r in distribute_batches(b.rows, at, self.world_size, self.drop_last)[done:]]
 
 @patch
 def _undivided_rounds(self:WindowLoader, epoch, at):
     "Number of rounds from batch `at` on in which each rank has a full batch; in later rounds batches are divided."
     b = self._plan(epoch)[1]
-    if self.ranks == 1: return len(b)
-    rounds = distribute_batches(b.rows, at, self.ranks, self.drop_last)
+    if self.world_size == 1: return len(b)
+    rounds = distribute_batches(b.rows, at, self.world_size, self.drop_last)
     for j, steps in enumerate(rounds):
-        if steps != [(at + j*self.ranks + rank, 0, 1) for rank in range(self.ranks)]: return j
+        if steps != [(at + j*self.world_size + rank, 0, 1) for rank in range(self.world_size)]: return j
     return len(rounds)
 
 # %% ../../nbs/575_data.loaders.ipynb #cb962cd4
@@ -173,7 +174,7 @@ def _ids_and_targets(self:WindowLoader, w, made):
     "Tensors (windows, width) int64 of ids and targets; targets of other windows are PAD."
     ids = made['ids']
     targets = ids[:,1:].astype(np.int64)
-    if self.once or self.config.pack: self._mask_targets(targets, made, w)
+    if self.targets_once or self.config.pack: self._mask_targets(targets, made, w)
     return torch.from_numpy(ids[:,:-1].astype(np.int64)), torch.from_numpy(targets)
 
 # %% ../../nbs/575_data.loaders.ipynb #63e5b0ca
@@ -182,14 +183,14 @@ def _collate(self:WindowLoader, epoch, steps, w, first, made):
     "Build the batches of `steps` from the arrays of `WindowMaker`."
     plan, batches = self._plan(epoch)[1], []
     states = _to_tensors(made['state']) if self.state else {}
-    conditions = _to_tensors(self.conditions.take(w['piece'], made['key'], made['features']))
+    conditions = _to_tensors(self.conditions.take(w['piece'], made['semitones'], made['features']))
     ids, targets = self._ids_and_targets(w, made)
     for (i, part, _), a, b in zip(steps, first[:-1].tolist(), first[1:].tolist()):
         width = int(plan.width[i])
         state = {k: v[a:b] for k, v in states.items()}
         if conditions: state['conditions'] = {k: v[a:b] for k, v in conditions.items()}
         x, y = ids[a:b,:width], targets[a:b,:width]
-        if self.config.pack: x, y, state['segments'] = _pack_rows(x, y, w['row'][a:b], w['wide'][a:b], width)
+        if self.config.pack: x, y, state['segments'] = _pack_rows(x, y, w['row'][a:b], w['row_width'][a:b], width)
         if part >= plan.rows[i]: y = torch.full_like(y, vocab.PAD)   # no row is left for this part
         batches.append((x, None, None, state or None, y))
     return batches
@@ -198,7 +199,7 @@ def _collate(self:WindowLoader, epoch, steps, w, first, made):
 @patch
 def _mask_targets(self:WindowLoader, targets, made, w):
     "Set targets to PAD that belong to another window or lie beyond the row."
-    lo, hi = (made['first'], made['stop']) if self.once else (np.zeros_like(w['wide']), w['wide'])
+    lo, hi = (made['first'], made['stop']) if self.targets_once else (np.zeros_like(w['row_width']), w['row_width'])
     for r in np.flatnonzero((lo > 0) | (hi < targets.shape[1])):
         targets[r,:lo[r]] = vocab.PAD
         targets[r,hi[r]:] = vocab.PAD
@@ -235,7 +236,8 @@ def _groups(self:WindowLoader, epoch, at, done=0):
     return list(chunked(self._steps(epoch, at, done), _batches_at_once(self._plan(epoch)[1])))
 
 # %% ../../nbs/575_data.loaders.ipynb #60b224dd
-_job_columns = ('piece', 'start', 'first', 'stop', 'key', 'wide', 'long') # columns of the plan that `WindowMaker` needs
+# columns of the plan that `WindowMaker` needs
+_job_columns = ('piece', 'start', 'first', 'stop', 'semitones', 'row_width', 'piece_targets')
 
 @patch
 def _jobs(self:WindowLoader, epoch, groups, sent):
@@ -264,15 +266,16 @@ def batch(self:WindowLoader,
 ):                   # (ids, None, None, state, targets)
     "Return batch `i` of this rank in an epoch."
     epoch = self.epoch if epoch is None else epoch
-    if self._made is None or self._made[0] != epoch: self._made = epoch, self._groups(epoch, 0), -1, None
-    _, groups, cached, batches = self._made
+    if self._cached_batches is None or self._cached_batches[0] != epoch:
+        self._cached_batches = epoch, self._groups(epoch, 0), -1, None
+    _, groups, cached, batches = self._cached_batches
     if not 0 <= i < _count_steps(groups): raise IndexError(f'batch {i} of {len(self)}')
     group, k = divmod(i, len(groups[0]))
     if group != cached:
         w, first = self._job(epoch, groups[group])
         made = self.window_maker(w, epoch, self._length(epoch))
         batches = self._collate(epoch, groups[group], w, first, made)
-        self._made = epoch, groups, group, batches
+        self._cached_batches = epoch, groups, group, batches
     return batches[k]
 
 # %% ../../nbs/575_data.loaders.ipynb #06c34ff0
@@ -285,7 +288,7 @@ def __iter__(self:WindowLoader):
         for b in batches:
             left, n = left - 1, n + 1
             if left:
-                done = min(at + min(n, undivided)*self.ranks, n_batches)
+                done = min(at + min(n, undivided)*self.world_size, n_batches)
                 self.epoch, self.at, self.round = epoch, done, max(0, n - undivided)
             else: self.epoch, self.at, self.round = epoch + self.train, 0, 0   # the last batch ends the epoch
             yield _to_device(b, self.device)
@@ -296,9 +299,9 @@ def __iter__(self:WindowLoader):
 def state_dict(self:WindowLoader)->dict:
     """Return the position: `epoch`, `batch` (batches done by all ranks), `seed`, and `order`, a hash of the settings.
 
-    In rounds that divide batches among `ranks`, also `ranks` and the `round` that is done."""
-    state = dict(epoch=self.epoch, batch=self.at, seed=self.seed, order=self._order())
-    return state | dict(round=self.round, ranks=self.ranks) if self.round else state
+    In rounds that divide batches among processes, also `ranks` and the `round` that is done."""
+    state = dict(epoch=self.epoch, batch=self.at, seed=self.seed, order=self._order_fingerprint())
+    return state | dict(round=self.round, ranks=self.world_size) if self.round else state
 
 # %% ../../nbs/575_data.loaders.ipynb #fb622c32
 @patch
@@ -310,7 +313,7 @@ def _check_state(self:WindowLoader, state):
     if state['seed'] != self.seed:
         raise ConfigError(f"the state has seed={state['seed']}, the loader has seed={self.seed}",
             way_out='create the loader with the seed of the state')
-    if state['order'] != self._order():
+    if state['order'] != self._order_fingerprint():
         raise ConfigError('the state is from a loader with other pieces, windows or batches', self.store.path,
             'create the loader with the same settings; workers, ranks and device may differ')
 
@@ -322,13 +325,13 @@ def load_state_dict(self:WindowLoader,
     "Resume from a saved position."
     self._check_state(state)
     self.epoch, self.at = state['epoch'], state['batch']
-    self.round = state.get('round', 0) if state.get('ranks') == self.ranks else 0
+    self.round = state.get('round', 0) if state.get('ranks') == self.world_size else 0
     self._resume_at = self.at, self.round
     return self
 
 # %% ../../nbs/575_data.loaders.ipynb #402094e3
 @patch
-def _order(self:WindowLoader):
+def _order_fingerprint(self:WindowLoader):
     "Hash of everything that determines the order."
     # excluded fields keep the hashes of earlier runs unchanged
     excluded = ['workers', 'conditions']
@@ -368,7 +371,7 @@ def one_batch(self:WindowLoader):
 @patch
 def take_rows(self:WindowLoader, part:int, parts:int):
     "Return only the rows `part`, `part + parts`, … of each batch, so several processes share each batch of one order."
-    self.part, self.parts, self._made = part, parts, None
+    self.part, self.parts, self._cached_batches = part, parts, None
     return self
 
 @patch
@@ -400,11 +403,11 @@ def _arguments(self:WindowLoader):
         train=self.train,
         transpose=self.semitone_range,
         state=self.state,
-        once=self.once,
+        targets_once=self.targets_once,
         drop_last=self.drop_last,
         device=self.device,
         rank=self.rank,
-        ranks=self.ranks,
+        world_size=self.world_size,
         config=self.requested,
         classes=self._given_conditions[0],
         features=self._given_conditions[1],
@@ -429,12 +432,12 @@ def records(self:WindowLoader,
     "Piece, position, key, augmentation and place in the batch of each window of a batch."
     epoch, names = self.epoch if epoch is None else epoch, self.store.names
     w, _ = self._job(epoch, self._steps(epoch, 0)[i:i+1])
-    columns = ('piece', 'start', 'first', 'stop', 'key', 'row', 'col')
+    columns = ('piece', 'start', 'first', 'stop', 'semitones', 'row', 'col')
     records = [dict(name=names[p], **{k: int(w[k][r]) for k in columns}) for r, p in enumerate(w['piece'])]
     if self.config.augment is None: return records
     _, augmented, _ = self.window_maker._augment_rows(w, epoch, self._length(epoch))
     for r, record in enumerate(records):
-        record.update({k: int(augmented[k][r]) for k in ('start', 'first', 'stop', 'key')})
+        record.update({k: int(augmented[k][r]) for k in ('start', 'first', 'stop', 'semitones')})
         record['augment'] = self.window_maker.augmentation_of(record['piece'], epoch).to_dict()
     return records
 
@@ -466,7 +469,7 @@ def music_loaders(
     "Create loaders for training and validation that share no piece."
     from fastai.data.core import DataLoaders
     train, held_out = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
-    deterministic = {**kwargs, 'train': False, 'drop_last': False, 'once': True}
+    deterministic = {**kwargs, 'train': False, 'drop_last': False, 'targets_once': True}
     loaders = (
         WindowLoader(store, train, seed=seed, **kwargs),
         WindowLoader(store, held_out, seed=seed, **deterministic),

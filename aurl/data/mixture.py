@@ -37,12 +37,12 @@ class Mixture:
         stores:dict, # `TokenStore` or its folder, by name
     ):
         self.stores = _open_stores(stores)
-        self.parts = list(self.stores.values())
-        self.offsets = np.cumsum([0, *map(len, self.parts)])      # index of the first piece of each store
-        first = self.parts[0]
-        self.path, self.codec, self.every = first.path, first.codec, first.every
+        self.members = list(self.stores.values())
+        self.offsets = np.cumsum([0, *map(len, self.members)])    # index of the first piece of each store
+        first = self.members[0]
+        self.path, self.codec, self.snapshot_every = first.path, first.codec, first.snapshot_every
         self.length, self.low, self.high, self.drums = (
-            np.concatenate([getattr(s, name) for s in self.parts]) for name in ('length', 'low', 'high', 'drums')
+            np.concatenate([getattr(s, name) for s in self.members]) for name in ('length', 'low', 'high', 'drums')
         )
 
     def __len__(self): return int(self.offsets[-1])
@@ -55,7 +55,7 @@ class Mixture:
 
 # %% ../../nbs/535_data.mixture.ipynb #5ee2acff
 @patch
-def corpus(self:Mixture,
+def corpus_index(self:Mixture,
     piece, # index of a piece, or an array
 ):         # index of its store among `stores`
     "Return which store holds a piece."
@@ -66,8 +66,8 @@ def locate(self:Mixture,
     piece:int, # index of a piece in the mixture
 )->tuple:
     "Return the store that holds a piece, and the index of the piece in it."
-    k = int(self.corpus(piece))
-    return self.parts[k], int(piece - self.offsets[k])
+    k = int(self.corpus_index(piece))
+    return self.members[k], int(piece - self.offsets[k])
 
 @patch
 def __getitem__(self:Mixture, i):
@@ -91,15 +91,15 @@ def names(self:Mixture)->list:
 @patch(as_prop=True)
 def tokens(self:Mixture)->int:
     "Number of ids of all pieces."
-    return sum(s.tokens for s in self.parts)
+    return sum(s.tokens for s in self.members)
 @patch(as_prop=True)
 def notes(self:Mixture)->int:
     "Number of notes of all pieces."
-    return sum(s.notes for s in self.parts)
+    return sum(s.notes for s in self.members)
 @patch(as_prop=True)
 def seconds(self:Mixture)->float:
     "Duration of all pieces, in seconds."
-    return sum(s.seconds for s in self.parts)
+    return sum(s.seconds for s in self.members)
 
 # %% ../../nbs/535_data.mixture.ipynb #d28d6919
 def _add_corpus(table, corpus):
@@ -128,12 +128,12 @@ def quarantine(self:Mixture):
 @patch(as_prop=True)
 def quarantine_file(self:Mixture)->Path:
     "The table of the first store that left pieces out."
-    return next((s for s in self.parts if len(s.quarantine)), self.parts[0]).quarantine_file
+    return next((s for s in self.members if len(s.quarantine)), self.members[0]).quarantine_file
 
 @patch
 def verify(self:Mixture):
     "Call `TokenStore.verify` for each store."
-    for s in self.parts: s.verify()
+    for s in self.members: s.verify()
     return self
 
 @patch
@@ -142,7 +142,7 @@ def split(self:Mixture,
     seed:int=0,     # seed of the split
 ):                  # indices of the training pieces, and of the held-out pieces
     "Split each corpus as it would be split alone."
-    splits = [s.split(valid, seed) for s in self.parts]
+    splits = [s.split(valid, seed) for s in self.members]
     return tuple(np.concatenate([split[k] + at for split, at in zip(splits, self.offsets)]) for k in (0, 1))
 
 # %% ../../nbs/535_data.mixture.ipynb #c3b82f07
@@ -150,11 +150,11 @@ def split(self:Mixture,
 def _query_stores(self:Mixture, method, pieces, starts, semitones, **kwargs):
     "Call `method` of each store with its pieces; yields (row indices, result)."
     pieces, starts = np.asarray(pieces), np.asarray(starts)
-    which = self.corpus(pieces)
+    which = self.corpus_index(pieces)
     for k in np.unique(which):
         at = np.flatnonzero(which == k)
         up = None if semitones is None else np.asarray(semitones)[at]
-        yield at, getattr(self.parts[k], method)(pieces[at] - self.offsets[k], starts[at], semitones=up, **kwargs)
+        yield at, getattr(self.members[k], method)(pieces[at] - self.offsets[k], starts[at], semitones=up, **kwargs)
 
 # %% ../../nbs/535_data.mixture.ipynb #99acccbd
 @patch
@@ -213,7 +213,7 @@ def _piece_weights(self:Mixture, pieces, weights):
     "Relative frequency of each of `pieces` under the corpus `weights`; None if each piece counts once."
     if not weights: return None
     window_quotas(weights, self.stores, 1)
-    which, w = self.corpus(pieces), np.array([float(weights.get(k, 0)) for k in self.stores])
+    which, w = self.corpus_index(pieces), np.array([float(weights.get(k, 0)) for k in self.stores])
     return (w/np.maximum(np.bincount(which, minlength=len(w)), 1))[which]
 
 @patch

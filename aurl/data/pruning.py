@@ -129,7 +129,7 @@ def _delete_entry(entry):
 # %% ../../nbs/529_data.pruning.ipynb #74885e04
 def apply_pruning(
     plan:list,       # result of `plan_pruning`
-    say=print,       # called with each line of the report
+    log=print,       # called with each line of the report
 )->int:              # number of freed bytes
     "Delete the entries that the plan removes."
     freed = 0
@@ -137,10 +137,10 @@ def apply_pruning(
         entry = removal.entry
         if not removal.remove or not os.path.lexists(entry.path): continue
         if reason := _delete_entry(entry):
-            say(printable(f'kept {entry.path}: {reason}'))
+            log(printable(f'kept {entry.path}: {reason}'))
             continue
         freed += entry.size
-        say(printable(f'removed {entry.path} ({format_size(entry.size)})'))
+        log(printable(f'removed {entry.path} ({format_size(entry.size)})'))
     return freed
 
 # %% ../../nbs/529_data.pruning.ipynb #385fbd49
@@ -159,16 +159,16 @@ def _decision_text(r):
     decision = 'would remove' if r.remove else 'kept'
     return f'{decision} {r.entry.path} ({r.entry.kind}, {format_size(r.entry.size)}): {r.reason}'
 
-def _report_plan(plan, yes, say):
+def _report_plan(plan, yes, log):
     "Report the entries of `plan` that are kept, and without `yes` those that would be removed."
     for r in plan:
-        if not (r.remove and yes): say(printable(_decision_text(r)))
+        if not (r.remove and yes): log(printable(_decision_text(r)))
 
-def _report_freed(plan, freed, yes, say):
+def _report_freed(plan, freed, yes, log):
     "Report what was freed, or would be."
-    if not plan: say('nothing to remove')
-    elif yes: say(f'{format_size(freed)} freed')
-    elif freed: say(f'{format_size(freed)} would be freed; remove them with --yes')
+    if not plan: log('nothing to remove')
+    elif yes: log(f'{format_size(freed)} freed')
+    elif freed: log(f'{format_size(freed)} would be freed; remove them with --yes')
 
 # %% ../../nbs/529_data.pruning.ipynb #7a1888d5
 def prune_stores(
@@ -181,16 +181,16 @@ def prune_stores(
     yes=False,       # remove; otherwise only print the plan
     runs=(),         # further folders of runs
     home=None,       # aurl's home folder; None: `aurl_home()`
-    say=print,       # called with each line of the report
+    log=print,       # called with each line of the report
 )->int:              # number of bytes freed, or that would be freed
     "Remove entries that are no longer needed; without `yes`, print what would be removed."
     entries = list_cache(home, runs)
     _check_names(names, entries, home)
     limit = max_size or os.environ.get('AURL_MAX_SIZE', '')
     plan = plan_pruning(entries, names, older, limit, everything, force)
-    _report_plan(plan, yes, say)
-    freed = apply_pruning(plan, say) if yes else sum(r.entry.size for r in plan if r.remove)
-    _report_freed(plan, freed, yes, say)
+    _report_plan(plan, yes, log)
+    freed = apply_pruning(plan, log) if yes else sum(r.entry.size for r in plan if r.remove)
+    _report_freed(plan, freed, yes, log)
     if limit and (left := entries.size - freed) > parse_size(limit):
-        say(f'{format_size(left)} remain, more than {limit}: they are in use by runs or were not created by aurl')
+        log(f'{format_size(left)} remain, more than {limit}: they are in use by runs or were not created by aurl')
     return freed

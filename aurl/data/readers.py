@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import chunked, patch
 
-from ..aliases import current_function
+from ..aliases import current_function, match_name
 from ..core import AurlError, ConfigError, StoreError, import_extra, sha256_of
 from ..corpus.corpus import Piece
 from ..corpus.metadata import merge_metadata
@@ -33,15 +33,15 @@ from ..tokens.vocab import vocab
 # %% ../../nbs/500_data.readers.ipynb #a3c8e651
 class EncodeJob(NamedTuple):
     "The processing of each piece."
-    codec:str='event'    # registered name of the codec
-    fingerprint:str=''   # fingerprint of that codec at the sender
-    every:int=512        # distance of snapshots in ids
-    min_notes:int=1      # pieces with fewer notes are rejected
-    change:object=None   # picklable function applied to the score before encoding; None: no change
-    meta:str='none'      # metadata from the file: 'none', 'file', 'estimate' (including an estimated key)
-    measures:tuple=()    # 'module:name' of functions of (score, ids, row) that return further columns
-    keep:tuple=()        # conditions such as 'seconds >= 20'; other pieces are rejected
-    voices:str='merge'   # 'apart': a separate family for each track, while free families remain
+    codec:str='event'      # registered name of the codec
+    fingerprint:str=''     # fingerprint of that codec at the sender
+    snapshot_every:int=512 # distance of snapshots in ids
+    min_notes:int=1        # pieces with fewer notes are rejected
+    transform:object=None  # picklable function applied to the score before encoding; None: no change
+    meta:str='none'        # metadata from the file: 'none', 'file', 'estimate' (including an estimated key)
+    measures:tuple=()      # 'module:name' of functions of (score, ids, row) that return further columns
+    filters:tuple=()       # conditions such as 'seconds >= 20'; other pieces are rejected
+    voices:str='merge'     # 'apart': a separate family for each track, while free families remain
 
 # %% ../../nbs/500_data.readers.ipynb #c472a23d
 def import_function(
@@ -85,6 +85,7 @@ def unmet_condition(
     "Return the reason why a piece is rejected by `filters`, or None."
     for text in filters:
         column, relation, value = parse_condition(text)
+        column = match_name(column, row)
         if column not in row: return f'{column} is unknown, and {text} is required'
         try: is_met = _comparisons[relation](row[column], value)
         except TypeError: is_met = False
@@ -103,7 +104,7 @@ def _parse_music(data):
 def _read_score(w, job):
     "Parse the score and transform it."
     w.score, w.notes = _parse_music(w.data)
-    if job.change is not None: w.score, w.notes = job.change(w.score), None
+    if job.transform is not None: w.score, w.notes = job.transform(w.score), None
 
 def _has_families(job):
     "Whether the job encodes into the event codec, which has instrument families."
@@ -121,7 +122,7 @@ def _encode_piece(w, job):
 
 def _summarize_piece(w, job):
     "Add the columns that follow from the ids."
-    summary, w.snapshots = getattr(w, 'analysis', None) or analyze_piece(w.ids, job.every)
+    summary, w.snapshots = getattr(w, 'analysis', None) or analyze_piece(w.ids, job.snapshot_every)
     w.row |= summary | _lost_notes(w.score, summary['notes'], job)
 
 def _check_notes(w, job):
@@ -155,7 +156,7 @@ def _add_metadata(w, job):
 
 def _apply_filters(w, job):
     "Reject a piece that does not meet the filters."
-    if reason := unmet_condition(w.row, job.keep): w.row = _rejected_row(w.row, 'Filtered', reason)
+    if reason := unmet_condition(w.row, job.filters): w.row = _rejected_row(w.row, 'Filtered', reason)
 
 def _rejected_row(row, kind, reason):
     "The row of a piece that cannot be used."
@@ -166,13 +167,13 @@ def _encode_pieces(works, job):
     "Encode and analyze a batch of scores at once."
     if not _has_families(job): return
     notes = [w.notes or [t.notes.numpy() for t in w.score.tracks] for w in works]
-    encoded = encode_and_analyze([w.score for w in works], job.every, notes)
+    encoded = encode_and_analyze([w.score for w in works], job.snapshot_every, notes)
     for w, (ids, *analysis) in zip(works, encoded): w.ids, w.analysis = ids, analysis
 
 def _summarize_pieces(works, job):
     "Analyze a batch, unless `_encode_pieces` did."
     works = [w for w in works if not hasattr(w, 'analysis')]
-    for w, analysis in zip(works, analyze_batch([w.ids for w in works], job.every)): w.analysis = analysis
+    for w, analysis in zip(works, analyze_batch([w.ids for w in works], job.snapshot_every)): w.analysis = analysis
 
 def _in_batches(works, job, do):
     "Apply `do` to batches of pieces; those of a failed batch are processed one by one later."

@@ -8,6 +8,7 @@ __all__ = ['is_split_file', 'resolve_split']
 # %% ../../nbs/537_data.resplit.ipynb #a536aece
 from pathlib import Path
 
+from ..aliases import match_name
 from ..core import CorpusError, suggest
 from ..corpus.splits import Split, read_split
 from .survey import split_groups, split_store, split_units
@@ -15,8 +16,8 @@ from .survey import split_groups, split_store, split_units
 # %% ../../nbs/537_data.resplit.ipynb #8d84b7d7
 def _column(store, name):
     "Return a column of the table of pieces, or raise an error that lists the columns."
-    if name in store.pieces.column_names: return store.pieces[name].to_pylist()
     columns = store.pieces.column_names
+    if (column := match_name(name, columns)) in columns: return store.pieces[column].to_pylist()
     raise CorpusError(f"split={name}: the pieces have no column {name!r}{suggest(name, ['group', 'piece', *columns])}",
         store.path, f"split by group, piece, or one of {', '.join(columns)}; "
                     "column=value holds out one value; the name of a split file ends in .json or .txt")
@@ -125,7 +126,7 @@ def _resolve_column(store, by, valid, seed):
             'add it in a metadata.csv next to the files; or split by group')
     names, sides = store.names, split_store(store, valid, seed, by)
     train, held_out = ([names[i] for i in side] for side in sides)
-    return Split(train, held_out, how=dict(by=by, seed=seed, valid=valid))
+    return Split(train, held_out, settings=dict(by=by, seed=seed, valid=valid))
 
 # %% ../../nbs/537_data.resplit.ipynb #a264e34d
 def resolve_split(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fastcore.basics import groupby
 
+from ..aliases import current_fields
 from ..config import make_config, restore_config
 
 # %% ../../nbs/520_data.store.ipynb #e2a8a802
@@ -126,10 +127,15 @@ def _clear_folder(folder):
     "Delete what is in `folder`."
     for f in folder.iterdir(): shutil.rmtree(f) if f.is_dir() else f.unlink()
 
+def _current_manifest(m):
+    "The manifest `m` of an unfinished store under the present names of its fields."
+    fields = m.get('errand') if isinstance(m, dict) else None
+    return m | dict(errand=current_fields(EncodeJob, fields)) if isinstance(fields, dict) else m
+
 def _start_or_resume(folder, job):
     "Clear `folder`, unless it was begun with this `job`."
     with contextlib.suppress(AurlError):
-        if read_json(folder/'begun.json') == job: return
+        if _current_manifest(read_json(folder/'begun.json')) == job: return
     _clear_folder(folder)
     write_json(folder/'begun.json', job)
 
@@ -307,8 +313,8 @@ def _build_store(p, old, new):
 # %% ../../nbs/520_data.store.ipynb #681eb1bd
 def _job_fields(job):
     "The fields of a job in JSON-compatible form."
-    change = None if job.change is None else job.change.keywords['config'].to_dict()
-    return job._asdict() | dict(change=change, measures=list(job.measures), keep=list(job.keep))
+    transform = None if job.transform is None else job.transform.keywords['config'].to_dict()
+    return job._asdict() | dict(transform=transform, measures=list(job.measures), filters=list(job.filters))
 
 def job_manifest(
     job:EncodeJob, # the processing of each piece

@@ -19,15 +19,15 @@ from fastcore.meta import delegates
 @dataclass
 class Chart:
     "A bar chart with a sentence of summary."
-    title:str     # title of the chart
-    x:list        # names or centers of the bars
-    bars:dict     # heights of the bars by name of the layer
-    xlabel:str    # label of the x axis
+    title:str             # title of the chart
+    x:list                # names or centers of the bars
+    bars:dict             # heights of the bars by name of the layer
+    xlabel:str            # label of the x axis
     ylabel:str='pieces'
-    says:str=''   # summary below the title
-    log:bool=False# whether the x axis is logarithmic
-    edges:list=None # bin edges of a histogram
-    across:bool=False # horizontal bars, for long names
+    caption:str=''        # summary below the title
+    log_x:bool=False      # whether the x axis is logarithmic
+    edges:list=None       # bin edges of a histogram
+    horizontal:bool=False # horizontal bars, for long names
 
     @property
     def total(self):
@@ -48,7 +48,7 @@ def _bin_edges(v, log):
     return np.geomspace(lo, hi*(1 + 1e-9), n) if log else np.linspace(lo, hi, n)
 
 # %% ../../nbs/538_data.store_charts.ipynb #f64435b8
-@delegates(Chart, but=['log', 'edges'])
+@delegates(Chart, but=['log_x', 'edges'])
 def histogram_chart(
     title:str, values, # values to count
     xlabel:str,        # label of the x axis
@@ -58,15 +58,15 @@ def histogram_chart(
     "Histogram of values; the axis is logarithmic if they span a factor of more than 30."
     v = np.asarray(values, float)
     v = v[np.isfinite(v)]
-    if not len(v): return Chart(title, [], {}, xlabel, says='No data.')
+    if not len(v): return Chart(title, [], {}, xlabel, caption='No data.')
     log = bins is None and bool((v > 0).all() and v.max()/v.min() > 30)
     edges = np.asarray(_bin_edges(v, log) if bins is None else bins)
     counts = np.histogram(v, edges)[0]
     centers = np.sqrt(edges[1:]*edges[:-1]) if log else (edges[1:] + edges[:-1])/2
-    return Chart(title, centers.tolist(), {'': counts.tolist()}, xlabel, log=log, edges=edges.tolist(), **kwargs)
+    return Chart(title, centers.tolist(), {'': counts.tolist()}, xlabel, log_x=log, edges=edges.tolist(), **kwargs)
 
 # %% ../../nbs/538_data.store_charts.ipynb #6d16f190
-@delegates(Chart, but=['ylabel', 'across'])
+@delegates(Chart, but=['ylabel', 'horizontal'])
 def ranking_chart(
     title:str, values, # one name per piece; None: unknown
     xlabel:str='pieces', # label of the x axis
@@ -82,7 +82,7 @@ def ranking_chart(
     if n_other: rows.append((f'{len(counts) - max_bars} others', n_other))
     if n_unknown: rows.append((unknown, n_unknown))
     names, heights = [name for name, _ in rows], [n for _, n in rows]
-    return Chart(title, names, {'': heights}, xlabel, ylabel='', across=True, **kwargs)
+    return Chart(title, names, {'': heights}, xlabel, ylabel='', horizontal=True, **kwargs)
 
 # %% ../../nbs/538_data.store_charts.ipynb #4828e880
 def _shorten(text, max_chars):
@@ -109,15 +109,15 @@ def _draw_layer(self:Chart, ax, heights, base, **style):
     if self.edges:
         widths = np.diff(self.edges)
         ax.bar(self.edges[:-1], heights, widths, bottom=base, align='edge', edgecolor='white', lw=.3, **style)
-    elif self.across:
+    elif self.horizontal:
         ax.barh([_matplotlib_text(k, 22) for k in _unique_labels(self.x)], heights, left=base, **style)
     else: ax.bar(range(len(heights)), heights, bottom=base, **style)
 
 @patch
 def _format_axes(self:Chart, ax):
     "Set scale, ticks, legend and labels."
-    if self.log: ax.set_xscale('log')
-    if self.across: ax.invert_yaxis()
+    if self.log_x: ax.set_xscale('log')
+    if self.horizontal: ax.invert_yaxis()
     elif not self.edges:
         labels = [_matplotlib_text(k, 12) for k in self.x]
         ax.set_xticks(range(len(self.x)), labels, rotation=90 if len(self.x) > 6 else 0)
@@ -164,7 +164,7 @@ def _plotly_names(names):
 @patch
 def _plotly_histogram(self:Chart, heights):
     "Arguments of plotly's bars for one layer of a histogram; on a logarithmic axis, widths are logarithms."
-    at = np.log10(self.edges) if self.log else np.asarray(self.edges)
+    at = np.log10(self.edges) if self.log_x else np.asarray(self.edges)
     ranges = zip(self.edges[:-1], self.edges[1:], heights)
     return dict(
         x=((at[1:] + at[:-1])/2).tolist(),
@@ -178,7 +178,7 @@ def _plotly_histogram(self:Chart, heights):
 def _plotly_bars(self:Chart, name, heights):
     "Arguments of plotly's bars for one layer."
     if self.edges: return self._plotly_histogram(heights)
-    if self.across:
+    if self.horizontal:
         return dict(y=_plotly_names(_unique_labels(self.x)), x=heights, orientation='h', width=.7,
             hovertemplate='%{y}: %{x:,}<extra></extra>')
     return dict(x=_plotly_names(self.x), y=heights, hovertemplate='%{x}: %{y:,} ' + name + '<extra></extra>')
@@ -192,7 +192,7 @@ def _plotly_layout(self:Chart):
     return dict(
         barmode='stack',
         bargap=0.08,
-        height=max(176, 60 + 22*len(self.x)) if self.across else 280,
+        height=max(176, 60 + 22*len(self.x)) if self.horizontal else 280,
         margin=dict(l=8, r=8, t=30, b=8),
         template='none',
         showlegend=len(self.bars) > 1,
@@ -214,9 +214,9 @@ def _set_log_ticks(self:Chart, fig):
 @patch
 def _plotly_axes(self:Chart, fig):
     "Set types and ticks of the axes."
-    if self.across: fig.update_yaxes(autorange='reversed', type='category')
+    if self.horizontal: fig.update_yaxes(autorange='reversed', type='category')
     elif not self.edges: fig.update_xaxes(type='category')
-    if self.log: self._set_log_ticks(fig)
+    if self.log_x: self._set_log_ticks(fig)
 
 # %% ../../nbs/538_data.store_charts.ipynb #5a333a34
 @patch

@@ -31,13 +31,13 @@ class DataReport:
     def __init__(self,
         store:TokenStore,  # the store or mixture to report on
         limit:int=100_000, # largest number of pieces whose ids are read
-        left=(),           # further pieces that were left out: dicts with name, kind and reason
+        excluded=(),       # further pieces that were left out: dicts with name, kind and reason
         progress=None,     # called with (done, total)
     ):
         self.store, self.table, self.profile = store, store.pieces, getattr(store, 'profile', None)
         self.survey = survey_store(store, limit, progress=progress)
-        self.twins = find_store_duplicates(store, self.survey) if self.survey.is_complete else None
-        self.quarantine = [*left, *(store.quarantine.to_pylist() if store.quarantine is not None else [])]
+        self.duplicates = find_store_duplicates(store, self.survey) if self.survey.is_complete else None
+        self.quarantine = [*excluded, *(store.quarantine.to_pylist() if store.quarantine is not None else [])]
         charts = [make(self) for make in _charts]
         self.charts = [c for c in charts if c is not None]
 
@@ -68,13 +68,13 @@ def _quartile_sentence(v, format_value):
 @_chart
 def _lengths(r):
     v = r.table['seconds'].to_numpy()
-    return histogram_chart('Length', v, 'seconds', says=_quartile_sentence(v, _duration_text))
+    return histogram_chart('Length', v, 'seconds', caption=_quartile_sentence(v, _duration_text))
 
 @_chart
 def _ids(r):
     v = r.table['length'].to_numpy()
-    says = _quartile_sentence(v, '{:,.0f} ids'.format) + ' A training window should not be longer than most pieces.'
-    return histogram_chart('Ids per piece', v, 'ids', says=says)
+    caption = _quartile_sentence(v, '{:,.0f} ids'.format) + ' A training window should not be longer than most pieces.'
+    return histogram_chart('Ids per piece', v, 'ids', caption=caption)
 
 # %% ../../nbs/540_data.store_report.ipynb #43cf7934
 def _estimate_sentence(keys, sources):
@@ -86,10 +86,10 @@ def _estimate_sentence(keys, sources):
 
 def _key_sentence(keys, sources):
     "How many keys or modes are estimated, and how many pieces have no key."
-    says = _estimate_sentence(keys, sources)
+    caption = _estimate_sentence(keys, sources)
     n_mode, n_unknown = sum(s == 'file, mode estimated' for s in sources), sum(k is None for k in keys)
-    if n_mode: says += f' For {n_mode:,}, the file gives the signature of a major key, and minor was estimated.'
-    return says + (f' Without a key: {n_unknown:,}.' if n_unknown else '')
+    if n_mode: caption += f' For {n_mode:,}, the file gives the signature of a major key, and minor was estimated.'
+    return caption + (f' Without a key: {n_unknown:,}.' if n_unknown else '')
 
 @_chart
 def _keys(r):
@@ -98,22 +98,22 @@ def _keys(r):
     for key, source in zip(keys, sources):
         if key: counts['estimated' if source == 'estimate' else 'given'][key] += 1
     bars = {layer: [c[name] for name in key_names] for layer, c in counts.items() if c}
-    return Chart('Key', list(key_names), bars, '', says=_key_sentence(keys, sources))
+    return Chart('Key', list(key_names), bars, '', caption=_key_sentence(keys, sources))
 
 # %% ../../nbs/540_data.store_report.ipynb #86b36b3c
 @_chart
 def _meters(r):
-    v = r.column('metre')
+    v = r.column('meter')
     if v is None: return None
-    return ranking_chart('Meter', v, says='From the file where the metadata table has none.')
+    return ranking_chart('Meter', v, caption='From the file where the metadata table has none.')
 
 @_chart
 def _tempi(r):
     v = r.survey.tempo
     known, unknown = v[~np.isnan(v)], int(np.isnan(v).sum())
     c = histogram_chart('Tempo', v, 'quarter notes per minute', bins=np.arange(20, 261, 10))
-    c.says = _quartile_sentence(known, '{:.0f}'.format) + (f' Without a tempo: {unknown:,}.' if unknown else '')
-    if not len(known): c.says = 'No piece has a tempo.'
+    c.caption = _quartile_sentence(known, '{:.0f}'.format) + (f' Without a tempo: {unknown:,}.' if unknown else '')
+    if not len(known): c.caption = 'No piece has a tempo.'
     return c
 
 # %% ../../nbs/540_data.store_report.ipynb #73495d19
@@ -139,18 +139,19 @@ def _instruments(r):
     if rest := sum(int(survey.family[i]) for i in slots[8:]):
         names.append(f'{len(slots) - 8} others')
         notes.append(rest)
-    says = _instrument_sentence(survey, slots[:3], slot_names)
-    return Chart('Instruments', names, {'': notes}, 'notes', ylabel='', across=True, says=says)
+    caption = _instrument_sentence(survey, slots[:3], slot_names)
+    return Chart('Instruments', names, {'': notes}, 'notes', ylabel='', horizontal=True, caption=caption)
 
 # %% ../../nbs/540_data.store_report.ipynb #a2621d6d
 @_chart
 def _pitches(r):
     counts = r.survey.pitch
     used = np.flatnonzero(counts)
-    says = f'From {used[0] + 21} to {used[-1] + 21}, without drums.' if len(used) else 'Drums only.'
+    caption = f'From {used[0] + 21} to {used[-1] + 21}, without drums.' if len(used) else 'Drums only.'
     edges = (np.arange(22, 111) - 1.5).tolist()
     bars = {'': counts.tolist()}
-    return Chart('Pitch', list(range(21, 109)), bars, 'MIDI pitch (60 is middle C)', 'notes', edges=edges, says=says)
+    xlabel = 'MIDI pitch (60 is middle C)'
+    return Chart('Pitch', list(range(21, 109)), bars, xlabel, 'notes', edges=edges, caption=caption)
 
 # %% ../../nbs/540_data.store_report.ipynb #247ed608
 @_chart
@@ -159,14 +160,14 @@ def _velocities(r):
     n, top = len(counts), counts.max()/max(1, counts.sum())
     values = vocab.bin_velocity(np.arange(n)).tolist()
     edges = (np.arange(n + 1)*128/n).tolist()
-    says = 'One bin has nearly all notes: these files carry no dynamics.' if top > .9 else ''
-    return Chart('Velocity', values, {'': counts.tolist()}, 'velocity', 'notes', edges=edges, says=says)
+    caption = 'One bin has nearly all notes: these files carry no dynamics.' if top > .9 else ''
+    return Chart('Velocity', values, {'': counts.tolist()}, 'velocity', 'notes', edges=edges, caption=caption)
 
 @_chart
 def _density(r):
     v = r.table['notes'].to_numpy()/np.maximum(r.table['seconds'].to_numpy(), 1e-9)
-    says = _quartile_sentence(v, '{:.1f}'.format)
-    return histogram_chart('Density', v[np.isfinite(v)], 'notes per second', says=says)
+    caption = _quartile_sentence(v, '{:.1f}'.format)
+    return histogram_chart('Density', v[np.isfinite(v)], 'notes per second', caption=caption)
 
 # %% ../../nbs/540_data.store_report.ipynb #21d7ed19
 def _estimated_scores(r):
@@ -184,9 +185,9 @@ def _quality(r):
     scores = _quality_scores(r)
     known = [x for x in scores if x is not None]
     low = sum(x < .5 for x in known)
-    says = ((f'{low:,} of {len(scores):,} are below 0.5' if low else 'None is below 0.5')
+    caption = ((f'{low:,} of {len(scores):,} are below 0.5' if low else 'None is below 0.5')
             + ' (grammar, density, silence, range, length). A filter such as min_quality=0.5 leaves such pieces out.')
-    return histogram_chart('Quality', known, 'quality (0 to 1)', bins=np.linspace(0, 1.0001, 21), says=says)
+    return histogram_chart('Quality', known, 'quality (0 to 1)', bins=np.linspace(0, 1.0001, 21), caption=caption)
 
 # %% ../../nbs/540_data.store_report.ipynb #4e7b8b66
 @_chart
@@ -195,13 +196,13 @@ def _merged(r):
     if merged is None or not any(merged): return None
     percent = np.array([np.nan if m is None else 100*m/max(1, m + n) for m, n in zip(merged, kept)])
     bins = np.linspace(0, max(1, np.nanmax(percent))*(1 + 1e-9), 21)
-    says = '. '.join(lost_notes_summary(r.store)) + '.'
-    return histogram_chart('Merged notes', percent, '% of the notes of a piece', bins=bins, says=says)
+    caption = '. '.join(lost_notes_summary(r.store)) + '.'
+    return histogram_chart('Merged notes', percent, '% of the notes of a piece', bins=bins, caption=caption)
 
 @_chart
 def _composers(r):
     v = r.column('composer') or []
-    return ranking_chart('Composer', v, says=f'{len(set(v) - {None}):,} composers.') if any(v) else None
+    return ranking_chart('Composer', v, caption=f'{len(set(v) - {None}):,} composers.') if any(v) else None
 
 @_chart
 def _genres(r):
@@ -214,12 +215,12 @@ def _years(r):
     v = r.column('year') or []
     if not any(v): return None
     known = [x for x in v if x is not None]
-    return histogram_chart('Year', known, 'year', says=f'{len(v) - len(known):,} pieces have no year.')
+    return histogram_chart('Year', known, 'year', caption=f'{len(v) - len(known):,} pieces have no year.')
 
 @_chart
 def _licenses(r):
-    v = r.column('licence') or []
-    return ranking_chart('License', v, says='Check the licenses before you publish a model.') if any(v) else None
+    v = r.column('license') or []
+    return ranking_chart('License', v, caption='Check the licenses before you publish a model.') if any(v) else None
 
 # %% ../../nbs/540_data.store_report.ipynb #c7e68f62
 @patch(as_prop=True)
@@ -228,9 +229,9 @@ def facts(self:DataReport)->dict:
     store, merged = self.store, sum(n or 0 for n in self.column('merged') or [])
     out = dict(pieces=f'{len(store):,}', notes=f'{store.notes:,}', ids=f'{store.tokens:,}')
     out['hours'] = f'{store.seconds/3600:,.1f}'
-    out['left out'] = f'{len(self.quarantine):,}'
-    if self.twins is not None: out['duplicates'] = f'{len(self.twins.copies):,}'
-    if merged: out['notes merged'] = f'{merged:,}'
+    out['excluded'] = f'{len(self.quarantine):,}'
+    if self.duplicates is not None: out['duplicates'] = f'{len(self.duplicates.copies):,}'
+    if merged: out['merged notes'] = f'{merged:,}'
     return out
 
 # %% ../../nbs/540_data.store_report.ipynb #0b8e724f
@@ -261,15 +262,13 @@ def reasons(self:DataReport)->list:
 @patch(as_prop=True)
 def repeats(self:DataReport)->list:
     "Duplicates: rows of a piece, its duplicate, how the duplicate differs, and their similarity."
-    if self.twins is None: return []
-    names, group = self.twins.names, self.twins.group
-    pairs = sorted((group[t.a], t.a, t.b, i) for i, t in enumerate(self.twins.pairs))
+    if self.duplicates is None: return []
+    names, group = self.duplicates.names, self.duplicates.group
+    pairs = sorted((group[t.a], t.a, t.b, i) for i, t in enumerate(self.duplicates.pairs))
     rows = []
     for *_, i in pairs:
-        t = self.twins.pairs[i]
-        rows.append(
-            {'piece': names[t.a], 'duplicate': names[t.b], 'difference': t.description, 'similarity': f'{t.share:.0%}'}
-        )
+        t = self.duplicates.pairs[i]
+        rows.append(dict(piece=names[t.a], duplicate=names[t.b], difference=t.description, similarity=f'{t.overlap:.0%}'))
     return rows
 
 # %% ../../nbs/540_data.store_report.ipynb #cfe3a2e1
@@ -387,17 +386,17 @@ def _quarantine_html(self:DataReport):
 @patch
 def _duplicates_html(self:DataReport):
     "HTML section with the duplicates."
-    if self.twins is None:
+    if self.duplicates is None:
         return '<p>Not searched in a store of this size; call <code>find_store_duplicates(store)</code>.</p>'
     if not (rows := self.repeats):
         return '<p>No duplicates: no copies, and no transposed, time-stretched, cut or edited versions.</p>'
-    return (f'<p>{len(self.twins.groups):,} groups; {len(self.twins.copies):,} pieces are redundant. '
+    return (f'<p>{len(self.duplicates.groups):,} groups; {len(self.duplicates.copies):,} pieces are redundant. '
             'Duplicates stay on one side of a split.</p>' + _html_table(rows, 'same'))
 
 # %% ../../nbs/540_data.store_report.ipynb #78fd5e1b
 def _caption(c):
     "The sentence on a chart, with the name of a single bar, which is not drawn."
-    return c.says if len(c.x) != 1 else f'All pieces: {_shorten(c.x[0], 200)}. {c.says}'
+    return c.caption if len(c.x) != 1 else f'All pieces: {_shorten(c.x[0], 200)}. {c.caption}'
 
 def _plot_html(number):
     "Where the script draws chart `number`; '' for None."

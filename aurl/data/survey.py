@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..aliases import current_fields, match_name
 from ..core import AurlError, CorpusError, read_json, write_json
 from ..corpus.corpus import split_pieces
 from ..corpus.duplicates import Duplicates, DuplicatePair, find_duplicates, sketch
@@ -186,8 +187,10 @@ def _read_duplicates(path, stamp, names):
     try: saved = read_json(path) if path.is_file() else {}
     except AurlError: return None
     if saved.get('stamp') != stamp: return None
-    try: return Duplicates([DuplicatePair(**t) for t in saved['pairs']], np.array(saved['group'], int), names)
-    except (TypeError, KeyError, ValueError): return None
+    try:
+        pairs = [DuplicatePair(**current_fields(DuplicatePair, t)) for t in saved['pairs']]
+        return Duplicates(pairs, np.array(saved['group'], int), names)
+    except (TypeError, KeyError, ValueError, AttributeError): return None
 
 # %% ../../nbs/532_data.survey.ipynb #c6b112dd
 def find_store_duplicates(
@@ -198,7 +201,7 @@ def find_store_duplicates(
     "Find the pieces of `store` that are the same music."
     names, stamp = store.names, dict(version=1, content=_content_hash(store))
     # a mixture: in the folder of its first store
-    file = f"twins-{stamp['content'][:12]}.json" if hasattr(store, 'parts') else 'twins.json'
+    file = f"twins-{stamp['content'][:12]}.json" if hasattr(store, 'members') else 'twins.json'
     if (saved := _read_duplicates(store.path/file, stamp, names)) is not None: return saved
     if survey is None or not survey.is_complete or len(survey.sketches) != len(names):
         survey = survey_store(store, max(len(names), 1), progress=progress)
@@ -239,9 +242,10 @@ def split_units(
     if by == 'group': return split_groups(store)
     if by == 'piece': return store.pieces['sha256'].to_pylist()
     columns = store.pieces.column_names
-    if by not in columns:
+    column = match_name(by, columns)
+    if column not in columns:
         raise CorpusError(f'no piece has a {by}', store.path, f'split by group, piece, or one of {", ".join(columns)}')
-    values = [None if v is None else f'{by}: {v}' for v in store.pieces[by].to_pylist()]
+    values = [None if v is None else f'{by}: {v}' for v in store.pieces[column].to_pylist()]
     return _merge_units(values, split_groups(store))
 
 # %% ../../nbs/532_data.survey.ipynb #82ec7b55

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from ..aliases import current_function
+from ..aliases import current_function, current_metadata, former_metadata
 from ..config import Config
 from ..core import ConfigError, StoreError, sha256_of, to_json
 from ..score.clean import CleanConfig, clean
@@ -64,12 +64,12 @@ def make_encode_job(
     return EncodeJob(
         codec=cfg.codec,
         fingerprint=get_codec(cfg.codec).fingerprint,
-        every=cfg.every,
+        snapshot_every=cfg.every,
         min_notes=cfg.min_notes,
-        change=None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean),
+        transform=None if cfg.clean == CleanConfig() else partial(clean, config=cfg.clean),
         meta=cfg.meta,
         measures=cfg.measures,
-        keep=cfg.keep,
+        filters=cfg.keep,
         voices=cfg.voices,
     )
 
@@ -166,7 +166,8 @@ def _file_stats(pieces):
 # %% ../../nbs/510_data.tables.ipynb #e85578bb
 def _pieces_fingerprint(pieces, file_stats):
     "Fingerprint of the table entries besides file contents."
-    entries = [[p.name, p.location, p.group, p.meta, *stats] for p, stats in zip(pieces, file_stats)]
+    # under the names of the first release, so that stores prepared by it are up to date
+    entries = [[p.name, p.location, p.group, former_metadata(p.meta), *stats] for p, stats in zip(pieces, file_stats)]
     return sha256_of(to_json(entries).encode())
 
 # %% ../../nbs/510_data.tables.ipynb #f05305ba
@@ -175,10 +176,12 @@ def _merge_metadata(
     piece:Piece, # the piece in the corpus
 )->dict:
     "Merge the metadata of a piece: the corpus takes precedence over the file."
-    from_file, from_corpus = row.get('meta'), {k: v for k, v in piece.meta.items() if v is not None}
+    from_file = row.get('meta')
+    from_corpus = current_metadata({k: v for k, v in piece.meta.items() if v is not None})
     if from_file is None and not from_corpus: return {}
-    out = dict.fromkeys(FIELDS) | dict(key_from=None, key_sure=None) | (from_file or {}) | from_corpus
-    if from_corpus.get('key'): out |= dict(key_from=from_corpus.get('key_from', 'table'), key_sure=None)
+    from_file = current_metadata(from_file or {})                  # a row may be of an earlier release
+    out = dict.fromkeys(FIELDS) | dict(key_from=None, key_confidence=None) | from_file | from_corpus
+    if from_corpus.get('key'): out |= dict(key_from=from_corpus.get('key_from', 'table'), key_confidence=None)
     return out | dict(source=out['source'] or piece.location)
 
 def _table(rows, schema):
@@ -197,7 +200,7 @@ def _column(values, name=''):
     if kinds <= {bool} and kinds: return to_column(values, pa.bool_())
     if kinds <= {int} and (kinds or name == 'year') and all(v is None or abs(v) < 2**63 for v in values):
         return to_column(values, pa.int64())
-    if kinds <= {int, float} and (kinds or name == 'key_sure'):
+    if kinds <= {int, float} and (kinds or name == 'key_confidence'):
         return to_column([None if v is None else float(v) for v in values], pa.float64())
     return to_column([None if v is None else str(v) for v in values], pa.string())
 
@@ -280,5 +283,5 @@ def expected_columns(
     row = next((row for p in list(pieces)[:max_tries] if (row := _row_of(p)) is not None), None)
     if row is None: return None
     by_corpus = [FIELDS] if any(p.meta for p in pieces) else []
-    sources = (_table_schemas()[0], row, *by_corpus, *(p.meta for p in pieces))
+    sources = (_table_schemas()[0], row, *by_corpus, *(current_metadata(p.meta) for p in pieces))
     return list(dict.fromkeys(k for keys in sources for k in keys))

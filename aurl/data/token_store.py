@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from ..aliases import current_metadata
 from ..config import make_config
 from ..core import AurlError, CodecError, StoreError, _apply_umask, read_json, sha256_of, write_json
 from ..corpus.corpus import split_pieces
@@ -136,7 +137,7 @@ def _check_files(self:TokenStore):
 @patch
 def _has_all_ids(self:TokenStore):
     "Whether the numbers of ids and snapshots are those of the table."
-    n_snapshots = ((self.length - 1)//self.every).sum()
+    n_snapshots = ((self.length - 1)//self.snapshot_every).sum()
     return len(self.ids) == self.length.sum() and len(self._snapshots) == n_snapshots
 
 @patch
@@ -174,11 +175,16 @@ def _check_codec(codec, path):
                      'prepare the store again with overwrite=True, or use the version of aurl that prepared it')
 
 # %% ../../nbs/518_data.token_store.ipynb #299aae78
+def _current_table(table):
+    "A table of a store under the present names of its columns."
+    names = list(current_metadata(dict.fromkeys(table.column_names)))
+    return table if names == table.column_names else table.rename_columns(names)
+
 def _read_table(path, columns=None):
     "Read a table of a store, or some of its columns."
     import pyarrow as pa, pyarrow.parquet as pq
     try:
-        with pq.ParquetFile(path) as f: return f.read(columns).select(columns) if columns else f.read()
+        with pq.ParquetFile(path) as f: return f.read(columns).select(columns) if columns else _current_table(f.read())
     except FileNotFoundError as e:
         raise StoreError('the store has been extended since it was opened', path, 'open it again') from e
     except (pa.ArrowException, OSError) as e:

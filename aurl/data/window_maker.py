@@ -53,21 +53,21 @@ class WindowMaker:
 # %% ../../nbs/570_data.window_maker.ipynb #89f45911
 @patch
 def __call__(self:WindowMaker,
-    w,          # plan rows: `piece`, `start`, `first`, `stop`, `key`, `wide` (width), `long` (targets of the piece)
+    w,          # plan rows: `piece`, `start`, `first`, `stop`, `semitones`, `row_width`, `piece_targets`
     epoch:int,  # index of the epoch
     length:int, # ids in the longest window of the epoch
 )->dict:        # `ids` (n, widest + 1) uint16, `first`, `stop`, `key`, `state`; `features` of augmented pieces
     "Return ids, target ranges and states."
-    sequences, piece, semitones, measured = self.store, w['piece'], w['key'], {}
+    sequences, piece, semitones, measured = self.store, w['piece'], w['semitones'], {}
     if self.augment is not None:
         measured = self._augmented_features(w, epoch)
         sequences, w, piece = self._augment_rows(w, epoch, length)
     semitones = semitones if semitones.any() else None
     return dict(
-        ids=sequences.windows(piece, w['start'], int(w['wide'].max()) + 1, semitones),
+        ids=sequences.windows(piece, w['start'], int(w['row_width'].max()) + 1, semitones),
         first=w['first'],
         stop=w['stop'],
-        key=w['key'],
+        semitones=w['semitones'],
         state=sequences.replay(piece, w['start'], semitones) if self.state else None,
         features=measured,
     )
@@ -162,7 +162,7 @@ def _augmented_features(self:WindowMaker, w, epoch):
     out = {}
     for f in self.features:
         values = np.array([measured[p][f.name] for p in pieces], np.float32)
-        out[f.name] = values + np.float32(f.per_semitone)*w['key']
+        out[f.name] = values + np.float32(f.per_semitone)*w['semitones']
     return out
 
 # %% ../../nbs/570_data.window_maker.ipynb #7243ea50
@@ -174,7 +174,7 @@ def _augmented_sequences(self:WindowMaker, pieces, epoch):
     for s, offset in zip(snapshots, np.cumsum([0, *map(len, codes)])): s['first'] += offset
     length = np.array([len(x) for x in ids])
     arrays = map(np.concatenate, (snapshots, codes, steps))
-    return TokenSequences(np.concatenate(ids), length, self.store.drums[pieces], self.store.every, *arrays)
+    return TokenSequences(np.concatenate(ids), length, self.store.drums[pieces], self.store.snapshot_every, *arrays)
 
 # %% ../../nbs/570_data.window_maker.ipynb #47af3083
 def _scale_position(x, n_old, n_new):
@@ -200,18 +200,18 @@ def _augment_rows(self:WindowMaker, w, epoch, length):
     pieces, at = np.unique(w['piece'], return_inverse=True)
     sequences = self._augmented_sequences(pieces, epoch)
     n_new = sequences.length[at] - 1
-    start, a, b = (_scale_position(w['start'] + x, w['long'], n_new) for x in (0, w['first'], w['stop']))
-    if self.grid_beats is None: start = np.maximum(start, b - w['wide'])
+    start, a, b = (_scale_position(w['start'] + x, w['piece_targets'], n_new) for x in (0, w['first'], w['stop']))
+    if self.grid_beats is None: start = np.maximum(start, b - w['row_width'])
     else:
         grid = self._augmented_grid(sequences, pieces, epoch)
         max_moves = grid.max_moves(length)[at]
         start = grid.snap(at, start, max_moves)
         if self.tile: a, b = start, grid.snap(at, b, max_moves)
-    _warn_of_dropped_targets((b - start - w['wide']).clip(0).sum(), epoch)
-    b = np.minimum(b, start + w['wide'])
+    _warn_of_dropped_targets((b - start - w['row_width']).clip(0).sum(), epoch)
+    b = np.minimum(b, start + w['row_width'])
     a = np.clip(a, start, b)
-    semitones = w['key'] + self.transpositions(w['piece'], epoch)
-    return sequences, dict(w, start=start, first=a - start, stop=b - start, key=semitones), at
+    semitones = w['semitones'] + self.transpositions(w['piece'], epoch)
+    return sequences, dict(w, start=start, first=a - start, stop=b - start, semitones=semitones), at
 
 # %% ../../nbs/570_data.window_maker.ipynb #2bb8586a
 class WorkerPool:

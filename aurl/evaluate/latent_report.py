@@ -129,18 +129,18 @@ def shuffle_latents(
 @dataclass
 class LatentUsage:
     "How much a decoder uses its latent."
-    own:float      # nats per token, conditioned on the posterior mean
-    drawn:float    # on a sample from the posterior
-    other:float    # on the latent of another piece
-    none:float     # on zeros
-    bits:dict      # KL divergence in bits per piece, by level
-    tokens:float   # per piece
+    nll_own:float     # nats per token, conditioned on the posterior mean
+    nll_sampled:float # on a sample from the posterior
+    nll_other:float   # on the latent of another piece
+    nll_zero:float    # on zeros
+    kl_bits:dict      # KL divergence in bits per piece, by level
+    tokens:float      # per piece
     def __repr__(self):
-        levels = ', '.join(f'{k} {v:.1f}' for k,v in self.bits.items())
-        return (f'nats per token: {self.own:.3f} with its own z ({self.drawn:.3f} sampled), '
-                f'{self.other:.3f} with that of another piece (+{self.other - self.own:.3f}), '
-                f'{self.none:.3f} with zeros (+{self.none - self.own:.3f})\n'
-                f'KL {sum(self.bits.values()):.1f} bits per piece of {self.tokens:.0f} tokens: {levels}')
+        levels = ', '.join(f'{k} {v:.1f}' for k,v in self.kl_bits.items())
+        return (f'nats per token: {self.nll_own:.3f} with its own z ({self.nll_sampled:.3f} sampled), '
+                f'{self.nll_other:.3f} with that of another piece (+{self.nll_other - self.nll_own:.3f}), '
+                f'{self.nll_zero:.3f} with zeros (+{self.nll_zero - self.nll_own:.3f})\n'
+                f'KL {sum(self.kl_bits.values()):.1f} bits per piece of {self.tokens:.0f} tokens: {levels}')
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #8ee4aafa
 @torch.inference_mode()
@@ -221,19 +221,19 @@ def _format_means(x, spec='.2f'): return ' '.join(f'{v:{spec}}' for v in x.mean(
 @dataclass
 class InterpolationReport:
     "Edit distances along paths between pieces."
-    first:np.ndarray # (pairs, steps) to the first end
-    last:np.ndarray  # (pairs, steps) to the last
+    to_first:np.ndarray # (pairs, steps) to the first end
+    to_last:np.ndarray  # (pairs, steps) to the last
     def forward_share(self)->float:
         "Fraction of steps away from the first end and towards the last; no change counts as half."
-        d = np.stack([np.diff(self.first), -np.diff(self.last)])
+        d = np.stack([np.diff(self.to_first), -np.diff(self.to_last)])
         return float((d > 0).mean() + (d == 0).mean()/2)
     def rank_correlation(self)->float:
         "Mean Spearman correlation of step and distance, in [−1, 1]."
-        n = np.arange(self.first.shape[1])
-        return float(np.mean([(spearman(n, a) - spearman(n, b))/2 for a,b in zip(self.first, self.last)]))
+        n = np.arange(self.to_first.shape[1])
+        return float(np.mean([(spearman(n, a) - spearman(n, b))/2 for a,b in zip(self.to_first, self.to_last)]))
     def is_monotone(self)->bool:
         "Return whether the mean distance to the first end grows, and that to the last shrinks, at every step."
-        return bool((np.diff(self.first.mean(0)) > 0).all() and (np.diff(self.last.mean(0)) < 0).all())
+        return bool((np.diff(self.to_first.mean(0)) > 0).all() and (np.diff(self.to_last.mean(0)) < 0).all())
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #5cb9e134
 @patch
@@ -241,7 +241,7 @@ def worst_backstep(self:InterpolationReport)->tuple:
     """Largest step of a mean distance in the wrong direction, and its standard error over paths.
 
     (0, 0) if there is none."""
-    d = np.concatenate([-np.diff(self.first), np.diff(self.last)], 1)
+    d = np.concatenate([-np.diff(self.to_first), np.diff(self.to_last)], 1)
     worst = d[:, d.mean(0).argmax()]
     if not worst.mean() > 0: return 0., 0.
     return float(worst.mean()), float(worst.std(ddof=1)/len(d)**.5) if len(d) > 1 else np.nan
@@ -250,7 +250,7 @@ def worst_backstep(self:InterpolationReport)->tuple:
 @patch
 def _distances_text(self:InterpolationReport):
     "Mean distances at each step, as text."
-    return f'mean distance to the first end {_format_means(self.first)}, to the last {_format_means(self.last)}'
+    return f'mean distance to the first end {_format_means(self.to_first)}, to the last {_format_means(self.to_last)}'
 
 @patch
 def _trend_text(self:InterpolationReport):
@@ -260,7 +260,7 @@ def _trend_text(self:InterpolationReport):
 
 @patch
 def __repr__(self:InterpolationReport):
-    return (f'{len(self.first)} paths; {self._distances_text()}: {self._trend_text()}; '
+    return (f'{len(self.to_first)} paths; {self._distances_text()}: {self._trend_text()}; '
             f'{self.forward_share():.0%} of the steps in the right direction, Spearman {self.rank_correlation():.3f}')
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #3eaad7d3
@@ -371,39 +371,39 @@ def calibrate_vector(
 @dataclass
 class LatentEvaluation:
     "All metrics of the latent of a model."
-    listening:LatentUsage # use of the latent by the decoder
-    reconstructions:list # from greedy to sampled
-    report:LatentReport  # on training pieces, without the duration
-    controls:dict        # name: {method: `ControlResult`}
-    around:InterpolationReport   # of spherical paths
-    straight:InterpolationReport # of linear paths
-    z:Tensor             # (pieces, size) of training pieces
-    values:dict          # name: (pieces,) their attribute values
-    def figures(self)->dict:
+    usage:LatentUsage             # use of the latent by the decoder
+    reconstructions:list          # from greedy to sampled
+    report:LatentReport           # on training pieces, without the duration
+    controls:dict                 # name: {method: `ControlResult`}
+    spherical:InterpolationReport # of spherical paths
+    linear:InterpolationReport    # of linear paths
+    z:Tensor                      # (pieces, size) of training pieces
+    values:dict                   # name: (pieces,) their attribute values
+    def metrics(self)->dict:
         "Return the main metrics, for a file."
-        usage, best, sampled = self.listening, self.reconstructions[0], self.reconstructions[-1]
+        usage, best, sampled = self.usage, self.reconstructions[0], self.reconstructions[-1]
         return dict(
-            nats=usage.own,
-            other=usage.other - usage.own,
-            none=usage.none - usage.own,
-            bits=sum(usage.bits.values()),
+            nll_own=usage.nll_own,
+            nll_other_minus_own=usage.nll_other - usage.nll_own,
+            nll_zero_minus_own=usage.nll_zero - usage.nll_own,
+            kl_bits=sum(usage.kl_bits.values()),
             f1=best.f1.mean(),
             f1_sampled=sampled.f1.mean(),
-            chance=sampled.f1_baseline,
-            **{k:v for name,results in self.controls.items() for k,v in _control_figures(name, results).items()},
-            around=self.around.rank_correlation(),
-            straight=self.straight.rank_correlation(),
-            active=self.report.active,
+            f1_baseline=sampled.f1_baseline,
+            **{k:v for name,results in self.controls.items() for k,v in _control_metrics(name, results).items()},
+            spherical=self.spherical.rank_correlation(),
+            linear=self.linear.rank_correlation(),
+            active_units=self.report.active,
         )
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #c2cf1322
-def _control_figures(name, results):
+def _control_metrics(name, results):
     "The metrics of a controlled attribute."
     by_vector, loosened = results['by vector'], results['by vector, loosened']
     return {
-        f'ask_{name}':by_vector.rank_correlation(),
-        f'ask_{name}_each':by_vector.mean_rank_correlation(),
-        f'ask_{name}_loose':loosened.rank_correlation(),
+        f'control_{name}':by_vector.rank_correlation(),
+        f'control_{name}_within_piece':by_vector.mean_rank_correlation(),
+        f'control_{name}_shrunk':loosened.rank_correlation(),
     }
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #c1adde37
@@ -456,12 +456,12 @@ def evaluate_latent(
     for k,v in values.items():
         dim = regularized.index(k) if k in regularized else None
         controls[k] = control_sweep(model, z, v, valid_z[:40], k, dim, temperature=temperature/2, **common)
-    around, straight = (measure_interpolation(model, valid_z[:2*pairs], steps, x, **common) for x in (False, True))
+    spherical, linear = (measure_interpolation(model, valid_z[:2*pairs], steps, x, **common) for x in (False, True))
     usage = measure_latent_usage(model, valid_pieces, groups, seed)
     temperatures = 0., .5*temperature, temperature
     reconstructions = [reconstruct(model, valid_pieces, t, seed=seed) for t in temperatures]
     report = latent_report(z[:,:-1], values)
-    return LatentEvaluation(usage, reconstructions, report, controls, around, straight, z=z, values=values)
+    return LatentEvaluation(usage, reconstructions, report, controls, spherical, linear, z=z, values=values)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #300191cc
 def _varied_attributes(ids, names):

@@ -346,7 +346,7 @@ def difference(self:LikelihoodTable,
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #4e340e0c
 @patch
-def verdict(self:LikelihoodTable,
+def conclusion(self:LikelihoodTable,
     name:str, # name of a row
 )->str:
     "State in one sentence whether `name` beats all other rows."

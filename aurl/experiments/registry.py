@@ -77,14 +77,14 @@ def format_age(
 class CheckpointEntry:
     "A checkpoint in the registry."
     path:Path
-    step:int = None         # completed training steps
-    score:float = None      # the value that `best` minimizes; None: it was saved at a regular interval
-    created:str = ''        # date and time
-    size:int = 0            # bytes on disk
-    plain:int = 0           # bytes without compression
-    suspect:bool = False    # written while the training was failing
-    parameters:int = None   # number of parameters
-    damaged:str = ''        # the reason; empty: undamaged
+    step:int = None           # completed training steps
+    score:float = None        # the value that `best` minimizes; None: it was saved at a regular interval
+    created:str = ''          # date and time
+    size:int = 0              # bytes on disk
+    uncompressed_size:int = 0 # bytes without compression
+    suspect:bool = False      # written while the training was failing
+    parameters:int = None     # number of parameters
+    damaged:str = ''          # the reason; empty: undamaged
 
     def to_dict(self)->dict:
         "Return the fields, for JSON."
@@ -138,7 +138,7 @@ def _add_manifest(entry, m):
     entry.step, entry.score, entry.suspect = m.get('step'), m.get('score'), m.get('suspect') is True
     entry.created = str(m.get('created') or '')
     entry.parameters = m.get('parameters')
-    entry.plain = sum((f.get('plain') or f).get('size', 0) for f in m['files'].values())
+    entry.uncompressed_size = sum((f.get('plain') or f).get('size', 0) for f in m['files'].values())
 
 # %% ../../nbs/045_experiments.registry.ipynb #52ab4118
 def inspect_checkpoint(
@@ -433,8 +433,8 @@ def list_runs(
 # %% ../../nbs/045_experiments.registry.ipynb #9f62a52b
 def _compression_text(c):
     "Return by how much a checkpoint is compressed; empty if it is not."
-    if c.damaged or c.plain <= 1.02*c.size: return ''
-    return f' ({c.size/c.plain:.0%} of {format_size(c.plain)})'
+    if c.damaged or c.uncompressed_size <= 1.02*c.size: return ''
+    return f' ({c.size/c.uncompressed_size:.0%} of {format_size(c.uncompressed_size)})'
 
 def _checkpoint_line(c):
     "Return the description of a checkpoint in one line."

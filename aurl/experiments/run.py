@@ -53,7 +53,7 @@ class Experiment:
         except OSError as e:
             raise AurlError(f'the run cannot be written ({e.strerror})', path=self.path,
                             way_out='free space on the disk, or give another folder') from e
-        self._mark('running', name=name, started=_now())
+        self._set_status('running', name=name, started=_now())
 
 # %% ../../nbs/040_experiments.run.ipynb #e85e6ee4
 @patch
@@ -125,7 +125,7 @@ def _write_status(self:Experiment, status, more):
 
 # %% ../../nbs/040_experiments.run.ipynb #bc74a179
 @patch
-def _mark(self:Experiment, status, **more):
+def _set_status(self:Experiment, status, **more):
     "Write `status` to `status.json`."
     self._try_write('status.json', partial(self._write_status, status, more))
 
@@ -187,7 +187,7 @@ def rewind(self:Experiment,
 
 # %% ../../nbs/040_experiments.run.ipynb #1336ca42
 @patch
-def say(self:Experiment,
+def log_text(self:Experiment,
     message:str, # one line of text
 ):
     "Append `message`, with the time, to `training.log`."
@@ -260,7 +260,7 @@ def finish(self:Experiment,
     if results is not None: self._try_write('results.json', partial(write_json, self.path/'results.json', results))
     summary = dict(status=status, lines=list(lines), run=str(self.path), time=round(self.elapsed, 3))
     self._try_write('summary.json', partial(write_json, self.path/'summary.json', summary))
-    self._mark(status, ended=_now())
+    self._set_status(status, ended=_now())
 
 # %% ../../nbs/040_experiments.run.ipynb #3dbc96cc
 @patch
@@ -271,11 +271,11 @@ def __enter__(self:Experiment): return self
 def __exit__(self:Experiment, kind, error, tb):
     "Record how the run ended; errors propagate."
     if kind is None:
-        if self._status().get('status') == 'running': self._mark('finished', ended=_now())
+        if self._status().get('status') == 'running': self._set_status('finished', ended=_now())
         return
-    for line in ''.join(traceback.format_exception(kind, error, tb)).splitlines(): self.say(line)
+    for line in ''.join(traceback.format_exception(kind, error, tb)).splitlines(): self.log_text(line)
     status = 'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'
-    self._mark(status, ended=_now(), error=f'{kind.__name__}: {error}')
+    self._set_status(status, ended=_now(), error=f'{kind.__name__}: {error}')
 
 # %% ../../nbs/040_experiments.run.ipynb #91bd3e64
 @patch(as_prop=True)
@@ -302,20 +302,20 @@ def open(cls:Experiment,
 @patch
 def resume(self:Experiment):
     "Mark the run as running again."
-    self._mark('running', resumed=_now(), ended=None, error=None)
+    self._set_status('running', resumed=_now(), ended=None, error=None)
     return self
 
 # %% ../../nbs/040_experiments.run.ipynb #8fd34882
 @patch
-def decide(self:Experiment,
-    **choices, # name = plain values
+def add_config(self:Experiment,
+    **values, # name = plain values
 ):
-    "Add `choices` to the configuration of the run, also on disk."
-    taken = [k for k in choices if k in self.config]
+    "Add `values` to the configuration of the run, also on disk."
+    taken = [k for k in values if k in self.config]
     if taken:
         raise AurlError(f'{taken[0]} is decided already', path=self.path,
                         way_out='a run keeps its choices; start a new one')
-    self.config = self.config | _as_dict(choices)
+    self.config = self.config | _as_dict(values)
     self._write_config()
 
 # %% ../../nbs/040_experiments.run.ipynb #d96d996f

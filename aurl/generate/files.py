@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from pydantic import Field, field_validator
 from symusic import KeySignature, Score, Tempo, TimeSignature
 
+from ..aliases import match_name
 from ..config import Config
 from ..core import AurlError, ConfigError
 from ..score.clock import Clock
@@ -183,7 +184,7 @@ class FileOptions:
     opening:PromptSource=None   # the prompt
     write:WriteConfig=field(default_factory=WriteConfig)
     seed:int=0                  # of the random deviations (humanize)
-    conditions:dict=field(default_factory=dict) # conditions of the model, such as dict(key='G major', metre='3/4')
+    conditions:dict=field(default_factory=dict) # conditions of the model, such as dict(key='G major', meter='3/4')
 
     def __post_init__(self):
         if self.meter not in ('auto', 'none'): _parse_meter(self.meter)
@@ -226,7 +227,7 @@ def _decode_with_programs(self:FileOptions, ids):
 @patch
 def _condition(self:FileOptions, name, read):
     "A condition parsed by `read`; None without a meaning."
-    value = self.conditions.get(name)
+    value = self.conditions.get(match_name(name, self.conditions))
     if value in (None, ''): return None
     try: return read(str(value))
     except ConfigError: return None
@@ -251,7 +252,7 @@ def _find_meter(self:FileOptions, score):
     if self.meter != 'auto':
         return _meter_rows(score, _parse_meter(self.meter), 0), dict(meter=self.meter, meter_from='given')
     guess = estimate_meter(score)
-    if condition := self._condition('metre', _parse_meter):
+    if condition := self._condition('meter', _parse_meter):
         name = f'{condition[0]}/{condition[1]}'
         rows = _meter_rows(score, condition, guess.start if guess.name == name else 0)
         return rows, dict(meter=name, meter_from='condition')

@@ -269,7 +269,7 @@ def generate_ids(
     batch_size:int=64,   # pieces generated in parallel
     min_tokens:int=0,    # minimum number of ids, as long as `max_tokens` leaves room to end all sounding notes
     z=None, # (n, size): a latent for each piece, in modes with a latent; None: sampled from the prior with `seed`
-    # values of the model's conditions, such as dict(key='G major', tempo=90); omitted ones are unknown
+    # values of the model's conditions, such as dict(key='G major', mean_tempo=90); omitted ones are unknown
     conditions:dict=None,
     # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
     profile=None,

@@ -162,10 +162,10 @@ class Header:
     "The header of a file, repaired if necessary."
     format:int=1         # 0: one track, 1: simultaneous tracks, 2: consecutive tracks
     tpq:int=480          # ticks per quarter note
-    smpte_tempo:int=None # microseconds per quarter note, if the file uses film time
+    smpte_tempo:int=None # microseconds per quarter note, if the file uses SMPTE time code
 
 def _smpte_resolution(tpq):
-    "Return (ticks per quarter, microseconds per quarter, frames per second, ticks per frame) of film time, else None."
+    "Return (ticks per quarter, microseconds per quarter, frames per second, ticks per frame) of SMPTE time, else None."
     fps, ticks_per_frame = -(tpq >> 8), tpq & 255
     if fps not in (24, 25, 29, 30) or not ticks_per_frame: return None
     if fps == 29: return 30*ticks_per_frame, 1_001_000, fps, ticks_per_frame      # NTSC: 30 frames in 1.001 seconds
@@ -202,7 +202,7 @@ def _header_of(fmt, tpq):
         *quarter, fps, ticks_per_frame = smpte
         message = (f'time is counted in film frames ({fps} per second, {ticks_per_frame} ticks each); '
                    'it is converted to seconds')
-        return Header(fmt, *quarter), [Finding('film time', message)]
+        return Header(fmt, *quarter), [Finding('SMPTE time', message)]
     return Header(fmt), [Finding('resolution', f'a resolution of {tpq} ticks; 480 are assumed', lost=True)]
 
 # %% ../../nbs/100_midi.bytes.ipynb #359954a4

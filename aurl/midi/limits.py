@@ -19,15 +19,15 @@ from .bytes import Finding
 @dataclass(frozen=True)
 class MidiLimits:
     "Limits of a score."
-    max_bytes:int = 64*2**20     # size of a file, and of a decompressed archive
-    notes:int = 2_000_000        # number of notes in all tracks
-    tracks:int = 1024            # number of tracks
-    tempos:int = 100_000         # number of tempo changes
-    quarters:float = 100_000.    # length in quarter notes
-    seconds:float = 86_400.      # length in seconds
-    hold:float = 1024.           # longest note in quarter notes
-    min_bpm:float = 1.           # slowest tempo in quarter notes per minute
-    max_bpm:float = 1000.        # fastest tempo in quarter notes per minute
+    max_bytes:int = 64*2**20        # size of a file, and of a decompressed archive
+    max_notes:int = 2_000_000       # number of notes in all tracks
+    max_tracks:int = 1024           # number of tracks
+    max_tempos:int = 100_000        # number of tempo changes
+    max_quarters:float = 100_000.   # length in quarter notes
+    max_seconds:float = 86_400.     # length in seconds
+    max_note_quarters:float = 1024. # longest note in quarter notes
+    min_bpm:float = 1.              # slowest tempo in quarter notes per minute
+    max_bpm:float = 1000.           # fastest tempo in quarter notes per minute
 
     def __post_init__(self):
         for f in fields(self): _check_limit(f.name, getattr(self, f.name), whole=f.type is int)
@@ -87,15 +87,15 @@ def _is_key(k): return abs(k.key) <= 7 and k.tonality in (0, 1)
 def _has_length(tempo): return tempo.mspq > 0
 def _has_meter(signature): return _is_meter(signature.numerator, signature.denominator)
 
-def _mended(n, message):
+def _repaired(n, message):
     "Return a list with the finding about `n` corrections; [] for none."
-    return [Finding('mended', message, n)] if n else []
+    return [Finding('repaired', message, n)] if n else []
 
 def _remove_invalid(events, is_valid, description):
     "Remove the invalid `events` in place; return findings."
     n = sum(not is_valid(e) for e in events)
     if n: events.filter(is_valid, inplace=True)
-    return _mended(n, f'{n} {description} removed')
+    return _repaired(n, f'{n} {description} removed')
 
 # %% ../../nbs/130_midi.limits.ipynb #b8342b0e
 def _clip_tempos(score, limits):
@@ -105,7 +105,7 @@ def _clip_tempos(score, limits):
     if not us or (min(us) >= lo and max(us) <= hi): return []
     n = sum(u < lo or u > hi for u in us)
     for t in score.tempos: t.mspq = min(max(t.mspq, lo), hi)
-    return [Finding('mended', f'{n} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', n)]
+    return [Finding('repaired', f'{n} tempos outside {limits.min_bpm:g} … {limits.max_bpm:g} bpm clipped', n)]
 
 # %% ../../nbs/130_midi.limits.ipynb #498a28f0
 def _repair_score_events(score, limits):
@@ -130,7 +130,7 @@ def _shorten_notes(score, longest):
         n += n_long
         duration = np.minimum(a['duration'], longest).astype(np.int32)
         t.notes = Note.from_numpy(a['time'], duration, a['pitch'], a['velocity'], 'tick')
-    return [Finding('mended', f'{n} notes held longer than {longest:,} ticks were shortened', n, True)] if n else []
+    return [Finding('repaired', f'{n} notes held longer than {longest:,} ticks were shortened', n, True)] if n else []
 
 # %% ../../nbs/130_midi.limits.ipynb #69c2acaa
 _TIMED_SCORE_EVENTS = 'tempos', 'time_signatures', 'key_signatures', 'markers'
@@ -171,7 +171,7 @@ def _shorten_silences(score, gap):
     earlier = np.append(0, np.cumsum(surplus))  # by how many ticks, after so many silences
     def new_tick(t): return t - earlier[np.searchsorted(ends, t, 'right')]
     _move_events(score, new_tick)
-    return [Finding('mended', f'{len(ends)} silences longer than {gap:,} ticks were shortened', len(ends))]
+    return [Finding('repaired', f'{len(ends)} silences longer than {gap:,} ticks were shortened', len(ends))]
 
 # %% ../../nbs/130_midi.limits.ipynb #b1d28dd4
 def _raise_above(what, name, limit, path):
@@ -188,11 +188,11 @@ def _has_notes(track): return len(track.notes) > 0
 # %% ../../nbs/130_midi.limits.ipynb #3a6210c9
 def _check_counts(score, limits, path):
     "Raise a `MidiError` if `score` has too many notes, tracks or tempos; tracks without notes are removed first."
-    _check_count('notes', score.note_num(), limits.notes, 'notes', path)
-    if len(score.tracks) > limits.tracks:
+    _check_count('notes', score.note_num(), limits.max_notes, 'max_notes', path)
+    if len(score.tracks) > limits.max_tracks:
         score.tracks.filter(_has_notes, inplace=True)
-        _check_count('parts', len(score.tracks), limits.tracks, 'tracks', path)
-    _check_count('tempo changes', len(score.tempos), limits.tempos, 'tempos', path)
+        _check_count('parts', len(score.tracks), limits.max_tracks, 'max_tracks', path)
+    _check_count('tempo changes', len(score.tempos), limits.max_tempos, 'max_tempos', path)
 
 # %% ../../nbs/130_midi.limits.ipynb #6743f9f0
 _DEFAULT = MidiLimits()
@@ -230,8 +230,8 @@ def _length_seconds(score, end):
 def _is_short(score, limits):
     "Whether `score` is within the limits of time by its end, even at the slowest tempo."
     end, tpq = score.end(), score.ticks_per_quarter
-    return (score.start() >= 0 and end <= tpq*min(limits.hold, limits.quarters)
-            and end*60 <= limits.seconds*limits.min_bpm*tpq)
+    return (score.start() >= 0 and end <= tpq*min(limits.max_note_quarters, limits.max_quarters)
+            and end*60 <= limits.max_seconds*limits.min_bpm*tpq)
 
 # %% ../../nbs/130_midi.limits.ipynb #399bf48d
 def _raise_too_long(length, unit, name, limit, path):
@@ -240,9 +240,10 @@ def _raise_too_long(length, unit, name, limit, path):
 def _check_length(score, limits, path):
     "Raise a `MidiError` if `score` is too long in quarter notes or in seconds."
     end, tpq = _last_note_end(score), score.ticks_per_quarter
-    if end > limits.quarters*tpq: _raise_too_long(end/tpq, 'quarter notes', 'quarters', limits.quarters, path)
+    if end > limits.max_quarters*tpq:
+        _raise_too_long(end/tpq, 'quarter notes', 'max_quarters', limits.max_quarters, path)
     seconds = _length_seconds(score, end)
-    if seconds > limits.seconds: _raise_too_long(seconds, 'seconds', 'seconds', limits.seconds, path)
+    if seconds > limits.max_seconds: _raise_too_long(seconds, 'seconds', 'max_seconds', limits.max_seconds, path)
 
 # %% ../../nbs/130_midi.limits.ipynb #79671aca
 def _extremes(arrays, key):
@@ -258,8 +259,9 @@ def _enforce_duration(score, limits, path):
     if min(_extremes(arrays, 'time')[0], _extremes(arrays, 'duration')[0]) < 0:
         raise MidiError('its times exceed the range of 32 bits', path, 'the file is damaged; leave it out')
     found, end = [], _extremes(arrays, 'time')[1]
-    if _extremes(arrays, 'duration')[1] > limits.hold*tpq: found += _shorten_notes(score, int(limits.hold*tpq))
-    if end > limits.quarters*tpq or _length_seconds(score, end) > limits.seconds:
+    longest = limits.max_note_quarters*tpq
+    if _extremes(arrays, 'duration')[1] > longest: found += _shorten_notes(score, int(longest))
+    if end > limits.max_quarters*tpq or _length_seconds(score, end) > limits.max_seconds:
         found += _shorten_silences(score, 64*tpq)
         _check_length(score, limits, path)
     return found
@@ -267,7 +269,7 @@ def _enforce_duration(score, limits, path):
 # %% ../../nbs/130_midi.limits.ipynb #010429c2
 def _has_invalid_times(a, limits, tpq):
     "Whether a time of the notes `a` is negative or above its limit."
-    longest = dict(time=limits.quarters, duration=limits.hold)
+    longest = dict(time=limits.max_quarters, duration=limits.max_note_quarters)
     return any(a[k].min() < 0 or a[k].max() > limit*tpq for k,limit in longest.items())
 
 def _is_too_low(a):
@@ -286,14 +288,15 @@ def _event_violations(score, limits):
     "Return the violated limits of the tempos, meters and keys of `score`."
     out, us = [], score.tempos.numpy()['mspq']
     if len(us) and (us.min() < int(60e6/limits.max_bpm) or us.max() > 60e6/limits.min_bpm): out.append('tempo')
-    if not all(map(_has_meter, score.time_signatures)): out.append('metre')
+    if not all(map(_has_meter, score.time_signatures)): out.append('meter')
     if not all(map(_is_key, score.key_signatures)): out.append('key')
     return out
 
 # %% ../../nbs/130_midi.limits.ipynb #6acf078d
 def _has_too_many(score, limits):
     "Whether `score` has too many notes, tracks or tempos."
-    return score.note_num() > limits.notes or len(score.tracks) > limits.tracks or len(score.tempos) > limits.tempos
+    return (score.note_num() > limits.max_notes or len(score.tracks) > limits.max_tracks
+            or len(score.tempos) > limits.max_tempos)
 
 # %% ../../nbs/130_midi.limits.ipynb #baeaed90
 def limit_violations(
@@ -307,5 +310,5 @@ def limit_violations(
     for a in _note_arrays(score): out += _note_violations(a, limits, tpq)
     out += _event_violations(score, limits)
     if out: return out
-    longest = limits.seconds + limits.hold*60/limits.min_bpm
+    longest = limits.max_seconds + limits.max_note_quarters*60/limits.min_bpm
     return ['seconds'] if _length_seconds(score, _last_note_end(score)) > longest else []

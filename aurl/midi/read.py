@@ -261,7 +261,7 @@ def _read_damaged(data, path, limits, plain, why, consistent):
     candidates, n = _repair_candidates(data, path, limits, consistent)
     best = max(candidates, key=attrgetter('paired_notes', 'notes'))
     score, also = _parse_symusic(best.midi)
-    clamped = [Finding('mended', f'{n} data bytes above 127 were clamped', n)] if n else []
+    clamped = [Finding('repaired', f'{n} data bytes above 127 were clamped', n)] if n else []
     systematic = candidates[0].n_repairs > _MAX_STRAY_BYTES and n > _MAX_STRAY_BYTES
     if n and (systematic or score is None) and (lenient := _parse_symusic(data, True)[0]) is not None:
         return lenient, clamped
@@ -399,7 +399,7 @@ def _problem_findings(score):
                 ('overlap', overlaps, 'notes struck again while they sound'),
                 ('off keyboard', off_keyboard, 'notes outside the 88 keys of a piano'),
                 ('no tempo', has_notes and not len(score.tempos), 'no tempo: 120 beats per minute are assumed'),
-                ('no metre', has_notes and not len(score.time_signatures), 'no time signature')]
+                ('no meter', has_notes and not len(score.time_signatures), 'no time signature')]
     return [Finding(kind, message if n is True else f'{message}: {n:,}', int(n)) for kind,n,message in problems if n]
 
 # %% ../../nbs/140_midi.read.ipynb #7d5ac192

@@ -94,7 +94,7 @@ def _pair_notes(ticks, events, usual_length):
 def _is_exclusive(payload): return payload[-1:] == b'\xf7' and max(payload[:-1], default=0) < 128
 
 def _is_kept(e, b, smpte_tempo):
-    "Whether a system event is written: not an end of track, a tempo in film time, or an incomplete exclusive message."
+    "Whether a system event is written: not an end of track, a tempo in SMPTE time, or an incomplete exclusive message."
     s, a, v = e[3:6]
     if s == 0xff: return a != 0x2f and not (smpte_tempo and a == 0x51)
     return s == 0xf0 and _is_exclusive(b[v[0]:v[1]])
@@ -122,7 +122,7 @@ def _chunk(timed, b, smpte_tempo):
     return b'MTrk' + struct.pack('>I', len(out)) + out
 
 # %% ../../nbs/120_midi.repair.ipynb #9fc1072d
-_REPAIR_KINDS = 'wrong bytes', 'missing bytes', 'extra bytes', 'skipped bytes', 'slipped'
+_REPAIR_KINDS = 'wrong bytes', 'missing bytes', 'extra bytes', 'skipped bytes', 'misaligned'
 _MAX_REPAIR_BYTES = 1 << 20  # largest size for any repair
 
 @dataclass
@@ -188,7 +188,8 @@ def _error_findings(parts):
 def _offset_finding(part, shift):
     "Return the finding about a realignment by `shift` ticks."
     side = 'early' if shift > 0 else 'late'
-    return Finding('slipped', f'part {part+1} was {abs(shift)} ticks {side} from a damaged byte on, and was realigned')
+    message = f'part {part+1} was {abs(shift)} ticks {side} from a damaged byte on, and was realigned'
+    return Finding('misaligned', message)
 
 # %% ../../nbs/120_midi.repair.ipynb #1d749b83
 def _repair_findings(parts, offsets, added, dropped):

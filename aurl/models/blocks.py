@@ -60,7 +60,7 @@ def forward(self:Block,
     segments=None,  # `Segments` of packed rows; attention is then within each window
 )->Tensor:          # (batch, new, d_model)
     "Apply the layer."
-    attend = self.attention if segments is None else segments.each(self.attention)
+    attend = self.attention if segments is None else segments.map_windows(self.attention)
     x = x + attend(self.norm1(x), rotary, angles, cache)
     return x + self.feed(self.norm2(x))
 

@@ -28,9 +28,9 @@ def is_compiled(
 # %% ../../nbs/670_models.compiled.ipynb #8b6a6587
 def compile_layers(
     model:nn.Module, # a `MusicTransformerVAEGAN`
-    on='auto',       # auto: on a GPU with a compiler; True: wherever a compiler is available; False
+    enabled='auto',  # auto: on a GPU with a compiler; True: wherever a compiler is available; False
     **kwargs         # for torch.compile
 )->nn.Module:        # `model`
     "Compile the layers of `model` at their first training step."
-    for layer in transformer_layers(model): maybe_compile(layer, on, **kwargs)
+    for layer in transformer_layers(model): maybe_compile(layer, enabled, **kwargs)
     return model

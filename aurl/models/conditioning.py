@@ -11,6 +11,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from ..aliases import match_name
 from ..config import Config
 from ..core import ConfigError, suggest
 from ..data.conditions import key_class
@@ -110,7 +111,7 @@ def _no_condition(name, specs):
     if not specs:
         return ConfigError(
             f'conditions.{name}: this model was trained without conditions',
-            way_out='train one with loader.conditions=[key, tempo]',
+            way_out='train one with loader.conditions=[key, mean_tempo]',
         )
     return ConfigError(
         f'conditions: the model has no {name!r}{suggest(name, specs)}',
@@ -159,6 +160,6 @@ def condition_values(
 )->dict:               # (n,) tensors by name
     "Convert conditions given as texts and numbers to tensors; `ConfigError` for unknown names and classes."
     for name in conditions:
-        if name not in specs: raise _no_condition(name, specs)
-    given = {k:v for k,v in conditions.items() if v not in (None, '')}
+        if match_name(name, specs) not in specs: raise _no_condition(name, specs)
+    given = {match_name(k, specs):v for k,v in conditions.items() if v not in (None, '')}
     return {k: torch.full((n,), _value(k, v, specs[k])) for k,v in given.items()}

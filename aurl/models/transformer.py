@@ -111,7 +111,7 @@ def _window_features(self:Transformer, state, ids):
 def _features(self:Transformer, ids, state, segments, after):
     "Features of `ids` or None, and the state after them if asked for; packed rows have none."
     if segments is None: return self.embed.compute_features(ids, state, after=after)
-    return segments.each(functools.partial(self._window_features, state), vocab.PAD)(ids), None
+    return segments.map_windows(functools.partial(self._window_features, state), vocab.PAD)(ids), None
 
 @patch
 def _inputs(self:Transformer, ids, state, segments, after):

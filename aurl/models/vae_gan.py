@@ -119,7 +119,7 @@ def _condition(self:MusicTransformerVAEGAN, ids, values, cache, segments):
     if cache is not None and cache.condition is not None: return cache.condition[:,None]
     vectors = self.conditioning(values or {}, len(ids) if segments is None else segments.size[0])
     if cache is not None: cache.condition = vectors
-    return vectors[:,None] if segments is None else vectors[segments.number.clamp(min=0)]
+    return vectors[:,None] if segments is None else vectors[segments.window_of_position.clamp(min=0)]
 
 def _add_condition(add, condition):
     "Add the condition vectors to the latent's vectors of the first layer."

@@ -118,4 +118,4 @@ def _report(self:RollbackRemedies, entry):
     if self.experiment is None: return
     self.experiment.log(step=entry['step'], **{'remedy_applied' if self.apply else 'remedy_suggested':entry['what']})
     how = 'changed for the rest of the training' if self.apply else 'suggested'
-    self.experiment.say(f'step {entry["step"]}: after the rollback ({entry["why"]}) {how}: {entry["what"]}')
+    self.experiment.log_text(f'step {entry["step"]}: after the rollback ({entry["why"]}) {how}: {entry["what"]}')

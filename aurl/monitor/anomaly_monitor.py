@@ -241,7 +241,7 @@ def _report(self:AnomalyMonitor, a):
     self.found.append(dict(step=a.step, kind=a.kind, severity=a.severity, evidence=a.evidence))
     if self.experiment is not None:
         self.experiment.log(step=a.step, anomaly=a.kind, severity=a.severity)
-        self.experiment.say(f'step {a.step}: {a}')
+        self.experiment.log_text(f'step {a.step}: {a}')
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #63eb4db3
 @patch

@@ -16,6 +16,7 @@ from fastai.callback.core import Callback
 from fastcore.basics import noop, patch
 from pydantic import Field, field_validator, model_validator
 
+from ..aliases import match_name
 from ..config import Config
 from ..core import CheckpointError, ConfigError
 from ..experiments.registry import parse_age
@@ -69,7 +70,7 @@ def weighted_score(
 )->float:                # lower is better; None if a metric is missing or not finite
     "Weighted sum of metrics that determines the best checkpoint."
     _check_weights(weights, higher_is_better)
-    values = [metrics.get(k) for k in weights]
+    values = [metrics.get(match_name(k, metrics)) for k in weights]
     if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values): return None
     return sum((-w if k in higher_is_better else w)*v for (k,w),v in zip(weights.items(), values))
 

@@ -254,7 +254,7 @@ def _redraw(self:RollbackOnCollapse, i):
 @patch
 def _say(self:RollbackOnCollapse, line):
     "Log a line if there is an `Experiment`."
-    if self.experiment is not None: self.experiment.say(line)
+    if self.experiment is not None: self.experiment.log_text(line)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #bc89db23
 @patch

@@ -11,21 +11,23 @@ import math
 from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch
 
+from ..aliases import match_name
 from ..core import ConfigError
 from .generation import GenerationMonitor, find_callback, sample_metrics
 from ..train.budget import KeepBest
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #9b3653e2
 lower_is_better = {'valid_loss', 'train_loss', 'waste'} # for other metrics, `sample_metrics` may define the direction
-higher_is_better = {'grammar', 'validity', 'pairing', 'lawful', 'timing', 'velocity', 'repetition'}
+higher_is_better = {'grammar', 'validity', 'pairing', 'allowed_share', 'timing', 'velocity', 'repetition'}
 
 def parse_direction(
     name:str # of a metric; prefix -: lower is better, prefix +: higher is better
 )->tuple:    # its name, and 1 or -1
     "Return the name and direction of a metric."
     if name[:1] in '+-': return name[1:], 1 if name[0] == '+' else -1
-    if name in lower_is_better: return name, -1
-    direction = 1 if name in higher_is_better else getattr(sample_metrics.get(name), 'direction', 0)
+    known = match_name(name, {*lower_is_better, *higher_is_better, *sample_metrics})
+    if known in lower_is_better: return name, -1
+    direction = 1 if known in higher_is_better else getattr(sample_metrics.get(known), 'direction', 0)
     if not direction:
         raise ConfigError(f'the direction of the metric {name} is unknown', way_out=f'use +{name} or -{name}')
     return name, direction
@@ -48,7 +50,8 @@ class ImprovementTracker:
 
     def _measured(self, metrics):
         "The values of `metrics` that have a weight and are available."
-        return {n:metrics[n] for n in self.weights if metrics.get(n) is not None}
+        values = {n:metrics.get(match_name(n, metrics)) for n in self.weights}
+        return {n:v for n,v in values.items() if v is not None}
 
     def gain(self,
         metrics:dict # name: value, or None
@@ -105,7 +108,7 @@ class EarlyStopping(Callback):
 
     def after_validate(self):
         self.should_stop = self.progress.update(self._new_metrics())
-        if self.should_stop and self.experiment is not None: self.experiment.say(self._reason())
+        if self.should_stop and self.experiment is not None: self.experiment.log_text(self._reason())
     def _reason(self):
         metrics = ', '.join(self.progress.weights)
         return f'{self.progress.patience} validations without a gain in {metrics}: the training ends'

@@ -17,6 +17,7 @@ from fastai.callback.core import Callback
 from fastai.metrics import ValueMetric
 from fastcore.basics import patch
 
+from ..aliases import match_name
 from ..core import ConfigError, ModelError, rng
 from ..generate.sampling import generate_ids
 from ..models.vae_gan import MusicTransformerVAEGAN
@@ -41,7 +42,7 @@ def sample_unmasked(
     return generate_ids(model, n=n, max_tokens=tokens, seed=sampling_seed, mask=False)
 
 # %% ../../nbs/840_monitor.generation.ipynb #175887c0
-_GRAMMAR_SCORES = ('pairing', 'lawful', 'timing', 'velocity', 'repetition')
+_GRAMMAR_SCORES = ('pairing', 'allowed_share', 'timing', 'velocity', 'repetition')
 
 def _mean(values):
     "Mean of `values`; 0 if there are none."
@@ -50,7 +51,7 @@ def _mean(values):
 # %% ../../nbs/840_monitor.generation.ipynb #b82c5a65
 def grammar_metrics(
     pieces, # list of ids: unfinished samples or whole pieces
-)->dict:    # grammar (the health), pairing, lawful, timing, velocity, repetition, validity: each in [0, 1]
+)->dict:    # grammar (the health), pairing, allowed_share, timing, velocity, repetition, validity: each in [0, 1]
     "Mean grammar scores of `pieces`."
     verdicts = [verdict(x, require_end=len(x) > 0 and int(x[-1]) == vocab.END) for x in pieces]
     return dict(
@@ -111,7 +112,7 @@ def get_sample_metric(
     if isinstance(metric, SampleMetric): return metric
     if isinstance(metric, tuple): return SampleMetric(*metric)
     if metric in sample_metrics: return sample_metrics[metric]
-    if metric in features: return SampleMetric(metric, features[metric], 'score')
+    if (name := match_name(metric, features)) in features: return SampleMetric(metric, features[name], 'score')
     raise ConfigError(f'there is no metric {metric!r}',
                       way_out=f'there is {", ".join([*sample_metrics, *features])}; register_sample_metric adds one')
 

@@ -38,19 +38,19 @@ def _quantize_line(q):
     "Sentence on the estimated grid, and the onsets and durations moved."
     if q['grid'] is None: return _no_grid_line(q)
     phase = f", beats {q['phase']:+.3f} quarters from those of the file" if q['phase'] else ''
-    separated = f"; {q['apart']} repeated notes separated" if q['apart'] else ''
-    return (f"quantize: {q['moved']} of {q['notes']} onsets and {q['lengths']} durations moved, "
+    separated = f"; {q['n_separated']} repeated notes separated" if q['n_separated'] else ''
+    return (f"quantize: {q['moved']} of {q['notes']} onsets and {q['durations_moved']} durations moved, "
             f"{q['mean_ms']:.1f} ms on average and {q['max_ms']:.0f} at most; grid {q['grid']}{phase}{separated}")
 
 # %% ../../nbs/270_score.clean.ipynb #1a938ee3
 def _polyphony_line(p):
     "Sentence on the notes dropped and shortened."
     return (f"polyphony: {p['dropped']} of {p['notes']} notes dropped and {p['shortened']} shortened; "
-            f"maximum polyphony {p['most'][1]}, was {p['most'][0]}")
+            f"maximum polyphony {p['max_voices'][1]}, was {p['max_voices'][0]}")
 
 def _velocity_line(v):
     "Sentence on mean, deviation and range of the velocities."
-    (old_mean, mean), (old_std, std), (old_range, new_range) = v['mean'], v['spread'], v['range']
+    (old_mean, mean), (old_std, std), (old_range, new_range) = v['mean'], v['std'], v['range']
     return (f"velocity: {v['changed']} notes changed; mean {old_mean:.0f} → {mean:.0f}, "
             f"standard deviation {old_std:.0f} → {std:.0f}, "
             f"range {old_range[0]}–{old_range[1]} → {new_range[0]}–{new_range[1]}")

@@ -51,7 +51,7 @@ def _musicxml_fields(data):
     def first(tag, **attributes):
         return next((t.strip() for n, a, t in head if n == tag and attributes.items() <= a.items() and t.strip()), '')
     titles = dict.fromkeys(filter(None, (first('work-title'), first('movement-title'))))
-    return dict(title=': '.join(titles), composer=first('creator', type='composer'), licence=first('rights'))
+    return dict(title=': '.join(titles), composer=first('creator', type='composer'), license=first('rights'))
 
 # %% ../../nbs/236_score.headers.ipynb #7453ffcf
 def _abc_fields(data):
@@ -72,13 +72,13 @@ def _kern_fields(data):
         composer=records.get('COM'),
         genre=records.get('AGN'),
         year=_year_in(records.get('ODT')),
-        licence=records.get('YEC'),
+        license=records.get('YEC'),
     )
 
 # %% ../../nbs/236_score.headers.ipynb #0073b0ba
 def score_header(
     data:bytes,  # contents of a file
-)->dict:         # title, composer, genre, year, licence: those that the file states; {} for MIDI and other files
+)->dict:         # title, composer, genre, year, license: those that the file states; {} for MIDI and other files
     "Read the fields at the head of a score."
     kind = detect_format(data)
     try: document = _unzip(data, MidiLimits().max_bytes, None) if kind == 'mxl' else data

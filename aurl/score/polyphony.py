@@ -175,7 +175,7 @@ def _summarize(changes):
     "Total of the notes dropped and shortened, and the maximum polyphony before and after, of the tracks."
     rows = np.array(changes, np.int64).reshape(-1, 4)
     dropped, shortened = rows[:,:2].sum(0).tolist()
-    return dict(dropped=dropped, shortened=shortened, most=tuple(rows[:,2:].max(0, initial=0).tolist()))
+    return dict(dropped=dropped, shortened=shortened, max_voices=tuple(rows[:,2:].max(0, initial=0).tolist()))
 
 class _LazySeconds:
     "Converts times of `score` to seconds; reads its tempo map when it is first needed."

@@ -156,7 +156,7 @@ def _adaptive_lines(x, phase, onset_std, start):
     "Return grid line and step of each onset on the likeliest grid of each beat, and a dict of estimates."
     line, step, fit, share = fit_grid(x - phase, onset_std, start[_last_before(start, x - phase)])
     grids = {k:round(v, 4) for k,v in share.items() if v}
-    found = dict(grid=max(share, key=share.get), phase=phase, blur=onset_std, fit=fit, grids=grids)
+    found = dict(grid=max(share, key=share.get), phase=phase, blur=onset_std, grid_gain=fit, grids=grids)
     if fit*len(x) < _MIN_GAIN_NATS: return x, step, {**found, 'grid':None}
     return np.maximum.accumulate(np.maximum(line + phase, 0)), step, found
 
@@ -309,7 +309,7 @@ def quantize_score(
     on, long = _score_times(notes, onsets, _note_ends(notes, onsets, grid), shift, grid.clock)
     _write_notes(tracks, arrays, on, long, partial(_moved_times, onsets, grid.clock, shift))
     changes = _changes(arrays, on, long, onsets, grid.clock)
-    return out, dict(grid.found, apart=n_separated, **changes, shift=float(shift))
+    return out, dict(grid.found, n_separated=n_separated, **changes, shift=float(shift))
 
 # %% ../../nbs/255_score.quantize.ipynb #46e077e9
 def _shift_tempos(out, clock, shift):
@@ -363,7 +363,7 @@ def _changes(notes, on, long, onsets, clock):
     return dict(
         notes=len(on),
         moved=_n_changed(on, _column(notes, 'time')),
-        lengths=_n_changed(long, _column(notes, 'duration')),
+        durations_moved=_n_changed(long, _column(notes, 'duration')),
         mean_ms=float(ms.mean()),
         max_ms=float(ms.max()),
     )

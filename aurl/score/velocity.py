@@ -178,7 +178,7 @@ def _velocity_changes(old, new):
     return dict(
         changed=int(np.count_nonzero(new != old)),
         mean=(float(old.mean()), float(new.mean())),
-        spread=(float(old.std()), float(new.std())),
+        std=(float(old.std()), float(new.std())),
         range=((int(old.min()), int(old.max())), (int(new.min()), int(new.max()))),
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
+from ..aliases import match_name
 from ..config import merge
 from ..core import AurlError, ConfigError, atomic_path, try_lock, unlock, import_extra, read_json, rng, write_json
 from .definition import Pruned, SweepDefinition, Trial
@@ -234,7 +235,7 @@ def _run_trial(self:Sweep, trial, run_trial):
     write_json(trial.path/'values.json', trial.values)
     try:
         metrics = run_trial(trial)
-        values = [_finite_metric(metrics, g) for g in self.definition.goals]
+        values = [_finite_metric(metrics, match_name(g, metrics)) for g in self.definition.goals]
     except Pruned: self.study.tell(trial.optuna_trial, state=self.optuna.trial.TrialState.PRUNED)
     except KeyboardInterrupt:
         self._mark_failed(trial.number, 'interrupted', again=True, values=trial.optuna_trial.params)

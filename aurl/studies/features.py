@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..aliases import match_name
 from ..core import ConfigError, suggest
 from ..score.keys import key_scores
 from .music import Music, covered_seconds, entropy_bits, mean_or_nan, pitch_class_counts
@@ -87,6 +88,7 @@ def find_feature(
     name:str, # name of a feature
 )->Feature:
     "Return the feature called `name`."
+    name = match_name(name, features)
     if name not in features: raise _unknown_feature(name)
     return features[name]
 
@@ -115,7 +117,7 @@ def duration(m):
     "Time from the onset of the first note to the end of the last."
     return m.seconds
 
-@register_feature('register', 'MIDI pitch', _jsymbolic, per_semitone=1)
+@register_feature('mean_pitch', 'MIDI pitch', _jsymbolic, per_semitone=1)
 def mean_pitch(m):
     "Mean pitch, without drums."
     return mean_or_nan(m.pitch[m.pitched])
@@ -150,7 +152,7 @@ def chord_size(m):
     c = m.onset_cell[m.pitched]
     return len(c)/len(np.unique(c)) if len(c) else np.nan
 
-@register_feature('rests', 'share', _muspy)
+@register_feature('rest_share', 'share', _muspy)
 def rest_share(m):
     "Share of the time in which nothing sounds."
     return 1 - covered_seconds(m.onset, m.end)/m.seconds if m.seconds else np.nan
@@ -174,7 +176,7 @@ def scale_consistency(m):
     "Share of the notes in the best major or minor scale."
     return (_scales @ pitch_class_counts(m)).max()/m.pitched.sum() if m.pitched.any() else np.nan
 
-@register_feature('pitch_classes', 'pitch classes', _muspy)
+@register_feature('n_pitch_classes', 'pitch classes', _muspy)
 def n_pitch_classes(m):
     "Number of distinct pitch classes."
     return (pitch_class_counts(m) > 0).sum() if m.pitched.any() else np.nan
@@ -192,20 +194,20 @@ def key_clarity(m):
     "Correlation with the best key profile, up to 1."
     return _key_fit(m).max()
 
-@register_feature('major', 'correlation', _KEY_SOURCE)
+@register_feature('majorness', 'correlation', _KEY_SOURCE)
 def majorness(m):
     "Correlation with the best major key minus that with the best minor key."
     fit = _key_fit(m)
     return fit[:12].max() - fit[12:].max()
 
 # %% ../../nbs/350_studies.features.ipynb #0ed2f7a4
-@register_feature('leaps', 'semitones', _jsymbolic)
+@register_feature('mean_interval', 'semitones', _jsymbolic)
 def mean_interval(m):
     "Mean absolute interval of the melody (the skyline)."
     return mean_or_nan(np.abs(np.diff(m.pitch[m.skyline])))
 
 # %% ../../nbs/350_studies.features.ipynb #3e90f66b
-@register_feature('velocity', 'MIDI velocity', _jsymbolic)
+@register_feature('mean_velocity', 'MIDI velocity', _jsymbolic)
 def mean_velocity(m):
     "Mean velocity of the notes."
     return m.velocity.mean()
@@ -215,12 +217,12 @@ def velocity_range(m):
     "Difference between the highest and the lowest velocity."
     return np.ptp(m.velocity)
 
-@register_feature('velocity_spread', 'MIDI velocity', _jsymbolic)
+@register_feature('velocity_std', 'MIDI velocity', _jsymbolic)
 def velocity_std(m):
     "Standard deviation of the velocities."
     return m.velocity.std()
 
-@register_feature('tempo', 'BPM', stretch_power=-1)
+@register_feature('mean_tempo', 'BPM', stretch_power=-1)
 def mean_tempo(m):
     "Mean tempo over the music in quarter notes per minute."
     return 60*(m.beat_end.max() - m.beat.min())/m.seconds if m.seconds else np.nan
@@ -271,7 +273,7 @@ def _bar_positions(m):
     return bar + first_bar[k], place
 
 # %% ../../nbs/350_studies.features.ipynb #d94df369
-@register_feature('groove', 'share', 'Wu & Yang, The Jazz Transformer, ISMIR 2020')
+@register_feature('groove_consistency', 'share', 'Wu & Yang, The Jazz Transformer, ISMIR 2020')
 def groove_consistency(m):
     "Similarity of the onsets of successive bars: shared positions divided by positions with an onset in either."
     bar, place = _bar_positions(m)
@@ -307,7 +309,7 @@ def _ngram_hashes(step, n):
     return h
 
 # %% ../../nbs/350_studies.features.ipynb #62fc902d
-@register_feature('repetition', 'share')
+@register_feature('repetition_share', 'share')
 def repetition_share(m):
     "Share of runs of eight notes that occurred before, in any transposition, without drums."
     cell, pitch = m.onset_cell[m.pitched], m.pitch[m.pitched]
@@ -318,7 +320,7 @@ def repetition_share(m):
     return 1 - len(np.unique(_ngram_hashes(step, n)))/n
 
 # %% ../../nbs/350_studies.features.ipynb #415259d5
-@register_feature('pedal', 'share')
+@register_feature('pedal_share', 'share')
 def pedal_share(m):
     "Share of the time in which the sustain pedal of any part is down."
     pedals = [t.pedals.numpy() for t in m.score.tracks if len(t.pedals)]
@@ -332,7 +334,7 @@ def drum_share(m):
     "Share of drum notes."
     return 1 - m.pitched.mean()
 
-@register_feature('instruments', 'families', _jsymbolic)
+@register_feature('n_instrument_families', 'families', _jsymbolic)
 def n_instrument_families(m):
     "Number of General MIDI families with notes."
     return len(np.unique(m.family))

@@ -277,7 +277,7 @@ def _augment_snapshots(rows, codes, ids, record):
 def _piece_snapshots(sequences, i, ids=None, record=None):
     "Return the snapshots of piece `i`, with entries counted from 0; transposed and scaled if `record` is given."
     first = sequences._first_snapshot[i]
-    rows = sequences._snapshots[first:first + (sequences.length[i] - 1)//sequences.every].copy()
+    rows = sequences._snapshots[first:first + (sequences.length[i] - 1)//sequences.snapshot_every].copy()
     if not len(rows): return rows, sequences._snapshot_codes[:0], sequences._snapshot_steps[:0]
     a = int(rows['first'][0])
     b = int(rows['first'][-1] + rows['entries'][-1])
@@ -300,7 +300,7 @@ def augment_piece(
     if not untimed and i not in tempi: tempi[i] = decoded_tempi(old)
     ids = augment_ids(old, record, tempi.get(i))
     if untimed and len(ids) == len(old): return ids, *_piece_snapshots(sequences, i, old, record)
-    return ids, *make_snapshots(ids, sequences.every)
+    return ids, *make_snapshots(ids, sequences.snapshot_every)
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #68bbb2a1
 class AugmentedSequences(TokenSequences):
@@ -325,6 +325,6 @@ class AugmentedSequences(TokenSequences):
         ids, *snapshots = zip(*made)
         length = np.array([len(x) for x in ids])
         super().__init__(
-            np.concatenate(ids), length, sequences.drums[self.pieces], sequences.every,
+            np.concatenate(ids), length, sequences.drums[self.pieces], sequences.snapshot_every,
             *_concatenate_snapshots(zip(*snapshots))
         )

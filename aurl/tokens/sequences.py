@@ -20,15 +20,15 @@ from .vocab import Kind, vocab
 class TokenSequences:
     "Concatenated pieces with snapshots of the grammar state."
     def __init__(self,
-        ids,       # (n,) uint16: ids of all pieces
-        length,    # (pieces,) length of each piece in ids
-        drums,     # (pieces,) bool: whether it contains drums
-        every:int, # distance of snapshots in ids
+        ids,                # (n,) uint16: ids of all pieces
+        length,             # (pieces,) length of each piece in ids
+        drums,              # (pieces,) bool: whether it contains drums
+        snapshot_every:int, # distance of snapshots in ids
         snapshots, codes, steps, # of all pieces, from `make_snapshots`
     ):
-        self.ids, self.length, self.drums, self.every = ids, length, drums, every
+        self.ids, self.length, self.drums, self.snapshot_every = ids, length, drums, snapshot_every
         self._snapshots, self._snapshot_codes, self._snapshot_steps = snapshots, codes, steps
-        n_snapshots = (length - 1)//every
+        n_snapshots = (length - 1)//snapshot_every
         self.offset, self._first_snapshot = length.cumsum() - length, n_snapshots.cumsum() - n_snapshots
         self._any_drums = bool(drums.any())
     def __len__(self): return len(self.length)
@@ -106,9 +106,9 @@ def _concat_slices(self:TokenSequences, array, first, n):
 @patch
 def _snapshots_before(self:TokenSequences, pieces, starts):
     "Return the positions of the snapshots before `starts`, which windows have one, and its index."
-    n = starts//self.every
+    n = starts//self.snapshot_every
     has = np.flatnonzero(n)
-    return n*self.every, has, self._first_snapshot[pieces[has]] + n[has] - 1
+    return n*self.snapshot_every, has, self._first_snapshot[pieces[has]] + n[has] - 1
 
 # %% ../../nbs/435_tokens.sequences.ipynb #d0390399
 @patch

@@ -19,12 +19,12 @@ from .vocab import Kind, vocab
 @dataclass
 class Verdict:
     "The result of checking a sequence against the grammar."
-    valid:bool     # whether it is the encoding of some music
-    score:float    # 0 … 1: pairing · (0.7 + 0.2·lawful + 0.05 each for START and END)
-    reasons:list   # violated rules, at most ten
-    notes:int      # number of notes begun
-    pairing:float  # share of note events that have their counterpart
-    lawful:float   # share of ids that were allowed at their position
+    valid:bool          # whether it is the encoding of some music
+    score:float         # 0 … 1: pairing · (0.7 + 0.2·allowed_share + 0.05 each for START and END)
+    reasons:list        # violated rules, at most ten
+    notes:int           # number of notes begun
+    pairing:float       # share of note events that have their counterpart
+    allowed_share:float # share of ids that were allowed at their position
     timing:float=0.     # share of allowed TIME_SHIFTs; reduced if time hardly advances between notes
     velocity:float=0.   # share of notes with a velocity event that is audible
     repetition:float=0. # 1: no excessive repetition; 0: one pattern repeats without end
@@ -32,7 +32,7 @@ class Verdict:
     @property
     def health(self)->float:
         "Return the overall quality in 0 … 1; 0 if one of the five shares is 0."
-        return self.pairing*(self.lawful*self.timing*self.velocity*self.repetition)**.5
+        return self.pairing*(self.allowed_share*self.timing*self.velocity*self.repetition)**.5
 
 # %% ../../nbs/425_tokens.verdict.ipynb #2a3fdf4a
 _violation_reasons = {
@@ -183,6 +183,6 @@ def verdict(
         reasons=reasons[:10],
         notes=f.notes,
         pairing=pairing,
-        lawful=share,
+        allowed_share=share,
         **_musical_shares(f.ids[f.in_vocab], f.allowed[f.in_vocab])
     )

@@ -420,7 +420,7 @@ def fit_budget(self:Learner,
     _fit_until_end(self, budget, best, [*log, *cbs])
     self.valid_curve, self.steps_done, self.best_step = best.valid_losses, budget.done, best.best_step
     self.stopped = sync_flag(budget.stop_signal is not None, any_rank=True)
-    if self.stopped and run is not None: run.say('interrupted; the best weights are kept')
+    if self.stopped and run is not None: run.log_text('interrupted; the best weights are kept')
     return best.best_loss
 
 # %% ../../nbs/734_train.budget.ipynb #07099392

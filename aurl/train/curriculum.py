@@ -349,7 +349,7 @@ def set_level(self:CurriculumLoader,
 @patch
 def _forget_plan(self:CurriculumLoader, epoch):
     "Discard the planned windows if they are of `epoch` or later."
-    if self._planned is not None and self._planned[0] >= epoch: self._planned = self._made = None
+    if self._planned is not None and self._planned[0] >= epoch: self._planned = self._cached_batches = None
 
 @patch
 def state_dict(self:CurriculumLoader)->dict: return dict(WindowLoader.state_dict(self), levels=list(self.levels))
@@ -357,7 +357,7 @@ def state_dict(self:CurriculumLoader)->dict: return dict(WindowLoader.state_dict
 # %% ../../nbs/764_train.curriculum.ipynb #48a8bbcc
 @patch
 def load_state_dict(self:CurriculumLoader, state):
-    self.levels, self._planned, self._made = list(state.get('levels', [0])), None, None
+    self.levels, self._planned, self._cached_batches = list(state.get('levels', [0])), None, None
     return WindowLoader.load_state_dict(self, state)
 
 @patch
@@ -368,10 +368,10 @@ def _piece_values(self:CurriculumLoader):
     return lists
 
 @patch
-def _order(self:CurriculumLoader):
+def _order_fingerprint(self:CurriculumLoader):
     # an empty `order` keeps old fingerprints
     pace = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}
-    return zlib.crc32(to_json([pace, self._piece_values()]).encode(), WindowLoader._order(self))
+    return zlib.crc32(to_json([pace, self._piece_values()]).encode(), WindowLoader._order_fingerprint(self))
 
 # %% ../../nbs/764_train.curriculum.ipynb #cd13c549
 class AdaptiveCurriculum(Callback):

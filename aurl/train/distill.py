@@ -288,7 +288,7 @@ def _teacher_outputs(self:Distill):
     dtype = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), 'auto')
     with torch.no_grad(), autocast(self.dls.device, dtype): logits = self.teacher(self.xb[0], state=state).logits
     segments = Segments.of(state)
-    split = _unchanged if segments is None else segments.apart
+    split = _unchanged if segments is None else segments.unpack
     more = dict(teacher=split(logits).float(), temperature=self.temperature.at(self._pct_used()))
     ours, theirs = self.recorders
     if self.feature:

@@ -182,8 +182,8 @@ class GrammarLoss(Callback):
         state = self.xb[3] if len(self.xb) > 3 else None
         pred, ids, targets, segments = self.pred, self.xb[0], self.yb[0], Segments.of(state)
         if segments is not None:
-            pred = segments.apart(pred)
-            ids, targets = segments.apart(ids, vocab.PAD), segments.apart(targets, vocab.PAD)
+            pred = segments.unpack(pred)
+            ids, targets = segments.unpack(ids, vocab.PAD), segments.unpack(targets, vocab.PAD)
         self.learn.waste = grammar_loss(pred, ids, State.of(state), targets)
         self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
         self.learn.loss = self.learn.loss_grad.detach().clone()
@@ -218,7 +218,7 @@ def _data_loaders(store, split, model, loader, make_train_loader, transpose, dev
     windows['config'] = loader
     if words := _condition_words(model, loader): windows['classes'] = words
     return DataLoaders(
-        make_train_loader(store, split[0], train=True, once=False, transpose=transpose, **windows),
+        make_train_loader(store, split[0], train=True, targets_once=False, transpose=transpose, **windows),
         WindowLoader(store, split[1], train=False, **windows),
         device=device,
     )

@@ -118,8 +118,8 @@ def inputs_from_learner(
     state = learn.xb[3] if len(learn.xb) > 3 else None
     pred, ids, targets, segments = learn.pred, learn.xb[0], learn.yb[0], Segments.of(state)
     if segments is not None:
-        pred = segments.apart(pred)
-        ids, targets = segments.apart(ids, vocab.PAD), segments.apart(targets, vocab.PAD)
+        pred = segments.unpack(pred)
+        ids, targets = segments.unpack(ids, vocab.PAD), segments.unpack(targets, vocab.PAD)
     output, more = getattr(learn, 'output', None), getattr(learn, 'more', None) or {}
     return LossInputs(pred, ids, targets, State.of(state), output, more)
 

@@ -243,7 +243,7 @@ def _finished_learner(run, learn, steps_done):
     "The learner of a run whose stages are all finished, with the attributes it has after a training run."
     learn.model.eval()
     learn.watched, learn.stopped, learn.steps_done = [], False, steps_done
-    run.say('all stages are finished, nothing is left to train')
+    run.log_text('all stages are finished, nothing is left to train')
     return learn
 
 # %% ../../nbs/770_train.stages.ipynb #3bbb15aa
@@ -252,7 +252,7 @@ def _train_stage(run, n_stages, build, train, previous, find_checkpoint, more):
     stage = run.stage
     extended = '' if more is None else (
         f' is extended: it receives all added steps and minutes (steps={more["steps"]}, minutes={more["minutes"]:g})')
-    run.parent.say(f'stage {stage.number} of {n_stages}: {stage.name}{extended}')
+    run.parent.log_text(f'stage {stage.number} of {n_stages}: {stage.name}{extended}')
     checkpoint, learn = find_checkpoint(run), build(stage, run, previous)
     if more is not None and broadcast_object(checkpoint is None): raise _no_checkpoint_error(run.parent, stage)
     stopping = StageStopping(stage.end)
@@ -270,7 +270,7 @@ def _save_stage(run, model, steps, best, reason):
         model.save_pretrained(run.path/'model', valid_loss=best, stage=stage.name)
         done = dict(name=stage.name, steps=steps, valid_loss=best, why=reason, asked=budget)
         write_json(run.path/'done.json', done)
-    run.parent.say(f'{stage.name} ended after {steps} steps: {reason}; {best:.3f} nats per token')
+    run.parent.log_text(f'{stage.name} ended after {steps} steps: {reason}; {best:.3f} nats per token')
 
 # %% ../../nbs/770_train.stages.ipynb #0ca87dcd
 def _end_reason(learn):
