@@ -141,12 +141,12 @@ class DecoderWeights:
 
     def _keyboard(self, net, take, last):
         "Weights of the convolution over the keyboard, if there is one."
-        self.kernel_size = net.look.weight.shape[2] if net else 0      # in keys
+        self.kernel_size = net.conv.weight.shape[2] if net else 0      # in keys
         if not net: return
-        conv = take('keyboard.look.weight')
-        self.conv, self.conv_bias = np.ascontiguousarray(conv.reshape(len(conv), -1).T), take('keyboard.look.bias')
-        self.readout = np.ascontiguousarray((take('keyboard.weigh.weight')*last).T)
-        self.readout_bias = take('keyboard.weigh.bias')
+        conv = take('keyboard.conv.weight')
+        self.conv, self.conv_bias = np.ascontiguousarray(conv.reshape(len(conv), -1).T), take('keyboard.conv.bias')
+        self.readout = np.ascontiguousarray((take('keyboard.readout.weight')*last).T)
+        self.readout_bias = take('keyboard.readout.bias')
 
 # %% ../../nbs/680_models.decoder.ipynb #6100b2c9
 def _normalize(x):

@@ -194,9 +194,9 @@ class PosteriorHead(nn.Module):
     ):
         super().__init__()
         self.levels = levels
-        self.interest = nn.ModuleDict({l.name:nn.Linear(d_model, 1) for l in levels})
-        self.state = nn.ModuleDict({l.name:nn.Linear(d_model, 2*l.size) for l in levels})
-        for l in levels: _init_posterior(self.state[l.name], l.size, d_model)
+        self.pooling = nn.ModuleDict({l.name:nn.Linear(d_model, 1) for l in levels})
+        self.gaussian = nn.ModuleDict({l.name:nn.Linear(d_model, 2*l.size) for l in levels})
+        for l in levels: _init_posterior(self.gaussian[l.name], l.size, d_model)
 
     def forward(self,
         hidden:Tensor,   # (batch, time, d_model) outputs of the encoder
@@ -208,9 +208,9 @@ class PosteriorHead(nn.Module):
 
     def _posterior(self, level, hidden, position, mask):
         "Posterior of one level."
-        w = self.interest[level.name](hidden) + region_log_weights(position, level.regions)
+        w = self.pooling[level.name](hidden) + region_log_weights(position, level.regions)
         w = w.masked_fill(~mask[...,None], -math.inf).softmax(1)
-        mean, logvar = self.state[level.name](torch.einsum('btr,btd->brd', w, hidden)).float().chunk(2, -1)
+        mean, logvar = self.gaussian[level.name](torch.einsum('btr,btd->brd', w, hidden)).float().chunk(2, -1)
         return DiagonalGaussian(mean, logvar.clamp(-8, 4))
 
 # %% ../../nbs/630_models.latent.ipynb #c46c91ea
@@ -222,7 +222,7 @@ class LatentConditioner(nn.Module):
     ):
         super().__init__()
         self.levels = levels
-        self.say = nn.ModuleDict({l.name:nn.Linear(l.size, d_model, bias=False) for l in levels})
+        self.project = nn.ModuleDict({l.name:nn.Linear(l.size, d_model, bias=False) for l in levels})
 
     def forward(self,
         z:dict,          # (batch, regions, size) by level
@@ -230,7 +230,7 @@ class LatentConditioner(nn.Module):
     )->Tensor:           # (batch, time, d_model)
         "Vector of each position."
         return sum(
-            region_log_weights(position, l.regions).softmax(-1) @ self.say[l.name](z[l.name]) for l in self.levels
+            region_log_weights(position, l.regions).softmax(-1) @ self.project[l.name](z[l.name]) for l in self.levels
         )
 
 # %% ../../nbs/630_models.latent.ipynb #98ea64e7

@@ -84,7 +84,7 @@ def new_cache(self:Transformer,
     state:State=None, # None: the start of a piece
 )->ModelCache:
     "Create an empty cache."
-    return ModelCache([b.attention.look.cache(capacity) for b in self.blocks], state)
+    return ModelCache([b.attention.core_attention.cache(capacity) for b in self.blocks], state)
 
 # %% ../../nbs/620_models.transformer.ipynb #f3a1905c
 @patch

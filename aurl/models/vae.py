@@ -58,7 +58,7 @@ class PieceEncoder(nn.Module):
         super().__init__()
         self.embed, self.rotary = MusicEmbedding(d_model, features), Rotary(d_model//n_heads)
         self.blocks = nn.ModuleList(Block(d_model, n_heads, 4*d_model, dropout) for _ in range(n_layers))
-        for b in self.blocks: b.attention.look = BidirectionalAttention()
+        for b in self.blocks: b.attention.core_attention = BidirectionalAttention()
         self.norm = nn.LayerNorm(d_model, bias=False)
 
     def forward(self,
@@ -91,9 +91,9 @@ class Latent(nn.Module):
         super().__init__()
         self.levels, self.free_nats = latent_levels(sizes, regions), free_nats
         self.n_conditioned = n_layers if skip else 1   # decoder layers
-        self.ears = PieceEncoder(d_model, encoder_layers, n_heads, dropout, features)
-        self.listen = PosteriorHead(d_model, self.levels)
-        self.tell = LatentConditioner(d_model*self.n_conditioned, self.levels)
+        self.encoder = PieceEncoder(d_model, encoder_layers, n_heads, dropout, features)
+        self.posterior = PosteriorHead(d_model, self.levels)
+        self.conditioner = LatentConditioner(d_model*self.n_conditioned, self.levels)
         self.priors = nn.ModuleDict({l.name:priors[prior](l.size) for l in self.levels})
         # mean and standard deviation of log seconds
         self.register_buffer('lengths', torch.tensor([math.log(30.), 1.]))
@@ -134,7 +134,7 @@ def infer_posterior(self:Latent,
     "Encode pieces into posteriors and durations."
     mask, time = ids != vocab.PAD, cumulative_steps(ids)
     seconds = time.amax(1)/vocab.steps_per_second
-    return self.listen(self.ears(ids, mask), musical_position(time, seconds), mask), seconds
+    return self.posterior(self.encoder(ids, mask), musical_position(time, seconds), mask), seconds
 
 @patch
 def choose(self:Latent,
@@ -179,7 +179,7 @@ def layer_conditions(self:Latent,
 )->list:         # (batch, time, d_model) for each conditioned layer
     "Vectors that condition the decoder layers on z at each position."
     zs, seconds = self.parts(z)
-    return self.tell(zs, musical_position(time, seconds)).chunk(self.n_conditioned, -1)
+    return self.conditioner(zs, musical_position(time, seconds)).chunk(self.n_conditioned, -1)
 
 # %% ../../nbs/635_models.vae.ipynb #31e4e6f3
 def _mean_kl(terms):

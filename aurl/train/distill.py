@@ -135,7 +135,8 @@ def attention_map(
 def _hidden_keys(layer, rows, t):
     "Keys (n, time) hidden from `rows`."
     back = rows[:,None] - torch.arange(t, device=rows.device)
-    if isinstance(layer.look, SlidingWindowAttention): return (back < 0) | (back >= layer.look.window)
+    core = layer.core_attention
+    if isinstance(core, SlidingWindowAttention): return (back < 0) | (back >= core.window)
     return back < 0
 
 # %% ../../nbs/785_train.distill.ipynb #5c953c2d
@@ -260,7 +261,7 @@ def _check_teacher(self:Distill, student, teacher):
     if student.codec.fingerprint != teacher.codec.fingerprint:
         raise ModelError('the codec of the teacher differs from that of the student',
                          way_out='use a teacher that was trained with the same codec')
-    last = [m.trunk.blocks[-1].attention.look for m in (student, teacher)]
+    last = [m.trunk.blocks[-1].attention.core_attention for m in (student, teacher)]
     if self.attention and not all(isinstance(look, kinds_with_attention_maps) for look in last):
         raise ConfigError('this kind of attention never forms the full map',
                           way_out='remove attention from distill, or use full or sliding_window')
