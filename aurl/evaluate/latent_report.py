@@ -150,7 +150,7 @@ def _infer_latents(model, ids, seed):
     mean = model.latent.choose(posteriors, seconds)
     generator = torch.Generator(model.device).manual_seed(seed)
     sample = model.latent.choose(posteriors, seconds, draw=True, generator=generator)
-    return mean, sample, model.latent.price(posteriors, sample).nats
+    return mean, sample, model.latent.kl(posteriors, sample).nats
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #d4393c3a
 def measure_latent_usage(

@@ -322,7 +322,7 @@ class Loss:
         return sum(parts)/len(parts)
 
 # %% ../../nbs/700_losses.base.ipynb #5799e901
-_hints = dict.fromkeys(('z', 'price', 'clouds'), 'set mode=vae, or leave the loss out')
+_hints = dict.fromkeys(('z', 'kl', 'posteriors'), 'set mode=vae, or leave the loss out')
 
 def _missing_input(loss):
     "Error for an input the model does not give."

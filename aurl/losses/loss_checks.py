@@ -64,8 +64,8 @@ def _example_posterior(mean, new):
 
 def _output_of(z, posteriors):
     "Stand-in for a `ModelOutput` with a latent."
-    paid = z.pow(2).sum(1).mean()/2
-    return SimpleNamespace(z=z, clouds=posteriors, price=SimpleNamespace(paid=paid, nats={'global':paid}))
+    nats = z.pow(2).sum(1).mean()/2
+    return SimpleNamespace(z=z, posteriors=posteriors, kl=SimpleNamespace(loss=nats, nats={'global':nats}))
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #0f74ff46
 def example_inputs(
@@ -97,8 +97,8 @@ def _posterior_at(posterior, mean):
 
 def _with_latent(output, z):
     "Copy of the output of a model with another latent."
-    sizes = [c.mean[0].numel() for c in output.clouds.values()]
-    return _output_of(z, {k:_posterior_at(c, m) for (k,c),m in zip(output.clouds.items(), z.split(sizes, 1))})
+    sizes = [c.mean[0].numel() for c in output.posteriors.values()]
+    return _output_of(z, {k:_posterior_at(c, m) for (k,c),m in zip(output.posteriors.items(), z.split(sizes, 1))})
 
 def _with_tensors(h, logits, *rest):
     "Copy of `h` with other tensors, in the order of `_tensors`."

@@ -236,7 +236,7 @@ class LatentConditioner(nn.Module):
 # %% ../../nbs/630_models.latent.ipynb #98ea64e7
 class KLTerms(NamedTuple):
     "KL divergence of the latents of a batch."
-    paid:Tensor   # nats per piece with free bits: the loss term before multiplication by beta
+    loss:Tensor   # nats per piece with free bits: the loss term before multiplication by beta
     nats:dict     # nats per piece by level, without free bits
 
 def _exact_kl(prior, q, free_nats):

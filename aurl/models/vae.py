@@ -185,7 +185,7 @@ def layer_conditions(self:Latent,
 def _mean_kl(terms):
     "Mean of some `KLTerms`."
     n = len(terms)
-    return KLTerms(sum(t.paid for t in terms)/n, {k:sum(t.nats[k] for t in terms)/n for k in terms[0].nats})
+    return KLTerms(sum(t.loss for t in terms)/n, {k:sum(t.nats[k] for t in terms)/n for k in terms[0].nats})
 
 @patch
 def _sampled_kl(self:Latent, posteriors, generator):
@@ -200,7 +200,7 @@ def _has_exact_kl(self:Latent):
 
 # %% ../../nbs/635_models.vae.ipynb #e4df8bf4
 @patch
-def price(self:Latent,
+def kl(self:Latent,
     posteriors:dict, # posteriors by level
     z:Tensor=None,   # (batch, size) sampled latent; None: estimate from a few samples with a fixed seed
 )->KLTerms:

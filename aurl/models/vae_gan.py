@@ -78,9 +78,9 @@ class ModelOutput:
     "Output of a model for a batch."
     logits:Tensor        # (batch, time, 774): scores of the next id
     z:Tensor=None        # (batch, size): the latent, in the modes that have one; it can be passed back in
-    cache:ModelCache=None    # of all ids read so far; pass it back in with the next ids
-    clouds:dict=None     # the posterior of each level, a `DiagonalGaussian`, if the ids were encoded
-    price:KLTerms=None     # its KL terms, in nats
+    cache:ModelCache=None # of all ids read so far; pass it back in with the next ids
+    posteriors:dict=None # the posterior of each level, a `DiagonalGaussian`, if the ids were encoded
+    kl:KLTerms=None      # its KL terms, in nats
 
 # %% ../../nbs/660_models.vae_gan.ipynb #a1dfcc29
 class MusicTransformerVAEGAN(nn.Module):
@@ -147,7 +147,7 @@ def _encode_latent(self:MusicTransformerVAEGAN, ids):
     generator = None if self.training else self.latent.noise
     draw = self.training or generator is not None
     z = self.latent.choose(posteriors, seconds, draw, generator)
-    return z, posteriors, self.latent.price(posteriors, z if draw else None)
+    return z, posteriors, self.latent.kl(posteriors, z if draw else None)
 
 def _cached_latent(cache):
     "The latent of a piece in progress; `ModelError` if there is none."

@@ -133,7 +133,7 @@ def check_losses(
         raise ConfigError(f'losses={weights!r}',
                           way_out="give names and weights, such as losses='{rhythm: 0.1, grammar: 0.5}'")
     ramps = {n:make_ramp(w, n) for n,w in weights.items() if find_loss(n)}
-    needs_latent = [n for n in ramps if losses[n].needs in ('z', 'price', 'clouds')]
+    needs_latent = [n for n in ramps if losses[n].needs in ('z', 'kl', 'posteriors')]
     if needs_latent and mode == 'transformer':
         raise ConfigError(f'the loss {needs_latent[0]!r} needs a latent, and a model of mode {mode} has none',
                           way_out='set mode=vae, or leave the loss out')
