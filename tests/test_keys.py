@@ -350,7 +350,7 @@ def built(cfg, world):
         model=model_print(json.dumps(net.to_dict())),
         windows=digest(windows(learn.dls.train)),
         held=digest(windows(learn.dls.valid)),
-        smoothing=learn.loss_func.smoothing,
+        smoothing=learn.loss_func.label_smoothing,
         budget=[told['steps'], told['minutes'], told['log_every'], told['deterministic']],
         score=told['score'](learn) if told['score'] else 2.0,
         sides=digest(sides),

@@ -85,7 +85,7 @@ def _pairwise(x):
 @register_loss('attributes', unit='mean sign error, 0 to 2', needs='z')
 def attribute_order_loss(h:LossInputs, sharpness=1.):
     "Error of the first latent dimensions in ordering the pieces by density, register and velocity (AR-VAE)."
-    values = h.more['attributes'] if 'attributes' in h.more else window_attributes(h)
+    values = h.extras['attributes'] if 'attributes' in h.extras else window_attributes(h)
     z = h.output.z.flatten(1)[:,:values.shape[1]]
     values = values[:,:z.shape[1]].to(z)
     order = _pairwise(values).sign()

@@ -174,7 +174,7 @@ class KVCache:
 
 # %% ../../nbs/600_models.attention.ipynb #7fd4a2e8
 @patch
-def pick(self:KVCache,
+def select_rows(self:KVCache,
     rows:Tensor, # (n,) int64: indices of the sequences to keep, in order
 ):
     "Keep these rows of the batch."

@@ -157,7 +157,7 @@ class WindowCache:
         self.k, self.v = k[:,:,-self.size:], v[:,:,-self.size:]
         return k, v
 
-    def pick(self, rows:Tensor):
+    def select_rows(self, rows:Tensor):
         "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
         return self
@@ -192,7 +192,7 @@ class SummaryCache:
 
     def __len__(self): return self.n
 
-    def pick(self, rows:Tensor):
+    def select_rows(self, rows:Tensor):
         "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None:
             self.k, self.v = self.k[rows], self.v[rows]
@@ -312,9 +312,9 @@ def _mask(self:HierarchicalAttention, low, high, seen, like):
 class MultiScaleCache(list):
     "One cache for each half of the heads."
     def __len__(self): return len(self[0])
-    def pick(self, rows:Tensor):
+    def select_rows(self, rows:Tensor):
         "Keep the `rows` (n,) of the batch, in order."
-        for i in (0, 1): self[i].pick(rows)
+        for i in (0, 1): self[i].select_rows(rows)
         return self
 
 # %% ../../nbs/610_models.local.ipynb #d33bd7d5

@@ -34,9 +34,9 @@ class ModelCache:
     def __len__(self): return len(self.layers[0])
 
 @patch
-def pick(self:ModelCache, rows:Tensor):
+def select_rows(self:ModelCache, rows:Tensor):
     "Keep `rows` of the batch."
-    for c in self.layers: c.pick(rows)
+    for c in self.layers: c.select_rows(rows)
     for name in ('state', 'z', 'condition'):
         if (value := getattr(self, name)) is not None: setattr(self, name, value[rows])
     return self

@@ -97,7 +97,8 @@ class Latent(nn.Module):
         self.priors = nn.ModuleDict({l.name:priors[prior](l.size) for l in self.levels})
         # mean and standard deviation of log seconds
         self.register_buffer('lengths', torch.tensor([math.log(30.), 1.]))
-        self.noise = None # a `torch.Generator` to sample from the posterior outside of training too
+        # a `torch.Generator` to sample from the posterior outside of training too
+        self.generator = None
 
     @property
     def size(self):
@@ -108,7 +109,7 @@ class Latent(nn.Module):
 def _log_seconds(seconds): return seconds.clamp(min=1e-2).log()
 
 @patch
-def flat(self:Latent,
+def flatten(self:Latent,
     z:dict,         # (batch, regions, size) by level
     seconds:Tensor, # (batch,) durations
 )->Tensor:          # (batch, size)
@@ -117,7 +118,7 @@ def flat(self:Latent,
     return torch.cat([*levels, _log_seconds(seconds)[:,None].to(levels[0].dtype)], 1)
 
 @patch
-def parts(self:Latent,
+def unflatten(self:Latent,
     z:Tensor, # (batch, size)
 ):            # (batch, regions, size) by level, and seconds (batch,)
     "Split a latent vector into levels and duration."
@@ -137,14 +138,14 @@ def infer_posterior(self:Latent,
     return self.posterior(self.encoder(ids, mask), musical_position(time, seconds), mask), seconds
 
 @patch
-def choose(self:Latent,
-    posteriors:dict, # posteriors by level
-    seconds:Tensor,  # (batch,) durations
-    draw:bool=False, # sample the posteriors; False: take their means
-    generator=None   # random generator of the samples
-)->Tensor:           # (batch, size)
+def select_z(self:Latent,
+    posteriors:dict,   # posteriors by level
+    seconds:Tensor,    # (batch,) durations
+    sample:bool=False, # sample the posteriors; False: take their means
+    generator=None     # random generator of the samples
+)->Tensor:             # (batch, size)
     "Latent vector from posteriors and durations."
-    return self.flat({k:q.rsample(generator) if draw else q.mean for k,q in posteriors.items()}, seconds)
+    return self.flatten({k:q.rsample(generator) if sample else q.mean for k,q in posteriors.items()}, seconds)
 
 # %% ../../nbs/635_models.vae.ipynb #ef870c45
 @patch
@@ -169,7 +170,7 @@ def sample_prior(self:Latent,
     "Sample latents from the priors."
     priors = copy.deepcopy(self.priors).cpu()       # the model's own stay on their device
     z = {l.name:priors[l.name].sample(n, l.regions, generator=generator) for l in self.levels}
-    return self.flat(z, self._sample_seconds(n, generator)).to(self.lengths.device)
+    return self.flatten(z, self._sample_seconds(n, generator)).to(self.lengths.device)
 
 # %% ../../nbs/635_models.vae.ipynb #0fd2a38c
 @patch
@@ -178,7 +179,7 @@ def layer_conditions(self:Latent,
     time:Tensor, # (batch, time) steps that have passed after each id
 )->list:         # (batch, time, d_model) for each conditioned layer
     "Vectors that condition the decoder layers on z at each position."
-    zs, seconds = self.parts(z)
+    zs, seconds = self.unflatten(z)
     return self.conditioner(zs, musical_position(time, seconds)).chunk(self.n_conditioned, -1)
 
 # %% ../../nbs/635_models.vae.ipynb #31e4e6f3
@@ -207,6 +208,6 @@ def kl(self:Latent,
     """KL divergence of the posteriors, in nats per piece.
 
     For priors without a closed form, it is an estimate that needs *samples*: at the mean it is too high."""
-    if z is not None: return kl_terms(posteriors, self.priors, self.parts(z)[0], self.free_nats)
+    if z is not None: return kl_terms(posteriors, self.priors, self.unflatten(z)[0], self.free_nats)
     g, n = torch.Generator(self.lengths.device).manual_seed(0), 1 if self._has_exact_kl() else 16
     return _mean_kl([self._sampled_kl(posteriors, g) for _ in range(n)])

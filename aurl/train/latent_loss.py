@@ -128,7 +128,7 @@ def _log(self:KLLoss):
 @patch
 def before_validate(self:KLLoss):
     self.posterior_means, self.valid_batches = [], []
-    self.model.latent.noise = torch.Generator(self.dls.device).manual_seed(0)
+    self.model.latent.generator = torch.Generator(self.dls.device).manual_seed(0)
 
 @patch
 def after_pred(self:KLLoss):
@@ -138,7 +138,7 @@ def after_pred(self:KLLoss):
 # %% ../../nbs/740_train.latent_loss.ipynb #fde14f17
 @patch
 def after_validate(self:KLLoss):
-    self.model.latent.noise = None
+    self.model.latent.generator = None
     means = sum(all_gather_objects(self.posterior_means), [])    # of all ranks
     batches = sum(all_gather_objects(self.valid_batches), [])
     if not means: return
@@ -187,7 +187,7 @@ class AttributeRegularization(Callback):
 
     def _order_loss(self):
         "Loss of the batch."
-        z = self.model.latent.parts(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
+        z = self.model.latent.unflatten(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
         return attribute_regularization(z.float(), attribute_values(self.xb[0], self.attribute_names))
 
     def after_loss(self):

@@ -120,8 +120,8 @@ def inputs_from_learner(
     if segments is not None:
         pred = segments.apart(pred)
         ids, targets = segments.apart(ids, vocab.PAD), segments.apart(targets, vocab.PAD)
-    output, more = getattr(learn, 'output', None), getattr(learn, 'more', None) or {}
-    return LossInputs(pred, ids, targets, State.of(state), output, more)
+    output, extras = getattr(learn, 'output', None), getattr(learn, 'extras', None) or {}
+    return LossInputs(pred, ids, targets, State.of(state), output, extras)
 
 # %% ../../nbs/743_train.objectives.ipynb #3e5b6c08
 def check_losses(
