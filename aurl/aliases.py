@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['aliases', 'rename_keys', 'former_keys', 'current_function', 'current_fields', 'current_columns', 'current_metadata',
-           'former_metadata', 'current_callback', 'match_name']
+           'former_metadata', 'current_callback', 'match_name', 'current_weights']
 
 # %% ../nbs/005_aliases.ipynb #719e3697
 import functools
@@ -107,3 +107,17 @@ def match_name(
     tables = [aliases()[kind] for kind in ('columns', 'metadata', 'features')]
     others = [t[name] for t in tables if name in t] + [old for t in tables for old, new in t.items() if new == name]
     return next((other for other in others if other in names), name)
+
+# %% ../nbs/005_aliases.ipynb #d3c74117
+@functools.cache
+def _current_weight(name):
+    "The present name of a weight."
+    name = f'.{name}.'
+    for old, new in aliases()['weights'].items(): name = name.replace(f'.{old}.', f'.{new}.')
+    return name[1:-1]
+
+def current_weights(
+    weights:dict, # tensors or other values by the name of a weight
+)->dict:
+    "`weights` under their present names, in the same order."
+    return {_current_weight(name): value for name, value in weights.items()}

@@ -229,7 +229,7 @@ def model_print(text):
     ids[:,0], kept = vocab.START, []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
         out = model.train()(ids)
-        loss = out.logits.square().mean() + (out.price.paid if out.price is not None else 0)
+        loss = out.logits.square().mean() + (out.kl.loss if out.kl is not None else 0)
         if model.critic is not None: loss = loss + model.critic(ids).score().sum()
     return digest(
         [
@@ -350,7 +350,7 @@ def built(cfg, world):
         model=model_print(json.dumps(net.to_dict())),
         windows=digest(windows(learn.dls.train)),
         held=digest(windows(learn.dls.valid)),
-        smoothing=learn.loss_func.smoothing,
+        smoothing=learn.loss_func.label_smoothing,
         budget=[told['steps'], told['minutes'], told['log_every'], told['deterministic']],
         score=told['score'](learn) if told['score'] else 2.0,
         sides=digest(sides),
@@ -464,11 +464,9 @@ def test_losses_over_pieces_need_three_of_them():
     from aurl.losses.base import losses
     for rows in (2, 4):
         z = torch.randn(rows, 1, 6, requires_grad=True)
-        h = SimpleNamespace(
-            output=SimpleNamespace(
-                z=z, clouds={k: SimpleNamespace(mean=z[..., s]) for k, s in dict(a=slice(0, 3), b=slice(3, 6)).items()}
-            )
-        )
+        levels = dict(a=slice(0, 3), b=slice(3, 6)).items()
+        posteriors = {k: SimpleNamespace(mean=z[..., s]) for k, s in levels}
+        h = SimpleNamespace(output=SimpleNamespace(z=z, posteriors=posteriors))
         for name in ('decorrelation', 'orthogonality'):
             f = {'decorrelation': losses[name].f if hasattr(losses[name], 'f') else None}.get(name) or getattr(
                 __import__('aurl.losses.latent_penalties', fromlist=['x']), f'{name}_loss'

@@ -79,7 +79,7 @@ def _start_model(start):
 
 def _take_weights(model, start):
     "Copy the weights of the model `start` into `model`."
-    try: model.take_over(_start_model(start))
+    try: model.copy_weights_from(_start_model(start))
     except ModelError as e:
         raise ConfigError(f'start={start} does not fit the model: {e.what}',
                           way_out='say model= and model_overrides= as in its training, or start=none') from e

@@ -83,7 +83,7 @@ def prompt_ids(
     files:FileOptions, # of a generation
 ):                     # uint16, or None without a prompt
     "The ids of the first `prompt_seconds` of the prompt."
-    return first_seconds(files.encode(files.opening.score), files.opening.seconds) if files.opening else None
+    return first_seconds(files.encode(files.prompt.score), files.prompt.seconds) if files.prompt else None
 
 # %% ../../nbs/976_commands.samples.ipynb #5efa479e
 def repair_pieces(
@@ -109,7 +109,7 @@ def requested_latents(
     "The latents to generate from."
     if not (cfg.like or cfg.between): return None
     if cfg.like and cfg.between: raise ConfigError('both like and between are given', way_out='say one of them')
-    model._must_listen()
+    model._require_latent()
     z = latents_of(model, [cfg.like] if cfg.like else cfg.between, cfg.prompt_seconds)
     if cfg.like: return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed)
     return latents_between(model, *z, cfg.pieces)

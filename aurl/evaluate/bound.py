@@ -62,8 +62,8 @@ def _log_likelihood(model, ids, z):
 def _log_weights(model, ids, generator):
     "ln p(x|z) + ln p(z) − ln q(z|x) of one sample for each row, (batch,)."
     posteriors, seconds = model.latent.infer_posterior(ids[:, :-1])
-    z = model.latent.choose(posteriors, seconds, draw=True, generator=generator)
-    levels, _ = model.latent.parts(z)
+    z = model.latent.select_z(posteriors, seconds, sample=True, generator=generator)
+    levels, _ = model.latent.unflatten(z)
     zs = {k:levels[k] for k in posteriors}
     log_p, log_q = _log_prior(model.latent, zs), _log_posterior(posteriors, zs)
     return _log_likelihood(model, ids, z) + log_p - log_q - duration_nats(model, seconds)

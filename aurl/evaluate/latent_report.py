@@ -147,10 +147,10 @@ class LatentUsage:
 def _infer_latents(model, ids, seed):
     "Posterior means, posterior samples, and the KL divergence in nats by level."
     posteriors, seconds = model.latent.infer_posterior(ids.to(model.device))
-    mean = model.latent.choose(posteriors, seconds)
+    mean = model.latent.select_z(posteriors, seconds)
     generator = torch.Generator(model.device).manual_seed(seed)
-    sample = model.latent.choose(posteriors, seconds, draw=True, generator=generator)
-    return mean, sample, model.latent.price(posteriors, sample).nats
+    sample = model.latent.select_z(posteriors, seconds, sample=True, generator=generator)
+    return mean, sample, model.latent.kl(posteriors, sample).nats
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #d4393c3a
 def measure_latent_usage(
@@ -206,7 +206,7 @@ def reconstruct(
     with torch.inference_mode():
         posteriors, seconds = model.latent.infer_posterior(pad_pieces(pieces).to(model.device))
         generator = torch.Generator(model.device).manual_seed(seed)
-        z = model.latent.choose(posteriors, seconds, draw=sample, generator=generator)
+        z = model.latent.select_z(posteriors, seconds, sample=sample, generator=generator)
     longest = 2*max(map(len, pieces))
     outputs = _generate_from(model, z, max_tokens=longest, temperature=temperature, seed=seed)
     f1 = [note_f1(a, b, onset_tolerance) for a,b in zip(pieces, outputs)]
@@ -291,9 +291,9 @@ def shrink_details(
     detail_scale:float=0., # factor of the details: 1 unchanged, 0 none
 )->Tensor:          # (pieces, size)
     "Scale the levels below the first."
-    levels, seconds = model.latent.parts(z)
+    levels, seconds = model.latent.unflatten(z)
     first = model.latent.levels[0].name
-    return model.latent.flat({k:v if k == first else v*detail_scale for k,v in levels.items()}, seconds)
+    return model.latent.flatten({k:v if k == first else v*detail_scale for k,v in levels.items()}, seconds)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #0fb9d915
 @dataclass
@@ -333,7 +333,7 @@ def measure_control(
 )->ControlResult:
     "Generate pieces with target values of an attribute and measure it."
     targets = torch.as_tensor(targets, dtype=torch.float32)
-    latents = torch.stack([vector.ask(z, t) for t in targets], 1).flatten(0, 1)
+    latents = torch.stack([vector.shift_to(z, t) for t in targets], 1).flatten(0, 1)
     if detail_scale != 1: latents = shrink_details(model, latents, detail_scale)
     pieces = _generate_from(model, latents, max_tokens=max_tokens, temperature=temperature, seed=seed)
     measured = attribute_values(pad_pieces(pieces), (name,))[:,0]
@@ -348,10 +348,10 @@ def single_dim_vector(
     "Attribute vector along a single dimension, by linear regression."
     x, y = z[:,dim] - z[:,dim].mean(), value - value.mean()
     slope = ((x @ y)/(x @ x).clamp(min=1e-9)).item()
-    move, weights = torch.zeros(z.shape[1]), torch.zeros(z.shape[1])
-    move[dim], weights[dim] = 1/(slope or 1e-9), slope
-    bias, fit = value.mean() - slope*z[:,dim].mean(), (x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)
-    return AttributeVector(move, weights, float(bias), float(fit))
+    direction, weights = torch.zeros(z.shape[1]), torch.zeros(z.shape[1])
+    direction[dim], weights[dim] = 1/(slope or 1e-9), slope
+    bias, r2 = value.mean() - slope*z[:,dim].mean(), (x @ y)**2/((x @ x)*(y @ y)).clamp(min=1e-9)
+    return AttributeVector(direction, weights, float(bias), float(r2))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #5dd6f9d6
 def calibrate_vector(
@@ -365,7 +365,7 @@ def calibrate_vector(
         raise ModelError(f'{trial.name} does not respond to its target value (slope {slope:.2f})',
                          way_out='train longer, with latent.attributes or a smaller latent.beta')
     bias = vector.bias*slope + y.mean() - slope*x.mean()
-    return AttributeVector(vector.move/slope, vector.weights*slope, bias, vector.fit)
+    return AttributeVector(vector.direction/slope, vector.weights*slope, bias, vector.r2)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #8c509d7d
 @dataclass

@@ -68,9 +68,9 @@ class _LoopMask:
         else: allowed = self.tracker.mask(state, remaining, near_end, step + 1 >= self.min_tokens)
         return array_module(logits).where(allowed, logits, -np.inf)
 
-    def pick(self, rows):
+    def select_rows(self, rows):
         "Keep the rows of the batch for which `rows` is True."
-        if self.tracker is not None: self.tracker.pick(rows)
+        if self.tracker is not None: self.tracker.select_rows(rows)
 
     def read(self, ids):
         "Update after one id of each row."
@@ -104,8 +104,8 @@ def sample_loop(
             n_active = int(active.sum())
             if n_active == 0: break
             if n_active <= len(rows)*_compact_below:
-                decoder.pick(active)
-                if mask: masks.pick(active)
+                decoder.select_rows(active)
+                if mask: masks.select_rows(active)
                 rows, ids, active = rows[active], ids[active], active[active]
         if i+1 < max_tokens: logits = decoder.read(ids[:,None])
         if mask: masks.read(ids)

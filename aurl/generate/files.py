@@ -50,7 +50,7 @@ class WriteConfig(Config):
 
 # %% ../../nbs/820_generate.files.ipynb #66a1c4ec
 @patch
-def options(self:WriteConfig,
+def write_options(self:WriteConfig,
     seed:int=0, # of the random deviations
 )->dict:
     "Return the keyword arguments for `write_midi`."
@@ -179,9 +179,9 @@ class FileOptions:
     title:str=''                # of the pieces
     meter:str='auto'            # auto: from the prompt, or estimated; none; or a meter such as 3/4
     key:str='auto'              # auto, none, or a key such as G major
-    rule:str='auto'             # how programs are chosen: auto, prompt, or one of `program_rules`
+    program_rule:str='auto'     # how programs are chosen: auto, prompt, or one of `program_rules`
     programs:ProgramTable=None  # of the model
-    opening:PromptSource=None   # the prompt
+    prompt:PromptSource=None    # the prompt
     write:WriteConfig=field(default_factory=WriteConfig)
     seed:int=0                  # of the random deviations (humanize)
     conditions:dict=field(default_factory=dict) # conditions of the model, such as dict(key='G major', meter='3/4')
@@ -193,13 +193,15 @@ class FileOptions:
 
     def _check_programs(self):
         "Raise an error if the rule for programs is unknown or lacks what it needs."
-        if self.rule not in ('auto', 'prompt', *program_rules):
-            raise ConfigError(f'programs={self.rule}', way_out=f'one of auto, prompt, {", ".join(program_rules)}')
-        if self.rule == 'prompt' and self.opening is None:
+        if self.program_rule not in ('auto', 'prompt', *program_rules):
+            raise ConfigError(f'programs={self.program_rule}',
+                              way_out=f'one of auto, prompt, {", ".join(program_rules)}')
+        if self.program_rule == 'prompt' and self.prompt is None:
             raise ConfigError('programs=prompt without a prompt', way_out='set prompt=FILE, or leave it out')
-        if self.rule in ('frequent', 'register') and not self.programs:
-            raise ConfigError(f'programs={self.rule}, but the model does not store the programs of its training data',
-                              way_out='train it on a store of this version of aurl, or set programs=prompt or first')
+        if self.program_rule in ('frequent', 'register') and not self.programs:
+            what = f'programs={self.program_rule}, but the model does not store the programs of its training data'
+            raise ConfigError(what, way_out='train it on a store of this version of aurl, '
+                                            'or set programs=prompt or first')
 
 # %% ../../nbs/820_generate.files.ipynb #5da37404
 @patch(as_prop=True)
@@ -219,9 +221,9 @@ def encode(self:FileOptions,
 def _decode_with_programs(self:FileOptions, ids):
     "Decode `ids` with the selected programs."
     known = self.programs or ProgramTable()
-    if self.rule in program_rules: return known.apply(decode(ids), self.rule)
-    if self.opening is None: return decode(ids, programs=known)
-    return decode(ids, programs=self.opening.program_table(self.voices) | known)
+    if self.program_rule in program_rules: return known.apply(decode(ids), self.program_rule)
+    if self.prompt is None: return decode(ids, programs=known)
+    return decode(ids, programs=self.prompt.program_table(self.voices) | known)
 
 # %% ../../nbs/820_generate.files.ipynb #c0781e55
 @patch
@@ -256,7 +258,7 @@ def _find_meter(self:FileOptions, score):
         name = f'{condition[0]}/{condition[1]}'
         rows = _meter_rows(score, condition, guess.start if guess.name == name else 0)
         return rows, dict(meter=name, meter_from='condition')
-    if self.opening and (rows := self.opening.meters()):
+    if self.prompt and (rows := self.prompt.meters()):
         return rows, dict(meter=f'{rows[-1][1]}/{rows[-1][2]}', meter_from='prompt')
     return _estimated_meter(score, guess)
 
@@ -280,7 +282,7 @@ def _find_key(self:FileOptions, score):
     if self.key == 'none': return [], {}
     if self.key != 'auto': return _whole_piece(_parse_key(self.key), 'given')
     if (condition := self._condition('key', _parse_key)) is not None: return _whole_piece(condition, 'condition')
-    if self.opening and (rows := self.opening.keys()):
+    if self.prompt and (rows := self.prompt.keys()):
         return rows, dict(key=key_names[signature_key(*rows[-1][1:])], key_from='prompt')
     guess = estimate_key(score)
     if guess.key < 0 or guess.confidence < min_key_confidence: return [], {}
@@ -298,7 +300,7 @@ def _write_key(self:FileOptions, score):
 @patch
 def _piece_title(self:FileOptions, name):
     "Title of the piece `name`."
-    title = self.title or (f'{self.opening.title}, continued' if self.opening and self.opening.title else '')
+    title = self.title or (f'{self.prompt.title}, continued' if self.prompt and self.prompt.title else '')
     return f'{title} ({name})' if title and name else title or name
 
 # %% ../../nbs/820_generate.files.ipynb #1a75e228
@@ -309,7 +311,7 @@ def score(self:FileOptions,
 )->tuple:         # score in seconds, and a dict with title, meter, meter_from, key, key_from
     "Decode `ids` to a score with meter, key and programs."
     out = self._decode_with_programs(ids)
-    if self.opening: self.opening.copy_tempi(out)
+    if self.prompt: self.prompt.copy_tempi(out)
     return out, dict(title=self._piece_title(name), **self._write_meter(out), **self._write_key(out))
 
 # %% ../../nbs/820_generate.files.ipynb #c4542b3c
@@ -319,4 +321,4 @@ def write_file(self:FileOptions,
     title:str='', # stored in the file
 )->Path:          # of the file
     "Write a score returned by `score` to a MIDI file."
-    return write_midi(score, path, title=title, **self.write.options(self.seed))
+    return write_midi(score, path, title=title, **self.write.write_options(self.seed))

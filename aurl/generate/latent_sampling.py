@@ -87,4 +87,4 @@ def attribute_direction(
 )->AttributeVector:
     "Fit the direction along which an attribute grows while the duration is constant."
     v = attribute_vector(z[:,:-1], value)
-    return v._replace(move=_with_duration(v.move), weights=_with_duration(v.weights))
+    return v._replace(direction=_with_duration(v.direction), weights=_with_duration(v.weights))

@@ -330,7 +330,7 @@ def _over(what, value, limit, unit=''):
     return [f'{what} {value:g}{unit}, at most {limit:g}{unit}'] if value > limit else []
 
 @patch
-def _breached_pitches(self:GenerationLimits, p):
+def _violated_pitches(self:GenerationLimits, p):
     "Describe families and pitches of the profile `p` outside the limits."
     out = []
     for f,(lo,hi) in p.pitches.items():
@@ -341,7 +341,7 @@ def _breached_pitches(self:GenerationLimits, p):
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #551ea8b2
 @patch
-def _breached_durations(self:GenerationLimits, p):
+def _violated_durations(self:GenerationLimits, p):
     "Describe notes, rests and pedals that are too long, and too many simultaneous notes."
     s = vocab.steps_per_second
     out = _over('a note of', p.note_seconds[-1], self.max_note/s, ' s')
@@ -353,14 +353,14 @@ def _breached_durations(self:GenerationLimits, p):
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #022f4592
 @patch
-def _breached_tempos(self:GenerationLimits, ids):
+def _violated_tempos(self:GenerationLimits, ids):
     "Describe the first tempo outside the limits."
     bins = vocab.index[ids[vocab.kind[ids] == Kind.TEMPO]]
     return [f'a tempo of {vocab.bin_tempo(b):.0f}' for b in bins if b not in self.tempo][:1]
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #2e6691c8
 @patch
-def _breached_lengths(self:GenerationLimits, p):
+def _violated_lengths(self:GenerationLimits, p):
     "Describe a length in seconds or notes outside the limits; sounding notes may last longer."
     seconds, notes, s = p.seconds[-1], p.notes[-1], vocab.steps_per_second
     out = _over('seconds', seconds, (self.time_range[1] + self.max_note + self.max_pedal*bool(self.pedals))/s)
@@ -371,16 +371,16 @@ def _breached_lengths(self:GenerationLimits, p):
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #00e11b99
 @patch
-def breaches(self:GenerationLimits,
+def violations(self:GenerationLimits,
     ids, # of a finished piece, (length,)
-)->list: # of texts; empty if there are no breaches
+)->list: # of texts; empty if there are none
     "Return descriptions of what lies outside the limits in a piece."
     ids = np.asarray(ids, np.int64)
     if not (vocab.kind[ids] == Kind.NOTE_ON).any(): return ['no notes']
     p = measure_profile([ids])
     return [
-        *self._breached_pitches(p),
-        *self._breached_durations(p),
-        *self._breached_tempos(ids),
-        *self._breached_lengths(p),
+        *self._violated_pitches(p),
+        *self._violated_durations(p),
+        *self._violated_tempos(ids),
+        *self._violated_lengths(p),
     ]

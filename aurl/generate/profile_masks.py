@@ -354,7 +354,7 @@ class LimitTracker:
             r.restricted = r.at_max_voices or len(r.open) >= self.limits.narrowest
             if r.restricted or was: self.family_orders[i] = r.family_orders(self.limits)
 
-    def pick(self,
+    def select_rows(self,
         rows, # (batch,) bool
     ):
         "Keep the rows of the batch for which `rows` is True."

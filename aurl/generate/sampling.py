@@ -225,9 +225,9 @@ def generate(self:_Generation, pieces):
     decoder, logits = self.read_prompt(pieces)
     self.check(decoder, logits)
     rows = array_module(logits).asarray(np.arange(len(pieces)) % len(logits), device=logits.device)
-    decoder.pick(rows)
+    decoder.select_rows(rows)
     choose, ends = self.chooser(pieces, logits), dict(min_tokens=self.min_new, limits=self.limits)
-    with decoder.threads():
+    with decoder.limit_threads():
         new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends)
     return [np.concatenate([self.start, ids]) for ids in new]
 

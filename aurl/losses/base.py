@@ -34,16 +34,16 @@ def _cross_entropy(logits, targets, **kwargs):
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
-        smoothing:float=0. # label smoothing over the vocabulary, in training only
+        label_smoothing:float=0. # over the vocabulary, in training only
     ):
         super().__init__()
-        self.smoothing = smoothing
+        self.label_smoothing = label_smoothing
 
     def forward(self,
         logits:Tensor,  # (batch, time, 774)
         targets:Tensor, # (batch, time) next ids, int64
     )->Tensor:          # ()
-        return _cross_entropy(logits.float(), targets, label_smoothing=self.smoothing*torch.is_grad_enabled())
+        return _cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing*torch.is_grad_enabled())
 
     def decodes(self, logits):
         "The most likely ids; fastai calls this for predictions."
@@ -97,7 +97,7 @@ class LossInputs:
     targets:Tensor        # (batch, time) int64: the next ids; PAD does not count
     state:State=None      # automaton before the first id; the start of a piece by default
     output:object=None    # the `ModelOutput`, for losses that need more than its logits
-    more:dict=field(default_factory=dict) # values that callbacks add
+    extras:dict=field(default_factory=dict) # values that callbacks add
     mean_sizes:list=field(default_factory=list, repr=False) # number of values in each mean since it was emptied
 
     @cached_property
@@ -298,7 +298,7 @@ class Loss:
     name:str           # its name in configurations
     fn:Callable        # function of a `LossInputs`: returns a scalar, or a list of means with equal weights
     unit:str           # unit of its value
-    needs:str=''       # required input beside the logits: a field of `ModelOutput`, or a key of `more`
+    needs:str=''       # required input beside the logits: a field of `ModelOutput`, or a key of `extras`
     sample:Callable=None # returns a small `LossInputs` to check it with, for losses that need more
 
     @property
@@ -314,7 +314,7 @@ class Loss:
 
     def _check_needs(self, inputs):
         "Raise a `ConfigError` if the required input is missing."
-        if self.needs and getattr(inputs.output, self.needs, None) is None and self.needs not in inputs.more:
+        if self.needs and getattr(inputs.output, self.needs, None) is None and self.needs not in inputs.extras:
             raise _missing_input(self)
 
     def __call__(self, inputs:LossInputs)->Tensor:
@@ -322,7 +322,7 @@ class Loss:
         return sum(parts)/len(parts)
 
 # %% ../../nbs/700_losses.base.ipynb #5799e901
-_hints = dict.fromkeys(('z', 'price', 'clouds'), 'set mode=vae, or leave the loss out')
+_hints = dict.fromkeys(('z', 'kl', 'posteriors'), 'set mode=vae, or leave the loss out')
 
 def _missing_input(loss):
     "Error for an input the model does not give."
@@ -334,7 +334,7 @@ losses = {}  # every loss, by name
 def register_loss(
     name:str,       # its name in configurations
     unit:str,       # unit of its value
-    needs:str='',   # required field of `ModelOutput`, or key of `more`
+    needs:str='',   # required field of `ModelOutput`, or key of `extras`
     sample=None,    # returns a small `LossInputs` to check it with, for losses that need more
 ):
     "Decorator that adds a function of `LossInputs` to `losses`."

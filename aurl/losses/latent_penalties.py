@@ -24,10 +24,10 @@ def _standardize(z):
     return z/(z.pow(2).mean(0) + 1e-6).sqrt()
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #6d198c90
-@register_loss('kl', unit='nats per token', needs='price')
+@register_loss('kl', unit='nats per token', needs='kl')
 def kl_loss(h:LossInputs):
     "KL divergence after free bits, per token of a piece; `KLLoss` adds it with a schedule of its own."
-    return h.output.price.paid/(h.target_mask.sum()/len(h.target_mask)).clamp(min=1)
+    return h.output.kl.loss/(h.target_mask.sum()/len(h.target_mask)).clamp(min=1)
 
 @register_loss('sparsity', unit='mean absolute value', needs='z')
 def sparsity_loss(h:LossInputs):
@@ -52,10 +52,10 @@ def decorrelation_loss(h:LossInputs):
     return _excess_correlation(z, z)[~_diagonal(z.shape[1], z.device)].mean()
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #6c9463f4
-@register_loss('orthogonality', unit='squared correlation', needs='clouds')
+@register_loss('orthogonality', unit='squared correlation', needs='posteriors')
 def orthogonality_loss(h:LossInputs):
     "Mean squared correlation between the levels of the latent."
-    levels = [c.mean.flatten(1) for c in h.output.clouds.values()]
+    levels = [c.mean.flatten(1) for c in h.output.posteriors.values()]
     pairs = [(a, b) for i,a in enumerate(levels) for b in levels[:i]]
     if not pairs or len(levels[0]) < 3: return levels[0].sum()*0.
     return sum(_excess_correlation(a, b).mean() for a,b in pairs)/len(pairs)
@@ -85,7 +85,7 @@ def _pairwise(x):
 @register_loss('attributes', unit='mean sign error, 0 to 2', needs='z')
 def attribute_order_loss(h:LossInputs, sharpness=1.):
     "Error of the first latent dimensions in ordering the pieces by density, register and velocity (AR-VAE)."
-    values = h.more['attributes'] if 'attributes' in h.more else window_attributes(h)
+    values = h.extras['attributes'] if 'attributes' in h.extras else window_attributes(h)
     z = h.output.z.flatten(1)[:,:values.shape[1]]
     values = values[:,:z.shape[1]].to(z)
     order = _pairwise(values).sign()

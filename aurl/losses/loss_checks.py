@@ -64,8 +64,8 @@ def _example_posterior(mean, new):
 
 def _output_of(z, posteriors):
     "Stand-in for a `ModelOutput` with a latent."
-    paid = z.pow(2).sum(1).mean()/2
-    return SimpleNamespace(z=z, clouds=posteriors, price=SimpleNamespace(paid=paid, nats={'global':paid}))
+    nats = z.pow(2).sum(1).mean()/2
+    return SimpleNamespace(z=z, posteriors=posteriors, kl=SimpleNamespace(loss=nats, nats={'global':nats}))
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #0f74ff46
 def example_inputs(
@@ -88,7 +88,7 @@ def _has_latent(h): return getattr(h.output, 'z', None) is not None
 def _tensors(h):
     "The tensors with respect to which a loss may be differentiated."
     latent = [h.output.z] if _has_latent(h) else []
-    return [h.logits, *latent, *filter(_is_float, h.more.values())]
+    return [h.logits, *latent, *filter(_is_float, h.extras.values())]
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #713a547c
 def _posterior_at(posterior, mean):
@@ -97,15 +97,15 @@ def _posterior_at(posterior, mean):
 
 def _with_latent(output, z):
     "Copy of the output of a model with another latent."
-    sizes = [c.mean[0].numel() for c in output.clouds.values()]
-    return _output_of(z, {k:_posterior_at(c, m) for (k,c),m in zip(output.clouds.items(), z.split(sizes, 1))})
+    sizes = [c.mean[0].numel() for c in output.posteriors.values()]
+    return _output_of(z, {k:_posterior_at(c, m) for (k,c),m in zip(output.posteriors.items(), z.split(sizes, 1))})
 
 def _with_tensors(h, logits, *rest):
     "Copy of `h` with other tensors, in the order of `_tensors`."
     rest, output = iter(rest), h.output
     if _has_latent(h): output = _with_latent(output, next(rest))
-    more = {k:next(rest) if _is_float(v) else v for k,v in h.more.items()}
-    return LossInputs(logits, h.ids, h.targets, h.state, output, more)
+    extras = {k:next(rest) if _is_float(v) else v for k,v in h.extras.items()}
+    return LossInputs(logits, h.ids, h.targets, h.state, output, extras)
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #b3cf6c9c
 def _noise_like(t, g): return torch.randn(t.shape, generator=g, dtype=t.dtype)
@@ -174,11 +174,11 @@ def _padded(h, n=3):
     pad, g = torch.full((b, n), vocab.PAD), torch.Generator().manual_seed(1)
     noise = torch.randn(b, n, len(vocab), generator=g, dtype=h.logits.dtype)*5
     logits, ids, targets = (torch.cat(x, 1) for x in ((h.logits.detach(), noise), (h.ids, pad), (h.targets, pad)))
-    return LossInputs(logits, ids, targets, h.state, h.output, h.more)
+    return LossInputs(logits, ids, targets, h.state, h.output, h.extras)
 
 def _check_padding(loss, h, value):
     "Assert that padding at the end changes nothing."
-    if any(isinstance(v, Tensor) for v in h.more.values()): return   # values of callbacks have shapes of their own
+    if any(isinstance(v, Tensor) for v in h.extras.values()): return  # values of callbacks have shapes of their own
     padded = loss(_padded(h)).item()
     assert abs(padded - value) < 1e-9*max(1, abs(value)), (
         f'{loss.name} changes with padding: {padded} instead of {value}')

@@ -174,7 +174,7 @@ class KVCache:
 
 # %% ../../nbs/600_models.attention.ipynb #7fd4a2e8
 @patch
-def pick(self:KVCache,
+def select_rows(self:KVCache,
     rows:Tensor, # (n,) int64: indices of the sequences to keep, in order
 ):
     "Keep these rows of the batch."
@@ -265,7 +265,7 @@ class Attention(nn.Module):
         self.n_heads = n_heads
         self.qkv = nn.Linear(d_model, 3*d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
-        self.look = attentions[kind](n_heads, d_model//n_heads, span)
+        self.core_attention = attentions[kind](n_heads, d_model//n_heads, span)
         self.drop = nn.Dropout(dropout)
 
     def forward(self,
@@ -276,4 +276,4 @@ class Attention(nn.Module):
     )->Tensor:                 # (batch, new, d_model)
         "Attention of the new positions over all positions of its kind up to their own; the cache is updated."
         q, k, v = split_heads(self.qkv(x), self.n_heads)
-        return self.drop(self.out(merge_heads(self.look(q, k, v, rotary, angles, cache))))
+        return self.drop(self.out(merge_heads(self.core_attention(q, k, v, rotary, angles, cache))))

@@ -233,10 +233,10 @@ class KeyboardConv(nn.Module):
         radius:int=24    # receptive field in semitones, up and down
     ):
         super().__init__()
-        self.look = nn.Conv1d(n_key_channels, channels, 2*radius+1, padding=radius)
-        self.weigh = nn.Linear(d_model, 2*channels)
-        nn.init.zeros_(self.weigh.weight)
-        nn.init.zeros_(self.weigh.bias)
+        self.conv = nn.Conv1d(n_key_channels, channels, 2*radius+1, padding=radius)
+        self.readout = nn.Linear(d_model, 2*channels)
+        nn.init.zeros_(self.readout.weight)
+        nn.init.zeros_(self.readout.bias)
 
     def forward(self,
         x:Tensor,        # (batch, time, d_model)
@@ -244,7 +244,7 @@ class KeyboardConv(nn.Module):
     )->Tensor:           # (batch, time, 2·88) for NOTE_ON and NOTE_OFF
         "Logits of the keys at each position."
         b, t, _ = x.shape
-        weights = self.weigh(x).view(b*t, 2, -1)
+        weights = self.readout(x).view(b*t, 2, -1)
         bands = self.activations(features[...,-n_key_channels*vocab.n_pitches:].flatten(0, 1))
         return torch.cat([weights @ F.gelu(k) for k in bands], -1).view(b, t, 2*vocab.n_pitches)
 
@@ -255,22 +255,22 @@ def activations(self:KeyboardConv,
 )->list:         # tensors (n, maps, keys), together 88 keys
     "Activations of each key before the nonlinearity, in bands of neighboring keys."
     keys = keys.unflatten(1, (n_key_channels, vocab.n_pitches))
-    if len(keys) < 256: return [self.look(keys)]
+    if len(keys) < 256: return [self.conv(keys)]
     weight = self.dense_weight()
     return [self._band(keys, weight, first) for first in range(0, vocab.n_pitches, key_band_width)]
 
 @patch
 def dense_weight(self:KeyboardConv)->Tensor: # (maps, 88, channels, 88)
     "Weights of the convolution as a matrix between output and input keys; 0 beyond its radius."
-    n, radius = vocab.n_pitches, self.look.padding[0]
-    by_distance = F.pad(self.look.weight, (n-1-radius,)*2)                # 87 keys below … 87 above
+    n, radius = vocab.n_pitches, self.conv.padding[0]
+    by_distance = F.pad(self.conv.weight, (n-1-radius,)*2)                # 87 keys below … 87 above
     return by_distance.unfold(-1, n, 1).flip(2).transpose(1, 2)
 
 @patch
 def _band(self:KeyboardConv, keys, weight, first):
     "Activations (n, maps, keys) of the band of keys from `first` on, by one matrix product."
-    radius, end = self.look.padding[0], first + key_band_width
+    radius, end = self.conv.padding[0], first + key_band_width
     seen = slice(max(0, first - radius), end + radius)
     weight = weight[:,first:end,:,seen].flatten(2).flatten(0, 1)
-    bias = self.look.bias.repeat_interleave(key_band_width)
+    bias = self.conv.bias.repeat_interleave(key_band_width)
     return F.linear(keys[:,:,seen].flatten(1), weight, bias).unflatten(1, (-1, key_band_width))

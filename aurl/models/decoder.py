@@ -69,11 +69,11 @@ def read(self:Decoder,
     return self._read(self._slide(ids) if self.window else ids)
 
 @patch
-def pick(self:Decoder,
+def select_rows(self:Decoder,
     rows, # (n,) int64 or (batch,) bool: rows to keep, in order; a row may be repeated
 )->Decoder:
     "Select `rows` of the batch, in place."
-    self.cache.pick(rows)
+    self.cache.select_rows(rows)
     self.start_state, self.state, self.z = self.start_state[rows], self.cache.state, self.cache.z
     self.condition = self.cache.condition
     self.history = [k[rows] for k in self.history]
@@ -141,12 +141,12 @@ class DecoderWeights:
 
     def _keyboard(self, net, take, last):
         "Weights of the convolution over the keyboard, if there is one."
-        self.kernel_size = net.look.weight.shape[2] if net else 0      # in keys
+        self.kernel_size = net.conv.weight.shape[2] if net else 0      # in keys
         if not net: return
-        conv = take('keyboard.look.weight')
-        self.conv, self.conv_bias = np.ascontiguousarray(conv.reshape(len(conv), -1).T), take('keyboard.look.bias')
-        self.readout = np.ascontiguousarray((take('keyboard.weigh.weight')*last).T)
-        self.readout_bias = take('keyboard.weigh.bias')
+        conv = take('keyboard.conv.weight')
+        self.conv, self.conv_bias = np.ascontiguousarray(conv.reshape(len(conv), -1).T), take('keyboard.conv.bias')
+        self.readout = np.ascontiguousarray((take('keyboard.readout.weight')*last).T)
+        self.readout_bias = take('keyboard.readout.bias')
 
 # %% ../../nbs/680_models.decoder.ipynb #6100b2c9
 def _normalize(x):
@@ -259,8 +259,8 @@ def _step(self:NumpyDecoder, ids):
 
 # %% ../../nbs/680_models.decoder.ipynb #b6357b68
 @patch
-def pick(self:NumpyDecoder, rows):
-    "As `Decoder.pick`."
+def select_rows(self:NumpyDecoder, rows):
+    "As `Decoder.select_rows`."
     torch_rows, numpy_rows, n, old = torch.as_tensor(rows), np.asarray(rows), self.n, self.kv
     self.start_state, self.history = self.start_state[torch_rows], [k[torch_rows] for k in self.history]
     self.state = self.state[numpy_rows]
@@ -301,11 +301,11 @@ def make_decoder(
 
 # %% ../../nbs/680_models.decoder.ipynb #8b80882f
 @patch
-def threads(self:Decoder):
+def limit_threads(self:Decoder):
     "Context manager that sets the number of threads for calls of `read`."
     return contextlib.nullcontext()
 
 @patch
-def threads(self:NumpyDecoder):
+def limit_threads(self:NumpyDecoder):
     "Context manager that limits BLAS to one thread."
     return limit_blas_threads()

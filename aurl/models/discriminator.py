@@ -77,12 +77,13 @@ class CriticScale(nn.Module):
     ):
         super().__init__()
         self.stride, self.max_distance = stride, max_distance
-        self.hear = nn.ModuleDict({k:spectral_norm(nn.Linear(n, width)) for k,n in expected_feature_sizes.items()})
+        projections = {k:spectral_norm(nn.Linear(n, width)) for k,n in expected_feature_sizes.items()}
+        self.feature_projections = nn.ModuleDict(projections)
         self.gate = spectral_norm(nn.Linear(width, len(expected_feature_sizes)*width))
         self.layers = nn.ModuleList(spectral_norm(nn.Conv1d(width, width, 3, padding=1)) for _ in range(layers))
-        self.glance = SelfAttention(width) if max_distance is None else None
+        self.attention = SelfAttention(width) if max_distance is None else None
         self.drop, self.head = nn.Dropout(dropout), spectral_norm(nn.Linear(width, 1))
-        self.loud = nn.Parameter(torch.tensor(1.))   # log scale of the score; the only parameter without a norm
+        self.log_gain = nn.Parameter(torch.tensor(1.))   # of the score; the only parameter without a norm
 
 # %% ../../nbs/655_models.discriminator.ipynb #58847ca7
 @patch
@@ -97,8 +98,8 @@ def forward(self:CriticScale,
     for layer in self.layers:
         x = (x + F.leaky_relu(layer(x.mT).mT, leaky_slope))*mask[...,None]
         features.append(x)
-    if self.glance is not None:
-        x = self.glance(x, mask)*mask[...,None]
+    if self.attention is not None:
+        x = self.attention(x, mask)*mask[...,None]
         features.append(x)
     return self._score(x), mask, features
 
@@ -106,12 +107,12 @@ def forward(self:CriticScale,
 def _add_music(self:CriticScale, x, music):
     "Add the musical features, each group weighted by its gate."
     gates = self.gate(x).sigmoid().chunk(len(music), -1)
-    return x + sum(g*self.hear[k](m.to(x.dtype)) for g,(k,m) in zip(gates, music.items()))
+    return x + sum(g*self.feature_projections[k](m.to(x.dtype)) for g,(k,m) in zip(gates, music.items()))
 
 @patch
 def _score(self:CriticScale, x):
     "Score (batch, places) of each position."
-    return self.loud.exp()*self.head(self.drop(F.leaky_relu(x, leaky_slope)))[...,0]
+    return self.log_gain.exp()*self.head(self.drop(F.leaky_relu(x, leaky_slope)))[...,0]
 
 # %% ../../nbs/655_models.discriminator.ipynb #bd59bf05
 # ids per position, and ids of past context

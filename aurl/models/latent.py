@@ -194,9 +194,9 @@ class PosteriorHead(nn.Module):
     ):
         super().__init__()
         self.levels = levels
-        self.interest = nn.ModuleDict({l.name:nn.Linear(d_model, 1) for l in levels})
-        self.state = nn.ModuleDict({l.name:nn.Linear(d_model, 2*l.size) for l in levels})
-        for l in levels: _init_posterior(self.state[l.name], l.size, d_model)
+        self.pooling = nn.ModuleDict({l.name:nn.Linear(d_model, 1) for l in levels})
+        self.gaussian = nn.ModuleDict({l.name:nn.Linear(d_model, 2*l.size) for l in levels})
+        for l in levels: _init_posterior(self.gaussian[l.name], l.size, d_model)
 
     def forward(self,
         hidden:Tensor,   # (batch, time, d_model) outputs of the encoder
@@ -208,9 +208,9 @@ class PosteriorHead(nn.Module):
 
     def _posterior(self, level, hidden, position, mask):
         "Posterior of one level."
-        w = self.interest[level.name](hidden) + region_log_weights(position, level.regions)
+        w = self.pooling[level.name](hidden) + region_log_weights(position, level.regions)
         w = w.masked_fill(~mask[...,None], -math.inf).softmax(1)
-        mean, logvar = self.state[level.name](torch.einsum('btr,btd->brd', w, hidden)).float().chunk(2, -1)
+        mean, logvar = self.gaussian[level.name](torch.einsum('btr,btd->brd', w, hidden)).float().chunk(2, -1)
         return DiagonalGaussian(mean, logvar.clamp(-8, 4))
 
 # %% ../../nbs/630_models.latent.ipynb #c46c91ea
@@ -222,7 +222,7 @@ class LatentConditioner(nn.Module):
     ):
         super().__init__()
         self.levels = levels
-        self.say = nn.ModuleDict({l.name:nn.Linear(l.size, d_model, bias=False) for l in levels})
+        self.project = nn.ModuleDict({l.name:nn.Linear(l.size, d_model, bias=False) for l in levels})
 
     def forward(self,
         z:dict,          # (batch, regions, size) by level
@@ -230,13 +230,13 @@ class LatentConditioner(nn.Module):
     )->Tensor:           # (batch, time, d_model)
         "Vector of each position."
         return sum(
-            region_log_weights(position, l.regions).softmax(-1) @ self.say[l.name](z[l.name]) for l in self.levels
+            region_log_weights(position, l.regions).softmax(-1) @ self.project[l.name](z[l.name]) for l in self.levels
         )
 
 # %% ../../nbs/630_models.latent.ipynb #98ea64e7
 class KLTerms(NamedTuple):
     "KL divergence of the latents of a batch."
-    paid:Tensor   # nats per piece with free bits: the loss term before multiplication by beta
+    loss:Tensor   # nats per piece with free bits: the loss term before multiplication by beta
     nats:dict     # nats per piece by level, without free bits
 
 def _exact_kl(prior, q, free_nats):
@@ -280,22 +280,22 @@ beta_schedules = ('constant', *_beta_shapes, 'adaptive')
 class BetaSchedule:
     "Schedule of beta, the weight of the KL term."
     def __init__(self,
-        kind:str='linear', # one of `beta_schedules`
-        most:float=1.,     # final value; for adaptive, the upper bound
-        warm:float=.5,     # share of the training in which beta rises; for cyclical, share of each cycle
-        cycles:int=4,      # number of cycles of cyclical
-        target:float=32.,  # target of adaptive, in nats per piece
-        speed:float=.02    # largest relative change of adaptive per step
+        kind:str='linear',   # one of `beta_schedules`
+        max_beta:float=1.,   # final value; for adaptive, the upper bound
+        warmup_pct:float=.5, # share of the training in which beta rises; for cyclical, share of each cycle
+        cycles:int=4,        # number of cycles of cyclical
+        target:float=32.,    # target of adaptive, in nats per piece
+        max_change:float=.02 # largest relative change of adaptive per step
     ):
         if kind not in beta_schedules:
             raise ConfigError(f'there is no schedule {kind!r} for beta',
                 way_out=f'use one of {", ".join(beta_schedules)}')
-        self.kind, self.most, self.warm = kind, most, max(warm, 1e-9)
-        self.cycles, self.target, self.speed = cycles, target, speed
-        self.now = most*.01 if kind == 'adaptive' else 0.
+        self.kind, self.max_beta, self.warmup_pct = kind, max_beta, max(warmup_pct, 1e-9)
+        self.cycles, self.target, self.max_change = cycles, target, max_change
+        self.beta = max_beta*.01 if kind == 'adaptive' else 0.
 
-    def state_dict(self): return dict(now=self.now)
-    def load_state_dict(self, state): self.now = state['now']
+    def state_dict(self): return dict(now=self.beta)
+    def load_state_dict(self, state): self.beta = state['now']
 
 # %% ../../nbs/630_models.latent.ipynb #f5b454e6
 @patch
@@ -304,26 +304,26 @@ def at(self:BetaSchedule,
     nats:float=None, # KL divergence of the last step in nats per piece, for adaptive
 )->float:
     "Return the current beta; adaptive also updates it."
-    if self.kind == 'constant': return self.most
+    if self.kind == 'constant': return self.max_beta
     if self.kind == 'adaptive':
-        if nats is not None: self.now = self._adapted(nats)
-        return self.now
+        if nats is not None: self.beta = self._adapted(nats)
+        return self.beta
     u = progress*self.cycles % 1 if self.kind == 'cyclical' and progress < 1 else progress
-    return self.most*_beta_shapes[self.kind](min(1., u/self.warm))
+    return self.max_beta*_beta_shapes[self.kind](min(1., u/self.warmup_pct))
 
 @patch
 def _adapted(self:BetaSchedule, nats):
     "Beta after a step with a KL divergence of `nats`."
     error = max(-1., min(1., math.log(max(nats, 1e-6)/self.target)))
-    return min(self.most, max(1e-6, self.now*math.exp(self.speed*error)))
+    return min(self.max_beta, max(1e-6, self.beta*math.exp(self.max_change*error)))
 
 @patch
 def final_cost(self:BetaSchedule,
     nats, # KL divergence in nats per piece, a number or a tensor
 ):
     "Return the KL term at the end of the schedule, to compare models from different steps."
-    if self.kind != 'adaptive': return self.most*nats
-    return self.most*(nats - self.target if nats > self.target else 0.*nats)
+    if self.kind != 'adaptive': return self.max_beta*nats
+    return self.max_beta*(nats - self.target if nats > self.target else 0.*nats)
 
 # %% ../../nbs/630_models.latent.ipynb #ed887b0f
 def active_units(

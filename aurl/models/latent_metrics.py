@@ -108,23 +108,23 @@ def slerp(
 # %% ../../nbs/640_models.latent_metrics.ipynb #2dd050b4
 class AttributeVector(NamedTuple):
     "Direction of an attribute in a latent space."
-    move:Tensor     # (size,) added to a latent, it increases the expected attribute by one unit
-    weights:Tensor  # (size,) weights of the linear prediction of the attribute
-    bias:float      # its intercept
-    fit:float       # explained share of the variance of the attribute, 0 … 1
+    direction:Tensor # (size,) added to a latent, it increases the expected attribute by one unit
+    weights:Tensor   # (size,) weights of the linear prediction of the attribute
+    bias:float       # its intercept
+    r2:float         # explained share of the variance of the attribute, 0 … 1
 
-    def expect(self,
+    def predict(self,
         z:Tensor, # (…, size)
     )->Tensor:    # (…,)
         "Predict the attribute of `z`."
         return z @ self.weights + self.bias
 
-    def ask(self,
+    def shift_to(self,
         z:Tensor, # (…, size)
         value,    # target of the attribute, a number or (…,)
     )->Tensor:    # (…, size)
         "Move `z` to where the predicted attribute is `value`."
-        return z + (torch.as_tensor(value, dtype=z.dtype) - self.expect(z))[...,None]*self.move
+        return z + (torch.as_tensor(value, dtype=z.dtype) - self.predict(z))[...,None]*self.direction
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #31b76212
 def _check_values(z, value):
@@ -159,9 +159,9 @@ def _fit_direction(z, value, ridge):
     covariance = x.T @ y/len(x)
     w = _ridge_weights(x, covariance, ridge).float()
     covariance = covariance.float()
-    fit = 1 - ((y - x @ w.double())**2).mean()/(y**2).mean()
+    r2 = 1 - ((y - x @ w.double())**2).mean()/(y**2).mean()
     bias = value.mean() - (z.mean(0) @ w.double())
-    return AttributeVector(covariance/(covariance @ w), w, float(bias), float(fit))
+    return AttributeVector(covariance/(covariance @ w), w, float(bias), float(r2))
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #35de5888
 def attribute_vector(
@@ -308,7 +308,7 @@ class LatentReport(NamedTuple):
 def _attribute_metrics(z, value, bins):
     "Best dimension, MIG, SAP and fit of one attribute."
     information = mutual_information(z, value, bins)
-    return int(information.argmax()), top2_gap(information), sap(z, value), attribute_vector(z, value).fit
+    return int(information.argmax()), top2_gap(information), sap(z, value), attribute_vector(z, value).r2
 
 def latent_report(
     z,            # (pieces, size)
@@ -322,10 +322,10 @@ def latent_report(
 # %% ../../nbs/640_models.latent_metrics.ipynb #dc4e0261
 class PCAProjection(NamedTuple):
     "Projection of latents on their principal components."
-    points:Tensor     # (pieces, dims) projected latents
-    share:Tensor      # (dims,) share of the variance along each axis
-    components:Tensor # (dims, size) axes of unit length
-    mean:Tensor       # (size,) mean of the latents
+    points:Tensor                   # (pieces, dims) projected latents
+    explained_variance_ratio:Tensor # (dims,) share of the variance along each axis
+    components:Tensor               # (dims, size) axes of unit length
+    mean:Tensor                     # (size,) mean of the latents
 
     def project(self,
         z:Tensor # (…, size)
@@ -355,5 +355,5 @@ def latent_pca(
     mean = z.mean(0)
     _, s, axes = torch.linalg.svd(z - mean, full_matrices=False)
     components, variance = _with_sign(axes[:dims]), s**2
-    share = (variance/variance.sum().clamp(min=1e-30))[:dims]
-    return PCAProjection((z - mean) @ components.T, share, components, mean)
+    ratio = (variance/variance.sum().clamp(min=1e-30))[:dims]
+    return PCAProjection((z - mean) @ components.T, ratio, components, mean)

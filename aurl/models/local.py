@@ -157,7 +157,7 @@ class WindowCache:
         self.k, self.v = k[:,:,-self.size:], v[:,:,-self.size:]
         return k, v
 
-    def pick(self, rows:Tensor):
+    def select_rows(self, rows:Tensor):
         "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None: self.k, self.v = self.k[rows], self.v[rows]
         return self
@@ -192,7 +192,7 @@ class SummaryCache:
 
     def __len__(self): return self.n
 
-    def pick(self, rows:Tensor):
+    def select_rows(self, rows:Tensor):
         "Keep the `rows` (n,) of the batch, in order."
         if self.k is not None:
             self.k, self.v = self.k[rows], self.v[rows]
@@ -214,7 +214,8 @@ class HierarchicalAttention(nn.Module):
         if self.block % self.summary:
             raise ConfigError(f'a block of {self.block} does not hold whole summaries of {self.summary}',
                               way_out='choose a block size that is a multiple of the summary size')
-        self.heed, self.loud = nn.Parameter(torch.zeros(n_heads, dim)), nn.Parameter(torch.ones(2, n_heads, 1, 1))
+        self.summary_query = nn.Parameter(torch.zeros(n_heads, dim))
+        self.summary_gain = nn.Parameter(torch.ones(2, n_heads, 1, 1))             # of keys and of values
 
     def cache(self, capacity:int=0):
         "Create an empty cache; its size does not depend on `capacity`."
@@ -237,8 +238,8 @@ def summarize(self:HierarchicalAttention,
     "Summarize every `summary` positions into one key and one value; an incomplete rest is left out."
     n = k.shape[2]//self.summary
     k, v = (x[:,:,:n*self.summary].unflatten(2, (n, self.summary)) for x in (k, v))
-    w = torch.einsum('bhnsd,hd->bhns', k, self.heed.to(k.dtype)).softmax(-1)[...,None,:]
-    k, v = ((w @ x).squeeze(-2)*gain.to(x.dtype) for x,gain in zip((k, v), self.loud))
+    w = torch.einsum('bhnsd,hd->bhns', k, self.summary_query.to(k.dtype)).softmax(-1)[...,None,:]
+    k, v = ((w @ x).squeeze(-2)*gain.to(x.dtype) for x,gain in zip((k, v), self.summary_gain))
     middle = start + self.summary//2 + self.summary*torch.arange(n, device=k.device)
     return rotary(k, rotary.angles_at(middle)), v
 
@@ -311,9 +312,9 @@ def _mask(self:HierarchicalAttention, low, high, seen, like):
 class MultiScaleCache(list):
     "One cache for each half of the heads."
     def __len__(self): return len(self[0])
-    def pick(self, rows:Tensor):
+    def select_rows(self, rows:Tensor):
         "Keep the `rows` (n,) of the batch, in order."
-        for i in (0, 1): self[i].pick(rows)
+        for i in (0, 1): self[i].select_rows(rows)
         return self
 
 # %% ../../nbs/610_models.local.ipynb #d33bd7d5

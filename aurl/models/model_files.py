@@ -13,6 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ..aliases import current_weights
 from ..config import make_config
 from ..core import AurlError, CodecError, ConfigError, ModelError, atomic_dir, read_json, sha256_of, write_json
 from ..data.profile import CorpusProfile
@@ -159,10 +160,11 @@ def shape_mismatch(
         if want.get(name) != have.get(name): return name, have.get(name, 'nothing'), want.get(name, 'nothing')
 
 def _shapes_in(file):
-    "Shapes of the tensors in a safetensors file, by name."
+    "Shapes of the tensors in a safetensors file, by their present names."
     try:
-        with safe_open(file, 'pt') as f: return {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+        with safe_open(file, 'pt') as f: shapes = {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: raise ModelError(f'not a safetensors file ({e})', path=file) from e
+    return current_weights(shapes)
 
 # %% ../../nbs/658_models.model_files.ipynb #f1fb4bc8
 def _check_file(file, sha):
@@ -183,4 +185,4 @@ def read_weights(
         name, has, wants = differs
         raise ModelError(f'{name}: the file has {has}, the model {wants}',
                          path=file, way_out='use the configuration it was trained with')
-    model.load_state_dict(safetensors.torch.load_file(file))
+    model.load_state_dict(current_weights(safetensors.torch.load_file(file)))

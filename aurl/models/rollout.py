@@ -169,7 +169,7 @@ class Rollout:
 # %% ../../nbs/675_models.rollout.ipynb #db4809e9
 def _append_only_cache(trunk):
     "A cache without in-place writes, for gradients."
-    layers = [b.attention.look for b in trunk.blocks]
+    layers = [b.attention.core_attention for b in trunk.blocks]
     return ModelCache([WindowCache(1 << 40) if isinstance(l, FullAttention) else l.cache() for l in layers])
 
 def _start_cache(model, prefix, z, start):

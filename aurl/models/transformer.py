@@ -34,9 +34,9 @@ class ModelCache:
     def __len__(self): return len(self.layers[0])
 
 @patch
-def pick(self:ModelCache, rows:Tensor):
+def select_rows(self:ModelCache, rows:Tensor):
     "Keep `rows` of the batch."
-    for c in self.layers: c.pick(rows)
+    for c in self.layers: c.select_rows(rows)
     for name in ('state', 'z', 'condition'):
         if (value := getattr(self, name)) is not None: setattr(self, name, value[rows])
     return self
@@ -84,7 +84,7 @@ def new_cache(self:Transformer,
     state:State=None, # None: the start of a piece
 )->ModelCache:
     "Create an empty cache."
-    return ModelCache([b.attention.look.cache(capacity) for b in self.blocks], state)
+    return ModelCache([b.attention.core_attention.cache(capacity) for b in self.blocks], state)
 
 # %% ../../nbs/620_models.transformer.ipynb #f3a1905c
 @patch

@@ -58,7 +58,7 @@ class PieceEncoder(nn.Module):
         super().__init__()
         self.embed, self.rotary = MusicEmbedding(d_model, features), Rotary(d_model//n_heads)
         self.blocks = nn.ModuleList(Block(d_model, n_heads, 4*d_model, dropout) for _ in range(n_layers))
-        for b in self.blocks: b.attention.look = BidirectionalAttention()
+        for b in self.blocks: b.attention.core_attention = BidirectionalAttention()
         self.norm = nn.LayerNorm(d_model, bias=False)
 
     def forward(self,
@@ -91,13 +91,14 @@ class Latent(nn.Module):
         super().__init__()
         self.levels, self.free_nats = latent_levels(sizes, regions), free_nats
         self.n_conditioned = n_layers if skip else 1   # decoder layers
-        self.ears = PieceEncoder(d_model, encoder_layers, n_heads, dropout, features)
-        self.listen = PosteriorHead(d_model, self.levels)
-        self.tell = LatentConditioner(d_model*self.n_conditioned, self.levels)
+        self.encoder = PieceEncoder(d_model, encoder_layers, n_heads, dropout, features)
+        self.posterior = PosteriorHead(d_model, self.levels)
+        self.conditioner = LatentConditioner(d_model*self.n_conditioned, self.levels)
         self.priors = nn.ModuleDict({l.name:priors[prior](l.size) for l in self.levels})
         # mean and standard deviation of log seconds
         self.register_buffer('lengths', torch.tensor([math.log(30.), 1.]))
-        self.noise = None # a `torch.Generator` to sample from the posterior outside of training too
+        # a `torch.Generator` to sample from the posterior outside of training too
+        self.generator = None
 
     @property
     def size(self):
@@ -108,7 +109,7 @@ class Latent(nn.Module):
 def _log_seconds(seconds): return seconds.clamp(min=1e-2).log()
 
 @patch
-def flat(self:Latent,
+def flatten(self:Latent,
     z:dict,         # (batch, regions, size) by level
     seconds:Tensor, # (batch,) durations
 )->Tensor:          # (batch, size)
@@ -117,7 +118,7 @@ def flat(self:Latent,
     return torch.cat([*levels, _log_seconds(seconds)[:,None].to(levels[0].dtype)], 1)
 
 @patch
-def parts(self:Latent,
+def unflatten(self:Latent,
     z:Tensor, # (batch, size)
 ):            # (batch, regions, size) by level, and seconds (batch,)
     "Split a latent vector into levels and duration."
@@ -134,17 +135,17 @@ def infer_posterior(self:Latent,
     "Encode pieces into posteriors and durations."
     mask, time = ids != vocab.PAD, cumulative_steps(ids)
     seconds = time.amax(1)/vocab.steps_per_second
-    return self.listen(self.ears(ids, mask), musical_position(time, seconds), mask), seconds
+    return self.posterior(self.encoder(ids, mask), musical_position(time, seconds), mask), seconds
 
 @patch
-def choose(self:Latent,
-    posteriors:dict, # posteriors by level
-    seconds:Tensor,  # (batch,) durations
-    draw:bool=False, # sample the posteriors; False: take their means
-    generator=None   # random generator of the samples
-)->Tensor:           # (batch, size)
+def select_z(self:Latent,
+    posteriors:dict,   # posteriors by level
+    seconds:Tensor,    # (batch,) durations
+    sample:bool=False, # sample the posteriors; False: take their means
+    generator=None     # random generator of the samples
+)->Tensor:             # (batch, size)
     "Latent vector from posteriors and durations."
-    return self.flat({k:q.rsample(generator) if draw else q.mean for k,q in posteriors.items()}, seconds)
+    return self.flatten({k:q.rsample(generator) if sample else q.mean for k,q in posteriors.items()}, seconds)
 
 # %% ../../nbs/635_models.vae.ipynb #ef870c45
 @patch
@@ -169,7 +170,7 @@ def sample_prior(self:Latent,
     "Sample latents from the priors."
     priors = copy.deepcopy(self.priors).cpu()       # the model's own stay on their device
     z = {l.name:priors[l.name].sample(n, l.regions, generator=generator) for l in self.levels}
-    return self.flat(z, self._sample_seconds(n, generator)).to(self.lengths.device)
+    return self.flatten(z, self._sample_seconds(n, generator)).to(self.lengths.device)
 
 # %% ../../nbs/635_models.vae.ipynb #0fd2a38c
 @patch
@@ -178,14 +179,14 @@ def layer_conditions(self:Latent,
     time:Tensor, # (batch, time) steps that have passed after each id
 )->list:         # (batch, time, d_model) for each conditioned layer
     "Vectors that condition the decoder layers on z at each position."
-    zs, seconds = self.parts(z)
-    return self.tell(zs, musical_position(time, seconds)).chunk(self.n_conditioned, -1)
+    zs, seconds = self.unflatten(z)
+    return self.conditioner(zs, musical_position(time, seconds)).chunk(self.n_conditioned, -1)
 
 # %% ../../nbs/635_models.vae.ipynb #31e4e6f3
 def _mean_kl(terms):
     "Mean of some `KLTerms`."
     n = len(terms)
-    return KLTerms(sum(t.paid for t in terms)/n, {k:sum(t.nats[k] for t in terms)/n for k in terms[0].nats})
+    return KLTerms(sum(t.loss for t in terms)/n, {k:sum(t.nats[k] for t in terms)/n for k in terms[0].nats})
 
 @patch
 def _sampled_kl(self:Latent, posteriors, generator):
@@ -200,13 +201,13 @@ def _has_exact_kl(self:Latent):
 
 # %% ../../nbs/635_models.vae.ipynb #e4df8bf4
 @patch
-def price(self:Latent,
+def kl(self:Latent,
     posteriors:dict, # posteriors by level
     z:Tensor=None,   # (batch, size) sampled latent; None: estimate from a few samples with a fixed seed
 )->KLTerms:
     """KL divergence of the posteriors, in nats per piece.
 
     For priors without a closed form, it is an estimate that needs *samples*: at the mean it is too high."""
-    if z is not None: return kl_terms(posteriors, self.priors, self.parts(z)[0], self.free_nats)
+    if z is not None: return kl_terms(posteriors, self.priors, self.unflatten(z)[0], self.free_nats)
     g, n = torch.Generator(self.lengths.device).manual_seed(0), 1 if self._has_exact_kl() else 16
     return _mean_kl([self._sampled_kl(posteriors, g) for _ in range(n)])

@@ -78,9 +78,9 @@ class ModelOutput:
     "Output of a model for a batch."
     logits:Tensor        # (batch, time, 774): scores of the next id
     z:Tensor=None        # (batch, size): the latent, in the modes that have one; it can be passed back in
-    cache:ModelCache=None    # of all ids read so far; pass it back in with the next ids
-    clouds:dict=None     # the posterior of each level, a `DiagonalGaussian`, if the ids were encoded
-    price:KLTerms=None     # its KL terms, in nats
+    cache:ModelCache=None # of all ids read so far; pass it back in with the next ids
+    posteriors:dict=None # the posterior of each level, a `DiagonalGaussian`, if the ids were encoded
+    kl:KLTerms=None      # its KL terms, in nats
 
 # %% ../../nbs/660_models.vae_gan.ipynb #a1dfcc29
 class MusicTransformerVAEGAN(nn.Module):
@@ -144,10 +144,10 @@ def _encode_latent(self:MusicTransformerVAEGAN, ids):
     "A latent of the ids, with their posteriors and KL terms."
     posteriors, seconds = self.latent.infer_posterior(ids)
     if self.training: self.latent.update_durations(seconds.detach())
-    generator = None if self.training else self.latent.noise
-    draw = self.training or generator is not None
-    z = self.latent.choose(posteriors, seconds, draw, generator)
-    return z, posteriors, self.latent.price(posteriors, z if draw else None)
+    generator = None if self.training else self.latent.generator
+    sample = self.training or generator is not None
+    z = self.latent.select_z(posteriors, seconds, sample, generator)
+    return z, posteriors, self.latent.kl(posteriors, z if sample else None)
 
 def _cached_latent(cache):
     "The latent of a piece in progress; `ModelError` if there is none."
@@ -209,7 +209,7 @@ def forward(self:MusicTransformerVAEGAN,
 
 # %% ../../nbs/660_models.vae_gan.ipynb #3b005c42
 @patch
-def _must_listen(self:MusicTransformerVAEGAN):
+def _require_latent(self:MusicTransformerVAEGAN):
     "Raise a `ModelError` for a model without a latent."
     if self.latent is None:
         raise ModelError(f'a model of mode {self.config.mode} has no latent', way_out='train one with mode=vae')
@@ -226,9 +226,9 @@ def encode(self:MusicTransformerVAEGAN,
     ids:Tensor, # (batch, time) int64: whole pieces, PAD after their end
 )->Tensor:      # (batch, size)
     "Latents of pieces: their posterior means."
-    self._must_listen()
+    self._require_latent()
     _check_pieces(ids)
-    return self.latent.choose(*self.latent.infer_posterior(ids.to(self.device)))
+    return self.latent.select_z(*self.latent.infer_posterior(ids.to(self.device)))
 
 # %% ../../nbs/660_models.vae_gan.ipynb #a6573246
 @patch
@@ -243,7 +243,7 @@ def sample_prior(self:MusicTransformerVAEGAN,
     seed:int=0 # equal seeds give equal latents
 )->Tensor:     # (n, size)
     "Latents sampled from the prior."
-    self._must_listen()
+    self._require_latent()
     if not n: return torch.zeros(0, self.latent.size)
     return torch.cat([self._sample_latent(seed, i) for i in range(n)])
 
@@ -326,7 +326,7 @@ def _load_model(cls, path):
 def _changed(self:MusicTransformerVAEGAN, overrides):
     "A model with other fields of `ModelConfig`, and all weights that fit."
     new = type(self)(self.config, **overrides)
-    new.take_over(self)
+    new.copy_weights_from(self)
     new.programs = self.programs
     return new
 
@@ -372,7 +372,7 @@ def _check_same_codec(model, other):
                          way_out='their ids have different meanings; choose the same codec')
 
 @patch
-def take_over(self:MusicTransformerVAEGAN,
+def copy_weights_from(self:MusicTransformerVAEGAN,
     other:MusicTransformerVAEGAN, # a trained model, of any mode
 )->dict:                          # names of the copied parts, and of those that keep their initialization
     "Copy the weights of `other` into this model, part by part."
@@ -383,4 +383,4 @@ def take_over(self:MusicTransformerVAEGAN,
     _check_parts(have, want, shared)
     self.load_state_dict(_select_parts(have, shared), strict=False)
     if self.profile is None: self.profile = other.profile
-    return dict(taken=sorted(shared), new=sorted(parts - shared))
+    return dict(copied=sorted(shared), new=sorted(parts - shared))

@@ -82,7 +82,7 @@ def sample_soft_masked(
         u = uniform_draws(seed, range(n), max_tokens - 1)
         if array_module(logits) is torch: u = torch.asarray(u, device=logits.device)
         choose = _SoftMaskedChooser(decoder, sampler, u, strength)
-        with decoder.threads():
+        with decoder.limit_threads():
             return [
                 np.concatenate([start, x]) for x in sample_loop(decoder, logits, choose, max_tokens - 1, mask=False)
             ]

@@ -407,4 +407,4 @@ def free_step_memory(
     return message
 
 # attributes of a Learner that hold tensors
-_step_attributes = 'pred', 'output', 'loss', 'loss_grad', 'xb', 'yb', 'opt', 'more', 'model'
+_step_attributes = 'pred', 'output', 'loss', 'loss_grad', 'xb', 'yb', 'opt', 'extras', 'model'

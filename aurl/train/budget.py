@@ -19,6 +19,7 @@ from fastai.callback.core import (
 from fastai.learner import Learner
 from fastcore.basics import patch
 
+from ..aliases import current_weights
 from ..core import AurlError, ConfigError, to_json
 from ..distributed import full_tensor, gather_model, is_sharded, rank, shard_like, sync_flag, world_size
 from ..tokens.vocab import vocab
@@ -249,7 +250,8 @@ def load_state_dict(self:KeepBest, state):
     if not state.get('bound') and getattr(self.model, 'latent', None) is not None: return
     best_score = state.get('top', state['best'] if self.score_fn is None else math.inf)
     if best_score < self.best_score or self.weights is None:
-        self.best_loss, self.weights, self.best_score = state['best'], state['weights'], best_score
+        self.best_loss, self.best_score = state['best'], best_score
+        self.weights = state['weights'] and current_weights(state['weights'])
         self.best_step = state.get('step')
 
 # %% ../../nbs/734_train.budget.ipynb #d858229f

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save_file
 from torch import nn
 
+from ..aliases import current_weights
 from ..core import CheckpointError, atomic_dir, atomic_path, sha256_of, to_json, write_json
 from .compression import compress_file, expand_file
 from .state import Snapshot, check_weights, unique_weights, unwrap_model
@@ -372,10 +373,10 @@ def _check_header(path, model):
 
 # %% ../../nbs/776_train.checkpoint.ipynb #4bac42c2
 def _tensor_shapes(path):
-    "Shapes of the saved weights by name, from the header of their file."
+    "Shapes of the saved weights by their present names, from the header of their file."
     try:
         with safe_open(path/'model.safetensors', 'pt') as f:
-            return {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+            return current_weights({k:tuple(f.get_slice(k).get_shape()) for k in f.keys()})
     except (SafetensorError, OSError, ValueError) as e:
         raise CheckpointError(f'model.safetensors is not readable ({e})', path=path, way_out=_earlier) from e
 
@@ -405,7 +406,7 @@ def _read_checkpoint(path, manifest):
         tree = _read_tree(path, 'state', manifest['files'])
         weights = _tensors(path, 'model.safetensors', manifest['files'])
         weights |= {other:weights[kept] for other,kept in tree['shared'].items()}
-        return Checkpoint(path, manifest, tree, weights)
+        return Checkpoint(path, manifest, tree, current_weights(weights))
     except (SafetensorError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f'not readable ({e})', path=path, way_out=_earlier) from e
 
@@ -461,7 +462,8 @@ def snapshot(self:Checkpoint)->Snapshot:
     training = _read_tree(self.path, 'training', files)
     weights, shared = _split_shared(self.weights)
     optimizer = _read_tree(self.path, 'optimizer', files) if 'optimizer.json' in files else None
-    return Snapshot(dict(weights=weights, shared=shared, optimizer=optimizer) | training)
+    grads = current_weights(training.get('grads') or {})
+    return Snapshot(dict(weights=weights, shared=shared, optimizer=optimizer) | training | dict(grads=grads))
 
 # %% ../../nbs/776_train.checkpoint.ipynb #f001bbf2
 def _first_names(weights): return {id(t):k for k,t in reversed(weights.items())}  # by the id of the tensor

@@ -54,7 +54,7 @@ def fake_output(self:CriticBatch,
 def critic_outputs(h:LossInputs)->tuple:
     "Return the critic's outputs for real and generated music, computed once for all losses of the model."
     if 'critic_outputs' not in vars(h):
-        batch, fake = h.more['meeting'], h.more['fake']
+        batch, fake = h.extras['meeting'], h.extras['fake']
         with torch.no_grad(): real = batch.real_output()
         h.critic_outputs = real, batch.fake_output(fake.to(next(batch.critic.parameters()).dtype))
     return h.critic_outputs
@@ -73,19 +73,19 @@ def _example_batch():
         real = torch.tensor([[vocab.id(w) for w in _example_events]])
         fake = torch.randn(1, real.shape[1], len(vocab), dtype=torch.float64).mul(3).softmax(-1)
     everywhere = torch.ones_like(real, dtype=torch.bool)
-    more = dict(fake=fake, meeting=CriticBatch(critic, real, fake, everywhere, everywhere))
-    return LossInputs(fake.log()[:, :-1], real[:, :-1], real[:, 1:], more=more)
+    extras = dict(fake=fake, meeting=CriticBatch(critic, real, fake, everywhere, everywhere))
+    return LossInputs(fake.log()[:, :-1], real[:, :-1], real[:, 1:], extras=extras)
 
 # %% ../../nbs/760_train.critic.ipynb #cdac085f
 @register_loss('adversarial', unit='nats per position', needs='meeting', sample=_example_batch)
 def adversarial_loss(h:LossInputs):
     "Cross-entropy of the critic with generated music labeled as real; 0.69 (log 2) when it cannot distinguish them."
-    return generator_loss(critic_outputs(h)[1], h.more['meeting'].weights)
+    return generator_loss(critic_outputs(h)[1], h.extras['meeting'].weights)
 
 @register_loss('feature_matching', unit='feature units', needs='meeting', sample=_example_batch)
 def feature_matching_loss(h:LossInputs):
     "Distance between generated and real music in the features of each layer of the critic."
-    return feature_distance(*critic_outputs(h), h.more['meeting'].weights)
+    return feature_distance(*critic_outputs(h), h.extras['meeting'].weights)
 
 @register_loss('perceptual', unit='feature units', needs='meeting', sample=_example_batch)
 def perceptual_loss(h:LossInputs):

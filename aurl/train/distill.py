@@ -38,7 +38,7 @@ def _noise(): return partial(torch.randn, generator=torch.Generator().manual_see
 def _teacher_example():
     "Return loss inputs of a few bars, with random teacher logits."
     h = example_inputs()
-    h.more = dict(teacher=_noise()(h.logits.shape), temperature=2.)
+    h.extras = dict(teacher=_noise()(h.logits.shape), temperature=2.)
     return h
 
 def _divergence(theirs, ours):
@@ -49,11 +49,11 @@ def _divergence(theirs, ours):
 @register_loss('teacher_output', unit='nats per token', needs='teacher', sample=_teacher_example)
 def teacher_output_loss(h:LossInputs):
     "KL divergence from the teacher's distribution, both at the given temperature."
-    t = h.more.get('temperature', 1.)
-    return t*t*h.mean(_divergence(h.more['teacher'].to(h.float_logits)/t, h.float_logits/t))
+    t = h.extras.get('temperature', 1.)
+    return t*t*h.mean(_divergence(h.extras['teacher'].to(h.float_logits)/t, h.float_logits/t))
 
 # %% ../../nbs/785_train.distill.ipynb #30e3bb35
-def _teacher_inputs(h): return LossInputs(h.more['teacher'].to(h.float_logits), h.ids, h.targets, h.state)
+def _teacher_inputs(h): return LossInputs(h.extras['teacher'].to(h.float_logits), h.ids, h.targets, h.state)
 
 def _probs_of(h, kind): return h.float_logits[...,kind_slice(kind)].softmax(-1)  # (batch, time, ids of the kind)
 
@@ -94,8 +94,8 @@ def _feature_example():
     "Return loss inputs of a few bars, with random features and attention maps of student and teacher."
     h, random = example_inputs(), _noise()
     b, t = h.ids.shape
-    h.more = dict(features=random(2, b, t, 8), teacher_features=random(2, b, t, 8), maps=random(1, b, 4, t))
-    h.more |= dict(teacher_maps=random(1, b, 4, t).softmax(-1).log(), rows=torch.tensor([3, 5, 9, 14]))
+    h.extras = dict(features=random(2, b, t, 8), teacher_features=random(2, b, t, 8), maps=random(1, b, 4, t))
+    h.extras |= dict(teacher_maps=random(1, b, 4, t).softmax(-1).log(), rows=torch.tensor([3, 5, 9, 14]))
     return h
 
 # %% ../../nbs/785_train.distill.ipynb #42f9632b
@@ -103,14 +103,15 @@ def _feature_example():
                sample=_feature_example)
 def teacher_feature_loss(h:LossInputs):
     "Mean squared error between projected, normalized features of the student and those of the teacher."
-    ours, theirs = _layer_normalize(h.more['features']), _layer_normalize(h.more['teacher_features'])
+    ours, theirs = _layer_normalize(h.extras['features']), _layer_normalize(h.extras['teacher_features'])
     return sum(h.mean((a - b).pow(2).mean(-1)) for a,b in zip(ours, theirs.to(ours)))/len(ours)
 
 @register_loss('teacher_attention', unit='nats', needs='maps', sample=_feature_example)
 def teacher_attention_loss(h:LossInputs):
     "KL divergence from the teacher's attention, averaged over heads, in some rows of the map."
-    each = _divergence(h.more['teacher_maps'].to(h.more['maps']), h.more['maps'])  # (layers, batch, rows)
-    return h.mean_over(each[h.target_mask[:,h.more['rows']].expand_as(each)])
+    maps = h.extras['maps']
+    each = _divergence(h.extras['teacher_maps'].to(maps), maps)        # (layers, batch, rows)
+    return h.mean_over(each[h.target_mask[:,h.extras['rows']].expand_as(each)])
 
 # %% ../../nbs/785_train.distill.ipynb #65c2fcb0
 kinds_with_attention_maps = FullAttention, SlidingWindowAttention
@@ -135,7 +136,8 @@ def attention_map(
 def _hidden_keys(layer, rows, t):
     "Keys (n, time) hidden from `rows`."
     back = rows[:,None] - torch.arange(t, device=rows.device)
-    if isinstance(layer.look, SlidingWindowAttention): return (back < 0) | (back >= layer.look.window)
+    core = layer.core_attention
+    if isinstance(core, SlidingWindowAttention): return (back < 0) | (back >= core.window)
     return back < 0
 
 # %% ../../nbs/785_train.distill.ipynb #5c953c2d
@@ -260,7 +262,7 @@ def _check_teacher(self:Distill, student, teacher):
     if student.codec.fingerprint != teacher.codec.fingerprint:
         raise ModelError('the codec of the teacher differs from that of the student',
                          way_out='use a teacher that was trained with the same codec')
-    last = [m.trunk.blocks[-1].attention.look for m in (student, teacher)]
+    last = [m.trunk.blocks[-1].attention.core_attention for m in (student, teacher)]
     if self.attention and not all(isinstance(look, kinds_with_attention_maps) for look in last):
         raise ConfigError('this kind of attention never forms the full map',
                           way_out='remove attention from distill, or use full or sliding_window')
@@ -283,18 +285,18 @@ def after_fit(self:Distill):
 # %% ../../nbs/785_train.distill.ipynb #bbbc0df1
 @patch
 def _teacher_outputs(self:Distill):
-    "Return the teacher's outputs for the batch, for `LossInputs.more`."
+    "Return the teacher's outputs for the batch, for `LossInputs.extras`."
     state = self.xb[3] if len(self.xb) > 3 else None
     dtype = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), 'auto')
     with torch.no_grad(), autocast(self.dls.device, dtype): logits = self.teacher(self.xb[0], state=state).logits
     segments = Segments.of(state)
     split = _unchanged if segments is None else segments.unpack
-    more = dict(teacher=split(logits).float(), temperature=self.temperature.at(self._pct_used()))
+    extras = dict(teacher=split(logits).float(), temperature=self.temperature.at(self._pct_used()))
     ours, theirs = self.recorders
     if self.feature:
-        more['features'] = torch.stack([p(split(f)) for p,f in zip(self.projections, ours.features())])
-        more['teacher_features'] = torch.stack([split(f) for f in theirs.features()])
-    return more | self._attention_maps(ours, theirs) if self.attention else more
+        extras['features'] = torch.stack([p(split(f)) for p,f in zip(self.projections, ours.features())])
+        extras['teacher_features'] = torch.stack([split(f) for f in theirs.features()])
+    return extras | self._attention_maps(ours, theirs) if self.attention else extras
 
 # %% ../../nbs/785_train.distill.ipynb #00565c8e
 def _unchanged(x): return x
@@ -320,7 +322,7 @@ def _attention_maps(self:Distill, ours, theirs):
 @patch
 def after_loss(self:Distill):
     if not self.training: return
-    self.learn.more = (getattr(self.learn, 'more', None) or {}) | self._teacher_outputs()
+    self.learn.extras = (getattr(self.learn, 'extras', None) or {}) | self._teacher_outputs()
     self.learn.loss_grad = self.loss_grad*1.
     super(Distill, self).after_loss()
 

@@ -72,14 +72,14 @@ class KLLoss(Callback):
 # %% ../../nbs/740_train.latent_loss.ipynb #41bb5401
 @patch
 def after_loss(self:KLLoss):
-    kl = getattr(self.learn.output, 'price', None)
+    kl = getattr(self.learn.output, 'kl', None)
     if kl is None: return
     tokens = (self.yb[0] != vocab.PAD).sum()/len(self.yb[0])
     if not self.training: return self._measure_valid(kl.nats, tokens)
     beta = self.beta.at(self.run_budget.used if self.run_budget else self.pct_train, self.last_kl)
     if (nats := getattr(self.learn, 'nats', None)) is not None:
         self.learn.nats = nats + sum(kl.nats.values()).detach()/tokens
-    self.learn.loss_grad = self.loss_grad + beta*kl.paid/tokens
+    self.learn.loss_grad = self.loss_grad + beta*kl.loss/tokens
     self.learn.loss = self.loss_grad.detach().clone()
     self.current = beta, {k:n.detach() for k,n in kl.nats.items()}
     # other schedules need no device synchronization
@@ -128,17 +128,17 @@ def _log(self:KLLoss):
 @patch
 def before_validate(self:KLLoss):
     self.posterior_means, self.valid_batches = [], []
-    self.model.latent.noise = torch.Generator(self.dls.device).manual_seed(0)
+    self.model.latent.generator = torch.Generator(self.dls.device).manual_seed(0)
 
 @patch
 def after_pred(self:KLLoss):
-    if not self.training and self.learn.output.clouds:
-        self.posterior_means.append({k:c.mean.float() for k,c in self.learn.output.clouds.items()})
+    if not self.training and self.learn.output.posteriors:
+        self.posterior_means.append({k:c.mean.float() for k,c in self.learn.output.posteriors.items()})
 
 # %% ../../nbs/740_train.latent_loss.ipynb #fde14f17
 @patch
 def after_validate(self:KLLoss):
-    self.model.latent.noise = None
+    self.model.latent.generator = None
     means = sum(all_gather_objects(self.posterior_means), [])    # of all ranks
     batches = sum(all_gather_objects(self.valid_batches), [])
     if not means: return
@@ -187,7 +187,7 @@ class AttributeRegularization(Callback):
 
     def _order_loss(self):
         "Loss of the batch."
-        z = self.model.latent.parts(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
+        z = self.model.latent.unflatten(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
         return attribute_regularization(z.float(), attribute_values(self.xb[0], self.attribute_names))
 
     def after_loss(self):

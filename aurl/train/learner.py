@@ -46,7 +46,7 @@ class TokenLoss(Callback):
     "Record `learn.nats`, the cross-entropy of the batch in nats per token, without label smoothing or added losses."
     order = -7   # before the callbacks that add to the loss
     def after_loss(self):
-        smoothed = self.training and getattr(self.loss_func, 'smoothing', 0.) > 0
+        smoothed = self.training and getattr(self.loss_func, 'label_smoothing', 0.) > 0
         self.learn.nats = self._unsmoothed() if smoothed else self.loss.detach()
 
     @torch.no_grad()

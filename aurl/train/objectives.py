@@ -120,8 +120,8 @@ def inputs_from_learner(
     if segments is not None:
         pred = segments.unpack(pred)
         ids, targets = segments.unpack(ids, vocab.PAD), segments.unpack(targets, vocab.PAD)
-    output, more = getattr(learn, 'output', None), getattr(learn, 'more', None) or {}
-    return LossInputs(pred, ids, targets, State.of(state), output, more)
+    output, extras = getattr(learn, 'output', None), getattr(learn, 'extras', None) or {}
+    return LossInputs(pred, ids, targets, State.of(state), output, extras)
 
 # %% ../../nbs/743_train.objectives.ipynb #3e5b6c08
 def check_losses(
@@ -133,7 +133,7 @@ def check_losses(
         raise ConfigError(f'losses={weights!r}',
                           way_out="give names and weights, such as losses='{rhythm: 0.1, grammar: 0.5}'")
     ramps = {n:make_ramp(w, n) for n,w in weights.items() if find_loss(n)}
-    needs_latent = [n for n in ramps if losses[n].needs in ('z', 'price', 'clouds')]
+    needs_latent = [n for n in ramps if losses[n].needs in ('z', 'kl', 'posteriors')]
     if needs_latent and mode == 'transformer':
         raise ConfigError(f'the loss {needs_latent[0]!r} needs a latent, and a model of mode {mode} has none',
                           way_out='set mode=vae, or leave the loss out')

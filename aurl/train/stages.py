@@ -288,8 +288,8 @@ def transfer_weights(
 ):            # `model`
     "Copy the weights of the parts that `model` shares with `previous`."
     if previous is None: return model
-    parts = model.take_over(previous)
+    parts = model.copy_weights_from(previous)
     if say:
         new = f"; new: {', '.join(parts['new'])}" if parts['new'] else ''
-        say(f"transferred: {', '.join(parts['taken'])}{new}")
+        say(f"transferred: {', '.join(parts['copied'])}{new}")
     return model
