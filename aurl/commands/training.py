@@ -409,7 +409,7 @@ def train_stages(
     if not cfg.shard: _check_stage_memory(run, stages)
     build = partial(_stage_learner, stages=stages, store=store, sides=sides)
     budget = dict(steps=cfg.steps, minutes=cfg.minutes)
-    try: return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, asked=budget)
+    try: return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, requested=budget)
     except Exception as e:
         if not is_out_of_memory(e): raise
         raise _stage_memory_error(run, cfg, free_step_memory(None, e)) from e
