@@ -40,7 +40,7 @@ from aurl.train.objectives import MusicLosses
 from aurl.train.optimizers import model_parts
 from aurl.train.schedules import LRScheduler
 from aurl.search.space import nest_keys
-from aurl.train.stages import StageEnd
+from aurl.train.stages import StageEnd, _run_keys
 from aurl.train.clip import GradientClipping
 from aurl.commands.workers import SilentRun
 from common import root
@@ -258,8 +258,9 @@ def plain(cb):
     }
     for name in ('how', 'options'):
         if isinstance(getattr(cb, name, None), Config): out[name] = getattr(cb, name).flat()
-    if hasattr(cb, 'pace') and hasattr(cb.pace, 'every'): out['pace'] = cb.pace.every or cb.pace.share
-    if hasattr(cb, 'progress') and hasattr(cb.progress, 'weights'): out['weights'] = cb.progress.weights
+    if hasattr(cb, 'schedule') and hasattr(cb.schedule, 'every'):
+            out['schedule'] = cb.schedule.every or cb.schedule.share
+    if hasattr(cb, 'tracker') and hasattr(cb.tracker, 'weights'): out['weights'] = cb.tracker.weights
     return type(cb).__name__, out
 
 
@@ -293,16 +294,16 @@ def curve(rate):
     for nats in (3., 2., 2., 2., 2., 2., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1.):
         cb.learn.valid_nats = nats
         cb.after_validate()
-        out.append(cb.rate_at(.5))
+        out.append(cb.lr_multiplier(.5))
     return out
 
 
 def windows(loader):
     "The batches of a loader in a few epochs, and the growth of its windows."
-    epochs, pace = range(0, 24), getattr(loader, 'pace', None)
+    epochs, curriculum = range(0, 24), getattr(loader, 'curriculum', None)
     out = [loader._length(e) for e in epochs] + (
-        [loader.open_to(e) for e in epochs] + [pace.min_improvement if pace.pacing == 'adaptive' else 0]
-        if pace is not None
+        [loader.open_pieces(e) for e in epochs] + [curriculum.min_improvement if curriculum.pacing == 'adaptive' else 0]
+        if curriculum is not None
         else []
     )
     for e in (0, 4):
@@ -352,7 +353,7 @@ def built(cfg, world):
         held=digest(windows(learn.dls.valid)),
         smoothing=learn.loss_func.label_smoothing,
         budget=[told['steps'], told['minutes'], told['log_every'], told['deterministic']],
-        score=told['score'](learn) if told['score'] else 2.0,
+        score=told['score_fn'](learn) if told['score_fn'] else 2.0,
         sides=digest(sides),
     )
     for c in cbs:
@@ -520,6 +521,13 @@ def test_keys_of_a_stage(world):
     assert 'share=0.5 has no effect' in refusal(
         lambda: check_keys(*asked(world, dict(stages=[dict(name='a', share=0.5, steps=9)])))
     )
+
+def test_keys_of_the_run_in_a_stage(world):
+    "Keys of the whole run, under present and former names, are refused in a stage."
+    assert set(_run_keys) <= set(TrainConfig.model_fields), 'the list in 770_train.stages has a key that does not exist'
+    for key in (*_run_keys, 'keep', 'node', 'meet'):
+        cfg = make_config(TrainConfig, overrides=world.base | dict(stages=[{'name': 'a', key: 1}]))
+        assert f'{key} belongs to the whole run' in refusal(lambda: parse_stages(cfg)), key
 
 
 # ---- many trainings
@@ -940,7 +948,7 @@ def sung(cfg, world):
     from aurl.train.learner import music_learner
     calls, told, made = [], {}, {}
 
-    def fit(cbs=(), score=None, before=(), run=None, **kwargs):
+    def fit(cbs=(), score_fn=None, previous_best=(), run=None, **kwargs):
         told.update(kwargs, cbs=[plain(c) for c in cbs if type(c).__name__ in ('ValidEvery', 'CheckpointCallback')])
         return 1.0
 

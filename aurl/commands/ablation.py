@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from pydantic import Field
 from scipy.special import stdtrit
 
+from ..aliases import current_columns
 from .sweep import _study_folder, check_same_config, exclusive_folder
 from ..config import Config, make_config, merge
 from ..core import ConfigError, read_json
@@ -48,9 +49,13 @@ from ..train.latent_loss import LatentConfig
 from ..losses.base import invalid_mass
 
 # %% ../../nbs/986_commands.ablation.ipynb #55d271fc
-ABLATION_METRICS = ('nats_per_token', 'valid', 'grammar', 'waste', *histogram_bins)     # of a variant
+ABLATION_METRICS = ('nats_per_token', 'valid', 'grammar', 'invalid_mass', *histogram_bins)     # of a variant
 metric_direction = dict(
-    nats_per_token='lower', valid='higher', grammar='higher', waste='lower', **dict.fromkeys(histogram_bins, 'lower')
+    nats_per_token='lower',
+    valid='higher',
+    grammar='higher',
+    invalid_mass='lower',
+    **dict.fromkeys(histogram_bins, 'lower'),
 )
 
 # %% ../../nbs/986_commands.ablation.ipynb #4e7c5e64
@@ -84,7 +89,7 @@ def measure_model(
     sampled = _sample_metrics(model, held, reference_pieces, pieces, max_tokens=max_tokens, window=window, seed=seed)
     values = sampled | dict(
         nats_per_token=float(sum(x.sum() for x in nats)/sum(len(x) for x in nats)),
-        waste=invalid_probability(model, held, window),
+        invalid_mass=invalid_probability(model, held, window),
     )
     return {k: values[k] for k in (*ABLATION_METRICS, 'floor')}
 
@@ -273,7 +278,8 @@ def _mean_interval(values):
 
 def _read_results(root, name, seeds):
     "The metrics of a variant from each seed."
-    return [read_json(Path(root)/_variant_dir_name(name, s)/'results.json') for s in seeds]
+    files = [Path(root)/_variant_dir_name(name, s)/'results.json' for s in seeds]
+    return [current_columns(read_json(f)) for f in files]
 
 # %% ../../nbs/986_commands.ablation.ipynb #c9f07e02
 class AblationResults:

@@ -204,7 +204,7 @@ def check_single_training(
 # %% ../../nbs/972_commands.option_checks.ipynb #b71e9b7b
 def _curriculum_state(loader, epoch):
     "What a curriculum admits in an epoch: the length of windows and the pieces."
-    admitted = loader.open_to(loader.level(epoch)).tobytes() if hasattr(loader, 'pace') else None
+    admitted = loader.open_pieces(loader.level(epoch)).tobytes() if hasattr(loader, 'curriculum') else None
     return loader._length(epoch), admitted
 
 def _steps_of_first_state(loader, max_steps):
@@ -218,7 +218,7 @@ def _steps_of_first_state(loader, max_steps):
 # %% ../../nbs/972_commands.option_checks.ipynb #19c19b38
 def _curriculum_key(loader):
     "The key that changes the windows of a loader over time; '' if none does."
-    if getattr(getattr(loader, 'pace', None), 'by', None): return 'curriculum'
+    if getattr(getattr(loader, 'curriculum', None), 'by', None): return 'curriculum'
     return 'loader.start_length' if loader.config.start_length else ''
 
 def curriculum_problem(
@@ -228,7 +228,7 @@ def curriculum_problem(
     "The message for a curriculum, or for growing windows, that never advance within `steps`."
     key = _curriculum_key(loader)
     if not (steps and key): return ''
-    if key == 'curriculum' and loader.pace.pacing == 'adaptive':
+    if key == 'curriculum' and loader.curriculum.pacing == 'adaptive':
         steps_needed, epochs = 2*len(loader._plan(0)[1]), 1    # an epoch as reference, and one without improvement
     else: steps_needed, epochs = _steps_of_first_state(loader, steps)
     if steps_needed < steps: return ''

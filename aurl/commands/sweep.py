@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ..aliases import match_name
+from ..aliases import current_metric_name, match_name
 from ..config import Config, make_config, merge, present_keys, restore_config
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
@@ -53,6 +53,10 @@ class SweepConfig(Config):
     seed: Seed = Field(0, description='seed of the sampler')
     out: str = Field('runs', description='folder of the runs')
 
+    @field_validator('objectives')
+    @classmethod
+    def _present_names(cls, value): return {current_metric_name(k): v for k, v in value.items()}
+
 # keys that do not change the result of a training
 _run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep_checkpoints', 'fit_batch')
 TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training
@@ -77,7 +81,7 @@ def logged_metrics(
     if cfg.monitor.enabled: names += [*_generation_metrics, *cfg.monitor.metrics]
     if cfg.mode == 'transformer': return names
     names += ['valid_reconstruction', 'valid_kl']
-    return names + [f'{k}_{level}' for k in ('valid_nats', 'active') for level in _latent_levels]
+    return names + [f'{k}_{level}' for k in ('valid_kl', 'active_units') for level in _latent_levels]
 
 # %% ../../nbs/984_commands.sweep.ipynb #e095ab7a
 def _numbers(line): return {k:v for k,v in line.items() if isinstance(v, (int, float))}
@@ -294,7 +298,7 @@ def _best_summary(sweep):
     "The values of the best trial, or '' before the first."
     try: best = sweep.pareto_front[0]
     except AurlError: return ''
-    return f', best {sweep._goals_text(best)}'
+    return f', best {sweep._objectives_text(best)}'
 
 def _report_trials(done, total, sweep, *, run):
     "Report the progress of a sweep in `run`."

@@ -170,15 +170,15 @@ def _fit(learn, run, cfg, cbs, score, **kwargs):
     budget = dict(steps=cfg.steps or None, minutes=cfg.minutes or None, log_every=getattr(cfg, 'log_every', 10))
     try:
         with reproducible(_level(cfg)):
-            before = _broadcast_best(_best_so_far(run), is_sharded(learn.model))
-            return learn.fit_budget(run=run, cbs=cbs, before=before, score=score, **budget, **kwargs)
+            previous_best = _broadcast_best(_best_so_far(run), is_sharded(learn.model))
+            return learn.fit_budget(run=run, cbs=cbs, previous_best=previous_best, score_fn=score, **budget, **kwargs)
     finally:
         for c in cbs:
             if isinstance(c, CheckpointCallback): c.close()
-        for line in monitor_summary(learn.watched): run.log_text(line)
+        for line in monitor_summary(learn.monitors): run.log_text(line)
 
 # %% ../../nbs/975_commands.training.ipynb #a56fecc3
-@delegates(Learner.fit_budget, but=['steps', 'minutes', 'run', 'log_every', 'before', 'score'])
+@delegates(Learner.fit_budget, but=['steps', 'minutes', 'run', 'log_every', 'previous_best', 'score_fn'])
 def train_run(
     learn,           # from `music_learner`
     run:Experiment,  # its directory
@@ -188,8 +188,8 @@ def train_run(
     **kwargs         # for `fit_budget`
 )->float:            # best validation loss in nats per token
     "Train with checkpoints and monitoring, from the start or from `last`."
-    learn.watched = _run_monitors(learn, run, cfg)
-    cbs = [*cbs, *learn.watched, *_state_callbacks(learn, run, cfg, last)]
+    learn.monitors = _run_monitors(learn, run, cfg)
+    cbs = [*cbs, *learn.monitors, *_state_callbacks(learn, run, cfg, last)]
     if find_callback(learn.cbs, ValidEvery) is None: cbs += validation_callbacks(cfg)    # the learner of a song has none
     weights, higher = _best_weights(cfg)
     cbs.append(failure := FailureMonitor(run=run))
@@ -221,7 +221,7 @@ def _training_error(learn, run, failure, best):
     if model is None: shutil.rmtree(run.path/'model', ignore_errors=True)
     else:
         valid_loss = best if best < math.inf else None
-        model.save_pretrained(run.path/'model', valid_loss=valid_loss, failed=failure.failed['why'])
+        model.save_pretrained(run.path/'model', valid_loss=valid_loss, failed=failure.failed['reason'])
     error = failure.error(run.path, kept)
     run._set_status('failed', error=str(error))
     return error
@@ -409,7 +409,7 @@ def train_stages(
     if not cfg.shard: _check_stage_memory(run, stages)
     build = partial(_stage_learner, stages=stages, store=store, sides=sides)
     budget = dict(steps=cfg.steps, minutes=cfg.minutes)
-    try: return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, asked=budget)
+    try: return run_stages(run, stages, build, train_run, _load_on_all_ranks, _newest_checkpoint, requested=budget)
     except Exception as e:
         if not is_out_of_memory(e): raise
         raise _stage_memory_error(run, cfg, free_step_memory(None, e)) from e

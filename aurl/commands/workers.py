@@ -27,7 +27,7 @@ from ..monitor.callbacks import monitor_summary
 # %% ../../nbs/980_commands.workers.ipynb #a7d2f1b9
 def _launcher_folder():
     "The temporary folder of the launcher, which removes it at the end; None if there is none."
-    folder = os.path.dirname(os.environ.get('AURL_WISH', ''))
+    folder = os.path.dirname(os.environ.get('AURL_STOP_FILE', ''))
     return folder if os.path.isdir(folder) else None
 
 class SilentRun:
@@ -114,7 +114,7 @@ def _save_outcome(learn, best, run, place, path):
         stopped=learn.stopped,
         steps=learn.steps_done,
         world_size=place.world_size,
-        words=monitor_summary(learn.watched),
+        monitor_summary=monitor_summary(learn.monitors),
     )
     write_json(path/'outcome.json', outcome)
 
@@ -128,14 +128,14 @@ class TrainingOutcome:
     stopped:bool         # whether it was interrupted
     steps_done:int       # including those before the run was resumed
     monitor_summary:list # lines about what the monitors found
-    watched:tuple=()     # monitor callbacks; none here
+    monitors:tuple=()    # monitor callbacks; none here
 
 def _read_outcome(run):
     "The outcome that the workers saved, and the best validation loss."
     saved = read_json(run.path/'outcome.json')
     model = MusicTransformerVAEGAN.from_pretrained(run.path/'model')
     best = saved['valid_loss'] if saved['valid_loss'] is not None else math.inf
-    return TrainingOutcome(model, saved['stopped'], saved['steps'], saved['words']), best
+    return TrainingOutcome(model, saved['stopped'], saved['steps'], saved['monitor_summary']), best
 
 # %% ../../nbs/980_commands.workers.ipynb #28f181dd
 def _launch_workers(run, cfg):
@@ -164,7 +164,7 @@ def launch_training(
     "Train in this process, or in `cfg.gpus*cfg.nodes` worker processes."
     if cfg.gpus*cfg.nodes == 1:
         learn, best = train_stages(run, cfg, store, train, held, last)
-        learn.monitor_summary = monitor_summary(learn.watched)
+        learn.monitor_summary = monitor_summary(learn.monitors)
         return learn, best
     check_distributed(cfg, build_model_config(cfg).mode)
     (run.path/'outcome.json').unlink(missing_ok=True)

@@ -89,11 +89,11 @@ def _choice_key(q, k, window):
 
 # %% ../../nbs/605_models.flex.ipynb #9608f3ae
 def _forced_kernel(kernels):
-    "The kernel that `AURL_BAND` names, or None; `ConfigError` if there is no such kernel."
-    forced = os.environ.get('AURL_BAND')
+    "The kernel that `AURL_WINDOW_KERNEL` names, or None; `ConfigError` if there is no such kernel."
+    forced = os.environ.get('AURL_WINDOW_KERNEL')
     if not forced: return None
     if forced not in kernels:
-        raise ConfigError(f'AURL_BAND={forced} is not a kernel', way_out=f"use one of {', '.join(kernels)}")
+        raise ConfigError(f'AURL_WINDOW_KERNEL={forced} is not a kernel', way_out=f"use one of {', '.join(kernels)}")
     return forced
 
 # %% ../../nbs/605_models.flex.ipynb #e547f208

@@ -29,8 +29,8 @@ class RollbackRemedies(Callback):
         clip_factor:float=.5, # factor of the clipping threshold at each rollback
     ):
         self.apply, self.experiment, self.lr_factor, self.clip_factor = apply, run, lr_factor, clip_factor
-        self.seen, self.told = 0, []                # rollbacks that were handled, and the remedies of each
-        self.rate, self.limit = 1., 1.              # current factors
+        self.n_handled, self.actions = 0, []        # rollbacks that were handled, and the remedies of each
+        self.lr_scale, self.clip_scale = 1., 1.     # current factors
 
     def before_fit(self):
         self.rollback = find_callback(self.cbs, RollbackOnCollapse)
@@ -41,13 +41,20 @@ class RollbackRemedies(Callback):
         self.apply_scales()
 
     def before_batch(self):
-        if not self.training or len(self.rollback.times) <= self.seen: return
-        self.seen = len(self.rollback.times)
-        if not self.rollback.exhausted: self.apply_remedies(self.rollback.times[-1])
+        if not self.training or len(self.rollback.rollbacks) <= self.n_handled: return
+        self.n_handled = len(self.rollback.rollbacks)
+        if not self.rollback.exhausted: self.apply_remedies(self.rollback.rollbacks[-1])
 
-    def state_dict(self): return dict(seen=self.seen, rate=self.rate, limit=self.limit, told=list(self.told))
+    def state_dict(self):
+        return dict(
+            n_handled=self.n_handled,
+            lr_scale=self.lr_scale,
+            clip_scale=self.clip_scale,
+            actions=list(self.actions),
+        )
     def load_state_dict(self, state):
-        self.seen, self.rate, self.limit, self.told = state['seen'], state['rate'], state['limit'], list(state['told'])
+        self.n_handled, self.lr_scale, self.clip_scale = state['n_handled'], state['lr_scale'], state['clip_scale']
+        self.actions = list(state['actions'])
         if 'rollback' in vars(self): self.apply_scales()
 
 # %% ../../nbs/861_monitor.actions.ipynb #7630d9ce
@@ -55,25 +62,25 @@ class RollbackRemedies(Callback):
 def apply_scales(self:RollbackRemedies):
     "Apply the current factors."
     if not self.apply: return
-    self.rollback.lasting = self.rate
+    self.rollback.permanent_lr_scale = self.lr_scale
     if self.clipping is not None: self._scale_clipping()
 
 @patch
 def _scale_clipping(self:RollbackRemedies):
     "Scale the threshold; keep the original configuration."
-    self.clipping.asked = c = self._original_clipping()
-    self.clipping.config = c if self.limit == 1 else c.changed(threshold=self._clip_threshold())
+    self.clipping.original_config = c = self._original_clipping()
+    self.clipping.config = c if self.clip_scale == 1 else c.changed(threshold=self._clip_threshold())
 
 @patch
 def _original_clipping(self:RollbackRemedies):
     "The configuration of the clipping before any remedy."
-    return vars(self.clipping).get('asked', self.clipping.config)
+    return vars(self.clipping).get('original_config', self.clipping.config)
 
 # %% ../../nbs/861_monitor.actions.ipynb #9896f5c6
 @patch
 def _clip_share(self:RollbackRemedies, config):
     "Factor of the threshold; a percentile is moved by less."
-    return 1 - (1 - self.limit)/4 if config.kind == 'percentile' else self.limit
+    return 1 - (1 - self.clip_scale)/4 if config.kind == 'percentile' else self.clip_scale
 
 @patch
 def _clip_threshold(self:RollbackRemedies):
@@ -84,31 +91,32 @@ def _clip_threshold(self:RollbackRemedies):
 # %% ../../nbs/861_monitor.actions.ipynb #7a4e7c3c
 @patch
 def apply_remedies(self:RollbackRemedies,
-    rollback:dict, # an entry of `RollbackOnCollapse.times`: step, rolled_back_to, why
+    rollback:dict, # an entry of `RollbackOnCollapse.rollbacks`: step, rolled_back_to, reason
 ):
     "Choose the remedies for the cause of a rollback, and apply or suggest them."
-    kind = rollback['why'].replace(' ', '_')
+    kind = rollback['reason'].replace(' ', '_')
     to_lower = {a.setting for a in advice.get(kind, advice['training_divergence']) if a.direction == 'down'}
     changes = []
-    if 'lr' in to_lower and self.rate > _min_scale: changes.append(self._lower_rate())
-    if 'clip' in to_lower and self.clipping is not None and self.limit > _min_scale: changes.append(self._lower_clip())
+    if 'lr' in to_lower and self.lr_scale > _min_scale: changes.append(self._lower_rate())
+    if 'clip' in to_lower and self.clipping is not None and self.clip_scale > _min_scale:
+        changes.append(self._lower_clip())
     remedies = ' and '.join(changes) or 'no cheap remedy is left'
-    self.told.append(dict(step=rollback['step'], why=rollback['why'], what=remedies))
+    self.actions.append(dict(step=rollback['step'], reason=rollback['reason'], what=remedies))
     self.apply_scales()
-    self._report(self.told[-1])
+    self._report(self.actions[-1])
 
 # %% ../../nbs/861_monitor.actions.ipynb #f2151643
 @patch
 def _lower_rate(self:RollbackRemedies):
     "Lower the factor of the learning rate; return a description."
-    self.rate = max(_min_scale, self.rate*self.lr_factor)
-    return f'learning rate × {self.rate:.3g} of the schedule'
+    self.lr_scale = max(_min_scale, self.lr_scale*self.lr_factor)
+    return f'learning rate × {self.lr_scale:.3g} of the schedule'
 
 @patch
 def _lower_clip(self:RollbackRemedies):
     "Lower the clipping threshold; return a description."
     before = self._clip_threshold()
-    self.limit = max(_min_scale, self.limit*self.clip_factor)
+    self.clip_scale = max(_min_scale, self.clip_scale*self.clip_factor)
     return f'clip {before:.3g} → {self._clip_threshold():.3g}'
 
 # %% ../../nbs/861_monitor.actions.ipynb #90075adc
@@ -118,4 +126,4 @@ def _report(self:RollbackRemedies, entry):
     if self.experiment is None: return
     self.experiment.log(step=entry['step'], **{'remedy_applied' if self.apply else 'remedy_suggested':entry['what']})
     how = 'changed for the rest of the training' if self.apply else 'suggested'
-    self.experiment.log_text(f'step {entry["step"]}: after the rollback ({entry["why"]}) {how}: {entry["what"]}')
+    self.experiment.log_text(f'step {entry["step"]}: after the rollback ({entry["reason"]}) {how}: {entry["what"]}')

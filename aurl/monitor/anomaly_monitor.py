@@ -37,9 +37,9 @@ class AnomalyMonitor(Callback):
         clock=time.perf_counter, # function that returns seconds
     ):
         self.every, self.rollback, self.experiment, self.clock = every, rollback, run, clock
-        self.past, self.found, self.standing, self.seen = TrainingHistory(), [], {}, torch.zeros(0)
-        self.steps, self.tokens, self.skipped, self.row, self.must_roll_back = 0, 0, 0, 0, False
-        self.losses, self.norms, self.lately, self.relative_update = [], [], [], None
+        self.history, self.found, self.active, self.token_counts = TrainingHistory(), [], {}, torch.zeros(0)
+        self.steps, self.tokens, self.skipped, self.n_skipped_in_row, self.must_roll_back = 0, 0, 0, 0, False
+        self.losses, self.norms, self.epoch_losses, self.relative_update = [], [], [], None
 
     def before_fit(self):
         self.budget = find_callback(self.cbs, Budget)
@@ -47,7 +47,7 @@ class AnomalyMonitor(Callback):
         accumulation = find_callback(self.cbs, GradientAccumulation)
         self.batches_per_step = accumulation.n_batches if accumulation else 1
         self.last_check, self.weights_before = self.clock(), None
-        self.past.inapplicable = inapplicable_advice(self.learn)
+        self.history.inapplicable = inapplicable_advice(self.learn)
         if self.rollback is not None and self.rollback not in list(self.cbs):
             raise ConfigError('rollback is a RollbackOnCollapse that this learner does not have',
                               way_out='add it to the callbacks, beside AnomalyMonitor')
@@ -55,8 +55,9 @@ class AnomalyMonitor(Callback):
     def after_validate(self):
         self.last_check += self.clock() - self.validation_start # validation does not count as training time
     def after_epoch(self):                                                   # after the other callbacks have measured
-        if self.lately: self.past.add(valid=getattr(self.learn, 'valid_nats', None), train=float(np.mean(self.lately)))
-        self.lately = []
+        if self.epoch_losses:
+            self.history.add(valid=getattr(self.learn, 'valid_nats', None), train=float(np.mean(self.epoch_losses)))
+        self.epoch_losses = []
 
     def after_loss(self):
         if not self.training: return
@@ -67,7 +68,7 @@ class AnomalyMonitor(Callback):
 @patch
 def _is_outlier(self:AnomalyMonitor, loss):
     "Whether the loss is not finite or unusually high."
-    x = self.past.finite('loss')[-100:]
+    x = self.history.finite('loss')[-100:]
     if not math.isfinite(loss): return True
     return len(x) >= 20 and loss > np.median(x) + max(outlier_distance(x), .5*abs(np.median(x)))
 
@@ -76,8 +77,8 @@ def _is_outlier(self:AnomalyMonitor, loss):
 def _skip_batch(self:AnomalyMonitor, loss, max_in_a_row=5):
     "Whether to skip this batch; at most `max_in_a_row` are skipped in a row."
     outlier = self._is_outlier(loss)
-    self.row = self.row + 1 if outlier else 0
-    self.must_roll_back = self.row > max_in_a_row
+    self.n_skipped_in_row = self.n_skipped_in_row + 1 if outlier else 0
+    self.must_roll_back = self.n_skipped_in_row > max_in_a_row
     skip = outlier and not self.must_roll_back
     if skip: self.skipped += 1
     return skip
@@ -86,7 +87,7 @@ def _skip_batch(self:AnomalyMonitor, loss, max_in_a_row=5):
 @patch
 def _roll_back(self:AnomalyMonitor, reason):
     "Roll back to the last good snapshot, if any."
-    self.must_roll_back, self.row = False, 0
+    self.must_roll_back, self.n_skipped_in_row = False, 0
     if not self.rollback.snapshots: return
     self._forget_losses()
     self.rollback.roll_back(self.steps, reason)
@@ -94,7 +95,7 @@ def _roll_back(self:AnomalyMonitor, reason):
 @patch
 def _forget_losses(self:AnomalyMonitor):
     "Clear the losses and norms that define the usual range."
-    self.past.series.update({k:[] for k in ('loss', 'norm', 'checked')})
+    self.history.series.update({k:[] for k in ('loss', 'norm', 'checked')})
     self.losses, self.norms = [], []
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #ae600cb5
@@ -116,7 +117,7 @@ def before_step(self:AnomalyMonitor):
 def _is_exploding(self:AnomalyMonitor, norm):
     "Whether the norm is infinite, NaN or unusually large."
     if not math.isfinite(norm): return True
-    x = self.past.finite('norm')[-100:]
+    x = self.history.finite('norm')[-100:]
     return len(x) >= 20 and norm > 100 and math.log(norm) > _usual_limit(np.log(x))
 
 def _usual_limit(log_norms): return np.median(log_norms) + max(math.log(5), outlier_distance(log_norms))
@@ -156,15 +157,15 @@ def after_batch(self:AnomalyMonitor):
 def _count_batch(self:AnomalyMonitor, targets):
     self.steps += 1
     self.tokens += targets.numel()
-    if self.steps <= 20 or not len(self.seen): self._count_tokens(targets)
+    if self.steps <= 20 or not len(self.token_counts): self._count_tokens(targets)
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #75d70d22
 @patch
 def _count_tokens(self:AnomalyMonitor, targets):
     "Update the unigram counts and their entropy."
     n = _token_counts(targets)
-    self.seen = self.seen + n if len(self.seen) else n
-    self.past.facts['trivial'] = _entropy(self.seen)
+    self.token_counts = self.token_counts + n if len(self.token_counts) else n
+    self.history.facts['trivial'] = _entropy(self.token_counts)
 
 def _token_counts(targets):
     "Number of targets of each id, without PAD, in float64."
@@ -183,8 +184,8 @@ def _record(self:AnomalyMonitor):
     "Add the measurements since the last check to the history."
     seconds, losses, norms = self.clock(), fetch_floats(self.losses), fetch_floats(self.norms)
     finite = [x for x in losses if math.isfinite(x)]
-    self.lately += finite
-    self.past.add(
+    self.epoch_losses += finite
+    self.history.add(
         loss=losses,
         norm=norms,
         checked=float(np.mean(finite)) if finite else None,
@@ -213,7 +214,7 @@ def _memory(self:AnomalyMonitor):
 def run_checks(self:AnomalyMonitor)->list: # current `Anomaly`s
     "Run a check now."
     self._record()
-    found = detect_anomalies(self.past, self.steps)
+    found = detect_anomalies(self.history, self.steps)
     self._report_all(found)
     if self.rollback is not None: self._recover(found)
     return found
@@ -223,21 +224,21 @@ def _report_all(self:AnomalyMonitor, found):
     "Report new anomalies, and record when each kind was found."
     self._forget_absent()
     for a in found: self._report(a)
-    for a in found: self.standing[a.kind] = self.standing[a.kind][0], self.steps
+    for a in found: self.active[a.kind] = self.active[a.kind][0], self.steps
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #a6b46a81
 @patch
 def _forget_absent(self:AnomalyMonitor):
     "Remove the kinds that were absent for five checks."
-    self.standing = {k:(rank, step) for k,(rank,step) in self.standing.items() if self.steps - step <= 5*self.every}
+    self.active = {k:(rank, step) for k,(rank,step) in self.active.items() if self.steps - step <= 5*self.every}
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #b6350c4c
 @patch
 def _report(self:AnomalyMonitor, a):
     "Report an anomaly if it is new."
-    old, rank = self.standing.get(a.kind), severities.index(a.severity)
+    old, rank = self.active.get(a.kind), severities.index(a.severity)
     if old and rank <= old[0]: return
-    self.standing[a.kind] = (rank, self.steps)
+    self.active[a.kind] = (rank, self.steps)
     self.found.append(dict(step=a.step, kind=a.kind, severity=a.severity, evidence=a.evidence))
     if self.experiment is not None:
         self.experiment.log(step=a.step, anomaly=a.kind, severity=a.severity)
@@ -251,7 +252,7 @@ def _recover(self:AnomalyMonitor, found):
     if severe and self.rollback.snapshots and not self._was_skipped(severe[0]):
         self._roll_back(severe[0].kind.replace('_', ' '))
     elif any(a['step'] == self.steps and remedies.get(a['kind']) == 'slower' for a in self.found):   # only when new
-        self.rollback.factor *= self.rollback.lr_factor
+        self.rollback.lr_scale *= self.rollback.lr_factor
     elif not found and self.steps % (10*self.every) == 0 and not self._is_evaluated():
         self.rollback.keep_snapshot(self.steps)
 
@@ -259,7 +260,7 @@ def _recover(self:AnomalyMonitor, found):
 @patch
 def _was_skipped(self:AnomalyMonitor, a):
     "Whether a batch that was skipped is the only cause of the anomaly, so that no rollback is needed."
-    return a.kind == 'nan_values' and self.row == 0 and a.severity != 'fatal'
+    return a.kind == 'nan_values' and self.n_skipped_in_row == 0 and a.severity != 'fatal'
 
 @patch
 def _is_evaluated(self:AnomalyMonitor):
@@ -270,22 +271,24 @@ def _is_evaluated(self:AnomalyMonitor):
 @patch
 def state_dict(self:AnomalyMonitor):
     return dict(
-        past=self.past.state_dict(),
+        history=self.history.state_dict(),
         found=self.found[-100:],
-        standing={k: list(v) for k, v in self.standing.items()},
+        active={k: list(v) for k, v in self.active.items()},
         steps=self.steps,
         skipped=self.skipped,
-        lately=self.lately[-1000:],
-        seen=self.seen,
+        epoch_losses=self.epoch_losses[-1000:],
+        token_counts=self.token_counts,
         losses=fetch_floats(self.losses),
         norms=fetch_floats(self.norms),
-        row=self.row,
+        n_skipped_in_row=self.n_skipped_in_row,
     )
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #b23e2b48
 @patch
 def load_state_dict(self:AnomalyMonitor, d):
-    self.past.load_state_dict(d['past'])
-    self.found, self.lately, self.losses, self.norms = (list(d[k]) for k in ('found', 'lately', 'losses', 'norms'))
-    self.standing = {k:tuple(v) for k,v in d['standing'].items()}
-    self.steps, self.skipped, self.row, self.seen = d['steps'], d['skipped'], d['row'], d['seen']
+    self.history.load_state_dict(d['history'])
+    self.found, self.epoch_losses = list(d['found']), list(d['epoch_losses'])
+    self.losses, self.norms = list(d['losses']), list(d['norms'])
+    self.active = {k:tuple(v) for k,v in d['active'].items()}
+    self.steps, self.skipped = d['steps'], d['skipped']
+    self.n_skipped_in_row, self.token_counts = d['n_skipped_in_row'], d['token_counts']

@@ -155,21 +155,21 @@ def monitor_callbacks(
 # %% ../../nbs/867_monitor.callbacks.ipynb #01ed8b73
 def _summarize_samples(m):
     "A line about the samples."
-    if not m.now: return []
-    return [f'without the mask the grammar score is {m.now["grammar"]:.2f}, and {m.now["validity"]:.0%} of the '
-            f'samples have no errors; {m.pace.looks} evaluations took {m.pace.cost:.1%} of the time']
+    if not m.latest: return []
+    return [f'without the mask the grammar score is {m.latest["grammar"]:.2f}, and {m.latest["validity"]:.0%} of the '
+            f'samples have no errors; {m.schedule.n_evaluations} evaluations took {m.schedule.cost:.1%} of the time']
 
 def _summarize_rollbacks(r):
     "Line about the rollbacks."
-    if not r.times: return []
-    steps = ', '.join(f'{t["step"]} to {t["rolled_back_to"]}' for t in r.times)
-    return [f'the model collapsed {len(r.times)} times and was rolled back: {steps}']
+    if not r.rollbacks: return []
+    steps = ', '.join(f'{t["step"]} to {t["rolled_back_to"]}' for t in r.rollbacks)
+    return [f'the model collapsed {len(r.rollbacks)} times and was rolled back: {steps}']
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #55466700
 def _summarize_remedies(r):
     "Line about the remedies."
-    if not r.told: return []
-    return [f'{"changed" if r.apply else "suggested"} after rollbacks: {"; ".join(t["what"] for t in r.told)}']
+    if not r.actions: return []
+    return [f'{"changed" if r.apply else "suggested"} after rollbacks: {"; ".join(t["what"] for t in r.actions)}']
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #d584edf8
 def _summarize_anomalies(m):

@@ -93,7 +93,7 @@ def current_metrics(
     out = _recorded_metrics(learn)
     if 'valid_nats' in vars(learn): out['valid_loss'] = learn.valid_nats
     monitor = find_callback(learn.cbs, GenerationMonitor)
-    samples = monitor.now if monitor else {}
+    samples = monitor.latest if monitor else {}
     return out | samples | vars(learn).get('measures', {}) # the monitor's values are newer than the recorder's
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #a482e66d
@@ -106,13 +106,13 @@ class CheckpointConfig(Config):
 
     @field_validator('history', mode='before')
     @classmethod
-    def _one(cls, v):
+    def _as_tuple(cls, v):
         if v in ('', None): return ()
         return (v,) if isinstance(v, str) else v
 
     @model_validator(mode='after')
     def _spans(self):
-        try: spans, oldest = self.spans(), self.limit()
+        try: spans, oldest = self.spans(), self.max_age_seconds()
         except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
         if list(spans) != sorted(set(spans)) or any(not s for s in spans):
             raise ValueError(f'history={list(self.history)}: spans go from short to long, such as [1h, 1d]')
@@ -125,7 +125,7 @@ class CheckpointConfig(Config):
     def spans(self)->tuple:
         "Return the spans of `history`, in seconds."
         return tuple(map(parse_age, self.history))
-    def limit(self)->float:
+    def max_age_seconds(self)->float:
         "Return the maximum age, in seconds."
         return parse_age(self.max_age) if self.max_age else math.inf
 
@@ -156,12 +156,14 @@ class CheckpointCallback(Callback):
         self.options, self.state = options or CheckpointConfig(), state
         self.writer, self.disk_failed = BackgroundWriter(), False
 
-    def before_fit(self): self.saved, self.top, self.pending_best, self.validation_scored = 0, math.inf, None, True
-    def state_dict(self): return dict(saved=self.saved, top=self.top, bound=True)
+    def before_fit(self):
+        self.saved_step, self.best_score, self.pending_best, self.validation_scored = 0, math.inf, None, True
+    def state_dict(self): return dict(saved_step=self.saved_step, best_score=self.best_score, bound=True)
     def load_state_dict(self, state):
-        self.saved = state['saved']
+        self.saved_step = state['saved_step']
         if state.get('bound') or getattr(self.model, 'latent', None) is None:
-            self.top = state['top']      # an earlier version scored latent models with a loss that depends on beta
+            # an earlier version scored latent models with a loss that depends on beta
+            self.best_score = state['best_score']
 
     def after_batch(self):
         if self.training and self.train_iter % self.every == 0: self.save()
@@ -183,10 +185,10 @@ class CheckpointCallback(Callback):
 @patch
 def save(self:CheckpointCallback):
     "Save now, unless this step is saved already or the weights must not be saved."
-    if self.train_iter in (0, self.saved): return
+    if self.train_iter in (0, self.saved_step): return
     monitor = self._failure_monitor()
     if monitor is not None and monitor.is_unusable(): return self._mark_failed(monitor)
-    self.saved = self.train_iter
+    self.saved_step = self.train_iter
     self.write_pending_best()
     suspect = monitor is not None and monitor.suspicious()
     self._write(f'step_{self.train_iter:08d}', capture_state(self.learn), suspect=suspect)
@@ -204,7 +206,7 @@ def _mark_failed(self:CheckpointCallback, monitor):
     if monitor.failed is None or self.read_only: return
     for p in self.folder.glob('*_*'):
         step = p.name.rpartition('_')[2]
-        if step.isdigit() and int(step) > monitor.good: mark_suspect(p)
+        if step.isdigit() and int(step) > monitor.last_good_step: mark_suspect(p)
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #666c5894
 @patch
@@ -212,8 +214,8 @@ def score_validation(self:CheckpointCallback):
     "Store this state if its score is the best so far."
     if self.validation_scored or not self.train_iter: return
     self.validation_scored, score = True, self._score()
-    if score is not None and score < self.top:
-        self.top = score
+    if score is not None and score < self.best_score:
+        self.best_score = score
         self.pending_best = capture_state(self.learn), score
 
 @patch
@@ -237,7 +239,8 @@ def _write(self:CheckpointCallback, name, snapshot, score=None, suspect=False):
     # a best state is written later than it was taken
     if self.experiment is not None and score is None: state['logged'] = self.experiment.log_size
     info = dict(state=state, score=score, suspect=suspect)
-    job = partial(self._write_now, self.folder/name, snapshot, info, None if monitor is None else monitor.good)
+    last_good_step = None if monitor is None else monitor.last_good_step
+    job = partial(self._write_now, self.folder/name, snapshot, info, last_good_step)
     self._check_writer()
     self.writer(job)
     if self.writer.wait(self.disk_timeout): self._check_writer()
@@ -247,7 +250,7 @@ def _write(self:CheckpointCallback, name, snapshot, score=None, suspect=False):
 def _write_now(self:CheckpointCallback, path, snapshot, info, last_good_step):
     "Write a checkpoint, and delete those that are no longer kept."
     save_checkpoint(path, snapshot, self.config, self.codec, compress=self.options.compress, **info)
-    prune_checkpoints(self.folder, self.keep, last_good_step, self.options.spans(), self.options.limit())
+    prune_checkpoints(self.folder, self.keep, last_good_step, self.options.spans(), self.options.max_age_seconds())
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #5b62809d
 @patch

@@ -32,11 +32,11 @@ class CollapseDetector:
         n_redraws:int=4,       # how often a suspicious evaluation is repeated
     ):
         store_attr()
-        self.seen, self.aside, self.means, self.bad_looks, self.best = [], [], [], 0, -math.inf
+        self.history, self.pending, self.means, self.n_low, self.best = [], [], [], 0, -math.inf
 
     def usual_range(self)->tuple:
         "Level and noise of the last 40 draws; the prior of the noise is .1."
-        x = np.array(self.seen[-40:])
+        x = np.array(self.history[-40:])
         return float(np.median(x[-20:])), math.sqrt(((np.diff(x)**2).sum()/2 + 4*.1**2)/(len(x) + 3))
 
     def is_low(self,
@@ -58,8 +58,8 @@ def update(self:CollapseDetector,
     draws = [value]
     if redraw is not None and self.is_low(value): draws += [redraw(i+1) for i in range(self.n_redraws)]
     if self.is_low(float(np.median(draws))): return self._set_aside(draws)
-    self.seen = (self.seen + self.aside + draws)[-100:]
-    self.aside, self.bad_looks = [], 0
+    self.history = (self.history + self.pending + draws)[-100:]
+    self.pending, self.n_low = [], 0
     self.means.append(float(np.mean(draws)))
     return 'falling' if self._is_falling() else ''
 
@@ -67,10 +67,10 @@ def update(self:CollapseDetector,
 @patch
 def _set_aside(self:CollapseDetector, draws):
     "Set low draws aside, and classify them."
-    self.aside += draws
-    self.bad_looks += 1
+    self.pending += draws
+    self.n_low += 1
     if self._is_broken(draws): return 'broken'
-    return 'low' if self.bad_looks >= self.patience else 'perhaps'
+    return 'low' if self.n_low >= self.patience else 'perhaps'
 
 @patch
 def _is_broken(self:CollapseDetector, draws):
@@ -90,14 +90,14 @@ def _is_falling(self:CollapseDetector):
 @patch
 def reset(self:CollapseDetector):
     "Restart after a rollback: clear suspicious values and the best mean."
-    self.aside, self.bad_looks, self.means, self.best = [], 0, self.means[-self.min_checks:], -math.inf
+    self.pending, self.n_low, self.means, self.best = [], 0, self.means[-self.min_checks:], -math.inf
 
 # %% ../../nbs/843_monitor.collapse.ipynb #ddfc61e2
 def _copy_list(v): return list(v) if isinstance(v, list) else v
 
 @patch
 def state_dict(self:CollapseDetector):
-    return {k:_copy_list(getattr(self, k)) for k in ('seen', 'aside', 'means', 'bad_looks', 'best')}
+    return {k:_copy_list(getattr(self, k)) for k in ('history', 'pending', 'means', 'n_low', 'best')}
 
 @patch
 def load_state_dict(self:CollapseDetector, d):
@@ -143,12 +143,12 @@ class LossJumpDetector:
         min_history:int=20,    # minimum number of them
     ):
         store_attr()
-        self.seen, self.high = [], 0
+        self.history, self.n_high = [], 0
 
     def limit(self)->float: # nats
         "Return the upper end of the usual range."
-        if len(self.seen) < self.min_history: return math.inf
-        level, noise = np.median(self.seen), _robust_noise(self.seen)
+        if len(self.history) < self.min_history: return math.inf
+        level, noise = np.median(self.history), _robust_noise(self.history)
         return float(level + max(self.noise_factor*noise, self.min_rise*abs(level)))
 
     def update(self,
@@ -157,10 +157,10 @@ class LossJumpDetector:
         "Classify the newest losses."
         for v in losses:
             if not math.isfinite(v) or v > self.limit():
-                self.high += 1
-                if self.high >= self.patience: return 'jumped'
-            else: self.high, self.seen = 0, (self.seen + [v])[-self.window:]
-        return 'perhaps' if self.high else ''
+                self.n_high += 1
+                if self.n_high >= self.patience: return 'jumped'
+            else: self.n_high, self.history = 0, (self.history + [v])[-self.window:]
+        return 'perhaps' if self.n_high else ''
 
 # %% ../../nbs/843_monitor.collapse.ipynb #b851d377
 @patch
@@ -168,13 +168,13 @@ def set_baseline(self:LossJumpDetector,
     losses, # nats per token
 ):
     "Take `losses` as the new usual range."
-    self.seen, self.high = [v for v in losses if math.isfinite(v)], 0
+    self.history, self.n_high = [v for v in losses if math.isfinite(v)], 0
 
 @patch
-def state_dict(self:LossJumpDetector): return dict(seen=list(self.seen), high=self.high)
+def state_dict(self:LossJumpDetector): return dict(history=list(self.history), n_high=self.n_high)
 
 @patch
-def load_state_dict(self:LossJumpDetector, d): self.seen, self.high = list(d['seen']), d['high']
+def load_state_dict(self:LossJumpDetector, d): self.history, self.n_high = list(d['history']), d['n_high']
 
 # %% ../../nbs/843_monitor.collapse.ipynb #e837fcbe
 class RollbackOnCollapse(Callback):
@@ -198,28 +198,29 @@ class RollbackOnCollapse(Callback):
         store_attr('max_rollbacks,lr_factor,lr_recovery,keep,metric,max_bytes,buffer')
         self.experiment, self.collapse, self.jump = run, collapse or CollapseDetector(), jump or LossJumpDetector()
         self.snapshots, self.best_snapshot, self.buffered_steps, self.warned_no_room = [], None, set(), False
-        self.losses, self.fresh, self.times, self.exhausted = [], False, [], False
-        self.plain, self.used, self.good = None, None, None   # learning rates of the schedule; steps of snapshots
-        self.factor = 1.  # of the learning rate
-        self.lasting = 1. # a factor that does not recover, see `861_monitor.actions`
+        self.losses, self.just_rolled_back, self.rollbacks, self.exhausted = [], False, [], False
+        self.scheduled_lrs = None        # learning rates of the schedule, without the two factors
+        self.restored_step = self.last_good_step = None
+        self.lr_scale = 1.               # factor of the learning rate
+        self.permanent_lr_scale = 1.     # a factor that does not recover, see `861_monitor.actions`
 
     def before_fit(self):
-        self.exhausted, self.plain = False, None
+        self.exhausted, self.scheduled_lrs = False, None
         for c in self.cbs:
             if isinstance(c, GenerationMonitor) and self.on_evaluation not in c.observers:
                 c.observers.append(self.on_evaluation)
                 self.monitor = c
     def before_batch(self):
-        if self.plain:
-            self.opt.set_hyper('lr', self.plain)
-            self.plain = None  # if no schedule resets it
+        if self.scheduled_lrs:
+            self.opt.set_hyper('lr', self.scheduled_lrs)
+            self.scheduled_lrs = None  # if no schedule resets it
     def after_loss(self):
         if self.training: self.losses.append(self.learn.loss.detach())
         if len(self.losses) > 2000: del self.losses[:1000] # without a monitor nothing consumes them
     def before_step(self):
-        if (factor := self.factor*self.lasting) == 1: return
-        self.plain = [h['lr'] for h in self.opt.hypers]
-        self.opt.set_hyper('lr', [lr*factor for lr in self.plain])
+        if (factor := self.lr_scale*self.permanent_lr_scale) == 1: return
+        self.scheduled_lrs = [h['lr'] for h in self.opt.hypers]
+        self.opt.set_hyper('lr', [lr*factor for lr in self.scheduled_lrs])
     def after_epoch(self):
         if self.exhausted: raise CancelFitException
     def after_fit(self):
@@ -234,14 +235,14 @@ def on_evaluation(self:RollbackOnCollapse,
     metrics:dict, # of this evaluation
 ):
     "Store a snapshot if the model is good; roll back if it has collapsed."
-    value = None if 'broken' in metrics else metrics.get(self.metric)
+    value = None if 'error' in metrics else metrics.get(self.metric)
     state, loss = self.collapse.update(value, self._redraw), self._check_losses(step)
     if state == loss == '':
         self.keep_snapshot(step)
-        self.factor = min(1., self.factor*self.lr_recovery)
+        self.lr_scale = min(1., self.lr_scale*self.lr_recovery)
     elif not self.snapshots: return
     elif state in ('low', 'broken', 'falling'):
-        reason = metrics.get('broken', f'{self.metric} is {state}, {metrics.get(self.metric, 0.):.2f}')
+        reason = metrics.get('error', f'{self.metric} is {state}, {metrics.get(self.metric, 0.):.2f}')
         self.roll_back(step, reason, to_best=state == 'falling')
     elif loss == 'jumped': self.roll_back(step, 'the loss jumped')
 
@@ -260,9 +261,9 @@ def _say(self:RollbackOnCollapse, line):
 @patch
 def _check_losses(self:RollbackOnCollapse, step):
     "Classify the losses since the last evaluation; losses high from the first step after a rollback mean other data."
-    losses, fresh = [float(x) for x in self.losses], self.fresh
-    self.losses, self.fresh = [], False
-    high = fresh and len(losses) >= 3 and np.median(losses[:3]) > self.jump.limit()
+    losses, just_rolled_back = [float(x) for x in self.losses], self.just_rolled_back
+    self.losses, self.just_rolled_back = [], False
+    high = just_rolled_back and len(losses) >= 3 and np.median(losses[:3]) > self.jump.limit()
     if not high: return self.jump.update(losses)
     self.jump.set_baseline(losses)
     self._say(f'step {step}: the loss is high with the earlier weights as well: the data changed, not the model')
@@ -280,7 +281,7 @@ def keep_snapshot(self:RollbackOnCollapse,
     recent = self.collapse.means[-self.collapse.window:]
     level = float(np.mean(recent)) if recent else 0.
     available = [x for x in self.snapshots if x[1] is not None or x[0] in self.buffered_steps]
-    self.snapshots, self.good = [*available, (step, snapshot)][-self.keep:], step
+    self.snapshots, self.last_good_step = [*available, (step, snapshot)][-self.keep:], step
     if self.best_snapshot is None or level >= self.best_snapshot[2]: self.best_snapshot = (step, snapshot, level)
     self._limit_memory()
 
@@ -338,7 +339,7 @@ def snapshot_bytes(
 @patch
 def _snapshot_to_restore(self:RollbackOnCollapse, to_best):
     "Step and `Snapshot` (None: in `buffer`) to roll back to; the next older one if the last rollback did not help."
-    if len(self.snapshots) > 1 and self.used == self.snapshots[-1][0]: self.snapshots.pop()
+    if len(self.snapshots) > 1 and self.restored_step == self.snapshots[-1][0]: self.snapshots.pop()
     return (self.best_snapshot if to_best and self.best_snapshot else self.snapshots[-1])[:2]
 
 @patch
@@ -363,13 +364,13 @@ def roll_back(self:RollbackOnCollapse,
                                    f'is not readable: {e}')
             return step
         restored = min(restored, snapshot.step)
-    self.plain = self.plain or [h['lr'] for h in self.opt.hypers] # the learning rate is not restored
+    self.scheduled_lrs = self.scheduled_lrs or [h['lr'] for h in self.opt.hypers] # the learning rate is not restored
     restore_state(self.learn, snapshot, with_progress=False)
-    self.used, self.exhausted = restored, len(self.times) >= self.max_rollbacks
-    self.times.append(dict(step=step, rolled_back_to=restored, why=reason))
-    if not self.exhausted: self.factor *= self.lr_factor
+    self.restored_step, self.exhausted = restored, len(self.rollbacks) >= self.max_rollbacks
+    self.rollbacks.append(dict(step=step, rolled_back_to=restored, reason=reason))
+    if not self.exhausted: self.lr_scale *= self.lr_factor
     self._restart_detectors()
-    self._log_rollback(**self.times[-1])
+    self._log_rollback(**self.rollbacks[-1])
     if self.exhausted: raise CancelTrainException # the restored weights are validated before the end
     return restored
 
@@ -378,28 +379,33 @@ def roll_back(self:RollbackOnCollapse,
 def _restart_detectors(self:RollbackOnCollapse):
     "Restart the detectors after a rollback."
     self.collapse.reset()
-    self.losses, self.fresh, self.jump.high = [], True, 0
+    self.losses, self.just_rolled_back, self.jump.n_high = [], True, 0
 
 @patch
-def _log_rollback(self:RollbackOnCollapse, step, rolled_back_to, why):
+def _log_rollback(self:RollbackOnCollapse, step, rolled_back_to, reason):
     "Log a rollback and what follows from it."
-    if self.experiment is not None: self.experiment.log(step=step, rolled_back_to=rolled_back_to, lr_scale=self.factor)
-    result = 'and the training ends: too many collapses' if self.exhausted else f'learning rate × {self.factor:g}'
-    self._say(f'step {step}: collapse ({why}); rolled back to step {rolled_back_to}, {result}')
+    if self.experiment is not None:
+        self.experiment.log(step=step, rolled_back_to=rolled_back_to, lr_scale=self.lr_scale)
+    result = 'and the training ends: too many collapses' if self.exhausted else f'learning rate × {self.lr_scale:g}'
+    self._say(f'step {step}: collapse ({reason}); rolled back to step {rolled_back_to}, {result}')
 
 # %% ../../nbs/843_monitor.collapse.ipynb #4280d43b
+_saved_names = 'last_good_step', 'scheduled_lrs', 'lr_scale', 'permanent_lr_scale', 'rollbacks', 'restored_step'
+
 @patch
 def state_dict(self:RollbackOnCollapse):
-    state = {k:getattr(self, k) for k in ('good', 'plain', 'factor', 'lasting', 'times', 'used')}
+    state = {k:getattr(self, k) for k in _saved_names}
     detectors = dict(collapse=self.collapse.state_dict(), jump=self.jump.state_dict())
-    return state | detectors | dict(losses=[float(x) for x in self.losses], fresh=self.fresh)
+    return state | detectors | dict(losses=[float(x) for x in self.losses], just_rolled_back=self.just_rolled_back)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #c18b5ee7
 @patch
 def load_state_dict(self:RollbackOnCollapse, d):
-    self.factor, self.lasting, self.fresh = d['factor'], d.get('lasting', 1.), d['fresh']
-    self.times, self.losses = [current_columns(t) for t in d['times']], list(d['losses'])
-    self.used, self.good, self.plain = d['used'], d.get('good'), d.get('plain')
+    self.lr_scale, self.permanent_lr_scale = d['lr_scale'], d.get('permanent_lr_scale', 1.)
+    self.rollbacks, self.losses = [current_columns(t) for t in d['rollbacks']], list(d['losses'])
+    self.restored_step, self.last_good_step = d['restored_step'], d.get('last_good_step')
+    self.scheduled_lrs, self.just_rolled_back = d.get('scheduled_lrs'), d['just_rolled_back']
     self.collapse.load_state_dict(d['collapse'])
     self.jump.load_state_dict(d['jump'])
-    if self.good is not None and self.buffer is not None and not self.snapshots: self.snapshots = [(self.good, None)]
+    if self.last_good_step is not None and self.buffer is not None and not self.snapshots:
+        self.snapshots = [(self.last_good_step, None)]

@@ -16,14 +16,15 @@ from ..core import ConfigError
 from .generation import GenerationMonitor, find_callback, sample_metrics
 from ..train.budget import KeepBest
 
-# %% ../../nbs/849_monitor.early_stopping.ipynb #9b3653e2
-lower_is_better = {'valid_loss', 'train_loss', 'waste'} # for other metrics, `sample_metrics` may define the direction
+# %% ../../nbs/849_monitor.early_stopping.ipynb #3c0c8efc
+# for other metrics, `sample_metrics` may define the direction
+lower_is_better = {'valid_loss', 'train_loss', 'invalid_mass'}
 higher_is_better = {'grammar', 'validity', 'pairing', 'allowed_share', 'timing', 'velocity', 'repetition'}
 
 def parse_direction(
     name:str # of a metric; prefix -: lower is better, prefix +: higher is better
 )->tuple:    # its name, and 1 or -1
-    "Return the name and direction of a metric."
+    "Return the present name and the direction of a metric."
     if name[:1] in '+-': return name[1:], 1 if name[0] == '+' else -1
     known = match_name(name, {*lower_is_better, *higher_is_better, *sample_metrics})
     if known in lower_is_better: return name, -1
@@ -46,7 +47,8 @@ class ImprovementTracker:
             raise ConfigError(
                 f'{bad[0]} has weight {self.weights[bad[0]]}', way_out='give a weight above 0, or leave it out'
             )
-        self.patience, self.min_gain, self.best, self.waited, self.checks = patience, min_gain, {}, 0, 0
+        self.patience, self.min_gain = patience, min_gain
+        self.best, self.checks_without_gain, self.checks = {}, 0, 0
 
     def _measured(self, metrics):
         "The values of `metrics` that have a weight and are available."
@@ -75,19 +77,20 @@ def update(self:ImprovementTracker,
     self.checks += 1
     if gain is None or gain > self.min_gain:
         self.best.update(finite)
-        if gain is not None: self.waited = 0                             # else: first values of these metrics
+        if gain is not None: self.checks_without_gain = 0    # else: first values of these metrics
     else:
         self.best.update({n:v for n,v in finite.items() if n not in self.best})
-        self.waited += 1
-    return self.waited >= self.patience
+        self.checks_without_gain += 1
+    return self.checks_without_gain >= self.patience
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #4c1021ea
 @patch
-def state_dict(self:ImprovementTracker): return dict(best=dict(self.best), waited=self.waited, checks=self.checks)
+def state_dict(self:ImprovementTracker):
+    return dict(best=dict(self.best), checks_without_gain=self.checks_without_gain, checks=self.checks)
 
 @patch
 def load_state_dict(self:ImprovementTracker, d):
-    self.best, self.waited, self.checks = dict(d['best']), d['waited'], d['checks']
+    self.best, self.checks_without_gain, self.checks = dict(d['best']), d['checks_without_gain'], d['checks']
 
 # %% ../../nbs/849_monitor.early_stopping.ipynb #399aa6b8
 class EarlyStopping(Callback):
@@ -99,19 +102,19 @@ class EarlyStopping(Callback):
         min_gain:float=1e-4, # minimum relative mean gain
         run=None,            # an `Experiment` to log to
     ):
-        self.progress = ImprovementTracker(weights or dict(valid_loss=0.6, grammar=0.4), patience, min_gain)
-        self.experiment, self.since, self.should_stop = run, 0, False
-    def state_dict(self): return dict(progress=self.progress.state_dict(), since=self.since)
+        self.tracker = ImprovementTracker(weights or dict(valid_loss=0.6, grammar=0.4), patience, min_gain)
+        self.experiment, self.last_step, self.should_stop = run, 0, False
+    def state_dict(self): return dict(tracker=self.tracker.state_dict(), last_step=self.last_step)
     def load_state_dict(self, d):
-        self.progress.load_state_dict(d['progress'])
-        self.since = d['since']
+        self.tracker.load_state_dict(d['tracker'])
+        self.last_step = d['last_step']
 
     def after_validate(self):
-        self.should_stop = self.progress.update(self._new_metrics())
+        self.should_stop = self.tracker.update(self._new_metrics())
         if self.should_stop and self.experiment is not None: self.experiment.log_text(self._reason())
     def _reason(self):
-        metrics = ', '.join(self.progress.weights)
-        return f'{self.progress.patience} validations without a gain in {metrics}: the training ends'
+        metrics = ', '.join(self.tracker.weights)
+        return f'{self.tracker.patience} validations without a gain in {metrics}: the training ends'
     def after_epoch(self):
         if self.should_stop: raise CancelFitException
 
@@ -122,7 +125,7 @@ def _new_metrics(self:EarlyStopping):
     metrics = {}
     if find_callback(self.cbs, KeepBest) is not None: metrics['valid_loss'] = getattr(self.learn, 'valid_nats', None)
     monitor = find_callback(self.cbs, GenerationMonitor)
-    if monitor is not None and monitor.now and monitor.history[-1]['step'] > self.since:
-        metrics |= monitor.now
-        self.since = monitor.history[-1]['step']
+    if monitor is not None and monitor.latest and monitor.history[-1]['step'] > self.last_step:
+        metrics |= monitor.latest
+        self.last_step = monitor.history[-1]['step']
     return metrics

@@ -65,8 +65,8 @@ class FailureMonitor(Callback):
 
     def _reset(self):
         # since the last check; the last three; since the last good one
-        self.losses, self.last, self.trail, self.failed = [], [], [], None
-        self.step = self.good = self.bad = 0
+        self.losses, self.last_losses, self.recent_losses, self.failed = [], [], [], None
+        self.step = self.last_good_step = self.n_bad_checks = 0
         self.best = self.best_valid = math.inf
 
     def before_fit(self):
@@ -89,8 +89,9 @@ class FailureMonitor(Callback):
 # %% ../../nbs/855_monitor.failures.ipynb #cbf88568
 @patch
 def state_dict(self:FailureMonitor):
-    state = {k:getattr(self, k) for k in ('step', 'good', 'bad', 'best', 'best_valid')}
-    return state | dict(losses=self._fetch_losses(), last=list(self.last), trail=list(self.trail))
+    state = {k:getattr(self, k) for k in ('step', 'last_good_step', 'n_bad_checks', 'best', 'best_valid')}
+    lists = dict(last_losses=list(self.last_losses), recent_losses=list(self.recent_losses))
+    return state | lists | dict(losses=self._fetch_losses())
 
 @patch
 def load_state_dict(self:FailureMonitor, state):
@@ -106,7 +107,7 @@ def _fetch_losses(self:FailureMonitor)->list:
 @patch
 def _last_losses(self:FailureMonitor)->list:
     "Return the last three losses."
-    return (self.last + self._fetch_losses())[-3:]
+    return (self.last_losses + self._fetch_losses())[-3:]
 
 # %% ../../nbs/855_monitor.failures.ipynb #b97fc953
 @patch
@@ -133,21 +134,22 @@ def is_unusable(self:FailureMonitor)->bool:
 def check(self:FailureMonitor):
     "Check the losses since the last check; `fail` if they or the weights show a failure."
     losses = self._fetch_losses()
-    self.last, self.losses, self.trail = (self.last + losses)[-3:], [], (self.trail + losses)[-500:]
+    self.last_losses, self.recent_losses = (self.last_losses + losses)[-3:], (self.recent_losses + losses)[-500:]
+    self.losses = []
     if not _all_finite(losses) and not all_finite(self.model): return self.fail('the weights are no longer finite')
     if not (finite := _finite(losses)): return
     mean = float(np.mean(finite))
     guessing, high = self._high(mean)
     if not high: self.best = min(self.best, mean)
     if mean <= 1.1*abs(self.best) + .1: self._accept(self.best)
-    self.bad = self.bad + 1 if guessing else 0
-    if self.bad >= self.patience: self.fail(self._divergence_message(finite))
+    self.n_bad_checks = self.n_bad_checks + 1 if guessing else 0
+    if self.n_bad_checks >= self.patience: self.fail(self._divergence_message(finite))
 
 # %% ../../nbs/855_monitor.failures.ipynb #ea01a5b0
 @patch
 def _accept(self:FailureMonitor, best):
     "Record this step as good, and the best loss."
-    self.best, self.good, self.trail = best, self.step, []
+    self.best, self.last_good_step, self.recent_losses = best, self.step, []
 
 @patch
 def _divergence_message(self:FailureMonitor, losses):
@@ -160,7 +162,7 @@ def after_epoch(self:FailureMonitor):
     value = getattr(self.learn, 'valid_nats', None)
     if value is None: return
     if not math.isfinite(value) and not all_finite(self.model): return self.fail('the weights are no longer finite')
-    last = _finite(self.last + self._fetch_losses())
+    last = _finite(self.last_losses + self._fetch_losses())
     if last and self.suspicious():
         if far_above(value, self.best_valid):
             message = self._divergence_message(last)
@@ -185,7 +187,7 @@ def _can_roll_back(self:FailureMonitor):
 @patch
 def _roll_back(self:FailureMonitor, reason)->bool:
     "Roll back; return whether the weights are finite then."
-    self.bad, self.last, self.trail = 0, [], []
+    self.n_bad_checks, self.last_losses, self.recent_losses = 0, [], []
     self.rollback.roll_back(self.step, reason)
     return all_finite(self.model)
 
@@ -195,17 +197,17 @@ def _find_last_good_step(self:FailureMonitor)->int:
     """Return the last good step: the last check with a loss near its best, or that before the first non-finite loss.
 
     The loss of a step is that of the weights before it."""
-    trail = self.trail + self._fetch_losses()
-    bad = next((i for i,x in enumerate(trail) if not math.isfinite(x) or self._high(x)[1]), 0)
-    not_finite = bad < len(trail) and not math.isfinite(trail[bad])
-    return max(self.good, self.step - len(trail) + bad - 1) if not_finite else self.good
+    losses = self.recent_losses + self._fetch_losses()
+    bad = next((i for i,x in enumerate(losses) if not math.isfinite(x) or self._high(x)[1]), 0)
+    not_finite = bad < len(losses) and not math.isfinite(losses[bad])
+    return max(self.last_good_step, self.step - len(losses) + bad - 1) if not_finite else self.last_good_step
 
 # %% ../../nbs/855_monitor.failures.ipynb #9ba226fa
 @patch
 def _stop(self:FailureMonitor, reason):
     "Set `failed` and log it."
-    self.good = self._find_last_good_step()
-    self.failed = dict(step=self.step, why=reason, good=self.good)
+    self.last_good_step = self._find_last_good_step()
+    self.failed = dict(step=self.step, reason=reason, last_good_step=self.last_good_step)
     if self.experiment is not None: self._log_failure(reason)
 
 @patch
@@ -219,8 +221,8 @@ def after_fit(self:FailureMonitor):
     "Check the last steps, after the last regular check."
     if self.failed is not None: return
     if self.rollback is not None and self.rollback.exhausted:
-        times = self.rollback.times
-        return self._stop(f'the model has collapsed {len(times)} times ({times[-1]["why"]})')
+        times = self.rollback.rollbacks
+        return self._stop(f'the model has collapsed {len(times)} times ({times[-1]["reason"]})')
     if not all_finite(self.model): return self._stop('the weights are no longer finite')
     last = _finite(self._last_losses())
     interrupted = self.budget is not None and self.budget.stop_signal is not None
@@ -236,9 +238,9 @@ def error(self:FailureMonitor,
     "Return the error to raise."
     f = self.failed
     return TrainingError(
-        f'the training has failed at step {f["step"]}: {f["why"]}' + (f'; {remains}' if remains else ''),
+        f'the training has failed at step {f["step"]}: {f["reason"]}' + (f'; {remains}' if remains else ''),
         path,
         'start again with a lower learning rate (resume=no lr=…), a longer warm-up '
         '(schedule.warmup_pct=0.2), or monitor.recover=true; '
-        f'resume=RUN resumes from a checkpoint of step {f["good"]} or before',
+        f'resume=RUN resumes from a checkpoint of step {f["last_good_step"]} or before',
     )

@@ -123,10 +123,10 @@ def evaluate_samples(
     n:int=4,       # number of samples
     tokens:int=64, # maximum ids in each
     seed:int=0, step:int=0, draw:int=0, # determine the draws, as in `sample_unmasked`
-)->dict:           # metrics by name; also `broken`, an error message, where the logits are not finite
+)->dict:           # metrics by name; also `error`, a message, where the logits are not finite
     "Sample from `model` without the mask and return the metrics."
     try: pieces = sample_unmasked(model, n, tokens, seed, step, draw)
-    except ModelError as e: return grammar_metrics([]) | dict(broken=e.what)
+    except ModelError as e: return grammar_metrics([]) | dict(error=e.what)
     return grammar_metrics(pieces) | {m.name:m(pieces) for m in map(get_sample_metric, metrics)}
 
 # %% ../../nbs/840_monitor.generation.ipynb #33f9c451
@@ -140,9 +140,9 @@ class MonitorSchedule:
         clock=time.perf_counter, # function that returns seconds
     ):
         self.share, self.every, self.min_interval, self.clock = share, every, min_interval, clock
-        self.next, self.asked = every or first, bool(every)    # step of the next evaluation; whether its cost is known
-        self.spent, self.price, self.time = 0., 0., 0.         # seconds: evaluations so far, one evaluation, in all
-        self.looks, self.steps, self.since = 0, 0, None
+        self.next, self.cost_known = every or first, bool(every)         # step of the next evaluation
+        self.seconds_spent, self.estimated_cost, self.time = 0., 0., 0.  # of the evaluations, of the next one, in all
+        self.n_evaluations, self.steps, self.since = 0, 0, None
 
     def begin(self):
         "Start the clock of the training time."
@@ -160,10 +160,11 @@ class MonitorSchedule:
         "Add the time of the enclosed block to the evaluation time."
         t = self.clock()
         try: yield
-        finally: self.spent += self.clock() - t
+        finally: self.seconds_spent += self.clock() - t
 
     def state_dict(self):
-        state = {k:getattr(self, k) for k in ('next', 'asked', 'spent', 'price', 'looks', 'steps')}
+        names = 'next', 'cost_known', 'seconds_spent', 'estimated_cost', 'n_evaluations', 'steps'
+        state = {k:getattr(self, k) for k in names}
         return state | dict(time=self.elapsed)
     def load_state_dict(self, d):
         for k,v in d.items(): setattr(self, k, v)
@@ -176,21 +177,22 @@ def schedule_next(self:MonitorSchedule,
     evaluated=True # False for an estimate of the cost
 ):
     "Schedule the next evaluation as early as the time budget allows."
-    self.looks += evaluated
+    self.n_evaluations += evaluated
     self.next = step + (self.every or self._shortest_interval())
 
 # %% ../../nbs/840_monitor.generation.ipynb #1f2473e5
 @patch
 def _shortest_interval(self:MonitorSchedule):
     "Steps after which another evaluation is within its share of the time."
-    training = self.elapsed - self.spent                                     # seconds without evaluations
-    missing = (self.spent + self.price)*(1/self.share - 1) - training        # seconds to train before the next one
+    training = self.elapsed - self.seconds_spent                         # seconds without evaluations
+    # seconds to train before the next evaluation
+    missing = (self.seconds_spent + self.estimated_cost)*(1/self.share - 1) - training
     return max(self.min_interval, math.ceil(missing/max(training/max(1, self.steps), 1e-9)))
 
 @patch(as_prop=True)
 def cost(self:MonitorSchedule)->float:
     "Fraction of the total time (training and evaluations) spent on evaluations."
-    return self.spent/max(1e-9, self.elapsed)
+    return self.seconds_spent/max(1e-9, self.elapsed)
 
 # %% ../../nbs/840_monitor.generation.ipynb #23f0f59a
 @patch
@@ -227,15 +229,15 @@ class GenerationMonitor(Callback):
     ):
         self.extra_metrics = [get_sample_metric(m) for m in extra_metrics]
         self.n, self.tokens, self.seed, self.experiment, self.observers = n, tokens, seed, run, list(observers)
-        self.pace, self.at, self.history, self.now = MonitorSchedule(share, every, clock=clock), 0, [], {}
+        self.schedule, self.step, self.history, self.latest = MonitorSchedule(share, every, clock=clock), 0, [], {}
 
     def before_fit(self):
         budget = find_callback(self.cbs, Budget)
-        self.at = max(self.at, budget.done if budget else 0)
+        self.step = max(self.step, budget.done if budget else 0)
         self._add_to_table()
-        self.pace.begin()
-    def after_fit(self): self.pace.end()
-    def _grammar_score(self): return self.now.get('grammar')
+        self.schedule.begin()
+    def after_fit(self): self.schedule.end()
+    def _grammar_score(self): return self.latest.get('grammar')
     def _add_to_table(self):
         "Show the grammar score in fastai's table."
         if 'grammar' not in [m.name for m in self.learn.metrics]:
@@ -243,50 +245,51 @@ class GenerationMonitor(Callback):
 
     def after_batch(self):
         if not self.training: return
-        self.at += 1
-        if not sync_flag(self.pace.due(self.at)): return # rank 0 decides
-        if not self.pace.asked: self._estimate_cost()
+        self.step += 1
+        if not sync_flag(self.schedule.due(self.step)): return # rank 0 decides
+        if not self.schedule.cost_known: self._estimate_cost()
         else: self.evaluate()
     @property
-    def in_short(self): return f'grammar {self.now["grammar"]:.2f}' if self.now else ''
+    def short_status(self): return f'grammar {self.latest["grammar"]:.2f}' if self.latest else ''
 
 # %% ../../nbs/840_monitor.generation.ipynb #743d7f17
 @patch
 def _evaluate(self:GenerationMonitor, draw=0, tokens=None):
     "Return the metrics of a draw at this step."
     model = gather_model(self.model)
-    return evaluate_samples(model, self.extra_metrics, self.n, tokens or self.tokens, self.seed, self.at, draw)
+    return evaluate_samples(model, self.extra_metrics, self.n, tokens or self.tokens, self.seed, self.step, draw)
 
 @patch
 def _estimate_cost(self:GenerationMonitor, n_tokens=8):
     "Estimate the cost of an evaluation from a few ids."
-    t = self.pace.clock()
-    with self.pace.timed(): self._evaluate(tokens=n_tokens)
-    self.pace.price, self.pace.asked = (self.pace.clock() - t)*max(1., self.tokens/n_tokens), True
-    self.pace.schedule_next(self.at, evaluated=False)
+    t = self.schedule.clock()
+    with self.schedule.timed(): self._evaluate(tokens=n_tokens)
+    self.schedule.estimated_cost = (self.schedule.clock() - t)*max(1., self.tokens/n_tokens)
+    self.schedule.cost_known = True
+    self.schedule.schedule_next(self.step, evaluated=False)
 
 # %% ../../nbs/840_monitor.generation.ipynb #ec9826e3
 @patch
 def evaluate(self:GenerationMonitor)->dict: # the metrics
     "Evaluate now."
-    t = self.pace.clock()
+    t = self.schedule.clock()
     try:
-        with self.pace.timed():
-            self.now = self._evaluate()
-            self.history.append(dict(step=self.at, **self.now))
-            for f in self.observers: f(self.at, self.now)
+        with self.schedule.timed():
+            self.latest = self._evaluate()
+            self.history.append(dict(step=self.step, **self.latest))
+            for f in self.observers: f(self.step, self.latest)
     finally:                                      # a function in `observers` may raise to end the training
-        self.pace.price = self.pace.clock() - t
-        self.pace.schedule_next(self.at)
+        self.schedule.estimated_cost = self.schedule.clock() - t
+        self.schedule.schedule_next(self.step)
         if self.experiment is not None: self._log()
-    return self.now
+    return self.latest
 
 # %% ../../nbs/840_monitor.generation.ipynb #b57b0099
 @patch
 def _log(self:GenerationMonitor):
     "Log the metrics of the last evaluation."
-    metrics = {self._log_name(k):v for k,v in self.now.items()}
-    self.experiment.log(step=self.at, monitor_time_share=round(self.pace.cost, 5), **metrics)
+    metrics = {self._log_name(k):v for k,v in self.latest.items()}
+    self.experiment.log(step=self.step, monitor_time_share=round(self.schedule.cost, 5), **metrics)
 
 @patch
 def _log_name(self:GenerationMonitor, name):
@@ -299,14 +302,19 @@ def redraw(self:GenerationMonitor,
     draw:int # index of the evaluation; another index gives another draw
 )->dict:
     "Evaluate another draw at this step, to confirm a result; its time counts as well."
-    with self.pace.timed(): return self._evaluate(draw)
+    with self.schedule.timed(): return self._evaluate(draw)
 
 @patch
 def state_dict(self:GenerationMonitor):
-    return dict(at=self.at, history=self.history[-500:], now=self.now, pace=self.pace.state_dict())
+    return dict(
+        step=self.step,
+        history=self.history[-500:],
+        latest=self.latest,
+        schedule=self.schedule.state_dict(),
+    )
 
 # %% ../../nbs/840_monitor.generation.ipynb #332e0066
 @patch
 def load_state_dict(self:GenerationMonitor, d):
-    self.at, self.history, self.now = d['at'], list(d['history']), dict(d['now'])
-    self.pace.load_state_dict(d['pace'])
+    self.step, self.history, self.latest = d['step'], list(d['history']), dict(d['latest'])
+    self.schedule.load_state_dict(d['schedule'])

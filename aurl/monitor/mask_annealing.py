@@ -102,7 +102,7 @@ class GrammarAnnealing(Callback):
     ):
         if not low < high: raise ConfigError(f'low={low}, high={high}', way_out='low must be below high')
         store_attr('metric,low,high,momentum,losses')
-        self.experiment, self.level, self.strength, self.full_weights = run, None, 1., None
+        self.experiment, self.smoothed, self.strength, self.full_weights = run, None, 1., None
 
     def before_fit(self):
         self._observe_monitor()
@@ -121,7 +121,7 @@ class GrammarAnnealing(Callback):
 def _observe_monitor(self:GrammarAnnealing):
     "Receive the metrics of the generation monitor, which must evaluate at fixed steps."
     monitor = find_callback(self.cbs, GenerationMonitor)
-    if monitor is None or not monitor.pace.every:
+    if monitor is None or not monitor.schedule.every:
         raise ConfigError('grammar annealing needs a generation monitor with a fixed interval',
                           way_out='add GenerationMonitor(every=100), or another number of steps')
     if self.on_evaluation not in monitor.observers: monitor.observers.append(self.on_evaluation)
@@ -158,16 +158,16 @@ def on_evaluation(self:GrammarAnnealing,
     "Update the strength from the metrics."
     value = metrics.get(self.metric)
     if value is None or not np.isfinite(value): return
-    self.level = value if self.level is None else self.momentum*self.level + (1 - self.momentum)*value
-    self.strength = annealing_strength(self.level, self.low, self.high)
+    self.smoothed = value if self.smoothed is None else self.momentum*self.smoothed + (1 - self.momentum)*value
+    self.strength = annealing_strength(self.smoothed, self.low, self.high)
     self._apply_strength()
     if self.experiment is not None: self.experiment.log(step=step, grammar_strength=self.strength)
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #13d3b236
 @patch
-def state_dict(self:GrammarAnnealing): return dict(level=self.level, strength=self.strength)
+def state_dict(self:GrammarAnnealing): return dict(smoothed=self.smoothed, strength=self.strength)
 
 @patch
 def load_state_dict(self:GrammarAnnealing, d):
-    self.level, self.strength = d['level'], d['strength']
+    self.smoothed, self.strength = d['smoothed'], d['strength']
     if self.full_weights is not None: self._apply_strength()

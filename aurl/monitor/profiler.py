@@ -47,7 +47,7 @@ class TrainingProfiler(Callback):
         run=None,    # an `Experiment` to log to after each epoch
     ):
         self.sync, self.clock, self.experiment = sync, clock, run
-        self.parts, self.by = defaultdict(float), defaultdict(float)    # seconds of each phase, and of each callback
+        self.phase_seconds, self.callback_seconds = defaultdict(float), defaultdict(float)
         self.tokens, self.windows, self.batches = 0, 0, 0
 
     def before_fit(self):
@@ -82,12 +82,12 @@ def call_one(self:TrainingProfiler,
     event:str # event of fastai's loop
 ):
     "Call the callbacks for `event` and measure each."
-    self._add_time(self.parts, 'validation' if self.validating else self.phase)
+    self._add_time(self.phase_seconds, 'validation' if self.validating else self.phase)
     self.phase = 'other'                                                 # in case a callback raises
     try:
         for cb in self.learn.cbs.sorted('order'):
             try: cb(event)
-            finally: self._add_time(self.by, _name(cb))
+            finally: self._add_time(self.callback_seconds, _name(cb))
     finally:
         if event in ('before_validate', 'after_validate'): self.validating = event == 'before_validate'
     self.phase = _phase_after.get(event, 'other')
@@ -96,19 +96,22 @@ def call_one(self:TrainingProfiler,
 @patch
 def seconds(self:TrainingProfiler)->dict: # seconds of each phase, and their sum
     "Return the seconds spent in each phase."
-    out = {p:self.parts[p] for p in phases} | dict(callbacks=sum(self.by.values()))
+    out = {p:self.phase_seconds[p] for p in phases} | dict(callbacks=sum(self.callback_seconds.values()))
     return out | dict(total=sum(out.values()))
 
 @patch
 def state_dict(self:TrainingProfiler):
     return dict(
-        parts=dict(self.parts), by=dict(self.by), tokens=self.tokens, windows=self.windows, batches=self.batches
+        phase_seconds=dict(self.phase_seconds),
+        callback_seconds=dict(self.callback_seconds),
+        tokens=self.tokens, windows=self.windows, batches=self.batches
     )
 
 # %% ../../nbs/852_monitor.profiler.ipynb #2fc90595
 @patch
 def load_state_dict(self:TrainingProfiler, d):
-    self.parts, self.by = defaultdict(float, d['parts']), defaultdict(float, d['by'])
+    self.phase_seconds = defaultdict(float, d['phase_seconds'])
+    self.callback_seconds = defaultdict(float, d['callback_seconds'])
     self.tokens, self.windows, self.batches = d['tokens'], d['windows'], d['batches']
 
 # %% ../../nbs/852_monitor.profiler.ipynb #85323c9e
@@ -148,7 +151,7 @@ def bottleneck(self:TrainingProfiler)->tuple: # the phase, its fraction in [0, 1
     "Return the phase that takes the most time."
     s = self.seconds()
     p = max(phases, key=s.get)
-    slowest = max(self.by, key=self.by.get, default='none')
+    slowest = max(self.callback_seconds, key=self.callback_seconds.get, default='none')
     faster = ''.join(f'{w}, ' for w in _possible_speedups(vars(self).get('learn'), p))
     return p, s[p]/max(s['total'], 1e-9), _phase_advice[p].format(most=slowest, faster=faster)
 
@@ -165,7 +168,7 @@ def report(self:TrainingProfiler,
     s = self.seconds()
     total = max(s['total'], 1e-9)
     by_time = sorted(phases, key=s.get, reverse=True)
-    slowest = sorted(self.by.items(), key=itemgetter(1), reverse=True)[:n_callbacks]
+    slowest = sorted(self.callback_seconds.items(), key=itemgetter(1), reverse=True)[:n_callbacks]
     rows = [_report_row(p, s[p], total) for p in by_time]
     return rows + [_report_row(f'callbacks: {name}', seconds, total) for name,seconds in slowest]
 
@@ -180,7 +183,7 @@ def throughput(self:TrainingProfiler)->dict: # tokens, samples and steps per sec
 @patch
 def _training_seconds(self:TrainingProfiler):
     "Seconds of training, without validation."
-    return max(1e-9, self.seconds()['total'] - self.parts['validation'])
+    return max(1e-9, self.seconds()['total'] - self.phase_seconds['validation'])
 
 @patch
 def _columns(self:TrainingProfiler):

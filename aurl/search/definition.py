@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..aliases import current_metric_name, current_state
 from ..core import ConfigError
 from .space import Choice, Range, grid_points, nest_keys
 
@@ -32,40 +33,42 @@ def _dimension_of(data):
 class SweepDefinition:
     "Definition of a sweep."
     space:dict              # from `search_space`
-    goals:dict              # objectives: metrics and 'min' or 'max'
+    objectives:dict         # metrics and 'min' or 'max'
     sampler:str='tpe'       # one of `SAMPLERS`
     pruner:str='none'       # one of `PRUNERS`
     trials:int=20           # number of trials; 0 with a grid: the whole grid
     seed:int=0              # determines the trials
 
     def __post_init__(self):
-        self._check_goals()
+        self._check_objectives()
+        self.objectives = {current_metric_name(k): v for k, v in self.objectives.items()}
         for name, value, options in (('sampler', self.sampler, SAMPLERS), ('pruner', self.pruner, PRUNERS)):
             if value not in options: raise ConfigError(f'{name}={value}', way_out=f'one of {", ".join(options)}')
-        if self.pruner != 'none' and len(self.goals) > 1:
-            raise ConfigError(f'pruner={self.pruner} with {len(self.goals)} objectives',
+        if self.pruner != 'none' and len(self.objectives) > 1:
+            raise ConfigError(f'pruner={self.pruner} with {len(self.objectives)} objectives',
                               way_out='pruning needs a single objective; set pruner=none')
         if self.sampler == 'grid': self.trials = min(self.trials or math.inf, len(grid_points(self.space)))
         if self.trials < 1: raise ConfigError(f'trials={self.trials}', way_out='1 or more; 0 only with a grid')
 
-    def _check_goals(self):
-        if not isinstance(self.goals, dict) or not self.goals:
+    def _check_objectives(self):
+        if not isinstance(self.objectives, dict) or not self.objectives:
             raise ConfigError('objectives: no objective', way_out='such as objectives={valid_loss: min}')
-        for k, direction in self.goals.items():
+        for k, direction in self.objectives.items():
             if direction not in ('min', 'max'): raise ConfigError(f'objectives: {k}={direction}', way_out='min or max')
 
     def to_dict(self)->dict:
         "A dict without `trials`, which may grow."
         space = {k: _dimension_dict(s) for k, s in self.space.items()}
-        return dict(space=space, goals=self.goals, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
+        return dict(space=space, objectives=self.objectives, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
     @classmethod
     def from_dict(cls,
         data:dict, # from `to_dict`, with `trials`
     ):
-        "Restore the definition that a `Sweep` saved."
-        space = {k: _dimension_of(s) for k, s in data['space'].items()}
-        return cls(space, data['goals'], data['sampler'], data['pruner'], data['trials'], data['seed'])
+        "Restore the definition that a `Sweep` saved, perhaps under earlier names."
+        data = current_state('SweepDefinition', data)
+        space = {k: _dimension_of(current_state('Range', s)) for k, s in data['space'].items()}
+        return cls(space, data['objectives'], data['sampler'], data['pruner'], data['trials'], data['seed'])
 
 # %% ../../nbs/882_search.definition.ipynb #da43937e
 class Pruned(Exception): "Raised to end a trial early."

@@ -21,14 +21,14 @@ class Range:
     log:bool=False     # uniform in the logarithm
     step:float=None    # distance between values; None: continuous
     points:int=None    # number of points in a grid
-    whole:bool=False   # integers only
+    integer:bool=False # integers only
 
     def suggest(self,
         trial,   # a trial of Optuna
         key:str, # dotted key
     ):
         "Suggest a value for `key` in an Optuna trial."
-        if self.whole:
+        if self.integer:
             return trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
@@ -48,11 +48,11 @@ class Range:
     def grid(self)->list:
         "Points for a grid search."
         out = self._stepped() if self.step else self._spread()
-        return list(dict.fromkeys(round(x) for x in out)) if self.whole else out
+        return list(dict.fromkeys(round(x) for x in out)) if self.integer else out
     @property
     def ends(self):
         "Both ends of the range, to be checked."
-        return [int(x) if self.whole else x for x in (self.low, self.high)]
+        return [int(x) if self.integer else x for x in (self.low, self.high)]
     def to_optuna(self, value):
         "Return `value` unchanged, since Optuna supports numbers."
         return value
@@ -144,7 +144,7 @@ def _check_grid(key, r):
         raise ConfigError(f'space: {key}: step={step} does not fit between {low} and {high}')
     if points is not None and (points < 1 or points != int(points)):
         raise ConfigError(f'space: {key}: points={points}', way_out='a whole number from 1 on')
-    if r.whole and any(x is not None and x != int(x) for x in (low, high, step)):
+    if r.integer and any(x is not None and x != int(x) for x in (low, high, step)):
         steps = f' in steps of {step}' if step else ''
         raise ConfigError(f'space: {key} takes whole numbers, not {low} … {high}{steps}')
 
@@ -225,12 +225,12 @@ _MAX_GRID_INTEGERS = 64 # a range of fewer integers needs neither step nor point
 
 def _has_grid(s):
     "Whether the points of a dimension are determined."
-    return isinstance(s, Choice) or bool(s.step or s.points or s.whole and s.high - s.low < _MAX_GRID_INTEGERS)
+    return isinstance(s, Choice) or bool(s.step or s.points or s.integer and s.high - s.low < _MAX_GRID_INTEGERS)
 
 def _grid_of(s):
     "Return the points of a dimension; every integer of a range without step and points."
-    if isinstance(s, Range) and s.whole and not (s.step or s.points):
-        return Range(s.low, s.high, step=1, whole=True).grid()
+    if isinstance(s, Range) and s.integer and not (s.step or s.points):
+        return Range(s.low, s.high, step=1, integer=True).grid()
     return s.grid()
 
 # %% ../../nbs/880_search.space.ipynb #0b24e277

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
-from ..aliases import match_name
+from ..aliases import current_columns, match_name
 from ..config import merge
 from ..core import AurlError, ConfigError, atomic_path, try_lock, unlock, import_extra, read_json, rng, write_json
 from .definition import Pruned, SweepDefinition, Trial
@@ -41,7 +41,7 @@ class Sweep:
         self._create_folder()
         with self._locked():
             d = self.definition.to_dict()
-            if self.file.exists(): _check_same_definition(read_json(self.file), d, self.path)
+            if self.file.exists(): _check_same_definition(self._saved_definition(path).to_dict(), d, self.path)
             write_json(self.file, d | dict(trials=self.definition.trials))
             self._open()
 
@@ -84,7 +84,7 @@ def _open(self:Sweep):
         study_name='sweep',
         load_if_exists=True,
         pruner=self._pruner(),
-        directions=['minimize' if direction == 'min' else 'maximize' for direction in d.goals.values()],
+        directions=['minimize' if direction == 'min' else 'maximize' for direction in d.objectives.values()],
     )
     if new and d.sampler == 'grid':
         for point in grid_points(d.space):
@@ -235,7 +235,7 @@ def _run_trial(self:Sweep, trial, run_trial):
     write_json(trial.path/'values.json', trial.values)
     try:
         metrics = run_trial(trial)
-        values = [_finite_metric(metrics, match_name(g, metrics)) for g in self.definition.goals]
+        values = [_finite_metric(metrics, match_name(g, metrics)) for g in self.definition.objectives]
     except Pruned: self.study.tell(trial.optuna_trial, state=self.optuna.trial.TrialState.PRUNED)
     except KeyboardInterrupt:
         self._mark_failed(trial.number, 'interrupted', again=True, values=trial.optuna_trial.params)
@@ -260,7 +260,7 @@ def _row(self:Sweep, t):
     "Return the row of a trial in the table."
     return (
         dict(trial=t.number, state=_STATE_NAMES[t.state.name])
-        | t.user_attrs.get('measures', {})
+        | current_columns(t.user_attrs.get('measures', {}))
         | self.trial_settings(t)
         | dict(seconds=t.user_attrs.get('seconds'), error=t.user_attrs.get('error'))
     )
@@ -277,19 +277,19 @@ def pareto_front(self:Sweep)->list:
     "Optuna's trials that no other dominates: the best with a single objective, the Pareto front with several."
     if not any(t.state.name == 'COMPLETE' for t in self._trials()):
         raise AurlError('no trial of this sweep is complete', self.path, 'see error.txt in the folders of the trials')
-    if len(self.definition.goals) > 1: return sorted(self.study.best_trials, key=attrgetter('number'))
+    if len(self.definition.objectives) > 1: return sorted(self.study.best_trials, key=attrgetter('number'))
     return [self.study.best_trial]
 
 # %% ../../nbs/885_search.trials.ipynb #958a3f1d
 @patch
-def _goals_text(self:Sweep, t):
-    "Return the goals with their values in a finished trial."
-    return ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.goals, t.values))
+def _objectives_text(self:Sweep, t):
+    "Return the objectives with their values in a finished trial."
+    return ', '.join(f'{k} {v:.4g}' for k,v in zip(self.definition.objectives, t.values))
 
 @patch
 def _preset_text(self:Sweep, t, base):
     "Return the text of a preset with the settings of a trial, and `base` for the others."
-    head = f'# trial {t.number}, {self.n_finished} are done: {self._goals_text(t)}\n'
+    head = f'# trial {t.number}, {self.n_finished} are done: {self._objectives_text(t)}\n'
     return head + yaml.safe_dump(merge(base, nest_keys(self.trial_settings(t))), sort_keys=False)
 
 # %% ../../nbs/885_search.trials.ipynb #163bc8c6
@@ -298,7 +298,7 @@ def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
 )->list:            # the files
     "Write `pareto_front` as presets: `best.yaml`, or with several objectives a `front_0007.yaml` for each."
-    out, single = [], len(self.definition.goals) == 1
+    out, single = [], len(self.definition.objectives) == 1
     for t in self.pareto_front:
         file = self.path/('best.yaml' if single else f'front_{t.number:04d}.yaml')
         with atomic_path(file) as p: p.write_text(self._preset_text(t, base or {}), encoding='utf-8')
@@ -307,16 +307,16 @@ def write_best(self:Sweep,
     return out
 
 # %% ../../nbs/885_search.trials.ipynb #047198d1
-def _plot_progress(ax, rows, goal, best_of):
-    "Plot each value of `goal`, and the best one so far."
-    x, y = [r['trial'] for r in rows], [r[goal] for r in rows]
+def _plot_progress(ax, rows, objective, best_of):
+    "Plot each value of `objective`, and the best one so far."
+    x, y = [r['trial'] for r in rows], [r[objective] for r in rows]
     ax.plot(x, y, '.', alpha=.6)
     ax.step(x, [best_of(y[:i+1]) for i in range(len(y))], where='post', color='k', lw=1)
-    ax.set(xlabel='trial', ylabel=goal)
+    ax.set(xlabel='trial', ylabel=objective)
 
-def _plot_setting(ax, rows, key, dimension, goal):
-    "Plot the setting `key` against `goal`."
-    x, y, is_choice = [r[key] for r in rows], [r[goal] for r in rows], isinstance(dimension, Choice)
+def _plot_setting(ax, rows, key, dimension, objective):
+    "Plot the setting `key` against `objective`."
+    x, y, is_choice = [r[key] for r in rows], [r[objective] for r in rows], isinstance(dimension, Choice)
     if is_choice: x = [dimension.values.index(tuple(v) if isinstance(v, list) else v) for v in x]
     ax.plot(x, y, '.', alpha=.6)
     ax.set(xlabel=key)
@@ -327,11 +327,11 @@ def _plot_setting(ax, rows, key, dimension, goal):
 
 # %% ../../nbs/885_search.trials.ipynb #3cc6c9c8
 @patch
-def _plot_front(self:Sweep, ax, rows, goals):
-    "Plot two goals against each other, and the Pareto front."
-    ax.plot(*([r[g] for r in rows] for g in goals), '.', alpha=.4)
+def _plot_front(self:Sweep, ax, rows, objectives):
+    "Plot two objectives against each other, and the Pareto front."
+    ax.plot(*([r[g] for r in rows] for g in objectives), '.', alpha=.4)
     ax.plot(*zip(*sorted(t.values[:2] for t in self.pareto_front)), 'ko-', ms=4, lw=1)
-    ax.set(xlabel=goals[0], ylabel=goals[1])
+    ax.set(xlabel=objectives[0], ylabel=objectives[1])
 
 # %% ../../nbs/885_search.trials.ipynb #5c2dd71a
 @patch
@@ -339,11 +339,11 @@ def plot(self:Sweep):
     "Plot the best value so far, each setting against the first objective, and for two the Pareto front."
     import matplotlib.pyplot as plt
     rows, d = [r for r in self.table() if r['state'] == 'done'], self.definition
-    goals = list(d.goals)
-    n = 1 + len(d.space) + (len(goals) > 1)
+    objectives = list(d.objectives)
+    n = 1 + len(d.space) + (len(objectives) > 1)
     fig, axes = plt.subplots(1, n, figsize=(2.6*n, 2.4), layout='constrained')
-    _plot_progress(axes[0], rows, goals[0], max if d.goals[goals[0]] == 'max' else min)
-    for ax, (key, dimension) in zip(axes[1:], d.space.items()): _plot_setting(ax, rows, key, dimension, goals[0])
-    if len(goals) > 1: self._plot_front(axes[-1], rows, goals[:2])
+    _plot_progress(axes[0], rows, objectives[0], max if d.objectives[objectives[0]] == 'max' else min)
+    for ax, (key, dimension) in zip(axes[1:], d.space.items()): _plot_setting(ax, rows, key, dimension, objectives[0])
+    if len(objectives) > 1: self._plot_front(axes[-1], rows, objectives[:2])
     plt.close(fig)
     return fig

@@ -252,14 +252,14 @@ def _both_steps(self:AdversarialTraining, stage):
     m, inputs = self._stage_batch(stage)
     training = self.model.critic.training
     # the penalties are computed rarely: log their last values
-    self.current = {k:v for k,v in self.current.items() if k in ('r1', 'gradient_penalty')} | dict(stage=stage)
+    self.current = {k:v for k,v in self.current.items() if k in ('r1', 'gradient_penalty')} | dict(critic_stage=stage)
     loss = self.critic_step(m)
     term = self.model_loss(m, inputs)
     m.critic.train(training)
     self.critic_steps += 1
     if 'adversarial' in self.current: self._update_balance(self.current['adversarial'], loss, m.rank_share)
     scales = dict(critic_scale=self.balance.critic_scale, model_scale=self.balance.model_scale)
-    self.current |= dict(ratio=self.balance.ratio, **scales)
+    self.current |= dict(loss_ratio=self.balance.ratio, **scales)
     return term
 
 # %% ../../nbs/761_train.adversarial.ipynb #03258102

@@ -48,7 +48,7 @@ class Budget(Callback):
         minutes:float=None, # time, validation included
         start_step:int=0,   # steps done before
         clock=time.monotonic, # returns seconds
-        lr_multiplier=None, # by fraction used; None: a callback's `rate_at`, or the function `lr_multiplier`
+        lr_multiplier=None, # by fraction used; None: a callback's `lr_multiplier`, or the function of that name
     ):
         if not steps and not minutes:
             raise ConfigError('a budget needs steps or minutes', way_out='set steps=200, or minutes=4')
@@ -93,8 +93,8 @@ def before_batch(self:Budget):
     if self.training: self.opt.set_hyper('lr', [lr*self.lr_multiplier(self.used) for lr in self.base_lrs])
 
 def _schedule_of(cbs):
-    "The learning-rate schedule that a callback has as `rate_at`, or None."
-    return next((c.rate_at for c in cbs if hasattr(type(c), 'rate_at')), None)
+    "The learning-rate schedule that a callback has as `lr_multiplier`, or None."
+    return next((c.lr_multiplier for c in cbs if hasattr(type(c), 'lr_multiplier')), None)
 
 # %% ../../nbs/734_train.budget.ipynb #751ba694
 @patch
@@ -351,7 +351,7 @@ def _line(self:RunLog):
 @patch
 def _more_columns(self:RunLog):
     "What other callbacks have measured."
-    more = {k:getattr(self.learn, k) for k in ('waste', 'grad_norm') if hasattr(self.learn, k)}
+    more = {k:getattr(self.learn, k) for k in ('invalid_mass', 'grad_norm') if hasattr(self.learn, k)}
     for c in self.cbs: more |= getattr(c, 'log_columns', dict)()
     return more
 
@@ -362,7 +362,7 @@ def _progress(self:RunLog):
     best = next((c.best_loss for c in self.cbs if isinstance(c, KeepBest) and c.best_loss < math.inf), None)
     valid = '' if best is None else f', held out {best:.3f}'
     # short notes of other callbacks
-    notes = [c.in_short for c in self.cbs if hasattr(type(c), 'in_short')]
+    notes = [c.short_status for c in self.cbs if hasattr(type(c), 'short_status')]
     words = ''.join(f', {note}' for note in notes if note)
     used = self.run_budget.used if self.run_budget else None
     self.experiment.progress('train', used, f'step {self.step}{self.loss_text}{valid}{words}')
@@ -407,17 +407,17 @@ def fit_budget(self:Learner,
     steps:int=None,     # training steps
     minutes:float=None, # time, validation included
     *,
-    start:int=0,        # steps done before
+    start_step:int=0,   # steps done before
     run=None,           # an `Experiment` to log to
     log_every:int=10,   # most steps between two lines of the log
     cbs=(),             # further callbacks
-    rate=None,          # learning-rate multiplier by fraction used; None: a callback's `rate_at`, or `lr_multiplier`
-    before=(),          # nats per token, weights and score of the best model of an earlier session
-    score=None,         # function of the Learner that defines the best model, see `KeepBest`
+    lr_multiplier=None, # by fraction used; None: a callback's `lr_multiplier`, or the function of that name
+    previous_best=(),   # nats per token, weights and score of the best model of an earlier session
+    score_fn=None,      # function of the Learner that defines the best model, see `KeepBest`
 )->float:               # nats per token on the held-out windows
     "Train within a budget and restore the best weights; Ctrl-C ends early and restores them too."
-    best = KeepBest(_best_folder(self.model, run), 20, *before, score_fn=score)
-    budget = Budget(steps, minutes, start, lr_multiplier=rate)
+    best = KeepBest(_best_folder(self.model, run), 20, *previous_best, score_fn=score_fn)
+    budget = Budget(steps, minutes, start_step, lr_multiplier=lr_multiplier)
     log = [RunLog(run, log_every)] if run is not None else []
     _fit_until_end(self, budget, best, [*log, *cbs])
     self.valid_curve, self.steps_done, self.best_step = best.valid_losses, budget.done, best.best_step

@@ -256,32 +256,33 @@ class CurriculumLoader(WindowLoader):
     def __init__(self,
         store,                      # a `TokenStore`
         pieces=None,                # indices of pieces; None: all
-        pace:CurriculumConfig=None, # the curriculum
+        curriculum:CurriculumConfig=None, # the curriculum
         difficulty=None,            # from `measure_difficulties`; None: measured here
         **kwargs                    # for `WindowLoader`
     ):
-        self.pace, self.levels = pace or CurriculumConfig(), [0]               # the level of each epoch begun so far
+        # `levels` has the level of each epoch begun so far
+        self.curriculum, self.levels = curriculum or CurriculumConfig(), [0]
         super().__init__(store, pieces, **kwargs)
         if self.config.corpus_weights:
             raise ConfigError(
                 'a curriculum and loader.corpus_weights: both select pieces', way_out='remove one of them'
             )
-        names = tuple(n for n in self.pace.by if n not in ('length', self.pace.order_column))
+        names = tuple(n for n in self.curriculum.by if n not in ('length', self.curriculum.order_column))
         self.difficulty = difficulty if difficulty is not None else measure_difficulties(store, self.pieces, names)
-        self.piece_stages = self._piece_stages() if self.pace.order_column else None
+        self.piece_stages = self._piece_stages() if self.curriculum.order_column else None
 
     def level(self, epoch):
         "Return the level of an epoch: the epoch itself, unless the pacing is adaptive."
-        return epoch if self.pace.pacing != 'adaptive' else self.levels[min(epoch, len(self.levels) - 1)]
+        return epoch if self.curriculum.pacing != 'adaptive' else self.levels[min(epoch, len(self.levels) - 1)]
 
 # %% ../../nbs/764_train.curriculum.ipynb #4f9232d3
 @patch
-def open_to(self:CurriculumLoader,
+def open_pieces(self:CurriculumLoader,
     level:float, # epoch, or the level if adaptive
 )->np.ndarray:   # (pieces,) bool
     "Return which pieces are available at a level."
     is_open = np.ones(len(self.pieces), bool)
-    if self.piece_stages is not None: is_open = self.pace.open_stages(level, self.piece_stages)
+    if self.piece_stages is not None: is_open = self.curriculum.open_stages(level, self.piece_stages)
     for n in self.difficulty: is_open &= self._open_by(n, level)
     if not is_open.any():  # no piece is easy by every measure: take the one with the lowest sum of ranks
         is_open[np.argmin(sum(np.argsort(np.argsort(self._values(n))) for n in self.difficulty))] = True
@@ -291,7 +292,7 @@ def open_to(self:CurriculumLoader,
 @patch
 def _open_by(self:CurriculumLoader, name, level):
     "Which pieces are easy enough by one measure."
-    p, done = self.pace, min(1., level/self.pace.epochs)
+    p, done = self.curriculum, min(1., level/self.curriculum.epochs)
     v = self._values(name, done if name == 'musical' else None)
     n_open = max(1, round(p.open_share(level)*len(v)))
     easiest = np.argsort(np.argsort(v, kind='stable'), kind='stable') < n_open
@@ -312,7 +313,7 @@ def _values(self:CurriculumLoader, name, progress=None):
 @patch
 def _piece_stages(self:CurriculumLoader):
     "Return the stage of each piece, from the column of the curriculum."
-    name, order = self.pace.order_column, self.pace.order
+    name, order = self.curriculum.order_column, self.curriculum.order
     if (values := self._column(name)) is None:
         columns = self.store.pieces.column_names
         raise ConfigError(f'curriculum by {name}: no such column{suggest(name, columns)}', self.store.path,
@@ -327,13 +328,13 @@ def _piece_stages(self:CurriculumLoader):
 # %% ../../nbs/764_train.curriculum.ipynb #425c7394
 @patch
 def _windows(self:CurriculumLoader, epoch, length):
-    return self._mixed(self.pieces[self.open_to(self.level(epoch))], epoch, length)
+    return self._mixed(self.pieces[self.open_pieces(self.level(epoch))], epoch, length)
 
 # %% ../../nbs/764_train.curriculum.ipynb #8a5fcfbb
 @patch
 def _length(self:CurriculumLoader, epoch):
-    if 'length' not in self.pace.by: return WindowLoader._length(self, epoch)
-    share = self.pace.open_share(self.level(epoch))
+    if 'length' not in self.curriculum.by: return WindowLoader._length(self, epoch)
+    share = self.curriculum.open_share(self.level(epoch))
     return self.length if share >= 1 else max(16, int(self.length*share)//16*16)
 
 # %% ../../nbs/764_train.curriculum.ipynb #5bd749fc
@@ -354,7 +355,7 @@ def _forget_plan(self:CurriculumLoader, epoch):
 @patch
 def state_dict(self:CurriculumLoader)->dict: return dict(WindowLoader.state_dict(self), levels=list(self.levels))
 
-# %% ../../nbs/764_train.curriculum.ipynb #48a8bbcc
+# %% ../../nbs/764_train.curriculum.ipynb #974570c0
 @patch
 def load_state_dict(self:CurriculumLoader, state):
     self.levels, self._planned, self._cached_batches = list(state.get('levels', [0])), None, None
@@ -364,14 +365,14 @@ def load_state_dict(self:CurriculumLoader, state):
 def _piece_values(self:CurriculumLoader):
     "Difficulties and stages, as lists."
     lists = {k:v.tolist() for k,v in self.difficulty.items()}
-    if self.piece_stages is not None: lists[self.pace.order_column] = self.piece_stages.tolist()
+    if self.piece_stages is not None: lists[self.curriculum.order_column] = self.piece_stages.tolist()
     return lists
 
 @patch
 def _order_fingerprint(self:CurriculumLoader):
     # an empty `order` keeps old fingerprints
-    pace = {k:v for k,v in self.pace.former_dict().items() if k != 'order' or v}
-    return zlib.crc32(to_json([pace, self._piece_values()]).encode(), WindowLoader._order_fingerprint(self))
+    curriculum = {k:v for k,v in self.curriculum.former_dict().items() if k != 'order' or v}
+    return zlib.crc32(to_json([curriculum, self._piece_values()]).encode(), WindowLoader._order_fingerprint(self))
 
 # %% ../../nbs/764_train.curriculum.ipynb #cd13c549
 class AdaptiveCurriculum(Callback):
@@ -385,10 +386,10 @@ class AdaptiveCurriculum(Callback):
         if loader.at == 0: self._end_epoch(loader)                              # this was the last batch of the epoch
 
     def _end_epoch(self, loader):
-        mean, pace = self.sum/self.n, loader.pace
+        mean, curriculum = self.sum/self.n, loader.curriculum
         self.sum, self.n = 0., 0
-        stalled = self.previous_loss is not None and mean > self.previous_loss*(1 - pace.min_improvement)
-        level = loader.levels[-1] + (stalled and loader.levels[-1] < pace.epochs)
+        stalled = self.previous_loss is not None and mean > self.previous_loss*(1 - curriculum.min_improvement)
+        level = loader.levels[-1] + (stalled and loader.levels[-1] < curriculum.epochs)
         self.previous_loss = None if stalled else mean  # new pieces: no comparison with earlier losses
         loader.set_level(loader.epoch, level)  # the loader is already at the next epoch
 
@@ -397,9 +398,9 @@ class AdaptiveCurriculum(Callback):
 
 # %% ../../nbs/764_train.curriculum.ipynb #3e81384d
 def curriculum_kwargs(
-    pace:CurriculumConfig, # the curriculum
+    curriculum:CurriculumConfig, # the curriculum
 )->dict:                   # `make_train_loader` and `cbs` for `music_learner`; empty without a curriculum
     "Return the arguments of `music_learner` for a curriculum."
-    if not pace.by: return {}
-    cbs = [AdaptiveCurriculum()] if pace.pacing == 'adaptive' else []
-    return dict(make_train_loader=partial(CurriculumLoader, pace=pace), cbs=cbs)
+    if not curriculum.by: return {}
+    cbs = [AdaptiveCurriculum()] if curriculum.pacing == 'adaptive' else []
+    return dict(make_train_loader=partial(CurriculumLoader, curriculum=curriculum), cbs=cbs)

@@ -64,9 +64,9 @@ class KLLoss(Callback):
             raise ModelError('the model has no latent', way_out='build it with mode=vae')
         self.run_budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
 
-    def state_dict(self): return dict(step=self.step, told=self.last_kl, beta=self.beta.state_dict())
+    def state_dict(self): return dict(step=self.step, last_kl=self.last_kl, beta=self.beta.state_dict())
     def load_state_dict(self, state):
-        self.step, self.last_kl = state['step'], state['told']
+        self.step, self.last_kl = state['step'], state['last_kl']
         self.beta.load_state_dict(state['beta'])
 
 # %% ../../nbs/740_train.latent_loss.ipynb #41bb5401
@@ -121,7 +121,7 @@ def after_batch(self:KLLoss):
 @patch
 def _log(self:KLLoss):
     beta, nats = self.current
-    self.history.append(dict(step=self.step, beta=beta, **{f'nats_{k}':n.item() for k,n in nats.items()}))
+    self.history.append(dict(step=self.step, beta=beta, **{f'kl_{k}':n.item() for k,n in nats.items()}))
     if self.experiment is not None: self.experiment.log(**self.history[-1])
 
 # %% ../../nbs/740_train.latent_loss.ipynb #69182156
@@ -145,14 +145,14 @@ def after_validate(self:KLLoss):
     self.active = {k:int(active_units(torch.cat([m[k] for m in means])).sum()) for k in means[0]}
     self.valid_metrics = _valid_metrics(batches, self.active)
     if self.experiment is not None:
-        active = {f'active_{k}':n for k,n in self.active.items()}
+        active = {f'active_units_{k}':n for k,n in self.active.items()}
         self.experiment.log(step=self.step, **active, **self.valid_metrics)
 
 # %% ../../nbs/740_train.latent_loss.ipynb #db539e13
 def _valid_metrics(batches, levels):
     "KL divergence of each level per piece, and reconstruction loss and KL in nats per token: together `valid_loss`."
     pieces, tokens, reconstruction = (sum(b[i] for b in batches) for i in range(3))
-    metrics = {f'valid_nats_{k}':sum(b[3][k] for b in batches)/pieces for k in levels}
+    metrics = {f'valid_kl_{k}':sum(b[3][k] for b in batches)/pieces for k in levels}
     metrics['valid_reconstruction'] = reconstruction/tokens
     metrics['valid_kl'] = sum(sum(b[3].values()) for b in batches)/tokens
     return metrics
@@ -185,22 +185,22 @@ class AttributeRegularization(Callback):
         sizes = {} if latent is None else {level.name:level.size for level in latent.levels}
         check_attribute_names(self.attribute_names, sizes.get('global', 0))
 
-    def _order_loss(self):
+    def _attribute_loss(self):
         "Loss of the batch."
         z = self.model.latent.unflatten(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
         return attribute_regularization(z.float(), attribute_values(self.xb[0], self.attribute_names))
 
     def after_loss(self):
         if not self.training or not self.weight: return
-        self.order_loss = self._order_loss()
-        self.learn.loss_grad = self.loss_grad + self.weight*self.order_loss
+        self.attribute_loss = self._attribute_loss()
+        self.learn.loss_grad = self.loss_grad + self.weight*self.attribute_loss
         self.learn.loss = self.loss_grad.detach().clone()
 
     def after_batch(self):
         if not self.training: return
         self.step += 1
         if self.experiment is not None and self.step % self.every == 0:
-            self.experiment.log(step=self.step, order=self.order_loss.item())
+            self.experiment.log(step=self.step, attribute_loss=self.attribute_loss.item())
 
     def state_dict(self): return dict(step=self.step)
     def load_state_dict(self, state): self.step = state['step']

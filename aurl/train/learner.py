@@ -184,8 +184,8 @@ class GrammarLoss(Callback):
         if segments is not None:
             pred = segments.unpack(pred)
             ids, targets = segments.unpack(ids, vocab.PAD), segments.unpack(targets, vocab.PAD)
-        self.learn.waste = grammar_loss(pred, ids, State.of(state), targets)
-        self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.waste
+        self.learn.invalid_mass = grammar_loss(pred, ids, State.of(state), targets)
+        self.learn.loss_grad = self.learn.loss_grad + self.weight*self.learn.invalid_mass
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
 # %% ../../nbs/735_train.learner.ipynb #b5b782e9

@@ -89,26 +89,26 @@ class UncertaintyWeighting(nn.Module):
     ):
         super().__init__()
         self.names = list(names)
-        self.s = nn.Parameter(torch.zeros(len(self.names)))
+        self.log_vars = nn.Parameter(torch.zeros(len(self.names)))
 
     def forward(self,
         values:Tensor,  # (losses,)
         weights:Tensor, # (losses,)
     )->Tensor:          # ()
         "Weighted sum of the losses with their precisions."
-        return (weights*((-self.s).exp()*values + self.s)).sum()
+        return (weights*((-self.log_vars).exp()*values + self.log_vars)).sum()
 
 # %% ../../nbs/743_train.objectives.ipynb #3e868469
 @patch
 @torch.no_grad()
 def clamp(self:UncertaintyWeighting):
     "Limit the precisions to 0.0001 … 100."
-    self.s.clamp_(self.min_log_var, self.max_log_var)
+    self.log_vars.clamp_(self.min_log_var, self.max_log_var)
 
 @patch(as_prop=True)
 def precisions(self:UncertaintyWeighting)->dict:
     "Precision of each loss, by name."
-    return dict(zip(self.names, (-self.s.detach()).exp().tolist()))
+    return dict(zip(self.names, (-self.log_vars.detach()).exp().tolist()))
 
 # %% ../../nbs/743_train.objectives.ipynb #8995c078
 def inputs_from_learner(
@@ -237,7 +237,7 @@ def _weighted_sum(self:MusicLosses, main, parts, weights):
 @patch
 def own_parameters(self:MusicLosses):
     "Parameters trained by the same backward pass, for `LossScaling`."
-    return [self.uncertainty.s] if self.uncertainty else []
+    return [self.uncertainty.log_vars] if self.uncertainty else []
 
 @patch
 def before_step(self:MusicLosses): self.step_canceled = False
@@ -256,7 +256,7 @@ def after_step(self:MusicLosses):
 @patch
 def _step_precisions(self:MusicLosses):
     "Step the precisions with the mean of the finite gradients of all ranks."
-    s = self.uncertainty.s
+    s = self.uncertainty.log_vars
     finite = s.grad is not None and bool(torch.isfinite(s.grad).all())
     # plus a flag: a rank may have no gradient
     grad = torch.cat([s.grad, s.new_ones(1)]) if finite else s.new_zeros(len(s) + 1)
@@ -318,20 +318,20 @@ def _valid_mean(name, ranks):
 @patch
 def after_validate(self:MusicLosses):
     ranks = all_gather_objects(self.valid_sums)
-    self.valid = {n:_valid_mean(n, ranks) for n in self.names}
-    if self.names: self._log(dict(step=self.step, **{f'valid_{n}':v for n,v in self.valid.items()}))
+    self.valid_means = {n:_valid_mean(n, ranks) for n in self.names}
+    if self.names: self._log(dict(step=self.step, **{f'valid_{n}':v for n,v in self.valid_means.items()}))
 
 # %% ../../nbs/743_train.objectives.ipynb #513f9a4d
 @patch
 def state_dict(self:MusicLosses):
     if not self.uncertainty: return {}
-    s = self.uncertainty.s
-    return dict(s=s.detach().cpu().clone(), learns=self.weight_optimizer.state_dict(), grad=s.grad)
+    s = self.uncertainty.log_vars
+    return dict(log_vars=s.detach().cpu().clone(), optimizer=self.weight_optimizer.state_dict(), grad=s.grad)
 
 @patch
 def load_state_dict(self:MusicLosses, state):
     if not (self.uncertainty and state): return
-    s = self.uncertainty.s
-    with torch.no_grad(): s.copy_(state['s'])
-    self.weight_optimizer.load_state_dict(state['learns'])
+    s = self.uncertainty.log_vars
+    with torch.no_grad(): s.copy_(state['log_vars'])
+    self.weight_optimizer.load_state_dict(state['optimizer'])
     s.grad = state['grad'].to(s) if state.get('grad') is not None else None

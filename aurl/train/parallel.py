@@ -154,20 +154,20 @@ _parent = os.getppid()
 
 def _stop_signal():
     "SIGTERM if the launcher requests a stop or is gone, otherwise None."
-    if os.path.exists(os.environ.get('AURL_WISH', '')): return signal.SIGTERM
+    if os.path.exists(os.environ.get('AURL_STOP_FILE', '')): return signal.SIGTERM
     return signal.SIGTERM if _launcher_gone() or os.getppid() != _parent else None
 
 # %% ../../nbs/788_train.parallel.ipynb #7b9a3a39
 def _launcher_gone():
     "Return whether the launching process no longer exists."
-    try: os.kill(int(os.environ['AURL_ASKER']), 0)
+    try: os.kill(int(os.environ['AURL_PARENT_PID']), 0)
     except (ProcessLookupError, ValueError): return True
     except (KeyError, PermissionError): pass
     return False
 
 def _remove_launch_dir():
     "Remove the directory left by a launcher that was killed by a second Ctrl-C."
-    folder = Path(os.environ.get('AURL_WISH', '')).parent
+    folder = Path(os.environ.get('AURL_STOP_FILE', '')).parent
     if folder.name.startswith('aurl-ranks-') and os.environ.get('LOCAL_RANK') == '0' and _launcher_gone():
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -250,7 +250,7 @@ def _rendezvous(gpus, nodes, node_rank, master_addr):
 def _worker_env(stop_file, env):
     "Environment of the processes; they stop when `stop_file` exists or this process does not."
     threads = dict(OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'))
-    own = dict(AURL_WISH=str(stop_file), AURL_ASKER=str(os.getpid()))
+    own = dict(AURL_STOP_FILE=str(stop_file), AURL_PARENT_PID=str(os.getpid()))
     return {**os.environ, **threads, **own, **(env or {})}
 
 # %% ../../nbs/788_train.parallel.ipynb #f61efdc9

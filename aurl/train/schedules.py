@@ -99,11 +99,11 @@ def _one_cycle(used, final, top=.25):
 
 # %% ../../nbs/749_train.schedules.ipynb #85d686b7
 class LRScheduler(Callback):
-    "Apply a `ScheduleConfig`: `rate_at` gives the rate to `Budget`; this sets the momentum and detects a plateau."
+    "Apply a `ScheduleConfig`: `Budget` calls `lr_multiplier`; this sets the momentum and detects a plateau."
     order, name = 57.2, 'scheduled'  # after the validation loss, before `Budget`; learn.rate would shadow other `rate`s
     def __init__(self, schedule:ScheduleConfig):
         self.schedule, self.plateau_factor, self.best_loss, self.stalled = schedule, 1., math.inf, 0
-    def rate_at(self, used): return self.plateau_factor*self.schedule.at(used)
+    def lr_multiplier(self, used): return self.plateau_factor*self.schedule.at(used)
     def before_fit(self): self.run_budget = next((c for c in self.cbs if isinstance(c, Budget)), None)
     def before_batch(self):
         if self.training and self.schedule.kind == 'one_cycle' and self.run_budget:

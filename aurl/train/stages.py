@@ -14,6 +14,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch
 from pydantic import Field
 
+from ..aliases import current_columns, rename_keys
 from ..config import Config, load_preset, make_config, presets
 from ..core import AurlError, ConfigError, read_json, write_json
 from ..distributed import broadcast_object, gather_model, rank
@@ -50,8 +51,8 @@ class StageStopping(Callback):
         if patience and self.stalled >= patience: return f'no improvement in {self.stalled} validations'
         return self.reason
 
-    def state_dict(self): return dict(best=self.best_loss, waited=self.stalled)
-    def load_state_dict(self, state): self.best_loss, self.stalled = state['best'], state['waited']
+    def state_dict(self): return dict(best_loss=self.best_loss, stalled=self.stalled)
+    def load_state_dict(self, state): self.best_loss, self.stalled = state['best_loss'], state['stalled']
 
 # %% ../../nbs/770_train.stages.ipynb #bda17153
 @dataclass
@@ -86,11 +87,11 @@ _run_keys = (
     'stages',
     'checkpoint_every',
     'checkpoints',
-    'keep',
+    'keep_checkpoints',
     'gpus',
     'nodes',
-    'node',
-    'meet',
+    'node_rank',
+    'master_addr',
     'shard',
 )
 
@@ -102,7 +103,8 @@ def _stage(cfg, number, entry):
     label = f'stage {number} ({name})'
     if not name.replace('_', '').replace('-', '').isalnum():
         raise ConfigError(f'{label}: {name!r} is not a valid name for a stage', way_out='use letters, digits, _ and -')
-    if bad := [k for k in entry if k.split('.')[0] in _run_keys]:
+    # the former name of a key of the run is refused as well
+    if bad := [k for k in entry if set(rename_keys(type(cfg), {k.split('.')[0]: None})) & set(_run_keys)]:
         raise ConfigError(f'{label}: {bad[0]} belongs to the whole run',
                           way_out='set it beside stages, not in one of them')
     try: return Stage(name, make_config(StageEnd, overrides=end), cfg.changed(**_nest_keys(entry), stages=''), number)
@@ -153,7 +155,7 @@ def _stage_budget(stage, cfg, equal_share):
 # %% ../../nbs/770_train.stages.ipynb #1c8a4279
 def _budget(stage, done):
     "Steps and minutes of a finished stage."
-    return done.get('asked') or dict(steps=done['steps'] if stage.cfg.steps else 0, minutes=stage.cfg.minutes)
+    return done.get('budget') or dict(steps=done['steps'] if stage.cfg.steps else 0, minutes=stage.cfg.minutes)
 
 def _added_budget(run, stages, requested=None):
     "Return steps and minutes of the last stage of a finished run that is to be extended; None if nothing was added."
@@ -204,7 +206,7 @@ class StageRun:
     @property
     def done_info(self)->dict:
         "Contents of `done.json`, or an empty dictionary."
-        try: return read_json(self.path/'done.json')
+        try: return current_columns(read_json(self.path/'done.json'))
         except (AurlError, OSError): return {}
 
 # %% ../../nbs/770_train.stages.ipynb #c9ecd27a
@@ -217,12 +219,12 @@ def run_stages(
     build,   # called with a stage, its `StageRun` and the previous stage's model; returns a learner
     train,   # called with the learner, the `StageRun`, the configuration and a checkpoint; returns the loss
     load,    # called with a folder; returns the model saved in it
-    newest=_no_checkpoint, # called with a `StageRun`; returns a checkpoint to resume from
-    asked=None, # steps and minutes requested now for the whole run
+    find_checkpoint=_no_checkpoint, # called with a `StageRun`; returns a checkpoint to resume from
+    requested=None, # steps and minutes requested now for the whole run
 )->tuple:    # the learner of the last stage trained, and its loss in nats per token
     "Train the stages in order, skipping finished ones; extend the last stage if more steps are requested."
     model, steps_before, learn, best = None, 0, None, math.inf
-    longer = broadcast_object(_added_budget(run, stages, asked))
+    longer = broadcast_object(_added_budget(run, stages, requested))
     for s in stages:
         r, last = StageRun(run, s, steps_before), s is stages[-1]
         more = longer if last else None
@@ -231,7 +233,7 @@ def run_stages(
             if last: return _finished_learner(run, build(s, r, model), steps_before), best
             continue
         if more: s.cfg = s.cfg.changed(**more)
-        learn, best, reason = _train_stage(r, len(stages), build, train, model, newest, more)
+        learn, best, reason = _train_stage(r, len(stages), build, train, model, find_checkpoint, more)
         if reason is None: return learn, best              # interrupted: the stage is not finished
         model = gather_model(learn.model)
         _save_stage(r, model, learn.steps_done, best, reason)
@@ -242,7 +244,7 @@ def run_stages(
 def _finished_learner(run, learn, steps_done):
     "The learner of a run whose stages are all finished, with the attributes it has after a training run."
     learn.model.eval()
-    learn.watched, learn.stopped, learn.steps_done = [], False, steps_done
+    learn.monitors, learn.stopped, learn.steps_done = [], False, steps_done
     run.log_text('all stages are finished, nothing is left to train')
     return learn
 
@@ -268,16 +270,16 @@ def _save_stage(run, model, steps, best, reason):
     if rank() == 0:                                                       # only rank 0 writes
         budget = dict(steps=stage.cfg.steps, minutes=stage.cfg.minutes)
         model.save_pretrained(run.path/'model', valid_loss=best, stage=stage.name)
-        done = dict(name=stage.name, steps=steps, valid_loss=best, why=reason, asked=budget)
+        done = dict(name=stage.name, steps=steps, valid_loss=best, reason=reason, budget=budget)
         write_json(run.path/'done.json', done)
     run.parent.log_text(f'{stage.name} ended after {steps} steps: {reason}; {best:.3f} nats per token')
 
 # %% ../../nbs/770_train.stages.ipynb #0ca87dcd
 def _end_reason(learn):
     "Why a stage ended without its stopping rule: its budget, or a monitor (`867_monitor.callbacks`)."
-    ends = dict(ended='the monitored metrics stopped improving', over='too many collapses')
+    ends = dict(should_stop='the monitored metrics stopped improving', exhausted='too many collapses')
     for attribute, reason in ends.items():
-        if any(getattr(c, attribute, False) is True for c in getattr(learn, 'watched', ())): return reason
+        if any(getattr(c, attribute, False) is True for c in getattr(learn, 'monitors', ())): return reason
     return 'its budget is used'
 
 # %% ../../nbs/770_train.stages.ipynb #242cfd31

@@ -15,7 +15,7 @@ from fastai.optimizer import Optimizer as FastaiOptimizer
 from fastcore.basics import patch
 from torch import nn
 
-from ..aliases import current_callback
+from ..aliases import current_callback, current_state
 from ..core import CheckpointError
 from ..distributed import all_gather_objects, shard_like, rank, world_size, is_sharded, full_tensor
 
@@ -219,7 +219,7 @@ def _match_callbacks(learn, snapshot):
         cb = next((c for c in left if type(c).__name__ == current_callback(name)), None)
         if cb is not None:
             left.remove(cb)
-            pairs.append((cb, state))
+            pairs.append((cb, current_state(type(cb).__name__, state)))
         elif learned: _refuse_mismatch('callback', name, 'none of that name', 'add the callback that the training had')
     return pairs
 
