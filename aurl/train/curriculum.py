@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from pydantic import Field, field_validator, model_validator
 
+from ..aliases import match_name
 from ..config import Config
 from ..core import ConfigError, suggest, to_json
 from ..score.polyphony import _sounding_pairs
@@ -117,10 +118,12 @@ def complexity(
 # %% ../../nbs/764_train.curriculum.ipynb #d536c888
 def _measures(): return ('length', 'complexity', 'musical', *difficulty_aspects, *simple_difficulties, *features)
 
+def _is_measure(name): return match_name(name, _measures()) in _measures()     # under its present or former name
+
 def _check_measure(name):
     "Return `name` if pieces can be ordered by it."
     names = list(_measures())
-    if name in names: return name
+    if _is_measure(name): return name
     raise ConfigError(f'no curriculum by {name!r}{suggest(name, names)}', way_out=f"choose from {', '.join(names)}")
 
 def _measure(name):
@@ -204,7 +207,7 @@ class CurriculumConfig(Config):
 # %% ../../nbs/764_train.curriculum.ipynb #61e153f2
 def _order_columns(by, order):
     "Names of columns among the measures `by`: with an `order` of values, a name that is no measure."
-    return [n for n in by if n not in _measures()] if order else []
+    return [n for n in by if not _is_measure(n)] if order else []
 
 def _order_fault(by, order, columns):
     "What is wrong with the order of the values of a column; None if nothing is."
