@@ -12,19 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from .configs import SongConfig, TrainConfig
+from .evaluation import is_known
 from .model_setup import _start_model, resolve_start
 from ..config import make_config
-from ..core import ConfigError, ModelError, rng
+from ..core import ConfigError, rng
 from ..data.token_store import TokenStore
 from ..device import pick_device
 from ..evaluate.likelihood import LikelihoodTable
-from ..evaluate.memorization import known_share, read_fingerprints
 from ..evaluate.report import Report
 from ..evaluate.charts import loss_chart
 from ..experiments.run import Experiment
 from ..memory import available_memory, format_bytes
 from ..models.model_config import preset_config
-from ..models.model_files import find_model_folder
 from ..models.size import parameter_counts
 from ..score.audio import encode_audio
 from ..tokens.codec import decode
@@ -125,19 +124,13 @@ def _saved_plan(run):
 # %% ../../nbs/978_commands.song.ipynb #8be1b035
 def _format_duration(seconds): return f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
 
-def _fingerprints_of(start):
-    "The fingerprints that come with a model; none for '' and for models that were not released."
-    try: return read_fingerprints(find_model_folder(start)) if start else []
-    except ModelError: return []       # a run that has checkpoints only
-
 def unknown_pieces(
     store:TokenStore,
     held,       # indices of the held-out pieces
     start:str,  # the model at the start of the training; '' for random weights
 )->tuple:       # the pieces to evaluate on, and a list with a line about the others, or none
     "Leave out held-out pieces that the model at the start was trained on; if it knows all of them, none."
-    prints, n = _fingerprints_of(start), len(held)
-    known = np.array([len(prints) > 0 and known_share(store[int(i)], prints) >= .1 for i in held], bool)
+    known, n = is_known((store[int(i)] for i in held), start), len(held)
     if not known.any(): return held, []
     if known.all(): return held, [f'{start} was trained on all {n} held-out pieces: their likelihood says little']
     return held[~known], [f'{known.sum()} of {n} held-out pieces are not evaluated: {start} was trained on them']

@@ -283,6 +283,7 @@ class LikelihoodTable:
         self.tokens = np.array([len(p)-1 for p in pieces])
         self.notes = np.array([(vocab.kind[np.asarray(p)] == Kind.NOTE_ON).sum() for p in pieces])
         self.rows, self.nats = [], {}
+        self.remarks = []                         # sentences that a reader of the result must know
         self.resamples = _bootstrap(len(pieces), n_resamples, seed)
 
     def _interval(self, nats):
@@ -345,22 +346,30 @@ def difference(self:LikelihoodTable,
     return (d.sum()/max(self.tokens.sum(), 1), *self._interval(d))
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #4e340e0c
+_FEWEST_PIECES = 5   # for a confidence interval
+
+@patch
+def _comparison(self:LikelihoodTable, name, best):
+    "Compare the rows `name` and `best` in one sentence."
+    d, low, high = self.difference(name, best)
+    if (n := len(self.tokens)) < _FEWEST_PIECES:
+        how = 'less' if d > 0 else 'more'
+        return f'{name} takes {abs(d):.3f} nats per token {how} than {best}; {n} held-out pieces are too few to conclude.'
+    by = f'by {abs(d):.3f} nats per token (95 % interval of the difference {low:+.3f} … {high:+.3f})'
+    if low > 0: return f'{name} beats the best of the others, {best}, {by}.'
+    if d <= 0: return f'{name} does not beat the best of the others: {best} is better {by}.'
+    return f'{name} is ahead of the best of the others, {best}, {by}, but not significantly.'
+
 @patch
 def conclusion(self:LikelihoodTable,
     name:str, # name of a row
 )->str:
-    "State in one sentence whether `name` beats all other rows."
+    "State in one sentence whether `name` beats all other rows, and add the remarks."
     # rows such as 'model under the grammar' belong to `name`
     others = [r for r in self.rows if not r['name'].startswith(name)]
     if not others: return f'{name} has no other row to compare with.'
-    best = min(others, key=itemgetter('nats_per_token'))
-    d, low, high = self.difference(name, best['name'])
-    comparison = (f"the best of the others, {best['name']}, by {abs(d):.3f} nats per token "
-                  f"(95 % interval of the difference {low:+.3f} … {high:+.3f})")
-    if low > 0: return f'{name} beats {comparison}.'
-    return (
-        f'{name} does not beat {comparison}.' if d <= 0 else f'{name} is ahead of {comparison}, but not significantly.'
-    )
+    best = min(others, key=itemgetter('nats_per_token'))['name']
+    return '. '.join([self._comparison(name, best).rstrip('.'), *self.remarks]) + '.'
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #dbaf7a56
 @patch
