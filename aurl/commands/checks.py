@@ -242,6 +242,9 @@ def _check_prompt(cfg, files):
 def _check_generation(cfg, model):
     "Raise an error for a prompt, limits or conditions that the model cannot use."
     files = file_options(cfg, model)
+    if cfg.min_tokens > cfg.max_tokens:
+        raise ConfigError(f'min_tokens={cfg.min_tokens:,} exceeds max_tokens={cfg.max_tokens:,}',
+                          way_out='give fewer min_tokens, or more max_tokens')
     if cfg.prompt: _check_prompt(cfg, files)
     generation_limits(model, cfg.profile, mask=cfg.mask)
     model.condition_vectors(cfg.conditions)
@@ -255,7 +258,7 @@ def _check_evaluation_data(cfg, where):
 def _check_use_of_model(cfg):
     "Check a generation or an evaluation; return lines about the model."
     model, where = find_model(cfg.model, cfg.out)
-    lines = [f'the model: {model.origin}']*bool(model.origin)
+    lines = [f'the model: {model.origin or where}']
     if isinstance(cfg, EvaluateConfig) and (names := model.config.conditions):
         lines.append(f'evaluated with its conditions unknown: {", ".join(names)}')
     if hasattr(cfg, 'data'): _check_evaluation_data(cfg, where)

@@ -108,7 +108,7 @@ def _generate(context):
     "Sample ids under the grammar."
     from aurl.generate.sampling import generate_ids
     from aurl.tokens.verdict import verdict
-    ids = context['new'] = generate_ids(context['model'], n=1, max_tokens=96, seed=0)[0]
+    ids = context['new'] = generate_ids(context['model'], n=1, max_tokens=96, seed=0, profile=False)[0]
     assert verdict(ids).valid, str(verdict(ids).reasons)
     return f'{len(ids)} ids, valid'
 
