@@ -6,8 +6,9 @@ from aurl.cli import _all_commands, run_command
 from aurl.config import load_preset, make_config, preset_descriptions, presets
 from aurl.core import ConfigError
 from aurl.experiments.run import Experiment
-from aurl.commands.model_setup import build_model_config
+from aurl.commands.model_setup import build_loader_config, build_model_config
 from aurl.commands.option_checks import validate_options
+from aurl.data.loader_config import check_loader
 from aurl.train.options import learner_kwargs
 from aurl.monitor.callbacks import monitor_callbacks
 
@@ -29,7 +30,9 @@ def test_accepted(command, name):
         if not isinstance(value, dict):
             assert getattr(cfg, key) != getattr(plain, key) or key == 'checkpoint_every', f'{key} is the default'
     if command == 'train':
-        validate_options(cfg, build_model_config(cfg).mode)
+        mode = build_model_config(cfg).mode
+        validate_options(cfg, mode)
+        check_loader(build_loader_config(cfg, mode), cfg.length, (-cfg.transpose, cfg.transpose))
         assert learner_kwargs(cfg) and monitor_callbacks(cfg.monitor)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from .configs import SongConfig, TrainConfig
 from .evaluation import is_known
 from .model_setup import _start_model, resolve_start
+from .run_data import data_warnings
 from ..config import make_config
 from ..core import ConfigError, rng
 from ..data.token_store import TokenStore
@@ -166,6 +167,9 @@ def plan_for_machine(
     train, held,      # indices of the pieces on each side
 )->tuple:             # the completed configuration, and the held-out pieces used for validation during the training
     "Choose the values that `cfg` left open; a resumed run keeps its plan."
+    if cfg.length > (longest := max(16, int(store.length.max()))):
+        run.log_text(f'length={cfg.length:,} is more than the longest piece has: {longest:,} ids are used')
+        cfg = cfg.changed(length=longest)
     order = held[rng(cfg.seed, 'watched pieces').permutation(len(held))]
     if 'plan' not in run.config:
         plan = _fixed_plan(cfg, store.length[order]) or _measured_plan(cfg, run, store, (train, held), order)
@@ -268,11 +272,12 @@ def song_report(
 )->Path:
     "Write `report.html` of a run of `aurl song`."
     report = _empty_report(run, store, table, model)
+    if lines := data_warnings(store): report.add_text('\n'.join(f'- {line}' for line in lines))
     report.add_text('## The pieces')
     _add_pieces(report, run, cfg, rows, pieces, prompt_name)
     _add_likelihood(report, run, table)
     report.add_text('## Statistics of the new pieces')
     report.add_table([{k: row[k] for k in ('name', 'notes', 'seconds', 'ids', 'valid')} for row in rows])
     if words := plan_summary(run):
-        report.add_text('## How it was trained\n\n' + '\n'.join(f'- {w}' for w in words))
+        report.add_text('## The plan for this machine\n\n' + '\n'.join(f'- {w}' for w in words))
     return report.write(run.path/'report.html')

@@ -241,6 +241,6 @@ def error(self:FailureMonitor,
         f'the training has failed at step {f["step"]}: {f["reason"]}' + (f'; {remains}' if remains else ''),
         path,
         'start again with a lower learning rate (resume=no lr=…), a longer warm-up '
-        '(schedule.warmup_pct=0.2), or monitor.recover=true; '
-        f'resume=RUN resumes from a checkpoint of step {f["last_good_step"]} or before',
+        '(schedule.warmup_pct=0.2), or monitor.recover=true'
+        + (f'; resume=RUN resumes from a checkpoint of step {good} or before' if (good := f['last_good_step']) else ''),
     )
