@@ -113,10 +113,11 @@ def redirects(site):
     for old, new in moved.items():
         page = site/f'{old}.html'
         if page.exists(): raise SystemExit(f'docs: {old} is a page, but docs/moved.yaml redirects it to {new}')
+        address = '../'*old.count('/') + f'{new}.html'
         page.write_text(f'''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Moved to {new}</title>
-<meta name="robots" content="noindex"><meta http-equiv="refresh" content="1; url={new}.html">
-<script>location.replace("{new}.html" + location.hash)</script></head>
-<body><p>This page has moved to <a href="{new}.html">{new}</a>.</p></body></html>
+<meta name="robots" content="noindex"><meta http-equiv="refresh" content="1; url={address}">
+<script>location.replace("{address}" + location.hash)</script></head>
+<body><p>This page has moved to <a href="{address}">{new}</a>.</p></body></html>
 ''', encoding='utf-8')
     return len(moved)
 
