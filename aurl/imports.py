@@ -38,6 +38,7 @@ def _deferred_modules(names):
         if package in modules: setattr(modules[package], stem, module)
     return modules
 
+# %% ../nbs/003_imports.ipynb #a6f3c439
 @contextmanager
 def defer_imports(
     *names:str, # of modules, such as sklearn and sklearn.metrics

@@ -921,7 +921,7 @@ def executed(name, cfg, **stubs):
 class Table:
     "An empty table of likelihoods."
     rows = []
-    def verdict(self, name): return ''
+    def conclusion(self, name): return ''
     def __getitem__(self, name): return dict(nats_per_token=1.0, bits_per_note=1.0)
 
 

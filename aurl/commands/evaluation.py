@@ -85,6 +85,7 @@ def is_known(
     prints = _fingerprints_of(model)
     return np.array([len(prints) > 0 and known_share(ids, prints) >= .1 for ids in pieces], bool)
 
+# %% ../../nbs/977_commands.evaluation.ipynb #f5fcc223
 def known_remarks(
     pieces,      # ids of the pieces to evaluate on
     cfg:EvaluateConfig,

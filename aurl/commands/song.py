@@ -45,6 +45,7 @@ def _song_bytes(cfg, *size):
     in_main_memory = pick_device(cfg.device).type == 'cpu'
     return _song_memory(cfg, *size).total + (process_bytes if in_main_memory else 0)
 
+# %% ../../nbs/978_commands.song.ipynb #12676f91
 def _fits(cfg, *size): return fits_in_memory(_song_bytes(cfg, *size), available_memory(cfg.device))
 
 def _batch_sizes(cfg): return [cfg.batch_size] if cfg.batch_size else [16] if cfg.steps else [16, 8, 4]

@@ -360,6 +360,7 @@ def _comparison(self:LikelihoodTable, name, best):
     if d <= 0: return f'{name} does not beat the best of the others: {best} is better {by}.'
     return f'{name} is ahead of the best of the others, {best}, {by}, but not significantly.'
 
+# %% ../../nbs/900_evaluate.likelihood.ipynb #3895c073
 @patch
 def conclusion(self:LikelihoodTable,
     name:str, # name of a row

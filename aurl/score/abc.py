@@ -78,6 +78,7 @@ def _apply_hairpins(bars):
     for bar,start in zip(bars, _bar_starts(bars)):
         for note in bar.notes: note.velocity = curve(float(_as_quarters(start + note.onset)))
 
+# %% ../../nbs/229_score.abc.ipynb #95e53b45
 def _as_written(note, onset):
     "Return `note` as a `WrittenNote` at `onset` units in its measure."
     start, length = _as_quarters(onset), _as_quarters(note.duration)

@@ -272,6 +272,7 @@ def _set_velocity(self:AbcReader, velocity):
     self.voice.settings.velocity = velocity
     self.voice.bar.marks.append((self.voice.cursor, velocity))
 
+# %% ../../nbs/228_score.abc_music.ipynb #0117bec1
 @patch
 def _decorate(self:AbcReader, name):
     "Apply the decoration `name`, if it is a dynamic mark, a hairpin, a pedal sign or a jump."

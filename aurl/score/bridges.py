@@ -289,6 +289,7 @@ def _at_sounding_pitch(stream):
     is_written = any(s.atSoundingPitch is False for s in (stream, *getattr(stream, 'parts', ())))
     return stream.toSoundingPitch() if is_written else stream
 
+# %% ../../nbs/220_score.bridges.ipynb #b509edbb
 def from_music21(
     stream,                    # a music21 Score, Part or any other stream
     ticks_per_quarter:int=480, # resolution of the returned score
