@@ -86,7 +86,7 @@ def test_two_processes(run):
     assert (
         (out / 'model' / 'config.json').exists()
         and any(out.glob('checkpoints/step_*4/manifest.json'))
-        and '"ranks": 2' in (out / 'outcome.json').read_text(encoding='utf-8')
+        and '"world_size": 2' in (out / 'outcome.json').read_text(encoding='utf-8')
     )
 
 
