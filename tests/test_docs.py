@@ -207,7 +207,8 @@ def test_old_addresses_lead_to_the_new_ones(site):
     assert len(moved) > 80
     for old, new in moved.items():
         assert (site/f'{new}.html').exists(), f'{old} leads to {new}, which is not a page'
-        assert f'url={new}.html' in _page(site, f'{old}.html')
+        address = '../'*old.count('/') + f'{new}.html'                         # relative to the old page
+        assert f'url={address}' in _page(site, f'{old}.html')
 
 # ---------------------------------------------------------------- a browser looks
 
