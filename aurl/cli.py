@@ -192,10 +192,10 @@ def _show_keys(name, say=print):
     from aurl.config import describe_keys, make_config, preset_descriptions
     cls = _all_commands()[name].config_cls
     for key, value in make_config(cls).flat().items():
-        say(f"{key}={'null' if value is None else value}".ljust(32) + describe_keys(cls).get(key, ''))
+        say(f"{key}={'null' if value is None else value} ".ljust(32) + describe_keys(cls).get(key, ''))
     if presets := preset_descriptions(name):
         say(f'\npresets, as in aurl {name} --preset {next(iter(presets))}; they change the defaults above:')
-        for preset, about in presets.items(): say(preset.ljust(32) + about)
+        for preset, about in presets.items(): say(f'{preset} '.ljust(32) + about)
     return 0
 
 # %% ../nbs/995_cli.ipynb #a64813b3
