@@ -82,15 +82,17 @@ def current_metadata(
     values:dict, # metadata of a piece
 )->dict:
     "`values` under the present names of the fields."
-    new = {old: name for old, name in aliases()['metadata'].items() if name not in values}
-    return {new.get(key, key): value for key, value in values.items()}
+    return _rename_free(values, aliases()['metadata'])
 
 def former_metadata(
     values:dict, # metadata of a piece
 )->dict:
     "The reverse of `current_metadata`, for fingerprints that earlier releases computed."
-    old = {name: old for old, name in aliases()['metadata'].items() if old not in values}
-    return {old.get(key, key): value for key, value in values.items()}
+    return _rename_free(values, {name: old for old, name in aliases()['metadata'].items()})
+
+def _rename_free(values, table):
+    "`values` with the keys that `table` renames, unless the new key has a value of its own."
+    return {key if table.get(key) in values else table.get(key, key): value for key, value in values.items()}
 
 def current_callback(
     name:str, # of a class
