@@ -61,7 +61,7 @@ def interval_ngrams(
     steps:int=6,    # intervals in an n-gram
     chord_gap:float=.03,# notes closer than this (in seconds) form a chord
 ):                  # hashes of the n-grams, and pitch and onset of the first note of each
-    "Distinct interval n-grams of a piece, with their first occurrence."
+    "Return the distinct interval n-grams of a piece, with their first occurrence."
     chord, pitch, onset = _chords(np.asarray(onset, float), np.asarray(pitch, np.int64), chord_gap)
     hashes, notes = [], []
     for salt,line in enumerate(_interval_lines(chord, pitch), 1):
@@ -78,7 +78,7 @@ def _column(notes, name): return np.concatenate([n[name] for n in notes])
 def onsets_and_pitches(
     score:Score, # score in ticks or seconds
 ):
-    "Onsets in seconds and pitches of all notes except drums."
+    "Return the onsets in seconds and the pitches of all notes except drums."
     notes = [t.notes.numpy() for t in score.to('second').tracks if not t.is_drum and len(t.notes)]
     if not notes: return np.zeros(0), np.zeros(0, np.int64)
     return _column(notes, 'time').astype(float), _column(notes, 'pitch').astype(np.int64)
@@ -115,7 +115,7 @@ def overlap_coefficient(
     a:Sketch, # sketch of a piece
     b:Sketch, # sketch of another piece
 )->float:     # share of the n-grams of the smaller piece that the other contains, 0 … 1
-    "Overlap coefficient of two sketches."
+    "Return the overlap coefficient of two sketches."
     limit = min(a.limit, b.limit)
     x, y = _hashes_up_to(a, limit), _hashes_up_to(b, limit)
     return len(np.intersect1d(x, y, assume_unique=True))/max(1, min(len(x), len(y)))
@@ -162,7 +162,7 @@ def candidate_pairs(
     max_pieces:int=32, # an n-gram in more pieces than this is common
     slices:int=16,   # number of slices of the index, one in memory at a time
 )->np.ndarray:       # (pairs, 2) indices
-    "Pairs of pieces that share enough n-grams to be compared."
+    "Return the pairs of pieces that share enough n-grams to be compared."
     if not sketches: return np.zeros((0, 2), int)
     hashes = np.concatenate([s.hash for s in sketches])
     piece = np.repeat(np.arange(len(sketches), dtype=np.uint32), [len(s) for s in sketches])

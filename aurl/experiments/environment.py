@@ -44,7 +44,7 @@ def _outside(files, top, ignore):
 
 # %% ../../nbs/035_experiments.environment.ipynb #7aa463f8
 def _git_status(cwd):
-    "Return mark and name of changed and untracked files."
+    "Return the status mark and the name of each changed or untracked file."
     status = _git('status', '--porcelain', '-z', '--no-renames', '--untracked-files=normal', cwd=cwd) or ''
     return [(s[:2], s[3:]) for s in status.split('\0') if len(s) > 3]
 
@@ -83,7 +83,7 @@ def git_diff(
     cwd=None,          # a folder of the repository; None: the current one
     max_bytes=1<<20,   # bytes to keep
 )->str:
-    "Return the names of the untracked files, then the diff to the commit, readable by `git apply`."
+    "Return the names of the untracked files, then the diff from the commit, readable by `git apply`."
     diff = _git('diff', 'HEAD', '--no-color', '--no-ext-diff', cwd=cwd, max_bytes=max_bytes) or ''
     if len(diff.encode()) >= max_bytes: diff += f'\n(cut here, after {max_bytes:,} bytes)\n'
     return ''.join(f'untracked: {f}\n' for f in state['untracked']) + diff

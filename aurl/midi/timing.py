@@ -31,7 +31,7 @@ def _scaled_clock(scale):
 # %% ../../nbs/150_midi.timing.ipynb #71c66d58
 def tick_converter(
     score,   # in ticks, quarters or seconds
-    tpq:int, # ticks per quarter note wanted
+    tpq:int, # ticks per quarter note of the result
 ):
     "Return a function from times of `score` to ticks, and the tempos: arrays of ticks and of microseconds per quarter."
     t = score.tempos.numpy()
@@ -198,7 +198,7 @@ def _best_steps(on, steps, tpq):
 
 # %% ../../nbs/150_midi.timing.ipynb #762779f8
 def _nearest_line(x, step, later=0):
-    "Return the multiple of `step` nearest to each of `x`, or one that is some steps later."
+    "Return the multiple of `step` nearest to each of `x`, or the multiple that is `later` steps after it."
     return np.rint((np.rint(x/step) + later)*step).astype(np.int64)
 
 def _towards(x, target, strength): return x + np.rint(strength*(target - x)).astype(np.int64)

@@ -154,7 +154,7 @@ def _rounded(a, b): return (2*a + b)//(2*b)
 @patch
 def take_length(self:AbcVoice,
     numerator:int,   # of the written length, in unit lengths
-    denominator:int,
+    denominator:int, # of the written length
 )->int:              # in units of time
     "Return the length of the next note or rest, with the broken rhythm and the tuplets that apply to it."
     a, b = self.settings.unit*numerator*self.factor[0], denominator*self.factor[1]

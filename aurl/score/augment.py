@@ -120,7 +120,7 @@ class AugmentSchedule(Config):
     warmup:float = Field(5., ge=0)                       # length of the warm-up, in `unit`
     decay:float = Field(.95, gt=0, le=1)                 # factor of a decay per unit of time
     steps:tuple[tuple[float, float], ...] = ()           # for kind steps: (start, value) in ascending order
-    unit:Literal['epochs', 'share'] = 'epochs'           # unit of time; share: fraction of the training, 0 … 1
+    unit:Literal['epochs', 'share'] = 'epochs'           # unit of time; share: fraction of training completed, 0 … 1
 
     @model_validator(mode='after')
     def _check(self):
@@ -167,7 +167,7 @@ class AugmentConfig(Config):
     programs:InstrumentSwap = InstrumentSwap() # exchange of instruments
     swing:SwingRange = SwingRange()                # swung eighths
     humanize:HumanizeRange = HumanizeRange()       # random timing and velocity deviations
-    schedule:AugmentSchedule = AugmentSchedule()                 # schedule over the training
+    schedule:AugmentSchedule = AugmentSchedule()                 # schedule over the course of training
 
 augment_types = ('transpose', 'stretch', 'velocity', 'programs', 'swing', 'humanize')
 

@@ -53,7 +53,7 @@ _MODE_DEFAULTS = dict( # strength, microtiming, phase, note_ends
 
 @lru_cache(64)
 def quantize_defaults(
-    config:QuantizeConfig,
+    config:QuantizeConfig, # its nulls stand for defaults
 )->QuantizeConfig: # a copy with a value in every field
     "Replace the nulls of `config` by the defaults of its mode."
     defaults = dict(zip(('strength', 'microtiming', 'phase', 'note_ends'), _MODE_DEFAULTS[config.mode]))
@@ -194,7 +194,7 @@ class _OnsetMap:
     step:np.ndarray   # grid step at each
 
     def displacement(self, quarters):
-        "Distance that a time of `quarters` moves."
+        "Return by how many quarter notes each time of `quarters` moves."
         return np.interp(quarters, self.old, self.new - self.old)
 
 # %% ../../nbs/255_score.quantize.ipynb #71cfd650

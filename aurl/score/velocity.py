@@ -79,7 +79,7 @@ def _shifted_table(h, v, mean, cfg):
 # %% ../../nbs/265_score.velocity.ipynb #ef78eb79
 def global_velocity_table(
     h,                    # (128,) number of notes of each velocity
-    cfg:VelocityConfig,
+    cfg:VelocityConfig,   # its mean, standard deviation and range
 )->np.ndarray:            # (128,) new velocities
     "Table that maps the notes to mean and standard deviation of `cfg`."
     v = velocity_curve(cfg.curve)
