@@ -132,8 +132,10 @@ def is_positive(
     def condition(c): return value_of(c, key) > 0
     return condition
 
-def never(c)->bool:
-    "The condition of keys that have no effect in any case."
+def never(
+    c, # a configuration
+)->bool:
+    "The condition of keys that have no effect in any case: always false."
     return False
 
 # %% ../nbs/015_dependencies.ipynb #0e39b4ce

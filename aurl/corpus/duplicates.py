@@ -186,17 +186,18 @@ class DuplicatePair:
     exact:bool=False  # whether the files are identical
 
     def _transposition(self):
-        "Words for the transposition, if there is one."
+        "Return a phrase for the transposition, if there is one."
         if not self.semitones: return ''
         direction = 'higher' if self.semitones > 0 else 'lower'
         return f'{abs(self.semitones)} semitone{"s"*(abs(self.semitones) > 1)} {direction}'
     def _extent(self):
-        "Words for the shared part, if it is not all."
+        "Return a phrase for the shared part, if it is not all."
         if self.size_ratio < .8: return 'part of it' if self.overlap > .6 else 'related'
         if self.overlap >= .98: return ''
         return 'edited' if self.overlap > .3 else 'related'
     @property
     def description(self):
+        "How `b` differs from `a`, in a few words."
         if self.exact: return 'same file'
         tempo = f'{self.tempo_ratio:.2f} times as fast' if abs(self.tempo_ratio - 1) > .02 else ''
         return ', '.join(x for x in (self._transposition(), tempo, self._extent()) if x) or 'same notes'
@@ -237,9 +238,13 @@ class Duplicates:
     names:list=None   # names of the pieces
     def __len__(self): return len(self.pairs)
     @property
-    def copies(self): return np.flatnonzero(self.group != np.arange(len(self.group)))
+    def copies(self):
+        "Indices of the pieces that are not the first of their group."
+        return np.flatnonzero(self.group != np.arange(len(self.group)))
     @property
-    def groups(self): return [g for g in _by_group(self.group) if len(g) > 1]
+    def groups(self):
+        "Lists of the indices of the pieces of each group of two or more."
+        return [g for g in _by_group(self.group) if len(g) > 1]
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #7cb6e1a6
 def _by_group(group):

@@ -254,7 +254,7 @@ def record(self:Experiment,
 def finish(self:Experiment,
     lines=(),       # closing lines for the user
     results=None,   # numbers to save
-    status='finished',
+    status='finished', # state to record; `stopped` for a run that ended early
 ):
     "Write `results.json` and `summary.json`."
     if results is not None: self._try_write('results.json', partial(write_json, self.path/'results.json', results))

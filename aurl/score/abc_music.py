@@ -44,7 +44,7 @@ _OUTER = re.compile(_LENGTH + '$')
 
 # %% ../../nbs/228_score.abc_music.ipynb #2469b6b6
 class AbcReader:
-    "Reads the lines of a tune into voices."
+    "Reads the lines of a tune into voices; `on_KIND` reads a token of that kind, matched as `m`."
     def __init__(self):
         self.template, self.voices, self.voice = AbcSettings(), {}, None
         self.counts, self.macros, self.symbols = Counter(), {}, {'S':'segno', 'O':'coda'}

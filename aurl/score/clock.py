@@ -142,7 +142,9 @@ def meters(self:Clock,
     return np.array(start), np.array(bar)
 
 # %% ../../nbs/200_score.clock.ipynb #b7f65160
-def time_unit(x):
+def time_unit(
+    x, # a score or track
+)->str:
     "Return the time unit of `x`: 'tick', 'quarter' or 'second'."
     return type(x.ttype).__name__.lower()
 

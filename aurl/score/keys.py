@@ -113,7 +113,9 @@ class KeyEstimate:
     confidence:float # difference from the correlation of `second_best`
     second_best:int  # the key with the second-highest correlation
     @property
-    def name(self): return key_names[self.key] if self.key >= 0 else None
+    def name(self):
+        "Name of the key, such as 'C major'; None for none."
+        return key_names[self.key] if self.key >= 0 else None
 
 # %% ../../nbs/205_score.keys.ipynb #b0b99edb
 def estimate_key(
