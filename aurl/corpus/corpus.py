@@ -172,7 +172,7 @@ def _is_music(name):
 def _suffix(name): return PurePosixPath(name).suffix.lower() or 'without suffix'
 
 def _contents(names):
-    "Words for the most common suffixes of `names`."
+    "Return a phrase with the most common suffixes of `names`."
     if not names: return 'it is empty'
     return 'it holds ' + ', '.join(f'{n} {k}' for k,n in Counter(map(_suffix, names)).most_common(6))
 
@@ -336,7 +336,7 @@ def _table_data(table):
 
 @patch
 def _match_rows(self:Corpus, table, allow_extra_rows):
-    "Values by piece of a `table`: its path, or its path and its bytes."
+    "Return the values in `table` (a path, or a path and its bytes) by piece."
     path, data = _table_data(table)
     return match_table(parse_table(data, path), self.names, path, allow_extra_rows)
 

@@ -49,7 +49,7 @@ def _parse_year(text):
 def _is_meter(n, d): return 1 <= n <= 64 and d in (1, 2, 4, 8, 16, 32, 64)
 
 def _parse_meter(text):
-    "Normalize a meter."
+    "Normalize a meter, such as '3 / 4' to '3/4'."
     m = _METER.fullmatch(text)
     if m and _is_meter(int(m[1]), int(m[2])): return f'{int(m[1])}/{int(m[2])}'
     raise CorpusError(f'{text!r} is not a meter', way_out="use a fraction, such as '3/4'")

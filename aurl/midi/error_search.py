@@ -162,7 +162,7 @@ class _Frontier:
 # %% ../../nbs/118_midi.error_search.ipynb #a772ebed
 @dataclass
 class _SearchSpan:
-    "Where a search begins and ends."
+    "The range of bytes that a search covers."
     start:int          # offset of the first event
     running_status:int # before this event
     down:int           # keys that are down before it
@@ -359,7 +359,7 @@ def _truncate(part, n):
 
 @patch
 def _go_back(self:_PartParser, state):
-    "Forget the events after `state`."
+    "Discard the events after `state`."
     _, self.running_status, self.down, n = state
     _truncate(self.part, n)
     self.trail = [t for t in self.trail if t[3] < n]

@@ -455,7 +455,7 @@ def _describe(r, score, found):
 
 # %% ../../nbs/140_midi.read.ipynb #15a8916a
 def _summarize_values(values, unit=''):
-    "Summarize the different ones of `values`."
+    "Summarize the distinct `values`."
     values = list(dict.fromkeys(values))
     if len(values) > 4 and not isinstance(values[0], str):
         return f'{min(values):g} … {max(values):g}{unit} ({len(values)} different)'

@@ -272,7 +272,7 @@ def _note_at(steps):
 
 @dataclass(frozen=True)
 class _TransposingMacro:
-    "Writes `text` for a note."
+    "Writes `text`, transposed to the note that a macro matched."
     text:str
     def __call__(self, m):
         base = _STEPS.index(m[1]) + 7*(m[2].count("'") - m[2].count(','))

@@ -138,7 +138,7 @@ def at(self:AugmentSchedule,
     epoch,         # number of the epoch, from 0; may be fractional
     progress=None, # fraction of the training completed, 0 … 1; required if the unit is share
 )->float:
-    "Value of the schedule at a time."
+    "Return the factor at a time."
     if self.unit == 'share' and progress is None:
         raise ConfigError('unit=share requires the progress of the training',
                           way_out='pass progress, or use unit=epochs')

@@ -68,7 +68,7 @@ class Measure:
 # %% ../../nbs/216_score.measures.ipynb #fbf6f708
 @dataclass
 class WrittenScore:
-    "Measures, the parts that play them, and what a score in ticks cannot represent."
+    "Measures and parts as written, with counts of what a score in ticks cannot represent."
     measures: list = field(default_factory=list)     # of `Measure`
     parts: list = field(default_factory=list)        # of `WrittenPart`
     dropped: Counter = field(default_factory=Counter) # how many 'grace' notes, 'harmony' symbols … were left out

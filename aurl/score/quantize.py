@@ -85,7 +85,7 @@ def habitual_offsets(
     place,   # position of that line in the bar, in quarter notes
     min_count=4, # minimum number of onsets at a position
 ):
-    "Median deviation from the grid line at the bar position of each onset, in quarter notes."
+    "Return the median deviation from the grid line at the bar position of each onset, in quarter notes."
     position = np.rint(place*48).astype(np.int64)
     o = np.lexsort((x - line, position))
     first, n = _runs(np.diff(position[o]) > 0)
