@@ -439,7 +439,7 @@ def _has_value(meta, name, wanted):
     return meta.get(name) in (wanted if isinstance(wanted, (list, tuple, set, range)) else (wanted,))
 
 def _matches(meta, values):
-    "Whether each field of `meta` has the value, or one of the values."
+    "Whether each field in `values` has the wanted value in `meta`, or one of several."
     return all(_has_value(meta, k, v) for k,v in values.items())
 
 @patch

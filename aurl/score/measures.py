@@ -110,7 +110,7 @@ class _Player:
         return wanted in numbers and wanted not in endings
 
     def segno(self):
-        "Return the index of the measure with the segno; that of da capo without one."
+        "Return the index of the measure with the segno; without a segno, that of the target of da capo."
         return next((i for i,m in enumerate(self.measures) if i >= self.origin and m.segno), self.origin)
 
     def coda(self):
