@@ -227,7 +227,7 @@ class _Meters:
     def bar(self): return Fraction(4*self.nominal[0], self.nominal[1])
 
     def set(self, time, meter):
-        "Write `meter` at `time`, unless it holds already."
+        "Write `meter` at `time`, unless it applies already."
         if self.rows and self.rows[-1][1:] == meter: return
         if self.rows and self.rows[-1][0] == time: self.rows.pop()
         self.rows.append((time, *meter))
