@@ -73,7 +73,7 @@ def _weighted_grads(params, weight):
 # %% ../nbs/030_distributed.ipynb #e5e9adff
 @torch.no_grad()
 def average_grads(
-    params, # parameters outside the wrapped model: a critic's, projections
+    params, # parameters outside the wrapped model, such as those of a critic
     weight:float=1., # of this rank's gradients; 0 if it had no relevant data
 ):
     "Replace each gradient by its weighted mean over all ranks; a missing gradient counts as 0."

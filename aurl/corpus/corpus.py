@@ -40,13 +40,21 @@ class Piece:
     meta:dict=field(default_factory=dict) # from a table and the folders: title, composer, … (see `300_corpus.metadata`)
 
     @property
-    def zip_member(self): return re.sub(_TUNE, '', self.member or '') or None
+    def zip_member(self):
+        "Name of the member of the zip, without the number of a tune; None for a file."
+        return re.sub(_TUNE, '', self.member or '') or None
     @property
-    def tune(self): return int(m[1]) if (m := re.search(_TUNE, self.member or '')) else None
+    def tune(self):
+        "Number of the tune in an ABC book, from 1; None for other pieces."
+        return int(m[1]) if (m := re.search(_TUNE, self.member or '')) else None
     @property
-    def location(self): return str(self.path) + '!'*bool(self.zip_member) + (self.member or '')
+    def location(self):
+        "Path of the file, followed by the member, as shown in errors."
+        return str(self.path) + '!'*bool(self.zip_member) + (self.member or '')
     @cached_property
-    def sha256(self): return self.meta.get('sha256') or sha256_of(self.bytes())
+    def sha256(self):
+        "SHA-256 of the bytes of the piece, in hexadecimal."
+        return self.meta.get('sha256') or sha256_of(self.bytes())
 
 # %% ../../nbs/310_corpus.corpus.ipynb #cd3d7660
 def _first_bytes(path, member, n):
@@ -140,8 +148,10 @@ def __getitem__(self:Corpus, i):
 
 # %% ../../nbs/310_corpus.corpus.ipynb #5b147d55
 @patch
-def read(self:Corpus, i)->Score:
-    "Read the score of piece `i`, an index or a name."
+def read(self:Corpus,
+    i, # index or name of a piece
+)->Score:
+    "Read the score of a piece."
     return self[i].read()
 
 # %% ../../nbs/310_corpus.corpus.ipynb #a833ca19
@@ -162,7 +172,7 @@ def _is_music(name):
 def _suffix(name): return PurePosixPath(name).suffix.lower() or 'without suffix'
 
 def _contents(names):
-    "Words for the most common suffixes of `names`."
+    "Return a phrase with the most common suffixes of `names`."
     if not names: return 'it is empty'
     return 'it holds ' + ', '.join(f'{n} {k}' for k,n in Counter(map(_suffix, names)).most_common(6))
 
@@ -326,7 +336,7 @@ def _table_data(table):
 
 @patch
 def _match_rows(self:Corpus, table, allow_extra_rows):
-    "Values by piece of a `table`: its path, or its path and its bytes."
+    "Return the values in `table` (a path, or a path and its bytes) by piece."
     path, data = _table_data(table)
     return match_table(parse_table(data, path), self.names, path, allow_extra_rows)
 
@@ -429,7 +439,7 @@ def _has_value(meta, name, wanted):
     return meta.get(name) in (wanted if isinstance(wanted, (list, tuple, set, range)) else (wanted,))
 
 def _matches(meta, values):
-    "Whether each field of `meta` has the value, or one of the values."
+    "Whether each field in `values` has the wanted value in `meta`, or one of several."
     return all(_has_value(meta, k, v) for k,v in values.items())
 
 @patch

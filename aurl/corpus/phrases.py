@@ -33,7 +33,7 @@ def bar_starts(
     score,       # symusic.Score in ticks or quarters
     quarters_per_bar:float=0., # quarter notes per bar; 0: by the time signatures of the score, else four
 )->np.ndarray:   # ascending bar lines; the first is at or after 0, the last at or after the end
-    "Bar lines of `score` in quarter notes, including the end of the last bar."
+    "Return the bar lines of `score` in quarter notes, including the end of the last bar."
     lengths = {0.:quarters_per_bar} if quarters_per_bar else {0.:4.} | _bar_lengths(score)
     starts = sorted(lengths)
     last = starts[-1]
@@ -56,7 +56,7 @@ def _no_track_error(score, name):
     return MidiError(f'no track is called {name!r}', way_out=f'the tracks are {listed}')
 
 def _chosen_tracks(score, name):
-    "The tracks with notes; if `name` is given, those called so."
+    "Return the tracks with notes, or only those called `name` if a name is given."
     chosen = [t for t in score.tracks if len(t.notes) and _is_called(t, name)]
     if name and not chosen: raise _no_track_error(score, name)
     return chosen

@@ -120,7 +120,7 @@ def _all_released(score):
 
 # %% ../../nbs/140_midi.read.ipynb #f1a9e5ce
 def _read_intact(data):
-    "Parse a consistent file with symusic: score or None, error message, and whether keys were never released."
+    "Parse a consistent file with symusic; return score or None, error message, and whether a key was never released."
     if int.from_bytes(data[10:12], 'big') > 64: return *_parse_symusic(data), False
     full, why = _parse_symusic(_with_final_note_offs(data))
     if full is not None and _all_released(full): return full, why, False
@@ -455,7 +455,7 @@ def _describe(r, score, found):
 
 # %% ../../nbs/140_midi.read.ipynb #15a8916a
 def _summarize_values(values, unit=''):
-    "Summarize the different ones of `values`."
+    "Summarize the distinct `values`."
     values = list(dict.fromkeys(values))
     if len(values) > 4 and not isinstance(values[0], str):
         return f'{min(values):g} … {max(values):g}{unit} ({len(values)} different)'

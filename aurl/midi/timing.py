@@ -31,7 +31,7 @@ def _scaled_clock(scale):
 # %% ../../nbs/150_midi.timing.ipynb #71c66d58
 def tick_converter(
     score,   # in ticks, quarters or seconds
-    tpq:int, # ticks per quarter note wanted
+    tpq:int, # ticks per quarter note of the result
 ):
     "Return a function from times of `score` to ticks, and the tempos: arrays of ticks and of microseconds per quarter."
     t = score.tempos.numpy()
@@ -198,13 +198,13 @@ def _best_steps(on, steps, tpq):
 
 # %% ../../nbs/150_midi.timing.ipynb #762779f8
 def _nearest_line(x, step, later=0):
-    "Return the multiple of `step` nearest to each of `x`, or one that is some steps later."
+    "Return the multiple of `step` nearest to each of `x`, or the multiple that is `later` steps after it."
     return np.rint((np.rint(x/step) + later)*step).astype(np.int64)
 
 def _towards(x, target, strength): return x + np.rint(strength*(target - x)).astype(np.int64)
 
 def _snap_notes(notes, steps, tpq, strength):
-    "Move `notes` towards the grid of `steps` (ticks), of which each beat uses one."
+    "Move `notes` toward the grid of `steps` (ticks), of which each beat uses one."
     best = _best_steps(notes.on, steps, tpq)
     def step(x): return best[np.minimum(x//tpq, len(best) - 1)]                        # of the beat of `x`
     on = _nearest_line(notes.on, step(notes.on))
@@ -217,7 +217,7 @@ def snap_to_grid(
     grid='16th',       # a name of `grids`, quarter notes, or several in a tuple
     strength:float=1., # 0: as played … 1: on the grid
 )->Score:              # in ticks
-    "Move the notes of `score` to, or towards, the lines of a grid."
+    "Move the notes of `score` to, or toward, the lines of a grid."
     if not 0 <= strength <= 1:
         raise ConfigError(f'strength={strength} is outside 0 … 1', way_out='1 moves notes onto the grid')
     tpq = _tpq(score)

@@ -162,7 +162,7 @@ def _as_meter(m):
 _METER = re.compile(r'\*(?:yy)?M(\d{1,3})[/\\](\d{1,3})(?:%(\d))?')
 
 def _read_meter(reader, tokens):
-    "Take over the meter of most staves, or of the upper of two."
+    "Set the meter to that of most staves, or of the upper of two."
     found = [(p.column, meter) for p,t in zip(reader.paths, tokens)
              if (m := _METER.match(t)) and (meter := _as_meter(m))]
     for column,meter in found:
@@ -265,7 +265,7 @@ def _read_comment(reader, line):
         reader.measures[-1].markers.append((reader.onset, m[1].strip()))
 
 def _is_readable(reader, line):
-    "Whether spines are there for a line, or begin with it; raise a `MidiError` if none has begun yet."
+    "Whether `line` belongs to spines or begins them; raise a `MidiError` for data before the first spine."
     if reader.paths or line.startswith('**'): return True
     if not reader.columns:
         raise MidiError(f'line {reader.line} stands before the line with **kern',
@@ -344,7 +344,7 @@ def _set_velocities(column, curve, starts):
 
 # %% ../../nbs/223_score.kern.ipynb #72697e78
 def _targets(spine, spines, part):
-    "Return the columns of `part` for which a spine of dynamics is valid."
+    "Return the columns of `part` to which a spine of dynamics applies."
     named = [c for c in part if set(c.staves) & set(spine.staves)]
     if named: return named
     if spine.kern not in part: return []

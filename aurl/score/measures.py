@@ -55,7 +55,7 @@ class Measure:
     keys: list = field(default_factory=list)     # (onset, sharps, is_minor); flats are negative
     tempos: list = field(default_factory=list)   # (onset, quarter notes per minute)
     markers: list = field(default_factory=list)  # (onset, text)
-    is_first: bool = False                       # a movement begins, within which repeats and jumps are played
+    is_first: bool = False                       # a movement begins here; repeats and jumps stay in their movement
     repeat_start: bool = False                   # a repeat sign at its beginning
     repeat_times: int = 0                        # a repeat sign at its end: how often the section is played
     endings: tuple = ()                          # numbers of the ending that it belongs to
@@ -68,7 +68,7 @@ class Measure:
 # %% ../../nbs/216_score.measures.ipynb #fbf6f708
 @dataclass
 class WrittenScore:
-    "Measures, the parts that play them, and what a score in ticks cannot represent."
+    "Measures and parts as written, with counts of what a score in ticks cannot represent."
     measures: list = field(default_factory=list)     # of `Measure`
     parts: list = field(default_factory=list)        # of `WrittenPart`
     dropped: Counter = field(default_factory=Counter) # how many 'grace' notes, 'harmony' symbols … were left out
@@ -110,7 +110,7 @@ class _Player:
         return wanted in numbers and wanted not in endings
 
     def segno(self):
-        "Return the index of the measure with the segno; that of da capo without one."
+        "Return the index of the measure with the segno; without a segno, that of the target of da capo."
         return next((i for i,m in enumerate(self.measures) if i >= self.origin and m.segno), self.origin)
 
     def coda(self):
@@ -227,7 +227,7 @@ class _Meters:
     def bar(self): return Fraction(4*self.nominal[0], self.nominal[1])
 
     def set(self, time, meter):
-        "Write `meter` at `time`, unless it holds already."
+        "Write `meter` at `time`, unless it applies already."
         if self.rows and self.rows[-1][1:] == meter: return
         if self.rows and self.rows[-1][0] == time: self.rows.pop()
         self.rows.append((time, *meter))
@@ -236,7 +236,7 @@ class _Meters:
 def _measure_lengths(measures, order): return [measures[i].length for i in order]
 
 def _read_nominal(meters, measure, time):
-    "Take over the time signatures of `measure`; those inside the measure are written where they stand."
+    "Read the time signatures of `measure`; those inside the measure are written at their onsets."
     for onset,numerator,denominator in measure.meters:
         meters.nominal = (numerator, denominator)
         if onset: meters.set(time + onset, meters.nominal)
@@ -322,7 +322,7 @@ def _start_and_pitch(note): return note.start, note.pitch
 
 # %% ../../nbs/216_score.measures.ipynb #641b4bfe
 def _latest_release(pressed, starts, end):
-    "The end of the measure that follows the one in which the pedal is pressed; `starts` are those of the measures."
+    "Return the end of the measure after that of the time `pressed`; `starts` are those of the measures."
     following = bisect_right(starts, pressed) + 1
     return starts[following] if following < len(starts) else end
 
@@ -330,7 +330,9 @@ def _pedal_spans(rows, starts, end):
     "Return when the pedal is pressed and lifted, from rows (time, whether it goes down)."
     spans, pressed = [], None
     for time,down in [*sorted(set(rows)), (end, True)]:
-        if pressed is not None: spans.append((pressed, min(time, _latest_release(pressed, starts, end)) if down else time))
+        if pressed is not None:
+            lifted = min(time, _latest_release(pressed, starts, end)) if down else time
+            spans.append((pressed, lifted))
         pressed = time if down else None
     return [(a, b) for a,b in spans if b > a]
 
@@ -363,7 +365,7 @@ def _add_signs(score, written, order, starts, ticks):
 
 # %% ../../nbs/216_score.measures.ipynb #9c9f9a08
 def to_score(
-    written:WrittenScore,
+    written:WrittenScore,      # filled by a reader
     repeats:bool=False,        # play repeats, endings and jumps
     ticks_per_quarter:int=480, # resolution
 )->Score:                      # in ticks
@@ -395,8 +397,8 @@ def _count_repeats(measures):
 
 # %% ../../nbs/216_score.measures.ipynb #81d91c47
 def dropped_findings(
-    written:WrittenScore,
-)->list: # of `Finding`
+    written:WrittenScore, # filled by a reader
+)->list:                  # of `Finding`
     "Return findings on the elements that a score cannot represent."
     counts = dict(written.dropped, repeat=_count_repeats(written.measures) + bool(written.order))
     return [Finding(k, f'{_DROPPED[k]}: {counts[k]:,}', counts[k], lost=k != 'repeat')
@@ -404,9 +406,9 @@ def dropped_findings(
 
 # %% ../../nbs/216_score.measures.ipynb #991f1575
 def count_findings(
-    written:WrittenScore,
-    score:Score, # converted without repeats
-)->list:         # of `Finding`
+    written:WrittenScore, # filled by a reader
+    score:Score,          # `written`, converted without repeats
+)->list:                  # of `Finding`
     "Return a finding if the number of notes that begin in `written` is not that of `score`."
     notes = [n for p in written.parts for ns in p.notes.values() for n in ns]
     begin, sound = sum(n.tie not in ('stop', 'continue') for n in notes), score.note_num()

@@ -111,7 +111,7 @@ def _convert(data, path, kind, limits, tune, repeats, tpq):
     return score, written.findings + counts, [origin, *dropped_findings(written)]
 
 def _read_notation(data, path, kind, limits, *, tune, repeats, tpq):
-    "The result of `_convert` within the `limits`; an error names the file."
+    "Return the result of `_convert` within the `limits`; an error names the file."
     try: score, repaired, found = _convert(data, path, kind, limits, tune, repeats, tpq)
     except MidiError as e: raise MidiError(e.what, path, e.way_out) from e
     return score, [*repaired, *enforce_limits(score, limits, path)], found
