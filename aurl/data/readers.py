@@ -111,13 +111,13 @@ def _has_families(job):
     return get_codec(job.codec) is event_codec
 
 def _record_programs(w, job):
-    "Record programs; separate voices if requested."
+    "Record the programs of the score in the row; separate its voices if the job requests it."
     if not _has_families(job): return
     w.row['programs'] = summarize_programs(w.score, job.voices, w.notes)
     if job.voices == 'apart': w.score = separate_voices(w.score)
 
 def _encode_piece(w, job):
-    "Encode the score, unless a batch did."
+    "Encode the score, unless it was encoded in a batch."
     if not hasattr(w, 'ids'): w.ids = get_codec(job.codec).encode(w.score)
 
 def _summarize_piece(w, job):
@@ -133,7 +133,7 @@ def _check_notes(w, job):
 
 # %% ../../nbs/500_data.readers.ipynb #0fba3289
 def _n_outside(track):
-    "Number of notes of a track outside the 88 keys."
+    "Return the number of notes of a track outside the 88 keys."
     pitch = track.notes.numpy()['pitch']
     return int(((pitch < vocab.pitch_lo) | (pitch > vocab.pitch_hi)).sum())
 
@@ -159,7 +159,7 @@ def _apply_filters(w, job):
     if reason := unmet_condition(w.row, job.filters): w.row = _rejected_row(w.row, 'Filtered', reason)
 
 def _rejected_row(row, kind, reason):
-    "The row of a piece that cannot be used."
+    "Return the row of a piece that cannot be used."
     return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
 # %% ../../nbs/500_data.readers.ipynb #d0f9869d
@@ -171,7 +171,7 @@ def _encode_pieces(works, job):
     for w, (ids, *analysis) in zip(works, encoded): w.ids, w.analysis = ids, analysis
 
 def _summarize_pieces(works, job):
-    "Analyze a batch, unless `_encode_pieces` did."
+    "Analyze a batch, unless `_encode_pieces` did so."
     works = [w for w in works if not hasattr(w, 'analysis')]
     for w, analysis in zip(works, analyze_batch([w.ids for w in works], job.snapshot_every)): w.analysis = analysis
 
@@ -238,7 +238,7 @@ def encoded_piece(
 
 # %% ../../nbs/500_data.readers.ipynb #a5d5695f
 def _concat_arrays(parts, name):
-    "One array from the arrays `name` of `parts`, in the type of that array."
+    "Concatenate the arrays `name` of `parts`, in the data type of that array."
     kind = _types[name]
     return np.concatenate([np.zeros(0, kind), *(getattr(p, name) for p in parts)]).astype(kind, copy=False)
 

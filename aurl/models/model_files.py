@@ -92,7 +92,7 @@ def _is_description(saved): return isinstance(saved, dict) and 'model' in saved
 def read_description(
     path:Path, # folder of a model
 )->dict:
-    "Contents of config.json."
+    "Return the contents of config.json."
     saved = read_json(path/'config.json')
     if _is_description(saved): return saved
     raise ModelError('config.json is not the config of a model', path=path)

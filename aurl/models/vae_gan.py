@@ -301,8 +301,8 @@ def _in_dtype(x, dtype):
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to create; a saved model in it is replaced, other contents raise an error
-    dtype:torch.dtype=None, # of the weights in the file, such as torch.bfloat16 for half the size; None: their own
-    **metadata # to save with it, and for the model card: data, steps, metrics
+    dtype:torch.dtype=None, # dtype of the saved weights, such as torch.bfloat16 for half the size; None: their own
+    **metadata # further entries of config.json and of the model card: data, steps, metrics
 )->Path:
     "Write the model to the folder `path`, with a model card."
     path = Path(path)
@@ -334,7 +334,7 @@ def _changed(self:MusicTransformerVAEGAN, overrides):
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder written by `save_pretrained`, a run that contains one, or a name such as piano
-    device='cpu', # device to load it to
+    device='cpu', # device of the model
     **overrides   # fields of `ModelConfig` to change, such as mode='vae_gan': a new model with all weights that fit
 )->MusicTransformerVAEGAN:
     "Load a saved or a pretrained model, in evaluation mode."

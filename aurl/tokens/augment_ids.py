@@ -250,7 +250,7 @@ def augment_ids(
     record,            # an `Augmentation`, or its dict
     tempi=None,        # `decoded_tempi(ids)`, if already computed
 )->np.ndarray:         # uint16, in the canonical form of `encode`
-    "Return `encode(augment(decode(ids), record))`."
+    "Return the ids of `encode(augment(decode(ids), record))` by the fastest exact path."
     r = as_augmentation(record)
     ids, counts = _flat_ids(ids)
     if _changes_rhythm(r): return encode(augment(decode(ids) if tempi is None else _decode_with_tempi(ids, tempi), r))

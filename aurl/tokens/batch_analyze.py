@@ -103,12 +103,12 @@ def _count_unpaired(piece, code, n_pieces):
     return m, np.bincount(piece[bad], minlength=n_pieces)
 
 def _are_complete(ids, n, start):
-    "`_is_complete` for each piece that begins with START."
+    "Return a mask of the pieces that are complete, as in `_is_complete`; each begins with START."
     delimiters = np.add.reduceat(_NOT_WITHIN_PIECE.take(ids), start, dtype=np.int64)
     return (delimiters == 2) & (ids.take(start + n - 1) == vocab.END) & (n > 1)
 
 def _are_paired(ids, n, start, piece, code):
-    "`is_paired` for each piece."
+    "Return a mask of the pieces for which `is_paired` holds."
     m, n_bad = _count_unpaired(piece, code, len(n))
     return _are_complete(ids, n, start) & (m > 0) & (m % 2 == 0) & (n_bad == 0)
 
@@ -232,7 +232,7 @@ def _pitch_ranges(piece, key, n_pieces):
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #577fb5c3
 def _summarize_batch(r):
-    "`summarize_ids` for each piece."
+    "Return the columns of the piece table, as `summarize_ids` does for each piece."
     n_pieces, code = len(r.n), r.code.take(r.on)
     notes = np.diff(np.searchsorted(r.on, r.bounds))
     piece, key = np.repeat(np.arange(n_pieces), notes), _KEY.take(low_bits(code, FAMILY_OFFSET))
