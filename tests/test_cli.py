@@ -98,7 +98,7 @@ def aurl(here, *args):
 def until(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, 'it never came'
+        assert time.monotonic() < end, 'the condition was not met in time'
         time.sleep(.05)
 
 
