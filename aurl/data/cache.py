@@ -213,7 +213,7 @@ def list_cache(
     home=None,       # aurl's home folder; None: `aurl_home()`
     runs=(),         # folders of runs, in addition to the known ones
     check_hashes:bool=False, # also verify the checksums of stores
-)->list:             # of `CacheEntry`
+)->list:             # `CacheEntry`s
     "List all entries, stores first."
     home = Path(home or aurl_home()).absolute()
     users = find_runs_using_data([*known_run_folders(home), *runs])

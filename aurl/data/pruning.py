@@ -62,7 +62,7 @@ def plan_pruning(
     max_size:str='', # largest total size that may remain, such as 5GB
     everything=False,# remove every entry that may be removed
     force=False,     # also remove training data of runs
-)->list:             # of `Removal`
+)->list:             # `Removal`s
     "Decide which of the selected entries are removed and which are kept, with reasons."
     max_age, names, plan = parse_age(older) if older else None, _name_forms(names), []
     for entry in entries:

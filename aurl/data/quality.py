@@ -71,7 +71,7 @@ SCORE_NAMES = dict(grammar='grammar', density='density', silence='silence', span
 
 def measure_score(
     name:str, # name of a measure
-    x,        # its value, or an array of values
+    x,        # value of the measure, or an array of values
 ):            # scores in [0, 1], in the shape of `x`
     "Score of a measure by its trapezoid."
     a, b, c, d = _trapezoids[name]
@@ -120,7 +120,7 @@ def estimate_quality(
 # %% ../../nbs/530_data.quality.ipynb #8a788ac0
 def used_families(
     ids, # token ids of one piece, (time,)
-)->str:  # such as 'Piano,Strings', in the order of General MIDI; '' without notes
+)->str:  # family names such as 'Piano,Strings', in the order of General MIDI; '' without notes
     "The instrument families that play notes in a piece."
     ids = np.asarray(ids, np.int64)
     family = np.where(vocab.kind[ids] == Kind.INSTRUMENT, vocab.index[ids], -1)

@@ -67,7 +67,7 @@ _comparisons = {
 
 # %% ../../nbs/500_data.readers.ipynb #27e09688
 def parse_condition(
-    text:str, # such as 'notes >= 50', 'drums == false'
+    text:str, # a condition such as 'notes >= 50' or 'drums == false'
 ):            # column, relation, value
     "Parse a condition on a column."
     m = _condition.fullmatch(text)
@@ -208,8 +208,8 @@ def _apply_step(step, w, job):
 # %% ../../nbs/500_data.readers.ipynb #205e19bb
 def read_pieces(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing
-)->list:           # for each its row, and ids and snapshots (None if rejected)
+    job:EncodeJob, # the processing of each piece
+)->list:           # for each piece, its row, and its ids and snapshots (None if rejected)
     "Process `pieces`: their columns, ids and snapshots, or the reasons for rejection."
     works = [SimpleNamespace(piece=p, row=dict(name=p.name)) for p in pieces]
     for step, batch_step in _read_steps:
@@ -233,7 +233,7 @@ def encoded_piece(
     row,         # columns of a piece
     arrays=None, # ids, states, codes, steps; None if rejected
 )->EncodedPieces:
-    "Wrap a single piece."
+    "Return a single piece as `EncodedPieces`."
     return EncodedPieces([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
 # %% ../../nbs/500_data.readers.ipynb #a5d5695f
@@ -255,7 +255,7 @@ def concat_encoded(
 # %% ../../nbs/500_data.readers.ipynb #fd82f79f
 def read_batch(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing
+    job:EncodeJob, # the processing of each piece
 )->EncodedPieces:
     "Process a batch in a worker process."
     job = EncodeJob(*job)                                                   # it is sent as a plain tuple
@@ -383,7 +383,7 @@ def _read_one_by_one(pieces, executor):
 # %% ../../nbs/500_data.readers.ipynb #ee0a4418
 def read_separately(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing
+    job:EncodeJob, # the processing of each piece
 )->list:
     "Process a batch on another machine, with a separate result per piece."
     return [read_batch([p], job) for p in pieces]

@@ -166,7 +166,7 @@ def _column_of(store, name, pieces):
     return [column[int(i)].as_py() for i in pieces]
 
 def piece_keys(
-    store:TokenStore, # with or without a column `key`
+    store:TokenStore, # the store, with or without a column `key`
     survey:Survey,    # its survey
 )->tuple:             # two lists over the surveyed pieces: key or None, and its source
     "Return the keys of the surveyed pieces and their sources."

@@ -25,7 +25,7 @@ from ..tokens.vocab import vocab
 class Decoder:
     "Incremental inference for a batch of pieces, with a cache."
     def __init__(self,
-        model:MusicTransformerVAEGAN, # in eval mode
+        model:MusicTransformerVAEGAN, # a model in evaluation mode
         batch:int=1,                  # pieces in the batch
         window:int=None,              # maximum number of ids attended to; None for no limit
         z=None,                       # (batch, size): a latent for each piece, in the modes that have one
@@ -195,7 +195,7 @@ def _keyboard_logits(w, x, features, keys, view):
 class NumpyDecoder(Decoder):
     "A `Decoder` that computes single steps in NumPy."
     def __init__(self, model, batch=1, window=None, # as for `Decoder`
-        weights:DecoderWeights=None, # of the model, to share them between decoders
+        weights:DecoderWeights=None, # weights of the model, if decoders share them
         condition=None,       # (batch, d_model) from `model.condition_vectors`; None: all unknown
     ):
         self.weights = weights or DecoderWeights(model.trunk)
@@ -288,7 +288,7 @@ def _numpy_weights(model):
     return _complete_weights(model.trunk) if _is_supported(model) else None
 
 def make_decoder(
-    model:MusicTransformerVAEGAN, # in eval mode
+    model:MusicTransformerVAEGAN, # a model in evaluation mode
     batch:int=1,                  # pieces in the batch
     window:int=None,              # maximum number of ids attended to
     z=None,                       # (batch, size): a latent for each piece, in the modes that have one

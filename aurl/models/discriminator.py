@@ -83,7 +83,7 @@ class CriticScale(nn.Module):
         self.layers = nn.ModuleList(spectral_norm(nn.Conv1d(width, width, 3, padding=1)) for _ in range(layers))
         self.attention = SelfAttention(width) if max_distance is None else None
         self.drop, self.head = nn.Dropout(dropout), spectral_norm(nn.Linear(width, 1))
-        self.log_gain = nn.Parameter(torch.tensor(1.))   # of the score; not under spectral norm
+        self.log_gain = nn.Parameter(torch.tensor(1.))   # log gain of the score; not under spectral norm
 
 # %% ../../nbs/655_models.discriminator.ipynb #58847ca7
 @patch
@@ -132,7 +132,7 @@ class CriticOutput:
     music:dict=None # rhythm, harmony, melody and dynamics features at each position
     weights:tuple = default_scale_weights # weight of each scale
 
-    def scale_scores(self)->dict: # of (batch,)
+    def scale_scores(self)->dict: # (batch,) by scale
         "The mean score of each scale."
         return {k:_row_means(l, self.place_masks[k]) for k,l in self.logits.items()}
 
@@ -220,8 +220,8 @@ def _cross_entropy(out, scale, is_real):
 
 # %% ../../nbs/655_models.discriminator.ipynb #f86c51b4
 def critic_loss(
-    real:CriticOutput, # for real music
-    fake:CriticOutput, # for generated music
+    real:CriticOutput, # output for real music
+    fake:CriticOutput, # output for generated music
     weights=None,      # weight of each scale; None: those of the critic
 )->Tensor:             # ()
     "Loss of the critic: mean cross-entropy of real and generated music, in nats."
@@ -229,7 +229,7 @@ def critic_loss(
     return sum(w*(_cross_entropy(real, k, True) + _cross_entropy(fake, k, False))/2 for w,k in scales if w)
 
 def generator_loss(
-    fake:CriticOutput, # for generated music
+    fake:CriticOutput, # output for generated music
     weights=None,      # weight of each scale; None: those of the critic
 )->Tensor:             # ()
     "Cross-entropy of generated music with the label real, in nats, over all scales."
@@ -255,8 +255,8 @@ def _scale_distance(real, fake, scale):
 
 # %% ../../nbs/655_models.discriminator.ipynb #1fc67c7b
 def feature_distance(
-    real:CriticOutput, # for real music
-    fake:CriticOutput, # for generated music
+    real:CriticOutput, # output for real music
+    fake:CriticOutput, # output for generated music
     weights=None,      # weight of each scale; None: those of the critic
 )->Tensor:             # ()
     "Feature matching: the mean absolute difference of the critic's mean features, over layers."
@@ -265,8 +265,8 @@ def feature_distance(
 
 # %% ../../nbs/655_models.discriminator.ipynb #7b3104a6
 def musical_distance(
-    real:CriticOutput, # for real music
-    fake:CriticOutput, # for generated music
+    real:CriticOutput, # output for real music
+    fake:CriticOutput, # output for generated music
     groups=('rhythm', 'harmony', 'melody'), # groups of `expected_features`
 )->Tensor:             # ()
     "Mean absolute difference of mean rhythm, harmony and melody features; independent of the critic's weights."
@@ -288,7 +288,7 @@ def _input_gradient(critic, x, **kwargs):
 # %% ../../nbs/655_models.discriminator.ipynb #e4cbca83
 @delegates(Discriminator.forward)
 def r1_penalty(
-    critic,         # from probabilities (batch, time, 774) to a `CriticOutput`, or to scores (batch,)
+    critic,         # maps probabilities (batch, time, 774) to a `CriticOutput` or to scores (batch,)
     real:Tensor,    # (batch, time, 774): real music
     gamma:float=10., # weight of the penalty
     **kwargs,       # passed on to the critic

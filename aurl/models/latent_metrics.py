@@ -110,7 +110,7 @@ class AttributeVector(NamedTuple):
     "Direction of an attribute in a latent space."
     direction:Tensor # (size,) added to a latent, it increases the expected attribute by one unit
     weights:Tensor   # (size,) weights of the linear prediction of the attribute
-    bias:float       # its intercept
+    bias:float       # intercept of the linear prediction
     r2:float         # explained share of the variance of the attribute, 0 … 1
 
     def predict(self,
@@ -330,7 +330,7 @@ class PCAProjection(NamedTuple):
     def project(self,
         z:Tensor # (…, size)
     )->Tensor:   # (…, dims)
-        "Project other latents."
+        "Project latents on these components."
         return (z - self.mean) @ self.components.T
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #c8e16a16

@@ -215,7 +215,7 @@ class HierarchicalAttention(nn.Module):
             raise ConfigError(f'a block of {self.block} does not hold whole summaries of {self.summary}',
                               way_out='choose a block size that is a multiple of the summary size')
         self.summary_query = nn.Parameter(torch.zeros(n_heads, dim))
-        self.summary_gain = nn.Parameter(torch.ones(2, n_heads, 1, 1))             # of keys and of values
+        self.summary_gain = nn.Parameter(torch.ones(2, n_heads, 1, 1))             # gains of the keys and of the values
 
     def cache(self, capacity:int=0):
         "Create an empty cache; its size does not depend on `capacity`."
@@ -280,7 +280,7 @@ def _attend(self:HierarchicalAttention, q, near, far, start, first):
     new, size = q.shape[2], self.block
     low, high = start//size, (start + new - 1)//size + 1          # the blocks of the queries
     if high <= 2: return causal_attention(q, *near)               # no summaries yet
-    far = [x[:,:,:(high - 2)*(size//self.summary)] for x in far]  # of the blocks before the last two
+    far = [x[:,:,:(high - 2)*(size//self.summary)] for x in far]  # summaries of the blocks before the last two
     before = (low - 1)*size - first                               # where the block before the queries begins
     if low == high - 1 and new == 1:
         return F.scaled_dot_product_attention(q, *_concat_time(far, [x[:,:,before:] for x in near]))

@@ -28,7 +28,7 @@ def is_pretrained_name(
 
 # %% ../../nbs/656_models.pretrained.ipynb #f979a27c
 def pretrained_folder(
-    name:str, # such as piano
+    name:str, # name of the model, such as piano
 )->Path:
     "The folder of a pretrained model; `ModelError` if there is none of this name."
     names = pretrained_names()

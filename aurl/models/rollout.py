@@ -92,7 +92,7 @@ class _Event(NamedTuple):
     on:Tensor     # (batch, 88): keys that are struck
     off:Tensor    # (batch, 88): keys that are released
     stays:Tensor  # (batch, 88): keys that are neither
-    updates:dict  # of `_feature_updates`
+    updates:dict  # result of `_feature_updates`
     tempo:Tensor  # (batch,): tempo bin before the event
 
 def _event_of(y, tempo):
@@ -232,7 +232,7 @@ def _sample_steps(model, logits, features, cache, steps, temperature, backprop_i
 
 # %% ../../nbs/675_models.rollout.ipynb #0158fb41
 def rollout(
-    model:MusicTransformerVAEGAN, # in any mode
+    model:MusicTransformerVAEGAN, # a model of any mode
     prefix:Tensor,       # (batch, real) int64: real ids to continue, at least one
     steps:int,           # ids to sample
     z:Tensor=None,       # (batch, size): latents, in the modes that have them

@@ -100,7 +100,7 @@ def _saved_by_step(model, windows, length, context):
     return sum(sizes)
 
 def saved_activation_bytes(
-    model:MusicTransformerVAEGAN, # in training mode
+    model:MusicTransformerVAEGAN, # a model in training mode
     length:int,      # ids in a window
     context=contextlib.nullcontext, # returns the context manager of the forward pass, such as `autocast`
 )->tuple:            # bytes independent of the batch size, and bytes per window

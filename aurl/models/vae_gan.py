@@ -78,7 +78,7 @@ class ModelOutput:
     "Output of a model for a batch."
     logits:Tensor        # (batch, time, 774): scores of the next id
     z:Tensor=None        # (batch, size): the latent, in the modes that have one; it can be passed back in
-    cache:ModelCache=None # of all ids read so far; pass it back in with the next ids
+    cache:ModelCache=None # cache of all ids read so far; pass it back in with the next ids
     posteriors:dict=None # the posterior of each level, a `DiagonalGaussian`, if the ids were encoded
     kl:KLTerms=None      # its KL terms, in nats
 
@@ -189,7 +189,7 @@ def _steps_passed(ids, cache):
 def forward(self:MusicTransformerVAEGAN,
     ids:Tensor,    # (batch, time) int64
     z=None,        # the latent, in the modes that have one
-    cache:ModelCache=None, # of the ids before these; updated in place
+    cache:ModelCache=None, # cache of the ids before these; updated in place
     state=None,    # automaton before the first id, for a window within a piece: a `State` or a loader's dict
     precomputed=None, # embeddings, features and state after the last id (`675_models.rollout`)
 )->ModelOutput:
@@ -345,7 +345,7 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
 @delegates(MusicTransformerVAEGAN.from_pretrained, but=['path'])
 def from_pretrained(
     path,    # a pretrained model such as piano, a folder written by `save_pretrained`, or a run that contains one
-    **kwargs # for `MusicTransformerVAEGAN.from_pretrained`
+    **kwargs # further arguments of `MusicTransformerVAEGAN.from_pretrained`
 )->MusicTransformerVAEGAN:
     "Load a saved or a pretrained model, in evaluation mode."
     return MusicTransformerVAEGAN.from_pretrained(path, **kwargs)

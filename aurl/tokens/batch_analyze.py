@@ -269,7 +269,7 @@ def _is_batchable(ids): return len(ids) > 1 and ids[0] == vocab.START and np.cou
 def analyze_batch(
     pieces,    # ids of several pieces
     snapshot_every:int, # distance of snapshots in ids
-)->list:       # for each its summary and snapshots, as in `analyze_piece`
+)->list:       # for each piece, its summary and snapshots, as in `analyze_piece`
     "Compute `analyze_piece` for several pieces."
     pieces = [np.asarray(p, np.uint16) for p in pieces]
     batches = [pieces[i:i+_max_batch] for i in range(0, len(pieces), _max_batch)]
@@ -282,7 +282,7 @@ def encode_and_analyze(
     scores,     # several scores (best `_max_batch`), in any time unit
     snapshot_every:int,  # distance of snapshots in ids
     notes=None, # for each score the note arrays of its tracks, if already extracted
-)->list:        # for each its ids, summary and snapshots
+)->list:        # for each score, its ids, summary and snapshots
     "Compute `encode` and `analyze_piece` for several scores at once."
     if not len(scores): return []
     r = _events_as_parsed(*encode_table(scores, notes))

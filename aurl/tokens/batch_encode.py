@@ -58,7 +58,7 @@ def _resolve_overlaps_batch(notes, n):
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #f51967af
 class Timed(NamedTuple):
-    "Events of one kind."
+    "Steps and payloads of the events of one kind."
     step:np.ndarray    # (n,) int32
     payload:np.ndarray # (n,) int32
 

@@ -24,7 +24,7 @@ class TokenSequences:
         length,             # (pieces,) length of each piece in ids
         drums,              # (pieces,) bool: whether it contains drums
         snapshot_every:int, # distance of snapshots in ids
-        snapshots, codes, steps, # of all pieces, from `make_snapshots`
+        snapshots, codes, steps, # snapshots of all pieces, as from `make_snapshots`
     ):
         self.ids, self.length, self.drums, self.snapshot_every = ids, length, drums, snapshot_every
         self._snapshots, self._snapshot_codes, self._snapshot_steps = snapshots, codes, steps
