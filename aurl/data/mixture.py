@@ -127,7 +127,7 @@ def quarantine(self:Mixture):
 # %% ../../nbs/535_data.mixture.ipynb #3c07ba80
 @patch(as_prop=True)
 def quarantine_file(self:Mixture)->Path:
-    "The table of the first store that left pieces out."
+    "Path of the quarantine table of the first store that left pieces out."
     return next((s for s in self.members if len(s.quarantine)), self.members[0]).quarantine_file
 
 @patch

@@ -32,7 +32,7 @@ from ..tokens.vocab import vocab
 
 # %% ../../nbs/500_data.readers.ipynb #a3c8e651
 class EncodeJob(NamedTuple):
-    "The processing of each piece."
+    "The settings by which each piece is processed."
     codec:str='event'      # registered name of the codec
     fingerprint:str=''     # fingerprint of that codec at the sender
     snapshot_every:int=512 # distance of snapshots in ids
@@ -310,7 +310,7 @@ def worker_environment():
 
 # %% ../../nbs/500_data.readers.ipynb #1d3d9692
 def _importable(f):
-    "The function of this module with the name of `f`, which is picklable from a notebook too."
+    "Return the function of this module with the name of `f`, which can be pickled from a notebook too."
     return getattr(importlib.import_module('aurl.data.readers'), f.__name__)
 
 def _init_worker():
@@ -425,7 +425,7 @@ class DaskExecutor:
 # %% ../../nbs/500_data.readers.ipynb #a33de80d
 @patch(as_prop=True)
 def max_pending(self:DaskExecutor)->int:
-    "Batches submitted ahead, so that every thread of every worker has the next one ready."
+    "Number of batches submitted ahead, so that every thread of every worker has the next one ready."
     if self.count % 64 == 0: self._max_pending = max(8, 4*sum(self.client.nthreads().values()))
     return self._max_pending
 

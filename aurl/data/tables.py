@@ -216,7 +216,7 @@ def _cast(column, kind):
     return column if column.type == kind else column.cast(kind)
 
 def _cast_column(table, field):
-    "Column `field` of a table in its type; nulls if missing."
+    "Return column `field` of a table, cast to the type of `field`; nulls if missing."
     import pyarrow as pa
     if field.name not in table.column_names: return pa.nulls(len(table), field.type)
     return _cast(table[field.name], field.type)
@@ -238,7 +238,7 @@ def _concat_tables(tables, schema):
 
 # %% ../../nbs/510_data.tables.ipynb #e306e19c
 def _without_metadata(row):
-    "The columns of a row in the shards besides its metadata."
+    "Return the columns of a row of the shards, without its metadata."
     return {k: v for k, v in row.items() if k != 'meta'}
 
 def _accepted_row(row, piece, place, offset):

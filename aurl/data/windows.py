@@ -150,7 +150,7 @@ class AlignmentGrid:
         self.max_gap = np.maximum.reduceat(gap, count.cumsum() - count)
 
     def max_moves(self, length)->np.ndarray:
-        "Largest distance a start moves back, per piece; at most half a window, so longer bars are not always met."
+        "Return the largest distance a start moves back, per piece: less than a bar, and at most half a window."
         return np.minimum(self.max_gap - 1, length//2)
 
     def snap(self, piece, at, max_moves)->np.ndarray:
@@ -237,7 +237,7 @@ class _WindowCutter:
         return None if self.draw is None else self.draw('cut', len(self.n))
 
     def tile(self):
-        "Adjacent windows; the last one has context if starts stay."
+        "Return adjacent windows; unless starts are aligned, the last one begins earlier and has context."
         piece, a, b = _tile_windows(self.n, self.short, self.shifts())
         return dict(piece=piece, start=a if self.aligned else np.maximum(b - self.length, 0), a=a, b=b)
 

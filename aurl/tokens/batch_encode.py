@@ -84,7 +84,7 @@ def _note_events_batch(on, end, part, pitch, velocity, n):
 _zeros = np.zeros(1)
 
 class Timing(NamedTuple):
-    "How the times of a score become steps, and its tempi."
+    "The conversion of the times of a score to steps, and its tempi."
     pace:float       # steps per time unit; 0: several tempi, converted by `clock`
     clock:Callable   # function of an array of times, or None
     at:np.ndarray    # (n,) steps of the tempi, not rounded

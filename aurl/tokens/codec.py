@@ -315,7 +315,7 @@ class EventCodec:
     name, version, vocab = 'event', 1, vocab
     def __init__(self): self.fingerprint = sha256_of(to_json(self._layout()).encode())
     def _layout(self):
-        "Return what defines the ids."
+        "Return the definition of the ids, of which the fingerprint is a hash."
         return dict(name=self.name, version=self.version, ids=[vocab.name(i) for i in range(len(vocab))],
                     order=[k.name for k in RANKS], steps_per_second=vocab.steps_per_second)
 

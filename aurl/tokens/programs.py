@@ -326,7 +326,7 @@ def programs_of(
 
 # %% ../../nbs/410_tokens.programs.ipynb #1235a6b3
 def _merged_notes_line(store, n_merged, n):
-    "Return the line about merged notes, and what a user can do about them."
+    "Return a line on the number of merged notes, and on how to avoid them."
     line = f'{n_merged:,} of {n:,} notes ({n_merged/n:.1%}) merged with a longer one on the same key'
     if voice_mode_of(store) == 'apart': return line + ' of their track'
     return line + '; aurl prepare voices=apart keeps those of different tracks'
