@@ -181,7 +181,7 @@ def sittings(folder):
 
 
 def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
-    "Kill trainings with SIGKILL at random times, `kills` times in all; return what is wrong, and figures."
+    "Kill trainings with SIGKILL at random times, `kills` times in all; return a list of errors, and figures."
     folder, wrong, lost, whole, draw = Path(folder), [], [], {}, rng(seed, 'kills')
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__)
@@ -254,7 +254,7 @@ class Events:
 
 
 def crash_at_every_event(store, folder, on=3):
-    "Kill a save before and after each of its file operations; return what is wrong, and figures."
+    "Kill a save before and after each of its file operations; return a list of errors, and figures."
     folder, wrong, steps, whole = Path(folder), [], 24, {}
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__, CheckpointCallback(folder / 'all', 5, keep=99, disk_timeout=60.))
@@ -324,7 +324,7 @@ def damage(path, kind, draw):
 
 
 def damage_at_random(store, folder, each=300, seed=0):
-    "Flip a bit, truncate, or zero a block of the newest checkpoint; return what is wrong, and figures."
+    "Flip a bit, truncate, or zero a block of the newest checkpoint; return a list of errors, and figures."
     folder, wrong, draw = Path(folder), [], rng(seed, 'damage')
     sit(learner(store), 10, lambda *_: None, CheckpointCallback(folder, 5, keep=9, disk_timeout=60.))
     for p in folder.glob('best_*'): shutil.rmtree(p)
@@ -350,7 +350,7 @@ def damage_at_random(store, folder, each=300, seed=0):
 # --------------------------------------------------------------------------- a full disk
 
 def full_disk(store, folder, limit=4096, steps=24, every=4, full=(9, 17)):
-    "Limit the file size of the process to `limit` bytes for some steps, as on a full disk; return what is wrong."
+    "Limit the file size of the process to `limit` bytes for some steps, as on a full disk; return a list of errors."
     folder, wrong, whole, got = Path(folder), [], {}, {}
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__)

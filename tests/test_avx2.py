@@ -1,4 +1,4 @@
-"""The numerical notebooks pass with AVX2 and without bfloat16, also on processors that have more.
+"""The numerical notebooks pass with AVX2 and without bfloat16, also on processors with newer instructions.
 
 Most laptops have such processors. On one of them the ordinary run tests this already, and these tests are skipped."""
 import os, subprocess, sys

@@ -1,5 +1,5 @@
-"""Bad input, signals and a full disk, through the real command line: one line of error or a clean end, and nothing is
-lost."""
+"""Bad input, signals and a full disk end a command with one line of error or cleanly, and lose nothing; all tests use
+the real command line."""
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 

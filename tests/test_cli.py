@@ -1,4 +1,4 @@
-"""The command line in a separate process, with real signals and a real terminal: mistakes are one line, and Ctrl-C
+"""The command line in a separate process, with real signals and a real terminal: mistakes print one line, and Ctrl-C
 loses nothing."""
 import json, os, re, signal, subprocess, sys, textwrap, time
 from pathlib import Path

@@ -386,7 +386,7 @@ def _repair_parts(path, m, source):
     if not damaged and not tables: return []
     if tables and source is None:
         raise StoreError('the table of pieces is damaged, and it holds the only record of the source files',
-            path/tables[0], 'name it: aurl stores repair NAME --source MUSIC, or repair_store(path, source)')
+            path/tables[0], 'name the source: aurl stores repair NAME --source MUSIC, or repair_store(path, source)')
     pieces = corpus_from(source) if source is not None else _pieces_from_tables(path, m)
     by_name = {p.name: _minimal_piece(p) for p in pieces}
     made = [_repair_shard(shards, k, f, by_name, job) for k, f in damaged]

@@ -268,7 +268,8 @@ def repeats(self:DataReport)->list:
     rows = []
     for *_, i in pairs:
         t = self.duplicates.pairs[i]
-        rows.append(dict(piece=names[t.a], duplicate=names[t.b], difference=t.description, similarity=f'{t.overlap:.0%}'))
+        row = dict(piece=names[t.a], duplicate=names[t.b], difference=t.description, similarity=f'{t.overlap:.0%}')
+        rows.append(row)
     return rows
 
 # %% ../../nbs/540_data.store_report.ipynb #cfe3a2e1

@@ -218,7 +218,7 @@ def _check_pieces(ids):
     "Raise a `ModelError` unless there is a row, and an id in each."
     if not len(ids) or not (ids != vocab.PAD).any(1).all():
         raise ModelError('a piece without ids cannot be encoded',
-                         way_out='give each row one id at least, from START on')
+                         way_out='give each row at least one id, from START on')
 
 @patch
 @torch.inference_mode()

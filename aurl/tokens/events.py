@@ -39,7 +39,8 @@ def units_per_quarter(
     if unit == 'Second': return None
     tpq = score.ticks_per_quarter if unit == 'Tick' else 1
     if tpq <= 0:
-        raise CodecError(f'{tpq} ticks per quarter', way_out='set ticks_per_quarter to a positive number, such as 480')
+        raise CodecError(f'the score has {tpq} ticks per quarter',
+                         way_out='set ticks_per_quarter to a positive number, such as 480')
     return tpq
 
 def default_pace(

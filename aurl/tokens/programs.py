@@ -153,7 +153,7 @@ def from_dict(cls:ProgramTable,
         out.sets = {int(s): Counter({_integers(k): n for k, n in c.items()}) for s, c in data['sets'].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CodecError(f'not a program table ({type(e).__name__})',
-            way_out='prepare or train again, or omit it') from e
+            way_out='prepare or train again, or omit the table') from e
     return out
 
 # %% ../../nbs/410_tokens.programs.ipynb #9582e48d
