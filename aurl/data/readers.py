@@ -208,7 +208,7 @@ def _apply_step(step, w, job):
 # %% ../../nbs/500_data.readers.ipynb #205e19bb
 def read_pieces(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing of each piece
+    job:EncodeJob, # settings of the processing
 )->list:           # for each piece, its row, and its ids and snapshots (None if rejected)
     "Process `pieces`: their columns, ids and snapshots, or the reasons for rejection."
     works = [SimpleNamespace(piece=p, row=dict(name=p.name)) for p in pieces]
@@ -255,7 +255,7 @@ def concat_encoded(
 # %% ../../nbs/500_data.readers.ipynb #fd82f79f
 def read_batch(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing of each piece
+    job:EncodeJob, # settings of the processing
 )->EncodedPieces:
     "Process a batch in a worker process."
     job = EncodeJob(*job)                                                   # it is sent as a plain tuple
@@ -273,7 +273,7 @@ class SerialExecutor:
     "Executor in this process."
     max_pending = 1 # batches submitted ahead
     def __init__(self,
-        job:EncodeJob, # the processing of each piece
+        job:EncodeJob, # settings of the processing
     ): self.job = job
     def submit(self, pieces):
         "Accept a batch, and return what `result` needs."
@@ -323,7 +323,7 @@ def _init_worker():
 class ProcessExecutor:
     "Executor with worker processes on this machine."
     def __init__(self,
-        job:EncodeJob, # the processing of each piece
+        job:EncodeJob, # settings of the processing
         workers:int,   # number of processes
     ):
         self.job, self.workers, self.max_pending, self.pool = job, workers, 3*workers, None
@@ -383,7 +383,7 @@ def _read_one_by_one(pieces, executor):
 # %% ../../nbs/500_data.readers.ipynb #ee0a4418
 def read_separately(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing of each piece
+    job:EncodeJob, # settings of the processing
 )->list:
     "Process a batch on another machine, with a separate result per piece."
     return [read_batch([p], job) for p in pieces]
@@ -392,7 +392,7 @@ def read_separately(
 class DaskExecutor:
     "Executor on the workers of a Dask scheduler."
     def __init__(self,
-        job:EncodeJob, # the processing of each piece
+        job:EncodeJob, # settings of the processing
         dask,          # address of a scheduler, 'local', or a `distributed.Client`
         workers:int=2, # number of workers of a local cluster
         worker_timeout=60.,  # seconds without any worker before an error is raised

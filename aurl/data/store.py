@@ -317,7 +317,7 @@ def _job_fields(job):
     return job._asdict() | dict(transform=transform, measures=list(job.measures), filters=list(job.filters))
 
 def job_manifest(
-    job:EncodeJob, # the processing of each piece
+    job:EncodeJob, # settings of the processing
 )->dict:
     "Return the job of an unfinished store in JSON-compatible form."
     return dict(kind=_store_kind, version=_store_version, errand=_job_fields(job))

@@ -278,7 +278,7 @@ def _scores(out): return out.score() if isinstance(out, CriticOutput) else out
 def _input_gradient(critic, x, **kwargs):
     "Return the gradient (batch, …) of the critic's scores at `x`; it is differentiable itself."
     if not x.is_floating_point():
-        raise ModelError('a penalty on ids, which have no gradient',
+        raise ModelError('the penalty needs a gradient, and ids have none',
                          way_out='give probabilities: one_hot(ids, 774).float()')
     x = x.detach().requires_grad_()
     with torch.enable_grad():

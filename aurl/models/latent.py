@@ -123,7 +123,7 @@ class FlowPrior(Prior):
     ):
         super().__init__(size)
         if size < 2:
-            raise ConfigError(f'a flow over {size} dimension(s)',
+            raise ConfigError(f'a flow prior needs two dimensions, not {size}',
                               way_out='give the latent two dimensions or more, or choose another prior')
         flows = import_extra('zuko', 'flows').flows
         self.flow = flows.NSF(size, transforms=transforms, hidden_features=(hidden, hidden))

@@ -123,7 +123,7 @@ def unflatten(self:Latent,
 ):            # (batch, regions, size) by level, and seconds (batch,)
     "Split a latent vector into levels and duration."
     if z.ndim != 2 or z.shape[1] != self.size:
-        raise ModelError(f'a latent of shape {tuple(z.shape)}', way_out=f'give the shape (batch, {self.size})')
+        raise ModelError(f'the latent has shape {tuple(z.shape)}', way_out=f'give the shape (batch, {self.size})')
     *zs, log_seconds = z.split([*(l.regions*l.size for l in self.levels), 1], 1)
     return {l.name:x.view(-1, l.regions, l.size) for l,x in zip(self.levels, zs)}, log_seconds[:,0].exp()
 

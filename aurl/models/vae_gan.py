@@ -169,8 +169,8 @@ def _infer_latent(self:MusicTransformerVAEGAN, ids, z, cache):
 def _check_packed(self:MusicTransformerVAEGAN, cache):
     "Raise a `ModelError` unless packed rows are possible: without a cache and without a latent."
     if cache is None and self.latent is None: return
-    raise ModelError('a packed batch with a cache' if cache is not None else
-                     f'a packed batch for a model of mode {self.config.mode}',
+    raise ModelError('a packed batch cannot be used with a cache' if cache is not None else
+                     f'a model of mode {self.config.mode} takes no packed batch',
                      way_out='give each piece a row of its own: set pack=False')
 
 @patch
@@ -368,7 +368,7 @@ def _check_parts(have, want, parts):
 def _check_same_codec(model, other):
     "Raise a `ModelError` unless both models read the same ids."
     if other.codec.fingerprint != model.codec.fingerprint:
-        raise ModelError(f'weights for the codec {other.config.codec!r} in a model for {model.config.codec!r}',
+        raise ModelError(f'the weights are for codec {other.config.codec!r}, the model for {model.config.codec!r}',
                          way_out='their ids have different meanings; choose the same codec')
 
 @patch
