@@ -135,7 +135,7 @@ def _positions_where(packed, flag):
 
 # %% ../../nbs/430_tokens.states.ipynb #860f2059
 def _prepend(first, values):
-    "Return `values` with one more in front, as int64."
+    "Return `first` followed by `values`, as int64."
     out = np.empty(len(values) + 1, np.int64)
     out[0], out[1:] = first, values
     return out
