@@ -127,7 +127,7 @@ def _replace_shifts(ids, at, last, new):
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #e5e4b37d
 def _rounded(x): return np.rint(x).astype(np.int64)
-def _in_float32(x): return x.astype(np.float32).astype(np.float64)   # rounded to float32, like the times of a score in seconds
+def _in_float32(x): return x.astype(np.float32).astype(np.float64)   # like the times of a score in seconds
 
 def decoded_tempi(
     ids, # ids of one piece
