@@ -39,11 +39,11 @@ def _write_tables(folder, shards, pieces, file_stats, generation):
 
 # %% ../../nbs/518_data.token_store.ipynb #b2d2e8ab
 def _file_entry(path):
-    "Size and hash of a file, for the manifest."
+    "Return the size and hash of a file, for the manifest."
     return dict(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 def _file_entries(folder, shards, tables):
-    "Sizes of the shard files, and entries of the `tables`."
+    "Return the manifest entries of the shard files (sizes) and of the `tables` (sizes and hashes)."
     shard_entries = {f: dict(bytes=n) for f, n in shards.end_offsets().items()}
     return shard_entries | {f: _file_entry(folder/f) for f in tables}
 
@@ -176,7 +176,7 @@ def _check_codec(codec, path):
 
 # %% ../../nbs/518_data.token_store.ipynb #299aae78
 def _current_table(table):
-    "A table of a store under the present names of its columns."
+    "Return a table of a store with the present names of its columns."
     names = list(current_metadata(dict.fromkeys(table.column_names)))
     return table if names == table.column_names else table.rename_columns(names)
 
@@ -250,7 +250,7 @@ def _event_ids(self:TokenStore, pieces):
 
 # %% ../../nbs/518_data.token_store.ipynb #be45239f
 def _read_profile(path, stamp):
-    "Read the profile in the file `path`; None if it is missing, damaged or of other content."
+    "Read the profile in the file `path`; None if it is missing, damaged or has another stamp of the content."
     try: saved = read_json(path) if path.is_file() else {}
     except AurlError: return None
     if not isinstance(saved, dict) or saved.get('stamp') != stamp: return None

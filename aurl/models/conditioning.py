@@ -128,7 +128,7 @@ def _unknown_class(name, word, words):
     )
 
 def _class_index(name, word, words):
-    "Class of a text; keys in any spelling."
+    "Return the class of a text; keys may have any spelling."
     if word in words: return words.index(word)
     if name == 'key' and (k := key_class(word)) and k < len(words): return k
     raise _unknown_class(name, word, words)

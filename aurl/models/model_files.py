@@ -92,10 +92,11 @@ def _is_description(saved): return isinstance(saved, dict) and 'model' in saved
 def read_description(
     path:Path, # folder of a model
 )->dict:
-    "Contents of config.json."
+    "Return the contents of config.json."
     saved = read_json(path/'config.json')
     if _is_description(saved): return saved
-    raise ModelError('config.json is not the config of a model', path=path)
+    raise ModelError('config.json is not the config of a model', path=path,
+                     way_out='copy the folder again, or give the folder of another model')
 
 # %% ../../nbs/658_models.model_files.ipynb #1eefdffa
 def _check_vocabulary(saved, config, path):
@@ -163,13 +164,14 @@ def _shapes_in(file):
     "Shapes of the tensors in a safetensors file, by their present names."
     try:
         with safe_open(file, 'pt') as f: shapes = {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
-    except SafetensorError as e: raise ModelError(f'not a safetensors file ({e})', path=file) from e
+    except SafetensorError as e:
+        raise ModelError(f'not a safetensors file ({e})', path=file, way_out='copy the folder again') from e
     return current_weights(shapes)
 
 # %% ../../nbs/658_models.model_files.ipynb #f1fb4bc8
 def _check_file(file, sha):
     "Raise a `ModelError` unless the file of the weights exists and has the hash `sha`, if that is known."
-    if not file.exists(): raise ModelError('the weights are missing', path=file)
+    if not file.exists(): raise ModelError('the weights are missing', path=file, way_out='copy the folder again')
     if sha and sha256_of(file) != sha:
         raise ModelError('the weights are damaged: their sha256 differs from the one in config.json', path=file,
                          way_out='copy the folder again')

@@ -78,7 +78,7 @@ class ModelOutput:
     "Output of a model for a batch."
     logits:Tensor        # (batch, time, 774): scores of the next id
     z:Tensor=None        # (batch, size): the latent, in the modes that have one; it can be passed back in
-    cache:ModelCache=None # of all ids read so far; pass it back in with the next ids
+    cache:ModelCache=None # cache of all ids read so far; pass it back in with the next ids
     posteriors:dict=None # the posterior of each level, a `DiagonalGaussian`, if the ids were encoded
     kl:KLTerms=None      # its KL terms, in nats
 
@@ -169,8 +169,8 @@ def _infer_latent(self:MusicTransformerVAEGAN, ids, z, cache):
 def _check_packed(self:MusicTransformerVAEGAN, cache):
     "Raise a `ModelError` unless packed rows are possible: without a cache and without a latent."
     if cache is None and self.latent is None: return
-    raise ModelError('a packed batch with a cache' if cache is not None else
-                     f'a packed batch for a model of mode {self.config.mode}',
+    raise ModelError('a packed batch cannot be used with a cache' if cache is not None else
+                     f'a model of mode {self.config.mode} takes no packed batch',
                      way_out='give each piece a row of its own: set pack=False')
 
 @patch
@@ -189,7 +189,7 @@ def _steps_passed(ids, cache):
 def forward(self:MusicTransformerVAEGAN,
     ids:Tensor,    # (batch, time) int64
     z=None,        # the latent, in the modes that have one
-    cache:ModelCache=None, # of the ids before these; updated in place
+    cache:ModelCache=None, # cache of the ids before these; updated in place
     state=None,    # automaton before the first id, for a window within a piece: a `State` or a loader's dict
     precomputed=None, # embeddings, features and state after the last id (`675_models.rollout`)
 )->ModelOutput:
@@ -218,7 +218,7 @@ def _check_pieces(ids):
     "Raise a `ModelError` unless there is a row, and an id in each."
     if not len(ids) or not (ids != vocab.PAD).any(1).all():
         raise ModelError('a piece without ids cannot be encoded',
-                         way_out='give each row one id at least, from START on')
+                         way_out='give each row at least one id, from START on')
 
 @patch
 @torch.inference_mode()
@@ -301,8 +301,8 @@ def _in_dtype(x, dtype):
 @patch
 def save_pretrained(self:MusicTransformerVAEGAN,
     path, # folder to create; a saved model in it is replaced, other contents raise an error
-    dtype:torch.dtype=None, # of the weights in the file, such as torch.bfloat16 for half the size; None: their own
-    **metadata # to save with it, and for the model card: data, steps, metrics
+    dtype:torch.dtype=None, # dtype of the saved weights, such as torch.bfloat16 for half the size; None: their own
+    **metadata # further entries of config.json and of the model card: data, steps, metrics
 )->Path:
     "Write the model to the folder `path`, with a model card."
     path = Path(path)
@@ -334,7 +334,7 @@ def _changed(self:MusicTransformerVAEGAN, overrides):
 @patch(cls_method=True)
 def from_pretrained(cls:MusicTransformerVAEGAN,
     path,         # folder written by `save_pretrained`, a run that contains one, or a name such as piano
-    device='cpu', # device to load it to
+    device='cpu', # device of the model
     **overrides   # fields of `ModelConfig` to change, such as mode='vae_gan': a new model with all weights that fit
 )->MusicTransformerVAEGAN:
     "Load a saved or a pretrained model, in evaluation mode."
@@ -345,7 +345,7 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
 @delegates(MusicTransformerVAEGAN.from_pretrained, but=['path'])
 def from_pretrained(
     path,    # a pretrained model such as piano, a folder written by `save_pretrained`, or a run that contains one
-    **kwargs # for `MusicTransformerVAEGAN.from_pretrained`
+    **kwargs # further arguments of `MusicTransformerVAEGAN.from_pretrained`
 )->MusicTransformerVAEGAN:
     "Load a saved or a pretrained model, in evaluation mode."
     return MusicTransformerVAEGAN.from_pretrained(path, **kwargs)
@@ -368,7 +368,7 @@ def _check_parts(have, want, parts):
 def _check_same_codec(model, other):
     "Raise a `ModelError` unless both models read the same ids."
     if other.codec.fingerprint != model.codec.fingerprint:
-        raise ModelError(f'weights for the codec {other.config.codec!r} in a model for {model.config.codec!r}',
+        raise ModelError(f'the weights are for codec {other.config.codec!r}, the model for {model.config.codec!r}',
                          way_out='their ids have different meanings; choose the same codec')
 
 @patch
