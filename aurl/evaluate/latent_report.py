@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 from fastcore.meta import delegates
 from torch import Tensor
 
@@ -407,12 +407,15 @@ def _control_metrics(name, results):
     }
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #c1adde37
-def _calibrated_control(model, train_z, valid_z, vector, **kwargs):
+def _calibrated_control(model, train_z, valid_z, vector, *, on_generated, **kwargs):
     "`measure_control` of held-out pieces with `vector`, calibrated on training pieces if it responds."
     trial = measure_control(model, train_z, vector=vector, **kwargs)
+    on_generated(trial.measured.size)
     try: vector = calibrate_vector(vector, trial)
     except ModelError: pass # it does not respond; the result shows it
-    return measure_control(model, valid_z, vector=vector, **kwargs)
+    result = measure_control(model, valid_z, vector=vector, **kwargs)
+    on_generated(result.measured.size)
+    return result
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #63e22f4c
 @delegates(measure_control, but=['detail_scale'])
@@ -422,17 +425,44 @@ def control_sweep(
     name:str,             # one of `attributes`
     dim:int=None,         # index of the dimension tied to it
     steps:int=5,          # number of target values, from the 5th to the 95th percentile
+    *,
+    on_generated=noop,    # called after each measurement with its number of generated pieces
     **kwargs              # further arguments of `measure_control`
 )->dict:                  # method: `ControlResult`
     """Control an attribute of held-out pieces, calibrated on training pieces.
 
     By attribute vector, the same with their details shrunk to 0, and by the single dimension."""
     targets = value.quantile(torch.linspace(.05, .95, steps))
-    control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, name=name, targets=targets, **kwargs)
+    kwargs.update(name=name, targets=targets, on_generated=on_generated)
+    control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, **kwargs)
     v = attribute_direction(z, value)
     results = {'by vector': control(v), 'by vector, loosened': control(v, detail_scale=0.)}
     if dim is not None: results['by number'] = control(single_dim_vector(z, value, dim))
     return results
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #70d3a748
+class _PieceCounter:
+    "Counts the generated pieces of an evaluation and reports their number."
+    def __init__(self, total, progress):
+        self.done, self.total, self.progress = 0, total, progress
+        self.add(0)
+    def add(self, n):
+        self.done += n
+        if self.progress: self.progress(self.done, self.total)
+
+def _n_generated(dims, n_train, n_valid, on_paths):
+    "Number of pieces that `evaluate_latent` generates."
+    controlled = min(n_valid, 40)
+    methods = sum(2 + (dim is not None) for dim in dims.values())
+    return 5*methods*(min(n_train, controlled) + controlled) + 2*on_paths + 3*n_valid
+
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #3f3faaf7
+def _control_attributes(model, z, values, valid_z, dims, counter, temperature, common):
+    "The results of `control_sweep` for each attribute."
+    options = dict(temperature=temperature, on_generated=counter.add, **common)
+    return {k:control_sweep(model, z, v, valid_z, k, dims[k], **options) for k,v in values.items()}
+
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4e16bd71
 def evaluate_latent(
@@ -447,21 +477,25 @@ def evaluate_latent(
     steps:int=9,      # steps of a path
     temperature:float=1., # of the sampling; half of it for the control of attributes
     seed:int=0,       # of all random choices
+    progress=None,    # called with the number of generated pieces and their total
 )->LatentEvaluation:
     "Compute all metrics of a trained model."
     z, values = _train_latents(model, train_pieces, names)
     valid_z = model.encode(pad_pieces(valid_pieces)).clone()
     common = dict(seed=seed, max_tokens=2*max(map(len, (*train_pieces, *valid_pieces))))
-    controls = {}
-    for k,v in values.items():
-        dim = regularized.index(k) if k in regularized else None
-        controls[k] = control_sweep(model, z, v, valid_z[:40], k, dim, temperature=temperature/2, **common)
-    spherical, linear = (measure_interpolation(model, valid_z[:2*pairs], steps, x, **common) for x in (False, True))
-    usage = measure_latent_usage(model, valid_pieces, groups, seed)
-    temperatures = 0., .5*temperature, temperature
-    reconstructions = [reconstruct(model, valid_pieces, t, seed=seed) for t in temperatures]
-    report = latent_report(z[:,:-1], values)
-    return LatentEvaluation(usage, reconstructions, report, controls, spherical, linear, z=z, values=values)
+    dims = {k:regularized.index(k) if k in regularized else None for k in values}
+    counter = _PieceCounter(_n_generated(dims, len(z), len(valid_z), min(pairs, len(valid_z)//2)*steps), progress)
+    reconstructions = []
+    for t in (0., .5*temperature, temperature):
+        reconstructions.append(reconstruct(model, valid_pieces, t, seed=seed))
+        counter.add(len(valid_pieces))
+    controls = _control_attributes(model, z, values, valid_z[:40], dims, counter, temperature/2, common)
+    paths = []
+    for linear in (False, True):
+        paths.append(measure_interpolation(model, valid_z[:2*pairs], steps, linear, **common))
+        counter.add(paths[-1].to_first.size)
+    usage, report = measure_latent_usage(model, valid_pieces, groups, seed), latent_report(z[:,:-1], values)
+    return LatentEvaluation(usage, reconstructions, report, controls, *paths, z=z, values=values)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #300191cc
 def _varied_attributes(ids, names):
