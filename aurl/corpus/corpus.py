@@ -92,7 +92,7 @@ def read(self:Piece,
     max_bytes:int=64*2**20, # raise if the file is larger
 )->Score:
     "Read the score; a `MidiError` names the file."
-    try: return read_music(self.bytes(max_bytes), limits=max_bytes)
+    try: return read_music(self.bytes(max_bytes), limits=max_bytes, name=self.location)
     except MidiError as e: raise MidiError(e.what, e.path or self.location, e.way_out) from e
 
 # %% ../../nbs/310_corpus.corpus.ipynb #5905fd4c

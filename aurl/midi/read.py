@@ -30,7 +30,7 @@ def _read_file(path, max_bytes):
     "Return the bytes of the file at `path`, or raise a `MidiError`."
     try:
         if path.is_dir():
-            raise MidiError('a folder, not a MIDI file', path, 'give one file, or the folder to corpus_from')
+            raise MidiError('a folder, not a music file', path, 'give one file, or the folder to corpus_from')
         if (size := path.stat().st_size) > max_bytes: _too_large(size, max_bytes, path)
         return path.read_bytes()
     except FileNotFoundError as e: raise MidiError('no such file', path, 'check the path') from e
