@@ -402,13 +402,23 @@ def dropped_findings(
     return [Finding(k, f'{_DROPPED[k]}: {counts[k]:,}', counts[k], lost=k != 'repeat')
             for k in _DROPPED if counts.get(k)]
 
+# %% ../../nbs/216_score.measures.ipynb #86bf7d29
+def _pitch_finding(pitches):
+    "The finding on notes that MIDI has no number for."
+    text = f'{len(pitches):,} of the notes left out, outside the pitches of MIDI, 0 (C−1) to 127 (G9): the first has {pitches[0]}'
+    return Finding('pitch', text, len(pitches), lost=True)
+
+
 # %% ../../nbs/216_score.measures.ipynb #991f1575
 def count_findings(
     written:WrittenScore,
     score:Score, # converted without repeats
 )->list:         # of `Finding`
-    "Return a finding if the number of notes that begin in `written` is not that of `score`."
-    notes = [n for p in written.parts for ns in p.notes.values() for n in ns]
-    begin, sound = sum(n.tie not in ('stop', 'continue') for n in notes), score.note_num()
-    if begin == sound: return []
-    return [Finding('count', f'{begin:,} notes begin, and {sound:,} sound: ties are incomplete', abs(begin - sound))]
+    "Return findings on pitches that MIDI does not have, and on ties, if the notes of `written` are not those of `score`."
+    notes = [n for p in written.parts for ns in p.notes.values() for n in ns if n.tie not in ('stop', 'continue')]
+    outside = [n.pitch for n in notes if not 0 <= n.pitch <= 127]
+    begin, sound = len(notes) - len(outside), score.note_num()
+    found = [_pitch_finding(outside)] if outside else []
+    if begin == sound: return found
+    text = f'{begin:,} notes begin, and {sound:,} sound: ties are incomplete'
+    return [*found, Finding('count', text, abs(begin - sound))]
