@@ -349,6 +349,9 @@ def _pieces_of(source, progress):
     if isinstance(source, Corpus): return source, None
     if isinstance(source, (list, tuple, set)): return _from_list(source), None
     if is_corpus_name(source): return _named(str(source), progress), None
+    if not isinstance(source, (str, os.PathLike)):
+        raise CorpusError(f'a {type(source).__name__} is no source of music', None,
+                          f'give a folder, a zip, music files, or one of {trainable_names()}')
     path = Path(source).expanduser()
     if path.is_dir(): return Corpus(_from_folder(path), path), path
     if not path.exists():

@@ -6,7 +6,7 @@
 __all__ = ['TokenStore']
 
 # %% ../../nbs/518_data.token_store.ipynb #ce80749f
-import contextlib
+import contextlib, os
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -89,6 +89,8 @@ class TokenStore(TokenSequences):
     def __init__(self,
         path, # the folder written by `prepare`
     ):
+        if not isinstance(path, (str, os.PathLike)):
+            raise StoreError(f'a {type(path).__name__} is no folder', None, 'give the folder written by `prepare`')
         self.path = Path(path).expanduser()
         self.manifest = _read_manifest(self.path)
         self._check_files()

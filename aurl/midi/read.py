@@ -6,7 +6,7 @@
 __all__ = ['families', 'read_midi', 'read_midi_with_notes', 'family_of', 'MidiReport', 'inspect_midi']
 
 # %% ../../nbs/140_midi.read.ipynb #e0a76dcf
-import html, struct
+import html, os, struct
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -40,6 +40,8 @@ def _read_file(path, max_bytes):
 def _bytes_of(source, max_bytes):
     "Return the bytes of `source` and its path or None."
     if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source), None
+    if not isinstance(source, (str, os.PathLike)):
+        raise MidiError(f'a {type(source).__name__} is neither a path nor the bytes of a file', way_out='give one of them')
     path = Path(source).expanduser()
     return _read_file(path, max_bytes), path
 

@@ -7,6 +7,7 @@ __all__ = ['check_model_target', 'write_model_folder', 'find_model_folder', 'rea
            'read_programs', 'read_profile', 'shapes_of', 'shape_mismatch', 'read_weights']
 
 # %% ../../nbs/658_models.model_files.ipynb #efdea3df
+import os
 from pathlib import Path
 
 import safetensors.torch
@@ -15,7 +16,8 @@ from torch import nn
 
 from ..aliases import current_weights
 from ..config import make_config
-from ..core import AurlError, CodecError, ConfigError, ModelError, atomic_dir, read_json, sha256_of, write_json
+from ..core import AurlError, CodecError, ConfigError, ModelError
+from ..core import atomic_dir, read_json, sha256_of, suggest, write_json
 from ..data.profile import CorpusProfile
 from .model_config import ModelConfig
 from .pretrained import is_pretrained_name, pretrained_folder, pretrained_names
@@ -74,15 +76,21 @@ def write_model_folder(
                          way_out='free disk space, or choose another folder') from e
 
 # %% ../../nbs/658_models.model_files.ipynb #0e0a1914
+def _as_path(path):
+    "`path` as a `Path`; `ModelError` for anything else than a text or a path."
+    if isinstance(path, (str, os.PathLike)): return Path(path).expanduser()
+    raise ModelError(f'{path!r} is neither a folder nor a name of a model',
+                     way_out=f'give the folder of a model or of a run, or {", ".join(pretrained_names())}')
+
 def find_model_folder(
     path, # folder of a model, or of a run that contains one; or the name of a pretrained model
 )->Path:
     "The folder of the model in `path`; `ModelError` if there is none."
     if is_pretrained_name(path): return pretrained_folder(path)
-    path = Path(path)
+    path = _as_path(path)
     if not _has_config(path) and _has_config(path/'model'): path = path/'model'
     if not _has_config(path):
-        raise ModelError('no saved model in this folder', path=path,
+        raise ModelError(f'no saved model in this folder{suggest(path, pretrained_names())}', path=path,
                          way_out='give the folder that save_pretrained or a run wrote, or the name of a pretrained '
                                  f'model: {", ".join(pretrained_names())}')
     return path
