@@ -97,7 +97,7 @@ def run_latent_study(
     "Evaluate the latent of the model of a run."
     train_pieces, held, groups, attribute_names = latent_study_data(where, cfg, run)
     pairs = min(cfg.pairs, len(held)//2)
-    progress = progress_callback(run, 'study', f'pieces generated with {where.name}', first, last)
+    progress = progress_callback(run, 'study', f'measurements of {where.name}', first, last)
     options = dict(pairs=pairs, steps=cfg.interpolation_steps, temperature=cfg.temperature, seed=cfg.seed)
     options['progress'] = progress
     return evaluate_latent(model, train_pieces, held, groups, tuple(attributes), attribute_names, **options)

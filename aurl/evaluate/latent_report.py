@@ -11,6 +11,7 @@ __all__ = ['note_f1', 'edit_distance', 'pad_pieces', 'piece_nats', 'shuffle_late
 # %% ../../nbs/915_evaluate.latent_report.ipynb #97b66a32
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import numpy as np
 import torch
@@ -407,15 +408,12 @@ def _control_metrics(name, results):
     }
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #c1adde37
-def _calibrated_control(model, train_z, valid_z, vector, *, on_generated, **kwargs):
+def _calibrated_control(model, train_z, valid_z, vector, *, report, **kwargs):
     "`measure_control` of held-out pieces with `vector`, calibrated on training pieces if it responds."
-    trial = measure_control(model, train_z, vector=vector, **kwargs)
-    on_generated(trial.measured.size)
+    trial = report(measure_control(model, train_z, vector=vector, **kwargs))
     try: vector = calibrate_vector(vector, trial)
     except ModelError: pass # it does not respond; the result shows it
-    result = measure_control(model, valid_z, vector=vector, **kwargs)
-    on_generated(result.measured.size)
-    return result
+    return report(measure_control(model, valid_z, vector=vector, **kwargs))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #63e22f4c
 @delegates(measure_control, but=['detail_scale'])
@@ -426,14 +424,14 @@ def control_sweep(
     dim:int=None,         # index of the dimension tied to it
     steps:int=5,          # number of target values, from the 5th to the 95th percentile
     *,
-    on_generated=noop,    # called after each measurement with its number of generated pieces
+    report=noop,          # called with each measurement; returns it
     **kwargs              # further arguments of `measure_control`
 )->dict:                  # method: `ControlResult`
     """Control an attribute of held-out pieces, calibrated on training pieces.
 
     By attribute vector, the same with their details shrunk to 0, and by the single dimension."""
     targets = value.quantile(torch.linspace(.05, .95, steps))
-    kwargs.update(name=name, targets=targets, on_generated=on_generated)
+    kwargs |= dict(name=name, targets=targets, report=report)
     control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, **kwargs)
     v = attribute_direction(z, value)
     results = {'by vector': control(v), 'by vector, loosened': control(v, detail_scale=0.)}
@@ -441,28 +439,10 @@ def control_sweep(
     return results
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #70d3a748
-class _PieceCounter:
-    "Counts the generated pieces of an evaluation and reports their number."
-    def __init__(self, total, progress):
-        self.done, self.total, self.progress = 0, total, progress
-        self.add(0)
-    def add(self, n):
-        self.done += n
-        if self.progress: self.progress(self.done, self.total)
-
-def _n_generated(dims, n_train, n_valid, on_paths):
-    "Number of pieces that `evaluate_latent` generates."
-    controlled = min(n_valid, 40)
-    methods = sum(2 + (dim is not None) for dim in dims.values())
-    return 5*methods*(min(n_train, controlled) + controlled) + 2*on_paths + 3*n_valid
-
-
-# %% ../../nbs/915_evaluate.latent_report.ipynb #3f3faaf7
-def _control_attributes(model, z, values, valid_z, dims, counter, temperature, common):
-    "The results of `control_sweep` for each attribute."
-    options = dict(temperature=temperature, on_generated=counter.add, **common)
-    return {k:control_sweep(model, z, v, valid_z, k, dims[k], **options) for k,v in values.items()}
-
+def _report(result, *, done, progress, total):
+    "Return the result of one of `total` measurements, and report its number."
+    if progress: progress(next(done), total)
+    return result
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4e16bd71
 def evaluate_latent(
@@ -477,34 +457,29 @@ def evaluate_latent(
     steps:int=9,      # steps of a path
     temperature:float=1., # of the sampling; half of it for the control of attributes
     seed:int=0,       # of all random choices
-    progress=None,    # called with the number of generated pieces and their total
+    progress=None,    # called with the number of measurements done and their total
 )->LatentEvaluation:
     "Compute all metrics of a trained model."
     z, values = _train_latents(model, train_pieces, names)
     valid_z = model.encode(pad_pieces(valid_pieces)).clone()
     common = dict(seed=seed, max_tokens=2*max(map(len, (*train_pieces, *valid_pieces))))
     dims = {k:regularized.index(k) if k in regularized else None for k in values}
-    counter = _PieceCounter(_n_generated(dims, len(z), len(valid_z), min(pairs, len(valid_z)//2)*steps), progress)
-    reconstructions = []
-    for t in (0., .5*temperature, temperature):
-        reconstructions.append(reconstruct(model, valid_pieces, t, seed=seed))
-        counter.add(len(valid_pieces))
-    controls = _control_attributes(model, z, values, valid_z[:40], dims, counter, temperature/2, common)
-    paths = []
-    for linear in (False, True):
-        paths.append(measure_interpolation(model, valid_z[:2*pairs], steps, linear, **common))
-        counter.add(paths[-1].to_first.size)
-    usage, report = measure_latent_usage(model, valid_pieces, groups, seed), latent_report(z[:,:-1], values)
-    return LatentEvaluation(usage, reconstructions, report, controls, *paths, z=z, values=values)
+    total = sum(4 if d is None else 6 for d in dims.values()) + 5
+    report = partial(_report, done=count(1), progress=progress, total=total)
+    options = dict(temperature=temperature/2, report=report, **common)
+    controls = {k:control_sweep(model, z, v, valid_z[:40], k, dims[k], **options) for k,v in values.items()}
+    ends = valid_z[:2*pairs]
+    paths = [report(measure_interpolation(model, ends, steps, linear, **common)) for linear in (False, True)]
+    usage = measure_latent_usage(model, valid_pieces, groups, seed)
+    temperatures = 0., .5*temperature, temperature
+    reconstructions = [report(reconstruct(model, valid_pieces, t, seed=seed)) for t in temperatures]
+    organization = latent_report(z[:,:-1], values)
+    return LatentEvaluation(usage, reconstructions, organization, controls, *paths, z=z, values=values)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #300191cc
-def _varied_attributes(ids, names):
-    "Values (pieces,) of each attribute that varies among pieces, by name."
-    values = dict(zip(names, attribute_values(ids, names).T))
-    return {k:v for k,v in values.items() if v.std() > 1e-3}
-
 def _train_latents(model, pieces, names):
     "Latents of training pieces, and their attributes that vary, by name."
     ids = pad_pieces(pieces)
+    values = dict(zip(names, attribute_values(ids, names).T))
     z = torch.cat([model.encode(x) for x in ids.split(64)]).clone()
-    return z, _varied_attributes(ids, names)
+    return z, {k:v for k,v in values.items() if v.std() > 1e-3}

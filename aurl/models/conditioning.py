@@ -128,6 +128,7 @@ def _unknown_class(name, word, words):
         way_out=f'its classes are {few}',
     )
 
+# %% ../../nbs/625_models.conditioning.ipynb #133c496a
 def _key_class_index(word, words):
     "Class of a key in any spelling."
     if (k := key_class(word)) and k < len(words): return k

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -25,8 +26,8 @@ from .discriminator import Discriminator
 from .latent import KLTerms
 from .model_config import ModelConfig, preset_config
 from .model_files import check_model_target, find_model_folder, read_description, read_model_config
-from .model_files import read_profile, read_programs, read_weights, shape_mismatch, shapes_of
-from .model_files import write_model_folder
+from .model_files import read_fingerprints, read_profile, read_programs, read_weights, shape_mismatch
+from .model_files import shapes_of, write_model_folder
 from .pretrained import pretrained_names
 from .transformer import ModelCache, Transformer, eval_mode, n_parameters
 from .vae import Latent, cumulative_steps
@@ -89,6 +90,7 @@ class ModelOutput:
 class MusicTransformerVAEGAN(nn.Module):
     "An autoregressive model of the ids of a codec, with an optional latent and critic."
     programs = None # the `ProgramTable` of its training corpus, if known
+    fingerprints = np.zeros(0, np.uint32) # of its training music (`925_evaluate.memorization`), sorted
 
     def __init__(self,
         config:ModelConfig=None, # a `ModelConfig`, a dict of its fields, or None for the defaults
@@ -313,7 +315,8 @@ def save_pretrained(self:MusicTransformerVAEGAN,
     check_model_target(path)
     description = self._description(metadata)
     weights = {k:_in_dtype(v, dtype) for k,v in self.state_dict().items()}
-    write_model_folder(path, weights, description, self.programs, model_card(path.name, description))
+    card = model_card(path.name, description)
+    write_model_folder(path, weights, description, self.programs, card, self.fingerprints)
     return path
 
 # %% ../../nbs/660_models.vae_gan.ipynb #1e87bc41
@@ -323,7 +326,7 @@ def _load_model(cls, path):
     model = cls(read_model_config(saved, path))
     model.programs = read_programs(path/'programs.json')
     read_weights(model, path/'model.safetensors', saved.get('sha256'))
-    model.profile = read_profile(saved, path)
+    model.profile, model.fingerprints = read_profile(saved, path), read_fingerprints(path)
     return model
 
 @patch
@@ -347,6 +350,7 @@ def from_pretrained(cls:MusicTransformerVAEGAN,
     if overrides: model = model._changed(overrides)
     return model.to(device).eval()
 
+# %% ../../nbs/660_models.vae_gan.ipynb #fad565ea
 @delegates(MusicTransformerVAEGAN.from_pretrained, but=['path'])
 def from_pretrained(
     path,    # a pretrained model such as piano, a folder written by `save_pretrained`, or a run that contains one
@@ -400,4 +404,5 @@ def copy_weights_from(self:MusicTransformerVAEGAN,
     _check_parts(have, want, shared)
     self.load_state_dict(_select_parts(have, shared), strict=False)
     if self.profile is None: self.profile = other.profile
+    self.fingerprints = np.union1d(self.fingerprints, other.fingerprints)      # it knows the music of both
     return dict(copied=sorted(shared), new=sorted(parts - shared))
