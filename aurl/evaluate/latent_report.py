@@ -468,11 +468,9 @@ def evaluate_latent(
     report = partial(_report, done=count(1), progress=progress, total=total)
     options = dict(temperature=temperature/2, report=report, **common)
     controls = {k:control_sweep(model, z, v, valid_z[:40], k, dims[k], **options) for k,v in values.items()}
-    ends = valid_z[:2*pairs]
-    paths = [report(measure_interpolation(model, ends, steps, linear, **common)) for linear in (False, True)]
+    paths = [report(measure_interpolation(model, valid_z[:2*pairs], steps, x, **common)) for x in (False, True)]
     usage = measure_latent_usage(model, valid_pieces, groups, seed)
-    temperatures = 0., .5*temperature, temperature
-    reconstructions = [report(reconstruct(model, valid_pieces, t, seed=seed)) for t in temperatures]
+    reconstructions = [report(reconstruct(model, valid_pieces, t, seed=seed)) for t in (0., .5*temperature, temperature)]
     organization = latent_report(z[:,:-1], values)
     return LatentEvaluation(usage, reconstructions, organization, controls, *paths, z=z, values=values)
 
