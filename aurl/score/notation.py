@@ -129,7 +129,7 @@ def _notation_error(data, name):
     "The error for a file without music whose suffix is that of a notation format; None for other files."
     missing = _MISSING.get(Path(re.sub(r'#\d+$', '', str(name or ''))).suffix.lower())
     if missing is None or not data: return None
-    way_out = 'open it in a notation program and export it again, or leave it out; aurl reads MIDI, MusicXML, ABC and kern'
+    way_out = 'export it again from a notation program, or leave it out; aurl reads MIDI, MusicXML, ABC and kern'
     return MidiError(f'not readable as {missing}', name, way_out)
 
 
