@@ -17,7 +17,7 @@ from .model_setup import fingerprints_of, resolve_start
 from .run_data import open_store, train_valid_split
 from .run_folder import absolute_source, progress_callback
 from ..config import Config
-from ..core import AurlError, ConfigError
+from ..core import AurlError, ConfigError, plural
 from ..evaluate.bound import total_nats
 from ..evaluate.likelihood import LikelihoodTable, baselines, piece_nll
 from ..evaluate.memorization import known_share
@@ -89,7 +89,8 @@ def _remarks(pieces, models):
         new = is_known(pieces, model) & ~known
         known |= new
         if n := int(new.sum()):
-            lines.append(f'{name} was trained on {n} of the {len(pieces)} pieces, whose likelihood therefore says little')
+            of = plural(len(pieces), 'piece')
+            lines.append(f'{name} was trained on {n} of {of}, whose likelihood therefore says little')
     return lines
 
 # %% ../../nbs/977_commands.evaluation.ipynb #1032884d

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from fastcore.basics import patch
 from symusic import Score
 
-from ..core import CorpusError, MidiError, sha256_of
+from ..core import CorpusError, MidiError, plural, sha256_of
 from .chorales import chorale_files
 from .catalog import corpus_files, find_corpus, is_corpus_name, trainable_names
 from aurl.corpus.metadata import (
@@ -124,7 +124,7 @@ class Corpus:
     def names(self): return [p.name for p in self.pieces]
     def __repr__(self):
         names = ', '.join(self.names[:3]) + (' …' if len(self) > 3 else '')
-        return f'Corpus of {len(self)} piece{"s"*(len(self) != 1)} from {self.source}: {names}'
+        return f'Corpus of {plural(len(self), "piece")} from {self.source}: {names}'
 
 # %% ../../nbs/310_corpus.corpus.ipynb #0e422e27
 @patch
@@ -469,5 +469,5 @@ def _last_row(n):
 @patch
 def _repr_html_(self:Corpus):
     rows = ''.join(map(_table_row, self.pieces[:6])) + _last_row(len(self) - 6)
-    heading = f'<p>{len(self):,} piece{"s"*(len(self) != 1)} from {html.escape(self.source)}</p>'
+    heading = f'<p>{plural(len(self), "piece")} from {html.escape(self.source)}</p>'
     return f'{heading}<table>{rows}</table>'

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from symusic import ControlChange, Score
 
-from ..core import MidiError
+from ..core import MidiError, plural
 from .bytes import _END_OF_TRACK, Finding, find_chunks, skim_events
 from .conventions import apply_conventions, unwrap_riff
 from .limits import MidiLimits, _note_arrays, enforce_limits
@@ -478,7 +478,7 @@ def _score_event_rows(r):
 
 def _summary(r):
     "Return the description of notes, parts and length."
-    return (f'{r.notes:,} notes in {len(r.parts)} part{"s"*(len(r.parts)!=1)}, {r.seconds:.1f} s, '
+    return (f'{plural(r.notes, "note")} in {plural(len(r.parts), "part")}, {r.seconds:.1f} s, '
             f'{r.quarters:g} quarter notes of {r.ticks_per_quarter} ticks')
 
 def _part_rows(r):
