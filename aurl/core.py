@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
-           'TrainingError', 'OutOfMemory', 'MissingExtra', 'suggest', 'import_extra', 'atomic_path', 'try_lock',
-           'unlock', 'remove_stale_temps', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of', 'aurl_home',
-           'rng', 'seed_everything', 'shared_data']
+           'TrainingError', 'OutOfMemory', 'MissingExtra', 'suggest', 'plural', 'import_extra', 'atomic_path',
+           'try_lock', 'unlock', 'remove_stale_temps', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of',
+           'aurl_home', 'rng', 'seed_everything', 'shared_data']
 
 # %% ../nbs/000_core.ipynb #04c4d870
 import contextlib, difflib, hashlib, itertools, json, os, random, re, secrets, shutil, stat, time
@@ -52,6 +52,15 @@ def suggest(
     names = {str(n).lower():str(n) for n in itertools.islice(names, 5000)}
     near = difflib.get_close_matches(str(word).lower(), names, 1, cutoff)
     return f'; did you mean {names[near[0]]!r}?' if near else ''
+
+# %% ../nbs/000_core.ipynb #8f477219
+def plural(
+    n,         # how many
+    noun:str,  # of one, such as 'piece'
+    many:str='', # of several; '': `noun` with an s
+)->str:
+    "The number with its noun: '1 piece', '1,200 pieces'."
+    return f'{n:,} {noun if n == 1 else many or noun + "s"}'
 
 # %% ../nbs/000_core.ipynb #e5d74e13
 def import_extra(

@@ -125,5 +125,6 @@ def gather_model(
     out = cls(model.config)
     if getattr(model, 'programs', None): out.programs = model.programs
     out.load_state_dict(weights)
-    if hasattr(model, 'profile'): out.profile = model.profile
+    for name in ('profile', 'fingerprints'):
+        if hasattr(model, name): setattr(out, name, getattr(model, name))
     return out.to(next(model.parameters()).device).train(model.training)

@@ -132,7 +132,7 @@ slips = [  # arguments of the command, exit code, text that the line must contai
     (['generate', 'model=model-hollow'], 1, 'the weights are missing'),
     (['generate', 'model=model', 'prompt=nowhere.mid'], 1, 'nowhere.mid: no such file →'),
     (['generate', 'model=model', 'prompt=mixed/bad.mid'], 1, 'mixed/bad.mid: not a MIDI file →'),
-    (['generate', 'model=model', 'prompt=music'], 1, 'music: a folder, not a MIDI file →'),
+    (['generate', 'model=model', 'prompt=music'], 1, 'music: a folder, not a music file →'),
     (['evaluate', 'model=model'], 2, 'no data to evaluate on'),
     (['evaluate', 'model=model', 'data=empty'], 1, 'empty: no music'),
     (['song', 'data=music', 'out=words/song.txt'], 1, 'words/song.txt: no run can be kept there'),

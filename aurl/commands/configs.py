@@ -250,13 +250,13 @@ class GenerateConfig(Config):
     model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
         '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
     pieces: int = Field(4, ge=1, description='number of pieces to generate')
-    prompt: str = Field('', description='MIDI file to continue')
+    prompt: str = Field('', description='music file to continue (MIDI, MusicXML, ABC, kern)')
     prompt_seconds: float = Field(8., gt=0,
         description='seconds that are used of the prompt, or of the pieces in like and between')
-    like: str = Field('', description='models with a latent: MIDI file to vary')
+    like: str = Field('', description='models with a latent: music file to vary')
     spread: float = Field(.5, ge=0, le=1,
         description='distance of the variations from like: 0 is the piece itself, 1 a sample from the prior')
-    between: tuple[str, ...] = Field((), description='models with a latent: two MIDI files to interpolate between, '
+    between: tuple[str, ...] = Field((), description='models with a latent: two music files to interpolate between, '
         'as in between=A.mid,B.mid')
     min_tokens: int = Field(0, ge=0, description='minimum length of a piece in tokens')
     max_tokens: int = Field(1024, ge=64, description='maximum length of a piece in tokens')

@@ -14,7 +14,7 @@ from .configs import TrainConfig
 from .model_setup import build_loader_config, build_model, find_model
 from .option_checks import check_single_training, curriculum_problem
 from ..config import Config
-from ..core import AurlError, ConfigError, read_json, rng
+from ..core import AurlError, ConfigError, plural, read_json, rng
 from ..data.token_store import TokenStore
 from ..distributed import world_size
 from ..models.compiled import compile_layers
@@ -43,7 +43,7 @@ def _left_out_reasons(loader, left_out):
 
 def _loader_usage(loader, side, name):
     "The line of `data_usage` about one loader."
-    line = f'{name}: {len(loader.pieces)} pieces in {loader.n} windows'
+    line = f'{name}: {plural(len(loader.pieces), "piece")} in {plural(loader.n, "window")}'
     if cut := _count_long(loader, loader.pieces): line += f', {cut} of them longer than a window'
     if words := loader.balance_summary(): line += f'; {words}'
     left_out = np.setdiff1d(side, loader.pieces)

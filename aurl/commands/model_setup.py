@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['default_model', 'build_model_config', 'with_conditions', 'resolve_start', 'check_start', 'build_model',
-           'build_loader_config', 'find_model']
+           'build_loader_config', 'find_model', 'fingerprints_of']
 
 # %% ../../nbs/971_commands.model_setup.ipynb #ccd6c4d2
 from pathlib import Path
+
+import numpy as np
 
 from .configs import TrainConfig
 from ..config import Config, make_config
@@ -17,8 +19,10 @@ from ..data.loader_config import LoaderConfig
 from ..distributed import broadcast_object
 from ..experiments.run_files import find_runs
 from ..models.model_config import ModelConfig, preset_config
+from ..models.model_files import find_model_folder, read_fingerprints
+from ..models.pretrained import is_pretrained_name
 from ..models.vae_gan import MusicTransformerVAEGAN
-from ..train.saved_models import checkpoint_folder, load_model
+from ..train.saved_models import checkpoint_folder, load_model, run_of, split_model_choice
 
 # %% ../../nbs/971_commands.model_setup.ipynb #35b2acb6
 def _reject_model_overrides(cfg):
@@ -153,3 +157,14 @@ def find_model(
     if not model: model = _newest_run_with_model(Path(out).expanduser()) or default_model
     net, where, net.origin = load_model(model, device)
     return net, where
+
+# %% ../../nbs/971_commands.model_setup.ipynb #704ff263
+def fingerprints_of(
+    model:str,   # as for `find_model`; '' for none
+)->np.ndarray:   # sorted uint32
+    "The fingerprints that come with a model; none for models without a folder of their own."
+    if not model: return np.zeros(0, np.uint32)
+    if not is_pretrained_name(model): model = split_model_choice(model)[0]
+    if (Path(model)/'manifest.json').exists(): model = run_of(Path(model))    # a checkpoint
+    try: return read_fingerprints(find_model_folder(model))
+    except ModelError: return np.zeros(0, np.uint32)                          # a run that has checkpoints only

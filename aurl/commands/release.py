@@ -19,12 +19,12 @@ from .configs import Seed
 from .model_setup import find_model
 from .run_data import named_stores, open_store, train_valid_split
 from ..config import Config
-from ..core import AurlError, ConfigError, ModelError, atomic_path, read_json, rng
+from ..core import AurlError, ConfigError, ModelError, read_json, rng
 from ..corpus.catalog import is_corpus_name, named_corpora
 from ..device import pick_device
 from ..evaluate.distance import DistanceTable, _format_distance, histogram_bins
 from ..evaluate.likelihood import LikelihoodTable, baselines, piece_nll
-from ..evaluate.memorization import fingerprint_file, longest_matches, memorization_table, passage_fingerprints
+from ..evaluate.memorization import longest_matches, memorization_table, passage_fingerprints
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 from ..models.model_files import check_model_target
@@ -335,10 +335,8 @@ def release_model(
     if model.programs is None: model.programs = programs_of(data.store) or None
     folder = release_folder(data.cfg, data.where)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization, distances))
-    with atomic_path(folder/fingerprint_file) as path:
-        with open(path, 'wb') as f: np.save(f, passage_fingerprints(data.known_pieces()), allow_pickle=False)
-    return folder
+    model.fingerprints = np.union1d(model.fingerprints, passage_fingerprints(data.known_pieces()))
+    return model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization, distances))
 
 def check_release(
     cfg:ReleaseConfig,

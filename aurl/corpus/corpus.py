@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from fastcore.basics import patch
 from symusic import Score
 
-from ..core import CorpusError, MidiError, sha256_of
+from ..core import CorpusError, MidiError, plural, sha256_of
 from .chorales import chorale_files
 from .catalog import corpus_files, find_corpus, is_corpus_name, trainable_names
 from aurl.corpus.metadata import (
@@ -100,7 +100,7 @@ def read(self:Piece,
     max_bytes:int=64*2**20, # raise if the file is larger
 )->Score:
     "Read the score; a `MidiError` names the file."
-    try: return read_music(self.bytes(max_bytes), limits=max_bytes)
+    try: return read_music(self.bytes(max_bytes), limits=max_bytes, name=self.location)
     except MidiError as e: raise MidiError(e.what, e.path or self.location, e.way_out) from e
 
 # %% ../../nbs/310_corpus.corpus.ipynb #5905fd4c
@@ -132,7 +132,7 @@ class Corpus:
     def names(self): return [p.name for p in self.pieces]
     def __repr__(self):
         names = ', '.join(self.names[:3]) + (' …' if len(self) > 3 else '')
-        return f'Corpus of {len(self)} piece{"s"*(len(self) != 1)} from {self.source}: {names}'
+        return f'Corpus of {plural(len(self), "piece")} from {self.source}: {names}'
 
 # %% ../../nbs/310_corpus.corpus.ipynb #0e422e27
 @patch
@@ -359,6 +359,9 @@ def _pieces_of(source, progress):
     if isinstance(source, Corpus): return source, None
     if isinstance(source, (list, tuple, set)): return _from_list(source), None
     if is_corpus_name(source): return _named(str(source), progress), None
+    if not isinstance(source, (str, os.PathLike)):
+        raise CorpusError(f'a {type(source).__name__} is no source of music', None,
+                          f'give a folder, a zip, music files, or one of {trainable_names()}')
     path = Path(source).expanduser()
     if path.is_dir(): return Corpus(_from_folder(path), path), path
     if not path.exists():
@@ -476,5 +479,5 @@ def _last_row(n):
 @patch
 def _repr_html_(self:Corpus):
     rows = ''.join(map(_table_row, self.pieces[:6])) + _last_row(len(self) - 6)
-    heading = f'<p>{len(self):,} piece{"s"*(len(self) != 1)} from {html.escape(self.source)}</p>'
+    heading = f'<p>{plural(len(self), "piece")} from {html.escape(self.source)}</p>'
     return f'{heading}<table>{rows}</table>'

@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 from symusic import Score
 
-from ..core import CorpusError, MidiError
+from ..core import CorpusError, MidiError, plural
 from .corpus import Corpus
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #e7b8d7ca
@@ -342,8 +342,8 @@ def _pair_line(self:Duplicates, t):
 @patch
 def _heading(self:Duplicates):
     "Numbers of groups and redundant pieces."
-    return (f'{len(self.groups)} groups of duplicates among {len(self.group):,} pieces, '
-            f'{len(self.copies):,} redundant pieces')
+    return (f'{plural(len(self.groups), "group")} of duplicates among {plural(len(self.group), "piece")}, '
+            f'{plural(len(self.copies), "redundant piece")}')
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #e41c5d65
 @patch

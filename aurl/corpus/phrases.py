@@ -14,7 +14,7 @@ from pydantic import Field
 from symusic import Note, Score, Tempo, TimeSignature, Track
 
 from ..config import Config, make_config
-from ..core import CorpusError, MidiError, atomic_dir
+from ..core import CorpusError, MidiError, atomic_dir, plural
 from .corpus import Corpus, Piece, corpus_from
 from ..score.measures import meter_of_length
 from ..score.quantize import QuantizeConfig, quantize_score
@@ -166,7 +166,7 @@ def _write_phrases(piece, phrases, folder, dest):
 def _no_phrase_error(corpus, errors):
     "Error for a corpus without phrases; `errors` of its pieces may be the reason."
     reason = f'; {errors[0].what}' if errors else ''
-    return CorpusError(f'no phrase in {len(corpus)} pieces{reason}', corpus.source,
+    return CorpusError(f'no phrase in {plural(len(corpus), "piece")}{reason}', corpus.source,
                        'use fewer bars, a smaller min_notes, or another track')
 
 # %% ../../nbs/340_corpus.phrases.ipynb #cd118f6c

@@ -18,11 +18,11 @@ from ..studies.features import features as registry
 from .feature_table import feature_values
 
 # %% ../../nbs/550_data.conditions.ipynb #8f1bc0f0
-_tonic_of_letter = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11, h=11)
+_tonic_of_letter = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11)
 _semitones_of_accidental = {'#':1, '♯':1, 's':1, 'b':-1, '♭':-1, '-':-1, 'f':-1}
 _tonic_names = 'C', 'Db', 'D', 'Eb', 'E', 'F', 'Gb', 'G', 'Ab', 'A', 'Bb', 'B'
 key_class_names = [f'{n} {mode}' for mode in ('major', 'minor') for n in _tonic_names]  # names of classes 1 … 24
-_key = re.compile(r'\s*([A-Ha-h])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*'
+_key = re.compile(r'\s*([A-Ga-g])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*'
                   r'(maj(?:or)?|dur|min(?:or)?|moll|m|M)?\s*')
 
 # %% ../../nbs/550_data.conditions.ipynb #b6a1f56a

@@ -15,7 +15,7 @@ from fastcore.basics import chunked, patch
 from fastcore.meta import delegates
 
 from ..config import Config, make_config
-from ..core import ConfigError, StoreError, to_json
+from ..core import ConfigError, StoreError, plural, to_json
 from .batching import distribute_batches
 from .conditions import Conditions
 from .epoch_plan import WindowPlanner
@@ -119,8 +119,8 @@ def __repr__(self:WindowLoader):
     size = f"{self.bs}{' rows' if self.config.pack else ''}"
     if self.config.batch_tokens: size = f'up to {self.config.batch_tokens:,} ids'
     rank = f'; rank {self.rank} of {self.world_size}' if self.world_size > 1 else ''
-    return (f'WindowLoader({self.n:,} windows of {longest} from {len(self.pieces):,} pieces, '
-            f'{len(self):,} batches of {size}; {used:.0%} of the positions are targets{rank})')
+    return (f'WindowLoader({plural(self.n, "window")} of {longest} from {plural(len(self.pieces), "piece")}, '
+            f'{plural(len(self), "batch", "batches")} of {size}; {used:.0%} of the positions are targets{rank})')
 
 # %% ../../nbs/575_data.loaders.ipynb #fd6ed047
 @patch

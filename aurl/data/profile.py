@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Config, _shorten
-from ..core import CodecError, ConfigError, suggest
+from ..core import CodecError, ConfigError, plural, suggest
 from ..tokens.codec import family_names
 from ..tokens.states import _fill_forward
 from ..tokens.vocab import Kind, vocab
@@ -330,7 +330,7 @@ def __repr__(self:CorpusProfile):
     rows = self.rows()
     width = max(len(k) for k,_ in rows)
     lines = [f'  {k:<{width}}  {v}' for k, v in rows]
-    return '\n'.join([f'CorpusProfile of {self.pieces:,} piece{"s"*(self.pieces > 1)}', *lines])
+    return '\n'.join([f'CorpusProfile of {plural(self.pieces, "piece")}', *lines])
 
 @patch
 def __str__(self:CorpusProfile): return repr(self)

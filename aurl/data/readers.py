@@ -97,13 +97,13 @@ def _read_bytes(w, job):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
 
-def _parse_music(data):
+def _parse_music(data, name=''):
     "The score in the bytes of a file, and the notes of its tracks as arrays; None if the file is not MIDI."
-    return read_midi_with_notes(data) if detect_format(data) == 'midi' else (read_music(data), None)
+    return read_midi_with_notes(data) if detect_format(data) == 'midi' else (read_music(data, name=name), None)
 
 def _read_score(w, job):
     "Parse the score and transform it."
-    w.score, w.notes = _parse_music(w.data)
+    w.score, w.notes = _parse_music(w.data, w.piece.location)
     if job.transform is not None: w.score, w.notes = job.transform(w.score), None
 
 def _has_families(job):

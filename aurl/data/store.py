@@ -18,7 +18,7 @@ from ..config import make_config, restore_config
 
 # %% ../../nbs/520_data.store.ipynb #e2a8a802
 from ..core import AurlError, ConfigError, StoreError, read_json, remove_stale_temps, sha256_of, to_json, try_lock
-from ..core import unlock, write_json
+from ..core import plural, unlock, write_json
 from ..corpus.corpus import Piece, corpus_from
 from .readers import DaskExecutor, EncodeJob, ProcessExecutor, SerialExecutor, concat_encoded, read_in_order
 from .shards import Shards, plan_shards
@@ -200,7 +200,7 @@ def _main_reasons(rejected):
 
 def _nothing_usable_error(rejected, source):
     "Return the error for a source without usable pieces."
-    return StoreError(f'none of {len(rejected)} pieces can be used: {_main_reasons(rejected)}', source,
+    return StoreError(f'none of {plural(len(rejected), "piece")} can be used: {_main_reasons(rejected)}', source,
         'choose a source with readable music')
 
 # %% ../../nbs/520_data.store.ipynb #fc245ca4

@@ -6,7 +6,7 @@
 __all__ = ['TokenStore']
 
 # %% ../../nbs/518_data.token_store.ipynb #ce80749f
-import contextlib
+import contextlib, os
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from ..aliases import current_metadata
 from ..config import make_config
 from ..core import AurlError, CodecError, StoreError, _apply_umask, read_json, sha256_of, write_json
+from ..core import plural
 from ..corpus.corpus import split_pieces
 from .profile import CorpusProfile, measure_profile
 from .shards import Shards, _read_range, shard_log_file
@@ -89,6 +90,8 @@ class TokenStore(TokenSequences):
     def __init__(self,
         path, # the folder written by `prepare`
     ):
+        if not isinstance(path, (str, os.PathLike)):
+            raise StoreError(f'a {type(path).__name__} is no folder', None, 'give the folder written by `prepare`')
         self.path = Path(path).expanduser()
         self.manifest = _read_manifest(self.path)
         self._check_files()
@@ -342,7 +345,8 @@ def split(self:TokenStore,
 # %% ../../nbs/518_data.token_store.ipynb #85105c32
 def _counts_text(c):
     "The counts of a manifest as text."
-    text = '{pieces:,} pieces, {tokens:,} ids, {notes:,} notes, {hours:.1f} h'
+    text = ', '.join(plural(c[k], noun) for k,noun in (('pieces', 'piece'), ('tokens', 'id'), ('notes', 'note')))
+    text += ', {hours:.1f} h'
     if c['quarantined']: text += ', {quarantined} in quarantine'
     return text.format(hours=c['seconds']/3600, **c)
 

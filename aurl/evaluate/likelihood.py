@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch, store_attr
 from fastcore.meta import delegates
 
-from ..core import ModelError, rng
+from ..core import ModelError, plural, rng
 from ..tokens.states import melodic_mask, transposition_range, transpose_ids
 from ..tokens.vocab import vocab, Kind
 
@@ -110,8 +110,8 @@ class NGram:
         self._count(_transposition_ranges(pieces, max_transposition), progress)
     def _size_text(self):
         "Numbers of pieces and tokens as text."
-        of_given = f' of {self.n_given:,}' if self.n_pieces < self.n_given else ''
-        return f'{self.n_pieces:,}{of_given} pieces, {self.n_tokens:,} tokens'
+        part = f'{self.n_pieces:,} of ' if self.n_pieces < self.n_given else ''
+        return f'{part}{plural(self.n_given, "piece")}, {self.n_tokens:,} tokens'
 
     def __repr__(self):
         return f'NGram(order {self.order}, {self._size_text()} in every key within ±{self.max_transposition})'

@@ -15,7 +15,7 @@ import numpy as np, yaml
 from fastcore.basics import patch
 
 from ..aliases import current_columns
-from ..core import AurlError, atomic_path, read_json, to_json, write_json
+from ..core import AurlError, atomic_path, plural, read_json, to_json, write_json
 from .environment import aurl_state, environment, git_diff, git_state
 from .run_files import _append_line, _as_dict, _cut_log, _is_running, _keep_until
 from aurl.experiments.run_files import (
@@ -329,7 +329,7 @@ def _format_size(n):
 def _folder_text(path):
     "Return the number of files in a folder and their size."
     files = [f for f in path.rglob('*') if f.is_file()]
-    return f'{len(files)} files, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'
+    return f'{plural(len(files), "file")}, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'
 
 def _name_and_size(path):
     "Return the name of a file or folder, and its size as text."

@@ -13,7 +13,7 @@ import torch
 
 from ..core import CodecError
 from ..models.decoder import Decoder, NumpyDecoder, make_decoder
-from ..midi.read import read_midi
+from ..score.notation import read_music
 from ..tokens.codec import decode, encode
 from ..tokens.grammar import grammar, array_module
 from ..tokens.transitions import beat_unit
@@ -120,19 +120,21 @@ def _to_end(ids):
 # %% ../../nbs/800_generate.engine.ipynb #4e80e5d1
 def _to_ids(prompt):
     "Ids of any prompt."
-    if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
+    if isinstance(prompt, (str, Path)): prompt = read_music(prompt)
     if hasattr(prompt, 'tracks'): return encode(prompt)
-    return np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
+    ids = np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
+    if ids.ndim == 1: return ids
+    raise CodecError(f'a prompt of shape {ids.shape}', way_out='give a file, a score, or the ids of one piece')
 
 # %% ../../nbs/800_generate.engine.ipynb #033a9eab
 def as_prompt(
-    prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
+    prompt=None,    # ids, a symusic.Score, the path of a file that `read_music` reads, or None for nothing
     mask:bool=True, # require that the grammar allows it
 )->np.ndarray:      # uint16, from START on, without END
     "Return the ids that a new piece begins with; raise `CodecError` if they are not valid."
     if prompt is None: return np.array([vocab.START], np.uint16)
     ids = _to_ids(prompt)
-    decode(ids[:0] if ids.ndim != 1 else ids)                          # raises an error if these are no ids
+    decode(ids)                                                        # raises an error if these are no ids
     if len(ids) and ids[-1] == vocab.END: ids = ids[:-1]
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')
     if mask and (v := verdict(ids, require_end=False)).reasons:

@@ -23,7 +23,7 @@ from ..score.keys import estimate_key, key_names, key_number, signature_key
 from ..midi.limits import _is_meter
 from ..corpus.metadata import merge_metadata
 from ..score.meter import estimate_meter
-from ..midi.read import read_midi
+from ..score.notation import read_music
 from ..midi.timing import grid_step
 from ..midi.write import write_midi
 from ..tokens.codec import decode, encode
@@ -92,11 +92,11 @@ def _parse_meter(text):
 class PromptSource:
     "A prompt and the number of seconds used from its beginning."
     def __init__(self,
-        source,        # a `Score`, or the path of a MIDI file
+        source,        # a `Score`, or the path of a file that `read_music` reads
         seconds:float, # used from the beginning
     ):
         path = None if hasattr(source, 'tracks') else Path(source).expanduser()
-        self.score, self.seconds = read_midi(path) if path else source, seconds
+        self.score, self.seconds = read_music(path) if path else source, seconds
         self.title = (merge_metadata({}, path.read_bytes(), self.score).get('title') or path.stem) if path else ''
     @property
     def programs(self):

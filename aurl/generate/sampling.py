@@ -26,6 +26,7 @@ from .engine import as_prompt, sample_loop
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
 from ..models.decoder import make_decoder
+from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, array_module
 from ..tokens.vocab import vocab
@@ -258,10 +259,10 @@ def _warn_without_profile(model, profile, mask):
 
 # %% ../../nbs/810_generate.sampling.ipynb #e944ae34
 def generate_ids(
-    model,               # a `MusicTransformerVAEGAN`
+    model,               # a `MusicTransformerVAEGAN`, or the name or folder of a saved one, such as piano
     n:int=4,             # number of pieces
     max_tokens:int=1024, # maximum number of ids after the prompt; without a prompt, the maximum length of a piece
-    prompt=None,         # common beginning of all pieces: ids, a score, or the path of a MIDI file
+    prompt=None,         # common beginning of all pieces: ids, a score, or a file that `read_music` reads
     seed:int=0,          # of the random draws; the same seed gives the same pieces
     *,
     mask:bool=True,      # apply the grammar mask; False samples from the unmasked model
@@ -276,7 +277,7 @@ def generate_ids(
     **sampling           # fields of `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
-    sampler, start = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask)
+    sampler, start, model = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask), as_model(model)
     _warn_without_profile(model, profile, mask)
     counts = dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens)
     make_config(_GenerateOptions, overrides=dict(**counts, seed=seed, window=window, batch_size=batch_size))
@@ -296,7 +297,7 @@ def generate_ids(
 # %% ../../nbs/810_generate.sampling.ipynb #dab67e04
 @delegates(generate_ids, keep=True)
 def generate(
-    model,               # a `MusicTransformerVAEGAN`
+    model,               # a `MusicTransformerVAEGAN`, or the name or folder of a saved one, such as piano
     n:int=4,             # number of pieces
     max_tokens:int=1024, # maximum number of ids
     **kwargs             # fields of `Sampling`, as for `generate_ids`

@@ -10,6 +10,7 @@ __all__ = ['grids', 'tick_converter', 'in_ticks', 'grid_step', 'snap_to_grid', '
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from pathlib import PurePath
 
 import numpy as np
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, Tempo, TextMeta, TimeSignature, Track
@@ -19,7 +20,15 @@ from ..core import ConfigError, MidiError, rng
 # %% ../../nbs/150_midi.timing.ipynb #5ca28245
 def _unit(score):
     "Return the time unit of `score`: 'tick', 'quarter' or 'second'."
+    if not hasattr(score, 'ttype'): raise _not_a_score(score)
     return str(score.ttype).split('.')[-1].lower()
+
+def _not_a_score(x):
+    "The error for anything that is given instead of a score."
+    if isinstance(x, (str, PurePath)): way_out = 'read the file first, with read_music(path)'
+    elif isinstance(x, (list, tuple)) and x and hasattr(x[0], 'ttype'): way_out = 'give the scores one by one'
+    else: way_out = 'decode(ids) makes a score of token ids'
+    return MidiError(f'a {type(x).__name__} is not a score', way_out=way_out)
 
 def _tpq(score): return score.ticks_per_quarter if _unit(score) == 'tick' else 480
 

@@ -204,12 +204,13 @@ _COUNTED = dict( # what the reader counts
     syntax='characters and fields that are not ABC, ignored',
     text='lines after the empty line that ends the tune, ignored',
     microtone='microtones, read as the nearest semitone',
-    pitch='notes without length, or outside the pitches of MIDI, dropped',
+    pitch='notes outside the pitches of MIDI, dropped',
+    length='notes without length, dropped',
     verse='further verses of the lyrics, dropped',
     voices='measures that are not equally long in all voices',
     measure='measures whose length differs from the meter',
 )
-_LOST = ('syntax', 'microtone', 'pitch', 'verse')
+_LOST = ('syntax', 'microtone', 'pitch', 'length', 'verse')
 
 def _count_irregular(score, voices):
     "Count the changes to a meter that the tune does not state, after the beginning."

@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from .musicxml_document import utf16_name
+
 # %% ../../nbs/226_score.abc_fields.ipynb #224896da
 _CHARSET = re.compile(rb'^(?:%%|I:)\s*abc-charset\s+([\w-]{1,30})', re.M)
 
@@ -22,7 +24,7 @@ def decode_abc(
     "Decode `data` as UTF-16 or UTF-8, by the character set that it names, or else as Latin-1."
     named = _CHARSET.search(data)
     encodings = ['utf-8-sig', named[1].decode() if named else '', 'latin-1']
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): encodings.insert(0, 'utf-16')
+    encodings.insert(0, utf16_name(data))
     for encoding in filter(None, encodings):
         try: return re.sub(r'\r\n?', '\n', data.decode(encoding))
         except (UnicodeDecodeError, LookupError): pass

@@ -101,7 +101,7 @@ def _make_note(self:AbcReader, m, length):
     pitch = _NATURAL[letter] + 12*octave + alteration + voice.settings.shift
     if self.drum_map: pitch = self.drum_map.get((m['sign'] or '') + m['letter'] + m['octave'], pitch)
     if not 0 <= pitch <= 127 or not length:
-        self.counts['pitch'] += 1
+        self.counts['pitch' if length else 'length'] += 1
         return None
     self.counts['notes'] += 1
     if self.counts['notes'] > _MAX_NOTES: raise MidiError(f'more than {_MAX_NOTES:,} notes', way_out='split the tune')

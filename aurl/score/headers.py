@@ -13,6 +13,7 @@ from ..core import MidiError
 from ..midi.limits import MidiLimits
 from .abc_fields import clean_abc_text, decode_abc
 from .kern import _decoded
+from .musicxml_document import as_utf8
 from .notation import _refuse_entities, _unzip, detect_format
 
 # %% ../../nbs/236_score.headers.ipynb #71c8b24d
@@ -39,7 +40,7 @@ def _musicxml_head(data):
     "Return the elements before the list of parts: (tag, attributes, text)."
     out = []
     try:
-        for event, e in ElementTree.iterparse(io.BytesIO(data), events=('start', 'end')):
+        for event, e in ElementTree.iterparse(io.BytesIO(as_utf8(data)), events=('start', 'end')):
             tag = e.tag.rpartition('}')[2]
             if event == 'start' and tag in ('part-list', 'part', 'measure'): break
             if event == 'end': out.append((tag, e.attrib, e.text or ''))

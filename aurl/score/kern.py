@@ -17,6 +17,7 @@ from ..core import MidiError
 from ..midi.bytes import Finding
 from .dynamics import Dynamics, VelocityCurve, pair_hairpins
 from .measures import Measure, WrittenNote, WrittenPart, WrittenScore, _starts, meter_of_length
+from .musicxml_document import utf16_name
 from aurl.score.spines import (
     Spine, SpinePath, drum_key, interpret, is_percussion, next_paths, parse_token, program_of, reciprocal,
                                staves_of_parts
@@ -287,7 +288,7 @@ def _read_line(reader, line):
 
 def _decoded(data):
     "Decode `data` as UTF-16, UTF-8 or Latin-1, and normalize line ends."
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): text = data.decode('utf-16', 'replace')
+    if wide := utf16_name(data): text = data.decode(wide, 'replace')
     else:
         try: text = data.decode('utf-8-sig')
         except UnicodeDecodeError: text = data.decode('latin-1')

@@ -39,6 +39,16 @@ def _mode_of(letter, word):
     if not word: return 12*letter.islower()
     return _MODES.get(word, _MODES.get(word.lower()))
 
+# %% ../../nbs/205_score.keys.ipynb #c77e727f
+def _not_a_key(text):
+    "The error for a text that is no key."
+    way_out = "write it as in 'C major', 'F# minor', 'Bb' or 'gm'"
+    if re.match('[Hh](?![a-z])', str(text).strip()):
+        english = re.sub('^h', 'b', re.sub('^H', 'B', str(text).strip()))
+        way_out = f'the German H is B in English: write it as in {english!r}'
+    return CorpusError(f'{text!r} is not a key', way_out=way_out)
+
+
 # %% ../../nbs/205_score.keys.ipynb #99f9356e
 def key_number(
     text:str, # such as 'G major', 'g', 'Bb:min', 'F#m', 'E flat minor', 'D dorian'
@@ -46,8 +56,7 @@ def key_number(
     "Parse the name of a key."
     m = re.fullmatch(r'([A-Ga-g])(#{1,2}|b{1,2}|)[\s:_-]*([A-Za-z]*)', _plain_key_name(text))
     mode = m and _mode_of(m[1], m[3])
-    if mode is None:
-        raise CorpusError(f'{text!r} is not a key', way_out="write it as in 'C major', 'F# minor', 'Bb' or 'gm'")
+    if mode is None: raise _not_a_key(text)
     return (_tonic[m[1].upper()] + m[2].count('#') - m[2].count('b')) % 12 + mode
 
 # %% ../../nbs/205_score.keys.ipynb #4a06c847

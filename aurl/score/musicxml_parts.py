@@ -82,6 +82,7 @@ class _Part:
         self.head, self.measures, self.dropped = head, [], Counter()
         self.divisions, self.transpose = Fraction(1), {}
         self.endings, self.repeated = (), {}       # `repeated`: measures of a repeated pattern, by staff
+        self.silent_staves = {}                    # staves that are not played, with the reason
         self.factors = factors or {}               # by measure: of the durations of notes, and of all else
         self.position = self.onset = Fraction(0)   # of the next element, and of the last note
 
@@ -149,10 +150,20 @@ def _read_attributes(part, e):
     for time in e.findall('time')[:1]:
         if (meter := _meter_of(time)): signs.meters.append((part.position, *meter))
     for style in e.findall('measure-style'): _read_measure_style(part, style)
+    for staff in e.findall('staff-details'): _read_staff_type(part, staff)
     for key in e.findall('key')[:1]:
         if key.find('fifths') is None: continue
         sharps = _concert_key(int(_number(key.findtext('fifths'))), _transposition(part, key.get('number', '1')))
         signs.keys.append((part.position, sharps, (key.findtext('mode') or '').strip() == 'minor'))
+
+# %% ../../nbs/221_score.musicxml_parts.ipynb #bff42bcd
+_SILENT_STAVES = dict(ossia='ossia', alternate='ossia', cue='cue')
+
+def _read_staff_type(part, e):
+    "Read whether a staff is played: alternatives, cues and the same music in another notation are not."
+    kind, staff = (e.findtext('staff-type') or '').strip(), e.get('number', '1')
+    if kind: part.silent_staves.pop(staff, None)
+    if kind in _SILENT_STAVES: part.silent_staves[staff] = _SILENT_STAVES[kind]
 
 # %% ../../nbs/221_score.musicxml_parts.ipynb #e4582d14
 def _read_measure_style(part, e):
@@ -226,16 +237,22 @@ def _duration(part, e):
 
 # %% ../../nbs/221_score.musicxml_parts.ipynb #aebe7c97
 def _is_dropped(part, e):
-    "Whether a note is a grace note or a cue; both are counted."
+    "Whether a note is a grace note, a cue or on a staff that does not sound; all are counted."
     kind = 'grace' if e.find('grace') is not None else 'cue' if e.find('cue') is not None else ''
+    if not kind: kind = part.silent_staves.get(e.findtext('staff', '1').strip(), '')
     if kind: part.dropped[kind] += 1
     return bool(kind)
+
+def _time_only(e):
+    "The times through a repeated section at which a note sounds; () for all."
+    return tuple(int(n) for n in re.findall(r'\d{1,4}', e.get('time-only', '')))
 
 def _add_note(part, e, duration, pitch):
     "Add a note with a pitch."
     loudness = _attribute(e, 'dynamics')
     velocity = 80 if loudness is None else _velocity(loudness)
-    note = WrittenNote(part.onset, duration, pitch, velocity, _tie_of(e), e.findtext('voice', '').strip())
+    voice, times = e.findtext('voice', '').strip(), _time_only(e)
+    note = WrittenNote(part.onset, duration, pitch, velocity, _tie_of(e), voice, times)
     staff = e.findtext('staff', '1').strip()
     is_unpitched = e.find('unpitched') is not None
     part.now.notes.append(_PartNote(note, _instrument_id(part, e), loudness is not None, staff, is_unpitched))

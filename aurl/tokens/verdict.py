@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..core import plural
 from .grammar import grammar
 from .transitions import n_keys, pedal_column
 from .vocab import Kind, vocab
@@ -157,7 +158,7 @@ def _describe(f, i):
 def _missing(f):
     "List what the piece lacks."
     out = [] if f.notes else ['there are no notes']
-    if f.hanging: out.append(f'{f.hanging} notes are never released')
+    if f.hanging: out.append(f'{plural(f.hanging, "note")} never released')
     if not f.is_at(-1, vocab.END): out.append('the last id is not END')
     return out
 
