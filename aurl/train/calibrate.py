@@ -24,8 +24,8 @@ class StepTimes(Callback):
     order = 90                                # after everything that belongs to a step
     def __init__(self,
         seconds:float=1.5,  # total time to measure
-        min_steps:int=2,    # fewest steps
-        max_steps:int=8,    # most steps
+        min_steps:int=2,    # minimum number of steps
+        max_steps:int=8,    # maximum number of steps
         clock=time.perf_counter, # returns seconds
     ):
         self.seconds, self.min_steps, self.max_steps, self.clock = seconds, min_steps, max_steps, clock
@@ -108,7 +108,7 @@ def plan_training(
     length:int=384,    # ids per window
     model:str='auto',  # a preset, or auto
     batch_size:int=0,  # windows per step; 0: chosen here
-    largest:int=16,    # most windows per step that fit into memory
+    largest:int=16,    # maximum windows per step that fit into memory
 )->TrainingPlan:
     "Return the plan for `minutes` on this machine."
     seconds = minutes*60*(1 - _validation_share)

@@ -51,7 +51,7 @@ class ClipConfig(Config):
 
 # %% ../../nbs/755_train.clip.ipynb #ecb4d62a
 def optimized_params(learn)->list:
-    "Parameters with a gradient of a Learner's optimizer, not a critic's."
+    "Parameters of a Learner's optimizer that have a gradient; those of a critic are not among them."
     own = {id(p) for ps in learn.opt.param_lists for p in ps}
     return [p for p in learn.model.parameters() if p.grad is not None and id(p) in own]
 

@@ -88,7 +88,7 @@ def _block_size(head, path):
     return size
 
 def _blocks(path):
-    "Decompressed blocks."
+    "Yield the decompressed blocks of a file."
     with open(path, 'rb') as f:
         if f.read(len(magic)) != magic: raise _damaged(path, 'is not a compressed tensor file')
         while head := f.read(4): yield _read_block(f, _block_size(head, path), path)

@@ -139,7 +139,7 @@ class ValidEvery(Callback):
 
     @property
     def due(self):
-        "Whether to validate, by rank 0's time."
+        "Whether to validate now; the clock is that of rank 0."
         if self.train_iter <= self.last_step: return False
         if self.steps: return self.train_iter % self.steps == 0
         return sync_flag(self.clock() - self.last_time >= self.seconds)

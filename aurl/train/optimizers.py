@@ -278,7 +278,7 @@ def _optimizer_class(self:OptimizerConfig):
 # %% ../../nbs/746_train.optimizers.ipynb #e8373d7b
 @patch
 def _group(self:OptimizerConfig, g, lr):
-    "A group of `param_groups` as the optimizer takes it."
+    "Convert a group of `param_groups` to the form that the optimizer accepts."
     wd = self._weight_decay if g['muon'] else 0.
     group = dict(params=g['params'], lr=lr*g['rate'], weight_decay=wd)
     if self.name == 'muon': group['muon'] = g['muon']
