@@ -54,7 +54,7 @@ def _check_data(data, two=False):
         for source in data.values(): _check_data(source, two and len(data) == 1)
         return
     if is_corpus_name(data):
-        find_corpus(data)    # its licence may forbid training
+        find_corpus(data)    # its license may forbid training
         return
     path = Path(data).expanduser()
     n = len(TokenStore(path)) if (path/'manifest.json').exists() else _count_pieces(path)

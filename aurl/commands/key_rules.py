@@ -57,7 +57,7 @@ _schedule_rules = [
 
 # %% ../../nbs/970_commands.key_rules.ipynb #5f26cb1c
 def _tiny_optimizer(options):
-    "The optimizer of `options` for a matrix and a vector."
+    "Build the optimizer of `options` for one matrix and one vector, to inspect its defaults."
     weights = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
     return options.make([dict(params=[p], rate=1., muon=p.ndim == 2) for p in weights])
 

@@ -40,7 +40,7 @@ class ReleaseConfig(Config):
     )
     name: str = Field('', description='name of the released model; default: that of the run')
     title: str = Field('', description='one sentence for the model card: what the model writes')
-    licence: str = Field('', description='licence of the released model, such as CC BY 4.0')
+    licence: str = Field('', description='license of the released model, such as CC BY 4.0')
     limits: str = Field('', description='what the model cannot do, for the model card')
     dest: str = Field('models', description='folder in which a folder with the name of the model is written')
     start_data: str | dict[str, str] = Field(
@@ -184,7 +184,7 @@ def _column(store, name):
 
 def corpus_facts(
     data:ReleaseData,
-)->dict:             # by name: pieces and ids trained on, licence
+)->dict:             # by name: pieces and ids trained on, license
     "The training music of a model."
     facts, licences = {}, _column(data.store, 'license')
     for k, name in enumerate(data.names):
@@ -196,13 +196,13 @@ def corpus_facts(
 def attributions(
     data:ReleaseData,
 )->list:             # of lines
-    "The texts that the licences of the training music ask to be shown."
+    "The texts that the licenses of the training music require to be shown."
     sources = {*_column(data.store, 'source')}
     return [c.attribution or f'{c.title} ({c.licence})' for c in named_corpora().values() if c.title in sources]
 
 # %% ../../nbs/987_commands.release.ipynb #ce36e0a7
 def _curve_text(run, n=8):
-    "At most `n` points of the learning curve, as words."
+    "At most `n` points of the learning curve, as text."
     points = [
         (m.get('train_seconds', m['time']) / 60, m['valid_loss'])
         for m in run.metrics()
@@ -213,7 +213,7 @@ def _curve_text(run, n=8):
 
 def training_facts(
     data:ReleaseData,
-)->dict:             # words for the model card
+)->dict:             # texts for the model card, by name
     "How the model was trained: start, steps, time, machine, seed, and the learning curve."
     run, c = Experiment.open(data.where), data.config
     lines, machine = run.metrics(), read_json(data.where / 'environment.json')
@@ -296,7 +296,7 @@ def release_notes(
     memorization:list, # of `memorization_rows`
     distances:list,    # of `distance_rows`
 )->dict:
-    "What the model card says."
+    "Contents of the model card, by key."
     cfg = data.cfg
     return dict(
         title=cfg.title,

@@ -206,7 +206,7 @@ def _newest_good_model(run):
     return model_from_checkpoint(path) if path is not None else None
 
 def _what_is_kept(model, best):
-    "Words about the model that is left after a failed training."
+    "Describe the model that is left after a failed training run."
     if model is None: return 'no model was saved: none had finite weights'
     if best < math.inf: return f'the saved model is the best before it, {best:.3f} nats per token'
     return 'the saved model is that of the newest good checkpoint'

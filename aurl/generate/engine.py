@@ -82,10 +82,10 @@ def sample_loop(
     decoder,        # has read the prompt
     logits,         # its logits after the prompt, (batch, 774), NumPy or torch
     choose,         # function of logits (batch, 774), their rows and the step; returns ids (batch,)
-    max_tokens:int, # most ids to generate
+    max_tokens:int, # maximum number of ids to generate
     mask:bool=True, # allow only ids the grammar allows
     check_every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
-    min_tokens:int=0, # fewest ids, including END, unless only END may follow
+    min_tokens:int=0, # minimum number of ids, including END, unless only END may follow
     limits=None,    # `GenerationLimits` of `802_generate.profile_limits`: stricter than the grammar
 )->list:            # for each piece an array of the generated ids, up to END
     "Generate with `decoder` until all pieces have ended."
@@ -119,7 +119,7 @@ def _to_end(ids):
 
 # %% ../../nbs/800_generate.engine.ipynb #4e80e5d1
 def _to_ids(prompt):
-    "Ids of any prompt."
+    "Convert any prompt to ids."
     if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
     if hasattr(prompt, 'tracks'): return encode(prompt)
     return np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)

@@ -163,8 +163,8 @@ class _Generation:
     "The settings that all batches of a generation have in common."
     model:torch.nn.Module
     start:np.ndarray        # ids that every piece begins with
-    max_new:int             # most ids after them
-    min_new:int             # fewest ids after them
+    max_new:int             # maximum number of ids after them
+    min_new:int             # minimum number of ids after them
     seed:int                # of the random draws
     mask:bool               # whether to apply the grammar mask
     window:int              # previous ids to attend to; None: all
@@ -197,7 +197,7 @@ def check(self:_Generation, decoder, logits):
 
 # %% ../../nbs/810_generate.sampling.ipynb #c2b270bc
 def _fit_precision(u, like):
-    "Draws `u`; in float32, and still below 1, if the device of `like` has no float64."
+    "Return `u`, in float32 and still below 1 if the device of `like` has no float64."
     return np.minimum(u, 1 - 2.**-20).astype(np.float32) if _widest(like) == torch.float32 else u
 
 @patch

@@ -57,7 +57,7 @@ class SweepDefinition:
             if direction not in ('min', 'max'): raise ConfigError(f'objectives: {k}={direction}', way_out='min or max')
 
     def to_dict(self)->dict:
-        "A dict without `trials`, which may grow."
+        "Return the definition as a dict, without `trials`, which may grow."
         space = {k: _dimension_dict(s) for k, s in self.space.items()}
         return dict(space=space, objectives=self.objectives, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 

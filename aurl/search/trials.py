@@ -150,7 +150,7 @@ def ask(self:Sweep,
 # %% ../../nbs/885_search.trials.ipynb #f6cfdedb
 @patch
 def _requeue_dead_trials(self:Sweep):
-    "Enqueue the trials of processes that died once more."
+    "Enqueue again the trials of processes that died."
     for t in self._trials(self.optuna.trial.TrialState.RUNNING):
         if (lock := try_lock(self._trial_folder(t.number))) is None: continue
         unlock(lock)
