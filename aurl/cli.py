@@ -108,7 +108,7 @@ def _report_end(run, run_dir, new_folders, say, debug):
 
 # %% ../nbs/995_cli.ipynb #3207bcf3
 def _resume_training_line(name, cfg, run, run_dir, code):
-    "How to resume a training, or None."
+    "How to resume a training run, or None."
     would_fail_again = error_name(run.error) in ('TrainingError', 'OutOfMemory')
     ended_early = code or run.n_stop_requests
     if not ended_early or would_fail_again or not hasattr(cfg, 'resume'): return None

@@ -119,7 +119,7 @@ class PrepareConfig(Config):
 
 # %% ../../nbs/966_commands.configs.ipynb #58f45534
 class _DataKeys(Config):
-    "The music of a training, and its length."
+    "The music of a training run, and its length."
     data: str | dict[str, str] = Field(
         'chorales',
         description=f'folder or zip of music files, a corpus ({trainable_names()}), or a store; '
@@ -141,7 +141,7 @@ class _DataKeys(Config):
 
 # %% ../../nbs/966_commands.configs.ipynb #6c8fa18f
 class _ModelKeys(_DataKeys):
-    "The model of a training."
+    "The model of a training run."
     mode: Literal['transformer', 'vae', 'vae_gan'] = Field('transformer',
         description='architecture: a transformer, a VAE or a VAE-GAN around it')
     start: str = Field('none', description='weights that the training starts from: a pretrained model such as base, a '
@@ -159,7 +159,7 @@ class _ModelKeys(_DataKeys):
 
 # %% ../../nbs/966_commands.configs.ipynb #f48fcf1b
 class _BatchKeys(_ModelKeys):
-    "Batches, memory and stages of a training."
+    "Batches, memory and stages of a training run."
     length: int = Field(384, ge=16, description='ids in a window')
     batch_size: int = Field(16, ge=1, description='windows in a batch')
     fit_batch: bool = Field(False, description='if memory does not suffice: halve the batch and accumulate twice as '
@@ -169,12 +169,12 @@ class _BatchKeys(_ModelKeys):
         description='activation checkpointing: recompute layers in the backward pass; less memory, more time')
     compile: Literal['auto', True, False] = Field('auto',
         description='compile the layers with torch.compile; auto: on a GPU')
-    stages: str | tuple[dict[str, Any], ...] = Field('', description='several trainings in sequence, as a list of '
+    stages: str | tuple[dict[str, Any], ...] = Field('', description='several training runs in sequence, as a list of '
         '{name: …, share: …, and the keys that change}, or a preset: musical, grow')
 
 # %% ../../nbs/966_commands.configs.ipynb #028658a1
 class _LossKeys(_BatchKeys):
-    "Losses, windows and held-out pieces of a training."
+    "Losses, windows and held-out pieces of a training run."
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
     losses: dict[str, Any] = Field({},
         description='additional losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
@@ -192,7 +192,7 @@ class _LossKeys(_BatchKeys):
 
 # %% ../../nbs/966_commands.configs.ipynb #f899316b
 class _LogKeys(_LossKeys):
-    "Monitoring, validation and checkpoints of a training."
+    "Monitoring, validation and checkpoints of a training run."
     monitor: MonitorConfig = Field(MonitorConfig(),
         description='monitoring: monitor.every=50, monitor.metrics=[note_density]; monitor.enabled=false for none')
     log_every: int = Field(10, ge=1, description='steps between lines of the log')
@@ -223,7 +223,7 @@ class _LogKeys(_LossKeys):
 
 # %% ../../nbs/966_commands.configs.ipynb #05b26fe5
 class _MachineKeys(_LogKeys):
-    "Processes, devices and folders of a training."
+    "Processes, devices and folders of a training run."
     workers: int = Field(2, ge=0, description='processes that read files')
     device: str = Field('auto', description='auto, cpu, cuda, mps')
     dtype: Literal['auto', 'bf16', 'fp16', 'fp32'] = Field('auto', description='precision of matrix products; '

@@ -21,10 +21,10 @@ from ..score.augment import augment_types
 
 # %% ../../nbs/970_commands.key_rules.ipynb #b1b65d7a
 def training_rule_input(
-    cfg:Config,               # of a training
+    cfg:Config,               # of a training run
     model_config:ModelConfig, # of its model
 )->SimpleNamespace:
-    "The input of the rules of a training."
+    "The input of the rules of a training run."
     return SimpleNamespace(**dict(cfg), model_config=model_config)
 
 # %% ../../nbs/970_commands.key_rules.ipynb #3b8cba24

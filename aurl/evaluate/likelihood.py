@@ -354,7 +354,8 @@ def _comparison(self:LikelihoodTable, name, best):
     d, low, high = self.difference(name, best)
     if (n := len(self.tokens)) < _FEWEST_PIECES:
         how = 'less' if d > 0 else 'more'
-        return f'{name} takes {abs(d):.3f} nats per token {how} than {best}; {n} held-out pieces are too few to conclude.'
+        few = f'{n} held-out pieces are too few to conclude.'
+        return f'{name} takes {abs(d):.3f} nats per token {how} than {best}; {few}'
     by = f'by {abs(d):.3f} nats per token (95 % interval of the difference {low:+.3f} … {high:+.3f})'
     if low > 0: return f'{name} beats the best of the others, {best}, {by}.'
     if d <= 0: return f'{name} does not beat the best of the others: {best} is better {by}.'

@@ -102,7 +102,7 @@ def _sampler(self:Sweep, n, worker):
         return s.RandomSampler(seed=seed)
 
 # %% ../../nbs/885_search.trials.ipynb #e243a15e
-# class and options of each pruner; progress is counted in twentieths of a training
+# class and options of each pruner; progress is counted in twentieths of a training run
 _OPTUNA_PRUNERS = dict(
     none=('NopPruner', {}),
     median=('MedianPruner', dict(n_startup_trials=4, n_warmup_steps=4)),

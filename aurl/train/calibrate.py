@@ -20,7 +20,7 @@ from .learner import music_learner
 
 # %% ../../nbs/797_train.calibrate.ipynb #35525b1d
 class StepTimes(Callback):
-    "Stop a training when enough of its steps have been timed."
+    "Stop a training run when enough of its steps have been timed."
     order = 90                                # after everything that belongs to a step
     def __init__(self,
         seconds:float=1.5,  # total time to measure
@@ -54,7 +54,7 @@ def training_speed(
 
 # %% ../../nbs/797_train.calibrate.ipynb #93e91717
 class TrainingPlan(Config):
-    "Settings of a training within a budget, with reasons."
+    "Settings of a training run within a budget, with reasons."
     model: str = Field(description='preset of the model')
     batch_size: int = Field(ge=1, description='windows per step')
     valid_every: int | str = Field(description='steps between two validations, or seconds such as 20s')
