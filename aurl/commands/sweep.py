@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from ..aliases import current_metric_name, match_name
+from ..aliases import current_columns, match_name
 from ..config import Config, make_config, merge, present_keys, restore_config
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
@@ -55,7 +55,7 @@ class SweepConfig(Config):
 
     @field_validator('objectives')
     @classmethod
-    def _present_names(cls, value): return {current_metric_name(k): v for k, v in value.items()}
+    def _present_names(cls, value): return current_columns(value)
 
 # keys that do not change the result of a training run
 _run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep_checkpoints', 'fit_batch')

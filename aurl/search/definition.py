@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..aliases import current_metric_name, current_state
+from ..aliases import current_columns, current_state
 from ..core import ConfigError
 from .space import Choice, Range, grid_points, nest_keys
 
@@ -41,7 +41,7 @@ class SweepDefinition:
 
     def __post_init__(self):
         self._check_objectives()
-        self.objectives = {current_metric_name(k): v for k, v in self.objectives.items()}
+        self.objectives = current_columns(self.objectives)
         for name, value, options in (('sampler', self.sampler, SAMPLERS), ('pruner', self.pruner, PRUNERS)):
             if value not in options: raise ConfigError(f'{name}={value}', way_out=f'one of {", ".join(options)}')
         if self.pruner != 'none' and len(self.objectives) > 1:
