@@ -30,7 +30,7 @@ class MonitorConfig(Config):
     "Options for monitoring a training run."
     enabled: bool = Field(True, description='monitor the training; monitor.enabled=false turns all monitoring off')
     every: int = Field(0, ge=0, description='steps between two evaluations of unmasked samples; '
-                                            '0: as often as share allows')
+                                            '0: as often as time_share allows')
     time_share: float = Field(.015, gt=0, le=.5, description='fraction of the training time for these evaluations')
     samples: int = Field(4, ge=1, description='samples per evaluation')
     tokens: int = Field(64, ge=8, description='maximum ids per sample')
@@ -43,8 +43,8 @@ class MonitorConfig(Config):
     anomalies: bool = Field(True, description='detect the twelve kinds of anomaly')
     recover: bool = Field(False, description='act on anomalies: skip batches, roll back, lower the learning rate')
     remedies: Literal['none', 'suggest', 'apply'] = Field(
-        'none', description='after a rollback, suggest a lower learning rate and a tighter clip for the rest of the '
-                            'training (suggest), or apply them (true)')
+        'none', description='after a rollback, a lower learning rate and a tighter clip for the rest of the training: '
+                            'suggest or apply them; none: neither')
     anneal_grammar: bool = Field(
         False, description='reduce the weight of the grammar loss as the validity of samples rises'
     )
