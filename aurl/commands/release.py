@@ -42,7 +42,7 @@ class ReleaseConfig(Config):
     title: str = Field('', description='one sentence for the model card: what the model writes')
     licence: str = Field('', description='license of the released model, such as CC BY 4.0')
     limits: str = Field('', description='what the model cannot do, for the model card')
-    dest: str = Field('models', description='folder in which a folder with the name of the model is written')
+    dest: str = Field('models', description='parent folder of the folder that is written')
     start_data: str | dict[str, str] = Field(
         '',
         description='data that the model at the start of the training was trained '
@@ -56,8 +56,8 @@ class ReleaseConfig(Config):
     )
     pieces: int = Field(24, ge=2, description='number of generated pieces that are compared with the training music')
     max_tokens: int = Field(1024, ge=64, description='maximum length of these pieces in tokens')
-    workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    workers: int = Field(2, ge=0, description='number of processes that read files')
+    device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of all random numbers')
     out: str = Field('runs', description='folder of the runs')
 

@@ -171,7 +171,8 @@ class CurriculumConfig(Config):
         (), description='values of a column, the easiest first, such as by=genre order=[folk|pop, rock, jazz]; '
         'others come last')
     limits: dict[str, tuple[float, float]] = Field(
-        {}, description='measure: its limits at the beginning and at the end, instead of a fraction of the pieces')
+        {}, description='limits of a measure at the beginning and at the end, such as {polyphony: [2, 8]}, '
+        'instead of a fraction of the pieces')
 
     @model_validator(mode='before')
     @classmethod
