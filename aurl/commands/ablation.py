@@ -171,7 +171,7 @@ def _with_size(train_cfg, size):
 def variant_configs(
     cfg:AblationConfig # of `aurl ablation`
 )->dict:               # a `TrainConfig` for each name, all with the same number of parameters
-    "The training runs that are compared."
+    "Configurations of the training runs that are compared."
     _check_names(cfg)
     requested = {name: _requested_config(cfg, name, settings) for name, settings in cfg.variants.items()}
     requested = _drop_unused_options(requested, cfg.variants)

@@ -185,7 +185,7 @@ def _column(store, name):
 def corpus_facts(
     data:ReleaseData,
 )->dict:             # by name: pieces and ids trained on, license
-    "The training music of a model."
+    "Facts about the training music of a model, by corpus."
     facts, licences = {}, _column(data.store, 'license')
     for k, name in enumerate(data.names):
         train = data.of_corpus(data.train, k)

@@ -54,7 +54,7 @@ def _in_every_key(ids, lo, hi):
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #9389f8f2
 class _TokenRun:
-    "Concatenated pieces."
+    "The tokens of all pieces, concatenated."
     def __init__(self, pieces):
         self.n = np.array([len(p) for p in pieces], dtype=np.int64)
         self.ids = np.concatenate([np.asarray(p, np.int64) for p in pieces] + [np.empty(0, np.int64)])
@@ -140,7 +140,7 @@ def _first_pitches(base, lo, hi):
 # %% ../../nbs/900_evaluate.likelihood.ipynb #4877436c
 @patch
 def _count(self:NGram, ranges, progress=None):
-    "Fill one table for each order."
+    "Count the n-grams of each order."
     tokens = _TokenRun([p for p,_,_ in ranges])
     lo, hi = (np.repeat(np.array([x[i] for x in ranges], dtype=np.int64), tokens.n) for i in (1, 2))
     grams = _GrowingGrams(tokens)

@@ -32,7 +32,7 @@ from ..tokens.vocab import vocab
 
 # %% ../../nbs/810_generate.sampling.ipynb #9e63de1f
 class Sampling(Config):
-    "How the next id is sampled."
+    "Options for sampling the next id."
     temperature: float = Field(1., ge=0, le=100) # below 1 sharper, above 1 flatter; 0: greedy (argmax)
     top_k: int = Field(0, ge=0)                  # keep the k most probable ids; 0 for all
     top_p: float = Field(1., gt=0, le=1)         # keep the smallest set of top ids with this total probability
@@ -88,7 +88,7 @@ def uniform_draws(
 
 # %% ../../nbs/810_generate.sampling.ipynb #17f58525
 def _profile_config(profile):
-    "`profile` as a `ProfileConfig`."
+    "Return `profile` as a `ProfileConfig`."
     if isinstance(profile, ProfileConfig): return profile
     if profile is None: return ProfileConfig()
     return make_config(ProfileOption, overrides=dict(profile=profile)).profile

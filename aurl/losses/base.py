@@ -325,7 +325,7 @@ class Loss:
 _hints = dict.fromkeys(('z', 'kl', 'posteriors'), 'set mode=vae, or leave the loss out')
 
 def _missing_input(loss):
-    "Error for an input the model does not give."
+    "Return the error for an input that the model does not give."
     return ConfigError(f'the loss {loss.name!r} needs {loss.needs!r}, which this model does not give',
                        way_out=_hints.get(loss.needs, f'leave {loss.name} out'))
 
@@ -345,7 +345,7 @@ def register_loss(
 
 # %% ../../nbs/700_losses.base.ipynb #86e7a7ae
 def _unknown_loss(name):
-    "Error that suggests the nearest name."
+    "Return an error that suggests the nearest name."
     return ConfigError(f'there is no loss {name!r}{suggest(name, losses)}',
                        way_out=f"choose from {', '.join(sorted(losses))}")
 

@@ -154,33 +154,33 @@ def monitor_callbacks(
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #01ed8b73
 def _summarize_samples(m):
-    "A line about the samples."
+    "Return a line about the samples."
     if not m.latest: return []
     return [f'without the mask the grammar score is {m.latest["grammar"]:.2f}, and {m.latest["validity"]:.0%} of the '
             f'samples have no errors; {m.schedule.n_evaluations} evaluations took {m.schedule.cost:.1%} of the time']
 
 def _summarize_rollbacks(r):
-    "Line about the rollbacks."
+    "Return a line about the rollbacks, if any."
     if not r.rollbacks: return []
     steps = ', '.join(f'{t["step"]} to {t["rolled_back_to"]}' for t in r.rollbacks)
     return [f'the model collapsed {len(r.rollbacks)} times and was rolled back: {steps}']
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #55466700
 def _summarize_remedies(r):
-    "Line about the remedies."
+    "Return a line about the remedies, if any."
     if not r.actions: return []
     return [f'{"changed" if r.apply else "suggested"} after rollbacks: {"; ".join(t["what"] for t in r.actions)}']
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #d584edf8
 def _summarize_anomalies(m):
-    "Lines on anomalies."
+    "Return lines about anomalies and skipped batches."
     out = []
     if m.found: out.append('anomalies: ' + ', '.join(f'{a["kind"]} at step {a["step"]}' for a in m.found[:5]))
     if m.skipped: out.append(f'{m.skipped} batches were skipped')
     return out
 
 def _summarize_profile(p):
-    "Line about the speed."
+    "Return a line about the speed."
     phase, share, remedy = p.bottleneck()
     return [f'{p.throughput()["tokens_per_second"]:,.0f} ids per second; '
             f'most of the time ({share:.0%}) is spent on {phase}: {remedy}']

@@ -76,7 +76,7 @@ class Pruned(Exception): "Raised to end a trial early."
 # %% ../../nbs/882_search.definition.ipynb #4468ad78
 @dataclass
 class Trial:
-    "One setting to try."
+    "One combination of settings to try."
     number:int     # counted from 0
     values:dict    # dotted keys and values
     path:Path      # its folder

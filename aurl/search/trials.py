@@ -29,7 +29,7 @@ def _check_same_definition(old, new, path):
 
 # %% ../../nbs/885_search.trials.ipynb #b03a79d5
 class Sweep:
-    "A sweep in a folder."
+    "A sweep, stored in a folder."
     def __init__(self,
         path,                  # its folder; created if missing
         definition=None,       # a `SweepDefinition`; None: that of the existing sweep
@@ -296,7 +296,7 @@ def _preset_text(self:Sweep, t, base):
 @patch
 def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
-)->list:            # the files
+)->list:            # paths of the presets
     "Write `pareto_front` as presets: `best.yaml`, or with several objectives a `front_0007.yaml` for each."
     out, single = [], len(self.definition.objectives) == 1
     for t in self.pareto_front:

@@ -47,7 +47,7 @@ class Budget(Callback):
         steps:int=None,     # training steps
         minutes:float=None, # time, validation included
         start_step:int=0,   # steps done before
-        clock=time.monotonic, # returns seconds
+        clock=time.monotonic, # function that returns seconds
         lr_multiplier=None, # by fraction used; None: a callback's `lr_multiplier`, or the function of that name
     ):
         if not steps and not minutes:
@@ -258,7 +258,7 @@ def load_state_dict(self:KeepBest, state):
 def data_epoch(
     learn # a Learner, after a batch or a validation
 )->int:
-    "Epoch of the data read last, also resumed."
+    "Epoch of the data read last; a resumed run continues the count."
     loader = learn.dls.train
     if not hasattr(loader, 'at'): return learn.epoch
     return max(0, loader.epoch - (loader.at == 0))
@@ -272,7 +272,7 @@ class RunLog(Callback):
         every:int=10,     # maximum steps between two lines
         seconds:float=10, # maximum seconds between two lines
         min_lines:int=100, # minimum number of lines, if the budget has at least as many steps
-        clock=time.monotonic, # returns seconds
+        clock=time.monotonic, # function that returns seconds
     ):
         self.experiment, self.every, self.seconds, self.min_lines, self.clock = run, every, seconds, min_lines, clock
         self.step, self.loss_text = 0, ''

@@ -26,7 +26,7 @@ class StepTimes(Callback):
         seconds:float=1.5,  # total time to measure
         min_steps:int=2,    # minimum number of steps
         max_steps:int=8,    # maximum number of steps
-        clock=time.perf_counter, # returns seconds
+        clock=time.perf_counter, # function that returns seconds
     ):
         self.seconds, self.min_steps, self.max_steps, self.clock = seconds, min_steps, max_steps, clock
         self.times, self.last = [], None

@@ -46,7 +46,7 @@ class ClipConfig(Config):
         return self
     @property
     def limit(self)->float:
-        "The threshold in effect."
+        "The threshold, by default that of the kind."
         return self.threshold if self.threshold is not None else _default_thresholds.get(self.kind, math.inf)
 
 # %% ../../nbs/755_train.clip.ipynb #ecb4d62a

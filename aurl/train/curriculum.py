@@ -295,7 +295,7 @@ def open_pieces(self:CurriculumLoader,
 # %% ../../nbs/764_train.curriculum.ipynb #59539cee
 @patch
 def _open_by(self:CurriculumLoader, name, level):
-    "Which pieces are easy enough by one measure."
+    "Return which pieces are easy enough by one measure, (pieces,) bool."
     p, done = self.curriculum, min(1., level/self.curriculum.epochs)
     v = self._values(name, done if name == 'musical' else None)
     n_open = max(1, round(p.open_share(level)*len(v)))

@@ -128,7 +128,7 @@ class ValidEvery(Callback):
     def __init__(self,
         steps:int=0,          # steps between two validations; 0: by time
         seconds:float=0,      # seconds between two validations
-        clock=time.monotonic, # returns seconds
+        clock=time.monotonic, # function that returns seconds
     ):
         if not (steps or seconds):
             raise ConfigError(

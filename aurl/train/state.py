@@ -186,7 +186,7 @@ def _own_state(x):
 def _model_name(model): return type(unwrap_model(model)).__name__.removeprefix('FSDP')
 
 def _progress(learn):
-    "How far the training is, and of which model."
+    "Class of the model, and the progress of its training."
     return dict(model=_model_name(learn.model), step=getattr(learn, 'train_iter', 0),
                 pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0))
 
