@@ -112,7 +112,7 @@ def precisions(self:UncertaintyWeighting)->dict:
 
 # %% ../../nbs/743_train.objectives.ipynb #8995c078
 def inputs_from_learner(
-    learn, # a Learner, after its loss
+    learn, # a Learner that has computed its loss
 )->LossInputs:
     "Loss inputs of the current batch; packed rows are separated."
     state = learn.xb[3] if len(learn.xb) > 3 else None
