@@ -162,7 +162,7 @@ def _check_no_clock(cfg):
         raise ConfigError(f'valid_every={cfg.valid_every} depends on the clock, {each_time}',
                           way_out='say valid_every=100, or any other number of steps')
     if cfg.minutes:
-        raise ConfigError(f'minutes={cfg.minutes:g} ends a training by the clock, {each_time}',
+        raise ConfigError(f'minutes={cfg.minutes:g} ends a training run by the clock, {each_time}',
                           way_out='say steps=2000, or any other number of steps')
 
 # %% ../../nbs/979_commands.checks.ipynb #af29e0ea
@@ -194,7 +194,7 @@ def _check_parallel(cfg, n):
     each, available = _training_bytes(cfg) + _process_bytes(cfg), available_memory(cfg.device)
     if fits_in_memory(n*each, available): return
     most = max(k for k in range(1, n) if k == 1 or fits_in_memory(k*each, available))
-    raise ConfigError(f'workers={n}: so many trainings at once need {format_bytes(n*each)}, but {available}',
+    raise ConfigError(f'workers={n}: so many training runs at once need {format_bytes(n*each)}, but {available}',
                       way_out=f'say workers={most}')
 
 def study_memory(
@@ -205,7 +205,7 @@ def study_memory(
     largest = max(trainings, key=_training_bytes)
     first, *rest = _check_memory(largest, alone=False)
     if parallel > 1: _check_parallel(largest, parallel)
-    return [f'the largest of the trainings: {first}', *rest]
+    return [f'the largest of the training runs: {first}', *rest]
 
 # %% ../../nbs/979_commands.checks.ipynb #7810d614
 def _first_stage(cfg):

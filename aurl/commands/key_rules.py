@@ -443,11 +443,11 @@ ABLATION_RULES = [
 ]
 NESTED_TRAIN_RULES = [
     key_rule('out resume', never,
-             'each training has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
+             'each training run has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
     key_rule('fit_batch', never,
-             'trainings that are compared keep their batches', 'say train.batch_size and train.accumulate that fit'),
+             'compared training runs keep their batches', 'say train.batch_size and train.accumulate that fit'),
 ]
 SCALING_RULES = [
-    key_rule('steps', never, 'tokens sets the length of each training', 'say tokens=[60000,150000,400000]'),
-    key_rule('seed', never, 'seeds lists the seeds of the trainings', 'say seeds=[1]'),
+    key_rule('steps', never, 'tokens sets the length of each training run', 'say tokens=[60000,150000,400000]'),
+    key_rule('seed', never, 'seeds lists the seeds of the training runs', 'say seeds=[1]'),
 ]

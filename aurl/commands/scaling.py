@@ -86,7 +86,7 @@ def _larger_config(cfg, grid):
         )
     larger = _grid_config(cfg, cfg.larger['model_overrides'], cfg.larger['tokens'], cfg.seeds[0])
     if _cost(larger) <= max(map(_cost, grid)):
-        raise ConfigError('larger: this training is not larger than the others',
+        raise ConfigError('larger: this training run is not larger than the others',
                           way_out='give it more parameters or more tokens')
     return larger
 
@@ -100,7 +100,7 @@ def training_grid(
     grid = [_grid_config(cfg, net, tokens, seed) for seed in cfg.seeds for net in cfg.sizes for tokens in cfg.tokens]
     trainings = {_training_name(c): (c, False) for c in sorted(grid, key=_by_seed_and_cost)}
     if len(trainings) < len(grid):
-        raise ConfigError('two of the trainings are the same', way_out='name each size, amount and seed once')
+        raise ConfigError('two of the training runs are the same', way_out='name each size, amount and seed once')
     if not cfg.larger: return trainings
     larger = _larger_config(cfg, grid)
     return trainings | {_training_name(larger): (larger, True)}
@@ -218,7 +218,7 @@ def _law_sentences(law, fit, n_trainings):
     "The law, and what its exponents mean."
     interval = {name: '{:.2f} … {:.2f}'.format(*fit.interval(name)) for name in ('a', 'b', 'E')}
     return [
-        f'{law}, fitted to {n_trainings} trainings, whose mean deviation from it is {fit.noise:.1%}.',
+        f'{law}, fitted to {n_trainings} training runs, whose mean deviation from it is {fit.noise:.1%}.',
         f'Ten times the parameters reduce the size-dependent loss to {10**-law.a:.0%} '
         f'(a = {law.a:.2f}, {interval["a"]}); ten times the data reduces the data-dependent loss to {10**-law.b:.0%} '
         f'(b = {law.b:.2f}, {interval["b"]}); the irreducible loss is {law.E:.2f} nats ({interval["E"]}).',

@@ -108,7 +108,7 @@ def _check_objectives(cfg):
     "Raise an error for objectives that a training run does not measure, or that the pruner cannot use."
     available = [*TRIAL_METRICS, *logged_metrics(cfg.train)]
     if bad := next((g for g in cfg.objectives if match_name(g, available) not in available), None):
-        raise ConfigError(f'objectives: a training with these settings does not measure {bad}{suggest(bad, available)}',
+        raise ConfigError(f'objectives: a run with these settings does not measure {bad}{suggest(bad, available)}',
                           way_out=f'give one of {", ".join(available)}')
     if cfg.pruner != 'none' and list(cfg.objectives.items()) != [('valid_loss', 'min')]:
         raise ConfigError(f'pruner={cfg.pruner} depends on valid_loss',

@@ -355,7 +355,7 @@ def _comparison(self:LikelihoodTable, name, best):
     if (n := len(self.tokens)) < _FEWEST_PIECES:
         how = 'less' if d > 0 else 'more'
         few = f'{n} held-out pieces are too few to conclude.'
-        return f'{name} takes {abs(d):.3f} nats per token {how} than {best}; {few}'
+        return f'{name} has {abs(d):.3f} nats per token {how} than {best}; {few}'
     by = f'by {abs(d):.3f} nats per token (95 % interval of the difference {low:+.3f} … {high:+.3f})'
     if low > 0: return f'{name} beats the best of the others, {best}, {by}.'
     if d <= 0: return f'{name} does not beat the best of the others: {best} is better {by}.'

@@ -123,7 +123,7 @@ _phase_advice = dict(
               'a fused or simpler optimizer makes them faster',
     callbacks='{most} takes the most time; run it less often',
     validation='validation: use a smaller validation set, or validate less often',
-    other='between the phases: mostly the beginning and the end; negligible in a longer training')
+    other='between the phases: mostly the beginning and the end; negligible in a longer training run')
 
 # %% ../../nbs/852_monitor.profiler.ipynb #66c7d08c
 def _possible_speedups(

@@ -93,9 +93,9 @@ def _validate(self:ScalingFit):
         raise AurlError(f'{len(self.N)} sizes, {len(self.D)} amounts and {n} losses',
                         way_out='give one of each for every training')
     if bad := [v for x in (self.N, self.D, self.L) for v in x if not (math.isfinite(v) and v > 0)]:
-        raise AurlError(f'{bad[0]} is not a valid size, amount or loss', way_out='leave out trainings that failed')
+        raise AurlError(f'{bad[0]} is not a valid size, amount or loss', way_out='leave out failed training runs')
     if n < 6 or n_sizes < 3 or n_amounts < 3:
-        raise AurlError(f'{n} trainings of {n_sizes} sizes with {n_amounts} amounts of data '
+        raise AurlError(f'{n} training runs of {n_sizes} sizes with {n_amounts} amounts of data '
                         'do not determine five parameters',
                         way_out='train three sizes or more, with three amounts or more each')
 
@@ -177,7 +177,7 @@ def _parameter_text(self:ScalingFit, name):
 @patch
 def __repr__(self:ScalingFit):
     parameters = ', '.join(map(self._parameter_text, ScalingLaw.names))
-    return f'{self.law}\n{parameters}\n{len(self.L)} trainings, {self.noise:.2%} mean deviation from the curve'
+    return f'{self.law}\n{parameters}\n{len(self.L)} training runs, {self.noise:.2%} mean deviation from the curve'
 
 # %% ../../nbs/890_search.scaling_law.ipynb #93cdcae7
 @patch
