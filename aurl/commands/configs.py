@@ -254,7 +254,7 @@ class GenerateConfig(Config):
     pieces: int = Field(4, ge=1, description='number of pieces to generate')
     prompt: str = Field('', description='MIDI file to continue')
     prompt_seconds: float = Field(8., gt=0,
-        description='number of seconds to use of the prompt, or of the pieces in like and between')
+        description='seconds that are used of the prompt, or of the pieces in like and between')
     like: str = Field('', description='models with a latent: MIDI file to vary')
     spread: float = Field(.5, ge=0, le=1,
         description='distance of the variations from like: 0 is the piece itself, 1 a sample from the prior')

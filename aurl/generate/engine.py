@@ -119,7 +119,7 @@ def _to_end(ids):
 
 # %% ../../nbs/800_generate.engine.ipynb #4e80e5d1
 def _to_ids(prompt):
-    "Convert any prompt to ids."
+    "Ids of any prompt."
     if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
     if hasattr(prompt, 'tracks'): return encode(prompt)
     return np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
