@@ -137,7 +137,7 @@ def as_prompt(
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')
     if mask and (v := verdict(ids, require_end=False)).reasons:
         raise CodecError(f'the prompt is not valid: {v.reasons[0]}',
-                         way_out='give the output of encode, cut anywhere; repair_ids(ids) repairs faulty ids')
+                         way_out='give ids from encode, whole or cut at any point; repair_ids(ids) repairs faulty ids')
     return ids.astype(np.uint16)
 
 # %% ../../nbs/800_generate.engine.ipynb #a573c952

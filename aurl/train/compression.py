@@ -75,7 +75,7 @@ def _unpack_plane(data, size, path):
     unzip = zlib.decompressobj()
     try: plane = unzip.decompress(data, size)
     except zlib.error as e: raise _damaged(path, f'cannot be unpacked ({e})') from e
-    more = b'' if unzip.eof else unzip.decompress(unzip.unconsumed_tail, 1)  # b'' to find the end
+    more = b'' if unzip.eof else unzip.decompress(unzip.unconsumed_tail, 1)  # makes `unzip` reach its end
     if len(plane) != size or more or not unzip.eof or unzip.unused_data:
         raise _damaged(path, 'cannot be unpacked (a block of another size)')
     return plane
