@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['aliases', 'rename_keys', 'former_keys', 'current_function', 'current_fields', 'current_columns', 'current_metadata',
-           'former_metadata', 'current_callback', 'current_state', 'current_metric_name', 'match_name',
-           'current_weights']
+           'former_metadata', 'current_callback', 'current_state', 'match_name', 'current_weights']
 
 # %% ../nbs/005_aliases.ipynb #719e3697
 import functools
@@ -55,7 +54,7 @@ def former_keys(
     table = {new: old for old, new in _config_table(cls).items()}
     return {table.get(key, key): value for key, value in values.items()}
 
-# %% ../nbs/005_aliases.ipynb #51e0feed
+# %% ../nbs/005_aliases.ipynb #53b11586
 def current_function(
     place:str, # 'module:function'
 )->str:
@@ -111,13 +110,6 @@ def _rename_state(state, table, prefix):
     "Rename the keys of `state` by `table`; `prefix` is the path to `state`, in the old keys."
     if not (table and isinstance(state, dict)): return state
     return {table.get(f'{prefix}{k}', k): _rename_state(v, table, f'{prefix}{k}.') for k,v in state.items()}
-
-def current_metric_name(
-    name:str, # of a metric, with or without a prefix + or -
-)->str:
-    "Return the present name of a metric in a configuration."
-    sign = name[:1] if name[:1] in '+-' else ''
-    return sign + aliases()['columns'].get(name.removeprefix(sign), name.removeprefix(sign))
 
 # %% ../nbs/005_aliases.ipynb #2fbe2023
 def match_name(

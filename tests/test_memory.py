@@ -245,7 +245,7 @@ def test_a_sweep_is_as_large_as_its_largest_combination(store, tmp_path, monkeyp
     with pytest.raises(ConfigError, match='this training needs'): check('sweep', store, tmp_path, **asked)
     told_room(monkeypatch, both)
     assert check('sweep', store, tmp_path, **asked)
-    with pytest.raises(ConfigError, match='workers=3: so many trainings at once') as said:
+    with pytest.raises(ConfigError, match='workers=3: so many training runs at once') as said:
         check('sweep', store, tmp_path, **asked, workers=3)
     assert 'say workers=1' in str(said.value)
     told_room(monkeypatch, 3*both)

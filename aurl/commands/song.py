@@ -83,12 +83,12 @@ def _benchmark_progress(run):
     return report
 
 def _n_valid_pieces(cfg, lengths):
-    "How many held-out pieces can be validated twelve times in about a tenth of a training of `cfg.steps` steps."
+    "How many held-out pieces can be validated twelve times in about a tenth of a training run of `cfg.steps` steps."
     max_ids = cfg.steps*(cfg.batch_size or 16)*cfg.length*.3/12      # a forward pass takes a third of a step
     return min(len(lengths), max(2, int(np.searchsorted(np.cumsum(lengths), max_ids))))
 
 def _fixed_plan(cfg, lengths):
-    "The plan of a training whose open values do not depend on the speed of the machine; None if some do."
+    "The plan of a training run whose open values do not depend on the speed of the machine; None if some do."
     model = resolve_start(cfg) or cfg.model
     plan = plan_steps(cfg.steps or 1, _n_valid_pieces(cfg, lengths), model, cfg.batch_size)
     if cfg.steps: return plan
@@ -114,7 +114,8 @@ def _measured_plan(cfg, run, store, sides, order):
         device=cfg.device,
     )
     lengths = store.length[order].tolist()
-    plan = plan_training(cfg.minutes, speeds, lengths, cfg.length, start or cfg.model, cfg.batch_size, largest_batch(cfg))
+    model = start or cfg.model
+    plan = plan_training(cfg.minutes, speeds, lengths, cfg.length, model, cfg.batch_size, largest_batch(cfg))
     if not start: return plan
     return plan.changed(reasons=(f'{start} trains on {plan.speed:,.0f} ids per second here', *plan.reasons[1:]))
 
@@ -211,7 +212,7 @@ def _add_pieces(report, run, cfg, rows, pieces, prompt_name):
 
 # %% ../../nbs/978_commands.song.ipynb #782cc8c1
 def learning_curve(
-    run:Experiment, # of a training
+    run:Experiment, # of a training run
 )->list:            # (seconds, nats per token)
     "Validation loss over seconds of training; in runs of older versions over seconds of the run."
     lines = [m for m in run.metrics() if m.get('valid_loss') is not None]

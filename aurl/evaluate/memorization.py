@@ -60,7 +60,7 @@ def longest_matches(
     reference,  # ids of the training pieces
     first:int=8, # shorter matches are not looked for
 )->np.ndarray:  # (pieces,) notes in the longest passage that also occurs in `reference`, in any key; 0: below `first`
-    "The longest passage that each piece shares with some pieces."
+    "Length in notes of the longest passage that each piece shares with pieces of `reference`."
     asked = _Windows([note_intervals(p) for p in pieces])
     known = _Windows([note_intervals(p) for p in reference])
     longest, length = np.zeros(len(pieces), np.int64), first - 1
@@ -135,7 +135,7 @@ def _winnowed(hashes):
 def passage_fingerprints(
     pieces, # ids of pieces
 )->np.ndarray: # sorted uint32
-    "The fingerprints of some pieces, in about one hundredth of the number of their notes."
+    "Fingerprints of pieces, about one for every hundred notes."
     return np.unique(np.concatenate([np.zeros(0, np.uint32), *(_winnowed(_passage_hashes(p)) for p in pieces)]))
 
 # %% ../../nbs/925_evaluate.memorization.ipynb #f1cb6b2c

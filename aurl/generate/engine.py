@@ -82,10 +82,10 @@ def sample_loop(
     decoder,        # has read the prompt
     logits,         # its logits after the prompt, (batch, 774), NumPy or torch
     choose,         # function of logits (batch, 774), their rows and the step; returns ids (batch,)
-    max_tokens:int, # most ids to generate
+    max_tokens:int, # maximum number of ids to generate
     mask:bool=True, # allow only ids the grammar allows
     check_every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
-    min_tokens:int=0, # fewest ids, including END, unless only END may follow
+    min_tokens:int=0, # minimum number of ids, including END, unless only END may follow
     limits=None,    # `GenerationLimits` of `802_generate.profile_limits`: stricter than the grammar
 )->list:            # for each piece an array of the generated ids, up to END
     "Generate with `decoder` until all pieces have ended."
@@ -139,7 +139,7 @@ def as_prompt(
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')
     if mask and (v := verdict(ids, require_end=False)).reasons:
         raise CodecError(f'the prompt is not valid: {v.reasons[0]}',
-                         way_out='give the output of encode, cut anywhere; repair_ids(ids) repairs faulty ids')
+                         way_out='give ids from encode, whole or cut at any point; repair_ids(ids) repairs faulty ids')
     return ids.astype(np.uint16)
 
 # %% ../../nbs/800_generate.engine.ipynb #a573c952

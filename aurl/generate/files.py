@@ -112,13 +112,13 @@ class PromptSource:
 _by_time = attrgetter('time')
 
 def _timed(score, events):
-    "Each of the `events` of `score` after its second, in order."
+    "Pairs (second, event) of the `events` of `score`, in order."
     clock = Clock(score)
     return [(float(clock.seconds(e.time)), e) for e in sorted(events, key=_by_time)]
 
 @patch
 def _within_part(self:PromptSource, events):
-    "Each of the `events` in the part that was used, after its second, in order."
+    "Pairs (second, event) of the `events` in the part of the prompt that was used, in order."
     return [(second, e) for second,e in _timed(self.score, events) if second < self.seconds]
 
 def _fraction(meter): return meter.numerator, meter.denominator
@@ -153,7 +153,7 @@ def _tempo_changes(score):
     return rows if rows and rows[0][0] <= 0 else [(0., 500_000)] + rows
 
 def _without_repeats(rows):
-    "The tempo changes that change something."
+    "The tempo changes, without those that repeat the tempo before them."
     return [row for row,before in zip(rows, [(0, None)] + rows) if row[1] != before[1]]
 
 # %% ../../nbs/820_generate.files.ipynb #6ac486d1
@@ -228,7 +228,7 @@ def _decode_with_programs(self:FileOptions, ids):
 # %% ../../nbs/820_generate.files.ipynb #c0781e55
 @patch
 def _condition(self:FileOptions, name, read):
-    "A condition parsed by `read`; None without a meaning."
+    "The condition `name`, parsed by `read`; None if it is absent or invalid."
     value = self.conditions.get(match_name(name, self.conditions))
     if value in (None, ''): return None
     try: return read(str(value))

@@ -33,7 +33,7 @@ from ..tokens.vocab import vocab
 
 # %% ../../nbs/810_generate.sampling.ipynb #9e63de1f
 class Sampling(Config):
-    "How the next id is sampled."
+    "Options for sampling the next id."
     temperature: float = Field(1., ge=0, le=100) # below 1 sharper, above 1 flatter; 0: greedy (argmax)
     top_k: int = Field(0, ge=0)                  # keep the k most probable ids; 0 for all
     top_p: float = Field(1., gt=0, le=1)         # keep the smallest set of top ids with this total probability
@@ -89,7 +89,7 @@ def uniform_draws(
 
 # %% ../../nbs/810_generate.sampling.ipynb #17f58525
 def _profile_config(profile):
-    "`profile` as a `ProfileConfig`."
+    "Return `profile` as a `ProfileConfig`."
     if isinstance(profile, ProfileConfig): return profile
     if profile is None: return ProfileConfig()
     return make_config(ProfileOption, overrides=dict(profile=profile)).profile
@@ -164,8 +164,8 @@ class _Generation:
     "The settings that all batches of a generation have in common."
     model:torch.nn.Module
     start:np.ndarray        # ids that every piece begins with
-    max_new:int             # most ids after them
-    min_new:int             # fewest ids after them
+    max_new:int             # maximum number of ids after them
+    min_new:int             # minimum number of ids after them
     seed:int                # of the random draws
     mask:bool               # whether to apply the grammar mask
     window:int              # previous ids to attend to; None: all
@@ -198,7 +198,7 @@ def check(self:_Generation, decoder, logits):
 
 # %% ../../nbs/810_generate.sampling.ipynb #c2b270bc
 def _fit_precision(u, like):
-    "Draws `u`; in float32, and still below 1, if the device of `like` has no float64."
+    "Return `u`, in float32 and still below 1 if the device of `like` has no float64."
     return np.minimum(u, 1 - 2.**-20).astype(np.float32) if _widest(like) == torch.float32 else u
 
 @patch

@@ -131,7 +131,7 @@ class ValidEvery(Callback):
     def __init__(self,
         steps:int=0,          # steps between two validations; 0: by time
         seconds:float=0,      # seconds between two validations
-        clock=time.monotonic, # returns seconds
+        clock=time.monotonic, # function that returns seconds
     ):
         if not (steps or seconds):
             raise ConfigError(
@@ -142,7 +142,7 @@ class ValidEvery(Callback):
 
     @property
     def due(self):
-        "Whether to validate, by rank 0's time."
+        "Whether to validate now; the clock is that of rank 0."
         if self.train_iter <= self.last_step: return False
         if self.steps: return self.train_iter % self.steps == 0
         return sync_flag(self.clock() - self.last_time >= self.seconds)
