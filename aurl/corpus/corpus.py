@@ -265,7 +265,7 @@ _CHORALE_META = dict(
     composer='Johann Sebastian Bach',
     genre='chorale',
     source='music21 corpus',
-    licence='public domain; sheets as the music21 corpus has them',
+    license='public domain; sheets as the music21 corpus has them',
 )
 
 def _chorales(progress):

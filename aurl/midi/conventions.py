@@ -161,12 +161,13 @@ def _is_utf8(data):
     except UnicodeDecodeError: return False
     return True
 
-def _may_have_other_text(data):
-    "Whether a text event of a file may be in another encoding than UTF-8."
-    for m in _TEXT.finditer(data):
+def _last_other_text(body):
+    "End of the last bytes of a track that look like a text event in another encoding than UTF-8; 0 if none do."
+    last = 0
+    for m in _TEXT.finditer(body):
         length = m[1][0] if len(m[1]) == 1 else (m[1][0] & 127) << 7 | m[1][1]
-        if not _is_utf8(data[m.end():m.end() + length]): return True
-    return False
+        if not _is_utf8(body[m.end():m.end() + length]): last = m.end() + length
+    return last
 
 # %% ../../nbs/135_midi.conventions.ipynb #26c91248
 def guess_encoding(
@@ -185,9 +186,45 @@ def _decode_texts(tracks):
     "Rewrite text in other encodings as UTF-8; return the number of events and the encoding."
     texts = [e for t in tracks for e in t if 1 <= e.meta <= 15 and not _is_utf8(e.data)]
     if not texts: return 0, ''
-    encoding = guess_encoding(b'\n'.join(dict.fromkeys(e.data for e in texts)))
+    encoding = _common_encoding(e.data for e in texts)
     for e in texts: e.data = e.data.decode(encoding, 'replace').encode()
     return len(texts), encoding
+
+def _common_encoding(texts):
+    "Guess the encoding that some texts have in common."
+    return guess_encoding(b'\n'.join(dict.fromkeys(texts)))
+
+# %% ../../nbs/135_midi.conventions.ipynb #8db1f5fb
+def _other_texts(body):
+    "Offsets of the text events of a track that are not UTF-8: of the length, of the text and of its end."
+    found, end = [], _last_other_text(body)
+    for _,_,_,status,kind,span,_ in skim_events(body, 0, end)[0] if end else ():
+        if status != 0xff or not 1 <= kind <= 15 or _is_utf8(body[slice(*span)]): continue
+        length_at = span[0] - 1
+        while body[length_at - 1] >= 0x80: length_at -= 1       # all bytes of the length but its last are above 127
+        found.append((length_at, *span))
+    return found
+
+def _replace_texts(body, texts, encoding):
+    "Return a track with the texts at the offsets `texts` in UTF-8."
+    out, at = [], 0
+    for length_at,start,end in texts:
+        text = body[start:end].decode(encoding, 'replace').encode()
+        out += [body[at:length_at], _encode_vlq(len(text)), text]
+        at = end
+    return b''.join([*out, body[at:]])
+
+def _with_utf8(data):
+    "Return a file of which only text changes, and findings."
+    bodies = _chunks(data)
+    texts = [_other_texts(b) for b in bodies]
+    n = sum(map(len, texts))
+    if not n: return data, []
+    encoding = _common_encoding(b[start:end] for b,found in zip(bodies, texts) for _,start,end in found)
+    bodies = [_replace_texts(*row, encoding) for row in zip(bodies, texts)]
+    tracks = b''.join(b'MTrk' + len(b).to_bytes(4, 'big') + b for b in bodies)
+    header = data[:10] + len(bodies).to_bytes(2, 'big') + data[12:8 + int.from_bytes(data[4:8], 'big')]
+    return header + tracks, [Finding('encoding', f'text in another encoding ({encoding})', n)]
 
 # %% ../../nbs/135_midi.conventions.ipynb #6bd4a023
 _DEFAULTS = {0x51:(500_000).to_bytes(3, 'big'), 0x58:bytes((4, 2, 24, 8))}  # 120 quarter notes per minute, 4/4
@@ -225,7 +262,7 @@ def _steps_for(data):
     if fmt == 1 and _sets_programs_elsewhere(bodies):
         steps.append(('program', 'programs are set in another track', _copy_programs))
     if _BANKS.search(data): steps.append(('drums', 'drums on other channels', _move_channels))
-    if _may_have_other_text(data): steps.append(('encoding', 'text in another encoding', _decode_texts))
+    if any(map(_last_other_text, bodies)): steps.append(('encoding', 'text in another encoding', _decode_texts))
     return steps
 
 # %% ../../nbs/135_midi.conventions.ipynb #ee96a8bb
@@ -235,6 +272,7 @@ def apply_conventions(
     "Rewrite the conventions of devices and sequencers to plain MIDI."
     steps = _steps_for(data)
     if not steps: return data, []
+    if [s[0] for s in steps] == ['encoding']: return _with_utf8(data)
     tracks, found = [_parse_track(b) for b in _chunks(data)], []
     for kind,message,step in steps:
         result = step(tracks)
