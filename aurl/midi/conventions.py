@@ -167,7 +167,7 @@ def _last_other_text(body):
     for m in _TEXT.finditer(body):
         length = m[1][0] if len(m[1]) == 1 else (m[1][0] & 127) << 7 | m[1][1]
         if not _is_utf8(body[m.end():m.end() + length]): last = m.end() + length
-    return last
+    return min(last, len(body))
 
 # %% ../../nbs/135_midi.conventions.ipynb #26c91248
 def guess_encoding(
