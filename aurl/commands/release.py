@@ -28,6 +28,7 @@ from ..evaluate.memorization import longest_matches, memorization_table, passage
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 from ..models.model_files import check_model_target
+from ..models.pretrained import is_pretrained_name, pretrained_folder
 from ..tokens.programs import programs_of
 from ..models.vae_gan import MusicTransformerVAEGAN
 
@@ -211,6 +212,12 @@ def _curve_text(run, n=8):
     chosen = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(n, len(points)))}) if points else []
     return ', '.join(f'{points[i][0]:.0f} min {points[i][1]:.3f}' for i in chosen)
 
+def _start_text(start):
+    "The model at the start of a training run; of a pretrained model also its date and steps."
+    if not is_pretrained_name(start): return start or 'none'
+    notes = read_json(pretrained_folder(start)/'config.json')['notes']
+    return f"{start} of {notes['date']} ({notes['training']['steps']})"
+
 def training_facts(
     data:ReleaseData,
 )->dict:             # texts for the model card, by name
@@ -220,7 +227,7 @@ def training_facts(
     steps, seconds = (max((m.get(k) or 0 for m in lines), default=0) for k in ('step', 'train_seconds'))
     stores = {s['name'] or data.names[0]: s['fingerprint'][:16] for s in machine.get('data', {}).get('stores', [])}
     return {
-        'start': c.get('start') or 'none',
+        'start': _start_text(c.get('start')),
         'steps': f"{steps:,}, of {c.get('batch_size')} windows of {c.get('length')} ids, in {seconds/3600:.2f} hours",
         'machine': f"{machine.get('cpu')}, {machine.get('torch_threads')} threads, torch {machine.get('torch')}",
         'seed': c['seed'],
