@@ -9,31 +9,32 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'available_memory', 'inspect_midi', 'read_midi', 'write_midi', 'drum_name', 'drum_staff_position',
            'from_music21', 'from_pretty_midi', 'to_music21', 'to_pretty_midi', 'inspect_music', 'read_music',
            'split_tunes', 'write_musicxml', 'Sheet', 'engrave', 'save_sheet', 'PianoRoll', 'Player', 'roll_svg',
-           'save_roll', 'show', 'synthesize', 'write_wav', 'read_many', 'stream_midi', 'Clock', 'fit_tempo_map',
-           'estimate_key', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split',
-           'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean',
-           'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature', 'measure_all', 'measure_each',
-           'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar',
-           'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile', 'Conditions', 'TokenStore', 'prepare',
-           'repair_store', 'estimate_quality', 'find_store_duplicates', 'split_store', 'resolve_split', 'DataReport',
-           'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput',
-           'MusicTransformerVAEGAN', 'from_pretrained', 'pretrained_names', 'pretrained_table', 'preset_config',
-           'Footprint', 'parameter_counts', 'footprint', 'match_parameter_count', 'ConditionEmbedding', 'ConditionSpec',
-           'Discriminator', 'register_prior', 'register_attribute', 'PCAProjection', 'attribute_vector',
-           'latent_report', 'lerp', 'latent_pca', 'slerp', 'traverse', 'LossInputs', 'MusicLoss', 'check_loss',
-           'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig',
-           'latent_callbacks', 'MusicLosses', 'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks',
-           'OptimizerConfig', 'optimizer_names', 'ScheduleConfig', 'AverageConfig', 'WeightAveraging',
-           'GradientAccumulation', 'GradientClipping', 'ClipConfig', 'AdversarialPerturbation', 'TokenDropout',
-           'OptimConfig', 'learner_kwargs', 'CurriculumConfig', 'GenerationMonitor', 'evaluate_samples',
-           'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing', 'EarlyStopping', 'TrainingProfiler',
-           'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state', 'capture_state', 'average_checkpoints',
-           'best_checkpoint', 'latest_checkpoint', 'load_checkpoint', 'save_checkpoint', 'CheckpointConfig',
-           'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds', 'GenerationLimits', 'ProfileConfig',
-           'describe_limits', 'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of',
-           'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache', 'prune_stores', 'repair_stores',
-           'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
-           'LatentEvaluation', 'evaluate_latent', 'longest_matches', 'memorization_table', 'Report']
+           'save_roll', 'show', 'synthesize', 'write_wav', 'load_soundfont', 'read_many', 'stream_midi', 'Clock',
+           'fit_tempo_map', 'estimate_key', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates',
+           'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig',
+           'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature',
+           'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode',
+           'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile',
+           'Conditions', 'TokenStore', 'prepare', 'repair_store', 'estimate_quality', 'find_store_duplicates',
+           'split_store', 'resolve_split', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders',
+           'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'from_pretrained', 'pretrained_names',
+           'pretrained_table', 'preset_config', 'Footprint', 'parameter_counts', 'footprint', 'match_parameter_count',
+           'ConditionEmbedding', 'ConditionSpec', 'Discriminator', 'register_prior', 'register_attribute',
+           'PCAProjection', 'attribute_vector', 'latent_report', 'lerp', 'latent_pca', 'slerp', 'traverse',
+           'LossInputs', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog',
+           'music_learner', 'LatentConfig', 'latent_callbacks', 'MusicLosses', 'AdversarialConfig',
+           'AdversarialTraining', 'adversarial_callbacks', 'OptimizerConfig', 'optimizer_names', 'ScheduleConfig',
+           'AverageConfig', 'WeightAveraging', 'GradientAccumulation', 'GradientClipping', 'ClipConfig',
+           'AdversarialPerturbation', 'TokenDropout', 'OptimConfig', 'learner_kwargs', 'CurriculumConfig',
+           'GenerationMonitor', 'evaluate_samples', 'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing',
+           'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state',
+           'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint',
+           'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
+           'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Sampling', 'generate', 'generate_ids',
+           'latents_between', 'latents_like', 'latents_of', 'Experiment', 'find_runs', 'list_runs', 'inspect_run',
+           'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll',
+           'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
+           'memorization_table', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -77,6 +78,7 @@ from .score.bridges import from_music21, from_pretty_midi, to_music21, to_pretty
 from .score.notation import inspect_music, read_music, split_tunes, write_musicxml
 from .score.engrave import Sheet, engrave, save_sheet
 from .score.roll import PianoRoll, roll_svg, save_roll
+from .score.soundfont import load_soundfont
 from .score.audio import synthesize, write_wav
 from .score.player import Player, show
 from .midi.batch import read_many, stream_midi
@@ -108,6 +110,7 @@ _all_ = [
     'show',
     'synthesize',
     'write_wav',
+    'load_soundfont',
     'read_many',
     'stream_midi',
     'Clock',

@@ -127,6 +127,7 @@ def test_what_is_inside(wheel):
     want = {f'aurl/{n}' for n in modules()}
     want |= {f'aurl/notebooks/{p.name}' for p in (root / 'nbs' / 'runs').glob('*.ipynb')}
     want |= {f'aurl/{p.relative_to(root / "aurl")}' for p in (root / 'aurl' / 'presets').rglob('*.yaml')}
+    want |= {f'aurl/assets/soundfont/{n}' for n in ('general.sf3', 'LICENSE.txt', 'README.md')}
     assert not want - names
     assert any(n.endswith('LICENSE') for n in names)
     assert not [n for n in names if not n.startswith(('aurl/', 'aurl-'))], 'something besides aurl would be installed'
@@ -154,6 +155,23 @@ def test_every_module_imports(fresh):
     )
     assert done.returncode == 0, done.stderr
     assert 'fresh' in done.stdout and str(root) not in done.stdout, 'the checkout was imported, not the wheel'
+
+
+def test_size(wheel):
+    "The instruments take at most 12 MB of the wheel, and the wheel at most 33 MB."
+    with zipfile.ZipFile(wheel) as z: sizes = {i.filename: i.compress_size for i in z.infolist()}
+    assert sum(v for k, v in sizes.items() if k.startswith('aurl/assets/soundfont/')) <= 12e6
+    assert wheel.stat().st_size <= 33e6
+
+
+def test_instruments_travel(fresh):
+    "The installed package plays a note with its own SoundFont."
+    code = ('from aurl.score.sampler import note_samples; from aurl.score.soundfont import load_soundfont; '
+            'print(len(note_samples(60, 90, .5)), load_soundfont().path)')
+    done = fresh('python', '-c', code)
+    assert done.returncode == 0, done.stderr
+    n, path = done.stdout.split(maxsplit=1)
+    assert int(n) > 22050 and 'fresh' in path
 
 
 def test_nbdev_is_absent(fresh):

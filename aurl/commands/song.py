@@ -184,8 +184,8 @@ def plan_for_machine(
 def _clip_seconds(report, pictures):
     "The length of each audio clip with which the page stays within its limit; `pictures` are the files of the pieces."
     size = sum(b.with_suffix('.svg').stat().st_size + 2*b.with_suffix('.mid').stat().st_size for b in pictures)
-    # one second of audio takes at most about 7,500 characters
-    return min(120, max(10, (report.bytes_left - size - 150_000)/7500/max(1, len(pictures))))
+    # one second of audio takes at most about 9,000 characters
+    return min(120, max(10, (report.bytes_left - size - 150_000)/9000/max(1, len(pictures))))
 
 def _caption(cfg, row, base, seconds, prompt_name):
     "The caption of a piece: its length, its prompt, and how much of it the clip has."

@@ -104,14 +104,15 @@ def player_html(
     title:str='',          # title above the roll
     seconds:float=12.,     # length of the clip; None: the whole score
     start:float=0.,        # start of the clip in seconds
-    sample_rate:int=16000, # samples per second; 22050 is brighter and a fifth larger
+    sample_rate:int=22050, # samples per second; 16000 is duller and a third smaller
+    soundfont=None,        # path of an SF2 or SF3 file; None: `AURL_SOUNDFONT`, or else the one that comes with aurl
     roll:bool=True,        # include the piano roll
     **kwargs,              # passed to `roll_svg`: color, axis, width
 )->str:
     "Return self-contained HTML of an audio player with the piano roll."
     rest = float(score.to('second').end()) - start
     length = rest + 1.5 if seconds is None else min(seconds, rest + 1.5)
-    clip = encode_audio(score, sample_rate, seconds=seconds, start=start)
+    clip = encode_audio(score, sample_rate, seconds=seconds, start=start, soundfont=soundfont)
     caption, width = _clip_caption(score, rest, start, length), kwargs.get('width', 960)
     if not roll:
         label = _safe_text(title + ': ' if title else '') + _safe_text(caption, 99)
@@ -128,7 +129,7 @@ class Player:
     @delegates(player_html)
     def __init__(self,
         score,    # in any unit
-        **kwargs, # passed to `player_html`: seconds, start, sample_rate, title
+        **kwargs, # passed to `player_html`: seconds, start, sample_rate, soundfont, title
     ): self.score, self.kwargs = score, kwargs
     def _repr_html_(self): return player_html(self.score, **{'roll':False, **self.kwargs})
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -145,14 +146,14 @@ class RollPlayer(Player):
     def _ipython_display_(self):
         from IPython.display import display
         display(self._roll())
-        display(Player(self.score, **_select(self.kwargs, 'seconds', 'start', 'sample_rate')))
+        display(Player(self.score, **_select(self.kwargs, 'seconds', 'start', 'sample_rate', 'soundfont')))
 
 # %% ../../nbs/232_score.player.ipynb #e3ef93a7
 @delegates(player_html)
 def show(
     score,    # in any unit
     title='', # title above the roll
-    **kwargs, # passed to `player_html` and `roll_svg`: seconds, start, sample_rate, color, axis
+    **kwargs, # passed to `player_html` and `roll_svg`: seconds, start, sample_rate, soundfont, color, axis
 )->RollPlayer:
     "Display `score` as a piano roll with an audio player; use it on the last line of a cell."
     return RollPlayer(score, title=title, **kwargs)
