@@ -135,11 +135,11 @@ class NotebookItem(pytest.Item):
     def runtest(self):
         limit = self.config.getoption('--notebook-timeout')
         env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in [str(root), os.environ.get('PYTHONPATH')] if p)}
-        # what was compiled serves all of them
+        # all notebooks share compiled code
         env.setdefault(
             'TORCHINDUCTOR_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'torchinductor_{getpass.getuser()}')
         )
-        # temporary files of a notebook go with it, whatever became of it
+        # temporary files of a notebook are deleted, whether it passes or fails
         with tempfile.TemporaryDirectory(prefix='nb-', ignore_cleanup_errors=True) as room:
             try: code, out, err = self.run_in(room, env, limit)
             except subprocess.TimeoutExpired as e:

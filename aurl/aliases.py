@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['aliases', 'rename_keys', 'former_keys', 'current_function', 'current_fields', 'current_columns', 'current_metadata',
-           'former_metadata', 'current_callback', 'current_state', 'current_metric_name', 'match_name',
-           'current_weights']
+           'former_metadata', 'current_callback', 'current_state', 'match_name', 'current_weights']
 
 # %% ../nbs/005_aliases.ipynb #719e3697
 import functools
@@ -19,7 +18,7 @@ from .core import ConfigError
 # %% ../nbs/005_aliases.ipynb #2a5bfc9d
 @functools.cache
 def aliases()->dict: # sections of the table: dicts from old to new names
-    "The table of renamed names, from `aurl/aliases.yaml`."
+    "Return the table of renamed names in `aurl/aliases.yaml`."
     path = Path(aurl.__file__).parent/'aliases.yaml'
     return yaml.safe_load(path.read_text(encoding='utf-8'))
 
@@ -28,7 +27,7 @@ def aliases()->dict: # sections of the table: dicts from old to new names
 def _config_table(
     cls, # a configuration class
 )->dict:
-    "Old and new keys of `cls` and its bases."
+    "Return a dict from the old to the new keys of `cls` and its bases."
     table = {}
     for base in reversed(cls.__mro__): table |= aliases()['config'].get(base.__name__, {})
     return table
@@ -51,15 +50,15 @@ def former_keys(
     cls,         # a configuration class
     values:dict, # keys and values of one level
 )->dict:
-    "The reverse of `rename_keys`: for fingerprints that earlier runs computed from the keys of their time."
+    "Reverse `rename_keys`, for fingerprints that earlier runs computed from the keys of their time."
     table = {new: old for old, new in _config_table(cls).items()}
     return {table.get(key, key): value for key, value in values.items()}
 
-# %% ../nbs/005_aliases.ipynb #51e0feed
+# %% ../nbs/005_aliases.ipynb #53b11586
 def current_function(
     place:str, # 'module:function'
 )->str:
-    "`place`, with the present name of its module."
+    "Return `place` with the present name of its module."
     module, colon, name = place.partition(':')
     return aliases()['modules'].get(module, module) + colon + name
 
@@ -67,63 +66,56 @@ def current_fields(
     cls,         # class whose fields were saved
     record:dict, # fields and values, perhaps with old names
 )->dict:
-    "`record` under the present names of its fields."
+    "Return `record` under the present names of its fields."
     table = aliases()['fields'].get(cls.__name__, {})
     return {table.get(key, key): value for key, value in record.items()}
 
 def current_columns(
     row:dict, # a line of a log, or another saved record
 )->dict:
-    "`row` under the present names of its columns."
+    "Return `row` under the present names of its columns."
     columns = aliases()['columns']
     return {columns.get(key, key): value for key, value in row.items()}
 
 def current_metadata(
     values:dict, # metadata of a piece
 )->dict:
-    "`values` under the present names of the fields."
+    "Return `values` under the present names of the fields."
     return _rename_free(values, aliases()['metadata'])
 
 def former_metadata(
     values:dict, # metadata of a piece
 )->dict:
-    "The reverse of `current_metadata`, for fingerprints that earlier releases computed."
+    "Reverse `current_metadata`, for fingerprints that earlier releases computed."
     return _rename_free(values, {name: old for old, name in aliases()['metadata'].items()})
 
 def _rename_free(values, table):
-    "`values` with the keys that `table` renames, unless the new key has a value of its own."
+    "Rename the keys of `values` by `table`, except where the new key has a value of its own."
     return {key if table.get(key) in values else table.get(key, key): value for key, value in values.items()}
 
 def current_callback(
     name:str, # of a class
 )->str:
-    "The present name of a callback class."
+    "Return the present name of a callback class."
     return aliases()['callbacks'].get(name, name)
 
 def current_state(
     name:str, # present name of a callback class
     state,    # from its `state_dict`, perhaps with old keys
 ):            # the same values under the present keys
-    "The state of a callback under the present names of its keys."
+    "Return the state of a callback under the present names of its keys."
     return _rename_state(state, aliases()['states'].get(name, {}), '')
 
 def _rename_state(state, table, prefix):
-    "`state` with the keys that `table` renames; `prefix` is the path to it, in the old keys."
+    "Rename the keys of `state` by `table`; `prefix` is the path to `state`, in the old keys."
     if not (table and isinstance(state, dict)): return state
     return {table.get(f'{prefix}{k}', k): _rename_state(v, table, f'{prefix}{k}.') for k,v in state.items()}
-
-def current_metric_name(
-    name:str, # of a metric, with or without a prefix + or -
-)->str:
-    "The present name of a metric in a configuration."
-    sign = name[:1] if name[:1] in '+-' else ''
-    return sign + aliases()['columns'].get(name.removeprefix(sign), name.removeprefix(sign))
 
 # %% ../nbs/005_aliases.ipynb #2fbe2023
 def match_name(
     name:str, # of a column, condition, feature or metric
     names,    # those that exist
-)->str:       # one of `names`, or `name` if none is meant
+)->str:       # one of `names`, or `name` itself if none matches
     "Find `name` among `names`, under its present or a former name."
     if name in names: return name
     tables = [aliases()[kind] for kind in ('columns', 'metadata', 'features')]
@@ -133,7 +125,7 @@ def match_name(
 # %% ../nbs/005_aliases.ipynb #d3c74117
 @functools.cache
 def _current_weight(name):
-    "The present name of a weight."
+    "Return the present name of a weight."
     name = f'.{name}.'
     for old, new in aliases()['weights'].items(): name = name.replace(f'.{old}.', f'.{new}.')
     return name[1:-1]
@@ -141,5 +133,5 @@ def _current_weight(name):
 def current_weights(
     weights:dict, # tensors or other values by the name of a weight
 )->dict:
-    "`weights` under their present names, in the same order."
+    "Return `weights` under their present names, in the same order."
     return {_current_weight(name): value for name, value in weights.items()}

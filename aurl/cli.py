@@ -108,7 +108,7 @@ def _report_end(run, run_dir, new_folders, say, debug):
 
 # %% ../nbs/995_cli.ipynb #3207bcf3
 def _resume_training_line(name, cfg, run, run_dir, code):
-    "How to resume a training, or None."
+    "How to resume a training run, or None."
     would_fail_again = error_name(run.error) in ('TrainingError', 'OutOfMemory')
     ended_early = code or run.n_stop_requests
     if not ended_early or would_fail_again or not hasattr(cfg, 'resume'): return None
@@ -218,13 +218,13 @@ def _make_command(name):
 _command_help = dict(
     song='Train a small model and generate new pieces in a few minutes, in one command.',
     prepare='Convert a folder of MIDI files to a token store.',
-    train='Train a model, or resume a training: resume=RUN.',
+    train='Train a model, or resume a run with resume=RUN.',
     generate='Generate new pieces with a trained model.',
     evaluate='Measure a model and its samples against real music.',
-    latent='Evaluate a trained latent: reconstruction, control, interpolation, a map.',
-    sweep='Find the best settings of a training: many short trainings, and a preset of the best.',
-    ablation='Measure the effect of each part of the model: variants of one size, several seeds, intervals.',
-    scaling='Measure how the loss falls with parameters and data: small trainings, a law, a larger one predicted.',
+    latent='Evaluate the latent of a trained model: reconstruction, control, interpolation, and a map.',
+    sweep='Find the best settings by many short trials, and save them as a preset.',
+    ablation='Measure the effect of each part of the model, with variants of one size and several seeds.',
+    scaling='Fit a scaling law to small training runs, and test its prediction for a larger one.',
     release='Measure a trained model on held-out works, and write it with a model card.',
 )
 for _name, _help in _command_help.items(): app.command(_name, help=_help)(_make_command(_name))

@@ -78,7 +78,7 @@ def parse_overrides(
 
 # %% ../nbs/010_config.ipynb #c95ce951
 class Config(BaseModel):
-    "Base class of configs: frozen, typed fields, listed by a subclass."
+    "Base class of configs, which are frozen; a subclass defines the typed fields."
     model_config = ConfigDict(
         extra='forbid', frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
@@ -399,7 +399,7 @@ def load_preset(
 
 # %% ../nbs/010_config.ipynb #55af7f12
 def _needs_quotes(cls, key, value):
-    "Is `value` a text for a key that takes text only, although it reads as something else in YAML?"
+    "Whether `key` accepts text only, and YAML would parse its `value` as another type."
     first, _, rest = key.partition('.')
     if rest and cls: return _needs_quotes(_group_class(cls, first), rest, value)
     if not cls or not _accepts_text_only(cls, first): return False

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AurlError', 'ConfigError', 'MidiError', 'CorpusError', 'CodecError', 'StoreError', 'ModelError', 'CheckpointError',
-           'TrainingError', 'OutOfMemory', 'MissingExtra', 'suggest', 'import_extra', 'atomic_path', 'try_lock',
-           'unlock', 'remove_stale_temps', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of', 'aurl_home',
-           'rng', 'seed_everything', 'shared_data']
+           'TrainingError', 'OutOfMemory', 'MissingExtra', 'suggest', 'plural', 'import_extra', 'atomic_path',
+           'try_lock', 'unlock', 'remove_stale_temps', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'sha256_of',
+           'aurl_home', 'rng', 'seed_everything', 'shared_data']
 
 # %% ../nbs/000_core.ipynb #04c4d870
 import contextlib, difflib, hashlib, itertools, json, os, random, re, secrets, shutil, stat, time
@@ -17,9 +17,9 @@ import numpy as np
 
 # %% ../nbs/000_core.ipynb #86411e6c
 class AurlError(Exception):
-    "An error with its problem, its file and its way out."
+    "Base class of the errors of aurl: the problem, the file concerned, and a way out."
     def __init__(self,
-        what:str,      # the problem, naming the value
+        what:str,      # the problem; it names the value
         path=None,     # the file or folder concerned
         way_out:str='' # what the user can do next
     ):
@@ -31,7 +31,7 @@ class AurlError(Exception):
         return prefix + self.what + (f' → {self.way_out}' if self.way_out else '')
 
 # %% ../nbs/000_core.ipynb #1d24c976
-class ConfigError(AurlError): "A key, value or preset that does not exist or does not fit."
+class ConfigError(AurlError): "An unknown key or preset, or an invalid value."
 class MidiError(AurlError): "Bytes that are not readable as MIDI."
 class CorpusError(AurlError): "A folder, archive or list without usable pieces."
 class CodecError(AurlError): "Ids outside the vocabulary, or the wrong codec."
@@ -52,6 +52,15 @@ def suggest(
     names = {str(n).lower():str(n) for n in itertools.islice(names, 5000)}
     near = difflib.get_close_matches(str(word).lower(), names, 1, cutoff)
     return f'; did you mean {names[near[0]]!r}?' if near else ''
+
+# %% ../nbs/000_core.ipynb #8f477219
+def plural(
+    n,         # how many
+    noun:str,  # of one, such as 'piece'
+    many:str='', # of several; '': `noun` with an s
+)->str:
+    "The number with its noun: '1 piece', '1,200 pieces'."
+    return f'{n:,} {noun if n == 1 else many or noun + "s"}'
 
 # %% ../nbs/000_core.ipynb #e5d74e13
 def import_extra(
@@ -79,7 +88,7 @@ def _sync_folder(folder):
 
 # %% ../nbs/000_core.ipynb #615b15b0
 def _make_temp(path, make):
-    "Return a new hidden path beside `path`, and `make` of it."
+    "Call `make` with a new hidden path beside `path`; return the path and the result."
     while True:
         tmp = path.with_name(f'.{path.name}.aurl-{secrets.token_hex(4)}.tmp')
         with contextlib.suppress(FileExistsError): return tmp, make(tmp)
@@ -90,7 +99,7 @@ def _create_folder(path): return path.mkdir(0o777)
 # %% ../nbs/000_core.ipynb #f8b6aba4
 @contextlib.contextmanager
 def atomic_path(
-    path, # where the file shall be
+    path, # of the finished file
 ):
     "Yield a temporary path to write to; it is renamed to `path` if the block succeeds and removed if it raises."
     path = Path(path)
@@ -174,7 +183,7 @@ def _make_locked_folder(path):
 
 @contextlib.contextmanager
 def atomic_dir(
-    path, # where the folder shall be; it must not exist yet
+    path, # of the finished folder; it must not exist yet
 ):
     "Yield a temporary folder to fill; it is renamed to `path` if the block succeeds and removed if it raises."
     path = Path(path)
@@ -237,7 +246,7 @@ def read_json(
 def sha256_of(
     source, # a path, or bytes
 )->str:
-    "Return the SHA-256 in hexadecimal, read in blocks."
+    "Return the SHA-256 checksum in hexadecimal; a file is read in blocks."
     if isinstance(source, (bytes, bytearray, memoryview)): return hashlib.sha256(source).hexdigest()
     with open(source, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -280,6 +289,6 @@ def _shared_data_roots():
 def shared_data(
     name:str='', # a folder in it, such as 'pop909'
 ):
-    "Folder of the developers' MIDI (`../shared/data` beside the checkout, or `AURL_SHARED_DATA`), or None (and print)."
+    "Return a folder of shared MIDI files (`../shared/data` or `AURL_SHARED_DATA`); print and return None without it."
     if found := next((r/name for r in _shared_data_roots() if (r/name).exists()), None): return found
     print(f'skipped: no shared data ({name or "any"}) beside this checkout')

@@ -19,8 +19,8 @@ from .core import ConfigError
 class KeyRule:
     "Keys, and the condition under which they have an effect."
     keys: tuple          # dotted names; a group stands for all of its keys
-    has_effect: Callable # called with the configuration: do these keys have an effect?
-    reason: str          # why not; `{c.ema.kind}` is filled in from the configuration
+    has_effect: Callable # called with the configuration: whether the keys have an effect
+    reason: str          # why they have none; `{c.ema.kind}` is filled in from the configuration
     way_out: str         # the suggested change
 
     def covers(self,
@@ -36,7 +36,7 @@ def key_rule(
     reason:str,          # why they have no effect
     way_out:str,         # the suggested change
 )->KeyRule:
-    "Build a rule in one line."
+    "Build a `KeyRule` for the keys in one string."
     return KeyRule(tuple(keys.split()), has_effect, reason, way_out)
 
 # %% ../nbs/015_dependencies.ipynb #e7d923c7
@@ -80,7 +80,7 @@ def default_of(
 
 # %% ../nbs/015_dependencies.ipynb #f7707624
 def _plain(value):
-    "Return a configuration as a dict, and a tuple as a list, to be compared."
+    "Convert a configuration to a dict and a tuple to a list, for comparison."
     if isinstance(value, Config): return value.to_dict()
     return list(value) if isinstance(value, tuple) else value
 
@@ -96,14 +96,14 @@ def changed_keys(
 def is_set(
     key:str, # dotted
 )->Callable:
-    "The condition that `key` has a value other than 0, false, None and empty."
+    "Return the condition that `key` has a value other than 0, false, None and empty."
     def condition(c): return bool(value_of(c, key))
     return condition
 
 def is_unset(
     key:str, # dotted
 )->Callable:
-    "The condition that `key` is 0, false, None or empty."
+    "Return the condition that `key` is 0, false, None or empty."
     def condition(c): return not value_of(c, key)
     return condition
 
@@ -112,7 +112,7 @@ def is_one_of(
     key:str, # dotted
     *values, # of the key
 )->Callable:
-    "The condition that `key` has one of `values`."
+    "Return the condition that `key` has one of `values`."
     def condition(c): return value_of(c, key) in values
     return condition
 
@@ -120,7 +120,7 @@ def is_none_of(
     key:str, # dotted
     *values, # of the key
 )->Callable:
-    "The condition that `key` has none of `values`."
+    "Return the condition that `key` has none of `values`."
     def condition(c): return value_of(c, key) not in values
     return condition
 
@@ -128,12 +128,14 @@ def is_none_of(
 def is_positive(
     key:str, # dotted
 )->Callable:
-    "The condition that `key` is above 0."
+    "Return the condition that `key` is above 0."
     def condition(c): return value_of(c, key) > 0
     return condition
 
-def never(c)->bool:
-    "The condition of keys that have no effect in any case."
+def never(
+    c, # a configuration
+)->bool:
+    "The condition of keys that have no effect in any case: always false."
     return False
 
 # %% ../nbs/015_dependencies.ipynb #0e39b4ce

@@ -50,9 +50,9 @@ def pick_device(
 # %% ../nbs/020_device.ipynb #e083e6e9
 @contextlib.contextmanager
 def mock_devices(
-    *kinds, # of cuda and mps: the devices that torch shall report
+    *kinds, # of cuda and mps: the devices that torch should report
 ):
-    "Make torch report these devices within the block; only for tests of choices, as they cannot compute."
+    "Make torch report these devices within the block, to test choices; the devices cannot compute."
     from unittest.mock import patch
     def has_cuda(*args): return 'cuda' in kinds
     def has_mps(*args): return 'mps' in kinds
@@ -134,7 +134,7 @@ def autocast(
     return torch.autocast(pick_device(device).type, dtype=low)
 
 # %% ../nbs/020_device.ipynb #55a802fa
-device_types_without_float64 = {'mps'}                  # types of device
+device_types_without_float64 = {'mps'}                  # values of `torch.device.type`
 
 def widest_float(
     device, # of tensors

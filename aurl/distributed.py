@@ -73,7 +73,7 @@ def _weighted_grads(params, weight):
 # %% ../nbs/030_distributed.ipynb #e5e9adff
 @torch.no_grad()
 def average_grads(
-    params, # parameters outside the wrapped model: a critic's, projections
+    params, # parameters outside the wrapped model, such as those of a critic
     weight:float=1., # of this rank's gradients; 0 if it had no relevant data
 ):
     "Replace each gradient by its weighted mean over all ranks; a missing gradient counts as 0."
@@ -125,5 +125,6 @@ def gather_model(
     out = cls(model.config)
     if getattr(model, 'programs', None): out.programs = model.programs
     out.load_state_dict(weights)
-    if hasattr(model, 'profile'): out.profile = model.profile
+    for name in ('profile', 'fingerprints'):
+        if hasattr(model, name): setattr(out, name, getattr(model, name))
     return out.to(next(model.parameters()).device).train(model.training)

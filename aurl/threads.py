@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 # %% ../nbs/022_threads.ipynb #2b63ba66
 @cache
 def _controller():
-    "The controller of the libraries that are loaded, among them that of numpy."
+    "Return the controller of the thread pools of all loaded libraries, including the BLAS of numpy."
     import numpy
     return ThreadpoolController()
 

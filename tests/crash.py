@@ -76,7 +76,7 @@ WAYS = {  # name: how the learner is made
     'vae_gan': dict(net=dict(mode='vae_gan'), cbs=_gan, loader=dict(full_pieces_only=True), length=128),
 }
 
-MORE = {  # what must be saved beside the model, in the middle of a step of four batches
+MORE = {  # state that is saved besides the model, in the middle of a step of four batches
     'accumulated, learned weights': dict(cbs=_accumulated),
     'accumulated, a teacher': dict(cbs=_taught, length=96),
 }
@@ -181,7 +181,7 @@ def sittings(folder):
 
 
 def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
-    "Kill trainings with SIGKILL at random times, `kills` times in all; return what is wrong, and figures."
+    "Kill trainings with SIGKILL at random times, `kills` times in all; return a list of errors, and figures."
     folder, wrong, lost, whole, draw = Path(folder), [], [], {}, rng(seed, 'kills')
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__)
@@ -201,12 +201,12 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
                 done += 1
             stopped = os.WIFSIGNALED(status)
             if gone:
-                usual = max(.1, .5 * usual + .4 * (time.monotonic() - start))  # it was over before: sooner next time
+                usual = max(.1, .5 * usual + .4 * (time.monotonic() - start))  # it ended first: kill sooner next time
             if not stopped and os.WEXITSTATUS(status):
                 wrong.append(f'chain {chain}: ended with {os.WEXITSTATUS(status)}')
         if stopped:
             pid = child(lambda: train_in(store, here, steps, every))
-            _, status = os.waitpid(pid, 0)  # the last one may finish
+            _, status = os.waitpid(pid, 0)  # the last process may finish
             if status: wrong.append(f'chain {chain}: ended with {status}')
         ended += 1
         reached, seen = 0, {}
@@ -217,7 +217,7 @@ def kill_at_random(store, folder, kills=200, steps=40, every=5, seed=0):
             reached = max(losses, default=began)
             seen |= losses
         if set(seen) != set(whole):
-            wrong.append(f'chain {chain}: steps {sorted(set(whole) - set(seen))[:5]} never came')
+            wrong.append(f'chain {chain}: steps {sorted(set(whole) - set(seen))[:5]} are not in the log')
         chain += 1
     return wrong, dict(
         kills=done,
@@ -254,7 +254,7 @@ class Events:
 
 
 def crash_at_every_event(store, folder, on=3):
-    "Kill a save before and after each of its file operations; return what is wrong, and figures."
+    "Kill a save before and after each of its file operations; return a list of errors, and figures."
     folder, wrong, steps, whole = Path(folder), [], 24, {}
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__, CheckpointCallback(folder / 'all', 5, keep=99, disk_timeout=60.))
@@ -263,7 +263,7 @@ def crash_at_every_event(store, folder, on=3):
     for s in (5, 10): save_checkpoint(before / f'step_{s:08d}', snaps[s], state=dict(step=s))
     def save(here, over):
         if over:
-            # a step that is there already is written again
+            # the checkpoint of an existing step is overwritten
             save_checkpoint(here / 'step_00000010', snaps[10], state=dict(step=10))
         else: save_checkpoint(here / 'step_00000015', snaps[15], state=dict(step=15))
         prune_checkpoints(here, 1)
@@ -292,13 +292,13 @@ def crash_at_every_event(store, folder, on=3):
                     wrong.append(f'{counted.seen[at]} {at} {after}: {ck}')
                     continue
                 if ck.snapshot().digest() != snaps[ck.step].digest():
-                    wrong.append(f'{counted.seen[at]} {at}: another state')
+                    wrong.append(f'{counted.seen[at]} {at}: the state differs')
                 if runs % 10 == 0:
                     got = {}
                     sit(later, steps, got.__setitem__, ResumeFrom(ck.snapshot()), last=ck.step + on)
                     if got != {s: whole[s] for s in got} or len(got) != on:
-                        wrong.append(f'{counted.seen[at]} {at}: other losses')
-                # and saving works again
+                        wrong.append(f'{counted.seen[at]} {at}: the losses differ')
+                # a later save succeeds
                 save(here, over)
                 if load_newest_checkpoint(here).step != (10 if over else 15):
                     wrong.append(f'{counted.seen[at]} {at}: the next save is not the newest')
@@ -324,7 +324,7 @@ def damage(path, kind, draw):
 
 
 def damage_at_random(store, folder, each=300, seed=0):
-    "Flip a bit, truncate, or zero a block of the newest checkpoint; return what is wrong, and figures."
+    "Flip a bit, truncate, or zero a block of the newest checkpoint; return a list of errors, and figures."
     folder, wrong, draw = Path(folder), [], rng(seed, 'damage')
     sit(learner(store), 10, lambda *_: None, CheckpointCallback(folder, 5, keep=9, disk_timeout=60.))
     for p in folder.glob('best_*'): shutil.rmtree(p)
@@ -343,14 +343,14 @@ def damage_at_random(store, folder, each=300, seed=0):
             f.write_bytes(was[f.name])
             found += 1
         figures[kind] = found
-    if load_newest_checkpoint(folder).step != 10: wrong.append('the whole one is not taken any more')
+    if load_newest_checkpoint(folder).step != 10: wrong.append('the undamaged checkpoint is not loaded any more')
     return wrong, figures
 
 
 # --------------------------------------------------------------------------- a full disk
 
 def full_disk(store, folder, limit=4096, steps=24, every=4, full=(9, 17)):
-    "Limit the file size of the process to `limit` bytes for some steps, as on a full disk; return what is wrong."
+    "Limit the file size of the process to `limit` bytes for some steps, as on a full disk; return a list of errors."
     folder, wrong, whole, got = Path(folder), [], {}, {}
     folder.mkdir(parents=True)
     sit(learner(store), steps, whole.__setitem__)

@@ -17,9 +17,9 @@ _setup_privateuseone_for_python_backend('elsewhere')
 torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
 no_float64 = os.environ.get('ELSEWHERE_FLOAT64') == '0'
 AWAY, CPU, aten = torch.device('elsewhere', 0), torch.device('cpu'), torch.ops.aten
-# what takes tensors from one device to another
+# operations that move tensors between devices
 moves = {aten._to_copy.default, aten.copy_.default}
-# as on a card: numbers of places may come from the CPU
+# as on a GPU, index tensors may be on the CPU
 may_mix = moves | {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 asks = {
     aten._local_scalar_dense.default,
@@ -28,7 +28,7 @@ asks = {
     aten.equal.default,
     aten._unique2.default,
 }
-# where in aurl the program waited for the device
+# places in aurl that synchronized with the device
 waits = collections.Counter()
 
 class Away(torch.Tensor):
@@ -78,7 +78,7 @@ def _run(func, args, kwargs):
             f'{func}: expected all tensors on one device, and {[tuple(t.shape) for t in strangers]} are on the CPU'
         )
     if away and (func in asks or func in may_mix - moves and any(t.dtype == torch.bool for t in tensors[1:])):
-        _waited()  # how many places are True?
+        _waited()  # the number of True values is needed
     if (
         func is aten.cumsum.default
         and away
@@ -90,7 +90,7 @@ def _run(func, args, kwargs):
     kwargs = {k:CPU if k == 'device' and v is not None else v for k,v in kwargs.items() if k != 'pin_memory'}
     out = func(*tree_map_only(Away, here, args), **tree_map_only(Away, here, kwargs))
     if func in moves and isinstance(args[func is aten.copy_.default], Away) and not there:
-        _waited()  # fetched
+        _waited()  # a value is copied to the CPU
     if there and no_float64 and any(t.dtype == torch.float64 for t in tree_iter(out) if isinstance(t, torch.Tensor)):
         raise TypeError(f'{func}: this device has no float64')
     known = {id(t.here):t for t in away}
@@ -100,7 +100,7 @@ library = torch.library.Library('_', 'IMPL')
 library.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), 'PrivateUse1')
 
 def _in_low_precision(name):
-    "The operation `name` under autocast: float32 becomes what autocast computes in, as on a GPU."
+    "Register the operation `name` under autocast: float32 inputs are cast to the dtype of autocast, as on a GPU."
     op = getattr(aten, name).default
     def run(*args):
         low = torch.get_autocast_dtype(AWAY.type)
@@ -116,7 +116,7 @@ passes = torch.library.Library('_', 'IMPL')
 passes.fallback(torch.library.fallthrough_kernel, 'AutocastPrivateUse1')
 # tensors written in Python cannot be inference tensors
 torch.inference_mode = torch.no_grad
-# a parameter that is moved stays the same object, as on a card
+# a parameter that is moved stays the same object, as on a GPU
 torch.__future__.set_swap_module_params_on_conversion(True)
 class Generator(torch.Generator):
     def __new__(cls, device='cpu'):
@@ -132,7 +132,7 @@ def _by_way_of_here(make):
 for name in ('tensor', 'as_tensor', 'asarray'): setattr(torch, name, _by_way_of_here(getattr(torch, name)))
 
 
-# what is trained: a little of everything that a configuration can ask for
+# trainings that together use most options of a configuration
 
 cases = dict(
     fp16=dict(
@@ -205,7 +205,7 @@ def train(case, device, steps, folder):
     waits.clear()
     learn = build_learner(cfg, store, train, held, run=run)
     learn.add_cb(Book())
-    # so short a training would log every step; in a long one, which this stands for, the lines are ten steps apart
+    # a training this short would log every step; here, as in a long one, the lines are ten steps apart
     every_ten = property(lambda log: log.step == 1 or log.step % log.every == 0)
     with patch.object(RunLog, 'due', every_ten): train_run(learn, run, cfg)
     assert next(learn.model.parameters()).device.type == device

@@ -33,7 +33,7 @@ def exported():
 
 
 def named():
-    "What the page has in backticks, apart from commands."
+    "The texts in backticks on the page, apart from commands."
     return [name for name in re.findall(r'`([^`]+)`', TEXT) if name not in OTHER and not name.startswith('aurl train ')]
 
 

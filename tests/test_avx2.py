@@ -1,4 +1,4 @@
-"""The numerical notebooks pass with AVX2 and without bfloat16, also on processors that have more.
+"""The numerical notebooks pass with AVX2 and without bfloat16, also on processors with newer instructions.
 
 Most laptops have such processors. On one of them the ordinary run tests this already, and these tests are skipped."""
 import os, subprocess, sys
@@ -7,9 +7,9 @@ import pytest
 import torch
 from common import root
 
-# what torch's own kernels use, and its library of products
+# instruction sets of torch's own kernels and of its library of matrix products
 AVX2 = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')
-# short ones that compare numbers
+# short notebooks that compare numbers
 NOTEBOOKS = [
     '020_device',
     '600_models.attention',
@@ -28,7 +28,7 @@ NOTEBOOKS = [
 more = torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'AMX'))
 ordinary = pytest.mark.skipif(
     not more,
-    reason=f'this processor computes with {torch.backends.cpu.get_cpu_capability()}: the ordinary run has proved it',
+    reason=f'this processor computes with {torch.backends.cpu.get_cpu_capability()}: the ordinary run has tested it',
 )
 
 
@@ -42,7 +42,7 @@ def asked(code, **env):
 
 
 x86 = pytest.mark.skipif(
-    'AVX' not in torch.backends.cpu.get_cpu_capability() and not more, reason='not a processor of x86 with AVX2'
+    'AVX' not in torch.backends.cpu.get_cpu_capability() and not more, reason='not an x86 processor with AVX2'
 )
 
 

@@ -54,7 +54,7 @@ def here(midi, tmp_path_factory):
 def prepare(*args, data='music'): return ['prepare', f'data={data}', 'dest=store', 'workers=0', *args]
 
 
-slips = [  # what is asked, the exit code, what the line must name
+slips = [  # arguments of the command, exit code, text that the line must contain
     *[(prepare(f'table={name}.csv'), 1, says) for name, says in {
         'empty': 'empty.csv: the table is empty →', 'words': "words.csv: no column names the files", 'nofile': "call one column 'file'", 'header': 'header.csv: the table has no rows →', 'typo': "typo.csv: column 'composr' is unknown → did you mean 'composer'?",
         'twice': "twice.csv: 2 columns are called 'title' →", 'cells': 'cells.csv: line 2 has 3 cells, the first line 2 →', 'rows': "rows.csv: line 3: 'piece0' is already in line 2 →", 'nobody': "nobody.csv: line 2: no piece is called 'peice0.mid'; did you mean 'piece0.mid'?",

@@ -1,5 +1,5 @@
-"""Bad input, signals and a full disk, through the real command line: one line of error or a clean end, and nothing is
-lost."""
+"""Bad input, signals and a full disk end a command with one line of error or cleanly, and lose nothing; all tests use
+the real command line."""
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -95,11 +95,11 @@ def progress(out):
 def until(process, condition, seconds=120):
     end = time.monotonic() + seconds
     while process.poll() is None and not condition():
-        assert time.monotonic() < end, 'it never came'
+        assert time.monotonic() < end, 'the condition was not met in time'
         time.sleep(.02)
 
 
-slips = [  # what is asked, the exit code, what the line must name
+slips = [  # arguments of the command, exit code, text that the line must contain
     (['song', 'data=empty'], 1, 'empty: no music in this folder; it is empty →'),
     (['song', 'data=words'], 1, 'words: no music in this folder; it holds 1 .txt →'),
     (['song', 'data=nowhere'], 1, 'nowhere: no such folder or file →'),
@@ -132,7 +132,7 @@ slips = [  # what is asked, the exit code, what the line must name
     (['generate', 'model=model-hollow'], 1, 'the weights are missing'),
     (['generate', 'model=model', 'prompt=nowhere.mid'], 1, 'nowhere.mid: no such file →'),
     (['generate', 'model=model', 'prompt=mixed/bad.mid'], 1, 'mixed/bad.mid: not a MIDI file →'),
-    (['generate', 'model=model', 'prompt=music'], 1, 'music: a folder, not a MIDI file →'),
+    (['generate', 'model=model', 'prompt=music'], 1, 'music: a folder, not a music file →'),
     (['evaluate', 'model=model'], 2, 'no data to evaluate on'),
     (['evaluate', 'model=model', 'data=empty'], 1, 'empty: no music'),
     (['song', 'data=music', 'out=words/song.txt'], 1, 'words/song.txt: no run can be kept there'),
@@ -161,7 +161,7 @@ def test_slips_are_one_line_and_leave_nothing(here):
 
 
 def test_music_that_is_none(here):
-    "Files that turn out not to be music when they are read: an error, and no run directory remains."
+    "Files that turn out not to be music when they are read raise an error, and no run directory remains."
     code, out, err = finish(start(here, 'prepare', 'data=lies', 'dest=lies-store', 'workers=0', 'out=lies-runs'))
     assert code == 1 and len(err) == 1 and 'none of 2 pieces can be used: 2 × not a MIDI file' in err[0]
     assert not (here / 'lies-runs').exists() and not (here / 'lies-store').exists()
@@ -249,6 +249,6 @@ def test_a_full_disk(here, small_disk):
     run = next((small_disk / 'runs').iterdir())
     assert f'partial results: {run}' in out and not list(run.rglob('*.tmp'))   # and how to resume, after a checkpoint
     from aurl.models.vae_gan import MusicTransformerVAEGAN
-    assert MusicTransformerVAEGAN.from_pretrained(run)  # the best model that still went in
+    assert MusicTransformerVAEGAN.from_pretrained(run)  # the best model that fitted on the disk
     code, out, err = finish(start(here, 'song', 'data=music', *short, f'out={small_disk}/runs'))
     assert code == 1 and len(err) == 1 and 'the disk is full: 0 MB free' in err[0]

@@ -1,4 +1,4 @@
-"""The command line in a separate process, with real signals and a real terminal: mistakes are one line, and Ctrl-C
+"""The command line in a separate process, with real signals and a real terminal: mistakes print one line, and Ctrl-C
 loses nothing."""
 import json, os, re, signal, subprocess, sys, textwrap, time
 from pathlib import Path
@@ -98,7 +98,7 @@ def aurl(here, *args):
 def until(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, 'it never came'
+        assert time.monotonic() < end, 'the condition was not met in time'
         time.sleep(.05)
 
 

@@ -7,11 +7,11 @@ from common import root
 CLOCK = re.compile(r'\b(perf_counter|process_time|thread_time|monotonic|getrusage|timeit|time\.time)(_ns)?\b')
 CLOCK_IN_TEXT = re.compile(CLOCK.pattern + r'\(')  # of a script
 CLAIMS = re.compile(r'(test_|assert_|is_close|isclose|allclose)')
-# (file, function): why its assertions may ask a clock, or why what it returns is no time
+# (file, function): why its assertions may read a clock, or why its return value is not a time
 ALLOWED = {
     ('tests/test_bad_input.py', 'until'): 'a limit of minutes against hanging',
     ('tests/test_cli.py', 'until'): 'a limit of a minute against hanging',
-    ('tests/test_cli.py', 'song'): 'the clock says which checkpoint to wait for; the exit status is asserted',
+    ('tests/test_cli.py', 'song'): 'the clock determines which checkpoint to wait for; the exit status is asserted',
     (
         'nbs/520_data.store.ipynb',
         'run',
@@ -141,7 +141,7 @@ def test_no_time_is_asserted(path):
     found = [what for inside, what in claims(source(path), allowed) if inside not in allowed]
     assert (
         not found
-    ), f'{found}: print it, count work instead of seconds, or ask it in nbs/benchmarks as a ratio of one run'
+    ), f'{found}: print it, count work instead of seconds, or assert it in nbs/benchmarks as a ratio within one run'
 
 
 @pytest.mark.parametrize('code', [

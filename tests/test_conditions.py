@@ -81,7 +81,7 @@ def test_from_the_table_to_the_music(store, tmp_path):
     run, = tmp_path.glob('*train*')
     net = MusicTransformerVAEGAN.from_pretrained(run)
     assert net.config.conditions['composer'].words == ('', 'High', 'Low')
-    # without its label a piece is either, with equal probability
+    # without a label a piece is low or high, with equal probability
     for who, low in (('Low', True), ('High', False)):
         means = [
             mean_pitch(x)

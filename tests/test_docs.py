@@ -35,7 +35,7 @@ def _wav(seconds=.25, rate=8000):
     return base64.b64encode(f.getvalue()).decode()
 
 def _fixture(path):
-    "A notebook with one of everything that a page has to show."
+    "A notebook with every kind of content that a page can show."
     import nbformat.v4 as v
     fig = dict(
         data=[dict(type='bar', x=['C', 'E', 'G'], y=[1, 3, 2], name='notes')],
@@ -210,7 +210,7 @@ def test_old_addresses_lead_to_the_new_ones(site):
         address = '../'*old.count('/') + f'{new}.html'                         # relative to the old page
         assert f'url={address}' in _page(site, f'{old}.html')
 
-# ---------------------------------------------------------------- a browser looks
+# ---------------------------------------------------------------- in a browser
 
 _chromium = next(
     (

@@ -121,7 +121,7 @@ CHECKPOINT |= {
     'files without a list': lambda d: edit(d, files=['model.safetensors']),
 }
 
-YAML = {  # of a run that shall be resumed
+YAML = {  # configurations of a run to be resumed
     'python/object/apply': f"!!python/object/apply:os.system ['{command}']", 'python/object/new': f"a: !!python/object/new:os.system ['{command}']",
     'python/module': '!!python/module:this', 'python/name': 'seed: !!python/name:os.system', 'a tag of somebody': 'data: !Bomb {a: 1}', 'deep lists': '[' * 5_000, '300 kB': 'a: ' + 'x' * 300_000, 'a pickle': pickled,
     'a thousand million laughs': 'a0: &a0 [lol,lol,lol,lol,lol,lol,lol,lol,lol]\n' + '\n'.join(f'a{i}: &a{i} [{",".join([f"*a{i-1}"] * 9)}]' for i in range(1, 10)) + '\ndata: *a9',
@@ -142,7 +142,7 @@ def good(tmp_path_factory):
     return d
 
 
-CALLS = 300_000  # of functions; the longest refusal needs a quarter of them, on every processor
+CALLS = 300_000  # function calls that a refusal may make; the longest one makes a quarter of them, on every processor
 
 
 def refused(f):

@@ -150,7 +150,7 @@ def test_every_key_has_its_place():
         new := keys_of_training() - placed
     ), f'{sorted(new)}: what do these change? Give them a line in tests/test_keys.py'
     extra = {'losses.decorrelation', 'losses.orthogonality'}
-    assert not (gone := placed - keys_of_training() - extra), f'{sorted(gone)} are keys no more'
+    assert not (gone := placed - keys_of_training() - extra), f'{sorted(gone)} are no longer keys'
     assert not set(TRAIN) & set(OUTSIDE)
     for key,where in OUTSIDE.items():
         files = [*root.glob(f'nbs/{where}.ipynb'), *root.glob(f'tests/{where}.py')]
@@ -425,7 +425,7 @@ def test_alone_it_acts_or_is_refused(world, mode):
                 now = None if '→' in str(e) else silent.append(f'{key}: {e}')  # the music does not allow it
             if now == plain_mode: idle.append(key)
     assert not idle, f'accepted in mode={mode}, and nothing that is built is different: {idle}'
-    assert not silent, f'refused in mode={mode} without a word about it: {silent}'
+    assert not silent, f'refused in mode={mode} but the message does not name the key: {silent}'
 
 
 def test_with_what_it_needs_it_acts(world):
@@ -546,7 +546,7 @@ def test_a_sweep_refuses_what_its_training_refuses(world):
         if key in ('stages', 'valid'): continue
         try: cfg, said = asked(world, {key: value})
         except ConfigError:
-            continue  # it needs another beside it to be a value at all
+            continue  # the value is valid only together with another key
         alone = refusal(lambda: check_keys(cfg, said))
         words = in_sweep(world, key, value)
         assert bool(words) == bool(alone) and (not words or words.startswith(f'train.{key}')), (key, alone, words)
@@ -715,7 +715,7 @@ def test_keys_of_prepare(tmp_path):
     )
 
 
-# ---- playing
+# ---- generating
 piece, two = dict(prompt='PIECE'), dict(like='PIECE')
 GENERATE = {
     'pieces': (1, {}),
@@ -825,7 +825,7 @@ def test_keys_of_generate(players, kind):
             or seen[json.dumps(cfg.to_dict())]
         )
     for key,(value,more) in GENERATE.items():
-        # what these do depends on the music
+        # the effect of these keys depends on the music
         for beside in (
             (more,) if key in ('min_tokens', 'write.merge_rests', 'write.legato') else ({}, more) if more else ({},)
         ):
@@ -908,7 +908,7 @@ def test_every_key_is_a_parameter_of_its_notebook(name):
     assert not (gone := [k for k in given if names[k] is not given[k]]), f'an import replaces {gone}'
 
 
-# ---- a song and an evaluation: the code of their notebooks, which must hand on every key
+# ---- a song and an evaluation: the code of their notebooks, which must pass on every key
 def executed(name, cfg, **stubs):
     "Execute the code of a run notebook with a configuration; `stubs` replace what it imports."
     names, code = dict(cfg.to_dict(), run_dir=None), code_of(name)

@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_refused_with_ways_that_do(store, tmp_path, megabyt
             ],
         )
         if there.fit_batch: there = fit.halve_batch(there, fit.halvings_to_fit(there, build_model_config, room))
-        fit.check_memory(there, build_model_config, available=room)                     # it is not refused
+        fit.check_memory(there, build_model_config, available=room)                     # the training is not refused
     assert fit.check_memory(asked, build_model_config, available=AvailableMemory(64 << 30, 64 << 30, 'much'))[
         0
     ].startswith('2.94M parameters')
@@ -132,7 +132,7 @@ from aurl.train import batch_fit as fit
 from aurl.train.budget import Budget
 from aurl.memory import AvailableMemory
 told = json.loads(sys.argv[1])
-for m in (training, fit): m.memory_room = lambda device: AvailableMemory(1 << 40, 1 << 40, 'much')      # the estimate suspects nothing
+for m in (training, fit): m.memory_room = lambda device: AvailableMemory(1 << 40, 1 << 40, 'much')  # enough
 run, cfg, last = open_run('train', make_config(TrainConfig, overrides=told['config']))
 store = open_store(cfg.data, 0, run, cfg.loader)
 sides = train_valid_split(store, cfg.valid, cfg.seed, cfg.split)
@@ -213,7 +213,7 @@ def check(name, store, tmp_path, **more):
 def variants(*sizes): return {f'v{n}': dict(model_overrides=dict(d_model=n, n_layers=2, n_heads=1)) for n in sizes}
 
 
-LARGE = dict(  # of each command a request whose largest training needs more than a GiB
+LARGE = dict(  # for each command, a request whose largest training needs more than a GiB
     song=dict(start='none', batch_size=512),
     train=dict(stages=[dict(name='a', batch_size=4), dict(name='b', batch_size=512)]),
     sweep=dict(train=dict(batch_size=64), space=dict(batch_size=[4, 512])),
@@ -245,7 +245,7 @@ def test_a_sweep_is_as_large_as_its_largest_combination(store, tmp_path, monkeyp
     with pytest.raises(ConfigError, match='this training needs'): check('sweep', store, tmp_path, **asked)
     told_room(monkeypatch, both)
     assert check('sweep', store, tmp_path, **asked)
-    with pytest.raises(ConfigError, match='workers=3: so many trainings at once') as said:
+    with pytest.raises(ConfigError, match='workers=3: so many training runs at once') as said:
         check('sweep', store, tmp_path, **asked, workers=3)
     assert 'say workers=1' in str(said.value)
     told_room(monkeypatch, 3*both)

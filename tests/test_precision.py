@@ -55,7 +55,7 @@ def test_killed_and_resumed_bit_for_bit(store, tmp_path, monkeypatch, float16, a
     ]
     assert story(again) == story(whole) and len(story(whole)) == 48
     scales, skipped = [s[2] for s in story(whole)], story(whole)[-1][3]
-    assert skipped > 0 and any(b > a for a, b in zip(scales, scales[1:])), scales     # it was lowered, and raised again
+    assert skipped > 0 and any(b > a for a, b in zip(scales, scales[1:])), scales  # lowered, then raised again
     assert (
         read_json(whole.path / 'status.json')['status'] == 'finished'
         and 'failed' not in (whole.path / 'training.log').read_text()

@@ -32,7 +32,7 @@ def test_loaded_by_name(name):
 
 @pytest.mark.parametrize('name', names)
 def test_card_has_what_a_licence_asks_for(name):
-    "The model card has attribution, licence, results better than n-grams, and no sign of copied pieces."
+    "The model card has attribution, license, results better than n-grams, and no sign of copied pieces."
     notes = read_json(pretrained_folder(name) / 'config.json')['notes']
     card = (pretrained_folder(name) / 'README.md').read_text(encoding='utf-8')
     for line in notes['attribution']: assert line in card

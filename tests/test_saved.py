@@ -78,10 +78,10 @@ def test_model(saved, expected, kind):
 
 @pytest.mark.parametrize('kind', kinds)
 def test_resume(saved, kind, monkeypatch):
-    """A training that stopped at step 3 resumes and ends near the weights of then.
+    """A training that stopped at step 3 resumes and ends near the weights that this revision reached.
 
-    Not equal: since that revision Muon orthogonalizes in float32 where the processor has no bfloat16. The distance to the weights of then is
-    compared with the way that the weights went from step 3 to step 6."""
+    They are not equal, because Muon now orthogonalizes in float32 where the processor has no bfloat16. Their distance
+    is compared with the change of the weights from step 3 to step 6."""
     monkeypatch.setenv('AURL_HOME', str(saved / 'home'))
     run, cfg, last = open_run('train', make_config(TrainConfig, overrides=dict(resume=str(saved / kind))))
     assert last.step == 3 and cfg.steps == 6

@@ -263,7 +263,7 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
     run = killed(asked, 7, monkeypatch)
     n = len(list(folder.iterdir()))
     shutil.copy(folder / '3.mid', folder / 'later.mid')
-    open_store(str(folder), 0)                                           # another command has met the new piece
+    open_store(str(folder), 0)                                           # another command has read the new piece
     again, learn, best = train(asked)
     assert again.path == run.path and len(learn.dls.train.pieces) + len(learn.dls.valid.pieces) == n
     assert 'later.mid' in new_piece_lines(learn.dls.train.store)[0]
@@ -277,7 +277,7 @@ def test_a_folder_that_grows_moves_or_changes(store, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match='1 missing: 0.mid.*data=STORE|1 new: later.mid; 1 missing: 0.mid'):
         train(make_config(TrainConfig, overrides=dict(resume=str(run.path), steps=16)))
     open_store(str(store.path), 0)
-    # a store that has the music of then
+    # a store with the music that the run began with
     assert (
         train(make_config(TrainConfig, overrides=dict(resume=str(run.path), steps=16, data=str(store.path))))[0].path
         == run.path
@@ -301,7 +301,7 @@ def test_a_latent_model_learns_from_all_of_it(store, tmp_path):
     old = make_config(TrainConfig, overrides=dict(resume=str(run.path)))
     told = (run.path / 'config.yaml').read_text()
     (run.path / 'config.yaml').write_text('\n'.join(l for l in told.splitlines() if not l.startswith('latent_windows')))
-    # a run that was begun when there was no other way
+    # a run of a version without this option
     assert saved_config(Experiment.open(run.path)).latent_windows == 'whole'
 
 

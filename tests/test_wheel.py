@@ -13,7 +13,7 @@ from common import copy_tree, modules, root
 packaging = pytest.importorskip('packaging.requirements')
 
 door = '''
-"Only the packages that aurl asks for may come in from the environment that runs the tests."
+"Only the packages that aurl requires can be imported from the environment that runs the tests."
 import importlib.abc, sys
 class Door(importlib.abc.MetaPathFinder):
     closed = set({closed!r})
@@ -129,8 +129,8 @@ def test_what_is_inside(wheel):
     want |= {f'aurl/{p.relative_to(root / "aurl")}' for p in (root / 'aurl' / 'presets').rglob('*.yaml')}
     assert not want - names
     assert any(n.endswith('LICENSE') for n in names)
-    assert not [n for n in names if not n.startswith(('aurl/', 'aurl-'))], 'something beside aurl would be installed'
-    assert not [n for n in names if n.endswith(('.mid', '.midi'))], 'no music travels in the wheel'
+    assert not [n for n in names if not n.startswith(('aurl/', 'aurl-'))], 'something besides aurl would be installed'
+    assert not [n for n in names if n.endswith(('.mid', '.midi'))], 'the wheel contains MIDI files'
 
 
 def test_what_it_asks_for(wheel):

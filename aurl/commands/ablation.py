@@ -171,7 +171,7 @@ def _with_size(train_cfg, size):
 def variant_configs(
     cfg:AblationConfig # of `aurl ablation`
 )->dict:               # a `TrainConfig` for each name, all with the same number of parameters
-    "The trainings that are compared."
+    "Configurations of the training runs that are compared."
     _check_names(cfg)
     requested = {name: _requested_config(cfg, name, settings) for name, settings in cfg.variants.items()}
     requested = _drop_unused_options(requested, cfg.variants)
@@ -225,7 +225,7 @@ def train_variant(
         learn = build_learner(cfg, store, *sides, run=run)
         run.log_text(parameter_summary(learn))
         train_run(learn, run, cfg)
-        if learn.stopped: raise KeyboardInterrupt  # an interrupted training cannot be compared
+        if learn.stopped: raise KeyboardInterrupt  # an interrupted training run cannot be compared
         model = learn.model.eval()
         results = _measure_variant(model, cfg, ablation_cfg, store, sides)
         results |= dict(parameters=_generator_parameters(model.config), seconds=run.elapsed)
@@ -287,7 +287,7 @@ class AblationResults:
     def __init__(self,
         root,  # folder of variants
         names, # of the variants
-        seeds, # of the trainings
+        seeds, # of the training runs
     ):
         self.names, self.seeds = list(names), list(seeds)
         self.results = {n:_read_results(root, n, seeds) for n in names}
@@ -310,7 +310,7 @@ class AblationResults:
     def floor(self,
         metric:str, # one of `histogram_bins`
     )->float:
-        "The distance of other real pieces, averaged over all trainings."
+        "The distance of other real pieces, averaged over all training runs."
         return float(np.mean([r['floor'][metric] for n in self.names for r in self.results[n]]))
 
 # %% ../../nbs/986_commands.ablation.ipynb #3918e0d0

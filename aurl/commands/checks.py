@@ -54,7 +54,7 @@ def _check_data(data, two=False):
         for source in data.values(): _check_data(source, two and len(data) == 1)
         return
     if is_corpus_name(data):
-        find_corpus(data)    # its licence may forbid training
+        find_corpus(data)    # its license may forbid training
         return
     path = Path(data).expanduser()
     n = len(TokenStore(path)) if (path/'manifest.json').exists() else _count_pieces(path)
@@ -81,7 +81,7 @@ def _is_prepared(data):
     return all((Path(s).expanduser()/'manifest.json').exists() for s in sources)
 
 def _balancing_columns(cfg):
-    "The columns by which the stages of a training balance their windows."
+    "The columns by which the stages of a training run balance their windows."
     loaders = [s.cfg.loader for s in parse_stages(cfg)] or [cfg.loader]
     return {c.balance_by for c in loaders if c.balance_by}
 
@@ -143,7 +143,7 @@ def _halvings(cfg, extra_bytes):
     return halvings_to_fit(cfg, build_model_config, available_memory(cfg.device), extra_bytes) or 0
 
 def _process_bytes(cfg):
-    "The main memory that the process of a training needs in addition, if it trains there."
+    "The main memory that the process of a training run needs in addition, if it trains there."
     return process_bytes if pick_device(cfg.device).type == 'cpu' else 0
 
 def _check_memory(cfg, alone=True):
@@ -155,14 +155,14 @@ def _check_memory(cfg, alone=True):
     return check_memory(halve_batch(cfg, _halvings(cfg, extra_bytes)), build_model_config, extra_bytes)
 
 def _check_no_clock(cfg):
-    "Raise an error for times in a training that must take the same steps each time."
+    "Raise an error for times in a training run that must take the same steps each time."
     if cfg.reproducible == 'seeded': return
     each_time = f'but reproducible={cfg.reproducible} needs the same steps each time'
     if valid_interval(cfg.valid_every)[1]:
         raise ConfigError(f'valid_every={cfg.valid_every} depends on the clock, {each_time}',
                           way_out='say valid_every=100, or any other number of steps')
     if cfg.minutes:
-        raise ConfigError(f'minutes={cfg.minutes:g} ends a training by the clock, {each_time}',
+        raise ConfigError(f'minutes={cfg.minutes:g} ends a training run by the clock, {each_time}',
                           way_out='say steps=2000, or any other number of steps')
 
 # %% ../../nbs/979_commands.checks.ipynb #af29e0ea
@@ -173,7 +173,7 @@ def _check_fit_batch(cfg):
                           way_out='say batch_size and accumulate such that they fit')
 
 def _check_stage_configs(cfg, resumed, alone):
-    "Check each stage of a training; return lines about the memory of a new one."
+    "Check each stage of a training run; return lines about the memory of a new one."
     _check_fit_batch(cfg)
     lines, stages = [], [s.cfg for s in parse_stages(cfg)] or [cfg]
     for c in stages:
@@ -190,26 +190,26 @@ def _check_stage_configs(cfg, resumed, alone):
 def _training_bytes(cfg): return training_memory(cfg, build_model_config(cfg)).total
 
 def _check_parallel(cfg, n):
-    "Raise an error if `n` trainings like this do not fit into memory at the same time."
+    "Raise an error if `n` training runs like this do not fit into memory at the same time."
     each, available = _training_bytes(cfg) + _process_bytes(cfg), available_memory(cfg.device)
     if fits_in_memory(n*each, available): return
     most = max(k for k in range(1, n) if k == 1 or fits_in_memory(k*each, available))
-    raise ConfigError(f'workers={n}: so many trainings at once need {format_bytes(n*each)}, but {available}',
+    raise ConfigError(f'workers={n}: so many training runs at once need {format_bytes(n*each)}, but {available}',
                       way_out=f'say workers={most}')
 
 def study_memory(
     trainings,      # a `TrainConfig` for each
-    parallel:int=1, # number of trainings at the same time
+    parallel:int=1, # number of training runs at the same time
 )->list:            # lines to print
-    "Check the memory of the largest of several trainings, before the first begins."
+    "Check the memory of the largest of several training runs, before the first begins."
     largest = max(trainings, key=_training_bytes)
     first, *rest = _check_memory(largest, alone=False)
     if parallel > 1: _check_parallel(largest, parallel)
-    return [f'the largest of the trainings: {first}', *rest]
+    return [f'the largest of the training runs: {first}', *rest]
 
 # %% ../../nbs/979_commands.checks.ipynb #7810d614
 def _first_stage(cfg):
-    "The configuration of the first stage of a training, whose model is new."
+    "The configuration of the first stage of a training run, whose model is new."
     stages = parse_stages(cfg) if isinstance(cfg, TrainConfig) else []
     return stages[0].cfg if stages else cfg
 
@@ -283,7 +283,7 @@ def _damaged_checkpoint_lines(run):
 # %% ../../nbs/979_commands.checks.ipynb #711d5ba8
 def check_request(
     cfg:Config,      # of a command
-    alone:bool=True, # False: one of several trainings, which cannot halve their batches
+    alone:bool=True, # False: one of several training runs, which cannot halve their batches
 )->list:             # messages to print
     "Raise an error for a configuration that would fail during the run."
     lines, resume_path, trains = [], run_to_resume(cfg), isinstance(cfg, (SongConfig, TrainConfig))
@@ -301,13 +301,13 @@ def check_request(
 # %% ../../nbs/979_commands.checks.ipynb #f44cc6ef
 def check_shared_keys(
     cfg:TrainConfig, # the shared configuration
-    trainings:list,  # a `TrainConfig` for each training
+    trainings:list,  # a `TrainConfig` for each training run
     keys,            # dotted keys of `cfg` given by the user
     prefix='',       # of the keys in messages, such as 'train.'
-    unit='stage',    # name of one training in messages
+    unit='stage',    # name of one training run in messages
     rules=TRAIN_RULES,  # for the keys
 ):
-    "Raise an error for keys that have no effect in any of several trainings."
+    "Raise an error for keys that have no effect in any of several training runs."
     inputs = [training_rule_input(c, build_model_config(c)) for c in trainings]
     reject_unused_keys(rules, inputs, keys, prefix, cfg)
     for k in keys:
@@ -342,7 +342,7 @@ def _check_stages(cfg, keys):
 
 # %% ../../nbs/979_commands.checks.ipynb #ddf283d4
 def _check_training_keys(cfg, keys):
-    "Check the keys of a training; of a resumed run, only those that change its configuration."
+    "Check the keys of a training run; of a resumed run, only those that change its configuration."
     if (path := run_to_resume(cfg)) is not None:
         run = open_training_run(path, type(cfg))
         saved = saved_config(run)

@@ -54,7 +54,7 @@ def _single_run(command, config_cls):
                    resolve=resolve_config)
 
 def _study(command, config_cls, check, check_keys=no_keys_to_check, resumable_folder=None):
-    "A command that evaluates or runs trainings."
+    "A command that evaluates models, or trains several."
     return Command(config_cls, f'{command}.ipynb', partial(new_run_dir, command), check, check_keys, resumable_folder)
 
 # %% ../../nbs/989_commands.command.ipynb #32a16426

@@ -62,7 +62,7 @@ class SongConfig(Config):
         description='interval between validations: steps (100) or time (30s, 2m); auto: twelve validations in all')
     valid_pieces: int = Field(0, ge=0, description='held-out pieces used for validation during the training; '
         '0: as many as fit; the final evaluation uses all of them')
-    prompt_seconds: float = Field(8., gt=0, description='length of the prompt taken from the held-out piece')
+    prompt_seconds: float = Field(8., gt=0, description='seconds of the held-out piece that serve as the prompt')
     min_tokens: int = Field(256, ge=0, description='minimum length of a piece in tokens')
     max_tokens: int = Field(1200, ge=64, description='maximum length of a piece in tokens')
     temperature: float = Field(1., gt=0,
@@ -71,8 +71,8 @@ class SongConfig(Config):
     checkpoint_every: int = Field(100, ge=0, description='steps between checkpoints; 0: none')
     resume: str = Field('auto',
         description='auto: resume the unfinished run of the same command; no: start a new run; or the run to resume')
-    workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    workers: int = Field(2, ge=0, description='number of processes that read files')
+    device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of all random numbers')
     out: str = Field('runs', description='folder of the runs')
 
@@ -96,18 +96,20 @@ class PrepareConfig(Config):
     cleaning: CleanConfig = Field(CleanConfig(), description='cleaning of the scores before they are tokenized')
     duplicates: Literal['keep', 'drop'] = Field('keep',
         description='duplicates of a piece: keep them, on the same side of a split, or drop them')
-    min_notes: int = Field(1, ge=1, description='leave out pieces with fewer notes')
-    min_quality: float | None = Field(None, ge=0, le=1, description='leave out pieces of lower quality, 0 to 1')
-    min_seconds: float | None = Field(None, ge=0, description='leave out shorter pieces')
-    max_seconds: float | None = Field(None, ge=0, description='leave out longer pieces')
-    max_density: float | None = Field(None, ge=0, description='leave out pieces with more notes per second')
+    min_notes: int = Field(1, ge=1, description='minimum number of notes; pieces with fewer are left out')
+    min_quality: float | None = Field(
+        None, ge=0, le=1, description='minimum quality, 0 to 1; pieces of lower quality are left out')
+    min_seconds: float | None = Field(
+        None, ge=0, description='minimum duration in seconds; shorter pieces are left out')
+    max_seconds: float | None = Field(None, ge=0, description='maximum duration in seconds; longer pieces are left out')
+    max_density: float | None = Field(None, ge=0, description='maximum notes per second; denser pieces are left out')
     max_silence: float | None = Field(None, ge=0, le=1,
-        description='leave out pieces with a larger fraction of silence')
+        description='maximum fraction of silence; pieces with more are left out')
     keep: tuple[str, ...] = Field((), description='further conditions on the columns, such as "seconds >= 20" or '
         '"families == Piano"')
     voices: Literal[voice_modes] = Field('merge', description='tracks of the same instrument family: merge them, '
         'or keep them apart, each in a family of its own as long as unused families remain')
-    workers: int = Field(2, ge=0, description='processes that read files')
+    workers: int = Field(2, ge=0, description='number of processes that read files')
     dask: str = Field('', description='read on a Dask cluster: the address of its scheduler, or local')
     overwrite: bool = Field(False,
         description='replace a store made with other settings, instead of writing a new one beside it')
@@ -119,7 +121,7 @@ class PrepareConfig(Config):
 
 # %% ../../nbs/966_commands.configs.ipynb #58f45534
 class _DataKeys(Config):
-    "The music of a training, and its length."
+    "The music of a training run, and its length."
     data: str | dict[str, str] = Field(
         'chorales',
         description=f'folder or zip of music files, a corpus ({trainable_names()}), or a store; '
@@ -141,7 +143,7 @@ class _DataKeys(Config):
 
 # %% ../../nbs/966_commands.configs.ipynb #6c8fa18f
 class _ModelKeys(_DataKeys):
-    "The model of a training."
+    "The model of a training run."
     mode: Literal['transformer', 'vae', 'vae_gan'] = Field('transformer',
         description='architecture: a transformer, a VAE or a VAE-GAN around it')
     start: str = Field('none', description='weights that the training starts from: a pretrained model such as base, a '
@@ -159,7 +161,7 @@ class _ModelKeys(_DataKeys):
 
 # %% ../../nbs/966_commands.configs.ipynb #f48fcf1b
 class _BatchKeys(_ModelKeys):
-    "Batches, memory and stages of a training."
+    "Batches, memory and stages of a training run."
     length: int = Field(384, ge=16, description='ids in a window')
     batch_size: int = Field(16, ge=1, description='windows in a batch')
     fit_batch: bool = Field(False, description='if memory does not suffice: halve the batch and accumulate twice as '
@@ -169,12 +171,12 @@ class _BatchKeys(_ModelKeys):
         description='activation checkpointing: recompute layers in the backward pass; less memory, more time')
     compile: Literal['auto', True, False] = Field('auto',
         description='compile the layers with torch.compile; auto: on a GPU')
-    stages: str | tuple[dict[str, Any], ...] = Field('', description='several trainings in sequence, as a list of '
+    stages: str | tuple[dict[str, Any], ...] = Field('', description='several training runs in sequence, as a list of '
         '{name: …, share: …, and the keys that change}, or a preset: musical, grow')
 
 # %% ../../nbs/966_commands.configs.ipynb #028658a1
 class _LossKeys(_BatchKeys):
-    "Losses, windows and held-out pieces of a training."
+    "Losses, windows and held-out pieces of a training run."
     grammar_weight: float = Field(0., ge=0, description='weight of the grammar loss')
     losses: dict[str, Any] = Field({},
         description='additional losses by name, with weights: {rhythm: 0.1, grammar: [0, 0.5]}')
@@ -192,7 +194,7 @@ class _LossKeys(_BatchKeys):
 
 # %% ../../nbs/966_commands.configs.ipynb #f899316b
 class _LogKeys(_LossKeys):
-    "Monitoring, validation and checkpoints of a training."
+    "Monitoring, validation and checkpoints of a training run."
     monitor: MonitorConfig = Field(MonitorConfig(),
         description='monitoring: monitor.every=50, monitor.metrics=[note_density]; monitor.enabled=false for none')
     log_every: int = Field(10, ge=1, description='steps between lines of the log')
@@ -223,9 +225,9 @@ class _LogKeys(_LossKeys):
 
 # %% ../../nbs/966_commands.configs.ipynb #05b26fe5
 class _MachineKeys(_LogKeys):
-    "Processes, devices and folders of a training."
-    workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    "Processes, devices and folders of a training run."
+    workers: int = Field(2, ge=0, description='number of processes that read files')
+    device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     dtype: Literal['auto', 'bf16', 'fp16', 'fp32'] = Field('auto', description='precision of matrix products; '
         'auto: bf16 or fp16 if that is faster; bf16, fp16 (with loss scaling) or fp32: always that')
     gpus: int = Field(1, ge=1, description='processes on this machine that train together, each with its own GPU '
@@ -250,13 +252,13 @@ class GenerateConfig(Config):
     model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
         '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
     pieces: int = Field(4, ge=1, description='number of pieces to generate')
-    prompt: str = Field('', description='MIDI file to continue')
+    prompt: str = Field('', description='music file to continue (MIDI, MusicXML, ABC, kern)')
     prompt_seconds: float = Field(8., gt=0,
         description='seconds that are used of the prompt, or of the pieces in like and between')
-    like: str = Field('', description='models with a latent: MIDI file to vary')
+    like: str = Field('', description='models with a latent: music file to vary')
     spread: float = Field(.5, ge=0, le=1,
         description='distance of the variations from like: 0 is the piece itself, 1 a sample from the prior')
-    between: tuple[str, ...] = Field((), description='models with a latent: two MIDI files to interpolate between, '
+    between: tuple[str, ...] = Field((), description='models with a latent: two music files to interpolate between, '
         'as in between=A.mid,B.mid')
     min_tokens: int = Field(0, ge=0, description='minimum length of a piece in tokens')
     max_tokens: int = Field(1024, ge=64, description='maximum length of a piece in tokens')
@@ -281,7 +283,7 @@ class GenerateConfig(Config):
     conditions: dict[str, Any] = Field({}, description='conditioned models (loader.conditions): values by name, '
         'such as conditions.key="G major" or {composer: Bach, mean_tempo: 90}; the others are unknown')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
-    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')
     out: str = Field('runs', description='folder of the runs')
 
@@ -313,7 +315,7 @@ class EvaluateConfig(Config):
     window: int = Field(0, ge=0, description='context of the model in ids; 0: that of its training')
     pieces: int = Field(8, ge=1, description='number of pieces to sample without the grammar mask')
     max_tokens: int = Field(512, ge=64, description='maximum length of these pieces in tokens')
-    workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    workers: int = Field(2, ge=0, description='number of processes that read files')
+    device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling')
     out: str = Field('runs', description='folder of the runs')

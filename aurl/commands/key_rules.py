@@ -21,10 +21,10 @@ from ..score.augment import augment_types
 
 # %% ../../nbs/970_commands.key_rules.ipynb #b1b65d7a
 def training_rule_input(
-    cfg:Config,               # of a training
+    cfg:Config,               # of a training run
     model_config:ModelConfig, # of its model
 )->SimpleNamespace:
-    "The input of the rules of a training."
+    "The input of the rules of a training run."
     return SimpleNamespace(**dict(cfg), model_config=model_config)
 
 # %% ../../nbs/970_commands.key_rules.ipynb #3b8cba24
@@ -57,7 +57,7 @@ _schedule_rules = [
 
 # %% ../../nbs/970_commands.key_rules.ipynb #5f26cb1c
 def _tiny_optimizer(options):
-    "The optimizer of `options` for a matrix and a vector."
+    "Build the optimizer of `options` for one matrix and one vector, to inspect its defaults."
     weights = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
     return options.make([dict(params=[p], rate=1., muon=p.ndim == 2) for p in weights])
 
@@ -443,11 +443,11 @@ ABLATION_RULES = [
 ]
 NESTED_TRAIN_RULES = [
     key_rule('out resume', never,
-             'each training has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
+             'each training run has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
     key_rule('fit_batch', never,
-             'trainings that are compared keep their batches', 'say train.batch_size and train.accumulate that fit'),
+             'compared training runs keep their batches', 'say train.batch_size and train.accumulate that fit'),
 ]
 SCALING_RULES = [
-    key_rule('steps', never, 'tokens sets the length of each training', 'say tokens=[60000,150000,400000]'),
-    key_rule('seed', never, 'seeds lists the seeds of the trainings', 'say seeds=[1]'),
+    key_rule('steps', never, 'tokens sets the length of each training run', 'say tokens=[60000,150000,400000]'),
+    key_rule('seed', never, 'seeds lists the seeds of the training runs', 'say seeds=[1]'),
 ]

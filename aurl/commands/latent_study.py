@@ -20,6 +20,7 @@ from ..models.attributes import attributes
 from .configs import Seed
 from .model_setup import find_model
 from .run_data import open_store, train_valid_split
+from .run_folder import progress_callback
 
 # %% ../../nbs/982_commands.latent_study.ipynb #67118a87
 class LatentStudyConfig(Config):
@@ -88,12 +89,17 @@ def run_latent_study(
     model,                 # of the run
     where:Path,            # the run
     cfg:LatentStudyConfig, # of `aurl latent`
-    run=None,              # an `Experiment` that shows the progress of the preparation
+    run=None,              # an `Experiment` that shows the progress
+    *,
+    first=0.,              # fraction of the stage that is done before
+    last=1.,               # fraction of the stage that is done after
 )->LatentEvaluation:
     "Evaluate the latent of the model of a run."
     train_pieces, held, groups, attribute_names = latent_study_data(where, cfg, run)
     pairs = min(cfg.pairs, len(held)//2)
+    progress = progress_callback(run, 'study', f'measurements of {where.name}', first, last)
     options = dict(pairs=pairs, steps=cfg.interpolation_steps, temperature=cfg.temperature, seed=cfg.seed)
+    options['progress'] = progress
     return evaluate_latent(model, train_pieces, held, groups, tuple(attributes), attribute_names, **options)
 
 # %% ../../nbs/982_commands.latent_study.ipynb #4fba46aa

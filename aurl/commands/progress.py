@@ -54,7 +54,7 @@ class _LineProgress:
     def __init__(self,
         say,         # called with each line
         every=20,    # maximum number of seconds between two lines
-        clock=time.monotonic, # returns seconds
+        clock=time.monotonic, # function that returns seconds
     ):
         self.say, self.every, self.clock, self.timer = say, every, clock, _StageTimer(clock)
         self.started_at = self.last_line_at = clock()

@@ -19,12 +19,12 @@ from .configs import Seed
 from .model_setup import find_model
 from .run_data import named_stores, open_store, train_valid_split
 from ..config import Config
-from ..core import AurlError, ConfigError, ModelError, atomic_path, read_json, rng
+from ..core import AurlError, ConfigError, ModelError, read_json, rng
 from ..corpus.catalog import is_corpus_name, named_corpora
 from ..device import pick_device
 from ..evaluate.distance import DistanceTable, _format_distance, histogram_bins
 from ..evaluate.likelihood import LikelihoodTable, baselines, piece_nll
-from ..evaluate.memorization import fingerprint_file, longest_matches, memorization_table, passage_fingerprints
+from ..evaluate.memorization import longest_matches, memorization_table, passage_fingerprints
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 from ..models.model_files import check_model_target
@@ -40,9 +40,9 @@ class ReleaseConfig(Config):
     )
     name: str = Field('', description='name of the released model; default: that of the run')
     title: str = Field('', description='one sentence for the model card: what the model writes')
-    licence: str = Field('', description='licence of the released model, such as CC BY 4.0')
+    licence: str = Field('', description='license of the released model, such as CC BY 4.0')
     limits: str = Field('', description='what the model cannot do, for the model card')
-    dest: str = Field('models', description='folder in which a folder with the name of the model is written')
+    dest: str = Field('models', description='parent folder of the folder that is written')
     start_data: str | dict[str, str] = Field(
         '',
         description='data that the model at the start of the training was trained '
@@ -56,8 +56,8 @@ class ReleaseConfig(Config):
     )
     pieces: int = Field(24, ge=2, description='number of generated pieces that are compared with the training music')
     max_tokens: int = Field(1024, ge=64, description='maximum length of these pieces in tokens')
-    workers: int = Field(2, ge=0, description='processes that read files')
-    device: str = Field('auto', description='auto, cpu, cuda, mps')
+    workers: int = Field(2, ge=0, description='number of processes that read files')
+    device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of all random numbers')
     out: str = Field('runs', description='folder of the runs')
 
@@ -184,8 +184,8 @@ def _column(store, name):
 
 def corpus_facts(
     data:ReleaseData,
-)->dict:             # by name: pieces and ids trained on, licence
-    "The training music of a model."
+)->dict:             # by name: pieces and ids trained on, license
+    "Facts about the training music of a model, by corpus."
     facts, licences = {}, _column(data.store, 'license')
     for k, name in enumerate(data.names):
         train = data.of_corpus(data.train, k)
@@ -196,13 +196,13 @@ def corpus_facts(
 def attributions(
     data:ReleaseData,
 )->list:             # of lines
-    "The texts that the licences of the training music ask to be shown."
+    "The texts that the licenses of the training music require to be shown."
     sources = {*_column(data.store, 'source')}
     return [c.attribution or f'{c.title} ({c.licence})' for c in named_corpora().values() if c.title in sources]
 
 # %% ../../nbs/987_commands.release.ipynb #ce36e0a7
 def _curve_text(run, n=8):
-    "At most `n` points of the learning curve, as words."
+    "At most `n` points of the learning curve, as text."
     points = [
         (m.get('train_seconds', m['time']) / 60, m['valid_loss'])
         for m in run.metrics()
@@ -213,7 +213,7 @@ def _curve_text(run, n=8):
 
 def training_facts(
     data:ReleaseData,
-)->dict:             # words for the model card
+)->dict:             # texts for the model card, by name
     "How the model was trained: start, steps, time, machine, seed, and the learning curve."
     run, c = Experiment.open(data.where), data.config
     lines, machine = run.metrics(), read_json(data.where / 'environment.json')
@@ -296,7 +296,7 @@ def release_notes(
     memorization:list, # of `memorization_rows`
     distances:list,    # of `distance_rows`
 )->dict:
-    "What the model card says."
+    "Contents of the model card, by key."
     cfg = data.cfg
     return dict(
         title=cfg.title,
@@ -335,10 +335,8 @@ def release_model(
     if model.programs is None: model.programs = programs_of(data.store) or None
     folder = release_folder(data.cfg, data.where)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization, distances))
-    with atomic_path(folder/fingerprint_file) as path:
-        with open(path, 'wb') as f: np.save(f, passage_fingerprints(data.known_pieces()), allow_pickle=False)
-    return folder
+    model.fingerprints = np.union1d(model.fingerprints, passage_fingerprints(data.known_pieces()))
+    return model.save_pretrained(folder, torch.bfloat16, **release_notes(data, results, memorization, distances))
 
 def check_release(
     cfg:ReleaseConfig,

@@ -14,7 +14,7 @@ import numpy as np
 
 from .run_folder import absolute_source, progress_callback
 from ..core import AurlError, ConfigError, CorpusError, StoreError
-from ..core import aurl_home, read_json, sha256_of, to_json, write_json
+from ..core import aurl_home, plural, read_json, sha256_of, to_json, write_json
 from ..corpus.catalog import is_corpus_name
 from ..corpus.corpus import corpus_from
 from ..data.cache import remember_run_folder
@@ -239,7 +239,7 @@ def too_few_pieces_error(
     where, # path of the data, or a description of it
 )->CorpusError:
     "The error for data that cannot be split into training and held-out pieces."
-    return CorpusError(f'{n} piece{"s"*(n > 1)}, where versions of one piece count as one; '
+    return CorpusError(f'{plural(n, "piece")}, where versions of one piece count as one; '
                        'two are needed, one to train on and one to hold out', where, 'give more music')
 
 # %% ../../nbs/968_commands.run_data.ipynb #20eacbff
@@ -255,7 +255,7 @@ def _unreadable_file_lines(store):
     if not left_out: return []
     examples = ', '.join(f"{r['name']} ({r['reason']})" for r in left_out[:3])
     rest = f' …; all of them are listed in {store.quarantine_file}' if len(left_out) > 3 else ''
-    return [f"{len(left_out)} file{'s' if len(left_out) > 1 else ''} left out: {examples}{rest}"]
+    return [f"{plural(len(left_out), 'file')} left out: {examples}{rest}"]
 
 # %% ../../nbs/968_commands.run_data.ipynb #18f54db2
 def new_piece_lines(

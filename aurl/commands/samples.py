@@ -7,7 +7,7 @@ __all__ = ['write_samples', 'held_out_prompt', 'file_options', 'prompt_ids', 're
 
 # %% ../../nbs/976_commands.samples.ipynb #221acea7
 from .configs import GenerateConfig
-from ..core import CodecError, ConfigError, read_json
+from ..core import CodecError, ConfigError, plural, read_json
 from ..data.token_store import TokenStore
 from ..experiments.run import Experiment
 from ..generate.engine import first_seconds
@@ -98,7 +98,8 @@ def repair_pieces(
             say(f'piece {i+1}: left out, {e.what}')
             continue
         out.append(new)
-        if changes: say(f'piece {i+1}: {len(changes)} changes to {len(ids)} ids make it valid, such as {changes[0]}')
+        done = plural(len(changes), 'change')
+        if changes: say(f'piece {i+1}: valid after {done} to {len(ids)} ids, such as {changes[0]}')
     return out
 
 # %% ../../nbs/976_commands.samples.ipynb #4b624052

@@ -41,15 +41,16 @@ class ScalingConfig(Config):
     "Measure how the loss falls with parameters and data."
     train: TrainConfig = Field(TrainConfig(model='tiny', length=256, batch_size=4, checkpoint_every=0,
                                            monitor=dict(enabled=False)),
-        description='settings that all trainings share')
+        description='settings that all training runs share')
     sizes: tuple[dict, ...] = Field((_size_overrides(16, 2, 1), _size_overrides(32, 2, 2), _size_overrides(64, 3, 2),
                                      _size_overrides(96, 4, 3)), min_length=3,
         description='overrides of the model configuration for each size, smallest first')
     tokens: tuple[int, ...] = Field((60_000, 150_000, 400_000, 1_000_000), min_length=3,
         description='numbers of ids to train on, at each size')
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description='each training is run from each of these seeds')
+    seeds: tuple[Seed, ...] = Field(
+        (0,), min_length=1, description='each training run is repeated from each of these seeds')
     larger: dict = Field(dict(model_overrides=_size_overrides(128, 5, 4), tokens=1_500_000),
-        description='the larger training whose loss the law predicts; {} for none')
+        description='the larger training run whose loss the law predicts; {} for none')
     valid_pieces: int = Field(8, ge=1, description='maximum number of held-out pieces on which losses are measured')
     posterior_samples: int = Field(400, ge=20, description='number of fits for the confidence intervals')
     dest: str = Field('', description='folder of the study, to resume it; default: the run directory')
@@ -59,7 +60,7 @@ class ScalingConfig(Config):
 def _layer_parameters(cfg): return parameter_counts(build_model_config(cfg))['layers']
 
 def _cost(cfg):
-    "The compute of a training, up to a factor."
+    "The compute of a training run, up to a factor."
     return _layer_parameters(cfg)*cfg.steps
 
 def _grid_config(cfg, net, tokens, seed):
@@ -85,7 +86,7 @@ def _larger_config(cfg, grid):
         )
     larger = _grid_config(cfg, cfg.larger['model_overrides'], cfg.larger['tokens'], cfg.seeds[0])
     if _cost(larger) <= max(map(_cost, grid)):
-        raise ConfigError('larger: this training is not larger than the others',
+        raise ConfigError('larger: this training run is not larger than the others',
                           way_out='give it more parameters or more tokens')
     return larger
 
@@ -95,11 +96,11 @@ def _by_seed_and_cost(cfg): return cfg.seed, _cost(cfg)
 def training_grid(
     cfg:ScalingConfig
 )->dict:              # name: (TrainConfig, whether it is the larger one)
-    "The trainings of a study, cheapest first; the larger one is the last."
+    "The training runs of a study, cheapest first; the larger one is the last."
     grid = [_grid_config(cfg, net, tokens, seed) for seed in cfg.seeds for net in cfg.sizes for tokens in cfg.tokens]
     trainings = {_training_name(c): (c, False) for c in sorted(grid, key=_by_seed_and_cost)}
     if len(trainings) < len(grid):
-        raise ConfigError('two of the trainings are the same', way_out='name each size, amount and seed once')
+        raise ConfigError('two of the training runs are the same', way_out='name each size, amount and seed once')
     if not cfg.larger: return trainings
     larger = _larger_config(cfg, grid)
     return trainings | {_training_name(larger): (larger, True)}
@@ -120,14 +121,14 @@ def train_grid_point(
     valid_pieces:int,  # number of held-out pieces
     larger:bool=False, # is it the training to predict?
 )->dict:               # name, parameters, ids, nats, seconds, larger
-    "Run one training of a study."
+    "Train one model of a study."
     shutil.rmtree(path, ignore_errors=True)
     with Experiment('train', cfg, path=path, seeds=dict(seed=cfg.seed)) as run:
         store = open_store(cfg.data, cfg.workers, run, cfg.loader)
         train, valid = train_valid_split(store, cfg.valid, 0, cfg.split)                # the same pieces for every seed
         learn, counter = build_learner(cfg, store, train, valid[:valid_pieces], run=run), TokenCounter()
         nats = train_run(learn, run, cfg, cbs=[counter])
-        if learn.stopped: raise KeyboardInterrupt                           # an interrupted training is no data point
+        if learn.stopped: raise KeyboardInterrupt                           # an interrupted run is no data point
         row = dict(
             name=name,
             parameters=_layer_parameters(cfg),
@@ -167,7 +168,7 @@ def _append_line(path, row):
 
 # %% ../../nbs/988_commands.scaling.ipynb #5b34440f
 class ScalingStudy:
-    "The trainings of a study, and the scaling law fitted to them."
+    "The training runs of a study, and the scaling law fitted to them."
     def __init__(self,
         rows,                     # of `results.jsonl`
         posterior_samples:int=400,# number of fits for the confidence intervals
@@ -181,13 +182,13 @@ class ScalingStudy:
 
 # %% ../../nbs/988_commands.scaling.ipynb #1adc2161
 def _predict_larger(cfg, rows, larger, path):
-    "Fit the law to `rows`, and save its prediction for the larger training."
+    "Fit the law to `rows`, and save its prediction for the larger training run."
     law = ScalingStudy(rows, cfg.posterior_samples).fit
     expected, low, high = law.predict(_layer_parameters(larger), _n_ids(larger))
     write_json(path, dict(nats=expected, low=low, high=high, trainings=len(rows)))
 
 def _run_missing_trainings(cfg, jobs, run, root):
-    "Run the trainings `jobs` without results in `root`, and return the results of all."
+    "Train the `jobs` without results in `root`, and return the results of all."
     rows = {r['name']:r for r in read_json_lines(root/'results.jsonl')}
     done, total = 0, sum(_cost(c) for c, _ in jobs.values())
     for name, (c, larger) in jobs.items():
@@ -204,7 +205,7 @@ def run_scaling(
     cfg:ScalingConfig,
     run:Experiment,    # its directory
 )->ScalingStudy:
-    "Run the trainings without results, the larger one last, and fit the law."
+    "Train the models without results, the larger one last, and fit the law."
     root, jobs = _study_folder(cfg, run, 'study'), training_grid(cfg)
     with exclusive_folder(root, 'study'):
         config = {k:v for k,v in cfg.to_dict().items() if k not in ('dest', 'out', 'posterior_samples')}
@@ -217,14 +218,14 @@ def _law_sentences(law, fit, n_trainings):
     "The law, and what its exponents mean."
     interval = {name: '{:.2f} … {:.2f}'.format(*fit.interval(name)) for name in ('a', 'b', 'E')}
     return [
-        f'{law}, fitted to {n_trainings} trainings, whose mean deviation from it is {fit.noise:.1%}.',
+        f'{law}, fitted to {n_trainings} training runs, whose mean deviation from it is {fit.noise:.1%}.',
         f'Ten times the parameters reduce the size-dependent loss to {10**-law.a:.0%} '
         f'(a = {law.a:.2f}, {interval["a"]}); ten times the data reduces the data-dependent loss to {10**-law.b:.0%} '
         f'(b = {law.b:.2f}, {interval["b"]}); the irreducible loss is {law.E:.2f} nats ({interval["E"]}).',
     ]
 
 def _prediction_sentences(law, larger, predicted):
-    "The larger training with its prediction, and the best use of its compute."
+    "The larger training run with its prediction, and the best use of its compute."
     expected, low, high = predicted
     n, d, measured = larger['parameters'], larger['ids'], larger['nats']
     place = 'within' if low <= measured <= high else 'outside'
@@ -273,7 +274,7 @@ def _repr_html_(self:ScalingStudy):
 
 @patch
 def plot(self:ScalingStudy):
-    "Plot the trainings, the law, and the larger training with its prediction."
+    "Plot the training runs, the law, and the larger training run with its prediction."
     return self.fit.plot([(self.larger['parameters'], self.larger['ids'], self.larger['nats'])] if self.larger else [])
 
 # %% ../../nbs/988_commands.scaling.ipynb #07f53958

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from ..aliases import current_metric_name, match_name
+from ..aliases import current_columns, match_name
 from ..config import Config, make_config, merge, present_keys, restore_config
 from ..core import AurlError, ConfigError, try_lock, unlock, suggest, read_json, to_json, write_json
 from ..dependencies import changed_keys, reject_unused_keys
@@ -38,7 +38,7 @@ from ..train.batch_fit import training_memory
 
 # %% ../../nbs/984_commands.sweep.ipynb #f05c4fa9
 class SweepConfig(Config):
-    "Search for the best settings of a training."
+    "Search for the best settings of `aurl train`."
     train: TrainConfig = Field(TrainConfig(steps=200, checkpoint_every=0), description='settings that all trials share')
     space: dict = Field({}, description='search space, such as space.lr={low: 0.001, high: 0.01, log: true} '
         'or space.batch_size=[8, 16]')
@@ -55,11 +55,11 @@ class SweepConfig(Config):
 
     @field_validator('objectives')
     @classmethod
-    def _present_names(cls, value): return {current_metric_name(k): v for k, v in value.items()}
+    def _present_names(cls, value): return current_columns(value)
 
-# keys that do not change the result of a training
+# keys that do not change the result of a training run
 _run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep_checkpoints', 'fit_batch')
-TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training
+TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training run
 
 # %% ../../nbs/984_commands.sweep.ipynb #31228890
 _generation_metrics = (
@@ -74,9 +74,9 @@ _generation_metrics = (
 _latent_levels = 'global', 'local', 'fine'
 
 def logged_metrics(
-    cfg:TrainConfig # of a training
+    cfg:TrainConfig # of a training run
 )->list:            # names, in addition to `TRIAL_METRICS`
-    "The metrics that such a training logs: of held-out windows, of unmasked samples, of the gradient."
+    "The metrics that such a training run logs: of held-out windows, of unmasked samples, of the gradient."
     names = ['train_loss', 'objective', 'grad_norm', *(f'valid_{n}' for n in cfg.losses)]
     if cfg.monitor.enabled: names += [*_generation_metrics, *cfg.monitor.metrics]
     if cfg.mode == 'transformer': return names
@@ -92,7 +92,7 @@ def _step_of_lowest_loss(lines):
     return min(validations)[1] if validations else np.inf
 
 def metrics_at_best(
-    lines:list,   # of the log of a training: dicts with `step` and metrics
+    lines:list,   # of the log of a training run: dicts with `step` and metrics
     step:int=None # of the model that `best_by` keeps; None: that of the best `valid_loss`
 )->dict:          # metric: value
     "Each metric at the best model: the last value up to its step, or else the first after it."
@@ -105,10 +105,10 @@ def metrics_at_best(
 
 # %% ../../nbs/984_commands.sweep.ipynb #05ec86ba
 def _check_objectives(cfg):
-    "Raise an error for objectives that a training does not measure, or that the pruner cannot use."
+    "Raise an error for objectives that a training run does not measure, or that the pruner cannot use."
     available = [*TRIAL_METRICS, *logged_metrics(cfg.train)]
     if bad := next((g for g in cfg.objectives if match_name(g, available) not in available), None):
-        raise ConfigError(f'objectives: a training with these settings does not measure {bad}{suggest(bad, available)}',
+        raise ConfigError(f'objectives: a run with these settings does not measure {bad}{suggest(bad, available)}',
                           way_out=f'give one of {", ".join(available)}')
     if cfg.pruner != 'none' and list(cfg.objectives.items()) != [('valid_loss', 'min')]:
         raise ConfigError(f'pruner={cfg.pruner} depends on valid_loss',
@@ -128,7 +128,7 @@ def _trial_config(cfg, values):
     overrides = functools.reduce(merge, (nest_keys({k: v}) for k, v in values.items()), cfg.train.to_dict())
     return make_config(TrainConfig, overrides=overrides)
 
-# groups of keys on which the memory of a training depends
+# groups of keys on which the memory of a training run depends
 _memory_keys = ('model', 'model_overrides', 'mode', 'length', 'batch_size', 'loader', 'recompute', 'optimizer',
                 'dtype', 'ema')
 
@@ -224,7 +224,7 @@ def train_trial(
     trial,      # of a `Sweep`
     base:dict,  # fields of `TrainConfig` that all trials share
 )->dict:        # metrics by name
-    "Run one training, with its own run directory in the folder of the trial."
+    "Train the model of a trial, with a run directory in the folder of the trial."
     cfg = make_config(TrainConfig, overrides=merge(base, trial.overrides))
     with Experiment('train', cfg, path=trial.path, seeds=dict(seed=cfg.seed)) as run:
         store = open_store(cfg.data, cfg.workers, run, cfg.loader)
@@ -233,7 +233,7 @@ def train_trial(
         learn.add_cb(prune)
         run.log_text(parameter_summary(learn))
         best = train_run(learn, run, cfg)
-        if learn.stopped: raise KeyboardInterrupt                             # an interrupted training is not a trial
+        if learn.stopped: raise KeyboardInterrupt                             # an interrupted run is not a trial
         if prune.pruned:
             run.log_text('pruned: other trials were better at this step')
             raise Pruned

@@ -123,7 +123,7 @@ if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('
 # %% ../../nbs/980_commands.workers.ipynb #eef88dc5
 @dataclass
 class TrainingOutcome:
-    "The outcome of a training by worker processes, in place of a learner."
+    "The outcome of a training run by worker processes, in place of a learner."
     model:object         # with the best weights
     stopped:bool         # whether it was interrupted
     steps_done:int       # including those before the run was resumed

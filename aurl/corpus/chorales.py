@@ -19,7 +19,7 @@ from ..score.notation import read_music
 
 # %% ../../nbs/305_corpus.chorales.ipynb #2581efeb
 def _chorale_list():
-    "Number, music21 file, BWV number and title of each chorale of the Riemenschneider edition."
+    "Return number, music21 file, BWV number and title of each chorale of the Riemenschneider edition."
     from music21 import corpus
     by_number = corpus.chorales.ChoraleListRKBWV().byRiemenschneider
     works = corpus.chorales.Iterator(returnType='filename')
@@ -92,7 +92,7 @@ def _group_tunes(
     titles:list,     # title of each piece
     min_overlap:float=0.6, # minimum share of n-grams of the shorter tune
 )->list:
-    "For each piece, the index of the first piece of its group."
+    "Return for each piece the index of the first piece of its group."
     first = list(range(len(tunes)))
     for i in range(len(tunes)):
         for j in range(i):
@@ -147,7 +147,7 @@ def _read_index(folder):
     return index['pieces'] if all((folder/r['file']).is_file() for r in index['pieces']) else None
 
 def _print_progress(done, total):
-    "Print one line at the start."
+    "Print one line before the first chorale is converted."
     if done == 0 and not getattr(_print_progress, 'printed', None):
         _print_progress.printed = True
         print(f'converting {total} chorales of the music21 corpus, only once …')

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from fastcore.basics import patch
 from symusic import Score
 
-from ..core import CorpusError, MidiError, sha256_of
+from ..core import CorpusError, MidiError, plural, sha256_of
 from .chorales import chorale_files
 from .catalog import corpus_files, find_corpus, is_corpus_name, trainable_names
 from aurl.corpus.metadata import (
@@ -40,13 +40,21 @@ class Piece:
     meta:dict=field(default_factory=dict) # from a table and the folders: title, composer, … (see `300_corpus.metadata`)
 
     @property
-    def zip_member(self): return re.sub(_TUNE, '', self.member or '') or None
+    def zip_member(self):
+        "Name of the member of the zip, without the number of a tune; None for a file."
+        return re.sub(_TUNE, '', self.member or '') or None
     @property
-    def tune(self): return int(m[1]) if (m := re.search(_TUNE, self.member or '')) else None
+    def tune(self):
+        "Number of the tune in an ABC book, from 1; None for other pieces."
+        return int(m[1]) if (m := re.search(_TUNE, self.member or '')) else None
     @property
-    def location(self): return str(self.path) + '!'*bool(self.zip_member) + (self.member or '')
+    def location(self):
+        "Path of the file, followed by the member, as shown in errors."
+        return str(self.path) + '!'*bool(self.zip_member) + (self.member or '')
     @cached_property
-    def sha256(self): return self.meta.get('sha256') or sha256_of(self.bytes())
+    def sha256(self):
+        "SHA-256 of the bytes of the piece, in hexadecimal."
+        return self.meta.get('sha256') or sha256_of(self.bytes())
 
 # %% ../../nbs/310_corpus.corpus.ipynb #cd3d7660
 def _first_bytes(path, member, n):
@@ -92,7 +100,7 @@ def read(self:Piece,
     max_bytes:int=64*2**20, # raise if the file is larger
 )->Score:
     "Read the score; a `MidiError` names the file."
-    try: return read_music(self.bytes(max_bytes), limits=max_bytes)
+    try: return read_music(self.bytes(max_bytes), limits=max_bytes, name=self.location)
     except MidiError as e: raise MidiError(e.what, e.path or self.location, e.way_out) from e
 
 # %% ../../nbs/310_corpus.corpus.ipynb #5905fd4c
@@ -124,7 +132,7 @@ class Corpus:
     def names(self): return [p.name for p in self.pieces]
     def __repr__(self):
         names = ', '.join(self.names[:3]) + (' …' if len(self) > 3 else '')
-        return f'Corpus of {len(self)} piece{"s"*(len(self) != 1)} from {self.source}: {names}'
+        return f'Corpus of {plural(len(self), "piece")} from {self.source}: {names}'
 
 # %% ../../nbs/310_corpus.corpus.ipynb #0e422e27
 @patch
@@ -140,8 +148,10 @@ def __getitem__(self:Corpus, i):
 
 # %% ../../nbs/310_corpus.corpus.ipynb #5b147d55
 @patch
-def read(self:Corpus, i)->Score:
-    "Read the score of piece `i`, an index or a name."
+def read(self:Corpus,
+    i, # index or name of a piece
+)->Score:
+    "Read the score of a piece."
     return self[i].read()
 
 # %% ../../nbs/310_corpus.corpus.ipynb #a833ca19
@@ -162,7 +172,7 @@ def _is_music(name):
 def _suffix(name): return PurePosixPath(name).suffix.lower() or 'without suffix'
 
 def _contents(names):
-    "Words for the most common suffixes of `names`."
+    "Return a phrase with the most common suffixes of `names`."
     if not names: return 'it is empty'
     return 'it holds ' + ', '.join(f'{n} {k}' for k,n in Counter(map(_suffix, names)).most_common(6))
 
@@ -255,7 +265,7 @@ _CHORALE_META = dict(
     composer='Johann Sebastian Bach',
     genre='chorale',
     source='music21 corpus',
-    licence='public domain; sheets as the music21 corpus has them',
+    license='public domain; sheets as the music21 corpus has them',
 )
 
 def _chorales(progress):
@@ -326,7 +336,7 @@ def _table_data(table):
 
 @patch
 def _match_rows(self:Corpus, table, allow_extra_rows):
-    "Values by piece of a `table`: its path, or its path and its bytes."
+    "Return the values in `table` (a path, or a path and its bytes) by piece."
     path, data = _table_data(table)
     return match_table(parse_table(data, path), self.names, path, allow_extra_rows)
 
@@ -349,6 +359,9 @@ def _pieces_of(source, progress):
     if isinstance(source, Corpus): return source, None
     if isinstance(source, (list, tuple, set)): return _from_list(source), None
     if is_corpus_name(source): return _named(str(source), progress), None
+    if not isinstance(source, (str, os.PathLike)):
+        raise CorpusError(f'a {type(source).__name__} is no source of music', None,
+                          f'give a folder, a zip, music files, or one of {trainable_names()}')
     path = Path(source).expanduser()
     if path.is_dir(): return Corpus(_from_folder(path), path), path
     if not path.exists():
@@ -429,7 +442,7 @@ def _has_value(meta, name, wanted):
     return meta.get(name) in (wanted if isinstance(wanted, (list, tuple, set, range)) else (wanted,))
 
 def _matches(meta, values):
-    "Whether each field of `meta` has the value, or one of the values."
+    "Whether each field in `values` has the wanted value in `meta`, or one of several."
     return all(_has_value(meta, k, v) for k,v in values.items())
 
 @patch
@@ -466,5 +479,5 @@ def _last_row(n):
 @patch
 def _repr_html_(self:Corpus):
     rows = ''.join(map(_table_row, self.pieces[:6])) + _last_row(len(self) - 6)
-    heading = f'<p>{len(self):,} piece{"s"*(len(self) != 1)} from {html.escape(self.source)}</p>'
+    heading = f'<p>{plural(len(self), "piece")} from {html.escape(self.source)}</p>'
     return f'{heading}<table>{rows}</table>'

@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 from symusic import Score
 
-from ..core import CorpusError, MidiError
+from ..core import CorpusError, MidiError, plural
 from .corpus import Corpus
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #e7b8d7ca
@@ -61,7 +61,7 @@ def interval_ngrams(
     steps:int=6,    # intervals in an n-gram
     chord_gap:float=.03,# notes closer than this (in seconds) form a chord
 ):                  # hashes of the n-grams, and pitch and onset of the first note of each
-    "Distinct interval n-grams of a piece, with their first occurrence."
+    "Return the distinct interval n-grams of a piece, with their first occurrence."
     chord, pitch, onset = _chords(np.asarray(onset, float), np.asarray(pitch, np.int64), chord_gap)
     hashes, notes = [], []
     for salt,line in enumerate(_interval_lines(chord, pitch), 1):
@@ -78,7 +78,7 @@ def _column(notes, name): return np.concatenate([n[name] for n in notes])
 def onsets_and_pitches(
     score:Score, # score in ticks or seconds
 ):
-    "Onsets in seconds and pitches of all notes except drums."
+    "Return the onsets in seconds and the pitches of all notes except drums."
     notes = [t.notes.numpy() for t in score.to('second').tracks if not t.is_drum and len(t.notes)]
     if not notes: return np.zeros(0), np.zeros(0, np.int64)
     return _column(notes, 'time').astype(float), _column(notes, 'pitch').astype(np.int64)
@@ -115,7 +115,7 @@ def overlap_coefficient(
     a:Sketch, # sketch of a piece
     b:Sketch, # sketch of another piece
 )->float:     # share of the n-grams of the smaller piece that the other contains, 0 … 1
-    "Overlap coefficient of two sketches."
+    "Return the overlap coefficient of two sketches."
     limit = min(a.limit, b.limit)
     x, y = _hashes_up_to(a, limit), _hashes_up_to(b, limit)
     return len(np.intersect1d(x, y, assume_unique=True))/max(1, min(len(x), len(y)))
@@ -162,7 +162,7 @@ def candidate_pairs(
     max_pieces:int=32, # an n-gram in more pieces than this is common
     slices:int=16,   # number of slices of the index, one in memory at a time
 )->np.ndarray:       # (pairs, 2) indices
-    "Pairs of pieces that share enough n-grams to be compared."
+    "Return the pairs of pieces that share enough n-grams to be compared."
     if not sketches: return np.zeros((0, 2), int)
     hashes = np.concatenate([s.hash for s in sketches])
     piece = np.repeat(np.arange(len(sketches), dtype=np.uint32), [len(s) for s in sketches])
@@ -186,17 +186,18 @@ class DuplicatePair:
     exact:bool=False  # whether the files are identical
 
     def _transposition(self):
-        "Words for the transposition, if there is one."
+        "Return a phrase for the transposition, if there is one."
         if not self.semitones: return ''
         direction = 'higher' if self.semitones > 0 else 'lower'
         return f'{abs(self.semitones)} semitone{"s"*(abs(self.semitones) > 1)} {direction}'
     def _extent(self):
-        "Words for the shared part, if it is not all."
+        "Return a phrase for the shared part, if it is not all."
         if self.size_ratio < .8: return 'part of it' if self.overlap > .6 else 'related'
         if self.overlap >= .98: return ''
         return 'edited' if self.overlap > .3 else 'related'
     @property
     def description(self):
+        "How `b` differs from `a`, in a few words."
         if self.exact: return 'same file'
         tempo = f'{self.tempo_ratio:.2f} times as fast' if abs(self.tempo_ratio - 1) > .02 else ''
         return ', '.join(x for x in (self._transposition(), tempo, self._extent()) if x) or 'same notes'
@@ -237,9 +238,13 @@ class Duplicates:
     names:list=None   # names of the pieces
     def __len__(self): return len(self.pairs)
     @property
-    def copies(self): return np.flatnonzero(self.group != np.arange(len(self.group)))
+    def copies(self):
+        "Indices of the pieces that are not the first of their group."
+        return np.flatnonzero(self.group != np.arange(len(self.group)))
     @property
-    def groups(self): return [g for g in _by_group(self.group) if len(g) > 1]
+    def groups(self):
+        "Lists of the indices of the pieces of each group of two or more."
+        return [g for g in _by_group(self.group) if len(g) > 1]
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #7cb6e1a6
 def _by_group(group):
@@ -337,8 +342,8 @@ def _pair_line(self:Duplicates, t):
 @patch
 def _heading(self:Duplicates):
     "Numbers of groups and redundant pieces."
-    return (f'{len(self.groups)} groups of duplicates among {len(self.group):,} pieces, '
-            f'{len(self.copies):,} redundant pieces')
+    return (f'{plural(len(self.groups), "group")} of duplicates among {plural(len(self.group), "piece")}, '
+            f'{plural(len(self.copies), "redundant piece")}')
 
 # %% ../../nbs/320_corpus.duplicates.ipynb #e41c5d65
 @patch

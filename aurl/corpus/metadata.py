@@ -49,7 +49,7 @@ def _parse_year(text):
 def _is_meter(n, d): return 1 <= n <= 64 and d in (1, 2, 4, 8, 16, 32, 64)
 
 def _parse_meter(text):
-    "Normalize a meter."
+    "Normalize a meter, such as '3 / 4' to '3/4'."
     m = _METER.fullmatch(text)
     if m and _is_meter(int(m[1]), int(m[2])): return f'{int(m[1])}/{int(m[2])}'
     raise CorpusError(f'{text!r} is not a meter', way_out="use a fraction, such as '3/4'")
@@ -101,11 +101,11 @@ def _compile_level(text, pattern):
 
 # %% ../../nbs/300_corpus.metadata.ipynb #2cf4d472
 def _path_fields(pairs):
-    "Fields of pairs of a name and a value in a path, where underscores stand for spaces."
+    "Return the fields in `pairs` of a name and a value from a path, where underscores stand for spaces."
     return {match_name(k.lower(), FIELDS):v.replace('_', ' ') for k,v in pairs}
 
 def _read_path(levels, name):
-    "Metadata in the path `name`, by the compiled `levels` of a pattern."
+    "Return the metadata in the path `name`, by the compiled `levels` of a pattern."
     found = {}
     for level,part in zip(levels, PurePosixPath(name).with_suffix('').parts):
         if m := level.fullmatch(part): found |= _path_fields(m.groupdict().items())
@@ -134,7 +134,7 @@ def folder_metadata(
     name:str,      # name of a piece, a relative path
     pattern=None,  # function from `folder_pattern`
 )->dict:
-    "Metadata in the path `name`, from `key=value` folders and the pattern."
+    "Return the metadata in the path `name`, from `key=value` folders and the pattern."
     found = _partition_values(name)
     if pattern: found |= pattern(name)
     out = {}
@@ -243,7 +243,7 @@ def file_metadata(
     data:bytes,  # contents of a MIDI, MusicXML, ABC or kern file
     score:Score, # score read from the file
 )->dict:
-    "Metadata stated in a file."
+    "Return the metadata stated in a file."
     texts, out = midi_texts(data), dict(_header_fields(data))
     if data[8:10] != b'\0\0' and (title := _track_title(texts)) is not None: out['title'] = title
     for field,value in _labeled_fields(texts): out.setdefault(field, value)
@@ -377,7 +377,7 @@ def _piece_of_row(line, cell, column, path):
 
 # %% ../../nbs/300_corpus.metadata.ipynb #b9f8bfc4
 def _check_length(line, cells, names, path):
-    "Raise if a row has not one cell for each column."
+    "Raise unless a row has one cell for each column."
     if len(cells) != len(names):
         raise CorpusError(f'line {line} has {len(cells)} cells, the first line {len(names)}', path,
                           'put cells that contain a comma in "quotation marks"')
@@ -421,7 +421,7 @@ def _index_pieces(names):
 
 # %% ../../nbs/300_corpus.metadata.ipynb #7541c1de
 def _example_name(names):
-    "Words that show what names look like, if there are any."
+    "Return a phrase with an example of the `names`, if there are any."
     return f'names look like {names[0]!r}' if names else ''
 
 def _unmatched_row_error(key, line, names, path):

@@ -14,7 +14,7 @@ from pydantic import Field
 from symusic import Note, Score, Tempo, TimeSignature, Track
 
 from ..config import Config, make_config
-from ..core import CorpusError, MidiError, atomic_dir
+from ..core import CorpusError, MidiError, atomic_dir, plural
 from .corpus import Corpus, Piece, corpus_from
 from ..score.measures import meter_of_length
 from ..score.quantize import QuantizeConfig, quantize_score
@@ -33,7 +33,7 @@ def bar_starts(
     score,       # symusic.Score in ticks or quarters
     quarters_per_bar:float=0., # quarter notes per bar; 0: by the time signatures of the score, else four
 )->np.ndarray:   # ascending bar lines; the first is at or after 0, the last at or after the end
-    "Bar lines of `score` in quarter notes, including the end of the last bar."
+    "Return the bar lines of `score` in quarter notes, including the end of the last bar."
     lengths = {0.:quarters_per_bar} if quarters_per_bar else {0.:4.} | _bar_lengths(score)
     starts = sorted(lengths)
     last = starts[-1]
@@ -56,7 +56,7 @@ def _no_track_error(score, name):
     return MidiError(f'no track is called {name!r}', way_out=f'the tracks are {listed}')
 
 def _chosen_tracks(score, name):
-    "The tracks with notes; if `name` is given, those called so."
+    "Return the tracks with notes, or only those called `name` if a name is given."
     chosen = [t for t in score.tracks if len(t.notes) and _is_called(t, name)]
     if name and not chosen: raise _no_track_error(score, name)
     return chosen
@@ -166,7 +166,7 @@ def _write_phrases(piece, phrases, folder, dest):
 def _no_phrase_error(corpus, errors):
     "Error for a corpus without phrases; `errors` of its pieces may be the reason."
     reason = f'; {errors[0].what}' if errors else ''
-    return CorpusError(f'no phrase in {len(corpus)} pieces{reason}', corpus.source,
+    return CorpusError(f'no phrase in {plural(len(corpus), "piece")}{reason}', corpus.source,
                        'use fewer bars, a smaller min_notes, or another track')
 
 # %% ../../nbs/340_corpus.phrases.ipynb #cd118f6c

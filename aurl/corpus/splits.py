@@ -58,15 +58,20 @@ _SIDES = ('train', 'valid', 'test', 'left_out')
 @dataclass
 class Split:
     "Names of the training, validation and test pieces."
-    train:list
-    valid:list
-    test:list=field(default_factory=list)
+    train:list                                # training pieces
+    valid:list                                # validation pieces
+    test:list=field(default_factory=list)     # test pieces
     left_out:list=field(default_factory=list) # pieces excluded because they belong to both sides
     settings:dict=field(default_factory=dict) # settings the split was made with
 
     @property
-    def assignment(self): return {n:s for s in _SIDES for n in getattr(self, s)}
-    def save(self, path):
+    def assignment(self):
+        "Dict from the name of each piece to `train`, `valid`, `test` or `left_out`."
+        return {n:s for s in _SIDES for n in getattr(self, s)}
+    def save(self,
+        path, # of a JSON file
+    ):
+        "Write the split, and return it."
         write_json(path, {s:getattr(self, s) for s in (*_SIDES, 'settings')})
         return self
     def __repr__(self):

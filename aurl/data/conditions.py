@@ -18,18 +18,18 @@ from ..studies.features import features as registry
 from .feature_table import feature_values
 
 # %% ../../nbs/550_data.conditions.ipynb #8f1bc0f0
-_tonic_of_letter = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11, h=11)
+_tonic_of_letter = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11)
 _semitones_of_accidental = {'#':1, '♯':1, 's':1, 'b':-1, '♭':-1, '-':-1, 'f':-1}
 _tonic_names = 'C', 'Db', 'D', 'Eb', 'E', 'F', 'Gb', 'G', 'Ab', 'A', 'Bb', 'B'
 key_class_names = [f'{n} {mode}' for mode in ('major', 'minor') for n in _tonic_names]  # names of classes 1 … 24
-_key = re.compile(r'\s*([A-Ha-h])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*'
+_key = re.compile(r'\s*([A-Ga-g])\s*(#|♯|b|♭|-|s(?=harp)|f(?=lat))?(harp|lat)?\s*[:_ -]?\s*'
                   r'(maj(?:or)?|dur|min(?:or)?|moll|m|M)?\s*')
 
 # %% ../../nbs/550_data.conditions.ipynb #b6a1f56a
 def key_class(
     text, # name of a key, such as 'D minor', 'F#m', 'e-', 'Bb'
 )->int:   # 1 … 24, or 0 if unknown
-    "Class of a key: C major is 1, C minor 13."
+    "Return the class of a key: C major is 1, C minor 13."
     match = _key.fullmatch(str(text or ''))
     if not match: return 0
     letter, accidental, _, mode = match.groups()
@@ -41,7 +41,7 @@ def transpose_key_class(
     key,       # (n,) key classes
     semitones, # (n,) upwards
 )->np.ndarray: # (n,) key classes
-    "Key classes after a transposition."
+    "Return the key classes after a transposition."
     return np.where(key == 0, 0, (key - 1)//12*12 + (key - 1 + np.asarray(semitones)) % 12 + 1)
 
 # %% ../../nbs/550_data.conditions.ipynb #7fcdafbd
@@ -137,7 +137,7 @@ def _unknown_condition_error(name, given, columns, path):
 
 # %% ../../nbs/550_data.conditions.ipynb #bdd5f7ee
 def _computed(store, name, f, pieces):
-    "Value of `f` for each piece; NaN for pieces that are not requested."
+    "Return the value of `f` for each piece; NaN for pieces that are not requested."
     if not isinstance(f, Callable): raise ConfigError(
         f'features: {name} is a {type(f).__name__}, not a function', way_out='give a function from ids to a number')
     out = np.full(len(store), np.nan, np.float32)

@@ -23,7 +23,7 @@ from ..tokens.vocab import vocab
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #08efd610
 class WindowPlanner:
-    "Plans of the windows of an epoch, determined by seed and epoch."
+    "Planner of the windows of each epoch, which depend only on seed and epoch."
     def __init__(self,
         store,             # a `TokenStore`, or a `Mixture` of several
         pieces=None,       # indices of the pieces to use; None: all
@@ -102,8 +102,8 @@ def _check(self:WindowPlanner):
 # %% ../../nbs/573_data.epoch_plan.ipynb #384061eb
 def check_balance_column(
     name:str, # `balance_by`
-    columns,  # of the table of pieces
-    path=None # of the data, for the error
+    columns,  # names of the columns of the table of pieces
+    path=None # path of the data, for the error message
 ):
     "Raise an error if there is no column `name`."
     if match_name(name, columns) not in columns:
@@ -114,7 +114,7 @@ def balance_labels(
     store,    # a `TokenStore` or `Mixture`
     name:str, # `balance_by`
     pieces,   # indices of the pieces that are used
-)->list:      # of each piece of the store, such as genre=waltz
+)->list:      # label of each piece of the store, such as genre=waltz
     "Name of the group of each piece; raise an error for a column that cannot balance `pieces`."
     columns = store.pieces.column_names
     check_balance_column(name, columns, store.path)
@@ -142,7 +142,7 @@ def _piece_groups(self:WindowPlanner):
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #e30a19e7
 def _balancing_weights(names, counts, power):
-    "`counts` to this power, by name; 0 for a group without windows."
+    "Return `counts` raised to this power, by name; 0 for a group without windows."
     return {name: float(count)**power if count else 0. for name, count in zip(names, counts)}
 
 @patch
@@ -250,12 +250,12 @@ def _plan_rows(w, pieces, n, length):
 # %% ../../nbs/573_data.epoch_plan.ipynb #41c2886f
 @patch
 def _uniform(self:WindowPlanner, names, what, n):
-    "`n` random numbers in [0, 1) that depend only on the seed and the names."
+    "Return `n` random numbers in [0, 1) that depend only on the seed and the names."
     return rng(self.seed, 'windows', what, *names).random(n)
 
 @patch
 def _draw(self:WindowPlanner, *names):
-    "Function `draw(what, n)` for these names."
+    "Return the function `draw(what, n)` of random numbers for these names."
     return partial(self._uniform, names)
 
 # %% ../../nbs/573_data.epoch_plan.ipynb #e6875ec6

@@ -18,7 +18,7 @@ from ..studies.features import find_feature
 
 # %% ../../nbs/545_data.feature_table.ipynb #13720240
 def _source_of(f):
-    "Source code of the module that defines feature `f`; for a notebook cell, its byte code, names and constants."
+    "Return the source of the module that defines `f`; for a notebook cell, its byte code, names and constants."
     try: return inspect.getsource(sys.modules[f.function.__module__])
     except (OSError, TypeError, KeyError): pass
     code = getattr(f.function, '__code__', None)
@@ -27,7 +27,7 @@ def _source_of(f):
     return f'{code.co_code.hex()} {code.co_names} {constants}'
 
 def _definition_hash(f):
-    "Hash of the definition of feature `f`."
+    "Return the hash of the definition of feature `f`."
     return sha256_of(f'{__version__} {f.name} {_source_of(f)}'.encode())[:16]
 
 # %% ../../nbs/545_data.feature_table.ipynb #5b64443d
@@ -36,7 +36,7 @@ def _cache_file(path, f):
     return path/'features'/f'{f.name}.parquet'
 
 def _read_cached(path, f):
-    "Cached values of a feature, by the sha256 of the piece's file."
+    "Return the cached values of a feature, by the sha256 of the piece's file."
     import pyarrow as pa, pyarrow.parquet as pq
     try:
         t = pq.read_table(_cache_file(path, f))

@@ -15,7 +15,7 @@ from fastcore.basics import chunked, patch
 from fastcore.meta import delegates
 
 from ..config import Config, make_config
-from ..core import ConfigError, StoreError, to_json
+from ..core import ConfigError, StoreError, plural, to_json
 from .batching import distribute_batches
 from .conditions import Conditions
 from .epoch_plan import WindowPlanner
@@ -119,8 +119,8 @@ def __repr__(self:WindowLoader):
     size = f"{self.bs}{' rows' if self.config.pack else ''}"
     if self.config.batch_tokens: size = f'up to {self.config.batch_tokens:,} ids'
     rank = f'; rank {self.rank} of {self.world_size}' if self.world_size > 1 else ''
-    return (f'WindowLoader({self.n:,} windows of {longest} from {len(self.pieces):,} pieces, '
-            f'{len(self):,} batches of {size}; {used:.0%} of the positions are targets{rank})')
+    return (f'WindowLoader({plural(self.n, "window")} of {longest} from {plural(len(self.pieces), "piece")}, '
+            f'{plural(len(self), "batch", "batches")} of {size}; {used:.0%} of the positions are targets{rank})')
 
 # %% ../../nbs/575_data.loaders.ipynb #fd6ed047
 @patch
@@ -142,7 +142,7 @@ def _undivided_rounds(self:WindowLoader, epoch, at):
 
 # %% ../../nbs/575_data.loaders.ipynb #cb962cd4
 def _contiguous(steps):
-    "Whether `steps` are full batches that follow each other."
+    "Whether `steps` are consecutive full batches."
     first = steps[0][0]
     return all(step == (first + j, step[1], 1) for j, step in enumerate(steps))
 
@@ -429,7 +429,7 @@ def records(self:WindowLoader,
     i:int,          # index of the batch
     epoch:int=None, # index of the epoch; None: the current one
 )->list:            # one dict per window, from which it can be reproduced
-    "Piece, position, key, augmentation and place in the batch of each window of a batch."
+    "Return piece, position, key, augmentation and place in the batch of each window of a batch."
     epoch, names = self.epoch if epoch is None else epoch, self.store.names
     w, _ = self._job(epoch, self._steps(epoch, 0)[i:i+1])
     columns = ('piece', 'start', 'first', 'stop', 'semitones', 'row', 'col')
@@ -453,7 +453,7 @@ def _augmentation_range(self:WindowLoader):
 
 @patch
 def profile(self:WindowLoader)->CorpusProfile:
-    "Profile of the pieces, widened by keys and augmentation."
+    "The corpus profile of the pieces, widened by transposition and augmentation."
     plain = self.store.profile_of(self.pieces, self.config.corpus_weights or None)
     return plain.augmented(*self._augmentation_range())
 

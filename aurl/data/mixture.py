@@ -103,13 +103,13 @@ def seconds(self:Mixture)->float:
 
 # %% ../../nbs/535_data.mixture.ipynb #d28d6919
 def _add_corpus(table, corpus):
-    "`table` with a column `corpus` of this value."
+    "Return `table` with a column `corpus` that has this value in every row."
     import pyarrow as pa
     return table.append_column('corpus', pa.array([corpus]*len(table), pa.string()))
 
 @patch
 def _concat_tables(self:Mixture, name):
-    "All tables `name`, with a column `corpus`."
+    "Concatenate the tables `name` of all stores, with a column `corpus`."
     import pyarrow as pa
     tables = [_add_corpus(getattr(s, name), k) for k, s in self.stores.items()]
     return pa.concat_tables(tables, promote_options='default')
@@ -127,7 +127,7 @@ def quarantine(self:Mixture):
 # %% ../../nbs/535_data.mixture.ipynb #3c07ba80
 @patch(as_prop=True)
 def quarantine_file(self:Mixture)->Path:
-    "The table of the first store that left pieces out."
+    "Path of the quarantine table of the first store that left pieces out."
     return next((s for s in self.members if len(s.quarantine)), self.members[0]).quarantine_file
 
 @patch
@@ -196,7 +196,7 @@ def window_quotas(
     names,        # names of the corpora
     total:int,    # number of windows in an epoch
 )->np.ndarray:    # (corpora,) number of windows from each
-    "Number of windows of each corpus in an epoch."
+    "Return the number of windows of each corpus in an epoch."
     names = list(names)
     _check_corpus_weights(weights, names)
     w = np.array([float(weights.get(k, 0)) for k in names])
@@ -253,7 +253,7 @@ def epoch_slices(
     n:int,       # approximate number of windows of the corpus
     pass_length, # function from the index of a shuffled pass to its number of windows
 )->list:         # (pass, start, end)
-    "Slices of shuffled passes over a corpus that one epoch uses."
+    "Return the slices of shuffled passes over a corpus that one epoch uses."
     if not quota: return []
     if quota < n:
         epochs = -(-n//quota)                                            # epochs in a round

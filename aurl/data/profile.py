@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Config, _shorten
-from ..core import CodecError, ConfigError, suggest
+from ..core import CodecError, ConfigError, plural, suggest
 from ..tokens.codec import family_names
 from ..tokens.states import _fill_forward
 from ..tokens.vocab import Kind, vocab
@@ -180,7 +180,7 @@ class _Histogram:
 
 # %% ../../nbs/515_data.profile.ipynb #0e56d4b5
 class _ProfileAccumulator:
-    "Accumulator of all measurements."
+    "The measurements of a corpus profile, added up over batches of pieces."
     def __init__(self):
         self.note, self.rest, self.voices, self.seconds, self.notes = (_Histogram() for _ in range(5))
         self.pieces, self.tempos = 0, np.zeros(vocab.n_tempos, bool)
@@ -227,7 +227,7 @@ def _batches(pieces, weights):
 
 # %% ../../nbs/515_data.profile.ipynb #fbacb341
 def _pitch_range(keys):
-    "Lowest and highest MIDI pitch of the (keys,) in use."
+    "Return the lowest and highest MIDI pitch of the keys in use, a (keys,) bool mask."
     pitches = np.flatnonzero(keys) + vocab.pitch_lo
     return int(pitches[0]), int(pitches[-1])
 
@@ -237,7 +237,7 @@ def _pitch_ranges(used):
 
 # %% ../../nbs/515_data.profile.ipynb #e3412468
 def _profile_of(t):
-    "The profile of what a `_ProfileAccumulator` has counted."
+    "Return the profile of what the `_ProfileAccumulator` `t` has counted."
     step = 1/vocab.steps_per_second
     bpm = vocab.bin_tempo(np.flatnonzero(t.tempos)).round(2).tolist()
     return CorpusProfile(
@@ -264,12 +264,12 @@ def measure_profile(
 
 # %% ../../nbs/515_data.profile.ipynb #7031a59b
 def _transpose_range(family, lo, hi, down, up):
-    "Transposed pitch range of a family, within the keyboard; drums keep theirs."
+    "Return the transposed pitch range of a family, within the keyboard; that of drums is unchanged."
     if family == family_names[vocab.drums]: return lo, hi
     return max(lo + down, vocab.pitch_lo), min(hi + up, vocab.pitch_hi)
 
 def _stretch_factor(level, shortest, longest):
-    "Factor on the quantile of this level: lengths below the median shrink, those above it grow."
+    "Return the factor for the quantile of this level; lengths below the median shrink, those above it grow."
     if level == .5: return 1
     return shortest if level < .5 else longest
 
@@ -330,7 +330,7 @@ def __repr__(self:CorpusProfile):
     rows = self.rows()
     width = max(len(k) for k,_ in rows)
     lines = [f'  {k:<{width}}  {v}' for k, v in rows]
-    return '\n'.join([f'CorpusProfile of {self.pieces:,} piece{"s"*(self.pieces > 1)}', *lines])
+    return '\n'.join([f'CorpusProfile of {plural(self.pieces, "piece")}', *lines])
 
 @patch
 def __str__(self:CorpusProfile): return repr(self)

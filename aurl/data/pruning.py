@@ -26,7 +26,7 @@ _being_written = 'another process is writing it'
 _removable_kinds = ('store', 'phrases', 'corpus', 'unfinished', 'temporary')
 
 def _protected(entry, force):
-    "Why an entry must be kept, or ''."
+    "Return why an entry must be kept, or ''."
     if entry.kind not in _removable_kinds: return 'not created by aurl prepare or a training run'
     if entry.state == 'in use': return _being_written
     if entry.running: return f'{entry.users[0].name} is training on it'
@@ -35,7 +35,7 @@ def _protected(entry, force):
 
 # %% ../../nbs/529_data.pruning.ipynb #1b44ebbd
 def _selection_reason(entry, names, max_age, everything):
-    "Why an entry is selected for removal, or ''."
+    "Return why an entry is selected for removal, or ''."
     age = entry.age or 0
     if entry.path.name in names or str(entry.path) in names: return 'named'
     if entry.kind == 'temporary': return 'left behind by a killed process'
@@ -62,7 +62,7 @@ def plan_pruning(
     max_size:str='', # largest total size that may remain, such as 5GB
     everything=False,# remove every entry that may be removed
     force=False,     # also remove training data of runs
-)->list:             # of `Removal`
+)->list:             # `Removal`s
     "Decide which of the selected entries are removed and which are kept, with reasons."
     max_age, names, plan = parse_age(older) if older else None, _name_forms(names), []
     for entry in entries:
@@ -78,7 +78,7 @@ def _negative_age(entry):
     return -(entry.age or 0)
 
 def _prune_to_size(entries, plan, limit, force):
-    "Removals, least recently used first, that leave at most `limit` bytes after those of `plan`."
+    "Return the removals beyond `plan`, least recently used first, that leave at most `limit` bytes."
     planned, removals = {id(r.entry) for r in plan}, []
     left = sum(e.size for e in entries) - sum(r.entry.size for r in plan if r.remove)
     for entry in sorted(entries, key=_negative_age):
@@ -165,7 +165,7 @@ def _report_plan(plan, yes, log):
         if not (r.remove and yes): log(printable(_decision_text(r)))
 
 def _report_freed(plan, freed, yes, log):
-    "Report what was freed, or would be."
+    "Report how many bytes were freed, or would be freed."
     if not plan: log('nothing to remove')
     elif yes: log(f'{format_size(freed)} freed')
     elif freed: log(f'{format_size(freed)} would be freed; remove them with --yes')

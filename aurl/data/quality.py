@@ -23,12 +23,12 @@ _presses, _releases = (Kind.NOTE_ON, Kind.SUSTAIN_ON), (Kind.NOTE_OFF, Kind.SUST
 _key_change = np.select([np.isin(vocab.kind, _presses), np.isin(vocab.kind, _releases)], [1, -1], 0)
 
 def _share_of_valid_grammar(ids, n_notes, n_encoded):
-    "Share of ids that obey the grammar, times that of notes in the ids."
+    "Return 1 or the score of the verdict, times the share of the `n_notes` that are in the ids."
     valid = 1. if is_paired(ids) else float(verdict(ids).score)
     return valid*min(1., n_encoded/n_notes if n_notes else 1.)
 
 def _span(ids, is_note):
-    "Semitones from lowest to highest pitch without drums; None: only drums, 0: no notes."
+    "Return the semitones from the lowest to the highest pitch without drums; None: only drums, 0: no notes."
     pitch = vocab.index[ids[is_note & melodic_mask(ids)]]
     if len(pitch): return int(np.ptp(pitch))
     return None if is_note.any() else 0
@@ -43,7 +43,7 @@ def quality_measures(
     ids,        # token ids of one piece, (time,)
     notes=None, # number of notes in the encoded score; None: unknown
 )->dict:
-    "Measure seconds, notes per second, share of silence, span in semitones and share of valid grammar."
+    "Measure seconds, notes per second, share of silence, span in semitones and validity under the grammar."
     ids = np.asarray(ids, np.int64)
     is_note, steps = vocab.kind[ids] == Kind.NOTE_ON, _step[ids]
     seconds, n = float(steps.sum()/vocab.steps_per_second), int(is_note.sum())
@@ -71,7 +71,7 @@ SCORE_NAMES = dict(grammar='grammar', density='density', silence='silence', span
 
 def measure_score(
     name:str, # name of a measure
-    x,        # its value, or an array of values
+    x,        # value of the measure, or an array of values
 ):            # scores in [0, 1], in the shape of `x`
     "Score of a measure by its trapezoid."
     a, b, c, d = _trapezoids[name]
@@ -120,7 +120,7 @@ def estimate_quality(
 # %% ../../nbs/530_data.quality.ipynb #8a788ac0
 def used_families(
     ids, # token ids of one piece, (time,)
-)->str:  # such as 'Piano,Strings', in the order of General MIDI; '' without notes
+)->str:  # family names such as 'Piano,Strings', in the order of General MIDI; '' without notes
     "The instrument families that play notes in a piece."
     ids = np.asarray(ids, np.int64)
     family = np.where(vocab.kind[ids] == Kind.INSTRUMENT, vocab.index[ids], -1)

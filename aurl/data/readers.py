@@ -32,7 +32,7 @@ from ..tokens.vocab import vocab
 
 # %% ../../nbs/500_data.readers.ipynb #a3c8e651
 class EncodeJob(NamedTuple):
-    "The processing of each piece."
+    "The settings by which each piece is processed."
     codec:str='event'      # registered name of the codec
     fingerprint:str=''     # fingerprint of that codec at the sender
     snapshot_every:int=512 # distance of snapshots in ids
@@ -67,7 +67,7 @@ _comparisons = {
 
 # %% ../../nbs/500_data.readers.ipynb #27e09688
 def parse_condition(
-    text:str, # such as 'notes >= 50', 'drums == false'
+    text:str, # a condition such as 'notes >= 50' or 'drums == false'
 ):            # column, relation, value
     "Parse a condition on a column."
     m = _condition.fullmatch(text)
@@ -97,13 +97,13 @@ def _read_bytes(w, job):
     w.data = w.piece.bytes()
     w.row['sha256'] = sha256_of(w.data)
 
-def _parse_music(data):
+def _parse_music(data, name=''):
     "The score in the bytes of a file, and the notes of its tracks as arrays; None if the file is not MIDI."
-    return read_midi_with_notes(data) if detect_format(data) == 'midi' else (read_music(data), None)
+    return read_midi_with_notes(data) if detect_format(data) == 'midi' else (read_music(data, name=name), None)
 
 def _read_score(w, job):
     "Parse the score and transform it."
-    w.score, w.notes = _parse_music(w.data)
+    w.score, w.notes = _parse_music(w.data, w.piece.location)
     if job.transform is not None: w.score, w.notes = job.transform(w.score), None
 
 def _has_families(job):
@@ -111,13 +111,13 @@ def _has_families(job):
     return get_codec(job.codec) is event_codec
 
 def _record_programs(w, job):
-    "Record programs; separate voices if requested."
+    "Record the programs of the score in the row; separate its voices if the job requests it."
     if not _has_families(job): return
     w.row['programs'] = summarize_programs(w.score, job.voices, w.notes)
     if job.voices == 'apart': w.score = separate_voices(w.score)
 
 def _encode_piece(w, job):
-    "Encode the score, unless a batch did."
+    "Encode the score, unless it was encoded in a batch."
     if not hasattr(w, 'ids'): w.ids = get_codec(job.codec).encode(w.score)
 
 def _summarize_piece(w, job):
@@ -133,7 +133,7 @@ def _check_notes(w, job):
 
 # %% ../../nbs/500_data.readers.ipynb #0fba3289
 def _n_outside(track):
-    "Number of notes of a track outside the 88 keys."
+    "Return the number of notes of a track outside the 88 keys."
     pitch = track.notes.numpy()['pitch']
     return int(((pitch < vocab.pitch_lo) | (pitch > vocab.pitch_hi)).sum())
 
@@ -159,7 +159,7 @@ def _apply_filters(w, job):
     if reason := unmet_condition(w.row, job.filters): w.row = _rejected_row(w.row, 'Filtered', reason)
 
 def _rejected_row(row, kind, reason):
-    "The row of a piece that cannot be used."
+    "Return the row of a piece that cannot be used."
     return dict(name=row['name'], sha256=row.get('sha256'), kind=kind, reason=reason)
 
 # %% ../../nbs/500_data.readers.ipynb #d0f9869d
@@ -171,7 +171,7 @@ def _encode_pieces(works, job):
     for w, (ids, *analysis) in zip(works, encoded): w.ids, w.analysis = ids, analysis
 
 def _summarize_pieces(works, job):
-    "Analyze a batch, unless `_encode_pieces` did."
+    "Analyze a batch, unless `_encode_pieces` did so."
     works = [w for w in works if not hasattr(w, 'analysis')]
     for w, analysis in zip(works, analyze_batch([w.ids for w in works], job.snapshot_every)): w.analysis = analysis
 
@@ -208,8 +208,8 @@ def _apply_step(step, w, job):
 # %% ../../nbs/500_data.readers.ipynb #205e19bb
 def read_pieces(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing
-)->list:           # for each its row, and ids and snapshots (None if rejected)
+    job:EncodeJob, # settings of the processing
+)->list:           # for each piece, its row, and its ids and snapshots (None if rejected)
     "Process `pieces`: their columns, ids and snapshots, or the reasons for rejection."
     works = [SimpleNamespace(piece=p, row=dict(name=p.name)) for p in pieces]
     for step, batch_step in _read_steps:
@@ -233,12 +233,12 @@ def encoded_piece(
     row,         # columns of a piece
     arrays=None, # ids, states, codes, steps; None if rejected
 )->EncodedPieces:
-    "Wrap a single piece."
+    "Return a single piece as `EncodedPieces`."
     return EncodedPieces([row], *(arrays or [np.zeros(0, t) for t in _types.values()]))
 
 # %% ../../nbs/500_data.readers.ipynb #a5d5695f
 def _concat_arrays(parts, name):
-    "One array from the arrays `name` of `parts`, in the type of that array."
+    "Concatenate the arrays `name` of `parts`, in the data type of that array."
     kind = _types[name]
     return np.concatenate([np.zeros(0, kind), *(getattr(p, name) for p in parts)]).astype(kind, copy=False)
 
@@ -255,7 +255,7 @@ def concat_encoded(
 # %% ../../nbs/500_data.readers.ipynb #fd82f79f
 def read_batch(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing
+    job:EncodeJob, # settings of the processing
 )->EncodedPieces:
     "Process a batch in a worker process."
     job = EncodeJob(*job)                                                   # it is sent as a plain tuple
@@ -273,7 +273,7 @@ class SerialExecutor:
     "Executor in this process."
     max_pending = 1 # batches submitted ahead
     def __init__(self,
-        job:EncodeJob, # the processing of each piece
+        job:EncodeJob, # settings of the processing
     ): self.job = job
     def submit(self, pieces):
         "Accept a batch, and return what `result` needs."
@@ -310,7 +310,7 @@ def worker_environment():
 
 # %% ../../nbs/500_data.readers.ipynb #1d3d9692
 def _importable(f):
-    "The function of this module with the name of `f`, which is picklable from a notebook too."
+    "Return the function of this module with the name of `f`, which can be pickled from a notebook too."
     return getattr(importlib.import_module('aurl.data.readers'), f.__name__)
 
 def _init_worker():
@@ -323,7 +323,7 @@ def _init_worker():
 class ProcessExecutor:
     "Executor with worker processes on this machine."
     def __init__(self,
-        job:EncodeJob, # the processing of each piece
+        job:EncodeJob, # settings of the processing
         workers:int,   # number of processes
     ):
         self.job, self.workers, self.max_pending, self.pool = job, workers, 3*workers, None
@@ -383,7 +383,7 @@ def _read_one_by_one(pieces, executor):
 # %% ../../nbs/500_data.readers.ipynb #ee0a4418
 def read_separately(
     pieces,        # a batch of `Piece`
-    job:EncodeJob, # the processing
+    job:EncodeJob, # settings of the processing
 )->list:
     "Process a batch on another machine, with a separate result per piece."
     return [read_batch([p], job) for p in pieces]
@@ -392,7 +392,7 @@ def read_separately(
 class DaskExecutor:
     "Executor on the workers of a Dask scheduler."
     def __init__(self,
-        job:EncodeJob, # the processing of each piece
+        job:EncodeJob, # settings of the processing
         dask,          # address of a scheduler, 'local', or a `distributed.Client`
         workers:int=2, # number of workers of a local cluster
         worker_timeout=60.,  # seconds without any worker before an error is raised
@@ -425,7 +425,7 @@ class DaskExecutor:
 # %% ../../nbs/500_data.readers.ipynb #a33de80d
 @patch(as_prop=True)
 def max_pending(self:DaskExecutor)->int:
-    "Batches submitted ahead, so that every thread of every worker has the next one ready."
+    "Number of batches submitted ahead, so that every thread of every worker has the next one ready."
     if self.count % 64 == 0: self._max_pending = max(8, 4*sum(self.client.nthreads().values()))
     return self._max_pending
 

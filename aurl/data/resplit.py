@@ -120,7 +120,7 @@ def _resolve_file(store, by):
     return Split(parts['train'], parts['valid'], [], left_out, dict(by=by))
 
 def _resolve_column(store, by, valid, seed):
-    "The split of a share of the groups, pieces or values of the column `by`."
+    "Return the split that holds out a share of the groups, pieces or values of the column `by`."
     if by not in ('group', 'piece') and all(v is None for v in _column(store, by)):
         raise CorpusError(f'split={by}: no piece has a {by}', store.path,
             'add it in a metadata.csv next to the files; or split by group')

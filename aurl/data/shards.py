@@ -22,7 +22,7 @@ shard_files = (*_file_of_array.values(), 'rows.jsonl') # the files that hold the
 shard_log_file = 'shards.jsonl'
 
 def _byte_view(array):
-    "The bytes of `array`: a view, not a copy."
+    "Return the bytes of `array` as a view, without a copy."
     return np.ascontiguousarray(array).view(np.uint8).data
 
 def _file_bytes(encoded, n_codes):
@@ -35,7 +35,7 @@ def _file_bytes(encoded, n_codes):
 
 # %% ../../nbs/505_data.shards.ipynb #b6864695
 def _counts(rows):
-    "Sum the rows of a shard."
+    "Return the counts of a shard, summed over its rows."
     kept = [r for r in rows if 'length' in r]
     return dict(
         pieces=len(kept),

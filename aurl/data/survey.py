@@ -51,13 +51,13 @@ class _PieceIds:
         self.time -= np.repeat(self.time[self.starts], n_ids[n_ids > 0])
 
     def latest(self, kind, values):
-        "At each id, the value of the last event of this kind in the piece; 0 before the first one."
+        "Return at each id the value of the last event of this kind in the piece; 0 before the first one."
         events = self.kind == kind
         return _fill_forward(self.starts | events, np.where(events, values, 0), 0)
 
 # %% ../../nbs/532_data.survey.ipynb #016cea05
 def _group_means(group, values, weights, n):
-    "Weighted mean of each of `n` groups; NaN for one without weight."
+    "Return the weighted mean of each of `n` groups; NaN for a group without weight."
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.bincount(group, weights*values, n)/np.bincount(group, weights, n)
 
@@ -166,7 +166,7 @@ def _column_of(store, name, pieces):
     return [column[int(i)].as_py() for i in pieces]
 
 def piece_keys(
-    store:TokenStore, # with or without a column `key`
+    store:TokenStore, # the store, with or without a column `key`
     survey:Survey,    # its survey
 )->tuple:             # two lists over the surveyed pieces: key or None, and its source
     "Return the keys of the surveyed pieces and their sources."
@@ -225,7 +225,7 @@ def _join_group(group, duplicates, ungrouped, sha):
 def split_groups(
     store:TokenStore, # the store to split
 )->list:              # name of the group of each piece
-    "Groups from the metadata, and groups of duplicates for the other pieces."
+    "Return the groups from the metadata, and groups of duplicates for the other pieces."
     given, sha = store.pieces['group'].to_pylist(), store.pieces['sha256'].to_pylist()
     ungrouped = [g is None or g == s for g, s in zip(given, sha)]
     if not any(ungrouped): return given

@@ -75,12 +75,12 @@ def make_encode_job(
 
 # %% ../../nbs/510_data.tables.ipynb #378a959c
 def _bit_buffer(bits):
-    "Booleans as a pyarrow buffer of one bit each."
+    "Return booleans as a pyarrow buffer of one bit each."
     import pyarrow as pa
     return pa.py_buffer(np.packbits(bits, bitorder='little'))
 
 def _value_buffers(values, kind):
-    "Buffers of the values of a column; of strings, the offsets and the bytes."
+    "Return the buffers of the values of a column; for strings, those of the offsets and of the bytes."
     import pyarrow as pa
     if pa.types.is_string(kind):
         texts = [b'' if v is None else v.encode() for v in values]
@@ -165,7 +165,7 @@ def _file_stats(pieces):
 
 # %% ../../nbs/510_data.tables.ipynb #e85578bb
 def _pieces_fingerprint(pieces, file_stats):
-    "Fingerprint of the table entries besides file contents."
+    "Return the fingerprint of what the tables hold besides the contents of the files."
     # under the names of the first release, so that stores prepared by it are up to date
     entries = [[p.name, p.location, p.group, former_metadata(p.meta), *stats] for p, stats in zip(pieces, file_stats)]
     return sha256_of(to_json(entries).encode())
@@ -206,7 +206,7 @@ def _column(values, name=''):
 
 # %% ../../nbs/510_data.tables.ipynb #282020a2
 def _common_type(types):
-    "The type of a column that has these types in some chunks."
+    "Return the common type of a column whose chunks have these types."
     import pyarrow as pa
     if len(types) == 1: return next(iter(types))
     return pa.float64() if types <= {pa.int64(), pa.float64()} else pa.string()
@@ -216,7 +216,7 @@ def _cast(column, kind):
     return column if column.type == kind else column.cast(kind)
 
 def _cast_column(table, field):
-    "Column `field` of a table in its type; nulls if missing."
+    "Return column `field` of a table, cast to the type of `field`; nulls if missing."
     import pyarrow as pa
     if field.name not in table.column_names: return pa.nulls(len(table), field.type)
     return _cast(table[field.name], field.type)
@@ -238,7 +238,7 @@ def _concat_tables(tables, schema):
 
 # %% ../../nbs/510_data.tables.ipynb #e306e19c
 def _without_metadata(row):
-    "The columns of a row in the shards besides its metadata."
+    "Return the columns of a row of the shards, without its metadata."
     return {k: v for k, v in row.items() if k != 'meta'}
 
 def _accepted_row(row, piece, place, offset):
@@ -279,7 +279,7 @@ def expected_columns(
     pieces,          # `Piece`s of a corpus
     max_tries:int=5, # largest number of pieces to read until one is accepted
 )->list:             # names of the columns; None if no piece is accepted
-    "The columns of the table of `pieces`, before all of them are read."
+    "Return the columns that the table of `pieces` will have, before all of them are read."
     row = next((row for p in list(pieces)[:max_tries] if (row := _row_of(p)) is not None), None)
     if row is None: return None
     by_corpus = [FIELDS] if any(p.meta for p in pieces) else []

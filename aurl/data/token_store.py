@@ -6,7 +6,7 @@
 __all__ = ['TokenStore']
 
 # %% ../../nbs/518_data.token_store.ipynb #ce80749f
-import contextlib
+import contextlib, os
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from ..aliases import current_metadata
 from ..config import make_config
 from ..core import AurlError, CodecError, StoreError, _apply_umask, read_json, sha256_of, write_json
+from ..core import plural
 from ..corpus.corpus import split_pieces
 from .profile import CorpusProfile, measure_profile
 from .shards import Shards, _read_range, shard_log_file
@@ -39,11 +40,11 @@ def _write_tables(folder, shards, pieces, file_stats, generation):
 
 # %% ../../nbs/518_data.token_store.ipynb #b2d2e8ab
 def _file_entry(path):
-    "Size and hash of a file, for the manifest."
+    "Return the size and hash of a file, for the manifest."
     return dict(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 def _file_entries(folder, shards, tables):
-    "Sizes of the shard files, and entries of the `tables`."
+    "Return the manifest entries of the shard files (sizes) and of the `tables` (sizes and hashes)."
     shard_entries = {f: dict(bytes=n) for f, n in shards.end_offsets().items()}
     return shard_entries | {f: _file_entry(folder/f) for f in tables}
 
@@ -89,6 +90,8 @@ class TokenStore(TokenSequences):
     def __init__(self,
         path, # the folder written by `prepare`
     ):
+        if not isinstance(path, (str, os.PathLike)):
+            raise StoreError(f'a {type(path).__name__} is no folder', None, 'give the folder written by `prepare`')
         self.path = Path(path).expanduser()
         self.manifest = _read_manifest(self.path)
         self._check_files()
@@ -176,7 +179,7 @@ def _check_codec(codec, path):
 
 # %% ../../nbs/518_data.token_store.ipynb #299aae78
 def _current_table(table):
-    "A table of a store under the present names of its columns."
+    "Return a table of a store with the present names of its columns."
     names = list(current_metadata(dict.fromkeys(table.column_names)))
     return table if names == table.column_names else table.rename_columns(names)
 
@@ -250,7 +253,7 @@ def _event_ids(self:TokenStore, pieces):
 
 # %% ../../nbs/518_data.token_store.ipynb #be45239f
 def _read_profile(path, stamp):
-    "Read the profile in the file `path`; None if it is missing, damaged or of other content."
+    "Read the profile in the file `path`; None if it is missing, damaged or has another stamp of the content."
     try: saved = read_json(path) if path.is_file() else {}
     except AurlError: return None
     if not isinstance(saved, dict) or saved.get('stamp') != stamp: return None
@@ -342,7 +345,8 @@ def split(self:TokenStore,
 # %% ../../nbs/518_data.token_store.ipynb #85105c32
 def _counts_text(c):
     "The counts of a manifest as text."
-    text = '{pieces:,} pieces, {tokens:,} ids, {notes:,} notes, {hours:.1f} h'
+    text = ', '.join(plural(c[k], noun) for k,noun in (('pieces', 'piece'), ('tokens', 'id'), ('notes', 'note')))
+    text += ', {hours:.1f} h'
     if c['quarantined']: text += ', {quarantined} in quarantine'
     return text.format(hours=c['seconds']/3600, **c)
 

@@ -75,7 +75,7 @@ def __call__(self:WindowMaker,
 # %% ../../nbs/570_data.window_maker.ipynb #6d571bba
 # measured on real music: up to 1.09 (stretch), 1.15 (swing), and 1.45 (light humanizing) or 1.9 (the strongest)
 def _growth_bounds(c):
-    "Largest factor on the number of ids, by kind of augmentation."
+    "Return the largest factor on the number of ids, by kind of augmentation."
     light = c.humanize.seconds <= .02 and c.humanize.touch <= 3
     return dict(stretch=1.15, swing=1.25, humanize=1.6 if light else 2.4)
 
@@ -85,7 +85,7 @@ def augmentation_of(self:WindowMaker,
     piece:int, # index of the piece
     epoch:int, # index of the epoch
 )->Augmentation:
-    "Augmentation of a piece in an epoch."
+    "Return the `Augmentation` of a piece in an epoch."
     if self._names is None: self._names = self.store.names
     progress = min(1., epoch/self.epochs) if self.epochs else None
     return sample_augmentation(self.augment, self.seed, epoch, self._names[piece], progress)
@@ -182,7 +182,7 @@ def _scale_position(x, n_old, n_new):
     return (2*x*n_new + n_old)//(2*n_old)
 
 def _warn_of_dropped_targets(n, epoch):
-    "Warn of `n` dropped targets."
+    "Warn that `n` targets of an epoch were dropped."
     if not n: return
     warnings.warn(f'{n} targets of epoch {epoch} dropped: augmentation lengthened a piece beyond its planned '
                   'size; reduce augment.humanize')

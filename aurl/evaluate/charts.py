@@ -120,7 +120,7 @@ def _apart(ys, gap):
 
 # %% ../../nbs/918_evaluate.charts.ipynb #62f11526
 def _attributes(values):
-    "A dict as attributes of an SVG element."
+    "Format a dict as attributes of an SVG element."
     return ''.join(f' {k.replace("_", "-")}="{v}"' for k,v in values.items())
 
 def _text(x, y, s, anchor='start', size=12, **kw):
@@ -165,7 +165,7 @@ class _LossAxes:
         return title + _text((self.left + self.edge)/2, self.height - 8, 'seconds of training', 'middle', **_SMALL)
 
     def loss_tick(self, v):
-        "A grid line and its loss."
+        "Grid line at the loss `v`, with its label."
         y = self.y(v)
         line = _grid_line(self.left, self.edge, f'{y:.1f}', f'{y:.1f}')
         return line + _text(self.left - 8, y + 4, f'{v:g}', 'end', 11, opacity=0.7)
@@ -181,7 +181,7 @@ class _LossAxes:
 
 # %% ../../nbs/918_evaluate.charts.ipynb #905aa9a9
 def _baseline(axes, name, loss, color):
-    "A dashed horizontal line."
+    "Dashed horizontal line at the loss of a baseline."
     y = f'{axes.y(loss):.1f}'
     return (f'<line x1="{axes.left}" x2="{axes.edge}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="1.5" '
             f'stroke-dasharray="5 4"><title>{escape(name)}: {loss:.3f} nats per token</title></line>')
@@ -203,7 +203,7 @@ def _dot(axes, t, v, radius):
             f'<title>{v:.3f} nats per token after {t:.0f} s</title></circle>')
 
 def _label(x, y, text, color, weight):
-    "A colored text."
+    "Text in the given color."
     return _text(x, y, text, fill_opacity=1, font_weight=weight).replace('currentColor', color)
 
 def _labels(axes, labels):
@@ -260,7 +260,7 @@ class _BarAxes:
         return ticks + _text(middle, self.height - 4, unit, 'middle', 11, opacity=.7)
 
     def tick(self, value):
-        "A grid line and its value."
+        "Grid line at `value`, with its label."
         x, px = self.x(value), f'{self.x(value):.1f}'
         text = _text(x, self.height - 20, f'{value:g}', 'middle', 11, opacity=0.7)
         return _grid_line(px, px, 0, self.height - 36) + text

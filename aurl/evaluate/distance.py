@@ -112,7 +112,7 @@ class DistanceTable:
 
 # %% ../../nbs/910_evaluate.distance.ipynb #274119f1
 def _stack_counts(pieces):
-    "(pieces, bins) counts for each of `histogram_bins`."
+    "Stack the counts of all pieces: (pieces, bins) for each of `histogram_bins`."
     counts = [count_histograms(p) for p in pieces]
     return {k:np.array([c[k] for c in counts]).reshape(-1, n) for k,n in histogram_bins.items()}
 
@@ -149,7 +149,7 @@ def floor(self:DistanceTable,
     name:str, # one of `histogram_bins`
     n:int,    # number of pieces in a set
 )->float:     # nan without other real pieces
-    "Median distance of `n` other real pieces."
+    "Median distance of `n` other real pieces from the real pieces."
     counts = self.other_real[name]
     if not len(counts): return float('nan')
     draw, m = rng(self.seed, 'floor', n), len(counts)

@@ -11,11 +11,12 @@ __all__ = ['note_f1', 'edit_distance', 'pad_pieces', 'piece_nats', 'shuffle_late
 # %% ../../nbs/915_evaluate.latent_report.ipynb #97b66a32
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 from fastcore.meta import delegates
 from torch import Tensor
 
@@ -407,12 +408,12 @@ def _control_metrics(name, results):
     }
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #c1adde37
-def _calibrated_control(model, train_z, valid_z, vector, **kwargs):
+def _calibrated_control(model, train_z, valid_z, vector, *, report, **kwargs):
     "`measure_control` of held-out pieces with `vector`, calibrated on training pieces if it responds."
-    trial = measure_control(model, train_z, vector=vector, **kwargs)
+    trial = report(measure_control(model, train_z, vector=vector, **kwargs))
     try: vector = calibrate_vector(vector, trial)
     except ModelError: pass # it does not respond; the result shows it
-    return measure_control(model, valid_z, vector=vector, **kwargs)
+    return report(measure_control(model, valid_z, vector=vector, **kwargs))
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #63e22f4c
 @delegates(measure_control, but=['detail_scale'])
@@ -422,17 +423,26 @@ def control_sweep(
     name:str,             # one of `attributes`
     dim:int=None,         # index of the dimension tied to it
     steps:int=5,          # number of target values, from the 5th to the 95th percentile
+    *,
+    report=noop,          # called with each measurement; returns it
     **kwargs              # further arguments of `measure_control`
 )->dict:                  # method: `ControlResult`
     """Control an attribute of held-out pieces, calibrated on training pieces.
 
     By attribute vector, the same with their details shrunk to 0, and by the single dimension."""
     targets = value.quantile(torch.linspace(.05, .95, steps))
-    control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, name=name, targets=targets, **kwargs)
+    kwargs |= dict(name=name, targets=targets, report=report)
+    control = partial(_calibrated_control, model, z[:len(valid_z)], valid_z, **kwargs)
     v = attribute_direction(z, value)
     results = {'by vector': control(v), 'by vector, loosened': control(v, detail_scale=0.)}
     if dim is not None: results['by number'] = control(single_dim_vector(z, value, dim))
     return results
+
+# %% ../../nbs/915_evaluate.latent_report.ipynb #70d3a748
+def _report(result, *, done, progress, total):
+    "Return the result of one of `total` measurements, and report its number."
+    if progress: progress(next(done), total)
+    return result
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #4e16bd71
 def evaluate_latent(
@@ -447,30 +457,27 @@ def evaluate_latent(
     steps:int=9,      # steps of a path
     temperature:float=1., # of the sampling; half of it for the control of attributes
     seed:int=0,       # of all random choices
+    progress=None,    # called with the number of measurements done and their total
 )->LatentEvaluation:
     "Compute all metrics of a trained model."
     z, values = _train_latents(model, train_pieces, names)
     valid_z = model.encode(pad_pieces(valid_pieces)).clone()
     common = dict(seed=seed, max_tokens=2*max(map(len, (*train_pieces, *valid_pieces))))
-    controls = {}
-    for k,v in values.items():
-        dim = regularized.index(k) if k in regularized else None
-        controls[k] = control_sweep(model, z, v, valid_z[:40], k, dim, temperature=temperature/2, **common)
-    spherical, linear = (measure_interpolation(model, valid_z[:2*pairs], steps, x, **common) for x in (False, True))
+    dims = {k:regularized.index(k) if k in regularized else None for k in values}
+    total = sum(4 if d is None else 6 for d in dims.values()) + 5
+    report = partial(_report, done=count(1), progress=progress, total=total)
+    options = dict(temperature=temperature/2, report=report, **common)
+    controls = {k:control_sweep(model, z, v, valid_z[:40], k, dims[k], **options) for k,v in values.items()}
+    paths = [report(measure_interpolation(model, valid_z[:2*pairs], steps, x, **common)) for x in (False, True)]
     usage = measure_latent_usage(model, valid_pieces, groups, seed)
-    temperatures = 0., .5*temperature, temperature
-    reconstructions = [reconstruct(model, valid_pieces, t, seed=seed) for t in temperatures]
-    report = latent_report(z[:,:-1], values)
-    return LatentEvaluation(usage, reconstructions, report, controls, spherical, linear, z=z, values=values)
+    reconstructions = [report(reconstruct(model, valid_pieces, t, seed=seed)) for t in (0., .5*temperature, temperature)]
+    organization = latent_report(z[:,:-1], values)
+    return LatentEvaluation(usage, reconstructions, organization, controls, *paths, z=z, values=values)
 
 # %% ../../nbs/915_evaluate.latent_report.ipynb #300191cc
-def _varied_attributes(ids, names):
-    "Values (pieces,) of each attribute that varies among pieces, by name."
-    values = dict(zip(names, attribute_values(ids, names).T))
-    return {k:v for k,v in values.items() if v.std() > 1e-3}
-
 def _train_latents(model, pieces, names):
     "Latents of training pieces, and their attributes that vary, by name."
     ids = pad_pieces(pieces)
+    values = dict(zip(names, attribute_values(ids, names).T))
     z = torch.cat([model.encode(x) for x in ids.split(64)]).clone()
-    return z, _varied_attributes(ids, names)
+    return z, {k:v for k,v in values.items() if v.std() > 1e-3}

@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch, store_attr
 from fastcore.meta import delegates
 
-from ..core import ModelError, rng
+from ..core import ModelError, plural, rng
 from ..tokens.states import melodic_mask, transposition_range, transpose_ids
 from ..tokens.vocab import vocab, Kind
 
@@ -54,7 +54,7 @@ def _in_every_key(ids, lo, hi):
 
 # %% ../../nbs/900_evaluate.likelihood.ipynb #9389f8f2
 class _TokenRun:
-    "Concatenated pieces."
+    "The tokens of all pieces, concatenated."
     def __init__(self, pieces):
         self.n = np.array([len(p) for p in pieces], dtype=np.int64)
         self.ids = np.concatenate([np.asarray(p, np.int64) for p in pieces] + [np.empty(0, np.int64)])
@@ -110,8 +110,8 @@ class NGram:
         self._count(_transposition_ranges(pieces, max_transposition), progress)
     def _size_text(self):
         "Numbers of pieces and tokens as text."
-        of_given = f' of {self.n_given:,}' if self.n_pieces < self.n_given else ''
-        return f'{self.n_pieces:,}{of_given} pieces, {self.n_tokens:,} tokens'
+        part = f'{self.n_pieces:,} of ' if self.n_pieces < self.n_given else ''
+        return f'{part}{plural(self.n_given, "piece")}, {self.n_tokens:,} tokens'
 
     def __repr__(self):
         return f'NGram(order {self.order}, {self._size_text()} in every key within ±{self.max_transposition})'
@@ -140,7 +140,7 @@ def _first_pitches(base, lo, hi):
 # %% ../../nbs/900_evaluate.likelihood.ipynb #4877436c
 @patch
 def _count(self:NGram, ranges, progress=None):
-    "Fill one table for each order."
+    "Count the n-grams of each order."
     tokens = _TokenRun([p for p,_,_ in ranges])
     lo, hi = (np.repeat(np.array([x[i] for x in ranges], dtype=np.int64), tokens.n) for i in (1, 2))
     grams = _GrowingGrams(tokens)
@@ -354,7 +354,8 @@ def _comparison(self:LikelihoodTable, name, best):
     d, low, high = self.difference(name, best)
     if (n := len(self.tokens)) < _FEWEST_PIECES:
         how = 'less' if d > 0 else 'more'
-        return f'{name} takes {abs(d):.3f} nats per token {how} than {best}; {n} held-out pieces are too few to conclude.'
+        few = f'{n} held-out pieces are too few to conclude.'
+        return f'{name} has {abs(d):.3f} nats per token {how} than {best}; {few}'
     by = f'by {abs(d):.3f} nats per token (95 % interval of the difference {low:+.3f} … {high:+.3f})'
     if low > 0: return f'{name} beats the best of the others, {best}, {by}.'
     if d <= 0: return f'{name} does not beat the best of the others: {best} is better {by}.'

@@ -14,7 +14,7 @@ from html import escape
 from operator import attrgetter
 from pathlib import Path
 
-from ..core import AurlError, ConfigError, suggest, read_json, sha256_of, to_json
+from ..core import AurlError, ConfigError, plural, read_json, sha256_of, suggest, to_json
 from .run import Experiment
 from .run_files import _change_times, _name_from_dir, read_config
 
@@ -66,7 +66,7 @@ _age_units = dict(w=604_800, d=86_400, h=3600, min=60)     # seconds
 def format_age(
     seconds, # None: unknown
 )->str:
-    "Format an age: 3 d."
+    "Format an age, such as 3 d."
     if seconds is None: return '?'
     for unit,span in _age_units.items():
         if seconds >= 2*span: return f'{seconds/span:.0f} {unit}'
@@ -465,7 +465,7 @@ def run_lines(
 )->list:
     "Return lines that describe one run."
     facts = [f'  {k:<11} {printable(v)}' for k,v in _run_facts(r).items() if v not in (None, '')]
-    checkpoints = [f'{len(r.checkpoints)} checkpoints', *checkpoint_lines(r.checkpoints)] if r.checkpoints else []
+    checkpoints = [plural(len(r.checkpoints), 'checkpoint'), *checkpoint_lines(r.checkpoints)] if r.checkpoints else []
     return [printable(str(r.path)), *facts, *checkpoints]
 
 # %% ../../nbs/045_experiments.registry.ipynb #08010331

@@ -15,7 +15,7 @@ import numpy as np, yaml
 from fastcore.basics import patch
 
 from ..aliases import current_columns
-from ..core import AurlError, atomic_path, read_json, to_json, write_json
+from ..core import AurlError, atomic_path, plural, read_json, to_json, write_json
 from .environment import aurl_state, environment, git_diff, git_state
 from .run_files import _append_line, _as_dict, _cut_log, _is_running, _keep_until
 from aurl.experiments.run_files import (
@@ -33,7 +33,7 @@ from aurl.experiments.run_files import (
 class Experiment:
     "A run and its directory."
     def __init__(self,
-        name:str,     # a short name, the prefix of the directory's
+        name:str,     # a short name, the prefix of the name of the directory
         config=None,  # a dict, dataclass or `Config` with all settings
         root='runs',  # the folder of all runs
         path=None,    # exactly this directory instead of a new one in `root`
@@ -197,7 +197,7 @@ def log_text(self:Experiment,
 # %% ../../nbs/040_experiments.run.ipynb #59fe0980
 @patch
 def _next_stage(self:Experiment, ended, now):
-    "Add the time of the stage `ended`."
+    "Add the time until `now` to the stage `ended`, and start the time of the next one."
     if ended is not None: self._stages[ended] = self._stages.get(ended, 0.) + now - self._stage_start
     self._stage_start = now
 
@@ -254,7 +254,7 @@ def record(self:Experiment,
 def finish(self:Experiment,
     lines=(),       # closing lines for the user
     results=None,   # numbers to save
-    status='finished',
+    status='finished', # state to record; `stopped` for a run that ended early
 ):
     "Write `results.json` and `summary.json`."
     if results is not None: self._try_write('results.json', partial(write_json, self.path/'results.json', results))
@@ -280,7 +280,7 @@ def __exit__(self:Experiment, kind, error, tb):
 # %% ../../nbs/040_experiments.run.ipynb #91bd3e64
 @patch(as_prop=True)
 def status(self:Experiment)->str:
-    "running, finished, stopped, failed, interrupted, or lost: marked as running, but its process has ended."
+    "State: running, finished, stopped, failed, interrupted, or lost (marked as running, but its process has ended)."
     s = self._status()
     if s.get('status') == 'running' and not _is_running(self.path, s): return 'lost'
     return s.get('status', 'unknown')
@@ -329,7 +329,7 @@ def _format_size(n):
 def _folder_text(path):
     "Return the number of files in a folder and their size."
     files = [f for f in path.rglob('*') if f.is_file()]
-    return f'{len(files)} files, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'
+    return f'{plural(len(files), "file")}, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'
 
 def _name_and_size(path):
     "Return the name of a file or folder, and its size as text."

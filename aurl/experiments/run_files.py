@@ -15,7 +15,7 @@ from ..core import AurlError, atomic_path, to_json
 
 # %% ../../nbs/038_experiments.run_files.ipynb #3112f3fc
 def _name_from_dir(name):
-    "Return the name of a run by that of its directory."
+    "Return the name of a run, extracted from the name of its directory."
     return re.sub(r'_\d{8}_\d{6}_.*', '', name)
 
 def _dir_stem(name, short):
@@ -158,7 +158,7 @@ class _NoAliasLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 def _load_yaml(f):
-    "Return the content of the small YAML file `f`; anything else than a file, such as a pipe, is not read."
+    "Return the content of the small YAML file `f`; anything other than a regular file, such as a pipe, is not read."
     if not f.is_file() and f.exists(): return 'a pipe'
     if f.is_file() and f.stat().st_size > 1<<18: raise ValueError(f'{f.stat().st_size:,} bytes')
     return yaml.load(f.read_text(encoding='utf-8'), _NoAliasLoader)
@@ -169,7 +169,7 @@ _RESTORE = 'restore it from a copy, or start a new run'
 def read_config(
     path, # the directory of a run
 )->dict:
-    "Return the configuration with which a run was started; no file is created or changed."
+    "Return the configuration of a run, without changing any file; raise an `AurlError` if it is missing or damaged."
     path = Path(path)
     try: config = _load_yaml(path/'config.yaml')
     except OSError as e:

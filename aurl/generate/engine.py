@@ -13,7 +13,7 @@ import torch
 
 from ..core import CodecError
 from ..models.decoder import Decoder, NumpyDecoder, make_decoder
-from ..midi.read import read_midi
+from ..score.notation import read_music
 from ..tokens.codec import decode, encode
 from ..tokens.grammar import grammar, array_module
 from ..tokens.transitions import beat_unit
@@ -82,10 +82,10 @@ def sample_loop(
     decoder,        # has read the prompt
     logits,         # its logits after the prompt, (batch, 774), NumPy or torch
     choose,         # function of logits (batch, 774), their rows and the step; returns ids (batch,)
-    max_tokens:int, # most ids to generate
+    max_tokens:int, # maximum number of ids to generate
     mask:bool=True, # allow only ids the grammar allows
     check_every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
-    min_tokens:int=0, # fewest ids, including END, unless only END may follow
+    min_tokens:int=0, # minimum number of ids, including END, unless only END may follow
     limits=None,    # `GenerationLimits` of `802_generate.profile_limits`: stricter than the grammar
 )->list:            # for each piece an array of the generated ids, up to END
     "Generate with `decoder` until all pieces have ended."
@@ -120,24 +120,26 @@ def _to_end(ids):
 # %% ../../nbs/800_generate.engine.ipynb #4e80e5d1
 def _to_ids(prompt):
     "Ids of any prompt."
-    if isinstance(prompt, (str, Path)): prompt = read_midi(prompt)
+    if isinstance(prompt, (str, Path)): prompt = read_music(prompt)
     if hasattr(prompt, 'tracks'): return encode(prompt)
-    return np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
+    ids = np.asarray(prompt.cpu() if isinstance(prompt, torch.Tensor) else prompt)
+    if ids.ndim == 1: return ids
+    raise CodecError(f'a prompt of shape {ids.shape}', way_out='give a file, a score, or the ids of one piece')
 
 # %% ../../nbs/800_generate.engine.ipynb #033a9eab
 def as_prompt(
-    prompt=None,    # ids, a symusic.Score, the path of a MIDI file, or None for nothing
+    prompt=None,    # ids, a symusic.Score, the path of a file that `read_music` reads, or None for nothing
     mask:bool=True, # require that the grammar allows it
 )->np.ndarray:      # uint16, from START on, without END
     "Return the ids that a new piece begins with; raise `CodecError` if they are not valid."
     if prompt is None: return np.array([vocab.START], np.uint16)
     ids = _to_ids(prompt)
-    decode(ids[:0] if ids.ndim != 1 else ids)                          # raises an error if these are no ids
+    decode(ids)                                                        # raises an error if these are no ids
     if len(ids) and ids[-1] == vocab.END: ids = ids[:-1]
     if not len(ids): raise CodecError('the prompt is empty', way_out='omit it, or begin with START')
     if mask and (v := verdict(ids, require_end=False)).reasons:
         raise CodecError(f'the prompt is not valid: {v.reasons[0]}',
-                         way_out='give the output of encode, cut anywhere; repair_ids(ids) repairs faulty ids')
+                         way_out='give ids from encode, whole or cut at any point; repair_ids(ids) repairs faulty ids')
     return ids.astype(np.uint16)
 
 # %% ../../nbs/800_generate.engine.ipynb #a573c952

@@ -23,7 +23,7 @@ from ..score.keys import estimate_key, key_names, key_number, signature_key
 from ..midi.limits import _is_meter
 from ..corpus.metadata import merge_metadata
 from ..score.meter import estimate_meter
-from ..midi.read import read_midi
+from ..score.notation import read_music
 from ..midi.timing import grid_step
 from ..midi.write import write_midi
 from ..tokens.codec import decode, encode
@@ -92,11 +92,11 @@ def _parse_meter(text):
 class PromptSource:
     "A prompt and the number of seconds used from its beginning."
     def __init__(self,
-        source,        # a `Score`, or the path of a MIDI file
+        source,        # a `Score`, or the path of a file that `read_music` reads
         seconds:float, # used from the beginning
     ):
         path = None if hasattr(source, 'tracks') else Path(source).expanduser()
-        self.score, self.seconds = read_midi(path) if path else source, seconds
+        self.score, self.seconds = read_music(path) if path else source, seconds
         self.title = (merge_metadata({}, path.read_bytes(), self.score).get('title') or path.stem) if path else ''
     @property
     def programs(self):
@@ -112,13 +112,13 @@ class PromptSource:
 _by_time = attrgetter('time')
 
 def _timed(score, events):
-    "Each of the `events` of `score` after its second, in order."
+    "Pairs (second, event) of the `events` of `score`, in order."
     clock = Clock(score)
     return [(float(clock.seconds(e.time)), e) for e in sorted(events, key=_by_time)]
 
 @patch
 def _within_part(self:PromptSource, events):
-    "Each of the `events` in the part that was used, after its second, in order."
+    "Pairs (second, event) of the `events` in the part of the prompt that was used, in order."
     return [(second, e) for second,e in _timed(self.score, events) if second < self.seconds]
 
 def _fraction(meter): return meter.numerator, meter.denominator
@@ -153,7 +153,7 @@ def _tempo_changes(score):
     return rows if rows and rows[0][0] <= 0 else [(0., 500_000)] + rows
 
 def _without_repeats(rows):
-    "The tempo changes that change something."
+    "The tempo changes, without those that repeat the tempo before them."
     return [row for row,before in zip(rows, [(0, None)] + rows) if row[1] != before[1]]
 
 # %% ../../nbs/820_generate.files.ipynb #6ac486d1
@@ -228,7 +228,7 @@ def _decode_with_programs(self:FileOptions, ids):
 # %% ../../nbs/820_generate.files.ipynb #c0781e55
 @patch
 def _condition(self:FileOptions, name, read):
-    "A condition parsed by `read`; None without a meaning."
+    "The condition `name`, parsed by `read`; None if it is absent or invalid."
     value = self.conditions.get(match_name(name, self.conditions))
     if value in (None, ''): return None
     try: return read(str(value))

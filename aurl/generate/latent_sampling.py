@@ -15,17 +15,17 @@ from torch import Tensor
 from ..core import ConfigError, ModelError
 from .engine import as_prompt, first_seconds
 from ..models.latent_metrics import AttributeVector, attribute_vector, lerp, slerp
-from ..midi.read import read_midi
+from ..score.notation import read_music
 from ..tokens.codec import decode, encode
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/815_generate.latent_sampling.ipynb #52a88043
 def as_piece(
-    source,             # ids, a symusic.Score, or the path of a MIDI file
+    source,             # ids, a symusic.Score, or the path of a file that `read_music` reads
     seconds:float=None, # number of seconds to use from the beginning; None: all
 )->np.ndarray:          # uint16, from START to END
     "Return the ids of a whole piece; raise `ModelError` if it has no notes."
-    if isinstance(source, (str, Path)): source = read_midi(source)
+    if isinstance(source, (str, Path)): source = read_music(source)
     ids = encode(source) if hasattr(source, 'tracks') else _with_end(as_prompt(source))
     if seconds is not None and decode(ids).end() > seconds: ids = encode(decode(_with_end(first_seconds(ids, seconds))))
     if not (ids >= vocab.NOTE_ON).any() or not decode(ids).note_num():

@@ -34,7 +34,7 @@ def _range_text(low, high):
 
 class ProfileConfig(Config):
     "Limits of generation; null fields come from the corpus profile of the model. The words on and off set `on`."
-    on: bool = Field(True, description='keep within the profile; profile=off: the grammar alone')
+    on: bool = Field(True, description='limit generation to the profile; profile=off applies the grammar alone')
     families: tuple[str, ...] | None = Field(
         None, description='allowed instrument families, such as [Piano, Strings]; null: those of the profile')
     pitch: tuple[int, int] | None = Field(None, description='lowest and highest MIDI pitch of every family but drums')

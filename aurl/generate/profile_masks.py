@@ -33,7 +33,7 @@ def _n_down(down):
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #ea36c946
 def _rows(x):
-    "`x` with its last dimensions as one, contiguous."
+    "Return `x` with all dimensions after the first as one, contiguous."
     if array_module(x) is np: x = np.ascontiguousarray(x)
     return x.reshape(len(x), -1)
 

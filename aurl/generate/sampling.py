@@ -26,13 +26,14 @@ from .engine import as_prompt, sample_loop
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
 from ..models.decoder import make_decoder
+from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, array_module
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/810_generate.sampling.ipynb #9e63de1f
 class Sampling(Config):
-    "How the next id is sampled."
+    "Options for sampling the next id."
     temperature: float = Field(1., ge=0, le=100) # below 1 sharper, above 1 flatter; 0: greedy (argmax)
     top_k: int = Field(0, ge=0)                  # keep the k most probable ids; 0 for all
     top_p: float = Field(1., gt=0, le=1)         # keep the smallest set of top ids with this total probability
@@ -88,7 +89,7 @@ def uniform_draws(
 
 # %% ../../nbs/810_generate.sampling.ipynb #17f58525
 def _profile_config(profile):
-    "`profile` as a `ProfileConfig`."
+    "Return `profile` as a `ProfileConfig`."
     if isinstance(profile, ProfileConfig): return profile
     if profile is None: return ProfileConfig()
     return make_config(ProfileOption, overrides=dict(profile=profile)).profile
@@ -163,8 +164,8 @@ class _Generation:
     "The settings that all batches of a generation have in common."
     model:torch.nn.Module
     start:np.ndarray        # ids that every piece begins with
-    max_new:int             # most ids after them
-    min_new:int             # fewest ids after them
+    max_new:int             # maximum number of ids after them
+    min_new:int             # minimum number of ids after them
     seed:int                # of the random draws
     mask:bool               # whether to apply the grammar mask
     window:int              # previous ids to attend to; None: all
@@ -197,7 +198,7 @@ def check(self:_Generation, decoder, logits):
 
 # %% ../../nbs/810_generate.sampling.ipynb #c2b270bc
 def _fit_precision(u, like):
-    "Draws `u`; in float32, and still below 1, if the device of `like` has no float64."
+    "Return `u`, in float32 and still below 1 if the device of `like` has no float64."
     return np.minimum(u, 1 - 2.**-20).astype(np.float32) if _widest(like) == torch.float32 else u
 
 @patch
@@ -258,10 +259,10 @@ def _warn_without_profile(model, profile, mask):
 
 # %% ../../nbs/810_generate.sampling.ipynb #e944ae34
 def generate_ids(
-    model,               # a `MusicTransformerVAEGAN`
+    model,               # a `MusicTransformerVAEGAN`, or the name or folder of a saved one, such as piano
     n:int=4,             # number of pieces
     max_tokens:int=1024, # maximum number of ids after the prompt; without a prompt, the maximum length of a piece
-    prompt=None,         # common beginning of all pieces: ids, a score, or the path of a MIDI file
+    prompt=None,         # common beginning of all pieces: ids, a score, or a file that `read_music` reads
     seed:int=0,          # of the random draws; the same seed gives the same pieces
     *,
     mask:bool=True,      # apply the grammar mask; False samples from the unmasked model
@@ -276,7 +277,7 @@ def generate_ids(
     **sampling           # fields of `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
-    sampler, start = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask)
+    sampler, start, model = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask), as_model(model)
     _warn_without_profile(model, profile, mask)
     counts = dict(n=n, max_tokens=max_tokens, min_tokens=min_tokens)
     make_config(_GenerateOptions, overrides=dict(**counts, seed=seed, window=window, batch_size=batch_size))
@@ -296,7 +297,7 @@ def generate_ids(
 # %% ../../nbs/810_generate.sampling.ipynb #dab67e04
 @delegates(generate_ids, keep=True)
 def generate(
-    model,               # a `MusicTransformerVAEGAN`
+    model,               # a `MusicTransformerVAEGAN`, or the name or folder of a saved one, such as piano
     n:int=4,             # number of pieces
     max_tokens:int=1024, # maximum number of ids
     **kwargs             # fields of `Sampling`, as for `generate_ids`

@@ -27,14 +27,14 @@ from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/700_losses.base.ipynb #17441e13
 def _cross_entropy(logits, targets, **kwargs):
-    "Cross-entropy in nats over the positions whose target is not PAD, (batch, time) together."
+    "Mean cross-entropy in nats over all positions of a batch whose target is not PAD."
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, **kwargs)
 
 # %% ../../nbs/700_losses.base.ipynb #8040cf9a
 class MusicLoss(nn.Module):
     "Cross-entropy in nats per token; PAD does not count."
     def __init__(self,
-        label_smoothing:float=0. # over the vocabulary, in training only
+        label_smoothing:float=0. # share of the target spread over the vocabulary, in training only
     ):
         super().__init__()
         self.label_smoothing = label_smoothing
@@ -224,7 +224,7 @@ def confident_inputs(
     ids,           # (time,) or (batch, time) int64: music
     predicted=None, # predicted ids, in the shape of the targets; the targets by default
     prob:float=.9, # probability of the predicted id; the rest is spread evenly
-    logits=None,   # the logits instead
+    logits=None,   # logits to use instead of `predicted` and `prob`
 )->LossInputs:
     "Loss inputs of a synthetic model that reads `ids` and predicts `predicted`."
     ids = _batch_of(ids)
@@ -234,7 +234,7 @@ def confident_inputs(
 
 # %% ../../nbs/700_losses.base.ipynb #b21301c0
 def _reflect(new, index, kind):
-    "The index `new`, on the other side of `index` if `kind` has no such id."
+    "Index `new`, reflected about `index` if `kind` has no such id."
     n = len(vocab.blocks[kind])
     return torch.where((new < 0) | (new >= n), 2*index - new, new).clamp(0, n - 1)
 
@@ -245,7 +245,7 @@ def _replace_index(ids, new, kind):
     return torch.where(t.kind[ids] == kind, ids - t.index[ids] + new, ids)
 
 def _draw(options, ids, g):
-    "One of `options` for each of `ids`, at random."
+    "Draw one of `options` at random for each of `ids`."
     return torch.tensor(options)[torch.randint(len(options), ids.shape, generator=g)]
 
 # %% ../../nbs/700_losses.base.ipynb #86ea089c
@@ -254,7 +254,7 @@ def _wrong_octaves(ids, index, g): return _replace_index(ids, index + _draw((-24
 def _wrong_velocities(ids, index, g): return _replace_index(ids, index + _draw((-9, -7, 7, 9), ids, g), Kind.VELOCITY)
 
 def _wrong_times(ids, index, g):
-    "Each shift at about double or half its length."
+    "Replace each shift by one of about double or half its length."
     longer = _draw((0, 1), ids, g) > 0
     return _replace_index(ids, torch.where(longer, 2*index + 1, (index - 1)//2), Kind.TIME_SHIFT)
 
@@ -294,7 +294,7 @@ def corrupt_ids(
 # %% ../../nbs/700_losses.base.ipynb #97843d13
 @dataclass
 class Loss:
-    "A named loss."
+    "A loss with its name, unit and required inputs."
     name:str           # its name in configurations
     fn:Callable        # function of a `LossInputs`: returns a scalar, or a list of means with equal weights
     unit:str           # unit of its value
@@ -325,7 +325,7 @@ class Loss:
 _hints = dict.fromkeys(('z', 'kl', 'posteriors'), 'set mode=vae, or leave the loss out')
 
 def _missing_input(loss):
-    "Error for an input the model does not give."
+    "Return the error for an input that the model does not give."
     return ConfigError(f'the loss {loss.name!r} needs {loss.needs!r}, which this model does not give',
                        way_out=_hints.get(loss.needs, f'leave {loss.name} out'))
 
@@ -345,7 +345,7 @@ def register_loss(
 
 # %% ../../nbs/700_losses.base.ipynb #86e7a7ae
 def _unknown_loss(name):
-    "Error that suggests the nearest name."
+    "Return an error that suggests the nearest name."
     return ConfigError(f'there is no loss {name!r}{suggest(name, losses)}',
                        way_out=f"choose from {', '.join(sorted(losses))}")
 

@@ -14,7 +14,7 @@ from .base import LossInputs, is_half_precision, losses, register_loss
 
 # %% ../../nbs/720_losses.latent_penalties.ipynb #2c9fb08f
 def _float_latent(z):
-    "`z` as (batch, size), at least in float32."
+    "Return `z` as (batch, size), at least in float32."
     return (z.float() if is_half_precision(z) or not z.is_floating_point() else z).flatten(1)
 
 def _standardize(z):

@@ -92,7 +92,7 @@ def _tensors(h):
 
 # %% ../../nbs/702_losses.loss_checks.ipynb #713a547c
 def _posterior_at(posterior, mean):
-    "Copy of a posterior with another mean, of as many values."
+    "Copy of a posterior with the values of `mean` as its mean."
     return SimpleNamespace(mean=mean.view(posterior.mean.shape), logvar=posterior.logvar.to(mean))
 
 def _with_latent(output, z):
@@ -116,7 +116,7 @@ def _random_direction(x, grads, seed):
     return [torch.zeros_like(t) if s is None else _noise_like(t, g) for t,s in zip(x, grads)]
 
 def _central_difference(f, x, direction, step=1e-6):
-    "Directional derivative of `f` at `x` by differences."
+    "Directional derivative of `f` at `x` by central differences."
     up, down = (f(*[t.detach() + sign*step*d for t,d in zip(x, direction)]).item() for sign in (1, -1))
     return (up - down)/(2*step)
 

@@ -49,7 +49,7 @@ def _fold_classes(p, y, fold):
     return p @ fold.to(p), fold.argmax(1).to(y.device)[y]
 
 def _energy_loss(h, kind, distance, fold=None):
-    "Mean energy score within `kind`, after `_fold_classes`."
+    "Mean energy score within `kind`; `fold` maps its ids to the classes that are compared."
     p, y = h.within_kind(kind)
     if fold is not None: p, y = _fold_classes(p, y, fold)
     return h.mean_over(energy_score(p, y, distance))

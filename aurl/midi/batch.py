@@ -96,7 +96,7 @@ class _ReaderProcess:
 
     def _write(self, b):
         try: self.proc.stdin.write(b)
-        except OSError: pass                                            # it is dead, which `replies` detects
+        except OSError: pass                                            # the process has ended, which `replies` detects
 
     def submit(self, i, path):
         "Add file number `i` to the queue."

@@ -265,7 +265,7 @@ def parse_event(
 
 # %% ../../nbs/100_midi.bytes.ipynb #59e51214
 def _parse_system_event(b, j, end, running_status, n, s):
-    "The part of `parse_event` for meta events, system exclusive and real-time messages."
+    "Parse a meta event, a system exclusive or a real-time message for `parse_event`."
     a, k = 0, j
     if s == 0xff:
         if j >= end or b[j] > 127: return None

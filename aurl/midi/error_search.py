@@ -106,11 +106,11 @@ _READING_COST = 20  # work of listing the readings at one offset, in steps
 
 @dataclass
 class _SearchContext:
-    "A track, and what its searches share."
+    "A track, and the state that all searches in it share."
     b:bytes          # the file
     end:int          # end of the track
     usual:EventCosts # costs of events
-    work:list        # number of steps left for all searches in the file, in a list
+    work:list        # one value: the number of steps left for all searches in the file
     known:dict = field(default_factory=dict)  # readings found so far
 
     def with_costs(self, readings, i):
@@ -162,10 +162,10 @@ class _Frontier:
 # %% ../../nbs/118_midi.error_search.ipynb #a772ebed
 @dataclass
 class _SearchSpan:
-    "Where a search begins and ends."
+    "The range of bytes that a search covers."
     start:int          # offset of the first event
-    running_status:int # there
-    down:int           # keys that are down there
+    running_status:int # before this event
+    down:int           # keys that are down before it
     last_error:int     # largest offset of an error
     stop:int           # offset from which on a path is complete
 
@@ -251,7 +251,7 @@ class _ParsedPart:
 
 # %% ../../nbs/118_midi.error_search.ipynb #33229d4d
 def _clamp_event(b, i, end, running_status, down):
-    "Event at `i` with data clamped to 127 if its status is valid and an event follows, else None."
+    "Return the event at `i` with data clamped to 127 if its status is valid and an event follows, else None."
     n, j = _read_vlq(b, i, end)
     if n < 0 or j >= end: return None
     s, written = (b[j], 1) if b[j] >= 0x80 else (running_status, 0)
@@ -359,7 +359,7 @@ def _truncate(part, n):
 
 @patch
 def _go_back(self:_PartParser, state):
-    "Forget the events after `state`."
+    "Discard the events after `state`."
     _, self.running_status, self.down, n = state
     _truncate(self.part, n)
     self.trail = [t for t in self.trail if t[3] < n]
@@ -379,7 +379,7 @@ def _accept(self:_PartParser, found, state):
 # %% ../../nbs/118_midi.error_search.ipynb #e95cebd9
 @patch
 def _count_error(self:_PartParser, offset, e, kind):
-    "Note that the next event, `e` at `offset`, is damaged."
+    "Record that the next event, `e` at `offset`, is damaged."
     p, n = self.part, len(self.part.events)
     p.damaged.append(n)
     p.n_errors[kind] += 1

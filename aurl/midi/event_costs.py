@@ -42,7 +42,7 @@ def _first_note_status(events):
     return next((e[3] for e in events if 0x90 <= e[3] < 0xa0), 0)
 
 def _plausible_events(b, i, end, events):
-    "Return those of `events` (from `skim_events(b, i, end)`) that are in step."
+    "Return those of `events` (from `skim_events(b, i, end)`) that were parsed from the right offsets."
     good = _paired_events(events)  # if few, a status may be noise: use only the first
     if len(good) < .9*len(events) and (first := _first_note_status(events)):
         again = _paired_events(skim_events(b, i, end, (first, first - 16))[0])
@@ -86,7 +86,7 @@ def _smoothed_nats(counts, smooth):
 _DELTA_SIZE = np.floor(np.log2(np.arange(1 << 14) + 1)).astype(int)  # binary order of magnitude of a delta time
 
 def _size_probs(counts):
-    "Return the mean probability of the delta times of the size of each."
+    "Return for each delta time the mean probability of the delta times of its size."
     by_size = np.bincount(_DELTA_SIZE, counts, 15) + .3
     return (by_size/by_size.sum()/np.bincount(_DELTA_SIZE, minlength=15))[_DELTA_SIZE]
 
@@ -101,7 +101,7 @@ def _own_statuses(counts):
     return counts['first_status'] + counts['status']*(counts['status'] > 2)
 
 def _running_status_cost(s, notes):
-    "Return the cost of running status after `s`, which is none of the track; `notes`: whether some of them are notes."
+    "Return the cost of running status after `s`, a status new to the track; `notes`: whether the track has notes."
     if s < 0xa0: return 5.*notes
     return 12. if 0xc0 <= s < 0xe0 else 6.
 
@@ -120,7 +120,7 @@ def _frequent_statuses(own, file):
 class EventCosts:
     "Costs in nats of the events of a track, from their frequencies in the file."
     mean_nats_per_byte = 4.
-    error_prior = dict(wrong=0., gone=0., extra=0.)  # extra cost of each kind of error
+    error_prior = dict(wrong=0., gone=0., extra=0.)  # extra cost of each kind of error, in nats, in nats
     def __init__(self,
         counts:list, # of each track, from `_event_counts`
         part:int,    # index of the track to be parsed
@@ -223,7 +223,7 @@ def cost(self:EventCosts,
 # %% ../../nbs/115_midi.event_costs.ipynb #6e386ae7
 @patch
 def _sample_cost(self:EventCosts, events, down):
-    "Return the cost of `events` other than meta events, about how many bytes they have, and the keys down after them."
+    "Return the cost of `events` other than meta events, their approximate size in bytes, and the keys down after them."
     total, size = 0., 0
     for e in events:
         if e[3] >= 0xf0: continue

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 import numpy as np
 from symusic import Note, Pedal, Score
 
-from ..core import ConfigError, MidiError
+from ..core import ConfigError, MidiError, plural
 from .bytes import Finding
 
 # %% ../../nbs/130_midi.limits.ipynb #e446b8a4
@@ -130,7 +130,8 @@ def _shorten_notes(score, longest):
         n += n_long
         duration = np.minimum(a['duration'], longest).astype(np.int32)
         t.notes = Note.from_numpy(a['time'], duration, a['pitch'], a['velocity'], 'tick')
-    return [Finding('repaired', f'{n} notes held longer than {longest:,} ticks were shortened', n, True)] if n else []
+    text = f'{plural(n, "note")} held longer than {longest:,} ticks, shortened'
+    return [Finding('repaired', text, n, True)] if n else []
 
 # %% ../../nbs/130_midi.limits.ipynb #69c2acaa
 _TIMED_SCORE_EVENTS = 'tempos', 'time_signatures', 'key_signatures', 'markers'
@@ -171,7 +172,8 @@ def _shorten_silences(score, gap):
     earlier = np.append(0, np.cumsum(surplus))  # by how many ticks, after so many silences
     def new_tick(t): return t - earlier[np.searchsorted(ends, t, 'right')]
     _move_events(score, new_tick)
-    return [Finding('repaired', f'{len(ends)} silences longer than {gap:,} ticks were shortened', len(ends))]
+    text = f'{plural(len(ends), "silence")} longer than {gap:,} ticks, shortened'
+    return [Finding('repaired', text, len(ends))]
 
 # %% ../../nbs/130_midi.limits.ipynb #b1d28dd4
 def _raise_above(what, name, limit, path):

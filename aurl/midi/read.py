@@ -6,7 +6,7 @@
 __all__ = ['families', 'read_midi', 'read_midi_with_notes', 'family_of', 'MidiReport', 'inspect_midi']
 
 # %% ../../nbs/140_midi.read.ipynb #e0a76dcf
-import html, struct
+import html, os, struct
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from symusic import ControlChange, Score
 
-from ..core import MidiError
+from ..core import MidiError, plural
 from .bytes import _END_OF_TRACK, Finding, find_chunks, skim_events
 from .conventions import apply_conventions, unwrap_riff
 from .limits import MidiLimits, _note_arrays, enforce_limits
@@ -30,7 +30,7 @@ def _read_file(path, max_bytes):
     "Return the bytes of the file at `path`, or raise a `MidiError`."
     try:
         if path.is_dir():
-            raise MidiError('a folder, not a MIDI file', path, 'give one file, or the folder to corpus_from')
+            raise MidiError('a folder, not a music file', path, 'give one file, or the folder to corpus_from')
         if (size := path.stat().st_size) > max_bytes: _too_large(size, max_bytes, path)
         return path.read_bytes()
     except FileNotFoundError as e: raise MidiError('no such file', path, 'check the path') from e
@@ -40,6 +40,8 @@ def _read_file(path, max_bytes):
 def _bytes_of(source, max_bytes):
     "Return the bytes of `source` and its path or None."
     if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source), None
+    if not isinstance(source, (str, os.PathLike)):
+        raise MidiError(f'a {type(source).__name__} is neither a path nor the bytes of a file', way_out='give one of them')
     path = Path(source).expanduser()
     return _read_file(path, max_bytes), path
 
@@ -120,7 +122,7 @@ def _all_released(score):
 
 # %% ../../nbs/140_midi.read.ipynb #f1a9e5ce
 def _read_intact(data):
-    "Parse a consistent file with symusic: score or None, error message, and whether keys were never released."
+    "Parse a consistent file with symusic; return score or None, error message, and whether a key was never released."
     if int.from_bytes(data[10:12], 'big') > 64: return *_parse_symusic(data), False
     full, why = _parse_symusic(_with_final_note_offs(data))
     if full is not None and _all_released(full): return full, why, False
@@ -455,7 +457,7 @@ def _describe(r, score, found):
 
 # %% ../../nbs/140_midi.read.ipynb #15a8916a
 def _summarize_values(values, unit=''):
-    "Summarize the different ones of `values`."
+    "Summarize the distinct `values`."
     values = list(dict.fromkeys(values))
     if len(values) > 4 and not isinstance(values[0], str):
         return f'{min(values):g} … {max(values):g}{unit} ({len(values)} different)'
@@ -476,7 +478,7 @@ def _score_event_rows(r):
 
 def _summary(r):
     "Return the description of notes, parts and length."
-    return (f'{r.notes:,} notes in {len(r.parts)} part{"s"*(len(r.parts)!=1)}, {r.seconds:.1f} s, '
+    return (f'{plural(r.notes, "note")} in {plural(len(r.parts), "part")}, {r.seconds:.1f} s, '
             f'{r.quarters:g} quarter notes of {r.ticks_per_quarter} ticks')
 
 def _part_rows(r):

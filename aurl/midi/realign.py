@@ -27,7 +27,7 @@ def detect_grid(
     onsets:list,           # for each track its onsets in ticks
     ticks_per_quarter:int, # resolution of the file
 ):
-    "Return the grid (ticks) of the inter-onset intervals and the share on it; (0, 0) for free timing."
+    "Return the grid (ticks) and the share of inter-onset intervals on it; (0, 0) for free timing."
     intervals = _intervals(onsets, ticks_per_quarter//32)
     if len(intervals) < 16: return 0, 0.
     grids = [ticks_per_quarter//n for n in _BEAT_DIVISIONS]
@@ -243,7 +243,7 @@ def _byte_evidence(track, b, shifts, delta_cost):
 def _hit_rate(hit, inside): return hit.sum(1)/np.maximum(inside.sum(1), 1)*min(hit.shape[1], 100)
 
 def _sounding_classes(onsets, pitches, ticks_per_quarter):
-    "Return which pitch classes begin in a beat."
+    "Return a boolean array of shape (beats, 12): whether a note of the pitch class begins in the beat."
     classes = np.zeros((onsets.max()//ticks_per_quarter + 4, 12), bool)
     classes[onsets//ticks_per_quarter, pitches % 12] = True
     return classes
@@ -311,7 +311,7 @@ class _Realignment:
         return int(np.searchsorted(self.tracks[b.part].onset_event, event))
 
     def apply(self, part, start, end, shift):
-        "Shift the onsets of a track from `start` on; those before `end` are known then."
+        "Shift the onsets of a track from `start` on, and mark those before `end` as known."
         self.onsets[part][start:] += shift
         self.shift[part] += shift
         self.known[part][start:end] = True

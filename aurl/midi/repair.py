@@ -45,7 +45,7 @@ class _NotePairs:
         self.added += 1
 
     def press(self, tick, key):
-        "Note a note-on; if the key is down and lacks a note-off, release it first."
+        "Record a note-on; if the key is down and lacks a note-off, release it first."
         held = self.held.setdefault(key, [])
         if held and self.surplus[key] > 0:
             self.release(tick, key)
@@ -54,7 +54,7 @@ class _NotePairs:
         held.append(tick)
 
     def lift(self, tick, key):
-        "Note a note-off; return whether the key is down."
+        "Record a note-off; return whether the key is down."
         held = self.held.setdefault(key, [])
         if held:
             self.lengths.append(tick - held.pop(0))
@@ -78,7 +78,7 @@ def release_all(self:_NotePairs, usual_length):
 
 # %% ../../nbs/120_midi.repair.ipynb #6eaa84d2
 def _pair_notes(ticks, events, usual_length):
-    "Sorted (time, event) pairs with a note-off for each note-on; the numbers of added and of dropped note-offs."
+    "Return sorted (time, event) pairs with a note-off for each note-on, and how many were added and dropped."
     pairs = _NotePairs(events)
     for tick,e in zip(ticks, events):
         if e[3] < 0xa0:

@@ -10,6 +10,7 @@ __all__ = ['grids', 'tick_converter', 'in_ticks', 'grid_step', 'snap_to_grid', '
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from pathlib import PurePath
 
 import numpy as np
 from symusic import ControlChange, KeySignature, Note, Pedal, PitchBend, Score, Tempo, TextMeta, TimeSignature, Track
@@ -19,7 +20,15 @@ from ..core import ConfigError, MidiError, rng
 # %% ../../nbs/150_midi.timing.ipynb #5ca28245
 def _unit(score):
     "Return the time unit of `score`: 'tick', 'quarter' or 'second'."
+    if not hasattr(score, 'ttype'): raise _not_a_score(score)
     return str(score.ttype).split('.')[-1].lower()
+
+def _not_a_score(x):
+    "The error for anything that is given instead of a score."
+    if isinstance(x, (str, PurePath)): way_out = 'read the file first, with read_music(path)'
+    elif isinstance(x, (list, tuple)) and x and hasattr(x[0], 'ttype'): way_out = 'give the scores one by one'
+    else: way_out = 'decode(ids) makes a score of token ids'
+    return MidiError(f'a {type(x).__name__} is not a score', way_out=way_out)
 
 def _tpq(score): return score.ticks_per_quarter if _unit(score) == 'tick' else 480
 
@@ -31,7 +40,7 @@ def _scaled_clock(scale):
 # %% ../../nbs/150_midi.timing.ipynb #71c66d58
 def tick_converter(
     score,   # in ticks, quarters or seconds
-    tpq:int, # ticks per quarter note wanted
+    tpq:int, # ticks per quarter note of the result
 ):
     "Return a function from times of `score` to ticks, and the tempos: arrays of ticks and of microseconds per quarter."
     t = score.tempos.numpy()
@@ -198,13 +207,13 @@ def _best_steps(on, steps, tpq):
 
 # %% ../../nbs/150_midi.timing.ipynb #762779f8
 def _nearest_line(x, step, later=0):
-    "Return the multiple of `step` nearest to each of `x`, or one that is some steps later."
+    "Return the multiple of `step` nearest to each of `x`, or the multiple that is `later` steps after it."
     return np.rint((np.rint(x/step) + later)*step).astype(np.int64)
 
 def _towards(x, target, strength): return x + np.rint(strength*(target - x)).astype(np.int64)
 
 def _snap_notes(notes, steps, tpq, strength):
-    "Move `notes` towards the grid of `steps` (ticks), of which each beat uses one."
+    "Move `notes` toward the grid of `steps` (ticks), of which each beat uses one."
     best = _best_steps(notes.on, steps, tpq)
     def step(x): return best[np.minimum(x//tpq, len(best) - 1)]                        # of the beat of `x`
     on = _nearest_line(notes.on, step(notes.on))
@@ -217,7 +226,7 @@ def snap_to_grid(
     grid='16th',       # a name of `grids`, quarter notes, or several in a tuple
     strength:float=1., # 0: as played … 1: on the grid
 )->Score:              # in ticks
-    "Move the notes of `score` to, or towards, the lines of a grid."
+    "Move the notes of `score` to, or toward, the lines of a grid."
     if not 0 <= strength <= 1:
         raise ConfigError(f'strength={strength} is outside 0 … 1', way_out='1 moves notes onto the grid')
     tpq = _tpq(score)

@@ -18,7 +18,7 @@ from ..tokens.vocab import Kind, vocab
 attributes = {}  # functions from ids (batch, time) of whole pieces to values (batch,), by name
 
 def register_attribute(
-    name:str, # its name in a configuration
+    name:str, # name of the attribute in a configuration
     unit:str, # unit of its values
 ):
     "Decorator that adds an attribute to `attributes`."
@@ -42,7 +42,7 @@ _velocity = _table(Kind.VELOCITY, vocab.bin_velocity(_index.clip(0, vocab.n_velo
 
 # %% ../../nbs/645_models.attributes.ipynb #0c2815ae
 def _mean_of(total, n, empty):
-    "`total` divided by the number of notes; `empty` without notes."
+    "Return `total` divided by the number of notes; `empty` without notes."
     return torch.where(n > 0, total/n.clamp(min=1), empty)
 
 @register_attribute('register', 'MIDI pitch')
@@ -88,7 +88,7 @@ def _attribute(name):
 
 def attribute_values(
     ids:Tensor, # (batch, time) of whole pieces
-    names=('register', 'note_density', 'velocity'), # of `attributes`
+    names=('register', 'note_density', 'velocity'), # keys of `attributes`
 )->Tensor:      # (batch, names)
     "Measure `attributes` of pieces."
     return torch.stack([_attribute(n)(ids) for n in names], 1)

@@ -84,13 +84,13 @@ feature_sizes = dict(
 
 # %% ../../nbs/615_models.blocks.ipynb #f07253b9
 def _decay_table(constants):
-    "exp(-age/τ) (τ, ages in steps) until it is negligible; the last column is 0."
+    "Return exp(-age/τ) as (τ, ages in steps), up to ages where it is negligible; the last column is 0."
     out = np.exp(-np.arange(70*max(constants))/np.array(constants)[:,None])
     out[out <= 1e-30] = out[:,-1] = 0
     return out.astype(np.float32)
 
 def _one_hot_rows(n, xp, device):
-    "One-hot rows (n+1, n+1) of the classes 0 … n-1; the last row, [-1], means no value yet."
+    "Return one-hot rows (n+1, n+1) of the classes 0 … n-1; the last row, [-1], stands for no value yet."
     return xp.eye(n+1, device=device)[xp.asarray([*range(1, n+1), 0], device=device)]
 
 # %% ../../nbs/615_models.blocks.ipynb #6c7c94e6
@@ -161,14 +161,14 @@ def musical_features(
 def state_roll(
     s:State, # states (batch)
 )->Tensor:   # (batch, 88)
-    "Number of instruments that hold each key, in each state."
+    "Return the number of instruments that hold each key, in each state."
     onsets = s.onset.reshape(len(s), vocab.n_families, n_keys)
     return (onsets[:,:,:pedal_column] >= 0).sum(1)*1.
 
 def scan_roll(
     r, # result of `grammar.scan`
 )->Tensor: # (batch, time, 88)
-    "Number of instruments that hold each key, after every position."
+    "Return the number of instruments that hold each key, after every position."
     return r.holding_families()*1.
 
 # %% ../../nbs/615_models.blocks.ipynb #74d9f570
@@ -212,7 +212,7 @@ def compute_features(self:MusicEmbedding,
     state:State=None, # state before the first id; None: the start of a piece
     after=False,      # also compute the state after the last id
 ):                    # features (batch, time, size) or None, and the final state or None
-    "Musical features after each id and, on request, the state after all ids."
+    "Compute the musical features after each id and, on request, the state after all ids."
     state = grammar.start(len(ids), ids.device) if state is None else state
     if ids.shape[1] == 1 and after: return self._step_features(ids, state)
     end = grammar.advance(state, ids) if after else None

@@ -19,7 +19,7 @@ def _header(notes):
 def _escape_cell(value): return str(value).replace('|', '\\|').replace('\n', ' ')
 
 def markdown_table(
-    rows:list, # of dicts with the same keys
+    rows:list, # dicts with the same keys
 )->str:
     "A Markdown table; '' without rows."
     if not rows: return ''
@@ -63,10 +63,10 @@ def _sections(notes):
     yield 'Attribution', '\n'.join(f'- {line}' for line in notes.get('attribution', []))
 
 def model_card(
-    name:str,         # of the model
+    name:str,         # name of the model
     description:dict, # contents of its config.json
 )->str:               # Markdown
-    "The model card of a model."
+    "Return the model card of a model, as Markdown."
     notes = description.get('notes', {})
     parts = [_header(notes), f"# {name}\n", f"{notes['title']}\n" if notes.get('title') else '']
     parts += ['## Use\n', _use.format(name=name) + '\n', '## Architecture\n', _facts(description) + '\n']

@@ -29,7 +29,7 @@ def is_compiled(
 def compile_layers(
     model:nn.Module, # a `MusicTransformerVAEGAN`
     enabled='auto',  # auto: on a GPU with a compiler; True: wherever a compiler is available; False
-    **kwargs         # for torch.compile
+    **kwargs         # further arguments of `torch.compile`
 )->nn.Module:        # `model`
     "Compile the layers of `model` at their first training step."
     for layer in transformer_layers(model): maybe_compile(layer, enabled, **kwargs)

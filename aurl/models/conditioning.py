@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..aliases import match_name
 from ..config import Config
-from ..core import ConfigError, suggest
+from ..core import ConfigError, CorpusError, suggest
 from ..data.conditions import key_class
+from ..score.keys import key_number
 
 # %% ../../nbs/625_models.conditioning.ipynb #e2f190c7
 class ConditionSpec(Config):
@@ -127,10 +128,18 @@ def _unknown_class(name, word, words):
         way_out=f'its classes are {few}',
     )
 
+# %% ../../nbs/625_models.conditioning.ipynb #133c496a
+def _key_class_index(word, words):
+    "Class of a key in any spelling."
+    if (k := key_class(word)) and k < len(words): return k
+    try: key_number(word)
+    except CorpusError as e: raise ConfigError(f'conditions.key: {e.what}', way_out=e.way_out) from e
+    raise _unknown_class('key', word, words)
+
 def _class_index(name, word, words):
-    "Class of a text; keys in any spelling."
+    "Return the class of a text; keys may have any spelling."
     if word in words: return words.index(word)
-    if name == 'key' and (k := key_class(word)) and k < len(words): return k
+    if name == 'key': return _key_class_index(word, words)
     raise _unknown_class(name, word, words)
 
 # %% ../../nbs/625_models.conditioning.ipynb #f9b5677c
@@ -159,6 +168,8 @@ def condition_values(
     n:int=1,           # number of rows
 )->dict:               # (n,) tensors by name
     "Convert conditions given as texts and numbers to tensors; `ConfigError` for unknown names and classes."
+    if not isinstance(conditions, dict):
+        raise ConfigError(f'conditions={conditions!r} is not a dict', way_out="say conditions={'key': 'G major'}")
     for name in conditions:
         if match_name(name, specs) not in specs: raise _no_condition(name, specs)
     given = {match_name(k, specs):v for k,v in conditions.items() if v not in (None, '')}

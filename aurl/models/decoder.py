@@ -25,7 +25,7 @@ from ..tokens.vocab import vocab
 class Decoder:
     "Incremental inference for a batch of pieces, with a cache."
     def __init__(self,
-        model:MusicTransformerVAEGAN, # in eval mode
+        model:MusicTransformerVAEGAN, # a model in evaluation mode
         batch:int=1,                  # pieces in the batch
         window:int=None,              # maximum number of ids attended to; None for no limit
         z=None,                       # (batch, size): a latent for each piece, in the modes that have one
@@ -180,12 +180,12 @@ def _layer(x, w, kv, n, rotation):
 
 # %% ../../nbs/680_models.decoder.ipynb #fdba7748
 def _key_windows(batch, kernel_size):
-    "A padded array for the keys, and a view of it: the neighborhood of each key (batch, 88, channels, kernel_size)."
+    "Return a padded array of keys, and a view: the neighborhood of each, (batch, 88, channels, kernel_size)."
     keys = np.zeros((batch, n_key_channels, vocab.n_pitches + kernel_size - 1), np.float32)
     return keys, np.lib.stride_tricks.sliding_window_view(keys, kernel_size, 2).swapaxes(1, 2)
 
 def _keyboard_logits(w, x, features, keys, view):
-    "Logits (batch, 2·88) of the keys."
+    "Return the logits (batch, 2·88) of the keys."
     b, p, c, wide = view.shape
     keys[:,:,wide//2:-(wide//2)] = features[:,-c*p:].reshape(b, c, p)
     maps = _gelu(view.reshape(b*p, c*wide) @ w.conv + w.conv_bias).reshape(b, p, -1)
@@ -195,7 +195,7 @@ def _keyboard_logits(w, x, features, keys, view):
 class NumpyDecoder(Decoder):
     "A `Decoder` that computes single steps in NumPy."
     def __init__(self, model, batch=1, window=None, # as for `Decoder`
-        weights:DecoderWeights=None, # of the model, to share them between decoders
+        weights:DecoderWeights=None, # weights of the model, if decoders share them
         condition=None,       # (batch, d_model) from `model.condition_vectors`; None: all unknown
     ):
         self.weights = weights or DecoderWeights(model.trunk)
@@ -273,7 +273,7 @@ def select_rows(self:NumpyDecoder, rows):
 
 # %% ../../nbs/680_models.decoder.ipynb #d56a73c5
 def _is_supported(model):
-    "Whether it is a transformer in 32 bits with full attention, on a CPU."
+    "Whether `model` is a plain transformer in 32 bits with full attention, on a CPU."
     p, c = next(model.parameters()), model.config
     return (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full')
 
@@ -288,7 +288,7 @@ def _numpy_weights(model):
     return _complete_weights(model.trunk) if _is_supported(model) else None
 
 def make_decoder(
-    model:MusicTransformerVAEGAN, # in eval mode
+    model:MusicTransformerVAEGAN, # a model in evaluation mode
     batch:int=1,                  # pieces in the batch
     window:int=None,              # maximum number of ids attended to
     z=None,                       # (batch, size): a latent for each piece, in the modes that have one

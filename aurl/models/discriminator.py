@@ -73,7 +73,7 @@ class CriticScale(nn.Module):
         layers:int,     # convolutions; each widens the context by one position on either side
         stride:int,     # ids per position
         max_distance:int=None, # ids of past context in the features; None for all
-        dropout:float=0., # before the score
+        dropout:float=0., # dropout before the score
     ):
         super().__init__()
         self.stride, self.max_distance = stride, max_distance
@@ -83,7 +83,7 @@ class CriticScale(nn.Module):
         self.layers = nn.ModuleList(spectral_norm(nn.Conv1d(width, width, 3, padding=1)) for _ in range(layers))
         self.attention = SelfAttention(width) if max_distance is None else None
         self.drop, self.head = nn.Dropout(dropout), spectral_norm(nn.Linear(width, 1))
-        self.log_gain = nn.Parameter(torch.tensor(1.))   # of the score; the only parameter without a norm
+        self.log_gain = nn.Parameter(torch.tensor(1.))   # log gain of the score; not under spectral norm
 
 # %% ../../nbs/655_models.discriminator.ipynb #58847ca7
 @patch
@@ -130,14 +130,14 @@ class CriticOutput:
     features:dict # scale -> list of (batch, places, width), layer by layer
     score_mask:Tensor # (batch, time) bool: positions that count
     music:dict=None # rhythm, harmony, melody and dynamics features at each position
-    weights:tuple = default_scale_weights # of the scales
+    weights:tuple = default_scale_weights # weight of each scale
 
-    def scale_scores(self)->dict: # of (batch,)
+    def scale_scores(self)->dict: # (batch,) by scale
         "The mean score of each scale."
         return {k:_row_means(l, self.place_masks[k]) for k,l in self.logits.items()}
 
     def score(self,
-        weights=None, # of the scales; those of the critic by default
+        weights=None, # weight of each scale; None: those of the critic
     )->Tensor:        # (batch,)
         "Weighted sum of the scale scores."
         return sum(w*s for w,s in zip(weights or self.weights, self.scale_scores().values()))
@@ -148,9 +148,9 @@ def _are_shares(weights, n):
     return len(weights) == n and min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6
 
 def check_critic(
-    width:int,    # as for `Discriminator`
-    layers:int,   # likewise
-    weights:tuple # likewise
+    width:int,    # dimension of a position
+    layers:int,   # layers of each scale
+    weights:tuple # weight of each scale
 ):
     "Raise a `ConfigError` unless a critic of this size and these weights can be built."
     if width < 8 or width % 8: raise ConfigError(f'critic_width={width}', way_out='give a multiple of 8, such as 64')
@@ -169,8 +169,8 @@ class Discriminator(nn.Module):
     def __init__(self,
         width:int=64,      # dimension of a position
         layers:int=2,      # layers of each scale
-        weights:tuple=default_scale_weights, # of the scales
-        dropout:float=0.,  # before the scores
+        weights:tuple=default_scale_weights, # weight of each scale
+        dropout:float=0.,  # dropout before the scores
     ):
         super().__init__()
         check_critic(width, layers, weights)
@@ -220,17 +220,17 @@ def _cross_entropy(out, scale, is_real):
 
 # %% ../../nbs/655_models.discriminator.ipynb #f86c51b4
 def critic_loss(
-    real:CriticOutput, # for real music
-    fake:CriticOutput, # for generated music
-    weights=None,      # of the scales; those of the critic by default
+    real:CriticOutput, # output for real music
+    fake:CriticOutput, # output for generated music
+    weights=None,      # weight of each scale; None: those of the critic
 )->Tensor:             # ()
     "Loss of the critic: mean cross-entropy of real and generated music, in nats."
     scales = zip(weights or real.weights, real.logits)
     return sum(w*(_cross_entropy(real, k, True) + _cross_entropy(fake, k, False))/2 for w,k in scales if w)
 
 def generator_loss(
-    fake:CriticOutput, # for generated music
-    weights=None,      # of the scales; those of the critic by default
+    fake:CriticOutput, # output for generated music
+    weights=None,      # weight of each scale; None: those of the critic
 )->Tensor:             # ()
     "Cross-entropy of generated music with the label real, in nats, over all scales."
     return sum(w*_cross_entropy(fake, k, True) for w,k in zip(weights or fake.weights, fake.logits) if w)
@@ -255,9 +255,9 @@ def _scale_distance(real, fake, scale):
 
 # %% ../../nbs/655_models.discriminator.ipynb #1fc67c7b
 def feature_distance(
-    real:CriticOutput, # for real music
-    fake:CriticOutput, # for generated music
-    weights=None,      # of the scales
+    real:CriticOutput, # output for real music
+    fake:CriticOutput, # output for generated music
+    weights=None,      # weight of each scale; None: those of the critic
 )->Tensor:             # ()
     "Feature matching: the mean absolute difference of the critic's mean features, over layers."
     scales = zip(weights or real.weights, real.logits)
@@ -265,9 +265,9 @@ def feature_distance(
 
 # %% ../../nbs/655_models.discriminator.ipynb #7b3104a6
 def musical_distance(
-    real:CriticOutput, # for real music
-    fake:CriticOutput, # for generated music
-    groups=('rhythm', 'harmony', 'melody'), # of `expected_features`
+    real:CriticOutput, # output for real music
+    fake:CriticOutput, # output for generated music
+    groups=('rhythm', 'harmony', 'melody'), # groups of `expected_features`
 )->Tensor:             # ()
     "Mean absolute difference of mean rhythm, harmony and melody features; independent of the critic's weights."
     return sum(_mean_difference((real.music[g], real.score_mask), (fake.music[g], fake.score_mask)) for g in groups)
@@ -276,9 +276,9 @@ def musical_distance(
 def _scores(out): return out.score() if isinstance(out, CriticOutput) else out
 
 def _input_gradient(critic, x, **kwargs):
-    "Gradient (batch, …) of the critic's scores at `x`, differentiable itself."
+    "Return the gradient (batch, …) of the critic's scores at `x`; it is differentiable itself."
     if not x.is_floating_point():
-        raise ModelError('a penalty on ids, which have no gradient',
+        raise ModelError('the penalty needs a gradient, and ids have none',
                          way_out='give probabilities: one_hot(ids, 774).float()')
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -288,24 +288,24 @@ def _input_gradient(critic, x, **kwargs):
 # %% ../../nbs/655_models.discriminator.ipynb #e4cbca83
 @delegates(Discriminator.forward)
 def r1_penalty(
-    critic,         # from probabilities (batch, time, 774) to a `CriticOutput`, or to scores (batch,)
+    critic,         # maps probabilities (batch, time, 774) to a `CriticOutput` or to scores (batch,)
     real:Tensor,    # (batch, time, 774): real music
-    gamma:float=10., # weight
+    gamma:float=10., # weight of the penalty
     **kwargs,       # passed on to the critic
 )->Tensor:          # ()
-    "gamma/2 times the squared gradient norm of the critic at real music."
+    "`gamma`/2 times the squared gradient norm of the critic at real music."
     return gamma/2*_input_gradient(critic, real, **kwargs).square().flatten(1).sum(1).mean()
 
 # %% ../../nbs/655_models.discriminator.ipynb #179de79e
 @delegates(Discriminator.forward)
 def gradient_penalty(
-    critic,         # as above
+    critic,         # as for `r1_penalty`
     real:Tensor,    # (batch, time, 774)
     fake:Tensor,    # (batch, time, 774)
-    weight:float=10., # of the penalty
+    weight:float=10., # weight of the penalty
     **kwargs,       # passed on to the critic
 )->Tensor:          # ()
-    "weight times the squared distance of the gradient norm from 1, at random points between `real` and `fake`."
+    "`weight` times the squared distance of the gradient norm from 1, at random points between `real` and `fake`."
     u = torch.rand(len(real), *[1]*(real.ndim-1), device=real.device, dtype=real.dtype)
     gradient = _input_gradient(critic, u*real + (1-u)*fake, **kwargs)
     return weight*(gradient.flatten(1).norm(dim=1) - 1).square().mean()

@@ -22,7 +22,7 @@ def window_mask(
     window:int, # positions a query attends to, including its own
     device='cpu', # device of the mask
 ):              # a `BlockMask`
-    "Tiles of (new × time) that contain allowed pairs, with the mask function inside them."
+    "Return the tiles of (new × time) that contain allowed pairs, with the mask function inside them."
     ahead = time - new
     def allowed(batch, head, query, key): return (key <= query + ahead) & (key > query + ahead - window)
     return create_block_mask(allowed, None, None, new, time, device=device)
@@ -45,7 +45,7 @@ def flex_window_attention(
 
 # %% ../../nbs/605_models.flex.ipynb #3f3ffda8
 def _time_pass(kernel, q, k, v, window):
-    "Time of one forward and backward pass, in seconds."
+    "Return the time of one forward and backward pass, in seconds."
     x = [t.detach().clone().requires_grad_() for t in (q, k, v)]
     if q.is_cuda: torch.cuda.synchronize()
     start = time.perf_counter()
@@ -54,7 +54,7 @@ def _time_pass(kernel, q, k, v, window):
     return time.perf_counter() - start
 
 def _time_kernel(kernel, q, k, v, window, repeats=3):
-    "Best time of a forward and backward pass, in seconds."
+    "Return the best time of several forward and backward passes, in seconds."
     _time_pass(kernel, q, k, v, window) # compiles
     return min(_time_pass(kernel, q, k, v, window) for _ in range(repeats))
 

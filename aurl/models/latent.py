@@ -123,7 +123,7 @@ class FlowPrior(Prior):
     ):
         super().__init__(size)
         if size < 2:
-            raise ConfigError(f'a flow over {size} dimension(s)',
+            raise ConfigError(f'a flow prior needs two dimensions, not {size}',
                               way_out='give the latent two dimensions or more, or choose another prior')
         flows = import_extra('zuko', 'flows').flows
         self.flow = flows.NSF(size, transforms=transforms, hidden_features=(hidden, hidden))
@@ -228,7 +228,7 @@ class LatentConditioner(nn.Module):
         z:dict,          # (batch, regions, size) by level
         position:Tensor, # (batch, time) musical position, 0 … 1
     )->Tensor:           # (batch, time, d_model)
-        "Vector of each position."
+        "Return the vector that conditions the decoder at each position."
         return sum(
             region_log_weights(position, l.regions).softmax(-1) @ self.project[l.name](z[l.name]) for l in self.levels
         )
@@ -330,5 +330,5 @@ def active_units(
     means:Tensor,       # (pieces, …) posterior means
     threshold:float=.01 # least variance of an active dimension
 )->Tensor:              # (…) bool
-    "Mask of the active dimensions."
+    "Return the mask of the active dimensions."
     return means.var(0, correction=0) > threshold

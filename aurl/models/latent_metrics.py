@@ -28,7 +28,7 @@ def traverse(
     dim:int,     # index of the dimension that changes
     values,      # (steps,) values of this dimension
 )->Tensor:       # (steps, size)
-    "Copies of `z` with one dimension set to each of `values`."
+    "Return copies of `z` with one dimension set to each of `values`."
     z, values = torch.as_tensor(z).flatten(), torch.as_tensor(values, dtype=torch.float32)
     _check_dim(dim, len(z))
     rows = z.repeat(len(values), 1)
@@ -39,7 +39,7 @@ def traverse(
 def _in_ticks(score): return type(score.ttype).__name__ == 'Tick'
 
 def _same_instrument(score, track):
-    "The track of `score` with the instrument of `track`, or None."
+    "Return the track of `score` with the instrument of `track`, or None."
     instrument = track.program, track.is_drum
     return next((t for t in score.tracks if (t.program, t.is_drum) == instrument), None)
 
@@ -110,7 +110,7 @@ class AttributeVector(NamedTuple):
     "Direction of an attribute in a latent space."
     direction:Tensor # (size,) added to a latent, it increases the expected attribute by one unit
     weights:Tensor   # (size,) weights of the linear prediction of the attribute
-    bias:float       # its intercept
+    bias:float       # intercept of the linear prediction
     r2:float         # explained share of the variance of the attribute, 0 … 1
 
     def predict(self,
@@ -189,7 +189,7 @@ def _ranks(x):
     return ranks
 
 def _float_array(x):
-    "`x` as a NumPy array of float64."
+    "Return `x` as a NumPy array of float64."
     return np.asarray(x.detach().cpu().numpy() if isinstance(x, Tensor) else x, float)
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #825514a4
@@ -256,7 +256,7 @@ def mutual_information(
 def top2_gap(
     information, # (size,) score of each dimension
 )->float:
-    "Difference between the best and the second-best score."
+    "Return the difference between the best and the second-best score."
     top = np.sort(np.asarray(information))[::-1]
     return float(top[0] - top[1]) if len(top) > 1 else float(top[0])
 
@@ -330,7 +330,7 @@ class PCAProjection(NamedTuple):
     def project(self,
         z:Tensor # (…, size)
     )->Tensor:   # (…, dims)
-        "Project other latents."
+        "Project latents on these components."
         return (z - self.mean) @ self.components.T
 
 # %% ../../nbs/640_models.latent_metrics.ipynb #c8e16a16

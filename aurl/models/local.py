@@ -110,13 +110,13 @@ def _blocks_batched(q, k, v, window, block):
 
 # %% ../../nbs/610_models.local.ipynb #c03ce0da
 def _strips(q, k, v, window):
-    "`_blocks_batched` with blocks of 256 queries."
+    "Compute window attention by `_blocks_batched` with blocks of 256 queries."
     return _blocks_batched(q, k, v, window, 256)
 
 _window_kernels = dict(strips=_strips, flex=flex_window_attention)
 
 def _window_kernel(q, k, v, window):
-    "The kernel for a GPU: `strips`, or in training the faster one."
+    "Compute window attention on a GPU: by `_strips`, or in training by the faster kernel."
     if not (q.is_cuda and torch.is_grad_enabled()): return _strips
     return _window_kernels[fastest_window_kernel(_window_kernels, q, k, v, window)]
 
@@ -215,7 +215,7 @@ class HierarchicalAttention(nn.Module):
             raise ConfigError(f'a block of {self.block} does not hold whole summaries of {self.summary}',
                               way_out='choose a block size that is a multiple of the summary size')
         self.summary_query = nn.Parameter(torch.zeros(n_heads, dim))
-        self.summary_gain = nn.Parameter(torch.ones(2, n_heads, 1, 1))             # of keys and of values
+        self.summary_gain = nn.Parameter(torch.ones(2, n_heads, 1, 1))             # gains of the keys and of the values
 
     def cache(self, capacity:int=0):
         "Create an empty cache; its size does not depend on `capacity`."
@@ -249,7 +249,7 @@ def _concat_time(old, new):
     return [torch.cat(pair, 2) for pair in zip(old, new)]
 
 def _store(cache, near, far, pending, end, block):
-    "Keep what later positions attend to."
+    "Store the keys, values and summaries that later positions attend to."
     kept = end - max(0, (end//block - 1)*block)
     cache.n, cache.summaries, cache.pending = end, far, pending
     cache.k, cache.v = (x[:,:,-kept:] for x in near)
@@ -268,7 +268,7 @@ def _update_cache(self:HierarchicalAttention, k, v, rotary, angles, cache, start
 
 # %% ../../nbs/610_models.local.ipynb #2274c278
 def _keys_of_blocks(far, near, before, blocks, size):
-    "Summaries `far` and the two `near` blocks of each block of queries, concatenated, (rows, blocks, keys, dim)."
+    "Concatenate summaries `far` and the two `near` blocks of each block of queries: (rows, blocks, keys, dim)."
     b, h, seen, d = far.shape
     far = far.reshape(b*h, 1, seen, d).expand(-1, blocks, -1, -1)
     return torch.cat([far, _gather_blocks(near.reshape(b*h, -1, d), before, blocks, 2, size)], 2)
@@ -280,7 +280,7 @@ def _attend(self:HierarchicalAttention, q, near, far, start, first):
     new, size = q.shape[2], self.block
     low, high = start//size, (start + new - 1)//size + 1          # the blocks of the queries
     if high <= 2: return causal_attention(q, *near)               # no summaries yet
-    far = [x[:,:,:(high - 2)*(size//self.summary)] for x in far]  # of the blocks before the last two
+    far = [x[:,:,:(high - 2)*(size//self.summary)] for x in far]  # summaries of the blocks before the last two
     before = (low - 1)*size - first                               # where the block before the queries begins
     if low == high - 1 and new == 1:
         return F.scaled_dot_product_attention(q, *_concat_time(far, [x[:,:,before:] for x in near]))

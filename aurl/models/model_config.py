@@ -34,7 +34,7 @@ def _check_attention(c):
     _check_heads(c)
     _check_summaries(c)
     if c.attention == 'multi_scale' and c.n_heads < 2:
-        raise ValueError('multi_scale attention needs n_heads=2 at least')
+        raise ValueError('multi_scale attention needs at least n_heads=2')
 
 # %% ../../nbs/657_models.model_config.ipynb #78ee6725
 def _check_latent(c):

@@ -37,7 +37,7 @@ def _add_gumbel_noise(logits): return logits - torch.empty_like(logits).exponent
 def straight_through_sample(
     logits:Tensor,       # (…, 774)
     allowed:Tensor=None, # (…, 774) bool: ids that the grammar allows; all by default
-    temperature:float=1., # of the softmax that gives the gradient; the sample does not depend on it
+    temperature:float=1., # temperature of the softmax in the gradient; the sample does not depend on it
 ):                       # ids (…) int64, and (…, 774): 1 at the id and 0 elsewhere, with a gradient
     "Sample an id at each position, with a straight-through gradient to the logits."
     if allowed is not None: logits = _mask_forbidden(logits, allowed)
@@ -92,7 +92,7 @@ class _Event(NamedTuple):
     on:Tensor     # (batch, 88): keys that are struck
     off:Tensor    # (batch, 88): keys that are released
     stays:Tensor  # (batch, 88): keys that are neither
-    updates:dict  # of `_feature_updates`
+    updates:dict  # result of `_feature_updates`
     tempo:Tensor  # (batch,): tempo bin before the event
 
 def _event_of(y, tempo):
@@ -138,7 +138,7 @@ def advance_features(
     before:dict,   # name -> (batch, size): the musical features before the event
     y:Tensor,      # (batch, 774): the event, one-hot or as probabilities
     tempo:Tensor,  # (batch,) current tempo bin, -1 for none yet
-)->dict:           # likewise, after the event
+)->dict:           # name -> (batch, size): the features after the event
     "Update the musical features by one event, differentiably."
     event = _event_of(y, tempo)
     return {k: _next_feature[k](x, event) for k,x in before.items()}
@@ -232,12 +232,12 @@ def _sample_steps(model, logits, features, cache, steps, temperature, backprop_i
 
 # %% ../../nbs/675_models.rollout.ipynb #0158fb41
 def rollout(
-    model:MusicTransformerVAEGAN, # in any mode
+    model:MusicTransformerVAEGAN, # a model of any mode
     prefix:Tensor,       # (batch, real) int64: real ids to continue, at least one
     steps:int,           # ids to sample
     z:Tensor=None,       # (batch, size): latents, in the modes that have them
     state=None,          # automaton before the prefix, a `State` or a loader's dict; the start of a piece by default
-    temperature:float=1., # of the straight-through gradient
+    temperature:float=1., # temperature of the straight-through gradient
     backprop_inputs:bool=True, # backpropagate through the sampled inputs
 )->Rollout:
     "Sample `steps` ids after `prefix` from `model`, differentiably."

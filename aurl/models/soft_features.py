@@ -19,7 +19,7 @@ from ..tokens.vocab import Kind, vocab
 
 # %% ../../nbs/650_models.soft_features.ipynb #10b21b9a
 decay_taus = (8., 32., 128.)    # time constants in steps of 1/64 s: a short note, a beat, a bar
-max_decay = 6.             # one event decays to exp(-6), a 400th, at most: a gradient divides by this factor
+max_decay = 6.             # one event decays by exp(-6), 1/400, at most: a gradient divides by this factor
 _sizes = dict(on=vocab.n_pitches, off=vocab.n_pitches, shift=1, length=1, velocity=1, loud=1, fade=len(decay_taus))
 
 def _is_kind(kinds, kind):

@@ -141,7 +141,7 @@ def _run_blocks(self:Transformer, x, angles, caches, segments, add, layer_vector
 
 @patch
 def _logits(self:Transformer, x, feats):
-    "Logits of the last layer, and of the keyboard."
+    "Return the logits of the last layer plus those of the keyboard convolution."
     x = self.norm(x)
     logits = self.embed.logits(x)
     if self.keyboard: logits[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
@@ -158,7 +158,7 @@ def forward(self:Transformer,
     segments:Segments=None,  # windows of packed rows; `state` then has one row per window
     precomputed=None,    # vectors, features, final state and layer vectors (`675_models.rollout`)
 )->Tensor:               # (batch, time, 774)
-    "Logits of the next id at each position."
+    "Return the logits of the next id at each position."
     start, caches = (0, [None]*len(self.blocks)) if cache is None else (len(cache), cache.layers)
     if cache is not None and cache.state is not None: state = cache.state
     layer_vectors = None

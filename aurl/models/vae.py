@@ -39,9 +39,9 @@ def musical_position(
 
 # %% ../../nbs/635_models.vae.ipynb #0c9b48a8
 class BidirectionalAttention(nn.Module):
-    "Bidirectional attention; in the place of a cache it takes a padding mask."
+    "Bidirectional attention; its forward pass takes a padding mask instead of a cache."
     def forward(self, q, k, v, rotary, angles, mask=None):
-        "As `FullAttention.forward`; `mask` is (batch, time) bool, False for padding."
+        "Compute attention as `FullAttention.forward` does; `mask` is (batch, time) bool, False for padding."
         q, k = rotary(q, angles), rotary(k, angles)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:,None,None])
 
@@ -123,7 +123,7 @@ def unflatten(self:Latent,
 ):            # (batch, regions, size) by level, and seconds (batch,)
     "Split a latent vector into levels and duration."
     if z.ndim != 2 or z.shape[1] != self.size:
-        raise ModelError(f'a latent of shape {tuple(z.shape)}', way_out=f'give the shape (batch, {self.size})')
+        raise ModelError(f'the latent has shape {tuple(z.shape)}', way_out=f'give the shape (batch, {self.size})')
     *zs, log_seconds = z.split([*(l.regions*l.size for l in self.levels), 1], 1)
     return {l.name:x.view(-1, l.regions, l.size) for l,x in zip(self.levels, zs)}, log_seconds[:,0].exp()
 
@@ -144,7 +144,7 @@ def select_z(self:Latent,
     sample:bool=False, # sample the posteriors; False: take their means
     generator=None     # random generator of the samples
 )->Tensor:             # (batch, size)
-    "Latent vector from posteriors and durations."
+    "Return the latent vector, from posteriors and durations."
     return self.flatten({k:q.rsample(generator) if sample else q.mean for k,q in posteriors.items()}, seconds)
 
 # %% ../../nbs/635_models.vae.ipynb #ef870c45
@@ -184,7 +184,7 @@ def layer_conditions(self:Latent,
 
 # %% ../../nbs/635_models.vae.ipynb #31e4e6f3
 def _mean_kl(terms):
-    "Mean of some `KLTerms`."
+    "Return the mean of several `KLTerms`."
     n = len(terms)
     return KLTerms(sum(t.loss for t in terms)/n, {k:sum(t.nats[k] for t in terms)/n for k in terms[0].nats})
 
@@ -205,9 +205,9 @@ def kl(self:Latent,
     posteriors:dict, # posteriors by level
     z:Tensor=None,   # (batch, size) sampled latent; None: estimate from a few samples with a fixed seed
 )->KLTerms:
-    """KL divergence of the posteriors, in nats per piece.
+    """Compute the KL divergence of the posteriors, in nats per piece.
 
-    For priors without a closed form, it is an estimate that needs *samples*: at the mean it is too high."""
+    For priors without a closed form it is estimated from samples; at the posterior mean it would be too high."""
     if z is not None: return kl_terms(posteriors, self.priors, self.unflatten(z)[0], self.free_nats)
     g, n = torch.Generator(self.lengths.device).manual_seed(0), 1 if self._has_exact_kl() else 16
     return _mean_kl([self._sampled_kl(posteriors, g) for _ in range(n)])

@@ -86,7 +86,7 @@ def _recorded_metrics(learn):
 def current_metrics(
     learn, # a Learner
 )->dict:   # name: value
-    """Return the current metrics of a training.
+    """Return the current metrics of a training run.
 
     fastai's metrics and `valid_loss` (nats per token) of the last validation, metrics of the last unmasked samples
     (`840_monitor.generation`), and the metrics that callbacks put into `learn.measures`."""
@@ -98,7 +98,7 @@ def current_metrics(
 
 # %% ../../nbs/864_monitor.checkpoints.ipynb #a482e66d
 class CheckpointConfig(Config):
-    "Options for the checkpoints of a training."
+    "Options for the checkpoints of a training run."
     compress: bool = Field(False, description='compress checkpoints without loss; saving takes longer')
     history: tuple[str, ...] = Field((), description='older checkpoints to keep besides the newest and the best: '
                                      '[1h, 1d] is one per hour for a day, then one per day; empty: none')
@@ -145,7 +145,7 @@ class CheckpointCallback(Callback):
         disk_timeout:float=.25, # maximum seconds to wait for the disk
         say=None,    # called with a status line
         read_only=False, # True on ranks that do not write
-        run=None,    # an `Experiment`; a training resumed from a checkpoint truncates its log at that point
+        run=None,    # an `Experiment`; a training run resumed from a checkpoint truncates its log at that point
         options=None, # a `CheckpointConfig`: compression and history
         **state      # further state to store, such as the seed
     ):
@@ -201,7 +201,7 @@ def _failure_monitor(self:CheckpointCallback):
 # %% ../../nbs/864_monitor.checkpoints.ipynb #6eb806cc
 @patch
 def _mark_failed(self:CheckpointCallback, monitor):
-    "Mark the checkpoints after the last good step of a failed training as suspect."
+    "Mark the checkpoints after the last good step of a failed training run as suspect."
     self.writer.wait()
     if monitor.failed is None or self.read_only: return
     for p in self.folder.glob('*_*'):

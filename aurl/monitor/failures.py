@@ -55,7 +55,7 @@ def _all_finite(values): return all(map(math.isfinite, values))
 
 # %% ../../nbs/855_monitor.failures.ipynb #44829020
 class FailureMonitor(Callback):
-    "Ends a failed training; `failed` contains the step and the reason."
+    "Ends a failed training run; `failed` contains the step and the reason."
     order, goes_back = -5.5, False           # reads the cross-entropy before other losses are added
     def __init__(self,
         every:int=10,   # steps between two checks

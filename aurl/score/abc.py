@@ -57,7 +57,7 @@ class _Placer:
         self.starts, self.own_starts = _bar_starts(self.bars), _bar_starts(self.own)
         self.by_index, self.at = len(self.bars) == len(self.own), 0
     def __call__(self, i, onset):
-        "Return index of the measure and onset in it, of `onset` in the `i`-th bar of the voice; ascending bars."
+        "Return the measure of `onset` in the `i`-th bar of the voice, and the onset in it; `i` must not decrease."
         if self.by_index: return i, onset
         time = self.own_starts[i] + onset
         while self.at and self.starts[self.at] > time: self.at -= 1
@@ -130,6 +130,7 @@ def _in_staff_order(voices, staves):
 
 @dataclass(frozen=True)
 class _StaffOrder:
+    "Sort key: the position of a voice in %%score."
     staves:list
     def __call__(self, voice): return self.staves.index(voice.id) if voice.id in self.staves else len(self.staves)
 
@@ -203,15 +204,16 @@ _COUNTED = dict( # what the reader counts
     syntax='characters and fields that are not ABC, ignored',
     text='lines after the empty line that ends the tune, ignored',
     microtone='microtones, read as the nearest semitone',
-    pitch='notes without length, or outside the pitches of MIDI, dropped',
+    pitch='notes outside the pitches of MIDI, dropped',
+    length='notes without length, dropped',
     verse='further verses of the lyrics, dropped',
     voices='measures that are not equally long in all voices',
     measure='measures whose length differs from the meter',
 )
-_LOST = ('syntax', 'microtone', 'pitch', 'verse')
+_LOST = ('syntax', 'microtone', 'pitch', 'length', 'verse')
 
 def _count_irregular(score, voices):
-    "Number of changes to a meter that the tune does not have, after the beginning."
+    "Count the changes to a meter that the tune does not state, after the beginning."
     known = {b.meter for v in voices for b in v.bars}
     return sum(t.time > 0 and (t.numerator, t.denominator) not in known for t in score.time_signatures)
 

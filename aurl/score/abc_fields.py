@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from .musicxml_document import utf16_name
+
 # %% ../../nbs/226_score.abc_fields.ipynb #224896da
 _CHARSET = re.compile(rb'^(?:%%|I:)\s*abc-charset\s+([\w-]{1,30})', re.M)
 
@@ -22,7 +24,7 @@ def decode_abc(
     "Decode `data` as UTF-16 or UTF-8, by the character set that it names, or else as Latin-1."
     named = _CHARSET.search(data)
     encodings = ['utf-8-sig', named[1].decode() if named else '', 'latin-1']
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): encodings.insert(0, 'utf-16')
+    encodings.insert(0, utf16_name(data))
     for encoding in filter(None, encodings):
         try: return re.sub(r'\r\n?', '\n', data.decode(encoding))
         except (UnicodeDecodeError, LookupError): pass
@@ -114,7 +116,7 @@ _METERS = {'C':(4, 4), 'C|':(2, 2), 'c':(4, 4), 'c|':(2, 2)}
 def parse_meter(
     text:str, # such as '6/8', 'C|', '(2+3)/8' or 'none'
 ):            # (numerator, denominator); None without a meter
-    "Parse a meter; raise a `ValueError` if it is none."
+    "Parse a meter; raise a `ValueError` if `text` is not a meter."
     text = re.sub(r'[\s()]', '', text)
     if text.lower() in ('none', ''): return None
     if text in _METERS: return _METERS[text]
@@ -133,7 +135,7 @@ def default_unit(
 def parse_fraction(
     text:str, # such as '1/8' or '1'
 )->Fraction:
-    "Parse a positive fraction of a whole note; raise a `ValueError` if it is none."
+    "Parse a positive fraction of a whole note; raise a `ValueError` if `text` is not one."
     m = re.match(r'(\d{1,4})(?:/(\d{1,4}))?', text.replace(' ', ''))
     if not m or not int(m[1]) or not int(m[2] or 1): raise ValueError(text)
     return Fraction(int(m[1]), int(m[2] or 1))
@@ -272,7 +274,7 @@ def _note_at(steps):
 
 @dataclass(frozen=True)
 class _TransposingMacro:
-    "Writes `text` for a note."
+    "Writes `text`, transposed to the note that a macro matched."
     text:str
     def __call__(self, m):
         base = _STEPS.index(m[1]) + 7*(m[2].count("'") - m[2].count(','))
@@ -300,7 +302,7 @@ def apply_macros(
 
 def parse_macro(
     text:str, # such as '~G2 = {A}G{F}G'
-)->dict:      # {target: replacement}; {} if it is none
+)->dict:      # {target: replacement}; {} if `text` is not a macro
     "Parse a macro."
     target, _, replacement = text.partition('=')
     return {target.strip():replacement.strip()} if target.strip() and replacement.strip() else {}

@@ -44,7 +44,7 @@ _OUTER = re.compile(_LENGTH + '$')
 
 # %% ../../nbs/228_score.abc_music.ipynb #2469b6b6
 class AbcReader:
-    "Reads the lines of a tune into voices."
+    "Reads the lines of a tune into voices; `on_KIND` reads a token of that kind, matched as `m`."
     def __init__(self):
         self.template, self.voices, self.voice = AbcSettings(), {}, None
         self.counts, self.macros, self.symbols = Counter(), {}, {'S':'segno', 'O':'coda'}
@@ -94,14 +94,14 @@ _NATURAL = dict(zip('CDEFGAB', (60, 62, 64, 65, 67, 69, 71)))
 
 @patch
 def _make_note(self:AbcReader, m, length):
-    "Return the note that `m` has matched with its step and alteration; None if its pitch is none of MIDI."
+    "Return the note that `m` has matched with its step and alteration; None if its pitch is outside MIDI."
     voice, letter = self.voice, m['letter'].upper()
     octave = m['letter'].islower() + m['octave'].count("'") - m['octave'].count(',')
     alteration = self._alteration(m, letter, octave)
     pitch = _NATURAL[letter] + 12*octave + alteration + voice.settings.shift
     if self.drum_map: pitch = self.drum_map.get((m['sign'] or '') + m['letter'] + m['octave'], pitch)
     if not 0 <= pitch <= 127 or not length:
-        self.counts['pitch'] += 1
+        self.counts['pitch' if length else 'length'] += 1
         return None
     self.counts['notes'] += 1
     if self.counts['notes'] > _MAX_NOTES: raise MidiError(f'more than {_MAX_NOTES:,} notes', way_out='split the tune')
@@ -322,7 +322,7 @@ def _add_syllable(self:AbcReader, bar, onset, text):
 # %% ../../nbs/228_score.abc_music.ipynb #d2b6c3ee
 @patch
 def _set_key(self:AbcReader, text):
-    "Take over the key and the clef of K:."
+    "Set the key and the clef from a field K:."
     values, key = parse_properties(text), parse_key(text)
     if key: values['key'] = key
     voice, self.voice = self.voice, self.voice if self.in_body else None
@@ -334,7 +334,7 @@ def _set_key(self:AbcReader, text):
 
 @patch
 def _set_meter(self:AbcReader, text):
-    "Take over the meter of M:; in the middle of a bar, a new bar begins."
+    "Set the meter from a field M:; in the middle of a bar, a new bar begins."
     voice, self.voice = self.voice, self.voice if self.in_body else None
     self.change(meter=parse_meter(text))
     self.voice = voice
@@ -345,14 +345,14 @@ def _set_meter(self:AbcReader, text):
 # %% ../../nbs/228_score.abc_music.ipynb #77ca49aa
 @patch
 def _set_unit(self:AbcReader, text):
-    "Take over the unit length of L:."
+    "Set the unit length from a field L:."
     length = int(parse_fraction(text)*4*_QUARTER)
     if not self.in_body: self.unit = length
     else: self.change(unit=length)
 
 @patch
 def _set_tempo(self:AbcReader, text):
-    "Take over the tempo of Q:."
+    "Set the tempo from a field Q:."
     if not self.in_body:
         self.tempo = text
         return
@@ -361,7 +361,7 @@ def _set_tempo(self:AbcReader, text):
 
 @patch
 def _set_part(self:AbcReader, text):
-    "Begin a part; in the header, take over the order of the parts."
+    "Begin a part; in the header, set the order of the parts."
     if not self.in_body:
         self.parts = text
         return
@@ -373,7 +373,7 @@ def _set_part(self:AbcReader, text):
 # %% ../../nbs/228_score.abc_music.ipynb #8266166d
 @patch
 def _set_voice(self:AbcReader, text):
-    "Continue with the voice of V:, and take over its properties."
+    "Continue with the voice of a field V:, and set its properties."
     words = text.split(None, 1)
     if not words or words[0] == '*': return
     self.select_voice(words[0])
@@ -381,7 +381,7 @@ def _set_voice(self:AbcReader, text):
 
 @patch
 def _set_symbol(self:AbcReader, text):
-    "Take over a symbol that U: defines."
+    "Store a symbol that a field U: defines."
     symbol, _, name = text.partition('=')
     self.symbols[symbol.strip()] = name.strip().strip('!+')
 

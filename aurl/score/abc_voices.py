@@ -20,7 +20,7 @@ _MAX_BARS = 20_000
 
 @dataclass(slots=True)
 class AbcNote:
-    "A note of a bar; times in units from the beginning of the bar."
+    "A note of a bar; times are in units from the beginning of the bar."
     onset:int
     duration:int
     pitch:int       # MIDI pitch as it sounds
@@ -47,7 +47,7 @@ class AbcSigns:
 # %% ../../nbs/227_score.abc_voices.ipynb #5ed46614
 @dataclass
 class AbcBar:
-    "What stands between two bar lines of a voice; times in units from its beginning."
+    "The content of a bar of a voice; times are in units from the beginning of the bar."
     meter:tuple=None                            # (numerator, denominator)
     length:int=0
     notes:list=field(default_factory=list)      # of `AbcNote`
@@ -66,7 +66,7 @@ class AbcBar:
 # %% ../../nbs/227_score.abc_voices.ipynb #6da66e9a
 @dataclass
 class AbcSettings:
-    "What fields and directives set for a voice."
+    "The settings of a voice, from fields and directives."
     key:AbcKey=AbcKey()
     meter:tuple=None         # (numerator, denominator)
     unit:int=_QUARTER//2     # unit length, in units of time
@@ -154,7 +154,7 @@ def _rounded(a, b): return (2*a + b)//(2*b)
 @patch
 def take_length(self:AbcVoice,
     numerator:int,   # of the written length, in unit lengths
-    denominator:int,
+    denominator:int, # of the written length
 )->int:              # in units of time
     "Return the length of the next note or rest, with the broken rhythm and the tuplets that apply to it."
     a, b = self.settings.unit*numerator*self.factor[0], denominator*self.factor[1]

@@ -120,7 +120,7 @@ class AugmentSchedule(Config):
     warmup:float = Field(5., ge=0)                       # length of the warm-up, in `unit`
     decay:float = Field(.95, gt=0, le=1)                 # factor of a decay per unit of time
     steps:tuple[tuple[float, float], ...] = ()           # for kind steps: (start, value) in ascending order
-    unit:Literal['epochs', 'share'] = 'epochs'           # unit of time; share: fraction of the training, 0 … 1
+    unit:Literal['epochs', 'share'] = 'epochs'           # unit of time; share: fraction of training completed, 0 … 1
 
     @model_validator(mode='after')
     def _check(self):
@@ -138,7 +138,7 @@ def at(self:AugmentSchedule,
     epoch,         # number of the epoch, from 0; may be fractional
     progress=None, # fraction of the training completed, 0 … 1; required if the unit is share
 )->float:
-    "Value of the schedule at a time."
+    "Return the factor at a time."
     if self.unit == 'share' and progress is None:
         raise ConfigError('unit=share requires the progress of the training',
                           way_out='pass progress, or use unit=epochs')
@@ -167,7 +167,7 @@ class AugmentConfig(Config):
     programs:InstrumentSwap = InstrumentSwap() # exchange of instruments
     swing:SwingRange = SwingRange()                # swung eighths
     humanize:HumanizeRange = HumanizeRange()       # random timing and velocity deviations
-    schedule:AugmentSchedule = AugmentSchedule()                 # schedule over the training
+    schedule:AugmentSchedule = AugmentSchedule()                 # schedule over the course of training
 
 augment_types = ('transpose', 'stretch', 'velocity', 'programs', 'swing', 'humanize')
 

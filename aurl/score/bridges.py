@@ -61,7 +61,7 @@ def _music21_note(pitch, velocity, length, kit, program):
 
 # %% ../../nbs/220_score.bridges.ipynb #e7c8bd64
 def _as_chord(notes, length):
-    "Return the music21 `notes` as a chord; a single note is none."
+    "Return the music21 `notes` as a chord; a single note stays a note."
     from music21 import chord, percussion
     if len(notes) == 1: return notes[0]
     is_drum = 'Unpitched' in notes[0].classSet
@@ -187,7 +187,7 @@ def _has_no_sound(element):
     return 'Harmony' in element.classSet or 'ChordSymbol' in element.classSet
 
 def _velocity_of(note, element):
-    "Velocity of `note`, or of the chord `element` that contains it, or 80."
+    "Return the velocity of `note`, or of the chord `element` that contains it, or 80."
     for x in (note, element):
         if x.hasVolumeInformation() and x.volume.velocity: return x.volume.velocity
     return 80
@@ -207,7 +207,7 @@ def _add_tied(notes, held, row, tie):
 
 # %% ../../nbs/220_score.bridges.ipynb #74b5eaf9
 def _joined_notes(part):
-    "Notes of a music21 stream as [start, end, pitch, velocity] with ties joined, and its lyrics as (start, text)."
+    "Return the notes of a music21 stream (start, end, pitch, velocity), ties joined, and its lyrics (start, text)."
     notes, held, lyrics = [], {}, []
     for e in part.flatten().notes:
         if _has_no_sound(e): continue
@@ -285,7 +285,7 @@ class _QuartersToTicks:
 
 # %% ../../nbs/220_score.bridges.ipynb #9c4e41c4
 def _at_sounding_pitch(stream):
-    "`stream`, or a transposed copy if a part of it is written for a transposing instrument."
+    "Return `stream`, or a transposed copy if a part is written for a transposing instrument."
     is_written = any(s.atSoundingPitch is False for s in (stream, *getattr(stream, 'parts', ())))
     return stream.toSoundingPitch() if is_written else stream
 

@@ -26,7 +26,7 @@ def _sorted_tempos(score):
     return np.append(0, at), np.append(.5, seconds)
 
 def _running_sum(x):
-    "Sum of the values before each of `x`, and of all of them."
+    "Return for each of `x` the sum of the values before it, then the sum of all."
     return np.append(0, np.cumsum(x))
 
 # %% ../../nbs/200_score.clock.ipynb #e61112e1
@@ -44,7 +44,7 @@ class Clock:
     @property
     def _units_per_beat(self): return self.tpq if self.unit == 'Tick' else 1
     def _changes(self, at):
-        "Beats and seconds of the tempo changes at times `at` of the score."
+        "Return beats and seconds of the tempo changes at times `at` of the score."
         rate = self.seconds_per_beat[:-1]
         if self.unit == 'Second': return _running_sum(np.diff(at)/rate), at
         at = at/self._units_per_beat
@@ -52,7 +52,7 @@ class Clock:
 
 # %% ../../nbs/200_score.clock.ipynb #c8d4dce1
 def _last_before(at, x):
-    "Index of the last of the ascending `at` that is not after each of `x`."
+    "Return for each of `x` the index of the last of the ascending `at` that is not after it."
     return np.maximum(np.searchsorted(at, x, 'right') - 1, 0)
 
 def _piecewise_linear(x, at, values, slopes):
@@ -118,7 +118,7 @@ def _beat_seconds(self:Clock, beats): return self.seconds_per_beat[_last_before(
 def seconds_per_unit(self:Clock,
     time, # times in the unit of the score
 ):
-    "Seconds per unit of the score at each `time`."
+    "Return the seconds per unit of the score at each `time`."
     if self.unit == 'Second': return np.ones(np.shape(time))
     return self._beat_seconds(self.beats(time))/self._units_per_beat
 
@@ -142,19 +142,21 @@ def meters(self:Clock,
     return np.array(start), np.array(bar)
 
 # %% ../../nbs/200_score.clock.ipynb #b7f65160
-def time_unit(x):
+def time_unit(
+    x, # a score or track
+)->str:
     "Return the time unit of `x`: 'tick', 'quarter' or 'second'."
     return type(x.ttype).__name__.lower()
 
 def _track_slices(notes):
-    "Slice of each track in the joined columns of the `notes` of several tracks."
+    "Return the slice of each track in the concatenated `notes` of several tracks."
     ends = np.cumsum([len(n['time']) for n in notes]).tolist()
     return [slice(a, b) for a,b in zip([0, *ends], ends)]
 
 def _ends(events): return events['time'].astype(np.float64) + events['duration']
 
 def _mapped_spans(events, time_map, shortest):
-    "Starts and durations of notes or pedals after mapping; at least `shortest` long."
+    "Return starts and durations of notes or pedals after mapping; each duration is at least `shortest`."
     on, end = time_map(events['time']), time_map(_ends(events))
     return on, np.maximum(end - on, shortest).astype(on.dtype)
 
@@ -175,7 +177,7 @@ def _move_lyrics(track, time_map):
 # %% ../../nbs/200_score.clock.ipynb #e69ddecc
 def move_events(
     track, # a track whose notes have already been moved
-    time_map, # a monotonic function from times to times
+    time_map, # a monotonic function from old to new times, in the unit of the track
 ):
     "Move all events of `track` except its notes, in place."
     unit = time_unit(track)
@@ -193,12 +195,12 @@ class _BeatMap:
     seconds_per_tick:np.ndarray # from each beat on
 
     def to_ticks(self, seconds):
-        "Rounded ticks at `seconds`."
+        "Return the rounded ticks at `seconds`."
         i = _last_before(self.seconds, seconds)
         since = (seconds - self.seconds[i])/self.seconds_per_tick[i]
         return np.maximum(np.rint(self.ticks[i] + since), 0).astype(np.int32)
     def tempos(self, tpq):
-        "Tempo events for a score of `tpq` ticks per quarter note."
+        "Return the tempo events for a score of `tpq` ticks per quarter note."
         mspq = np.rint(self.seconds_per_tick*tpq*1e6).astype(np.int32)
         return Tempo.from_numpy(np.rint(self.ticks).astype(np.int32), mspq, 'tick')
 
@@ -236,7 +238,7 @@ def fit_tempo_map(
 
 # %% ../../nbs/200_score.clock.ipynb #fbcbd435
 def _with_ticks(events, to_tick):
-    "Pairs of an event and its tick."
+    "Return pairs of an event and its tick."
     return zip(events, to_tick(np.array([e.time for e in events])).tolist())
 
 def _retimed_notes(track, to_tick):

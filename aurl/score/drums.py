@@ -33,7 +33,7 @@ def drum_name(
 def drum_staff_position(
     key:int, # 0 … 127
 )->tuple:    # such as ('G5', True)
-    "Staff position of the drum at `key`, as under a treble clef, and whether its note head is a cross."
+    "Return the staff position of the drum at `key`, as in a treble clef, and whether its note head is a cross."
     return _STAFF_POSITIONS.get(key, 'C5'), key in _CROSS_HEADS
 
 # %% ../../nbs/215_score.drums.ipynb #509c4afa
@@ -87,7 +87,7 @@ def _add_midi_instrument(head, ident, program, key=None):
     if key is not None: _add_element(e, 'midi-unpitched', key + 1)
 
 def _first_program(head):
-    "Program of the first instrument of a part, as text."
+    "Return the program of the first instrument of a part, as text."
     first = head.find('midi-instrument')
     return '1' if first is None else first.findtext('midi-program', '1')
 

@@ -16,7 +16,7 @@ _ACCENTS = dict(sf=104, sfz=104, fz=104, rf=104, rfz=104, sff=118, sffz=118, ffz
 def is_accent(
     word:str, # such as 'sfz'
 )->bool:
-    "Whether a dynamic mark is valid for the notes at its place only."
+    "Whether a dynamic mark applies only to the notes that start with it."
     return word in _ACCENTS
 
 @dataclass
@@ -27,7 +27,7 @@ class Dynamics:
     accents: dict = field(default_factory=dict)   # velocity of the notes that start at a time
 
     def add_mark(self,
-        time, # when the mark stands
+        time, # of the mark
         word:str, # such as 'mf' or 'sfz'; other words are ignored
     ):
         "Add a mark or an accent."
@@ -72,7 +72,7 @@ def _goal(marks, hairpin, level):
 def _start_of(row): return row[:2]
 
 class VelocityCurve:
-    "The velocity at any time."
+    "The velocity as a function of time."
     def __init__(self,
         dynamics:Dynamics,
         initial:int=80, # velocity before the first mark
@@ -93,4 +93,6 @@ class VelocityCurve:
         start, first, stop, last = self.lines[k]
         return last if time >= stop else round(first + (last - first)*float((time - start)/(stop - start)))
 
-    def __call__(self, time): return self.accents.get(time) or self.level(time)
+    def __call__(self, time):
+        "Return the velocity of the notes that start at `time`."
+        return self.accents.get(time) or self.level(time)

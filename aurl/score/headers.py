@@ -13,22 +13,23 @@ from ..core import MidiError
 from ..midi.limits import MidiLimits
 from .abc_fields import clean_abc_text, decode_abc
 from .kern import _decoded
+from .musicxml_document import as_utf8
 from .notation import _refuse_entities, _unzip, detect_format
 
 # %% ../../nbs/236_score.headers.ipynb #71c8b24d
 def _natural_order(name):
-    "'Last, First' as 'First Last'; other names unchanged."
+    "Return 'Last, First' as 'First Last', and other names unchanged."
     last, comma, first = name.partition(',')
     if not comma or ',' in first or re.search(r'\d', name) or len(name) > 60: return name
     return f'{first.strip()} {last.strip()}'.strip()
 
 def _year_in(text):
-    "The first number of four digits, from 1000 to 2099, or None."
+    "Return the first number of four digits, from 1000 to 2099, or None."
     m = re.search(r'(?<!\d)(1\d{3}|20\d{2})(?!\d)', text or '')
     return int(m[1]) if m else None
 
 def _tidy(fields):
-    "Fields without empty ones; white space is collapsed, and names are in their natural order."
+    "Return `fields` without empty ones, white space collapsed, names in their natural order."
     out = {k: ' '.join(str(v).split()) for k,v in fields.items() if v and str(v).strip()}
     if 'composer' in out: out['composer'] = _natural_order(out['composer'])
     if 'year' in out: out['year'] = int(out['year'])
@@ -36,10 +37,10 @@ def _tidy(fields):
 
 # %% ../../nbs/236_score.headers.ipynb #e7ec8b7b
 def _musicxml_head(data):
-    "The elements before the list of parts: (tag, attributes, text)."
+    "Return the elements before the list of parts: (tag, attributes, text)."
     out = []
     try:
-        for event, e in ElementTree.iterparse(io.BytesIO(data), events=('start', 'end')):
+        for event, e in ElementTree.iterparse(io.BytesIO(as_utf8(data)), events=('start', 'end')):
             tag = e.tag.rpartition('}')[2]
             if event == 'start' and tag in ('part-list', 'part', 'measure'): break
             if event == 'end': out.append((tag, e.attrib, e.text or ''))

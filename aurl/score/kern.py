@@ -17,6 +17,7 @@ from ..core import MidiError
 from ..midi.bytes import Finding
 from .dynamics import Dynamics, VelocityCurve, pair_hairpins
 from .measures import Measure, WrittenNote, WrittenPart, WrittenScore, _starts, meter_of_length
+from .musicxml_document import utf16_name
 from aurl.score.spines import (
     Spine, SpinePath, drum_key, interpret, is_percussion, next_paths, parse_token, program_of, reciprocal,
                                staves_of_parts
@@ -162,7 +163,7 @@ def _as_meter(m):
 _METER = re.compile(r'\*(?:yy)?M(\d{1,3})[/\\](\d{1,3})(?:%(\d))?')
 
 def _read_meter(reader, tokens):
-    "Take over the meter of most staves, or of the upper of two."
+    "Set the meter to that of most staves, or of the upper of two."
     found = [(p.column, meter) for p,t in zip(reader.paths, tokens)
              if (m := _METER.match(t)) and (meter := _as_meter(m))]
     for column,meter in found:
@@ -265,7 +266,7 @@ def _read_comment(reader, line):
         reader.measures[-1].markers.append((reader.onset, m[1].strip()))
 
 def _is_readable(reader, line):
-    "Whether spines are there for a line, or begin with it; raise a `MidiError` if none has begun yet."
+    "Whether `line` belongs to spines or begins them; raise a `MidiError` for data before the first spine."
     if reader.paths or line.startswith('**'): return True
     if not reader.columns:
         raise MidiError(f'line {reader.line} stands before the line with **kern',
@@ -287,7 +288,7 @@ def _read_line(reader, line):
 
 def _decoded(data):
     "Decode `data` as UTF-16, UTF-8 or Latin-1, and normalize line ends."
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): text = data.decode('utf-16', 'replace')
+    if wide := utf16_name(data): text = data.decode(wide, 'replace')
     else:
         try: text = data.decode('utf-8-sig')
         except UnicodeDecodeError: text = data.decode('latin-1')
@@ -344,7 +345,7 @@ def _set_velocities(column, curve, starts):
 
 # %% ../../nbs/223_score.kern.ipynb #72697e78
 def _targets(spine, spines, part):
-    "Return the columns of `part` for which a spine of dynamics is valid."
+    "Return the columns of `part` to which a spine of dynamics applies."
     named = [c for c in part if set(c.staves) & set(spine.staves)]
     if named: return named
     if spine.kern not in part: return []

@@ -39,6 +39,16 @@ def _mode_of(letter, word):
     if not word: return 12*letter.islower()
     return _MODES.get(word, _MODES.get(word.lower()))
 
+# %% ../../nbs/205_score.keys.ipynb #c77e727f
+def _not_a_key(text):
+    "The error for a text that is no key."
+    way_out = "write it as in 'C major', 'F# minor', 'Bb' or 'gm'"
+    if re.match('[Hh](?![a-z])', str(text).strip()):
+        english = re.sub('^h', 'b', re.sub('^H', 'B', str(text).strip()))
+        way_out = f'the German H is B in English: write it as in {english!r}'
+    return CorpusError(f'{text!r} is not a key', way_out=way_out)
+
+
 # %% ../../nbs/205_score.keys.ipynb #99f9356e
 def key_number(
     text:str, # such as 'G major', 'g', 'Bb:min', 'F#m', 'E flat minor', 'D dorian'
@@ -46,8 +56,7 @@ def key_number(
     "Parse the name of a key."
     m = re.fullmatch(r'([A-Ga-g])(#{1,2}|b{1,2}|)[\s:_-]*([A-Za-z]*)', _plain_key_name(text))
     mode = m and _mode_of(m[1], m[3])
-    if mode is None:
-        raise CorpusError(f'{text!r} is not a key', way_out="write it as in 'C major', 'F# minor', 'Bb' or 'gm'")
+    if mode is None: raise _not_a_key(text)
     return (_tonic[m[1].upper()] + m[2].count('#') - m[2].count('b')) % 12 + mode
 
 # %% ../../nbs/205_score.keys.ipynb #4a06c847
@@ -60,12 +69,12 @@ def signature_key(
 
 # %% ../../nbs/205_score.keys.ipynb #ad672558
 def _track_profile(notes, whole):
-    "Total duration of each pitch class of some notes; each counts at most a `whole` note."
+    "Return the total duration of each pitch class of `notes`; each note counts at most a `whole` note."
     return np.bincount(notes['pitch'].astype(np.int64) % 12, np.minimum(notes['duration']/whole, 1), 12)
 
 def pitch_class_profile(
     score:Score, # in ticks or seconds
-)->np.ndarray:   # (12,) duration of each pitch class, in whole notes or seconds/2
+)->np.ndarray:   # (12,) in whole notes; for a score in seconds, in units of 2 s
     "Return the total duration of each pitch class, without drums."
     whole = 4*score.ticks_per_quarter if 'Tick' in str(score.ttype) else 2.
     profile = np.zeros(12)
@@ -83,13 +92,13 @@ _profiles = dict(
                [.712,.084,.474,.618,.049,.460,.105,.747,.404,.067,.133,.330]))
 
 def _profile_weights(profile):
-    "Weights of the scale degrees in major and in minor."
+    "Return the weights of the scale degrees in major and in minor."
     if profile in _profiles: return _profiles[profile]
     raise CorpusError(f'no key profile is called {profile!r}', way_out=f'there are {", ".join(_profiles)}')
 
 @functools.cache
 def _templates(profile):
-    "The 24 rotated profiles, of mean 0 and norm 1."
+    "Return the 24 rotated profiles, of mean 0 and norm 1."
     t = np.array([np.roll(w, k) for w in _profile_weights(profile) for k in range(12)], float)
     t -= t.mean(1, keepdims=True)
     return t/np.linalg.norm(t, axis=1, keepdims=True)
@@ -110,10 +119,12 @@ def key_scores(
 class KeyEstimate:
     "An estimated key with its confidence."
     key:int          # 0 … 23, or -1 for none
-    confidence:float # difference to the correlation of `second_best`
+    confidence:float # difference from the correlation of `second_best`
     second_best:int  # the key with the second-highest correlation
     @property
-    def name(self): return key_names[self.key] if self.key >= 0 else None
+    def name(self):
+        "Name of the key, such as 'C major'; None for none."
+        return key_names[self.key] if self.key >= 0 else None
 
 # %% ../../nbs/205_score.keys.ipynb #b0b99edb
 def estimate_key(
@@ -127,16 +138,16 @@ def estimate_key(
 
 # %% ../../nbs/205_score.keys.ipynb #44cf6e3c
 def _span_ends(starts, end):
-    "Ends of successive spans: the start of the next one; for the last one `end`, or its start if that is later."
+    "Return the ends of successive spans: the start of the next; for the last, `end` or its start, if that is later."
     return [*starts[1:], max([end, *starts[-1:]])]
 
 def _valid_signatures(score):
-    "The valid key signatures of `score`, with the time at which each ends."
+    "Return the valid key signatures of `score`, with the time at which each ends."
     signatures = [k for k in score.key_signatures if -7 <= k.key <= 7]
     return zip(signatures, _span_ends([k.time for k in signatures], score.end()))
 
 def _signature_durations(score):
-    "Total duration of each valid key signature (sharps, minor) of `score`."
+    "Return the total duration of each valid key signature (sharps, minor) of `score`."
     durations = Counter()
     for k,end in _valid_signatures(score): durations[k.key, k.tonality] += end - k.time
     return durations

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WrittenNote', 'nearest_semitone', 'WrittenPart', 'Measure', 'WrittenScore', 'playing_order', 'meter_of_length',
-           'meter_rows', 'to_score', 'dropped_findings', 'count_findings']
+           'meter_rows', 'times_through', 'to_score', 'dropped_findings', 'count_findings']
 
 # %% ../../nbs/216_score.measures.ipynb #fb485f53
 from bisect import bisect_right
@@ -27,6 +27,7 @@ class WrittenNote:
     velocity: int = 80 # 1 … 127
     tie: str = ''      # 'start', 'stop' or 'continue'
     voice: str = ''    # a tie prefers a note of the same voice
+    times: tuple = ()  # the times through a repeated section at which it sounds; (): all of them
 
 # %% ../../nbs/216_score.measures.ipynb #28995502
 def nearest_semitone(
@@ -55,7 +56,7 @@ class Measure:
     keys: list = field(default_factory=list)     # (onset, sharps, is_minor); flats are negative
     tempos: list = field(default_factory=list)   # (onset, quarter notes per minute)
     markers: list = field(default_factory=list)  # (onset, text)
-    is_first: bool = False                       # a movement begins, within which repeats and jumps are played
+    is_first: bool = False                       # a movement begins here; repeats and jumps stay in their movement
     repeat_start: bool = False                   # a repeat sign at its beginning
     repeat_times: int = 0                        # a repeat sign at its end: how often the section is played
     endings: tuple = ()                          # numbers of the ending that it belongs to
@@ -68,7 +69,7 @@ class Measure:
 # %% ../../nbs/216_score.measures.ipynb #fbf6f708
 @dataclass
 class WrittenScore:
-    "Measures, the parts that play them, and what a score in ticks cannot represent."
+    "Measures and parts as written, with counts of what a score in ticks cannot represent."
     measures: list = field(default_factory=list)     # of `Measure`
     parts: list = field(default_factory=list)        # of `WrittenPart`
     dropped: Counter = field(default_factory=Counter) # how many 'grace' notes, 'harmony' symbols … were left out
@@ -110,7 +111,7 @@ class _Player:
         return wanted in numbers and wanted not in endings
 
     def segno(self):
-        "Return the index of the measure with the segno; that of da capo without one."
+        "Return the index of the measure with the segno; without a segno, that of the target of da capo."
         return next((i for i,m in enumerate(self.measures) if i >= self.origin and m.segno), self.origin)
 
     def coda(self):
@@ -227,7 +228,7 @@ class _Meters:
     def bar(self): return Fraction(4*self.nominal[0], self.nominal[1])
 
     def set(self, time, meter):
-        "Write `meter` at `time`, unless it holds already."
+        "Write `meter` at `time`, unless it applies already."
         if self.rows and self.rows[-1][1:] == meter: return
         if self.rows and self.rows[-1][0] == time: self.rows.pop()
         self.rows.append((time, *meter))
@@ -236,7 +237,7 @@ class _Meters:
 def _measure_lengths(measures, order): return [measures[i].length for i in order]
 
 def _read_nominal(meters, measure, time):
-    "Take over the time signatures of `measure`; those inside the measure are written where they stand."
+    "Read the time signatures of `measure`; those inside the measure are written at their onsets."
     for onset,numerator,denominator in measure.meters:
         meters.nominal = (numerator, denominator)
         if onset: meters.set(time + onset, meters.nominal)
@@ -301,6 +302,27 @@ def _changes(rows):
 
 def _time_of(row): return row[0]
 
+# %% ../../nbs/216_score.measures.ipynb #e73dbc5a
+def times_through(
+    measures, # a list of `Measure`
+    order,    # indices of measures as they are played
+)->list:      # of integers, from 1
+    "For each played measure, the time through its repeated section."
+    visits, out = Counter(), []
+    for i in order:
+        visits[i] += 1
+        endings = sorted(measures[i].endings)
+        out.append(endings[visits[i] - 1] if visits[i] <= len(endings) else visits[i])
+    return out
+
+def _sounds(note, time): return not note.times or time in note.times
+
+def _notes_played_once(written):
+    "Yield the notes that sound if each measure is played once."
+    times = times_through(written.measures, range(len(written.measures)))
+    for p in written.parts:
+        for i,notes in p.notes.items(): yield from (n for n in notes if _sounds(n, times[i]))
+
 # %% ../../nbs/216_score.measures.ipynb #293586b3
 @dataclass(frozen=True)
 class _Ticks:
@@ -309,11 +331,12 @@ class _Ticks:
     def __call__(self, quarters):
         return max((2*quarters.numerator*self.per_quarter + quarters.denominator)//(2*quarters.denominator), 0)
 
-def _sounding_notes(part, order, starts):
+def _sounding_notes(part, order, times, starts):
     "Return the notes of `part` with ties joined, by start and pitch."
     ties = _Ties()
-    for i,start in zip(order, starts):
-        for note in sorted(part.notes.get(i, ()), key=_onset_of): ties.add(note, start + note.onset)
+    for i,time,start in zip(order, times, starts):
+        for note in sorted(part.notes.get(i, ()), key=_onset_of):
+            if _sounds(note, time): ties.add(note, start + note.onset)
     return sorted((n for n in ties.notes if 0 <= n.pitch <= 127 and n.end > n.start), key=_start_and_pitch)
 
 def _onset_of(note): return note.onset
@@ -322,7 +345,7 @@ def _start_and_pitch(note): return note.start, note.pitch
 
 # %% ../../nbs/216_score.measures.ipynb #641b4bfe
 def _latest_release(pressed, starts, end):
-    "The end of the measure that follows the one in which the pedal is pressed; `starts` are those of the measures."
+    "Return the end of the measure after that of the time `pressed`; `starts` are those of the measures."
     following = bisect_right(starts, pressed) + 1
     return starts[following] if following < len(starts) else end
 
@@ -330,7 +353,9 @@ def _pedal_spans(rows, starts, end):
     "Return when the pedal is pressed and lifted, from rows (time, whether it goes down)."
     spans, pressed = [], None
     for time,down in [*sorted(set(rows)), (end, True)]:
-        if pressed is not None: spans.append((pressed, min(time, _latest_release(pressed, starts, end)) if down else time))
+        if pressed is not None:
+            lifted = min(time, _latest_release(pressed, starts, end)) if down else time
+            spans.append((pressed, lifted))
         pressed = time if down else None
     return [(a, b) for a,b in spans if b > a]
 
@@ -338,7 +363,7 @@ def _pedal_spans(rows, starts, end):
 def _track(written, part, order, starts, ticks):
     "Return the track of `part`."
     track = Track(part.name, part.program, part.is_drum)
-    for n in _sounding_notes(part, order, starts):
+    for n in _sounding_notes(part, order, times_through(written.measures, order), starts):
         start = ticks(n.start)
         track.notes.append(Note(start, max(ticks(n.end) - start, 1), n.pitch, min(max(n.velocity, 1), 127)))
     for time,text in _placed(part.lyrics, order, starts):
@@ -363,7 +388,7 @@ def _add_signs(score, written, order, starts, ticks):
 
 # %% ../../nbs/216_score.measures.ipynb #9c9f9a08
 def to_score(
-    written:WrittenScore,
+    written:WrittenScore,      # filled by a reader
     repeats:bool=False,        # play repeats, endings and jumps
     ticks_per_quarter:int=480, # resolution
 )->Score:                      # in ticks
@@ -380,6 +405,7 @@ def to_score(
 _DROPPED = dict( # what becomes of the elements that a score cannot represent
     grace='grace notes, which have no duration, dropped',
     cue='cue notes, which are read but not played, dropped',
+    ossia='notes on staves for alternatives (ossia), which are not played, dropped',
     program='changes of the instrument within a part ignored',
     harmony='chord symbols dropped',
     microtone='microtones, read as the nearest semitone',
@@ -395,20 +421,31 @@ def _count_repeats(measures):
 
 # %% ../../nbs/216_score.measures.ipynb #81d91c47
 def dropped_findings(
-    written:WrittenScore,
-)->list: # of `Finding`
+    written:WrittenScore, # filled by a reader
+)->list:                  # of `Finding`
     "Return findings on the elements that a score cannot represent."
     counts = dict(written.dropped, repeat=_count_repeats(written.measures) + bool(written.order))
     return [Finding(k, f'{_DROPPED[k]}: {counts[k]:,}', counts[k], lost=k != 'repeat')
             for k in _DROPPED if counts.get(k)]
 
-# %% ../../nbs/216_score.measures.ipynb #991f1575
+# %% ../../nbs/216_score.measures.ipynb #86bf7d29
+def _pitch_finding(pitches):
+    "The finding on notes that MIDI has no number for."
+    where = f'outside the pitches of MIDI, 0 (C−1) to 127 (G9): the first has {pitches[0]}'
+    text = f'{len(pitches):,} of the notes left out, {where}'
+    return Finding('pitch', text, len(pitches), lost=True)
+
+
+# %% ../../nbs/216_score.measures.ipynb #f519d64c
 def count_findings(
     written:WrittenScore,
     score:Score, # converted without repeats
 )->list:         # of `Finding`
-    "Return a finding if the number of notes that begin in `written` is not that of `score`."
-    notes = [n for p in written.parts for ns in p.notes.values() for n in ns]
-    begin, sound = sum(n.tie not in ('stop', 'continue') for n in notes), score.note_num()
-    if begin == sound: return []
-    return [Finding('count', f'{begin:,} notes begin, and {sound:,} sound: ties are incomplete', abs(begin - sound))]
+    "Return findings on pitches that MIDI lacks, and on ties, if the notes of `written` are not those of `score`."
+    notes = [n for n in _notes_played_once(written) if n.tie not in ('stop', 'continue')]
+    outside = [n.pitch for n in notes if not 0 <= n.pitch <= 127]
+    begin, sound = len(notes) - len(outside), score.note_num()
+    found = [_pitch_finding(outside)] if outside else []
+    if begin == sound: return found
+    text = f'{begin:,} notes begin, and {sound:,} sound: ties are incomplete'
+    return [*found, Finding('count', text, abs(begin - sound))]

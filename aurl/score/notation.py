@@ -111,10 +111,43 @@ def _convert(data, path, kind, limits, tune, repeats, tpq):
     return score, written.findings + counts, [origin, *dropped_findings(written)]
 
 def _read_notation(data, path, kind, limits, *, tune, repeats, tpq):
-    "The result of `_convert` within the `limits`; an error names the file."
+    "Return the result of `_convert` within the `limits`; an error names the file."
     try: score, repaired, found = _convert(data, path, kind, limits, tune, repeats, tpq)
     except MidiError as e: raise MidiError(e.what, path, e.way_out) from e
     return score, [*repaired, *enforce_limits(score, limits, path)], found
+
+# %% ../../nbs/235_score.notation.ipynb #e4bb2fe6
+_MISSING = {
+    '.musicxml':'MusicXML: it has no <score-partwise> and no <score-timewise>',
+    '.mxl':'compressed MusicXML: it is no zip archive with a .musicxml in it',
+    '.abc':'ABC: it has no tune, which begins with X: and a number and has a line K:',
+    '.krn':'kern: it has no line that begins with **kern',
+}
+_MISSING['.xml'] = _MISSING['.musicxml']
+
+def _notation_error(data, name):
+    "The error for a file without music whose suffix is that of a notation format; None for other files."
+    missing = _MISSING.get(Path(re.sub(r'#\d+$', '', str(name or ''))).suffix.lower())
+    if missing is None or not data: return None
+    way_out = 'export it again from a notation program, or leave it out; aurl reads MIDI, MusicXML, ABC and kern'
+    return MidiError(f'not readable as {missing}', name, way_out)
+
+
+# %% ../../nbs/235_score.notation.ipynb #b82512c5
+def _read_unknown(read, source, limits, data, name):
+    "Read a file of unknown format as MIDI; if that fails, the error names the format of its suffix."
+    try: return read(source, limits)
+    except MidiError as e:
+        if not e.what.startswith('not a MIDI file') or (error := _notation_error(data, name)) is None: raise
+        raise error from e
+
+def _with_format_named(report, data, path):
+    "`report`, in which the format of the suffix replaces MIDI if the file is neither."
+    unreadable = report.findings and report.findings[0].message.startswith('not a MIDI file')
+    if unreadable and (error := _notation_error(data, path)) is not None:
+        report.findings = [Finding('unreadable', f'{error.what}; {error.way_out}', lost=True)]
+    return report
+
 
 # %% ../../nbs/235_score.notation.ipynb #7934a595
 def read_music(
@@ -122,12 +155,16 @@ def read_music(
     tune:int=None,             # number of the tune in an ABC book, from 1
     repeats:bool=False,        # expand repeats and endings
     ticks_per_quarter:int=480, # resolution of the returned score; a MIDI file keeps its own
-    limits:MidiLimits=None,        # limits; None: the defaults; an integer: maximum bytes, also when unzipped
+    limits:MidiLimits=None,    # limits; None: the defaults; an integer: maximum bytes, also when unzipped
+    *,
+    name:str='',               # name of the file, if `source` is its bytes; an error names the format of its suffix
 )->Score:                      # the score, in ticks
     "Read a MIDI, MusicXML, ABC or kern file, detected by its content; raise a `MidiError` if it is unreadable."
     limits = _limits(limits)
     data, path = _load(source, limits.max_bytes)
-    if (kind := detect_format(data)) in ('midi', ''): return read_midi(source, limits)
+    kind = detect_format(data)
+    if kind == 'midi': return read_midi(source, limits)
+    if not kind: return _read_unknown(read_midi, source, limits, data, path or name)
     return _read_notation(data, path, kind, limits, tune=tune, repeats=repeats, tpq=ticks_per_quarter)[0]
 
 # %% ../../nbs/235_score.notation.ipynb #f5bd7887
@@ -139,7 +176,8 @@ def inspect_music(
     "Report the contents of a MIDI, MusicXML, ABC or kern file, its errors, the repairs and the losses."
     limits = _limits(limits)
     data, path = _load(source, limits.max_bytes)
-    if (kind := detect_format(data)) in ('midi', ''): return inspect_midi(source, limits)
+    kind = detect_format(data)
+    if kind in ('midi', ''): return _with_format_named(inspect_midi(source, limits), data, path)
     report = MidiReport(path and str(path), len(data))
     try: score, repaired, found = _read_notation(data, path, kind, limits, tune=tune, repeats=False, tpq=480)
     except MidiError as e:

@@ -172,7 +172,7 @@ def reduce_polyphony(
 
 # %% ../../nbs/260_score.polyphony.ipynb #e650a8ba
 def _summarize(changes):
-    "Total of the notes dropped and shortened, and the maximum polyphony before and after, of the tracks."
+    "Sum the notes dropped and shortened in all tracks, with the maximum polyphony before and after."
     rows = np.array(changes, np.int64).reshape(-1, 4)
     dropped, shortened = rows[:,:2].sum(0).tolist()
     return dict(dropped=dropped, shortened=shortened, max_voices=tuple(rows[:,2:].max(0, initial=0).tolist()))

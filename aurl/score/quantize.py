@@ -53,7 +53,7 @@ _MODE_DEFAULTS = dict( # strength, microtiming, phase, note_ends
 
 @lru_cache(64)
 def quantize_defaults(
-    config:QuantizeConfig,
+    config:QuantizeConfig, # its nulls stand for defaults
 )->QuantizeConfig: # a copy with a value in every field
     "Replace the nulls of `config` by the defaults of its mode."
     defaults = dict(zip(('strength', 'microtiming', 'phase', 'note_ends'), _MODE_DEFAULTS[config.mode]))
@@ -85,7 +85,7 @@ def habitual_offsets(
     place,   # position of that line in the bar, in quarter notes
     min_count=4, # minimum number of onsets at a position
 ):
-    "Median deviation from the grid line at the bar position of each onset, in quarter notes."
+    "Return the median deviation from the grid line at the bar position of each onset, in quarter notes."
     position = np.rint(place*48).astype(np.int64)
     o = np.lexsort((x - line, position))
     first, n = _runs(np.diff(position[o]) > 0)
@@ -194,7 +194,7 @@ class _OnsetMap:
     step:np.ndarray   # grid step at each
 
     def displacement(self, quarters):
-        "Distance that a time of `quarters` moves."
+        "Return by how many quarter notes each time of `quarters` moves."
         return np.interp(quarters, self.old, self.new - self.old)
 
 # %% ../../nbs/255_score.quantize.ipynb #71cfd650

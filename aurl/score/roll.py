@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.meta import delegates
 from symusic import Score
 
-from ..core import ConfigError, atomic_path
+from ..core import ConfigError, atomic_path, plural
 from ..midi.read import families, family_of, read_midi
 from ..midi.write import write_midi
 
@@ -401,16 +401,14 @@ def roll_svg(
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2*width} {f.height}" width="{width}" '
         f'height="{f.height//2}" style="max-width:100%;height:auto" role="img" '
-        f'aria-label="Piano roll: {len(lay.x0)} notes">{_svg_parts(lay, f, title, index, palette)}</svg>'
+        f'aria-label="Piano roll: {plural(len(lay.x0), "note")}">{_svg_parts(lay, f, title, index, palette)}</svg>'
     )
 
 # %% ../../nbs/225_score.roll.ipynb #38b1f2d0
-def _plural(n, noun): return f'{n:,} {noun}{"s"*(n != 1)}'
-
 def _summary(score):
     "Notes, parts and duration of `score`."
     parts = sum(len(t.notes) > 0 for t in score.tracks)
-    return f'{_plural(score.note_num(), "note")}, {_plural(parts, "part")}, {score.to("second").end():.1f} s'
+    return f'{plural(score.note_num(), "note")}, {plural(parts, "part")}, {score.to("second").end():.1f} s'
 
 # %% ../../nbs/225_score.roll.ipynb #438c037d
 class PianoRoll:

@@ -23,7 +23,7 @@ _UNPITCHED = 71  # the middle line of the treble staff
 def reciprocal(
     number:str,   # digits: '4' is a quarter, '0' a breve, '00' a long
     count:str='', # `2` in `3%2`
-    dots:int=0,   # each adds half of what the one before adds
+    dots:int=0,   # number of dots
 )->Fraction:      # quarter notes
     "Return the duration of `count` notes that are each a `number`-th of a whole note."
     whole = Fraction(2**len(number)) if not int(number) else Fraction(1, int(number))
@@ -93,7 +93,7 @@ class Spine:
 # %% ../../nbs/218_score.spines.ipynb #eee78eb3
 @dataclass(eq=False)
 class SpinePath:
-    "A field of a line, and when its last token ends."
+    "A field that a spine occupies in a line, and the time at which its last token ends."
     column: Spine = None     # None for a spine that `*+` added, until its interpretation
     voice: str = ''            # differs between the paths of a column
     end: int = 0               # in units of the reader, from the beginning
@@ -189,10 +189,10 @@ def _column_setting(token):
     return None, None
 
 def interpret(
-    column:Spine,
-    token:str, # such as '*Ipiano'
+    column:Spine, # modified in place
+    token:str,    # such as '*Ipiano'
 ):
-    "Take over an interpretation into `column`."
+    "Store the value of an interpretation in `column`; others are ignored."
     function, m = _column_setting(token)
     if function: function(column, m)
 

@@ -27,7 +27,7 @@ def fit_transpose(
     high:int,      # highest pitch to transpose
     semitones:int, # requested interval, positive is up
 )->int:            # interval that fits
-    "Nearest interval to the same key that keeps `low` … `high` on the keyboard, or else the nearest that fits."
+    "Return `semitones`, or the nearest interval that fits: one to the same key if possible."
     down, up = min(piano_low - low, 0), max(piano_high - high, 0)
     if down <= semitones <= up: return semitones
     same_key = [(abs(t - semitones), t) for t in range(down, up + 1) if (t - semitones) % 12 == 0]
@@ -53,7 +53,7 @@ def _pitched_tracks(score): return [t for t in score.tracks if len(t.notes) and 
 def transposable_range(
     score, # in any unit
 ):         # (lowest, highest), or None if there is no such pitch
-    "Range of the pitches that a transposition changes: those on the keyboard, without percussion."
+    "Return the range of the pitches that a transposition changes: those on the keyboard, without percussion."
     p = np.concatenate([t.notes.numpy()['pitch'] for t in _pitched_tracks(score)] or [np.zeros(0, np.int8)])
     p = p[(p >= piano_low) & (p <= piano_high)]
     return (int(p.min()), int(p.max())) if len(p) else None
@@ -190,7 +190,7 @@ def loudness_curve(
     factor:float, # gain of soft notes
     peak:int,     # highest velocity of the score
 )->np.ndarray:    # (128,) int8: new velocity of each velocity
-    "Table of scaled velocities that preserves order and avoids clipping."
+    "Return a table of scaled velocities that preserves order and avoids clipping."
     v, a = np.arange(128), factor*peak/127
     new = factor*v if a <= 1 else 127*(1 - (1 - np.minimum(v/peak, 1))**a)
     return np.append(0, np.rint(new[1:]).clip(1, 127)).astype(np.int8)

@@ -50,7 +50,7 @@ class VelocityConfig(Config):
 def velocity_curve(
     curve:str, # linear, logarithmic or exponential
 )->np.ndarray: # (128,) floats
-    "Table of the velocities after applying `curve`."
+    "Return a table of the velocities after applying `curve`."
     x = np.arange(128)/127
     y = dict(linear=x, logarithmic=np.log1p(9*x)/np.log(10), exponential=(10**x - 1)/9)[curve]
     return np.maximum(y*127, [0] + [1]*127)
@@ -79,9 +79,9 @@ def _shifted_table(h, v, mean, cfg):
 # %% ../../nbs/265_score.velocity.ipynb #ef78eb79
 def global_velocity_table(
     h,                    # (128,) number of notes of each velocity
-    cfg:VelocityConfig,
+    cfg:VelocityConfig,   # its mean, standard deviation and range
 )->np.ndarray:            # (128,) new velocities
-    "Table that maps the notes to mean and standard deviation of `cfg`."
+    "Return a table that maps the notes to mean and standard deviation of `cfg`."
     v = velocity_curve(cfg.curve)
     mean, std = _mean_std(h, v)
     if _reaches_target(mean, std, cfg): return np.clip(np.rint(v), cfg.low, cfg.high)
@@ -100,7 +100,7 @@ def relative_velocity_table(
     h,                    # (128,) number of notes of each velocity
     cfg:VelocityConfig,   # its range and curve
 )->np.ndarray:            # (128,) new velocities
-    "Table that maps the softest note to `low` and the loudest to `high`; a flat piece keeps its level."
+    "Return a table that maps the softest note to `low` and the loudest to `high`; a flat piece keeps its level."
     v, has = velocity_curve(cfg.curve), np.flatnonzero(h)
     lo, hi = v[has[0]], v[has[-1]]
     if hi - lo < 1: return np.clip(np.rint(v), cfg.low, cfg.high)

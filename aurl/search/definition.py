@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..aliases import current_metric_name, current_state
+from ..aliases import current_columns, current_state
 from ..core import ConfigError
 from .space import Choice, Range, grid_points, nest_keys
 
@@ -41,7 +41,7 @@ class SweepDefinition:
 
     def __post_init__(self):
         self._check_objectives()
-        self.objectives = {current_metric_name(k): v for k, v in self.objectives.items()}
+        self.objectives = current_columns(self.objectives)
         for name, value, options in (('sampler', self.sampler, SAMPLERS), ('pruner', self.pruner, PRUNERS)):
             if value not in options: raise ConfigError(f'{name}={value}', way_out=f'one of {", ".join(options)}')
         if self.pruner != 'none' and len(self.objectives) > 1:
@@ -57,7 +57,7 @@ class SweepDefinition:
             if direction not in ('min', 'max'): raise ConfigError(f'objectives: {k}={direction}', way_out='min or max')
 
     def to_dict(self)->dict:
-        "A dict without `trials`, which may grow."
+        "Return the definition as a dict, without `trials`, which may grow."
         space = {k: _dimension_dict(s) for k, s in self.space.items()}
         return dict(space=space, objectives=self.objectives, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
 
@@ -76,7 +76,7 @@ class Pruned(Exception): "Raised to end a trial early."
 # %% ../../nbs/882_search.definition.ipynb #4468ad78
 @dataclass
 class Trial:
-    "One setting to try."
+    "One combination of settings to try."
     number:int     # counted from 0
     values:dict    # dotted keys and values
     path:Path      # its folder

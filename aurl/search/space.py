@@ -51,7 +51,7 @@ class Range:
         return list(dict.fromkeys(round(x) for x in out)) if self.integer else out
     @property
     def ends(self):
-        "Both ends of the range, to be checked."
+        "Both ends of the range, for validation."
         return [int(x) if self.integer else x for x in (self.low, self.high)]
     def to_optuna(self, value):
         "Return `value` unchanged, since Optuna supports numbers."
@@ -81,12 +81,12 @@ class Choice:
         return next((v for v in self.values if self.to_optuna(v) == self.to_optuna(stored)), stored)
     @property
     def ends(self):
-        "All values, to be checked."
+        "All values, for validation."
         return list(self.values)
 
 # %% ../../nbs/880_search.space.ipynb #3a43f80e
 def _flatten(values, prefix=''):
-    "Dotted keys and their values."
+    "Flatten nested groups to dotted keys and their values."
     for k,v in values.items():
         if isinstance(v, dict) and not {'low', 'high'} & set(v): yield from _flatten(v, f'{prefix}{k}.')
         else: yield f'{prefix}{k}', v

@@ -29,7 +29,7 @@ def _check_same_definition(old, new, path):
 
 # %% ../../nbs/885_search.trials.ipynb #b03a79d5
 class Sweep:
-    "A sweep in a folder."
+    "A sweep, stored in a folder."
     def __init__(self,
         path,                  # its folder; created if missing
         definition=None,       # a `SweepDefinition`; None: that of the existing sweep
@@ -102,7 +102,7 @@ def _sampler(self:Sweep, n, worker):
         return s.RandomSampler(seed=seed)
 
 # %% ../../nbs/885_search.trials.ipynb #e243a15e
-# class and options of each pruner; progress is counted in twentieths of a training
+# class and options of each pruner; progress is counted in twentieths of a training run
 _OPTUNA_PRUNERS = dict(
     none=('NopPruner', {}),
     median=('MedianPruner', dict(n_startup_trials=4, n_warmup_steps=4)),
@@ -150,7 +150,7 @@ def ask(self:Sweep,
 # %% ../../nbs/885_search.trials.ipynb #f6cfdedb
 @patch
 def _requeue_dead_trials(self:Sweep):
-    "Enqueue the trials of processes that died once more."
+    "Enqueue again the trials of processes that died."
     for t in self._trials(self.optuna.trial.TrialState.RUNNING):
         if (lock := try_lock(self._trial_folder(t.number))) is None: continue
         unlock(lock)
@@ -296,7 +296,7 @@ def _preset_text(self:Sweep, t, base):
 @patch
 def write_best(self:Sweep,
     base:dict=None, # settings common to all trials
-)->list:            # the files
+)->list:            # paths of the presets
     "Write `pareto_front` as presets: `best.yaml`, or with several objectives a `front_0007.yaml` for each."
     out, single = [], len(self.definition.objectives) == 1
     for t in self.pareto_front:

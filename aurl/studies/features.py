@@ -34,7 +34,7 @@ def as_music(
 @dataclass(frozen=True)
 class Feature:
     "A numeric descriptor of a piece of music."
-    name:str
+    name:str                              # letters, digits and _
     function:Callable = field(repr=False) # from `Music` to a number
     unit:str = ''                         # unit of the value
     source:str = ''                       # publication that proposed it
@@ -42,7 +42,9 @@ class Feature:
     stretch_power:float = 0               # exponent of a time stretch
 
     @property
-    def description(self): return (self.function.__doc__ or '').strip()
+    def description(self):
+        "The docstring of the function."
+        return (self.function.__doc__ or '').strip()
     def __call__(self,
         music, # a `Score` or `Music`
     )->float:  # value, NaN if it is undefined

@@ -16,7 +16,7 @@ from ..score.clock import Clock
 
 # %% ../../nbs/345_studies.music.ipynb #29c337a7
 class _Times:
-    "The times of the notes, computed on first access."
+    "The times of the notes, each computed on first access."
     @cached_property
     def clock(self): return Clock(self.score)
     @cached_property
@@ -83,7 +83,7 @@ def _skyline(m):
 def covered_seconds(
     on, end, # (n,) times in seconds
 )->float:
-    "Total time during which at least one note sounds."
+    "Return the total time (s) during which at least one note sounds."
     if not len(on): return 0.
     order = np.argsort(on, kind='stable')
     on, reach = on[order], np.maximum.accumulate(end[order])
@@ -95,7 +95,7 @@ def seconds_with_polyphony(
     on, end,   # (n,) times in seconds
     n_notes=2, # smallest number of notes
 )->float:
-    "Total time during which at least `n_notes` notes sound."
+    "Return the total time (s) during which at least `n_notes` notes sound."
     t, d = np.concatenate([on, end]), np.repeat([1, -1], len(on))
     order = np.lexsort((d, t))
     return float(np.diff(t[order], append=t.max(initial=0)) @ (np.cumsum(d[order]) >= n_notes))
@@ -110,7 +110,7 @@ def pitch_class_counts(
 def entropy_bits(
     counts, # (n,) non-negative numbers
 )->float:
-    "Entropy of counts in bits."
+    "Return the entropy of counts in bits."
     p = counts[counts > 0]/max(counts.sum(), 1)
     return float(-(p*np.log2(p)).sum()) + 0.
 

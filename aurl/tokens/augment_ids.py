@@ -127,7 +127,7 @@ def _replace_shifts(ids, at, last, new):
 
 # %% ../../nbs/445_tokens.augment_ids.ipynb #e5e4b37d
 def _rounded(x): return np.rint(x).astype(np.int64)
-def _in_float32(x): return x.astype(np.float32).astype(np.float64)   # rounded as the times of a score in seconds
+def _in_float32(x): return x.astype(np.float32).astype(np.float64)   # like the times of a score in seconds
 
 def decoded_tempi(
     ids, # ids of one piece
@@ -250,7 +250,7 @@ def augment_ids(
     record,            # an `Augmentation`, or its dict
     tempi=None,        # `decoded_tempi(ids)`, if already computed
 )->np.ndarray:         # uint16, in the canonical form of `encode`
-    "Return `encode(augment(decode(ids), record))`."
+    "Return the ids of `encode(augment(decode(ids), record))` by the fastest exact path."
     r = as_augmentation(record)
     ids, counts = _flat_ids(ids)
     if _changes_rhythm(r): return encode(augment(decode(ids) if tempi is None else _decode_with_tempi(ids, tempi), r))

@@ -103,12 +103,12 @@ def _count_unpaired(piece, code, n_pieces):
     return m, np.bincount(piece[bad], minlength=n_pieces)
 
 def _are_complete(ids, n, start):
-    "`_is_complete` for each piece that begins with START."
+    "Return a mask of the pieces that are complete, as in `_is_complete`; each begins with START."
     delimiters = np.add.reduceat(_NOT_WITHIN_PIECE.take(ids), start, dtype=np.int64)
     return (delimiters == 2) & (ids.take(start + n - 1) == vocab.END) & (n > 1)
 
 def _are_paired(ids, n, start, piece, code):
-    "`is_paired` for each piece."
+    "Return a mask of the pieces for which `is_paired` holds."
     m, n_bad = _count_unpaired(piece, code, len(n))
     return _are_complete(ids, n, start) & (m > 0) & (m % 2 == 0) & (n_bad == 0)
 
@@ -232,7 +232,7 @@ def _pitch_ranges(piece, key, n_pieces):
 
 # %% ../../nbs/442_tokens.batch_analyze.ipynb #577fb5c3
 def _summarize_batch(r):
-    "`summarize_ids` for each piece."
+    "Return the columns of the piece table, as `summarize_ids` does for each piece."
     n_pieces, code = len(r.n), r.code.take(r.on)
     notes = np.diff(np.searchsorted(r.on, r.bounds))
     piece, key = np.repeat(np.arange(n_pieces), notes), _KEY.take(low_bits(code, FAMILY_OFFSET))
@@ -269,7 +269,7 @@ def _is_batchable(ids): return len(ids) > 1 and ids[0] == vocab.START and np.cou
 def analyze_batch(
     pieces,    # ids of several pieces
     snapshot_every:int, # distance of snapshots in ids
-)->list:       # for each its summary and snapshots, as in `analyze_piece`
+)->list:       # for each piece, its summary and snapshots, as in `analyze_piece`
     "Compute `analyze_piece` for several pieces."
     pieces = [np.asarray(p, np.uint16) for p in pieces]
     batches = [pieces[i:i+_max_batch] for i in range(0, len(pieces), _max_batch)]
@@ -282,7 +282,7 @@ def encode_and_analyze(
     scores,     # several scores (best `_max_batch`), in any time unit
     snapshot_every:int,  # distance of snapshots in ids
     notes=None, # for each score the note arrays of its tracks, if already extracted
-)->list:        # for each its ids, summary and snapshots
+)->list:        # for each score, its ids, summary and snapshots
     "Compute `encode` and `analyze_piece` for several scores at once."
     if not len(scores): return []
     r = _events_as_parsed(*encode_table(scores, notes))

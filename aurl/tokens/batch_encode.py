@@ -45,7 +45,7 @@ def _low_step(x): return low_bits(x, STEP_BITS).astype(np.int32)
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #382a3d50
 def _resolve_overlaps_batch(notes, n):
-    "`resolve_overlaps` for several pieces of `n` notes each: onset and end, velocity bin, remaining notes per piece."
+    "Resolve overlaps in several pieces of `n` notes; return onset and end, velocity bin, notes left per piece."
     for a,m in zip(starts_of(n).tolist(), n.tolist()): notes[a:a+m].sort()
     on = np.repeat(np.arange(len(n)) << (STEP_BITS + PLACE_BITS), n) | notes >> (STEP_BITS + VELOCITY_BITS)
     last = run_ends(on)
@@ -58,7 +58,7 @@ def _resolve_overlaps_batch(notes, n):
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #f51967af
 class Timed(NamedTuple):
-    "Events of one kind."
+    "Steps and payloads of the events of one kind."
     step:np.ndarray    # (n,) int32
     payload:np.ndarray # (n,) int32
 
@@ -84,7 +84,7 @@ def _note_events_batch(on, end, part, pitch, velocity, n):
 _zeros = np.zeros(1)
 
 class Timing(NamedTuple):
-    "How the times of a score become steps, and its tempi."
+    "The conversion of the times of a score to steps, and its tempi."
     pace:float       # steps per time unit; 0: several tempi, converted by `clock`
     clock:Callable   # function of an array of times, or None
     at:np.ndarray    # (n,) steps of the tempi, not rounded
@@ -133,7 +133,7 @@ def _span_steps(time, duration, n, timings):
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #ac99c5e2
 def _note_columns_batch(tracks, notes, timings):
-    "Columns of the notes of (score index, track) pairs, with family and slot combined; notes per score."
+    "Return the note columns of (score index, track) pairs, with family and slot combined, and notes per score."
     each = [len(a['time']) for a in notes]
     time, duration, pitch, velocity = (
         np.concatenate([a[k] for a in notes] or [np.zeros(0, np.int8)])
@@ -222,7 +222,7 @@ def _drop_idle_tempi(step, payload, n):
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #c7e00fe9
 def _batch_events(scores, notes=None):
-    "Return steps and payloads of the ordered events of several scores, and the number of events per score."
+    "Return the steps and payloads of the ordered events of several scores, and the number of events per score."
     tracks, timings = [(i, t) for i,s in enumerate(scores) for t in s.tracks], [_score_timing(s) for s in scores]
     notes = [t.notes.numpy() for _,t in tracks] if notes is None else [a for arrays in notes for a in arrays]
     off, on, n = _note_events_batch(*_note_columns_batch(tracks, notes, timings))
@@ -280,7 +280,7 @@ def _family_changes(payload, id, first):
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #d33ac803
 def _full_shifts(gap):
-    "Return gaps without full shifts, and the events and numbers of these."
+    "Return the gaps without full shifts, the events preceded by full shifts, and the numbers of these shifts."
     far = np.flatnonzero(gap > _max_shift)
     n_full, rest = (gap[far] - 1)//_max_shift, gap.copy() if len(far) else gap
     rest[far] -= n_full*_max_shift
@@ -309,7 +309,7 @@ def _compact_rows(id, rest, velocity_id, instrument):
 
 # %% ../../nbs/440_tokens.batch_encode.ipynb #481174e4
 def _events_to_ids_batch(step, payload, n):
-    "`events_to_ids` for several pieces: the ids of all, and the table of the events."
+    "Compute `events_to_ids` for several pieces; return the ids of all, and the table of the events."
     first, gap = starts_of(n), np.diff(step, prepend=step[:1])
     gap[first] = 0
     id = low_bits(payload, FAMILY_OFFSET).astype(np.uint16)

@@ -32,7 +32,7 @@ def _joined(arrays, *names):
     return [np.concatenate([a[k] for a in arrays] or [[]]) for k in names]
 
 def _family_of_each(tracks, arrays):
-    "Return the family of each event in `arrays`, those of the events of `tracks`."
+    "Return the family of each event in `arrays`, which hold the events of `tracks`."
     return np.repeat(np.array([track_family(t) for t in tracks], np.int64), [len(a['time']) for a in arrays])
 
 def _note_columns(tracks, clock):
@@ -171,7 +171,7 @@ class Spans(NamedTuple):
     velocity:np.ndarray # (n,) velocity bins
     @property
     def is_note(self)->np.ndarray:
-        "(n,) bool: whether each is a note, not a pedal span."
+        "Return a (n,) bool mask: True for notes, False for pedal spans."
         return self.slot < vocab.n_pitches
 
     def select(self, where)->'Spans':
@@ -315,7 +315,7 @@ class EventCodec:
     name, version, vocab = 'event', 1, vocab
     def __init__(self): self.fingerprint = sha256_of(to_json(self._layout()).encode())
     def _layout(self):
-        "Return what defines the ids."
+        "Return the definition of the ids, of which the fingerprint is a hash."
         return dict(name=self.name, version=self.version, ids=[vocab.name(i) for i in range(len(vocab))],
                     order=[k.name for k in RANKS], steps_per_second=vocab.steps_per_second)
 

@@ -148,7 +148,7 @@ _insertion_reasons = {Kind.START:'a piece begins with START', Kind.END:'a piece 
     Kind.SUSTAIN_OFF:'the pedal was still down'}
 
 def _reason(old, new):
-    "Rule behind a change."
+    "Return the rule behind the change from `old` to `new`."
     if old is None: return _insertion_reasons.get(vocab.kind[new], 'required order at this time step')
     if old not in range(len(vocab)): return 'not in the vocabulary'
     return violation_reason(old)

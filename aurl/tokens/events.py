@@ -39,7 +39,8 @@ def units_per_quarter(
     if unit == 'Second': return None
     tpq = score.ticks_per_quarter if unit == 'Tick' else 1
     if tpq <= 0:
-        raise CodecError(f'{tpq} ticks per quarter', way_out='set ticks_per_quarter to a positive number, such as 480')
+        raise CodecError(f'the score has {tpq} ticks per quarter',
+                         way_out='set ticks_per_quarter to a positive number, such as 480')
     return tpq
 
 def default_pace(
@@ -71,7 +72,7 @@ def step_clock(
 STEP_BITS = 23                                         # bits per step
 
 def _too_long(steps):
-    "Return the error for a time of `steps`."
+    "Return the error for a time of `steps`, which exceeds the grid."
     return CodecError(f'a time of {steps/vocab.steps_per_second:.0f} s is too large',
                       way_out='split the score: a sequence can span at most 36 hours')
 

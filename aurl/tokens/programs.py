@@ -153,7 +153,7 @@ def from_dict(cls:ProgramTable,
         out.sets = {int(s): Counter({_integers(k): n for k, n in c.items()}) for s, c in data['sets'].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CodecError(f'not a program table ({type(e).__name__})',
-            way_out='prepare or train again, or omit it') from e
+            way_out='prepare or train again, or omit the table') from e
     return out
 
 # %% ../../nbs/410_tokens.programs.ipynb #9582e48d
@@ -183,7 +183,7 @@ def _pitch_densities(self:ProgramTable, slot, programs):
 # %% ../../nbs/410_tokens.programs.ipynb #d265676b
 @patch
 def _log_likelihood(self:ProgramTable, slot, counts, item):
-    "Log likelihood of pitch `counts` under an item of `sets[slot]`."
+    "Return the log likelihood of pitch `counts` under an item of `sets[slot]`."
     programs, pieces = item
     return np.log(pieces) + counts @ np.logaddexp.reduce(self._pitch_densities(slot, programs)[2], 0)
 
@@ -200,7 +200,7 @@ def _programs_in(self:ProgramTable, slot): return [p for s, p in self.stats if s
 
 @patch
 def _most_frequent_program(self:ProgramTable, slot):
-    "Return the program with the most notes in a slot; of several the lowest."
+    "Return the program with the most notes in a slot; the lowest in case of a tie."
     return -max((self.stats[slot, p][0], -p) for p in self._programs_in(slot))[1]
 
 def _crossing(mean, density, i):
@@ -239,7 +239,7 @@ def _is_borrowed(self:ProgramTable, slot):
 def slot_name(self:ProgramTable,
     slot:int, # family in the ids
 )->str:
-    "Display name of a slot."
+    "Return the display name of a slot."
     if not self._is_borrowed(slot): return family_names[slot]
     return f'{program_names[self._most_frequent_program(slot)]} (voice kept apart)'
 
@@ -265,7 +265,7 @@ def _split_by_program(track, programs):
 # %% ../../nbs/410_tokens.programs.ipynb #071e0463
 @patch
 def _track_order(self:ProgramTable, track):
-    "Sort key: own slots by family, then borrowed ones."
+    "Return the sort key of a track: slots in use by their own family first, then borrowed ones."
     family = track_family(track)
     borrowed = self._is_borrowed(family)
     return borrowed, _BORROWABLE_FAMILIES.index(family) if borrowed else family
@@ -290,7 +290,7 @@ def apply(self:ProgramTable,
 
 # %% ../../nbs/410_tokens.programs.ipynb #3bf3e80b
 def _number_repeated_names(score):
-    "Number repeated names."
+    "Append a number to track names that occur more than once."
     names, seen = Counter(t.name for t in score.tracks), Counter()
     for t in score.tracks:
         seen[t.name] += 1
@@ -305,7 +305,7 @@ def _known_values(store, name):
 def _manifest_voices(store): return getattr(store, 'manifest', {}).get('config', {}).get('voices', 'merge')
 
 def _two_modes():
-    "Return the error for stores of both voice modes."
+    "Return the error for combined stores with different voice modes."
     return StoreError('some of these stores were prepared with voices=apart and some with voices=merge',
                       way_out='prepare all of them with the same voices=')
 
@@ -326,7 +326,7 @@ def programs_of(
 
 # %% ../../nbs/410_tokens.programs.ipynb #1235a6b3
 def _merged_notes_line(store, n_merged, n):
-    "Return the line about merged notes, and what a user can do about them."
+    "Return a line on the number of merged notes, and on how to avoid them."
     line = f'{n_merged:,} of {n:,} notes ({n_merged/n:.1%}) merged with a longer one on the same key'
     if voice_mode_of(store) == 'apart': return line + ' of their track'
     return line + '; aurl prepare voices=apart keeps those of different tracks'

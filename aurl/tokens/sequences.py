@@ -24,7 +24,7 @@ class TokenSequences:
         length,             # (pieces,) length of each piece in ids
         drums,              # (pieces,) bool: whether it contains drums
         snapshot_every:int, # distance of snapshots in ids
-        snapshots, codes, steps, # of all pieces, from `make_snapshots`
+        snapshots, codes, steps, # snapshots of all pieces, as from `make_snapshots`
     ):
         self.ids, self.length, self.drums, self.snapshot_every = ids, length, drums, snapshot_every
         self._snapshots, self._snapshot_codes, self._snapshot_steps = snapshots, codes, steps
@@ -69,7 +69,7 @@ def _sliding(self:TokenSequences, length):
 
 @patch
 def _gather_padded(self:TokenSequences, at, length):
-    "`_gather` past the last id."
+    "Return what `_gather` does, for positions that extend past the last id."
     out = np.full((len(at), length), vocab.PAD, np.uint16)
     for row, a in zip(out, at):
         part = self.ids[a:a+length]
@@ -105,7 +105,7 @@ def _concat_slices(self:TokenSequences, array, first, n):
 
 @patch
 def _snapshots_before(self:TokenSequences, pieces, starts):
-    "Return the positions of the snapshots before `starts`, which windows have one, and its index."
+    "Return the position of the snapshot before each of `starts`, which windows have one, and its index."
     n = starts//self.snapshot_every
     has = np.flatnonzero(n)
     return n*self.snapshot_every, has, self._first_snapshot[pieces[has]] + n[has] - 1
@@ -171,7 +171,7 @@ class Replay:
         self.state['time'] += self.clock[self.end] - start
     def values(self, at): return vocab.index[self.ids[at]].astype(np.int64)
     def changes(self, flag):
-        "Positions of `flag`, number up to each row end, rows with any."
+        "Return the positions of `flag`, their number up to the end of each row, and the rows with any."
         at = _positions_where(self.flags, flag)
         upto = np.searchsorted(at, self.end)
         return at, upto, np.flatnonzero(np.diff(upto, prepend=0))

@@ -64,7 +64,7 @@ def _effects(kind, index, steps, down, up, key, rank, silent):
     )
     moment = torch.where((kind == Kind.TIME_SHIFT) | (kind == Kind.START), NEW_INSTANT, NO_EVENT)
     order = torch.where(rank >= 0, rank*n_columns, moment)          # the first order number of its rank
-    has_column = (rank >= 0) & (rank != RANK[Kind.TEMPO])           # whether the column of its key is added to it
+    has_column = (rank >= 0) & (rank != RANK[Kind.TEMPO])           # whether the column of its key is added
     press, note = down.long() - up.long(), _direction(kind, Kind.NOTE_ON, Kind.NOTE_OFF)
     return torch.stack([
         steps, family, tempo, velocity, key, key % pedal_column, press, note, order, has_column.long(), silent.long()
@@ -74,7 +74,7 @@ def _effects(kind, index, steps, down, up, key, rank, silent):
 def _is_kind(kind, *kinds): return sum(kind == k for k in kinds).bool()
 
 def _key_columns(kind, index):
-    "Column of each id in its family; 0 without a key."
+    "Return the column of each id in its family; 0 for ids without a key."
     key = torch.where(_is_kind(kind, Kind.NOTE_ON, Kind.NOTE_OFF), index, 0)
     return torch.where(_is_kind(kind, Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF), pedal_column, key)
 
@@ -96,7 +96,7 @@ def _id_properties():
 
 # %% ../../nbs/415_tokens.transitions.ipynb #7ce6c942
 def _beats_per_step():
-    "Beats per step at each tempo bin; [-1]: before the first TEMPO."
+    "Return the beats per step at each tempo bin; the last entry applies before the first TEMPO."
     bpm = torch.tensor(np.append(vocab.bin_tempo(np.arange(vocab.n_tempos)), vocab.default_bpm))
     return (bpm/60/vocab.steps_per_second*beat_unit).round().long()
 

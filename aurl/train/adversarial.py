@@ -31,16 +31,16 @@ from ..losses.base import LossInputs, find_loss
 
 # %% ../../nbs/761_train.adversarial.ipynb #2ed8f19a
 class AdversarialConfig(Config):
-    "Adversarial training."
+    "Options of adversarial training."
     weight: float = Field(
         .1, ge=0, description='weight of the adversarial losses, relative to cross-entropy in nats per token')
     losses: dict[str, float] = Field(
         dict(adversarial=1., feature_matching=10., perceptual=5.), description='weight of each adversarial loss')
     warmup_pct: float = Field(.2, ge=0, lt=1, description='fraction of the training in which the model trains alone')
     lr: float = Field(1e-3, gt=0, description='learning rate of the critic')
-    rollout_windows: int = Field(4, ge=1, description='windows continued in a step')
-    rollout_length: int = Field(32, ge=1, description='ids generated in each window')
-    context: int = Field(64, ge=1, description='real ids before them that the critic receives')
+    rollout_windows: int = Field(4, ge=1, description='number of windows that the model continues in a step')
+    rollout_length: int = Field(32, ge=1, description='number of ids generated in each window')
+    context: int = Field(64, ge=1, description='number of real ids before the generated ones that the critic receives')
     sample_every: int = Field(
         8, ge=0, description='in a copy of the windows, every n-th token is sampled from the model; 0: no copy')
     every: int = Field(1, ge=1, description='training steps per critic step')
@@ -248,7 +248,7 @@ def after_loss(self:AdversarialTraining):
 # %% ../../nbs/761_train.adversarial.ipynb #28d9c12d
 @patch
 def _both_steps(self:AdversarialTraining, stage):
-    "Make the step of the critic; return the adversarial term of the model's loss."
+    "Take the step of the critic; return the adversarial term of the model's loss."
     m, inputs = self._stage_batch(stage)
     training = self.model.critic.training
     # the penalties are computed rarely: log their last values

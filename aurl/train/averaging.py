@@ -92,7 +92,7 @@ def after_step(self:WeightAveraging):
 
 @patch
 def _has_begun(self:WeightAveraging):
-    "Whether averaging has begun; that of SWA does so in the course of the training."
+    "Whether averaging has begun: at once for EMA, at the fraction `start` of the budget for SWA."
     used = self.run_budget.used if self.run_budget else self.pct_train
     return self.config.kind != 'swa' or used >= self.config.start
 

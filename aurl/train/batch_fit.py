@@ -190,7 +190,7 @@ def step_memory(
 
 # %% ../../nbs/794_train.batch_fit.ipynb #fad1faf8
 def _model_size(c):
-    "Parameters, and bytes with buffers."
+    "Number of parameters, and bytes of parameters and buffers."
     with torch.device('meta'): model = MusicTransformerVAEGAN(c)
     n, buffers = sum(p.numel() for p in model.parameters()), sum(b.numel() for b in model.buffers())
     return n, 4*(n + buffers)
@@ -229,7 +229,7 @@ def fits_in_memory(
 
 @dataclass(frozen=True)
 class MemoryOption:
-    "A change that makes a training run fit."
+    "A change with which a training run fits into memory."
     overrides:str # keys and values of the command line
     cost:str      # description of its cost
     n_bytes:int   # bytes needed with the change
@@ -377,7 +377,7 @@ def check_memory(
                       way_out=_option_text(options))
 
 def _close_line(fit_batch):
-    "The advice for a training run that hardly fits."
+    "Advice for a training run that barely fits into memory."
     if fit_batch: return 'this is close: fit_batch=true halves the batch if memory runs out'
     return 'this is close: a smaller batch_size with accumulate needs less'
 

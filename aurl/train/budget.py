@@ -47,7 +47,7 @@ class Budget(Callback):
         steps:int=None,     # training steps
         minutes:float=None, # time, validation included
         start_step:int=0,   # steps done before
-        clock=time.monotonic, # returns seconds
+        clock=time.monotonic, # function that returns seconds
         lr_multiplier=None, # by fraction used; None: a callback's `lr_multiplier`, or the function of that name
     ):
         if not steps and not minutes:
@@ -55,7 +55,7 @@ class Budget(Callback):
         self.steps, self.minutes, self.clock = steps, minutes, clock
         self.lr_multiplier = lr_multiplier
         self.done, self.stop_signal = start_step, None
-        # most seconds of a validation, and the batches that fit
+        # maximum seconds of a validation, and the number of batches that fit into them
         self.max_valid_seconds, self.max_valid_batches = (minutes or math.inf)*60/10, None
 
     def request_stop(self, number=signal.SIGINT, frame=None):
@@ -156,7 +156,7 @@ def load_state_dict(self:Budget, state):
 
 # %% ../../nbs/734_train.budget.ipynb #c626b31f
 def _cpu_weights(model):
-    "Weights on the CPU (sharded: rank 0)."
+    "Copy of the weights on the CPU; of a sharded model, on rank 0 only."
     copy, skip = {k:full_tensor(v.detach()) for k,v in model.state_dict().items()}, is_sharded(model) and rank() > 0
     return {k:None if skip else v.cpu().clone() for k,v in copy.items()}
 
@@ -166,7 +166,7 @@ class KeepBest(Callback):
     order, goes_back = 57, False
     def __init__(self,
         folder=None,   # folder for the best model so far
-        every:float=20, # least seconds between two copies
+        every:float=20, # minimum seconds between two copies
         best_loss=math.inf, # nats per token of the best model of an earlier session
         weights=None,  # weights of that model
         best_score=None, # score of that model
@@ -192,7 +192,7 @@ def before_validate(self:KeepBest): self.loss_sum, self.n_targets = 0., 0
 @patch
 def after_batch(self:KeepBest):
     if self.training: return
-    # all ranks
+    # the targets of all ranks
     n = getattr(self.learn, 'targets_of_all', None) or int((self.yb[0] != vocab.PAD).sum())
     self.loss_sum, self.n_targets = self.loss_sum + self.loss.item()*n, self.n_targets + n
 
@@ -258,7 +258,7 @@ def load_state_dict(self:KeepBest, state):
 def data_epoch(
     learn # a Learner, after a batch or a validation
 )->int:
-    "Epoch of the data read last, also resumed."
+    "Epoch of the data read last; a resumed run continues the count."
     loader = learn.dls.train
     if not hasattr(loader, 'at'): return learn.epoch
     return max(0, loader.epoch - (loader.at == 0))
@@ -269,10 +269,10 @@ class RunLog(Callback):
     order, goes_back = 58, False
     def __init__(self,
         run,              # an `Experiment`
-        every:int=10,     # most steps between two lines
-        seconds:float=10, # most seconds between two lines
-        min_lines:int=100, # least number of lines in a budget of at least as many steps
-        clock=time.monotonic, # returns seconds
+        every:int=10,     # maximum steps between two lines
+        seconds:float=10, # maximum seconds between two lines
+        min_lines:int=100, # minimum number of lines, if the budget has at least as many steps
+        clock=time.monotonic, # function that returns seconds
     ):
         self.experiment, self.every, self.seconds, self.min_lines, self.clock = run, every, seconds, min_lines, clock
         self.step, self.loss_text = 0, ''
@@ -334,7 +334,7 @@ def _time_columns(self:RunLog):
 # %% ../../nbs/734_train.budget.ipynb #34a9c391
 @patch
 def _line(self:RunLog):
-    "Write one line of the log."
+    "Write one line to the log."
     now, nats = self.clock(), getattr(self.learn, 'nats', self.loss).item()
     columns = dict(
         train_loss=nats,
@@ -350,7 +350,7 @@ def _line(self:RunLog):
 # %% ../../nbs/734_train.budget.ipynb #6f2bb351
 @patch
 def _more_columns(self:RunLog):
-    "What other callbacks have measured."
+    "Columns that other callbacks add to a line of the log."
     more = {k:getattr(self.learn, k) for k in ('invalid_mass', 'grad_norm') if hasattr(self.learn, k)}
     for c in self.cbs: more |= getattr(c, 'log_columns', dict)()
     return more
@@ -381,7 +381,7 @@ class WindowLog(Callback):
         self.experiment._append('windows.jsonl', to_json(self._line()))
 
     def _line(self):
-        "The windows of the batch."
+        "The line that records the windows of the batch."
         loader, epoch = self.dls.train, data_epoch(self.learn)
         i = _batch_index(loader, epoch)
         return dict(step=self.train_iter, epoch=epoch, batch=i, windows=loader.records(i, epoch))
@@ -409,7 +409,7 @@ def fit_budget(self:Learner,
     *,
     start_step:int=0,   # steps done before
     run=None,           # an `Experiment` to log to
-    log_every:int=10,   # most steps between two lines of the log
+    log_every:int=10,   # maximum steps between two lines of the log
     cbs=(),             # further callbacks
     lr_multiplier=None, # by fraction used; None: a callback's `lr_multiplier`, or the function of that name
     previous_best=(),   # nats per token, weights and score of the best model of an earlier session

@@ -20,13 +20,13 @@ from .learner import music_learner
 
 # %% ../../nbs/797_train.calibrate.ipynb #35525b1d
 class StepTimes(Callback):
-    "Stop a training when enough of its steps have been timed."
+    "Stop a training run when enough of its steps have been timed."
     order = 90                                # after everything that belongs to a step
     def __init__(self,
         seconds:float=1.5,  # total time to measure
-        min_steps:int=2,    # fewest steps
-        max_steps:int=8,    # most steps
-        clock=time.perf_counter, # returns seconds
+        min_steps:int=2,    # minimum number of steps
+        max_steps:int=8,    # maximum number of steps
+        clock=time.perf_counter, # function that returns seconds
     ):
         self.seconds, self.min_steps, self.max_steps, self.clock = seconds, min_steps, max_steps, clock
         self.times, self.last = [], None
@@ -54,7 +54,7 @@ def training_speed(
 
 # %% ../../nbs/797_train.calibrate.ipynb #93e91717
 class TrainingPlan(Config):
-    "Settings of a training within a budget, with reasons."
+    "Settings of a training run within a budget, with reasons."
     model: str = Field(description='preset of the model')
     batch_size: int = Field(ge=1, description='windows per step')
     valid_every: int | str = Field(description='steps between two validations, or seconds such as 20s')
@@ -108,7 +108,7 @@ def plan_training(
     length:int=384,    # ids per window
     model:str='auto',  # a preset, or auto
     batch_size:int=0,  # windows per step; 0: chosen here
-    largest:int=16,    # most windows per step that fit into memory
+    largest:int=16,    # maximum windows per step that fit into memory
 )->TrainingPlan:
     "Return the plan for `minutes` on this machine."
     seconds = minutes*60*(1 - _validation_share)

@@ -216,7 +216,7 @@ def _atomic_replace(path):
 
 # %% ../../nbs/776_train.checkpoint.ipynb #5b1852bb
 def _recover(folder):
-    "Undo a killed process's rename."
+    "Undo the first rename of `_atomic_replace`, after which a process was killed."
     for old in Path(folder).glob('.*.old.tmp'):
         path = old.with_name(old.name[1:-len('.old.tmp')])
         with contextlib.suppress(OSError):
@@ -236,7 +236,7 @@ def _compressed(d, files):
 
 # %% ../../nbs/776_train.checkpoint.ipynb #ae1f2e75
 def _expanded(d, name, plain):
-    "Content of a compressed file."
+    "Return the uncompressed content of a file."
     data = expand_file(d/name, plain['size'])
     if sha256_of(data) != plain['sha256']: raise _damaged_file(d, name, 'does not unpack to what was written')
     return bytes(data)
@@ -469,7 +469,7 @@ def snapshot(self:Checkpoint)->Snapshot:
 def _first_names(weights): return {id(t):k for k,t in reversed(weights.items())}  # by the id of the tensor
 
 def _split_shared(weights):
-    "Each tensor once; other names as {other: kept}."
+    "Return each tensor once, and the other names of shared ones as {other: kept}."
     first = _first_names(weights)
     own = {k:t for k,t in weights.items() if first[id(t)] == k}
     return own, {k:first[id(t)] for k,t in weights.items() if k not in own}

@@ -124,13 +124,13 @@ def prune_checkpoints(
 
 # %% ../../nbs/777_train.checkpoint_folder.ipynb #3dcf785b
 def _is_intact(path):
-    "Whether the files of a checkpoint have their sizes."
+    "Whether all files of a checkpoint have the recorded sizes."
     with contextlib.suppress(CheckpointError): return bool(verify_checkpoint(path, deep=False))
     return False
 
 # %% ../../nbs/777_train.checkpoint_folder.ipynb #34b3df17
 def _kept(paths, keep, safe_step, history, max_age):
-    "Those of `paths`, newest first, that are kept."
+    "Return the checkpoints to keep, among `paths` from the newest on."
     good, suspect = [p for p in paths if not is_suspect(p)], [p for p in paths if is_suspect(p)]
     best = min((p for p in good if _score(p) is not None), key=_score, default=None)
     newest = [p for p in good if not p.name.startswith('best_')] or good  # `best_` copies do not count among the newest

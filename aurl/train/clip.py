@@ -46,12 +46,12 @@ class ClipConfig(Config):
         return self
     @property
     def limit(self)->float:
-        "The threshold in effect."
+        "The threshold, by default that of the kind."
         return self.threshold if self.threshold is not None else _default_thresholds.get(self.kind, math.inf)
 
 # %% ../../nbs/755_train.clip.ipynb #ecb4d62a
 def optimized_params(learn)->list:
-    "Parameters with a gradient of a Learner's optimizer, not a critic's."
+    "Parameters of a Learner's optimizer that have a gradient; those of a critic are not among them."
     own = {id(p) for ps in learn.opt.param_lists for p in ps}
     return [p for p in learn.model.parameters() if p.grad is not None and id(p) in own]
 

@@ -42,7 +42,7 @@ def _split_block(block):
     return [words[:,i].tobytes() for i in range(_word_bytes)], block[n:]
 
 def _pack_block(block, level):
-    "Compressed bytes of one block."
+    "Return the compressed bytes of one block."
     planes, rest = _split_block(block)
     small = [_compress_plane(p, level) for p in planes]
     return b''.join([_size(block), *chain.from_iterable((_size(p), p) for p in small), rest])
@@ -75,7 +75,7 @@ def _unpack_plane(data, size, path):
     unzip = zlib.decompressobj()
     try: plane = unzip.decompress(data, size)
     except zlib.error as e: raise _damaged(path, f'cannot be unpacked ({e})') from e
-    more = b'' if unzip.eof else unzip.decompress(unzip.unconsumed_tail, 1)  # empty: it finds the end
+    more = b'' if unzip.eof else unzip.decompress(unzip.unconsumed_tail, 1)  # makes `unzip` reach its end
     if len(plane) != size or more or not unzip.eof or unzip.unused_data:
         raise _damaged(path, 'cannot be unpacked (a block of another size)')
     return plane
@@ -88,7 +88,7 @@ def _block_size(head, path):
     return size
 
 def _blocks(path):
-    "Decompressed blocks."
+    "Yield the decompressed blocks of a file."
     with open(path, 'rb') as f:
         if f.read(len(magic)) != magic: raise _damaged(path, 'is not a compressed tensor file')
         while head := f.read(4): yield _read_block(f, _block_size(head, path), path)

@@ -171,7 +171,8 @@ class CurriculumConfig(Config):
         (), description='values of a column, the easiest first, such as by=genre order=[folk|pop, rock, jazz]; '
         'others come last')
     limits: dict[str, tuple[float, float]] = Field(
-        {}, description='measure: its limits at the beginning and at the end, instead of a fraction of the pieces')
+        {}, description='limits of a measure at the beginning and at the end, such as {polyphony: [2, 8]}, '
+        'instead of a fraction of the pieces')
 
     @model_validator(mode='before')
     @classmethod
@@ -294,7 +295,7 @@ def open_pieces(self:CurriculumLoader,
 # %% ../../nbs/764_train.curriculum.ipynb #59539cee
 @patch
 def _open_by(self:CurriculumLoader, name, level):
-    "Which pieces are easy enough by one measure."
+    "Return which pieces are easy enough by one measure, (pieces,) bool."
     p, done = self.curriculum, min(1., level/self.curriculum.epochs)
     v = self._values(name, done if name == 'musical' else None)
     n_open = max(1, round(p.open_share(level)*len(v)))

@@ -313,7 +313,7 @@ def _attention_rows(self:Distill, t):
 
 @patch
 def _attention_maps(self:Distill, ours, theirs):
-    "Some rows of both maps."
+    "Rows of the attention maps of student and teacher."
     rows = self._attention_rows(ours.time())
     with torch.no_grad(): teacher_maps = theirs.maps(rows)
     return dict(rows=rows, maps=ours.maps(rows), teacher_maps=teacher_maps)

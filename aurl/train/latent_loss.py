@@ -23,10 +23,10 @@ from .budget import Budget
 
 # %% ../../nbs/740_train.latent_loss.ipynb #cbc7e1d8
 class LatentConfig(Config):
-    "Training of a latent."
+    "Options for training a model with a latent."
     beta_schedule: Literal[beta_schedules] = Field('linear', description='schedule of beta')
     beta: float = Field(.2, ge=0, description='final beta (adaptive: maximum); '
-                                             '1 is the ELBO, less keeps more information in z')
+                                             '1 is the ELBO, a lower value keeps more information in z')
     warmup_pct: float = Field(
         0.5, gt=0, le=1, description='fraction of the training, or of each cycle, in which beta rises'
     )
@@ -88,7 +88,7 @@ def after_loss(self:KLLoss):
 # %% ../../nbs/740_train.latent_loss.ipynb #f868f7df
 @patch
 def _mean_kl(self:KLLoss):
-    "KL divergence per piece, of all ranks."
+    "Mean KL divergence per piece over all ranks."
     kl = sum(self.current[1].values()).item()
     if world_size() == 1: return kl
     n = _count_rows(self.yb[0])
@@ -100,13 +100,13 @@ def _count_rows(targets): return int((targets != vocab.PAD).any(1).sum())  # 0 f
 # %% ../../nbs/740_train.latent_loss.ipynb #293c7d7c
 @patch
 def _batch_sums(self:KLLoss, nats, tokens):
-    "Rows, tokens, reconstruction loss and KL terms of a batch."
+    "Sums over a batch: rows, tokens, reconstruction loss and KL terms."
     n = len(self.yb[0])
     return n, tokens*n, self.loss.item()*tokens*n, {k:v.item()*n for k,v in nats.items()}
 
 @patch
 def _measure_valid(self:KLLoss, nats, tokens):
-    "Record a batch with `tokens` per row, and add KL."
+    "Record a validation batch of `tokens` targets per row, and add the KL divergence to its loss."
     if not tokens: return
     self.valid_batches.append(self._batch_sums(nats, tokens.item()))
     self.learn.loss = self.loss + sum(nats.values())/tokens
@@ -186,7 +186,7 @@ class AttributeRegularization(Callback):
         check_attribute_names(self.attribute_names, sizes.get('global', 0))
 
     def _attribute_loss(self):
-        "Loss of the batch."
+        "Attribute loss of the batch."
         z = self.model.latent.unflatten(self.learn.output.z)[0]['global'][:,0,:len(self.attribute_names)]
         return attribute_regularization(z.float(), attribute_values(self.xb[0], self.attribute_names))
 

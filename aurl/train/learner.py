@@ -9,6 +9,7 @@ __all__ = ['UnpackLogits', 'TokenLoss', 'LoaderEpoch', 'valid_interval', 'ValidE
 # %% ../../nbs/735_train.learner.ipynb #58e48208
 import re, time
 from functools import partial
+from pathlib import Path
 
 import fastai.callback.progress, fastai.callback.schedule
 import torch
@@ -20,7 +21,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
-from ..core import ConfigError, seed_everything
+from ..core import ConfigError, StoreError, seed_everything
 
 # %% ../../nbs/735_train.learner.ipynb #ffb0ffd7
 from ..device import pick_device
@@ -28,6 +29,8 @@ from ..distributed import sync_flag
 from ..tokens.grammar import State
 from ..data.batching import Segments
 from ..data.loaders import WindowLoader
+from ..data.token_store import TokenStore
+from ..models.vae_gan import as_model
 from ..tokens.programs import programs_of
 from ..tokens.vocab import vocab
 from ..losses.base import MusicLoss, grammar_loss
@@ -128,7 +131,7 @@ class ValidEvery(Callback):
     def __init__(self,
         steps:int=0,          # steps between two validations; 0: by time
         seconds:float=0,      # seconds between two validations
-        clock=time.monotonic, # returns seconds
+        clock=time.monotonic, # function that returns seconds
     ):
         if not (steps or seconds):
             raise ConfigError(
@@ -139,7 +142,7 @@ class ValidEvery(Callback):
 
     @property
     def due(self):
-        "Whether to validate, by rank 0's time."
+        "Whether to validate now; the clock is that of rank 0."
         if self.train_iter <= self.last_step: return False
         if self.steps: return self.train_iter % self.steps == 0
         return sync_flag(self.clock() - self.last_time >= self.seconds)
@@ -236,11 +239,21 @@ def _standard_callbacks(dtype, clip, grammar_weight):
     if grammar_weight: cbs.append(GrammarLoss(grammar_weight))
     return cbs
 
+# %% ../../nbs/735_train.learner.ipynb #61e94749
+def _as_store(store):
+    "`store` itself, or the one in that folder; `StoreError` for anything else."
+    way_out = "prepare the music first: music_learner(prepare('pop909', 'pop-store'), model)"
+    if isinstance(store, (str, Path)):
+        if (Path(store).expanduser()/'manifest.json').exists(): return TokenStore(store)
+        raise StoreError('no token store', store, way_out)
+    if hasattr(store, 'length'): return store
+    raise StoreError(f'a {type(store).__name__} is not a token store', None, way_out)
+
 # %% ../../nbs/735_train.learner.ipynb #d5c01aaf
 @delegates(Learner, but=['loss_func'])
 def music_learner(
-    store,                # a `TokenStore`
-    model,                # a `MusicTransformerVAEGAN`
+    store,                # a `TokenStore`, or its folder
+    model,                # a `MusicTransformerVAEGAN`, or the name or folder of a saved one
     valid=.1,             # share of the pieces held out, or (train, valid) index arrays
     *,
     length:int=384,       # ids in a window
@@ -261,6 +274,7 @@ def music_learner(
     **kwargs              # passed on to fastai's Learner
 )->Learner:
     "Return a fastai Learner that trains `model` on the pieces of `store`."
+    store, model = _as_store(store), as_model(model)
     seed_everything(seed)
     if hasattr(store, 'pieces'): model.programs = programs_of(store) or None
     device = pick_device(device)

@@ -112,7 +112,7 @@ def precisions(self:UncertaintyWeighting)->dict:
 
 # %% ../../nbs/743_train.objectives.ipynb #8995c078
 def inputs_from_learner(
-    learn, # a Learner, after its loss
+    learn, # a Learner that has computed its loss
 )->LossInputs:
     "Loss inputs of the current batch; packed rows are separated."
     state = learn.xb[3] if len(learn.xb) > 3 else None
@@ -175,7 +175,7 @@ def _mean_parts(parts): return {n:sum(values)/len(values) for n,values in parts.
 
 # %% ../../nbs/743_train.objectives.ipynb #d9a6bf59
 def _rank_shares(h, measured):
-    "This process's share of the tokens, and by mean: its share of what the mean counts, relative to that."
+    "Share of the tokens that this process has; and for each mean, its share of the counted values relative to that."
     counts = [math.nan if n is None else n for means in measured.values() for _,n in means]
     own = torch.stack([h.target_mask.sum(), *(torch.as_tensor(n, device=h.ids.device) for n in counts)]).double()
     total = own.clone()

@@ -215,7 +215,8 @@ _default_options = dict(
 # %% ../../nbs/746_train.optimizers.ipynb #caffdabd
 class OptimizerConfig(Config):
     "Optimizer settings; a bare word is the name."
-    name: str = Field('muon', description='muon, adamw, lion, sophia, adafactor … any of optimizer_names()')
+    name: str = Field('muon', description='name of the optimizer, such as muon, adamw, lion, sophia, adafactor; '
+                                          'optimizer_names() lists all')
     layer_decay: float = Field(1., gt=0, le=1, description='learning rate of a layer relative to the one above it')
     lr_scales: dict[str, float] = Field(
         {}, description=f"factors of the learning rates of parts: {', '.join(model_parts)}"
@@ -278,7 +279,7 @@ def _optimizer_class(self:OptimizerConfig):
 # %% ../../nbs/746_train.optimizers.ipynb #e8373d7b
 @patch
 def _group(self:OptimizerConfig, g, lr):
-    "A group of `param_groups` as the optimizer takes it."
+    "Convert a group of `param_groups` to the form that the optimizer accepts."
     wd = self._weight_decay if g['muon'] else 0.
     group = dict(params=g['params'], lr=lr*g['rate'], weight_decay=wd)
     if self.name == 'muon': group['muon'] = g['muon']

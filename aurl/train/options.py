@@ -22,10 +22,12 @@ class OptimConfig(Config):
     lr: float = Field(0., ge=0, description='learning rate; 0 for the default of the optimizer, 0.004 for muon')
     optimizer: OptimizerConfig = Field(
         OptimizerConfig(),
-        description='muon, adamw, lion, sophia … and its options: a word, or optimizer.name=… optimizer.layer_decay=…')
+        description='optimizer, such as muon, adamw, lion, sophia: its name, '
+                    'or optimizer.name=… optimizer.layer_decay=…')
     schedule: ScheduleConfig = Field(
         ScheduleConfig(),
-        description='wsd, cosine, linear, one_cycle, plateau …: a word, or schedule.kind=… schedule.warmup_pct=…')
+        description='schedule of the learning rate, such as wsd, cosine, linear, plateau: its kind, '
+                    'or schedule.kind=… schedule.warmup_pct=…')
     ema: AverageConfig = Field(
         AverageConfig(), description='weight averaging: a decay such as 0.999, swa, or 0 for none')
     clip: ClipConfig = Field(

@@ -94,7 +94,7 @@ def _own_parameters(cbs):
 
 @patch
 def _scaled_params(self:LossScaling):
-    "Optimizer stand-in with all scaled gradients."
+    "Return a stand-in for an optimizer, with the parameters of all scaled gradients."
     params = [*self.model.parameters(), *_own_parameters(self.cbs)]
     return SimpleNamespace(param_groups=[dict(params=[p for p in params if p.grad is not None])])
 

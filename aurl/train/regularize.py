@@ -141,6 +141,6 @@ def _perturbed_loss(self:AdversarialPerturbation):
 
 @patch
 def _precision(self:AdversarialPerturbation):
-    "Context with the precision of the training."
+    "Return the autocast context of the training."
     amp = next((c.dtype for c in self.cbs if isinstance(c, Autocast)), None)
     return autocast(self.dls.device, amp) if amp else nullcontext()

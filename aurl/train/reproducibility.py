@@ -45,7 +45,7 @@ def reproducible(
 
 # %% ../../nbs/779_train.reproducibility.ipynb #d0be0f12
 def _determinism():
-    "What `_set_determinism` sets."
+    "Current values of the settings that `_set_determinism` changes."
     cudnn = torch.backends.cudnn
     own = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     return *own, cudnn.benchmark, cudnn.deterministic
@@ -78,7 +78,7 @@ _hashed_parts = 'weights', 'optimizer', 'random'
 # %% ../../nbs/779_train.reproducibility.ipynb #882cd517
 def check_state(
     snapshot,       # the `Snapshot` to resume from
-    run:Experiment, # its log has hashes
+    run:Experiment, # a run whose log has hashes
 ):
     "Raise an error if the state differs from the log; if the log has the step twice, the last entry counts."
     step = snapshot.step

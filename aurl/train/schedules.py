@@ -83,7 +83,7 @@ def at(self:ScheduleConfig,
 # %% ../../nbs/749_train.schedules.ipynb #86c642ce
 @patch
 def _decay(self:ScheduleConfig, t):
-    "Decay at time `t`, 0 … 1."
+    "Fraction of the peak rate when the fraction `t` of the decay has passed."
     if self.kind in _decay_curves: return _decay_curves[self.kind](t)
     if self.kind == 'polynomial': return (1 - t)**self.power
     return _cosine(2*abs((t*self.cycles) % 1 - (t == 1)))      # cyclical
@@ -92,7 +92,7 @@ def _decay(self:ScheduleConfig, t):
 def _rise(low, t): return low + (1 - low)*t
 
 def _one_cycle(used, final, top=.25):
-    "Fraction of the peak rate; momentum, .85 to .95."
+    "Learning rate as a fraction of the peak, and momentum from .85 to .95."
     c = _cosine(used/top if used < top else (used - top)/(1 - top))
     if used < top: return _rise(1/25, 1 - c), .85 + .1*c
     return _rise(final/25, c), .95 - .1*c

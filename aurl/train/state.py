@@ -186,7 +186,7 @@ def _own_state(x):
 def _model_name(model): return type(unwrap_model(model)).__name__.removeprefix('FSDP')
 
 def _progress(learn):
-    "How far the training is, and of which model."
+    "Class of the model, and the progress of its training."
     return dict(model=_model_name(learn.model), step=getattr(learn, 'train_iter', 0),
                 pct_train=float(getattr(learn, 'pct_train', 0.)), epoch=getattr(learn, 'epoch', 0))
 
@@ -205,7 +205,7 @@ def check_weights(
     for name in want:
         if name not in weights: refuse(name, 'no such weight', list(want[name].shape))
     for name,t in weights.items():
-        if t is None: continue                                   # rank 0 only
+        if t is None: continue                                   # only rank 0 has the values
         if name not in want: refuse(name, list(t.shape), 'no such weight')
         expected = want[name]
         if t.shape != expected.shape: refuse(f'shape of {name}', list(t.shape), list(expected.shape))
@@ -282,7 +282,7 @@ def _load_grads(model, grads):
         p.grad = shard_like(grads[n], p).to(p.device, copy=True) if n in grads else None
 
 def _restore_callback(cb, state, with_progress):
-    "Restore a callback, in a rollback if learned."
+    "Restore a callback; in a rollback, only if its state is learned."
     if with_progress: _load_callback_state(cb, copy_to_cpu(state))
     elif _goes_back(cb): _load_callback_state(cb, _keep_own_step(cb, copy_to_cpu(state)))
 
