@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['precisions', 'StepModel', 'Buffers', 'StepWeights', 'decode_step', 'CompiledDecoder', 'make_decoder']
 
-# %% ../../nbs/682_models.step_decoder.ipynb #48ad1d4b
+# %% ../../nbs/682_models.step_decoder.ipynb #7b81175d
 from collections import namedtuple
 
 import numpy as np
@@ -17,14 +17,14 @@ from ..jit import compiled
 from .blocks import feature_sizes, n_key_channels
 from .decoder import Decoder
 from .step_kernels import (
-    Cache, add_rows, apply_matrix, attention_step, compute_features, feature_columns, feature_tables, gelu_rows,
-    keyboard_logits, new_cache, new_keyboard, new_workspace, normalize_rows, pack_matrices)
+    add_rows, apply_matrix, attention_step, compute_features, copied_slots, feature_columns, feature_tables, gelu_rows,
+    grown_cache, keyboard_logits, new_cache, new_keyboard, new_workspace, normalize_rows, pack_matrices, store_positions)
 from .tiles import lanes, round_up
 from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar_kernels import StateArrays, as_state, grammar_tables, state_arrays, step_states
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/682_models.step_decoder.ipynb #1731d728
+# %% ../../nbs/682_models.step_decoder.ipynb #02ea8d36
 def _center(m): return m - m.mean(-1, keepdims=True)
 
 def _rotary_order(d, h):
@@ -47,7 +47,7 @@ def _layer_matrices(take, prefix, pairs, h):
     qkv = np.concatenate([qkv[pairs]*(d/h)**-.5, qkv[d+pairs], qkv[2*d:]])
     return [qkv.T, out, up.T, down]
 
-# %% ../../nbs/682_models.step_decoder.ipynb #40218db8
+# %% ../../nbs/682_models.step_decoder.ipynb #d142a492
 precisions = 'float32', 'int8'
 
 class StepWeights:
@@ -68,9 +68,9 @@ class StepWeights:
         self._layer_tables(trunk, take)
         is_int8 = [precision == 'int8']*len(layers) + [False]*len(others)
         self.matrices, self.unknown = pack_matrices([*layers, *others], is_int8), list(take.left)
-        self.n_layers, self.d_ff = len(trunk.blocks), layers[2].shape[1]
+        self.n_layers, self.d_ff, self.is_int8 = len(trunk.blocks), layers[2].shape[1], precision == 'int8'
 
-# %% ../../nbs/682_models.step_decoder.ipynb #a1d2da69
+# %% ../../nbs/682_models.step_decoder.ipynb #8d980a61
 @patch
 def _features(self:StepWeights, embed, take, matrices):
     "Columns of the features and their projection."
@@ -93,7 +93,7 @@ def _layer_tables(self:StepWeights, trunk, take):
     tables = np.split(take('layer_embed.weight'), len(trunk.blocks) - 1, 1)
     self.layer_tables = np.stack([_center(t) for t in tables])
 
-# %% ../../nbs/682_models.step_decoder.ipynb #882d676c
+# %% ../../nbs/682_models.step_decoder.ipynb #20c0b82e
 StepModel = namedtuple('StepModel', 'matrices table layer_tables columns n_features n_layers grammar features keyboard')
 Buffers = namedtuple('Buffers', 'x normed qkv attended up out features logits readout work')
 
@@ -111,7 +111,7 @@ def _new_buffers(w, rows):
                    features=zeros(w.n_features), logits=zeros(len(vocab)), readout=zeros(max(2*maps, 1)),
                    work=new_workspace(rows, widest, widest))
 
-# %% ../../nbs/682_models.step_decoder.ipynb #01e6f65e
+# %% ../../nbs/682_models.step_decoder.ipynb #aaa8d44a
 @compiled
 def _embed(ids, condition, s, model, b):
     "Input vectors: embeddings, conditions and features."
@@ -138,7 +138,7 @@ def _apply_layer(layer, x, model, cache, b):
     apply_matrix(m, 4*layer + 3, up, b.out, b.work)
     add_rows(x, b.out)
 
-# %% ../../nbs/682_models.step_decoder.ipynb #9086d65f
+# %% ../../nbs/682_models.step_decoder.ipynb #2b9d6dc4
 @compiled
 def decode_step(
     ids,       # (rows,) int64: the next id of each row
@@ -167,7 +167,7 @@ def decode_step(
 
 _NOTE_ON, _TIME_SHIFT = vocab.NOTE_ON, vocab.TIME_SHIFT
 
-# %% ../../nbs/682_models.step_decoder.ipynb #43b22fd9
+# %% ../../nbs/682_models.step_decoder.ipynb #ccaf8720
 class CompiledDecoder(Decoder):
     "A `Decoder` that computes single steps in one call of a compiled function."
     def __init__(self,
@@ -203,7 +203,7 @@ class CompiledDecoder(Decoder):
         self.n += 1
         return self.buffers.logits[:len(ids),:len(vocab)].copy()
 
-# %% ../../nbs/682_models.step_decoder.ipynb #8cfffab3
+# %% ../../nbs/682_models.step_decoder.ipynb #0640436e
 @patch
 def _rotations(self:CompiledDecoder, n):
     "Cosine and sine of the rotary angles of positions 0 … n-1, (n, dim)."
@@ -217,34 +217,18 @@ def _copy_cache(self:CompiledDecoder):
     self.arrays, self.cache = state_arrays(self.state), None
     self.state = as_state(self.arrays)
     rows = len(self)
-    self.kv = new_cache(w.n_layers, rows, w.heads, self._rotations(round_up(n + 256)))
+    self.kv = new_cache(w.n_layers, rows, w.heads, self._rotations(round_up(n + 256)), w.is_int8)
     self.kv.lengths[:] = n
-    keys, values = self._views(self.kv)
     for i, layer in enumerate(layers):
-        k = layer.k[:,:,:n].numpy()[...,w.order]                                                # (rows, heads, n, dim)
-        v = layer.v[:,:,:n].numpy()
-        k = np.pad(k, ((0, 0), (0, 0), (0, -n % lanes), (0, 0)))
-        keys[i,:,:,:k.shape[2]//lanes] = k.reshape(*k.shape[:2], -1, lanes, k.shape[3]).swapaxes(3, 4)
-        values[i,:,:,:,:n] = v.reshape(*v.shape[:3], -1, lanes).swapaxes(2, 3)
+        k, v = layer.k[:,:,:n].numpy()[...,w.order], layer.v[:,:,:n].numpy()                    # (rows, heads, n, dim)
+        store_positions(self.kv, i, np.ascontiguousarray(k), np.ascontiguousarray(v))
     self.buffers = _new_buffers(w, rows)
 
-@patch
-def _views(self:CompiledDecoder, kv):
-    "Keys (layers, slots, heads, capacity/16, dim, 16) and values (layers, slots, heads, dim/16, capacity, 16)."
-    capacity, d = kv.rotations.shape
-    shape = kv.kv.shape[0], kv.kv.shape[1], kv.kv.shape[3]
-    return kv.kv[:,:,0].reshape(*shape, -1, d, lanes), kv.kv[:,:,1].reshape(*shape, -1, capacity, lanes)
-
-# %% ../../nbs/682_models.step_decoder.ipynb #d5ce2db3
+# %% ../../nbs/682_models.step_decoder.ipynb #36fcd57a
 @patch
 def _grow(self:CompiledDecoder):
     "Double the capacity of the cache."
-    old, w = self.kv, self.weights
-    n = len(old.rotations)
-    new = new_cache(w.n_layers, old.kv.shape[1], w.heads, self._rotations(2*n))
-    (old_keys, old_values), (keys, values) = self._views(old), self._views(new)
-    keys[:,:,:,:n//lanes], values[:,:,:,:,:n] = old_keys, old_values
-    self.kv = new._replace(slots=old.slots, lengths=old.lengths)
+    self.kv = grown_cache(self.kv, self._rotations(2*len(self.kv.rotations)))
 
 @patch
 def select_rows(self:CompiledDecoder, rows):
@@ -257,12 +241,12 @@ def select_rows(self:CompiledDecoder, rows):
     self.state, slots = as_state(self.arrays), self.kv.slots[rows]
     self.kv = self.kv._replace(slots=slots, lengths=self.kv.lengths[rows])
     if len(np.unique(slots)) < len(slots):
-        self.kv = self.kv._replace(kv=np.ascontiguousarray(self.kv.kv[:,slots]), slots=np.arange(len(slots)))
+        self.kv = copied_slots(self.kv, slots)
         self.buffers = _new_buffers(self.weights, len(rows))
     self._set_condition()
     return self
 
-# %% ../../nbs/682_models.step_decoder.ipynb #67705f8c
+# %% ../../nbs/682_models.step_decoder.ipynb #0fc6c661
 def _is_supported(model):
     "Whether `CompiledDecoder` can compute the steps of a model."
     p, c = next(model.parameters()), model.config

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Matrices', 'Workspace', 'Cache', 'FeatureTables', 'Keyboard', 'fast_exp', 'fast_gelu', 'gelu_rows', 'sum_of_squares',
            'normalize_rows', 'add_rows', 'apply_matrix', 'pack_matrices', 'new_workspace', 'attention_step',
-           'new_cache', 'feature_tables', 'feature_columns', 'compute_features', 'keyboard_logits', 'new_keyboard']
+           'new_cache', 'store_positions', 'copied_slots', 'grown_cache', 'feature_tables', 'feature_columns',
+           'compute_features', 'keyboard_logits', 'new_keyboard']
 
-# %% ../../nbs/676_models.step_kernels.ipynb #4ce1b596
+# %% ../../nbs/676_models.step_kernels.ipynb #8e64aa07
 import functools, math
 from collections import namedtuple
 
@@ -26,7 +27,7 @@ from ..tokens.grammar import grammar
 from ..tokens.transitions import n_keys
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/676_models.step_kernels.ipynb #daf041db
+# %% ../../nbs/676_models.step_kernels.ipynb #5d507613
 _INT, _FLOAT = ir.IntType(32), ir.FloatType()
 
 @intrinsic
@@ -39,7 +40,7 @@ def _float_as_bits(typingctx, x):
     def code(context, builder, signature, args): return builder.bitcast(args[0], _INT)
     return types.int32(types.float32), code
 
-# %% ../../nbs/676_models.step_kernels.ipynb #5db8742c
+# %% ../../nbs/676_models.step_kernels.ipynb #7eb745ac
 _f = np.float32
 _LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.44269504088896341), _f(.693359375), _f(-2.12194440e-4)
 _ROUNDING, _ROUNDING_BITS = _f(12582912.), np.int32(0x4B400000)     # adding 1.5·2²³ rounds to an integer
@@ -59,7 +60,7 @@ def fast_exp(
     y = ((((_E0*r + _E1)*r + _E2)*r + _E3)*r + _E4)*r + _E5
     return (y*r*r + r + _f(1))*_bits_as_float(np.int32((n + np.int32(127)) << np.int32(23)))
 
-# %% ../../nbs/676_models.step_kernels.ipynb #0782c350
+# %% ../../nbs/676_models.step_kernels.ipynb #0894271c
 _A1, _A2, _A3, _A4, _A5 = map(_f, (.254829592, -.284496736, 1.421413741, -1.453152027, 1.061405429))
 
 @compiled
@@ -79,7 +80,7 @@ def gelu_rows(x): # (rows, n) float32, is overwritten
     for i in range(x.shape[0]):
         for j in range(x.shape[1]): x[i,j] = fast_gelu(x[i,j])
 
-# %% ../../nbs/676_models.step_kernels.ipynb #8e785171
+# %% ../../nbs/676_models.step_kernels.ipynb #a943a2f1
 @compiled(reassociate=True)
 def sum_of_squares(x): # (n,) float32
     "Sum of squares."
@@ -104,7 +105,7 @@ def add_rows(x, y): # `y` is added to `x`, (rows, n); `y` may be wider
     for i in range(x.shape[0]):
         for j in range(x.shape[1]): x[i,j] += y[i,j]
 
-# %% ../../nbs/676_models.step_kernels.ipynb #e680c9b1
+# %% ../../nbs/676_models.step_kernels.ipynb #3365a0f5
 Matrices = namedtuple('Matrices', [
     'block',       # bytes of all packed matrices
     'starts',      # (matrices,) first byte of each
@@ -140,7 +141,7 @@ def apply_matrix(
     multiply_int8_at(w, k//4, q.ctypes.data, q.strides[0], sums.ctypes.data, sums.strides[0], n, blocks)
     _dequantize(sums[:n], work.row_scales, m.scales[i], m.corrections[i], out[:,:lanes*blocks])
 
-# %% ../../nbs/676_models.step_kernels.ipynb #2aeca6e9
+# %% ../../nbs/676_models.step_kernels.ipynb #4556e90c
 def _pack_one(m, quantized):
     "Packed matrix, scales and sums of the columns."
     if not quantized: return pack_matrix(m), None, None
@@ -178,13 +179,18 @@ def new_workspace(
     return Workspace(np.zeros((rows, round_up(inputs)), np.uint8), np.zeros(rows, np.float32),
                      np.zeros((rows, round_up(outputs)), np.int32))
 
-# %% ../../nbs/676_models.step_kernels.ipynb #2299baa1
+# %% ../../nbs/676_models.step_kernels.ipynb #47ceb6d8
 Cache = namedtuple('Cache', [
     'kv',        # (layers, slots, 2, heads, capacity·dim) float32: keys (capacity/16, dim, 16), values (dim/16, capacity, 16)
+    'kv8',       # the same in int8, in groups of four inputs, if `kv` has no slots
+    'scales',    # (layers, slots, 2, heads, capacity) float32: of each int8 vector
+    'sums',      # (layers, slots, heads, capacity) int32: what the offset of the inputs adds to the scores
     'slots',     # (rows,) slot of each row
     'lengths',   # (rows,) number of cached positions
     'rotations', # (capacity, dim) float32: cosine and sine for each pair of dimensions
     'scores',    # (capacity,) float32, working memory
+    'weights8',  # (capacity,) uint8, working memory
+    'scores8',   # (capacity,) int32, working memory
 ])
 
 @compiled
@@ -202,7 +208,7 @@ def _store_position(keys, values, k, v, n, capacity):
     for j in range(len(k)): keys[at + j*lanes] = k[j]
     for j in range(len(v)): values[(j//lanes*capacity + n)*lanes + j % lanes] = v[j]
 
-# %% ../../nbs/676_models.step_kernels.ipynb #5b9dcfce
+# %% ../../nbs/676_models.step_kernels.ipynb #1a684579
 @compiled(reassociate=True)
 def _largest(x, n):
     "The largest of the first `n` values."
@@ -225,7 +231,7 @@ def _softmax(x, n):
     for i in range(n, (n + 3)//4*4): x[i] = _f(0)
     return _f(1)/_total(x, n)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #baff6157
+# %% ../../nbs/676_models.step_kernels.ipynb #bc8a42d5
 @compiled
 def _attend(q, keys, values, scores, out, n):
     "Attention of one query to the first `n` positions of one head; `scores` has the capacity of the cache."
@@ -242,6 +248,71 @@ def _attend(q, keys, values, scores, out, n):
     for j in range(d): out[j] *= factor
 
 @compiled
+def _float_head(cache, layer, slot, h, row, n, out):
+    "Store the new position of one head, and attend to all."
+    keys, values = cache.kv[layer,slot,0,h], cache.kv[layer,slot,1,h]
+    _store_position(keys, values, row[1,h], row[2,h], n, len(cache.scores))
+    _attend(row[0,h], keys, values, cache.scores, out, n + 1)
+
+# %% ../../nbs/676_models.step_kernels.ipynb #7c3f845e
+@compiled
+def _quantize(x, out, stride):
+    "Write `x` as bytes to `out`, in groups of four that are `stride` apart; return the scale and the sum."
+    largest, total = _f(1e-30), 0
+    for j in range(len(x)): largest = max(largest, abs(x[j]))
+    factor = _f(127)/largest
+    for j in range(len(x)):
+        q = np.int32(np.floor(x[j]*factor + _f(.5)))
+        out[j//4*stride + j % 4] = q
+        total += q
+    return largest/_f(127), total
+
+@compiled
+def _store_int8(cache, layer, slot, h, k, v, n):
+    "Write keys and values of position `n` of one head."
+    keys, values, d, capacity = cache.kv8[layer,slot,0,h], cache.kv8[layer,slot,1,h], len(k), len(cache.scores)
+    at = n//lanes*lanes*d + n % lanes*4
+    scale, total = _quantize(k, keys[at:], 4*lanes)
+    cache.scales[layer,slot,0,h,n], cache.sums[layer,slot,h,n] = scale, offset*total
+    scale, _ = _quantize(v, cache.weights8, 4)
+    cache.scales[layer,slot,1,h,n] = scale
+    for j in range(d): values[j//lanes*capacity*lanes + n//4*4*lanes + j % lanes*4 + n % 4] = np.int8(cache.weights8[j])
+
+# %% ../../nbs/676_models.step_kernels.ipynb #376b4f91
+_LARGEST_WEIGHT = _f(255 if offset else 127)     # unsigned bytes where inputs have an offset, which is 0 here
+
+@compiled
+def _quantize_weights(scores, scales, out, n):
+    "Write the attention weights `scores` times `scales` as bytes, with zeros up to a multiple of 16; return their scale."
+    largest = _f(1e-30)
+    for t in range(n): largest = max(largest, scores[t]*scales[t])
+    factor = _LARGEST_WEIGHT/largest
+    for t in range(n): out[t] = np.int32(scores[t]*scales[t]*factor + _f(.5))
+    for t in range(n, (n + lanes - 1)//lanes*lanes): out[t] = 0
+    return largest/_LARGEST_WEIGHT
+
+@compiled
+def _int8_head(cache, layer, slot, h, row, n, out):
+    "As `_float_head`, with bytes."
+    _store_int8(cache, layer, slot, h, row[1,h], row[2,h], n)
+    n, d, capacity = n + 1, len(out), len(cache.scores)
+    scores, weights, sums = cache.scores, cache.weights8, cache.scores8
+    query_scale, _ = _quantize(row[0,h], weights, 4)
+    for j in range(d): weights[j] += offset
+    keys, values = cache.kv8[layer,slot,0,h].ctypes.data, cache.kv8[layer,slot,1,h].ctypes.data
+    multiply_int8_at(keys, d//4, weights.ctypes.data, 0, sums.ctypes.data, 0, 1, (n + lanes - 1)//lanes)
+    scales, corrections = cache.scales[layer,slot,0,h], cache.sums[layer,slot,h]
+    for t in range(n): scores[t] = _f(sums[t] - corrections[t])*(query_scale*scales[t])
+    factor = _softmax(scores, n)
+    factor *= _quantize_weights(scores, cache.scales[layer,slot,1,h], weights, n)
+    groups = (n + lanes - 1)//lanes*4
+    for b in range(d//lanes):
+        at = values + b*capacity*lanes
+        multiply_int8_at(at, groups, weights.ctypes.data, 0, sums.ctypes.data, 0, 1, 1)
+        for j in range(lanes): out[b*lanes+j] = _f(sums[j])*factor
+
+# %% ../../nbs/676_models.step_kernels.ipynb #dbc13c77
+@compiled
 def attention_step(
     qkv,   # (rows, 3·d_model): queries, keys and values; queries and keys are rotated in place
     cache, # `Cache`; keys and values are added at position `lengths`
@@ -249,30 +320,82 @@ def attention_step(
     out,   # (rows, d_model), is overwritten
 ):
     "Attention of one new position of each row to itself and to the cached positions."
-    kv, capacity = cache.kv[layer], len(cache.scores)
-    heads, d = kv.shape[2], cache.rotations.shape[1]
+    heads, d = cache.scales.shape[3], cache.rotations.shape[1]
     for i in range(len(out)):
         n, row = cache.lengths[i], qkv[i,:3*heads*d].reshape(3, heads, d)
         for h in range(heads):
-            keys, values = kv[cache.slots[i],0,h], kv[cache.slots[i],1,h]
             _rotate(row[0,h], cache.rotations[n])
             _rotate(row[1,h], cache.rotations[n])
-            _store_position(keys, values, row[1,h], row[2,h], n, capacity)
-            _attend(row[0,h], keys, values, cache.scores, out[i,h*d:(h+1)*d], n + 1)
+            o = out[i,h*d:(h+1)*d]
+            if cache.kv.shape[1]: _float_head(cache, layer, cache.slots[i], h, row, n, o)
+            else: _int8_head(cache, layer, cache.slots[i], h, row, n, o)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #ae799a60
+# %% ../../nbs/676_models.step_kernels.ipynb #9a402b6d
 def new_cache(
     layers:int,
-    rows:int,     # of the batch
+    rows:int,       # of the batch
     heads:int,
-    rotations,    # (capacity, dim) float32; the capacity is a multiple of 16
+    rotations,      # (capacity, dim) float32; the capacity is a multiple of 16
+    is_int8=False,  # whether keys and values are stored in 8 bits
 )->Cache:
     "An empty cache."
     capacity, d = rotations.shape
-    return Cache(np.zeros((layers, rows, 2, heads, capacity*d), np.float32), np.arange(rows), np.zeros(rows, np.int64),
-                 rotations, np.zeros(capacity, np.float32))
+    slots = (0, rows) if is_int8 else (rows, 0)
+    kv, kv8 = (np.zeros((layers, n, 2, heads, capacity*d), t) for n, t in zip(slots, (np.float32, np.int8)))
+    scales, sums = np.zeros((layers, slots[1], 2, heads, capacity), np.float32), np.zeros((layers, slots[1], heads, capacity), np.int32)
+    working = (np.zeros(capacity, t) for t in (np.float32, np.uint8, np.int32))
+    return Cache(kv, kv8, scales, sums, np.arange(rows), np.zeros(rows, np.int64), rotations, *working)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #952e5d2a
+# %% ../../nbs/676_models.step_kernels.ipynb #8f50f1c6
+@compiled
+def store_positions(
+    cache, # an empty `Cache`
+    layer:int,
+    keys,   # (rows, heads, n, dim) float32, rotated
+    values, # the same
+):
+    "Write the keys and values of `n` positions to the first slots of a cache."
+    rows, heads, n, _ = keys.shape
+    for i in range(rows):
+        for h in range(heads):
+            for t in range(n):
+                if not cache.kv.shape[1]:
+                    _store_int8(cache, layer, i, h, keys[i,h,t], values[i,h,t], t)
+                    continue
+                kv = cache.kv[layer,i]
+                _store_position(kv[0,h], kv[1,h], keys[i,h,t], values[i,h,t], t, len(cache.scores))
+
+def copied_slots(
+    cache:Cache,
+    slots,       # a slot for each row
+)->Cache:
+    "Copy the slots of the rows, so that each row has its own."
+    copies = {name: np.ascontiguousarray(getattr(cache, name)[:,slots]) for name in ('kv', 'kv8', 'scales', 'sums')
+              if getattr(cache, name).shape[1]}
+    return cache._replace(**copies, slots=np.arange(len(slots)))
+
+# %% ../../nbs/676_models.step_kernels.ipynb #1e10d359
+def _copy_blocks(old, new, d):
+    "Copy keys and values of a cache to one of a larger capacity."
+    shape, (n, more) = old.shape[:2] + old.shape[3:4], (x.shape[4]//d for x in (old, new))
+    new[:,:,0,:,:n*d] = old[:,:,0]
+    new[:,:,1].reshape(*shape, -1, more*lanes)[...,:n*lanes] = old[:,:,1].reshape(*shape, -1, n*lanes)
+
+def grown_cache(
+    cache:Cache,
+    rotations,   # of the new capacity
+)->Cache:
+    "Copy a cache to one of a larger capacity."
+    layers, _, _, heads, capacity = cache.scales.shape
+    is_int8, d = cache.kv.shape[1] == 0, rotations.shape[1]
+    slots = max(cache.kv.shape[1], cache.kv8.shape[1])
+    new = new_cache(layers, slots, heads, rotations, is_int8)
+    if is_int8: _copy_blocks(cache.kv8, new.kv8, d)
+    else: _copy_blocks(cache.kv, new.kv, d)
+    new.scales[...,:capacity], new.sums[...,:capacity] = cache.scales, cache.sums
+    return new._replace(slots=cache.slots, lengths=cache.lengths)
+
+# %% ../../nbs/676_models.step_kernels.ipynb #c32c2885
 _FAMILIES, _PITCHES = vocab.n_families, vocab.n_pitches
 FeatureTables = namedtuple('FeatureTables', 'clock elapsed beat_units age echo')
 
@@ -291,7 +414,7 @@ def feature_columns(
     starts = dict(zip(names, np.cumsum([0, *(feature_sizes[n] for n in names)]).tolist()))
     return np.array([starts.get(n, -1) for n in feature_sizes], np.int64)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #0c994fc0
+# %% ../../nbs/676_models.step_kernels.ipynb #69333d47
 @compiled
 def _time_features(row, columns, time, beat, t):
     "Phases of the clock and of the beat, and the elapsed time."
@@ -312,7 +435,7 @@ def _decayed(row, since, time, table, roll, held):
         age = min(max(time - since[p], 0), len(table) - 1)
         row[p] = table[age] if (roll[p] > 0) == held else _f(0)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #487a667f
+# %% ../../nbs/676_models.step_kernels.ipynb #b5d8109d
 @compiled
 def _key_features(row, columns, roll, onset, struck, released, time, t):
     "Keys that sound, and how long ago they were struck or released."
@@ -344,7 +467,7 @@ def compute_features(
         roll[:] = 0
         _key_features(row, columns, roll, s.onset[i], s.struck[i], s.released[i], s.time[i], t)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #be79e106
+# %% ../../nbs/676_models.step_kernels.ipynb #a121e8f5
 Keyboard = namedtuple('Keyboard', [
     'conv',         # packed (radius and channels, maps)
     'conv_bias',    # (maps,)
@@ -354,15 +477,17 @@ Keyboard = namedtuple('Keyboard', [
 ])
 
 @compiled
-def _read_key(k, weights, out, p, n):
-    "Add the logits of one key."
-    press, release = _f(0), _f(0)
-    for j in range(n):
-        value = fast_gelu(k.maps[p,j] + k.conv_bias[j])
-        press += value*(weights[j] + k.readout_bias[j])
-        release += value*(weights[n+j] + k.readout_bias[n+j])
-    out[p] += press
-    out[_PITCHES+p] += release
+def _activate(maps, bias):
+    "Add the bias of each map and apply GELU, in place."
+    for p in range(len(maps)):
+        for j in range(len(bias)): maps[p,j] = fast_gelu(maps[p,j] + bias[j])
+
+@compiled(reassociate=True)
+def _dot(x, y, bias):
+    "The product of `x` with the sum of `y` and `bias`."
+    total = _f(0)
+    for j in range(len(x)): total += x[j]*(y[j] + bias[j])
+    return total
 
 @compiled
 def keyboard_logits(
@@ -381,9 +506,12 @@ def keyboard_logits(
             for c in range(channels): k.keys[margin + p*channels + c] = keys[c,p]
         multiply_at(k.conv.ctypes.data, k.conv.shape[1], k.keys.ctypes.data, 4*channels,
                     k.maps.ctypes.data, k.maps.strides[0], _PITCHES, len(k.conv))
-        for p in range(_PITCHES): _read_key(k, weights[i], out[i], p, n)
+        _activate(k.maps, k.conv_bias)
+        for p in range(_PITCHES):
+            out[i,p] += _dot(k.maps[p,:n], weights[i,:n], k.readout_bias[:n])
+            out[i,_PITCHES+p] += _dot(k.maps[p,:n], weights[i,n:2*n], k.readout_bias[n:])
 
-# %% ../../nbs/676_models.step_kernels.ipynb #b67a106f
+# %% ../../nbs/676_models.step_kernels.ipynb #4e31d7ae
 def new_keyboard(
     conv,         # (maps, channels, kernel size) weights of the convolution
     conv_bias,    # (maps,)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['StateArrays', 'GrammarTables', 'state_arrays', 'as_state', 'grammar_tables', 'step_states', 'count_keys',
-           'mask_sequence', 'mask_states']
+           'mask_sequence', 'allowed_ids']
 
-# %% ../../nbs/447_tokens.grammar_kernels.ipynb #0a4f727a
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #db08f6ff
 from collections import namedtuple
 from dataclasses import fields
 from functools import cache
@@ -18,7 +18,7 @@ from .grammar import State, grammar
 from .transitions import n_columns, n_keys, pedal_column
 from .vocab import vocab
 
-# %% ../../nbs/447_tokens.grammar_kernels.ipynb #e5984576
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #3042b58b
 StateArrays = namedtuple('StateArrays', [f.name for f in fields(State)])
 GrammarTables = namedtuple('GrammarTables', 'effects beats follows place index')
 
@@ -26,7 +26,8 @@ def state_arrays(
     state:State,  # states of a batch, of NumPy or torch
 )->StateArrays:   # arrays of their own, which `step_states` updates
     "Copy states for compiled functions."
-    return StateArrays(*(np.array(v) for v in state.tensors().values()))
+    if not isinstance(state.time, np.ndarray): state = state.numpy()
+    return StateArrays(*(v.copy() for v in state.tensors().values()))
 
 def as_state(
     arrays:StateArrays,
@@ -39,7 +40,7 @@ def grammar_tables()->GrammarTables:
     "The tables of the grammar for compiled functions."
     return GrammarTables(*(np.ascontiguousarray(grammar.tables[name].numpy()) for name in GrammarTables._fields))
 
-# %% ../../nbs/447_tokens.grammar_kernels.ipynb #7704a1c5
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #59332e0a
 @compiled
 def _press_key(s, i, column, pitch, press, note):
     "Update the keys of sequence `i`."
@@ -71,7 +72,7 @@ def step_states(
         if order > -2: s.order[i] = order + has_column*column
         if not silent: s.last[i] = ids[i]
 
-# %% ../../nbs/447_tokens.grammar_kernels.ipynb #e2b0044d
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #dffb7962
 _FAMILIES, _PITCHES, _NOTE_ON, _NOTE_OFF = vocab.n_families, vocab.n_pitches, vocab.NOTE_ON, vocab.NOTE_OFF
 _SUSTAIN_ON, _SUSTAIN_OFF, _INSTRUMENT, _END = vocab.SUSTAIN_ON, vocab.SUSTAIN_OFF, vocab.INSTRUMENT, vocab.END
 _VELOCITIES = vocab.VELOCITY, vocab.VELOCITY + vocab.n_velocities
@@ -87,7 +88,7 @@ def count_keys(
     for p in range(_PITCHES): notes += onset[f*n_keys + p] >= 0
     return notes, onset[f*n_keys + pedal_column] >= 0
 
-# %% ../../nbs/447_tokens.grammar_kernels.ipynb #83ddc6c0
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #8369f85f
 @compiled
 def _mask_keys(out, place, held, over):
     "Allow presses of keys that are up and releases of keys that are down, in increasing order; `held`: onsets."
@@ -107,7 +108,7 @@ def _mask_values(out, first, end, allowed, index, value):
     "Allow the ids of a block that change `value`, if they are `allowed` at all."
     for id in range(first, end): out[id] &= allowed and index[id] != value
 
-# %% ../../nbs/447_tokens.grammar_kernels.ipynb #93c7e722
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #6d8a912f
 @compiled
 def mask_sequence(
     s,      # `StateArrays`
@@ -130,20 +131,29 @@ def mask_sequence(
         out[_INSTRUMENT+f] &= f != family and order < orders[f] + tables.place[_INSTRUMENT+f]
     out[_END] &= idle and s.notes[i] > 0
 
-# %% ../../nbs/447_tokens.grammar_kernels.ipynb #532753e4
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #9979034b
 @compiled
-def mask_states(
-    s,      # `StateArrays` of a batch
-    tables, # `grammar_tables()`
-    out,    # (batch, 774) bool, is overwritten
-):
-    "Write which ids may come next in each sequence."
-    orders = np.empty(_FAMILIES, np.int64)
+def _mask_states(s, tables, orders, out):
+    "Restrict the candidates `out` (batch, 774); `orders` (batch, 16), or (0, 16) for those of keys and pedals."
+    own = np.empty(_FAMILIES, np.int64)
     for i in range(len(out)):
-        out[i] = True
         idle = True
         for f in range(_FAMILIES):
             notes, pedal = count_keys(s.onset[i], f)
             idle &= notes == 0 and not pedal
-            orders[f] = (4 if notes < _PITCHES else 3 - pedal)*n_columns
-        mask_sequence(s, i, orders, idle, tables, out[i])
+            own[f] = (4 if notes < _PITCHES else 3 - pedal)*n_columns
+        mask_sequence(s, i, orders[i] if len(orders) else own, idle, tables, out[i])
+
+_NO_ORDERS = np.zeros((0, _FAMILIES), np.int64)
+
+def allowed_ids(
+    state:State,      # states of a batch
+    candidates=None,  # (batch, 774) bool: candidate ids; None: all
+    order_limit=None, # (batch, 16) order number up to which each family has a candidate; None: from keys and pedals
+):                    # (batch, 774) bool
+    "As `grammar.allowed`, compiled for states of NumPy."
+    if not isinstance(state.time, np.ndarray): return grammar.allowed(state, candidates, order_limit)
+    out = np.ones((len(state), len(vocab)), bool) if candidates is None else candidates.copy()
+    orders = _NO_ORDERS if order_limit is None else order_limit
+    _mask_states(StateArrays(*state.tensors().values()), grammar_tables(), orders, out)
+    return out
