@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from ..core import CodecError
-from ..models.decoder import Decoder, NumpyDecoder, make_decoder
+from ..models.decoder import Decoder
+from ..models.step_decoder import CompiledDecoder, make_decoder
 from ..score.notation import read_music
 from ..tokens.codec import decode, encode
 from ..tokens.grammar import grammar, array_module
+from ..tokens.grammar_kernels import allowed_ids
 from ..tokens.transitions import beat_unit
 from ..tokens.verdict import verdict
 from ..tokens.vocab import Kind, vocab
@@ -29,7 +31,7 @@ def allowed_mask(
     near_end=True, # whether the budget of any piece may be running short
 ):                 # (batch, 774) bool
     "Return which ids may come next so that END follows within `remaining` ids."
-    mask = grammar.allowed(state)
+    mask = allowed_ids(state)
     if not near_end: return mask
     due = grammar.max_closing_tokens(state) + _slack > remaining
     return array_module(mask).where(due[:,None], grammar.closing_mask(state, mask), mask)

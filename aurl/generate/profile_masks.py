@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from .engine import _slack
 from .profile_limits import GenerationLimits, _INSTRUMENTS, _NOTE_ONS
 from ..tokens.grammar import grammar, array_module
+from ..tokens.grammar_kernels import allowed_ids
 from ..tokens.transitions import n_columns, n_keys, never_step, pedal_column
 from ..tokens.vocab import Kind, vocab
 
@@ -193,7 +194,7 @@ def _with_grammar(self:GenerationLimits, tables, state, now, may, ends):
     one_family = len(self.pitches) == 1 and bool(tables.known[state.family].all())
     orders = None if one_family else self._family_orders(tables, now, ~full)
     if ending: may[:,vocab.END] |= ends
-    return grammar.allowed(state, may, orders)
+    return allowed_ids(state, may, orders)
 
 # %% ../../nbs/805_generate.profile_masks.ipynb #16e9d0ac
 @patch
@@ -228,7 +229,7 @@ def _force_end(self:GenerationLimits, state, remaining, near_end, ends, out):
 def _fallback(self:GenerationLimits, state, may, remaining, near_end):
     "Where no id is left, after an INSTRUMENT or VELOCITY: drop the rule of the end, then all limits."
     where = array_module(state.time).where
-    out, free = grammar.allowed(state, may), grammar.allowed(state)
+    out, free = allowed_ids(state, may), allowed_ids(state)
     if near_end:
         due = grammar.max_closing_tokens(state) + _slack > remaining
         free = where(due[:,None], grammar.closing_mask(state, free), free)
@@ -392,7 +393,7 @@ def mask(self:LimitTracker,
     orders = self.family_orders
     if array_module(state.time) is torch:
         may, orders = (torch.from_numpy(x).to(state.time.device) for x in (may, orders))
-    out = grammar.allowed(state, may, orders)
+    out = allowed_ids(state, may, orders)
     if special: out[special] = self.limits.mask(state[special], remaining, near_end, may_end)
     if (dead := ~out.any(1)).any(): out[dead] = self.limits.mask(state[dead], remaining, near_end, may_end)
     return out

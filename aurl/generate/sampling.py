@@ -25,7 +25,8 @@ from ..device import deterministic_cumsum, widest_float
 from .engine import as_prompt, sample_loop
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
-from ..models.decoder import make_decoder
+from .sample_kernels import sample_rows
+from ..models.step_decoder import make_decoder
 from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, array_module
@@ -173,6 +174,7 @@ class _Generation:
     z:Tensor                # (pieces, size) latents, or None
     limits:GenerationLimits # or None
     condition:Tensor        # vector of the conditions, or None
+    precision:str           # of the weights: float32 or int8
 
 # %% ../../nbs/810_generate.sampling.ipynb #c9359037
 @patch
@@ -181,7 +183,7 @@ def read_prompt(self:_Generation, pieces):
     n = 1 if self.z is None else len(pieces)
     z = None if self.z is None else self.z[list(pieces)]
     condition = None if self.condition is None else self.condition.expand(n, -1)
-    decoder = make_decoder(self.model, n, self.window, z, condition)
+    decoder = make_decoder(self.model, n, self.window, z, condition, self.precision)
     ids = torch.from_numpy(self.start.astype(np.int64))[None].expand(n, -1)
     return decoder, decoder.read(ids.to(self.model.device))
 
@@ -211,8 +213,10 @@ def draws(self:_Generation, pieces, logits):
 @patch
 def _choose(self:_Generation, u, logits, rows, step):
     "Ids (batch,) of the pieces `rows`, from draws `u`."
-    if self.sampling.temperature == 0: return logits.argmax(-1)
-    return inverse_cdf_sample(filtered_probs(logits, self.sampling), u[rows,step])
+    s = self.sampling
+    if array_module(logits) is np: return sample_rows(logits, u[rows,step], s.temperature, s.top_k, s.top_p, s.min_p)
+    if s.temperature == 0: return logits.argmax(-1)
+    return inverse_cdf_sample(filtered_probs(logits, s), u[rows,step])
 
 @patch
 def chooser(self:_Generation, pieces, logits):
@@ -228,8 +232,7 @@ def generate(self:_Generation, pieces):
     rows = array_module(logits).asarray(np.arange(len(pieces)) % len(logits), device=logits.device)
     decoder.select_rows(rows)
     choose, ends = self.chooser(pieces, logits), dict(min_tokens=self.min_new, limits=self.limits)
-    with decoder.limit_threads():
-        new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends)
+    new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends)
     return [np.concatenate([self.start, ids]) for ids in new]
 
 # %% ../../nbs/810_generate.sampling.ipynb #3937b73c
@@ -274,6 +277,7 @@ def generate_ids(
     conditions:dict=None,
     # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
     profile=None,
+    precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
     **sampling           # fields of `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
@@ -285,7 +289,7 @@ def generate_ids(
     condition, own = model.condition_vectors(conditions or {}), int(prompt is None)          # START counts as an id
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
-        sampling=sampler, z=z, limits=limits, condition=condition,
+        sampling=sampler, z=z, limits=limits, condition=condition, precision=precision,
     )
     was_training = model.training
     try:
