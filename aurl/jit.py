@@ -5,25 +5,54 @@
 # %% auto #0
 __all__ = ['simple_cpu', 'compiled', 'instruction_set']
 
-# %% ../nbs/023_jit.ipynb #e0b67385
+# %% ../nbs/023_jit.ipynb #5e21c5f9
+import hashlib, shutil
 from functools import cache
 from pathlib import Path
 
 import numba
 from numba.core import codegen, config
 
-# %% ../nbs/023_jit.ipynb #0cb0f484
+from .core import aurl_home
+
+# %% ../nbs/023_jit.ipynb #742434e8
+_KEPT = 4     # folders of machine code
+
+def _source_hash():
+    "Hash of all modules of the package."
+    root, sources = Path(__file__).parent if '__file__' in globals() else Path('.'), hashlib.sha256()
+    for file in sorted(root.rglob('*.py')): sources.update(file.read_bytes())
+    return sources.hexdigest()[:16]
+
+@cache
+def _code_folder():
+    "The folder of the machine code of the present sources; older ones are removed. None if it cannot be written."
+    folder = aurl_home()/'compiled'/_source_hash()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.touch()
+        others = sorted(folder.parent.iterdir(), key=lambda f: f.stat().st_mtime)
+    except OSError: return None
+    for f in others[:-_KEPT]: shutil.rmtree(f, ignore_errors=True)
+    return folder
+
+# %% ../nbs/023_jit.ipynb #14a4ad75
 def compiled(
-    function=None,   # to compile; None: return a decorator
+    function=None,     # to compile; None: return a decorator
     reassociate=False, # let the compiler change the order of sums, which vectorizes reductions
-):                   # the compiled function
+):                     # the compiled function
     "Compile a function of numbers and arrays with numba, without checks of divisions and indices."
     if function is None: return lambda f: compiled(f, reassociate)
-    options = dict(nogil=True, error_model='numpy', cache=Path(function.__code__.co_filename).exists())
+    folder = _code_folder() if Path(function.__code__.co_filename).exists() else None    # not in a notebook
+    options = dict(nogil=True, error_model='numpy', cache=folder is not None)
     if reassociate: options['fastmath'] = {'reassoc', 'nsz', 'contract'}
-    return numba.njit(**options)(function)
+    before = config.CACHE_DIR
+    try:
+        config.CACHE_DIR = str(folder or before)
+        return numba.njit(**options)(function)
+    finally: config.CACHE_DIR = before
 
-# %% ../nbs/023_jit.ipynb #1a284f87
+# %% ../nbs/023_jit.ipynb #00c755ad
 _INSTRUCTION_SETS = dict(
     avx512vnni=('avx512f', 'avx512vnni'),
     avxvnni=('avx2', 'avxvnni'),
@@ -39,7 +68,7 @@ def instruction_set(
     has = {f[1:] for f in features.split(',') if f.startswith('+')}
     return next((name for name, needs in _INSTRUCTION_SETS.items() if has.issuperset(needs)), 'other')
 
-# %% ../nbs/023_jit.ipynb #24f7c647
+# %% ../nbs/023_jit.ipynb #c854f121
 simple_cpu = dict(
     avx2=dict(NUMBA_CPU_NAME='haswell', NUMBA_CPU_FEATURES='+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+sse4.2,+ssse3,+popcnt'),
     other=dict(NUMBA_CPU_NAME='x86-64', NUMBA_CPU_FEATURES='+sse2'),

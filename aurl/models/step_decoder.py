@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['precisions', 'StepModel', 'Buffers', 'StepWeights', 'decode_step', 'CompiledDecoder', 'make_decoder']
 
-# %% ../../nbs/682_models.step_decoder.ipynb #7b81175d
+# %% ../../nbs/682_models.step_decoder.ipynb #aea0d68e
 from collections import namedtuple
 
 import numpy as np
@@ -24,30 +24,25 @@ from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar_kernels import StateArrays, as_state, grammar_tables, state_arrays, step_states
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/682_models.step_decoder.ipynb #02ea8d36
+# %% ../../nbs/682_models.step_decoder.ipynb #de097e89
 def _center(m): return m - m.mean(-1, keepdims=True)
-
-def _rotary_order(d, h):
-    "Order of the dimensions of queries and keys: dimension i of a head beside dimension i + dim/2."
-    return np.arange(d).reshape(h, 2, -1).swapaxes(1, 2).reshape(-1)
 
 class _ParameterReader:
     "Parameters of a module as arrays, by name; those that were not read are left in `left`."
     def __init__(self, module): self.left = dict(module.named_parameters())
     def __call__(self, name): return self.left.pop(name).detach().numpy()
 
-def _layer_matrices(take, prefix, pairs, h):
-    "Matrices of one layer: queries, keys and values, output, up and down."
+def _layer_matrices(take, prefix, d, h):
+    "Matrices of one layer of width `d` with `h` heads: queries, keys and values, output, up and down."
     def get(name): return take(f'{prefix}.{name}.weight')
-    d = len(pairs)
     # read from the residual stream
     qkv, up = get('attention.qkv')*get('norm1')*d**.5, get('feed.0')*get('norm2')*d**.5
     # write to it
     out, down = _center(get('attention.out').T), _center(get('feed.2').T)
-    qkv = np.concatenate([qkv[pairs]*(d/h)**-.5, qkv[d+pairs], qkv[2*d:]])
+    qkv[:d] *= (d/h)**-.5
     return [qkv.T, out, up.T, down]
 
-# %% ../../nbs/682_models.step_decoder.ipynb #d142a492
+# %% ../../nbs/682_models.step_decoder.ipynb #e6a41a2a
 precisions = 'float32', 'int8'
 
 class StepWeights:
@@ -58,9 +53,7 @@ class StepWeights:
     ):
         take = _ParameterReader(trunk)
         self.d, self.heads = trunk.embed.table.weight.shape[1], trunk.blocks[0].attention.n_heads
-        pairs = _rotary_order(self.d, self.heads)
-        self.order = pairs[:self.d//self.heads]
-        layers = [m for i in range(len(trunk.blocks)) for m in _layer_matrices(take, f'blocks.{i}', pairs, self.heads)]
+        layers = [m for i in range(len(trunk.blocks)) for m in _layer_matrices(take, f'blocks.{i}', self.d, self.heads)]
         last, table = take('norm.weight')*self.d**.5, take('embed.table.weight')
         self.table, others = _center(table), [(table*last).T]
         self._features(trunk.embed, take, others)
@@ -70,7 +63,7 @@ class StepWeights:
         self.matrices, self.unknown = pack_matrices([*layers, *others], is_int8), list(take.left)
         self.n_layers, self.d_ff, self.is_int8 = len(trunk.blocks), layers[2].shape[1], precision == 'int8'
 
-# %% ../../nbs/682_models.step_decoder.ipynb #8d980a61
+# %% ../../nbs/682_models.step_decoder.ipynb #d17f9eb8
 @patch
 def _features(self:StepWeights, embed, take, matrices):
     "Columns of the features and their projection."
@@ -93,7 +86,7 @@ def _layer_tables(self:StepWeights, trunk, take):
     tables = np.split(take('layer_embed.weight'), len(trunk.blocks) - 1, 1)
     self.layer_tables = np.stack([_center(t) for t in tables])
 
-# %% ../../nbs/682_models.step_decoder.ipynb #20c0b82e
+# %% ../../nbs/682_models.step_decoder.ipynb #fe724130
 StepModel = namedtuple('StepModel', 'matrices table layer_tables columns n_features n_layers grammar features keyboard')
 Buffers = namedtuple('Buffers', 'x normed qkv attended up out features logits readout work')
 
@@ -111,7 +104,7 @@ def _new_buffers(w, rows):
                    features=zeros(w.n_features), logits=zeros(len(vocab)), readout=zeros(max(2*maps, 1)),
                    work=new_workspace(rows, widest, widest))
 
-# %% ../../nbs/682_models.step_decoder.ipynb #aaa8d44a
+# %% ../../nbs/682_models.step_decoder.ipynb #f37962d7
 @compiled
 def _embed(ids, condition, s, model, b):
     "Input vectors: embeddings, conditions and features."
@@ -138,7 +131,7 @@ def _apply_layer(layer, x, model, cache, b):
     apply_matrix(m, 4*layer + 3, up, b.out, b.work)
     add_rows(x, b.out)
 
-# %% ../../nbs/682_models.step_decoder.ipynb #2b9d6dc4
+# %% ../../nbs/682_models.step_decoder.ipynb #17f95c74
 @compiled
 def decode_step(
     ids,       # (rows,) int64: the next id of each row
@@ -167,7 +160,7 @@ def decode_step(
 
 _NOTE_ON, _TIME_SHIFT = vocab.NOTE_ON, vocab.TIME_SHIFT
 
-# %% ../../nbs/682_models.step_decoder.ipynb #ccaf8720
+# %% ../../nbs/682_models.step_decoder.ipynb #31fc4ebc
 class CompiledDecoder(Decoder):
     "A `Decoder` that computes single steps in one call of a compiled function."
     def __init__(self,
@@ -203,12 +196,12 @@ class CompiledDecoder(Decoder):
         self.n += 1
         return self.buffers.logits[:len(ids),:len(vocab)].copy()
 
-# %% ../../nbs/682_models.step_decoder.ipynb #0640436e
+# %% ../../nbs/682_models.step_decoder.ipynb #9b0fdf73
 @patch
 def _rotations(self:CompiledDecoder, n):
     "Cosine and sine of the rotary angles of positions 0 … n-1, (n, dim)."
     angles = torch.arange(n)[:,None]*self.model.trunk.rotary.inv_freq
-    return torch.stack([angles.cos(), angles.sin()], -1).flatten(1).numpy()
+    return torch.cat([angles.cos(), angles.sin()], -1).numpy()
 
 @patch
 def _copy_cache(self:CompiledDecoder):
@@ -220,11 +213,11 @@ def _copy_cache(self:CompiledDecoder):
     self.kv = new_cache(w.n_layers, rows, w.heads, self._rotations(round_up(n + 256)), w.is_int8)
     self.kv.lengths[:] = n
     for i, layer in enumerate(layers):
-        k, v = layer.k[:,:,:n].numpy()[...,w.order], layer.v[:,:,:n].numpy()                    # (rows, heads, n, dim)
+        k, v = layer.k[:,:,:n].numpy(), layer.v[:,:,:n].numpy()                                # (rows, heads, n, dim)
         store_positions(self.kv, i, np.ascontiguousarray(k), np.ascontiguousarray(v))
     self.buffers = _new_buffers(w, rows)
 
-# %% ../../nbs/682_models.step_decoder.ipynb #36fcd57a
+# %% ../../nbs/682_models.step_decoder.ipynb #94aae5e3
 @patch
 def _grow(self:CompiledDecoder):
     "Double the capacity of the cache."
@@ -246,7 +239,7 @@ def select_rows(self:CompiledDecoder, rows):
     self._set_condition()
     return self
 
-# %% ../../nbs/682_models.step_decoder.ipynb #0fc6c661
+# %% ../../nbs/682_models.step_decoder.ipynb #995ef799
 def _is_supported(model):
     "Whether `CompiledDecoder` can compute the steps of a model."
     p, c = next(model.parameters()), model.config

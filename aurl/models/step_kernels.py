@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Matrices', 'Workspace', 'Cache', 'FeatureTables', 'Keyboard', 'fast_exp', 'fast_gelu', 'gelu_rows', 'sum_of_squares',
-           'normalize_rows', 'add_rows', 'apply_matrix', 'pack_matrices', 'new_workspace', 'attention_step',
-           'new_cache', 'store_positions', 'copied_slots', 'grown_cache', 'feature_tables', 'feature_columns',
+           'normalize_rows', 'add_rows', 'apply_matrix', 'pack_matrices', 'new_workspace', 'new_cache',
+           'attention_step', 'store_positions', 'copied_slots', 'grown_cache', 'feature_tables', 'feature_columns',
            'compute_features', 'keyboard_logits', 'new_keyboard']
 
-# %% ../../nbs/676_models.step_kernels.ipynb #8e64aa07
+# %% ../../nbs/676_models.step_kernels.ipynb #32abb798
 import functools, math
 from collections import namedtuple
 
@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ..core import ModelError
 from ..jit import compiled
 from .blocks import (
     _beat_units, _feature_tables, age_taus, clock_periods, echo_taus, elapsed_taus, feature_sizes, n_key_channels)
@@ -27,7 +28,7 @@ from ..tokens.grammar import grammar
 from ..tokens.transitions import n_keys
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/676_models.step_kernels.ipynb #5d507613
+# %% ../../nbs/676_models.step_kernels.ipynb #834d6ac4
 _INT, _FLOAT = ir.IntType(32), ir.FloatType()
 
 @intrinsic
@@ -40,7 +41,7 @@ def _float_as_bits(typingctx, x):
     def code(context, builder, signature, args): return builder.bitcast(args[0], _INT)
     return types.int32(types.float32), code
 
-# %% ../../nbs/676_models.step_kernels.ipynb #7eb745ac
+# %% ../../nbs/676_models.step_kernels.ipynb #4e3fb625
 _f = np.float32
 _LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.44269504088896341), _f(.693359375), _f(-2.12194440e-4)
 _ROUNDING, _ROUNDING_BITS = _f(12582912.), np.int32(0x4B400000)     # adding 1.5·2²³ rounds to an integer
@@ -60,7 +61,7 @@ def fast_exp(
     y = ((((_E0*r + _E1)*r + _E2)*r + _E3)*r + _E4)*r + _E5
     return (y*r*r + r + _f(1))*_bits_as_float(np.int32((n + np.int32(127)) << np.int32(23)))
 
-# %% ../../nbs/676_models.step_kernels.ipynb #0894271c
+# %% ../../nbs/676_models.step_kernels.ipynb #8bd1d5cf
 _A1, _A2, _A3, _A4, _A5 = map(_f, (.254829592, -.284496736, 1.421413741, -1.453152027, 1.061405429))
 
 @compiled
@@ -80,7 +81,7 @@ def gelu_rows(x): # (rows, n) float32, is overwritten
     for i in range(x.shape[0]):
         for j in range(x.shape[1]): x[i,j] = fast_gelu(x[i,j])
 
-# %% ../../nbs/676_models.step_kernels.ipynb #a943a2f1
+# %% ../../nbs/676_models.step_kernels.ipynb #1d5b27b9
 @compiled(reassociate=True)
 def sum_of_squares(x): # (n,) float32
     "Sum of squares."
@@ -105,7 +106,7 @@ def add_rows(x, y): # `y` is added to `x`, (rows, n); `y` may be wider
     for i in range(x.shape[0]):
         for j in range(x.shape[1]): x[i,j] += y[i,j]
 
-# %% ../../nbs/676_models.step_kernels.ipynb #3365a0f5
+# %% ../../nbs/676_models.step_kernels.ipynb #bbfe1dab
 Matrices = namedtuple('Matrices', [
     'block',       # bytes of all packed matrices
     'starts',      # (matrices,) first byte of each
@@ -141,7 +142,7 @@ def apply_matrix(
     multiply_int8_at(w, k//4, q.ctypes.data, q.strides[0], sums.ctypes.data, sums.strides[0], n, blocks)
     _dequantize(sums[:n], work.row_scales, m.scales[i], m.corrections[i], out[:,:lanes*blocks])
 
-# %% ../../nbs/676_models.step_kernels.ipynb #4556e90c
+# %% ../../nbs/676_models.step_kernels.ipynb #b4670397
 def _pack_one(m, quantized):
     "Packed matrix, scales and sums of the columns."
     if not quantized: return pack_matrix(m), None, None
@@ -179,7 +180,7 @@ def new_workspace(
     return Workspace(np.zeros((rows, round_up(inputs)), np.uint8), np.zeros(rows, np.float32),
                      np.zeros((rows, round_up(outputs)), np.int32))
 
-# %% ../../nbs/676_models.step_kernels.ipynb #47ceb6d8
+# %% ../../nbs/676_models.step_kernels.ipynb #9087e8d5
 Cache = namedtuple('Cache', [
     'kv',        # (layers, slots, 2, heads, capacity·dim) float32: keys (capacity/16, dim, 16), values (dim/16, capacity, 16)
     'kv8',       # the same in int8, in groups of four inputs, if `kv` has no slots
@@ -187,28 +188,48 @@ Cache = namedtuple('Cache', [
     'sums',      # (layers, slots, heads, capacity) int32: what the offset of the inputs adds to the scores
     'slots',     # (rows,) slot of each row
     'lengths',   # (rows,) number of cached positions
-    'rotations', # (capacity, dim) float32: cosine and sine for each pair of dimensions
+    'rotations', # (capacity, dim) float32: cosines, then sines, of the rotary angles
+    'vectors',   # (4, dim) float32: query, key, value and result of a head, working memory
     'scores',    # (capacity,) float32, working memory
-    'weights8',  # (capacity,) uint8, working memory
-    'scores8',   # (capacity,) int32, working memory
+    'bytes',     # (capacity,) uint8, working memory
+    'int_scores', # (capacity,) int32, working memory
 ])
 
-@compiled
-def _rotate(x, rotation):
-    "Rotate pairs of neighboring dimensions."
-    for j in range(0, len(x), 2):
-        real, imaginary = x[j], x[j+1]
-        x[j] = real*rotation[j] - imaginary*rotation[j+1]
-        x[j+1] = real*rotation[j+1] + imaginary*rotation[j]
+def new_cache(
+    layers:int,
+    rows:int,       # of the batch
+    heads:int,
+    rotations,      # (capacity, dim) float32; the capacity is a multiple of 16
+    is_int8=False,  # whether keys and values are stored in 8 bits
+)->Cache:
+    "An empty cache."
+    capacity, d = rotations.shape
+    if capacity < d: raise ModelError(f'a cache of {capacity} positions for heads of {d} dimensions',
+                                      way_out=f'make room for {d} positions')
+    slots = (0, rows) if is_int8 else (rows, 0)
+    kv, kv8 = (np.zeros((layers, n, 2, heads, capacity*d), t) for n, t in zip(slots, (np.float32, np.int8)))
+    scales, sums = (np.zeros(shape + (heads, capacity), t)
+                    for shape, t in (((layers, slots[1], 2), np.float32), ((layers, slots[1]), np.int32)))
+    working = (np.zeros(capacity, t) for t in (np.float32, np.uint8, np.int32))
+    return Cache(kv, kv8, scales, sums, np.arange(rows), np.zeros(rows, np.int64), rotations,
+                 np.zeros((4, d), np.float32), *working)
 
+# %% ../../nbs/676_models.step_kernels.ipynb #9fd9ac00
 @compiled
-def _store_position(keys, values, k, v, n, capacity):
-    "Write keys and values of position `n` of one head."
-    at = n//lanes*len(k)*lanes + n % lanes
-    for j in range(len(k)): keys[at + j*lanes] = k[j]
-    for j in range(len(v)): values[(j//lanes*capacity + n)*lanes + j % lanes] = v[j]
+def _load_vectors(row, h, heads, rotation, out):
+    "Copy query, key and value of head `h` to `out`, the first two rotated."
+    d = out.shape[1]
+    half = d//2
+    for part in range(2):
+        at = (part*heads + h)*d
+        for j in range(half):
+            real, imaginary = row[at+j], row[at+half+j]
+            out[part,j] = real*rotation[j] - imaginary*rotation[half+j]
+            out[part,half+j] = real*rotation[half+j] + imaginary*rotation[j]
+    at = (2*heads + h)*d
+    for j in range(d): out[2,j] = row[at+j]
 
-# %% ../../nbs/676_models.step_kernels.ipynb #1a684579
+# %% ../../nbs/676_models.step_kernels.ipynb #881c5232
 @compiled(reassociate=True)
 def _largest(x, n):
     "The largest of the first `n` values."
@@ -231,125 +252,131 @@ def _softmax(x, n):
     for i in range(n, (n + 3)//4*4): x[i] = _f(0)
     return _f(1)/_total(x, n)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #bc8a42d5
+# %% ../../nbs/676_models.step_kernels.ipynb #e1a9e516
 @compiled
-def _attend(q, keys, values, scores, out, n):
-    "Attention of one query to the first `n` positions of one head; `scores` has the capacity of the cache."
-    d, block_bytes, weights = len(q), 4*lanes*len(scores), scores.ctypes.data
-    multiply_at(keys.ctypes.data, d, q.ctypes.data, 0, weights, 0, 1, (n + lanes - 1)//lanes)
+def _store_float(flat, keys, values, vectors, n, capacity):
+    "Write key and value of position `n`."
+    d = vectors.shape[1]
+    at = keys + n//lanes*lanes*d + n % lanes
+    for j in range(d): flat[at + j*lanes] = vectors[1,j]
+    for j in range(d): flat[values + (j//lanes*capacity + n)*lanes + j % lanes] = vectors[2,j]
+
+@compiled
+def _attend_float(flat, keys, values, cache, n):
+    "Attention of a query to the first `n` positions of a head."
+    vectors, scores, d = cache.vectors, cache.scores, cache.vectors.shape[1]
+    block_bytes, weights, data = 4*lanes*len(scores), scores.ctypes.data, flat.ctypes.data
+    multiply_at(data + 4*keys, d, vectors.ctypes.data, 0, weights, 0, 1, (n + lanes - 1)//lanes)
     factor = _softmax(scores, n)
-    b, groups = 0, (n + 3)//4*4//unroll
+    b, groups, result = 0, (n + 3)//4*4//unroll, vectors.ctypes.data + 12*d
     while b < d//lanes:
-        at, to = values.ctypes.data + b*block_bytes, out.ctypes.data + 4*lanes*b
+        at, to = data + 4*values + b*block_bytes, result + 4*lanes*b
         wide = b + n_blocks <= d//lanes
         if wide: unrolled_tile(at, block_bytes, weights, 0, to, 0, groups)
         else: unrolled_block_tile(at, block_bytes, weights, 0, to, 0, groups)
         b += n_blocks if wide else 1
-    for j in range(d): out[j] *= factor
+    return factor
 
-@compiled
-def _float_head(cache, layer, slot, h, row, n, out):
-    "Store the new position of one head, and attend to all."
-    keys, values = cache.kv[layer,slot,0,h], cache.kv[layer,slot,1,h]
-    _store_position(keys, values, row[1,h], row[2,h], n, len(cache.scores))
-    _attend(row[0,h], keys, values, cache.scores, out, n + 1)
-
-# %% ../../nbs/676_models.step_kernels.ipynb #7c3f845e
-@compiled
-def _quantize(x, out, stride):
-    "Write `x` as bytes to `out`, in groups of four that are `stride` apart; return the scale and the sum."
-    largest, total = _f(1e-30), 0
+# %% ../../nbs/676_models.step_kernels.ipynb #7dca581d
+@compiled(reassociate=True)
+def _largest_absolute(x):
+    "The largest absolute value."
+    largest = _f(1e-30)
     for j in range(len(x)): largest = max(largest, abs(x[j]))
-    factor = _f(127)/largest
-    for j in range(len(x)):
-        q = np.int32(np.floor(x[j]*factor + _f(.5)))
-        out[j//4*stride + j % 4] = q
-        total += q
-    return largest/_f(127), total
+    return largest
 
 @compiled
-def _store_int8(cache, layer, slot, h, k, v, n):
-    "Write keys and values of position `n` of one head."
-    keys, values, d, capacity = cache.kv8[layer,slot,0,h], cache.kv8[layer,slot,1,h], len(k), len(cache.scores)
-    at = n//lanes*lanes*d + n % lanes*4
-    scale, total = _quantize(k, keys[at:], 4*lanes)
-    cache.scales[layer,slot,0,h,n], cache.sums[layer,slot,h,n] = scale, offset*total
-    scale, _ = _quantize(v, cache.weights8, 4)
-    cache.scales[layer,slot,1,h,n] = scale
-    for j in range(d): values[j//lanes*capacity*lanes + n//4*4*lanes + j % lanes*4 + n % 4] = np.int8(cache.weights8[j])
+def _store_int8(cache, flat, keys, values, layer, slot, h, n):
+    "Write key and value of position `n`."
+    vectors, capacity = cache.vectors, len(cache.scores)
+    d, total = vectors.shape[1], 0
+    top = _largest_absolute(vectors[1]), _largest_absolute(vectors[2])
+    k_factor, v_factor = _f(127)/top[0], _f(127)/top[1]
+    k_at, v_at = keys + n//lanes*lanes*d + n % lanes*4, values + n//4*4*lanes + n % 4
+    for j in range(d):
+        q = np.int32(np.floor(vectors[1,j]*k_factor + _f(.5)))
+        flat[k_at + j//4*4*lanes + j % 4] = q
+        total += q
+    for j in range(d):
+        flat[v_at + j//lanes*capacity*lanes + j % lanes*4] = np.int32(np.floor(vectors[2,j]*v_factor + _f(.5)))
+    cache.scales[layer,slot,0,h,n], cache.scales[layer,slot,1,h,n] = top[0]/_f(127), top[1]/_f(127)
+    cache.sums[layer,slot,h,n] = offset*total
 
-# %% ../../nbs/676_models.step_kernels.ipynb #376b4f91
-_LARGEST_WEIGHT = _f(255 if offset else 127)     # unsigned bytes where inputs have an offset, which is 0 here
+# %% ../../nbs/676_models.step_kernels.ipynb #bbc24756
+_LARGEST_WEIGHT = _f(255 if offset else 127)     # weights are unsigned bytes, without an offset
+
+@compiled
+def _quantize_query(vectors, out):
+    "Write a query as bytes with the offset of inputs, and return its scale."
+    largest = _largest_absolute(vectors[0])
+    factor = _f(127)/largest
+    for j in range(vectors.shape[1]): out[j] = np.int32(np.floor(vectors[0,j]*factor + _f(.5))) + offset
+    return largest/_f(127)
 
 @compiled
 def _quantize_weights(scores, scales, out, n):
-    "Write the attention weights `scores` times `scales` as bytes, with zeros up to a multiple of 16; return their scale."
-    largest = _f(1e-30)
-    for t in range(n): largest = max(largest, scores[t]*scales[t])
-    factor = _LARGEST_WEIGHT/largest
-    for t in range(n): out[t] = np.int32(scores[t]*scales[t]*factor + _f(.5))
+    "Write attention weights times the scales of the values as bytes, and zeros up to a multiple of 16; return the scale."
+    for t in range(n): scores[t] *= scales[t]
+    largest = _largest(scores, n)
+    factor = _LARGEST_WEIGHT/max(largest, _f(1e-30))
+    for t in range(n): out[t] = np.int32(scores[t]*factor + _f(.5))
     for t in range(n, (n + lanes - 1)//lanes*lanes): out[t] = 0
     return largest/_LARGEST_WEIGHT
 
+# %% ../../nbs/676_models.step_kernels.ipynb #3dab9e88
 @compiled
-def _int8_head(cache, layer, slot, h, row, n, out):
-    "As `_float_head`, with bytes."
-    _store_int8(cache, layer, slot, h, row[1,h], row[2,h], n)
-    n, d, capacity = n + 1, len(out), len(cache.scores)
-    scores, weights, sums = cache.scores, cache.weights8, cache.scores8
-    query_scale, _ = _quantize(row[0,h], weights, 4)
-    for j in range(d): weights[j] += offset
-    keys, values = cache.kv8[layer,slot,0,h].ctypes.data, cache.kv8[layer,slot,1,h].ctypes.data
-    multiply_int8_at(keys, d//4, weights.ctypes.data, 0, sums.ctypes.data, 0, 1, (n + lanes - 1)//lanes)
-    scales, corrections = cache.scales[layer,slot,0,h], cache.sums[layer,slot,h]
-    for t in range(n): scores[t] = _f(sums[t] - corrections[t])*(query_scale*scales[t])
+def _attend_int8(cache, flat, keys, values, scales, sums, n):
+    "As `_attend_float`, with bytes; `scales` (2, capacity) and `sums` (capacity,) are those of the head."
+    vectors, scores, int_scores, d = cache.vectors, cache.scores, cache.int_scores, cache.vectors.shape[1]
+    bytes_, data, block_bytes = cache.bytes.ctypes.data, flat.ctypes.data, lanes*len(scores)
+    query_scale = _quantize_query(vectors, cache.bytes)
+    multiply_int8_at(data + keys, d//4, bytes_, 0, int_scores.ctypes.data, 0, 1, (n + lanes - 1)//lanes)
+    for t in range(n): scores[t] = _f(int_scores[t] - sums[t])*(query_scale*scales[0,t])
     factor = _softmax(scores, n)
-    factor *= _quantize_weights(scores, cache.scales[layer,slot,1,h], weights, n)
+    factor *= _quantize_weights(scores, scales[1], cache.bytes, n)
     groups = (n + lanes - 1)//lanes*4
     for b in range(d//lanes):
-        at = values + b*capacity*lanes
-        multiply_int8_at(at, groups, weights.ctypes.data, 0, sums.ctypes.data, 0, 1, 1)
-        for j in range(lanes): out[b*lanes+j] = _f(sums[j])*factor
+        multiply_int8_at(data + values + b*block_bytes, groups, bytes_, 0, int_scores.ctypes.data, 0, 1, 1)
+        for j in range(lanes): vectors[3,b*lanes+j] = _f(int_scores[j])
+    return factor
 
-# %% ../../nbs/676_models.step_kernels.ipynb #dbc13c77
+# %% ../../nbs/676_models.step_kernels.ipynb #b668f904
+@compiled
+def _store_vectors(cache, layer, slot, h, n):
+    "Write the key and the value in `cache.vectors` as position `n` of a head."
+    heads, capacity, d = cache.scales.shape[3], len(cache.scores), cache.vectors.shape[1]
+    is_float = cache.kv.shape[1] > 0
+    n_slots = cache.kv.shape[1] if is_float else cache.kv8.shape[1]
+    keys = (((layer*n_slots + slot)*2)*heads + h)*capacity*d
+    values = keys + heads*capacity*d
+    if is_float: _store_float(cache.kv.reshape(-1), keys, values, cache.vectors, n, capacity)
+    else: _store_int8(cache, cache.kv8.reshape(-1), keys, values, layer, slot, h, n)
+    return is_float, keys, values
+
 @compiled
 def attention_step(
-    qkv,   # (rows, 3·d_model): queries, keys and values; queries and keys are rotated in place
+    qkv,   # (rows, 3·d_model): queries, keys and values
     cache, # `Cache`; keys and values are added at position `lengths`
     layer:int,
     out,   # (rows, d_model), is overwritten
 ):
     "Attention of one new position of each row to itself and to the cached positions."
-    heads, d = cache.scales.shape[3], cache.rotations.shape[1]
+    heads, d = cache.scales.shape[3], cache.vectors.shape[1]
     for i in range(len(out)):
-        n, row = cache.lengths[i], qkv[i,:3*heads*d].reshape(3, heads, d)
+        n, slot = cache.lengths[i], cache.slots[i]
         for h in range(heads):
-            _rotate(row[0,h], cache.rotations[n])
-            _rotate(row[1,h], cache.rotations[n])
-            o = out[i,h*d:(h+1)*d]
-            if cache.kv.shape[1]: _float_head(cache, layer, cache.slots[i], h, row, n, o)
-            else: _int8_head(cache, layer, cache.slots[i], h, row, n, o)
+            _load_vectors(qkv[i], h, heads, cache.rotations[n], cache.vectors)
+            is_float, keys, values = _store_vectors(cache, layer, slot, h, n)
+            if is_float: factor = _attend_float(cache.kv.reshape(-1), keys, values, cache, n + 1)
+            else:
+                scales, sums = cache.scales[layer,slot,:,h], cache.sums[layer,slot,h]
+                factor = _attend_int8(cache, cache.kv8.reshape(-1), keys, values, scales, sums, n + 1)
+            for j in range(d): out[i,h*d+j] = cache.vectors[3,j]*factor
 
-# %% ../../nbs/676_models.step_kernels.ipynb #9a402b6d
-def new_cache(
-    layers:int,
-    rows:int,       # of the batch
-    heads:int,
-    rotations,      # (capacity, dim) float32; the capacity is a multiple of 16
-    is_int8=False,  # whether keys and values are stored in 8 bits
-)->Cache:
-    "An empty cache."
-    capacity, d = rotations.shape
-    slots = (0, rows) if is_int8 else (rows, 0)
-    kv, kv8 = (np.zeros((layers, n, 2, heads, capacity*d), t) for n, t in zip(slots, (np.float32, np.int8)))
-    scales, sums = np.zeros((layers, slots[1], 2, heads, capacity), np.float32), np.zeros((layers, slots[1], heads, capacity), np.int32)
-    working = (np.zeros(capacity, t) for t in (np.float32, np.uint8, np.int32))
-    return Cache(kv, kv8, scales, sums, np.arange(rows), np.zeros(rows, np.int64), rotations, *working)
-
-# %% ../../nbs/676_models.step_kernels.ipynb #8f50f1c6
+# %% ../../nbs/676_models.step_kernels.ipynb #77c574c5
 @compiled
 def store_positions(
-    cache, # an empty `Cache`
+    cache,  # an empty `Cache`
     layer:int,
     keys,   # (rows, heads, n, dim) float32, rotated
     values, # the same
@@ -359,11 +386,8 @@ def store_positions(
     for i in range(rows):
         for h in range(heads):
             for t in range(n):
-                if not cache.kv.shape[1]:
-                    _store_int8(cache, layer, i, h, keys[i,h,t], values[i,h,t], t)
-                    continue
-                kv = cache.kv[layer,i]
-                _store_position(kv[0,h], kv[1,h], keys[i,h,t], values[i,h,t], t, len(cache.scores))
+                cache.vectors[1], cache.vectors[2] = keys[i,h,t], values[i,h,t]
+                _store_vectors(cache, layer, i, h, t)
 
 def copied_slots(
     cache:Cache,
@@ -374,7 +398,7 @@ def copied_slots(
               if getattr(cache, name).shape[1]}
     return cache._replace(**copies, slots=np.arange(len(slots)))
 
-# %% ../../nbs/676_models.step_kernels.ipynb #1e10d359
+# %% ../../nbs/676_models.step_kernels.ipynb #c8916b1d
 def _copy_blocks(old, new, d):
     "Copy keys and values of a cache to one of a larger capacity."
     shape, (n, more) = old.shape[:2] + old.shape[3:4], (x.shape[4]//d for x in (old, new))
@@ -395,7 +419,7 @@ def grown_cache(
     new.scales[...,:capacity], new.sums[...,:capacity] = cache.scales, cache.sums
     return new._replace(slots=cache.slots, lengths=cache.lengths)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #c32c2885
+# %% ../../nbs/676_models.step_kernels.ipynb #213cf8b1
 _FAMILIES, _PITCHES = vocab.n_families, vocab.n_pitches
 FeatureTables = namedtuple('FeatureTables', 'clock elapsed beat_units age echo')
 
@@ -414,7 +438,7 @@ def feature_columns(
     starts = dict(zip(names, np.cumsum([0, *(feature_sizes[n] for n in names)]).tolist()))
     return np.array([starts.get(n, -1) for n in feature_sizes], np.int64)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #69333d47
+# %% ../../nbs/676_models.step_kernels.ipynb #593a0938
 @compiled
 def _time_features(row, columns, time, beat, t):
     "Phases of the clock and of the beat, and the elapsed time."
@@ -435,7 +459,7 @@ def _decayed(row, since, time, table, roll, held):
         age = min(max(time - since[p], 0), len(table) - 1)
         row[p] = table[age] if (roll[p] > 0) == held else _f(0)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #b5d8109d
+# %% ../../nbs/676_models.step_kernels.ipynb #e7752ef4
 @compiled
 def _key_features(row, columns, roll, onset, struck, released, time, t):
     "Keys that sound, and how long ago they were struck or released."
@@ -467,7 +491,7 @@ def compute_features(
         roll[:] = 0
         _key_features(row, columns, roll, s.onset[i], s.struck[i], s.released[i], s.time[i], t)
 
-# %% ../../nbs/676_models.step_kernels.ipynb #a121e8f5
+# %% ../../nbs/676_models.step_kernels.ipynb #7f9a9077
 Keyboard = namedtuple('Keyboard', [
     'conv',         # packed (radius and channels, maps)
     'conv_bias',    # (maps,)
@@ -511,7 +535,7 @@ def keyboard_logits(
             out[i,p] += _dot(k.maps[p,:n], weights[i,:n], k.readout_bias[:n])
             out[i,_PITCHES+p] += _dot(k.maps[p,:n], weights[i,n:2*n], k.readout_bias[n:])
 
-# %% ../../nbs/676_models.step_kernels.ipynb #4e31d7ae
+# %% ../../nbs/676_models.step_kernels.ipynb #566582ed
 def new_keyboard(
     conv,         # (maps, channels, kernel size) weights of the convolution
     conv_bias,    # (maps,)

@@ -7,7 +7,7 @@ __all__ = ['lanes', 'n_rows', 'n_blocks', 'row_blocks', 'unroll', 'offset', 'unr
            'pack_matrix', 'pack_int8', 'multiply_at', 'multiply_int8_at', 'multiply', 'multiply_int8',
            'quantize_columns', 'quantize_rows']
 
-# %% ../../nbs/672_models.tiles.ipynb #c5f420b0
+# %% ../../nbs/672_models.tiles.ipynb #0e8b143c
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from ..jit import compiled, instruction_set
 
-# %% ../../nbs/672_models.tiles.ipynb #bdd16f3f
+# %% ../../nbs/672_models.tiles.ipynb #6250021c
 lanes = 16                   # columns of a block
 
 def round_up(
@@ -44,7 +44,7 @@ def pack_int8(
     padded[:k,:n] = m
     return np.ascontiguousarray(padded.reshape(-1, 4, padded.shape[1]//lanes, lanes).transpose(2, 0, 3, 1))
 
-# %% ../../nbs/672_models.tiles.ipynb #1b9d9609
+# %% ../../nbs/672_models.tiles.ipynb #7e8a7e55
 _WIDE = instruction_set() in ('avx512vnni', 'avx512')     # 32 registers of 16 numbers
 n_rows, n_blocks = (4, 4) if _WIDE else (4, 1)            # of a tile
 row_blocks = 8 if _WIDE else 4                            # blocks of a tile of one row
@@ -53,7 +53,7 @@ unroll = 2 if _WIDE else 4                                # sums of each block i
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS, _INTS = ir.VectorType(_F32, lanes), ir.VectorType(_I32, lanes)
 
-# %% ../../nbs/672_models.tiles.ipynb #be443f42
+# %% ../../nbs/672_models.tiles.ipynb #259d68e0
 def _call(builder, name, result, *args):
     "Call a function of LLVM."
     kind = ir.FunctionType(result, [a.type for a in args])
@@ -63,7 +63,7 @@ def _float_step(builder, total, x, w):
     "`total + x*w` for 16 numbers."
     return _call(builder, 'llvm.fmuladd.v16f32', _FLOATS, x, w, total)
 
-# %% ../../nbs/672_models.tiles.ipynb #153ca5e1
+# %% ../../nbs/672_models.tiles.ipynb #40927bc0
 offset = 128 if 'vnni' in instruction_set() else 0       # added to the inputs, which are then unsigned
 
 def _half(builder, v, which):
@@ -78,7 +78,7 @@ def _in_halves(step):
         return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes))))
     return both
 
-# %% ../../nbs/672_models.tiles.ipynb #3cf7bb99
+# %% ../../nbs/672_models.tiles.ipynb #be0ff56b
 def _vnni_step(builder, total, x, w):
     "Four products of bytes for each column, added to `total`."
     return _call(builder, f'llvm.x86.avx512.vpdpbusd.{32*total.type.count}', total.type, total, x, w)
@@ -92,7 +92,7 @@ def _avx2_step(builder, total, x, w):
     pairs = _call(builder, 'llvm.x86.avx2.pmadd.ub.sw', of[16], positive, signed)
     return builder.add(total, _call(builder, 'llvm.x86.avx2.pmadd.wd', of[32], pairs, ir.Constant(of[16], [1]*16)))
 
-# %% ../../nbs/672_models.tiles.ipynb #315efcb3
+# %% ../../nbs/672_models.tiles.ipynb #5987b762
 def _plain_step(builder, total, x, w):
     "The same without special instructions."
     bytes_, wide = ir.VectorType(_I8, 4*lanes), ir.VectorType(_I32, 4*lanes)
@@ -106,7 +106,7 @@ def _plain_step(builder, total, x, w):
 _int8_step = dict(avx512vnni=_vnni_step, avxvnni=_in_halves(_vnni_step), avx512=_in_halves(_avx2_step),
                   avx2=_in_halves(_avx2_step)).get(instruction_set(), _plain_step)
 
-# %% ../../nbs/672_models.tiles.ipynb #903a1730
+# %% ../../nbs/672_models.tiles.ipynb #7b46562c
 class _Tile:
     "The sums of a tile, and the code of its loop."
     def __init__(self, builder, step, scalar, size, unroll):
@@ -134,7 +134,7 @@ class _Tile:
         one = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, _I32(0))
         return self.builder.shuffle_vector(one, one, ir.Constant(_INTS, [0]*lanes))
 
-# %% ../../nbs/672_models.tiles.ipynb #25d98141
+# %% ../../nbs/672_models.tiles.ipynb #e62d3186
 def _add_products(self, w, block_bytes, x, row_bytes, i, u):
     "Add the products of the inputs `i`."
     b, at = self.builder, self._at
@@ -157,7 +157,7 @@ def _store_sums(self, out, out_bytes):
 
 _Tile.add_products, _Tile.store_sums = _add_products, _store_sums
 
-# %% ../../nbs/672_models.tiles.ipynb #f6ffb438
+# %% ../../nbs/672_models.tiles.ipynb #ff39ae8d
 def _make_tile(step, scalar, size, unroll=1):
     "A function for compiled code that computes a tile; all arguments are integers, and pointers are addresses."
     @intrinsic
@@ -174,7 +174,7 @@ def _make_tile(step, scalar, size, unroll=1):
         return types.void(*[types.intp]*7), code
     return tile
 
-# %% ../../nbs/672_models.tiles.ipynb #9c04afe8
+# %% ../../nbs/672_models.tiles.ipynb #a9aaa6d6
 _tile = _make_tile(_float_step, _F32, (n_rows, n_blocks))
 _tall_tile, _block_tile = (_make_tile(_float_step, _F32, (n, 1)) for n in (2*n_rows, n_rows))
 _wide_row_tile, _row_tile, _single_tile = (_make_tile(_float_step, _F32, (1, n)) for n in (row_blocks, n_blocks, 1))
@@ -182,7 +182,7 @@ unrolled_tile, unrolled_block_tile = (_make_tile(_float_step, _F32, (1, n), unro
 _tile_int8, _block_tile_int8 = (_make_tile(_int8_step, _I32, (n_rows, n)) for n in (n_blocks, 1))
 _row_tile_int8, _single_tile_int8 = (_make_tile(_int8_step, _I32, (1, n), unroll) for n in (n_blocks, 1))
 
-# %% ../../nbs/672_models.tiles.ipynb #25fb879e
+# %% ../../nbs/672_models.tiles.ipynb #2f64436f
 @compiled
 def _multiply_blocks(w, k, x, row_bytes, out, out_bytes, rows, n):
     "The product of all rows with `n` blocks: `row_blocks` (for few rows), `n_blocks` or 1."
@@ -211,7 +211,7 @@ def multiply_at(w, k, x, row_bytes, out, out_bytes, rows, blocks):
         _multiply_blocks(w + 4*lanes*k*c, k, x, row_bytes, out + 4*lanes*c, out_bytes, rows, n)
         c += n
 
-# %% ../../nbs/672_models.tiles.ipynb #dd5e408b
+# %% ../../nbs/672_models.tiles.ipynb #ba6048a4
 @compiled
 def _multiply_blocks_int8(w, groups, x, row_bytes, out, out_bytes, rows, wide):
     "As `_multiply_blocks`, for groups of four inputs."
@@ -234,7 +234,7 @@ def multiply_int8_at(w, groups, x, row_bytes, out, out_bytes, rows, blocks):
         _multiply_blocks_int8(w + 4*lanes*groups*c, groups, x, row_bytes, out + 4*lanes*c, out_bytes, rows, wide)
         c += n_blocks if wide else 1
 
-# %% ../../nbs/672_models.tiles.ipynb #e808fdf7
+# %% ../../nbs/672_models.tiles.ipynb #2b4a2c6f
 @compiled
 def multiply(
     w,   # from `pack_matrix`
@@ -255,7 +255,7 @@ def multiply_int8(
     blocks, k, _, _ = w.shape
     multiply_int8_at(w.ctypes.data, k, x.ctypes.data, x.strides[0], out.ctypes.data, out.strides[0], len(x), blocks)
 
-# %% ../../nbs/672_models.tiles.ipynb #99771de6
+# %% ../../nbs/672_models.tiles.ipynb #cad9e279
 def quantize_columns(
     m,   # (inputs, outputs)
 ):       # int8 (inputs, outputs), and the scale of each column (outputs,) float32
