@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['precisions', 'StepModel', 'Buffers', 'StepWeights', 'decode_step', 'CompiledDecoder', 'make_decoder']
 
-# %% ../../nbs/682_models.step_decoder.ipynb #aea0d68e
+# %% ../../nbs/682_models.step_decoder.ipynb #4958edc2
 from collections import namedtuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar_kernels import StateArrays, as_state, grammar_tables, state_arrays, step_states
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/682_models.step_decoder.ipynb #de097e89
+# %% ../../nbs/682_models.step_decoder.ipynb #e5baf77c
 def _center(m): return m - m.mean(-1, keepdims=True)
 
 class _ParameterReader:
@@ -42,7 +42,7 @@ def _layer_matrices(take, prefix, d, h):
     qkv[:d] *= (d/h)**-.5
     return [qkv.T, out, up.T, down]
 
-# %% ../../nbs/682_models.step_decoder.ipynb #e6a41a2a
+# %% ../../nbs/682_models.step_decoder.ipynb #f5e024da
 precisions = 'float32', 'int8'
 
 class StepWeights:
@@ -63,7 +63,7 @@ class StepWeights:
         self.matrices, self.unknown = pack_matrices([*layers, *others], is_int8), list(take.left)
         self.n_layers, self.d_ff, self.is_int8 = len(trunk.blocks), layers[2].shape[1], precision == 'int8'
 
-# %% ../../nbs/682_models.step_decoder.ipynb #d17f9eb8
+# %% ../../nbs/682_models.step_decoder.ipynb #14360814
 @patch
 def _features(self:StepWeights, embed, take, matrices):
     "Columns of the features and their projection."
@@ -86,7 +86,7 @@ def _layer_tables(self:StepWeights, trunk, take):
     tables = np.split(take('layer_embed.weight'), len(trunk.blocks) - 1, 1)
     self.layer_tables = np.stack([_center(t) for t in tables])
 
-# %% ../../nbs/682_models.step_decoder.ipynb #fe724130
+# %% ../../nbs/682_models.step_decoder.ipynb #bf815e81
 StepModel = namedtuple('StepModel', 'matrices table layer_tables columns n_features n_layers grammar features keyboard')
 Buffers = namedtuple('Buffers', 'x normed qkv attended up out features logits readout work')
 
@@ -104,7 +104,7 @@ def _new_buffers(w, rows):
                    features=zeros(w.n_features), logits=zeros(len(vocab)), readout=zeros(max(2*maps, 1)),
                    work=new_workspace(rows, widest, widest))
 
-# %% ../../nbs/682_models.step_decoder.ipynb #f37962d7
+# %% ../../nbs/682_models.step_decoder.ipynb #ea37975a
 @compiled
 def _embed(ids, condition, s, model, b):
     "Input vectors: embeddings, conditions and features."
@@ -131,7 +131,7 @@ def _apply_layer(layer, x, model, cache, b):
     apply_matrix(m, 4*layer + 3, up, b.out, b.work)
     add_rows(x, b.out)
 
-# %% ../../nbs/682_models.step_decoder.ipynb #17f95c74
+# %% ../../nbs/682_models.step_decoder.ipynb #ba217825
 @compiled
 def decode_step(
     ids,       # (rows,) int64: the next id of each row
@@ -160,7 +160,7 @@ def decode_step(
 
 _NOTE_ON, _TIME_SHIFT = vocab.NOTE_ON, vocab.TIME_SHIFT
 
-# %% ../../nbs/682_models.step_decoder.ipynb #31fc4ebc
+# %% ../../nbs/682_models.step_decoder.ipynb #9fbb4ca8
 class CompiledDecoder(Decoder):
     "A `Decoder` that computes single steps in one call of a compiled function."
     def __init__(self,
@@ -196,7 +196,7 @@ class CompiledDecoder(Decoder):
         self.n += 1
         return self.buffers.logits[:len(ids),:len(vocab)].copy()
 
-# %% ../../nbs/682_models.step_decoder.ipynb #9b0fdf73
+# %% ../../nbs/682_models.step_decoder.ipynb #b4d3765b
 @patch
 def _rotations(self:CompiledDecoder, n):
     "Cosine and sine of the rotary angles of positions 0 … n-1, (n, dim)."
@@ -217,7 +217,7 @@ def _copy_cache(self:CompiledDecoder):
         store_positions(self.kv, i, np.ascontiguousarray(k), np.ascontiguousarray(v))
     self.buffers = _new_buffers(w, rows)
 
-# %% ../../nbs/682_models.step_decoder.ipynb #94aae5e3
+# %% ../../nbs/682_models.step_decoder.ipynb #4a3b80f2
 @patch
 def _grow(self:CompiledDecoder):
     "Double the capacity of the cache."
@@ -239,7 +239,7 @@ def select_rows(self:CompiledDecoder, rows):
     self._set_condition()
     return self
 
-# %% ../../nbs/682_models.step_decoder.ipynb #995ef799
+# %% ../../nbs/682_models.step_decoder.ipynb #2fac0b77
 def _is_supported(model):
     "Whether `CompiledDecoder` can compute the steps of a model."
     p, c = next(model.parameters()), model.config
