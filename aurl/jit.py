@@ -44,7 +44,7 @@ def compiled(
     "Compile a function of numbers and arrays with numba, without checks of divisions and indices."
     if function is None: return lambda f: compiled(f, reassociate)
     folder = _code_folder() if Path(function.__code__.co_filename).exists() else None    # not in a notebook
-    options = dict(nogil=True, error_model='numpy', cache=folder is not None)
+    options = dict(nogil=True, error_model='numpy', cache=folder is not None, no_cfunc_wrapper=True)
     if reassociate: options['fastmath'] = {'reassoc', 'nsz', 'contract'}
     before = config.CACHE_DIR
     try:

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from ..core import CodecError
-from ..models.decoder import Decoder
-from ..models.step_decoder import CompiledDecoder, make_decoder
+from ..models.decoder import Decoder, NumpyDecoder, make_decoder
 from ..score.notation import read_music
 from ..tokens.codec import decode, encode
 from ..tokens.grammar import grammar, array_module

@@ -14,21 +14,30 @@ from ..jit import compiled
 
 # %% ../../nbs/807_generate.sample_kernels.ipynb #20af32ab
 @compiled
+def _next_largest(p, limit):
+    "The largest of the values below `limit`, and how many there are of it."
+    top, count = np.float32(0), 0
+    for value in p:
+        if value < limit: top = max(top, value)
+    for value in p: count += value == top
+    return top, count
+
+@compiled
 def _smallest_kept(p, top_k, top_p, min_p):
-    "Smallest of the probabilities `p` that survives top-k, min-p and top-p."
-    up = np.sort(p)
-    n, first = len(up), 0
-    if top_k and top_k < n:
-        limit = up[n-top_k]
-        while up[first] < limit: first += 1
-    while up[first] < min_p: first += 1
-    total = 0.
-    for i in range(first, n): total += up[i]
-    below = 0.
-    for i in range(first, n):
-        below += up[i]
-        if below > (1 - top_p)*total and up[i] > 0: return up[i]
-    return up[n-1]
+    "Smallest of the probabilities `p` that survives top-k, min-p and top-p; the largest probability is 1."
+    limit, kept, total = np.float32(2), 0, 0.
+    while kept < top_k:
+        value, count = _next_largest(p, limit)
+        if value == 0: break
+        limit, kept = value, kept + count
+    lowest = max(np.float32(min_p), limit if top_k else np.float32(0))
+    for value in p: total += value if value >= lowest else 0.
+    limit, above, smallest = np.float32(2), 0., np.float32(1)
+    while above < top_p*total:
+        value, count = _next_largest(p, limit)
+        if value == 0 or value < lowest: break
+        limit, smallest, above = value, value, above + count*value
+    return smallest
 
 @compiled
 def _pick(p, limit, u):

@@ -26,7 +26,7 @@ from .engine import as_prompt, sample_loop
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
 from .sample_kernels import sample_rows
-from ..models.step_decoder import make_decoder
+from ..models.step_decoder import decoder_for
 from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, array_module
@@ -183,7 +183,7 @@ def read_prompt(self:_Generation, pieces):
     n = 1 if self.z is None else len(pieces)
     z = None if self.z is None else self.z[list(pieces)]
     condition = None if self.condition is None else self.condition.expand(n, -1)
-    decoder = make_decoder(self.model, n, self.window, z, condition, self.precision)
+    decoder = decoder_for(self.model, n, self.window, z, condition, self.precision)
     ids = torch.from_numpy(self.start.astype(np.int64))[None].expand(n, -1)
     return decoder, decoder.read(ids.to(self.model.device))
 
@@ -214,7 +214,7 @@ def draws(self:_Generation, pieces, logits):
 def _choose(self:_Generation, u, logits, rows, step):
     "Ids (batch,) of the pieces `rows`, from draws `u`."
     s = self.sampling
-    if array_module(logits) is np: return sample_rows(logits, u[rows,step], s.temperature, s.top_k, s.top_p, s.min_p)
+    if self.precision == 'int8': return sample_rows(logits, u[rows,step], s.temperature, s.top_k, s.top_p, s.min_p)
     if s.temperature == 0: return logits.argmax(-1)
     return inverse_cdf_sample(filtered_probs(logits, s), u[rows,step])
 
@@ -232,7 +232,8 @@ def generate(self:_Generation, pieces):
     rows = array_module(logits).asarray(np.arange(len(pieces)) % len(logits), device=logits.device)
     decoder.select_rows(rows)
     choose, ends = self.chooser(pieces, logits), dict(min_tokens=self.min_new, limits=self.limits)
-    new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends)
+    with decoder.limit_threads():
+        new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends)
     return [np.concatenate([self.start, ids]) for ids in new]
 
 # %% ../../nbs/810_generate.sampling.ipynb #3937b73c

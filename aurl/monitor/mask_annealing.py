@@ -17,7 +17,7 @@ from ..config import make_config
 from ..core import ConfigError
 from ..generate.engine import as_prompt, allowed_mask, sample_loop
 from ..generate.sampling import Sampling, filtered_probs, uniform_draws, inverse_cdf_sample
-from ..models.step_decoder import make_decoder
+from ..models.decoder import make_decoder
 from ..tokens.grammar import array_module
 from .generation import GenerationMonitor, find_callback
 from ..train.learner import GrammarLoss
@@ -82,9 +82,10 @@ def sample_soft_masked(
         u = uniform_draws(seed, range(n), max_tokens - 1)
         if array_module(logits) is torch: u = torch.asarray(u, device=logits.device)
         choose = _SoftMaskedChooser(decoder, sampler, u, strength)
-        return [
-            np.concatenate([start, x]) for x in sample_loop(decoder, logits, choose, max_tokens - 1, mask=False)
-        ]
+        with decoder.limit_threads():
+            return [
+                np.concatenate([start, x]) for x in sample_loop(decoder, logits, choose, max_tokens - 1, mask=False)
+            ]
     finally: model.train(was_training)
 
 # %% ../../nbs/846_monitor.mask_annealing.ipynb #87e625b9
