@@ -340,7 +340,7 @@ def _keys(self:_Span):
 
 @patch
 def build(self:_Span):
-    "Return the score: a track for each track, channel and program."
+    "Return the score, in which each channel and program of a track has a track of its own."
     for key in self._keys(): self.score.tracks.append(self._track(key))
     _rebuild_pedals(self.score)
     return self.score

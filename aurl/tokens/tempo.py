@@ -106,7 +106,7 @@ def _beat_lag(pulses, count):
 # %% ../../nbs/404_tokens.tempo.ipynb #85c63fc4
 @dataclass(frozen=True)
 class _TempoMap:
-    "The tempi of a piece: steps at which they begin, tempi at which beats are counted, and the bounds of each."
+    "The tempos of a piece: where each begins, the value by which beats are counted, and its bounds."
     at:np.ndarray  # (n,) steps
     bpm:np.ndarray # (n,) beats per minute
     lo:np.ndarray  # (n,) lower bounds
