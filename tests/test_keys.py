@@ -747,6 +747,7 @@ GENERATE = {
     'top_k': (2, {}),
     'top_p': (0.3, {}),
     'min_p': (0.97, {}),
+    'precision': ('int8', {}),
     'repair': (True, dict(mask=False)),
     'programs': ('first', piece),
     'meter': ('3/4', {}),
@@ -795,6 +796,7 @@ def played(cfg, work):
         top_k=cfg.top_k,
         top_p=cfg.top_p,
         min_p=cfg.min_p,
+        precision=cfg.precision,
         z=requested_latents(net, cfg),
     )
     if cfg.repair: ids = repair_pieces(ids, lambda line: None)
