@@ -46,6 +46,7 @@ def rename_keys(
         out[new] = value
     return out
 
+# %% ../nbs/005_aliases.ipynb #5beb2303
 def former_keys(
     cls,         # a configuration class
     values:dict, # keys and values of one level
@@ -89,6 +90,7 @@ def former_metadata(
     "Reverse `current_metadata`, for fingerprints that earlier releases computed."
     return _rename_free(values, {name: old for old, name in aliases()['metadata'].items()})
 
+# %% ../nbs/005_aliases.ipynb #34a683f2
 def _rename_free(values, table):
     "Rename the keys of `values` by `table`, except where the new key has a value of its own."
     return {key if table.get(key) in values else table.get(key, key): value for key, value in values.items()}

@@ -24,6 +24,7 @@ def _source_hash():
     for file in sorted(root.rglob('*.py')): sources.update(file.read_bytes())
     return sources.hexdigest()[:16]
 
+# %% ../nbs/023_jit.ipynb #a3082ae4
 @cache
 def _code_folder():
     "The folder of the machine code of the present sources; older ones are removed. None if it cannot be written."

@@ -39,6 +39,7 @@ def _smallest_kept(p, top_k, top_p, min_p):
         limit, smallest, above = value, value, above + count*value
     return smallest
 
+# %% ../../nbs/807_generate.sample_kernels.ipynb #70111e92
 @compiled
 def _pick(p, limit, u):
     "The first id at which the cumulative sum of probabilities from `limit` on exceeds `u` times their sum."

@@ -16,9 +16,10 @@ from ..core import ConfigError, suggest
 from ..jit import compiled
 from .blocks import feature_sizes, n_key_channels
 from .decoder import Decoder, make_decoder
+from .step_attention import attention_step, copied_slots, grown_cache, new_cache, store_positions
 from .step_kernels import (
-    add_rows, apply_matrix, attention_step, compute_features, copied_slots, feature_columns, feature_tables, gelu_rows,
-    grown_cache, keyboard_logits, new_cache, new_keyboard, new_workspace, normalize_rows, pack_matrices, store_positions)
+    add_rows, apply_matrix, compute_features, feature_columns, feature_tables, gelu_rows, keyboard_logits, new_keyboard,
+    new_workspace, normalize_rows, pack_matrices)
 from .tiles import lanes, round_up
 from .vae_gan import MusicTransformerVAEGAN
 from ..tokens.grammar_kernels import StateArrays, as_state, grammar_tables, state_arrays, step_states
@@ -45,6 +46,7 @@ def _layer_matrices(take, prefix, d, h):
 # %% ../../nbs/682_models.step_decoder.ipynb #f5e024da
 precisions = 'float32', 'int8'
 
+# %% ../../nbs/682_models.step_decoder.ipynb #ac8e71fa
 class StepWeights:
     "Weights of a trunk, rearranged and packed for single steps."
     def __init__(self,
@@ -78,6 +80,7 @@ def _keyboard(self:StepWeights, net, take, last, matrices):
     self.keyboard = new_keyboard(conv, *biases)
     matrices.append((take('keyboard.readout.weight')*last).T if net else np.zeros((self.d, lanes), np.float32))
 
+# %% ../../nbs/682_models.step_decoder.ipynb #1ca823b1
 @patch
 def _layer_tables(self:StepWeights, trunk, take):
     "The embedding table of each layer after the first, (layers - 1, 774, d_model); empty without such tables."
@@ -92,8 +95,8 @@ Buffers = namedtuple('Buffers', 'x normed qkv attended up out features logits re
 
 def _step_model(w):
     "The weights `w` for compiled functions."
-    return StepModel(w.matrices, w.table, w.layer_tables, w.columns, w.n_features, w.n_layers, grammar_tables(),
-                     feature_tables(), w.keyboard)
+    own = {name: getattr(w, name) for name in StepModel._fields if hasattr(w, name)}
+    return StepModel(**own, grammar=grammar_tables(), features=feature_tables())
 
 def _new_buffers(w, rows):
     "Working memory for a batch."
@@ -125,6 +128,7 @@ def _prepare_features(i, ids, model, cache, b):
     if i >= end: return normed, b.readout[:n] if i > end else b.logits[:n]
     return normed, b.up[:n] if i % 4 else b.qkv[:n]
 
+# %% ../../nbs/682_models.step_decoder.ipynb #df13f05a
 @compiled
 def _prepare(i, ids, model, cache, b):
     "Compute the inputs of matrix `i`, and return them with the array for its outputs."
@@ -162,6 +166,7 @@ def decode_step(
         keyboard_logits(model.keyboard, b.readout[:n], b.features[:n], model.n_features, logits)
     for i in range(n): cache.lengths[i] += 1
 
+# %% ../../nbs/682_models.step_decoder.ipynb #8a6775e4
 _NOTE_ON, _TIME_SHIFT = vocab.NOTE_ON, vocab.TIME_SHIFT
 
 # %% ../../nbs/682_models.step_decoder.ipynb #9fbb4ca8
@@ -207,6 +212,7 @@ def _rotations(self:CompiledDecoder, n):
     angles = torch.arange(n)[:,None]*self.model.trunk.rotary.inv_freq
     return torch.cat([angles.cos(), angles.sin()], -1).numpy()
 
+# %% ../../nbs/682_models.step_decoder.ipynb #21aaf282
 @patch
 def _copy_cache(self:CompiledDecoder):
     "Copy torch's cache and state."
@@ -227,6 +233,7 @@ def _grow(self:CompiledDecoder):
     "Double the capacity of the cache."
     self.kv = grown_cache(self.kv, self._rotations(2*len(self.kv.rotations)))
 
+# %% ../../nbs/682_models.step_decoder.ipynb #43a30817
 @patch
 def select_rows(self:CompiledDecoder, rows):
     "As `Decoder.select_rows`. Rows that are removed leave their cache behind; rows that are repeated get copies."
@@ -257,6 +264,7 @@ def _complete_weights(model, precision):
     except KeyError: return None  # a parameter has an unknown name
     return None if weights.unknown else weights
 
+# %% ../../nbs/682_models.step_decoder.ipynb #ce27bdab
 def decoder_for(
     model:MusicTransformerVAEGAN, # in eval mode
     batch:int=1,                  # pieces in the batch

@@ -35,6 +35,7 @@ def pack_matrix(
     padded[:k,:n] = m
     return np.ascontiguousarray(padded.reshape(len(padded), -1, lanes).swapaxes(0, 1))
 
+# %% ../../nbs/672_models.tiles.ipynb #0d49ca2a
 def pack_int8(
     m,          # (inputs, outputs) int8
 )->np.ndarray:  # int8 (blocks, inputs/4, 16, 4), with zeros beyond the last row and column
@@ -145,6 +146,7 @@ def _add_products(self, w, block_bytes, x, row_bytes, i, u):
             total = self.sums[r][c][u]
             b.store(self.step(b, b.load(total), inputs, weight), total)
 
+# %% ../../nbs/672_models.tiles.ipynb #9189a53f
 def _store_sums(self, out, out_bytes):
     "Write the sums to the rows of `out`."
     b, add = self.builder, self.builder.fadd if self.scalar is _F32 else self.builder.add
@@ -202,6 +204,7 @@ def _multiply_blocks(w, k, x, row_bytes, out, out_bytes, rows, n):
         else: _single_tile(w, size, at, row_bytes, to, out_bytes, k)
         r += 1
 
+# %% ../../nbs/672_models.tiles.ipynb #c13edcfd
 @compiled
 def multiply_at(w, k, x, row_bytes, out, out_bytes, rows, blocks):
     "The product of `rows` inputs of size `k`, a multiple of 4, with `blocks` blocks; pointers are addresses."
@@ -225,6 +228,7 @@ def _multiply_blocks_int8(w, groups, x, row_bytes, out, out_bytes, rows, wide):
         else: _single_tile_int8(w, size, x + r*row_bytes, row_bytes, out + r*out_bytes, out_bytes, groups//unroll)
         r += 1
 
+# %% ../../nbs/672_models.tiles.ipynb #813ddfed
 @compiled
 def multiply_int8_at(w, groups, x, row_bytes, out, out_bytes, rows, blocks):
     "As `multiply_at`, of bytes; `groups`, a multiple of 4, is the number of groups of four inputs."
@@ -245,6 +249,7 @@ def multiply(
     blocks, k, _ = w.shape
     multiply_at(w.ctypes.data, k, x.ctypes.data, x.strides[0], out.ctypes.data, out.strides[0], len(x), blocks)
 
+# %% ../../nbs/672_models.tiles.ipynb #cdc80aee
 @compiled
 def multiply_int8(
     w,   # from `pack_int8`
@@ -263,6 +268,7 @@ def quantize_columns(
     scale = np.maximum(abs(m).max(0)/127, 1e-30).astype(np.float32)
     return np.rint(m/scale).astype(np.int8), scale
 
+# %% ../../nbs/672_models.tiles.ipynb #aceddad1
 @compiled
 def quantize_rows(
     x,       # (rows, n) float32

@@ -73,6 +73,7 @@ def _loudness(track, seconds):
     gain = (_value_at(volume, t)/100)**2*(_value_at(expression, t)/127)**2
     return np.float32(gain[0]) if (gain == gain[0]).all() else gain.astype(np.float32)
 
+# %% ../../nbs/231_score.audio.ipynb #c39eaf81
 def _bend_range(track):
     "Range of the pitch bend in semitones: registered parameter 0, 2 without it."
     found = 2.
@@ -170,6 +171,7 @@ def _channel_gains(n, pan):
     if n == 1: return [1]
     return [np.float32(np.sqrt(1 - pan)), np.float32(np.sqrt(1 + pan))]
 
+# %% ../../nbs/231_score.audio.ipynb #d8721602
 def _add_stroke(mixer, stroke, x, loudness):
     "Add a stroke with the filtered recording `x`, in place."
     y = voice_samples(stroke.voice, x[:mixer.length(stroke)], stroke.held(mixer.rate), mixer.rate)

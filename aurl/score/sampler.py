@@ -25,6 +25,7 @@ def _hermite(x, at):
     slope, quadratic, cubic = .5*(c - a), a - 2.5*b + 2*c - .5*d, .5*(d - a) + 1.5*(b - c)
     return ((cubic*f + quadratic)*f + slope)*f + b
 
+# %% ../../nbs/230_score.sampler.ipynb #ecf59fcb
 def _read_at(x, positions, n):
     "Read `n` values of `x`; `positions(a, b)` returns where the values a … b are."
     out = np.empty(n, np.float32)
@@ -44,6 +45,7 @@ def _seamless(x, start, a, b):
     x[len(x)-n:] += w*(x[a-start-n:a-start] - x[len(x)-n:])
     return x
 
+# %% ../../nbs/230_score.sampler.ipynb #44ed6ea0
 def _unroll(p, n):
     "The first `n` frames of a recording, its loop repeated; silence follows one without a loop."
     x = p.font.sample(p.sample)
@@ -90,6 +92,7 @@ def _pitch_curve(p, n, rate, cents):
     if p.bend: curve = curve + p.bend*_level(p.shape, t)
     return curve + _oscillation(p.vibrato, t)
 
+# %% ../../nbs/230_score.sampler.ipynb #43a977c2
 def pitched_samples(
     p:PitchedSample,      # of a voice
     n:int,                # number of samples
@@ -211,6 +214,7 @@ def voice_samples(
     if voice.tremolo: y *= (10**(_oscillation(voice.tremolo, np.arange(n)/rate)/20)).astype(np.float32)
     return y*np.float32(voice.gain)
 
+# %% ../../nbs/230_score.sampler.ipynb #0452032d
 def note_samples(
     key:int,            # MIDI pitch
     velocity:int,       # 1 … 127

@@ -111,6 +111,7 @@ def presets(self:SoundFont)->dict:
 def __repr__(self:SoundFont):
     return f'SoundFont({self.path.name}: {len(self._presets)} presets, {len(self.tables["shdr"]) - 1} samples)'
 
+# %% ../../nbs/224_score.soundfont.ipynb #22e57e97
 @lru_cache(maxsize=4)
 def _open_soundfont(path, modified): return SoundFont(path)
 
@@ -131,6 +132,7 @@ def _decode_vorbis(stream):
 @patch
 def _is_compressed(self:SoundFont, i): return bool(self.tables['shdr']['kind'][i] & 16)
 
+# %% ../../nbs/224_score.soundfont.ipynb #8abb5fef
 @lru_cache(maxsize=96)
 def _decode_sample(font, i):
     h, at = font.tables['shdr'][i], font._samples_at
@@ -245,6 +247,7 @@ def _source_value(source, key, velocity):
     x = _bend(1 - x if falling else x, source >> 10)
     return 2*x - 1 if bipolar else x
 
+# %% ../../nbs/224_score.soundfont.ipynb #e3110570
 def _modulated(region, key, velocity):
     "Values of the generators of `region` for a note."
     values = region.values.copy()
@@ -337,6 +340,7 @@ def _loop_of(self:SoundFont, i, v):
     looped = int(v[54]) & 1 and start <= a < b <= end and b - a >= 4
     return start, end, (a, b) if looped else ()
 
+# %% ../../nbs/224_score.soundfont.ipynb #ef853256
 _FASTEST = 32                  # times its speed; beyond this a recording sounds octaves lower
 
 def _speed(v, key, header):
@@ -381,6 +385,7 @@ def _nearest(regions, key, velocity, extend):
     velocity = min(max(velocity, min(r.velocities[0] for r in regions)), max(r.velocities[1] for r in regions))
     return [r for r in regions if r.velocities[0] <= velocity <= r.velocities[1]]
 
+# %% ../../nbs/224_score.soundfont.ipynb #5da244cb
 @patch
 def voices(self:SoundFont,
     bank:int,     # 0, or 128 for drum kits

@@ -29,6 +29,7 @@ def state_arrays(
     if not isinstance(state.time, np.ndarray): state = state.numpy()
     return StateArrays(*(v.copy() for v in state.tensors().values()))
 
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #6eb4626b
 class CompiledState(State):
     "States whose arrays are updated by compiled functions."
 
@@ -54,6 +55,7 @@ def _press_key(s, i, column, pitch, press, note):
         s.notes[i] += 1
     elif note < 0: s.released[i,pitch] = s.time[i]
 
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #60820171
 @compiled
 def step_states(
     s,      # `StateArrays` of a batch, updated in place
@@ -106,6 +108,7 @@ def _mask_keys(out, place, held, over):
     out[_SUSTAIN_OFF] &= down and place[_SUSTAIN_OFF] > over
     return may_press
 
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #0ae19b7c
 @compiled
 def _mask_values(out, first, end, allowed, index, value):
     "Allow the ids of a block that change `value`, if they are `allowed` at all."
@@ -149,6 +152,7 @@ def _mask_states(s, tables, orders, out):
 
 _NO_ORDERS = np.zeros((0, _FAMILIES), np.int64)
 
+# %% ../../nbs/447_tokens.grammar_kernels.ipynb #bd56c7c3
 def allowed_ids(
     state:State,      # states of a batch
     candidates=None,  # (batch, 774) bool: candidate ids; None: all
