@@ -135,7 +135,7 @@ def test_exported_names_have_boxes(site):
     for name in ('aurl.core.AurlError', 'aurl.core.atomic_path', 'aurl.core.rng'): assert f'id="{name}"' in core
     # nbdev's own anchor, for links from elsewhere
     assert 'id="aurlerror"' in core
-    assert 'the problem, naming the value' in core and '<th' in core        # the table of docments
+    assert 'the problem; it names the value' in core and '<th' in core        # the table of docments
     assert '_modules/aurl/core.html#' in core and 'LNone' not in core       # source links are local
     assert 'class <span' not in core.split('id="errors"')[0]
     vocab = _page(site, 'tokens.vocab.html')
@@ -245,7 +245,7 @@ class Watch:
         self.page = browser.new_page(viewport=dict(width=1280, height=900))
         self.page.on('console', lambda m: self.bad.append(f'console: {m.text}') if m.type == 'error' else None)
         self.page.on('pageerror', lambda e: self.bad.append(f'error: {e}'))
-        self.page.on('requestfailed', lambda r: self.bad.append(f'failed: {r.url[:120]}'))
+        self.page.on('requestfailed', self._failed)
         self.page.on(
             'request',
             lambda r: (
@@ -254,6 +254,10 @@ class Watch:
                 else None
             ),
         )
+    def _failed(self, request):
+        "Record a request that failed, unless the next page was opened before it ended."
+        if 'ERR_ABORTED' not in (request.failure or ''): self.bad.append(f'failed: {request.url[:120]}')
+
     def open(self, name):
         self.page.goto((self.site/name).as_uri(), wait_until='load')
         return self.page
