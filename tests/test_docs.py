@@ -254,6 +254,7 @@ class Watch:
                 else None
             ),
         )
+
     def _failed(self, request):
         "Record a request that failed, unless the next page was opened before it ended."
         if 'ERR_ABORTED' not in (request.failure or ''): self.bad.append(f'failed: {request.url[:120]}')
