@@ -6,7 +6,7 @@
 __all__ = ['simple_cpu', 'compiled', 'instruction_set']
 
 # %% ../nbs/023_jit.ipynb #5e21c5f9
-import hashlib, shutil
+import hashlib, platform, shutil
 from functools import cache
 from pathlib import Path
 
@@ -73,4 +73,4 @@ def instruction_set(
 simple_cpu = dict(
     avx2=dict(NUMBA_CPU_NAME='haswell', NUMBA_CPU_FEATURES='+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+sse4.2,+ssse3,+popcnt'),
     other=dict(NUMBA_CPU_NAME='x86-64', NUMBA_CPU_FEATURES='+sse2'),
-)
+) if platform.machine().lower() in ('x86_64', 'amd64') else {}

@@ -268,7 +268,7 @@ def _steps_for(data):
 # %% ../../nbs/135_midi.conventions.ipynb #ee96a8bb
 def apply_conventions(
     data:bytes, # a consistent file
-):              # a file of format 1, or `data` itself, and findings
+):              # the rewritten file, or `data` itself, and findings
     "Rewrite the conventions of devices and sequencers to plain MIDI."
     steps = _steps_for(data)
     if not steps: return data, []

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core import ConfigError, suggest
 from ..jit import compiled
 from .blocks import feature_sizes, n_key_channels
-from .decoder import Decoder, make_decoder
+from .decoder import Decoder, _center, _ParameterReader, make_decoder
 from .step_attention import attention_step, copied_slots, grown_cache, new_cache, store_positions
 from .step_kernels import (
     add_rows, apply_matrix, compute_features, feature_columns, feature_tables, gelu_rows, keyboard_logits, new_keyboard,
@@ -26,13 +26,6 @@ from ..tokens.grammar_kernels import StateArrays, as_state, grammar_tables, stat
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/682_models.step_decoder.ipynb #e5baf77c
-def _center(m): return m - m.mean(-1, keepdims=True)
-
-class _ParameterReader:
-    "Parameters of a module as arrays, by name; those that were not read are left in `left`."
-    def __init__(self, module): self.left = dict(module.named_parameters())
-    def __call__(self, name): return self.left.pop(name).detach().numpy()
-
 def _layer_matrices(take, prefix, d, h):
     "Matrices of one layer of width `d` with `h` heads: queries, keys and values, output, up and down."
     def get(name): return take(f'{prefix}.{name}.weight')
