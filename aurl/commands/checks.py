@@ -40,6 +40,7 @@ from ..device import amp_dtype, pick_device
 from ..generate.sampling import generation_limits
 from ..memory import available_memory, format_bytes
 from ..models.model_config import ModelConfig
+from ..models.step_decoder import check_precision, compilation_remark
 from ..monitor.checkpoints import load_newest_checkpoint
 from ..train.batch_fit import check_memory, fits_in_memory, halve_batch, halvings_to_fit, process_bytes
 from ..train.batch_fit import training_memory
@@ -247,6 +248,7 @@ def _check_generation(cfg, model):
                           way_out='give fewer min_tokens, or more max_tokens')
     if cfg.prompt: _check_prompt(cfg, files)
     generation_limits(model, cfg.profile, mask=cfg.mask)
+    check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)
 
 # %% ../../nbs/979_commands.checks.ipynb #b03a7be0
@@ -262,7 +264,9 @@ def _check_use_of_model(cfg):
     if isinstance(cfg, EvaluateConfig) and (names := model.config.conditions):
         lines.append(f'evaluated with its conditions unknown: {", ".join(names)}')
     if hasattr(cfg, 'data'): _check_evaluation_data(cfg, where)
-    elif isinstance(cfg, GenerateConfig): _check_generation(cfg, model)
+    elif isinstance(cfg, GenerateConfig):
+        _check_generation(cfg, model)
+        lines += filter(None, [compilation_remark(cfg.precision)])
     if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): requested_latents(model, cfg)
     return lines
 
