@@ -271,8 +271,9 @@ class GenerateConfig(Config):
     top_p: float = Field(.98, gt=0, le=1, description='nucleus sampling: probability mass that is kept')
     min_p: float = Field(0., ge=0, lt=1,
         description='drop ids whose probability is less than this fraction of the highest')
-    precision: Literal['float32', 'int8'] = Field('float32', description='int8: 8-bit weights, several times as fast on a '
-        'CPU after 20 seconds of compilation at the first use; the likelihood changes by a few thousandths of a nat')
+    precision: Literal['float32', 'int8'] = Field('float32',
+        description='int8: 8-bit weights, several times as fast on a CPU after 20 seconds of compilation at the first '
+        'use; the likelihood changes by a few thousandths of a nat')
     repair: bool = Field(False,
         description='with mask=false: repair the pieces until the grammar accepts them, and print the changes')
     programs: Literal['auto', 'prompt', *program_rules] = Field('auto', description='how MIDI programs are chosen '

@@ -25,7 +25,8 @@ _f = np.float32
 
 # %% ../../nbs/678_models.step_attention.ipynb #b57e3ba5
 Cache = namedtuple('Cache', [
-    'kv',        # (layers, slots, 2, heads, capacity·dim) float32: keys (capacity/16, dim, 16), values (dim/16, capacity, 16)
+    # (layers, slots, 2, heads, capacity·dim) float32: keys (capacity/16, dim, 16), values (dim/16, capacity, 16)
+    'kv',
     'kv8',       # the same in int8, in groups of four inputs, if `kv` has no slots
     'scales',    # (layers, slots, 2, heads, capacity) float32: of each int8 vector
     'sums',      # (layers, slots, heads, capacity) int32: what the offset of the inputs adds to the scores

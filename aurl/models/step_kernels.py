@@ -116,7 +116,8 @@ Matrices = namedtuple('Matrices', [
     'scales',      # (matrices, most outputs) float32
     'corrections', # (matrices, most outputs) int32: what the offset of the inputs adds to the sums
 ])
-Workspace = namedtuple('Workspace', 'quantized row_scales sums')    # (rows, inputs) uint8, (rows,), (rows, outputs) int32
+# (rows, inputs) uint8, (rows,) float32, (rows, outputs) int32
+Workspace = namedtuple('Workspace', 'quantized row_scales sums')
 
 @compiled
 def _dequantize(sums, row_scales, scales, corrections, out):
