@@ -53,6 +53,7 @@ def compiled(
         return numba.njit(**options)(function)
     finally: config.CACHE_DIR = before
 
+# %% ../nbs/023_jit.ipynb #2954da61
 def is_stored(
     function, # a compiled function of a module
 )->bool:

@@ -35,6 +35,7 @@ def _chunks(data):
         at = end
     return out
 
+# %% ../../nbs/135_midi.conventions.ipynb #cde62120
 def _parse_track(body):
     "Return the events of a track."
     tick, out = 0, []
@@ -56,6 +57,7 @@ def _encode_track(events):
         now = e.tick
     return b'MTrk' + len(out).to_bytes(4, 'big') + bytes(out)
 
+# %% ../../nbs/135_midi.conventions.ipynb #467d2759
 def _tick_of(event): return event.tick, event.meta == 0x2f
 
 def _encode_file(data, tracks):
@@ -73,6 +75,7 @@ def _sets_programs_elsewhere(bodies):
     silent = [b for b in bodies if _PROGRAMS.search(b) and not _NOTES.search(b)]
     return len(bodies) > 1 and any(_channels_with(_parse_track(b), 0xc0) for b in silent)
 
+# %% ../../nbs/135_midi.conventions.ipynb #f430a275
 def _copy_programs(tracks):
     "Copy program changes to the tracks with notes on their channel; return the number of changed tracks."
     silent = [t for t in tracks if not _channels_with(t, 0x90)]
@@ -136,6 +139,7 @@ def _drum_channels(tracks):
 
 def _place_of(row): return row[:4]
 
+# %% ../../nbs/135_midi.conventions.ipynb #7f8b5ba0
 def _new_channels(first):
     "Return the new channel of each channel that must change: drums go to 9, melodies on 9 to an unused channel."
     moved = {c:9 for c,is_drum in first.items() if is_drum and c != 9}
@@ -161,6 +165,7 @@ def _is_utf8(data):
     except UnicodeDecodeError: return False
     return True
 
+# %% ../../nbs/135_midi.conventions.ipynb #b2804d1a
 def _last_other_text(body):
     "End of the last bytes of a track that look like a text event in another encoding than UTF-8; 0 if none do."
     last = 0
@@ -182,6 +187,7 @@ def guess_encoding(
     best = from_bytes(data, cp_isolation=_CODE_PAGES).best()
     return best.encoding if best is not None else 'cp1252'
 
+# %% ../../nbs/135_midi.conventions.ipynb #cc30b257
 def _decode_texts(tracks):
     "Rewrite text in other encodings as UTF-8; return the number of events and the encoding."
     texts = [e for t in tracks for e in t if 1 <= e.meta <= 15 and not _is_utf8(e.data)]
@@ -214,6 +220,7 @@ def _replace_texts(body, texts, encoding):
         at = end
     return b''.join([*out, body[at:]])
 
+# %% ../../nbs/135_midi.conventions.ipynb #7dd8aa29
 def _with_utf8(data):
     "Return a file of which only text changes, and findings."
     bodies = _chunks(data)

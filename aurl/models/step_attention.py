@@ -111,6 +111,7 @@ def _rotate(x, rotation, out, d):
     for j in range(half): first[j] = a[j]*c[j] - b[j]*s[j]
     for j in range(half): second[j] = a[j]*s[j] + b[j]*c[j]
 
+# %% ../../nbs/678_models.step_attention.ipynb #8fb2ff7e
 @compiled
 def _load_vectors(row, h, heads, rotation, head):
     "Copy query, key and value of head `h` from the address `row`, the first two rotated."

@@ -110,6 +110,7 @@ def _embed(ids, condition, s, model, b):
         for j in range(b.x.shape[1]): b.x[i,j] = model.table[ids[i],j] + condition[i,j]
     if model.n_features: compute_features(s, model.columns, model.features, b.features[:n])
 
+# %% ../../nbs/682_models.step_decoder.ipynb #938367b0
 @compiled
 def _prepare_features(i, ids, model, cache, b):
     "Add the embeddings of layer `i/4`, normalize, and return the inputs of matrix `i` with the array for its outputs."
@@ -274,6 +275,7 @@ def check_precision(
                       way_out='leave precision out: 8-bit weights are for transformers without a latent, with full '
                               'attention, on a CPU')
 
+# %% ../../nbs/682_models.step_decoder.ipynb #da1d81f6
 def compilation_remark(
     precision:str,
 )->str:            # empty if nothing needs to be compiled

@@ -88,6 +88,7 @@ def sum_of_squares(x): # (n,) float32
     for j in range(len(x)): total += x[j]*x[j]
     return total
 
+# %% ../../nbs/676_models.step_kernels.ipynb #e26669bf
 @compiled
 def normalize_rows(
     x,   # (rows, d_model) centered vectors
@@ -119,6 +120,7 @@ Matrices = namedtuple('Matrices', [
 # (rows, inputs) uint8, (rows,) float32, (rows, outputs) int32
 Workspace = namedtuple('Workspace', 'quantized row_scales sums')
 
+# %% ../../nbs/676_models.step_kernels.ipynb #9017b164
 @compiled
 def _dequantize(sums, row_scales, scales, corrections, out):
     "Write the products that integer `sums` stand for."
@@ -151,6 +153,7 @@ def _pack_one(m, quantized):
     q, scales = quantize_columns(m)
     return pack_int8(q), scales, q.astype(np.int32).sum(0)
 
+# %% ../../nbs/676_models.step_kernels.ipynb #26f031a5
 def pack_matrices(
     matrices,        # arrays (inputs, outputs)
     is_int8,         # for each, whether to quantize it
@@ -195,6 +198,7 @@ def feature_tables()->FeatureTables:
     clock = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
     return FeatureTables(clock, -1/np.array(elapsed_taus), np.array(_beat_units), t.age, t.echo)
 
+# %% ../../nbs/676_models.step_kernels.ipynb #c0c74fe5
 def feature_columns(
     names, # of the features, in the order of `feature_sizes`
 ):         # (9,) int64
@@ -266,6 +270,7 @@ Keyboard = namedtuple('Keyboard', [
     'maps',         # (88, maps, rounded up) float32, working memory
 ])
 
+# %% ../../nbs/676_models.step_kernels.ipynb #cdf27911
 @compiled
 def _activate(maps, bias):
     "Add the bias of each map and apply GELU, in place."
