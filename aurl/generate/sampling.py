@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Sampling', 'filtered_probs', 'inverse_cdf_sample', 'uniform_draws', 'generation_limits', 'describe_limits',
-           'generate_ids', 'generate']
+           'constraint_processors', 'generate_ids', 'generate']
 
 # %% ../../nbs/810_generate.sampling.ipynb #5dbba3b8
-import warnings
+import importlib, warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +23,7 @@ from ..core import CodecError, ConfigError, ModelError, rng
 from ..data.profile import CorpusProfile
 from ..device import deterministic_cumsum, widest_float
 from .engine import as_prompt, sample_loop
+from .processors import ProcessorRun
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
 from .sample_kernels import sample_rows
@@ -149,6 +150,23 @@ def describe_limits(
 _no_profile = ('this model has no corpus profile (it was not trained by aurl, or by an earlier version): '
                'generated without limits')
 
+# %% ../../nbs/810_generate.sampling.ipynb #f857b817
+def constraint_processors(
+    model,          # a `MusicTransformerVAEGAN`
+    constraints,    # by name, as for `generate_ids`
+    limits=None,    # `GenerationLimits`
+    mask:bool=True, # apply the mask of the grammar
+)->list:            # of processors
+    "Return the processors that apply constraints; raise an error for those that cannot be fulfilled."
+    if not constraints: return []
+    if not mask:
+        raise ConfigError('constraints with mask=false', way_out='remove one of the two: they act on what the mask allows')
+    if model.config.codec != 'event':
+        raise CodecError(f'the model has the codec {model.config.codec}, but constraints apply to the codec event',
+                         way_out='remove constraints')
+    sets = importlib.import_module('aurl.generate.constraint_sets')          # a plug-in: the module comes later
+    return [sets.constraint_processor(constraints, limits)]
+
 # %% ../../nbs/810_generate.sampling.ipynb #c09e791c
 class _GenerateOptions(Config):
     "Checked arguments of `generate_ids`."
@@ -175,6 +193,7 @@ class _Generation:
     limits:GenerationLimits # or None
     condition:Tensor        # vector of the conditions, or None
     precision:str           # of the weights: float32 or int8
+    processors:list         # of `LogitsProcessor`
 
 # %% ../../nbs/810_generate.sampling.ipynb #c9359037
 @patch
@@ -232,6 +251,7 @@ def generate(self:_Generation, pieces):
     rows = array_module(logits).asarray(np.arange(len(pieces)) % len(logits), device=logits.device)
     decoder.select_rows(rows)
     choose, ends = self.chooser(pieces, logits), dict(min_tokens=self.min_new, limits=self.limits)
+    if self.processors: ends['processors'] = ProcessorRun(self.processors, self.start, list(pieces))
     with decoder.limit_threads():
         new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends)
     return [np.concatenate([self.start, ids]) for ids in new]
@@ -279,6 +299,9 @@ def generate_ids(
     # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
     profile=None,
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
+    # musical constraints by name, such as dict(key='G major', polyphony=2, strength=.8)
+    constraints=None,
+    processors=(),           # `LogitsProcessor`s, applied after the masks and before `constraints`
     **sampling           # fields of `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
@@ -291,6 +314,7 @@ def generate_ids(
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
         sampling=sampler, z=z, limits=limits, condition=condition, precision=precision,
+        processors=[*processors, *constraint_processors(model, constraints, limits, mask)],
     )
     was_training = model.training
     try:
