@@ -95,10 +95,14 @@ class Constraint:
         kept = {k:v for k,v in vars(self).items() if not k.startswith('_') and k not in ('rows', 'share')}
         return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k,v in kept.items())})'
 
-# %% ../../nbs/822_generate.constraints.ipynb #5f7acc48
+# %% ../../nbs/822_generate.constraints.ipynb #d1820fab
 constraint_types = {}   # registered classes by name
 _OPTIONS = 'strength', 'fade', 'schedule'
-_RESERVED = (*_OPTIONS, 'preset', 'style')
+_RESERVED = (*_OPTIONS, 'preset')
+
+def _is_same(a, b):
+    "Whether two classes have the same definition: of one module, or one of them of a notebook."
+    return a.__qualname__ == b.__qualname__ and (a.__module__ == b.__module__ or '__main__' in (a.__module__, b.__module__))
 
 def register_constraint(
     name:str,     # as in constraints.NAME=VALUE
@@ -110,7 +114,7 @@ def register_constraint(
                           way_out=f'use letters, digits and _, and none of {", ".join(_RESERVED)}')
     def register(cls):
         old = constraint_types.get(name)
-        if old and (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
+        if old and not _is_same(old, cls):
             raise ConfigError(f'a constraint {name!r} is already registered: {old.__doc__}', way_out='use another name')
         cls.name, cls.group = name, group
         constraint_types[name] = cls
