@@ -135,7 +135,7 @@ class InStyle(Constraint):
         number = key_number(key)
         return log_ratio(self.style, 'minor' if number >= 12 else 'major')[(_CLASSES - number) % 12]
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #1aab2d74
+# %% ../../nbs/829_generate.constraint_sets.ipynb #c00138db
 def _nearest(now):
     "Distance of each key to the nearest that sounds or began at the latest onset, at most 12, (batch, 88)."
     xp = now.xp
@@ -152,14 +152,14 @@ def _flip(x, xp): return x[:,::-1] if xp is np else x.flip(1)
 def _style_violations(self, now):
     "What the style makes rarer, in nats."
     out, note = {}, None
-    if self._intervals is not None: note = now.table(self._intervals)[_nearest(now)]
+    if self._intervals is not None: note = now.table(self._intervals)[_nearest(now)]              # (batch, 88)
     if self._degrees is not None: note = now.table(self._degrees) + (0. if note is None else note)
     if note is not None: out[Kind.NOTE_ON] = of_pitched(now, note)
     if self._phases is not None:
-        cell = now.xp.round(now.landing_beats()*12) % 12
-        cell = cell.astype(np.int8) if now.xp is np else cell.long()
-        penalty = now.table(self._phases)[cell]
-        out[Kind.TIME_SHIFT] = penalty
+        beats = now.landing_beats()
+        cell = (beats - now.xp.floor(beats))*12 + .5                       # the cell 12 is the beat, as 0
+        table = now.table(np.append(self._phases, self._phases[0]))
+        out[Kind.TIME_SHIFT] = table.take(cell.astype(np.int64)) if now.xp is np else table[cell.long()]
     return out
 
 InStyle.violations = _style_violations

@@ -247,7 +247,12 @@ def strength_now(self:Constraint,
     if self.schedule is not None: out = out*interpolate(seconds, self.schedule)
     return out*(1 - self.fade*share) if self.fade else out
 
-# %% ../../nbs/822_generate.constraints.ipynb #157842ac
+# %% ../../nbs/822_generate.constraints.ipynb #ba41ee96
+def _constant_weight(constraint):
+    "The weight of a constraint whose strength does not change; None otherwise."
+    if constraint.fade or constraint.schedule is not None: return None
+    return float(rule_weight(constraint.strength)) if constraint.is_hard else constraint.strength
+
 class ConstraintProcessor(LogitsProcessor):
     "Applies constraints to the logits of each step."
     def __init__(self,
@@ -256,6 +261,7 @@ class ConstraintProcessor(LogitsProcessor):
         self.constraints = [c for c in constraints if c.strength]
         self._forbids = any(c.is_hard and c.strength == 1 for c in self.constraints)
         self._fades = any(c.fade for c in self.constraints)
+        self._weights = [_constant_weight(c) for c in self.constraints]
 
     def __repr__(self): return f'ConstraintProcessor({self.constraints})'
 
@@ -294,19 +300,19 @@ def _apply(self:ConstraintProcessor, logits, total):
     if not self._forbids: return out
     return xp.where(out < xp.amax(out, 1)[:,None] - _HARD/4, -np.inf, out)
 
-# %% ../../nbs/822_generate.constraints.ipynb #db7818e7
+# %% ../../nbs/822_generate.constraints.ipynb #99d2447f
+def _weight_now(constraint, now):
+    "The weight of a constraint for each piece, (batch, 1)."
+    strength = constraint.strength_now(now.seconds, constraint.share)
+    return now._float32(rule_weight(strength) if constraint.is_hard else strength)[:,None]
+
 @patch
 def _penalties(self:ConstraintProcessor, now):
     "Sum of the penalties by kind of events; constraints that fade measure the model before."
     total, probs = {}, _softmax(now.logits) if self._fades else None
-    for c in self.constraints:
+    for c, constant in zip(self.constraints, self._weights):
         found = c.violations(now)
-        strength = c.strength_now(now.seconds, c.share)
-        weight = rule_weight(strength) if c.is_hard else strength
-        if getattr(weight, 'ndim', 0): weight = now._float32(weight)[:,None]
-        else: weight = float(weight)
-        for kind,v in found.items():
-            if kind in total: total[kind] = total[kind] + weight*v
-            else: total[kind] = weight*v
+        weight = _weight_now(c, now) if constant is None else constant
+        for kind,v in found.items(): total[kind] = total[kind] + weight*v if kind in total else weight*v
         if c.fade: c.share = update_share(c.share, found, probs)
     return total

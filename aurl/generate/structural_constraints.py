@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['PhraseLength', 'cadence_classes', 'Cadences', 'Sections']
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #52cce34a
+# %% ../../nbs/827_generate.structural_constraints.ipynb #4ee9f545
 import numpy as np
 
 from ..core import ConfigError, CorpusError
 from .constraints import Constraint, register_constraint
 from .harmonic_constraints import InKey, _positive, keys_of, of_pitched
 from ..score.keys import key_number
+from ..tokens.grammar import array_module
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #d795be03
+# %% ../../nbs/827_generate.structural_constraints.ipynb #17ed3211
 class _Clocked(Constraint):
     "A constraint that counts in beats or in seconds."
     def _set_clock(self, beats, seconds):
@@ -27,12 +28,16 @@ class _Clocked(Constraint):
         if self.unit == 'seconds': return now._float32(now.seconds) + .5/vocab.steps_per_second
         return now._float32(now.beat) + now._float32(now.beats_per_step)/2
 
+    def _within(self, place):
+        "Position within the period; faster than the remainder of a division."
+        return place - array_module(place).floor(place/self.length)*self.length
+
     def _landing(self, now):
         "Positions that the shifts lead to, half a step later, (batch, 512)."
         if self.unit == 'seconds': return self._place(now)[:,None] + now._float32(now.steps)/vocab.steps_per_second
         return now.landing_beats() + (now._float32(now.beats_per_step)/2)[:,None]
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #9d225fb3
+# %% ../../nbs/827_generate.structural_constraints.ipynb #3f756d48
 _NEVER = 1e9
 
 @register_constraint('phrase', 'structural')
@@ -62,9 +67,9 @@ class PhraseLength(_Clocked):
     def violations(self, now):
         landing = self._landing(now)
         late = landing > (now._float32(self.rows['due']) + 2*self._half(now))[:,None]
-        into_rest = (landing % self.length >= self.length - self.rest) & now.lands_on_onset()
-        resting = self._place(now) % self.length >= self.length - self.rest
-        out = {Kind.NOTE_ON: now._float32(resting)[:,None], Kind.TIME_SHIFT: now._float32(late | into_rest)}
+        resting = self._within(self._place(now)) >= self.length - self.rest
+        if bool(now.idle.any()): late = late | (self._within(landing) >= self.length - self.rest) & now.lands_on_onset()
+        out = {Kind.NOTE_ON: now._float32(resting)[:,None], Kind.TIME_SHIFT: now._float32(late)}
         over = self._place(now) > now._float32(self.rows['due'])
         return out | self._before_releases(now, over) if bool(over.any()) else out
 
@@ -125,7 +130,7 @@ class Cadences(_Clocked):
             return f'the chords of the cadence in {self.key} have notes outside {other.scale}'
         return None
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #98d26c2e
+# %% ../../nbs/827_generate.structural_constraints.ipynb #c639e5e5
 @register_constraint('sections', 'structural')
 class Sections(Constraint):
     "A form of sections that return: constraints.sections=AABA, or {form: ABA, seconds: 4}."
@@ -142,7 +147,9 @@ class Sections(Constraint):
     def start(self, now):
         xp, n, device = now.xp, len(now), now.state.time.device
         shape = n, len(set(self.form)), self._length
-        self.rows = dict(notes=xp.zeros((*shape, vocab.n_pitches), dtype=bool if xp is np else xp.bool, device=device),
+        kind = bool if xp is np else xp.bool
+        self.rows = dict(notes=xp.zeros((*shape, vocab.n_pitches), dtype=kind, device=device),
+                         onsets=xp.zeros(shape, dtype=kind, device=device),
                          first=xp.full((n, shape[1]), -1, dtype=xp.int64, device=device))
         self._enter(now)
 
@@ -157,7 +164,7 @@ class Sections(Constraint):
         index = time//self._length
         return index, now.table(self._letter)[index % len(self.form)]
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #ece1c3b2
+# %% ../../nbs/827_generate.structural_constraints.ipynb #9ba99588
 def _read_sections(self, now):
     "Record the onsets of sections that come first."
     self._enter(now)
@@ -165,13 +172,13 @@ def _read_sections(self, now):
     rows, place = now.tracker.rows, now.state.time % self._length
     is_first = self.rows['first'][rows,letter] == index
     new = (now.tracker.note > 0) & is_first
-    notes = self.rows['notes']
-    notes[rows,letter,place,now.tracker.pitch] |= new
+    self.rows['notes'][rows,letter,place,now.tracker.pitch] |= new
+    self.rows['onsets'][rows,letter,place] |= new
 
 def _next_onset(self, now, letter, place):
     "Steps from `place` to the next recorded onset of the section, (batch,); to its end if there is none."
     xp = now.xp
-    has = self.rows['notes'][now.tracker.rows,letter].any(2)
+    has = self.rows['onsets'][now.tracker.rows,letter]
     steps = xp.arange(self._length, device=now.state.time.device)
     after = has & (steps > place[:,None])
     return xp.amin(xp.where(after, steps, self._length), 1) - place, after.any(1)
