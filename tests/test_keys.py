@@ -757,6 +757,7 @@ GENERATE = {
     'write.merge_rests': ('quarter', piece),
     'write.legato': (True, piece),
     'seed': (3, {}),
+    'constraints': (dict(key='C# blues'), {}),
 }
 GENERATE_OUTSIDE = dict(
     conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
@@ -798,6 +799,7 @@ def played(cfg, work):
         min_p=cfg.min_p,
         precision=cfg.precision,
         z=requested_latents(net, cfg),
+        constraints=cfg.constraints,
     )
     if cfg.repair: ids = repair_pieces(ids, lambda line: None)
     out = []

@@ -418,6 +418,7 @@ GENERATE_RULES = [
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
     key_rule('top_k top_p min_p', is_positive('temperature'), 'temperature=0 is greedy decoding', 'say temperature=1'),
     key_rule('profile', is_set('mask'), 'with mask=false no limits are applied', 'say mask=true'),
+    key_rule('constraints', is_set('mask'), 'with mask=false no constraints are applied', 'say mask=true'),
     key_rule('profile.margin', _has_open_limit,
              'notes, rests and pedals have limits of their own', 'leave one of those out'),
     key_rule('seed', _uses_random_numbers, 'with temperature=0 nothing is sampled', 'say temperature=1'),
