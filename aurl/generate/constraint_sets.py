@@ -40,7 +40,7 @@ def nearest_intervals(
             sounding.add(value)
     return out
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #5d7b6781
+# %% ../../nbs/829_generate.constraint_sets.ipynb #19e07826
 def _shares(values, n):
     "Distribution of integers below `n`."
     counts = np.bincount(np.asarray(values, np.int64), minlength=n)[:n]
@@ -53,6 +53,7 @@ def _style_rows(ids):
     phases = _shares(np.unique(music.onset_cell) % 12, 12)
     return phases, _shares(nearest_intervals(np.asarray(ids, np.int64)), 13), degrees, key >= 12
 
+# %% ../../nbs/829_generate.constraint_sets.ipynb #8da266d5
 def measure_style(
     pieces, # ids of the pieces of a style
 )->dict:    # tables, each of sum 1: phases (12,), intervals (13,), major (12,) and minor (12,)
@@ -63,7 +64,7 @@ def measure_style(
         if own.any(): out[name] = degrees[own].mean(0)
     return out
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #3b7c5657
+# %% ../../nbs/829_generate.constraint_sets.ipynb #62157a33
 def _phases(**shares):
     "Table of the shares of phases, given as p0=.5, p8=.4."
     out = np.zeros(12)
@@ -77,6 +78,7 @@ def _degrees(*weighted):
         for c in classes: out[c % 12] += weight
     return out/out.sum()
 
+# %% ../../nbs/829_generate.constraint_sets.ipynb #1cfbbf0e
 _ALL = range(12)
 _BLUES = _degrees((7/4, (0, 4, 7, 10)), (3/4, (5, 9, 12, 15)), (2/4, (7, 11, 14, 17)), (12/6, (0, 3, 5, 6, 7, 10)))
 _ROCK = _degrees((1, (0, 4, 7)), (1, (5, 9, 12)), (1, (7, 11, 14)), (1, (10, 14, 17)), (12/5, (0, 3, 5, 7, 10)))
@@ -103,7 +105,7 @@ styles = dict(
     electronic=dict(phases=_phases(p0=.4, p6=.3, p3=.15, p9=.15), major=_MINOR, minor=_MINOR),
 )
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #321b8099
+# %% ../../nbs/829_generate.constraint_sets.ipynb #27f66ac6
 _LIMIT, _FLOOR = 3., .004
 
 def log_ratio(
@@ -116,6 +118,7 @@ def log_ratio(
     ratio = np.log((mean + _FLOOR)/(np.asarray(styles[style][table]) + _FLOOR))
     return np.clip(ratio, -_LIMIT, _LIMIT).astype(np.float32)
 
+# %% ../../nbs/829_generate.constraint_sets.ipynb #b3ae2199
 @register_constraint('style', 'style')
 class InStyle(Constraint):
     "Rhythm, intervals and degrees of a style: constraints.style=jazz, or {name: jazz, key: C major}."
@@ -135,7 +138,7 @@ class InStyle(Constraint):
         number = key_number(key)
         return log_ratio(self.style, 'minor' if number >= 12 else 'major')[(_CLASSES - number) % 12]
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #c00138db
+# %% ../../nbs/829_generate.constraint_sets.ipynb #147273cc
 def _nearest(now):
     "Distance of each key to the nearest that sounds or began at the latest onset, at most 12, (batch, 88)."
     xp = now.xp
@@ -149,6 +152,7 @@ def _nearest(now):
 def _running_max(x, xp): return np.maximum.accumulate(x, 1) if xp is np else x.cummax(1).values
 def _flip(x, xp): return x[:,::-1] if xp is np else x.flip(1)
 
+# %% ../../nbs/829_generate.constraint_sets.ipynb #919fa8b1
 def _style_violations(self, now):
     "What the style makes rarer, in nats."
     out, note = {}, None
@@ -164,7 +168,7 @@ def _style_violations(self, now):
 
 InStyle.violations = _style_violations
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #2ebfc14e
+# %% ../../nbs/829_generate.constraint_sets.ipynb #32c1c2b6
 constraint_presets = dict(
     two_voice_piano=dict(instruments='Piano', polyphony=2, two_hands=True, range=['E2', 'C6']),
     easy_piano=dict(instruments='Piano', polyphony=4, two_hands=dict(span=9, fingers=3), range=['C3', 'C6'], density=6),
@@ -172,6 +176,7 @@ constraint_presets = dict(
     twelve_bar_blues=dict(chords='C7 C7 C7 C7 F7 F7 C7 C7 G7 F7 C7 C7', style='blues'),
 )
 
+# %% ../../nbs/829_generate.constraint_sets.ipynb #7a5ca0f3
 def resolve_constraints(
     spec, # name of a preset, or a dict of values by name, perhaps with `preset`
 )->dict:  # without `preset`
@@ -185,7 +190,7 @@ def resolve_constraints(
                           way_out=f'the presets are {", ".join(constraint_presets)}')
     return {**constraint_presets[preset], **spec}
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #1fbbbc98
+# %% ../../nbs/829_generate.constraint_sets.ipynb #e534d000
 def _excludes(c):
     "Whether a constraint forbids anything for certain."
     return c.is_hard and c.strength == 1 and not c.fade and c.schedule is None
@@ -203,6 +208,7 @@ def _pair_conflict(a, b):
         reason = _no_common_keys(a, b)
     return reason
 
+# %% ../../nbs/829_generate.constraint_sets.ipynb #3f078f44
 def check_constraints(
     constraints, # list of `Constraint`
     limits=None, # `GenerationLimits` of the model, or None

@@ -78,7 +78,7 @@ class Moment:
     @cached_property
     def beat(self): return self.state.beat/beat_unit            # (batch,) float
 
-# %% ../../nbs/821_generate.constraint_state.ipynb #1f98ddd2
+# %% ../../nbs/821_generate.constraint_state.ipynb #c28af9dc
 _SHIFTS = np.arange(1, vocab.max_shift + 1)
 
 @patch(as_prop=True)
@@ -91,6 +91,7 @@ def steps(self:Moment):
     "The steps of each TIME_SHIFT, (512,)."
     return self.table(_SHIFTS)
 
+# %% ../../nbs/821_generate.constraint_state.ipynb #0e08c76b
 @patch
 def landing_beats(self:Moment):
     "The beat that each TIME_SHIFT leads to, (batch, 512) float32; computed once."

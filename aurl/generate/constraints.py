@@ -30,7 +30,7 @@ def rule_weight(
     soft = 4*s/xp.where(s < 1, 1 - s, 1.)
     return xp.where(s < 1, xp.where(soft < _LARGEST, soft, _LARGEST), _HARD)
 
-# %% ../../nbs/822_generate.constraints.ipynb #3ae8613b
+# %% ../../nbs/822_generate.constraints.ipynb #40898e05
 def _check_share(name, value, way_out='give a number from 0 to 1'):
     "Raise `ConfigError` unless `value` is a number from 0 to 1."
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1: return float(value)
@@ -48,6 +48,7 @@ def parse_schedule(
     for factor in table[:,1]: _check_share('factor of the schedule', float(factor))
     return table
 
+# %% ../../nbs/822_generate.constraints.ipynb #a4359995
 def interpolate(
     x,      # (batch,) of NumPy or torch
     points, # (n, 2) array: x in increasing order, and y
@@ -95,7 +96,7 @@ class Constraint:
         kept = {k:v for k,v in vars(self).items() if not k.startswith('_') and k not in ('rows', 'share')}
         return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k,v in kept.items())})'
 
-# %% ../../nbs/822_generate.constraints.ipynb #d1820fab
+# %% ../../nbs/822_generate.constraints.ipynb #a24e1c14
 constraint_types = {}   # registered classes by name
 _OPTIONS = 'strength', 'fade', 'schedule'
 _RESERVED = (*_OPTIONS, 'preset')
@@ -104,6 +105,7 @@ def _is_same(a, b):
     "Whether two classes have the same definition: of one module, or one of them of a notebook."
     return a.__qualname__ == b.__qualname__ and (a.__module__ == b.__module__ or '__main__' in (a.__module__, b.__module__))
 
+# %% ../../nbs/822_generate.constraints.ipynb #15001abc
 def register_constraint(
     name:str,     # as in constraints.NAME=VALUE
     group:str='', # such as harmonic, melodic, rhythmic
@@ -121,7 +123,7 @@ def register_constraint(
         return cls
     return register
 
-# %% ../../nbs/822_generate.constraints.ipynb #04474635
+# %% ../../nbs/822_generate.constraints.ipynb #61f561fa
 def _unknown_constraint(name):
     "The error that suggests the nearest name."
     return ConfigError(f'unknown constraint {name!r}{suggest(name, constraint_types)}',
@@ -134,6 +136,7 @@ def _build(cls, arguments):
         raise ConfigError(f'constraints.{cls.name}={arguments}: {e}',
                           way_out=f'{(cls.__doc__ or "").strip()}') from e
 
+# %% ../../nbs/822_generate.constraints.ipynb #f911063b
 def make_constraint(
     name:str, # of a registered constraint
     value,    # first argument, or a dict of arguments and of strength, fade and schedule
@@ -178,7 +181,7 @@ def _next_notes(now):
     keys = now.logits[:,_N] > -np.inf
     return now.xp.where((now.state.velocity < 0)[:,None], ~now.sounding, keys)
 
-# %% ../../nbs/822_generate.constraints.ipynb #fd4d0451
+# %% ../../nbs/822_generate.constraints.ipynb #5873918e
 def _add_dependencies(now, total):
     "Add to the penalties `total` of NOTE_ON and VELOCITY those of each other."
     xp, note, state = now.xp, total.get(Kind.NOTE_ON), now.state
@@ -190,6 +193,7 @@ def _add_dependencies(now, total):
         total[Kind.VELOCITY] = total.get(Kind.VELOCITY, 0.) + follow
     return note
 
+# %% ../../nbs/822_generate.constraints.ipynb #541b70bb
 def _releasable(now):
     "Whether a key or pedal of each family may be released in this instant, (batch, 16)."
     state, xp = now.state, now.xp
@@ -212,7 +216,7 @@ def _add_instruments(now, total, note):
     penalty = notes + (0. if own is None else own)
     total[Kind.INSTRUMENT] = now.xp.where(_releasable(now), 0., penalty)
 
-# %% ../../nbs/822_generate.constraints.ipynb #ed9cd9e1
+# %% ../../nbs/822_generate.constraints.ipynb #9df8ce03
 _RATE = .05                                                 # of the running mean, for each id that is concerned
 
 def _masses(penalty, kind, probs):
@@ -230,6 +234,7 @@ def update_share(
     concerned, fulfilled = (sum(m) for m in zip(*masses))
     return share + _RATE*(fulfilled - concerned*share)
 
+# %% ../../nbs/822_generate.constraints.ipynb #d87e2e3c
 def _softmax(logits):
     "Probabilities, (batch, 774)."
     xp = array_module(logits)
@@ -247,12 +252,13 @@ def strength_now(self:Constraint,
     if self.schedule is not None: out = out*interpolate(seconds, self.schedule)
     return out*(1 - self.fade*share) if self.fade else out
 
-# %% ../../nbs/822_generate.constraints.ipynb #ba41ee96
+# %% ../../nbs/822_generate.constraints.ipynb #c86fe267
 def _constant_weight(constraint):
     "The weight of a constraint whose strength does not change; None otherwise."
     if constraint.fade or constraint.schedule is not None: return None
     return float(rule_weight(constraint.strength)) if constraint.is_hard else constraint.strength
 
+# %% ../../nbs/822_generate.constraints.ipynb #613fb74f
 class ConstraintProcessor(LogitsProcessor):
     "Applies constraints to the logits of each step."
     def __init__(self,
@@ -278,7 +284,7 @@ class ConstraintProcessor(LogitsProcessor):
         for c in self.constraints:
             c.rows, c.share = {k:v[rows] for k,v in c.rows.items()}, c.share[rows]
 
-# %% ../../nbs/822_generate.constraints.ipynb #2b023dbc
+# %% ../../nbs/822_generate.constraints.ipynb #f590eb4b
 @patch
 def __call__(self:ConstraintProcessor, logits, step):
     "Return the logits after all constraints."
@@ -292,6 +298,7 @@ def __call__(self:ConstraintProcessor, logits, step):
     _add_instruments(now, total, note)
     return self._apply(logits, total)
 
+# %% ../../nbs/822_generate.constraints.ipynb #b1057555
 @patch
 def _apply(self:ConstraintProcessor, logits, total):
     "Subtract the penalties, and remove what a hard constraint forbids unless nothing else is left."

@@ -14,7 +14,7 @@ from .melodic_constraints import curve_points, pair_of
 from ..score.dynamics import _LEVELS
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/826_generate.dynamic_constraints.ipynb #65df190a
+# %% ../../nbs/826_generate.dynamic_constraints.ipynb #e81352eb
 _CENTERS = vocab.bin_velocity(np.arange(vocab.n_velocities))           # velocity of each bin
 
 def velocity_value(
@@ -30,6 +30,7 @@ def _excess(beyond, xp):
     "Violation of a velocity that lies `beyond` the limit: 1, and 1 more for each 16."
     return xp.where(beyond > 0, 1 + beyond/16, 0.)
 
+# %% ../../nbs/826_generate.dynamic_constraints.ipynb #73f7cc23
 @register_constraint('velocity', 'dynamic')
 class WithinVelocities(Constraint):
     "Lowest and highest velocity: constraints.velocity=[40,90], or [p,mf]."
@@ -42,9 +43,10 @@ class WithinVelocities(Constraint):
         self._beyond = _excess(np.maximum(self.low - half - _CENTERS, _CENTERS - half - self.high), np).astype(np.float32)
     def violations(self, now): return {Kind.VELOCITY: now.table(self._beyond)}
 
-# %% ../../nbs/826_generate.dynamic_constraints.ipynb #8e2b4b6e
+# %% ../../nbs/826_generate.dynamic_constraints.ipynb #5fddea51
 _WORDS = dict(crescendo='ascending', diminuendo='descending', decrescendo='descending', swell='arch')
 
+# %% ../../nbs/826_generate.dynamic_constraints.ipynb #a9f00cdd
 @register_constraint('dynamics', 'dynamic')
 class FollowDynamics(Constraint):
     "A curve of velocities: constraints.dynamics=crescendo, or {shape: swell, low: p, high: ff, seconds: 20, width: 12}."

@@ -35,7 +35,7 @@ scales = dict(
     chromatic=tuple(range(12)),
 )
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #580cbb5e
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #d9127b75
 _TONIC = dict(C=0, D=2, E=4, F=5, G=7, A=9, B=11)
 _NAME = r'([A-Ga-g])([#b♯♭]{0,2})'
 _CLASSES = (np.arange(vocab.n_pitches) + vocab.pitch_lo) % 12      # pitch class of each key
@@ -51,6 +51,7 @@ def keys_of(
     "Which keys have one of the pitch classes."
     return np.isin(_CLASSES, list(classes))
 
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #26304f37
 def scale_classes(
     text, # a tonic and a scale, such as 'G major', 'f# minor', 'D dorian', 'A blues'
 )->list:  # pitch classes
@@ -80,7 +81,7 @@ class InKey(Constraint):
     def violations(self, now): return {Kind.NOTE_ON: of_pitched(now, now.table(self._outside))}
     def allowed_pitches(self): return self._outside == 0
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #e26d8942
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #eb01e33b
 qualities = {
     '': (0, 4, 7), 'maj': (0, 4, 7), 'M': (0, 4, 7), 'm': (0, 3, 7), 'min': (0, 3, 7), '-': (0, 3, 7),
     'dim': (0, 3, 6), 'o': (0, 3, 6), '°': (0, 3, 6), 'aug': (0, 4, 8), '+': (0, 4, 8), '5': (0, 7),
@@ -93,6 +94,7 @@ qualities = {
     '13': (0, 4, 7, 10, 2, 9),
 }
 
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #15d18692
 def chord_classes(
     symbol, # such as C, Am7, F#m7b5, G/B
 )->list:    # pitch classes, the root first
@@ -105,7 +107,7 @@ def chord_classes(
     bass = [_pitch_class(m[4], m[5])] if m[4] else []
     return list(dict.fromkeys([(root + i) % 12 for i in qualities[m[3]]] + bass))
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #c522663f
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #b8dc90fd
 def parse_progression(
     text, # chord symbols, separated by spaces or |, or a list
 )->list:  # of symbols
@@ -119,6 +121,7 @@ def _positive(name, value):
     if isinstance(value, (int, float)) and value > 0: return value
     raise ConfigError(f'{name}={value}', way_out='give a positive number')
 
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #fec58e4b
 @register_constraint('chords', 'harmonic')
 class OnChords(Constraint):
     "Notes of a progression: constraints.chords='C G/B Am F', or {symbols: ..., beats: 4, passing: true}."
@@ -135,7 +138,7 @@ class OnChords(Constraint):
         self._outside = np.stack([~keys_of(chord_classes(s)) for s in self.symbols]).astype(np.float32)
     def allowed_pitches(self): return None if self.passing else self._outside == 0
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #7b5d8c90
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #9b97383d
 _TOLERANCE = 1/16                                                # of a beat
 
 def on_beat(now):
@@ -153,10 +156,11 @@ def _violations(self, now):
     if bool(free.any()): out = now.xp.where(free[:,None], 0., out)
     return {Kind.NOTE_ON: of_pitched(now, out)}
 
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #45e33037
 OnChords.violations = _violations
 OnChords._index = staticmethod(lambda now, x: x.astype(np.int64) if now.xp is np else x.long())
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #33a76433
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #7628f781
 _CONSONANCE = np.array([1.240, -1.428, -.582, .594, .386, 1.240, -.453])    # of the interval classes 0 … 6
 interval_dissonance = (1.240 - _CONSONANCE)/(1.240 + 1.428)                 # 0 … 1
 
@@ -165,6 +169,7 @@ def _interval_classes():
     distance = abs(np.subtract.outer(np.arange(vocab.n_pitches), np.arange(vocab.n_pitches))) % 12
     return np.minimum(distance, 12 - distance)
 
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #512face8
 @register_constraint('dissonance', 'harmonic')
 class LimitDissonance(Constraint):
     "Largest dissonance of simultaneous notes, 0 … 1: constraints.dissonance=0.5."

@@ -15,7 +15,7 @@ from .constraints import Constraint, interpolate, register_constraint
 from .harmonic_constraints import _NAME, _pitch_class, of_pitched
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/824_generate.melodic_constraints.ipynb #ec9eb4b7
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #a5ae0a42
 def pitch_number(
     pitch, # a MIDI pitch, or a name such as C4, F#3, Bb5
 )->int:    # 21 … 108
@@ -29,6 +29,7 @@ def pitch_number(
     raise ConfigError(f'{pitch!r} is not a pitch',
                       way_out=f'give a number from {vocab.pitch_lo} to {vocab.pitch_hi}, or a name such as C4')
 
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #6a6ebad5
 def pair_of(
     name,  # of the value, for the error
     value, # two values, the smaller one first
@@ -54,9 +55,10 @@ class WithinRange(Constraint):
     def violations(self, now): return {Kind.NOTE_ON: of_pitched(now, now.table(self._beyond))}
     def allowed_pitches(self): return self._beyond == 0
 
-# %% ../../nbs/824_generate.melodic_constraints.ipynb #17bfca32
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #3c2283a6
 _DISTANCE = abs(np.subtract.outer(_PITCHES, _PITCHES))
 
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #b6076839
 @register_constraint('leap', 'melodic')
 class LimitLeaps(Constraint):
     "Largest interval from a note to the nearest one before, in semitones: constraints.leap=7."
@@ -87,9 +89,10 @@ def _too_small(self, other):
 
 LimitLeaps.conflict = _too_small
 
-# %% ../../nbs/824_generate.melodic_constraints.ipynb #ad76d073
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #b07099c0
 _SHAPES = dict(ascending=(0, 1), descending=(1, 0), arch=(0, 1, 0), valley=(1, 0, 1), wave=(.5, 1, .5, 0, .5), flat=(.5, .5))
 
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #43a0123e
 def curve_points(
     shape,   # name of a shape, or pairs of a second and a value
     low,     # values at the bottom and at the top of a shape
@@ -106,6 +109,7 @@ def curve_points(
     if table.ndim == 2 and table.shape[1] == 2 and (np.diff(table[:,0]) > 0).all(): return table
     raise ConfigError(f'points {shape}', way_out='give pairs of a second and a value, in the order of the seconds')
 
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #27dd420e
 @register_constraint('contour', 'melodic')
 class FollowContour(Constraint):
     "A line that the notes follow: constraints.contour=arch, or {shape: arch, low: C3, high: C6, seconds: 20, width: 9}."

@@ -15,7 +15,7 @@ from .melodic_constraints import pair_of
 from ..midi.timing import grid_step
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #fb138f23
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #c8eb07e3
 def distance_to(
     beat, # (…) in beats
     unit, # of the grid, in beats
@@ -27,6 +27,7 @@ def distance_to(
 
 def _half_step(now): return now._float32(now.beats_per_step)*.501
 
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #ebdad34d
 @register_constraint('grid', 'rhythmic')
 class OnGrid(Constraint):
     "All events on a grid: constraints.grid=16th."
@@ -42,7 +43,7 @@ class OnGrid(Constraint):
         note = distance_to(now._float32(now.beat), self.unit, now.xp) > half
         return {Kind.TIME_SHIFT: now._float32(off), Kind.NOTE_ON: now._float32(note)[:,None]}
 
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #df28c7dc
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #fb7d8c87
 def bar_beats(
     meter:str, # such as 3/4 or 6/8
 )->float:
@@ -51,6 +52,7 @@ def bar_beats(
     if top.isdigit() and low in ('1', '2', '4', '8', '16', '32') and int(top): return 4*int(top)/int(low)
     raise ConfigError(f'constraints.meter={meter}', way_out='give a meter such as 3/4')
 
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #bf3caf65
 @register_constraint('meter', 'rhythmic')
 class KeepMeter(Constraint):
     "An onset at the beginning of every bar: constraints.meter=3/4, or {meter: 3/4, upbeat: 1}."
@@ -70,7 +72,7 @@ class KeepMeter(Constraint):
         late = now.landing_beats() > (next_line + half)[:,None]
         return {Kind.TIME_SHIFT: now._float32(late | due[:,None])}
 
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #a78dfdcb
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #985c4dbc
 def _low_high(name, value, highest):
     "Two numbers in order; a single one is the upper of them."
     low, high = (0, value) if isinstance(value, (int, float)) and not isinstance(value, bool) else pair_of(name, value)
@@ -78,6 +80,7 @@ def _low_high(name, value, highest):
     if 0 <= low <= high <= highest: return low, high
     raise ConfigError(f'{name}={value}', way_out=f'give two numbers from 0 to {highest:g}, the smaller one first')
 
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #5c359a54
 @register_constraint('syncopation', 'rhythmic')
 class ShareOffBeat(Constraint):
     "Share of onsets off the beat: constraints.syncopation=0.2, or [0.4,0.8]."
@@ -111,9 +114,10 @@ def _off_beat_violations(self, now):
 
 ShareOffBeat.violations = _off_beat_violations
 
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #1ec2d2ee
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #a3e7d811
 _LONG_AGO = -(1 << 20)                                             # in steps
 
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #cd60ff4a
 @register_constraint('density', 'rhythmic')
 class NoteDensity(Constraint):
     "Notes per second: constraints.density=6 at most, or [2,6]."

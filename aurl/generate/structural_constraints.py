@@ -37,9 +37,10 @@ class _Clocked(Constraint):
         if self.unit == 'seconds': return self._place(now)[:,None] + now._float32(now.steps)/vocab.steps_per_second
         return now.landing_beats() + (now._float32(now.beats_per_step)/2)[:,None]
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #3f756d48
+# %% ../../nbs/827_generate.structural_constraints.ipynb #ef15ea2d
 _NEVER = 1e9
 
+# %% ../../nbs/827_generate.structural_constraints.ipynb #7737d5fe
 @register_constraint('phrase', 'structural')
 class PhraseLength(_Clocked):
     "Phrases that end with a rest: constraints.phrase=8, in beats, or {seconds: 4, rest: 0.25}."
@@ -84,7 +85,7 @@ class PhraseLength(_Clocked):
         "Half a step, (batch,)."
         return self._place(now)*0 + .5/vocab.steps_per_second if self.unit == 'seconds' else now._float32(now.beats_per_step)/2
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #d9db2369
+# %% ../../nbs/827_generate.structural_constraints.ipynb #2202d679
 _CADENCES = dict(perfect=('V', 'I'), plagal=('IV', 'I'), half=('I', 'V'))
 
 def cadence_classes(
@@ -101,6 +102,7 @@ def cadence_classes(
     if kind == 'perfect': first = (*first, 17)                            # the seventh
     return [sorted((root + i) % 12 for i in c) for c in (first, last)]
 
+# %% ../../nbs/827_generate.structural_constraints.ipynb #29868183
 @register_constraint('cadence', 'structural')
 class Cadences(_Clocked):
     "Cadences at the ends of phrases: constraints.cadence='C major', or {key: a minor, kind: half, beats: 8, span: 1}."
@@ -164,7 +166,7 @@ class Sections(Constraint):
         index = time//self._length
         return index, now.table(self._letter)[index % len(self.form)]
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #9ba99588
+# %% ../../nbs/827_generate.structural_constraints.ipynb #204220a7
 def _read_sections(self, now):
     "Record the onsets of sections that come first."
     self._enter(now)
@@ -175,6 +177,7 @@ def _read_sections(self, now):
     self.rows['notes'][rows,letter,place,now.tracker.pitch] |= new
     self.rows['onsets'][rows,letter,place] |= new
 
+# %% ../../nbs/827_generate.structural_constraints.ipynb #ac159191
 def _next_onset(self, now, letter, place):
     "Steps from `place` to the next recorded onset of the section, (batch,); to its end if there is none."
     xp = now.xp
@@ -185,7 +188,7 @@ def _next_onset(self, now, letter, place):
 
 Sections.read, Sections._next_onset = _read_sections, _next_onset
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #084b5506
+# %% ../../nbs/827_generate.structural_constraints.ipynb #d88c30b6
 def _due_shift(self, now, place, returns, letter):
     "Steps to the next onset that must return, (batch,), and whether shifts before it are open."
     xp, time = now.xp, now.state.time
@@ -199,6 +202,7 @@ def _due_shift(self, now, place, returns, letter):
     due = xp.where(returns & remaining, ahead, into_next)
     return xp.where(open_end, vocab.max_shift + 1, due), open_end
 
+# %% ../../nbs/827_generate.structural_constraints.ipynb #186589ee
 def _section_violations(self, now):
     "Notes that do not return, and shifts past those that do."
     xp, time = now.xp, now.state.time
@@ -218,6 +222,7 @@ def _section_violations(self, now):
     if bool(waiting.any()): note = note | _add_order(now, waiting, out)
     return out | {Kind.NOTE_ON: of_pitched(now, now._float32(note))}
 
+# %% ../../nbs/827_generate.structural_constraints.ipynb #36c436f6
 def _add_order(now, waiting, out):
     "Add what would come too early before the notes that are `waiting`; return such notes, (batch, 88) bool."
     def lower(keys): return now.xp.cumsum(now._float32(keys), 1) - now._float32(keys) > 0
