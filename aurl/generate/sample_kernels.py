@@ -65,7 +65,8 @@ def sample_rows(
     "Sample an id for each row."
     out, p = np.empty(len(logits), np.int64), np.empty(logits.shape[1], np.float32)
     for i in range(len(logits)):
-        row, best = logits[i], np.argmax(logits[i])
+        row, best = logits[i], 0
+        for j in range(1, len(row)): best = j if row[j] > row[best] else best
         out[i] = best
         if temperature == 0: continue
         for j in range(len(p)):
