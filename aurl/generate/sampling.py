@@ -29,7 +29,7 @@ from .processors import LogitsProcessor, ProcessorList, ProcessorRun
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
 from .sample_kernels import sample_rows
-from ..models.step_decoder import decoder_for
+from ..models.step_decoder import CompiledDecoder, decoder_for
 from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, array_module
@@ -196,6 +196,7 @@ class _Generation:
     limits:GenerationLimits # or None
     condition:Tensor        # vector of the conditions, or None
     precision:str           # of the weights: float32 or int8
+    n_ids:int               # that may be generated in all
 
 # %% ../../nbs/810_generate.sampling.ipynb #c9359037
 @patch
@@ -204,7 +205,8 @@ def read_prompt(self:_Generation, pieces):
     n = 1 if self.z is None else len(pieces)
     z = None if self.z is None else self.z[list(pieces)]
     condition = None if self.condition is None else self.condition.expand(n, -1)
-    decoder = decoder_for(self.model, n, self.window, z, condition, self.precision)
+    decoder = decoder_for(self.model, n, self.window, z, condition, self.precision, self.n_ids)
+    self.is_compiled = isinstance(decoder, CompiledDecoder)
     ids = torch.from_numpy(self.start.astype(np.int64))[None].expand(n, -1)
     return decoder, decoder.read(ids.to(self.model.device))
 
@@ -235,7 +237,7 @@ def draws(self:_Generation, pieces, logits):
 def _choose(self:_Generation, u, logits, rows, step):
     "Ids (batch,) of the pieces `rows`, from draws `u`."
     s = self.sampling
-    if self.precision == 'int8': return sample_rows(logits, u[rows,step], s.temperature, s.top_k, s.top_p, s.min_p)
+    if self.is_compiled: return sample_rows(logits, u[rows,step], s.temperature, s.top_k, s.top_p, s.min_p)
     if s.temperature == 0: return logits.argmax(-1)
     return inverse_cdf_sample(filtered_probs(logits, s), u[rows,step])
 
@@ -353,6 +355,7 @@ def generate_ids(
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
         sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, precision=precision,
+        n_ids=n*max_tokens,
     )
     was_training = model.training
     try:
