@@ -158,6 +158,15 @@ cases = dict(
     ),
 )
 
+# one of every kind, so that each computes on the device of the model
+CONSTRAINTS = dict(
+    key='G major', chords='G C D', dissonance=.7, range=['C2', 'C7'], leap=12, contour=dict(shape='arch', width=30),
+    grid='16th', meter='4/4', syncopation=[0, .9], density=[1, 20], velocity=[20, 120], dynamics=dict(shape='swell', width=60),
+    phrase=16, cadence='G major', sections=dict(form='AA', seconds=1), polyphony=6, instruments='Piano', two_hands=True,
+    style=dict(name='classical', key='G major', fade=.5, schedule=[[0, 1], [4, .5]]),
+)
+
+
 def train(case, device, steps, folder):
     "Train on `device`: the loss of each step, its synchronizations, the validity of two pieces, and the loss scales."
     from unittest.mock import patch
@@ -210,6 +219,8 @@ def train(case, device, steps, folder):
     with patch.object(RunLog, 'due', every_ten): train_run(learn, run, cfg)
     assert next(learn.model.parameters()).device.type == device
     pieces = generate_ids(learn.model, n=2, max_tokens=48, seed=1)
+    steered = generate_ids(learn.model, n=2, max_tokens=48, seed=1, constraints=CONSTRAINTS, profile=False)
+    assert all(verdict(p).valid for p in steered)
     scales = [m['loss_scale'] for m in run.metrics() if m.get('loss_scale')]
     return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces], scales=scales)
 
