@@ -284,7 +284,7 @@ class ConstraintProcessor(LogitsProcessor):
         for c in self.constraints:
             c.rows, c.share = {k:v[rows] for k,v in c.rows.items()}, c.share[rows]
 
-# %% ../../nbs/822_generate.constraints.ipynb #f590eb4b
+# %% ../../nbs/822_generate.constraints.ipynb #501d181f
 @patch
 def __call__(self:ConstraintProcessor, logits, step):
     "Return the logits after all constraints."
@@ -293,7 +293,7 @@ def __call__(self:ConstraintProcessor, logits, step):
     if step.index:
         self._tracker.read(step.state)
         for c in self.constraints: c.read(now)
-    total = self._penalties(now)
+    total = self._penalties(now, logits if step.unmasked is None else step.unmasked)
     note = _add_dependencies(now, total)
     _add_instruments(now, total, note)
     return self._apply(logits, total)
@@ -307,16 +307,16 @@ def _apply(self:ConstraintProcessor, logits, total):
     if not self._forbids: return out
     return xp.where(out < xp.amax(out, 1)[:,None] - _HARD/4, -np.inf, out)
 
-# %% ../../nbs/822_generate.constraints.ipynb #99d2447f
+# %% ../../nbs/822_generate.constraints.ipynb #03353361
 def _weight_now(constraint, now):
     "The weight of a constraint for each piece, (batch, 1)."
     strength = constraint.strength_now(now.seconds, constraint.share)
     return now._float32(rule_weight(strength) if constraint.is_hard else strength)[:,None]
 
 @patch
-def _penalties(self:ConstraintProcessor, now):
+def _penalties(self:ConstraintProcessor, now, unmasked):
     "Sum of the penalties by kind of events; constraints that fade measure the model before."
-    total, probs = {}, _softmax(now.logits) if self._fades else None
+    total, probs = {}, _softmax(unmasked) if self._fades else None
     for c, constant in zip(self.constraints, self._weights):
         found = c.violations(now)
         weight = _weight_now(c, now) if constant is None else constant

@@ -98,9 +98,10 @@ def sample_loop(
     masks = _LoopMask(decoder, limits, min_tokens) if mask else None
     if processors is not None: processors.start(logits, decoder.state, max_tokens)
     for i in range(max_tokens):
+        unmasked = logits
         if mask: logits = masks.apply(logits, i, max_tokens - i)
         if i+1 < min_tokens: logits = _without_end(logits)
-        if processors is not None: logits = processors.apply(logits, decoder.state, i)
+        if processors is not None: logits = processors.apply(logits, decoder.state, i, unmasked)
         ids = choose(logits, rows, i)
         out[rows,i] = ids
         if (i+1) % check_every == 0:

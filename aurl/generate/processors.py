@@ -28,6 +28,7 @@ class GenerationStep:
     rows:object    # (rows,) int64: index of the piece of each row
     index:int      # number of ids generated so far
     max_tokens:int # maximum number of ids to generate, without the prompt
+    unmasked:object=None # (rows, 774) logits of the model before any mask; None if they are not known, as in a beam search
 
     @property
     def prompt_length(self):
@@ -131,9 +132,10 @@ class ProcessorRun:
         self.rows = xp.asarray(np.arange(n) if self.pieces is None else np.array(self.pieces), device=device)
         self.processors.start(self._step(state))
 
-    def _step(self, state):
+    def _step(self, state, unmasked=None):
         "The `GenerationStep` before the next id."
-        return GenerationStep(state, self.ids[:,:self.length + self.index], self.rows, self.index, self.max_tokens)
+        ids = self.ids[:,:self.length + self.index]
+        return GenerationStep(state, ids, self.rows, self.index, self.max_tokens, unmasked)
 
 # %% ../../nbs/801_generate.processors.ipynb #1ae46c42
 @patch
@@ -141,10 +143,11 @@ def apply(self:ProcessorRun,
     logits, # (rows, 774) after the mask
     state,  # of the grammar
     index,  # number of ids generated so far
+    unmasked=None, # (rows, 774) before the mask
 ):          # (rows, 774)
     "Return the logits after all processors."
     self.index = index
-    return self.processors(logits, self._step(state))
+    return self.processors(logits, self._step(state, unmasked))
 
 @patch
 def select_rows(self:ProcessorRun,
