@@ -163,7 +163,7 @@ sampling = [
     dict(typical_p=0.8, epsilon_cutoff=0.001, eta_cutoff=0.001, top_k=50, top_p=0.95, min_p=0.001),
     dict(temperatures=dict(note=0.8, time=1.2), mirostat_tau=2.0, repetition_penalty=1.2, no_repeat_ngram_size=3),
     dict(bad_words_ids=[[20], [5, 6]], repetition_penalty=1.1, repetition_window=9, temperature=0.7),
-    dict(num_beams=3, force_words_ids=[[60]], repetition_penalty=1.1),
+    dict(num_beams=2, force_words_ids=[[60]], repetition_penalty=1.1),
 ]
 
 def train(case, device, steps, folder):
@@ -219,9 +219,9 @@ def train(case, device, steps, folder):
     with patch.object(RunLog, 'due', every_ten): train_run(learn, run, cfg)
     assert next(learn.model.parameters()).device.type == device
     pieces = generate_ids(learn.model, n=2, max_tokens=48, seed=1)
-    for how in sampling: pieces += generate_ids(learn.model, n=2, max_tokens=32, seed=1, **how)
-    novelty = Novelty([store[int(i)] for i in train], 3)
-    pieces += generate_ids(learn.model, n=2, max_tokens=48, seed=1, processors=[novelty])
+    if case == 'losses':
+        own = [*sampling, dict(processors=[Novelty([store[int(i)] for i in train], 2)])]
+        for how in own: pieces += generate_ids(learn.model, n=1, max_tokens=24, seed=1, profile=False, **how)
     scales = [m['loss_scale'] for m in run.metrics() if m.get('loss_scale')]
     return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces], scales=scales)
 

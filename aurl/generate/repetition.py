@@ -68,12 +68,12 @@ class BadWords(LogitsProcessor):
     "Forbid sequences of ids."
     def __init__(self, bad_words_ids):
         self.bad_words_ids = _check_sequences('bad_words_ids', bad_words_ids)
-        self._single = [ids[0] for ids in self.bad_words_ids if len(ids) == 1]
+        self._allowed = ~np.isin(np.arange(len(vocab)), [ids[0] for ids in self.bad_words_ids if len(ids) == 1])
         self._longer = [ids for ids in self.bad_words_ids if len(ids) > 1]
 
     def __call__(self, logits, step):
-        xp, out = array_module(logits), logits + 0
-        out[:,self._single] = -np.inf
+        xp = array_module(logits)
+        out = _where_kept(xp.asarray(self._allowed[:logits.shape[1]], device=logits.device), logits)
         for *before, last in self._longer:
             n = len(before)
             if n > step.ids.shape[1]: continue
