@@ -775,6 +775,7 @@ GENERATE = {
     'write.merge_rests': ('quarter', piece),
     'write.legato': (True, piece),
     'seed': (3, {}),
+    'constraints': (dict(key='C# blues'), {}),
 }
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
@@ -815,6 +816,7 @@ def played(cfg, work):
         profile=cfg.profile,
         precision=cfg.precision,
         z=requested_latents(net, cfg),
+        constraints=cfg.constraints,
         processors=requested_processors(cfg, where),
         **sampling_options(cfg),
     )

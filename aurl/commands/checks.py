@@ -37,7 +37,7 @@ from ..data.tables import StoreConfig
 from ..data.token_store import TokenStore
 from ..dependencies import changed_keys, default_of, given_keys, reject_unused_keys, value_of
 from ..device import amp_dtype, pick_device
-from ..generate.sampling import generation_limits
+from ..generate.sampling import constraint_processors, generation_limits
 from ..memory import available_memory, format_bytes
 from ..models.model_config import ModelConfig
 from ..models.step_decoder import check_precision, compilation_remark
@@ -248,7 +248,8 @@ def _check_generation(cfg, model, where):
         raise ConfigError(f'min_tokens={cfg.min_tokens:,} exceeds max_tokens={cfg.max_tokens:,}',
                           way_out='give fewer min_tokens, or more max_tokens')
     if cfg.prompt: _check_prompt(cfg, files)
-    generation_limits(model, cfg.profile, mask=cfg.mask)
+    limits = generation_limits(model, cfg.profile, mask=cfg.mask)
+    constraint_processors(model, cfg.constraints, limits, cfg.mask)
     check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)
 

@@ -319,12 +319,19 @@ class GenerateConfig(_SamplingKeys, _SearchKeys):
     title: str = Field('', description='title in the files; default: that of the prompt, or the name of the piece')
     conditions: dict[str, Any] = Field({}, description='conditioned models (loader.conditions): values by name, '
         'such as conditions.key="G major" or {composer: Bach, mean_tempo: 90}; the others are unknown')
+    constraints: dict[str, Any] = Field({}, description='musical constraints by name, such as '
+        'constraints.key="G major", constraints.polyphony=2, constraints.style=jazz, constraints.strength=0.7; or a '
+        'preset such as constraints=two_voice_piano')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')
     out: str = Field('runs', description='folder of the runs')
 
     _bare = field_validator('profile', mode='before')(on_or_off)
+
+    @field_validator('constraints', mode='before')
+    @classmethod
+    def _preset(cls, value): return dict(preset=value) if isinstance(value, str) and value else value or {}
 
     @field_validator('between', mode='before')
     @classmethod

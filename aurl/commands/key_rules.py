@@ -436,6 +436,7 @@ GENERATE_RULES = [
     key_rule('length_penalty early_stopping', _is_beam_search, 'num_beams=1 is no beam search', 'say num_beams=4'),
     key_rule('novelty_data', is_set('novelty'), 'novelty=0 refuses nothing', 'say novelty=16'),
     key_rule('profile', is_set('mask'), 'with mask=false no limits are applied', 'say mask=true'),
+    key_rule('constraints', is_set('mask'), 'with mask=false no constraints are applied', 'say mask=true'),
     key_rule('profile.margin', _has_open_limit,
              'notes, rests and pedals have limits of their own', 'leave one of those out'),
     key_rule('seed', _uses_random_numbers, 'with temperature=0, or in a beam search, nothing is sampled',
