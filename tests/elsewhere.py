@@ -163,7 +163,7 @@ sampling = [
     dict(typical_p=0.8, epsilon_cutoff=0.001, eta_cutoff=0.001, top_k=50, top_p=0.95, min_p=0.001),
     dict(temperatures=dict(note=0.8, time=1.2), mirostat_tau=2.0, repetition_penalty=1.2, no_repeat_ngram_size=3),
     dict(bad_words_ids=[[20], [5, 6]], repetition_penalty=1.1, repetition_window=9, temperature=0.7),
-    dict(num_beams=2, force_words_ids=[[60]], repetition_penalty=1.1),
+    dict(num_beams=2, force_words_ids=[[[i] for i in range(4, 92)]], repetition_penalty=1.1),
 ]
 
 def train(case, device, steps, folder):
