@@ -146,13 +146,14 @@ def check_sampling(
     "Raise an error for options of sampling that cannot be."
     beams = make_config(Sampling, overrides=sampling_options(cfg)).check()
     if beams is not None and model.latent is None and cfg.pieces > cfg.num_beams:
-        asked = 'force_words_ids asks for a beam search, whose' if cfg.force_words_ids else 'a beam search with'
-        raise ConfigError(f'{asked} num_beams={cfg.num_beams} cannot give pieces={cfg.pieces}',
+        required = ' and force_words_ids' if cfg.force_words_ids else ''
+        raise ConfigError(f'pieces={cfg.pieces} of a beam search with num_beams={cfg.num_beams}{required}',
                           way_out=f'say num_beams={max(4, cfg.pieces)}, or pieces={cfg.num_beams}')
     if cfg.novelty:
         PassageIndex([], cfg.novelty)
         _known_music(cfg, where)
 
+# %% ../../nbs/976_commands.samples.ipynb #c778f432
 def requested_processors(
     cfg:GenerateConfig,
     where,              # folder of the model
