@@ -49,7 +49,8 @@ def build_model_config(
     "The configuration of the model of a training run."
     _reject_model_overrides(cfg)
     recompute = dict(checkpoint=True) if cfg.recompute else {}
-    fields = {'mode': cfg.mode, 'dropout': cfg.dropout, **recompute, **cfg.model_overrides}
+    infilling = dict(infilling=True) if cfg.loader.infill else {}
+    fields = {'mode': cfg.mode, 'dropout': cfg.dropout, **recompute, **infilling, **cfg.model_overrides}
     try: return preset_config(cfg.model, **fields)
     except ConfigError as e:
         if not any(e.what.startswith(k) for k in cfg.model_overrides): raise
