@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['roles', 'Part', 'state_at', 'check_gaps', 'fill_state', 'time_gaps', 'voice_state', 'voice_gaps', 'put_back']
 
-# %% ../../nbs/557_data.infilling.ipynb #c07b79f8
+# %% ../../nbs/557_data.infilling.ipynb #fff3a29c
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..tokens.states import _BEATS
 from ..tokens.transitions import n_columns, n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/557_data.infilling.ipynb #8ffa1eec
+# %% ../../nbs/557_data.infilling.ipynb #db2bd538
 roles = dict(plain=0, later=1, earlier=2, fill=3, around=4, voice=5)
 
 @dataclass
@@ -28,7 +28,7 @@ class Part:
     role:int       # a value of `roles`
     until:int=-1   # fills: the step at which the gap ends; -1 for the others
 
-# %% ../../nbs/557_data.infilling.ipynb #810746a3
+# %% ../../nbs/557_data.infilling.ipynb #0d5ed0b6
 def _tempo_before(p, step):
     "Tempo bin in effect before `step`."
     i = int(np.searchsorted(p.tempo_at, step))
@@ -46,7 +46,7 @@ def _latest(values, at, where):
     np.maximum.at(out, at, values)
     return out.astype(np.int32)
 
-# %% ../../nbs/557_data.infilling.ipynb #3f095c60
+# %% ../../nbs/557_data.infilling.ipynb #0e6667f3
 def state_at(
     p:Passage,       # a part of a piece
     step:int,        # a step within it
@@ -69,7 +69,7 @@ def state_at(
         velocity=velocity, family=family, order=-1, last=vocab.START, notes=1,
     )
 
-# %% ../../nbs/557_data.infilling.ipynb #71ec17fd
+# %% ../../nbs/557_data.infilling.ipynb #10daf022
 def check_gaps(
     gaps,       # pairs (first step, end step)
     start:int,  # first step of the passage
@@ -87,7 +87,7 @@ def check_gaps(
                          f'from {start/second:.2f} to {stop/second:.2f} s', way_out='give times within the piece')
     return bounds
 
-# %% ../../nbs/557_data.infilling.ipynb #8ca7ed67
+# %% ../../nbs/557_data.infilling.ipynb #f34fa54b
 def _intervals(p, bounds):
     "For each span the interval of its press and of its release."
     press = np.searchsorted(bounds, p.on, 'right')
@@ -111,7 +111,7 @@ def _presses(p, mask):
     held = (p.state['onset'][p.column] >= 0) & (p.on == p.state['onset'][p.column])
     return mask & ~held
 
-# %% ../../nbs/557_data.infilling.ipynb #331e5e3c
+# %% ../../nbs/557_data.infilling.ipynb #fcc48e68
 def _part_events(p, k, press, release, bounds):
     "The events of interval `k`."
     at = np.searchsorted(bounds, p.tempo_at, 'right')
@@ -134,7 +134,7 @@ def _context_state(p, k, press, bounds):
     step, context = int(bounds[k-1]), press % 2 == 0
     return state_at(p, step, context & (p.on < step), context & (p.on < step) & (p.end >= step))
 
-# %% ../../nbs/557_data.infilling.ipynb #82ce9fc1
+# %% ../../nbs/557_data.infilling.ipynb #291c8cfd
 def _part(events, state, role, until=-1, ended=False):
     "A `Part` from its events."
     ids = event_ids(events, int(state['time']), int(state['velocity']), int(state['family']), max(until, 0))
@@ -148,7 +148,7 @@ def _contexts(p, press, release, bounds):
         if len(events) or ended:
             yield _part(events, _context_state(p, k, press, bounds), roles['later' if k else 'earlier'], ended=ended)
 
-# %% ../../nbs/557_data.infilling.ipynb #94c73ee2
+# %% ../../nbs/557_data.infilling.ipynb #882e955f
 def time_gaps(
     p:Passage, # a part of a piece
     gaps,      # pairs (first step, end step)
@@ -162,7 +162,7 @@ def time_gaps(
         out.append(_part(_part_events(p, k, press, release, bounds), state, roles['fill'], int(bounds[k])))
     return out
 
-# %% ../../nbs/557_data.infilling.ipynb #25e921a4
+# %% ../../nbs/557_data.infilling.ipynb #156d3064
 def voice_state(p, step, moved):
     "The state at the beginning of a gap at `step` in the voice that the spans `moved` (n,) bool belong to."
     families, count = np.unique(p.column[moved]//n_keys, return_counts=True)
@@ -198,7 +198,7 @@ def _without(onset, columns):
     onset[columns] = -1
     return onset
 
-# %% ../../nbs/557_data.infilling.ipynb #37c94edc
+# %% ../../nbs/557_data.infilling.ipynb #a3ef5f4c
 def _kept(p, bounds, moved):
     "The context of the gaps: spans that do not move, without the ends that fills decide; and a mask of those."
     press = np.searchsorted(bounds, p.on, 'right')
@@ -212,7 +212,7 @@ def _fill_passage(part, ids):
     ids = np.asarray(ids, np.int64)
     return read_passage(ids[1:] if len(ids) and ids[0] == vocab.START else ids, part.state)
 
-# %% ../../nbs/557_data.infilling.ipynb #1a1130e6
+# %% ../../nbs/557_data.infilling.ipynb #15c03feb
 def _set_ends(p, open_spans, fills):
     "Ends of the spans of `p`: those of `open_spans` from the fill in which they are released."
     end = p.end.copy()
@@ -232,7 +232,7 @@ def _merged_tempi(p, bounds, fills):
     order = np.argsort(at, kind='stable')
     return at[order].astype(np.int64), bin[order].astype(np.int64)
 
-# %% ../../nbs/557_data.infilling.ipynb #e5b5fbb9
+# %% ../../nbs/557_data.infilling.ipynb #935016ec
 def put_back(
     p:Passage,  # the whole piece
     gaps,       # pairs (first step, end step)
@@ -246,6 +246,6 @@ def put_back(
     read = [_fill_passage(part, ids) for part, ids in zip(parts, fills)]
     base = Passage(p.on, _set_ends(p, open_spans, read), p.column, p.velocity, *(
         (p.tempo_at, p.tempo) if moved is not None else _merged_tempi(p, bounds, read)), p.state, p.stop, p.ended)
-    base = base.select(kept)
+    base = base.select(kept).cut_overlaps()
     for f in read: base = combine(base, f.select(f.on >= f.start))
     return piece_ids(base)

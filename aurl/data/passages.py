@@ -6,8 +6,8 @@
 __all__ = ['never', 'Passage', 'first_state', 'read_passage', 'press_events', 'release_events', 'tempo_events', 'shift_ids',
            'event_ids', 'passage_events', 'combine', 'piece_ids']
 
-# %% ../../nbs/556_data.passages.ipynb #5ba84748
-from dataclasses import dataclass
+# %% ../../nbs/556_data.passages.ipynb #1bedb9a2
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fastcore.basics import patch
@@ -19,7 +19,7 @@ from ..tokens.states import _BEATS, _STEPS, _fill_forward, kind_mask
 from ..tokens.transitions import n_columns, n_keys, never_step, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/556_data.passages.ipynb #09e7c82e
+# %% ../../nbs/556_data.passages.ipynb #62ab8b71
 never = 1 << 40                    # the end of a span that is not released within its passage
 
 @dataclass
@@ -45,7 +45,7 @@ class Passage:
     @property
     def pitch(self)->np.ndarray: return self.column % n_keys + vocab.pitch_lo
 
-# %% ../../nbs/556_data.passages.ipynb #7d5890ac
+# %% ../../nbs/556_data.passages.ipynb #61cf2144
 _IS_PRESS = kind_mask(Kind.NOTE_ON, Kind.SUSTAIN_ON)
 _IS_KEY = kind_mask(Kind.NOTE_ON, Kind.SUSTAIN_ON, Kind.NOTE_OFF, Kind.SUSTAIN_OFF)
 _KEY = np.where(kind_mask(Kind.NOTE_ON, Kind.NOTE_OFF), vocab.index, pedal_column).astype(np.int64)
@@ -68,7 +68,7 @@ def _paired(column, step, press):
     end[:-1][same] = step[1:][same]
     return order[press], end[press]
 
-# %% ../../nbs/556_data.passages.ipynb #26109566
+# %% ../../nbs/556_data.passages.ipynb #2020373a
 def read_passage(
     ids,        # (n,) valid ids, from any point of a piece on; PAD is ignored
     state=None, # fields of the `State` before them, without the axis of the batch; None: the start of a piece
@@ -88,7 +88,7 @@ def read_passage(
     return Passage(step[press], end, column[press], loud[press], time[tempos], vocab.index[ids[tempos]].astype(np.int64),
                    state, stop, ended)
 
-# %% ../../nbs/556_data.passages.ipynb #1e7a5b45
+# %% ../../nbs/556_data.passages.ipynb #e516f325
 def _place(column): return column//n_keys << SLOT_BITS | column % n_keys
 
 def press_events(
@@ -110,7 +110,7 @@ def tempo_events(p:Passage, at)->np.ndarray:
     "The TEMPO events at some indices."
     return pack_event(p.tempo_at[at], TEMPO_RANK, p.tempo[at])
 
-# %% ../../nbs/556_data.passages.ipynb #b52b871f
+# %% ../../nbs/556_data.passages.ipynb #86bed5cd
 def _changed(values, where, first):
     "`values` at `where` if they differ from the value before, of which the first is `first`; -1 elsewhere."
     out, own = np.full(len(values), -1), values[where]
@@ -132,7 +132,7 @@ def shift_ids(
     rest = vocab.TIME_SHIFT - 1 + steps - n_full*vocab.max_shift
     return np.append(np.full(n_full, vocab.TIME_SHIFT + vocab.max_shift - 1), rest)
 
-# %% ../../nbs/556_data.passages.ipynb #84d08550
+# %% ../../nbs/556_data.passages.ipynb #024d8ce6
 def event_ids(
     events,          # packed events, in any order
     start:int,       # step at which the ids begin
@@ -153,7 +153,7 @@ def event_ids(
     ids = _with_long_shifts(ids, gap)
     return np.append(ids[ids >= 0], shift_ids(until - int(step[-1] if len(step) else start))).astype(np.int64)
 
-# %% ../../nbs/556_data.passages.ipynb #9a78bdb9
+# %% ../../nbs/556_data.passages.ipynb #504ea1b1
 def passage_events(
     p:Passage,
     at=slice(None), # indices or mask of spans
@@ -165,7 +165,7 @@ def passage_events(
     if p.start: pressed &= ~((p.state['onset'][p.column] >= 0) & (p.on == p.state['onset'][p.column]))
     return np.concatenate([press_events(p, pressed), release_events(p, released), tempo_events(p, slice(None))])
 
-# %% ../../nbs/556_data.passages.ipynb #ad8c7b38
+# %% ../../nbs/556_data.passages.ipynb #b1ed9ea0
 def _fit_between(p, at, base):
     "Ends of the spans `at` of `p` cut by those of `base` on the same columns, and a mask of those that remain."
     order = np.lexsort((base.on, base.column))
@@ -178,7 +178,7 @@ def _fit_between(p, at, base):
     cut = (i < len(key)) & (base.column[order][after] == p.column[at])
     return np.where(cut, np.minimum(p.end[at], start[after]), p.end[at]), ~sounds
 
-# %% ../../nbs/556_data.passages.ipynb #822c0a73
+# %% ../../nbs/556_data.passages.ipynb #190ae219
 def combine(
     base:Passage, # kept as it is
     more:Passage, # its spans are cut or dropped where they meet those of `base`
@@ -187,9 +187,9 @@ def combine(
     end, stays = _fit_between(more, slice(None), base)
     fields = {k: np.concatenate([getattr(base, k), v[stays]]) for k, v in
               dict(on=more.on, end=end, column=more.column, velocity=more.velocity).items()}
-    return Passage(**fields, tempo_at=base.tempo_at, tempo=base.tempo, state=base.state, stop=base.stop, ended=base.ended)
+    return replace(base, **fields)
 
-# %% ../../nbs/556_data.passages.ipynb #ad2f210e
+# %% ../../nbs/556_data.passages.ipynb #55ffdd39
 def piece_ids(
     p:Passage,     # a whole piece, all of whose spans end
 )->np.ndarray:     # uint16, from START to END
@@ -202,7 +202,14 @@ def piece_ids(
     return events_to_ids(events) if len(events) else np.array([vocab.START, vocab.END], np.uint16)
 
 @patch
+def cut_overlaps(self:Passage)->Passage:
+    "The passage with each span ending at the next press of its column at the latest."
+    order, end = np.lexsort((self.on, self.column)), self.end.copy()
+    same = self.column[order][1:] == self.column[order][:-1]
+    end[order[:-1]] = np.where(same, np.minimum(end[order[:-1]], self.on[order][1:]), end[order[:-1]])
+    return replace(self, end=end)
+
+@patch
 def select(self:Passage, at)->Passage:
     "The passage with the spans `at`, a mask or indices."
-    return Passage(self.on[at], self.end[at], self.column[at], self.velocity[at], self.tempo_at, self.tempo, self.state,
-                   self.stop, self.ended)
+    return replace(self, on=self.on[at], end=self.end[at], column=self.column[at], velocity=self.velocity[at])

@@ -30,6 +30,7 @@ class ModelCache:
         self.layers, self.state = layers, state
         self.z = None          # latent (batch, size), if any
         self.condition = None  # condition vectors (batch, d_model) added at every position, if any
+        self.roles = None      # vectors (batch, d_model) added to the next positions, in a fill (`627_models.infilling`)
 
     def __len__(self): return len(self.layers[0])
 
@@ -37,7 +38,7 @@ class ModelCache:
 def select_rows(self:ModelCache, rows:Tensor):
     "Keep `rows` of the batch."
     for c in self.layers: c.select_rows(rows)
-    for name in ('state', 'z', 'condition'):
+    for name in ('state', 'z', 'condition', 'roles'):
         if (value := getattr(self, name)) is not None: setattr(self, name, value[rows])
     return self
 

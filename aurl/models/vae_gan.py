@@ -193,8 +193,9 @@ def _steps_passed(ids, cache):
 
 # %% ../../nbs/660_models.vae_gan.ipynb #516637d7
 @patch
-def _roles(self:MusicTransformerVAEGAN, state):
-    "Vectors (batch, time, d_model) of the roles of rows with gaps; None without gaps."
+def _roles(self:MusicTransformerVAEGAN, state, cache):
+    "Vectors (batch, time or 1, d_model) of the roles of rows with gaps; None without gaps."
+    if cache is not None and cache.roles is not None: return cache.roles[:,None]
     if not isinstance(state, dict) or 'roles' not in state: return None
     if self.infilling is None:
         raise ModelError('this model was trained without gaps', way_out='train one with loader.infill=0.5')
@@ -216,7 +217,7 @@ def forward(self:MusicTransformerVAEGAN,
 )->ModelOutput:
     "Predict the next id at each position; `ModelError` for packed rows with a cache or a latent."
     values = state.get('conditions') if isinstance(state, dict) else None
-    segments, roles, state = Segments.of(state), self._roles(state), State.of(state)
+    segments, roles, state = Segments.of(state), self._roles(state, cache), State.of(state)
     segments, parts = (segments, None) if roles is None else (None, segments)
     if segments is not None: self._check_packed(cache)
     condition = _sum(self._condition(ids, values, cache, segments), roles)
