@@ -21,7 +21,7 @@ from .resume import open_training_run, resumed_config, run_to_resume, saved_conf
 from .run_data import open_store, recorded_stores, reopen_stores, source_columns
 from .run_data import too_few_pieces_error, train_valid_split
 from .run_folder import absolute_source
-from .samples import file_options, prompt_ids, requested_latents
+from .samples import check_fill, file_options, prompt_ids, requested_latents
 from .song import check_song_memory
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
@@ -246,7 +246,8 @@ def _check_generation(cfg, model):
     if cfg.min_tokens > cfg.max_tokens:
         raise ConfigError(f'min_tokens={cfg.min_tokens:,} exceeds max_tokens={cfg.max_tokens:,}',
                           way_out='give fewer min_tokens, or more max_tokens')
-    if cfg.prompt: _check_prompt(cfg, files)
+    if cfg.infill.on: check_fill(cfg, model, files)
+    elif cfg.prompt: _check_prompt(cfg, files)
     generation_limits(model, cfg.profile, mask=cfg.mask)
     check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)

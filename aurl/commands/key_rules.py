@@ -413,7 +413,14 @@ def _has_open_limit(c):
     return None in (c.profile.note_seconds, c.profile.rest_seconds, c.profile.pedal_seconds)
 
 # %% ../../nbs/970_commands.key_rules.ipynb #877b8236
+def _continues(c):
+    "Is a prompt continued, not filled?"
+    return not c.infill.on
+
 GENERATE_RULES = [
+    key_rule('infill', is_set('prompt'), 'there is no piece in which it could be replaced', 'say prompt=FILE'),
+    key_rule('prompt_seconds min_tokens mask profile repair', _continues,
+             'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),
     key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
     key_rule('top_k top_p min_p', is_positive('temperature'), 'temperature=0 is greedy decoding', 'say temperature=1'),
