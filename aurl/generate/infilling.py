@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FillMask', 'without_gaps', 'prompt_parts', 'read_row', 'fill_loop', 'check_infilling', 'infill_ids']
 
-# %% ../../nbs/830_generate.infilling.ipynb #dc6853d2
+# %% ../../nbs/830_generate.infilling.ipynb #55e740e6
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +29,7 @@ from ..tokens.grammar_kernels import allowed_ids
 from ..tokens.transitions import n_columns, n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/830_generate.infilling.ipynb #7f116607
+# %% ../../nbs/830_generate.infilling.ipynb #27b95f3b
 _KIND, _SHIFTS = vocab.kind, slice(vocab.TIME_SHIFT, vocab.TIME_SHIFT + vocab.max_shift)
 _RELEASES = np.isin(_KIND, [Kind.NOTE_OFF, Kind.SUSTAIN_OFF])
 _STEPS = np.arange(1, vocab.max_shift + 1)
@@ -64,7 +64,7 @@ class FillMask:
         "Which fills are complete: (batch,) bool."
         return (state.time >= self.until) & ~self.due(state).any(1)
 
-# %% ../../nbs/830_generate.infilling.ipynb #f7b8f89e
+# %% ../../nbs/830_generate.infilling.ipynb #cfd3f7ca
 def _as_arrays(state):
     "A state with NumPy arrays."
     return state if isinstance(state.time, np.ndarray) else state.numpy()
@@ -83,7 +83,7 @@ def _mask_shifts(self:FillMask, out, state, due):
     r, sounds = self.remaining(state)[:,None], due.any(1)[:,None]
     out[:,_SHIFTS] &= ((_STEPS <= r) | sounds) & (_STEPS <= self.last - state.time[:,None])
 
-# %% ../../nbs/830_generate.infilling.ipynb #5b4ed2c6
+# %% ../../nbs/830_generate.infilling.ipynb #6d4a2931
 def _families_due(due, order):
     "Families (batch, 16) bool with a key that must be released and still can be in this instant."
     return (due & (_RELEASE_ORDER > order[:,None])).reshape(len(due), vocab.n_families, n_keys).any(2)
@@ -99,7 +99,7 @@ def _mask_tail(self:FillMask, out, state, due):
     tail[:,vocab.INSTRUMENT:] = _families_due(due, state.order) & ~own
     out &= tail | ~late[:,None]
 
-# %% ../../nbs/830_generate.infilling.ipynb #2757b106
+# %% ../../nbs/830_generate.infilling.ipynb #63dfa3bf
 @patch
 def _closing(self:FillMask, state, due):
     "The ids that lead to the end directly: the next due release, or the time that remains."
@@ -130,7 +130,7 @@ def __call__(self:FillMask,
     closing = out & self._closing(state, due)
     return np.where((must & closing.any(1))[:,None], closing, out)
 
-# %% ../../nbs/830_generate.infilling.ipynb #467ac09f
+# %% ../../nbs/830_generate.infilling.ipynb #4f4b3bea
 def without_gaps(
     p:Passage,  # a piece
     gaps,       # pairs (first step, end step)
@@ -149,7 +149,7 @@ def _last_ids(part, n):
     state = grammar.advance(state, before).numpy()
     return replace(part, ids=np.append(vocab.START, part.ids[-n:]), state={k: v[0] for k, v in state.tensors().items()})
 
-# %% ../../nbs/830_generate.infilling.ipynb #5592ae3d
+# %% ../../nbs/830_generate.infilling.ipynb #183d4942
 def _shorten_later(parts, n):
     "The first `n` ids of consecutive parts."
     out = []
@@ -166,7 +166,7 @@ def _shorten_around(part, step, until, n):
     end = min(int(last) + more//2, len(part.ids))
     return _last_ids(replace(part, ids=part.ids[:end]), max(n, int(last - first)))
 
-# %% ../../nbs/830_generate.infilling.ipynb #d6d138db
+# %% ../../nbs/830_generate.infilling.ipynb #a91329ae
 def prompt_parts(
     p:Passage,        # a piece without what begins in the gaps
     gaps,             # pairs (first step, end step); the first one is filled
@@ -189,7 +189,7 @@ def _first_fill(parts):
     "The parts up to the first fill."
     return parts[:next(i for i, q in enumerate(parts) if q.role == roles['fill']) + 1]
 
-# %% ../../nbs/830_generate.infilling.ipynb #f9095b3c
+# %% ../../nbs/830_generate.infilling.ipynb #5ae420b3
 def _batched_state(part):
     "The state of a part as a `State` of one row."
     return State(**{k: torch.as_tensor(np.asarray(v))[None] for k, v in part.state.items()})
@@ -207,7 +207,7 @@ def read_row(
     end = grammar.step(_batched_state(parts[-1]), torch.tensor([vocab.START])).to(model.device)
     return decoder.read_parts(tensors.pop('ids'), state | tensors, end)
 
-# %% ../../nbs/830_generate.infilling.ipynb #6a920992
+# %% ../../nbs/830_generate.infilling.ipynb #16e55695
 def _role_vectors(model, part, state, ids):
     "Vectors (batch, d_model) to add to the embeddings of the next ids."
     steps = np.where(_KIND[ids] == Kind.TIME_SHIFT, vocab.index[ids].astype(np.int64) + 1, 0)
@@ -240,7 +240,7 @@ def fill_loop(
             rows, logits = rows[open_], logits[xp.asarray(open_, device=logits.device)]
     return [np.array(x, np.int64) for x in out]
 
-# %% ../../nbs/830_generate.infilling.ipynb #0fce8d88
+# %% ../../nbs/830_generate.infilling.ipynb #606301dd
 @dataclass
 class _Infilling:
     "One call of `infill_ids`."
@@ -266,7 +266,7 @@ class _Infilling:
         draws = array_module(logits).asarray(u[rows,step].astype(np.float32), device=logits.device)
         return inverse_cdf_sample(filtered_probs(logits, self.sampling), draws)
 
-# %% ../../nbs/830_generate.infilling.ipynb #ce59e52f
+# %% ../../nbs/830_generate.infilling.ipynb #6bfbb2b5
 def _held_columns(p, gap):
     "Keys (1424,) bool that sound through a whole gap."
     out = np.zeros(n_columns, bool)
@@ -293,7 +293,7 @@ def fill(self:_Infilling,
     with decoder.limit_threads():
         return own, fill_loop(decoder, logits[rows], mask, own, partial(self.choose, u), self.max_tokens)
 
-# %% ../../nbs/830_generate.infilling.ipynb #8aa780e1
+# %% ../../nbs/830_generate.infilling.ipynb #b770b6b4
 def _with_fill(p, gap, part, ids, voice):
     "The piece with a fill."
     fill = read_passage(ids, part.state)
@@ -316,7 +316,7 @@ def _tempi_with(p, fill, gap):
     order = np.argsort(at, kind='stable')
     return dict(tempo_at=at[order], tempo=bin[order])
 
-# %% ../../nbs/830_generate.infilling.ipynb #34ed0ead
+# %% ../../nbs/830_generate.infilling.ipynb #6967b417
 @patch
 def run(self:_Infilling,
     p:Passage, # the piece without what begins in the gaps
@@ -331,7 +331,7 @@ def run(self:_Infilling,
             out[i] = _with_fill(piece, self.gaps[k], part, ids, voice)
     return [piece_ids(piece) for piece in out]
 
-# %% ../../nbs/830_generate.infilling.ipynb #488c65a3
+# %% ../../nbs/830_generate.infilling.ipynb #e73c1f5f
 def _sections(p, gap, n):
     "Cut a gap where the music `p` around it has about `n` ids."
     steps = np.sort(np.concatenate([p.on, p.end]))
@@ -339,7 +339,7 @@ def _sections(p, gap, n):
     bounds = np.unique([gap[0], *steps[::max(8, n//2)][1:].tolist(), gap[1]])
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist()))
 
-# %% ../../nbs/830_generate.infilling.ipynb #60a76fb4
+# %% ../../nbs/830_generate.infilling.ipynb #5b860107
 class _InfillOptions(Config):
     "Numbers of a call of `infill_ids`."
     n: int = Field(4, ge=1)
@@ -352,7 +352,7 @@ def check_infilling(
 ):
     "Raise a `ModelError` for a model that was trained without gaps."
     if getattr(model, 'infilling', None) is None:
-        raise ModelError('this model was trained without gaps and cannot fill any',
+        raise ModelError('infill: this model was trained without gaps and cannot fill any',
                          way_out='train one: aurl train start=base data=FOLDER loader.infill=0.5; '
                                  'or continue the beginning of a piece with prompt= and prompt_seconds=')
 
@@ -362,7 +362,7 @@ def _voice_family(p, moved):
     families, count = np.unique(p.family[moved & p.is_note], return_counts=True)
     return int(families[count.argmax()]) if len(families) else int(p.state['family'])
 
-# %% ../../nbs/830_generate.infilling.ipynb #6716fcef
+# %% ../../nbs/830_generate.infilling.ipynb #4118fe4b
 def infill_ids(
     model,          # a model that was trained with gaps, or its name or folder
     ids,            # of a piece, from START to END
