@@ -26,12 +26,15 @@ from ..train.saved_models import checkpoint_folder, load_model, run_of, split_mo
 
 # %% ../../nbs/971_commands.model_setup.ipynb #35b2acb6
 def _reject_model_overrides(cfg):
-    "Raise an error for overrides of the model that are set in another way."
+    "Raise an error for overrides of the model that are set in another way, and for gaps in a mode with a latent."
     for k in ('mode', 'dropout'):
         if k in cfg.model_overrides:
             raise ConfigError(
                 f'model_overrides.{k}={cfg.model_overrides[k]}', way_out=f'say {k}={cfg.model_overrides[k]}'
             )
+    if cfg.loader.infill and cfg.mode != 'transformer':
+        raise ConfigError(f'loader.infill={cfg.loader.infill:g} in mode={cfg.mode}: a latent is that of music in its order',
+                          way_out='say mode=transformer, or leave infill out')
     if 'conditions' in cfg.model_overrides:
         raise ConfigError('model_overrides.conditions cannot be set; their values are read from the data',
                           way_out='say loader.conditions=[key, composer]')
