@@ -6,17 +6,17 @@
 __all__ = ['random_gaps', 'random_voice', 'random_parts', 'n_part_ids', 'fitting_parts', 'part_remaining', 'stack_states',
            'part_arrays', 'plain_part', 'infilled_batch']
 
-# %% ../../nbs/559_data.infill_windows.ipynb #712ae218
+# %% ../../nbs/559_data.infill_windows.ipynb #969d11b6
 import numpy as np
 
 from ..core import rng
-from .infilling import Part, roles, time_gaps, voice_gaps
+from .gaps import Part, roles, time_gaps, voice_gaps
 from .passages import read_passage
 from ..tokens.states import _STEPS
 from ..tokens.transitions import n_keys, pedal_column
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/559_data.infill_windows.ipynb #5303f741
+# %% ../../nbs/559_data.infill_windows.ipynb #e46cf5e7
 _voice_share = .25        # of the windows with gaps in one voice only
 _off_instant_share = .2   # of the windows whose gaps begin and end at any step
 _gap_counts = (.6, .25, .15) # probability of one, two and three gaps
@@ -32,7 +32,7 @@ def random_gaps(
     if not n: return []
     return np.sort(g.choice(steps, 2*n, replace=False)).reshape(-1, 2).tolist()
 
-# %% ../../nbs/559_data.infill_windows.ipynb #4645d4fd
+# %% ../../nbs/559_data.infill_windows.ipynb #dc75ea68
 def random_voice(
     p, # `Passage`
     g, # `numpy.random.Generator`
@@ -54,7 +54,7 @@ def random_parts(
     moved = random_voice(p, g) if g.random() < _voice_share else None
     return time_gaps(p, gaps) if moved is None else voice_gaps(p, moved, gaps)
 
-# %% ../../nbs/559_data.infill_windows.ipynb #3df480ed
+# %% ../../nbs/559_data.infill_windows.ipynb #5db4e880
 def n_part_ids(
     parts, # of a row
 )->int:
@@ -76,7 +76,7 @@ def fitting_parts(
         n = int(n*max_ids/total) - 2
     return []
 
-# %% ../../nbs/559_data.infill_windows.ipynb #a5a672d8
+# %% ../../nbs/559_data.infill_windows.ipynb #2aa73b7d
 def part_remaining(
     part:Part,
 )->np.ndarray: # (ids,) steps to the end of the gap after each id, at least 0; -1 outside of fills
@@ -94,7 +94,7 @@ def _row_targets(ids, part):
     "The next id of each position; PAD where it begins another part."
     return np.where(np.diff(part, append=-1) == 0, np.append(ids[1:], vocab.PAD), vocab.PAD)
 
-# %% ../../nbs/559_data.infill_windows.ipynb #bf40dcd5
+# %% ../../nbs/559_data.infill_windows.ipynb #1ed0d0ec
 def stack_states(
     states, # dicts of fields
 )->dict:    # the fields with an axis of the batch
@@ -116,7 +116,7 @@ def part_arrays(
         first += len(parts)
     return out | dict(state=stack_states([q.state for parts in rows for q in parts]))
 
-# %% ../../nbs/559_data.infill_windows.ipynb #05323789
+# %% ../../nbs/559_data.infill_windows.ipynb #26bb77c9
 def plain_part(
     ids,        # (n,) of a window
     state:dict, # fields of the `State` before it
@@ -130,7 +130,7 @@ def infilled_batch(
     state:dict,  # fields of the `State` before each window
     share:float, # of the windows with gaps
     names,       # for each window the seed and names of its random numbers
-)->dict:         # as `part_arrays`
+)->tuple:        # ids and targets (rows, width); states of the parts, and `segments`, `roles` and `remaining`
     "The arrays of a batch in which a share of the windows have gaps."
     rows, plain = [], []
     for r, own in enumerate(names):
@@ -141,4 +141,4 @@ def infilled_batch(
         if not parts: plain.append(r)
     out = part_arrays(rows, ids.shape[1] - 1)
     out['targets'][plain] = targets[plain]
-    return out
+    return out.pop('ids'), out.pop('targets'), out.pop('state') | out

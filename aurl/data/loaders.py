@@ -202,13 +202,9 @@ def _collate(self:WindowLoader, epoch, steps, w, first, made):
 def _with_gaps(self:WindowLoader, epoch, w, made, at, targets, state):
     "Ids, targets and state of the windows `at` of a batch, with gaps in a share of them."
     names = [(self.seed, 'infill', epoch, int(p), int(s)) for p, s in zip(w['piece'][at], w['start'][at])]
-    start = {k: v[at] for k, v in made['state'].items()}
-    ids = made['ids'][at,:targets.shape[1] + 1].astype(np.int64)
-    made = infilled_batch(ids, targets.numpy(), start, self.config.infill, names)
-    more = {k: v for k, v in state.items() if k == 'conditions'}
-    keys = {k: torch.from_numpy(made[k]) for k in ('segments', 'roles', 'remaining')}
-    return torch.from_numpy(made['ids']), torch.from_numpy(made['targets']), _to_tensors(made['state']) | keys | more
-
+    start, ids = _select_rows(made['state'], at), made['ids'][at,:targets.shape[1] + 1].astype(np.int64)
+    ids, targets, parts = infilled_batch(ids, targets.numpy(), start, self.config.infill, names)
+    return torch.from_numpy(ids), torch.from_numpy(targets), state | _to_tensors(parts)
 
 # %% ../../nbs/575_data.loaders.ipynb #02303ab5
 @patch

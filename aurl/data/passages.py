@@ -6,7 +6,7 @@
 __all__ = ['never', 'Passage', 'first_state', 'read_passage', 'press_events', 'release_events', 'tempo_events', 'shift_ids',
            'event_ids', 'passage_events', 'combine', 'piece_ids']
 
-# %% ../../nbs/556_data.passages.ipynb #1bedb9a2
+# %% ../../nbs/556_data.passages.ipynb #2431ea82
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..tokens.states import _BEATS, _STEPS, _fill_forward, kind_mask
 from ..tokens.transitions import n_columns, n_keys, never_step, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/556_data.passages.ipynb #62ab8b71
+# %% ../../nbs/556_data.passages.ipynb #a0b79aa5
 never = 1 << 40                    # the end of a span that is not released within its passage
 
 @dataclass
@@ -45,7 +45,7 @@ class Passage:
     @property
     def pitch(self)->np.ndarray: return self.column % n_keys + vocab.pitch_lo
 
-# %% ../../nbs/556_data.passages.ipynb #61cf2144
+# %% ../../nbs/556_data.passages.ipynb #2e3820bc
 _IS_PRESS = kind_mask(Kind.NOTE_ON, Kind.SUSTAIN_ON)
 _IS_KEY = kind_mask(Kind.NOTE_ON, Kind.SUSTAIN_ON, Kind.NOTE_OFF, Kind.SUSTAIN_OFF)
 _KEY = np.where(kind_mask(Kind.NOTE_ON, Kind.NOTE_OFF), vocab.index, pedal_column).astype(np.int64)
@@ -68,27 +68,40 @@ def _paired(column, step, press):
     end[:-1][same] = step[1:][same]
     return order[press], end[press]
 
-# %% ../../nbs/556_data.passages.ipynb #2020373a
+# %% ../../nbs/556_data.passages.ipynb #ab0d230a
+_KIND = vocab.kind
+
+def _spans(ids, time, state):
+    "The fields of the spans of `ids`, after which the step is `time`."
+    kind, index = _KIND[ids], vocab.index[ids].astype(np.int64)
+    family, velocity = (_fill_forward(kind == k, index, int(state[name]))
+                        for k, name in ((Kind.INSTRUMENT, 'family'), (Kind.VELOCITY, 'velocity')))
+    held, at = np.flatnonzero(state['onset'] >= 0), np.flatnonzero(_IS_KEY[ids])
+    column = np.concatenate([held, family[at]*n_keys + _KEY[ids[at]]])
+    step = np.concatenate([state['onset'][held].astype(np.int64), time[at]])
+    press, end = _paired(column, step, np.append(np.full(len(held), True), _IS_PRESS[ids[at]]))
+    loud = np.concatenate([np.zeros(len(held), np.int64), np.where(kind[at] == Kind.NOTE_ON, velocity[at], 0)])
+    return dict(on=step[press], end=end, column=column[press], velocity=loud[press])
+
+# %% ../../nbs/556_data.passages.ipynb #c964bba3
 def read_passage(
     ids,        # (n,) valid ids, from any point of a piece on; PAD is ignored
     state=None, # fields of the `State` before them, without the axis of the batch; None: the start of a piece
 )->Passage:
     "Return the spans and tempi of `ids`."
     ids, state = np.asarray(ids).astype(np.int64), state or first_state()
-    kind = vocab.kind[ids]
     time = int(state['time']) + _STEPS[ids].astype(np.int64).cumsum()
-    family, velocity = (_fill_forward(kind == k, vocab.index[ids].astype(np.int64), int(state[name]))
-                        for k, name in ((Kind.INSTRUMENT, 'family'), (Kind.VELOCITY, 'velocity')))
-    held, at, tempos = np.flatnonzero(state['onset'] >= 0), np.flatnonzero(_IS_KEY[ids]), kind == Kind.TEMPO
-    column = np.concatenate([held, family[at]*n_keys + _KEY[ids[at]]])
-    step = np.concatenate([state['onset'][held].astype(np.int64), time[at]])
-    press, end = _paired(column, step, np.append(np.full(len(held), True), _IS_PRESS[ids[at]]))
-    loud = np.concatenate([np.zeros(len(held), np.int64), np.where(kind[at] == Kind.NOTE_ON, velocity[at], 0)])
-    stop, ended = int(time[-1]) if len(time) else int(state['time']), bool((kind == Kind.END).any())
-    return Passage(step[press], end, column[press], loud[press], time[tempos], vocab.index[ids[tempos]].astype(np.int64),
-                   state, stop, ended)
+    tempos, ended = _KIND[ids] == Kind.TEMPO, bool((ids == vocab.END).any())
+    return Passage(
+        **_spans(ids, time, state),
+        tempo_at=time[tempos],
+        tempo=vocab.index[ids[tempos]].astype(np.int64),
+        state=state,
+        stop=int(time[-1]) if len(time) else int(state['time']),
+        ended=ended,
+    )
 
-# %% ../../nbs/556_data.passages.ipynb #e516f325
+# %% ../../nbs/556_data.passages.ipynb #fc0e196c
 def _place(column): return column//n_keys << SLOT_BITS | column % n_keys
 
 def press_events(
@@ -100,17 +113,24 @@ def press_events(
     place = np.where(pedal, column//n_keys << SLOT_BITS, _place(column))
     return pack_event(p.on[at], np.where(pedal, PEDAL_ON_RANK, ON_RANK), place, p.velocity[at])
 
-def release_events(p:Passage, at)->np.ndarray:
-    "The releases of some spans, as `press_events`."
+# %% ../../nbs/556_data.passages.ipynb #02c9329b
+def release_events(
+    p:Passage, # of which the events are taken
+    at,        # indices or mask of spans
+)->np.ndarray: # packed events
+    "The releases of some spans."
     column, pedal = p.column[at], ~p.is_note[at]
     place = np.where(pedal, column//n_keys << SLOT_BITS, _place(column))
     return pack_event(p.end[at], np.where(pedal, PEDAL_OFF_RANK, OFF_RANK), place)
 
-def tempo_events(p:Passage, at)->np.ndarray:
+def tempo_events(
+    p:Passage, # of which the events are taken
+    at,        # indices or mask of its tempi
+)->np.ndarray: # packed events
     "The TEMPO events at some indices."
     return pack_event(p.tempo_at[at], TEMPO_RANK, p.tempo[at])
 
-# %% ../../nbs/556_data.passages.ipynb #86bed5cd
+# %% ../../nbs/556_data.passages.ipynb #6379f365
 def _changed(values, where, first):
     "`values` at `where` if they differ from the value before, of which the first is `first`; -1 elsewhere."
     out, own = np.full(len(values), -1), values[where]
@@ -132,7 +152,7 @@ def shift_ids(
     rest = vocab.TIME_SHIFT - 1 + steps - n_full*vocab.max_shift
     return np.append(np.full(n_full, vocab.TIME_SHIFT + vocab.max_shift - 1), rest)
 
-# %% ../../nbs/556_data.passages.ipynb #024d8ce6
+# %% ../../nbs/556_data.passages.ipynb #a794b4ed
 def event_ids(
     events,          # packed events, in any order
     start:int,       # step at which the ids begin
@@ -153,7 +173,7 @@ def event_ids(
     ids = _with_long_shifts(ids, gap)
     return np.append(ids[ids >= 0], shift_ids(until - int(step[-1] if len(step) else start))).astype(np.int64)
 
-# %% ../../nbs/556_data.passages.ipynb #504ea1b1
+# %% ../../nbs/556_data.passages.ipynb #ac23554b
 def passage_events(
     p:Passage,
     at=slice(None), # indices or mask of spans
@@ -165,7 +185,7 @@ def passage_events(
     if p.start: pressed &= ~((p.state['onset'][p.column] >= 0) & (p.on == p.state['onset'][p.column]))
     return np.concatenate([press_events(p, pressed), release_events(p, released), tempo_events(p, slice(None))])
 
-# %% ../../nbs/556_data.passages.ipynb #b1ed9ea0
+# %% ../../nbs/556_data.passages.ipynb #f8d3a4c4
 def _fit_between(p, at, base):
     "Ends of the spans `at` of `p` cut by those of `base` on the same columns, and a mask of those that remain."
     order = np.lexsort((base.on, base.column))
@@ -178,7 +198,7 @@ def _fit_between(p, at, base):
     cut = (i < len(key)) & (base.column[order][after] == p.column[at])
     return np.where(cut, np.minimum(p.end[at], start[after]), p.end[at]), ~sounds
 
-# %% ../../nbs/556_data.passages.ipynb #190ae219
+# %% ../../nbs/556_data.passages.ipynb #5193f806
 def combine(
     base:Passage, # kept as it is
     more:Passage, # its spans are cut or dropped where they meet those of `base`
@@ -189,7 +209,7 @@ def combine(
               dict(on=more.on, end=end, column=more.column, velocity=more.velocity).items()}
     return replace(base, **fields)
 
-# %% ../../nbs/556_data.passages.ipynb #55ffdd39
+# %% ../../nbs/556_data.passages.ipynb #9a88ff9e
 def piece_ids(
     p:Passage,     # a whole piece, all of whose spans end
 )->np.ndarray:     # uint16, from START to END

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bar_starts', 'asked_gaps', 'asked_voices', 'infill_request', 'infill', 'InfillConfig']
 
-# %% ../../nbs/832_generate.infill.ipynb #d7d3cb81
+# %% ../../nbs/832_generate.infill.ipynb #2a315f1c
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..score.notation import read_music
 from ..tokens.codec import decode, encode, family_names
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/832_generate.infill.ipynb #67d322fb
+# %% ../../nbs/832_generate.infill.ipynb #97b64d48
 def _beats_at(score, steps):
     "Beats (n,) before some steps of a score in seconds."
     tempi, rate = score.tempos.numpy(), vocab.steps_per_second
@@ -44,7 +44,7 @@ def bar_starts(
         lines = np.flatnonzero(np.diff(bar, prepend=-1) > 0)
     return np.append(lines[lines < p.stop], p.stop)
 
-# %% ../../nbs/832_generate.infill.ipynb #ec0661ca
+# %% ../../nbs/832_generate.infill.ipynb #19851e9a
 def _pairs(value):
     "A number, a pair or several pairs as a list of pairs; none for ()."
     if np.ndim(value) == 0: return [(value, value)]
@@ -80,7 +80,7 @@ def _joined(gaps):
         else: out.append((a, b))
     return out
 
-# %% ../../nbs/832_generate.infill.ipynb #180754eb
+# %% ../../nbs/832_generate.infill.ipynb #4806930f
 _hands = 'upper', 'lower'
 
 def _spans_of(p, score, tracks):
@@ -107,7 +107,7 @@ def _spans_of_tracks(p, score, numbers):
     own, rest = ([t for i, t in enumerate(tracks) if (i in numbers) == chosen] for chosen in (True, False))
     return _spans_of(p, score, own) & ~_spans_of(p, score, rest)
 
-# %% ../../nbs/832_generate.infill.ipynb #a3c541cd
+# %% ../../nbs/832_generate.infill.ipynb #327e9a70
 def _spans_by_name(p, tracks, voice):
     "The spans of a family, or of the upper or the lower half of the keys."
     if voice in _hands:
@@ -132,7 +132,7 @@ def asked_voices(
         if not found: out |= _spans_by_name(p, tracks, v)
     return out | _spans_of_tracks(p, piece, numbers) if numbers else out
 
-# %% ../../nbs/832_generate.infill.ipynb #676b0141
+# %% ../../nbs/832_generate.infill.ipynb #ea43f0e9
 def infill_request(
     piece,        # a score, the path of a file that `read_music` reads, or ids
     bars=None, seconds=None, voices=None, # as for `infill`
@@ -163,7 +163,7 @@ def infill(
     made = infill_ids(model, ids, gaps, n, seed, moved=moved, **kwargs)
     return [decode(x) for x in made]
 
-# %% ../../nbs/832_generate.infill.ipynb #68406375
+# %% ../../nbs/832_generate.infill.ipynb #88c58f7e
 class InfillConfig(Config):
     "What is replaced in the prompt."
     bars: tuple = Field((), description='first and last bar to replace, counted from 1, such as [5, 8]; or several: '

@@ -6,7 +6,7 @@
 __all__ = ['questions', 'HeldOutGap', 'held_out_gap', 'random_bar_gaps', 'gap_parts', 'continuation_part', 'gap_nats',
            'neighbor_distance', 'note_ratio']
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #8ced7882
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #b2352566
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,14 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from ..core import ModelError, rng
 from ..data.infill_windows import part_arrays, part_remaining
-from ..data.infilling import Part, roles, time_gaps
+from ..data.gaps import Part, roles, time_gaps
 from ..data.passages import piece_ids, read_passage
 from .infill import bar_starts
 from .infilling import prompt_parts, without_gaps
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #965007dc
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #e902282e
 @dataclass
 class HeldOutGap:
     "A gap whose true fill is a section of the ids of a piece."
@@ -50,7 +50,7 @@ def held_out_gap(
     fill = own.ids[1:][part_remaining(own)[1:] > 0]
     return None if at is None or not len(fill) else HeldOutGap(ids, tuple(gap), at, fill, name)
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #d99c9668
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #2c9b880f
 def random_bar_gaps(
     pieces,       # ids of pieces
     n:int,        # number of gaps
@@ -72,7 +72,7 @@ def random_bar_gaps(
         if found is not None: out.append(found)
     return out
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #d73cbdb7
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #2433df1e
 def gap_parts(
     g:HeldOutGap,
     context:int=448, # most ids of the context
@@ -100,7 +100,7 @@ def continuation_part(
     ids = np.append(g.ids[first:g.at], g.fill)
     return Part(ids, {k: v[0] for k, v in state.tensors().items()}, roles['plain'])
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #312a19bd
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #1579324c
 def _row_nats(model, rows, n_fill):
     "Nats of the last `n_fill` ids of each row."
     width = max(sum(len(q.ids) for q in parts) for parts in rows)
@@ -135,7 +135,7 @@ def gap_nats(
     for i in range(0, len(rows), batch_size): out += _row_nats(model, rows[i:i+batch_size], n[i:i+batch_size])
     return out
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #332b7e71
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #5aa4cc42
 def _notes_between(p, a, b):
     "The notes that begin in a range of steps."
     return p.is_note & (p.on >= a) & (p.on < b)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FillMask', 'without_gaps', 'prompt_parts', 'read_row', 'fill_loop', 'check_infilling', 'infill_ids']
 
-# %% ../../nbs/830_generate.infilling.ipynb #55e740e6
+# %% ../../nbs/830_generate.infilling.ipynb #f566322a
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config import Config, make_config
 from ..core import ConfigError, ModelError
 from ..data.infill_windows import part_arrays
-from ..data.infilling import Part, check_gaps, roles, time_gaps, voice_gaps
+from ..data.gaps import Part, check_gaps, main_family, roles, time_gaps, voice_gaps
 from ..data.passages import Passage, combine, never, piece_ids, read_passage
 from .engine import as_prompt
 from .sampling import Sampling, filtered_probs, inverse_cdf_sample, uniform_draws
@@ -29,7 +29,8 @@ from ..tokens.grammar_kernels import allowed_ids
 from ..tokens.transitions import n_columns, n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/830_generate.infilling.ipynb #27b95f3b
+# %% ../../nbs/830_generate.infilling.ipynb #9e3c84e3
+_SPECIAL = [Kind.START, Kind.END, Kind.PAD, Kind.UNK]
 _KIND, _SHIFTS = vocab.kind, slice(vocab.TIME_SHIFT, vocab.TIME_SHIFT + vocab.max_shift)
 _RELEASES = np.isin(_KIND, [Kind.NOTE_OFF, Kind.SUSTAIN_OFF])
 _STEPS = np.arange(1, vocab.max_shift + 1)
@@ -49,22 +50,28 @@ class FillMask:
     ):
         self.until, self.held, self.last = part.until, held, max(part.until, min(stop, part.until + _tail_steps))
         other = np.setdiff1d(np.arange(vocab.n_families), families)
-        self.never = np.isin(np.arange(len(vocab)), [vocab.START, vocab.END, vocab.PAD, vocab.UNK, *(vocab.INSTRUMENT + other)])
+        self.never = np.isin(_KIND, _SPECIAL) | np.isin(np.arange(len(vocab)), vocab.INSTRUMENT + other)
         if not tempo: self.never |= _KIND == Kind.TEMPO
 
-    def due(self, state):
-        "The keys that sound and must be released: (batch, 1424) bool."
-        return (state.onset >= 0) & ~self.held
+# %% ../../nbs/830_generate.infilling.ipynb #a94cd3ba
+@patch
+def due(self:FillMask,
+    state, # `State` (batch,) of arrays
+)->np.ndarray:
+    "The keys that sound and must be released: (batch, 1424) bool."
+    return (state.onset >= 0) & ~self.held
 
-    def remaining(self, state)->np.ndarray:
-        "Steps to the end of the gap, negative after it."
-        return self.until - state.time
+@patch
+def remaining(self:FillMask, state)->np.ndarray:
+    "Steps to the end of the gap, negative after it."
+    return self.until - state.time
 
-    def ended(self, state)->np.ndarray:
-        "Which fills are complete: (batch,) bool."
-        return (state.time >= self.until) & ~self.due(state).any(1)
+@patch
+def ended(self:FillMask, state)->np.ndarray:
+    "Which fills are complete: (batch,) bool."
+    return (state.time >= self.until) & ~self.due(state).any(1)
 
-# %% ../../nbs/830_generate.infilling.ipynb #cfd3f7ca
+# %% ../../nbs/830_generate.infilling.ipynb #cd96d752
 def _as_arrays(state):
     "A state with NumPy arrays."
     return state if isinstance(state.time, np.ndarray) else state.numpy()
@@ -83,7 +90,7 @@ def _mask_shifts(self:FillMask, out, state, due):
     r, sounds = self.remaining(state)[:,None], due.any(1)[:,None]
     out[:,_SHIFTS] &= ((_STEPS <= r) | sounds) & (_STEPS <= self.last - state.time[:,None])
 
-# %% ../../nbs/830_generate.infilling.ipynb #6d4a2931
+# %% ../../nbs/830_generate.infilling.ipynb #17c82bb7
 def _families_due(due, order):
     "Families (batch, 16) bool with a key that must be released and still can be in this instant."
     return (due & (_RELEASE_ORDER > order[:,None])).reshape(len(due), vocab.n_families, n_keys).any(2)
@@ -99,7 +106,7 @@ def _mask_tail(self:FillMask, out, state, due):
     tail[:,vocab.INSTRUMENT:] = _families_due(due, state.order) & ~own
     out &= tail | ~late[:,None]
 
-# %% ../../nbs/830_generate.infilling.ipynb #63dfa3bf
+# %% ../../nbs/830_generate.infilling.ipynb #2f413e51
 @patch
 def _closing(self:FillMask, state, due):
     "The ids that lead to the end directly: the next due release, or the time that remains."
@@ -130,7 +137,7 @@ def __call__(self:FillMask,
     closing = out & self._closing(state, due)
     return np.where((must & closing.any(1))[:,None], closing, out)
 
-# %% ../../nbs/830_generate.infilling.ipynb #4f4b3bea
+# %% ../../nbs/830_generate.infilling.ipynb #d916b3da
 def without_gaps(
     p:Passage,  # a piece
     gaps,       # pairs (first step, end step)
@@ -149,7 +156,7 @@ def _last_ids(part, n):
     state = grammar.advance(state, before).numpy()
     return replace(part, ids=np.append(vocab.START, part.ids[-n:]), state={k: v[0] for k, v in state.tensors().items()})
 
-# %% ../../nbs/830_generate.infilling.ipynb #183d4942
+# %% ../../nbs/830_generate.infilling.ipynb #f1e0ac36
 def _shorten_later(parts, n):
     "The first `n` ids of consecutive parts."
     out = []
@@ -166,7 +173,7 @@ def _shorten_around(part, step, until, n):
     end = min(int(last) + more//2, len(part.ids))
     return _last_ids(replace(part, ids=part.ids[:end]), max(n, int(last - first)))
 
-# %% ../../nbs/830_generate.infilling.ipynb #a91329ae
+# %% ../../nbs/830_generate.infilling.ipynb #b088b32f
 def prompt_parts(
     p:Passage,        # a piece without what begins in the gaps
     gaps,             # pairs (first step, end step); the first one is filled
@@ -189,7 +196,7 @@ def _first_fill(parts):
     "The parts up to the first fill."
     return parts[:next(i for i, q in enumerate(parts) if q.role == roles['fill']) + 1]
 
-# %% ../../nbs/830_generate.infilling.ipynb #5ae420b3
+# %% ../../nbs/830_generate.infilling.ipynb #99a1f0cf
 def _batched_state(part):
     "The state of a part as a `State` of one row."
     return State(**{k: torch.as_tensor(np.asarray(v))[None] for k, v in part.state.items()})
@@ -207,7 +214,7 @@ def read_row(
     end = grammar.step(_batched_state(parts[-1]), torch.tensor([vocab.START])).to(model.device)
     return decoder.read_parts(tensors.pop('ids'), state | tensors, end)
 
-# %% ../../nbs/830_generate.infilling.ipynb #16e55695
+# %% ../../nbs/830_generate.infilling.ipynb #e1fff302
 def _role_vectors(model, part, state, ids):
     "Vectors (batch, d_model) to add to the embeddings of the next ids."
     steps = np.where(_KIND[ids] == Kind.TIME_SHIFT, vocab.index[ids].astype(np.int64) + 1, 0)
@@ -240,7 +247,7 @@ def fill_loop(
             rows, logits = rows[open_], logits[xp.asarray(open_, device=logits.device)]
     return [np.array(x, np.int64) for x in out]
 
-# %% ../../nbs/830_generate.infilling.ipynb #606301dd
+# %% ../../nbs/830_generate.infilling.ipynb #4ec8a3f4
 @dataclass
 class _Infilling:
     "One call of `infill_ids`."
@@ -250,10 +257,8 @@ class _Infilling:
     families:tuple    # that may play
     condition:Tensor  # or None
     sampling:Sampling
-    seed:int
-    max_tokens:int    # of each fill
-    context:int       # most ids of the context
     precision:str
+    options:object    # seed, max_tokens of each fill, and context
 
     def decoder(self):
         "An empty decoder for one row."
@@ -266,7 +271,7 @@ class _Infilling:
         draws = array_module(logits).asarray(u[rows,step].astype(np.float32), device=logits.device)
         return inverse_cdf_sample(filtered_probs(logits, self.sampling), draws)
 
-# %% ../../nbs/830_generate.infilling.ipynb #6bfbb2b5
+# %% ../../nbs/830_generate.infilling.ipynb #3a92a848
 def _held_columns(p, gap):
     "Keys (1424,) bool that sound through a whole gap."
     out = np.zeros(n_columns, bool)
@@ -281,7 +286,7 @@ def fill(self:_Infilling,
 ):                # the part of the fill, and the ids of each
     "Fill a gap of one piece in several ways."
     gaps = self.gaps[k:]
-    *_, own = parts = prompt_parts(p, gaps, self.family, self.context)
+    *_, own = parts = prompt_parts(p, gaps, self.family, self.options.context)
     decoder = self.decoder()
     logits = read_row(decoder, self.model, parts)
     rows = array_module(logits).asarray(np.zeros(len(pieces), np.int64), device=logits.device)
@@ -289,11 +294,12 @@ def fill(self:_Infilling,
     held = _held_columns(p, gaps[0]) if self.family is None else np.zeros(n_columns, bool)
     tempo = self.family is None and own.state['tempo'] >= 0
     mask = FillMask(own, held, self.families, p.stop, tempo)
-    u = np.stack([uniform_draws(self.seed, [i], self.max_tokens*(k + 1))[0,self.max_tokens*k:] for i in pieces])
+    n = self.options.max_tokens
+    u = np.stack([uniform_draws(self.options.seed, [i], n*(k + 1))[0,n*k:] for i in pieces])
     with decoder.limit_threads():
-        return own, fill_loop(decoder, logits[rows], mask, own, partial(self.choose, u), self.max_tokens)
+        return own, fill_loop(decoder, logits[rows], mask, own, partial(self.choose, u), n)
 
-# %% ../../nbs/830_generate.infilling.ipynb #b770b6b4
+# %% ../../nbs/830_generate.infilling.ipynb #213a4cb9
 def _with_fill(p, gap, part, ids, voice):
     "The piece with a fill."
     fill = read_passage(ids, part.state)
@@ -316,7 +322,7 @@ def _tempi_with(p, fill, gap):
     order = np.argsort(at, kind='stable')
     return dict(tempo_at=at[order], tempo=bin[order])
 
-# %% ../../nbs/830_generate.infilling.ipynb #6967b417
+# %% ../../nbs/830_generate.infilling.ipynb #b29fcf65
 @patch
 def run(self:_Infilling,
     p:Passage, # the piece without what begins in the gaps
@@ -331,7 +337,7 @@ def run(self:_Infilling,
             out[i] = _with_fill(piece, self.gaps[k], part, ids, voice)
     return [piece_ids(piece) for piece in out]
 
-# %% ../../nbs/830_generate.infilling.ipynb #e73c1f5f
+# %% ../../nbs/830_generate.infilling.ipynb #0be04f07
 def _sections(p, gap, n):
     "Cut a gap where the music `p` around it has about `n` ids."
     steps = np.sort(np.concatenate([p.on, p.end]))
@@ -339,7 +345,7 @@ def _sections(p, gap, n):
     bounds = np.unique([gap[0], *steps[::max(8, n//2)][1:].tolist(), gap[1]])
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist()))
 
-# %% ../../nbs/830_generate.infilling.ipynb #5b860107
+# %% ../../nbs/830_generate.infilling.ipynb #ccbcc614
 class _InfillOptions(Config):
     "Numbers of a call of `infill_ids`."
     n: int = Field(4, ge=1)
@@ -356,13 +362,7 @@ def check_infilling(
                          way_out='train one: aurl train start=base data=FOLDER loader.infill=0.5; '
                                  'or continue the beginning of a piece with prompt= and prompt_seconds=')
 
-def _voice_family(p, moved):
-    "The family of the notes that move, or None if all notes may."
-    if moved is None: return None
-    families, count = np.unique(p.family[moved & p.is_note], return_counts=True)
-    return int(families[count.argmax()]) if len(families) else int(p.state['family'])
-
-# %% ../../nbs/830_generate.infilling.ipynb #4118fe4b
+# %% ../../nbs/830_generate.infilling.ipynb #14c41c6b
 def infill_ids(
     model,          # a model that was trained with gaps, or its name or folder
     ids,            # of a piece, from START to END
@@ -383,12 +383,12 @@ def infill_ids(
     o = make_config(_InfillOptions, overrides=dict(n=n, seed=seed, max_tokens=max_tokens, context=context))
     p = read_passage(np.append(as_prompt(ids), vocab.END))
     gaps = check_gaps(gaps, p.start, p.stop).reshape(-1, 2).tolist()
-    family = _voice_family(p, moved)
+    family = None if moved is None else main_family(p, moved & p.is_note)
     families = np.unique(p.family) if family is None else np.array([family])
     rest = without_gaps(p, gaps, moved)
     if family is not None: gaps = [g for gap in gaps for g in _sections(rest, gap, o.context//2)]
-    job = _Infilling(model, gaps, family, families, model.condition_vectors(conditions or {}),
-                     make_config(Sampling, overrides=sampling), o.seed, o.max_tokens, o.context, precision)
+    condition, sampler = model.condition_vectors(conditions or {}), make_config(Sampling, overrides=sampling)
+    job = _Infilling(model, gaps, family, families, condition=condition, sampling=sampler, precision=precision, options=o)
     was_training = model.training
     try:
         model.eval()

@@ -30,7 +30,7 @@ class ModelCache:
         self.layers, self.state = layers, state
         self.z = None          # latent (batch, size), if any
         self.condition = None  # condition vectors (batch, d_model) added at every position, if any
-        self.roles = None      # vectors (batch, d_model) added to the next positions, in a fill (`627_models.infilling`)
+        self.roles = None      # vectors (batch, d_model) added to the next positions, in a fill (`627_models.infill_roles`)
 
     def __len__(self): return len(self.layers[0])
 
@@ -157,7 +157,7 @@ def forward(self:Transformer,
     add=None,            # (batch, time or 1, d_model) added to the input, such as a latent; or a list for the layers
     hidden_mask:Tensor=None, # (batch, time) bool: ids to hide, with their features (word dropout)
     segments:Segments=None,  # windows of packed rows; `state` then has one row per window
-    parts:Segments=None, # parts of rows with gaps (`557_data.infilling`), one row of `state` each; all attend to all
+    parts:Segments=None, # parts of rows with gaps (`557_data.gaps`), one row of `state` each; all attend to all
     precomputed=None,    # vectors, features, final state and layer vectors (`675_models.rollout`)
 )->Tensor:               # (batch, time, 774)
     "Return the logits of the next id at each position."

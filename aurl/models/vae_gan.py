@@ -23,7 +23,7 @@ from .attention import AttentionSpan
 from .card import model_card
 from .conditioning import ConditionEmbedding, condition_values
 from .discriminator import Discriminator
-from .infilling import InfillEmbedding
+from .infill_roles import InfillEmbedding
 from .latent import KLTerms
 from .model_config import ModelConfig, preset_config
 from .model_files import check_model_target, find_model_folder, read_description, read_model_config
