@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['roles', 'Part', 'state_at', 'check_gaps', 'fill_state', 'time_gaps', 'main_family', 'voice_gaps', 'put_back']
 
-# %% ../../nbs/557_data.gaps.ipynb #4b8e62be
+# %% ../../nbs/557_data.gaps.ipynb #0d01ac55
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..tokens.states import _BEATS
 from ..tokens.transitions import n_columns, n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/557_data.gaps.ipynb #68d50f83
+# %% ../../nbs/557_data.gaps.ipynb #dbdc4609
 roles = dict(plain=0, later=1, earlier=2, fill=3, around=4, voice=5)
 
 @dataclass
@@ -28,7 +28,7 @@ class Part:
     role:int       # a value of `roles`
     until:int=-1   # fills: the step at which the gap ends; -1 for the others
 
-# %% ../../nbs/557_data.gaps.ipynb #1689aa5d
+# %% ../../nbs/557_data.gaps.ipynb #fdc268e2
 def _tempo_before(p, step):
     "Tempo bin in effect before `step`."
     i = int(np.searchsorted(p.tempo_at, step))
@@ -46,7 +46,7 @@ def _latest(values, at, where):
     np.maximum.at(out, at, values)
     return out.astype(np.int32)
 
-# %% ../../nbs/557_data.gaps.ipynb #be32905a
+# %% ../../nbs/557_data.gaps.ipynb #ea68f41e
 def state_at(
     p:Passage,       # a part of a piece
     step:int,        # a step within it
@@ -69,7 +69,7 @@ def state_at(
         velocity=velocity, family=family, order=-1, last=vocab.START, notes=1,
     )
 
-# %% ../../nbs/557_data.gaps.ipynb #6b00d0d7
+# %% ../../nbs/557_data.gaps.ipynb #a687e233
 def check_gaps(
     gaps,       # pairs (first step, end step)
     start:int,  # first step of the passage
@@ -87,7 +87,7 @@ def check_gaps(
                          f'from {start/second:.2f} to {stop/second:.2f} s', way_out='give times within the piece')
     return bounds
 
-# %% ../../nbs/557_data.gaps.ipynb #e8acb9cc
+# %% ../../nbs/557_data.gaps.ipynb #0cff7af3
 def _intervals(p, bounds):
     "For each span the interval of its press and of its release."
     press = np.searchsorted(bounds, p.on, 'right')
@@ -95,6 +95,7 @@ def _intervals(p, bounds):
     at_start = (own % 2 == 1) & (p.end == bounds[np.maximum(own - 1, 0)])
     return press, np.where(press % 2 == 1, press, own - at_start)
 
+# %% ../../nbs/557_data.gaps.ipynb #e33dcb2a
 def _carried(p, k, press, release, bounds):
     "Velocity and family after the events of interval `k`, a context, or before the passage."
     first = (int(p.state['velocity']), int(p.state['family'])) if k == 0 else (-1, 0)
@@ -106,12 +107,13 @@ def _carried(p, k, press, release, bounds):
     return (int(vocab.index[velocity[-1]]) if len(velocity) else first[0],
             int(vocab.index[family[-1]]) if len(family) else first[1])
 
+# %% ../../nbs/557_data.gaps.ipynb #e90e0eec
 def _presses(p, mask):
     "The spans of `mask` whose press is in the passage, not in the state before it."
     held = (p.state['onset'][p.column] >= 0) & (p.on == p.state['onset'][p.column])
     return mask & ~held
 
-# %% ../../nbs/557_data.gaps.ipynb #0aa3ba6d
+# %% ../../nbs/557_data.gaps.ipynb #32792d16
 def _part_events(p, k, press, release, bounds):
     "The events of interval `k`."
     at = np.searchsorted(bounds, p.tempo_at, 'right')
@@ -121,6 +123,7 @@ def _part_events(p, k, press, release, bounds):
         tempo_events(p, at == k),
     ])
 
+# %% ../../nbs/557_data.gaps.ipynb #752c1513
 def fill_state(p, k, press, bounds, release=None):
     "The state at the beginning of the gap that is interval `k`."
     step, context = int(bounds[k-1]), press % 2 == 0
@@ -128,13 +131,14 @@ def fill_state(p, k, press, bounds, release=None):
     visible = (context | (press < k)) & (p.on < step)
     return state_at(p, step, visible, context & (p.on < step) & (p.end > step), *_carried(p, k-1, press, release, bounds))
 
+# %% ../../nbs/557_data.gaps.ipynb #2578270a
 def _context_state(p, k, press, bounds):
     "The state at the beginning of the context that is interval `k`."
     if k == 0: return p.state
     step, context = int(bounds[k-1]), press % 2 == 0
     return state_at(p, step, context & (p.on < step), context & (p.on < step) & (p.end >= step))
 
-# %% ../../nbs/557_data.gaps.ipynb #9369d7c2
+# %% ../../nbs/557_data.gaps.ipynb #9eb95106
 def _part(events, state, role, until=-1, ended=False):
     "A `Part` from its events."
     ids = event_ids(events, int(state['time']), int(state['velocity']), int(state['family']), max(until, 0))
@@ -148,7 +152,7 @@ def _contexts(p, press, release, bounds):
         if len(events) or ended:
             yield _part(events, _context_state(p, k, press, bounds), roles['later' if k else 'earlier'], ended=ended)
 
-# %% ../../nbs/557_data.gaps.ipynb #83a31ec5
+# %% ../../nbs/557_data.gaps.ipynb #b67a2ed2
 def time_gaps(
     p:Passage, # a part of a piece
     gaps,      # pairs (first step, end step)
@@ -162,7 +166,7 @@ def time_gaps(
         out.append(_part(_part_events(p, k, press, release, bounds), state, roles['fill'], int(bounds[k])))
     return out
 
-# %% ../../nbs/557_data.gaps.ipynb #400bc1dc
+# %% ../../nbs/557_data.gaps.ipynb #f3a903c8
 def main_family(
     p:Passage, # a part of a piece
     at,        # mask of spans
@@ -171,6 +175,7 @@ def main_family(
     families, count = np.unique(p.family[at], return_counts=True)
     return int(families[count.argmax()]) if len(families) else int(p.state['family'])
 
+# %% ../../nbs/557_data.gaps.ipynb #6df0b8ab
 def _around(p, out):
     "The part with all but the spans `out`."
     kept = p.select(~out)
@@ -179,6 +184,7 @@ def _around(p, out):
     onset = _without(p.state['onset'], p.column[out & (p.on < p.start)])
     return _part(events, dict(p.state, onset=onset) if out.any() else p.state, roles['around'], ended=p.ended)
 
+# %% ../../nbs/557_data.gaps.ipynb #95577dbd
 def _voice_part(p, out, press, k, bounds, family):
     "The fill of the gap that is interval `k`, in the voice of the spans `out`."
     own, visible = out & (press == k), p.select(~out | (press < k))
@@ -187,7 +193,7 @@ def _voice_part(p, out, press, k, bounds, family):
     state = state_at(visible, step, visible.on < step, np.zeros(len(visible), bool), family=family)
     return _part(events, state, roles['voice'], int(bounds[k]))
 
-# %% ../../nbs/557_data.gaps.ipynb #7e72aa1f
+# %% ../../nbs/557_data.gaps.ipynb #14fedd2c
 def voice_gaps(
     p:Passage, # a part of a piece
     moved,     # (n,) bool: the spans that move if they begin in a gap
@@ -200,13 +206,14 @@ def voice_gaps(
     fills = [_voice_part(p, out, press, k, bounds, family) for k in range(1, len(bounds), 2)]
     return [_around(p, out), *fills]
 
+# %% ../../nbs/557_data.gaps.ipynb #d1a11def
 def _without(onset, columns):
     "Onsets with some columns silent."
     onset = onset.copy()
     onset[columns] = -1
     return onset
 
-# %% ../../nbs/557_data.gaps.ipynb #e5ce0c0d
+# %% ../../nbs/557_data.gaps.ipynb #9859e57a
 def _kept(p, bounds, moved):
     "The context of the gaps: spans that do not move, without the ends that fills decide; and a mask of those."
     press = np.searchsorted(bounds, p.on, 'right')
@@ -220,7 +227,7 @@ def _fill_passage(part, ids):
     ids = np.asarray(ids, np.int64)
     return read_passage(ids[1:] if len(ids) and ids[0] == vocab.START else ids, part.state)
 
-# %% ../../nbs/557_data.gaps.ipynb #d15ee08d
+# %% ../../nbs/557_data.gaps.ipynb #c6066563
 def _set_ends(p, open_spans, fills):
     "Ends of the spans of `p`: those of `open_spans` from the fill in which they are released."
     end = p.end.copy()
@@ -230,6 +237,7 @@ def _set_ends(p, open_spans, fills):
         for i in np.flatnonzero(open_spans): end[i] = key.get((int(p.column[i]), int(p.on[i])), end[i])
     return end
 
+# %% ../../nbs/557_data.gaps.ipynb #73c828f2
 def _merged_tempi(p, bounds, fills):
     "Tempi of the context and of the fills; at the end of each gap that of the piece."
     inside = np.searchsorted(bounds, p.tempo_at, 'right') % 2 == 1
@@ -240,7 +248,7 @@ def _merged_tempi(p, bounds, fills):
     order = np.argsort(at, kind='stable')
     return dict(tempo_at=at[order].astype(np.int64), tempo=bin[order].astype(np.int64))
 
-# %% ../../nbs/557_data.gaps.ipynb #73304509
+# %% ../../nbs/557_data.gaps.ipynb #ab89c9be
 def put_back(
     p:Passage,  # the whole piece
     gaps,       # pairs (first step, end step)

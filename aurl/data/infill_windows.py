@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['random_gaps', 'random_voice', 'random_parts', 'n_part_ids', 'fitting_parts', 'part_remaining', 'stack_states',
-           'part_arrays', 'plain_part', 'infilled_batch']
+           'part_arrays', 'gap_names', 'plain_part', 'infilled_batch']
 
-# %% ../../nbs/559_data.infill_windows.ipynb #969d11b6
+# %% ../../nbs/559_data.infill_windows.ipynb #3345b29a
 import numpy as np
 
 from ..core import rng
@@ -16,7 +16,7 @@ from ..tokens.states import _STEPS
 from ..tokens.transitions import n_keys, pedal_column
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/559_data.infill_windows.ipynb #e46cf5e7
+# %% ../../nbs/559_data.infill_windows.ipynb #a85f693a
 _voice_share = .25        # of the windows with gaps in one voice only
 _off_instant_share = .2   # of the windows whose gaps begin and end at any step
 _gap_counts = (.6, .25, .15) # probability of one, two and three gaps
@@ -32,7 +32,7 @@ def random_gaps(
     if not n: return []
     return np.sort(g.choice(steps, 2*n, replace=False)).reshape(-1, 2).tolist()
 
-# %% ../../nbs/559_data.infill_windows.ipynb #dc75ea68
+# %% ../../nbs/559_data.infill_windows.ipynb #5bb25c97
 def random_voice(
     p, # `Passage`
     g, # `numpy.random.Generator`
@@ -44,6 +44,7 @@ def random_voice(
     split = np.quantile(p.pitch[p.is_note], g.uniform(.3, .7))
     return p.is_note & ((p.pitch > split) if g.random() < .5 else (p.pitch <= split))
 
+# %% ../../nbs/559_data.infill_windows.ipynb #02513e69
 def random_parts(
     p, # `Passage`
     g, # `numpy.random.Generator`
@@ -54,13 +55,14 @@ def random_parts(
     moved = random_voice(p, g) if g.random() < _voice_share else None
     return time_gaps(p, gaps) if moved is None else voice_gaps(p, moved, gaps)
 
-# %% ../../nbs/559_data.infill_windows.ipynb #5db4e880
+# %% ../../nbs/559_data.infill_windows.ipynb #4135fb06
 def n_part_ids(
     parts, # of a row
 )->int:
     "Number of ids of all parts."
     return sum(len(q.ids) for q in parts)
 
+# %% ../../nbs/559_data.infill_windows.ipynb #91533656
 def fitting_parts(
     ids,            # (n,) of a window
     state:dict,     # fields of the `State` before it, without the axis of the batch
@@ -76,7 +78,7 @@ def fitting_parts(
         n = int(n*max_ids/total) - 2
     return []
 
-# %% ../../nbs/559_data.infill_windows.ipynb #2aa73b7d
+# %% ../../nbs/559_data.infill_windows.ipynb #4d45e34b
 def part_remaining(
     part:Part,
 )->np.ndarray: # (ids,) steps to the end of the gap after each id, at least 0; -1 outside of fills
@@ -94,13 +96,14 @@ def _row_targets(ids, part):
     "The next id of each position; PAD where it begins another part."
     return np.where(np.diff(part, append=-1) == 0, np.append(ids[1:], vocab.PAD), vocab.PAD)
 
-# %% ../../nbs/559_data.infill_windows.ipynb #1ed0d0ec
+# %% ../../nbs/559_data.infill_windows.ipynb #18bec7c5
 def stack_states(
     states, # dicts of fields
 )->dict:    # the fields with an axis of the batch
     "Stack the states of some parts."
     return {k: np.stack([np.asarray(s[k]) for s in states]) for k in states[0]}
 
+# %% ../../nbs/559_data.infill_windows.ipynb #8291332f
 def part_arrays(
     rows,      # for each row its parts
     width:int, # positions of a row
@@ -116,7 +119,16 @@ def part_arrays(
         first += len(parts)
     return out | dict(state=stack_states([q.state for parts in rows for q in parts]))
 
-# %% ../../nbs/559_data.infill_windows.ipynb #26bb77c9
+# %% ../../nbs/559_data.infill_windows.ipynb #fb0e9a48
+def gap_names(
+    seed:int,  # of the loader
+    epoch:int,
+    w:dict,    # rows of the plan
+)->list:       # for each window the seed and names of its random numbers
+    "Names of the random numbers of some windows."
+    return [(seed, 'infill', epoch, int(p), int(start)) for p, start in zip(w['piece'], w['start'])]
+
+# %% ../../nbs/559_data.infill_windows.ipynb #3ebf1b65
 def plain_part(
     ids,        # (n,) of a window
     state:dict, # fields of the `State` before it
@@ -124,21 +136,25 @@ def plain_part(
     "A window as it is."
     return Part(np.asarray(ids, np.int64), state, roles['plain'])
 
+# %% ../../nbs/559_data.infill_windows.ipynb #a1181fff
+def _row_parts(ids, state, share, names, n):
+    "The parts of a window, with gaps or without."
+    window = ids[ids != vocab.PAD]
+    parts = fitting_parts(window, state, names, n) if rng(*names, 'use').random() < share else []
+    return parts or [plain_part(window, state)]
+
+# %% ../../nbs/559_data.infill_windows.ipynb #6aa94f05
 def infilled_batch(
-    ids,         # (rows, width + 1) of the windows, PAD after their ends
+    ids,         # (rows, width + 1 or more) of the windows, PAD after their ends
     targets,     # (rows, width) of the windows without gaps
     state:dict,  # fields of the `State` before each window
     share:float, # of the windows with gaps
     names,       # for each window the seed and names of its random numbers
 )->tuple:        # ids and targets (rows, width); states of the parts, and `segments`, `roles` and `remaining`
     "The arrays of a batch in which a share of the windows have gaps."
-    rows, plain = [], []
-    for r, own in enumerate(names):
-        window, start = ids[r][ids[r] != vocab.PAD], {k: v[r] for k, v in state.items()}
-        use = rng(*own, 'use').random() < share
-        parts = fitting_parts(window, start, own, ids.shape[1]) if use else []
-        rows.append(parts or [plain_part(window, start)])
-        if not parts: plain.append(r)
-    out = part_arrays(rows, ids.shape[1] - 1)
+    n = targets.shape[1] + 1
+    rows = [_row_parts(x[:n].astype(np.int64), {k: v[r] for k, v in state.items()}, share, names[r], n)
+            for r, x in enumerate(ids)]
+    out, plain = part_arrays(rows, n - 1), [r for r, parts in enumerate(rows) if parts[0].role == roles['plain']]
     out['targets'][plain] = targets[plain]
     return out.pop('ids'), out.pop('targets'), out.pop('state') | out

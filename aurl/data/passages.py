@@ -6,7 +6,7 @@
 __all__ = ['never', 'Passage', 'first_state', 'read_passage', 'press_events', 'release_events', 'tempo_events', 'shift_ids',
            'event_ids', 'passage_events', 'combine', 'piece_ids']
 
-# %% ../../nbs/556_data.passages.ipynb #2431ea82
+# %% ../../nbs/556_data.passages.ipynb #f2add94a
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,9 +19,10 @@ from ..tokens.states import _BEATS, _STEPS, _fill_forward, kind_mask
 from ..tokens.transitions import n_columns, n_keys, never_step, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/556_data.passages.ipynb #a0b79aa5
+# %% ../../nbs/556_data.passages.ipynb #cdfa8e07
 never = 1 << 40                    # the end of a span that is not released within its passage
 
+# %% ../../nbs/556_data.passages.ipynb #d4e29ce6
 @dataclass
 class Passage:
     "Spans and tempi of a part of a piece."
@@ -45,11 +46,12 @@ class Passage:
     @property
     def pitch(self)->np.ndarray: return self.column % n_keys + vocab.pitch_lo
 
-# %% ../../nbs/556_data.passages.ipynb #2e3820bc
+# %% ../../nbs/556_data.passages.ipynb #9c793640
 _IS_PRESS = kind_mask(Kind.NOTE_ON, Kind.SUSTAIN_ON)
 _IS_KEY = kind_mask(Kind.NOTE_ON, Kind.SUSTAIN_ON, Kind.NOTE_OFF, Kind.SUSTAIN_OFF)
 _KEY = np.where(kind_mask(Kind.NOTE_ON, Kind.NOTE_OFF), vocab.index, pedal_column).astype(np.int64)
 
+# %% ../../nbs/556_data.passages.ipynb #e0ada164
 def first_state()->dict:
     "The fields of the state before a piece, without the axis of the batch."
     return dict(
@@ -59,6 +61,7 @@ def first_state()->dict:
         time=0, beat=0, tempo=-1, velocity=-1, family=0, order=-1, last=len(vocab), notes=0,
     )
 
+# %% ../../nbs/556_data.passages.ipynb #57e8c0c6
 def _paired(column, step, press):
     "For each press its release: indices of the presses, and the step of the next event of their column."
     order = np.argsort(column, kind='stable')
@@ -68,7 +71,7 @@ def _paired(column, step, press):
     end[:-1][same] = step[1:][same]
     return order[press], end[press]
 
-# %% ../../nbs/556_data.passages.ipynb #ab0d230a
+# %% ../../nbs/556_data.passages.ipynb #ea52a3a9
 _KIND = vocab.kind
 
 def _spans(ids, time, state):
@@ -83,7 +86,7 @@ def _spans(ids, time, state):
     loud = np.concatenate([np.zeros(len(held), np.int64), np.where(kind[at] == Kind.NOTE_ON, velocity[at], 0)])
     return dict(on=step[press], end=end, column=column[press], velocity=loud[press])
 
-# %% ../../nbs/556_data.passages.ipynb #c964bba3
+# %% ../../nbs/556_data.passages.ipynb #0df7de89
 def read_passage(
     ids,        # (n,) valid ids, from any point of a piece on; PAD is ignored
     state=None, # fields of the `State` before them, without the axis of the batch; None: the start of a piece
@@ -101,7 +104,7 @@ def read_passage(
         ended=ended,
     )
 
-# %% ../../nbs/556_data.passages.ipynb #fc0e196c
+# %% ../../nbs/556_data.passages.ipynb #a7fc4a7f
 def _place(column): return column//n_keys << SLOT_BITS | column % n_keys
 
 def press_events(
@@ -113,7 +116,7 @@ def press_events(
     place = np.where(pedal, column//n_keys << SLOT_BITS, _place(column))
     return pack_event(p.on[at], np.where(pedal, PEDAL_ON_RANK, ON_RANK), place, p.velocity[at])
 
-# %% ../../nbs/556_data.passages.ipynb #02c9329b
+# %% ../../nbs/556_data.passages.ipynb #e3be598f
 def release_events(
     p:Passage, # of which the events are taken
     at,        # indices or mask of spans
@@ -130,19 +133,21 @@ def tempo_events(
     "The TEMPO events at some indices."
     return pack_event(p.tempo_at[at], TEMPO_RANK, p.tempo[at])
 
-# %% ../../nbs/556_data.passages.ipynb #6379f365
+# %% ../../nbs/556_data.passages.ipynb #3c279ac1
 def _changed(values, where, first):
     "`values` at `where` if they differ from the value before, of which the first is `first`; -1 elsewhere."
     out, own = np.full(len(values), -1), values[where]
     out[where] = np.where(own != np.append(first, own[:-1]), own, -1)
     return out
 
+# %% ../../nbs/556_data.passages.ipynb #96efd7ea
 def _with_long_shifts(ids, gap):
     "Insert the maximum shifts before the events whose `gap` exceeds one shift; `ids` (n, 4)."
     n_full = np.maximum(gap - 1, 0)//vocab.max_shift
     at = np.repeat(4*np.arange(len(gap)), n_full)
     return np.insert(ids.reshape(-1), at, vocab.TIME_SHIFT + vocab.max_shift - 1)
 
+# %% ../../nbs/556_data.passages.ipynb #90e8240a
 def shift_ids(
     steps:int, # to pass
 )->np.ndarray: # TIME_SHIFT ids
@@ -152,7 +157,7 @@ def shift_ids(
     rest = vocab.TIME_SHIFT - 1 + steps - n_full*vocab.max_shift
     return np.append(np.full(n_full, vocab.TIME_SHIFT + vocab.max_shift - 1), rest)
 
-# %% ../../nbs/556_data.passages.ipynb #a794b4ed
+# %% ../../nbs/556_data.passages.ipynb #fd661d0d
 def event_ids(
     events,          # packed events, in any order
     start:int,       # step at which the ids begin
@@ -173,7 +178,7 @@ def event_ids(
     ids = _with_long_shifts(ids, gap)
     return np.append(ids[ids >= 0], shift_ids(until - int(step[-1] if len(step) else start))).astype(np.int64)
 
-# %% ../../nbs/556_data.passages.ipynb #ac23554b
+# %% ../../nbs/556_data.passages.ipynb #a168f3d4
 def passage_events(
     p:Passage,
     at=slice(None), # indices or mask of spans
@@ -185,7 +190,7 @@ def passage_events(
     if p.start: pressed &= ~((p.state['onset'][p.column] >= 0) & (p.on == p.state['onset'][p.column]))
     return np.concatenate([press_events(p, pressed), release_events(p, released), tempo_events(p, slice(None))])
 
-# %% ../../nbs/556_data.passages.ipynb #f8d3a4c4
+# %% ../../nbs/556_data.passages.ipynb #6455c4c2
 def _fit_between(p, at, base):
     "Ends of the spans `at` of `p` cut by those of `base` on the same columns, and a mask of those that remain."
     order = np.lexsort((base.on, base.column))
@@ -198,7 +203,7 @@ def _fit_between(p, at, base):
     cut = (i < len(key)) & (base.column[order][after] == p.column[at])
     return np.where(cut, np.minimum(p.end[at], start[after]), p.end[at]), ~sounds
 
-# %% ../../nbs/556_data.passages.ipynb #5193f806
+# %% ../../nbs/556_data.passages.ipynb #cf350263
 def combine(
     base:Passage, # kept as it is
     more:Passage, # its spans are cut or dropped where they meet those of `base`
@@ -209,7 +214,7 @@ def combine(
               dict(on=more.on, end=end, column=more.column, velocity=more.velocity).items()}
     return replace(base, **fields)
 
-# %% ../../nbs/556_data.passages.ipynb #9a88ff9e
+# %% ../../nbs/556_data.passages.ipynb #598d5a31
 def piece_ids(
     p:Passage,     # a whole piece, all of whose spans end
 )->np.ndarray:     # uint16, from START to END
@@ -221,6 +226,7 @@ def piece_ids(
     events = np.sort(np.concatenate([events, tempos]))
     return events_to_ids(events) if len(events) else np.array([vocab.START, vocab.END], np.uint16)
 
+# %% ../../nbs/556_data.passages.ipynb #a333cae9
 @patch
 def cut_overlaps(self:Passage)->Passage:
     "The passage with each span ending at the next press of its column at the latest."
@@ -229,6 +235,7 @@ def cut_overlaps(self:Passage)->Passage:
     end[order[:-1]] = np.where(same, np.minimum(end[order[:-1]], self.on[order][1:]), end[order[:-1]])
     return replace(self, end=end)
 
+# %% ../../nbs/556_data.passages.ipynb #679b248a
 @patch
 def select(self:Passage, at)->Passage:
     "The passage with the spans `at`, a mask or indices."

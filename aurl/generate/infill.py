@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bar_starts', 'asked_gaps', 'asked_voices', 'infill_request', 'infill', 'InfillConfig']
 
-# %% ../../nbs/832_generate.infill.ipynb #2a315f1c
+# %% ../../nbs/832_generate.infill.ipynb #3bac76a9
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..score.notation import read_music
 from ..tokens.codec import decode, encode, family_names
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/832_generate.infill.ipynb #97b64d48
+# %% ../../nbs/832_generate.infill.ipynb #7712844b
 def _beats_at(score, steps):
     "Beats (n,) before some steps of a score in seconds."
     tempi, rate = score.tempos.numpy(), vocab.steps_per_second
@@ -31,6 +31,7 @@ def _beats_at(score, steps):
     bpm = np.append(vocab.default_bpm, 6e7/np.maximum(tempi['mspq'], 1))
     return np.interp(steps, at, np.append(0, (np.diff(at)*bpm/60/rate).cumsum()))
 
+# %% ../../nbs/832_generate.infill.ipynb #ad907064
 def bar_starts(
     piece,     # a score in ticks or quarters, or one in seconds, or the ids of a piece
     p:Passage, # its passage
@@ -44,7 +45,7 @@ def bar_starts(
         lines = np.flatnonzero(np.diff(bar, prepend=-1) > 0)
     return np.append(lines[lines < p.stop], p.stop)
 
-# %% ../../nbs/832_generate.infill.ipynb #19851e9a
+# %% ../../nbs/832_generate.infill.ipynb #d6db18f3
 def _pairs(value):
     "A number, a pair or several pairs as a list of pairs; none for ()."
     if np.ndim(value) == 0: return [(value, value)]
@@ -52,6 +53,7 @@ def _pairs(value):
     several = value if np.ndim(value) == 2 else [value]
     return [(v[0], v[0]) if len(v) == 1 else tuple(v) for v in several]
 
+# %% ../../nbs/832_generate.infill.ipynb #1fee0818
 def _bar_gap(lines, first, last):
     "The steps of bars `first` to `last`, counted from 1."
     n = len(lines) - 1
@@ -60,6 +62,7 @@ def _bar_gap(lines, first, last):
                           way_out='give the first and the last bar to replace')
     return int(lines[first-1]), int(lines[last])
 
+# %% ../../nbs/832_generate.infill.ipynb #39799c8d
 def asked_gaps(
     p:Passage,      # a whole piece
     lines,          # (bars + 1,) of `bar_starts`
@@ -72,6 +75,7 @@ def asked_gaps(
     if seconds is not None: gaps += [(round(a*rate), min(round(b*rate), p.stop)) for a, b in _pairs(seconds)]
     return _joined(sorted(gaps)) or [(0, p.stop)]
 
+# %% ../../nbs/832_generate.infill.ipynb #0a559f53
 def _joined(gaps):
     "Gaps that touch or overlap become one."
     out = []
@@ -80,9 +84,10 @@ def _joined(gaps):
         else: out.append((a, b))
     return out
 
-# %% ../../nbs/832_generate.infill.ipynb #4806930f
+# %% ../../nbs/832_generate.infill.ipynb #33fadccc
 _hands = 'upper', 'lower'
 
+# %% ../../nbs/832_generate.infill.ipynb #5f41259a
 def _spans_of(p, score, tracks):
     "The spans of `p` that come from some tracks of its score."
     part = score.copy()
@@ -91,23 +96,26 @@ def _spans_of(p, score, tracks):
     own = read_passage(encode(part))
     return np.isin(p.on*10_000 + p.column, own.on*10_000 + own.column)
 
+# %% ../../nbs/832_generate.infill.ipynb #d60509ab
 def _unknown_voice(voice, names):
     "The error for a voice that the piece does not have."
     return ConfigError(f'voices={voice}: the piece has no such voice{suggest(str(voice), names)}',
                        way_out=f'choose from {", ".join(names)}')
 
+# %% ../../nbs/832_generate.infill.ipynb #166e7707
 def _track_numbers(tracks, voice):
     "The numbers of the tracks that a voice names."
     if isinstance(voice, int): return [voice] if 0 <= voice < len(tracks) else []
     return [i for i, t in enumerate(tracks) if t.name.strip().lower() == str(voice).strip().lower()]
 
+# %% ../../nbs/832_generate.infill.ipynb #02a5672f
 def _spans_of_tracks(p, score, numbers):
     "The spans of some tracks; a note that another track has too stays."
     tracks = list(score.tracks)
     own, rest = ([t for i, t in enumerate(tracks) if (i in numbers) == chosen] for chosen in (True, False))
     return _spans_of(p, score, own) & ~_spans_of(p, score, rest)
 
-# %% ../../nbs/832_generate.infill.ipynb #327e9a70
+# %% ../../nbs/832_generate.infill.ipynb #c59497ff
 def _spans_by_name(p, tracks, voice):
     "The spans of a family, or of the upper or the lower half of the keys."
     if voice in _hands:
@@ -117,6 +125,7 @@ def _spans_by_name(p, tracks, voice):
     if voice not in used: raise _unknown_voice(voice, [*(t.name for t in tracks if t.name), *used, *_hands])
     return p.family == used[voice]
 
+# %% ../../nbs/832_generate.infill.ipynb #dfe9b720
 def asked_voices(
     p:Passage, # a piece
     piece,     # its score, or its ids
@@ -132,7 +141,7 @@ def asked_voices(
         if not found: out |= _spans_by_name(p, tracks, v)
     return out | _spans_of_tracks(p, piece, numbers) if numbers else out
 
-# %% ../../nbs/832_generate.infill.ipynb #ea43f0e9
+# %% ../../nbs/832_generate.infill.ipynb #38345283
 def infill_request(
     piece,        # a score, the path of a file that `read_music` reads, or ids
     bars=None, seconds=None, voices=None, # as for `infill`
@@ -146,6 +155,7 @@ def infill_request(
     p = read_passage(ids)
     return ids, asked_gaps(p, bar_starts(piece, p, beats), bars, seconds), asked_voices(p, piece, voices)
 
+# %% ../../nbs/832_generate.infill.ipynb #ebadafce
 @delegates(infill_ids, but=['moved'])
 def infill(
     model,         # a model that was trained with gaps, or its name or folder
@@ -163,7 +173,7 @@ def infill(
     made = infill_ids(model, ids, gaps, n, seed, moved=moved, **kwargs)
     return [decode(x) for x in made]
 
-# %% ../../nbs/832_generate.infill.ipynb #88c58f7e
+# %% ../../nbs/832_generate.infill.ipynb #d33356f2
 class InfillConfig(Config):
     "What is replaced in the prompt."
     bars: tuple = Field((), description='first and last bar to replace, counted from 1, such as [5, 8]; or several: '
@@ -184,6 +194,7 @@ class InfillConfig(Config):
         if all(len(p) == 2 and all(isinstance(x, (int, float)) for x in p) for p in pairs): return value
         raise ValueError(f'{value} is neither a first and a last number nor a list of such pairs')
 
+# %% ../../nbs/832_generate.infill.ipynb #cb53c27e
 @patch(as_prop=True)
 def on(self:InfillConfig)->bool:
     "Whether anything is replaced."

@@ -6,7 +6,7 @@
 __all__ = ['questions', 'HeldOutGap', 'held_out_gap', 'random_bar_gaps', 'gap_parts', 'continuation_part', 'gap_nats',
            'neighbor_distance', 'note_ratio']
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #b2352566
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #b3b0f9ca
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from .infilling import prompt_parts, without_gaps
 from ..tokens.grammar import State, grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #e902282e
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #c53dcd2b
 @dataclass
 class HeldOutGap:
     "A gap whose true fill is a section of the ids of a piece."
@@ -32,11 +32,13 @@ class HeldOutGap:
     fill:np.ndarray # int64: the ids that are predicted, all before the end of the gap
     name:str=''    # of the piece
 
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #edf5f71f
 def _section(ids, own, earlier):
     "Position of the ids of a fill in a piece; None if they are not a section of it."
     at = len(earlier.ids) if earlier is not None else 1
     return at if np.array_equal(ids[at:at + len(own.ids) - 1], own.ids[1:]) else None
 
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #b25a2e47
 def held_out_gap(
     ids,     # of a piece
     gap,     # first step, end step
@@ -50,7 +52,7 @@ def held_out_gap(
     fill = own.ids[1:][part_remaining(own)[1:] > 0]
     return None if at is None or not len(fill) else HeldOutGap(ids, tuple(gap), at, fill, name)
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #2c9b880f
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #02bfed34
 def random_bar_gaps(
     pieces,       # ids of pieces
     n:int,        # number of gaps
@@ -72,7 +74,7 @@ def random_bar_gaps(
         if found is not None: out.append(found)
     return out
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #2433df1e
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #b474b505
 def gap_parts(
     g:HeldOutGap,
     context:int=448, # most ids of the context
@@ -86,10 +88,12 @@ def gap_parts(
         parts = [q for q in parts if q.role == roles['earlier']]
     return [*parts, replace(own, ids=np.append(own.ids, g.fill))]
 
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #97489221
 def _until(p, gap):
     "What began before a gap."
     return p.select(p.on < gap[0])
 
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #1adfb637
 def continuation_part(
     g:HeldOutGap,
     context:int=448, # most ids before the gap
@@ -100,7 +104,7 @@ def continuation_part(
     ids = np.append(g.ids[first:g.at], g.fill)
     return Part(ids, {k: v[0] for k, v in state.tensors().items()}, roles['plain'])
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #1579324c
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #3482bee5
 def _row_nats(model, rows, n_fill):
     "Nats of the last `n_fill` ids of each row."
     width = max(sum(len(q.ids) for q in parts) for parts in rows)
@@ -118,6 +122,7 @@ def _row_nats(model, rows, n_fill):
 
 questions = 'both sides', 'earlier side', 'continuation'
 
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #7dd809ed
 def gap_nats(
     model,              # in evaluation mode
     gaps,               # of `HeldOutGap`
@@ -135,11 +140,12 @@ def gap_nats(
     for i in range(0, len(rows), batch_size): out += _row_nats(model, rows[i:i+batch_size], n[i:i+batch_size])
     return out
 
-# %% ../../nbs/834_generate.infill_likelihood.ipynb #5aa4cc42
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #69d25b33
 def _notes_between(p, a, b):
     "The notes that begin in a range of steps."
     return p.is_note & (p.on >= a) & (p.on < b)
 
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #bc014ea1
 def neighbor_distance(
     ids,  # of a piece
     gap,  # first step, end step
@@ -150,6 +156,7 @@ def neighbor_distance(
     own, beside = _notes_between(p, a, b), _notes_between(p, a - half, a) | _notes_between(p, b, b + half)
     return abs(p.pitch[own].mean() - p.pitch[beside].mean()) if own.any() and beside.any() else np.nan
 
+# %% ../../nbs/834_generate.infill_likelihood.ipynb #d69d8795
 def note_ratio(
     ids,  # of a piece with a fill
     true, # ids of the piece

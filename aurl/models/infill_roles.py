@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['remaining_taus', 'n_remaining', 'remaining_features', 'InfillEmbedding']
 
-# %% ../../nbs/627_models.infill_roles.ipynb #f5003527
+# %% ../../nbs/627_models.infill_roles.ipynb #fb94d551
 import math
 
 import torch
@@ -15,7 +15,7 @@ from ..data.gaps import roles
 from .blocks import clock_periods
 from .conditioning import embedding_gain
 
-# %% ../../nbs/627_models.infill_roles.ipynb #ec486339
+# %% ../../nbs/627_models.infill_roles.ipynb #19c1ad49
 remaining_taus = (32., 128., 512.)   # time constants in steps
 n_remaining = 2*len(clock_periods) + len(remaining_taus) + 2
 
@@ -30,7 +30,7 @@ def remaining_features(
     out = torch.cat([angle.sin(), angle.cos(), decay, (steps[...,None] <= 0)*ones, ones], -1)
     return torch.where(steps[...,None] >= 0, out, 0.)
 
-# %% ../../nbs/627_models.infill_roles.ipynb #da8f8b61
+# %% ../../nbs/627_models.infill_roles.ipynb #8e14a567
 class InfillEmbedding(nn.Module):
     "Vectors of the roles and the remaining time."
     def __init__(self,
