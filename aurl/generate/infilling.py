@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FillMask', 'without_gaps', 'prompt_parts', 'read_row', 'fill_loop', 'check_infilling', 'infill_ids']
 
-# %% ../../nbs/830_generate.infilling.ipynb #1c3ca378
+# %% ../../nbs/830_generate.infilling.ipynb #6d18fe6c
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +29,7 @@ from ..tokens.grammar_kernels import allowed_ids
 from ..tokens.transitions import n_columns, n_keys, pedal_column
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/830_generate.infilling.ipynb #35d6937b
+# %% ../../nbs/830_generate.infilling.ipynb #bd41a9a9
 _SPECIAL = [Kind.START, Kind.END, Kind.PAD, Kind.UNK]
 _KIND, _SHIFTS = vocab.kind, slice(vocab.TIME_SHIFT, vocab.TIME_SHIFT + vocab.max_shift)
 _RELEASES = np.isin(_KIND, [Kind.NOTE_OFF, Kind.SUSTAIN_OFF])
@@ -39,7 +39,7 @@ _RELEASE_ORDER = np.where(_COLUMN % n_keys == pedal_column, 2*n_columns + _COLUM
 _tail_steps = 512                       # steps for which a note of a fill sounds on after the gap at most
 _closing_slack = 8                      # ids kept in reserve for what one step may add
 
-# %% ../../nbs/830_generate.infilling.ipynb #ca65dd0a
+# %% ../../nbs/830_generate.infilling.ipynb #c8d779b0
 class FillMask:
     "The ids that may come next in a fill."
     def __init__(self,
@@ -54,7 +54,7 @@ class FillMask:
         self.never = np.isin(_KIND, _SPECIAL) | np.isin(np.arange(len(vocab)), vocab.INSTRUMENT + other)
         if not tempo: self.never |= _KIND == Kind.TEMPO
 
-# %% ../../nbs/830_generate.infilling.ipynb #c3e7baf5
+# %% ../../nbs/830_generate.infilling.ipynb #889a136d
 @patch
 def due(self:FillMask,
     state, # `State` (batch,) of arrays
@@ -72,7 +72,7 @@ def ended(self:FillMask, state)->np.ndarray:
     "Which fills are complete: (batch,) bool."
     return (state.time >= self.until) & ~self.due(state).any(1)
 
-# %% ../../nbs/830_generate.infilling.ipynb #422d5bf3
+# %% ../../nbs/830_generate.infilling.ipynb #adcb5ef6
 def _as_arrays(state):
     "A state with NumPy arrays."
     return state if isinstance(state.time, np.ndarray) else state.numpy()
@@ -91,7 +91,7 @@ def _mask_shifts(self:FillMask, out, state, due):
     r, sounds = self.remaining(state)[:,None], due.any(1)[:,None]
     out[:,_SHIFTS] &= ((_STEPS <= r) | sounds) & (_STEPS <= self.last - state.time[:,None])
 
-# %% ../../nbs/830_generate.infilling.ipynb #808c7f99
+# %% ../../nbs/830_generate.infilling.ipynb #44292036
 def _families_due(due, order):
     "Families (batch, 16) bool with a key that must be released and still can be in this instant."
     return (due & (_RELEASE_ORDER > order[:,None])).reshape(len(due), vocab.n_families, n_keys).any(2)
@@ -107,7 +107,7 @@ def _mask_tail(self:FillMask, out, state, due):
     tail[:,vocab.INSTRUMENT:] = _families_due(due, state.order) & ~own
     out &= tail | ~late[:,None]
 
-# %% ../../nbs/830_generate.infilling.ipynb #2ee103e8
+# %% ../../nbs/830_generate.infilling.ipynb #a8389aa4
 @patch
 def _closing(self:FillMask, state, due):
     "The ids that lead to the end directly: the next due release, or the time that remains."
@@ -120,7 +120,7 @@ def _closing(self:FillMask, state, due):
     out[row[~early],vocab.TIME_SHIFT - 1 + shift[~early]] = True
     return out
 
-# %% ../../nbs/830_generate.infilling.ipynb #6295ab63
+# %% ../../nbs/830_generate.infilling.ipynb #5a82ad5b
 @patch
 def __call__(self:FillMask,
     state,    # `State` (batch,)
@@ -139,7 +139,7 @@ def __call__(self:FillMask,
     closing = out & self._closing(state, due)
     return np.where((must & closing.any(1))[:,None], closing, out)
 
-# %% ../../nbs/830_generate.infilling.ipynb #6a87103d
+# %% ../../nbs/830_generate.infilling.ipynb #e385ce47
 def without_gaps(
     p:Passage,  # a piece
     gaps,       # pairs (first step, end step)
@@ -150,7 +150,7 @@ def without_gaps(
     inside = np.searchsorted(bounds, p.on, 'right') % 2 == 1
     return p.select(~inside if moved is None else ~(inside & moved))
 
-# %% ../../nbs/830_generate.infilling.ipynb #6b325897
+# %% ../../nbs/830_generate.infilling.ipynb #501595dd
 def _last_ids(part, n):
     "The last `n` ids of a part, after a START."
     if len(part.ids) <= n: return part
@@ -159,7 +159,7 @@ def _last_ids(part, n):
     state = grammar.advance(state, before).numpy()
     return replace(part, ids=np.append(vocab.START, part.ids[-n:]), state={k: v[0] for k, v in state.tensors().items()})
 
-# %% ../../nbs/830_generate.infilling.ipynb #9642737d
+# %% ../../nbs/830_generate.infilling.ipynb #dbe708f1
 def _shorten_later(parts, n):
     "The first `n` ids of consecutive parts."
     out = []
@@ -176,7 +176,7 @@ def _shorten_around(part, step, until, n):
     end = min(int(last) + more//2, len(part.ids))
     return _last_ids(replace(part, ids=part.ids[:end]), max(n, int(last - first)))
 
-# %% ../../nbs/830_generate.infilling.ipynb #d8c34c3d
+# %% ../../nbs/830_generate.infilling.ipynb #ba2032ce
 def prompt_parts(
     p:Passage,        # a piece without what begins in the gaps
     gaps,             # pairs (first step, end step); the first one is filled
@@ -195,12 +195,12 @@ def prompt_parts(
         own = replace(own, state=dict(own.state, family=family))
     return [*parts, replace(own, ids=own.ids[:1])]
 
-# %% ../../nbs/830_generate.infilling.ipynb #f5a5f301
+# %% ../../nbs/830_generate.infilling.ipynb #786cd2ba
 def _first_fill(parts):
     "The parts up to the first fill."
     return parts[:next(i for i, q in enumerate(parts) if q.role == roles['fill']) + 1]
 
-# %% ../../nbs/830_generate.infilling.ipynb #3db33051
+# %% ../../nbs/830_generate.infilling.ipynb #d15821dd
 def _batched_state(part):
     "The state of a part as a `State` of one row."
     return State(**{k: torch.as_tensor(np.asarray(v))[None] for k, v in part.state.items()})
@@ -218,7 +218,7 @@ def read_row(
     end = grammar.step(_batched_state(parts[-1]), torch.tensor([vocab.START])).to(model.device)
     return decoder.read_parts(tensors.pop('ids'), state | tensors, end)
 
-# %% ../../nbs/830_generate.infilling.ipynb #0ea5c128
+# %% ../../nbs/830_generate.infilling.ipynb #fbc5249b
 def _role_vectors(model, part, state, ids):
     "Vectors (batch, d_model) to add to the embeddings of the next ids."
     steps = np.where(_KIND[ids] == Kind.TIME_SHIFT, vocab.index[ids].astype(np.int64) + 1, 0)
@@ -226,7 +226,7 @@ def _role_vectors(model, part, state, ids):
     role = torch.full_like(remaining, part.role)
     return model.infilling(role[:,None].to(model.device), remaining[:,None].to(model.device))[:,0]
 
-# %% ../../nbs/830_generate.infilling.ipynb #73fdf40d
+# %% ../../nbs/830_generate.infilling.ipynb #decd934a
 @torch.inference_mode()
 def fill_loop(
     decoder,        # has read the row up to START, for each fill
@@ -252,7 +252,7 @@ def fill_loop(
             rows, logits = rows[open_], logits[xp.asarray(open_, device=logits.device)]
     return [np.array(x, np.int64) for x in out]
 
-# %% ../../nbs/830_generate.infilling.ipynb #0b850abc
+# %% ../../nbs/830_generate.infilling.ipynb #dbe4f159
 @dataclass
 class _Infilling:
     "One call of `infill_ids`."
@@ -276,14 +276,14 @@ class _Infilling:
         draws = array_module(logits).asarray(u[rows,step].astype(np.float32), device=logits.device)
         return inverse_cdf_sample(filtered_probs(logits, self.sampling), draws)
 
-# %% ../../nbs/830_generate.infilling.ipynb #af35d81b
+# %% ../../nbs/830_generate.infilling.ipynb #2d33a746
 def _held_columns(p, gap):
     "Keys (1424,) bool that sound through a whole gap."
     out = np.zeros(n_columns, bool)
     out[p.column[(p.on < gap[0]) & (p.end >= gap[1])]] = True
     return out
 
-# %% ../../nbs/830_generate.infilling.ipynb #b12a446f
+# %% ../../nbs/830_generate.infilling.ipynb #f6581856
 @patch
 def fill(self:_Infilling,
     p:Passage,    # a piece without what begins in the gaps from `k` on
@@ -305,7 +305,7 @@ def fill(self:_Infilling,
     with decoder.limit_threads():
         return own, fill_loop(decoder, logits[rows], mask, own, partial(self.choose, u), n)
 
-# %% ../../nbs/830_generate.infilling.ipynb #c3badabf
+# %% ../../nbs/830_generate.infilling.ipynb #78d57d08
 def _with_fill(p, gap, part, ids, voice):
     "The piece with a fill."
     fill = read_passage(ids, part.state)
@@ -318,7 +318,7 @@ def _with_fill(p, gap, part, ids, voice):
         base = replace(p, end=end, **_tempi_with(p, fill, gap)).cut_overlaps()
     return combine(base, fill.select(fill.on >= gap[0]))
 
-# %% ../../nbs/830_generate.infilling.ipynb #0c312370
+# %% ../../nbs/830_generate.infilling.ipynb #110f81b8
 def _tempi_with(p, fill, gap):
     "Tempi of the piece with those of a fill; at the end of the gap that of the piece."
     inside = (p.tempo_at >= gap[0]) & (p.tempo_at < gap[1])
@@ -329,7 +329,7 @@ def _tempi_with(p, fill, gap):
     order = np.argsort(at, kind='stable')
     return dict(tempo_at=at[order], tempo=bin[order])
 
-# %% ../../nbs/830_generate.infilling.ipynb #a5aabdc7
+# %% ../../nbs/830_generate.infilling.ipynb #b492f718
 @patch
 def run(self:_Infilling,
     p:Passage, # the piece without what begins in the gaps
@@ -344,7 +344,7 @@ def run(self:_Infilling,
             out[i] = _with_fill(piece, self.gaps[k], part, ids, voice)
     return [piece_ids(piece) for piece in out]
 
-# %% ../../nbs/830_generate.infilling.ipynb #6788470b
+# %% ../../nbs/830_generate.infilling.ipynb #8f7c24a4
 def _sections(p, gap, n):
     "Cut a gap where the music `p` around it has about `n` ids."
     steps = np.sort(np.concatenate([p.on, p.end]))
@@ -352,7 +352,7 @@ def _sections(p, gap, n):
     bounds = np.unique([gap[0], *steps[::max(8, n//2)][1:].tolist(), gap[1]])
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist()))
 
-# %% ../../nbs/830_generate.infilling.ipynb #1146174a
+# %% ../../nbs/830_generate.infilling.ipynb #c105a05d
 class _InfillOptions(Config):
     "Numbers of a call of `infill_ids`."
     n: int = Field(4, ge=1)
@@ -369,7 +369,7 @@ def check_infilling(
                          way_out='train one: aurl train start=base data=FOLDER loader.infill=0.5; '
                                  'or continue the beginning of a piece with prompt= and prompt_seconds=')
 
-# %% ../../nbs/830_generate.infilling.ipynb #c443e06d
+# %% ../../nbs/830_generate.infilling.ipynb #77981c66
 def infill_ids(
     model,          # a model that was trained with gaps, or its name or folder
     ids,            # of a piece, from START to END
