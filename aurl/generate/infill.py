@@ -192,7 +192,7 @@ class InfillConfig(Config):
         try: pairs = _pairs(value)
         except ValueError: pairs = [()]
         if all(len(p) == 2 and all(isinstance(x, (int, float)) for x in p) for p in pairs): return value
-        raise ValueError(f'{value} is neither a first and a last number nor a list of such pairs')
+        raise ValueError('give a first and a last number, or a list of such pairs')
 
 # %% ../../nbs/832_generate.infill.ipynb #cb53c27e
 @patch(as_prop=True)
