@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['write_samples', 'held_out_prompt', 'file_options', 'prompt_ids', 'repair_pieces', 'requested_latents',
-           'prompt_request', 'fill_prompt', 'check_fill']
+           'prompt_request', 'fill_prompt', 'check_fill', 'sampling_options', 'check_sampling', 'requested_processors']
 
-# %% ../../nbs/976_commands.samples.ipynb #221acea7
+# %% ../../nbs/976_commands.samples.ipynb #b81e1a5b
 from .configs import GenerateConfig
-from ..core import CodecError, ConfigError, plural, read_json
+from .run_data import open_store
+from .run_folder import absolute_source
+from ..config import make_config
+from ..core import AurlError, CodecError, ConfigError, plural, read_json
 from ..data.token_store import TokenStore
 from ..experiments.run import Experiment
 from ..generate.engine import first_seconds
@@ -16,6 +19,8 @@ from ..generate.files import FileOptions, PromptSource
 from ..generate.infill import infill_request
 from ..generate.infilling import check_infilling, infill_ids
 from ..generate.latent_sampling import latents_between, latents_like, latents_of
+from ..generate.novelty import Novelty, PassageIndex
+from ..generate.options import Sampling, without_sampling
 from ..score.clock import Clock
 from ..score.roll import save_roll
 from ..score.audio import write_wav
@@ -162,3 +167,43 @@ def check_fill(
     check_infilling(model)
     prompt_request(cfg, files)
 
+
+# %% ../../nbs/976_commands.samples.ipynb #85f965ae
+def sampling_options(
+    cfg:GenerateConfig,
+)->dict:                # fields of `Sampling`
+    "The options of sampling, or of a beam search, of a generation."
+    options = {name: getattr(cfg, name) for name in Sampling.model_fields}
+    return without_sampling(options) if cfg.num_beams > 1 or cfg.force_words_ids else options
+
+def _known_music(cfg, where):
+    "The source of the music that must not be copied."
+    if cfg.novelty_data: return absolute_source(cfg.novelty_data)
+    try: return absolute_source(Experiment.open(where).config['data'])
+    except (AurlError, KeyError):
+        raise ConfigError(f'novelty={cfg.novelty} without known music: this model belongs to no run',
+                          way_out='say novelty_data=FOLDER, or the name of a corpus') from None
+
+# %% ../../nbs/976_commands.samples.ipynb #47aca7f2
+def check_sampling(
+    cfg:GenerateConfig,
+    model,              # that generates
+    where,              # its folder
+):
+    "Raise an error for options of sampling that cannot be."
+    beams = make_config(Sampling, overrides=sampling_options(cfg)).check()
+    if beams is not None and model.latent is None and cfg.pieces > cfg.num_beams:
+        raise ConfigError(f'pieces={cfg.pieces} of a beam search with num_beams={cfg.num_beams}',
+                          way_out=f'say num_beams={max(4, cfg.pieces)}, or pieces={cfg.num_beams}')
+    if cfg.novelty:
+        PassageIndex([], cfg.novelty)
+        _known_music(cfg, where)
+
+def requested_processors(
+    cfg:GenerateConfig,
+    where,              # folder of the model
+)->list:
+    "The processors that the options of sampling do not name: `Novelty`."
+    if not cfg.novelty: return []
+    store = open_store(_known_music(cfg, where), workers=0)
+    return [Novelty([store[i] for i in range(len(store))], cfg.novelty)]

@@ -21,7 +21,8 @@ from ..data.infill_windows import part_arrays
 from ..data.gaps import Part, check_gaps, main_family, roles, time_gaps, voice_gaps
 from ..data.passages import Passage, combine, never, piece_ids, read_passage
 from .engine import as_prompt
-from .sampling import Sampling, filtered_probs, inverse_cdf_sample, uniform_draws
+from .options import BasicSampling
+from .sampling import filtered_probs, inverse_cdf_sample, uniform_draws
 from ..models.step_decoder import decoder_for
 from ..models.vae_gan import as_model
 from ..tokens.grammar import State, array_module, grammar, _next_release
@@ -261,7 +262,7 @@ class _Infilling:
     family:int        # of the voice that is filled; None: all
     families:tuple    # that may play
     condition:Tensor  # or None
-    sampling:Sampling
+    sampling:BasicSampling
     precision:str
     options:object    # seed, max_tokens of each fill, and context
 
@@ -382,7 +383,7 @@ def infill_ids(
     context:int=448, # maximum number of ids around a gap that the model reads
     conditions:dict=None, # values of the model's conditions
     precision:str='float32', # of the weights; int8 is faster on a CPU
-    **sampling      # fields of `Sampling`: temperature, top_k, top_p, min_p
+    **sampling      # fields of `BasicSampling`: temperature, top_k, top_p, min_p
 )->list:            # uint16 arrays, from START to END
     "Replace what begins in some gaps of a piece; all else stays as it is."
     model = as_model(model)
@@ -394,7 +395,7 @@ def infill_ids(
     families = np.unique(p.family) if family is None else np.array([family])
     rest = without_gaps(p, gaps, moved)
     if family is not None: gaps = [g for gap in gaps for g in _sections(rest, gap, o.context//2)]
-    condition, sampler = model.condition_vectors(conditions or {}), make_config(Sampling, overrides=sampling)
+    condition, sampler = model.condition_vectors(conditions or {}), make_config(BasicSampling, overrides=sampling)
     job = _Infilling(model, gaps, family, families, condition=condition, sampling=sampler, precision=precision, options=o)
     was_training = model.training
     try:
