@@ -32,11 +32,11 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
            'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
-           'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'latents_between',
-           'latents_like', 'latents_of', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
-           'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
-           'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'Report']
+           'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill',
+           'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'Experiment', 'find_runs', 'list_runs',
+           'inspect_run', 'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable',
+           'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent',
+           'longest_matches', 'memorization_table', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -334,6 +334,8 @@ from .generate.sampling import describe_limits, generate, generate_ids
 from .generate.constraints import Constraint, ConstraintProcessor, constraint_types, make_constraint
 from .generate.constraints import register_constraint
 from .generate.constraint_sets import constraint_presets, constraint_processor
+from .generate.infill import infill
+from .generate.infilling import infill_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 
 # %% ../nbs/990_all.ipynb #94742a5e
@@ -356,6 +358,8 @@ _all_ = [
     'Sampling',
     'generate',
     'generate_ids',
+    'infill',
+    'infill_ids',
     'latents_between',
     'latents_like',
     'latents_of',
