@@ -175,6 +175,7 @@ class _Generation:
     limits:GenerationLimits # or None
     condition:Tensor        # vector of the conditions, or None
     precision:str           # of the weights: float32 or int8
+    on_ids:object=None      # called with the pieces and their ids after each step
 
 # %% ../../nbs/810_generate.sampling.ipynb #c9359037
 @patch
@@ -225,6 +226,11 @@ def chooser(self:_Generation, pieces, logits):
 
 # %% ../../nbs/810_generate.sampling.ipynb #9bed9db8
 @patch
+def _follow(self:_Generation, pieces, rows, ids):
+    "Pass on the indices of the pieces and their new ids."
+    self.on_ids([pieces[r] for r in rows.tolist()], ids.tolist())
+
+@patch
 def generate(self:_Generation, pieces):
     "Generate the pieces with these indices."
     decoder, logits = self.read_prompt(pieces)
@@ -232,8 +238,9 @@ def generate(self:_Generation, pieces):
     rows = array_module(logits).asarray(np.arange(len(pieces)) % len(logits), device=logits.device)
     decoder.select_rows(rows)
     choose, ends = self.chooser(pieces, logits), dict(min_tokens=self.min_new, limits=self.limits)
+    follow = None if self.on_ids is None else partial(self._follow, pieces)
     with decoder.limit_threads():
-        new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends)
+        new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, **ends, on_ids=follow)
     return [np.concatenate([self.start, ids]) for ids in new]
 
 # %% ../../nbs/810_generate.sampling.ipynb #3937b73c
@@ -279,6 +286,7 @@ def generate_ids(
     # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
     profile=None,
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
+    on_ids=None,             # called after each step with the indices of the pieces and their new ids
     **sampling           # fields of `Sampling`: temperature, top_k, top_p, min_p
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
@@ -291,6 +299,7 @@ def generate_ids(
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
         sampling=sampler, z=z, limits=limits, condition=condition, precision=precision,
+        on_ids=on_ids,
     )
     was_training = model.training
     try:
