@@ -6,7 +6,7 @@
 __all__ = ['StreamEvent', 'EventReader', 'piece_events', 'close_ids', 'NoteStream', 'stream', 'StreamTiming', 'MidiPort',
            'open_port']
 
-# %% ../../nbs/835_generate.stream.ipynb #e89b9129
+# %% ../../nbs/835_generate.stream.ipynb #446da681
 import threading
 import time
 from collections import deque
@@ -25,7 +25,7 @@ from ..tokens.codec import decode
 from ..tokens.grammar import grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/835_generate.stream.ipynb #1cd8dc82
+# %% ../../nbs/835_generate.stream.ipynb #fda08a9a
 class StreamEvent(NamedTuple):
     "A change of what sounds."
     seconds:float     # since the start of the piece
@@ -35,7 +35,7 @@ class StreamEvent(NamedTuple):
     family:int=0      # instrument family, 0 … 15; 14 is drums
     bpm:float=0.      # of a tempo
 
-# %% ../../nbs/835_generate.stream.ipynb #498d6cb5
+# %% ../../nbs/835_generate.stream.ipynb #4b148ab1
 _SOUNDING = {Kind.NOTE_ON: 'note_on', Kind.NOTE_OFF: 'note_off', Kind.SUSTAIN_ON: 'pedal_on',
              Kind.SUSTAIN_OFF: 'pedal_off', Kind.TEMPO: 'tempo'}
 
@@ -57,7 +57,7 @@ class EventReader:
         if kind not in _SOUNDING: return None
         return self._event(kind, index)
 
-# %% ../../nbs/835_generate.stream.ipynb #65f425ce
+# %% ../../nbs/835_generate.stream.ipynb #433d4718
 @patch
 def _event(self:EventReader, kind, index):
     "The event of an id that sounds or changes the tempo."
@@ -66,7 +66,7 @@ def _event(self:EventReader, kind, index):
     pitch = index + vocab.pitch_lo if kind in (Kind.NOTE_ON, Kind.NOTE_OFF) else 0
     return StreamEvent(self.seconds, name, pitch, self.velocity if kind == Kind.NOTE_ON else 0, self.family)
 
-# %% ../../nbs/835_generate.stream.ipynb #3db05b3b
+# %% ../../nbs/835_generate.stream.ipynb #c3356d4c
 def piece_events(
     ids, # of a piece
 )->list: # of `StreamEvent`
@@ -74,7 +74,7 @@ def piece_events(
     reader = EventReader()
     return [e for e in map(reader.read, np.asarray(ids).tolist()) if e is not None]
 
-# %% ../../nbs/835_generate.stream.ipynb #9f09a924
+# %% ../../nbs/835_generate.stream.ipynb #4199da47
 _PREPARES = [int(Kind.VELOCITY), int(Kind.INSTRUMENT)]
 
 def _without_pending(ids):
@@ -97,7 +97,7 @@ def close_ids(
         state = grammar.step(state, torch.tensor(closing[-1:]))
     return np.append(ids, closing).astype(np.uint16)
 
-# %% ../../nbs/835_generate.stream.ipynb #0a644cef
+# %% ../../nbs/835_generate.stream.ipynb #274c1f8a
 class _Stopped(Exception): "Ends the sampling of a stream that was stopped."
 
 class NoteStream:
@@ -115,7 +115,7 @@ class NoteStream:
         self.position, self.stopping, self.finished, self.error = 0., False, False, None
         self.thread, self.started, self.first_note = None, None, None
 
-# %% ../../nbs/835_generate.stream.ipynb #e4e092cc
+# %% ../../nbs/835_generate.stream.ipynb #e09d0bd9
 @patch
 def _receive(self:NoteStream, pieces, ids):
     "Store the event of a new id; wait while the sampler is too far ahead."
@@ -141,7 +141,7 @@ def _read(self:NoteStream, id):
     if event.kind == 'note_on' and self.first_note is None: self.first_note = time.perf_counter()
     self.changed.notify_all()
 
-# %% ../../nbs/835_generate.stream.ipynb #891406e5
+# %% ../../nbs/835_generate.stream.ipynb #57b81062
 @patch
 def _sample(self:NoteStream):
     "Sample the piece; runs in the thread."
@@ -171,7 +171,7 @@ def _prompt_ids(self:NoteStream):
     from aurl.generate.engine import as_prompt
     return as_prompt(self.kwargs.get('prompt'), self.kwargs.get('mask', True)).tolist()
 
-# %% ../../nbs/835_generate.stream.ipynb #6facce12
+# %% ../../nbs/835_generate.stream.ipynb #9ba9c3fd
 @patch
 def __iter__(self:NoteStream): return self
 
@@ -192,13 +192,18 @@ def _take(self:NoteStream):
     self.changed.notify_all()
     return event
 
-# %% ../../nbs/835_generate.stream.ipynb #c6322981
+# %% ../../nbs/835_generate.stream.ipynb #db34c0e1
 @patch
-def stop(self:NoteStream):
-    "Stop sampling and reading; the thread ends within one id."
+def stop_soon(self:NoteStream):
+    "Ask the stream to stop, without waiting for the end of its thread."
     with self.changed:
         self.stopping = True
         self.changed.notify_all()
+
+@patch
+def stop(self:NoteStream):
+    "Stop sampling and reading; the thread ends within one id."
+    self.stop_soon()
     if self.thread is not None and self.thread is not threading.current_thread(): self.thread.join()
 
 @patch
@@ -217,7 +222,7 @@ def score(self:NoteStream):
     "The score sampled so far."
     return decode(self.ids)
 
-# %% ../../nbs/835_generate.stream.ipynb #3e03d3cb
+# %% ../../nbs/835_generate.stream.ipynb #d9716450
 @delegates(NoteStream)
 def stream(
     model='piano', # a `MusicTransformerVAEGAN`, or the name or folder of a saved one
@@ -226,7 +231,7 @@ def stream(
     "Sample a piece in the background; iterate over its events, or `play` them."
     return NoteStream(model, **kwargs)
 
-# %% ../../nbs/835_generate.stream.ipynb #494b4186
+# %% ../../nbs/835_generate.stream.ipynb #62b0f57e
 @dataclass
 class StreamTiming:
     "The times of a stream."
@@ -245,7 +250,7 @@ def _spread(ms):
     if not len(ms): return 'none'
     return f'{np.median(ms):.2f} ms (median), {np.quantile(ms, .99):.2f} ms (p99), {np.max(ms):.2f} ms (max)'
 
-# %% ../../nbs/835_generate.stream.ipynb #1bf27cbe
+# %% ../../nbs/835_generate.stream.ipynb #33a6d2d3
 @patch
 def timing(self:NoteStream,
     late=(),         # seconds by which events were late
@@ -258,7 +263,7 @@ def timing(self:NoteStream,
     first = np.nan if self.first_note is None else self.first_note - self.started
     return StreamTiming(1e3*first, 1e3*np.array(gaps), 1e3*np.array(late), underruns)
 
-# %% ../../nbs/835_generate.stream.ipynb #58458f4e
+# %% ../../nbs/835_generate.stream.ipynb #b5bc2799
 class _Clock:
     "The start of the music on the clock of the machine, and what was late."
     def __init__(self, speed): self.speed, self.start, self.late, self.underruns = speed, None, [], 0
@@ -272,7 +277,7 @@ class _Clock:
             self.start, self.underruns, wait = self.start - wait, self.underruns + 1, 0.
         return wait
 
-# %% ../../nbs/835_generate.stream.ipynb #dfb96dbb
+# %% ../../nbs/835_generate.stream.ipynb #04bcf685
 @patch
 def _wait_for_lead(self:NoteStream, lead):
     "Wait until `lead` seconds of music are sampled, or all of it."
@@ -289,7 +294,7 @@ def _wait_until(self:NoteStream, clock, event):
             self.changed.wait(min(left, .25))
         return not self.stopping
 
-# %% ../../nbs/835_generate.stream.ipynb #35f59252
+# %% ../../nbs/835_generate.stream.ipynb #d9423110
 @patch
 def _next_event(self:NoteStream):
     "The next event, and whether the sampler had to be waited for; (None, …) at the end."
@@ -309,7 +314,7 @@ def _play(self:NoteStream, receiver, lead, sounding, clock):
         _note_sounding(sounding, event)
         receiver(event)
 
-# %% ../../nbs/835_generate.stream.ipynb #866fd99d
+# %% ../../nbs/835_generate.stream.ipynb #bfef1140
 _ENDS = dict(note_on='note_off', pedal_on='pedal_off')
 
 def _note_sounding(sounding, event):
@@ -327,7 +332,7 @@ def _release_all(receiver, sounding, seconds):
     sounding.clear()
     return failed
 
-# %% ../../nbs/835_generate.stream.ipynb #af39ed86
+# %% ../../nbs/835_generate.stream.ipynb #968d38f9
 @patch
 def play(self:NoteStream,
     receiver,       # called with each `StreamEvent` when it is due; its `close`, if it has one, is called at the end
@@ -345,7 +350,7 @@ def play(self:NoteStream,
     if failed is not None: raise failed
     return self.timing(clock.late, clock.underruns)
 
-# %% ../../nbs/835_generate.stream.ipynb #67925448
+# %% ../../nbs/835_generate.stream.ipynb #73271f3d
 _DRUM_CHANNEL = 9                                        # counted from 0
 
 class MidiPort:
@@ -365,7 +370,7 @@ class MidiPort:
         channel = self._channel(event.family)
         self._send(event, channel)
 
-# %% ../../nbs/835_generate.stream.ipynb #424d4ef3
+# %% ../../nbs/835_generate.stream.ipynb #39499034
 @patch
 def _message(self:MidiPort, kind, **fields):
     "Send one MIDI message."
@@ -382,7 +387,7 @@ def _channel(self:MidiPort, family):
     self._message('program_change', channel=channel, program=program)
     return channel
 
-# %% ../../nbs/835_generate.stream.ipynb #64f63e7b
+# %% ../../nbs/835_generate.stream.ipynb #7c190c50
 _SUSTAIN, _ALL_NOTES_OFF = 64, 123                       # controllers
 
 @patch
@@ -400,7 +405,7 @@ def close(self:MidiPort):
         for control in (_SUSTAIN, _ALL_NOTES_OFF):
             self._message('control_change', channel=channel, control=control, value=0)
 
-# %% ../../nbs/835_generate.stream.ipynb #688c1f96
+# %% ../../nbs/835_generate.stream.ipynb #b2b39da7
 _WITHOUT_PORT = 'play to a function with stream().play(function), or in a page with aurl studio'
 
 def _output_names(mido):
