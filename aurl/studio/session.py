@@ -6,7 +6,7 @@
 __all__ = ['ACTIONS', 'EXPORTS', 'Take', 'Snapshot', 'take_score', 'bar_starts', 'note_rows', 'roll_of', 'Session',
            'stream_score', 'action', 'file_name']
 
-# %% ../../nbs/837_studio.session.ipynb #aa19f0d2
+# %% ../../nbs/837_studio.session.ipynb #15549f29
 import importlib.util
 import re
 import tempfile
@@ -36,7 +36,7 @@ from .controls import arguments, controls_of
 from ..tokens.codec import family_names
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/837_studio.session.ipynb #98cd5ec1
+# %% ../../nbs/837_studio.session.ipynb #96da8139
 @dataclass(frozen=True, eq=False)
 class Take:
     "A piece of a session."
@@ -54,7 +54,7 @@ class Snapshot:
     takes:tuple=()     # of `Take`
     current:int=0      # id of the current take; 0: none
 
-# %% ../../nbs/837_studio.session.ipynb #75b2a8a5
+# %% ../../nbs/837_studio.session.ipynb #209d1ed5
 def take_score(
     take:Take,
     model,     # that sampled it
@@ -76,7 +76,7 @@ def bar_starts(
         bars += [a + i*length for i in range(min(n, 20_000))]
     return clock._seconds_of_beats(np.array([*bars, bars[-1] + lengths[-1]]))
 
-# %% ../../nbs/837_studio.session.ipynb #3131f0c1
+# %% ../../nbs/837_studio.session.ipynb #2af7271f
 def note_rows(
     score, # in seconds
 )->list:   # [start, end, pitch, velocity, family] of each note
@@ -91,25 +91,26 @@ def roll_of(take, model):
     return dict(type='roll', take=take.id, notes=note_rows(score), bars=bars, end=round(float(score.end()), 3),
                 meter=about.get('meter', ''), key=about.get('key', ''))
 
-# %% ../../nbs/837_studio.session.ipynb #67d55d8e
+# %% ../../nbs/837_studio.session.ipynb #ce2b8b0e
 class Session:
     "Takes of a user, and the actions on them."
     def __init__(self,
         model='piano',       # a model, or the name or folder of a saved one
         send:Callable=None,  # called with a message (dict) and bytes or None; None: messages are dropped
+        name:str='your model', # of a model that is given as an object
     ):
         self.listeners = [send] if send else []
         self.lock, self.past, self.future, self.now = threading.RLock(), [], [], Snapshot()
         self.names = list(pretrained_names())
         self.models, self.stream, self.thread, self.next_id = {}, None, None, 1
-        self.model_name = self._add_model(model)
+        self.model_name = self._add_model(model, name)
 
-# %% ../../nbs/837_studio.session.ipynb #af420d3c
+# %% ../../nbs/837_studio.session.ipynb #1403a608
 @patch
-def _add_model(self:Session, model):
+def _add_model(self:Session, model, name):
     "Add a model to the list; return its name."
     if is_pretrained_name(model): return model
-    name = Path(model).name if isinstance(model, (str, Path)) else 'your model'
+    if isinstance(model, (str, Path)): name = Path(model).name
     self.models[name] = as_model(model).eval()
     if name not in self.names: self.names.insert(0, name)
     return name
@@ -128,7 +129,7 @@ def controls(self:Session):
 @patch(as_prop=True)
 def busy(self:Session): return self.thread is not None and self.thread.is_alive()
 
-# %% ../../nbs/837_studio.session.ipynb #ec1fd198
+# %% ../../nbs/837_studio.session.ipynb #f1aa1265
 _INFILLING = 'aurl.generate.infilling'
 
 @lru_cache
@@ -139,7 +140,7 @@ def can_infill(self:Session):
     "Whether the current model fills gaps."
     return _has_infilling() and getattr(self.model, 'infilling', None) is not None
 
-# %% ../../nbs/837_studio.session.ipynb #d41be103
+# %% ../../nbs/837_studio.session.ipynb #12cc04b7
 @patch
 def _describe(self:Session, take):
     "A take for the list of the page."
@@ -163,7 +164,7 @@ def state(self:Session)->dict:
         colors=family_colors, families=family_names,
     )
 
-# %% ../../nbs/837_studio.session.ipynb #d4a57e76
+# %% ../../nbs/837_studio.session.ipynb #c09e4441
 @lru_cache(maxsize=256)
 def _score_of_bytes(data):
     from aurl.tokens.codec import decode
@@ -181,7 +182,7 @@ def say(self:Session,
     "Send a message to the pages."
     for send in list(self.listeners): send(message, data)
 
-# %% ../../nbs/837_studio.session.ipynb #9f50e4e7
+# %% ../../nbs/837_studio.session.ipynb #9d127cec
 ACTIONS = {}
 
 def action(f):
@@ -204,7 +205,7 @@ def do(self:Session,
     except (TypeError, ValueError, KeyError) as e:
         self.say(dict(type='error', text=f'{message.get("do")}: the message is not complete ({type(e).__name__})'))
 
-# %% ../../nbs/837_studio.session.ipynb #b28aab57
+# %% ../../nbs/837_studio.session.ipynb #97e26fa5
 @action
 def _hello(self, values, data):
     "A page has connected: send it everything."
@@ -225,7 +226,7 @@ def _model_of(self:Session, take):
     "The model that sampled a take."
     return self.models.get(take.model) or self.model
 
-# %% ../../nbs/837_studio.session.ipynb #e2fb2522
+# %% ../../nbs/837_studio.session.ipynb #ad2e6747
 @patch
 def _show(self:Session):
     "Send the roll of the current take."
@@ -247,7 +248,7 @@ def _refresh(self:Session):
     self.say(self.state())
     self._show()
 
-# %% ../../nbs/837_studio.session.ipynb #b4f2427d
+# %% ../../nbs/837_studio.session.ipynb #8e5bd70e
 @patch
 def _refuse_while_busy(self:Session):
     if self.busy: raise ConfigError('a piece is being generated', way_out='Stop it first, or wait')
@@ -270,7 +271,7 @@ def _redo(self, values, data):
     self.now, *self.future = self.future
     self._refresh()
 
-# %% ../../nbs/837_studio.session.ipynb #71ca6c07
+# %% ../../nbs/837_studio.session.ipynb #4d755cd4
 @action
 def _choose(self, values, data):
     "Choose a model by its name."
@@ -294,7 +295,7 @@ def _keep(self, values, data):
     kept = replace(take, kept=not take.kept)
     self._change([kept if t.id == take.id else t for t in self.now.takes], self.now.current)
 
-# %% ../../nbs/837_studio.session.ipynb #baa4348a
+# %% ../../nbs/837_studio.session.ipynb #3d74f40f
 @action
 def _delete(self, values, data):
     "Remove a take."
@@ -318,7 +319,7 @@ def kept(self:Session)->list:
     "The scores of the takes that are kept."
     return [take_score(t, self._model_of(t))[0] for t in self.now.takes if t.kept]
 
-# %% ../../nbs/837_studio.session.ipynb #b1d8a92f
+# %% ../../nbs/837_studio.session.ipynb #bc374317
 _BATCH_SECONDS = .03
 
 @patch
@@ -334,7 +335,7 @@ def _begin(self:Session, how, name, values, **options):
     self.say(dict(type='begin', take=take.id, name=take.name, how=how))
     self.thread.start()
 
-# %% ../../nbs/837_studio.session.ipynb #2ae90ee1
+# %% ../../nbs/837_studio.session.ipynb #e7829372
 _EVENT_CODES = dict(note_on=1, note_off=0)
 
 @patch
@@ -352,7 +353,7 @@ def _run(self:Session, s, take):
     except Exception as e: return self._failed(f'{type(e).__name__}: {str(e)[:200]}')
     self._add(replace(take, ids=s.ids), s)
 
-# %% ../../nbs/837_studio.session.ipynb #0763a261
+# %% ../../nbs/837_studio.session.ipynb #dde06b08
 @patch
 def _failed(self:Session, text):
     "Report an error of the sampler, and show the current take again."
@@ -371,7 +372,7 @@ def _add(self:Session, take, s):
     self.say(dict(type='done', take=take.id, first_note_ms=round(float(np.nan_to_num(times.first_note_ms)), 1),
                   id_ms=round(float(np.median(times.id_ms)), 3) if len(times.id_ms) else 0.))
 
-# %% ../../nbs/837_studio.session.ipynb #f89050ad
+# %% ../../nbs/837_studio.session.ipynb #2d66dd5d
 @action
 def _generate(self, values, data):
     "Sample a new piece."
@@ -396,7 +397,7 @@ def _vary(self, values, data):
         options['prompt'] = first_seconds(take.ids, float(bars[int(np.clip(bar, 0, len(bars) - 1))])) if bar > 0 else None
     self._begin('varied', f'{take.name}, varied', values, **options)
 
-# %% ../../nbs/837_studio.session.ipynb #903f7e41
+# %% ../../nbs/837_studio.session.ipynb #c0eec4c3
 @action
 def _stop(self, values, data):
     "Stop the sampling; what was sampled becomes a take."
@@ -417,7 +418,7 @@ def close(self:Session):
     self.wait(10)
     self.listeners.clear()
 
-# %% ../../nbs/837_studio.session.ipynb #71c77204
+# %% ../../nbs/837_studio.session.ipynb #d95475ed
 @patch
 def _infill_take(self:Session, take, values, gap):
     "Fill a gap in a thread, and add the result."
@@ -448,7 +449,7 @@ def _infill(self, values, data):
     self.say(dict(type='begin', take=new.id, name=new.name, how='infilled'))
     self.thread.start()
 
-# %% ../../nbs/837_studio.session.ipynb #02f83f64
+# %% ../../nbs/837_studio.session.ipynb #5b84edc9
 _MAX_UPLOAD = 8_000_000                                  # bytes
 
 @action
@@ -463,7 +464,7 @@ def _open(self, values, data):
     self.next_id += 1
     self._change([*self.now.takes, take], take.id)
 
-# %% ../../nbs/837_studio.session.ipynb #1d665c70
+# %% ../../nbs/837_studio.session.ipynb #15c27ec6
 def _wav(score):
     "The bytes of a stereo WAV file."
     with tempfile.TemporaryDirectory() as folder: return write_wav(score, Path(folder)/'x.wav').read_bytes()
@@ -482,7 +483,7 @@ def file_name(
     stem = re.sub(r'[^\w]+', '-', f'{take.name}').strip('-').lower()
     return f'{stem or "piece"}.{suffix}'
 
-# %% ../../nbs/837_studio.session.ipynb #76ab614f
+# %% ../../nbs/837_studio.session.ipynb #ce7bce17
 @patch
 def _in_background(self:Session, f, *args):
     "Call `f` in a thread; errors become messages."
@@ -504,7 +505,7 @@ def _export(self, values, data):
     if values['format'] not in EXPORTS: raise ConfigError('unknown format', way_out=f'one of {", ".join(EXPORTS)}')
     self._in_background(self._send_file, self._take(values.get('take')), values['format'])
 
-# %% ../../nbs/837_studio.session.ipynb #bd6a7dda
+# %% ../../nbs/837_studio.session.ipynb #6ff6326e
 _MAX_SOUND = 900.                                        # seconds
 
 @lru_cache(maxsize=16)

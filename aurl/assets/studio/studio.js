@@ -102,7 +102,7 @@ function drawPanel(panel, controls, values) {
 // ---------------------------------------------------------------- piano roll
 
 const BLACK_KEYS = new Set([1, 3, 6, 8, 10])
-const LEFT = 34, TOP = 18, HEIGHT = 300      // pixels: keyboard, bar numbers, canvas
+const LEFT = 34, TOP = 18, HEIGHT = 340      // pixels: keyboard, bar numbers, canvas
 
 /** A piano roll on a canvas that scrolls, with a selection of bars and a cursor that are elements above it. */
 class Roll {
@@ -277,7 +277,7 @@ class Roll {
 /** Draw the studio in `el`, connected to a session by `model` (send, on, off). Returns the function that removes it. */
 export function render({model, el}) {
   const values = {}
-  let state = null, controlsOf = null, sounding = null, autoplay = false, gone = false
+  let state = null, controlsOf = null, sounding = null, autoplay = false, greeted = false, gone = false
   const send = (message, file) => model.send(message, undefined, file ? [file] : [])
 
   const status = h('p', {class: 'status', role: 'status'}, 'Loading the model …')
@@ -296,8 +296,8 @@ export function render({model, el}) {
   const listen = h('input', {type: 'checkbox', checked: true})
   const zoom = h('input', {type: 'range', min: 1, max: 8, step: .5, value: 1, 'aria-label': 'Zoom of the piano roll',
     oninput: e => { roll.zoom = Number(e.target.value); roll.redraw() }})
-  const from = h('input', {type: 'number', min: 1, 'aria-label': 'First selected bar', placeholder: 'bar', onchange: typeSelection})
-  const to = h('input', {type: 'number', min: 1, 'aria-label': 'Last selected bar', placeholder: 'bar', onchange: typeSelection})
+  const from = h('input', {type: 'number', min: 1, 'aria-label': 'First selected bar', placeholder: 'bar', onchange: typeSelection, onfocus: e => e.target.select()})
+  const to = h('input', {type: 'number', min: 1, 'aria-label': 'Last selected bar', placeholder: 'bar', onchange: typeSelection, onfocus: e => e.target.select()})
   const takes = h('ul', {class: 'takes', 'aria-label': 'Pieces'})
   const about = h('span', {class: 'about'})
 
@@ -401,6 +401,8 @@ export function render({model, el}) {
       keep.setAttribute('aria-pressed', String(!!current?.kept))
       keep.textContent = current?.kept ? 'Kept' : 'Keep'
       if (!m.takes.length) say('Press Generate, or open a file.')
+      else if (!greeted) say('')
+      greeted = true
       setBusy(m.busy)
     },
     roll(m) {
