@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StudioConfig', 'studio_keys', 'run_studio']
 
-# %% ../../nbs/994_commands.studio.ipynb #0c4a4ba7
+# %% ../../nbs/994_commands.studio.ipynb #cecfc07d
 import webbrowser
 from contextlib import suppress
 
@@ -13,14 +13,14 @@ from pydantic import Field
 
 from ..config import Config, describe_keys, make_config, quote_texts
 
-# %% ../../nbs/994_commands.studio.ipynb #97068167
+# %% ../../nbs/994_commands.studio.ipynb #9a2db497
 class StudioConfig(Config):
     "Keys of `aurl studio`."
     model: str = Field('piano', min_length=1, description='a shipped model, or the folder of a saved one or of a run')
     port: int = Field(0, ge=0, le=65535, description='of the local server; 0: any free port')
     browser: bool = Field(True, description='open the page in the browser of this machine')
 
-# %% ../../nbs/994_commands.studio.ipynb #f845f39e
+# %% ../../nbs/994_commands.studio.ipynb #ecf6c9f9
 def studio_keys(
     say=print, # called with each line
 )->int:        # the exit code
@@ -51,10 +51,11 @@ def run_studio(
     cfg = make_config(StudioConfig, overrides=items)
     from aurl.studio.server import StudioServer
     server = StudioServer(_session(cfg.model), cfg.port).start()
-    say(f'aurl studio: {server.url}')
-    say('Ctrl-C ends it; only this machine can open the address')
-    if cfg.browser: _open_browser(server.url)
-    try: (until or threading.Event()).wait()
+    try:
+        say(f'aurl studio: {server.url}')
+        say('Ctrl-C ends it; only this machine can open the address')
+        if cfg.browser: _open_browser(server.url)
+        (until or threading.Event()).wait()
     except KeyboardInterrupt: say('')
     finally: server.close()
     return 0

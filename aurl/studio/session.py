@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'EXPORTS', 'Take', 'Snapshot', 'take_score', 'bar_starts', 'note_rows', 'roll_of', 'Session',
-           'stream_score', 'action', 'file_name']
+           'stream_score', 'action', 'without_leading_rest', 'file_name']
 
-# %% ../../nbs/837_studio.session.ipynb #15549f29
+# %% ../../nbs/837_studio.session.ipynb #c5366708
 import importlib.util
 import re
 import tempfile
@@ -34,9 +34,9 @@ from ..score.notation import read_music, write_musicxml
 from ..score.roll import family_colors
 from .controls import arguments, controls_of
 from ..tokens.codec import family_names
-from ..tokens.vocab import vocab
+from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/837_studio.session.ipynb #96da8139
+# %% ../../nbs/837_studio.session.ipynb #9ea7bdc8
 @dataclass(frozen=True, eq=False)
 class Take:
     "A piece of a session."
@@ -54,7 +54,7 @@ class Snapshot:
     takes:tuple=()     # of `Take`
     current:int=0      # id of the current take; 0: none
 
-# %% ../../nbs/837_studio.session.ipynb #209d1ed5
+# %% ../../nbs/837_studio.session.ipynb #0d031c12
 def take_score(
     take:Take,
     model,     # that sampled it
@@ -76,7 +76,7 @@ def bar_starts(
         bars += [a + i*length for i in range(min(n, 20_000))]
     return clock._seconds_of_beats(np.array([*bars, bars[-1] + lengths[-1]]))
 
-# %% ../../nbs/837_studio.session.ipynb #2af7271f
+# %% ../../nbs/837_studio.session.ipynb #f2888676
 def note_rows(
     score, # in seconds
 )->list:   # [start, end, pitch, velocity, family] of each note
@@ -91,7 +91,7 @@ def roll_of(take, model):
     return dict(type='roll', take=take.id, notes=note_rows(score), bars=bars, end=round(float(score.end()), 3),
                 meter=about.get('meter', ''), key=about.get('key', ''))
 
-# %% ../../nbs/837_studio.session.ipynb #ce2b8b0e
+# %% ../../nbs/837_studio.session.ipynb #17cb0998
 class Session:
     "Takes of a user, and the actions on them."
     def __init__(self,
@@ -105,7 +105,7 @@ class Session:
         self.models, self.stream, self.thread, self.next_id = {}, None, None, 1
         self.model_name = self._add_model(model, name)
 
-# %% ../../nbs/837_studio.session.ipynb #1403a608
+# %% ../../nbs/837_studio.session.ipynb #df2fb65f
 @patch
 def _add_model(self:Session, model, name):
     "Add a model to the list; return its name."
@@ -129,7 +129,7 @@ def controls(self:Session):
 @patch(as_prop=True)
 def busy(self:Session): return self.thread is not None and self.thread.is_alive()
 
-# %% ../../nbs/837_studio.session.ipynb #f1aa1265
+# %% ../../nbs/837_studio.session.ipynb #a8256730
 _INFILLING = 'aurl.generate.infilling'
 
 @lru_cache
@@ -140,7 +140,7 @@ def can_infill(self:Session):
     "Whether the current model fills gaps."
     return _has_infilling() and getattr(self.model, 'infilling', None) is not None
 
-# %% ../../nbs/837_studio.session.ipynb #12cc04b7
+# %% ../../nbs/837_studio.session.ipynb #8042463a
 @patch
 def _describe(self:Session, take):
     "A take for the list of the page."
@@ -164,7 +164,7 @@ def state(self:Session)->dict:
         colors=family_colors, families=family_names,
     )
 
-# %% ../../nbs/837_studio.session.ipynb #c09e4441
+# %% ../../nbs/837_studio.session.ipynb #490a7966
 @lru_cache(maxsize=256)
 def _score_of_bytes(data):
     from aurl.tokens.codec import decode
@@ -182,7 +182,7 @@ def say(self:Session,
     "Send a message to the pages."
     for send in list(self.listeners): send(message, data)
 
-# %% ../../nbs/837_studio.session.ipynb #9d127cec
+# %% ../../nbs/837_studio.session.ipynb #5e8be723
 ACTIONS = {}
 
 def action(f):
@@ -205,7 +205,7 @@ def do(self:Session,
     except (TypeError, ValueError, KeyError) as e:
         self.say(dict(type='error', text=f'{message.get("do")}: the message is not complete ({type(e).__name__})'))
 
-# %% ../../nbs/837_studio.session.ipynb #97e26fa5
+# %% ../../nbs/837_studio.session.ipynb #85ad525e
 @action
 def _hello(self, values, data):
     "A page has connected: send it everything."
@@ -226,7 +226,7 @@ def _model_of(self:Session, take):
     "The model that sampled a take."
     return self.models.get(take.model) or self.model
 
-# %% ../../nbs/837_studio.session.ipynb #ad2e6747
+# %% ../../nbs/837_studio.session.ipynb #3a059ba6
 @patch
 def _show(self:Session):
     "Send the roll of the current take."
@@ -248,7 +248,7 @@ def _refresh(self:Session):
     self.say(self.state())
     self._show()
 
-# %% ../../nbs/837_studio.session.ipynb #8e5bd70e
+# %% ../../nbs/837_studio.session.ipynb #d9bb37cf
 @patch
 def _refuse_while_busy(self:Session):
     if self.busy: raise ConfigError('a piece is being generated', way_out='Stop it first, or wait')
@@ -271,7 +271,7 @@ def _redo(self, values, data):
     self.now, *self.future = self.future
     self._refresh()
 
-# %% ../../nbs/837_studio.session.ipynb #4d755cd4
+# %% ../../nbs/837_studio.session.ipynb #d5d08c6b
 @action
 def _choose(self, values, data):
     "Choose a model by its name."
@@ -295,7 +295,7 @@ def _keep(self, values, data):
     kept = replace(take, kept=not take.kept)
     self._change([kept if t.id == take.id else t for t in self.now.takes], self.now.current)
 
-# %% ../../nbs/837_studio.session.ipynb #3d74f40f
+# %% ../../nbs/837_studio.session.ipynb #a174d4c1
 @action
 def _delete(self, values, data):
     "Remove a take."
@@ -319,7 +319,7 @@ def kept(self:Session)->list:
     "The scores of the takes that are kept."
     return [take_score(t, self._model_of(t))[0] for t in self.now.takes if t.kept]
 
-# %% ../../nbs/837_studio.session.ipynb #bc374317
+# %% ../../nbs/837_studio.session.ipynb #82f5476c
 _BATCH_SECONDS = .03
 
 @patch
@@ -335,25 +335,36 @@ def _begin(self:Session, how, name, values, **options):
     self.say(dict(type='begin', take=take.id, name=take.name, how=how))
     self.thread.start()
 
-# %% ../../nbs/837_studio.session.ipynb #e7829372
+# %% ../../nbs/837_studio.session.ipynb #f9b990e0
 _EVENT_CODES = dict(note_on=1, note_off=0)
+
+def without_leading_rest(
+    ids, # of a piece
+)->np.ndarray: # uint16
+    "The piece without the silence before its first event."
+    ids = np.asarray(ids, np.uint16)
+    rests = np.append(vocab.kind[ids[1:]] == Kind.TIME_SHIFT, False)
+    return np.delete(ids, slice(1, 1 + int(rests.argmin())))
 
 @patch
 def _run(self:Session, s, take):
     "Send the events of a stream, then add its take."
-    batch, due = [], time.perf_counter() + _BATCH_SECONDS
+    batch, due, rest = [], time.perf_counter() + _BATCH_SECONDS, None
     try:
         for e in s:
-            if e.kind in _EVENT_CODES: batch.append([_EVENT_CODES[e.kind], e.seconds, e.pitch, e.velocity, e.family])
+            if rest is None: rest = e.seconds if take.how == 'generated' else 0.
+            if e.kind in _EVENT_CODES:
+                batch.append([_EVENT_CODES[e.kind], e.seconds - rest, e.pitch, e.velocity, e.family])
             if time.perf_counter() < due: continue
             self.say(dict(type='events', take=take.id, events=batch))
             batch, due = [], time.perf_counter() + _BATCH_SECONDS
         self.say(dict(type='events', take=take.id, events=batch))
     except AurlError as e: return self._failed(f'{e.what}. {e.way_out}')
     except Exception as e: return self._failed(f'{type(e).__name__}: {str(e)[:200]}')
-    self._add(replace(take, ids=s.ids), s)
+    ids = s.ids
+    self._add(replace(take, ids=without_leading_rest(ids) if take.how == 'generated' else ids), s)
 
-# %% ../../nbs/837_studio.session.ipynb #dde06b08
+# %% ../../nbs/837_studio.session.ipynb #521f21ee
 @patch
 def _failed(self:Session, text):
     "Report an error of the sampler, and show the current take again."
@@ -372,7 +383,7 @@ def _add(self:Session, take, s):
     self.say(dict(type='done', take=take.id, first_note_ms=round(float(np.nan_to_num(times.first_note_ms)), 1),
                   id_ms=round(float(np.median(times.id_ms)), 3) if len(times.id_ms) else 0.))
 
-# %% ../../nbs/837_studio.session.ipynb #2d66dd5d
+# %% ../../nbs/837_studio.session.ipynb #26562ed1
 @action
 def _generate(self, values, data):
     "Sample a new piece."
@@ -397,7 +408,7 @@ def _vary(self, values, data):
         options['prompt'] = first_seconds(take.ids, float(bars[int(np.clip(bar, 0, len(bars) - 1))])) if bar > 0 else None
     self._begin('varied', f'{take.name}, varied', values, **options)
 
-# %% ../../nbs/837_studio.session.ipynb #c0eec4c3
+# %% ../../nbs/837_studio.session.ipynb #cdc08afb
 @action
 def _stop(self, values, data):
     "Stop the sampling; what was sampled becomes a take."
@@ -418,7 +429,7 @@ def close(self:Session):
     self.wait(10)
     self.listeners.clear()
 
-# %% ../../nbs/837_studio.session.ipynb #d95475ed
+# %% ../../nbs/837_studio.session.ipynb #436d5526
 @patch
 def _infill_take(self:Session, take, values, gap):
     "Fill a gap in a thread, and add the result."
@@ -449,7 +460,7 @@ def _infill(self, values, data):
     self.say(dict(type='begin', take=new.id, name=new.name, how='infilled'))
     self.thread.start()
 
-# %% ../../nbs/837_studio.session.ipynb #5b84edc9
+# %% ../../nbs/837_studio.session.ipynb #774c2344
 _MAX_UPLOAD = 8_000_000                                  # bytes
 
 @action
@@ -464,7 +475,7 @@ def _open(self, values, data):
     self.next_id += 1
     self._change([*self.now.takes, take], take.id)
 
-# %% ../../nbs/837_studio.session.ipynb #15c27ec6
+# %% ../../nbs/837_studio.session.ipynb #9f461667
 def _wav(score):
     "The bytes of a stereo WAV file."
     with tempfile.TemporaryDirectory() as folder: return write_wav(score, Path(folder)/'x.wav').read_bytes()
@@ -483,7 +494,7 @@ def file_name(
     stem = re.sub(r'[^\w]+', '-', f'{take.name}').strip('-').lower()
     return f'{stem or "piece"}.{suffix}'
 
-# %% ../../nbs/837_studio.session.ipynb #ce7bce17
+# %% ../../nbs/837_studio.session.ipynb #58eb7741
 @patch
 def _in_background(self:Session, f, *args):
     "Call `f` in a thread; errors become messages."
@@ -505,7 +516,7 @@ def _export(self, values, data):
     if values['format'] not in EXPORTS: raise ConfigError('unknown format', way_out=f'one of {", ".join(EXPORTS)}')
     self._in_background(self._send_file, self._take(values.get('take')), values['format'])
 
-# %% ../../nbs/837_studio.session.ipynb #6ff6326e
+# %% ../../nbs/837_studio.session.ipynb #eb2ac9dc
 _MAX_SOUND = 900.                                        # seconds
 
 @lru_cache(maxsize=16)
