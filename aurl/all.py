@@ -31,10 +31,10 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint',
            'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
            'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Sampling', 'generate', 'generate_ids',
-           'latents_between', 'latents_like', 'latents_of', 'Experiment', 'find_runs', 'list_runs', 'inspect_run',
-           'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll',
-           'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'Report']
+           'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids', 'stream', 'Studio',
+           'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache', 'prune_stores', 'repair_stores',
+           'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
+           'LatentEvaluation', 'evaluate_latent', 'longest_matches', 'memorization_table', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -327,6 +327,8 @@ from .generate.profile_limits import ProfileConfig
 from .generate.profile_masks import GenerationLimits
 from .generate.sampling import Sampling, describe_limits, generate, generate_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
+from .generate.stream import MidiPort, NoteStream, close_ids, stream
+from .studio.widget import Studio
 
 # %% ../nbs/990_all.ipynb #08b32f2a
 _all_ = [
@@ -341,6 +343,11 @@ _all_ = [
     'latents_between',
     'latents_like',
     'latents_of',
+    'MidiPort',
+    'NoteStream',
+    'close_ids',
+    'stream',
+    'Studio',
 ]
 
 # %% ../nbs/990_all.ipynb #ae62a12b

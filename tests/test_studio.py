@@ -18,7 +18,8 @@ from common import root
 from aurl.midi.read import read_midi
 from aurl.midi.write import write_midi
 from aurl.studio.server import StudioServer
-from aurl.studio.session import Session, stream_score
+from aurl.studio.session import Session
+from aurl.studio.takes import decoded
 from aurl.tokens.verdict import verdict
 
 NAMES = 'chromium', 'chromium-browser', 'google-chrome'
@@ -117,7 +118,7 @@ def test_generate_vary_continue_undo(page):
     page.settings(Seed=5, Length=400)
     page.make('Generate', 1)
     first = page.session.now.takes[0].ids
-    page.until(lambda: page.notes() == stream_score(first).note_num())
+    page.until(lambda: page.notes() == decoded(first).note_num())
     page.select(3, 4)
     assert page.tab.locator('.shade').is_visible()
     page.make('Vary', 2)
@@ -193,7 +194,7 @@ def test_files(page, tmp_path):
         with page.tab.expect_download(timeout=60_000) as download: page.button(f'Export {label}').click()
         saved[label] = tmp_path / download.value.suggested_filename
         download.value.save_as(saved[label])
-    notes = stream_score(page.session.now.takes[0].ids).note_num()
+    notes = decoded(page.session.now.takes[0].ids).note_num()
     assert read_midi(saved['MIDI']).note_num() == notes and saved['MIDI'].name == 'piece-1.mid'
     assert saved['WAV'].read_bytes()[:4] == b'RIFF' and '<score-partwise' in saved['MusicXML'].read_text()
     payload = dict(name=HOSTILE, mimeType='audio/midi', buffer=saved['MIDI'].read_bytes())
@@ -213,7 +214,7 @@ def test_settings_reach_the_sampler(page):
     page.tab.get_by_label('Pitch, from').fill('60')
     page.tab.get_by_label('Pitch, to').fill('72')
     page.make('Generate', 1)
-    pitches = {n.pitch for t in stream_score(page.session.now.takes[0].ids).tracks for n in t.notes}
+    pitches = {n.pitch for t in decoded(page.session.now.takes[0].ids).tracks for n in t.notes}
     assert pitches and 60 <= min(pitches) and max(pitches) <= 72
     page.tab.get_by_label('Pitch, from').fill('90')
     page.button('Generate').click()

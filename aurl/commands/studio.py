@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StudioConfig', 'studio_keys', 'run_studio']
 
-# %% ../../nbs/994_commands.studio.ipynb #cecfc07d
+# %% ../../nbs/994_commands.studio.ipynb #1f5d4971
 import webbrowser
 from contextlib import suppress
 
@@ -13,14 +13,14 @@ from pydantic import Field
 
 from ..config import Config, describe_keys, make_config, quote_texts
 
-# %% ../../nbs/994_commands.studio.ipynb #9a2db497
+# %% ../../nbs/994_commands.studio.ipynb #62372925
 class StudioConfig(Config):
     "Keys of `aurl studio`."
     model: str = Field('piano', min_length=1, description='a shipped model, or the folder of a saved one or of a run')
     port: int = Field(0, ge=0, le=65535, description='of the local server; 0: any free port')
     browser: bool = Field(True, description='open the page in the browser of this machine')
 
-# %% ../../nbs/994_commands.studio.ipynb #ecf6c9f9
+# %% ../../nbs/994_commands.studio.ipynb #8aa3f9cf
 def studio_keys(
     say=print, # called with each line
 )->int:        # the exit code
@@ -41,6 +41,7 @@ def _open_browser(url):
     "Open the page; without a browser, the printed address remains."
     with suppress(webbrowser.Error, OSError): webbrowser.open(url)
 
+# %% ../../nbs/994_commands.studio.ipynb #31113b32
 def run_studio(
     items=(),    # strings `key=value`
     say=print,   # called with each line

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame', 'StudioServer']
 
-# %% ../../nbs/838_studio.server.ipynb #bf3b5620
+# %% ../../nbs/838_studio.server.ipynb #a1ef0eb5
 import hmac
 import json
 import queue
@@ -22,7 +22,7 @@ import aurl
 from ..core import ConfigError, to_json
 from .session import Session
 
-# %% ../../nbs/838_studio.server.ipynb #6a20c529
+# %% ../../nbs/838_studio.server.ipynb #fb3b83bd
 _FOLDER = Path(aurl.__file__).parent/'assets'/'studio'
 _TYPES = {'.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8'}
 _FILES = {f'/{f.name}':f for f in _FOLDER.glob('*') if f.suffix in _TYPES}
@@ -32,7 +32,7 @@ _HEADERS = {'Content-Security-Policy': _POLICY, 'X-Content-Type-Options': 'nosni
             'Cache-Control': 'no-store'}
 _MAX_BODY = 9_000_000                                    # bytes
 
-# %% ../../nbs/838_studio.server.ipynb #a31a4868
+# %% ../../nbs/838_studio.server.ipynb #b3afc012
 _ALIVE_SECONDS = 10.
 
 def frame(
@@ -52,7 +52,7 @@ class _Page:
         try: return self.frames.get(timeout=_ALIVE_SECONDS)
         except queue.Empty: return frame(dict(type='alive'))
 
-# %% ../../nbs/838_studio.server.ipynb #5ac8ca5d
+# %% ../../nbs/838_studio.server.ipynb #f57666b0
 class _Handler(BaseHTTPRequestHandler):
     "The requests of a page."
     server_version, sys_version, timeout = 'aurl', '', 60
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-# %% ../../nbs/838_studio.server.ipynb #332661ce
+# %% ../../nbs/838_studio.server.ipynb #b0d63997
 @patch
 def do_GET(self:_Handler):
     "The page, its files, and the stream of messages."
@@ -87,6 +87,7 @@ def do_GET(self:_Handler):
     if file is None: return self._answer(HTTPStatus.NOT_FOUND, b'no such page\n')
     self._answer(HTTPStatus.OK, file.read_bytes(), _TYPES[file.suffix])
 
+# %% ../../nbs/838_studio.server.ipynb #66139fac
 @patch
 def _stream(self:_Handler):
     "Send messages until the page is closed."
@@ -102,7 +103,7 @@ def _stream(self:_Handler):
     except OSError: pass                                               # the page was closed
     finally: studio.session.listeners.remove(page)
 
-# %% ../../nbs/838_studio.server.ipynb #102de84b
+# %% ../../nbs/838_studio.server.ipynb #09faff27
 def _parse_action(body):
     "The message of a request and its file; `ConfigError` if it is none."
     line, _, data = body.partition(b'\n')
@@ -111,6 +112,7 @@ def _parse_action(body):
     if not isinstance(message, dict): raise ConfigError('a request that is no action')
     return message, data or None
 
+# %% ../../nbs/838_studio.server.ipynb #878966b6
 @patch
 def do_POST(self:_Handler):
     "An action of the page."
@@ -123,10 +125,11 @@ def do_POST(self:_Handler):
     self.server.studio.session.do(message, data)
     self._answer(HTTPStatus.NO_CONTENT)
 
-# %% ../../nbs/838_studio.server.ipynb #12aea9e7
+# %% ../../nbs/838_studio.server.ipynb #a4fd1378
 class _Server(ThreadingHTTPServer):
     daemon_threads, allow_reuse_address = True, True
 
+# %% ../../nbs/838_studio.server.ipynb #84c4eb0b
 class StudioServer:
     "The studio at a local address."
     def __init__(self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Studio']
 
-# %% ../../nbs/839_studio.widget.ipynb #6316aff3
+# %% ../../nbs/839_studio.widget.ipynb #5b74f8eb
 from pathlib import Path
 
 import anywidget
@@ -15,9 +15,10 @@ import aurl
 from ..core import ConfigError, plural
 from ..score.player import player_html
 from ..score.roll import _safe_text
-from .session import Session, take_score
+from .session import Session
+from .takes import take_score
 
-# %% ../../nbs/839_studio.widget.ipynb #1acc4709
+# %% ../../nbs/839_studio.widget.ipynb #1065e019
 _FOLDER = Path(aurl.__file__).parent/'assets'/'studio'
 
 class Studio(anywidget.AnyWidget):
@@ -41,7 +42,7 @@ class Studio(anywidget.AnyWidget):
     def __repr__(self):
         return f'Studio({self.session.model_name}, {plural(len(self.session.now.takes), "piece")})'
 
-# %% ../../nbs/839_studio.widget.ipynb #c7793db2
+# %% ../../nbs/839_studio.widget.ipynb #7f7d7c36
 @patch(as_prop=True)
 def ids(self:Studio):
     "The ids of the current piece."
@@ -58,7 +59,7 @@ def kept(self:Studio)->list:
     "The scores that were kept."
     return self.session.kept
 
-# %% ../../nbs/839_studio.widget.ipynb #7cdb9cf8
+# %% ../../nbs/839_studio.widget.ipynb #392ef21c
 @patch
 def generate(self:Studio,
     **values # of the panel: seed, temperature, max_tokens, …
@@ -70,7 +71,7 @@ def generate(self:Studio,
     if len(self.problems) > n: raise ConfigError(self.problems[-1])
     return self
 
-# %% ../../nbs/839_studio.widget.ipynb #8c11ddc3
+# %% ../../nbs/839_studio.widget.ipynb #0740623b
 _WITHOUT_WIDGETS = ('This page shows no widgets. In a notebook with a kernel the studio appears here; '
                     'in a terminal, <code>aurl studio</code> opens it in a browser.')
 
