@@ -266,7 +266,8 @@ def _check_use_of_model(cfg):
     if hasattr(cfg, 'data'): _check_evaluation_data(cfg, where)
     elif isinstance(cfg, GenerateConfig):
         _check_generation(cfg, model)
-        lines += filter(None, [compilation_remark(cfg.precision)])
+        device = pick_device(cfg.device).type
+        lines += filter(None, [compilation_remark(model, cfg.precision, cfg.pieces*cfg.max_tokens, device)])
     if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): requested_latents(model, cfg)
     return lines
 

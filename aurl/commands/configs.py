@@ -272,7 +272,7 @@ class GenerateConfig(Config):
     min_p: float = Field(0., ge=0, lt=1,
         description='drop ids whose probability is less than this fraction of the highest')
     precision: Literal['float32', 'int8'] = Field('float32',
-        description='int8: 8-bit weights, several times as fast on a CPU after 20 seconds of compilation at the first '
+        description='int8: 8-bit weights, several times as fast on a CPU after 8 seconds of compilation at the first '
         'use; the likelihood changes by a few thousandths of a nat')
     repair: bool = Field(False,
         description='with mask=false: repair the pieces until the grammar accepts them, and print the changes')

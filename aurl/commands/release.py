@@ -41,7 +41,7 @@ class ReleaseConfig(Config):
     )
     name: str = Field('', description='name of the released model; default: that of the run')
     title: str = Field('', description='one sentence for the model card: what the model writes')
-    licence: str = Field('', description='license of the released model, such as CC BY 4.0')
+    license: str = Field('', description='license of the released model, such as CC BY 4.0')
     limits: str = Field('', description='what the model cannot do, for the model card')
     dest: str = Field('models', description='parent folder of the folder that is written')
     start_data: str | dict[str, str] = Field(
@@ -187,11 +187,11 @@ def corpus_facts(
     data:ReleaseData,
 )->dict:             # by name: pieces and ids trained on, license
     "Facts about the training music of a model, by corpus."
-    facts, licences = {}, _column(data.store, 'license')
+    facts, licenses = {}, _column(data.store, 'license')
     for k, name in enumerate(data.names):
         train = data.of_corpus(data.train, k)
-        stated = sorted({licences[i] or 'not stated' for i in train.tolist()})
-        facts[name] = dict(pieces=len(train), ids=int(data.store.length[train].sum()), licence=', '.join(stated))
+        stated = sorted({licenses[i] or 'not stated' for i in train.tolist()})
+        facts[name] = dict(pieces=len(train), ids=int(data.store.length[train].sum()), license=', '.join(stated))
     return facts
 
 def attributions(
@@ -199,7 +199,7 @@ def attributions(
 )->list:             # of lines
     "The texts that the licenses of the training music require to be shown."
     sources = {*_column(data.store, 'source')}
-    return [c.attribution or f'{c.title} ({c.licence})' for c in named_corpora().values() if c.title in sources]
+    return [c.attribution or f'{c.title} ({c.license})' for c in named_corpora().values() if c.title in sources]
 
 # %% ../../nbs/987_commands.release.ipynb #ce36e0a7
 def _curve_text(run, n=8):
@@ -307,7 +307,7 @@ def release_notes(
     cfg = data.cfg
     return dict(
         title=cfg.title,
-        licence=cfg.licence,
+        license=cfg.license,
         limits=cfg.limits,
         date=str(date.today()),
         length=data.config.get('length', 512),

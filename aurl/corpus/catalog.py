@@ -23,7 +23,7 @@ class NamedCorpus:
     "An entry of the registry."
     name: str                 # the key in the registry
     title: str                # as printed
-    licence: str              # such as 'CC BY 4.0'
+    license: str              # such as 'CC BY 4.0'
     repository: str = ''      # owner and name on GitHub
     commit: str = ''          # 40 hexadecimal digits
     files: int = 0            # number of files

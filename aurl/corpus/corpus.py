@@ -278,7 +278,7 @@ def _named(name, progress):
     if name == 'chorales': return Corpus(_chorales(progress), 'the music21 corpus: Bach chorales')
     corpus = find_corpus(name)
     folder, rows = corpus_files(corpus, progress)
-    stated = dict(composer=corpus.composer, genre=corpus.genre, license=corpus.licence, source=corpus.title)
+    stated = dict(composer=corpus.composer, genre=corpus.genre, license=corpus.license, source=corpus.title)
     meta = {k:v for k,v in stated.items() if v}
     pieces = (Piece(r['file'], folder/r['file'], group=r['group'], meta=meta) for r in rows)
     return Corpus(_with_tunes(pieces), corpus.title)

@@ -41,7 +41,8 @@ class _KeySpans:
         new = np.zeros(len(self.ids), bool)
         new[first] = True
         steps = _STEPS[self.ids]
-        clock = steps.cumsum() - np.repeat((steps.cumsum() - steps)[new], n_ids)
+        clock = steps.cumsum()
+        clock -= np.repeat((clock - steps)[new], n_ids)
         at = np.flatnonzero(_KEYED[self.ids])
         self.total = clock[first + n_ids - 1]                          # length of each piece
         self.piece, self.time = np.repeat(np.arange(len(pieces)), n_ids)[at], clock[at]
@@ -210,7 +211,7 @@ class _ProfileAccumulator:
         self.used[s.family[on], s.key[on]] = True
 
 # %% ../../nbs/515_data.profile.ipynb #812054b5
-_batch_ids = 1 << 17                                                     # ids per batch
+_batch_ids = 1 << 16                                                     # ids per batch, which the cache can hold
 
 def _batches(pieces, weights):
     "Yield batches of non-empty pieces with non-zero weight, and their weights."

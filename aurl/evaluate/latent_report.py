@@ -470,7 +470,7 @@ def evaluate_latent(
     controls = {k:control_sweep(model, z, v, valid_z[:40], k, dims[k], **options) for k,v in values.items()}
     paths = [report(measure_interpolation(model, valid_z[:2*pairs], steps, x, **common)) for x in (False, True)]
     usage = measure_latent_usage(model, valid_pieces, groups, seed)
-    reconstructions = [report(reconstruct(model, valid_pieces, t, seed=seed)) for t in (0., .5*temperature, temperature)]
+    reconstructions = [report(reconstruct(model, valid_pieces, t*temperature, seed=seed)) for t in (0., .5, 1.)]
     organization = latent_report(z[:,:-1], values)
     return LatentEvaluation(usage, reconstructions, organization, controls, *paths, z=z, values=values)
 

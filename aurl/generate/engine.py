@@ -88,6 +88,7 @@ def sample_loop(
     check_every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
     min_tokens:int=0, # minimum number of ids, including END, unless only END may follow
     limits=None,    # `GenerationLimits` of `802_generate.profile_limits`: stricter than the grammar
+    processors=None, # `ProcessorRun` of `801_generate.processors`: changes the logits of the ids that may come next
     *,
     on_ids=None,    # called with the rows and their ids after each step, to follow a generation
 )->list:            # for each piece an array of the generated ids, up to END
@@ -97,9 +98,11 @@ def sample_loop(
     rows = xp.arange(len(logits), device=device)
     out, active = xp.full((len(logits), max_tokens), vocab.PAD, device=device), rows >= 0
     masks = _LoopMask(decoder, limits, min_tokens) if mask else None
+    if processors is not None: processors.start(logits, decoder.state, max_tokens)
     for i in range(max_tokens):
         if mask: logits = masks.apply(logits, i, max_tokens - i)
         if i+1 < min_tokens: logits = _without_end(logits)
+        if processors is not None: logits = processors.apply(logits, decoder.state, i)
         ids = choose(logits, rows, i)
         out[rows,i] = ids
         if on_ids is not None: on_ids(rows, ids)
@@ -110,9 +113,11 @@ def sample_loop(
             if n_active <= len(rows)*_compact_below:
                 decoder.select_rows(active)
                 if mask: masks.select_rows(active)
+                if processors is not None: processors.select_rows(active)
                 rows, ids, active = rows[active], ids[active], active[active]
         if i+1 < max_tokens: logits = decoder.read(ids[:,None])
         if mask: masks.read(ids)
+        if processors is not None: processors.read(ids)
     return [_to_end(x) for x in torch.as_tensor(out).cpu().numpy().astype(np.uint16)]
 
 # %% ../../nbs/800_generate.engine.ipynb #539748c7

@@ -24,20 +24,20 @@ def _next_largest(p, limit):
 
 @compiled
 def _smallest_kept(p, top_k, top_p, min_p):
-    "Smallest of the probabilities `p` that survives top-k, min-p and top-p; the largest probability is 1."
+    "Smallest of the probabilities `p` that survives top-k, top-p and min-p; the largest probability is 1."
     limit, kept, total = np.float32(2), 0, 0.
     while kept < top_k:
         value, count = _next_largest(p, limit)
         if value == 0: break
         limit, kept = value, kept + count
-    lowest = max(np.float32(min_p), limit if top_k else np.float32(0))
+    lowest = limit if top_k else np.float32(0)
     for value in p: total += value if value >= lowest else 0.
     limit, above, smallest = np.float32(2), 0., np.float32(1)
     while above < top_p*total:
         value, count = _next_largest(p, limit)
         if value == 0 or value < lowest: break
         limit, smallest, above = value, value, above + count*value
-    return smallest
+    return max(smallest, np.float32(min_p))
 
 # %% ../../nbs/807_generate.sample_kernels.ipynb #70111e92
 @compiled
@@ -65,7 +65,8 @@ def sample_rows(
     "Sample an id for each row."
     out, p = np.empty(len(logits), np.int64), np.empty(logits.shape[1], np.float32)
     for i in range(len(logits)):
-        row, best = logits[i], np.argmax(logits[i])
+        row, best = logits[i], 0
+        for j in range(1, len(row)): best = j if row[j] > row[best] else best
         out[i] = best
         if temperature == 0: continue
         for j in range(len(p)):

@@ -41,7 +41,8 @@ def _bytes_of(source, max_bytes):
     "Return the bytes of `source` and its path or None."
     if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source), None
     if not isinstance(source, (str, os.PathLike)):
-        raise MidiError(f'a {type(source).__name__} is neither a path nor the bytes of a file', way_out='give one of them')
+        raise MidiError(f'a {type(source).__name__} is neither a path nor the bytes of a file',
+                        way_out='give one of them')
     path = Path(source).expanduser()
     return _read_file(path, max_bytes), path
 

@@ -11,9 +11,9 @@ import yaml
 # %% ../../nbs/659_models.card.ipynb #474a7bd0
 def _header(notes):
     "The YAML header of a model card, as the Hugging Face hub reads it."
-    licence = notes.get('licence', '').lower().replace(' ', '-')
+    license = (notes.get('license') or notes.get('licence', '')).lower().replace(' ', '-')
     fields = dict(library_name='aurl', tags=['symbolic-music', 'midi', 'music-generation'])
-    if licence: fields = dict(license=licence) | fields
+    if license: fields = dict(license=license) | fields
     return '---\n' + yaml.safe_dump(fields, sort_keys=False) + '---\n'
 
 def _escape_cell(value): return str(value).replace('|', '\\|').replace('\n', ' ')

@@ -155,7 +155,8 @@ def read_fingerprints(
     if not path.exists(): return np.zeros(0, np.uint32)
     try: return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as e:
-        raise ModelError(f'the fingerprints cannot be read ({e})', path=path, way_out='copy the folder again, or remove this file') from e
+        raise ModelError(f'the fingerprints cannot be read ({e})', path=path,
+                         way_out='copy the folder again, or remove this file') from e
 
 
 # %% ../../nbs/658_models.model_files.ipynb #f4919c2d

@@ -275,7 +275,7 @@ def store_positions(
         for h in range(heads):
             head = _find_head(cache, layer, i, h)
             for t in range(n):
-                cache.vectors[1], cache.vectors[2] = keys[i,h,t], values[i,h,t]
+                for j in range(keys.shape[3]): cache.vectors[1,j], cache.vectors[2,j] = keys[i,h,t,j], values[i,h,t,j]
                 if cache.kv.shape[1]: _store_float(head, t)
                 else: _store_int8(head, cache.bytes.ctypes.data, t)
 

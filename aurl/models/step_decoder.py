@@ -276,12 +276,20 @@ def check_precision(
                               'attention, on a CPU')
 
 # %% ../../nbs/682_models.step_decoder.ipynb #da1d81f6
+_WORTHWHILE = 2**15 # ids from which float32 is compiled
+
+def _is_worthwhile(precision, n_ids): return precision != 'float32' or n_ids > _WORTHWHILE
+
 def compilation_remark(
+    model,           # a `MusicTransformerVAEGAN`
     precision:str,
-)->str:            # empty if nothing needs to be compiled
+    n_ids:int=0,     # that may be generated in all
+    device:str='cpu', # on which the model will generate
+)->str:              # empty if nothing needs to be compiled
     "A line for the console if the next generation begins with a compilation."
-    if precision == 'float32' or is_stored(decode_step): return ''
-    return 'precision=int8: the decoder is compiled at its first use, which takes about 20 seconds, once'
+    if not _is_worthwhile(precision, n_ids) or is_stored(decode_step): return ''
+    if device != 'cpu' or not _is_supported(model): return ''
+    return 'the decoder is compiled for this processor at its first use, which takes about 8 seconds, once'
 
 def decoder_for(
     model:MusicTransformerVAEGAN, # in eval mode
@@ -289,9 +297,11 @@ def decoder_for(
     window:int=None,              # maximum number of ids attended to
     z=None,                       # (batch, size): a latent for each piece, in the modes that have one
     condition=None,               # (batch, d_model) from `model.condition_vectors`
-    precision:str='float32',      # float32: `make_decoder`; int8: `CompiledDecoder`, for the models that it supports
+    precision:str='float32',      # of the weights; int8 only for the models that `CompiledDecoder` supports
+    n_ids:int=0,                  # that may be generated in all
 )->Decoder:
     "Return a decoder for a model; `ConfigError` for a precision that it cannot have."
     check_precision(model, precision)
-    if precision == 'float32': return make_decoder(model, batch, window, z, condition)
-    return CompiledDecoder(model, batch, window, _complete_weights(model, precision), condition)
+    weights = _complete_weights(model, precision) if _is_worthwhile(precision, n_ids) else None
+    if weights is None: return make_decoder(model, batch, window, z, condition)
+    return CompiledDecoder(model, batch, window, weights, condition)

@@ -208,10 +208,15 @@ def feature_columns(
 
 # %% ../../nbs/676_models.step_kernels.ipynb #4f8df149
 @compiled
+def _copy(x, out, at):
+    "Write the numbers `x` to `out`, from index `at` on."
+    for j in range(len(x)): out[at+j] = x[j]
+
+@compiled
 def _time_features(row, columns, time, beat, t):
     "Phases of the clock and of the beat, and the elapsed time."
     clock, elapsed, phase = columns[0], columns[1], columns[2]
-    if clock >= 0: row[clock:clock+t.clock.shape[1]] = t.clock[time % len(t.clock)]
+    if clock >= 0: _copy(t.clock[time % len(t.clock)], row, clock)
     if elapsed >= 0:
         for j in range(len(t.elapsed)): row[elapsed+j] = math.exp(time*t.elapsed[j])
     if phase >= 0:
@@ -234,7 +239,7 @@ def _key_features(row, columns, roll, onset, struck, released, time, t):
     "Keys that sound, and how long ago they were struck or released."
     for f in range(_FAMILIES):
         for p in range(_PITCHES): roll[p] += onset[f*n_keys + p] >= 0
-    if columns[6] >= 0: row[columns[6]:columns[6]+_PITCHES] = roll
+    if columns[6] >= 0: _copy(roll, row, columns[6])
     for k in range(len(t.age)):
         at = columns[7] + k*_PITCHES
         if columns[7] >= 0: _decayed(row[at:at+_PITCHES], struck, time, t.age[k], roll, True)
@@ -251,14 +256,14 @@ def compute_features(
     out,     # (batch, at least the size of the features) float32, is overwritten
 ):
     "Write the musical features of each state."
-    out[:] = 0
     roll = np.empty(_PITCHES, np.float32)
     for i in range(len(out)):
         row = out[i]
+        for j in range(len(row)): row[j] = 0
         _time_features(row, columns, s.time[i], s.beat[i], t)
         for k, value in ((3, s.tempo[i] + 1), (4, s.velocity[i] + 1), (5, s.family[i])):
             if columns[k] >= 0: row[columns[k] + value] = 1
-        roll[:] = 0
+        for p in range(_PITCHES): roll[p] = 0
         _key_features(row, columns, roll, s.onset[i], s.struck[i], s.released[i], s.time[i], t)
 
 # %% ../../nbs/676_models.step_kernels.ipynb #5fee6738
@@ -297,9 +302,9 @@ def keyboard_logits(
     channels, n = n_key_channels, len(k.conv_bias)
     margin = (k.conv.shape[1]//channels - 1)//2*channels
     for i in range(len(out)):
-        keys = features[i,size-channels*_PITCHES:size].reshape(channels, _PITCHES)
         for p in range(_PITCHES):
-            for c in range(channels): k.keys[margin + p*channels + c] = keys[c,p]
+            for c in range(channels):
+                k.keys[margin + p*channels + c] = features[i,size + (c-channels)*_PITCHES + p]
         multiply_at(k.conv.ctypes.data, k.conv.shape[1], k.keys.ctypes.data, 4*channels,
                     k.maps.ctypes.data, k.maps.strides[0], _PITCHES, len(k.conv))
         _activate(k.maps, k.conv_bias)

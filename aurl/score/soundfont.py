@@ -227,7 +227,8 @@ def regions(self:SoundFont,
     if ('regions', found) not in self._cache:
         self._cache['regions', found] = [
             _make_region(zone, inner) for zone in self._zones_of('p', found)
-            for inner in self._zones_of('i', zone[0][_INSTRUMENT]) if inner[0][_SAMPLE_ID] < len(self.tables['shdr']) - 1
+            for inner in self._zones_of('i', zone[0][_INSTRUMENT])
+            if inner[0][_SAMPLE_ID] < len(self.tables['shdr']) - 1
         ]
     return self._cache['regions', found]
 

@@ -131,7 +131,8 @@ def mask_sequence(
     held = s.onset[i,first:first+n_keys]
     may_press = _mask_keys(out, tables.place, held, order - first)
     _mask_values(out, *_VELOCITIES, may_press, tables.index, s.velocity[i])
-    if s.velocity[i] < 0: out[_NOTE_ON:_NOTE_OFF] = False
+    if s.velocity[i] < 0:
+        for id in range(_NOTE_ON, _NOTE_OFF): out[id] = False
     _mask_values(out, *_TEMPOS, order < n_columns, tables.index, s.tempo[i])
     for f in range(_FAMILIES):
         out[_INSTRUMENT+f] &= f != family and order < orders[f] + tables.place[_INSTRUMENT+f]
