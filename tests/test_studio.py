@@ -65,7 +65,7 @@ class Page:
         self.tab.on('pageerror', lambda e: self.bad.append(str(e)))
         self.tab.on('request', self._note_request)
         self.tab.goto(studio.url)
-        self.tab.locator('.field').first.wait_for(state='attached')
+        self.tab.locator('.field').first.wait_for(state='attached', timeout=240_000)
 
     def _note_request(self, request):
         "Record a request that leaves this machine."
@@ -76,7 +76,7 @@ class Page:
     def takes(self): return self.tab.locator('.takes li')
     def notes(self): return int(self.tab.locator('canvas').get_attribute('data-notes') or 0)
 
-    def until(self, condition, seconds=60):
+    def until(self, condition, seconds=240):
         "Wait for a condition; the policy of the page forbids evaluating code in it for that."
         end = time.monotonic() + seconds
         while not condition():
@@ -191,7 +191,7 @@ def test_files(page, tmp_path):
     page.make('Generate', 1)
     saved = {}
     for label in ('MIDI', 'WAV', 'MusicXML'):
-        with page.tab.expect_download(timeout=60_000) as download: page.button(f'Export {label}').click()
+        with page.tab.expect_download(timeout=240_000) as download: page.button(f'Export {label}').click()
         saved[label] = tmp_path / download.value.suggested_filename
         download.value.save_as(saved[label])
     notes = decoded(page.session.now.takes[0].ids).note_num()
@@ -302,7 +302,7 @@ def jupyter(tmp_path):
     process.wait(30)
 
 
-def wait_for_server(url, seconds=60):
+def wait_for_server(url, seconds=240):
     from urllib.error import URLError
     from urllib.request import urlopen
     end = time.monotonic() + seconds
@@ -318,13 +318,13 @@ def test_widget_in_jupyterlab(browser, jupyter, tmp_path):
     wait_for_server(jupyter)
     tab = browser.new_page(viewport=dict(width=1300, height=1000))
     tab.goto(f'{jupyter}/lab/tree/studio.ipynb?token=t')
-    tab.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=90_000)
+    tab.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=240_000)
     tab.locator('.jp-Notebook .cm-content').first.click()
     tab.keyboard.press('Shift+Enter')
-    tab.locator('.aurl-studio .field').first.wait_for(timeout=120_000)
+    tab.locator('.aurl-studio .field').first.wait_for(timeout=240_000)
     tab.locator('.aurl-studio').get_by_role('button', name='Generate').click()
-    tab.locator('.aurl-studio .takes li').first.wait_for(timeout=60_000)
-    end = time.monotonic() + 30
+    tab.locator('.aurl-studio .takes li').first.wait_for(timeout=240_000)
+    end = time.monotonic() + 240
     while not tab.locator('.aurl-studio audio').evaluate('a => a.readyState >= 1'):
         assert time.monotonic() < end
         tab.wait_for_timeout(50)

@@ -346,6 +346,8 @@ def generate_ids(
     was_training = model.training
     try:
         model.eval()
+        if beams is not None and on_ids is not None:
+            raise ConfigError('on_ids with num_beams: a beam search decides at the end', way_out='leave num_beams out')
         if beams is not None: return generation.best_pieces(n, beams, sampler.force_words_ids)
         batches = [range(i, min(n, i + batch_size)) for i in range(0, n, batch_size)]
         return [ids for pieces in batches for ids in generation.generate(pieces)]

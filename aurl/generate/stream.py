@@ -6,7 +6,7 @@
 __all__ = ['StreamEvent', 'EventReader', 'piece_events', 'close_ids', 'NoteStream', 'stream', 'StreamTiming', 'MidiPort',
            'open_port']
 
-# %% ../../nbs/834_generate.stream.ipynb #35f39c0d
+# %% ../../nbs/834_generate.stream.ipynb #69f080e8
 import threading
 import time
 from collections import deque
@@ -25,7 +25,7 @@ from ..tokens.codec import decode
 from ..tokens.grammar import grammar
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/834_generate.stream.ipynb #acfca59f
+# %% ../../nbs/834_generate.stream.ipynb #85febcf0
 class StreamEvent(NamedTuple):
     "A change of what sounds."
     seconds:float     # since the start of the piece
@@ -35,11 +35,11 @@ class StreamEvent(NamedTuple):
     family:int=0      # instrument family, 0 … 15; 14 is drums
     bpm:float=0.      # of a tempo
 
-# %% ../../nbs/834_generate.stream.ipynb #ad1edf8f
+# %% ../../nbs/834_generate.stream.ipynb #58fd39d4
 _SOUNDING = {Kind.NOTE_ON: 'note_on', Kind.NOTE_OFF: 'note_off', Kind.SUSTAIN_ON: 'pedal_on',
              Kind.SUSTAIN_OFF: 'pedal_off', Kind.TEMPO: 'tempo'}
 
-# %% ../../nbs/834_generate.stream.ipynb #673a0e9b
+# %% ../../nbs/834_generate.stream.ipynb #d205bf88
 class EventReader:
     "Reads ids one by one and returns their events."
     def __init__(self):
@@ -58,7 +58,7 @@ class EventReader:
         if kind not in _SOUNDING: return None
         return self._event(kind, index)
 
-# %% ../../nbs/834_generate.stream.ipynb #e8b4a5c7
+# %% ../../nbs/834_generate.stream.ipynb #7303e6eb
 @patch
 def _event(self:EventReader, kind, index):
     "The event of an id that sounds or changes the tempo."
@@ -67,7 +67,7 @@ def _event(self:EventReader, kind, index):
     pitch = index + vocab.pitch_lo if kind in (Kind.NOTE_ON, Kind.NOTE_OFF) else 0
     return StreamEvent(self.seconds, name, pitch, self.velocity if kind == Kind.NOTE_ON else 0, self.family)
 
-# %% ../../nbs/834_generate.stream.ipynb #2d8fbd68
+# %% ../../nbs/834_generate.stream.ipynb #e00fd2f0
 def piece_events(
     ids, # of a piece
 )->list: # of `StreamEvent`
@@ -75,7 +75,7 @@ def piece_events(
     reader = EventReader()
     return [e for e in map(reader.read, np.asarray(ids).tolist()) if e is not None]
 
-# %% ../../nbs/834_generate.stream.ipynb #39c9c19e
+# %% ../../nbs/834_generate.stream.ipynb #fd701280
 _PREPARES = [int(Kind.VELOCITY), int(Kind.INSTRUMENT)]
 
 def _without_pending(ids):
@@ -83,7 +83,7 @@ def _without_pending(ids):
     waits = np.isin(vocab.kind[ids], _PREPARES)
     return ids[:len(ids) - int(np.argmin(waits[::-1]))] if len(ids) else ids
 
-# %% ../../nbs/834_generate.stream.ipynb #7c8fddbc
+# %% ../../nbs/834_generate.stream.ipynb #6adb9c2c
 def close_ids(
     ids,          # valid beginning of a piece, from START on
 )->np.ndarray:    # uint16
@@ -99,7 +99,7 @@ def close_ids(
         state = grammar.step(state, torch.tensor(closing[-1:]))
     return np.append(ids, closing).astype(np.uint16)
 
-# %% ../../nbs/834_generate.stream.ipynb #8a218ec5
+# %% ../../nbs/834_generate.stream.ipynb #85c7346c
 class _Stopped(Exception): "Ends the sampling of a stream that was stopped."
 
 class NoteStream:
@@ -117,7 +117,7 @@ class NoteStream:
         self.position, self.stopping, self.finished, self.error = 0., False, False, None
         self.thread, self.started, self.first_note = None, None, None
 
-# %% ../../nbs/834_generate.stream.ipynb #3b623b72
+# %% ../../nbs/834_generate.stream.ipynb #2259cb8a
 @patch
 def _receive(self:NoteStream, pieces, ids):
     "Store the event of a new id; wait while the sampler is too far ahead."
@@ -133,7 +133,7 @@ def _receive(self:NoteStream, pieces, ids):
 @patch
 def _is_far_ahead(self:NoteStream): return bool(self.queue) and self.reader.seconds - self.position > self.ahead
 
-# %% ../../nbs/834_generate.stream.ipynb #db3746b7
+# %% ../../nbs/834_generate.stream.ipynb #6eaf34a8
 @patch
 def _read(self:NoteStream, id):
     "Read one id of the piece."
@@ -144,7 +144,7 @@ def _read(self:NoteStream, id):
     if event.kind == 'note_on' and self.first_note is None: self.first_note = time.perf_counter()
     self.changed.notify_all()
 
-# %% ../../nbs/834_generate.stream.ipynb #993b6ae2
+# %% ../../nbs/834_generate.stream.ipynb #a3ad4a8d
 @patch
 def _sample(self:NoteStream):
     "Sample the piece; runs in the thread."
@@ -156,7 +156,7 @@ def _sample(self:NoteStream):
             self.finished = True
             self.changed.notify_all()
 
-# %% ../../nbs/834_generate.stream.ipynb #788680bd
+# %% ../../nbs/834_generate.stream.ipynb #d5a83737
 @patch
 def start(self:NoteStream):
     "Begin to sample, unless it has begun."
@@ -175,7 +175,7 @@ def _prompt_ids(self:NoteStream):
     from aurl.generate.engine import as_prompt
     return as_prompt(self.kwargs.get('prompt'), self.kwargs.get('mask', True)).tolist()
 
-# %% ../../nbs/834_generate.stream.ipynb #b1cc7a8d
+# %% ../../nbs/834_generate.stream.ipynb #2ef5821d
 @patch
 def __iter__(self:NoteStream): return self
 
@@ -196,7 +196,7 @@ def _take(self:NoteStream):
     self.changed.notify_all()
     return event
 
-# %% ../../nbs/834_generate.stream.ipynb #41741a43
+# %% ../../nbs/834_generate.stream.ipynb #c93e3dfc
 @patch
 def stop_soon(self:NoteStream):
     "Ask the stream to stop, without waiting for the end of its thread."
@@ -215,7 +215,7 @@ def __enter__(self:NoteStream): return self.start()
 @patch
 def __exit__(self:NoteStream, *exc): self.stop()
 
-# %% ../../nbs/834_generate.stream.ipynb #54975188
+# %% ../../nbs/834_generate.stream.ipynb #f780b0d5
 @patch(as_prop=True)
 def ids(self:NoteStream)->np.ndarray:
     "The ids sampled so far, as a valid piece: `close_ids` releases what is open."
@@ -227,7 +227,7 @@ def score(self:NoteStream):
     "The score sampled so far."
     return decode(self.ids)
 
-# %% ../../nbs/834_generate.stream.ipynb #8f805457
+# %% ../../nbs/834_generate.stream.ipynb #664df4de
 @delegates(NoteStream)
 def stream(
     model='piano', # a `MusicTransformerVAEGAN`, or the name or folder of a saved one
@@ -236,7 +236,7 @@ def stream(
     "Sample a piece in the background; iterate over its events, or `play` them."
     return NoteStream(model, **kwargs)
 
-# %% ../../nbs/834_generate.stream.ipynb #e0860165
+# %% ../../nbs/834_generate.stream.ipynb #427cc45d
 @dataclass
 class StreamTiming:
     "The times of a stream."
@@ -255,7 +255,7 @@ def _spread(ms):
     if not len(ms): return 'none'
     return f'{np.median(ms):.2f} ms (median), {np.quantile(ms, .99):.2f} ms (p99), {np.max(ms):.2f} ms (max)'
 
-# %% ../../nbs/834_generate.stream.ipynb #9ff7515c
+# %% ../../nbs/834_generate.stream.ipynb #e3172e78
 @patch
 def timing(self:NoteStream,
     late=(),         # seconds by which events were late
@@ -268,7 +268,7 @@ def timing(self:NoteStream,
     first = np.nan if self.first_note is None else self.first_note - self.started
     return StreamTiming(1e3*first, 1e3*np.array(gaps), 1e3*np.array(late), underruns)
 
-# %% ../../nbs/834_generate.stream.ipynb #60fc3b03
+# %% ../../nbs/834_generate.stream.ipynb #490fee4d
 class _Clock:
     "The start of the music on the clock of the machine, and what was late."
     def __init__(self, speed): self.speed, self.start, self.late, self.underruns = speed, None, [], 0
@@ -282,7 +282,7 @@ class _Clock:
             self.start, self.underruns, wait = self.start - wait, self.underruns + 1, 0.
         return wait
 
-# %% ../../nbs/834_generate.stream.ipynb #c69fa06b
+# %% ../../nbs/834_generate.stream.ipynb #5db5157c
 @patch
 def _wait_for_lead(self:NoteStream, lead):
     "Wait until `lead` seconds of music are sampled, or all of it."
@@ -299,7 +299,7 @@ def _wait_until(self:NoteStream, clock, event):
             self.changed.wait(min(left, .25))
         return not self.stopping
 
-# %% ../../nbs/834_generate.stream.ipynb #9aed9ecc
+# %% ../../nbs/834_generate.stream.ipynb #4b022f9d
 @patch
 def _next_event(self:NoteStream):
     "The next event, and whether the sampler had to be waited for; (None, …) at the end."
@@ -319,7 +319,7 @@ def _play(self:NoteStream, receiver, lead, sounding, clock):
         _note_sounding(sounding, event)
         receiver(event)
 
-# %% ../../nbs/834_generate.stream.ipynb #29db1909
+# %% ../../nbs/834_generate.stream.ipynb #cfe580c8
 _ENDS = dict(note_on='note_off', pedal_on='pedal_off')
 
 def _note_sounding(sounding, event):
@@ -337,7 +337,7 @@ def _release_all(receiver, sounding, seconds):
     sounding.clear()
     return failed
 
-# %% ../../nbs/834_generate.stream.ipynb #3ad925a1
+# %% ../../nbs/834_generate.stream.ipynb #fb9fce06
 @patch
 def play(self:NoteStream,
     receiver,       # called with each `StreamEvent` when it is due; its `close`, if it has one, is called at the end
@@ -355,7 +355,7 @@ def play(self:NoteStream,
     if failed is not None: raise failed
     return self.timing(clock.late, clock.underruns)
 
-# %% ../../nbs/834_generate.stream.ipynb #49dcc57d
+# %% ../../nbs/834_generate.stream.ipynb #6df3fdb9
 _DRUM_CHANNEL = 9                                        # counted from 0
 
 class MidiPort:
@@ -375,7 +375,7 @@ class MidiPort:
         channel = self._channel(event.family)
         self._send(event, channel)
 
-# %% ../../nbs/834_generate.stream.ipynb #18453119
+# %% ../../nbs/834_generate.stream.ipynb #a863172f
 @patch
 def _message(self:MidiPort, kind, **fields):
     "Send one MIDI message."
@@ -392,7 +392,7 @@ def _channel(self:MidiPort, family):
     self._message('program_change', channel=channel, program=program)
     return channel
 
-# %% ../../nbs/834_generate.stream.ipynb #a86b3379
+# %% ../../nbs/834_generate.stream.ipynb #e2197758
 _SUSTAIN, _ALL_NOTES_OFF = 64, 123                       # controllers
 
 @patch
@@ -410,7 +410,7 @@ def close(self:MidiPort):
         for control in (_SUSTAIN, _ALL_NOTES_OFF):
             self._message('control_change', channel=channel, control=control, value=0)
 
-# %% ../../nbs/834_generate.stream.ipynb #fee30bba
+# %% ../../nbs/834_generate.stream.ipynb #4b6cc346
 _WITHOUT_PORT = 'play to a function with stream().play(function), or in a page with aurl studio'
 
 def _output_names(mido):
@@ -421,7 +421,7 @@ def _output_names(mido):
     except Exception as e:
         raise MidiError(f'this system has no MIDI ports ({e})', way_out=_WITHOUT_PORT) from e
 
-# %% ../../nbs/834_generate.stream.ipynb #9f166dfd
+# %% ../../nbs/834_generate.stream.ipynb #f17f6ef4
 def open_port(
     name:str=None, # of an output port, or a part of its name; None: the first
 ):                 # port of mido

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['CONTROLS', 'Control', 'controls_of', 'parse_value', 'arguments']
 
-# %% ../../nbs/835_studio.controls.ipynb #e1b3db78
+# %% ../../nbs/835_studio.controls.ipynb #1ed4e7b2
 import inspect
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from ..core import ConfigError
-from ..generate.sampling import Sampling, generate_ids
+from ..generate.options import Sampling
+from ..generate.sampling import generate_ids
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/835_studio.controls.ipynb #a0893c71
+# %% ../../nbs/835_studio.controls.ipynb #bfa13d8c
 @dataclass(frozen=True)
 class Control:
     "One setting of the panel."
@@ -30,7 +31,15 @@ class Control:
     step:float=1         # 1: whole numbers
     choices:tuple=()     # words to choose from
 
-# %% ../../nbs/835_studio.controls.ipynb #31d4e2c0
+# %% ../../nbs/835_studio.controls.ipynb #7d63d753
+_REPETITION_CONTROLS = (
+    Control('repetition_penalty', 'Penalty', group='Repetition', default=1., low=1, high=2, step=.05,
+            help='Above 1: ids that have occurred become less probable.'),
+    Control('no_repeat_ngram_size', 'No repeat of', group='Repetition', default=0, low=0, high=200,
+            help='Forbid to repeat a sequence of so many ids; 0: allow.'),
+)
+
+# %% ../../nbs/835_studio.controls.ipynb #f62ef38f
 _MUSIC_CONTROLS = (
     Control('profile.tempo', 'Tempo', 'range', 'Music', 'Slowest and fastest tempo, in beats per minute.',
             low=math.ceil(vocab.tempo_lo), high=math.floor(vocab.tempo_hi)),
@@ -40,7 +49,7 @@ _MUSIC_CONTROLS = (
     Control('profile.families', 'Instruments', 'choices', 'Music', 'Families that may play; none: all.'),
 )
 
-# %% ../../nbs/835_studio.controls.ipynb #63bba688
+# %% ../../nbs/835_studio.controls.ipynb #73131b8b
 CONTROLS = [ # the panel, from top to bottom
     Control('max_tokens', 'Length', group='Piece', default=512, low=32, high=8192,
             help='The most ids of a piece; a note takes about three.'),
@@ -54,10 +63,11 @@ CONTROLS = [ # the panel, from top to bottom
     Control('top_k', 'Top k', default=0, low=0, high=len(vocab), help='Keep the k most probable ids; 0: all.'),
     Control('min_p', 'Min p', default=0., low=0, high=1, step=.01,
             help='Keep ids with at least this fraction of the largest probability.'),
+    *_REPETITION_CONTROLS,
     *_MUSIC_CONTROLS,
 ]
 
-# %% ../../nbs/835_studio.controls.ipynb #cb5b922d
+# %% ../../nbs/835_studio.controls.ipynb #b4504b03
 @lru_cache
 def _known_keys():
     "The first words of the keys that `generate_ids` accepts."
@@ -70,7 +80,7 @@ def _condition_control(name, spec):
     help = f'{spec.mean:.4g} on average in the training music, with a standard deviation of {spec.std:.3g}.'
     return Control(f'conditions.{name}', label, 'number', 'Conditions', help, step=0)
 
-# %% ../../nbs/835_studio.controls.ipynb #a60bd7cb
+# %% ../../nbs/835_studio.controls.ipynb #85131a4d
 def _fit(control, model):
     "`control` for a model; None if it has no effect there."
     head = control.key.partition('.')[0]
@@ -88,7 +98,7 @@ def controls_of(
     conditions = [_condition_control(n, s) for n,s in model.config.conditions.items()]
     return [c for c in fitted if c is not None] + conditions
 
-# %% ../../nbs/835_studio.controls.ipynb #b98b6be8
+# %% ../../nbs/835_studio.controls.ipynb #9c68ae99
 def _number(control, value):
     "`value` as a number within the range of `control`."
     try: x = float(value)
@@ -103,7 +113,7 @@ def _range_text(control):
     if math.isinf(control.low) and math.isinf(control.high): return f'give {what}'
     return f'give {what} from {control.low:g} to {control.high:g}'
 
-# %% ../../nbs/835_studio.controls.ipynb #edc7aa41
+# %% ../../nbs/835_studio.controls.ipynb #87e64b16
 def _pair(control, value):
     "`value` as two ascending numbers; an empty end is that of the control."
     if not isinstance(value, (list, tuple)) or len(value) != 2:
@@ -120,7 +130,7 @@ def _words(control, value):
                           way_out=f'choose from {", ".join(control.choices)}')
     return value
 
-# %% ../../nbs/835_studio.controls.ipynb #6b45c33e
+# %% ../../nbs/835_studio.controls.ipynb #8a83daa4
 _PARSERS = dict(number=_number, range=_pair, choice=_words, choices=_words)
 
 def _is_empty(value):
@@ -135,7 +145,7 @@ def parse_value(
     if control.kind in _PARSERS: return _PARSERS[control.kind](control, value)
     return bool(value) if control.kind == 'switch' else str(value)
 
-# %% ../../nbs/835_studio.controls.ipynb #0c23d2b1
+# %% ../../nbs/835_studio.controls.ipynb #ef4f22c7
 def arguments(
     controls:list, # of `Control`
     values:dict,   # value by key; missing ones have the default

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIONS', 'Session', 'action']
 
-# %% ../../nbs/837_studio.session.ipynb #882b3b53
+# %% ../../nbs/837_studio.session.ipynb #c9676860
 import importlib.util
 import threading
 import time
@@ -31,7 +31,7 @@ from .controls import arguments, controls_of
 from .takes import EXPORTS, Snapshot, Take, bar_starts, decoded, file_name, roll_of, take_score, without_leading_rest
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/837_studio.session.ipynb #7838c871
+# %% ../../nbs/837_studio.session.ipynb #a6069288
 class Session:
     "Takes of a user, and the actions on them."
     def __init__(self,
@@ -45,7 +45,7 @@ class Session:
         self.models, self.stream, self.thread, self.next_id = {}, None, None, 1
         self.model_name = self._add_model(model, name)
 
-# %% ../../nbs/837_studio.session.ipynb #15939f46
+# %% ../../nbs/837_studio.session.ipynb #25809ecd
 @patch
 def _add_model(self:Session, model, name):
     "Add a model to the list; return its name."
@@ -66,11 +66,11 @@ def controls(self:Session):
     "The controls of the current model."
     return controls_of(self.model)
 
-# %% ../../nbs/837_studio.session.ipynb #a399044d
+# %% ../../nbs/837_studio.session.ipynb #ce1d41e1
 @patch(as_prop=True)
 def busy(self:Session): return self.thread is not None and self.thread.is_alive()
 
-# %% ../../nbs/837_studio.session.ipynb #03f3253c
+# %% ../../nbs/837_studio.session.ipynb #a5c29a66
 _INFILLING = 'aurl.generate.infilling'
 
 @lru_cache
@@ -81,7 +81,7 @@ def can_infill(self:Session):
     "Whether the current model fills gaps."
     return _has_infilling() and getattr(self.model, 'infilling', None) is not None
 
-# %% ../../nbs/837_studio.session.ipynb #4764afd4
+# %% ../../nbs/837_studio.session.ipynb #b5305de1
 @patch
 def _describe(self:Session, take):
     "A take for the list of the page."
@@ -100,7 +100,7 @@ def state(self:Session)->dict:
     return dict(type='state', models=models, model=self.model_name, controls=controls, takes=takes, colors=family_colors,
                 current=self.now.current, busy=self.busy, **can)
 
-# %% ../../nbs/837_studio.session.ipynb #2bf995e1
+# %% ../../nbs/837_studio.session.ipynb #c1b6f8d4
 @patch
 def say(self:Session,
     message:dict,    # with a `type`
@@ -109,7 +109,7 @@ def say(self:Session,
     "Send a message to the pages."
     for send in list(self.listeners): send(message, data)
 
-# %% ../../nbs/837_studio.session.ipynb #692aeb91
+# %% ../../nbs/837_studio.session.ipynb #76e2f22a
 ACTIONS = {}
 
 def action(f):
@@ -117,7 +117,7 @@ def action(f):
     ACTIONS[f.__name__.strip('_')] = f
     return f
 
-# %% ../../nbs/837_studio.session.ipynb #35432c6e
+# %% ../../nbs/837_studio.session.ipynb #4502c03a
 @patch
 def do(self:Session,
     message:dict,    # `do`: name of the action, and its values
@@ -133,7 +133,7 @@ def do(self:Session,
     except (TypeError, ValueError, KeyError) as e:
         self.say(dict(type='error', text=f'{message.get("do")}: the message is not complete ({type(e).__name__})'))
 
-# %% ../../nbs/837_studio.session.ipynb #a310a896
+# %% ../../nbs/837_studio.session.ipynb #056f869f
 @action
 def _hello(self, values, data):
     "A page has connected: send it everything."
@@ -154,7 +154,7 @@ def _model_of(self:Session, take):
     "The model that sampled a take."
     return self.models.get(take.model) or self.model
 
-# %% ../../nbs/837_studio.session.ipynb #765cea53
+# %% ../../nbs/837_studio.session.ipynb #65e06371
 @patch
 def _show(self:Session):
     "Send the roll of the current take."
@@ -176,7 +176,7 @@ def _refresh(self:Session):
     self.say(self.state())
     self._show()
 
-# %% ../../nbs/837_studio.session.ipynb #9627f5f7
+# %% ../../nbs/837_studio.session.ipynb #9d074ea7
 @patch
 def _refuse_while_busy(self:Session):
     if self.busy: raise ConfigError('a piece is being generated', way_out='Stop it first, or wait')
@@ -190,7 +190,7 @@ def _undo(self, values, data):
     self.now = self.past.pop()
     self._refresh()
 
-# %% ../../nbs/837_studio.session.ipynb #d2bedbe9
+# %% ../../nbs/837_studio.session.ipynb #5c33215f
 @action
 def _redo(self, values, data):
     "Repeat the change that was undone last."
@@ -200,7 +200,7 @@ def _redo(self, values, data):
     self.now, *self.future = self.future
     self._refresh()
 
-# %% ../../nbs/837_studio.session.ipynb #1eb744be
+# %% ../../nbs/837_studio.session.ipynb #155a2182
 @action
 def _choose(self, values, data):
     "Choose a model by its name."
@@ -217,7 +217,7 @@ def _select(self, values, data):
     self.now = replace(self.now, current=self._take(int(values['take'])).id)
     self._refresh()
 
-# %% ../../nbs/837_studio.session.ipynb #fce8dbc0
+# %% ../../nbs/837_studio.session.ipynb #72f17b49
 @action
 def _keep(self, values, data):
     "Keep a take, or stop keeping it."
@@ -225,7 +225,7 @@ def _keep(self, values, data):
     kept = replace(take, kept=not take.kept)
     self._change([kept if t.id == take.id else t for t in self.now.takes], self.now.current)
 
-# %% ../../nbs/837_studio.session.ipynb #059a5a73
+# %% ../../nbs/837_studio.session.ipynb #db529c2d
 @action
 def _delete(self, values, data):
     "Remove a take."
@@ -244,13 +244,13 @@ def _clear(self, values, data):
     current = self.now.current if any(t.id == self.now.current for t in rest) else rest[-1].id if rest else 0
     self._change(rest, current)
 
-# %% ../../nbs/837_studio.session.ipynb #6fa3054c
+# %% ../../nbs/837_studio.session.ipynb #2916f8ea
 @patch(as_prop=True)
 def kept(self:Session)->list:
     "The scores of the takes that are kept."
     return [take_score(t, self._model_of(t))[0] for t in self.now.takes if t.kept]
 
-# %% ../../nbs/837_studio.session.ipynb #2ccfd6dc
+# %% ../../nbs/837_studio.session.ipynb #e04a6f2f
 _BATCH_SECONDS = .03
 
 @patch
@@ -266,10 +266,10 @@ def _begin(self:Session, how, name, values, **options):
     self.say(dict(type='begin', take=take.id, name=take.name, how=how))
     self.thread.start()
 
-# %% ../../nbs/837_studio.session.ipynb #f5a31a21
+# %% ../../nbs/837_studio.session.ipynb #84c04475
 _EVENT_CODES = dict(note_on=1, note_off=0)
 
-# %% ../../nbs/837_studio.session.ipynb #88eb6172
+# %% ../../nbs/837_studio.session.ipynb #0660b70c
 @patch
 def _run(self:Session, s, take):
     "Send the events of a stream, then add its take."
@@ -288,7 +288,7 @@ def _run(self:Session, s, take):
     ids = s.ids
     self._add(replace(take, ids=without_leading_rest(ids) if take.how == 'generated' else ids), s)
 
-# %% ../../nbs/837_studio.session.ipynb #b93c4ccd
+# %% ../../nbs/837_studio.session.ipynb #c6937381
 @patch
 def _failed(self:Session, text):
     "Report an error of the sampler, and show the current take again."
@@ -307,7 +307,7 @@ def _add(self:Session, take, s):
     self.say(dict(type='done', take=take.id, first_note_ms=round(float(np.nan_to_num(times.first_note_ms)), 1),
                   id_ms=round(float(np.median(times.id_ms)), 3) if len(times.id_ms) else 0.))
 
-# %% ../../nbs/837_studio.session.ipynb #48ec06de
+# %% ../../nbs/837_studio.session.ipynb #c21a7d89
 @action
 def _generate(self, values, data):
     "Sample a new piece."
@@ -319,7 +319,7 @@ def _continue(self, values, data):
     take = self._take()
     self._begin('continued', f'{take.name}, continued', values, prompt=take.ids, min_tokens=64)
 
-# %% ../../nbs/837_studio.session.ipynb #422e379e
+# %% ../../nbs/837_studio.session.ipynb #754ca314
 @action
 def _vary(self, values, data):
     "Sample the current piece again from the selected bars on."
@@ -333,7 +333,7 @@ def _vary(self, values, data):
         options['prompt'] = first_seconds(take.ids, float(bars[int(np.clip(bar, 0, len(bars) - 1))])) if bar > 0 else None
     self._begin('varied', f'{take.name}, varied', values, **options)
 
-# %% ../../nbs/837_studio.session.ipynb #61f22bab
+# %% ../../nbs/837_studio.session.ipynb #d2d3e0f7
 @action
 def _stop(self, values, data):
     "Stop the sampling; what was sampled becomes a take."
@@ -354,7 +354,7 @@ def close(self:Session):
     self.wait(10)
     self.listeners.clear()
 
-# %% ../../nbs/837_studio.session.ipynb #49f6b37c
+# %% ../../nbs/837_studio.session.ipynb #77c611d7
 @patch
 def _infill_take(self:Session, take, values, gap):
     "Fill a gap in a thread, and add the result."
@@ -367,7 +367,7 @@ def _infill_take(self:Session, take, values, gap):
     self.thread = None
     with self.lock: self._change([*self.now.takes, replace(take, ids=ids)], take.id)
 
-# %% ../../nbs/837_studio.session.ipynb #1d5a8574
+# %% ../../nbs/837_studio.session.ipynb #e9b2c132
 @action
 def _infill(self, values, data):
     "Replace the notes that begin in the selected bars."
@@ -386,7 +386,7 @@ def _infill(self, values, data):
     self.say(dict(type='begin', take=new.id, name=new.name, how='infilled'))
     self.thread.start()
 
-# %% ../../nbs/837_studio.session.ipynb #cc3878da
+# %% ../../nbs/837_studio.session.ipynb #559ec68e
 _MAX_UPLOAD = 8_000_000                                  # bytes
 
 @action
@@ -401,7 +401,7 @@ def _open(self, values, data):
     self.next_id += 1
     self._change([*self.now.takes, take], take.id)
 
-# %% ../../nbs/837_studio.session.ipynb #57c519db
+# %% ../../nbs/837_studio.session.ipynb #01f4ab67
 @patch
 def _in_background(self:Session, f, *args):
     "Call `f` in a thread; errors become messages."
@@ -417,14 +417,14 @@ def _send_file(self:Session, take, suffix):
     data = make(take_score(take, self._model_of(take))[0], take.name)
     self.say(dict(type='file', name=file_name(take, suffix), media_type=media_type), data)
 
-# %% ../../nbs/837_studio.session.ipynb #694a6303
+# %% ../../nbs/837_studio.session.ipynb #5ce242d6
 @action
 def _export(self, values, data):
     "Send a file of a take to the page."
     if values['format'] not in EXPORTS: raise ConfigError('unknown format', way_out=f'one of {", ".join(EXPORTS)}')
     self._in_background(self._send_file, self._take(values.get('take')), values['format'])
 
-# %% ../../nbs/837_studio.session.ipynb #0a51dbb2
+# %% ../../nbs/837_studio.session.ipynb #63a3fa82
 _MAX_SOUND = 900.                                        # seconds
 
 @lru_cache(maxsize=16)
