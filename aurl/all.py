@@ -31,10 +31,11 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint',
            'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
            'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Sampling', 'generate', 'generate_ids',
-           'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids', 'stream', 'Studio',
-           'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache', 'prune_stores', 'repair_stores',
-           'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable',
-           'LatentEvaluation', 'evaluate_latent', 'longest_matches', 'memorization_table', 'Report']
+           'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids', 'stream',
+           'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
+           'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
+           'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
+           'memorization_table', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -328,7 +329,7 @@ from .generate.profile_masks import GenerationLimits
 from .generate.sampling import Sampling, describe_limits, generate, generate_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 from .generate.stream import MidiPort, NoteStream, close_ids, stream
-from .studio.widget import Studio
+from .studio.widget import StreamPlayer, Studio
 
 # %% ../nbs/990_all.ipynb #08b32f2a
 _all_ = [
@@ -347,6 +348,7 @@ _all_ = [
     'NoteStream',
     'close_ids',
     'stream',
+    'StreamPlayer',
     'Studio',
 ]
 

@@ -270,11 +270,14 @@ def test_the_command_ends_with_ctrl_c(tmp_path):
 
 # ---------------------------------------------------------------- as a widget
 
-def notebook(path):
-    "A notebook whose one cell shows the studio."
+STUDIO = 'from aurl.studio.widget import Studio\nstudio = Studio("piano")\nstudio'
+
+
+def notebook(path, source=STUDIO):
+    "A notebook with one cell."
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
-    cell = new_code_cell('from aurl.studio.widget import Studio\nstudio = Studio("piano")\nstudio')
+    cell = new_code_cell(source)
     kernel = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
     nbformat.write(new_notebook(cells=[cell], metadata=kernel), path)
 
@@ -330,4 +333,27 @@ def test_widget_in_jupyterlab(browser, jupyter, tmp_path):
         tab.wait_for_timeout(50)
     assert int(tab.locator('.aurl-studio canvas').get_attribute('data-notes')) > 5
     if folder := os.environ.get('AURL_STUDIO_SHOTS'): tab.screenshot(path=str(Path(folder) / 'studio_jupyter.png'))
+    tab.close()
+
+
+def test_player_in_jupyterlab(browser, jupyter, tmp_path):
+    "The player of a stream plays while the piece is sampled, and Stop silences it at once."
+    wait_for_server(jupyter)
+    notebook(tmp_path / 'studio.ipynb', 'from aurl.studio.widget import StreamPlayer\nStreamPlayer("piano", seed=5, ahead=3)')
+    tab = browser.new_page(viewport=dict(width=1300, height=900))
+    tab.goto(f'{jupyter}/lab/tree/studio.ipynb?token=t')
+    tab.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=240_000)
+    tab.locator('.jp-Notebook .cm-content').first.click()
+    tab.keyboard.press('Shift+Enter')
+    play = tab.locator('.aurl-studio').get_by_role('button', name='Play')
+    play.wait_for(timeout=240_000)
+    play.click()
+    place, end = tab.locator('[data-seconds]'), time.monotonic() + 240
+    while not place.evaluate('e => Number(e.dataset.seconds) > 1.5'):
+        assert time.monotonic() < end
+        tab.wait_for_timeout(50)
+    tab.locator('.aurl-studio').get_by_role('button', name='Stop').click()
+    play.wait_for(timeout=20_000)
+    assert int(tab.locator('.aurl-studio canvas').get_attribute('data-notes')) > 3
+    assert not place.evaluate('e => Number(e.dataset.seconds)')
     tab.close()

@@ -274,8 +274,78 @@ class Roll {
 
 // ---------------------------------------------------------------- the studio
 
+// ---------------------------------------------------------------- the player of a stream
+
+/** Draw a player for a stream: notes and blocks of samples arrive while the piece is being sampled. */
+function renderPlayer({model, el}) {
+  let context = null, zero = 0, last = 0, gone = false
+  const roll = new Roll(() => {}, () => {})
+  const status = h('p', {class: 'status', role: 'status'}, 'Press Play.')
+  const play = h('button', {type: 'button', class: 'main', onclick: start}, 'Play')
+  const stop = h('button', {type: 'button', class: 'main stop', hidden: true, onclick: halt}, 'Stop')
+  el.replaceChildren(h('div', {class: 'aurl-studio'}, h('main', {}, roll.element, h('div', {class: 'bar'}, play, stop, status))))
+
+  function start() {
+    context?.close()
+    context = new AudioContext()
+    zero = 0
+    roll.begin()
+    setPlaying(true)
+    model.send({do: 'play'})
+  }
+
+  function halt() {
+    context?.close()           // what is scheduled is silent at once
+    context = null
+    model.send({do: 'stop'})
+    setPlaying(false)
+  }
+
+  function setPlaying(on) {
+    play.hidden = on
+    stop.hidden = !on
+  }
+
+  const handlers = {
+    events: m => { roll.colors = m.colors; roll.add(m.events) },
+    block(m, buffers) {
+      if (!context) return
+      const samples = new Float32Array(buffers[0].buffer.slice(buffers[0].byteOffset, buffers[0].byteOffset + buffers[0].byteLength))
+      const buffer = context.createBuffer(1, samples.length, m.rate)
+      buffer.copyToChannel(samples, 0)
+      if (!zero || context.currentTime > zero + m.start) zero = context.currentTime + .1 - m.start   // late: wait, do not skip
+      const source = context.createBufferSource()
+      source.buffer = buffer
+      source.connect(context.destination)
+      source.start(zero + m.start)
+      last = zero + m.start + samples.length / m.rate
+      status.textContent = `${roll.notes.length} notes`
+    },
+    end: m => { status.textContent = m.text; roll.growing = false },
+  }
+  const receive = (message, buffers) => handlers[message.type]?.(message, buffers ?? [])
+  model.on('msg:custom', receive)
+  const frame = () => {
+    if (gone) return
+    const now = context && zero ? Math.max(0, context.currentTime - zero) : 0
+    roll.follow(now, now > 0)
+    el.dataset.seconds = now.toFixed(2)
+    if (context && !roll.growing && context.currentTime > last) halt()
+    requestAnimationFrame(frame)
+  }
+  requestAnimationFrame(frame)
+  return () => {
+    gone = true
+    context?.close()
+    model.off?.('msg:custom', receive)
+  }
+}
+
+// ---------------------------------------------------------------- entry
+
 /** Draw the studio in `el`, connected to a session by `model` (send, on, off). Returns the function that removes it. */
 export function render({model, el}) {
+  if (model.get?.('view') === 'player') return renderPlayer({model, el})
   const values = {}
   let state = null, controlsOf = null, sounding = null, autoplay = false, greeted = false, gone = false
   const send = (message, file) => model.send(message, undefined, file ? [file] : [])
