@@ -30,12 +30,13 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state',
            'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint',
            'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
-           'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Sampling', 'generate', 'generate_ids',
-           'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids', 'stream',
-           'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
-           'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
-           'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'Report']
+           'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
+           'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
+           'Sampling', 'generate', 'generate_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort',
+           'NoteStream', 'close_ids', 'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs',
+           'inspect_run', 'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable',
+           'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent',
+           'longest_matches', 'memorization_table', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -327,6 +328,9 @@ from .generate.engine import first_bars, first_seconds
 from .generate.profile_limits import ProfileConfig
 from .generate.profile_masks import GenerationLimits
 from .generate.sampling import Sampling, describe_limits, generate, generate_ids
+from .generate.constraints import Constraint, ConstraintProcessor, constraint_types, make_constraint
+from .generate.constraints import register_constraint
+from .generate.constraint_sets import constraint_presets, constraint_processor
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 from .generate.stream import MidiPort, NoteStream, close_ids, stream
 from .studio.widget import StreamPlayer, Studio
@@ -338,6 +342,13 @@ _all_ = [
     'GenerationLimits',
     'ProfileConfig',
     'describe_limits',
+    'Constraint',
+    'ConstraintProcessor',
+    'constraint_presets',
+    'constraint_processor',
+    'constraint_types',
+    'make_constraint',
+    'register_constraint',
     'Sampling',
     'generate',
     'generate_ids',

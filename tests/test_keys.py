@@ -20,7 +20,8 @@ from aurl.commands.model_setup import build_loader_config, build_model_config, f
 from aurl.commands.option_checks import check_distributed, validate_options
 from aurl.commands.preparation import prepare_kwargs
 from aurl.commands.run_data import train_valid_split
-from aurl.commands.samples import file_options, prompt_ids, repair_pieces, requested_latents
+from aurl.commands.samples import check_sampling, file_options, prompt_ids, repair_pieces, requested_latents
+from aurl.commands.samples import requested_processors, sampling_options
 from aurl.commands.training import train_run
 from aurl.data.loader_config import check_loader
 from aurl.train.stages import parse_stages
@@ -717,6 +718,9 @@ def test_keys_of_prepare(tmp_path):
 
 # ---- generating
 piece, two = dict(prompt='PIECE'), dict(like='PIECE')
+# a beam search in which pieces end early: among few ids, END is probable
+few_ids = {vocab.END, vocab.note_on(60), vocab.note_off(60), vocab.time_shift(8), vocab.velocity(64)}
+searched = {'num_beams': 4, 'bad_words_ids': [[i] for i in range(4, len(vocab)) if i not in few_ids], 'profile.on': False}
 GENERATE = {
     'pieces': (1, {}),
     'prompt': ('PIECE', {}),
@@ -747,6 +751,20 @@ GENERATE = {
     'top_k': (2, {}),
     'top_p': (0.3, {}),
     'min_p': (0.97, {}),
+    'temperatures': (dict(note=0.0, time=0.0), {}),
+    'typical_p': (0.05, {}),
+    'epsilon_cutoff': (0.9, {}),
+    'eta_cutoff': (0.9, {}),
+    'mirostat_tau': (0.5, {}),
+    'mirostat_eta': (0.9, dict(mirostat_tau=3.0)),
+    'repetition_penalty': (50.0, {}),
+    'repetition_window': (3, dict(repetition_penalty=50.0)),
+    'no_repeat_ngram_size': (1, {}),
+    'bad_words_ids': ([[int(vocab.time_shift(i))] for i in range(1, 500)], {}),
+    'num_beams': (4, {}),
+    'length_penalty': (-8.0, searched),
+    'early_stopping': (True, searched | dict(length_penalty=3.0)),
+    'force_words_ids': ([[int(vocab.note_on(72))]], dict(num_beams=4)),
     'precision': ('int8', {}),
     'repair': (True, dict(mask=False)),
     'programs': ('first', piece),
@@ -757,8 +775,11 @@ GENERATE = {
     'write.merge_rests': ('quarter', piece),
     'write.legato': (True, piece),
     'seed': (3, {}),
+    'constraints': (dict(key='C# blues'), {}),
 }
 GENERATE_OUTSIDE = dict(
+    novelty='976_commands.samples',
+    novelty_data='976_commands.samples',
     conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
 )
 
@@ -781,7 +802,8 @@ def players(world):
 def played(cfg, work):
     "The files that the notebook of `aurl generate` would write."
     from aurl.generate.sampling import generate_ids
-    net, _ = find_model(cfg.model, cfg.out)
+    net, where = find_model(cfg.model, cfg.out)
+    check_sampling(cfg, net, where)
     files = file_options(cfg, net)
     ids = generate_ids(
         net,
@@ -792,12 +814,11 @@ def played(cfg, work):
         seed=cfg.seed,
         mask=cfg.mask,
         profile=cfg.profile,
-        temperature=cfg.temperature,
-        top_k=cfg.top_k,
-        top_p=cfg.top_p,
-        min_p=cfg.min_p,
         precision=cfg.precision,
         z=requested_latents(net, cfg),
+        constraints=cfg.constraints,
+        processors=requested_processors(cfg, where),
+        **sampling_options(cfg),
     )
     if cfg.repair: ids = repair_pieces(ids, lambda line: None)
     out = []

@@ -56,6 +56,14 @@ def studio(model):
     server.close()
 
 
+def until(condition, wait, seconds=240):
+    "Wait until a condition is met; `wait` waits for some milliseconds."
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'the condition was not met in time'
+        wait(30)
+
+
 class Page:
     "The studio in a tab of the browser; it records errors, and requests to other hosts."
     def __init__(self, browser, studio, width=1180, height=860):
@@ -78,10 +86,7 @@ class Page:
 
     def until(self, condition, seconds=240):
         "Wait for a condition; the policy of the page forbids evaluating code in it for that."
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, self.tab.locator('.status, .problem').all_inner_texts()
-            self.tab.wait_for_timeout(30)
+        until(condition, self.tab.wait_for_timeout, seconds)
 
     def settings(self, **values):
         "Fill in settings by their labels; on a narrow page they are folded."
@@ -305,15 +310,15 @@ def jupyter(tmp_path):
     process.wait(30)
 
 
-def wait_for_server(url, seconds=240):
+def answers(url):
+    "Whether a server answers."
     from urllib.error import URLError
     from urllib.request import urlopen
-    end = time.monotonic() + seconds
-    while True:
-        try: return urlopen(f'{url}/api', timeout=5)
-        except (URLError, OSError):
-            assert time.monotonic() < end, 'JupyterLab did not start'
-            time.sleep(.3)
+    try: return urlopen(f'{url}/api', timeout=5).status == 200
+    except (URLError, OSError): return False
+
+
+def wait_for_server(url): until(lambda: answers(url), lambda ms: time.sleep(.3))
 
 
 def test_widget_in_jupyterlab(browser, jupyter, tmp_path):
@@ -327,10 +332,7 @@ def test_widget_in_jupyterlab(browser, jupyter, tmp_path):
     tab.locator('.aurl-studio .field').first.wait_for(timeout=240_000)
     tab.locator('.aurl-studio').get_by_role('button', name='Generate').click()
     tab.locator('.aurl-studio .takes li').first.wait_for(timeout=240_000)
-    end = time.monotonic() + 240
-    while not tab.locator('.aurl-studio audio').evaluate('a => a.readyState >= 1'):
-        assert time.monotonic() < end
-        tab.wait_for_timeout(50)
+    until(lambda: tab.locator('.aurl-studio audio').evaluate('a => a.readyState >= 1'), tab.wait_for_timeout)
     assert int(tab.locator('.aurl-studio canvas').get_attribute('data-notes')) > 5
     if folder := os.environ.get('AURL_STUDIO_SHOTS'): tab.screenshot(path=str(Path(folder) / 'studio_jupyter.png'))
     tab.close()
@@ -348,10 +350,8 @@ def test_player_in_jupyterlab(browser, jupyter, tmp_path):
     play = tab.locator('.aurl-studio').get_by_role('button', name='Play')
     play.wait_for(timeout=240_000)
     play.click()
-    place, end = tab.locator('[data-seconds]'), time.monotonic() + 240
-    while not place.evaluate('e => Number(e.dataset.seconds) > 1.5'):
-        assert time.monotonic() < end
-        tab.wait_for_timeout(50)
+    place = tab.locator('[data-seconds]')
+    until(lambda: place.evaluate('e => Number(e.dataset.seconds) > 1.5'), tab.wait_for_timeout)
     tab.locator('.aurl-studio').get_by_role('button', name='Stop').click()
     play.wait_for(timeout=20_000)
     assert int(tab.locator('.aurl-studio canvas').get_attribute('data-notes')) > 3

@@ -21,7 +21,7 @@ from .resume import open_training_run, resumed_config, run_to_resume, saved_conf
 from .run_data import open_store, recorded_stores, reopen_stores, source_columns
 from .run_data import too_few_pieces_error, train_valid_split
 from .run_folder import absolute_source
-from .samples import file_options, prompt_ids, requested_latents
+from .samples import check_sampling, file_options, prompt_ids, requested_latents
 from .song import check_song_memory
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
@@ -37,7 +37,7 @@ from ..data.tables import StoreConfig
 from ..data.token_store import TokenStore
 from ..dependencies import changed_keys, default_of, given_keys, reject_unused_keys, value_of
 from ..device import amp_dtype, pick_device
-from ..generate.sampling import generation_limits
+from ..generate.sampling import constraint_processors, generation_limits
 from ..memory import available_memory, format_bytes
 from ..models.model_config import ModelConfig
 from ..models.step_decoder import check_precision, compilation_remark
@@ -240,14 +240,16 @@ def _check_prompt(cfg, files):
             'give fewer prompt_seconds, or more max_tokens',
         )
 
-def _check_generation(cfg, model):
-    "Raise an error for a prompt, limits or conditions that the model cannot use."
+def _check_generation(cfg, model, where):
+    "Raise an error for a prompt, limits, conditions or options of sampling that the model cannot use."
     files = file_options(cfg, model)
+    check_sampling(cfg, model, where)
     if cfg.min_tokens > cfg.max_tokens:
         raise ConfigError(f'min_tokens={cfg.min_tokens:,} exceeds max_tokens={cfg.max_tokens:,}',
                           way_out='give fewer min_tokens, or more max_tokens')
     if cfg.prompt: _check_prompt(cfg, files)
-    generation_limits(model, cfg.profile, mask=cfg.mask)
+    limits = generation_limits(model, cfg.profile, mask=cfg.mask)
+    constraint_processors(model, cfg.constraints, limits, cfg.mask)
     check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)
 
@@ -265,7 +267,7 @@ def _check_use_of_model(cfg):
         lines.append(f'evaluated with its conditions unknown: {", ".join(names)}')
     if hasattr(cfg, 'data'): _check_evaluation_data(cfg, where)
     elif isinstance(cfg, GenerateConfig):
-        _check_generation(cfg, model)
+        _check_generation(cfg, model, where)
         device = pick_device(cfg.device).type
         lines += filter(None, [compilation_remark(model, cfg.precision, cfg.pieces*cfg.max_tokens, device)])
     if getattr(cfg, 'like', '') or getattr(cfg, 'between', ()): requested_latents(model, cfg)

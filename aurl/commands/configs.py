@@ -246,8 +246,48 @@ class _MachineKeys(_LogKeys):
 # %% ../../nbs/966_commands.configs.ipynb #c5780393
 class TrainConfig(OptimConfig, _MachineKeys): "Train a model."
 
+# %% ../../nbs/966_commands.configs.ipynb #b9a9feea
+class _SamplingKeys(Config):
+    "The choice of the next id: temperature, truncation, repetition, novelty and beam search."
+    temperature: float = Field(1., ge=0,
+        description='sampling temperature: below 1 is more conservative, above 1 more varied; 0 is greedy')
+    top_k: int = Field(0, ge=0, description='top-k sampling: number of ids that are kept; 0: all')
+    top_p: float = Field(.98, gt=0, le=1, description='nucleus sampling: probability mass that is kept')
+    min_p: float = Field(0., ge=0, lt=1,
+        description='drop ids whose probability is less than this fraction of the highest')
+    temperatures: dict[str, float] = Field({}, description='temperature within a kind of event, such as '
+        'temperatures.note=0.9: note, release, time, velocity, tempo or instrument; 0 takes the most probable')
+    typical_p: float = Field(1., gt=0, le=1,
+        description='typical sampling: probability mass of the ids whose surprise is closest to the entropy')
+    epsilon_cutoff: float = Field(0., ge=0, lt=1, description='drop ids of lower probability')
+    eta_cutoff: float = Field(0., ge=0, lt=1,
+        description='drop ids of lower probability; where the entropy is high, of even lower')
+    mirostat_tau: float = Field(0., ge=0, le=20,
+        description='mirostat: mean surprise that is aimed at, in bits per id, such as 1.2; 0: none')
+    mirostat_eta: float = Field(.1, gt=0, le=1, description='mirostat: share of an error that is corrected at once')
+    repetition_penalty: float = Field(1., gt=0, le=100,
+        description='above 1: ids that have occurred become less probable, such as 1.1')
+    repetition_window: int = Field(0, ge=0, description='number of last ids that the penalty considers; 0: all')
+    no_repeat_ngram_size: int = Field(0, ge=0, description='do not repeat a sequence of so many ids; 0: repeat freely')
+    bad_words_ids: list = Field([], description='sequences of ids that must not occur, such as [[5, 9], [12]]')
+
+# %% ../../nbs/966_commands.configs.ipynb #0fecd29c
+class _SearchKeys(Config):
+    "Beam search, and novelty."
+    num_beams: int = Field(1, ge=1, description='above 1: beam search for the most probable pieces instead of sampling')
+    length_penalty: float = Field(1., ge=-10, le=10,
+        description='beam search: exponent of the length that divides the log probability; 0 prefers short pieces')
+    early_stopping: bool | Literal['never'] = Field(False, description='beam search: true: stop at num_beams pieces; '
+        'false: when the best beginning is worse than these; never: when no better piece is possible')
+    force_words_ids: list = Field([],
+        description='beam search: sequences of ids that must occur, each a list or a list of alternatives')
+    novelty: int = Field(0, ge=0, description='refuse notes that would extend a passage of known music beyond so many '
+        'notes, in any key, such as 16; 0: none are refused')
+    novelty_data: str = Field('', description='the known music: a folder, a store or a corpus such as chorales; '
+        'default: the data of the run')
+
 # %% ../../nbs/966_commands.configs.ipynb #7d774b63
-class GenerateConfig(Config):
+class GenerateConfig(_SamplingKeys, _SearchKeys):
     "Generate new pieces with a trained model."
     model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
         '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
@@ -265,12 +305,6 @@ class GenerateConfig(Config):
     mask: bool = Field(True, description='mask the ids that the grammar forbids')
     profile: ProfileConfig = Field(ProfileConfig(), description='limit generation to the ranges of the training '
         'corpus; off, or single limits such as profile.voices=4')
-    temperature: float = Field(1., ge=0,
-        description='sampling temperature: below 1 is more conservative, above 1 more varied; 0 is greedy')
-    top_k: int = Field(0, ge=0, description='top-k sampling: number of ids that are kept; 0: all')
-    top_p: float = Field(.98, gt=0, le=1, description='nucleus sampling: probability mass that is kept')
-    min_p: float = Field(0., ge=0, lt=1,
-        description='drop ids whose probability is less than this fraction of the highest')
     precision: Literal['float32', 'int8'] = Field('float32',
         description='int8: 8-bit weights, several times as fast on a CPU after 8 seconds of compilation at the first '
         'use; the likelihood changes by a few thousandths of a nat')
@@ -285,12 +319,19 @@ class GenerateConfig(Config):
     title: str = Field('', description='title in the files; default: that of the prompt, or the name of the piece')
     conditions: dict[str, Any] = Field({}, description='conditioned models (loader.conditions): values by name, '
         'such as conditions.key="G major" or {composer: Bach, mean_tempo: 90}; the others are unknown')
+    constraints: dict[str, Any] = Field({}, description='musical constraints by name, such as '
+        'constraints.key="G major", constraints.polyphony=2, constraints.style=jazz, constraints.strength=0.7; or a '
+        'preset such as constraints=two_voice_piano')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')
     out: str = Field('runs', description='folder of the runs')
 
     _bare = field_validator('profile', mode='before')(on_or_off)
+
+    @field_validator('constraints', mode='before')
+    @classmethod
+    def _preset(cls, value): return dict(preset=value) if isinstance(value, str) and value else value or {}
 
     @field_validator('between', mode='before')
     @classmethod

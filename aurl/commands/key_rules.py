@@ -402,7 +402,16 @@ def generation_rule_input(
 def _uses_random_numbers(c):
     "Is anything sampled at random?"
     samples_latents = c.has_latent and not c.between and not (c.like and c.spread == 0)
-    return c.temperature > 0 or c.write.humanize > 0 or samples_latents
+    draws_ids = c.temperature > 0 and not _is_beam_search(c)
+    return draws_ids or c.write.humanize > 0 or samples_latents
+
+def _is_beam_search(c):
+    "Are the most probable pieces searched for?"
+    return c.num_beams > 1 or bool(c.force_words_ids)
+
+def _is_sampled(c):
+    "Are ids sampled, or the most probable one taken at each step?"
+    return not _is_beam_search(c)
 
 def _has_source(c):
     "Is there a piece to continue, to vary or to interpolate from?"
@@ -413,14 +422,25 @@ def _has_open_limit(c):
     return None in (c.profile.note_seconds, c.profile.rest_seconds, c.profile.pedal_seconds)
 
 # %% ../../nbs/970_commands.key_rules.ipynb #877b8236
+_sampled_keys = 'top_k top_p min_p temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta'
+
 GENERATE_RULES = [
     key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
-    key_rule('top_k top_p min_p', is_positive('temperature'), 'temperature=0 is greedy decoding', 'say temperature=1'),
+    key_rule(f'temperature {_sampled_keys}', _is_sampled,
+             'a beam search (num_beams, force_words_ids) samples nothing', 'leave num_beams and force_words_ids out'),
+    key_rule(_sampled_keys, is_positive('temperature'), 'temperature=0 is greedy decoding', 'say temperature=1'),
+    key_rule('mirostat_eta', is_set('mirostat_tau'), 'mirostat_tau=0 sets no target', 'say mirostat_tau=1.2'),
+    key_rule('repetition_window', is_none_of('repetition_penalty', 1),
+             'repetition_penalty=1 is no penalty', 'say repetition_penalty=1.1'),
+    key_rule('length_penalty early_stopping', _is_beam_search, 'num_beams=1 is no beam search', 'say num_beams=4'),
+    key_rule('novelty_data', is_set('novelty'), 'novelty=0 refuses nothing', 'say novelty=16'),
     key_rule('profile', is_set('mask'), 'with mask=false no limits are applied', 'say mask=true'),
+    key_rule('constraints', is_set('mask'), 'with mask=false no constraints are applied', 'say mask=true'),
     key_rule('profile.margin', _has_open_limit,
              'notes, rests and pedals have limits of their own', 'leave one of those out'),
-    key_rule('seed', _uses_random_numbers, 'with temperature=0 nothing is sampled', 'say temperature=1'),
+    key_rule('seed', _uses_random_numbers, 'with temperature=0, or in a beam search, nothing is sampled',
+             'say temperature=1, and leave num_beams out'),
 ]
 EVALUATE_RULES = [
     key_rule('window', is_unset('has_latent'),

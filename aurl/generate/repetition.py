@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RepetitionPenalty', 'NoRepeatNGram', 'BadWords']
 
-# %% ../../nbs/804_generate.repetition.ipynb #d9305938
+# %% ../../nbs/804_generate.repetition.ipynb #9493521c
 import numpy as np
 
 from ..core import ConfigError
@@ -14,7 +14,7 @@ from .truncation import _in_range, _where_kept
 from ..tokens.grammar import array_module
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/804_generate.repetition.ipynb #42ca8a22
+# %% ../../nbs/804_generate.repetition.ipynb #a65b1ff2
 def _occurred(ids, like):
     "Whether each id is among the `ids` of its row, (rows, 774) bool; `like`: logits."
     xp = array_module(like)
@@ -37,7 +37,7 @@ class RepetitionPenalty(LogitsProcessor):
         penalized = xp.where(logits < 0, logits*penalty, logits/penalty)
         return xp.where(_occurred(step.ids[:,-self.repetition_window:], logits), penalized, logits)
 
-# %% ../../nbs/804_generate.repetition.ipynb #191cc18f
+# %% ../../nbs/804_generate.repetition.ipynb #b561a57a
 class NoRepeatNGram(LogitsProcessor):
     "Forbid ids that would repeat a sequence of `no_repeat_ngram_size` ids."
     def __init__(self, no_repeat_ngram_size:int):
@@ -53,7 +53,7 @@ class NoRepeatNGram(LogitsProcessor):
         padded = xp.concatenate([logits, logits[:,:1]], 1)
         return _where_kept(~_occurred(last, padded)[:,:-1], logits)
 
-# %% ../../nbs/804_generate.repetition.ipynb #6d7df23f
+# %% ../../nbs/804_generate.repetition.ipynb #e7f00037
 def _check_sequences(name, sequences):
     "Return sequences of ids as lists; raise `ConfigError` for anything else."
     out = [np.atleast_1d(np.asarray(s)).tolist() for s in sequences]
@@ -64,13 +64,17 @@ def _check_sequences(name, sequences):
 
 class BadWords(LogitsProcessor):
     "Forbid sequences of ids."
-    def __init__(self, bad_words_ids): self.bad_words_ids = _check_sequences('bad_words_ids', bad_words_ids)
+    def __init__(self, bad_words_ids):
+        self.bad_words_ids = _check_sequences('bad_words_ids', bad_words_ids)
+        self._single = [ids[0] for ids in self.bad_words_ids if len(ids) == 1]
+        self._longer = [ids for ids in self.bad_words_ids if len(ids) > 1]
+
     def __call__(self, logits, step):
-        out = logits + 0
-        for *before, last in self.bad_words_ids:
+        xp, out = array_module(logits), logits + 0
+        out[:,self._single] = -np.inf
+        for *before, last in self._longer:
             n = len(before)
             if n > step.ids.shape[1]: continue
-            xp = array_module(logits)
             found = (step.ids[:,step.ids.shape[1]-n:] == xp.asarray(before, dtype=xp.int64, device=logits.device)).all(1)
             out[:,last] = xp.where(found, -np.inf, out[:,last])
         return out

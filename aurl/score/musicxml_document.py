@@ -14,6 +14,7 @@ from functools import lru_cache
 from xml.etree import ElementTree
 
 from ..core import MidiError
+from ..midi.conventions import guess_encoding, _is_utf8
 
 # %% ../../nbs/219_score.musicxml_document.ipynb #21682bde
 def _without_namespaces(root):
@@ -43,14 +44,17 @@ def utf16_name(
     return 'utf-16-le' if data[0] else 'utf-16-be'
 
 _DECLARATION = re.compile(r'^\s*<\?xml[^>]*\?>')
+_ENCODING = re.compile(rb'^[^>]*encoding\s*=\s*["\']([\w-]+)')
 
 def as_utf8(
     data:bytes, # an XML document
 )->bytes:       # without a declaration, if it was changed
-    "A document in UTF-16, or with a declaration of UTF-16 that is wrong, as UTF-8; others unchanged."
-    wide = utf16_name(data)
-    if not wide and not re.search(rb'^[^>]*encoding\s*=\s*["\']utf-?16', data[:200], re.I): return data
-    return _DECLARATION.sub('', data.decode(wide or 'utf-8-sig', 'replace').lstrip('\ufeff')).encode()
+    "A document in UTF-16, or in another encoding than it states, as UTF-8; others unchanged."
+    encoding, stated = utf16_name(data), _ENCODING.search(data[:200])
+    if not encoding and not (stated and stated[1].lower().startswith(b'utf-16')):
+        if stated and stated[1].lower() not in (b'utf-8', b'utf8') or _is_utf8(data): return data
+        encoding = guess_encoding(b'\n'.join(re.findall(rb'[^<>]*[\x80-\xff][^<>]*', data)))
+    return _DECLARATION.sub('', data.decode(encoding or 'utf-8-sig', 'replace').lstrip('\ufeff')).encode()
 
 
 # %% ../../nbs/219_score.musicxml_document.ipynb #aeafe4ba

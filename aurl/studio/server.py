@@ -145,16 +145,19 @@ class StudioServer:
     @property
     def url(self): return f'http://127.0.0.1:{self.server.server_port}/?token={self.token}'
 
-    def start(self):
-        "Serve in a thread."
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-        return self
+# %% ../../nbs/838_studio.server.ipynb #21a1b0f9
+@patch
+def start(self:StudioServer):
+    "Serve in a thread."
+    self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+    self.thread.start()
+    return self
 
-    def close(self):
-        "End the server and its session."
-        self.closed = True
-        self.session.say(dict(type='alive'))
-        if self.thread is not None: self.server.shutdown()
-        self.server.server_close()
-        self.session.close()
+@patch
+def close(self:StudioServer):
+    "End the server and its session."
+    self.closed = True
+    self.session.say(dict(type='alive'))
+    if self.thread is not None: self.server.shutdown()
+    self.server.server_close()
+    self.session.close()

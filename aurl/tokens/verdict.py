@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import plural
+from ..core import CodecError, plural
 from .grammar import grammar
 from .transitions import n_keys, pedal_column
 from .vocab import Kind, vocab
@@ -168,13 +168,21 @@ def _reasons(f, require_end):
     return out + [_describe(f, i) for i in np.flatnonzero(~f.allowed)[:10].tolist()]
 
 # %% ../../nbs/425_tokens.verdict.ipynb #ab329178
+def _as_integers(ids):
+    "Return the ids of a piece as an array of integers."
+    try: array = np.asarray(ids, None if len(ids) else np.int64).reshape(-1)
+    except (TypeError, ValueError): array = np.zeros(0, object)
+    if array.dtype.kind in 'iu': return array.astype(np.int64)
+    raise CodecError(f'a {type(ids).__name__} has no ids to check',
+                     way_out='give the ids of one piece: those of a score are encode(score)')
+
 def verdict(
     ids,                   # (n,) integers
     block:int=4096,        # positions processed at once
     require_end:bool=True, # whether the piece must be complete; False for a beginning
 )->Verdict:
-    "Check `ids` against the grammar: validity, score and violations."
-    f = _inspect(np.asarray(ids).astype(np.int64).reshape(-1), block)
+    "Check `ids` against the grammar: validity, score and violations; other objects are a `CodecError`."
+    f = _inspect(_as_integers(ids), block)
     share = float(torch.from_numpy(f.allowed).float().mean()) if len(f.ids) else 0.
     n_ends = int(f.is_at(0, vocab.START)) + int(f.is_at(-1, vocab.END))
     pairing, reasons = _pairing(f, require_end), _reasons(f, require_end)
