@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from ..core import ConfigError
+from ..generate.constraint_sets import styles
 from ..generate.options import Sampling
 from ..generate.sampling import generate_ids
 from ..tokens.vocab import vocab
@@ -40,6 +41,14 @@ _REPETITION_CONTROLS = (
 )
 
 # %% ../../nbs/835_studio.controls.ipynb #f62ef38f
+_CONSTRAINT_CONTROLS = (
+    Control('constraints.key', 'Key', 'text', 'Constraints', 'Only notes of this scale, such as G major.'),
+    Control('constraints.chords', 'Chords', 'text', 'Constraints', 'A chord for each bar, such as C G/B Am F.'),
+    Control('constraints.style', 'Style', 'choice', 'Constraints', 'Intervals and rhythms of a style.',
+            choices=tuple(styles)),
+    Control('constraints.two_hands', 'Two hands', 'switch', 'Constraints', 'Only what two hands can play.'),
+)
+
 _MUSIC_CONTROLS = (
     Control('profile.tempo', 'Tempo', 'range', 'Music', 'Slowest and fastest tempo, in beats per minute.',
             low=math.ceil(vocab.tempo_lo), high=math.floor(vocab.tempo_hi)),
@@ -65,6 +74,7 @@ CONTROLS = [ # the panel, from top to bottom
             help='Keep ids with at least this fraction of the largest probability.'),
     *_REPETITION_CONTROLS,
     *_MUSIC_CONTROLS,
+    *_CONSTRAINT_CONTROLS,
 ]
 
 # %% ../../nbs/835_studio.controls.ipynb #b4504b03
@@ -143,7 +153,7 @@ def parse_value(
     "Check `value`; raise a `ConfigError` that names the control."
     if _is_empty(value): return None
     if control.kind in _PARSERS: return _PARSERS[control.kind](control, value)
-    return bool(value) if control.kind == 'switch' else str(value)
+    return value is True or None if control.kind == 'switch' else str(value)
 
 # %% ../../nbs/835_studio.controls.ipynb #ef4f22c7
 def arguments(
