@@ -66,7 +66,7 @@ def until(condition, wait, seconds=240):
 
 class Page:
     "The studio in a tab of the browser; it records errors, and requests to other hosts."
-    def __init__(self, browser, studio, width=1180, height=860):
+    def __init__(self, browser, studio, width=1180, height=960):
         self.studio, self.session, self.bad = studio, studio.session, []
         self.tab = browser.new_page(viewport=dict(width=width, height=height))
         self.tab.on('console', lambda m: self.bad.append(m.text) if m.type in ('error', 'warning') else None)
