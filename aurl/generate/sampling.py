@@ -285,6 +285,8 @@ def search(self:_Generation, piece, beams, force_words_ids):
 @patch
 def best_pieces(self:_Generation, n, beams, force_words_ids):
     "The `n` best pieces of one search; for a model with a latent, the best of each latent."
+    if self.on_ids is not None:
+        raise ConfigError('on_ids with num_beams: a beam search decides at the end', way_out='leave num_beams out')
     if self.z is not None: return [self.search(i, beams, force_words_ids)[0] for i in range(n)]
     found = self.search(0, beams, force_words_ids)[:n] if n else []
     if len(found) == n: return found
@@ -343,8 +345,7 @@ def generate_ids(
     # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
     profile=None,
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
-    # musical constraints by name, such as dict(key='G major', polyphony=2, strength=.8), or a preset such as
-    # two_voice_piano; see `822_generate.constraints`
+    # by name, such as dict(key='G major', strength=.8), or a preset such as two_voice_piano; `822_generate.constraints`
     constraints=None,
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
     on_ids=None,         # called after each step with the indices of the pieces and their new ids; not by a beam search
@@ -368,8 +369,6 @@ def generate_ids(
     was_training = model.training
     try:
         model.eval()
-        if beams is not None and on_ids is not None:
-            raise ConfigError('on_ids with num_beams: a beam search decides at the end', way_out='leave num_beams out')
         if beams is not None: return generation.best_pieces(n, beams, sampler.force_words_ids)
         batches = [range(i, min(n, i + batch_size)) for i in range(0, n, batch_size)]
         return [ids for pieces in batches for ids in generation.generate(pieces)]
