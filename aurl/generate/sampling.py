@@ -345,7 +345,7 @@ def generate_ids(
     # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
     profile=None,
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
-    # by name, such as dict(key='G major', strength=.8), or a preset such as two_voice_piano; `822_generate.constraints`
+    # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `822_generate.constraints`
     constraints=None,
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
     on_ids=None,         # called after each step with the indices of the pieces and their new ids; not by a beam search
