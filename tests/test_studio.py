@@ -19,7 +19,7 @@ from aurl.midi.read import read_midi
 from aurl.midi.write import write_midi
 from aurl.studio.server import StudioServer
 from aurl.studio.session import Session
-from aurl.studio.takes import decoded
+from aurl.studio.takes import decoded, note_rows, roll_of
 from aurl.tokens.verdict import verdict
 
 NAMES = 'chromium', 'chromium-browser', 'google-chrome'
@@ -211,6 +211,29 @@ def test_files(page, tmp_path):
     page.tab.get_by_label('Open a file').set_input_files(payload)
     page.until(lambda: page.tab.get_by_role('alert').is_visible())
     assert 'not a MIDI file' in page.tab.get_by_role('alert').inner_text()
+
+
+def test_infill_replaces_the_selected_bars(browser):
+    "With a model that was trained with gaps, the selected bars are replaced, and no other note changes."
+    pytest.importorskip('aurl.generate.infilling', reason='this version of aurl has no infilling')
+    from aurl.models.vae_gan import MusicTransformerVAEGAN
+    from aurl.score.bridges import from_music21
+    from music21 import corpus
+    studio = StudioServer(Session(MusicTransformerVAEGAN.from_preset('tiny', infilling=True).eval())).start()
+    page = Page(browser, studio)
+    chorale = write_midi(from_music21(corpus.parse('bach/bwv66.6')))
+    page.tab.get_by_label('Open a file').set_input_files(dict(name='a.mid', mimeType='audio/midi', buffer=chorale))
+    page.until(lambda: page.takes().count() == 1)
+    assert page.button('Infill').is_disabled()
+    page.select(3, 4)
+    page.make('Infill', 2)
+    bars = roll_of(page.session.now.takes[0], page.session.model)['bars']
+    before, after = (
+        [n for n in note_rows(decoded(t.ids)) if not bars[2] <= n[0] < bars[4]] for t in page.session.now.takes
+    )
+    assert before == after and page.bad == []
+    page.tab.close()
+    studio.close()
 
 
 def test_settings_reach_the_sampler(page):

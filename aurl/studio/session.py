@@ -42,7 +42,7 @@ class Session:
         self.listeners = [send] if send else []
         self.lock, self.past, self.future, self.now = threading.RLock(), [], [], Snapshot()
         self.names = list(pretrained_names())
-        self.models, self.stream, self.thread, self.next_id = {}, None, None, 1
+        self.models, self.stream, self.thread, self.workers, self.next_id = {}, None, None, [], 1
         self.model_name = self._add_model(model, name)
 
 # %% ../../nbs/837_studio.session.ipynb #25809ecd
@@ -352,6 +352,7 @@ def close(self:Session):
     "Stop, and forget the pages."
     if self.busy: self.stream.stop_soon()
     self.wait(10)
+    for worker in self.workers: worker.join(10)
     self.listeners.clear()
 
 # %% ../../nbs/837_studio.session.ipynb #77c611d7
@@ -366,6 +367,7 @@ def _infill_take(self:Session, take, values, gap):
     except Exception as e: return self._failed(f'{type(e).__name__}: {str(e)[:200]}')
     self.thread = None
     with self.lock: self._change([*self.now.takes, replace(take, ids=ids)], take.id)
+    self.say(dict(type='done', take=take.id, text='The selected bars are new.'))
 
 # %% ../../nbs/837_studio.session.ipynb #e9b2c132
 @action
@@ -408,7 +410,8 @@ def _in_background(self:Session, f, *args):
     def work():
         try: f(*args)
         except AurlError as e: self.say(dict(type='error', text=str(e)))
-    threading.Thread(target=work, daemon=True).start()
+    self.workers = [t for t in self.workers if t.is_alive()] + [threading.Thread(target=work, daemon=True)]
+    self.workers[-1].start()
 
 @patch
 def _send_file(self:Session, take, suffix):

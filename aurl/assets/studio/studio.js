@@ -495,6 +495,7 @@ export function render({model, el}) {
       status.textContent = `${roll.notes.length} notes, ${clock(roll.end)}`
     },
     done(m) {
+      if (m.text) return say(m.text)
       const speed = m.id_ms ? `, ${m.id_ms} ms per id` : ''
       say(`${clock(roll.end)} of music; first note after ${m.first_note_ms} ms${speed}`)
     },
