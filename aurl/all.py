@@ -32,8 +32,9 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
            'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
-           'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'latents_between',
-           'latents_like', 'latents_of', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
+           'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill',
+           'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids',
+           'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
            'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
            'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
            'memorization_table', 'Report']
@@ -323,7 +324,7 @@ _all_ = [
     'compare_runs',
 ]
 
-# %% ../nbs/990_all.ipynb #5946187d
+# %% ../nbs/990_all.ipynb #ab61ff46
 from .generate.engine import first_bars, first_seconds
 from .generate.profile_limits import ProfileConfig
 from .generate.profile_masks import GenerationLimits
@@ -334,7 +335,11 @@ from .generate.sampling import describe_limits, generate, generate_ids
 from .generate.constraints import Constraint, ConstraintProcessor, constraint_types, make_constraint
 from .generate.constraints import register_constraint
 from .generate.constraint_sets import constraint_presets, constraint_processor
+from .generate.infill import infill
+from .generate.infilling import infill_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
+from .generate.stream import MidiPort, NoteStream, close_ids, stream
+from .studio.widget import StreamPlayer, Studio
 
 # %% ../nbs/990_all.ipynb #94742a5e
 _all_ = [
@@ -356,9 +361,17 @@ _all_ = [
     'Sampling',
     'generate',
     'generate_ids',
+    'infill',
+    'infill_ids',
     'latents_between',
     'latents_like',
     'latents_of',
+    'MidiPort',
+    'NoteStream',
+    'close_ids',
+    'stream',
+    'StreamPlayer',
+    'Studio',
 ]
 
 # %% ../nbs/990_all.ipynb #ae62a12b

@@ -17,6 +17,7 @@ from ..corpus.phrases import PhraseConfig
 from ..corpus.catalog import trainable_names
 from ..data.loader_config import LoaderConfig
 from ..generate.files import WriteConfig
+from ..generate.infill import InfillConfig
 from ..generate.profile_limits import ProfileConfig, on_or_off
 from ..monitor.callbacks import MonitorConfig
 from ..monitor.checkpoints import CheckpointConfig
@@ -295,6 +296,8 @@ class GenerateConfig(_SamplingKeys, _SearchKeys):
     prompt: str = Field('', description='music file to continue (MIDI, MusicXML, ABC, kern)')
     prompt_seconds: float = Field(8., gt=0,
         description='seconds that are used of the prompt, or of the pieces in like and between')
+    infill: InfillConfig = Field(InfillConfig(), description='models trained with loader.infill: replace a part of the '
+        'prompt instead of continuing it: infill.bars=[5,8], infill.seconds=[10,14], infill.voices=[Cello]')
     like: str = Field('', description='models with a latent: music file to vary')
     spread: float = Field(.5, ge=0, le=1,
         description='distance of the variations from like: 0 is the piece itself, 1 a sample from the prior')
