@@ -11,6 +11,7 @@ CLAIMS = re.compile(r'(test_|assert_|is_close|isclose|allclose)')
 ALLOWED = {
     ('tests/test_bad_input.py', 'until'): 'a limit of minutes against hanging',
     ('tests/test_cli.py', 'until'): 'a limit of a minute against hanging',
+    ('tests/test_studio.py', 'until'): 'a limit of minutes against hanging',
     ('tests/test_cli.py', 'song'): 'the clock determines which checkpoint to wait for; the exit status is asserted',
     (
         'nbs/520_data.store.ipynb',

@@ -26,6 +26,7 @@ extras = [
     'miditok',
     'sphinx',
     'playwright',
+    'rtmidi',
 ]
 
 

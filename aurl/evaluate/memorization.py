@@ -38,15 +38,19 @@ def without_repetitions(
     return symbols[~repeated]
 
 # %% ../../nbs/925_evaluate.memorization.ipynb #fddc652a
-def _compared(ids): return without_repetitions(note_intervals(ids))
+def _compared(ids, repetitions):
+    "The symbols of a piece that are compared."
+    symbols = note_intervals(ids)
+    return symbols if repetitions else without_repetitions(symbols)
 
 def longest_matches(
     pieces,     # ids of the pieces to examine
     reference,  # ids of the training pieces
     first:int=8, # shorter matches are not looked for
+    repetitions:bool=False, # also count figures that are repeated at once
 )->np.ndarray:  # (pieces,) notes in the longest passage that also occurs in `reference`, in any key; 0: below `first`
     "Length in notes, without repetitions, of the longest passage that each piece shares with pieces of `reference`."
-    asked, known = (PassageWindows([_compared(ids) for ids in side]) for side in (pieces, reference))
+    asked, known = (PassageWindows([_compared(ids, repetitions) for ids in side]) for side in (pieces, reference))
     longest, length = np.zeros(len(pieces), np.int64), first - 1
     while True:
         a, b = asked.extend(length), known.extend(length)

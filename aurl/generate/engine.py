@@ -85,10 +85,12 @@ def sample_loop(
     choose,         # function of logits (batch, 774), their rows and the step; returns ids (batch,)
     max_tokens:int, # maximum number of ids to generate
     mask:bool=True, # allow only ids the grammar allows
+    *,
     check_every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
     min_tokens:int=0, # minimum number of ids, including END, unless only END may follow
     limits=None,    # `GenerationLimits` of `802_generate.profile_limits`: stricter than the grammar
     processors=None, # `ProcessorRun` of `801_generate.processors`: changes the logits of the ids that may come next
+    on_ids=None,    # called with the rows and their ids after each step, to follow a generation
 )->list:            # for each piece an array of the generated ids, up to END
     "Generate with `decoder` until all pieces have ended."
     xp, device = array_module(logits), logits.device
@@ -104,6 +106,7 @@ def sample_loop(
         if processors is not None: logits = processors.apply(logits, decoder.state, i, unmasked)
         ids = choose(logits, rows, i)
         out[rows,i] = ids
+        if on_ids is not None: on_ids(rows, ids)
         if (i+1) % check_every == 0:
             active &= (out[rows,i+1-check_every:i+1] != vocab.END).all(1)
             n_active = int(active.sum())

@@ -197,6 +197,7 @@ class _Generation:
     condition:Tensor        # vector of the conditions, or None
     precision:str           # of the weights: float32 or int8
     n_ids:int               # that may be generated in all
+    on_ids:object=None      # called with the pieces and their ids after each step
 
 # %% ../../nbs/810_generate.sampling.ipynb #c9359037
 @patch
@@ -255,9 +256,15 @@ def generate(self:_Generation, pieces):
     rows = array_module(logits).asarray(np.arange(len(pieces)) % len(logits), device=logits.device)
     decoder.select_rows(rows)
     choose, ends = self.chooser(pieces, logits), dict(min_tokens=self.min_new, limits=self.limits)
+    ends['on_ids'] = None if self.on_ids is None else partial(self._follow, pieces)
     with decoder.limit_threads():
         new = sample_loop(decoder, logits[rows], choose, self.max_new, self.mask, processors=self.run(pieces), **ends)
     return [np.concatenate([self.start, ids]) for ids in new]
+
+@patch
+def _follow(self:_Generation, pieces, rows, ids):
+    "Pass on the indices of the pieces and their new ids."
+    self.on_ids([pieces[r] for r in rows.tolist()], ids.tolist())
 
 @patch
 def run(self:_Generation, pieces):
@@ -278,6 +285,8 @@ def search(self:_Generation, piece, beams, force_words_ids):
 @patch
 def best_pieces(self:_Generation, n, beams, force_words_ids):
     "The `n` best pieces of one search; for a model with a latent, the best of each latent."
+    if self.on_ids is not None:
+        raise ConfigError('on_ids with num_beams: a beam search decides at the end', way_out='leave num_beams out')
     if self.z is not None: return [self.search(i, beams, force_words_ids)[0] for i in range(n)]
     found = self.search(0, beams, force_words_ids)[:n] if n else []
     if len(found) == n: return found
@@ -336,10 +345,10 @@ def generate_ids(
     # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
     profile=None,
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
-    # musical constraints by name, such as dict(key='G major', polyphony=2, strength=.8), or a preset such as
-    # two_voice_piano; see `822_generate.constraints`
+    # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `822_generate.constraints`
     constraints=None,
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
+    on_ids=None,         # called after each step with the indices of the pieces and their new ids; not by a beam search
     **sampling           # fields of `Sampling`: temperature, top_p, repetition_penalty, num_beams and others
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
@@ -355,7 +364,7 @@ def generate_ids(
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
         sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, precision=precision,
-        n_ids=n*max_tokens,
+        n_ids=n*max_tokens, on_ids=on_ids,
     )
     was_training = model.training
     try:
