@@ -158,8 +158,16 @@ cases = dict(
     ),
 )
 
+# options of sampling that are tried on the device
+sampling = [
+    dict(typical_p=0.8, epsilon_cutoff=0.001, eta_cutoff=0.001, top_k=50, top_p=0.95, min_p=0.001),
+    dict(temperatures=dict(note=0.8, time=1.2), mirostat_tau=2.0, repetition_penalty=1.2, no_repeat_ngram_size=3),
+    dict(bad_words_ids=[[20], [5, 6]], repetition_penalty=1.1, repetition_window=9, temperature=0.7),
+    dict(num_beams=2, force_words_ids=[[[i] for i in range(4, 92)]], repetition_penalty=1.1),
+]
+
 def train(case, device, steps, folder):
-    "Train on `device`: the loss of each step, its synchronizations, the validity of two pieces, and the loss scales."
+    "Train on `device`: the loss of each step, its synchronizations, the validity of pieces, and the loss scales."
     from unittest.mock import patch
     from fastai.callback.core import Callback
     from aurl.commands.configs import TrainConfig
@@ -169,6 +177,7 @@ def train(case, device, steps, folder):
     from aurl.config import make_config
     from aurl.data.token_store import TokenStore
     from aurl.train.budget import RunLog
+    from aurl.generate.novelty import Novelty
     from aurl.generate.sampling import generate_ids
     from aurl.experiments.run import Experiment
     from aurl.tokens.verdict import verdict
@@ -210,6 +219,9 @@ def train(case, device, steps, folder):
     with patch.object(RunLog, 'due', every_ten): train_run(learn, run, cfg)
     assert next(learn.model.parameters()).device.type == device
     pieces = generate_ids(learn.model, n=2, max_tokens=48, seed=1)
+    if case == 'losses':
+        own = [*sampling, dict(processors=[Novelty([store[int(i)] for i in train], 2)])]
+        for how in own: pieces += generate_ids(learn.model, n=1, max_tokens=24, seed=1, profile=False, **how)
     scales = [m['loss_scale'] for m in run.metrics() if m.get('loss_scale')]
     return dict(losses=Book.losses, waited=Book.waited, valid=[verdict(x).valid for x in pieces], scales=scales)
 

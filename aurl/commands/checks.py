@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['study_memory', 'check_request', 'check_shared_keys', 'check_keys']
 
-# %% ../../nbs/979_commands.checks.ipynb #460a23bb
+# %% ../../nbs/979_commands.checks.ipynb #7713bd17
 import shutil
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .resume import open_training_run, resumed_config, run_to_resume, saved_conf
 from .run_data import open_store, recorded_stores, reopen_stores, source_columns
 from .run_data import too_few_pieces_error, train_valid_split
 from .run_folder import absolute_source
-from .samples import check_sampling, file_options, prompt_ids, requested_latents
+from .samples import check_fill, check_sampling, file_options, prompt_ids, requested_latents
 from .song import check_song_memory
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
@@ -229,7 +229,7 @@ def _check_training(cfg, resume_path, alone):
     _check_home()
     return lines
 
-# %% ../../nbs/979_commands.checks.ipynb #c76abd9d
+# %% ../../nbs/979_commands.checks.ipynb #da09681b
 def _check_prompt(cfg, files):
     "Raise an error if the prompt cannot be read, or is as long as `max_tokens`."
     n = len(prompt_ids(files))
@@ -247,7 +247,8 @@ def _check_generation(cfg, model, where):
     if cfg.min_tokens > cfg.max_tokens:
         raise ConfigError(f'min_tokens={cfg.min_tokens:,} exceeds max_tokens={cfg.max_tokens:,}',
                           way_out='give fewer min_tokens, or more max_tokens')
-    if cfg.prompt: _check_prompt(cfg, files)
+    if cfg.infill.on: check_fill(cfg, model, files)
+    elif cfg.prompt: _check_prompt(cfg, files)
     limits = generation_limits(model, cfg.profile, mask=cfg.mask)
     constraint_processors(model, cfg.constraints, limits, cfg.mask)
     check_precision(model, cfg.precision, pick_device(cfg.device).type)

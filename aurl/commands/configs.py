@@ -17,6 +17,7 @@ from ..corpus.phrases import PhraseConfig
 from ..corpus.catalog import trainable_names
 from ..data.loader_config import LoaderConfig
 from ..generate.files import WriteConfig
+from ..generate.infill import InfillConfig
 from ..generate.profile_limits import ProfileConfig, on_or_off
 from ..monitor.callbacks import MonitorConfig
 from ..monitor.checkpoints import CheckpointConfig
@@ -258,12 +259,12 @@ class _SamplingKeys(Config):
     temperatures: dict[str, float] = Field({}, description='temperature within a kind of event, such as '
         'temperatures.note=0.9: note, release, time, velocity, tempo or instrument; 0 takes the most probable')
     typical_p: float = Field(1., gt=0, le=1,
-        description='typical sampling: probability mass of the ids whose surprise is closest to the entropy')
+        description='typical sampling: probability mass of ids whose information content is closest to the entropy')
     epsilon_cutoff: float = Field(0., ge=0, lt=1, description='drop ids of lower probability')
     eta_cutoff: float = Field(0., ge=0, lt=1,
         description='drop ids of lower probability; where the entropy is high, of even lower')
     mirostat_tau: float = Field(0., ge=0, le=20,
-        description='mirostat: mean surprise that is aimed at, in bits per id, such as 1.2; 0: none')
+        description='mirostat: target of the mean information in bits per id, such as 1.2; 0: none')
     mirostat_eta: float = Field(.1, gt=0, le=1, description='mirostat: share of an error that is corrected at once')
     repetition_penalty: float = Field(1., gt=0, le=100,
         description='above 1: ids that have occurred become less probable, such as 1.1')
@@ -295,6 +296,8 @@ class GenerateConfig(_SamplingKeys, _SearchKeys):
     prompt: str = Field('', description='music file to continue (MIDI, MusicXML, ABC, kern)')
     prompt_seconds: float = Field(8., gt=0,
         description='seconds that are used of the prompt, or of the pieces in like and between')
+    infill: InfillConfig = Field(InfillConfig(), description='models trained with loader.infill: replace a part of the '
+        'prompt instead of continuing it: infill.bars=[5,8], infill.seconds=[10,14], infill.voices=[Cello]')
     like: str = Field('', description='models with a latent: music file to vary')
     spread: float = Field(.5, ge=0, le=1,
         description='distance of the variations from like: 0 is the piece itself, 1 a sample from the prior')

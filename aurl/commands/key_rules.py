@@ -421,22 +421,32 @@ def _has_open_limit(c):
     "Is one of the limits of notes, rests and pedals taken from the profile?"
     return None in (c.profile.note_seconds, c.profile.rest_seconds, c.profile.pedal_seconds)
 
-# %% ../../nbs/970_commands.key_rules.ipynb #877b8236
+# %% ../../nbs/970_commands.key_rules.ipynb #baffc1ef
 _sampled_keys = 'top_k top_p min_p temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta'
 
+def _continues(c):
+    "Is a prompt continued, not filled?"
+    return not c.infill.on
+
+_not_in_fills = ('temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta repetition_penalty '
+                 'repetition_window no_repeat_ngram_size bad_words_ids num_beams length_penalty early_stopping '
+                 'force_words_ids novelty novelty_data constraints')
+
 GENERATE_RULES = [
+    key_rule('infill', is_set('prompt'), 'there is no piece in which it could be replaced', 'say prompt=FILE'),
+    key_rule('prompt_seconds min_tokens mask profile repair', _continues,
+             'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),
+    key_rule(_not_in_fills, _continues, 'fills use temperature, top_k, top_p and min_p alone', 'leave infill out'),
     key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
     key_rule(f'temperature {_sampled_keys}', _is_sampled,
              'a beam search (num_beams, force_words_ids) samples nothing', 'leave num_beams and force_words_ids out'),
     key_rule(_sampled_keys, is_positive('temperature'), 'temperature=0 is greedy decoding', 'say temperature=1'),
     key_rule('mirostat_eta', is_set('mirostat_tau'), 'mirostat_tau=0 sets no target', 'say mirostat_tau=1.2'),
-    key_rule('repetition_window', is_none_of('repetition_penalty', 1),
-             'repetition_penalty=1 is no penalty', 'say repetition_penalty=1.1'),
+    key_rule('repetition_window', is_none_of('repetition_penalty', 1), 'there is no penalty', 'say repetition_penalty=1.1'),
     key_rule('length_penalty early_stopping', _is_beam_search, 'num_beams=1 is no beam search', 'say num_beams=4'),
     key_rule('novelty_data', is_set('novelty'), 'novelty=0 refuses nothing', 'say novelty=16'),
-    key_rule('profile', is_set('mask'), 'with mask=false no limits are applied', 'say mask=true'),
-    key_rule('constraints', is_set('mask'), 'with mask=false no constraints are applied', 'say mask=true'),
+    key_rule('profile constraints', is_set('mask'), 'with mask=false neither limits the model', 'say mask=true'),
     key_rule('profile.margin', _has_open_limit,
              'notes, rests and pedals have limits of their own', 'leave one of those out'),
     key_rule('seed', _uses_random_numbers, 'with temperature=0, or in a beam search, nothing is sampled',

@@ -26,12 +26,15 @@ from ..train.saved_models import checkpoint_folder, load_model, run_of, split_mo
 
 # %% ../../nbs/971_commands.model_setup.ipynb #35b2acb6
 def _reject_model_overrides(cfg):
-    "Raise an error for overrides of the model that are set in another way."
+    "Raise an error for overrides of the model that are set in another way, and for gaps in a mode with a latent."
     for k in ('mode', 'dropout'):
         if k in cfg.model_overrides:
             raise ConfigError(
                 f'model_overrides.{k}={cfg.model_overrides[k]}', way_out=f'say {k}={cfg.model_overrides[k]}'
             )
+    if cfg.loader.infill and cfg.mode != 'transformer':
+        raise ConfigError(f'loader.infill={cfg.loader.infill:g} in mode={cfg.mode}: a latent is that of music in its order',
+                          way_out='say mode=transformer, or leave infill out')
     if 'conditions' in cfg.model_overrides:
         raise ConfigError('model_overrides.conditions cannot be set; their values are read from the data',
                           way_out='say loader.conditions=[key, composer]')
@@ -49,7 +52,8 @@ def build_model_config(
     "The configuration of the model of a training run."
     _reject_model_overrides(cfg)
     recompute = dict(checkpoint=True) if cfg.recompute else {}
-    fields = {'mode': cfg.mode, 'dropout': cfg.dropout, **recompute, **cfg.model_overrides}
+    infilling = dict(infilling=True) if cfg.loader.infill else {}
+    fields = {'mode': cfg.mode, 'dropout': cfg.dropout, **recompute, **infilling, **cfg.model_overrides}
     try: return preset_config(cfg.model, **fields)
     except ConfigError as e:
         if not any(e.what.startswith(k) for k in cfg.model_overrides): raise

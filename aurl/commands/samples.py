@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['write_samples', 'held_out_prompt', 'file_options', 'prompt_ids', 'repair_pieces', 'requested_latents',
-           'sampling_options', 'check_sampling', 'requested_processors']
+           'prompt_request', 'fill_prompt', 'check_fill', 'sampling_options', 'check_sampling', 'requested_processors']
 
-# %% ../../nbs/976_commands.samples.ipynb #221acea7
+# %% ../../nbs/976_commands.samples.ipynb #b81e1a5b
 from .configs import GenerateConfig
 from .run_data import open_store
 from .run_folder import absolute_source
@@ -16,14 +16,17 @@ from ..data.token_store import TokenStore
 from ..experiments.run import Experiment
 from ..generate.engine import first_seconds
 from ..generate.files import FileOptions, PromptSource
+from ..generate.infill import infill_request
+from ..generate.infilling import check_infilling, infill_ids
 from ..generate.latent_sampling import latents_between, latents_like, latents_of
 from ..generate.novelty import Novelty, PassageIndex
 from ..generate.options import Sampling, without_sampling
+from ..score.clock import Clock
 from ..score.roll import save_roll
 from ..score.audio import write_wav
 from ..tokens.correction import repair_ids
 from ..tokens.verdict import verdict
-from ..tokens.programs import ProgramTable
+from ..tokens.programs import ProgramTable, separate_voices
 
 # %% ../../nbs/976_commands.samples.ipynb #204debfc
 def _programs_of_run(run):
@@ -75,13 +78,22 @@ def held_out_prompt(
     i = int(next(long_enough, held[0]))
     return store.names[i], first_seconds(store[i], seconds)
 
+# %% ../../nbs/976_commands.samples.ipynb #636f27da
+def _prompt_source(cfg):
+    "The prompt of a generation; all of it if a part of it is replaced."
+    if not cfg.infill.on: return PromptSource(cfg.prompt, cfg.prompt_seconds)
+    source = PromptSource(cfg.prompt, 0, what='with a part replaced')
+    source.seconds = float(Clock(source.score).seconds(source.score.end()))
+    return source
+
+
 # %% ../../nbs/976_commands.samples.ipynb #ce3a151c
 def file_options(
     cfg:GenerateConfig,
     model,              # the model that generates
 )->FileOptions:
     "The options of the files that a generation writes."
-    prompt = PromptSource(cfg.prompt, cfg.prompt_seconds) if cfg.prompt else None
+    prompt = _prompt_source(cfg) if cfg.prompt else None
     programs = cfg.programs, model.programs
     return FileOptions(cfg.title, cfg.meter, cfg.key, *programs, prompt, cfg.write, cfg.seed, conditions=cfg.conditions)
 
@@ -121,6 +133,41 @@ def requested_latents(
     if cfg.like: return latents_like(model, z[0], cfg.pieces, cfg.spread, cfg.seed)
     return latents_between(model, *z, cfg.pieces)
 
+# %% ../../nbs/976_commands.samples.ipynb #512a6d02
+def prompt_request(
+    cfg:GenerateConfig,
+    files:FileOptions,
+)->tuple:               # ids of the prompt, gaps in steps, and the spans to replace (None: all)
+    "What `infill` replaces in the prompt; an error for bars, seconds or voices that it does not have."
+    score = files.prompt.score
+    if files.voices == 'apart': score = separate_voices(score)
+    return infill_request(score, cfg.infill.bars, cfg.infill.seconds, cfg.infill.voices)
+
+def fill_prompt(
+    model,              # trained with gaps
+    cfg:GenerateConfig,
+    files:FileOptions,
+)->list:                # of uint16 arrays
+    "The prompt with a part of it replaced, `cfg.pieces` times."
+    ids, gaps, moved = prompt_request(cfg, files)
+    sampling = {k: getattr(cfg, k) for k in ('temperature', 'top_k', 'top_p', 'min_p')}
+    return infill_ids(model, ids, gaps, cfg.pieces, cfg.seed, moved=moved, max_tokens=cfg.max_tokens,
+                      conditions=cfg.conditions, precision=cfg.precision, **sampling)
+
+
+# %% ../../nbs/976_commands.samples.ipynb #05123c86
+def check_fill(
+    cfg:GenerateConfig,
+    model,              # that generates
+    files:FileOptions,
+):
+    "Raise an error for a prompt that cannot be filled, or a model that cannot fill it."
+    if files.prompt is None: raise ConfigError('infill, but there is no piece to fill', way_out='say prompt=FILE')
+    if cfg.like or cfg.between: raise ConfigError('infill with like or between', way_out='say one of them')
+    check_infilling(model)
+    prompt_request(cfg, files)
+
+
 # %% ../../nbs/976_commands.samples.ipynb #85f965ae
 def sampling_options(
     cfg:GenerateConfig,
@@ -146,12 +193,14 @@ def check_sampling(
     "Raise an error for options of sampling that cannot be."
     beams = make_config(Sampling, overrides=sampling_options(cfg)).check()
     if beams is not None and model.latent is None and cfg.pieces > cfg.num_beams:
-        raise ConfigError(f'pieces={cfg.pieces} of a beam search with num_beams={cfg.num_beams}',
+        required = ' and force_words_ids' if cfg.force_words_ids else ''
+        raise ConfigError(f'pieces={cfg.pieces} of a beam search with num_beams={cfg.num_beams}{required}',
                           way_out=f'say num_beams={max(4, cfg.pieces)}, or pieces={cfg.num_beams}')
     if cfg.novelty:
         PassageIndex([], cfg.novelty)
         _known_music(cfg, where)
 
+# %% ../../nbs/976_commands.samples.ipynb #c778f432
 def requested_processors(
     cfg:GenerateConfig,
     where,              # folder of the model

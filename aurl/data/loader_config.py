@@ -55,6 +55,9 @@ class LoaderConfig(Config):
                     'or features such as syncopation')
     augment: AugmentConfig | None = Field(None,
         description='augmentation of the pieces: a preset such as gentle or aggressive, or its fields')
+    infill: float = Field(0., ge=0, le=1,
+        description='share of the training windows with gaps, whose notes move to the end of the window: the model '
+                    'learns to fill gaps between what comes before and after; 0: none')
     epochs: int = Field(0, ge=0,
         description='epochs of the training; required when the augmentation schedule uses shares')
     workers: int = Field(0, ge=0, description='worker processes that make windows; useful with augmentation')
@@ -74,6 +77,7 @@ _DETERMINISTIC = dict(
     balance_by='',
     balance_power=1.0,
     augment=None,
+    infill=0.,
     workers=0,
 )
 
@@ -123,6 +127,9 @@ def check_loader(
         raise ConfigError(f'transpose={semitone_range} and augment.transpose: pieces would be transposed twice',
             way_out='set transpose=0, or augment.transpose.probability=0')
     _check_balance(c)
+    if c.infill and c.pack:
+        raise ConfigError(f'infill={c.infill:g} and pack=true: a row with gaps has parts of its own',
+            way_out='leave one of the two out')
     if c.augment is not None and c.augment.schedule.unit == 'share' and not c.epochs:
         raise ConfigError('augment.schedule.unit=share needs the length of the training, but epochs is not set',
             way_out='set epochs, or unit=epochs')

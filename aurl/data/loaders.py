@@ -19,6 +19,7 @@ from ..core import ConfigError, StoreError, plural, to_json
 from .batching import distribute_batches
 from .conditions import Conditions
 from .epoch_plan import WindowPlanner
+from .infill_windows import gap_names, infilled_batch
 from .loader_config import LoaderConfig
 from .profile import CorpusProfile
 from .token_store import TokenStore
@@ -190,10 +191,18 @@ def _collate(self:WindowLoader, epoch, steps, w, first, made):
         state = {k: v[a:b] for k, v in states.items()}
         if conditions: state['conditions'] = {k: v[a:b] for k, v in conditions.items()}
         x, y = ids[a:b,:width], targets[a:b,:width]
+        if self.config.infill: x, y, state = _with_gaps(self, epoch, w, made, slice(a, b), y, state)
         if self.config.pack: x, y, state['segments'] = _pack_rows(x, y, w['row'][a:b], w['row_width'][a:b], width)
         if part >= plan.rows[i]: y = torch.full_like(y, vocab.PAD)   # no row is left for this part
         batches.append((x, None, None, state or None, y))
     return batches
+
+# %% ../../nbs/575_data.loaders.ipynb #b958bfb0
+def _with_gaps(loader, epoch, w, made, at, targets, state):
+    "Ids, targets and state of the windows `at` of a batch, with gaps in a share of them."
+    names, start = gap_names(loader.seed, epoch, _select_rows(w, at)), _select_rows(made['state'], at)
+    ids, targets, parts = infilled_batch(made['ids'][at], targets.numpy(), start, loader.config.infill, names)
+    return torch.from_numpy(ids), torch.from_numpy(targets), state | _to_tensors(parts)
 
 # %% ../../nbs/575_data.loaders.ipynb #02303ab5
 @patch
@@ -334,7 +343,7 @@ def load_state_dict(self:WindowLoader,
 def _order_fingerprint(self:WindowLoader):
     "Hash of everything that determines the order."
     # excluded fields keep the hashes of earlier runs unchanged
-    excluded = ['workers', 'conditions']
+    excluded = ['workers', 'conditions'] + ['infill']*(not self.config.infill)
     if not self.config.balance_by: excluded += ['balance', 'balance_power']
     options = {k: v for k, v in self.config.former_dict().items() if k not in excluded}
     if self.config.balance_by: options['groups'] = [self.groups[0], self.groups[1][self.pieces].tolist()]

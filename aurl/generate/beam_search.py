@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BeamOptions', 'Hypothesis', 'RequiredWord', 'BeamSearch']
 
-# %% ../../nbs/808_generate.beam_search.ipynb #e038d29c
+# %% ../../nbs/808_generate.beam_search.ipynb #9196aff0
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from .truncation import _in_range, log_softmax
 from ..tokens.grammar import array_module
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/808_generate.beam_search.ipynb #a58922b0
+# %% ../../nbs/808_generate.beam_search.ipynb #3399a5d5
 @dataclass
 class BeamOptions:
     "Options of a beam search; `ConfigError` for values that are not possible."
@@ -36,6 +36,7 @@ class BeamOptions:
         if self.early_stopping not in (True, False, 'never'):
             raise ConfigError(f'early_stopping={self.early_stopping!r}', way_out="choose from True, False and 'never'")
 
+# %% ../../nbs/808_generate.beam_search.ipynb #e395272d
 @dataclass
 class Hypothesis:
     "A piece that a beam search has found."
@@ -43,7 +44,7 @@ class Hypothesis:
     score:float    # log probability, divided by length**length_penalty
     log_prob:float # in nats
 
-# %% ../../nbs/808_generate.beam_search.ipynb #c59d7844
+# %% ../../nbs/808_generate.beam_search.ipynb #bb774066
 def _alternatives(word):
     "The alternatives of one required word, as lists of ids."
     nested = len(word) and np.ndim(word[0])
@@ -51,6 +52,7 @@ def _alternatives(word):
     if not words: raise ConfigError('force_words_ids has an empty word', way_out='give at least one id')
     return words
 
+# %% ../../nbs/808_generate.beam_search.ipynb #424e7794
 def _trie(words):
     "The trie of `words`: a dict of transitions for each node, and the nodes that end a word."
     nodes, ends = [{}], set()
@@ -64,7 +66,7 @@ def _trie(words):
         ends.add(at)
     return nodes, ends
 
-# %% ../../nbs/808_generate.beam_search.ipynb #83d00d25
+# %% ../../nbs/808_generate.beam_search.ipynb #7906db40
 class RequiredWord:
     "An automaton that recognizes one of some sequences of ids: its next state, and the ids that remain at least."
     def __init__(self,
@@ -88,7 +90,7 @@ class RequiredWord:
                 self.next[at,id] = child
                 queue.append(child)
 
-# %% ../../nbs/808_generate.beam_search.ipynb #6009c418
+# %% ../../nbs/808_generate.beam_search.ipynb #9d97371a
 class BeamSearch:
     "A search for the most probable continuations of one piece."
     def __init__(self,
@@ -109,14 +111,16 @@ class BeamSearch:
         self.ids, self.scores = np.zeros((1, 0), np.int64), np.zeros(1)
         self.progress = np.zeros((1, len(self.words)), np.int64)      # state of each word's automaton
 
-    def left(self, progress):
-        "Ids that the required words need at least, (rows,)."
-        return sum((w.left[progress[...,i]] for i, w in enumerate(self.words)), np.zeros(progress.shape[:-1], np.int64))
-
     @property
     def n_done(self): return self.ids.shape[1]
 
-# %% ../../nbs/808_generate.beam_search.ipynb #e70d871f
+# %% ../../nbs/808_generate.beam_search.ipynb #a92883d8
+@patch
+def left(self:BeamSearch, progress):
+    "Ids that the required words need at least, (rows,)."
+    return sum((w.left[progress[...,i]] for i, w in enumerate(self.words)), np.zeros(progress.shape[:-1], np.int64))
+
+# %% ../../nbs/808_generate.beam_search.ipynb #49c293d8
 def _as_numpy(x): return x.cpu().numpy() if isinstance(x, torch.Tensor) else x
 
 @patch
@@ -130,7 +134,7 @@ def totals(self:BeamSearch, logits):
     if self.words: total[self.left(self.progress) > 0,vocab.END] = -np.inf
     return total
 
-# %% ../../nbs/808_generate.beam_search.ipynb #fc1694fd
+# %% ../../nbs/808_generate.beam_search.ipynb #d04618b7
 @patch
 def candidates(self:BeamSearch, total):
     "Rows, ids, log probabilities and states of the words of the continuations to choose from, best first."
@@ -146,6 +150,7 @@ def candidates(self:BeamSearch, total):
     for i, word in enumerate(self.words): progress[:,i] = word.next[progress[:,i],ids]
     return self._taking_turns(rows, ids, total[rows,ids], progress)
 
+# %% ../../nbs/808_generate.beam_search.ipynb #d8ccef56
 @patch
 def _taking_turns(self:BeamSearch, rows, ids, total, progress):
     "Order candidates by their rank among those whose words need as many ids, and keep twice the number of beams."
@@ -154,7 +159,7 @@ def _taking_turns(self:BeamSearch, rows, ids, total, progress):
     order = np.lexsort((left, rank))[:2*self.options.num_beams]
     return rows[order], ids[order], total[order], progress[order]
 
-# %% ../../nbs/808_generate.beam_search.ipynb #f4dda325
+# %% ../../nbs/808_generate.beam_search.ipynb #4ae2d812
 @patch
 def advance(self:BeamSearch, total):
     "Choose among the continuations; return the rows of the beginnings that go on, and their ids."
@@ -170,6 +175,7 @@ def advance(self:BeamSearch, total):
     self.done = not len(on) or self._stops()
     return rows, ids
 
+# %% ../../nbs/808_generate.beam_search.ipynb #d7ada3ae
 @patch
 def _finish(self:BeamSearch, ids, log_prob):
     "Add a piece, and keep the best."
@@ -179,7 +185,7 @@ def _finish(self:BeamSearch, ids, log_prob):
 
 def _score(hypothesis): return hypothesis.score
 
-# %% ../../nbs/808_generate.beam_search.ipynb #d89dac09
+# %% ../../nbs/808_generate.beam_search.ipynb #4ccaf636
 @patch
 def _stops(self:BeamSearch):
     "Whether the search is to end before `max_tokens`."
@@ -190,6 +196,7 @@ def _stops(self:BeamSearch):
     length = self.max_tokens if never else self.n_done
     return self.scores.max()/length**o.length_penalty <= self.finished[-1].score
 
+# %% ../../nbs/808_generate.beam_search.ipynb #7b638360
 @patch
 def select_rows(self:BeamSearch, rows, like):
     "Reorder the rows of the decoder, unless they are in order; `like`: logits on its device."
@@ -200,7 +207,7 @@ def select_rows(self:BeamSearch, rows, like):
     if self.masks is not None and self.masks.tracker is not None:
         self.masks.tracker = self.masks.limits.tracker(self.decoder.state)
 
-# %% ../../nbs/808_generate.beam_search.ipynb #34cae6ee
+# %% ../../nbs/808_generate.beam_search.ipynb #1ab4d9e5
 @patch
 @torch.inference_mode()
 def search(self:BeamSearch,
@@ -220,5 +227,6 @@ def search(self:BeamSearch,
     raise ConfigError(f'no piece of {self.max_tokens} ids with the required words was found',
                       way_out='raise num_beams or max_tokens, or change force_words_ids')
 
+# %% ../../nbs/808_generate.beam_search.ipynb #cb7856ba
 @patch
 def __repr__(self:BeamSearch): return f'BeamSearch({self.options}, {len(self.words)} required words, {self.n_done} ids)'

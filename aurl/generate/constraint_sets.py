@@ -6,10 +6,11 @@
 __all__ = ['styles', 'constraint_presets', 'nearest_intervals', 'measure_style', 'log_ratio', 'InStyle', 'resolve_constraints',
            'check_constraints', 'constraint_processor']
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #221d309e
+# %% ../../nbs/829_generate.constraint_sets.ipynb #2a13a9f2
 from itertools import combinations
 
 import numpy as np
+from fastcore.basics import patch
 
 import aurl.generate.dynamic_constraints, aurl.generate.playability, aurl.generate.rhythmic_constraints
 import aurl.generate.structural_constraints
@@ -152,8 +153,9 @@ def _nearest(now):
 def _running_max(x, xp): return np.maximum.accumulate(x, 1) if xp is np else x.cummax(1).values
 def _flip(x, xp): return x[:,::-1] if xp is np else x.flip(1)
 
-# %% ../../nbs/829_generate.constraint_sets.ipynb #919fa8b1
-def _style_violations(self, now):
+# %% ../../nbs/829_generate.constraint_sets.ipynb #88f42d15
+@patch
+def violations(self:InStyle, now):
     "What the style makes rarer, in nats."
     out, note = {}, None
     if self._intervals is not None: note = now.table(self._intervals)[_nearest(now)]              # (batch, 88)
@@ -163,10 +165,8 @@ def _style_violations(self, now):
         beats = now.landing_beats()
         cell = (beats - now.xp.floor(beats))*12 + .5                       # the cell 12 is the beat, as 0
         table = now.table(np.append(self._phases, self._phases[0]))
-        out[Kind.TIME_SHIFT] = table.take(cell.astype(np.int64)) if now.xp is np else table[cell.long()]
+        out[Kind.TIME_SHIFT] = table.take(now.whole(cell)) if now.xp is np else table[now.whole(cell)]
     return out
-
-InStyle.violations = _style_violations
 
 # %% ../../nbs/829_generate.constraint_sets.ipynb #32c1c2b6
 constraint_presets = dict(

@@ -91,7 +91,7 @@ def steps(self:Moment):
     "The steps of each TIME_SHIFT, (512,)."
     return self.table(_SHIFTS)
 
-# %% ../../nbs/821_generate.constraint_state.ipynb #0e08c76b
+# %% ../../nbs/821_generate.constraint_state.ipynb #8b34df20
 @patch
 def landing_beats(self:Moment):
     "The beat that each TIME_SHIFT leads to, (batch, 512) float32; computed once."
@@ -102,6 +102,9 @@ def landing_beats(self:Moment):
 
 @patch
 def _float32(self:Moment, x): return x.astype(np.float32) if self.xp is np else x.float()
+
+@patch
+def whole(self:Moment, x): return x.astype(np.int64) if self.xp is np else x.long()
 
 # %% ../../nbs/821_generate.constraint_state.ipynb #ff5569c0
 @patch

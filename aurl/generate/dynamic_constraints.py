@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['velocity_value', 'WithinVelocities', 'FollowDynamics']
 
-# %% ../../nbs/826_generate.dynamic_constraints.ipynb #b8431e0b
+# %% ../../nbs/826_generate.dynamic_constraints.ipynb #95a07a8b
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import ConfigError
 from .constraints import Constraint, interpolate, register_constraint
@@ -68,12 +69,11 @@ class FollowDynamics(Constraint):
         away = abs(now.table(_CENTERS.astype(np.float32)) - curve[:,None]) - self.width
         return {Kind.VELOCITY: _excess(away, now.xp)}
 
-# %% ../../nbs/826_generate.dynamic_constraints.ipynb #ffacdf06
-def _beyond_range(self, other):
+# %% ../../nbs/826_generate.dynamic_constraints.ipynb #40324b77
+@patch
+def conflict(self:FollowDynamics, other):
     "Why a curve does not fit a range of velocities."
     if not isinstance(other, WithinVelocities): return None
     low, high = self.points[:,1].min() + self.width, self.points[:,1].max() - self.width
     if low >= other.low and high <= other.high: return None
     return f'the curve needs velocities up to {self.points[:,1].max():g} and down to {self.points[:,1].min():g}'
-
-FollowDynamics.conflict = _beyond_range

@@ -85,10 +85,10 @@ def sample_loop(
     choose,         # function of logits (batch, 774), their rows and the step; returns ids (batch,)
     max_tokens:int, # maximum number of ids to generate
     mask:bool=True, # allow only ids the grammar allows
+    *,
     check_every:int=None, # steps between checks for ended pieces; None: 1 on a CPU, 16 elsewhere
     min_tokens:int=0, # minimum number of ids, including END, unless only END may follow
     limits=None,    # `GenerationLimits` of `802_generate.profile_limits`: stricter than the grammar
-    *,
     processors=None, # `ProcessorRun` of `801_generate.processors`: changes the logits of the ids that may come next
     on_ids=None,    # called with the rows and their ids after each step, to follow a generation
 )->list:            # for each piece an array of the generated ids, up to END

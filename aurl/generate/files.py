@@ -94,9 +94,11 @@ class PromptSource:
     def __init__(self,
         source,        # a `Score`, or the path of a file that `read_music` reads
         seconds:float, # used from the beginning
+        what:str='continued', # what is done with it, for the title
     ):
         path = None if hasattr(source, 'tracks') else Path(source).expanduser()
         self.score, self.seconds = read_music(path) if path else source, seconds
+        self.what = what
         self.title = (merge_metadata({}, path.read_bytes(), self.score).get('title') or path.stem) if path else ''
     @property
     def programs(self):
@@ -300,7 +302,7 @@ def _write_key(self:FileOptions, score):
 @patch
 def _piece_title(self:FileOptions, name):
     "Title of the piece `name`."
-    title = self.title or (f'{self.prompt.title}, continued' if self.prompt and self.prompt.title else '')
+    title = self.title or (f'{self.prompt.title}, {self.prompt.what}' if self.prompt and self.prompt.title else '')
     return f'{title} ({name})' if title and name else title or name
 
 # %% ../../nbs/820_generate.files.ipynb #1a75e228

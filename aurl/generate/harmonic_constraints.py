@@ -6,10 +6,11 @@
 __all__ = ['scales', 'qualities', 'interval_dissonance', 'keys_of', 'scale_classes', 'of_pitched', 'InKey', 'chord_classes',
            'parse_progression', 'OnChords', 'on_beat', 'LimitDissonance']
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #ffb83a3e
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #352f01c9
 import re
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import ConfigError
 from .constraints import Constraint, register_constraint
@@ -138,27 +139,27 @@ class OnChords(Constraint):
         self._outside = np.stack([~keys_of(chord_classes(s)) for s in self.symbols]).astype(np.float32)
     def allowed_pitches(self): return None if self.passing else self._outside == 0
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #9b97383d
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #96e61796
 _TOLERANCE = 1/16                                                # of a beat
 
 def on_beat(now):
     "Whether each piece is at a beat, (batch,)."
     return abs((now.beat + .5) % 1 - .5) < _TOLERANCE
 
-def _violations(self, now):
+@patch
+def violations(self:OnChords, now):
     "Notes outside the chord that is due."
     if self.seconds is None: place = (now.beat + _TOLERANCE/2 - self.upbeat)/self.beats
     else: place = (now.seconds + .01 - self.upbeat)/self.seconds
     index = now.xp.floor(place)
-    out = now.table(self._outside)[self._index(now, index % len(self.symbols))]
+    out = now.table(self._outside)[now.whole(index % len(self.symbols))]
     free = place < 0
     if self.passing: free = free | ~on_beat(now)
     if bool(free.any()): out = now.xp.where(free[:,None], 0., out)
     return {Kind.NOTE_ON: of_pitched(now, out)}
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #45e33037
-OnChords.violations = _violations
-OnChords._index = staticmethod(lambda now, x: x.astype(np.int64) if now.xp is np else x.long())
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #c0166c91
+#| export
 
 # %% ../../nbs/823_generate.harmonic_constraints.ipynb #7628f781
 _CONSONANCE = np.array([1.240, -1.428, -.582, .594, .386, 1.240, -.453])    # of the interval classes 0 … 6
@@ -183,13 +184,12 @@ class LimitDissonance(Constraint):
         clashes = now._float32(now.sounding) @ now.table(self._clash)
         return {Kind.NOTE_ON: of_pitched(now, clashes)}
 
-# %% ../../nbs/823_generate.harmonic_constraints.ipynb #2879a74f
-def _outside_key(self, other):
+# %% ../../nbs/823_generate.harmonic_constraints.ipynb #144a673f
+@patch
+def conflict(self:OnChords, other):
     "Why a chord does not fit a key."
     if not isinstance(other, InKey): return None
     for symbol in self.symbols:
         foreign = [c for c in chord_classes(symbol) if c not in other.classes]
         if foreign: return f'the chord {symbol} has a note outside {other.scale}'
     return None
-
-OnChords.conflict = _outside_key

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['pitch_number', 'pair_of', 'WithinRange', 'LimitLeaps', 'curve_points', 'FollowContour']
 
-# %% ../../nbs/824_generate.melodic_constraints.ipynb #845545b5
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #086fc3a5
 import re
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import ConfigError
 from .constraints import Constraint, interpolate, register_constraint
@@ -77,8 +78,9 @@ class LimitLeaps(Constraint):
         far = ~near & before.any(1)[:,None]
         return {Kind.NOTE_ON: of_pitched(now, now._float32(far))}
 
-# %% ../../nbs/824_generate.melodic_constraints.ipynb #9997067e
-def _too_small(self, other):
+# %% ../../nbs/824_generate.melodic_constraints.ipynb #06c2d3f9
+@patch
+def conflict(self:LimitLeaps, other):
     "Why a leap cannot reach the keys that another constraint allows."
     allowed = other.allowed_pitches()
     if allowed is None: return None
@@ -86,8 +88,6 @@ def _too_small(self, other):
     needed = max(inside)//2
     if needed > self.semitones: return f'leaps of {self.semitones} do not reach the next note, which may be {needed} away'
     return None
-
-LimitLeaps.conflict = _too_small
 
 # %% ../../nbs/824_generate.melodic_constraints.ipynb #b07099c0
 _SHAPES = dict(ascending=(0, 1), descending=(1, 0), arch=(0, 1, 0), valley=(1, 0, 1), wave=(.5, 1, .5, 0, .5), flat=(.5, .5))

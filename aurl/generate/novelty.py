@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PassageIndex', 'Novelty']
 
-# %% ../../nbs/806_generate.novelty.ipynb #63c4512a
+# %% ../../nbs/806_generate.novelty.ipynb #43f95d96
 import copy
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..tokens.grammar import array_module
 from ..tokens.passages import PassageWindows, note_intervals, window_hashes, _CHORD, _MELODIC
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/806_generate.novelty.ipynb #104ba01f
+# %% ../../nbs/806_generate.novelty.ipynb #5c9650b5
 class PassageIndex:
     "The intervals that follow the passages of `notes` notes in a corpus."
     def __init__(self,
@@ -41,20 +41,23 @@ class PassageIndex:
     def __len__(self): return len(self.hashes)
     def __repr__(self): return f'PassageIndex({len(self)} passages of {self.notes} notes)'
 
-    def following(self,
-        passages, # (n, notes - 1) symbols
-    )->list:      # an array of symbols for each
-        "The symbols that come after passages in the corpus."
-        hashes = window_hashes(passages)
-        at = np.searchsorted(self.hashes, hashes)
-        known = at < len(self)
-        known[known] = self.hashes[at[known]] == hashes[known]
-        return [self.after[self.first[i]:self.first[i+1]] if k else self.after[:0] for i, k in zip(at, known)]
+# %% ../../nbs/806_generate.novelty.ipynb #bdddca97
+@patch
+def following(self:PassageIndex,
+    passages, # (n, notes - 1) symbols
+)->list:      # an array of symbols for each
+    "The symbols that come after passages in the corpus."
+    hashes = window_hashes(passages)
+    at = np.searchsorted(self.hashes, hashes)
+    known = at < len(self)
+    known[known] = self.hashes[at[known]] == hashes[known]
+    return [self.after[self.first[i]:self.first[i+1]] if k else self.after[:0] for i, k in zip(at, known)]
 
-# %% ../../nbs/806_generate.novelty.ipynb #37529a7f
+# %% ../../nbs/806_generate.novelty.ipynb #dffefcde
 _TIME_SHIFT, _NOTE_ON, _INSTRUMENT = int(Kind.TIME_SHIFT), int(Kind.NOTE_ON), int(Kind.INSTRUMENT)
 _KINDS, _INDEX = vocab.kind.tolist(), vocab.index.tolist()
 
+# %% ../../nbs/806_generate.novelty.ipynb #7160215a
 class _LastNotes:
     "The last notes of a piece: symbols up to the current instant, and the pitches that begin in it."
     __slots__ = 'length', 'symbols', 'before', 'chord', 'family'
@@ -77,7 +80,7 @@ class _LastNotes:
         else: return False
         return True
 
-# %% ../../nbs/806_generate.novelty.ipynb #7e51e340
+# %% ../../nbs/806_generate.novelty.ipynb #aadf534a
 def _refused_last(tail, after):
     "Pitches that would be the last note, with one of the symbols `after`."
     after = after.astype(np.int64)
@@ -93,7 +96,7 @@ def _changed_windows(tail, pitch, n):
     ends = [e for e in range(len(symbols) - n_changed + 1, len(symbols) + 1) if e >= n]
     return np.array([symbols[e-n:e] for e in ends], np.int64).reshape(-1, n)
 
-# %% ../../nbs/806_generate.novelty.ipynb #900bf9df
+# %% ../../nbs/806_generate.novelty.ipynb #8a6b9872
 def _is_known(index, windows):
     "Whether any of `windows`, (n, index.notes) symbols, occurs in the corpus."
     if not len(windows): return False
@@ -104,7 +107,7 @@ def _refused_between(tail, index):
     if not tail.chord: return []
     return [p for p in range(tail.chord[-1]) if _is_known(index, _changed_windows(tail, p, index.notes))]
 
-# %% ../../nbs/806_generate.novelty.ipynb #f12e244f
+# %% ../../nbs/806_generate.novelty.ipynb #09b224f8
 class Novelty(LogitsProcessor):
     "Refuse notes that would extend a passage of the training music beyond `novelty` notes, in any key."
     def __init__(self,
@@ -126,12 +129,14 @@ class Novelty(LogitsProcessor):
         "Number of notes of known passages in the last batch for which there was no other id."
         return self._n_forced
 
-    def select_rows(self, rows):
-        rows = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
-        if rows.dtype == bool: rows = rows.nonzero()[0]
-        self._rows, self._refused = [copy.copy(self._rows[i]) for i in rows], self._refused[rows]
+# %% ../../nbs/806_generate.novelty.ipynb #b3c193d3
+@patch
+def select_rows(self:Novelty, rows):
+    rows = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
+    if rows.dtype == bool: rows = rows.nonzero()[0]
+    self._rows, self._refused = [copy.copy(self._rows[i]) for i in rows], self._refused[rows]
 
-# %% ../../nbs/806_generate.novelty.ipynb #a01bad95
+# %% ../../nbs/806_generate.novelty.ipynb #bef6089c
 @patch
 def _update(self:Novelty, changed):
     "Find the notes that are refused in the rows `changed`."
@@ -147,6 +152,7 @@ def _update(self:Novelty, changed):
     for i, after in zip(asked, self._index.following(np.array(passages, np.int64))):
         self._refused[i,_refused_last(self._rows[i], after)] = True
 
+# %% ../../nbs/806_generate.novelty.ipynb #0ae3c2bd
 @patch
 def _add_between(self:Novelty, may):
     "Refuse notes between those of the current instant; `may`: (rows, 88) notes that the grammar allows."
@@ -154,10 +160,11 @@ def _add_between(self:Novelty, may):
         if not row.chord or row.family == vocab.drums or not may[i,:row.chord[-1]].any(): continue
         self._refused[i,_refused_between(row, self._index)] = True
 
-# %% ../../nbs/806_generate.novelty.ipynb #83d4a4a7
+# %% ../../nbs/806_generate.novelty.ipynb #e176bb6a
 _NOTES = slice(vocab.NOTE_ON, vocab.NOTE_OFF)
 _VELOCITIES = slice(vocab.VELOCITY, vocab.VELOCITY + vocab.n_velocities)
 
+# %% ../../nbs/806_generate.novelty.ipynb #79957b9d
 @patch
 def __call__(self:Novelty, logits, step):
     "Return the logits without the notes that are refused."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BasicSampling', 'Sampling', 'logits_processors', 'without_sampling']
 
-# %% ../../nbs/809_generate.options.ipynb #8d4415ff
+# %% ../../nbs/809_generate.options.ipynb #4678ab92
 from fastcore.basics import patch
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from .repetition import BadWords, NoRepeatNGram, RepetitionPenalty
 from .truncation import (
     EpsilonCutoff, EtaCutoff, KindTemperatures, MinP, Mirostat, Temperature, TopK, TopP, TypicalP)
 
-# %% ../../nbs/809_generate.options.ipynb #24d20266
+# %% ../../nbs/809_generate.options.ipynb #0cd791da
 class BasicSampling(Config):
     "Temperature and truncation in one step."
     temperature: float = Field(1., ge=0, le=100) # below 1 sharper, above 1 flatter; 0: greedy (argmax)
@@ -25,13 +25,14 @@ class BasicSampling(Config):
     top_p: float = Field(1., gt=0, le=1)         # keep the smallest set of top ids with this total probability
     min_p: float = Field(0., ge=0, le=1)         # keep ids with at least this fraction of the largest probability
 
+# %% ../../nbs/809_generate.options.ipynb #b41b07b5
 class Sampling(BasicSampling):
     "Options for the choice of the next id."
     temperatures: dict[str, float] = Field({})   # within a kind of event, such as dict(note=.9, time=.7)
-    typical_p: float = Field(1., gt=0, le=1)     # keep ids whose surprise is closest to the entropy, up to this mass
+    typical_p: float = Field(1., gt=0, le=1)     # keep ids whose information content is closest to the entropy, up to this mass
     epsilon_cutoff: float = Field(0., ge=0, lt=1) # keep ids with at least this probability
     eta_cutoff: float = Field(0., ge=0, lt=1)    # the same, less where the entropy is high
-    mirostat_tau: float = Field(0., ge=0, le=20) # target of the mean surprise, in bits per id; 0: none
+    mirostat_tau: float = Field(0., ge=0, le=20) # target of the mean information content, in bits per id; 0: none
     mirostat_eta: float = Field(.1, gt=0, le=1)  # share of the error by which mirostat moves its limit
     repetition_penalty: float = Field(1., gt=0, le=100) # above 1: ids that have occurred become less probable
     repetition_window: int = Field(0, ge=0)      # last ids that count for the penalty; 0: all
@@ -42,7 +43,7 @@ class Sampling(BasicSampling):
     early_stopping: bool|str = Field(False)      # of beam search: True, False or never
     force_words_ids: list = Field([])            # of beam search: sequences of ids that must occur, or alternatives
 
-# %% ../../nbs/809_generate.options.ipynb #1fb6d0af
+# %% ../../nbs/809_generate.options.ipynb #fae1cc77
 _TRUNCATIONS = [('top_k', 0, TopK), ('top_p', 1, TopP), ('min_p', 0, MinP), ('typical_p', 1, TypicalP),
                 ('epsilon_cutoff', 0, EpsilonCutoff), ('eta_cutoff', 0, EtaCutoff)]
 
@@ -55,6 +56,7 @@ def penalties(self:Sampling)->list: # of processors
     if self.bad_words_ids: out.append(BadWords(self.bad_words_ids))
     return out
 
+# %% ../../nbs/809_generate.options.ipynb #a1aae705
 @patch
 def truncations(self:Sampling)->list: # of processors
     "Temperature and truncation; none with temperature=0."
@@ -66,7 +68,7 @@ def truncations(self:Sampling)->list: # of processors
     if self.mirostat_tau: out.append(Mirostat(self.mirostat_tau, self.mirostat_eta))
     return out
 
-# %% ../../nbs/809_generate.options.ipynb #be52dc79
+# %% ../../nbs/809_generate.options.ipynb #d2b9093a
 def logits_processors(
     sampling:Sampling,
     processors=(),     # of the caller
@@ -83,7 +85,7 @@ def split(self:Sampling,
     if beyond and self.temperature: return logits_processors(self, processors), BasicSampling()
     return ProcessorList([*self.penalties(), *processors]), self
 
-# %% ../../nbs/809_generate.options.ipynb #6ad50b48
+# %% ../../nbs/809_generate.options.ipynb #e28a2a3d
 _SAMPLED = ('temperature', 'temperatures', *(name for name, *_ in _TRUNCATIONS), 'mirostat_tau')
 _OF_BEAMS = 'length_penalty', 'early_stopping'
 
@@ -91,6 +93,7 @@ def _said(sampling, names):
     "Those of the options `names` that differ from their defaults."
     return [n for n in names if getattr(sampling, n) != Sampling.model_fields[n].default]
 
+# %% ../../nbs/809_generate.options.ipynb #b1e804ab
 @patch
 def conflict(self:Sampling)->ConfigError: # None if there is none
     "The error of options that contradict each other."
@@ -105,6 +108,7 @@ def conflict(self:Sampling)->ConfigError: # None if there is none
     if self.repetition_window and self.repetition_penalty == 1:
         return ConfigError('repetition_window without repetition_penalty', way_out='say repetition_penalty=1.2')
 
+# %% ../../nbs/809_generate.options.ipynb #e284eae7
 def without_sampling(
     options:dict, # fields of `Sampling`
 )->dict:

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['VoiceCount', 'OnlyInstruments', 'TwoHands', 'unplayable']
 
-# %% ../../nbs/828_generate.playability.ipynb #e58dd51f
+# %% ../../nbs/828_generate.playability.ipynb #6b959b00
 import numpy as np
+import torch
 
 from ..core import ConfigError
 from ..data.profile import _family
@@ -53,7 +54,7 @@ class OnlyInstruments(Constraint):
         self._others = np.array([n not in self.families for n in family_names], np.float32)
     def violations(self, now): return {Kind.INSTRUMENT: now.table(self._others)}
 
-# %% ../../nbs/828_generate.playability.ipynb #7e09915d
+# %% ../../nbs/828_generate.playability.ipynb #2c547ff3
 @register_constraint('two_hands', 'playability')
 class TwoHands(Constraint):
     "Chords that two hands can hold: constraints.two_hands=true, or {span: 12, fingers: 5}."
@@ -70,7 +71,9 @@ class TwoHands(Constraint):
 
 def _at_columns(table, index, xp):
     "`table[i, index[i,j]]`."
-    return np.take_along_axis(table, index, 1) if xp is np else table.gather(1, index)
+    if xp is torch: return table.gather(1, index)
+    first = np.arange(0, table.size, table.shape[1])[:,None]
+    return table.take(index + first)                         # faster than `take_along_axis`
 
 # %% ../../nbs/828_generate.playability.ipynb #1fbb964e
 def unplayable(

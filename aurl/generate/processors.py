@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GenerationStep', 'LogitsProcessor', 'apply_processor', 'ProcessorList', 'ProcessorRun', 'processor_cost']
 
-# %% ../../nbs/801_generate.processors.ipynb #c0e0bbda
+# %% ../../nbs/801_generate.processors.ipynb #3adaddcf
 import time
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from ..models.decoder import make_decoder
 from ..tokens.grammar import State, array_module
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/801_generate.processors.ipynb #0f90531c
+# %% ../../nbs/801_generate.processors.ipynb #a89d427f
 @dataclass
 class GenerationStep:
     "What a processor may look at: the pieces that are being generated, before their next id."
@@ -34,7 +34,7 @@ class GenerationStep:
         "Number of ids of the prompt."
         return self.ids.shape[1] - self.index
 
-# %% ../../nbs/801_generate.processors.ipynb #5707dd22
+# %% ../../nbs/801_generate.processors.ipynb #0e9a7014
 class LogitsProcessor:
     "Base class: changes the logits of each row before an id is chosen."
     def start(self,
@@ -58,7 +58,7 @@ class LogitsProcessor:
         options = ', '.join(f'{k}={v!r}' for k, v in vars(self).items() if not k.startswith('_'))
         return f'{type(self).__name__}({options})'
 
-# %% ../../nbs/801_generate.processors.ipynb #42263142
+# %% ../../nbs/801_generate.processors.ipynb #6e0a6f72
 def _processor_error(processor, problem):
     "The error of a processor that returns something else than logits."
     return ModelError(f'{processor!r} returned {problem}',
@@ -74,7 +74,7 @@ def _check_values(new, processor):
     if str(new.device) == 'cpu' and not bool((new < np.inf).all()):
         raise _processor_error(processor, 'NaN or infinite logits')
 
-# %% ../../nbs/801_generate.processors.ipynb #cbd67139
+# %% ../../nbs/801_generate.processors.ipynb #49771f0c
 def apply_processor(
     processor:LogitsProcessor,
     logits,                    # (rows, 774)
@@ -88,7 +88,7 @@ def apply_processor(
     _check_values(new, processor)
     return xp.where((new > -np.inf).any(1)[:,None], new, logits)
 
-# %% ../../nbs/801_generate.processors.ipynb #13735595
+# %% ../../nbs/801_generate.processors.ipynb #951ed3b8
 class ProcessorList(LogitsProcessor):
     "Processors that are applied one after the other."
     def __init__(self, processors=()): self.processors = list(processors)
@@ -106,7 +106,7 @@ class ProcessorList(LogitsProcessor):
     def select_rows(self, rows):
         for p in self.processors: p.select_rows(rows)
 
-# %% ../../nbs/801_generate.processors.ipynb #7ad7fab0
+# %% ../../nbs/801_generate.processors.ipynb #c67f778d
 class ProcessorRun:
     "Processors at work on one batch of pieces."
     def __init__(self,
@@ -117,25 +117,28 @@ class ProcessorRun:
         self.processors = processors if isinstance(processors, ProcessorList) else ProcessorList(processors)
         self.prompt, self.pieces = [vocab.START] if prompt is None else prompt, pieces
 
-    def start(self,
-        logits,     # (rows, 774) after the prompt
-        state,      # of the grammar, after the prompt
-        max_tokens, # maximum number of ids to generate
-    ):
-        "Prepare for the first id."
-        xp, device, n = array_module(logits), logits.device, len(logits)
-        prompt = np.broadcast_to(np.asarray(self.prompt, np.int64), (n, np.shape(self.prompt)[-1]))
-        self.length, self.max_tokens, self.index = prompt.shape[1], max_tokens, 0
-        self.ids = xp.full((n, self.length + max_tokens), vocab.PAD, dtype=xp.int64, device=device)
-        self.ids[:,:self.length] = xp.asarray(prompt.copy(), device=device)
-        self.rows = xp.asarray(np.arange(n) if self.pieces is None else np.array(self.pieces), device=device)
-        self.processors.start(self._step(state))
+# %% ../../nbs/801_generate.processors.ipynb #21608d15
+@patch
+def start(self:ProcessorRun,
+    logits,     # (rows, 774) after the prompt
+    state,      # of the grammar, after the prompt
+    max_tokens, # maximum number of ids to generate
+):
+    "Prepare for the first id."
+    xp, device, n = array_module(logits), logits.device, len(logits)
+    prompt = np.broadcast_to(np.asarray(self.prompt, np.int64), (n, np.shape(self.prompt)[-1]))
+    self.length, self.max_tokens, self.index = prompt.shape[1], max_tokens, 0
+    self.ids = xp.full((n, self.length + max_tokens), vocab.PAD, dtype=xp.int64, device=device)
+    self.ids[:,:self.length] = xp.asarray(prompt.copy(), device=device)
+    self.rows = xp.asarray(np.arange(n) if self.pieces is None else np.array(self.pieces), device=device)
+    self.processors.start(self._step(state))
 
-    def _step(self, state):
-        "The `GenerationStep` before the next id."
-        return GenerationStep(state, self.ids[:,:self.length + self.index], self.rows, self.index, self.max_tokens)
+@patch
+def _step(self:ProcessorRun, state):
+    "The `GenerationStep` before the next id."
+    return GenerationStep(state, self.ids[:,:self.length + self.index], self.rows, self.index, self.max_tokens)
 
-# %% ../../nbs/801_generate.processors.ipynb #1ae46c42
+# %% ../../nbs/801_generate.processors.ipynb #380936a4
 @patch
 def apply(self:ProcessorRun,
     logits, # (rows, 774) after the mask
@@ -146,6 +149,7 @@ def apply(self:ProcessorRun,
     self.index = index
     return self.processors(logits, self._step(state))
 
+# %% ../../nbs/801_generate.processors.ipynb #0015ad17
 @patch
 def select_rows(self:ProcessorRun,
     rows, # (n,) int64 or (rows,) bool
@@ -162,7 +166,7 @@ def read(self:ProcessorRun,
     self.ids[:,self.length + self.index] = ids
     self.index += 1
 
-# %% ../../nbs/801_generate.processors.ipynb #6f6346ed
+# %% ../../nbs/801_generate.processors.ipynb #05a7c330
 class _Timed(LogitsProcessor):
     "Another processor, with the CPU seconds that it took."
     def __init__(self, processor): self.processor, self.seconds, self.steps = processor, 0., 0
@@ -174,7 +178,7 @@ class _Timed(LogitsProcessor):
         self.seconds, self.steps = self.seconds + time.process_time() - start, self.steps + 1
         return out
 
-# %% ../../nbs/801_generate.processors.ipynb #d800d2c0
+# %% ../../nbs/801_generate.processors.ipynb #f839cd44
 def _gumbel_choice(seed, rows, max_tokens):
     "A function that chooses by the largest sum of logit and Gumbel noise, a sample from the distribution."
     noise = rng(seed, 'gumbel').gumbel(size=(max_tokens, rows, len(vocab))).astype(np.float32)
@@ -183,7 +187,7 @@ def _gumbel_choice(seed, rows, max_tokens):
         return (logits + xp.asarray(noise[step], device=logits.device)[rows]).argmax(1)
     return choose
 
-# %% ../../nbs/801_generate.processors.ipynb #ffdf3277
+# %% ../../nbs/801_generate.processors.ipynb #66b1855b
 def processor_cost(
     processor:LogitsProcessor,
     model,             # a `MusicTransformerVAEGAN`

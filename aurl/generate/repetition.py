@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RepetitionPenalty', 'NoRepeatNGram', 'BadWords']
 
-# %% ../../nbs/804_generate.repetition.ipynb #9493521c
+# %% ../../nbs/804_generate.repetition.ipynb #48343be6
 import numpy as np
 
 from ..core import ConfigError
@@ -14,7 +14,7 @@ from .truncation import _in_range, _where_kept
 from ..tokens.grammar import array_module
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/804_generate.repetition.ipynb #a65b1ff2
+# %% ../../nbs/804_generate.repetition.ipynb #1afab2c9
 def _occurred(ids, like):
     "Whether each id is among the `ids` of its row, (rows, 774) bool; `like`: logits."
     xp = array_module(like)
@@ -23,6 +23,7 @@ def _occurred(ids, like):
     else: out.scatter_(1, ids, True)
     return out
 
+# %% ../../nbs/804_generate.repetition.ipynb #02e37320
 class RepetitionPenalty(LogitsProcessor):
     "Make ids that have occurred less probable."
     def __init__(self,
@@ -37,7 +38,7 @@ class RepetitionPenalty(LogitsProcessor):
         penalized = xp.where(logits < 0, logits*penalty, logits/penalty)
         return xp.where(_occurred(step.ids[:,-self.repetition_window:], logits), penalized, logits)
 
-# %% ../../nbs/804_generate.repetition.ipynb #b561a57a
+# %% ../../nbs/804_generate.repetition.ipynb #b3024742
 class NoRepeatNGram(LogitsProcessor):
     "Forbid ids that would repeat a sequence of `no_repeat_ngram_size` ids."
     def __init__(self, no_repeat_ngram_size:int):
@@ -53,7 +54,7 @@ class NoRepeatNGram(LogitsProcessor):
         padded = xp.concatenate([logits, logits[:,:1]], 1)
         return _where_kept(~_occurred(last, padded)[:,:-1], logits)
 
-# %% ../../nbs/804_generate.repetition.ipynb #e7f00037
+# %% ../../nbs/804_generate.repetition.ipynb #a0113dcf
 def _check_sequences(name, sequences):
     "Return sequences of ids as lists; raise `ConfigError` for anything else."
     out = [np.atleast_1d(np.asarray(s)).tolist() for s in sequences]
@@ -62,16 +63,17 @@ def _check_sequences(name, sequences):
             raise ConfigError(f'{name} has {ids!r}', way_out=f'give lists of ids from 0 to {len(vocab) - 1}')
     return out
 
+# %% ../../nbs/804_generate.repetition.ipynb #e82c3cdf
 class BadWords(LogitsProcessor):
     "Forbid sequences of ids."
     def __init__(self, bad_words_ids):
         self.bad_words_ids = _check_sequences('bad_words_ids', bad_words_ids)
-        self._single = [ids[0] for ids in self.bad_words_ids if len(ids) == 1]
+        self._allowed = ~np.isin(np.arange(len(vocab)), [ids[0] for ids in self.bad_words_ids if len(ids) == 1])
         self._longer = [ids for ids in self.bad_words_ids if len(ids) > 1]
 
     def __call__(self, logits, step):
-        xp, out = array_module(logits), logits + 0
-        out[:,self._single] = -np.inf
+        xp = array_module(logits)
+        out = _where_kept(xp.asarray(self._allowed[:logits.shape[1]], device=logits.device), logits)
         for *before, last in self._longer:
             n = len(before)
             if n > step.ids.shape[1]: continue

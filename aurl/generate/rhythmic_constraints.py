@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['distance_to', 'OnGrid', 'bar_beats', 'KeepMeter', 'ShareOffBeat', 'NoteDensity']
 
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #44297261
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #6b1c1a33
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import ConfigError
 from .constraints import Constraint, register_constraint
@@ -99,8 +100,9 @@ class ShareOffBeat(Constraint):
         self.rows['off'] = self.rows['off'] + (new & ~on_beat(now))
         self.rows['time'] = now.xp.where(new, now.state.time, self.rows['time'])
 
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #96249034
-def _off_beat_violations(self, now):
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #1c84e653
+@patch
+def violations(self:ShareOffBeat, now):
     "Onsets that would leave the range of shares, and shifts that lead to them."
     xp, off, total = now.xp, self.rows['off'], self.rows['total'] + 1
     no_off, no_on = off + 1 > self.high*total + .5, off < self.low*total - .5
@@ -111,8 +113,6 @@ def _off_beat_violations(self, now):
         wrong = xp.where(far, no_off[:,None], no_on[:,None]) & now.lands_on_onset()
         out[Kind.TIME_SHIFT] = now._float32(wrong)
     return out
-
-ShareOffBeat.violations = _off_beat_violations
 
 # %% ../../nbs/825_generate.rhythmic_constraints.ipynb #a3e7d811
 _LONG_AGO = -(1 << 20)                                             # in steps
@@ -145,8 +145,9 @@ class NoteDensity(Constraint):
                                       else now.state.time[:,None].to(old.dtype)], 1)
         self.rows['onsets'] = now.xp.where(new, shifted, old)
 
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #a3c8cd4b
-def _density_violations(self, now):
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #2a3109c2
+@patch
+def violations(self:NoteDensity, now):
     "Notes in a full window, shifts that lead to one, and shifts that leave too few notes behind."
     xp, time, onsets = now.xp, now.state.time, self.rows['onsets']
     wait = onsets[:,-self._most] + self._steps - time                   # steps until the next note is allowed
@@ -161,13 +162,10 @@ def _density_violations(self, now):
     if not isinstance(shifts, float): out[Kind.TIME_SHIFT] = shifts
     return out
 
-NoteDensity.violations = _density_violations
-
-# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #e17eb1de
-def _coarse_grid(self, other):
+# %% ../../nbs/825_generate.rhythmic_constraints.ipynb #522d5ebb
+@patch
+def conflict(self:OnGrid, other):
     "Why a grid has too few places off the beat."
     if isinstance(other, ShareOffBeat) and other.low > 0 and self.unit % 1 == 0:
         return f'a grid of {self.note} has no onsets off the beat, and at least {other.low:.0%} are asked for'
     return None
-
-OnGrid.conflict = _coarse_grid

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PhraseLength', 'cadence_classes', 'Cadences', 'Sections']
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #4ee9f545
+# %% ../../nbs/827_generate.structural_constraints.ipynb #3411f33f
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import ConfigError, CorpusError
 from .constraints import Constraint, register_constraint
@@ -15,7 +16,7 @@ from ..score.keys import key_number
 from ..tokens.grammar import array_module
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #17ed3211
+# %% ../../nbs/827_generate.structural_constraints.ipynb #3ab93f24
 class _Clocked(Constraint):
     "A constraint that counts in beats or in seconds."
     def _set_clock(self, beats, seconds):
@@ -32,6 +33,11 @@ class _Clocked(Constraint):
         "Position within the period; faster than the remainder of a division."
         return place - array_module(place).floor(place/self.length)*self.length
 
+    def _step(self, now):
+        "One step, (batch,)."
+        pace = now._float32(now.beats_per_step)
+        return 0*pace + 1/vocab.steps_per_second if self.unit == 'seconds' else pace
+
     def _landing(self, now):
         "Positions that the shifts lead to, half a step later, (batch, 512)."
         if self.unit == 'seconds': return self._place(now)[:,None] + now._float32(now.steps)/vocab.steps_per_second
@@ -40,7 +46,7 @@ class _Clocked(Constraint):
 # %% ../../nbs/827_generate.structural_constraints.ipynb #ef15ea2d
 _NEVER = 1e9
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #7737d5fe
+# %% ../../nbs/827_generate.structural_constraints.ipynb #77124264
 @register_constraint('phrase', 'structural')
 class PhraseLength(_Clocked):
     "Phrases that end with a rest: constraints.phrase=8, in beats, or {seconds: 4, rest: 0.25}."
@@ -53,37 +59,42 @@ class PhraseLength(_Clocked):
         self.rest = _positive('constraints.phrase.rest', rest)
         if rest >= self.length: raise ValueError(f'a rest of {rest} in a phrase of {self.length:g}')
 
-    def start(self, now):
-        self.rows = dict(due=now.xp.where(now.idle, _NEVER, self._end(self._place(now))))
+# %% ../../nbs/827_generate.structural_constraints.ipynb #60760882
+@patch
+def _end(self:PhraseLength, place):
+    "End of the notes of the phrase at `place`."
+    return (place//self.length + 1)*self.length - self.rest
 
-    def _end(self, place):
-        "End of the notes of the phrase at `place`."
-        return (place//self.length + 1)*self.length - self.rest
+@patch
+def start(self:PhraseLength, now):
+    self.rows = dict(due=now.xp.where(now.idle, _NEVER, self._end(self._place(now))))
 
-    def read(self, now):
-        due, begins = self.rows['due'], now.tracker.note > 0
-        due = now.xp.where(begins & (due == _NEVER), self._end(self._place(now)), due)
-        self.rows['due'] = now.xp.where(now.idle, _NEVER, due)
+@patch
+def read(self:PhraseLength, now):
+    due, begins = self.rows['due'], now.tracker.note > 0
+    due = now.xp.where(begins & (due == _NEVER), self._end(self._place(now)), due)
+    self.rows['due'] = now.xp.where(now.idle, _NEVER, due)
 
-    def violations(self, now):
-        landing = self._landing(now)
-        late = landing > (now._float32(self.rows['due']) + 2*self._half(now))[:,None]
-        resting = self._within(self._place(now)) >= self.length - self.rest
-        if bool(now.idle.any()): late = late | (self._within(landing) >= self.length - self.rest) & now.lands_on_onset()
-        out = {Kind.NOTE_ON: now._float32(resting)[:,None], Kind.TIME_SHIFT: now._float32(late)}
-        over = self._place(now) > now._float32(self.rows['due'])
-        return out | self._before_releases(now, over) if bool(over.any()) else out
+# %% ../../nbs/827_generate.structural_constraints.ipynb #94fe4af3
+@patch
+def violations(self:PhraseLength, now):
+    "Notes in the rest, shifts past the end of notes that sound, and shifts into the rest."
+    landing = self._landing(now)
+    late = landing > (now._float32(self.rows['due']) + self._step(now))[:,None]
+    resting = self._within(self._place(now)) >= self.length - self.rest
+    if bool(now.idle.any()): late = late | (self._within(landing) >= self.length - self.rest) & now.lands_on_onset()
+    out = {Kind.NOTE_ON: now._float32(resting)[:,None], Kind.TIME_SHIFT: now._float32(late)}
+    over = self._place(now) > now._float32(self.rows['due'])
+    return out | self._before_releases(now, over) if bool(over.any()) else out
 
-    def _before_releases(self, now, over):
-        "What would come before the release of a key that must end now: releases of higher keys, pedals and tempos."
-        sounding = now._float32(now.sounding)
-        lower = now.xp.cumsum(sounding, 1) - sounding > 0
-        out = {k: now._float32(over)[:,None] for k in (Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF, Kind.TEMPO)}
-        return out | {Kind.NOTE_OFF: now._float32(over[:,None] & lower)}
-
-    def _half(self, now):
-        "Half a step, (batch,)."
-        return self._place(now)*0 + .5/vocab.steps_per_second if self.unit == 'seconds' else now._float32(now.beats_per_step)/2
+# %% ../../nbs/827_generate.structural_constraints.ipynb #86406ffc
+@patch
+def _before_releases(self:PhraseLength, now, over):
+    "What would come before the release of a key that must end now: releases of higher keys, pedals and tempos."
+    sounding = now._float32(now.sounding)
+    lower = now.xp.cumsum(sounding, 1) - sounding > 0
+    out = {k: now._float32(over)[:,None] for k in (Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF, Kind.TEMPO)}
+    return out | {Kind.NOTE_OFF: now._float32(over[:,None] & lower)}
 
 # %% ../../nbs/827_generate.structural_constraints.ipynb #2202d679
 _CADENCES = dict(perfect=('V', 'I'), plagal=('IV', 'I'), half=('I', 'V'))
@@ -166,8 +177,9 @@ class Sections(Constraint):
         index = time//self._length
         return index, now.table(self._letter)[index % len(self.form)]
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #204220a7
-def _read_sections(self, now):
+# %% ../../nbs/827_generate.structural_constraints.ipynb #084baec0
+@patch
+def read(self:Sections, now):
     "Record the onsets of sections that come first."
     self._enter(now)
     index, letter = self._section(now, now.state.time)
@@ -177,8 +189,9 @@ def _read_sections(self, now):
     self.rows['notes'][rows,letter,place,now.tracker.pitch] |= new
     self.rows['onsets'][rows,letter,place] |= new
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #ac159191
-def _next_onset(self, now, letter, place):
+# %% ../../nbs/827_generate.structural_constraints.ipynb #22ab80ab
+@patch
+def _next_onset(self:Sections, now, letter, place):
     "Steps from `place` to the next recorded onset of the section, (batch,); to its end if there is none."
     xp = now.xp
     has = self.rows['onsets'][now.tracker.rows,letter]
@@ -186,10 +199,9 @@ def _next_onset(self, now, letter, place):
     after = has & (steps > place[:,None])
     return xp.amin(xp.where(after, steps, self._length), 1) - place, after.any(1)
 
-Sections.read, Sections._next_onset = _read_sections, _next_onset
-
-# %% ../../nbs/827_generate.structural_constraints.ipynb #d88c30b6
-def _due_shift(self, now, place, returns, letter):
+# %% ../../nbs/827_generate.structural_constraints.ipynb #54125cd7
+@patch
+def _due_shift(self:Sections, now, place, returns, letter):
     "Steps to the next onset that must return, (batch,), and whether shifts before it are open."
     xp, time = now.xp, now.state.time
     ahead, remaining = self._next_onset(now, letter, place)
@@ -202,8 +214,9 @@ def _due_shift(self, now, place, returns, letter):
     due = xp.where(returns & remaining, ahead, into_next)
     return xp.where(open_end, vocab.max_shift + 1, due), open_end
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #186589ee
-def _section_violations(self, now):
+# %% ../../nbs/827_generate.structural_constraints.ipynb #58a144ad
+@patch
+def violations(self:Sections, now):
     "Notes that do not return, and shifts past those that do."
     xp, time = now.xp, now.state.time
     index, letter = self._section(now, time)
@@ -222,7 +235,7 @@ def _section_violations(self, now):
     if bool(waiting.any()): note = note | _add_order(now, waiting, out)
     return out | {Kind.NOTE_ON: of_pitched(now, now._float32(note))}
 
-# %% ../../nbs/827_generate.structural_constraints.ipynb #36c436f6
+# %% ../../nbs/827_generate.structural_constraints.ipynb #7a174344
 def _add_order(now, waiting, out):
     "Add what would come too early before the notes that are `waiting`; return such notes, (batch, 88) bool."
     def lower(keys): return now.xp.cumsum(now._float32(keys), 1) - now._float32(keys) > 0
@@ -230,5 +243,3 @@ def _add_order(now, waiting, out):
     out[Kind.NOTE_OFF] = now._float32(lower(held))
     for kind in (Kind.SUSTAIN_ON, Kind.SUSTAIN_OFF, Kind.TEMPO): out[kind] = now._float32(held.any(1))[:,None]
     return lower(waiting) | held.any(1)[:,None]
-
-Sections.violations, Sections._due_shift = _section_violations, _due_shift

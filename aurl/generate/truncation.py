@@ -6,7 +6,7 @@
 __all__ = ['event_kinds', 'log_softmax', 'Temperature', 'KindTemperatures', 'TopK', 'TopP', 'MinP', 'TypicalP', 'EpsilonCutoff',
            'EtaCutoff', 'Mirostat']
 
-# %% ../../nbs/803_generate.truncation.ipynb #302a28e6
+# %% ../../nbs/803_generate.truncation.ipynb #1b1c0855
 import numpy as np
 
 from ..core import ConfigError, suggest
@@ -15,7 +15,7 @@ from .processors import LogitsProcessor
 from ..tokens.grammar import array_module
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/803_generate.truncation.ipynb #49bb5a6b
+# %% ../../nbs/803_generate.truncation.ipynb #f06686ce
 def log_softmax(
     logits, # (rows, ids); -inf for ids that may not come next
 ):          # (rows, ids)
@@ -30,6 +30,7 @@ def _softmax(logits):
     p = xp.exp(logits - xp.amax(logits, -1, keepdims=True))
     return p/p.sum(-1, keepdims=True)
 
+# %% ../../nbs/803_generate.truncation.ipynb #36eb0bdf
 def _entropy(log_p):
     "Entropy in nats, (rows, 1)."
     xp = array_module(log_p)
@@ -37,7 +38,7 @@ def _entropy(log_p):
 
 def _where_kept(kept, logits): return array_module(logits).where(kept, logits, -np.inf)
 
-# %% ../../nbs/803_generate.truncation.ipynb #f651e00d
+# %% ../../nbs/803_generate.truncation.ipynb #f6a2d169
 def _sorted(x):
     "Values in increasing order, and their positions, (rows, ids) each."
     xp = array_module(x)
@@ -53,21 +54,23 @@ def _cumulative(p):
     "Cumulative sums in the widest type of the device."
     return deterministic_cumsum(p, dtype=np.float64 if array_module(p) is np else widest_float(p.device))
 
-# %% ../../nbs/803_generate.truncation.ipynb #9881cc1b
+# %% ../../nbs/803_generate.truncation.ipynb #9b593bba
 def _in_range(name, value, low, high, open_low=False):
     "Return `value`; raise `ConfigError` unless it lies within the range of the option `name`."
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and low <= value <= high and not (open_low and value == low): return value
     raise ConfigError(f'{name}={value!r}', way_out=f'give a number {"above" if open_low else "from"} {low} to {high}')
 
+_COLDEST = 1e-6                         # colder temperatures would be 0 in float32
+
 class Temperature(LogitsProcessor):
     "Divide the logits: below 1 the distribution is sharper, above 1 flatter."
     def __init__(self, temperature:float): self.temperature = _in_range('temperature', temperature, 0, 100, True)
     def __call__(self, logits, step):
         if self.temperature < .01: logits = logits - array_module(logits).amax(logits, -1, keepdims=True)
-        return logits/self.temperature                                                   # no overflow
+        return logits/max(self.temperature, _COLDEST)                                    # no overflow
 
-# %% ../../nbs/803_generate.truncation.ipynb #b2d98172
+# %% ../../nbs/803_generate.truncation.ipynb #032a86cb
 event_kinds = dict(note=Kind.NOTE_ON, release=Kind.NOTE_OFF, time=Kind.TIME_SHIFT, velocity=Kind.VELOCITY,
                    tempo=Kind.TEMPO, instrument=Kind.INSTRUMENT)
 
@@ -79,14 +82,15 @@ def _log_sum(logits):
     total = xp.exp(logits - top).sum(-1, keepdims=True)
     return xp.log(xp.where(total > 0, total, 1.)) + top
 
+# %% ../../nbs/803_generate.truncation.ipynb #94ddb612
 def _sharpened(logits, temperature):
     "Logits of one kind at a temperature; at 0 those of the largest."
     xp = array_module(logits)
     top = xp.amax(logits, -1, keepdims=True)
-    if not temperature: return xp.where((logits == top) & (top > -np.inf), xp.zeros_like(logits), -np.inf)
-    return (logits - xp.where(top > -np.inf, top, 0.))/temperature
+    if temperature < _COLDEST: return xp.where((logits == top) & (top > -np.inf), xp.zeros_like(logits), -np.inf)
+    return (logits - xp.where(top > -np.inf, top, 0.))/max(temperature, _COLDEST)
 
-# %% ../../nbs/803_generate.truncation.ipynb #cde85099
+# %% ../../nbs/803_generate.truncation.ipynb #cbf36c4b
 class KindTemperatures(LogitsProcessor):
     "Another temperature within each kind of event; the kinds themselves keep their probabilities."
     def __init__(self,
@@ -110,7 +114,7 @@ class KindTemperatures(LogitsProcessor):
             out[:,ids] = own + _log_sum(out[:,ids]) - _log_sum(own)
         return out
 
-# %% ../../nbs/803_generate.truncation.ipynb #e6ae6fb9
+# %% ../../nbs/803_generate.truncation.ipynb #d6cd4667
 class TopK(LogitsProcessor):
     "Keep the `top_k` most probable ids."
     def __init__(self, top_k:int):
@@ -124,7 +128,7 @@ class TopK(LogitsProcessor):
         else: smallest = logits.topk(k, -1).values[:,-1:]
         return _where_kept(logits >= smallest, logits)
 
-# %% ../../nbs/803_generate.truncation.ipynb #d77dde4e
+# %% ../../nbs/803_generate.truncation.ipynb #65b3fc67
 class TopP(LogitsProcessor):
     "Keep the smallest set of the most probable ids whose total probability is at least `top_p`."
     def __init__(self, top_p:float): self.top_p = _in_range('top_p', top_p, 0, 1, True)
@@ -135,6 +139,7 @@ class TopP(LogitsProcessor):
         kept = xp.where(cdf > (1 - self.top_p)*cdf[:,-1:], up, 2.)
         return _where_kept(p >= xp.amin(kept, -1, keepdims=True), logits)
 
+# %% ../../nbs/803_generate.truncation.ipynb #153ca0ee
 class MinP(LogitsProcessor):
     "Keep ids with at least the fraction `min_p` of the highest probability."
     def __init__(self, min_p:float): self.min_p = _in_range('min_p', min_p, 0, 1)
@@ -142,9 +147,9 @@ class MinP(LogitsProcessor):
         xp = array_module(logits)
         return _where_kept(xp.exp(logits - xp.amax(logits, -1, keepdims=True)) >= self.min_p, logits)
 
-# %% ../../nbs/803_generate.truncation.ipynb #cd5d4856
+# %% ../../nbs/803_generate.truncation.ipynb #1626fa7c
 class TypicalP(LogitsProcessor):
-    "Keep the ids whose surprise is closest to the entropy, with a total probability of at least `typical_p`."
+    "Keep the ids whose information content is closest to the entropy, with a total probability of at least `typical_p`."
     def __init__(self, typical_p:float): self.typical_p = _in_range('typical_p', typical_p, 0, 1, True)
     def __call__(self, logits, step):
         log_p = log_softmax(logits)
@@ -155,7 +160,7 @@ class TypicalP(LogitsProcessor):
         last = xp.where(last < logits.shape[1], last, logits.shape[1] - 1)
         return _where_kept(abs(-log_p - _entropy(log_p)) <= _take(distance, last), logits)
 
-# %% ../../nbs/803_generate.truncation.ipynb #264568b8
+# %% ../../nbs/803_generate.truncation.ipynb #0b926fbd
 class EpsilonCutoff(LogitsProcessor):
     "Keep ids with a probability of at least `epsilon_cutoff`, and the most probable."
     def __init__(self, epsilon_cutoff:float): self.epsilon_cutoff = _in_range('epsilon_cutoff', epsilon_cutoff, 0, 1)
@@ -172,9 +177,9 @@ class EtaCutoff(LogitsProcessor):
         limit = xp.where(limit < self.eta_cutoff, limit, self.eta_cutoff)
         return _where_kept((p >= limit) | (p >= xp.amax(p, -1, keepdims=True)), logits)
 
-# %% ../../nbs/803_generate.truncation.ipynb #99d1272c
+# %% ../../nbs/803_generate.truncation.ipynb #009b83b7
 class Mirostat(LogitsProcessor):
-    "Truncate so that the mean surprise of the chosen ids approaches a target."
+    "Truncate so that the mean information content of the chosen ids approaches a target."
     def __init__(self,
         mirostat_tau:float,    # the target, in bits per id
         mirostat_eta:float=.1, # fraction of the error by which the limit moves after an id

@@ -201,6 +201,7 @@ class NumpyDecoder(Decoder):
         self.weights = weights or DecoderWeights(model.trunk)
         super().__init__(model, batch, window, condition=condition)
         self.condition_vector = None if self.condition is None else _center(self.condition.numpy())
+        self.role_vector = None
 
     def _read(self, ids):
         if self.n:
@@ -237,6 +238,7 @@ def _input(self:NumpyDecoder, ids):
     w, features = self.weights, None
     x = w.table[ids]
     if self.condition_vector is not None: x = x + self.condition_vector
+    if self.role_vector is not None: x = x + self.role_vector
     if w.features:
         features = musical_features(self.state, state_roll(self.state), w.features).astype(np.float32)
         x = x + features @ w.project
@@ -270,6 +272,43 @@ def select_rows(self:NumpyDecoder, rows):
     for new, kv in zip(self.kv, old): new[:,:,:,:n] = kv[:,rows,:,:n]
     self._grow()
     return self
+
+# %% ../../nbs/680_models.decoder.ipynb #c725c9e0
+@patch
+@torch.inference_mode()
+def read_parts(self:Decoder,
+    ids,        # (batch, time) int64
+    state:dict, # states, parts and roles, as from a loader
+    end,        # `State` after the last id
+):              # (batch, 774): logits of the next id
+    "Read rows of parts into an empty decoder."
+    self.cache.state = None                        # each part has its own
+    logits = self.model(ids, cache=self.cache, state=state).logits[:,-1]
+    self.cache.state = self.state = self.start_state = end
+    self.n = ids.shape[1]
+    return logits
+
+@patch
+def set_roles(self:Decoder,
+    vectors, # (batch, d_model) tensor
+):
+    "Set the vectors that are added to the embeddings of the next ids."
+    self.cache.roles = vectors
+
+
+# %% ../../nbs/680_models.decoder.ipynb #d866ab8e
+@patch
+def read_parts(self:NumpyDecoder, ids, state, end):
+    "As `Decoder.read_parts`."
+    logits = Decoder.read_parts(self, ids, state, end)
+    self._copy_cache()
+    return logits.numpy()
+
+@patch
+def set_roles(self:NumpyDecoder, vectors):
+    "As `Decoder.set_roles`."
+    self.role_vector = _center(vectors.numpy())
+
 
 # %% ../../nbs/680_models.decoder.ipynb #d56a73c5
 def _is_supported(model):

@@ -59,6 +59,13 @@ def _check_keyboard(c):
         raise ValueError(f'keyboard={c.keyboard} needs the features roll, age and echo; '
                          'add them or set keyboard=0')
 
+# %% ../../nbs/657_models.model_config.ipynb #fbce30e0
+def _check_infilling(c):
+    "Raise a `ValueError` for roles of infilling in a mode with a latent."
+    if c.infilling and c.mode != 'transformer':
+        raise ValueError(f'infilling is for mode transformer: the latent of mode {c.mode} is that of music in its order')
+
+
 # %% ../../nbs/657_models.model_config.ipynb #fc9df715
 def _one_of(value, names):
     "Return `value`; `ValueError` unless it is one of `names`."
@@ -94,6 +101,7 @@ class ModelConfig(Config):
     features: tuple[str, ...] = tuple(feature_sizes) # musical features added to the embedding
     keyboard: int = Field(16, ge=0)              # channels of the convolution over the keyboard; 0 for none
     layer_embeddings: bool = False               # a separate embedding table for each layer after the first
+    infilling: bool = False                      # roles of infilling; training sets it with loader.infill
     conditions: dict[str, ConditionSpec] = {}    # conditions; training takes them from loader.conditions
     condition_dropout: float = Field(.1, ge=0, lt=1) # probability of masking a condition in training
 
@@ -114,7 +122,7 @@ class ModelConfig(Config):
 
     @model_validator(mode='after')
     def _consistent(self):
-        for check in (_check_attention, _check_latent, _check_critic, _check_keyboard): check(self)
+        for check in (_check_attention, _check_latent, _check_critic, _check_keyboard, _check_infilling): check(self)
         return self
 
 # %% ../../nbs/657_models.model_config.ipynb #23ac5f54

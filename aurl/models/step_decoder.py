@@ -246,6 +246,21 @@ def select_rows(self:CompiledDecoder, rows):
     self._set_condition()
     return self
 
+# %% ../../nbs/682_models.step_decoder.ipynb #e661a59b
+@patch
+def read_parts(self:CompiledDecoder, ids, state, end):
+    "As `Decoder.read_parts`."
+    logits = Decoder.read_parts(self, ids, state, end)
+    self._copy_cache()
+    return logits.numpy()
+
+@patch
+def set_roles(self:CompiledDecoder, vectors):
+    "As `Decoder.set_roles`."
+    own = vectors if self.condition is None else vectors + self.condition
+    self.vectors = np.ascontiguousarray(_center(own.numpy()))
+
+
 # %% ../../nbs/682_models.step_decoder.ipynb #2fac0b77
 def _is_supported(model):
     "Whether `CompiledDecoder` can compute the steps of a model."

@@ -30,6 +30,7 @@ class ModelCache:
         self.layers, self.state = layers, state
         self.z = None          # latent (batch, size), if any
         self.condition = None  # condition vectors (batch, d_model) added at every position, if any
+        self.roles = None      # vectors (batch, d_model) added to the next positions, in a fill (`627_models.infill_roles`)
 
     def __len__(self): return len(self.layers[0])
 
@@ -37,7 +38,7 @@ class ModelCache:
 def select_rows(self:ModelCache, rows:Tensor):
     "Keep `rows` of the batch."
     for c in self.layers: c.select_rows(rows)
-    for name in ('state', 'z', 'condition'):
+    for name in ('state', 'z', 'condition', 'roles'):
         if (value := getattr(self, name)) is not None: setattr(self, name, value[rows])
     return self
 
@@ -156,13 +157,14 @@ def forward(self:Transformer,
     add=None,            # (batch, time or 1, d_model) added to the input, such as a latent; or a list for the layers
     hidden_mask:Tensor=None, # (batch, time) bool: ids to hide, with their features (word dropout)
     segments:Segments=None,  # windows of packed rows; `state` then has one row per window
+    parts:Segments=None, # parts of rows with gaps (`557_data.gaps`), one row of `state` each; all attend to all
     precomputed=None,    # vectors, features, final state and layer vectors (`675_models.rollout`)
 )->Tensor:               # (batch, time, 774)
     "Return the logits of the next id at each position."
     start, caches = (0, [None]*len(self.blocks)) if cache is None else (len(cache), cache.layers)
     if cache is not None and cache.state is not None: state = cache.state
     layer_vectors = None
-    if precomputed is None: x, feats, end = self._inputs(ids, state, segments, cache is not None)
+    if precomputed is None: x, feats, end = self._inputs(ids, state, parts or segments, cache is not None)
     else: x, feats, end, *layer_vectors = precomputed
     if hidden_mask is not None: x, feats = self._hide(x, feats, hidden_mask)
     layer_vectors = layer_vectors[0] if layer_vectors else self._layer_vectors(ids, hidden_mask)

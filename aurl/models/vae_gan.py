@@ -23,6 +23,7 @@ from .attention import AttentionSpan
 from .card import model_card
 from .conditioning import ConditionEmbedding, condition_values
 from .discriminator import Discriminator
+from .infill_roles import InfillEmbedding
 from .latent import KLTerms
 from .model_config import ModelConfig, preset_config
 from .model_files import check_model_target, find_model_folder, read_description, read_model_config
@@ -102,6 +103,7 @@ class MusicTransformerVAEGAN(nn.Module):
         self.codec, self.profile = get_codec(c.codec), None           # the `CorpusProfile` of its training corpus
         self.trunk, self.latent, self.critic = _make_trunk(c), _make_latent(c), _make_critic(c)
         self.conditioning = ConditionEmbedding(c.d_model, c.conditions, c.condition_dropout) if c.conditions else None
+        self.infilling = InfillEmbedding(c.d_model) if c.infilling else None
 
     @property
     def device(self):
@@ -189,6 +191,21 @@ def _steps_passed(ids, cache):
     steps = cumulative_steps(ids)
     return steps if cache is None or cache.state is None else steps + cache.state.time[:,None]
 
+# %% ../../nbs/660_models.vae_gan.ipynb #516637d7
+@patch
+def _roles(self:MusicTransformerVAEGAN, state, cache):
+    "Vectors (batch, time or 1, d_model) of the roles of rows with gaps; None without gaps."
+    if cache is not None and cache.roles is not None: return cache.roles[:,None]
+    if not isinstance(state, dict) or 'roles' not in state: return None
+    if self.infilling is None:
+        raise ModelError('this model was trained without gaps', way_out='train one with loader.infill=0.5')
+    return self.infilling(state['roles'], state['remaining'])
+
+def _sum(a, b):
+    "The sum of two tensors, either of which may be None."
+    return b if a is None else a if b is None else a + b
+
+
 # %% ../../nbs/660_models.vae_gan.ipynb #dab75919
 @patch
 def forward(self:MusicTransformerVAEGAN,
@@ -200,11 +217,12 @@ def forward(self:MusicTransformerVAEGAN,
 )->ModelOutput:
     "Predict the next id at each position; `ModelError` for packed rows with a cache or a latent."
     values = state.get('conditions') if isinstance(state, dict) else None
-    segments, state = Segments.of(state), State.of(state)
+    segments, roles, state = Segments.of(state), self._roles(state, cache), State.of(state)
+    segments, parts = (segments, None) if roles is None else (None, segments)
     if segments is not None: self._check_packed(cache)
-    condition = self._condition(ids, values, cache, segments)
+    condition = _sum(self._condition(ids, values, cache, segments), roles)
     if self.latent is None:
-        logits = self.trunk(ids, cache, state, condition, segments=segments, precomputed=precomputed)
+        logits = self.trunk(ids, cache, state, condition, segments=segments, parts=parts, precomputed=precomputed)
         return ModelOutput(logits, z, cache)
     z, posteriors, kl = self._infer_latent(ids, z, cache)
     time, hidden_mask = _steps_passed(ids, cache), self._word_dropout_mask(ids)

@@ -16,7 +16,8 @@ from fastcore.basics import patch, store_attr
 from ..config import make_config
 from ..core import ConfigError
 from ..generate.engine import as_prompt, allowed_mask, sample_loop
-from ..generate.sampling import Sampling, filtered_probs, uniform_draws, inverse_cdf_sample
+from ..generate.options import BasicSampling
+from ..generate.sampling import filtered_probs, uniform_draws, inverse_cdf_sample
 from ..models.decoder import make_decoder
 from ..tokens.grammar import array_module
 from .generation import GenerationMonitor, find_callback
@@ -54,7 +55,7 @@ def soft_mask(
 class _SoftMaskedChooser:
     "Chooses the next ids under a soft mask."
     decoder:object
-    sampling:Sampling
+    sampling:BasicSampling
     u:np.ndarray      # (pieces, steps) draws
     strength:float    # of the mask
     def __call__(self, logits, rows, step):
@@ -70,11 +71,11 @@ def sample_soft_masked(
     max_tokens:int=64, # maximum number of ids
     strength:float=1., # of the mask: 1 full, 0 none
     seed:int=0,        # of the random draws
-    **sampling         # `Sampling`: temperature, top_k, top_p, min_p
+    **sampling         # `BasicSampling`: temperature, top_k, top_p, min_p
 )->list:               # uint16 arrays
     "Generate pieces under a mask of any strength."
     if not 0 <= strength <= 1: raise ConfigError(f'strength={strength}', way_out='use a value in [0, 1]')
-    sampler, was_training, start = make_config(Sampling, overrides=sampling), model.training, as_prompt()
+    sampler, was_training, start = make_config(BasicSampling, overrides=sampling), model.training, as_prompt()
     model.eval()
     try:
         decoder = make_decoder(model, n, None, None if model.latent is None else model.sample_prior(n, seed))

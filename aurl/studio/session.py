@@ -183,7 +183,7 @@ def _refuse_while_busy(self:Session):
 
 @action
 def _undo(self, values, data):
-    "Restore the state before the last change."
+    "Restore the previous state."
     self._refuse_while_busy()
     if not self.past: raise ConfigError('nothing to undo')
     self.future = [self.now, *self.future]
@@ -193,7 +193,7 @@ def _undo(self, values, data):
 # %% ../../nbs/837_studio.session.ipynb #5c33215f
 @action
 def _redo(self, values, data):
-    "Repeat the change that was undone last."
+    "Repeat the undone change."
     self._refuse_while_busy()
     if not self.future: raise ConfigError('nothing to redo')
     self.past = [*self.past, self.now]

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['note_intervals', 'window_hashes', 'PassageWindows']
 
-# %% ../../nbs/448_tokens.passages.ipynb #98893eb3
+# %% ../../nbs/448_tokens.passages.ipynb #a7c9f2e2
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import rng
 from .states import melodic_mask
 from .vocab import Kind, vocab
 
-# %% ../../nbs/448_tokens.passages.ipynb #5f9b6a7d
+# %% ../../nbs/448_tokens.passages.ipynb #b094790f
 _STEPS = np.where(vocab.kind == Kind.TIME_SHIFT, vocab.index.astype(np.int64) + 1, 0)
 
 _MELODIC, _CHORD = 87, 175 # symbol of a repeated pitch, at a later onset and within a chord
@@ -29,7 +30,7 @@ def note_intervals(
     # intervals of -87 … 87 semitones from one onset to the next are 0 … 174, those within a chord 175 …
     return (np.diff(pitch) + np.where(np.diff(step) == 0, _CHORD, _MELODIC)).astype(np.uint16)
 
-# %% ../../nbs/448_tokens.passages.ipynb #e0aa2a83
+# %% ../../nbs/448_tokens.passages.ipynb #4d67232e
 _BASE = 0x9E3779B97F4A7C15        # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _CODES = rng(0, 'codes of interval symbols').integers(1 << 63, size=263, dtype=np.uint64)
@@ -46,7 +47,7 @@ def window_hashes(
     with np.errstate(over='ignore'):
         return (_CODES[windows]*_powers(_BASE, windows.shape[1])).sum(1, dtype=np.uint64)
 
-# %% ../../nbs/448_tokens.passages.ipynb #795aa1fb
+# %% ../../nbs/448_tokens.passages.ipynb #6ca8dc55
 class PassageWindows:
     "The windows of some sequences of symbols, by their hashes."
     def __init__(self,
@@ -61,14 +62,17 @@ class PassageWindows:
         self.end, self.sequence = np.repeat(n.cumsum(), n), np.repeat(np.arange(len(n)), n)
         self.start = np.arange(len(codes))
 
-    def extend(self,
-        length:int, # in symbols
-    )->np.ndarray:  # (windows,) uint64
-        "Keep the windows that can have `length` symbols, and return their hashes."
-        self.start = self.start[self.start + length <= self.end[self.start]]
-        return self.hashes(length)
+# %% ../../nbs/448_tokens.passages.ipynb #71cb3d2c
+@patch
+def extend(self:PassageWindows,
+    length:int, # in symbols
+)->np.ndarray:  # (windows,) uint64
+    "Keep the windows that can have `length` symbols, and return their hashes."
+    self.start = self.start[self.start + length <= self.end[self.start]]
+    return self.hashes(length)
 
-    def hashes(self, length):
-        "Hashes of the first `length` symbols of the windows."
-        with np.errstate(over='ignore'):
-            return (self.sums[self.start + length] - self.sums[self.start])*self.scale[self.start]
+@patch
+def hashes(self:PassageWindows, length):
+    "Hashes of the first `length` symbols of the windows."
+    with np.errstate(over='ignore'):
+        return (self.sums[self.start + length] - self.sums[self.start])*self.scale[self.start]

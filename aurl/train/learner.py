@@ -215,10 +215,20 @@ def _condition_words(model, loader):
                           way_out='build it with conditions=Conditions(store, names).specs(train), as aurl train does')
     return {n:list(s.words) for n,s in specs.items() if s.words}
 
+# %% ../../nbs/735_train.learner.ipynb #469b28b8
+def _check_infilling(model, loader):
+    "Raise an error for windows with gaps and a model without their roles."
+    share = getattr(loader, 'infill', None) if not isinstance(loader, dict) else loader.get('infill')
+    if share and not getattr(getattr(model, 'config', None), 'infilling', True):
+        raise ConfigError(f'loader.infill={share:g}, but the model has no roles of infilling',
+                          way_out='build it with infilling=True, as aurl train does')
+
+
 # %% ../../nbs/735_train.learner.ipynb #feaee071
 def _data_loaders(store, split, model, loader, make_train_loader, transpose, device, **windows):
     "Loaders of training and validation; `split` has the pieces of both."
     windows['config'] = loader
+    _check_infilling(model, loader)
     if words := _condition_words(model, loader): windows['classes'] = words
     return DataLoaders(
         make_train_loader(store, split[0], train=True, targets_once=False, transpose=transpose, **windows),
