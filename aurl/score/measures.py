@@ -180,21 +180,29 @@ class _Sounding:
     velocity: int
     voice: str
 
+_LONGEST_GAP = 4  # quarter notes between two notes of a tie
+
 class _Ties:
     "Joins tied notes; `notes` lists the result."
     def __init__(self): self.notes, self.open = [], {}
 
     def find(self, note, start):
-        "Return the open note that `note` extends, or None."
-        found = [x for x in self.open.get(note.pitch, ()) if x.end == start]
+        "Return the open note that `note` extends, or None; the last of those before a gap."
+        opened = self.open.get(note.pitch, ())
+        before = [x for x in opened if 0 < start - x.end <= _LONGEST_GAP]
+        found = [x for x in opened if x.end == start] or before[-1:]
         return next((x for x in found if x.voice == note.voice), found[0] if found else None)
+
+    def strike(self, note, start):
+        "Begin a note; no tie leads over it from a note of its pitch that has ended."
+        self.open[note.pitch] = [x for x in self.open.get(note.pitch, ()) if x.end >= start]
+        self.notes.append(_Sounding(start, start, note.pitch, note.velocity, note.voice))
+        return self.notes[-1]
 
     def add(self, note, start):
         "Add a `WrittenNote` that starts `start` quarter notes after the beginning of the score."
         held = self.find(note, start) if note.tie in ('stop', 'continue') else None
-        if held is None:
-            held = _Sounding(start, start, note.pitch, note.velocity, note.voice)
-            self.notes.append(held)
+        if held is None: held = self.strike(note, start)
         else: self.open[note.pitch].remove(held)
         held.end = start + note.duration
         if note.tie in ('start', 'continue'): self.open.setdefault(note.pitch, []).append(held)

@@ -84,6 +84,7 @@ class _Part:
         self.endings, self.repeated = (), {}       # `repeated`: measures of a repeated pattern, by staff
         self.silent_staves = {}                    # staves that are not played, with the reason
         self.factors = factors or {}               # by measure: of the durations of notes, and of all else
+        self.grace_ties = set()                    # positions and pitches of grace notes from which a tie leads
         self.position = self.onset = Fraction(0)   # of the next element, and of the last note
 
     @property
@@ -97,6 +98,7 @@ class _Part:
     def read(self, element):
         "Read a `measure` element."
         self.position = self.onset = Fraction(0)
+        self.grace_ties.clear()
         self.measures.append(_PartMeasure(number=element.get('number', ''), implicit=element.get('implicit') == 'yes'))
         self.now.signs.endings = self.endings
         for e in element:
@@ -243,6 +245,15 @@ def _is_dropped(part, e):
     if kind: part.dropped[kind] += 1
     return bool(kind)
 
+def _where(e, at): return at, *(e.findtext(f'pitch/{t}') for t in ('step', 'octave', 'alter'))
+
+def _played_tie(part, e):
+    "Return the tie of a note; a note that is tied from a grace note begins itself, because that one is dropped."
+    tie, where = _tie_of(e), _where(e, part.onset)
+    if tie not in ('stop', 'continue') or where not in part.grace_ties: return tie
+    part.grace_ties.remove(where)
+    return 'start' if tie == 'continue' else ''
+
 def _time_only(e):
     "The times through a repeated section at which a note sounds; () for all."
     return tuple(int(n) for n in re.findall(r'\d{1,4}', e.get('time-only', '')))
@@ -252,7 +263,7 @@ def _add_note(part, e, duration, pitch):
     loudness = _attribute(e, 'dynamics')
     velocity = 80 if loudness is None else _velocity(loudness)
     voice, times = e.findtext('voice', '').strip(), _time_only(e)
-    note = WrittenNote(part.onset, duration, pitch, velocity, _tie_of(e), voice, times)
+    note = WrittenNote(part.onset, duration, pitch, velocity, _played_tie(part, e), voice, times)
     staff = e.findtext('staff', '1').strip()
     is_unpitched = e.find('unpitched') is not None
     part.now.notes.append(_PartNote(note, _instrument_id(part, e), loudness is not None, staff, is_unpitched))
@@ -262,7 +273,9 @@ def _add_note(part, e, duration, pitch):
 # %% ../../nbs/221_score.musicxml_parts.ipynb #6c47e24b
 @_reads('note')
 def _read_note(part, e):
-    if e.find('grace') is not None and _is_dropped(part, e): return
+    if e.find('grace') is not None and _is_dropped(part, e):
+        if _tie_of(e) in ('start', 'continue'): part.grace_ties.add(_where(e, part.position))
+        return
     duration, rest = _duration(part, e), e.find('rest')
     if e.find('chord') is None:
         part.onset = part.position
