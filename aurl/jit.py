@@ -67,7 +67,7 @@ class _PartCompiler(CompilerBase):
     "numba's compiler with `_PartLowering`."
     def define_pipelines(self):
         manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager.passes = [(_PartLowering if p is NativeLowering else p, text) for p, text in manager.passes]
+        manager.passes = [(_PartLowering if p is NativeLowering else p, t) for p, t in manager.passes]
         manager.finalize()
         return [manager]
 

@@ -248,7 +248,7 @@ class StreamTiming:
     def __str__(self):
         ids = f'first note after {self.first_note_ms:.1f} ms; {_spread(self.id_ms)} per id'
         if not len(self.jitter_ms): return ids
-        return f'{ids}; events late by {_spread(self.jitter_ms)}; {plural(self.underruns, "underrun")}'
+        return f'{ids}; events {_spread(self.jitter_ms)} late; {plural(self.underruns, "underrun")}'
 
 def _spread(ms):
     "Median, 99th percentile and maximum in words."
