@@ -246,9 +246,9 @@ class StreamTiming:
     underruns:int=0      # pauses because the sampler was late
 
     def __str__(self):
-        ids = f'first note after {self.first_note_ms:.1f} ms; {_spread(self.id_ms)} per id'
-        if not len(self.jitter_ms): return ids
-        return f'{ids}; events {_spread(self.jitter_ms)} late; {plural(self.underruns, "underrun")}'
+        s = f'first note after {self.first_note_ms:.1f} ms; {_spread(self.id_ms)} per id'
+        if not len(self.jitter_ms): return s
+        return f'{s}; events late by {_spread(self.jitter_ms)}; {plural(self.underruns, "underrun")}'
 
 def _spread(ms):
     "Median, 99th percentile and maximum in words."
