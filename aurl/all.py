@@ -32,7 +32,7 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
            'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
-           'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill',
+           'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill_piece',
            'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids',
            'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
            'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
@@ -335,7 +335,7 @@ from .generate.sampling import describe_limits, generate, generate_ids
 from .generate.constraints import Constraint, ConstraintProcessor, constraint_types, make_constraint
 from .generate.constraints import register_constraint
 from .generate.constraint_sets import constraint_presets, constraint_processor
-from .generate.infill import infill
+from .generate.infill import infill_piece
 from .generate.infilling import infill_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
 from .generate.stream import MidiPort, NoteStream, close_ids, stream
@@ -361,7 +361,7 @@ _all_ = [
     'Sampling',
     'generate',
     'generate_ids',
-    'infill',
+    'infill_piece',
     'infill_ids',
     'latents_between',
     'latents_like',
