@@ -324,7 +324,7 @@ class GenerateConfig(_SamplingKeys, _SearchKeys):
         'such as conditions.key="G major" or {composer: Bach, mean_tempo: 90}; the others are unknown')
     constraints: dict[str, Any] = Field({}, description='musical constraints by name, such as '
         'constraints.key="G major", constraints.polyphony=2, constraints.style=jazz, constraints.strength=0.7; or a '
-        'preset such as constraints=two_voice_piano')
+        'preset such as constraints=two_voice_piano, beside others constraints.preset=two_voice_piano')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')
