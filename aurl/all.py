@@ -330,7 +330,7 @@ from .generate.profile_limits import ProfileConfig
 from .generate.profile_masks import GenerationLimits
 from .generate.processors import GenerationStep, LogitsProcessor
 from .generate.novelty import Novelty
-from .generate.options import Sampling
+from .generate.sampling_options import Sampling
 from .generate.sampling import describe_limits, generate, generate_ids
 from .generate.constraints import Constraint, ConstraintProcessor, constraint_types, make_constraint
 from .generate.constraints import register_constraint

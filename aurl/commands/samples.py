@@ -20,7 +20,7 @@ from ..generate.infill import infill_request
 from ..generate.infilling import check_infilling, infill_ids
 from ..generate.latent_sampling import latents_between, latents_like, latents_of
 from ..generate.novelty import Novelty, PassageIndex
-from ..generate.options import Sampling, without_sampling
+from ..generate.sampling_options import Sampling, without_sampling
 from ..score.clock import Clock
 from ..score.roll import save_roll
 from ..score.audio import write_wav

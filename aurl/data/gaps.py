@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..core import CodecError
-from .passages import (
+from .infill_passages import (
     Passage, combine, event_ids, never, piece_ids, press_events, read_passage, release_events, tempo_events)
 from ..tokens.states import _BEATS
 from ..tokens.transitions import n_columns, n_keys, pedal_column

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core import rng
 from .gaps import Part, roles, time_gaps, voice_gaps
-from .passages import read_passage
+from .infill_passages import read_passage
 from ..tokens.states import _STEPS
 from ..tokens.transitions import n_keys, pedal_column
 from ..tokens.vocab import vocab

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from ..config import Config
 from ..core import ConfigError, suggest
-from ..data.passages import Passage, read_passage
+from ..data.infill_passages import Passage, read_passage
 from ..data.windows import bar_steps
 from .engine import as_prompt
 from .infilling import infill_ids

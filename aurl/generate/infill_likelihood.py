@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from ..core import ModelError, rng
 from ..data.infill_windows import part_arrays, part_remaining
 from ..data.gaps import Part, roles, time_gaps
-from ..data.passages import piece_ids, read_passage
+from ..data.infill_passages import piece_ids, read_passage
 from .infill import bar_starts
 from .infilling import prompt_parts, without_gaps
 from ..tokens.grammar import State, grammar

@@ -19,9 +19,9 @@ from ..config import Config, make_config
 from ..core import ConfigError, ModelError
 from ..data.infill_windows import part_arrays
 from ..data.gaps import Part, check_gaps, main_family, roles, time_gaps, voice_gaps
-from ..data.passages import Passage, combine, never, piece_ids, read_passage
+from ..data.infill_passages import Passage, combine, never, piece_ids, read_passage
 from .engine import as_prompt
-from .options import BasicSampling
+from .sampling_options import BasicSampling
 from .sampling import filtered_probs, inverse_cdf_sample, uniform_draws
 from ..models.step_decoder import decoder_for
 from ..models.vae_gan import as_model

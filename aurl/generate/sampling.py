@@ -24,7 +24,7 @@ from ..data.profile import CorpusProfile
 from ..device import deterministic_cumsum, widest_float
 from .beam_search import BeamOptions, BeamSearch
 from .engine import as_prompt, sample_loop
-from .options import BasicSampling, Sampling
+from .sampling_options import BasicSampling, Sampling
 from .processors import LogitsProcessor, ProcessorList, ProcessorRun
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits

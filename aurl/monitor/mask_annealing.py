@@ -16,7 +16,7 @@ from fastcore.basics import patch, store_attr
 from ..config import make_config
 from ..core import ConfigError
 from ..generate.engine import as_prompt, allowed_mask, sample_loop
-from ..generate.options import BasicSampling
+from ..generate.sampling_options import BasicSampling
 from ..generate.sampling import filtered_probs, uniform_draws, inverse_cdf_sample
 from ..models.decoder import make_decoder
 from ..tokens.grammar import array_module

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from ..core import ConfigError
 from ..generate.constraint_sets import styles
-from ..generate.options import Sampling
+from ..generate.sampling_options import Sampling
 from ..generate.sampling import generate_ids
 from ..tokens.vocab import vocab
 
