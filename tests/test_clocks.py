@@ -18,7 +18,7 @@ ALLOWED = {
         'run',
     ): 'the last of three values is a time: it decides when the next process is killed',
     ('nbs/223_score.kern.ipynb', 'compare'): 'counts of notes are asserted, the seconds are printed',
-    ('nbs/223_score.kern.ipynb', 'differences'): 'numbers of files are asserted; Verovio returns its seconds as well',
+    ('nbs/223_score.kern.ipynb', 'by_verovio'): 'numbers of files are asserted; its seconds are printed',
     ('nbs/520_data.store.ipynb', 'said'): 'the first two words are asserted, a time is the last',
 }
 
