@@ -1,6 +1,7 @@
 """The studio in a real browser, driven from end to end: with the server of `aurl studio`, and as a widget in JupyterLab.
 
 Without chromium or playwright the tests are skipped. `AURL_STUDIO_SHOTS=FOLDER` keeps screenshots."""
+import contextlib
 import importlib.util
 import json
 import os
@@ -292,7 +293,7 @@ def test_the_command_ends_with_ctrl_c(tmp_path):
     line = process.stdout.readline()
     assert re.match(r'aurl studio: http://127\.0\.0\.1:\d+/\?token=\S{20,}', line), line
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0 and err == '' and not list(tmp_path.iterdir())
 
 
@@ -344,14 +345,24 @@ def answers(url):
 def wait_for_server(url): until(lambda: answers(url), lambda ms: time.sleep(.3))
 
 
+def run_first_cell(tab):
+    "Run the first cell; JupyterLab ignores the keys until its kernel is there."
+    tries = 0
+    while not tab.locator('.aurl-studio').count():
+        tries += 1
+        assert tries < 5, 'the cell has not run'
+        tab.locator('.jp-Notebook .cm-content').first.click()
+        tab.keyboard.press('Shift+Enter')
+        with contextlib.suppress(Exception): tab.locator('.aurl-studio').first.wait_for(timeout=60_000)
+
+
 def test_widget_in_jupyterlab(browser, jupyter, tmp_path):
     "In JupyterLab the widget appears below its cell, generates a piece, and receives its sound as a buffer."
     wait_for_server(jupyter)
     tab = browser.new_page(viewport=dict(width=1300, height=1000))
     tab.goto(f'{jupyter}/lab/tree/studio.ipynb?token=t')
     tab.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=240_000)
-    tab.locator('.jp-Notebook .cm-content').first.click()
-    tab.keyboard.press('Shift+Enter')
+    run_first_cell(tab)
     tab.locator('.aurl-studio .field').first.wait_for(timeout=240_000)
     tab.locator('.aurl-studio').get_by_role('button', name='Generate').click()
     tab.locator('.aurl-studio .takes li').first.wait_for(timeout=240_000)
@@ -368,8 +379,7 @@ def test_player_in_jupyterlab(browser, jupyter, tmp_path):
     tab = browser.new_page(viewport=dict(width=1300, height=900))
     tab.goto(f'{jupyter}/lab/tree/studio.ipynb?token=t')
     tab.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=240_000)
-    tab.locator('.jp-Notebook .cm-content').first.click()
-    tab.keyboard.press('Shift+Enter')
+    run_first_cell(tab)
     play = tab.locator('.aurl-studio').get_by_role('button', name='Play')
     play.wait_for(timeout=240_000)
     play.click()

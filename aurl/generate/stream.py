@@ -165,8 +165,9 @@ def start(self:NoteStream):
     for id in self._prompt_ids()[1:]:
         with self.changed: self._read(id)
     self.first_note = None                                               # the first that is sampled
-    self.thread = threading.Thread(target=self._sample, name='aurl stream', daemon=True)
-    self.thread.start()
+    thread = threading.Thread(target=self._sample, name='aurl stream', daemon=True)
+    thread.start()
+    self.thread = thread                                                 # `stop` waits for a thread that has started
     return self
 
 @patch
