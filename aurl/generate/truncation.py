@@ -187,15 +187,15 @@ class Mirostat(LogitsProcessor):
         self.mirostat_tau = _in_range('mirostat_tau', mirostat_tau, 0, 20, True)
         self.mirostat_eta = _in_range('mirostat_eta', mirostat_eta, 0, 1, True)
 
-    def start(self, step): self._limit = self._surprise = None
+    def start(self, step): self._limit = self._information = None
 
     def select_rows(self, rows):
-        if self._limit is not None: self._limit, self._surprise = self._limit[rows], self._surprise[rows]
+        if self._limit is not None: self._limit, self._information = self._limit[rows], self._information[rows]
 
     def __call__(self, logits, step):
         xp = array_module(logits)
         if self._limit is None: self._limit = xp.full_like(logits[:,:1], 2*self.mirostat_tau)
-        else: self._limit = self._limit - self.mirostat_eta*(_take(self._surprise, step.ids[:,-1:]) - self.mirostat_tau)
-        self._surprise = -log_softmax(logits)/float(np.log(2))
-        smallest = xp.amin(self._surprise, -1, keepdims=True)
-        return _where_kept((self._surprise <= self._limit) | (self._surprise <= smallest), logits)
+        else: self._limit = self._limit - self.mirostat_eta*(_take(self._information, step.ids[:,-1:]) - self.mirostat_tau)
+        self._information = -log_softmax(logits)/float(np.log(2))
+        smallest = xp.amin(self._information, -1, keepdims=True)
+        return _where_kept((self._information <= self._limit) | (self._information <= smallest), logits)
