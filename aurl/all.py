@@ -385,7 +385,7 @@ from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable
 from .evaluate.latent_report import LatentEvaluation, evaluate_latent
 from .evaluate.memorization import longest_matches, memorization_table
-from .evaluate.quality import QualityTable, measure_quality
+from .evaluate.musical_quality import QualityTable, measure_quality
 from .evaluate.report import Report
 
 # %% ../nbs/990_all.ipynb #6c92ef41
