@@ -744,6 +744,7 @@ GENERATE = {
             pitch=[60, 64],
             note_seconds=0.1,
             rest_seconds=0.05,
+            start_seconds=0.0,
             pedal_seconds=5.0,
             voices=1,
             tempo=[60.0, 62.0],

@@ -40,6 +40,9 @@ class ProfileConfig(Config):
     pitch: tuple[int, int] | None = Field(None, description='lowest and highest MIDI pitch of every family but drums')
     note_seconds: float | None = Field(None, gt=0, description='longest note, in seconds')
     rest_seconds: float | None = Field(None, ge=0, description='longest rest, in seconds')
+    start_seconds: float | None = Field(
+        None, ge=0, description='longest silence before the first note, in seconds; null: 2, or the longest rest if '
+        'that is shorter')
     pedal_seconds: float | None = Field(
         None, ge=0, description='longest time that the pedal is held, in seconds; 0 for no pedal')
     voices: int | None = Field(None, ge=1, description='largest number of simultaneous notes')
@@ -131,12 +134,15 @@ def _longest(self:GenerationLimits, given, in_corpus):
     return _steps(given if given is not None else self.config.margin*in_corpus)
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #85353cdd
+_start_steps = 2*vocab.steps_per_second               # longest silence before the first note
+
 @patch
 def _set_durations(self:GenerationLimits):
-    "Set the longest note, rest and pedal, in steps, and the number of voices."
+    "Set the longest note, rest, first silence and pedal, in steps, and the number of voices."
     p, c = self.profile, self.config
     self.max_note = max(1, self._longest(c.note_seconds, p.note_seconds[-1]))
     self.max_rest = self._longest(c.rest_seconds, p.rest_seconds[-1])
+    self.max_start = min(self.max_rest, _start_steps) if c.start_seconds is None else _steps(c.start_seconds)
     self.max_pedal = self._longest(c.pedal_seconds, max(p.pedals.values(), default=0))
     self.max_voices = c.voices or int(p.voices[-1])
 
@@ -249,11 +255,18 @@ def _widen_to_prompt(self:GenerationLimits, ids):
     self._widen_to_notes(ids)
     self._widen_to_pedals(ids)
     self._widen_to_silence(state)
+    self._widen_to_start(ids)
     self._widen_to_tempos(ids)
     self._allow_families(ids, state)
     self._extend_lengths(int(state.time), int(state.notes))
 
 # %% ../../nbs/802_generate.profile_limits.ipynb #1e0696f5
+def _silence_before(ids):
+    "Steps before the first note, or of all ids if there is none."
+    first = np.append(np.flatnonzero(vocab.kind[ids] == Kind.NOTE_ON), len(ids))[0]
+    before = ids[:first]
+    return int((vocab.index[before].astype(np.int64) + 1)[vocab.kind[before] == Kind.TIME_SHIFT].sum())
+
 @patch
 def _longer(self:GenerationLimits, limit, steps):
     "Return `limit`, or a larger one that contains a prompt's `steps`; open notes need not end at once."
@@ -298,6 +311,11 @@ def _widen_to_silence(self:GenerationLimits, state):
     "Widen the longest rest to the silence that ends a prompt."
     if (state.onset >= 0).any(): return
     self.max_rest = self._longer(self.max_rest, int(state.time) - max(0, int(state.released.max())))
+
+@patch
+def _widen_to_start(self:GenerationLimits, ids):
+    "Widen the silence before the first note to that of a prompt."
+    self.max_start = self._longer(self.max_start, _silence_before(ids))
 
 @patch
 def _widen_to_tempos(self:GenerationLimits, ids):
@@ -379,6 +397,8 @@ def violations(self:GenerationLimits,
     if not (vocab.kind[ids] == Kind.NOTE_ON).any(): return ['no notes']
     p = measure_profile([ids])
     return [
+        *_over('a silence before the first note of', _silence_before(ids)/vocab.steps_per_second,
+               self.max_start/vocab.steps_per_second, ' s'),
         *self._violated_pitches(p),
         *self._violated_durations(p),
         *self._violated_tempos(ids),

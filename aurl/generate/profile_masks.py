@@ -66,6 +66,7 @@ def _max_shift(self:GenerationLimits, state, now):
     where = array_module(state.time).where
     shift = now.oldest + self.max_note - state.time
     if bool(now.idle.any()): shift = where(now.idle, self._max_silence(state), shift)
+    shift = where((state.notes == 0) & (self.max_start - state.time < shift), self.max_start - state.time, shift)
     if now.pedal is None: return shift
     pedal = now.pedal + self.max_pedal - state.time
     return where(pedal < shift, pedal, shift)
@@ -294,6 +295,7 @@ def find_max_shift(self:_RowState, limits):
     else:
         shift, ahead = limits.max_rest + self.silent_since - self.time, limits.time_range[1] - self.time
         if 0 < ahead < shift: shift = ahead
+    if not self.notes: shift = min(shift, limits.max_start - self.time)
     if self.pedals: shift = min(shift, next(iter(self.pedals.values())) + limits.max_pedal - self.time)
     return shift
 
