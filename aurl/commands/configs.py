@@ -363,7 +363,7 @@ class EvaluateConfig(Config):
     valid: float = Field(0., ge=0, lt=1,
         description='fraction of the data to evaluate on; 0: that of the run, or all of it')
     window: int = Field(0, ge=0, description='context of the model in ids; 0: that of its training')
-    pieces: int = Field(8, ge=1, description='number of pieces to sample without the grammar mask')
+    pieces: int = Field(8, ge=1, description='number of pieces to sample without the grammar mask, and with it')
     max_tokens: int = Field(512, ge=64, description='maximum length of these pieces in tokens')
     workers: int = Field(2, ge=0, description='number of processes that read files')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')

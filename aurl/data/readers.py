@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['EncodeJob', 'import_function', 'parse_condition', 'unmet_condition', 'read_pieces', 'EncodedPieces', 'encoded_piece',
-           'concat_encoded', 'read_batch', 'WorkerDied', 'SerialExecutor', 'worker_environment', 'ProcessExecutor',
-           'read_in_order', 'read_separately', 'DaskExecutor']
+           'concat_encoded', 'read_batch', 'WorkerDied', 'SerialExecutor', 'worker_environment', 'process_pool',
+           'ProcessExecutor', 'read_in_order', 'read_separately', 'DaskExecutor']
 
 # %% ../../nbs/500_data.readers.ipynb #280c8a4a
-import contextlib, gc, importlib, json, logging, multiprocessing, operator, os, re, sys, time
+import contextlib, gc, importlib, json, logging, operator, os, re, sys, time
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -288,7 +287,7 @@ class SerialExecutor:
         "Release the workers."
 
 # %% ../../nbs/500_data.readers.ipynb #37cfbde7
-_thread_variables = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
+_single_thread = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1')
 
 def _restore_environment(variables):
     "Set environment variables to their former values; None: unset."
@@ -299,16 +298,25 @@ def _restore_environment(variables):
 @contextlib.contextmanager
 def worker_environment():
     "Context in which new processes neither run the caller's script again nor use more than one thread."
-    main, variables = sys.modules['__main__'], {name: os.environ.get(name) for name in _thread_variables}
+    main, variables = sys.modules['__main__'], {name: os.environ.get(name) for name in _single_thread}
     hidden = {k: main.__dict__.pop(k) for k in ('__file__', '__spec__') if k in main.__dict__}
     main.__spec__ = None
-    os.environ.update(dict.fromkeys(_thread_variables, '1'))
+    os.environ.update(_single_thread)
     try: yield
     finally:
         main.__dict__.update(hidden)
         _restore_environment(variables)
 
 # %% ../../nbs/500_data.readers.ipynb #1d3d9692
+def process_pool(
+    workers:int,  # number of processes
+    initializer,  # importable function that each process calls first
+    initargs=(),  # its arguments
+):                # executor of `concurrent.futures`; a dead worker raises `BrokenProcessPool`
+    "Start worker processes with one thread each, which do not run the caller's script again."
+    from loky import ProcessPoolExecutor
+    return ProcessPoolExecutor(workers, initializer=initializer, initargs=initargs, env=_single_thread)
+
 def _importable(f):
     "Return the function of this module with the name of `f`, which can be pickled from a notebook too."
     return getattr(importlib.import_module('aurl.data.readers'), f.__name__)
@@ -328,16 +336,10 @@ class ProcessExecutor:
     ):
         self.job, self.workers, self.max_pending, self.pool = job, workers, 3*workers, None
 
-    def _start(self):
-        "Start the worker processes."
-        spawn = multiprocessing.get_context('spawn')
-        self.pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_importable(_init_worker))
-
     def submit(self, pieces):
-        with worker_environment():
-            if self.pool is None: self._start()
-            try: return self.pool.submit(_importable(read_batch), pieces, tuple(self.job))
-            except BrokenProcessPool: return None                        # just broken; `result` raises WorkerDied
+        if self.pool is None: self.pool = process_pool(self.workers, _importable(_init_worker))
+        try: return self.pool.submit(_importable(read_batch), pieces, tuple(self.job))
+        except BrokenProcessPool: return None                            # just broken; `result` raises WorkerDied
 
     def result(self, future):
         try:
@@ -349,7 +351,7 @@ class ProcessExecutor:
     def n_lost(self, pending): return len(pending)
 
     def close(self):
-        if self.pool is not None: self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.pool is not None: self.pool.shutdown(kill_workers=True)
         self.pool = None
 
 # %% ../../nbs/500_data.readers.ipynb #263b84ea

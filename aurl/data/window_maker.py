@@ -6,9 +6,8 @@
 __all__ = ['WindowMaker', 'WorkerPool']
 
 # %% ../../nbs/570_data.window_maker.ipynb #686b012e
-import importlib, multiprocessing, warnings
+import importlib, warnings
 from collections import OrderedDict, deque
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
@@ -22,7 +21,7 @@ from ..tokens.augment_ids import augment_piece
 from ..tokens.codec import decode
 from ..tokens.sequences import TokenSequences
 from .windows import alignment_grid, parse_bar_lines
-from .readers import worker_environment
+from .readers import process_pool
 
 # %% ../../nbs/570_data.window_maker.ipynb #f9f67dd1
 class WindowMaker:
@@ -223,7 +222,7 @@ class WorkerPool:
 
     def close(self):
         "Shut down the worker processes."
-        if self.pool is not None: self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.pool is not None: self.pool.shutdown(wait=False, kill_workers=True)
         self.pool = None
 
 # %% ../../nbs/570_data.window_maker.ipynb #95899d20
@@ -249,16 +248,9 @@ def _run_job(job):
 def _submit(self:WorkerPool, job):
     "Submit a job, and start the processes before the first one."
     module = importlib.import_module('aurl.data.window_maker')      # picklable from a notebook too
-    with worker_environment():
-        if self.pool is None:
-            self.pool = ProcessPoolExecutor(
-                self.workers,
-                multiprocessing.get_context('spawn'),
-                initializer=module._init_process,
-                initargs=(self.maker,),
-            )
-        try: return self.pool.submit(module._run_job, job)
-        except BrokenProcessPool as e: return _FailedFuture(e)
+    if self.pool is None: self.pool = process_pool(self.workers, module._init_process, (self.maker,))
+    try: return self.pool.submit(module._run_job, job)
+    except BrokenProcessPool as e: return _FailedFuture(e)
 
 # %% ../../nbs/570_data.window_maker.ipynb #ee4dc89e
 @patch
