@@ -21,7 +21,7 @@ from aurl.commands.option_checks import check_distributed, validate_options
 from aurl.commands.preparation import prepare_kwargs
 from aurl.commands.run_data import train_valid_split
 from aurl.commands.samples import check_sampling, file_options, fill_prompt, prompt_ids, repair_pieces
-from aurl.commands.samples import requested_latents, requested_processors, sampling_options
+from aurl.commands.samples import requested_latents, requested_length, requested_processors, sampling_options
 from aurl.commands.training import train_run
 from aurl.data.loader_config import check_loader
 from aurl.train.stages import parse_stages
@@ -782,6 +782,11 @@ GENERATE = {
     'write.legato': (True, piece),
     'seed': (3, {}),
     'constraints': (dict(key='C# blues'), {}),
+    'length.bars': (0.5, {}),
+    'length.seconds': (1.5, {}),
+    'length.meter': ('3/4', {'length.bars': 0.5}),
+    'length.hold': (0.25, {'length.seconds': 1.5}),
+    'length.tonic': (1.0, {'length.seconds': 1.5}),
 }
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
@@ -824,6 +829,7 @@ def played(cfg, work):
         precision=cfg.precision,
         z=requested_latents(net, cfg),
         constraints=cfg.constraints,
+        length=requested_length(cfg),
         processors=requested_processors(cfg, where),
         **sampling_options(cfg),
     )

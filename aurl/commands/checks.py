@@ -21,7 +21,8 @@ from .resume import open_training_run, resumed_config, run_to_resume, saved_conf
 from .run_data import open_store, recorded_stores, reopen_stores, source_columns
 from .run_data import too_few_pieces_error, train_valid_split
 from .run_folder import absolute_source
-from .samples import check_fill, check_sampling, file_options, prompt_ids, requested_latents
+from .samples import (
+    check_fill, check_sampling, file_options, prompt_ids, requested_latents, requested_length)
 from .song import check_song_memory
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
@@ -37,7 +38,7 @@ from ..data.tables import StoreConfig
 from ..data.token_store import TokenStore
 from ..dependencies import changed_keys, default_of, given_keys, reject_unused_keys, value_of
 from ..device import amp_dtype, pick_device
-from ..generate.sampling import constraint_processors, generation_limits
+from ..generate.sampling import _ending, _limits_for_length, constraint_processors, generation_limits
 from ..memory import available_memory, format_bytes
 from ..models.model_config import ModelConfig
 from ..models.step_decoder import check_precision, compilation_remark
@@ -249,8 +250,10 @@ def _check_generation(cfg, model, where):
                           way_out='give fewer min_tokens, or more max_tokens')
     if cfg.infill.on: check_fill(cfg, model, files)
     elif cfg.prompt: _check_prompt(cfg, files)
-    limits = generation_limits(model, cfg.profile, mask=cfg.mask)
-    constraint_processors(model, cfg.constraints, limits, cfg.mask)
+    length = requested_length(cfg)
+    limits = _limits_for_length(generation_limits(model, cfg.profile, mask=cfg.mask), cfg.profile, length, cfg.min_tokens)
+    steering = constraint_processors(model, cfg.constraints, limits, cfg.mask, length)
+    if length.on and cfg.prompt: _ending(steering, prompt_ids(files))
     check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)
 

@@ -19,6 +19,7 @@ from ..data.loader_config import LoaderConfig
 from ..generate.files import WriteConfig
 from ..generate.infill import InfillConfig
 from ..generate.profile_limits import ProfileConfig, on_or_off
+from ..generate.structural_constraints import LengthConfig
 from ..monitor.callbacks import MonitorConfig
 from ..monitor.checkpoints import CheckpointConfig
 from ..monitor.early_stopping import ImprovementTracker
@@ -325,6 +326,8 @@ class GenerateConfig(_SamplingKeys, _SearchKeys):
     constraints: dict[str, Any] = Field({}, description='musical constraints by name, such as '
         'constraints.key="G major", constraints.polyphony=2, constraints.style=jazz, constraints.strength=0.7; or a '
         'preset such as constraints=two_voice_piano, beside others constraints.preset=two_voice_piano')
+    length: LengthConfig = Field(LengthConfig(), description='where pieces end, the prompt included: length.bars=16 or '
+        'length.seconds=30; their last notes are held until there')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')

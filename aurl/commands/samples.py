@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['write_samples', 'held_out_prompt', 'asked_for', 'write_sheet', 'SamplingProgress', 'sampling_progress',
-           'file_options', 'prompt_ids', 'repair_pieces', 'requested_latents', 'prompt_request', 'fill_prompt',
-           'check_fill', 'sampling_options', 'check_sampling', 'requested_processors']
+           'requested_length', 'file_options', 'prompt_ids', 'repair_pieces', 'requested_latents', 'prompt_request',
+           'fill_prompt', 'check_fill', 'sampling_options', 'check_sampling', 'requested_processors']
 
 # %% ../../nbs/976_commands.samples.ipynb #b81e1a5b
 from .configs import GenerateConfig
@@ -23,6 +23,7 @@ from ..generate.infilling import check_infilling, infill_ids
 from ..generate.latent_sampling import latents_between, latents_like, latents_of
 from ..generate.novelty import Novelty, PassageIndex
 from ..generate.sampling_options import Sampling, without_sampling
+from ..generate.structural_constraints import LengthConfig
 from ..score.clock import Clock
 from ..score.roll import save_roll
 from ..score.audio import audio_type, encode_audio, write_wav
@@ -165,14 +166,23 @@ def _prompt_source(cfg):
 
 
 # %% ../../nbs/976_commands.samples.ipynb #ce3a151c
+def requested_length(
+    cfg:GenerateConfig,
+)->LengthConfig:
+    "The length of the pieces; bars have the meter of the files, if `meter` names one."
+    length = cfg.length
+    if length.bars is None or length.meter != 'auto' or cfg.meter in ('auto', 'none'): return length
+    return LengthConfig(**{**length.model_dump(exclude_unset=True), 'meter': cfg.meter})
+
 def file_options(
     cfg:GenerateConfig,
     model,              # the model that generates
 )->FileOptions:
     "The options of the files that a generation writes."
     prompt = _prompt_source(cfg) if cfg.prompt else None
-    programs = cfg.programs, model.programs
-    return FileOptions(cfg.title, cfg.meter, cfg.key, *programs, prompt, cfg.write, cfg.seed, conditions=cfg.conditions)
+    programs, own = (cfg.programs, model.programs), requested_length(cfg).meter
+    meter = own if cfg.meter == 'auto' and own != 'auto' else cfg.meter
+    return FileOptions(cfg.title, meter, cfg.key, *programs, prompt, cfg.write, cfg.seed, conditions=cfg.conditions)
 
 def prompt_ids(
     files:FileOptions, # of a generation

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['styles', 'constraint_presets', 'nearest_intervals', 'measure_style', 'log_ratio', 'InStyle', 'resolve_constraints',
-           'check_constraints', 'constraint_processor']
+           'check_constraints', 'constraint_processor', 'steering_processors']
 
 # %% ../../nbs/829_generate.constraint_sets.ipynb #2a13a9f2
 from itertools import combinations
@@ -12,13 +12,13 @@ from itertools import combinations
 import numpy as np
 from fastcore.basics import patch
 
-import aurl.generate.dynamic_constraints, aurl.generate.playability, aurl.generate.rhythmic_constraints
-import aurl.generate.structural_constraints
+import aurl.generate.dynamic_constraints, aurl.generate.rhythmic_constraints
 from ..core import ConfigError, suggest
 from .constraints import Constraint, ConstraintProcessor, constraint_types, make_constraints
 from .constraints import register_constraint
 from .harmonic_constraints import _CLASSES, of_pitched
 from .playability import OnlyInstruments
+from .structural_constraints import CloseAtEnd, length_constraint
 from ..score.keys import estimate_key, key_number
 from ..studies.music import Music
 from ..tokens.codec import decode, family_names
@@ -250,3 +250,13 @@ def constraint_processor(
     constraints = make_constraints(resolve_constraints(spec))
     check_constraints(constraints, limits)
     return ConstraintProcessor(constraints)
+
+def steering_processors(
+    spec,        # name of a preset, or a dict of values by name
+    length,      # `LengthConfig` of `827_generate.structural_constraints`, or its fields; None: none
+    limits=None, # `GenerationLimits` of the model, or None
+)->list:         # of processors
+    "The processors of a request for constraints and a length."
+    processor = constraint_processor(spec, limits)
+    ends = length_constraint(length, processor.constraints)
+    return [*map(CloseAtEnd, ends), ConstraintProcessor([*processor.constraints, *ends])]

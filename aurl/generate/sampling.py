@@ -152,16 +152,22 @@ def constraint_processors(
     constraints,    # by name, as for `generate_ids`
     limits=None,    # `GenerationLimits`
     mask:bool=True, # apply the mask of the grammar
+    length=None,    # `LengthConfig` or its fields, as for `generate_ids`
 )->list:            # of processors
     "Return the processors that apply constraints; raise an error for those that cannot be fulfilled."
-    if not constraints: return []
+    if not constraints and not _is_asked(length): return []
+    what = 'constraints' if constraints else 'length'
     if not mask:
-        raise ConfigError('constraints with mask=false', way_out='remove one of the two: they act on what the mask allows')
+        raise ConfigError(f'{what} with mask=false', way_out='remove one of the two: it acts on what the mask allows')
     if model.config.codec != 'event':
-        raise CodecError(f'the model has the codec {model.config.codec}, but constraints apply to the codec event',
-                         way_out='remove constraints')
+        raise CodecError(f'the model has the codec {model.config.codec}, but {what} applies to the codec event',
+                         way_out=f'remove {what}')
     sets = importlib.import_module('aurl.generate.constraint_sets')          # a plug-in: the module comes later
-    return [sets.constraint_processor(constraints, limits)]
+    return sets.steering_processors(constraints or {}, length, limits)
+
+def _is_asked(length):
+    "Whether a length is asked for."
+    return getattr(length, 'on', bool(length))
 
 # %% ../../nbs/810_generate.sampling.ipynb #c09e791c
 class _GenerateOptions(Config):
@@ -327,6 +333,30 @@ def _check_processors(processors):
             raise ConfigError(f'processors has {p!r}', way_out='give objects of subclasses of LogitsProcessor')
     return list(processors)
 
+# %% ../../nbs/810_generate.sampling.ipynb #2418f865
+_UNBOUNDED = 10**8                                       # steps or notes that no piece reaches
+
+def _limits_for_length(limits, profile, length, min_tokens):
+    "The limits without the lengths of the profile, if a length is asked for; raise an error for contradictions."
+    if not _is_asked(length): return limits
+    config = _resolve_profile(profile)[0]
+    own = next((k for k in ('seconds', 'notes') if getattr(config, k) is not None), None)
+    if own: raise ConfigError(f'length with profile.{own}', way_out=f'remove one of the two: both say where a piece ends')
+    if min_tokens: raise ConfigError(f'length with min_tokens={min_tokens}', way_out='remove min_tokens')
+    if limits is not None: limits.time_range, limits.note_range = (0, _UNBOUNDED), (1, _UNBOUNDED)
+    return limits
+
+def _ending(processors, prompt):
+    "The `EndAt` of constraints; raise an error for a longer `prompt`."
+    ending = processors[0].end
+    ending.check_prompt(prompt)
+    return ending
+
+def _checked_lengths(pieces, ending):
+    "Return the pieces, after a warning about those that end before the `EndAt` of `length`, or None."
+    if ending is not None: ending.warn_short(pieces)
+    return pieces
+
 # %% ../../nbs/810_generate.sampling.ipynb #e944ae34
 def generate_ids(
     model,               # a `MusicTransformerVAEGAN`, or the name or folder of a saved one, such as piano
@@ -347,14 +377,17 @@ def generate_ids(
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
     # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `822_generate.constraints`
     constraints=None,
+    length=None,         # dict(bars=16), dict(seconds=30) or a `LengthConfig`: where pieces end, the prompt included
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
     on_ids=None,         # called after each step with the indices of the pieces and their new ids; not by a beam search
     **sampling           # fields of `Sampling`: temperature, top_p, repetition_penalty, num_beams and others
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
     sampler, start, model = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask), as_model(model)
-    limits = generation_limits(model, profile, start, mask)
-    steering = [*_check_processors(processors), *constraint_processors(model, constraints, limits, mask)]
+    limits = _limits_for_length(generation_limits(model, profile, start, mask), profile, length, min_tokens)
+    steering = constraint_processors(model, constraints, limits, mask, length)
+    ending = _ending(steering, start) if _is_asked(length) else None
+    steering = [*_check_processors(processors), *steering]
     beams, all_processors, draw = sampler.check(), *sampler.split(steering)
     _warn_without_profile(model, profile, mask)
     counts = dict(max_tokens=max_tokens, min_tokens=min_tokens, window=window, batch_size=batch_size)
@@ -369,9 +402,9 @@ def generate_ids(
     was_training = model.training
     try:
         model.eval()
-        if beams is not None: return generation.best_pieces(n, beams, sampler.force_words_ids)
+        if beams is not None: return _checked_lengths(generation.best_pieces(n, beams, sampler.force_words_ids), ending)
         batches = [range(i, min(n, i + batch_size)) for i in range(0, n, batch_size)]
-        return [ids for pieces in batches for ids in generation.generate(pieces)]
+        return _checked_lengths([ids for pieces in batches for ids in generation.generate(pieces)], ending)
     finally: model.train(was_training)
 
 # %% ../../nbs/810_generate.sampling.ipynb #dab67e04
