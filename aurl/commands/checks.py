@@ -253,7 +253,7 @@ def _check_generation(cfg, model, where):
     length = requested_length(cfg)
     limits = _limits_for_length(generation_limits(model, cfg.profile, mask=cfg.mask), cfg.profile, length, cfg.min_tokens)
     steering = constraint_processors(model, cfg.constraints, limits, cfg.mask, length)
-    if length.on and cfg.prompt: _ending(steering, prompt_ids(files))
+    if cfg.prompt: _ending(steering, prompt_ids(files), length)
     check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)
 

@@ -346,8 +346,9 @@ def _limits_for_length(limits, profile, length, min_tokens):
     if limits is not None: limits.time_range, limits.note_range = (0, _UNBOUNDED), (1, _UNBOUNDED)
     return limits
 
-def _ending(processors, prompt):
-    "The `EndAt` of constraints; raise an error for a longer `prompt`."
+def _ending(processors, prompt, length):
+    "The `EndAt` of the processors, or None without a length; raise an error for a longer `prompt`."
+    if not _is_asked(length): return None
     ending = processors[0].end
     ending.check_prompt(prompt)
     return ending
@@ -372,8 +373,7 @@ def generate_ids(
     z=None, # (n, size): a latent for each piece, in modes with a latent; None: sampled from the prior with `seed`
     # values of the model's conditions, such as dict(key='G major', mean_tempo=90); omitted ones are unknown
     conditions:dict=None,
-    # limits: on, off, a dict of `ProfileConfig` fields, or a `CorpusProfile`; None: the model's profile, if any
-    profile=None,
+    profile=None, # limits: on, off, a dict of `ProfileConfig` fields, a `CorpusProfile`; None: the model's, if any
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
     # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `822_generate.constraints`
     constraints=None,
@@ -385,9 +385,8 @@ def generate_ids(
     "Generate pieces as token ids."
     sampler, start, model = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask), as_model(model)
     limits = _limits_for_length(generation_limits(model, profile, start, mask), profile, length, min_tokens)
-    steering = constraint_processors(model, constraints, limits, mask, length)
-    ending = _ending(steering, start) if _is_asked(length) else None
-    steering = [*_check_processors(processors), *steering]
+    own_steering = constraint_processors(model, constraints, limits, mask, length)
+    ending, steering = _ending(own_steering, start, length), [*_check_processors(processors), *own_steering]
     beams, all_processors, draw = sampler.check(), *sampler.split(steering)
     _warn_without_profile(model, profile, mask)
     counts = dict(max_tokens=max_tokens, min_tokens=min_tokens, window=window, batch_size=batch_size)
@@ -402,9 +401,9 @@ def generate_ids(
     was_training = model.training
     try:
         model.eval()
-        if beams is not None: return _checked_lengths(generation.best_pieces(n, beams, sampler.force_words_ids), ending)
-        batches = [range(i, min(n, i + batch_size)) for i in range(0, n, batch_size)]
-        return _checked_lengths([ids for pieces in batches for ids in generation.generate(pieces)], ending)
+        if beams is not None: out = generation.best_pieces(n, beams, sampler.force_words_ids)
+        else: out = [x for i in range(0, n, batch_size) for x in generation.generate(range(i, min(n, i + batch_size)))]
+        return _checked_lengths(out, ending)
     finally: model.train(was_training)
 
 # %% ../../nbs/810_generate.sampling.ipynb #dab67e04
