@@ -744,7 +744,6 @@ GENERATE = {
             pitch=[60, 64],
             note_seconds=0.1,
             rest_seconds=0.05,
-            start_seconds=0.0,
             pedal_seconds=5.0,
             voices=1,
             tempo=[60.0, 62.0],
@@ -753,6 +752,7 @@ GENERATE = {
             margin=30.0,
         ).items()
     },
+    'profile.start_seconds': (0.0, {'profile.rest_seconds': 3.0, 'temperature': 5.0, 'top_p': 1.0}),
     'temperature': (0.3, {}),
     'top_k': (2, {}),
     'top_p': (0.3, {}),
@@ -786,7 +786,7 @@ GENERATE = {
     'length.seconds': (1.5, {}),
     'length.meter': ('3/4', {'length.bars': 0.5}),
     'length.hold': (0.25, {'length.seconds': 1.5}),
-    'length.tonic': (1.0, {'length.seconds': 1.5}),
+    'length.tonic': (1.0, {'length.seconds': 3.0, 'temperature': 5.0, 'top_p': 1.0}),
 }
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
