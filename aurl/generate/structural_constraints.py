@@ -371,11 +371,14 @@ class CloseAtEnd(LogitsProcessor):
     ):
         self.end = end
 
-    def __call__(self, logits, step):
-        state, xp = step.state, array_module(logits)
+    def _ended(self, state):
+        "Whether each piece has reached its length, (batch,)."
         if self.end.unit == 'seconds': place, pace = state.time/vocab.steps_per_second, 1/vocab.steps_per_second
         else: place, pace = state.beat/beat_unit, grammar.tables_for(state.time).beats[state.tempo]/beat_unit
-        ended = place > self.end.length - .501*pace
+        return place > self.end.length - .501*pace
+
+    def __call__(self, logits, step):
+        state, xp, ended = step.state, array_module(logits), self._ended(step.state)
         if not bool(ended.any()): return logits
         closing = grammar.closing_mask(state, logits > -np.inf)
         return xp.where(closing | ~ended[:,None], logits, -np.inf)
