@@ -852,6 +852,7 @@ def test_keys_of_generate(players, kind):
         GENERATE_OUTSIDE
     ), 'a new key of aurl generate needs its place in tests/test_keys.py'
     idle, silent, seen = [], [], {}
+    of_the_music = 'min_tokens', 'profile.start_seconds', 'write.merge_rests', 'write.legato'
     def sound(values):
         cfg, said = asked(players, {**model, **values}, cls)
         check_keys(cfg, said)
@@ -862,9 +863,7 @@ def test_keys_of_generate(players, kind):
         )
     for key,(value,more) in GENERATE.items():
         # the effect of these keys depends on the music
-        for beside in (
-            (more,) if key in ('min_tokens', 'write.merge_rests', 'write.legato') else ({}, more) if more else ({},)
-        ):
+        for beside in (more,) if key in of_the_music else ({}, more) if more else ({},):
             try:
                 if sound({**beside, key: value}) == sound(beside): idle.append((key, beside))
             except AurlError as e:

@@ -40,7 +40,7 @@ def _programs_of_run(run):
 
 # %% ../../nbs/976_commands.samples.ipynb #a976dbd6
 def _write_small_audio(score, base):
-    "Write a small audio file; return its path."
+    "Write a small audio file."
     data = encode_audio(score)
     path = base.with_suffix('.mp3' if audio_type(data) == 'audio/mpeg' else '.wav')
     with atomic_path(path) as p: p.write_bytes(data)

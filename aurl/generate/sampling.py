@@ -336,13 +336,17 @@ def _check_processors(processors):
 # %% ../../nbs/810_generate.sampling.ipynb #2418f865
 _UNBOUNDED = 10**8                                       # steps or notes that no piece reaches
 
-def _limits_for_length(limits, profile, length, min_tokens):
-    "The limits without the lengths of the profile, if a length is asked for; raise an error for contradictions."
-    if not _is_asked(length): return limits
+def _check_length(profile, min_tokens):
+    "Raise an error for other requests that say where a piece ends."
     config = _resolve_profile(profile)[0]
     own = next((k for k in ('seconds', 'notes') if getattr(config, k) is not None), None)
     if own: raise ConfigError(f'length with profile.{own}', way_out=f'remove one of the two: both say where a piece ends')
     if min_tokens: raise ConfigError(f'length with min_tokens={min_tokens}', way_out='remove min_tokens')
+
+def _limits_for_length(limits, profile, length, min_tokens):
+    "The limits without the lengths of the profile, if a length is asked for."
+    if not _is_asked(length): return limits
+    _check_length(profile, min_tokens)
     if limits is not None: limits.time_range, limits.note_range = (0, _UNBOUNDED), (1, _UNBOUNDED)
     return limits
 

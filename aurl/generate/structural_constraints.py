@@ -371,11 +371,14 @@ class CloseAtEnd(LogitsProcessor):
     ):
         self.end = end
 
-    def __call__(self, logits, step):
-        state, xp = step.state, array_module(logits)
+    def _ended(self, state):
+        "Whether each piece has reached its length, (batch,)."
         if self.end.unit == 'seconds': place, pace = state.time/vocab.steps_per_second, 1/vocab.steps_per_second
         else: place, pace = state.beat/beat_unit, grammar.tables_for(state.time).beats[state.tempo]/beat_unit
-        ended = place > self.end.length - .501*pace
+        return place > self.end.length - .501*pace
+
+    def __call__(self, logits, step):
+        state, xp, ended = step.state, array_module(logits), self._ended(step.state)
         if not bool(ended.any()): return logits
         closing = grammar.closing_mask(state, logits > -np.inf)
         return xp.where(closing | ~ended[:,None], logits, -np.inf)
@@ -395,6 +398,10 @@ def _key_of(constraints):
             except CorpusError: return None
     return None
 
+def _beats_of(name, meter): return bar_beats(name) if name != 'auto' else meter.beats if meter else 4.
+
+def _upbeat(meter): return meter.upbeat if meter else 0.
+
 def length_constraint(
     length,         # `LengthConfig`, a dict of its fields, or None
     constraints=(), # list of `Constraint`, which may name the key and the meter
@@ -406,9 +413,8 @@ def length_constraint(
     try:
         if c.seconds is not None: return [EndAt(seconds=c.seconds, ending=2., **options)]
         meter = next((m for m in constraints if isinstance(m, KeepMeter)), None)
-        beats = bar_beats(c.meter) if c.meter != 'auto' else meter.beats if meter else 4.
-        upbeat = meter.upbeat if meter else 0.
-        return [EndAt(beats=upbeat + c.bars*beats, ending=beats, **options)]
+        beats = _beats_of(c.meter, meter)
+        return [EndAt(beats=_upbeat(meter) + c.bars*beats, ending=beats, **options)]
     except ValueError as e: raise ConfigError(f'length: {e}', way_out='ask for a longer piece, or a shorter hold') from e
 
 # %% ../../nbs/827_generate.structural_constraints.ipynb #debc32ac
@@ -431,10 +437,13 @@ def check_prompt(self:EndAt,
                       way_out=f'ask for more than {here + self.hold:g} {self.unit}, or give a shorter prompt')
 
 @patch
+def _is_short(self:EndAt, ids): return position(ids)[self.unit] < self.length - .1
+
+@patch
 def warn_short(self:EndAt,
     pieces, # generated ids
 ):
     "Warn about pieces that ended before their length because of `max_tokens`."
-    short = sum(position(p)[self.unit] < self.length - .1 for p in pieces)
+    short = sum(self._is_short(p) for p in pieces)
     if short: warnings.warn(f'{short} of {plural(len(pieces), "piece")} ended before {self.length:g} {self.unit}, because '
                             'max_tokens was used up; raise max_tokens', stacklevel=4)
