@@ -100,11 +100,7 @@ _SHEET_POLICY = ("default-src 'none'; media-src 'self' file: data:; style-src 'u
                  "script-src 'unsafe-inline'")
 
 # %% ../../nbs/932_evaluate.contact_sheet.ipynb #5884e0b5
-<<<<<<< .merge_file_AFtxaJ
-# sorts the table by a column, numbers as numbers, and the pieces like the table; one player at a time
-=======
 # sorts the table by a column, numbers as numbers, and the figures like the table; one player at a time
->>>>>>> .merge_file_4SIC2s
 _SORT = '''
 document.querySelectorAll('th button').forEach((b,k)=>b.onclick=()=>{const t=b.closest('table').tBodies[0],
 d=b.dataset.down=b.dataset.down==='1'?'0':'1',v=r=>r.cells[k].dataset.v,n=x=>x===''?NaN:Number(x);
