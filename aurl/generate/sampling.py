@@ -400,8 +400,7 @@ def generate_ids(
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
         sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, precision=precision,
-        n_ids=n*max_tokens, on_ids=on_ids,
-    )
+        n_ids=n*max_tokens, on_ids=on_ids)
     was_training = model.training
     try:
         model.eval()

@@ -285,6 +285,8 @@ class LengthConfig(Config):
         return self
 
 # %% ../../nbs/827_generate.structural_constraints.ipynb #83e403da
+def _triad(root, minor): return keys_of([(root + i) % 12 for i in (0, 3 if minor else 4, 7)])
+
 class EndAt(_Clocked):
     "The end of every piece, with a last note that is held; made by `length_constraint`."
     name = 'length'
@@ -300,7 +302,7 @@ class EndAt(_Clocked):
         if hold >= self.length: raise ValueError(f'hold={hold:g} in a piece of {self.length:g} {self.unit}')
         self.hold, self.ending, self.tonic, self.key = hold, max(hold, ending), tonic, key
         roots, minor = np.arange(24) % 12, np.arange(24) >= 12
-        triads = [keys_of([(r + i) % 12 for i in (0, 3 if m else 4, 7)]) for r,m in zip(roots, minor)]
+        triads = [_triad(r, m) for r,m in zip(roots, minor)]
         self._outside = (~np.stack(triads)).astype(np.float32)*float(rule_weight(tonic)/rule_weight(1.))
 
     def _half(self, now):
@@ -400,6 +402,8 @@ def _key_of(constraints):
 
 def _beats_of(name, meter): return bar_beats(name) if name != 'auto' else meter.beats if meter else 4.
 
+def _meter_of(constraints): return next((m for m in constraints if isinstance(m, KeepMeter)), None)
+
 def _upbeat(meter): return meter.upbeat if meter else 0.
 
 def length_constraint(
@@ -412,7 +416,7 @@ def length_constraint(
     options = dict(hold=c.hold, tonic=c.tonic, key=_key_of(constraints))
     try:
         if c.seconds is not None: return [EndAt(seconds=c.seconds, ending=2., **options)]
-        meter = next((m for m in constraints if isinstance(m, KeepMeter)), None)
+        meter = _meter_of(constraints)
         beats = _beats_of(c.meter, meter)
         return [EndAt(beats=_upbeat(meter) + c.bars*beats, ending=beats, **options)]
     except ValueError as e: raise ConfigError(f'length: {e}', way_out='ask for a longer piece, or a shorter hold') from e
