@@ -122,15 +122,16 @@ def _facts_line(row):
     return ' · '.join(escape(str(p)) for p in parts if p)
 
 # %% ../../nbs/932_evaluate.contact_sheet.ipynb #d6f20df7
+def _player(row): return f'<audio controls preload="none" src="{_link(row["audio"])}"></audio>' if row.get('audio') else ''
+def _midi_link(row): return f' · <a href="{_link(row["file"])}">MIDI</a>' if row.get('file') else ''
+
 def _card(number, row, score):
     "A figure of the sheet: number, duration, roll, player and link."
-    player = f'<audio controls preload="none" src="{_link(row["audio"])}"></audio>' if row.get('audio') else ''
-    link = f' · <a href="{_link(row["file"])}">MIDI</a>' if row.get('file') else ''
     title = row.get('title') or row['name']
     wrong = row.get('violations') or ('' if row.get('valid', True) else 'not valid')
     bad = f'<br><span class="bad">{escape(wrong)}</span>' if wrong else ''
     return (f'<figure id="p{number}">{roll_thumbnail(score)}<figcaption><b>{number}</b> · {row["seconds"]:.0f} s · '
-            f'{escape(str(title))}<br>{_facts_line(row)}{link}{bad}</figcaption>{player}</figure>')
+            f'{escape(str(title))}<br>{_facts_line(row)}{_midi_link(row)}{bad}</figcaption>{_player(row)}</figure>')
 
 # %% ../../nbs/932_evaluate.contact_sheet.ipynb #894e8007
 _HIDDEN = 'file', 'audio', 'title', 'meter_from', 'key_from'   # columns of the CSV file alone

@@ -351,7 +351,7 @@ def _limits_for_length(limits, profile, length, min_tokens):
     return limits
 
 def _ending(processors, prompt, length):
-    "The `EndAt` of the processors, or None without a length; raise an error for a longer `prompt`."
+    "The `EndAt` of the processors, or None without a length; refuse a longer `prompt`."
     if not _is_asked(length): return None
     ending = processors[0].end
     ending.check_prompt(prompt)
