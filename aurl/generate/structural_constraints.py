@@ -279,9 +279,12 @@ class LengthConfig(Config):
     def _one_unit(self):
         if self.bars is not None and self.seconds is not None:
             raise ValueError(f'bars={self.bars:g} and seconds={self.seconds:g}; give one of the two')
-        if idle := [k for k in self.model_fields_set - {'bars', 'seconds'} if not self.on or k == 'meter' and self.bars is None]:
-            raise ValueError(f'{idle[0]}={getattr(self, idle[0])} has no effect without '
-                             f'{"bars; say bars=16" if idle[0] == "meter" else "bars or seconds; say seconds=30"}')
+        for name, missing, way_out in (('meter', self.bars is None, 'bars; say bars=16'),
+                                       ('hold', not self.on, 'bars or seconds; say seconds=30'),
+                                       ('tonic', not self.on, 'bars or seconds; say seconds=30')):
+            value = getattr(self, name)
+            if missing and value != type(self).model_fields[name].default:
+                raise ValueError(f'{name}={value} has no effect without {way_out}')
         return self
 
 # %% ../../nbs/827_generate.structural_constraints.ipynb #83e403da
