@@ -138,11 +138,12 @@ _HIDDEN = 'file', 'audio', 'title', 'meter_from', 'key_from'   # columns of the 
 
 def _sort_value(value): return '' if value is None else int(value) if isinstance(value, bool) else value
 
-def _table_line(number, row, columns):
-    "A row of the table; its number leads to the figure."
+def _table_line(number, row, columns, on_sheet):
+    "A row of the table; on a sheet its number leads to the figure."
     cells = ''.join(f'<td data-v="{escape(str(_sort_value(row.get(k))))}">{escape(_short(row.get(k)))}</td>'
                     for k in columns)
-    return f'<tr data-card="p{number}"><td data-v="{number}"><a href="#p{number}">{number}</a></td>{cells}</tr>'
+    place = f'<a href="#p{number}">{number}</a>' if on_sheet else number
+    return f'<tr data-card="p{number}"><td data-v="{number}">{place}</td>{cells}</tr>'
 
 def _short(value):
     "Text of a cell."
@@ -150,12 +151,14 @@ def _short(value):
 
 # %% ../../nbs/932_evaluate.contact_sheet.ipynb #3b938690
 def measures_html(
-    rows, # dicts of measures
+    rows,                # dicts of measures
+    on_sheet:bool=False, # the columns sort, and the numbers lead to the figures of the page
 )->str:
-    "A sortable table of measures."
+    "A table of measures."
     columns = [k for k in _all_columns(rows) if k not in _HIDDEN]
-    head = ''.join(f'<th scope="col"><button>{escape(c.replace("_", " "))}</button></th>' for c in ['no.', *columns])
-    body = ''.join(_table_line(i, r, columns) for i,r in enumerate(rows, 1))
+    names = [escape(c.replace('_', ' ')) for c in ('no.', *columns)]
+    head = ''.join(f'<th scope="col">{f"<button>{c}</button>" if on_sheet else c}</th>' for c in names)
+    body = ''.join(_table_line(i, r, columns, on_sheet) for i,r in enumerate(rows, 1))
     return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 # %% ../../nbs/932_evaluate.contact_sheet.ipynb #a3e2e9df
@@ -174,6 +177,6 @@ def contact_sheet(
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{title}</title><style>{_SHEET_STYLE}</style></head><body><header><h1>{title}</h1>'
             f'<p>{escape(lead)}</p></header><main><div class="sheet">{cards}</div><h2>Measures</h2>'
-            f'<div class="wide">{measures_html(rows)}</div></main><script>{_SORT}</script></body></html>\n')
+            f'<div class="wide">{measures_html(rows, on_sheet=True)}</div></main><script>{_SORT}</script></body></html>\n')
     with atomic_path(path) as p: p.write_text(page, encoding='utf-8')
     return Path(path)
