@@ -159,7 +159,7 @@ def test_the_roll_fills_while_it_is_sampled_and_stop(page):
 
 def test_it_plays_with_the_keyboard(page):
     "The sound of our own sampler plays; Space pauses, arrows select bars, Escape clears the selection."
-    page.settings(Seed=3, Length=200)
+    page.settings(Seed=3, Length=600)
     page.tab.get_by_label('Play when ready').check()
     page.tab.keyboard.press('Tab')
     page.button('Generate').focus()
@@ -180,7 +180,7 @@ def test_it_plays_with_the_keyboard(page):
 
 def test_bars_are_selected_with_the_mouse(page):
     "A drag over the roll selects the bars below it."
-    page.settings(Seed=3, Length=200)
+    page.settings(Seed=3, Length=600)
     page.make('Generate', 1)
     box = page.tab.locator('.sheet').bounding_box()
     page.tab.mouse.move(box['x'] + box['width']*.3, box['y'] + 100)
