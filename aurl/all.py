@@ -37,7 +37,7 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
            'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
            'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'QualityTable', 'measure_quality', 'Report']
+           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -386,6 +386,7 @@ from .evaluate.distance import DistanceTable
 from .evaluate.latent_report import LatentEvaluation, evaluate_latent
 from .evaluate.memorization import longest_matches, memorization_table
 from .evaluate.musical_quality import QualityTable, measure_quality
+from .evaluate.contact_sheet import contact_sheet, piece_measures
 from .evaluate.report import Report
 
 # %% ../nbs/990_all.ipynb #6c92ef41
@@ -410,5 +411,7 @@ _all_ = [
     'memorization_table',
     'QualityTable',
     'measure_quality',
+    'contact_sheet',
+    'piece_measures',
     'Report',
 ]
