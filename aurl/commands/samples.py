@@ -8,6 +8,8 @@ __all__ = ['write_samples', 'held_out_prompt', 'asked_for', 'write_sheet', 'Samp
            'fill_prompt', 'check_fill', 'sampling_options', 'check_sampling', 'requested_processors']
 
 # %% ../../nbs/976_commands.samples.ipynb #b81e1a5b
+from pathlib import Path
+
 from .configs import GenerateConfig
 from .run_data import open_store
 from .run_folder import absolute_source
@@ -107,6 +109,10 @@ def asked_for(
     return '; '.join(f'{k} {v}' for k,v in {**cfg.constraints, **cfg.conditions}.items())
 
 # %% ../../nbs/976_commands.samples.ipynb #412e74aa
+def _beside(row):
+    "The row with the names of its files, which are beside the table, instead of their paths."
+    return {k: Path(v).name if k in ('file', 'audio') and v else v for k, v in row.items()}
+
 def write_sheet(
     run:Experiment,   # the files are written to its folder `samples`
     rows:list,        # from `write_samples`
@@ -119,7 +125,7 @@ def write_sheet(
     scores = [files.score(ids)[0] for ids in pieces]
     folder = run.path/'samples'
     page = contact_sheet(rows, scores, folder/'contact_sheet.html', lead=f'Asked for: {asked}' if asked else '')
-    return [page, write_csv(rows, folder/'samples.csv')]
+    return [page, write_csv(map(_beside, rows), folder/'samples.csv')]
 
 # %% ../../nbs/976_commands.samples.ipynb #a7ef3588
 class SamplingProgress:

@@ -62,6 +62,7 @@ def write_csv(
     path, # of the file
 )->Path:
     "Write a table with one line per row."
+    rows = list(rows)
     columns = _all_columns(rows)
     with atomic_path(path) as p, open(p, 'w', newline='', encoding='utf-8') as f:
         writer = csv.writer(f)
