@@ -259,8 +259,9 @@ def test_a_song_takes_the_batch_that_fits(store, tmp_path, monkeypatch):
     assert 'to train on 16 × 384 ids' in first
     told_room(monkeypatch, fit.process_bytes + (400 << 20))
     first, advice = check('song', store, tmp_path, model='song', start='none')
-    assert 'to train on 8 × 384 ids' in first and 'a batch has at most 8 windows' in advice
-    assert len(check('song', store, tmp_path, model='song', start='none', batch_size=8)) == 1
+    fits = int(first.split('to train on ')[1].split()[0])   # fewer windows in float32 than in bfloat16
+    assert 4 <= fits < 16 and f'a batch has at most {fits} windows' in advice
+    assert len(check('song', store, tmp_path, model='song', start='none', batch_size=fits)) == 1
 
 
 def test_stages_are_checked_from_python_too(store, tmp_path, monkeypatch):

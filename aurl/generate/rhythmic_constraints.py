@@ -148,10 +148,10 @@ class NoteDensity(Constraint):
 # %% ../../nbs/825_generate.rhythmic_constraints.ipynb #2a3109c2
 @patch
 def violations(self:NoteDensity, now):
-    "Notes in a full window, shifts that lead to one, and shifts that leave too few notes behind."
+    "Notes in a full window, shifts and tempi that lead to one, and shifts that leave too few notes behind."
     xp, time, onsets = now.xp, now.state.time, self.rows['onsets']
     wait = onsets[:,-self._most] + self._steps - time                   # steps until the next note is allowed
-    out = {Kind.NOTE_ON: now._float32(wait > 0)[:,None]}
+    out = {Kind.NOTE_ON: now._float32(wait > 0)[:,None], Kind.TEMPO: now._float32((wait > 0) & now.idle)[:,None]}
     shifts = 0.
     if bool(((wait > 0) & now.idle).any()):
         shifts = now._float32((now.steps < wait[:,None]) & now.lands_on_onset())
