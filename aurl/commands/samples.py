@@ -104,9 +104,10 @@ def held_out_prompt(
 # %% ../../nbs/976_commands.samples.ipynb #d85e0a55
 def asked_for(
     cfg:GenerateConfig,
-)->str:                 # empty without constraints and conditions
-    "The constraints and conditions of a generation in words."
-    return '; '.join(f'{k} {v}' for k,v in {**cfg.constraints, **cfg.conditions}.items())
+)->str:                 # empty without constraints, conditions and length
+    "The constraints, conditions and length of a generation in words."
+    length = dict(length=cfg.length) if cfg.length.on else {}
+    return '; '.join(f'{k} {v}' for k,v in {**cfg.constraints, **cfg.conditions, **length}.items())
 
 # %% ../../nbs/976_commands.samples.ipynb #412e74aa
 def _beside(row):

@@ -269,6 +269,11 @@ class LengthConfig(Config):
         "Whether a length is asked for."
         return self.bars is not None or self.seconds is not None
 
+    def __str__(self):
+        "The length in words."
+        if self.bars is None: return f'{self.seconds:g} seconds' if self.on else 'no length'
+        return f'{self.bars:g} bars' + ('' if self.meter == 'auto' else f' of {self.meter}')
+
     @field_validator('meter')
     @classmethod
     def _is_meter(cls, value):
