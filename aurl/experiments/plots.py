@@ -6,7 +6,7 @@
 __all__ = ['themes', 'figure_formats', 'Theme', 'Mark', 'Panel', 'Plot', 'thin', 'figure_file_name', 'FigureFile',
            'parse_figure_name', 'find_figures']
 
-# %% ../../nbs/956_experiments.plots.ipynb #2935abf6
+# %% ../../nbs/956_experiments.plots.ipynb #cface014
 import datetime, re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..core import ConfigError, atomic_path, suggest
 
-# %% ../../nbs/956_experiments.plots.ipynb #d16fdfeb
+# %% ../../nbs/956_experiments.plots.ipynb #3b757880
 class Theme(NamedTuple):
     "Colors of a plot."
     background:str # of the picture
@@ -27,7 +27,7 @@ class Theme(NamedTuple):
     note_colors:str # color map of notes: high values stand out from the background
     colormap:str='viridis' # of other values, known to matplotlib and plotly
 
-# %% ../../nbs/956_experiments.plots.ipynb #9a38112b
+# %% ../../nbs/956_experiments.plots.ipynb #3b2f224d
 _light_series = '#0072b2', '#d55e00', '#009e73', '#b0609a', '#b07d00', '#3b9bd4', '#555555'
 _dark_series = '#56b4e9', '#ff9a4d', '#2fc59b', '#f08cc0', '#f0d442', '#a3b8ff', '#bbbbbb'
 themes = dict(light=Theme('#ffffff', '#222222', '#dddddd', _light_series, 'viridis_r'),
@@ -38,7 +38,7 @@ def _theme(name):
     if name in themes: return themes[name]
     raise ConfigError(f'there is no theme {name!r}{suggest(name, themes)}', way_out=f'use {" or ".join(themes)}')
 
-# %% ../../nbs/956_experiments.plots.ipynb #32a1e50e
+# %% ../../nbs/956_experiments.plots.ipynb #5493ccfb
 class Mark(NamedTuple):
     "One element of a panel."
     kind:str     # line, points, bars, heat, contour, notes, path3, surface
@@ -63,7 +63,7 @@ class Panel:
     @property
     def is_3d(self): return any(m.kind in ('path3', 'surface') for m in self.marks)
 
-# %% ../../nbs/956_experiments.plots.ipynb #eb62c8f4
+# %% ../../nbs/956_experiments.plots.ipynb #c83c64dd
 @dataclass
 class Plot:
     "A figure: one or more panels in a grid."
@@ -87,7 +87,7 @@ def rows(self:Plot)->int:
     "Number of rows of panels."
     return max(1, -(-len(self.panels)//self.columns))
 
-# %% ../../nbs/956_experiments.plots.ipynb #aeb2bdd6
+# %% ../../nbs/956_experiments.plots.ipynb #2aaf6cd0
 def _array(values): return np.asarray(values, dtype=float)
 
 def thin(
@@ -103,7 +103,7 @@ def thin(
     kept = [i for p in parts for i in sorted({p[filled[p].argmin()], p[filled[p].argmax()]})]
     return x[kept], y[kept]
 
-# %% ../../nbs/956_experiments.plots.ipynb #9d0f789a
+# %% ../../nbs/956_experiments.plots.ipynb #11dcbfd7
 @patch
 def line(self:Panel,
     x, y,        # (n,) each
@@ -117,7 +117,7 @@ def line(self:Panel,
     if low is not None: data |= dict(low=thin(x, low)[1], high=thin(x, high)[1], band_x=thin(x, low)[0])
     self.marks.append(Mark('line', data, label, dict(dashed=dashed, color=color)))
 
-# %% ../../nbs/956_experiments.plots.ipynb #bef25562
+# %% ../../nbs/956_experiments.plots.ipynb #630e586a
 @patch
 def points(self:Panel,
     x, y,        # (n,) each
@@ -140,7 +140,7 @@ def bars(self:Panel,
     "Add horizontal bars, the first one on top."
     self.marks.append(Mark('bars', dict(names=[str(n) for n in names], values=_array(values)), label))
 
-# %% ../../nbs/956_experiments.plots.ipynb #5c435c42
+# %% ../../nbs/956_experiments.plots.ipynb #e799fec1
 def _grid(z, x, y):
     "Arrays of a grid: z (rows, columns), x (columns) and y (rows)."
     z = _array(z)
@@ -167,7 +167,7 @@ def contour(self:Panel,
     "Add filled contours."
     self.marks.append(Mark('contour', _grid(z, x, y), label))
 
-# %% ../../nbs/956_experiments.plots.ipynb #cf7c6465
+# %% ../../nbs/956_experiments.plots.ipynb #a82ef7bb
 @patch
 def notes(self:Panel,
     start, end,  # (n,) seconds or beats
@@ -181,7 +181,7 @@ def notes(self:Panel,
     if value is not None: data['value'] = _array(value)
     self.marks.append(Mark('notes', data, label, dict(limits=limits)))
 
-# %% ../../nbs/956_experiments.plots.ipynb #2321cf7f
+# %% ../../nbs/956_experiments.plots.ipynb #2e4bdd14
 @patch
 def surface(self:Panel,
     z,         # (rows, columns)
@@ -199,7 +199,7 @@ def path3(self:Panel,
     "Add a line with points in three dimensions."
     self.marks.append(Mark('path3', dict(x=_array(x), y=_array(y), z=_array(z)), label))
 
-# %% ../../nbs/956_experiments.plots.ipynb #41e0b08d
+# %% ../../nbs/956_experiments.plots.ipynb #26d7278f
 def _color(mark, theme, i): return theme.series[(i if mark.style.get('color') is None else mark.style['color']) % 7]
 
 def _draw_line(ax, m, theme, color):
@@ -215,13 +215,19 @@ def _draw_points(ax, m, theme, color):
     x, y, value = m.data['x'], m.data['y'], m.data.get('value')
     colors = dict(color=color) if value is None else dict(c=value, cmap=theme.note_colors)
     drawn = ax.scatter(x, y, s=26, label=m.label or None, **colors)
-    for a, b, text in zip(x, y, m.data['text']):
-        ax.annotate(_literal(text), (a, b), (4, 4), textcoords='offset points', fontsize=8, color=theme.text)
+    for a, b, text in zip(x, y, m.data['text']): _annotate(ax, text, (a, b), theme)
     return drawn if value is not None else None
+
+def _annotate(ax, text, at, theme):
+    "Write a text beside a point, with an outline in the color of the background."
+    from matplotlib.patheffects import withStroke
+    outline = [withStroke(linewidth=2, foreground=theme.background)]
+    ax.annotate(_literal(text), at, (4, 4), textcoords='offset points', fontsize=8, color=theme.text,
+                path_effects=outline, zorder=9)
 
 def _literal(text): return str(text).replace('$', r'\$')   # no formulas
 
-# %% ../../nbs/956_experiments.plots.ipynb #f63e55d7
+# %% ../../nbs/956_experiments.plots.ipynb #88a7f9bb
 def _draw_bars(ax, m, theme, color):
     "Draw horizontal bars with their values."
     at = np.arange(len(m.data['values']))
@@ -231,7 +237,7 @@ def _draw_bars(ax, m, theme, color):
     ax.set_ylim(len(at) - .5, -.5)
     ax.margins(x=.12)
 
-# %% ../../nbs/956_experiments.plots.ipynb #0a8f1252
+# %% ../../nbs/956_experiments.plots.ipynb #eec5d5ca
 def _limits(m, values):
     "Lowest and highest value of a color scale."
     if m.style.get('limits'): return dict(zip(('vmin', 'vmax'), m.style['limits']))
@@ -251,7 +257,7 @@ def _draw_contour(ax, m, theme, color):
     ax.contour(m.data['x'], m.data['y'], z, 14, colors=theme.text, linewidths=.4, alpha=.5)
     return ax.contourf(m.data['x'], m.data['y'], z, 14, cmap=theme.colormap)
 
-# %% ../../nbs/956_experiments.plots.ipynb #032cc3c6
+# %% ../../nbs/956_experiments.plots.ipynb #6bd5f354
 def _note_boxes(d):
     "Corners of the rectangles of notes: (notes, 4, 2)."
     low, high = d['pitch'] - .45, d['pitch'] + .45
@@ -271,7 +277,7 @@ def _draw_notes(ax, m, theme, color):
     ax.autoscale_view()
     return None if value is None else boxes
 
-# %% ../../nbs/956_experiments.plots.ipynb #e9c4fbce
+# %% ../../nbs/956_experiments.plots.ipynb #3d1f58dd
 def _draw_surface(ax, m, theme, color):
     "Draw a surface; its z axis shows the values, so it needs no color bar."
     x, y = np.meshgrid(m.data['x'], m.data['y'])
@@ -284,7 +290,7 @@ def _draw_path3(ax, m, theme, color):
 _draw_mark = dict(line=_draw_line, points=_draw_points, bars=_draw_bars, heat=_draw_heat, contour=_draw_contour,
                   notes=_draw_notes, surface=_draw_surface, path3=_draw_path3)
 
-# %% ../../nbs/956_experiments.plots.ipynb #325596b6
+# %% ../../nbs/956_experiments.plots.ipynb #36650061
 _shown = dict(line='y', points='y', bars='values', notes='pitch')   # the others show z
 
 def _has_numbers(mark):
@@ -303,7 +309,7 @@ def _style_axes(ax, panel, theme):
     if panel.is_3d: _style_3d(ax, panel, theme)
     else: _style_2d(ax, panel, theme)
 
-# %% ../../nbs/956_experiments.plots.ipynb #94d79e60
+# %% ../../nbs/956_experiments.plots.ipynb #55548020
 def _style_2d(ax, panel, theme):
     "Set scales and lines of axes in two dimensions."
     if panel.log_x: ax.set_xscale('log')
@@ -326,7 +332,7 @@ def _style_3d(ax, panel, theme):
         axis._axinfo['grid'].update(color=theme.grid, linewidth=.6)
         axis.line.set_color(theme.grid)
 
-# %% ../../nbs/956_experiments.plots.ipynb #3ebf950f
+# %% ../../nbs/956_experiments.plots.ipynb #9de19c8b
 def _add_legend(ax, panel, theme):
     "Add a legend if several marks have a label."
     names = [m.label for m in panel.marks if m.label and m.kind in ('line', 'points', 'bars', 'path3')]
@@ -340,7 +346,7 @@ def _add_color_bar(fig, ax, drawn, label, theme):
     bar.outline.set_edgecolor(theme.grid)
     bar.set_label(_literal(label), fontsize=8, color=theme.text)
 
-# %% ../../nbs/956_experiments.plots.ipynb #b51c849d
+# %% ../../nbs/956_experiments.plots.ipynb #3d04a2c6
 def _no_data(ax, theme):
     "Write that there are no data."
     where = dict(transform=ax.transAxes, ha='center', va='center')
@@ -361,7 +367,7 @@ def _draw_panel(fig, ax, panel, theme):
     _style_axes(ax, panel, theme)
     _add_legend(ax, panel, theme)
 
-# %% ../../nbs/956_experiments.plots.ipynb #38992180
+# %% ../../nbs/956_experiments.plots.ipynb #8ffde626
 @patch
 def draw(self:Plot,
     theme='light', # name of a theme
@@ -377,7 +383,7 @@ def draw(self:Plot,
         _draw_panel(fig, fig.add_subplot(self.rows, self.columns, i + 1, **projection), panel, colors)
     return fig
 
-# %% ../../nbs/956_experiments.plots.ipynb #184771d3
+# %% ../../nbs/956_experiments.plots.ipynb #2b5b0beb
 figure_formats = 'svg', 'png', 'pdf'
 _name_pattern = re.compile(r'(?P<name>.+)_step_(?P<step>\d+)_(?P<time>\d{8}_\d{6})(-(?P<number>\d+))?'
                            r'(_(?P<theme>dark))?\.(?P<format>svg|png|pdf|html|gif)')
@@ -395,7 +401,7 @@ def figure_file_name(
     end = (f'-{number}' if number else '') + ('_dark' if theme == 'dark' else '')
     return f'{name}_step_{step:08d}_{when:%Y%m%d_%H%M%S}{end}.{format}'
 
-# %% ../../nbs/956_experiments.plots.ipynb #84e23522
+# %% ../../nbs/956_experiments.plots.ipynb #2462145d
 class FigureFile(NamedTuple):
     "What the file name of a figure says."
     name:str   # of the plot
@@ -420,7 +426,7 @@ def find_figures(
     found = [(parse_figure_name(p), p) for p in Path(folder).glob('*_step_*')]
     return [p for f, p in sorted((f.step, str(p)) for f, p in found if f is not None)]
 
-# %% ../../nbs/956_experiments.plots.ipynb #0772583d
+# %% ../../nbs/956_experiments.plots.ipynb #75a2492c
 _vector_text = {'svg.fonttype': 'none', 'pdf.fonttype': 42}   # text stays text
 
 def _write_figure(fig, path, dpi):
@@ -438,7 +444,7 @@ def _check_formats(formats):
                               way_out=f'use {", ".join(figure_formats)}')
     return formats
 
-# %% ../../nbs/956_experiments.plots.ipynb #8f084101
+# %% ../../nbs/956_experiments.plots.ipynb #8ecd16d8
 def _free_path(folder, name, step, when, theme, format):
     "The first path of this name that does not exist."
     names = (figure_file_name(name, step, when, theme, format, number) for number in range(10**6))
@@ -464,7 +470,7 @@ def save(self:Plot,
             _write_figure(fig, paths[-1], dpi)
     return paths
 
-# %% ../../nbs/956_experiments.plots.ipynb #4f44d180
+# %% ../../nbs/956_experiments.plots.ipynb #61ffcd3d
 def _to_png(fig, dpi):
     "Bytes of a PNG with 128 colors, a third of the usual size."
     import io

@@ -6,7 +6,7 @@
 __all__ = ['smoothed', 'training_dynamics', 'layer_of', 'layer_norms', 'read_layers', 'gradient_flow', 'running_best',
            'time_to_reach', 'common_target', 'convergence', 'component_of', 'parameter_counts', 'parameter_shares']
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #dce576d3
+# %% ../../nbs/958_experiments.training_plots.ipynb #44c07169
 import math, re
 
 import numpy as np
@@ -15,19 +15,20 @@ from ..core import ConfigError
 from .plots import Plot
 from .run_files import _read_lines
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #477a9df7
+# %% ../../nbs/958_experiments.training_plots.ipynb #3db023c8
 def smoothed(
     y,          # (n,)
-    decay=.9,   # weight of the past
+    decay=None, # weight of the past; None: an average of about a twentieth of the values
 )->np.ndarray:  # (n,)
     "Exponential moving average without the bias of its start; values that are not finite are skipped."
+    decay = 1 - 1/min(max(len(y)/20, 1), 50) if decay is None else decay
     out, total, weight = [], 0., 0.
     for v in np.asarray(y, float):
         if math.isfinite(v): total, weight = decay*total + (1 - decay)*v, decay*weight + 1 - decay
         out.append(total/weight if weight else math.nan)
     return np.array(out)
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #14f785d5
+# %% ../../nbs/958_experiments.training_plots.ipynb #5b15b2b0
 _dynamics = (('learning rate', 'lr', False), ('gradient norm', 'grad_norm', True),
              ('ids per second', 'tokens_per_second', False))
 _quality = dict(grammar='grammar score', grammar_validity='valid samples')
@@ -45,7 +46,7 @@ def _add_series(plot, run, title, key, log):
     x, y = run.series(key)
     if len(x): plot.panel(title, 'step', title, log_y=log and bool((y > 0).any())).line(x, y, color=2)
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #a8dab402
+# %% ../../nbs/958_experiments.training_plots.ipynb #95f3af16
 def _add_quality(plot, run):
     "Panel of the quality of unmasked samples, if the run has it."
     found = {label: run.series(key) for key, label in _quality.items()}
@@ -63,7 +64,7 @@ def training_dynamics(
     _add_quality(plot, run)
     return plot
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #69914ee7
+# %% ../../nbs/958_experiments.training_plots.ipynb #b39d4998
 _parts = (('critic', r'^critic\.'), ('latent', r'^latent\.'), ('keyboard', r'keyboard\.'),
           ('layer {}', r'blocks\.(\d+)\.'), ('layer embeddings', r'layer_embed\.'), ('embedding', r'embed\.'),
           ('output norm', r'norm\.'))
@@ -76,7 +77,7 @@ def layer_of(
         if m := re.search(pattern, name): return part.format(*(int(g) + 1 for g in m.groups()))
     return 'other'
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #2c56f7b5
+# %% ../../nbs/958_experiments.training_plots.ipynb #d17b2748
 def _square_sums(model):
     "Sums of squares of weights and gradients of each part: tensors by (part, kind)."
     sums = {}
@@ -97,7 +98,7 @@ def layer_norms(
     for (part, kind), norm in zip(sums, norms): out.setdefault(part, {})[kind] = norm
     return out
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #82879c99
+# %% ../../nbs/958_experiments.training_plots.ipynb #1f07986e
 def read_layers(
     run, # an `Experiment`
 )->tuple: # steps (n,), parts, and norms {kind: (parts, n)}
@@ -109,7 +110,7 @@ def read_layers(
              for k in ('gradient', 'weight')}
     return np.array(steps), parts, norms
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #a8f930bf
+# %% ../../nbs/958_experiments.training_plots.ipynb #b5162241
 def _log10(x):
     "Decimal logarithm; NaN where it is not defined."
     x = np.asarray(x, float)
@@ -121,7 +122,7 @@ def _layer_heat(plot, title, steps, parts, values, label):
     panel.y_names = parts[::-1]
     panel.heat(values[::-1], steps, np.arange(len(parts)), label)
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #2b06649a
+# %% ../../nbs/958_experiments.training_plots.ipynb #36fef61d
 def _depth_lines(plot, steps, parts, gradient):
     "Gradient norm over the depth, at the first, the middle and the last of the steps."
     panel = plot.panel('gradient norm over the depth', '', 'norm', log_y=True)
@@ -144,7 +145,7 @@ def gradient_flow(
     _depth_lines(plot, steps, parts, norms['gradient'])
     return plot
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #d0ca0f0b
+# %% ../../nbs/958_experiments.training_plots.ipynb #9ea598ad
 def running_best(
     run,     # an `Experiment`
     key='valid_loss', # lower is better
@@ -165,7 +166,7 @@ def time_to_reach(
     reached = np.flatnonzero(best <= target)
     return float(x[reached[0]]) if len(reached) else math.nan
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #017cd721
+# %% ../../nbs/958_experiments.training_plots.ipynb #dbd7e9d8
 def _run_groups(runs):
     "Runs by name of their group; runs without a group form their own."
     if not isinstance(runs, dict): runs = {r.path.name: r for r in runs}
@@ -183,7 +184,7 @@ def _group_curve(group, key, by):
     values = np.array([np.interp(at, x, y) for x, y in curves])
     return at, values.mean(0), values.min(0), values.max(0)
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #b14ed4fa
+# %% ../../nbs/958_experiments.training_plots.ipynb #16533a7d
 def common_target(
     runs,             # a list of runs, or {name: [run, …]}
     key='valid_loss', # lower is better
@@ -209,7 +210,7 @@ def convergence(
     plot.panel(f'{unit} to reach {target:.3g}', unit).bars(groups, times)
     return plot
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #b03f6d4f
+# %% ../../nbs/958_experiments.training_plots.ipynb #91c056ce
 _components = (('critic', r'^critic\.'), ('latent', r'^latent\.'), ('keyboard convolution', r'keyboard\.'),
                ('attention', r'blocks\.\d+\.attention\.'), ('feed-forward', r'blocks\.\d+\.feed\.'),
                ('norms', r'norm\d?\.'), ('layer embeddings', r'layer_embed\.'), ('token embedding', r'embed\.table\.'),
@@ -232,7 +233,7 @@ def parameter_counts(
 
 def _by_count(item): return -item[1]
 
-# %% ../../nbs/958_experiments.training_plots.ipynb #ef463bb7
+# %% ../../nbs/958_experiments.training_plots.ipynb #e100f3c1
 def parameter_shares(
     models:dict, # {name: module}
 )->Plot:
