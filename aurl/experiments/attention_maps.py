@@ -6,7 +6,7 @@
 __all__ = ['attention_weights', 'attention_map', 'id_pitches', 'head_statistics', 'NoteIds', 'id_times', 'notes_of_ids',
            'attention_roll']
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #0414a3c5
+# %% ../../nbs/961_experiments.attention_maps.ipynb #46042110
 import contextlib
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #9138d6f4
+# %% ../../nbs/961_experiments.attention_maps.ipynb #40ede299
 @torch.no_grad()
 def _weights_of(layer, x, rotary, angles):
     "Attention weights (heads, time, time) of a layer for its input (1, time, d_model)."
@@ -33,7 +33,7 @@ def _weights_of(layer, x, rotary, angles):
     future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
     return scores.masked_fill(future, -torch.inf).softmax(-1)
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #d246e6db
+# %% ../../nbs/961_experiments.attention_maps.ipynb #a4b3201d
 @contextlib.contextmanager
 def _recording(blocks):
     "Context manager that collects the attention weights of each block in a list."
@@ -55,7 +55,7 @@ def _check_ids(model, ids):
                          way_out='use a model with attention=full')
     return ids[None]
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #b7928561
+# %% ../../nbs/961_experiments.attention_maps.ipynb #1da9f491
 @torch.no_grad()
 def attention_weights(
     model, # with full attention, its folder or its name
@@ -67,7 +67,7 @@ def attention_weights(
     with eval_mode(model), _recording(model.trunk.blocks) as found: model(ids)
     return torch.stack(found)
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #6db3ab23
+# %% ../../nbs/961_experiments.attention_maps.ipynb #ff1cd0e6
 def _log_weights(w):
     "Decimal logarithm of the weights, at least -4; NaN in the future."
     w = np.asarray(w, float)
@@ -86,7 +86,7 @@ def attention_map(
         panel.heat(_log_weights(weights[layer, head]), limits=(-4, 0))
     return plot
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #5c0ec08d
+# %% ../../nbs/961_experiments.attention_maps.ipynb #0495a9a0
 def id_pitches(
     ids, # (time,)
 )->np.ndarray: # (time,) MIDI pitches; -1 for ids that are no note
@@ -100,7 +100,7 @@ def id_pitches(
 
 def _entropy(w): return -(w*w.clamp(min=1e-12).log2()).sum(-1)
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #e0345291
+# %% ../../nbs/961_experiments.attention_maps.ipynb #decc5c22
 def _same_pitch_share(w, pitch):
     "Share of the weight on ids of the same pitch, averaged over the notes; NaN without notes."
     same = torch.as_tensor((pitch[:, None] == pitch[None]) & (pitch[:, None] >= 0), device=w.device)
@@ -119,7 +119,7 @@ def head_statistics(
                same_pitch=_same_pitch_share(weights, id_pitches(ids)))
     return {k: v.cpu().numpy() for k, v in out.items()}
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #f6737a91
+# %% ../../nbs/961_experiments.attention_maps.ipynb #7999b8b5
 @dataclass
 class NoteIds:
     "Notes of a piece, and the positions of their ids."
@@ -136,7 +136,7 @@ def id_times(
     steps = cumulative_steps(torch.as_tensor(np.asarray(ids).astype(np.int64))[None])[0]
     return steps.numpy()/vocab.steps_per_second
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #1d2f086f
+# %% ../../nbs/961_experiments.attention_maps.ipynb #49376996
 def notes_of_ids(
     ids, # (time,)
 )->NoteIds:
@@ -152,7 +152,7 @@ def notes_of_ids(
     columns = np.array(rows, float).reshape(-1, 5).T
     return NoteIds(*columns[:3], *columns[3:].astype(int))
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #98b7146f
+# %% ../../nbs/961_experiments.attention_maps.ipynb #b911ace3
 def _note_weights(notes, row, position):
     "Weight of one position on each note that has begun: on its NOTE_ON and NOTE_OFF."
     off = np.where(notes.off <= position, row[notes.off], 0.)*(notes.off != notes.on)
@@ -163,7 +163,7 @@ def _roll_limits(values):
     finite = values[np.isfinite(values)]
     return 0., float(finite.max()) if len(finite) and finite.max() > 0 else 1.
 
-# %% ../../nbs/961_experiments.attention_maps.ipynb #36c19666
+# %% ../../nbs/961_experiments.attention_maps.ipynb #bdd6f7ac
 def attention_roll(
     weights:Tensor, # (layers, heads, time, time) from `attention_weights`
     ids,            # (time,)
