@@ -57,7 +57,7 @@ TRAIN = {
     'latent_windows': ('whole', dict(vae, length=290)), 'recompute': (True, {}), 'stages': ([dict(name='a'), dict(name='b')], {}), 'valid': (.5, {}), 'seed': (3, {}),
     'batch_size': (2, {}), 'grammar_weight': (.5, {}), 'losses': (dict(rhythm=.1), {}), 'balance': ('uncertainty', {'losses.rhythm': .1}),
     'teacher': ('TEACHER', {}), 'distill': (dict(output=.3, hard=.7), dict(teacher='TEACHER')), 'dropout': (.1, {}), 'dtype': ('bf16', {}),
-    'log_every': (3, {}), 'record_windows': (True, {}), 'valid_every': (5, {}), 'checkpoint_every': (7, {}), 'keep_checkpoints': (5, {}), 'best_by': (dict(valid_loss=1., grammar=.5), {}),
+    'log_every': (3, {}), 'record_windows': (True, {}), 'figures_every': (3, {}), 'figures_formats': (['svg'], dict(figures_every=3)), 'figures_themes': (['dark'], dict(figures_every=3)), 'valid_every': (5, {}), 'checkpoint_every': (7, {}), 'keep_checkpoints': (5, {}), 'best_by': (dict(valid_loss=1., grammar=.5), {}),
     'reproducible': ('verified', {}), 'lr': (.02, {}),
     'latent.beta_schedule': ('cosine', vae), 'latent.beta': (.7, vae), 'latent.warmup_pct': (.2, vae), 'latent.cycles': (2, vae | {'latent.beta_schedule': 'cyclical'}),
     'latent.target_kl': (9., vae | {'latent.beta_schedule': 'adaptive'}), 'latent.attributes': (['register'], vae), 'latent.attribute_weight': (.3, vae | {'latent.attributes': ['register']}),

@@ -202,6 +202,12 @@ class _LogKeys(_LossKeys):
     log_every: int = Field(10, ge=1, description='steps between lines of the log')
     record_windows: bool = Field(False,
         description='log each training window, including its augmentation, to windows.jsonl')
+    figures_every: int = Field(0, ge=0, description='steps between figures of the training, written to its folder '
+        'figures; 0: none')
+    figures_formats: tuple[Literal['png', 'svg', 'pdf'], ...] = Field(('png',), min_length=1,
+        description='formats of these figures: png, svg, pdf')
+    figures_themes: tuple[Literal['light', 'dark'], ...] = Field(('light',), min_length=1,
+        description='colors of these figures: light, dark')
     valid_every: int | str = Field(0,
         description='interval between validations: steps (100) or time (30s, 2m); 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between checkpoints; 0: none')
@@ -212,6 +218,10 @@ class _LogKeys(_LossKeys):
         'checkpoint, such as {valid_loss: 1, grammar: 0.5}; +name: higher is better, -name: lower is better')
     resume: str = Field('auto',
         description='auto: resume the unfinished run of the same command; no: start a new run; or the run to resume')
+
+    @field_validator('figures_formats', 'figures_themes', mode='before')
+    @classmethod
+    def _one(cls, value): return (value,) if isinstance(value, str) else value
 
     @field_validator('valid_every')
     @classmethod

@@ -327,6 +327,8 @@ _monitor_rules = [
         'checkpoint_every=0 writes no checkpoints',
         'say checkpoint_every=200',
     ),
+    key_rule('figures_formats figures_themes', is_set('figures_every'), 'figures_every=0 makes no figures',
+             'say figures_every=500'),
     key_rule('master_addr node_rank', _has_other_machines, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
 ]
 

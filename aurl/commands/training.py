@@ -27,6 +27,7 @@ from ..distributed import broadcast_object, gather_model, is_sharded, rank, worl
 # %% ../../nbs/975_commands.training.ipynb #0321aa30
 from ..evaluate.memorization import passage_fingerprints
 from ..experiments.run import Experiment
+from ..experiments.training_figures import figure_callbacks
 from ..memory import available_memory, is_out_of_memory
 from ..models.vae_gan import MusicTransformerVAEGAN
 from ..monitor.callbacks import monitor_callbacks, monitor_summary
@@ -209,6 +210,7 @@ def train_run(
     weights, higher = _best_weights(cfg)
     cbs.append(failure := FailureMonitor(run=run))
     if cfg.checkpoint_every: cbs.append(_checkpoint_callback(learn, run, cfg, weights, higher))
+    cbs += figure_callbacks(cfg, run)
     best = _fit(learn, run, cfg, cbs, _score_function(weights, higher), **kwargs)
     if failure.failed is not None: raise _training_error(learn, run, failure, best)
     return best
