@@ -6,7 +6,7 @@
 __all__ = ['Experiment']
 
 # %% ../../nbs/040_experiments.run.ipynb #803c8383
-import datetime, math, os, threading, time, traceback, warnings
+import datetime, logging, math, os, threading, time, warnings
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -17,6 +17,8 @@ from fastcore.basics import patch
 from ..aliases import current_columns
 from ..core import AurlError, atomic_path, plural, read_json, to_json, write_json
 from .environment import aurl_state, environment, git_diff, git_state
+from .log_file import RunLogHandler, run_logger
+from .log_format import read_log
 from .run_files import _append_line, _as_dict, _cut_log, _is_running, _keep_until
 from aurl.experiments.run_files import (
     _name_from_dir,
@@ -94,6 +96,8 @@ def _set_up(self:Experiment):
     self._start, self._warned, self._lock = time.monotonic(), set(), threading.Lock()
     self._progress_shown = None, 0.                                         # stage and time of the last write
     self._stages, self._stage_start = {}, self._start
+    self.handler = RunLogHandler(self.path/'training.log', guard=partial(self._try_write, 'training.log'))
+    self.logger = run_logger(self.handler)
 
 # %% ../../nbs/040_experiments.run.ipynb #eaee6872
 @patch(as_prop=True)
@@ -188,11 +192,18 @@ def rewind(self:Experiment,
 # %% ../../nbs/040_experiments.run.ipynb #1336ca42
 @patch
 def log_text(self:Experiment,
-    message:str, # one line of text
+    message:str,  # any text
+    level='INFO', # DEBUG, INFO, WARNING, ERROR or CRITICAL
+    fields=None,  # named values, as a dict
 ):
-    "Append `message`, with the time, to `training.log`."
-    line = ' '.join(str(message).splitlines())
-    self._append('training.log', f'{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}')
+    "Append a record to `training.log`."
+    level = logging.getLevelNamesMapping()[level]
+    self.logger.log(level, str(message), extra=dict(fields=fields), stacklevel=2)
+
+@patch
+def log_entries(self:Experiment)->list:
+    "Return all records of `training.log`, each a `LogEntry`."
+    return read_log(self.path/'training.log')
 
 # %% ../../nbs/040_experiments.run.ipynb #59fe0980
 @patch
@@ -273,7 +284,7 @@ def __exit__(self:Experiment, kind, error, tb):
     if kind is None:
         if self._status().get('status') == 'running': self._set_status('finished', ended=_now())
         return
-    for line in ''.join(traceback.format_exception(kind, error, tb)).splitlines(): self.log_text(line)
+    self.logger.error(f'{kind.__name__}: {error}', exc_info=(kind, error, tb), stacklevel=2)
     status = 'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'
     self._set_status(status, ended=_now(), error=f'{kind.__name__}: {error}')
 
