@@ -15,7 +15,7 @@ import numpy as np, yaml
 from fastcore.basics import patch
 
 from ..aliases import current_columns
-from ..core import AurlError, atomic_path, plural, read_json, to_json, write_json
+from ..core import AurlError, ConfigError, atomic_path, plural, read_json, to_json, write_json
 from .environment import aurl_state, environment, git_diff, git_state
 from .log_file import RunLogHandler, run_logger
 from .log_format import read_log
@@ -191,14 +191,22 @@ def rewind(self:Experiment,
 
 # %% ../../nbs/040_experiments.run.ipynb #1336ca42
 @patch
+def level_number(self:Experiment,
+    name:str, # DEBUG, INFO, WARNING, ERROR or CRITICAL
+)->int:       # as `logging` counts
+    "Return the number of a level; raise a `ConfigError` for an unknown one."
+    levels = logging.getLevelNamesMapping()
+    if name not in levels: raise ConfigError(f'there is no level {name!r}', way_out=f'use one of {", ".join(levels)}')
+    return levels[name]
+
+@patch
 def log_text(self:Experiment,
     message:str,  # any text
     level='INFO', # DEBUG, INFO, WARNING, ERROR or CRITICAL
     fields=None,  # named values, as a dict
 ):
     "Append a record to `training.log`."
-    level = logging.getLevelNamesMapping()[level]
-    self.logger.log(level, str(message), extra=dict(fields=fields), stacklevel=2)
+    self.logger.log(self.level_number(level), str(message), extra=dict(fields=fields), stacklevel=2)
 
 @patch
 def log_entries(self:Experiment)->list:
