@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECORD_LINES', 'record_fields', 'record_kind', 'record_values']
 
-# %% ../../nbs/041_experiments.log_records.ipynb #19706433
+# %% ../../nbs/041_experiments.log_records.ipynb #80eec954
 import json, re
 
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from ..core import ConfigError, suggest
 from .log_format import LogEntry
 from .run import Experiment
 
-# %% ../../nbs/041_experiments.log_records.ipynb #6852c952
+# %% ../../nbs/041_experiments.log_records.ipynb #99f1f65a
 def _losses(digits):
     "Return the function that writes losses by name with so many digits."
     return lambda losses: '{' + ', '.join(f'{k}: {v:.{digits}f}' for k, v in losses.items()) + '}'
@@ -24,7 +24,7 @@ def _read_losses(text):
     parts = (part.rpartition(': ') for part in text[1:-1].split(', ') if part)
     return {name: float(value) for name, _, value in parts}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #2acb0f4b
+# %% ../../nbs/041_experiments.log_records.ipynb #5db6b4ef
 _number = r'-?(?:\d+(?:\.\d+)?|inf|nan)'
 _types = dict( # name: how it is written, how it is read, and what it looks like
     int=(str, int, r'-?\d+'),
@@ -40,7 +40,7 @@ _types = dict( # name: how it is written, how it is read, and what it looks like
     text=(str, str, '.*'),
 )
 
-# %% ../../nbs/041_experiments.log_records.ipynb #bad0b088
+# %% ../../nbs/041_experiments.log_records.ipynb #704c3d7c
 _files = '<files:int> (<augmented:int> augmented)'
 RECORD_LINES = dict(
     BATCH={
@@ -69,7 +69,7 @@ RECORD_LINES = dict(
                   'Interrupted': '<interrupted:yes>'},
 )
 
-# %% ../../nbs/041_experiments.log_records.ipynb #2abb1795
+# %% ../../nbs/041_experiments.log_records.ipynb #b6d0516c
 RECORD_LINES |= dict(
     DATA_USAGE={
         'File': '<file:text>',
@@ -88,7 +88,7 @@ RECORD_LINES |= dict(
 )
 _slot = re.compile(r'<(\w+):(\w+)>')
 
-# %% ../../nbs/041_experiments.log_records.ipynb #7f39906b
+# %% ../../nbs/041_experiments.log_records.ipynb #227a5fc9
 def _template_values(template): return [m[1] for m in _slot.finditer(template)]
 
 def _filled(template, values):
@@ -103,7 +103,7 @@ def _read_line(template, text):
     m = re.fullmatch(pattern, text, re.DOTALL)
     return m and {name: _types[kind][1](t) for name, kind, t in zip(parts[1::3], parts[2::3], m.groups())}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #7d7692da
+# %% ../../nbs/041_experiments.log_records.ipynb #372987f7
 def record_fields(
     kind:str, # a key of `RECORD_LINES`
     **values, # by the names in its templates; a line without any of its values is left out
@@ -119,14 +119,18 @@ def record_fields(
                           way_out=f'its lines are {"; ".join(lines.values())}')
     return {line: _filled(t, values) for line, t in used.items()}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #28b8cda8
+# %% ../../nbs/041_experiments.log_records.ipynb #898d8c31
+_untagged = 'BATCH', 'RECOVERY'
+
 def record_kind(
     entry:LogEntry,
 )->str: # a key of `RECORD_LINES`; None for another record
     "Return the kind of a record."
     m = re.match(r'\[(\w+)\] ', entry.message)
     if m and m[1] in RECORD_LINES: return m[1]
-    return 'BATCH' if entry.fields and _read_line(RECORD_LINES['BATCH']['Epoch'], entry.fields[0][1]) else None
+    first = entry.fields[0] if entry.fields else ('', '')
+    found = (kind for kind in _untagged if first[0] in RECORD_LINES[kind])
+    return next((kind for kind in found if _read_line(RECORD_LINES[kind][first[0]], first[1])), None)
 
 def record_values(
     entry:LogEntry,
@@ -136,7 +140,7 @@ def record_values(
     found = [_read_line(lines[name], text) for name, text in entry.fields if name in lines]
     return {k: v for values in found if values for k, v in values.items()}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #c2ac81f3
+# %% ../../nbs/041_experiments.log_records.ipynb #b1fbfb36
 @patch
 def log_record(self:Experiment,
     kind:str,     # a key of `RECORD_LINES`
@@ -145,5 +149,5 @@ def log_record(self:Experiment,
     **values,     # of its lines
 ):
     "Append a record of a known kind to `training.log`."
-    text = message if kind == 'BATCH' else f'[{kind}] {message}'
+    text = message if kind in _untagged else f'[{kind}] {message}'
     self.logger.log(self.level_number(level), text, extra=dict(fields=record_fields(kind, **values)), stacklevel=2)

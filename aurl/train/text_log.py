@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileCounter', 'memory_values', 'named_losses', 'TextLog']
 
-# %% ../../nbs/733_train.text_log.ipynb #92d2dee9
+# %% ../../nbs/733_train.text_log.ipynb #afed33fa
 import contextlib, math, os, time
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..experiments.run import Experiment
 from ..experiments.log_records import record_fields
 
-# %% ../../nbs/733_train.text_log.ipynb #3a2b79a9
+# %% ../../nbs/733_train.text_log.ipynb #2363788b
 def _first_places(pieces):
     "Return at which window each piece occurs first, sorted."
     return np.sort(np.unique(pieces, return_index=True)[1])
@@ -43,7 +43,7 @@ class FileCounter:
         counts = (int(np.searchsorted(places, n)) for places in (self.firsts, self.augmented))
         return *counts, n, int(self.lengths[n])
 
-# %% ../../nbs/733_train.text_log.ipynb #ecb7249a
+# %% ../../nbs/733_train.text_log.ipynb #adb0300b
 def _is_augmented(loader, windows, epoch):
     "Return for each window of an epoch whether it differs from the file."
     moved = windows['semitones'] != 0
@@ -53,7 +53,7 @@ def _is_augmented(loader, windows, epoch):
     changed = np.array([loader.window_maker.augmentation_of(p, epoch) != plain for p in pieces])
     return moved | changed[places]
 
-# %% ../../nbs/733_train.text_log.ipynb #c8e238c1
+# %% ../../nbs/733_train.text_log.ipynb #eb8c46a4
 def _resident_bytes():
     "Return the bytes of main memory that this process occupies; 0 if unknown."
     try: return int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')
@@ -68,7 +68,7 @@ def memory_values(
         gpu, total = torch.cuda.memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return dict(gpu=gpu/1e9, gpu_total=total/1e9, ram=_resident_bytes()/1e9)
 
-# %% ../../nbs/733_train.text_log.ipynb #85b42a5b
+# %% ../../nbs/733_train.text_log.ipynb #202a9ad0
 def named_losses(
     columns:dict, # of a line of `metrics.jsonl`
 )->dict:          # values by name
@@ -81,7 +81,7 @@ def named_losses(
     out |= {k.removeprefix('loss_'): v for k, v in found.items() if k.startswith('loss_') and k != 'loss_scale'}
     return {k: float(v) for k, v in out.items() if v is not None}
 
-# %% ../../nbs/733_train.text_log.ipynb #3200996a
+# %% ../../nbs/733_train.text_log.ipynb #2bb0efb7
 class TextLog(Callback):
     "Write records of a training to `training.log`."
     order, goes_back = 58.2, False        # after `RunLog`
@@ -102,7 +102,7 @@ class TextLog(Callback):
     def state_dict(self): return {}
     def load_state_dict(self, state): self.finished_epoch = None
 
-# %% ../../nbs/733_train.text_log.ipynb #a9a32c8a
+# %% ../../nbs/733_train.text_log.ipynb #900b8903
 @patch
 def _record(self:TextLog, kind, message, level='INFO', **values):
     "Write a record; a run without a log has no use for it."
@@ -121,7 +121,7 @@ def _counter(self:TextLog, epoch):
     if self.counted_epoch != epoch: self.counter, self.counted_epoch = FileCounter(self.loader, epoch), epoch
     return self.counter
 
-# %% ../../nbs/733_train.text_log.ipynb #b4f4ec02
+# %% ../../nbs/733_train.text_log.ipynb #419b055c
 @patch
 def _n_epochs(self:TextLog, epoch, batch, n_batches):
     "Return how many epochs the budget has, counting the one that it ends in."
@@ -141,7 +141,7 @@ def _new_sample(self:TextLog):
         files = [f for f in Path(folder).iterdir() if f.is_file()]
         if files: return str(max(files, key=lambda f: f.stat().st_mtime_ns).relative_to(self.experiment.path))
 
-# %% ../../nbs/733_train.text_log.ipynb #b2c006cd
+# %% ../../nbs/733_train.text_log.ipynb #60e130d7
 @patch
 def before_fit(self:TextLog):
     self.epoch_start = self.fit_start = self.clock()
@@ -153,7 +153,7 @@ def before_fit(self:TextLog):
     self._record('TRAINING_START', 'the training starts', **steps, **data, mode=mode, device=str(self.dls.device),
                  parameters=sum(p.numel() for p in model.parameters()))
 
-# %% ../../nbs/733_train.text_log.ipynb #76f5c5ee
+# %% ../../nbs/733_train.text_log.ipynb #20104105
 @patch
 def after_batch(self:TextLog):
     if not self.training: return
@@ -169,7 +169,7 @@ def _is_debug(self:TextLog):
     logger = getattr(self.experiment, 'logger', None)
     return logger is not None and logger.isEnabledFor(10)
 
-# %% ../../nbs/733_train.text_log.ipynb #6f269182
+# %% ../../nbs/733_train.text_log.ipynb #6a978688
 @patch
 def _record_batch(self:TextLog, epoch, batch, log):
     "Write the record of a batch."
@@ -192,7 +192,7 @@ def _record_windows(self:TextLog, epoch, batch):
                      original_length=int(store.length[r['piece']]), semitones=r['semitones'],
                      augmentation=augmentation, cached=True)
 
-# %% ../../nbs/733_train.text_log.ipynb #2fad3218
+# %% ../../nbs/733_train.text_log.ipynb #d474aa99
 @patch
 def after_validate(self:TextLog): self._finish_epoch(getattr(self.learn, 'valid_nats', None))
 
@@ -213,7 +213,7 @@ def _finish_epoch(self:TextLog, valid=None):
     )
     self.epoch_start = self.clock()
 
-# %% ../../nbs/733_train.text_log.ipynb #f65b9c89
+# %% ../../nbs/733_train.text_log.ipynb #7fc2e287
 @patch
 def _epoch_losses(self:TextLog, valid):
     "Return the losses of training, running mean, and of validation."
