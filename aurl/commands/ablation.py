@@ -26,6 +26,7 @@ from ..dependencies import changed_keys, reject_unused_keys, given_keys
 from .key_rules import ABLATION_RULES, NESTED_TRAIN_RULES, TRAIN_RULES, training_rule_input
 from ..evaluate.bound import total_nats
 from ..evaluate.distance import DistanceTable, histogram_bins
+from ..experiments.results import RunResults
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 
@@ -279,7 +280,8 @@ def _mean_interval(values):
 def _read_results(root, name, seeds):
     "The metrics of a variant from each seed."
     files = [Path(root)/_variant_dir_name(name, s)/'results.json' for s in seeds]
-    return [current_columns(read_json(f)) for f in files]
+    rows = [current_columns(read_json(f)) for f in files]
+    return [{k: v for k, v in row.items() if k not in RunResults.model_fields} for row in rows]
 
 # %% ../../nbs/986_commands.ablation.ipynb #c9f07e02
 class AblationResults:

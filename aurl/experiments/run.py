@@ -20,6 +20,7 @@ from .environment import aurl_state, environment, git_diff, git_state, untracked
 from .log_file import RunLogHandler, run_logger
 from .log_format import read_log
 from .reproduce import reproduce_script
+from .results import changed_artifacts, run_artifacts, run_results
 from .run_files import _append_line, _as_dict, _cut_log, _is_running, _keep_until
 from aurl.experiments.run_files import (
     _name_from_dir,
@@ -322,13 +323,35 @@ def record(self:Experiment,
 
 # %% ../../nbs/040_experiments.run.ipynb #c2708d43
 @patch
+def _write_results(self:Experiment, results, status):
+    "Write `results.json`."
+    facts = dict(command=self.name, status=status, started=self._status().get('started'), ended=_now())
+    content = run_results(self.path, self.metrics(), results, **facts, seconds=round(self.elapsed, 3))
+    write_json(self.path/'results.json', content)
+
+@patch
+def _write_artifacts(self:Experiment): write_json(self.path/'artifacts.json', dict(files=run_artifacts(self.path)))
+
+@patch
+def artifacts(self:Experiment)->list:
+    "Return path, size and SHA-256 of each file of the run as it ended, or now while it has not."
+    try: return read_json(self.path/'artifacts.json')['files']
+    except AurlError: return run_artifacts(self.path)
+
+@patch
+def changed_artifacts(self:Experiment)->dict:
+    "Return the files that are missing or have changed since the run ended, with the reason."
+    return changed_artifacts(self.path)
+
+@patch
 def finish(self:Experiment,
     lines=(),       # closing lines for the user
     results=None,   # numbers to save
     status='finished', # state to record; `stopped` for a run that ended early
 ):
-    "Write `results.json` and `summary.json`."
-    if results is not None: self._try_write('results.json', partial(write_json, self.path/'results.json', results))
+    "Write `results.json`, `artifacts.json` and `summary.json`."
+    self._try_write('results.json', partial(self._write_results, results or {}, status))
+    self._try_write('artifacts.json', self._write_artifacts)
     summary = dict(status=status, lines=list(lines), run=str(self.path), time=round(self.elapsed, 3))
     self._try_write('summary.json', partial(write_json, self.path/'summary.json', summary))
     self._set_status(status, ended=_now())
