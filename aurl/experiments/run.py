@@ -150,7 +150,7 @@ def _set_up(self:Experiment):
     self._progress_shown = None, 0.                                         # stage and time of the last write
     self._stages, self._stage_start = {}, self._start
     self.handler = RunLogHandler(self.path/'training.log', guard=partial(self._try_write, 'training.log'))
-    self.logger = run_logger(self.handler)
+    self.logger = run_logger(self.handler, str(self.config.get('log_level') or 'info').upper())
 
 # %% ../../nbs/040_experiments.run.ipynb #eaee6872
 @patch(as_prop=True)
