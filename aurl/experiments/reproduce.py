@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reproduce_script', 'package_differences', 'print_differences', 'compare_losses', 'newest_repetition', 'report']
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #927ae4f4
+# %% ../../nbs/039_experiments.reproduce.ipynb #fffd41bb
 import json, math, os, re, shlex, sys
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import AurlError, plural, read_json
 from .run_files import _read_lines
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #23a299ab
+# %% ../../nbs/039_experiments.reproduce.ipynb #920fb100
 _script = r'''#!/usr/bin/env bash
 # Repeats the run {name}: the same code, configuration and seed. It then compares the losses.
 #   bash reproduce.sh          clones the code into $OUT/code, and runs it there
@@ -34,10 +34,12 @@ touch "$out/.started"
 "$python" -c 'import sys; from aurl.experiments.reproduce import report; sys.exit(report(*sys.argv[1:]))' "$run" "$out"
 '''
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #0540511c
+# %% ../../nbs/039_experiments.reproduce.ipynb #159f4875
 _checkout = r'''if [ "$here" != --here ]; then
   code="$out/code"
-  [ -d "$code/.git" ] || git clone --quiet "${{REPO:-{source}}}" "$code"
+  repo={top}
+  [ -e "$repo/.git" ] || repo={remote}                 # on another machine
+  [ -d "$code/.git" ] || git clone --quiet "${{REPO:-$repo}}" "$code"
   git -C "$code" checkout --quiet --force {commit}
   git -C "$code" clean --quiet -fd{apply}
   cd "$code/{folder}"
@@ -51,11 +53,10 @@ def _checkout_lines(state, diff, archive):
     apply = ''
     if diff: apply += f'\n  git -C "$code" apply "$run/{diff}"'
     if archive: apply += f'\n  tar -xzf "$run/{archive}" -C "$code"'
-    source = shlex.quote(state.get('remote') or state['top'])
-    source = source if re.fullmatch(r'[\w@:/.+~-]+', source) else state['top'].replace('"', r'\"').replace('$', r'\$')
-    return _checkout.format(source=source, commit=state['commit'], apply=apply, folder=state.get('folder') or '')
+    top, remote = shlex.quote(state['top']), shlex.quote(state.get('remote') or state['top'])
+    return _checkout.format(top=top, remote=remote, commit=state['commit'], apply=apply, folder=state.get('folder') or '')
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #52078bb0
+# %% ../../nbs/039_experiments.reproduce.ipynb #4ca8d034
 def _command_lines(command, config, overrides):
     "Return the lines that run a command of aurl with the configuration `config`, a YAML text."
     config = config.replace('\nAURL_CONFIG\n', '\n')
@@ -72,7 +73,7 @@ def _argv_lines(argv):
 
 _interactive = 'echo "this run was started in a notebook or an interactive session: execute its cells again" >&2\nexit 3'
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #874322ff
+# %% ../../nbs/039_experiments.reproduce.ipynb #ea8b1969
 def reproduce_script(
     name:str,       # of the run
     state:dict,     # of git, from `git_state`; of the code that is to be checked out
@@ -92,7 +93,7 @@ def reproduce_script(
     note = '\n# Its budget was in minutes, so its learning rate followed the clock: the losses will differ.'*bool(by_clock)
     return _script.format(name=name, code=code, command=lines, note=note)
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #a56656a4
+# %% ../../nbs/039_experiments.reproduce.ipynb #51573dbb
 _decisive = ('torch', 'numpy', 'fastai', 'symusic', 'scipy', 'aurl')      # packages that change losses
 
 def package_differences(
@@ -114,7 +115,7 @@ def print_differences(
         if name in different: print(f'{name} {different[name][1]} instead of {different[name][0]}')
     if others := [k for k in different if k not in _decisive]: print(f'{plural(len(others), "other package")} differ')
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #0a8e30b5
+# %% ../../nbs/039_experiments.reproduce.ipynb #2ca4dda1
 _exact = re.compile(r'(train|valid)_loss|objective|lr|grad_norm|loss_\w+|valid_\w+|epoch|loss')
 
 def _values(run):
@@ -124,7 +125,7 @@ def _values(run):
 
 def _samples(run): return {p.name: p.read_bytes() for p in sorted((Path(run)/'samples').glob('*.mid'))}
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #f0608d50
+# %% ../../nbs/039_experiments.reproduce.ipynb #305d8d44
 def compare_losses(
     run,     # directory of a run
     another, # directory of its repetition
@@ -140,7 +141,7 @@ def compare_losses(
 
 def _is_equal(found): return not found['differ'] and found['samples'] == found['n_samples']
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #b4a33d36
+# %% ../../nbs/039_experiments.reproduce.ipynb #0463f55d
 def newest_repetition(
     run, # directory of a run
     out, # folder of its repetition; a program may also write its run beside `run`
@@ -155,7 +156,7 @@ def newest_repetition(
     if not found: raise AurlError('the repetition left no run', out, 'see the messages above')
     return max(found, key=lambda p: (p/'environment.json').stat().st_mtime_ns)
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #2e444780
+# %% ../../nbs/039_experiments.reproduce.ipynb #5c57be4c
 def report(
     run, # directory of a run
     out, # folder that contains its repetition
