@@ -37,7 +37,10 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
            'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
            'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
+           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report', 'Plot',
+           'convergence', 'gradient_flow', 'parameter_shares', 'training_dynamics', 'landscape_plot', 'loss_around',
+           'sharpness', 'training_landscape', 'attention_map', 'attention_roll', 'attention_weights', 'circle_test',
+           'embedding_geometry', 'latent_map', 'architecture_diagram', 'animate_forward_pass', 'TrainingFigures']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -388,6 +391,14 @@ from .evaluate.memorization import longest_matches, memorization_table
 from .evaluate.musical_quality import QualityTable, measure_quality
 from .evaluate.contact_sheet import contact_sheet, piece_measures
 from .evaluate.report import Report
+from .experiments.plots import Plot
+from .experiments.training_plots import convergence, gradient_flow, parameter_shares, training_dynamics
+from .experiments.loss_landscape import landscape_plot, loss_around, sharpness, training_landscape
+from .experiments.attention_maps import attention_map, attention_roll, attention_weights
+from .experiments.embedding_geometry import circle_test, embedding_geometry, latent_map
+from .experiments.architecture_diagrams import architecture_diagram
+from .experiments.forward_animation import animate_forward_pass
+from .experiments.training_figures import TrainingFigures
 
 # %% ../nbs/990_all.ipynb #6c92ef41
 _all_ = [
@@ -414,4 +425,22 @@ _all_ = [
     'contact_sheet',
     'piece_measures',
     'Report',
+    'Plot',
+    'convergence',
+    'gradient_flow',
+    'parameter_shares',
+    'training_dynamics',
+    'landscape_plot',
+    'loss_around',
+    'sharpness',
+    'training_landscape',
+    'attention_map',
+    'attention_roll',
+    'attention_weights',
+    'circle_test',
+    'embedding_geometry',
+    'latent_map',
+    'architecture_diagram',
+    'animate_forward_pass',
+    'TrainingFigures',
 ]

@@ -15,6 +15,7 @@ extras = [
     'distributed',
     'pytorch_optimizer',
     'zuko',
+    'curvlinops',
     'onnx',
     'onnxscript',
     'onnxruntime',

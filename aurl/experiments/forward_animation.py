@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ForwardPass', 'forward_pass', 'forward_frame', 'save_animation', 'animate_forward_pass']
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #a6aa95c1
+# %% ../../nbs/964_experiments.forward_animation.ipynb #308679d6
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..models.transformer import eval_mode
 from ..models.vae_gan import as_model
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #74547c09
+# %% ../../nbs/964_experiments.forward_animation.ipynb #2af41e15
 @dataclass
 class ForwardPass:
     "What a model computes for a piece, layer by layer."
@@ -41,7 +41,7 @@ def _residuals(model, ids):
         for h in hooks: h.remove()
     return found, trunk.embed.compute_features(ids)[0]
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #be61175a
+# %% ../../nbs/964_experiments.forward_animation.ipynb #4610e4a8
 @torch.no_grad()
 def forward_pass(
     model, # with full attention and without a latent, its folder or its name
@@ -55,7 +55,7 @@ def forward_pass(
         probs = [model.trunk._logits(x, features)[0].float().softmax(-1) for x in vectors]
     return ForwardPass(np.asarray(ids).astype(int), attention.cpu(), torch.stack(probs).cpu())
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #e8b369b3
+# %% ../../nbs/964_experiments.forward_animation.ipynb #7b475717
 def _roll_panel(plot, seen, notes, layer, position):
     "The piano roll with the attention of a layer."
     row = seen.attention[max(layer, 1) - 1, :, position].mean(0).numpy()
@@ -72,7 +72,7 @@ def _prediction_panel(plot, seen, layer, position, n=6):
     names = [vocab.name(int(i)) for i in best]
     plot.panel('next id', 'probability').bars(names, p.tolist())
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #80edfbc0
+# %% ../../nbs/964_experiments.forward_animation.ipynb #2a674b6f
 def _depth_panel(plot, seen, layer, position):
     "The probability of the right id after each layer so far."
     panel = plot.panel('probability of the id that follows', 'layers')
@@ -97,7 +97,7 @@ def forward_frame(
     _depth_panel(plot, seen, layer, position)
     return plot
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #af8bf27e
+# %% ../../nbs/964_experiments.forward_animation.ipynb #c4a1a2cc
 def _frames(plots, theme, dpi):
     "Pictures of the plots."
     from PIL import Image
@@ -120,7 +120,7 @@ def save_animation(
         frames[0].save(tmp, 'GIF', save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
     return Path(path)
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #ecd603c2
+# %% ../../nbs/964_experiments.forward_animation.ipynb #97eb4193
 def animate_forward_pass(
     model,          # with full attention, its folder or its name
     ids,            # (time,) ids of a piece

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['filter_normalized', 'random_direction', 'window_loss', 'restored_weights', 'Landscape', 'landscape',
-           'principal_directions', 'checkpoint_weights', 'training_landscape', 'landscape_plot', 'around',
+           'principal_directions', 'checkpoint_weights', 'training_landscape', 'landscape_plot', 'loss_around',
            'twice_differentiable', 'hessian', 'largest_eigenvalues', 'Sharpness', 'sharpness', 'sharpness_plot']
 
 # %% ../../nbs/960_experiments.loss_landscape.ipynb #271350d7
@@ -221,7 +221,7 @@ def _add_path(flat, solid, land, ceiling):
     solid.path3(x, y, _capped(land.path_loss, ceiling), 'training')
 
 # %% ../../nbs/960_experiments.loss_landscape.ipynb #c6731ad3
-def around(
+def loss_around(
     model,          # a model, its folder or its name
     windows:Tensor, # (n, time + 1) int64 ids
     n:int=11,       # grid points in each direction

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FigureWriter', 'TrainingFigures', 'figure_callbacks']
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #88064120
+# %% ../../nbs/965_experiments.training_figures.ipynb #59860a7e
 import os, time, warnings
 from collections import deque
 from concurrent.futures import Future, wait
@@ -24,7 +24,7 @@ from .plot_files import _check_formats
 from .plots import _theme
 from .training_plots import draw_and_save, gradient_flow, layer_norms, training_dynamics
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #9f0c2011
+# %% ../../nbs/965_experiments.training_figures.ipynb #991f56cd
 def _lower_priority():
     "Give way to every other process."
     try: os.nice(19)
@@ -38,7 +38,7 @@ class _Job:
     run:object    # function without arguments
     future:object=None
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #a977f3b1
+# %% ../../nbs/965_experiments.training_figures.ipynb #e67bad99
 class FigureWriter:
     "Draws figures in another process, in order."
     def __init__(self,
@@ -53,7 +53,7 @@ class FigureWriter:
         self.executor, self._own = executor, executor is None
         self.waiting, self.current, self.reported, self.paths = deque(), None, set(), []
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #66100330
+# %% ../../nbs/965_experiments.training_figures.ipynb #aca427ad
 @patch
 def submit(self:FigureWriter,
     name:str, # kind of figure
@@ -76,7 +76,7 @@ def check(self:FigureWriter):
         if self.current is None: return
         self._start(self.current)
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #5cee9165
+# %% ../../nbs/965_experiments.training_figures.ipynb #29e493e3
 @patch
 def _start(self:FigureWriter, job):
     "Give a job to the process, which is started if there is none."
@@ -96,7 +96,7 @@ def _collect(self:FigureWriter, job):
     else: self._report(job, error)
     if isinstance(error, BrokenProcessPool) and self._own: self.executor = None
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #2ddcdb60
+# %% ../../nbs/965_experiments.training_figures.ipynb #eee98459
 @patch
 def _report(self:FigureWriter, job, error):
     "Report the first failure of a kind of figure."
@@ -110,7 +110,7 @@ def _warn(self:FigureWriter, text):
     warnings.warn(text, stacklevel=2)
     if self.say is not None: self.say(text)
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #b674820f
+# %% ../../nbs/965_experiments.training_figures.ipynb #e08f58e4
 @patch
 def close(self:FigureWriter,
     timeout:float=120, # seconds to wait for the figures that are not drawn yet
@@ -133,7 +133,7 @@ def _give_up(self:FigureWriter, timeout):
     self.current = None
     self.waiting.clear()
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #2424c32a
+# %% ../../nbs/965_experiments.training_figures.ipynb #2d4f88a6
 class TrainingFigures(Callback):
     "Make the figures of a run every `every` steps."
     order, goes_back = 58.8, False    # after clipping and the log, before the budget ends the training
@@ -152,7 +152,7 @@ class TrainingFigures(Callback):
     @property
     def active(self): return self.training and not getattr(self.experiment, 'quiet', False)
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #a44e0c82
+# %% ../../nbs/965_experiments.training_figures.ipynb #c7957aab
 @patch
 def before_step(self:TrainingFigures):
     "Append the norms of the layers to `layers.jsonl`."
@@ -171,7 +171,7 @@ def after_batch(self:TrainingFigures):
     if self.train_iter % self.every == 0: self._submit_all()
     self.seconds += time.perf_counter() - start
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #a14a4d73
+# %% ../../nbs/965_experiments.training_figures.ipynb #05965405
 @patch
 def _submit_all(self:TrainingFigures):
     "Submit the figures of the dynamics and of the inside of the model."
@@ -193,7 +193,7 @@ def after_fit(self:TrainingFigures):
     paths = self.writer.close()
     if paths: self.experiment.log_text(f'{plural(len(paths), "figure")}, {self.seconds:.2f} s of the training')
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #9f0baad4
+# %% ../../nbs/965_experiments.training_figures.ipynb #edad169b
 def figure_callbacks(
     cfg, # with `figures_every`, `figures_formats` and `figures_themes`, or without
     run, # an `Experiment`

@@ -16,7 +16,7 @@ import numpy as np
 from ..aliases import current_columns
 from ..core import ConfigError
 from .plots import Plot
-from . import plot_files   # adds `Plot.save`
+from . import interactive_plots, plot_files   # add `Plot.plotly` and `Plot.save`
 from .run_files import _read_lines
 
 # %% ../../nbs/959_experiments.training_plots.ipynb #95a4f8d8
