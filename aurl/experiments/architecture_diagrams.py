@@ -31,6 +31,7 @@ def _embedding_boxes(c):
         boxes.append(Box('musical features', ', '.join(c.features), ('musical features',), 'input'))
     return boxes
 
+# %% ../../nbs/963_experiments.architecture_diagrams.ipynb #f242649e
 def _span_text(c):
     "The range of the attention, in words."
     if c.attention == 'full': return 'all earlier positions'
@@ -41,9 +42,11 @@ def _layer_boxes(c):
     "The transformer layers."
     size = f'{c.n_heads} heads × {c.d_model//c.n_heads}, {_span_text(c)}'
     boxes = [Box(f'{c.attention} attention', size, ('attention',), repeat=c.n_layers),
-             Box('feed-forward', f'{c.d_model} → {c.d_ff or 4*c.d_model} → {c.d_model}', ('feed-forward',), repeat=c.n_layers)]
+             Box('feed-forward', f'{c.d_model} → {c.d_ff or 4*c.d_model} → {c.d_model}', ('feed-forward',),
+                 repeat=c.n_layers)]
     if c.layer_embeddings and c.n_layers > 1:
-        boxes.insert(0, Box('layer embeddings', f'{c.n_layers - 1} tables of {len(vocab)} × {c.d_model}', ('layer embeddings',)))
+        tables = f'{c.n_layers - 1} tables of {len(vocab)} × {c.d_model}'
+        boxes.insert(0, Box('layer embeddings', tables, ('layer embeddings',)))
     return boxes
 
 def _latent_boxes(c):
@@ -60,7 +63,8 @@ def _output_boxes(c):
         boxes.append(Box('keyboard convolution', f'{c.keyboard} channels', ('keyboard convolution',), 'output'))
     boxes.append(Box('logits', f'{len(vocab)} ids, weights of the token embedding', (), 'output'))
     if c.mode == 'vae_gan':
-        boxes.append(Box('critic', f'width {c.critic_width}, {c.critic_layers} layers per scale', ('critic',), 'critic'))
+        sizes = f'width {c.critic_width}, {c.critic_layers} layers per scale'
+        boxes.append(Box('critic', sizes, ('critic',), 'critic'))
     return boxes
 
 def architecture_boxes(
@@ -92,7 +96,7 @@ def _add_model(plot, name, config):
     panel = plot.panel(f'{name}: {config.mode}, {format_count(total)} parameters')
     y = [1.3*i for i in range(len(boxes))]
     for low in y[:-1]: panel.line([.5, .5], [low + 1, low + 1.3], color=6)
-    panel.boxes([0.]*len(boxes), y, 1., 1., [_title(b) for b in boxes], [_short(b.detail) for b in boxes],
+    panel.boxes(y, [_title(b) for b in boxes], [_short(b.detail) for b in boxes],
                 [format_count(n) if n else '' for n in numbers], [n/total for n in numbers],
                 [_kind_colors[b.kind] for b in boxes])
 

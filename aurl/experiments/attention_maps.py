@@ -45,6 +45,7 @@ def _recording(blocks):
     finally:
         for h in hooks: h.remove()
 
+# %% ../../nbs/961_experiments.attention_maps.ipynb #773f272d
 def _check_ids(model, ids):
     "One row of ids on the device of the model; errors for other shapes and other kinds of attention."
     ids = torch.as_tensor(np.asarray(ids).astype(np.int64), device=model.device).view(-1)
@@ -73,6 +74,7 @@ def _log_weights(w):
     w = np.asarray(w, float)
     return np.where(np.tri(*w.shape, dtype=bool), np.log10(np.maximum(w, 1e-4)), np.nan)
 
+# %% ../../nbs/961_experiments.attention_maps.ipynb #d02ca763
 def attention_map(
     weights:Tensor, # (layers, heads, time, time) from `attention_weights`
     heads=None,     # (layer, head) pairs, from 0; None: the first head of each layer
@@ -108,6 +110,7 @@ def _same_pitch_share(w, pitch):
     rows = torch.as_tensor(pitch >= 0, device=w.device)
     return (w*same).sum(-1)[..., rows].mean(-1)
 
+# %% ../../nbs/961_experiments.attention_maps.ipynb #4924220d
 def head_statistics(
     weights:Tensor, # (layers, heads, time, time)
     ids,            # (time,)

@@ -21,6 +21,7 @@ pitch_class_names = 'C C♯ D E♭ E F F♯ G A♭ A B♭ B'.split()
 circle_names = {1: 'chromatic circle', 2: 'whole tones', 3: 'minor thirds', 4: 'major thirds',
                 5: 'circle of fifths', 6: 'two whole-tone scales'}
 
+# %% ../../nbs/962_experiments.embedding_geometry.ipynb #cc87124f
 def pitch_class_embeddings(
     table,       # (774, d_model) embeddings of all ids: an array, a tensor or a model
     kind='NOTE_ON', # or NOTE_OFF
@@ -62,6 +63,7 @@ class CircleTest(NamedTuple):
     p:float      # fraction of the permutations with at least this share
     shares:np.ndarray # (6,) of all components
 
+# %% ../../nbs/962_experiments.embedding_geometry.ipynb #e2c3a8a9
 def circle_test(
     classes,  # (12, d)
     k:int=5,  # component; 5: circle of fifths, 1: chromatic circle
@@ -85,6 +87,7 @@ def _circle_panel(plot, classes, k, title):
     panel.line(*xy[around].T, color=6)
     panel.points(*xy.T, text=pitch_class_names, color=0)
 
+# %% ../../nbs/962_experiments.embedding_geometry.ipynb #99b0ebf1
 def geometry_plot(
     classes:dict, # {name: (12, d) embeddings of the pitch classes}; the first is that of the model
 )->Plot:
@@ -96,6 +99,7 @@ def geometry_plot(
     plot.panel('shares of the variance', '%').bars(circle_names.values(), 100*harmonic_shares(c))
     return plot
 
+# %% ../../nbs/962_experiments.embedding_geometry.ipynb #0db8efac
 def embedding_figure(
     run,     # of a training; not used
     classes, # (12, d) embeddings of the pitch classes
@@ -103,6 +107,7 @@ def embedding_figure(
     "The figure of `embedding_geometry` from the vectors alone."
     return geometry_plot(dict(model=classes))
 
+# %% ../../nbs/962_experiments.embedding_geometry.ipynb #e07c1fac
 def embedding_geometry(
     table,       # (774, d_model) embeddings: an array, a tensor or a model
     name='model', # of the model
@@ -118,6 +123,7 @@ def _standardized(x):
     x = np.asarray(x, float)
     return (x - x.mean(0))/np.maximum(x.std(0), 1e-9)
 
+# %% ../../nbs/962_experiments.embedding_geometry.ipynb #ad9f882d
 def held_out_correlation(
     z,      # (n, d) latents
     values, # (n,) an attribute

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ForwardPass', 'forward_pass', 'forward_frame', 'save_animation', 'animate_forward_pass']
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #308679d6
+# %% ../../nbs/964_experiments.forward_animation.ipynb #d8325fb6
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..models.transformer import eval_mode
 from ..models.vae_gan import as_model
 from ..tokens.vocab import vocab
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #2af41e15
+# %% ../../nbs/964_experiments.forward_animation.ipynb #088f4d46
 @dataclass
 class ForwardPass:
     "What a model computes for a piece, layer by layer."
@@ -30,6 +30,7 @@ class ForwardPass:
     attention:Tensor  # (layers, heads, time, time)
     probs:Tensor      # (layers + 1, time, 774): of the next id, by the embedding alone and after each layer
 
+# %% ../../nbs/964_experiments.forward_animation.ipynb #218272d8
 @torch.no_grad()
 def _residuals(model, ids):
     "Vectors (1, time, d_model) of the embedding and after each layer, and the musical features."
@@ -41,7 +42,7 @@ def _residuals(model, ids):
         for h in hooks: h.remove()
     return found, trunk.embed.compute_features(ids)[0]
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #4610e4a8
+# %% ../../nbs/964_experiments.forward_animation.ipynb #d5106d8f
 @torch.no_grad()
 def forward_pass(
     model, # with full attention and without a latent, its folder or its name
@@ -49,13 +50,14 @@ def forward_pass(
 )->ForwardPass:
     "Attention and predictions of a model after each of its layers."
     model = as_model(model)
-    attention, row = attention_weights(model, ids), torch.as_tensor(np.asarray(ids).astype(np.int64), device=model.device)[None]
+    attention = attention_weights(model, ids)
+    row = torch.as_tensor(np.asarray(ids).astype(np.int64), device=model.device)[None]
     with eval_mode(model):
         vectors, features = _residuals(model, row)
         probs = [model.trunk._logits(x, features)[0].float().softmax(-1) for x in vectors]
     return ForwardPass(np.asarray(ids).astype(int), attention.cpu(), torch.stack(probs).cpu())
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #7b475717
+# %% ../../nbs/964_experiments.forward_animation.ipynb #9f01396c
 def _roll_panel(plot, seen, notes, layer, position):
     "The piano roll with the attention of a layer."
     row = seen.attention[max(layer, 1) - 1, :, position].mean(0).numpy()
@@ -72,16 +74,17 @@ def _prediction_panel(plot, seen, layer, position, n=6):
     names = [vocab.name(int(i)) for i in best]
     plot.panel('next id', 'probability').bars(names, p.tolist())
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #2a674b6f
+# %% ../../nbs/964_experiments.forward_animation.ipynb #3bd4e2eb
 def _depth_panel(plot, seen, layer, position):
     "The probability of the right id after each layer so far."
     panel = plot.panel('probability of the id that follows', 'layers')
     depth = len(seen.probs)
     right = seen.probs[:, position, seen.ids[position + 1]]
-    panel.line([0, depth - 1], [0, 1], color=6, dashed=True)
+    for edge in (0, 1): panel.line([0, depth - 1], [edge]*2, color=6, dashed=True)
     panel.line(range(layer + 1), right[:layer + 1], color=0)
     panel.points([layer], [right[layer]], text=[f'{right[layer]:.0%}'], color=1)
 
+# %% ../../nbs/964_experiments.forward_animation.ipynb #9cb94a3e
 def forward_frame(
     seen:ForwardPass,
     position:int, # that predicts the id after it
@@ -97,7 +100,7 @@ def forward_frame(
     _depth_panel(plot, seen, layer, position)
     return plot
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #c4a1a2cc
+# %% ../../nbs/964_experiments.forward_animation.ipynb #626b62e6
 def _frames(plots, theme, dpi):
     "Pictures of the plots."
     from PIL import Image
@@ -105,6 +108,7 @@ def _frames(plots, theme, dpi):
     palette = pictures[-1].quantize(128, dither=0)
     return [p.quantize(palette=palette, dither=0) for p in pictures]
 
+# %% ../../nbs/964_experiments.forward_animation.ipynb #a12b636e
 def save_animation(
     plots,          # one `Plot` per frame, all of the same size
     path,           # of the GIF
@@ -113,14 +117,14 @@ def save_animation(
     dpi:int=80,     # pixels per inch
 )->Path:
     "Write plots as an animated GIF that repeats."
+    if not (plots := list(plots)): raise ConfigError('no frames to animate', way_out='pass one plot or more')
     frames = _frames(plots, theme, dpi)
-    if not frames: raise ConfigError('no frames to animate', way_out='pass one plot or more')
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as tmp:
         frames[0].save(tmp, 'GIF', save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
     return Path(path)
 
-# %% ../../nbs/964_experiments.forward_animation.ipynb #97eb4193
+# %% ../../nbs/964_experiments.forward_animation.ipynb #3071cf22
 def animate_forward_pass(
     model,          # with full attention, its folder or its name
     ids,            # (time,) ids of a piece

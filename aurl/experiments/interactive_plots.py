@@ -76,6 +76,7 @@ def _note_traces(m, theme, color, scale):
     return [dict(type='bar', orientation='h', base=d['start'], x=d['end'] - d['start'], y=d['pitch'], width=.9,
                  marker=marker, hovertemplate='pitch %{y}, from %{base:.2f}<extra></extra>')]
 
+# %% ../../nbs/958_experiments.interactive_plots.ipynb #aa8a3f0b
 def _box_traces(m, theme, color, scale):
     "Boxes of a diagram: an outline each, and their texts."
     d, w, h = m.data, m.data['width'], m.data['height']
@@ -86,8 +87,8 @@ def _box_traces(m, theme, color, scale):
     texts = [_plain_name(' · '.join(filter(None, t))) for t in zip(d['titles'], d['details'], d['counts'])]
     yield dict(type='scatter', x=d['x'] + w/2, y=d['y'] + h/2, mode='text', text=texts, showlegend=False)
 
-_traces = dict(boxes=_box_traces, line=_line_traces, points=_point_traces, bars=_bar_traces, heat=_heat_traces, contour=_contour_traces,
-               notes=_note_traces, surface=_surface_traces, path3=_path_traces)
+_traces = dict(boxes=_box_traces, line=_line_traces, points=_point_traces, bars=_bar_traces, heat=_heat_traces,
+               contour=_contour_traces, notes=_note_traces, surface=_surface_traces, path3=_path_traces)
 
 # %% ../../nbs/958_experiments.interactive_plots.ipynb #f93a067b
 def _color_scale(label, theme, position):
@@ -102,6 +103,7 @@ def _panel_position(plot, i):
     row, column = divmod(i, plot.columns)
     return (column + .86)/plot.columns, 1 - (row + .5)/plot.rows, .7/plot.rows
 
+# %% ../../nbs/958_experiments.interactive_plots.ipynb #90bfdafa
 def _panel_traces(plot, i, theme):
     "All traces of panel `i`."
     panel = plot.panels[i]
@@ -125,6 +127,7 @@ def _tick_names(names):
     "Labels of the ticks 0, 1, 2, …, if there are any."
     return dict(tickvals=list(range(len(names))), ticktext=[_plain_name(n) for n in names]) if names else {}
 
+# %% ../../nbs/958_experiments.interactive_plots.ipynb #ccc8ee4d
 def _set_axes(fig, plot, i, theme):
     "Label the axes of panel `i`."
     if plot.panels[i].is_diagram: return _hide_axes(fig, plot, i)

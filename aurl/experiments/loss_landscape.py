@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #1aeaecf7
 from ..core import AurlError, CheckpointError, ConfigError, ModelError, import_extra
 from .plots import Plot
 from ..models.attention import Rotary, blockwise_settings
@@ -69,7 +70,8 @@ def window_loss(
 )->tuple:           # the model, and a function without arguments that returns nats per token
     "A model, and its loss on fixed windows."
     model = as_model(model)
-    return model, partial(_mean_loss, model, torch.as_tensor(np.asarray(windows), dtype=torch.int64, device=model.device))
+    ids = torch.as_tensor(np.asarray(windows), dtype=torch.int64, device=model.device)
+    return model, partial(_mean_loss, model, ids)
 
 # %% ../../nbs/960_experiments.loss_landscape.ipynb #5aab996b
 @contextlib.contextmanager
@@ -86,6 +88,7 @@ def _set_weights(model, weights):
     "Copy `weights` into the model."
     for n, p in model.named_parameters(): p.copy_(weights[n])
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #65cce080
 @torch.no_grad()
 def _move(model, center, steps, directions):
     "Set the weights to `center` plus steps along the directions."
@@ -106,6 +109,7 @@ class Landscape:
     axes:tuple=('first direction', 'second direction') # labels
     title:str=''       # what is shown
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #7d5233fd
 def landscape(
     model:nn.Module, # at the center
     loss,            # function without arguments, the loss of the model
@@ -130,6 +134,7 @@ def _unflatten(vector, like, names):
     sizes = [like[n].numel() for n in names]
     return {n: v.view(like[n].shape).to(like[n]) for n, v in zip(names, vector.split(sizes))}
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #a8a87bfa
 def principal_directions(
     weights:list, # of dicts {name: tensor}; the last one is the center
 )->tuple:         # two directions of norm 1, steps (n, 2) of the weights along them, and shares (2,) of the variance
@@ -178,6 +183,7 @@ def _losses_along(model, loss, weights):
             out.append(loss())
     return np.array(out)
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #764266ac
 def training_landscape(
     model:nn.Module, # its architecture
     loss,            # function without arguments, the loss of the model
@@ -198,6 +204,7 @@ def training_landscape(
 # %% ../../nbs/960_experiments.loss_landscape.ipynb #91705032
 def _capped(loss, ceiling): return loss if ceiling is None else np.minimum(loss, ceiling)
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #398e97d1
 def landscape_plot(
     land:Landscape,
     ceiling:float=None, # higher losses are shown as this one; None: all as they are
@@ -213,6 +220,7 @@ def landscape_plot(
     else: _add_path(flat, solid, land, ceiling)
     return plot
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #d54d7d18
 def _add_path(flat, solid, land, ceiling):
     "Add the path of the training to both panels."
     x, y = land.path.T
@@ -301,6 +309,7 @@ def _as_direction(model, vector):
     parts = torch.as_tensor(vector).split([p.numel() for p in model.parameters()])
     return {n: v.view(p.shape).to(p) for (n, p), v in zip(model.named_parameters(), parts)}
 
+# %% ../../nbs/960_experiments.loss_landscape.ipynb #d2a0a285
 def sharpness(
     model,          # a model without a latent, its folder or its name
     windows:Tensor, # (n, time + 1) int64 ids

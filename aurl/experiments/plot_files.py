@@ -25,6 +25,7 @@ def _draw_line(ax, m, theme, color):
     if 'low' in m.data:
         ax.fill_between(m.data['band_x'], m.data['low'], m.data['high'], color=color, alpha=.2, lw=0)
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #f13f7692
 def _draw_points(ax, m, theme, color):
     "Draw points and their labels."
     x, y, value = m.data['x'], m.data['y'], m.data.get('value')
@@ -40,6 +41,7 @@ def _annotate(ax, text, at, theme):
     ax.annotate(_literal(text), at, (4, 4), textcoords='offset points', fontsize=8, color=theme.text,
                 path_effects=outline, zorder=9)
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #3276a410
 def _literal(text): return str(text).replace('$', r'\$')   # no formulas
 
 # %% ../../nbs/957_experiments.plot_files.ipynb #f75c2083
@@ -65,6 +67,7 @@ def _draw_heat(ax, m, theme, color):
     return ax.pcolormesh(d['x'], d['y'], d['z'], cmap=theme.colormap, shading='nearest', **_limits(m, d['z']),
                          rasterized=True)
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #20e6b6b9
 def _draw_contour(ax, m, theme, color):
     "Draw filled contours."
     z = np.ma.masked_invalid(m.data['z'])
@@ -79,6 +82,7 @@ def _note_boxes(d):
     corners = [(d['start'], low), (d['end'], low), (d['end'], high), (d['start'], high)]
     return np.stack([np.stack(c, -1) for c in corners], 1)
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #8d46bbaa
 def _draw_notes(ax, m, theme, color):
     "Draw the notes of a piano roll as rectangles."
     from matplotlib.collections import PolyCollection
@@ -120,8 +124,8 @@ def _draw_path3(ax, m, theme, color):
     "Draw a line with points in three dimensions."
     ax.plot(m.data['x'], m.data['y'], m.data['z'], '.-', color=theme.series[1], label=m.label or None, zorder=9)
 
-_draw_mark = dict(boxes=_draw_boxes, line=_draw_line, points=_draw_points, bars=_draw_bars, heat=_draw_heat, contour=_draw_contour,
-                  notes=_draw_notes, surface=_draw_surface, path3=_draw_path3)
+_draw_mark = dict(boxes=_draw_boxes, line=_draw_line, points=_draw_points, bars=_draw_bars, heat=_draw_heat,
+                  contour=_draw_contour, notes=_draw_notes, surface=_draw_surface, path3=_draw_path3)
 
 # %% ../../nbs/957_experiments.plot_files.ipynb #5f09e952
 def _style_axes(ax, panel, theme):
@@ -150,6 +154,7 @@ def _style_2d(ax, panel, theme):
         spine.set_color(theme.grid)
         spine.set_visible(side in ('left', 'bottom'))
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #d4256fa4
 def _style_3d(ax, panel, theme):
     "Set labels and walls of axes in three dimensions."
     ax.set_zlabel(_literal(panel.zlabel), fontsize=9, color=theme.text)
@@ -186,6 +191,7 @@ def _draw_marks(fig, ax, panel, theme):
         if drawn is not None: scale = drawn, m.label or panel.zlabel
     if scale: _add_color_bar(fig, ax, *scale, theme)
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #68c26e15
 def _draw_panel(fig, ax, panel, theme):
     "Draw one panel."
     if _is_drawn(panel): _draw_marks(fig, ax, panel, theme)
@@ -236,6 +242,7 @@ class FigureFile(NamedTuple):
     theme:str  # light or dark
     format:str # svg, png, pdf, html or gif
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #7f938d35
 def parse_figure_name(
     path, # of a file
 )->FigureFile: # None for other names
@@ -245,6 +252,7 @@ def parse_figure_name(
     when = datetime.datetime.strptime(m['time'], '%Y%m%d_%H%M%S')
     return FigureFile(m['name'], int(m['step']), when, m['theme'] or 'light', m['format'])
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #3dad4dfd
 def find_figures(
     folder, # such as the `figures` of a run
 )->list:    # of paths, by step
@@ -276,6 +284,7 @@ def _free_path(folder, name, step, when, theme, format):
     names = (figure_file_name(name, step, when, theme, format, number) for number in range(10**6))
     return next(p for n in names if not (p := Path(folder)/n).exists())
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #4d024299
 @patch
 def save(self:Plot,
     folder,          # of the files
@@ -305,6 +314,7 @@ def _to_png(fig, dpi):
     Image.open(raw).convert('RGB').quantize(128, dither=0).save(out, 'png', optimize=True)
     return out.getvalue()
 
+# %% ../../nbs/957_experiments.plot_files.ipynb #832f2fd7
 @patch
 def png(self:Plot,
     theme='light', # name of a theme

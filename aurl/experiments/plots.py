@@ -43,6 +43,7 @@ class Mark(NamedTuple):
     label:str='' # in the legend
     style:dict={} # color (index of the series), dashed, cmap range
 
+# %% ../../nbs/956_experiments.plots.ipynb #99dbb228
 @dataclass
 class Panel:
     "A pair of axes with marks."
@@ -72,6 +73,7 @@ class Plot:
     columns:int=1      # panels side by side
     size:tuple=(7, 3)  # inches per panel: width and height
 
+# %% ../../nbs/956_experiments.plots.ipynb #07552009
 @patch
 def panel(self:Plot,
     *args,   # of `Panel`
@@ -130,6 +132,7 @@ def points(self:Panel,
     if value is not None: data['value'] = _array(value)
     self.marks.append(Mark('points', data, label, dict(color=color)))
 
+# %% ../../nbs/956_experiments.plots.ipynb #f4ce34d0
 @patch
 def bars(self:Panel,
     names,    # (n,) texts
@@ -147,6 +150,7 @@ def _grid(z, x, y):
     y = np.arange(z.shape[0]) if y is None else y
     return dict(z=z, x=_array(x), y=_array(y))
 
+# %% ../../nbs/956_experiments.plots.ipynb #ec6f4ca3
 @patch
 def heat(self:Panel,
     z,              # (rows, columns)
@@ -157,6 +161,7 @@ def heat(self:Panel,
     "Add a heat map."
     self.marks.append(Mark('heat', _grid(z, x, y), label, dict(limits=limits)))
 
+# %% ../../nbs/956_experiments.plots.ipynb #54882a56
 @patch
 def contour(self:Panel,
     z,         # (rows, columns)
@@ -201,16 +206,16 @@ def path3(self:Panel,
 # %% ../../nbs/956_experiments.plots.ipynb #92f71670
 @patch
 def boxes(self:Panel,
-    x, y,          # (n,) left and lower edges
-    width, height, # of each box
-    titles,        # (n,) texts in the boxes
-    details,       # (n,) smaller texts
-    counts,        # (n,) texts at the right
-    shares,        # (n,) 0 … 1: lengths of the bars in the boxes
-    colors,        # (n,) indices of the series
+    y,       # (n,) lower edges; a box is one unit wide and high
+    titles,  # (n,) texts in the boxes
+    details, # (n,) smaller texts
+    counts,  # (n,) texts at the right
+    shares,  # (n,) 0 … 1: lengths of the bars in the boxes
+    colors,  # (n,) indices of the series
 ):
     "Add boxes of a diagram; the axes are hidden."
-    data = dict(x=_array(x), y=_array(y), width=width, height=height, share=_array(shares), color=list(colors))
+    y = _array(y)
+    data = dict(x=0*y, y=y, width=1., height=1., share=_array(shares), color=list(colors))
     self.marks.append(Mark('boxes', data | dict(titles=titles, details=details, counts=counts)))
 
 # %% ../../nbs/956_experiments.plots.ipynb #d48a1d8b

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FigureWriter', 'TrainingFigures', 'figure_callbacks']
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #59860a7e
+# %% ../../nbs/965_experiments.training_figures.ipynb #6c5be6b1
 import os, time, warnings
 from collections import deque
 from concurrent.futures import Future, wait
@@ -16,6 +16,7 @@ from functools import partial
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 
+# %% ../../nbs/965_experiments.training_figures.ipynb #f528036e
 from ..core import ConfigError, plural, to_json
 from ..data.readers import process_pool, worker_environment
 from ..distributed import is_sharded
@@ -24,7 +25,7 @@ from .plot_files import _check_formats
 from .plots import _theme
 from .training_plots import draw_and_save, gradient_flow, layer_norms, training_dynamics
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #991f56cd
+# %% ../../nbs/965_experiments.training_figures.ipynb #5f369f40
 def _lower_priority():
     "Give way to every other process."
     try: os.nice(19)
@@ -38,7 +39,7 @@ class _Job:
     run:object    # function without arguments
     future:object=None
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #e67bad99
+# %% ../../nbs/965_experiments.training_figures.ipynb #874b52d3
 class FigureWriter:
     "Draws figures in another process, in order."
     def __init__(self,
@@ -53,7 +54,7 @@ class FigureWriter:
         self.executor, self._own = executor, executor is None
         self.waiting, self.current, self.reported, self.paths = deque(), None, set(), []
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #aca427ad
+# %% ../../nbs/965_experiments.training_figures.ipynb #5776975c
 @patch
 def submit(self:FigureWriter,
     name:str, # kind of figure
@@ -67,6 +68,7 @@ def submit(self:FigureWriter,
     self.waiting.append(_Job(name, step, partial(draw_and_save, make, str(path), step, data, **options)))
     self.check()
 
+# %% ../../nbs/965_experiments.training_figures.ipynb #33074ce1
 @patch
 def check(self:FigureWriter):
     "Collect the figure that is finished, and start the next one."
@@ -76,7 +78,7 @@ def check(self:FigureWriter):
         if self.current is None: return
         self._start(self.current)
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #29e493e3
+# %% ../../nbs/965_experiments.training_figures.ipynb #6d40dda3
 @patch
 def _start(self:FigureWriter, job):
     "Give a job to the process, which is started if there is none."
@@ -88,6 +90,7 @@ def _start(self:FigureWriter, job):
         job.future = Future()
         job.future.set_exception(e)
 
+# %% ../../nbs/965_experiments.training_figures.ipynb #c896a1d4
 @patch
 def _collect(self:FigureWriter, job):
     "Take the result of a finished job; a process that died is replaced."
@@ -96,7 +99,7 @@ def _collect(self:FigureWriter, job):
     else: self._report(job, error)
     if isinstance(error, BrokenProcessPool) and self._own: self.executor = None
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #eee98459
+# %% ../../nbs/965_experiments.training_figures.ipynb #914c464c
 @patch
 def _report(self:FigureWriter, job, error):
     "Report the first failure of a kind of figure."
@@ -110,7 +113,7 @@ def _warn(self:FigureWriter, text):
     warnings.warn(text, stacklevel=2)
     if self.say is not None: self.say(text)
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #e08f58e4
+# %% ../../nbs/965_experiments.training_figures.ipynb #d4ce4426
 @patch
 def close(self:FigureWriter,
     timeout:float=120, # seconds to wait for the figures that are not drawn yet
@@ -125,6 +128,7 @@ def close(self:FigureWriter,
     self.executor = None if self._own else self.executor
     return self.paths
 
+# %% ../../nbs/965_experiments.training_figures.ipynb #5ab2a07b
 @patch
 def _give_up(self:FigureWriter, timeout):
     "Report the figures that are not drawn in time."
@@ -133,7 +137,7 @@ def _give_up(self:FigureWriter, timeout):
     self.current = None
     self.waiting.clear()
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #2d4f88a6
+# %% ../../nbs/965_experiments.training_figures.ipynb #84078126
 class TrainingFigures(Callback):
     "Make the figures of a run every `every` steps."
     order, goes_back = 58.8, False    # after clipping and the log, before the budget ends the training
@@ -152,7 +156,7 @@ class TrainingFigures(Callback):
     @property
     def active(self): return self.training and not getattr(self.experiment, 'quiet', False)
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #c7957aab
+# %% ../../nbs/965_experiments.training_figures.ipynb #c243402f
 @patch
 def before_step(self:TrainingFigures):
     "Append the norms of the layers to `layers.jsonl`."
@@ -162,6 +166,7 @@ def before_step(self:TrainingFigures):
     self.experiment._append('layers.jsonl', to_json(line))
     self.seconds += time.perf_counter() - start
 
+# %% ../../nbs/965_experiments.training_figures.ipynb #aa3e387e
 @patch
 def after_batch(self:TrainingFigures):
     "Collect finished figures, and submit those of this step."
@@ -171,7 +176,7 @@ def after_batch(self:TrainingFigures):
     if self.train_iter % self.every == 0: self._submit_all()
     self.seconds += time.perf_counter() - start
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #05965405
+# %% ../../nbs/965_experiments.training_figures.ipynb #a93fbae8
 @patch
 def _submit_all(self:TrainingFigures):
     "Submit the figures of the dynamics and of the inside of the model."
@@ -186,6 +191,7 @@ def _submit_embeddings(self:TrainingFigures, submit):
     "Submit the figure of the embeddings; only twelve vectors are copied."
     submit('embedding_geometry', embedding_figure, data=(pitch_class_embeddings(self.model),))
 
+# %% ../../nbs/965_experiments.training_figures.ipynb #92693f51
 @patch
 def after_fit(self:TrainingFigures):
     "Wait for the figures, and log how much of the training they took."
@@ -193,7 +199,7 @@ def after_fit(self:TrainingFigures):
     paths = self.writer.close()
     if paths: self.experiment.log_text(f'{plural(len(paths), "figure")}, {self.seconds:.2f} s of the training')
 
-# %% ../../nbs/965_experiments.training_figures.ipynb #edad169b
+# %% ../../nbs/965_experiments.training_figures.ipynb #252e9121
 def figure_callbacks(
     cfg, # with `figures_every`, `figures_formats` and `figures_themes`, or without
     run, # an `Experiment`

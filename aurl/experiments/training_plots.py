@@ -92,6 +92,7 @@ def _square_sums(model):
             sums[key] = sums.get(key, 0.) + x.detach().float().square().sum()
     return sums
 
+# %% ../../nbs/959_experiments.training_plots.ipynb #49338d20
 def layer_norms(
     model, # a module, after a backward pass
 )->dict:   # {part: {weight: norm, gradient: norm}}
@@ -134,6 +135,7 @@ def _depth_lines(plot, steps, parts, gradient):
     for i in dict.fromkeys((0, len(steps)//2, len(steps) - 1)):
         panel.line(np.arange(len(parts)), gradient[:, i], f'step {steps[i]}')
 
+# %% ../../nbs/959_experiments.training_plots.ipynb #465715d5
 def gradient_flow(
     run, # an `Experiment` with `layers.jsonl`
 )->Plot:
@@ -159,6 +161,7 @@ def running_best(
     x, y = run.series(key, by)
     return x, np.fmin.accumulate(y) if len(y) else y
 
+# %% ../../nbs/959_experiments.training_plots.ipynb #5e18c04c
 def time_to_reach(
     run,     # an `Experiment`
     target,  # value of the metric
@@ -197,6 +200,7 @@ def common_target(
     bests = [running_best(r, key)[1] for group in _run_groups(runs).values() for r in group]
     return max((b[-1] for b in bests if len(b)), default=math.nan)
 
+# %% ../../nbs/959_experiments.training_plots.ipynb #83eb5fb0
 def convergence(
     runs,             # a list of runs, or {name: [run, …]}
     key='valid_loss', # lower is better
@@ -226,6 +230,7 @@ def component_of(
     "The kind of component that a parameter belongs to."
     return next((c for c, pattern in _components if re.search(pattern, name)), 'other')
 
+# %% ../../nbs/959_experiments.training_plots.ipynb #3ee96d92
 def parameter_counts(
     model, # a module
 )->dict:   # {component: number}, the largest first
