@@ -159,18 +159,18 @@ def series(self:MetricReader,
         lines, values = lines[order], values[order]
     return np.array(self.step)[lines], np.array(self.time)[lines], values
 
-# %% ../../nbs/949_experiments.metric_reader.ipynb #860e3992
+# %% ../../nbs/949_experiments.metric_reader.ipynb #fc04d630
 @patch
 def curve(self:MetricReader,
     name:str,        # a column
     n:int=800,       # most points
-    by:str='step',   # position: step or time
-    between=None,    # (low, high) on that axis; None: everything
-)->tuple:            # arrays of positions and values
+    between=None,    # (low, high): only these positions; None: all
+    by:str='step',   # axis of `between`: step or time
+)->tuple:            # three arrays: step, time in seconds, and value
     "A column as the points of a curve."
     step, seconds, y = self.series(name)
     x = step if by == 'step' else seconds
-    if between is not None:
-        inside = (x >= between[0]) & (x <= between[1])
-        x, y = x[inside], y[inside]
-    return decimate(x, y, n)
+    inside = np.isfinite(x) if between is None else (x >= between[0]) & (x <= between[1])
+    kept, y = decimate(np.flatnonzero(inside), y[inside], n)
+    kept = kept.astype(int)
+    return step[kept], seconds[kept], y
