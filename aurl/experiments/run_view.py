@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['panels', 'Panel', 'panels_of', 'RemainingTime', 'RunView', 'curve_data', 'run_names', 'dashboard_data', 'find_views']
 
-# %% ../../nbs/952_experiments.run_view.ipynb #42b59aba
+# %% ../../nbs/952_experiments.run_view.ipynb #3f1471f4
 import math, time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import AurlError
+from ..evaluate.musical_quality import quality_measures
 from .metric_reader import MetricReader
 from .registry import _small_json, _state, run_folders
 from .run_files import _change_times
@@ -32,28 +33,28 @@ class Panel(NamedTuple):
         "Whether the column `name` belongs to it."
         return name in self.names or name.startswith(tuple(n for n in self.names if n.endswith('_')) or '\0')
 
-# %% ../../nbs/952_experiments.run_view.ipynb #a67851a9
-_quality_counts = 'quality_note_density', 'quality_pitch_range'
+# %% ../../nbs/952_experiments.run_view.ipynb #20bd0ca7
 panels = (
     Panel('Loss', 'nats per token', ('train_loss', 'valid_loss'), log=True),
-    Panel('Parts of the objective', '', ('objective', 'loss_', 'kl', 'attribute_loss'), log=True),
+    Panel('Parts of the objective', '', ('loss_', 'kl', 'attribute_loss'), log=True),
     Panel('Learning rate', '', ('lr',)),
     Panel('Gradient norm', '', ('grad_norm',), log=True),
     Panel('Throughput', 'ids per second', ('tokens_per_second',)),
     Panel('Memory', 'GB', ('memory', 'memory_reserved'), factor=1e-9),
-    Panel('Validity of samples', 'share', ('grammar', 'grammar_', 'invalid_mass')),
-    Panel('Notes per second of samples', 'notes/s', _quality_counts[:1]),
-    Panel('Pitch range of samples', 'semitones', _quality_counts[1:]),
-    Panel('Musical quality of samples', '0 … 1', ('quality_',)),
+    Panel('Validity of samples', '0 … 1', ('grammar', 'grammar_validity', 'grammar_pairing', 'invalid_mass')),
+    *(Panel(f'Samples: {name.replace("_", " ")}', m.unit or '0 … 1', (f'quality_{name}',)) for name, m in quality_measures.items()),
+    Panel('Samples: weighted mean of the measures', '0 … 1', ('quality_overall_quality',)),
+    Panel('Grammar scores', '0 … 1', ('grammar_',), extra=True),
+    Panel('Objective', '', ('objective',), log=True, extra=True),
 ) # charts of the dashboard, in order; a column belongs to the first that covers it
-_no_panel = frozenset(('epoch', 'train_seconds', 'monitor_time_share', 'quality_time_share', 'rolled_back_to'))
+_no_panel = frozenset(('epoch', 'train_seconds', 'monitor_time_share', 'quality_time_share', 'rolled_back_to', 'memory_capacity'))
 
 def panels_of(
     names, # of columns
 )->list:   # pairs of a `Panel` and its columns
     "Divide columns among panels."
     of_panel = {p: [] for p in panels}
-    for name in sorted(set(names) - _no_panel):
+    for name in sorted(n for n in set(names) - _no_panel if not n.startswith('seconds_')):
         panel = next((p for p in panels if p.covers(name)), Panel(name.replace('_', ' '), extra=True))
         of_panel.setdefault(panel, []).append(name)
     return [(p, columns) for p, columns in of_panel.items() if columns]

@@ -118,7 +118,7 @@ class Chart {
       paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: ink, size: 11, family: style.fontFamily},
       xaxis: {...axis, title: {text: this.dashboard.by === 'step' ? 'step' : this.dashboard.timeUnit()[1], standoff: 4},
         ...this.range ? {range: this.range, autorange: false} : {autorange: true}},
-      yaxis: {...axis, type: this.log ? 'log' : 'linear', autorange: true, exponentformat: 'power', nticks: 6},
+      yaxis: {...axis, type: this.log ? 'log' : 'linear', autorange: true, exponentformat: 'SI', ...this.log ? {dtick: 'D2'} : {nticks: 6}},
     }
   }
 
@@ -132,7 +132,7 @@ class Chart {
     this.plot.setAttribute('aria-label', `Chart of ${this.panel.title}. ${this.words(curves)} Arrow keys move through the points.`)
     const names = this.panel.names
     fill(this.legend, JSON.stringify([names, this.dashboard.runs.length]), () => names.length < 2 ? [] : names.map(name =>
-      h('span', {}, key(this.color({run: 0, name}), STROKES[this.dash({name})]), name.replaceAll('_', ' '))))
+      h('span', {}, key(this.dashboard.runs.length > 1 ? '#7f7f7f' : this.color({run: 0, name}), STROKES[this.dash({name})]), name.replaceAll('_', ' '))))
   }
 
   words(curves) {
