@@ -26,6 +26,7 @@ from ..distributed import broadcast_object, gather_model, is_sharded, rank, worl
 
 # %% ../../nbs/975_commands.training.ipynb #0321aa30
 from ..evaluate.memorization import passage_fingerprints
+from ..experiments.dashboard import DashboardCopy
 from ..experiments.run import Experiment
 from ..memory import available_memory, is_out_of_memory
 from ..models.vae_gan import MusicTransformerVAEGAN
@@ -207,6 +208,7 @@ def train_run(
     cbs = [*cbs, *learn.monitors, *_state_callbacks(learn, run, cfg, last)]
     if find_callback(learn.cbs, ValidEvery) is None: cbs += validation_callbacks(cfg)  # the learner of a song has none
     weights, higher = _best_weights(cfg)
+    if isinstance(run, Experiment): cbs.append(DashboardCopy(run))
     cbs.append(failure := FailureMonitor(run=run))
     if cfg.checkpoint_every: cbs.append(_checkpoint_callback(learn, run, cfg, weights, higher))
     best = _fit(learn, run, cfg, cbs, _score_function(weights, higher), **kwargs)
