@@ -27,10 +27,10 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'AverageConfig', 'WeightAveraging', 'GradientAccumulation', 'GradientClipping', 'ClipConfig',
            'AdversarialPerturbation', 'TokenDropout', 'OptimConfig', 'learner_kwargs', 'CurriculumConfig',
            'GenerationMonitor', 'evaluate_samples', 'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing',
-           'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state',
-           'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint',
-           'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
-           'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
+           'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'QualityMonitor', 'Distill', 'Snapshot',
+           'restore_state', 'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint',
+           'load_checkpoint', 'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars',
+           'first_seconds', 'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
            'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill_piece',
            'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids',
@@ -263,6 +263,7 @@ from .monitor.mask_annealing import GrammarAnnealing
 from .monitor.early_stopping import EarlyStopping
 from .monitor.profiler import TrainingProfiler
 from .monitor.anomaly_monitor import AnomalyMonitor
+from .experiments.quality_monitor import QualityMonitor
 from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
 
@@ -311,6 +312,7 @@ _all_ = [
     'EarlyStopping',
     'TrainingProfiler',
     'AnomalyMonitor',
+    'QualityMonitor',
     'Distill',
     'Snapshot',
     'restore_state',

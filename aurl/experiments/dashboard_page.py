@@ -27,7 +27,7 @@ def _range(values):
     margin = (high - low)*.04 or abs(high)*.05 or 1.
     return low - margin, high + margin
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #5a9cce51
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #a9563c37
 class _Scale:
     "Maps values to pixels, linearly or by their logarithm."
     def __init__(self, values, pixels, log=False):
@@ -42,6 +42,7 @@ class _Scale:
         if not self.log: return [t for t in _ticks(self.low, self.high) if self.low <= t <= self.high]
         powers = [m*10.**e for e in range(math.floor(self.low), math.ceil(self.high) + 1) for m in (1, 2, 5)]
         inside = [p for p in powers if self.low <= math.log10(p) <= self.high]
+        if len(inside) < 3: return [t for t in _ticks(10**self.low, 10**self.high) if 10**self.low <= t <= 10**self.high]
         return inside if len(inside) <= 7 else inside[::-(-len(inside)//6)]
 
 # %% ../../nbs/953_experiments.dashboard_page.ipynb #b08ba04e

@@ -143,7 +143,7 @@ def _seconds_left(self:RunView, state):
     age = time.time() - max(_change_times(self.path, 'progress.json'), default=time.time())
     return max(0., left - age)
 
-# %% ../../nbs/952_experiments.run_view.ipynb #1dd812e6
+# %% ../../nbs/952_experiments.run_view.ipynb #0de0c1a1
 @patch
 def facts(self:RunView)->dict:
     "State, stage, progress and last values of the run."
@@ -154,7 +154,7 @@ def facts(self:RunView)->dict:
         state=state, error=error, command=str(self.status.get('name') or ''), started=str(self.status.get('started') or ''),
         **{k: self.progress.get(k) for k in ('stage', 'fraction', 'message')},
         step=max((x for x in self.reader.step[-100:] if math.isfinite(x)), default=None), best=best, best_step=best_step,
-        seconds=float(self.reader.time[-1]) if self.reader.n_lines else None,
+        seconds=max((t for t in self.reader.time[-100:] if math.isfinite(t)), default=None),
         left=self._seconds_left(state), read=self.reader.fraction, **last,
     )
 

@@ -118,8 +118,17 @@ class Chart {
       paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: ink, size: 11, family: style.fontFamily},
       xaxis: {...axis, title: {text: this.dashboard.by === 'step' ? 'step' : this.dashboard.timeUnit()[1], standoff: 4},
         ...this.range ? {range: this.range, autorange: false} : {autorange: true}},
-      yaxis: {...axis, type: this.log ? 'log' : 'linear', autorange: true, exponentformat: 'SI', ...this.log ? {dtick: 'D2'} : {nticks: 6}},
+      yaxis: {...axis, ...this.yAxis()},
     }
+  }
+
+  /** Kind and ticks of the y axis; a constant is drawn in the middle of a small range. */
+  yAxis() {
+    const ys = this.curves().flatMap(c => c.y).filter(y => y !== null && (!this.log || y > 0))
+    const low = ys.reduce((a, b) => Math.min(a, b), Infinity), high = ys.reduce((a, b) => Math.max(a, b), -Infinity)
+    const flat = low === high ? {range: [low - (Math.abs(low) || 1)/10, low + (Math.abs(low) || 1)/10], autorange: false} : {autorange: true}
+    if (!this.log) return {type: 'linear', exponentformat: 'SI', nticks: 6, ...flat}
+    return {type: 'log', autorange: true, exponentformat: 'SI', ...high/low > 10 ? {dtick: 'D2'} : {}}
   }
 
   draw() {
@@ -189,8 +198,9 @@ class Chart {
     if (!xs.length) return
     const inRange = this.range ? xs.filter(x => x >= this.range[0] && x <= this.range[1]) : xs
     const steps = inRange.length ? inRange : xs
-    const at = this.cursor === null ? (by < 0 ? steps.length : -1) : steps.findIndex(x => x >= this.cursor)
-    this.cursor = steps[Math.max(0, Math.min(steps.length - 1, (at < 0 ? steps.length - 1 : at) + by))]
+    const found = steps.findIndex(x => x >= this.cursor), last = steps.length - 1
+    const at = this.cursor === null ? (by < 0 ? last + 1 : -1) : found < 0 ? last : found
+    this.cursor = steps[Math.max(0, Math.min(last, at + by))]
     globalThis.Plotly?.relayout(this.plot, {shapes: this.shapes()})
     this.read.textContent = this.values(this.cursor)
   }
