@@ -165,7 +165,7 @@ def _write(self:QualityMonitor, pieces):
         for old in sorted(folder.glob('step_*.mid'))[:-self.keep]: old.unlink(missing_ok=True)
     except OSError: pass
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #f0b62ee2
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #afc379b2
 @patch
 def trends(self:QualityMonitor)->dict: # measure: `Trend`
     "The trend of each measure over the last evaluations."
@@ -173,7 +173,7 @@ def trends(self:QualityMonitor)->dict: # measure: `Trend`
     return {k: t for k in names if (t := quality_trend(self.values(k)))}
 
 @patch
-def summary(self:QualityMonitor)->list: # lines
+def monitor_summary(self:QualityMonitor)->list: # lines
     "The measures whose trend is not zero, and the falls, in words."
     clear = [f'{k.replace("_", " ")} {t}' for k, t in self.trends().items() if t.low > 0 or t.high < 0]
     lines = [f'measures of the samples with a trend: {"; ".join(clear)}'] if clear else []
