@@ -818,7 +818,8 @@ def played(cfg, work):
     net, where = find_model(cfg.model, cfg.out)
     check_sampling(cfg, net, where)
     files = file_options(cfg, net)
-    ids = fill_prompt(net, cfg, files) if cfg.infill.on else generate_ids(
+    processors = requested_processors(cfg, where)
+    ids = fill_prompt(net, cfg, files, processors) if cfg.infill.on else generate_ids(
         net,
         n=cfg.pieces,
         min_tokens=cfg.min_tokens,
@@ -831,7 +832,7 @@ def played(cfg, work):
         z=requested_latents(net, cfg),
         constraints=cfg.constraints,
         length=requested_length(cfg),
-        processors=requested_processors(cfg, where),
+        processors=processors,
         **sampling_options(cfg),
     )
     if cfg.repair: ids = repair_pieces(ids, lambda line: None)
