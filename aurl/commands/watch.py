@@ -14,7 +14,7 @@ from pydantic import Field
 from ..config import Config, describe_keys, make_config
 from ..core import ConfigError
 
-# %% ../../nbs/985_commands.watch.ipynb #6f6d9bc8
+# %% ../../nbs/985_commands.watch.ipynb #9333c84e
 class WatchConfig(Config):
     "Keys of `aurl watch`."
     port: int = Field(0, ge=0, le=65535, description='of the local server; 0: any free port')
@@ -22,6 +22,7 @@ class WatchConfig(Config):
     newest: int = Field(8, ge=1, le=50, description='how many runs of a folder are shown, the newest')
     save: bool = Field(False, description='write dashboard.html in the directory of each run, and end')
 
+# %% ../../nbs/985_commands.watch.ipynb #d5e25349
 def watch_keys(
     say=print, # called with each line
 )->int:        # the exit code

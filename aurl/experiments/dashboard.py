@@ -23,12 +23,13 @@ from .dashboard_page import dashboard_html, write_dashboard
 from .run_view import RunView, dashboard_data, find_views
 from .watch_server import sample_page
 
-# %% ../../nbs/955_experiments.dashboard.ipynb #b74a30d9
+# %% ../../nbs/955_experiments.dashboard.ipynb #311647a5
 _FOLDER = Path(aurl.__file__).parent/'assets'/'dashboard'
 
 @cache
 def _plotly_text(): return files('plotly').joinpath('package_data/plotly.min.js').read_text(encoding='utf-8')
 
+# %% ../../nbs/955_experiments.dashboard.ipynb #329fef09
 class Dashboard(anywidget.AnyWidget):
     "The dashboard of runs as a widget; show it on the last line of a cell."
     _esm, _css = _FOLDER/'dashboard.js', _FOLDER/'dashboard.css'
@@ -50,13 +51,14 @@ class Dashboard(anywidget.AnyWidget):
 
     def __repr__(self): return f'Dashboard({", ".join(v.path.name for v in self.views)})'
 
-# %% ../../nbs/955_experiments.dashboard.ipynb #5bacce9b
+# %% ../../nbs/955_experiments.dashboard.ipynb #0da88758
 @patch
 def update(self:Dashboard):
     "Read what the runs have written, and show it."
     self.data = dashboard_data([v.refresh() for v in self.views], n=self.n)
     return self
 
+# %% ../../nbs/955_experiments.dashboard.ipynb #32e7a78e
 @patch
 def render_sample(self:Dashboard,
     seconds:float=20., # most of its sound
@@ -68,6 +70,7 @@ def render_sample(self:Dashboard,
     if pages: self.players = {**dict([*self.players.items()][-5:]), **pages}
     return bool(pages)
 
+# %% ../../nbs/955_experiments.dashboard.ipynb #ce32defc
 def _page_or_none(path, seconds):
     "The player of a sample; None if it is damaged, or was deleted."
     try: return sample_page(path, seconds)
@@ -86,7 +89,7 @@ def _repr_mimebundle_(self:Dashboard, **kwargs):
     data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
     return data | {'text/plain': repr(self), 'text/html': self.to_html()}, metadata
 
-# %% ../../nbs/955_experiments.dashboard.ipynb #d8df27b8
+# %% ../../nbs/955_experiments.dashboard.ipynb #fb2db7e6
 @patch
 def _follow(self:Dashboard, seconds):
     "Update until all runs have ended or `stop`."
@@ -94,6 +97,7 @@ def _follow(self:Dashboard, seconds):
         self.update().render_sample()
         if all(r['state'] != 'running' for r in self.data['runs']): break
 
+# %% ../../nbs/955_experiments.dashboard.ipynb #1334d5b8
 @patch
 def follow(self:Dashboard,
     seconds:float=2., # between two updates
@@ -105,6 +109,7 @@ def follow(self:Dashboard,
     self.thread.start()
     return self
 
+# %% ../../nbs/955_experiments.dashboard.ipynb #a6a4c4c8
 @patch
 def stop(self:Dashboard):
     "End `follow`."
@@ -131,14 +136,14 @@ class _Allowance:
             self.last = self.clock()
             self.spent += self.last - begin
 
-# %% ../../nbs/955_experiments.dashboard.ipynb #25c41929
+# %% ../../nbs/955_experiments.dashboard.ipynb #471ca29d
 class DashboardCopy(Callback):
     "Keeps `dashboard.html` in the directory of a run up to date."
     order, goes_back, run_valid = 70, False, False
     def __init__(self,
         run,               # an `Experiment`
-        every:float=60.,   # least seconds between two copies
-        share:float=.005,  # most of the training time for copies
+        every:float=60.,   # least seconds between copies
+        share:float=.005,  # most of the time for them
     ):
         self.view, self.allowance = RunView(run.path), _Allowance(every, share)
     def after_batch(self):

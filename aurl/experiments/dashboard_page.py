@@ -101,7 +101,7 @@ dl { display: flex; flex-wrap: wrap; gap: 4px 24px; margin: 0 } dt { color: #626
 @media (prefers-color-scheme: dark) { body { color: #e7e9ec; background: #17191d } section { border-color: #343a42 } dt, .faint { color: #9aa2ad } }
 '''
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #e71c6785
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #e8d13b6a
 def _legend(panel):
     "A line sample, the name and the last value of each curve."
     def item(i, c):
@@ -111,23 +111,27 @@ def _legend(panel):
         return f'<span class="key"><svg width="30" height="12" aria-hidden="true">{line}</svg>{escape(c["name"].replace("_", " "))} {value}</span>'
     return ''.join(item(i, c) for i, c in enumerate(panel['curves']))
 
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #480e81cb
 def _section(panel, alerts):
     "A chart with its title and legend."
     picture = curves_svg(panel, alerts)
     unit = f' <span class="faint">{escape(panel["unit"])}</span>' if panel['unit'] else ''
     return f'<section><h2>{escape(panel["title"])}{unit}</h2>{_legend(panel)}{picture or "<p>no finite values</p>"}</section>'
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #731088bc
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #f2d530f7
 _FACTS = dict(state='state', stage='stage', step='step', train_loss='training loss', best='lowest validation loss', best_step='at step',
               seconds='seconds', tokens_per_second='ids per second', started='started', error='error')
 
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #c22cac01
 def _fact_text(value): return f'{value:,.5g}' if isinstance(value, float) else str(value)
 
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #b5736b77
 def _facts_html(run):
-    "The facts of a run as a list."
-    known = [(label, run[k]) for k, label in _FACTS.items() if run.get(k) not in (None, '')]
-    return '<dl>' + ''.join(f'<div><dt>{label}</dt><dd>{escape(_fact_text(v)[:300])}</dd></div>' for label, v in known) + '</dl>'
+    "The facts of a run."
+    known = [(text, run[k]) for k, text in _FACTS.items() if run.get(k) not in (None, '')]
+    return '<dl>' + ''.join(f'<div><dt>{k}</dt><dd>{escape(_fact_text(v)[:300])}</dd></div>' for k, v in known) + '</dl>'
 
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #640f6dc2
 def _alerts_html(alerts):
     "The alerts as a list, the newest first."
     if not alerts: return ''
@@ -145,7 +149,7 @@ def _players_html(view, n, max_bytes):
         out += f'<section>{player}</section>'
     return f'<h2>Samples</h2><div class="charts">{out}</div>' if out else ''
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #ea73ec96
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #ffb1ef16
 def dashboard_html(
     view:RunView,         # refreshed
     samples:int=2,        # most samples with sound
@@ -161,6 +165,7 @@ def dashboard_html(
             f'<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{_facts_html(run)}{_alerts_html(run["alerts"])}'
             f'<div class="charts">{charts}</div>{_players_html(view, samples, max_bytes)}</body></html>')
 
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #78f69245
 def write_dashboard(
     run,           # the directory of a run, or its `RunView`
     samples:int=2, # most samples with sound

@@ -43,13 +43,14 @@ def _number(value):
     try: return float(value)
     except OverflowError: return math.inf if value > 0 else -math.inf
 
-# %% ../../nbs/949_experiments.metric_reader.ipynb #b4d5f59e
+# %% ../../nbs/949_experiments.metric_reader.ipynb #1489171e
 def _parse_line(line):
     "The object in a line; {} if there is none."
     try: row = json.loads(line)
     except (ValueError, RecursionError): return {}
     return row if isinstance(row, dict) else {}
 
+# %% ../../nbs/949_experiments.metric_reader.ipynb #63677d5a
 def _parse_lines(data):
     "The objects in the lines of `data`."
     lines = data.decode('utf-8', 'replace').split('\n')[:-1]
@@ -59,10 +60,11 @@ def _parse_lines(data):
         rows = [_parse_line(line) for line in lines]
     return rows
 
-# %% ../../nbs/949_experiments.metric_reader.ipynb #da85329a
+# %% ../../nbs/949_experiments.metric_reader.ipynb #87da56a6
 _EVENT_COLUMNS = frozenset(('anomaly', 'rolled_back_to', 'remedy_applied', 'remedy_suggested', 'quality_alert'))
 _CHUNK = 4<<20                                             # bytes read at once
 
+# %% ../../nbs/949_experiments.metric_reader.ipynb #c7aafa39
 class MetricReader:
     "The metrics of a run, read as far as they have been written."
     def __init__(self,
@@ -73,9 +75,9 @@ class MetricReader:
 
     def _reset(self, inode):
         "Forget what was read."
-        self.inode, self.offset, self.size = inode, 0, 0   # bytes read so far, and bytes of the file
+        self.inode, self.offset, self.size = inode, 0, 0   # bytes read, bytes of the file
         self.step, self.time = array('d'), array('d')      # of each line
-        self.columns, self.events = {}, []                 # `_Column` by name; lines about anomalies and rollbacks
+        self.columns, self.events = {}, []                 # by name; lines with an event
 
     @property
     def n_lines(self)->int: return len(self.step)
@@ -86,7 +88,7 @@ class MetricReader:
         "Fraction of the file that has been read, 0 … 1."
         return self.offset/self.size if self.size else 1.
 
-# %% ../../nbs/949_experiments.metric_reader.ipynb #bc7d7028
+# %% ../../nbs/949_experiments.metric_reader.ipynb #a1f6cbfe
 @patch
 def _add_group(self:MetricReader, keys, rows):
     "Append lines with the same keys; `rows` has (index, row) pairs."
@@ -97,6 +99,7 @@ def _add_group(self:MetricReader, keys, rows):
         column.extend(lines, [row[key] for _,row in rows])
         if not column: del self.columns[name]              # a column of text
 
+# %% ../../nbs/949_experiments.metric_reader.ipynb #05793071
 @patch
 def _add_rows(self:MetricReader, rows):
     "Append lines."
@@ -122,7 +125,7 @@ def _open(self:MetricReader):
     f.seek(self.offset)
     return f
 
-# %% ../../nbs/949_experiments.metric_reader.ipynb #b85c47f8
+# %% ../../nbs/949_experiments.metric_reader.ipynb #de6cc648
 @patch
 def _take(self:MetricReader, data):
     "Append the complete lines in `data`; whether there were any."
@@ -132,6 +135,7 @@ def _take(self:MetricReader, data):
     self.offset += end or len(data)                        # a line longer than a chunk is none of a run
     return True
 
+# %% ../../nbs/949_experiments.metric_reader.ipynb #f30b3761
 @patch
 def update(self:MetricReader,
     seconds:float=math.inf, # stop after this time, between two chunks; a later call continues

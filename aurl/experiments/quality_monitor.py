@@ -75,7 +75,7 @@ class QualityMonitor(Callback):
         if self.schedule.cost_known: self.evaluate()
         else: self._estimate_cost()
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #c4c2a380
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #a8b3c54c
 @patch
 def _sample(self:QualityMonitor, tokens):
     "Samples of the model; none if its outputs are not finite."
@@ -83,6 +83,7 @@ def _sample(self:QualityMonitor, tokens):
     try: return generate_ids(gather_model(self.model), n=self.n, max_tokens=tokens, seed=seed)
     except ModelError: return []
 
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #d74b7260
 @patch
 def _estimate_cost(self:QualityMonitor, n_tokens=16):
     "Estimate the cost of an evaluation from a few ids."
@@ -108,7 +109,7 @@ def evaluate(self:QualityMonitor)->dict: # the measures
     if self.experiment is not None: self._log(measures, falls)
     return measures
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #d1d2ac0e
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #c0417b60
 @patch
 def values(self:QualityMonitor,
     measure:str, # its name
@@ -116,6 +117,7 @@ def values(self:QualityMonitor,
     "A measure in each evaluation."
     return np.array([np.nan if h.get(measure) is None else h[measure] for h in self.history], float)
 
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #e743e4c2
 @patch
 def _find_falls(self:QualityMonitor):
     "The measures that have fallen, with their `Fall`."
@@ -126,6 +128,7 @@ def _find_falls(self:QualityMonitor):
     self.alerts += [dict(step=self.step, measure=k, before=f.before, after=f.after) for k, f in falls.items()]
     return falls
 
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #bca5cfe2
 @patch
 def _low_quartiles(self:QualityMonitor, n=48):
     "Lower quartiles of the measures of training pieces; none without a store."
@@ -135,7 +138,7 @@ def _low_quartiles(self:QualityMonitor, n=48):
         self.low = low_quartiles([loader.store[int(i)] for i in chosen], self.tokens)
     return self.low
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #0e64cf2d
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #f4cca19e
 @patch
 def _fall_text(self:QualityMonitor, name, fall):
     "A fall in words."
@@ -143,6 +146,7 @@ def _fall_text(self:QualityMonitor, name, fall):
     real = f'; a quarter of the training music is below {low:.2f}' if math.isfinite(low) else ''
     return f'{name.replace("_", " ")} of the samples fell from {fall.before:.2f} to {fall.after:.2f}{real}'
 
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #cbcd4e1c
 @patch
 def _log(self:QualityMonitor, measures, falls):
     "Log the measures and the falls."
@@ -165,10 +169,10 @@ def _write(self:QualityMonitor, pieces):
         for old in sorted(folder.glob('step_*.mid'))[:-self.keep]: old.unlink(missing_ok=True)
     except OSError: pass
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #afc379b2
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #00e77468
 @patch
 def trends(self:QualityMonitor)->dict: # measure: `Trend`
-    "The trend of each measure over the last evaluations."
+    "The recent trend of each measure."
     names = [k for k in (self.history[-1] if self.history else {}) if k != 'step']
     return {k: t for k in names if (t := quality_trend(self.values(k)))}
 

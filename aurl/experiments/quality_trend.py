@@ -15,7 +15,7 @@ from scipy import stats
 
 from ..monitor.anomalies import trend
 
-# %% ../../nbs/950_experiments.quality_trend.ipynb #4f8cd660
+# %% ../../nbs/950_experiments.quality_trend.ipynb #fe3b78bb
 class Trend(NamedTuple):
     "Change of a measure over the last evaluations, and its 95 % interval."
     change:float
@@ -27,6 +27,7 @@ class Trend(NamedTuple):
 @cache
 def _t_quantile(tail, df): return float(stats.t.isf(tail, df))
 
+# %% ../../nbs/950_experiments.quality_trend.ipynb #10d97b3d
 def quality_trend(
     values,         # (n,) a measure in each evaluation, oldest first; those that are not finite are left out
     window:int=20,  # evaluations, at most
@@ -39,7 +40,7 @@ def quality_trend(
     half = _t_quantile(.025, len(x) - 2)*error
     return Trend(change, change - half, change + half, len(x))
 
-# %% ../../nbs/950_experiments.quality_trend.ipynb #2ade31af
+# %% ../../nbs/950_experiments.quality_trend.ipynb #0c78eb95
 class Fall(NamedTuple):
     "A measure that has fallen."
     before:float # mean of the evaluations before
@@ -49,7 +50,7 @@ class Fall(NamedTuple):
 _RECENT, _LEAST, _MOST = 5, 15, 40                         # evaluations: the last ones, and those they are compared with
 
 def _fall_t(recent, before):
-    "The t statistic of the difference of two means, with the standard deviation of the earlier values."
+    "The t statistic of the difference, with the noise of the earlier values."
     error = before.std(ddof=1)*math.sqrt(1/len(recent) + 1/len(before))
     return (before.mean() - recent.mean())/max(error, 1e-12)
 

@@ -33,7 +33,7 @@ class Panel(NamedTuple):
         "Whether the column `name` belongs to it."
         return name in self.names or name.startswith(tuple(n for n in self.names if n.endswith('_')) or '\0')
 
-# %% ../../nbs/952_experiments.run_view.ipynb #20bd0ca7
+# %% ../../nbs/952_experiments.run_view.ipynb #c4066466
 panels = (
     Panel('Loss', 'nats per token', ('train_loss', 'valid_loss'), log=True),
     Panel('Parts of the objective', '', ('loss_', 'kl', 'attribute_loss'), log=True),
@@ -49,6 +49,7 @@ panels = (
 ) # charts of the dashboard, in order; a column belongs to the first that covers it
 _no_panel = frozenset(('epoch', 'train_seconds', 'monitor_time_share', 'quality_time_share', 'rolled_back_to', 'memory_capacity'))
 
+# %% ../../nbs/952_experiments.run_view.ipynb #e2e43619
 def panels_of(
     names, # of columns
 )->list:   # pairs of a `Panel` and its columns
@@ -75,11 +76,11 @@ class RemainingTime:
         if fraction - first < .005 or now <= since: return None
         return max(0., 1 - fraction)*(now - since)/(fraction - first)
 
-# %% ../../nbs/952_experiments.run_view.ipynb #109faa78
+# %% ../../nbs/952_experiments.run_view.ipynb #00af2225
 class RunView:
     "Follows a run that this or another process writes."
     def __init__(self,
-        path, # the directory of a run
+        path, # directory of a run
     ):
         self.path = Path(path).absolute()
         self.reader, self.remaining = MetricReader(self.path/'metrics.jsonl'), RemainingTime()
@@ -94,25 +95,29 @@ class RunView:
         self.samples = _sample_files(self.path)
         return self
 
+# %% ../../nbs/952_experiments.run_view.ipynb #c891ea3c
 def _read_or_empty(path):
     "The dict in a small JSON file; {} without a readable one."
     try: return _small_json(path)
     except (ValueError, OSError): return {}
 
-# %% ../../nbs/952_experiments.run_view.ipynb #719919cd
+# %% ../../nbs/952_experiments.run_view.ipynb #fa83e202
 _MAX_SAMPLES = 60
 
+# %% ../../nbs/952_experiments.run_view.ipynb #6c0e57b7
 def _modified(path):
     "Time of the last change in seconds; 0 if the file has gone."
     try: return path.stat().st_mtime
     except OSError: return 0.
 
+# %% ../../nbs/952_experiments.run_view.ipynb #b3d4e186
 def _sample_files(path):
     "Paths of the newest samples in the directory of a run, relative to it."
     found = [f for f in (path/'samples').glob('**/*.mid') if f.is_file() and not f.name.startswith('.')]
     newest = sorted(found, key=lambda f: (_modified(f), f.name), reverse=True)[:_MAX_SAMPLES]
     return [f.relative_to(path).as_posix() for f in newest]
 
+# %% ../../nbs/952_experiments.run_view.ipynb #71c46f03
 @patch
 def sample_path(self:RunView,
     name:str, # one of `samples`
@@ -121,19 +126,21 @@ def sample_path(self:RunView,
     if name in self.samples: return self.path/name
     raise AurlError(f'{name[:80]!r} is not a sample of this run', self.path, 'choose one of its samples')
 
-# %% ../../nbs/952_experiments.run_view.ipynb #290435ac
+# %% ../../nbs/952_experiments.run_view.ipynb #4cb83273
 def _last(reader, name):
     "The last finite value of a column, or None."
     values = reader.columns[name].values[-100:] if name in reader.columns else ()
     return next((v for v in reversed(values) if math.isfinite(v)), None)
 
+# %% ../../nbs/952_experiments.run_view.ipynb #3aed226a
 def _best(reader):
-    "The lowest validation loss and its step, or (None, None)."
+    "The lowest validation loss and its step."
     step, _, loss = reader.series('valid_loss')
     if not np.isfinite(loss).any(): return None, None
     i = int(np.nanargmin(np.where(np.isfinite(loss), loss, np.nan)))
     return float(loss[i]), step[i]
 
+# %% ../../nbs/952_experiments.run_view.ipynb #c1f3db9e
 @patch
 def _seconds_left(self:RunView, state):
     "Seconds left in the stage, or None."
@@ -158,7 +165,7 @@ def facts(self:RunView)->dict:
         left=self._seconds_left(state), read=self.reader.fraction, **last,
     )
 
-# %% ../../nbs/952_experiments.run_view.ipynb #c5abe8bb
+# %% ../../nbs/952_experiments.run_view.ipynb #99328e98
 def _alert_text(event):
     "What an event says, and its severity."
     if 'anomaly' in event: return str(event['anomaly']).replace('_', ' '), str(event.get('severity') or 'warning')
@@ -167,17 +174,19 @@ def _alert_text(event):
     applied = 'remedy_applied' in event
     return f'{"applied" if applied else "suggested"}: {event.get("remedy_applied" if applied else "remedy_suggested")}', 'info'
 
+# %% ../../nbs/952_experiments.run_view.ipynb #4e3ba517
 @patch
 def alerts(self:RunView)->list: # dicts with step, time, text and severity, the newest last
     "The last 200 anomalies, rollbacks and remedies."
     texts = [(e, *_alert_text(e)) for e in self.reader.events[-200:]]
     return [dict(step=e.get('step'), time=e.get('time'), text=text[:300], severity=severity) for e, text, severity in texts]
 
-# %% ../../nbs/952_experiments.run_view.ipynb #edf4079c
+# %% ../../nbs/952_experiments.run_view.ipynb #433c9306
 def _numbers(x, digits):
     "Values for JSON with few digits; None where they are not finite."
     return [float(f'{v:.{digits}g}') if math.isfinite(v) else None for v in x.tolist()]
 
+# %% ../../nbs/952_experiments.run_view.ipynb #e7bf89b7
 def curve_data(
     view:RunView,
     name:str,         # a column
@@ -190,7 +199,7 @@ def curve_data(
     step, seconds, y = view.reader.curve(name, n, between, by)
     return dict(step=_numbers(step, 15), time=_numbers(seconds, 8), y=_numbers(y*factor, 5), of=len(view.reader.columns.get(name, ())))
 
-# %% ../../nbs/952_experiments.run_view.ipynb #cb3aa124
+# %% ../../nbs/952_experiments.run_view.ipynb #f87b139e
 def run_names(
     paths, # directories of runs
 )->list:
@@ -201,12 +210,13 @@ def run_names(
         if len(set(names)) == len(names): break
     return names
 
+# %% ../../nbs/952_experiments.run_view.ipynb #dca144b8
 def _run_data(view, name, known):
     "What a page shows of a run."
     lines = view.reader.n_lines
     return view.facts() | dict(name=name, lines=lines, changed=known != lines, alerts=view.alerts(), samples=view.samples)
 
-# %% ../../nbs/952_experiments.run_view.ipynb #bed7bd29
+# %% ../../nbs/952_experiments.run_view.ipynb #b0ac6757
 def dashboard_data(
     views:list,    # of `RunView`, refreshed
     known=(),      # number of lines of each run that the page has; empty: none
@@ -219,13 +229,14 @@ def dashboard_data(
     shown = panels_of(name for v in views for name in v.reader.names)
     return dict(runs=runs, panels=[_panel_data(p, columns, views, runs, n) for p, columns in shown])
 
+# %% ../../nbs/952_experiments.run_view.ipynb #714f86f5
 def _panel_data(panel, columns, views, runs, n):
     "A panel with the curves of the runs that have changed."
     curves = [dict(run=i, name=name, **curve_data(v, name, n, panel.factor)) for i,v in enumerate(views) if runs[i]['changed']
               for name in columns if name in v.reader.columns]
     return dict(title=panel.title, unit=panel.unit, log=panel.log, extra=panel.extra, factor=panel.factor, names=columns, curves=curves)
 
-# %% ../../nbs/952_experiments.run_view.ipynb #8e66d0ec
+# %% ../../nbs/952_experiments.run_view.ipynb #f8abed94
 def find_views(
     paths, # runs, and folders of runs; empty: the newest run in `runs`
     n:int=8, # most runs of one folder, the newest
@@ -238,4 +249,5 @@ def find_views(
     if not found: raise AurlError('no runs are there', paths[0] if paths else 'runs', 'give the directory of a run: aurl watch RUN')
     return [RunView(d) for d in found]
 
+# %% ../../nbs/952_experiments.run_view.ipynb #44e78589
 def _is_run(path): return any((path/f).exists() for f in ('config.yaml', 'status.json', 'metrics.jsonl'))

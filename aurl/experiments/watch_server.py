@@ -37,7 +37,7 @@ def _plotly_js():
     "plotly.js of the installed package, compressed."
     return gzip.compress(files('plotly').joinpath('package_data/plotly.min.js').read_bytes(), 5)
 
-# %% ../../nbs/954_experiments.watch_server.ipynb #5b79fa50
+# %% ../../nbs/954_experiments.watch_server.ipynb #3724603c
 class _Handler(BaseHTTPRequestHandler):
     "The requests of a page."
     server_version, sys_version, timeout = 'aurl', '', 60
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get('Host', '').rpartition(':')[0] in ('127.0.0.1', 'localhost')
 
     def _has_token(self, query):
-        "Whether the header or the address has the token of the server."
+        "Whether a request has the token."
         given = self.headers.get('X-Aurl-Token') or query.get('token', '')
         return hmac.compare_digest(given.encode(), self.server.watch.token.encode())
 
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-# %% ../../nbs/954_experiments.watch_server.ipynb #1707ebfd
+# %% ../../nbs/954_experiments.watch_server.ipynb #a5fd09f0
 @patch
 def do_GET(self:_Handler):
     "The page, its files, and its data."
@@ -73,6 +73,7 @@ def do_GET(self:_Handler):
     if address.path == '/': return self._send_file(_FILES['/index.html'])
     self._send_data(address.path, query)
 
+# %% ../../nbs/954_experiments.watch_server.ipynb #981de41b
 @patch
 def _send_file(self:_Handler, file): self._answer(HTTPStatus.OK, file.read_bytes(), _TYPES[file.suffix])
 
@@ -90,10 +91,11 @@ def _send_data(self:_Handler, path, query):
     data = gzip.compress(to_json(answer).encode(), 1)
     self._answer(HTTPStatus.OK, data, 'application/json', **{'Content-Encoding': 'gzip'})
 
-# %% ../../nbs/954_experiments.watch_server.ipynb #3c42a19f
+# %% ../../nbs/954_experiments.watch_server.ipynb #d83b7ebe
 class _Server(ThreadingHTTPServer):
     daemon_threads, allow_reuse_address = True, True
 
+# %% ../../nbs/954_experiments.watch_server.ipynb #11462b27
 class WatchServer:
     "The dashboard of runs at a local address."
     def __init__(self,
@@ -111,9 +113,10 @@ class WatchServer:
     @property
     def url(self): return f'http://127.0.0.1:{self.server.server_port}/?token={self.token}'
 
-# %% ../../nbs/954_experiments.watch_server.ipynb #bda391a8
+# %% ../../nbs/954_experiments.watch_server.ipynb #083d2aec
 def _known_lines(text): return [int(n) for n in text.split(',')[:100] if n.strip()]
 
+# %% ../../nbs/954_experiments.watch_server.ipynb #8b3c4e66
 @patch
 def data(self:WatchServer,
     query:dict, # known: numbers of lines, separated by commas
@@ -124,13 +127,14 @@ def data(self:WatchServer,
         for view in self.views: view.refresh(self.read_seconds/len(self.views))
         return dashboard_data(self.views, known)
 
+# %% ../../nbs/954_experiments.watch_server.ipynb #630ac478
 @patch
 def _view(self:WatchServer, query):
     "The run of a request."
     if not 0 <= (i := int(query['run'])) < len(self.views): raise IndexError(f'there is no run {i}')
     return self.views[i]
 
-# %% ../../nbs/954_experiments.watch_server.ipynb #cdba35f3
+# %% ../../nbs/954_experiments.watch_server.ipynb #243a8dc1
 @patch
 def curve(self:WatchServer,
     query:dict, # run, name, low, high, by, factor
@@ -140,6 +144,7 @@ def curve(self:WatchServer,
     if query['by'] not in ('step', 'time') or not all(map(math.isfinite, between)): raise ValueError('by step or time')
     with self.lock: return curve_data(self._view(query), query['name'], 1200, float(query.get('factor', 1)), between, query['by'])
 
+# %% ../../nbs/954_experiments.watch_server.ipynb #8af9dc73
 @patch
 def player(self:WatchServer,
     query:dict, # run, name
