@@ -26,7 +26,6 @@ def _limited(value, limit):
 
 def _plain(value): return value.to_dict() if isinstance(value, Config) else value
 
-# %% ../../nbs/965_commands.run_keys.ipynb #dd13af33
 def _limit_key(values, defaults, key, limit):
     "Limit one dotted key of the nested dict `values`."
     first, _, rest = key.partition('.')
@@ -50,7 +49,6 @@ def dry_folder(path):
     path = Path(path)
     return str(path if path.parent.name == 'dry_runs' else path.parent/'dry_runs'/path.name)
 
-# %% ../../nbs/965_commands.run_keys.ipynb #696e0fa2
 DRY_TRAINING = { # limits of a training
     'steps': 10, 'minutes': 0, 'log_every': 1, 'valid_every': every_five, 'valid_pieces': 2, 'checkpoint_every': 5,
     'monitor.every': 5, 'monitor.tokens': 32, 'resume': 'no',
