@@ -376,6 +376,10 @@ _all_ = [
 
 # %% ../nbs/990_all.ipynb #ae62a12b
 from .experiments.run import Experiment
+from .experiments.log_format import read_log
+from .experiments.log_records import record_kind, record_values
+from .experiments.results import read_results
+from .experiments.reproduce import compare_losses
 from .experiments.run_files import find_runs
 from .experiments.registry import list_runs, inspect_run
 from .data.cache import list_cache, repair_stores, verify_stores
