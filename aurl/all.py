@@ -34,10 +34,11 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
            'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill_piece',
            'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids',
-           'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
-           'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
-           'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
+           'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'read_log', 'record_kind',
+           'record_values', 'read_results', 'compare_losses', 'inspect_run', 'list_cache', 'prune_stores',
+           'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats',
+           'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches', 'memorization_table',
+           'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -398,6 +399,11 @@ _all_ = [
     'Experiment',
     'find_runs',
     'list_runs',
+    'read_log',
+    'record_kind',
+    'record_values',
+    'read_results',
+    'compare_losses',
     'inspect_run',
     'list_cache',
     'prune_stores',

@@ -71,7 +71,7 @@ def nested_limits(key):
 def _checked_tags(value):
     "Return tags as a tuple."
     if value is not None and not isinstance(value, (str, list, tuple)):
-        raise ValueError(f'{value!r} is not a list of words; write tags=[baseline,bach]')
+        raise ValueError('this is not a list of words; write tags=[baseline,bach]')
     try: return tuple(check_labels(value or ())['tags'])
     except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
 
