@@ -37,8 +37,8 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'stream', 'StreamPlayer', 'Studio', 'Dashboard', 'LiveDashboard', 'write_dashboard', 'Experiment',
            'find_runs', 'list_runs', 'inspect_run', 'list_cache', 'prune_stores', 'repair_stores', 'verify_stores',
            'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation',
-           'evaluate_latent', 'longest_matches', 'memorization_table', 'QualityTable', 'measure_quality',
-           'contact_sheet', 'piece_measures', 'Report']
+           'evaluate_latent', 'longest_matches', 'memorization_table', 'KnownMusic', 'OriginalityTable', 'originality',
+           'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -390,6 +390,7 @@ from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable
 from .evaluate.latent_report import LatentEvaluation, evaluate_latent
 from .evaluate.memorization import longest_matches, memorization_table
+from .evaluate.originality import KnownMusic, OriginalityTable, originality
 from .evaluate.musical_quality import QualityTable, measure_quality
 from .evaluate.contact_sheet import contact_sheet, piece_measures
 from .evaluate.report import Report
@@ -417,6 +418,9 @@ _all_ = [
     'evaluate_latent',
     'longest_matches',
     'memorization_table',
+    'KnownMusic',
+    'OriginalityTable',
+    'originality',
     'QualityTable',
     'measure_quality',
     'contact_sheet',

@@ -115,6 +115,8 @@ OUTSIDE = dict(
     master_addr='980_commands.workers',
     shard='788_train.parallel',
 )
+EVERY_COMMAND = dict.fromkeys(('tags', 'group', 'notes', 'log_level', 'dry_run'), '965_commands.run_keys')
+OUTSIDE |= EVERY_COMMAND
 OUTSIDE |= {
     'loader.workers': '500_data.readers',
     'loader.conditions': 'test_conditions',
@@ -642,6 +644,7 @@ PREPARE_OUTSIDE = dict(
     dask='proofs/cluster',
     overwrite='520_data.store',
     out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -792,7 +795,8 @@ GENERATE = {
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
     novelty_data='976_commands.samples',
-    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
+    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -1009,7 +1013,8 @@ SONG = {
     'max_tokens': (99, {}), 'temperature': (.5, {}), 'top_p': (.5, {}), 'checkpoint_every': (7, {}), 'seed': (3, {}),
 }
 SONG_OUTSIDE = dict(
-    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -1037,7 +1042,8 @@ EVALUATE = {
     'seed': (3, {}),
 }
 EVALUATE_OUTSIDE = dict(
-    model='782_train.saved_models', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+    model='782_train.saved_models', workers='520_data.store', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 

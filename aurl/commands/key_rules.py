@@ -467,7 +467,7 @@ ABLATION_RULES = [
     key_rule('latent_samples', is_set('has_latent'), 'no variant has a latent', 'name one with mode: vae')
 ]
 NESTED_TRAIN_RULES = [
-    key_rule('out resume', never,
+    key_rule('out resume tags group notes log_level dry_run', never,
              'each training run has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
     key_rule('fit_batch', never,
              'compared training runs keep their batches', 'say train.batch_size and train.accumulate that fit'),

@@ -149,28 +149,31 @@ def _players_html(view, n, max_bytes):
         out += f'<section>{player}</section>'
     return f'<h2>Samples</h2><div class="charts">{out}</div>' if out else ''
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #ffb1ef16
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #d8875a51
 def dashboard_html(
     view:RunView,         # refreshed
     samples:int=2,        # most samples with sound
     max_bytes:int=900_000, # of the sound
     n:int=400,            # most points of a curve
+    state:str='',         # of the run, if it is about to change; empty: as recorded
 )->str:
     "The dashboard of a run as a page without scripts but for the cursor of the players."
     data = dashboard_data([view], n=n)
     run, title = data['runs'][0], escape(view.path.name)
+    if state: run['state'] = state
     charts = ''.join(_section(p, run['alerts']) for p in data['panels'])
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
             f'<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{_facts_html(run)}{_alerts_html(run["alerts"])}'
             f'<div class="charts">{charts}</div>{_players_html(view, samples, max_bytes)}</body></html>')
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #78f69245
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #a8101bfb
 def write_dashboard(
     run,           # the directory of a run, or its `RunView`
     samples:int=2, # most samples with sound
+    state:str='',  # of the run, if it is about to change; empty: as recorded
 )->Path:           # of the page
     "Write `dashboard.html` in the directory of a run."
     view = run if isinstance(run, RunView) else RunView(run)
-    with atomic_path(view.path/'dashboard.html') as p: p.write_text(dashboard_html(view.refresh(), samples), encoding='utf-8')
+    with atomic_path(view.path/'dashboard.html') as p: p.write_text(dashboard_html(view.refresh(), samples, state=state), encoding='utf-8')
     return view.path/'dashboard.html'
