@@ -111,12 +111,13 @@ def _legend(panel):
         return f'<span class="key"><svg width="30" height="12" aria-hidden="true">{line}</svg>{escape(c["name"].replace("_", " "))} {value}</span>'
     return ''.join(item(i, c) for i, c in enumerate(panel['curves']))
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #480e81cb
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #b512438f
 def _section(panel, alerts):
     "A chart with its title and legend."
-    picture = curves_svg(panel, alerts)
-    unit = f' <span class="faint">{escape(panel["unit"])}</span>' if panel['unit'] else ''
-    return f'<section><h2>{escape(panel["title"])}{unit}</h2>{_legend(panel)}{picture or "<p>no finite values</p>"}</section>'
+    picture = curves_svg(panel, alerts) or '<p>no finite values</p>'
+    return f'<section><h2>{_panel_title(panel)}</h2>{_legend(panel)}{picture}</section>'
+
+def _panel_title(panel): return f'{escape(panel["title"])} <span class="faint">{escape(panel["unit"])}</span>'
 
 # %% ../../nbs/953_experiments.dashboard_page.ipynb #f2d530f7
 _FACTS = dict(state='state', stage='stage', step='step', train_loss='training loss', best='lowest validation loss', best_step='at step',
@@ -131,12 +132,15 @@ def _facts_html(run):
     known = [(text, run[k]) for k, text in _FACTS.items() if run.get(k) not in (None, '')]
     return '<dl>' + ''.join(f'<div><dt>{k}</dt><dd>{escape(_fact_text(v)[:300])}</dd></div>' for k, v in known) + '</dl>'
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #640f6dc2
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #97eb1b9d
 def _alerts_html(alerts):
     "The alerts as a list, the newest first."
     if not alerts: return ''
-    lines = ''.join(f'<li class="{escape(a["severity"])}">{escape(a["severity"])}: step {a["step"]}: {escape(a["text"])}</li>' for a in alerts[::-1])
-    return f'<h2>Alerts</h2><ul>{lines}</ul>'
+    return f'<h2>Alerts</h2><ul>{"".join(map(_alert_html, alerts[::-1]))}</ul>'
+
+def _alert_html(a):
+    severity = escape(a['severity'])
+    return f'<li class="{severity}">{severity}: step {escape(str(a["step"]))}: {escape(a["text"])}</li>'
 
 # %% ../../nbs/953_experiments.dashboard_page.ipynb #be6fb99a
 def _players_html(view, n, max_bytes):
