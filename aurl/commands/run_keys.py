@@ -51,7 +51,7 @@ def dry_folder(path):
 
 DRY_TRAINING = { # limits of a training
     'steps': 10, 'minutes': 0, 'log_every': 1, 'valid_every': every_five, 'valid_pieces': 2, 'checkpoint_every': 5,
-    'monitor.every': 5, 'monitor.tokens': 32, 'resume': 'no',
+    'monitor.every': 5, 'monitor.tokens': 32, 'monitor.quality_every': 5, 'monitor.quality_tokens': 64, 'resume': 'no',
 }
 
 def nested_limits(key):
