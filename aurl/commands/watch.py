@@ -22,13 +22,13 @@ class WatchConfig(Config):
     newest: int = Field(8, ge=1, le=50, description='how many runs of a folder are shown, the newest')
     save: bool = Field(False, description='write dashboard.html in the directory of each run, and end')
 
-# %% ../../nbs/985_commands.watch.ipynb #d5e25349
+# %% ../../nbs/985_commands.watch.ipynb #2507f756
 def watch_keys(
     say=print, # called with each line
 )->int:        # the exit code
-    "Print the keys of `aurl watch`, with their defaults and descriptions."
-    for key, value in make_config(WatchConfig).flat().items():
-        say(f'{key}={value} '.ljust(32) + describe_keys(WatchConfig)[key])
+    "Print the keys with their defaults."
+    about = describe_keys(WatchConfig)
+    for key, value in make_config(WatchConfig).flat().items(): say(f'{key}={value} '.ljust(32) + about[key])
     return 0
 
 # %% ../../nbs/985_commands.watch.ipynb #ab085dd2

@@ -76,7 +76,7 @@ def _page_or_none(path, seconds):
     try: return sample_page(path, seconds)
     except (AurlError, OSError): return None
 
-# %% ../../nbs/955_experiments.dashboard.ipynb #669bc4bb
+# %% ../../nbs/955_experiments.dashboard.ipynb #bdd1c03f
 @patch
 def to_html(self:Dashboard)->str:
     "Plain HTML: the static page of each run, without sound."
@@ -85,8 +85,8 @@ def to_html(self:Dashboard)->str:
 
 @patch
 def _repr_mimebundle_(self:Dashboard, **kwargs):
-    bundle = super(Dashboard, self)._repr_mimebundle_(**kwargs)
-    data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+    b = super(Dashboard, self)._repr_mimebundle_(**kwargs)
+    data, metadata = b if isinstance(b, tuple) else (b, {})
     return data | {'text/plain': repr(self), 'text/html': self.to_html()}, metadata
 
 # %% ../../nbs/955_experiments.dashboard.ipynb #fb2db7e6
@@ -97,7 +97,7 @@ def _follow(self:Dashboard, seconds):
         self.update().render_sample()
         if all(r['state'] != 'running' for r in self.data['runs']): break
 
-# %% ../../nbs/955_experiments.dashboard.ipynb #1334d5b8
+# %% ../../nbs/955_experiments.dashboard.ipynb #4d6d9691
 @patch
 def follow(self:Dashboard,
     seconds:float=2., # between two updates
@@ -105,7 +105,7 @@ def follow(self:Dashboard,
     "Update while other processes write the runs; returns at once."
     self.stop()
     self.ending.clear()
-    self.thread = threading.Thread(target=self._follow, args=(seconds,), name='aurl dashboard', daemon=True)
+    self.thread = threading.Thread(target=self._follow, args=(seconds,), daemon=True)
     self.thread.start()
     return self
 
@@ -136,14 +136,14 @@ class _Allowance:
             self.last = self.clock()
             self.spent += self.last - begin
 
-# %% ../../nbs/955_experiments.dashboard.ipynb #471ca29d
+# %% ../../nbs/955_experiments.dashboard.ipynb #758fa010
 class DashboardCopy(Callback):
     "Keeps `dashboard.html` in the directory of a run up to date."
     order, goes_back, run_valid = 70, False, False
     def __init__(self,
         run,               # an `Experiment`
-        every:float=60.,   # least seconds between copies
-        share:float=.005,  # most of the time for them
+        every:float=60.,   # least seconds between two
+        share:float=.005,  # of the time
     ):
         self.view, self.allowance = RunView(run.path), _Allowance(every, share)
     def after_batch(self):

@@ -111,12 +111,13 @@ def _legend(panel):
         return f'<span class="key"><svg width="30" height="12" aria-hidden="true">{line}</svg>{escape(c["name"].replace("_", " "))} {value}</span>'
     return ''.join(item(i, c) for i, c in enumerate(panel['curves']))
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #480e81cb
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #b512438f
 def _section(panel, alerts):
     "A chart with its title and legend."
-    picture = curves_svg(panel, alerts)
-    unit = f' <span class="faint">{escape(panel["unit"])}</span>' if panel['unit'] else ''
-    return f'<section><h2>{escape(panel["title"])}{unit}</h2>{_legend(panel)}{picture or "<p>no finite values</p>"}</section>'
+    picture = curves_svg(panel, alerts) or '<p>no finite values</p>'
+    return f'<section><h2>{_panel_title(panel)}</h2>{_legend(panel)}{picture}</section>'
+
+def _panel_title(panel): return f'{escape(panel["title"])} <span class="faint">{escape(panel["unit"])}</span>'
 
 # %% ../../nbs/953_experiments.dashboard_page.ipynb #f2d530f7
 _FACTS = dict(state='state', stage='stage', step='step', train_loss='training loss', best='lowest validation loss', best_step='at step',
@@ -131,12 +132,15 @@ def _facts_html(run):
     known = [(text, run[k]) for k, text in _FACTS.items() if run.get(k) not in (None, '')]
     return '<dl>' + ''.join(f'<div><dt>{k}</dt><dd>{escape(_fact_text(v)[:300])}</dd></div>' for k, v in known) + '</dl>'
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #640f6dc2
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #97eb1b9d
 def _alerts_html(alerts):
     "The alerts as a list, the newest first."
     if not alerts: return ''
-    lines = ''.join(f'<li class="{escape(a["severity"])}">{escape(a["severity"])}: step {a["step"]}: {escape(a["text"])}</li>' for a in alerts[::-1])
-    return f'<h2>Alerts</h2><ul>{lines}</ul>'
+    return f'<h2>Alerts</h2><ul>{"".join(map(_alert_html, alerts[::-1]))}</ul>'
+
+def _alert_html(a):
+    severity = escape(a['severity'])
+    return f'<li class="{severity}">{severity}: step {escape(str(a["step"]))}: {escape(a["text"])}</li>'
 
 # %% ../../nbs/953_experiments.dashboard_page.ipynb #be6fb99a
 def _players_html(view, n, max_bytes):
@@ -149,28 +153,31 @@ def _players_html(view, n, max_bytes):
         out += f'<section>{player}</section>'
     return f'<h2>Samples</h2><div class="charts">{out}</div>' if out else ''
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #ffb1ef16
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #d8875a51
 def dashboard_html(
     view:RunView,         # refreshed
     samples:int=2,        # most samples with sound
     max_bytes:int=900_000, # of the sound
     n:int=400,            # most points of a curve
+    state:str='',         # of the run, if it is about to change; empty: as recorded
 )->str:
     "The dashboard of a run as a page without scripts but for the cursor of the players."
     data = dashboard_data([view], n=n)
     run, title = data['runs'][0], escape(view.path.name)
+    if state: run['state'] = state
     charts = ''.join(_section(p, run['alerts']) for p in data['panels'])
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
             f'<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{_facts_html(run)}{_alerts_html(run["alerts"])}'
             f'<div class="charts">{charts}</div>{_players_html(view, samples, max_bytes)}</body></html>')
 
-# %% ../../nbs/953_experiments.dashboard_page.ipynb #78f69245
+# %% ../../nbs/953_experiments.dashboard_page.ipynb #a8101bfb
 def write_dashboard(
     run,           # the directory of a run, or its `RunView`
     samples:int=2, # most samples with sound
+    state:str='',  # of the run, if it is about to change; empty: as recorded
 )->Path:           # of the page
     "Write `dashboard.html` in the directory of a run."
     view = run if isinstance(run, RunView) else RunView(run)
-    with atomic_path(view.path/'dashboard.html') as p: p.write_text(dashboard_html(view.refresh(), samples), encoding='utf-8')
+    with atomic_path(view.path/'dashboard.html') as p: p.write_text(dashboard_html(view.refresh(), samples, state=state), encoding='utf-8')
     return view.path/'dashboard.html'

@@ -10,16 +10,16 @@ import numpy as np
 
 from ..core import ConfigError
 
-# %% ../../nbs/948_experiments.decimation.ipynb #d7fc25de
+# %% ../../nbs/948_experiments.decimation.ipynb #8c42d17a
 def _padded_rows(y, n_rows):
     "`y` as `n_rows` rows of equal length, (rows, length), the end filled up with its last value."
     length = -(-len(y)//n_rows)
     return np.pad(y, (0, n_rows*length - len(y)), mode='edge').reshape(n_rows, length)
 
-def _extremes(y, n_intervals):
-    "Indices of the lowest and highest value in each of the intervals."
-    rows = _padded_rows(y, n_intervals)
-    starts = np.arange(n_intervals)*rows.shape[1]
+def _extremes(y, n):
+    "Indices of the lowest and highest value of `n` intervals."
+    rows = _padded_rows(y, n)
+    starts = np.arange(n)*rows.shape[1]
     return np.minimum(np.concatenate([starts + rows.argmin(1), starts + rows.argmax(1)]), len(y) - 1)
 
 # %% ../../nbs/948_experiments.decimation.ipynb #50f170f6

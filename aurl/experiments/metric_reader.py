@@ -64,7 +64,7 @@ def _parse_lines(data):
 _EVENT_COLUMNS = frozenset(('anomaly', 'rolled_back_to', 'remedy_applied', 'remedy_suggested', 'quality_alert'))
 _CHUNK = 4<<20                                             # bytes read at once
 
-# %% ../../nbs/949_experiments.metric_reader.ipynb #c7aafa39
+# %% ../../nbs/949_experiments.metric_reader.ipynb #5c734b52
 class MetricReader:
     "The metrics of a run, read as far as they have been written."
     def __init__(self,
@@ -75,9 +75,9 @@ class MetricReader:
 
     def _reset(self, inode):
         "Forget what was read."
-        self.inode, self.offset, self.size = inode, 0, 0   # bytes read, bytes of the file
+        self.inode, self.offset, self.size = inode, 0, 0   # bytes
         self.step, self.time = array('d'), array('d')      # of each line
-        self.columns, self.events = {}, []                 # by name; lines with an event
+        self.columns, self.events = {}, []                 # by name; lines
 
     @property
     def n_lines(self)->int: return len(self.step)

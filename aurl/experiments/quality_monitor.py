@@ -22,13 +22,14 @@ from ..monitor.generation import MonitorSchedule, find_callback
 from ..tokens.codec import decode
 from ..train.budget import Budget
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #bc97c374
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #6cefe2cc
 def sample_quality(
     pieces, # ids of samples
-)->dict:    # measure: mean over the samples in which it is defined; None where there is none
+)->dict:    # measure: mean where it is defined, or None
     "The mean measures of samples."
-    values = [measure_quality(decode(ids)) for ids in pieces]
-    return {k: _finite_mean(v[k] for v in values) for k in values[0]} if values else {}
+    return {k: _finite_mean(x) for k, x in _columns([measure_quality(decode(ids)) for ids in pieces]).items()}
+
+def _columns(rows): return {k: [r[k] for r in rows] for k in rows[0]} if rows else {}
 
 def _finite_mean(values):
     "Mean of the finite values, or None."
@@ -75,13 +76,15 @@ class QualityMonitor(Callback):
         if self.schedule.cost_known: self.evaluate()
         else: self._estimate_cost()
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #a8b3c54c
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #afb0edc7
 @patch
 def _sample(self:QualityMonitor, tokens):
     "Samples of the model; none if its outputs are not finite."
-    seed = int(rng(self.seed, 'quality', self.step).integers(2**31))
-    try: return generate_ids(gather_model(self.model), n=self.n, max_tokens=tokens, seed=seed)
+    try: return generate_ids(gather_model(self.model), n=self.n, max_tokens=tokens, seed=self._sampling_seed())
     except ModelError: return []
+
+@patch
+def _sampling_seed(self:QualityMonitor): return int(rng(self.seed, 'quality', self.step).integers(2**31))
 
 # %% ../../nbs/951_experiments.quality_monitor.ipynb #d74b7260
 @patch
@@ -138,13 +141,14 @@ def _low_quartiles(self:QualityMonitor, n=48):
         self.low = low_quartiles([loader.store[int(i)] for i in chosen], self.tokens)
     return self.low
 
-# %% ../../nbs/951_experiments.quality_monitor.ipynb #f4cca19e
+# %% ../../nbs/951_experiments.quality_monitor.ipynb #a1874b83
 @patch
 def _fall_text(self:QualityMonitor, name, fall):
     "A fall in words."
-    low = self._low_quartiles().get(name, math.inf)
-    real = f'; a quarter of the training music is below {low:.2f}' if math.isfinite(low) else ''
+    real = _level_text(self._low_quartiles().get(name, math.inf))
     return f'{name.replace("_", " ")} of the samples fell from {fall.before:.2f} to {fall.after:.2f}{real}'
+
+def _level_text(low): return f'; a quarter of the training music is below {low:.2f}' if math.isfinite(low) else ''
 
 # %% ../../nbs/951_experiments.quality_monitor.ipynb #cbcd4e1c
 @patch

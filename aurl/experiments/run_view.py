@@ -117,14 +117,14 @@ def _sample_files(path):
     newest = sorted(found, key=lambda f: (_modified(f), f.name), reverse=True)[:_MAX_SAMPLES]
     return [f.relative_to(path).as_posix() for f in newest]
 
-# %% ../../nbs/952_experiments.run_view.ipynb #71c46f03
+# %% ../../nbs/952_experiments.run_view.ipynb #88e45e44
 @patch
 def sample_path(self:RunView,
     name:str, # one of `samples`
 )->Path:
-    "The path of a sample; raise an `AurlError` for any other file."
+    "Its path; an `AurlError` for any other file."
     if name in self.samples: return self.path/name
-    raise AurlError(f'{name[:80]!r} is not a sample of this run', self.path, 'choose one of its samples')
+    raise AurlError(f'{name[:80]!r} is not a sample', self.path, 'choose one of the run')
 
 # %% ../../nbs/952_experiments.run_view.ipynb #4cb83273
 def _last(reader, name):
@@ -132,12 +132,12 @@ def _last(reader, name):
     values = reader.columns[name].values[-100:] if name in reader.columns else ()
     return next((v for v in reversed(values) if math.isfinite(v)), None)
 
-# %% ../../nbs/952_experiments.run_view.ipynb #3aed226a
+# %% ../../nbs/952_experiments.run_view.ipynb #ea3d6393
 def _best(reader):
-    "The lowest validation loss and its step."
+    "Lowest validation loss, and its step."
     step, _, loss = reader.series('valid_loss')
     if not np.isfinite(loss).any(): return None, None
-    i = int(np.nanargmin(np.where(np.isfinite(loss), loss, np.nan)))
+    i = np.where(np.isfinite(loss), loss, np.inf).argmin()
     return float(loss[i]), step[i]
 
 # %% ../../nbs/952_experiments.run_view.ipynb #c1f3db9e
@@ -199,16 +199,15 @@ def curve_data(
     step, seconds, y = view.reader.curve(name, n, between, by)
     return dict(step=_numbers(step, 15), time=_numbers(seconds, 8), y=_numbers(y*factor, 5), of=len(view.reader.columns.get(name, ())))
 
-# %% ../../nbs/952_experiments.run_view.ipynb #f87b139e
+# %% ../../nbs/952_experiments.run_view.ipynb #195cdd59
 def run_names(
     paths, # directories of runs
 )->list:
     "Short names of runs, which differ from each other."
-    paths = [Path(p) for p in paths]
-    for depth in range(1, 12):
-        names = ['/'.join(p.parts[-depth:]) for p in paths]
-        if len(set(names)) == len(names): break
-    return names
+    tries = [[_last_parts(p, n) for p in paths] for n in range(1, 12)]
+    return next((t for t in tries if len(set(t)) == len(t)), tries[-1])
+
+def _last_parts(path, n): return '/'.join(Path(path).parts[-n:])
 
 # %% ../../nbs/952_experiments.run_view.ipynb #dca144b8
 def _run_data(view, name, known):

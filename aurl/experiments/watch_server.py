@@ -116,16 +116,17 @@ class WatchServer:
 # %% ../../nbs/954_experiments.watch_server.ipynb #083d2aec
 def _known_lines(text): return [int(n) for n in text.split(',')[:100] if n.strip()]
 
-# %% ../../nbs/954_experiments.watch_server.ipynb #8b3c4e66
+# %% ../../nbs/954_experiments.watch_server.ipynb #bfa92ac6
 @patch
 def data(self:WatchServer,
     query:dict, # known: numbers of lines, separated by commas
 )->dict:
     "What is new."
     known = _known_lines(query.get('known', ''))
-    with self.lock:
-        for view in self.views: view.refresh(self.read_seconds/len(self.views))
-        return dashboard_data(self.views, known)
+    with self.lock: return dashboard_data(self._refreshed(), known)
+
+@patch
+def _refreshed(self:WatchServer): return [v.refresh(self.read_seconds/len(self.views)) for v in self.views]
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #630ac478
 @patch
