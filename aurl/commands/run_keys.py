@@ -58,21 +58,10 @@ def dry_folder(path):
 # %% ../../nbs/965_commands.run_keys.ipynb #229304f6
 DRY_TRAINING = { # limits of a training
     'steps': 10, 'minutes': 0, 'log_every': 1, 'valid_every': every_five, 'valid_pieces': 2, 'checkpoint_every': 5,
-    'monitor.every': 5, 'monitor.tokens': 32, 'resume': 'no',
-}
-
-# %% ../../nbs/965_commands.run_keys.ipynb #3ba176a2
-def nested_limits(key):
-    "Return the limits of the trainings that `key` describes."
-    names = 'steps', 'minutes', 'log_every', 'valid_every', 'valid_pieces'
-    return {f'{key}.{name}': DRY_TRAINING[name] for name in names}
-
-# %% ../../nbs/965_commands.run_keys.ipynb #229304f6
-DRY_TRAINING = { # limits of a training
-    'steps': 10, 'minutes': 0, 'log_every': 1, 'valid_every': every_five, 'valid_pieces': 2, 'checkpoint_every': 5,
     'monitor.every': 5, 'monitor.tokens': 32, 'monitor.quality_every': 5, 'monitor.quality_tokens': 64, 'resume': 'no',
 }
 
+# %% ../../nbs/965_commands.run_keys.ipynb #3ba176a2
 def nested_limits(key):
     "Return the limits of the trainings that `key` describes."
     names = 'steps', 'minutes', 'log_every', 'valid_every', 'valid_pieces'
